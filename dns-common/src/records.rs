@@ -24,11 +24,16 @@ pub const CHUNK: usize = 1 << 18;
 /// Granules in a chunk.
 pub const CHUNK_GRANULES: u32 = (CHUNK / GRANULE) as u32;
 
-/// The longest record, and how far the kernel may look from a record's start; so no
-/// record starts nearer than this to the end of its chunk.
-pub const WINDOW: usize = 4096;
+/// The longest record.
+pub const MAX_RECORD: usize = 4096;
 
-/// The longest answer, in octets behind the question, without OPT.
+/// How far the kernel may look from a record's start, as its verifier bounds it: an offset
+/// below [`MAX_RECORD`], behind it a length below [`MAX_ANSWER`], and there 16 octets. No record
+/// starts nearer than this to the end of its chunk.
+pub const REACH: usize = (MAX_RECORD + MAX_ANSWER + 16).next_multiple_of(GRANULE);
+
+/// The longest answer, in octets behind the question, without OPT. A power of two, as
+/// [`MAX_RECORD`], so that the kernel can mask lengths and offsets.
 pub const MAX_ANSWER: usize = 1024;
 
 /// The shortest answer: any resource record with a compressed owner and four octets of data.
@@ -86,7 +91,7 @@ impl Record {
 }
 
 const _: () = assert!(size_of::<Record>() == GRANULE);
-const _: () = assert!(Record::answers_at(MAX_NAME) + MAX_ANSWER <= WINDOW);
+const _: () = assert!(Record::answers_at(MAX_NAME) + MAX_ANSWER <= MAX_RECORD);
 
 /// The answer for one type.
 #[repr(C)]

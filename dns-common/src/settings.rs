@@ -14,8 +14,9 @@ pub const SLOTS: u32 = 4;
 /// Served addresses of each family.
 pub const MAX_SERVED: usize = 16;
 
-/// Suffixes, and zones: a /12 reverse network is sixteen of each.
-pub const MAX_SUFFIXES: usize = 40;
+/// Suffixes, and zones: a /12 reverse network is sixteen of each. A power of two, so that the
+/// kernel can mask their positions.
+pub const MAX_SUFFIXES: usize = 64;
 
 /// Octets of the longest suffix, root included.
 pub const MAX_SUFFIX: usize = 64;

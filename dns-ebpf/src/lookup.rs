@@ -4,7 +4,7 @@ use dns_common::{
     Outcome,
     directory::{Bucket, WORDS, Word},
     names::{self, MAX_WORDS, MIN_NAME, NameHash},
-    records::{self, ANSWERS, CHUNK, MAX_ANSWER, MIN_ANSWER, Record, WINDOW},
+    records::{self, ANSWERS, CHUNK, MAX_ANSWER, MAX_RECORD, MIN_ANSWER, REACH, Record},
     settings::{MAX_SUFFIX, MAX_SUFFIXES, SOA_LEN, Suffix, Zone},
 };
 
@@ -55,7 +55,7 @@ pub fn find<T: Tables>(query: &Query, tables: &T) -> Result<Answer, Outcome> {
     if !is_named(record, query) {
         return Err(Outcome::TagCollision);
     }
-    // SAFETY: `record` and the window behind it lie in a chunk, and a record that a
+    // SAFETY: `record` and what it reaches lie in a chunk, and a record that a
     // directory word names is not written to.
     let head = unsafe { &*(record as *const Record) };
     if head.flags & Record::PASS != 0 {
@@ -83,7 +83,7 @@ pub fn find<T: Tables>(query: &Query, tables: &T) -> Result<Answer, Outcome> {
         if head.zone == Record::NO_ZONE {
             return Err(Outcome::NotOwned);
         }
-        return soa(query, head.zone, Outcome::NoData);
+        return Ok(soa(query, head.zone, Outcome::NoData));
     }
 
     let answer = offset::<0x30>(&raw const head.answers as usize, found << 4);
@@ -95,14 +95,14 @@ pub fn find<T: Tables>(query: &Query, tables: &T) -> Result<Answer, Outcome> {
     }
     let first = rotation(query, answer.rotations);
     let start = answer.offset as usize + first * answer.stride as usize;
-    if start > WINDOW - MAX_ANSWER {
+    if start > MAX_RECORD - MIN_ANSWER {
         return Err(Outcome::PassMark);
     }
     Ok(Answer {
         outcome: Outcome::Data,
         rcode: 0,
         counts: [answer.answers, 0, answer.additionals],
-        octets: offset::<0xfff>(record, start),
+        octets: offset::<{ MAX_RECORD - 1 }>(record, start),
         length,
         sum: u64::from(answer.sum),
         soa_pointer: 0,
@@ -165,13 +165,13 @@ fn find_in(bucket: *const Bucket, tag: u32) -> Word {
     Word::OVERFLOWED
 }
 
-/// The address of the record that a word names; [`WINDOW`] octets from it can be read.
+/// The address of the record that a word names; [`REACH`] octets from it can be read.
 #[inline(always)]
 fn record<T: Tables>(word: Word, tables: &T) -> Result<usize, Outcome> {
     let (chunk, at) = records::place(word.record());
     let chunk = tables.chunk(chunk).ok_or(Outcome::NotReady)?;
     let at = at as usize;
-    if at > CHUNK - WINDOW {
+    if at > CHUNK - REACH {
         return Err(Outcome::NotReady);
     }
     Ok(offset::<{ CHUNK - 1 }>(chunk as usize, at))
@@ -196,7 +196,7 @@ fn is_named(record: usize, query: &Query) -> bool {
         if asked + 8 * at + 8 > end {
             return false;
         }
-        // SAFETY: just checked; and within the record's window.
+        // SAFETY: just checked; and within the record's reach.
         if !same_word(unsafe { load(asked + 8 * at) }, unsafe {
             load(stored + 8 * at)
         }) {
@@ -209,7 +209,7 @@ fn is_named(record: usize, query: &Query) -> bool {
     if asked + 8 > end {
         return false;
     }
-    // SAFETY: just checked; and within the record's window.
+    // SAFETY: just checked; and within the record's reach.
     same_word(unsafe { load(asked) }, unsafe {
         load(offset::<NAME_MASK>(stored, last))
     })
@@ -242,7 +242,7 @@ fn absent<T: Tables>(query: &Query, tables: &T) -> Result<Answer, Outcome> {
     if is_below_unknown(query, first_label, tables)? {
         return Err(Outcome::BelowUnknown);
     }
-    soa(query, suffix.zone, Outcome::NxDomain)
+    Ok(soa(query, suffix.zone, Outcome::NxDomain))
 }
 
 struct MatchedSuffix {
@@ -286,7 +286,7 @@ fn suffix_of(query: &Query) -> Result<MatchedSuffix, Outcome> {
     if found >= MAX_SUFFIXES {
         return Err(Outcome::NotOwned);
     }
-    let suffix = &settings.suffixes[found];
+    let suffix = element(&settings.suffixes, found);
     Ok(MatchedSuffix {
         length: suffix.length as usize,
         zone: suffix.zone,
@@ -376,23 +376,17 @@ fn is_below_unknown<T: Tables>(
 
 /// A negative answer: the zone's SOA record in the authority section (RFC 2308).
 #[inline(always)]
-fn soa(query: &Query, zone: u16, outcome: Outcome) -> Result<Answer, Outcome> {
+fn soa(query: &Query, zone: u16, outcome: Outcome) -> Answer {
     // SAFETY: a copy of the settings that is in force is not written to.
     let settings = unsafe { &*query.settings };
-    let number = zone as usize;
-    if number >= MAX_SUFFIXES {
-        return Err(Outcome::NotOwned);
-    }
-    let zone = offset::<0x3f>(0, number) * size_of::<Zone>() + &raw const settings.zones as usize;
-    // SAFETY: an element of `settings.zones`.
-    let zone = unsafe { &*(zone as *const Zone) };
+    let zone = element(&settings.zones, zone as usize);
     let pointer = Zone::pointer(zone.name_len, query.name_length as u32);
     let rcode = if outcome as u32 == Outcome::NxDomain as u32 {
         NXDOMAIN
     } else {
         0
     };
-    Ok(Answer {
+    Answer {
         outcome,
         rcode,
         counts: [0, ONE, 0],
@@ -401,5 +395,13 @@ fn soa(query: &Query, zone: u16, outcome: Outcome) -> Result<Answer, Outcome> {
         // Two of the pointers start at even offsets, one at an odd one.
         sum: u64::from(zone.sum) + (u64::from(pointer) << 8) + 2 * u64::from(pointer),
         soa_pointer: pointer,
-    })
+    }
+}
+
+/// The element at a position, the position masked, not checked: see [`offset`].
+#[inline(always)]
+fn element<T>(array: &[T; MAX_SUFFIXES], at: usize) -> &T {
+    let at = offset::<{ MAX_SUFFIXES - 1 }>(0, at) * size_of::<T>();
+    // SAFETY: the mask leaves only positions inside the array.
+    unsafe { &*((array.as_ptr() as usize + at) as *const T) }
 }

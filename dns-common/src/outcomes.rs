@@ -26,6 +26,8 @@ pub enum Outcome {
     NotUdp,
     /// To an address and port that we don't serve.
     NotServed,
+    /// On a network card, from a client outside the allowed networks.
+    NotAllowed,
     /// The agent has not renewed the lease.
     LeaseStale,
     /// The IP and UDP lengths don't agree, or the UDP checksum is missing over IPv6.
@@ -71,7 +73,7 @@ impl Outcome {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All of them, in the order of their counters.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Data,
         Self::NoData,
         Self::NxDomain,
@@ -82,6 +84,7 @@ impl Outcome {
         Self::Fragment,
         Self::NotUdp,
         Self::NotServed,
+        Self::NotAllowed,
         Self::LeaseStale,
         Self::OddUdp,
         Self::Reply,
@@ -124,6 +127,7 @@ impl Outcome {
             Self::Fragment => "fragment",
             Self::NotUdp => "not_udp",
             Self::NotServed => "not_served",
+            Self::NotAllowed => "not_allowed",
             Self::LeaseStale => "lease_stale",
             Self::OddUdp => "odd_udp",
             Self::Reply => "reply",

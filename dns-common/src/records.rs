@@ -1,8 +1,8 @@
 //! Records: everything the kernel needs to answer for one existing name.
 //!
 //! ```text
-//!   0 ┌ name_len flags zone length hash ┐
-//!  16 │ answers: three of 16 octets     │ one cache line
+//!   0 ┌ name_len flags slot zone length hash
+//!  16 │ answers: three of 16 octets
 //!  64 ├ name, filled up to a multiple of eight with zeros
 //!     ├ the answers' octets, each as it follows the question
 //!     └ filled up to a multiple of 64
@@ -60,7 +60,9 @@ pub struct Record {
     /// Octets of the name, root included.
     pub name_len: u16,
     /// See the constants below.
-    pub flags: u16,
+    pub flags: u8,
+    /// The size of the slot that the record lies in; only the writer knows what it means.
+    pub slot: u8,
     /// Position in [`crate::Settings::zones`] of the zone whose SOA goes with NODATA, or
     /// [`Record::NO_ZONE`].
     pub zone: u16,
@@ -74,11 +76,11 @@ pub struct Record {
 
 impl Record {
     /// The agent must answer every question for this name.
-    pub const PASS: u16 = 1;
+    pub const PASS: u8 = 1;
     /// The agent must answer for the types that are not in [`Record::answers`].
-    pub const OTHER_TYPES_PASS: u16 = 2;
+    pub const OTHER_TYPES_PASS: u8 = 2;
     /// Names exist below this one that have no record.
-    pub const BELOW_UNKNOWN: u16 = 4;
+    pub const BELOW_UNKNOWN: u8 = 4;
 
     /// The name lies in no zone of ours.
     pub const NO_ZONE: u16 = u16::MAX;

@@ -14,6 +14,9 @@ pub const SLOTS: u32 = 4;
 /// Served addresses of each family.
 pub const MAX_SERVED: usize = 16;
 
+/// Networks of each family whose clients are answered on a network card.
+pub const MAX_ALLOWED: usize = 16;
+
 /// Suffixes, and zones: a /12 reverse network is sixteen of each. A power of two, so that the
 /// kernel can mask their positions.
 pub const MAX_SUFFIXES: usize = 64;
@@ -56,17 +59,28 @@ pub struct Settings {
     pub served6_count: u32,
     /// How many of `suffixes` count.
     pub suffix_count: u32,
+    /// How many of `allowed4` count.
+    pub allowed4_count: u32,
+    /// How many of `allowed6` count.
+    pub allowed6_count: u32,
     /// IPv4 addresses and ports whose questions are answered.
     pub served4: [Served4; MAX_SERVED],
     /// The same for IPv6.
     pub served6: [Served6; MAX_SERVED],
+    /// IPv4 networks whose clients are answered on a network card.
+    pub allowed4: [Network4; MAX_ALLOWED],
+    /// The same for IPv6.
+    pub allowed6: [Network6; MAX_ALLOWED],
     /// Longest first; the first that matches decides.
     pub suffixes: [Suffix; MAX_SUFFIXES],
     /// What NODATA and NXDOMAIN carry.
     pub zones: [Zone; MAX_SUFFIXES],
     /// Fills up to a multiple of 64.
-    pub reserved: [u64; 4],
+    pub reserved: [u64; RESERVED],
 }
+
+/// Fills [`Settings`] up to a multiple of 64 octets.
+const RESERVED: usize = 3;
 
 /// A served IPv4 address and port, as they stand on the wire.
 #[repr(C)]
@@ -90,6 +104,26 @@ pub struct Served6 {
     pub address: [u64; 2],
     /// The port.
     pub port: u64,
+}
+
+/// An IPv4 network, as on the wire.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Network4 {
+    /// The address, zero outside the mask.
+    pub address: u32,
+    /// The netmask.
+    pub mask: u32,
+}
+
+/// An IPv6 network, as on the wire.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Network6 {
+    /// The address's two halves, zero outside the mask.
+    pub address: [u64; 2],
+    /// The netmask's two halves.
+    pub mask: [u64; 2],
 }
 
 /// The end of a name, and whether its absence from the directory means anything.

@@ -2,6 +2,9 @@
 
 /// A packet that a hook handed us.
 pub trait Frame {
+    /// Who is answered at this hook.
+    const CLIENTS: Clients;
+
     /// The address of its first octet.
     fn start(&self) -> usize;
 
@@ -17,6 +20,17 @@ pub trait Frame {
     ///
     /// `header` is the offset of the UDP header in the frame.
     fn set_udp_checksum(&mut self, header: usize, checksum: UdpChecksum);
+}
+
+/// Who is answered at a hook.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Clients {
+    /// Everybody: what forges its source here fools only itself.
+    All,
+    /// Clients of the allowed networks, if there are any in the settings.
+    AllowedOrAll,
+    /// Clients of the allowed networks.
+    Allowed,
 }
 
 /// What a hook needs to complete a UDP checksum in its own way.

@@ -3,11 +3,12 @@
 use dns_common::{
     Outcome, Settings, checksum,
     names::{self, Hasher, MAX_NAME, MAX_WORDS, MIN_NAME, NameHash},
-    settings::{MAX_SERVED, SLOTS, Served4},
+    settings::{MAX_ALLOWED, MAX_SERVED, SLOTS, Served4},
 };
 
 use crate::{
     Frame, Tables,
+    frame::Clients,
     verifier::{distance, forget_octet, load, load_shared, offset},
 };
 
@@ -145,6 +146,10 @@ pub fn parse<F: Frame, T: Tables>(frame: &F, tables: &T) -> Result<Query, Outcom
         if !serves4(settings, Served4::new(address, port)) {
             return Err(Outcome::NotServed);
         }
+        // SAFETY: as above.
+        if !allows4::<F>(settings, unsafe { load(start + 26) }) {
+            return Err(Outcome::NotAllowed);
+        }
         layer4 = ETHERNET + IPV4;
         ip_payload = (u16::from_be(length) as usize).wrapping_sub(IPV4);
     } else if ethertype == ETHERTYPE_IPV6 {
@@ -167,6 +172,10 @@ pub fn parse<F: Frame, T: Tables>(frame: &F, tables: &T) -> Result<Query, Outcom
         settings = current_settings(tables)?;
         if !serves6(settings, address, port) {
             return Err(Outcome::NotServed);
+        }
+        // SAFETY: as above.
+        if !allows6::<F>(settings, unsafe { [load(start + 22), load(start + 30)] }) {
+            return Err(Outcome::NotAllowed);
         }
         layer4 = ETHERNET + IPV6;
         ip_payload = u16::from_be(length) as usize;
@@ -342,6 +351,61 @@ fn serves6(settings: *const Settings, address: [u64; 2], port: u16) -> bool {
         at += 1;
     }
     false
+}
+
+#[inline(always)]
+fn allows4<F: Frame>(settings: *const Settings, client: u32) -> bool {
+    // SAFETY: as above.
+    let settings = unsafe { &*settings };
+    let count = settings.allowed4_count as usize;
+    if allows_all::<F>(count + settings.allowed6_count as usize) {
+        return true;
+    }
+    let mut at = 0;
+    while at < MAX_ALLOWED {
+        if at >= count {
+            return false;
+        }
+        let network = &settings.allowed4[at];
+        if client & network.mask == network.address {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+#[inline(always)]
+fn allows6<F: Frame>(settings: *const Settings, client: [u64; 2]) -> bool {
+    // SAFETY: as above.
+    let settings = unsafe { &*settings };
+    let count = settings.allowed6_count as usize;
+    if allows_all::<F>(count + settings.allowed4_count as usize) {
+        return true;
+    }
+    let mut at = 0;
+    while at < MAX_ALLOWED {
+        if at >= count {
+            return false;
+        }
+        let network = &settings.allowed6[at];
+        if client[0] & network.mask[0] == network.address[0]
+            && client[1] & network.mask[1] == network.address[1]
+        {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+#[inline(always)]
+fn allows_all<F: Frame>(networks: usize) -> bool {
+    match F::CLIENTS {
+        Clients::All => true,
+        Clients::AllowedOrAll => networks == 0,
+        Clients::Allowed => false,
+    }
 }
 
 /// A name as far as it can be told without walking its labels.

@@ -25,7 +25,7 @@ use dns_common::{
 };
 use dns_ebpf::{
     Frame, Tables,
-    frame::UdpChecksum,
+    frame::{Clients, UdpChecksum},
     query::UDP,
     respond,
     verifier::{distance, load, store},
@@ -57,34 +57,35 @@ static OUTCOMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS as u3
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// XDP on a network device: answers go out where the query came in.
+/// XDP on a network card: clients of the allowed networks are answered.
 #[xdp]
 pub fn zerohop_xdp(context: XdpContext) -> u32 {
-    let mut frame = XdpFrame(context);
-    match count(Hook::Xdp, respond(&mut frame, &Maps)) {
-        outcome if outcome.is_answer() => xdp_action::XDP_TX,
-        _ => xdp_action::XDP_PASS,
-    }
+    xdp::<{ CARD }>(context)
+}
+
+/// XDP on a host veth.
+#[xdp]
+pub fn zerohop_xdp_veth(context: XdpContext) -> u32 {
+    xdp::<{ VETH }>(context)
 }
 
 /// tc ingress on a host veth whose peer is in another namespace: answers appear at the peer
 /// as if they had just been received, without a queue between.
 #[classifier]
 pub fn zerohop_tc_peer(context: TcContext) -> i32 {
-    let interface = match tc(context) {
-        Some(interface) => interface,
-        None => return TC_ACT_UNSPEC,
+    let Some(interface) = tc::<{ VETH }>(context) else {
+        return TC_ACT_UNSPEC;
     };
     // SAFETY: a helper that takes two numbers.
     unsafe { bpf_redirect_peer(interface, 0) as i32 }
 }
 
-/// tc ingress on any other device: answers are sent out of it.
+/// tc ingress on any other device: answers are sent out of it. Where networks are allowed, only
+/// their clients are answered.
 #[classifier]
 pub fn zerohop_tc(context: TcContext) -> i32 {
-    let interface = match tc(context) {
-        Some(interface) => interface,
-        None => return TC_ACT_UNSPEC,
+    let Some(interface) = tc::<{ CARD }>(context) else {
+        return TC_ACT_UNSPEC;
     };
     // SAFETY: a helper that takes two numbers.
     unsafe { bpf_redirect(interface, 0) as i32 }
@@ -108,9 +109,23 @@ pub fn zerohop_lease(context: XdpContext) -> u32 {
     now as u32
 }
 
+/// Kinds of device.
+const VETH: bool = true;
+const CARD: bool = false;
+
+/// Answers go out where the query came in.
+#[inline(always)]
+fn xdp<const DEVICE: bool>(context: XdpContext) -> u32 {
+    let mut frame = XdpFrame::<DEVICE>(context);
+    if count(Hook::Xdp, respond(&mut frame, &Maps)).is_answer() {
+        return xdp_action::XDP_TX;
+    }
+    xdp_action::XDP_PASS
+}
+
 /// Answers at tc; the device to send the answer to, or `None` to pass.
 #[inline(always)]
-fn tc(context: TcContext) -> Option<u32> {
+fn tc<const DEVICE: bool>(context: TcContext) -> Option<u32> {
     let skb = context.skb.skb;
     // SAFETY: the context of a running program.
     let (gso_size, vlan, interface) =
@@ -120,7 +135,7 @@ fn tc(context: TcContext) -> Option<u32> {
     } else if gso_size != 0 {
         Outcome::Aggregated
     } else {
-        respond(&mut TcFrame(context), &Maps)
+        respond(&mut TcFrame::<DEVICE>(context), &Maps)
     };
     if !count(Hook::Tc, outcome).is_answer() {
         return None;
@@ -141,9 +156,15 @@ fn count(hook: Hook, outcome: Outcome) -> Outcome {
     outcome
 }
 
-struct XdpFrame(XdpContext);
+struct XdpFrame<const DEVICE: bool>(XdpContext);
 
-impl Frame for XdpFrame {
+impl<const DEVICE: bool> Frame for XdpFrame<DEVICE> {
+    const CLIENTS: Clients = if DEVICE == VETH {
+        Clients::All
+    } else {
+        Clients::Allowed
+    };
+
     #[inline(always)]
     fn start(&self) -> usize {
         self.0.data()
@@ -178,9 +199,15 @@ impl Frame for XdpFrame {
     }
 }
 
-struct TcFrame(TcContext);
+struct TcFrame<const DEVICE: bool>(TcContext);
 
-impl Frame for TcFrame {
+impl<const DEVICE: bool> Frame for TcFrame<DEVICE> {
+    const CLIENTS: Clients = if DEVICE == VETH {
+        Clients::All
+    } else {
+        Clients::AllowedOrAll
+    };
+
     #[inline(always)]
     fn start(&self) -> usize {
         self.0.data()

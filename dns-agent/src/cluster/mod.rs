@@ -1,1 +1,21 @@
-//! cluster
+//! Kubernetes objects in, a [`crate::zone::Model`] out.
+//!
+//! Pure and synchronous: [`Objects`] holds what matters of each object, [`build`]
+//! makes records of it. Nothing here talks to an API server.
+
+mod convert;
+mod objects;
+mod records;
+mod reverse;
+mod service;
+mod settings;
+
+pub use objects::{
+    Endpoint, EndpointSlice, Key, Namespace, Object, ObjectError, Objects, Pod, Port, Problem,
+    Service, ServiceKind,
+};
+pub use records::build;
+pub use settings::{EndpointNames, PodMode, ZoneSettings};
+
+#[cfg(test)]
+mod tests;

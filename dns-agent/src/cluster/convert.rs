@@ -1,0 +1,206 @@
+//! Objects as the API writes them, read into ours.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::objects::{
+    Endpoint, EndpointSlice, Key, Namespace, Object, ObjectError, Pod, Port, Problem, Service,
+    ServiceKind,
+};
+
+/// The label that names the Service an EndpointSlice belongs to.
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+impl TryFrom<core::Namespace> for Object {
+    type Error = ObjectError;
+
+    fn try_from(namespace: core::Namespace) -> Result<Object, ObjectError> {
+        let name = key("Namespace", &namespace.metadata)?.name;
+        Ok(Object::Namespace(Namespace { name }))
+    }
+}
+
+impl TryFrom<core::Service> for Object {
+    type Error = ObjectError;
+
+    fn try_from(service: core::Service) -> Result<Object, ObjectError> {
+        let key = key("Service", &service.metadata)?;
+        let problem = |field: String, reason| Problem::of("Service", &key, field, reason);
+        let spec = service
+            .spec
+            .ok_or_else(|| problem("spec".into(), "is missing".into()))?;
+        let ports = spec
+            .ports
+            .unwrap_or_default()
+            .into_iter()
+            .enumerate()
+            .map(|(index, port)| {
+                Port::new(port.name, port.protocol, Some(port.port))
+                    .map_err(|reason| problem(format!("spec.ports[{index}].port"), reason))
+            })
+            .collect::<Result<_, _>>()?;
+        let addresses = match spec.cluster_ips {
+            Some(addresses) if !addresses.is_empty() => addresses,
+            _ => spec.cluster_ip.into_iter().collect(),
+        };
+        let kind = if spec.type_.as_deref() == Some("ExternalName") {
+            ServiceKind::ExternalName(spec.external_name.unwrap_or_default())
+        } else if addresses.first().is_some_and(|address| address == "None") {
+            ServiceKind::Headless
+        } else {
+            let addresses = addresses
+                .iter()
+                .filter(|address| !address.is_empty())
+                .map(|text| {
+                    address(text).map_err(|reason| problem("spec.clusterIPs".into(), reason))
+                })
+                .collect::<Result<_, _>>()?;
+            ServiceKind::ClusterIp(addresses)
+        };
+        Ok(Object::Service(Service { key, kind, ports }))
+    }
+}
+
+impl TryFrom<discovery::EndpointSlice> for Object {
+    type Error = ObjectError;
+
+    fn try_from(slice: discovery::EndpointSlice) -> Result<Object, ObjectError> {
+        let key = key("EndpointSlice", &slice.metadata)?;
+        let problem = |field: String, reason| Problem::of("EndpointSlice", &key, field, reason);
+        let service = slice
+            .metadata
+            .labels
+            .and_then(|mut labels| labels.remove(SERVICE_LABEL));
+        let ports = slice
+            .ports
+            .unwrap_or_default()
+            .into_iter()
+            .enumerate()
+            .map(|(index, port)| {
+                Port::new(port.name, port.protocol, port.port)
+                    .map_err(|reason| problem(format!("ports[{index}].port"), reason))
+            })
+            .collect::<Result<_, _>>()?;
+        // Slices of domain names (addressType FQDN) have no addresses to publish.
+        let endpoints = if slice.address_type == "FQDN" {
+            Vec::new()
+        } else {
+            slice.endpoints
+        };
+        let endpoints = endpoints
+            .into_iter()
+            .enumerate()
+            .filter(|(_, endpoint)| is_ready(endpoint))
+            .map(|(index, endpoint)| {
+                Endpoint::new(endpoint)
+                    .map_err(|reason| problem(format!("endpoints[{index}].addresses"), reason))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Object::EndpointSlice(EndpointSlice {
+            key,
+            service,
+            endpoints,
+            ports,
+        }))
+    }
+}
+
+impl TryFrom<core::Pod> for Object {
+    type Error = ObjectError;
+
+    fn try_from(pod: core::Pod) -> Result<Object, ObjectError> {
+        let key = key("Pod", &pod.metadata)?;
+        let status = pod.status.unwrap_or_default();
+        let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        if ended || pod.metadata.deletion_timestamp.is_some() {
+            let addresses = Vec::new();
+            return Ok(Object::Pod(Pod { key, addresses }));
+        }
+        let texts: Vec<String> = match status.pod_ips {
+            Some(addresses) if !addresses.is_empty() => {
+                addresses.into_iter().map(|address| address.ip).collect()
+            }
+            _ => status.pod_ip.into_iter().collect(),
+        };
+        let addresses = texts
+            .iter()
+            .filter(|text| !text.is_empty())
+            .map(|text| {
+                address(text)
+                    .map_err(|reason| Problem::of("Pod", &key, "status.podIPs".into(), reason))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Object::Pod(Pod { key, addresses }))
+    }
+}
+
+impl Endpoint {
+    fn new(endpoint: discovery::Endpoint) -> Result<Endpoint, String> {
+        Ok(Endpoint {
+            addresses: endpoint
+                .addresses
+                .iter()
+                .map(|text| address(text))
+                .collect::<Result<_, _>>()?,
+            hostname: endpoint.hostname.filter(|name| !name.is_empty()),
+            pod: endpoint.target_ref.and_then(|target| target.name),
+            zone: endpoint.zone.filter(|zone| !zone.is_empty()),
+        })
+    }
+}
+
+impl Port {
+    fn new(
+        name: Option<String>,
+        protocol: Option<String>,
+        number: Option<i32>,
+    ) -> Result<Port, String> {
+        let number = number
+            .map(|number| u16::try_from(number).map_err(|_| format!("{number} is not a port")))
+            .transpose()?;
+        Ok(Port {
+            name: name.filter(|name| !name.is_empty()),
+            protocol: protocol.map_or_else(|| "tcp".into(), |text| text.to_ascii_lowercase()),
+            number,
+        })
+    }
+}
+
+/// Ready is true or absent; nothing else is looked at.
+fn is_ready(endpoint: &discovery::Endpoint) -> bool {
+    endpoint
+        .conditions
+        .as_ref()
+        .and_then(|conditions| conditions.ready)
+        .unwrap_or(true)
+}
+
+fn key(kind: &'static str, metadata: &ObjectMeta) -> Result<Key, Problem> {
+    let key = Key {
+        // Where kubectl puts an object that names no namespace.
+        namespace: match kind {
+            "Namespace" => String::new(),
+            _ => metadata.namespace.clone().unwrap_or("default".into()),
+        },
+        name: metadata.name.clone().unwrap_or_default(),
+    };
+    if key.name.is_empty() {
+        return Err(Problem::of(
+            kind,
+            &key,
+            "metadata.name".into(),
+            "is missing".into(),
+        ));
+    }
+    Ok(key)
+}
+
+/// An IPv4-mapped IPv6 address is the IPv4 address.
+fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse()
+        .map(|address: IpAddr| address.to_canonical())
+        .map_err(|_| format!("{text:?} is not an IP address"))
+}

@@ -1,0 +1,189 @@
+//! What matters of a cluster's objects.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+/// Every object known, of the kinds that make records.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    /// The names of the Namespaces.
+    pub namespaces: BTreeSet<String>,
+    /// The Services.
+    pub services: BTreeMap<Key, Service>,
+    /// The EndpointSlices, by their own name.
+    pub endpoint_slices: BTreeMap<Key, EndpointSlice>,
+    /// The Pods.
+    pub pods: BTreeMap<Key, Pod>,
+    /// Whether `namespaces` says which Namespaces exist. Without any Namespace
+    /// object all of them do.
+    pub namespaces_known: bool,
+}
+
+/// What tells apart the objects of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// The namespace it is in.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// One object, read from the API's form with `TryFrom`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// A Namespace.
+    Namespace(Namespace),
+    /// A Service.
+    Service(Service),
+    /// An EndpointSlice.
+    EndpointSlice(EndpointSlice),
+    /// A Pod.
+    Pod(Pod),
+}
+
+/// A namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
+}
+
+/// A service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace and name.
+    pub key: Key,
+    /// What stands behind its name.
+    pub kind: ServiceKind,
+    /// Its ports.
+    pub ports: Vec<Port>,
+}
+
+/// What stands behind a service's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// Virtual addresses.
+    ClusterIp(Vec<IpAddr>),
+    /// The addresses of its endpoints.
+    Headless,
+    /// Another domain name.
+    ExternalName(String),
+}
+
+/// A part of a service's endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Namespace and name of the slice.
+    pub key: Key,
+    /// The name of the service, in the same namespace. A slice without the label
+    /// is nobody's.
+    pub service: Option<String>,
+    /// The endpoints that are ready.
+    pub endpoints: Vec<Endpoint>,
+    /// The ports that each of the endpoints has.
+    pub ports: Vec<Port>,
+}
+
+/// One endpoint of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its host name, if it has one of its own.
+    pub hostname: Option<String>,
+    /// The name of the pod behind it.
+    pub pod: Option<String>,
+    /// The topology zone it is in.
+    pub zone: Option<String>,
+}
+
+/// A port of a service or a slice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Port {
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// The protocol in lower case: `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+    /// Its number; none means all ports, or no port at all.
+    pub number: Option<u16>,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Namespace and name.
+    pub key: Key,
+    /// Its addresses; none when it ended or is being deleted.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Something wrong with an object: what, where, why.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// The kind of the object.
+    pub kind: &'static str,
+    /// Its namespace; empty when the kind has none.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The field, as a path from the object's root.
+    pub field: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Why an object could not be read.
+pub type ObjectError = Problem;
+
+impl Objects {
+    /// Puts an object in the place of the one with the same kind and key.
+    pub fn insert(&mut self, object: Object) {
+        match object {
+            Object::Namespace(namespace) => {
+                self.namespaces_known = true;
+                self.namespaces.insert(namespace.name);
+            }
+            Object::Service(service) => {
+                self.services.insert(service.key.clone(), service);
+            }
+            Object::EndpointSlice(slice) => {
+                self.endpoint_slices.insert(slice.key.clone(), slice);
+            }
+            Object::Pod(pod) => {
+                self.pods.insert(pod.key.clone(), pod);
+            }
+        }
+    }
+}
+
+impl Problem {
+    /// A problem with an object that is in a namespace.
+    pub(super) fn of(kind: &'static str, key: &Key, field: String, reason: String) -> Problem {
+        Problem {
+            kind,
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            field,
+            reason,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Problem {
+            kind,
+            namespace,
+            name,
+            field,
+            reason,
+        } = self;
+        match namespace.as_str() {
+            "" => write!(f, "{kind} {name}: {field}: {reason}"),
+            _ => write!(f, "{kind} {namespace}/{name}: {field}: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for Problem {}

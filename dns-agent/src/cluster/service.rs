@@ -1,0 +1,301 @@
+//! The records of one service.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::zone::{Below, Name, Rdata, Record, Srv, dashed};
+
+use super::objects::{EndpointSlice, Port, Problem, Service, ServiceKind};
+use super::records::label_below;
+use super::settings::{EndpointNames, ZoneSettings};
+
+/// All that one service and its slices give to a model, in one cluster domain.
+#[derive(Debug, Default)]
+pub(super) struct Contribution {
+    /// Records at and below the service's name.
+    pub(super) records: Vec<Record>,
+    /// Names below which more exists than is stored.
+    pub(super) below: Vec<(Name, Below)>,
+    /// What the addresses are called. Which of them become PTR records only all
+    /// services together can tell.
+    pub(super) pointers: Vec<Pointer>,
+    /// What was left out, and why.
+    pub(super) problems: Vec<Problem>,
+}
+
+/// A name of an address.
+#[derive(Debug)]
+pub(super) struct Pointer {
+    pub(super) address: IpAddr,
+    pub(super) target: Name,
+    pub(super) source: Source,
+}
+
+/// Whose address it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    ClusterIp,
+    Endpoint,
+}
+
+/// An address as one slice lists it.
+struct Listed<'a> {
+    address: IpAddr,
+    name: Name,
+    ports: &'a [Port],
+    zone: Option<&'a str>,
+}
+
+/// One address with one of its ports: what a SRV record is made of.
+#[derive(Clone, Copy)]
+struct Pair<'a> {
+    address: IpAddr,
+    target: &'a Name,
+    port: &'a Port,
+    zone: Option<&'a str>,
+}
+
+/// The records of `service` and of the endpoints in its `slices`, below `svc`, the
+/// name `svc.<zone>`. They depend on nothing else, so a change of one service is
+/// this function once more.
+pub(super) fn contribution(
+    service: &Service,
+    slices: &[&EndpointSlice],
+    svc: &Name,
+    settings: &ZoneSettings,
+) -> Contribution {
+    let mut out = Contribution::default();
+    let name = label_below(svc, &service.key.namespace)
+        .and_then(|namespace| label_below(&namespace, &service.key.name));
+    let name = match &name {
+        Ok(name) => name,
+        Err(reason) => {
+            out.problem(service, "metadata.name", reason.clone());
+            return out;
+        }
+    };
+    let addresses: &[IpAddr] = match &service.kind {
+        ServiceKind::ExternalName(target) => {
+            out.alias(service, name, target, settings.ttl);
+            return out;
+        }
+        ServiceKind::ClusterIp(addresses) if addresses.is_empty() => {
+            let reason = "no address yet; in a manifest it must be written out";
+            out.problem(service, "spec.clusterIP", reason.into());
+            return out;
+        }
+        ServiceKind::ClusterIp(addresses) => addresses,
+        ServiceKind::Headless => &[],
+    };
+
+    let listed = listed(slices, name, settings, &mut out.problems);
+    let endpoints: Vec<Pair<'_>> = listed.iter().flat_map(Listed::pairs).collect();
+    let own: Vec<Pair<'_>> = match service.kind {
+        ServiceKind::Headless => endpoints.clone(),
+        _ => addresses
+            .iter()
+            .flat_map(|address| pairs(*address, name, &service.ports, None))
+            .collect(),
+    };
+
+    out.pairs(name, &own, settings.ttl);
+    for ((protocol, port), pairs) in by_port(&own) {
+        match port_name(name, protocol, port) {
+            Ok(owner) => out.pairs(&owner, &pairs, settings.ttl),
+            Err(reason) => out.problem(service, "spec.ports", reason),
+        }
+    }
+    for (owner, pairs) in group_by(&endpoints, |pair| Some(pair.target)) {
+        out.pairs(owner, &pairs, settings.ttl);
+    }
+    if service.kind == ServiceKind::Headless
+        && !own.is_empty()
+        && let Err(reason) = out.zonal(name, &own, settings.ttl)
+    {
+        out.problem(service, "metadata.name", reason);
+    }
+
+    out.pointers = addresses
+        .iter()
+        .map(|address| Pointer {
+            address: *address,
+            target: name.clone(),
+            source: Source::ClusterIp,
+        })
+        .chain(listed.into_iter().map(|listed| Pointer {
+            address: listed.address,
+            target: listed.name,
+            source: Source::Endpoint,
+        }))
+        .collect();
+    out
+}
+
+impl Contribution {
+    /// The addresses of the pairs, and a SRV record for each pair with a port.
+    /// Every pair counts for the weight, also one that another slice repeats or
+    /// that has no port: so does CoreDNS.
+    fn pairs(&mut self, owner: &Name, pairs: &[Pair<'_>], ttl: u32) {
+        let weight = match pairs.len() {
+            0 => return,
+            1..=100 => (100 / pairs.len()) as u16,
+            _ => 1,
+        };
+        for pair in pairs {
+            self.record(owner, ttl, pair.address.into());
+            if let Some(port) = pair.port.number {
+                let srv = Srv {
+                    priority: 0,
+                    weight,
+                    port,
+                    target: pair.target.clone(),
+                };
+                self.record(owner, ttl, Rdata::Srv(srv));
+            }
+        }
+    }
+
+    /// `<zone>.pin._zone.<service>` has the endpoints of a topology zone, and any
+    /// other name there is empty; `<zone>.prefer._zone.<service>` has them too,
+    /// and any other name there has all endpoints.
+    fn zonal(&mut self, name: &Name, pairs: &[Pair<'_>], ttl: u32) -> Result<(), String> {
+        let anchor = label_below(name, "_zone")?;
+        let pin = label_below(&anchor, "pin")?;
+        let prefer = label_below(&anchor, "prefer")?;
+        for (zone, pairs) in group_by(pairs, |pair| pair.zone) {
+            // A topology zone that cannot be one label has no name of its own.
+            let (Ok(pin), Ok(prefer)) = (label_below(&pin, zone), label_below(&prefer, zone))
+            else {
+                continue;
+            };
+            self.pairs(&pin, &pairs, ttl);
+            self.pairs(&prefer, &pairs, ttl);
+        }
+        self.below.push((pin, Below::Empty));
+        self.below.push((prefer, Below::Like(name.clone())));
+        Ok(())
+    }
+
+    fn alias(&mut self, service: &Service, name: &Name, target: &str, ttl: u32) {
+        let field = "spec.externalName";
+        if target.parse::<IpAddr>().is_ok() {
+            let reason = format!("{target:?} is an address; an alias needs a domain name");
+            return self.problem(service, field, reason);
+        }
+        match Name::parse(target) {
+            Ok(target) => self.record(name, ttl, Rdata::Cname(target)),
+            Err(error) => self.problem(service, field, format!("{target:?}: {error}")),
+        }
+    }
+
+    fn record(&mut self, owner: &Name, ttl: u32, data: Rdata) {
+        let owner = owner.clone();
+        self.records.push(Record { owner, ttl, data });
+    }
+
+    fn problem(&mut self, service: &Service, field: &str, reason: String) {
+        let problem = Problem::of("Service", &service.key, field.into(), reason);
+        self.problems.push(problem);
+    }
+}
+
+impl Listed<'_> {
+    fn pairs(&self) -> impl Iterator<Item = Pair<'_>> {
+        pairs(self.address, &self.name, self.ports, self.zone)
+    }
+}
+
+/// The address with each of the ports; without any, with one that has neither
+/// name nor number.
+fn pairs<'a>(
+    address: IpAddr,
+    target: &'a Name,
+    ports: &'a [Port],
+    zone: Option<&'a str>,
+) -> impl Iterator<Item = Pair<'a>> {
+    static NO_PORT: Port = Port {
+        name: None,
+        protocol: String::new(),
+        number: None,
+    };
+    let ports = match ports {
+        [] => std::slice::from_ref(&NO_PORT),
+        _ => ports,
+    };
+    ports.iter().map(move |port| Pair {
+        address,
+        target,
+        port,
+        zone,
+    })
+}
+
+/// The ready addresses of all slices, under the names they have below `service`.
+fn listed<'a>(
+    slices: &[&'a EndpointSlice],
+    service: &Name,
+    settings: &ZoneSettings,
+    problems: &mut Vec<Problem>,
+) -> Vec<Listed<'a>> {
+    let mut listed = Vec::new();
+    for slice in slices {
+        for endpoint in &slice.endpoints {
+            // The host name, else the pod's if wished and if it is a label, else
+            // the address.
+            let pod = endpoint
+                .pod
+                .as_deref()
+                .filter(|_| settings.endpoint_names == EndpointNames::Pod)
+                .and_then(|pod| label_below(service, pod).ok());
+            for &address in &endpoint.addresses {
+                let name = match (&endpoint.hostname, &pod) {
+                    (Some(hostname), _) => label_below(service, hostname),
+                    (None, Some(pod)) => Ok(pod.clone()),
+                    (None, None) => label_below(service, &dashed(address)),
+                };
+                match name {
+                    Ok(name) => listed.push(Listed {
+                        address,
+                        name,
+                        ports: &slice.ports,
+                        zone: endpoint.zone.as_deref(),
+                    }),
+                    Err(reason) => problems.push(Problem::of(
+                        "EndpointSlice",
+                        &slice.key,
+                        "endpoints".into(),
+                        reason,
+                    )),
+                }
+            }
+        }
+    }
+    listed
+}
+
+/// The pairs of each named port, by protocol and name.
+fn by_port<'a>(pairs: &[Pair<'a>]) -> BTreeMap<(&'a str, &'a str), Vec<Pair<'a>>> {
+    group_by(pairs, |pair| {
+        let name = pair.port.name.as_deref()?;
+        Some((pair.port.protocol.as_str(), name))
+    })
+}
+
+fn group_by<'a, K: Ord>(
+    pairs: &[Pair<'a>],
+    key: impl Fn(&Pair<'a>) -> Option<K>,
+) -> BTreeMap<K, Vec<Pair<'a>>> {
+    let mut groups: BTreeMap<K, Vec<Pair<'a>>> = BTreeMap::new();
+    for pair in pairs {
+        if let Some(key) = key(pair) {
+            groups.entry(key).or_default().push(*pair);
+        }
+    }
+    groups
+}
+
+/// `_<port>._<protocol>.<service>`.
+fn port_name(service: &Name, protocol: &str, port: &str) -> Result<Name, String> {
+    let protocol = label_below(service, &format!("_{protocol}"))?;
+    label_below(&protocol, &format!("_{port}"))
+}

@@ -1,0 +1,64 @@
+//! What the operator decides about the zones.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::zone::Name;
+
+/// What the operator decides about the zones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ZoneSettings {
+    /// The cluster's domains; every one holds all names. PTR records name the
+    /// first.
+    pub cluster_domains: Vec<Name>,
+    /// The networks whose reverse zones are answered with authority.
+    pub reverse: Vec<IpNet>,
+    /// The TTL of records, in seconds.
+    pub ttl: u32,
+    /// How names of pods are answered.
+    pub pods: PodMode,
+    /// The namespaces that are exposed; empty means all.
+    pub namespaces: Vec<String>,
+    /// What an endpoint without a host name is called.
+    pub endpoint_names: EndpointNames,
+    /// The addresses of `ns.dns.<zone>`; it has none when this is empty.
+    pub name_server_addresses: Vec<IpAddr>,
+}
+
+/// How `<dashed-ip>.<namespace>.pod.<zone>` is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PodMode {
+    /// No such names.
+    Disabled,
+    /// Any address under an existing namespace answers itself.
+    #[default]
+    Insecure,
+    /// Only the addresses of pods of the namespace.
+    Verified,
+}
+
+/// What an endpoint without a host name is called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EndpointNames {
+    /// By its address, with dashes.
+    #[default]
+    Address,
+    /// By its pod, if that is a label; else by its address.
+    Pod,
+}
+
+/// The defaults of the command line.
+impl Default for ZoneSettings {
+    fn default() -> ZoneSettings {
+        ZoneSettings {
+            cluster_domains: Name::parse("cluster.local").into_iter().collect(),
+            reverse: Vec::new(),
+            ttl: 5,
+            pods: PodMode::default(),
+            namespaces: Vec::new(),
+            endpoint_names: EndpointNames::default(),
+            name_server_addresses: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Addresses written as names: labels with dashes, and reverse names.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::Name;
+
+/// The label that stands for an address: dashes in place of dots and colons.
+/// An IPv6 address that would end in a dash gets a `0`, so that the label is a
+/// legal host name (RFC 952).
+pub fn dashed(address: IpAddr) -> String {
+    let mut label = address.to_string().replace(['.', ':'], "-");
+    if label.ends_with('-') {
+        label.push('0');
+    }
+    label
+}
+
+/// The address that a label stands for, in any spelling of it.
+///
+/// Three single dashes make an IPv4 address and everything else an IPv6 one. An
+/// IPv4-mapped IPv6 address is the IPv4 address.
+pub fn undashed(label: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(label).ok()?;
+    let dashes = text.bytes().filter(|octet| *octet == b'-').count();
+    if dashes == 3 && !text.contains("--") {
+        return text.replace('-', ".").parse().ok().map(IpAddr::V4);
+    }
+    // A dot can be part of a label, and an address written with dots would
+    // otherwise be read too.
+    if text.contains(['.', ':']) {
+        return None;
+    }
+    let address: Ipv6Addr = text.replace('-', ":").parse().ok()?;
+    Some(IpAddr::V6(address).to_canonical())
+}
+
+/// The name whose PTR names an address: `in-addr.arpa` (RFC 1035 §3.5) or
+/// `ip6.arpa` (RFC 3596 §2.5).
+pub fn reverse_name(address: IpAddr) -> Name {
+    match address {
+        IpAddr::V4(address) => reverse_v4(address, 32),
+        IpAddr::V6(address) => reverse_v6(address, 128),
+    }
+}
+
+/// The reverse zones that make up a network. A zone is cut at an octet of an
+/// IPv4 address and at a nibble of an IPv6 one, so a network between two cuts is
+/// several zones: `10.96.0.0/12` is the sixteen zones from `96.10.in-addr.arpa` to
+/// `111.10.in-addr.arpa`.
+pub fn reverse_zones(network: IpNet) -> Vec<Name> {
+    match network {
+        IpNet::V4(network) => v4_cuts(network)
+            .map(|part| reverse_v4(part.network(), part.prefix_len()))
+            .collect(),
+        IpNet::V6(network) => v6_cuts(network)
+            .map(|part| reverse_v6(part.network(), part.prefix_len()))
+            .collect(),
+    }
+}
+
+fn v4_cuts(network: Ipv4Net) -> impl Iterator<Item = Ipv4Net> {
+    // The cut is never shorter than the prefix nor longer than the address, so
+    // the split cannot fail.
+    let cut = network.prefix_len().next_multiple_of(8);
+    network.trunc().subnets(cut).into_iter().flatten()
+}
+
+fn v6_cuts(network: Ipv6Net) -> impl Iterator<Item = Ipv6Net> {
+    let cut = network.prefix_len().next_multiple_of(4);
+    network.trunc().subnets(cut).into_iter().flatten()
+}
+
+/// The first `prefix` bits of an address, a multiple of 8.
+fn reverse_v4(address: Ipv4Addr, prefix: u8) -> Name {
+    let octets = address.octets();
+    let digits = octets[..usize::from(prefix / 8)].iter().rev();
+    let labels: Vec<String> = digits.map(u8::to_string).collect();
+    Name::from_labels(
+        labels.iter().map(String::as_bytes),
+        b"\x07in-addr\x04arpa\0",
+    )
+}
+
+/// The first `prefix` bits of an address, a multiple of 4.
+fn reverse_v6(address: Ipv6Addr, prefix: u8) -> Name {
+    let octets = address.octets();
+    let nibbles = octets.iter().flat_map(|octet| [octet >> 4, octet & 15]);
+    let nibbles: Vec<u8> = nibbles.take(usize::from(prefix / 4)).collect();
+    let labels = nibbles.iter().rev();
+    Name::from_labels(
+        labels.map(|nibble| &b"0123456789abcdef"[usize::from(*nibble)..][..1]),
+        b"\x03ip6\x04arpa\0",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn labels_of_addresses() {
+        for (address, label) in [
+            ("172.0.0.2", "172-0-0-2"),
+            ("5678:abcd::1", "5678-abcd--1"),
+            ("::1", "--1"),
+            ("10::", "10--0"),
+        ] {
+            assert_eq!(dashed(ip(address)), label);
+            assert_eq!(undashed(label.as_bytes()), Some(ip(address)));
+        }
+        assert_eq!(undashed(b"10--"), Some(ip("10::")));
+        assert_eq!(undashed(b"10-0-0-0-0-0-0-0"), Some(ip("10::")));
+        assert_eq!(undashed(b"--ffff-102-304"), Some(ip("1.2.3.4")));
+    }
+
+    #[test]
+    fn malformed_addresses() {
+        for label in [
+            "blah",
+            "1-2-3",
+            "1-2-3-256",
+            "01-2-3-4",
+            "1-2-3-4-5",
+            "-1-2-3",
+            "1--2--3",
+            "g--1",
+            "1-2-3-4-5-6-7-8-9",
+            "12345--1",
+            "1.2.3.4",
+            "--1.2.3.4",
+            "1:2:3-4-5-6-7-8",
+            "",
+        ] {
+            assert_eq!(undashed(label.as_bytes()), None, "{label}");
+        }
+        assert_eq!(undashed(&[0xff]), None);
+    }
+
+    #[test]
+    fn names_of_addresses() {
+        assert_eq!(
+            reverse_name(ip("10.0.1.2")).to_string(),
+            "2.1.0.10.in-addr.arpa."
+        );
+        assert_eq!(
+            reverse_name(ip("1234:abcd::1")).to_string(),
+            "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.c.b.a.4.3.2.1.ip6.arpa."
+        );
+    }
+
+    #[test]
+    fn networks_are_cut_at_octets_and_nibbles() {
+        let zones = |network: &str| {
+            reverse_zones(network.parse().unwrap())
+                .iter()
+                .map(Name::to_string)
+                .collect::<Vec<_>>()
+        };
+        let twelve = zones("10.96.0.0/12");
+        assert_eq!(twelve.len(), 16);
+        assert_eq!(twelve[0], "96.10.in-addr.arpa.");
+        assert_eq!(twelve[15], "111.10.in-addr.arpa.");
+        assert_eq!(zones("10.96.7.1/16"), ["96.10.in-addr.arpa."]);
+        assert_eq!(zones("0.0.0.0/0"), ["in-addr.arpa."]);
+        assert_eq!(zones("10.0.0.128/25").len(), 128);
+        assert_eq!(zones("10.0.0.1/32"), ["1.0.0.10.in-addr.arpa."]);
+        assert_eq!(zones("fd00::/8"), ["d.f.ip6.arpa."]);
+        assert_eq!(zones("fd00::/7"), ["c.f.ip6.arpa.", "d.f.ip6.arpa."]);
+        assert_eq!(zones("::/0"), ["ip6.arpa."]);
+        assert_eq!(zones("fd00:77:30::/64")[0].len(), 16 * 2 + 9);
+    }
+}

@@ -31,8 +31,8 @@ impl Rcu {
     ///
     /// When the kernel refuses one: no CAP_BPF, or no memory.
     pub fn new() -> anyhow::Result<Self> {
-        let inner = create(BPF_MAP_TYPE_ARRAY, 0)
-            .context("creating the inner map for grace periods")?;
+        let inner =
+            create(BPF_MAP_TYPE_ARRAY, 0).context("creating the inner map for grace periods")?;
         let outer = create(BPF_MAP_TYPE_ARRAY_OF_MAPS, inner.as_raw_fd())
             .context("creating the outer map for grace periods")?;
         let mut rcu = Self { outer, inner };
@@ -113,7 +113,8 @@ struct MapUpdate {
 /// `attributes` is what the command reads, and its pointers are good.
 unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<i32> {
     // SAFETY: the caller's promise.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -7,7 +7,7 @@ use dns_common::{
     settings::MAX_SUFFIXES,
 };
 
-use crate::zone::{self, Model, Name, Node, Rdata, Rtype, wire};
+use crate::zone::{self, Model, Name, Node, Rdata, Rtype};
 
 /// The record for an existing name, padded to whole granules, in the layout of
 /// [`dns_common::records`].
@@ -63,7 +63,7 @@ fn answer(model: &Model, name: &Name, rtype: Rtype, body: &mut Vec<u8>) -> Answe
     };
     let answer = model.answer(name, rtype);
     let rotations = rotations(&answer);
-    let sections = wire::render(name, &answer, model.zones(), 0);
+    let sections = zone::render(name, &answer, model.zones(), 0);
     if !matches!(answer, zone::Answer::Data { .. }) {
         return pass;
     }
@@ -94,8 +94,12 @@ fn rotations(answer: &zone::Answer) -> u16 {
     let zone::Answer::Data { answer, additional } = answer else {
         return 1;
     };
-    let all_a = answer.iter().all(|record| matches!(record.data, Rdata::A(_)));
-    let all_aaaa = answer.iter().all(|record| matches!(record.data, Rdata::Aaaa(_)));
+    let all_a = answer
+        .iter()
+        .all(|record| matches!(record.data, Rdata::A(_)));
+    let all_aaaa = answer
+        .iter()
+        .all(|record| matches!(record.data, Rdata::Aaaa(_)));
     if !additional.is_empty() || !(all_a || all_aaaa) || answer.is_empty() {
         return 1;
     }

@@ -10,11 +10,15 @@ use bytemuck::Zeroable as _;
 use dns_common::{
     Control, Settings, checksum,
     names::HashKey,
-    settings::{MAX_SERVED, MAX_SUFFIX, MAX_SUFFIXES, SLOTS, SOA_LEN, SOA_POINTERS, Served4, Served6, Suffix, Zone},
+    settings::{
+        MAX_ALLOWED, MAX_SERVED, MAX_SUFFIX, MAX_SUFFIXES, Network4, Network6, SLOTS, SOA_LEN,
+        SOA_POINTERS, Served4, Served6, Suffix, Zone,
+    },
 };
+use ipnet::IpNet;
 
 use super::memory::Memory;
-use crate::zone::{Answer, Model, wire};
+use crate::zone::{Answer, Model, render};
 
 /// The words of [`Control`].
 const SETTINGS: usize = std::mem::offset_of!(Control, settings) / 8;
@@ -31,6 +35,8 @@ pub struct Fixed {
     pub rotation_key: u64,
     /// Addresses and ports that the kernel answers for.
     pub serve: Vec<SocketAddr>,
+    /// Networks whose clients are answered on network cards.
+    pub allow: Vec<IpNet>,
 }
 
 /// The settings for a model.
@@ -49,6 +55,9 @@ pub fn build(fixed: &Fixed, model: &Model, owned: &[bool]) -> anyhow::Result<Set
     };
     for address in &fixed.serve {
         serve(&mut settings, *address)?;
+    }
+    for network in &fixed.allow {
+        allow(&mut settings, *network)?;
     }
     let zones = model.zones().iter().zip(owned).take(MAX_SUFFIXES);
     for (number, (apex, owned)) in zones.enumerate() {
@@ -95,14 +104,44 @@ fn serve(settings: &mut Settings, address: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn allow(settings: &mut Settings, network: IpNet) -> anyhow::Result<()> {
+    let count = match network {
+        IpNet::V4(_) => &mut settings.allowed4_count,
+        IpNet::V6(_) => &mut settings.allowed6_count,
+    };
+    let number = *count as usize;
+    if number == MAX_ALLOWED {
+        bail!("--allow {network}: at most {MAX_ALLOWED} networks of each family");
+    }
+    *count += 1;
+    match network {
+        IpNet::V4(network) => {
+            settings.allowed4[number] = Network4 {
+                address: u32::from_le_bytes(network.network().octets()),
+                mask: u32::from_le_bytes(network.netmask().octets()),
+            };
+        }
+        IpNet::V6(network) => {
+            settings.allowed6[number] = Network6 {
+                address: bytemuck::cast(network.network().octets()),
+                mask: bytemuck::cast(network.netmask().octets()),
+            };
+        }
+    }
+    Ok(())
+}
+
 /// The zone's SOA record as negative answers carry it, its pointers blank.
 fn zone(model: &Model, number: usize) -> anyhow::Result<Zone> {
     let name = &model.zones()[number].name;
     // Rendered behind the zone's own name, where every pointer is the same.
-    let answer = wire::render(name, &Answer::NoData { zone: number }, model.zones(), 0);
+    let answer = render(name, &Answer::NoData { zone: number }, model.zones(), 0);
     let mut soa = [0; 56];
     if answer.bytes.len() != SOA_LEN {
-        bail!("it takes {} octets instead of {SOA_LEN}", answer.bytes.len());
+        bail!(
+            "it takes {} octets instead of {SOA_LEN}",
+            answer.bytes.len()
+        );
     }
     soa[..SOA_LEN].copy_from_slice(&answer.bytes);
     for at in SOA_POINTERS {

@@ -1,0 +1,2 @@
+//! The suites.
+mod kernel;

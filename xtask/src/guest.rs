@@ -47,7 +47,7 @@ impl Guest<'_> {
     /// Boots the kernel, runs the command, copies its output to ours, and
     /// returns its exit code.
     pub(crate) fn run(&self, kernel: &Kernel) -> Result<i32> {
-        setup::ensure(&[Need::Guests], Say::Changes)?;
+        setup::ensure(&[Need::Namespaces, Need::Guests], Say::Changes)?;
         let directory = root().join("target/guest").join(&kernel.version);
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot create {}", directory.display()))?;

@@ -16,7 +16,7 @@ pub(crate) enum Need {
     Ebpf,
     /// Network namespaces, links and routes.
     Namespaces,
-    /// Other kernels, booted in an emulator.
+    /// Other kernels, booted in an emulator; they get this machine's `ip` too.
     Guests,
 }
 
@@ -45,7 +45,7 @@ pub(crate) fn ensure(needs: &[Need], say: Say) -> Result<()> {
                 toolchain::ensure(say)?;
             }
             Need::Namespaces => programs(&[IP], say)?,
-            Need::Guests => programs(&[QEMU, BUSYBOX, IP], say)?,
+            Need::Guests => programs(&[QEMU, BUSYBOX], say)?,
         }
     }
     Ok(())

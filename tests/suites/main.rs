@@ -1,1 +1,2 @@
-
+//! The suites.
+mod kernel;

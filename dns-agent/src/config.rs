@@ -1,6 +1,14 @@
 //! config
 #![allow(missing_docs)]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interface { pub name: String, pub hook: Hook }
+pub struct Interface {
+    pub name: String,
+    pub hook: Hook,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook { Auto, Xdp, XdpGeneric, Tc }
+pub enum Hook {
+    Auto,
+    Xdp,
+    XdpGeneric,
+    Tc,
+}

@@ -10,5 +10,6 @@
 
 pub mod ethtool;
 pub mod netns;
+pub mod packet;
 pub mod topology;
 pub mod udp;

@@ -59,24 +59,44 @@ pub fn build(fixed: &Fixed, model: &Model, owned: &[bool]) -> anyhow::Result<Set
     for network in &fixed.allow {
         allow(&mut settings, *network)?;
     }
-    let zones = model.zones().iter().zip(owned).take(MAX_SUFFIXES);
-    for (number, (apex, owned)) in zones.enumerate() {
-        let name = apex.name.wire();
+    let mut suffixes = Vec::new();
+    for (number, (apex, owned)) in model.zones().iter().zip(owned).enumerate() {
+        if number == MAX_SUFFIXES {
+            break;
+        }
         settings.zones[number] = zone(model, number)
             .with_context(|| format!("building the SOA record of {}", apex.name))?;
-        let action = if *owned { Suffix::OWN } else { Suffix::PASS };
-        // A zone with a longer name has no suffix: names below it that have no record pass.
-        if let Some(suffix) = Suffix::new(name, number as u16, action) {
-            settings.suffixes[settings.suffix_count as usize] = suffix;
-            settings.suffix_count += 1;
-        } else {
-            tracing::warn!(
-                "{} is longer than {MAX_SUFFIX} octets: the kernel does not say which names below it don't exist",
-                apex.name
-            );
-        }
+        // The kernel looks for a parent with a flag, not for a grandparent: below such a name
+        // everything passes, and when its suffix would be too long, in the whole zone.
+        let deep = model.nodes().filter(|(name, node)| {
+            node.computed_depth() > 1 && model.zone_of(name) == Some(number)
+        });
+        let deep: Vec<_> = deep.map(|(name, _)| name.wire()).collect();
+        let owned = *owned && deep.iter().all(|name| name.len() <= MAX_SUFFIX);
+        suffixes.extend(deep.iter().map(|name| (*name, 0, Suffix::PASS)));
+        let action = if owned { Suffix::OWN } else { Suffix::PASS };
+        suffixes.push((apex.name.wire(), number as u16, action));
+    }
+    suffixes.sort_by_key(|(name, ..)| (std::cmp::Reverse(name.len()), *name));
+    for (name, zone, action) in suffixes {
+        push_suffix(&mut settings, name, zone, action);
     }
     Ok(settings)
+}
+
+/// Adds a suffix. Without one the names below it that have no record pass.
+fn push_suffix(settings: &mut Settings, name: &[u8], zone: u16, action: u16) {
+    let number = settings.suffix_count as usize;
+    match Suffix::new(name, zone, action) {
+        Some(suffix) if number < MAX_SUFFIXES => {
+            settings.suffixes[number] = suffix;
+            settings.suffix_count += 1;
+        }
+        _ => tracing::debug!(
+            "no room for a suffix of {} octets (at most {MAX_SUFFIX}; at most {MAX_SUFFIXES} of them)",
+            name.len()
+        ),
+    }
 }
 
 fn serve(settings: &mut Settings, address: SocketAddr) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result};
@@ -47,14 +48,16 @@ pub(crate) fn bench() -> Result<PathBuf> {
 
 fn build(binary: &str, features: &str) -> Result<PathBuf> {
     let tools = toolchain::ensure(Say::Changes)?;
-    compile(&tools, binary, features)?;
+    run_command(cargo_for_kernel(&tools, "build", &[]).args([
+        "--quiet",
+        "--bin",
+        binary,
+        "--features",
+        features,
+    ]))?;
     let object = root().join("target/ebpf").join(binary).with_extension("o");
     place(
-        &root()
-            .join("target/ebpf-build")
-            .join(TARGET)
-            .join("release")
-            .join(binary),
+        &target_directory().join(TARGET).join("release").join(binary),
         &object,
     )?;
     Ok(object)
@@ -63,8 +66,16 @@ fn build(binary: &str, features: &str) -> Result<PathBuf> {
 /// Little-endian eBPF without an operating system.
 const TARGET: &str = "bpfel-unknown-none";
 
-fn compile(tools: &Toolchain, binary: &str, features: &str) -> Result<()> {
-    let flags = [
+/// A directory of its own, so that builds for host and kernel keep out of each
+/// other's way.
+fn target_directory() -> PathBuf {
+    root().join("target/ebpf-build")
+}
+
+/// A Cargo command for the kernel program as it is deployed, with more flags
+/// for the compiler.
+pub(crate) fn cargo_for_kernel(tools: &Toolchain, job: &str, flags: &[&str]) -> Command {
+    let mut all_flags = vec![
         "-Clinker=".to_owned() + &tools.linker.to_string_lossy(),
         // Types for the verifier's messages, and for maps found by name.
         "-Clink-arg=--btf".to_owned(),
@@ -73,38 +84,32 @@ fn compile(tools: &Toolchain, binary: &str, features: &str) -> Result<()> {
         // 32-bit registers and jumps, which every kernel of the matrix knows.
         "-Ctarget-cpu=v3".to_owned(),
     ];
-    run_command(
-        cargo()
-            .args([
-                "build",
-                "--quiet",
-                "--release",
-                "--package",
-                "dns-ebpf",
-                "--bin",
-                binary,
-            ])
-            .args([
-                "--features",
-                features,
-                "--target",
-                TARGET,
-                "-Zbuild-std=core",
-            ])
-            .arg("--target-dir")
-            .arg(root().join("target/ebpf-build"))
-            .env("RUSTC", &tools.rustc)
-            // -Zbuild-std with a stable compiler.
-            .env("RUSTC_BOOTSTRAP", "1")
-            // The encoded form takes a path with a space in it.
-            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-            // In the environment, so that the host's release profile stays as it is.
-            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3")
-            .env("CARGO_PROFILE_RELEASE_LTO", "true")
-            .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
-            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
-            .env("CARGO_PROFILE_RELEASE_DEBUG", "2"),
-    )
+    all_flags.extend(flags.iter().map(ToString::to_string));
+    let mut command = cargo();
+    command
+        .args([
+            job,
+            "--package",
+            "dns-ebpf",
+            "--release",
+            "--target",
+            TARGET,
+            "-Zbuild-std=core",
+        ])
+        .arg("--target-dir")
+        .arg(target_directory())
+        .env("RUSTC", &tools.rustc)
+        // -Zbuild-std with a stable compiler.
+        .env("RUSTC_BOOTSTRAP", "1")
+        // The encoded form takes a path with a space in it.
+        .env("CARGO_ENCODED_RUSTFLAGS", all_flags.join("\x1f"))
+        // In the environment, so that the host's release profile stays as it is.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3")
+        .env("CARGO_PROFILE_RELEASE_LTO", "true")
+        .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "2");
+    command
 }
 
 /// Moves the object to its place in one step, since the agent may be reading it.

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{
     initramfs::{Initramfs, applets},
@@ -61,10 +61,9 @@ impl Guest<'_> {
             .kill()
             .and_then(|()| guest.wait())
             .context("cannot end the guest")?;
-        outcome.with_context(|| {
-            format!(
-                "kernel {}: the end of what it logged ({}):\n{}",
-                kernel.version,
+        outcome.map_err(|error| {
+            anyhow!(
+                "{error:#}\nThe end of what its kernel logged ({}):\n{}",
                 log.display(),
                 last_lines(&log)
             )

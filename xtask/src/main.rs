@@ -10,6 +10,7 @@ mod build_ebpf;
 mod guest;
 mod initramfs;
 mod kernels;
+mod lint;
 mod process;
 mod setup;
 mod test;
@@ -35,6 +36,7 @@ fn run(job: &Job) -> Result<()> {
     match job {
         Job::Setup => setup::run(),
         Job::BuildEbpf(options) => build_ebpf::run(options),
+        Job::Lint => lint::run(),
         Job::Kernels(options) => kernels::run(options),
         Job::Test(options) => test::run(options),
         Job::Verify => verify::run(),
@@ -54,6 +56,8 @@ enum Job {
     Setup,
     /// Builds the kernel programs into target/ebpf/zerohop.o.
     BuildEbpf(build_ebpf::Options),
+    /// Checks formatting and lints of everything, the kernel programs included.
+    Lint,
     /// Downloads the kernels of the matrix into target/kernels.
     Kernels(kernels::Options),
     /// Runs the tests: all of them here, or the kernel plane's on another kernel.

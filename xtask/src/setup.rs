@@ -2,10 +2,10 @@
 
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::{
-    process::{find, is_root, run as run_command},
+    process::{find, is_root, output},
     toolchain,
 };
 
@@ -77,20 +77,17 @@ pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
     println!("{names}: installing with apt");
     // A failed update may only mean that some repository of the user's own
     // cannot be reached; whether that matters, the installation shows.
-    Command::new("apt-get")
-        .args(["--quiet=2", "update"])
-        .status()?;
-    let installed = run_command(
-        Command::new("apt-get")
-            .args(["--quiet=2", "install", "--yes", "--no-install-recommends"])
-            .args(packages)
-            .env("DEBIAN_FRONTEND", "noninteractive"),
-    );
-    installed.map_err(|error| {
-        error.context(format!(
+    output(Command::new("apt-get").args(["--quiet=2", "update"])).ok();
+    let mut install = Command::new("apt-get");
+    install
+        .args(["--quiet=2", "install", "--yes", "--no-install-recommends"])
+        .args(packages)
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    output(&mut install).map(drop).with_context(|| {
+        format!(
             "{names}: this machine's apt sources do not have all of them (Debian bookworm and trixie do; \
              on other systems install the same things by their own means)"
-        ))
+        )
     })
 }
 

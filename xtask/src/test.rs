@@ -41,7 +41,9 @@ fn choice(word: &str) -> Result<Choice, String> {
     match word {
         "running" => Ok(Choice::Running),
         "all" => Ok(Choice::Matrix(Name::ALL.to_vec())),
-        name => Ok(Choice::Matrix(vec![Name::from_str(name, false)?])),
+        name => Name::from_str(name, false)
+            .map(|name| Choice::Matrix(vec![name]))
+            .map_err(|_| "not one of 5.10, 6.1, 6.12, newest, running, all".to_owned()),
     }
 }
 

@@ -31,8 +31,13 @@ const LINKER_VERSION: &str = "0.13.0";
 const LLVM: u32 = 22;
 /// The oldest compiler this workspace is for, as in Cargo.toml.
 const OLDEST_RUSTC: (u32, u32) = (1, 95);
-/// Debian's newest Rust, the sources of `core`, and the LLVM it was built with.
-const DEBIAN_RUST: [&str; 3] = ["rustc-web", "rust-web-src", "rust-web-llvm"];
+/// Debian's newest Rust: compiler, sources of `core`, LLVM, lints.
+const DEBIAN_RUST: [&str; 4] = [
+    "rustc-web",
+    "rust-web-src",
+    "rust-web-llvm",
+    "rust-web-clippy",
+];
 
 /// Finds the tools, or installs them.
 pub(crate) fn ensure(say: Say) -> Result<Toolchain> {
@@ -133,12 +138,14 @@ fn install_compiler() -> Result<Compiler> {
         for arguments in attempts {
             println!("rust-src: installing with `rustup {}`", arguments.join(" "));
             // Without a network rustup may try for very long.
-            let attempt = run(Command::new("timeout")
-                .args(["300", "rustup"])
-                .args(arguments));
+            let attempt = output(
+                Command::new("timeout")
+                    .args(["300", "rustup"])
+                    .args(arguments),
+            );
             match (attempt, find_compiler()) {
                 (_, Some(compiler)) => return Ok(compiler),
-                (Ok(()), None) => {
+                (Ok(_), None) => {
                     println!("rust-src: that toolchain's LLVM is not {LLVM}, trying another");
                 }
                 (Err(error), None) => println!("rust-src: {error:#}"),

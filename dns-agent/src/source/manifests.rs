@@ -44,7 +44,7 @@ pub fn load(path: &Path) -> Result<Objects, Vec<ManifestError>> {
     for file in files(path).map_err(|error| vec![error])? {
         match fs::read_to_string(&file) {
             Ok(text) => read(&text, &mut objects).unwrap_or_else(|found| {
-                errors.extend(found.into_iter().map(|error| error.within(&file)))
+                errors.extend(found.into_iter().map(|error| error.within(&file)));
             }),
             Err(error) => errors.push(ManifestError {
                 reason: format!("can't be read: {error}"),

@@ -234,7 +234,7 @@ mod tests {
             write(&at.join("f~"), "2");
         };
         check("f", set_up, |at| {
-            fs::rename(at.join("f~"), at.join("f")).unwrap()
+            fs::rename(at.join("f~"), at.join("f")).unwrap();
         })
         .await;
     }

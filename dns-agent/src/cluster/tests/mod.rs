@@ -1,9 +1,11 @@
 //! Whole models: objects in, answers out.
 
+mod aliases;
 mod cases;
 mod departures;
 mod exposure;
 mod properties;
+mod reading;
 mod reverse;
 mod services;
 

@@ -35,7 +35,10 @@ fn every_checked_case() {
     assert_eq!(file.cases.len(), 88);
     let mut wrong = Vec::new();
     for case in &file.cases {
-        let model = model(&objects(&file.objects[&case.objects]), &settings(&case.flags));
+        let model = model(
+            &objects(file.objects[&case.objects].clone()),
+            &settings(&case.flags),
+        );
         let rtype = case.r#type.parse().expect("a record type");
         let reply = ask(&model, &case.name, rtype);
         let same = reply.rcode == case.rcode
@@ -43,7 +46,10 @@ fn every_checked_case() {
             && reply.authority == expected(&case.authority)
             && reply.additional == expected(&case.additional);
         if !same {
-            wrong.push(format!("{:?} {} {}: {reply:?}", case.flags, case.name, case.r#type));
+            wrong.push(format!(
+                "{:?} {} {}: {reply:?}",
+                case.flags, case.name, case.r#type
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -1,14 +1,330 @@
-//! config
-#![allow(missing_docs)]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interface {
-    pub name: String,
-    pub hook: Hook,
+//! The command line and the configuration file.
+//!
+//! Both are read into the same [`Settings`], so every flag is also a key of the
+//! file, under the same name. [`Config`] is what comes out of the two together,
+//! with the defaults filled in and the combinations checked.
+
+mod values;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
+use serde::Deserialize;
+
+pub use self::values::{
+    Capacity, Domain, Hook, Interface, NamespaceName, Network, Pods, Server, Socket, StaleAfter,
+    Ttl,
+};
+use self::values::{list, single};
+use crate::cluster::ZoneSettings;
+
+/// Where the admin endpoints listen unless told otherwise.
+pub const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9153);
+
+/// Zerohop's agent: answers Kubernetes DNS in the kernel and in user space.
+#[derive(Debug, Parser)]
+#[command(name = "dns-agent", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
 }
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
-    Auto,
-    Xdp,
-    XdpGeneric,
-    Tc,
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve: load the objects, answer queries, follow changes.
+    Run(Box<RunArgs>),
+    /// Say what the running agent has loaded, attached and answered.
+    Status(StatusArgs),
 }
+
+/// The arguments of `dns-agent run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// A YAML file with any of the settings below, each under its flag's name
+    /// without the dashes in front; a repeatable flag is a list there. A flag
+    /// given here wins over the file.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// The settings given as flags.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// The arguments of `dns-agent status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Print the agent's answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Where the running agent's admin endpoints listen.
+    #[arg(long, value_name = "IP:PORT", default_value_t = Socket(DEFAULT_ADMIN))]
+    pub admin: Socket,
+}
+
+/// Every setting, as given on the command line or in the file: absent means
+/// "not said here".
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// A file or directory of Kubernetes objects (Namespace, Service,
+    /// EndpointSlice, Pod, List; YAML or JSON), reloaded when it changes.
+    /// Without any Namespace object in it, all namespaces exist.
+    #[arg(long, value_name = "PATH")]
+    pub manifests: Option<PathBuf>,
+
+    /// A zone of cluster names; repeatable [default: cluster.local].
+    #[arg(long, value_name = "NAME")]
+    #[serde(deserialize_with = "list")]
+    pub cluster_domain: Option<Vec<Domain>>,
+
+    /// A network whose reverse zone is answered with authority; repeatable.
+    /// Addresses of no known object get NXDOMAIN there; elsewhere they are
+    /// somebody else's to answer.
+    #[arg(long, value_name = "CIDR")]
+    #[serde(deserialize_with = "list")]
+    pub reverse: Option<Vec<Network>>,
+
+    /// The records' time to live in seconds, 0 to 3600 [default: 5].
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(deserialize_with = "single")]
+    pub ttl: Option<Ttl>,
+
+    /// How names of pods (10-244-0-7.default.pod.cluster.local) are answered:
+    /// never; from the name alone; or for addresses of existing pods only
+    /// [default: insecure].
+    #[arg(long, value_name = "MODE")]
+    pub pods: Option<Pods>,
+
+    /// A namespace to expose; repeatable [default: all].
+    #[arg(long, value_name = "NS")]
+    #[serde(deserialize_with = "list")]
+    pub namespace: Option<Vec<NamespaceName>>,
+
+    /// An interface on which the kernel answers, and by which hook: auto, xdp,
+    /// xdp-generic or tc; repeatable. NAME is a name, a shell pattern, or
+    /// `pods` for every veth whose peer is in another network namespace. auto
+    /// means tc on a veth and XDP elsewhere.
+    #[arg(long, value_name = "NAME[=HOOK]")]
+    #[serde(deserialize_with = "list")]
+    pub interface: Option<Vec<Interface>>,
+
+    /// A network of clients the kernel answers on an interface that is not a
+    /// veth; repeatable.
+    #[arg(long, value_name = "CIDR")]
+    #[serde(deserialize_with = "list")]
+    pub allow: Option<Vec<Network>>,
+
+    /// An address whose queries the kernel answers, such as the ClusterIP of
+    /// kube-dns; repeatable; port 53 unless given, IPv6 with a port in
+    /// brackets.
+    #[arg(long, value_name = "IP[:PORT]")]
+    #[serde(deserialize_with = "list")]
+    pub serve: Option<Vec<Server>>,
+
+    /// An address the agent itself answers on, over UDP and TCP; repeatable.
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(deserialize_with = "list")]
+    pub listen: Option<Vec<Socket>>,
+
+    /// A DNS server for all other names, tried in the order given; repeatable;
+    /// port 53 unless given. Without one such names are refused.
+    #[arg(long, value_name = "IP[:PORT]")]
+    #[serde(deserialize_with = "list")]
+    pub upstream: Option<Vec<Server>>,
+
+    /// Where /readyz, /healthz and /status are served [default:
+    /// 127.0.0.1:9153].
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(deserialize_with = "single")]
+    pub admin: Option<Socket>,
+
+    /// How long the kernel goes on answering when the agent no longer does its
+    /// work, 1s to 1h [default: 10s].
+    #[arg(long, value_name = "DURATION")]
+    #[serde(deserialize_with = "single")]
+    pub stale_after: Option<StaleAfter>,
+
+    /// How many names the kernel's tables have room for [default: chosen from
+    /// the first load].
+    #[arg(long, value_name = "NAMES")]
+    #[serde(deserialize_with = "single")]
+    pub capacity: Option<Capacity>,
+}
+
+/// The configuration `dns-agent run` works with: complete and consistent.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file or directory of Kubernetes objects.
+    pub manifests: PathBuf,
+    /// How objects become records.
+    pub zone: ZoneSettings,
+    /// The interfaces on which the kernel answers; none: no kernel plane.
+    pub interfaces: Vec<Interface>,
+    /// The clients answered on an interface that is not a veth.
+    pub allow: Vec<IpNet>,
+    /// The addresses whose queries the kernel answers.
+    pub serve: Vec<SocketAddr>,
+    /// The addresses the resolver answers on, over UDP and TCP.
+    pub listen: Vec<SocketAddr>,
+    /// The servers for names that are not ours, in order of preference.
+    pub upstreams: Vec<SocketAddr>,
+    /// Where the admin endpoints listen.
+    pub admin: SocketAddr,
+    /// How long the kernel answers without a renewed lease.
+    pub stale_after: Duration,
+    /// The number of names to make room for in the kernel's tables; none: to be
+    /// chosen from the first load.
+    pub capacity: Option<u32>,
+}
+
+impl Config {
+    /// The configuration of a `run` command: its file, overlaid with its flags.
+    ///
+    /// # Errors
+    /// When the file can't be read or parsed, a needed setting is missing, or
+    /// two settings contradict each other.
+    pub fn from_args(args: RunArgs) -> anyhow::Result<Config> {
+        match &args.config {
+            Some(path) => Config::new(args.settings.or(Settings::read(path)?)),
+            None => Config::new(args.settings),
+        }
+    }
+
+    /// Fills in the defaults and checks the settings against each other.
+    ///
+    /// # Errors
+    /// When a needed setting is missing or two contradict each other.
+    pub fn new(settings: Settings) -> anyhow::Result<Config> {
+        let Some(manifests) = settings.manifests else {
+            bail!(
+                "no source of Kubernetes objects: give --manifests PATH, a file or directory of objects in YAML or JSON"
+            );
+        };
+        let interfaces = settings.interface.unwrap_or_default();
+        let serve = addresses(settings.serve);
+        if !interfaces.is_empty() && serve.is_empty() {
+            bail!(
+                "--interface needs --serve: give the address pods send their queries to, for instance the ClusterIP of kube-dns, as --serve IP"
+            );
+        }
+        if let Some(twice) = first_repeated(&interfaces) {
+            bail!("--interface {twice} is given twice: give each interface once, with one hook");
+        }
+
+        Ok(Config {
+            manifests,
+            zone: ZoneSettings {
+                reverse: networks(settings.reverse),
+                ttl: settings.ttl.unwrap_or_default().0,
+                pods: settings.pods.unwrap_or_default().into(),
+                namespaces: settings
+                    .namespace
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|NamespaceName(name)| name)
+                    .collect(),
+                ..match settings.cluster_domain {
+                    None => ZoneSettings::default(),
+                    Some(domains) => ZoneSettings {
+                        cluster_domains: domains.into_iter().map(|Domain(name)| name).collect(),
+                        ..ZoneSettings::default()
+                    },
+                }
+            },
+            interfaces,
+            allow: networks(settings.allow),
+            serve,
+            listen: settings
+                .listen
+                .unwrap_or_default()
+                .into_iter()
+                .map(|Socket(address)| address)
+                .collect(),
+            upstreams: addresses(settings.upstream),
+            admin: settings
+                .admin
+                .map_or(DEFAULT_ADMIN, |Socket(address)| address),
+            stale_after: settings.stale_after.unwrap_or_default().0,
+            capacity: settings.capacity.map(|Capacity(names)| names),
+        })
+    }
+}
+
+impl Settings {
+    /// The settings of a configuration file.
+    ///
+    /// # Errors
+    /// When the file can't be read, isn't YAML, or has a key or value that is
+    /// not a setting; the error names the line.
+    pub fn read(path: &Path) -> anyhow::Result<Settings> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("can't read the configuration file {}", path.display()))?;
+        Settings::parse(&text)
+            .with_context(|| format!("in the configuration file {}", path.display()))
+    }
+
+    fn parse(text: &str) -> anyhow::Result<Settings> {
+        serde_saphyr::from_str(text).map_err(|error| anyhow::anyhow!("{}", error.without_snippet()))
+    }
+
+    /// These settings, and those of `file` where these say nothing.
+    fn or(self, file: Settings) -> Settings {
+        Settings {
+            manifests: self.manifests.or(file.manifests),
+            cluster_domain: self.cluster_domain.or(file.cluster_domain),
+            reverse: self.reverse.or(file.reverse),
+            ttl: self.ttl.or(file.ttl),
+            pods: self.pods.or(file.pods),
+            namespace: self.namespace.or(file.namespace),
+            interface: self.interface.or(file.interface),
+            allow: self.allow.or(file.allow),
+            serve: self.serve.or(file.serve),
+            listen: self.listen.or(file.listen),
+            upstream: self.upstream.or(file.upstream),
+            admin: self.admin.or(file.admin),
+            stale_after: self.stale_after.or(file.stale_after),
+            capacity: self.capacity.or(file.capacity),
+        }
+    }
+}
+
+fn networks(given: Option<Vec<Network>>) -> Vec<IpNet> {
+    given
+        .unwrap_or_default()
+        .into_iter()
+        .map(|Network(network)| network)
+        .collect()
+}
+
+fn addresses(given: Option<Vec<Server>>) -> Vec<SocketAddr> {
+    given
+        .unwrap_or_default()
+        .into_iter()
+        .map(|Server(address)| address)
+        .collect()
+}
+
+fn first_repeated(interfaces: &[Interface]) -> Option<&str> {
+    interfaces
+        .iter()
+        .enumerate()
+        .find(|(index, interface)| {
+            interfaces[..*index]
+                .iter()
+                .any(|other| other.name == interface.name)
+        })
+        .map(|(_, interface)| interface.name.as_str())
+}
+
+#[cfg(test)]
+mod tests;

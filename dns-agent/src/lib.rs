@@ -2,9 +2,11 @@
 //!
 //! A *source* yields Kubernetes objects ([`source`]), pure code turns them into
 //! records ([`cluster`], [`zone`]), and two *planes* serve them: the kernel's
-//! tables ([`datapath`]) and the resolver ([`resolver`]).
+//! tables ([`datapath`]) and the resolver ([`resolver`]). [`agent`] runs them,
+//! [`config`] says how, [`admin`] tells what they do.
 
 pub mod admin;
+pub mod agent;
 pub mod cluster;
 pub mod config;
 pub mod datapath;

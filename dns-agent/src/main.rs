@@ -1,1 +1,84 @@
-fn main() {}
+//! The command line of Zerohop's agent.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::Parser;
+use dns_agent::{
+    admin,
+    agent::Agent,
+    config::{Cli, Command, Config, RunArgs, StatusArgs},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = tokio::runtime::Runtime::new()
+        .context("can't start the runtime")
+        .and_then(|runtime| match cli.command {
+            Command::Run(args) => runtime.block_on(run(*args)),
+            Command::Status(args) => runtime.block_on(status(args)),
+        });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Whoever closed the terminal doesn't want to know.
+            let _ = writeln!(io::stderr(), "dns-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Serves until told to end.
+async fn run(args: RunArgs) -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::builder()
+                .with_default_directive(tracing::Level::INFO.into())
+                .from_env()
+                .context(
+                    "RUST_LOG is not a log filter: give one such as info or dns_agent=debug",
+                )?,
+        )
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
+    let config = Config::from_args(args)?;
+    let shutdown = CancellationToken::new();
+    tokio::spawn(cancel_on_signal(shutdown.clone())?);
+    Agent::start(config).await?.run(shutdown).await
+}
+
+/// Prints what the running agent says of itself.
+async fn status(args: StatusArgs) -> anyhow::Result<()> {
+    let status = admin::client::status(args.admin.0).await?;
+    let text = if args.json {
+        serde_json::to_string_pretty(&status)? + "\n"
+    } else {
+        status.to_string()
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("can't write the status")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Cancels the token at the first SIGTERM or SIGINT.
+fn cancel_on_signal(shutdown: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        shutdown.cancel();
+    })
+}

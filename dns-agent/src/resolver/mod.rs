@@ -1,1 +1,211 @@
-//! resolver
+//! The user plane: DNS over UDP and TCP, from the same model as the kernel's
+//! tables, with upstreams for everything else.
+//!
+//! [`message::respond`] decides, without sockets or time. [`udp`] and [`tcp`]
+//! carry queries to it and replies back. [`forward`] asks upstreams, and
+//! [`response`] makes the client's answer of theirs. [`compose`] puts messages
+//! together.
+
+mod compose;
+mod counters;
+mod forward;
+pub mod message;
+mod response;
+mod tcp;
+mod udp;
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use anyhow::Context;
+use domain::base::iana::OptRcode;
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    socket::{setsockopt, sockopt},
+};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::watch,
+    task::JoinSet,
+};
+
+pub use self::counters::{Counters, Counts};
+use self::{
+    counters::bump,
+    forward::{Forwarder, NoResponse},
+    message::{Reply, Transport, respond},
+    response::UpstreamQuery,
+};
+use crate::zone::Model;
+
+/// How many connections wait to be accepted.
+const BACKLOG: u32 = 1024;
+/// How often to look for a port that is free for both UDP and TCP.
+const PORT_ATTEMPTS: usize = 16;
+
+/// Answers queries.
+#[derive(Debug)]
+pub struct Resolver {
+    /// The model of the moment; the agent's writer replaces it.
+    models: watch::Receiver<Arc<Model>>,
+    forwarder: Forwarder,
+    counters: Arc<Counters>,
+}
+
+/// Bound sockets, for UDP and TCP on the same address and port.
+#[derive(Debug)]
+pub struct Sockets {
+    address: SocketAddr,
+    udp: udp::Listener,
+    tcp: TcpListener,
+}
+
+impl Resolver {
+    /// A resolver that answers from the newest of `models` and asks `upstreams`
+    /// for names that aren't there.
+    pub fn new(models: watch::Receiver<Arc<Model>>, upstreams: Vec<SocketAddr>) -> Resolver {
+        let counters = Arc::new(Counters::default());
+        Resolver {
+            models,
+            forwarder: Forwarder::new(upstreams, counters.clone()),
+            counters,
+        }
+    }
+
+    /// What has been done so far.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Adds the tasks that serve these sockets to `tasks`, each with its name as
+    /// result. They end only when aborted.
+    pub fn serve(self: &Arc<Self>, sockets: Sockets, tasks: &mut JoinSet<&'static str>) {
+        let (resolver, udp) = (self.clone(), sockets.udp);
+        tasks.spawn(async move {
+            udp::serve(udp, resolver).await;
+            "the UDP server"
+        });
+        let (resolver, tcp) = (self.clone(), sockets.tcp);
+        tasks.spawn(async move {
+            tcp::serve(tcp, resolver).await;
+            "the TCP server"
+        });
+    }
+
+    /// The reply to a message, if it gets one.
+    pub async fn answer(&self, octets: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        let reply = self.begin(octets, transport);
+        self.finish(reply).await
+    }
+
+    /// What to do about a message, as far as that is known without waiting.
+    fn begin(&self, octets: &[u8], transport: Transport) -> Reply {
+        bump(match transport {
+            Transport::Udp => &self.counters.udp_queries,
+            Transport::Tcp => &self.counters.tcp_queries,
+        });
+        let model = self.models.borrow().clone();
+        let reply = respond(octets, &model, transport, rand::random_range(..usize::MAX));
+        match &reply {
+            Reply::Message(message) => self.counters.reply(message),
+            Reply::Ignore => bump(&self.counters.ignored),
+            Reply::Forward(_) | Reply::Chase(_) => {}
+        }
+        reply
+    }
+
+    /// Waits for what an upstream has to say, where it is asked.
+    async fn finish(&self, reply: Reply) -> Option<Vec<u8>> {
+        let message = match reply {
+            Reply::Ignore => return None,
+            Reply::Message(message) => return Some(message),
+            Reply::Forward(query) => {
+                match self.forwarder.ask(&UpstreamQuery::forwarding(&query)).await {
+                    Ok(response) => query.relay(response),
+                    Err(NoResponse::NoUpstream) => query.error(OptRcode::REFUSED),
+                    Err(NoResponse::Overloaded | NoResponse::Silence) => {
+                        query.error(OptRcode::SERVFAIL)
+                    }
+                }
+            }
+            Reply::Chase(chase) => {
+                let response = self.forwarder.ask(&UpstreamQuery::chasing(&chase)).await;
+                let model = self.models.borrow().clone();
+                match response {
+                    Err(NoResponse::Overloaded) => chase.query.error(OptRcode::SERVFAIL),
+                    response => chase.complete(
+                        response.ok().as_ref(),
+                        &model,
+                        rand::random_range(..usize::MAX),
+                    ),
+                }
+            }
+        };
+        self.counters.reply(&message);
+        Some(message)
+    }
+}
+
+/// Lets this process have as many sockets open as its hard limit allows: each
+/// waiting query and each connection needs one, and the usual soft limit of 1024
+/// is made for `select`.
+///
+/// # Errors
+/// When the system refuses.
+pub fn raise_file_limit() -> io::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}
+
+impl Sockets {
+    /// Binds an address for UDP and TCP; with port 0, to one that is free for
+    /// both.
+    ///
+    /// # Errors
+    /// When the address can't be bound; says what may be done about it.
+    pub fn bind(address: SocketAddr) -> anyhow::Result<Sockets> {
+        let attempts = if address.port() == 0 {
+            PORT_ATTEMPTS
+        } else {
+            1
+        };
+        let mut bound = Sockets::try_bind(address);
+        for _ in 1..attempts {
+            if bound.is_ok() {
+                break;
+            }
+            bound = Sockets::try_bind(address);
+        }
+        bound.with_context(|| {
+            format!(
+                "can't listen on {address}: is the address this machine's, the port free, and this process allowed to use it?"
+            )
+        })
+    }
+
+    fn try_bind(address: SocketAddr) -> io::Result<Sockets> {
+        let udp = udp::Listener::bind(address)?;
+        let address = udp.local_addr()?;
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        if address.is_ipv6() {
+            setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+        }
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(Sockets {
+            address,
+            udp,
+            tcp: socket.listen(BACKLOG)?,
+        })
+    }
+
+    /// The address bound, with its port.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,4 @@
-//! source
+//! Where Kubernetes objects come from.
+
+pub mod manifests;
+pub mod watch;

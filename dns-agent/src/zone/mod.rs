@@ -19,3 +19,6 @@ pub use model::{Answer, Apex, Below, Model, Node};
 pub use name::{Name, NameError};
 pub use record::{Rdata, Record, Rtype, Soa, Srv};
 pub use wire::{Sections, render};
+
+#[cfg(test)]
+pub(crate) mod tests;

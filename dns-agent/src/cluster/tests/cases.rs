@@ -36,7 +36,7 @@ fn every_checked_case() {
     let mut wrong = Vec::new();
     for case in &file.cases {
         let model = model(
-            &objects(&file.objects[&case.objects]),
+            &objects(file.objects[&case.objects].clone()),
             &settings(&case.flags),
         );
         let rtype = case.r#type.parse().expect("a record type");

@@ -1,19 +1,29 @@
 //! Whole models: objects in, answers out.
 
+mod aliases;
 mod cases;
+mod departures;
+mod exposure;
+mod properties;
+mod reading;
+mod reverse;
+mod services;
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::zone::{Answer, Apex, Model, Name, Rdata, Record, Rtype};
 
 use super::{Object, Objects, ZoneSettings, build};
 
 /// The objects of a JSON list, in the API's form.
-fn objects(list: &Value) -> Objects {
+fn objects(list: Value) -> Objects {
+    let Value::Array(list) = list else {
+        panic!("a list of objects: {list}");
+    };
     let mut objects = Objects::default();
-    for value in list.as_array().expect("a list of objects") {
-        objects.insert(object(value.clone()));
+    for value in list {
+        objects.insert(object(value));
     }
     objects
 }
@@ -47,8 +57,70 @@ fn model(objects: &Objects, settings: &ZoneSettings) -> Model {
     model
 }
 
-/// An answer as text, sorted: the rcode or what stands for it, then the records of
-/// the three sections, with `>` before a CNAME's target that is not ours.
+/// A Namespace.
+fn namespace(name: &str) -> Value {
+    json!({"kind": "Namespace", "metadata": {"name": name}})
+}
+
+/// A Service in the namespace `default`.
+fn service(name: &str, spec: Value) -> Value {
+    let mut service =
+        json!({"kind": "Service", "metadata": {"name": name, "namespace": "default"}});
+    service["spec"] = spec;
+    service
+}
+
+/// An EndpointSlice of a service in the namespace `default`.
+fn slice(name: &str, service: &str, endpoints: Value, ports: Value) -> Value {
+    let mut slice = json!({
+        "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {
+            "name": name, "namespace": "default",
+            "labels": {"kubernetes.io/service-name": service}
+        }
+    });
+    slice["endpoints"] = endpoints;
+    slice["ports"] = ports;
+    slice
+}
+
+/// The model of the namespace `default` with these objects in it, otherwise as
+/// the command line has it by default.
+fn default_model(list: Value) -> Model {
+    model_with(list, &ZoneSettings::default())
+}
+
+fn model_with(list: Value, settings: &ZoneSettings) -> Model {
+    let mut all = objects(list);
+    all.insert(object(namespace("default")));
+    model(&all, settings)
+}
+
+/// The data of the answer section, in order; or `NODATA`, `NXDOMAIN`, `NOT OURS`.
+/// An answer that ends outside is followed by `...`. `question` is relative to
+/// `svc.cluster.local` unless it ends with a dot.
+fn say(model: &Model, question: &str, rtype: Rtype) -> String {
+    let data = |records: &[Record]| {
+        let data: Vec<String> = records.iter().map(|record| data(&record.data)).collect();
+        data.join(", ")
+    };
+    match model.answer(&name(&absolute(question)), rtype) {
+        Answer::Data { answer, .. } => data(&answer),
+        Answer::Alias { chain, .. } => format!("{} ...", data(&chain)),
+        Answer::NoData { .. } => "NODATA".into(),
+        Answer::NxDomain { .. } => "NXDOMAIN".into(),
+        Answer::NotOurs => "NOT OURS".into(),
+    }
+}
+
+fn absolute(question: &str) -> String {
+    match question.ends_with('.') {
+        true => question.into(),
+        false => format!("{question}.svc.cluster.local."),
+    }
+}
+
+/// An answer as text, the records of each section sorted.
 #[derive(Debug, PartialEq, Eq)]
 struct Reply {
     rcode: &'static str,
@@ -81,8 +153,11 @@ fn sorted(records: impl Iterator<Item = String>) -> Vec<String> {
 
 /// A record as a line of a zone file.
 fn text(record: &Record) -> String {
-    let Record { owner, ttl, data } = record;
-    let data = match data {
+    format!("{} {} IN {}", record.owner, record.ttl, data(&record.data))
+}
+
+fn data(data: &Rdata) -> String {
+    match data {
         Rdata::A(address) => format!("A {address}"),
         Rdata::Aaaa(address) => format!("AAAA {address}"),
         Rdata::Cname(name) => format!("CNAME {name}"),
@@ -97,8 +172,7 @@ fn text(record: &Record) -> String {
             srv.priority, srv.weight, srv.port, srv.target
         ),
         Rdata::Txt(text) => format!("TXT {:?}", String::from_utf8_lossy(text)),
-    };
-    format!("{owner} {ttl} IN {data}")
+    }
 }
 
 fn soa(apex: &Apex) -> String {

@@ -1,0 +1,135 @@
+//! The one task that publishes.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use crate::{
+    admin::status::{Board, ZoneStatus},
+    cluster::{self, Objects, Problem, ZoneSettings},
+    config::Config,
+    zone::Model,
+};
+
+/// Builds models of objects and publishes them.
+#[derive(Debug)]
+pub(super) struct Writer {
+    settings: ZoneSettings,
+    /// The objects of the published model.
+    objects: Objects,
+    /// What is wrong with them; said once each.
+    problems: BTreeSet<Problem>,
+    models: watch::Sender<Arc<Model>>,
+    /// How often to show that this task still works.
+    interval: Duration,
+}
+
+impl Writer {
+    /// Publishes a first model, and gives the resolver's end of it.
+    pub(super) fn new(config: &Config, objects: Objects) -> (Writer, watch::Receiver<Arc<Model>>) {
+        let (model, problems) = cluster::build(&objects, &config.zone, serial_after(0));
+        let (models, receiver) = watch::channel(Arc::new(model));
+        let mut writer = Writer {
+            settings: config.zone.clone(),
+            objects,
+            problems: BTreeSet::new(),
+            models,
+            interval: config.stale_after / 4,
+        };
+        writer.note(problems);
+        (writer, receiver)
+    }
+
+    /// Publishes what is loaded, until nobody is left who loads.
+    pub(super) fn run(mut self, loaded: &Receiver<Objects>, board: &Board) {
+        loop {
+            match loaded.recv_timeout(self.interval) {
+                Ok(objects) => {
+                    self.publish(objects);
+                    self.show(board);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Publishes a model of these objects, if they are others than before.
+    fn publish(&mut self, objects: Objects) {
+        if is_same(&objects, &self.objects) {
+            debug!("loaded again, and nothing changed");
+            return;
+        }
+        let serial = serial_after(self.models.borrow().serial());
+        let (model, problems) = cluster::build(&objects, &self.settings, serial);
+        self.note(problems);
+        self.objects = objects;
+        self.models.send_replace(Arc::new(model));
+        info!(serial, "published the changed objects");
+    }
+
+    /// Says what is wrong with objects, if it has not been said before.
+    fn note(&mut self, problems: Vec<Problem>) {
+        let problems: BTreeSet<_> = problems.into_iter().collect();
+        for problem in problems.difference(&self.problems) {
+            warn!("{problem}; it is left out");
+        }
+        self.problems = problems;
+    }
+
+    /// Puts up what is published.
+    pub(super) fn show(&self, board: &Board) {
+        let model = self.models.borrow().clone();
+        let zones = model
+            .zones()
+            .iter()
+            .map(|zone| ZoneStatus {
+                name: zone.name.to_string(),
+                serial: zone.soa.serial,
+            })
+            .collect();
+        let names = model.nodes().count();
+        let problems = self.problems.iter().map(ToString::to_string).collect();
+        board.update(|status| {
+            status.zones = zones;
+            status.names = names;
+            status.source.problems = problems;
+        });
+    }
+}
+
+/// The serial of a change: the time of day in Unix seconds, and more than the one
+/// before.
+fn serial_after(previous: u32) -> u32 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    u32::try_from(now)
+        .unwrap_or(u32::MAX)
+        .max(previous.saturating_add(1))
+}
+
+/// Whether the same model would come of both.
+fn is_same(a: &Objects, b: &Objects) -> bool {
+    let Objects {
+        namespaces,
+        services,
+        endpoint_slices,
+        pods,
+        namespaces_known,
+    } = a;
+    *namespaces == b.namespaces
+        && *services == b.services
+        && *endpoint_slices == b.endpoint_slices
+        && *pods == b.pods
+        && *namespaces_known == b.namespaces_known
+}

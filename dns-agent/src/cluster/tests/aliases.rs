@@ -1,0 +1,123 @@
+//! Services of type ExternalName (dns-rules.md, section 1, rule 7).
+
+use serde_json::json;
+
+use crate::cluster::ZoneSettings;
+use crate::zone::{Answer, Model, Rtype};
+
+use super::{build, default_model, name, namespace, object, objects, say, service, slice};
+
+fn aliases() -> Model {
+    let external = |target: &str| json!({"type": "ExternalName", "externalName": target});
+    let mut list = vec![
+        service("web", json!({"clusterIP": "10.0.0.1"})),
+        service("out", external("www.example.org")),
+        service("in", external("web.default.svc.cluster.local.")),
+        service("in-out", external("out.default.svc.cluster.local")),
+        service("gone", external("nothing.default.svc.cluster.local")),
+        service("self", external("self.default.svc.cluster.local")),
+        service("ping", external("pong.default.svc.cluster.local")),
+        service("pong", external("ping.default.svc.cluster.local")),
+        service("pod", external("1-2-3-4.default.pod.cluster.local")),
+        slice(
+            "out-a",
+            "out",
+            json!([{"addresses": ["172.0.0.1"], "hostname": "ep"}]),
+            json!([]),
+        ),
+        service("link0", external("web.default.svc.cluster.local")),
+    ];
+    list.extend((1..=10).map(|link| {
+        let target = format!("link{}.default.svc.cluster.local", link - 1);
+        service(&format!("link{link}"), external(&target))
+    }));
+    default_model(json!(list))
+}
+
+#[test]
+fn an_external_name_leads_out() {
+    let model = aliases();
+    for rtype in [Rtype::A, Rtype::AAAA] {
+        assert_eq!(
+            say(&model, "out.default", rtype),
+            "CNAME www.example.org. ..."
+        );
+    }
+    assert_eq!(
+        say(&model, "out.default", Rtype::CNAME),
+        "CNAME www.example.org."
+    );
+    for rtype in [Rtype::SRV, Rtype::TXT, Rtype::ANY] {
+        assert_eq!(say(&model, "out.default", rtype), "NODATA");
+    }
+    for name in ["ep.out.default", "_http._tcp.out.default"] {
+        assert_eq!(say(&model, name, Rtype::CNAME), "NXDOMAIN");
+    }
+    let Answer::Alias { chain, target } =
+        model.answer(&name("in-out.default.svc.cluster.local"), Rtype::AAAA)
+    else {
+        panic!("an alias that leaves the zone");
+    };
+    assert_eq!(chain.len(), 2);
+    assert_eq!(target, name("www.example.org"));
+}
+
+#[test]
+fn an_external_name_is_followed_inside() {
+    let model = aliases();
+    assert_eq!(
+        say(&model, "in.default", Rtype::A),
+        "CNAME web.default.svc.cluster.local., A 10.0.0.1"
+    );
+    assert_eq!(say(&model, "in.default", Rtype::AAAA), "NODATA");
+    assert_eq!(say(&model, "gone.default", Rtype::A), "NODATA");
+    assert_eq!(
+        say(&model, "gone.default", Rtype::CNAME),
+        "CNAME nothing.default.svc.cluster.local."
+    );
+    assert_eq!(
+        say(&model, "pod.default", Rtype::A),
+        "CNAME 1-2-3-4.default.pod.cluster.local., A 1.2.3.4"
+    );
+}
+
+#[test]
+fn at_most_ten_links_and_no_loops() {
+    let model = aliases();
+    for name in ["self.default", "ping.default", "pong.default"] {
+        assert_eq!(say(&model, name, Rtype::A), "NODATA", "{name}");
+    }
+    // link9 is ten links away from the address, link10 eleven.
+    let ten = say(&model, "link9.default", Rtype::A);
+    assert_eq!(ten.matches("CNAME").count(), 10);
+    assert!(ten.ends_with(", A 10.0.0.1"));
+    assert_eq!(say(&model, "link10.default", Rtype::A), "NODATA");
+}
+
+#[test]
+fn a_target_that_is_no_name_is_a_problem() {
+    for (target, reason) in [
+        (
+            "10.0.0.1",
+            "spec.externalName: \"10.0.0.1\" is an address; an alias needs a domain name",
+        ),
+        (
+            "a..b",
+            "spec.externalName: \"a..b\": a label must not be empty",
+        ),
+    ] {
+        let mut all = objects(json!([
+            service(
+                "bad",
+                json!({"type": "ExternalName", "externalName": target})
+            ),
+            service("web", json!({"clusterIP": "10.0.0.1"})),
+        ]));
+        all.insert(object(namespace("default")));
+        let (model, problems) = build(&all, &ZoneSettings::default(), 3);
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(problems, [format!("Service default/bad: {reason}")]);
+        assert_eq!(say(&model, "bad.default", Rtype::A), "NXDOMAIN");
+        assert_eq!(say(&model, "web.default", Rtype::A), "A 10.0.0.1");
+    }
+}

@@ -1,0 +1,107 @@
+//! Where CoreDNS is wrong and we are not: dns-rules.md, section 3.
+
+use serde_json::json;
+
+use crate::cluster::{PodMode, ZoneSettings};
+use crate::zone::{Model, Rtype};
+
+use super::{model_with, say, service, slice};
+
+fn cluster(pods: PodMode) -> Model {
+    let settings = ZoneSettings {
+        pods,
+        reverse: vec!["10.0.0.0/16".parse().unwrap()],
+        ..ZoneSettings::default()
+    };
+    let http = json!([{"name": "http", "port": 80}]);
+    let list = json!([
+        service("web", json!({"clusterIP": "10.0.0.1", "ports": http})),
+        service("db", json!({"clusterIP": "None"})),
+        slice("a", "db", json!([{"addresses": ["172.0.0.1"], "hostname": "ep"}]), http),
+        {"kind": "Pod", "metadata": {"name": "p", "namespace": "default"}, "status": {"podIP": "10.1.0.1"}},
+    ]);
+    model_with(list, &settings)
+}
+
+#[test]
+fn an_existing_name_is_never_nxdomain() {
+    for pods in [PodMode::Disabled, PodMode::Insecure, PodMode::Verified] {
+        let model = cluster(pods);
+        for name in [
+            "cluster.local.",
+            "svc.cluster.local.",
+            "pod.cluster.local.",
+            "default",
+            "dns.cluster.local.",
+            "ns.dns.cluster.local.",
+            "dns-version.cluster.local.",
+            "web.default",
+            "_tcp.web.default",
+            "_http._tcp.web.default",
+            "_tcp.db.default",
+            "ep.db.default",
+            "0.10.in-addr.arpa.",
+            "0.0.10.in-addr.arpa.",
+            "1.0.0.10.in-addr.arpa.",
+            "dns.0.10.in-addr.arpa.",
+            "ns.dns.0.10.in-addr.arpa.",
+            "dns-version.0.10.in-addr.arpa.",
+        ] {
+            for rtype in [Rtype::HINFO, Rtype::MX, Rtype::ANY, Rtype::from_int(65280)] {
+                assert_eq!(say(&model, name, rtype), "NODATA", "{name} {rtype}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_name_with_something_below_it_exists() {
+    let model = cluster(PodMode::Insecure);
+    assert_eq!(say(&model, "_tcp.web.default", Rtype::SRV), "NODATA");
+    assert_eq!(say(&model, "_udp.web.default", Rtype::SRV), "NXDOMAIN");
+    assert_eq!(say(&model, "0.0.10.in-addr.arpa.", Rtype::PTR), "NODATA");
+    assert_eq!(say(&model, "1.0.10.in-addr.arpa.", Rtype::PTR), "NXDOMAIN");
+    assert_eq!(say(&model, "1.0.0.10.in-addr.arpa.", Rtype::A), "NODATA");
+}
+
+#[test]
+fn soa_of_a_name_that_does_not_exist() {
+    let model = cluster(PodMode::Insecure);
+    for name in [
+        "ghost.default",
+        "ghost",
+        "ghost.cluster.local.",
+        "7.0.0.10.in-addr.arpa.",
+    ] {
+        assert_eq!(say(&model, name, Rtype::SOA), "NXDOMAIN", "{name}");
+    }
+    assert_eq!(say(&model, "web.default", Rtype::SOA), "NODATA");
+}
+
+#[test]
+fn labels_in_front_of_a_pods_address() {
+    for pods in [PodMode::Insecure, PodMode::Verified] {
+        let model = cluster(pods);
+        assert_eq!(
+            say(&model, "10-1-0-1.default.pod.cluster.local.", Rtype::A),
+            "A 10.1.0.1"
+        );
+        for front in ["x", "_http._tcp"] {
+            let name = format!("{front}.10-1-0-1.default.pod.cluster.local.");
+            assert_eq!(say(&model, &name, Rtype::A), "NXDOMAIN", "{name}");
+        }
+    }
+}
+
+#[test]
+fn targets_are_in_lower_case_whatever_the_query() {
+    let model = cluster(PodMode::Insecure);
+    assert_eq!(
+        say(
+            &model,
+            "_HTTP._TCP.WEB.Default.svc.Cluster.Local.",
+            Rtype::SRV
+        ),
+        "SRV 0 100 80 web.default.svc.cluster.local."
+    );
+}

@@ -1,0 +1,362 @@
+//! Which names exist at all: namespaces, pods, apexes, several domains
+//! (dns-rules.md, section 1, rules 2, 9 and 11).
+
+use serde_json::json;
+
+use crate::cluster::{Objects, PodMode, ZoneSettings};
+use crate::zone::{Model, Rtype};
+
+use super::{
+    ask, build, default_model, model, model_with, name, namespace, object, objects, say, service,
+};
+
+fn pod(name: &str, addresses: &[&str], status: &str) -> serde_json::Value {
+    let addresses: Vec<_> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
+    json!({
+        "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+        "status": {"phase": status, "podIPs": addresses}
+    })
+}
+
+fn with_pods(pods: PodMode) -> Model {
+    let settings = ZoneSettings {
+        pods,
+        ..ZoneSettings::default()
+    };
+    let list = json!([
+        namespace("empty"),
+        pod("p", &["10.240.0.1", "fd00::1"], "Running"),
+        pod("done", &["10.240.0.2"], "Succeeded"),
+        pod("host", &["10.240.0.3"], "Pending"),
+    ]);
+    model_with(list, &settings)
+}
+
+#[test]
+fn rule_2_a_namespace_must_exist_and_be_listed() {
+    let list = json!([
+        namespace("default"), namespace("empty"), namespace("hidden"),
+        service("web", json!({"clusterIP": "10.0.0.1"})),
+        {"kind": "Service", "metadata": {"name": "web", "namespace": "hidden"}, "spec": {"clusterIP": "10.0.0.2"}},
+        {"kind": "Service", "metadata": {"name": "web", "namespace": "ghost"}, "spec": {"clusterIP": "10.0.0.3"}},
+    ]);
+    let mut settings = ZoneSettings::default();
+    let all = model(&objects(list.clone()), &settings);
+    assert_eq!(say(&all, "web.hidden", Rtype::A), "A 10.0.0.2");
+    settings.namespaces = vec!["default".into(), "empty".into(), "ghost".into()];
+    let model = model(&objects(list.clone()), &settings);
+    for (name, data) in [
+        ("web.default", "A 10.0.0.1"),
+        ("default", "NODATA"),
+        ("empty", "NODATA"),
+        ("empty.pod.cluster.local.", "NODATA"),
+        ("hidden", "NXDOMAIN"),
+        ("web.hidden", "NXDOMAIN"),
+        ("hidden.pod.cluster.local.", "NXDOMAIN"),
+        ("1-2-3-4.hidden.pod.cluster.local.", "NXDOMAIN"),
+        ("ghost", "NXDOMAIN"),
+        ("web.ghost", "NXDOMAIN"),
+        ("svc.cluster.local.", "NODATA"),
+        ("pod.cluster.local.", "NODATA"),
+        ("2.0.0.10.in-addr.arpa.", "NOT OURS"),
+    ] {
+        assert_eq!(say(&model, name, Rtype::A), data, "{name}");
+    }
+    assert_eq!(
+        say(&model, "2.0.0.10.in-addr.arpa.", Rtype::PTR),
+        "NOT OURS"
+    );
+}
+
+#[test]
+fn without_namespace_objects_all_of_them_exist() {
+    let list = json!([service("web", json!({"clusterIP": "10.0.0.1"}))]);
+    let with = |settings: &ZoneSettings| model(&objects(list.clone()), settings);
+    let open = with(&ZoneSettings::default());
+    for (name, data) in [
+        ("web.default", "A 10.0.0.1"),
+        ("default", "NODATA"),
+        ("any", "NODATA"),
+        ("web.any", "NXDOMAIN"),
+        ("x.web.any", "NXDOMAIN"),
+        ("any.pod.cluster.local.", "NODATA"),
+        ("1-2-3-4.any.pod.cluster.local.", "A 1.2.3.4"),
+        ("1-2-3-4.default.pod.cluster.local.", "A 1.2.3.4"),
+        ("blah.any.pod.cluster.local.", "NXDOMAIN"),
+        ("x.1-2-3-4.any.pod.cluster.local.", "NXDOMAIN"),
+    ] {
+        assert_eq!(say(&open, name, Rtype::A), data, "{name}");
+    }
+    let depth = |model: &Model, wanted: &str| {
+        let wanted = name(wanted);
+        let mut nodes = model.nodes();
+        nodes
+            .find(|(name, _)| **name == wanted)
+            .map(|(_, node)| node.computed_depth())
+    };
+    assert_eq!(depth(&open, "svc.cluster.local"), Some(1));
+    assert_eq!(depth(&open, "pod.cluster.local"), Some(2));
+    assert_eq!(depth(&open, "default.pod.cluster.local"), Some(1));
+
+    let disabled = with(&ZoneSettings {
+        pods: PodMode::Disabled,
+        ..ZoneSettings::default()
+    });
+    assert_eq!(
+        say(&disabled, "any.pod.cluster.local.", Rtype::A),
+        "NXDOMAIN"
+    );
+    let verified = with(&ZoneSettings {
+        pods: PodMode::Verified,
+        ..ZoneSettings::default()
+    });
+    assert_eq!(say(&verified, "any.pod.cluster.local.", Rtype::A), "NODATA");
+    assert_eq!(
+        say(&verified, "1-2-3-4.any.pod.cluster.local.", Rtype::A),
+        "NXDOMAIN"
+    );
+
+    // A list says which namespaces there are, even if no object does.
+    let listed = with(&ZoneSettings {
+        namespaces: vec!["other".into()],
+        ..ZoneSettings::default()
+    });
+    assert_eq!(say(&listed, "other", Rtype::A), "NODATA");
+    assert_eq!(say(&listed, "default", Rtype::A), "NXDOMAIN");
+    assert_eq!(say(&listed, "web.default", Rtype::A), "NXDOMAIN");
+}
+
+#[test]
+fn rule_9_pods_disabled() {
+    let model = with_pods(PodMode::Disabled);
+    assert_eq!(say(&model, "pod.cluster.local.", Rtype::A), "NODATA");
+    assert_eq!(
+        say(&model, "default.pod.cluster.local.", Rtype::A),
+        "NXDOMAIN"
+    );
+    assert_eq!(
+        say(&model, "10-240-0-1.default.pod.cluster.local.", Rtype::A),
+        "NXDOMAIN"
+    );
+}
+
+#[test]
+fn rule_9_pods_insecure() {
+    let model = with_pods(PodMode::Insecure);
+    for (question, rtype, data) in [
+        ("9-8-7-6.default", Rtype::A, "A 9.8.7.6"),
+        ("9-8-7-6.default", Rtype::AAAA, "NODATA"),
+        ("9-8-7-6.empty", Rtype::A, "A 9.8.7.6"),
+        ("9-8-7-6.ghost", Rtype::A, "NXDOMAIN"),
+        ("fd00--2.default", Rtype::AAAA, "AAAA fd00::2"),
+        ("FD00--2.default", Rtype::AAAA, "AAAA fd00::2"),
+        ("9-8-7-256.default", Rtype::A, "NXDOMAIN"),
+        ("9-8-7.default", Rtype::A, "NXDOMAIN"),
+        (
+            "9-8-7-6.default",
+            Rtype::SRV,
+            "SRV 0 100 0 9-8-7-6.default.pod.cluster.local.",
+        ),
+        ("9-8-7-6.default", Rtype::TXT, "NODATA"),
+    ] {
+        let question = format!("{question}.pod.cluster.local.");
+        assert_eq!(say(&model, &question, rtype), data, "{question} {rtype}");
+    }
+    assert_eq!(
+        ask(&model, "9-8-7-6.default.pod.cluster.local", Rtype::SRV).additional,
+        ["9-8-7-6.default.pod.cluster.local. 5 IN A 9.8.7.6"]
+    );
+    let computed: Vec<String> = model
+        .nodes()
+        .filter(|(_, node)| node.below_is_computed())
+        .map(|(name, _)| name.to_string())
+        .collect();
+    assert_eq!(computed.len(), 2, "{computed:?}");
+    assert!(computed.contains(&"default.pod.cluster.local.".into()));
+}
+
+#[test]
+fn rule_9_pods_verified() {
+    let model = with_pods(PodMode::Verified);
+    for (question, rtype, data) in [
+        ("10-240-0-1.default", Rtype::A, "A 10.240.0.1"),
+        ("fd00--1.default", Rtype::AAAA, "AAAA fd00::1"),
+        ("10-240-0-3.default", Rtype::A, "A 10.240.0.3"),
+        ("10-240-0-2.default", Rtype::A, "NXDOMAIN"),
+        ("10-240-0-1.empty", Rtype::A, "NXDOMAIN"),
+        ("9-8-7-6.default", Rtype::A, "NXDOMAIN"),
+        (
+            "10-240-0-1.default",
+            Rtype::SRV,
+            "SRV 0 100 0 10-240-0-1.default.pod.cluster.local.",
+        ),
+    ] {
+        let question = format!("{question}.pod.cluster.local.");
+        assert_eq!(say(&model, &question, rtype), data, "{question} {rtype}");
+    }
+    assert!(model.nodes().all(|(_, node)| !node.below_is_computed()));
+}
+
+#[test]
+fn rule_11_the_apex() {
+    let settings = ZoneSettings {
+        ttl: 3600,
+        ..ZoneSettings::default()
+    };
+    let model = model_with(json!([]), &settings);
+    let apex = |rtype| ask(&model, "cluster.local", rtype);
+    // The SOA's own TTL is 300 at most, also in a negative answer.
+    let soa = "cluster.local. 300 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. \
+               3 7200 1800 86400 3600";
+    assert_eq!(apex(Rtype::SOA).answer, [soa]);
+    assert_eq!(apex(Rtype::A).authority, [soa]);
+    assert_eq!(
+        apex(Rtype::NS).answer,
+        ["cluster.local. 3600 IN NS ns.dns.cluster.local."]
+    );
+    assert_eq!(apex(Rtype::NS).additional, [""; 0]);
+    assert_eq!(
+        ask(&model, "dns-version.cluster.local", Rtype::TXT).answer,
+        ["dns-version.cluster.local. 28800 IN TXT \"1.1.0\""]
+    );
+    assert_eq!(say(&model, "ns.dns.cluster.local.", Rtype::A), "NODATA");
+    assert_eq!(model.serial(), 3);
+}
+
+#[test]
+fn rule_11_the_name_server_has_the_addresses_it_is_given() {
+    let settings = ZoneSettings {
+        name_server_addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        reverse: vec!["10.0.0.0/16".parse().unwrap()],
+        ..ZoneSettings::default()
+    };
+    let model = model_with(json!([]), &settings);
+    assert_eq!(
+        say(&model, "ns.dns.cluster.local.", Rtype::A),
+        "A 192.0.2.1"
+    );
+    assert_eq!(
+        say(&model, "ns.dns.cluster.local.", Rtype::AAAA),
+        "AAAA 2001:db8::1"
+    );
+    assert_eq!(
+        say(&model, "ns.dns.0.10.in-addr.arpa.", Rtype::A),
+        "A 192.0.2.1"
+    );
+    assert_eq!(
+        ask(&model, "cluster.local", Rtype::NS).additional,
+        [
+            "ns.dns.cluster.local. 5 IN A 192.0.2.1",
+            "ns.dns.cluster.local. 5 IN AAAA 2001:db8::1"
+        ]
+    );
+}
+
+#[test]
+fn every_cluster_domain_has_all_names_and_ptr_names_the_first() {
+    let settings = ZoneSettings {
+        cluster_domains: vec![
+            name("cluster.local"),
+            name("a.b.cluster.local"),
+            name("k8s.example"),
+        ],
+        ..ZoneSettings::default()
+    };
+    let model = model_with(
+        json!([service("web", json!({"clusterIP": "10.0.0.1"}))]),
+        &settings,
+    );
+    for domain in ["cluster.local.", "a.b.cluster.local.", "k8s.example."] {
+        assert_eq!(
+            say(&model, &format!("web.default.svc.{domain}"), Rtype::A),
+            "A 10.0.0.1"
+        );
+        let gone = ask(&model, &format!("x.svc.{domain}"), Rtype::A);
+        assert!(gone.authority[0].starts_with(domain), "{gone:?}");
+    }
+    // Between the outer zone and the inner one.
+    assert_eq!(say(&model, "b.cluster.local.", Rtype::A), "NODATA");
+    assert_eq!(say(&model, "example.", Rtype::A), "NOT OURS");
+    assert_eq!(
+        say(&model, "1.0.0.10.in-addr.arpa.", Rtype::PTR),
+        "PTR web.default.svc.cluster.local."
+    );
+    let lengths: Vec<usize> = model
+        .zones()
+        .iter()
+        .map(|zone| zone.name.wire().len())
+        .collect();
+    assert!(lengths.is_sorted_by(|a, b| a >= b));
+}
+
+#[test]
+fn names_that_cannot_be_are_problems_and_the_rest_is_built() {
+    let long = "n".repeat(64);
+    let all = objects(json!([
+        namespace("default"),
+        namespace("not.one"),
+        service(&long, json!({"clusterIP": "10.0.0.1"})),
+        service("pending", json!({"type": "ClusterIP"})),
+        service("web", json!({"clusterIP": "10.0.0.2"})),
+        super::slice(
+            "a",
+            "web",
+            json!([{"addresses": ["172.0.0.1"], "hostname": "a.b"}]),
+            json!([])
+        ),
+    ]));
+    let settings = ZoneSettings {
+        cluster_domains: vec![name("cluster.local"), name(&vec!["aaaaa"; 42].join("."))],
+        ..ZoneSettings::default()
+    };
+    let (model, problems) = build(&all, &settings, 3);
+    let of = |kind: &str| {
+        problems
+            .iter()
+            .find(|problem| problem.kind == kind)
+            .unwrap()
+            .to_string()
+    };
+    assert_eq!(
+        of("Namespace"),
+        "Namespace not.one: metadata.name: \"not.one\" is not a label of a domain name"
+    );
+    assert_eq!(
+        of("EndpointSlice"),
+        "EndpointSlice default/a: endpoints: \"a.b\" is not a label of a domain name"
+    );
+    let services: Vec<&str> = problems
+        .iter()
+        .filter(|problem| problem.kind == "Service")
+        .map(|problem| problem.field.as_str())
+        .collect();
+    assert!(services.contains(&"metadata.name") && services.contains(&"spec.clusterIP"));
+    assert_eq!(say(&model, "web.default", Rtype::A), "A 10.0.0.2");
+}
+
+#[test]
+fn a_domain_too_long_for_its_names_is_a_problem() {
+    let settings = ZoneSettings {
+        cluster_domains: vec![name(&vec!["aaaaa"; 42].join(".")), name("cluster.local")],
+        ..ZoneSettings::default()
+    };
+    let (model, problems) = build(&Objects::default(), &settings, 3);
+    assert_eq!(problems.len(), 1);
+    assert_eq!(problems[0].kind, "cluster domain");
+    assert_eq!(model.zones().len(), 1);
+}
+
+#[test]
+fn an_object_replaces_the_one_before() {
+    let mut all = objects(json!([service("web", json!({"clusterIP": "10.0.0.1"}))]));
+    all.insert(object(service("web", json!({"clusterIP": "10.0.0.2"}))));
+    assert_eq!(
+        say(
+            &model(&all, &ZoneSettings::default()),
+            "web.default",
+            Rtype::A
+        ),
+        "A 10.0.0.2"
+    );
+    assert_eq!(default_model(json!([])).zones().len(), 1);
+}

@@ -1,0 +1,281 @@
+use super::*;
+use crate::{cluster::PodMode, zone::Name};
+
+/// The configuration of a `run` command line, or its error in full.
+fn run(arguments: &[&str]) -> Result<Config, String> {
+    let line = ["dns-agent", "run"].iter().chain(arguments);
+    let cli = Cli::try_parse_from(line).map_err(|error| error.to_string())?;
+    let Command::Run(args) = cli.command else {
+        panic!("not a run command")
+    };
+    Config::from_args(*args).map_err(|error| format!("{error:#}"))
+}
+
+#[track_caller]
+fn refused(arguments: &[&str], reasons: &[&str]) {
+    let error = run(arguments).expect_err("accepted");
+    for reason in reasons {
+        assert!(error.contains(reason), "no {reason:?} in: {error}");
+    }
+}
+
+#[test]
+fn defaults() {
+    let config = run(&["--manifests", "objects"]).unwrap();
+    assert_eq!(config.manifests, Path::new("objects"));
+    assert_eq!(
+        config.zone.cluster_domains,
+        [Name::parse("cluster.local").unwrap()]
+    );
+    assert_eq!(config.zone.ttl, 5);
+    assert!(matches!(config.zone.pods, PodMode::Insecure));
+    assert!(config.zone.namespaces.is_empty() && config.zone.reverse.is_empty());
+    assert_eq!(config.admin, "127.0.0.1:9153".parse().unwrap());
+    assert_eq!(config.stale_after, Duration::from_secs(10));
+    assert_eq!(config.capacity, None);
+    assert!(config.interfaces.is_empty() && config.serve.is_empty() && config.listen.is_empty());
+}
+
+#[test]
+fn every_flag() {
+    let config = run(&[
+        "--manifests=objects",
+        "--cluster-domain",
+        "a.example",
+        "--cluster-domain",
+        "b.example.",
+        "--reverse",
+        "10.96.0.1/12",
+        "--reverse",
+        "fd00::/64",
+        "--ttl",
+        "0",
+        "--pods",
+        "verified",
+        "--namespace",
+        "one",
+        "--namespace",
+        "two",
+        "--interface",
+        "veth*",
+        "--interface",
+        "eth0=xdp-generic",
+        "--interface",
+        "lo=tc",
+        "--interface",
+        "eth1=xdp",
+        "--interface",
+        "pods=auto",
+        "--allow",
+        "10.0.0.0/8",
+        "--serve",
+        "10.96.0.10",
+        "--serve",
+        "10.96.0.10:5353",
+        "--serve",
+        "fd00::a",
+        "--serve",
+        "[fd00::a]",
+        "--serve",
+        "[fd00::a]:5353",
+        "--listen",
+        "[::1]:53",
+        "--listen",
+        "127.0.0.1:0",
+        "--upstream",
+        "192.0.2.1",
+        "--admin",
+        "0.0.0.0:80",
+        "--stale-after",
+        "1m30s",
+        "--capacity",
+        "1000",
+    ])
+    .unwrap();
+    assert_eq!(config.zone.cluster_domains.len(), 2);
+    assert_eq!(
+        config.zone.reverse,
+        [
+            "10.96.0.0/12".parse::<IpNet>().unwrap(),
+            "fd00::/64".parse().unwrap()
+        ]
+    );
+    assert_eq!(config.zone.ttl, 0);
+    assert!(matches!(config.zone.pods, PodMode::Verified));
+    assert_eq!(config.zone.namespaces, ["one", "two"]);
+    let hooks: Vec<_> = config
+        .interfaces
+        .iter()
+        .map(|interface| (interface.name.as_str(), interface.hook))
+        .collect();
+    assert_eq!(
+        hooks,
+        [
+            ("veth*", Hook::Auto),
+            ("eth0", Hook::XdpGeneric),
+            ("lo", Hook::Tc),
+            ("eth1", Hook::Xdp),
+            ("pods", Hook::Auto)
+        ]
+    );
+    let serve: Vec<_> = config.serve.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        serve,
+        [
+            "10.96.0.10:53",
+            "10.96.0.10:5353",
+            "[fd00::a]:53",
+            "[fd00::a]:53",
+            "[fd00::a]:5353"
+        ]
+    );
+    assert_eq!(
+        config.listen,
+        ["[::1]:53".parse().unwrap(), "127.0.0.1:0".parse().unwrap()]
+    );
+    assert_eq!(config.upstreams, ["192.0.2.1:53".parse().unwrap()]);
+    assert_eq!(config.stale_after, Duration::from_secs(90));
+    assert_eq!(config.capacity, Some(1000));
+}
+
+#[test]
+fn wrong_values_are_refused_with_advice() {
+    refused(&["--ttl", "3601"], &["--ttl", "from 0 to 3600"]);
+    refused(&["--ttl=-1"], &["--ttl"]);
+    refused(
+        &["--pods", "maybe"],
+        &["--pods", "disabled, insecure, verified"],
+    );
+    refused(&["--reverse", "10.0.0.0"], &["--reverse", "ADDRESS/PREFIX"]);
+    refused(
+        &["--interface", "eth0=dpdk"],
+        &["--interface", "auto, xdp, xdp-generic or tc"],
+    );
+    refused(&["--interface", "=tc"], &["name is missing"]);
+    refused(&["--listen", "127.0.0.1"], &["--listen", "IP:PORT"]);
+    refused(&["--listen", "::1:53:99999"], &["[::1]:53"]);
+    refused(
+        &["--upstream", "dns.example"],
+        &["--upstream", "IP or IP:PORT"],
+    );
+    refused(&["--serve", "0.0.0.0"], &["no single server"]);
+    refused(&["--stale-after", "0s"], &["from 1s to 1h"]);
+    refused(&["--stale-after", "soon"], &["10s or 1m30s"]);
+    refused(&["--namespace", "Prod"], &["a-z, 0-9 and -"]);
+    refused(&["--namespace=-a"], &["a-z, 0-9 and -"]);
+    refused(&["--cluster-domain", "."], &["the root"]);
+    refused(&["--cluster-domain", "a..b"], &["not a domain name"]);
+    refused(&["--capacity", "0"], &["1 or more"]);
+}
+
+#[test]
+fn combinations_are_checked() {
+    refused(&[], &["--manifests PATH"]);
+    refused(
+        &["--manifests", "m", "--interface", "eth0"],
+        &["--interface needs --serve"],
+    );
+    refused(
+        &[
+            "--manifests",
+            "m",
+            "--serve",
+            "10.0.0.1",
+            "--interface",
+            "a",
+            "--interface",
+            "a=tc",
+        ],
+        &["a is given twice"],
+    );
+}
+
+#[test]
+fn served_addresses_without_an_interface_are_no_error() {
+    let config = run(&["--manifests", "m", "--serve", "10.0.0.1"]).unwrap();
+    assert!(config.interfaces.is_empty());
+}
+
+#[test]
+fn a_file_holds_every_setting_and_flags_win() {
+    let file = Settings::parse(
+        "manifests: objects\n\
+         cluster-domain: [a.example]\n\
+         reverse: [10.0.0.0/8]\n\
+         ttl: 30\n\
+         pods: disabled\n\
+         namespace: [one, two]\n\
+         interface: [eth0=tc]\n\
+         allow: [10.0.0.0/8]\n\
+         serve: [10.0.0.10]\n\
+         listen: ['[::1]:53', 127.0.0.1:53]\n\
+         upstream: [192.0.2.1]\n\
+         admin: 127.0.0.1:1\n\
+         stale-after: 20s\n\
+         capacity: 7\n",
+    )
+    .unwrap();
+    let flags = Settings {
+        ttl: Some(Ttl(1)),
+        namespace: Some(vec![NamespaceName("three".to_owned())]),
+        ..Settings::default()
+    };
+    let config = Config::new(flags.or(file)).unwrap();
+    assert_eq!(config.manifests, Path::new("objects"));
+    assert_eq!(
+        config.zone.cluster_domains,
+        [Name::parse("a.example").unwrap()]
+    );
+    assert_eq!(
+        config.zone.reverse,
+        ["10.0.0.0/8".parse::<IpNet>().unwrap()]
+    );
+    assert_eq!(config.zone.ttl, 1);
+    assert!(matches!(config.zone.pods, PodMode::Disabled));
+    assert_eq!(config.zone.namespaces, ["three"]);
+    assert_eq!(
+        config.interfaces,
+        [Interface {
+            name: "eth0".to_owned(),
+            hook: Hook::Tc
+        }]
+    );
+    assert_eq!(config.allow, ["10.0.0.0/8".parse::<IpNet>().unwrap()]);
+    assert_eq!(config.serve, ["10.0.0.10:53".parse().unwrap()]);
+    assert_eq!(config.listen.len(), 2);
+    assert_eq!(config.upstreams, ["192.0.2.1:53".parse().unwrap()]);
+    assert_eq!(config.admin, "127.0.0.1:1".parse().unwrap());
+    assert_eq!(config.stale_after, Duration::from_secs(20));
+    assert_eq!(config.capacity, Some(7));
+}
+
+#[test]
+fn errors_in_a_file_name_the_line() {
+    #[track_caller]
+    fn check(text: &str, reasons: &[&str]) {
+        let error = format!("{:#}", Settings::parse(text).expect_err("accepted"));
+        for reason in reasons {
+            assert!(error.contains(reason), "no {reason:?} in: {error}");
+        }
+    }
+    check(
+        "ttl: 5\ncluster_domain: [a]\n",
+        &["cluster_domain", "cluster-domain", "line 2"],
+    );
+    check("ttl: 5\npods: maybe\n", &["maybe", "line 2"]);
+    check(
+        "listen:\n- 127.0.0.1:53\n- 127.0.0.1\n",
+        &["IP:PORT", "line 3"],
+    );
+    check("ttl: 5\nttl: 6\n", &["line 2"]);
+    check("upstream: 192.0.2.1\n", &["sequence", "line 1"]);
+    check("manifests: [\n", &["line"]);
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    refused(
+        &["--config", "/nonexistent/agent.yaml"],
+        &["/nonexistent/agent.yaml", "can't read"],
+    );
+}

@@ -1,0 +1,204 @@
+//! A query taken apart, and what to do about it.
+//!
+//! [`respond`] is the whole decision: a pure function of the query's octets and
+//! the model. What needs an upstream comes back as something to ask for; sockets
+//! and time live elsewhere.
+
+use domain::base::{
+    Message,
+    iana::{Class, Opcode, OptRcode, Rtype},
+    message::Section,
+};
+
+use super::compose::{self, AUTHORITATIVE};
+use crate::zone::{Answer, Model, Name, Record, render};
+
+/// What to do about a query.
+#[derive(Debug)]
+pub enum Reply {
+    /// Send this message.
+    Message(Vec<u8>),
+    /// The name is not ours: ask an upstream and relay what it says.
+    Forward(Query),
+    /// An alias leads out of our zones: ask an upstream for its target.
+    Chase(Chase),
+    /// This is no query: say nothing.
+    Ignore,
+}
+
+/// An alias to be completed with an upstream's answer.
+#[derive(Debug)]
+pub struct Chase {
+    /// The query that led here.
+    pub query: Query,
+    /// The links inside our zones, in order.
+    pub chain: Vec<Record>,
+    /// Where the last link leads.
+    pub target: Name,
+}
+
+/// How a query came, and so how long its reply may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Datagrams: 512 octets, or what EDNS offers.
+    Udp,
+    /// Streams: 65535 octets.
+    Tcp,
+}
+
+/// A well-formed query of one question.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// The message ID, to be repeated.
+    pub(super) id: u16,
+    /// The header's second word as it came.
+    pub(super) flags: u16,
+    /// The question's octets as they came, in the client's casing.
+    pub(super) question: Box<[u8]>,
+    /// The name asked for, in lower case.
+    pub(super) name: Name,
+    /// The type asked for.
+    pub(super) qtype: Rtype,
+    qclass: Class,
+    /// What the client said in its OPT record, if it sent one.
+    pub(super) edns: Option<Edns>,
+    /// How the query came.
+    pub(super) transport: Transport,
+}
+
+/// The fields of an OPT record (RFC 6891 section 6.1.3). Options are never
+/// looked into: none is supported.
+#[derive(Clone, Copy, Debug)]
+pub struct Edns {
+    /// The longest datagram the client takes, in octets.
+    pub size: u16,
+    /// The EDNS version the client speaks.
+    pub version: u8,
+    /// The DO bit, to be repeated.
+    pub dnssec_ok: bool,
+}
+
+/// Decides what to do about a message that came from a client.
+///
+/// `rotation` is where the circle of several addresses starts: any number will
+/// do, and a different one for each query spreads the load.
+pub fn respond(octets: &[u8], model: &Model, transport: Transport, rotation: usize) -> Reply {
+    let Ok(message) = Message::from_slice(octets) else {
+        return Reply::Ignore;
+    };
+    if message.header().qr() {
+        return Reply::Ignore;
+    }
+    let query = match Query::parse(message, transport) {
+        Ok(query) => query,
+        Err(rcode) => return Reply::Message(compose::header_only(message.header(), rcode)),
+    };
+    if let Some(rcode) = query.refusal() {
+        return Reply::Message(query.error(rcode));
+    }
+
+    let answer = model.answer(&query.name, query.qtype);
+    let rcode = match answer {
+        Answer::Data { .. } | Answer::NoData { .. } => OptRcode::NOERROR,
+        Answer::NxDomain { .. } => OptRcode::NXDOMAIN,
+        Answer::Alias { chain, target } => {
+            return Reply::Chase(Chase {
+                query,
+                chain,
+                target,
+            });
+        }
+        Answer::NotOurs => return Reply::Forward(query),
+    };
+    let sections = render(&query.name, &answer, model.zones(), rotation);
+    Reply::Message(query.reply(rcode, AUTHORITATIVE, &sections))
+}
+
+impl Query {
+    /// Takes a message apart.
+    ///
+    /// # Errors
+    /// The response code for a message whose question can't even be repeated.
+    fn parse(message: &Message<[u8]>, transport: Transport) -> Result<Query, OptRcode> {
+        if !matches!(message.header().opcode(), Opcode::QUERY | Opcode::NOTIFY) {
+            return Err(OptRcode::NOTIMP);
+        }
+        let counts = message.header_counts();
+        if counts.qdcount() != 1
+            || counts.ancount() > 1
+            || counts.nscount() > 1
+            || counts.arcount() > 2
+        {
+            return Err(OptRcode::FORMERR);
+        }
+
+        let octets = message.as_slice();
+        let mut questions = message.question();
+        let Some(Ok(question)) = questions.next() else {
+            return Err(OptRcode::FORMERR);
+        };
+        // Nothing stands before the question that its name could point to.
+        if question.qname().is_compressed() {
+            return Err(OptRcode::FORMERR);
+        }
+        let question_octets = &octets[compose::HEADER_LEN..questions.pos()];
+        let name_octets = &question_octets[..question_octets.len() - 4];
+        let name = Name::from_wire(name_octets).map_err(|_| OptRcode::FORMERR)?;
+
+        Ok(Query {
+            id: message.header().id(),
+            flags: u16::from_be_bytes([octets[2], octets[3]]),
+            question: question_octets.into(),
+            name,
+            qtype: question.qtype(),
+            qclass: question.qclass(),
+            edns: Edns::find(message)?,
+            transport,
+        })
+    }
+
+    /// The response code for a query that is well-formed but not for us.
+    fn refusal(&self) -> Option<OptRcode> {
+        if self.edns.is_some_and(|edns| edns.version != 0) {
+            return Some(OptRcode::BADVERS);
+        }
+        // Nobody's secondary server has anything to be notified of (RFC 1996).
+        if compose::opcode(self.flags) == Opcode::NOTIFY {
+            return Some(OptRcode::REFUSED);
+        }
+        if self.qclass != Class::IN {
+            return Some(OptRcode::REFUSED);
+        }
+        if matches!(self.qtype, Rtype::AXFR | Rtype::IXFR) {
+            return Some(OptRcode::REFUSED);
+        }
+        None
+    }
+}
+
+impl Edns {
+    /// The message's OPT record, after a walk over all its records.
+    ///
+    /// # Errors
+    /// FORMERR when a record doesn't fit the message, or an OPT record is not
+    /// the only one, not the root's, or not in the additional section.
+    fn find(message: &Message<[u8]>) -> Result<Option<Edns>, OptRcode> {
+        let mut found = None;
+        for record in message.iter() {
+            let (record, section) = record.map_err(|_| OptRcode::FORMERR)?;
+            if record.rtype() != Rtype::OPT {
+                continue;
+            }
+            if section != Section::Additional || !record.owner().is_root() || found.is_some() {
+                return Err(OptRcode::FORMERR);
+            }
+            let [_extended_rcode, version, flags, _] = record.ttl().as_secs().to_be_bytes();
+            found = Some(Edns {
+                size: record.class().to_int(),
+                version,
+                dnssec_ok: flags & 0x80 != 0,
+            });
+        }
+        Ok(found)
+    }
+}

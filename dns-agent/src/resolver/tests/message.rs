@@ -1,0 +1,297 @@
+use domain::base::iana::{OptRcode, Rcode, Rtype};
+
+use super::{TTL, model, name, opt, query, with_additional, with_edns, word};
+use crate::{
+    resolver::message::{Reply, Transport, respond},
+    zone::{Rdata, render},
+};
+
+const TC: u16 = 0x0200;
+
+/// The reply to a query that is answered at once.
+#[track_caller]
+fn reply(octets: &[u8], transport: Transport) -> Vec<u8> {
+    match respond(octets, &model(), transport, 0) {
+        Reply::Message(message) => message,
+        other => panic!("no message but {other:?}"),
+    }
+}
+
+/// Checks the response code, and that nothing is said beside the question and,
+/// if the query had one, the OPT record.
+#[track_caller]
+fn refused(octets: &[u8], rcode: OptRcode) {
+    let message = reply(octets, Transport::Udp);
+    let (low, high) = rcode.to_parts();
+    assert_eq!(Rcode::masked_from_int(message[3]), low, "{message:02x?}");
+    if high != 0 {
+        assert_eq!(message[message.len() - 6], high, "{message:02x?}");
+    }
+    assert_eq!(message[..2], octets[..2], "not the query's ID");
+    assert_eq!(
+        word(&message, 2) & 0x8480,
+        0x8000,
+        "QR, AA or RA is wrong: {message:02x?}"
+    );
+    assert_eq!([word(&message, 6), word(&message, 8)], [0, 0]);
+}
+
+#[test]
+fn an_answer_octet_by_octet() {
+    let query = with_additional(
+        query("oNe.Z", Rtype::A),
+        &opt(4096, [0, 0, 0x80, 0], &[0, 10, 0, 1, 9]),
+    );
+    let expected = [
+        &[0x12, 0x34, 0x85, 0x00, 0, 1, 0, 1, 0, 0, 0, 1][..],
+        b"\x03oNe\x01Z\0\0\x01\0\x01",
+        b"\xc0\x0c\0\x01\0\x01\0\0\0\x05\0\x04\x0a\0\0\x01",
+        &[0, 0, 0x29, 0x04, 0xd0, 0, 0, 0x80, 0, 0, 0],
+    ]
+    .concat();
+    assert_eq!(reply(&query, Transport::Udp), expected);
+    assert_eq!(reply(&query, Transport::Tcp), expected);
+}
+
+#[test]
+fn the_sections_are_the_renderers() {
+    let model = model();
+    for (text, rtype) in [
+        ("one.z", Rtype::A),
+        ("two.z", Rtype::A),
+        ("srv.z", Rtype::SRV),
+        ("one.z", Rtype::AAAA),
+        ("one.z", Rtype::ANY),
+        ("nope.z", Rtype::A),
+        ("z", Rtype::SOA),
+    ] {
+        for rotation in [0, 1, usize::MAX] {
+            let asked = query(text, rtype);
+            let Reply::Message(message) = respond(&asked, &model, Transport::Tcp, rotation) else {
+                panic!("no message for {text}");
+            };
+            let answer = model.answer(&name(text), rtype);
+            let sections = render(&name(text), &answer, model.zones(), rotation);
+            assert_eq!(message[asked.len()..], sections.bytes, "{text} {rtype}");
+            assert_eq!(
+                [word(&message, 6), word(&message, 8), word(&message, 10)],
+                [sections.answers, sections.authorities, sections.additionals]
+            );
+            let rcode = if text == "nope.z" { 3 } else { 0 };
+            assert_eq!(word(&message, 2), 0x8500 | rcode, "{text} {rtype}");
+        }
+    }
+}
+
+#[test]
+fn header_bits_are_copied_or_cleared() {
+    for (asked, answered) in [
+        (0x0000, 0x8400), // AA always
+        (0x0100, 0x8500), // RD
+        (0x0010, 0x8410), // CD
+        (0x0020, 0x8400), // AD
+        (0x0040, 0x8400), // the reserved bit
+        (0x0080, 0x8400), // RA
+        (0x0600, 0x8400), // AA and TC
+        (0x000f, 0x8400), // a response code
+    ] {
+        let mut query = query("one.z", Rtype::A);
+        query[2..4].copy_from_slice(&u16::to_be_bytes(asked));
+        assert_eq!(
+            word(&reply(&query, Transport::Udp), 2),
+            answered,
+            "{asked:04x}"
+        );
+    }
+}
+
+#[test]
+fn what_is_no_query_gets_no_reply() {
+    let mut response = query("one.z", Rtype::A);
+    response[2] |= 0x80;
+    for octets in [&[][..], &response[..11], &response] {
+        assert!(
+            matches!(respond(octets, &model(), Transport::Udp, 0), Reply::Ignore),
+            "{octets:02x?}"
+        );
+    }
+}
+
+#[test]
+fn opcodes() {
+    for opcode in 1..16 {
+        let mut query = query("one.z", Rtype::A);
+        query[2] |= opcode << 3;
+        let rcode = if opcode == 4 {
+            OptRcode::REFUSED
+        } else {
+            OptRcode::NOTIMP
+        };
+        refused(&query, rcode);
+        assert_eq!(reply(&query, Transport::Udp)[2] >> 3 & 0xf, opcode);
+    }
+}
+
+#[test]
+fn counts() {
+    for (offset, count) in [(4, 0), (4, 2), (6, 2), (8, 2), (10, 3)] {
+        let mut query = query("one.z", Rtype::A);
+        query[offset + 1] = count;
+        refused(&query, OptRcode::FORMERR);
+    }
+    // One record in the answer section, one in authority, two additional: odd,
+    // and answered.
+    let record = b"\0\0\x01\0\x01\0\0\0\0\0\x04\x01\x02\x03\x04";
+    let mut query = query("one.z", Rtype::A);
+    for offset in [7, 9, 11, 11] {
+        query[offset] += 1;
+        query.extend_from_slice(record);
+    }
+    assert_eq!(word(&reply(&query, Transport::Udp), 6), 1);
+    // The last record's data is cut short.
+    query.pop();
+    refused(&query, OptRcode::FORMERR);
+}
+
+#[test]
+fn malformed_questions() {
+    let good = query("one.z", Rtype::A);
+    for length in 12..good.len() {
+        refused(&good[..length], OptRcode::FORMERR);
+    }
+    for (label, octet) in [
+        ("a pointer", 0xc0),
+        ("label type 01", 0x40),
+        ("label type 10", 0x80),
+    ] {
+        let mut query = good.clone();
+        query[12] = octet;
+        assert_eq!(
+            Rcode::masked_from_int(reply(&query, Transport::Udp)[3]),
+            Rcode::FORMERR,
+            "{label}"
+        );
+    }
+    let long: String = "a.".repeat(128);
+    refused(&query(&long, Rtype::A), OptRcode::FORMERR);
+}
+
+#[test]
+fn octets_after_the_message_are_no_matter() {
+    let plain = reply(&query("one.z", Rtype::A), Transport::Udp);
+    let mut query = query("one.z", Rtype::A);
+    query.extend_from_slice(&[0xff; 20]);
+    assert_eq!(reply(&query, Transport::Udp), plain);
+}
+
+#[test]
+fn classes_and_transfers_are_refused() {
+    for class in [0, 2, 3, 4, 254, 255] {
+        let mut query = query("one.z", Rtype::A);
+        *query.last_mut().unwrap() = class;
+        refused(&query, OptRcode::REFUSED);
+    }
+    refused(&query("z", Rtype::AXFR), OptRcode::REFUSED);
+    refused(&query("z", Rtype::IXFR), OptRcode::REFUSED);
+    refused(&query("elsewhere.org", Rtype::AXFR), OptRcode::REFUSED);
+}
+
+#[test]
+fn edns() {
+    let plain = || query("one.z", Rtype::A);
+    let versioned = with_additional(plain(), &opt(1232, [0, 1, 0, 0], &[]));
+    refused(&versioned, OptRcode::BADVERS);
+    // Our own version, no options, no answer.
+    assert_eq!(
+        reply(&versioned, Transport::Udp)[23..],
+        [0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0]
+    );
+
+    let twice = with_edns(with_edns(plain(), 1232), 1232);
+    refused(&twice, OptRcode::FORMERR);
+
+    let mut named = vec![1, b'a'];
+    named.extend_from_slice(&opt(1232, [0; 4], &[]));
+    refused(&with_additional(plain(), &named), OptRcode::FORMERR);
+
+    let mut misplaced = with_edns(plain(), 1232);
+    misplaced.swap(9, 11);
+    refused(&misplaced, OptRcode::FORMERR);
+
+    // Options are opaque: these octets are none, and no matter.
+    let answered = reply(
+        &with_additional(plain(), &opt(1232, [0; 4], &[0xff; 3])),
+        Transport::Udp,
+    );
+    assert_eq!(word(&answered, 6), 1);
+    let mut short = with_additional(plain(), &opt(1232, [0; 4], &[0xff; 3]));
+    short.pop();
+    refused(&short, OptRcode::FORMERR);
+}
+
+#[test]
+fn answers_are_cut_to_what_the_client_takes() {
+    // 16 octets for each of 60 addresses, after 12 + 12.
+    #[track_caller]
+    fn check(query: &[u8], transport: Transport, limit: usize, answers: u16) {
+        let message = reply(query, transport);
+        assert!(message.len() <= limit, "{} octets", message.len());
+        assert_eq!(word(&message, 6), answers);
+        assert_eq!(word(&message, 2) & TC != 0, answers < 60);
+        let opt = usize::from(word(&message, 10)) * 11;
+        assert_eq!(message.len(), 24 + usize::from(answers) * 16 + opt);
+    }
+    let plain = query("many.z", Rtype::A);
+    check(&plain, Transport::Udp, 512, 30);
+    check(&plain, Transport::Tcp, 65535, 60);
+    for (size, limit, answers) in [
+        (0, 512, 29),
+        (511, 512, 29),
+        (512, 512, 29),
+        (600, 600, 35),
+        (1232, 1232, 60),
+        (65535, 1232, 60),
+    ] {
+        check(
+            &with_edns(plain.clone(), size),
+            Transport::Udp,
+            limit,
+            answers,
+        );
+    }
+    assert_eq!(
+        reply(&with_edns(plain.clone(), 1232), Transport::Udp).len(),
+        995
+    );
+    check(&with_edns(plain, 512), Transport::Tcp, 65535, 60);
+}
+
+#[test]
+fn additional_records_are_no_reason_for_tc() {
+    let query = query("srv.z", Rtype::SRV);
+    let whole = reply(&query, Transport::Tcp);
+    assert_eq!([word(&whole, 6), word(&whole, 10)], [14, 14]);
+    assert!(whole.len() > 512);
+    let cut = reply(&query, Transport::Udp);
+    assert_eq!([word(&cut, 6), word(&cut, 10)], [14, 0]);
+    assert_eq!(word(&cut, 2), 0x8500);
+    assert_eq!(cut[12..], whole[12..cut.len()]);
+}
+
+#[test]
+fn names_of_others_and_aliases_leaving_us_are_for_an_upstream() {
+    let model = model();
+    assert!(matches!(
+        respond(&query("example.org", Rtype::A), &model, Transport::Udp, 0),
+        Reply::Forward(_)
+    ));
+    let Reply::Chase(chase) = respond(&query("out.z", Rtype::A), &model, Transport::Udp, 0) else {
+        panic!("not chased");
+    };
+    assert_eq!(chase.target, name("example.org"));
+    assert!(
+        matches!(&chase.chain[..], [link] if link.ttl == TTL && link.data == Rdata::Cname(name("example.org")))
+    );
+    let cname = reply(&query("out.z", Rtype::CNAME), Transport::Udp);
+    assert_eq!(word(&cname, 6), 1);
+}

@@ -1,0 +1,248 @@
+use std::fs;
+
+use super::*;
+
+const SERVICE: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.0.0.1, ports: [{port: 80}]}
+";
+
+/// The objects of a text, or its errors as `line: reason`.
+fn read_text(text: &str) -> Result<Objects, Vec<String>> {
+    let mut objects = Objects::default();
+    match read(text, &mut objects) {
+        Ok(()) => Ok(objects),
+        Err(errors) => Err(errors
+            .into_iter()
+            .map(|error| format!("{}: {}", error.line.unwrap_or(0), error.reason))
+            .collect()),
+    }
+}
+
+/// How many namespaces, services, slices and pods a text holds.
+#[track_caller]
+fn counts(text: &str, expected: [usize; 4]) {
+    let objects = read_text(text).unwrap();
+    let counts = [
+        objects.namespaces.len(),
+        objects.services.len(),
+        objects.endpoint_slices.len(),
+        objects.pods.len(),
+    ];
+    assert_eq!(counts, expected);
+}
+
+#[track_caller]
+fn refused(text: &str, expected: &[(usize, &str)]) {
+    let errors = read_text(text).expect_err("accepted");
+    assert_eq!(errors.len(), expected.len(), "{errors:?}");
+    for (error, (line, reason)) in errors.iter().zip(expected) {
+        assert!(
+            error.starts_with(&format!("{line}: ")),
+            "not line {line}: {error}"
+        );
+        assert!(error.contains(reason), "no {reason:?}: {error}");
+        assert!(!error.contains(" at line "), "{error}");
+    }
+}
+
+#[test]
+fn documents_are_cut_at_their_markers() {
+    #[track_caller]
+    fn check(text: &str, expected: &[(&str, usize)]) {
+        let found: Vec<_> = documents(text)
+            .iter()
+            .map(|document| (document.text, document.lines_before))
+            .collect();
+        assert_eq!(found, expected);
+    }
+    check("", &[("", 0)]);
+    check("a: 1\n", &[("a: 1\n", 0)]);
+    check("a: 1\n---\nb: 1\n", &[("a: 1\n", 0), ("---\nb: 1\n", 1)]);
+    check(
+        "# c\n\n---\na: 1\n--- # d\r\n---",
+        &[("# c\n\n---\na: 1\n", 0), ("--- # d\r\n", 4), ("---", 5)],
+    );
+    check("%YAML 1.2\n---\na: 1\n", &[("%YAML 1.2\n---\na: 1\n", 0)]);
+    check(
+        "a: |\n  x\n  ---\n----\n",
+        &[("a: |\n  x\n  ---\n----\n", 0)],
+    );
+}
+
+#[test]
+fn nothing_is_no_object() {
+    for text in [
+        "",
+        "\n",
+        "# nothing\n",
+        "---\n",
+        "---\n---\n# x\n---\n",
+        "null\n",
+    ] {
+        counts(text, [0, 0, 0, 0]);
+    }
+}
+
+#[test]
+fn every_kind_is_read() {
+    let text = format!(
+        "{SERVICE}---
+kind: Namespace
+apiVersion: v1
+metadata: {{name: shop}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+addressType: IPv4
+metadata: {{name: web-1, namespace: shop}}
+endpoints: [{{addresses: [10.1.0.1]}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: web-0, namespace: shop}}
+status: {{podIP: 10.1.0.1}}
+"
+    );
+    counts(&text, [1, 1, 1, 1]);
+}
+
+#[test]
+fn other_kinds_are_ignored() {
+    counts(
+        "apiVersion: apps/v1\nkind: Deployment\nspec: {a: [1, {b: null}]}\n",
+        [0, 0, 0, 0],
+    );
+    counts(
+        "apiVersion: v1\nkind: Node\nmetadata: {name: n}\n",
+        [0, 0, 0, 0],
+    );
+    counts(
+        "apiVersion: serving.knative.dev/v1\nkind: Service\nspec: {ports: what}\n",
+        [0, 0, 0, 0],
+    );
+    counts(
+        "apiVersion: v1\nkind: ConfigMap\nitems: what\n",
+        [0, 0, 0, 0],
+    );
+}
+
+#[test]
+fn lists_are_read() {
+    counts(
+        "apiVersion: v1\nkind: List\nitems:\n\
+         - {apiVersion: v1, kind: Namespace, metadata: {name: a}}\n\
+         - {apiVersion: apps/v1, kind: Deployment}\n\
+         - {apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: Pod, metadata: {name: p}}]}\n",
+        [1, 0, 0, 1],
+    );
+    counts(
+        "items: [{metadata: {name: a}}, {metadata: {name: b}}]\nkind: NamespaceList\napiVersion: v1\n",
+        [2, 0, 0, 0],
+    );
+    counts(
+        "apiVersion: v1\nkind: ServiceList\nitems: [{metadata: {name: a}, spec: {}}]\n",
+        [0, 1, 0, 0],
+    );
+    counts(
+        "apiVersion: v1\nkind: PodList\nmetadata: {}\nitems: []\n",
+        [0, 0, 0, 0],
+    );
+    counts(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSliceList\nitems: [{metadata: {name: a}, addressType: IPv4, endpoints: null}]\n",
+        [0, 0, 1, 0],
+    );
+}
+
+#[test]
+fn json_is_read() {
+    counts(
+        "{\n\t\"apiVersion\": \"v1\",\n\t\"items\": [\n\t\t{\"apiVersion\": \"v1\", \"kind\": \"Namespace\",\n\t\t\"metadata\": {\"name\": \"a\", \"annotations\": {\"x\": \"\\ud83d\\ude00 \\/\"}}}\n\t],\n\t\"kind\": \"List\"\n}\n",
+        [1, 0, 0, 0],
+    );
+    refused(
+        "{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [\n{\"apiVersion\": \"v1\", \"kind\": \"Pod\",\n\"spec\": {\"containers\": 5}}]}",
+        &[(3, "expected sequence")],
+    );
+}
+
+#[test]
+fn errors_name_the_line_of_the_file() {
+    refused("a: [\n", &[(1, "unclosed")]);
+    refused("kind: Service\n", &[(1, "apiVersion")]);
+    refused("\n\nmetadata: {}\n", &[(3, "kind")]);
+    refused("- a\n", &[(1, "mapping")]);
+    refused("hello\n", &[(1, "mapping")]);
+    refused(
+        &format!(
+            "{SERVICE}---\n{SERVICE}---\napiVersion: v1\nkind: Service\nspec:\n  ports:\n  - port: many\n"
+        ),
+        &[(15, "i32")],
+    );
+    refused(
+        "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Service\n  spec: 5\n",
+        &[(6, "")],
+    );
+    refused(
+        "apiVersion: v1\nkind: List\nitems:\n- a\n",
+        &[(4, "mapping")],
+    );
+    refused(
+        "apiVersion: v1\nkind: Pod\nkind: Service\n",
+        &[(3, "duplicate")],
+    );
+}
+
+#[test]
+fn every_broken_document_and_object_is_reported() {
+    let text = format!(
+        "a: [\n---\n{SERVICE}---\napiVersion: v1\nkind: List\nitems:\n\
+         - apiVersion: v1\n  kind: Service\n  metadata: {{name: a}}\n  spec: {{clusterIP: nonsense}}\n\
+         - apiVersion: v1\n  kind: Pod\n  metadata: {{}}\n"
+    );
+    refused(&text, &[(1, "unclosed"), (11, "nonsense"), (15, "name")]);
+}
+
+#[test]
+fn a_directory_is_read_in_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
+    put("b.yaml", SERVICE);
+    put("a.yml", &SERVICE.replace("10.0.0.1", "10.0.0.2"));
+    put(
+        "c.json",
+        r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}"#,
+    );
+    put("notes.txt", "a: [");
+    put(".hidden.yaml", "a: [");
+    fs::create_dir(directory.path().join("d.yaml")).unwrap();
+    let objects = load(directory.path()).unwrap();
+    assert_eq!(objects.namespaces.len(), 1);
+    assert_eq!(objects.services.len(), 1);
+    let service = format!("{:?}", objects.services);
+    assert!(
+        service.contains("10.0.0.1"),
+        "the later file did not win: {service}"
+    );
+
+    put("z.yaml", "a: [\n");
+    std::os::unix::fs::symlink("nowhere", directory.path().join("y.yaml")).unwrap();
+    let errors = load(directory.path()).unwrap_err();
+    let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(errors[0].contains("y.yaml: can't be read"), "{errors:?}");
+    assert!(errors[1].contains("z.yaml:1: "), "{errors:?}");
+}
+
+#[test]
+fn a_missing_path_is_an_error() {
+    let errors = load(Path::new("/nonexistent/objects")).unwrap_err();
+    assert!(
+        errors[0]
+            .to_string()
+            .starts_with("/nonexistent/objects: can't be read"),
+        "{errors:?}"
+    );
+}

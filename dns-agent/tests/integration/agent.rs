@@ -1,0 +1,201 @@
+//! A running agent: its sources change, its endpoints tell.
+
+use std::{fs, net::SocketAddr, path::Path};
+
+use dns_agent::{
+    admin::{client, status::Status},
+    agent::Agent,
+};
+use domain::base::iana::Rtype;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::{JoinHandle, yield_now},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{PATIENCE, ask, config, last_address, query};
+
+struct Running {
+    server: SocketAddr,
+    admin: SocketAddr,
+    shutdown: CancellationToken,
+    ended: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Running {
+    async fn start(manifests: &Path, flags: &[&str]) -> Running {
+        let agent = Agent::start(config(manifests, flags)).await.unwrap();
+        let shutdown = CancellationToken::new();
+        Running {
+            server: agent.listen()[0],
+            admin: agent.admin(),
+            ended: tokio::spawn(agent.run(shutdown.clone())),
+            shutdown,
+        }
+    }
+
+    async fn status(&self) -> Status {
+        client::status(self.admin).await.unwrap()
+    }
+
+    /// The status as soon as it is as wanted.
+    async fn status_when(&self, wanted: impl Fn(&Status) -> bool) -> Status {
+        let waiting = async {
+            loop {
+                let status = self.status().await;
+                if wanted(&status) {
+                    return status;
+                }
+                yield_now().await;
+            }
+        };
+        timeout(PATIENCE, waiting)
+            .await
+            .expect("the status never came")
+    }
+
+    async fn address(&self, name: &str) -> [u8; 4] {
+        last_address(&ask(self.server, &query(1, name, Rtype::A)).await)
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        timeout(PATIENCE, self.ended)
+            .await
+            .expect("it does not end")
+            .unwrap()
+            .unwrap();
+    }
+}
+
+const WEB: &str = "web.shop.svc.cluster.local";
+
+fn service(address: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: shop}}\nspec: {{clusterIP: {address}}}\n"
+    )
+}
+
+#[tokio::test]
+async fn changed_manifests_are_served_and_broken_ones_change_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("web.yaml");
+    fs::write(&file, service("10.0.0.1")).unwrap();
+    let running = Running::start(directory.path(), &[]).await;
+    let first = running.status().await;
+    assert_eq!(running.address(WEB).await, [10, 0, 0, 1]);
+    assert_eq!(first.source.path, directory.path());
+    assert_eq!(first.zones[0].name, "cluster.local.");
+
+    fs::write(&file, service("10.0.0.2")).unwrap();
+    let serial = first.zones[0].serial;
+    let second = running
+        .status_when(|status| status.zones[0].serial > serial)
+        .await;
+    assert_eq!(running.address(WEB).await, [10, 0, 0, 2]);
+
+    fs::write(&file, format!("{}---\na: [\n", service("10.0.0.3"))).unwrap();
+    let broken = running
+        .status_when(|status| !status.source.errors.is_empty())
+        .await;
+    let expected = format!("{}:6: ", file.display());
+    assert!(
+        broken.source.errors[0].starts_with(&expected),
+        "{:?}",
+        broken.source.errors
+    );
+    assert_eq!(broken.zones, second.zones);
+    assert_eq!(running.address(WEB).await, [10, 0, 0, 2]);
+
+    // Mended, and as before: nothing to publish.
+    fs::write(&file, service("10.0.0.2")).unwrap();
+    let mended = running
+        .status_when(|status| status.source.errors.is_empty())
+        .await;
+    assert_eq!(mended.zones, second.zones);
+
+    fs::write(&file, service("10.0.0.4")).unwrap();
+    let serial = mended.zones[0].serial;
+    running
+        .status_when(|status| status.zones[0].serial > serial)
+        .await;
+    assert_eq!(running.address(WEB).await, [10, 0, 0, 4]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn broken_manifests_at_the_start_are_an_error_with_their_lines() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("web.yaml");
+    fs::write(
+        &file,
+        format!("{}---\nkind: 5\n---\nspec:\n", service("10.0.0.1")),
+    )
+    .unwrap();
+    let error = Agent::start(config(directory.path(), &[]))
+        .await
+        .expect_err("started");
+    let error = format!("{error:#}");
+    for expected in [":6: ", ":8: "] {
+        assert!(
+            error.contains(&format!("{}{expected}", file.display())),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_an_error_with_advice() {
+    let directory = tempfile::tempdir().unwrap();
+    let running = Running::start(directory.path(), &[]).await;
+    let listen = running.server.to_string();
+    for flags in [
+        ["--listen", &listen],
+        ["--admin", &running.admin.to_string()],
+    ] {
+        let mut config = config(directory.path(), &[]);
+        match flags {
+            ["--listen", address] => config.listen = vec![address.parse().unwrap()],
+            [_, address] => config.admin = address.parse().unwrap(),
+        }
+        let error = format!("{:#}", Agent::start(config).await.expect_err("started"));
+        assert!(
+            error.contains("can't listen on") && error.contains(flags[1]),
+            "{error}"
+        );
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_endpoints_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("web.yaml"), service("10.0.0.1")).unwrap();
+    let running = Running::start(directory.path(), &["--reverse", "10.0.0.0/8"]).await;
+    running.address(WEB).await;
+    for (path, expected) in [("/healthz", "ok\n"), ("/readyz", "ready\n")] {
+        let mut stream = TcpStream::connect(running.admin).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        assert!(
+            response.starts_with("HTTP/1.1 200 ") && response.ends_with(expected),
+            "{response}"
+        );
+    }
+    let status = running.status().await;
+    assert_eq!(status.resolver.listen, [running.server]);
+    assert_eq!(
+        (
+            status.resolver.counts.udp_queries,
+            status.resolver.counts.replies["NOERROR"]
+        ),
+        (1, 1)
+    );
+    assert_eq!(status.zones.len(), 2);
+    assert!(status.names > 5 && status.datapath.is_none() && status.missing.is_empty());
+    running.stop().await;
+}

@@ -1,0 +1,185 @@
+//! Datagrams and connections between clients and the resolver.
+
+use std::net::SocketAddr;
+
+use dns_agent::resolver::raise_file_limit;
+use domain::base::iana::Rtype;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Duration, Instant, timeout},
+};
+
+use crate::support::{
+    PATIENCE, Served, Upstream, ask, ask_over_tcp, framed, last_address, query, read_message, word,
+    write_message,
+};
+
+#[tokio::test]
+async fn replies_come_from_the_address_asked() {
+    let served = Served::new("0.0.0.0:0", &[]);
+    for host in ["127.0.0.1", "127.0.0.53", "127.8.9.10"] {
+        let server = SocketAddr::new(host.parse().unwrap(), served.address.port());
+        let asked = query(1, "one.z", Rtype::A);
+        assert_eq!(last_address(&ask(server, &asked).await), [10, 0, 0, 1]);
+        assert_eq!(
+            last_address(&ask_over_tcp(server, &asked).await),
+            [10, 0, 0, 1]
+        );
+    }
+}
+
+#[tokio::test]
+async fn both_families_have_sockets_of_their_own() {
+    let v6 = Served::new("[::]:0", &[]);
+    let v4 = Served::new(&format!("0.0.0.0:{}", v6.address.port()), &[]);
+    for (host, served) in [("::1", &v6), ("127.0.0.1", &v4)] {
+        let server = SocketAddr::new(host.parse().unwrap(), served.address.port());
+        assert_eq!(
+            last_address(&ask(server, &query(1, "one.z", Rtype::A)).await),
+            [10, 0, 0, 1]
+        );
+        assert_eq!(served.resolver.counters().read().udp_queries, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_long_answer_is_whole_over_tcp() {
+    let served = Served::local(&[]);
+    let asked = query(1, "many.z", Rtype::A);
+    let cut = ask(served.address, &asked).await;
+    assert!(
+        cut.len() <= 512 && word(&cut, 2) == 0x8700,
+        "{:04x}",
+        word(&cut, 2)
+    );
+    let whole = ask_over_tcp(served.address, &asked).await;
+    assert_eq!((word(&whole, 2), word(&whole, 6)), (0x8500, 60));
+}
+
+#[tokio::test]
+async fn several_addresses_take_turns() {
+    let served = Served::local(&[]);
+    let mut first = std::collections::BTreeSet::new();
+    for _ in 0..64 {
+        let whole = ask_over_tcp(served.address, &query(1, "many.z", Rtype::A)).await;
+        first.insert(whole[39]);
+    }
+    assert!(first.len() > 10, "only {first:?} came first");
+}
+
+#[tokio::test]
+async fn queries_are_pipelined() {
+    let served = Served::local(&[]);
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let queries: Vec<u8> = (0..20)
+        .flat_map(|id| framed(&query(id, "one.z", Rtype::A)))
+        .collect();
+    // However the octets are cut.
+    for piece in queries.chunks(7) {
+        stream.write_all(piece).await.unwrap();
+    }
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        let reply = timeout(PATIENCE, read_message(&mut stream))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(last_address(&reply), [10, 0, 0, 1]);
+        ids.push(word(&reply, 0));
+    }
+    ids.sort_unstable();
+    assert_eq!(ids, Vec::from_iter(0..20));
+}
+
+#[tokio::test]
+async fn a_waiting_query_holds_up_no_other_one() {
+    let silent = Upstream::silent().await;
+    let served = Served::local(&[&silent]);
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let both = [
+        framed(&query(1, "example.org", Rtype::A)),
+        framed(&query(2, "one.z", Rtype::A)),
+    ]
+    .concat();
+    stream.write_all(&both).await.unwrap();
+    let ids = [
+        read_message(&mut stream).await.unwrap(),
+        read_message(&mut stream).await.unwrap(),
+    ]
+    .map(|reply| word(&reply, 0));
+    assert_eq!(ids, [2, 1]);
+}
+
+#[tokio::test]
+async fn what_was_asked_before_the_end_is_answered() {
+    let served = Served::local(&[]);
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    stream
+        .write_all(&framed(&query(1, "one.z", Rtype::A)))
+        .await
+        .unwrap();
+    stream.shutdown().await.unwrap();
+    let mut received = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut received))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(last_address(&received[2..]), [10, 0, 0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_connection_is_closed() {
+    let served = Served::local(&[]);
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let start = Instant::now();
+    // Half a message is silence too.
+    stream
+        .write_all(&framed(&query(1, "one.z", Rtype::A))[..9])
+        .await
+        .unwrap();
+    assert_eq!(stream.read(&mut [0; 64]).await.unwrap(), 0);
+    assert!(
+        start.elapsed() >= Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn nonsense_over_tcp_gets_no_reply_and_ends_nothing() {
+    let served = Served::local(&[]);
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let octets = [
+        framed(&[]),
+        framed(&[1, 2, 3]),
+        framed(&query(9, "one.z", Rtype::A)),
+    ]
+    .concat();
+    stream.write_all(&octets).await.unwrap();
+    assert_eq!(word(&read_message(&mut stream).await.unwrap(), 0), 9);
+    assert_eq!(served.resolver.counters().read().ignored, 2);
+}
+
+#[tokio::test]
+async fn more_connections_than_the_limit_are_closed_at_once() {
+    raise_file_limit().unwrap();
+    let served = Served::local(&[]);
+    let mut open = Vec::new();
+    for _ in 0..512 {
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        write_message(&mut stream, &query(1, "one.z", Rtype::A)).await;
+        read_message(&mut stream).await.unwrap();
+        open.push(stream);
+    }
+    let mut refused = TcpStream::connect(served.address).await.unwrap();
+    assert_eq!(
+        timeout(PATIENCE, refused.read(&mut [0; 64]))
+            .await
+            .unwrap()
+            .unwrap_or(0),
+        0
+    );
+    assert_eq!(served.resolver.counters().read().connections_refused, 1);
+    drop(open);
+}

@@ -1,0 +1,8 @@
+//! The agent and its resolver over real sockets.
+
+mod agent;
+mod cases;
+mod connections;
+mod forwarding;
+mod process;
+mod support;

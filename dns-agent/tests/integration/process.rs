@@ -1,0 +1,148 @@
+//! The program itself: arguments, signals, exit codes.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::{Command, Output, Stdio},
+};
+
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dns-agent"));
+    command
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .env_remove("RUST_BACKTRACE");
+    command
+}
+
+/// Checks that the program fails with this exit code, and what it says.
+#[track_caller]
+fn fails(arguments: &[&str], code: i32, reasons: &[&str]) {
+    let Output { status, stderr, .. } = program(arguments).output().unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(code), "{stderr}");
+    for reason in reasons {
+        assert!(stderr.contains(reason), "no {reason:?} in: {stderr}");
+    }
+}
+
+#[test]
+fn it_says_what_is_wrong_and_what_to_do() {
+    fails(&["run"], 1, &["--manifests PATH"]);
+    fails(
+        &["run", "--manifests", "/nonexistent/objects"],
+        1,
+        &["/nonexistent/objects"],
+    );
+    fails(&["run", "--ttl", "forever"], 2, &["--ttl", "0 to 3600"]);
+    fails(
+        &["run", "--config", "/nonexistent/file"],
+        1,
+        &["/nonexistent/file"],
+    );
+
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("agent.yaml");
+    fs::write(&file, "ttl: 5\nttll: 6\n").unwrap();
+    let file = file.to_str().unwrap();
+    fails(&["run", "--config", file], 1, &[file, "ttll", "line 2"]);
+
+    let objects = directory.path().join("broken.yaml");
+    fs::write(&objects, "a: [\n").unwrap();
+    let objects = objects.to_str().unwrap();
+    fails(
+        &["run", "--manifests", objects],
+        1,
+        &[&format!("{objects}:1: ")],
+    );
+}
+
+#[test]
+fn a_status_nobody_gives_is_an_error() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    fails(
+        &["status", "--admin", &free],
+        1,
+        &[&free, "dns-agent run", "--admin"],
+    );
+}
+
+#[test]
+fn every_flag_has_a_help_text() {
+    let output = program(&["run", "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    for flag in [
+        "config",
+        "manifests",
+        "cluster-domain",
+        "reverse",
+        "ttl",
+        "pods",
+        "namespace",
+        "interface",
+        "allow",
+        "serve",
+        "listen",
+        "upstream",
+        "admin",
+        "stale-after",
+        "capacity",
+    ] {
+        let at = help
+            .find(&format!("--{flag} <"))
+            .unwrap_or_else(|| panic!("no --{flag} in: {help}"));
+        let text = help[at..].lines().nth(1).unwrap();
+        assert!(text.trim().len() > 10, "--{flag} has no text: {help}");
+    }
+}
+
+#[test]
+fn it_runs_until_a_signal_and_tells_its_status() {
+    let directory = tempfile::tempdir().unwrap();
+    for signal in ["TERM", "INT"] {
+        let mut child = program(&[
+            "run",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--manifests",
+        ])
+        .arg(directory.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap())
+            .lines()
+            .map(Result::unwrap);
+        let started = lines
+            .find(|line| line.contains("started"))
+            .expect("it never started");
+        let admin = started.split("admin=").nth(1).unwrap().to_owned();
+
+        let text = program(&["status", "--admin", &admin]).output().unwrap();
+        assert!(text.status.success());
+        assert!(String::from_utf8_lossy(&text.stdout).contains("cluster.local."));
+        let json = program(&["status", "--json", "--admin", &admin])
+            .output()
+            .unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+        assert_eq!(json["zones"][0]["name"], "cluster.local.");
+
+        let pid = child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-s", signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        let last = lines.last().unwrap_or_default();
+        assert!(last.contains("stopped"), "{last}");
+    }
+}

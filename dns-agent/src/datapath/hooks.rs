@@ -78,7 +78,7 @@ impl Hooks {
     }
 
     /// Attaches to every device that matches and has no program of ours yet, and forgets those
-    /// that are gone. What fails is logged once and tried again when the device changes.
+    /// that are gone. What fails is logged once for each reason, and tried again the next time.
     pub fn reconcile(&mut self, object: &mut Object, devices: &[Device]) {
         let exists = |index: &u32, name: &str| {
             devices
@@ -96,7 +96,7 @@ impl Hooks {
             .retain(|index, failed| exists(index, &failed.interface));
         for device in devices {
             let index = device.index;
-            if self.attached.contains_key(&index) || self.failed.contains_key(&index) {
+            if self.attached.contains_key(&index) {
                 continue;
             }
             let Some(choice) = choice(&self.wanted, device) else {
@@ -107,14 +107,17 @@ impl Hooks {
                     let AttachedStatus { hook, mode, .. } = attached.status;
                     tracing::info!("{}: attached by {hook} ({mode})", device.name);
                     self.attached.insert(index, attached);
+                    self.failed.remove(&index);
                 }
                 Err(error) => {
-                    tracing::error!("{}: not attached: {error:#}", device.name);
                     let failed = Failed {
                         interface: device.name.clone(),
                         reason: format!("{error:#}"),
                     };
-                    self.failed.insert(index, failed);
+                    let before = self.failed.insert(index, failed.clone());
+                    if before.is_none_or(|before| before.reason != failed.reason) {
+                        tracing::error!("{}: not attached: {}", device.name, failed.reason);
+                    }
                 }
             }
         }

@@ -34,6 +34,7 @@ use serde::Serialize;
 use crate::{config::Interface, zone::Model};
 use grace::{Grace, Rcu};
 use hooks::{AttachedStatus, Failed, Hooks};
+use interfaces::Device;
 use lease::Clock;
 use object::{Object, Size};
 use settings::{Fixed, Publisher};
@@ -112,8 +113,6 @@ pub struct Status {
     pub lease: LeaseStatus,
     /// How many packets ended in each way, by hook; those that none ended in are left out.
     pub outcomes: Vec<OutcomeStatus>,
-    /// What keeps the kernel plane from being whole, though the agent serves.
-    pub degraded: Vec<String>,
 }
 
 /// The lease, for `status`.
@@ -139,15 +138,13 @@ pub struct OutcomeStatus {
 }
 
 impl Datapath {
-    /// Makes the tables, fills them, and attaches to every device that matches. The lease
-    /// starts when everything is published.
+    /// Makes the tables, fills them, and attaches to every one of `devices` that matches. The
+    /// lease starts when everything is published.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses maps or programs, or the settings would answer strangers.
-    pub async fn start(config: Config, model: &Model) -> anyhow::Result<Self> {
-        let devices = interfaces::list().await?;
-        hooks::check(&config.interfaces, config.allow.len(), &devices)?;
+    /// When the kernel refuses maps or the lease's program.
+    pub fn start(config: Config, devices: &[Device], model: &Model) -> anyhow::Result<Self> {
         let size = size(model, config.capacity);
         let object = Object::load(size)?;
         let tables = Tables::new(&object, size, &config, Rcu::new()?)?;
@@ -162,7 +159,7 @@ impl Datapath {
         };
         datapath.publish(model)?;
         datapath.renew_lease()?;
-        datapath.hooks.reconcile(&mut datapath.object, &devices);
+        datapath.reconcile(devices);
         Ok(datapath)
     }
 
@@ -193,21 +190,14 @@ impl Datapath {
         self.config.stale_after / 4
     }
 
-    /// Looks for devices that came or went.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel does not answer over netlink.
-    pub async fn reconcile(&mut self) -> anyhow::Result<()> {
-        let devices = interfaces::list().await?;
-        self.hooks.reconcile(&mut self.object, &devices);
-        Ok(())
+    /// Attaches to devices that came, and forgets those that went.
+    pub fn reconcile(&mut self, devices: &[Device]) {
+        self.hooks.reconcile(&mut self.object, devices);
     }
 
-    /// Whether every device that matches has its hook.
-    #[must_use]
-    pub fn is_attached(&self) -> bool {
-        self.hooks.failed().next().is_none()
+    /// Devices that match, but have no hook.
+    pub fn failed(&self) -> impl Iterator<Item = &Failed> {
+        self.hooks.failed()
     }
 
     /// For `status`.
@@ -220,21 +210,8 @@ impl Datapath {
         let counters = Hook::ALL
             .into_iter()
             .flat_map(|hook| Outcome::ALL.map(|outcome| (hook, outcome)));
-        let attached: Vec<_> = self.hooks.attached().cloned().collect();
-        let mut degraded = Vec::new();
-        if attached.is_empty() {
-            degraded
-                .push("no interface matches --interface yet: the kernel answers nobody".to_owned());
-        }
-        if self.tables.published.left_out > 0 {
-            degraded.push(format!(
-                "the tables are full: {} names have no room, and their zones pass what is not found; start again \
-                 with a larger --capacity",
-                self.tables.published.left_out
-            ));
-        }
         Ok(Status {
-            attached,
+            attached: self.hooks.attached().cloned().collect(),
             failed: self.hooks.failed().cloned().collect(),
             serve: self.config.serve.clone(),
             tables: self.tables.table.fill(),
@@ -252,8 +229,25 @@ impl Datapath {
                 })
                 .filter(|counter| counter.packets > 0)
                 .collect(),
-            degraded,
         })
+    }
+
+    /// What keeps the kernel plane from being whole, though the agent serves.
+    #[must_use]
+    pub fn degraded(&self) -> Vec<String> {
+        let mut degraded = Vec::new();
+        if self.hooks.attached().next().is_none() && self.hooks.failed().next().is_none() {
+            degraded
+                .push("no interface matches --interface yet: the kernel answers nobody".to_owned());
+        }
+        let left_out = self.tables.published.left_out;
+        if left_out > 0 {
+            degraded.push(format!(
+                "the tables are full: {left_out} names have no room, and their zones pass what is not found; \
+                 start again with a larger --capacity",
+            ));
+        }
+        degraded
     }
 
     /// Runs an answering program over one frame, as BPF_PROG_TEST_RUN does.
@@ -270,7 +264,7 @@ impl Datapath {
     }
 
     /// Takes every hook off and ends the lease.
-    pub fn stop(mut self) {
+    pub fn stop(&mut self) {
         self.tables.publisher.end_lease();
         self.hooks.detach();
     }

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -20,16 +21,15 @@ use zerohop_tests::{
 };
 
 /// Tables in the kernel, a lease of an hour, and what is in them.
-pub struct Fixture {
-    pub object: Object,
-    pub tables: Tables<Rcu>,
-    pub model: Model,
-    pub config: Config,
+pub(crate) struct Fixture {
+    pub(crate) object: Object,
+    pub(crate) tables: Tables<Rcu>,
+    pub(crate) model: Model,
 }
 
 /// What became of a frame.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// With this outcome, and the frame that was sent back.
     Answered(Outcome, Vec<u8>),
     /// Unchanged, with this outcome.
@@ -37,11 +37,15 @@ pub enum Ended {
 }
 
 impl Fixture {
-    pub fn new() -> Self {
-        Self::of(model())
+    /// The one of all tests that don't change it: loading the programs takes its time,
+    /// above all in an emulated machine.
+    pub(crate) fn shared() -> MutexGuard<'static, Self> {
+        static SHARED: LazyLock<Mutex<Fixture>> =
+            LazyLock::new(|| Mutex::new(Fixture::of(model())));
+        SHARED.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn of(model: Model) -> Self {
+    pub(crate) fn of(model: Model) -> Self {
         let config = Config {
             interfaces: Vec::new(),
             allow: vec![
@@ -64,12 +68,11 @@ impl Fixture {
             object,
             tables,
             model,
-            config,
         }
     }
 
     /// Runs a program over a frame. Checks that its verdict, its counter and its frame agree.
-    pub fn run(&mut self, program: Program, frame: &[u8]) -> Ended {
+    pub(crate) fn run(&mut self, program: Program, frame: &[u8]) -> Ended {
         let before = self.object.outcomes().unwrap();
         let (verdict, out) = self.object.test_run(program, frame).unwrap();
         let after = self.object.outcomes().unwrap();
@@ -92,12 +95,12 @@ impl Fixture {
     }
 
     /// A query of the pod to the served address of its family.
-    pub fn query(name: &str, rtype: u16) -> Query {
+    pub(crate) fn query(name: &str, rtype: u16) -> Query {
         Query::new(POD[0], SERVED[0], name, rtype)
     }
 
     /// The same over IPv6.
-    pub fn query6(name: &str, rtype: u16) -> Query {
+    pub(crate) fn query6(name: &str, rtype: u16) -> Query {
         Query::new(POD[1], SERVED[1], name, rtype)
     }
 }
@@ -117,12 +120,12 @@ fn counted(hook: Hook, before: &Outcomes, after: &Outcomes) -> Outcome {
     outcome
 }
 
-pub fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
 }
 
 /// Names of every kind that the kernel tells apart.
-pub fn model() -> Model {
+pub(crate) fn model() -> Model {
     let mut builder = ModelBuilder::new(1);
     for zone in ["cluster.local", "96.10.in-addr.arpa"] {
         builder.add_zone(name(zone), 5).unwrap();

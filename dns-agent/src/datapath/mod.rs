@@ -298,6 +298,12 @@ impl<G: Grace> Tables<G> {
         })
     }
 
+    /// How full they are.
+    #[must_use]
+    pub fn fill(&self) -> Fill {
+        self.table.fill()
+    }
+
     /// See [`Datapath::publish`].
     ///
     /// # Errors
@@ -347,8 +353,9 @@ impl<G: Grace> Tables<G> {
     }
 }
 
-/// Tables with room for a model and for as much again.
-fn size(model: &Model, capacity: Option<usize>) -> Size {
+/// Tables with room for a model and for as much again, or for `capacity` names.
+#[must_use]
+pub fn size(model: &Model, capacity: Option<usize>) -> Size {
     let (mut names, mut octets) = (0, 0);
     for (name, node) in model.nodes() {
         if let Some(record) = records::build(model, name, node) {

@@ -150,7 +150,7 @@ fn start(kernel: &Kernel, initramfs: &Path, log: &Path) -> Result<Child> {
     Command::new("qemu-system-x86_64")
         .args(["-nodefaults", "-nographic", "-no-reboot"])
         .args(["-smp", PROCESSORS, "-m", MEMORY, "-cpu", "max"])
-        .args(["-accel", accelerator()])
+        .args(accelerators())
         .arg("-kernel")
         .arg(&kernel.image)
         .arg("-initrd")
@@ -171,15 +171,16 @@ fn start(kernel: &Kernel, initramfs: &Path, log: &Path) -> Result<Child> {
 
 /// Hardware virtualization where it is whole: some virtual machines have the
 /// device but not the processor's extension, and guests there do not boot.
-fn accelerator() -> &'static str {
+fn accelerators() -> &'static [&'static str] {
     let extension = fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| {
         text.split_whitespace()
             .any(|flag| flag == "vmx" || flag == "svm")
     });
-    if extension && Path::new("/dev/kvm").exists() {
-        "kvm"
+    if extension {
+        // The second one is for those who may not open /dev/kvm.
+        &["-accel", "kvm", "-accel", "tcg"]
     } else {
-        "tcg,thread=multi"
+        &["-accel", "tcg"]
     }
 }
 
@@ -193,12 +194,15 @@ fn follow(guest: &mut Child) -> Result<i32> {
     loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => {
-                if let Some(code) = line.strip_prefix(EXIT_MARK) {
-                    return code
-                        .parse()
-                        .with_context(|| format!("the guest wrote a strange exit code: {code}"));
-                }
-                println!("{line}");
+                // The command's last line may be without an end.
+                let Some((rest, code)) = line.split_once(EXIT_MARK) else {
+                    println!("{line}");
+                    continue;
+                };
+                print!("{rest}");
+                return code
+                    .parse()
+                    .with_context(|| format!("the guest wrote a strange exit code: {code}"));
             }
             Err(RecvTimeoutError::Timeout) => {
                 bail!("the guest did not end within {} s", TIME_LIMIT.as_secs())

@@ -271,3 +271,47 @@ fn files_below(directory: &Path) -> Result<Vec<PathBuf>> {
     }
     Ok(files)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_packages_of_one_version_are_part_of_a_kernel() {
+        for name in [
+            "linux-image-6.1.0-50-cloud-amd64",
+            "linux-modules-7.3.4+deb13-cloud-amd64",
+        ] {
+            assert!(is_part_of_kernel(name), "{name}");
+        }
+        for name in [
+            "linux-image-cloud-amd64",
+            "linux-base",
+            "initramfs-tools",
+            "linux-headers-6.1.0",
+        ] {
+            assert!(!is_part_of_kernel(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn dependencies_are_read_from_modinfo() {
+        let check = |module: &[u8], expected: &[&str]| assert_eq!(dependencies(module), expected);
+        check(
+            b"\x7fELF\0license=GPL\0depends=stp,llc\0retpoline=Y\0",
+            &["stp", "llc"],
+        );
+        check(b"license=GPL\0depends=\0", &[]);
+        check(b"license=GPL\0", &[]);
+    }
+
+    #[test]
+    fn modules_have_one_name_in_every_form() {
+        let check = |path: &str, expected: Option<&str>| {
+            assert_eq!(module_name(Path::new(path)).as_deref(), expected);
+        };
+        check("net/sched/sch_ingress.ko", Some("sch_ingress"));
+        check("net/sched/sch-ingress.ko.xz", Some("sch_ingress"));
+        check("modules.order", None);
+    }
+}

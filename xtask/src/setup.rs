@@ -85,8 +85,8 @@ pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
         .env("DEBIAN_FRONTEND", "noninteractive");
     output(&mut install).map(drop).with_context(|| {
         format!(
-            "{names}: this machine's apt sources do not have all of them (Debian bookworm and trixie do; \
-             on other systems install the same things by their own means)"
+            "apt could not install {names} (Debian bookworm and trixie have them; on other systems \
+             install the same things by their own means)"
         )
     })
 }

@@ -132,7 +132,7 @@ fn install_compiler() -> Result<Compiler> {
                 "--profile",
                 "minimal",
                 "--component",
-                "rust-src",
+                "rust-src,clippy",
             ],
         ];
         for arguments in attempts {
@@ -160,7 +160,7 @@ fn install_compiler() -> Result<Compiler> {
         format!(
             "no compiler for eBPF: none of the installed ones is at least {major}.{minor}, built with LLVM {LLVM} \
              at most, and has lib/rustlib/src/rust/library; try `rustup toolchain install {major}.{minor}.0 \
-             --component rust-src`"
+             --component rust-src,clippy`"
         )
     })
 }

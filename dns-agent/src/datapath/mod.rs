@@ -181,6 +181,7 @@ impl Datapath {
         self.object
             .set_lease(self.clock.jiffies(self.config.stale_after))?;
         self.renewed = Instant::now();
+        self.object.flush_log();
         Ok(())
     }
 
@@ -296,6 +297,12 @@ impl<G: Grace> Tables<G> {
             fixed,
             published: Published::default(),
         })
+    }
+
+    /// How full they are.
+    #[must_use]
+    pub fn fill(&self) -> Fill {
+        self.table.fill()
     }
 
     /// See [`Datapath::publish`].

@@ -23,7 +23,8 @@ use zerohop_tests::{
 /// Tables in the kernel, a lease of an hour, and what is in them.
 pub(crate) struct Fixture {
     pub(crate) object: Object,
-    pub(crate) tables: Tables<Rcu>,
+    /// Held, since the kernel's maps are what it writes to.
+    _tables: Tables<Rcu>,
     pub(crate) model: Model,
 }
 
@@ -66,7 +67,7 @@ impl Fixture {
         object.set_lease(1000 * 3600).unwrap();
         Self {
             object,
-            tables,
+            _tables: tables,
             model,
         }
     }

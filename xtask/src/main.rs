@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod apt;
+mod bench;
 mod build_ebpf;
 mod guest;
 mod initramfs;
@@ -40,6 +41,7 @@ fn run(job: &Job) -> Result<()> {
         Job::Kernels(options) => kernels::run(options),
         Job::Test(options) => test::run(options),
         Job::Verify => verify::run(),
+        Job::Bench(options) => bench::run(options),
     }
 }
 
@@ -64,4 +66,6 @@ enum Job {
     Test(test::Options),
     /// Prints what each kernel's verifier makes of each program; fails over budget.
     Verify,
+    /// Measures the kernel program beside a bare reflector, and its tables.
+    Bench(bench::Options),
 }

@@ -5,6 +5,12 @@
 
 #![no_std]
 #![no_main]
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    clippy::needless_pass_by_value,
+    reason = "what the hooks' macros make has no docs, and is public for the linker alone"
+)]
 
 use aya_ebpf::{
     EbpfContext as _,

@@ -13,7 +13,6 @@
 )]
 
 use aya_ebpf::{
-    EbpfContext as _,
     bindings::xdp_action,
     helpers::generated::bpf_xdp_adjust_tail,
     macros::{map, xdp},
@@ -23,7 +22,7 @@ use aya_ebpf::{
 use dns_common::checksum;
 use dns_ebpf::{
     query::udp_header,
-    verifier::{distance, load, store},
+    verifier::{distance, load, offset, store},
 };
 
 /// Words of eight octets in the longest frame.
@@ -219,7 +218,7 @@ fn is_right(context: &XdpContext, expected: &Expected) -> bool {
         return false;
     }
     let udp = udp_header(start, expected.udp as usize);
-    let variant = udp_header(start, 0) + (expected.variant_at as usize & 0xff);
+    let variant = offset::<0xff>(start, expected.variant_at as usize);
     if udp + 10 > end || start + 12 > end || variant + 1 > end {
         return false;
     }
@@ -247,7 +246,7 @@ fn is_right(context: &XdpContext, expected: &Expected) -> bool {
         difference |= unsafe { load::<u64>(start + 8 * at) } ^ octets[at];
         at += 1;
     }
-    let last = start + (length - 8 & 0xff);
+    let last = offset::<0xff>(start, length - 8);
     if last + 8 > end {
         return false;
     }

@@ -7,6 +7,7 @@ mod tables;
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
+use aya::programs::ProgramFd;
 use clap::Parser;
 use dns_agent::{
     datapath::{
@@ -38,6 +39,9 @@ struct Options {
     /// Pairs of calls for each case.
     #[arg(long)]
     pairs: Option<usize>,
+    /// Live frames in a call.
+    #[arg(long)]
+    frames: Option<u32>,
     /// The benchmark's own programs.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/ebpf/bench.o"))]
     object: PathBuf,
@@ -50,7 +54,7 @@ struct Effort {
     frames: u32,
     /// Calls of each program.
     pairs: usize,
-    /// Rounds of BPF_PROG_TEST_RUN.
+    /// Rounds in a call of BPF_PROG_TEST_RUN.
     rounds: u32,
     /// Names in the tables.
     names: u32,
@@ -96,13 +100,14 @@ impl Options {
         } else {
             Effort {
                 frames: 2_000_000,
-                pairs: 7,
-                rounds: 5_000_000,
+                pairs: 11,
+                rounds: 500_000,
                 names: 100_000,
             }
         };
         Effort {
             pairs: self.pairs.unwrap_or(effort.pairs),
+            frames: self.frames.unwrap_or(effort.frames),
             ..effort
         }
     }
@@ -186,12 +191,12 @@ fn measure_answers(
         effort.pairs, effort.frames
     );
     println!(
-        "{:<14} {:>10} {:>10}  {:<23} {:>6} {:>6} {:>7}",
-        "", "reflector", "responder", "share of the reflector", "more", "wrong", "missing"
+        "{:<14} {:>10} {:>10}  {:<21} {:>7} {:>6} {:>6} {:>7}",
+        "", "reflector", "responder", "share, for each pair", "share,", "more", "wrong", "missing"
     );
     println!(
-        "{:<14} {:>10} {:>10}  {:<23} {:>6} {:>6} {:>7}",
-        "", "million/s", "million/s", "median (min–max)", "ns", "frames", "frames"
+        "{:<14} {:>10} {:>10}  {:<21} {:>7} {:>6} {:>6} {:>7}",
+        "", "million/s", "million/s", "median (min–max)", "fastest", "ns", "frames", "frames"
     );
     for (case, frames) in &cases {
         let paired = pair_up(&mut programs, &lanes, frames, effort)
@@ -202,17 +207,19 @@ fn measure_answers(
 
     println!();
     println!(
-        "BPF_PROG_TEST_RUN, {} rounds, an empty program subtracted",
-        effort.rounds
+        "BPF_PROG_TEST_RUN, {} calls of {} rounds for each program, an empty one subtracted; medians",
+        effort.pairs, effort.rounds
     );
     println!("{:<14} {:>12} {:>12}", "", "reflector ns", "responder ns");
     let reflector = programs.reflector()?;
     for (case, frames) in &cases {
-        let nothing = programs.repeat(None, frames, effort.rounds)?;
-        let reflector = programs.repeat(Some(&reflector), frames, effort.rounds)?;
-        let responder = programs
-            .repeat(Some(&answers), frames, effort.rounds)
-            .with_context(|| format!("case {}", case.name))?;
+        let [nothing, reflector, responder] = repeat(
+            &mut programs,
+            [None, Some(&reflector), Some(&answers)],
+            frames,
+            effort,
+        )
+        .with_context(|| format!("case {}", case.name))?;
         println!(
             "{:<14} {:>12} {:>12}",
             case.name,
@@ -221,6 +228,22 @@ fn measure_answers(
         );
     }
     Ok(())
+}
+
+/// The nanoseconds that a round of each program takes, run by turns.
+fn repeat<const N: usize>(
+    programs: &mut Programs,
+    targets: [Option<&ProgramFd>; N],
+    frames: &Frames,
+    effort: &Effort,
+) -> Result<[f64; N]> {
+    let mut calls = [const { Vec::new() }; N];
+    for _ in 0..effort.pairs {
+        for (target, calls) in targets.iter().zip(&mut calls) {
+            calls.push(programs.repeat(*target, frames, effort.rounds)?);
+        }
+    }
+    Ok(calls.map(|calls| median(&calls)))
 }
 
 /// One for each program, so that nothing is attached between calls.
@@ -284,8 +307,9 @@ impl Paired {
     fn print(&self, case: &Case) {
         let shares = self.shares();
         let (reflector, responder) = (median(&self.reflector_ns), median(&self.responder_ns));
+        let (fastest_reflector, fastest) = (least(&self.reflector_ns), least(&self.responder_ns));
         println!(
-            "{:<14} {:>10.2} {:>10.2}  {:<23} {:>6.0} {:>6} {:>7}",
+            "{:<14} {:>10.2} {:>10.2}  {:<21} {:>7.3} {:>6.0} {:>6} {:>7}",
             case.name,
             1000.0 / reflector,
             1000.0 / responder,
@@ -295,7 +319,8 @@ impl Paired {
                 shares[0],
                 shares[shares.len() - 1]
             ),
-            responder - reflector,
+            fastest_reflector / fastest,
+            fastest - fastest_reflector,
             self.counts.wrong,
             self.missing()
         );
@@ -319,6 +344,10 @@ impl Paired {
             ));
         }
     }
+}
+
+fn least(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -1,12 +1,13 @@
 //! The running agent: its tasks, and how they hang together.
 //!
 //! ```text
-//! watch ──► follow: load ──► writer: build, publish ──► resolver
+//! watch ──► follow: load ──► writer: build, publish ──► kernel's tables, resolver
 //! ```
 //!
 //! Only the writer publishes. A task that ends ends the agent: half an agent
 //! would look alive and be wrong.
 
+mod kernel;
 mod writer;
 
 use std::{
@@ -84,7 +85,11 @@ impl Agent {
             warn!(%error, "can't raise the limit of open files: few queries can wait for upstreams at once");
         }
 
-        let (writer, models) = Writer::new(&config, objects);
+        // Making and filling the kernel's tables takes a while.
+        let (writer, models) = {
+            let config = config.clone();
+            spawn_blocking(move || Writer::new(&config, objects)).await??
+        };
         let resolver = Arc::new(Resolver::new(models, config.upstreams.clone()));
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -96,7 +101,11 @@ impl Agent {
             },
             ..Status::default()
         };
-        let board = Arc::new(Board::new(status, resolver.counters().clone()));
+        let board = Arc::new(Board::new(
+            status,
+            resolver.counters().clone(),
+            writer.kernel().reader(),
+        ));
         writer.show(&board);
 
         let mut tasks = Tasks::new();

@@ -1,1 +1,15 @@
-//! x
+//! The harness: network namespaces that act as pods and nodes.
+//!
+//! A [`Namespace`](netns::Namespace) is one network stack. A
+//! [`Topology`](topology::Topology) is a pod on a node, as the usual CNI
+//! plugins wire them. A [`Client`](udp::Client) asks from inside a namespace,
+//! a [`Server`](udp::Server) answers there. [`ethtool`] sets what `ip` cannot.
+//!
+//! Everything works with root, `ip` and a kernel from 5.10 on, and nothing
+//! else, so that it runs in the guests too.
+
+pub mod ethtool;
+pub mod netns;
+pub mod packet;
+pub mod topology;
+pub mod udp;

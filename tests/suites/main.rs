@@ -1,0 +1,5 @@
+//! The suites that need a kernel. `kernel` also runs in the guests of the kernel matrix.
+
+mod agent;
+mod kernel;
+mod updates;

@@ -1,1 +1,67 @@
-fn main(){}
+//! Every job of this repository: `cargo xtask JOB`.
+//!
+//! One file per job. A job first asks [`setup`] for what it needs, so a fresh
+//! machine needs nothing but Rust.
+
+#![forbid(unsafe_code)]
+
+mod apt;
+mod build_ebpf;
+mod guest;
+mod initramfs;
+mod kernels;
+mod lint;
+mod process;
+mod setup;
+mod test;
+mod toolchain;
+mod verify;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+fn main() -> ExitCode {
+    match run(&Cli::parse().job) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(job: &Job) -> Result<()> {
+    match job {
+        Job::Setup => setup::run(),
+        Job::BuildEbpf(options) => build_ebpf::run(options),
+        Job::Lint => lint::run(),
+        Job::Kernels(options) => kernels::run(options),
+        Job::Test(options) => test::run(options),
+        Job::Verify => verify::run(),
+    }
+}
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Every job of this repository")]
+struct Cli {
+    #[command(subcommand)]
+    job: Job,
+}
+
+#[derive(Subcommand)]
+enum Job {
+    /// Finds or installs whatever the other jobs need, and says what it does.
+    Setup,
+    /// Builds the kernel programs into target/ebpf/zerohop.o.
+    BuildEbpf(build_ebpf::Options),
+    /// Checks formatting and lints of everything, the kernel programs included.
+    Lint,
+    /// Downloads the kernels of the matrix into target/kernels.
+    Kernels(kernels::Options),
+    /// Runs the tests: all of them here, or the kernel plane's on another kernel.
+    Test(test::Options),
+    /// Prints what each kernel's verifier makes of each program; fails over budget.
+    Verify,
+}

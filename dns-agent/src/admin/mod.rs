@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::spawn_blocking};
 
 use self::status::Board;
 
@@ -42,7 +42,7 @@ async fn healthz() -> &'static str {
 
 /// Everything asked for is in place.
 async fn readyz(State(board): State<Arc<Board>>) -> Response {
-    let missing = board.read().missing;
+    let missing = board.missing();
     if missing.is_empty() {
         return "ready\n".into_response();
     }
@@ -62,7 +62,15 @@ async fn status(
         let body = "the status is given to loopback peers only: ask from this machine, at 127.0.0.1 or ::1\n";
         return (StatusCode::FORBIDDEN, body).into_response();
     }
-    Json(board.read()).into_response()
+    // Reading the kernel's counters takes a lock that the writer may hold for a while.
+    match spawn_blocking(move || board.read()).await {
+        Ok(status) => Json(status).into_response(),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("reading the status failed: {error}\n"),
+        )
+            .into_response(),
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ pub struct Status {
     pub version: String,
     /// What keeps the agent from being ready; nothing when it is.
     pub missing: Vec<String>,
+    /// What does not work though the agent is ready.
+    pub degraded: Vec<String>,
     /// Where the objects come from.
     pub source: SourceStatus,
     /// The zones answered with authority.
@@ -69,19 +71,23 @@ pub struct ResolverStatus {
 }
 
 /// Where the agent's tasks put up what they know.
-#[derive(Debug)]
 pub struct Board {
     status: watch::Sender<Status>,
     counters: Arc<Counters>,
+    kernel: Kernel,
 }
 
+/// Reads the kernel plane's state at the time of asking; nothing without one.
+pub type Kernel = Box<dyn Fn() -> Option<serde_json::Value> + Send + Sync>;
+
 impl Board {
-    /// A board that shows `status`, with the counts of `counters` at the time of
-    /// reading.
-    pub fn new(status: Status, counters: Arc<Counters>) -> Board {
+    /// A board that shows `status`, with the counts of `counters` and the state of
+    /// `kernel` at the time of reading.
+    pub fn new(status: Status, counters: Arc<Counters>, kernel: Kernel) -> Board {
         Board {
             status: watch::Sender::new(status),
             counters,
+            kernel,
         }
     }
 
@@ -94,7 +100,13 @@ impl Board {
     pub fn read(&self) -> Status {
         let mut status = self.status.borrow().clone();
         status.resolver.counts = self.counters.read();
+        status.datapath = (self.kernel)();
         status
+    }
+
+    /// What keeps the agent from being ready.
+    pub fn missing(&self) -> Vec<String> {
+        self.status.borrow().missing.clone()
     }
 }
 
@@ -124,6 +136,7 @@ impl fmt::Display for Status {
         let Status {
             version,
             missing,
+            degraded,
             source,
             zones,
             names,
@@ -137,6 +150,7 @@ impl fmt::Display for Status {
         };
         writeln!(f, "dns-agent {version}: {ready}")?;
         lines(f, "missing", missing)?;
+        lines(f, "degraded", degraded)?;
         writeln!(
             f,
             "source     {}, loaded {}",

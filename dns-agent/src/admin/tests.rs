@@ -11,7 +11,11 @@ use super::{
 use crate::resolver::Counters;
 
 fn board(status: Status) -> State<Arc<Board>> {
-    State(Arc::new(Board::new(status, Arc::new(Counters::default()))))
+    State(Arc::new(Board::new(
+        status,
+        Arc::new(Counters::default()),
+        Box::new(|| None),
+    )))
 }
 
 async fn text(body: Body) -> String {

@@ -6,11 +6,13 @@ use std::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
+
+use super::kernel::Kernel;
 
 use crate::{
     admin::status::{Board, ZoneStatus},
@@ -19,8 +21,7 @@ use crate::{
     zone::Model,
 };
 
-/// Builds models of objects and publishes them.
-#[derive(Debug)]
+/// Builds models of objects and publishes them to both planes.
 pub(super) struct Writer {
     settings: ZoneSettings,
     /// The objects of the published model.
@@ -28,38 +29,57 @@ pub(super) struct Writer {
     /// What is wrong with them; said once each.
     problems: BTreeSet<Problem>,
     models: watch::Sender<Arc<Model>>,
-    /// How often to show that this task still works.
-    interval: Duration,
+    kernel: Kernel,
 }
 
 impl Writer {
     /// Publishes a first model, and gives the resolver's end of it.
-    pub(super) fn new(config: &Config, objects: Objects) -> (Writer, watch::Receiver<Arc<Model>>) {
+    ///
+    /// # Errors
+    /// When the kernel plane would answer strangers.
+    pub(super) fn new(
+        config: &Config,
+        objects: Objects,
+    ) -> anyhow::Result<(Writer, watch::Receiver<Arc<Model>>)> {
         let (model, problems) = cluster::build(&objects, &config.zone, serial_after(0));
+        let kernel = Kernel::start(config, &model)?;
         let (models, receiver) = watch::channel(Arc::new(model));
         let mut writer = Writer {
             settings: config.zone.clone(),
             objects,
             problems: BTreeSet::new(),
             models,
-            interval: config.stale_after / 4,
+            kernel,
         };
         writer.note(problems);
-        (writer, receiver)
+        Ok((writer, receiver))
     }
 
-    /// Publishes what is loaded, until nobody is left who loads.
+    /// The kernel plane, to be shown.
+    pub(super) fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// Publishes what is loaded, until nobody is left who loads; then takes the kernel
+    /// plane down.
+    ///
+    /// The lease is renewed here and nowhere else, after everything that was waiting has
+    /// been published: so it is fresh only while this works.
     pub(super) fn run(mut self, loaded: &Receiver<Objects>, board: &Board) {
         loop {
-            match loaded.recv_timeout(self.interval) {
+            match loaded.recv_timeout(self.kernel.interval()) {
                 Ok(objects) => {
                     self.publish(objects);
                     self.show(board);
+                    continue;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => break,
             }
+            self.kernel.tick();
+            self.show_kernel(board);
         }
+        self.kernel.stop();
     }
 
     /// Publishes a model of these objects, if they are others than before.
@@ -72,6 +92,7 @@ impl Writer {
         let (model, problems) = cluster::build(&objects, &self.settings, serial);
         self.note(problems);
         self.objects = objects;
+        self.kernel.publish(&model);
         self.models.send_replace(Arc::new(model));
         info!(serial, "published the changed objects");
     }
@@ -102,6 +123,15 @@ impl Writer {
             status.zones = zones;
             status.names = names;
             status.source.problems = problems;
+        });
+        self.show_kernel(board);
+    }
+
+    fn show_kernel(&self, board: &Board) {
+        let (missing, degraded) = (self.kernel.missing(), self.kernel.degraded());
+        board.update(|status| {
+            status.missing = missing;
+            status.degraded = degraded;
         });
     }
 }

@@ -1,1 +1,375 @@
-//! datapath
+//! The kernel plane: the agent's side of it.
+//!
+//! The only module that knows aya. [`Datapath`] makes the tables, fills them from a
+//! [`Model`](crate::zone::Model), attaches the programs and renews the lease. Its file names are those of
+//! `dns-common` and `dns-ebpf`: a record is laid out in `dns-common/src/records.rs`, built in
+//! [`records`] and read in `dns-ebpf/src/lookup.rs`.
+
+pub mod grace;
+pub mod hooks;
+pub mod interfaces;
+pub mod lease;
+pub mod memory;
+pub mod object;
+pub mod records;
+pub mod settings;
+pub mod slots;
+pub mod table;
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use dns_common::{
+    directory::WORDS,
+    names::{HashKey, MAX_WORDS},
+    outcomes::{Hook, Outcome},
+    records::CHUNK,
+};
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::{config::Interface, zone::Model};
+use grace::{Grace, Rcu};
+use hooks::{AttachedStatus, Failed, Hooks};
+use interfaces::Device;
+use lease::Clock;
+use object::{Object, Size};
+use settings::{Fixed, Publisher};
+use table::{Fill, Put, Table};
+
+/// Room for at least so many names.
+const MIN_CAPACITY: usize = 16_384;
+/// Directory words for each name: below this load hardly a name needs its second bucket.
+const WORDS_FOR_EACH_NAME: f64 = 2.5;
+/// Octets of records for each name that is yet to come.
+const OCTETS_FOR_EACH_NAME: usize = 256;
+
+/// What the kernel plane is told once.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where hooks go.
+    pub interfaces: Vec<Interface>,
+    /// Clients answered on network cards.
+    pub allow: Vec<IpNet>,
+    /// What the kernel answers for.
+    pub serve: Vec<SocketAddr>,
+    /// Room for how many names; `None`: twice as many as there are at the start.
+    pub capacity: Option<usize>,
+    /// How long the kernel answers without hearing from the agent.
+    pub stale_after: Duration,
+}
+
+/// The tables, the programs, and what they are attached to.
+pub struct Datapath {
+    config: Config,
+    hooks: Hooks,
+    clock: Clock,
+    renewed: Instant,
+    tables: Tables<Rcu>,
+    // Dropped last: the programs and maps that everything above is about.
+    object: Object,
+}
+
+/// The tables, filled from models.
+pub struct Tables<G> {
+    table: Table<G>,
+    publisher: Publisher,
+    fixed: Fixed,
+    published: Published,
+}
+
+/// What [`Tables::publish`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Published {
+    /// Names that were there already, with the same answers.
+    pub unchanged: usize,
+    /// Names whose answers changed.
+    pub replaced: usize,
+    /// New names.
+    pub inserted: usize,
+    /// Names that are gone.
+    pub removed: usize,
+    /// Names for which there was no room: their zones answer no NXDOMAIN from the kernel.
+    pub left_out: usize,
+}
+
+/// The kernel plane, for `status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// What is attached.
+    pub attached: Vec<AttachedStatus>,
+    /// What matches, but is not attached.
+    pub failed: Vec<Failed>,
+    /// Addresses and ports that the kernel answers for.
+    pub serve: Vec<SocketAddr>,
+    /// How full the tables are.
+    pub tables: Fill,
+    /// What the last change of the model did to them.
+    pub published: Published,
+    /// The lease.
+    pub lease: LeaseStatus,
+    /// How many packets ended in each way, by hook; those that none ended in are left out.
+    pub outcomes: Vec<OutcomeStatus>,
+}
+
+/// The lease, for `status`.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LeaseStatus {
+    /// Seconds since it was renewed.
+    pub age_seconds: f64,
+    /// Seconds after which the kernel passes everything.
+    pub stale_after_seconds: f64,
+}
+
+/// A counter.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct OutcomeStatus {
+    /// `xdp` or `tc`.
+    pub hook: &'static str,
+    /// See [`Outcome::name`].
+    pub outcome: &'static str,
+    /// Whether the kernel answered.
+    pub answered: bool,
+    /// Packets since the start.
+    pub packets: u64,
+}
+
+impl Datapath {
+    /// Makes the tables, fills them, and attaches to every one of `devices` that matches. The
+    /// lease starts when everything is published.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses maps or the lease's program.
+    pub fn start(config: Config, devices: &[Device], model: &Model) -> anyhow::Result<Self> {
+        let size = size(model, config.capacity);
+        let object = Object::load(size)?;
+        let tables = Tables::new(&object, size, &config, Rcu::new()?)?;
+        let clock = Clock::measure(&object)?;
+        let mut datapath = Self {
+            hooks: Hooks::new(config.interfaces.clone()),
+            clock,
+            renewed: Instant::now(),
+            tables,
+            object,
+            config,
+        };
+        datapath.publish(model)?;
+        datapath.renew_lease()?;
+        datapath.reconcile(devices);
+        Ok(datapath)
+    }
+
+    /// Brings the tables to a model; only what differs is written.
+    ///
+    /// # Errors
+    ///
+    /// When the settings can't be built.
+    pub fn publish(&mut self, model: &Model) -> anyhow::Result<Published> {
+        self.tables.publish(model)
+    }
+
+    /// Lets the kernel answer for another [`Config::stale_after`].
+    ///
+    /// # Errors
+    ///
+    /// When the kernel can't run the lease's program; the lease runs out then.
+    pub fn renew_lease(&mut self) -> anyhow::Result<()> {
+        self.object
+            .set_lease(self.clock.jiffies(self.config.stale_after))?;
+        self.renewed = Instant::now();
+        self.object.flush_log();
+        Ok(())
+    }
+
+    /// How often the lease is to be renewed: four times before it runs out.
+    #[must_use]
+    pub fn renewal_interval(&self) -> Duration {
+        self.config.stale_after / 4
+    }
+
+    /// Attaches to devices that came, and forgets those that went.
+    pub fn reconcile(&mut self, devices: &[Device]) {
+        self.hooks.reconcile(&mut self.object, devices);
+    }
+
+    /// Devices that match, but have no hook.
+    pub fn failed(&self) -> impl Iterator<Item = &Failed> {
+        self.hooks.failed()
+    }
+
+    /// For `status`.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to read the counters.
+    pub fn status(&self) -> anyhow::Result<Status> {
+        let outcomes = self.object.outcomes()?;
+        let counters = Hook::ALL
+            .into_iter()
+            .flat_map(|hook| Outcome::ALL.map(|outcome| (hook, outcome)));
+        Ok(Status {
+            attached: self.hooks.attached().cloned().collect(),
+            failed: self.hooks.failed().cloned().collect(),
+            serve: self.config.serve.clone(),
+            tables: self.tables.table.fill(),
+            published: self.tables.published,
+            lease: LeaseStatus {
+                age_seconds: self.renewed.elapsed().as_secs_f64(),
+                stale_after_seconds: self.config.stale_after.as_secs_f64(),
+            },
+            outcomes: counters
+                .map(|(hook, outcome)| OutcomeStatus {
+                    hook: hook.name(),
+                    outcome: outcome.name(),
+                    answered: outcome.is_answer(),
+                    packets: outcomes.get(hook, outcome),
+                })
+                .filter(|counter| counter.packets > 0)
+                .collect(),
+        })
+    }
+
+    /// What keeps the kernel plane from being whole, though the agent serves.
+    #[must_use]
+    pub fn degraded(&self) -> Vec<String> {
+        let mut degraded = Vec::new();
+        if self.hooks.attached().next().is_none() && self.hooks.failed().next().is_none() {
+            degraded
+                .push("no interface matches --interface yet: the kernel answers nobody".to_owned());
+        }
+        let left_out = self.tables.published.left_out;
+        if left_out > 0 {
+            degraded.push(format!(
+                "the tables are full: {left_out} names have no room, and their zones pass what is not found; \
+                 start again with a larger --capacity",
+            ));
+        }
+        degraded
+    }
+
+    /// Runs an answering program over one frame, as BPF_PROG_TEST_RUN does.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn test_run(
+        &mut self,
+        program: object::Program,
+        frame: &[u8],
+    ) -> anyhow::Result<(u32, Vec<u8>)> {
+        self.object.test_run(program, frame)
+    }
+
+    /// Takes every hook off and ends the lease.
+    pub fn stop(&mut self) {
+        self.tables.publisher.end_lease();
+        self.hooks.detach();
+    }
+}
+
+impl<G: Grace> Tables<G> {
+    /// Empty tables in an object's maps.
+    ///
+    /// # Errors
+    ///
+    /// When the maps can't be mapped.
+    pub fn new(object: &Object, size: Size, config: &Config, grace: G) -> anyhow::Result<Self> {
+        let memories = object.memories(size)?;
+        let hash_key = HashKey {
+            words: rand::random::<[u64; MAX_WORDS]>(),
+            finish: rand::random::<u64>() | 1,
+        };
+        let table = Table::new(memories.directory, memories.records, hash_key, grace);
+        let fixed = Fixed {
+            hash_key,
+            directory_mask: table.directory_mask(),
+            rotation_key: rand::random(),
+            serve: config.serve.clone(),
+            allow: config.allow.clone(),
+        };
+        Ok(Self {
+            table,
+            publisher: Publisher::new(memories.control, memories.settings),
+            fixed,
+            published: Published::default(),
+        })
+    }
+
+    /// How full they are.
+    #[must_use]
+    pub fn fill(&self) -> Fill {
+        self.table.fill()
+    }
+
+    /// See [`Datapath::publish`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Datapath::publish`].
+    pub fn publish(&mut self, model: &Model) -> anyhow::Result<Published> {
+        let mut published = Published::default();
+        // A zone is owned once all its names are in place.
+        let mut owned = vec![true; model.zones().len()];
+        self.table.begin();
+        for (name, node) in model.nodes() {
+            let Some(mut record) = records::build(model, name, node) else {
+                continue;
+            };
+            match self.table.put(&mut record) {
+                Ok(Put::Unchanged) => published.unchanged += 1,
+                Ok(Put::Replaced) => published.replaced += 1,
+                Ok(Put::Inserted) => published.inserted += 1,
+                Err(_) => {
+                    published.left_out += 1;
+                    // Absence must mean nothing before the name is left out. An old record of the
+                    // name goes in the sweep.
+                    if let Some(zone) = model.zone_of(name)
+                        && std::mem::replace(&mut owned[zone], false)
+                    {
+                        self.settle(model, &owned)?;
+                    }
+                }
+            }
+        }
+        published.removed = self.table.sweep();
+        // Words are visible to every reader now, and so their absence means something.
+        self.table.wait_for_readers();
+        self.settle(model, &owned)?;
+        self.published = published;
+        Ok(published)
+    }
+
+    /// Publishes the settings and waits until every reader has them.
+    fn settle(&mut self, model: &Model, owned: &[bool]) -> anyhow::Result<()> {
+        let settings =
+            settings::build(&self.fixed, model, owned).context("building the settings")?;
+        if self.publisher.publish(&settings) {
+            self.table.wait_for_readers();
+        }
+        Ok(())
+    }
+}
+
+/// Tables with room for a model and for as much again, or for `capacity` names.
+#[must_use]
+pub fn size(model: &Model, capacity: Option<usize>) -> Size {
+    let (mut names, mut octets) = (0, 0);
+    for (name, node) in model.nodes() {
+        if let Some(record) = records::build(model, name, node) {
+            names += 1;
+            octets += record.len();
+        }
+    }
+    let capacity = capacity.unwrap_or(2 * names).max(names).max(MIN_CAPACITY);
+    let words = (capacity as f64 * WORDS_FOR_EACH_NAME) as usize;
+    // Slots are up to a third larger than what is in them.
+    let octets = octets * 4 / 3 + (capacity - names) * OCTETS_FOR_EACH_NAME;
+    Size {
+        buckets: words.div_ceil(WORDS).next_power_of_two() as u32,
+        chunks: octets.div_ceil(CHUNK) as u32 + 1,
+    }
+}

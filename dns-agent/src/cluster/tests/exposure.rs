@@ -8,6 +8,7 @@ use crate::zone::{Model, Rtype};
 
 use super::{
     ask, build, default_model, model, model_with, name, namespace, object, objects, say, service,
+    slice,
 };
 
 fn pod(name: &str, addresses: &[&str], status: &str) -> serde_json::Value {
@@ -262,10 +263,12 @@ fn every_cluster_domain_has_all_names_and_ptr_names_the_first() {
         ],
         ..ZoneSettings::default()
     };
-    let model = model_with(
-        json!([service("web", json!({"clusterIP": "10.0.0.1"}))]),
-        &settings,
-    );
+    let endpoints = json!([{"addresses": ["172.0.0.1"], "hostname": "ep"}]);
+    let list = json!([
+        service("web", json!({"clusterIP": "10.0.0.1"})),
+        slice("a", "web", endpoints, json!([])),
+    ]);
+    let model = model_with(list, &settings);
     for domain in ["cluster.local.", "a.b.cluster.local.", "k8s.example."] {
         assert_eq!(
             say(&model, &format!("web.default.svc.{domain}"), Rtype::A),
@@ -280,6 +283,10 @@ fn every_cluster_domain_has_all_names_and_ptr_names_the_first() {
     assert_eq!(
         say(&model, "1.0.0.10.in-addr.arpa.", Rtype::PTR),
         "PTR web.default.svc.cluster.local."
+    );
+    assert_eq!(
+        say(&model, "1.0.0.172.in-addr.arpa.", Rtype::PTR),
+        "PTR ep.web.default.svc.cluster.local."
     );
     let lengths: Vec<usize> = model
         .zones()
@@ -298,7 +305,7 @@ fn names_that_cannot_be_are_problems_and_the_rest_is_built() {
         service(&long, json!({"clusterIP": "10.0.0.1"})),
         service("pending", json!({"type": "ClusterIP"})),
         service("web", json!({"clusterIP": "10.0.0.2"})),
-        super::slice(
+        slice(
             "a",
             "web",
             json!([{"addresses": ["172.0.0.1"], "hostname": "a.b"}]),

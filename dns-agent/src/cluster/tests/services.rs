@@ -231,6 +231,8 @@ fn rule_6_srv_of_a_cluster_ip() {
             format!("{target} 5 IN AAAA fd00::1")
         ]
     );
+    // Three ports on one target: its two addresses are said once.
+    assert_eq!(ask(&model, target, Rtype::SRV).additional.len(), 2);
     assert_eq!(
         say(&model, "_http._tcp.web.default", Rtype::A),
         "A 10.0.0.1"

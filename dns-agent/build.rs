@@ -1,0 +1,20 @@
+//! Finds the kernel program's object, or says which command makes it.
+
+use std::{env, fs, path::Path, path::PathBuf};
+
+fn main() {
+    println!("cargo::rerun-if-env-changed=ZEROHOP_EBPF_OBJECT");
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let object = match env::var_os("ZEROHOP_EBPF_OBJECT") {
+        Some(path) => PathBuf::from(path),
+        None => workspace.join("target/ebpf/zerohop.o"),
+    };
+    println!("cargo::rerun-if-changed={}", object.display());
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("zerohop.o");
+    if let Err(error) = fs::copy(&object, out) {
+        println!(
+            "cargo::error=the kernel program is not built ({}: {error}). Run `cargo xtask build-ebpf` first.",
+            object.display()
+        );
+    }
+}

@@ -1,0 +1,151 @@
+//! The kernel plane as the writer drives it: there, not asked for, or not to be had.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context;
+use tokio::runtime::Handle;
+use tracing::{error, info, warn};
+
+use crate::{
+    admin::status,
+    config::Config,
+    datapath::{self, Datapath, hooks, interfaces},
+    zone::Model,
+};
+
+/// How often to look for interfaces that came or went.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The kernel plane, or why there is none.
+pub(super) enum Kernel {
+    /// No interface was asked for.
+    Off,
+    /// It could not be started; the resolver serves all the same.
+    Failed(String),
+    /// It answers.
+    On(Arc<Mutex<Datapath>>),
+}
+
+impl Kernel {
+    /// Makes and fills the tables, and attaches the programs.
+    ///
+    /// A node that can't is no reason not to serve: its kernel plane is degraded.
+    ///
+    /// # Errors
+    /// When it would answer strangers on a network card.
+    pub(super) fn start(config: &Config, model: &Model) -> anyhow::Result<Kernel> {
+        if config.interfaces.is_empty() {
+            return Ok(Kernel::Off);
+        }
+        let devices = Handle::current()
+            .block_on(interfaces::list())
+            .context("can't look for --interface")?;
+        hooks::check(&config.interfaces, config.allow.len(), &devices)?;
+        let settings = datapath::Config {
+            interfaces: config.interfaces.clone(),
+            allow: config.allow.clone(),
+            serve: config.serve.clone(),
+            capacity: config.capacity.map(|names| names as usize),
+            stale_after: config.stale_after,
+        };
+        match Datapath::start(settings, &devices, model) {
+            Ok(datapath) => Ok(Kernel::On(Arc::new(Mutex::new(datapath)))),
+            Err(reason) => {
+                let reason = format!("no kernel plane: {reason:#}");
+                error!("{reason}; every query goes the way it went before");
+                Ok(Kernel::Failed(reason))
+            }
+        }
+    }
+
+    /// How long the writer may wait for objects before its next [`Kernel::tick`].
+    pub(super) fn interval(&self) -> Duration {
+        match self {
+            Kernel::Off | Kernel::Failed(_) => LOOK,
+            Kernel::On(datapath) => lock(datapath).renewal_interval().min(LOOK),
+        }
+    }
+
+    /// Brings the tables to a model. When that fails the lease is left to run out, since
+    /// the tables are not what they should be.
+    pub(super) fn publish(&mut self, model: &Model) {
+        let Kernel::On(datapath) = self else { return };
+        let published = lock(datapath).publish(model);
+        match published {
+            Ok(published) => info!(?published, "wrote the kernel's tables"),
+            Err(reason) => {
+                lock(datapath).stop();
+                let reason = format!("the kernel's tables can't be written: {reason:#}");
+                error!("{reason}; the kernel plane is off");
+                *self = Kernel::Failed(reason);
+            }
+        }
+    }
+
+    /// Renews the lease and looks for interfaces.
+    pub(super) fn tick(&mut self) {
+        let Kernel::On(datapath) = self else { return };
+        if let Err(reason) = lock(datapath).renew_lease() {
+            error!("{reason:#}; the kernel stops to answer soon");
+        }
+        match Handle::current().block_on(interfaces::list()) {
+            Ok(devices) => lock(datapath).reconcile(&devices),
+            Err(reason) => warn!("can't look for interfaces: {reason:#}"),
+        }
+    }
+
+    /// Takes every hook off.
+    pub(super) fn stop(&mut self) {
+        if let Kernel::On(datapath) = self {
+            lock(datapath).stop();
+        }
+    }
+
+    /// What keeps the agent from being ready.
+    pub(super) fn missing(&self) -> Vec<String> {
+        let Kernel::On(datapath) = self else {
+            return Vec::new();
+        };
+        lock(datapath)
+            .failed()
+            .map(|failed| {
+                format!(
+                    "interface {} is not attached: {}",
+                    failed.interface, failed.reason
+                )
+            })
+            .collect()
+    }
+
+    /// What does not work though the agent is ready.
+    pub(super) fn degraded(&self) -> Vec<String> {
+        match self {
+            Kernel::Off => Vec::new(),
+            Kernel::Failed(reason) => vec![reason.clone()],
+            Kernel::On(datapath) => lock(datapath).degraded(),
+        }
+    }
+
+    /// How to read its state.
+    pub(super) fn reader(&self) -> status::Kernel {
+        let Kernel::On(datapath) = self else {
+            return Box::new(|| None);
+        };
+        let datapath = datapath.clone();
+        Box::new(move || {
+            let status = lock(&datapath).status();
+            match status {
+                Ok(status) => serde_json::to_value(status).ok(),
+                Err(reason) => Some(format!("can't be read: {reason:#}").into()),
+            }
+        })
+    }
+}
+
+/// A writer that panicked has ended the agent, so nobody sees what it left behind.
+fn lock(datapath: &Mutex<Datapath>) -> MutexGuard<'_, Datapath> {
+    datapath.lock().unwrap_or_else(PoisonError::into_inner)
+}

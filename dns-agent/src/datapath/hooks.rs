@@ -1,0 +1,382 @@
+//! Attaching the programs to network devices, and taking them off again.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, bail};
+use aya::programs::{
+    LinkOrder, SchedClassifier, TcAttachType, XdpMode,
+    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact},
+    xdp::XdpLink,
+};
+use serde::Serialize;
+
+use super::{
+    interfaces::Device,
+    object::{Object, Program},
+};
+use crate::config::{Hook as Choice, Interface};
+
+/// The word that stands for every pod's veth.
+const PODS: &str = "pods";
+
+/// What is attached where.
+pub struct Hooks {
+    wanted: Vec<Interface>,
+    attached: BTreeMap<u32, Attached>,
+    /// Devices where attaching failed: their names and why.
+    failed: BTreeMap<u32, Failed>,
+}
+
+struct Attached {
+    status: AttachedStatus,
+    /// Detaches when dropped.
+    _link: Link,
+}
+
+#[expect(dead_code, reason = "links are held to stay attached")]
+enum Link {
+    Xdp(XdpLink),
+    Tc(SchedClassifierLink),
+}
+
+/// One attached program, for `status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct AttachedStatus {
+    /// The device's name.
+    pub interface: String,
+    /// The device's number.
+    pub index: u32,
+    /// `xdp` or `tc`.
+    pub hook: &'static str,
+    /// How: `native`, `generic`, `tcx` or `clsact`.
+    pub mode: &'static str,
+    /// The program's name.
+    pub program: &'static str,
+    /// Why it is not the mode that was asked for, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// One device that matches, but that no program could be attached to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Failed {
+    /// The device's name.
+    pub interface: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl Hooks {
+    /// Nothing attached yet.
+    #[must_use]
+    pub fn new(wanted: Vec<Interface>) -> Self {
+        Self {
+            wanted,
+            attached: BTreeMap::new(),
+            failed: BTreeMap::new(),
+        }
+    }
+
+    /// Attaches to every device that matches and has no program of ours yet, and forgets those
+    /// that are gone. What fails is logged once for each reason, and tried again the next time.
+    pub fn reconcile(&mut self, object: &mut Object, devices: &[Device]) {
+        let exists = |index: &u32, name: &str| {
+            devices
+                .iter()
+                .any(|device| device.index == *index && device.name == name)
+        };
+        self.attached.retain(|index, attached| {
+            let stays = exists(index, &attached.status.interface);
+            if !stays {
+                tracing::info!("{} is gone", attached.status.interface);
+            }
+            stays
+        });
+        self.failed
+            .retain(|index, failed| exists(index, &failed.interface));
+        for device in devices {
+            let index = device.index;
+            if self.attached.contains_key(&index) {
+                continue;
+            }
+            let Some(choice) = choice(&self.wanted, device) else {
+                continue;
+            };
+            match attach(object, device, choice) {
+                Ok(attached) => {
+                    let AttachedStatus { hook, mode, .. } = attached.status;
+                    tracing::info!("{}: attached by {hook} ({mode})", device.name);
+                    self.attached.insert(index, attached);
+                    self.failed.remove(&index);
+                }
+                Err(error) => {
+                    let failed = Failed {
+                        interface: device.name.clone(),
+                        reason: format!("{error:#}"),
+                    };
+                    let before = self.failed.insert(index, failed.clone());
+                    if before.is_none_or(|before| before.reason != failed.reason) {
+                        tracing::error!("{}: not attached: {}", device.name, failed.reason);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is attached.
+    pub fn attached(&self) -> impl Iterator<Item = &AttachedStatus> {
+        self.attached.values().map(|attached| &attached.status)
+    }
+
+    /// What matches, but is not attached.
+    pub fn failed(&self) -> impl Iterator<Item = &Failed> {
+        self.failed.values()
+    }
+
+    /// Takes everything off.
+    pub fn detach(&mut self) {
+        self.attached.clear();
+    }
+}
+
+/// Refuses settings that would answer anybody's queries on a network card.
+///
+/// # Errors
+///
+/// When a device that is no veth would get a hook and no client network is allowed.
+pub fn check(wanted: &[Interface], allowed: usize, devices: &[Device]) -> anyhow::Result<()> {
+    if allowed > 0 {
+        return Ok(());
+    }
+    for device in devices.iter().filter(|device| !device.is_veth) {
+        if let Some(choice) = choice(wanted, device)
+            && choice != Choice::Tc
+        {
+            bail!(
+                "--interface: {} is no veth, and on a network card anybody could ask: say which clients are \
+                 answered with --allow CIDR",
+                device.name
+            );
+        }
+    }
+    Ok(())
+}
+
+/// How a device is to be attached, by the first of the wanted interfaces that matches.
+fn choice(wanted: &[Interface], device: &Device) -> Option<Choice> {
+    wanted
+        .iter()
+        .find(|interface| match interface.name.as_str() {
+            PODS => device.is_veth && device.peer_is_elsewhere && !device.is_default_route,
+            pattern => matches(pattern.as_bytes(), device.name.as_bytes()),
+        })
+        .map(|interface| interface.hook)
+}
+
+/// Shell patterns: `*` any octets, `?` one octet.
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    match (pattern.split_first(), name.split_first()) {
+        (None, None) => true,
+        (Some((b'*', rest)), _) => (0..=name.len()).any(|skipped| matches(rest, &name[skipped..])),
+        (Some((b'?', pattern)), Some((_, name))) => matches(pattern, name),
+        (Some((expected, pattern)), Some((octet, name))) => {
+            expected == octet && matches(pattern, name)
+        }
+        _ => false,
+    }
+}
+
+fn attach(object: &mut Object, device: &Device, choice: Choice) -> anyhow::Result<Attached> {
+    match choice {
+        Choice::Auto if device.is_veth => attach_tc(object, device),
+        Choice::Tc => attach_tc(object, device),
+        Choice::Auto | Choice::Xdp if device.is_veth => attach_xdp(
+            object,
+            device,
+            XdpMode::Skb,
+            // An answer sent by native XDP is lost at a peer that runs no XDP program.
+            Some("a veth loses native XDP's answers".to_owned()),
+        ),
+        Choice::XdpGeneric => attach_xdp(object, device, XdpMode::Skb, None),
+        Choice::Auto | Choice::Xdp => match attach_xdp(object, device, XdpMode::Driver, None) {
+            Ok(attached) => Ok(attached),
+            Err(error) => {
+                let reason = Some(format!("native XDP was refused: {error:#}"));
+                attach_xdp(object, device, XdpMode::Skb, reason)
+            }
+        },
+    }
+}
+
+fn attach_xdp(
+    object: &mut Object,
+    device: &Device,
+    mode: XdpMode,
+    reason: Option<String>,
+) -> anyhow::Result<Attached> {
+    let program = if device.is_veth {
+        Program::XdpVeth
+    } else {
+        Program::Xdp
+    };
+    let xdp = object.xdp(program.name())?;
+    let id = xdp
+        .attach_to_if_index(device.index, mode)
+        .with_context(|| format!("attaching {} to {}", program.name(), device.name))?;
+    let link = xdp.take_link(id)?;
+    let mode = match mode {
+        XdpMode::Skb => "generic",
+        _ => "native",
+    };
+    Ok(Attached {
+        status: status(device, program, mode, reason),
+        _link: Link::Xdp(link),
+    })
+}
+
+fn attach_tc(object: &mut Object, device: &Device) -> anyhow::Result<Attached> {
+    // A redirect to the peer inside one namespace would be dropped.
+    let program = if device.is_veth && device.peer_is_elsewhere {
+        Program::TcPeer
+    } else {
+        Program::Tc
+    };
+    let tc = object.tc(program.name())?;
+    let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let (id, mode) = match tc.attach_with_options(&device.name, TcAttachType::Ingress, first) {
+        Ok(id) => (id, "tcx"),
+        Err(tcx) => match attach_clsact(tc, device) {
+            Ok(id) => (id, "clsact"),
+            Err(clsact) => bail!("by tcx: {tcx}; by clsact: {clsact:#}"),
+        },
+    };
+    let link = tc.take_link(id)?;
+    Ok(Attached {
+        status: status(device, program, mode, None),
+        _link: Link::Tc(link),
+    })
+}
+
+/// Before Linux 6.6 there is no tcx. The filter gets the highest priority, so it runs first.
+fn attach_clsact(
+    tc: &mut SchedClassifier,
+    device: &Device,
+) -> anyhow::Result<aya::programs::tc::SchedClassifierLinkId> {
+    // It may be there already, ours from an earlier run or somebody else's; either will do, and if
+    // it is not there the next step says so.
+    let _ = qdisc_add_clsact(&device.name);
+    let options = NlOptions {
+        priority: 1,
+        ..NlOptions::default()
+    };
+    tc.attach_with_options(
+        &device.name,
+        TcAttachType::Ingress,
+        TcAttachOptions::Netlink(options),
+    )
+    .with_context(|| format!("attaching a filter to {}", device.name))
+}
+
+fn status(
+    device: &Device,
+    program: Program,
+    mode: &'static str,
+    reason: Option<String>,
+) -> AttachedStatus {
+    AttachedStatus {
+        interface: device.name.clone(),
+        index: device.index,
+        hook: program.hook().name(),
+        mode,
+        program: program.name(),
+        reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(name: &str) -> Device {
+        Device {
+            index: 1,
+            name: name.to_owned(),
+            is_veth: true,
+            peer_is_elsewhere: true,
+            is_default_route: false,
+        }
+    }
+
+    fn interface(name: &str, hook: Choice) -> Interface {
+        Interface {
+            name: name.to_owned(),
+            hook,
+        }
+    }
+
+    #[test]
+    fn shell_patterns() {
+        for (pattern, name, expected) in [
+            ("eth0", "eth0", true),
+            ("eth0", "eth01", false),
+            ("veth*", "veth", true),
+            ("veth*", "vethab12", true),
+            ("*0", "eth0", true),
+            ("e?h0", "eth0", true),
+            ("e?h0", "eh0", false),
+            ("*a*b", "xaayb", true),
+            ("", "eth0", false),
+        ] {
+            assert_eq!(
+                matches(pattern.as_bytes(), name.as_bytes()),
+                expected,
+                "{pattern} on {name}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_first_match_decides() {
+        let wanted = [
+            interface("veth1", Choice::Xdp),
+            interface("veth*", Choice::Tc),
+        ];
+        assert_eq!(choice(&wanted, &device("veth1")), Some(Choice::Xdp));
+        assert_eq!(choice(&wanted, &device("veth2")), Some(Choice::Tc));
+        assert_eq!(choice(&wanted, &device("eth0")), None);
+    }
+
+    #[test]
+    fn pods_are_veths_that_lead_elsewhere() {
+        let wanted = [interface(PODS, Choice::Auto)];
+        let pod = device("veth1");
+        assert_eq!(choice(&wanted, &pod), Some(Choice::Auto));
+        let own = Device {
+            is_default_route: true,
+            ..pod.clone()
+        };
+        let here = Device {
+            peer_is_elsewhere: false,
+            ..pod.clone()
+        };
+        let card = Device {
+            is_veth: false,
+            ..pod
+        };
+        for other in [own, here, card] {
+            assert_eq!(choice(&wanted, &other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_card_needs_allowed_clients() {
+        let card = Device {
+            is_veth: false,
+            ..device("eth0")
+        };
+        let wanted = [interface("eth*", Choice::Auto)];
+        assert!(check(&wanted, 0, std::slice::from_ref(&card)).is_err());
+        assert!(check(&wanted, 1, &[card]).is_ok());
+        assert!(check(&wanted, 0, &[device("eth0")]).is_ok());
+    }
+}

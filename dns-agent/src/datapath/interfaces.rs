@@ -1,0 +1,108 @@
+//! The node's network devices, as far as hooks care.
+
+use anyhow::Context as _;
+use futures_util::TryStreamExt as _;
+use rtnetlink::{
+    Handle, RouteMessageBuilder, new_connection,
+    packet_route::{
+        link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+        route::RouteAttribute,
+    },
+};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its number, which is never used again while the device lives.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// One end of a veth pair.
+    pub is_veth: bool,
+    /// Its peer is in another namespace.
+    pub peer_is_elsewhere: bool,
+    /// A default route leaves by it.
+    pub is_default_route: bool,
+}
+
+/// The devices of this namespace.
+///
+/// # Errors
+///
+/// When the kernel does not answer over netlink.
+pub async fn list() -> anyhow::Result<Vec<Device>> {
+    let (connection, handle, _) = new_connection().context("opening a netlink socket")?;
+    let connection = tokio::spawn(connection);
+    let devices = list_by(&handle).await;
+    connection.abort();
+    devices
+}
+
+async fn list_by(handle: &Handle) -> anyhow::Result<Vec<Device>> {
+    let defaults = default_routes(handle)
+        .await
+        .context("asking the kernel for its routes")?;
+    let links: Vec<LinkMessage> = handle
+        .link()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .context("asking the kernel for its network devices")?;
+    let devices = links.into_iter().filter_map(device);
+    Ok(devices
+        .map(|device| Device {
+            is_default_route: defaults.contains(&device.index),
+            ..device
+        })
+        .collect())
+}
+
+fn device(link: LinkMessage) -> Option<Device> {
+    let mut device = Device {
+        index: link.header.index,
+        name: String::new(),
+        is_veth: false,
+        peer_is_elsewhere: false,
+        is_default_route: false,
+    };
+    for attribute in link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => device.name = name,
+            LinkAttribute::LinkNetNsId(_) => device.peer_is_elsewhere = true,
+            LinkAttribute::LinkInfo(infos) => {
+                device.is_veth |= infos
+                    .iter()
+                    .any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+            }
+            _ => {}
+        }
+    }
+    (!device.name.is_empty()).then_some(device)
+}
+
+/// The devices that default routes leave by.
+async fn default_routes(handle: &Handle) -> Result<Vec<u32>, rtnetlink::Error> {
+    let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+    let mut devices = Vec::new();
+    for request in [v4, v6] {
+        let mut routes = handle.route().get(request).execute();
+        while let Some(route) = routes.try_next().await? {
+            if route.header.destination_prefix_length != 0 {
+                continue;
+            }
+            devices.extend(
+                route
+                    .attributes
+                    .iter()
+                    .filter_map(|attribute| match attribute {
+                        RouteAttribute::Oif(device) => Some(*device),
+                        _ => None,
+                    }),
+            );
+        }
+    }
+    Ok(devices)
+}

@@ -1,0 +1,226 @@
+//! The settings that the kernel program reads, and their publication.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::atomic::Ordering,
+};
+
+use anyhow::{Context as _, bail};
+use bytemuck::Zeroable as _;
+use dns_common::{
+    Control, Settings, checksum,
+    names::HashKey,
+    settings::{
+        MAX_ALLOWED, MAX_SERVED, MAX_SUFFIX, MAX_SUFFIXES, Network4, Network6, SLOTS, SOA_LEN,
+        SOA_POINTERS, Served4, Served6, Suffix, Zone,
+    },
+};
+use ipnet::IpNet;
+
+use super::memory::Memory;
+use crate::zone::{Answer, Model, render};
+
+/// The words of [`Control`].
+const SETTINGS: usize = std::mem::offset_of!(Control, settings) / 8;
+const LEASE: usize = std::mem::offset_of!(Control, lease) / 8;
+
+/// What stays the same while the agent runs.
+#[derive(Clone, Debug)]
+pub struct Fixed {
+    /// Picks a name's buckets.
+    pub hash_key: HashKey,
+    /// Buckets in the directory, minus 1.
+    pub directory_mask: u32,
+    /// Mixed into the choice of the first address.
+    pub rotation_key: u64,
+    /// Addresses and ports that the kernel answers for.
+    pub serve: Vec<SocketAddr>,
+    /// Networks whose clients are answered on network cards.
+    pub allow: Vec<IpNet>,
+}
+
+/// The settings for a model.
+///
+/// `owned` says for each zone of the model whether the absence of a name in it means anything.
+///
+/// # Errors
+///
+/// When there are more addresses to serve than the kernel program looks through.
+pub fn build(fixed: &Fixed, model: &Model, owned: &[bool]) -> anyhow::Result<Settings> {
+    let mut settings = Settings {
+        hash_key: fixed.hash_key,
+        rotation_key: fixed.rotation_key,
+        directory_mask: fixed.directory_mask,
+        ..Settings::zeroed()
+    };
+    for address in &fixed.serve {
+        serve(&mut settings, *address)?;
+    }
+    for network in &fixed.allow {
+        allow(&mut settings, *network)?;
+    }
+    let mut suffixes = Vec::new();
+    for (number, (apex, owned)) in model.zones().iter().zip(owned).enumerate() {
+        if number == MAX_SUFFIXES {
+            break;
+        }
+        settings.zones[number] = zone(model, number)
+            .with_context(|| format!("building the SOA record of {}", apex.name))?;
+        // The kernel looks for a parent with a flag, not for a grandparent: below such a name
+        // everything passes, and when its suffix would be too long, in the whole zone.
+        let deep = model.nodes().filter(|(name, node)| {
+            node.computed_depth() > 1 && model.zone_of(name) == Some(number)
+        });
+        let deep: Vec<_> = deep.map(|(name, _)| name.wire()).collect();
+        let owned = *owned && deep.iter().all(|name| name.len() <= MAX_SUFFIX);
+        suffixes.extend(deep.iter().map(|name| (*name, 0, Suffix::PASS)));
+        let action = if owned { Suffix::OWN } else { Suffix::PASS };
+        suffixes.push((apex.name.wire(), number as u16, action));
+    }
+    suffixes.sort_by_key(|(name, ..)| (std::cmp::Reverse(name.len()), *name));
+    for (name, zone, action) in suffixes {
+        push_suffix(&mut settings, name, zone, action);
+    }
+    Ok(settings)
+}
+
+/// Adds a suffix. Without one the names below it that have no record pass.
+fn push_suffix(settings: &mut Settings, name: &[u8], zone: u16, action: u16) {
+    let number = settings.suffix_count as usize;
+    match Suffix::new(name, zone, action) {
+        Some(suffix) if number < MAX_SUFFIXES => {
+            settings.suffixes[number] = suffix;
+            settings.suffix_count += 1;
+        }
+        _ => tracing::debug!(
+            "no room for a suffix of {} octets (at most {MAX_SUFFIX}; at most {MAX_SUFFIXES} of them)",
+            name.len()
+        ),
+    }
+}
+
+fn serve(settings: &mut Settings, address: SocketAddr) -> anyhow::Result<()> {
+    let port = address.port().to_be();
+    let count = match address.ip() {
+        IpAddr::V4(_) => &mut settings.served4_count,
+        IpAddr::V6(_) => &mut settings.served6_count,
+    };
+    let number = *count as usize;
+    if number == MAX_SERVED {
+        bail!("--serve {address}: the kernel serves at most {MAX_SERVED} addresses of each family");
+    }
+    *count += 1;
+    match address.ip() {
+        IpAddr::V4(ip) => {
+            settings.served4[number] = Served4::new(u32::from_le_bytes(ip.octets()), port);
+        }
+        IpAddr::V6(ip) => {
+            settings.served6[number] = Served6 {
+                address: bytemuck::cast(ip.octets()),
+                port: port.into(),
+            };
+        }
+    }
+    Ok(())
+}
+
+fn allow(settings: &mut Settings, network: IpNet) -> anyhow::Result<()> {
+    let count = match network {
+        IpNet::V4(_) => &mut settings.allowed4_count,
+        IpNet::V6(_) => &mut settings.allowed6_count,
+    };
+    let number = *count as usize;
+    if number == MAX_ALLOWED {
+        bail!("--allow {network}: at most {MAX_ALLOWED} networks of each family");
+    }
+    *count += 1;
+    match network {
+        IpNet::V4(network) => {
+            settings.allowed4[number] = Network4 {
+                address: u32::from_le_bytes(network.network().octets()),
+                mask: u32::from_le_bytes(network.netmask().octets()),
+            };
+        }
+        IpNet::V6(network) => {
+            settings.allowed6[number] = Network6 {
+                address: bytemuck::cast(network.network().octets()),
+                mask: bytemuck::cast(network.netmask().octets()),
+            };
+        }
+    }
+    Ok(())
+}
+
+/// The zone's SOA record as negative answers carry it, its pointers blank.
+fn zone(model: &Model, number: usize) -> anyhow::Result<Zone> {
+    let name = &model.zones()[number].name;
+    // Rendered behind the zone's own name, where every pointer is the same.
+    let answer = render(name, &Answer::NoData { zone: number }, model.zones(), 0);
+    let mut soa = [0; 56];
+    if answer.bytes.len() != SOA_LEN {
+        bail!(
+            "it takes {} octets instead of {SOA_LEN}",
+            answer.bytes.len()
+        );
+    }
+    soa[..SOA_LEN].copy_from_slice(&answer.bytes);
+    for at in SOA_POINTERS {
+        if soa[at..at + 2] != [0xc0, 0x0c] {
+            bail!("octet {at} starts no pointer to the zone");
+        }
+        soa[at..at + 2].fill(0);
+    }
+    Ok(Zone {
+        soa,
+        name_len: name.wire().len() as u32,
+        sum: checksum::fold(checksum::sum(&soa)).into(),
+    })
+}
+
+/// The writer's side of the control line and the copies of the settings.
+pub struct Publisher {
+    control: Memory,
+    copies: Memory,
+    current: Option<Settings>,
+    slot: u32,
+}
+
+impl Publisher {
+    /// Over zeroed memory: one [`Control`], and [`SLOTS`] copies of [`Settings`].
+    #[must_use]
+    pub fn new(control: Memory, copies: Memory) -> Self {
+        Self {
+            control,
+            copies,
+            current: None,
+            slot: 0,
+        }
+    }
+
+    /// Publishes settings that differ from the current ones; says whether they did.
+    ///
+    /// A copy is written again only after [`SLOTS`] − 1 others: the caller must see to it that a
+    /// grace period passes after each publication.
+    pub fn publish(&mut self, settings: &Settings) -> bool {
+        let octets = bytemuck::bytes_of(settings);
+        if let Some(current) = &self.current
+            && bytemuck::bytes_of(current) == octets
+        {
+            return false;
+        }
+        self.slot = (self.slot + 1) % SLOTS;
+        let words = size_of::<Settings>() / 8;
+        let copy = &self.copies.words()[self.slot as usize * words..][..words];
+        for (word, octets) in copy.iter().zip(octets.chunks_exact(8)) {
+            word.store(bytemuck::pod_read_unaligned(octets), Ordering::Relaxed);
+        }
+        self.control.words()[SETTINGS].store(u64::from(self.slot) + 1, Ordering::Release);
+        self.current = Some(*settings);
+        true
+    }
+
+    /// Ends the lease at once.
+    pub fn end_lease(&self) {
+        self.control.words()[LEASE].store(0, Ordering::Release);
+    }
+}

@@ -1,0 +1,198 @@
+//! Every way a packet can end.
+
+/// What became of a packet. One counter each, for each hook and CPU.
+///
+/// The first three are answers, the others say why a packet passed on unchanged.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outcome {
+    /// Answered with data.
+    Data = 0,
+    /// Answered: the name exists, the type does not (RFC 2308 section 2.2).
+    NoData,
+    /// Answered: the name does not exist (RFC 2308 section 2.1).
+    NxDomain,
+    /// Neither IPv4 nor IPv6, or with a VLAN tag.
+    NotIp,
+    /// Shorter than its headers say, or not in one piece of memory.
+    Short,
+    /// A link-layer multicast or broadcast.
+    Multicast,
+    /// IPv4 with options.
+    IpOptions,
+    /// A fragment.
+    Fragment,
+    /// Not UDP, or IPv6 with extension headers.
+    NotUdp,
+    /// To an address and port that we don't serve.
+    NotServed,
+    /// On a network card, from a client outside the allowed networks.
+    NotAllowed,
+    /// The agent has not renewed the lease.
+    LeaseStale,
+    /// The IP and UDP lengths don't agree, or the UDP checksum is missing over IPv6.
+    OddUdp,
+    /// A reply (QR=1).
+    Reply,
+    /// An opcode other than QUERY, or header bits that a query does not have.
+    OddHeader,
+    /// QDCOUNT other than 1, or records where a query has none.
+    OddCounts,
+    /// A name longer than the kernel looks up, or shorter.
+    NameLength,
+    /// A name that is no sequence of labels, or a compressed one.
+    OddName,
+    /// A class other than IN.
+    OddClass,
+    /// A meta type (ANY, AXFR, …: RFC 6895 section 3.1).
+    MetaType,
+    /// An additional record that is no plain OPT of version 0 (RFC 6891).
+    OddEdns,
+    /// Octets behind the message.
+    TrailingOctets,
+    /// The name's record says that the agent must answer.
+    PassMark,
+    /// Names may exist below the parent that the tables don't hold.
+    BelowUnknown,
+    /// Another name has the same tag; the agent can tell.
+    TagCollision,
+    /// Outside the owned name space.
+    NotOwned,
+    /// The answer is longer than the client takes.
+    TooLarge,
+    /// The packet could not be made longer.
+    NoRoom,
+    /// Aggregated by segmentation offload.
+    Aggregated,
+    /// The tables are not set up.
+    NotReady,
+}
+
+impl Outcome {
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// All of them, in the order of their counters.
+    pub const ALL: [Self; 30] = [
+        Self::Data,
+        Self::NoData,
+        Self::NxDomain,
+        Self::NotIp,
+        Self::Short,
+        Self::Multicast,
+        Self::IpOptions,
+        Self::Fragment,
+        Self::NotUdp,
+        Self::NotServed,
+        Self::NotAllowed,
+        Self::LeaseStale,
+        Self::OddUdp,
+        Self::Reply,
+        Self::OddHeader,
+        Self::OddCounts,
+        Self::NameLength,
+        Self::OddName,
+        Self::OddClass,
+        Self::MetaType,
+        Self::OddEdns,
+        Self::TrailingOctets,
+        Self::PassMark,
+        Self::BelowUnknown,
+        Self::TagCollision,
+        Self::NotOwned,
+        Self::TooLarge,
+        Self::NoRoom,
+        Self::Aggregated,
+        Self::NotReady,
+    ];
+
+    /// The kernel answered.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_answer(self) -> bool {
+        (self as u32) <= Self::NxDomain as u32
+    }
+
+    /// The name used in `status` and in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::NoData => "nodata",
+            Self::NxDomain => "nxdomain",
+            Self::NotIp => "not_ip",
+            Self::Short => "short",
+            Self::Multicast => "multicast",
+            Self::IpOptions => "ip_options",
+            Self::Fragment => "fragment",
+            Self::NotUdp => "not_udp",
+            Self::NotServed => "not_served",
+            Self::NotAllowed => "not_allowed",
+            Self::LeaseStale => "lease_stale",
+            Self::OddUdp => "odd_udp",
+            Self::Reply => "reply",
+            Self::OddHeader => "odd_header",
+            Self::OddCounts => "odd_counts",
+            Self::NameLength => "name_length",
+            Self::OddName => "odd_name",
+            Self::OddClass => "odd_class",
+            Self::MetaType => "meta_type",
+            Self::OddEdns => "odd_edns",
+            Self::TrailingOctets => "trailing_octets",
+            Self::PassMark => "pass_mark",
+            Self::BelowUnknown => "below_unknown",
+            Self::TagCollision => "tag_collision",
+            Self::NotOwned => "not_owned",
+            Self::TooLarge => "too_large",
+            Self::NoRoom => "no_room",
+            Self::Aggregated => "aggregated",
+            Self::NotReady => "not_ready",
+        }
+    }
+}
+
+/// The hook a packet came in by; each has counters of its own.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// XDP on a network device.
+    Xdp = 0,
+    /// tc ingress on a host veth.
+    Tc = 1,
+}
+
+impl Hook {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Xdp, Self::Tc];
+
+    /// The position of an outcome's counter.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counter(self, outcome: Outcome) -> u32 {
+        self as u32 * Outcome::COUNT as u32 + outcome as u32
+    }
+
+    /// The name used in `status` and in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::Tc => "tc",
+        }
+    }
+}
+
+/// How many counters there are for each CPU.
+pub const COUNTERS: usize = Hook::ALL.len() * Outcome::COUNT;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_is_in_the_order_of_the_counters() {
+        for (at, outcome) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, at, "{}", outcome.name());
+        }
+    }
+}

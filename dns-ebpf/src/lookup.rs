@@ -1,0 +1,402 @@
+//! Finding the answer: a record for the name, or the proof that there is none.
+
+use dns_common::{
+    Outcome,
+    directory::{Bucket, WORDS, Word},
+    names::{self, MAX_WORDS, MIN_NAME, NameHash},
+    records::{self, ANSWERS, CHUNK, MAX_ANSWER, MAX_RECORD, MIN_ANSWER, REACH, Record},
+    settings::{MAX_SUFFIX, MAX_SUFFIXES, SOA_LEN, Suffix, Zone},
+};
+
+use crate::{
+    Tables,
+    query::{NAME_MASK, Query, read_name},
+    verifier::{forget_octet, load, load_shared, offset},
+};
+
+/// RCODE 3 (RFC 1035 section 4.1.1) in the header's second 16 bits.
+const NXDOMAIN: u16 = 3u16.to_be();
+
+const ONE: u16 = 1u16.to_be();
+
+/// Labels walked before a suffix: enough for a search list behind a long name, and for
+/// every name in ip6.arpa.
+const MAX_LABELS: usize = 40;
+
+/// What goes behind the question.
+#[derive(Clone, Copy)]
+pub struct Answer {
+    /// [`Outcome::Data`], [`Outcome::NoData`] or [`Outcome::NxDomain`].
+    pub outcome: Outcome,
+    /// RCODE, in its place in the header's second 16 bits.
+    pub rcode: u16,
+    /// ANCOUNT, NSCOUNT and ARCOUNT (without the OPT), as they stand on the wire.
+    pub counts: [u16; 3],
+    /// The address of its octets.
+    pub octets: usize,
+    /// How many there are.
+    pub length: usize,
+    /// Their one's complement sum, pointers included.
+    pub sum: u64,
+    /// What to write over the SOA's pointers; 0: nothing, they are in their places.
+    pub soa_pointer: u16,
+}
+
+/// Finds the answer to a query, or says why it passes.
+#[inline(always)]
+pub fn find<T: Tables>(query: &Query<'_>, tables: &T) -> Result<Answer, Outcome> {
+    let mask = query.settings.directory_mask;
+    let word = find_word(query.hash, mask, tables)?;
+    if word.record() == 0 {
+        return absent(query, tables);
+    }
+    let record = record(word, tables)?;
+    if !is_named(record, query) {
+        return Err(Outcome::TagCollision);
+    }
+    // SAFETY: `record` and what it reaches lie in a chunk, and a record that a
+    // directory word names is not written to.
+    let head = unsafe { &*(record as *const Record) };
+    if head.flags & Record::PASS != 0 {
+        return Err(Outcome::PassMark);
+    }
+
+    let mut found = ANSWERS;
+    let mut at = 0;
+    while at < ANSWERS {
+        if head.answers[at].rtype == query.rtype {
+            found = at;
+            break;
+        }
+        at += 1;
+    }
+    // One state for the verifier, whichever answer it is.
+    let found = forget_octet(found, query.hash.0);
+    if found >= ANSWERS {
+        if is_meta(query.rtype) {
+            return Err(Outcome::MetaType);
+        }
+        if head.flags & Record::OTHER_TYPES_PASS != 0 {
+            return Err(Outcome::PassMark);
+        }
+        if head.zone == Record::NO_ZONE {
+            return Err(Outcome::NotOwned);
+        }
+        return Ok(soa(query, head.zone, Outcome::NoData));
+    }
+
+    let answer = offset::<0x30>(&raw const head.answers as usize, found << 4);
+    // SAFETY: an element of `head.answers`.
+    let answer = unsafe { &*(answer as *const records::Answer) };
+    let length = answer.length as usize;
+    if !(MIN_ANSWER..=MAX_ANSWER).contains(&length) {
+        return Err(Outcome::PassMark);
+    }
+    let first = rotation(query, answer.rotations);
+    let start = answer.offset as usize + first * answer.stride as usize;
+    if start > MAX_RECORD - MIN_ANSWER {
+        return Err(Outcome::PassMark);
+    }
+    Ok(Answer {
+        outcome: Outcome::Data,
+        rcode: 0,
+        counts: [answer.answers, 0, answer.additionals],
+        octets: offset::<{ MAX_RECORD - 1 }>(record, start),
+        length,
+        sum: u64::from(answer.sum),
+        soa_pointer: 0,
+    })
+}
+
+/// Which of `n` records comes first.
+///
+/// Each of ID and port steps through the circle by a ratio that no small fraction
+/// comes near, so counting clients get a fair share of each address as well as random ones.
+#[inline(always)]
+fn rotation(query: &Query<'_>, n: u16) -> usize {
+    let key = query.settings.rotation_key;
+    let id = u64::from(u16::from_be(query.id));
+    let port = u64::from(u16::from_be(query.ports as u16));
+    let mixed = id
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .wrapping_add(port.wrapping_mul(0x6a09_e667_f3bc_c909))
+        .wrapping_add(key);
+    (((mixed >> 48) * u64::from(n)) >> 16) as usize
+}
+
+/// The directory word for a hash; one without a record if there is none.
+#[inline(always)]
+fn find_word<T: Tables>(hash: NameHash, mask: u32, tables: &T) -> Result<Word, Outcome> {
+    let first = tables.bucket(hash.bucket(mask)).ok_or(Outcome::NotReady)?;
+    let found = find_in(first, hash.tag());
+    // An empty last word says that no name had to go to its second bucket.
+    if found.record() != 0 || found == Word::EMPTY {
+        return Ok(found);
+    }
+    let second = tables
+        .bucket(hash.second_bucket(mask))
+        .ok_or(Outcome::NotReady)?;
+    let found = find_in(second, hash.tag());
+    if found.record() != 0 {
+        return Ok(found);
+    }
+    Ok(Word::EMPTY)
+}
+
+/// The word with this tag; else the last word's emptiness: [`Word::EMPTY`] or
+/// [`Word::OVERFLOWED`].
+#[inline(always)]
+fn find_in(bucket: *const Bucket, tag: u32) -> Word {
+    let mut word = Word::EMPTY;
+    let mut at = 0;
+    while at < WORDS {
+        // SAFETY: a map element, always there, its words are stored whole.
+        word = Word(unsafe { load_shared(bucket as usize + 8 * at) });
+        if word.tag() == tag && word.record() != 0 {
+            return word;
+        }
+        at += 1;
+    }
+    if word == Word::EMPTY {
+        return Word::EMPTY;
+    }
+    Word::OVERFLOWED
+}
+
+/// The address of the record that a word names; [`REACH`] octets from it can be read.
+#[inline(always)]
+fn record<T: Tables>(word: Word, tables: &T) -> Result<usize, Outcome> {
+    let (chunk, at) = records::place(word.record());
+    let chunk = tables.chunk(chunk).ok_or(Outcome::NotReady)?;
+    let at = at as usize;
+    if at > CHUNK - REACH {
+        return Err(Outcome::NotReady);
+    }
+    Ok(offset::<{ CHUNK - 1 }>(chunk as usize, at))
+}
+
+/// Whether the record is the one for the query's name, letter case aside.
+#[inline(always)]
+fn is_named(record: usize, query: &Query<'_>) -> bool {
+    // SAFETY: as in `find`.
+    let name_len = unsafe { (*(record as *const Record)).name_len };
+    if name_len as usize != query.name_length {
+        return false;
+    }
+    let stored = record + size_of::<Record>();
+    let (asked, end) = (query.name(), query.end);
+    let mut at = 0;
+    while at < MAX_WORDS {
+        // The last word reaches back into the one before it, so that it ends with the name.
+        if 8 * at + 8 > query.name_length {
+            break;
+        }
+        if asked + 8 * at + 8 > end {
+            return false;
+        }
+        // SAFETY: just checked; and within the record's reach.
+        if !same_word(unsafe { load(asked + 8 * at) }, unsafe {
+            load(stored + 8 * at)
+        }) {
+            return false;
+        }
+        at += 1;
+    }
+    let last = query.name_length - MIN_NAME;
+    let asked = offset::<NAME_MASK>(asked, last);
+    if asked + 8 > end {
+        return false;
+    }
+    // SAFETY: just checked; and within the record's reach.
+    same_word(unsafe { load(asked) }, unsafe {
+        load(offset::<NAME_MASK>(stored, last))
+    })
+}
+
+/// Compares raw first: most clients ask in lower case.
+#[inline(always)]
+fn same_word(asked: u64, stored: u64) -> bool {
+    asked == stored || names::lower(asked) == stored
+}
+
+/// RFC 6895 section 3.1: OPT, the QTYPEs and meta types, and the reserved 0.
+#[inline(always)]
+fn is_meta(rtype: u16) -> bool {
+    let rtype = u16::from_be(rtype);
+    rtype == 41 || rtype == 0 || (128..=255).contains(&rtype)
+}
+
+/// NXDOMAIN, if its absence from the tables means that the name does not exist.
+#[inline(always)]
+fn absent<T: Tables>(query: &Query<'_>, tables: &T) -> Result<Answer, Outcome> {
+    let suffix = suffix_of(query)?;
+    if suffix.action != Suffix::OWN {
+        return Err(Outcome::NotOwned);
+    }
+    if is_meta(query.rtype) {
+        return Err(Outcome::MetaType);
+    }
+    let first_label = walk(query, query.name_length - suffix.length)?;
+    if is_below_unknown(query, first_label, tables)? {
+        return Err(Outcome::BelowUnknown);
+    }
+    Ok(soa(query, suffix.zone, Outcome::NxDomain))
+}
+
+struct MatchedSuffix {
+    length: usize,
+    zone: u16,
+    action: u16,
+}
+
+/// The longest suffix in the settings that the name ends with.
+///
+/// Whether it starts at a label's start is not known yet.
+#[inline(always)]
+fn suffix_of(query: &Query<'_>) -> Result<MatchedSuffix, Outcome> {
+    let settings = query.settings;
+    // Suffixes are compared from the far end of a window that ends with the name. There
+    // are at least 54 octets before the name, so the window starts inside the packet.
+    let back = query.layer4 + crate::query::TO_NAME + query.name_length;
+    if !(MAX_SUFFIX..=0x1ff).contains(&back) {
+        return Err(Outcome::NotOwned);
+    }
+    let window = offset::<0x1ff>(query.start, back - MAX_SUFFIX);
+    if window + MAX_SUFFIX > query.end {
+        return Err(Outcome::Short);
+    }
+    let count = settings.suffix_count as usize;
+    let mut found = MAX_SUFFIXES;
+    let mut at = 0;
+    while at < MAX_SUFFIXES {
+        if at >= count {
+            break;
+        }
+        let suffix = &settings.suffixes[at];
+        if (suffix.length as usize) <= query.name_length && ends_with(window, suffix) {
+            found = at;
+            break;
+        }
+        at += 1;
+    }
+    let found = forget_octet(found, query.hash.0);
+    if found >= MAX_SUFFIXES {
+        return Err(Outcome::NotOwned);
+    }
+    let suffix = element(&settings.suffixes, found);
+    Ok(MatchedSuffix {
+        length: suffix.length as usize,
+        zone: suffix.zone,
+        action: suffix.action,
+    })
+}
+
+#[inline(always)]
+fn ends_with(window: usize, suffix: &Suffix) -> bool {
+    let words = (suffix.length as usize).div_ceil(8);
+    let mut back = 1;
+    while back <= MAX_SUFFIX / 8 {
+        let at = MAX_SUFFIX / 8 - back;
+        // SAFETY: the window lies in the packet.
+        let asked: u64 = unsafe { load(window + 8 * at) };
+        let mut difference = asked ^ suffix.words[at];
+        if difference != 0 {
+            difference = names::lower(asked) ^ suffix.words[at];
+        }
+        if back == words {
+            return difference & suffix.mask == 0;
+        }
+        if difference != 0 {
+            return false;
+        }
+        back += 1;
+    }
+    false
+}
+
+/// Walks the labels before the suffix, which must start where one of them ends. Gives the
+/// octets of the first label, its length octet included.
+#[inline(always)]
+fn walk(query: &Query<'_>, to: usize) -> Result<usize, Outcome> {
+    let name = query.name();
+    let mut at = 0;
+    let mut first = 0;
+    let mut label = 0;
+    while label < MAX_LABELS {
+        if at == to {
+            return Ok(first);
+        }
+        if at > to {
+            return Err(Outcome::OddName);
+        }
+        let octet = offset::<NAME_MASK>(name, at);
+        if octet + 1 > query.end {
+            return Err(Outcome::OddName);
+        }
+        // SAFETY: just checked.
+        let length: u8 = unsafe { load(octet) };
+        if length == 0 || length > 63 {
+            return Err(Outcome::OddName);
+        }
+        at = forget_octet(at + length as usize + 1, query.hash.0);
+        if label == 0 {
+            first = at;
+        }
+        label += 1;
+    }
+    Err(Outcome::OddName)
+}
+
+/// Whether the parent's record says that names may exist below it that have no record.
+#[inline(always)]
+fn is_below_unknown<T: Tables>(
+    query: &Query<'_>,
+    first_label: usize,
+    tables: &T,
+) -> Result<bool, Outcome> {
+    let mask = query.settings.directory_mask;
+    let parent = offset::<NAME_MASK>(query.name(), first_label);
+    let Ok(scanned) = read_name(parent, query.end, query.settings) else {
+        // A parent too short to be looked up is no name of ours.
+        return Ok(false);
+    };
+    let word = find_word(scanned.hash, mask, tables)?;
+    if word.record() == 0 {
+        return Ok(false);
+    }
+    let record = record(word, tables)?;
+    // SAFETY: as in `find`. Another name with the parent's tag may be asked here: then the
+    // agent answers, which is never wrong.
+    Ok(unsafe { (*(record as *const Record)).flags } & Record::BELOW_UNKNOWN != 0)
+}
+
+/// A negative answer: the zone's SOA record in the authority section (RFC 2308).
+#[inline(always)]
+fn soa(query: &Query<'_>, zone: u16, outcome: Outcome) -> Answer {
+    let settings = query.settings;
+    let zone = element(&settings.zones, zone as usize);
+    let pointer = Zone::pointer(zone.name_len, query.name_length as u32);
+    let rcode = if outcome as u32 == Outcome::NxDomain as u32 {
+        NXDOMAIN
+    } else {
+        0
+    };
+    Answer {
+        outcome,
+        rcode,
+        counts: [0, ONE, 0],
+        octets: &raw const zone.soa as usize,
+        length: SOA_LEN,
+        // Two of the pointers start at even offsets, one at an odd one.
+        sum: u64::from(zone.sum) + (u64::from(pointer) << 8) + 2 * u64::from(pointer),
+        soa_pointer: pointer,
+    }
+}
+
+/// The element at a position, the position masked, not checked: see [`offset`].
+#[inline(always)]
+fn element<T>(array: &[T; MAX_SUFFIXES], at: usize) -> &T {
+    let at = offset::<{ MAX_SUFFIXES - 1 }>(0, at) * size_of::<T>();
+    // SAFETY: the mask leaves only positions inside the array.
+    unsafe { &*((array.as_ptr() as usize + at) as *const T) }
+}

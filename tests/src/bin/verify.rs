@@ -1,0 +1,180 @@
+//! `verify OBJECT`: how many instructions this kernel's verifier walks for each program.
+//!
+//! The numbers come from the verifier's own log, which every kernel since 5.2 writes
+//! (`BPF_LOG_STATS`, commit 06ee7115b0d1); the count in `bpf_prog_info` exists only since 5.16.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    os::fd::{AsFd as _, AsRawFd as _},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, bail};
+use aya::{EbpfLoader, maps::Map};
+use aya_obj::{
+    Object, ProgramSection,
+    generated::{bpf_attr, bpf_cmd, bpf_prog_type},
+};
+
+/// The verifier gives up at a million; half of it leaves room for what kernels to come may
+/// count.
+const BUDGET: u64 = 500_000;
+
+const BPF_LOG_STATS: u32 = 4;
+
+fn main() -> anyhow::Result<ExitCode> {
+    let path = std::env::args().nth(1).context("usage: verify OBJECT")?;
+    let bytes = fs::read(&path).with_context(|| format!("reading {path}"))?;
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let release = release.trim();
+
+    println!(
+        "{:<10} {:<18} {:>12} {:>9}",
+        "kernel", "program", "instructions", "verified"
+    );
+    let mut over = false;
+    for (name, size, verified) in verify(&bytes)? {
+        let mark = if verified > BUDGET {
+            "  OVER BUDGET"
+        } else {
+            ""
+        };
+        over |= verified > BUDGET;
+        println!(
+            "{:<10} {name:<18} {size:>12} {verified:>9}{mark}",
+            short(release)
+        );
+    }
+    if over {
+        eprintln!("a program is over the budget of {BUDGET} verified instructions");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Loads each program; gives its name, its size and how many instructions were verified.
+fn verify(bytes: &[u8]) -> anyhow::Result<Vec<(String, usize, u64)>> {
+    // aya makes the maps, and so the programs are verified against real ones.
+    let loaded = EbpfLoader::new().load(bytes).context("creating the maps")?;
+    let maps: BTreeMap<&str, i32> = loaded
+        .maps()
+        .filter_map(|(name, map)| Some((name, map_fd(map)?)))
+        .collect();
+
+    let mut object = Object::parse(bytes)?;
+    let text: HashSet<usize> = object
+        .functions
+        .keys()
+        .map(|(section, _)| *section)
+        .collect();
+    let definitions = object.maps.clone();
+    object.relocate_maps(
+        definitions
+            .iter()
+            .filter_map(|(name, map)| Some((name.as_str(), *maps.get(name.as_str())?, map))),
+        &text,
+    )?;
+    object.relocate_calls(&text)?;
+
+    let mut names: Vec<_> = object.programs.keys().cloned().collect();
+    names.sort();
+    let mut results = Vec::new();
+    for name in names {
+        let program = &object.programs[&name];
+        let function = &object.functions[&program.function_key()];
+        let kind = match program.section {
+            ProgramSection::Xdp { .. } => bpf_prog_type::BPF_PROG_TYPE_XDP,
+            ProgramSection::SchedClassifier => bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS,
+            ref other => bail!("{name}: no budget for programs of section {other:?}"),
+        };
+        let log = load(kind, &function.instructions, &program.license)
+            .with_context(|| format!("{name} was refused"))?;
+        let verified = log
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("processed ")?
+                    .split(' ')
+                    .next()?
+                    .parse()
+                    .ok()
+            })
+            .with_context(|| format!("{name}: no count in the verifier's log: {log}"))?;
+        results.push((name, function.instructions.len(), verified));
+    }
+    Ok(results)
+}
+
+fn map_fd(map: &Map) -> Option<i32> {
+    let data = match map {
+        Map::Array(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => data,
+        _ => return None,
+    };
+    Some(data.fd().as_fd().as_raw_fd())
+}
+
+/// BPF_PROG_LOAD; gives the verifier's statistics, or its whole complaint.
+fn load(
+    kind: bpf_prog_type,
+    instructions: &[aya_obj::generated::bpf_insn],
+    license: &std::ffi::CStr,
+) -> anyhow::Result<String> {
+    let (result, log) = load_with_log(kind, instructions, license, BPF_LOG_STATS);
+    if result.is_ok() {
+        return Ok(log);
+    }
+    let (result, log) = load_with_log(kind, instructions, license, 1 | BPF_LOG_STATS);
+    let tail: Vec<&str> = log.lines().rev().take(60).collect();
+    let tail: Vec<&str> = tail.into_iter().rev().collect();
+    match result {
+        Ok(()) => Ok(log),
+        Err(error) => bail!("{error}; the verifier's last words:\n{}", tail.join("\n")),
+    }
+}
+
+fn load_with_log(
+    kind: bpf_prog_type,
+    instructions: &[aya_obj::generated::bpf_insn],
+    license: &std::ffi::CStr,
+    level: u32,
+) -> (std::io::Result<()>, String) {
+    let mut log = vec![0u8; 64 << 20];
+    // SAFETY: every field of the union's variant is a number; zero is a value of each.
+    let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
+    // SAFETY: the variant that BPF_PROG_LOAD reads.
+    let load = unsafe { &mut attributes.__bindgen_anon_3 };
+    load.prog_type = kind as u32;
+    load.insns = instructions.as_ptr() as u64;
+    load.insn_cnt = instructions.len() as u32;
+    load.license = license.as_ptr() as u64;
+    load.log_level = level;
+    load.log_buf = log.as_mut_ptr() as u64;
+    load.log_size = log.len() as u32;
+    // SAFETY: the attributes point to memory that outlives the call.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            bpf_cmd::BPF_PROG_LOAD as u32,
+            &raw mut attributes,
+            size_of::<bpf_attr>(),
+        )
+    };
+    let result = if fd < 0 {
+        Err(std::io::Error::last_os_error())
+    } else {
+        // SAFETY: a descriptor that the kernel just gave us and nobody else has.
+        unsafe { libc::close(fd as i32) };
+        Ok(())
+    };
+    let end = log.iter().position(|octet| *octet == 0).unwrap_or(0);
+    log.truncate(end);
+    (result, String::from_utf8_lossy(&log).into_owned())
+}
+
+/// "6.1" of "6.1.0-37-cloud-amd64".
+fn short(release: &str) -> &str {
+    match release.match_indices('.').nth(1) {
+        Some((at, _)) => &release[..at],
+        None => release,
+    }
+}

@@ -1,0 +1,156 @@
+//! Network namespaces.
+//!
+//! Neither `ip -n` nor `ip netns exec` is used: both mount another /sys and
+//! so hide the BPF file system.
+
+use std::{
+    fs::File,
+    io::Write,
+    os::unix::process::CommandExt,
+    panic,
+    process::{self, Command, Stdio},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    net::if_::if_nametoindex,
+    sched::{CloneFlags, setns},
+};
+
+/// A network namespace of its own, gone when dropped.
+pub struct Namespace {
+    name: String,
+    /// Keeps the namespace reachable without its name.
+    file: File,
+}
+
+impl Namespace {
+    /// Makes a namespace with nothing in it but a loopback device that is up.
+    ///
+    /// `role` becomes part of its name, for those who look with `ip netns`.
+    pub fn new(role: &str) -> Result<Namespace> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        // The first `ip netns add` on a machine sets up the directory of the
+        // names, and two at once get into each other's way.
+        static ADDING: Mutex<()> = Mutex::new(());
+
+        let name = format!(
+            "zh-{}-{}-{role}",
+            process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        {
+            let _adding = ADDING.lock().unwrap_or_else(PoisonError::into_inner);
+            run(Command::new("ip").args(["netns", "add", &name]))?;
+        }
+        let path = format!("/run/netns/{name}");
+        let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+        let namespace = Namespace { name, file };
+        namespace.ip(&["link set lo up"])?;
+        Ok(namespace)
+    }
+
+    /// The name `ip netns` lists.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs a closure inside, on a thread of its own.
+    ///
+    /// What the closure opens (sockets, netlink, BPF links) stays in this
+    /// namespace wherever it is used afterwards.
+    pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> Result<T> {
+        let thread = thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                setns(&self.file, CloneFlags::CLONE_NEWNET)
+                    .with_context(|| format!("cannot enter namespace {}", self.name))?;
+                Ok(inside())
+            });
+            thread.join()
+        });
+        thread.unwrap_or_else(|panic| panic::resume_unwind(panic))
+    }
+
+    /// A command that will run inside, with the mounts of this process.
+    pub fn command(&self, program: &str) -> Result<Command> {
+        let file = self
+            .file
+            .try_clone()
+            .with_context(|| format!("cannot duplicate {}", self.name))?;
+        let mut command = Command::new(program);
+        let enter = move || Ok(setns(&file, CloneFlags::CLONE_NEWNET)?);
+        // SAFETY: between fork and exec the closure makes one system call; it
+        // neither allocates nor takes a lock.
+        unsafe { command.pre_exec(enter) };
+        Ok(command)
+    }
+
+    /// Runs lines of `ip` commands (without the word `ip`) inside.
+    pub fn ip(&self, lines: &[&str]) -> Result<()> {
+        let mut ip = self
+            .command("ip")?
+            .args(["-batch", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start ip")?;
+        // Dropped at the end of the statement, which tells ip that this is all.
+        ip.stdin
+            .take()
+            .context("ip has no input")?
+            .write_all(lines.join("\n").as_bytes())?;
+        let output = ip.wait_with_output()?;
+        if !output.status.success() {
+            let error = String::from_utf8_lossy(&output.stderr);
+            bail!(
+                "in namespace {}, ip says of\n{}\n{}",
+                self.name,
+                lines.join("\n"),
+                error.trim()
+            );
+        }
+        Ok(())
+    }
+
+    /// Sets a kernel parameter below /proc/sys/net.
+    pub fn sysctl(&self, path: &str, value: &str) -> Result<()> {
+        let path = format!("/proc/sys/net/{path}");
+        // These files belong to the namespace of the thread that opens them.
+        self.enter(|| std::fs::write(&path, value))?
+            .with_context(|| format!("in namespace {}, cannot set {path} to {value}", self.name))
+    }
+
+    /// The index of one of its interfaces.
+    pub fn index(&self, interface: &str) -> Result<u32> {
+        self.enter(|| if_nametoindex(interface))?
+            .with_context(|| format!("namespace {} has no interface {interface}", self.name))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // Nobody could do anything about an error here, and its name says
+        // which process left it.
+        let _ = run(Command::new("ip").args(["netns", "delete", &self.name]));
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command
+        .output()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    if !output.status.success() {
+        bail!(
+            "{command:?} ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,273 @@
+//! Frames: queries to put in, replies to take apart.
+//!
+//! Written against the RFCs alone: nothing here is shared with the code under test.
+
+use std::net::IpAddr;
+
+use anyhow::{Result, ensure};
+
+/// The MAC that queries are sent to.
+const NODE: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// The MAC that queries come from.
+const POD: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+/// A query, and everything around it that a test may want to bend.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// Who asks.
+    pub client: IpAddr,
+    /// From which port.
+    pub port: u16,
+    /// Who is asked, at which port.
+    pub server: (IpAddr, u16),
+    /// The ID.
+    pub id: u16,
+    /// The header's second 16 bits.
+    pub bits: u16,
+    /// The name in wire form, as it is asked.
+    pub name: Vec<u8>,
+    /// The type.
+    pub rtype: u16,
+    /// The class.
+    pub class: u16,
+    /// EDNS, if any.
+    pub edns: Option<Edns>,
+}
+
+/// An OPT record (RFC 6891 section 6.1.2).
+#[derive(Clone, Debug)]
+pub struct Edns {
+    /// What the client takes.
+    pub size: u16,
+    /// Extended RCODE, version, DO and Z.
+    pub ttl: u32,
+    /// The options' octets.
+    pub options: Vec<u8>,
+}
+
+impl Query {
+    /// A plain query, as a stub resolver sends it.
+    #[must_use]
+    pub fn new(client: IpAddr, server: IpAddr, name: &str, rtype: u16) -> Self {
+        Self {
+            client,
+            port: 40_000,
+            server: (server, 53),
+            id: 0x1234,
+            bits: 0x0100,
+            name: wire(name),
+            rtype,
+            class: 1,
+            edns: None,
+        }
+    }
+
+    /// The same with EDNS.
+    #[must_use]
+    pub fn with_edns(mut self, size: u16, dnssec_ok: u32, options: &[u8]) -> Self {
+        self.edns = Some(Edns {
+            size,
+            ttl: dnssec_ok << 15,
+            options: options.to_vec(),
+        });
+        self
+    }
+
+    /// The message.
+    #[must_use]
+    pub fn message(&self) -> Vec<u8> {
+        let mut message = Vec::new();
+        let additionals = u16::from(self.edns.is_some());
+        for number in [self.id, self.bits, 1, 0, 0, additionals] {
+            message.extend(number.to_be_bytes());
+        }
+        message.extend(&self.name);
+        message.extend(self.rtype.to_be_bytes());
+        message.extend(self.class.to_be_bytes());
+        if let Some(edns) = &self.edns {
+            message.extend([0, 0, 41]);
+            message.extend(edns.size.to_be_bytes());
+            message.extend(edns.ttl.to_be_bytes());
+            message.extend((edns.options.len() as u16).to_be_bytes());
+            message.extend(&edns.options);
+        }
+        message
+    }
+
+    /// The whole frame, all sums right.
+    #[must_use]
+    pub fn frame(&self) -> Vec<u8> {
+        self.frame_of(&self.message())
+    }
+
+    /// The same around another message.
+    #[must_use]
+    pub fn frame_of(&self, message: &[u8]) -> Vec<u8> {
+        let mut udp = Vec::new();
+        let length = message.len() as u16 + 8;
+        for number in [self.port, self.server.1, length, 0] {
+            udp.extend(number.to_be_bytes());
+        }
+        udp.extend(message);
+        let sum = udp_sum(self.client, self.server.0, &udp);
+        udp[6..8].copy_from_slice(&sum.to_be_bytes());
+
+        let mut frame = [NODE, POD].concat();
+        match (self.client, self.server.0) {
+            (IpAddr::V4(client), IpAddr::V4(server)) => {
+                frame.extend([0x08, 0x00]);
+                let mut header = vec![0x45, 0];
+                header.extend((20 + length).to_be_bytes());
+                header.extend([0xab, 0xcd, 0x40, 0, 64, 17, 0, 0]);
+                header.extend(client.octets());
+                header.extend(server.octets());
+                let sum = !sum_of(&header);
+                header[10..12].copy_from_slice(&sum.to_be_bytes());
+                frame.extend(header);
+            }
+            (IpAddr::V6(client), IpAddr::V6(server)) => {
+                frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+                frame.extend(length.to_be_bytes());
+                frame.extend([17, 64]);
+                frame.extend(client.octets());
+                frame.extend(server.octets());
+            }
+            _ => panic!("client and server are of different families"),
+        }
+        frame.extend(udp);
+        frame
+    }
+}
+
+/// Takes a reply to `query` apart and gives its message.
+///
+/// # Errors
+///
+/// When a header is not the query's turned round, or a length or sum is wrong.
+pub fn reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
+    ensure!(reply.len() > 54, "only {} octets", reply.len());
+    ensure!(
+        reply[..6] == query[6..12],
+        "the destination MAC is not the client's"
+    );
+    ensure!(
+        reply[6..12] == query[..6],
+        "the source MAC is not the one that was asked"
+    );
+    ensure!(reply[12..14] == query[12..14], "another EtherType");
+    let (udp, client, server) = if reply[12] == 8 {
+        let header = &reply[14..34];
+        ensure!(
+            sum_of(header) == 0xffff,
+            "the IP header's checksum is wrong"
+        );
+        ensure!(header[0] == 0x45 && header[9] == 17, "no plain UDP");
+        ensure!(header[8] == 64, "TTL {}", header[8]);
+        ensure!(header[4..8] == query[18..22], "ID or flags changed");
+        let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        ensure!(
+            length + 14 == reply.len(),
+            "IP length {length}, frame {}",
+            reply.len()
+        );
+        ensure!(
+            header[12..16] == query[30..34],
+            "the source is not the server"
+        );
+        ensure!(
+            header[16..20] == query[26..30],
+            "the destination is not the client"
+        );
+        let address = |octets: &[u8]| IpAddr::from(<[u8; 4]>::try_from(octets).unwrap());
+        (
+            &reply[34..],
+            address(&header[16..20]),
+            address(&header[12..16]),
+        )
+    } else {
+        let header = &reply[14..54];
+        ensure!(
+            header[6] == 17 && header[7] == 64,
+            "next header or hop limit"
+        );
+        let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
+        ensure!(
+            length + 54 == reply.len(),
+            "IPv6 length {length}, frame {}",
+            reply.len()
+        );
+        ensure!(
+            header[8..24] == query[38..54],
+            "the source is not the server"
+        );
+        ensure!(
+            header[24..40] == query[22..38],
+            "the destination is not the client"
+        );
+        let address = |octets: &[u8]| IpAddr::from(<[u8; 16]>::try_from(octets).unwrap());
+        (
+            &reply[54..],
+            address(&header[24..40]),
+            address(&header[8..24]),
+        )
+    };
+    let asked = &query[if reply[12] == 8 { 34 } else { 54 }..];
+    ensure!(
+        udp[..2] == asked[2..4] && udp[2..4] == asked[..2],
+        "the ports are not swapped"
+    );
+    ensure!(
+        usize::from(u16::from_be_bytes([udp[4], udp[5]])) == udp.len(),
+        "the UDP length is wrong"
+    );
+    let sum = u16::from_be_bytes([udp[6], udp[7]]);
+    let mut blank = udp.to_vec();
+    blank[6..8].fill(0);
+    let right = udp_sum(server, client, &blank);
+    ensure!(
+        sum == right,
+        "UDP checksum {sum:04x} instead of {right:04x}"
+    );
+    Ok(udp[8..].to_vec())
+}
+
+/// A name in wire form, letter case kept.
+#[must_use]
+pub fn wire(name: &str) -> Vec<u8> {
+    let mut wire = Vec::new();
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        wire.push(label.len() as u8);
+        wire.extend(label.bytes());
+    }
+    wire.push(0);
+    wire
+}
+
+/// The UDP checksum over pseudo header and datagram, whose own field is zero (RFC 768, RFC 8200
+/// section 8.1).
+fn udp_sum(source: IpAddr, destination: IpAddr, udp: &[u8]) -> u16 {
+    let mut octets = Vec::new();
+    for address in [source, destination] {
+        match address {
+            IpAddr::V4(address) => octets.extend(address.octets()),
+            IpAddr::V6(address) => octets.extend(address.octets()),
+        }
+    }
+    octets.extend((udp.len() as u32).to_be_bytes());
+    octets.extend([0, 0, 0, 17]);
+    octets.extend(udp);
+    match !sum_of(&octets) {
+        0 => 0xffff,
+        sum => sum,
+    }
+}
+
+/// The one's complement sum (RFC 1071).
+fn sum_of(octets: &[u8]) -> u16 {
+    let mut sum = 0u32;
+    for pair in octets.chunks(2) {
+        sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}

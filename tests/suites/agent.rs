@@ -1,0 +1,289 @@
+//! The agent's own binary, as an operator runs it.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use zerohop_tests::{
+    netns::Namespace,
+    packet::Query,
+    topology::{HOST_VETH, POD, SERVED, Topology},
+    udp::{Client, Server, eventually},
+};
+
+const LIMIT: Duration = Duration::from_secs(20);
+/// How long to wait for an answer that may not come.
+const PATIENCE: Duration = Duration::from_millis(100);
+const STALE_AFTER: Duration = Duration::from_secs(2);
+
+const WEB: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.96.1.1, clusterIPs: [10.96.1.1], ports: [{name: http, port: 80, protocol: TCP}]}
+";
+
+#[test]
+fn a_stopped_agent_answers_until_its_lease_ends() {
+    let topology = Topology::routed().unwrap();
+    let manifests = Manifests::new(WEB);
+    let agent = Agent::start(&topology.node, &manifests, &[]);
+    let pod = Pod::new(&topology);
+    assert_eq!(pod.ttl(), Some(5));
+
+    agent.signal(Signal::SIGSTOP);
+    let stopped = Instant::now();
+    // Nobody has a socket on the served address: the answers are the kernel's.
+    while pod.ttl().is_some() {
+        assert!(stopped.elapsed() < LIMIT, "still answered");
+    }
+    let lasted = stopped.elapsed();
+    // The lease was renewed at most half a second before the stop.
+    let shortest = STALE_AFTER - Duration::from_secs(1);
+    let longest = STALE_AFTER + Duration::from_secs(1);
+    assert!((shortest..longest).contains(&lasted), "{lasted:?}");
+
+    topology.assign_served().unwrap();
+    let _stand_in = Server::start(&topology.node, SocketAddr::new(SERVED[0], 53), |query| {
+        Some(stand_in(query))
+    })
+    .unwrap();
+    assert_eq!(pod.ttl(), Some(77));
+    assert_eq!(pod.ttl(), Some(77));
+
+    agent.signal(Signal::SIGCONT);
+    assert!(eventually(LIMIT, || Ok(pod.ttl() == Some(5))).unwrap());
+}
+
+#[test]
+fn sigterm_takes_everything_off() {
+    let topology = Topology::routed().unwrap();
+    let manifests = Manifests::new(WEB);
+    let mut agent = Agent::start(&topology.node, &manifests, &[]);
+    let pod = Pod::new(&topology);
+    assert_eq!(pod.ttl(), Some(5));
+    agent.signal(Signal::SIGTERM);
+    let status = agent.child.wait().unwrap();
+    assert!(status.success(), "{status}");
+    assert_eq!(pod.ttl(), None);
+}
+
+#[test]
+fn changed_manifests_are_served_and_broken_ones_change_nothing() {
+    let topology = Topology::routed().unwrap();
+    let manifests = Manifests::new(WEB);
+    let agent = Agent::start(&topology.node, &manifests, &[]);
+    let pod = Pod::new(&topology);
+    assert_eq!(pod.address("web"), Some([10, 96, 1, 1]));
+
+    manifests.write(&WEB.replace("10.96.1.1", "10.96.1.2"));
+    let changed = || Ok(pod.address("web") == Some([10, 96, 1, 2]));
+    assert!(eventually(LIMIT, changed).unwrap());
+
+    manifests.write(&format!("{WEB}---\nkind: [\n"));
+    let line = agent.line_with("zerohop.yaml");
+    assert!(line.contains("ERROR") && line.contains(":7:"), "{line}");
+    assert_eq!(pod.address("web"), Some([10, 96, 1, 2]));
+
+    manifests.write(&WEB.replace("web", "shop"));
+    let changed = || Ok(pod.address("shop") == Some([10, 96, 1, 1]));
+    assert!(eventually(LIMIT, changed).unwrap());
+    assert_eq!(pod.address("web"), None);
+}
+
+#[test]
+fn a_card_is_refused_without_allowed_clients() {
+    let node = Namespace::new("node").unwrap();
+    node.ip(&["link add card type bridge", "link set card up"])
+        .unwrap();
+    let manifests = Manifests::new(WEB);
+    let output = Agent::command(&node, &manifests)
+        .args(["--interface", "card"])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("--allow"), "{error}");
+}
+
+/// A running agent; killed when dropped.
+struct Agent {
+    child: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Agent {
+    /// Starts the agent on the node's host veth and waits until it is ready.
+    fn start(node: &Namespace, manifests: &Manifests, more: &[&str]) -> Self {
+        let mut child = Self::command(node, manifests)
+            .args(["--interface", HOST_VETH])
+            .args(more)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let agent = Self { child, lines };
+        agent.line_with("started");
+        agent
+    }
+
+    fn command(node: &Namespace, manifests: &Manifests) -> Command {
+        let mut command = node.command(binary().to_str().unwrap()).unwrap();
+        command
+            .arg("run")
+            .arg("--manifests")
+            .arg(&manifests.0)
+            .args(["--stale-after", &format!("{}s", STALE_AFTER.as_secs())])
+            .args(["--admin", "127.0.0.1:0"])
+            .args(
+                SERVED
+                    .iter()
+                    .flat_map(|address| ["--serve".to_owned(), serve(*address)]),
+            );
+        command
+    }
+
+    /// Waits for a line of the log.
+    fn line_with(&self, text: &str) -> String {
+        loop {
+            match self.lines.recv_timeout(LIMIT) {
+                Ok(line) if line.contains(text) => return line,
+                Ok(_) => {}
+                Err(error) => panic!("the agent never said {text:?}: {error}"),
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn serve(address: std::net::IpAddr) -> String {
+    SocketAddr::new(address, 53).to_string()
+}
+
+/// The agent's binary, beside the test's own: `cargo xtask test` builds it.
+fn binary() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test
+        .parent()
+        .and_then(Path::parent)
+        .unwrap()
+        .join("dns-agent");
+    assert!(
+        path.exists(),
+        "{} is not there: run `cargo build -p dns-agent` or `cargo xtask test`",
+        path.display()
+    );
+    path
+}
+
+/// A file of manifests in a folder of its own.
+struct Manifests(PathBuf);
+
+impl Manifests {
+    fn new(text: &str) -> Self {
+        let name = format!(
+            "zerohop-{}-{:016x}",
+            std::process::id(),
+            rand::random::<u64>()
+        );
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir(&folder).unwrap();
+        let manifests = Self(folder);
+        manifests.write(text);
+        manifests
+    }
+
+    /// Replaces the file as careful programs do.
+    fn write(&self, text: &str) {
+        let aside = self.0.join("new");
+        fs::write(&aside, text).unwrap();
+        fs::rename(aside, self.0.join("zerohop.yaml")).unwrap();
+    }
+}
+
+impl Drop for Manifests {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// Asks from inside the pod.
+struct Pod(Client);
+
+impl Pod {
+    fn new(topology: &Topology) -> Self {
+        Self(Client::new(&topology.pod, SocketAddr::new(SERVED[0], 53)).unwrap())
+    }
+
+    fn ask(&self, service: &str) -> Option<Vec<u8>> {
+        let name = format!("{service}.shop.svc.cluster.local");
+        let query = Query {
+            id: rand::random(),
+            ..Query::new(POD[0], SERVED[0], &name, 1)
+        };
+        self.0.send(&query.message()).unwrap();
+        // Answers to earlier questions may come late.
+        while let Some(reply) = self.0.receive(PATIENCE).ok().flatten() {
+            if reply[..2] == query.id.to_be_bytes() {
+                return Some(reply);
+            }
+        }
+        None
+    }
+
+    /// The TTL of the answer.
+    fn ttl(&self) -> Option<u32> {
+        let reply = self.ask("web")?;
+        let at = reply.len() - 10;
+        Some(u32::from_be_bytes([
+            reply[at],
+            reply[at + 1],
+            reply[at + 2],
+            reply[at + 3],
+        ]))
+    }
+
+    /// The address in the answer.
+    fn address(&self, service: &str) -> Option<[u8; 4]> {
+        let reply = self.ask(service)?;
+        (reply[7] == 1).then(|| reply[reply.len() - 4..].try_into().unwrap())
+    }
+}
+
+/// Another DNS server's answer: 10.96.1.1 with a TTL of 77.
+fn stand_in(query: &[u8]) -> Vec<u8> {
+    let mut reply = query.to_vec();
+    reply[2] |= 0x84;
+    reply[7] = 1;
+    reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 77, 0, 4, 10, 96, 1, 1]);
+    reply
+}

@@ -1,0 +1,7 @@
+//! Tests of the kernel plane, which also run in the guests of the kernel matrix.
+
+mod differential;
+mod fixture;
+mod harness;
+mod packets;
+mod wired;

@@ -1,0 +1,239 @@
+//! Runs a command on another kernel: a guest in QEMU, with the programs and
+//! files it needs in its initramfs, and no disk and no network.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::{
+    initramfs::{Initramfs, applets},
+    kernels::Kernel,
+    process::{find, root},
+    setup::{self, Need, Say},
+};
+
+/// A command and what it needs; every path is the same in the guest as here.
+pub(crate) struct Guest<'a> {
+    /// The program and its arguments.
+    pub(crate) command: &'a [String],
+    /// The directory it starts in.
+    pub(crate) directory: &'a Path,
+    /// Programs it needs, itself not among them.
+    pub(crate) programs: &'a [PathBuf],
+    /// Files it needs.
+    pub(crate) files: &'a [PathBuf],
+    /// Environment variables.
+    pub(crate) environment: &'a [(&'a str, &'a str)],
+}
+
+/// Processors of a guest: two, so that readers and writers run at the same time.
+const PROCESSORS: &str = "2";
+/// A guest's memory; its file system lies in it too.
+const MEMORY: &str = "2G";
+/// How long a guest may take.
+const TIME_LIMIT: Duration = Duration::from_secs(600);
+/// Precedes the command's exit code in what the guest writes.
+const EXIT_MARK: &str = "zerohop-guest-exit: ";
+
+impl Guest<'_> {
+    /// Boots the kernel, runs the command, copies its output to ours, and
+    /// returns its exit code.
+    pub(crate) fn run(&self, kernel: &Kernel) -> Result<i32> {
+        setup::ensure(&[Need::Namespaces, Need::Guests], Say::Changes)?;
+        let directory = root().join("target/guest").join(&kernel.version);
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+        let initramfs = directory.join("initramfs");
+        self.initramfs(kernel)?.write(&initramfs)?;
+        let log = directory.join("kernel.log");
+        let mut guest = start(kernel, &initramfs, &log)?;
+        let outcome = follow(&mut guest);
+        // Also when it has ended, since it must be waited for.
+        guest
+            .kill()
+            .and_then(|()| guest.wait())
+            .context("cannot end the guest")?;
+        outcome.map_err(|error| {
+            anyhow!(
+                "{error:#}\nThe end of what its kernel logged ({}):\n{}",
+                log.display(),
+                last_lines(&log)
+            )
+        })
+    }
+
+    fn initramfs(&self, kernel: &Kernel) -> Result<Initramfs> {
+        let mut initramfs = Initramfs::default();
+        // Without it the kernel starts /init with no standard output.
+        initramfs.device(Path::new("/dev/console"), (5, 1))?;
+        for directory in ["/proc", "/sys", "/tmp", "/run"] {
+            initramfs.directory(Path::new(directory))?;
+        }
+        let busybox = find("busybox").context("busybox is not there")?;
+        initramfs.program(&busybox, Path::new("/bin/busybox"))?;
+        for applet in applets(&busybox)? {
+            initramfs.link(&Path::new("/bin").join(applet), "/bin/busybox")?;
+        }
+        initramfs.program(
+            &find("ip").context("ip is not there")?,
+            Path::new("/sbin/ip"),
+        )?;
+        for module in &kernel.modules {
+            let name = module.file_name().context("a module without a name")?;
+            initramfs.file(module, &Path::new("/modules").join(name))?;
+        }
+        for program in self
+            .programs
+            .iter()
+            .map(PathBuf::as_path)
+            .chain(self.command.first().map(Path::new))
+        {
+            initramfs.program(program, program)?;
+        }
+        for file in self.files {
+            initramfs.file(file, file)?;
+        }
+        initramfs.directory(self.directory)?;
+        initramfs.contents(Path::new("/init"), 0o755, self.init().as_bytes())?;
+        Ok(initramfs)
+    }
+
+    /// The first and only process. The second serial line carries the
+    /// command's output and nothing else.
+    fn init(&self) -> String {
+        let environment: Vec<_> = self
+            .environment
+            .iter()
+            .map(|(name, value)| format!("export {name}={}\n", quoted(value)))
+            .collect();
+        let command: Vec<_> = self.command.iter().map(|word| quoted(word)).collect();
+        format!(
+            "#!/bin/sh
+export PATH=/sbin:/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t bpf bpf /sys/fs/bpf
+mount -t cgroup2 cgroup /sys/fs/cgroup
+mkdir -p /run/netns
+echo 1 > /proc/sys/net/core/bpf_jit_enable
+for module in /modules/*; do insmod $module; done
+# The module of dummies makes one by itself.
+ip link delete dummy0
+ip link set lo up
+stty -F /dev/ttyS1 raw -echo
+exec >/dev/ttyS1 2>&1 </dev/null
+# Should whoever started this be killed, no guest may be left over.
+(sleep {limit}; poweroff -f) &
+{environment}cd {directory}
+{command}
+echo {EXIT_MARK}$?
+poweroff -f
+",
+            environment = environment.concat(),
+            directory = quoted(&self.directory.to_string_lossy()),
+            command = command.join(" "),
+            limit = TIME_LIMIT.as_secs() + 60,
+        )
+    }
+}
+
+fn start(kernel: &Kernel, initramfs: &Path, log: &Path) -> Result<Child> {
+    Command::new("qemu-system-x86_64")
+        .args(["-nodefaults", "-nographic", "-no-reboot"])
+        .args(["-smp", PROCESSORS, "-m", MEMORY, "-cpu", "max"])
+        .args(accelerators())
+        .arg("-kernel")
+        .arg(&kernel.image)
+        .arg("-initrd")
+        .arg(initramfs)
+        // An oops ends the guest: no test may pass on a damaged kernel.
+        .args(["-append", "console=ttyS0 quiet oops=panic panic=-1"])
+        .args([
+            "-serial",
+            &format!("file:{}", log.display()),
+            "-serial",
+            "stdio",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start qemu-system-x86_64")
+}
+
+/// Hardware virtualization where it is whole: some virtual machines have the
+/// device but not the processor's extension, and guests there do not boot.
+fn accelerators() -> &'static [&'static str] {
+    let extension = fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| {
+        text.split_whitespace()
+            .any(|flag| flag == "vmx" || flag == "svm")
+    });
+    if extension {
+        // The second one is for those who may not open /dev/kvm.
+        &["-accel", "kvm", "-accel", "tcg"]
+    } else {
+        &["-accel", "tcg"]
+    }
+}
+
+/// Copies the guest's output until it says how the command ended.
+fn follow(guest: &mut Child) -> Result<i32> {
+    let output = guest.stdout.take().context("the guest has no output")?;
+    let (sender, lines) = mpsc::channel();
+    // Reading blocks, and the time limit must be kept all the same.
+    thread::spawn(move || forward(output, &sender));
+    let deadline = Instant::now() + TIME_LIMIT;
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                // The command's last line may be without an end.
+                let Some((rest, code)) = line.split_once(EXIT_MARK) else {
+                    println!("{line}");
+                    continue;
+                };
+                print!("{rest}");
+                return code
+                    .parse()
+                    .with_context(|| format!("the guest wrote a strange exit code: {code}"));
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                bail!("the guest did not end within {} s", TIME_LIMIT.as_secs())
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                bail!(
+                    "the guest ended before its command did: its kernel did not boot, or panicked"
+                )
+            }
+        }
+    }
+}
+
+fn forward(output: impl Read, lines: &mpsc::Sender<String>) {
+    for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if lines.send(line).is_err() {
+            return;
+        }
+    }
+}
+
+fn last_lines(log: &Path) -> String {
+    let text = fs::read(log)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
+
+/// A word as the shell reads it.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}

@@ -1,0 +1,153 @@
+//! A file system for a guest, as the archive the kernel unpacks at boot.
+//!
+//! The format is "newc" (Documentation/driver-api/early-userspace/buffer-format.rst
+//! in the kernel's tree). Written here, it may hold a device node without root.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+
+use crate::process::output;
+
+/// An archive being written.
+#[derive(Default)]
+pub(crate) struct Initramfs {
+    bytes: Vec<u8>,
+    /// What is in it, so that nothing is in it twice.
+    paths: BTreeSet<PathBuf>,
+}
+
+impl Initramfs {
+    /// Adds a file of this machine, under the same path or another one.
+    pub(crate) fn file(&mut self, from: &Path, to: &Path) -> Result<()> {
+        let context = || format!("cannot read {}", from.display());
+        let permissions = from.metadata().with_context(context)?.permissions().mode() & 0o777;
+        self.contents(to, permissions, &fs::read(from).with_context(context)?)
+    }
+
+    /// Adds a program and the shared libraries it is linked with.
+    pub(crate) fn program(&mut self, from: &Path, to: &Path) -> Result<()> {
+        for library in libraries(from)? {
+            self.file(&library, &library)?;
+        }
+        self.file(from, to)
+    }
+
+    /// Adds a file with contents given here.
+    pub(crate) fn contents(
+        &mut self,
+        path: &Path,
+        permissions: u32,
+        contents: &[u8],
+    ) -> Result<()> {
+        self.entry(path, REGULAR | permissions, (0, 0), contents)
+    }
+
+    /// Adds an empty directory.
+    pub(crate) fn directory(&mut self, path: &Path) -> Result<()> {
+        self.entry(path, DIRECTORY | 0o755, (0, 0), &[])
+    }
+
+    /// Adds a symbolic link.
+    pub(crate) fn link(&mut self, path: &Path, target: &str) -> Result<()> {
+        self.entry(path, LINK | 0o777, (0, 0), target.as_bytes())
+    }
+
+    /// Adds a character device.
+    pub(crate) fn device(&mut self, path: &Path, number: (u32, u32)) -> Result<()> {
+        self.entry(path, CHARACTER_DEVICE | 0o600, number, &[])
+    }
+
+    /// Ends the archive and writes it to a file.
+    pub(crate) fn write(mut self, to: &Path) -> Result<()> {
+        self.record("TRAILER!!!", 0, (0, 0), &[])?;
+        fs::write(to, self.bytes).with_context(|| format!("cannot write {}", to.display()))
+    }
+
+    fn entry(&mut self, path: &Path, mode: u32, device: (u32, u32), contents: &[u8]) -> Result<()> {
+        if !self.paths.insert(path.to_owned()) {
+            return Ok(());
+        }
+        if let Some(parent) = path.parent().filter(|parent| *parent != Path::new("/")) {
+            self.directory(parent)?;
+        }
+        let path = path
+            .to_str()
+            .with_context(|| format!("{} is not UTF-8", path.display()))?;
+        self.record(path.trim_start_matches('/'), mode, device, contents)
+    }
+
+    fn record(&mut self, name: &str, mode: u32, device: (u32, u32), contents: &[u8]) -> Result<()> {
+        let length =
+            u32::try_from(contents.len()).with_context(|| format!("{name} has 4 GiB or more"))?;
+        let name_length = u32::try_from(name.len() + 1)?;
+        let inode = u32::try_from(self.paths.len())?;
+        self.bytes.extend_from_slice(b"070701");
+        // inode, mode, uid, gid, links, mtime, size, device of the file system
+        // (2), device (2), length of the name with its final 0, checksum.
+        for field in [
+            inode,
+            mode,
+            0,
+            0,
+            1,
+            0,
+            length,
+            0,
+            0,
+            device.0,
+            device.1,
+            name_length,
+            0,
+        ] {
+            self.bytes
+                .extend_from_slice(format!("{field:08x}").as_bytes());
+        }
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.push(0);
+        self.align();
+        self.bytes.extend_from_slice(contents);
+        self.align();
+        Ok(())
+    }
+
+    fn align(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+}
+
+/// The file types of `st_mode`.
+const REGULAR: u32 = 0o100_000;
+const DIRECTORY: u32 = 0o040_000;
+const LINK: u32 = 0o120_000;
+const CHARACTER_DEVICE: u32 = 0o020_000;
+
+/// The paths in `ldd`'s output; none for a static program, about which it complains.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let listing = Command::new("ldd")
+        .arg(program)
+        .output()
+        .context("cannot start ldd")?;
+    let listing = String::from_utf8_lossy(&listing.stdout).into_owned();
+    let paths = listing
+        .lines()
+        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    Ok(paths.map(PathBuf::from).collect())
+}
+
+/// The names under which busybox is to be called, but not those of tools that
+/// come as themselves: its own `ip` and `tc` know too little.
+pub(crate) fn applets(busybox: &Path) -> Result<Vec<String>> {
+    let listing = output(Command::new(busybox).arg("--list"))?;
+    Ok(listing
+        .lines()
+        .filter(|name| !["ip", "tc", "busybox"].contains(name))
+        .map(str::to_owned)
+        .collect())
+}

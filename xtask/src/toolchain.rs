@@ -1,0 +1,231 @@
+//! The compiler and the linker for eBPF: found, or installed.
+//!
+//! Any compiler will do that has the sources of `core` beside it (there is no
+//! prebuilt `core` for eBPF), is new enough for this workspace, and whose LLVM
+//! is not newer than the linker's: bpf-linker reads the compiler's bitcode.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    process::{cargo, find, output, root, run},
+    setup::{Say, install_packages},
+};
+
+/// What builds an eBPF object.
+pub(crate) struct Toolchain {
+    /// The compiler, by its own path and not rustup's proxy.
+    pub(crate) rustc: PathBuf,
+    /// bpf-linker.
+    pub(crate) linker: PathBuf,
+}
+
+/// The linker's version; its `--cpu-features` is younger than most.
+const LINKER_VERSION: &str = "0.13.0";
+/// The LLVM release the linker is built with: the one of rustc 1.95 and 1.96.
+const LLVM: u32 = 22;
+/// The oldest compiler this workspace is for, as in Cargo.toml.
+const OLDEST_RUSTC: (u32, u32) = (1, 95);
+/// Debian's newest Rust: compiler, sources of `core`, LLVM, lints.
+const DEBIAN_RUST: [&str; 4] = [
+    "rustc-web",
+    "rust-web-src",
+    "rust-web-llvm",
+    "rust-web-clippy",
+];
+
+/// Finds the tools, or installs them.
+pub(crate) fn ensure(say: Say) -> Result<Toolchain> {
+    let compiler = match find_compiler() {
+        Some(compiler) => compiler,
+        None => install_compiler()?,
+    };
+    if say == Say::Everything {
+        println!(
+            "rustc for eBPF: found {} ({})",
+            compiler.release,
+            compiler.rustc.display()
+        );
+    }
+    let linker = match find_linker() {
+        Some(linker) => linker,
+        None => install_linker()?,
+    };
+    if say == Say::Everything {
+        println!("bpf-linker: found {LINKER_VERSION} ({})", linker.display());
+    }
+    Ok(Toolchain {
+        rustc: compiler.rustc,
+        linker,
+    })
+}
+
+struct Compiler {
+    rustc: PathBuf,
+    release: String,
+}
+
+/// The first usable compiler: rustup's active toolchain, its others, Debian's.
+fn find_compiler() -> Option<Compiler> {
+    sysroots().iter().find_map(|sysroot| usable(sysroot))
+}
+
+fn sysroots() -> Vec<PathBuf> {
+    let mut sysroots = Vec::new();
+    if let Ok(active) = output(Command::new("rustc").args(["--print", "sysroot"])) {
+        sysroots.push(PathBuf::from(active.trim()));
+    }
+    if let Some(toolchains) = sysroots
+        .first()
+        .and_then(|active| rustup_toolchains(active))
+    {
+        let mut others: Vec<_> = fs::read_dir(toolchains)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect();
+        others.sort();
+        sysroots.extend(others);
+    }
+    sysroots.push(PathBuf::from("/usr"));
+    sysroots
+}
+
+/// The directory of rustup's toolchains, if this is one of them.
+fn rustup_toolchains(sysroot: &Path) -> Option<&Path> {
+    let parent = sysroot.parent()?;
+    (parent.file_name()? == "toolchains").then_some(parent)
+}
+
+fn usable(sysroot: &Path) -> Option<Compiler> {
+    if !sysroot
+        .join("lib/rustlib/src/rust/library/core/Cargo.toml")
+        .exists()
+    {
+        return None;
+    }
+    let rustc = sysroot.join("bin/rustc");
+    let verbose = output(Command::new(&rustc).arg("-vV")).ok()?;
+    let field = |name: &str| verbose.lines().find_map(|line| line.strip_prefix(name));
+    let release = field("release: ")?.to_owned();
+    let mut numbers = release.split('.').map_while(|part| part.parse().ok());
+    let version = (numbers.next()?, numbers.next()?);
+    let llvm: u32 = field("LLVM version: ")?.split('.').next()?.parse().ok()?;
+    (version >= OLDEST_RUSTC && llvm <= LLVM).then_some(Compiler { rustc, release })
+}
+
+/// Tries rustup's ways, the smallest download first, then Debian's packages.
+fn install_compiler() -> Result<Compiler> {
+    if find("rustup").is_some() {
+        let pinned = format!("{}.{}.0", OLDEST_RUSTC.0, OLDEST_RUSTC.1);
+        let attempts: [&[&str]; 2] = [
+            &["component", "add", "rust-src"],
+            &[
+                "toolchain",
+                "install",
+                &pinned,
+                "--profile",
+                "minimal",
+                "--component",
+                "rust-src,clippy",
+            ],
+        ];
+        for arguments in attempts {
+            println!("rust-src: installing with `rustup {}`", arguments.join(" "));
+            // Without a network rustup may try for very long.
+            let attempt = output(
+                Command::new("timeout")
+                    .args(["300", "rustup"])
+                    .args(arguments),
+            );
+            match (attempt, find_compiler()) {
+                (_, Some(compiler)) => return Ok(compiler),
+                (Ok(_), None) => {
+                    println!("rust-src: that toolchain's LLVM is not {LLVM}, trying another");
+                }
+                (Err(error), None) => println!("rust-src: {error:#}"),
+            }
+        }
+    }
+    install_packages(&DEBIAN_RUST).context(
+        "no compiler for eBPF: `rustup component add rust-src` for a stable toolchain is all that is needed",
+    )?;
+    find_compiler().with_context(|| {
+        let (major, minor) = OLDEST_RUSTC;
+        format!(
+            "no compiler for eBPF: none of the installed ones is at least {major}.{minor}, built with LLVM {LLVM} \
+             at most, and has lib/rustlib/src/rust/library; try `rustup toolchain install {major}.{minor}.0 \
+             --component rust-src,clippy`"
+        )
+    })
+}
+
+fn find_linker() -> Option<PathBuf> {
+    let own = tools().join("bin/bpf-linker");
+    let candidates = [own.exists().then_some(own), find("bpf-linker")];
+    candidates.into_iter().flatten().find(|candidate| {
+        output(Command::new(candidate).arg("--version"))
+            .is_ok_and(|version| version.trim() == format!("bpf-linker {LINKER_VERSION}"))
+    })
+}
+
+fn install_linker() -> Result<PathBuf> {
+    let llvm = llvm_prefix()?;
+    println!(
+        "bpf-linker: installing {LINKER_VERSION} in {} (a minute or two)",
+        tools().display()
+    );
+    run(cargo()
+        .args([
+            "install",
+            "bpf-linker",
+            "--quiet",
+            "--locked",
+            "--version",
+            LINKER_VERSION,
+        ])
+        .args([
+            "--no-default-features",
+            "--features",
+            &format!("llvm-{LLVM}"),
+        ])
+        .arg("--root")
+        .arg(tools())
+        .env("LLVM_PREFIX", llvm))?;
+    find_linker().with_context(|| {
+        format!(
+            "bpf-linker was installed in {} but does not say it is {LINKER_VERSION}",
+            tools().display()
+        )
+    })
+}
+
+/// LLVM's library and headers: as the user says, or as Debian installs them.
+fn llvm_prefix() -> Result<PathBuf> {
+    if let Some(prefix) = env::var_os("LLVM_PREFIX") {
+        return Ok(prefix.into());
+    }
+    let prefix = PathBuf::from(format!("/usr/lib/llvm-{LLVM}"));
+    let there = || prefix.join("include/llvm-c").exists();
+    if !there() {
+        install_packages(&[&format!("llvm-{LLVM}-dev")])
+            .context("or set LLVM_PREFIX to a directory with LLVM's library and headers")?;
+    }
+    if !there() {
+        bail!(
+            "LLVM {LLVM} has no headers in {}: set LLVM_PREFIX to its directory",
+            prefix.display()
+        );
+    }
+    Ok(prefix)
+}
+
+/// Tools of this repository alone, so that nothing of the user's is touched.
+fn tools() -> PathBuf {
+    root().join("target/tools")
+}

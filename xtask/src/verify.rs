@@ -1,0 +1,52 @@
+//! `cargo xtask verify`: the instructions that each kernel's verifier goes
+//! through for each program, and whether they are within their budget.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::{
+    build_ebpf,
+    guest::Guest,
+    kernels::Name,
+    process::{build, cargo, output, root, run as run_command},
+    setup, test,
+};
+
+/// The job itself: the running kernel and every one of the matrix.
+pub(crate) fn run() -> Result<()> {
+    setup::need_root("verify")?;
+    let object = build_ebpf::programs()?;
+    let verify = build(
+        cargo().args([
+            "build",
+            "--quiet",
+            "--package",
+            "zerohop-tests",
+            "--bin",
+            "verify",
+        ]),
+        "verify",
+    )?;
+
+    println!(
+        "kernel running ({})",
+        output(Command::new("uname").arg("-r"))?.trim()
+    );
+    let here = run_command(Command::new(&verify).arg(&object).current_dir(root()));
+    if let Err(error) = &here {
+        eprintln!("kernel running: {error:#}");
+    }
+    let guest = Guest {
+        command: &[verify.display().to_string(), object.display().to_string()],
+        directory: root(),
+        programs: &[],
+        files: &[object],
+        environment: &[],
+    };
+    let guests = test::on_each(&Name::ALL, &guest);
+    if here.is_err() && guests.is_ok() {
+        bail!("failed on the running kernel");
+    }
+    guests
+}

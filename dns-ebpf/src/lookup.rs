@@ -44,9 +44,8 @@ pub struct Answer {
 
 /// Finds the answer to a query, or says why it passes.
 #[inline(always)]
-pub fn find<T: Tables>(query: &Query, tables: &T) -> Result<Answer, Outcome> {
-    // SAFETY: a copy of the settings that is in force is not written to.
-    let mask = unsafe { (*query.settings).directory_mask };
+pub fn find<T: Tables>(query: &Query<'_>, tables: &T) -> Result<Answer, Outcome> {
+    let mask = query.settings.directory_mask;
     let word = find_word(query.hash, mask, tables)?;
     if word.record() == 0 {
         return absent(query, tables);
@@ -90,7 +89,7 @@ pub fn find<T: Tables>(query: &Query, tables: &T) -> Result<Answer, Outcome> {
     // SAFETY: an element of `head.answers`.
     let answer = unsafe { &*(answer as *const records::Answer) };
     let length = answer.length as usize;
-    if length < MIN_ANSWER || length > MAX_ANSWER {
+    if !(MIN_ANSWER..=MAX_ANSWER).contains(&length) {
         return Err(Outcome::PassMark);
     }
     let first = rotation(query, answer.rotations);
@@ -114,9 +113,8 @@ pub fn find<T: Tables>(query: &Query, tables: &T) -> Result<Answer, Outcome> {
 /// Each of ID and port steps through the circle by a ratio that no small fraction
 /// comes near, so counting clients get a fair share of each address as well as random ones.
 #[inline(always)]
-fn rotation(query: &Query, n: u16) -> usize {
-    // SAFETY: a copy of the settings that is in force is not written to.
-    let key = unsafe { (*query.settings).rotation_key };
+fn rotation(query: &Query<'_>, n: u16) -> usize {
+    let key = query.settings.rotation_key;
     let id = u64::from(u16::from_be(query.id));
     let port = u64::from(u16::from_be(query.ports as u16));
     let mixed = id
@@ -179,7 +177,7 @@ fn record<T: Tables>(word: Word, tables: &T) -> Result<usize, Outcome> {
 
 /// Whether the record is the one for the query's name, letter case aside.
 #[inline(always)]
-fn is_named(record: usize, query: &Query) -> bool {
+fn is_named(record: usize, query: &Query<'_>) -> bool {
     // SAFETY: as in `find`.
     let name_len = unsafe { (*(record as *const Record)).name_len };
     if name_len as usize != query.name_length {
@@ -225,12 +223,12 @@ fn same_word(asked: u64, stored: u64) -> bool {
 #[inline(always)]
 fn is_meta(rtype: u16) -> bool {
     let rtype = u16::from_be(rtype);
-    rtype == 41 || rtype == 0 || (rtype >= 128 && rtype <= 255)
+    rtype == 41 || rtype == 0 || (128..=255).contains(&rtype)
 }
 
 /// NXDOMAIN, if its absence from the tables means that the name does not exist.
 #[inline(always)]
-fn absent<T: Tables>(query: &Query, tables: &T) -> Result<Answer, Outcome> {
+fn absent<T: Tables>(query: &Query<'_>, tables: &T) -> Result<Answer, Outcome> {
     let suffix = suffix_of(query)?;
     if suffix.action != Suffix::OWN {
         return Err(Outcome::NotOwned);
@@ -255,13 +253,12 @@ struct MatchedSuffix {
 ///
 /// Whether it starts at a label's start is not known yet.
 #[inline(always)]
-fn suffix_of(query: &Query) -> Result<MatchedSuffix, Outcome> {
-    // SAFETY: a copy of the settings that is in force is not written to.
-    let settings = unsafe { &*query.settings };
+fn suffix_of(query: &Query<'_>) -> Result<MatchedSuffix, Outcome> {
+    let settings = query.settings;
     // Suffixes are compared from the far end of a window that ends with the name. There
     // are at least 54 octets before the name, so the window starts inside the packet.
     let back = query.layer4 + crate::query::TO_NAME + query.name_length;
-    if back < MAX_SUFFIX || back > 0x1ff {
+    if !(MAX_SUFFIX..=0x1ff).contains(&back) {
         return Err(Outcome::NotOwned);
     }
     let window = offset::<0x1ff>(query.start, back - MAX_SUFFIX);
@@ -296,7 +293,7 @@ fn suffix_of(query: &Query) -> Result<MatchedSuffix, Outcome> {
 
 #[inline(always)]
 fn ends_with(window: usize, suffix: &Suffix) -> bool {
-    let words = (suffix.length as usize + 7) / 8;
+    let words = (suffix.length as usize).div_ceil(8);
     let mut back = 1;
     while back <= MAX_SUFFIX / 8 {
         let at = MAX_SUFFIX / 8 - back;
@@ -320,7 +317,7 @@ fn ends_with(window: usize, suffix: &Suffix) -> bool {
 /// Walks the labels before the suffix, which must start where one of them ends. Gives the
 /// octets of the first label, its length octet included.
 #[inline(always)]
-fn walk(query: &Query, to: usize) -> Result<usize, Outcome> {
+fn walk(query: &Query<'_>, to: usize) -> Result<usize, Outcome> {
     let name = query.name();
     let mut at = 0;
     let mut first = 0;
@@ -353,12 +350,11 @@ fn walk(query: &Query, to: usize) -> Result<usize, Outcome> {
 /// Whether the parent's record says that names may exist below it that have no record.
 #[inline(always)]
 fn is_below_unknown<T: Tables>(
-    query: &Query,
+    query: &Query<'_>,
     first_label: usize,
     tables: &T,
 ) -> Result<bool, Outcome> {
-    // SAFETY: a copy of the settings that is in force is not written to.
-    let mask = unsafe { (*query.settings).directory_mask };
+    let mask = query.settings.directory_mask;
     let parent = offset::<NAME_MASK>(query.name(), first_label);
     let Ok(scanned) = read_name(parent, query.end, query.settings) else {
         // A parent too short to be looked up is no name of ours.
@@ -376,9 +372,8 @@ fn is_below_unknown<T: Tables>(
 
 /// A negative answer: the zone's SOA record in the authority section (RFC 2308).
 #[inline(always)]
-fn soa(query: &Query, zone: u16, outcome: Outcome) -> Answer {
-    // SAFETY: a copy of the settings that is in force is not written to.
-    let settings = unsafe { &*query.settings };
+fn soa(query: &Query<'_>, zone: u16, outcome: Outcome) -> Answer {
+    let settings = query.settings;
     let zone = element(&settings.zones, zone as usize);
     let pointer = Zone::pointer(zone.name_len, query.name_length as u32);
     let rcode = if outcome as u32 == Outcome::NxDomain as u32 {

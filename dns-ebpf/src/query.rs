@@ -56,7 +56,7 @@ const DNSSEC_OK: u32 = 0x8000u32.to_be();
 
 /// A question that deserves a look at the tables.
 #[derive(Clone, Copy)]
-pub struct Query {
+pub struct Query<'t> {
     /// The address of the frame's first octet.
     pub start: usize,
     /// The address behind its last one.
@@ -66,7 +66,7 @@ pub struct Query {
     /// The UDP length.
     pub udp_length: usize,
     /// The settings in force.
-    pub settings: *const Settings,
+    pub settings: &'t Settings,
     /// Octets of the question's name, root included: [`MIN_NAME`] to [`MAX_NAME`].
     pub name_length: usize,
     /// Its hash.
@@ -89,7 +89,7 @@ pub struct Query {
     pub limit: usize,
 }
 
-impl Query {
+impl Query<'_> {
     /// IPv6, else IPv4.
     #[inline(always)]
     #[must_use]
@@ -114,7 +114,7 @@ pub fn udp_header(start: usize, layer4: usize) -> usize {
 
 /// Reads the packet down to the end of the message.
 #[inline(always)]
-pub fn parse<F: Frame, T: Tables>(frame: &F, tables: &T) -> Result<Query, Outcome> {
+pub fn parse<'t, F: Frame, T: Tables>(frame: &F, tables: &'t T) -> Result<Query<'t>, Outcome> {
     let (start, end) = (frame.start(), frame.end());
     if start + ETHERNET + IPV4 + UDP + DNS > end {
         return Err(Outcome::Short);
@@ -290,7 +290,7 @@ pub fn parse<F: Frame, T: Tables>(frame: &F, tables: &T) -> Result<Query, Outcom
 }
 
 #[inline(always)]
-fn current_settings<T: Tables>(tables: &T) -> Result<*const Settings, Outcome> {
+fn current_settings<T: Tables>(tables: &T) -> Result<&Settings, Outcome> {
     let control = tables.control().ok_or(Outcome::NotReady)?;
     // SAFETY: the control line is a map element, always there.
     let slot = unsafe { load_shared(&raw const (*control).settings as usize) };
@@ -314,9 +314,7 @@ fn lease_is_fresh<T: Tables>(tables: &T) -> Result<(), Outcome> {
 }
 
 #[inline(always)]
-fn serves4(settings: *const Settings, asked: Served4) -> bool {
-    // SAFETY: a copy of the settings that is in force is not written to.
-    let settings = unsafe { &*settings };
+fn serves4(settings: &Settings, asked: Served4) -> bool {
     let count = settings.served4_count as usize;
     let mut at = 0;
     while at < MAX_SERVED {
@@ -332,9 +330,7 @@ fn serves4(settings: *const Settings, asked: Served4) -> bool {
 }
 
 #[inline(always)]
-fn serves6(settings: *const Settings, address: [u64; 2], port: u16) -> bool {
-    // SAFETY: as above.
-    let settings = unsafe { &*settings };
+fn serves6(settings: &Settings, address: [u64; 2], port: u16) -> bool {
     let count = settings.served6_count as usize;
     let mut at = 0;
     while at < MAX_SERVED {
@@ -354,9 +350,7 @@ fn serves6(settings: *const Settings, address: [u64; 2], port: u16) -> bool {
 }
 
 #[inline(always)]
-fn allows4<F: Frame>(settings: *const Settings, client: u32) -> bool {
-    // SAFETY: as above.
-    let settings = unsafe { &*settings };
+fn allows4<F: Frame>(settings: &Settings, client: u32) -> bool {
     let count = settings.allowed4_count as usize;
     if allows_all::<F>(count + settings.allowed6_count as usize) {
         return true;
@@ -376,9 +370,7 @@ fn allows4<F: Frame>(settings: *const Settings, client: u32) -> bool {
 }
 
 #[inline(always)]
-fn allows6<F: Frame>(settings: *const Settings, client: [u64; 2]) -> bool {
-    // SAFETY: as above.
-    let settings = unsafe { &*settings };
+fn allows6<F: Frame>(settings: &Settings, client: [u64; 2]) -> bool {
     let count = settings.allowed6_count as usize;
     if allows_all::<F>(count + settings.allowed4_count as usize) {
         return true;
@@ -424,21 +416,15 @@ pub struct ScannedName {
 /// hold, so a match proves the structure; who wants to say that a name does not exist
 /// must walk its labels.
 #[inline(always)]
-pub fn read_name(
-    name: usize,
-    end: usize,
-    settings: *const Settings,
-) -> Result<ScannedName, Outcome> {
-    // SAFETY: a copy of the settings that is in force is not written to.
-    let key = unsafe { &(*settings).hash_key };
+pub fn read_name(name: usize, end: usize, settings: &Settings) -> Result<ScannedName, Outcome> {
+    let key = &settings.hash_key;
     let mut hasher = Hasher::default();
     let mut sum = 0;
     let mut length = 0;
     let mut at = name;
     let mut word_number = 0;
     while word_number < MAX_WORDS {
-        let word: u64;
-        if at + 8 > end {
+        let word: u64 = if at + 8 > end {
             // Type and class follow the root, so in the last word of a packet four octets
             // are enough to find it in.
             if at + 4 > end {
@@ -446,11 +432,11 @@ pub fn read_name(
             }
             // SAFETY: just checked.
             let half: u32 = unsafe { load(at) };
-            word = u64::from(half) | !0xffff_ffff;
+            u64::from(half) | !0xffff_ffff
         } else {
             // SAFETY: just checked.
-            word = unsafe { load(at) };
-        }
+            unsafe { load(at) }
+        };
         let zero = names::first_zero(word);
         if zero != 0 {
             let mask = names::mask_to(zero);
@@ -466,7 +452,7 @@ pub fn read_name(
     }
     // The exits of the scan join here: one state for the verifier, whatever the length.
     let length = forget_octet(length, sum);
-    if length < MIN_NAME || length > MAX_NAME {
+    if !(MIN_NAME..=MAX_NAME).contains(&length) {
         return Err(Outcome::NameLength);
     }
     Ok(ScannedName {

@@ -30,7 +30,7 @@ const ANSWER_MASK: usize = MAX_ANSWER - 1;
 
 /// Writes the answer into the query's packet.
 #[inline(always)]
-pub fn write<F: Frame>(frame: &mut F, query: &Query, answer: &Answer) -> Outcome {
+pub fn write<F: Frame>(frame: &mut F, query: &Query<'_>, answer: &Answer) -> Outcome {
     let has_opt = query.edns != 0;
     let opt = if has_opt { OPT } else { 0 };
     let message = DNS + query.name_length + 4 + answer.length + opt;
@@ -115,7 +115,7 @@ pub fn write<F: Frame>(frame: &mut F, query: &Query, answer: &Answer) -> Outcome
 /// Swaps MAC and IP addresses and sets the IP header's length and TTL. Gives the one's
 /// complement sum of the IP addresses.
 #[inline(always)]
-fn turn_round(start: usize, query: &Query, udp_length: usize) -> u64 {
+fn turn_round(start: usize, query: &Query<'_>, udp_length: usize) -> u64 {
     // SAFETY: the caller checked that the frame holds the largest headers.
     unsafe {
         let (destination, source): (u32, u32) = (load(start), load(start + 6));

@@ -7,8 +7,8 @@ pub trait Tables {
     /// The control line.
     fn control(&self) -> Option<*const Control>;
 
-    /// One copy of the settings.
-    fn settings(&self, slot: u32) -> Option<*const Settings>;
+    /// One copy of the settings. The one in force is not written to.
+    fn settings(&self, slot: u32) -> Option<&Settings>;
 
     /// A bucket of the directory.
     fn bucket(&self, number: u32) -> Option<*const Bucket>;

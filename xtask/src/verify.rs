@@ -33,12 +33,12 @@ pub(crate) fn run() -> Result<()> {
         "kernel running ({})",
         output(Command::new("uname").arg("-r"))?.trim()
     );
-    let here = run_command(Command::new(&verify).current_dir(root()));
+    let here = run_command(Command::new(&verify).arg(&object).current_dir(root()));
     if let Err(error) = &here {
         eprintln!("kernel running: {error:#}");
     }
     let guest = Guest {
-        command: &[verify.display().to_string()],
+        command: &[verify.display().to_string(), object.display().to_string()],
         directory: root(),
         programs: &[],
         files: &[object],

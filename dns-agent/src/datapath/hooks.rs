@@ -375,7 +375,7 @@ mod tests {
             ..device("eth0")
         };
         let wanted = [interface("eth*", Choice::Auto)];
-        assert!(check(&wanted, 0, &[card.clone()]).is_err());
+        assert!(check(&wanted, 0, std::slice::from_ref(&card)).is_err());
         assert!(check(&wanted, 1, &[card]).is_ok());
         assert!(check(&wanted, 0, &[device("eth0")]).is_ok());
     }

@@ -181,6 +181,7 @@ impl Datapath {
         self.object
             .set_lease(self.clock.jiffies(self.config.stale_after))?;
         self.renewed = Instant::now();
+        self.object.flush_log();
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use aya::{
     maps::{Map, PerCpuArray},
     programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
+use aya_log::EbpfLogger;
 use dns_common::{
     Control, Settings,
     directory::WORDS,
@@ -24,6 +25,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ze
 /// The maps in the kernel, and the programs over them.
 pub struct Object {
     ebpf: Ebpf,
+    /// What the programs log, if they were built to.
+    log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
 /// How large the tables are made.
@@ -86,6 +89,8 @@ pub struct Memories {
 }
 
 const LEASE: &str = "zerohop_lease";
+/// There only when the object was built with `--log`.
+const LOG: &str = "AYA_LOGS";
 
 impl Object {
     /// Makes the maps in the kernel.
@@ -94,7 +99,7 @@ impl Object {
     ///
     /// When the kernel refuses them: no privilege, no memory, or a kernel before 5.10.
     pub fn load(size: Size) -> anyhow::Result<Self> {
-        let ebpf = EbpfLoader::new()
+        let mut ebpf = EbpfLoader::new()
             .map_max_entries("DIRECTORY", size.buckets)
             .map_max_entries("RECORDS", size.chunks)
             .load(OBJECT)
@@ -102,7 +107,11 @@ impl Object {
                 "making the kernel tables (this needs Linux 5.10 or newer and root, or the capabilities \
                  BPF, NET_ADMIN and PERFMON)",
             )?;
-        let mut object = Self { ebpf };
+        let log = match ebpf.map(LOG) {
+            None => None,
+            Some(_) => Some(EbpfLogger::init(&mut ebpf).context("reading the programs' log")?),
+        };
+        let mut object = Self { ebpf, log };
         object.xdp(LEASE)?;
         Ok(object)
     }
@@ -183,8 +192,15 @@ impl Object {
         Ok(result.return_value)
     }
 
+    /// Hands on what the programs have logged, if they were built to.
+    pub fn flush_log(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+    }
+
     /// Runs an answering program once over a frame; gives what it returned and the frame that it
-    /// left behind. `interface` is the device it seems to come in by.
+    /// left behind.
     ///
     /// # Errors
     ///

@@ -4,6 +4,12 @@
 
 #![no_std]
 #![no_main]
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    clippy::needless_pass_by_value,
+    reason = "what the hooks' macros make has no docs, and is public for the linker alone"
+)]
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -117,7 +123,9 @@ const CARD: bool = false;
 #[inline(always)]
 fn xdp<const DEVICE: bool>(context: XdpContext) -> u32 {
     let mut frame = XdpFrame::<DEVICE>(context);
-    if count(Hook::Xdp, respond(&mut frame, &Maps)).is_answer() {
+    let outcome = count(Hook::Xdp, respond(&mut frame, &Maps));
+    log(&frame.0, outcome);
+    if outcome.is_answer() {
         return xdp_action::XDP_TX;
     }
     xdp_action::XDP_PASS
@@ -135,7 +143,10 @@ fn tc<const DEVICE: bool>(context: TcContext) -> Option<u32> {
     } else if gso_size != 0 {
         Outcome::Aggregated
     } else {
-        respond(&mut TcFrame::<DEVICE>(context), &Maps)
+        let mut frame = TcFrame::<DEVICE>(context);
+        let outcome = respond(&mut frame, &Maps);
+        log(&frame.0, outcome);
+        outcome
     };
     if !count(Hook::Tc, outcome).is_answer() {
         return None;
@@ -155,6 +166,19 @@ fn count(hook: Hook, outcome: Outcome) -> Outcome {
     }
     outcome
 }
+
+/// Says how a packet ended, unless it was nobody's question.
+#[cfg(feature = "log")]
+#[inline(always)]
+fn log<C: aya_ebpf::EbpfContext>(context: &C, outcome: Outcome) {
+    if outcome as u32 > Outcome::NotServed as u32 || outcome.is_answer() {
+        aya_log_ebpf::info!(context, "outcome {}", outcome as u32);
+    }
+}
+
+#[cfg(not(feature = "log"))]
+#[inline(always)]
+fn log<C>(_: &C, _: Outcome) {}
 
 struct XdpFrame<const DEVICE: bool>(XdpContext);
 
@@ -264,8 +288,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn settings(&self, slot: u32) -> Option<*const Settings> {
-        SETTINGS.get_ptr(slot)
+    fn settings(&self, slot: u32) -> Option<&Settings> {
+        SETTINGS.get(slot)
     }
 
     #[inline(always)]
@@ -275,7 +299,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn chunk(&self, number: u32) -> Option<*const u8> {
-        RECORDS.get_ptr(number).map(|chunk| chunk.cast())
+        RECORDS.get_ptr(number).map(<*const _>::cast)
     }
 
     #[inline(always)]

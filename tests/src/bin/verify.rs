@@ -1,5 +1,4 @@
-//! `verify OBJECT [BUDGET]`: how many instructions this kernel's verifier walks for each
-//! program.
+//! `verify OBJECT`: how many instructions this kernel's verifier walks for each program.
 //!
 //! The numbers come from the verifier's own log, which every kernel since 5.2 writes
 //! (`BPF_LOG_STATS`, commit 06ee7115b0d1); the count in `bpf_prog_info` exists only since 5.16.
@@ -25,14 +24,7 @@ const BUDGET: u64 = 500_000;
 const BPF_LOG_STATS: u32 = 4;
 
 fn main() -> anyhow::Result<ExitCode> {
-    let mut arguments = std::env::args().skip(1);
-    let path = arguments.next().context("usage: verify OBJECT [BUDGET]")?;
-    let budget = match arguments.next() {
-        None => BUDGET,
-        Some(number) => number
-            .parse()
-            .with_context(|| format!("the budget {number:?} is no number"))?,
-    };
+    let path = std::env::args().nth(1).context("usage: verify OBJECT")?;
     let bytes = fs::read(&path).with_context(|| format!("reading {path}"))?;
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let release = release.trim();
@@ -43,19 +35,19 @@ fn main() -> anyhow::Result<ExitCode> {
     );
     let mut over = false;
     for (name, size, verified) in verify(&bytes)? {
-        let mark = if verified > budget {
+        let mark = if verified > BUDGET {
             "  OVER BUDGET"
         } else {
             ""
         };
-        over |= verified > budget;
+        over |= verified > BUDGET;
         println!(
             "{:<10} {name:<18} {size:>12} {verified:>9}{mark}",
             short(release)
         );
     }
     if over {
-        eprintln!("a program is over the budget of {budget} verified instructions");
+        eprintln!("a program is over the budget of {BUDGET} verified instructions");
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
@@ -115,7 +107,7 @@ fn verify(bytes: &[u8]) -> anyhow::Result<Vec<(String, usize, u64)>> {
 
 fn map_fd(map: &Map) -> Option<i32> {
     let data = match map {
-        Map::Array(data) | Map::PerCpuArray(data) => data,
+        Map::Array(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => data,
         _ => return None,
     };
     Some(data.fd().as_fd().as_raw_fd())

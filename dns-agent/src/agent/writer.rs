@@ -72,12 +72,14 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break,
             };
-            // Only then the tick, but always the tick: objects that change faster than
-            // the lease is to be renewed must not keep it from being renewed.
-            while let Some(objects) = next {
+            // Only the newest counts: what changes faster than it can be published must
+            // not keep the lease from being renewed.
+            while let Ok(newer) = loaded.try_recv() {
+                next = Some(newer);
+            }
+            if let Some(objects) = next {
                 self.publish(objects);
                 self.show(board);
-                next = loaded.try_recv().ok();
             }
             self.kernel.tick();
             self.show_kernel(board);
@@ -95,8 +97,9 @@ impl Writer {
         let (model, problems) = cluster::build(&objects, &self.settings, serial);
         self.note(problems);
         self.objects = objects;
+        let model = Arc::new(model);
+        self.models.send_replace(model.clone());
         self.kernel.publish(&model);
-        self.models.send_replace(Arc::new(model));
         info!(serial, "published the changed objects");
     }
 

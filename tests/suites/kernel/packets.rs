@@ -1,10 +1,11 @@
 //! The loaded programs, one packet at a time, by BPF_PROG_TEST_RUN.
 
+use aya::programs::{TestRun as _, TestRunOptions};
 use dns_agent::{
-    datapath::object::Program,
+    datapath::object::{Outcomes, Program},
     zone::{Name, Rtype, render},
 };
-use dns_common::Outcome;
+use dns_common::outcomes::{Hook, Outcome};
 use zerohop_tests::packet::{self, Query};
 
 use super::fixture::{Ended, Fixture};
@@ -618,6 +619,26 @@ fn only_allowed_clients_are_answered_on_a_card() {
             assert!(matches!(fixture.run(program, &frame), Ended::Answered(..)));
         }
     }
+}
+
+#[test]
+fn what_segmentation_offload_put_together_passes() {
+    let mut fixture = Fixture::shared();
+    let frame = Fixture::query("web.shop.svc.cluster.local", A).frame();
+    // struct __sk_buff up to `gso_size` and padding (include/uapi/linux/bpf.h, Linux 5.10).
+    let mut context = [0u8; 184];
+    context[176..180].copy_from_slice(&1000u32.to_le_bytes());
+    let before = fixture.object.outcomes().unwrap();
+    let program = fixture.object.tc(Program::TcPeer.name()).unwrap();
+    let result = program.test_run(TestRunOptions {
+        data_in: Some(&frame),
+        ctx_in: Some(&context),
+        ..TestRunOptions::default()
+    });
+    assert_eq!(result.unwrap().return_value, u32::MAX);
+    let after = fixture.object.outcomes().unwrap();
+    let aggregated = |outcomes: &Outcomes| outcomes.get(Hook::Tc, Outcome::Aggregated);
+    assert_eq!(aggregated(&after), aggregated(&before) + 1);
 }
 
 #[test]

@@ -2,4 +2,5 @@
 
 mod agent;
 mod kernel;
+mod tables;
 mod updates;

@@ -67,14 +67,17 @@ impl Writer {
     /// been published: so it is fresh only while this works.
     pub(super) fn run(mut self, loaded: &Receiver<Objects>, board: &Board) {
         loop {
-            match loaded.recv_timeout(self.kernel.interval()) {
-                Ok(objects) => {
-                    self.publish(objects);
-                    self.show(board);
-                    continue;
-                }
-                Err(RecvTimeoutError::Timeout) => {}
+            let mut next = match loaded.recv_timeout(self.kernel.interval()) {
+                Ok(objects) => Some(objects),
+                Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break,
+            };
+            // Only then the tick, but always the tick: objects that change faster than
+            // the lease is to be renewed must not keep it from being renewed.
+            while let Some(objects) = next {
+                self.publish(objects);
+                self.show(board);
+                next = loaded.try_recv().ok();
             }
             self.kernel.tick();
             self.show_kernel(board);

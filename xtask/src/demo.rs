@@ -230,7 +230,7 @@ impl<'a> Scene<'a> {
              nsenter --target {process} --net --mount getent ahosts cart.shop\n      \
              as a program in the pod asks, with the pod's /etc/resolv.conf\n  \
              ip netns exec {pod} dig @{served} database.data.svc.cluster.local\n      \
-             one query\n  \
+             one query, if dig is installed; change a file in examples/ and ask again\n  \
              ip netns exec {node} {program} status --admin {admin}\n      \
              what is attached, and how many packets ended how\n  \
              ip netns exec {node} ss --udp --listening --numeric --processes\n      \

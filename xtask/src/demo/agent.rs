@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow};
 use nix::{
     sys::{
         memfd::{MFdFlags, memfd_create},
@@ -97,11 +97,8 @@ impl<'a> Agent<'a> {
     pub(crate) fn attached(&self) -> Result<String> {
         let status = self.status()?;
         let Some(attached) = status.pointer("/datapath/attached/0") else {
-            bail!(
-                "the agent could not start its kernel plane: {}\n{}",
-                status["degraded"],
-                self.said()
-            );
+            let reasons = &status["degraded"];
+            return Err(self.failed(&format!("has no kernel plane: {reasons}")));
         };
         let field = |name: &str| attached[name].as_str().unwrap_or("?").to_owned();
         Ok(format!(
@@ -137,21 +134,21 @@ impl<'a> Agent<'a> {
         let ready = eventually(PATIENCE, || {
             signals.check()?;
             if let Some(status) = self.process.try_wait()? {
-                bail!("dns-agent ended with {status}; it said\n{}", self.said());
+                return Err(self.failed(&format!("ended with {status}")));
             }
             Ok(self.get("/readyz").is_ok_and(|(code, _)| code == 200))
         })?;
         if !ready {
-            bail!("dns-agent did not become ready; it said\n{}", self.said());
+            return Err(self.failed("did not become ready"));
         }
         Ok(())
     }
 
     fn status(&self) -> Result<Value> {
-        let (code, body) = self
+        let (_, body) = self
             .get("/status")
-            .with_context(|| format!("the agent gives no status; it said\n{}", self.said()))?;
-        serde_json::from_str(&body).with_context(|| format!("the agent's status is {code} {body}"))
+            .map_err(|error| self.failed(&format!("gives no status ({error:#})")))?;
+        serde_json::from_str(&body).map_err(|_| self.failed(&format!("gives as its status {body}")))
     }
 
     /// The code and body of a page of its admin endpoints.
@@ -171,13 +168,14 @@ impl<'a> Agent<'a> {
         Ok((code.parse()?, body.to_owned()))
     }
 
-    /// What it has logged. An unreadable log is an empty one: there is an error
-    /// to report already.
-    fn said(&self) -> String {
+    /// An error of the agent's, with what it has logged. An unreadable log is an
+    /// empty one: there is an error to report already.
+    fn failed(&self, how: &str) -> Error {
         let length = self.log.metadata().map_or(0, |metadata| metadata.len());
         let mut octets = vec![0; usize::try_from(length).unwrap_or_default()];
         let read = self.log.read_at(&mut octets, 0).unwrap_or_default();
-        String::from_utf8_lossy(&octets[..read]).into_owned()
+        let log = String::from_utf8_lossy(&octets[..read]);
+        anyhow!("dns-agent {how}. It logged:\n{}", log.trim_end())
     }
 
     /// Ends it as the kubelet does, and gives how it ended.
@@ -203,8 +201,8 @@ impl Drop for Agent<'_> {
         }
         match self.stop() {
             Ok(status) if status.success() => return,
-            Ok(status) => eprintln!("dns-agent ended with {status}; it said\n{}", self.said()),
-            Err(error) => eprintln!("dns-agent: {error:#}; it said\n{}", self.said()),
+            Ok(status) => eprintln!("{}", self.failed(&format!("ended with {status}"))),
+            Err(error) => eprintln!("{}", self.failed(&format!("had to be killed ({error:#})"))),
         }
         let _ = self.process.kill();
         let _ = self.process.wait();

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod apt;
+mod bench;
 mod build_ebpf;
 mod demo;
 mod guest;
@@ -43,6 +44,7 @@ fn run(job: &Job) -> Result<()> {
         Job::Kernels(options) => kernels::run(options),
         Job::Test(options) => test::run(options),
         Job::Verify => verify::run(),
+        Job::Bench(options) => bench::run(options),
     }
 }
 
@@ -72,4 +74,6 @@ enum Job {
     Test(test::Options),
     /// Prints what each kernel's verifier makes of each program; fails over budget.
     Verify,
+    /// Measures the kernel program beside a bare reflector, and its tables.
+    Bench(bench::Options),
 }

@@ -13,7 +13,6 @@
 )]
 
 use aya_ebpf::{
-    EbpfContext as _,
     bindings::xdp_action,
     helpers::generated::bpf_xdp_adjust_tail,
     macros::{map, xdp},
@@ -247,7 +246,7 @@ fn is_right(context: &XdpContext, expected: &Expected) -> bool {
         difference |= unsafe { load::<u64>(start + 8 * at) } ^ octets[at];
         at += 1;
     }
-    let last = start + (length - 8 & 0xff);
+    let last = start + ((length - 8) & 0xff);
     if last + 8 > end {
         return false;
     }

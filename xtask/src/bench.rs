@@ -34,7 +34,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             "--release",
             "--package",
             "zerohop-tests",
-            "--bin",
+            "--bench",
             "bench",
         ]),
         "bench",

@@ -149,7 +149,7 @@ pub struct Settings {
     pub admin: Option<Socket>,
 
     /// How long the kernel goes on answering when the agent no longer does its
-    /// work, 1s to 1h [default: 10s].
+    /// work, 100ms to 1h [default: 10s].
     #[arg(long, value_name = "DURATION")]
     #[serde(deserialize_with = "single")]
     pub stale_after: Option<StaleAfter>,

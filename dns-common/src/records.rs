@@ -1,7 +1,7 @@
 //! Records: everything the kernel needs to answer for one existing name.
 //!
 //! ```text
-//!   0 ┌ name_len flags slot zone length hash
+//!   0 ┌ name_len flags slot zone hash
 //!  16 │ answers: three of 16 octets
 //!  64 ├ name, filled up to a multiple of eight with zeros
 //!     ├ the answers' octets, each as it follows the question
@@ -66,8 +66,8 @@ pub struct Record {
     /// Position in [`crate::Settings::zones`] of the zone whose SOA goes with NODATA, or
     /// [`Record::NO_ZONE`].
     pub zone: u16,
-    /// Octets of the whole record, before it is filled up.
-    pub length: u16,
+    /// Fills up to a multiple of eight.
+    pub reserved: u16,
     /// The name's hash, so that the writer need not work it out again.
     pub hash: u64,
     /// By type; unused ones are zero.

@@ -365,9 +365,13 @@ fn is_below_unknown<T: Tables>(
         return Ok(false);
     }
     let record = record(word, tables)?;
-    // SAFETY: as in `find`. Another name with the parent's tag may be asked here: then the
-    // agent answers, which is never wrong.
-    Ok(unsafe { (*(record as *const Record)).flags } & Record::BELOW_UNKNOWN != 0)
+    // SAFETY: as in `find`.
+    let head = unsafe { &*(record as *const Record) };
+    if head.hash != scanned.hash.0 || head.name_len as usize != scanned.length {
+        // Another name with the parent's tag, and the parent's own record may stand behind it.
+        return Err(Outcome::TagCollision);
+    }
+    Ok(head.flags & Record::BELOW_UNKNOWN != 0)
 }
 
 /// A negative answer: the zone's SOA record in the authority section (RFC 2308).

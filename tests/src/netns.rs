@@ -20,6 +20,7 @@ use anyhow::{Context, Result, bail};
 use nix::{
     net::if_::if_nametoindex,
     sched::{CloneFlags, setns},
+    sys::signal::SigSet,
 };
 
 /// A network namespace of its own, gone when dropped.
@@ -76,15 +77,19 @@ impl Namespace {
         thread.unwrap_or_else(|panic| panic::resume_unwind(panic))
     }
 
-    /// A command that will run inside, with the mounts of this process.
+    /// A command that will run inside, with the mounts of this process, and with
+    /// no signal blocked, whatever this process blocks.
     pub fn command(&self, program: &str) -> Result<Command> {
         let file = self
             .file
             .try_clone()
             .with_context(|| format!("cannot duplicate {}", self.name))?;
         let mut command = Command::new(program);
-        let enter = move || Ok(setns(&file, CloneFlags::CLONE_NEWNET)?);
-        // SAFETY: between fork and exec the closure makes one system call; it
+        let enter = move || {
+            setns(&file, CloneFlags::CLONE_NEWNET)?;
+            Ok(SigSet::empty().thread_set_mask()?)
+        };
+        // SAFETY: between fork and exec the closure makes two system calls; it
         // neither allocates nor takes a lock.
         unsafe { command.pre_exec(enter) };
         Ok(command)

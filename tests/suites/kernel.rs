@@ -4,4 +4,5 @@ mod differential;
 mod fixture;
 mod harness;
 mod packets;
+mod passes;
 mod wired;

@@ -1,6 +1,6 @@
 //! The suites that need a kernel. `kernel` also runs in the guests of the kernel matrix.
 
 mod agent;
-mod bench;
 mod kernel;
+mod tables;
 mod updates;

@@ -1,6 +1,7 @@
 //! The tables while they are written: no reader ever sees half a record.
 
 use std::{
+    collections::BTreeSet,
     net::Ipv4Addr,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
@@ -62,7 +63,7 @@ fn a_flood_never_sees_half_a_record() {
     for record in &mut records {
         table.put(record).unwrap();
     }
-    publisher.publish(&build(&fixed, &model, &[true]).unwrap());
+    publisher.publish(&build(&fixed, &model, &[true], &BTreeSet::new()).unwrap());
     object.set_lease(1000 * 3600).unwrap();
 
     let stop = AtomicBool::new(false);
@@ -155,18 +156,12 @@ fn record(model: &Model, number: u32) -> Vec<u8> {
 fn a_hundred_thousand_names() {
     const COUNT: u32 = 100_000;
     let model = model(COUNT, 1);
-    let config = dns_agent::datapath::Config {
-        interfaces: Vec::new(),
-        allow: Vec::new(),
-        serve: SERVED.map(|address| (address, 53).into()).to_vec(),
-        capacity: None,
-        stale_after: Duration::from_secs(10),
-    };
+    let config = config();
     let size = dns_agent::datapath::size(&model, None);
     let start = Instant::now();
     let mut object = Object::load(size).unwrap();
     let mut tables = Tables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();
-    let published = tables.publish(&model).unwrap();
+    let published = tables.publish(&model, &mut || {}).unwrap();
     let took = start.elapsed();
     println!(
         "{} names in {took:?}; {:?}",
@@ -184,8 +179,76 @@ fn a_hundred_thousand_names() {
         assert_eq!(message[message.len() - 4..], (number << 3).to_be_bytes());
     }
     // The same again changes nothing; without a name only it goes.
-    let again = tables.publish(&model).unwrap();
+    let again = tables.publish(&model, &mut || {}).unwrap();
     assert_eq!((again.unchanged, again.replaced), (published.inserted, 0));
+}
+
+#[test]
+fn full_tables_never_deny_a_name_that_exists() {
+    // 256 words for 400 names in two zones, neither of which fits.
+    let mut builder = ModelBuilder::new(1);
+    for zone in ["cluster.local", "10.in-addr.arpa"] {
+        builder.add_zone(Name::parse(zone).unwrap(), 5).unwrap();
+    }
+    let mut frames = Vec::new();
+    for number in 0..200 {
+        let service = text(number);
+        let reverse = format!("{number}.0.96.10.in-addr.arpa");
+        let target = Name::parse(&service).unwrap();
+        for (owner, data, rtype) in [
+            (&service, Rdata::A(Ipv4Addr::from_bits(number)), 1),
+            (&reverse, Rdata::Ptr(target), 12),
+        ] {
+            builder.add(Record {
+                owner: Name::parse(owner).unwrap(),
+                ttl: 5,
+                data,
+            });
+            frames.push(Query::new(POD[0], SERVED[0], owner, rtype).frame());
+        }
+    }
+    let model = builder.build();
+    let size = Size {
+        buckets: 32,
+        chunks: 4,
+    };
+    let config = config();
+    let mut object = Object::load(size).unwrap();
+    let mut tables = Tables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();
+    object.set_lease(1_000_000).unwrap();
+    let mut passes = 0;
+    for _ in 0..3 {
+        let mut turn = 0;
+        let published = tables.publish(&model, &mut || {
+            for _ in 0..40 {
+                turn += 1;
+                let frame = &frames[turn % frames.len()];
+                let (verdict, out) = object.test_run(Program::TcPeer, frame).unwrap();
+                if verdict == u32::MAX {
+                    passes += 1;
+                    continue;
+                }
+                let message = packet::reply(frame, &out).unwrap();
+                assert_eq!(
+                    message[3] & 15,
+                    0,
+                    "question {turn} of the round: {message:02x?}"
+                );
+            }
+        });
+        assert!(published.unwrap().left_out > 100);
+    }
+    assert!(passes > 1000, "{passes}");
+}
+
+fn config() -> dns_agent::datapath::Config {
+    dns_agent::datapath::Config {
+        interfaces: Vec::new(),
+        allow: Vec::new(),
+        serve: SERVED.map(|address| (address, 53).into()).to_vec(),
+        capacity: None,
+        stale_after: Duration::from_secs(10),
+    }
 }
 
 /// Services by number, each with so many addresses.

@@ -16,7 +16,7 @@ pub(crate) struct Options {
     /// Passed to the benchmark: --case NAME, --pairs N.
     #[arg(last = true)]
     arguments: Vec<String>,
-    /// A smoke test of the benchmark itself: few frames, no bars.
+    /// A smoke test of the benchmark itself: few frames, no bars, no release build.
     #[arg(long)]
     quick: bool,
 }
@@ -27,18 +27,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure(&[Need::Ebpf, Need::Namespaces], Say::Changes)?;
     build_ebpf::programs()?;
     let programs = build_ebpf::bench()?;
-    let bench = build(
-        cargo().args([
-            "build",
-            "--quiet",
-            "--release",
-            "--package",
-            "zerohop-tests",
-            "--bin",
-            "bench",
-        ]),
+    let mut command = cargo();
+    command.args([
+        "build",
+        "--quiet",
+        "--package",
+        "zerohop-tests",
+        "--bench",
         "bench",
-    )?;
+    ]);
+    if !options.quick {
+        command.arg("--release");
+    }
+    let bench = build(&mut command, "bench")?;
     let mut command = Command::new(bench);
     command.current_dir(root()).arg("--object").arg(programs);
     if options.quick {

@@ -112,8 +112,13 @@ pub(crate) fn cargo_for_kernel(tools: &Toolchain, job: &str, flags: &[&str]) -> 
     command
 }
 
-/// Moves the object to its place in one step, since the agent may be reading it.
+/// Moves the object to its place in one step, since the agent may be reading it. The same
+/// object again is left alone, or Cargo would build the agent again.
 fn place(built: &Path, object: &Path) -> Result<()> {
+    let is_there = |object: Vec<u8>| fs::read(built).is_ok_and(|built| built == object);
+    if fs::read(object).is_ok_and(is_there) {
+        return Ok(());
+    }
     let directory = object
         .parent()
         .context("the object's path has no directory")?;

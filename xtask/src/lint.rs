@@ -12,6 +12,8 @@ use crate::{
 /// The job itself. Every warning is an error.
 pub(crate) fn run() -> Result<()> {
     run_command(cargo().args(["fmt", "--all", "--check"]))?;
+    // The agent embeds the kernel programs.
+    build_ebpf::programs()?;
     run_command(cargo().args([
         "clippy",
         "--workspace",

@@ -8,6 +8,7 @@
 mod apt;
 mod bench;
 mod build_ebpf;
+mod demo;
 mod guest;
 mod initramfs;
 mod kernels;
@@ -37,6 +38,8 @@ fn run(job: &Job) -> Result<()> {
     match job {
         Job::Setup => setup::run(),
         Job::BuildEbpf(options) => build_ebpf::run(options),
+        Job::Demo(options) => demo::run(options),
+        Job::DemoPod => demo::pod::run(),
         Job::Lint => lint::run(),
         Job::Kernels(options) => kernels::run(options),
         Job::Test(options) => test::run(options),
@@ -58,6 +61,11 @@ enum Job {
     Setup,
     /// Builds the kernel programs into target/ebpf/zerohop.o.
     BuildEbpf(build_ebpf::Options),
+    /// Shows it at work: a pod asks, with the kernel plane and without it.
+    Demo(demo::Options),
+    /// The process in the demo's pod; the demo starts it.
+    #[command(hide = true)]
+    DemoPod,
     /// Checks formatting and lints of everything, the kernel programs included.
     Lint,
     /// Downloads the kernels of the matrix into target/kernels.

@@ -51,7 +51,6 @@ fn on_this_machine(filter: &[String]) -> Result<()> {
     setup::need_root("test")?;
     setup::ensure(&[Need::Ebpf, Need::Namespaces], Say::Changes)?;
     build_ebpf::programs()?;
-    build_ebpf::bench()?;
     run_command(
         cargo()
             .args(["test", "--workspace", "--no-fail-fast", "--"])

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use crate::{
     admin::status,
     config::Config,
-    datapath::{self, Datapath, hooks, interfaces},
+    datapath::{self, Datapath, hooks, interfaces::Devices, settings},
     zone::Model,
 };
 
@@ -26,7 +26,12 @@ pub(super) enum Kernel {
     /// It could not be started; the resolver serves all the same.
     Failed(String),
     /// It answers.
-    On(Arc<Mutex<Datapath>>),
+    On {
+        /// Shared with whoever asks for the status.
+        datapath: Arc<Mutex<Datapath>>,
+        /// Where it could be attached.
+        devices: Devices,
+    },
 }
 
 impl Kernel {
@@ -40,10 +45,12 @@ impl Kernel {
         if config.interfaces.is_empty() {
             return Ok(Kernel::Off);
         }
-        let devices = Handle::current()
-            .block_on(interfaces::list())
+        settings::check(&config.serve, &config.allow)?;
+        let mut devices = Devices::default();
+        let found = Handle::current()
+            .block_on(devices.list())
             .context("can't look for --interface")?;
-        hooks::check(&config.interfaces, config.allow.len(), &devices)?;
+        hooks::check(&config.interfaces, config.allow.len(), found)?;
         let settings = datapath::Config {
             interfaces: config.interfaces.clone(),
             allow: config.allow.clone(),
@@ -51,8 +58,11 @@ impl Kernel {
             capacity: config.capacity.map(|names| names as usize),
             stale_after: config.stale_after,
         };
-        match Datapath::start(settings, &devices, model) {
-            Ok(datapath) => Ok(Kernel::On(Arc::new(Mutex::new(datapath)))),
+        match Datapath::start(settings, found, model) {
+            Ok(datapath) => Ok(Kernel::On {
+                datapath: Arc::new(Mutex::new(datapath)),
+                devices,
+            }),
             Err(reason) => {
                 let reason = format!("no kernel plane: {reason:#}");
                 error!("{reason}; every query goes the way it went before");
@@ -65,14 +75,16 @@ impl Kernel {
     pub(super) fn interval(&self) -> Duration {
         match self {
             Kernel::Off | Kernel::Failed(_) => LOOK,
-            Kernel::On(datapath) => lock(datapath).renewal_interval().min(LOOK),
+            Kernel::On { datapath, .. } => lock(datapath).renewal_interval().min(LOOK),
         }
     }
 
-    /// Brings the tables to a model. When that fails the lease is left to run out, since
+    /// Brings the tables to a model. When that fails the kernel plane is taken down, since
     /// the tables are not what they should be.
     pub(super) fn publish(&mut self, model: &Model) {
-        let Kernel::On(datapath) = self else { return };
+        let Kernel::On { datapath, .. } = self else {
+            return;
+        };
         let published = lock(datapath).publish(model);
         match published {
             Ok(published) => info!(?published, "wrote the kernel's tables"),
@@ -87,26 +99,28 @@ impl Kernel {
 
     /// Renews the lease and looks for interfaces.
     pub(super) fn tick(&mut self) {
-        let Kernel::On(datapath) = self else { return };
+        let Kernel::On { datapath, devices } = self else {
+            return;
+        };
         if let Err(reason) = lock(datapath).renew_lease() {
             error!("{reason:#}; the kernel stops to answer soon");
         }
-        match Handle::current().block_on(interfaces::list()) {
-            Ok(devices) => lock(datapath).reconcile(&devices),
+        match Handle::current().block_on(devices.list()) {
+            Ok(devices) => lock(datapath).reconcile(devices),
             Err(reason) => warn!("can't look for interfaces: {reason:#}"),
         }
     }
 
     /// Takes every hook off.
     pub(super) fn stop(&mut self) {
-        if let Kernel::On(datapath) = self {
+        if let Kernel::On { datapath, .. } = self {
             lock(datapath).stop();
         }
     }
 
     /// What keeps the agent from being ready.
     pub(super) fn missing(&self) -> Vec<String> {
-        let Kernel::On(datapath) = self else {
+        let Kernel::On { datapath, .. } = self else {
             return Vec::new();
         };
         lock(datapath)
@@ -125,13 +139,13 @@ impl Kernel {
         match self {
             Kernel::Off => Vec::new(),
             Kernel::Failed(reason) => vec![reason.clone()],
-            Kernel::On(datapath) => lock(datapath).degraded(),
+            Kernel::On { datapath, .. } => lock(datapath).degraded(),
         }
     }
 
     /// How to read its state.
     pub(super) fn reader(&self) -> status::Kernel {
-        let Kernel::On(datapath) = self else {
+        let Kernel::On { datapath, .. } = self else {
             return Box::new(|| None);
         };
         let datapath = datapath.clone();

@@ -67,14 +67,19 @@ impl Writer {
     /// been published: so it is fresh only while this works.
     pub(super) fn run(mut self, loaded: &Receiver<Objects>, board: &Board) {
         loop {
-            match loaded.recv_timeout(self.kernel.interval()) {
-                Ok(objects) => {
-                    self.publish(objects);
-                    self.show(board);
-                    continue;
-                }
-                Err(RecvTimeoutError::Timeout) => {}
+            let mut next = match loaded.recv_timeout(self.kernel.interval()) {
+                Ok(objects) => Some(objects),
+                Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break,
+            };
+            // Only the newest counts: what changes faster than it can be published must
+            // not keep the lease from being renewed.
+            while let Ok(newer) = loaded.try_recv() {
+                next = Some(newer);
+            }
+            if let Some(objects) = next {
+                self.publish(objects);
+                self.show(board);
             }
             self.kernel.tick();
             self.show_kernel(board);
@@ -92,8 +97,9 @@ impl Writer {
         let (model, problems) = cluster::build(&objects, &self.settings, serial);
         self.note(problems);
         self.objects = objects;
+        let model = Arc::new(model);
+        self.models.send_replace(model.clone());
         self.kernel.publish(&model);
-        self.models.send_replace(Arc::new(model));
         info!(serial, "published the changed objects");
     }
 

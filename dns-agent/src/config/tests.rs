@@ -159,7 +159,7 @@ fn wrong_values_are_refused_with_advice() {
         &["--upstream", "IP or IP:PORT"],
     );
     refused(&["--serve", "0.0.0.0"], &["no single server"]);
-    refused(&["--stale-after", "0s"], &["from 1s to 1h"]);
+    refused(&["--stale-after", "0s"], &["from 100ms to 1h"]);
     refused(&["--stale-after", "soon"], &["10s or 1m30s"]);
     refused(&["--namespace", "Prod"], &["a-z, 0-9 and -"]);
     refused(&["--namespace=-a"], &["a-z, 0-9 and -"]);

@@ -241,11 +241,11 @@ impl FromStr for StaleAfter {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+        let range = Duration::from_millis(100)..=Duration::from_secs(3600);
         match humantime::parse_duration(text) {
             Ok(duration) if range.contains(&duration) => Ok(StaleAfter(duration)),
             Ok(_) => Err(format!(
-                "{text} is out of range: give a duration from 1s to 1h"
+                "{text} is out of range: give a duration from 100ms to 1h"
             )),
             Err(error) => Err(format!(
                 "{text:?} is not a duration ({error}): give one such as 10s or 1m30s"

@@ -1,13 +1,17 @@
 //! Attaching the programs to network devices, and taking them off again.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, bail};
 use aya::programs::{
     LinkOrder, SchedClassifier, TcAttachType, XdpMode,
-    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact},
+    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program},
     xdp::XdpLink,
 };
+use dns_common::outcomes::Hook;
 use serde::Serialize;
 
 use super::{
@@ -15,6 +19,9 @@ use super::{
     object::{Object, Program},
 };
 use crate::config::{Hook as Choice, Interface};
+
+/// How long a device that could not be attached to is left alone.
+const RETRY: Duration = Duration::from_secs(30);
 
 /// The word that stands for every pod's veth.
 const PODS: &str = "pods";
@@ -29,6 +36,7 @@ pub struct Hooks {
 
 struct Attached {
     status: AttachedStatus,
+    program: Program,
     /// Detaches when dropped.
     _link: Link,
 }
@@ -64,6 +72,9 @@ pub struct Failed {
     pub interface: String,
     /// Why.
     pub reason: String,
+    /// When.
+    #[serde(skip)]
+    tried: Instant,
 }
 
 impl Hooks {
@@ -80,23 +91,33 @@ impl Hooks {
     /// Attaches to every device that matches and has no program of ours yet, and forgets those
     /// that are gone. What fails is logged once for each reason, and tried again the next time.
     pub fn reconcile(&mut self, object: &mut Object, devices: &[Device]) {
-        let exists = |index: &u32, name: &str| {
+        let wanted = &self.wanted;
+        let find = |index: u32, name: &str| {
             devices
                 .iter()
-                .any(|device| device.index == *index && device.name == name)
+                .find(|device| device.index == index && device.name == name)
+                .filter(|device| choice(wanted, device).is_some())
         };
         self.attached.retain(|index, attached| {
-            let stays = exists(index, &attached.status.interface);
+            let AttachedStatus {
+                interface, program, ..
+            } = &attached.status;
+            // A peer that moved to another namespace wants another program.
+            let stays = find(*index, interface).is_some_and(|device| {
+                program_on(device, attached.program.hook()) == attached.program
+            });
             if !stays {
-                tracing::info!("{} is gone", attached.status.interface);
+                tracing::info!("{interface} is gone or another: {program} taken off");
             }
             stays
         });
         self.failed
-            .retain(|index, failed| exists(index, &failed.interface));
+            .retain(|index, failed| find(*index, &failed.interface).is_some());
         for device in devices {
             let index = device.index;
-            if self.attached.contains_key(&index) {
+            let is_recent = |failed: &Failed| failed.tried.elapsed() < RETRY;
+            if self.attached.contains_key(&index) || self.failed.get(&index).is_some_and(is_recent)
+            {
                 continue;
             }
             let Some(choice) = choice(&self.wanted, device) else {
@@ -113,6 +134,7 @@ impl Hooks {
                     let failed = Failed {
                         interface: device.name.clone(),
                         reason: format!("{error:#}"),
+                        tried: Instant::now(),
                     };
                     let before = self.failed.insert(index, failed.clone());
                     if before.is_none_or(|before| before.reason != failed.reason) {
@@ -149,9 +171,7 @@ pub fn check(wanted: &[Interface], allowed: usize, devices: &[Device]) -> anyhow
         return Ok(());
     }
     for device in devices.iter().filter(|device| !device.is_veth) {
-        if let Some(choice) = choice(wanted, device)
-            && choice != Choice::Tc
-        {
+        if choice(wanted, device).is_some() {
             bail!(
                 "--interface: {} is no veth, and on a network card anybody could ask: say which clients are \
                  answered with --allow CIDR",
@@ -160,6 +180,29 @@ pub fn check(wanted: &[Interface], allowed: usize, devices: &[Device]) -> anyhow
         }
     }
     Ok(())
+}
+
+/// The programs that the devices want.
+pub fn programs(wanted: &[Interface], devices: &[Device]) -> impl Iterator<Item = Program> {
+    devices.iter().filter_map(|device| {
+        let hook = match choice(wanted, device)? {
+            Choice::Tc => Hook::Tc,
+            Choice::Auto if device.is_veth => Hook::Tc,
+            Choice::Auto | Choice::Xdp | Choice::XdpGeneric => Hook::Xdp,
+        };
+        Some(program_on(device, hook))
+    })
+}
+
+/// The program that is right for a device.
+fn program_on(device: &Device, hook: Hook) -> Program {
+    match hook {
+        Hook::Xdp if device.is_veth => Program::XdpVeth,
+        Hook::Xdp => Program::Xdp,
+        // A redirect to the peer inside one namespace would be dropped.
+        Hook::Tc if device.is_veth && device.peer_is_elsewhere => Program::TcPeer,
+        Hook::Tc => Program::Tc,
+    }
 }
 
 /// How a device is to be attached, by the first of the wanted interfaces that matches.
@@ -187,6 +230,9 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
 }
 
 fn attach(object: &mut Object, device: &Device, choice: Choice) -> anyhow::Result<Attached> {
+    if !device.is_ethernet {
+        bail!("its packets have no Ethernet header");
+    }
     match choice {
         Choice::Auto if device.is_veth => attach_tc(object, device),
         Choice::Tc => attach_tc(object, device),
@@ -214,11 +260,7 @@ fn attach_xdp(
     mode: XdpMode,
     reason: Option<String>,
 ) -> anyhow::Result<Attached> {
-    let program = if device.is_veth {
-        Program::XdpVeth
-    } else {
-        Program::Xdp
-    };
+    let program = program_on(device, Hook::Xdp);
     let xdp = object.xdp(program.name())?;
     let id = xdp
         .attach_to_if_index(device.index, mode)
@@ -230,29 +272,27 @@ fn attach_xdp(
     };
     Ok(Attached {
         status: status(device, program, mode, reason),
+        program,
         _link: Link::Xdp(link),
     })
 }
 
 fn attach_tc(object: &mut Object, device: &Device) -> anyhow::Result<Attached> {
-    // A redirect to the peer inside one namespace would be dropped.
-    let program = if device.is_veth && device.peer_is_elsewhere {
-        Program::TcPeer
-    } else {
-        Program::Tc
-    };
+    let program = program_on(device, Hook::Tc);
     let tc = object.tc(program.name())?;
     let first = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let (id, mode) = match tc.attach_with_options(&device.name, TcAttachType::Ingress, first) {
-        Ok(id) => (id, "tcx"),
+    let by_tcx = tc.attach_with_options(&device.name, TcAttachType::Ingress, first);
+    let (id, mode, reason) = match by_tcx {
+        Ok(id) => (id, "tcx", None),
         Err(tcx) => match attach_clsact(tc, device) {
-            Ok(id) => (id, "clsact"),
+            Ok(id) => (id, "clsact", Some(format!("tcx was refused: {tcx}"))),
             Err(clsact) => bail!("by tcx: {tcx}; by clsact: {clsact:#}"),
         },
     };
     let link = tc.take_link(id)?;
     Ok(Attached {
-        status: status(device, program, mode, None),
+        status: status(device, program, mode, reason),
+        program,
         _link: Link::Tc(link),
     })
 }
@@ -265,6 +305,18 @@ fn attach_clsact(
     // It may be there already, ours from an earlier run or somebody else's; either will do, and if
     // it is not there the next step says so.
     let _ = qdisc_add_clsact(&device.name);
+    // An agent that was killed left its filter behind.
+    for program in Program::ALL {
+        if let Err(error) =
+            qdisc_detach_program(&device.name, TcAttachType::Ingress, program.name())
+        {
+            tracing::debug!(
+                "{}: no filter {} to take off: {error}",
+                device.name,
+                program.name()
+            );
+        }
+    }
     let options = NlOptions {
         priority: 1,
         ..NlOptions::default()
@@ -304,6 +356,7 @@ mod tests {
             is_veth: true,
             peer_is_elsewhere: true,
             is_default_route: false,
+            is_ethernet: true,
         }
     }
 

@@ -5,7 +5,7 @@ use futures_util::TryStreamExt as _;
 use rtnetlink::{
     Handle, RouteMessageBuilder, new_connection,
     packet_route::{
-        link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+        link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
         route::RouteAttribute,
     },
 };
@@ -24,39 +24,59 @@ pub struct Device {
     pub peer_is_elsewhere: bool,
     /// A default route leaves by it.
     pub is_default_route: bool,
+    /// Its packets start with an Ethernet header.
+    pub is_ethernet: bool,
 }
 
-/// The devices of this namespace.
-///
-/// # Errors
-///
-/// When the kernel does not answer over netlink.
-pub async fn list() -> anyhow::Result<Vec<Device>> {
-    let (connection, handle, _) = new_connection().context("opening a netlink socket")?;
-    let connection = tokio::spawn(connection);
-    let devices = list_by(&handle).await;
-    connection.abort();
-    devices
+/// The devices of this namespace, which is asked again and again.
+#[derive(Debug, Default)]
+pub struct Devices {
+    /// As the kernel gave them, before the default routes were looked up.
+    links: Vec<Device>,
+    devices: Vec<Device>,
 }
 
-async fn list_by(handle: &Handle) -> anyhow::Result<Vec<Device>> {
-    let defaults = default_routes(handle)
-        .await
-        .context("asking the kernel for its routes")?;
-    let links: Vec<LinkMessage> = handle
-        .link()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .context("asking the kernel for its network devices")?;
-    let devices = links.into_iter().filter_map(device);
-    Ok(devices
-        .map(|device| Device {
-            is_default_route: defaults.contains(&device.index),
-            ..device
-        })
-        .collect())
+impl Devices {
+    /// The devices as they are now. Routes are looked up only when the devices have changed: a node
+    /// may have very many.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not answer over netlink.
+    pub async fn list(&mut self) -> anyhow::Result<&[Device]> {
+        let (connection, handle, _) = new_connection().context("opening a netlink socket")?;
+        let connection = tokio::spawn(connection);
+        let listed = self.list_by(&handle).await;
+        connection.abort();
+        listed?;
+        Ok(&self.devices)
+    }
+
+    async fn list_by(&mut self, handle: &Handle) -> anyhow::Result<()> {
+        let links: Vec<LinkMessage> = handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .context("asking the kernel for its network devices")?;
+        let links: Vec<Device> = links.into_iter().filter_map(device).collect();
+        if links == self.links {
+            return Ok(());
+        }
+        let defaults = default_routes(handle)
+            .await
+            .context("asking the kernel for its routes")?;
+        let devices = links.iter().cloned();
+        self.devices = devices
+            .map(|device| Device {
+                is_default_route: defaults.contains(&device.index),
+                ..device
+            })
+            .collect();
+        self.links = links;
+        Ok(())
+    }
 }
 
 fn device(link: LinkMessage) -> Option<Device> {
@@ -66,6 +86,7 @@ fn device(link: LinkMessage) -> Option<Device> {
         is_veth: false,
         peer_is_elsewhere: false,
         is_default_route: false,
+        is_ethernet: link.header.link_layer_type == LinkLayerType::Ether,
     };
     for attribute in link.attributes {
         match attribute {
@@ -93,15 +114,15 @@ async fn default_routes(handle: &Handle) -> Result<Vec<u32>, rtnetlink::Error> {
             if route.header.destination_prefix_length != 0 {
                 continue;
             }
-            devices.extend(
-                route
-                    .attributes
-                    .iter()
-                    .filter_map(|attribute| match attribute {
-                        RouteAttribute::Oif(device) => Some(*device),
-                        _ => None,
-                    }),
-            );
+            for attribute in route.attributes {
+                match attribute {
+                    RouteAttribute::Oif(device) => devices.push(device),
+                    RouteAttribute::MultiPath(hops) => {
+                        devices.extend(hops.iter().map(|hop| hop.interface_index));
+                    }
+                    _ => {}
+                }
+            }
         }
     }
     Ok(devices)

@@ -27,27 +27,14 @@ impl Memory {
     ///
     /// Those of mmap(2).
     pub fn of_map(map: BorrowedFd<'_>, octets: usize) -> io::Result<Self> {
-        Self::map(octets, libc::MAP_SHARED, map.as_raw_fd())
-    }
-
-    /// Zeroed memory of this process alone, for tables that no kernel reads.
-    ///
-    /// # Errors
-    ///
-    /// Those of mmap(2).
-    pub fn private(octets: usize) -> io::Result<Self> {
-        Self::map(octets, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
-    }
-
-    fn map(octets: usize, flags: libc::c_int, fd: libc::c_int) -> io::Result<Self> {
         // SAFETY: a new mapping, at an address of the kernel's choice.
         let address = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 octets,
                 libc::PROT_READ | libc::PROT_WRITE,
-                flags,
-                fd,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
                 0,
             )
         };
@@ -78,7 +65,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: the mapping made in `map`, to which no reference is left.
+        // SAFETY: the mapping made in `of_map`, to which no reference is left.
         unsafe { libc::munmap(self.address.as_ptr().cast(), self.octets()) };
     }
 }

@@ -17,6 +17,7 @@ pub mod slots;
 pub mod table;
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -26,12 +27,15 @@ use dns_common::{
     directory::WORDS,
     names::{HashKey, MAX_WORDS},
     outcomes::{Hook, Outcome},
-    records::CHUNK,
+    records::{CHUNK, REACH},
 };
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::{config::Interface, zone::Model};
+use crate::{
+    config::Interface,
+    zone::{Model, Name},
+};
 use grace::{Grace, Rcu};
 use hooks::{AttachedStatus, Failed, Hooks};
 use interfaces::Device;
@@ -46,6 +50,9 @@ const MIN_CAPACITY: usize = 16_384;
 const WORDS_FOR_EACH_NAME: f64 = 2.5;
 /// Octets of records for each name that is yet to come.
 const OCTETS_FOR_EACH_NAME: usize = 256;
+
+/// How often the lease is renewed before it runs out.
+const RENEWALS: u32 = 4;
 
 /// What the kernel plane is told once.
 #[derive(Clone, Debug)]
@@ -78,6 +85,10 @@ pub struct Tables<G> {
     table: Table<G>,
     publisher: Publisher,
     fixed: Fixed,
+    /// For each zone, whether the absence of a name means anything, as the settings in force say.
+    owned: Vec<bool>,
+    /// Names below which more exists than a flag of the parent could tell, as they say too.
+    deep: BTreeSet<Name>,
     published: Published,
 }
 
@@ -146,7 +157,10 @@ impl Datapath {
     /// When the kernel refuses maps or the lease's program.
     pub fn start(config: Config, devices: &[Device], model: &Model) -> anyhow::Result<Self> {
         let size = size(model, config.capacity);
-        let object = Object::load(size)?;
+        let mut object = Object::load(size)?;
+        for program in hooks::programs(&config.interfaces, devices) {
+            object.ensure(program)?;
+        }
         let tables = Tables::new(&object, size, &config, Rcu::new()?)?;
         let clock = Clock::measure(&object)?;
         let mut datapath = Self {
@@ -169,7 +183,24 @@ impl Datapath {
     ///
     /// When the settings can't be built.
     pub fn publish(&mut self, model: &Model) -> anyhow::Result<Published> {
-        self.tables.publish(model)
+        let Self {
+            config,
+            clock,
+            renewed,
+            tables,
+            object,
+            ..
+        } = self;
+        let interval = config.stale_after / RENEWALS;
+        let jiffies = clock.jiffies(config.stale_after);
+        // What has been published so far is right, so a long round is no reason to stop answering.
+        // The lease of a first round has not begun.
+        let is_leased = tables.published != Published::default();
+        tables.publish(model, &mut || {
+            if is_leased && renewed.elapsed() > interval && object.set_lease(jiffies).is_ok() {
+                *renewed = Instant::now();
+            }
+        })
     }
 
     /// Lets the kernel answer for another [`Config::stale_after`].
@@ -185,10 +216,10 @@ impl Datapath {
         Ok(())
     }
 
-    /// How often the lease is to be renewed: four times before it runs out.
+    /// How often the lease is to be renewed.
     #[must_use]
     pub fn renewal_interval(&self) -> Duration {
-        self.config.stale_after / 4
+        self.config.stale_after / RENEWALS
     }
 
     /// Attaches to devices that came, and forgets those that went.
@@ -295,6 +326,8 @@ impl<G: Grace> Tables<G> {
             table,
             publisher: Publisher::new(memories.control, memories.settings),
             fixed,
+            owned: Vec::new(),
+            deep: BTreeSet::new(),
             published: Published::default(),
         })
     }
@@ -305,15 +338,27 @@ impl<G: Grace> Tables<G> {
         self.table.fill()
     }
 
-    /// See [`Datapath::publish`].
+    /// Brings the tables to a model, and calls `progress` now and then while it does.
+    ///
+    /// While names come and go, the absence of a name means no more than it did before: only the
+    /// last settings of a round let it mean more.
     ///
     /// # Errors
     ///
     /// See [`Datapath::publish`].
-    pub fn publish(&mut self, model: &Model) -> anyhow::Result<Published> {
+    pub fn publish(
+        &mut self,
+        model: &Model,
+        progress: &mut dyn FnMut(),
+    ) -> anyhow::Result<Published> {
         let mut published = Published::default();
-        // A zone is owned once all its names are in place.
-        let mut owned = vec![true; model.zones().len()];
+        let deep = settings::deep_names(model);
+        let mut either = self.deep.clone();
+        either.extend(deep.iter().cloned());
+        self.owned.resize(model.zones().len(), false);
+        self.settle(model, &either)?;
+
+        let mut complete = vec![true; model.zones().len()];
         self.table.begin();
         for (name, node) in model.nodes() {
             let Some(mut record) = records::build(model, name, node) else {
@@ -327,26 +372,30 @@ impl<G: Grace> Tables<G> {
                     published.left_out += 1;
                     // Absence must mean nothing before the name is left out. An old record of the
                     // name goes in the sweep.
-                    if let Some(zone) = model.zone_of(name)
-                        && std::mem::replace(&mut owned[zone], false)
-                    {
-                        self.settle(model, &owned)?;
+                    if let Some(zone) = model.zone_of(name) {
+                        complete[zone] = false;
+                        if std::mem::replace(&mut self.owned[zone], false) {
+                            self.settle(model, &either)?;
+                        }
                     }
                 }
             }
+            progress();
         }
         published.removed = self.table.sweep();
         // Words are visible to every reader now, and so their absence means something.
         self.table.wait_for_readers();
-        self.settle(model, &owned)?;
+        self.owned = complete;
+        self.settle(model, &deep)?;
+        self.deep = deep;
         self.published = published;
         Ok(published)
     }
 
     /// Publishes the settings and waits until every reader has them.
-    fn settle(&mut self, model: &Model, owned: &[bool]) -> anyhow::Result<()> {
-        let settings =
-            settings::build(&self.fixed, model, owned).context("building the settings")?;
+    fn settle(&mut self, model: &Model, deep: &BTreeSet<Name>) -> anyhow::Result<()> {
+        let settings = settings::build(&self.fixed, model, &self.owned, deep)
+            .context("building the settings")?;
         if self.publisher.publish(&settings) {
             self.table.wait_for_readers();
         }
@@ -361,15 +410,14 @@ pub fn size(model: &Model, capacity: Option<usize>) -> Size {
     for (name, node) in model.nodes() {
         if let Some(record) = records::build(model, name, node) {
             names += 1;
-            octets += record.len();
+            octets += slots::slot_octets(record.len());
         }
     }
     let capacity = capacity.unwrap_or(2 * names).max(names).max(MIN_CAPACITY);
     let words = (capacity as f64 * WORDS_FOR_EACH_NAME) as usize;
-    // Slots are up to a third larger than what is in them.
-    let octets = octets * 4 / 3 + (capacity - names) * OCTETS_FOR_EACH_NAME;
+    let octets = octets + (capacity - names) * OCTETS_FOR_EACH_NAME;
     Size {
         buckets: words.div_ceil(WORDS).next_power_of_two() as u32,
-        chunks: octets.div_ceil(CHUNK) as u32 + 1,
+        chunks: octets.div_ceil(CHUNK - REACH) as u32 + 1,
     }
 }

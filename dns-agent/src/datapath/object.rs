@@ -168,6 +168,18 @@ impl Object {
         Ok(program)
     }
 
+    /// Loads an answering program.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Object::xdp`].
+    pub fn ensure(&mut self, program: Program) -> anyhow::Result<()> {
+        match program.hook() {
+            Hook::Xdp => self.xdp(program.name()).map(|_| ()),
+            Hook::Tc => self.tc(program.name()).map(|_| ()),
+        }
+    }
+
     /// Lets the hooks answer for so many jiffies from now; gives the lower half of the time in
     /// jiffies.
     ///

@@ -24,7 +24,7 @@ pub fn build(model: &Model, name: &Name, node: &Node) -> Option<Vec<u8>> {
         flags: 0,
         slot: 0,
         zone: zone_number(model, name),
-        length: 0,
+        reserved: 0,
         hash: 0,
         answers: [bytemuck::Zeroable::zeroed(); ANSWERS],
     };
@@ -47,7 +47,6 @@ pub fn build(model: &Model, name: &Name, node: &Node) -> Option<Vec<u8>> {
         head.flags |= Record::BELOW_UNKNOWN;
     }
     let length = size_of::<Record>() + body.len();
-    head.length = length as u16;
     let mut record = bytemuck::bytes_of(&head).to_vec();
     record.append(&mut body);
     record.resize(length.next_multiple_of(GRANULE), 0);
@@ -62,11 +61,11 @@ fn answer(model: &Model, name: &Name, rtype: Rtype, body: &mut Vec<u8>) -> Answe
         ..bytemuck::Zeroable::zeroed()
     };
     let answer = model.answer(name, rtype);
-    let rotations = rotations(&answer);
-    let sections = zone::render(name, &answer, model.zones(), 0);
     if !matches!(answer, zone::Answer::Data { .. }) {
         return pass;
     }
+    let rotations = rotations(&answer);
+    let sections = zone::render(name, &answer, model.zones(), 0);
     let length = sections.bytes.len();
     let stride = length / usize::from(rotations);
     let stored = length + stride * (usize::from(rotations) - 1);

@@ -1,6 +1,7 @@
 //! The settings that the kernel program reads, and their publication.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::atomic::Ordering,
 };
@@ -18,7 +19,7 @@ use dns_common::{
 use ipnet::IpNet;
 
 use super::memory::Memory;
-use crate::zone::{Answer, Model, render};
+use crate::zone::{Answer, Model, Name, render};
 
 /// The words of [`Control`].
 const SETTINGS: usize = std::mem::offset_of!(Control, settings) / 8;
@@ -41,12 +42,18 @@ pub struct Fixed {
 
 /// The settings for a model.
 ///
-/// `owned` says for each zone of the model whether the absence of a name in it means anything.
+/// `owned` says for each zone of the model whether the absence of a name in it means anything;
+/// below the names in `deep` it never does.
 ///
 /// # Errors
 ///
 /// When there are more addresses to serve than the kernel program looks through.
-pub fn build(fixed: &Fixed, model: &Model, owned: &[bool]) -> anyhow::Result<Settings> {
+pub fn build(
+    fixed: &Fixed,
+    model: &Model,
+    owned: &[bool],
+    deep: &BTreeSet<Name>,
+) -> anyhow::Result<Settings> {
     let mut settings = Settings {
         hash_key: fixed.hash_key,
         rotation_key: fixed.rotation_key,
@@ -59,22 +66,26 @@ pub fn build(fixed: &Fixed, model: &Model, owned: &[bool]) -> anyhow::Result<Set
     for network in &fixed.allow {
         allow(&mut settings, *network)?;
     }
-    let mut suffixes = Vec::new();
-    for (number, (apex, owned)) in model.zones().iter().zip(owned).enumerate() {
-        if number == MAX_SUFFIXES {
-            break;
-        }
+    let mut suffixes: Vec<(&[u8], u16, u16)> = deep
+        .iter()
+        .map(|name| (name.wire(), 0, Suffix::PASS))
+        .collect();
+    let zones = || model.zones().iter().take(MAX_SUFFIXES);
+    for (number, apex) in zones().enumerate() {
         settings.zones[number] = zone(model, number)
             .with_context(|| format!("building the SOA record of {}", apex.name))?;
-        // The kernel looks for a parent with a flag, not for a grandparent: below such a name
-        // everything passes, and when its suffix would be too long, in the whole zone.
-        let deep = model.nodes().filter(|(name, node)| {
-            node.computed_depth() > 1 && model.zone_of(name) == Some(number)
-        });
-        let deep: Vec<_> = deep.map(|(name, _)| name.wire()).collect();
-        let owned = *owned && deep.iter().all(|name| name.len() <= MAX_SUFFIX);
-        suffixes.extend(deep.iter().map(|name| (*name, 0, Suffix::PASS)));
-        let action = if owned { Suffix::OWN } else { Suffix::PASS };
+        // What can't have a suffix of its own must not fall under this one.
+        let covers_all = || {
+            let inner = model.zones().iter().map(|inner| &inner.name).chain(deep);
+            inner
+                .filter(|inner| inner.wire().len() > MAX_SUFFIX)
+                .all(|inner| *inner == apex.name || !inner.is_at_or_below(&apex.name))
+        };
+        let action = if owned[number] && covers_all() {
+            Suffix::OWN
+        } else {
+            Suffix::PASS
+        };
         suffixes.push((apex.name.wire(), number as u16, action));
     }
     suffixes.sort_by_key(|(name, ..)| (std::cmp::Reverse(name.len()), *name));
@@ -82,6 +93,29 @@ pub fn build(fixed: &Fixed, model: &Model, owned: &[bool]) -> anyhow::Result<Set
         push_suffix(&mut settings, name, zone, action);
     }
     Ok(settings)
+}
+
+/// Names more than one label below which something may exist without a record: the kernel looks for
+/// a parent with a flag, not for a grandparent.
+#[must_use]
+pub fn deep_names(model: &Model) -> BTreeSet<Name> {
+    let deep = model.nodes().filter(|(_, node)| node.computed_depth() > 1);
+    deep.map(|(name, _)| name.clone()).collect()
+}
+
+/// Refuses more addresses or networks than the kernel program looks through.
+///
+/// # Errors
+///
+/// Says which setting has too many.
+pub fn check(serve: &[SocketAddr], allow: &[IpNet]) -> anyhow::Result<()> {
+    let mut settings = Settings::zeroed();
+    serve
+        .iter()
+        .try_for_each(|address| self::serve(&mut settings, *address))?;
+    allow
+        .iter()
+        .try_for_each(|network| self::allow(&mut settings, *network))
 }
 
 /// Adds a suffix. Without one the names below it that have no record pass.

@@ -30,6 +30,14 @@ pub struct Slot {
     size: u8,
 }
 
+/// Octets of the slot for a record of `octets`.
+#[must_use]
+pub fn slot_octets(octets: usize) -> usize {
+    let granules = octets.div_ceil(GRANULE) as u32;
+    let size = SIZES.iter().find(|size| **size >= granules);
+    size.map_or(MAX_RECORD, |size| *size as usize * GRANULE)
+}
+
 impl Slots {
     /// All free, in this many chunks.
     #[must_use]

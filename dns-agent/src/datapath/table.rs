@@ -24,6 +24,9 @@ const BUCKET: usize = WORDS * 8;
 const HEAD: usize = size_of::<Record>() / 8;
 /// The bucket's word that stays non-empty while names of the bucket stand in their second one.
 const LAST: usize = WORDS - 1;
+/// Words moved in a round at most. Each costs a grace period, some milliseconds, and only a directory
+/// that is fuller than it was made for needs more than a few.
+const MOVES: u32 = 64;
 /// Retired slots that are worth a grace period.
 const BATCH: usize = 4096;
 
@@ -41,6 +44,8 @@ pub struct Table<G> {
     /// A bit for each directory word: put since [`Table::begin`].
     kept: Vec<u64>,
     names: usize,
+    /// Words that may yet be moved in this round.
+    moves_left: u32,
     grace: G,
 }
 
@@ -60,7 +65,8 @@ pub enum Put {
 pub enum Full {
     /// No free slot of its size or a larger one.
     Records,
-    /// Both buckets are full, and so are those that their names could go to.
+    /// Both buckets are full, and so are those that their names could go to; or too many words have been
+    /// moved in this round.
     Directory,
 }
 
@@ -101,6 +107,7 @@ impl<G: Grace> Table<G> {
             retired: Vec::new(),
             kept: vec![0; (buckets * WORDS).div_ceil(64)],
             names: 0,
+            moves_left: MOVES,
             directory,
             records,
             key,
@@ -112,12 +119,6 @@ impl<G: Grace> Table<G> {
     #[must_use]
     pub fn directory_mask(&self) -> u32 {
         self.mask
-    }
-
-    /// The key that names are hashed with.
-    #[must_use]
-    pub fn hash_key(&self) -> HashKey {
-        self.key
     }
 
     /// How full it is.
@@ -144,6 +145,7 @@ impl<G: Grace> Table<G> {
     /// Starts a round: names that are not [`put`](Self::put) before [`sweep`](Self::sweep)
     /// are removed there.
     pub fn begin(&mut self) {
+        self.moves_left = MOVES;
         self.kept.fill(0);
     }
 
@@ -175,7 +177,9 @@ impl<G: Grace> Table<G> {
     pub fn put(&mut self, record: &mut [u8]) -> Result<Put, Full> {
         let name_len = usize::from(head(record).name_len);
         let name = &record[size_of::<Record>()..][..name_len];
-        let hash = hash(name, &self.key).expect("records are built for names up to MAX_NAME only");
+        let Some(hash) = hash(name, &self.key) else {
+            return Err(Full::Directory);
+        };
         let found = self.find(name, hash);
         if let Some(found) = found
             && self.is_same(found, record, hash)
@@ -236,6 +240,9 @@ impl<G: Grace> Table<G> {
                 return Some((bucket, at));
             }
         }
+        if self.moves_left == 0 {
+            return None;
+        }
         for bucket in buckets {
             for at in 0..WORDS {
                 let word = self.word(bucket, at);
@@ -246,6 +253,7 @@ impl<G: Grace> Table<G> {
                 let Some(free) = self.free_word(other) else {
                     continue;
                 };
+                self.moves_left -= 1;
                 self.move_word(Found { bucket, at, word }, (other, free));
                 return Some((bucket, at));
             }

@@ -137,12 +137,10 @@ impl Query {
         let Some(Ok(question)) = questions.next() else {
             return Err(OptRcode::FORMERR);
         };
-        // Nothing stands before the question that its name could point to.
-        if question.qname().is_compressed() {
-            return Err(OptRcode::FORMERR);
-        }
         let question_octets = &octets[compose::HEADER_LEN..questions.pos()];
         let name_octets = &question_octets[..question_octets.len() - 4];
+        // A compressed name is refused here: nothing stands before the question
+        // that it could point to.
         let name = Name::from_wire(name_octets).map_err(|_| OptRcode::FORMERR)?;
 
         Ok(Query {

@@ -1,10 +1,9 @@
 //! The user plane: DNS over UDP and TCP, from the same model as the kernel's
 //! tables, with upstreams for everything else.
 //!
-//! [`message::respond`] decides, without sockets or time. [`udp`] and [`tcp`]
-//! carry queries to it and replies back. [`forward`] asks upstreams, and
-//! [`response`] makes the client's answer of theirs. [`compose`] puts messages
-//! together.
+//! [`message::respond`] decides, without sockets or time. `udp` and `tcp` carry
+//! queries to it and replies back. `forward` asks upstreams, and `response` makes
+//! the client's answer of theirs. `compose` puts messages together.
 
 mod compose;
 mod counters;

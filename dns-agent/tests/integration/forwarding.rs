@@ -120,7 +120,7 @@ async fn a_late_answer_is_not_taken() {
 
 #[tokio::test(start_paused = true)]
 async fn an_upstream_that_is_not_there_is_left_at_once() {
-    let gone = UdpSocket::bind("127.0.0.1:0")
+    let gone = UdpSocket::bind("127.1.2.3:0")
         .unwrap()
         .local_addr()
         .unwrap();

@@ -198,6 +198,11 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn new(listen: &str, upstreams: &[SocketAddr]) -> Served {
+        Served::try_new(listen, upstreams).unwrap()
+    }
+
+    /// Fails when the address can't be bound.
+    pub(crate) fn try_new(listen: &str, upstreams: &[SocketAddr]) -> anyhow::Result<Served> {
         let mut builder = ModelBuilder::new(1);
         let name = |text| Name::parse(text).unwrap();
         builder.add_zone(name("z"), 5).unwrap();
@@ -215,15 +220,15 @@ impl Served {
         add("out.z", Rdata::Cname(name("example.org")));
         let (_, models) = watch::channel(Arc::new(builder.build()));
         let resolver = Arc::new(Resolver::new(models, upstreams.to_vec()));
-        let sockets = Sockets::bind(listen.parse().unwrap()).unwrap();
+        let sockets = Sockets::bind(listen.parse()?)?;
         let address = sockets.address();
         let mut tasks = JoinSet::new();
         resolver.serve(sockets, &mut tasks);
-        Served {
+        Ok(Served {
             address,
             resolver,
             _tasks: tasks,
-        }
+        })
     }
 
     pub(crate) fn local(upstreams: &[&Upstream]) -> Served {

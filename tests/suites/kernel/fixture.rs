@@ -63,7 +63,7 @@ impl Fixture {
         };
         let object = Object::load(size).unwrap();
         let mut tables = Tables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();
-        tables.publish(&model).unwrap();
+        tables.publish(&model, &mut || {}).unwrap();
         object.set_lease(1000 * 3600).unwrap();
         Self {
             object,

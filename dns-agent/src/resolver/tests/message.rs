@@ -172,6 +172,10 @@ fn malformed_questions() {
             "{label}"
         );
     }
+    // A pointer to the header's QDCOUNT, whose first octet could be the root.
+    let mut compressed = query("", Rtype::A);
+    compressed.splice(12..13, [0xc0, 4]);
+    refused(&compressed, OptRcode::FORMERR);
     let long: String = "a.".repeat(128);
     refused(&query(&long, Rtype::A), OptRcode::FORMERR);
 }

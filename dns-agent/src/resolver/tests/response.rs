@@ -106,7 +106,8 @@ fn the_client_gets_its_own_id_question_and_opt() {
         with_edns(query("ExAmple.org", Rtype::A), 4096),
     ] {
         let (query, asked) = forwarded(&client);
-        let bare = answered(&asked, text, vec![record(text, address(1))]);
+        let mut bare = answered(&asked, text, vec![record(text, address(1))]);
+        bare[12..25].make_ascii_lowercase();
         let with_opt = with_additional(bare.clone(), &opt(4096, [0; 4], &[0, 10, 0, 0]));
         // What stands behind the OPT record goes with it.
         let with_more = with_additional(with_opt.clone(), &opt(1, [0; 4], &[]));

@@ -124,6 +124,10 @@ fn other_kinds_are_ignored() {
         [0, 0, 0, 0],
     );
     counts(
+        "apiVersion: discovery.k8s.io/v1beta1\nkind: EndpointSlice\nendpoints: what\n",
+        [0, 0, 0, 0],
+    );
+    counts(
         "apiVersion: v1\nkind: ConfigMap\nitems: what\n",
         [0, 0, 0, 0],
     );

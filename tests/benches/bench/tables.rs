@@ -50,7 +50,7 @@ pub(crate) fn measure(config: &Config, names: u32) -> Result<Tabled> {
         let tables = Tables::new(&object, size, config, Rcu::new()?)?;
         Ok((object, tables))
     })?;
-    let (filled, publish) = timed(|| tables.publish(&model))?;
+    let (filled, publish) = timed(|| tables.publish(&model, &mut || {}))?;
     ensure!(
         filled.left_out == 0,
         "{} names have no room",
@@ -58,7 +58,7 @@ pub(crate) fn measure(config: &Config, names: u32) -> Result<Tabled> {
     );
 
     let others = build(self::records(names, 1 << 20)?)?;
-    let (changed, replace) = timed(|| tables.publish(&others))?;
+    let (changed, replace) = timed(|| tables.publish(&others, &mut || {}))?;
     ensure!(
         changed.replaced >= names as usize,
         "only {} records were replaced",
@@ -67,7 +67,7 @@ pub(crate) fn measure(config: &Config, names: u32) -> Result<Tabled> {
     let mut one = self::records(names, 1 << 20)?;
     one[0].data = Rdata::A([192, 0, 2, 1].into());
     let one = build(one)?;
-    let (changed_one, replace_one) = timed(|| tables.publish(&one))?;
+    let (changed_one, replace_one) = timed(|| tables.publish(&one, &mut || {}))?;
     ensure!(
         changed_one.replaced == 1,
         "{} records were replaced instead of one",

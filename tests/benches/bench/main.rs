@@ -140,7 +140,7 @@ impl Responder {
         let size = size(&model, None);
         let object = Object::load(size)?;
         let mut tables = Tables::new(&object, size, &config(), Rcu::new()?)?;
-        tables.publish(&model)?;
+        tables.publish(&model, &mut || {})?;
         // Longer than anything here takes, whatever a jiffy is.
         object.set_lease(1000 * 3600)?;
         Ok(Self {

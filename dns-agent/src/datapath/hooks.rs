@@ -29,6 +29,8 @@ const PODS: &str = "pods";
 /// What is attached where.
 pub struct Hooks {
     wanted: Vec<Interface>,
+    /// Networks of clients that are answered on network cards.
+    allowed: usize,
     attached: BTreeMap<u32, Attached>,
     /// Devices where attaching failed: their names and why.
     failed: BTreeMap<u32, Failed>,
@@ -80,16 +82,18 @@ pub struct Failed {
 impl Hooks {
     /// Nothing attached yet.
     #[must_use]
-    pub fn new(wanted: Vec<Interface>) -> Self {
+    pub fn new(wanted: Vec<Interface>, allowed: usize) -> Self {
         Self {
             wanted,
+            allowed,
             attached: BTreeMap::new(),
             failed: BTreeMap::new(),
         }
     }
 
     /// Attaches to every device that matches and has no program of ours yet, and forgets those
-    /// that are gone. What fails is logged once for each reason, and tried again the next time.
+    /// that are gone. What fails is logged once for each reason, and tried again
+    /// after [`RETRY`].
     pub fn reconcile(&mut self, object: &mut Object, devices: &[Device]) {
         let wanted = &self.wanted;
         let find = |index: u32, name: &str| {
@@ -123,7 +127,9 @@ impl Hooks {
             let Some(choice) = choice(&self.wanted, device) else {
                 continue;
             };
-            match attach(object, device, choice) {
+            // A card may come later than the check at the start.
+            let may = check(&self.wanted, self.allowed, std::slice::from_ref(device));
+            match may.and_then(|()| attach(object, device, choice)) {
                 Ok(attached) => {
                     let AttachedStatus { hook, mode, .. } = attached.status;
                     tracing::info!("{}: attached by {hook} ({mode})", device.name);

@@ -164,7 +164,7 @@ impl Datapath {
         let tables = Tables::new(&object, size, &config, Rcu::new()?)?;
         let clock = Clock::measure(&object)?;
         let mut datapath = Self {
-            hooks: Hooks::new(config.interfaces.clone()),
+            hooks: Hooks::new(config.interfaces.clone(), config.allow.len()),
             clock,
             renewed: Instant::now(),
             tables,

@@ -4,11 +4,14 @@
 //! [`Topology`](topology::Topology) is a pod on a node, as the usual CNI
 //! plugins wire them. A [`Client`](udp::Client) asks from inside a namespace,
 //! a [`Server`](udp::Server) answers there. [`ethtool`] sets what `ip` cannot.
+//! [`packet`] makes queries and [`message`] reads replies; [`cases`] knows which are right.
 //!
 //! Everything works with root, `ip` and a kernel from 5.10 on, and nothing
 //! else, so that it runs in the guests too.
 
+pub mod cases;
 pub mod ethtool;
+pub mod message;
 pub mod netns;
 pub mod packet;
 pub mod topology;

@@ -1,7 +1,9 @@
 //! Tests of the kernel plane, which also run in the guests of the kernel matrix.
 
+mod cluster;
 mod differential;
 mod fixture;
+mod generated;
 mod harness;
 mod packets;
 mod passes;

@@ -9,5 +9,6 @@ mod owned;
 mod packets;
 mod passes;
 mod rotation;
+pub(crate) mod scenarios;
 mod storms;
 mod wired;

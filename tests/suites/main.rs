@@ -2,6 +2,7 @@
 
 mod agent;
 mod cases;
+mod contract;
 mod kernel;
 mod tables;
 mod updates;

@@ -7,6 +7,7 @@
 
 mod address;
 mod builder;
+pub mod master;
 mod model;
 mod name;
 mod record;

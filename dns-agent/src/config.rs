@@ -18,11 +18,14 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 pub use self::values::{
-    Capacity, Domain, Hook, Interface, NamespaceName, Network, Pods, QueryName, QueryType, Server,
-    Socket, StaleAfter, Ttl,
+    Capacity, Domain, Hook, Interface, NamespaceName, Network, Passed, Pods, QueryName, QueryType,
+    Server, Socket, StaleAfter, Ttl,
 };
 use self::values::{list, single};
-use crate::{cluster::ZoneSettings, zone::Rtype};
+use crate::{
+    cluster::ZoneSettings,
+    zone::{Name, Rtype},
+};
 
 /// Where the admin endpoints listen unless told otherwise.
 pub const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9153);
@@ -151,6 +154,13 @@ pub struct Settings {
     #[serde(deserialize_with = "list")]
     pub namespace: Option<Vec<NamespaceName>>,
 
+    /// A name inside a zone of ours that belongs to other software, with
+    /// everything below it; repeatable. Such names are passed on like those
+    /// outside our zones.
+    #[arg(long, value_name = "NAME")]
+    #[serde(deserialize_with = "list")]
+    pub pass: Option<Vec<Passed>>,
+
     /// An interface on which the kernel answers, and by which hook: auto, xdp,
     /// xdp-generic or tc; repeatable. NAME is a name, a shell pattern, or
     /// `pods` for every veth whose peer is in another network namespace. auto
@@ -261,10 +271,24 @@ impl Config {
         if let Some(twice) = first_repeated(&interfaces) {
             bail!("--interface {twice} is given twice: give each interface once, with one hook");
         }
+        let cluster_domains = match settings.cluster_domain {
+            None => ZoneSettings::default().cluster_domains,
+            Some(domains) => domains.into_iter().map(|Domain(name)| name).collect(),
+        };
+        let passed: Vec<Name> = settings
+            .pass
+            .unwrap_or_default()
+            .into_iter()
+            .map(|Passed(name)| name)
+            .collect();
+        for name in &passed {
+            check_passed(name, &cluster_domains)?;
+        }
 
         Ok(Config {
             manifests,
             zone: ZoneSettings {
+                cluster_domains,
                 reverse: networks(settings.reverse),
                 ttl: settings.ttl.unwrap_or_default().0,
                 pods: settings.pods.unwrap_or_default().into(),
@@ -274,13 +298,8 @@ impl Config {
                     .into_iter()
                     .map(|NamespaceName(name)| name)
                     .collect(),
-                ..match settings.cluster_domain {
-                    None => ZoneSettings::default(),
-                    Some(domains) => ZoneSettings {
-                        cluster_domains: domains.into_iter().map(|Domain(name)| name).collect(),
-                        ..ZoneSettings::default()
-                    },
-                }
+                passed,
+                ..ZoneSettings::default()
             },
             interfaces,
             allow: networks(settings.allow),
@@ -327,6 +346,7 @@ impl Settings {
             ttl: self.ttl.or(file.ttl),
             pods: self.pods.or(file.pods),
             namespace: self.namespace.or(file.namespace),
+            pass: self.pass.or(file.pass),
             interface: self.interface.or(file.interface),
             allow: self.allow.or(file.allow),
             serve: self.serve.or(file.serve),
@@ -337,6 +357,32 @@ impl Settings {
             capacity: self.capacity.or(file.capacity),
         }
     }
+}
+
+/// A whole cluster domain can't be passed, and what is outside all of them is
+/// passed anyway, but for reverse names: known addresses have one in any network.
+fn check_passed(name: &Name, cluster_domains: &[Name]) -> anyhow::Result<()> {
+    if let Some(domain) = cluster_domains
+        .iter()
+        .find(|domain| domain.is_at_or_below(name))
+    {
+        bail!(
+            "--pass {name} would pass all of --cluster-domain {domain}: give a name below it, or leave the domain out"
+        );
+    }
+    let is_reverse = ["in-addr.arpa", "ip6.arpa"]
+        .into_iter()
+        .filter_map(|suffix| Name::parse(suffix).ok())
+        .any(|suffix| name.is_at_or_below(&suffix));
+    let is_inside = cluster_domains
+        .iter()
+        .any(|domain| name.is_at_or_below(domain));
+    if !is_inside && !is_reverse {
+        bail!(
+            "--pass {name} is below no --cluster-domain: such names are passed on anyway, leave it out"
+        );
+    }
+    Ok(())
 }
 
 fn networks(given: Option<Vec<Network>>) -> Vec<IpNet> {

@@ -74,6 +74,9 @@ pub fn build(objects: &Objects, settings: &ZoneSettings, serial: u32) -> (Model,
         }
     }
     add_pointers(&mut builder, pointers, settings);
+    for name in &settings.passed {
+        builder.pass(name.clone());
+    }
     (builder.build(), problems.into_iter().collect())
 }
 

@@ -20,6 +20,9 @@ pub struct ZoneSettings {
     pub pods: PodMode,
     /// The namespaces that are exposed; empty means all.
     pub namespaces: Vec<String>,
+    /// Names that belong to other software, with everything below them, although
+    /// a zone of ours is above them.
+    pub passed: Vec<Name>,
     /// What an endpoint without a host name is called.
     pub endpoint_names: EndpointNames,
     /// The addresses of `ns.dns.<zone>`; it has none when this is empty.
@@ -57,6 +60,7 @@ impl Default for ZoneSettings {
             ttl: 5,
             pods: PodMode::default(),
             namespaces: Vec::new(),
+            passed: Vec::new(),
             endpoint_names: EndpointNames::default(),
             name_server_addresses: Vec::new(),
         }

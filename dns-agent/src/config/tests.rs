@@ -56,6 +56,10 @@ fn every_flag() {
         "one",
         "--namespace",
         "two",
+        "--pass",
+        "legacy.svc.a.example",
+        "--pass",
+        "5.96.10.in-addr.arpa",
         "--interface",
         "veth*",
         "--interface",
@@ -103,6 +107,8 @@ fn every_flag() {
     assert_eq!(config.zone.ttl, 0);
     assert!(matches!(config.zone.pods, PodMode::Verified));
     assert_eq!(config.zone.namespaces, ["one", "two"]);
+    let passed: Vec<_> = config.zone.passed.iter().map(Name::to_string).collect();
+    assert_eq!(passed, ["legacy.svc.a.example.", "5.96.10.in-addr.arpa."]);
     let hooks: Vec<_> = config
         .interfaces
         .iter()
@@ -165,6 +171,7 @@ fn wrong_values_are_refused_with_advice() {
     refused(&["--namespace=-a"], &["a-z, 0-9 and -"]);
     refused(&["--cluster-domain", "."], &["the root"]);
     refused(&["--cluster-domain", "a..b"], &["not a domain name"]);
+    refused(&["--pass", "a..b"], &["not a domain name"]);
     refused(&["--capacity", "0"], &["1 or more"]);
 }
 
@@ -191,6 +198,27 @@ fn combinations_are_checked() {
 }
 
 #[test]
+fn what_may_be_passed() {
+    let domains = ["--manifests=m", "--cluster-domain=a.b.c"];
+    for (name, reasons) in [
+        ("a.b.c", ["would pass all", "below it"]),
+        (
+            "c",
+            ["would pass all of --cluster-domain a.b.c.", "below it"],
+        ),
+        (".", ["would pass all", "below it"]),
+        ("x.b.c", ["below no --cluster-domain", "leave it out"]),
+        (
+            "cluster.local",
+            ["below no --cluster-domain", "leave it out"],
+        ),
+    ] {
+        refused(&[&domains[..], &["--pass", name]].concat(), &reasons);
+    }
+    run(&[&domains[..], &["--pass=x.a.b.c", "--pass=10.in-addr.arpa"]].concat()).unwrap();
+}
+
+#[test]
 fn served_addresses_without_an_interface_are_no_error() {
     let config = run(&["--manifests", "m", "--serve", "10.0.0.1"]).unwrap();
     assert!(config.interfaces.is_empty());
@@ -205,6 +233,7 @@ fn a_file_holds_every_setting_and_flags_win() {
          ttl: 30\n\
          pods: disabled\n\
          namespace: [one, two]\n\
+         pass: [legacy.a.example]\n\
          interface: [eth0=tc]\n\
          allow: [10.0.0.0/8]\n\
          serve: [10.0.0.10]\n\
@@ -233,6 +262,10 @@ fn a_file_holds_every_setting_and_flags_win() {
     assert_eq!(config.zone.ttl, 1);
     assert!(matches!(config.zone.pods, PodMode::Disabled));
     assert_eq!(config.zone.namespaces, ["three"]);
+    assert_eq!(
+        config.zone.passed,
+        [Name::parse("legacy.a.example").unwrap()]
+    );
     assert_eq!(
         config.interfaces,
         [Interface {

@@ -148,6 +148,23 @@ impl FromStr for Domain {
     }
 }
 
+/// A name that belongs to other software, with everything below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passed(pub Name);
+
+impl FromStr for Passed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match Name::parse(text) {
+            Ok(name) => Ok(Passed(name)),
+            Err(error) => Err(format!(
+                "{text:?} is not a domain name ({error}): give one such as legacy.svc.cluster.local"
+            )),
+        }
+    }
+}
+
 /// A network in CIDR notation; bits after the prefix are cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network(pub IpNet);

@@ -96,11 +96,12 @@ pub fn build(
 }
 
 /// Names more than one label below which something may exist without a record: the kernel looks for
-/// a parent with a flag, not for a grandparent.
+/// a parent with a flag, not for a grandparent. Names of somebody else's are such.
 #[must_use]
 pub fn deep_names(model: &Model) -> BTreeSet<Name> {
     let deep = model.nodes().filter(|(_, node)| node.computed_depth() > 1);
-    deep.map(|(name, _)| name.clone()).collect()
+    let deep = deep.map(|(name, _)| name);
+    deep.chain(model.passed()).cloned().collect()
 }
 
 /// Refuses more addresses or networks than the kernel program looks through.
@@ -261,5 +262,55 @@ impl Publisher {
     /// Ends the lease at once.
     pub fn end_lease(&self) {
         self.control.words()[LEASE].store(0, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zone::ModelBuilder;
+
+    /// The suffixes for a zone `zone.test` with these names passed, and what they say.
+    fn suffixes(passed: &[&str]) -> Vec<(u32, u16)> {
+        let name = |text: &str| Name::parse(text).unwrap();
+        let mut builder = ModelBuilder::new(1);
+        builder.add_zone(name("zone.test"), 5).unwrap();
+        for text in passed {
+            builder.pass(name(text));
+        }
+        let model = builder.build();
+        let fixed = Fixed {
+            hash_key: HashKey::zeroed(),
+            directory_mask: 0,
+            rotation_key: 0,
+            serve: Vec::new(),
+            allow: Vec::new(),
+        };
+        let settings = build(&fixed, &model, &[true], &deep_names(&model)).unwrap();
+        let suffixes = &settings.suffixes[..settings.suffix_count as usize];
+        suffixes
+            .iter()
+            .map(|suffix| (suffix.length, suffix.action))
+            .collect()
+    }
+
+    #[test]
+    fn passed_names_come_before_their_zone() {
+        assert_eq!(suffixes(&[]), [(11, Suffix::OWN)]);
+        assert_eq!(
+            suffixes(&["b.zone.test", "a.b.c.zone.test"]),
+            [(17, Suffix::PASS), (13, Suffix::PASS), (11, Suffix::OWN)]
+        );
+        assert_eq!(suffixes(&["elsewhere.test"]), [(11, Suffix::OWN)]);
+    }
+
+    #[test]
+    fn a_passed_name_too_long_for_a_suffix_takes_its_zone_with_it() {
+        let fits = format!("{}.zone.test", "a".repeat(MAX_SUFFIX - 12));
+        assert_eq!(
+            suffixes(&[&fits]),
+            [(MAX_SUFFIX as u32, Suffix::PASS), (11, Suffix::OWN)]
+        );
+        assert_eq!(suffixes(&[&format!("a{fits}")]), [(11, Suffix::PASS)]);
     }
 }

@@ -2,14 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::model::RecordSet;
-use super::{Apex, Below, Model, Name, NameError, Node, Rdata, Record};
+use super::model::{RecordSet, address_data};
+use super::{Apex, Below, Model, Name, NameError, Node, Rdata, Record, undashed};
 
 /// Collects names and records, in any order, until [`ModelBuilder::build`].
 #[derive(Debug)]
 pub struct ModelBuilder {
     zones: Vec<Apex>,
     nodes: HashMap<Name, Node>,
+    passed: Vec<Name>,
     serial: u32,
 }
 
@@ -19,6 +20,7 @@ impl ModelBuilder {
         ModelBuilder {
             zones: Vec::new(),
             nodes: HashMap::new(),
+            passed: Vec::new(),
             serial,
         }
     }
@@ -44,11 +46,7 @@ impl ModelBuilder {
         let sets = &mut self.nodes.entry(owner).or_default().sets;
         match sets.iter_mut().find(|set| set.rtype == rtype) {
             Some(set) => set.data.push(data),
-            None => sets.push(RecordSet {
-                rtype,
-                ttl,
-                data: vec![data],
-            }),
+            None => sets.push(RecordSet::of(ttl, data)),
         }
     }
 
@@ -62,9 +60,17 @@ impl ModelBuilder {
         self.nodes.entry(name).or_default().below = below;
     }
 
+    /// Leaves a name and everything below it to somebody else, whatever is added
+    /// there: zones and records alike.
+    pub fn pass(&mut self, name: Name) {
+        self.passed.push(name);
+    }
+
     /// Puts the records into canonical order, and makes every name between a
-    /// name and the apex of its zone exist too (RFC 8020).
+    /// name and the apex of its zone exist too (RFC 8020), whether it is ours or
+    /// somebody else's.
     pub fn build(mut self) -> Model {
+        self.drop_passed();
         self.zones.sort_by(|a, b| {
             let length = |zone: &Apex| zone.name.wire().len();
             (length(b).cmp(&length(a))).then_with(|| a.name.cmp(&b.name))
@@ -78,19 +84,70 @@ impl ModelBuilder {
                 set.data.shrink_to_fit();
             }
         }
-        for name in self.empty_non_terminals() {
-            self.exists(name);
+        let mut missing = Vec::from_iter(self.empty_non_terminals());
+        // A name's parent comes before it.
+        missing.sort_by_key(|name| name.wire().len());
+        for name in missing {
+            let node = self.computed(&name);
+            self.nodes.insert(name, node);
         }
         Model {
             zones: self.zones,
             nodes: self.nodes,
+            passed: self.passed,
             serial: self.serial,
+        }
+    }
+
+    /// Drops what is somebody else's, and of the names that say so those that no
+    /// zone is above: nobody would take such a name for ours.
+    fn drop_passed(&mut self) {
+        let passed = std::mem::take(&mut self.passed);
+        let is_ours = |name: &Name| !passed.iter().any(|passed| name.is_at_or_below(passed));
+        self.zones.retain(|zone| is_ours(&zone.name));
+        self.nodes.retain(|name, _| is_ours(name));
+        let (zones, all) = (&self.zones, &passed);
+        let below_a_zone = |name: &&Name| zones.iter().any(|zone| name.is_at_or_below(&zone.name));
+        let below_another =
+            |name: &Name| (all.iter()).any(|other| name != other && name.is_at_or_below(other));
+        self.passed = (all.iter().filter(below_a_zone))
+            .filter(|name| !below_another(name))
+            .cloned()
+            .collect();
+        self.passed.sort_unstable();
+        self.passed.dedup();
+    }
+
+    /// The node for a name that no record made: what its parent says of it, which
+    /// the node would hide otherwise.
+    fn computed(&self, name: &Name) -> Node {
+        let label = name.labels().next().unwrap_or_default();
+        let parent = name.parent().and_then(|parent| self.nodes.get(&parent));
+        match parent.map_or(&Below::Nothing, |parent| &parent.below) {
+            Below::Nothing | Below::Empty => Node::default(),
+            Below::EmptyThenAddresses(ttl) => Node {
+                sets: Vec::new(),
+                below: Below::Addresses(*ttl),
+            },
+            Below::Addresses(ttl) => match undashed(label) {
+                None => Node::default(),
+                Some(address) => Node {
+                    sets: address_data(name, address)
+                        .map(|data| RecordSet::of(*ttl, data))
+                        .into(),
+                    below: Below::Nothing,
+                },
+            },
+            Below::Like(other) => Node {
+                sets: (self.nodes.get(other)).map_or(Vec::new(), |node| node.sets.clone()),
+                below: Below::Nothing,
+            },
         }
     }
 
     fn empty_non_terminals(&self) -> HashSet<Name> {
         let mut missing: HashSet<Name> = HashSet::new();
-        for name in self.nodes.keys() {
+        for name in self.nodes.keys().chain(&self.passed) {
             // The shortest, not the nearest: between a zone and a zone inside it
             // lie names of the outer one.
             let Some(apex) = self

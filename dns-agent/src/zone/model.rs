@@ -16,6 +16,7 @@ const MAX_SOA_TTL: u32 = 300;
 pub struct Model {
     pub(super) zones: Vec<Apex>,
     pub(super) nodes: HashMap<Name, Node>,
+    pub(super) passed: Vec<Name>,
     pub(super) serial: u32,
 }
 
@@ -43,7 +44,7 @@ pub struct Node {
 }
 
 /// The records of one owner and type (RFC 2181 §5), in canonical order.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct RecordSet {
     pub(super) rtype: Rtype,
     pub(super) ttl: u32,
@@ -133,9 +134,19 @@ impl Model {
         &self.zones
     }
 
+    /// Names inside our zones that are somebody else's, with everything below
+    /// them: no node is there, and no zone says anything about them.
+    pub fn passed(&self) -> &[Name] {
+        &self.passed
+    }
+
     /// The zone a name belongs to, as an index into [`Model::zones`]: the
-    /// longest apex at or above the name.
+    /// longest apex at or above the name. A name that is [passed](Model::passed)
+    /// has none.
     pub fn zone_of(&self, name: &Name) -> Option<usize> {
+        if self.is_passed(name) {
+            return None;
+        }
         self.zones
             .iter()
             .position(|zone| name.is_at_or_below(&zone.name))
@@ -158,9 +169,17 @@ impl Model {
         self.serial
     }
 
+    fn is_passed(&self, name: &Name) -> bool {
+        self.passed.iter().any(|passed| name.is_at_or_below(passed))
+    }
+
     fn find(&self, name: &Name) -> Option<Found<'_>> {
         if let Some(node) = self.nodes.get(name) {
             return Some(Found::Node(node));
+        }
+        // Not even what a node above would compute.
+        if self.is_passed(name) {
+            return None;
         }
         let label = name.labels().next()?;
         let mut ancestors = name.suffixes().skip(1).map(|wire| self.nodes.get(wire));
@@ -297,6 +316,17 @@ impl Node {
 
     fn set(&self, rtype: Rtype) -> Option<&RecordSet> {
         self.sets.iter().find(|set| set.rtype == rtype)
+    }
+}
+
+impl RecordSet {
+    /// A set of one record.
+    pub(super) fn of(ttl: u32, data: Rdata) -> RecordSet {
+        RecordSet {
+            rtype: data.rtype(),
+            ttl,
+            data: vec![data],
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{PATIENCE, ask, config, last_address, query};
+use crate::support::{PATIENCE, Upstream, ask, config, last_address, query, rcode};
 
 struct Running {
     server: SocketAddr,
@@ -197,5 +197,31 @@ async fn the_endpoints_answer() {
     );
     assert_eq!(status.zones.len(), 2);
     assert!(status.names > 5 && status.datapath.is_none() && status.missing.is_empty());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn passed_names_are_asked_of_the_upstream() {
+    let directory = tempfile::tempdir().unwrap();
+    let alias = "---\napiVersion: v1\nkind: Service\nmetadata: {name: old, namespace: shop}\n\
+                 spec: {type: ExternalName, externalName: db.legacy.svc.cluster.local}\n";
+    let text = service("10.0.0.1") + alias;
+    fs::write(directory.path().join("shop.yaml"), text).unwrap();
+    let upstream = Upstream::answering([192, 0, 2, 1]).await;
+    let flags = [
+        "--pass=legacy.svc.cluster.local",
+        &format!("--upstream={}", upstream.address),
+    ];
+    let running = Running::start(directory.path(), &flags).await;
+    for theirs in [
+        "legacy.svc.cluster.local",
+        "DB.Legacy.svc.cluster.local",
+        "old.shop.svc.cluster.local",
+    ] {
+        assert_eq!(running.address(theirs).await, [192, 0, 2, 1], "{theirs}");
+    }
+    assert_eq!(running.address(WEB).await, [10, 0, 0, 1]);
+    let ghost = query(1, "ghost.shop.svc.cluster.local", Rtype::A);
+    assert_eq!(rcode(&ask(running.server, &ghost).await), 3);
     running.stop().await;
 }

@@ -4,6 +4,7 @@ mod aliases;
 mod cases;
 mod departures;
 mod exposure;
+mod passed;
 mod properties;
 mod reading;
 mod reverse;

@@ -1,0 +1,157 @@
+//! Names inside our zones that are somebody else's.
+
+use serde_json::json;
+
+use crate::cluster::{Objects, ZoneSettings, build};
+use crate::zone::{Model, Rtype};
+
+use super::{absolute, model, model_with, name, objects, say, service, slice};
+
+fn settings(passed: &[&str]) -> ZoneSettings {
+    ZoneSettings {
+        passed: passed.iter().map(|text| name(text)).collect(),
+        reverse: vec!["10.96.0.0/15".parse().unwrap()],
+        ..ZoneSettings::default()
+    }
+}
+
+fn cluster(passed: &[&str]) -> Model {
+    let external = |target: &str| json!({"type": "ExternalName", "externalName": target});
+    let list = json!([
+        service("web", json!({"clusterIP": "10.96.0.1"})),
+        service(
+            "legacy",
+            json!({"clusterIP": "10.96.5.1", "ports": [{"port": 80}]})
+        ),
+        service("old", external("x.legacy.default.svc.cluster.local")),
+        service("db", json!({"clusterIP": "None"})),
+        slice(
+            "a",
+            "db",
+            json!([{"addresses": ["172.0.0.1"], "zone": "west"}]),
+            json!([])
+        ),
+    ]);
+    model_with(list, &settings(passed))
+}
+
+#[test]
+fn nothing_is_said_at_and_below_a_passed_name() {
+    let model = cluster(&[
+        "legacy.default.svc.cluster.local",
+        "a.b.cluster.local",
+        "5.96.10.in-addr.arpa",
+    ]);
+    for question in [
+        "legacy.default",
+        "LEGACY.Default",
+        "x.legacy.default",
+        "_http._tcp.legacy.default",
+        "a.b.cluster.local.",
+        "svc.a.b.cluster.local.",
+        "1.5.96.10.in-addr.arpa.",
+        "2.5.96.10.in-addr.arpa.",
+        "5.96.10.in-addr.arpa.",
+    ] {
+        for rtype in [Rtype::A, Rtype::SOA, Rtype::PTR, Rtype::ANY] {
+            assert_eq!(say(&model, question, rtype), "NOT OURS", "{question}");
+        }
+        assert_eq!(
+            model.zone_of(&name(&absolute(question))),
+            None,
+            "{question}"
+        );
+    }
+    assert_eq!(say(&model, "b.cluster.local.", Rtype::A), "NODATA");
+    assert_eq!(say(&model, "ab.cluster.local.", Rtype::A), "NXDOMAIN");
+    assert_eq!(say(&model, "xlegacy.default", Rtype::A), "NXDOMAIN");
+    assert_eq!(say(&model, "web.default", Rtype::A), "A 10.96.0.1");
+    assert_eq!(
+        say(&model, "1.6.96.10.in-addr.arpa.", Rtype::PTR),
+        "NXDOMAIN"
+    );
+    assert!(model.nodes().all(|(name, _)| {
+        model
+            .passed()
+            .iter()
+            .all(|passed| !name.is_at_or_below(passed))
+    }));
+}
+
+#[test]
+fn an_alias_of_a_passed_name_leads_out() {
+    let model = cluster(&["legacy.default.svc.cluster.local"]);
+    assert_eq!(
+        say(&model, "old.default", Rtype::A),
+        "CNAME x.legacy.default.svc.cluster.local. ..."
+    );
+}
+
+#[test]
+fn above_a_passed_name_computed_names_are_as_before() {
+    let passed = [
+        "x.1-2-3-4.default.pod.cluster.local",
+        "5-6-7-8.default.pod.cluster.local",
+        "x.east.prefer._zone.db.default.svc.cluster.local",
+        "x.east.pin._zone.db.default.svc.cluster.local",
+    ];
+    let model = cluster(&passed);
+    for (question, data) in [
+        ("x.1-2-3-4.default.pod.cluster.local.", "NOT OURS"),
+        ("1-2-3-4.default.pod.cluster.local.", "A 1.2.3.4"),
+        ("1-2-3-5.default.pod.cluster.local.", "A 1.2.3.5"),
+        ("5-6-7-8.default.pod.cluster.local.", "NOT OURS"),
+        ("east.prefer._zone.db.default", "A 172.0.0.1"),
+        ("east.pin._zone.db.default", "NODATA"),
+    ] {
+        assert_eq!(say(&model, question, Rtype::A), data, "{question}");
+    }
+    assert_eq!(
+        say(&model, "1-2-3-4.default.pod.cluster.local.", Rtype::SRV),
+        "SRV 0 100 0 1-2-3-4.default.pod.cluster.local."
+    );
+
+    // Nobody knows which namespaces there are.
+    let settings = settings(&["x.any.pod.cluster.local", "any.svc.cluster.local"]);
+    let model = model_of(&settings);
+    for (question, data) in [
+        ("any.pod.cluster.local.", "NODATA"),
+        ("x.any.pod.cluster.local.", "NOT OURS"),
+        ("1-2-3-4.any.pod.cluster.local.", "A 1.2.3.4"),
+        ("any", "NOT OURS"),
+        ("other", "NODATA"),
+    ] {
+        assert_eq!(say(&model, question, Rtype::A), data, "{question}");
+    }
+}
+
+fn model_of(settings: &ZoneSettings) -> Model {
+    model(&objects(json!([])), settings)
+}
+
+#[test]
+fn a_whole_reverse_zone_may_be_passed_and_pointers_in_no_zone_too() {
+    let model = model_of(&settings(&["97.10.in-addr.arpa"]));
+    assert_eq!(model.zones().len(), 2);
+    assert_eq!(model.passed(), []);
+    assert_eq!(say(&model, "97.10.in-addr.arpa.", Rtype::SOA), "NOT OURS");
+    assert_eq!(say(&model, "1.96.10.in-addr.arpa.", Rtype::A), "NXDOMAIN");
+
+    let model = cluster(&["172.in-addr.arpa"]);
+    assert_eq!(
+        say(&model, "1.0.0.172.in-addr.arpa.", Rtype::PTR),
+        "NOT OURS"
+    );
+    let model = cluster(&[]);
+    assert_ne!(
+        say(&model, "1.0.0.172.in-addr.arpa.", Rtype::PTR),
+        "NOT OURS"
+    );
+}
+
+#[test]
+fn of_names_inside_each_other_the_outer_one_counts() {
+    let settings = settings(&["x.y.cluster.local", "y.cluster.local", "Y.cluster.local."]);
+    let (model, _) = build(&Objects::default(), &settings, 3);
+    assert_eq!(model.passed(), [name("y.cluster.local")]);
+}

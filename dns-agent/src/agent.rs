@@ -28,6 +28,7 @@ use self::writer::Writer;
 use crate::{
     admin::{
         self,
+        lookup::Known,
         status::{Board, ResolverStatus, SourceStatus, Status},
     },
     cluster::Objects,
@@ -90,13 +91,14 @@ impl Agent {
             let config = config.clone();
             spawn_blocking(move || Writer::new(&config, objects)).await??
         };
-        let resolver = Arc::new(Resolver::new(models, config.upstreams.clone()));
+        let upstreams = config.upstreams;
+        let resolver = Arc::new(Resolver::new(models, upstreams.clone()));
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             source: SourceStatus::loaded_now(&config.manifests),
             resolver: ResolverStatus {
                 listen: listen.clone(),
-                upstreams: config.upstreams,
+                upstreams: upstreams.clone(),
                 ..ResolverStatus::default()
             },
             ..Status::default()
@@ -107,6 +109,14 @@ impl Agent {
             writer.kernel().reader(),
         ));
         writer.show(&board);
+        let known = Arc::new(Known {
+            published: writer.published(),
+            settings: config.zone,
+            listen: listen.clone(),
+            upstreams,
+            kernel: writer.kernel().explainer(),
+            board: board.clone(),
+        });
 
         let mut tasks = Tasks::new();
         let (loads, loaded) = mpsc::channel();
@@ -120,9 +130,9 @@ impl Agent {
         for sockets in sockets {
             resolver.serve(sockets, &mut tasks);
         }
-        tasks.spawn(follow(watch, config.manifests, loads, board.clone()));
+        tasks.spawn(follow(watch, config.manifests, loads, board));
         tasks.spawn(async move {
-            if let Err(error) = admin::serve(admin_listener, board).await {
+            if let Err(error) = admin::serve(admin_listener, known).await {
                 error!(%error, "the admin endpoints failed");
             }
             "the admin endpoints"

@@ -18,11 +18,11 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 pub use self::values::{
-    Capacity, Domain, Hook, Interface, NamespaceName, Network, Pods, Server, Socket, StaleAfter,
-    Ttl,
+    Capacity, Domain, Hook, Interface, NamespaceName, Network, Pods, QueryName, QueryType, Server,
+    Socket, StaleAfter, Ttl,
 };
 use self::values::{list, single};
-use crate::cluster::ZoneSettings;
+use crate::{cluster::ZoneSettings, zone::Rtype};
 
 /// Where the admin endpoints listen unless told otherwise.
 pub const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9153);
@@ -43,6 +43,11 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Say what the running agent has loaded, attached and answered.
     Status(StatusArgs),
+    /// Say what a question would be answered, by which plane, and from which
+    /// objects.
+    Lookup(LookupArgs),
+    /// Print every record as a zone file.
+    Dump(DumpArgs),
 }
 
 /// The arguments of `dns-agent run`.
@@ -65,6 +70,42 @@ pub struct StatusArgs {
     /// Print the agent's answer as JSON.
     #[arg(long)]
     pub json: bool,
+
+    /// Where the running agent's admin endpoints listen.
+    #[arg(long, value_name = "IP:PORT", default_value_t = Socket(DEFAULT_ADMIN))]
+    pub admin: Socket,
+}
+
+/// The arguments of `dns-agent lookup`.
+#[derive(Debug, Args)]
+pub struct LookupArgs {
+    /// The whole name to look up: no search list is applied, and a dot at its
+    /// end changes nothing.
+    #[arg(value_name = "NAME")]
+    pub name: QueryName,
+
+    /// The type of record: a name such as AAAA in any case, or TYPE and a
+    /// number.
+    #[arg(value_name = "TYPE", default_value_t = QueryType(Rtype::A))]
+    pub rtype: QueryType,
+
+    /// Print the agent's answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Where the running agent's admin endpoints listen.
+    #[arg(long, value_name = "IP:PORT", default_value_t = Socket(DEFAULT_ADMIN))]
+    pub admin: Socket,
+}
+
+/// The arguments of `dns-agent dump`.
+#[derive(Debug, Args)]
+pub struct DumpArgs {
+    /// Print this zone only. Programs that read zone files, such as
+    /// named-checkzone, take one zone at a time; without this, all zones are
+    /// printed one after another.
+    #[arg(long, value_name = "NAME")]
+    pub zone: Option<QueryName>,
 
     /// Where the running agent's admin endpoints listen.
     #[arg(long, value_name = "IP:PORT", default_value_t = Socket(DEFAULT_ADMIN))]
@@ -142,8 +183,8 @@ pub struct Settings {
     #[serde(deserialize_with = "list")]
     pub upstream: Option<Vec<Server>>,
 
-    /// Where /readyz, /healthz and /status are served [default:
-    /// 127.0.0.1:9153].
+    /// Where /readyz, /healthz and, for this machine itself, /status, /lookup
+    /// and /dump are served [default: 127.0.0.1:9153].
     #[arg(long, value_name = "IP:PORT")]
     #[serde(deserialize_with = "single")]
     pub admin: Option<Socket>,

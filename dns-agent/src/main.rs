@@ -10,7 +10,7 @@ use clap::Parser;
 use dns_agent::{
     admin,
     agent::Agent,
-    config::{Cli, Command, Config, RunArgs, StatusArgs},
+    config::{Cli, Command, Config, DumpArgs, LookupArgs, RunArgs, StatusArgs},
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,8 @@ fn main() -> ExitCode {
         .and_then(|runtime| match cli.command {
             Command::Run(args) => runtime.block_on(run(*args)),
             Command::Status(args) => runtime.block_on(status(args)),
+            Command::Lookup(args) => runtime.block_on(lookup(args)),
+            Command::Dump(args) => runtime.block_on(dump(args)),
         });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -62,11 +64,48 @@ async fn status(args: StatusArgs) -> anyhow::Result<()> {
     } else {
         status.to_string()
     };
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("can't write the status")
+    print(text.as_bytes())?;
+    Ok(())
+}
+
+/// Prints what the running agent would answer.
+async fn lookup(args: LookupArgs) -> anyhow::Result<()> {
+    let lookup = admin::client::lookup(args.admin.0, &args.name.0, args.rtype.0).await?;
+    let text = if args.json {
+        serde_json::to_string_pretty(&lookup)? + "\n"
+    } else {
+        lookup.to_string()
+    };
+    print(text.as_bytes())?;
+    Ok(())
+}
+
+/// Prints every record of the running agent.
+async fn dump(args: DumpArgs) -> anyhow::Result<()> {
+    let zone = args.zone.as_ref().map(|zone| &zone.0);
+    let mut text = admin::client::dump(args.admin.0, zone).await?;
+    while let Some(piece) = text.next().await? {
+        if print(&piece)? == Reader::Gone {
+            break;
         }
-        _ => Ok(()),
+    }
+    Ok(())
+}
+
+/// Who reads what is printed.
+#[derive(PartialEq, Eq)]
+enum Reader {
+    There,
+    /// As when `head` has seen enough: no error, and no reason to go on.
+    Gone,
+}
+
+fn print(text: &[u8]) -> anyhow::Result<Reader> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Ok(()) => Ok(Reader::There),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(error).context("can't write to the standard output"),
     }
 }
 

@@ -104,6 +104,12 @@ impl Board {
         status
     }
 
+    /// Everything that is not as it should be.
+    pub fn troubles(&self) -> Vec<String> {
+        let status = self.status.borrow();
+        [&status.missing[..], &status.degraded[..]].concat()
+    }
+
     /// What keeps the agent from being ready.
     pub fn missing(&self) -> Vec<String> {
         self.status.borrow().missing.clone()

@@ -10,7 +10,10 @@ use tokio::runtime::Handle;
 use tracing::{error, info, warn};
 
 use crate::{
-    admin::status,
+    admin::{
+        lookup::{Explain, KernelPlane},
+        status,
+    },
     config::Config,
     datapath::{self, Datapath, hooks, interfaces::Devices, settings},
     zone::Model,
@@ -140,6 +143,21 @@ impl Kernel {
             Kernel::Off => Vec::new(),
             Kernel::Failed(reason) => vec![reason.clone()],
             Kernel::On { datapath, .. } => lock(datapath).degraded(),
+        }
+    }
+
+    /// How to ask it about a question.
+    pub(super) fn explainer(&self) -> Explain {
+        match self {
+            Kernel::Off => Box::new(|_, _| KernelPlane::Off),
+            Kernel::Failed(reason) => {
+                let reason = reason.clone();
+                Box::new(move |_, _| KernelPlane::Failed(reason.clone()))
+            }
+            Kernel::On { datapath, .. } => {
+                let datapath = datapath.clone();
+                Box::new(move |name, rtype| KernelPlane::On(lock(&datapath).explain(name, rtype)))
+            }
         }
     }
 

@@ -15,7 +15,10 @@ use tracing::{debug, info, warn};
 use super::kernel::Kernel;
 
 use crate::{
-    admin::status::{Board, ZoneStatus},
+    admin::{
+        lookup::Published,
+        status::{Board, ZoneStatus},
+    },
     cluster::{self, Objects, Problem, ZoneSettings},
     config::Config,
     zone::Model,
@@ -24,11 +27,11 @@ use crate::{
 /// Builds models of objects and publishes them to both planes.
 pub(super) struct Writer {
     settings: ZoneSettings,
-    /// The objects of the published model.
-    objects: Objects,
-    /// What is wrong with them; said once each.
+    /// What is wrong with the published objects; said once each.
     problems: BTreeSet<Problem>,
     models: watch::Sender<Arc<Model>>,
+    /// The same models, with the objects they were built of.
+    published: watch::Sender<Published>,
     kernel: Kernel,
 }
 
@@ -43,12 +46,14 @@ impl Writer {
     ) -> anyhow::Result<(Writer, watch::Receiver<Arc<Model>>)> {
         let (model, problems) = cluster::build(&objects, &config.zone, serial_after(0));
         let kernel = Kernel::start(config, &model)?;
-        let (models, receiver) = watch::channel(Arc::new(model));
+        let model = Arc::new(model);
+        let (models, receiver) = watch::channel(model.clone());
+        let objects = Arc::new(objects);
         let mut writer = Writer {
             settings: config.zone.clone(),
-            objects,
             problems: BTreeSet::new(),
             models,
+            published: watch::Sender::new(Published { model, objects }),
             kernel,
         };
         writer.note(problems);
@@ -58,6 +63,11 @@ impl Writer {
     /// The kernel plane, to be shown.
     pub(super) fn kernel(&self) -> &Kernel {
         &self.kernel
+    }
+
+    /// The published models and their objects.
+    pub(super) fn published(&self) -> watch::Receiver<Published> {
+        self.published.subscribe()
     }
 
     /// Publishes what is loaded, until nobody is left who loads; then takes the kernel
@@ -89,16 +99,19 @@ impl Writer {
 
     /// Publishes a model of these objects, if they are others than before.
     fn publish(&mut self, objects: Objects) {
-        if is_same(&objects, &self.objects) {
+        if is_same(&objects, &self.published.borrow().objects) {
             debug!("loaded again, and nothing changed");
             return;
         }
         let serial = serial_after(self.models.borrow().serial());
         let (model, problems) = cluster::build(&objects, &self.settings, serial);
         self.note(problems);
-        self.objects = objects;
         let model = Arc::new(model);
         self.models.send_replace(model.clone());
+        self.published.send_replace(Published {
+            model: model.clone(),
+            objects: Arc::new(objects),
+        });
         self.kernel.publish(&model);
         info!(serial, "published the changed objects");
     }

@@ -5,6 +5,7 @@
 
 mod convert;
 mod objects;
+mod provenance;
 mod records;
 mod reverse;
 mod service;
@@ -14,6 +15,7 @@ pub use objects::{
     Endpoint, EndpointSlice, Key, Namespace, Object, ObjectError, Objects, Pod, Port, Problem,
     Service, ServiceKind,
 };
+pub use provenance::{ObjectRef, Origin, Provenance};
 pub use records::build;
 pub use settings::{EndpointNames, PodMode, ZoneSettings};
 

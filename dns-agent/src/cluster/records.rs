@@ -26,14 +26,14 @@ struct Domain {
 }
 
 /// The objects as far as they are exposed, with what belongs together side by side.
-struct Exposed<'a> {
-    objects: &'a Objects,
+pub(super) struct Exposed<'a> {
+    pub(super) objects: &'a Objects,
     /// The namespaces: those known, or those other objects are in.
-    namespaces: BTreeSet<&'a str>,
+    pub(super) namespaces: BTreeSet<&'a str>,
     /// Whether every other namespace exists too.
-    any_namespace: bool,
+    pub(super) any_namespace: bool,
     /// The slices by namespace and service.
-    slices: HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
+    pub(super) slices: HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
 }
 
 /// Makes the model of all objects. An object that makes no sense is a problem and
@@ -78,7 +78,7 @@ pub fn build(objects: &Objects, settings: &ZoneSettings, serial: u32) -> (Model,
 }
 
 impl<'a> Exposed<'a> {
-    fn new(objects: &'a Objects, settings: &'a ZoneSettings) -> Exposed<'a> {
+    pub(super) fn new(objects: &'a Objects, settings: &'a ZoneSettings) -> Exposed<'a> {
         let listed = &settings.namespaces;
         let any_namespace = !objects.namespaces_known && listed.is_empty();
         let namespaces: BTreeSet<&str> = if objects.namespaces_known {
@@ -108,7 +108,7 @@ impl<'a> Exposed<'a> {
         }
     }
 
-    fn contains(&self, key: &Key) -> bool {
+    pub(super) fn contains(&self, key: &Key) -> bool {
         self.namespaces.contains(key.namespace.as_str())
     }
 

@@ -12,7 +12,10 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::{cluster::PodMode, zone::Name};
+use crate::{
+    cluster::PodMode,
+    zone::{Name, Rtype},
+};
 
 /// The port of DNS, RFC 1035 section 4.2.
 const DNS_PORT: u16 = 53;
@@ -85,6 +88,43 @@ impl From<Pods> for PodMode {
             Pods::Insecure => PodMode::Insecure,
             Pods::Verified => PodMode::Verified,
         }
+    }
+}
+
+/// A name that is asked for; every name is absolute, with or without a dot at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryName(pub Name);
+
+impl FromStr for QueryName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Name::parse(text).map(QueryName).map_err(|error| {
+            format!(
+                "{text:?} is not a domain name ({error}): give one such as web.shop.svc.cluster.local"
+            )
+        })
+    }
+}
+
+/// A type of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueryType(pub Rtype);
+
+impl FromStr for QueryType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(QueryType).map_err(|_| {
+            format!("{text:?} is not a record type: give one such as A, SRV, PTR or TYPE65")
+        })
+    }
+}
+
+/// As in `TYPE65`, unless it has a name.
+impl fmt::Display for QueryType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

@@ -5,6 +5,7 @@
 //! `dns-common` and `dns-ebpf`: a record is laid out in `dns-common/src/records.rs`, built in
 //! [`records`] and read in `dns-ebpf/src/lookup.rs`.
 
+pub mod explain;
 pub mod grace;
 pub mod hooks;
 pub mod interfaces;

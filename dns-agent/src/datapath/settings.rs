@@ -253,6 +253,11 @@ impl Publisher {
         true
     }
 
+    /// The control line's memory, and the copies'.
+    pub(super) fn memories(&self) -> [&Memory; 2] {
+        [&self.control, &self.copies]
+    }
+
     /// Ends the lease at once.
     pub fn end_lease(&self) {
         self.control.words()[LEASE].store(0, Ordering::Release);

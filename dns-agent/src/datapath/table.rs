@@ -121,6 +121,11 @@ impl<G: Grace> Table<G> {
         self.mask
     }
 
+    /// The directory's memory, and the records'.
+    pub(super) fn memories(&self) -> [&Memory; 2] {
+        [&self.directory, &self.records]
+    }
+
     /// How full it is.
     #[must_use]
     pub fn fill(&self) -> Fill {

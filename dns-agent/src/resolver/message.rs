@@ -167,11 +167,16 @@ impl Query {
         if self.qclass != Class::IN {
             return Some(OptRcode::REFUSED);
         }
-        if matches!(self.qtype, Rtype::AXFR | Rtype::IXFR) {
+        if is_transfer(self.qtype) {
             return Some(OptRcode::REFUSED);
         }
         None
     }
+}
+
+/// Whether a zone transfer is asked for (RFC 5936, RFC 1995), which is refused.
+pub fn is_transfer(qtype: Rtype) -> bool {
+    matches!(qtype, Rtype::AXFR | Rtype::IXFR)
 }
 
 impl Edns {

@@ -27,12 +27,15 @@ use tokio::{
     task::JoinSet,
 };
 
-pub use self::counters::{Counters, Counts};
 use self::{
     counters::bump,
     forward::{Forwarder, NoResponse},
     message::{Reply, Transport, respond},
     response::UpstreamQuery,
+};
+pub use self::{
+    counters::{Counters, Counts},
+    message::is_transfer,
 };
 use crate::zone::Model;
 

@@ -183,6 +183,8 @@ impl Borrow<[u8]> for Name {
     }
 }
 
+/// Presentation form; what means something else in a master file is escaped
+/// (RFC 1035 §5.1).
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.len() == 1 {
@@ -191,7 +193,9 @@ impl fmt::Display for Name {
         for label in self.labels() {
             for &octet in label {
                 match octet {
-                    b'.' | b'\\' => write!(f, "\\{}", char::from(octet))?,
+                    b'.' | b'\\' | b'"' | b'(' | b')' | b';' | b'@' | b'$' => {
+                        write!(f, "\\{}", char::from(octet))?;
+                    }
                     b'!'..=b'~' => write!(f, "{}", char::from(octet))?,
                     _ => write!(f, "\\{octet:03}")?,
                 }

@@ -1,5 +1,6 @@
 //! Resource records.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Name;
@@ -103,5 +104,68 @@ impl From<IpAddr> for Rdata {
             IpAddr::V4(address) => Rdata::A(address),
             IpAddr::V6(address) => Rdata::Aaaa(address),
         }
+    }
+}
+
+/// A line of a master file (RFC 1035 §5.1).
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Record { owner, ttl, data } = self;
+        write!(f, "{owner} {ttl} IN {data}")
+    }
+}
+
+/// Type and data as in a master file.
+impl fmt::Display for Rdata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.rtype())?;
+        match self {
+            Rdata::A(address) => address.fmt(f),
+            Rdata::Aaaa(address) => address.fmt(f),
+            Rdata::Cname(name) | Rdata::Ns(name) | Rdata::Ptr(name) => name.fmt(f),
+            Rdata::Soa(soa) => soa.fmt(f),
+            Rdata::Srv(srv) => srv.fmt(f),
+            Rdata::Txt(text) => {
+                f.write_str("\"")?;
+                for &octet in text {
+                    match octet {
+                        b'"' | b'\\' => write!(f, "\\{}", char::from(octet))?,
+                        b' '..=b'~' => write!(f, "{}", char::from(octet))?,
+                        _ => write!(f, "\\{octet:03}")?,
+                    }
+                }
+                f.write_str("\"")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Soa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Soa {
+            mname,
+            rname,
+            serial,
+            refresh,
+            retry,
+            expire,
+            minimum,
+        } = self;
+        write!(
+            f,
+            "{mname} {rname} {serial} {refresh} {retry} {expire} {minimum}"
+        )
+    }
+}
+
+impl fmt::Display for Srv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Srv {
+            priority,
+            weight,
+            port,
+            target,
+        } = self;
+        write!(f, "{priority} {weight} {port} {target}")
     }
 }

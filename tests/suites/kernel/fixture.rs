@@ -213,7 +213,28 @@ pub(crate) fn model() -> Model {
         "away.shop.svc.cluster.local",
         Rdata::Cname(name("example.com")),
     ));
+    for (owner, target) in [
+        ("near", "web.shop.svc.cluster.local"),
+        ("near2", "near.shop.svc.cluster.local"),
+        ("herd", "db.shop.svc.cluster.local"),
+        ("toaddress", "10-244-0-9.shop.pod.cluster.local"),
+        ("tonothing", "absent.shop.svc.cluster.local"),
+        ("loop", "loop.shop.svc.cluster.local"),
+    ] {
+        let owner = format!("{owner}.shop.svc.cluster.local");
+        builder.add(record(&owner, Rdata::Cname(name(target))));
+    }
     builder.compute_below(name("shop.pod.cluster.local"), Below::Addresses(5));
+    let zonal = |word: &str| name(&format!("{word}._zone.db.shop.svc.cluster.local"));
+    builder.compute_below(zonal("pin"), Below::Empty);
+    builder.compute_below(
+        zonal("prefer"),
+        Below::Like(name("db.shop.svc.cluster.local")),
+    );
+    builder.add(address(
+        "west.prefer._zone.db.shop.svc.cluster.local",
+        "10.244.0.1",
+    ));
     builder.build()
 }
 

@@ -18,8 +18,10 @@ use super::{cluster::model, fixture::Fixture};
 const A: u16 = 1;
 const SEED: u64 = 3;
 
-/// How a client chooses IDs and ports.
-const CLIENTS: [(&str, fn(u16, &mut StdRng) -> (u16, u16)); 5] = [
+/// Chooses ID and port of a client's query, from its number.
+type Choose = fn(u16, &mut StdRng) -> (u16, u16);
+
+const CLIENTS: [(&str, Choose); 5] = [
     ("random IDs", |_, random| (random.random(), 40_000)),
     ("counting IDs", |number, _| (number, 40_000)),
     ("one ID, random ports", |_, random| {

@@ -3,11 +3,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-/// The longest name, in octets with the root, that the kernel looks up. Longer ones
-/// pass; so do those below [`MIN_NAME`].
-pub const MAX_NAME: usize = 128;
+/// Octets of the longest name, with the root (255: RFC 1035 section 2.3.4), in whole words.
+pub const MAX_NAME: usize = 256;
 
-/// The shortest name, in octets with the root, that the kernel looks up: one word.
+/// The shortest name, in octets with the root, that the kernel looks up: one word. Shorter ones pass.
 pub const MIN_NAME: usize = 8;
 
 /// A name's words of eight octets, the last one filled up with zeros.
@@ -153,26 +152,17 @@ pub const fn lower(word: u64) -> u64 {
 mod tests {
     use super::*;
 
-    const KEY: HashKey = HashKey {
-        words: [
-            0x0123_4567_89ab_cdef,
-            3,
-            5,
-            7,
-            11,
-            13,
-            17,
-            19,
-            23,
-            29,
-            31,
-            37,
-            41,
-            43,
-            47,
-            53,
-        ],
-        finish: 0x9e37_79b9_7f4a_7c15,
+    const KEY: HashKey = {
+        let mut words = [0x0123_4567_89ab_cdef; MAX_WORDS];
+        let mut at = 1;
+        while at < MAX_WORDS {
+            words[at] = words[at - 1].wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            at += 1;
+        }
+        HashKey {
+            words,
+            finish: 0x9e37_79b9_7f4a_7c15,
+        }
     };
 
     proptest::proptest! {

@@ -57,7 +57,7 @@ pub(crate) fn find<T: Tables>(
         }
     };
     // `Record::children_at`, its multiple of eight by the mask.
-    let answers = offset::<0xf8>(record + size_of::<Record>(), parent.length + 7);
+    let answers = offset::<0x1f8>(record + size_of::<Record>(), parent.length + 7);
     Ok(Some(Existing {
         record,
         answers,

@@ -102,8 +102,8 @@ impl Known {
             _ => Plane::Agent,
         };
         let mut notes = self.notes(&model, name, rtype, &reply);
-        if reply.answer.is_empty() && reply.asks.is_none() {
-            notes.extend(provenance.why_empty(name));
+        if !reply.authority.is_empty() {
+            notes.extend(provenance.why_empty(name, rtype));
         }
         if plane == Plane::None {
             notes.push(
@@ -178,21 +178,20 @@ impl Known {
 
     /// What is not in the answer.
     fn notes(&self, model: &Model, name: &Name, rtype: Rtype, reply: &Reply) -> Vec<String> {
+        if is_transfer(rtype) {
+            return vec!["zone transfers are refused: `dns-agent dump` prints zones".to_owned()];
+        }
         let outside = match model.answer(name, rtype) {
             Answer::Alias { target, .. } => target,
             Answer::NotOurs => name.clone(),
             _ => return Vec::new(),
         };
-        let mut notes = vec![match &reply.asks {
+        vec![match &reply.asks {
             Some(_) => format!("{outside} is outside our zones: an upstream is asked for it"),
             None => {
                 format!("{outside} is outside our zones, and there is no --upstream to ask for it")
             }
-        }];
-        if is_transfer(rtype) {
-            notes = vec!["zone transfers are refused; `dns-agent dump` prints a zone".to_owned()];
-        }
-        notes
+        }]
     }
 }
 

@@ -5,6 +5,7 @@ mod cases;
 mod departures;
 mod exposure;
 mod properties;
+mod provenance;
 mod reading;
 mod reverse;
 mod services;

@@ -4,9 +4,13 @@
 //!   0 ┌ name_len flags slot zone hash
 //!  16 │ answers: three of 16 octets
 //!  64 ├ name, filled up to a multiple of eight with zeros
+//!     ├ with the flag CHILDREN: the children's answers, three of 16 octets
 //!     ├ the answers' octets, each as it follows the question
 //!     └ filled up to a multiple of 64
 //! ```
+//!
+//! *Children* are names one label below that have no record of their own, and all have the same
+//! answers: what those octets say does not depend on the child's name, which is the question's.
 //!
 //! Records lie in *chunks* (elements of a BPF array) at multiples of [`GRANULE`]; a
 //! record's number is its granule's, counted over all chunks. Number 0 is never used.
@@ -81,19 +85,28 @@ impl Record {
     pub const OTHER_TYPES_PASS: u8 = 2;
     /// Names exist below this one that have no record.
     pub const BELOW_UNKNOWN: u8 = 4;
+    /// Every name one label below exists; what children without a record have stands behind the
+    /// name ([`Record::children_at`]).
+    pub const CHILDREN: u8 = 8;
+    /// With [`Record::CHILDREN`]: only those exist that are an address with dashes. An IPv4 address
+    /// replaces the last four octets of the answer, which are zero; what could be an IPv6 address
+    /// is the agent's to answer.
+    pub const CHILDREN_ARE_ADDRESSES: u8 = 16;
 
     /// The name lies in no zone of ours.
     pub const NO_ZONE: u16 = u16::MAX;
 
-    /// Where the answers' octets start.
+    /// Where the children's answers are, if there are any; else where the answers' octets start.
     #[must_use]
-    pub const fn answers_at(name_len: usize) -> usize {
+    pub const fn children_at(name_len: usize) -> usize {
         size_of::<Self>() + name_len.next_multiple_of(8)
     }
 }
 
 const _: () = assert!(size_of::<Record>() == GRANULE);
-const _: () = assert!(Record::answers_at(MAX_NAME) + MAX_ANSWER <= MAX_RECORD);
+const _: () = assert!(
+    Record::children_at(MAX_NAME) + ANSWERS * size_of::<Answer>() + MAX_ANSWER <= MAX_RECORD
+);
 
 /// The answer for one type.
 #[repr(C)]
@@ -105,10 +118,11 @@ pub struct Answer {
     pub offset: u16,
     /// Octets of the answer, [`MIN_ANSWER`] to [`MAX_ANSWER`]; 0: the agent must answer this type.
     pub length: u16,
-    /// n when the answer is n records of one length in any order: then 2n−1 of them are
-    /// stored, and the answer may start at any of the first n. Else 1.
+    /// From how many places the answer may start, each giving another order of its addresses. An
+    /// answer that is n addresses and nothing else is stored as 2n−1 records and may start at the
+    /// first n; any other with n addresses is stored n times. 1 when there is one order.
     pub rotations: u16,
-    /// Octets from one such record to the next.
+    /// Octets from one such place to the next; even.
     pub stride: u16,
     /// ANCOUNT, as it stands on the wire.
     pub answers: u16,

@@ -15,6 +15,7 @@
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod children;
 pub mod frame;
 pub mod lookup;
 pub mod query;

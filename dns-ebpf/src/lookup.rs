@@ -1,5 +1,7 @@
 //! Finding the answer: a record for the name, or the proof that there is none.
 
+use core::mem::offset_of;
+
 use dns_common::{
     Outcome,
     directory::{Bucket, WORDS, Word},
@@ -9,8 +11,8 @@ use dns_common::{
 };
 
 use crate::{
-    Tables,
-    query::{NAME_MASK, Query, read_name},
+    Tables, children,
+    query::{NAME_MASK, Query},
     verifier::{forget_octet, load, load_shared, offset},
 };
 
@@ -40,23 +42,56 @@ pub struct Answer {
     pub sum: u64,
     /// What to write over the SOA's pointers; 0: nothing, they are in their places.
     pub soa_pointer: u16,
+    /// What to write over the last four octets; 0: nothing, which may be the address 0.0.0.0.
+    pub address: u32,
+}
+
+/// A name in the packet that may have a record: the question's, or its parent.
+pub(crate) struct Asked {
+    /// The address of its first octet.
+    pub(crate) at: usize,
+    /// Octets, root included: [`MIN_NAME`] to [`names::MAX_NAME`].
+    pub(crate) length: usize,
+    /// Its hash.
+    pub(crate) hash: NameHash,
+}
+
+/// A name that exists.
+pub(crate) struct Existing {
+    /// The address of the record that speaks for it.
+    pub(crate) record: usize,
+    /// The address of its answers, which lie in that record.
+    pub(crate) answers: usize,
+    /// What goes over the last four octets of an answer, as it stands on the wire; 0: nothing.
+    pub(crate) address: u32,
 }
 
 /// Finds the answer to a query, or says why it passes.
 #[inline(always)]
 pub fn find<T: Tables>(query: &Query<'_>, tables: &T) -> Result<Answer, Outcome> {
-    let mask = query.settings.directory_mask;
-    let word = find_word(query.hash, mask, tables)?;
-    if word.record() == 0 {
-        return absent(query, tables);
-    }
-    let record = record(word, tables)?;
-    if !is_named(record, query) {
-        return Err(Outcome::TagCollision);
-    }
+    let asked = Asked {
+        at: query.name(),
+        length: query.name_length,
+        hash: query.hash,
+    };
+    let existing = match find_record(&asked, query, tables)? {
+        Some(record) => Existing {
+            record,
+            answers: record + offset_of!(Record, answers),
+            address: 0,
+        },
+        None => {
+            let suffix = owned_suffix(query)?;
+            let first_label = walk(query, query.name_length - suffix.length)?;
+            match children::find(query, first_label, tables)? {
+                Some(child) => child,
+                None => return Ok(soa(query, suffix.zone, Outcome::NxDomain)),
+            }
+        }
+    };
     // SAFETY: `record` and what it reaches lie in a chunk, and a record that a
     // directory word names is not written to.
-    let head = unsafe { &*(record as *const Record) };
+    let head = unsafe { &*(existing.record as *const Record) };
     if head.flags & Record::PASS != 0 {
         return Err(Outcome::PassMark);
     }
@@ -64,7 +99,9 @@ pub fn find<T: Tables>(query: &Query<'_>, tables: &T) -> Result<Answer, Outcome>
     let mut found = ANSWERS;
     let mut at = 0;
     while at < ANSWERS {
-        if head.answers[at].rtype == query.rtype {
+        // SAFETY: the type is an answer's first field; and as above.
+        let rtype: u16 = unsafe { load(existing.answers + at * size_of::<records::Answer>()) };
+        if rtype == query.rtype {
             found = at;
             break;
         }
@@ -85,8 +122,8 @@ pub fn find<T: Tables>(query: &Query<'_>, tables: &T) -> Result<Answer, Outcome>
         return Ok(soa(query, head.zone, Outcome::NoData));
     }
 
-    let answer = offset::<0x30>(&raw const head.answers as usize, found << 4);
-    // SAFETY: an element of `head.answers`.
+    let answer = offset::<0x30>(existing.answers, found << 4);
+    // SAFETY: one of the answers.
     let answer = unsafe { &*(answer as *const records::Answer) };
     let length = answer.length as usize;
     if !(MIN_ANSWER..=MAX_ANSWER).contains(&length) {
@@ -101,11 +138,31 @@ pub fn find<T: Tables>(query: &Query<'_>, tables: &T) -> Result<Answer, Outcome>
         outcome: Outcome::Data,
         rcode: 0,
         counts: [answer.answers, 0, answer.additionals],
-        octets: offset::<{ MAX_RECORD - 1 }>(record, start),
+        octets: offset::<{ MAX_RECORD - 1 }>(existing.record, start),
         length,
-        sum: u64::from(answer.sum),
+        sum: u64::from(answer.sum) + u64::from(existing.address),
         soa_pointer: 0,
+        address: existing.address,
     })
+}
+
+/// The address of a name's record, if it has one.
+#[inline(always)]
+pub(crate) fn find_record<T: Tables>(
+    asked: &Asked,
+    query: &Query<'_>,
+    tables: &T,
+) -> Result<Option<usize>, Outcome> {
+    let word = find_word(asked.hash, query.settings.directory_mask, tables)?;
+    if word.record() == 0 {
+        return Ok(None);
+    }
+    let record = record(word, tables)?;
+    if !is_named(record, asked, query.end) {
+        // Another name with this one's tag, and its own record may stand behind it.
+        return Err(Outcome::TagCollision);
+    }
+    Ok(Some(record))
 }
 
 /// Which of `n` records comes first.
@@ -175,40 +232,42 @@ fn record<T: Tables>(word: Word, tables: &T) -> Result<usize, Outcome> {
     Ok(offset::<{ CHUNK - 1 }>(chunk as usize, at))
 }
 
-/// Whether the record is the one for the query's name, letter case aside.
+/// Whether the record is the one for this name, letter case aside.
 #[inline(always)]
-fn is_named(record: usize, query: &Query<'_>) -> bool {
+fn is_named(record: usize, asked: &Asked, end: usize) -> bool {
     // SAFETY: as in `find`.
     let name_len = unsafe { (*(record as *const Record)).name_len };
-    if name_len as usize != query.name_length {
+    // What the verifier learns of a length while names are compared holds only for one of many ways
+    // through it; it is not to learn it of the one that is used later.
+    let length = forget_octet(asked.length, asked.hash.0);
+    if name_len as usize != length {
         return false;
     }
     let stored = record + size_of::<Record>();
-    let (asked, end) = (query.name(), query.end);
     let mut at = 0;
     while at < MAX_WORDS {
         // The last word reaches back into the one before it, so that it ends with the name.
-        if 8 * at + 8 > query.name_length {
+        if 8 * at + 8 > length {
             break;
         }
-        if asked + 8 * at + 8 > end {
+        if asked.at + 8 * at + 8 > end {
             return false;
         }
         // SAFETY: just checked; and within the record's reach.
-        if !same_word(unsafe { load(asked + 8 * at) }, unsafe {
+        if !same_word(unsafe { load(asked.at + 8 * at) }, unsafe {
             load(stored + 8 * at)
         }) {
             return false;
         }
         at += 1;
     }
-    let last = query.name_length - MIN_NAME;
-    let asked = offset::<NAME_MASK>(asked, last);
-    if asked + 8 > end {
+    let last = length - MIN_NAME;
+    let tail = offset::<NAME_MASK>(asked.at, last);
+    if tail + 8 > end {
         return false;
     }
     // SAFETY: just checked; and within the record's reach.
-    same_word(unsafe { load(asked) }, unsafe {
+    same_word(unsafe { load(tail) }, unsafe {
         load(offset::<NAME_MASK>(stored, last))
     })
 }
@@ -226,9 +285,9 @@ fn is_meta(rtype: u16) -> bool {
     rtype == 41 || rtype == 0 || (128..=255).contains(&rtype)
 }
 
-/// NXDOMAIN, if its absence from the tables means that the name does not exist.
+/// The suffix of a name without a record, if its absence from the tables means something.
 #[inline(always)]
-fn absent<T: Tables>(query: &Query<'_>, tables: &T) -> Result<Answer, Outcome> {
+fn owned_suffix(query: &Query<'_>) -> Result<MatchedSuffix, Outcome> {
     let suffix = suffix_of(query)?;
     if suffix.action != Suffix::OWN {
         return Err(Outcome::NotOwned);
@@ -236,11 +295,7 @@ fn absent<T: Tables>(query: &Query<'_>, tables: &T) -> Result<Answer, Outcome> {
     if is_meta(query.rtype) {
         return Err(Outcome::MetaType);
     }
-    let first_label = walk(query, query.name_length - suffix.length)?;
-    if is_below_unknown(query, first_label, tables)? {
-        return Err(Outcome::BelowUnknown);
-    }
-    Ok(soa(query, suffix.zone, Outcome::NxDomain))
+    Ok(suffix)
 }
 
 struct MatchedSuffix {
@@ -347,33 +402,6 @@ fn walk(query: &Query<'_>, to: usize) -> Result<usize, Outcome> {
     Err(Outcome::OddName)
 }
 
-/// Whether the parent's record says that names may exist below it that have no record.
-#[inline(always)]
-fn is_below_unknown<T: Tables>(
-    query: &Query<'_>,
-    first_label: usize,
-    tables: &T,
-) -> Result<bool, Outcome> {
-    let mask = query.settings.directory_mask;
-    let parent = offset::<NAME_MASK>(query.name(), first_label);
-    let Ok(scanned) = read_name(parent, query.end, query.settings) else {
-        // A parent too short to be looked up is no name of ours.
-        return Ok(false);
-    };
-    let word = find_word(scanned.hash, mask, tables)?;
-    if word.record() == 0 {
-        return Ok(false);
-    }
-    let record = record(word, tables)?;
-    // SAFETY: as in `find`.
-    let head = unsafe { &*(record as *const Record) };
-    if head.hash != scanned.hash.0 || head.name_len as usize != scanned.length {
-        // Another name with the parent's tag, and the parent's own record may stand behind it.
-        return Err(Outcome::TagCollision);
-    }
-    Ok(head.flags & Record::BELOW_UNKNOWN != 0)
-}
-
 /// A negative answer: the zone's SOA record in the authority section (RFC 2308).
 #[inline(always)]
 fn soa(query: &Query<'_>, zone: u16, outcome: Outcome) -> Answer {
@@ -394,6 +422,7 @@ fn soa(query: &Query<'_>, zone: u16, outcome: Outcome) -> Answer {
         // Two of the pointers start at even offsets, one at an odd one.
         sum: u64::from(zone.sum) + (u64::from(pointer) << 8) + 2 * u64::from(pointer),
         soa_pointer: pointer,
+        address: 0,
     }
 }
 

@@ -177,6 +177,9 @@ fn copy(answer: &Answer, to: usize, last: usize, end: usize) {
             offset::<ANSWER_MASK>(from, answer.length - MIN_ANSWER),
             last,
         );
+        if answer.address != 0 {
+            store(last + MIN_ANSWER - 4, answer.address);
+        }
     }
     let mut at = 16;
     while at < MAX_ANSWER {

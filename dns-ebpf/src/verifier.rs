@@ -74,6 +74,33 @@ pub fn distance(start: usize, end: usize) -> usize {
     }
 }
 
+/// The same value, of which neither LLVM nor the verifier knows anything. `stranger` is any value
+/// that the verifier does not know.
+#[inline(always)]
+#[must_use]
+pub fn forget(value: u64, stranger: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut value = value;
+        // SAFETY: arithmetic on registers; twice the same xor leaves the value as it was.
+        unsafe {
+            core::arch::asm!(
+                "{0} ^= {1}",
+                "{0} ^= {1}",
+                inout(reg) value,
+                in(reg) stranger,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        value
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        let _ = stranger;
+        value
+    }
+}
+
 /// The same value, of which neither LLVM nor the verifier knows more than that it is at
 /// most 255. `stranger` is any value that the verifier does not know.
 ///

@@ -25,6 +25,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// How long to wait for an answer that may not come.
 const PATIENCE: Duration = Duration::from_millis(100);
 const STALE_AFTER: Duration = Duration::from_secs(2);
+const SHORT_LEASE: &str = "--stale-after=2s";
 
 const WEB: &str = "
 apiVersion: v1
@@ -37,7 +38,7 @@ spec: {clusterIP: 10.96.1.1, clusterIPs: [10.96.1.1], ports: [{name: http, port:
 fn a_stopped_agent_answers_until_its_lease_ends() {
     let topology = Topology::routed().unwrap();
     let manifests = Manifests::new(WEB);
-    let agent = Agent::start(&topology.node, &manifests, &[]);
+    let agent = Agent::start(&topology.node, &manifests, &[SHORT_LEASE]);
     let pod = Pod::new(&topology);
     assert_eq!(pod.ttl(), Some(5));
 
@@ -69,7 +70,7 @@ fn a_stopped_agent_answers_until_its_lease_ends() {
 fn sigterm_takes_everything_off() {
     let topology = Topology::routed().unwrap();
     let manifests = Manifests::new(WEB);
-    let mut agent = Agent::start(&topology.node, &manifests, &[]);
+    let mut agent = Agent::start(&topology.node, &manifests, &[SHORT_LEASE]);
     let pod = Pod::new(&topology);
     assert_eq!(pod.ttl(), Some(5));
     agent.signal(Signal::SIGTERM);
@@ -82,7 +83,7 @@ fn sigterm_takes_everything_off() {
 fn changed_manifests_are_served_and_broken_ones_change_nothing() {
     let topology = Topology::routed().unwrap();
     let manifests = Manifests::new(WEB);
-    let agent = Agent::start(&topology.node, &manifests, &[]);
+    let agent = Agent::start(&topology.node, &manifests, &[SHORT_LEASE]);
     let pod = Pod::new(&topology);
     assert_eq!(pod.address("web"), Some([10, 96, 1, 1]));
 
@@ -106,7 +107,7 @@ fn changed_manifests_are_served_and_broken_ones_change_nothing() {
 fn manifests_that_always_change_do_not_starve_the_lease() {
     let topology = Topology::routed().unwrap();
     let manifests = Manifests::new(WEB);
-    let _agent = Agent::start(&topology.node, &manifests, &[]);
+    let _agent = Agent::start(&topology.node, &manifests, &[SHORT_LEASE]);
     let pod = Pod::new(&topology);
     let end = Instant::now() + 3 * STALE_AFTER;
     let mut last = 2;
@@ -137,14 +138,14 @@ fn a_card_is_refused_without_allowed_clients() {
 }
 
 /// A running agent; killed when dropped.
-struct Agent {
+pub(crate) struct Agent {
     child: Child,
     lines: std::sync::mpsc::Receiver<String>,
 }
 
 impl Agent {
     /// Starts the agent on the node's host veth and waits until it is ready.
-    fn start(node: &Namespace, manifests: &Manifests, more: &[&str]) -> Self {
+    pub(crate) fn start(node: &Namespace, manifests: &Manifests, more: &[&str]) -> Self {
         let mut child = Self::command(node, manifests)
             .args(["--interface", HOST_VETH])
             .args(more)
@@ -172,7 +173,6 @@ impl Agent {
             .arg("run")
             .arg("--manifests")
             .arg(&manifests.0)
-            .args(["--stale-after", &format!("{}s", STALE_AFTER.as_secs())])
             .args(["--admin", "127.0.0.1:0"])
             .args(
                 SERVED
@@ -193,7 +193,7 @@ impl Agent {
         }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 }
@@ -226,10 +226,10 @@ fn binary() -> PathBuf {
 }
 
 /// A file of manifests in a folder of its own.
-struct Manifests(PathBuf);
+pub(crate) struct Manifests(PathBuf);
 
 impl Manifests {
-    fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         let name = format!(
             "zerohop-{}-{:016x}",
             std::process::id(),

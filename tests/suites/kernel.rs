@@ -1,8 +1,14 @@
 //! Tests of the kernel plane, which also run in the guests of the kernel matrix.
 
+mod cluster;
 mod differential;
 mod fixture;
+mod generated;
 mod harness;
+mod owned;
 mod packets;
 mod passes;
+mod rotation;
+pub(crate) mod scenarios;
+mod storms;
 mod wired;

@@ -1,5 +1,6 @@
 //! From a name of the model to its record in the tables.
 
+use bytemuck::Zeroable as _;
 use dns_common::{
     checksum,
     names::{MAX_NAME, MIN_NAME},
@@ -7,7 +8,7 @@ use dns_common::{
     settings::MAX_SUFFIXES,
 };
 
-use crate::zone::{self, Model, Name, Node, Rdata, Rtype};
+use crate::zone::{self, Below, Model, Name, Node, Rdata, Rtype, Sections};
 
 /// The record for an existing name, padded to whole granules, in the layout of
 /// [`dns_common::records`].
@@ -26,26 +27,32 @@ pub fn build(model: &Model, name: &Name, node: &Node) -> Option<Vec<u8>> {
         zone: zone_number(model, name),
         reserved: 0,
         hash: 0,
-        answers: [bytemuck::Zeroable::zeroed(); ANSWERS],
+        answers: [Answer::zeroed(); ANSWERS],
     };
     let mut body = octets.to_vec();
     body.resize(octets.len().next_multiple_of(8), 0);
-    if node.is_alias() {
-        // The answer may need the upstream, or change with another name's.
-        head.flags |= Record::PASS;
-    } else {
-        let types: Vec<Rtype> = node.types().collect();
-        for (number, rtype) in types.iter().enumerate() {
-            if number == ANSWERS {
-                head.flags |= Record::OTHER_TYPES_PASS;
-                break;
-            }
-            head.answers[number] = answer(model, name, *rtype, &mut body);
+    let children = children(model, name, node);
+    if children.is_some() {
+        body.resize(body.len() + size_of_val(&head.answers), 0);
+    }
+
+    let own = own_answers(model, name, node);
+    if own.len() > ANSWERS {
+        head.flags |= Record::OTHER_TYPES_PASS;
+    }
+    head.answers = place(own, &mut body);
+    match children {
+        Some(children) => {
+            head.flags |= children.flags;
+            let answers = place(children.answers, &mut body);
+            let at = Record::children_at(octets.len()) - size_of::<Record>();
+            let octets = bytemuck::bytes_of(&answers);
+            body[at..at + octets.len()].copy_from_slice(octets);
         }
+        None if node.below_is_computed() => head.flags |= Record::BELOW_UNKNOWN,
+        None => {}
     }
-    if node.below_is_computed() {
-        head.flags |= Record::BELOW_UNKNOWN;
-    }
+
     let length = size_of::<Record>() + body.len();
     let mut record = bytemuck::bytes_of(&head).to_vec();
     record.append(&mut body);
@@ -53,56 +60,165 @@ pub fn build(model: &Model, name: &Name, node: &Node) -> Option<Vec<u8>> {
     Some(record)
 }
 
-/// Appends the answer for one type to the record's octets behind its head; without room, or when
-/// the agent must work it out, the answer is marked as one that passes.
-fn answer(model: &Model, name: &Name, rtype: Rtype, body: &mut Vec<u8>) -> Answer {
-    let pass = Answer {
-        rtype: rtype.to_int().to_be(),
-        ..bytemuck::Zeroable::zeroed()
+/// An answer as octets, in every order that it may be given in.
+struct Rendered {
+    /// The answer in its first order.
+    sections: Sections,
+    /// What the answer starts from: [`Answer::rotations`] of them, [`Answer::stride`] apart.
+    stored: Vec<u8>,
+    rotations: usize,
+    stride: usize,
+}
+
+/// Answers by type, none for a type without data. `None`: the agent must answer.
+type Answers = Vec<(Rtype, Option<Rendered>)>;
+
+/// What the names one label below have that have no record.
+struct Children {
+    flags: u8,
+    answers: Answers,
+}
+
+/// The answers of a name for the types that it has data of, and for the addresses that an alias leads to.
+fn own_answers(model: &Model, name: &Name, node: &Node) -> Answers {
+    let mut types: Vec<Rtype> = node.types().collect();
+    if node.is_alias() {
+        types.extend([Rtype::A, Rtype::AAAA]);
+    }
+    types
+        .into_iter()
+        .filter_map(|rtype| match model.answer(name, rtype) {
+            zone::Answer::NoData { .. } => None,
+            answer => Some((rtype, render(model, name, &answer))),
+        })
+        .collect()
+}
+
+/// What the kernel may say of all children alike; `None` when there are none, or when what they have
+/// is not the same for all.
+fn children(model: &Model, name: &Name, node: &Node) -> Option<Children> {
+    // Stands for every child: what is rendered below does not depend on its name.
+    let child = name.child(b"0").ok()?;
+    let same = |owner: &Name, rtype: Rtype| {
+        let answer = match model.answer(owner, rtype) {
+            zone::Answer::Data { answer, additional } if additional.is_empty() => answer,
+            _ => return None,
+        };
+        let answer = answer.into_iter().map(|record| zone::Record {
+            owner: child.clone(),
+            ..record
+        });
+        let answer = zone::Answer::Data {
+            answer: answer.collect(),
+            additional: Vec::new(),
+        };
+        render(model, &child, &answer)
     };
-    let answer = model.answer(name, rtype);
-    if !matches!(answer, zone::Answer::Data { .. }) {
-        return pass;
-    }
-    let rotations = rotations(&answer);
-    let sections = zone::render(name, &answer, model.zones(), 0);
-    let length = sections.bytes.len();
-    let stride = length / usize::from(rotations);
-    let stored = length + stride * (usize::from(rotations) - 1);
-    let offset = size_of::<Record>() + body.len();
-    if !(MIN_ANSWER..=MAX_ANSWER).contains(&length) || offset + stored > MAX_RECORD {
-        return pass;
-    }
-    body.extend_from_slice(&sections.bytes);
-    body.extend_from_slice(&sections.bytes[..stored - length]);
-    body.resize(body.len().next_multiple_of(8), 0);
-    Answer {
-        rtype: rtype.to_int().to_be(),
-        offset: offset as u16,
-        length: length as u16,
-        rotations,
-        stride: stride as u16,
-        answers: sections.answers.to_be(),
-        additionals: sections.additionals.to_be(),
-        sum: checksum::fold(checksum::sum(&sections.bytes)),
+    match node.below() {
+        Below::Nothing | Below::EmptyThenAddresses(_) => None,
+        Below::Empty => Some(Children {
+            flags: Record::CHILDREN,
+            answers: Vec::new(),
+        }),
+        Below::Like(other) => {
+            let types = model.node(other)?.types();
+            Some(Children {
+                flags: Record::CHILDREN,
+                // SRV data and what comes with it point at names, whose places depend on the child's.
+                answers: types.map(|rtype| (rtype, same(other, rtype))).collect(),
+            })
+        }
+        Below::Addresses(ttl) => {
+            let address = zone::Answer::Data {
+                answer: vec![zone::Record {
+                    owner: child.clone(),
+                    ttl: *ttl,
+                    data: Rdata::A([0; 4].into()),
+                }],
+                additional: Vec::new(),
+            };
+            Some(Children {
+                flags: Record::CHILDREN | Record::CHILDREN_ARE_ADDRESSES,
+                answers: vec![
+                    (Rtype::A, render(model, &child, &address)),
+                    (Rtype::SRV, None),
+                ],
+            })
+        }
     }
 }
 
-/// How many addresses may take turns in the first place; 1 for every other answer.
-fn rotations(answer: &zone::Answer) -> u16 {
-    let zone::Answer::Data { answer, additional } = answer else {
-        return 1;
-    };
-    let all_a = answer
-        .iter()
-        .all(|record| matches!(record.data, Rdata::A(_)));
-    let all_aaaa = answer
-        .iter()
-        .all(|record| matches!(record.data, Rdata::Aaaa(_)));
-    if !additional.is_empty() || !(all_a || all_aaaa) || answer.is_empty() {
-        return 1;
+/// Appends answers to the octets behind a record's head, and says where they are. Those for which there
+/// is no room, or which the agent must work out, are marked as ones that pass.
+fn place(answers: Answers, body: &mut Vec<u8>) -> [Answer; ANSWERS] {
+    let mut placed = [Answer::zeroed(); ANSWERS];
+    for (answer, (rtype, rendered)) in placed.iter_mut().zip(answers) {
+        answer.rtype = rtype.to_int().to_be();
+        let offset = size_of::<Record>() + body.len();
+        let Some(rendered) = rendered.filter(|it| offset + it.stored.len() <= MAX_RECORD) else {
+            continue;
+        };
+        body.extend_from_slice(&rendered.stored);
+        body.resize(body.len().next_multiple_of(8), 0);
+        let Rendered {
+            sections,
+            rotations,
+            stride,
+            ..
+        } = rendered;
+        *answer = Answer {
+            rtype: answer.rtype,
+            offset: offset as u16,
+            length: sections.bytes.len() as u16,
+            rotations: rotations as u16,
+            stride: stride as u16,
+            answers: sections.answers.to_be(),
+            additionals: sections.additionals.to_be(),
+            sum: checksum::fold(checksum::sum(&sections.bytes)),
+        };
     }
-    answer.len() as u16
+    placed
+}
+
+/// The octets of an answer to a question for `name`; `None` when it is no data of ours, or of a length
+/// that no record holds.
+fn render(model: &Model, name: &Name, answer: &zone::Answer) -> Option<Rendered> {
+    let zone::Answer::Data {
+        answer: records,
+        additional,
+    } = answer
+    else {
+        return None;
+    };
+    let order = |rotation| zone::render(name, answer, model.zones(), rotation);
+    let sections = order(0);
+    let length = sections.bytes.len();
+    if !(MIN_ANSWER..=MAX_ANSWER).contains(&length) {
+        return None;
+    }
+    let rotations = zone::orders(records);
+    let (stored, stride) = if rotations == 1 {
+        (sections.bytes.clone(), 0)
+    } else if rotations == records.len() && additional.is_empty() {
+        // Records of one length: the octets of any order stand in those of two rounds.
+        let stride = length / rotations;
+        let more = &sections.bytes[..length - stride];
+        ([&sections.bytes, more].concat(), stride)
+    } else {
+        let stride = length.next_multiple_of(8);
+        let mut stored = Vec::with_capacity(rotations * stride);
+        for rotation in 0..rotations {
+            stored.extend(order(rotation).bytes);
+            stored.resize((rotation + 1) * stride, 0);
+        }
+        (stored, stride)
+    };
+    Some(Rendered {
+        sections,
+        stored,
+        rotations,
+        stride,
+    })
 }
 
 /// The zone's position in the settings.

@@ -19,7 +19,7 @@ pub(crate) use model::address_data;
 pub use model::{Answer, Apex, Below, Model, Node};
 pub use name::{Name, NameError};
 pub use record::{Rdata, Record, Rtype, Soa, Srv};
-pub use wire::{Sections, render};
+pub use wire::{Sections, orders, render};
 
 #[cfg(test)]
 pub(crate) mod tests;

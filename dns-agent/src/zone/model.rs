@@ -148,6 +148,11 @@ impl Model {
         self.nodes.iter()
     }
 
+    /// What is known of a name that is stored.
+    pub fn node(&self, name: &Name) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
     /// The serial of all zones (RFC 1035 §3.3.13).
     pub fn serial(&self) -> u32 {
         self.serial
@@ -268,6 +273,11 @@ impl Node {
     /// Whether the name is an alias: it has a CNAME.
     pub fn is_alias(&self) -> bool {
         self.set(Rtype::CNAME).is_some()
+    }
+
+    /// What exists below without being a node.
+    pub fn below(&self) -> &Below {
+        &self.below
     }
 
     /// Whether names below exist that are not nodes.

@@ -71,14 +71,23 @@ pub fn render(question: &Name, answer: &Answer, zones: &[Apex], rotation: usize)
     }
 }
 
+/// In how many orders an answer section may be given: of its runs of addresses of one owner and type
+/// the longest one's length.
+pub fn orders(records: &[Record]) -> usize {
+    let runs = records.chunk_by(is_one_run).map(<[Record]>::len);
+    runs.max().unwrap_or(1)
+}
+
 /// The records, each run of addresses of one owner and type turned.
 fn rotated(records: &[Record], rotation: usize) -> impl Iterator<Item = &Record> {
-    records
-        .chunk_by(|a, b| is_address(a) && a.data.rtype() == b.data.rtype() && a.owner == b.owner)
-        .flat_map(move |run| {
-            let (last, first) = run.split_at(rotation % run.len());
-            first.iter().chain(last)
-        })
+    records.chunk_by(is_one_run).flat_map(move |run| {
+        let (last, first) = run.split_at(rotation % run.len());
+        first.iter().chain(last)
+    })
+}
+
+fn is_one_run(a: &Record, b: &Record) -> bool {
+    is_address(a) && a.data.rtype() == b.data.rtype() && a.owner == b.owner
 }
 
 fn is_address(record: &Record) -> bool {

@@ -23,8 +23,7 @@ use zerohop_tests::{
 /// Tables in the kernel, a lease of an hour, and what is in them.
 pub(crate) struct Fixture {
     pub(crate) object: Object,
-    /// Held, since the kernel's maps are what it writes to.
-    _tables: Tables<Rcu>,
+    tables: Tables<Rcu>,
     pub(crate) model: Model,
 }
 
@@ -46,7 +45,31 @@ impl Fixture {
         SHARED.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn of(model: Model) -> Self {
+    /// The one of all tests that bring a model of their own.
+    pub(crate) fn with(model: Model) -> MutexGuard<'static, Self> {
+        // Room for the generated cluster.
+        const SIZE: Size = Size {
+            buckets: 1 << 15,
+            chunks: 256,
+        };
+        static LENT: LazyLock<Mutex<Fixture>> = LazyLock::new(|| {
+            let nothing = ModelBuilder::new(1).build();
+            Mutex::new(Fixture::sized(nothing, SIZE))
+        });
+        let mut fixture = LENT.lock().unwrap_or_else(PoisonError::into_inner);
+        fixture.change(model);
+        fixture
+    }
+
+    fn of(model: Model) -> Self {
+        let size = Size {
+            buckets: 1024,
+            chunks: 16,
+        };
+        Self::sized(model, size)
+    }
+
+    fn sized(model: Model, size: Size) -> Self {
         let config = Config {
             interfaces: Vec::new(),
             allow: vec![
@@ -57,19 +80,23 @@ impl Fixture {
             capacity: None,
             stale_after: Duration::from_secs(10),
         };
-        let size = Size {
-            buckets: 1024,
-            chunks: 16,
-        };
         let object = Object::load(size).unwrap();
         let mut tables = Tables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();
         tables.publish(&model, &mut || {}).unwrap();
         object.set_lease(1000 * 3600).unwrap();
         Self {
             object,
-            _tables: tables,
+            tables,
             model,
         }
+    }
+
+    /// Brings the tables to another model.
+    pub(crate) fn change(&mut self, model: Model) {
+        let published = self.tables.publish(&model, &mut || {}).unwrap();
+        assert_eq!(published.left_out, 0, "the tables are too small");
+        self.object.set_lease(1000 * 3600).unwrap();
+        self.model = model;
     }
 
     /// Runs a program over a frame. Checks that its verdict, its counter and its frame agree.
@@ -186,7 +213,28 @@ pub(crate) fn model() -> Model {
         "away.shop.svc.cluster.local",
         Rdata::Cname(name("example.com")),
     ));
+    for (owner, target) in [
+        ("near", "web.shop.svc.cluster.local"),
+        ("near2", "near.shop.svc.cluster.local"),
+        ("herd", "db.shop.svc.cluster.local"),
+        ("toaddress", "10-244-0-9.shop.pod.cluster.local"),
+        ("tonothing", "absent.shop.svc.cluster.local"),
+        ("loop", "loop.shop.svc.cluster.local"),
+    ] {
+        let owner = format!("{owner}.shop.svc.cluster.local");
+        builder.add(record(&owner, Rdata::Cname(name(target))));
+    }
     builder.compute_below(name("shop.pod.cluster.local"), Below::Addresses(5));
+    let zonal = |word: &str| name(&format!("{word}._zone.db.shop.svc.cluster.local"));
+    builder.compute_below(zonal("pin"), Below::Empty);
+    builder.compute_below(
+        zonal("prefer"),
+        Below::Like(name("db.shop.svc.cluster.local")),
+    );
+    builder.add(address(
+        "west.prefer._zone.db.shop.svc.cluster.local",
+        "10.244.0.1",
+    ));
     builder.build()
 }
 

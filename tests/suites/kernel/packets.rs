@@ -11,12 +11,13 @@ use zerohop_tests::packet::{self, Query};
 use super::fixture::{Ended, Fixture};
 
 pub(super) const A: u16 = 1;
+const CNAME: u16 = 5;
 const SOA: u16 = 6;
 pub(super) const PTR: u16 = 12;
 const MX: u16 = 15;
 const TXT: u16 = 16;
 const AAAA: u16 = 28;
-const SRV: u16 = 33;
+pub(super) const SRV: u16 = 33;
 const HTTPS: u16 = 65;
 
 #[test]
@@ -48,6 +49,70 @@ fn answers() {
         ("1.1.96.10.in-addr.arpa", PTR, Outcome::Data),
         ("9.9.244.10.in-addr.arpa", PTR, Outcome::Data),
         ("cluster.local", SOA, Outcome::Data),
+        ("away.shop.svc.cluster.local", CNAME, Outcome::Data),
+        ("away.shop.svc.cluster.local", TXT, Outcome::NoData),
+        ("near.shop.svc.cluster.local", CNAME, Outcome::Data),
+        ("near.shop.svc.cluster.local", A, Outcome::Data),
+        ("near.shop.svc.cluster.local", AAAA, Outcome::NoData),
+        ("near2.shop.svc.cluster.local", A, Outcome::Data),
+        ("herd.shop.svc.cluster.local", A, Outcome::Data),
+        ("herd.shop.svc.cluster.local", AAAA, Outcome::Data),
+        ("toaddress.shop.svc.cluster.local", A, Outcome::Data),
+        ("tonothing.shop.svc.cluster.local", A, Outcome::NoData),
+        ("loop.shop.svc.cluster.local", A, Outcome::NoData),
+        ("below.near.shop.svc.cluster.local", A, Outcome::NxDomain),
+        ("10-244-0-9.shop.pod.cluster.local", A, Outcome::Data),
+        ("0-0-0-0.shop.pod.cluster.local", A, Outcome::Data),
+        ("255-255-255-255.SHOP.pod.cluster.local", A, Outcome::Data),
+        ("10-244-0-9.shop.pod.cluster.local", AAAA, Outcome::NoData),
+        ("10-244-0-9.shop.pod.cluster.local", TXT, Outcome::NoData),
+        ("256-1-1-1.shop.pod.cluster.local", A, Outcome::NxDomain),
+        ("1-1-1-1000.shop.pod.cluster.local", A, Outcome::NxDomain),
+        ("01-1-1-1.shop.pod.cluster.local", A, Outcome::NxDomain),
+        ("1-1-1-00.shop.pod.cluster.local", A, Outcome::NxDomain),
+        ("1-1-1.shop.pod.cluster.local", A, Outcome::NxDomain),
+        ("1-1-1-.shop.pod.cluster.local", A, Outcome::NxDomain),
+        ("-1-1-1.shop.pod.cluster.local", A, Outcome::NxDomain),
+        ("1-1-1-1-1.shop.pod.cluster.local", A, Outcome::NxDomain),
+        ("a-b-c-d.shop.pod.cluster.local", A, Outcome::NxDomain),
+        ("www.shop.pod.cluster.local", A, Outcome::NxDomain),
+        ("cafe.shop.pod.cluster.local", A, Outcome::NxDomain),
+        (
+            "1-1-1-1.1-1-1-1.shop.pod.cluster.local",
+            A,
+            Outcome::NxDomain,
+        ),
+        (
+            "east.pin._zone.db.shop.svc.cluster.local",
+            A,
+            Outcome::NoData,
+        ),
+        (
+            "a.east.pin._zone.db.shop.svc.cluster.local",
+            A,
+            Outcome::NxDomain,
+        ),
+        (
+            "east.prefer._zone.db.shop.svc.cluster.local",
+            A,
+            Outcome::Data,
+        ),
+        (
+            "east.prefer._zone.db.shop.svc.cluster.local",
+            AAAA,
+            Outcome::Data,
+        ),
+        (
+            "east.prefer._zone.db.shop.svc.cluster.local",
+            SRV,
+            Outcome::NoData,
+        ),
+        (
+            "west.prefer._zone.db.shop.svc.cluster.local",
+            AAAA,
+            Outcome::NoData,
+        ),
+        ("prefer._zone.db.shop.svc.cluster.local", A, Outcome::NoData),
         ("web.shop.svc.cluster.local", AAAA, Outcome::NoData),
         ("odd22.shop.svc.cluster.local", AAAA, Outcome::NoData),
         ("web.shop.svc.cluster.local", MX, Outcome::NoData),

@@ -6,7 +6,7 @@ use zerohop_tests::packet::{self, Query};
 
 use super::{
     fixture::{Ended, Fixture},
-    packets::{A, PTR},
+    packets::{A, PTR, SRV},
 };
 
 const ANY: u16 = 255;
@@ -344,9 +344,24 @@ fn passes() {
             Outcome::PassMark,
         ),
         (
-            "a pod's name",
-            Fixture::query("10-244-0-9.shop.pod.cluster.local", A).frame(),
+            "a pod's name that could be an IPv6 address",
+            Fixture::query("fd00--9.shop.pod.cluster.local", A).frame(),
             Outcome::BelowUnknown,
+        ),
+        (
+            "one with three dashes",
+            Fixture::query("1--2-3.shop.pod.cluster.local", A).frame(),
+            Outcome::BelowUnknown,
+        ),
+        (
+            "one with all groups",
+            Fixture::query("1-2-3-4-5-6-7-8.shop.pod.cluster.local", A).frame(),
+            Outcome::BelowUnknown,
+        ),
+        (
+            "the SRV of a pod's name, which holds the name in full",
+            Fixture::query("10-244-0-9.shop.pod.cluster.local", SRV).frame(),
+            Outcome::PassMark,
         ),
         (
             "another zone",

@@ -1,0 +1,139 @@
+//! Names that exist because their parent's record says so: names of pods, and zonal names.
+
+use dns_common::{Outcome, records::Record};
+
+use crate::{
+    Tables,
+    lookup::{Asked, Existing, find_record},
+    query::{NAME_MASK, Query, read_name},
+    verifier::{forget, load, offset},
+};
+
+/// Octets of a label that are looked at: one more than the longest IPv4 address has.
+const WINDOW: usize = 16;
+/// The longest label that is an IPv6 address: eight groups of four digits, seven dashes.
+const MAX_ADDRESS: u64 = 39;
+/// Dashes in an IPv4 address, and in an IPv6 address with all its groups.
+const IPV4_DASHES: u64 = 3;
+const IPV6_DASHES: u64 = 7;
+
+/// What a name without a record has from its parent; `None` when it does not exist.
+///
+/// `first_label` is the octets of the name's first label, its length octet included.
+#[inline(always)]
+pub(crate) fn find<T: Tables>(
+    query: &Query<'_>,
+    first_label: usize,
+    tables: &T,
+) -> Result<Option<Existing>, Outcome> {
+    let at = offset::<NAME_MASK>(query.name(), first_label);
+    let Ok(scanned) = read_name(at, query.end, query.settings) else {
+        // A parent too short to be looked up is no name of ours.
+        return Ok(None);
+    };
+    let parent = Asked {
+        at,
+        length: scanned.length,
+        hash: scanned.hash,
+    };
+    let Some(record) = find_record(&parent, query, tables)? else {
+        return Ok(None);
+    };
+    // SAFETY: as in `lookup::find`.
+    let head = unsafe { &*(record as *const Record) };
+    let flags = head.flags;
+    if flags & Record::BELOW_UNKNOWN != 0 {
+        return Err(Outcome::BelowUnknown);
+    }
+    if flags & Record::CHILDREN == 0 {
+        return Ok(None);
+    }
+    let address = if flags & Record::CHILDREN_ARE_ADDRESSES == 0 {
+        0
+    } else {
+        match read_address(query, first_label - 1)? {
+            Some(address) => address,
+            None => return Ok(None),
+        }
+    };
+    // `Record::children_at`, its multiple of eight by the mask.
+    let answers = offset::<0xf8>(record + size_of::<Record>(), parent.length + 7);
+    Ok(Some(Existing {
+        record,
+        answers,
+        address,
+    }))
+}
+
+/// The IPv4 address, as it stands on the wire, that the name's first label of `length` octets is.
+///
+/// `None`: it is no address of either family. Passes when it could be one of IPv6.
+///
+/// Every octet takes the same way through the loop, all decisions are arithmetic: a branch here
+/// is a branch in each round, and the verifier would follow every label there is.
+#[inline(always)]
+fn read_address(query: &Query<'_>, length: usize) -> Result<Option<u32>, Outcome> {
+    let label = query.name() + 1;
+    // A label and a parent long enough to be looked up, type and class are more than this.
+    if label + WINDOW > query.end {
+        return Err(Outcome::Short);
+    }
+    // SAFETY: just checked.
+    let (mut low, mut high): (u64, u64) = unsafe { (load(label), load(label + 8)) };
+    let length = forget(length as u64, query.hash.0);
+
+    let mut address = 0u64;
+    // The number being read, how many digits it has so far, and how many dashes there were.
+    let (mut number, mut digits, mut dashes) = (0, 0, 0);
+    // Anything but 0: no IPv4 address; no address; an address of IPv6, if any.
+    let (mut odd, mut foreign, mut doubled) = (0, 0, 0);
+    let mut after_dash = 0;
+    let mut at = 0;
+    while at < WINDOW as u64 {
+        let octet = low & 0xff;
+        low = low >> 8 | high << 56;
+        high >>= 8;
+        // Each of these is 0 or 1.
+        let inside = forget(is_less(at, length), query.hash.0);
+        let digit = octet.wrapping_sub(u64::from(b'0')) & 0xff;
+        let letter = (octet | 0x20).wrapping_sub(u64::from(b'a')) & 0xff;
+        let is_digit = forget(is_less(digit, 10), query.hash.0) & inside;
+        let is_letter = forget(is_less(letter, 6), query.hash.0) & inside;
+        let is_dash = forget(is_less(octet ^ u64::from(b'-'), 1), query.hash.0) & inside;
+
+        let no_digits = is_less(digits, 1);
+        foreign |= inside ^ is_digit ^ is_letter ^ is_dash;
+        doubled |= is_dash & after_dash;
+        // A number has digits, does not start with a zero unless it is one, and fits an octet.
+        odd |= is_letter | is_dash & no_digits | is_digit & (1 ^ no_digits) & is_less(number, 1);
+        let more = number * 10 + digit;
+        odd |= is_digit & is_less(255, more);
+
+        address = address << (8 * is_dash) | number & is_dash.wrapping_neg();
+        // A dash starts the next number, and nothing changes behind the label.
+        number = more & is_digit.wrapping_neg() | number & (1 ^ inside).wrapping_neg();
+        digits = (digits + is_digit) & (1 ^ is_dash).wrapping_neg();
+        dashes += is_dash;
+        after_dash = is_dash;
+        at += 1;
+    }
+    if foreign != 0 || length > MAX_ADDRESS {
+        return Ok(None);
+    }
+    if length < WINDOW as u64 && doubled == 0 {
+        if dashes == IPV4_DASHES && odd == 0 && digits != 0 {
+            let address = (address << 8 | number) as u32;
+            return Ok(Some(address.to_be()));
+        }
+        if dashes != IPV6_DASHES {
+            return Ok(None);
+        }
+    }
+    Err(Outcome::BelowUnknown)
+}
+
+/// 1 if `a` is less than `b`, else 0; both are below 2⁶³.
+#[inline(always)]
+fn is_less(a: u64, b: u64) -> u64 {
+    a.wrapping_sub(b) >> 63
+}

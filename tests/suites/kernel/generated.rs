@@ -1,0 +1,207 @@
+//! A large cluster in the tables: what the kernel says about each of its names, and about their
+//! neighbours, is what the user plane says, octet by octet.
+
+mod mix;
+mod objects;
+mod questions;
+
+use std::{env, fmt::Write as _};
+
+use dns_agent::{
+    datapath::object::{Outcomes, Program},
+    resolver::message::{Reply, Transport, respond},
+    zone::Model,
+};
+use dns_common::outcomes::{Hook, Outcome};
+use rand::{SeedableRng as _, rngs::StdRng};
+use zerohop_tests::{
+    message::Message,
+    packet::{self, Query},
+};
+
+use super::{
+    cluster::{is_right, model_of},
+    fixture::Fixture,
+};
+
+const SEED: u64 = 20_261_124;
+
+/// Both domains, and networks that hold a part of the addresses only.
+const FLAGS: [&str; 8] = [
+    "--cluster-domain=cluster.local",
+    "--cluster-domain=k8s.example.org",
+    "--reverse=10.96.0.0/16",
+    "--reverse=10.244.0.0/20",
+    "--reverse=fd00:10:96::/48",
+    "--reverse=fd00:10:244::/64",
+    "--ttl=7",
+    "--pods=insecure",
+];
+
+/// How large the cluster is.
+struct Scale {
+    /// Services of the cluster whose names are all asked for.
+    services: usize,
+    /// Services of the smaller ones.
+    fewer_services: usize,
+    /// Questions there are at least.
+    questions: usize,
+}
+
+impl Scale {
+    /// An emulated machine gets a cluster that it can finish in its time.
+    fn of_this_machine() -> Scale {
+        match env::var_os("ZEROHOP_GUEST") {
+            None => Scale {
+                services: 2000,
+                fewer_services: 200,
+                questions: 200_000,
+            },
+            Some(_) => Scale {
+                services: 60,
+                fewer_services: 10,
+                questions: 5000,
+            },
+        }
+    }
+}
+
+/// What came of many questions.
+#[derive(Default)]
+struct Tally {
+    questions: u64,
+    answers: u64,
+}
+
+#[test]
+fn a_large_cluster() {
+    let scale = Scale::of_this_machine();
+    let tally = compare("pods insecure", &FLAGS, scale.services);
+    assert!(tally.questions >= scale.questions as u64);
+    // A question of three is about a name that both planes must answer.
+    assert!(tally.answers > tally.questions / 3);
+}
+
+#[test]
+fn with_verified_pods() {
+    let flags = [&FLAGS[..7], &["--pods=verified"]].concat();
+    compare(
+        "pods verified",
+        &flags,
+        Scale::of_this_machine().fewer_services,
+    );
+}
+
+#[test]
+fn without_pods() {
+    let flags = [&FLAGS[..7], &["--pods=disabled"]].concat();
+    compare(
+        "pods disabled",
+        &flags,
+        Scale::of_this_machine().fewer_services,
+    );
+}
+
+#[test]
+fn a_realistic_mix() {
+    let services = Scale::of_this_machine().services;
+    let mut random = StdRng::seed_from_u64(SEED);
+    let objects = objects::objects(&mut random, services);
+    let mut fixture = Fixture::with(model_of(&objects, &FLAGS));
+    let mut total = (0.0, 0.0);
+    println!(
+        "{:>7} {:>9} {:>8}  lookup",
+        "weight", "questions", "answered"
+    );
+    for kind in &mix::KINDS {
+        let queries: Vec<Query> = mix::lookups(kind, &objects, &mut random);
+        let answers = queries
+            .iter()
+            .filter(|query| ask(&mut fixture, query, SEED))
+            .count();
+        let share = answers as f64 / queries.len() as f64;
+        let each = queries.len() as f64 / mix::LOOKUPS as f64;
+        println!(
+            "{:>7} {each:>9.1} {:>7.1}%  {}",
+            kind.weight,
+            100.0 * share,
+            kind.what
+        );
+        total.0 += each * f64::from(kind.weight) * share;
+        total.1 += each * f64::from(kind.weight);
+    }
+    let share = total.0 / total.1;
+    println!(
+        "of the mix the kernel answers {:.1} % of the questions",
+        100.0 * share
+    );
+    assert!(share > 0.6, "{share}");
+}
+
+/// Asks everything about a cluster and prints what came of it.
+fn compare(what: &str, flags: &[&str], services: usize) -> Tally {
+    let mut random = StdRng::seed_from_u64(SEED);
+    let objects = objects::objects(&mut random, services);
+    let mut fixture = Fixture::with(model_of(&objects, flags));
+    let questions = questions::questions(&fixture.model, &mut random);
+    let before = fixture.object.outcomes().unwrap();
+    let mut tally = Tally::default();
+    for query in &questions {
+        tally.questions += 1;
+        tally.answers += u64::from(ask(&mut fixture, query, SEED));
+    }
+    let after = fixture.object.outcomes().unwrap();
+    println!(
+        "{what}: {} names, {} questions, {} ({:.1} %) answered by the kernel, seed {SEED}\n{}",
+        fixture.model.nodes().count(),
+        tally.questions,
+        tally.answers,
+        100.0 * tally.answers as f64 / tally.questions as f64,
+        table(&before, &after)
+    );
+    tally
+}
+
+/// Asks the kernel; says whether it answered. Panics when it is wrong.
+fn ask(fixture: &mut Fixture, query: &Query, seed: u64) -> bool {
+    let frame = query.frame();
+    let (verdict, out) = fixture.object.test_run(Program::TcPeer, &frame).unwrap();
+    if verdict == u32::MAX {
+        assert_eq!(out, frame, "seed {seed}: a pass changed {query:?}");
+        return false;
+    }
+    let reply = packet::reply(&frame, &out)
+        .unwrap_or_else(|error| panic!("seed {seed}: {query:?} became {out:02x?}: {error}"));
+    let asked = query.message();
+    assert!(
+        is_right(&asked, &reply, &fixture.model),
+        "seed {seed}: {}",
+        difference(&asked, &reply, &fixture.model)
+    );
+    true
+}
+
+/// Both planes' words for who has to find the mistake.
+fn difference(asked: &[u8], reply: &[u8], model: &Model) -> String {
+    let expected = match respond(asked, model, Transport::Udp, 0) {
+        Reply::Message(expected) => format!("{:#?}", Message::read(&expected)),
+        other => format!("{other:#?}"),
+    };
+    format!(
+        "{:#?}\nthe kernel says {:#?}\n{reply:02x?}\nthe user plane says {expected}",
+        Message::read(asked),
+        Message::read(reply)
+    )
+}
+
+/// How many packets ended in which way.
+fn table(before: &Outcomes, after: &Outcomes) -> String {
+    let mut table = String::new();
+    for outcome in Outcome::ALL {
+        let count = after.get(Hook::Tc, outcome) - before.get(Hook::Tc, outcome);
+        if count > 0 {
+            writeln!(table, "{count:>9} {}", outcome.name()).unwrap();
+        }
+    }
+    table
+}

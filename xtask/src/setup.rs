@@ -34,12 +34,7 @@ pub(crate) enum Say {
 /// The job itself: everything that any job needs.
 pub(crate) fn run() -> Result<()> {
     ensure(
-        &[
-            Need::Ebpf,
-            Need::Namespaces,
-            Need::ZoneFiles,
-            Need::Guests,
-        ],
+        &[Need::Ebpf, Need::Namespaces, Need::ZoneFiles, Need::Guests],
         Say::Everything,
     )
 }

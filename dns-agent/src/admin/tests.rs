@@ -7,12 +7,12 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use super::{
-    lookup::{KernelPlane, Plane, Published},
+    lookup::{KernelPlane, KernelReport, KernelState, Lookup, Plane, Published, RecordReport},
     status::{SourceStatus, Status, ZoneStatus},
     *,
 };
 use crate::{
-    cluster::{self, Objects, ZoneSettings},
+    cluster::{self, ObjectRef, Objects, ZoneSettings},
     datapath::explain::Explained,
     resolver::Counters,
 };
@@ -151,6 +151,63 @@ fn a_lookup_says_who_answers_and_why() {
         ..known(KernelPlane::Off)
     };
     assert_eq!(unheard.lookup(&name, Rtype::SOA).plane, Plane::None);
+}
+
+#[test]
+fn a_lookup_reads_well() {
+    let object = |kind: &str, name: &str| ObjectRef {
+        kind: kind.to_owned(),
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+    };
+    let record = |last: u8| RecordReport {
+        record: format!("db.z. 5 IN A 10.0.0.{last}"),
+        objects: vec![object("Service", "db"), object("EndpointSlice", "db-1")],
+        settings: false,
+    };
+    let lookup = Lookup {
+        name: "db.z.".to_owned(),
+        rtype: "A".to_owned(),
+        rcode: Some("NOERROR".to_owned()),
+        aa: true,
+        answer: vec![record(1), record(2)],
+        authority: vec![RecordReport {
+            record: "z. 5 IN NS ns.dns.z.".to_owned(),
+            objects: Vec::new(),
+            settings: true,
+        }],
+        additional: Vec::new(),
+        plane: Plane::Agent,
+        why: Some("lease_stale: late".to_owned()),
+        kernel: KernelReport {
+            state: KernelState::On,
+            outcome: Some("lease_stale".to_owned()),
+            outcome_edns: None,
+        },
+        upstreams: vec!["192.0.2.53:53".parse().unwrap()],
+        notes: vec!["this and that".to_owned()],
+    };
+    assert_eq!(
+        lookup.to_string(),
+        "\
+db.z. A: NOERROR, authoritative
+answer     db.z. 5 IN A 10.0.0.1
+answer     db.z. 5 IN A 10.0.0.2
+             from Service shop/db, EndpointSlice shop/db-1
+authority  z. 5 IN NS ns.dns.z.
+             from the settings
+plane      agent
+why        lease_stale: late
+upstream   192.0.2.53:53
+note       this and that
+"
+    );
+    let json = serde_json::to_value(&lookup).unwrap();
+    assert_eq!(json["type"], "A");
+    assert_eq!(json["plane"], "agent");
+    assert_eq!(json["answer"][0]["objects"][0]["kind"], "Service");
+    let back: Lookup = serde_json::from_value(json).unwrap();
+    assert_eq!(back, lookup);
 }
 
 #[tokio::test]

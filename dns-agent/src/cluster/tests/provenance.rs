@@ -84,8 +84,9 @@ fn records_of_services_and_endpoints() {
         ("db.default", Rtype::A, &[a, both, b]),
         ("two.db.default", Rtype::A, &[both]),
         ("172-0-0-3.db.default", Rtype::A, &[b]),
-        // The weight of a record is not that of one slice alone.
         ("one.db.default", Rtype::SRV, &[a, a]),
+        // The weight of a record is not that of one slice alone.
+        ("db.default", Rtype::SRV, &[a, both, b, a, both, b]),
         ("out.default", Rtype::A, &["Service default/out"]),
         // Stored, and computed.
         ("eu.pin._zone.db.default", Rtype::A, &[a, both]),

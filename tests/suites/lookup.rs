@@ -113,7 +113,7 @@ fn lookup_says_what_the_kernel_does() {
             "www.example.com",
             ("A", 1),
             "upstream",
-            "not_owned: the name is outside our zones",
+            "not_owned: the name is not ours",
         ),
         (
             "0.10.in-addr.arpa",

@@ -187,9 +187,9 @@ impl Known {
             _ => return Vec::new(),
         };
         vec![match &reply.asks {
-            Some(_) => format!("{outside} is outside our zones: an upstream is asked for it"),
+            Some(_) => format!("{outside} is not ours: an upstream is asked for it"),
             None => {
-                format!("{outside} is outside our zones, and there is no --upstream to ask for it")
+                format!("{outside} is not ours, and there is no --upstream to ask for it")
             }
         }]
     }
@@ -309,7 +309,7 @@ fn sentence(outcome: Outcome, model: &Model, name: &Name, rtype: Rtype) -> Strin
             "another name with the same hash stands in its place in the kernel's tables".to_owned()
         }
         Outcome::NotOwned => match model.zone_of(name) {
-            None => "the name is outside our zones".to_owned(),
+            None => "the name is not ours".to_owned(),
             Some(zone) => format!(
                 "the kernel's tables don't hold all names of this part of {}, so it can't say what does not exist",
                 model.zones()[zone].name
@@ -326,7 +326,7 @@ fn sentence(outcome: Outcome, model: &Model, name: &Name, rtype: Rtype) -> Strin
 fn pass_mark(model: &Model, name: &Name, rtype: Rtype) -> String {
     match model.answer(name, rtype) {
         Answer::Alias { target, .. } => {
-            format!("the name is an alias that leads to {target}, outside our zones")
+            format!("the name is an alias that leads to {target}, which is not ours")
         }
         Answer::Data { answer, .. }
             if !matches!(

@@ -140,6 +140,8 @@ fn a_card_is_refused_without_allowed_clients() {
 /// A running agent; killed when dropped.
 pub(crate) struct Agent {
     child: Child,
+    /// Where its admin endpoints listen.
+    pub(crate) admin: String,
     lines: std::sync::mpsc::Receiver<String>,
 }
 
@@ -162,8 +164,14 @@ impl Agent {
                 }
             }
         });
-        let agent = Self { child, lines };
-        agent.line_with("started");
+        let mut agent = Self {
+            child,
+            admin: String::new(),
+            lines,
+        };
+        let started = agent.line_with("started");
+        let (_, admin) = started.split_once("admin=").unwrap();
+        agent.admin = admin.to_owned();
         agent
     }
 
@@ -210,7 +218,7 @@ fn serve(address: std::net::IpAddr) -> String {
 }
 
 /// The agent's binary, beside the test's own: `cargo xtask test` builds it.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test
         .parent()

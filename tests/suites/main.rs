@@ -4,5 +4,6 @@ mod agent;
 mod cases;
 mod contract;
 mod kernel;
+mod lookup;
 mod tables;
 mod updates;

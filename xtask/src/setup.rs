@@ -16,6 +16,8 @@ pub(crate) enum Need {
     Ebpf,
     /// Network namespaces, links and routes.
     Namespaces,
+    /// What checks the agent's zone files.
+    ZoneFiles,
     /// Other kernels, booted in an emulator; they get this machine's `ip` too.
     Guests,
 }
@@ -32,7 +34,7 @@ pub(crate) enum Say {
 /// The job itself: everything that any job needs.
 pub(crate) fn run() -> Result<()> {
     ensure(
-        &[Need::Ebpf, Need::Namespaces, Need::Guests],
+        &[Need::Ebpf, Need::Namespaces, Need::ZoneFiles, Need::Guests],
         Say::Everything,
     )
 }
@@ -45,6 +47,7 @@ pub(crate) fn ensure(needs: &[Need], say: Say) -> Result<()> {
                 toolchain::ensure(say)?;
             }
             Need::Namespaces => programs(&[IP], say)?,
+            Need::ZoneFiles => programs(&[NAMED_CHECKZONE, KZONECHECK], say)?,
             Need::Guests => programs(&[QEMU, BUSYBOX], say)?,
         }
     }
@@ -101,6 +104,16 @@ struct Program {
 const IP: Program = Program {
     name: "ip",
     package: "iproute2",
+};
+/// Reads zone files as BIND does.
+const NAMED_CHECKZONE: Program = Program {
+    name: "named-checkzone",
+    package: "bind9-utils",
+};
+/// Reads zone files as Knot DNS does.
+const KZONECHECK: Program = Program {
+    name: "kzonecheck",
+    package: "knot-dnssecutils",
 };
 /// Runs the kernels of the matrix.
 const QEMU: Program = Program {

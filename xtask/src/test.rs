@@ -49,7 +49,10 @@ fn choice(word: &str) -> Result<Choice, String> {
 
 fn on_this_machine(filter: &[String]) -> Result<()> {
     setup::need_root("test")?;
-    setup::ensure(&[Need::Ebpf, Need::Namespaces], Say::Changes)?;
+    setup::ensure(
+        &[Need::Ebpf, Need::Namespaces, Need::ZoneFiles],
+        Say::Changes,
+    )?;
     build_ebpf::programs()?;
     run_command(
         cargo()

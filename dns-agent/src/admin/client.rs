@@ -16,8 +16,10 @@ use tokio::{net::TcpStream, time::timeout};
 use super::{lookup::Lookup, status::Status};
 use crate::zone::{Name, Rtype};
 
-/// How long the agent may take to answer, and for each piece of a long answer.
+/// How long the agent may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it may take for each piece of a long answer: before the first one it sorts them all.
+const STALL: Duration = Duration::from_secs(60);
 
 /// The status of the agent whose admin endpoints listen there.
 ///
@@ -61,9 +63,7 @@ impl Text {
     pub async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
         let cut = || format!("the agent at {} ended before its answer did", self.admin);
         loop {
-            let frame = timeout(TIMEOUT, self.body.frame())
-                .await
-                .with_context(cut)?;
+            let frame = timeout(STALL, self.body.frame()).await.with_context(cut)?;
             match frame.transpose().with_context(cut)? {
                 None => return Ok(None),
                 Some(frame) => match frame.into_data() {
@@ -100,7 +100,9 @@ async fn ask(admin: SocketAddr, path: &str) -> anyhow::Result<Text> {
     };
     let (code, body) = timeout(TIMEOUT, get(admin, path))
         .await
-        .with_context(advice)?
+        .with_context(|| {
+            format!("nobody at {admin} answers within {TIMEOUT:?}: the agent there may be busy publishing, or stuck; try again, and see its log")
+        })?
         .with_context(advice)?;
     let text = Text { admin, body };
     if code != StatusCode::OK {

@@ -102,8 +102,8 @@ impl Known {
             _ => Plane::Agent,
         };
         let mut notes = self.notes(&model, name, rtype, &reply);
-        if reply.answer.is_empty() && reply.asks.is_none() {
-            notes.extend(provenance.why_empty(name));
+        if !reply.authority.is_empty() {
+            notes.extend(provenance.why_empty(name, rtype));
         }
         if plane == Plane::None {
             notes.push(
@@ -178,21 +178,20 @@ impl Known {
 
     /// What is not in the answer.
     fn notes(&self, model: &Model, name: &Name, rtype: Rtype, reply: &Reply) -> Vec<String> {
+        if is_transfer(rtype) {
+            return vec!["zone transfers are refused: `dns-agent dump` prints zones".to_owned()];
+        }
         let outside = match model.answer(name, rtype) {
             Answer::Alias { target, .. } => target,
             Answer::NotOurs => name.clone(),
             _ => return Vec::new(),
         };
-        let mut notes = vec![match &reply.asks {
-            Some(_) => format!("{outside} is outside our zones: an upstream is asked for it"),
+        vec![match &reply.asks {
+            Some(_) => format!("{outside} is not ours: an upstream is asked for it"),
             None => {
-                format!("{outside} is outside our zones, and there is no --upstream to ask for it")
+                format!("{outside} is not ours, and there is no --upstream to ask for it")
             }
-        }];
-        if is_transfer(rtype) {
-            notes = vec!["zone transfers are refused; `dns-agent dump` prints a zone".to_owned()];
-        }
-        notes
+        }]
     }
 }
 
@@ -310,7 +309,7 @@ fn sentence(outcome: Outcome, model: &Model, name: &Name, rtype: Rtype) -> Strin
             "another name with the same hash stands in its place in the kernel's tables".to_owned()
         }
         Outcome::NotOwned => match model.zone_of(name) {
-            None => "the name is outside our zones".to_owned(),
+            None => "the name is not ours".to_owned(),
             Some(zone) => format!(
                 "the kernel's tables don't hold all names of this part of {}, so it can't say what does not exist",
                 model.zones()[zone].name
@@ -327,7 +326,7 @@ fn sentence(outcome: Outcome, model: &Model, name: &Name, rtype: Rtype) -> Strin
 fn pass_mark(model: &Model, name: &Name, rtype: Rtype) -> String {
     match model.answer(name, rtype) {
         Answer::Alias { target, .. } => {
-            format!("the name is an alias that leads to {target}, outside our zones")
+            format!("the name is an alias that leads to {target}, which is not ours")
         }
         Answer::Data { answer, .. }
             if !matches!(

@@ -4,11 +4,20 @@ use axum::body::Body;
 use http_body_util::BodyExt;
 use serde_json::json;
 
+use tokio::io::AsyncWriteExt;
+
 use super::{
+    lookup::{KernelPlane, KernelReport, KernelState, Lookup, Plane, Published, RecordReport},
     status::{SourceStatus, Status, ZoneStatus},
     *,
 };
-use crate::resolver::Counters;
+use crate::{
+    cluster::{self, ObjectRef, Objects, ZoneSettings},
+    datapath::explain::Explained,
+    resolver::Counters,
+};
+use dns_common::Outcome;
+use tokio::sync::watch;
 
 fn board(status: Status) -> State<Arc<Board>> {
     State(Arc::new(Board::new(
@@ -16,6 +25,28 @@ fn board(status: Status) -> State<Arc<Board>> {
         Arc::new(Counters::default()),
         Box::new(|| None),
     )))
+}
+
+/// What an agent without objects knows, with this kernel plane.
+fn known(kernel: KernelPlane) -> Known {
+    let (objects, settings) = (Objects::default(), ZoneSettings::default());
+    let (model, _) = cluster::build(&objects, &settings, 7);
+    let State(board) = board(Status {
+        degraded: vec!["nothing matches".to_owned()],
+        ..Status::default()
+    });
+    let (_, published) = watch::channel(Published {
+        model: Arc::new(model),
+        objects: Arc::new(objects),
+    });
+    Known {
+        published,
+        settings,
+        listen: vec!["127.0.0.1:53".parse().unwrap()],
+        upstreams: Vec::new(),
+        kernel: Box::new(move |_, _| kernel.clone()),
+        board,
+    }
 }
 
 async fn text(body: Body) -> String {
@@ -39,25 +70,159 @@ async fn readiness_says_what_is_missing() {
 }
 
 #[tokio::test]
-async fn the_status_is_for_loopback_peers() {
+async fn what_names_objects_is_for_loopback_peers() {
     #[track_caller]
     fn peer(text: &str) -> ConnectInfo<SocketAddr> {
         ConnectInfo(text.parse().unwrap())
     }
+    let known = Arc::new(known(KernelPlane::Off));
+    let answers = async |address: &str| {
+        let question = Path(("cluster.local".to_owned(), "SOA".to_owned()));
+        let zone = Path("cluster.local".to_owned());
+        [
+            status(State(known.board.clone()), peer(address)).await,
+            lookup(State(known.clone()), peer(address), question).await,
+            dump_all(State(known.clone()), peer(address)).await,
+            dump_zone(State(known.clone()), peer(address), zone).await,
+        ]
+    };
     for local in [
         "127.0.0.1:1",
         "127.9.9.9:1",
         "[::1]:1",
         "[::ffff:127.0.0.1]:1",
     ] {
-        let response = status(board(Status::default()), peer(local)).await;
-        assert_eq!(response.status(), StatusCode::OK, "{local}");
+        for response in answers(local).await {
+            assert_eq!(response.status(), StatusCode::OK, "{local}");
+        }
     }
     for remote in ["10.0.0.1:1", "[fe80::1]:1", "[::ffff:10.0.0.1]:1"] {
-        let response = status(board(Status::default()), peer(remote)).await;
-        assert_eq!(response.status(), StatusCode::FORBIDDEN, "{remote}");
-        assert!(text(response.into_body()).await.contains("loopback"));
+        for response in answers(remote).await {
+            assert_eq!(response.status(), StatusCode::FORBIDDEN, "{remote}");
+            assert!(text(response.into_body()).await.contains("loopback"));
+        }
     }
+}
+
+#[test]
+fn a_lookup_says_who_answers_and_why() {
+    let on = |is_attached, plain, edns| {
+        KernelPlane::On(Explained {
+            is_attached,
+            plain,
+            edns,
+        })
+    };
+    let name = Name::parse("cluster.local").unwrap();
+    for (kernel, plane, why) in [
+        (on(true, Outcome::Data, None), Plane::Kernel, None),
+        (KernelPlane::Off, Plane::Agent, Some("--interface")),
+        (
+            KernelPlane::Failed("no BPF".to_owned()),
+            Plane::Agent,
+            Some("no BPF"),
+        ),
+        (
+            on(false, Outcome::Data, None),
+            Plane::Agent,
+            Some("attached nowhere: nothing matches"),
+        ),
+        (
+            on(true, Outcome::LeaseStale, None),
+            Plane::Agent,
+            Some("lease_stale: the agent"),
+        ),
+        (
+            on(true, Outcome::TooLarge, Some(Outcome::Data)),
+            Plane::Agent,
+            Some("clients with EDNS (1232 octets) get it from the kernel"),
+        ),
+    ] {
+        let lookup = known(kernel.clone()).lookup(&name, Rtype::SOA);
+        assert_eq!(lookup.plane, plane, "{kernel:?}");
+        match (&lookup.why, why) {
+            (None, None) => {}
+            (Some(said), Some(why)) => assert!(said.contains(why), "{kernel:?}: {said}"),
+            other => panic!("{kernel:?}: {other:?}"),
+        }
+    }
+    let unheard = Known {
+        listen: Vec::new(),
+        ..known(KernelPlane::Off)
+    };
+    assert_eq!(unheard.lookup(&name, Rtype::SOA).plane, Plane::None);
+}
+
+#[test]
+fn a_lookup_reads_well() {
+    let object = |kind: &str, name: &str| ObjectRef {
+        kind: kind.to_owned(),
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+    };
+    let record = |last: u8| RecordReport {
+        record: format!("db.z. 5 IN A 10.0.0.{last}"),
+        objects: vec![object("Service", "db"), object("EndpointSlice", "db-1")],
+        settings: false,
+    };
+    let lookup = Lookup {
+        name: "db.z.".to_owned(),
+        rtype: "A".to_owned(),
+        rcode: Some("NOERROR".to_owned()),
+        aa: true,
+        answer: vec![record(1), record(2)],
+        authority: vec![RecordReport {
+            record: "z. 5 IN NS ns.dns.z.".to_owned(),
+            objects: Vec::new(),
+            settings: true,
+        }],
+        additional: Vec::new(),
+        plane: Plane::Agent,
+        why: Some("lease_stale: late".to_owned()),
+        kernel: KernelReport {
+            state: KernelState::On,
+            outcome: Some("lease_stale".to_owned()),
+            outcome_edns: None,
+        },
+        upstreams: vec!["192.0.2.53:53".parse().unwrap()],
+        notes: vec!["this and that".to_owned()],
+    };
+    assert_eq!(
+        lookup.to_string(),
+        "\
+db.z. A: NOERROR, authoritative
+answer     db.z. 5 IN A 10.0.0.1
+answer     db.z. 5 IN A 10.0.0.2
+             from Service shop/db, EndpointSlice shop/db-1
+authority  z. 5 IN NS ns.dns.z.
+             from the settings
+plane      agent
+why        lease_stale: late
+upstream   192.0.2.53:53
+note       this and that
+"
+    );
+    let json = serde_json::to_value(&lookup).unwrap();
+    assert_eq!(json["type"], "A");
+    assert_eq!(json["plane"], "agent");
+    assert_eq!(json["answer"][0]["objects"][0]["kind"], "Service");
+    let back: Lookup = serde_json::from_value(json).unwrap();
+    assert_eq!(back, lookup);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_is_an_error() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
+        stream.write_all(head).await.unwrap();
+    });
+    let mut text = client::dump(address, None).await.unwrap();
+    assert_eq!(text.next().await.unwrap().unwrap(), "abc");
+    let error = text.next().await.unwrap_err().to_string();
+    assert!(error.contains("ended before its answer"), "{error}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use crate::zone::{Below, Name, Rdata, Record, dashed, reverse_name, undashed};
+use crate::zone::{Below, Name, Rdata, Record, Rtype, dashed, reverse_name, undashed};
 
 use super::objects::{EndpointSlice, Key, Objects, Service, ServiceKind};
 use super::records::Exposed;
@@ -100,7 +100,7 @@ impl<'a> Provenance<'a> {
     /// What an operator may want to know about a name that has no record of a type: what is
     /// missing, or what is in the way.
     #[must_use]
-    pub fn why_empty(&self, name: &Name) -> Vec<String> {
+    pub fn why_empty(&self, name: &Name, rtype: Rtype) -> Vec<String> {
         let places = self.places(name);
         let mut reasons: Vec<String> = places
             .iter()
@@ -109,7 +109,7 @@ impl<'a> Provenance<'a> {
                     Some(self.why_hidden(&text(namespace)))
                 }
                 [b"svc", namespace, service, below @ ..] => {
-                    Some(self.why_no_service(&key(namespace, service), below))
+                    Some(self.why_no_service(&key(namespace, service), below, rtype))
                 }
                 [b"pod", _, label] => Some(self.why_no_pod(label)),
                 _ => None,
@@ -235,50 +235,45 @@ impl<'a> Provenance<'a> {
         format!("the namespace {namespace} is not exposed: --namespace names others only")
     }
 
-    fn why_no_service(&self, key: &Key, below: &[&[u8]]) -> String {
+    fn why_no_service(&self, key: &Key, below: &[&[u8]], rtype: Rtype) -> String {
         let Key { namespace, name } = key;
         let Some(service) = self.exposed.objects.services.get(key) else {
             return format!("there is no Service {namespace}/{name}");
         };
-        let kind = match &service.kind {
-            ServiceKind::ExternalName(target) => {
-                return match below {
-                    [] => format!("Service {namespace}/{name} is an alias of {target:?}"),
-                    _ => format!(
-                        "Service {namespace}/{name} is an alias of {target:?}: there are no names below it"
-                    ),
-                };
-            }
-            ServiceKind::ClusterIp(addresses) if addresses.is_empty() => {
-                return format!("Service {namespace}/{name} has no address yet");
-            }
-            ServiceKind::ClusterIp(_) => "has addresses of its own",
-            ServiceKind::Headless => "is headless",
-        };
-        let ready: usize = self
+        let it = format!("Service {namespace}/{name}");
+        let slices = self
             .exposed
             .slices
-            .get(&(namespace.as_str(), name.as_str()))
-            .into_iter()
-            .flatten()
-            .map(|slice| slice.endpoints.len())
-            .sum();
-        match (below, &service.kind) {
-            ([], ServiceKind::ClusterIp(_)) => {
-                format!("Service {namespace}/{name} {kind}, but no record of this type")
+            .get(&(namespace.as_str(), name.as_str()));
+        let slices = slices.into_iter().flatten();
+        let ready: usize = slices.map(|slice| slice.endpoints.len()).sum();
+        let lacks = match rtype {
+            Rtype::A => "an IPv4 address".to_owned(),
+            Rtype::AAAA => "an IPv6 address".to_owned(),
+            Rtype::SRV => "a port".to_owned(),
+            _ => format!("a {rtype} record"),
+        };
+        match (&service.kind, below) {
+            (ServiceKind::ExternalName(target), []) => format!("{it} is an alias of {target}"),
+            (ServiceKind::ExternalName(target), _) => {
+                format!("{it} is an alias of {target}, and has no names below its own")
             }
-            ([] | [b"_zone", ..], ServiceKind::Headless) if ready == 0 => {
-                format!("Service {namespace}/{name} is headless and has no ready endpoint")
+            (ServiceKind::ClusterIp(addresses), _) if addresses.is_empty() => {
+                format!("{it} has no address yet")
             }
-            ([], _) => format!(
-                "Service {namespace}/{name} is headless and has {ready} ready endpoints, but none makes a record of this type"
-            ),
-            ([protocol, ..], _) if matches!(*protocol, b"tcp" | b"udp" | b"sctp") => format!(
+            (ServiceKind::ClusterIp(_), []) => format!("{it} does not have {lacks}"),
+            (ServiceKind::Headless, []) if ready == 0 => {
+                format!("{it} is headless, and none of its endpoints is ready")
+            }
+            (ServiceKind::Headless, []) => {
+                format!("{it} is headless, and none of its {ready} ready endpoints has {lacks}")
+            }
+            (_, [protocol @ (b"tcp" | b"udp" | b"sctp"), ..]) => format!(
                 "labels of ports and protocols start with an underscore: _{}",
                 text(protocol)
             ),
             _ => format!(
-                "Service {namespace}/{name} {kind}, with {ready} ready endpoints; none of its ports and endpoints has this name, with a record of this type"
+                "{it} is there, with {ready} ready endpoints; none of its ports and endpoints has this name and {lacks}"
             ),
         }
     }

@@ -119,8 +119,8 @@ impl<'a> Snapshot<'a> {
                 .map(|words| bytemuck::pod_read_unaligned(bytemuck::cast_slice(&load(words))))
                 .collect(),
             now: match lease {
-                // An ended lease stays ended.
-                Lease::Fresh => until.saturating_sub(1),
+                // Before every lease but an ended one, which is 0.
+                Lease::Fresh => 0,
                 Lease::Stale => until,
             },
         }
@@ -235,4 +235,148 @@ fn frame(served: SocketAddr, message: &[u8]) -> Vec<u8> {
     frame.extend([0xff, 0xff]);
     frame.extend(message);
     frame
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, os::fd::AsFd as _};
+
+    use dns_common::names::{HashKey, MAX_WORDS};
+
+    use super::super::{
+        grace::Grace,
+        records,
+        settings::{Fixed, Publisher, build},
+        table::Table,
+    };
+    use super::*;
+    use crate::zone::{Model, ModelBuilder, Rdata, Record};
+
+    /// Nobody but the test reads.
+    struct NoReaders;
+
+    impl Grace for NoReaders {
+        fn wait(&mut self) {}
+    }
+
+    const SERVED: [&str; 2] = ["10.96.0.10:53", "[fd00::a]:5353"];
+
+    /// `web.z.example` with one address, `many.z.example` with 40.
+    fn model() -> Model {
+        let mut builder = ModelBuilder::new(7);
+        let name = |text| Name::parse(text).unwrap();
+        builder.add_zone(name("z.example"), 5).unwrap();
+        for (owner, count) in [("web.z.example", 1), ("many.z.example", 40)] {
+            builder.extend((0..count).map(|last| Record {
+                owner: name(owner),
+                ttl: 5,
+                data: Rdata::A([10, 0, 0, last].into()),
+            }));
+        }
+        builder.build()
+    }
+
+    fn memory(octets: usize) -> Memory {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(octets as u64).unwrap();
+        Memory::of_map(file.as_fd(), octets).unwrap()
+    }
+
+    /// Tables with the model in them, handed over with their writers.
+    fn with_tables(check: impl Fn(&Memories<'_>, &Publisher)) {
+        let key = HashKey {
+            words: [0x9e37_79b9_7f4a_7c15; MAX_WORDS],
+            finish: 1,
+        };
+        let mut table = Table::new(
+            memory(size_of::<Bucket>() * 16),
+            memory(CHUNK),
+            key,
+            NoReaders,
+        );
+        let control = memory(size_of::<Control>());
+        let lease = std::mem::offset_of!(Control, lease) / 8;
+        control.words()[lease].store(1000, Ordering::Relaxed);
+        let copies = memory(size_of::<Settings>() * SLOTS as usize);
+        let mut publisher = Publisher::new(control, copies);
+
+        let model = model();
+        for (name, node) in model.nodes() {
+            let mut record = records::build(&model, name, node).unwrap();
+            table.put(&mut record).unwrap();
+        }
+        let fixed = Fixed {
+            hash_key: key,
+            directory_mask: table.directory_mask(),
+            rotation_key: 0,
+            serve: SERVED.map(|served| served.parse().unwrap()).to_vec(),
+            allow: Vec::new(),
+        };
+        publisher.publish(&build(&fixed, &model, &[true], &BTreeSet::new()).unwrap());
+
+        let [directory, records] = table.memories();
+        let [control, settings] = publisher.memories();
+        let memories = Memories {
+            control,
+            settings,
+            directory,
+            records,
+        };
+        check(&memories, &publisher);
+    }
+
+    fn ask(
+        memories: &Memories<'_>,
+        lease: Lease,
+        served: &str,
+        name: &str,
+        client: Client,
+    ) -> Outcome {
+        let name = Name::parse(name).unwrap();
+        let served = served.parse().unwrap();
+        explain(memories, lease, served, (&name, Rtype::A), client)
+    }
+
+    #[test]
+    fn questions_end_as_in_the_kernel() {
+        with_tables(|memories, _| {
+            for served in SERVED {
+                for (name, client, outcome) in [
+                    ("web.z.example", Client::Plain, Outcome::Data),
+                    ("web.z.example", Client::Edns, Outcome::Data),
+                    ("many.z.example", Client::Plain, Outcome::TooLarge),
+                    ("many.z.example", Client::Edns, Outcome::Data),
+                    ("z.example", Client::Plain, Outcome::NoData),
+                    ("ghost.z.example", Client::Edns, Outcome::NxDomain),
+                    ("www.example", Client::Plain, Outcome::NotOwned),
+                    ("a.b", Client::Plain, Outcome::NameLength),
+                ] {
+                    assert_eq!(
+                        ask(memories, Lease::Fresh, served, name, client),
+                        outcome,
+                        "{name} {client:?} at {served}"
+                    );
+                }
+            }
+            let elsewhere = ask(
+                memories,
+                Lease::Fresh,
+                "10.96.0.11:53",
+                "web.z.example",
+                Client::Plain,
+            );
+            assert_eq!(elsewhere, Outcome::NotServed);
+        });
+    }
+
+    #[test]
+    fn a_lease_is_over_when_it_was_not_renewed_or_was_ended() {
+        with_tables(|memories, publisher| {
+            let asked = |lease| ask(memories, lease, SERVED[0], "web.z.example", Client::Plain);
+            assert_eq!(asked(Lease::Fresh), Outcome::Data);
+            assert_eq!(asked(Lease::Stale), Outcome::LeaseStale);
+            publisher.end_lease();
+            assert_eq!(asked(Lease::Fresh), Outcome::LeaseStale);
+        });
+    }
 }

@@ -17,15 +17,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{PATIENCE, Upstream, ask, config, last_address, query, rcode};
 
-struct Running {
-    server: SocketAddr,
-    admin: SocketAddr,
+pub(crate) struct Running {
+    pub(crate) server: SocketAddr,
+    pub(crate) admin: SocketAddr,
     shutdown: CancellationToken,
     ended: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Running {
-    async fn start(manifests: &Path, flags: &[&str]) -> Running {
+    pub(crate) async fn start(manifests: &Path, flags: &[&str]) -> Running {
         let agent = Agent::start(config(manifests, flags)).await.unwrap();
         let shutdown = CancellationToken::new();
         Running {
@@ -60,7 +60,7 @@ impl Running {
         last_address(&ask(self.server, &query(1, name, Rtype::A)).await)
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         timeout(PATIENCE, self.ended)
             .await

@@ -4,5 +4,6 @@ mod agent;
 mod cases;
 mod connections;
 mod forwarding;
+mod lookup;
 mod process;
 mod support;

@@ -98,7 +98,8 @@ impl fmt::Display for Lookup {
             additional,
             plane,
             why,
-            kernel,
+            // What is to be said of it is in `why`.
+            kernel: _,
             upstreams,
             notes,
         } = self;
@@ -110,17 +111,16 @@ impl fmt::Display for Lookup {
             ("authority", authority),
             ("additional", additional),
         ] {
-            for record in records {
-                line(f, label, &record.record)?;
-                line(f, "", &record.origin())?;
+            for same in records.chunk_by(|a, b| a.origin() == b.origin()) {
+                for record in same {
+                    line(f, label, &record.record)?;
+                }
+                line(f, "", &same[0].origin())?;
             }
         }
         line(f, "plane", plane.name())?;
         if let Some(why) = why {
             line(f, "why", why)?;
-        }
-        if let Some(outcome) = &kernel.outcome {
-            line(f, "kernel", outcome)?;
         }
         for upstream in upstreams {
             line(f, "upstream", &upstream.to_string())?;

@@ -6,6 +6,7 @@ mod departures;
 mod exposure;
 mod passed;
 mod properties;
+mod provenance;
 mod reading;
 mod reverse;
 mod services;

@@ -1,0 +1,248 @@
+//! `dns-agent lookup` and `dns-agent dump`, as an operator runs them: held to what the kernel does, and
+//! to what other programs make of a zone file.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    process::{Command, Output},
+    time::Duration,
+};
+
+use zerohop_tests::{
+    netns::Namespace,
+    packet::Query,
+    topology::{POD, SERVED, Topology},
+    udp::Client,
+};
+
+use crate::agent::{Agent, Manifests, binary};
+
+/// How long an answer of the kernel may take, and how long to wait for one that must not come.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A resolver for what passes, at which the pod asks nothing; and an upstream, which isn't there.
+const USER_PLANE: [&str; 4] = ["--listen", "127.0.0.1:5353", "--upstream", "127.0.0.1:9"];
+
+/// A service of each kind, one of them with 40 endpoints and one with 200.
+fn cluster() -> String {
+    let mut objects = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.96.1.1, clusterIPs: [10.96.1.1, "fd00::1"], ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: pay, namespace: shop}
+spec: {type: ExternalName, externalName: pay.example.com}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: odd, namespace: shop}
+spec: {type: ExternalName, externalName: 'a;b"(c).$d.@.example'}
+"#
+    .to_owned();
+    for (name, count) in [("some", 40), ("many", 200)] {
+        let endpoints: Vec<String> = (1..=count)
+            .map(|last| format!("{{addresses: [10.244.0.{last}]}}"))
+            .collect();
+        let endpoints = endpoints.join(", ");
+        objects += &format!(
+            "---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: shop}}
+spec: {{clusterIP: None}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}-1, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv4
+ports: [{{name: http, port: 80, protocol: TCP}}]
+endpoints: [{endpoints}]
+"
+        );
+    }
+    objects
+}
+
+#[test]
+fn lookup_says_what_the_kernel_does() {
+    let topology = Topology::routed().unwrap();
+    let manifests = Manifests::new(&cluster());
+    let agent = Agent::start(&topology.node, &manifests, &USER_PLANE);
+    let pod = Client::new(&topology.pod, SocketAddr::new(SERVED[0], 53)).unwrap();
+
+    for (name, rtype, plane, why) in [
+        ("web.shop.svc.cluster.local", ("A", 1), "kernel", ""),
+        ("WEB.shop.svc.cluster.local", ("aaaa", 28), "kernel", ""),
+        ("web.shop.svc.cluster.local", ("TXT", 16), "kernel", ""),
+        (
+            "_http._tcp.web.shop.svc.cluster.local",
+            ("SRV", 33),
+            "kernel",
+            "",
+        ),
+        ("ghost.shop.svc.cluster.local", ("A", 1), "kernel", ""),
+        ("1.1.96.10.in-addr.arpa", ("PTR", 12), "kernel", ""),
+        (
+            "pay.shop.svc.cluster.local",
+            ("A", 1),
+            "agent",
+            "pass_mark: the name is an alias that leads to pay.example.com.",
+        ),
+        (
+            "some.shop.svc.cluster.local",
+            ("A", 1),
+            "agent",
+            "too_large: ",
+        ),
+        (
+            "many.shop.svc.cluster.local",
+            ("A", 1),
+            "agent",
+            "pass_mark: the answer, 200 records, is too long",
+        ),
+        (
+            "web.shop.svc.cluster.local",
+            ("ANY", 255),
+            "agent",
+            "meta_type: ",
+        ),
+        (
+            "www.example.com",
+            ("A", 1),
+            "upstream",
+            "not_owned: the name is not ours",
+        ),
+        (
+            "0.10.in-addr.arpa",
+            ("TYPE12", 12),
+            "upstream",
+            "not_owned: ",
+        ),
+    ] {
+        let asked = format!("{name} {}", rtype.0);
+        let lookup = lookup(&topology.node, &agent, &[name, rtype.0]);
+        assert_eq!(lookup["plane"], plane, "{asked}: {lookup:#}");
+        match lookup["why"].as_str() {
+            None => assert_eq!(why, "", "{asked}: {lookup:#}"),
+            Some(said) => assert!(
+                !why.is_empty() && said.starts_with(why),
+                "{asked}: {lookup:#}"
+            ),
+        }
+
+        let query = Query {
+            id: rand::random(),
+            ..Query::new(POD[0], SERVED[0], name, rtype.1)
+        };
+        let reply = pod.ask(&query.message(), PATIENCE).ok().flatten();
+        assert_eq!(reply.is_some(), plane == "kernel", "{asked}: {reply:02x?}");
+        if let Some(reply) = reply {
+            assert_eq!(reply[..2], query.id.to_be_bytes(), "{asked}");
+            let rcode = lookup["rcode"] == "NXDOMAIN";
+            assert_eq!(reply[3] & 15 == 3, rcode, "{asked}");
+            let answers = lookup["answer"].as_array().unwrap().len();
+            assert_eq!(usize::from(reply[7]), answers, "{asked}");
+        }
+    }
+
+    // The same name for a client that takes more.
+    let some = lookup(&topology.node, &agent, &["some.shop.svc.cluster.local"]);
+    assert_eq!(some["kernel"]["outcome"], "too_large");
+    assert_eq!(some["kernel"]["outcome_edns"], "data");
+    let query = Query::new(POD[0], SERVED[0], "some.shop.svc.cluster.local", 1);
+    let query = query.with_edns(1232, 0, &[]);
+    assert!(pod.ask(&query.message(), PATIENCE).unwrap().is_some());
+
+    let pay = lookup(&topology.node, &agent, &["pay.shop.svc.cluster.local"]);
+    assert_eq!(pay["upstreams"][0], "127.0.0.1:9");
+    let made_of = &pay["answer"][0]["objects"][0];
+    assert_eq!(
+        (&made_of["kind"], &made_of["namespace"], &made_of["name"]),
+        (&"Service".into(), &"shop".into(), &"pay".into())
+    );
+}
+
+#[test]
+fn lookup_says_that_nothing_is_attached() {
+    let node = Namespace::new("node").unwrap();
+    let manifests = Manifests::new(&cluster());
+    let agent = Agent::start(&node, &manifests, &USER_PLANE);
+    let web = lookup(&node, &agent, &["web.shop.svc.cluster.local"]);
+    assert_eq!(web["plane"], "agent");
+    assert_eq!(web["kernel"]["state"], "unattached");
+    // The tables are there all the same.
+    assert_eq!(web["kernel"]["outcome"], "data");
+    let why = web["why"].as_str().unwrap();
+    assert!(why.contains("no interface matches --interface"), "{why}");
+}
+
+#[test]
+fn zone_files_are_read_by_others() {
+    let topology = Topology::routed().unwrap();
+    let manifests = Manifests::new(&cluster());
+    let reverse = ["--reverse", "10.96.0.0/15"];
+    let agent = Agent::start(&topology.node, &manifests, &reverse);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("zone");
+    let file = file.to_str().unwrap();
+
+    let zones = ["cluster.local", "96.10.in-addr.arpa", "97.10.in-addr.arpa"];
+    for (zone, arguments) in zones
+        .iter()
+        .map(|zone| (*zone, vec!["--zone", *zone]))
+        // What lies outside the zone that is checked is left out.
+        .chain(zones.map(|zone| (zone, Vec::new())))
+    {
+        let output = run(&topology.node, &agent, "dump", &arguments);
+        assert!(output.status.success(), "{output:?}");
+        fs::write(file, &output.stdout).unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(
+            text.contains(" IN A 10.244.0.200\n"),
+            zone == "cluster.local" || arguments.is_empty(),
+        );
+        // Only names of the zone are looked at: nobody is asked anything.
+        let bind = checker("named-checkzone", &["-i", "local", zone, file]);
+        assert!(bind.contains("loaded serial"), "{bind}");
+        checker("kzonecheck", &["-o", &format!("{zone}."), file]);
+    }
+
+    let unknown = run(&topology.node, &agent, "dump", &["--zone", "example.org"]);
+    assert!(!unknown.status.success());
+    let error = String::from_utf8_lossy(&unknown.stderr);
+    assert!(error.contains("97.10.in-addr.arpa."), "{error}");
+}
+
+/// What `dns-agent lookup --json` prints.
+fn lookup(node: &Namespace, agent: &Agent, question: &[&str]) -> serde_json::Value {
+    let output = run(node, agent, "lookup", &[question, &["--json"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Runs the agent's binary beside the running agent.
+fn run(node: &Namespace, agent: &Agent, command: &str, arguments: &[&str]) -> Output {
+    node.command(binary().to_str().unwrap())
+        .unwrap()
+        .args([command, "--admin", &agent.admin])
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+/// Runs a program that must find nothing wrong, and gives what it says.
+fn checker(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| {
+            panic!("{program} can't be run ({error}): `cargo xtask setup` installs it")
+        });
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    said
+}

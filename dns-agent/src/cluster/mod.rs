@@ -7,6 +7,7 @@ mod convert;
 mod objects;
 mod records;
 mod reverse;
+mod selector;
 mod service;
 mod settings;
 
@@ -15,7 +16,8 @@ pub use objects::{
     Service, ServiceKind,
 };
 pub use records::build;
-pub use settings::{EndpointNames, PodMode, ZoneSettings};
+pub use selector::{Labels, Selector, SelectorError, Selectors};
+pub use settings::{EmptyServices, EndpointNames, PodMode, ZoneSettings};
 
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,8 @@ pub struct ZoneSettings {
     pub pods: PodMode,
     /// The namespaces that are exposed; empty means all.
     pub namespaces: Vec<String>,
+    /// What is said of services that nobody serves.
+    pub empty_services: EmptyServices,
     /// Names that belong to other software, with everything below them, although
     /// a zone of ours is above them.
     pub passed: Vec<Name>,
@@ -51,6 +53,16 @@ pub enum EndpointNames {
     Pod,
 }
 
+/// What is said of services with a ClusterIP, but without any ready endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EmptyServices {
+    /// Their ClusterIP, as of others.
+    #[default]
+    Answered,
+    /// They do not exist.
+    Ignored,
+}
+
 /// The defaults of the command line.
 impl Default for ZoneSettings {
     fn default() -> ZoneSettings {
@@ -60,6 +72,7 @@ impl Default for ZoneSettings {
             ttl: 5,
             pods: PodMode::default(),
             namespaces: Vec::new(),
+            empty_services: EmptyServices::default(),
             passed: Vec::new(),
             endpoint_names: EndpointNames::default(),
             name_server_addresses: Vec::new(),

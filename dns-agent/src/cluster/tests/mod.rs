@@ -3,11 +3,13 @@
 mod aliases;
 mod cases;
 mod departures;
+mod endpoints;
 mod exposure;
 mod passed;
 mod properties;
 mod reading;
 mod reverse;
+mod selectors;
 mod services;
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};

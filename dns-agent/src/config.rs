@@ -306,7 +306,10 @@ impl Config {
                     true => EndpointNames::Pod,
                     false => EndpointNames::Address,
                 },
-                ..ZoneSettings::default()
+                served: addresses_of(&serve).collect(),
+                name_server_addresses: addresses_of(&listen)
+                    .filter(|address| !address.is_loopback() && !address.is_unspecified())
+                    .collect(),
             },
             interfaces,
             allow: networks(settings.allow),
@@ -405,6 +408,10 @@ fn addresses(given: Option<Vec<Server>>) -> Vec<SocketAddr> {
         .into_iter()
         .map(|Server(address)| address)
         .collect()
+}
+
+fn addresses_of(sockets: &[SocketAddr]) -> impl Iterator<Item = IpAddr> {
+    sockets.iter().map(|socket| socket.ip().to_canonical())
 }
 
 fn first_repeated(interfaces: &[Interface]) -> Option<&str> {

@@ -27,7 +27,11 @@ pub struct ZoneSettings {
     pub passed: Vec<Name>,
     /// What an endpoint without a host name is called.
     pub endpoint_names: EndpointNames,
-    /// The addresses of `ns.dns.<zone>`; it has none when this is empty.
+    /// The addresses under which the cluster's clients ask: the services with one
+    /// of them are the name servers of the cluster domains.
+    pub served: Vec<IpAddr>,
+    /// The addresses of `ns.dns.<zone>`, which is the name server when no service
+    /// is; it has none when this is empty.
     pub name_server_addresses: Vec<IpAddr>,
 }
 
@@ -75,6 +79,7 @@ impl Default for ZoneSettings {
             empty_services: EmptyServices::default(),
             passed: Vec::new(),
             endpoint_names: EndpointNames::default(),
+            served: Vec::new(),
             name_server_addresses: Vec::new(),
         }
     }

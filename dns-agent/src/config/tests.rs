@@ -218,6 +218,30 @@ fn combinations_are_checked() {
 }
 
 #[test]
+fn name_servers_are_what_is_served_and_listened_on() {
+    let config = run(&[
+        "--manifests=m",
+        "--serve=10.96.0.10",
+        "--serve=[fd00::a]:5353",
+        "--listen=127.0.0.1:53",
+        "--listen=[::1]:53",
+        "--listen=0.0.0.0:5353",
+        "--listen=169.254.20.10:53",
+        "--listen=[2001:db8::1]:53",
+    ])
+    .unwrap();
+    let texts = |addresses: &[IpAddr]| {
+        let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        texts
+    };
+    assert_eq!(texts(&config.zone.served), ["10.96.0.10", "fd00::a"]);
+    assert_eq!(
+        texts(&config.zone.name_server_addresses),
+        ["169.254.20.10", "2001:db8::1"]
+    );
+}
+
+#[test]
 fn what_may_be_passed() {
     let domains = ["--manifests=m", "--cluster-domain=a.b.c"];
     for (name, reasons) in [

@@ -5,6 +5,7 @@ mod cases;
 mod departures;
 mod endpoints;
 mod exposure;
+mod name_servers;
 mod passed;
 mod properties;
 mod reading;

@@ -31,7 +31,7 @@ use crate::{
         lookup::Known,
         status::{Board, ResolverStatus, SourceStatus, Status},
     },
-    cluster::Objects,
+    cluster::{Objects, Selectors},
     config::Config,
     resolver::{Resolver, Sockets, raise_file_limit},
     source::{
@@ -61,7 +61,7 @@ impl Agent {
         // Watched from before it is read, so that no change falls in between.
         let watch = Watch::new(&config.manifests)
             .with_context(|| format!("can't watch {} for changes", config.manifests.display()))?;
-        let objects = load(&config.manifests)
+        let objects = load(&config.manifests, &config.selectors)
             .await
             .map_err(|errors| unloadable(&errors))?;
 
@@ -130,7 +130,13 @@ impl Agent {
         for sockets in sockets {
             resolver.serve(sockets, &mut tasks);
         }
-        tasks.spawn(follow(watch, config.manifests, loads, board));
+        tasks.spawn(follow(
+            watch,
+            config.manifests,
+            config.selectors,
+            loads,
+            board,
+        ));
         tasks.spawn(async move {
             if let Err(error) = admin::serve(admin_listener, known).await {
                 error!(%error, "the admin endpoints failed");
@@ -184,12 +190,13 @@ impl Agent {
 async fn follow(
     mut watch: Watch,
     path: PathBuf,
+    selectors: Selectors,
     loads: mpsc::Sender<Objects>,
     board: Arc<Board>,
 ) -> &'static str {
     loop {
         watch.changed().await;
-        match load(&path).await {
+        match load(&path, &selectors).await {
             Ok(objects) => {
                 board.update(|status| status.source.loaded());
                 if loads.send(objects).is_err() {
@@ -208,9 +215,9 @@ async fn follow(
 }
 
 /// Reads files beside the runtime.
-async fn load(path: &Path) -> Result<Objects, Vec<ManifestError>> {
-    let owned = path.to_owned();
-    spawn_blocking(move || manifests::load(&owned))
+async fn load(path: &Path, selectors: &Selectors) -> Result<Objects, Vec<ManifestError>> {
+    let (owned, selectors) = (path.to_owned(), selectors.clone());
+    spawn_blocking(move || manifests::load(&owned, &selectors))
         .await
         .unwrap_or_else(|error| {
             Err(vec![ManifestError {

@@ -23,7 +23,7 @@ pub use self::values::{
 };
 use self::values::{list, single};
 use crate::{
-    cluster::ZoneSettings,
+    cluster::{EmptyServices, EndpointNames, Selector, Selectors, ZoneSettings},
     zone::{Name, Rtype},
 };
 
@@ -154,6 +154,27 @@ pub struct Settings {
     #[serde(deserialize_with = "list")]
     pub namespace: Option<Vec<NamespaceName>>,
 
+    /// Only the namespaces whose labels match are exposed; not together with
+    /// --namespace. SELECTOR is as in `kubectl get --selector`.
+    #[arg(long, value_name = "SELECTOR")]
+    #[serde(deserialize_with = "single")]
+    pub namespace_labels: Option<Selector>,
+
+    /// Only the Services, EndpointSlices and Pods whose own labels match make
+    /// records [default: all].
+    #[arg(long, value_name = "SELECTOR")]
+    #[serde(deserialize_with = "single")]
+    pub labels: Option<Selector>,
+
+    /// Services with a ClusterIP, but without any ready endpoint, do not exist.
+    #[arg(long)]
+    pub ignore_empty_service: bool,
+
+    /// Endpoints without a host name are called by their pod, not by their
+    /// address.
+    #[arg(long)]
+    pub endpoint_pod_names: bool,
+
     /// A name inside a zone of ours that belongs to other software, with
     /// everything below it; repeatable. Such names are passed on like those
     /// outside our zones.
@@ -217,6 +238,8 @@ pub struct Settings {
 pub struct Config {
     /// The file or directory of Kubernetes objects.
     pub manifests: PathBuf,
+    /// Which objects make records.
+    pub selectors: Selectors,
     /// How objects become records.
     pub zone: ZoneSettings,
     /// The interfaces on which the kernel answers; none: no kernel plane.
@@ -271,6 +294,27 @@ impl Config {
         if let Some(twice) = first_repeated(&interfaces) {
             bail!("--interface {twice} is given twice: give each interface once, with one hook");
         }
+        let selectors = Selectors {
+            namespaces: settings.namespace_labels.unwrap_or_default(),
+            objects: settings.labels.unwrap_or_default(),
+        };
+        let namespaces: Vec<String> = settings
+            .namespace
+            .unwrap_or_default()
+            .into_iter()
+            .map(|NamespaceName(name)| name)
+            .collect();
+        if !namespaces.is_empty() && selectors.namespaces != Selector::default() {
+            bail!(
+                "--namespace and --namespace-labels contradict each other: name the namespaces, or select them by labels"
+            );
+        }
+        let listen: Vec<SocketAddr> = settings
+            .listen
+            .unwrap_or_default()
+            .into_iter()
+            .map(|Socket(address)| address)
+            .collect();
         let cluster_domains = match settings.cluster_domain {
             None => ZoneSettings::default().cluster_domains,
             Some(domains) => domains.into_iter().map(|Domain(name)| name).collect(),
@@ -287,29 +331,31 @@ impl Config {
 
         Ok(Config {
             manifests,
+            selectors,
             zone: ZoneSettings {
                 cluster_domains,
                 reverse: networks(settings.reverse),
                 ttl: settings.ttl.unwrap_or_default().0,
                 pods: settings.pods.unwrap_or_default().into(),
-                namespaces: settings
-                    .namespace
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(|NamespaceName(name)| name)
-                    .collect(),
+                namespaces,
                 passed,
-                ..ZoneSettings::default()
+                empty_services: match settings.ignore_empty_service {
+                    true => EmptyServices::Ignored,
+                    false => EmptyServices::Answered,
+                },
+                endpoint_names: match settings.endpoint_pod_names {
+                    true => EndpointNames::Pod,
+                    false => EndpointNames::Address,
+                },
+                served: addresses_of(&serve).collect(),
+                name_server_addresses: addresses_of(&listen)
+                    .filter(|address| !address.is_loopback() && !address.is_unspecified())
+                    .collect(),
             },
             interfaces,
             allow: networks(settings.allow),
             serve,
-            listen: settings
-                .listen
-                .unwrap_or_default()
-                .into_iter()
-                .map(|Socket(address)| address)
-                .collect(),
+            listen,
             upstreams: addresses(settings.upstream),
             admin: settings
                 .admin
@@ -346,6 +392,10 @@ impl Settings {
             ttl: self.ttl.or(file.ttl),
             pods: self.pods.or(file.pods),
             namespace: self.namespace.or(file.namespace),
+            namespace_labels: self.namespace_labels.or(file.namespace_labels),
+            labels: self.labels.or(file.labels),
+            ignore_empty_service: self.ignore_empty_service || file.ignore_empty_service,
+            endpoint_pod_names: self.endpoint_pod_names || file.endpoint_pod_names,
             pass: self.pass.or(file.pass),
             interface: self.interface.or(file.interface),
             allow: self.allow.or(file.allow),
@@ -399,6 +449,10 @@ fn addresses(given: Option<Vec<Server>>) -> Vec<SocketAddr> {
         .into_iter()
         .map(|Server(address)| address)
         .collect()
+}
+
+fn addresses_of(sockets: &[SocketAddr]) -> impl Iterator<Item = IpAddr> {
+    sockets.iter().map(|socket| socket.ip().to_canonical())
 }
 
 fn first_repeated(interfaces: &[Interface]) -> Option<&str> {

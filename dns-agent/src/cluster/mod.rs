@@ -8,6 +8,7 @@ mod objects;
 mod provenance;
 mod records;
 mod reverse;
+mod selector;
 mod service;
 mod settings;
 
@@ -17,7 +18,8 @@ pub use objects::{
 };
 pub use provenance::{ObjectRef, Origin, Provenance};
 pub use records::build;
-pub use settings::{EndpointNames, PodMode, ZoneSettings};
+pub use selector::{Labels, Selector, SelectorError, Selectors};
+pub use settings::{EmptyServices, EndpointNames, PodMode, ZoneSettings};
 
 #[cfg(test)]
 mod tests;

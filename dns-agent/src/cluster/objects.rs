@@ -155,6 +155,26 @@ impl Objects {
             }
         }
     }
+
+    /// Takes out the object with the same kind and key as this one. That there was
+    /// a Namespace stays known: others don't exist because of its absence.
+    pub fn remove(&mut self, object: &Object) {
+        match object {
+            Object::Namespace(namespace) => {
+                self.namespaces_known = true;
+                self.namespaces.remove(&namespace.name);
+            }
+            Object::Service(service) => {
+                self.services.remove(&service.key);
+            }
+            Object::EndpointSlice(slice) => {
+                self.endpoint_slices.remove(&slice.key);
+            }
+            Object::Pod(pod) => {
+                self.pods.remove(&pod.key);
+            }
+        }
+    }
 }
 
 impl Problem {

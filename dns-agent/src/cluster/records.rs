@@ -11,7 +11,7 @@ use crate::zone::{
 
 use super::objects::{EndpointSlice, Key, Objects, Problem};
 use super::reverse::Pointers;
-use super::service::{Contribution, contribution};
+use super::service::{Contribution, Source, contribution};
 use super::settings::{PodMode, ZoneSettings};
 
 /// The version of the cluster's naming scheme.
@@ -21,6 +21,9 @@ const DNS_VERSION_TTL: u32 = 28800;
 
 /// The names of one cluster domain that all others stand below.
 struct Domain {
+    apex: Name,
+    /// Its name server, if no service is one.
+    server: Name,
     svc: Name,
     pod: Name,
 }
@@ -57,7 +60,9 @@ pub fn build(objects: &Objects, settings: &ZoneSettings, serial: u32) -> (Model,
         if settings.pods == PodMode::Verified {
             add_pods(&mut builder, &domain, &exposed, settings);
         }
+        let mut servers = BTreeSet::new();
         for contribution in exposed.services(&domain, settings) {
+            servers.extend(name_server(&contribution, settings));
             builder.extend(contribution.records);
             for (name, below) in contribution.below {
                 builder.compute_below(name, below);
@@ -67,6 +72,7 @@ pub fn build(objects: &Objects, settings: &ZoneSettings, serial: u32) -> (Model,
                 pointers.extend(contribution.pointers);
             }
         }
+        add_name_servers(&mut builder, &domain, servers, settings);
     }
     for network in &settings.reverse {
         if let Err(error) = add_reverse(&mut builder, *network, settings) {
@@ -164,14 +170,40 @@ fn add_domain(
     let svc = name.child(b"svc")?;
     let pod = name.child(b"pod")?;
     let server = add_zone(builder, name, settings)?;
-    builder.add(Record {
-        owner: name.clone(),
-        ttl: settings.ttl,
-        data: Rdata::Ns(server),
-    });
     builder.exists(svc.clone());
     builder.exists(pod.clone());
-    Ok(Domain { svc, pod })
+    Ok(Domain {
+        apex: name.clone(),
+        server,
+        svc,
+        pod,
+    })
+}
+
+/// The service's name, if its ClusterIP is asked by the cluster's clients.
+fn name_server(contribution: &Contribution, settings: &ZoneSettings) -> Option<Name> {
+    let mut pointers = contribution.pointers.iter();
+    pointers
+        .find(|pointer| {
+            pointer.source == Source::ClusterIp && settings.served.contains(&pointer.address)
+        })
+        .map(|pointer| pointer.target.clone())
+}
+
+fn add_name_servers(
+    builder: &mut ModelBuilder,
+    domain: &Domain,
+    mut servers: BTreeSet<Name>,
+    settings: &ZoneSettings,
+) {
+    if servers.is_empty() {
+        servers.insert(domain.server.clone());
+    }
+    builder.extend(servers.into_iter().map(|server| Record {
+        owner: domain.apex.clone(),
+        ttl: settings.ttl,
+        data: Rdata::Ns(server),
+    }));
 }
 
 fn add_reverse(

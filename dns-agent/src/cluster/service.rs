@@ -7,7 +7,7 @@ use crate::zone::{Below, Name, Rdata, Record, Srv, dashed};
 
 use super::objects::{EndpointSlice, Port, Problem, Service, ServiceKind};
 use super::records::label_below;
-use super::settings::{EndpointNames, ZoneSettings};
+use super::settings::{EmptyServices, EndpointNames, ZoneSettings};
 
 /// All that one service and its slices give to a model, in one cluster domain.
 #[derive(Debug, Default)]
@@ -82,6 +82,11 @@ pub(super) fn contribution(
         ServiceKind::ClusterIp(addresses) if addresses.is_empty() => {
             let reason = "no address yet; in a manifest it must be written out";
             out.problem(service, "spec.clusterIP", reason.into());
+            return out;
+        }
+        ServiceKind::ClusterIp(_)
+            if settings.empty_services == EmptyServices::Ignored && is_empty(slices) =>
+        {
             return out;
         }
         ServiceKind::ClusterIp(addresses) => addresses,
@@ -228,6 +233,12 @@ fn pairs<'a>(
         port,
         zone,
     })
+}
+
+/// Whether no endpoint is ready.
+fn is_empty(slices: &[&EndpointSlice]) -> bool {
+    let mut endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
+    endpoints.all(|endpoint| endpoint.addresses.is_empty())
 }
 
 /// The ready addresses of all slices, under the names they have below `service`.

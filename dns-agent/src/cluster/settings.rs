@@ -20,12 +20,18 @@ pub struct ZoneSettings {
     pub pods: PodMode,
     /// The namespaces that are exposed; empty means all.
     pub namespaces: Vec<String>,
+    /// What is said of services that nobody serves.
+    pub empty_services: EmptyServices,
     /// Names that belong to other software, with everything below them, although
     /// a zone of ours is above them.
     pub passed: Vec<Name>,
     /// What an endpoint without a host name is called.
     pub endpoint_names: EndpointNames,
-    /// The addresses of `ns.dns.<zone>`; it has none when this is empty.
+    /// The addresses under which the cluster's clients ask: the services with one
+    /// of them are the name servers of the cluster domains.
+    pub served: Vec<IpAddr>,
+    /// The addresses of `ns.dns.<zone>`, which is the name server when no service
+    /// is; it has none when this is empty.
     pub name_server_addresses: Vec<IpAddr>,
 }
 
@@ -51,6 +57,16 @@ pub enum EndpointNames {
     Pod,
 }
 
+/// What is said of services with a ClusterIP, but without any ready endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EmptyServices {
+    /// Their ClusterIP, as of others.
+    #[default]
+    Answered,
+    /// They do not exist.
+    Ignored,
+}
+
 /// The defaults of the command line.
 impl Default for ZoneSettings {
     fn default() -> ZoneSettings {
@@ -60,8 +76,10 @@ impl Default for ZoneSettings {
             ttl: 5,
             pods: PodMode::default(),
             namespaces: Vec::new(),
+            empty_services: EmptyServices::default(),
             passed: Vec::new(),
             endpoint_names: EndpointNames::default(),
+            served: Vec::new(),
             name_server_addresses: Vec::new(),
         }
     }

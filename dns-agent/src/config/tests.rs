@@ -33,6 +33,9 @@ fn defaults() {
     assert_eq!(config.admin, "127.0.0.1:9153".parse().unwrap());
     assert_eq!(config.stale_after, Duration::from_secs(10));
     assert_eq!(config.capacity, None);
+    assert_eq!(config.selectors, Selectors::default());
+    assert_eq!(config.zone.empty_services, EmptyServices::Answered);
+    assert_eq!(config.zone.endpoint_names, EndpointNames::Address);
     assert!(config.interfaces.is_empty() && config.serve.is_empty() && config.listen.is_empty());
 }
 
@@ -56,6 +59,10 @@ fn every_flag() {
         "one",
         "--namespace",
         "two",
+        "--labels",
+        "app=web",
+        "--ignore-empty-service",
+        "--endpoint-pod-names",
         "--pass",
         "legacy.svc.a.example",
         "--pass",
@@ -107,6 +114,10 @@ fn every_flag() {
     assert_eq!(config.zone.ttl, 0);
     assert!(matches!(config.zone.pods, PodMode::Verified));
     assert_eq!(config.zone.namespaces, ["one", "two"]);
+    assert_eq!(config.selectors.objects, "app=web".parse().unwrap());
+    assert_eq!(config.selectors.namespaces, Selector::default());
+    assert_eq!(config.zone.empty_services, EmptyServices::Ignored);
+    assert_eq!(config.zone.endpoint_names, EndpointNames::Pod);
     let passed: Vec<_> = config.zone.passed.iter().map(Name::to_string).collect();
     assert_eq!(passed, ["legacy.svc.a.example.", "5.96.10.in-addr.arpa."]);
     let hooks: Vec<_> = config
@@ -171,6 +182,11 @@ fn wrong_values_are_refused_with_advice() {
     refused(&["--namespace=-a"], &["a-z, 0-9 and -"]);
     refused(&["--cluster-domain", "."], &["the root"]);
     refused(&["--cluster-domain", "a..b"], &["not a domain name"]);
+    refused(
+        &["--labels", "app in web"],
+        &["--labels", "list of values in parentheses", "app=web"],
+    );
+    refused(&["--namespace-labels", ""], &["--namespace-labels", "key"]);
     refused(&["--pass", "a..b"], &["not a domain name"]);
     refused(&["--capacity", "0"], &["1 or more"]);
 }
@@ -181,6 +197,10 @@ fn combinations_are_checked() {
     refused(
         &["--manifests", "m", "--interface", "eth0"],
         &["--interface needs --serve"],
+    );
+    refused(
+        &["--manifests=m", "--namespace=a", "--namespace-labels=b"],
+        &["--namespace and --namespace-labels contradict each other"],
     );
     refused(
         &[
@@ -194,6 +214,30 @@ fn combinations_are_checked() {
             "a=tc",
         ],
         &["a is given twice"],
+    );
+}
+
+#[test]
+fn name_servers_are_what_is_served_and_listened_on() {
+    let config = run(&[
+        "--manifests=m",
+        "--serve=10.96.0.10",
+        "--serve=[fd00::a]:5353",
+        "--listen=127.0.0.1:53",
+        "--listen=[::1]:53",
+        "--listen=0.0.0.0:5353",
+        "--listen=169.254.20.10:53",
+        "--listen=[2001:db8::1]:53",
+    ])
+    .unwrap();
+    let texts = |addresses: &[IpAddr]| {
+        let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        texts
+    };
+    assert_eq!(texts(&config.zone.served), ["10.96.0.10", "fd00::a"]);
+    assert_eq!(
+        texts(&config.zone.name_server_addresses),
+        ["169.254.20.10", "2001:db8::1"]
     );
 }
 
@@ -234,6 +278,9 @@ fn a_file_holds_every_setting_and_flags_win() {
          pods: disabled\n\
          namespace: [one, two]\n\
          pass: [legacy.a.example]\n\
+         labels: app in (web, db)\n\
+         ignore-empty-service: true\n\
+         endpoint-pod-names: true\n\
          interface: [eth0=tc]\n\
          allow: [10.0.0.0/8]\n\
          serve: [10.0.0.10]\n\
@@ -262,6 +309,9 @@ fn a_file_holds_every_setting_and_flags_win() {
     assert_eq!(config.zone.ttl, 1);
     assert!(matches!(config.zone.pods, PodMode::Disabled));
     assert_eq!(config.zone.namespaces, ["three"]);
+    assert_eq!(config.selectors.objects, "app in (web,db)".parse().unwrap());
+    assert_eq!(config.zone.empty_services, EmptyServices::Ignored);
+    assert_eq!(config.zone.endpoint_names, EndpointNames::Pod);
     assert_eq!(
         config.zone.passed,
         [Name::parse("legacy.a.example").unwrap()]

@@ -16,7 +16,7 @@ use serde::{Deserialize, de::DeserializeSeed};
 use serde_saphyr::Spanned;
 
 use self::{item::Item, outline::Outline};
-use crate::cluster::Objects;
+use crate::cluster::{Labels, Objects, Selectors};
 
 /// The names of files in a directory that are read.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
@@ -34,16 +34,21 @@ pub struct ManifestError {
 
 /// Reads all objects of a file, or of a directory's `*.yaml`, `*.yml` and
 /// `*.json` files in the order of their names. Where an object stands twice, the
-/// later one counts.
+/// later one counts. What the selectors don't select is left out, as an API server
+/// would do.
 ///
 /// # Errors
 /// Everything that is wrong, when anything is.
-pub fn load(path: &Path) -> Result<Objects, Vec<ManifestError>> {
-    let mut objects = Objects::default();
+pub fn load(path: &Path, selectors: &Selectors) -> Result<Objects, Vec<ManifestError>> {
+    let mut objects = Objects {
+        // A Namespace that stands nowhere has no labels.
+        namespaces_known: !selectors.namespaces.matches(&Labels::new()),
+        ..Objects::default()
+    };
     let mut errors = Vec::new();
     for file in files(path).map_err(|error| vec![error])? {
         match fs::read_to_string(&file) {
-            Ok(text) => read(&text, &mut objects).unwrap_or_else(|found| {
+            Ok(text) => read(&text, selectors, &mut objects).unwrap_or_else(|found| {
                 errors.extend(found.into_iter().map(|error| error.within(&file)));
             }),
             Err(error) => errors.push(ManifestError {
@@ -132,10 +137,10 @@ impl LineError {
 
 /// Reads a file's documents. A broken one doesn't keep the errors of the others
 /// from being found.
-fn read(text: &str, objects: &mut Objects) -> Result<(), Vec<LineError>> {
+fn read(text: &str, selectors: &Selectors, objects: &mut Objects) -> Result<(), Vec<LineError>> {
     let mut errors = Vec::new();
     for document in documents(text) {
-        if let Err(error) = document.read(objects, &mut errors) {
+        if let Err(error) = document.read(selectors, objects, &mut errors) {
             errors.push(error);
         }
     }
@@ -193,14 +198,22 @@ fn is_preamble(line: &str) -> bool {
 impl Document<'_> {
     /// Adds the document's objects. What is wrong with single objects goes to
     /// `errors`; what keeps the document from being read is returned.
-    fn read(&self, objects: &mut Objects, errors: &mut Vec<LineError>) -> Result<(), LineError> {
+    fn read(
+        &self,
+        selectors: &Selectors,
+        objects: &mut Objects,
+        errors: &mut Vec<LineError>,
+    ) -> Result<(), LineError> {
         let outline: Spanned<Outline> = self.parse(|yaml| Spanned::deserialize(yaml))?;
         let item = Item::of(&outline).map_err(|error| self.moved(error))?;
         let mut found = Vec::new();
         self.parse(|yaml| item.reader(&mut found).deserialize(yaml))?;
         for object in found {
             match object {
-                Ok(object) => objects.insert(object),
+                Ok((object, labels)) if selectors.select(&object, &labels) => {
+                    objects.insert(object);
+                }
+                Ok((object, _)) => objects.remove(&object),
                 Err(error) => errors.push(self.moved(error)),
             }
         }

@@ -225,3 +225,22 @@ async fn passed_names_are_asked_of_the_upstream() {
     assert_eq!(rcode(&ask(running.server, &ghost).await), 3);
     running.stop().await;
 }
+
+#[tokio::test]
+async fn only_selected_objects_are_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("web.yaml");
+    fs::write(&file, service("10.0.0.1")).unwrap();
+    let running = Running::start(directory.path(), &["--labels=app=web"]).await;
+    let asked = query(1, WEB, Rtype::A);
+    assert_eq!(rcode(&ask(running.server, &asked).await), 3);
+
+    let serial = running.status().await.zones[0].serial;
+    let labelled = service("10.0.0.1").replace("shop}", "shop, labels: {app: web}}");
+    fs::write(&file, labelled).unwrap();
+    running
+        .status_when(|status| status.zones[0].serial > serial)
+        .await;
+    assert_eq!(running.address(WEB).await, [10, 0, 0, 1]);
+    running.stop().await;
+}

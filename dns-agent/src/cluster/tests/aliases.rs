@@ -5,7 +5,9 @@ use serde_json::json;
 use crate::cluster::ZoneSettings;
 use crate::zone::{Answer, Model, Rtype};
 
-use super::{build, default_model, name, namespace, object, objects, say, service, slice};
+use super::{
+    ask, build, default_model, model_with, name, namespace, object, objects, say, service, slice,
+};
 
 fn aliases() -> Model {
     let external = |target: &str| json!({"type": "ExternalName", "externalName": target});
@@ -119,5 +121,29 @@ fn a_target_that_is_no_name_is_a_problem() {
         assert_eq!(problems, [format!("Service default/bad: {reason}")]);
         assert_eq!(say(&model, "bad.default", Rtype::A), "NXDOMAIN");
         assert_eq!(say(&model, "web.default", Rtype::A), "A 10.0.0.1");
+    }
+}
+
+#[test]
+fn another_of_our_domains_is_inside() {
+    let settings = ZoneSettings {
+        cluster_domains: vec![name("cluster.local"), name("k8s.example")],
+        ..ZoneSettings::default()
+    };
+    let external = json!({"type": "ExternalName", "externalName": "WEB.default.svc.k8s.example"});
+    let list = json!([
+        service("alias", external),
+        service("web", json!({"clusterIP": "10.0.0.1"})),
+    ]);
+    let model = model_with(list, &settings);
+    for domain in ["cluster.local", "k8s.example"] {
+        let reply = ask(&model, &format!("alias.default.svc.{domain}"), Rtype::A);
+        assert_eq!(
+            reply.answer,
+            [
+                format!("alias.default.svc.{domain}. 5 IN CNAME web.default.svc.k8s.example."),
+                "web.default.svc.k8s.example. 5 IN A 10.0.0.1".into(),
+            ]
+        );
     }
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::cluster::{PodMode, ZoneSettings};
 use crate::zone::{Model, Rtype};
 
-use super::{model_with, say, service, slice};
+use super::{default_model, model_with, namespace, say, service, slice};
 
 fn cluster(pods: PodMode) -> Model {
     let settings = ZoneSettings {
@@ -104,4 +104,43 @@ fn targets_are_in_lower_case_whatever_the_query() {
         ),
         "SRV 0 100 80 web.default.svc.cluster.local."
     );
+}
+
+#[test]
+fn names_that_look_like_parts_of_others() {
+    let object = |name: &str, namespace: &str, ip: &str| {
+        json!({
+            "kind": "Service", "metadata": {"name": name, "namespace": namespace},
+            "spec": {"clusterIP": ip, "ports": [{"name": "tcp", "port": 80}]}
+        })
+    };
+    let model = default_model(json!([
+        namespace("svc"),
+        namespace("pod"),
+        namespace("dns"),
+        object("svc", "svc", "10.0.0.1"),
+        object("pod", "svc", "10.0.0.2"),
+        object("ns", "dns", "10.0.0.3"),
+        object("svc", "default", "10.0.0.4"),
+    ]));
+    for (name, data) in [
+        ("svc", "NODATA"),
+        ("svc.svc", "A 10.0.0.1"),
+        ("pod.svc", "A 10.0.0.2"),
+        ("_tcp._tcp.svc.svc", "A 10.0.0.1"),
+        ("svc.default", "A 10.0.0.4"),
+        ("ns.dns", "A 10.0.0.3"),
+        ("dns", "NODATA"),
+        ("pod", "NODATA"),
+        ("svc.pod.cluster.local.", "NODATA"),
+        ("1-2-3-4.svc.pod.cluster.local.", "A 1.2.3.4"),
+        ("1-2-3-4.pod.pod.cluster.local.", "A 1.2.3.4"),
+        ("svc.pod", "NXDOMAIN"),
+        ("ns.dns.cluster.local.", "NODATA"),
+        ("x.dns.cluster.local.", "NXDOMAIN"),
+        ("x.ns.dns.cluster.local.", "NXDOMAIN"),
+        ("x.dns-version.cluster.local.", "NXDOMAIN"),
+    ] {
+        assert_eq!(say(&model, name, Rtype::A), data, "{name}");
+    }
 }

@@ -151,6 +151,10 @@ fn rule_9_pods_insecure() {
         ("9-8-7-6.ghost", Rtype::A, "NXDOMAIN"),
         ("fd00--2.default", Rtype::AAAA, "AAAA fd00::2"),
         ("FD00--2.default", Rtype::AAAA, "AAAA fd00::2"),
+        ("fd00-0-0-0-0-0-0-2.default", Rtype::AAAA, "AAAA fd00::2"),
+        // An IPv4-mapped address is the IPv4 address.
+        ("--ffff-102-304.default", Rtype::A, "A 1.2.3.4"),
+        ("--ffff-102-304.default", Rtype::AAAA, "NODATA"),
         ("9-8-7-256.default", Rtype::A, "NXDOMAIN"),
         ("9-8-7.default", Rtype::A, "NXDOMAIN"),
         (
@@ -184,6 +188,8 @@ fn rule_9_pods_verified() {
         ("fd00--1.default", Rtype::AAAA, "AAAA fd00::1"),
         ("10-240-0-3.default", Rtype::A, "A 10.240.0.3"),
         ("10-240-0-2.default", Rtype::A, "NXDOMAIN"),
+        ("10-240-0-1.default", Rtype::AAAA, "NODATA"),
+        ("fd00--2.default", Rtype::AAAA, "NXDOMAIN"),
         ("10-240-0-1.empty", Rtype::A, "NXDOMAIN"),
         ("9-8-7-6.default", Rtype::A, "NXDOMAIN"),
         (
@@ -222,6 +228,31 @@ fn rule_11_the_apex() {
     );
     assert_eq!(say(&model, "ns.dns.cluster.local.", Rtype::A), "NODATA");
     assert_eq!(model.serial(), 3);
+}
+
+#[test]
+fn rule_13_a_ttl_of_0_is_one() {
+    let settings = ZoneSettings {
+        ttl: 0,
+        ..ZoneSettings::default()
+    };
+    let list = json!([service("web", json!({"clusterIP": "10.0.0.1"}))]);
+    let model = model_with(list, &settings);
+    for (question, record) in [
+        ("web.default.svc.cluster.local", "A 10.0.0.1"),
+        ("1-2-3-4.default.pod.cluster.local", "A 1.2.3.4"),
+    ] {
+        assert_eq!(
+            ask(&model, question, Rtype::A).answer,
+            [format!("{question}. 0 IN {record}")]
+        );
+    }
+    let denied = ask(&model, "ghost.default.svc.cluster.local", Rtype::A).authority;
+    assert!(
+        denied[0].starts_with("cluster.local. 0 IN SOA"),
+        "{denied:?}"
+    );
+    assert!(denied[0].ends_with(" 7200 1800 86400 0"), "{denied:?}");
 }
 
 #[test]

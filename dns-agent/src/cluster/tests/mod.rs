@@ -3,12 +3,15 @@
 mod aliases;
 mod cases;
 mod departures;
+mod endpoints;
 mod exposure;
+mod name_servers;
 mod passed;
 mod properties;
 mod provenance;
 mod reading;
 mod reverse;
+mod selectors;
 mod services;
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};

@@ -3,7 +3,7 @@ use domain::base::iana::{OptRcode, Rcode, Rtype};
 use super::{TTL, model, name, opt, query, with_additional, with_edns, word};
 use crate::{
     resolver::message::{Reply, Transport, respond},
-    zone::{Rdata, render},
+    zone::{ModelBuilder, Rdata, Record, render},
 };
 
 const TC: u16 = 0x0200;
@@ -252,8 +252,10 @@ fn answers_are_cut_to_what_the_client_takes() {
         (0, 512, 29),
         (511, 512, 29),
         (512, 512, 29),
+        (513, 513, 29),
         (600, 600, 35),
         (1232, 1232, 60),
+        (4096, 1232, 60),
         (65535, 1232, 60),
     ] {
         check(
@@ -268,6 +270,32 @@ fn answers_are_cut_to_what_the_client_takes() {
         995
     );
     check(&with_edns(plain, 512), Transport::Tcp, 65535, 60);
+}
+
+#[test]
+fn no_answer_is_longer_than_a_stream_can_say() {
+    // 16 octets for each of 5000 addresses.
+    let mut builder = ModelBuilder::new(7);
+    builder.add_zone(name("z"), TTL).unwrap();
+    for number in 0..5000_u32 {
+        builder.add(Record {
+            owner: name("huge.z"),
+            ttl: TTL,
+            data: Rdata::A(number.into()),
+        });
+    }
+    let model = builder.build();
+    let plain = query("huge.z", Rtype::A);
+    for (query, opt) in [(plain.clone(), 0), (with_edns(plain, 1232), 11)] {
+        let Reply::Message(message) = respond(&query, &model, Transport::Tcp, 0) else {
+            panic!("no message");
+        };
+        let answers = (65535 - 24 - opt) / 16;
+        assert_eq!(usize::from(word(&message, 6)), answers);
+        assert_eq!(message.len(), 24 + 16 * answers + opt);
+        assert_eq!(word(&message, 2) & TC, TC);
+        assert_eq!(usize::from(word(&message, 10)), opt / 11);
+    }
 }
 
 #[test]

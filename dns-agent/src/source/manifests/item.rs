@@ -6,6 +6,7 @@ use k8s_openapi::api::{
     core::v1::{Namespace, Pod, Service},
     discovery::v1::EndpointSlice,
 };
+use k8s_openapi::{Metadata, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -17,7 +18,7 @@ use super::{
     LineError,
     outline::{Mapping, Outline},
 };
-use crate::cluster::{Object, ObjectError};
+use crate::cluster::{Labels, Object, ObjectError};
 
 /// What is to be read at a node of a document.
 pub(super) struct Item<'a> {
@@ -36,8 +37,8 @@ enum Kind<'a> {
     Ignored,
 }
 
-/// An object, or what is wrong with it.
-type Found = Result<Object, LineError>;
+/// An object with its labels, or what is wrong with it.
+type Found = Result<(Object, Labels), LineError>;
 
 impl<'a> Item<'a> {
     /// Finds out which objects a document holds.
@@ -126,12 +127,14 @@ pub(super) struct ItemReader<'a, 'f> {
 impl ItemReader<'_, '_> {
     fn object<'de, T, D>(self, deserializer: D) -> Result<(), D::Error>
     where
-        T: Deserialize<'de>,
+        T: Deserialize<'de> + Metadata<Ty = ObjectMeta>,
         Object: TryFrom<T, Error = ObjectError>,
         D: Deserializer<'de>,
     {
         let object = T::deserialize(deserializer)?;
+        let labels = object.metadata().labels.clone().unwrap_or_default();
         let found = Object::try_from(object)
+            .map(|object| (object, labels))
             .map_err(|problem| LineError::at(self.item.outline, problem.to_string()));
         self.found.push(found);
         Ok(())

@@ -1,6 +1,7 @@
 use std::fs;
 
 use super::*;
+use crate::cluster::{Key, Selector};
 
 const SERVICE: &str = "\
 apiVersion: v1
@@ -12,7 +13,7 @@ spec: {clusterIP: 10.0.0.1, ports: [{port: 80}]}
 /// The objects of a text, or its errors as `line: reason`.
 fn read_text(text: &str) -> Result<Objects, Vec<String>> {
     let mut objects = Objects::default();
-    match read(text, &mut objects) {
+    match read(text, &Selectors::default(), &mut objects) {
         Ok(()) => Ok(objects),
         Err(errors) => Err(errors
             .into_iter()
@@ -222,7 +223,7 @@ fn a_directory_is_read_in_order() {
     put("notes.txt", "a: [");
     put(".hidden.yaml", "a: [");
     fs::create_dir(directory.path().join("d.yaml")).unwrap();
-    let objects = load(directory.path()).unwrap();
+    let objects = load(directory.path(), &Selectors::default()).unwrap();
     assert_eq!(objects.namespaces.len(), 1);
     assert_eq!(objects.services.len(), 1);
     let service = format!("{:?}", objects.services);
@@ -233,7 +234,7 @@ fn a_directory_is_read_in_order() {
 
     put("z.yaml", "a: [\n");
     std::os::unix::fs::symlink("nowhere", directory.path().join("y.yaml")).unwrap();
-    let errors = load(directory.path()).unwrap_err();
+    let errors = load(directory.path(), &Selectors::default()).unwrap_err();
     let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
     assert_eq!(errors.len(), 2, "{errors:?}");
     assert!(errors[0].contains("y.yaml: can't be read"), "{errors:?}");
@@ -242,11 +243,83 @@ fn a_directory_is_read_in_order() {
 
 #[test]
 fn a_missing_path_is_an_error() {
-    let errors = load(Path::new("/nonexistent/objects")).unwrap_err();
+    let errors = load(Path::new("/nonexistent/objects"), &Selectors::default()).unwrap_err();
     assert!(
         errors[0]
             .to_string()
             .starts_with("/nonexistent/objects: can't be read"),
         "{errors:?}"
     );
+}
+
+#[test]
+fn what_is_not_selected_is_left_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let objects = "\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {env: prod}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: test, labels: {env: test}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {clusterIP: 10.0.0.1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {clusterIP: 10.0.0.2}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-a, namespace: shop, labels: {app: web, kubernetes.io/service-name: web}}
+addressType: IPv4
+endpoints: [{addresses: [172.0.0.1]}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-b, namespace: shop, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+endpoints: [{addresses: [172.0.0.2]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: p, namespace: shop}
+";
+    let file = directory.path().join("a.yaml");
+    fs::write(&file, objects).unwrap();
+    let mut selectors = Selectors {
+        namespaces: "env=prod".parse().unwrap(),
+        objects: "app=web".parse().unwrap(),
+    };
+    let selected = load(&file, &selectors).unwrap();
+    assert!(selected.namespaces.iter().eq(["shop"]));
+    let names = |keys: Vec<&Key>| keys.iter().map(|key| key.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(selected.services.keys().collect()), ["web"]);
+    assert_eq!(names(selected.endpoint_slices.keys().collect()), ["web-a"]);
+    assert!(selected.pods.is_empty() && selected.namespaces_known);
+    let slice = selected.endpoint_slices.values().next().unwrap();
+    assert_eq!(slice.service.as_deref(), Some("web"));
+
+    // No Namespace is selected, and so none exists.
+    selectors.namespaces = "env=none".parse().unwrap();
+    let none = load(&file, &selectors).unwrap();
+    assert!(none.namespaces.is_empty() && none.namespaces_known);
+
+    // The later object counts, though it is not selected.
+    let later = directory.path().join("b.yaml");
+    fs::write(&later, SERVICE).unwrap();
+    selectors.namespaces = Selector::default();
+    let selected = load(directory.path(), &selectors).unwrap();
+    assert!(selected.services.is_empty());
+
+    // Without any Namespace object a namespace has no labels.
+    selectors.namespaces = "!env".parse().unwrap();
+    assert!(!load(&later, &selectors).unwrap().namespaces_known);
+    selectors.namespaces = "env".parse().unwrap();
+    assert!(load(&later, &selectors).unwrap().namespaces_known);
 }

@@ -1,0 +1,198 @@
+//! Names of endpoints, with all they have (dns-rules.md, section 1, rules 3 to 6
+//! and 8), and services without any.
+
+use serde_json::{Value, json};
+
+use crate::cluster::{EmptyServices, ZoneSettings};
+use crate::zone::{Model, Rtype};
+
+use super::{ask, default_model, model_with, say, service, slice};
+
+fn ports() -> Value {
+    json!([
+        {"name": "http", "port": 80},
+        {"name": "media", "port": 5004, "protocol": "UDP"},
+        {"name": "signal", "port": 3868, "protocol": "SCTP"},
+        {"port": 9000}
+    ])
+}
+
+fn below(endpoint: &str, service: &str) -> String {
+    format!("{endpoint}.{service}.default.svc.cluster.local.")
+}
+
+#[test]
+fn rule_5_endpoints_of_a_cluster_ip_have_all_types() {
+    let endpoints =
+        json!([{"addresses": ["172.0.0.1"], "hostname": "ep"}, {"addresses": ["fd01::1"]}]);
+    let model = default_model(json!([
+        service(
+            "web",
+            json!({"clusterIP": "10.0.0.1", "ports": [{"name": "http", "port": 8080}]})
+        ),
+        slice("a", "web", endpoints, json!([{"name": "http", "port": 80}])),
+    ]));
+    let (ep, six) = (below("ep", "web"), below("fd01--1", "web"));
+    for (question, rtype, data) in [
+        (&ep, Rtype::A, "A 172.0.0.1"),
+        (&ep, Rtype::AAAA, "NODATA"),
+        (&ep, Rtype::SRV, &format!("SRV 0 100 80 {ep}")),
+        (&six, Rtype::AAAA, "AAAA fd01::1"),
+        (&six, Rtype::A, "NODATA"),
+        (&six, Rtype::SRV, &format!("SRV 0 100 80 {six}")),
+        // The service's own port, not the endpoints'.
+        (
+            &below("_http._tcp", "web"),
+            Rtype::SRV,
+            "SRV 0 100 8080 web.default.svc.cluster.local.",
+        ),
+    ] {
+        assert_eq!(say(&model, question, rtype), data, "{question} {rtype}");
+    }
+    assert_eq!(
+        ask(&model, &six, Rtype::SRV).additional,
+        [format!("{six} 5 IN AAAA fd01::1")]
+    );
+}
+
+#[test]
+fn rule_5_one_name_for_several_addresses() {
+    let model = default_model(json!([
+        service("db", json!({"clusterIP": "None"})),
+        slice(
+            "a",
+            "db",
+            json!([
+                {"addresses": ["172.0.0.1"], "hostname": "shared"},
+                {"addresses": ["172.0.0.2"], "hostname": "shared"},
+                // The name that 172.0.0.4 has by itself.
+                {"addresses": ["172.0.0.3"], "hostname": "172-0-0-4"},
+                {"addresses": ["172.0.0.4"]}
+            ]),
+            json!([{"name": "sql", "port": 5432}])
+        ),
+        slice(
+            "b",
+            "db",
+            json!([{"addresses": ["fd01::1"], "hostname": "shared"}]),
+            json!([{"name": "sql", "port": 5432}])
+        ),
+    ]));
+    let shared = below("shared", "db");
+    assert_eq!(say(&model, &shared, Rtype::A), "A 172.0.0.1, A 172.0.0.2");
+    assert_eq!(say(&model, &shared, Rtype::AAAA), "AAAA fd01::1");
+    assert_eq!(
+        say(&model, &shared, Rtype::SRV),
+        format!("SRV 0 33 5432 {shared}")
+    );
+    assert_eq!(
+        say(&model, &below("172-0-0-4", "db"), Rtype::A),
+        "A 172.0.0.3, A 172.0.0.4"
+    );
+    assert_eq!(say(&model, &below("172-0-0-3", "db"), Rtype::A), "NXDOMAIN");
+    // Five pairs, of which two targets are left.
+    let all = say(&model, "_sql._tcp.db.default", Rtype::SRV);
+    assert_eq!(all.matches("SRV 0 20 5432 ").count(), 2, "{all}");
+    assert_eq!(all.matches("SRV").count(), 2, "{all}");
+    assert_eq!(
+        say(&model, "4.0.0.172.in-addr.arpa.", Rtype::PTR),
+        format!("PTR {}", below("172-0-0-4", "db"))
+    );
+}
+
+#[test]
+fn rule_6_every_protocol_has_its_label() {
+    let model = default_model(json!([service(
+        "web",
+        json!({"clusterIP": "10.0.0.1", "ports": ports()})
+    )]));
+    let target = "web.default.svc.cluster.local.";
+    for (port, data) in [
+        ("_http._tcp", format!("SRV 0 100 80 {target}")),
+        ("_media._udp", format!("SRV 0 100 5004 {target}")),
+        ("_signal._sctp", format!("SRV 0 100 3868 {target}")),
+        ("_http._udp", "NXDOMAIN".into()),
+        ("_tcp", "NODATA".into()),
+        ("_udp", "NODATA".into()),
+        ("_sctp", "NODATA".into()),
+        ("_9000._tcp", "NXDOMAIN".into()),
+    ] {
+        let question = format!("{port}.web.default");
+        assert_eq!(say(&model, &question, Rtype::SRV), data, "{question}");
+    }
+    let all = say(&model, "web.default", Rtype::SRV);
+    assert_eq!(all.matches("SRV 0 25 ").count(), 4, "{all}");
+}
+
+#[test]
+fn rule_8_pointers_of_one_address_in_several_services() {
+    let same =
+        || json!([{"addresses": ["172.0.0.1"], "hostname": "ep"}, {"addresses": ["10.0.0.1"]}]);
+    let model = default_model(json!([
+        service("a", json!({"clusterIP": "None"})),
+        slice("a1", "a", same(), json!([])),
+        slice("a2", "a", same(), ports()),
+        service("b", json!({"clusterIP": "10.0.0.1"})),
+        slice("b1", "b", same(), json!([])),
+    ]));
+    assert_eq!(
+        say(&model, "1.0.0.172.in-addr.arpa.", Rtype::PTR),
+        format!("PTR {}, PTR {}", below("ep", "a"), below("ep", "b"))
+    );
+    // A ClusterIP that is also an endpoint goes by the service.
+    assert_eq!(
+        say(&model, "1.0.0.10.in-addr.arpa.", Rtype::PTR),
+        "PTR b.default.svc.cluster.local."
+    );
+}
+
+fn with_empty_ones(empty_services: EmptyServices) -> Model {
+    let cluster_ip = |ip: &str| json!({"clusterIP": ip, "ports": ports()});
+    let unready = json!([{"addresses": ["172.0.0.2"], "conditions": {"ready": false}}]);
+    let list = json!([
+        service("full", cluster_ip("10.0.0.1")),
+        slice("a", "full", json!([{"addresses": ["172.0.0.1"]}]), ports()),
+        service("bare", cluster_ip("10.0.0.2")),
+        service("unready", cluster_ip("10.0.0.3")),
+        slice("b", "unready", unready, ports()),
+        service(
+            "out",
+            json!({"type": "ExternalName", "externalName": "example.org"})
+        ),
+    ]);
+    let settings = ZoneSettings {
+        empty_services,
+        reverse: vec!["10.0.0.0/24".parse().unwrap()],
+        ..ZoneSettings::default()
+    };
+    model_with(list, &settings)
+}
+
+#[test]
+fn empty_services_are_ignored_if_wished() {
+    let ignored = with_empty_ones(EmptyServices::Ignored);
+    for question in [
+        "bare.default",
+        "_http._tcp.bare.default",
+        "_tcp.bare.default",
+        "unready.default",
+        "_http._tcp.unready.default",
+        "2.0.0.10.in-addr.arpa.",
+        "3.0.0.10.in-addr.arpa.",
+    ] {
+        for rtype in [Rtype::A, Rtype::SRV, Rtype::PTR] {
+            assert_eq!(say(&ignored, question, rtype), "NXDOMAIN", "{question}");
+        }
+    }
+    assert_eq!(say(&ignored, "full.default", Rtype::A), "A 10.0.0.1");
+    assert_eq!(
+        say(&ignored, "out.default", Rtype::A),
+        "CNAME example.org. ..."
+    );
+    let answered = with_empty_ones(EmptyServices::Answered);
+    assert_eq!(say(&answered, "bare.default", Rtype::A), "A 10.0.0.2");
+    assert_eq!(
+        say(&answered, "3.0.0.10.in-addr.arpa.", Rtype::PTR),
+        "PTR unready.default.svc.cluster.local."
+    );
+}

@@ -1,0 +1,95 @@
+//! Label selectors, and what they leave of a cluster.
+
+use crate::cluster::Selector;
+use crate::cluster::selector::Labels;
+
+fn labels(pairs: &[(&str, &str)]) -> Labels {
+    pairs
+        .iter()
+        .map(|(key, value)| (key.to_string(), value.to_string()))
+        .collect()
+}
+
+#[test]
+fn what_a_selector_selects() {
+    let web = labels(&[("app", "web"), ("example.org/tier", "front"), ("empty", "")]);
+    for (text, selected) in [
+        ("app=web", true),
+        ("app==web", true),
+        (" app = web ", true),
+        ("app=db", false),
+        ("app=Web", false),
+        ("other=web", false),
+        ("app!=db", true),
+        ("app!=web", false),
+        ("other!=web", true),
+        ("app in (db, web)", true),
+        ("app in (db)", false),
+        ("app in(web)", true),
+        ("other in (web)", false),
+        ("app notin (db)", true),
+        ("app notin (db,web)", false),
+        ("other notin (web)", true),
+        ("app", true),
+        ("other", false),
+        ("!app", false),
+        ("! other", true),
+        ("example.org/tier=front", true),
+        ("tier=front", false),
+        ("empty=", true),
+        ("app=", false),
+        ("empty in (,a)", true),
+        ("app=web,!other,empty notin (a)", true),
+        ("app=web,other", false),
+        ("in=web", false),
+        ("notin notin (in)", true),
+    ] {
+        let selector: Selector = text.parse().unwrap();
+        assert_eq!(selector.matches(&web), selected, "{text}");
+    }
+    assert!(Selector::default().matches(&web));
+    assert!(Selector::default().matches(&labels(&[])));
+}
+
+#[test]
+fn what_is_no_selector() {
+    let long = "a".repeat(64);
+    for (text, reason) in [
+        ("", "a label's key is missing at the end"),
+        ("app=web,", "a label's key is missing at the end"),
+        (",app", "a label's key is missing before \",app\""),
+        ("=web", "a label's key is missing before \"=web\""),
+        ("!", "a label's key is missing at the end"),
+        (
+            "app in",
+            "a list of values in parentheses is missing at the end",
+        ),
+        (
+            "app in web",
+            "a list of values in parentheses is missing before \"web\"",
+        ),
+        (
+            "app in (web",
+            "a comma or a closing parenthesis is missing at the end",
+        ),
+        (
+            "app in (web) x",
+            "a comma or the end is missing before \"x\"",
+        ),
+        ("app web", "\"web\" is no operator"),
+        ("app>1", "\"app>1\" is no label's key"),
+        ("app=a b", "a comma or the end is missing before \"b\""),
+        ("app=web=db", "a comma or the end is missing before \"=db\""),
+        ("app=-a", "\"-a\" is no label's value"),
+        ("a/b/c", "\"a/b/c\" is no label's key"),
+        ("/a", "\"/a\" is no label's key"),
+        ("A.b/c", "\"A.b/c\" is no label's key"),
+        (long.as_str(), "is no label's key"),
+        (&format!("a={long}"), "is no label's value"),
+        ("ä=a", "\"ä\" is no label's key"),
+    ] {
+        let error = text.parse::<Selector>().expect_err(text).to_string();
+        assert!(error.contains(reason), "{text}: {error}");
+        assert!(error.contains("give one such as"), "{text}: {error}");
+    }
+}

@@ -78,8 +78,8 @@ fn a_large_cluster() {
     let scale = Scale::of_this_machine();
     let tally = compare("pods insecure", &FLAGS, scale.services);
     assert!(tally.questions >= scale.questions as u64);
-    // A question of three is about a name that both planes must answer.
-    assert!(tally.answers > tally.questions / 3);
+    // Names that are too long, ANY, and aliases that lead away are some 13 of a hundred.
+    assert!(tally.answers > tally.questions * 3 / 4);
 }
 
 #[test]

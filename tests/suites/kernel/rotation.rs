@@ -76,9 +76,7 @@ fn behind_an_alias() {
             id: number,
             ..Fixture::query("alias.shop.svc.cluster.local", A)
         };
-        // Where the kernel leaves aliases to the agent, it is the agent who turns.
-        let reply =
-            answer(&mut fixture, &query).unwrap_or_else(|| by_the_user_plane(&query, &fixture));
+        let reply = answer(&mut fixture, &query).expect("an answer of the kernel's");
         *first.entry(first_address(&reply)).or_default() += 1;
     }
     check("behind an alias", count, queries, &first);

@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     const KEY: HashKey = {
-        let mut words = [0x0123_4567_89ab_cdef; MAX_WORDS];
+        let mut words = [0x0123_4567_89ab_cdef_u64; MAX_WORDS];
         let mut at = 1;
         while at < MAX_WORDS {
             words[at] = words[at - 1].wrapping_mul(0x9e37_79b9_7f4a_7c15);

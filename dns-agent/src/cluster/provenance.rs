@@ -12,7 +12,7 @@ use crate::zone::{Below, Name, Rdata, Record, Rtype, dashed, reverse_name, undas
 use super::objects::{EndpointSlice, Key, Objects, Service, ServiceKind};
 use super::records::Exposed;
 use super::service::{Contribution, contribution};
-use super::settings::{PodMode, ZoneSettings};
+use super::settings::{EmptyServices, PodMode, ZoneSettings};
 
 /// Tells where the records of a model came from.
 pub struct Provenance<'a> {
@@ -230,7 +230,9 @@ impl<'a> Provenance<'a> {
             ..
         } = self.exposed.objects;
         if *namespaces_known && !namespaces.contains(namespace) {
-            return format!("there is no Namespace {namespace}");
+            return format!(
+                "no Namespace {namespace} is known, or --namespace-labels leaves it out"
+            );
         }
         format!("the namespace {namespace} is not exposed: --namespace names others only")
     }
@@ -238,7 +240,7 @@ impl<'a> Provenance<'a> {
     fn why_no_service(&self, key: &Key, below: &[&[u8]], rtype: Rtype) -> String {
         let Key { namespace, name } = key;
         let Some(service) = self.exposed.objects.services.get(key) else {
-            return format!("there is no Service {namespace}/{name}");
+            return format!("no Service {namespace}/{name} is known, or --labels leaves it out");
         };
         let it = format!("Service {namespace}/{name}");
         let slices = self
@@ -260,6 +262,11 @@ impl<'a> Provenance<'a> {
             }
             (ServiceKind::ClusterIp(addresses), _) if addresses.is_empty() => {
                 format!("{it} has no address yet")
+            }
+            (ServiceKind::ClusterIp(_), _)
+                if ready == 0 && self.settings.empty_services == EmptyServices::Ignored =>
+            {
+                format!("{it} has no ready endpoint (--ignore-empty-service)")
             }
             (ServiceKind::ClusterIp(_), []) => format!("{it} does not have {lacks}"),
             (ServiceKind::Headless, []) if ready == 0 => {

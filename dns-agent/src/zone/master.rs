@@ -39,6 +39,12 @@ pub fn write_all(model: &Model, out: &mut impl Write) -> io::Result<()> {
         zone_file(model, nodes, out)?;
     }
 
+    for passed in model.passed() {
+        writeln!(
+            out,
+            "; passed: {passed} and all below are not ours (--pass)"
+        )?;
+    }
     let outside = sorted(outside.into_iter().map(|(_, name, node)| (0, name, node)));
     if outside.is_empty() {
         return Ok(());

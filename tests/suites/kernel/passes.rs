@@ -27,7 +27,7 @@ fn passes() {
         bend(&mut message);
         query.frame_of(&message)
     };
-    let long = format!("{}.shop.svc.cluster.local", vec!["a"; 60].join("."));
+    let of_labels = |count| format!("{}.shop.svc.cluster.local", vec!["a"; count].join("."));
     let cases: Vec<(&str, Vec<u8>, Outcome)> = vec![
         ("ARP", bent(web(), &|frame| frame[13] = 6), Outcome::NotIp),
         (
@@ -219,9 +219,14 @@ fn passes() {
             Outcome::NameLength,
         ),
         (
-            "a long name",
-            Fixture::query(&long, A).frame(),
+            "a name longer than names can be",
+            Fixture::query(&of_labels(120), A).frame(),
             Outcome::NameLength,
+        ),
+        (
+            "more labels than are walked",
+            Fixture::query(&of_labels(60), A).frame(),
+            Outcome::OddName,
         ),
         (
             "a name without end",

@@ -2,7 +2,7 @@
 
 use clap::Parser as _;
 use dns_agent::{
-    cluster::{Objects, ZoneSettings, build},
+    cluster::{Objects, Selectors, build},
     config::{Cli, Command, Config},
     resolver::message::{Reply, Transport, respond},
     source::manifests,
@@ -14,32 +14,37 @@ const SERIAL: u32 = 1;
 
 /// The model that the agent makes of these manifests with these flags.
 pub(crate) fn model(manifests: &str, flags: &[&str]) -> Model {
-    model_of(&objects(manifests), flags)
+    let config = config(flags);
+    built(&objects(manifests, &config.selectors), &config)
 }
 
-/// The same of objects.
+/// The same of objects that have been selected.
 pub(crate) fn model_of(objects: &Objects, flags: &[&str]) -> Model {
-    let (model, problems) = build(objects, &settings(flags), SERIAL);
-    assert_eq!(problems, [], "{flags:?}");
+    built(objects, &config(flags))
+}
+
+fn built(objects: &Objects, config: &Config) -> Model {
+    let (model, problems) = build(objects, &config.zone, SERIAL);
+    assert_eq!(problems, []);
     model
 }
 
 /// Reads manifests as the agent does: from a file.
-fn objects(text: &str) -> Objects {
+fn objects(text: &str, selectors: &Selectors) -> Objects {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("objects.yaml");
     std::fs::write(&file, text).unwrap();
-    manifests::load(&file).unwrap_or_else(|errors| panic!("{errors:#?}\n{text}"))
+    manifests::load(&file, selectors).unwrap_or_else(|errors| panic!("{errors:#?}\n{text}"))
 }
 
 /// What the command line makes of flags.
-fn settings(flags: &[&str]) -> ZoneSettings {
+fn config(flags: &[&str]) -> Config {
     let command_line = ["dns-agent", "run", "--manifests", "/objects"];
     let cli = Cli::try_parse_from(command_line.iter().chain(flags)).unwrap();
     let Command::Run(args) = cli.command else {
         panic!("{flags:?} are not those of `run`");
     };
-    Config::from_args(*args).unwrap().zone
+    Config::from_args(*args).unwrap()
 }
 
 /// Whether this is, octet by octet, what the user plane says to a message in some rotation.

@@ -51,7 +51,8 @@ pub(crate) fn find<T: Tables>(
     let address = if flags & Record::CHILDREN_ARE_ADDRESSES == 0 {
         0
     } else {
-        match read_address(query, first_label - 1)? {
+        let label = query.name() + 1;
+        match read_address(label, first_label - 1, query.end, query.hash.0)? {
             Some(address) => address,
             None => return Ok(None),
         }
@@ -65,22 +66,27 @@ pub(crate) fn find<T: Tables>(
     }))
 }
 
-/// The IPv4 address, as it stands on the wire, that the name's first label of `length` octets is.
+/// The IPv4 address, as it stands on the wire, that a label of `length` octets is.
 ///
-/// `None`: it is no address of either family. Passes when it could be one of IPv6.
+/// `None`: it is no address of either family. Passes when it could be one of IPv6. `stranger` is any
+/// value that the verifier does not know.
 ///
 /// Every octet takes the same way through the loop, all decisions are arithmetic: a branch here
 /// is a branch in each round, and the verifier would follow every label there is.
 #[inline(always)]
-fn read_address(query: &Query<'_>, length: usize) -> Result<Option<u32>, Outcome> {
-    let label = query.name() + 1;
-    // A label and a parent long enough to be looked up, type and class are more than this.
-    if label + WINDOW > query.end {
+fn read_address(
+    label: usize,
+    length: usize,
+    end: usize,
+    stranger: u64,
+) -> Result<Option<u32>, Outcome> {
+    // An address, a parent long enough to be looked up, type and class are more than this.
+    if label + WINDOW > end {
         return Err(Outcome::Short);
     }
     // SAFETY: just checked.
     let (mut low, mut high): (u64, u64) = unsafe { (load(label), load(label + 8)) };
-    let length = forget(length as u64, query.hash.0);
+    let length = forget(length as u64, stranger);
 
     let mut address = 0u64;
     // The number being read, how many digits it has so far, and how many dashes there were.
@@ -94,12 +100,12 @@ fn read_address(query: &Query<'_>, length: usize) -> Result<Option<u32>, Outcome
         low = low >> 8 | high << 56;
         high >>= 8;
         // Each of these is 0 or 1.
-        let inside = forget(is_less(at, length), query.hash.0);
+        let inside = forget(is_less(at, length), stranger);
         let digit = octet.wrapping_sub(u64::from(b'0')) & 0xff;
         let letter = (octet | 0x20).wrapping_sub(u64::from(b'a')) & 0xff;
-        let is_digit = forget(is_less(digit, 10), query.hash.0) & inside;
-        let is_letter = forget(is_less(letter, 6), query.hash.0) & inside;
-        let is_dash = forget(is_less(octet ^ u64::from(b'-'), 1), query.hash.0) & inside;
+        let is_digit = forget(is_less(digit, 10), stranger) & inside;
+        let is_letter = forget(is_less(letter, 6), stranger) & inside;
+        let is_dash = forget(is_less(octet ^ u64::from(b'-'), 1), stranger) & inside;
 
         let no_digits = is_less(digits, 1);
         foreign |= inside ^ is_digit ^ is_letter ^ is_dash;
@@ -136,4 +142,54 @@ fn read_address(query: &Query<'_>, length: usize) -> Result<Option<u32>, Outcome
 #[inline(always)]
 fn is_less(a: u64, b: u64) -> u64 {
     a.wrapping_sub(b) >> 63
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    /// What is read of a label that stands at the start of these octets.
+    fn read(octets: &[u8], length: usize) -> Result<Option<Ipv4Addr>, Outcome> {
+        let label = octets.as_ptr() as usize;
+        let address = read_address(label, length, label + octets.len(), 0)?;
+        Ok(address.map(|address| Ipv4Addr::from(address.to_ne_bytes())))
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn an_address_is_what_the_standard_library_reads(
+            label in "([0-9]|2[45][0-9]|[0-9]{0,4})(-([0-9]|2[45][0-9]|[0-9]{0,4})){2,4}|[0-9a-fA-F-]{1,42}|[0-9a-h-]{1,20}",
+        ) {
+            // What follows a label is never part of it.
+            let mut octets = [b'1'; 64];
+            octets[..label.len()].copy_from_slice(label.as_bytes());
+            let mut text = [0; 64];
+            let mut spelt = |separator: u8| {
+                for (to, from) in text.iter_mut().zip(label.bytes()) {
+                    *to = if from == b'-' { separator } else { from };
+                }
+                let text = core::str::from_utf8(&text[..label.len()]).unwrap();
+                (text.parse::<Ipv4Addr>().ok(), text.parse::<Ipv6Addr>().ok())
+            };
+            let (ipv4, _) = spelt(b'.');
+            let (_, ipv6) = spelt(b':');
+            match read(&octets, label.len()) {
+                Ok(Some(address)) => proptest::prop_assert_eq!(Some(address), ipv4),
+                Ok(None) => proptest::prop_assert_eq!((ipv4, ipv6), (None, None)),
+                Err(outcome) => {
+                    proptest::prop_assert_eq!(outcome, Outcome::BelowUnknown);
+                    proptest::prop_assert_eq!(ipv4, None);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_packet_that_ends_too_early_passes() {
+        assert_eq!(read(b"1-2-3-4", 7), Err(Outcome::Short));
+    }
 }

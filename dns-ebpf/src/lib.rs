@@ -16,6 +16,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod children;
+mod clients;
 pub mod frame;
 pub mod lookup;
 pub mod query;

@@ -3,12 +3,12 @@
 use dns_common::{
     Outcome, Settings, checksum,
     names::{self, Hasher, MAX_NAME, MAX_WORDS, MIN_NAME, NameHash},
-    settings::{MAX_ALLOWED, MAX_SERVED, SLOTS, Served4},
+    settings::{SLOTS, Served4},
 };
 
 use crate::{
     Frame, Tables,
-    frame::Clients,
+    clients::{allows4, allows6, serves4, serves6},
     verifier::{distance, forget_octet, load, load_shared, offset},
 };
 
@@ -311,93 +311,6 @@ fn lease_is_fresh<T: Tables>(tables: &T) -> Result<(), Outcome> {
         return Err(Outcome::LeaseStale);
     }
     Ok(())
-}
-
-#[inline(always)]
-fn serves4(settings: &Settings, asked: Served4) -> bool {
-    let count = settings.served4_count as usize;
-    let mut at = 0;
-    while at < MAX_SERVED {
-        if at >= count {
-            return false;
-        }
-        if settings.served4[at] == asked {
-            return true;
-        }
-        at += 1;
-    }
-    false
-}
-
-#[inline(always)]
-fn serves6(settings: &Settings, address: [u64; 2], port: u16) -> bool {
-    let count = settings.served6_count as usize;
-    let mut at = 0;
-    while at < MAX_SERVED {
-        if at >= count {
-            return false;
-        }
-        let served = &settings.served6[at];
-        if served.address[1] == address[1]
-            && served.address[0] == address[0]
-            && served.port == u64::from(port)
-        {
-            return true;
-        }
-        at += 1;
-    }
-    false
-}
-
-#[inline(always)]
-fn allows4<F: Frame>(settings: &Settings, client: u32) -> bool {
-    let count = settings.allowed4_count as usize;
-    if allows_all::<F>(count + settings.allowed6_count as usize) {
-        return true;
-    }
-    let mut at = 0;
-    while at < MAX_ALLOWED {
-        if at >= count {
-            return false;
-        }
-        let network = &settings.allowed4[at];
-        if client & network.mask == network.address {
-            return true;
-        }
-        at += 1;
-    }
-    false
-}
-
-#[inline(always)]
-fn allows6<F: Frame>(settings: &Settings, client: [u64; 2]) -> bool {
-    let count = settings.allowed6_count as usize;
-    if allows_all::<F>(count + settings.allowed4_count as usize) {
-        return true;
-    }
-    let mut at = 0;
-    while at < MAX_ALLOWED {
-        if at >= count {
-            return false;
-        }
-        let network = &settings.allowed6[at];
-        if client[0] & network.mask[0] == network.address[0]
-            && client[1] & network.mask[1] == network.address[1]
-        {
-            return true;
-        }
-        at += 1;
-    }
-    false
-}
-
-#[inline(always)]
-fn allows_all<F: Frame>(networks: usize) -> bool {
-    match F::CLIENTS {
-        Clients::All => true,
-        Clients::AllowedOrAll => networks == 0,
-        Clients::Allowed => false,
-    }
 }
 
 /// A name as far as it can be told without walking its labels.

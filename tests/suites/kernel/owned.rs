@@ -62,7 +62,7 @@ struct NeverDenied {
     names: &'static [&'static str],
 }
 
-const NEVER_DENIED: [NeverDenied; 4] = [
+const NEVER_DENIED: [NeverDenied; 6] = [
     NeverDenied {
         what: "namespaces while no object says which exist",
         manifests: || OBJECTS.to_owned(),
@@ -92,6 +92,32 @@ const NEVER_DENIED: [NeverDenied; 4] = [
         manifests: || [NAMESPACES, OBJECTS].concat(),
         flags: &["--pods=verified"],
         names: &["10-244-0-9.shop.pod.cluster.local"],
+    },
+    NeverDenied {
+        what: "what other software serves inside our zone, and the names above it",
+        manifests: || [NAMESPACES, OBJECTS].concat(),
+        flags: &[
+            "--pass=a.b.cluster.local",
+            "--pass=x.shop.svc.cluster.local",
+        ],
+        names: &[
+            "a.b.cluster.local",
+            "c.a.b.cluster.local",
+            "b.cluster.local",
+            "x.shop.svc.cluster.local",
+            "_http._tcp.x.shop.svc.cluster.local",
+        ],
+    },
+    NeverDenied {
+        what: "anything, while what is passed can't be told apart",
+        manifests: || [NAMESPACES, OBJECTS].concat(),
+        flags: &[
+            "--pass=a-name-of-more-than-sixty-four.octets-which-has-no.suffix-entry.cluster.local",
+        ],
+        names: &[
+            "x.a-name-of-more-than-sixty-four.octets-which-has-no.suffix-entry.cluster.local",
+            "absent.shop.svc.cluster.local",
+        ],
     },
     NeverDenied {
         what: "other people's names",

@@ -35,14 +35,18 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    passed_suffixes: "passed-suffixes",
     rule_1_01_names: "rule-1.01-names",
     rule_1_02_namespaces: "rule-1.02-namespaces",
     rule_1_02_exposed: "rule-1.02-exposed-namespaces",
+    rule_1_02_labels: "rule-1.02-labels",
     rule_1_02_unknown: "rule-1.02-unknown-namespaces",
     rule_1_03_cluster_ip: "rule-1.03-cluster-ip",
+    rule_1_03_ignore_empty_service: "rule-1.03-ignore-empty-service",
     rule_1_03_headless: "rule-1.03-headless",
     rule_1_04_ready: "rule-1.04-ready",
     rule_1_05_endpoint_names: "rule-1.05-endpoint-names",
+    rule_1_05_endpoint_pod_names: "rule-1.05-endpoint-pod-names",
     rule_1_06_srv: "rule-1.06-srv",
     rule_1_07_external_name: "rule-1.07-external-name",
     rule_1_08_ptr: "rule-1.08-ptr",
@@ -51,6 +55,7 @@ scenarios! {
     rule_1_09_pods_verified: "rule-1.09-pods-verified",
     rule_1_10_zonal: "rule-1.10-zonal",
     rule_1_11_apex: "rule-1.11-apex",
+    rule_1_11_name_servers: "rule-1.11-name-servers",
     rule_1_13_header_and_ttl: "rule-1.13-header-and-ttl",
     rule_2_odd_queries: "rule-2-odd-queries",
     rule_3_existing_names: "rule-3-existing-names",

@@ -137,14 +137,14 @@ fn a_card_is_refused_without_allowed_clients() {
 }
 
 /// A running agent; killed when dropped.
-struct Agent {
+pub(crate) struct Agent {
     child: Child,
     lines: std::sync::mpsc::Receiver<String>,
 }
 
 impl Agent {
     /// Starts the agent on the node's host veth and waits until it is ready.
-    fn start(node: &Namespace, manifests: &Manifests, more: &[&str]) -> Self {
+    pub(crate) fn start(node: &Namespace, manifests: &Manifests, more: &[&str]) -> Self {
         let mut child = Self::command(node, manifests)
             .args(["--interface", HOST_VETH])
             .args(more)
@@ -193,7 +193,7 @@ impl Agent {
         }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 }
@@ -226,10 +226,10 @@ fn binary() -> PathBuf {
 }
 
 /// A file of manifests in a folder of its own.
-struct Manifests(PathBuf);
+pub(crate) struct Manifests(PathBuf);
 
 impl Manifests {
-    fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         let name = format!(
             "zerohop-{}-{:016x}",
             std::process::id(),

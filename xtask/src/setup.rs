@@ -16,6 +16,8 @@ pub(crate) enum Need {
     Ebpf,
     /// Network namespaces, links and routes.
     Namespaces,
+    /// The clients that are in the field, as far as Debian has them.
+    Clients,
     /// Other kernels, booted in an emulator; they get this machine's `ip` too.
     Guests,
 }
@@ -32,7 +34,7 @@ pub(crate) enum Say {
 /// The job itself: everything that any job needs.
 pub(crate) fn run() -> Result<()> {
     ensure(
-        &[Need::Ebpf, Need::Namespaces, Need::Guests],
+        &[Need::Ebpf, Need::Namespaces, Need::Clients, Need::Guests],
         Say::Everything,
     )
 }
@@ -45,6 +47,7 @@ pub(crate) fn ensure(needs: &[Need], say: Say) -> Result<()> {
                 toolchain::ensure(say)?;
             }
             Need::Namespaces => programs(&[IP], say)?,
+            Need::Clients => programs(&[MUSL, DIG, KDIG, DRILL], say)?,
             Need::Guests => programs(&[QEMU, BUSYBOX], say)?,
         }
     }
@@ -101,6 +104,26 @@ struct Program {
 const IP: Program = Program {
     name: "ip",
     package: "iproute2",
+};
+/// Builds programs with another resolver than glibc's.
+const MUSL: Program = Program {
+    name: "musl-gcc",
+    package: "musl-tools",
+};
+/// BIND's tool.
+const DIG: Program = Program {
+    name: "dig",
+    package: "bind9-dnsutils",
+};
+/// Knot's tool.
+const KDIG: Program = Program {
+    name: "kdig",
+    package: "knot-dnsutils",
+};
+/// NLnet Labs' tool.
+const DRILL: Program = Program {
+    name: "drill",
+    package: "ldnsutils",
 };
 /// Runs the kernels of the matrix.
 const QEMU: Program = Program {

@@ -49,7 +49,7 @@ fn choice(word: &str) -> Result<Choice, String> {
 
 fn on_this_machine(filter: &[String]) -> Result<()> {
     setup::need_root("test")?;
-    setup::ensure(&[Need::Ebpf, Need::Namespaces], Say::Changes)?;
+    setup::ensure(&[Need::Ebpf, Need::Namespaces, Need::Clients], Say::Changes)?;
     build_ebpf::programs()?;
     run_command(
         cargo()

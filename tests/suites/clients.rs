@@ -1,6 +1,6 @@
 //! The clients that are in the field, in a pod, asking for the same names.
 //!
-//! Resolvers of libraries (glibc, musl, Go, Python's) look names up through the search list. Tools (dig, kdig, drill)
+//! Resolvers of libraries (glibc, musl, glibc through systemd-resolved, Go, Python's) look names up through the search list. Tools (dig, kdig, drill)
 //! ask for one name and type. What the kernel passes goes to the agent's own sockets.
 
 mod programs;

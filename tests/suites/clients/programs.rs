@@ -19,6 +19,9 @@ mount -t tmpfs tmpfs /etc && mount -t tmpfs tmpfs /run &&
 printf %s \"$RESOLV_CONF\" > /etc/resolv.conf && echo 'hosts: dns' > /etc/nsswitch.conf &&
 exec \"$@\"";
 
+/// No package of it is installed for this: Debian's takes over the machine's own /etc/resolv.conf.
+const RESOLVED: &str = "/usr/lib/systemd/systemd-resolved";
+
 /// A client.
 pub(crate) struct Program {
     pub(crate) name: &'static str,
@@ -45,7 +48,7 @@ impl Programs {
     }
 
     /// Programs that print a name's addresses.
-    pub(crate) fn libraries(&self) -> [Program; 4] {
+    pub(crate) fn libraries(&self) -> [Program; 5] {
         [
             Program {
                 name: "glibc",
@@ -60,6 +63,10 @@ impl Programs {
                     words,
                     version: musl_version(),
                 }),
+            },
+            Program {
+                name: "systemd-resolved",
+                found: self.resolved(),
             },
             Program {
                 name: "Go",
@@ -105,6 +112,14 @@ impl Programs {
         build.args(&compiler[1..]);
         run(build.args(["-o", &program, &source("lookup.c")]))?;
         Ok(vec![program])
+    }
+
+    /// The program in C, which asks systemd-resolved.
+    fn resolved(&self) -> Result<Found, String> {
+        let version = version(RESOLVED, "--version")?;
+        let mut words = vec!["sh".to_owned(), source("resolved.sh"), RESOLVED.to_owned()];
+        words.extend(self.in_c(&["cc"])?);
+        Ok(Found { words, version })
     }
 
     /// Builds the program in Go, with Go's own resolver.

@@ -2,6 +2,7 @@
 
 mod agent;
 mod clients;
+mod corpus;
 mod kernel;
 mod tables;
 mod updates;

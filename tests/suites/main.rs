@@ -2,7 +2,9 @@
 
 mod agent;
 mod cases;
+mod clients;
 mod contract;
+mod corpus;
 mod kernel;
 mod lookup;
 mod tables;

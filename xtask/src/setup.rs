@@ -18,6 +18,8 @@ pub(crate) enum Need {
     Namespaces,
     /// What checks the agent's zone files.
     ZoneFiles,
+    /// The clients that are in the field, as far as Debian has them.
+    Clients,
     /// Other kernels, booted in an emulator; they get this machine's `ip` too.
     Guests,
 }
@@ -34,7 +36,13 @@ pub(crate) enum Say {
 /// The job itself: everything that any job needs.
 pub(crate) fn run() -> Result<()> {
     ensure(
-        &[Need::Ebpf, Need::Namespaces, Need::ZoneFiles, Need::Guests],
+        &[
+            Need::Ebpf,
+            Need::Namespaces,
+            Need::Clients,
+            Need::ZoneFiles,
+            Need::Guests,
+        ],
         Say::Everything,
     )
 }
@@ -48,6 +56,7 @@ pub(crate) fn ensure(needs: &[Need], say: Say) -> Result<()> {
             }
             Need::Namespaces => programs(&[IP], say)?,
             Need::ZoneFiles => programs(&[NAMED_CHECKZONE, KZONECHECK], say)?,
+            Need::Clients => programs(&[MUSL, DIG, KDIG, DRILL], say)?,
             Need::Guests => programs(&[QEMU, BUSYBOX], say)?,
         }
     }
@@ -114,6 +123,26 @@ const NAMED_CHECKZONE: Program = Program {
 const KZONECHECK: Program = Program {
     name: "kzonecheck",
     package: "knot-dnssecutils",
+};
+/// Builds programs with another resolver than glibc's.
+const MUSL: Program = Program {
+    name: "musl-gcc",
+    package: "musl-tools",
+};
+/// BIND's tool.
+const DIG: Program = Program {
+    name: "dig",
+    package: "bind9-dnsutils",
+};
+/// Knot's tool.
+const KDIG: Program = Program {
+    name: "kdig",
+    package: "knot-dnsutils",
+};
+/// NLnet Labs' tool.
+const DRILL: Program = Program {
+    name: "drill",
+    package: "ldnsutils",
 };
 /// Runs the kernels of the matrix.
 const QEMU: Program = Program {

@@ -50,7 +50,7 @@ fn choice(word: &str) -> Result<Choice, String> {
 fn on_this_machine(filter: &[String]) -> Result<()> {
     setup::need_root("test")?;
     setup::ensure(
-        &[Need::Ebpf, Need::Namespaces, Need::ZoneFiles],
+        &[Need::Ebpf, Need::Namespaces, Need::Clients, Need::ZoneFiles],
         Say::Changes,
     )?;
     build_ebpf::programs()?;

@@ -20,6 +20,8 @@ pub(super) const AUTHORITATIVE: u16 = 0x0400;
 pub(super) const TRUNCATED: u16 = 0x0200;
 /// RD: the client wants recursion.
 pub(super) const RECURSION_DESIRED: u16 = 0x0100;
+/// Z: reserved, and zero in all messages (RFC 1035 section 4.1.1).
+pub(super) const RESERVED: u16 = 0x0040;
 /// AD: in a query, the client understands the bit (RFC 6840 section 5.7).
 pub(super) const AUTHENTIC_DATA: u16 = 0x0020;
 /// CD: the client checks signatures itself (RFC 4035 section 3.2.2).
@@ -131,6 +133,12 @@ pub(super) fn push_opt(message: &mut Vec<u8>, edns: Edns, extended_rcode: u8) {
 /// Sets bits of a message's second word.
 pub(super) fn set_flags(message: &mut [u8], bits: u16) {
     let flags = count(message, 2) | bits;
+    set_count(message, 2, flags);
+}
+
+/// Clears bits of a message's second word.
+pub(super) fn clear_flags(message: &mut [u8], bits: u16) {
+    let flags = count(message, 2) & !bits;
     set_count(message, 2, flags);
 }
 

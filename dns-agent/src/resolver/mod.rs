@@ -4,12 +4,15 @@
 //! [`message::respond`] decides, without sockets or time. `udp` and `tcp` carry
 //! queries to it and replies back. `forward` asks upstreams, and `response` makes
 //! the client's answer of theirs. `compose` puts messages together.
+//!
+//! `message` and `response` are pure and read what strangers send: they are public so that
+//! fuzzing reaches them.
 
 mod compose;
 mod counters;
 mod forward;
 pub mod message;
-mod response;
+pub mod response;
 mod tcp;
 mod udp;
 

@@ -13,7 +13,7 @@ use domain::{
 use super::{
     compose::{
         self, AUTHENTIC_DATA, AUTHORITATIVE, CHECKING_DISABLED, HEADER_LEN, RECURSION_DESIRED,
-        TRUNCATED,
+        RESERVED, TRUNCATED,
     },
     message::{Chase, Query},
 };
@@ -25,13 +25,13 @@ const MAX_LINKS: usize = 10;
 /// A query as an upstream gets it: ours, with nothing of the client's but its
 /// question and the bits that concern the answer.
 #[derive(Debug)]
-pub(super) struct UpstreamQuery {
+pub struct UpstreamQuery {
     octets: Vec<u8>,
 }
 
 /// An upstream's answer to a query of ours.
 #[derive(Debug)]
-pub(super) struct Response {
+pub struct Response {
     /// The message without its OPT record.
     message: Vec<u8>,
     /// The upper bits of the response code, from the OPT record.
@@ -40,7 +40,7 @@ pub(super) struct Response {
 
 impl UpstreamQuery {
     /// Asks what the client asked.
-    pub(super) fn forwarding(query: &Query) -> UpstreamQuery {
+    pub fn forwarding(query: &Query) -> UpstreamQuery {
         let bits = RECURSION_DESIRED | AUTHENTIC_DATA | CHECKING_DISABLED;
         let mut upstream = UpstreamQuery::new(query.flags & bits, &query.question);
         if let Some(edns) = query.edns {
@@ -50,7 +50,7 @@ impl UpstreamQuery {
     }
 
     /// Asks for the target of an alias.
-    pub(super) fn chasing(chase: &Chase) -> UpstreamQuery {
+    pub fn chasing(chase: &Chase) -> UpstreamQuery {
         let mut question = chase.target.wire().to_vec();
         question.extend_from_slice(&chase.query.qtype.to_int().to_be_bytes());
         question.extend_from_slice(&Class::IN.to_int().to_be_bytes());
@@ -67,7 +67,7 @@ impl UpstreamQuery {
     }
 
     /// The message to send under this ID.
-    pub(super) fn with_id(&self, id: u16) -> Vec<u8> {
+    pub fn with_id(&self, id: u16) -> Vec<u8> {
         let mut octets = self.octets.clone();
         octets[..2].copy_from_slice(&id.to_be_bytes());
         octets
@@ -77,7 +77,7 @@ impl UpstreamQuery {
 impl Response {
     /// Takes what came back for an answer, if it is a well-formed one with the
     /// ID and the question of `asked`, a message that was sent.
-    pub(super) fn parse(octets: &[u8], asked: &[u8]) -> Option<Response> {
+    pub fn parse(octets: &[u8], asked: &[u8]) -> Option<Response> {
         let message = Message::from_slice(octets).ok()?;
         let header = message.header();
         let expected = Message::from_slice(asked).ok()?;
@@ -100,7 +100,11 @@ impl Response {
     /// Walks over all records and leaves the OPT record out, with whatever
     /// stands after it.
     fn without_opt(octets: &[u8], question_len: usize) -> Option<Response> {
-        let mut parser = Parser::from_ref(octets);
+        // A name that points into the header would change with the header, so none may: this
+        // octet is part of no name.
+        let mut blanked = octets.to_vec();
+        blanked[..HEADER_LEN].fill(0xff);
+        let mut parser = Parser::from_ref(blanked.as_slice());
         parser.advance(HEADER_LEN + question_len).ok()?;
         let mut response = Response {
             message: octets.to_vec(),
@@ -124,7 +128,7 @@ impl Response {
     }
 
     /// Whether the upstream had more to say than fitted.
-    pub(super) fn is_truncated(&self) -> bool {
+    pub fn is_truncated(&self) -> bool {
         compose::count(&self.message, 2) & TRUNCATED != 0
     }
 
@@ -144,10 +148,12 @@ impl Response {
 
 impl Query {
     /// The upstream's message as the client's: with its ID, its question in its
-    /// own casing, our OPT record, and no longer than it takes.
-    pub(super) fn relay(&self, response: Response) -> Vec<u8> {
+    /// own casing, our OPT record, the reserved bit clear, and no longer than it
+    /// takes.
+    pub fn relay(&self, response: Response) -> Vec<u8> {
         let mut message = response.message;
         message[..2].copy_from_slice(&self.id.to_be_bytes());
+        compose::clear_flags(&mut message, RESERVED);
         message[HEADER_LEN..HEADER_LEN + self.question.len()].copy_from_slice(&self.question);
         self.finish(message, response.extended_rcode)
     }
@@ -157,12 +163,7 @@ impl Chase {
     /// The alias with what the upstream said about its target. Without an answer
     /// from any upstream there is no data of the type asked for; an answer
     /// without addresses leaves the alias alone.
-    pub(super) fn complete(
-        &self,
-        response: Option<&Response>,
-        model: &Model,
-        rotation: usize,
-    ) -> Vec<u8> {
+    pub fn complete(&self, response: Option<&Response>, model: &Model, rotation: usize) -> Vec<u8> {
         let query = &self.query;
         let answer = match (response, model.zone_of(&query.name)) {
             (Some(response), _) => Answer::Data {

@@ -1,0 +1,302 @@
+//! The clients that are in the field, in a pod, asking for the same names.
+//!
+//! Resolvers of libraries (glibc, musl, glibc through systemd-resolved, Go, Python's) look names up through the search list. Tools (dig, kdig, drill)
+//! ask for one name and type. What the kernel passes goes to the agent's own sockets.
+
+mod programs;
+
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use zerohop_tests::{
+    packet::{self, Query},
+    topology::{POD, SERVED, Topology},
+    udp::{Client, Server},
+};
+
+use super::agent::{Agent, Manifests};
+use programs::{Programs, Shell};
+
+/// No client sends a query a second time before this: it would hide that the first was lost.
+const QUICK: Duration = Duration::from_millis(2400);
+
+/// What an ordinary pod has, on a node that has search domains of its own.
+const RESOLV_CONF: &str = "\
+search shop.svc.cluster.local svc.cluster.local cluster.local eu.example.net example.net
+nameserver 10.96.0.10
+options ndots:5
+";
+
+/// The one name outside the cluster, and its address.
+const OUTSIDE: (&str, Ipv4Addr) = ("www.example.com", Ipv4Addr::new(192, 0, 2, 80));
+
+/// More addresses than 512 octets hold.
+const CROWD: usize = 60;
+
+/// Names for the libraries; without addresses: there is no such name.
+const LOOKUPS: [(&str, &[&str]); 14] = [
+    ("web", &["10.96.1.1"]),
+    ("web.shop", &["10.96.1.1"]),
+    ("web.shop.svc", &["10.96.1.1"]),
+    ("web.shop.svc.cluster.local", &["10.96.1.1"]),
+    ("web.shop.svc.cluster.local.", &["10.96.1.1"]),
+    ("WeB.sHoP", &["10.96.1.1"]),
+    ("six", &["fd00:10:96::6"]),
+    ("cart", &["10.96.1.2", "fd00:10:96::2"]),
+    ("db", &["10.244.0.1", "10.244.0.2", "10.244.0.3"]),
+    ("db-0.db", &["10.244.0.1"]),
+    ("near", &["10.96.1.1"]),
+    ("www.example.com", &["192.0.2.80"]),
+    ("absent", &[]),
+    ("absent.example.com", &[]),
+];
+
+/// Name, type, RCODE and data of that type, for the tools.
+const QUESTIONS: [(&str, &str, &str, &[&str]); 12] = [
+    ("web.shop.svc.cluster.local", "A", "NOERROR", &["10.96.1.1"]),
+    ("WeB.sHoP.svc.cluster.LOCAL", "A", "NOERROR", &["10.96.1.1"]),
+    ("web.shop.svc.cluster.local", "AAAA", "NOERROR", &[]),
+    (
+        "cart.shop.svc.cluster.local",
+        "AAAA",
+        "NOERROR",
+        &["fd00:10:96::2"],
+    ),
+    (
+        "db.shop.svc.cluster.local",
+        "A",
+        "NOERROR",
+        &["10.244.0.1", "10.244.0.2", "10.244.0.3"],
+    ),
+    (
+        "_http._tcp.web.shop.svc.cluster.local",
+        "SRV",
+        "NOERROR",
+        &["0 100 80 web.shop.svc.cluster.local."],
+    ),
+    (
+        "1.1.96.10.in-addr.arpa",
+        "PTR",
+        "NOERROR",
+        &["web.shop.svc.cluster.local."],
+    ),
+    (
+        "near.shop.svc.cluster.local",
+        "A",
+        "NOERROR",
+        &["10.96.1.1"],
+    ),
+    (
+        "dns-version.cluster.local",
+        "TXT",
+        "NOERROR",
+        &["\"1.1.0\""],
+    ),
+    ("www.example.com", "A", "NOERROR", &["192.0.2.80"]),
+    ("absent.shop.svc.cluster.local", "A", "NXDOMAIN", &[]),
+    (
+        "www.example.com.shop.svc.cluster.local",
+        "A",
+        "NXDOMAIN",
+        &[],
+    ),
+];
+
+#[test]
+fn every_client_finds_what_is_there() {
+    let topology = Topology::routed().unwrap();
+    topology.assign_served().unwrap();
+    let outside = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let upstream = Server::start(&topology.node, outside, outside_reply).unwrap();
+    let manifests = Manifests::new(&manifests());
+    let dns = SocketAddr::new(SERVED[0], 53);
+    let options = [
+        format!("--listen={dns}"),
+        format!("--upstream={}", upstream.address()),
+        "--reverse=10.96.0.0/16".to_owned(),
+    ];
+    let options = options.each_ref().map(String::as_str);
+    let agent = Agent::start(&topology.node, &manifests, &options);
+    let shell = Shell { pod: &topology.pod };
+    let programs = Programs::new();
+
+    let libraries = programs
+        .libraries()
+        .map(|program| (program, look_up as Check));
+    let tools = programs.tools().map(|program| (program, ask as Check));
+    let (mut ran, mut missing) = (0, 0);
+    for (program, check) in libraries.into_iter().chain(tools) {
+        match &program.found {
+            Ok(found) => {
+                println!("{}: {}", program.name, found.version);
+                check(&shell, program.name, &found.words);
+                ran += 1;
+            }
+            Err(reason) => {
+                println!("{}: not run: {reason}", program.name);
+                missing += 1;
+            }
+        }
+    }
+    println!("{ran} clients were run, {missing} are not here");
+    assert!(ran > 0);
+
+    // The clients can't tell who answers. With the agent stopped it can only be the kernel.
+    agent.signal(Signal::SIGSTOP);
+    let query = Query::new(POD[0], SERVED[0], "web.shop.svc.cluster.local", 1);
+    let client = Client::new(&topology.pod, dns).unwrap();
+    let reply = client.ask(&query.message(), QUICK).unwrap();
+    assert!(reply.is_some(), "the kernel did not answer");
+}
+
+/// Asks everything of one client.
+type Check = fn(&Shell<'_>, &str, &[String]);
+
+/// Looks all names up by a program that prints the addresses of one.
+fn look_up(shell: &Shell<'_>, program: &str, words: &[String]) {
+    let found = |name: &str| {
+        let output = shell.run(words, &[name]);
+        match output.trim() {
+            "not found" => BTreeSet::new(),
+            addresses => addresses.split_whitespace().map(str::to_owned).collect(),
+        }
+    };
+    for (name, addresses) in LOOKUPS {
+        assert_eq!(found(name), set(addresses), "{program} looks {name} up");
+    }
+    let (found, crowd) = (found("crowd"), crowd());
+    if program == "musl" {
+        // It has room for 48 addresses, and before 1.2.4 takes what one datagram holds.
+        assert!(found.len() >= 28 && found.is_subset(&crowd), "{found:?}");
+    } else {
+        assert_eq!(found, crowd, "{program} looks crowd up");
+    }
+}
+
+/// Asks all questions by a tool that prints messages as dig does.
+fn ask(shell: &Shell<'_>, program: &str, words: &[String]) {
+    for (name, rtype, rcode, data) in QUESTIONS {
+        let reply = Printed::of(&shell.run(words, &[name, rtype]), rtype);
+        let expected = Printed {
+            rcode: rcode.to_owned(),
+            data: set(data),
+        };
+        assert_eq!(reply, expected, "{program} asks for {name} {rtype}");
+    }
+    let name = "crowd.shop.svc.cluster.local";
+    let reply = Printed::of(&shell.run(words, &[name, "A"]), "A");
+    assert_eq!(reply.data, crowd(), "{program} asks for {name}");
+}
+
+/// A message as the tools print it.
+#[derive(Debug, PartialEq, Eq)]
+struct Printed {
+    rcode: String,
+    /// The data of the records of one type.
+    data: BTreeSet<String>,
+}
+
+impl Printed {
+    /// Reads `status: NOERROR,` or `rcode: NOERROR,`, and lines of owner, TTL, class, type and data.
+    fn of(output: &str, rtype: &str) -> Self {
+        let mut words = output.split_whitespace();
+        words.find(|word| ["status:", "rcode:"].contains(word));
+        let rcode = words.next().unwrap_or_default();
+        let records = output.lines().filter(|line| !line.starts_with(';'));
+        let data = records.filter_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            (words.get(3) == Some(&rtype)).then(|| words[4..].join(" "))
+        });
+        Self {
+            rcode: rcode.trim_end_matches([',', ';']).to_owned(),
+            data: data.collect(),
+        }
+    }
+}
+
+fn set(words: &[&str]) -> BTreeSet<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn crowd() -> BTreeSet<String> {
+    (1..=CROWD).map(|last| format!("10.244.1.{last}")).collect()
+}
+
+/// The namespace `shop`.
+fn manifests() -> String {
+    let service = |name: &str, spec: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{{spec}}}\n"
+        )
+    };
+    let addressed = |name: &str, addresses: &[&str]| {
+        let all = addresses.join("\", \"");
+        let first = addresses[0];
+        service(
+            name,
+            &format!(
+                "clusterIP: \"{first}\", clusterIPs: [\"{all}\"], ports: [{{name: http, port: 80, protocol: TCP}}]"
+            ),
+        )
+    };
+    let headless = |name: &str, endpoints: &[String]| {
+        let none = "clusterIP: None, clusterIPs: [None]";
+        let slice = format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: {name}, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}\n\
+             addressType: IPv4\nports: []\nendpoints: [{}]\n",
+            endpoints.join(", ")
+        );
+        service(name, none) + &slice
+    };
+    let named = (1..=3).map(|last| {
+        let number = last - 1;
+        format!("{{addresses: [10.244.0.{last}], hostname: db-{number}}}")
+    });
+    let nameless = crowd()
+        .into_iter()
+        .map(|address| format!("{{addresses: [{address}]}}"));
+    [
+        // Without any, every namespace exists, and with it absent.svc.cluster.local.
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n".to_owned(),
+        addressed("web", &["10.96.1.1"]),
+        addressed("cart", &["10.96.1.2", "fd00:10:96::2"]),
+        addressed("six", &["fd00:10:96::6"]),
+        headless("db", &named.collect::<Vec<_>>()),
+        headless("crowd", &nameless.collect::<Vec<_>>()),
+        service(
+            "near",
+            "type: ExternalName, externalName: web.shop.svc.cluster.local",
+        ),
+    ]
+    .concat()
+}
+
+/// The world outside: one name with an IPv4 address, and no other name.
+fn outside_reply(query: &[u8]) -> Option<Vec<u8>> {
+    let (name, address) = OUTSIDE;
+    let mut reply = query.to_vec();
+    // QR, RA.
+    *reply.get_mut(2)? |= 0x80;
+    *reply.get_mut(3)? = 0x80;
+    let name = packet::wire(name);
+    let end = 12 + name.len();
+    let asked = query.get(12..end).unwrap_or_default();
+    if !asked.eq_ignore_ascii_case(&name) {
+        reply[3] |= 3;
+        return Some(reply);
+    }
+    // Behind the question may stand an OPT, which is not for this server to understand.
+    reply.truncate(end + 4);
+    reply[10..12].fill(0);
+    if query[end..end + 2] == [0, 1] {
+        reply[7] = 1;
+        reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 77, 0, 4]);
+        reply.extend(address.octets());
+    }
+    Some(reply)
+}

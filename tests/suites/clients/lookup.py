@@ -1,0 +1,10 @@
+"""Looks names up as Python programs do. Prints a line for each name."""
+import socket
+import sys
+
+for name in sys.argv[1:]:
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        print(*(address[0] for *_, address in found))
+    except socket.gaierror as error:
+        print("not found" if error.errno == socket.EAI_NONAME else f"error: {error}")

@@ -18,8 +18,8 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 pub use self::values::{
-    Capacity, Domain, Hook, Interface, NamespaceName, Network, Passed, Pods, QueryName, QueryType,
-    Server, Socket, StaleAfter, Ttl,
+    Capacity, Domain, Hook, Interface, NamespaceName, Network, NodeIp, Passed, Pods, QueryName,
+    QueryType, Server, Socket, StaleAfter, Ttl,
 };
 use self::values::{list, single};
 use crate::{
@@ -208,6 +208,13 @@ pub struct Settings {
     #[serde(deserialize_with = "list")]
     pub listen: Option<Vec<Socket>>,
 
+    /// An address of this node, for `ns.dns.<zone>`, which is the zone's name
+    /// server when no Service has one of the --serve addresses; repeatable. In
+    /// a DaemonSet: status.hostIPs.
+    #[arg(long, value_name = "IP")]
+    #[serde(deserialize_with = "list")]
+    pub node_ip: Option<Vec<NodeIp>>,
+
     /// A DNS server for all other names, tried in the order given; repeatable;
     /// port 53 unless given. Without one such names are refused.
     #[arg(long, value_name = "IP[:PORT]")]
@@ -348,8 +355,11 @@ impl Config {
                     false => EndpointNames::Address,
                 },
                 served: addresses_of(&serve).collect(),
-                name_server_addresses: addresses_of(&listen)
-                    .filter(|address| !address.is_loopback() && !address.is_unspecified())
+                name_server_addresses: settings
+                    .node_ip
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|NodeIp(address)| address)
                     .collect(),
             },
             interfaces,
@@ -401,6 +411,7 @@ impl Settings {
             allow: self.allow.or(file.allow),
             serve: self.serve.or(file.serve),
             listen: self.listen.or(file.listen),
+            node_ip: self.node_ip.or(file.node_ip),
             upstream: self.upstream.or(file.upstream),
             admin: self.admin.or(file.admin),
             stale_after: self.stale_after.or(file.stale_after),

@@ -27,10 +27,8 @@ pub(crate) fn find<T: Tables>(
     tables: &T,
 ) -> Result<Option<Existing>, Outcome> {
     let at = offset::<NAME_MASK>(query.name(), first_label);
-    let Ok(scanned) = read_name(at, query.end, query.settings) else {
-        // A parent too short to be looked up is no name of ours.
-        return Ok(None);
-    };
+    // A parent too short to be looked up may speak for its children all the same.
+    let scanned = read_name(at, query.end, query.settings)?;
     let parent = Asked {
         at,
         length: scanned.length,

@@ -381,9 +381,6 @@ fn walk(query: &Query<'_>, to: usize) -> Result<usize, Outcome> {
         if at == to {
             return Ok(first);
         }
-        if at > to {
-            return Err(Outcome::OddName);
-        }
         let octet = offset::<NAME_MASK>(name, at);
         if octet + 1 > query.end {
             return Err(Outcome::OddName);
@@ -393,7 +390,11 @@ fn walk(query: &Query<'_>, to: usize) -> Result<usize, Outcome> {
         if length == 0 || length > 63 {
             return Err(Outcome::OddName);
         }
-        at = forget_octet(at + length as usize + 1, query.hash.0);
+        let next = at + length as usize + 1;
+        if next > to {
+            return Err(Outcome::OddName);
+        }
+        at = forget_octet(next, query.hash.0);
         if label == 0 {
             first = at;
         }

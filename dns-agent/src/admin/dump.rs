@@ -11,7 +11,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::spawn_blocking,
+};
 
 use crate::zone::{Model, Name, master};
 
@@ -19,6 +22,9 @@ use crate::zone::{Model, Name, master};
 const PIECE: usize = 64 * 1024;
 /// Pieces that wait for the client.
 const WAITING: usize = 4;
+
+/// Dumps at once. Each holds a thread and a model until its client has read it all.
+static SLOTS: Semaphore = Semaphore::const_new(4);
 
 /// Every zone, and what lies outside them.
 pub(super) fn all(model: Arc<Model>) -> Response {
@@ -40,8 +46,13 @@ pub(super) fn zone(model: Arc<Model>, name: &Name) -> Response {
 fn respond(
     write: impl FnOnce(&mut BufWriter<Pieces>) -> io::Result<()> + Send + 'static,
 ) -> Response {
+    let Ok(slot) = SLOTS.try_acquire() else {
+        let reason = "too many dumps at once: end one of those that are being read\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, reason).into_response();
+    };
     let (sender, pieces) = mpsc::channel(WAITING);
     spawn_blocking(move || {
+        let _slot = slot;
         let mut out = BufWriter::with_capacity(PIECE, Pieces(sender.clone()));
         if let Err(error) = write(&mut out).and_then(|()| out.flush()) {
             // Else the client would take what there is for all of it.

@@ -170,6 +170,7 @@ fn wrong_values_are_refused_with_advice() {
     );
     refused(&["--interface", "=tc"], &["name is missing"]);
     refused(&["--listen", "127.0.0.1"], &["--listen", "IP:PORT"]);
+    refused(&["--node-ip", "0.0.0.0"], &["--node-ip", "192.0.2.7"]);
     refused(&["--listen", "::1:53:99999"], &["[::1]:53"]);
     refused(
         &["--upstream", "dns.example"],
@@ -218,16 +219,14 @@ fn combinations_are_checked() {
 }
 
 #[test]
-fn name_servers_are_what_is_served_and_listened_on() {
+fn name_servers_are_what_is_served_and_the_node() {
     let config = run(&[
         "--manifests=m",
         "--serve=10.96.0.10",
         "--serve=[fd00::a]:5353",
-        "--listen=127.0.0.1:53",
-        "--listen=[::1]:53",
-        "--listen=0.0.0.0:5353",
         "--listen=169.254.20.10:53",
-        "--listen=[2001:db8::1]:53",
+        "--node-ip=192.0.2.7",
+        "--node-ip=2001:db8::1",
     ])
     .unwrap();
     let texts = |addresses: &[IpAddr]| {
@@ -237,7 +236,7 @@ fn name_servers_are_what_is_served_and_listened_on() {
     assert_eq!(texts(&config.zone.served), ["10.96.0.10", "fd00::a"]);
     assert_eq!(
         texts(&config.zone.name_server_addresses),
-        ["169.254.20.10", "2001:db8::1"]
+        ["192.0.2.7", "2001:db8::1"]
     );
 }
 

@@ -260,6 +260,23 @@ impl FromStr for Server {
     }
 }
 
+/// An address of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeIp(pub IpAddr);
+
+impl FromStr for NodeIp {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<IpAddr>() {
+            Ok(address) if !address.is_unspecified() => Ok(NodeIp(address.to_canonical())),
+            _ => Err(format!(
+                "{text:?} is not an address of a node: give one such as 192.0.2.7 or 2001:db8::7"
+            )),
+        }
+    }
+}
+
 /// An address and port to listen on; port 0 lets the system choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Socket(pub SocketAddr);

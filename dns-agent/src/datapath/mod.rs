@@ -35,7 +35,7 @@ use serde::Serialize;
 
 use crate::{
     config::Interface,
-    zone::{Model, Name},
+    zone::{Model, Name, Node},
 };
 use grace::{Grace, Rcu};
 use hooks::{AttachedStatus, Failed, Hooks};
@@ -90,6 +90,16 @@ pub struct Tables<G> {
     owned: Vec<bool>,
     /// Names below which more exists than a flag of the parent could tell, as they say too.
     deep: BTreeSet<Name>,
+    published: Published,
+}
+
+/// A model on its way into the tables.
+struct Round<'a> {
+    model: &'a Model,
+    /// Names below which absence means nothing, before this round or after it.
+    deep: &'a BTreeSet<Name>,
+    /// For each zone, whether all names have found room so far.
+    complete: Vec<bool>,
     published: Published,
 }
 
@@ -352,37 +362,41 @@ impl<G: Grace> Tables<G> {
         model: &Model,
         progress: &mut dyn FnMut(),
     ) -> anyhow::Result<Published> {
-        let mut published = Published::default();
         let deep = settings::deep_names(model);
         let mut either = self.deep.clone();
         either.extend(deep.iter().cloned());
         self.owned.resize(model.zones().len(), false);
         self.settle(model, &either)?;
 
-        let mut complete = vec![true; model.zones().len()];
+        let mut round = Round {
+            model,
+            deep: &either,
+            complete: vec![true; model.zones().len()],
+            published: Published::default(),
+        };
         self.table.begin();
+        let mut later = Vec::new();
         for (name, node) in model.nodes() {
-            let Some(mut record) = records::build(model, name, node) else {
+            // Until every reader can find the names below it, its record goes on speaking for them.
+            if !node.below_is_computed() && self.table.speaks_for_children(name.wire()) {
+                later.push((name, node));
                 continue;
-            };
-            match self.table.put(&mut record) {
-                Ok(Put::Unchanged) => published.unchanged += 1,
-                Ok(Put::Replaced) => published.replaced += 1,
-                Ok(Put::Inserted) => published.inserted += 1,
-                Err(_) => {
-                    published.left_out += 1;
-                    // Absence must mean nothing before the name is left out. An old record of the
-                    // name goes in the sweep.
-                    if let Some(zone) = model.zone_of(name) {
-                        complete[zone] = false;
-                        if std::mem::replace(&mut self.owned[zone], false) {
-                            self.settle(model, &either)?;
-                        }
-                    }
-                }
             }
+            self.put(&mut round, name, node)?;
             progress();
         }
+        if !later.is_empty() {
+            self.table.wait_for_readers();
+        }
+        for (name, node) in later {
+            self.put(&mut round, name, node)?;
+            progress();
+        }
+        let Round {
+            complete,
+            mut published,
+            ..
+        } = round;
         published.removed = self.table.sweep();
         // Words are visible to every reader now, and so their absence means something.
         self.table.wait_for_readers();
@@ -391,6 +405,31 @@ impl<G: Grace> Tables<G> {
         self.deep = deep;
         self.published = published;
         Ok(published)
+    }
+
+    /// Writes one name's record. Without room for it, the absence of names means nothing in its zone
+    /// any more.
+    fn put(&mut self, round: &mut Round<'_>, name: &Name, node: &Node) -> anyhow::Result<()> {
+        let Some(mut record) = records::build(round.model, name, node) else {
+            return Ok(());
+        };
+        match self.table.put(&mut record) {
+            Ok(Put::Unchanged) => round.published.unchanged += 1,
+            Ok(Put::Replaced) => round.published.replaced += 1,
+            Ok(Put::Inserted) => round.published.inserted += 1,
+            Err(_) => {
+                round.published.left_out += 1;
+                // Absence must mean nothing before the name is left out. An old record of the
+                // name goes in the sweep.
+                if let Some(zone) = round.model.zone_of(name) {
+                    round.complete[zone] = false;
+                    if std::mem::replace(&mut self.owned[zone], false) {
+                        self.settle(round.model, round.deep)?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Publishes the settings and waits until every reader has them.

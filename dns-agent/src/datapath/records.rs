@@ -122,10 +122,11 @@ fn children(model: &Model, name: &Name, node: &Node) -> Option<Children> {
         }),
         Below::Like(other) => {
             let types = model.node(other)?.types();
-            Some(Children {
+            // SRV data and what comes with it point at names, whose places depend on the child's.
+            let answers: Answers = types.map(|rtype| (rtype, same(other, rtype))).collect();
+            (answers.len() <= ANSWERS).then_some(Children {
                 flags: Record::CHILDREN,
-                // SRV data and what comes with it point at names, whose places depend on the child's.
-                answers: types.map(|rtype| (rtype, same(other, rtype))).collect(),
+                answers,
             })
         }
         Below::Addresses(ttl) => {

@@ -215,6 +215,16 @@ impl<G: Grace> Table<G> {
         Ok(Put::Inserted)
     }
 
+    /// Whether the name's record says what is below it without having records.
+    #[must_use]
+    pub fn speaks_for_children(&self, name: &[u8]) -> bool {
+        let Some(found) = hash(name, &self.key).and_then(|hash| self.find(name, hash)) else {
+            return false;
+        };
+        let flags = self.read_head(found.word.record()).flags;
+        flags & (Record::BELOW_UNKNOWN | Record::CHILDREN) != 0
+    }
+
     /// Removes a name; says whether it was there.
     pub fn remove(&mut self, name: &[u8]) -> bool {
         let Some(found) = hash(name, &self.key).and_then(|hash| self.find(name, hash)) else {

@@ -110,12 +110,13 @@ impl Response {
             message: octets.to_vec(),
             extended_rcode: 0,
         };
-        for _ in 0..compose::count(octets, 6) + compose::count(octets, 8) {
-            ParsedRecord::parse(&mut parser).ok()?;
+        let records = |offset| u32::from(compose::count(octets, offset));
+        for _ in 0..records(6) + records(8) {
+            next_record(&blanked, &mut parser)?;
         }
         for index in 0..compose::count(octets, 10) {
             let start = parser.pos();
-            let record = ParsedRecord::parse(&mut parser).ok()?;
+            let record = next_record(&blanked, &mut parser)?;
             if record.rtype() == Rtype::OPT {
                 response.message.truncate(start);
                 compose::set_count(&mut response.message, 10, index);
@@ -201,6 +202,19 @@ impl Chase {
         records.extend(found.iter().filter(at_end).cloned());
         records
     }
+}
+
+/// The next record of a message, if its owner is spelt before its end (RFC 1035 section 4.1.4): an owner
+/// that points further would lose its octets when the message is cut behind the record.
+fn next_record<'a>(
+    message: &'a [u8],
+    parser: &mut Parser<'a, [u8]>,
+) -> Option<ParsedRecord<'a, [u8]>> {
+    let start = parser.pos();
+    ParsedRecord::skip(parser).ok()?;
+    let mut alone = Parser::from_ref(&message[..parser.pos()]);
+    alone.advance(start).ok()?;
+    ParsedRecord::parse(&mut alone).ok()
 }
 
 /// Whether a question's octets ask what `asked` asks: the name may differ in

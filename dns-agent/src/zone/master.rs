@@ -133,7 +133,11 @@ fn stand_in(model: &Model, zone: usize, apex: &Node, out: &mut impl Write) -> io
 /// Whether a file of the zone can name this server: outside the zone, or with an address.
 fn can_serve(model: &Model, zone: usize, server: &Name) -> bool {
     let has = |rtype| matches!(model.answer(server, rtype), Answer::Data { .. });
-    model.zone_of(server) != Some(zone) || has(Rtype::A) || has(Rtype::AAAA)
+    if !server.is_at_or_below(&model.zones()[zone].name) {
+        return true;
+    }
+    // What is passed, or in a zone of its own, is not in this file.
+    model.zone_of(server) == Some(zone) && (has(Rtype::A) || has(Rtype::AAAA))
 }
 
 /// Says what exists below a name without being stored.

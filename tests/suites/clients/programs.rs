@@ -22,11 +22,24 @@ exec \"$@\"";
 /// No package of it is installed for this: Debian's takes over the machine's own /etc/resolv.conf.
 const RESOLVED: &str = "/usr/lib/systemd/systemd-resolved";
 
+/// Seconds after which a client that doesn't end is ended.
+const LONGEST: &str = "60";
+
 /// A client.
 pub(crate) struct Program {
     pub(crate) name: &'static str,
+    pub(crate) origin: Origin,
     /// Or why it is not here.
     pub(crate) found: Result<Found, String>,
+}
+
+/// Who sees to it that a client is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// `cargo xtask setup`.
+    Setup,
+    /// Whoever owns the machine.
+    Machine,
 }
 
 /// A client that is here.
@@ -52,6 +65,7 @@ impl Programs {
         [
             Program {
                 name: "glibc",
+                origin: Origin::Setup,
                 found: self.in_c(&["cc"]).and_then(|words| {
                     let version = version("getent", "--version")?;
                     Ok(Found { words, version })
@@ -59,6 +73,7 @@ impl Programs {
             },
             Program {
                 name: "musl",
+                origin: Origin::Setup,
                 found: self.in_c(&["musl-gcc", "-static"]).map(|words| Found {
                     words,
                     version: musl_version(),
@@ -66,14 +81,17 @@ impl Programs {
             },
             Program {
                 name: "systemd-resolved",
+                origin: Origin::Machine,
                 found: self.resolved(),
             },
             Program {
                 name: "Go",
+                origin: Origin::Machine,
                 found: self.in_go(),
             },
             Program {
                 name: "Python",
+                origin: Origin::Machine,
                 found: version("python3", "--version").map(|version| Found {
                     words: vec!["python3".to_owned(), source("lookup.py")],
                     version,
@@ -86,6 +104,7 @@ impl Programs {
     pub(crate) fn tools(&self) -> [Program; 5] {
         let tool = |name, program: &str, version_option, options: &[&str]| Program {
             name,
+            origin: Origin::Setup,
             found: version(program, version_option).map(|version| Found {
                 words: [&[program], options]
                     .concat()
@@ -157,9 +176,9 @@ pub(crate) struct Shell<'a> {
 impl Shell<'_> {
     /// What a client prints. It must end well, and before it could have asked twice.
     pub(crate) fn run(&self, words: &[String], question: &[&str]) -> String {
-        let mut command = self.pod.command("unshare").unwrap();
+        let mut command = self.pod.command("timeout").unwrap();
         command
-            .args(["--mount", "sh", "-c", IN_POD, "sh"])
+            .args([LONGEST, "unshare", "--mount", "sh", "-c", IN_POD, "sh"])
             .args(words)
             .args(question)
             .env("RESOLV_CONF", RESOLV_CONF);

@@ -26,5 +26,6 @@ trap 'kill $!' EXIT
 # It writes this file when its stub listens.
 until [ -e /run/systemd/resolve/stub-resolv.conf ]; do
     kill -0 $!
+    sleep 0.02
 done
 "$program" "$name"

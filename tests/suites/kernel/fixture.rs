@@ -23,7 +23,7 @@ use zerohop_tests::{
 /// Tables in the kernel, a lease of an hour, and what is in them.
 pub(crate) struct Fixture {
     pub(crate) object: Object,
-    tables: Tables<Rcu>,
+    pub(crate) tables: Tables<Rcu>,
     pub(crate) model: Model,
 }
 

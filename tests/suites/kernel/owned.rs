@@ -222,6 +222,38 @@ fn nothing_is_denied_before_everything_is_published() {
     assert_eq!(packet::reply(&absent, &out).unwrap()[3] & 15, 3);
 }
 
+#[test]
+fn namespaces_become_known_without_a_false_no() {
+    const NAMES: usize = 100;
+    let namespaces: String = (0..NAMES)
+        .map(|number| {
+            format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: n{number}}}\n---\n")
+        })
+        .collect();
+    let mut fixture = Fixture::with(model(OBJECTS, &["--pods=verified"]));
+    let Fixture { object, tables, .. } = &mut *fixture;
+    let after = model(
+        &[&namespaces, NAMESPACES, OBJECTS].concat(),
+        &["--pods=verified"],
+    );
+    let mut turn = 0;
+    tables
+        .publish(&after, &mut || {
+            // Before, every namespace exists; afterwards these still do.
+            for zone in ["svc", "pod"] {
+                let name = format!("n{}.{zone}.cluster.local", turn % NAMES);
+                let frame = Fixture::query(&name, A).frame();
+                let (verdict, out) = object.test_run(Program::TcPeer, &frame).unwrap();
+                let is_no =
+                    verdict != u32::MAX && packet::reply(&frame, &out).unwrap()[3] & 15 != 0;
+                assert!(!is_no, "{name} at step {turn}");
+            }
+            turn += 1;
+        })
+        .unwrap();
+    assert!(turn > NAMES, "{turn}");
+}
+
 fn asking(number: usize) -> Vec<u8> {
     Query::new(POD[0], SERVED[0], &service(number), A).frame()
 }

@@ -252,6 +252,23 @@ fn passes() {
             Outcome::OddName,
         ),
         (
+            "labels that lead past the end, and 256 octets later into other ones",
+            Query {
+                name: {
+                    let mut name = [b'a'; 230].to_vec();
+                    let lengths = [(0, 63), (64, 63), (128, 63), (192, 7), (200, 63)];
+                    let seen_next = [(8, 63), (72, 63), (136, 62), (199, 30)];
+                    for (at, length) in lengths.into_iter().chain(seen_next) {
+                        name[at] = length;
+                    }
+                    [&name[..], b"\x07cluster\x05local\0"].concat()
+                },
+                ..web()
+            }
+            .frame(),
+            Outcome::OddName,
+        ),
+        (
             "a compressed name",
             Query {
                 name: b"\x03web\xc0\x0c\x07cluster\x05local\0".to_vec(),

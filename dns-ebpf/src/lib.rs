@@ -21,6 +21,7 @@ pub mod frame;
 pub mod lookup;
 pub mod query;
 pub mod reply;
+mod suffixes;
 pub mod tables;
 pub mod verifier;
 

@@ -7,12 +7,13 @@ use dns_common::{
     directory::{Bucket, WORDS, Word},
     names::{self, MAX_WORDS, MIN_NAME, NameHash},
     records::{self, ANSWERS, CHUNK, MAX_ANSWER, MAX_RECORD, MIN_ANSWER, REACH, Record},
-    settings::{MAX_SUFFIX, MAX_SUFFIXES, SOA_LEN, Suffix, Zone},
+    settings::{MAX_SUFFIXES, SOA_LEN, Zone},
 };
 
 use crate::{
     Tables, children,
     query::{NAME_MASK, Query},
+    suffixes,
     verifier::{forget_octet, load, load_shared, offset},
 };
 
@@ -20,10 +21,6 @@ use crate::{
 const NXDOMAIN: u16 = 3u16.to_be();
 
 const ONE: u16 = 1u16.to_be();
-
-/// Labels walked before a suffix: enough for a search list behind a long name, and for
-/// every name in ip6.arpa.
-const MAX_LABELS: usize = 40;
 
 /// What goes behind the question.
 #[derive(Clone, Copy)]
@@ -81,8 +78,8 @@ pub fn find<T: Tables>(query: &Query<'_>, tables: &T) -> Result<Answer, Outcome>
             address: 0,
         },
         None => {
-            let suffix = owned_suffix(query)?;
-            let first_label = walk(query, query.name_length - suffix.length)?;
+            let suffix = suffixes::owned(query)?;
+            let first_label = suffixes::walk(query, query.name_length - suffix.length)?;
             match children::find(query, first_label, tables)? {
                 Some(child) => child,
                 None => return Ok(soa(query, suffix.zone, Outcome::NxDomain)),
@@ -280,127 +277,9 @@ fn same_word(asked: u64, stored: u64) -> bool {
 
 /// RFC 6895 section 3.1: OPT, the QTYPEs and meta types, and the reserved 0.
 #[inline(always)]
-fn is_meta(rtype: u16) -> bool {
+pub(crate) fn is_meta(rtype: u16) -> bool {
     let rtype = u16::from_be(rtype);
     rtype == 41 || rtype == 0 || (128..=255).contains(&rtype)
-}
-
-/// The suffix of a name without a record, if its absence from the tables means something.
-#[inline(always)]
-fn owned_suffix(query: &Query<'_>) -> Result<MatchedSuffix, Outcome> {
-    let suffix = suffix_of(query)?;
-    if suffix.action != Suffix::OWN {
-        return Err(Outcome::NotOwned);
-    }
-    if is_meta(query.rtype) {
-        return Err(Outcome::MetaType);
-    }
-    Ok(suffix)
-}
-
-struct MatchedSuffix {
-    length: usize,
-    zone: u16,
-    action: u16,
-}
-
-/// The longest suffix in the settings that the name ends with.
-///
-/// Whether it starts at a label's start is not known yet.
-#[inline(always)]
-fn suffix_of(query: &Query<'_>) -> Result<MatchedSuffix, Outcome> {
-    let settings = query.settings;
-    // Suffixes are compared from the far end of a window that ends with the name. There
-    // are at least 54 octets before the name, so the window starts inside the packet.
-    let back = query.layer4 + crate::query::TO_NAME + query.name_length;
-    if !(MAX_SUFFIX..=0x1ff).contains(&back) {
-        return Err(Outcome::NotOwned);
-    }
-    let window = offset::<0x1ff>(query.start, back - MAX_SUFFIX);
-    if window + MAX_SUFFIX > query.end {
-        return Err(Outcome::Short);
-    }
-    let count = settings.suffix_count as usize;
-    let mut found = MAX_SUFFIXES;
-    let mut at = 0;
-    while at < MAX_SUFFIXES {
-        if at >= count {
-            break;
-        }
-        let suffix = &settings.suffixes[at];
-        if (suffix.length as usize) <= query.name_length && ends_with(window, suffix) {
-            found = at;
-            break;
-        }
-        at += 1;
-    }
-    let found = forget_octet(found, query.hash.0);
-    if found >= MAX_SUFFIXES {
-        return Err(Outcome::NotOwned);
-    }
-    let suffix = element(&settings.suffixes, found);
-    Ok(MatchedSuffix {
-        length: suffix.length as usize,
-        zone: suffix.zone,
-        action: suffix.action,
-    })
-}
-
-#[inline(always)]
-fn ends_with(window: usize, suffix: &Suffix) -> bool {
-    let words = (suffix.length as usize).div_ceil(8);
-    let mut back = 1;
-    while back <= MAX_SUFFIX / 8 {
-        let at = MAX_SUFFIX / 8 - back;
-        // SAFETY: the window lies in the packet.
-        let asked: u64 = unsafe { load(window + 8 * at) };
-        let mut difference = asked ^ suffix.words[at];
-        if difference != 0 {
-            difference = names::lower(asked) ^ suffix.words[at];
-        }
-        if back == words {
-            return difference & suffix.mask == 0;
-        }
-        if difference != 0 {
-            return false;
-        }
-        back += 1;
-    }
-    false
-}
-
-/// Walks the labels before the suffix, which must start where one of them ends. Gives the
-/// octets of the first label, its length octet included.
-#[inline(always)]
-fn walk(query: &Query<'_>, to: usize) -> Result<usize, Outcome> {
-    let name = query.name();
-    let mut at = 0;
-    let mut first = 0;
-    let mut label = 0;
-    while label < MAX_LABELS {
-        if at == to {
-            return Ok(first);
-        }
-        let octet = offset::<NAME_MASK>(name, at);
-        if octet + 1 > query.end {
-            return Err(Outcome::OddName);
-        }
-        // SAFETY: just checked.
-        let length: u8 = unsafe { load(octet) };
-        if length == 0 || length > 63 {
-            return Err(Outcome::OddName);
-        }
-        let next = at + length as usize + 1;
-        if next > to {
-            return Err(Outcome::OddName);
-        }
-        at = forget_octet(next, query.hash.0);
-        if label == 0 {
-            first = at;
-        }
-        label += 1;
-    }
-    Err(Outcome::OddName)
 }
 
 /// A negative answer: the zone's SOA record in the authority section (RFC 2308).
@@ -429,7 +308,7 @@ fn soa(query: &Query<'_>, zone: u16, outcome: Outcome) -> Answer {
 
 /// The element at a position, the position masked, not checked: see [`offset`].
 #[inline(always)]
-fn element<T>(array: &[T; MAX_SUFFIXES], at: usize) -> &T {
+pub(crate) fn element<T>(array: &[T; MAX_SUFFIXES], at: usize) -> &T {
     let at = offset::<{ MAX_SUFFIXES - 1 }>(0, at) * size_of::<T>();
     // SAFETY: the mask leaves only positions inside the array.
     unsafe { &*((array.as_ptr() as usize + at) as *const T) }

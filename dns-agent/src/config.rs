@@ -4,6 +4,7 @@
 //! file, under the same name. [`Config`] is what comes out of the two together,
 //! with the defaults filled in and the combinations checked.
 
+mod cli;
 mod values;
 
 use std::{
@@ -13,10 +14,11 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::Args;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+pub use self::cli::{Cli, Command, DumpArgs, LookupArgs, RunArgs, StatusArgs};
 pub use self::values::{
     Capacity, Domain, Hook, Interface, NamespaceName, Network, NodeIp, Passed, Pods, QueryName,
     QueryType, Server, Socket, StaleAfter, Ttl,
@@ -24,96 +26,11 @@ pub use self::values::{
 use self::values::{list, single};
 use crate::{
     cluster::{EmptyServices, EndpointNames, Selector, Selectors, ZoneSettings},
-    zone::{Name, Rtype},
+    zone::Name,
 };
 
 /// Where the admin endpoints listen unless told otherwise.
 pub const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9153);
-
-/// Zerohop's agent: answers Kubernetes DNS in the kernel and in user space.
-#[derive(Debug, Parser)]
-#[command(name = "dns-agent", version)]
-pub struct Cli {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
-}
-
-/// The subcommands.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Serve: load the objects, answer queries, follow changes.
-    Run(Box<RunArgs>),
-    /// Say what the running agent has loaded, attached and answered.
-    Status(StatusArgs),
-    /// Say what a question would be answered, by which plane, and from which
-    /// objects.
-    Lookup(LookupArgs),
-    /// Print every record as a zone file.
-    Dump(DumpArgs),
-}
-
-/// The arguments of `dns-agent run`.
-#[derive(Debug, Args)]
-pub struct RunArgs {
-    /// A YAML file with any of the settings below, each under its flag's name
-    /// without the dashes in front; a repeatable flag is a list there. A flag
-    /// given here wins over the file.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-
-    /// The settings given as flags.
-    #[command(flatten)]
-    pub settings: Settings,
-}
-
-/// The arguments of `dns-agent status`.
-#[derive(Debug, Args)]
-pub struct StatusArgs {
-    /// Print the agent's answer as JSON.
-    #[arg(long)]
-    pub json: bool,
-
-    /// Where the running agent's admin endpoints listen.
-    #[arg(long, value_name = "IP:PORT", default_value_t = Socket(DEFAULT_ADMIN))]
-    pub admin: Socket,
-}
-
-/// The arguments of `dns-agent lookup`.
-#[derive(Debug, Args)]
-pub struct LookupArgs {
-    /// The whole name to look up: no search list is applied, and a dot at its
-    /// end changes nothing.
-    #[arg(value_name = "NAME")]
-    pub name: QueryName,
-
-    /// The type of record: a name such as AAAA in any case, or TYPE and a
-    /// number.
-    #[arg(value_name = "TYPE", default_value_t = QueryType(Rtype::A))]
-    pub rtype: QueryType,
-
-    /// Print the agent's answer as JSON.
-    #[arg(long)]
-    pub json: bool,
-
-    /// Where the running agent's admin endpoints listen.
-    #[arg(long, value_name = "IP:PORT", default_value_t = Socket(DEFAULT_ADMIN))]
-    pub admin: Socket,
-}
-
-/// The arguments of `dns-agent dump`.
-#[derive(Debug, Args)]
-pub struct DumpArgs {
-    /// Print this zone only. Programs that read zone files, such as
-    /// named-checkzone, take one zone at a time; without this, all zones are
-    /// printed one after another.
-    #[arg(long, value_name = "NAME")]
-    pub zone: Option<QueryName>,
-
-    /// Where the running agent's admin endpoints listen.
-    #[arg(long, value_name = "IP:PORT", default_value_t = Socket(DEFAULT_ADMIN))]
-    pub admin: Socket,
-}
 
 /// Every setting, as given on the command line or in the file: absent means
 /// "not said here".

@@ -1,3 +1,5 @@
+use clap::Parser as _;
+
 use super::*;
 use crate::{cluster::PodMode, zone::Name};
 

@@ -62,7 +62,7 @@ struct NeverDenied {
     names: &'static [&'static str],
 }
 
-const NEVER_DENIED: [NeverDenied; 6] = [
+const NEVER_DENIED: [NeverDenied; 7] = [
     NeverDenied {
         what: "namespaces while no object says which exist",
         manifests: || OBJECTS.to_owned(),
@@ -74,6 +74,12 @@ const NEVER_DENIED: [NeverDenied; 6] = [
             "10-244-0-9.anything.pod.cluster.local",
             "fd00--1.anything.pod.cluster.local",
         ],
+    },
+    NeverDenied {
+        what: "the same below a parent that is too short to be looked up",
+        manifests: || OBJECTS.to_owned(),
+        flags: &["--cluster-domain=a", "--pods=verified"],
+        names: &["anything.svc.a", "anything.pod.a"],
     },
     NeverDenied {
         what: "pods, of any address",

@@ -1,4 +1,82 @@
 //! Where Kubernetes objects come from.
+//!
+//! A source tells [`Event`]s: lists of objects, and what changes after them. Whoever listens
+//! needs nothing else to know what exists.
 
 pub mod manifests;
 pub mod watch;
+
+use std::time::SystemTime;
+
+use crate::cluster::{Key, Object, Problem};
+
+/// What a source tells of one of its feeds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A list starts. What was told before still exists until it has ended.
+    Listing(Feed),
+    /// An object is there: new, changed, or just listed again.
+    Applied {
+        /// Who tells it.
+        feed: Feed,
+        /// The object as it is now.
+        object: Object,
+        /// When the change that led to it happened in the cluster, where the object says so:
+        /// `endpoints.kubernetes.io/last-change-trigger-time` of an EndpointSlice.
+        changed: Option<SystemTime>,
+    },
+    /// An object is gone, or not selected any more. It may be in another feed by now.
+    Deleted {
+        /// Who tells it.
+        feed: Feed,
+        /// Its namespace and name.
+        key: Key,
+    },
+    /// An object can't be used, and is left out, or stays as it was told before.
+    Unusable {
+        /// Who tells it.
+        feed: Feed,
+        /// The object and what is wrong with it.
+        problem: Problem,
+    },
+    /// The list has ended: what this feed told before it, and not in it, is gone.
+    Listed(Feed),
+    /// The text of CoreDNS's configuration; none when there is no such thing.
+    Corefile(Option<String>),
+}
+
+/// A list and its changes: objects of one kind, as far as they are selected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Feed {
+    /// Namespaces.
+    Namespaces,
+    /// Services.
+    Services,
+    /// EndpointSlices: all, or those of headless Services.
+    Slices,
+    /// EndpointSlices that Kubernetes' own controller did not make: written by hand, mirrored, or made
+    /// by other controllers. It doesn't mark those of headless Services.
+    OtherSlices,
+    /// EndpointSlices of the cluster's own DNS.
+    DnsSlices,
+    /// Pods.
+    Pods,
+    /// The ConfigMap with CoreDNS's configuration.
+    Corefile,
+}
+
+impl Feed {
+    /// Its name, for logs and status.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Feed::Namespaces => "Namespaces",
+            Feed::Services => "Services",
+            Feed::Slices => "EndpointSlices",
+            Feed::OtherSlices => "other EndpointSlices",
+            Feed::DnsSlices => "EndpointSlices of the cluster's DNS",
+            Feed::Pods => "Pods",
+            Feed::Corefile => "Corefile",
+        }
+    }
+}

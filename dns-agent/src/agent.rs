@@ -87,12 +87,12 @@ impl Agent {
         }
 
         // Making and filling the kernel's tables takes a while.
-        let (writer, models) = {
+        let writer = {
             let config = config.clone();
             spawn_blocking(move || Writer::new(&config, objects)).await??
         };
         let upstreams = config.upstreams;
-        let resolver = Arc::new(Resolver::new(models, upstreams.clone()));
+        let resolver = Arc::new(Resolver::new(writer.index().clone(), upstreams.clone()));
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             source: SourceStatus::loaded_now(&config.manifests),
@@ -110,8 +110,7 @@ impl Agent {
         ));
         writer.show(&board);
         let known = Arc::new(Known {
-            published: writer.published(),
-            settings: config.zone,
+            index: writer.index().clone(),
             listen: listen.clone(),
             upstreams,
             kernel: writer.kernel().explainer(),

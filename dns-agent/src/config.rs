@@ -278,6 +278,7 @@ impl Config {
                     .into_iter()
                     .map(|NodeIp(address)| address)
                     .collect(),
+                ..ZoneSettings::default()
             },
             interfaces,
             allow: networks(settings.allow),

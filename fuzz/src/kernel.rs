@@ -62,7 +62,7 @@ pub fn check(input: &[u8]) -> Outcome {
 fn check_reply(asked: &[u8], reply: &[u8]) {
     let addresses = usize::from(u16::from_be_bytes([reply[6], reply[7]]));
     let is_right = (0..addresses.max(1)).any(|rotation| {
-        match respond(asked, &MODEL, Transport::Udp, rotation) {
+        match respond(asked, &*MODEL, Transport::Udp, rotation) {
             Reply::Message(expected) => expected == reply,
             _ => false,
         }
@@ -70,7 +70,7 @@ fn check_reply(asked: &[u8], reply: &[u8]) {
     assert!(
         is_right,
         "the kernel says\n{reply:02x?}, the user plane\n{:02x?}",
-        respond(asked, &MODEL, Transport::Udp, 0)
+        respond(asked, &*MODEL, Transport::Udp, 0)
     );
 }
 

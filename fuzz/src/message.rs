@@ -16,7 +16,7 @@ pub fn check(input: &[u8]) -> Reply {
         0 => Transport::Udp,
         _ => Transport::Tcp,
     };
-    let reply = respond(query, &MODEL, transport, usize::from(how >> 1));
+    let reply = respond(query, &*MODEL, transport, usize::from(how >> 1));
     match &reply {
         Reply::Message(message) => check_message(query, transport, message),
         Reply::Ignore => assert!(

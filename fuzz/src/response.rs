@@ -52,7 +52,7 @@ pub fn check(input: &[u8]) -> Ended {
         _ => Transport::Tcp,
     };
     let message = query.message();
-    let reply = respond(&message, &MODEL, transport, 0);
+    let reply = respond(&message, &*MODEL, transport, 0);
     let asked = match &reply {
         Reply::Forward(query) => UpstreamQuery::forwarding(query),
         Reply::Chase(chase) => UpstreamQuery::chasing(chase),
@@ -74,7 +74,7 @@ pub fn check(input: &[u8]) -> Ended {
             Ended::Relayed
         }
         Reply::Chase(chase) => {
-            let octets = chase.complete(Some(&response), &MODEL, 0);
+            let octets = chase.complete(Some(&response), &*MODEL, 0);
             let reply = reply::check(&message, transport, &octets);
             reply::check_own(&message, &reply);
             let first = reply.answers.first().map(ParsedRecord::rtype);

@@ -16,10 +16,10 @@ use dns_agent::{
         grace::Grace,
         memory::Memory,
         records,
-        settings::{Fixed, Publisher, build, deep_names},
+        settings::{Fixed, Publisher, build},
         table::Table,
     },
-    zone::Model,
+    zone::{Model, ZoneData},
 };
 use dns_common::{
     Control, Settings, directory::Bucket, names::HashKey, records::CHUNK, settings::SLOTS,
@@ -104,7 +104,7 @@ fn fill(model: &Model, [control, settings, directory, records]: [Memory; 4]) {
     let lease = std::mem::offset_of!(Control, lease) / 8;
     control.words()[lease].store(u64::MAX >> 1, Ordering::Relaxed);
     let owned = vec![true; model.zones().len()];
-    let filled = build(&fixed, model, &owned, &deep_names(model)).unwrap();
+    let filled = build(&fixed, model, &owned, &model.deep_names()).unwrap();
     Publisher::new(control, settings).publish(&filled);
 }
 

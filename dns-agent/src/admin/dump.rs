@@ -16,30 +16,43 @@ use tokio::{
     task::spawn_blocking,
 };
 
-use crate::zone::{Model, Name, master};
+use crate::zone::{Live, Model, Name, ZoneData, master};
 
 /// Octets in a piece.
 const PIECE: usize = 64 * 1024;
 /// Pieces that wait for the client.
 const WAITING: usize = 4;
 
-/// Dumps at once. Each holds a thread and a model until its client has read it all.
-static SLOTS: Semaphore = Semaphore::const_new(4);
+/// Dumps at once. Each holds a thread and all names until its client has read it.
+static SLOTS: Semaphore = Semaphore::const_new(2);
 
 /// Every zone, and what lies outside them.
-pub(super) fn all(model: Arc<Model>) -> Response {
-    respond(move |out| master::write_all(&model, out))
+pub(super) fn all(data: Arc<dyn Live>) -> Response {
+    respond(move |out| master::write_all(&stored(&*data), out))
 }
 
 /// One zone.
-pub(super) fn zone(model: Arc<Model>, name: &Name) -> Response {
-    let zones = model.zones();
-    if let Some(zone) = zones.iter().position(|zone| zone.name == *name) {
-        return respond(move |out| master::write_zone(&model, zone, out));
+pub(super) fn zone(data: Arc<dyn Live>, name: &Name) -> Response {
+    let mut zones = Vec::new();
+    data.look(&mut |data| zones = data.zones().iter().map(|zone| zone.name.clone()).collect());
+    if zones.contains(name) {
+        let name = name.clone();
+        return respond(move |out| {
+            let model = stored(&*data);
+            let zone = model.zones().iter().position(|zone| zone.name == name);
+            zone.map_or(Ok(()), |zone| master::write_zone(&model, zone, out))
+        });
     }
-    let names: Vec<String> = zones.iter().map(|zone| zone.name.to_string()).collect();
+    let names: Vec<String> = zones.iter().map(Name::to_string).collect();
     let reason = format!("{name} is none of the zones: {}\n", names.join(" "));
     (StatusCode::NOT_FOUND, reason).into_response()
+}
+
+/// All names of one moment: a client takes its time, and nobody waits for it.
+fn stored(data: &dyn Live) -> Model {
+    let mut model = None;
+    data.look(&mut |data| model = Some(Model::of(data)));
+    model.unwrap_or_default()
 }
 
 /// A response with what `write` writes. It is written no faster than it is read.

@@ -2,29 +2,29 @@
 
 mod report;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use dns_common::{
     Outcome,
     names::{MAX_NAME, MIN_NAME},
 };
-use tokio::sync::watch;
 
 pub use self::report::{KernelReport, KernelState, Lookup, Plane, RecordReport};
 use super::status::Board;
 use crate::{
-    cluster::{Objects, Origin, Provenance, ZoneSettings},
+    cluster::{Index, Origin, Provenance},
     datapath::explain::Explained,
     resolver::is_transfer,
-    zone::{Answer, Model, Name, Rdata, Record, Rtype},
+    zone::{Answer, Name, Rdata, Record, Rtype, ZoneData},
 };
 
 /// Everything that decides an answer.
 pub struct Known {
-    /// What the writer published last.
-    pub published: watch::Receiver<Published>,
-    /// How objects become records.
-    pub settings: ZoneSettings,
+    /// What is answered, and where it came from.
+    pub index: Arc<RwLock<Index>>,
     /// The addresses the resolver answers on.
     pub listen: Vec<SocketAddr>,
     /// The servers it asks.
@@ -33,15 +33,6 @@ pub struct Known {
     pub kernel: Explain,
     /// What does not work.
     pub board: Arc<Board>,
-}
-
-/// A model and the objects it was built of.
-#[derive(Clone, Debug)]
-pub struct Published {
-    /// What is answered.
-    pub model: Arc<Model>,
-    /// Where it came from.
-    pub objects: Arc<Objects>,
 }
 
 /// Tells what the kernel plane would do with a question.
@@ -74,9 +65,10 @@ impl Known {
     /// its writer may hold for a while.
     #[must_use]
     pub fn lookup(&self, name: &Name, rtype: Rtype) -> Lookup {
-        let Published { model, objects } = self.published.borrow().clone();
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let model = index.view();
         let reply = Reply::to(&model, name, rtype, &self.upstreams);
-        let provenance = Provenance::new(&objects, &self.settings);
+        let provenance = Provenance::new(&index);
         let told = |records: &[Record]| -> Vec<RecordReport> {
             records
                 .iter()
@@ -134,7 +126,7 @@ impl Known {
     fn why_not_kernel(
         &self,
         kernel: &KernelPlane,
-        model: &Model,
+        model: &dyn ZoneData,
         name: &Name,
         rtype: Rtype,
     ) -> Option<String> {
@@ -177,7 +169,7 @@ impl Known {
     }
 
     /// What is not in the answer.
-    fn notes(&self, model: &Model, name: &Name, rtype: Rtype, reply: &Reply) -> Vec<String> {
+    fn notes(&self, model: &dyn ZoneData, name: &Name, rtype: Rtype, reply: &Reply) -> Vec<String> {
         if is_transfer(rtype) {
             return vec!["zone transfers are refused: `dns-agent dump` prints zones".to_owned()];
         }
@@ -196,7 +188,7 @@ impl Known {
 }
 
 impl Reply {
-    fn to(model: &Model, name: &Name, rtype: Rtype, upstreams: &[SocketAddr]) -> Reply {
+    fn to(model: &dyn ZoneData, name: &Name, rtype: Rtype, upstreams: &[SocketAddr]) -> Reply {
         let reply = |rcode| Reply {
             rcode: Some(rcode),
             answer: Vec::new(),
@@ -229,6 +221,7 @@ impl Reply {
                 asks: Some(target),
                 ..reply("NOERROR")
             },
+            Answer::NotYetKnown => reply("SERVFAIL"),
             Answer::NotOurs if upstreams.is_empty() => reply("REFUSED"),
             Answer::NotOurs => Reply {
                 rcode: None,
@@ -264,7 +257,7 @@ impl KernelPlane {
 }
 
 /// The SOA record of a negative answer (RFC 2308 section 3).
-fn soa(model: &Model, zone: usize) -> Option<Record> {
+fn soa(model: &dyn ZoneData, zone: usize) -> Option<Record> {
     let apex = model.zones().get(zone)?;
     Some(Record {
         owner: apex.name.clone(),
@@ -285,7 +278,7 @@ fn tell(record: &Record, origin: Origin) -> RecordReport {
 }
 
 /// Why a well-formed question to a served address passes.
-fn sentence(outcome: Outcome, model: &Model, name: &Name, rtype: Rtype) -> String {
+fn sentence(outcome: Outcome, model: &dyn ZoneData, name: &Name, rtype: Rtype) -> String {
     let parent = || {
         name.parent()
             .map_or_else(String::new, |parent| parent.to_string())
@@ -323,7 +316,7 @@ fn sentence(outcome: Outcome, model: &Model, name: &Name, rtype: Rtype) -> Strin
 }
 
 /// What the mark of a name's record stands for.
-fn pass_mark(model: &Model, name: &Name, rtype: Rtype) -> String {
+fn pass_mark(model: &dyn ZoneData, name: &Name, rtype: Rtype) -> String {
     match model.answer(name, rtype) {
         Answer::Alias { target, .. } => {
             format!("the name is an alias that leads to {target}, which is not ours")

@@ -113,7 +113,7 @@ async fn dump_all(
     if !is_local(peer) {
         return for_local_peers();
     }
-    dump::all(known.published.borrow().model.clone())
+    dump::all(known.index.clone())
 }
 
 /// Every record of one zone.
@@ -126,7 +126,7 @@ async fn dump_zone(
         return for_local_peers();
     }
     match Name::parse(&zone) {
-        Ok(zone) => dump::zone(known.published.borrow().model.clone(), &zone),
+        Ok(zone) => dump::zone(known.index.clone(), &zone),
         Err(error) => bad_request(format!("{zone:?} is not a domain name: {error}\n")),
     }
 }

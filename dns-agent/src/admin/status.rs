@@ -12,7 +12,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::resolver::{Counters, Counts};
+use crate::{
+    cluster::ObjectCounts,
+    resolver::{Counters, Counts},
+};
 
 /// Everything there is to know about a running agent.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -27,8 +30,8 @@ pub struct Status {
     pub source: SourceStatus,
     /// The zones answered with authority.
     pub zones: Vec<ZoneStatus>,
-    /// The number of existing names, empty non-terminals included.
-    pub names: usize,
+    /// How many objects are known.
+    pub objects: ObjectCounts,
     /// What the resolver has done.
     pub resolver: ResolverStatus,
     /// The kernel plane: attached hooks, tables, lease, outcomes; none without
@@ -145,7 +148,7 @@ impl fmt::Display for Status {
             degraded,
             source,
             zones,
-            names,
+            objects,
             resolver,
             datapath,
         } = self;
@@ -169,7 +172,16 @@ impl fmt::Display for Status {
             .iter()
             .map(|zone| format!("{} serial {}", zone.name, zone.serial));
         lines(f, "zone", zones)?;
-        writeln!(f, "names      {names}")?;
+        let ObjectCounts {
+            namespaces,
+            services,
+            endpoint_slices,
+            pods,
+        } = objects;
+        writeln!(
+            f,
+            "objects    {namespaces} Namespaces, {services} Services, {endpoint_slices} EndpointSlices, {pods} Pods"
+        )?;
         lines(f, "listening", &resolver.listen)?;
         lines(f, "upstream", &resolver.upstreams)?;
         resolver.counts.fmt(f)?;

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use axum::body::Body;
 use http_body_util::BodyExt;
@@ -7,17 +7,16 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use super::{
-    lookup::{KernelPlane, KernelReport, KernelState, Lookup, Plane, Published, RecordReport},
+    lookup::{KernelPlane, KernelReport, KernelState, Lookup, Plane, RecordReport},
     status::{SourceStatus, Status, ZoneStatus},
     *,
 };
 use crate::{
-    cluster::{self, ObjectRef, Objects, ZoneSettings},
+    cluster::{Index, ObjectCounts, ObjectRef, Objects, ZoneSettings},
     datapath::explain::Explained,
     resolver::Counters,
 };
 use dns_common::Outcome;
-use tokio::sync::watch;
 
 fn board(status: Status) -> State<Arc<Board>> {
     State(Arc::new(Board::new(
@@ -29,19 +28,13 @@ fn board(status: Status) -> State<Arc<Board>> {
 
 /// What an agent without objects knows, with this kernel plane.
 fn known(kernel: KernelPlane) -> Known {
-    let (objects, settings) = (Objects::default(), ZoneSettings::default());
-    let (model, _) = cluster::build(&objects, &settings, 7);
+    let index = Index::of(Objects::default(), ZoneSettings::default(), 7);
     let State(board) = board(Status {
         degraded: vec!["nothing matches".to_owned()],
         ..Status::default()
     });
-    let (_, published) = watch::channel(Published {
-        model: Arc::new(model),
-        objects: Arc::new(objects),
-    });
     Known {
-        published,
-        settings,
+        index: Arc::new(RwLock::new(index)),
         listen: vec!["127.0.0.1:53".parse().unwrap()],
         upstreams: Vec::new(),
         kernel: Box::new(move |_, _| kernel.clone()),
@@ -240,7 +233,12 @@ fn the_status_reads_well() {
             name: "cluster.local.".to_owned(),
             serial: 7,
         }],
-        names: 12,
+        objects: ObjectCounts {
+            namespaces: 1,
+            services: 2,
+            endpoint_slices: 3,
+            pods: 4,
+        },
         datapath: Some(json!({"hooks": [{"interface": "eth0"}], "lease": "fresh"})),
         ..Status::default()
     };
@@ -253,7 +251,7 @@ source     /objects, loaded 2026-01-02T03:04:05Z
 stale      /objects/a.yaml:3: unclosed
 problem    Service a/b: spec: bad
 zone       cluster.local. serial 7
-names      12
+objects    1 Namespaces, 2 Services, 3 EndpointSlices, 4 Pods
 queries    UDP 0, TCP 0, ignored 0
 replies    none
 upstreams  asked 0, timed out 0, failed 0, too many at once 0

@@ -1,13 +1,14 @@
 //! The kernel plane as the writer drives it: there, not asked for, or not to be had.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use anyhow::Context;
 use tokio::runtime::Handle;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     admin::{
@@ -16,7 +17,7 @@ use crate::{
     },
     config::Config,
     datapath::{self, Datapath, hooks, interfaces::Devices, settings},
-    zone::Model,
+    zone::{Name, ZoneData},
 };
 
 /// How often to look for interfaces that came or went.
@@ -44,7 +45,7 @@ impl Kernel {
     ///
     /// # Errors
     /// When it would answer strangers on a network card.
-    pub(super) fn start(config: &Config, model: &Model) -> anyhow::Result<Kernel> {
+    pub(super) fn start(config: &Config, data: &dyn ZoneData) -> anyhow::Result<Kernel> {
         if config.interfaces.is_empty() {
             return Ok(Kernel::Off);
         }
@@ -61,7 +62,7 @@ impl Kernel {
             capacity: config.capacity.map(|names| names as usize),
             stale_after: config.stale_after,
         };
-        match Datapath::start(settings, found, model) {
+        match Datapath::start(settings, found, data) {
             Ok(datapath) => Ok(Kernel::On {
                 datapath: Arc::new(Mutex::new(datapath)),
                 devices,
@@ -82,21 +83,36 @@ impl Kernel {
         }
     }
 
-    /// Brings the tables to a model. When that fails the kernel plane is taken down, since
-    /// the tables are not what they should be.
-    pub(super) fn publish(&mut self, model: &Model) {
+    /// Brings the tables to all of `data`.
+    pub(super) fn publish(&mut self, data: &dyn ZoneData) {
+        self.write(|datapath| {
+            let published = datapath.publish(data)?;
+            info!(?published, "wrote the kernel's tables");
+            Ok(())
+        });
+    }
+
+    /// Brings the tables to `data`, of which only these names may have changed.
+    pub(super) fn update(&mut self, data: &dyn ZoneData, names: &BTreeSet<Name>) {
+        self.write(|datapath| {
+            let published = datapath.update(data, names)?;
+            debug!(?published, "updated the kernel's tables");
+            Ok(())
+        });
+    }
+
+    /// Writes the tables. When that fails the kernel plane is taken down, since they are not
+    /// what they should be.
+    fn write(&mut self, write: impl FnOnce(&mut Datapath) -> anyhow::Result<()>) {
         let Kernel::On { datapath, .. } = self else {
             return;
         };
-        let published = lock(datapath).publish(model);
-        match published {
-            Ok(published) => info!(?published, "wrote the kernel's tables"),
-            Err(reason) => {
-                lock(datapath).stop();
-                let reason = format!("the kernel's tables can't be written: {reason:#}");
-                error!("{reason}; the kernel plane is off");
-                *self = Kernel::Failed(reason);
-            }
+        let written = write(&mut lock(datapath));
+        if let Err(reason) = written {
+            lock(datapath).stop();
+            let reason = format!("the kernel's tables can't be written: {reason:#}");
+            error!("{reason}; the kernel plane is off");
+            *self = Kernel::Failed(reason);
         }
     }
 

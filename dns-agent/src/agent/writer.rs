@@ -3,61 +3,58 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         mpsc::{Receiver, RecvTimeoutError},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::watch;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::kernel::Kernel;
 
 use crate::{
-    admin::{
-        lookup::Published,
-        status::{Board, ZoneStatus},
-    },
-    cluster::{self, Objects, Problem, ZoneSettings},
+    admin::status::{Board, ZoneStatus},
+    cluster::{Changes, Index, Objects, Problem},
     config::Config,
-    zone::Model,
+    zone::ZoneData,
 };
 
-/// Builds models of objects and publishes them to both planes.
+/// How often the serial of the zones may change: it is in every negative answer, so the kernel's
+/// settings change with it.
+const SERIAL: Duration = Duration::from_secs(1);
+
+/// Brings what sources tell into the index, and the index into the kernel's tables.
 pub(super) struct Writer {
-    settings: ZoneSettings,
-    /// What is wrong with the published objects; said once each.
+    index: Arc<RwLock<Index>>,
+    /// What is wrong with objects; said once each.
     problems: BTreeSet<Problem>,
-    models: watch::Sender<Arc<Model>>,
-    /// The same models, with the objects they were built of.
-    published: watch::Sender<Published>,
     kernel: Kernel,
+    /// Whether anything changed since the serial did.
+    is_newer: bool,
+    renumbered: Instant,
+    ticked: Instant,
 }
 
 impl Writer {
-    /// Publishes a first model, and gives the resolver's end of it.
+    /// Publishes these objects.
     ///
     /// # Errors
     /// When the kernel plane would answer strangers.
-    pub(super) fn new(
-        config: &Config,
-        objects: Objects,
-    ) -> anyhow::Result<(Writer, watch::Receiver<Arc<Model>>)> {
-        let (model, problems) = cluster::build(&objects, &config.zone, serial_after(0));
-        let kernel = Kernel::start(config, &model)?;
-        let model = Arc::new(model);
-        let (models, receiver) = watch::channel(model.clone());
-        let objects = Arc::new(objects);
+    pub(super) fn new(config: &Config, objects: Objects) -> anyhow::Result<Writer> {
+        let mut index = Index::of(objects, config.zone.clone(), serial_after(0));
+        index.take_changes();
+        let kernel = Kernel::start(config, &index.view())?;
         let mut writer = Writer {
-            settings: config.zone.clone(),
+            index: Arc::new(RwLock::new(index)),
             problems: BTreeSet::new(),
-            models,
-            published: watch::Sender::new(Published { model, objects }),
             kernel,
+            is_newer: false,
+            renumbered: Instant::now(),
+            ticked: Instant::now(),
         };
-        writer.note(problems);
-        Ok((writer, receiver))
+        writer.note_problems();
+        Ok(writer)
     }
 
     /// The kernel plane, to be shown.
@@ -65,9 +62,9 @@ impl Writer {
         &self.kernel
     }
 
-    /// The published models and their objects.
-    pub(super) fn published(&self) -> watch::Receiver<Published> {
-        self.published.subscribe()
+    /// What is answered, and where it came from.
+    pub(super) fn index(&self) -> &Arc<RwLock<Index>> {
+        &self.index
     }
 
     /// Publishes what is loaded, until nobody is left who loads; then takes the kernel
@@ -88,37 +85,63 @@ impl Writer {
                 next = Some(newer);
             }
             if let Some(objects) = next {
-                self.publish(objects);
+                write(&self.index).replace(objects);
+            }
+            if self.publish() {
+                self.note_problems();
                 self.show(board);
             }
-            self.kernel.tick();
+            if self.ticked.elapsed() >= self.kernel.interval() {
+                self.kernel.tick();
+                self.ticked = Instant::now();
+            }
             self.show_kernel(board);
         }
         self.kernel.stop();
     }
 
-    /// Publishes a model of these objects, if they are others than before.
-    fn publish(&mut self, objects: Objects) {
-        if is_same(&objects, &self.published.borrow().objects) {
-            debug!("loaded again, and nothing changed");
-            return;
+    /// Publishes what has changed; says whether anything has.
+    fn publish(&mut self) -> bool {
+        let changes = write(&self.index).take_changes();
+        let has_changed = changes.everything || !changes.names.is_empty();
+        if has_changed {
+            self.bring(&changes);
         }
-        let serial = serial_after(self.models.borrow().serial());
-        let (model, problems) = cluster::build(&objects, &self.settings, serial);
-        self.note(problems);
-        let model = Arc::new(model);
-        self.models.send_replace(model.clone());
-        self.published.send_replace(Published {
-            model: model.clone(),
-            objects: Arc::new(objects),
-        });
-        self.kernel.publish(&model);
-        info!(serial, "published the changed objects");
+        self.is_newer |= has_changed;
+        let is_due = self.is_newer && self.renumbered.elapsed() >= SERIAL;
+        if is_due {
+            self.renumber();
+        }
+        has_changed || is_due
+    }
+
+    /// Brings changes to the kernel.
+    fn bring(&mut self, changes: &Changes) {
+        let index = read(&self.index);
+        if changes.everything {
+            self.kernel.publish(&index.view());
+        } else {
+            debug!(names = changes.names.len(), "publishing changes");
+            self.kernel.update(&index.view(), &changes.names);
+        }
+    }
+
+    /// Gives the zones the serial of this moment.
+    fn renumber(&mut self) {
+        let changes = {
+            let mut index = write(&self.index);
+            let serial = serial_after(index.serial());
+            index.set_serial(serial);
+            index.take_changes()
+        };
+        self.bring(&changes);
+        self.is_newer = false;
+        self.renumbered = Instant::now();
     }
 
     /// Says what is wrong with objects, if it has not been said before.
-    fn note(&mut self, problems: Vec<Problem>) {
-        let problems: BTreeSet<_> = problems.into_iter().collect();
+    fn note_problems(&mut self) {
+        let problems = read(&self.index).problems();
         for problem in problems.difference(&self.problems) {
             warn!("{problem}; it is left out");
         }
@@ -127,20 +150,22 @@ impl Writer {
 
     /// Puts up what is published.
     pub(super) fn show(&self, board: &Board) {
-        let model = self.models.borrow().clone();
-        let zones = model
-            .zones()
-            .iter()
-            .map(|zone| ZoneStatus {
-                name: zone.name.to_string(),
-                serial: zone.soa.serial,
-            })
-            .collect();
-        let names = model.nodes().count();
+        let zones = {
+            let index = read(&self.index);
+            let view = index.view();
+            let zones = view.zones().iter();
+            zones
+                .map(|zone| ZoneStatus {
+                    name: zone.name.to_string(),
+                    serial: zone.soa.serial,
+                })
+                .collect()
+        };
+        let objects = read(&self.index).counts();
         let problems = self.problems.iter().map(ToString::to_string).collect();
         board.update(|status| {
             status.zones = zones;
-            status.names = names;
+            status.objects = objects;
             status.source.problems = problems;
         });
         self.show_kernel(board);
@@ -155,6 +180,15 @@ impl Writer {
     }
 }
 
+/// A writer that panicked has ended the agent, so nobody sees what it left behind.
+fn read(index: &RwLock<Index>) -> RwLockReadGuard<'_, Index> {
+    index.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write(index: &RwLock<Index>) -> RwLockWriteGuard<'_, Index> {
+    index.write().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The serial of a change: the time of day in Unix seconds, and more than the one
 /// before.
 fn serial_after(previous: u32) -> u32 {
@@ -165,20 +199,4 @@ fn serial_after(previous: u32) -> u32 {
     u32::try_from(now)
         .unwrap_or(u32::MAX)
         .max(previous.saturating_add(1))
-}
-
-/// Whether the same model would come of both.
-fn is_same(a: &Objects, b: &Objects) -> bool {
-    let Objects {
-        namespaces,
-        services,
-        endpoint_slices,
-        pods,
-        namespaces_known,
-    } = a;
-    *namespaces == b.namespaces
-        && *services == b.services
-        && *endpoint_slices == b.endpoint_slices
-        && *pods == b.pods
-        && *namespaces_known == b.namespaces_known
 }

@@ -1,25 +1,31 @@
-//! Kubernetes objects in, a [`crate::zone::Model`] out.
+//! Kubernetes objects in, names and records out ([`crate::zone::ZoneData`]).
 //!
-//! Pure and synchronous: [`Objects`] holds what matters of each object, [`build`]
-//! makes records of it. Nothing here talks to an API server.
+//! Pure and synchronous: an [`Index`] is told of objects, its [`View`] makes records of them.
+//! Nothing here talks to an API server.
 
 mod convert;
+mod feed;
+mod frame;
+mod index;
 mod objects;
 mod provenance;
-mod records;
-mod reverse;
 mod selector;
 mod service;
 mod settings;
+mod view;
 
+pub use feed::Feed;
+pub use index::{Changes, Index, build};
 pub use objects::{
-    Endpoint, EndpointSlice, Key, Namespace, Object, ObjectError, Objects, Pod, Port, Problem,
-    Service, ServiceKind,
+    Endpoint, EndpointSlice, Key, Namespace, Object, ObjectCounts, ObjectError, Objects, Pod, Port,
+    Problem, Service, ServiceKind,
 };
 pub use provenance::{ObjectRef, Origin, Provenance};
-pub use records::build;
 pub use selector::{Labels, Selector, SelectorError, Selectors};
-pub use settings::{EmptyServices, EndpointNames, PodMode, ZoneSettings};
+pub use settings::{
+    EmptyServices, EndpointNames, Endpoints, KnownPods, NameServers, PodMode, ZoneSettings,
+};
+pub use view::View;
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 /// Every object known, of the kinds that make records.
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
@@ -18,6 +20,19 @@ pub struct Objects {
     /// Whether `namespaces` says which Namespaces exist. Without any Namespace
     /// object all of them do.
     pub namespaces_known: bool,
+}
+
+/// How many objects there are of each kind.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct ObjectCounts {
+    /// Namespaces.
+    pub namespaces: usize,
+    /// Services.
+    pub services: usize,
+    /// EndpointSlices.
+    pub endpoint_slices: usize,
+    /// Pods.
+    pub pods: usize,
 }
 
 /// What tells apart the objects of one kind.
@@ -174,6 +189,16 @@ impl Objects {
                 self.pods.remove(&pod.key);
             }
         }
+    }
+}
+
+impl EndpointSlice {
+    /// The service it belongs to.
+    pub(super) fn service_key(&self) -> Option<Key> {
+        Some(Key {
+            namespace: self.key.namespace.clone(),
+            name: self.service.clone()?,
+        })
     }
 }
 

@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::zone::{Below, Name, Rdata, Record, Rtype, dashed, reverse_name, undashed};
 
-use super::objects::{EndpointSlice, Key, Objects, Service, ServiceKind};
-use super::records::Exposed;
+use super::index::Index;
+use super::objects::{EndpointSlice, Key, Service, ServiceKind};
 use super::service::{Contribution, contribution};
 use super::settings::{EmptyServices, PodMode, ZoneSettings};
 
 /// Tells where the records of a model came from.
 pub struct Provenance<'a> {
-    exposed: Exposed<'a>,
+    index: &'a Index,
     settings: &'a ZoneSettings,
 }
 
@@ -52,12 +52,12 @@ struct Place<'a> {
 }
 
 impl<'a> Provenance<'a> {
-    /// Tells it for the model of these objects.
+    /// Tells it for the records of an index.
     #[must_use]
-    pub fn new(objects: &'a Objects, settings: &'a ZoneSettings) -> Provenance<'a> {
+    pub fn new(index: &'a Index) -> Provenance<'a> {
         Provenance {
-            exposed: Exposed::new(objects, settings),
-            settings,
+            index,
+            settings: index.settings(),
         }
     }
 
@@ -135,29 +135,20 @@ impl<'a> Provenance<'a> {
     }
 
     /// The service that a name below `svc.<zone>` belongs to, and its slices.
-    fn service(&self, place: &Place<'_>) -> Option<(&Service, &[&'a EndpointSlice])> {
+    fn service(&self, place: &Place<'_>) -> Option<(&'a Service, Vec<&'a EndpointSlice>)> {
         let [b"svc", namespace, service, ..] = place.labels.as_slice() else {
             return None;
         };
-        let service = self
-            .exposed
-            .objects
-            .services
-            .get(&key(namespace, service))?;
-        if !self.exposed.contains(&service.key) {
-            return None;
-        }
-        let Key { namespace, name } = &service.key;
-        let names = (namespace.as_str(), name.as_str());
-        let slices = self.exposed.slices.get(&names);
-        Some((service, slices.map_or(&[][..], Vec::as_slice)))
+        let service = self.index.service(&key(namespace, service))?;
+        let is_exposed = self.index.exposes(&service.key.namespace);
+        is_exposed.then(|| (service, self.index.slices_of(&service.key)))
     }
 
     fn of_service_record(&self, place: &Place<'_>, record: &Record) -> Vec<ObjectRef> {
         let Some((service, slices)) = self.service(place) else {
             return Vec::new();
         };
-        let all = contribution(service, slices, &place.svc, self.settings);
+        let all = contribution(service, &slices, &place.svc, self.settings);
         let owner = stored_owner(&all, &record.owner);
         let is_it = |other: &Record| other.owner == *owner && is_same(&other.data, &record.data);
         self.givers(place, |given| given.records.iter().any(is_it))
@@ -199,7 +190,7 @@ impl<'a> Provenance<'a> {
         let namespace = text(namespace);
         match self.settings.pods {
             PodMode::Disabled => Origin::Unknown,
-            PodMode::Insecure if self.exposed.objects.namespaces_known => {
+            PodMode::Insecure if self.index.knows_namespaces() => {
                 Origin::Objects(vec![ObjectRef {
                     kind: "Namespace".to_owned(),
                     namespace: String::new(),
@@ -208,8 +199,7 @@ impl<'a> Provenance<'a> {
             }
             PodMode::Insecure => Origin::Settings,
             PodMode::Verified => {
-                let pods = self.exposed.objects.pods.values();
-                let pods = pods.filter(|pod| {
+                let pods = self.index.pods().filter(|pod| {
                     let mut addresses = pod.addresses.iter();
                     pod.key.namespace == namespace
                         && addresses.any(|address| dashed(*address).as_bytes() == label)
@@ -220,16 +210,11 @@ impl<'a> Provenance<'a> {
     }
 
     fn exposes(&self, namespace: &[u8]) -> bool {
-        self.exposed.any_namespace || self.exposed.namespaces.contains(text(namespace).as_str())
+        self.index.any_namespace() || self.index.exposes(&text(namespace))
     }
 
     fn why_hidden(&self, namespace: &str) -> String {
-        let Objects {
-            namespaces,
-            namespaces_known,
-            ..
-        } = self.exposed.objects;
-        if *namespaces_known && !namespaces.contains(namespace) {
+        if self.index.knows_namespaces() && !self.index.has_namespace(namespace) {
             return format!(
                 "no Namespace {namespace} is known, or --namespace-labels leaves it out"
             );
@@ -239,15 +224,11 @@ impl<'a> Provenance<'a> {
 
     fn why_no_service(&self, key: &Key, below: &[&[u8]], rtype: Rtype) -> String {
         let Key { namespace, name } = key;
-        let Some(service) = self.exposed.objects.services.get(key) else {
+        let Some(service) = self.index.service(key) else {
             return format!("no Service {namespace}/{name} is known, or --labels leaves it out");
         };
         let it = format!("Service {namespace}/{name}");
-        let slices = self
-            .exposed
-            .slices
-            .get(&(namespace.as_str(), name.as_str()));
-        let slices = slices.into_iter().flatten();
+        let slices = self.index.slices_of(key).into_iter();
         let ready: usize = slices.map(|slice| slice.endpoints.len()).sum();
         let lacks = match rtype {
             Rtype::A => "an IPv4 address".to_owned(),

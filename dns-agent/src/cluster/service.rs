@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use crate::zone::{Below, Name, Rdata, Record, Srv, dashed};
 
+use super::frame::label_below;
 use super::objects::{EndpointSlice, Port, Problem, Service, ServiceKind};
-use super::records::label_below;
-use super::settings::{EmptyServices, EndpointNames, ZoneSettings};
+use super::settings::{EmptyServices, EndpointNames, Endpoints, ZoneSettings};
 
 /// All that one service and its slices give to a model, in one cluster domain.
 #[derive(Debug, Default)]
@@ -24,7 +24,7 @@ pub(super) struct Contribution {
 }
 
 /// A name of an address.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Pointer {
     pub(super) address: IpAddr,
     pub(super) target: Name,
@@ -32,7 +32,7 @@ pub(super) struct Pointer {
 }
 
 /// Whose address it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Source {
     ClusterIp,
     Endpoint,
@@ -93,11 +93,16 @@ pub(super) fn contribution(
         ServiceKind::Headless => &[],
     };
 
-    let listed = listed(slices, name, settings, &mut out.problems);
+    let is_headless = service.kind == ServiceKind::Headless;
+    let knows_endpoints = is_headless || settings.endpoints == Endpoints::All;
+    let listed = match knows_endpoints {
+        true => listed(slices, name, settings, &mut out.problems),
+        false => Vec::new(),
+    };
     let endpoints: Vec<Pair<'_>> = listed.iter().flat_map(Listed::pairs).collect();
-    let own: Vec<Pair<'_>> = match service.kind {
-        ServiceKind::Headless => endpoints.clone(),
-        _ => addresses
+    let own: Vec<Pair<'_>> = match is_headless {
+        true => endpoints.clone(),
+        false => addresses
             .iter()
             .flat_map(|address| pairs(*address, name, &service.ports, None))
             .collect(),
@@ -113,7 +118,10 @@ pub(super) fn contribution(
     for (owner, pairs) in group_by(&endpoints, |pair| Some(pair.target)) {
         out.pairs(owner, &pairs, settings.ttl);
     }
-    if service.kind == ServiceKind::Headless
+    if !knows_endpoints {
+        out.below.push((name.clone(), Below::Unknown));
+    }
+    if is_headless
         && !own.is_empty()
         && let Err(reason) = out.zonal(name, &own, settings.ttl)
     {
@@ -127,12 +135,17 @@ pub(super) fn contribution(
             target: name.clone(),
             source: Source::ClusterIp,
         })
-        .chain(listed.into_iter().map(|listed| Pointer {
-            address: listed.address,
-            target: listed.name,
-            source: Source::Endpoint,
-        }))
         .collect();
+    // A pod is behind several services, and each gives it a name: without all of them
+    // there is no saying which names an address has.
+    if settings.endpoints == Endpoints::All {
+        out.pointers
+            .extend(listed.into_iter().map(|listed| Pointer {
+                address: listed.address,
+                target: listed.name,
+                source: Source::Endpoint,
+            }));
+    }
     out
 }
 

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
+use clap::ValueEnum;
 use ipnet::IpNet;
+use serde::Deserialize;
 
 use crate::zone::Name;
 
@@ -33,6 +35,48 @@ pub struct ZoneSettings {
     /// The addresses of `ns.dns.<zone>`, which is the name server when no service
     /// is; it has none when this is empty.
     pub name_server_addresses: Vec<IpAddr>,
+    /// Who names the name servers of the cluster domains.
+    pub name_servers: NameServers,
+    /// Of which services the endpoints are known.
+    pub endpoints: Endpoints,
+    /// Of which nodes the pods are known.
+    pub known_pods: KnownPods,
+    /// The domains in which somebody else is asked for names that are not there.
+    pub falls_through: Vec<Name>,
+    /// The names below which addresses have their PTR records.
+    pub pointers: Vec<Name>,
+}
+
+/// Who names the name servers of the cluster domains, and their addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NameServers {
+    /// We do.
+    #[default]
+    Ours,
+    /// Somebody else, who is asked for NS records at the apex and for all of `ns.dns`.
+    Passed,
+}
+
+/// Of which services the endpoints are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Endpoints {
+    /// Of all.
+    #[default]
+    All,
+    /// Of headless ones. Names of endpoints below others, and PTR records of endpoints, are
+    /// somebody else's to answer.
+    Headless,
+}
+
+/// Of which nodes the pods are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KnownPods {
+    /// Of all: an address that is none of theirs is no pod's.
+    #[default]
+    All,
+    /// Of some: others may know an address that is none of theirs.
+    Some,
 }
 
 /// How `<dashed-ip>.<namespace>.pod.<zone>` is answered.
@@ -81,6 +125,14 @@ impl Default for ZoneSettings {
             endpoint_names: EndpointNames::default(),
             served: Vec::new(),
             name_server_addresses: Vec::new(),
+            name_servers: NameServers::default(),
+            endpoints: Endpoints::default(),
+            known_pods: KnownPods::default(),
+            falls_through: Vec::new(),
+            pointers: ["in-addr.arpa", "ip6.arpa"]
+                .into_iter()
+                .flat_map(Name::parse)
+                .collect(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The kernel plane: the agent's side of it.
 //!
 //! The only module that knows aya. [`Datapath`] makes the tables, fills them from a
-//! [`Model`](crate::zone::Model), attaches the programs and renews the lease. Its file names are those of
+//! [`ZoneData`], attaches the programs and renews the lease. Its file names are those of
 //! `dns-common` and `dns-ebpf`: a record is laid out in `dns-common/src/records.rs`, built in
 //! [`records`] and read in `dns-ebpf/src/lookup.rs`.
 
@@ -19,6 +19,7 @@ pub mod table;
 mod tables;
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -29,7 +30,10 @@ use serde::Serialize;
 
 pub use tables::{Published, Tables, size};
 
-use crate::{config::Interface, zone::Model};
+use crate::{
+    config::Interface,
+    zone::{Name, ZoneData},
+};
 use grace::Rcu;
 use hooks::{AttachedStatus, Failed, Hooks};
 use interfaces::Device;
@@ -114,8 +118,8 @@ impl Datapath {
     /// # Errors
     ///
     /// When the kernel refuses maps or the lease's program.
-    pub fn start(config: Config, devices: &[Device], model: &Model) -> anyhow::Result<Self> {
-        let size = size(model, config.capacity);
+    pub fn start(config: Config, devices: &[Device], data: &dyn ZoneData) -> anyhow::Result<Self> {
+        let size = size(data, config.capacity);
         let mut object = Object::load(size)?;
         for program in hooks::programs(&config.interfaces, devices) {
             object.ensure(program)?;
@@ -130,18 +134,18 @@ impl Datapath {
             object,
             config,
         };
-        datapath.publish(model)?;
+        datapath.publish(data)?;
         datapath.renew_lease()?;
         datapath.reconcile(devices);
         Ok(datapath)
     }
 
-    /// Brings the tables to a model; only what differs is written.
+    /// Brings the tables to all of `data`; only what differs is written.
     ///
     /// # Errors
     ///
     /// When the settings can't be built.
-    pub fn publish(&mut self, model: &Model) -> anyhow::Result<Published> {
+    pub fn publish(&mut self, data: &dyn ZoneData) -> anyhow::Result<Published> {
         let Self {
             config,
             clock,
@@ -155,11 +159,40 @@ impl Datapath {
         // What has been published so far is right, so a long round is no reason to stop answering.
         // The lease of a first round has not begun.
         let is_leased = tables.published != Published::default();
-        tables.publish(model, &mut || {
+        tables.publish(data, &mut || {
             if is_leased && renewed.elapsed() > interval && object.set_lease(jiffies).is_ok() {
                 *renewed = Instant::now();
             }
         })
+    }
+
+    /// Brings the tables to `data`, of which only these names may have changed.
+    ///
+    /// # Errors
+    ///
+    /// When the settings can't be built.
+    pub fn update(
+        &mut self,
+        data: &dyn ZoneData,
+        names: &BTreeSet<Name>,
+    ) -> anyhow::Result<Published> {
+        self.tables.update(data, names)
+    }
+
+    /// Answers for other addresses from now on.
+    ///
+    /// # Errors
+    ///
+    /// When there are more than the kernel program looks through; nothing has changed then.
+    pub fn serve(&mut self, data: &dyn ZoneData, addresses: Vec<SocketAddr>) -> anyhow::Result<()> {
+        self.tables.serve(data, &addresses)?;
+        self.config.serve = addresses;
+        Ok(())
+    }
+
+    /// Makes the kernel pass everything, until the lease is renewed.
+    pub fn end_lease(&mut self) {
+        self.tables.publisher.end_lease();
     }
 
     /// Lets the kernel answer for another [`Config::stale_after`].

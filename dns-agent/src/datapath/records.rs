@@ -8,14 +8,14 @@ use dns_common::{
     settings::MAX_SUFFIXES,
 };
 
-use crate::zone::{self, Below, Model, Name, Node, Rdata, Rtype, Sections};
+use crate::zone::{self, Below, Name, Node, Rdata, Rtype, Sections, ZoneData};
 
 /// The record for an existing name, padded to whole granules, in the layout of
 /// [`dns_common::records`].
 ///
 /// `None` for a name of a length that the kernel doesn't look up: questions for it pass anyway.
 #[must_use]
-pub fn build(model: &Model, name: &Name, node: &Node) -> Option<Vec<u8>> {
+pub fn build(model: &dyn ZoneData, name: &Name, node: &Node) -> Option<Vec<u8>> {
     let octets = name.wire();
     if octets.len() < MIN_NAME || octets.len() > MAX_NAME {
         return None;
@@ -80,7 +80,7 @@ struct Children {
 }
 
 /// The answers of a name for the types that it has data of, and for the addresses that an alias leads to.
-fn own_answers(model: &Model, name: &Name, node: &Node) -> Answers {
+fn own_answers(model: &dyn ZoneData, name: &Name, node: &Node) -> Answers {
     let mut types: Vec<Rtype> = node.types().collect();
     if node.is_alias() {
         types.extend([Rtype::A, Rtype::AAAA]);
@@ -96,7 +96,7 @@ fn own_answers(model: &Model, name: &Name, node: &Node) -> Answers {
 
 /// What the kernel may say of all children alike; `None` when there are none, or when what they have
 /// is not the same for all.
-fn children(model: &Model, name: &Name, node: &Node) -> Option<Children> {
+fn children(model: &dyn ZoneData, name: &Name, node: &Node) -> Option<Children> {
     // Stands for every child: what is rendered below does not depend on its name.
     let child = name.child(b"0").ok()?;
     let same = |owner: &Name, rtype: Rtype| {
@@ -115,13 +115,14 @@ fn children(model: &Model, name: &Name, node: &Node) -> Option<Children> {
         render(model, &child, &answer)
     };
     match node.below() {
-        Below::Nothing | Below::EmptyThenAddresses(_) => None,
+        Below::Nothing | Below::EmptyThenAddresses(_) | Below::Unknown => None,
         Below::Empty => Some(Children {
             flags: Record::CHILDREN,
             answers: Vec::new(),
         }),
         Below::Like(other) => {
-            let types = model.node(other)?.types();
+            let other_node = model.node(other)?;
+            let types = other_node.types();
             // SRV data and what comes with it point at names, whose places depend on the child's.
             let answers: Answers = types.map(|rtype| (rtype, same(other, rtype))).collect();
             (answers.len() <= ANSWERS).then_some(Children {
@@ -183,7 +184,7 @@ fn place(answers: Answers, body: &mut Vec<u8>) -> [Answer; ANSWERS] {
 
 /// The octets of an answer to a question for `name`; `None` when it is no data of ours, or of a length
 /// that no record holds.
-fn render(model: &Model, name: &Name, answer: &zone::Answer) -> Option<Rendered> {
+fn render(model: &dyn ZoneData, name: &Name, answer: &zone::Answer) -> Option<Rendered> {
     let zone::Answer::Data {
         answer: records,
         additional,
@@ -223,7 +224,7 @@ fn render(model: &Model, name: &Name, answer: &zone::Answer) -> Option<Rendered>
 }
 
 /// The zone's position in the settings.
-fn zone_number(model: &Model, name: &Name) -> u16 {
+fn zone_number(model: &dyn ZoneData, name: &Name) -> u16 {
     match model.zone_of(name) {
         Some(number) if number < MAX_SUFFIXES => number as u16,
         _ => Record::NO_ZONE,

@@ -19,7 +19,7 @@ use dns_common::{
 use ipnet::IpNet;
 
 use super::memory::Memory;
-use crate::zone::{Answer, Model, Name, render};
+use crate::zone::{Absent, Answer, Name, ZoneData, render};
 
 /// The words of [`Control`].
 const SETTINGS: usize = std::mem::offset_of!(Control, settings) / 8;
@@ -50,7 +50,7 @@ pub struct Fixed {
 /// When there are more addresses to serve than the kernel program looks through.
 pub fn build(
     fixed: &Fixed,
-    model: &Model,
+    model: &dyn ZoneData,
     owned: &[bool],
     deep: &BTreeSet<Name>,
 ) -> anyhow::Result<Settings> {
@@ -81,7 +81,8 @@ pub fn build(
                 .filter(|inner| inner.wire().len() > MAX_SUFFIX)
                 .all(|inner| *inner == apex.name || !inner.is_at_or_below(&apex.name))
         };
-        let action = if owned[number] && covers_all() {
+        let denies = owned[number] && apex.absent == Absent::Denied;
+        let action = if denies && covers_all() {
             Suffix::OWN
         } else {
             Suffix::PASS
@@ -93,15 +94,6 @@ pub fn build(
         push_suffix(&mut settings, name, zone, action);
     }
     Ok(settings)
-}
-
-/// Names more than one label below which something may exist without a record: the kernel looks for
-/// a parent with a flag, not for a grandparent. Names of somebody else's are such.
-#[must_use]
-pub fn deep_names(model: &Model) -> BTreeSet<Name> {
-    let deep = model.nodes().filter(|(_, node)| node.computed_depth() > 1);
-    let deep = deep.map(|(name, _)| name);
-    deep.chain(model.passed()).cloned().collect()
 }
 
 /// Refuses more addresses or networks than the kernel program looks through.
@@ -187,7 +179,7 @@ fn allow(settings: &mut Settings, network: IpNet) -> anyhow::Result<()> {
 }
 
 /// The zone's SOA record as negative answers carry it, its pointers blank.
-fn zone(model: &Model, number: usize) -> anyhow::Result<Zone> {
+fn zone(model: &dyn ZoneData, number: usize) -> anyhow::Result<Zone> {
     let name = &model.zones()[number].name;
     // Rendered behind the zone's own name, where every pointer is the same.
     let answer = render(name, &Answer::NoData { zone: number }, model.zones(), 0);
@@ -232,17 +224,22 @@ impl Publisher {
         }
     }
 
+    /// Whether these are the settings that were published last.
+    #[must_use]
+    pub fn is_current(&self, settings: &Settings) -> bool {
+        let current = self.current.as_ref().map(bytemuck::bytes_of);
+        current == Some(bytemuck::bytes_of(settings))
+    }
+
     /// Publishes settings that differ from the current ones; says whether they did.
     ///
     /// A copy is written again only after [`SLOTS`] − 1 others: the caller must see to it that a
-    /// grace period passes after each publication.
+    /// grace period passes between two publications.
     pub fn publish(&mut self, settings: &Settings) -> bool {
-        let octets = bytemuck::bytes_of(settings);
-        if let Some(current) = &self.current
-            && bytemuck::bytes_of(current) == octets
-        {
+        if self.is_current(settings) {
             return false;
         }
+        let octets = bytemuck::bytes_of(settings);
         self.slot = (self.slot + 1) % SLOTS;
         let words = size_of::<Settings>() / 8;
         let copy = &self.copies.words()[self.slot as usize * words..][..words];
@@ -286,7 +283,7 @@ mod tests {
             serve: Vec::new(),
             allow: Vec::new(),
         };
-        let settings = build(&fixed, &model, &[true], &deep_names(&model)).unwrap();
+        let settings = build(&fixed, &model, &[true], &ZoneData::deep_names(&model)).unwrap();
         let suffixes = &settings.suffixes[..settings.suffix_count as usize];
         suffixes
             .iter()

@@ -150,8 +150,13 @@ impl<G: Grace> Table<G> {
     /// Starts a round: names that are not [`put`](Self::put) before [`sweep`](Self::sweep)
     /// are removed there.
     pub fn begin(&mut self) {
-        self.moves_left = MOVES;
+        self.begin_update();
         self.kept.fill(0);
+    }
+
+    /// Starts a round without a sweep.
+    pub fn begin_update(&mut self) {
+        self.moves_left = MOVES;
     }
 
     /// Removes every name that was not put since [`begin`](Self::begin); says how many.

@@ -1,7 +1,7 @@
-//! Models on their way into the tables: what is written when, so that no reader is ever told a
+//! Zone data on its way into the tables: what is written when, so that no reader is ever told a
 //! false no.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use dns_common::{
@@ -20,7 +20,7 @@ use super::{
     slots,
     table::{Fill, Put, Table},
 };
-use crate::zone::{Model, Name, Node};
+use crate::zone::{Name, Node, ZoneData};
 
 /// Room for at least so many names.
 const MIN_CAPACITY: usize = 16_384;
@@ -29,19 +29,23 @@ const WORDS_FOR_EACH_NAME: f64 = 2.5;
 /// Octets of records for each name that is yet to come.
 const OCTETS_FOR_EACH_NAME: usize = 256;
 
-/// The tables, filled from models.
+/// The tables, filled from zone data.
 pub struct Tables<G> {
     pub(super) table: Table<G>,
     pub(super) publisher: Publisher,
-    fixed: Fixed,
+    pub(super) fixed: Fixed,
     /// For each zone, whether the absence of a name means anything, as the settings in force say.
     owned: Vec<bool>,
     /// Names below which more exists than a flag of the parent could tell, as they say too.
     deep: BTreeSet<Name>,
+    /// Names for which there was no room.
+    left_out: BTreeSet<Name>,
+    /// Whether readers may still look at settings that were replaced.
+    is_settling: bool,
     pub(super) published: Published,
 }
 
-/// What [`Tables::publish`] did.
+/// What [`Tables::publish`] or [`Tables::update`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Published {
     /// Names that were there already, with the same answers.
@@ -52,18 +56,19 @@ pub struct Published {
     pub inserted: usize,
     /// Names that are gone.
     pub removed: usize,
-    /// Names for which there was no room: their zones answer no NXDOMAIN from the kernel.
+    /// Names for which there is no room: their zones answer no NXDOMAIN from the kernel.
     pub left_out: usize,
 }
 
-/// A model on its way into the tables.
+/// Names on their way into the tables.
 struct Round<'a> {
-    model: &'a Model,
+    data: &'a dyn ZoneData,
     /// Names below which absence means nothing, before this round or after it.
     deep: &'a BTreeSet<Name>,
-    /// For each zone, whether all names have found room so far.
-    complete: Vec<bool>,
     published: Published,
+    /// Names that were there with another answer, or not at all, and that must wait: until every
+    /// reader can find the names below, their records go on speaking for them.
+    later: Vec<(Name, Arc<Node>)>,
 }
 
 impl<G: Grace> Tables<G> {
@@ -92,6 +97,8 @@ impl<G: Grace> Tables<G> {
             fixed,
             owned: Vec::new(),
             deep: BTreeSet::new(),
+            left_out: BTreeSet::new(),
+            is_settling: false,
             published: Published::default(),
         })
     }
@@ -102,7 +109,7 @@ impl<G: Grace> Tables<G> {
         self.table.fill()
     }
 
-    /// Brings the tables to a model, and calls `progress` now and then while it does.
+    /// Brings the tables to all of `data`, and calls `progress` now and then while it does.
     ///
     /// While names come and go, the absence of a name means no more than it did before: only the
     /// last settings of a round let it mean more.
@@ -112,58 +119,116 @@ impl<G: Grace> Tables<G> {
     /// See [`Datapath::publish`].
     pub fn publish(
         &mut self,
-        model: &Model,
+        data: &dyn ZoneData,
         progress: &mut dyn FnMut(),
     ) -> anyhow::Result<Published> {
-        let deep = settings::deep_names(model);
+        let deep = data.deep_names();
         let mut either = self.deep.clone();
         either.extend(deep.iter().cloned());
-        self.owned.resize(model.zones().len(), false);
-        self.settle(model, &either)?;
+        self.owned.resize(data.zones().len(), false);
+        self.settle(data, &either)?;
 
-        let mut round = Round {
-            model,
-            deep: &either,
-            complete: vec![true; model.zones().len()],
-            published: Published::default(),
-        };
+        let mut round = Round::new(data, &either);
         self.table.begin();
-        let mut later = Vec::new();
-        for (name, node) in model.nodes() {
-            // Until every reader can find the names below it, its record goes on speaking for them.
-            if !node.below_is_computed() && self.table.speaks_for_children(name.wire()) {
-                later.push((name, node));
-                continue;
+        self.left_out.clear();
+        let mut done = Ok(());
+        data.visit(&mut |name, node| {
+            if done.is_ok() {
+                done = self.put(&mut round, name, node);
+                progress();
             }
-            self.put(&mut round, name, node)?;
-            progress();
-        }
-        if !later.is_empty() {
-            self.table.wait_for_readers();
-        }
-        for (name, node) in later {
-            self.put(&mut round, name, node)?;
-            progress();
-        }
-        let Round {
-            complete,
-            mut published,
-            ..
-        } = round;
-        published.removed = self.table.sweep();
+        });
+        done?;
+        self.put_later(&mut round)?;
+        round.published.removed = self.table.sweep();
         // Words are visible to every reader now, and so their absence means something.
-        self.table.wait_for_readers();
-        self.owned = complete;
-        self.settle(model, &deep)?;
-        self.deep = deep;
-        self.published = published;
-        Ok(published)
+        self.wait_for_readers();
+        self.owned = self.complete_zones(data);
+        self.deep = deep.clone();
+        self.settle(data, &deep)?;
+        Ok(self.finish(round))
     }
 
-    /// Writes one name's record. Without room for it, the absence of names means nothing in its zone
-    /// any more.
+    /// Brings the tables to `data` where only these names may have changed since the last round. The
+    /// zones are the same, but for their serials.
+    ///
+    /// # Errors
+    ///
+    /// See [`Datapath::publish`].
+    pub fn update(
+        &mut self,
+        data: &dyn ZoneData,
+        names: &BTreeSet<Name>,
+    ) -> anyhow::Result<Published> {
+        let deep = self.deep.clone();
+        let mut round = Round::new(data, &deep);
+        self.table.begin_update();
+        let was_full = !self.left_out.is_empty();
+        let retried = std::mem::take(&mut self.left_out);
+        let mut names: Vec<&Name> = names.union(&retried).collect();
+        // Who asks for a parent is told of it before its children are there, and after.
+        names.sort_by_key(|name| name.wire().len());
+        let mut gone = Vec::new();
+        for name in names {
+            match data.node(name) {
+                Some(node) => self.put(&mut round, name, &node)?,
+                None => gone.push(name),
+            }
+        }
+        self.put_later(&mut round)?;
+        for name in gone.into_iter().rev() {
+            round.published.removed += usize::from(self.table.remove(name.wire()));
+        }
+        if was_full && self.left_out.is_empty() {
+            self.wait_for_readers();
+            self.owned = self.complete_zones(data);
+        }
+        self.replace_settings(data, &deep)?;
+        Ok(self.finish(round))
+    }
+
+    /// Answers for other addresses from now on.
+    ///
+    /// # Errors
+    ///
+    /// When there are more than the kernel program looks through.
+    pub(super) fn serve(
+        &mut self,
+        data: &dyn ZoneData,
+        addresses: &[SocketAddr],
+    ) -> anyhow::Result<()> {
+        let before = std::mem::replace(&mut self.fixed.serve, addresses.to_vec());
+        let deep = self.deep.clone();
+        let done = self.replace_settings(data, &deep);
+        if done.is_err() {
+            self.fixed.serve = before;
+        }
+        done
+    }
+
+    /// Writes one name's record, now or later. Without room for it, the absence of names means
+    /// nothing in its zone any more.
     fn put(&mut self, round: &mut Round<'_>, name: &Name, node: &Node) -> anyhow::Result<()> {
-        let Some(mut record) = records::build(round.model, name, node) else {
+        if !node.below_is_computed() && self.table.speaks_for_children(name.wire()) {
+            round.later.push((name.clone(), Arc::new(node.clone())));
+            return Ok(());
+        }
+        self.write(round, name, node)
+    }
+
+    fn put_later(&mut self, round: &mut Round<'_>) -> anyhow::Result<()> {
+        let later = std::mem::take(&mut round.later);
+        if !later.is_empty() {
+            self.wait_for_readers();
+        }
+        for (name, node) in later {
+            self.write(round, &name, &node)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, round: &mut Round<'_>, name: &Name, node: &Node) -> anyhow::Result<()> {
+        let Some(mut record) = records::build(round.data, name, node) else {
             return Ok(());
         };
         match self.table.put(&mut record) {
@@ -171,41 +236,92 @@ impl<G: Grace> Tables<G> {
             Ok(Put::Replaced) => round.published.replaced += 1,
             Ok(Put::Inserted) => round.published.inserted += 1,
             Err(_) => {
-                round.published.left_out += 1;
-                // Absence must mean nothing before the name is left out. An old record of the
-                // name goes in the sweep.
-                if let Some(zone) = round.model.zone_of(name) {
-                    round.complete[zone] = false;
-                    if std::mem::replace(&mut self.owned[zone], false) {
-                        self.settle(round.model, round.deep)?;
-                    }
+                self.left_out.insert(name.clone());
+                // Absence must mean nothing before the name is left out.
+                if let Some(zone) = round.data.zone_of(name)
+                    && std::mem::replace(&mut self.owned[zone], false)
+                {
+                    self.settle(round.data, round.deep)?;
                 }
+                // What the name had before is wrong now.
+                self.table.remove(name.wire());
             }
         }
         Ok(())
     }
 
-    /// Publishes the settings and waits until every reader has them.
-    fn settle(&mut self, model: &Model, deep: &BTreeSet<Name>) -> anyhow::Result<()> {
-        let settings = settings::build(&self.fixed, model, &self.owned, deep)
-            .context("building the settings")?;
-        if self.publisher.publish(&settings) {
-            self.table.wait_for_readers();
+    /// For each zone, whether all its names have found room.
+    fn complete_zones(&self, data: &dyn ZoneData) -> Vec<bool> {
+        let mut complete = vec![true; data.zones().len()];
+        for zone in self.left_out.iter().filter_map(|name| data.zone_of(name)) {
+            complete[zone] = false;
         }
+        complete
+    }
+
+    fn finish(&mut self, round: Round<'_>) -> Published {
+        self.published = Published {
+            left_out: self.left_out.len(),
+            ..round.published
+        };
+        self.published
+    }
+
+    fn wait_for_readers(&mut self) {
+        self.table.wait_for_readers();
+        self.is_settling = false;
+    }
+
+    /// Publishes the settings and waits until every reader has them.
+    fn settle(&mut self, data: &dyn ZoneData, deep: &BTreeSet<Name>) -> anyhow::Result<()> {
+        self.replace_settings(data, deep)?;
+        if self.is_settling {
+            self.wait_for_readers();
+        }
+        Ok(())
+    }
+
+    /// Publishes the settings. The copy that they replace is not written to before every reader has
+    /// them.
+    fn replace_settings(
+        &mut self,
+        data: &dyn ZoneData,
+        deep: &BTreeSet<Name>,
+    ) -> anyhow::Result<()> {
+        let settings = settings::build(&self.fixed, data, &self.owned, deep)
+            .context("building the settings")?;
+        if self.publisher.is_current(&settings) {
+            return Ok(());
+        }
+        if self.is_settling {
+            self.wait_for_readers();
+        }
+        self.is_settling = self.publisher.publish(&settings);
         Ok(())
     }
 }
 
-/// Tables with room for a model and for as much again, or for `capacity` names.
+impl<'a> Round<'a> {
+    fn new(data: &'a dyn ZoneData, deep: &'a BTreeSet<Name>) -> Round<'a> {
+        Round {
+            data,
+            deep,
+            published: Published::default(),
+            later: Vec::new(),
+        }
+    }
+}
+
+/// Tables with room for all of `data` and for as much again, or for `capacity` names.
 #[must_use]
-pub fn size(model: &Model, capacity: Option<usize>) -> Size {
+pub fn size(data: &dyn ZoneData, capacity: Option<usize>) -> Size {
     let (mut names, mut octets) = (0, 0);
-    for (name, node) in model.nodes() {
-        if let Some(record) = records::build(model, name, node) {
+    data.visit(&mut |name, node| {
+        if let Some(record) = records::build(data, name, node) {
             names += 1;
             octets += slots::slot_octets(record.len());
         }
-    }
+    });
     let capacity = capacity.unwrap_or(2 * names).max(names).max(MIN_CAPACITY);
     let words = (capacity as f64 * WORDS_FOR_EACH_NAME) as usize;
     let octets = octets + (capacity - names) * OCTETS_FOR_EACH_NAME;

@@ -11,7 +11,7 @@ use domain::base::{
 };
 
 use super::compose::{self, AUTHORITATIVE};
-use crate::zone::{Answer, Model, Name, Record, render};
+use crate::zone::{Answer, Name, Record, ZoneData, render};
 
 /// What to do about a query.
 #[derive(Debug)]
@@ -82,7 +82,12 @@ pub struct Edns {
 ///
 /// `rotation` is where the circle of several addresses starts: any number will
 /// do, and a different one for each query spreads the load.
-pub fn respond(octets: &[u8], model: &Model, transport: Transport, rotation: usize) -> Reply {
+pub fn respond(
+    octets: &[u8],
+    model: &dyn ZoneData,
+    transport: Transport,
+    rotation: usize,
+) -> Reply {
     let Ok(message) = Message::from_slice(octets) else {
         return Reply::Ignore;
     };
@@ -108,6 +113,7 @@ pub fn respond(octets: &[u8], model: &Model, transport: Transport, rotation: usi
                 target,
             });
         }
+        Answer::NotYetKnown => return Reply::Message(query.error(OptRcode::SERVFAIL)),
         Answer::NotOurs => return Reply::Forward(query),
     };
     let sections = render(&query.name, &answer, model.zones(), rotation);

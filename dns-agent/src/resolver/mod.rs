@@ -26,7 +26,6 @@ use nix::sys::{
 };
 use tokio::{
     net::{TcpListener, TcpSocket},
-    sync::watch,
     task::JoinSet,
 };
 
@@ -40,7 +39,7 @@ pub use self::{
     counters::{Counters, Counts},
     message::is_transfer,
 };
-use crate::zone::Model;
+use crate::zone::Live;
 
 /// How many connections wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -48,10 +47,9 @@ const BACKLOG: u32 = 1024;
 const PORT_ATTEMPTS: usize = 16;
 
 /// Answers queries.
-#[derive(Debug)]
 pub struct Resolver {
-    /// The model of the moment; the agent's writer replaces it.
-    models: watch::Receiver<Arc<Model>>,
+    /// What is answered; the agent's writer changes it.
+    data: Arc<dyn Live>,
     forwarder: Forwarder,
     counters: Arc<Counters>,
 }
@@ -65,12 +63,12 @@ pub struct Sockets {
 }
 
 impl Resolver {
-    /// A resolver that answers from the newest of `models` and asks `upstreams`
-    /// for names that aren't there.
-    pub fn new(models: watch::Receiver<Arc<Model>>, upstreams: Vec<SocketAddr>) -> Resolver {
+    /// A resolver that answers from `data` and asks `upstreams` for names that aren't
+    /// there.
+    pub fn new(data: Arc<dyn Live>, upstreams: Vec<SocketAddr>) -> Resolver {
         let counters = Arc::new(Counters::default());
         Resolver {
-            models,
+            data,
             forwarder: Forwarder::new(upstreams, counters.clone()),
             counters,
         }
@@ -108,8 +106,10 @@ impl Resolver {
             Transport::Udp => &self.counters.udp_queries,
             Transport::Tcp => &self.counters.tcp_queries,
         });
-        let model = self.models.borrow().clone();
-        let reply = respond(octets, &model, transport, rand::random_range(..usize::MAX));
+        let rotation = rand::random_range(..usize::MAX);
+        let mut reply = Reply::Ignore;
+        self.data
+            .look(&mut |data| reply = respond(octets, data, transport, rotation));
         match &reply {
             Reply::Message(message) => self.counters.reply(message),
             Reply::Ignore => bump(&self.counters.ignored),
@@ -134,14 +134,17 @@ impl Resolver {
             }
             Reply::Chase(chase) => {
                 let response = self.forwarder.ask(&UpstreamQuery::chasing(&chase)).await;
-                let model = self.models.borrow().clone();
                 match response {
                     Err(NoResponse::Overloaded) => chase.query.error(OptRcode::SERVFAIL),
-                    response => chase.complete(
-                        response.ok().as_ref(),
-                        &model,
-                        rand::random_range(..usize::MAX),
-                    ),
+                    response => {
+                        let response = response.ok();
+                        let rotation = rand::random_range(..usize::MAX);
+                        let mut message = Vec::new();
+                        self.data.look(&mut |data| {
+                            message = chase.complete(response.as_ref(), data, rotation);
+                        });
+                        message
+                    }
                 }
             }
         };

@@ -17,7 +17,7 @@ use super::{
     },
     message::{Chase, Query},
 };
-use crate::zone::{Answer, Model, Name, Rdata, Record, render};
+use crate::zone::{Answer, Name, Rdata, Record, ZoneData, render};
 
 /// The longest chain of aliases followed.
 const MAX_LINKS: usize = 10;
@@ -164,7 +164,12 @@ impl Chase {
     /// The alias with what the upstream said about its target. Without an answer
     /// from any upstream there is no data of the type asked for; an answer
     /// without addresses leaves the alias alone.
-    pub fn complete(&self, response: Option<&Response>, model: &Model, rotation: usize) -> Vec<u8> {
+    pub fn complete(
+        &self,
+        response: Option<&Response>,
+        model: &dyn ZoneData,
+        rotation: usize,
+    ) -> Vec<u8> {
         let query = &self.query;
         let answer = match (response, model.zone_of(&query.name)) {
             (Some(response), _) => Answer::Data {

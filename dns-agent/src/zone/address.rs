@@ -1,6 +1,7 @@
 //! Addresses written as names: labels with dashes, and reverse names.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -42,6 +43,43 @@ pub fn reverse_name(address: IpAddr) -> Name {
     match address {
         IpAddr::V4(address) => reverse_v4(address, 32),
         IpAddr::V6(address) => reverse_v6(address, 128),
+    }
+}
+
+/// The addresses whose reverse names are this name or below it; none for a name that no
+/// address can have.
+pub fn reverse_range(name: &Name) -> Option<RangeInclusive<IpAddr>> {
+    let mut labels: Vec<&[u8]> = name.labels().collect();
+    labels.reverse();
+    match labels.as_slice() {
+        [b"arpa", b"in-addr", octets @ ..] if octets.len() <= 4 => {
+            let (mut first, mut last) = ([0; 4], [255; 4]);
+            for (at, label) in octets.iter().enumerate() {
+                let text = std::str::from_utf8(label).ok()?;
+                let octet: u8 = text.parse().ok()?;
+                if octet.to_string() != text {
+                    return None;
+                }
+                (first[at], last[at]) = (octet, octet);
+            }
+            Some(IpAddr::from(first)..=IpAddr::from(last))
+        }
+        [b"arpa", b"ip6", nibbles @ ..] if nibbles.len() <= 32 => {
+            let (mut first, mut last) = (0, u128::MAX);
+            for (at, label) in nibbles.iter().enumerate() {
+                let nibble = match label {
+                    [digit @ b'0'..=b'9'] => digit - b'0',
+                    [digit @ b'a'..=b'f'] => digit - b'a' + 10,
+                    _ => return None,
+                };
+                let shift = 124 - 4 * at;
+                let others = !(0xf << shift);
+                first = first & others | u128::from(nibble) << shift;
+                last = last & others | u128::from(nibble) << shift;
+            }
+            Some(IpAddr::V6(first.into())..=IpAddr::V6(last.into()))
+        }
+        _ => None,
     }
 }
 
@@ -101,6 +139,39 @@ mod tests {
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn ranges_of_reverse_names() {
+        let range = |text: &str| reverse_range(&Name::parse(text).unwrap());
+        for (name, first, last) in [
+            ("in-addr.arpa", "0.0.0.0", "255.255.255.255"),
+            ("96.10.in-addr.arpa", "10.96.0.0", "10.96.255.255"),
+            ("7.0.96.10.in-addr.arpa", "10.96.0.7", "10.96.0.7"),
+            ("ip6.arpa", "::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+            (
+                "d.f.ip6.arpa",
+                "fd00::",
+                "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            ),
+        ] {
+            assert_eq!(range(name), Some(ip(first)..=ip(last)), "{name}");
+        }
+        let address = ip("fd00::1:a");
+        let name = reverse_name(address);
+        assert_eq!(reverse_range(&name), Some(address..=address));
+        for name in [
+            "arpa",
+            "1.2.3.4.5.in-addr.arpa",
+            "256.in-addr.arpa",
+            "01.in-addr.arpa",
+            "+1.in-addr.arpa",
+            "g.ip6.arpa",
+            "10.ip6.arpa",
+            "cluster.local",
+        ] {
+            assert_eq!(range(name), None, "{name}");
+        }
     }
 
     #[test]

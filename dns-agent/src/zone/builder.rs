@@ -1,9 +1,10 @@
 //! Records in, a [`Model`] out.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use super::model::{RecordSet, address_data};
-use super::{Apex, Below, Model, Name, NameError, Node, Rdata, Record, undashed};
+use super::model::RecordSet;
+use super::{Absent, Apex, Below, Model, Name, NameError, Node, Rdata, Record, Rtype};
 
 /// Collects names and records, in any order, until [`ModelBuilder::build`].
 #[derive(Debug)]
@@ -50,6 +51,24 @@ impl ModelBuilder {
         }
     }
 
+    /// Says for each zone that was added what is said of names that are not there.
+    pub fn set_absent(&mut self, of: impl Fn(&Name) -> Absent) {
+        for apex in &mut self.zones {
+            apex.absent = of(&apex.name);
+        }
+    }
+
+    /// Leaves one type of a name to somebody else.
+    pub fn pass_type(&mut self, name: Name, rtype: Rtype) {
+        let sets = &mut self.nodes.entry(name).or_default().sets;
+        sets.retain(|set| set.rtype != rtype);
+        sets.push(RecordSet {
+            rtype,
+            ttl: 0,
+            data: Vec::new(),
+        });
+    }
+
     /// Makes a name exist, with or without data.
     pub fn exists(&mut self, name: Name) {
         self.nodes.entry(name).or_default();
@@ -76,26 +95,15 @@ impl ModelBuilder {
             (length(b).cmp(&length(a))).then_with(|| a.name.cmp(&b.name))
         });
         self.zones.dedup_by(|a, b| a.name == b.name);
-        for node in self.nodes.values_mut() {
-            node.sets.shrink_to_fit();
-            for set in &mut node.sets {
-                set.data.sort_unstable();
-                set.data.dedup();
-                set.data.shrink_to_fit();
-            }
-        }
-        let mut missing = Vec::from_iter(self.empty_non_terminals());
-        // A name's parent comes before it.
-        missing.sort_by_key(|name| name.wire().len());
-        for name in missing {
-            let node = self.computed(&name);
-            self.nodes.insert(name, node);
-        }
+        self.sort();
+        let missing = self.empty_non_terminals();
+        self.insert_missing(missing);
         Model {
             zones: self.zones,
-            nodes: self.nodes,
+            nodes: (self.nodes.into_iter())
+                .map(|(name, node)| (name, Arc::new(node)))
+                .collect(),
             passed: self.passed,
-            serial: self.serial,
         }
     }
 
@@ -118,30 +126,45 @@ impl ModelBuilder {
         self.passed.dedup();
     }
 
-    /// The node for a name that no record made: what its parent says of it, which
-    /// the node would hide otherwise.
-    fn computed(&self, name: &Name) -> Node {
-        let label = name.labels().next().unwrap_or_default();
-        let parent = name.parent().and_then(|parent| self.nodes.get(&parent));
-        match parent.map_or(&Below::Nothing, |parent| &parent.below) {
-            Below::Nothing | Below::Empty => Node::default(),
-            Below::EmptyThenAddresses(ttl) => Node {
-                sets: Vec::new(),
-                below: Below::Addresses(*ttl),
-            },
-            Below::Addresses(ttl) => match undashed(label) {
+    /// Only the nodes, and every name between them and `root`, which is above all of them.
+    pub(crate) fn build_below(mut self, root: &Name) -> HashMap<Name, Arc<Node>> {
+        self.sort();
+        let mut missing = HashSet::new();
+        for name in self.nodes.keys() {
+            self.add_missing(name, root.wire().len(), &mut missing);
+        }
+        self.insert_missing(missing);
+        let nodes = self.nodes.into_iter();
+        nodes.map(|(name, node)| (name, Arc::new(node))).collect()
+    }
+
+    /// Puts the records of each name into canonical order.
+    fn sort(&mut self) {
+        for node in self.nodes.values_mut() {
+            node.sets.shrink_to_fit();
+            for set in &mut node.sets {
+                set.data.sort_unstable();
+                set.data.dedup();
+                set.data.shrink_to_fit();
+            }
+        }
+    }
+
+    /// Adds names that no record made. What their parent says of them they would hide
+    /// otherwise.
+    fn insert_missing(&mut self, missing: HashSet<Name>) {
+        let mut missing = Vec::from_iter(missing);
+        // A name's parent comes before it.
+        missing.sort_by_key(|name| name.wire().len());
+        for name in missing {
+            let parent = name.parent().and_then(|parent| self.nodes.get(&parent));
+            let node = match parent {
+                Some(parent) => parent
+                    .below
+                    .child(&name, |other| self.nodes.get(other).cloned()),
                 None => Node::default(),
-                Some(address) => Node {
-                    sets: address_data(name, address)
-                        .map(|data| RecordSet::of(*ttl, data))
-                        .into(),
-                    below: Below::Nothing,
-                },
-            },
-            Below::Like(other) => Node {
-                sets: (self.nodes.get(other)).map_or(Vec::new(), |node| node.sets.clone()),
-                below: Below::Nothing,
-            },
+            };
+            self.nodes.insert(name, node);
         }
     }
 
@@ -157,18 +180,23 @@ impl ModelBuilder {
             else {
                 continue;
             };
-            for ancestor in name.suffixes().skip(1) {
-                // Whoever is there already sees to its own ancestors.
-                if ancestor.len() < apex.name.wire().len()
-                    || self.nodes.contains_key(ancestor)
-                    || missing.contains(ancestor)
-                {
-                    break;
-                }
-                missing.insert(Name::from_suffix(ancestor));
-            }
+            self.add_missing(name, apex.name.wire().len(), &mut missing);
         }
         missing
+    }
+
+    /// Adds the names above this one that are not nodes, down to a wire form of this length.
+    fn add_missing(&self, name: &Name, shortest: usize, missing: &mut HashSet<Name>) {
+        for ancestor in name.suffixes().skip(1) {
+            // Whoever is there already sees to its own ancestors.
+            if ancestor.len() < shortest
+                || self.nodes.contains_key(ancestor)
+                || missing.contains(ancestor)
+            {
+                break;
+            }
+            missing.insert(Name::from_suffix(ancestor));
+        }
     }
 }
 

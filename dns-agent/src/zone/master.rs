@@ -7,7 +7,7 @@
 use std::io::{self, Write};
 
 use super::model::RecordSet;
-use super::{Answer, Below, Model, Name, Node, Rdata, Record, Rtype};
+use super::{Answer, Below, Model, Name, Node, Rdata, Record, Rtype, ZoneData};
 
 /// The name server of a zone that has none with an address: nobody's, by RFC 6761 §6.4.
 const NO_SERVER: &str = "ns.invalid.";
@@ -92,6 +92,9 @@ fn zone_file(model: &Model, nodes: &[Place<'_>], out: &mut impl Write) -> io::Re
                 _ => writeln!(out, "{record}")?,
             }
         }
+        for set in node.sets.iter().filter(|set| set.data.is_empty()) {
+            writeln!(out, "; passed: {name} {} is not ours to answer", set.rtype)?;
+        }
         if **name == apex.name {
             stand_in(model, *zone, node, out)?;
         }
@@ -156,6 +159,7 @@ fn computed(name: &Name, below: &Below, out: &mut impl Write) -> io::Result<()> 
             )?;
             addresses(&format!("<any label>.{name}"), out)
         }
+        Below::Unknown => writeln!(out, "; passed: <any label>.{name} is not ours to answer"),
         Below::Like(other) => {
             writeln!(
                 out,

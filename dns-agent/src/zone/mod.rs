@@ -1,8 +1,8 @@
 //! What is answered, and how it looks on the wire.
 //!
-//! Pure code without I/O: a [`Model`] is built once from records, answers
-//! questions by one function ([`Model::answer`]) and is shared by both planes;
-//! [`render`] writes an answer in wire form for both of them. Nothing here
+//! Pure code without I/O: [`ZoneData`] is all names there are, and answers
+//! questions by one function ([`ZoneData::answer`]) for both planes; a [`Model`] is such
+//! data stored; [`render`] writes an answer in wire form for both of them. Nothing here
 //! knows Kubernetes, the kernel or a socket.
 
 mod address;
@@ -13,10 +13,10 @@ mod name;
 mod record;
 mod wire;
 
-pub use address::{dashed, reverse_name, reverse_zones, undashed};
+pub use address::{dashed, reverse_name, reverse_range, reverse_zones, undashed};
 pub use builder::ModelBuilder;
 pub(crate) use model::address_data;
-pub use model::{Answer, Apex, Below, Model, Node};
+pub use model::{Absent, Answer, Apex, Below, Live, Model, Node, ZoneData};
 pub use name::{Name, NameError};
 pub use record::{Rdata, Record, Rtype, Soa, Srv};
 pub use wire::{Sections, orders, render};

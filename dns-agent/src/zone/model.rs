@@ -1,7 +1,8 @@
 //! All names there are, and the one function that answers a question from them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::{Name, NameError, Rdata, Record, Rtype, Soa, Srv, undashed};
 
@@ -11,13 +12,201 @@ const MAX_LINKS: usize = 10;
 /// The longest TTL of a SOA record, in seconds.
 const MAX_SOA_TTL: u32 = 300;
 
-/// Every name with its data. Immutable once built, and shared as `Arc<Model>`.
-#[derive(Debug)]
+/// All names there are in our zones: what answers are made of, for both planes.
+///
+/// Who holds the names says [`ZoneData::node`]; the questions are answered here, by one function.
+pub trait ZoneData {
+    /// Cluster domains and reverse zones, longest name first.
+    fn zones(&self) -> &[Apex];
+
+    /// Names inside our zones that are somebody else's, with everything below
+    /// them: no node is there, and no zone says anything about them.
+    fn passed(&self) -> &[Name];
+
+    /// What is known of a name that exists.
+    fn node(&self, name: &Name) -> Option<Arc<Node>>;
+
+    /// Shows every name that exists once, in no order. A name outside all zones can be
+    /// among them: the reverse name of an address of ours in a network we have no
+    /// authority for.
+    fn visit(&self, see: &mut dyn FnMut(&Name, &Node));
+
+    /// Names more than one label below which something may exist that is not a node,
+    /// and those that are [passed](ZoneData::passed).
+    fn deep_names(&self) -> BTreeSet<Name> {
+        let mut deep: BTreeSet<Name> = self.passed().iter().cloned().collect();
+        self.visit(&mut |name, node| {
+            if node.computed_depth() > 1 {
+                deep.insert(name.clone());
+            }
+        });
+        deep
+    }
+
+    /// Answers a question of class IN.
+    fn answer(&self, name: &Name, rtype: Rtype) -> Answer {
+        let Some(found) = self.find(name) else {
+            return self.absent(name);
+        };
+        if found.is_passed(rtype) {
+            return Answer::NotOurs;
+        }
+        if let Some(link) = found.alias()
+            && matches!(rtype, Rtype::A | Rtype::AAAA)
+        {
+            return self.follow(name, link, rtype);
+        }
+        let answer = found.records(name, rtype);
+        if answer.is_empty() {
+            return self.no_data(name);
+        }
+        let additional = self.additional(&answer);
+        Answer::Data { answer, additional }
+    }
+
+    /// The zone a name belongs to, as an index into [`ZoneData::zones`]: the
+    /// longest apex at or above the name. A name that is [passed](ZoneData::passed)
+    /// has none.
+    fn zone_of(&self, name: &Name) -> Option<usize> {
+        if self.is_passed(name) {
+            return None;
+        }
+        self.zones()
+            .iter()
+            .position(|zone| name.is_at_or_below(&zone.name))
+    }
+
+    /// Whether a name is [passed](ZoneData::passed).
+    fn is_passed(&self, name: &Name) -> bool {
+        let mut passed = self.passed().iter();
+        passed.any(|passed| name.is_at_or_below(passed))
+    }
+
+    /// What is known of a name, itself or by what is above it.
+    #[doc(hidden)]
+    fn find(&self, name: &Name) -> Option<Found> {
+        if let Some(node) = self.node(name) {
+            return Some(Found::Node(node));
+        }
+        // Not even what a node above would compute.
+        if self.is_passed(name) {
+            return None;
+        }
+        let label = name.labels().next()?;
+        let parent = name.parent()?;
+        if let Some(parent) = self.node(&parent) {
+            return match &parent.below {
+                Below::Nothing => None,
+                Below::Empty | Below::EmptyThenAddresses(_) => Some(Found::Empty),
+                Below::Addresses(ttl) => Found::address(label, *ttl),
+                Below::Like(other) => self.node(other).map(Found::Node),
+                Below::Unknown => Some(Found::Unknown),
+            };
+        }
+        match self.node(&parent.parent()?)?.below {
+            Below::EmptyThenAddresses(ttl) => Found::address(label, ttl),
+            _ => None,
+        }
+    }
+
+    /// What is said of a name that is not there.
+    #[doc(hidden)]
+    fn absent(&self, name: &Name) -> Answer {
+        let Some(zone) = self.zone_of(name) else {
+            return Answer::NotOurs;
+        };
+        match self.zones()[zone].absent {
+            Absent::Denied => Answer::NxDomain { zone },
+            Absent::Passed => Answer::NotOurs,
+            Absent::NotYetKnown => Answer::NotYetKnown,
+        }
+    }
+
+    /// Follows CNAMEs from `owner`, whose own is `link`, as far as they stay
+    /// inside our zones. A chain without the asked data at its end is no data,
+    /// without the CNAMEs; so is one too long, and with it every loop. Where others know
+    /// the rest of the chain, the whole answer is theirs.
+    #[doc(hidden)]
+    fn follow(&self, owner: &Name, link: (Name, u32), rtype: Rtype) -> Answer {
+        let mut chain = Vec::new();
+        let (mut at, mut link) = (owner.clone(), link);
+        for _ in 0..MAX_LINKS {
+            let (target, ttl) = link;
+            chain.push(Record {
+                owner: at,
+                ttl,
+                data: Rdata::Cname(target.clone()),
+            });
+            if self.zone_of(&target).is_none() {
+                return Answer::Alias { chain, target };
+            }
+            let Some(found) = self.find(&target) else {
+                match self.absent(&target) {
+                    Answer::NxDomain { .. } => break,
+                    others => return others,
+                }
+            };
+            if found.is_passed(rtype) {
+                return Answer::NotOurs;
+            }
+            if let Some(next) = found.alias() {
+                (at, link) = (target, next);
+                continue;
+            }
+            let data = found.records(&target, rtype);
+            if data.is_empty() {
+                break;
+            }
+            chain.extend(data);
+            let additional = Vec::new();
+            return Answer::Data {
+                answer: chain,
+                additional,
+            };
+        }
+        self.no_data(owner)
+    }
+
+    #[doc(hidden)]
+    fn no_data(&self, name: &Name) -> Answer {
+        match self.zone_of(name) {
+            Some(zone) => Answer::NoData { zone },
+            // Of the reverse names outside our zones only the PTR is ours.
+            None => Answer::NotOurs,
+        }
+    }
+
+    /// The addresses of the hosts named in an answer, each host once.
+    #[doc(hidden)]
+    fn additional(&self, answer: &[Record]) -> Vec<Record> {
+        let mut seen = HashSet::new();
+        let mut additional = Vec::new();
+        for host in answer.iter().filter_map(|record| record.data.host()) {
+            if !seen.insert(host) {
+                continue;
+            }
+            if let Some(found) = self.find(host) {
+                additional.extend(found.records(host, Rtype::A));
+                additional.extend(found.records(host, Rtype::AAAA));
+            }
+        }
+        additional
+    }
+}
+
+/// Zone data that changes, as those see it who only read.
+pub trait Live: Send + Sync {
+    /// Shows the data of the moment. It doesn't change while it is looked at, so whoever looks
+    /// keeps changes waiting.
+    fn look(&self, see: &mut dyn FnMut(&dyn ZoneData));
+}
+
+/// Every name with its data, stored. Immutable once built, and shared as `Arc<Model>`.
+#[derive(Debug, Default)]
 pub struct Model {
     pub(super) zones: Vec<Apex>,
-    pub(super) nodes: HashMap<Name, Node>,
+    pub(super) nodes: HashMap<Name, Arc<Node>>,
     pub(super) passed: Vec<Name>,
-    pub(super) serial: u32,
 }
 
 /// A zone: a cluster domain or a reverse zone.
@@ -33,18 +222,33 @@ pub struct Apex {
     /// The TTL of the SOA record in a negative answer: how long "no" may be kept,
     /// in seconds (RFC 2308 §5).
     pub negative_ttl: u32,
+    /// What is said of names that are not there.
+    pub absent: Absent,
+}
+
+/// What is said of names that are not there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Absent {
+    /// That they do not exist.
+    #[default]
+    Denied,
+    /// Nothing: somebody else may know them.
+    Passed,
+    /// That nobody can know yet: not everything that makes names has been told.
+    NotYetKnown,
 }
 
 /// An existing name. It may have no data itself and exist because a name below
 /// it does (an empty non-terminal, RFC 8020).
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     pub(super) sets: Vec<RecordSet>,
     pub(super) below: Below,
 }
 
-/// The records of one owner and type (RFC 2181 §5), in canonical order.
-#[derive(Clone, Debug)]
+/// The records of one owner and type (RFC 2181 §5), in canonical order. A set without
+/// data is somebody else's to answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RecordSet {
     pub(super) rtype: Rtype,
     pub(super) ttl: u32,
@@ -66,6 +270,8 @@ pub enum Below {
     EmptyThenAddresses(u32),
     /// Any one label, with the data of this node.
     Like(Name),
+    /// Any one label may exist or not: somebody else knows.
+    Unknown,
 }
 
 /// The answer to a question.
@@ -96,167 +302,65 @@ pub enum Answer {
         /// What the last of them names.
         target: Name,
     },
-    /// The name is not ours: pass it on.
+    /// The name is not there, but may be: not everything has been told yet.
+    NotYetKnown,
+    /// The name, or its data of this type, is not ours: pass it on.
     NotOurs,
 }
 
 /// What is known of one existing name.
-enum Found<'a> {
-    Node(&'a Node),
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Found {
+    Node(Arc<Node>),
     Empty,
     Address { address: IpAddr, ttl: u32 },
+    Unknown,
 }
 
 impl Model {
-    /// Answers a question of class IN.
-    pub fn answer(&self, name: &Name, rtype: Rtype) -> Answer {
-        let Some(found) = self.find(name) else {
-            return match self.zone_of(name) {
-                Some(zone) => Answer::NxDomain { zone },
-                None => Answer::NotOurs,
-            };
-        };
-        if let Some(link) = found.alias()
-            && matches!(rtype, Rtype::A | Rtype::AAAA)
-        {
-            return self.follow(name, link, rtype);
+    /// All that `data` shows, stored.
+    pub fn of(data: &dyn ZoneData) -> Model {
+        let mut nodes = HashMap::new();
+        data.visit(&mut |name, node| {
+            nodes.insert(name.clone(), Arc::new(node.clone()));
+        });
+        Model {
+            zones: data.zones().to_vec(),
+            nodes,
+            passed: data.passed().to_vec(),
         }
-        let answer = found.records(name, rtype);
-        if answer.is_empty() {
-            return self.no_data(name);
-        }
-        let additional = self.additional(&answer);
-        Answer::Data { answer, additional }
     }
 
-    /// Cluster domains and reverse zones, longest name first.
-    pub fn zones(&self) -> &[Apex] {
+    /// Every name that exists, as in [`ZoneData::visit`].
+    pub fn nodes(&self) -> impl Iterator<Item = (&Name, &Node)> {
+        self.nodes.iter().map(|(name, node)| (name, &**node))
+    }
+}
+
+impl Live for Model {
+    fn look(&self, see: &mut dyn FnMut(&dyn ZoneData)) {
+        see(self);
+    }
+}
+
+impl ZoneData for Model {
+    fn zones(&self) -> &[Apex] {
         &self.zones
     }
 
-    /// Names inside our zones that are somebody else's, with everything below
-    /// them: no node is there, and no zone says anything about them.
-    pub fn passed(&self) -> &[Name] {
+    fn passed(&self) -> &[Name] {
         &self.passed
     }
 
-    /// The zone a name belongs to, as an index into [`Model::zones`]: the
-    /// longest apex at or above the name. A name that is [passed](Model::passed)
-    /// has none.
-    pub fn zone_of(&self, name: &Name) -> Option<usize> {
-        if self.is_passed(name) {
-            return None;
-        }
-        self.zones
-            .iter()
-            .position(|zone| name.is_at_or_below(&zone.name))
+    fn node(&self, name: &Name) -> Option<Arc<Node>> {
+        self.nodes.get(name).cloned()
     }
 
-    /// Every name that exists, in no order. A name outside all zones can be among
-    /// them: the reverse name of an address of ours in a network we have no
-    /// authority for.
-    pub fn nodes(&self) -> impl Iterator<Item = (&Name, &Node)> {
-        self.nodes.iter()
-    }
-
-    /// What is known of a name that is stored.
-    pub fn node(&self, name: &Name) -> Option<&Node> {
-        self.nodes.get(name)
-    }
-
-    /// The serial of all zones (RFC 1035 §3.3.13).
-    pub fn serial(&self) -> u32 {
-        self.serial
-    }
-
-    fn is_passed(&self, name: &Name) -> bool {
-        self.passed.iter().any(|passed| name.is_at_or_below(passed))
-    }
-
-    fn find(&self, name: &Name) -> Option<Found<'_>> {
-        if let Some(node) = self.nodes.get(name) {
-            return Some(Found::Node(node));
+    fn visit(&self, see: &mut dyn FnMut(&Name, &Node)) {
+        for (name, node) in &self.nodes {
+            see(name, node);
         }
-        // Not even what a node above would compute.
-        if self.is_passed(name) {
-            return None;
-        }
-        let label = name.labels().next()?;
-        let mut ancestors = name.suffixes().skip(1).map(|wire| self.nodes.get(wire));
-        if let Some(parent) = ancestors.next()? {
-            return match &parent.below {
-                Below::Nothing => None,
-                Below::Empty | Below::EmptyThenAddresses(_) => Some(Found::Empty),
-                Below::Addresses(ttl) => Found::address(label, *ttl),
-                Below::Like(other) => self.nodes.get(other).map(Found::Node),
-            };
-        }
-        match ancestors.next()??.below {
-            Below::EmptyThenAddresses(ttl) => Found::address(label, ttl),
-            _ => None,
-        }
-    }
-
-    /// Follows CNAMEs from `owner`, whose own is `link`, as far as they stay
-    /// inside our zones. A chain without the asked data at its end is no data,
-    /// without the CNAMEs; so is one too long, and with it every loop.
-    fn follow(&self, owner: &Name, link: (&Name, u32), rtype: Rtype) -> Answer {
-        let mut chain = Vec::new();
-        let (mut at, mut link) = (owner, link);
-        for _ in 0..MAX_LINKS {
-            let (target, ttl) = link;
-            chain.push(Record {
-                owner: at.clone(),
-                ttl,
-                data: Rdata::Cname(target.clone()),
-            });
-            if self.zone_of(target).is_none() {
-                let target = target.clone();
-                return Answer::Alias { chain, target };
-            }
-            let Some(found) = self.find(target) else {
-                break;
-            };
-            if let Some(next) = found.alias() {
-                (at, link) = (target, next);
-                continue;
-            }
-            let data = found.records(target, rtype);
-            if data.is_empty() {
-                break;
-            }
-            chain.extend(data);
-            let additional = Vec::new();
-            return Answer::Data {
-                answer: chain,
-                additional,
-            };
-        }
-        self.no_data(owner)
-    }
-
-    fn no_data(&self, name: &Name) -> Answer {
-        match self.zone_of(name) {
-            Some(zone) => Answer::NoData { zone },
-            // Of the reverse names outside our zones only the PTR is ours.
-            None => Answer::NotOurs,
-        }
-    }
-
-    /// The addresses of the hosts named in an answer, each host once.
-    fn additional(&self, answer: &[Record]) -> Vec<Record> {
-        let mut seen = HashSet::new();
-        let mut additional = Vec::new();
-        for host in answer.iter().filter_map(|record| record.data.host()) {
-            if !seen.insert(host) {
-                continue;
-            }
-            if let Some(found) = self.find(host) {
-                additional.extend(found.records(host, Rtype::A));
-                additional.extend(found.records(host, Rtype::AAAA));
-            }
-        }
-        additional
     }
 }
 
@@ -279,12 +383,21 @@ impl Apex {
             soa,
             ttl,
             negative_ttl: ttl,
+            absent: Absent::default(),
         })
     }
 }
 
 impl Node {
-    /// The types that have data here.
+    /// A name without data, and below it what is not stored.
+    pub(crate) fn computing(below: Below) -> Node {
+        Node {
+            sets: Vec::new(),
+            below,
+        }
+    }
+
+    /// The types that have data here, or are somebody else's to answer.
     pub fn types(&self) -> impl Iterator<Item = Rtype> {
         self.sets.iter().map(|set| set.rtype)
     }
@@ -309,13 +422,45 @@ impl Node {
     pub fn computed_depth(&self) -> usize {
         match self.below {
             Below::Nothing => 0,
-            Below::Empty | Below::Addresses(_) | Below::Like(_) => 1,
+            Below::Empty | Below::Addresses(_) | Below::Like(_) | Below::Unknown => 1,
             Below::EmptyThenAddresses(_) => 2,
         }
     }
 
+    /// Whether nothing is known but that the name exists.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.sets.is_empty() && self.below == Below::Nothing
+    }
+
     fn set(&self, rtype: Rtype) -> Option<&RecordSet> {
         self.sets.iter().find(|set| set.rtype == rtype)
+    }
+}
+
+impl Below {
+    /// The node for a name one label below that no record made. `like` finds other nodes.
+    pub(crate) fn child(&self, name: &Name, like: impl Fn(&Name) -> Option<Node>) -> Node {
+        let label = name.labels().next().unwrap_or_default();
+        match self {
+            Below::Nothing | Below::Empty | Below::Unknown => Node::default(),
+            Below::EmptyThenAddresses(ttl) => Node {
+                sets: Vec::new(),
+                below: Below::Addresses(*ttl),
+            },
+            Below::Addresses(ttl) => match undashed(label) {
+                None => Node::default(),
+                Some(address) => Node {
+                    sets: address_data(name, address)
+                        .map(|data| RecordSet::of(*ttl, data))
+                        .into(),
+                    below: Below::Nothing,
+                },
+            },
+            Below::Like(other) => Node {
+                sets: like(other).map_or(Vec::new(), |node| node.sets),
+                below: Below::Nothing,
+            },
+        }
     }
 }
 
@@ -330,19 +475,31 @@ impl RecordSet {
     }
 }
 
-impl<'a> Found<'a> {
-    fn address(label: &[u8], ttl: u32) -> Option<Found<'a>> {
+impl Found {
+    fn address(label: &[u8], ttl: u32) -> Option<Found> {
         undashed(label).map(|address| Found::Address { address, ttl })
     }
 
+    fn set(&self, rtype: Rtype) -> Option<&RecordSet> {
+        match self {
+            Found::Node(node) => node.set(rtype),
+            _ => None,
+        }
+    }
+
+    /// Whether somebody else answers this type.
+    fn is_passed(&self, rtype: Rtype) -> bool {
+        match self {
+            Found::Unknown => true,
+            _ => self.set(rtype).is_some_and(|set| set.data.is_empty()),
+        }
+    }
+
     /// The target of the CNAME here, and its TTL.
-    fn alias(&self) -> Option<(&'a Name, u32)> {
-        let Found::Node(node) = self else {
-            return None;
-        };
-        let set = node.set(Rtype::CNAME)?;
+    fn alias(&self) -> Option<(Name, u32)> {
+        let set = self.set(Rtype::CNAME)?;
         match set.data.first() {
-            Some(Rdata::Cname(target)) => Some((target, set.ttl)),
+            Some(Rdata::Cname(target)) => Some((target.clone(), set.ttl)),
             _ => None,
         }
     }
@@ -354,22 +511,17 @@ impl<'a> Found<'a> {
             ttl,
             data,
         };
-        match *self {
-            Found::Empty => Vec::new(),
-            Found::Node(node) => match node.set(rtype) {
-                None => Vec::new(),
-                Some(set) => set
-                    .data
-                    .iter()
-                    .map(|data| record(set.ttl, data.clone()))
-                    .collect(),
-            },
-            Found::Address { address, ttl } => address_data(owner, address)
+        if let Found::Address { address, ttl } = *self {
+            return address_data(owner, address)
                 .into_iter()
                 .filter(|data| data.rtype() == rtype)
                 .map(|data| record(ttl, data))
-                .collect(),
+                .collect();
         }
+        self.set(rtype).map_or_else(Vec::new, |set| {
+            let data = set.data.iter();
+            data.map(|data| record(set.ttl, data.clone())).collect()
+        })
     }
 }
 

@@ -59,7 +59,7 @@ pub fn render(question: &Name, answer: &Answer, zones: &[Apex], rotation: usize)
                 counts = [0, 1, 0];
             }
         }
-        Answer::NotOurs => {}
+        Answer::NotYetKnown | Answer::NotOurs => {}
     }
     let [answers, authorities, additionals] =
         counts.map(|count| u16::try_from(count).unwrap_or(u16::MAX));

@@ -18,7 +18,6 @@ use domain::base::iana::Rtype;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -218,8 +217,8 @@ impl Served {
             add("many.z", Rdata::A(Ipv4Addr::new(10, 0, 1, last)));
         }
         add("out.z", Rdata::Cname(name("example.org")));
-        let (_, models) = watch::channel(Arc::new(builder.build()));
-        let resolver = Arc::new(Resolver::new(models, upstreams.to_vec()));
+        let model = Arc::new(builder.build());
+        let resolver = Arc::new(Resolver::new(model, upstreams.to_vec()));
         let sockets = Sockets::bind(listen.parse()?)?;
         let address = sockets.address();
         let mut tasks = JoinSet::new();

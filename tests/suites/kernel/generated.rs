@@ -10,7 +10,7 @@ use std::{env, fmt::Write as _};
 use dns_agent::{
     datapath::object::{Outcomes, Program},
     resolver::message::{Reply, Transport, respond},
-    zone::{Answer, Model, Name, Rtype},
+    zone::{Answer, Model, Name, Rtype, ZoneData},
 };
 use dns_common::outcomes::{Hook, Outcome};
 use rand::{SeedableRng as _, rngs::StdRng};

@@ -3,7 +3,7 @@
 use aya::programs::{TestRun as _, TestRunOptions};
 use dns_agent::{
     datapath::object::{Outcomes, Program},
-    zone::{Name, Rtype, render},
+    zone::{Name, Rtype, ZoneData, render},
 };
 use dns_common::outcomes::{Hook, Outcome};
 use zerohop_tests::packet::{self, Query};

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::cluster::ZoneSettings;
-use crate::zone::{Answer, Model, Rtype};
+use crate::zone::{Answer, Model, Rtype, ZoneData};
 
 use super::{
     ask, build, default_model, model_with, name, namespace, object, objects, say, service, slice,

@@ -2,6 +2,7 @@
 
 mod aliases;
 mod cases;
+mod changes;
 mod departures;
 mod endpoints;
 mod exposure;
@@ -17,7 +18,7 @@ mod services;
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use serde_json::{Value, json};
 
-use crate::zone::{Answer, Apex, Model, Name, Rdata, Record, Rtype};
+use crate::zone::{Answer, Apex, Model, Name, Rdata, Record, Rtype, ZoneData};
 
 use super::{Object, Objects, ZoneSettings, build};
 
@@ -114,6 +115,7 @@ fn say(model: &Model, question: &str, rtype: Rtype) -> String {
         Answer::Alias { chain, .. } => format!("{} ...", data(&chain)),
         Answer::NoData { .. } => "NODATA".into(),
         Answer::NxDomain { .. } => "NXDOMAIN".into(),
+        Answer::NotYetKnown => "NOT YET KNOWN".into(),
         Answer::NotOurs => "NOT OURS".into(),
     }
 }
@@ -140,6 +142,7 @@ fn ask(model: &Model, question: &str, rtype: Rtype) -> Reply {
         Answer::NoData { zone } => ("NOERROR", vec![], Some(zone), vec![]),
         Answer::NxDomain { zone } => ("NXDOMAIN", vec![], Some(zone), vec![]),
         Answer::Alias { chain, .. } => ("ALIAS", chain, None, vec![]),
+        Answer::NotYetKnown => ("NOT YET KNOWN", vec![], None, vec![]),
         Answer::NotOurs => ("NOT OURS", vec![], None, vec![]),
     };
     Reply {

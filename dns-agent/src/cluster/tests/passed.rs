@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::cluster::{Objects, ZoneSettings, build};
-use crate::zone::{Model, Rtype};
+use crate::zone::{Model, Rtype, ZoneData};
 
 use super::{absolute, model, model_with, name, objects, say, service, slice};
 

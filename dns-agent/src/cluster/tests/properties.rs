@@ -10,7 +10,7 @@ use crate::cluster::{
     Service, ServiceKind, ZoneSettings, build,
 };
 use crate::zone::tests::rendering::parse;
-use crate::zone::{Answer, Model, Name, Node, Rdata, Record, Rtype, render};
+use crate::zone::{Answer, Model, Name, Node, Rdata, Record, Rtype, ZoneData, render};
 
 use super::name;
 
@@ -49,7 +49,7 @@ proptest! {
                         model.zone_of(name) == Some(*zone) && (followed || !types.contains(&rtype))
                     }
                     Answer::NotOurs => model.zone_of(name).is_none() && !types.contains(&rtype),
-                    Answer::NxDomain { .. } => false,
+                    Answer::NxDomain { .. } | Answer::NotYetKnown => false,
                 };
                 prop_assert!(right, "{} {}: {:?}", name, rtype, answer);
             }
@@ -129,7 +129,7 @@ proptest! {
                         let soa = Record { owner: apex.name.clone(), ttl: apex.negative_ttl, data };
                         [vec![], vec![soa], vec![]]
                     }
-                    Answer::NotOurs => [vec![], vec![], vec![]],
+                    Answer::NotYetKnown | Answer::NotOurs => [vec![], vec![], vec![]],
                 };
                 prop_assert_eq!(parsed, expected, "{} {}", name, rtype);
             }
@@ -150,9 +150,9 @@ fn turned(mut answer: Vec<Record>, rotation: usize) -> Vec<Record> {
 }
 
 #[derive(Debug)]
-struct Cluster {
-    list: Vec<Object>,
-    settings: ZoneSettings,
+pub(super) struct Cluster {
+    pub(super) list: Vec<Object>,
+    pub(super) settings: ZoneSettings,
 }
 
 impl Cluster {
@@ -167,7 +167,7 @@ impl Cluster {
 
 /// Clusters of few names and addresses, so that they meet often. No two objects
 /// have one key.
-fn clusters() -> impl Strategy<Value = Cluster> {
+pub(super) fn clusters() -> impl Strategy<Value = Cluster> {
     let objects = (
         prop::collection::btree_set(word(), 0..3),
         prop::collection::btree_map(key(), service(), 0..8),
@@ -234,11 +234,11 @@ fn settings() -> impl Strategy<Value = ZoneSettings> {
     )
 }
 
-fn word() -> impl Strategy<Value = String> {
+pub(super) fn word() -> impl Strategy<Value = String> {
     prop::sample::select(vec!["a", "b", "c", "d"]).prop_map(String::from)
 }
 
-fn key() -> impl Strategy<Value = Key> {
+pub(super) fn key() -> impl Strategy<Value = Key> {
     (word(), word()).prop_map(|(namespace, name)| Key { namespace, name })
 }
 

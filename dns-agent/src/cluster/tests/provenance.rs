@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::cluster::{ObjectRef, Objects, Origin, PodMode, Provenance, ZoneSettings};
-use crate::zone::{Answer, Record, Rtype};
+use crate::cluster::{Index, ObjectRef, Objects, Origin, PodMode, Provenance, ZoneSettings};
+use crate::zone::{Answer, Record, Rtype, ZoneData};
 
 use super::{absolute, model, name, namespace, objects, service, slice};
 
@@ -45,7 +45,8 @@ fn settings() -> ZoneSettings {
 fn origins(settings: &ZoneSettings, question: &str, rtype: Rtype) -> Vec<String> {
     let objects = cluster();
     let model = model(&objects, settings);
-    let provenance = Provenance::new(&objects, settings);
+    let index = Index::of(objects, settings.clone(), 3);
+    let provenance = Provenance::new(&index);
     let records = match model.answer(&name(&absolute(question)), rtype) {
         Answer::Data { answer, additional } => [answer, additional].concat(),
         Answer::Alias { chain, .. } => chain,
@@ -161,7 +162,8 @@ fn every_stored_record_has_an_origin_in_every_domain() {
     };
     let objects = cluster();
     let model = model(&objects, &settings);
-    let provenance = Provenance::new(&objects, &settings);
+    let index = Index::of(objects, settings.clone(), 3);
+    let provenance = Provenance::new(&index);
     let mut seen = 0;
     for (owner, node) in model.nodes() {
         for rtype in node.types() {
@@ -182,7 +184,8 @@ fn every_stored_record_has_an_origin_in_every_domain() {
 #[test]
 fn a_record_that_no_object_makes_is_unknown() {
     let (objects, settings) = (cluster(), settings());
-    let provenance = Provenance::new(&objects, &settings);
+    let index = Index::of(objects, settings.clone(), 3);
+    let provenance = Provenance::new(&index);
     for (owner, address) in [
         ("web.default", [10, 0, 0, 2]),
         ("db.default", [172, 0, 0, 4]),
@@ -202,7 +205,7 @@ fn a_record_that_no_object_makes_is_unknown() {
 fn what_is_missing_is_said() {
     let objects = cluster();
     let reason = |settings: &ZoneSettings, question: &str, rtype| {
-        Provenance::new(&objects, settings)
+        Provenance::new(&Index::of(objects.clone(), settings.clone(), 3))
             .why_empty(&name(&absolute(question)), rtype)
             .join("\n")
     };

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::cluster::ZoneSettings;
-use crate::zone::{Model, Rtype};
+use crate::zone::{Model, Rtype, ZoneData};
 
 use super::{ask, model_with, name, say, service, slice};
 

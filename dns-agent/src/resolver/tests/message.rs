@@ -3,7 +3,7 @@ use domain::base::iana::{OptRcode, Rcode, Rtype};
 use super::{TTL, model, name, opt, query, with_additional, with_edns, word};
 use crate::{
     resolver::message::{Reply, Transport, respond},
-    zone::{ModelBuilder, Rdata, Record, render},
+    zone::{ModelBuilder, Rdata, Record, ZoneData, render},
 };
 
 const TC: u16 = 0x0200;

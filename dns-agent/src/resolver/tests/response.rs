@@ -6,7 +6,7 @@ use crate::{
         message::{Chase, Query, Reply, Transport, respond},
         response::{Response, UpstreamQuery},
     },
-    zone::{Answer, Rdata, Record, render},
+    zone::{Answer, Rdata, Record, ZoneData, render},
 };
 
 /// A client's query for another's name, and what an upstream is asked for it.

@@ -1,6 +1,6 @@
 //! The model by itself.
 
-use crate::zone::{Answer, Below, ModelBuilder, Rdata, Rtype};
+use crate::zone::{Answer, Below, ModelBuilder, Rdata, Rtype, ZoneData};
 
 use super::{model, name, record};
 

@@ -6,7 +6,7 @@ use domain::base::{Message, ParsedRecord};
 use domain::rdata::{A, Aaaa, Cname, Ns, Ptr, Soa as ParsedSoa, Srv as ParsedSrv, Txt};
 use proptest::prelude::*;
 
-use crate::zone::{Answer, Apex, Name, Rdata, Record, Rtype, Sections, Soa, Srv, render};
+use crate::zone::{Answer, Apex, Name, Rdata, Record, Rtype, Sections, Soa, Srv, ZoneData, render};
 
 use super::{model, name, record};
 

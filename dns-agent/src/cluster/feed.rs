@@ -1,0 +1,37 @@
+//! Who tells of which objects.
+
+/// A list and its changes: objects of one kind, as far as they are selected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Feed {
+    /// Namespaces.
+    Namespaces,
+    /// Services.
+    Services,
+    /// EndpointSlices: all, or those of headless Services.
+    Slices,
+    /// EndpointSlices that Kubernetes' own controller did not make: written by hand, mirrored, or made
+    /// by other controllers. It doesn't mark those of headless Services.
+    OtherSlices,
+    /// EndpointSlices of the cluster's own DNS.
+    DnsSlices,
+    /// Pods.
+    Pods,
+    /// The ConfigMap with CoreDNS's configuration.
+    Corefile,
+}
+
+impl Feed {
+    /// Its name, for logs and status.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Feed::Namespaces => "Namespaces",
+            Feed::Services => "Services",
+            Feed::Slices => "EndpointSlices",
+            Feed::OtherSlices => "other EndpointSlices",
+            Feed::DnsSlices => "EndpointSlices of the cluster's DNS",
+            Feed::Pods => "Pods",
+            Feed::Corefile => "Corefile",
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! The names that an index's objects make.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::zone::{
+    Apex, ModelBuilder, Name, Node, Rdata, Record, ZoneData, address_data, dashed, reverse_name,
+    reverse_range, undashed,
+};
+
+use super::frame::{Domain, below_pods, label_below};
+use super::index::Index;
+use super::objects::Key;
+use super::service::{Contribution, Source};
+use super::settings::PodMode;
+
+/// The names at and below a service's name.
+pub(super) type Subtree = HashMap<Name, Arc<Node>>;
+
+/// All names of an index, worked out of its objects when they are asked for.
+///
+/// It keeps the names of the service that was asked for last: those of one service point at
+/// each other.
+pub struct View<'a> {
+    index: &'a Index,
+    last: RefCell<Option<Last>>,
+}
+
+/// A service's names.
+struct Last {
+    domain: usize,
+    service: Key,
+    names: Rc<Subtree>,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(index: &'a Index) -> View<'a> {
+        View {
+            index,
+            last: RefCell::new(None),
+        }
+    }
+
+    /// Whether a name is inside a zone of ours, and not its apex.
+    pub(super) fn is_inside(&self, name: &Name) -> bool {
+        let mut zones = self.zones().iter();
+        zones.any(|zone| zone.name != *name && name.is_at_or_below(&zone.name))
+    }
+
+    /// The names of the services whose ClusterIP an address is.
+    pub(super) fn owners(&self, address: IpAddr, domain: &Domain) -> impl Iterator<Item = Name> {
+        self.pointers_of(address, domain, Source::ClusterIp)
+    }
+
+    /// The names that services give an address.
+    fn pointers_of(
+        &self,
+        address: IpAddr,
+        domain: &Domain,
+        source: Source,
+    ) -> impl Iterator<Item = Name> {
+        let services = self.services_of(address);
+        let given = services.filter_map(|key| self.index.contribution(key, domain));
+        given
+            .flat_map(|contribution| contribution.pointers)
+            .filter(move |pointer| pointer.address == address && pointer.source == source)
+            .map(|pointer| pointer.target)
+    }
+
+    fn services_of(&self, address: IpAddr) -> impl Iterator<Item = &'a Key> {
+        let first = Key {
+            namespace: String::new(),
+            name: String::new(),
+        };
+        let pairs = self.index.pointers.range((address, first)..);
+        pairs
+            .take_while(move |(other, _)| *other == address)
+            .map(|(_, key)| key)
+    }
+
+    /// The node of a name that objects make.
+    fn made(&self, name: &Name) -> Option<Arc<Node>> {
+        let domains = self.index.frame.domains.iter().enumerate();
+        for (at, domain) in domains {
+            if name.is_at_or_below(&domain.svc) {
+                if let Some(node) = self.of_service(name, at, domain) {
+                    return Some(node);
+                }
+            } else if name.is_at_or_below(&domain.pod)
+                && let Some(node) = self.of_pod(name, domain)
+            {
+                return Some(node);
+            }
+        }
+        self.pointer(name)
+    }
+
+    fn of_service(&self, name: &Name, at: usize, domain: &Domain) -> Option<Arc<Node>> {
+        let labels = labels_below(name, &domain.svc)?;
+        let (namespace, service) = match labels.as_slice() {
+            [namespace] => {
+                return self.index.exposes(namespace).then(Arc::default);
+            }
+            [namespace, service, ..] => (*namespace, *service),
+            [] => return None,
+        };
+        let mut last = self.last.borrow_mut();
+        if let Some(last) = &*last
+            && last.domain == at
+            && last.service.name == service
+            && last.service.namespace == namespace
+        {
+            return last.names.get(name).cloned();
+        }
+        let key = Key {
+            namespace: namespace.to_owned(),
+            name: service.to_owned(),
+        };
+        let contribution = self.index.contribution(&key, domain)?;
+        let names = Rc::new(subtree(contribution, &key, domain));
+        let node = names.get(name).cloned();
+        *last = Some(Last {
+            domain: at,
+            service: key,
+            names,
+        });
+        node
+    }
+
+    fn of_pod(&self, name: &Name, domain: &Domain) -> Option<Arc<Node>> {
+        let settings = self.index.settings();
+        let labels = labels_below(name, &domain.pod)?;
+        match labels.as_slice() {
+            [namespace] if self.index.exposes(namespace) => {
+                let below = below_pods(settings)?;
+                Some(Arc::new(Node::computing(below)))
+            }
+            [namespace, label] if settings.pods == PodMode::Verified => {
+                let address = undashed(label.as_bytes())?;
+                let is_there = dashed(address) == *label
+                    && self.index.exposes(namespace)
+                    && self.index.has_pod(namespace, address);
+                is_there.then(|| Arc::new(pod(name, address, settings.ttl)))
+            }
+            _ => None,
+        }
+    }
+
+    /// The PTR records of an address, or the fact that there are some below.
+    fn pointer(&self, name: &Name) -> Option<Arc<Node>> {
+        let range = reverse_range(name)?;
+        let settings = self.index.settings();
+        let mut pointers = settings.pointers.iter();
+        if !pointers.any(|suffix| name.is_at_or_below(suffix)) {
+            return None;
+        }
+        if range.start() != range.end() {
+            return (self.is_inside(name) && self.has_pointer(*range.start(), *range.end()))
+                .then(Arc::default);
+        }
+        let address = *range.start();
+        let targets = self.targets(address);
+        if targets.is_empty() {
+            return None;
+        }
+        let owner = reverse_name(address);
+        let mut builder = ModelBuilder::new(0);
+        builder.extend(targets.into_iter().map(|target| Record {
+            owner: owner.clone(),
+            ttl: settings.ttl,
+            data: Rdata::Ptr(target),
+        }));
+        builder.build_below(&owner).remove(&owner)
+    }
+
+    fn has_pointer(&self, first: IpAddr, last: IpAddr) -> bool {
+        let start = Key {
+            namespace: String::new(),
+            name: String::new(),
+        };
+        let after = self.index.pointers.range((first, start)..);
+        after
+            .take_while(|(address, _)| *address <= last)
+            .any(|(address, _)| {
+                !self.is_passed(&reverse_name(*address)) && !self.targets(*address).is_empty()
+            })
+    }
+
+    /// The names of an address: of services whose ClusterIP it is the first one's, alone, or else
+    /// every endpoint's.
+    fn targets(&self, address: IpAddr) -> BTreeSet<Name> {
+        let Some(domain) = self.index.frame.domains.first() else {
+            return BTreeSet::new();
+        };
+        if let Some(owner) = self.owners(address, domain).next() {
+            return BTreeSet::from([owner]);
+        }
+        self.pointers_of(address, domain, Source::Endpoint)
+            .collect()
+    }
+
+    /// A name of the frame. One that no record made hides nothing that the name above it says.
+    fn framed(&self, name: &Name, node: Arc<Node>) -> Arc<Node> {
+        if !node.is_bare() {
+            return node;
+        }
+        match name.parent().and_then(|parent| self.node(&parent)) {
+            Some(parent) if parent.below_is_computed() => {
+                let like = |other: &Name| self.node(other).map(|node| (*node).clone());
+                Arc::new(parent.below().child(name, like))
+            }
+            _ => node,
+        }
+    }
+
+    fn visit_domain(&self, domain: &Domain, see: &mut dyn FnMut(&Name, &Node)) {
+        let mut see = |name: &Name| {
+            if let Some(node) = self.node(name) {
+                see(name, &node);
+            }
+        };
+        for namespace in self.index.exposed_namespaces() {
+            domain
+                .of_namespace(namespace)
+                .iter()
+                .flatten()
+                .for_each(&mut see);
+        }
+        for key in self.index.services() {
+            if let Some(contribution) = self.index.contribution(key, domain) {
+                subtree(contribution, key, domain).keys().for_each(&mut see);
+            }
+        }
+        if self.index.settings().pods == PodMode::Verified {
+            for (namespace, address) in self.index.pod_addresses() {
+                if let Ok([_, pods]) = domain.of_namespace(namespace)
+                    && let Ok(name) = pods.child(dashed(address).as_bytes())
+                {
+                    see(&name);
+                }
+            }
+        }
+    }
+
+    fn visit_pointers(&self, see: &mut dyn FnMut(&Name, &Node)) {
+        // Of addresses in order those with a name above in common are neighbours.
+        let mut above: Vec<Name> = Vec::new();
+        let mut last = None;
+        for (address, _) in &self.index.pointers {
+            if last.replace(*address) == Some(*address) {
+                continue;
+            }
+            let name = reverse_name(*address);
+            above.retain(|other| name.is_at_or_below(other));
+            let mut next = Some(name);
+            while let Some(name) = next.filter(|name| !above.contains(name)) {
+                if let Some(node) = self.node(&name) {
+                    see(&name, &node);
+                }
+                next = name.parent().filter(|parent| self.is_inside(parent));
+                above.push(name);
+            }
+        }
+    }
+}
+
+impl ZoneData for View<'_> {
+    fn zones(&self) -> &[Apex] {
+        self.index.frame.model.zones()
+    }
+
+    fn passed(&self) -> &[Name] {
+        self.index.frame.model.passed()
+    }
+
+    fn is_passed(&self, name: &Name) -> bool {
+        // Also where no zone of ours is above.
+        let mut passed = self.index.settings().passed.iter();
+        passed.any(|passed| name.is_at_or_below(passed))
+    }
+
+    fn node(&self, name: &Name) -> Option<Arc<Node>> {
+        if self.is_passed(name) {
+            return None;
+        }
+        if let Some(node) = self.made(name) {
+            return Some(node);
+        }
+        let node = self.index.frame.model.node(name)?;
+        Some(self.framed(name, node))
+    }
+
+    fn visit(&self, see: &mut dyn FnMut(&Name, &Node)) {
+        for (name, _) in self.index.frame.model.nodes() {
+            if self.made(name).is_none()
+                && let Some(node) = self.node(name)
+            {
+                see(name, &node);
+            }
+        }
+        for domain in &self.index.frame.domains {
+            self.visit_domain(domain, see);
+        }
+        self.visit_pointers(see);
+    }
+
+    fn deep_names(&self) -> BTreeSet<Name> {
+        // No object makes names more than one label deep without records.
+        self.index.frame.model.deep_names()
+    }
+}
+
+/// The name of a service, if it can have one.
+pub(super) fn service_name(key: &Key, domain: &Domain) -> Option<Name> {
+    let namespace = label_below(&domain.svc, &key.namespace).ok()?;
+    label_below(&namespace, &key.name).ok()
+}
+
+/// The names of what a service gives to a domain.
+pub(super) fn subtree(contribution: Contribution, key: &Key, domain: &Domain) -> Subtree {
+    let Some(root) = service_name(key, domain) else {
+        return Subtree::new();
+    };
+    let mut builder = ModelBuilder::new(0);
+    builder.extend(contribution.records);
+    for (name, below) in contribution.below {
+        builder.compute_below(name, below);
+    }
+    builder.build_below(&root)
+}
+
+fn pod(name: &Name, address: IpAddr, ttl: u32) -> Node {
+    let mut builder = ModelBuilder::new(0);
+    builder.extend(address_data(name, address).map(|data| Record {
+        owner: name.clone(),
+        ttl,
+        data,
+    }));
+    let mut nodes = builder.build_below(name);
+    nodes
+        .remove(name)
+        .map(Arc::unwrap_or_clone)
+        .unwrap_or_default()
+}
+
+/// The labels of a name below another, the last one first; none if one can't be an object's.
+fn labels_below<'n>(name: &'n Name, above: &Name) -> Option<Vec<&'n str>> {
+    let count = name.labels().count() - above.labels().count();
+    let labels = name.labels().take(count);
+    let mut labels = labels
+        .map(std::str::from_utf8)
+        .collect::<Result<Vec<_>, _>>()
+        .ok()?;
+    labels.reverse();
+    Some(labels)
+}

@@ -689,6 +689,11 @@ impl Index {
         };
         differ(&old.nodes, &new.nodes, &mut names);
         differ(&new.nodes, &old.nodes, &mut names);
+        // An answer that points at hosts comes with their addresses.
+        let trees = new.nodes.iter().flatten();
+        let pointing = trees.filter(|(_, node)| node.hosts().any(|host| names.contains(host)));
+        let pointing: Vec<Name> = pointing.map(|(name, _)| name.clone()).collect();
+        names.extend(pointing);
         for pointer in old.pointers.symmetric_difference(&new.pointers) {
             self.add_reverse_names(pointer.address, &mut names);
         }

@@ -407,6 +407,12 @@ impl Node {
         self.set(Rtype::CNAME).is_some()
     }
 
+    /// The hosts that its records point at.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &Name> {
+        let data = self.sets.iter().flat_map(|set| &set.data);
+        data.filter_map(Rdata::host)
+    }
+
     /// What exists below without being a node.
     pub fn below(&self) -> &Below {
         &self.below

@@ -3,6 +3,7 @@
 //! A source tells [`Event`]s: lists of objects, and what changes after them. Whoever listens
 //! needs nothing else to know what exists.
 
+pub mod kubernetes;
 pub mod manifests;
 pub mod watch;
 

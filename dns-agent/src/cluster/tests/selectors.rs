@@ -1,5 +1,7 @@
 //! Label selectors, and what they leave of a cluster.
 
+use proptest::prelude::*;
+
 use crate::cluster::Selector;
 use crate::cluster::selector::Labels;
 
@@ -92,4 +94,45 @@ fn what_is_no_selector() {
         assert!(error.contains(reason), "{text}: {error}");
         assert!(error.contains("give one such as"), "{text}: {error}");
     }
+}
+
+/// A selector's text, with as much and as little white space as is allowed.
+fn selector_text() -> impl Strategy<Value = String> {
+    let key = "([a-z][a-z0-9]{0,3}(\\.[a-z]{1,3})?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,4}[A-Za-z0-9])?";
+    let value = "([A-Za-z0-9]([-_.A-Za-z0-9]{0,4}[A-Za-z0-9])?)?";
+    let values = proptest::collection::vec(value, 1..4);
+    let single = prop_oneof![Just("="), Just("=="), Just(" = "), Just("!="), Just(" != ")];
+    let set = prop_oneof![Just(" in "), Just(" notin ")];
+    let requirement = prop_oneof![
+        key.prop_map(|key| key),
+        key.prop_map(|key| format!("!{key}")),
+        (key, single, value).prop_map(|(key, sign, value)| format!("{key}{sign}{value}")),
+        (key, set, values, prop_oneof![Just(","), Just(" , ")])
+            .prop_map(|(key, word, values, comma)| format!("{key}{word}({})", values.join(comma))),
+    ];
+    proptest::collection::vec(requirement, 1..5).prop_map(|all| all.join(","))
+}
+
+proptest! {
+    #[test]
+    fn a_written_selector_reads_as_itself(text in selector_text()) {
+        let selector: Selector = text.parse().unwrap();
+        let written = selector.to_string();
+        prop_assert_eq!(written.parse::<Selector>(), Ok(selector), "{:?} as {:?}", text, written);
+    }
+}
+
+#[test]
+fn how_a_selector_is_written() {
+    for (text, written) in [
+        ("app == web", "app=web"),
+        (" app != web , ! tier", "app!=web,!tier"),
+        ("env in ( a , b ),x notin (,c)", "env in (a,b),x notin (,c)"),
+        ("app in (web)", "app=web"),
+        ("app notin (web)", "app!=web"),
+        ("example.org/x,empty=", "example.org/x,empty="),
+    ] {
+        assert_eq!(text.parse::<Selector>().unwrap().to_string(), written);
+    }
+    assert_eq!(Selector::default().to_string(), "");
 }

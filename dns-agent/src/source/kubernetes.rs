@@ -1,0 +1,125 @@
+//! Kubernetes objects from the API server: lists, and watches after them.
+//!
+//! kube brings transport, credentials and requests. The loop of list and watch is written here, rather
+//! than taken from kube-runtime's `watcher`, for three reasons:
+//! * A list is read as a stream, object by object: reading 50,000 EndpointSlices again holds neither the
+//!   body nor a second set of objects.
+//! * Lists ask for `resourceVersion=0` without a limit, which API servers answer from memory, at the
+//!   least cost for them.
+//! * An object that can't be read is told as [`Event::Unusable`], and doesn't stop the list.
+//!
+//! What is done as client-go's reflector does it, so that API servers see nothing new: versions are passed
+//! on as they are, a list after the first one asks for what is not older than what was seen, and for the
+//! newest state where that version is gone; watches end themselves after 5 to 10 minutes.
+//!
+//! A list that breaks off is not followed by [`Event::Listed`], but by another [`Event::Listing`] when it
+//! is tried again; what it told until then stays told.
+
+mod api;
+mod backoff;
+mod connect;
+mod health;
+mod object;
+mod pieces;
+mod reflector;
+mod selection;
+
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use kube::Client;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::task::AbortOnDropHandle;
+
+use self::{api::Api, reflector::Reflector};
+use super::Event;
+use crate::cluster::{Key, Selectors};
+
+pub use self::{
+    connect::connect,
+    health::{FeedHealth, Health, Requests, State},
+};
+
+/// Reads objects from an API server for as long as it exists and its events are received.
+#[derive(Debug)]
+pub struct Kubernetes {
+    health: Arc<Health>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// Which objects are read.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Whose endpoints.
+    pub endpoints: Endpoints,
+    /// Which Namespaces, and which Services, EndpointSlices and Pods. Does not apply to `corefile`
+    /// and `dns`.
+    pub selectors: Selectors,
+    /// Which Pods, if any.
+    pub pods: Option<PodScope>,
+    /// The ConfigMap that holds CoreDNS's configuration.
+    pub corefile: Option<Key>,
+    /// The Service of the cluster's own DNS, whose endpoints are to be known. With [`Endpoints::All`]
+    /// they are among the others.
+    pub dns: Option<Key>,
+    /// The first lists wait for a random part of this time, so that the agents of a cluster that starts
+    /// don't all ask at once.
+    pub first_list_jitter: Duration,
+}
+
+/// Whose endpoints are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Endpoints {
+    /// Those of headless Services, and slices that Kubernetes' own controller did not make: it marks
+    /// those of headless Services, others need not.
+    #[default]
+    Headless,
+    /// Those of all Services, which reverse lookups of Pods need.
+    All,
+}
+
+/// Which Pods are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodScope {
+    /// Those on the node with this name.
+    Node(String),
+    /// All of them.
+    All,
+}
+
+impl Kubernetes {
+    /// Starts reading. Must be called within a runtime, and doesn't wait for the API server.
+    ///
+    /// A full channel slows the reading down; a closed one ends it.
+    #[must_use]
+    pub fn start(client: Client, options: &Options, events: mpsc::Sender<Event>) -> Kubernetes {
+        let selections = selection::all(options);
+        let health = Arc::new(Health::new(
+            selections.iter().map(|selection| selection.feed),
+        ));
+        let first_list_jitter = options.first_list_jitter;
+        let api = Api::new(client, health.clone());
+        let task = async move {
+            let api = Arc::new(api.discovered().await);
+            let mut feeds = JoinSet::new();
+            for selection in selections {
+                let reflector = Reflector::new(selection, api.clone(), events.clone());
+                feeds.spawn(reflector.run(first_list_jitter));
+            }
+            drop(events);
+            feeds.join_all().await;
+        };
+        Kubernetes {
+            health,
+            _task: AbortOnDropHandle::new(tokio::spawn(task)),
+        }
+    }
+
+    /// How the reading goes, for whoever wants to know while it goes on.
+    #[must_use]
+    pub fn health(&self) -> Arc<Health> {
+        self.health.clone()
+    }
+}

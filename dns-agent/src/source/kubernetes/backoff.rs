@@ -1,0 +1,66 @@
+//! How long to wait between attempts.
+
+use std::time::Duration;
+
+/// The longest wait after a first failure.
+const FIRST: Duration = Duration::from_millis(500);
+/// The longest wait after any failure.
+const CAP: Duration = Duration::from_secs(30);
+
+/// Exponential back-off with full jitter: any wait up to a ceiling is as likely as another, so that those
+/// who failed together don't come back together.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Backoff {
+    ceiling: Duration,
+}
+
+impl Backoff {
+    /// The longest wait after this failure; twice that after the next.
+    pub(super) fn ceiling(&mut self) -> Duration {
+        let ceiling = self.ceiling;
+        self.ceiling = (ceiling * 2).min(CAP);
+        ceiling
+    }
+
+    /// What failed works again.
+    pub(super) fn reset(&mut self) {
+        *self = Backoff::default();
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Backoff {
+        Backoff { ceiling: FIRST }
+    }
+}
+
+/// A random time of at most this.
+pub(super) fn jitter(longest: Duration) -> Duration {
+    rand::random_range(Duration::ZERO..=longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ceilings_double_up_to_the_cap_and_start_again() {
+        let mut backoff = Backoff::default();
+        let millis: Vec<_> = (0..9).map(|_| backoff.ceiling().as_millis()).collect();
+        assert_eq!(
+            millis,
+            [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000]
+        );
+        backoff.reset();
+        assert_eq!(backoff.ceiling(), FIRST);
+    }
+
+    #[test]
+    fn jitter_takes_all_of_its_range() {
+        let waits: Vec<_> = (0..1000).map(|_| jitter(CAP)).collect();
+        assert!(waits.iter().all(|wait| *wait <= CAP));
+        assert!(waits.iter().any(|wait| *wait < CAP / 10));
+        assert!(waits.iter().any(|wait| *wait > CAP / 10 * 9));
+        assert_eq!(jitter(Duration::ZERO), Duration::ZERO);
+    }
+}

@@ -1,0 +1,126 @@
+//! Where the API server is, and how to prove to it who asks.
+
+use std::path::Path;
+
+use anyhow::Context;
+use hyper::header::{HeaderValue, USER_AGENT};
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+/// What the API server's audit log and flow control know the agent by.
+const AGENT: &str = concat!("zerohop-dns-agent/", env!("CARGO_PKG_VERSION"));
+
+/// A client for the API server that a kubeconfig file names; without one, for that of the Pod this runs in,
+/// or of the user's own kubeconfig. Nothing is sent yet.
+///
+/// A ServiceAccount's token is read from its file again when the last reading is 50 seconds old, and so is
+/// the API server's certificate authority: what the kubelet rotates takes effect by itself.
+///
+/// # Errors
+/// When there is no configuration, or it can't be used: which, and what to do.
+pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let config = adjusted(match kubeconfig {
+        Some(file) => from_file(file).await?,
+        None => from_surroundings().await?,
+    });
+    let server = config.cluster_url.clone();
+    Client::try_from(config).with_context(|| {
+        format!(
+            "can't use the credentials for the Kubernetes API at {server}: \
+             check the Pod's ServiceAccount token, or the kubeconfig's user and certificates"
+        )
+    })
+}
+
+fn adjusted(mut config: Config) -> Config {
+    let agent = (USER_AGENT, HeaderValue::from_static(AGENT));
+    config.headers.push(agent);
+    // Retries are the feeds' own: they tell of them, and know when to list again.
+    config.default_retry = false;
+    config
+}
+
+async fn from_file(file: &Path) -> anyhow::Result<Config> {
+    let config = async {
+        let kubeconfig = Kubeconfig::read_from(file)?;
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await
+    };
+    config.await.with_context(|| {
+        format!(
+            "can't use the kubeconfig {}: --kubeconfig takes a file such as kubectl's, with a current context",
+            file.display()
+        )
+    })
+}
+
+/// kube's own way is the other way round: a kubeconfig that lies about in an image would win over the
+/// cluster that the Pod runs in.
+async fn from_surroundings() -> anyhow::Result<Config> {
+    let in_cluster = match Config::incluster() {
+        Ok(config) => return Ok(config),
+        Err(error) => anyhow::Error::from(error),
+    };
+    let options = KubeConfigOptions::default();
+    Config::from_kubeconfig(&options).await.with_context(|| {
+        format!(
+            "no Kubernetes API is known, neither from a Pod's ServiceAccount ({in_cluster:#}) nor from a kubeconfig: \
+             run in a Pod with a ServiceAccount, or give --kubeconfig FILE"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_can_not_be_used_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config");
+        for text in [
+            None,
+            Some("clusters: 5"),
+            Some("apiVersion: v1\nkind: Config\n"),
+        ] {
+            if let Some(text) = text {
+                fs::write(&file, text).unwrap();
+            }
+            let error = connect(Some(&file))
+                .await
+                .map(|_| ())
+                .expect_err("unusable");
+            let error = format!("{error:#}");
+            assert!(error.contains(&file.display().to_string()), "{error}");
+            assert!(error.contains("--kubeconfig takes"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_is_enough_to_connect() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config");
+        let text = "\
+            {apiVersion: v1, kind: Config, current-context: a, \
+            clusters: [{name: a, cluster: {server: 'https://127.0.0.1:1'}}], \
+            users: [{name: a, user: {token: x}}], \
+            contexts: [{name: a, context: {cluster: a, user: a}}]}";
+        fs::write(&file, text).unwrap();
+        connect(Some(&file)).await.map(|_| ()).unwrap();
+    }
+
+    #[test]
+    fn requests_say_who_asks_and_are_not_retried_by_kube() {
+        let config = adjusted(Config::new("https://127.0.0.1:1".parse().unwrap()));
+        assert!(!config.default_retry);
+        let (name, value) = &config.headers[0];
+        assert_eq!(name, "user-agent");
+        assert_eq!(
+            value,
+            concat!("zerohop-dns-agent/", env!("CARGO_PKG_VERSION"))
+        );
+    }
+}

@@ -1,0 +1,232 @@
+//! Objects as lists and watches bring them, read into events.
+
+use std::{borrow::Cow, time::SystemTime};
+
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use kube::core::Status;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+use crate::{
+    cluster::{Key, Object, Problem},
+    source::{Event, Feed},
+};
+
+/// The key of the ConfigMap's text that CoreDNS reads.
+const COREFILE: &str = "Corefile";
+
+/// An object's JSON.
+pub(super) struct Item<'a> {
+    feed: Feed,
+    json: &'a [u8],
+    metadata: Metadata,
+}
+
+/// What a watch's line says.
+pub(super) enum Change<'a> {
+    /// An object is there, new or changed.
+    Applied(Item<'a>),
+    /// An object is gone, or not selected any more.
+    Deleted(Item<'a>),
+    /// All changes up to this version were told.
+    Bookmark(String),
+    /// All objects that existed at this version were told.
+    InitialEnd(String),
+    /// The watch can't go on.
+    Error(Status),
+    /// It makes no sense.
+    Unreadable(Problem),
+}
+
+/// Whatever can be read of an object's metadata.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata {
+    namespace: String,
+    name: String,
+    resource_version: String,
+    annotations: Option<Annotations>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Annotations {
+    /// When the change happened that a slice was written for.
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+    changed: Option<String>,
+    /// Marks the bookmark after a watch's first events.
+    #[serde(rename = "k8s.io/initial-events-end")]
+    initial_end: Option<String>,
+}
+
+impl<'a> Item<'a> {
+    pub(super) fn new(feed: Feed, json: &'a [u8]) -> Item<'a> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Outline {
+            metadata: Metadata,
+        }
+        // Where this fails the object as a whole will, and says why.
+        let Outline { metadata } = serde_json::from_slice(json).unwrap_or_default();
+        Item {
+            feed,
+            json,
+            metadata,
+        }
+    }
+
+    /// The version of the object, which is that of the change too; none if it can't be read.
+    pub(super) fn version(&self) -> Option<&str> {
+        Some(self.metadata.resource_version.as_str()).filter(|version| !version.is_empty())
+    }
+
+    /// It is there.
+    pub(super) fn applied(&self) -> Event {
+        let object = match self.feed {
+            Feed::Namespaces => self.object::<core::Namespace>(),
+            Feed::Services => self.object::<core::Service>(),
+            Feed::Slices | Feed::OtherSlices | Feed::DnsSlices => {
+                self.object::<discovery::EndpointSlice>()
+            }
+            Feed::Pods => self.object::<core::Pod>(),
+            Feed::Corefile => return self.corefile(),
+        };
+        match object {
+            Ok(object) => Event::Applied {
+                feed: self.feed,
+                object,
+                changed: self.changed(),
+            },
+            Err(problem) => Event::Unusable {
+                feed: self.feed,
+                problem,
+            },
+        }
+    }
+
+    /// It is gone.
+    pub(super) fn deleted(&self) -> Event {
+        if self.feed == Feed::Corefile {
+            return Event::Corefile(None);
+        }
+        if self.metadata.name.is_empty() {
+            let problem = self.problem("metadata.name", "can't be read".into());
+            return Event::Unusable {
+                feed: self.feed,
+                problem,
+            };
+        }
+        Event::Deleted {
+            feed: self.feed,
+            key: Key {
+                namespace: self.metadata.namespace.clone(),
+                name: self.metadata.name.clone(),
+            },
+        }
+    }
+
+    fn object<K>(&self) -> Result<Object, Problem>
+    where
+        K: DeserializeOwned,
+        Object: TryFrom<K, Error = Problem>,
+    {
+        Object::try_from(self.parse::<K>()?)
+    }
+
+    fn corefile(&self) -> Event {
+        match self.parse::<core::ConfigMap>() {
+            Ok(map) => Event::Corefile(map.data.and_then(|mut data| data.remove(COREFILE))),
+            Err(problem) => Event::Unusable {
+                feed: self.feed,
+                problem,
+            },
+        }
+    }
+
+    fn parse<K: DeserializeOwned>(&self) -> Result<K, Problem> {
+        let mut json = serde_json::Deserializer::from_slice(self.json);
+        serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            let field = error.path().to_string();
+            self.problem(&field, error.into_inner().to_string())
+        })
+    }
+
+    fn changed(&self) -> Option<SystemTime> {
+        let text = self.metadata.annotations.as_ref()?.changed.as_ref()?;
+        humantime::parse_rfc3339(text).ok()
+    }
+
+    fn problem(&self, field: &str, reason: String) -> Problem {
+        Problem {
+            kind: kind(self.feed),
+            namespace: self.metadata.namespace.clone(),
+            name: self.metadata.name.clone(),
+            field: field.to_owned(),
+            reason,
+        }
+    }
+}
+
+impl<'a> Change<'a> {
+    pub(super) fn new(feed: Feed, line: &'a [u8]) -> Change<'a> {
+        #[derive(Deserialize)]
+        struct Line<'a> {
+            #[serde(borrow, rename = "type")]
+            verb: Cow<'a, str>,
+            #[serde(borrow)]
+            object: &'a RawValue,
+        }
+        let Line { verb, object } = match serde_json::from_slice(line) {
+            Ok(line) => line,
+            Err(error) => return Change::unreadable(feed, &error.to_string()),
+        };
+        let item = Item::new(feed, object.get().as_bytes());
+        match verb.as_ref() {
+            "ADDED" | "MODIFIED" => Change::Applied(item),
+            "DELETED" => Change::Deleted(item),
+            "BOOKMARK" => {
+                let Metadata {
+                    resource_version,
+                    annotations,
+                    ..
+                } = item.metadata;
+                match annotations
+                    .and_then(|annotations| annotations.initial_end)
+                    .as_deref()
+                {
+                    Some("true") => Change::InitialEnd(resource_version),
+                    _ => Change::Bookmark(resource_version),
+                }
+            }
+            "ERROR" => match serde_json::from_str(object.get()) {
+                Ok(status) => Change::Error(status),
+                Err(error) => Change::Error(Status::failure(
+                    &format!("an error that can't be read: {error}"),
+                    "Unknown",
+                )),
+            },
+            other => Change::unreadable(feed, &format!("{other:?} is no type of event")),
+        }
+    }
+
+    fn unreadable(feed: Feed, reason: &str) -> Change<'static> {
+        let event = Item {
+            feed,
+            json: &[],
+            metadata: Metadata::default(),
+        };
+        Change::Unreadable(
+            event.problem("type", format!("a watch's event can't be read: {reason}")),
+        )
+    }
+}
+
+fn kind(feed: Feed) -> &'static str {
+    match feed {
+        Feed::Namespaces => "Namespace",
+        Feed::Services => "Service",
+        Feed::Slices | Feed::OtherSlices | Feed::DnsSlices => "EndpointSlice",
+        Feed::Pods => "Pod",
+        Feed::Corefile => "ConfigMap",
+    }
+}

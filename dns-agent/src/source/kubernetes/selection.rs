@@ -1,0 +1,179 @@
+//! What each feed asks the API server for.
+
+use std::time::Duration;
+
+use hyper::Request;
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use kube::{
+    Resource,
+    api::{ListParams, VersionMatch, WatchParams},
+    core::{Request as Path, request},
+};
+
+use super::{Endpoints, Options, PodScope, backoff::jitter};
+use crate::source::Feed;
+
+/// The slices that Kubernetes' own controller made for headless Services.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+/// The slices of other controllers, mirrored ones and those written by hand.
+const NOT_KUBERNETES: &str = "!service.kubernetes.io/headless,\
+     endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io";
+/// Watches end themselves after one to two times this, as client-go's do: so many watches that were opened
+/// together, as when an API server started, don't stay together.
+const WATCH: Duration = Duration::from_secs(300);
+
+/// The objects of one feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Selection {
+    /// Who tells of them.
+    pub(super) feed: Feed,
+    /// Their resource as RBAC names it, with its group.
+    pub(super) resource: &'static str,
+    /// The namespace they are in, if only one is asked for.
+    pub(super) namespace: Option<String>,
+    path: String,
+    /// Label selectors, all of which must hold.
+    labels: Vec<String>,
+    /// The field selector.
+    fields: Option<String>,
+}
+
+/// How old a listed state may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Since {
+    /// Any state will do: nothing has been seen yet.
+    Any,
+    /// Not older than this version, or time would go backwards.
+    Seen(String),
+    /// The newest: the API server doesn't have the version that was seen, or not yet.
+    Newest,
+}
+
+/// All that is to be read.
+pub(super) fn all(options: &Options) -> Vec<Selection> {
+    let objects = options.selectors.objects.to_string();
+    let slices =
+        |feed| Selection::of::<discovery::EndpointSlice>(feed, "endpointslices.discovery.k8s.io");
+    let mut all = vec![
+        Selection::of::<core::Namespace>(Feed::Namespaces, "namespaces")
+            .labelled(options.selectors.namespaces.to_string()),
+        Selection::of::<core::Service>(Feed::Services, "services").labelled(&objects),
+    ];
+    match options.endpoints {
+        Endpoints::All => all.push(slices(Feed::Slices).labelled(&objects)),
+        Endpoints::Headless => {
+            all.push(slices(Feed::Slices).labelled(HEADLESS).labelled(&objects));
+            let others = slices(Feed::OtherSlices).labelled(NOT_KUBERNETES);
+            all.push(others.labelled(&objects));
+        }
+    }
+    if let (Endpoints::Headless, Some(dns)) = (options.endpoints, &options.dns) {
+        let service = format!("kubernetes.io/service-name={}", dns.name);
+        let slices = slices(Feed::DnsSlices).within::<discovery::EndpointSlice>(&dns.namespace);
+        all.push(slices.labelled(service));
+    }
+    if let Some(scope) = &options.pods {
+        let pods = Selection::of::<core::Pod>(Feed::Pods, "pods").labelled(&objects);
+        all.push(match scope {
+            PodScope::Node(node) => pods.with_field("spec.nodeName", node),
+            PodScope::All => pods,
+        });
+    }
+    if let Some(key) = &options.corefile {
+        let maps = Selection::of::<core::ConfigMap>(Feed::Corefile, "configmaps");
+        let maps = maps.within::<core::ConfigMap>(&key.namespace);
+        all.push(maps.with_field("metadata.name", &key.name));
+    }
+    all
+}
+
+impl Selection {
+    /// The request for a list: whole, without a limit, which API servers of all versions answer from memory.
+    pub(super) fn list(&self, since: &Since) -> Result<Request<Vec<u8>>, request::Error> {
+        let mut params = ListParams {
+            label_selector: self.label_selector(),
+            field_selector: self.fields.clone(),
+            ..ListParams::default()
+        };
+        if *since != Since::Newest {
+            params = params
+                .at(since.version())
+                .matching(VersionMatch::NotOlderThan);
+        }
+        Path::new(&self.path).list(&params)
+    }
+
+    /// The request for the changes after a version.
+    pub(super) fn watch(&self, version: &str) -> Result<Request<Vec<u8>>, request::Error> {
+        Path::new(&self.path).watch(&self.watch_params(), version)
+    }
+
+    /// The request for a list that comes as a watch's first events.
+    pub(super) fn streamed_list(&self, since: &Since) -> Result<Request<Vec<u8>>, request::Error> {
+        let params = WatchParams {
+            send_initial_events: true,
+            ..self.watch_params()
+        };
+        Path::new(&self.path).watch(&params, since.version())
+    }
+
+    fn watch_params(&self) -> WatchParams {
+        let seconds = (WATCH + jitter(WATCH)).as_secs();
+        WatchParams {
+            label_selector: self.label_selector(),
+            field_selector: self.fields.clone(),
+            timeout: u32::try_from(seconds).ok(),
+            bookmarks: true,
+            send_initial_events: false,
+        }
+    }
+
+    fn label_selector(&self) -> Option<String> {
+        (!self.labels.is_empty()).then(|| self.labels.join(","))
+    }
+
+    fn of<K: Resource<DynamicType = ()>>(feed: Feed, resource: &'static str) -> Selection {
+        Selection {
+            feed,
+            resource,
+            namespace: None,
+            path: K::url_path(&(), None),
+            labels: Vec::new(),
+            fields: None,
+        }
+    }
+
+    fn within<K: Resource<DynamicType = ()>>(self, namespace: &str) -> Selection {
+        Selection {
+            namespace: Some(namespace.to_owned()),
+            path: K::url_path(&(), Some(namespace)),
+            ..self
+        }
+    }
+
+    /// The labels must fulfil this as well.
+    fn labelled(mut self, selector: impl Into<String>) -> Selection {
+        self.labels.push(selector.into());
+        // A selector without conditions has no text.
+        self.labels.retain(|selector| !selector.is_empty());
+        self
+    }
+
+    fn with_field(self, field: &str, value: &str) -> Selection {
+        Selection {
+            fields: Some(format!("{field}={value}")),
+            ..self
+        }
+    }
+}
+
+impl Since {
+    /// How it is asked for.
+    fn version(&self) -> &str {
+        match self {
+            Since::Any => "0",
+            Since::Seen(version) => version,
+            Since::Newest => "",
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What is done, and told, when the API server refuses.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    http::{StatusCode, header::RETRY_AFTER},
+};
+use tokio::time::Instant;
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn errors_are_retried_after_longer_and_longer_random_times() {
+    let mut setup = Setup::new(Feed::Services);
+    let mut list = setup.api.next().await;
+    let mut waits = Vec::new();
+    for _ in 0..106 {
+        let asked = list.at;
+        list.refuse(500, "InternalError", "etcd is away");
+        list = setup.api.next().await;
+        waits.push(list.at - asked);
+    }
+    for (wait, ceiling) in waits.iter().zip([500, 1000, 2000, 4000, 8000, 16000]) {
+        assert!(
+            *wait <= Duration::from_millis(ceiling),
+            "{wait:?} of at most {ceiling} ms"
+        );
+    }
+    let later = &waits[6..];
+    let longest = Duration::from_secs(30);
+    assert!(later.iter().all(|wait| *wait <= longest));
+    // The mean of 100 even ones is 15 s, give or take 0.87 s.
+    let mean = later.iter().sum::<Duration>() / 100;
+    assert!(
+        mean > Duration::from_secs(10) && mean < Duration::from_secs(20),
+        "{mean:?}"
+    );
+    assert!(
+        setup
+            .error()
+            .contains("can't list services: 500 etcd is away"),
+        "{}",
+        setup.error()
+    );
+    assert_eq!(setup.told(), [""; 0]);
+    assert_eq!(setup.health().lists, 107);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_says_something_ends_the_back_off() {
+    let mut setup = Setup::new(Feed::Services);
+    for _ in 0..10 {
+        setup
+            .api
+            .next()
+            .await
+            .refuse(500, "InternalError", "etcd is away");
+    }
+    setup.api.next().await.list("7", &[]);
+    let body = setup.api.next().await.open();
+    body.event(("BOOKMARK", bookmark("8"))).await;
+    for expected in ["listing", "listed"] {
+        assert_eq!(setup.event().await, expected);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(setup.health().state, State::Watching);
+    let broken = Instant::now();
+    body.cut().await;
+    assert!(setup.api.next().await.at - broken <= Duration::from_millis(500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_needs_no_new_list() {
+    let (mut setup, mut watch) = Setup::watching("7").await;
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(3600) {
+        watch.respond(
+            StatusCode::BAD_GATEWAY,
+            &[],
+            Body::from("<html>no upstream</html>"),
+        );
+        watch = setup.api.next().await;
+        assert_eq!(watch.get("watch"), Some("true"));
+        assert_eq!(watch.get("resourceVersion"), Some("7"));
+    }
+    assert!(
+        setup.error().contains("502 <html>no upstream"),
+        "{}",
+        setup.error()
+    );
+    assert!(
+        setup.health().since - started < Duration::from_secs(1),
+        "since the first failure"
+    );
+    assert!(setup.health.age() >= Some(Duration::from_secs(3600)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_asks_for_time_gets_it() {
+    for code in [429, 503] {
+        let mut setup = Setup::new(Feed::Services);
+        let list = setup.api.next().await;
+        let asked = list.at;
+        list.refuse_with(code, "TooManyRequests", "slow down", &[(RETRY_AFTER, "20")]);
+        let wait = setup.api.next().await.at - asked;
+        assert!(
+            wait >= Duration::from_secs(20) && wait <= Duration::from_millis(20_500),
+            "{wait:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_api_server_stops_a_feed_for_a_day() {
+    let mut setup = Setup::new(Feed::Services);
+    let list = setup.api.next().await;
+    let asked = list.at;
+    list.refuse_with(
+        429,
+        "TooManyRequests",
+        "slow down",
+        &[(RETRY_AFTER, "86400")],
+    );
+    assert!(setup.api.next().await.at - asked <= Duration::from_millis(300_500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_permitted_is_told_with_what_to_do() {
+    for (feed, code, parts) in [
+        (
+            Feed::Services,
+            403,
+            [
+                "to list services",
+                "bind a ClusterRole with the verbs list and watch on services",
+            ],
+        ),
+        (
+            Feed::Slices,
+            403,
+            [
+                "to list endpointslices.discovery.k8s.io",
+                "bind a ClusterRole",
+            ],
+        ),
+        (
+            Feed::Corefile,
+            403,
+            [
+                "to list configmaps in the namespace kube-system",
+                "bind a Role or ClusterRole",
+            ],
+        ),
+        (
+            Feed::Services,
+            401,
+            [
+                "does not accept who asks to list services",
+                "check the ServiceAccount's token",
+            ],
+        ),
+    ] {
+        let mut setup = Setup::new(feed);
+        let list = setup.api.next().await;
+        let refused = list.at;
+        list.refuse(code, "Reason", "what the API server says");
+        let list = setup.api.next().await;
+        assert!(list.at - refused <= Duration::from_millis(500));
+        let error = setup.error();
+        for part in parts.iter().chain(&["what the API server says"]) {
+            assert!(error.contains(part), "{error}");
+        }
+        // Once it is permitted, all is well.
+        list.list("7", &[]);
+        let watch = setup.api.next().await;
+        assert_eq!(setup.health().state, State::Listing);
+        watch.refuse(code, "Reason", "what the API server says");
+        setup.api.next().await;
+        assert!(setup.error().contains("to watch "), "{}", setup.error());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_refused_as_such_is_listed_again_but_not_all_the_time() {
+    for (code, reason) in [(400, "BadRequest"), (410, "Expired")] {
+        let (mut setup, mut watch) = Setup::watching("7").await;
+        let started = Instant::now();
+        for _ in 0..40 {
+            watch.refuse(code, reason, "no such version");
+            let list = setup.api.next().await;
+            assert_eq!(list.get("watch"), None);
+            list.list("8", &[]);
+            watch = setup.api.next().await;
+            assert_eq!(watch.get("resourceVersion"), Some("8"));
+            while setup.events.try_recv().is_ok() {}
+        }
+        assert!(
+            started.elapsed() > Duration::from_secs(200),
+            "{:?}",
+            started.elapsed()
+        );
+    }
+}

@@ -1,0 +1,113 @@
+//! What health tells of all feeds together.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::sleep;
+
+use super::{
+    super::{Endpoints, Kubernetes, Options},
+    *,
+};
+
+/// A source of Namespaces, Services, slices and the Corefile, with the first requests for their lists.
+async fn started() -> (
+    Kubernetes,
+    FakeApi,
+    BTreeMap<String, Asked>,
+    mpsc::Receiver<Event>,
+) {
+    let options = Options {
+        endpoints: Endpoints::All,
+        corefile: Some(key("kube-system", "coredns")),
+        ..Options::default()
+    };
+    let (router, mut api) = FakeApi::new();
+    let (sender, events) = mpsc::channel(64);
+    let source = Kubernetes::start(Client::new(router, "default"), &options, sender);
+    api.next().await.refuse(404, "NotFound", "no version");
+    let mut lists = BTreeMap::new();
+    for _ in 0..4 {
+        let list = api.next().await;
+        let plural = list.path.rsplit('/').next().unwrap().to_owned();
+        lists.insert(plural, list);
+    }
+    (source, api, lists, events)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_age_is_that_of_the_feed_that_is_worst_off() {
+    let (source, mut api, mut lists, _events) = started().await;
+    let health = source.health();
+    assert!(
+        health
+            .feeds()
+            .values()
+            .all(|feed| feed.state == State::Waiting)
+    );
+    let mut watches = Vec::new();
+    for plural in ["namespaces", "services", "endpointslices", "configmaps"] {
+        assert_eq!(health.age(), None, "{plural} are not listed yet");
+        lists.remove(plural).unwrap().list("7", &[]);
+        watches.push(api.next().await.open());
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(health.age(), Some(Duration::from_secs(4)));
+    for watch in &watches[..3] {
+        watch.event(("BOOKMARK", bookmark("8"))).await;
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(
+        health.age(),
+        Some(Duration::from_secs(2)),
+        "that of the ConfigMaps"
+    );
+    let feeds = health.feeds();
+    assert!(feeds.values().all(|feed| feed.state == State::Watching));
+    assert_eq!(feeds[&Feed::Services].age(), Some(Duration::from_secs(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_corefile_that_may_not_be_read_keeps_nothing_else_from_working() {
+    for code in [403, 404] {
+        let (source, mut api, mut lists, mut events) = started().await;
+        lists
+            .remove("configmaps")
+            .unwrap()
+            .refuse(code, "Reason", "no");
+        for list in std::mem::take(&mut lists).into_values() {
+            list.list("7", &[]);
+        }
+        let mut watches = Vec::new();
+        let mut refused = 0;
+        while watches.len() < 3 || refused < 20 {
+            let asked = api.next().await;
+            if asked.path.ends_with("configmaps") {
+                asked.refuse(code, "Reason", "no");
+                refused += 1;
+            } else {
+                // Kept open; that they are silent is no matter here.
+                watches.push(asked.open());
+            }
+        }
+        let mut listed = Vec::new();
+        while let Ok(event) = events.try_recv() {
+            match event {
+                Event::Listed(feed) => listed.push(feed),
+                Event::Corefile(_) => panic!("{event:?}"),
+                _ => {}
+            }
+        }
+        listed.sort();
+        listed.dedup();
+        assert_eq!(listed, [Feed::Namespaces, Feed::Services, Feed::Slices]);
+        let health = source.health();
+        assert_eq!(health.age(), None, "not in sync");
+        let feed = &health.feeds()[&Feed::Corefile];
+        assert!(
+            matches!(feed.state, State::Retrying { .. }),
+            "{:?}",
+            feed.state
+        );
+        assert_eq!(feed.heard, None);
+    }
+}

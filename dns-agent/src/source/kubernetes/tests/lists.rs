@@ -1,0 +1,284 @@
+//! Lists: what is asked for, how they are told, and what becomes of broken ones.
+
+use std::time::{Duration, SystemTime};
+
+use axum::{body::Body, http::StatusCode};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_list_is_asked_for_at_the_least_cost_and_told_in_order() {
+    let mut setup = Setup::new(Feed::Services);
+    let list = setup.api.next().await;
+    assert_eq!(list.path, "/api/v1/services");
+    let query: Vec<_> = list
+        .query
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    assert_eq!(
+        query,
+        ["resourceVersion=0", "resourceVersionMatch=NotOlderThan"]
+    );
+    list.list("7", &[service("a", "3"), service("b", "5")]);
+    let watch = setup.api.next().await;
+    assert_eq!(watch.get("resourceVersion"), Some("7"));
+    assert_eq!(setup.told(), ["listing", "+a", "+b", "listed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn objects_are_told_before_the_list_has_ended() {
+    let mut setup = Setup::new(Feed::Services);
+    let body = setup.api.next().await.open();
+    body.text(r#"{"metadata":{"resourceVersion":"7"},"items":["#)
+        .await;
+    body.text(&service("a", "1").to_string()).await;
+    assert_eq!(setup.event().await, "listing");
+    assert_eq!(setup.event().await, "+a");
+    assert_eq!(setup.health().heard, None);
+    body.text(&format!(",{}]}}", service("b", "2"))).await;
+    drop(body);
+    assert_eq!(setup.event().await, "+b");
+    assert_eq!(setup.event().await, "listed");
+    assert!(setup.health().heard.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_breaks_off_is_listed_again_and_not_ended() {
+    for how in ["cut", "ended"] {
+        let mut setup = Setup::new(Feed::Services);
+        let body = setup.api.next().await.open();
+        body.text(r#"{"metadata":{"resourceVersion":"7"},"items":["#)
+            .await;
+        body.text(&format!("{},{{\"meta", service("a", "1"))).await;
+        assert_eq!(setup.event().await, "listing");
+        assert_eq!(setup.event().await, "+a");
+        let broken = Instant::now();
+        match how {
+            "cut" => body.cut().await,
+            _ => drop(body),
+        }
+        let list = setup.api.next().await;
+        assert!(list.at - broken <= Duration::from_millis(500));
+        assert_eq!(list.get("resourceVersion"), Some("0"));
+        assert_eq!(setup.told(), [""; 0]);
+        assert_eq!(setup.health().heard, None);
+        list.list("8", &[service("a", "1")]);
+        setup.api.next().await;
+        assert_eq!(setup.told(), ["listing", "+a", "listed"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_stops_arriving_is_given_up() {
+    let mut setup = Setup::new(Feed::Services);
+    let body = setup.api.next().await.open();
+    body.text(r#"{"metadata":{"resourceVersion":"7"},"items":["#)
+        .await;
+    assert_eq!(setup.event().await, "listing");
+    let silent = Instant::now();
+    let list = setup.api.next().await;
+    let after = list.at - silent;
+    assert!(
+        after >= Duration::from_secs(180) && after <= Duration::from_millis(180_500),
+        "{after:?}"
+    );
+    body.closed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_does_not_begin_is_given_up() {
+    let mut setup = Setup::new(Feed::Services);
+    let unanswered = setup.api.next().await;
+    let list = setup.api.next().await;
+    let after = list.at - unanswered.at;
+    assert!(
+        after >= Duration::from_secs(70) && after <= Duration::from_millis(70_500),
+        "{after:?}"
+    );
+    assert!(
+        setup.error().contains("no answer for 70 s"),
+        "{}",
+        setup.error()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_can_not_be_read_is_told_and_passed_over() {
+    let mut setup = Setup::new(Feed::Services);
+    let mut port = service("port", "1");
+    port["spec"]["ports"] = json!([{"port": "eighty"}]);
+    let mut address = service("address", "1");
+    address["spec"]["clusterIP"] = json!("10.0.0");
+    let items = [
+        json!(5),
+        port,
+        address,
+        json!({"metadata": {"name": 5}}),
+        service("a", "1"),
+    ];
+    setup.api.next().await.list("7", &items);
+    setup.api.next().await;
+    let told = setup.told();
+    let [listing, number, port, address, nameless, a, listed] = told.as_slice() else {
+        panic!("{told:?}");
+    };
+    assert_eq!([listing, a, listed], ["listing", "+a", "listed"]);
+    assert!(number.starts_with("?Service : .: invalid type"), "{number}");
+    assert!(
+        port.starts_with("?Service ns/port: spec.ports[0].port: invalid type"),
+        "{port}"
+    );
+    assert!(
+        address.starts_with("?Service ns/address: spec.clusterIPs: "),
+        "{address}"
+    );
+    assert!(
+        nameless.starts_with("?Service : metadata.name: invalid type"),
+        "{nameless}"
+    );
+    assert_eq!((setup.health().applied, setup.health().unusable), (1, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_no_list_is_an_error() {
+    for (body, reason) in [
+        ("<html>Welcome</html>", "isn't JSON"),
+        (
+            r#"{"kind":"Status","metadata":{},"status":"Success"}"#,
+            "resourceVersion",
+        ),
+    ] {
+        let mut setup = Setup::new(Feed::Services);
+        setup
+            .api
+            .next()
+            .await
+            .respond(StatusCode::OK, &[], Body::from(body));
+        setup.api.next().await;
+        assert!(setup.error().contains(reason), "{}", setup.error());
+        assert_eq!(setup.told(), ["listing"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_a_slice_was_changed() {
+    for (annotations, changed) in [
+        (
+            json!({"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-02T03:04:05.123456789Z"}),
+            Some(SystemTime::UNIX_EPOCH + Duration::new(1_767_323_045, 123_456_789)),
+        ),
+        (
+            json!({"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-02T03:04:05Z"}),
+            Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045)),
+        ),
+        (
+            json!({"endpoints.kubernetes.io/last-change-trigger-time": "yesterday"}),
+            None,
+        ),
+        (json!({"another": "annotation"}), None),
+        (json!(null), None),
+    ] {
+        let mut setup = Setup::new(Feed::Slices);
+        let slice = json!({
+            "metadata": {"namespace": "ns", "name": "a", "annotations": annotations},
+            "addressType": "IPv4", "endpoints": [], "ports": null,
+        });
+        setup.api.next().await.list("7", &[slice]);
+        assert_eq!(setup.event().await, "listing");
+        match setup.events.recv().await.unwrap() {
+            Event::Applied { changed: told, .. } => assert_eq!(told, changed, "{annotations}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_listener_slows_the_reading() {
+    let mut setup = Setup::new(Feed::Services);
+    let body = setup.api.next().await.open();
+    let writer = tokio::spawn(async move {
+        body.text(r#"{"metadata":{"resourceVersion":"7"},"items":["#)
+            .await;
+        for index in 0..5000 {
+            let comma = if index == 0 { "" } else { "," };
+            body.text(&format!("{comma}{}", service(&index.to_string(), "1")))
+                .await;
+        }
+        body.text("]}").await;
+    });
+    // All that can happen without the listener has happened after this.
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(!writer.is_finished());
+    let applied = setup.health().applied;
+    assert!(
+        applied <= 1024 + 1,
+        "{applied} objects read while 1024 could be told"
+    );
+    assert_eq!(setup.event().await, "listing");
+    for index in 0..5000 {
+        assert_eq!(setup.event().await, format!("+{index}"));
+    }
+    assert_eq!(setup.event().await, "listed");
+    assert_eq!(setup.health().lists, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_corefile_is_told_from_lists_and_changes() {
+    let map = |text: &str| json!({"metadata": {"namespace": "kube-system", "name": "coredns"}, "data": {"Corefile": text}});
+    let mut setup = Setup::new(Feed::Corefile);
+    setup.api.next().await.list("7", &[map(".:53 {}")]);
+    let watch = setup.api.next().await.open();
+    assert_eq!(
+        setup.told(),
+        ["listing", "corefile Some(\".:53 {}\")", "listed"]
+    );
+    watch.event(("MODIFIED", map(".:54 {}"))).await;
+    assert_eq!(setup.event().await, "corefile Some(\".:54 {}\")");
+    watch
+        .event((
+            "MODIFIED",
+            json!({"metadata": {"name": "coredns"}, "data": {"other": "x"}}),
+        ))
+        .await;
+    assert_eq!(setup.event().await, "corefile None");
+    watch.event(("MODIFIED", map(".:55 {}"))).await;
+    assert_eq!(setup.event().await, "corefile Some(\".:55 {}\")");
+    watch.event(("DELETED", map(".:55 {}"))).await;
+    assert_eq!(setup.event().await, "corefile None");
+    watch
+        .event((
+            "MODIFIED",
+            json!({"metadata": {"name": "coredns"}, "data": 5}),
+        ))
+        .await;
+    assert!(
+        setup
+            .event()
+            .await
+            .starts_with("?ConfigMap /coredns: data: ")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_corefile_that_is_not_listed_is_none() {
+    let mut setup = Setup::new(Feed::Corefile);
+    setup.api.next().await.list("7", &[]);
+    let watch = setup.api.next().await;
+    assert_eq!(setup.told(), ["listing", "corefile None", "listed"]);
+    watch.refuse(410, "Expired", "too old resource version");
+    setup.api.next().await.list("8", &[]);
+    setup.api.next().await;
+    assert_eq!(setup.told(), ["listing", "corefile None", "listed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_ends_when_nobody_listens() {
+    let (mut setup, watch) = Setup::watching("7").await;
+    let body = watch.open();
+    setup.events.close();
+    body.closed().await;
+    (&mut setup.task).await.unwrap();
+}

@@ -20,12 +20,15 @@ use serde::Deserialize;
 
 pub use self::cli::{Cli, Command, DumpArgs, LookupArgs, RunArgs, StatusArgs};
 pub use self::values::{
-    Capacity, Domain, Hook, Interface, NamespaceName, Network, NodeIp, Passed, Pods, QueryName,
+    Capacity, Domain, Hook, Interface, MaxAge, NamespaceName, Network, NodeIp, ObjectName, Passed, Pods, QueryName,
     QueryType, Server, Socket, StaleAfter, Ttl,
 };
 use self::values::{list, single};
 use crate::{
-    cluster::{EmptyServices, EndpointNames, Selector, Selectors, ZoneSettings},
+    cluster::{
+        Departures, EmptyServices, EndpointNames, Endpoints, Key, NameServers, PodMode, Selector, Selectors,
+        ZoneSettings,
+    },
     zone::Name,
 };
 
@@ -42,6 +45,71 @@ pub struct Settings {
     /// Without any Namespace object in it, all namespaces exist.
     #[arg(long, value_name = "PATH")]
     pub manifests: Option<PathBuf>,
+
+    /// Read the objects from the Kubernetes API: the cluster's that this runs
+    /// in, else the kubeconfig's. What CoreDNS's Corefile says is adopted; where
+    /// that isn't clear, everything passes.
+    #[arg(long)]
+    pub kubernetes: bool,
+
+    /// A kubeconfig file for the Kubernetes API; implies --kubernetes.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// With --kubernetes: the EndpointSlices that are watched. With headless,
+    /// names of endpoints of other services, and PTR records of endpoints, pass
+    /// to the cluster's DNS [default: headless].
+    #[arg(long, value_name = "WHICH")]
+    pub endpoints: Option<Endpoints>,
+
+    /// With --kubernetes: the name of this node, whose pods alone are watched
+    /// for --pods verified; others' pass. Without it all pods are watched. In a
+    /// DaemonSet: spec.nodeName.
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+
+    /// With --kubernetes: the ConfigMap with CoreDNS's Corefile [default:
+    /// kube-system/coredns].
+    #[arg(long, value_name = "NS/NAME")]
+    #[serde(deserialize_with = "single")]
+    pub corefile: Option<ObjectName>,
+
+    /// With --kubernetes: answer as these settings say where no Corefile is
+    /// found. Without it everything passes then.
+    #[arg(long)]
+    pub trust_zone: bool,
+
+    /// With --kubernetes: the Service of the cluster's DNS, whose ClusterIPs the
+    /// kernel answers for, unless --serve is given [default:
+    /// kube-system/kube-dns].
+    #[arg(long, value_name = "NS/NAME")]
+    #[serde(deserialize_with = "single")]
+    pub dns_service: Option<ObjectName>,
+
+    /// With --kubernetes: the kernel answers for the addresses of that Service's
+    /// endpoints too. Needed where pods' queries carry them, as with Cilium's
+    /// socket load balancing; elsewhere it would hide a broken CoreDNS.
+    #[arg(long)]
+    pub serve_dns_endpoints: bool,
+
+    /// With --kubernetes: where the agent itself asks for names inside its zones
+    /// that others know; repeatable; port 53 unless given [default: the
+    /// ClusterIPs of --dns-service].
+    #[arg(long, value_name = "IP[:PORT]")]
+    #[serde(deserialize_with = "list")]
+    pub cluster_dns: Option<Vec<Server>>,
+
+    /// With --kubernetes: how long the kernel answers when nothing was heard
+    /// from the API, 2m or more; 0: for ever [default: 15m].
+    #[arg(long, value_name = "DURATION")]
+    #[serde(deserialize_with = "single")]
+    pub max_age: Option<MaxAge>,
+
+    /// Leave to CoreDNS what it answers against the standards: NXDOMAIN for
+    /// names without addresses that exist, and for other types at them. Needs
+    /// --kubernetes.
+    #[arg(long)]
+    pub pass_departures: bool,
 
     /// A zone of cluster names; repeatable [default: cluster.local].
     #[arg(long, value_name = "NAME")]
@@ -160,8 +228,8 @@ pub struct Settings {
 /// The configuration `dns-agent run` works with: complete and consistent.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The file or directory of Kubernetes objects.
-    pub manifests: PathBuf,
+    /// Where the objects come from.
+    pub source: Source,
     /// Which objects make records.
     pub selectors: Selectors,
     /// How objects become records.
@@ -185,6 +253,56 @@ pub struct Config {
     pub capacity: Option<u32>,
 }
 
+/// Where the objects come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file or directory.
+    Manifests(PathBuf),
+    /// The Kubernetes API.
+    Kubernetes(Kubernetes),
+}
+
+/// How the Kubernetes API is used.
+#[derive(Clone, Debug)]
+pub struct Kubernetes {
+    /// The kubeconfig file, if one was named.
+    pub kubeconfig: Option<PathBuf>,
+    /// The node whose pods alone are watched.
+    pub node_name: Option<String>,
+    /// The ConfigMap with CoreDNS's Corefile.
+    pub corefile: Key,
+    /// What to answer where there is no Corefile.
+    pub without_corefile: WithoutCorefile,
+    /// The Service of the cluster's DNS.
+    pub dns_service: Key,
+    /// For which of its addresses the kernel answers.
+    pub serves: Serves,
+    /// Where names inside our zones that others know are asked, if not at that Service.
+    pub cluster_dns: Vec<SocketAddr>,
+    /// How long the kernel answers without a word from the API; none: for ever.
+    pub max_age: Option<Duration>,
+}
+
+/// What to answer where there is no Corefile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithoutCorefile {
+    /// Nothing.
+    Pass,
+    /// What the settings say.
+    Trust,
+}
+
+/// For which addresses of the cluster's DNS the kernel answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// Those of `--serve`.
+    Given,
+    /// The Service's ClusterIPs.
+    Service,
+    /// The Service's ClusterIPs, and its endpoints.
+    ServiceAndEndpoints,
+}
+
 impl Config {
     /// The configuration of a `run` command: its file, overlaid with its flags.
     ///
@@ -203,14 +321,11 @@ impl Config {
     /// # Errors
     /// When a needed setting is missing or two contradict each other.
     pub fn new(settings: Settings) -> anyhow::Result<Config> {
-        let Some(manifests) = settings.manifests else {
-            bail!(
-                "no source of Kubernetes objects: give --manifests PATH, a file or directory of objects in YAML or JSON"
-            );
-        };
+        let source = source(&settings)?;
         let interfaces = settings.interface.unwrap_or_default();
         let serve = addresses(settings.serve);
-        if !interfaces.is_empty() && serve.is_empty() {
+        let finds_addresses = matches!(source, Source::Kubernetes(_));
+        if !interfaces.is_empty() && serve.is_empty() && !finds_addresses {
             bail!(
                 "--interface needs --serve: give the address pods send their queries to, for instance the ClusterIP of kube-dns, as --serve IP"
             );
@@ -249,24 +364,36 @@ impl Config {
             .into_iter()
             .map(|Passed(name)| name)
             .collect();
-        for name in &passed {
-            check_passed(name, &cluster_domains)?;
+        // Of CoreDNS's zones nothing is known yet.
+        if !finds_addresses {
+            for name in &passed {
+                check_passed(name, &cluster_domains)?;
+            }
         }
+        let empty_services = match settings.ignore_empty_service {
+            true => EmptyServices::Ignored,
+            false => EmptyServices::Answered,
+        };
+        let pods: PodMode = settings.pods.unwrap_or_default().into();
+        let (name_servers, endpoints) = match &source {
+            Source::Manifests(_) => (NameServers::Ours, Endpoints::All),
+            Source::Kubernetes(_) => {
+                let endpoints = settings.endpoints.unwrap_or(Endpoints::Headless);
+                (NameServers::Passed, endpoints)
+            }
+        };
 
         Ok(Config {
-            manifests,
+            source,
             selectors,
             zone: ZoneSettings {
                 cluster_domains,
                 reverse: networks(settings.reverse),
                 ttl: settings.ttl.unwrap_or_default().0,
-                pods: settings.pods.unwrap_or_default().into(),
+                pods,
                 namespaces,
                 passed,
-                empty_services: match settings.ignore_empty_service {
-                    true => EmptyServices::Ignored,
-                    false => EmptyServices::Answered,
-                },
+                empty_services,
                 endpoint_names: match settings.endpoint_pod_names {
                     true => EndpointNames::Pod,
                     false => EndpointNames::Address,
@@ -278,6 +405,12 @@ impl Config {
                     .into_iter()
                     .map(|NodeIp(address)| address)
                     .collect(),
+                name_servers,
+                endpoints,
+                departures: match settings.pass_departures {
+                    true => Departures::Passed,
+                    false => Departures::Answered,
+                },
                 ..ZoneSettings::default()
             },
             interfaces,
@@ -311,10 +444,51 @@ impl Settings {
         serde_saphyr::from_str(text).map_err(|error| anyhow::anyhow!("{}", error.without_snippet()))
     }
 
+    /// The first setting given that means nothing without the API.
+    fn kubernetes_only(&self) -> Option<&'static str> {
+        first_given([
+            ("--endpoints", self.endpoints.is_some()),
+            ("--node-name", self.node_name.is_some()),
+            ("--corefile", self.corefile.is_some()),
+            ("--trust-zone", self.trust_zone),
+            ("--dns-service", self.dns_service.is_some()),
+            ("--serve-dns-endpoints", self.serve_dns_endpoints),
+            ("--cluster-dns", self.cluster_dns.is_some()),
+            ("--max-age", self.max_age.is_some()),
+            ("--pass-departures", self.pass_departures),
+        ])
+    }
+
+    /// The first setting given that a Corefile says.
+    fn corefile_says(&self) -> Option<&'static str> {
+        first_given([
+            ("--cluster-domain", self.cluster_domain.is_some()),
+            ("--reverse", self.reverse.is_some()),
+            ("--ttl", self.ttl.is_some()),
+            ("--pods", self.pods.is_some()),
+            ("--namespace", self.namespace.is_some()),
+            ("--namespace-labels", self.namespace_labels.is_some()),
+            ("--labels", self.labels.is_some()),
+            ("--ignore-empty-service", self.ignore_empty_service),
+            ("--endpoint-pod-names", self.endpoint_pod_names),
+        ])
+    }
+
     /// These settings, and those of `file` where these say nothing.
     fn or(self, file: Settings) -> Settings {
         Settings {
             manifests: self.manifests.or(file.manifests),
+            kubernetes: self.kubernetes || file.kubernetes,
+            kubeconfig: self.kubeconfig.or(file.kubeconfig),
+            endpoints: self.endpoints.or(file.endpoints),
+            node_name: self.node_name.or(file.node_name),
+            corefile: self.corefile.or(file.corefile),
+            trust_zone: self.trust_zone || file.trust_zone,
+            dns_service: self.dns_service.or(file.dns_service),
+            serve_dns_endpoints: self.serve_dns_endpoints || file.serve_dns_endpoints,
+            cluster_dns: self.cluster_dns.or(file.cluster_dns),
+            max_age: self.max_age.or(file.max_age),
+            pass_departures: self.pass_departures || file.pass_departures,
             cluster_domain: self.cluster_domain.or(file.cluster_domain),
             reverse: self.reverse.or(file.reverse),
             ttl: self.ttl.or(file.ttl),
@@ -336,6 +510,70 @@ impl Settings {
             capacity: self.capacity.or(file.capacity),
         }
     }
+}
+
+/// Where the objects come from.
+fn source(settings: &Settings) -> anyhow::Result<Source> {
+    let is_kubernetes = settings.kubernetes || settings.kubeconfig.is_some();
+    match (&settings.manifests, is_kubernetes) {
+        (Some(_), true) => bail!(
+            "--manifests and --kubernetes are two sources of objects: give one of them"
+        ),
+        (Some(path), false) => {
+            if let Some(flag) = settings.kubernetes_only() {
+                bail!("{flag} is about the Kubernetes API: give it together with --kubernetes");
+            }
+            Ok(Source::Manifests(path.clone()))
+        }
+        (None, false) => bail!(
+            "no source of Kubernetes objects: give --kubernetes for the cluster's API, or --manifests PATH, a file or directory of objects in YAML or JSON"
+        ),
+        (None, true) => kubernetes(settings).map(Source::Kubernetes),
+    }
+}
+
+fn kubernetes(settings: &Settings) -> anyhow::Result<Kubernetes> {
+    let without_corefile = match settings.trust_zone {
+        true => WithoutCorefile::Trust,
+        false => WithoutCorefile::Pass,
+    };
+    if without_corefile == WithoutCorefile::Pass
+        && let Some(flag) = settings.corefile_says()
+    {
+        bail!(
+            "{flag} is taken from CoreDNS's Corefile: leave it out, or give --trust-zone to answer as the flags say where no Corefile is found"
+        );
+    }
+    let key = |given: &Option<ObjectName>, name: &str| match given {
+        Some(ObjectName(key)) => key.clone(),
+        None => Key {
+            namespace: "kube-system".to_owned(),
+            name: name.to_owned(),
+        },
+    };
+    let serves = match (&settings.serve, settings.serve_dns_endpoints) {
+        (Some(_), true) => bail!(
+            "--serve and --serve-dns-endpoints contradict each other: the one names the addresses, the other finds them"
+        ),
+        (Some(_), false) => Serves::Given,
+        (None, true) => Serves::ServiceAndEndpoints,
+        (None, false) => Serves::Service,
+    };
+    if settings.ignore_empty_service && settings.endpoints == Some(Endpoints::Headless) {
+        bail!(
+            "--ignore-empty-service needs to know all endpoints: give --endpoints all, or leave it out"
+        );
+    }
+    Ok(Kubernetes {
+        kubeconfig: settings.kubeconfig.clone(),
+        node_name: settings.node_name.clone(),
+        corefile: key(&settings.corefile, "coredns"),
+        without_corefile,
+        dns_service: key(&settings.dns_service, "kube-dns"),
+        serves,
+        cluster_dns: addresses(settings.cluster_dns.clone()),
+        max_age: settings.max_age.unwrap_or_default().0,
+    })
 }
 
 /// A whole cluster domain can't be passed, and what is outside all of them is
@@ -382,6 +620,11 @@ fn addresses(given: Option<Vec<Server>>) -> Vec<SocketAddr> {
 
 fn addresses_of(sockets: &[SocketAddr]) -> impl Iterator<Item = IpAddr> {
     sockets.iter().map(|socket| socket.ip().to_canonical())
+}
+
+fn first_given<const N: usize>(flags: [(&'static str, bool); N]) -> Option<&'static str> {
+    let given = flags.into_iter().find(|(_, is_given)| *is_given);
+    given.map(|(flag, _)| flag)
 }
 
 fn first_repeated(interfaces: &[Interface]) -> Option<&str> {

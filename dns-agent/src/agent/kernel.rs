@@ -1,7 +1,8 @@
-//! The kernel plane as the writer drives it: there, not asked for, or not to be had.
+//! The kernel plane as the writer drives it: there, not asked for, not yet there, or not to be had.
 
 use std::{
     collections::BTreeSet,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -23,38 +24,41 @@ use crate::{
 /// How often to look for interfaces that came or went.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// The kernel plane, shared with whoever asks for the status.
+pub(super) struct Kernel {
+    plane: Arc<Mutex<Plane>>,
+    /// Where it could be attached.
+    devices: Devices,
+    settings: datapath::Config,
+}
+
 /// The kernel plane, or why there is none.
-pub(super) enum Kernel {
+enum Plane {
     /// No interface was asked for.
     Off,
+    /// It is not yet known what to answer.
+    Waiting,
     /// It could not be started; the resolver serves all the same.
     Failed(String),
     /// It answers.
-    On {
-        /// Shared with whoever asks for the status.
-        datapath: Arc<Mutex<Datapath>>,
-        /// Where it could be attached.
-        devices: Devices,
-    },
+    On(Box<Datapath>),
+}
+
+/// Whether the kernel may answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// What is published is right.
+    Current,
+    /// It may not be any more, or not yet.
+    Stale,
 }
 
 impl Kernel {
-    /// Makes and fills the tables, and attaches the programs.
-    ///
-    /// A node that can't is no reason not to serve: its kernel plane is degraded.
+    /// A kernel plane that waits for [`Kernel::start`], if one is asked for.
     ///
     /// # Errors
     /// When it would answer strangers on a network card.
-    pub(super) fn start(config: &Config, data: &dyn ZoneData) -> anyhow::Result<Kernel> {
-        if config.interfaces.is_empty() {
-            return Ok(Kernel::Off);
-        }
-        settings::check(&config.serve, &config.allow)?;
-        let mut devices = Devices::default();
-        let found = Handle::current()
-            .block_on(devices.list())
-            .context("can't look for --interface")?;
-        hooks::check(&config.interfaces, config.allow.len(), found)?;
+    pub(super) fn new(config: &Config) -> anyhow::Result<Kernel> {
         let settings = datapath::Config {
             interfaces: config.interfaces.clone(),
             allow: config.allow.clone(),
@@ -62,24 +66,49 @@ impl Kernel {
             capacity: config.capacity.map(|names| names as usize),
             stale_after: config.stale_after,
         };
-        match Datapath::start(settings, found, data) {
-            Ok(datapath) => Ok(Kernel::On {
-                datapath: Arc::new(Mutex::new(datapath)),
-                devices,
-            }),
+        let mut kernel = Kernel {
+            plane: Arc::new(Mutex::new(Plane::Off)),
+            devices: Devices::default(),
+            settings,
+        };
+        if config.interfaces.is_empty() {
+            return Ok(kernel);
+        }
+        settings::check(&config.serve, &config.allow)?;
+        let found = Handle::current()
+            .block_on(kernel.devices.list())
+            .context("can't look for --interface")?;
+        hooks::check(&config.interfaces, config.allow.len(), found)?;
+        *kernel.lock() = Plane::Waiting;
+        Ok(kernel)
+    }
+
+    /// Makes and fills the tables, and attaches the programs, if that has not been done.
+    ///
+    /// A node that can't is no reason not to serve: its kernel plane is degraded.
+    pub(super) fn start(&mut self, data: &dyn ZoneData) {
+        if !matches!(*self.lock(), Plane::Waiting) {
+            return;
+        }
+        let found = Handle::current().block_on(self.devices.list());
+        let started = found
+            .context("can't look for --interface")
+            .and_then(|found| Datapath::start(self.settings.clone(), found, data));
+        *self.lock() = match started {
+            Ok(datapath) => Plane::On(Box::new(datapath)),
             Err(reason) => {
                 let reason = format!("no kernel plane: {reason:#}");
                 error!("{reason}; every query goes the way it went before");
-                Ok(Kernel::Failed(reason))
+                Plane::Failed(reason)
             }
-        }
+        };
     }
 
     /// How long the writer may wait for objects before its next [`Kernel::tick`].
     pub(super) fn interval(&self) -> Duration {
-        match self {
-            Kernel::Off | Kernel::Failed(_) => LOOK,
-            Kernel::On { datapath, .. } => lock(datapath).renewal_interval().min(LOOK),
+        match &*self.lock() {
+            Plane::On(datapath) => datapath.renewal_interval().min(LOOK),
+            _ => LOOK,
         }
     }
 
@@ -101,48 +130,77 @@ impl Kernel {
         });
     }
 
+    /// Answers for these addresses from now on.
+    pub(super) fn serve(&mut self, data: &dyn ZoneData, addresses: &[SocketAddr]) {
+        if self.settings.serve == addresses {
+            return;
+        }
+        info!(?addresses, "the kernel answers for these addresses");
+        self.settings.serve = addresses.to_vec();
+        self.write(|datapath| datapath.serve(data, addresses.to_vec()));
+    }
+
     /// Writes the tables. When that fails the kernel plane is taken down, since they are not
     /// what they should be.
     fn write(&mut self, write: impl FnOnce(&mut Datapath) -> anyhow::Result<()>) {
-        let Kernel::On { datapath, .. } = self else {
+        let mut plane = self.lock();
+        let Plane::On(datapath) = &mut *plane else {
             return;
         };
-        let written = write(&mut lock(datapath));
-        if let Err(reason) = written {
-            lock(datapath).stop();
+        if let Err(reason) = write(datapath) {
+            datapath.stop();
             let reason = format!("the kernel's tables can't be written: {reason:#}");
             error!("{reason}; the kernel plane is off");
-            *self = Kernel::Failed(reason);
+            *plane = Plane::Failed(reason);
         }
     }
 
-    /// Renews the lease and looks for interfaces.
-    pub(super) fn tick(&mut self) {
-        let Kernel::On { datapath, devices } = self else {
+    /// Renews the lease or ends it, and looks for interfaces.
+    pub(super) fn tick(&mut self, trust: Trust) {
+        let found = match &*self.lock() {
+            Plane::On(_) => true,
+            _ => return,
+        }
+        .then(|| Handle::current().block_on(self.devices.list()));
+        let mut plane = lock(&self.plane);
+        let Plane::On(datapath) = &mut *plane else {
             return;
         };
-        if let Err(reason) = lock(datapath).renew_lease() {
-            error!("{reason:#}; the kernel stops to answer soon");
+        match trust {
+            Trust::Stale => datapath.end_lease(),
+            Trust::Current => {
+                if let Err(reason) = datapath.renew_lease() {
+                    error!("{reason:#}; the kernel stops to answer soon");
+                }
+            }
         }
-        match Handle::current().block_on(devices.list()) {
-            Ok(devices) => lock(datapath).reconcile(devices),
-            Err(reason) => warn!("can't look for interfaces: {reason:#}"),
+        match found {
+            Some(Ok(devices)) => datapath.reconcile(devices),
+            Some(Err(reason)) => warn!("can't look for interfaces: {reason:#}"),
+            None => {}
+        }
+    }
+
+    /// Makes the kernel pass everything, until a tick says otherwise.
+    pub(super) fn pass(&mut self) {
+        if let Plane::On(datapath) = &mut *self.lock() {
+            datapath.end_lease();
         }
     }
 
     /// Takes every hook off.
     pub(super) fn stop(&mut self) {
-        if let Kernel::On { datapath, .. } = self {
-            lock(datapath).stop();
+        if let Plane::On(datapath) = &mut *self.lock() {
+            datapath.stop();
         }
     }
 
     /// What keeps the agent from being ready.
     pub(super) fn missing(&self) -> Vec<String> {
-        let Kernel::On { datapath, .. } = self else {
+        let Plane::On(datapath) = &*self.lock() else {
             return Vec::new();
         };
-        lock(datapath)
+        datapath
             .failed()
             .map(|failed| {
                 format!(
@@ -155,45 +213,44 @@ impl Kernel {
 
     /// What does not work though the agent is ready.
     pub(super) fn degraded(&self) -> Vec<String> {
-        match self {
-            Kernel::Off => Vec::new(),
-            Kernel::Failed(reason) => vec![reason.clone()],
-            Kernel::On { datapath, .. } => lock(datapath).degraded(),
+        match &*self.lock() {
+            Plane::Off | Plane::Waiting => Vec::new(),
+            Plane::Failed(reason) => vec![reason.clone()],
+            Plane::On(datapath) => datapath.degraded(),
         }
     }
 
     /// How to ask it about a question.
     pub(super) fn explainer(&self) -> Explain {
-        match self {
-            Kernel::Off => Box::new(|_, _| KernelPlane::Off),
-            Kernel::Failed(reason) => {
-                let reason = reason.clone();
-                Box::new(move |_, _| KernelPlane::Failed(reason.clone()))
-            }
-            Kernel::On { datapath, .. } => {
-                let datapath = datapath.clone();
-                Box::new(move |name, rtype| KernelPlane::On(lock(&datapath).explain(name, rtype)))
-            }
-        }
+        let plane = self.plane.clone();
+        Box::new(move |name, rtype| match &*lock(&plane) {
+            Plane::Off => KernelPlane::Off,
+            Plane::Waiting => KernelPlane::Failed(
+                "the kernel plane waits for the first lists of objects: everything passes".to_owned(),
+            ),
+            Plane::Failed(reason) => KernelPlane::Failed(reason.clone()),
+            Plane::On(datapath) => KernelPlane::On(datapath.explain(name, rtype)),
+        })
     }
 
     /// How to read its state.
     pub(super) fn reader(&self) -> status::Kernel {
-        let Kernel::On { datapath, .. } = self else {
-            return Box::new(|| None);
-        };
-        let datapath = datapath.clone();
-        Box::new(move || {
-            let status = lock(&datapath).status();
-            match status {
+        let plane = self.plane.clone();
+        Box::new(move || match &*lock(&plane) {
+            Plane::On(datapath) => match datapath.status() {
                 Ok(status) => serde_json::to_value(status).ok(),
                 Err(reason) => Some(format!("can't be read: {reason:#}").into()),
-            }
+            },
+            _ => None,
         })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Plane> {
+        lock(&self.plane)
     }
 }
 
 /// A writer that panicked has ended the agent, so nobody sees what it left behind.
-fn lock(datapath: &Mutex<Datapath>) -> MutexGuard<'_, Datapath> {
-    datapath.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(plane: &Mutex<Plane>) -> MutexGuard<'_, Plane> {
+    plane.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -23,7 +23,7 @@ pub use objects::{
 pub use provenance::{ObjectRef, Origin, Provenance};
 pub use selector::{Labels, Selector, SelectorError, Selectors};
 pub use settings::{
-    EmptyServices, EndpointNames, Endpoints, KnownPods, NameServers, PodMode, ZoneSettings,
+    Departures, EmptyServices, EndpointNames, Endpoints, KnownPods, NameServers, PodMode, ZonalNames, ZoneSettings,
 };
 pub use view::View;
 

@@ -7,7 +7,7 @@ use crate::zone::{Below, Name, Rdata, Record, Srv, dashed};
 
 use super::frame::label_below;
 use super::objects::{EndpointSlice, Port, Problem, Service, ServiceKind};
-use super::settings::{EmptyServices, EndpointNames, Endpoints, ZoneSettings};
+use super::settings::{EmptyServices, EndpointNames, Endpoints, ZonalNames, ZoneSettings};
 
 /// All that one service and its slices give to a model, in one cluster domain.
 #[derive(Debug, Default)]
@@ -122,6 +122,7 @@ pub(super) fn contribution(
         out.below.push((name.clone(), Below::Unknown));
     }
     if is_headless
+        && settings.zonal_names == ZonalNames::Answered
         && !own.is_empty()
         && let Err(reason) = out.zonal(name, &own, settings.ttl)
     {

@@ -45,6 +45,32 @@ pub struct ZoneSettings {
     pub falls_through: Vec<Name>,
     /// The names below which addresses have their PTR records.
     pub pointers: Vec<Name>,
+    /// Whether endpoints have names by topology zone.
+    pub zonal_names: ZonalNames,
+    /// What is said where CoreDNS departs from the standards.
+    pub departures: Departures,
+}
+
+/// Whether `<topology zone>.pin|prefer._zone.<service>…` are names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ZonalNames {
+    /// They aren't there, like other names that nobody has.
+    Absent,
+    /// They have the endpoints of the topology zone.
+    #[default]
+    Answered,
+}
+
+/// What is said where CoreDNS departs from the standards: it says NXDOMAIN for a name without
+/// addresses that exists because of names below it (RFC 8020), and for types that such a name
+/// lacks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Departures {
+    /// What the standards say.
+    #[default]
+    Answered,
+    /// Nothing: CoreDNS is asked.
+    Passed,
 }
 
 /// Who names the name servers of the cluster domains, and their addresses.
@@ -133,6 +159,8 @@ impl Default for ZoneSettings {
                 .into_iter()
                 .flat_map(Name::parse)
                 .collect(),
+            zonal_names: ZonalNames::default(),
+            departures: Departures::default(),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::frame::{Domain, below_pods, label_below};
 use super::index::Index;
 use super::objects::Key;
 use super::service::{Contribution, Source};
-use super::settings::PodMode;
+use super::settings::{Departures, PodMode};
 
 /// The names at and below a service's name.
 pub(super) type Subtree = HashMap<Name, Arc<Node>>;
@@ -286,11 +286,15 @@ impl ZoneData for View<'_> {
         if self.is_passed(name) {
             return None;
         }
-        if let Some(node) = self.made(name) {
-            return Some(node);
-        }
-        let node = self.index.frame.model.node(name)?;
-        Some(self.framed(name, node))
+        let node = match self.made(name) {
+            Some(node) => node,
+            None => self.framed(name, self.index.frame.model.node(name)?),
+        };
+        let departs = self.index.settings().departures == Departures::Passed && !node.is_host();
+        Some(match departs {
+            true => Arc::new(node.passing_rest()),
+            false => node,
+        })
     }
 
     fn visit(&self, see: &mut dyn FnMut(&Name, &Node)) {
@@ -309,7 +313,13 @@ impl ZoneData for View<'_> {
 
     fn deep_names(&self) -> BTreeSet<Name> {
         // No object makes names more than one label deep without records.
-        self.index.frame.model.deep_names()
+        let mut deep = self.index.frame.model.deep_names();
+        if self.index.settings().departures == Departures::Passed {
+            // CoreDNS ignores labels in front of a pod's.
+            let domains = self.index.frame.domains.iter();
+            deep.extend(domains.map(|domain| domain.pod.clone()));
+        }
+        deep
     }
 }
 

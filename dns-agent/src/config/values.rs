@@ -13,9 +13,13 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{
-    cluster::PodMode,
+    cluster::{Key, PodMode},
     zone::{Name, Rtype},
 };
+
+/// The shortest `--max-age`. API servers send a bookmark about once a minute to watches that have
+/// nothing else to say.
+const MIN_AGE: Duration = Duration::from_secs(120);
 
 /// The port of DNS, RFC 1035 section 4.2.
 const DNS_PORT: u16 = 53;
@@ -323,6 +327,61 @@ impl FromStr for StaleAfter {
             )),
             Err(error) => Err(format!(
                 "{text:?} is not a duration ({error}): give one such as 10s or 1m30s"
+            )),
+        }
+    }
+}
+
+/// `--max-age`; none: for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxAge(pub Option<Duration>);
+
+impl Default for MaxAge {
+    fn default() -> Self {
+        MaxAge(Some(Duration::from_secs(15 * 60)))
+    }
+}
+
+impl FromStr for MaxAge {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "0" {
+            return Ok(MaxAge(None));
+        }
+        match humantime::parse_duration(text) {
+            Ok(duration) if duration.is_zero() => Ok(MaxAge(None)),
+            Ok(duration) if duration >= MIN_AGE => Ok(MaxAge(Some(duration))),
+            Ok(_) => Err(format!(
+                "{text} is too short, since a watch may say nothing for a minute: give {} or more, or 0 for no limit",
+                humantime::format_duration(MIN_AGE)
+            )),
+            Err(error) => Err(format!(
+                "{text:?} is not a duration ({error}): give one such as 15m, or 0 for no limit"
+            )),
+        }
+    }
+}
+
+/// An object's namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectName(pub Key);
+
+impl FromStr for ObjectName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            Some((namespace, name))
+                if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+            {
+                Ok(ObjectName(Key {
+                    namespace: namespace.to_owned(),
+                    name: name.to_owned(),
+                }))
+            }
+            _ => Err(format!(
+                "{text:?} names no object: give NAMESPACE/NAME, such as kube-system/kube-dns"
             )),
         }
     }

@@ -8,7 +8,7 @@ use dns_common::{
     settings::MAX_SUFFIXES,
 };
 
-use crate::zone::{self, Below, Name, Node, Rdata, Rtype, Sections, ZoneData};
+use crate::zone::{self, Below, Name, Node, Rdata, Rest, Rtype, Sections, ZoneData};
 
 /// The record for an existing name, padded to whole granules, in the layout of
 /// [`dns_common::records`].
@@ -37,7 +37,7 @@ pub fn build(model: &dyn ZoneData, name: &Name, node: &Node) -> Option<Vec<u8>> 
     }
 
     let own = own_answers(model, name, node);
-    if own.len() > ANSWERS {
+    if own.len() > ANSWERS || node.rest() == Rest::Passed {
         head.flags |= Record::OTHER_TYPES_PASS;
     }
     head.answers = place(own, &mut body);

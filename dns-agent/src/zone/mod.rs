@@ -16,7 +16,7 @@ mod wire;
 pub use address::{dashed, reverse_name, reverse_range, reverse_zones, undashed};
 pub use builder::ModelBuilder;
 pub(crate) use model::address_data;
-pub use model::{Absent, Answer, Apex, Below, Live, Model, Node, ZoneData};
+pub use model::{Absent, Answer, Apex, Below, Live, Model, Node, Rest, ZoneData};
 pub use name::{Name, NameError};
 pub use record::{Rdata, Record, Rtype, Soa, Srv};
 pub use wire::{Sections, orders, render};

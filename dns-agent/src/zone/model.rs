@@ -244,6 +244,17 @@ pub enum Absent {
 pub struct Node {
     pub(super) sets: Vec<RecordSet>,
     pub(super) below: Below,
+    pub(super) rest: Rest,
+}
+
+/// What is said of types that a name has no data of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rest {
+    /// That there is none.
+    #[default]
+    Denied,
+    /// Nothing: they are somebody else's to answer.
+    Passed,
 }
 
 /// The records of one owner and type (RFC 2181 §5), in canonical order. A set without
@@ -392,8 +403,8 @@ impl Node {
     /// A name without data, and below it what is not stored.
     pub(crate) fn computing(below: Below) -> Node {
         Node {
-            sets: Vec::new(),
             below,
+            ..Node::default()
         }
     }
 
@@ -405,6 +416,26 @@ impl Node {
     /// Whether the name is an alias: it has a CNAME.
     pub fn is_alias(&self) -> bool {
         self.set(Rtype::CNAME).is_some()
+    }
+
+    /// What is said of types that it has no data of.
+    pub fn rest(&self) -> Rest {
+        self.rest
+    }
+
+    /// The same, where somebody else answers for types that it has no data of.
+    pub(crate) fn passing_rest(&self) -> Node {
+        Node {
+            rest: Rest::Passed,
+            ..self.clone()
+        }
+    }
+
+    /// Whether it has addresses, or leads to some.
+    pub(crate) fn is_host(&self) -> bool {
+        [Rtype::A, Rtype::AAAA, Rtype::CNAME]
+            .into_iter()
+            .any(|rtype| self.set(rtype).is_some())
     }
 
     /// The hosts that its records point at.
@@ -450,8 +481,8 @@ impl Below {
         match self {
             Below::Nothing | Below::Empty | Below::Unknown => Node::default(),
             Below::EmptyThenAddresses(ttl) => Node {
-                sets: Vec::new(),
                 below: Below::Addresses(*ttl),
+                ..Node::default()
             },
             Below::Addresses(ttl) => match undashed(label) {
                 None => Node::default(),
@@ -459,12 +490,12 @@ impl Below {
                     sets: address_data(name, address)
                         .map(|data| RecordSet::of(*ttl, data))
                         .into(),
-                    below: Below::Nothing,
+                    ..Node::default()
                 },
             },
             Below::Like(other) => Node {
                 sets: like(other).map_or(Vec::new(), |node| node.sets),
-                below: Below::Nothing,
+                ..Node::default()
             },
         }
     }
@@ -497,7 +528,12 @@ impl Found {
     fn is_passed(&self, rtype: Rtype) -> bool {
         match self {
             Found::Unknown => true,
-            _ => self.set(rtype).is_some_and(|set| set.data.is_empty()),
+            Found::Node(node) => match node.set(rtype) {
+                Some(set) => set.data.is_empty(),
+                // An alias answers more types than it has data of.
+                None => node.rest == Rest::Passed && !node.is_alias(),
+            },
+            Found::Empty | Found::Address { .. } => false,
         }
     }
 

@@ -1,0 +1,144 @@
+//! What to read from the Kubernetes API and how to answer, as the operator and CoreDNS's Corefile
+//! want it.
+
+use crate::{
+    cluster::{
+        Absent, Adopted, Conclusions, EmptyServices, Endpoints, KnownPods, PodMode, ZoneSettings,
+    },
+    config::{Config, Kubernetes, Serves, WithoutCorefile},
+    source::kubernetes::{Options, PodScope},
+    zone::{reverse_network, reverse_range},
+};
+
+/// What to read and how to answer.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// How objects become records. Without any zone everything passes.
+    pub(super) settings: ZoneSettings,
+    /// What to read; nothing when everything passes.
+    pub(super) options: Option<Options>,
+    /// What was concluded and why, for people.
+    pub(super) reasons: Vec<String>,
+}
+
+impl Plan {
+    /// The plan with this Corefile, or where there is none.
+    pub(super) fn new(config: &Config, kubernetes: &Kubernetes, corefile: Option<&str>) -> Plan {
+        let name = format!(
+            "ConfigMap {}/{}",
+            kubernetes.corefile.namespace, kubernetes.corefile.name
+        );
+        let Some(text) = corefile else {
+            return match kubernetes.without_corefile {
+                WithoutCorefile::Trust => Plan {
+                    reasons: vec![format!(
+                        "{name} has no Corefile: answering as the settings say (--trust-zone)"
+                    )],
+                    ..Plan::of(config.zone.clone(), config.selectors.clone(), kubernetes)
+                },
+                WithoutCorefile::Pass => Plan::nothing(
+                    &config.zone,
+                    vec![format!(
+                        "{name} has no Corefile, so it isn't known what CoreDNS answers: everything passes; name another with --corefile, or give --trust-zone"
+                    )],
+                ),
+            };
+        };
+        let Conclusions { adopted, reasons } = Conclusions::read(text);
+        let reasons = reasons
+            .into_iter()
+            .map(|reason| format!("Corefile: {reason}"))
+            .collect();
+        let Some(adopted) = adopted else {
+            return Plan::nothing(&config.zone, reasons);
+        };
+        let selectors = adopted.selectors.clone();
+        Plan {
+            reasons,
+            ..Plan::of(adopt(&config.zone, adopted), selectors, kubernetes)
+        }
+    }
+
+    fn of(
+        mut settings: ZoneSettings,
+        selectors: crate::cluster::Selectors,
+        kubernetes: &Kubernetes,
+    ) -> Plan {
+        // Whether nobody serves a service only all endpoints can tell.
+        if settings.empty_services == EmptyServices::Ignored {
+            settings.endpoints = Endpoints::All;
+        }
+        let pods = (settings.pods == PodMode::Verified).then(|| match &kubernetes.node_name {
+            Some(node) => PodScope::Node(node.clone()),
+            None => PodScope::All,
+        });
+        settings.known_pods = match pods {
+            Some(PodScope::Node(_)) => KnownPods::Some,
+            _ => KnownPods::All,
+        };
+        let serves_endpoints = kubernetes.serves == Serves::ServiceAndEndpoints;
+        let options = Options {
+            endpoints: settings.endpoints,
+            selectors,
+            pods,
+            dns: serves_endpoints.then(|| kubernetes.dns_service.clone()),
+            ..Options::default()
+        };
+        Plan {
+            settings,
+            options: Some(options),
+            reasons: Vec::new(),
+        }
+    }
+
+    /// The plan to let everything pass.
+    fn nothing(base: &ZoneSettings, reasons: Vec<String>) -> Plan {
+        Plan {
+            settings: ZoneSettings {
+                cluster_domains: Vec::new(),
+                reverse: Vec::new(),
+                pointers: Vec::new(),
+                passed: Vec::new(),
+                ..base.clone()
+            },
+            options: None,
+            reasons,
+        }
+    }
+}
+
+/// The operator's settings, with what CoreDNS's say.
+fn adopt(base: &ZoneSettings, adopted: Adopted) -> ZoneSettings {
+    let Adopted {
+        zones,
+        passed,
+        ttl,
+        pods,
+        namespaces,
+        selectors: _,
+        empty_services,
+        endpoint_names,
+        zonal_names,
+    } = adopted;
+    let (reverse, domains): (Vec<_>, Vec<_>) = zones
+        .into_iter()
+        .partition(|zone| reverse_range(&zone.name).is_some());
+    let denied = reverse.iter().filter(|zone| zone.absent == Absent::Denied);
+    let passing = domains.iter().filter(|zone| zone.absent == Absent::Passed);
+    ZoneSettings {
+        reverse: denied
+            .filter_map(|zone| reverse_network(&zone.name))
+            .collect(),
+        pointers: reverse.iter().map(|zone| zone.name.clone()).collect(),
+        falls_through: passing.map(|zone| zone.name.clone()).collect(),
+        cluster_domains: domains.into_iter().map(|zone| zone.name).collect(),
+        ttl,
+        pods,
+        namespaces,
+        empty_services,
+        endpoint_names,
+        zonal_names,
+        passed: base.passed.iter().cloned().chain(passed).collect(),
+        ..base.clone()
+    }
+}

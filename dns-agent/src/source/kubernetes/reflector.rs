@@ -40,7 +40,7 @@ pub(super) struct Reflector {
     quiet_since: Instant,
     /// How long the watches before it said nothing, since one of them did.
     quiet: Duration,
-    /// Whether CoreDNS's configuration was among what the list brought.
+    /// Whether CoreDNS's configuration was in the list, readable or not.
     corefile: Corefile,
 }
 
@@ -260,7 +260,7 @@ impl Reflector {
     }
 
     async fn tell(&mut self, event: Event) {
-        if matches!(event, Event::Corefile(_)) {
+        if matches!(event, Event::Corefile(_) | Event::Unusable { .. }) {
             self.corefile = Corefile::Listed;
         }
         self.api.health.told(self.selection.feed, &event);

@@ -46,13 +46,6 @@ impl FakeApi {
         let asked = timeout(Duration::from_secs(3600), self.0.recv()).await;
         asked.expect("no request").expect("the client is gone")
     }
-
-    /// Requires that no request comes for this long.
-    pub(crate) async fn idle(&mut self, time: Duration) {
-        if let Ok(Some(asked)) = timeout(time, self.0.recv()).await {
-            panic!("{} {:?}", asked.path, asked.query);
-        }
-    }
 }
 
 impl Asked {

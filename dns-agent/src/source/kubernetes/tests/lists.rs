@@ -254,12 +254,19 @@ async fn the_corefile_is_told_from_lists_and_changes() {
             json!({"metadata": {"name": "coredns"}, "data": 5}),
         ))
         .await;
-    assert!(
-        setup
-            .event()
-            .await
-            .starts_with("?ConfigMap /coredns: data: ")
-    );
+    let told = setup.event().await;
+    assert!(told.starts_with("?ConfigMap coredns: data"), "{told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_corefile_that_can_not_be_read_is_not_none() {
+    let mut setup = Setup::new(Feed::Corefile);
+    let map = json!({"metadata": {"name": "coredns"}, "data": 5});
+    setup.api.next().await.list("7", &[map]);
+    setup.api.next().await;
+    let told = setup.told();
+    assert!(told[1].starts_with("?ConfigMap coredns: "), "{told:?}");
+    assert_eq!((told.len(), told[2].as_str()), (3, "listed"));
 }
 
 #[tokio::test(start_paused = true)]

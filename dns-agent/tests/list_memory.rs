@@ -1,0 +1,140 @@
+//! How much memory it takes to read a large list.
+//!
+//! A test program of its own, because it counts what is allocated.
+
+// Not everything of it is needed here.
+#[expect(dead_code, reason = "shared with the tests of the source")]
+#[path = "../src/source/kubernetes/tests/fake.rs"]
+mod fake;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use dns_agent::source::{
+    Event, Feed,
+    kubernetes::{Kubernetes, Options},
+};
+use fake::{Asked, FakeApi};
+use kube::Client;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+/// As many as a large cluster has.
+const SLICES: usize = 50_000;
+/// The octets of a piece of the body, as hyper reads them.
+const PIECE: usize = 16 << 10;
+
+#[global_allocator]
+static COUNTED: Counted = Counted;
+
+static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// The system's allocator, and the number of octets that are allocated.
+struct Counted;
+
+// SAFETY: every call goes to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counted {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let now = ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(now, Ordering::Relaxed);
+        // SAFETY: the caller's promises are the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        ALLOCATED.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promises are the same.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[tokio::test]
+async fn a_list_takes_no_more_memory_than_its_largest_object() {
+    let (router, mut api) = FakeApi::new();
+    let (sender, mut events) = mpsc::channel(256);
+    let client = Client::new(router, "default");
+    let _source = Kubernetes::start(client, &Options::default(), sender);
+    api.next().await.refuse(404, "NotFound", "no version");
+    let mut asked = Vec::new();
+    for _ in 0..4 {
+        asked.push(api.next().await);
+    }
+    // The other lists stay unanswered.
+    let headless = asked
+        .iter()
+        .position(|list| list.get("labelSelector") == Some("service.kubernetes.io/headless"));
+    let list = asked.swap_remove(headless.unwrap());
+
+    let before = ALLOCATED.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let body = tokio::spawn(write(list));
+    let mut applied = 0;
+    loop {
+        match events.recv().await.unwrap() {
+            Event::Applied { .. } => applied += 1,
+            Event::Listed(feed) => {
+                assert_eq!(feed, Feed::Slices);
+                break;
+            }
+            Event::Listing(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(applied, SLICES);
+    let peak = PEAK.load(Ordering::Relaxed) - before;
+    let body = body.await.unwrap();
+    println!("{peak} octets allocated at most, for a body of {body} octets");
+    assert!(peak < 2 << 20, "{peak}");
+    assert!(body > 100 * peak / 4, "{body}");
+}
+
+/// Writes the list's body. Its length.
+async fn write(list: Asked) -> usize {
+    let body = list.open();
+    let mut length = 0;
+    let mut piece = String::from(r#"{"metadata":{"resourceVersion":"7"},"items":["#);
+    for index in 0..SLICES {
+        if index > 0 {
+            piece.push(',');
+        }
+        piece.push_str(&slice(index));
+        if piece.len() >= PIECE {
+            length += piece.len();
+            body.text(&piece).await;
+            piece.clear();
+        }
+    }
+    piece.push_str("]}");
+    body.text(&piece).await;
+    length + piece.len()
+}
+
+/// A slice of ten endpoints, as Kubernetes' own controller writes them.
+fn slice(index: usize) -> String {
+    let endpoints: Vec<_> = (0..10)
+        .map(|endpoint| {
+            json!({
+                "addresses": [format!("10.{}.{}.{endpoint}", index / 256, index % 256)],
+                "conditions": {"ready": true, "serving": true, "terminating": false},
+                "nodeName": format!("node-{endpoint}"),
+                "zone": "zone-a",
+                "targetRef": {"kind": "Pod", "namespace": "ns", "name": format!("pod-{index}-{endpoint}")},
+            })
+        })
+        .collect();
+    let slice = json!({
+        "metadata": {
+            "namespace": "ns",
+            "name": format!("service-{index}-abcde"),
+            "resourceVersion": index.to_string(),
+            "labels": {"kubernetes.io/service-name": format!("service-{index}")},
+        },
+        "addressType": "IPv4",
+        "endpoints": endpoints,
+        "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
+    });
+    slice.to_string()
+}

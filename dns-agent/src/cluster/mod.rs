@@ -4,6 +4,7 @@
 //! makes records of it. Nothing here talks to an API server.
 
 mod convert;
+mod corefile;
 mod objects;
 mod provenance;
 mod records;
@@ -12,6 +13,7 @@ mod selector;
 mod service;
 mod settings;
 
+pub use corefile::{Absent, Adopted, AdoptedZone, Conclusions, ZonalNames};
 pub use objects::{
     Endpoint, EndpointSlice, Key, Namespace, Object, ObjectError, Objects, Pod, Port, Problem,
     Service, ServiceKind,

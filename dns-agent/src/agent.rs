@@ -1,44 +1,54 @@
 //! The running agent: its tasks, and how they hang together.
 //!
 //! ```text
-//! watch ──► follow: load ──► writer: build, publish ──► kernel's tables, resolver
+//! files ──► follow: load ─────────────┐
+//! API ──► feeds ──► follow: plan ─────┴─► writer: index, publish ──► kernel's tables, resolver
 //! ```
 //!
 //! Only the writer publishes. A task that ends ends the agent: half an agent
 //! would look alive and be wrong.
 
 mod kernel;
+mod kubernetes;
+mod plan;
 mod writer;
 
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::Arc,
 };
 
 use anyhow::{Context, anyhow, bail};
+use kube::Client;
 use tokio::{
     net::TcpListener,
+    sync::mpsc,
     task::{JoinSet, spawn_blocking},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::writer::Writer;
+use self::writer::{Told, Writer};
 use crate::{
     admin::{
         self,
         lookup::Known,
-        status::{Board, ResolverStatus, SourceStatus, Status},
+        metrics::Metrics,
+        status::{Board, KubernetesStatus, ManifestsStatus, ResolverStatus, SourceStatus, Status},
     },
     cluster::{Objects, Selectors},
-    config::Config,
-    resolver::{Resolver, Sockets, raise_file_limit},
+    config::{self, Config, Source},
+    resolver::{ClusterDns, Resolver, Servers, Sockets, Upstreams, raise_file_limit},
     source::{
+        kubernetes::connect,
         manifests::{self, ManifestError},
         watch::Watch,
     },
 };
+
+/// What is told and waits for the writer.
+const WAITING: usize = 1024;
 
 /// What runs between start and shutdown. Each task's result is its name, for the
 /// error when it ends on its own.
@@ -53,18 +63,13 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Loads the objects, binds all addresses, and starts to serve.
+    /// Binds all addresses and starts to serve: files when they are loaded, the Kubernetes API
+    /// as it comes.
     ///
     /// # Errors
-    /// When the objects can't be loaded, or an address can't be bound.
+    /// When the files can't be loaded, there is no way to the API, or an address can't be bound.
     pub async fn start(config: Config) -> anyhow::Result<Agent> {
-        // Watched from before it is read, so that no change falls in between.
-        let watch = Watch::new(&config.manifests)
-            .with_context(|| format!("can't watch {} for changes", config.manifests.display()))?;
-        let objects = load(&config.manifests, &config.selectors)
-            .await
-            .map_err(|errors| unloadable(&errors))?;
-
+        let source = Opened::open(&config).await?;
         let sockets = config
             .listen
             .iter()
@@ -86,19 +91,30 @@ impl Agent {
             warn!(%error, "can't raise the limit of open files: few queries can wait for upstreams at once");
         }
 
+        let (status, objects, source) = source.split();
+        let upstreams = upstreams(&config);
+        let metrics = Arc::new(Metrics::default());
         // Making and filling the kernel's tables takes a while.
         let writer = {
-            let config = config.clone();
-            spawn_blocking(move || Writer::new(&config, objects)).await??
+            let (config, metrics) = (config.clone(), metrics.clone());
+            let cluster = upstreams.cluster.as_ref();
+            let servers = cluster.map_or_else(Servers::default, |cluster| cluster.servers.clone());
+            spawn_blocking(move || -> anyhow::Result<Writer> {
+                let mut writer = Writer::new(&config, servers, metrics)?;
+                if let Some(objects) = objects {
+                    writer.load(objects);
+                }
+                Ok(writer)
+            })
+            .await??
         };
-        let upstreams = config.upstreams;
-        let resolver = Arc::new(Resolver::new(writer.index().clone(), upstreams.clone()));
+        let resolver = Arc::new(Resolver::new(writer.index().clone(), upstreams));
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            source: SourceStatus::loaded_now(&config.manifests),
+            source: status,
             resolver: ResolverStatus {
                 listen: listen.clone(),
-                upstreams: upstreams.clone(),
+                upstreams: config.upstreams.clone(),
                 ..ResolverStatus::default()
             },
             ..Status::default()
@@ -112,30 +128,32 @@ impl Agent {
         let known = Arc::new(Known {
             index: writer.index().clone(),
             listen: listen.clone(),
-            upstreams,
+            upstreams: config.upstreams.clone(),
             kernel: writer.kernel().explainer(),
             board: board.clone(),
+            metrics,
         });
 
         let mut tasks = Tasks::new();
-        let (loads, loaded) = mpsc::channel();
+        let (tell, mut told) = mpsc::channel(WAITING);
         {
             let board = board.clone();
             tasks.spawn_blocking(move || {
-                writer.run(&loaded, &board);
+                writer.run(&mut told, &board);
                 "the writer"
             });
         }
         for sockets in sockets {
             resolver.serve(sockets, &mut tasks);
         }
-        tasks.spawn(follow(
-            watch,
-            config.manifests,
-            config.selectors,
-            loads,
-            board,
-        ));
+        match source {
+            Following::Manifests(watch, path) => {
+                tasks.spawn(follow(watch, path, config.selectors, tell, board));
+            }
+            Following::Kubernetes(client, kubernetes) => {
+                tasks.spawn(kubernetes::follow(client, config, kubernetes, tell, board));
+            }
+        }
         tasks.spawn(async move {
             if let Err(error) = admin::serve(admin_listener, known).await {
                 error!(%error, "the admin endpoints failed");
@@ -184,31 +202,96 @@ impl Agent {
     }
 }
 
+/// A source that is there.
+enum Opened {
+    Manifests(Watch, PathBuf, Objects),
+    Kubernetes(Client, config::Kubernetes),
+}
+
+/// A source to be followed.
+enum Following {
+    Manifests(Watch, PathBuf),
+    Kubernetes(Client, config::Kubernetes),
+}
+
+impl Opened {
+    async fn open(config: &Config) -> anyhow::Result<Opened> {
+        match &config.source {
+            Source::Manifests(path) => {
+                // Watched from before it is read, so that no change falls in between.
+                let watch = Watch::new(path)
+                    .with_context(|| format!("can't watch {} for changes", path.display()))?;
+                let objects = load(path, &config.selectors)
+                    .await
+                    .map_err(|errors| unloadable(&errors))?;
+                Ok(Opened::Manifests(watch, path.clone(), objects))
+            }
+            Source::Kubernetes(kubernetes) => {
+                let client = connect(kubernetes.kubeconfig.as_deref()).await?;
+                Ok(Opened::Kubernetes(client, kubernetes.clone()))
+            }
+        }
+    }
+
+    /// What to show of it, what is known already, and what is to come.
+    fn split(self) -> (SourceStatus, Option<Objects>, Following) {
+        match self {
+            Opened::Manifests(watch, path, objects) => {
+                let status = SourceStatus::Manifests(ManifestsStatus::loaded_now(&path));
+                (status, Some(objects), Following::Manifests(watch, path))
+            }
+            Opened::Kubernetes(client, kubernetes) => {
+                let status = SourceStatus::Kubernetes(KubernetesStatus::default());
+                (status, None, Following::Kubernetes(client, kubernetes))
+            }
+        }
+    }
+}
+
+/// Who the resolver asks.
+fn upstreams(config: &Config) -> Upstreams {
+    let cluster = match &config.source {
+        Source::Manifests(_) => None,
+        Source::Kubernetes(kubernetes) => Some(ClusterDns {
+            domains: config.zone.cluster_domains.clone(),
+            servers: Servers::new(kubernetes.cluster_dns.clone()),
+        }),
+    };
+    Upstreams {
+        others: config.upstreams.clone(),
+        cluster,
+    }
+}
+
 /// Loads the objects again whenever they change. Files that can't be used change
 /// nothing.
 async fn follow(
     mut watch: Watch,
     path: PathBuf,
     selectors: Selectors,
-    loads: mpsc::Sender<Objects>,
+    tell: mpsc::Sender<Told>,
     board: Arc<Board>,
 ) -> &'static str {
     loop {
         watch.changed().await;
-        match load(&path, &selectors).await {
-            Ok(objects) => {
-                board.update(|status| status.source.loaded());
-                if loads.send(objects).is_err() {
-                    return "the source of objects";
-                }
-            }
+        let loaded = load(&path, &selectors).await;
+        let status = match &loaded {
+            Ok(_) => ManifestsStatus::loaded_now(&path),
             Err(errors) => {
-                for error in &errors {
+                for error in errors {
                     error!("{error}; what was loaded before is still served");
                 }
-                let errors = errors.iter().map(ToString::to_string).collect();
-                board.update(|status| status.source.errors = errors);
+                ManifestsStatus {
+                    errors: errors.iter().map(ToString::to_string).collect(),
+                    ..board.manifests()
+                }
             }
+        };
+        board.update(|all| all.source = SourceStatus::Manifests(status));
+        if let Ok(objects) = loaded
+            && tell.send(Told::Objects(objects)).await.is_err()
+        {
+            return "the source of objects";
         }
     }
 }

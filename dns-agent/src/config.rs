@@ -20,14 +20,14 @@ use serde::Deserialize;
 
 pub use self::cli::{Cli, Command, DumpArgs, LookupArgs, RunArgs, StatusArgs};
 pub use self::values::{
-    Capacity, Domain, Hook, Interface, MaxAge, NamespaceName, Network, NodeIp, ObjectName, Passed, Pods, QueryName,
-    QueryType, Server, Socket, StaleAfter, Ttl,
+    Capacity, Domain, Hook, Interface, MaxAge, NamespaceName, Network, NodeIp, ObjectName, Passed,
+    Pods, QueryName, QueryType, Server, Socket, StaleAfter, Ttl,
 };
 use self::values::{list, single};
 use crate::{
     cluster::{
-        Departures, EmptyServices, EndpointNames, Endpoints, Key, NameServers, PodMode, Selector, Selectors,
-        ZoneSettings,
+        Departures, EmptyServices, EndpointNames, Endpoints, Key, NameServers, PodMode, Selector,
+        Selectors, ZoneSettings,
     },
     zone::Name,
 };
@@ -516,9 +516,9 @@ impl Settings {
 fn source(settings: &Settings) -> anyhow::Result<Source> {
     let is_kubernetes = settings.kubernetes || settings.kubeconfig.is_some();
     match (&settings.manifests, is_kubernetes) {
-        (Some(_), true) => bail!(
-            "--manifests and --kubernetes are two sources of objects: give one of them"
-        ),
+        (Some(_), true) => {
+            bail!("--manifests and --kubernetes are two sources of objects: give one of them")
+        }
         (Some(path), false) => {
             if let Some(flag) = settings.kubernetes_only() {
                 bail!("{flag} is about the Kubernetes API: give it together with --kubernetes");

@@ -13,7 +13,7 @@ use dns_common::{
 };
 
 pub use self::report::{KernelReport, KernelState, Lookup, Plane, RecordReport};
-use super::status::Board;
+use super::{metrics::Metrics, status::Board};
 use crate::{
     cluster::{Index, Origin, Provenance},
     datapath::explain::Explained,
@@ -33,6 +33,8 @@ pub struct Known {
     pub kernel: Explain,
     /// What does not work.
     pub board: Arc<Board>,
+    /// What was measured.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Tells what the kernel plane would do with a question.

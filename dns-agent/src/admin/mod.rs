@@ -6,6 +6,7 @@
 pub mod client;
 mod dump;
 pub mod lookup;
+pub mod metrics;
 pub mod status;
 
 use std::{io, net::SocketAddr, sync::Arc};
@@ -13,7 +14,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 use axum::{
     Json, Router,
     extract::{ConnectInfo, Path, State},
-    http::StatusCode,
+    http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -40,6 +41,7 @@ fn router(known: Arc<Known>) -> Router {
         .route("/lookup/{name}/{type}", get(lookup))
         .route("/dump", get(dump_all))
         .route("/dump/{zone}", get(dump_zone))
+        .route("/metrics", get(measured))
         .with_state(known);
     Router::new()
         .route("/healthz", get(healthz))
@@ -102,6 +104,18 @@ async fn lookup(
     match spawn_blocking(move || known.lookup(&name, rtype)).await {
         Ok(lookup) => Json(lookup).into_response(),
         Err(error) => failed("the look-up", &error),
+    }
+}
+
+/// What was measured since the start, for Prometheus.
+async fn measured(State(known): State<Arc<Known>>) -> Response {
+    const FORM: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match known.metrics.text() {
+        Ok(text) => ([(CONTENT_TYPE, FORM)], text).into_response(),
+        Err(error) => {
+            let reason = format!("the metrics can't be written: {error}\n");
+            (StatusCode::INTERNAL_SERVER_ERROR, reason).into_response()
+        }
     }
 }
 

@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{
-    cluster::ObjectCounts,
+    cluster::{Feed, ObjectCounts},
     resolver::{Counters, Counts},
+    source::kubernetes::{FeedHealth, Health, Requests, State},
 };
 
 /// Everything there is to know about a running agent.
@@ -28,6 +29,8 @@ pub struct Status {
     pub degraded: Vec<String>,
     /// Where the objects come from.
     pub source: SourceStatus,
+    /// Objects or parts of them that are left out, and why.
+    pub problems: Vec<String>,
     /// The zones answered with authority.
     pub zones: Vec<ZoneStatus>,
     /// How many objects are known.
@@ -40,8 +43,18 @@ pub struct Status {
 }
 
 /// Where the objects come from.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceStatus {
+    /// Files.
+    Manifests(ManifestsStatus),
+    /// The Kubernetes API.
+    Kubernetes(KubernetesStatus),
+}
+
+/// Objects from files.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct SourceStatus {
+pub struct ManifestsStatus {
     /// The file or directory.
     pub path: PathBuf,
     /// When it was last loaded without errors, as RFC 3339 writes it.
@@ -49,8 +62,37 @@ pub struct SourceStatus {
     /// Why it could not be loaded since, each with file and line; what was loaded
     /// before is served.
     pub errors: Vec<String>,
-    /// Objects or parts of them that are left out, and why.
-    pub problems: Vec<String>,
+}
+
+/// Objects from the Kubernetes API.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct KubernetesStatus {
+    /// What was concluded from CoreDNS's configuration, and why.
+    pub reasons: Vec<String>,
+    /// How long ago the feed that is worst off was last heard, in seconds; none before
+    /// everything has been listed.
+    pub age_seconds: Option<f64>,
+    /// The feeds.
+    pub feeds: Vec<FeedStatus>,
+    /// Requests made since the start, by verb.
+    pub requests: BTreeMap<String, u64>,
+}
+
+/// A list and its changes.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct FeedStatus {
+    /// Which objects.
+    pub name: String,
+    /// `waiting`, `listing`, `watching`, or `retrying` with the error.
+    pub state: String,
+    /// For how long, in seconds.
+    pub since_seconds: f64,
+    /// How long ago it was last heard, in seconds.
+    pub age_seconds: Option<f64>,
+    /// Objects told.
+    pub applied: u64,
+    /// Objects that could not be used.
+    pub unusable: u64,
 }
 
 /// A zone answered with authority.
@@ -78,6 +120,17 @@ pub struct Board {
     status: watch::Sender<Status>,
     counters: Arc<Counters>,
     kernel: Kernel,
+    /// How the Kubernetes API is read, with the reasons for what is read.
+    feeds: watch::Sender<Feeds>,
+}
+
+/// How the Kubernetes API is read.
+#[derive(Clone, Debug, Default)]
+pub struct Feeds {
+    /// What was concluded from CoreDNS's configuration, and why.
+    pub reasons: Vec<String>,
+    /// The feeds.
+    pub health: Vec<Arc<Health>>,
 }
 
 /// Reads the kernel plane's state at the time of asking; nothing without one.
@@ -91,7 +144,13 @@ impl Board {
             status: watch::Sender::new(status),
             counters,
             kernel,
+            feeds: watch::Sender::default(),
         }
+    }
+
+    /// Shows other feeds from now on.
+    pub fn show_feeds(&self, feeds: Feeds) {
+        self.feeds.send_replace(feeds);
     }
 
     /// Changes what is shown.
@@ -99,11 +158,22 @@ impl Board {
         self.status.send_modify(change);
     }
 
+    /// What is shown of files, if there are any.
+    pub fn manifests(&self) -> ManifestsStatus {
+        match &self.status.borrow().source {
+            SourceStatus::Manifests(manifests) => manifests.clone(),
+            SourceStatus::Kubernetes(_) => ManifestsStatus::default(),
+        }
+    }
+
     /// What is shown now.
     pub fn read(&self) -> Status {
         let mut status = self.status.borrow().clone();
         status.resolver.counts = self.counters.read();
         status.datapath = (self.kernel)();
+        if let SourceStatus::Kubernetes(kubernetes) = &mut status.source {
+            *kubernetes = self.feeds.borrow().read();
+        }
         status
     }
 
@@ -119,20 +189,61 @@ impl Board {
     }
 }
 
-impl SourceStatus {
-    /// A source that was loaded just now.
-    pub fn loaded_now(path: &Path) -> SourceStatus {
-        SourceStatus {
-            path: path.to_owned(),
-            loaded: now(),
-            ..SourceStatus::default()
+impl Feeds {
+    fn read(&self) -> KubernetesStatus {
+        let ages: Option<Vec<_>> = self.health.iter().map(|health| health.age()).collect();
+        let oldest = ages.and_then(|ages| ages.into_iter().max());
+        let mut requests = BTreeMap::new();
+        for health in &self.health {
+            let Requests { list, watch, get } = health.requests();
+            for (verb, count) in [("list", list), ("watch", watch), ("get", get)] {
+                *requests.entry(verb.to_owned()).or_default() += count;
+            }
+        }
+        let feeds = self.health.iter().flat_map(|health| health.feeds());
+        KubernetesStatus {
+            reasons: self.reasons.clone(),
+            age_seconds: oldest.map(|age| age.as_secs_f64()),
+            feeds: feeds
+                .map(|(feed, health)| FeedStatus::of(feed, &health))
+                .collect(),
+            requests,
         }
     }
+}
 
-    /// Notes that it was loaded without errors.
-    pub fn loaded(&mut self) {
-        self.loaded = now();
-        self.errors.clear();
+impl FeedStatus {
+    fn of(feed: Feed, health: &FeedHealth) -> FeedStatus {
+        FeedStatus {
+            name: feed.name().to_owned(),
+            state: match &health.state {
+                State::Waiting => "waiting".to_owned(),
+                State::Listing => "listing".to_owned(),
+                State::Watching => "watching".to_owned(),
+                State::Retrying { error } => format!("retrying: {error}"),
+            },
+            since_seconds: health.since.elapsed().as_secs_f64(),
+            age_seconds: health.age().map(|age| age.as_secs_f64()),
+            applied: health.applied,
+            unusable: health.unusable,
+        }
+    }
+}
+
+impl ManifestsStatus {
+    /// Files that were loaded just now.
+    pub fn loaded_now(path: &Path) -> ManifestsStatus {
+        ManifestsStatus {
+            path: path.to_owned(),
+            loaded: now(),
+            errors: Vec::new(),
+        }
+    }
+}
+
+impl Default for SourceStatus {
+    fn default() -> SourceStatus {
+        SourceStatus::Manifests(ManifestsStatus::default())
     }
 }
 
@@ -147,6 +258,7 @@ impl fmt::Display for Status {
             missing,
             degraded,
             source,
+            problems,
             zones,
             objects,
             resolver,
@@ -160,14 +272,8 @@ impl fmt::Display for Status {
         writeln!(f, "dns-agent {version}: {ready}")?;
         lines(f, "missing", missing)?;
         lines(f, "degraded", degraded)?;
-        writeln!(
-            f,
-            "source     {}, loaded {}",
-            source.path.display(),
-            source.loaded
-        )?;
-        lines(f, "stale", &source.errors)?;
-        lines(f, "problem", &source.problems)?;
+        source.fmt(f)?;
+        lines(f, "problem", problems)?;
         let zones = zones
             .iter()
             .map(|zone| format!("{} serial {}", zone.name, zone.serial));
@@ -192,6 +298,44 @@ impl fmt::Display for Status {
                 tree(f, datapath, 1)
             }
         }
+    }
+}
+
+impl fmt::Display for SourceStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kubernetes = match self {
+            SourceStatus::Manifests(manifests) => {
+                let path = manifests.path.display();
+                writeln!(f, "source     {path}, loaded {}", manifests.loaded)?;
+                return lines(f, "stale", &manifests.errors);
+            }
+            SourceStatus::Kubernetes(kubernetes) => kubernetes,
+        };
+        match kubernetes.age_seconds {
+            Some(age) => writeln!(
+                f,
+                "source     the Kubernetes API, all of it heard in the last {age:.0} s"
+            )?,
+            None => writeln!(f, "source     the Kubernetes API, not all listed yet")?,
+        }
+        for feed in &kubernetes.feeds {
+            let heard = match feed.age_seconds {
+                Some(age) => format!("heard {age:.0} s ago"),
+                None => "not listed yet".to_owned(),
+            };
+            writeln!(
+                f,
+                "feed       {}: {} for {:.0} s, {heard}, {} objects told, {} unusable",
+                feed.name, feed.state, feed.since_seconds, feed.applied, feed.unusable
+            )?;
+        }
+        let requests: Vec<_> = kubernetes
+            .requests
+            .iter()
+            .map(|(verb, count)| format!("{verb} {count}"))
+            .collect();
+        writeln!(f, "requests   {}", requests.join(", "))?;
+        lines(f, "because", &kubernetes.reasons)
     }
 }
 

@@ -39,6 +39,7 @@ fn known(kernel: KernelPlane) -> Known {
         upstreams: Vec::new(),
         kernel: Box::new(move |_, _| kernel.clone()),
         board,
+        metrics: Arc::default(),
     }
 }
 

@@ -157,13 +157,12 @@ impl Kernel {
 
     /// Renews the lease or ends it, and looks for interfaces.
     pub(super) fn tick(&mut self, trust: Trust) {
-        let found = match &*self.lock() {
-            Plane::On(_) => true,
-            _ => return,
+        if !matches!(*self.lock(), Plane::On(_)) {
+            return;
         }
-        .then(|| Handle::current().block_on(self.devices.list()));
-        let mut plane = lock(&self.plane);
-        let Plane::On(datapath) = &mut *plane else {
+        // Nobody waits for the lock meanwhile.
+        let found = Handle::current().block_on(self.devices.list());
+        let Plane::On(datapath) = &mut *lock(&self.plane) else {
             return;
         };
         match trust {
@@ -175,9 +174,8 @@ impl Kernel {
             }
         }
         match found {
-            Some(Ok(devices)) => datapath.reconcile(devices),
-            Some(Err(reason)) => warn!("can't look for interfaces: {reason:#}"),
-            None => {}
+            Ok(devices) => datapath.reconcile(devices),
+            Err(reason) => warn!("can't look for interfaces: {reason:#}"),
         }
     }
 
@@ -226,7 +224,8 @@ impl Kernel {
         Box::new(move |name, rtype| match &*lock(&plane) {
             Plane::Off => KernelPlane::Off,
             Plane::Waiting => KernelPlane::Failed(
-                "the kernel plane waits for the first lists of objects: everything passes".to_owned(),
+                "the kernel plane waits for the first lists of objects: everything passes"
+                    .to_owned(),
             ),
             Plane::Failed(reason) => KernelPlane::Failed(reason.clone()),
             Plane::On(datapath) => KernelPlane::On(datapath.explain(name, rtype)),

@@ -1,6 +1,10 @@
 //! Follows the Kubernetes API: CoreDNS's Corefile first, then what it says is to be read.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use kube::Client;
 use tokio::sync::mpsc;
@@ -11,10 +15,11 @@ use super::{
     writer::{Planned, Told},
 };
 use crate::{
+    admin::status::{Board, Feeds},
     config::{self, Config},
     source::{
         Event, Feed,
-        kubernetes::{Health, Kubernetes, Options},
+        kubernetes::{Kubernetes, Options},
     },
 };
 
@@ -24,6 +29,36 @@ const WAITING: usize = 1024;
 /// The first lists of all agents of a cluster are spread over this time.
 const FIRST_LIST_JITTER: Duration = Duration::from_secs(5);
 
+/// Tells the writer what the API server tells, until the writer is gone.
+pub(super) async fn follow(
+    client: Client,
+    config: Config,
+    kubernetes: config::Kubernetes,
+    tell: mpsc::Sender<Told>,
+    board: Arc<Board>,
+) -> &'static str {
+    let mut followed = Followed::new(client, config, kubernetes, board);
+    while let Some(told) = followed.next().await {
+        if tell.send(told).await.is_err() {
+            break;
+        }
+    }
+    "the source of objects"
+}
+
+/// The Corefile, and what it says is to be read.
+struct Followed {
+    client: Client,
+    config: Config,
+    kubernetes: config::Kubernetes,
+    board: Arc<Board>,
+    corefiles: mpsc::Receiver<Event>,
+    corefile: Kubernetes,
+    reading: Option<Reading>,
+    /// Over which time the next first lists are spread.
+    jitter: Duration,
+}
+
 /// Reads what the plan of the moment wants.
 struct Reading {
     options: Options,
@@ -31,60 +66,78 @@ struct Reading {
     source: Kubernetes,
 }
 
-/// Tells the writer what the API server tells, until the writer is gone.
-pub(super) async fn follow(
-    client: Client,
-    config: Config,
-    kubernetes: config::Kubernetes,
-    told: mpsc::Sender<Told>,
-) -> &'static str {
-    const NAME: &str = "the source of objects";
-    let (sender, mut corefiles) = mpsc::channel(1);
-    let options = Options {
-        corefile: Some(kubernetes.corefile.clone()),
-        ..Options::default()
-    };
-    let corefile = Kubernetes::start_corefile(client.clone(), &options, sender);
-    let mut reading: Option<Reading> = None;
-    let mut jitter = FIRST_LIST_JITTER;
-    loop {
-        let told_now = tokio::select! {
-            event = corefiles.recv() => match event {
-                Some(Event::Corefile(text)) => {
-                    let plan = Plan::new(&config, &kubernetes, text.as_deref());
-                    say(&plan);
-                    let is_same = match (&reading, &plan.options) {
-                        (Some(reading), Some(options)) => reading.options == *options,
-                        (reading, options) => reading.is_none() && options.is_none(),
-                    };
-                    if !is_same {
-                        // What was read before must not be told after the plan.
-                        reading = None;
-                        reading = plan.options.clone().map(|options| {
-                            let options = Options { first_list_jitter: jitter, ..options };
-                            Reading::start(client.clone(), options)
-                        });
-                        jitter = Duration::ZERO;
+impl Followed {
+    fn new(
+        client: Client,
+        config: Config,
+        kubernetes: config::Kubernetes,
+        board: Arc<Board>,
+    ) -> Followed {
+        let (sender, corefiles) = mpsc::channel(1);
+        let corefile = Kubernetes::start_corefile(client.clone(), &kubernetes.corefile, sender);
+        board.show_feeds(Feeds {
+            reasons: Vec::new(),
+            health: vec![corefile.health()],
+        });
+        Followed {
+            client,
+            config,
+            kubernetes,
+            board,
+            corefiles,
+            corefile,
+            reading: None,
+            jitter: FIRST_LIST_JITTER,
+        }
+    }
+
+    /// What comes next; none when nothing does any more.
+    async fn next(&mut self) -> Option<Told> {
+        loop {
+            tokio::select! {
+                event = self.corefiles.recv() => {
+                    if let Event::Corefile(text) = event? {
+                        return Some(Told::Planned(self.plan(text.as_deref())));
                     }
-                    Told::Planned(Planned {
-                        settings: plan.settings,
-                        reasons: plan.reasons,
-                        feeds: match is_same {
-                            true => None,
-                            false => Some(reading.as_ref().map_or_else(BTreeSet::new, Reading::feeds)),
-                        },
-                        health: std::iter::once(corefile.health())
-                            .chain(reading.as_ref().map(|reading| reading.source.health()))
-                            .collect(),
-                    })
                 }
-                Some(_) => continue,
-                None => return NAME,
-            },
-            Some(event) = next(&mut reading) => Told::Event(event),
-        };
-        if told.send(told_now).await.is_err() {
-            return NAME;
+                event = next(&mut self.reading) => {
+                    return Some(Told::Event(event?, Instant::now()));
+                }
+            }
+        }
+    }
+
+    /// Reads what is to be read with this Corefile.
+    fn plan(&mut self, corefile: Option<&str>) -> Planned {
+        let plan = Plan::new(&self.config, &self.kubernetes, corefile);
+        for reason in &plan.reasons {
+            info!("{reason}");
+        }
+        if plan.settings.cluster_domains.is_empty() {
+            warn!("everything passes to the cluster's DNS");
+        }
+        let before = self.reading.as_ref().map(|reading| &reading.options);
+        let is_same = before == plan.options.as_ref();
+        if !is_same {
+            // What was read before must not be told after the plan.
+            self.reading = None;
+            let jitter = std::mem::take(&mut self.jitter);
+            let start = |options| Reading::start(self.client.clone(), options, jitter);
+            self.reading = plan.options.map(start);
+        }
+        let reading = self.reading.as_ref();
+        let health = reading.map(|reading| reading.source.health());
+        let health: Vec<_> = std::iter::once(self.corefile.health())
+            .chain(health)
+            .collect();
+        self.board.show_feeds(Feeds {
+            reasons: plan.reasons,
+            health: health.clone(),
+        });
+        Planned {
+            settings: plan.settings,
+            feeds: (!is_same).then(|| reading.map_or_else(BTreeSet::new, Reading::feeds)),
+            health,
         }
     }
 }
@@ -98,14 +151,15 @@ async fn next(reading: &mut Option<Reading>) -> Option<Event> {
 }
 
 impl Reading {
-    fn start(client: Client, options: Options) -> Reading {
+    fn start(client: Client, options: Options, jitter: Duration) -> Reading {
         let (sender, events) = mpsc::channel(WAITING);
+        let spread = Options {
+            first_list_jitter: jitter,
+            ..options.clone()
+        };
         Reading {
-            source: Kubernetes::start(client, &options, sender),
-            options: Options {
-                first_list_jitter: Duration::ZERO,
-                ..options
-            },
+            source: Kubernetes::start(client, &spread, sender),
+            options,
             events,
         }
     }
@@ -114,15 +168,3 @@ impl Reading {
         self.source.health().feeds().into_keys().collect()
     }
 }
-
-fn say(plan: &Plan) {
-    for reason in &plan.reasons {
-        info!("{reason}");
-    }
-    if plan.settings.cluster_domains.is_empty() {
-        warn!("everything passes to the cluster's DNS");
-    }
-}
-
-/// How the reading of an agent goes.
-pub(super) type Healths = Vec<Arc<Health>>;

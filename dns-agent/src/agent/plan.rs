@@ -3,11 +3,11 @@
 
 use crate::{
     cluster::{
-        Absent, Adopted, Conclusions, EmptyServices, Endpoints, KnownPods, PodMode, ZoneSettings,
+        Adopted, Conclusions, EmptyServices, Endpoints, KnownPods, PodMode, Selectors, ZoneSettings,
     },
     config::{Config, Kubernetes, Serves, WithoutCorefile},
     source::kubernetes::{Options, PodScope},
-    zone::{reverse_network, reverse_range},
+    zone::{Absent, reverse_network, reverse_range},
 };
 
 /// What to read and how to answer.
@@ -59,11 +59,7 @@ impl Plan {
         }
     }
 
-    fn of(
-        mut settings: ZoneSettings,
-        selectors: crate::cluster::Selectors,
-        kubernetes: &Kubernetes,
-    ) -> Plan {
+    fn of(mut settings: ZoneSettings, selectors: Selectors, kubernetes: &Kubernetes) -> Plan {
         // Whether nobody serves a service only all endpoints can tell.
         if settings.empty_services == EmptyServices::Ignored {
             settings.endpoints = Endpoints::All;

@@ -2,21 +2,24 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        mpsc::{Receiver, RecvTimeoutError},
-    },
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tracing::{debug, warn};
+use tokio::{runtime::Handle, sync::mpsc, time::timeout};
+use tracing::{info, warn};
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Trust};
 
 use crate::{
-    admin::status::{Board, ZoneStatus},
-    cluster::{Changes, Index, Objects, Problem},
-    config::Config,
+    admin::{
+        metrics::Metrics,
+        status::{Board, ZoneStatus},
+    },
+    cluster::{Changes, Feed, Index, Key, Object, Objects, Problem, ZoneSettings},
+    config::{Config, Serves, Source},
+    resolver::Servers,
+    source::{Event, kubernetes::Health},
     zone::ZoneData,
 };
 
@@ -24,37 +27,107 @@ use crate::{
 /// settings change with it.
 const SERIAL: Duration = Duration::from_secs(1);
 
+/// How much is taken in before it is published.
+const BATCH: usize = 4096;
+
+/// What the writer is told.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// All objects there are.
+    Objects(Objects),
+    /// How to answer from now on.
+    Planned(Planned),
+    /// What a feed tells, and when that was read.
+    Event(Event, Instant),
+}
+
+/// How to answer from now on.
+#[derive(Debug)]
+pub(super) struct Planned {
+    /// How objects become records.
+    pub(super) settings: ZoneSettings,
+    /// The feeds that list from now on, if it is not those of before: until all have, nothing is
+    /// denied.
+    pub(super) feeds: Option<BTreeSet<Feed>>,
+    /// How the feeds do.
+    pub(super) health: Vec<Arc<Health>>,
+}
+
 /// Brings what sources tell into the index, and the index into the kernel's tables.
 pub(super) struct Writer {
     index: Arc<RwLock<Index>>,
     /// What is wrong with objects; said once each.
     problems: BTreeSet<Problem>,
+    /// Objects that a feed could not use; they are in no index.
+    unusable: BTreeSet<Problem>,
     kernel: Kernel,
     /// Whether anything changed since the serial did.
     is_newer: bool,
     renumbered: Instant,
     ticked: Instant,
+    trust: Trust,
+    api: Option<Api>,
+    metrics: Arc<Metrics>,
+    /// What was taken in and is not yet published.
+    unpublished: Vec<Taken>,
+}
+
+/// What the writer knows of the Kubernetes API.
+struct Api {
+    dns_service: Key,
+    serves: Serves,
+    max_age: Option<Duration>,
+    /// Where the resolver asks, if it was not told.
+    cluster_dns: Option<Servers>,
+    health: Vec<Arc<Health>>,
+    feeds: BTreeSet<Feed>,
+    /// Feeds whose first list is still to come.
+    awaited: BTreeSet<Feed>,
+}
+
+/// A change on its way.
+struct Taken {
+    read: Instant,
+    /// The service whose endpoints changed, and when they did.
+    endpoints: Option<(Key, SystemTime)>,
 }
 
 impl Writer {
-    /// Publishes these objects.
+    /// A writer that has published nothing.
     ///
     /// # Errors
     /// When the kernel plane would answer strangers.
-    pub(super) fn new(config: &Config, objects: Objects) -> anyhow::Result<Writer> {
-        let mut index = Index::of(objects, config.zone.clone(), serial_after(0));
-        index.take_changes();
-        let kernel = Kernel::start(config, &index.view())?;
-        let mut writer = Writer {
+    pub(super) fn new(
+        config: &Config,
+        cluster_dns: Servers,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<Writer> {
+        let api = match &config.source {
+            Source::Manifests(_) => None,
+            Source::Kubernetes(kubernetes) => Some(Api {
+                dns_service: kubernetes.dns_service.clone(),
+                serves: kubernetes.serves,
+                max_age: kubernetes.max_age,
+                cluster_dns: kubernetes.cluster_dns.is_empty().then_some(cluster_dns),
+                health: Vec::new(),
+                feeds: BTreeSet::new(),
+                awaited: BTreeSet::new(),
+            }),
+        };
+        let index = Index::new(config.zone.clone(), serial_after(0));
+        Ok(Writer {
             index: Arc::new(RwLock::new(index)),
             problems: BTreeSet::new(),
-            kernel,
+            unusable: BTreeSet::new(),
+            kernel: Kernel::new(config)?,
             is_newer: false,
             renumbered: Instant::now(),
             ticked: Instant::now(),
-        };
-        writer.note_problems();
-        Ok(writer)
+            trust: Trust::Stale,
+            api,
+            metrics,
+            unpublished: Vec::new(),
+        })
     }
 
     /// The kernel plane, to be shown.
@@ -67,62 +140,196 @@ impl Writer {
         &self.index
     }
 
-    /// Publishes what is loaded, until nobody is left who loads; then takes the kernel
+    /// Publishes these objects, all that there are.
+    pub(super) fn load(&mut self, objects: Objects) {
+        self.take(Told::Objects(objects));
+        self.publish();
+    }
+
+    /// Publishes what is told, until nobody is left who tells; then takes the kernel
     /// plane down.
     ///
     /// The lease is renewed here and nowhere else, after everything that was waiting has
     /// been published: so it is fresh only while this works.
-    pub(super) fn run(mut self, loaded: &Receiver<Objects>, board: &Board) {
+    pub(super) fn run(mut self, told: &mut mpsc::Receiver<Told>, board: &Board) {
+        let runtime = Handle::current();
         loop {
-            let mut next = match loaded.recv_timeout(self.kernel.interval()) {
-                Ok(objects) => Some(objects),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => break,
-            };
-            // Only the newest counts: what changes faster than it can be published must
-            // not keep the lease from being renewed.
-            while let Ok(newer) = loaded.try_recv() {
-                next = Some(newer);
+            let wait = self.kernel.interval().saturating_sub(self.ticked.elapsed());
+            match runtime.block_on(timeout(wait, told.recv())) {
+                Ok(Some(first)) => self.take(first),
+                Ok(None) => break,
+                Err(_) => {}
             }
-            if let Some(objects) = next {
-                write(&self.index).replace(objects);
+            // What changes faster than it can be published must not keep the lease from being
+            // renewed.
+            for _ in 0..BATCH {
+                match told.try_recv() {
+                    Ok(next) => self.take(next),
+                    Err(_) => break,
+                }
             }
             if self.publish() {
-                self.note_problems();
                 self.show(board);
             }
             if self.ticked.elapsed() >= self.kernel.interval() {
-                self.kernel.tick();
-                self.ticked = Instant::now();
+                self.tick(board);
             }
-            self.show_kernel(board);
         }
         self.kernel.stop();
     }
 
+    fn take(&mut self, told: Told) {
+        match told {
+            Told::Objects(objects) => {
+                let mut index = write(&self.index);
+                index.replace(objects);
+                if !index.is_complete() {
+                    index.complete();
+                }
+            }
+            Told::Planned(planned) => self.plan(planned),
+            Told::Event(event, read) => self.event(event, read),
+        }
+    }
+
+    fn plan(&mut self, planned: Planned) {
+        let Planned {
+            settings,
+            feeds,
+            health,
+        } = planned;
+        let Some(api) = &mut self.api else {
+            return;
+        };
+        api.health = health;
+        let mut index = write(&self.index);
+        if let Some(feeds) = feeds {
+            // Until all have been read again nobody can tell what is missing.
+            self.kernel.pass();
+            self.trust = Trust::Stale;
+            index.begin();
+            for feed in api.feeds.difference(&feeds) {
+                index.listing(*feed);
+                index.listed(*feed);
+            }
+            api.awaited.clone_from(&feeds);
+            api.feeds = feeds;
+        }
+        index.set_settings(settings);
+        if api.awaited.is_empty() && !index.is_complete() {
+            index.complete();
+        }
+    }
+
+    fn event(&mut self, event: Event, read: Instant) {
+        let mut index = write(&self.index);
+        match event {
+            Event::Listing(feed) => index.listing(feed),
+            Event::Applied {
+                feed,
+                object,
+                changed,
+            } => {
+                let service = match &object {
+                    Object::EndpointSlice(slice) => slice.service_key(),
+                    _ => None,
+                };
+                let is_new = index.apply(feed, object);
+                if is_new && index.is_complete() {
+                    let endpoints = service.zip(changed);
+                    self.unpublished.push(Taken { read, endpoints });
+                }
+            }
+            Event::Deleted { feed, key } => {
+                index.delete(feed, &key);
+                self.unpublished.push(Taken {
+                    read,
+                    endpoints: None,
+                });
+            }
+            Event::Unusable { problem, .. } => {
+                if !self.unusable.contains(&problem) {
+                    warn!("{problem}; it is left out, or stays as it was");
+                    self.unusable.insert(problem);
+                }
+            }
+            Event::Listed(feed) => {
+                index.listed(feed);
+                let Some(api) = &mut self.api else {
+                    return;
+                };
+                api.awaited.remove(&feed);
+                if api.awaited.is_empty() && !index.is_complete() {
+                    index.complete();
+                    info!(objects = ?index.counts(), "everything has been listed");
+                }
+            }
+            Event::Corefile(_) => {}
+        }
+    }
+
     /// Publishes what has changed; says whether anything has.
     fn publish(&mut self) -> bool {
-        let changes = write(&self.index).take_changes();
+        let changes = {
+            let mut index = write(&self.index);
+            let changes = index.take_changes();
+            if !index.is_complete() {
+                return false;
+            }
+            changes
+        };
         let has_changed = changes.everything || !changes.names.is_empty();
         if has_changed {
             self.bring(&changes);
+            self.note_problems();
+        }
+        for Taken { read, endpoints } in self.unpublished.drain(..) {
+            self.metrics.published(read.elapsed());
+            if let Some((service, changed)) = endpoints {
+                let index = read_lock(&self.index);
+                self.metrics
+                    .programmed(index.service_kind(&service), changed);
+            }
         }
         self.is_newer |= has_changed;
         let is_due = self.is_newer && self.renumbered.elapsed() >= SERIAL;
         if is_due {
             self.renumber();
         }
+        if has_changed && self.trust == Trust::Stale {
+            // There may be nothing to wait for any more.
+            self.ticked = Instant::now()
+                .checked_sub(self.kernel.interval())
+                .unwrap_or(self.ticked);
+        }
         has_changed || is_due
     }
 
     /// Brings changes to the kernel.
     fn bring(&mut self, changes: &Changes) {
-        let index = read(&self.index);
+        let index = read_lock(&self.index);
+        let view = index.view();
+        if let Some(api) = &self.api {
+            let (services, endpoints) = index.dns_addresses(&api.dns_service);
+            if let Some(cluster_dns) = &api.cluster_dns {
+                cluster_dns.set(&services);
+            }
+            match api.serves {
+                Serves::Given => {}
+                Serves::Service => self.kernel.serve(&view, &services),
+                Serves::ServiceAndEndpoints => {
+                    self.kernel.serve(&view, &[services, endpoints].concat());
+                }
+            }
+        }
+        // Where everything passes nothing is known of what the tables must hold later.
+        if !view.zones().is_empty() {
+            self.kernel.start(&view);
+        }
         if changes.everything {
-            self.kernel.publish(&index.view());
+            self.kernel.publish(&view);
         } else {
-            debug!(names = changes.names.len(), "publishing changes");
-            self.kernel.update(&index.view(), &changes.names);
+            self.kernel.update(&view, &changes.names);
         }
     }
 
@@ -139,9 +346,41 @@ impl Writer {
         self.renumbered = Instant::now();
     }
 
+    fn tick(&mut self, board: &Board) {
+        let trust = self.trusted();
+        if trust != self.trust && self.api.is_some() {
+            match trust {
+                Trust::Current => info!("what is known is current: the kernel may answer"),
+                Trust::Stale => warn!("the API has said nothing for --max-age: everything passes"),
+            }
+        }
+        self.trust = trust;
+        self.kernel.tick(trust);
+        self.ticked = Instant::now();
+        self.show_state(board);
+    }
+
+    /// Whether what is known is complete, and not too old.
+    fn trusted(&self) -> Trust {
+        if !read_lock(&self.index).is_complete() {
+            return Trust::Stale;
+        }
+        let Some(api) = &self.api else {
+            return Trust::Current;
+        };
+        let Some(max_age) = api.max_age else {
+            return Trust::Current;
+        };
+        let is_fresh = |health: &Arc<Health>| health.age().is_some_and(|age| age <= max_age);
+        match api.health.iter().all(is_fresh) {
+            true => Trust::Current,
+            false => Trust::Stale,
+        }
+    }
+
     /// Says what is wrong with objects, if it has not been said before.
     fn note_problems(&mut self) {
-        let problems = read(&self.index).problems();
+        let problems = read_lock(&self.index).problems();
         for problem in problems.difference(&self.problems) {
             warn!("{problem}; it is left out");
         }
@@ -150,29 +389,47 @@ impl Writer {
 
     /// Puts up what is published.
     pub(super) fn show(&self, board: &Board) {
-        let zones = {
-            let index = read(&self.index);
+        let (zones, objects) = {
+            let index = read_lock(&self.index);
             let view = index.view();
             let zones = view.zones().iter();
-            zones
-                .map(|zone| ZoneStatus {
-                    name: zone.name.to_string(),
-                    serial: zone.soa.serial,
-                })
-                .collect()
+            let zones = zones.map(|zone| ZoneStatus {
+                name: zone.name.to_string(),
+                serial: zone.soa.serial,
+            });
+            (zones.collect(), index.counts())
         };
-        let objects = read(&self.index).counts();
-        let problems = self.problems.iter().map(ToString::to_string).collect();
+        let problems = self.problems.union(&self.unusable);
+        let problems = problems.map(ToString::to_string).collect();
         board.update(|status| {
             status.zones = zones;
             status.objects = objects;
-            status.source.problems = problems;
+            status.problems = problems;
         });
-        self.show_kernel(board);
+        self.show_state(board);
     }
 
-    fn show_kernel(&self, board: &Board) {
-        let (missing, degraded) = (self.kernel.missing(), self.kernel.degraded());
+    fn show_state(&self, board: &Board) {
+        let (mut missing, mut degraded) = (self.kernel.missing(), self.kernel.degraded());
+        if let Some(api) = &self.api {
+            let awaited: Vec<_> = api.awaited.iter().map(|feed| feed.name()).collect();
+            if !awaited.is_empty() {
+                missing.push(format!("no list yet of {}", awaited.join(", ")));
+            }
+            let index = read_lock(&self.index);
+            if !index.is_complete() && api.feeds.is_empty() {
+                missing.push("CoreDNS's Corefile has not been read yet".to_owned());
+            }
+            if index.is_complete() && index.view().zones().is_empty() {
+                degraded.push("everything passes, for the reasons below".to_owned());
+            }
+            if index.is_complete() && self.trust == Trust::Stale {
+                degraded.push(
+                    "the API has said nothing for --max-age: the kernel passes everything"
+                        .to_owned(),
+                );
+            }
+        }
         board.update(|status| {
             status.missing = missing;
             status.degraded = degraded;
@@ -181,7 +438,7 @@ impl Writer {
 }
 
 /// A writer that panicked has ended the agent, so nobody sees what it left behind.
-fn read(index: &RwLock<Index>) -> RwLockReadGuard<'_, Index> {
+fn read_lock(index: &RwLock<Index>) -> RwLockReadGuard<'_, Index> {
     index.read().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -5,7 +5,7 @@
 //! service, the services of an address, the aliases of a name.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{PoisonError, RwLock};
 
 use crate::zone::{Live, Name, ZoneData, dashed, reverse_name};
@@ -13,7 +13,7 @@ use crate::zone::{Live, Name, ZoneData, dashed, reverse_name};
 use super::feed::Feed;
 use super::frame::{Domain, Frame, Known};
 use super::objects::{
-    EndpointSlice, Key, Object, ObjectCounts, Objects, Pod, Problem, Service, ServiceKind,
+    EndpointSlice, Key, Object, ObjectCounts, Objects, Pod, Port, Problem, Service, ServiceKind,
 };
 use super::service::{Contribution, Pointer, contribution};
 use super::settings::{Endpoints, PodMode, ZoneSettings};
@@ -176,6 +176,12 @@ impl Index {
         std::mem::take(&mut self.changes)
     }
 
+    /// Everything is told again: until it has been, a name that is not there may be.
+    pub fn begin(&mut self) {
+        self.completeness = Completeness::Partial;
+        self.build_frame();
+    }
+
     /// Everything has been told once: from now on a name that is not there does not exist.
     pub fn complete(&mut self) {
         self.completeness = Completeness::Complete;
@@ -231,8 +237,8 @@ impl Index {
         }
     }
 
-    /// An object is there: new, or as it is now.
-    pub fn apply(&mut self, feed: Feed, object: Object) {
+    /// An object is there: new, or as it is now. Says whether it is another than before.
+    pub fn apply(&mut self, feed: Feed, object: Object) -> bool {
         let list = self.list(feed);
         match object {
             Object::Namespace(namespace) => {
@@ -244,7 +250,7 @@ impl Index {
                 };
                 if let Some(old) = self.namespaces.get_mut(&name) {
                     *old = told;
-                    return;
+                    return false;
                 }
                 self.change_namespace(&name, |index| {
                     index.namespaces.insert(name.clone(), told);
@@ -255,7 +261,7 @@ impl Index {
                     && old.object == object
                 {
                     (old.feed, old.list) = (feed, list);
-                    return;
+                    return false;
                 }
                 let key = object.key.clone();
                 let told = Told { object, feed, list };
@@ -268,7 +274,7 @@ impl Index {
                     && old.object == object
                 {
                     (old.feed, old.list) = (feed, list);
-                    return;
+                    return false;
                 }
                 let mut services: BTreeSet<Key> = object.service_key().into_iter().collect();
                 services.extend(
@@ -291,12 +297,13 @@ impl Index {
                     && old.object == object
                 {
                     (old.feed, old.list) = (feed, list);
-                    return;
+                    return false;
                 }
                 let key = object.key.clone();
                 self.change_pod(&key, Some(Told { object, feed, list }));
             }
         }
+        true
     }
 
     /// An object that a feed told of is gone. It stays if another feed told of it since.
@@ -380,6 +387,31 @@ impl Index {
             self.apply(feed, object);
         }
         self.listed(feed);
+    }
+
+    /// Where a service answers UDP: its ClusterIPs, and its endpoints as far as they are known.
+    #[must_use]
+    pub fn dns_addresses(&self, key: &Key) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
+        let Some(service) = self.service(key) else {
+            return (Vec::new(), Vec::new());
+        };
+        let own = match &service.kind {
+            ServiceKind::ClusterIp(addresses) => sockets(addresses, &service.ports),
+            _ => Vec::new(),
+        };
+        let slices = self.slices_of(key).into_iter();
+        let endpoints = slices.flat_map(|slice| {
+            let endpoints = slice.endpoints.iter();
+            endpoints.flat_map(|endpoint| sockets(&endpoint.addresses, &slice.ports))
+        });
+        let endpoints: BTreeSet<SocketAddr> = endpoints.collect();
+        (own, endpoints.into_iter().collect())
+    }
+
+    /// What stands behind a service's name; none for an unknown service.
+    #[must_use]
+    pub fn service_kind(&self, key: &Key) -> Option<&ServiceKind> {
+        self.service(key).map(|service| &service.kind)
     }
 
     /// Whether a namespace is exposed.
@@ -799,6 +831,18 @@ impl Live for RwLock<Index> {
         let index = self.read().unwrap_or_else(PoisonError::into_inner);
         see(&index.view());
     }
+}
+
+/// The addresses with each of the UDP ports.
+fn sockets(addresses: &[IpAddr], ports: &[Port]) -> Vec<SocketAddr> {
+    let numbers = ports.iter().filter(|port| port.protocol == "udp");
+    let numbers = numbers.filter_map(|port| port.number);
+    numbers
+        .flat_map(|number| {
+            let addresses = addresses.iter();
+            addresses.map(move |address| SocketAddr::new(*address, number))
+        })
+        .collect()
 }
 
 /// Where an alias is found: at the name it leads to, and at the name above, which may say

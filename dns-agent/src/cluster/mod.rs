@@ -4,6 +4,7 @@
 //! Nothing here talks to an API server.
 
 mod convert;
+mod corefile;
 mod feed;
 mod frame;
 mod index;
@@ -14,6 +15,7 @@ mod service;
 mod settings;
 mod view;
 
+pub use corefile::{Adopted, AdoptedZone, Conclusions};
 pub use feed::Feed;
 pub use index::{Changes, Index, build};
 pub use objects::{
@@ -23,7 +25,8 @@ pub use objects::{
 pub use provenance::{ObjectRef, Origin, Provenance};
 pub use selector::{Labels, Selector, SelectorError, Selectors};
 pub use settings::{
-    Departures, EmptyServices, EndpointNames, Endpoints, KnownPods, NameServers, PodMode, ZonalNames, ZoneSettings,
+    Departures, EmptyServices, EndpointNames, Endpoints, KnownPods, NameServers, PodMode,
+    ZonalNames, ZoneSettings,
 };
 pub use view::View;
 

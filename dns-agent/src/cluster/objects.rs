@@ -194,7 +194,7 @@ impl Objects {
 
 impl EndpointSlice {
     /// The service it belongs to.
-    pub(super) fn service_key(&self) -> Option<Key> {
+    pub fn service_key(&self) -> Option<Key> {
         Some(Key {
             namespace: self.key.namespace.clone(),
             name: self.service.clone()?,

@@ -87,12 +87,12 @@ pub enum NameServers {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Endpoints {
-    /// Of all.
-    #[default]
-    All,
     /// Of headless ones. Names of endpoints below others, and PTR records of endpoints, are
     /// somebody else's to answer.
+    #[default]
     Headless,
+    /// Of all.
+    All,
 }
 
 /// Of which nodes the pods are known.
@@ -152,7 +152,7 @@ impl Default for ZoneSettings {
             served: Vec::new(),
             name_server_addresses: Vec::new(),
             name_servers: NameServers::default(),
-            endpoints: Endpoints::default(),
+            endpoints: Endpoints::All,
             known_pods: KnownPods::default(),
             falls_through: Vec::new(),
             pointers: ["in-addr.arpa", "ip6.arpa"]

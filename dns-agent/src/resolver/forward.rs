@@ -7,7 +7,7 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -31,10 +31,33 @@ pub(super) const MAX_IN_FLIGHT: usize = 512;
 /// Servers that don't know our limit may send up to this many octets.
 const MAX_DATAGRAM: usize = 4096;
 
-/// Asks the upstreams, in the order given.
+/// Servers that may change while they are in use; clones are the same ones.
+#[derive(Clone, Debug, Default)]
+pub struct Servers(Arc<RwLock<Vec<SocketAddr>>>);
+
+impl Servers {
+    /// These servers, in order of preference.
+    pub fn new(addresses: Vec<SocketAddr>) -> Servers {
+        Servers(Arc::new(RwLock::new(addresses)))
+    }
+
+    /// Other servers from now on.
+    pub fn set(&self, addresses: &[SocketAddr]) {
+        let mut servers = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        servers.clear();
+        servers.extend(addresses);
+    }
+
+    /// The servers of the moment.
+    pub fn get(&self) -> Vec<SocketAddr> {
+        let servers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        servers.clone()
+    }
+}
+
+/// Asks other servers, in the order given.
 #[derive(Debug)]
 pub(super) struct Forwarder {
-    upstreams: Vec<SocketAddr>,
     in_flight: Semaphore,
     counters: Arc<Counters>,
 }
@@ -42,7 +65,7 @@ pub(super) struct Forwarder {
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoResponse {
-    /// No upstream is configured.
+    /// There is no upstream.
     NoUpstream,
     /// Too many queries are waiting already.
     Overloaded,
@@ -51,9 +74,8 @@ pub(super) enum NoResponse {
 }
 
 impl Forwarder {
-    pub(super) fn new(upstreams: Vec<SocketAddr>, counters: Arc<Counters>) -> Forwarder {
+    pub(super) fn new(counters: Arc<Counters>) -> Forwarder {
         Forwarder {
-            upstreams,
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
             counters,
         }
@@ -61,8 +83,12 @@ impl Forwarder {
 
     /// The first answer an upstream gives; one cut short only when no upstream
     /// gives it whole.
-    pub(super) async fn ask(&self, query: &UpstreamQuery) -> Result<Response, NoResponse> {
-        if self.upstreams.is_empty() {
+    pub(super) async fn ask(
+        &self,
+        upstreams: &[SocketAddr],
+        query: &UpstreamQuery,
+    ) -> Result<Response, NoResponse> {
+        if upstreams.is_empty() {
             return Err(NoResponse::NoUpstream);
         }
         let Ok(_permit) = self.in_flight.try_acquire() else {
@@ -72,7 +98,7 @@ impl Forwarder {
         bump(&self.counters.forwarded);
 
         let mut truncated = None;
-        for &upstream in &self.upstreams {
+        for &upstream in upstreams {
             let Some(response) = self
                 .attempt(upstream, ask_by_datagram(upstream, query))
                 .await

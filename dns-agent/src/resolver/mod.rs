@@ -33,13 +33,14 @@ use self::{
     counters::bump,
     forward::{Forwarder, NoResponse},
     message::{Reply, Transport, respond},
-    response::UpstreamQuery,
+    response::{Response, UpstreamQuery},
 };
 pub use self::{
     counters::{Counters, Counts},
+    forward::Servers,
     message::is_transfer,
 };
-use crate::zone::Live;
+use crate::zone::{Apex, Live, Name, reverse_range};
 
 /// How many connections wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -50,8 +51,28 @@ const PORT_ATTEMPTS: usize = 16;
 pub struct Resolver {
     /// What is answered; the agent's writer changes it.
     data: Arc<dyn Live>,
+    upstreams: Upstreams,
     forwarder: Forwarder,
     counters: Arc<Counters>,
+}
+
+/// Who is asked for names that aren't there.
+#[derive(Clone, Debug, Default)]
+pub struct Upstreams {
+    /// The servers for names outside the cluster, in order of preference.
+    pub others: Vec<SocketAddr>,
+    /// The cluster's own DNS.
+    pub cluster: Option<ClusterDns>,
+}
+
+/// The cluster's own DNS, which knows names of the cluster that we don't.
+#[derive(Clone, Debug)]
+pub struct ClusterDns {
+    /// The cluster's domains, whether or not there is a zone of ours for them.
+    pub domains: Vec<Name>,
+    /// Its servers. While there are none, names of the cluster get SERVFAIL: other servers
+    /// would deny them.
+    pub servers: Servers,
 }
 
 /// Bound sockets, for UDP and TCP on the same address and port.
@@ -65,11 +86,12 @@ pub struct Sockets {
 impl Resolver {
     /// A resolver that answers from `data` and asks `upstreams` for names that aren't
     /// there.
-    pub fn new(data: Arc<dyn Live>, upstreams: Vec<SocketAddr>) -> Resolver {
+    pub fn new(data: Arc<dyn Live>, upstreams: Upstreams) -> Resolver {
         let counters = Arc::new(Counters::default());
         Resolver {
             data,
-            forwarder: Forwarder::new(upstreams, counters.clone()),
+            upstreams,
+            forwarder: Forwarder::new(counters.clone()),
             counters,
         }
     }
@@ -118,13 +140,25 @@ impl Resolver {
         reply
     }
 
+    /// Asks for a name where it is known.
+    async fn ask(&self, name: &Name, query: &UpstreamQuery) -> Result<Response, NoResponse> {
+        let mut servers = None;
+        self.data
+            .look(&mut |data| servers = self.upstreams.of(name, data.zones()));
+        match servers {
+            Some(servers) => self.forwarder.ask(&servers, query).await,
+            None => Err(NoResponse::Silence),
+        }
+    }
+
     /// Waits for what an upstream has to say, where it is asked.
     async fn finish(&self, reply: Reply) -> Option<Vec<u8>> {
         let message = match reply {
             Reply::Ignore => return None,
             Reply::Message(message) => return Some(message),
             Reply::Forward(query) => {
-                match self.forwarder.ask(&UpstreamQuery::forwarding(&query)).await {
+                let asked = UpstreamQuery::forwarding(&query);
+                match self.ask(&query.name, &asked).await {
                     Ok(response) => query.relay(response),
                     Err(NoResponse::NoUpstream) => query.error(OptRcode::REFUSED),
                     Err(NoResponse::Overloaded | NoResponse::Silence) => {
@@ -133,7 +167,8 @@ impl Resolver {
                 }
             }
             Reply::Chase(chase) => {
-                let response = self.forwarder.ask(&UpstreamQuery::chasing(&chase)).await;
+                let asked = UpstreamQuery::chasing(&chase);
+                let response = self.ask(&chase.target, &asked).await;
                 match response {
                     Err(NoResponse::Overloaded) => chase.query.error(OptRcode::SERVFAIL),
                     response => {
@@ -150,6 +185,23 @@ impl Resolver {
         };
         self.counters.reply(&message);
         Some(message)
+    }
+}
+
+impl Upstreams {
+    /// Who is asked for a name, with these zones of ours; none: the cluster's DNS, whose address
+    /// is not known.
+    fn of(&self, name: &Name, zones: &[Apex]) -> Option<Vec<SocketAddr>> {
+        let Some(cluster) = &self.cluster else {
+            return Some(self.others.clone());
+        };
+        let mut zones = zones.iter().map(|zone| &zone.name).chain(&cluster.domains);
+        let is_the_clusters =
+            zones.any(|zone| name.is_at_or_below(zone)) || reverse_range(name).is_some();
+        if !is_the_clusters && !self.others.is_empty() {
+            return Some(self.others.clone());
+        }
+        Some(cluster.servers.get()).filter(|servers| !servers.is_empty())
     }
 }
 

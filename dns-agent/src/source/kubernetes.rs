@@ -33,9 +33,9 @@ use kube::Client;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::{api::Api, reflector::Reflector};
+use self::{api::Api, reflector::Reflector, selection::Selection};
 use super::Event;
-use crate::cluster::{Key, Selectors};
+use crate::cluster::{Endpoints, Key, Selectors};
 
 pub use self::{
     connect::connect,
@@ -50,7 +50,7 @@ pub struct Kubernetes {
 }
 
 /// Which objects are read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Whose endpoints.
     pub endpoints: Endpoints,
@@ -69,17 +69,6 @@ pub struct Options {
     pub first_list_jitter: Duration,
 }
 
-/// Whose endpoints are read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Endpoints {
-    /// Those of headless Services, and slices that Kubernetes' own controller did not make: it marks
-    /// those of headless Services, others need not.
-    #[default]
-    Headless,
-    /// Those of all Services, which reverse lookups of Pods need.
-    All,
-}
-
 /// Which Pods are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodScope {
@@ -95,11 +84,31 @@ impl Kubernetes {
     /// A full channel slows the reading down; a closed one ends it.
     #[must_use]
     pub fn start(client: Client, options: &Options, events: mpsc::Sender<Event>) -> Kubernetes {
-        let selections = selection::all(options);
+        let jitter = options.first_list_jitter;
+        Kubernetes::read(client, selection::all(options), jitter, events)
+    }
+
+    /// Starts reading nothing but the ConfigMap that holds CoreDNS's configuration, as
+    /// [`Kubernetes::start`] does.
+    #[must_use]
+    pub fn start_corefile(
+        client: Client,
+        corefile: &Key,
+        events: mpsc::Sender<Event>,
+    ) -> Kubernetes {
+        let selections = vec![selection::corefile(corefile)];
+        Kubernetes::read(client, selections, Duration::ZERO, events)
+    }
+
+    fn read(
+        client: Client,
+        selections: Vec<Selection>,
+        first_list_jitter: Duration,
+        events: mpsc::Sender<Event>,
+    ) -> Kubernetes {
         let health = Arc::new(Health::new(
             selections.iter().map(|selection| selection.feed),
         ));
-        let first_list_jitter = options.first_list_jitter;
         let api = Api::new(client, health.clone());
         let task = async move {
             let api = Arc::new(api.discovered().await);

@@ -83,6 +83,17 @@ pub fn reverse_range(name: &Name) -> Option<RangeInclusive<IpAddr>> {
     }
 }
 
+/// The network of a reverse zone; none for a name that is none.
+pub fn reverse_network(zone: &Name) -> Option<IpNet> {
+    let range = reverse_range(zone)?;
+    let cuts = zone.labels().count() - 2;
+    let bits = match range.start() {
+        IpAddr::V4(_) => 8 * cuts,
+        IpAddr::V6(_) => 4 * cuts,
+    };
+    IpNet::new(*range.start(), u8::try_from(bits).ok()?).ok()
+}
+
 /// The reverse zones that make up a network. A zone is cut at an octet of an
 /// IPv4 address and at a nibble of an IPv6 one, so a network between two cuts is
 /// several zones: `10.96.0.0/12` is the sixteen zones from `96.10.in-addr.arpa` to
@@ -156,6 +167,9 @@ mod tests {
             ),
         ] {
             assert_eq!(range(name), Some(ip(first)..=ip(last)), "{name}");
+            let zone = Name::parse(name).unwrap();
+            let network = reverse_network(&zone).unwrap();
+            assert_eq!(reverse_zones(network), [zone], "{network}");
         }
         let address = ip("fd00::1:a");
         let name = reverse_name(address);

@@ -13,7 +13,7 @@ mod name;
 mod record;
 mod wire;
 
-pub use address::{dashed, reverse_name, reverse_range, reverse_zones, undashed};
+pub use address::{dashed, reverse_name, reverse_network, reverse_range, reverse_zones, undashed};
 pub use builder::ModelBuilder;
 pub(crate) use model::address_data;
 pub use model::{Absent, Answer, Apex, Below, Live, Model, Node, Rest, ZoneData};

@@ -45,6 +45,11 @@ pub enum NameError {
 }
 
 impl Name {
+    /// The name of no labels, which all names are below.
+    pub fn root() -> Name {
+        Name(Box::new([0]))
+    }
+
     /// Reads presentation form: `a.b.c` or `a.b.c.`, with `\.` and `\DDD`
     /// escapes (RFC 1035 §5.1).
     pub fn parse(text: &str) -> Result<Name, NameError> {
@@ -52,7 +57,7 @@ impl Name {
             return Err(NameError::Empty);
         }
         if text == "." {
-            return Ok(Name(Box::new([0])));
+            return Ok(Name::root());
         }
         let mut wire = Vec::with_capacity(text.len() + 2);
         let mut label = Vec::new();

@@ -10,8 +10,11 @@ use kube::{
     core::{Request as Path, request},
 };
 
-use super::{Endpoints, Options, PodScope, backoff::jitter};
-use crate::source::Feed;
+use super::{Options, PodScope, backoff::jitter};
+use crate::{
+    cluster::{Endpoints, Key},
+    source::Feed,
+};
 
 /// The slices that Kubernetes' own controller made for headless Services.
 const HEADLESS: &str = "service.kubernetes.io/headless";
@@ -79,12 +82,14 @@ pub(super) fn all(options: &Options) -> Vec<Selection> {
             PodScope::All => pods,
         });
     }
-    if let Some(key) = &options.corefile {
-        let maps = Selection::of::<core::ConfigMap>(Feed::Corefile, "configmaps");
-        let maps = maps.within::<core::ConfigMap>(&key.namespace);
-        all.push(maps.with_field("metadata.name", &key.name));
-    }
     all
+}
+
+/// The ConfigMap that holds CoreDNS's configuration.
+pub(super) fn corefile(key: &Key) -> Selection {
+    let maps = Selection::of::<core::ConfigMap>(Feed::Corefile, "configmaps");
+    let maps = maps.within::<core::ConfigMap>(&key.namespace);
+    maps.with_field("metadata.name", &key.name)
 }
 
 impl Selection {

@@ -1,0 +1,108 @@
+//! `/metrics`, in OpenMetrics' text form.
+
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
+    metrics::{
+        family::{Family, MetricConstructor},
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+use crate::cluster::ServiceKind;
+
+/// What has been measured since the start.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    programming: Family<Programmed, Histogram, Buckets>,
+    publish: Histogram,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct Programmed {
+    service_kind: Kind,
+}
+
+/// CoreDNS's names for kinds of services.
+#[derive(Clone, Debug, EncodeLabelValue, Eq, Hash, PartialEq)]
+#[allow(non_camel_case_types)]
+enum Kind {
+    cluster_ip,
+    headless_with_selector,
+}
+
+/// From 1 millisecond to about 9 minutes, as CoreDNS has them.
+#[derive(Clone, Debug)]
+struct Buckets;
+
+impl MetricConstructor<Histogram> for Buckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(exponential_buckets(0.001, 2.0, 20))
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        let programming = Family::new_with_constructor(Buckets);
+        // From 16 microseconds to about half a second.
+        let publish = Histogram::new(exponential_buckets(0.000_016, 2.0, 16));
+        let mut registry = Registry::default();
+        registry.register_with_unit(
+            "coredns_kubernetes_dns_programming_duration",
+            "From the change of a service\'s endpoints in the cluster to its being served; the metric of the same name in CoreDNS",
+            Unit::Seconds,
+            programming.clone(),
+        );
+        registry.register_with_unit(
+            "zerohop_publish_duration",
+            "From the reading of a change to its being served by all planes",
+            Unit::Seconds,
+            publish.clone(),
+        );
+        Metrics {
+            registry: Mutex::new(registry),
+            programming,
+            publish,
+        }
+    }
+}
+
+impl Metrics {
+    /// A change is served, so long after it was read.
+    pub fn published(&self, after: Duration) {
+        self.publish.observe(after.as_secs_f64());
+    }
+
+    /// A change of a service\'s endpoints, made at this time, is served. Nothing is said of a
+    /// service that is unknown.
+    pub fn programmed(&self, kind: Option<&ServiceKind>, changed: SystemTime) {
+        let service_kind = match kind {
+            Some(ServiceKind::Headless) => Kind::headless_with_selector,
+            Some(ServiceKind::ClusterIp(_)) => Kind::cluster_ip,
+            Some(ServiceKind::ExternalName(_)) | None => return,
+        };
+        // Clocks differ: what seems to come before its cause came at once.
+        let took = changed.elapsed().unwrap_or_default();
+        let programmed = Programmed { service_kind };
+        let histogram = self.programming.get_or_create(&programmed);
+        histogram.observe(took.as_secs_f64());
+    }
+
+    /// The text.
+    ///
+    /// # Errors
+    /// When a metric can\'t be written.
+    pub fn text(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}

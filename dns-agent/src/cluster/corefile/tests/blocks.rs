@@ -1,0 +1,143 @@
+//! Several server blocks, their keys, and their ports.
+
+use super::{Conclusions, answered, refusal};
+
+const KUBERNETES: &str = "{\nkubernetes cluster.local in-addr.arpa\n}\n";
+const ALL: &str = "cluster.local. in-addr.arpa.";
+
+#[test]
+fn another_server_block() {
+    for (own, other, left) in [
+        (".", "example.org", ALL.to_owned()),
+        (
+            ".:53",
+            "x.cluster.local",
+            format!("{ALL} -x.cluster.local."),
+        ),
+        (
+            ".:53",
+            "x.cluster.local:5353",
+            format!("{ALL} -x.cluster.local."),
+        ),
+        (
+            ".:53",
+            "x.cluster.local, 10.0.0.0/8",
+            format!("{ALL} -x.cluster.local. -10.in-addr.arpa."),
+        ),
+        // It is asked instead.
+        (".", "cluster.local", "nothing".to_owned()),
+        (".", "local", "nothing".to_owned()),
+        (".", "in-addr.arpa", "cluster.local.".to_owned()),
+        (".", "arpa:5353", "cluster.local.".to_owned()),
+        // The Service may lead to the other port.
+        (".", ".:5353", "nothing".to_owned()),
+        ("cluster.local in-addr.arpa", ".:5353", "nothing".to_owned()),
+        (
+            "cluster.local:5353 in-addr.arpa:5353",
+            "dns://.:53",
+            "nothing".to_owned(),
+        ),
+        (".:53 .:5353", "example.org:5353", ALL.to_owned()),
+        (".:53 .:5353", "local:5353", "nothing".to_owned()),
+        // On one port the longest key wins, but for DS.
+        ("cluster.local in-addr.arpa", ".:53", ALL.to_owned()),
+        ("cluster.local in-addr.arpa", "local", "nothing".to_owned()),
+        // Other transports are never asked where we stand.
+        (".", "tls://.", ALL.to_owned()),
+        (
+            ".",
+            "https://cluster.local grpc://. quic://. https3://. unix://x",
+            ALL.to_owned(),
+        ),
+        (". tls://.", "example.org", ALL.to_owned()),
+    ] {
+        for text in [
+            format!("{own} {KUBERNETES}{other} {{\nforward . 10.0.0.1\n}}\n"),
+            format!("{other} {{\nimport x\n}}\n{own} {KUBERNETES}"),
+        ] {
+            assert_eq!(sorted(&answered(&text)), sorted(&left), "{own} and {other}");
+        }
+    }
+    let text = format!(". {KUBERNETES}.:5353 {{\n}}\nlocal {{\n}}\n");
+    let expected = [
+        "line 4: the server block for . has another port, which may be the one that is asked, so everything passes",
+        "line 6: the server block for local. is asked instead, so cluster.local. passes",
+    ];
+    assert_eq!(Conclusions::read(&text).reasons, expected);
+}
+
+fn sorted(text: &str) -> Vec<&str> {
+    let mut words: Vec<&str> = text.split(' ').collect();
+    words.sort_unstable();
+    words
+}
+
+#[test]
+fn zones_outside_of_their_server_block() {
+    assert_eq!(
+        answered(&format!("cluster.local {KUBERNETES}")),
+        "cluster.local."
+    );
+    assert_eq!(answered(&format!("in-addr.arpa {KUBERNETES}")), "nothing");
+    assert_eq!(
+        answered(&format!("tls://. cluster.local {KUBERNETES}")),
+        "cluster.local."
+    );
+    let reasons = Conclusions::read(&format!("cluster.local {KUBERNETES}")).reasons;
+    let expected = [
+        "line 2: answers for cluster.local.; what `kubernetes` doesn't have there doesn't exist",
+        "line 2: `kubernetes` is never asked for zones outside its server block, so in-addr.arpa. passes",
+    ];
+    assert_eq!(reasons, expected);
+}
+
+#[test]
+fn one_kubernetes_plugin() {
+    for (text, reason) in [
+        (
+            "",
+            "no server block has a `kubernetes` plugin, so everything passes",
+        ),
+        (
+            ".:53 {\nforward . 10.0.0.1\n}\n",
+            "no server block has a `kubernetes` plugin, so everything passes",
+        ),
+        (
+            "tls://. {\nkubernetes cluster.local\n}\n",
+            "no server block has a `kubernetes` plugin, so everything passes",
+        ),
+        (
+            ". {\nkubernetes a.local\n}\nb.local {\nkubernetes\n}\n",
+            "line 5: `kubernetes` is there a second time, so everything passes",
+        ),
+        (
+            ". {\nkubernetes a.local\nkubernetes b.local\n}\n",
+            "line 3: `kubernetes` is there a second time, so everything passes",
+        ),
+    ] {
+        assert_eq!(refusal(text), reason);
+    }
+    let both = format!(". {KUBERNETES}tls://. {KUBERNETES}");
+    assert_eq!(answered(&both), ALL);
+}
+
+#[test]
+fn keys_that_are_not_understood() {
+    for key in [
+        "a..b",
+        "foo://x",
+        "x:",
+        ":53",
+        "10.0.0.0/33",
+        "::/0",
+        "::ffff:10.0.0.0/104",
+        "x:70000",
+        r"x\.y",
+        "ä",
+    ] {
+        let text = format!("{key} {{\n}}\n. {KUBERNETES}");
+        let reason =
+            format!("line 1: `{key}` is no zone that Zerohop understands, so everything passes");
+        assert_eq!(refusal(&text), reason);
+    }
+}

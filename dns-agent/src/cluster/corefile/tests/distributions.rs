@@ -1,0 +1,206 @@
+//! Corefiles as distributions ship them.
+
+use super::{Conclusions, name, standard};
+
+const ADOPTED: [&str; 2] = [
+    "answers for cluster.local.; what `kubernetes` doesn't have there doesn't exist",
+    "answers for in-addr.arpa. and ip6.arpa.; what `kubernetes` doesn't have there falls through and passes",
+];
+
+fn reasons(line: usize) -> Vec<String> {
+    ADOPTED.map(|text| format!("line {line}: {text}")).to_vec()
+}
+
+#[test]
+fn kubeadm() {
+    let text = ".:53 {
+    errors
+    health {
+       lameduck 5s
+    }
+    ready
+    kubernetes cluster.local in-addr.arpa ip6.arpa {
+       pods insecure
+       fallthrough in-addr.arpa ip6.arpa
+       ttl 30
+    }
+    prometheus :9153
+    forward . /etc/resolv.conf {
+       max_concurrent 1000
+    }
+    cache 30 {
+       disable success cluster.local
+       disable denial cluster.local
+    }
+    loop
+    reload
+    loadbalance
+}
+";
+    let conclusions = Conclusions {
+        adopted: Some(standard(30)),
+        reasons: reasons(7),
+    };
+    assert_eq!(Conclusions::read(text), conclusions);
+}
+
+#[test]
+fn eks() {
+    let text = ".:53 {
+    errors
+    health {
+        lameduck 5s
+      }
+    ready
+    kubernetes cluster.local in-addr.arpa ip6.arpa {
+      pods insecure
+      fallthrough in-addr.arpa ip6.arpa
+    }
+    prometheus :9153
+    forward . /etc/resolv.conf
+    cache 30
+    loop
+    reload
+    loadbalance
+}
+";
+    let conclusions = Conclusions {
+        adopted: Some(standard(5)),
+        reasons: reasons(7),
+    };
+    assert_eq!(Conclusions::read(text), conclusions);
+}
+
+#[test]
+fn stub_domains() {
+    let text = ".:53 {
+    errors
+    health
+    kubernetes cluster.local in-addr.arpa ip6.arpa {
+        pods insecure
+        fallthrough in-addr.arpa ip6.arpa
+        ttl 60
+    }
+    forward . 8.8.8.8 8.8.4.4
+    cache 30
+}
+consul.local:53 {
+    errors
+    cache 30
+    forward . 10.0.0.1
+}
+# Below a zone of ours.
+mesh.cluster.local:53 {
+    forward . 10.0.0.2
+}
+168.192.in-addr.arpa:53 {
+    forward . 10.0.0.3
+}
+";
+    let mut adopted = standard(30);
+    adopted.passed = vec![name("mesh.cluster.local"), name("168.192.in-addr.arpa")];
+    adopted.passed.sort();
+    let mut reasons = reasons(4);
+    reasons.extend(
+        [
+            "line 10: `cache` caps TTLs, so they are 30 s instead of 60 s",
+            "line 18: the server block for mesh.cluster.local. is asked for the names in it, so mesh.cluster.local. passes",
+            "line 21: the server block for 168.192.in-addr.arpa. is asked for the names in it, so 168.192.in-addr.arpa. passes",
+        ]
+        .map(str::to_owned),
+    );
+    let conclusions = Conclusions {
+        adopted: Some(adopted),
+        reasons,
+    };
+    assert_eq!(Conclusions::read(text), conclusions);
+}
+
+#[test]
+fn openshift() {
+    let text = "# foo
+example.org:5353 {
+    prometheus 127.0.0.1:9153
+    forward . 1.1.1.1 2.2.2.2:5353 {
+        policy random
+    }
+    errors
+    log . {
+        class error
+    }
+    bufsize 1232
+    cache 900 {
+        denial 9984 30
+    }
+}
+.:5353 {
+    bufsize 1232
+    errors
+    log . {
+        class error
+    }
+    health {
+        lameduck 20s
+    }
+    ready
+    kubernetes cluster.local in-addr.arpa ip6.arpa {
+        pods insecure
+        fallthrough in-addr.arpa ip6.arpa
+    }
+    prometheus 127.0.0.1:9153
+    forward . /etc/resolv.conf {
+        policy sequential
+    }
+    cache 900 {
+        denial 9984 30
+    }
+    reload
+}
+hostname.bind:5353 {
+    chaos
+}
+";
+    let conclusions = Conclusions {
+        adopted: Some(standard(5)),
+        reasons: reasons(26),
+    };
+    assert_eq!(Conclusions::read(text), conclusions);
+}
+
+#[test]
+fn k3s() {
+    let text = ".:53 {
+    errors
+    health
+    ready
+    kubernetes cluster.local in-addr.arpa ip6.arpa {
+      pods insecure
+      fallthrough in-addr.arpa ip6.arpa
+    }
+    hosts /etc/coredns/NodeHosts {
+      ttl 60
+      reload 15s
+      fallthrough
+    }
+    prometheus :9153
+    cache 30
+    loop
+    reload
+    loadbalance
+    import /etc/coredns/custom/*.override
+    forward . /etc/resolv.conf
+}
+import /etc/coredns/custom/*.server
+";
+    let reasons = [
+        "line 9: `hosts` answers for the addresses in a file that Zerohop doesn't read, so in-addr.arpa. and ip6.arpa. pass",
+        "line 9: `hosts` has names from /etc/coredns/NodeHosts, which Zerohop doesn't read, so everything passes",
+        "line 19: `import /etc/coredns/custom/*.override` brings in text that Zerohop can't see, so everything passes",
+        "line 22: `import /etc/coredns/custom/*.server` brings in text that Zerohop can't see, so everything passes",
+    ];
+    let conclusions = Conclusions {
+        adopted: None,
+        reasons: reasons.map(str::to_owned).to_vec(),
+    };
+    assert_eq!(Conclusions::read(text), conclusions);
+}

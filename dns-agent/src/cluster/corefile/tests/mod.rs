@@ -1,0 +1,76 @@
+//! What is concluded from Corefiles.
+
+mod blocks;
+mod distributions;
+mod kubernetes;
+mod plugins;
+mod properties;
+mod text;
+
+use crate::cluster::{EmptyServices, EndpointNames, PodMode, Selectors};
+use crate::zone::Name;
+
+use super::{Absent, Adopted, AdoptedZone, Conclusions, ZonalNames};
+
+/// The server block of kubeadm's default with these lines more.
+fn with(lines: &str) -> String {
+    format!(
+        ".:53 {{
+    errors
+    kubernetes cluster.local in-addr.arpa ip6.arpa {{
+        pods insecure
+        fallthrough in-addr.arpa ip6.arpa
+    }}
+    {lines}
+}}
+"
+    )
+}
+
+/// What is adopted of kubeadm's default.
+fn standard(ttl: u32) -> Adopted {
+    Adopted {
+        zones: vec![
+            zone("cluster.local", Absent::Denied),
+            zone("in-addr.arpa", Absent::Passed),
+            zone("ip6.arpa", Absent::Passed),
+        ],
+        passed: Vec::new(),
+        ttl,
+        pods: PodMode::Insecure,
+        namespaces: Vec::new(),
+        selectors: Selectors::default(),
+        empty_services: EmptyServices::Answered,
+        endpoint_names: EndpointNames::Address,
+        zonal_names: ZonalNames::Absent,
+    }
+}
+
+fn zone(text: &str, absent: Absent) -> AdoptedZone {
+    AdoptedZone {
+        name: name(text),
+        absent,
+    }
+}
+
+fn name(text: &str) -> Name {
+    Name::parse(text).unwrap()
+}
+
+/// The zones that are answered, and after a minus what passes of them.
+fn answered(text: &str) -> String {
+    let Some(adopted) = Conclusions::read(text).adopted else {
+        return "nothing".to_owned();
+    };
+    let zones = adopted.zones.iter().map(|zone| zone.name.to_string());
+    let passed = adopted.passed.iter().map(|name| format!("-{name}"));
+    zones.chain(passed).collect::<Vec<_>>().join(" ")
+}
+
+/// The only reason for which nothing is answered.
+fn refusal(text: &str) -> String {
+    let Conclusions { adopted, reasons } = Conclusions::read(text);
+    assert_eq!(adopted, None, "{text}");
+    assert_eq!(reasons.len(), 1, "{reasons:#?}");
+    reasons.concat()
+}

@@ -1,0 +1,127 @@
+//! What holds for every text.
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::{Conclusions, answered, with};
+
+/// A Corefile with much in it, of which something is adopted.
+const GOOD: &str = ".:53 cluster.local {
+    errors
+    kubernetes cluster.local other.local in-addr.arpa 10.96.0.0/12 {
+        pods insecure
+        labels app in (web, shop)
+        fallthrough in-addr.arpa
+        multicluster other.local
+    }
+    hosts {
+        10.0.0.1 \"db.cluster.local\" # comment
+        fallthrough
+        no_reverse
+    }
+    rewrite name suffix .a.b.cluster.local .c
+    template IN A x.cluster.local {
+        answer \"{{ .Name }} 60 IN A 10.0.0.1\"
+    }
+    cache 30 {
+        success 1000 20
+    }
+}
+tls://x.cluster.local:853, y.cluster.local {
+    forward . 10.0.0.1
+}
+";
+
+/// Pieces that mean something.
+const PIECES: [&str; 16] = [
+    "{", "}", "\n", " ", "\"", "#", "\\", ",", ":", "/", ".", "{$X}", "import", "(a)", "\u{a0}",
+    "ä",
+];
+
+proptest! {
+    #[test]
+    fn any_text_is_read(text in any::<String>()) {
+        let conclusions = Conclusions::read(&text);
+        prop_assert!(!conclusions.reasons.is_empty());
+    }
+
+    #[test]
+    fn any_words_are_read(words in prop::collection::vec(words(), 0..60)) {
+        prop_assert!(!Conclusions::read(&words.concat()).reasons.is_empty());
+    }
+
+    #[test]
+    fn any_mutation_is_read(
+        changes in prop::collection::vec((any::<Index>(), 0..20_usize, prop::sample::select(&PIECES[..])), 1..8),
+    ) {
+        let mut chars: Vec<char> = GOOD.chars().collect();
+        for (at, length, piece) in changes {
+            let at = at.index(chars.len() + 1);
+            let end = chars.len().min(at + length);
+            chars.splice(at..end, piece.chars());
+        }
+        let conclusions = Conclusions::read(&chars.iter().collect::<String>());
+        prop_assert!(!conclusions.reasons.is_empty());
+        if let Some(adopted) = conclusions.adopted {
+            prop_assert!(!adopted.zones.is_empty());
+            for name in &adopted.passed {
+                let mut zones = adopted.zones.iter();
+                prop_assert!(zones.any(|zone| *name != zone.name && name.is_at_or_below(&zone.name)));
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_plugin_leaves_nothing_to_answer(
+        before in any::<bool>(),
+        directive in "[a-z][a-z0-9_]{0,9}( [a-z./:0-9]{1,8}){0,3}",
+    ) {
+        let name = directive.split(' ').next().unwrap_or_default();
+        prop_assume!(!KNOWN.contains(&name));
+        let text = match before {
+            true => with("errors").replacen("errors", &directive, 1),
+            false => with(&directive),
+        };
+        prop_assert_eq!(Conclusions::read(&text).adopted, None);
+    }
+}
+
+/// Plugins that may leave something to answer.
+const KNOWN: [&str; 20] = [
+    "errors",
+    "log",
+    "health",
+    "ready",
+    "prometheus",
+    "loop",
+    "reload",
+    "forward",
+    "bufsize",
+    "transfer",
+    "cache",
+    "loadbalance",
+    "hosts",
+    "rewrite",
+    "template",
+    "file",
+    "auto",
+    "etcd",
+    "secondary",
+    "k8s_external",
+];
+
+fn words() -> impl Strategy<Value = String> {
+    let word = prop::sample::select(GOOD.split_whitespace().collect::<Vec<_>>());
+    prop_oneof![
+        4 => word.prop_map(|word| format!("{word} ")),
+        1 => prop::sample::select(&PIECES[..]).prop_map(str::to_owned),
+        1 => Just("\n".to_owned()),
+    ]
+}
+
+#[test]
+fn the_good_one_is_adopted() {
+    let expected = "cluster.local. in-addr.arpa. -10.96.0.0";
+    let answered = answered(GOOD);
+    assert_eq!(answered, expected);
+}

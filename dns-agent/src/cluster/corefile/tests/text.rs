@@ -1,0 +1,144 @@
+//! Words, lines and braces.
+
+use super::{Conclusions, answered, refusal};
+
+#[test]
+fn spellings() {
+    for text in [
+        "cluster.local {\nkubernetes\n}",
+        "\u{feff}cluster.local\n{\nkubernetes\n}",
+        "cluster.local\r\n{\r\n\tkubernetes\r\n}\r\n",
+        // A text without braces is one server block.
+        "cluster.local\nkubernetes",
+        "cluster.local\nkubernetes {\npods insecure\n}\nerrors\n",
+        "\"cluster.local\" { kubernetes\n}",
+        "example.org,\ncluster.local { # zones\n# nothing\nkubernetes cluster.local # {\n}",
+        "example.org, cluster.local {\nkubernetes \"cluster.local\"\n}",
+        "\"\" cluster.local {\nkubernetes\n} example.org {\n}",
+        "cluster.local {\nkubernetes {\n}\n}",
+        "cluster.local {\nkubernetes { }\n}",
+        "cluster.local {\nkubernetes { pods insecure\n}\n}",
+        // Words can hold line breaks, and what follows is on the line they end on.
+        "cluster.local {\nlog \"a\nb\" c\nkubernetes\n}",
+        "cluster.local {\nlog \"say \\\"import\\\" \\\\ \"\nkubernetes\n}",
+        "cluster.local {\nlog import {\nclass all import\n}\nkubernetes\n}",
+        "example.org",
+        "cluster.local {\nkubernetes\n}\nexample.org",
+    ] {
+        let expected = if text == "example.org" {
+            "nothing"
+        } else {
+            "cluster.local."
+        };
+        assert_eq!(answered(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_comment_behind_a_word_ends_with_the_next_space() {
+    // To CoreDNS, too, "x.local" is a zone of the plugin here.
+    assert_eq!(
+        answered(". {\nkubernetes cluster.local#and x.local\n}"),
+        "cluster.local. x.local."
+    );
+    assert_eq!(
+        answered(". {\nkubernetes cluster.local #and x.local\n}"),
+        "cluster.local."
+    );
+}
+
+#[test]
+fn texts_that_cannot_be_read() {
+    for (text, reason) in [
+        ("{\nkubernetes\n}", "line 1: a server block has no zone"),
+        (
+            "a.local {\nkubernetes\n",
+            "line 1: the opening brace is never closed",
+        ),
+        (
+            "a.local {\nkubernetes {\npods insecure\n}\n",
+            "line 1: the opening brace is never closed",
+        ),
+        (
+            "a.local {\nkubernetes {\npods insecure\n",
+            "line 2: the opening brace is never closed",
+        ),
+        (
+            "a.local {\nlog {\nx {\n}\n",
+            "line 2: the opening brace is never closed",
+        ),
+        (
+            "a.local {\nkubernetes\n}\n}\n",
+            "line 4: no brace was opened before this one",
+        ),
+        (
+            "a.local\nkubernetes\n}\n",
+            "line 3: no brace was opened before this one",
+        ),
+        (
+            "a.local {\n{\n}\n}\n",
+            "line 2: a brace opens without a plugin's name",
+        ),
+        (
+            "a.local {\nkubernetes\n{\n}\n}\n",
+            "line 3: the brace must stand on the line of its plugin",
+        ),
+        (
+            "a.local { kubernetes }",
+            "line 1: the closing brace must stand on a line of its own",
+        ),
+        (
+            "a.local {\nlog { class all }\n}\n",
+            "line 2: the closing brace must stand on a line of its own",
+        ),
+        (
+            "a.local {\nlog {\n} errors\n}\n",
+            "line 3: text follows the closing brace of a plugin",
+        ),
+        (
+            "a.local {\nlog {\n} }\n",
+            "line 3: text follows the closing brace of a plugin",
+        ),
+        (
+            "a.local, {\n}\n",
+            "line 1: a zone is missing after the comma",
+        ),
+        ("a.local,\n", "line 1: a zone is missing after the comma"),
+        (
+            "a.local {\nlog \"x\n}\n",
+            "line 2: the quotes are never closed",
+        ),
+        (
+            "a.local {\nlog \"x\\",
+            "line 2: the quotes are never closed",
+        ),
+        (
+            "{$ZONE} {\n}\n",
+            "line 1: `{$ZONE}` among the zones stands for text that Zerohop can't see",
+        ),
+        (
+            "a.local,\nimport x {\n}\n",
+            "line 2: `import` among the zones stands for text that Zerohop can't see",
+        ),
+    ] {
+        assert_eq!(
+            refusal(text),
+            format!("{reason}, so everything passes"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn snippets_and_imports() {
+    let text = "(common) {\n    errors\n    log {\n    }\n}\n. {\n    kubernetes cluster.local\n    import common\n}\nimport more\nimport\n";
+    let Conclusions { adopted, reasons } = Conclusions::read(text);
+    assert_eq!(adopted, None);
+    let expected = [
+        "line 1: `(common)` brings in text that Zerohop can't see, so everything passes",
+        "line 8: `import common` brings in text that Zerohop can't see, so everything passes",
+        "line 10: `import more` brings in text that Zerohop can't see, so everything passes",
+        "line 11: `import` brings in text that Zerohop can't see, so everything passes",
+    ];
+    assert_eq!(reasons, expected);
+}

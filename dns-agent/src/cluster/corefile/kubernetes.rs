@@ -74,14 +74,11 @@ impl Kubernetes {
 
     /// What is said of names that it doesn't have.
     pub(super) fn absent(&self, zone: &Name) -> Absent {
-        match self
-            .fallthrough
-            .iter()
-            .any(|through| zone.is_at_or_below(through))
-        {
-            true => Absent::Passed,
-            false => Absent::Denied,
+        let mut fallthrough = self.fallthrough.iter();
+        if fallthrough.any(|through| zone.is_at_or_below(through)) {
+            return Absent::Passed;
         }
+        Absent::Denied
     }
 
     /// What passes for its own options and zones.
@@ -116,10 +113,10 @@ impl Kubernetes {
         findings
     }
 
-    /// That PTR records name a zone which isn't answered, or isn't a cluster domain.
+    /// That PTR records point into a zone which isn't answered, or isn't a cluster domain.
     pub(super) fn unpointed(&self) -> Finding {
         let primary = self.primary().map(Name::to_string).unwrap_or_default();
-        let what = format!("PTR records name names in {primary}");
+        let what = format!("PTR records point into {primary}, which is no cluster domain of ours");
         Finding::new(self.line, what, reverse_trees())
     }
 

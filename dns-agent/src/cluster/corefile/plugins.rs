@@ -115,7 +115,7 @@ fn hosts(
         match (line.name(), line.args()) {
             ("fallthrough", []) => fallthrough = vec![Name::root()],
             ("fallthrough", zones) => {
-                fallthrough = zones_of(zones).map_err(|what| line.unclear(what))?
+                fallthrough = zones_of(zones).map_err(|what| line.unclear(what))?;
             }
             ("fallthrough_unsupported" | "no_reverse" | "reload" | "ttl", _) => {}
             _ => findings.push(hosts_entry(line)?),

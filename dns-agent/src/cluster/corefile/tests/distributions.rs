@@ -204,3 +204,15 @@ import /etc/coredns/custom/*.server
     };
     assert_eq!(Conclusions::read(text), conclusions);
 }
+
+/// The first example of `docs/coredns.md` is concluded as it says there.
+#[test]
+fn example_of_the_documentation() {
+    let documentation = include_str!("../../../../../docs/coredns.md");
+    let mut examples = documentation.split("```\n").skip(1).step_by(2);
+    let (text, reasons) = (examples.next().unwrap(), examples.next().unwrap());
+    assert_eq!(
+        Conclusions::read(text).reasons.join("\n"),
+        reasons.trim_end()
+    );
+}

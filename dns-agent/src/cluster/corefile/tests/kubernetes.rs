@@ -198,7 +198,7 @@ fn zones() {
     .reasons;
     let expected = [
         "line 2: answers for b.local.; what `kubernetes` doesn't have there doesn't exist",
-        "line 2: PTR records name names in a.local., so ip6.arpa. passes",
+        "line 2: PTR records point into a.local., which is no cluster domain of ours, so ip6.arpa. passes",
         "line 3: `multicluster` asks for Services of other clusters, so a.local. passes",
     ];
     assert_eq!(reasons, expected);

@@ -98,7 +98,7 @@ fn plugins_with_zones_of_their_own() {
     }
     let reasons = Conclusions::read(&with("template ANY ANY local")).reasons;
     let expected = [
-        "line 3: PTR records name names in cluster.local., so in-addr.arpa. and ip6.arpa. pass",
+        "line 3: PTR records point into cluster.local., which is no cluster domain of ours, so in-addr.arpa. and ip6.arpa. pass",
         "line 7: `template` may answer names in its zones, so cluster.local. passes",
     ];
     assert_eq!(reasons, expected);

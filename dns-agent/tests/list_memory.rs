@@ -52,9 +52,10 @@ unsafe impl GlobalAlloc for Counted {
 }
 
 #[tokio::test]
-async fn a_list_takes_no_more_memory_than_its_largest_object() {
+async fn a_list_takes_little_memory_however_long_it_is() {
     let (router, mut api) = FakeApi::new();
-    let (sender, mut events) = mpsc::channel(256);
+    // What waits to be received takes memory too.
+    let (sender, mut events) = mpsc::channel(16);
     let client = Client::new(router, "default");
     let _source = Kubernetes::start(client, &Options::default(), sender);
     api.next().await.refuse(404, "NotFound", "no version");
@@ -87,20 +88,21 @@ async fn a_list_takes_no_more_memory_than_its_largest_object() {
     let peak = PEAK.load(Ordering::Relaxed) - before;
     let body = body.await.unwrap();
     println!("{peak} octets allocated at most, for a body of {body} octets");
-    assert!(peak < 2 << 20, "{peak}");
-    assert!(body > 100 * peak / 4, "{body}");
+    assert!(peak < 1 << 20, "{peak}");
+    assert!(body > 100 * peak, "{body}");
 }
 
 /// Writes the list's body. Its length.
 async fn write(list: Asked) -> usize {
     let body = list.open();
+    let template = slice();
     let mut length = 0;
     let mut piece = String::from(r#"{"metadata":{"resourceVersion":"7"},"items":["#);
     for index in 0..SLICES {
         if index > 0 {
             piece.push(',');
         }
-        piece.push_str(&slice(index));
+        piece.push_str(&template.replace("INDEX", &index.to_string()));
         if piece.len() >= PIECE {
             length += piece.len();
             body.text(&piece).await;
@@ -112,25 +114,25 @@ async fn write(list: Asked) -> usize {
     length + piece.len()
 }
 
-/// A slice of ten endpoints, as Kubernetes' own controller writes them.
-fn slice(index: usize) -> String {
+/// A slice of ten endpoints, as Kubernetes' own controller writes them, of the Service with an index.
+fn slice() -> String {
     let endpoints: Vec<_> = (0..10)
         .map(|endpoint| {
             json!({
-                "addresses": [format!("10.{}.{}.{endpoint}", index / 256, index % 256)],
+                "addresses": [format!("10.0.0.{endpoint}")],
                 "conditions": {"ready": true, "serving": true, "terminating": false},
                 "nodeName": format!("node-{endpoint}"),
                 "zone": "zone-a",
-                "targetRef": {"kind": "Pod", "namespace": "ns", "name": format!("pod-{index}-{endpoint}")},
+                "targetRef": {"kind": "Pod", "namespace": "ns", "name": format!("pod-INDEX-{endpoint}")},
             })
         })
         .collect();
     let slice = json!({
         "metadata": {
             "namespace": "ns",
-            "name": format!("service-{index}-abcde"),
-            "resourceVersion": index.to_string(),
-            "labels": {"kubernetes.io/service-name": format!("service-{index}")},
+            "name": "service-INDEX-abcde",
+            "resourceVersion": "INDEX",
+            "labels": {"kubernetes.io/service-name": "service-INDEX"},
         },
         "addressType": "IPv4",
         "endpoints": endpoints,

@@ -15,8 +15,8 @@ const AGENT: &str = concat!("zerohop-dns-agent/", env!("CARGO_PKG_VERSION"));
 /// A client for the API server that a kubeconfig file names; without one, for that of the Pod this runs in,
 /// or of the user's own kubeconfig. Nothing is sent yet.
 ///
-/// A ServiceAccount's token is read from its file again when the last reading is 50 seconds old, and so is
-/// the API server's certificate authority: what the kubelet rotates takes effect by itself.
+/// What the kubelet rotates takes effect by itself: kube reads a ServiceAccount's token from its file again
+/// for the first request after 50 seconds, and the API server's certificate authority about once a minute.
 ///
 /// # Errors
 /// When there is no configuration, or it can't be used: which, and what to do.

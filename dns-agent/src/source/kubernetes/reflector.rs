@@ -104,7 +104,7 @@ impl Reflector {
             };
             if let Err(failure) = done {
                 let pause = self.recover(&failure);
-                self.tell_trouble(failure, pause);
+                self.tell_trouble(&failure, pause);
                 sleep(pause).await;
             }
         }
@@ -320,7 +320,7 @@ impl Reflector {
         }
     }
 
-    fn tell_trouble(&self, failure: Failure, pause: Duration) {
+    fn tell_trouble(&self, failure: &Failure, pause: Duration) {
         let feed = self.selection.feed;
         let error = failure.to_string();
         let state = State::Retrying {

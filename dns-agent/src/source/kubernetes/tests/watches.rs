@@ -50,13 +50,13 @@ async fn a_version_that_is_gone_is_listed_again_from_what_was_seen() {
                 watch
                     .open()
                     .event(("ERROR", status(410, "Expired", "too old")))
-                    .await
+                    .await;
             }
             _ => {
                 watch
                     .open()
                     .event(("ERROR", json!({"reason": "Expired"})))
-                    .await
+                    .await;
             }
         }
         let list = setup.api.next().await;
@@ -169,6 +169,7 @@ async fn watches_that_end_before_they_said_anything_are_no_sign_of_life() {
         tokio::time::sleep(Duration::from_secs(60)).await;
         drop(body);
         watches += 1;
+        assert!(watches < 10, "no list");
         asked = setup.api.next().await;
     }
     assert_eq!(watches, 6);
@@ -197,6 +198,12 @@ async fn a_broken_watch_is_reopened_from_the_last_whole_event() {
         assert_eq!(watch.get("watch"), Some("true"), "{how}");
         assert_eq!(watch.get("resourceVersion"), Some("8"), "{how}");
         assert_eq!(setup.told(), [""; 0], "{how}");
+        let error = setup.error();
+        assert_eq!(
+            error.contains("within an event"),
+            how.starts_with("ended"),
+            "{how}: {error}"
+        );
     }
 }
 

@@ -71,14 +71,10 @@ impl<'a> View<'a> {
     }
 
     fn services_of(&self, address: IpAddr) -> impl Iterator<Item = &'a Key> {
-        let first = Key {
-            namespace: String::new(),
-            name: String::new(),
-        };
-        let pairs = self.index.pointers.range((address, first)..);
+        let pairs = self.index.pointers.range((address, first_key())..);
         pairs
             .take_while(move |(other, _)| *other == address)
-            .map(|(_, key)| key)
+            .map(|(_, key)| &**key)
     }
 
     /// The node of a name that objects make.
@@ -180,11 +176,7 @@ impl<'a> View<'a> {
     }
 
     fn has_pointer(&self, first: IpAddr, last: IpAddr) -> bool {
-        let start = Key {
-            namespace: String::new(),
-            name: String::new(),
-        };
-        let after = self.index.pointers.range((first, start)..);
+        let after = self.index.pointers.range((first, first_key())..);
         after
             .take_while(|(address, _)| *address <= last)
             .any(|(address, _)| {
@@ -330,6 +322,14 @@ impl ZoneData for View<'_> {
         }
         deep
     }
+}
+
+/// A key that comes before all others.
+fn first_key() -> Arc<Key> {
+    Arc::new(Key {
+        namespace: String::new(),
+        name: String::new(),
+    })
 }
 
 /// The name of a service, if it can have one.

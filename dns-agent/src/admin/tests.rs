@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::{
     lookup::{KernelPlane, KernelReport, KernelState, Lookup, Plane, RecordReport},
-    status::{SourceStatus, Status, ZoneStatus},
+    status::{ManifestsStatus, SourceStatus, Status, ZoneStatus},
     *,
 };
 use crate::{
@@ -224,12 +224,12 @@ fn the_status_reads_well() {
     let status = Status {
         version: "1.2.3".to_owned(),
         missing: vec!["interface eth7".to_owned()],
-        source: SourceStatus {
+        source: SourceStatus::Manifests(ManifestsStatus {
             path: "/objects".into(),
             loaded: "2026-01-02T03:04:05Z".to_owned(),
             errors: vec!["/objects/a.yaml:3: unclosed".to_owned()],
-            problems: vec!["Service a/b: spec: bad".to_owned()],
-        },
+        }),
+        problems: vec!["Service a/b: spec: bad".to_owned()],
         zones: vec![ZoneStatus {
             name: "cluster.local.".to_owned(),
             serial: 7,

@@ -83,13 +83,15 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// Makes and fills the tables, and attaches the programs, if that has not been done.
+    /// Whether it waits for [`Kernel::start`].
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(*self.lock(), Plane::Waiting)
+    }
+
+    /// Makes the tables, fills them, and attaches the programs.
     ///
     /// A node that can't is no reason not to serve: its kernel plane is degraded.
     pub(super) fn start(&mut self, data: &dyn ZoneData) {
-        if !matches!(*self.lock(), Plane::Waiting) {
-            return;
-        }
         let found = Handle::current().block_on(self.devices.list());
         let started = found
             .context("can't look for --interface")

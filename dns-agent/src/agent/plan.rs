@@ -119,11 +119,25 @@ fn adopt(base: &ZoneSettings, adopted: Adopted) -> ZoneSettings {
     let (reverse, domains): (Vec<_>, Vec<_>) = zones
         .into_iter()
         .partition(|zone| reverse_range(&zone.name).is_some());
-    let denied = reverse.iter().filter(|zone| zone.absent == Absent::Denied);
+    let denied: Vec<_> = reverse
+        .iter()
+        .filter(|zone| zone.absent == Absent::Denied)
+        .map(|zone| &zone.name)
+        .collect();
+    // CoreDNS has the names of services and pods below its reverse zones too.
+    let doubles = denied
+        .iter()
+        .flat_map(|zone| [zone.child(b"svc"), zone.child(b"pod")])
+        .flatten();
     let passing = domains.iter().filter(|zone| zone.absent == Absent::Passed);
     ZoneSettings {
+        passed: (base.passed.iter().cloned())
+            .chain(passed)
+            .chain(doubles)
+            .collect(),
         reverse: denied
-            .filter_map(|zone| reverse_network(&zone.name))
+            .iter()
+            .filter_map(|zone| reverse_network(zone))
             .collect(),
         pointers: reverse.iter().map(|zone| zone.name.clone()).collect(),
         falls_through: passing.map(|zone| zone.name.clone()).collect(),
@@ -134,7 +148,6 @@ fn adopt(base: &ZoneSettings, adopted: Adopted) -> ZoneSettings {
         empty_services,
         endpoint_names,
         zonal_names,
-        passed: base.passed.iter().cloned().chain(passed).collect(),
         ..base.clone()
     }
 }

@@ -322,11 +322,12 @@ impl Writer {
                 }
             }
         }
-        // Where everything passes nothing is known of what the tables must hold later.
-        if !view.zones().is_empty() {
-            self.kernel.start(&view);
-        }
-        if changes.everything {
+        if self.kernel.is_waiting() {
+            // Where everything passes nothing is known of what the tables must hold later.
+            if !view.zones().is_empty() {
+                self.kernel.start(&view);
+            }
+        } else if changes.everything {
             self.kernel.publish(&view);
         } else {
             self.kernel.update(&view, &changes.names);

@@ -6,6 +6,8 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use serde::{Deserialize, de::DeserializeOwned};
+
 use super::objects::{
     Endpoint, EndpointSlice, Key, Namespace, Object, ObjectError, Pod, Port, Problem, Service,
     ServiceKind,
@@ -41,7 +43,8 @@ impl TryFrom<core::Service> for Object {
                 Port::new(port.name, port.protocol, Some(port.port))
                     .map_err(|reason| problem(format!("spec.ports[{index}].port"), reason))
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<_, _>>()
+            .map(fitted)?;
         let addresses = match spec.cluster_ips {
             Some(addresses) if !addresses.is_empty() => addresses,
             _ => spec.cluster_ip.into_iter().collect(),
@@ -57,7 +60,8 @@ impl TryFrom<core::Service> for Object {
                 .map(|text| {
                     address(text).map_err(|reason| problem("spec.clusterIPs".into(), reason))
                 })
-                .collect::<Result<_, _>>()?;
+                .collect::<Result<_, _>>()
+                .map(fitted)?;
             ServiceKind::ClusterIp(addresses)
         };
         Ok(Object::Service(Service { key, kind, ports }))
@@ -83,7 +87,8 @@ impl TryFrom<discovery::EndpointSlice> for Object {
                 Port::new(port.name, port.protocol, port.port)
                     .map_err(|reason| problem(format!("ports[{index}].port"), reason))
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<_, _>>()
+            .map(fitted)?;
         // Slices of domain names (addressType FQDN) have no addresses to publish.
         let endpoints = if slice.address_type == "FQDN" {
             Vec::new()
@@ -98,7 +103,8 @@ impl TryFrom<discovery::EndpointSlice> for Object {
                 Endpoint::new(endpoint)
                     .map_err(|reason| problem(format!("endpoints[{index}].addresses"), reason))
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<_, _>>()
+            .map(fitted)?;
         Ok(Object::EndpointSlice(EndpointSlice {
             key,
             service,
@@ -108,10 +114,57 @@ impl TryFrom<discovery::EndpointSlice> for Object {
     }
 }
 
-impl TryFrom<core::Pod> for Object {
+/// A Pod, as far as it matters. Its whole form in the API is the largest of all, and reading
+/// that would be most of the work of reading.
+#[derive(Debug, Deserialize)]
+pub struct ApiPod {
+    metadata: ObjectMeta,
+    status: Option<ApiPodStatus>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct ApiPodStatus {
+    phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    pod_ips: Option<Vec<core::PodIP>>,
+}
+
+/// An object as the API writes it.
+pub trait ApiObject: DeserializeOwned + TryInto<Object, Error = ObjectError> {
+    /// Its metadata.
+    fn metadata(&self) -> &ObjectMeta;
+}
+
+impl ApiObject for core::Namespace {
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+impl ApiObject for core::Service {
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+impl ApiObject for discovery::EndpointSlice {
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+impl ApiObject for ApiPod {
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+impl TryFrom<ApiPod> for Object {
     type Error = ObjectError;
 
-    fn try_from(pod: core::Pod) -> Result<Object, ObjectError> {
+    fn try_from(pod: ApiPod) -> Result<Object, ObjectError> {
         let key = key("Pod", &pod.metadata)?;
         let status = pod.status.unwrap_or_default();
         let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
@@ -144,7 +197,8 @@ impl Endpoint {
                 .addresses
                 .iter()
                 .map(|text| address(text))
-                .collect::<Result<_, _>>()?,
+                .collect::<Result<_, _>>()
+                .map(fitted)?,
             hostname: endpoint.hostname.filter(|name| !name.is_empty()),
             pod: endpoint.target_ref.and_then(|target| target.name),
             zone: endpoint.zone.filter(|zone| !zone.is_empty()),
@@ -167,6 +221,12 @@ impl Port {
             number,
         })
     }
+}
+
+/// Values read from others take over the memory of those, which are larger.
+fn fitted<T>(mut values: Vec<T>) -> Vec<T> {
+    values.shrink_to_fit();
+    values
 }
 
 /// Ready is true or absent; nothing else is looked at.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::zone::{Live, Name, ZoneData, dashed, reverse_name};
 
@@ -33,9 +33,9 @@ pub struct Index {
     slices: BTreeMap<Key, Told<EndpointSlice>>,
     pods: BTreeMap<Key, Told<Pod>>,
     /// The slices of each service, by their names.
-    slices_of: BTreeMap<Key, BTreeSet<String>>,
+    slices_of: BTreeMap<Key, Vec<Box<str>>>,
     /// The services of each address that has names.
-    pub(super) pointers: BTreeSet<(IpAddr, Key)>,
+    pub(super) pointers: BTreeSet<(IpAddr, Arc<Key>)>,
     /// The aliases that lead to a name, and those that lead to a name one label below it.
     aliases: BTreeMap<Name, BTreeSet<Key>>,
     /// How many pods of a namespace have an address.
@@ -287,7 +287,10 @@ impl Index {
                     index.unlink_slice(&told.object.key);
                     if let Some(service) = told.object.service_key() {
                         let names = index.slices_of.entry(service).or_default();
-                        names.insert(told.object.key.name.clone());
+                        let name = told.object.key.name.as_str();
+                        let at = names.partition_point(|other| **other < *name);
+                        names.reserve_exact(1);
+                        names.insert(at, name.into());
                     }
                     index.slices.insert(told.object.key.clone(), told);
                 });
@@ -469,7 +472,7 @@ impl Index {
         let slices = names.filter_map(|name| {
             self.slices.get(&Key {
                 namespace: service.namespace.clone(),
-                name: name.clone(),
+                name: name.to_string(),
             })
         });
         slices.map(|told| &told.object).collect()
@@ -618,7 +621,7 @@ impl Index {
             return;
         };
         if let Some(names) = self.slices_of.get_mut(&service) {
-            names.remove(&slice.name);
+            names.retain(|name| **name != *slice.name);
             if names.is_empty() {
                 self.slices_of.remove(&service);
             }
@@ -665,11 +668,12 @@ impl Index {
     /// Brings what finds a service up to date.
     fn link(&mut self, key: &Key, old: &Links) {
         let new = self.links(key);
+        let shared = Arc::new(key.clone());
         for address in old.addresses.difference(&new.addresses) {
-            self.pointers.remove(&(*address, key.clone()));
+            self.pointers.remove(&(*address, shared.clone()));
         }
         for address in new.addresses.difference(&old.addresses) {
-            self.pointers.insert((*address, key.clone()));
+            self.pointers.insert((*address, shared.clone()));
         }
         if old.alias == new.alias {
             return;

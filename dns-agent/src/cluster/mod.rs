@@ -15,6 +15,7 @@ mod service;
 mod settings;
 mod view;
 
+pub use convert::{ApiObject, ApiPod};
 pub use corefile::{Adopted, AdoptedZone, Conclusions};
 pub use feed::Feed;
 pub use index::{Changes, Index, build};

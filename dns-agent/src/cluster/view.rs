@@ -71,14 +71,10 @@ impl<'a> View<'a> {
     }
 
     fn services_of(&self, address: IpAddr) -> impl Iterator<Item = &'a Key> {
-        let first = Key {
-            namespace: String::new(),
-            name: String::new(),
-        };
-        let pairs = self.index.pointers.range((address, first)..);
+        let pairs = self.index.pointers.range((address, first_key())..);
         pairs
             .take_while(move |(other, _)| *other == address)
-            .map(|(_, key)| key)
+            .map(|(_, key)| &**key)
     }
 
     /// The node of a name that objects make.
@@ -107,8 +103,7 @@ impl<'a> View<'a> {
             [namespace, service, ..] => (*namespace, *service),
             [] => return None,
         };
-        let mut last = self.last.borrow_mut();
-        if let Some(last) = &*last
+        if let Some(last) = &*self.last.borrow()
             && last.domain == at
             && last.service.name == service
             && last.service.namespace == namespace
@@ -119,15 +114,19 @@ impl<'a> View<'a> {
             namespace: namespace.to_owned(),
             name: service.to_owned(),
         };
-        let contribution = self.index.contribution(&key, domain)?;
-        let names = Rc::new(subtree(contribution, &key, domain));
-        let node = names.get(name).cloned();
-        *last = Some(Last {
+        self.names_of(key, at, domain)?.get(name).cloned()
+    }
+
+    /// The names of a service, which are kept for the next question.
+    fn names_of(&self, service: Key, at: usize, domain: &Domain) -> Option<Rc<Subtree>> {
+        let contribution = self.index.contribution(&service, domain)?;
+        let names = Rc::new(subtree(contribution, &service, domain));
+        self.last.replace(Some(Last {
             domain: at,
-            service: key,
-            names,
-        });
-        node
+            service,
+            names: names.clone(),
+        }));
+        Some(names)
     }
 
     fn of_pod(&self, name: &Name, domain: &Domain) -> Option<Arc<Node>> {
@@ -177,11 +176,7 @@ impl<'a> View<'a> {
     }
 
     fn has_pointer(&self, first: IpAddr, last: IpAddr) -> bool {
-        let start = Key {
-            namespace: String::new(),
-            name: String::new(),
-        };
-        let after = self.index.pointers.range((first, start)..);
+        let after = self.index.pointers.range((first, first_key())..);
         after
             .take_while(|(address, _)| *address <= last)
             .any(|(address, _)| {
@@ -216,30 +211,40 @@ impl<'a> View<'a> {
         }
     }
 
-    fn visit_domain(&self, domain: &Domain, see: &mut dyn FnMut(&Name, &Node)) {
-        let mut see = |name: &Name| {
+    /// A node as it is told: where CoreDNS departs from the standards it may be left to it.
+    fn said(&self, node: Arc<Node>) -> Arc<Node> {
+        match self.index.settings().departures {
+            Departures::Passed if !node.is_host() => Arc::new(node.passing_rest()),
+            _ => node,
+        }
+    }
+
+    fn visit_domain(&self, at: usize, domain: &Domain, see: &mut dyn FnMut(&Name, &Node)) {
+        let mut see_if_there = |name: &Name| {
             if let Some(node) = self.node(name) {
                 see(name, &node);
             }
         };
         for namespace in self.index.exposed_namespaces() {
-            domain
-                .of_namespace(namespace)
-                .iter()
-                .flatten()
-                .for_each(&mut see);
-        }
-        for key in self.index.services() {
-            if let Some(contribution) = self.index.contribution(key, domain) {
-                subtree(contribution, key, domain).keys().for_each(&mut see);
-            }
+            let names = domain.of_namespace(namespace);
+            names.iter().flatten().for_each(&mut see_if_there);
         }
         if self.index.settings().pods == PodMode::Verified {
             for (namespace, address) in self.index.pod_addresses() {
                 if let Ok([_, pods]) = domain.of_namespace(namespace)
                     && let Ok(name) = pods.child(dashed(address).as_bytes())
                 {
-                    see(&name);
+                    see_if_there(&name);
+                }
+            }
+        }
+        for key in self.index.services() {
+            let Some(names) = self.names_of(key.clone(), at, domain) else {
+                continue;
+            };
+            for (name, node) in &*names {
+                if !self.is_passed(name) {
+                    see(name, &self.said(node.clone()));
                 }
             }
         }
@@ -290,11 +295,7 @@ impl ZoneData for View<'_> {
             Some(node) => node,
             None => self.framed(name, self.index.frame.model.node(name)?),
         };
-        let departs = self.index.settings().departures == Departures::Passed && !node.is_host();
-        Some(match departs {
-            true => Arc::new(node.passing_rest()),
-            false => node,
-        })
+        Some(self.said(node))
     }
 
     fn visit(&self, see: &mut dyn FnMut(&Name, &Node)) {
@@ -305,8 +306,8 @@ impl ZoneData for View<'_> {
                 see(name, &node);
             }
         }
-        for domain in &self.index.frame.domains {
-            self.visit_domain(domain, see);
+        for (at, domain) in self.index.frame.domains.iter().enumerate() {
+            self.visit_domain(at, domain, see);
         }
         self.visit_pointers(see);
     }
@@ -321,6 +322,14 @@ impl ZoneData for View<'_> {
         }
         deep
     }
+}
+
+/// A key that comes before all others.
+fn first_key() -> Arc<Key> {
+    Arc::new(Key {
+        namespace: String::new(),
+        name: String::new(),
+    })
 }
 
 /// The name of a service, if it can have one.

@@ -24,7 +24,7 @@ fn refused(arguments: &[&str], reasons: &[&str]) {
 #[test]
 fn defaults() {
     let config = run(&["--manifests", "objects"]).unwrap();
-    assert_eq!(config.manifests, Path::new("objects"));
+    assert!(matches!(&config.source, Source::Manifests(path) if path == Path::new("objects")));
     assert_eq!(
         config.zone.cluster_domains,
         [Name::parse("cluster.local").unwrap()]
@@ -195,8 +195,83 @@ fn wrong_values_are_refused_with_advice() {
 }
 
 #[test]
+fn the_api_as_source() {
+    let kubernetes = |flags: &[&str]| match run(flags).unwrap().source {
+        Source::Kubernetes(kubernetes) => kubernetes,
+        other => panic!("{other:?}"),
+    };
+    let key = |name: &str| Key {
+        namespace: "kube-system".into(),
+        name: name.into(),
+    };
+    let plain = kubernetes(&["--kubernetes", "--interface=pods"]);
+    assert_eq!(plain.corefile, key("coredns"));
+    assert_eq!(plain.dns_service, key("kube-dns"));
+    assert_eq!(plain.serves, Serves::Service);
+    assert_eq!(plain.without_corefile, WithoutCorefile::Pass);
+    assert_eq!(plain.max_age, Some(Duration::from_secs(900)));
+    let config = run(&["--kubernetes"]).unwrap();
+    assert_eq!(config.zone.endpoints, Endpoints::Headless);
+    assert_eq!(config.zone.name_servers, NameServers::Passed);
+
+    let given = kubernetes(&[
+        "--kubeconfig=admin.conf",
+        "--corefile=kube-system/rke2-coredns",
+        "--dns-service=kube-system/rke2-dns",
+        "--serve-dns-endpoints",
+        "--cluster-dns=10.43.0.10",
+        "--node-name=node-1",
+        "--max-age=0",
+        "--trust-zone",
+        "--ttl=30",
+    ]);
+    assert_eq!(given.kubeconfig.as_deref(), Some(Path::new("admin.conf")));
+    assert_eq!(given.corefile, key("rke2-coredns"));
+    assert_eq!(given.dns_service, key("rke2-dns"));
+    assert_eq!(given.serves, Serves::ServiceAndEndpoints);
+    assert_eq!(given.cluster_dns, ["10.43.0.10:53".parse().unwrap()]);
+    assert_eq!(given.node_name.as_deref(), Some("node-1"));
+    assert_eq!(given.max_age, None);
+    assert_eq!(given.without_corefile, WithoutCorefile::Trust);
+
+    for (flag, hint) in [
+        ("--max-age=30s", "2m or more"),
+        ("--corefile=coredns", "NAMESPACE/NAME"),
+        ("--dns-service=a/b/c", "NAMESPACE/NAME"),
+    ] {
+        let text = format!("{:#}", run(&["--kubernetes", flag]).unwrap_err());
+        assert!(text.contains(hint), "{text}");
+    }
+}
+
+#[test]
 fn combinations_are_checked() {
-    refused(&[], &["--manifests PATH"]);
+    refused(&[], &["--kubernetes", "--manifests PATH"]);
+    refused(
+        &["--manifests=m", "--kubernetes"],
+        &["--manifests and --kubernetes are two sources"],
+    );
+    refused(
+        &["--manifests=m", "--max-age=5m"],
+        &["--max-age is about the Kubernetes API"],
+    );
+    refused(
+        &["--kubernetes", "--ttl=5"],
+        &["--ttl is taken from CoreDNS's Corefile", "--trust-zone"],
+    );
+    refused(
+        &["--kubernetes", "--serve=10.0.0.1", "--serve-dns-endpoints"],
+        &["contradict each other"],
+    );
+    refused(
+        &[
+            "--kubernetes",
+            "--trust-zone",
+            "--ignore-empty-service",
+            "--endpoints=headless",
+        ],
+        &["--endpoints all"],
+    );
     refused(
         &["--manifests", "m", "--interface", "eth0"],
         &["--interface needs --serve"],
@@ -298,7 +373,7 @@ fn a_file_holds_every_setting_and_flags_win() {
         ..Settings::default()
     };
     let config = Config::new(flags.or(file)).unwrap();
-    assert_eq!(config.manifests, Path::new("objects"));
+    assert!(matches!(&config.source, Source::Manifests(path) if path == Path::new("objects")));
     assert_eq!(
         config.zone.cluster_domains,
         [Name::parse("a.example").unwrap()]

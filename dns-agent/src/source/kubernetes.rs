@@ -54,13 +54,10 @@ pub struct Kubernetes {
 pub struct Options {
     /// Whose endpoints.
     pub endpoints: Endpoints,
-    /// Which Namespaces, and which Services, EndpointSlices and Pods. Does not apply to `corefile`
-    /// and `dns`.
+    /// Which Namespaces, and which Services, EndpointSlices and Pods. Does not apply to `dns`.
     pub selectors: Selectors,
     /// Which Pods, if any.
     pub pods: Option<PodScope>,
-    /// The ConfigMap that holds CoreDNS's configuration.
-    pub corefile: Option<Key>,
     /// The Service of the cluster's own DNS, whose endpoints are to be known. With [`Endpoints::All`]
     /// they are among the others.
     pub dns: Option<Key>,

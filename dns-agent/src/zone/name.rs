@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::sync::Arc;
 
 /// The longest label, in octets (RFC 1035 §2.3.4).
 const MAX_LABEL: usize = 63;
@@ -19,7 +20,7 @@ const MAX_NAME: usize = 255;
 /// Two names are equal when DNS says they are: case was folded on the way in
 /// (RFC 4343).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name(Box<[u8]>);
+pub struct Name(Arc<[u8]>);
 
 /// Why something is not a domain name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +48,7 @@ pub enum NameError {
 impl Name {
     /// The name of no labels, which all names are below.
     pub fn root() -> Name {
-        Name(Box::new([0]))
+        Name([0].into())
     }
 
     /// Reads presentation form: `a.b.c` or `a.b.c.`, with `\.` and `\DDD`

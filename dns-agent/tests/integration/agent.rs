@@ -3,7 +3,10 @@
 use std::{fs, net::SocketAddr, path::Path};
 
 use dns_agent::{
-    admin::{client, status::Status},
+    admin::{
+        client,
+        status::{ManifestsStatus, SourceStatus, Status},
+    },
     agent::Agent,
 };
 use domain::base::iana::Rtype;
@@ -70,6 +73,13 @@ impl Running {
     }
 }
 
+fn manifests(status: &Status) -> &ManifestsStatus {
+    match &status.source {
+        SourceStatus::Manifests(manifests) => manifests,
+        SourceStatus::Kubernetes(_) => panic!("not from files"),
+    }
+}
+
 const WEB: &str = "web.shop.svc.cluster.local";
 
 fn service(address: &str) -> String {
@@ -86,7 +96,7 @@ async fn changed_manifests_are_served_and_broken_ones_change_nothing() {
     let running = Running::start(directory.path(), &[]).await;
     let first = running.status().await;
     assert_eq!(running.address(WEB).await, [10, 0, 0, 1]);
-    assert_eq!(first.source.path, directory.path());
+    assert_eq!(manifests(&first).path, directory.path());
     assert_eq!(first.zones[0].name, "cluster.local.");
 
     fs::write(&file, service("10.0.0.2")).unwrap();
@@ -98,13 +108,13 @@ async fn changed_manifests_are_served_and_broken_ones_change_nothing() {
 
     fs::write(&file, format!("{}---\na: [\n", service("10.0.0.3"))).unwrap();
     let broken = running
-        .status_when(|status| !status.source.errors.is_empty())
+        .status_when(|status| !manifests(status).errors.is_empty())
         .await;
     let expected = format!("{}:6: ", file.display());
     assert!(
-        broken.source.errors[0].starts_with(&expected),
+        manifests(&broken).errors[0].starts_with(&expected),
         "{:?}",
-        broken.source.errors
+        manifests(&broken).errors
     );
     assert_eq!(broken.zones, second.zones);
     assert_eq!(running.address(WEB).await, [10, 0, 0, 2]);
@@ -112,7 +122,7 @@ async fn changed_manifests_are_served_and_broken_ones_change_nothing() {
     // Mended, and as before: nothing to publish.
     fs::write(&file, service("10.0.0.2")).unwrap();
     let mended = running
-        .status_when(|status| status.source.errors.is_empty())
+        .status_when(|status| manifests(status).errors.is_empty())
         .await;
     assert_eq!(mended.zones, second.zones);
 

@@ -11,7 +11,7 @@ use std::{
 use clap::Parser;
 use dns_agent::{
     config::{Cli, Command, Config},
-    resolver::{Resolver, Sockets},
+    resolver::{Resolver, Sockets, Upstreams},
     zone::{ModelBuilder, Name, Rdata, Record},
 };
 use domain::base::iana::Rtype;
@@ -218,7 +218,7 @@ impl Served {
         }
         add("out.z", Rdata::Cname(name("example.org")));
         let model = Arc::new(builder.build());
-        let resolver = Arc::new(Resolver::new(model, upstreams.to_vec()));
+        let resolver = Arc::new(Resolver::new(model, to(upstreams)));
         let sockets = Sockets::bind(listen.parse()?)?;
         let address = sockets.address();
         let mut tasks = JoinSet::new();
@@ -233,6 +233,13 @@ impl Served {
     pub(crate) fn local(upstreams: &[&Upstream]) -> Served {
         let upstreams: Vec<_> = upstreams.iter().map(|upstream| upstream.address).collect();
         Served::new("127.0.0.1:0", &upstreams)
+    }
+}
+
+fn to(others: &[SocketAddr]) -> Upstreams {
+    Upstreams {
+        others: others.to_vec(),
+        cluster: None,
     }
 }
 

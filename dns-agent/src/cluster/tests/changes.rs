@@ -107,7 +107,9 @@ proptest! {
 
 fn tell(index: &mut Index, told: Told) {
     match told {
-        Told::Applied(feed, object) => index.apply(feed, object),
+        Told::Applied(feed, object) => {
+            index.apply(feed, object);
+        }
         Told::Deleted(feed, key) => index.delete(feed, &key),
         Told::Listed(feed, objects) => {
             index.listing(feed);

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::zone::{Answer, Apex, Model, Name, Rdata, Record, Rtype, ZoneData};
 
-use super::{Object, Objects, ZoneSettings, build};
+use super::{ApiPod, Object, Objects, ZoneSettings, build};
 
 /// The objects of a JSON list, in the API's form.
 fn objects(list: Value) -> Objects {
@@ -39,7 +39,7 @@ fn object(value: Value) -> Object {
         Some("Namespace") => read::<core::Namespace>(value),
         Some("Service") => read::<core::Service>(value),
         Some("EndpointSlice") => read::<discovery::EndpointSlice>(value),
-        Some("Pod") => read::<core::Pod>(value),
+        Some("Pod") => read::<ApiPod>(value),
         kind => panic!("no such kind here: {kind:?}"),
     }
 }

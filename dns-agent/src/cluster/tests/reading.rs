@@ -3,7 +3,7 @@
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use serde_json::{Value, json};
 
-use crate::cluster::{Object, ObjectError, ServiceKind};
+use crate::cluster::{ApiPod, Object, ObjectError, ServiceKind};
 
 use super::{object, service, slice};
 
@@ -47,7 +47,7 @@ fn what_makes_no_sense_is_said_where() {
     );
     let pod = json!({"metadata": {"name": "p", "namespace": "n"}, "status": {"podIP": "x"}});
     assert_eq!(
-        refusal::<core::Pod>(pod),
+        refusal::<ApiPod>(pod),
         "Pod n/p: status.podIPs: \"x\" is not an IP address"
     );
 }

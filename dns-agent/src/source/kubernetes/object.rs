@@ -8,7 +8,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use crate::{
-    cluster::{Key, Object, Problem},
+    cluster::{ApiObject, ApiPod, Key, Object, Problem},
     source::{Event, Feed},
 };
 
@@ -88,7 +88,7 @@ impl<'a> Item<'a> {
             Feed::Slices | Feed::OtherSlices | Feed::DnsSlices => {
                 self.object::<discovery::EndpointSlice>()
             }
-            Feed::Pods => self.object::<core::Pod>(),
+            Feed::Pods => self.object::<ApiPod>(),
             Feed::Corefile => return self.corefile(),
         };
         match object {
@@ -125,12 +125,8 @@ impl<'a> Item<'a> {
         }
     }
 
-    fn object<K>(&self) -> Result<Object, Problem>
-    where
-        K: DeserializeOwned,
-        Object: TryFrom<K, Error = Problem>,
-    {
-        Object::try_from(self.parse::<K>()?)
+    fn object<K: ApiObject>(&self) -> Result<Object, Problem> {
+        self.parse::<K>()?.try_into()
     }
 
     fn corefile(&self) -> Event {

@@ -45,11 +45,9 @@ impl Setup {
     }
 
     fn with(feed: Feed, lists: Lists) -> Setup {
-        let options = Options {
-            corefile: Some(key("kube-system", "coredns")),
-            ..Options::default()
-        };
-        let selection = selection::all(&options)
+        let mut selections = selection::all(&Options::default());
+        selections.push(selection::corefile(&key("kube-system", "coredns")));
+        let selection = selections
             .into_iter()
             .find(|selection| selection.feed == feed);
         let (router, fake) = FakeApi::new();

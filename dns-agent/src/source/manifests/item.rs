@@ -3,10 +3,9 @@
 use std::fmt;
 
 use k8s_openapi::api::{
-    core::v1::{Namespace, Pod, Service},
+    core::v1::{Namespace, Service},
     discovery::v1::EndpointSlice,
 };
-use k8s_openapi::{Metadata, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -18,7 +17,7 @@ use super::{
     LineError,
     outline::{Mapping, Outline},
 };
-use crate::cluster::{Labels, Object, ObjectError};
+use crate::cluster::{ApiObject, ApiPod, Labels, Object};
 
 /// What is to be read at a node of a document.
 pub(super) struct Item<'a> {
@@ -127,13 +126,13 @@ pub(super) struct ItemReader<'a, 'f> {
 impl ItemReader<'_, '_> {
     fn object<'de, T, D>(self, deserializer: D) -> Result<(), D::Error>
     where
-        T: Deserialize<'de> + Metadata<Ty = ObjectMeta>,
-        Object: TryFrom<T, Error = ObjectError>,
+        T: ApiObject,
         D: Deserializer<'de>,
     {
         let object = T::deserialize(deserializer)?;
         let labels = object.metadata().labels.clone().unwrap_or_default();
-        let found = Object::try_from(object)
+        let found = object
+            .try_into()
             .map(|object| (object, labels))
             .map_err(|problem| LineError::at(self.item.outline, problem.to_string()));
         self.found.push(found);
@@ -149,7 +148,7 @@ impl<'de> DeserializeSeed<'de> for ItemReader<'_, '_> {
             Kind::Namespace => self.object::<Namespace, D>(deserializer),
             Kind::Service => self.object::<Service, D>(deserializer),
             Kind::EndpointSlice => self.object::<EndpointSlice, D>(deserializer),
-            Kind::Pod => self.object::<Pod, D>(deserializer),
+            Kind::Pod => self.object::<ApiPod, D>(deserializer),
             Kind::List(items) => deserializer.deserialize_map(ListReader {
                 items,
                 found: self.found,

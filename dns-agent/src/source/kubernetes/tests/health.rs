@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::sleep;
 
 use super::{
-    super::{Endpoints, Kubernetes, Options},
+    super::{Endpoints, Kubernetes, Options, PodScope},
     *,
 };
 
-/// A source of Namespaces, Services, slices and the Corefile, with the first requests for their lists.
+/// A source of Namespaces, Services, slices and Pods, with the first requests for their lists.
 async fn started() -> (
     Kubernetes,
     FakeApi,
@@ -18,7 +18,7 @@ async fn started() -> (
 ) {
     let options = Options {
         endpoints: Endpoints::All,
-        corefile: Some(key("kube-system", "coredns")),
+        pods: Some(PodScope::All),
         ..Options::default()
     };
     let (router, mut api) = FakeApi::new();
@@ -45,7 +45,7 @@ async fn the_age_is_that_of_the_feed_that_is_worst_off() {
             .all(|feed| feed.state == State::Waiting)
     );
     let mut watches = Vec::new();
-    for plural in ["namespaces", "services", "endpointslices", "configmaps"] {
+    for plural in ["namespaces", "services", "endpointslices", "pods"] {
         assert_eq!(health.age(), None, "{plural} are not listed yet");
         lists.remove(plural).unwrap().list("7", &[]);
         watches.push(api.next().await.open());
@@ -59,7 +59,7 @@ async fn the_age_is_that_of_the_feed_that_is_worst_off() {
     assert_eq!(
         health.age(),
         Some(Duration::from_secs(2)),
-        "that of the ConfigMaps"
+        "that of the Pods"
     );
     let feeds = health.feeds();
     assert!(feeds.values().all(|feed| feed.state == State::Watching));
@@ -67,13 +67,10 @@ async fn the_age_is_that_of_the_feed_that_is_worst_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_corefile_that_may_not_be_read_keeps_nothing_else_from_working() {
+async fn a_kind_that_may_not_be_read_keeps_nothing_else_from_working() {
     for code in [403, 404] {
         let (source, mut api, mut lists, mut events) = started().await;
-        lists
-            .remove("configmaps")
-            .unwrap()
-            .refuse(code, "Reason", "no");
+        lists.remove("pods").unwrap().refuse(code, "Reason", "no");
         for list in std::mem::take(&mut lists).into_values() {
             list.list("7", &[]);
         }
@@ -81,7 +78,7 @@ async fn a_corefile_that_may_not_be_read_keeps_nothing_else_from_working() {
         let mut refused = 0;
         while watches.len() < 3 || refused < 20 {
             let asked = api.next().await;
-            if asked.path.ends_with("configmaps") {
+            if asked.path.ends_with("pods") {
                 asked.refuse(code, "Reason", "no");
                 refused += 1;
             } else {
@@ -93,7 +90,6 @@ async fn a_corefile_that_may_not_be_read_keeps_nothing_else_from_working() {
         while let Ok(event) = events.try_recv() {
             match event {
                 Event::Listed(feed) => listed.push(feed),
-                Event::Corefile(_) => panic!("{event:?}"),
                 _ => {}
             }
         }
@@ -102,7 +98,7 @@ async fn a_corefile_that_may_not_be_read_keeps_nothing_else_from_working() {
         assert_eq!(listed, [Feed::Namespaces, Feed::Services, Feed::Slices]);
         let health = source.health();
         assert_eq!(health.age(), None, "not in sync");
-        let feed = &health.feeds()[&Feed::Corefile];
+        let feed = &health.feeds()[&Feed::Pods];
         assert!(
             matches!(feed.state, State::Retrying { .. }),
             "{:?}",

@@ -16,9 +16,17 @@ type Counts = BTreeMap<String, (u64, u64)>;
 /// Runs a source for a while, next to an API server that has no objects, sends a bookmark a minute, and ends
 /// watches when it shall.
 async fn run(options: &Options, time: Duration) -> (Counts, Arc<Health>) {
+    let start = |client, sender| Kubernetes::start(client, options, sender);
+    run_started(start, time).await
+}
+
+async fn run_started(
+    start: impl FnOnce(Client, mpsc::Sender<Event>) -> Kubernetes,
+    time: Duration,
+) -> (Counts, Arc<Health>) {
     let (router, mut api) = FakeApi::new();
     let (sender, mut events) = mpsc::channel(64);
-    let source = Kubernetes::start(Client::new(router, "default"), options, sender);
+    let source = start(Client::new(router, "default"), sender);
     let mut counts = Counts::new();
     let end = Instant::now() + time;
     api.next().await.refuse(404, "NotFound", "no version");
@@ -61,19 +69,18 @@ async fn selections(options: &Options) -> Vec<String> {
 async fn after_the_first_lists_there_are_only_watches() {
     let options = Options {
         dns: Some(key("kube-system", "kube-dns")),
-        corefile: Some(key("kube-system", "coredns")),
         pods: Some(PodScope::Node("node-1".into())),
         ..Options::default()
     };
     let (counts, health) = run(&options, Duration::from_secs(3600)).await;
-    assert_eq!(counts.len(), 7);
+    assert_eq!(counts.len(), 6);
     for (selection, (lists, watches)) in &counts {
         assert_eq!(*lists, 1, "{selection}");
         assert!((6..=12).contains(watches), "{selection}: {watches}");
     }
     let watches = counts.values().map(|(_, watches)| watches).sum();
     let requests = Requests {
-        list: 7,
+        list: 6,
         watch: watches,
         get: 1,
     };
@@ -90,7 +97,6 @@ async fn after_the_first_lists_there_are_only_watches() {
 async fn all_that_headless_services_need() {
     let options = Options {
         dns: Some(key("kube-system", "kube-dns")),
-        corefile: Some(key("kube-system", "coredns")),
         pods: Some(PodScope::Node("node-1".into())),
         ..Options::default()
     };
@@ -98,7 +104,6 @@ async fn all_that_headless_services_need() {
         selections(&options).await,
         [
             "/api/v1/namespaces",
-            "/api/v1/namespaces/kube-system/configmaps fieldSelector: metadata.name=coredns",
             "/api/v1/pods fieldSelector: spec.nodeName=node-1",
             "/api/v1/services",
             "/apis/discovery.k8s.io/v1/endpointslices labelSelector: !service.kubernetes.io/headless,\
@@ -107,6 +112,18 @@ async fn all_that_headless_services_need() {
             "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices \
          labelSelector: kubernetes.io/service-name=kube-dns",
         ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_config_maps_one_alone_is_asked_for() {
+    let corefile = key("kube-system", "coredns");
+    let start = |client, sender| Kubernetes::start_corefile(client, &corefile, sender);
+    let (counts, _) = run_started(start, Duration::from_secs(10)).await;
+    let asked: Vec<_> = counts.into_keys().collect();
+    assert_eq!(
+        asked,
+        ["/api/v1/namespaces/kube-system/configmaps fieldSelector: metadata.name=coredns"]
     );
 }
 

@@ -282,8 +282,8 @@ impl ZoneData for View<'_> {
     }
 
     fn is_passed(&self, name: &Name) -> bool {
-        // Also where no zone of ours is above.
-        let mut passed = self.index.settings().passed.iter();
+        // Those of the settings also where no zone of ours is above.
+        let mut passed = self.index.settings().passed.iter().chain(self.passed());
         passed.any(|passed| name.is_at_or_below(passed))
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::{Name, NameError, Rdata, Record, Rtype, Soa, Srv, undashed};
 
-/// How many CNAMEs one answer may follow.
-const MAX_LINKS: usize = 10;
+/// How many CNAMEs one answer may follow: as many as CoreDNS does.
+const MAX_LINKS: usize = 11;
 
 /// The longest TTL of a SOA record, in seconds.
 const MAX_SOA_TTL: u32 = 300;

@@ -108,7 +108,9 @@ impl Record {
             anyhow::bail!("no record: {line}");
         };
         let name = owner.trim_end_matches('.').to_ascii_lowercase();
-        let ttl = is_at_or_below(&name, zone).then(|| ttl.parse()).transpose()?;
+        let ttl = is_at_or_below(&name, zone)
+            .then(|| ttl.parse())
+            .transpose()?;
         let data = match rtype {
             "SOA" => without_serial(data),
             _ => data.to_owned(),
@@ -138,6 +140,8 @@ impl Record {
 
 fn without_serial(data: &str) -> String {
     let words = data.split(' ').enumerate();
-    let words: Vec<&str> = words.map(|(at, word)| if at == 2 { "*" } else { word }).collect();
+    let words: Vec<&str> = words
+        .map(|(at, word)| if at == 2 { "*" } else { word })
+        .collect();
     words.join(" ")
 }

@@ -51,8 +51,9 @@ impl Settings {
 }
 
 fn needed(variable: &str) -> Result<String> {
-    env::var(variable)
-        .with_context(|| format!("{variable} is not set: start this by `cargo xtask test --cluster`"))
+    env::var(variable).with_context(|| {
+        format!("{variable} is not set: start this by `cargo xtask test --cluster`")
+    })
 }
 
 /// The first zone of the `kubernetes` plugin.

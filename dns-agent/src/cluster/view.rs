@@ -14,7 +14,7 @@ use crate::zone::{
 use super::frame::{Domain, below_pods, label_below};
 use super::index::Index;
 use super::objects::Key;
-use super::service::{Contribution, Source};
+use super::service::{Contribution, Source, pointers_of};
 use super::settings::{Departures, PodMode};
 
 /// The names at and below a service's name.
@@ -62,11 +62,16 @@ impl<'a> View<'a> {
         domain: &Domain,
         source: Source,
     ) -> impl Iterator<Item = Name> {
-        let services = self.services_of(address);
-        let given = services.filter_map(|key| self.index.contribution(key, domain));
+        let given = self.services_of(address).flat_map(move |key| {
+            let service = self.index.service(key).zip(service_name(key, domain));
+            let exposed = service.filter(|_| self.index.exposes(&key.namespace));
+            exposed.map_or_else(Vec::new, |(service, name)| {
+                let slices = self.index.slices_of(key);
+                pointers_of(address, service, &slices, &name, self.index.settings())
+            })
+        });
         given
-            .flat_map(|contribution| contribution.pointers)
-            .filter(move |pointer| pointer.address == address && pointer.source == source)
+            .filter(move |pointer| pointer.source == source)
             .map(|pointer| pointer.target)
     }
 

@@ -312,7 +312,7 @@ impl<'a> Round<'a> {
     }
 }
 
-/// Tables with room for all of `data` and for as much again, or for `capacity` names.
+/// Tables with room for all of `data` and a quarter more, or for `capacity` names.
 #[must_use]
 pub fn size(data: &dyn ZoneData, capacity: Option<usize>) -> Size {
     let (mut names, mut octets) = (0, 0);
@@ -322,7 +322,10 @@ pub fn size(data: &dyn ZoneData, capacity: Option<usize>) -> Size {
             octets += slots::slot_octets(record.len());
         }
     });
-    let capacity = capacity.unwrap_or(2 * names).max(names).max(MIN_CAPACITY);
+    let capacity = capacity
+        .unwrap_or(names + names / 4)
+        .max(names)
+        .max(MIN_CAPACITY);
     let words = (capacity as f64 * WORDS_FOR_EACH_NAME) as usize;
     let octets = octets + (capacity - names) * OCTETS_FOR_EACH_NAME;
     Size {

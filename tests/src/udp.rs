@@ -92,6 +92,14 @@ impl Server {
                     namespace.name()
                 )
             })?;
+        Server::on(socket, reply)
+    }
+
+    /// The same on a socket that is there already.
+    pub fn on(
+        socket: UdpSocket,
+        reply: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static,
+    ) -> Result<Server> {
         // So that the thread looks now and then whether it is to end.
         socket.set_read_timeout(Some(Duration::from_millis(20)))?;
         let address = socket.local_addr()?;

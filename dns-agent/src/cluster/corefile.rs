@@ -17,7 +17,7 @@ mod zones;
 use crate::zone::{Absent, Name};
 
 use super::selector::Selectors;
-use super::settings::{EmptyServices, EndpointNames, PodMode, ZonalNames};
+use super::settings::{EmptyServices, EndpointNames, PodMode, VERSION_TTL, ZonalNames};
 use blocks::Block;
 use cache::TtlCap;
 use finding::{Finding, Unclear};
@@ -46,6 +46,8 @@ pub struct Adopted {
     pub passed: Vec<Name>,
     /// The TTL of records, in seconds.
     pub ttl: u32,
+    /// The TTL of the version of the naming scheme, in seconds.
+    pub version_ttl: u32,
     /// How names of pods are answered.
     pub pods: PodMode,
     /// The namespaces that are exposed; empty means all.
@@ -136,6 +138,8 @@ impl Reading {
             zones = left(&zones, &findings);
         }
         let (ttl, mut notes) = cache::capped(kubernetes.ttl, &caps, &zones);
+        // Of all records it is the least, and not worth a sentence.
+        let (version_ttl, _) = cache::capped(VERSION_TTL, &caps, &zones);
         notes.extend(kubernetes.notes(&zones));
         let reasons = finding::reasons(&findings, &kubernetes.zones, notes);
 
@@ -154,6 +158,7 @@ impl Reading {
             zones,
             passed,
             ttl,
+            version_ttl,
             pods: kubernetes.pods,
             namespaces: kubernetes.namespaces,
             selectors: kubernetes.selectors,

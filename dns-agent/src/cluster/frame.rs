@@ -15,8 +15,6 @@ use super::settings::{Endpoints, KnownPods, NameServers, PodMode, ZoneSettings};
 
 /// The version of the cluster's naming scheme.
 const DNS_VERSION: &[u8] = b"1.1.0";
-/// How long the version may be kept, in seconds.
-const DNS_VERSION_TTL: u32 = 28800;
 
 /// What the settings alone say.
 #[derive(Debug)]
@@ -149,7 +147,7 @@ fn add_zone(
     let server = builder.add_zone(name.clone(), settings.ttl)?.soa.mname;
     builder.add(Record {
         owner: version,
-        ttl: DNS_VERSION_TTL,
+        ttl: settings.version_ttl,
         data: Rdata::Txt(DNS_VERSION.into()),
     });
     if settings.name_servers == NameServers::Passed {

@@ -8,6 +8,9 @@ use serde::Deserialize;
 
 use crate::zone::Name;
 
+/// The TTL that CoreDNS gives the version of the naming scheme, in seconds.
+pub(super) const VERSION_TTL: u32 = 28800;
+
 /// What the operator decides about the zones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ZoneSettings {
@@ -18,6 +21,8 @@ pub struct ZoneSettings {
     pub reverse: Vec<IpNet>,
     /// The TTL of records, in seconds.
     pub ttl: u32,
+    /// The TTL of the version of the naming scheme, in seconds.
+    pub version_ttl: u32,
     /// How names of pods are answered.
     pub pods: PodMode,
     /// The namespaces that are exposed; empty means all.
@@ -144,6 +149,7 @@ impl Default for ZoneSettings {
             cluster_domains: Name::parse("cluster.local").into_iter().collect(),
             reverse: Vec::new(),
             ttl: 5,
+            version_ttl: VERSION_TTL,
             pods: PodMode::default(),
             namespaces: Vec::new(),
             empty_services: EmptyServices::default(),

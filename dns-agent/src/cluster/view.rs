@@ -224,6 +224,15 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Whether CoreDNS is asked because it ignores labels in front of a pod's.
+    fn is_left_below_a_pod(&self, name: &Name) -> bool {
+        let mut domains = self.index.frame.domains.iter();
+        self.index.settings().departures == Departures::Passed
+            && domains.any(|Domain { pod, .. }| {
+                name.is_at_or_below(pod) && name.labels().count() > pod.labels().count() + 2
+            })
+    }
+
     fn visit_domain(&self, at: usize, domain: &Domain, see: &mut dyn FnMut(&Name, &Node)) {
         let mut see_if_there = |name: &Name| {
             if let Some(node) = self.node(name) {
@@ -287,9 +296,9 @@ impl ZoneData for View<'_> {
     }
 
     fn is_passed(&self, name: &Name) -> bool {
-        // Also where no zone of ours is above.
-        let mut passed = self.index.settings().passed.iter();
-        passed.any(|passed| name.is_at_or_below(passed))
+        // Those of the settings also where no zone of ours is above.
+        let mut passed = self.index.settings().passed.iter().chain(self.passed());
+        passed.any(|passed| name.is_at_or_below(passed)) || self.is_left_below_a_pod(name)
     }
 
     fn node(&self, name: &Name) -> Option<Arc<Node>> {

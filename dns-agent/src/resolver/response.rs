@@ -19,9 +19,6 @@ use super::{
 };
 use crate::zone::{Answer, Name, Rdata, Record, ZoneData, render};
 
-/// The longest chain of aliases followed.
-const MAX_LINKS: usize = 10;
-
 /// A query as an upstream gets it: ours, with nothing of the client's but its
 /// question and the bits that concern the answer.
 #[derive(Debug)]
@@ -192,7 +189,8 @@ impl Chase {
     fn followed(&self, found: &[Record]) -> Vec<Record> {
         let mut records = self.chain.clone();
         let mut end = &self.target;
-        while records.len() < MAX_LINKS {
+        // A circle ends here too.
+        for _ in found {
             let Some((link, next)) = found.iter().find_map(|record| match &record.data {
                 Rdata::Cname(next) if record.owner == *end => Some((record, next)),
                 _ => None,

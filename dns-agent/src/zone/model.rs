@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::{Name, NameError, Rdata, Record, Rtype, Soa, Srv, undashed};
 
-/// How many CNAMEs one answer may follow.
-const MAX_LINKS: usize = 10;
+/// How many CNAMEs one answer may follow: as many as CoreDNS does.
+const MAX_LINKS: usize = 11;
 
 /// The longest TTL of a SOA record, in seconds.
 const MAX_SOA_TTL: u32 = 300;
@@ -60,7 +60,7 @@ pub trait ZoneData {
         if answer.is_empty() {
             return self.no_data(name);
         }
-        let additional = self.additional(&answer);
+        let additional = self.additional(&found, &answer);
         Answer::Data { answer, additional }
     }
 
@@ -176,18 +176,27 @@ pub trait ZoneData {
         }
     }
 
-    /// The addresses of the hosts named in an answer, each host once.
+    /// The addresses of the hosts named in an answer, each host once. Where the name with SRV records
+    /// has addresses of its own, they are those that the records are about: a host may have more,
+    /// which don't serve this port.
     #[doc(hidden)]
-    fn additional(&self, answer: &[Record]) -> Vec<Record> {
+    fn additional(&self, found: &Found, answer: &[Record]) -> Vec<Record> {
         let mut seen = HashSet::new();
         let mut additional = Vec::new();
-        for host in answer.iter().filter_map(|record| record.data.host()) {
-            if !seen.insert(host) {
+        for record in answer {
+            let Some(host) = record.data.host().filter(|host| seen.insert(*host)) else {
                 continue;
-            }
-            if let Some(found) = self.find(host) {
-                additional.extend(found.records(host, Rtype::A));
-                additional.extend(found.records(host, Rtype::AAAA));
+            };
+            let Some(host_found) = self.find(host) else {
+                continue;
+            };
+            for rtype in [Rtype::A, Rtype::AAAA] {
+                let addresses = host_found.records(host, rtype).into_iter();
+                let is_meant = |address: &Record| match record.data {
+                    Rdata::Srv(_) if found.is_host() => found.has(&address.data),
+                    _ => true,
+                };
+                additional.extend(addresses.filter(is_meant));
             }
         }
         additional
@@ -543,6 +552,25 @@ impl Found {
         match set.data.first() {
             Some(Rdata::Cname(target)) => Some((target.clone(), set.ttl)),
             _ => None,
+        }
+    }
+
+    /// Whether it has addresses.
+    fn is_host(&self) -> bool {
+        match self {
+            Found::Address { .. } => true,
+            _ => [Rtype::A, Rtype::AAAA]
+                .into_iter()
+                .any(|rtype| self.set(rtype).is_some()),
+        }
+    }
+
+    /// Whether these data are here.
+    fn has(&self, data: &Rdata) -> bool {
+        match self {
+            Found::Address { address, .. } => *data == Rdata::from(*address),
+            // Sets are in order.
+            _ => (self.set(data.rtype())).is_some_and(|set| set.data.binary_search(data).is_ok()),
         }
     }
 

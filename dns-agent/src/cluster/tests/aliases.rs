@@ -29,7 +29,7 @@ fn aliases() -> Model {
         ),
         service("link0", external("web.default.svc.cluster.local")),
     ];
-    list.extend((1..=10).map(|link| {
+    list.extend((1..=11).map(|link| {
         let target = format!("link{}.default.svc.cluster.local", link - 1);
         service(&format!("link{link}"), external(&target))
     }));
@@ -84,16 +84,16 @@ fn an_external_name_is_followed_inside() {
 }
 
 #[test]
-fn at_most_ten_links_and_no_loops() {
+fn at_most_eleven_links_and_no_loops() {
     let model = aliases();
     for name in ["self.default", "ping.default", "pong.default"] {
         assert_eq!(say(&model, name, Rtype::A), "NODATA", "{name}");
     }
-    // link9 is ten links away from the address, link10 eleven.
-    let ten = say(&model, "link9.default", Rtype::A);
-    assert_eq!(ten.matches("CNAME").count(), 10);
-    assert!(ten.ends_with(", A 10.0.0.1"));
-    assert_eq!(say(&model, "link10.default", Rtype::A), "NODATA");
+    // link10 is eleven links away from the address, link11 twelve.
+    let eleven = say(&model, "link10.default", Rtype::A);
+    assert_eq!(eleven.matches("CNAME").count(), 11);
+    assert!(eleven.ends_with(", A 10.0.0.1"));
+    assert_eq!(say(&model, "link11.default", Rtype::A), "NODATA");
 }
 
 #[test]

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use crate::cluster::{PodMode, ZoneSettings};
+use crate::cluster::{Departures, Index, PodMode, ZoneSettings};
 use crate::zone::{Model, Rtype};
 
-use super::{default_model, model_with, namespace, say, service, slice};
+use super::{default_model, model_with, namespace, object, objects, say, service, slice};
 
 fn cluster(pods: PodMode) -> Model {
     let settings = ZoneSettings {
@@ -90,6 +90,26 @@ fn labels_in_front_of_a_pods_address() {
             let name = format!("{front}.10-1-0-1.default.pod.cluster.local.");
             assert_eq!(say(&model, &name, Rtype::A), "NXDOMAIN", "{name}");
         }
+    }
+}
+
+#[test]
+fn labels_in_front_of_a_pods_address_may_be_left_to_coredns() {
+    let settings = ZoneSettings {
+        departures: Departures::Passed,
+        ..ZoneSettings::default()
+    };
+    let mut all = objects(json!([]));
+    all.insert(object(namespace("default")));
+    let index = Index::of(all, settings, 3);
+    for (question, said) in [
+        ("10-1-0-1.default.pod.cluster.local.", "A 10.1.0.1"),
+        ("x.10-1-0-1.default.pod.cluster.local.", "NOT OURS"),
+        ("x.y.10-1-0-1.default.pod.cluster.local.", "NOT OURS"),
+        ("x.default.pod.cluster.local.", "NXDOMAIN"),
+        ("10-1-0-1.ghost.pod.cluster.local.", "NXDOMAIN"),
+    ] {
+        assert_eq!(say(&index.view(), question, Rtype::A), said, "{question}");
     }
 }
 

@@ -101,6 +101,36 @@ fn rule_5_one_name_for_several_addresses() {
 }
 
 #[test]
+fn rule_6_a_host_is_given_with_the_addresses_that_serve_the_port() {
+    let sql = json!([{"name": "sql", "port": 5432}]);
+    let all = json!([{"name": "sql", "port": 5432}, {"name": "admin", "port": 1}]);
+    let model = default_model(json!([
+        service("db", json!({"clusterIP": "None"})),
+        slice(
+            "a",
+            "db",
+            json!([{"addresses": ["172.0.0.1"], "hostname": "shared"}]),
+            all
+        ),
+        slice(
+            "b",
+            "db",
+            json!([{"addresses": ["fd01::1"], "hostname": "shared"}]),
+            sql
+        ),
+    ]));
+    let shared = below("shared", "db");
+    let additional = |question: &str| ask(&model, question, Rtype::SRV).additional;
+    let four = format!("{shared} 5 IN A 172.0.0.1");
+    let six = format!("{shared} 5 IN AAAA fd01::1");
+    assert_eq!(
+        additional(&below("_admin._tcp", "db")),
+        std::slice::from_ref(&four)
+    );
+    assert_eq!(additional(&below("_sql._tcp", "db")), [four, six]);
+}
+
+#[test]
 fn rule_6_every_protocol_has_its_label() {
     let model = default_model(json!([service(
         "web",

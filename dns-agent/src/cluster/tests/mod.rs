@@ -105,7 +105,7 @@ fn model_with(list: Value, settings: &ZoneSettings) -> Model {
 /// The data of the answer section, in order; or `NODATA`, `NXDOMAIN`, `NOT OURS`.
 /// An answer that ends outside is followed by `...`. `question` is relative to
 /// `svc.cluster.local` unless it ends with a dot.
-fn say(model: &Model, question: &str, rtype: Rtype) -> String {
+fn say(model: &impl ZoneData, question: &str, rtype: Rtype) -> String {
     let data = |records: &[Record]| {
         let data: Vec<String> = records.iter().map(|record| data(&record.data)).collect();
         data.join(", ")

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::cluster::{EmptyServices, ZoneSettings};
-use crate::zone::{Model, Rtype};
+use crate::cluster::{EmptyServices, Index, NameServers, Objects, ZoneSettings};
+use crate::zone::{Model, Rtype, ZoneData};
 
 use super::{ask, model, name, namespace, objects, say};
 
@@ -116,4 +116,24 @@ fn without_such_a_service_it_is_the_agents_own_name() {
     };
     let model = cluster(&reverse);
     assert_eq!(say(&model, "96.10.in-addr.arpa.", Rtype::NS), "NODATA");
+}
+
+#[test]
+fn those_of_somebody_else_are_passed_by_the_index_and_by_a_model_of_it() {
+    let settings = ZoneSettings {
+        name_servers: NameServers::Passed,
+        ..ZoneSettings::default()
+    };
+    let index = Index::of(Objects::default(), settings, 3);
+    for name in ["ns.dns.cluster.local.", "x.ns.dns.cluster.local."] {
+        for rtype in [Rtype::A, Rtype::TXT] {
+            assert_eq!(say(&index.view(), name, rtype), "NOT OURS", "{name}");
+            let stored = Model::of(&index.view());
+            assert_eq!(say(&stored, name, rtype), "NOT OURS", "{name}");
+        }
+    }
+    let view = index.view();
+    assert_eq!(say(&view, "cluster.local.", Rtype::NS), "NOT OURS");
+    assert_eq!(say(&view, "dns.cluster.local.", Rtype::A), "NODATA");
+    assert_eq!(view.passed().len(), 1);
 }

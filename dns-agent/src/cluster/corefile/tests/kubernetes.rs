@@ -15,6 +15,7 @@ fn defaults_are_those_of_coredns() {
         zones: vec![zone("cluster.local", Absent::Denied)],
         passed: Vec::new(),
         ttl: 5,
+        version_ttl: 28800,
         pods: PodMode::Disabled,
         namespaces: Vec::new(),
         selectors: Selectors::default(),
@@ -57,6 +58,7 @@ fn options() {
         ],
         passed: Vec::new(),
         ttl: 0,
+        version_ttl: 28800,
         pods: PodMode::Verified,
         namespaces: ["shop", "pay", "web"].map(str::to_owned).to_vec(),
         selectors: Selectors {

@@ -27,7 +27,7 @@ fn with(lines: &str) -> String {
     )
 }
 
-/// What is adopted of kubeadm's default.
+/// What is adopted of kubeadm's default, which has `cache 30`.
 fn standard(ttl: u32) -> Adopted {
     Adopted {
         zones: vec![
@@ -37,6 +37,7 @@ fn standard(ttl: u32) -> Adopted {
         ],
         passed: Vec::new(),
         ttl,
+        version_ttl: 30,
         pods: PodMode::Insecure,
         namespaces: Vec::new(),
         selectors: Selectors::default(),

@@ -1,6 +1,7 @@
 //! What other plugins leave to answer.
 
 use super::{Conclusions, answered, refusal, standard, with};
+use crate::cluster::Adopted;
 
 const ALL: &str = "cluster.local. in-addr.arpa. ip6.arpa.";
 
@@ -231,25 +232,29 @@ fn rewrite() {
 
 #[test]
 fn cache_caps_ttls() {
-    for (cache, ttl) in [
-        ("", 3600),
-        ("cache", 1800),
-        ("cache 30", 30),
-        ("cache 30 example.org", 3600),
-        ("cache 30 cluster.local", 30),
-        ("cache 30 svc.cluster.local", 30),
-        ("cache 9000", 3600),
-        ("cache {\n success 1000 60\n}", 60),
-        ("cache 300 {\n success 1000 200 7\n denial 1000 20 3\n}", 20),
+    for (cache, ttl, version_ttl) in [
+        ("", 3600, 28800),
+        ("cache", 1800, 1800),
+        ("cache 30", 30, 30),
+        ("cache 30 example.org", 3600, 28800),
+        ("cache 30 cluster.local", 30, 30),
+        ("cache 30 svc.cluster.local", 30, 30),
+        ("cache 9000", 3600, 9000),
+        ("cache {\n success 1000 60\n}", 60, 60),
+        (
+            "cache 300 {\n success 1000 200 7\n denial 1000 20 3\n}",
+            20,
+            20,
+        ),
         // What isn't kept is capped all the same.
-        ("cache 30 {\n disable success cluster.local\n}", 30),
-        ("cache 30 {\n disable denial cluster.local\n}", 30),
+        ("cache 30 {\n disable success cluster.local\n}", 30, 30),
+        ("cache 30 {\n disable denial cluster.local\n}", 30, 30),
     ] {
         let text = with(cache).replace("pods insecure", "pods insecure\nttl 3600");
-        assert_eq!(
-            Conclusions::read(&text).adopted,
-            Some(standard(ttl)),
-            "{cache}"
-        );
+        let adopted = Adopted {
+            version_ttl,
+            ..standard(ttl)
+        };
+        assert_eq!(Conclusions::read(&text).adopted, Some(adopted), "{cache}");
     }
 }

@@ -1,0 +1,265 @@
+//! The suite's own part of a cluster, in namespaces that are gone when it is dropped.
+
+use std::{
+    fmt::Debug,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        core::v1::{ConfigMap, Namespace, Service},
+        discovery::v1::EndpointSlice,
+    },
+};
+use kube::{
+    Api, Client, Config, Resource,
+    api::{DeleteParams, ListParams, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tokio::{runtime::Runtime, time::sleep};
+
+use crate::{
+    objects::{Key, Object, Objects, Writer, key, owned, service, slice},
+    signals::Signals,
+};
+
+/// The namespaces of one run, and what is in them.
+pub(crate) struct Cluster {
+    runtime: Runtime,
+    client: Client,
+    /// What the names of its namespaces start with.
+    pub(crate) prefix: String,
+    /// What is asked about.
+    pub(crate) objects: Objects,
+    markers: u32,
+    signals: Signals,
+}
+
+/// A name that has these addresses when everything written before it is known.
+pub(crate) struct Marker {
+    pub(crate) name: String,
+    pub(crate) addresses: [&'static str; 2],
+}
+
+/// On the namespaces of a run, with its prefix.
+const LABEL: &str = "zerohop.test/run";
+/// How long the API server may take, to delete a namespace or to come back.
+const LIMIT: Duration = Duration::from_secs(180);
+/// How often it is asked meanwhile.
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl Cluster {
+    /// A connection, and no namespace yet.
+    pub(crate) fn connect(kubeconfig: &Path, signals: Signals) -> Result<Cluster> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let client = runtime.block_on(async {
+            let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+            let options = KubeConfigOptions::default();
+            let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+            anyhow::Ok(Client::try_from(config)?)
+        });
+        let client = client.with_context(|| format!("no way to the API server with {}", kubeconfig.display()))?;
+        Ok(Cluster {
+            runtime,
+            client,
+            prefix: format!("zerohop-{:08x}", rand::random::<u32>()),
+            objects: Objects::default(),
+            markers: 0,
+            signals,
+        })
+    }
+
+    /// Makes a namespace, or waits until the API server has forgotten the one before and makes it.
+    pub(crate) fn create_namespace(&mut self, name: &str) -> Result<()> {
+        self.add_namespace(name)?;
+        self.objects.namespaces.insert(name.to_owned());
+        Ok(())
+    }
+
+    /// Deletes a namespace with all that is in it, and waits until it is gone.
+    pub(crate) fn delete_namespace(&mut self, name: &str) -> Result<()> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        self.runtime.block_on(api.delete(name, &DeleteParams::default()))?;
+        self.wait(&format!("namespace {name} to be gone"), async || {
+            Ok(api.get_opt(name).await?.is_none())
+        })?;
+        let objects = &mut self.objects;
+        objects.namespaces.remove(name);
+        objects.services.retain(|key, _| key.0 != name);
+        objects.slices.retain(|key, _| key.0 != name);
+        Ok(())
+    }
+
+    /// Writes an object, in place of one with its name.
+    pub(crate) fn write(&mut self, object: Object) -> Result<()> {
+        match object {
+            Object::Namespace(name) => self.create_namespace(&name),
+            Object::Service(service) => {
+                let key = key(&service.metadata);
+                let stored = self.put(*service, self.objects.services.get(&key))?;
+                self.objects.services.insert(key, stored);
+                Ok(())
+            }
+            Object::Slice(slice) => {
+                let key = key(&slice.metadata);
+                let stored = self.put(*slice, self.objects.slices.get(&key))?;
+                self.objects.slices.insert(key, stored);
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn delete_service(&mut self, key: &Key) -> Result<()> {
+        self.delete::<Service>(key)?;
+        self.objects.services.remove(key);
+        Ok(())
+    }
+
+    pub(crate) fn delete_slice(&mut self, key: &Key) -> Result<()> {
+        self.delete::<EndpointSlice>(key)?;
+        self.objects.slices.remove(key);
+        Ok(())
+    }
+
+    /// Makes the namespace of what serves the suite itself: the Corefile, and a Service whose
+    /// ClusterIP the pods ask.
+    pub(crate) fn create_own(&self, corefile: &str) -> Result<Service> {
+        let name = self.own_namespace();
+        self.add_namespace(&name)?;
+        let map: ConfigMap = serde_json::from_value(json!({
+            "metadata": {"namespace": name, "name": "coredns"},
+            "data": {"Corefile": corefile},
+        }))?;
+        self.put(map, None)?;
+        let ports = json!([{"name": "dns", "port": 53, "protocol": "UDP"}]);
+        let Object::Service(service) = service(&(name, "dns".to_owned()), json!({"ports": ports}))? else {
+            bail!("a Service is one");
+        };
+        self.put(*service, None)
+    }
+
+    /// The namespace of what serves the suite itself.
+    pub(crate) fn own_namespace(&self) -> String {
+        format!("{}-own", self.prefix)
+    }
+
+    /// Writes a name of which every feed of objects has its part, after all that was written
+    /// before: whoever knows it knows all of that.
+    pub(crate) fn mark(&mut self) -> Result<Marker> {
+        self.markers += 1;
+        let namespace = format!("{}-marker-{}", self.prefix, self.markers);
+        let key = (namespace.clone(), "marker".to_owned());
+        self.add_namespace(&namespace)?;
+        let Object::Service(service) = service(&key, json!({"clusterIP": "None"}))? else {
+            bail!("a Service is one");
+        };
+        self.put(*service, None)?;
+        let addresses = ["100.64.0.1", "100.64.0.2"];
+        for (address, writer) in addresses.into_iter().zip([Writer::Kubernetes, Writer::Hand]) {
+            let key = (namespace.clone(), format!("marker-{address}"));
+            let slice = slice(&key, "IPv4", json!([{"addresses": [address]}]), Value::Null)?;
+            self.put(owned(slice, "marker", Some(true), writer), None)?;
+        }
+        Ok(Marker {
+            name: format!("marker.{namespace}.svc.cluster.local"),
+            addresses,
+        })
+    }
+
+    /// Waits until the API server answers.
+    pub(crate) fn wait_until_up(&self) -> Result<()> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        self.wait("the API server to answer", async || {
+            Ok(api.list(&ListParams::default().limit(1)).await.is_ok())
+        })
+    }
+
+    fn add_namespace(&self, name: &str) -> Result<()> {
+        let namespace: Namespace = serde_json::from_value(json!({
+            "metadata": {"name": name, "labels": {LABEL: self.prefix}},
+        }))?;
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let created = self.runtime.block_on(api.create(&PostParams::default(), &namespace));
+        created.map(drop).with_context(|| format!("cannot create namespace {name}"))
+    }
+
+    fn put<K>(&self, mut object: K, old: Option<&K>) -> Result<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+        K: Clone + Debug + Serialize + DeserializeOwned,
+    {
+        let (namespace, name) = key(object.meta());
+        let api: Api<K> = Api::namespaced(self.client.clone(), &namespace);
+        let params = PostParams::default();
+        let stored = match old {
+            None => self.runtime.block_on(api.create(&params, &object)),
+            Some(old) => {
+                object.meta_mut().resource_version = old.meta().resource_version.clone();
+                self.runtime.block_on(api.replace(&name, &params, &object))
+            }
+        };
+        stored.with_context(|| format!("cannot write {} {namespace}/{name}", K::kind(&())))
+    }
+
+    fn delete<K>(&self, key: &Key) -> Result<()>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+        K: Clone + Debug + DeserializeOwned,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), &key.0);
+        let deleted = self.runtime.block_on(api.delete(&key.1, &DeleteParams::default()));
+        deleted.map(drop).with_context(|| format!("cannot delete {} {key:?}", K::kind(&())))
+    }
+
+    fn wait(&self, what: &str, is_there: impl AsyncFn() -> Result<bool>) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        self.runtime.block_on(async {
+            while !is_there().await? {
+                self.signals.check()?;
+                if Instant::now() > deadline {
+                    bail!("waited {LIMIT:?} for {what}");
+                }
+                sleep(PAUSE).await;
+            }
+            Ok(())
+        })
+    }
+
+    /// Deletes everything, and waits until it is gone.
+    fn remove(&self) -> Result<()> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let ours = ListParams::default().labels(&format!("{LABEL}={}", self.prefix));
+        self.runtime.block_on(async {
+            for namespace in api.list(&ours).await? {
+                let (_, name) = key(&namespace.metadata);
+                api.delete(&name, &DeleteParams::default()).await?;
+            }
+            let deadline = Instant::now() + LIMIT;
+            while !api.list(&ours).await?.items.is_empty() {
+                if Instant::now() > deadline {
+                    bail!("they were still there after {LIMIT:?}");
+                }
+                sleep(PAUSE).await;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            eprintln!(
+                "namespaces with the label {LABEL}={} could not be removed: {error:#}",
+                self.prefix
+            );
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Where Zerohop answers otherwise than CoreDNS, as agreed: a rule for each bullet of the list in
+//! `docs/answers.md`.
+
+use std::collections::HashSet;
+
+use crate::{
+    agent::Mode,
+    objects::Objects,
+    questions::{Question, is_at_or_below},
+    reply::{Record, Reply},
+};
+
+/// A question that was answered in two ways.
+pub(crate) struct Difference<'a> {
+    pub(crate) question: &'a Question,
+    pub(crate) coredns: &'a Reply,
+    pub(crate) zerohop: &'a Reply,
+    pub(crate) mode: Mode,
+    pub(crate) known: &'a Known<'a>,
+}
+
+/// What CoreDNS's other replies say, and what was written.
+pub(crate) struct Known<'a> {
+    pub(crate) zone: &'a str,
+    pub(crate) objects: &'a Objects,
+    /// Names that CoreDNS denies when they are asked for addresses.
+    pub(crate) denied: HashSet<String>,
+    /// Names above those that both have data of.
+    pub(crate) above: HashSet<String>,
+}
+
+/// A departure, and how to tell it.
+pub(crate) struct Departure {
+    pub(crate) what: &'static str,
+    is: fn(&Difference<'_>) -> bool,
+    /// Whether it is there with `--pass-departures` too.
+    passed: Passed,
+}
+
+/// Whether `--pass-departures` leaves it to CoreDNS.
+#[derive(PartialEq, Eq)]
+enum Passed {
+    Yes,
+    No,
+}
+
+pub(crate) const DEPARTURES: [Departure; 8] = [
+    Departure {
+        what: "other types at names that are always there are NODATA",
+        is: at_a_fixed_name,
+        passed: Passed::Yes,
+    },
+    Departure {
+        what: "names with names below them are NODATA",
+        is: above_a_name,
+        passed: Passed::Yes,
+    },
+    Departure {
+        what: "other types at reverse names, and partial ones, are NODATA",
+        is: at_a_reverse_name,
+        passed: Passed::Yes,
+    },
+    Departure {
+        what: "SOA of a name that doesn't exist is NXDOMAIN",
+        is: soa_of_nothing,
+        passed: Passed::No,
+    },
+    Departure {
+        what: "labels in front of a pod's address are NXDOMAIN",
+        is: below_a_pod,
+        passed: Passed::Yes,
+    },
+    Departure {
+        what: "ports without underscores are NXDOMAIN",
+        is: port_without_underscores,
+        passed: Passed::No,
+    },
+    Departure {
+        what: "targets of SRV records are in lower case",
+        is: srv_in_lower_case,
+        passed: Passed::No,
+    },
+    Departure {
+        what: "verified pods are known by both families",
+        is: pod_of_another_family,
+        passed: Passed::No,
+    },
+];
+
+/// The departure that a difference is, if it is one.
+pub(crate) fn departure(difference: &Difference<'_>) -> Option<&'static Departure> {
+    let departs = |departure: &&Departure| {
+        let is_there = difference.mode != Mode::PassDepartures || departure.passed == Passed::No;
+        is_there && (departure.is)(difference)
+    };
+    DEPARTURES.iter().find(departs)
+}
+
+fn at_a_fixed_name(difference: &Difference<'_>) -> bool {
+    let fixed = ["svc", "pod", "dns", "ns.dns", "dns-version"];
+    let labels = difference.labels();
+    let is_fixed = match labels.as_deref() {
+        Some([]) => true,
+        Some([namespace, kind]) if ["svc", "pod"].contains(kind) => {
+            difference.known.objects.namespaces.contains(*namespace)
+        }
+        Some(labels) => fixed.contains(&labels.join(".").as_str()),
+        None => false,
+    };
+    is_fixed && difference.is_nodata_instead_of_nxdomain()
+}
+
+fn above_a_name(difference: &Difference<'_>) -> bool {
+    difference.labels().is_some()
+        && difference.known.above.contains(&difference.name())
+        && difference.is_nodata_instead_of_nxdomain()
+}
+
+fn at_a_reverse_name(difference: &Difference<'_>) -> bool {
+    let name = difference.name();
+    let is_reverse = ["in-addr.arpa", "ip6.arpa"].iter().any(|zone| is_at_or_below(&name, zone));
+    is_reverse
+        && (difference.question.rtype != PTR || difference.known.above.contains(&name))
+        && difference.is_nodata_instead_of_nxdomain()
+}
+
+fn soa_of_nothing(difference: &Difference<'_>) -> bool {
+    difference.question.rtype == SOA
+        && difference.known.denied.contains(&difference.name())
+        && difference.coredns.is_nodata()
+        && difference.zerohop.is_nxdomain()
+        && difference.same_but_for_rcode()
+}
+
+fn below_a_pod(difference: &Difference<'_>) -> bool {
+    let labels = difference.labels();
+    let Some([front @ .., pod, _, "pod"]) = labels.as_deref() else {
+        return false;
+    };
+    let is_address = pod.contains('-') && pod.bytes().all(|octet| octet == b'-' || octet.is_ascii_hexdigit());
+    is_address
+        && (1..=2).contains(&front.len())
+        && difference.coredns.rcode == "NOERROR"
+        && difference.zerohop.is_nxdomain()
+}
+
+fn port_without_underscores(difference: &Difference<'_>) -> bool {
+    let labels = difference.labels();
+    let Some([port, protocol, _, _, "svc"]) = labels.as_deref() else {
+        return false;
+    };
+    // CoreDNS takes one underscore off, and what is left over of `_` fits every port.
+    let is_odd = |label: &str| !label.starts_with('_') || label == "_";
+    (is_odd(port) || is_odd(protocol))
+        && difference.coredns.rcode == "NOERROR"
+        && difference.zerohop.is_nxdomain()
+}
+
+fn srv_in_lower_case(difference: &Difference<'_>) -> bool {
+    let Difference { question, coredns, zerohop, .. } = difference;
+    let lowered = |records: &[Record]| -> Vec<Record> {
+        let mut records: Vec<Record> = records.iter().map(Record::lowered).collect();
+        records.sort();
+        records
+    };
+    let is_same = |at: usize| lowered(&coredns.sections[at]) == lowered(&zerohop.sections[at]);
+    let is_lower = |text: &str| !text.bytes().any(|octet| octet.is_ascii_uppercase());
+    let owners = zerohop.answer().iter().map(|record| &record.owner);
+    question.rtype == SRV
+        && question.name != difference.name()
+        && coredns.rcode == zerohop.rcode
+        && coredns.authoritative == zerohop.authoritative
+        && owners.clone().all(|owner| owner.trim_end_matches('.') == question.name)
+        && zerohop.answer().iter().all(|record| is_lower(&record.data))
+        && (0..3).all(is_same)
+}
+
+fn pod_of_another_family(difference: &Difference<'_>) -> bool {
+    let labels = difference.labels();
+    let Some([pod, _, "pod"]) = labels.as_deref() else {
+        return false;
+    };
+    let address = |record: &Record| record.data.replace(['.', ':'], "-") == *pod;
+    difference.coredns.is_nxdomain()
+        && difference.zerohop.has_data()
+        && difference.zerohop.answer().iter().all(address)
+}
+
+impl Difference<'_> {
+    fn name(&self) -> String {
+        self.question.name.to_ascii_lowercase()
+    }
+
+    /// The labels left of the zone; none when the name is outside.
+    fn labels(&self) -> Option<Vec<&'_ str>> {
+        let name = &self.question.name;
+        let inside = is_at_or_below(&self.name(), self.known.zone);
+        let length = name.len().checked_sub(self.known.zone.len())?;
+        let labels = name[..length].trim_end_matches('.').split('.');
+        inside.then(|| labels.filter(|label| !label.is_empty()).collect())
+    }
+
+    fn is_nodata_instead_of_nxdomain(&self) -> bool {
+        self.coredns.is_nxdomain() && self.zerohop.is_nodata() && self.same_but_for_rcode()
+    }
+
+    fn same_but_for_rcode(&self) -> bool {
+        let Difference { coredns, zerohop, .. } = self;
+        coredns.sections == zerohop.sections && coredns.authoritative == zerohop.authoritative
+    }
+}
+
+const SOA: u16 = 6;
+const PTR: u16 = 12;
+const SRV: u16 = 33;

@@ -1,0 +1,267 @@
+//! What is asked: every name that the objects make, whatever is nearly one, and every type of each.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+};
+
+use rand::{RngExt as _, rngs::StdRng};
+use zerohop_tests::{
+    packet::{Query, wire},
+    topology::{POD, SERVED},
+};
+
+use crate::objects::{Key, Objects, service_of};
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Question {
+    pub(crate) name: String,
+    pub(crate) rtype: u16,
+    pub(crate) edns: Edns,
+}
+
+/// Whether a question has an OPT record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Edns {
+    Without,
+    With,
+}
+
+/// A, NS, CNAME, SOA, PTR, MX, TXT, AAAA, SRV, HTTPS, ANY.
+const TYPES: [u16; 11] = [1, 2, 5, 6, 12, 15, 16, 28, 33, 65, 255];
+
+/// What clients with EDNS take, and what both servers send at most.
+const SIZE: u16 = 1232;
+
+/// The longest name (RFC 1035 section 3.1).
+const LONGEST: usize = 255;
+
+/// Names that are there without any object, and some that are not.
+const APEX: [&str; 15] = [
+    "",
+    "svc.",
+    "pod.",
+    "dns.",
+    "ns.dns.",
+    "dns-version.",
+    "x.dns-version.",
+    "x.dns.",
+    "x.ns.dns.",
+    "hostmaster.",
+    "apex.dns.",
+    "absent.",
+    "absent.svc.",
+    "absent.pod.",
+    "svc.svc.",
+];
+
+/// What may stand in front of a name: labels that mean something there, and some that don't.
+const LABELS: [&str; 13] = [
+    "absent",
+    "10-244-0-9",
+    "fd00-10-244--9",
+    "10-244-0",
+    "_tcp",
+    "_udp",
+    "_http._tcp",
+    "_absent._tcp",
+    "http.tcp",
+    "_._tcp",
+    "_zone",
+    "zone-a.pin._zone",
+    "a.b.c",
+];
+
+/// What pods are called by.
+const PODS: [&str; 9] = [
+    "10-1-2-3",
+    "10-1-2-300",
+    "10-1-2",
+    "fd00--1",
+    "fd00--",
+    "fd00--0",
+    "--1",
+    "--ffff-a01-203",
+    "1-2-3-4-5-6-7-8",
+];
+
+/// Every question about these objects and other names of theirs, from a seed.
+pub(crate) fn questions(
+    objects: &Objects,
+    zone: &str,
+    others: &BTreeSet<String>,
+    random: &mut StdRng,
+) -> Vec<Question> {
+    let mut names = names(objects, zone);
+    names.extend(others.iter().map(|name| name.to_ascii_lowercase()));
+    let near: BTreeSet<String> = names
+        .iter()
+        .flat_map(|name| neighbours(name, objects, zone, random))
+        .filter(|name| is_legal(name) && !names.contains(name))
+        .collect();
+    let mut questions = Vec::new();
+    for name in names.into_iter().filter(|name| is_legal(name)) {
+        for edns in [Edns::Without, Edns::With] {
+            questions.extend(of_every_type(&name, || edns));
+        }
+    }
+    for name in near {
+        questions.extend(of_every_type(&name, || match random.random_bool(0.5) {
+            true => Edns::With,
+            false => Edns::Without,
+        }));
+    }
+    questions
+}
+
+impl Question {
+    /// The message, with a random ID.
+    pub(crate) fn message(&self) -> Vec<u8> {
+        let query = Query {
+            id: rand::random(),
+            ..Query::new(POD[0], SERVED[0], &self.name, self.rtype)
+        };
+        match self.edns {
+            Edns::Without => query.message(),
+            Edns::With => query.with_edns(SIZE, 0, &[]).message(),
+        }
+    }
+
+    /// Whether the name is one of the zone's.
+    pub(crate) fn is_inside(&self, zone: &str) -> bool {
+        is_at_or_below(&self.name.to_ascii_lowercase(), zone)
+    }
+}
+
+/// Whether a name is another, or below it.
+pub(crate) fn is_at_or_below(name: &str, above: &str) -> bool {
+    name.strip_suffix(above)
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// The reverse name of an address.
+pub(crate) fn reverse(address: IpAddr) -> String {
+    let (parts, suffix): (Vec<String>, _) = match address {
+        IpAddr::V4(address) => {
+            let octets = address.octets();
+            (octets.iter().map(u8::to_string).collect(), "in-addr.arpa")
+        }
+        IpAddr::V6(address) => {
+            let nibbles = format!("{:032x}", u128::from(address));
+            (nibbles.chars().map(String::from).collect(), "ip6.arpa")
+        }
+    };
+    let mut labels: Vec<&str> = parts.iter().map(String::as_str).rev().collect();
+    labels.push(suffix);
+    labels.join(".")
+}
+
+fn of_every_type(name: &str, mut edns: impl FnMut() -> Edns) -> Vec<Question> {
+    let question = |rtype| Question {
+        name: name.to_owned(),
+        rtype,
+        edns: edns(),
+    };
+    TYPES.into_iter().map(question).collect()
+}
+
+fn is_legal(name: &str) -> bool {
+    let labels = name.split('.');
+    wire(name).len() <= LONGEST && labels.into_iter().all(|label| (1..64).contains(&label.len()))
+}
+
+/// The names that the objects make, and those that others would.
+fn names(objects: &Objects, zone: &str) -> BTreeSet<String> {
+    let mut names: BTreeSet<String> = APEX.iter().map(|label| format!("{label}{zone}")).collect();
+    for namespace in &objects.namespaces {
+        names.insert(format!("{namespace}.svc.{zone}"));
+        names.insert(format!("{namespace}.pod.{zone}"));
+        names.extend(PODS.iter().map(|pod| format!("{pod}.{namespace}.pod.{zone}")));
+    }
+    let name = |(namespace, name): &Key| format!("{name}.{namespace}.svc.{zone}");
+    for (key, service) in &objects.services {
+        let service_name = name(key);
+        let spec = service.spec.as_ref();
+        for port in spec.and_then(|spec| spec.ports.as_ref()).into_iter().flatten() {
+            let protocol = port.protocol.as_deref();
+            names.extend(port_name(port.name.as_deref(), protocol, &service_name));
+        }
+        let addresses = spec.and_then(|spec| spec.cluster_ips.as_ref()).into_iter().flatten();
+        names.extend(addresses.filter_map(|address| address.parse().ok()).map(reverse));
+        names.insert(service_name);
+    }
+    for slice in objects.slices.values() {
+        // CoreDNS never answers for the addresses of a slice that is nobody's: it makes a name of them
+        // that fits into no message.
+        let Some(service) = service_of(slice).as_ref().map(name) else {
+            continue;
+        };
+        for port in slice.ports.iter().flatten() {
+            names.extend(port_name(port.name.as_deref(), port.protocol.as_deref(), &service));
+        }
+        for endpoint in &slice.endpoints {
+            let addresses = endpoint.addresses.iter();
+            names.extend(addresses.clone().filter_map(|address| address.parse().ok()).map(reverse));
+            let labels = addresses.map(|address| address.replace(['.', ':'], "-"));
+            for label in labels.chain(endpoint.hostname.clone()) {
+                names.insert(format!("{label}.{service}"));
+                if label.ends_with('-') {
+                    names.insert(format!("{label}0.{service}"));
+                }
+            }
+        }
+    }
+    names
+}
+
+fn port_name(port: Option<&str>, protocol: Option<&str>, service: &str) -> Option<String> {
+    let port = port.filter(|port| !port.is_empty())?;
+    let protocol = protocol.unwrap_or("TCP").to_ascii_lowercase();
+    Some(format!("_{port}._{protocol}.{service}"))
+}
+
+/// What is nearly a name.
+fn neighbours(name: &str, objects: &Objects, zone: &str, random: &mut StdRng) -> Vec<String> {
+    let mut near = vec![
+        name.to_ascii_uppercase(),
+        in_any_case(name, random),
+        with_another_letter(name, random),
+        with_another_letter(name, random),
+        name.replacen('_', "", 1),
+        name.replacen(".svc.", ".pod.", 1),
+        name.replacen(".pod.", ".svc.", 1),
+        name.replacen(".svc.", ".", 1),
+        // As a search list makes it.
+        format!("{name}.svc.{zone}"),
+        format!("{name}.{zone}"),
+    ];
+    near.extend(name.split_once('.').map(|(_, parent)| parent.to_owned()));
+    near.extend(LABELS.iter().map(|label| format!("{label}.{name}")));
+    // The same in another namespace.
+    let count = objects.namespaces.len().max(1);
+    let other = objects.namespaces.iter().nth(random.random_range(0..count));
+    let own = objects.namespaces.iter().find(|namespace| name.contains(namespace.as_str()));
+    if let (Some(own), Some(other)) = (own, other) {
+        near.push(name.replacen(own.as_str(), other, 1));
+        near.push(name.replacen(own.as_str(), &format!("{other}x"), 1));
+    }
+    near
+}
+
+fn in_any_case(name: &str, random: &mut StdRng) -> String {
+    let other = |letter: char| match random.random_bool(0.5) {
+        true => letter.to_ascii_uppercase(),
+        false => letter,
+    };
+    name.chars().map(other).collect()
+}
+
+fn with_another_letter(name: &str, random: &mut StdRng) -> String {
+    let at = random.random_range(0..name.len().max(1));
+    let change = |(position, letter): (usize, char)| match position == at && letter != '.' {
+        true => char::from(random.random_range(b'a'..=b'z')),
+        false => letter,
+    };
+    name.chars().enumerate().map(change).collect()
+}

@@ -40,7 +40,7 @@ pub(crate) struct Agent {
     pub(crate) user_plane: Asker,
     pub(crate) kernel: Asker,
     child: Child,
-    admin: String,
+    pub(crate) admin: String,
     _pod: Pod,
 }
 
@@ -110,6 +110,11 @@ impl Agent {
         let words = lines.flat_map(|line| line.split([' ', '\t', ';']));
         let names = words.filter_map(|word| word.strip_suffix('.'));
         Ok(names.filter(|name| name.contains('.')).map(str::to_owned).collect())
+    }
+
+    /// The process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {

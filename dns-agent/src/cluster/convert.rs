@@ -116,7 +116,8 @@ impl TryFrom<discovery::EndpointSlice> for Object {
 
 /// A Pod, as far as it matters. Its whole form in the API is the largest of all, and reading
 /// that would be most of the work of reading.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct ApiPod {
     /// Its metadata.
     pub metadata: ObjectMeta,

@@ -40,7 +40,7 @@ pub(crate) struct Agent {
     pub(crate) user_plane: Asker,
     pub(crate) kernel: Asker,
     child: Child,
-    admin: String,
+    pub(crate) admin: String,
     _pod: Pod,
 }
 
@@ -120,6 +120,11 @@ impl Agent {
             .filter(|name| name.contains('.'))
             .map(str::to_owned)
             .collect())
+    }
+
+    /// The process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {

@@ -21,7 +21,8 @@ pub(crate) struct Reply {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Record {
     pub(crate) owner: String,
-    /// None where CoreDNS's cache may have counted it down: outside the cluster's zone.
+    /// None where CoreDNS's cache may have counted it down: outside the cluster's zone, and in
+    /// answers that lead there, all of whose records have the lowest one.
     pub(crate) ttl: Option<u32>,
     pub(crate) rtype: String,
     /// Without the serial, if it is a SOA record's.
@@ -36,8 +37,11 @@ impl Reply {
         for (lines, records) in message.sections.iter().zip(&mut sections) {
             let read = lines.iter().map(|line| Record::read(line, zone));
             *records = read.collect::<Result<_>>()?;
-            records.sort();
         }
+        if sections[0].iter().any(|record| record.ttl.is_none()) {
+            sections[0].iter_mut().for_each(|record| record.ttl = None);
+        }
+        sections.iter_mut().for_each(|records| records.sort());
         let flags = message.flags();
         Ok(Reply {
             rcode: message.rcode(),

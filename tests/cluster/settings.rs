@@ -1,6 +1,6 @@
 //! What `cargo xtask test --cluster` passes on, by environment variables.
 
-use std::{env, fs, net::SocketAddr, path::PathBuf};
+use std::{env, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 
@@ -22,6 +22,50 @@ pub(crate) struct Settings {
     pub(crate) restart_api: Option<String>,
     /// Makes etcd forget old versions.
     pub(crate) compact: Option<String>,
+}
+
+/// What `cargo xtask bench --cluster` measures.
+pub(crate) struct Measured {
+    /// Services with five endpoints each, half of them headless, that are made.
+    pub(crate) services: usize,
+    /// Changes that are timed.
+    pub(crate) changes: usize,
+    /// CoreDNS's process, if it is on this machine.
+    pub(crate) dns_pid: Option<u32>,
+    /// Ends the API server, and starts it again.
+    pub(crate) stop_api: Option<String>,
+    pub(crate) start_api: Option<String>,
+    /// How long it is away.
+    pub(crate) outage: Duration,
+}
+
+impl Measured {
+    /// None when this is a comparison.
+    pub(crate) fn from_environment() -> Result<Option<Measured>> {
+        let Ok(services) = env::var("ZEROHOP_MEASURE") else {
+            return Ok(None);
+        };
+        let number = |variable: &str, otherwise: u64| match env::var(variable) {
+            Ok(text) => text
+                .parse()
+                .with_context(|| format!("{variable} is not a number")),
+            Err(_) => Ok(otherwise),
+        };
+        let dns_pid = match number("ZEROHOP_DNS_PID", 0)? {
+            0 => None,
+            pid => Some(u32::try_from(pid)?),
+        };
+        Ok(Some(Measured {
+            services: services
+                .parse()
+                .context("ZEROHOP_MEASURE is not a number")?,
+            changes: usize::try_from(number("ZEROHOP_CHANGES", 500)?)?,
+            dns_pid,
+            stop_api: env::var("ZEROHOP_STOP_API").ok(),
+            start_api: env::var("ZEROHOP_START_API").ok(),
+            outage: Duration::from_secs(number("ZEROHOP_OUTAGE", 300)?),
+        }))
+    }
 }
 
 impl Settings {

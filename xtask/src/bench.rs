@@ -1,6 +1,7 @@
-//! `cargo xtask bench`: the kernel program beside a bare reflector, and its tables.
+//! `cargo xtask bench`: the kernel program beside a bare reflector, and its tables; or an agent beside
+//! CoreDNS, in front of a real API server.
 
-use std::process::Command;
+use std::{net::SocketAddr, path::PathBuf, process::Command};
 
 use anyhow::Result;
 use clap::Args;
@@ -19,6 +20,48 @@ pub(crate) struct Options {
     /// A smoke test of the benchmark itself: few frames, no bars, no release build.
     #[arg(long)]
     quick: bool,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+/// A cluster, and a CoreDNS that serves it: how long changes take, and what both hold.
+#[derive(Args)]
+struct Cluster {
+    /// Measure an agent and a CoreDNS in front of this API server instead; in namespaces that are made
+    /// for it and taken away again.
+    #[arg(
+        id = "bench_cluster",
+        long = "cluster",
+        value_name = "KUBECONFIG",
+        requires = "bench_dns"
+    )]
+    kubeconfig: Option<PathBuf>,
+    /// The CoreDNS that serves the same API server.
+    #[arg(
+        id = "bench_dns",
+        long = "dns",
+        value_name = "IP:PORT",
+        requires = "bench_cluster"
+    )]
+    dns: Option<SocketAddr>,
+    /// Its process, if it runs on this machine, to compare memory.
+    #[arg(long, value_name = "PID", requires = "bench_cluster")]
+    dns_pid: Option<u32>,
+    /// Services to make, with five endpoints each, half of them headless.
+    #[arg(long, value_name = "NUMBER", default_value_t = 200)]
+    services: u32,
+    /// Changes of an endpoint to time.
+    #[arg(long, value_name = "NUMBER", default_value_t = 500)]
+    changes: u32,
+    /// Ends the API server; with --start-api, questions go on for --outage seconds without it.
+    #[arg(long, value_name = "COMMAND", requires = "start_api")]
+    stop_api: Option<String>,
+    /// Starts the API server again.
+    #[arg(long, value_name = "COMMAND", requires = "stop_api")]
+    start_api: Option<String>,
+    /// How long the API server is away, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    outage: u32,
 }
 
 /// The job itself.
@@ -26,6 +69,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::need_root("bench")?;
     setup::ensure(&[Need::Ebpf, Need::Namespaces], Say::Changes)?;
     build_ebpf::programs()?;
+    if let (Some(kubeconfig), Some(dns)) = (&options.cluster.kubeconfig, options.cluster.dns) {
+        return options.cluster.run(kubeconfig, dns);
+    }
     let programs = build_ebpf::bench()?;
     let mut command = cargo();
     command.args([
@@ -46,4 +92,44 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         command.arg("--quick");
     }
     run_command(command.args(&options.arguments))
+}
+
+impl Cluster {
+    fn run(&self, kubeconfig: &PathBuf, dns: SocketAddr) -> Result<()> {
+        let agent = build(
+            cargo().args(["build", "--quiet", "--release", "--package", "dns-agent"]),
+            "dns-agent",
+        )?;
+        let measure = build(
+            cargo().args([
+                "test",
+                "--quiet",
+                "--package",
+                "zerohop-tests",
+                "--test",
+                "cluster",
+                "--no-run",
+            ]),
+            "cluster",
+        )?;
+        let mut command = Command::new(measure);
+        command
+            .env("ZEROHOP_KUBECONFIG", std::path::absolute(kubeconfig)?)
+            .env("ZEROHOP_DNS", dns.to_string())
+            .env("ZEROHOP_AGENT", agent)
+            .env("ZEROHOP_MEASURE", self.services.to_string())
+            .env("ZEROHOP_CHANGES", self.changes.to_string())
+            .env("ZEROHOP_OUTAGE", self.outage.to_string());
+        let given = [
+            ("ZEROHOP_DNS_PID", self.dns_pid.map(|pid| pid.to_string())),
+            ("ZEROHOP_STOP_API", self.stop_api.clone()),
+            ("ZEROHOP_START_API", self.start_api.clone()),
+        ];
+        for (variable, value) in given {
+            if let Some(value) = value {
+                command.env(variable, value);
+            }
+        }
+        run_command(&mut command)
+    }
 }

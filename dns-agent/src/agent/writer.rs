@@ -27,6 +27,11 @@ use crate::{
 /// settings change with it.
 const SERIAL: Duration = Duration::from_secs(1);
 
+/// How long CoreDNS may go on with a Corefile that was changed: the kubelet takes up to a minute and
+/// a half to bring it into the pods, and CoreDNS's `reload` looks for it every 30 seconds, give or take
+/// half of that.
+const RELOAD: Duration = Duration::from_secs(150);
+
 /// How much is taken in before it is published.
 const BATCH: usize = 4096;
 
@@ -83,6 +88,14 @@ struct Api {
     feeds: BTreeSet<Feed>,
     /// Feeds whose first list is still to come.
     awaited: BTreeSet<Feed>,
+    planned: Option<Plan>,
+}
+
+/// What the operator and CoreDNS want, for the time being.
+struct Plan {
+    settings: ZoneSettings,
+    /// When CoreDNS has surely read the same Corefile.
+    settled: Instant,
 }
 
 /// A change on its way.
@@ -112,6 +125,7 @@ impl Writer {
                 health: Vec::new(),
                 feeds: BTreeSet::new(),
                 awaited: BTreeSet::new(),
+                planned: None,
             }),
         };
         let index = Index::new(config.zone.clone(), serial_after(0));
@@ -202,6 +216,20 @@ impl Writer {
             return;
         };
         api.health = health;
+        let now = Instant::now();
+        let settled = match &api.planned {
+            None => now,
+            Some(before) if before.settings == settings => before.settled,
+            Some(_) => {
+                self.kernel.pass();
+                self.trust = Trust::Stale;
+                now + RELOAD
+            }
+        };
+        api.planned = Some(Plan {
+            settings: settings.clone(),
+            settled,
+        });
         let mut index = write(&self.index);
         if let Some(feeds) = feeds {
             // Until all have been read again nobody can tell what is missing.
@@ -352,13 +380,13 @@ impl Writer {
         if trust != self.trust && self.api.is_some() {
             match trust {
                 Trust::Current => info!("what is known is current: the kernel may answer"),
-                Trust::Stale => warn!("the API has said nothing for --max-age: everything passes"),
+                Trust::Stale => warn!("what is known may not be current: everything passes"),
             }
         }
         self.trust = trust;
         self.kernel.tick(trust);
         self.ticked = Instant::now();
-        self.show_state(board);
+        self.show(board);
     }
 
     /// Whether what is known is complete, and not too old.
@@ -369,6 +397,10 @@ impl Writer {
         let Some(api) = &self.api else {
             return Trust::Current;
         };
+        let planned = api.planned.as_ref();
+        if planned.is_some_and(|plan| Instant::now() < plan.settled) {
+            return Trust::Stale;
+        }
         let Some(max_age) = api.max_age else {
             return Trust::Current;
         };
@@ -425,10 +457,16 @@ impl Writer {
                 degraded.push("everything passes, for the reasons below".to_owned());
             }
             if index.is_complete() && self.trust == Trust::Stale {
-                degraded.push(
-                    "the API has said nothing for --max-age: the kernel passes everything"
+                let wait = api.planned.as_ref();
+                let wait = wait.map(|plan| plan.settled.saturating_duration_since(Instant::now()));
+                degraded.push(match wait.filter(|wait| !wait.is_zero()) {
+                    Some(wait) => format!(
+                        "the Corefile has changed, and CoreDNS may not have read it yet: the kernel passes everything for {} s more",
+                        wait.as_secs()
+                    ),
+                    None => "the API has said nothing for --max-age: the kernel passes everything"
                         .to_owned(),
-                );
+                });
             }
         }
         board.update(|status| {

@@ -116,19 +116,26 @@ impl TryFrom<discovery::EndpointSlice> for Object {
 
 /// A Pod, as far as it matters. Its whole form in the API is the largest of all, and reading
 /// that would be most of the work of reading.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct ApiPod {
-    metadata: ObjectMeta,
-    status: Option<ApiPodStatus>,
+    /// Its metadata.
+    pub metadata: ObjectMeta,
+    /// Its state.
+    pub status: Option<ApiPodStatus>,
 }
 
+/// The state of a Pod, as far as it matters.
 #[derive(Debug, Default, Deserialize)]
-struct ApiPodStatus {
-    phase: Option<String>,
+pub struct ApiPodStatus {
+    /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
+    pub phase: Option<String>,
+    /// Its address, where `podIPs` is missing.
     #[serde(rename = "podIP")]
-    pod_ip: Option<String>,
+    pub pod_ip: Option<String>,
+    /// Its addresses.
     #[serde(rename = "podIPs")]
-    pod_ips: Option<Vec<core::PodIP>>,
+    pub pod_ips: Option<Vec<core::PodIP>>,
 }
 
 /// An object as the API writes it.

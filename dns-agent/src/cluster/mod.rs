@@ -15,7 +15,7 @@ mod service;
 mod settings;
 mod view;
 
-pub use convert::{ApiObject, ApiPod};
+pub use convert::{ApiObject, ApiPod, ApiPodStatus};
 pub use corefile::{Adopted, AdoptedZone, Conclusions};
 pub use feed::Feed;
 pub use index::{Changes, Index, build};

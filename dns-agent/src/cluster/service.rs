@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::zone::{Below, Name, Rdata, Record, Srv, dashed};
 
 use super::frame::label_below;
-use super::objects::{EndpointSlice, Key, Port, Problem, Service, ServiceKind};
+use super::objects::{Endpoint, EndpointSlice, Key, Port, Problem, Service, ServiceKind};
 use super::settings::{EmptyServices, EndpointNames, Endpoints, ZonalNames, ZoneSettings};
 
 /// All that one service and its slices give to a model, in one cluster domain.
@@ -159,6 +159,40 @@ pub(super) fn orphaned(
     out
 }
 
+/// What a service calls one address, or its slices do where there is none: the same as in its
+/// [`contribution`], without the rest.
+pub(super) fn pointers_of(
+    address: IpAddr,
+    service: Option<&Service>,
+    slices: &[&EndpointSlice],
+    name: &Name,
+    settings: &ZoneSettings,
+) -> Vec<Pointer> {
+    let pointer = |target, source| Pointer {
+        address,
+        target,
+        source,
+    };
+    let mut pointers = Vec::new();
+    if let Some(ServiceKind::ClusterIp(addresses)) = service.map(|service| &service.kind) {
+        let is_ignored = settings.empty_services == EmptyServices::Ignored && is_empty(slices);
+        if addresses.is_empty() || is_ignored {
+            return pointers;
+        }
+        if addresses.contains(&address) {
+            pointers.push(pointer(name.clone(), Source::ClusterIp));
+        }
+    }
+    if settings.endpoints == Endpoints::All {
+        let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
+        let names = endpoints
+            .filter(|endpoint| endpoint.addresses.contains(&address))
+            .flat_map(|endpoint| endpoint_name(endpoint, address, name, settings));
+        pointers.extend(names.map(|name| pointer(name, Source::Endpoint)));
+    }
+    pointers
+}
+
 impl Contribution {
     /// Adds the names that endpoints give their addresses. A pod is behind several services, and each
     /// gives it a name: without all of them there is no saying which names an address has.
@@ -287,19 +321,8 @@ fn listed<'a>(
     let mut listed = Vec::new();
     for slice in slices {
         for endpoint in &slice.endpoints {
-            // The host name, else the pod's if wished and if it is a label, else
-            // the address.
-            let pod = endpoint
-                .pod
-                .as_deref()
-                .filter(|_| settings.endpoint_names == EndpointNames::Pod)
-                .and_then(|pod| label_below(service, pod).ok());
             for &address in &endpoint.addresses {
-                let name = match (&endpoint.hostname, &pod) {
-                    (Some(hostname), _) => label_below(service, hostname),
-                    (None, Some(pod)) => Ok(pod.clone()),
-                    (None, None) => label_below(service, &dashed(address)),
-                };
+                let name = endpoint_name(endpoint, address, service, settings);
                 match name {
                     Ok(name) => listed.push(Listed {
                         address,
@@ -318,6 +341,25 @@ fn listed<'a>(
         }
     }
     listed
+}
+
+/// What an endpoint is called below its service: by its host name, else by its pod's if wished and
+/// if it is a label, else by the address.
+fn endpoint_name(
+    endpoint: &Endpoint,
+    address: IpAddr,
+    service: &Name,
+    settings: &ZoneSettings,
+) -> Result<Name, String> {
+    if let Some(hostname) = &endpoint.hostname {
+        return label_below(service, hostname);
+    }
+    if settings.endpoint_names == EndpointNames::Pod
+        && let Some(Ok(name)) = endpoint.pod.as_ref().map(|pod| label_below(service, pod))
+    {
+        return Ok(name);
+    }
+    label_below(service, &dashed(address))
 }
 
 /// The pairs of each named port, by protocol and name.

@@ -14,7 +14,7 @@ use crate::zone::{
 use super::frame::{Domain, below_pods, label_below};
 use super::index::Index;
 use super::objects::Key;
-use super::service::{Contribution, Source};
+use super::service::{Contribution, Source, pointers_of};
 use super::settings::{Departures, PodMode};
 
 /// The names at and below a service's name.
@@ -63,10 +63,15 @@ impl<'a> View<'a> {
         source: Source,
     ) -> impl Iterator<Item = Name> {
         let services = self.services_of(address);
-        let given = services.filter_map(|key| self.index.contribution(key, domain));
+        let exposed = services.filter(|key| self.index.exposes(&key.namespace));
+        let given = exposed.flat_map(move |key| {
+            let (service, slices) = (self.index.service(key), self.index.slices_of(key));
+            service_name(key, domain).map_or_else(Vec::new, |name| {
+                pointers_of(address, service, &slices, &name, self.index.settings())
+            })
+        });
         given
-            .flat_map(|contribution| contribution.pointers)
-            .filter(move |pointer| pointer.address == address && pointer.source == source)
+            .filter(move |pointer| pointer.source == source)
             .map(|pointer| pointer.target)
     }
 

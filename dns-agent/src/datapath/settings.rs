@@ -234,7 +234,7 @@ impl Publisher {
     /// Publishes settings that differ from the current ones; says whether they did.
     ///
     /// A copy is written again only after [`SLOTS`] − 1 others: the caller must see to it that a
-    /// grace period passes between two publications.
+    /// grace period passes in every [`SLOTS`] − 1 publications.
     pub fn publish(&mut self, settings: &Settings) -> bool {
         if self.is_current(settings) {
             return false;

@@ -8,6 +8,7 @@ use dns_common::{
     directory::WORDS,
     names::{HashKey, MAX_WORDS},
     records::{CHUNK, REACH},
+    settings::SLOTS,
 };
 use serde::Serialize;
 
@@ -40,8 +41,9 @@ pub struct Tables<G> {
     deep: BTreeSet<Name>,
     /// Names for which there was no room.
     left_out: BTreeSet<Name>,
-    /// Whether readers may still look at settings that were replaced.
-    is_settling: bool,
+    /// How often the settings were replaced since readers were waited for: they may still look at so
+    /// many older ones.
+    unsettled: u32,
     pub(super) published: Published,
 }
 
@@ -98,7 +100,7 @@ impl<G: Grace> Tables<G> {
             owned: Vec::new(),
             deep: BTreeSet::new(),
             left_out: BTreeSet::new(),
-            is_settling: false,
+            unsettled: 0,
             published: Published::default(),
         })
     }
@@ -269,20 +271,20 @@ impl<G: Grace> Tables<G> {
 
     fn wait_for_readers(&mut self) {
         self.table.wait_for_readers();
-        self.is_settling = false;
+        self.unsettled = 0;
     }
 
     /// Publishes the settings and waits until every reader has them.
     fn settle(&mut self, data: &dyn ZoneData, deep: &BTreeSet<Name>) -> anyhow::Result<()> {
         self.replace_settings(data, deep)?;
-        if self.is_settling {
+        if self.unsettled > 0 {
             self.wait_for_readers();
         }
         Ok(())
     }
 
-    /// Publishes the settings. The copy that they replace is not written to before every reader has
-    /// them.
+    /// Publishes the settings. A copy that a reader may still look at is not written to: while there
+    /// are others nobody has to wait.
     fn replace_settings(
         &mut self,
         data: &dyn ZoneData,
@@ -293,10 +295,11 @@ impl<G: Grace> Tables<G> {
         if self.publisher.is_current(&settings) {
             return Ok(());
         }
-        if self.is_settling {
+        // One copy is current; the one written next must not be one that is still looked at.
+        if self.unsettled + 1 >= SLOTS {
             self.wait_for_readers();
         }
-        self.is_settling = self.publisher.publish(&settings);
+        self.unsettled += u32::from(self.publisher.publish(&settings));
         Ok(())
     }
 }
@@ -312,7 +315,7 @@ impl<'a> Round<'a> {
     }
 }
 
-/// Tables with room for all of `data` and for as much again, or for `capacity` names.
+/// Tables with room for all of `data` and a quarter more, or for `capacity` names.
 #[must_use]
 pub fn size(data: &dyn ZoneData, capacity: Option<usize>) -> Size {
     let (mut names, mut octets) = (0, 0);
@@ -322,7 +325,10 @@ pub fn size(data: &dyn ZoneData, capacity: Option<usize>) -> Size {
             octets += slots::slot_octets(record.len());
         }
     });
-    let capacity = capacity.unwrap_or(2 * names).max(names).max(MIN_CAPACITY);
+    let capacity = capacity
+        .unwrap_or(names + names / 4)
+        .max(names)
+        .max(MIN_CAPACITY);
     let words = (capacity as f64 * WORDS_FOR_EACH_NAME) as usize;
     let octets = octets + (capacity - names) * OCTETS_FOR_EACH_NAME;
     Size {

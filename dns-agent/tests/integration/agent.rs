@@ -8,6 +8,7 @@ use dns_agent::{
         status::{ManifestsStatus, SourceStatus, Status},
     },
     agent::Agent,
+    config::Config,
 };
 use domain::base::iana::Rtype;
 use tokio::{
@@ -29,7 +30,11 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(manifests: &Path, flags: &[&str]) -> Running {
-        let agent = Agent::start(config(manifests, flags)).await.unwrap();
+        Running::of(config(manifests, flags)).await
+    }
+
+    pub(crate) async fn of(config: Config) -> Running {
+        let agent = Agent::start(config).await.unwrap();
         let shutdown = CancellationToken::new();
         Running {
             server: agent.listen()[0],
@@ -39,12 +44,12 @@ impl Running {
         }
     }
 
-    async fn status(&self) -> Status {
+    pub(crate) async fn status(&self) -> Status {
         client::status(self.admin).await.unwrap()
     }
 
     /// The status as soon as it is as wanted.
-    async fn status_when(&self, wanted: impl Fn(&Status) -> bool) -> Status {
+    pub(crate) async fn status_when(&self, wanted: impl Fn(&Status) -> bool) -> Status {
         let waiting = async {
             loop {
                 let status = self.status().await;

@@ -3,7 +3,12 @@
 mod agent;
 mod cases;
 mod connections;
+// Not everything of it is needed here.
+#[expect(dead_code, reason = "shared with the tests of the source")]
+#[path = "../../src/source/kubernetes/tests/fake.rs"]
+mod fake;
 mod forwarding;
+mod kubernetes;
 mod lookup;
 mod process;
 mod support;

@@ -245,7 +245,12 @@ fn to(others: &[SocketAddr]) -> Upstreams {
 
 /// The configuration of a `run` command on free ports.
 pub(crate) fn config(manifests: &Path, flags: &[&str]) -> Config {
-    let manifests = manifests.to_str().unwrap();
+    let manifests = ["--manifests", manifests.to_str().unwrap()];
+    config_of(&[&manifests, flags].concat())
+}
+
+/// The same with a source among the flags.
+pub(crate) fn config_of(flags: &[&str]) -> Config {
     let fixed = [
         "dns-agent",
         "run",
@@ -253,8 +258,6 @@ pub(crate) fn config(manifests: &Path, flags: &[&str]) -> Config {
         "127.0.0.1:0",
         "--admin",
         "127.0.0.1:0",
-        "--manifests",
-        manifests,
     ];
     let Command::Run(args) = Cli::try_parse_from(fixed.iter().chain(flags))
         .unwrap()

@@ -168,7 +168,7 @@ fn json_is_read() {
         [1, 0, 0, 0],
     );
     refused(
-        "{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [\n{\"apiVersion\": \"v1\", \"kind\": \"Pod\",\n\"spec\": {\"containers\": 5}}]}",
+        "{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [\n{\"apiVersion\": \"v1\", \"kind\": \"Pod\",\n\"status\": {\"podIPs\": 5}}]}",
         &[(3, "expected sequence")],
     );
 }

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use dns_agent::cluster::{Key, Object, ObjectError, Objects};
+use dns_agent::cluster::{ApiPod, ApiPodStatus, Key, Object, ObjectError, Objects};
 use k8s_openapi::{
     api::{core::v1 as core, discovery::v1 as discovery},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -323,14 +323,13 @@ impl Cluster {
         let addresses = addresses.iter().map(|address| core::PodIP {
             ip: address.to_string(),
         });
-        self.insert(core::Pod {
+        self.insert(ApiPod {
             metadata: metadata(&key(namespace, &format!("pod-{number}"))),
-            status: Some(core::PodStatus {
+            status: Some(ApiPodStatus {
                 phase: Some(phase.to_owned()),
                 pod_ips: Some(addresses.collect()),
-                ..core::PodStatus::default()
+                ..ApiPodStatus::default()
             }),
-            ..core::Pod::default()
         });
     }
 

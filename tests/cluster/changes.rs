@@ -133,7 +133,7 @@ impl<'a> Changes<'a> {
             4..8 => json!({"clusterIP": "None", "ports": self.service_ports(0)}),
             _ => alias(&self.target(cluster)),
         };
-        cluster.write(service(key, spec)?)?;
+        cluster.write(service(key, &spec)?)?;
         let slices = cluster.objects.slices.values();
         let own: Vec<EndpointSlice> = slices
             .filter(|slice| service_of(slice).as_ref() == Some(key))
@@ -208,7 +208,7 @@ impl<'a> Changes<'a> {
             port["port"] = Value::Null;
         }
         let key = (service.0.clone(), name);
-        let new = slice(&key, family, endpoints, ports)?;
+        let new = slice(&key, family, &endpoints, &ports)?;
         let by = match self.random.random_bool(0.7) {
             true => Writer::Kubernetes,
             false => Writer::Hand,

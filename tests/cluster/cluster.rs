@@ -141,7 +141,8 @@ impl Cluster {
         }))?;
         self.put(map, None)?;
         let ports = json!([{"name": "dns", "port": 53, "protocol": "UDP"}]);
-        let Object::Service(service) = service(&(name, "dns".to_owned()), json!({"ports": ports}))?
+        let Object::Service(service) =
+            service(&(name, "dns".to_owned()), &json!({"ports": ports}))?
         else {
             bail!("a Service is one");
         };
@@ -160,7 +161,7 @@ impl Cluster {
         let namespace = format!("{}-marker-{}", self.prefix, self.markers);
         let key = (namespace.clone(), "marker".to_owned());
         self.add_namespace(&namespace)?;
-        let Object::Service(service) = service(&key, json!({"clusterIP": "None"}))? else {
+        let Object::Service(service) = service(&key, &json!({"clusterIP": "None"}))? else {
             bail!("a Service is one");
         };
         self.put(*service, None)?;
@@ -170,7 +171,12 @@ impl Cluster {
             .zip([Writer::Kubernetes, Writer::Hand])
         {
             let key = (namespace.clone(), format!("marker-{address}"));
-            let slice = slice(&key, "IPv4", json!([{"addresses": [address]}]), Value::Null)?;
+            let slice = slice(
+                &key,
+                "IPv4",
+                &json!([{"addresses": [address]}]),
+                &Value::Null,
+            )?;
             self.put(owned(slice, "marker", Some(true), writer), None)?;
         }
         Ok(Marker {

@@ -1,7 +1,7 @@
 //! One question after the other, to CoreDNS and to all agents, in both planes.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::HashSet,
     thread,
     time::{Duration, Instant},
 };
@@ -20,6 +20,7 @@ use crate::{
     reply::Reply,
     settings::Settings,
     signals::Signals,
+    tally::{Plane, Tally},
 };
 
 /// Who takes part.
@@ -28,31 +29,6 @@ pub(crate) struct Compared<'a> {
     pub(crate) coredns: Asker,
     pub(crate) agents: Vec<Agent>,
     pub(crate) signals: Signals,
-}
-
-/// What came of many questions.
-#[derive(Default)]
-pub(crate) struct Tally {
-    counts: BTreeMap<(&'static str, Plane), Counts>,
-    /// How often each departure was seen.
-    departures: BTreeMap<(&'static str, &'static str), u64>,
-    /// What no rule explains, by its kind.
-    wrong: BTreeMap<String, Vec<String>>,
-}
-
-/// Who of an agent is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Plane {
-    User,
-    Kernel,
-}
-
-#[derive(Default)]
-struct Counts {
-    asked: u64,
-    passed: u64,
-    departing: u64,
-    wrong: u64,
 }
 
 /// All replies to one question.
@@ -64,8 +40,6 @@ struct Replies {
 
 /// Questions that are on their way at once.
 const CHUNK: usize = 4096;
-/// Examples of each kind of difference that are printed.
-const EXAMPLES: usize = 3;
 /// How long CoreDNS's cache may keep what lies outside the cluster's zone.
 const CACHED: Duration = Duration::from_secs(35);
 
@@ -388,63 +362,6 @@ fn objects_of(name: &str, objects: &Objects) -> Vec<String> {
         )
     });
     services.chain(slices).collect()
-}
-
-impl Tally {
-    pub(crate) fn is_wrong(&self) -> bool {
-        !self.wrong.is_empty()
-    }
-
-    /// Adds what came of other questions.
-    pub(crate) fn add(&mut self, other: Tally) {
-        for (plane, counts) in other.counts {
-            let sum = self.counts.entry(plane).or_default();
-            sum.asked += counts.asked;
-            sum.passed += counts.passed;
-            sum.departing += counts.departing;
-            sum.wrong += counts.wrong;
-        }
-        for (departure, count) in other.departures {
-            *self.departures.entry(departure).or_default() += count;
-        }
-        for (kind, mut texts) in other.wrong {
-            self.wrong.entry(kind).or_default().append(&mut texts);
-        }
-    }
-
-    /// Prints counts, and examples of everything that is wrong.
-    pub(crate) fn print(&self, part: &str) {
-        println!(
-            "\n{part}\n{:>9} {:>9} {:>9} {:>6}  who",
-            "asked", "passed", "departs", "wrong"
-        );
-        for ((flags, plane), counts) in &self.counts {
-            let Counts {
-                asked,
-                passed,
-                departing,
-                wrong,
-            } = counts;
-            println!("{asked:>9} {passed:>9} {departing:>9} {wrong:>6}  {flags}, {plane:?} plane");
-        }
-        let mut departures: BTreeMap<&str, HashMap<&str, u64>> = BTreeMap::new();
-        for ((what, flags), count) in &self.departures {
-            departures.entry(what).or_default().insert(flags, *count);
-        }
-        println!("departures, by {}:", Mode::ALL.map(Mode::flags).join(" | "));
-        for (what, counts) in departures {
-            let counts =
-                Mode::ALL.map(|mode| counts.get(mode.flags()).copied().unwrap_or_default());
-            println!("{:>9} {:>9} {:>9}  {what}", counts[0], counts[1], counts[2]);
-        }
-        for (kind, texts) in &self.wrong {
-            println!("WRONG {kind}: {}", texts.len());
-            texts
-                .iter()
-                .take(EXAMPLES)
-                .for_each(|text| println!("  {text}"));
-        }
-    }
 }
 
 const A: u16 = 1;

@@ -17,6 +17,7 @@ mod questions;
 mod reply;
 mod settings;
 mod signals;
+mod tally;
 
 use std::{
     net::Ipv4Addr,
@@ -33,13 +34,14 @@ use crate::{
     ask::Asker,
     changes::Changes,
     cluster::{Cluster, Marker},
-    compare::{Compared, Tally},
+    compare::Compared,
     objects::zoo,
     pod::{PASSED, Pods},
     questions::{Edns, Question},
     reply::Reply,
     settings::{Measured, Settings},
     signals::Signals,
+    tally::Tally,
 };
 
 /// Changes before everything is asked again.

@@ -89,7 +89,7 @@ impl Moving {
     fn new(cluster: &mut Cluster, namespace: &str, mode: Mode) -> Result<Moving> {
         let label = mode.flags().trim_start_matches("--endpoints=");
         let key = (namespace.to_owned(), format!("moving-{label}"));
-        cluster.write(service(&key, json!({"clusterIP": "None"}))?)?;
+        cluster.write(service(&key, &json!({"clusterIP": "None"}))?)?;
         let moving = Moving {
             name: format!("{}.{namespace}.svc.cluster.local", key.1),
             key,
@@ -104,7 +104,7 @@ impl Moving {
 
     fn write(&self, cluster: &mut Cluster, round: usize) -> Result<()> {
         let endpoints = json!([{"addresses": [Moving::address(round)]}]);
-        let slice = slice(&self.key, "IPv4", endpoints, Value::Null)?;
+        let slice = slice(&self.key, "IPv4", &endpoints, &Value::Null)?;
         let slice = owned(slice, &self.key.1, Some(true), Writer::Kubernetes);
         cluster.write(Object::Slice(Box::new(slice)))
     }
@@ -161,7 +161,7 @@ fn fill(cluster: &mut Cluster, namespace: &str, count: usize) -> Result<Vec<(Str
             true => json!({"clusterIP": "None", "ports": ports}),
             false => json!({"ports": ports}),
         };
-        cluster.write(service(&key, spec)?)?;
+        cluster.write(service(&key, &spec)?)?;
         let address = |at: usize| {
             let host = number * 5 + at;
             format!(
@@ -174,7 +174,7 @@ fn fill(cluster: &mut Cluster, namespace: &str, count: usize) -> Result<Vec<(Str
         let endpoints: Vec<Value> = (0..5)
             .map(|at| json!({"addresses": [address(at)], "zone": format!("zone-{}", at % 3), "targetRef": {"kind": "Pod", "name": format!("service-{number}-6bb4d5c7f9-{at:05}")}}))
             .collect();
-        let slice = slice(&key, "IPv4", json!(endpoints), ports)?;
+        let slice = slice(&key, "IPv4", &json!(endpoints), &ports)?;
         let slice = owned(slice, &key.1, Some(is_headless), Writer::Kubernetes);
         cluster.write(Object::Slice(Box::new(slice)))?;
         if is_headless && names.len() < NAMES {

@@ -65,14 +65,14 @@ pub(crate) fn zoo(prefix: &str, zone: &str) -> Result<Vec<Object>> {
             next => format!("link-{next}.{prefix}-b.svc.{zone}"),
         };
         let key = (format!("{prefix}-b"), format!("link-{number}"));
-        objects.push(service(&key, alias(&target))?);
+        objects.push(service(&key, &alias(&target))?);
     }
     for (name, third, count) in [("some", 5, 40), ("many", 6, 100)] {
         let key = (format!("{prefix}-b"), name.to_owned());
         let endpoints =
             (1..=count).map(|last| json!({"addresses": [format!("100.64.{third}.{last}")]}));
         let ports = json!([{"name": "http", "port": 80}]);
-        let slice = slice(&key, "IPv4", endpoints.collect(), ports)?;
+        let slice = slice(&key, "IPv4", &endpoints.collect(), &ports)?;
         objects.push(Object::Slice(Box::new(owned(
             slice,
             name,
@@ -84,7 +84,7 @@ pub(crate) fn zoo(prefix: &str, zone: &str) -> Result<Vec<Object>> {
 }
 
 /// A Service.
-pub(crate) fn service(key: &Key, spec: Value) -> Result<Object> {
+pub(crate) fn service(key: &Key, spec: &Value) -> Result<Object> {
     read(json!({"metadata": {"namespace": key.0, "name": key.1}, "spec": spec}))
         .map(|service| Object::Service(Box::new(service)))
 }
@@ -98,8 +98,8 @@ pub(crate) fn alias(target: &str) -> Value {
 pub(crate) fn slice(
     key: &Key,
     family: &str,
-    endpoints: Value,
-    ports: Value,
+    endpoints: &Value,
+    ports: &Value,
 ) -> Result<EndpointSlice> {
     read(json!({
         "metadata": {"namespace": key.0, "name": key.1},

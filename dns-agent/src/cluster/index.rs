@@ -265,7 +265,7 @@ impl Index {
                 }
                 let key = object.key.clone();
                 let told = Told { object, feed, list };
-                self.change(BTreeSet::from([key.clone()]), |index| {
+                self.change(&BTreeSet::from([key.clone()]), |index| {
                     index.services.insert(key, told);
                 });
             }
@@ -283,7 +283,7 @@ impl Index {
                         .and_then(|old| old.object.service_key()),
                 );
                 let told = Told { object, feed, list };
-                self.change(services, |index| {
+                self.change(&services, |index| {
                     index.unlink_slice(&told.object.key);
                     if let Some(service) = told.object.service_key() {
                         let names = index.slices_of.entry(service).or_default();
@@ -322,7 +322,7 @@ impl Index {
             }
             Feed::Services => {
                 if self.services.contains_key(key) {
-                    self.change(BTreeSet::from([key.clone()]), |index| {
+                    self.change(&BTreeSet::from([key.clone()]), |index| {
                         index.services.remove(key);
                     });
                 }
@@ -331,7 +331,7 @@ impl Index {
                 let Some(told) = self.slices.get(key).filter(|told| told.feed == feed) else {
                     return;
                 };
-                self.change(told.object.service_key().into_iter().collect(), |index| {
+                self.change(&told.object.service_key().into_iter().collect(), |index| {
                     index.unlink_slice(key);
                     index.slices.remove(key);
                 });
@@ -524,7 +524,7 @@ impl Index {
     }
 
     /// Changes Services or their slices.
-    fn change(&mut self, keys: BTreeSet<Key>, change: impl FnOnce(&mut Index)) {
+    fn change(&mut self, keys: &BTreeSet<Key>, change: impl FnOnce(&mut Index)) {
         let before: Vec<_> = keys
             .iter()
             .map(|key| (self.links(key), self.made(key)))
@@ -536,7 +536,7 @@ impl Index {
             if self.is_complete() {
                 let new = self.made(key);
                 serve_names |= self.is_served(&new);
-                self.note(key, old, new);
+                self.note(key, &old, new);
             }
             if self.any_namespace() {
                 let names: Vec<Name> = self.names_of_namespace(&key.namespace).collect();
@@ -572,7 +572,7 @@ impl Index {
         let pods = self.pod_addresses.keys();
         let pods = pods.filter(|(other, _)| other == namespace);
         names.extend(pods.flat_map(|(_, address)| self.names_of_pod(namespace, *address)));
-        self.change(keys, change);
+        self.change(&keys, change);
         self.add_names(names);
     }
 
@@ -712,7 +712,7 @@ impl Index {
     }
 
     /// Notes which names differ.
-    fn note(&mut self, key: &Key, old: Made, new: Made) {
+    fn note(&mut self, key: &Key, old: &Made, new: Made) {
         let mut names = BTreeSet::new();
         let differ = |a: &[Subtree], b: &[Subtree], names: &mut BTreeSet<Name>| {
             for (at, tree) in a.iter().enumerate() {

@@ -95,7 +95,7 @@ impl Agent {
         let upstreams = upstreams(&config);
         let metrics = Arc::new(Metrics::default());
         // Making and filling the kernel's tables takes a while.
-        let writer = {
+        let mut writer = {
             let (config, metrics) = (config.clone(), metrics.clone());
             let cluster = upstreams.cluster.as_ref();
             let servers = cluster.map_or_else(Servers::default, |cluster| cluster.servers.clone());

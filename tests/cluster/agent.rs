@@ -61,7 +61,12 @@ impl Mode {
 
 impl Agent {
     /// Starts an agent with a pod of its own.
-    pub(crate) fn start(settings: &Settings, cluster: &Cluster, pods: &mut Pods, mode: Mode) -> Result<Agent> {
+    pub(crate) fn start(
+        settings: &Settings,
+        cluster: &Cluster,
+        pods: &mut Pods,
+        mode: Mode,
+    ) -> Result<Agent> {
         let pod = pods.add()?;
         let own = cluster.own_namespace();
         let mut child = Command::new(&settings.agent)
@@ -79,7 +84,9 @@ impl Agent {
             .with_context(|| format!("cannot start {}", settings.agent.display()))?;
         let lines = log(mode, &mut child)?;
         let (listen, admin) = loop {
-            let line = lines.recv_timeout(LIMIT).context("the agent did not start")?;
+            let line = lines
+                .recv_timeout(LIMIT)
+                .context("the agent did not start")?;
             if let Some(addresses) = addresses(&line) {
                 break addresses;
             }
@@ -109,7 +116,10 @@ impl Agent {
         let lines = text.lines().filter(|line| line.contains(part));
         let words = lines.flat_map(|line| line.split([' ', '\t', ';']));
         let names = words.filter_map(|word| word.strip_suffix('.'));
-        Ok(names.filter(|name| name.contains('.')).map(str::to_owned).collect())
+        Ok(names
+            .filter(|name| name.contains('.'))
+            .map(str::to_owned)
+            .collect())
     }
 
     /// The process.

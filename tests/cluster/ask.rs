@@ -80,7 +80,9 @@ impl Asker {
                 }
                 Ok(_) => {}
                 Err(error) if is_for_now(error.kind()) => {}
-                Err(error) => return Err(error).with_context(|| format!("no word from {}", self.server)),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("no word from {}", self.server));
+                }
             }
         }
     }
@@ -88,5 +90,8 @@ impl Asker {
 
 /// Whether it is worth waiting on.
 fn is_for_now(error: ErrorKind) -> bool {
-    matches!(error, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+    matches!(
+        error,
+        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+    )
 }

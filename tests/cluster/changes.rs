@@ -110,7 +110,10 @@ impl<'a> Changes<'a> {
     fn service_key(&mut self, cluster: &Cluster) -> Key {
         let namespace = self.random.random_range(0..NAMESPACES);
         let service = self.random.random_range(0..SERVICES / NAMESPACES);
-        (format!("{}-r{namespace}", cluster.prefix), format!("s{service}"))
+        (
+            format!("{}-r{namespace}", cluster.prefix),
+            format!("s{service}"),
+        )
     }
 
     /// A slice that is there, of the namespaces that change.
@@ -132,8 +135,12 @@ impl<'a> Changes<'a> {
         };
         cluster.write(service(key, spec)?)?;
         let slices = cluster.objects.slices.values();
-        let own: Vec<EndpointSlice> = slices.filter(|slice| service_of(slice).as_ref() == Some(key)).cloned().collect();
-        own.into_iter().try_for_each(|slice| self.write_slice(cluster, slice, key))
+        let own: Vec<EndpointSlice> = slices
+            .filter(|slice| service_of(slice).as_ref() == Some(key))
+            .cloned()
+            .collect();
+        own.into_iter()
+            .try_for_each(|slice| self.write_slice(cluster, slice, key))
     }
 
     /// Other ports, or another name to be an alias of.
@@ -162,7 +169,10 @@ impl<'a> Changes<'a> {
     fn update_slice(&mut self, cluster: &mut Cluster, key: &Key) -> Result<&'static str> {
         let mut changed = cluster.objects.slices[key].clone();
         let at = self.random.random_range(0..changed.endpoints.len().max(1));
-        let what = match (self.random.random_range(0..3), changed.endpoints.get_mut(at)) {
+        let what = match (
+            self.random.random_range(0..3),
+            changed.endpoints.get_mut(at),
+        ) {
             (0, Some(endpoint)) => {
                 let conditions = endpoint.conditions.get_or_insert_default();
                 conditions.ready = Some(conditions.ready == Some(false));
@@ -192,7 +202,9 @@ impl<'a> Changes<'a> {
         let endpoints = (0..count).map(|_| self.endpoint(family)).collect();
         let mut ports = self.service_ports(0);
         // Of all ports, when there is no number.
-        if self.random.random_bool(0.05) && let Some(port) = ports.get_mut(0) {
+        if self.random.random_bool(0.05)
+            && let Some(port) = ports.get_mut(0)
+        {
             port["port"] = Value::Null;
         }
         let key = (service.0.clone(), name);
@@ -202,10 +214,20 @@ impl<'a> Changes<'a> {
             false => Writer::Hand,
         };
         let is_headless = cluster.objects.is_headless(service);
-        cluster.write(Object::Slice(Box::new(owned(new, &service.1, is_headless, by))))
+        cluster.write(Object::Slice(Box::new(owned(
+            new,
+            &service.1,
+            is_headless,
+            by,
+        ))))
     }
 
-    fn write_slice(&mut self, cluster: &mut Cluster, slice: EndpointSlice, service: &Key) -> Result<()> {
+    fn write_slice(
+        &mut self,
+        cluster: &mut Cluster,
+        slice: EndpointSlice,
+        service: &Key,
+    ) -> Result<()> {
         let is_headless = cluster.objects.is_headless(service);
         let by = writer(&slice);
         let slice = owned(slice, &service.1, is_headless, by);
@@ -261,7 +283,10 @@ impl<'a> Changes<'a> {
             1 => format!("ghost.{namespace}.svc.{zone}"),
             2 => format!("_http._tcp.{name}.{namespace}.svc.{zone}").replace('_', "x"),
             3 => format!("10-1-2-3.{namespace}.pod.{zone}"),
-            4 => format!("100-64-100-{}.{name}.{namespace}.svc.{zone}", self.random.random_range(0..200)),
+            4 => format!(
+                "100-64-100-{}.{name}.{namespace}.svc.{zone}",
+                self.random.random_range(0..200)
+            ),
             _ => format!("{name}.{namespace}.svc.{zone}"),
         }
     }

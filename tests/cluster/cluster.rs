@@ -65,7 +65,8 @@ impl Cluster {
             let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
             anyhow::Ok(Client::try_from(config)?)
         });
-        let client = client.with_context(|| format!("no way to the API server with {}", kubeconfig.display()))?;
+        let client = client
+            .with_context(|| format!("no way to the API server with {}", kubeconfig.display()))?;
         Ok(Cluster {
             runtime,
             client,
@@ -86,7 +87,8 @@ impl Cluster {
     /// Deletes a namespace with all that is in it, and waits until it is gone.
     pub(crate) fn delete_namespace(&mut self, name: &str) -> Result<()> {
         let api: Api<Namespace> = Api::all(self.client.clone());
-        self.runtime.block_on(api.delete(name, &DeleteParams::default()))?;
+        self.runtime
+            .block_on(api.delete(name, &DeleteParams::default()))?;
         self.wait(&format!("namespace {name} to be gone"), async || {
             Ok(api.get_opt(name).await?.is_none())
         })?;
@@ -139,7 +141,8 @@ impl Cluster {
         }))?;
         self.put(map, None)?;
         let ports = json!([{"name": "dns", "port": 53, "protocol": "UDP"}]);
-        let Object::Service(service) = service(&(name, "dns".to_owned()), json!({"ports": ports}))? else {
+        let Object::Service(service) = service(&(name, "dns".to_owned()), json!({"ports": ports}))?
+        else {
             bail!("a Service is one");
         };
         self.put(*service, None)
@@ -162,7 +165,10 @@ impl Cluster {
         };
         self.put(*service, None)?;
         let addresses = ["100.64.0.1", "100.64.0.2"];
-        for (address, writer) in addresses.into_iter().zip([Writer::Kubernetes, Writer::Hand]) {
+        for (address, writer) in addresses
+            .into_iter()
+            .zip([Writer::Kubernetes, Writer::Hand])
+        {
             let key = (namespace.clone(), format!("marker-{address}"));
             let slice = slice(&key, "IPv4", json!([{"addresses": [address]}]), Value::Null)?;
             self.put(owned(slice, "marker", Some(true), writer), None)?;
@@ -186,8 +192,12 @@ impl Cluster {
             "metadata": {"name": name, "labels": {LABEL: self.prefix}},
         }))?;
         let api: Api<Namespace> = Api::all(self.client.clone());
-        let created = self.runtime.block_on(api.create(&PostParams::default(), &namespace));
-        created.map(drop).with_context(|| format!("cannot create namespace {name}"))
+        let created = self
+            .runtime
+            .block_on(api.create(&PostParams::default(), &namespace));
+        created
+            .map(drop)
+            .with_context(|| format!("cannot create namespace {name}"))
     }
 
     fn put<K>(&self, mut object: K, old: Option<&K>) -> Result<K>
@@ -214,8 +224,12 @@ impl Cluster {
         K: Clone + Debug + DeserializeOwned,
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), &key.0);
-        let deleted = self.runtime.block_on(api.delete(&key.1, &DeleteParams::default()));
-        deleted.map(drop).with_context(|| format!("cannot delete {} {key:?}", K::kind(&())))
+        let deleted = self
+            .runtime
+            .block_on(api.delete(&key.1, &DeleteParams::default()));
+        deleted
+            .map(drop)
+            .with_context(|| format!("cannot delete {} {key:?}", K::kind(&())))
     }
 
     fn wait(&self, what: &str, is_there: impl AsyncFn() -> Result<bool>) -> Result<()> {

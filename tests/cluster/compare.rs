@@ -101,7 +101,12 @@ impl Compared<'_> {
     }
 
     /// Asks until CoreDNS's cache has forgotten what was before.
-    fn ask_again(&self, mut questions: Vec<Question>, known: &Known<'_>, tally: &mut Tally) -> Result<()> {
+    fn ask_again(
+        &self,
+        mut questions: Vec<Question>,
+        known: &Known<'_>,
+        tally: &mut Tally,
+    ) -> Result<()> {
         let deadline = Instant::now() + CACHED;
         while !questions.is_empty() {
             self.signals.check()?;
@@ -132,7 +137,9 @@ impl Compared<'_> {
             let agents: Vec<_> = self
                 .agents
                 .iter()
-                .map(|agent| [&agent.user_plane, &agent.kernel].map(|plane| scope.spawn(move || ask(plane))))
+                .map(|agent| {
+                    [&agent.user_plane, &agent.kernel].map(|plane| scope.spawn(move || ask(plane)))
+                })
                 .collect();
             let coredns = coredns.join();
             let agents: Vec<_> = agents
@@ -147,20 +154,29 @@ impl Compared<'_> {
         let mut all: Vec<Replies> = joined(coredns)
             .context("CoreDNS")?
             .into_iter()
-            .map(|coredns| Replies { coredns, agents: Vec::new() })
+            .map(|coredns| Replies {
+                coredns,
+                agents: Vec::new(),
+            })
             .collect();
         for [user_plane, kernel] in agents {
             let user_plane = joined(user_plane).context("a user plane")?;
             let kernel = joined(kernel).context("a kernel plane")?;
             for ((all, user_plane), kernel) in all.iter_mut().zip(user_plane).zip(kernel) {
                 let answered = kernel.get(3).is_some_and(|octet| octet & 15 != PASSED);
-                all.agents.push([Some(user_plane), answered.then_some(kernel)]);
+                all.agents
+                    .push([Some(user_plane), answered.then_some(kernel)]);
             }
         }
         Ok(all)
     }
 
-    fn known<'k>(&'k self, cluster: &'k Cluster, questions: &[Question], replies: &[Replies]) -> Result<Known<'k>> {
+    fn known<'k>(
+        &'k self,
+        cluster: &'k Cluster,
+        questions: &[Question],
+        replies: &[Replies],
+    ) -> Result<Known<'k>> {
         let zone = &self.settings.zone;
         let mut known = Known {
             zone,
@@ -174,11 +190,17 @@ impl Compared<'_> {
             if question.rtype == A && coredns.is_nxdomain() {
                 known.denied.insert(name.clone());
             }
-            let agreed = |reply: &[u8]| Reply::read(reply, zone).is_ok_and(|reply| reply.has_data());
-            let user_planes = replies.agents.iter().filter_map(|[user_plane, _]| user_plane.as_deref());
+            let agreed =
+                |reply: &[u8]| Reply::read(reply, zone).is_ok_and(|reply| reply.has_data());
+            let user_planes = replies
+                .agents
+                .iter()
+                .filter_map(|[user_plane, _]| user_plane.as_deref());
             if coredns.has_data() && user_planes.into_iter().all(agreed) {
                 let labels: Vec<&str> = name.split('.').collect();
-                known.above.extend((1..labels.len()).map(|at| labels[at..].join(".")));
+                known
+                    .above
+                    .extend((1..labels.len()).map(|at| labels[at..].join(".")));
             }
         }
         Ok(known)
@@ -204,7 +226,10 @@ impl Compared<'_> {
                     Verdict::Same => {}
                     Verdict::Departs(what) => {
                         counts.departing += 1;
-                        *tally.departures.entry((what, agent.mode.flags())).or_default() += 1;
+                        *tally
+                            .departures
+                            .entry((what, agent.mode.flags()))
+                            .or_default() += 1;
                     }
                     Verdict::Wrong(kind, text) => {
                         counts.wrong += 1;
@@ -249,13 +274,21 @@ impl Compared<'_> {
         let message = question.message();
         let all_of_coredns = Reply::read(&self.coredns.ask_tcp(&message)?, zone)?;
         let all_of_zerohop = Reply::read(&agent.user_plane.ask_tcp(&message)?, zone)?;
-        let whole = verdict(question, &all_of_coredns, &all_of_zerohop, agent.mode, known);
+        let whole = verdict(
+            question,
+            &all_of_coredns,
+            &all_of_zerohop,
+            agent.mode,
+            known,
+        );
         if !matches!(whole, Verdict::Same) {
             return Ok(whole);
         }
         let is_part = |part: &Reply| {
             let sections = part.sections.iter().zip(&all_of_coredns.sections);
-            sections.into_iter().all(|(part, all)| part.iter().all(|record| all.contains(record)))
+            sections
+                .into_iter()
+                .all(|(part, all)| part.iter().all(|record| all.contains(record)))
         };
         if !is_part(coredns) || !is_part(zerohop) {
             return Ok(wrong(question, coredns, zerohop, known));
@@ -280,11 +313,24 @@ enum Verdict {
 /// RFC 2181 section 9: nothing is lost that was asked for.
 const ADDITIONAL: &str = "additional records that find no room are left out without TC";
 
-fn verdict(question: &Question, coredns: &Reply, zerohop: &Reply, mode: Mode, known: &Known<'_>) -> Verdict {
+fn verdict(
+    question: &Question,
+    coredns: &Reply,
+    zerohop: &Reply,
+    mode: Mode,
+    known: &Known<'_>,
+) -> Verdict {
     if coredns == zerohop {
         return Verdict::Same;
     }
-    let difference = Difference { question, coredns, zerohop, mode, known };
+    let difference = Difference {
+        question,
+        name: question.name.to_ascii_lowercase(),
+        coredns,
+        zerohop,
+        mode,
+        known,
+    };
     match departure(&difference) {
         Some(departure) => Verdict::Departs(departure.what),
         None => wrong(question, coredns, zerohop, known),
@@ -314,12 +360,19 @@ fn objects_of(name: &str, objects: &Objects) -> Vec<String> {
     let has_address = |text: &str| text.parse().is_ok_and(|address| reverse(address) == name);
     let services = objects.services.iter().filter(|(key, service)| {
         let spec = service.spec.as_ref();
-        let mut addresses = spec.and_then(|spec| spec.cluster_ips.as_ref()).into_iter().flatten();
+        let mut addresses = spec
+            .and_then(|spec| spec.cluster_ips.as_ref())
+            .into_iter()
+            .flatten();
         is_about(key) || addresses.any(|address| has_address(address))
     });
     let slices = objects.slices.values().filter(|slice| {
-        let mut addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
-        service_of(slice).is_some_and(|key| is_about(&key)) || addresses.any(|address| has_address(address))
+        let mut addresses = slice
+            .endpoints
+            .iter()
+            .flat_map(|endpoint| &endpoint.addresses);
+        service_of(slice).is_some_and(|key| is_about(&key))
+            || addresses.any(|address| has_address(address))
     });
     let services = services.map(|(key, service)| {
         let spec = serde_json::to_string(&service.spec).unwrap_or_default();
@@ -329,7 +382,10 @@ fn objects_of(name: &str, objects: &Objects) -> Vec<String> {
         let mut slice = slice.clone();
         let key = key(&slice.metadata);
         slice.metadata.managed_fields = None;
-        format!("EndpointSlice {key:?} {}", serde_json::to_string(&slice).unwrap_or_default())
+        format!(
+            "EndpointSlice {key:?} {}",
+            serde_json::to_string(&slice).unwrap_or_default()
+        )
     });
     services.chain(slices).collect()
 }
@@ -358,9 +414,17 @@ impl Tally {
 
     /// Prints counts, and examples of everything that is wrong.
     pub(crate) fn print(&self, part: &str) {
-        println!("\n{part}\n{:>9} {:>9} {:>9} {:>6}  who", "asked", "passed", "departs", "wrong");
+        println!(
+            "\n{part}\n{:>9} {:>9} {:>9} {:>6}  who",
+            "asked", "passed", "departs", "wrong"
+        );
         for ((flags, plane), counts) in &self.counts {
-            let Counts { asked, passed, departing, wrong } = counts;
+            let Counts {
+                asked,
+                passed,
+                departing,
+                wrong,
+            } = counts;
             println!("{asked:>9} {passed:>9} {departing:>9} {wrong:>6}  {flags}, {plane:?} plane");
         }
         let mut departures: BTreeMap<&str, HashMap<&str, u64>> = BTreeMap::new();
@@ -369,12 +433,16 @@ impl Tally {
         }
         println!("departures, by {}:", Mode::ALL.map(Mode::flags).join(" | "));
         for (what, counts) in departures {
-            let counts = Mode::ALL.map(|mode| counts.get(mode.flags()).copied().unwrap_or_default());
+            let counts =
+                Mode::ALL.map(|mode| counts.get(mode.flags()).copied().unwrap_or_default());
             println!("{:>9} {:>9} {:>9}  {what}", counts[0], counts[1], counts[2]);
         }
         for (kind, texts) in &self.wrong {
             println!("WRONG {kind}: {}", texts.len());
-            texts.iter().take(EXAMPLES).for_each(|text| println!("  {text}"));
+            texts
+                .iter()
+                .take(EXAMPLES)
+                .for_each(|text| println!("  {text}"));
         }
     }
 }

@@ -13,6 +13,8 @@ use crate::{
 /// A question that was answered in two ways.
 pub(crate) struct Difference<'a> {
     pub(crate) question: &'a Question,
+    /// The name asked for, in lower case.
+    pub(crate) name: String,
     pub(crate) coredns: &'a Reply,
     pub(crate) zerohop: &'a Reply,
     pub(crate) mode: Mode,
@@ -44,7 +46,7 @@ enum Passed {
     No,
 }
 
-pub(crate) const DEPARTURES: [Departure; 8] = [
+pub(crate) const DEPARTURES: [Departure; 10] = [
     Departure {
         what: "other types at names that are always there are NODATA",
         is: at_a_fixed_name,
@@ -81,8 +83,19 @@ pub(crate) const DEPARTURES: [Departure; 8] = [
         passed: Passed::No,
     },
     Departure {
+        what: "names that are compressed are spelt as in the question",
+        is: compressed,
+        passed: Passed::No,
+    },
+    Departure {
         what: "verified pods are known by both families",
         is: pod_of_another_family,
+        passed: Passed::No,
+    },
+    // CoreDNS looks for the zone in a name, and takes the first place for the last.
+    Departure {
+        what: "names that only begin with ns.dns.<zone> are NXDOMAIN",
+        is: begins_with_the_name_server,
         passed: Passed::No,
     },
 ];
@@ -101,9 +114,7 @@ fn at_a_fixed_name(difference: &Difference<'_>) -> bool {
     let labels = difference.labels();
     let is_fixed = match labels.as_deref() {
         Some([]) => true,
-        Some([namespace, kind]) if ["svc", "pod"].contains(kind) => {
-            difference.known.objects.namespaces.contains(*namespace)
-        }
+        Some([_, "svc" | "pod"]) => !difference.known.denied.contains(&difference.name),
         Some(labels) => fixed.contains(&labels.join(".").as_str()),
         None => false,
     };
@@ -112,21 +123,23 @@ fn at_a_fixed_name(difference: &Difference<'_>) -> bool {
 
 fn above_a_name(difference: &Difference<'_>) -> bool {
     difference.labels().is_some()
-        && difference.known.above.contains(&difference.name())
+        && difference.known.above.contains(&difference.name)
         && difference.is_nodata_instead_of_nxdomain()
 }
 
 fn at_a_reverse_name(difference: &Difference<'_>) -> bool {
-    let name = difference.name();
-    let is_reverse = ["in-addr.arpa", "ip6.arpa"].iter().any(|zone| is_at_or_below(&name, zone));
+    let name = &difference.name;
+    let is_reverse = ["in-addr.arpa", "ip6.arpa"]
+        .iter()
+        .any(|zone| is_at_or_below(name, zone));
     is_reverse
-        && (difference.question.rtype != PTR || difference.known.above.contains(&name))
+        && (difference.question.rtype != PTR || difference.known.above.contains(name))
         && difference.is_nodata_instead_of_nxdomain()
 }
 
 fn soa_of_nothing(difference: &Difference<'_>) -> bool {
     difference.question.rtype == SOA
-        && difference.known.denied.contains(&difference.name())
+        && difference.known.denied.contains(&difference.name)
         && difference.coredns.is_nodata()
         && difference.zerohop.is_nxdomain()
         && difference.same_but_for_rcode()
@@ -137,7 +150,10 @@ fn below_a_pod(difference: &Difference<'_>) -> bool {
     let Some([front @ .., pod, _, "pod"]) = labels.as_deref() else {
         return false;
     };
-    let is_address = pod.contains('-') && pod.bytes().all(|octet| octet == b'-' || octet.is_ascii_hexdigit());
+    let is_address = pod.contains('-')
+        && pod
+            .bytes()
+            .all(|octet| octet == b'-' || octet.is_ascii_hexdigit());
     is_address
         && (1..=2).contains(&front.len())
         && difference.coredns.rcode == "NOERROR"
@@ -157,22 +173,29 @@ fn port_without_underscores(difference: &Difference<'_>) -> bool {
 }
 
 fn srv_in_lower_case(difference: &Difference<'_>) -> bool {
-    let Difference { question, coredns, zerohop, .. } = difference;
-    let lowered = |records: &[Record]| -> Vec<Record> {
-        let mut records: Vec<Record> = records.iter().map(Record::lowered).collect();
-        records.sort();
-        records
-    };
-    let is_same = |at: usize| lowered(&coredns.sections[at]) == lowered(&zerohop.sections[at]);
+    let zerohop = difference.zerohop;
     let is_lower = |text: &str| !text.bytes().any(|octet| octet.is_ascii_uppercase());
-    let owners = zerohop.answer().iter().map(|record| &record.owner);
-    question.rtype == SRV
-        && question.name != difference.name()
-        && coredns.rcode == zerohop.rcode
-        && coredns.authoritative == zerohop.authoritative
-        && owners.clone().all(|owner| owner.trim_end_matches('.') == question.name)
+    difference.question.rtype == SRV
+        && difference.differs_in_letter_case()
         && zerohop.answer().iter().all(|record| is_lower(&record.data))
-        && (0..3).all(is_same)
+}
+
+fn compressed(difference: &Difference<'_>) -> bool {
+    let asked = format!(".{}.", difference.question.name);
+    // A name that ends as the question does may be written with a pointer to that.
+    let is_spelt_so = |record: &Record| {
+        let name = format!(".{}", record.data);
+        let labels = name.match_indices('.').map(|(at, _)| &name[at..]);
+        let shared = labels.clone().find(|end| {
+            asked
+                .to_ascii_lowercase()
+                .ends_with(&end.to_ascii_lowercase())
+        });
+        shared.is_none_or(|end| asked.ends_with(end))
+    };
+    difference.question.rtype != SRV
+        && difference.differs_in_letter_case()
+        && difference.zerohop.answer().iter().all(is_spelt_so)
 }
 
 fn pod_of_another_family(difference: &Difference<'_>) -> bool {
@@ -186,26 +209,53 @@ fn pod_of_another_family(difference: &Difference<'_>) -> bool {
         && difference.zerohop.answer().iter().all(address)
 }
 
-impl Difference<'_> {
-    fn name(&self) -> String {
-        self.question.name.to_ascii_lowercase()
-    }
+fn begins_with_the_name_server(difference: &Difference<'_>) -> bool {
+    let server = format!("ns.dns.{}.", difference.known.zone);
+    difference.name.starts_with(&server)
+        && difference.coredns.rcode == "NOERROR"
+        && difference.zerohop.is_nxdomain()
+}
 
+impl Difference<'_> {
     /// The labels left of the zone; none when the name is outside.
-    fn labels(&self) -> Option<Vec<&'_ str>> {
-        let name = &self.question.name;
-        let inside = is_at_or_below(&self.name(), self.known.zone);
-        let length = name.len().checked_sub(self.known.zone.len())?;
-        let labels = name[..length].trim_end_matches('.').split('.');
-        inside.then(|| labels.filter(|label| !label.is_empty()).collect())
+    fn labels(&self) -> Option<Vec<&str>> {
+        let labels = self.name.strip_suffix(self.known.zone)?;
+        let is_inside = is_at_or_below(&self.name, self.known.zone);
+        let labels = labels.split('.').filter(|label| !label.is_empty());
+        is_inside.then(|| labels.collect())
     }
 
     fn is_nodata_instead_of_nxdomain(&self) -> bool {
         self.coredns.is_nxdomain() && self.zerohop.is_nodata() && self.same_but_for_rcode()
     }
 
+    /// Whether the replies are the same but for the spelling of names, with the owner as it was asked.
+    fn differs_in_letter_case(&self) -> bool {
+        let Difference {
+            coredns, zerohop, ..
+        } = self;
+        let lowered = |records: &[Record]| {
+            let mut records: Vec<Record> = records.iter().map(Record::lowered).collect();
+            records.sort();
+            records
+        };
+        let is_same = |at: usize| lowered(&coredns.sections[at]) == lowered(&zerohop.sections[at]);
+        let owners = zerohop
+            .answer()
+            .iter()
+            .map(|record| record.owner.trim_end_matches('.'));
+        let mut asked = owners.filter(|owner| owner.eq_ignore_ascii_case(&self.name));
+        self.question.name != self.name
+            && coredns.rcode == zerohop.rcode
+            && coredns.authoritative == zerohop.authoritative
+            && asked.all(|owner| owner == self.question.name)
+            && (0..3).all(is_same)
+    }
+
     fn same_but_for_rcode(&self) -> bool {
-        let Difference { coredns, zerohop, .. } = self;
+        let Difference {
+            coredns, zerohop, ..
+        } = self;
         coredns.sections == zerohop.sections && coredns.authoritative == zerohop.authoritative
     }
 }

@@ -92,7 +92,10 @@ fn run() -> Result<Tally> {
         let took = wait(&compared, &cluster.mark()?)?;
         let start = Instant::now();
         let tally = compared.everything(cluster)?;
-        let part = format!("{part}: known everywhere after {took:.1?}, asked in {:.1?}", start.elapsed());
+        let part = format!(
+            "{part}: known everywhere after {took:.1?}, asked in {:.1?}",
+            start.elapsed()
+        );
         tally.print(&part);
         all.add(tally);
         Ok(())
@@ -146,7 +149,12 @@ fn run() -> Result<Tally> {
 }
 
 /// Makes random changes.
-fn change(cluster: &mut Cluster, random: &mut StdRng, settings: &Settings, count: usize) -> Result<()> {
+fn change(
+    cluster: &mut Cluster,
+    random: &mut StdRng,
+    settings: &Settings,
+    count: usize,
+) -> Result<()> {
     let start = Instant::now();
     let mut changes = Changes::new(random, &settings.zone);
     changes.make(cluster, count)?;
@@ -170,16 +178,27 @@ fn wait(compared: &Compared<'_>, marker: &Marker) -> Result<Duration> {
             return Ok(false);
         }
         let reply = Reply::read(&reply, &compared.settings.zone)?;
-        let addresses: Vec<&str> = reply.answer().iter().map(|record| record.data.as_str()).collect();
+        let addresses: Vec<&str> = reply
+            .answer()
+            .iter()
+            .map(|record| record.data.as_str())
+            .collect();
         Ok(addresses == marker.addresses)
     };
     let start = Instant::now();
-    let askers = compared.agents.iter().flat_map(|agent| [&agent.user_plane, &agent.kernel]);
+    let askers = compared
+        .agents
+        .iter()
+        .flat_map(|agent| [&agent.user_plane, &agent.kernel]);
     let mut waited_for: Vec<&Asker> = std::iter::once(&compared.coredns).chain(askers).collect();
     while !waited_for.is_empty() {
         compared.signals.check()?;
         if start.elapsed() > LIMIT {
-            bail!("{} of all servers did not learn of {} in {LIMIT:?}", waited_for.len(), marker.name);
+            bail!(
+                "{} of all servers did not learn of {} in {LIMIT:?}",
+                waited_for.len(),
+                marker.name
+            );
         }
         let mut ignorant = Vec::new();
         for asker in waited_for {
@@ -194,7 +213,10 @@ fn wait(compared: &Compared<'_>, marker: &Marker) -> Result<Duration> {
 
 fn served_address(service: &k8s_openapi::api::core::v1::Service) -> Result<Ipv4Addr> {
     let spec = service.spec.as_ref();
-    let mut addresses = spec.and_then(|spec| spec.cluster_ips.as_ref()).into_iter().flatten();
+    let mut addresses = spec
+        .and_then(|spec| spec.cluster_ips.as_ref())
+        .into_iter()
+        .flatten();
     let address = addresses.find_map(|address| address.parse().ok());
     address.context("Services have no IPv4 address in this cluster, which the suite's pods ask")
 }

@@ -69,10 +69,16 @@ pub(crate) fn zoo(prefix: &str, zone: &str) -> Result<Vec<Object>> {
     }
     for (name, third, count) in [("some", 5, 40), ("many", 6, 100)] {
         let key = (format!("{prefix}-b"), name.to_owned());
-        let endpoints = (1..=count).map(|last| json!({"addresses": [format!("100.64.{third}.{last}")]}));
+        let endpoints =
+            (1..=count).map(|last| json!({"addresses": [format!("100.64.{third}.{last}")]}));
         let ports = json!([{"name": "http", "port": 80}]);
         let slice = slice(&key, "IPv4", endpoints.collect(), ports)?;
-        objects.push(Object::Slice(Box::new(owned(slice, name, Some(true), Writer::Kubernetes))));
+        objects.push(Object::Slice(Box::new(owned(
+            slice,
+            name,
+            Some(true),
+            Writer::Kubernetes,
+        ))));
     }
     Ok(objects)
 }
@@ -89,7 +95,12 @@ pub(crate) fn alias(target: &str) -> Value {
 }
 
 /// An EndpointSlice that is nobody's.
-pub(crate) fn slice(key: &Key, family: &str, endpoints: Value, ports: Value) -> Result<EndpointSlice> {
+pub(crate) fn slice(
+    key: &Key,
+    family: &str,
+    endpoints: Value,
+    ports: Value,
+) -> Result<EndpointSlice> {
     read(json!({
         "metadata": {"namespace": key.0, "name": key.1},
         "addressType": family,

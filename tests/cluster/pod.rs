@@ -49,7 +49,10 @@ impl Pods {
             namespace: Namespace::new("pod")?,
             interface: format!("zh{}-{}", process::id(), self.made),
         };
-        let Pod { namespace, interface } = &pod;
+        let Pod {
+            namespace,
+            interface,
+        } = &pod;
         // Gone with the pod's namespace, like all that depends on it.
         ip(&format!(
             "link add {interface} type veth peer name {POD_DEVICE} netns {}",

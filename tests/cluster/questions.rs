@@ -1,9 +1,6 @@
 //! What is asked: every name that the objects make, whatever is nearly one, and every type of each.
 
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use rand::{RngExt as _, rngs::StdRng};
 use zerohop_tests::{
@@ -168,7 +165,10 @@ fn of_every_type(name: &str, mut edns: impl FnMut() -> Edns) -> Vec<Question> {
 
 fn is_legal(name: &str) -> bool {
     let labels = name.split('.');
-    wire(name).len() <= LONGEST && labels.into_iter().all(|label| (1..64).contains(&label.len()))
+    wire(name).len() <= LONGEST
+        && labels
+            .into_iter()
+            .all(|label| (1..64).contains(&label.len()))
 }
 
 /// The names that the objects make, and those that others would.
@@ -177,18 +177,32 @@ fn names(objects: &Objects, zone: &str) -> BTreeSet<String> {
     for namespace in &objects.namespaces {
         names.insert(format!("{namespace}.svc.{zone}"));
         names.insert(format!("{namespace}.pod.{zone}"));
-        names.extend(PODS.iter().map(|pod| format!("{pod}.{namespace}.pod.{zone}")));
+        names.extend(
+            PODS.iter()
+                .map(|pod| format!("{pod}.{namespace}.pod.{zone}")),
+        );
     }
     let name = |(namespace, name): &Key| format!("{name}.{namespace}.svc.{zone}");
     for (key, service) in &objects.services {
         let service_name = name(key);
         let spec = service.spec.as_ref();
-        for port in spec.and_then(|spec| spec.ports.as_ref()).into_iter().flatten() {
+        for port in spec
+            .and_then(|spec| spec.ports.as_ref())
+            .into_iter()
+            .flatten()
+        {
             let protocol = port.protocol.as_deref();
             names.extend(port_name(port.name.as_deref(), protocol, &service_name));
         }
-        let addresses = spec.and_then(|spec| spec.cluster_ips.as_ref()).into_iter().flatten();
-        names.extend(addresses.filter_map(|address| address.parse().ok()).map(reverse));
+        let addresses = spec
+            .and_then(|spec| spec.cluster_ips.as_ref())
+            .into_iter()
+            .flatten();
+        names.extend(
+            addresses
+                .filter_map(|address| address.parse().ok())
+                .map(reverse),
+        );
         names.insert(service_name);
     }
     for slice in objects.slices.values() {
@@ -198,11 +212,20 @@ fn names(objects: &Objects, zone: &str) -> BTreeSet<String> {
             continue;
         };
         for port in slice.ports.iter().flatten() {
-            names.extend(port_name(port.name.as_deref(), port.protocol.as_deref(), &service));
+            names.extend(port_name(
+                port.name.as_deref(),
+                port.protocol.as_deref(),
+                &service,
+            ));
         }
         for endpoint in &slice.endpoints {
             let addresses = endpoint.addresses.iter();
-            names.extend(addresses.clone().filter_map(|address| address.parse().ok()).map(reverse));
+            names.extend(
+                addresses
+                    .clone()
+                    .filter_map(|address| address.parse().ok())
+                    .map(reverse),
+            );
             let labels = addresses.map(|address| address.replace(['.', ':'], "-"));
             for label in labels.chain(endpoint.hostname.clone()) {
                 names.insert(format!("{label}.{service}"));
@@ -241,7 +264,10 @@ fn neighbours(name: &str, objects: &Objects, zone: &str, random: &mut StdRng) ->
     // The same in another namespace.
     let count = objects.namespaces.len().max(1);
     let other = objects.namespaces.iter().nth(random.random_range(0..count));
-    let own = objects.namespaces.iter().find(|namespace| name.contains(namespace.as_str()));
+    let own = objects
+        .namespaces
+        .iter()
+        .find(|namespace| name.contains(namespace.as_str()));
     if let (Some(own), Some(other)) = (own, other) {
         near.push(name.replacen(own.as_str(), other, 1));
         near.push(name.replacen(own.as_str(), &format!("{other}x"), 1));

@@ -21,7 +21,8 @@ pub(crate) struct Reply {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Record {
     pub(crate) owner: String,
-    /// None where CoreDNS's cache may have counted it down: outside the cluster's zone.
+    /// None where CoreDNS's cache may have counted it down: outside the cluster's zone, and in
+    /// answers that lead there, all of whose records have the lowest one.
     pub(crate) ttl: Option<u32>,
     pub(crate) rtype: String,
     /// Without the serial, if it is a SOA record's.
@@ -36,8 +37,11 @@ impl Reply {
         for (lines, records) in message.sections.iter().zip(&mut sections) {
             let read = lines.iter().map(|line| Record::read(line, zone));
             *records = read.collect::<Result<_>>()?;
-            records.sort();
         }
+        if sections[0].iter().any(|record| record.ttl.is_none()) {
+            sections[0].iter_mut().for_each(|record| record.ttl = None);
+        }
+        sections.iter_mut().for_each(|records| records.sort());
         let flags = message.flags();
         Ok(Reply {
             rcode: message.rcode(),
@@ -108,7 +112,9 @@ impl Record {
             anyhow::bail!("no record: {line}");
         };
         let name = owner.trim_end_matches('.').to_ascii_lowercase();
-        let ttl = is_at_or_below(&name, zone).then(|| ttl.parse()).transpose()?;
+        let ttl = is_at_or_below(&name, zone)
+            .then(|| ttl.parse())
+            .transpose()?;
         let data = match rtype {
             "SOA" => without_serial(data),
             _ => data.to_owned(),
@@ -138,6 +144,8 @@ impl Record {
 
 fn without_serial(data: &str) -> String {
     let words = data.split(' ').enumerate();
-    let words: Vec<&str> = words.map(|(at, word)| if at == 2 { "*" } else { word }).collect();
+    let words: Vec<&str> = words
+        .map(|(at, word)| if at == 2 { "*" } else { word })
+        .collect();
     words.join(" ")
 }

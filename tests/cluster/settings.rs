@@ -46,7 +46,9 @@ impl Measured {
             return Ok(None);
         };
         let number = |variable: &str, otherwise: u64| match env::var(variable) {
-            Ok(text) => text.parse().with_context(|| format!("{variable} is not a number")),
+            Ok(text) => text
+                .parse()
+                .with_context(|| format!("{variable} is not a number")),
             Err(_) => Ok(otherwise),
         };
         let dns_pid = match number("ZEROHOP_DNS_PID", 0)? {
@@ -54,7 +56,9 @@ impl Measured {
             pid => Some(u32::try_from(pid)?),
         };
         Ok(Some(Measured {
-            services: services.parse().context("ZEROHOP_MEASURE is not a number")?,
+            services: services
+                .parse()
+                .context("ZEROHOP_MEASURE is not a number")?,
             changes: usize::try_from(number("ZEROHOP_CHANGES", 500)?)?,
             dns_pid,
             stop_api: env::var("ZEROHOP_STOP_API").ok(),
@@ -91,8 +95,9 @@ impl Settings {
 }
 
 fn needed(variable: &str) -> Result<String> {
-    env::var(variable)
-        .with_context(|| format!("{variable} is not set: start this by `cargo xtask test --cluster`"))
+    env::var(variable).with_context(|| {
+        format!("{variable} is not set: start this by `cargo xtask test --cluster`")
+    })
 }
 
 /// The first zone of the `kubernetes` plugin.

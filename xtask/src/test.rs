@@ -1,7 +1,9 @@
-//! `cargo xtask test`: every test on this kernel, or those of the kernel plane
-//! on a kernel of the matrix.
+//! `cargo xtask test`: every test on this kernel, those of the kernel plane on a kernel of the matrix,
+//! or a comparison with a CoreDNS.
 
-use anyhow::{Result, bail};
+use std::{net::SocketAddr, path::PathBuf, process::Command};
+
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::{
@@ -17,9 +19,42 @@ pub(crate) struct Options {
     /// The kernel to run on: 5.10, 6.1, 6.12, newest, running, or all (of the matrix).
     #[arg(long, value_parser = choice, default_value = "running")]
     kernel: Choice,
+    #[command(flatten)]
+    cluster: Cluster,
     /// Passed to the test binaries: which tests, and their options.
     #[arg(last = true)]
     filter: Vec<String>,
+}
+
+/// The comparison with a CoreDNS, in namespaces of its own that are removed at the end.
+#[derive(Args)]
+struct Cluster {
+    /// Compare Zerohop with a CoreDNS that serves the API server of this kubeconfig.
+    #[arg(
+        id = "cluster",
+        long = "cluster",
+        value_name = "KUBECONFIG",
+        requires = "dns",
+        conflicts_with = "kernel"
+    )]
+    kubeconfig: Option<PathBuf>,
+    /// Where that CoreDNS answers.
+    #[arg(long, value_name = "IP:PORT", requires = "cluster")]
+    dns: Option<SocketAddr>,
+    /// What it is configured with [default: kubeadm's Corefile with `ttl 30`, and `cache 30` that
+    /// leaves out cluster.local].
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    corefile: Option<PathBuf>,
+    /// What all random choices follow from [default: a random one].
+    #[arg(long, value_name = "NUMBER", requires = "cluster")]
+    seed: Option<u64>,
+    /// A shell command that kills the API server and starts it again; without it, that part is left
+    /// out.
+    #[arg(long, value_name = "COMMAND", requires = "cluster")]
+    restart_api: Option<String>,
+    /// A shell command that compacts etcd; without it, that part is left out.
+    #[arg(long, value_name = "COMMAND", requires = "cluster")]
+    compact: Option<String>,
 }
 
 /// The kernels that one word on the command line stands for.
@@ -31,6 +66,9 @@ enum Choice {
 
 /// The job itself.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.cluster.kubeconfig.is_some() {
+        return options.cluster.compare();
+    }
     match &options.kernel {
         Choice::Running => on_this_machine(&options.filter),
         Choice::Matrix(kernels) => on_kernels(kernels, &options.filter),
@@ -59,6 +97,45 @@ fn on_this_machine(filter: &[String]) -> Result<()> {
             .args(["test", "--workspace", "--no-fail-fast", "--"])
             .args(filter),
     )
+}
+
+impl Cluster {
+    fn compare(&self) -> Result<()> {
+        setup::need_root("test --cluster")?;
+        setup::ensure(&[Need::Ebpf, Need::Namespaces], Say::Changes)?;
+        build_ebpf::programs()?;
+        let agent = build(
+            cargo().args(["build", "--quiet", "--package", "dns-agent"]),
+            "dns-agent",
+        )?;
+        let comparison = [
+            "build",
+            "--quiet",
+            "--package",
+            "zerohop-tests",
+            "--test",
+            "cluster",
+        ];
+        let comparison = build(cargo().args(comparison), "cluster")?;
+        let mut command = Command::new(comparison);
+        command.env("ZEROHOP_AGENT", agent);
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        for (variable, value) in [
+            ("ZEROHOP_KUBECONFIG", path(&self.kubeconfig)),
+            ("ZEROHOP_DNS", self.dns.map(|dns| dns.to_string())),
+            ("ZEROHOP_COREFILE", path(&self.corefile)),
+            ("ZEROHOP_SEED", self.seed.map(|seed| seed.to_string())),
+            ("ZEROHOP_RESTART_API", self.restart_api.clone()),
+            ("ZEROHOP_COMPACT", self.compact.clone()),
+        ] {
+            match value {
+                Some(value) => command.env(variable, value),
+                None => command.env_remove(variable),
+            };
+        }
+        run_command(&mut command)
+            .context("Zerohop and CoreDNS were not compared to the end, or differ")
+    }
 }
 
 fn on_kernels(kernels: &[Name], filter: &[String]) -> Result<()> {

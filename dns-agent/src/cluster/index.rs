@@ -15,7 +15,7 @@ use super::frame::{Domain, Frame, Known};
 use super::objects::{
     EndpointSlice, Key, Object, ObjectCounts, Objects, Pod, Port, Problem, Service, ServiceKind,
 };
-use super::service::{Contribution, Pointer, contribution};
+use super::service::{Contribution, Pointer, contribution, orphaned};
 use super::settings::{Endpoints, PodMode, ZoneSettings};
 use super::view::{Subtree, View, subtree};
 
@@ -452,7 +452,9 @@ impl Index {
         let told = self.namespaces.keys().map(String::as_str);
         let services = self.services.keys().map(|key| key.namespace.as_str());
         let pods = self.pods.keys().map(|key| key.namespace.as_str());
-        let all: BTreeSet<&str> = listed.chain(told).chain(services).chain(pods).collect();
+        let slices = self.slices_of.keys().map(|key| key.namespace.as_str());
+        let of_objects = services.chain(slices).chain(pods);
+        let all: BTreeSet<&str> = listed.chain(told).chain(of_objects).collect();
         all.into_iter().filter(|name| self.exposes(name)).collect()
     }
 
@@ -497,14 +499,33 @@ impl Index {
             .contains_key(&(namespace.to_owned(), address))
     }
 
-    /// What a Service gives to a domain; none when it is not there, or not exposed.
+    /// What a Service and its slices give to a domain; none when they are not there, or not exposed.
     pub(super) fn contribution(&self, key: &Key, domain: &Domain) -> Option<Contribution> {
-        let service = self.service(key)?;
         if !self.exposes(&key.namespace) {
             return None;
         }
         let slices = self.slices_of(key);
-        Some(contribution(service, &slices, &domain.svc, &self.settings))
+        match self.service(key) {
+            Some(service) => Some(contribution(service, &slices, &domain.svc, &self.settings)),
+            None if slices.is_empty() => None,
+            None => Some(orphaned(key, &slices, &domain.svc, &self.settings)),
+        }
+    }
+
+    /// The Services of a namespace, and those that only their slices tell of.
+    fn keys_in(&self, namespace: &str) -> BTreeSet<Key> {
+        let start = Key {
+            namespace: namespace.to_owned(),
+            name: String::new(),
+        };
+        let services = self.services.range(start.clone()..).map(|(key, _)| key);
+        let others = self.slices_of.range(start..).map(|(key, _)| key);
+        let is_inside = |key: &&Key| key.namespace == namespace;
+        let services = services.take_while(is_inside);
+        services
+            .chain(others.take_while(is_inside))
+            .cloned()
+            .collect()
     }
 
     fn list(&self, feed: Feed) -> u32 {
@@ -520,7 +541,9 @@ impl Index {
             let mut keys = objects.range(start..).map(|(key, _)| key);
             keys.next().filter(|key| key.namespace == namespace)
         }
-        first(&self.services, namespace).is_some() || first(&self.pods, namespace).is_some()
+        first(&self.services, namespace).is_some()
+            || first(&self.slices_of, namespace).is_some()
+            || first(&self.pods, namespace).is_some()
     }
 
     /// Changes Services or their slices.
@@ -559,15 +582,7 @@ impl Index {
     }
 
     fn change_namespace(&mut self, namespace: &str, change: impl FnOnce(&mut Index)) {
-        let start = Key {
-            namespace: namespace.to_owned(),
-            name: String::new(),
-        };
-        let keys = self.services.range(start..).map(|(key, _)| key);
-        let keys = keys
-            .take_while(|key| key.namespace == namespace)
-            .cloned()
-            .collect();
+        let keys = self.keys_in(namespace);
         let mut names: BTreeSet<Name> = self.names_of_namespace(namespace).collect();
         let pods = self.pod_addresses.keys();
         let pods = pods.filter(|(other, _)| other == namespace);
@@ -649,15 +664,15 @@ impl Index {
     /// What is to find a service. It is cheaper than what the service makes, and is kept from
     /// the start.
     fn links(&self, key: &Key) -> Links {
-        let Some(service) = self.service(key).filter(|_| self.exposes(&key.namespace)) else {
+        if !self.exposes(&key.namespace) {
             return Links::default();
+        }
+        let (mut addresses, alias) = match self.service_kind(key) {
+            Some(ServiceKind::ExternalName(target)) => (BTreeSet::new(), Name::parse(target).ok()),
+            Some(ServiceKind::ClusterIp(addresses)) => (addresses.iter().copied().collect(), None),
+            Some(ServiceKind::Headless) | None => (BTreeSet::new(), None),
         };
-        let (mut addresses, alias) = match &service.kind {
-            ServiceKind::ExternalName(target) => (BTreeSet::new(), Name::parse(target).ok()),
-            ServiceKind::Headless => (BTreeSet::new(), None),
-            ServiceKind::ClusterIp(addresses) => (addresses.iter().copied().collect(), None),
-        };
-        if alias.is_none() && self.settings.endpoints == Endpoints::All {
+        if self.settings.endpoints == Endpoints::All {
             let slices = self.slices_of(key).into_iter();
             let endpoints = slices.flat_map(|slice| &slice.endpoints);
             addresses.extend(endpoints.flat_map(|endpoint| &endpoint.addresses));
@@ -772,7 +787,8 @@ impl Index {
         self.aliases.clear();
         self.problems.clear();
         self.build_frame();
-        let keys: Vec<Key> = self.services.keys().cloned().collect();
+        let keys = self.services.keys().chain(self.slices_of.keys());
+        let keys: BTreeSet<Key> = keys.cloned().collect();
         for key in keys {
             self.link(&key, &Links::default());
             let problems = self.made(&key).problems;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::zone::{Below, Name, Rdata, Record, Srv, dashed};
 
 use super::frame::label_below;
-use super::objects::{Endpoint, EndpointSlice, Port, Problem, Service, ServiceKind};
+use super::objects::{Endpoint, EndpointSlice, Key, Port, Problem, Service, ServiceKind};
 use super::settings::{EmptyServices, EndpointNames, Endpoints, ZonalNames, ZoneSettings};
 
 /// All that one service and its slices give to a model, in one cluster domain.
@@ -77,6 +77,7 @@ pub(super) fn contribution(
     let addresses: &[IpAddr] = match &service.kind {
         ServiceKind::ExternalName(target) => {
             out.alias(service, name, target, settings.ttl);
+            out.point_at(listed(slices, name, settings, &mut Vec::new()), settings);
             return out;
         }
         ServiceKind::ClusterIp(addresses) if addresses.is_empty() => {
@@ -137,23 +138,32 @@ pub(super) fn contribution(
             source: Source::ClusterIp,
         })
         .collect();
-    // A pod is behind several services, and each gives it a name: without all of them
-    // there is no saying which names an address has.
-    if settings.endpoints == Endpoints::All {
-        out.pointers
-            .extend(listed.into_iter().map(|listed| Pointer {
-                address: listed.address,
-                target: listed.name,
-                source: Source::Endpoint,
-            }));
+    out.point_at(listed, settings);
+    out
+}
+
+/// What slices give whose service is not there: CoreDNS makes pointers of slices without looking for
+/// services.
+pub(super) fn orphaned(
+    service: &Key,
+    slices: &[&EndpointSlice],
+    svc: &Name,
+    settings: &ZoneSettings,
+) -> Contribution {
+    let mut out = Contribution::default();
+    let name = label_below(svc, &service.namespace)
+        .and_then(|namespace| label_below(&namespace, &service.name));
+    if let Ok(name) = name {
+        out.point_at(listed(slices, &name, settings, &mut Vec::new()), settings);
     }
     out
 }
 
-/// What a service calls one address: the same as in its [`contribution`], without the rest.
+/// What a service calls one address, or its slices do where there is none: the same as in its
+/// [`contribution`], without the rest.
 pub(super) fn pointers_of(
     address: IpAddr,
-    service: &Service,
+    service: Option<&Service>,
     slices: &[&EndpointSlice],
     name: &Name,
     settings: &ZoneSettings,
@@ -164,18 +174,14 @@ pub(super) fn pointers_of(
         source,
     };
     let mut pointers = Vec::new();
-    match &service.kind {
-        ServiceKind::ExternalName(_) => return pointers,
-        ServiceKind::ClusterIp(addresses) if addresses.is_empty() => return pointers,
-        ServiceKind::ClusterIp(_)
-            if settings.empty_services == EmptyServices::Ignored && is_empty(slices) =>
-        {
+    if let Some(ServiceKind::ClusterIp(addresses)) = service.map(|service| &service.kind) {
+        let is_ignored = settings.empty_services == EmptyServices::Ignored && is_empty(slices);
+        if addresses.is_empty() || is_ignored {
             return pointers;
         }
-        ServiceKind::ClusterIp(addresses) if addresses.contains(&address) => {
+        if addresses.contains(&address) {
             pointers.push(pointer(name.clone(), Source::ClusterIp));
         }
-        ServiceKind::ClusterIp(_) | ServiceKind::Headless => {}
     }
     if settings.endpoints == Endpoints::All {
         let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
@@ -188,6 +194,19 @@ pub(super) fn pointers_of(
 }
 
 impl Contribution {
+    /// Adds the names that endpoints give their addresses. A pod is behind several services, and each
+    /// gives it a name: without all of them there is no saying which names an address has.
+    fn point_at(&mut self, listed: Vec<Listed<'_>>, settings: &ZoneSettings) {
+        if settings.endpoints == Endpoints::All {
+            let pointers = listed.into_iter().map(|listed| Pointer {
+                address: listed.address,
+                target: listed.name,
+                source: Source::Endpoint,
+            });
+            self.pointers.extend(pointers);
+        }
+    }
+
     /// The addresses of the pairs, and a SRV record for each pair with a port.
     /// Every pair counts for the weight, also one that another slice repeats or
     /// that has no port: so does CoreDNS.

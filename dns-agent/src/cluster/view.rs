@@ -62,11 +62,11 @@ impl<'a> View<'a> {
         domain: &Domain,
         source: Source,
     ) -> impl Iterator<Item = Name> {
-        let given = self.services_of(address).flat_map(move |key| {
-            let service = self.index.service(key).zip(service_name(key, domain));
-            let exposed = service.filter(|_| self.index.exposes(&key.namespace));
-            exposed.map_or_else(Vec::new, |(service, name)| {
-                let slices = self.index.slices_of(key);
+        let services = self.services_of(address);
+        let exposed = services.filter(|key| self.index.exposes(&key.namespace));
+        let given = exposed.flat_map(move |key| {
+            let (service, slices) = (self.index.service(key), self.index.slices_of(key));
+            service_name(key, domain).map_or_else(Vec::new, |name| {
                 pointers_of(address, service, &slices, &name, self.index.settings())
             })
         });

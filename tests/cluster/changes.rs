@@ -237,7 +237,7 @@ impl<'a> Changes<'a> {
 
     /// Pods are behind several services now and then.
     fn endpoint(&mut self, family: &str) -> Value {
-        let number = self.random.random_range(0..200);
+        let number = self.random.random_range(1..200);
         let address = match family {
             "IPv4" => format!("100.64.100.{number}"),
             _ if number % 8 == 0 => format!("fd00:5a48:{number:x}::"),

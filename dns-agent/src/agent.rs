@@ -95,7 +95,7 @@ impl Agent {
         let upstreams = upstreams(&config);
         let metrics = Arc::new(Metrics::default());
         // Making and filling the kernel's tables takes a while.
-        let writer = {
+        let mut writer = {
             let (config, metrics) = (config.clone(), metrics.clone());
             let cluster = upstreams.cluster.as_ref();
             let servers = cluster.map_or_else(Servers::default, |cluster| cluster.servers.clone());
@@ -151,7 +151,7 @@ impl Agent {
                 tasks.spawn(follow(watch, path, config.selectors, tell, board));
             }
             Following::Kubernetes(client, kubernetes) => {
-                tasks.spawn(kubernetes::follow(client, config, kubernetes, tell, board));
+                tasks.spawn(kubernetes::follow(client, config, *kubernetes, tell, board));
             }
         }
         tasks.spawn(async move {
@@ -205,13 +205,13 @@ impl Agent {
 /// A source that is there.
 enum Opened {
     Manifests(Watch, PathBuf, Objects),
-    Kubernetes(Client, config::Kubernetes),
+    Kubernetes(Client, Box<config::Kubernetes>),
 }
 
 /// A source to be followed.
 enum Following {
     Manifests(Watch, PathBuf),
-    Kubernetes(Client, config::Kubernetes),
+    Kubernetes(Client, Box<config::Kubernetes>),
 }
 
 impl Opened {
@@ -228,7 +228,7 @@ impl Opened {
             }
             Source::Kubernetes(kubernetes) => {
                 let client = connect(kubernetes.kubeconfig.as_deref()).await?;
-                Ok(Opened::Kubernetes(client, kubernetes.clone()))
+                Ok(Opened::Kubernetes(client, Box::new(kubernetes.clone())))
             }
         }
     }

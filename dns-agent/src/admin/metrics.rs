@@ -7,7 +7,7 @@ use std::{
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text::encode},
     metrics::{
         family::{Family, MetricConstructor},
         histogram::{Histogram, exponential_buckets},
@@ -31,11 +31,20 @@ struct Programmed {
 }
 
 /// CoreDNS's names for kinds of services.
-#[derive(Clone, Debug, EncodeLabelValue, Eq, Hash, PartialEq)]
-#[allow(non_camel_case_types)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 enum Kind {
-    cluster_ip,
-    headless_with_selector,
+    ClusterIp,
+    HeadlessWithSelector,
+}
+
+impl EncodeLabelValue for Kind {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        let name = match self {
+            Kind::ClusterIp => "cluster_ip",
+            Kind::HeadlessWithSelector => "headless_with_selector",
+        };
+        name.encode(encoder)
+    }
 }
 
 /// From 1 millisecond to about 9 minutes, as CoreDNS has them.
@@ -84,8 +93,8 @@ impl Metrics {
     /// service that is unknown.
     pub fn programmed(&self, kind: Option<&ServiceKind>, changed: SystemTime) {
         let service_kind = match kind {
-            Some(ServiceKind::Headless) => Kind::headless_with_selector,
-            Some(ServiceKind::ClusterIp(_)) => Kind::cluster_ip,
+            Some(ServiceKind::Headless) => Kind::HeadlessWithSelector,
+            Some(ServiceKind::ClusterIp(_)) => Kind::ClusterIp,
             Some(ServiceKind::ExternalName(_)) | None => return,
         };
         // Clocks differ: what seems to come before its cause came at once.

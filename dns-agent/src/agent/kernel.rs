@@ -216,7 +216,16 @@ impl Kernel {
         match &*self.lock() {
             Plane::Off | Plane::Waiting => Vec::new(),
             Plane::Failed(reason) => vec![reason.clone()],
-            Plane::On(datapath) => datapath.degraded(),
+            Plane::On(datapath) => {
+                let mut degraded = datapath.degraded();
+                if self.settings.serve.is_empty() {
+                    degraded.push(
+                        "the kernel answers for no address: --dns-service is no Service with a ClusterIP and a UDP port"
+                            .to_owned(),
+                    );
+                }
+                degraded
+            }
         }
     }
 

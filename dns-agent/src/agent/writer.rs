@@ -182,7 +182,8 @@ impl Writer {
                     Err(_) => break,
                 }
             }
-            if self.publish() {
+            // Files change seldom, and who changed one looks at once.
+            if self.publish() && self.api.is_none() {
                 self.show(board);
             }
             if self.ticked.elapsed() >= self.kernel.interval() {
@@ -309,7 +310,6 @@ impl Writer {
         let has_changed = changes.everything || !changes.names.is_empty();
         if has_changed {
             self.bring(&changes);
-            self.note_problems();
         }
         for Taken { read, endpoints } in self.unpublished.drain(..) {
             self.metrics.published(read.elapsed());
@@ -421,7 +421,8 @@ impl Writer {
     }
 
     /// Puts up what is published.
-    pub(super) fn show(&self, board: &Board) {
+    pub(super) fn show(&mut self, board: &Board) {
+        self.note_problems();
         let (zones, objects) = {
             let index = read_lock(&self.index);
             let view = index.view();

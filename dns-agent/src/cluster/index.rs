@@ -4,20 +4,21 @@
 //! whoever asks. What is stored beside the objects is only what finds them: the slices of a
 //! service, the services of an address, the aliases of a name.
 
+mod changes;
+mod known;
+mod links;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::zone::{Live, Name, ZoneData, dashed, reverse_name};
+use crate::zone::{Live, Name, ZoneData};
 
 use super::feed::Feed;
-use super::frame::{Domain, Frame, Known};
-use super::objects::{
-    EndpointSlice, Key, Object, ObjectCounts, Objects, Pod, Port, Problem, Service, ServiceKind,
-};
-use super::service::{Contribution, Pointer, contribution, orphaned};
-use super::settings::{Endpoints, PodMode, ZoneSettings};
-use super::view::{Subtree, View, subtree};
+use super::frame::{Frame, Known};
+use super::objects::{EndpointSlice, Key, Object, ObjectCounts, Objects, Pod, Problem, Service};
+use super::settings::ZoneSettings;
+use super::view::View;
 
 /// Every object told, the settings, and what finds them.
 #[derive(Debug)]
@@ -71,21 +72,6 @@ enum Completeness {
     Partial,
     /// Everything has.
     Complete,
-}
-
-/// What finds a service, by what it says.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Links {
-    addresses: BTreeSet<IpAddr>,
-    alias: Option<Name>,
-}
-
-/// What a service makes, in all domains.
-#[derive(Debug, Default)]
-struct Made {
-    nodes: Vec<Subtree>,
-    pointers: BTreeSet<Pointer>,
-    problems: Vec<Problem>,
 }
 
 impl Index {
@@ -265,7 +251,7 @@ impl Index {
                 }
                 let key = object.key.clone();
                 let told = Told { object, feed, list };
-                self.change(BTreeSet::from([key.clone()]), |index| {
+                self.change(&BTreeSet::from([key.clone()]), |index| {
                     index.services.insert(key, told);
                 });
             }
@@ -283,7 +269,7 @@ impl Index {
                         .and_then(|old| old.object.service_key()),
                 );
                 let told = Told { object, feed, list };
-                self.change(services, |index| {
+                self.change(&services, |index| {
                     index.unlink_slice(&told.object.key);
                     if let Some(service) = told.object.service_key() {
                         let names = index.slices_of.entry(service).or_default();
@@ -322,7 +308,7 @@ impl Index {
             }
             Feed::Services => {
                 if self.services.contains_key(key) {
-                    self.change(BTreeSet::from([key.clone()]), |index| {
+                    self.change(&BTreeSet::from([key.clone()]), |index| {
                         index.services.remove(key);
                     });
                 }
@@ -331,7 +317,7 @@ impl Index {
                 let Some(told) = self.slices.get(key).filter(|told| told.feed == feed) else {
                     return;
                 };
-                self.change(told.object.service_key().into_iter().collect(), |index| {
+                self.change(&told.object.service_key().into_iter().collect(), |index| {
                     index.unlink_slice(key);
                     index.slices.remove(key);
                 });
@@ -392,126 +378,6 @@ impl Index {
         self.listed(feed);
     }
 
-    /// Where a service answers UDP: its ClusterIPs, and its endpoints as far as they are known.
-    #[must_use]
-    pub fn dns_addresses(&self, key: &Key) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
-        let Some(service) = self.service(key) else {
-            return (Vec::new(), Vec::new());
-        };
-        let own = match &service.kind {
-            ServiceKind::ClusterIp(addresses) => sockets(addresses, &service.ports),
-            _ => Vec::new(),
-        };
-        let slices = self.slices_of(key).into_iter();
-        let endpoints = slices.flat_map(|slice| {
-            let endpoints = slice.endpoints.iter();
-            endpoints.flat_map(|endpoint| sockets(&endpoint.addresses, &slice.ports))
-        });
-        let endpoints: BTreeSet<SocketAddr> = endpoints.collect();
-        (own, endpoints.into_iter().collect())
-    }
-
-    /// What stands behind a service's name; none for an unknown service.
-    #[must_use]
-    pub fn service_kind(&self, key: &Key) -> Option<&ServiceKind> {
-        self.service(key).map(|service| &service.kind)
-    }
-
-    /// Whether a namespace is exposed.
-    pub(super) fn exposes(&self, namespace: &str) -> bool {
-        let listed = &self.settings.namespaces;
-        let is_listed = listed.is_empty() || listed.iter().any(|name| name == namespace);
-        if self.namespaces_known {
-            return is_listed && self.namespaces.contains_key(namespace);
-        }
-        match listed.is_empty() {
-            // Those that objects are in; that others exist too is said above them.
-            true => self.has_objects(namespace),
-            false => is_listed,
-        }
-    }
-
-    /// Whether every namespace exists.
-    pub(super) fn any_namespace(&self) -> bool {
-        !self.namespaces_known && self.settings.namespaces.is_empty()
-    }
-
-    /// Whether the Namespaces told are all there are.
-    pub(super) fn knows_namespaces(&self) -> bool {
-        self.namespaces_known
-    }
-
-    /// Whether a Namespace was told.
-    pub(super) fn has_namespace(&self, name: &str) -> bool {
-        self.namespaces.contains_key(name)
-    }
-
-    /// The exposed namespaces that are known.
-    pub(super) fn exposed_namespaces(&self) -> BTreeSet<&str> {
-        let listed = self.settings.namespaces.iter().map(String::as_str);
-        let told = self.namespaces.keys().map(String::as_str);
-        let services = self.services.keys().map(|key| key.namespace.as_str());
-        let pods = self.pods.keys().map(|key| key.namespace.as_str());
-        let slices = self.slices_of.keys().map(|key| key.namespace.as_str());
-        let of_objects = services.chain(slices).chain(pods);
-        let all: BTreeSet<&str> = listed.chain(told).chain(of_objects).collect();
-        all.into_iter().filter(|name| self.exposes(name)).collect()
-    }
-
-    /// A Service.
-    pub(super) fn service(&self, key: &Key) -> Option<&Service> {
-        self.services.get(key).map(|told| &told.object)
-    }
-
-    /// All Services.
-    pub(super) fn services(&self) -> impl Iterator<Item = &Key> {
-        self.services.keys()
-    }
-
-    /// The slices of a Service.
-    pub(super) fn slices_of(&self, service: &Key) -> Vec<&EndpointSlice> {
-        let names = self.slices_of.get(service).into_iter().flatten();
-        let slices = names.filter_map(|name| {
-            self.slices.get(&Key {
-                namespace: service.namespace.clone(),
-                name: name.to_string(),
-            })
-        });
-        slices.map(|told| &told.object).collect()
-    }
-
-    /// All Pods.
-    pub(super) fn pods(&self) -> impl Iterator<Item = &Pod> {
-        self.pods.values().map(|told| &told.object)
-    }
-
-    /// The addresses of pods of exposed namespaces.
-    pub(super) fn pod_addresses(&self) -> impl Iterator<Item = (&str, IpAddr)> {
-        let addresses = self.pod_addresses.keys();
-        addresses
-            .map(|(namespace, address)| (namespace.as_str(), *address))
-            .filter(|(namespace, _)| self.exposes(namespace))
-    }
-
-    /// Whether a pod of a namespace has an address.
-    pub(super) fn has_pod(&self, namespace: &str, address: IpAddr) -> bool {
-        self.pod_addresses
-            .contains_key(&(namespace.to_owned(), address))
-    }
-
-    /// What a Service and its slices give to a domain; none when they are not there, or not exposed.
-    pub(super) fn contribution(&self, key: &Key, domain: &Domain) -> Option<Contribution> {
-        if !self.exposes(&key.namespace) {
-            return None;
-        }
-        let slices = self.slices_of(key);
-        match self.service(key) {
-            Some(service) => Some(contribution(service, &slices, &domain.svc, &self.settings)),
-            None if slices.is_empty() => None,
-            None => Some(orphaned(key, &slices, &domain.svc, &self.settings)),
-        }
-    }
-
     /// The Services of a namespace, and those that only their slices tell of.
     fn keys_in(&self, namespace: &str) -> BTreeSet<Key> {
         let start = Key {
@@ -545,304 +411,6 @@ impl Index {
             || first(&self.slices_of, namespace).is_some()
             || first(&self.pods, namespace).is_some()
     }
-
-    /// Changes Services or their slices.
-    fn change(&mut self, keys: BTreeSet<Key>, change: impl FnOnce(&mut Index)) {
-        let before: Vec<_> = keys
-            .iter()
-            .map(|key| (self.links(key), self.made(key)))
-            .collect();
-        let mut serve_names = self.served_names(&before);
-        change(self);
-        for (key, (old_links, old)) in keys.iter().zip(before) {
-            self.link(key, &old_links);
-            if self.is_complete() {
-                let new = self.made(key);
-                serve_names |= self.is_served(&new);
-                self.note(key, old, new);
-            }
-            if self.any_namespace() {
-                let names: Vec<Name> = self.names_of_namespace(&key.namespace).collect();
-                self.changes.names.extend(names);
-            }
-        }
-        if serve_names {
-            self.reframe();
-        }
-    }
-
-    fn served_names(&self, made: &[(Links, Made)]) -> bool {
-        made.iter().any(|(_, made)| self.is_served(made))
-    }
-
-    /// Whether the service is asked by the cluster's clients, so that it is a name server.
-    fn is_served(&self, made: &Made) -> bool {
-        let mut pointers = made.pointers.iter();
-        pointers.any(|pointer| self.settings.served.contains(&pointer.address))
-    }
-
-    fn change_namespace(&mut self, namespace: &str, change: impl FnOnce(&mut Index)) {
-        let keys = self.keys_in(namespace);
-        let mut names: BTreeSet<Name> = self.names_of_namespace(namespace).collect();
-        let pods = self.pod_addresses.keys();
-        let pods = pods.filter(|(other, _)| other == namespace);
-        names.extend(pods.flat_map(|(_, address)| self.names_of_pod(namespace, *address)));
-        self.change(keys, change);
-        self.add_names(names);
-    }
-
-    fn change_pod(&mut self, key: &Key, new: Option<Told<Pod>>) {
-        let addresses = |told: &Option<Told<Pod>>| -> BTreeSet<IpAddr> {
-            let addresses = told.iter().flat_map(|told| &told.object.addresses);
-            addresses.copied().collect()
-        };
-        let added = addresses(&new);
-        let old = match new {
-            Some(told) => self.pods.insert(key.clone(), told),
-            None => self.pods.remove(key),
-        };
-        let removed = addresses(&old);
-        for address in &added {
-            let place = (key.namespace.clone(), *address);
-            *self.pod_addresses.entry(place).or_default() += 1;
-        }
-        for address in &removed {
-            let place = (key.namespace.clone(), *address);
-            if let Some(count) = self.pod_addresses.get_mut(&place) {
-                *count -= 1;
-                if *count == 0 {
-                    self.pod_addresses.remove(&place);
-                }
-            }
-        }
-        let mut names = BTreeSet::new();
-        if self.settings.pods == PodMode::Verified {
-            for address in added.symmetric_difference(&removed) {
-                names.extend(self.names_of_pod(&key.namespace, *address));
-            }
-        }
-        if self.any_namespace() {
-            names.extend(self.names_of_namespace(&key.namespace));
-        }
-        self.add_names(names);
-    }
-
-    fn unlink_slice(&mut self, slice: &Key) {
-        let Some(service) = self
-            .slices
-            .get(slice)
-            .and_then(|told| told.object.service_key())
-        else {
-            return;
-        };
-        if let Some(names) = self.slices_of.get_mut(&service) {
-            names.retain(|name| **name != *slice.name);
-            if names.is_empty() {
-                self.slices_of.remove(&service);
-            }
-        }
-    }
-
-    fn names_of_namespace(&self, namespace: &str) -> impl Iterator<Item = Name> {
-        let names = self
-            .frame
-            .domains
-            .iter()
-            .flat_map(|domain| domain.of_namespace(namespace));
-        names.flatten().collect::<Vec<_>>().into_iter()
-    }
-
-    fn names_of_pod(&self, namespace: &str, address: IpAddr) -> impl Iterator<Item = Name> {
-        let parents = self
-            .frame
-            .domains
-            .iter()
-            .flat_map(|domain| domain.of_namespace(namespace));
-        parents.filter_map(move |[_, pods]| pods.child(dashed(address).as_bytes()).ok())
-    }
-
-    /// What is to find a service. It is cheaper than what the service makes, and is kept from
-    /// the start.
-    fn links(&self, key: &Key) -> Links {
-        if !self.exposes(&key.namespace) {
-            return Links::default();
-        }
-        let (mut addresses, alias) = match self.service_kind(key) {
-            Some(ServiceKind::ExternalName(target)) => (BTreeSet::new(), Name::parse(target).ok()),
-            Some(ServiceKind::ClusterIp(addresses)) => (addresses.iter().copied().collect(), None),
-            Some(ServiceKind::Headless) | None => (BTreeSet::new(), None),
-        };
-        if self.settings.endpoints == Endpoints::All {
-            let slices = self.slices_of(key).into_iter();
-            let endpoints = slices.flat_map(|slice| &slice.endpoints);
-            addresses.extend(endpoints.flat_map(|endpoint| &endpoint.addresses));
-        }
-        Links { addresses, alias }
-    }
-
-    /// Brings what finds a service up to date.
-    fn link(&mut self, key: &Key, old: &Links) {
-        let new = self.links(key);
-        let shared = Arc::new(key.clone());
-        for address in old.addresses.difference(&new.addresses) {
-            self.pointers.remove(&(*address, shared.clone()));
-        }
-        for address in new.addresses.difference(&old.addresses) {
-            self.pointers.insert((*address, shared.clone()));
-        }
-        if old.alias == new.alias {
-            return;
-        }
-        for target in targets(&old.alias) {
-            if let Some(keys) = self.aliases.get_mut(&target) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.aliases.remove(&target);
-                }
-            }
-        }
-        for target in targets(&new.alias) {
-            self.aliases.entry(target).or_default().insert(key.clone());
-        }
-    }
-
-    /// All that a service makes; nothing before everything was told once, when nobody needs it.
-    fn made(&self, key: &Key) -> Made {
-        let mut made = Made::default();
-        if !self.is_complete() {
-            return made;
-        }
-        for (at, domain) in self.frame.domains.iter().enumerate() {
-            let Some(mut contribution) = self.contribution(key, domain) else {
-                continue;
-            };
-            made.problems.append(&mut contribution.problems);
-            // PTR records name the first domain.
-            if at == 0 {
-                made.pointers.extend(contribution.pointers.drain(..));
-            }
-            made.nodes.push(subtree(contribution, key, domain));
-        }
-        made
-    }
-
-    /// Notes which names differ.
-    fn note(&mut self, key: &Key, old: Made, new: Made) {
-        let mut names = BTreeSet::new();
-        let differ = |a: &[Subtree], b: &[Subtree], names: &mut BTreeSet<Name>| {
-            for (at, tree) in a.iter().enumerate() {
-                let other = b.get(at);
-                let changed = tree
-                    .iter()
-                    .filter(|(name, node)| other.and_then(|tree| tree.get(*name)) != Some(*node));
-                names.extend(changed.map(|(name, _)| name.clone()));
-            }
-        };
-        differ(&old.nodes, &new.nodes, &mut names);
-        differ(&new.nodes, &old.nodes, &mut names);
-        // An answer that points at hosts comes with their addresses.
-        let trees = new.nodes.iter().flatten();
-        let pointing = trees.filter(|(_, node)| node.hosts().any(|host| names.contains(host)));
-        let pointing: Vec<Name> = pointing.map(|(name, _)| name.clone()).collect();
-        names.extend(pointing);
-        for pointer in old.pointers.symmetric_difference(&new.pointers) {
-            self.add_reverse_names(pointer.address, &mut names);
-        }
-        match new.problems.is_empty() {
-            true => self.problems.remove(key),
-            false => self.problems.insert(key.clone(), new.problems),
-        };
-        self.add_names(names);
-    }
-
-    /// The reverse name of an address, and those above it that exist because of it.
-    fn add_reverse_names(&self, address: IpAddr, names: &mut BTreeSet<Name>) {
-        let zones = self.view();
-        let mut name = Some(reverse_name(address));
-        while let Some(it) = name {
-            name = it.parent().filter(|parent| zones.is_inside(parent));
-            names.insert(it);
-        }
-    }
-
-    /// Notes changed names, and the aliases that lead to them.
-    fn add_names(&mut self, names: BTreeSet<Name>) {
-        let mut todo: Vec<Name> = names.into_iter().collect();
-        while let Some(name) = todo.pop() {
-            if self.changes.names.contains(&name) {
-                continue;
-            }
-            for key in self.aliases.get(&name).into_iter().flatten() {
-                let domains = self.frame.domains.iter();
-                todo.extend(domains.filter_map(|domain| super::view::service_name(key, domain)));
-            }
-            self.changes.names.insert(name);
-        }
-    }
-
-    /// Works everything out anew.
-    fn rebuild(&mut self) {
-        self.changes.everything = true;
-        self.pointers.clear();
-        self.aliases.clear();
-        self.problems.clear();
-        self.build_frame();
-        let keys = self.services.keys().chain(self.slices_of.keys());
-        let keys: BTreeSet<Key> = keys.cloned().collect();
-        for key in keys {
-            self.link(&key, &Links::default());
-            let problems = self.made(&key).problems;
-            if !problems.is_empty() {
-                self.problems.insert(key, problems);
-            }
-        }
-        // The name servers are found by their addresses.
-        self.build_frame();
-    }
-
-    /// Builds the frame again, and notes the names in it that change by that.
-    fn reframe(&mut self) {
-        self.build_frame();
-        let apexes: Vec<Name> = self.frame.apexes().collect();
-        self.changes.names.extend(apexes);
-    }
-
-    fn build_frame(&mut self) {
-        let known = Known {
-            serial: self.serial,
-            any_namespace: self.any_namespace(),
-            complete: self.is_complete(),
-            servers: self.servers(),
-        };
-        self.frame = Frame::new(&self.settings, &known);
-    }
-
-    /// For each domain the names of the services that are asked by the cluster's clients.
-    fn servers(&self) -> Vec<BTreeSet<Name>> {
-        let view = self.view();
-        let domains = self.frame.domains.iter();
-        domains
-            .map(|domain| {
-                let served = self.settings.served.iter();
-                served
-                    .flat_map(|address| view.owners(*address, domain))
-                    .collect()
-            })
-            .collect()
-    }
-
-    /// What keeps a namespace from having names.
-    fn problem_of_namespace(&self, namespace: &str) -> Option<Problem> {
-        let mut domains = self.frame.domains.iter();
-        let reason = domains.find_map(|domain| domain.of_namespace(namespace).err())?;
-        self.exposes(namespace).then(|| Problem {
-            kind: "Namespace",
-            namespace: String::new(),
-            name: namespace.to_owned(),
-            field: "metadata.name".into(),
-            reason,
-        })
-    }
 }
 
 impl Live for RwLock<Index> {
@@ -851,25 +419,6 @@ impl Live for RwLock<Index> {
         let index = self.read().unwrap_or_else(PoisonError::into_inner);
         see(&index.view());
     }
-}
-
-/// The addresses with each of the UDP ports.
-fn sockets(addresses: &[IpAddr], ports: &[Port]) -> Vec<SocketAddr> {
-    let numbers = ports.iter().filter(|port| port.protocol == "udp");
-    let numbers = numbers.filter_map(|port| port.number);
-    numbers
-        .flat_map(|number| {
-            let addresses = addresses.iter();
-            addresses.map(move |address| SocketAddr::new(*address, number))
-        })
-        .collect()
-}
-
-/// Where an alias is found: at the name it leads to, and at the name above, which may say
-/// what is below it.
-fn targets(alias: &Option<Name>) -> impl Iterator<Item = Name> {
-    let target = alias.iter().cloned();
-    target.chain(alias.iter().filter_map(Name::parent))
 }
 
 /// Makes the model of all objects, stored. An object that makes no sense is a problem and

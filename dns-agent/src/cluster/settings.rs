@@ -92,11 +92,11 @@ pub enum NameServers {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Endpoints {
-    /// Of headless ones. Names of endpoints below others, and PTR records of endpoints, are
-    /// somebody else's to answer.
+    /// Those of headless services. Names of endpoints below others, and PTR records of endpoints,
+    /// are somebody else's to answer.
     #[default]
     Headless,
-    /// Of all.
+    /// Those of all services.
     All,
 }
 

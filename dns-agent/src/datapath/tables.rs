@@ -148,7 +148,7 @@ impl<G: Grace> Tables<G> {
         self.owned = self.complete_zones(data);
         self.deep = deep.clone();
         self.settle(data, &deep)?;
-        Ok(self.finish(round))
+        Ok(self.finish(&round))
     }
 
     /// Brings the tables to `data` where only these names may have changed since the last round. The
@@ -186,7 +186,7 @@ impl<G: Grace> Tables<G> {
             self.owned = self.complete_zones(data);
         }
         self.replace_settings(data, &deep)?;
-        Ok(self.finish(round))
+        Ok(self.finish(&round))
     }
 
     /// Answers for other addresses from now on.
@@ -261,7 +261,7 @@ impl<G: Grace> Tables<G> {
         complete
     }
 
-    fn finish(&mut self, round: Round<'_>) -> Published {
+    fn finish(&mut self, round: &Round<'_>) -> Published {
         self.published = Published {
             left_out: self.left_out.len(),
             ..round.published

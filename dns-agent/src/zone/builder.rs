@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::model::RecordSet;
+use super::node::RecordSet;
 use super::{Absent, Apex, Below, Model, Name, NameError, Node, Rdata, Record, Rtype};
 
 /// Collects names and records, in any order, until [`ModelBuilder::build`].

@@ -6,7 +6,7 @@
 
 use std::io::{self, Write};
 
-use super::model::RecordSet;
+use super::node::RecordSet;
 use super::{Answer, Below, Model, Name, Node, Rdata, Record, Rtype, ZoneData};
 
 /// The name server of a zone that has none with an address: nobody's, by RFC 6761 §6.4.

@@ -7,17 +7,21 @@
 
 mod address;
 mod builder;
+mod data;
 pub mod master;
 mod model;
 mod name;
+mod node;
 mod record;
 mod wire;
 
 pub use address::{dashed, reverse_name, reverse_network, reverse_range, reverse_zones, undashed};
 pub use builder::ModelBuilder;
-pub(crate) use model::address_data;
-pub use model::{Absent, Answer, Apex, Below, Live, Model, Node, Rest, ZoneData};
+pub use data::{Answer, Live, ZoneData};
+pub use model::{Absent, Apex, Model};
 pub use name::{Name, NameError};
+pub(crate) use node::address_data;
+pub use node::{Below, Node, Rest};
 pub use record::{Rdata, Record, Rtype, Soa, Srv};
 pub use wire::{Sections, orders, render};
 

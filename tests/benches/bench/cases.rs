@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use dns_agent::zone::{
-    Answer, Model, ModelBuilder, Name, Rdata, Record, Rtype, render, reverse_name,
+    Answer, Model, ModelBuilder, Name, Rdata, Record, Rtype, ZoneData, render, reverse_name,
 };
 use zerohop_tests::{
     packet::Query,

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::cluster::{Objects, PodMode, ZoneSettings};
+use crate::cluster::{KnownPods, Objects, PodMode, ZoneSettings};
 use crate::zone::{Model, Rtype, ZoneData};
 
 use super::{
@@ -178,6 +178,28 @@ fn rule_9_pods_insecure() {
         .collect();
     assert_eq!(computed.len(), 2, "{computed:?}");
     assert!(computed.contains(&"default.pod.cluster.local.".into()));
+}
+
+#[test]
+fn of_pods_that_are_known_in_part_none_is_denied() {
+    let settings = ZoneSettings {
+        pods: PodMode::Verified,
+        known_pods: KnownPods::Some,
+        ..ZoneSettings::default()
+    };
+    let pods = json!([pod("p", &["10.240.0.1"], "Running")]);
+    let model = model_with(pods, &settings);
+    for (question, data) in [
+        ("10-240-0-1.default", "A 10.240.0.1"),
+        ("10-240-0-2.default", "NOT OURS"),
+        ("no-address.default", "NOT OURS"),
+        ("x.10-240-0-2.default", "NXDOMAIN"),
+        ("default", "NODATA"),
+        ("10-240-0-1.ghost", "NXDOMAIN"),
+    ] {
+        let question = format!("{question}.pod.cluster.local.");
+        assert_eq!(say(&model, &question, Rtype::A), data, "{question}");
+    }
 }
 
 #[test]

@@ -88,9 +88,8 @@ async fn a_kind_that_may_not_be_read_keeps_nothing_else_from_working() {
         }
         let mut listed = Vec::new();
         while let Ok(event) = events.try_recv() {
-            match event {
-                Event::Listed(feed) => listed.push(feed),
-                _ => {}
+            if let Event::Listed(feed) = event {
+                listed.push(feed);
             }
         }
         listed.sort();

@@ -1,0 +1,147 @@
+//! What an index knows of objects.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use super::Index;
+use crate::cluster::frame::Domain;
+use crate::cluster::objects::{EndpointSlice, Key, Pod, Port, Service, ServiceKind};
+use crate::cluster::service::{Contribution, contribution, orphaned};
+
+impl Index {
+    /// Where a service answers UDP: its ClusterIPs, and its endpoints as far as they are known.
+    #[must_use]
+    pub fn dns_addresses(&self, key: &Key) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
+        let Some(service) = self.service(key) else {
+            return (Vec::new(), Vec::new());
+        };
+        let own = match &service.kind {
+            ServiceKind::ClusterIp(addresses) => sockets(addresses, &service.ports),
+            _ => Vec::new(),
+        };
+        let slices = self.slices_of(key).into_iter();
+        let endpoints = slices.flat_map(|slice| {
+            let endpoints = slice.endpoints.iter();
+            endpoints.flat_map(|endpoint| sockets(&endpoint.addresses, &slice.ports))
+        });
+        let endpoints: BTreeSet<SocketAddr> = endpoints.collect();
+        (own, endpoints.into_iter().collect())
+    }
+
+    /// What stands behind a service's name; none for an unknown service.
+    #[must_use]
+    pub fn service_kind(&self, key: &Key) -> Option<&ServiceKind> {
+        self.service(key).map(|service| &service.kind)
+    }
+
+    /// Whether a namespace is exposed.
+    pub(in crate::cluster) fn exposes(&self, namespace: &str) -> bool {
+        let listed = &self.settings.namespaces;
+        let is_listed = listed.is_empty() || listed.iter().any(|name| name == namespace);
+        if self.namespaces_known {
+            return is_listed && self.namespaces.contains_key(namespace);
+        }
+        match listed.is_empty() {
+            // Those that objects are in; that others exist too is said above them.
+            true => self.has_objects(namespace),
+            false => is_listed,
+        }
+    }
+
+    /// Whether every namespace exists.
+    pub(in crate::cluster) fn any_namespace(&self) -> bool {
+        !self.namespaces_known && self.settings.namespaces.is_empty()
+    }
+
+    /// Whether the Namespaces told are all there are.
+    pub(in crate::cluster) fn knows_namespaces(&self) -> bool {
+        self.namespaces_known
+    }
+
+    /// Whether a Namespace was told.
+    pub(in crate::cluster) fn has_namespace(&self, name: &str) -> bool {
+        self.namespaces.contains_key(name)
+    }
+
+    /// The exposed namespaces that are known.
+    pub(in crate::cluster) fn exposed_namespaces(&self) -> BTreeSet<&str> {
+        let listed = self.settings.namespaces.iter().map(String::as_str);
+        let told = self.namespaces.keys().map(String::as_str);
+        let services = self.services.keys().map(|key| key.namespace.as_str());
+        let pods = self.pods.keys().map(|key| key.namespace.as_str());
+        let slices = self.slices_of.keys().map(|key| key.namespace.as_str());
+        let of_objects = services.chain(slices).chain(pods);
+        let all: BTreeSet<&str> = listed.chain(told).chain(of_objects).collect();
+        all.into_iter().filter(|name| self.exposes(name)).collect()
+    }
+
+    /// A Service.
+    pub(in crate::cluster) fn service(&self, key: &Key) -> Option<&Service> {
+        self.services.get(key).map(|told| &told.object)
+    }
+
+    /// All Services.
+    pub(in crate::cluster) fn services(&self) -> impl Iterator<Item = &Key> {
+        self.services.keys()
+    }
+
+    /// The slices of a Service.
+    pub(in crate::cluster) fn slices_of(&self, service: &Key) -> Vec<&EndpointSlice> {
+        let names = self.slices_of.get(service).into_iter().flatten();
+        let slices = names.filter_map(|name| {
+            self.slices.get(&Key {
+                namespace: service.namespace.clone(),
+                name: name.to_string(),
+            })
+        });
+        slices.map(|told| &told.object).collect()
+    }
+
+    /// All Pods.
+    pub(in crate::cluster) fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values().map(|told| &told.object)
+    }
+
+    /// The addresses of pods of exposed namespaces.
+    pub(in crate::cluster) fn pod_addresses(&self) -> impl Iterator<Item = (&str, IpAddr)> {
+        let addresses = self.pod_addresses.keys();
+        addresses
+            .map(|(namespace, address)| (namespace.as_str(), *address))
+            .filter(|(namespace, _)| self.exposes(namespace))
+    }
+
+    /// Whether a pod of a namespace has an address.
+    pub(in crate::cluster) fn has_pod(&self, namespace: &str, address: IpAddr) -> bool {
+        self.pod_addresses
+            .contains_key(&(namespace.to_owned(), address))
+    }
+
+    /// What a Service and its slices give to a domain; none when they are not there, or not exposed.
+    pub(in crate::cluster) fn contribution(
+        &self,
+        key: &Key,
+        domain: &Domain,
+    ) -> Option<Contribution> {
+        if !self.exposes(&key.namespace) {
+            return None;
+        }
+        let slices = self.slices_of(key);
+        match self.service(key) {
+            Some(service) => Some(contribution(service, &slices, &domain.svc, &self.settings)),
+            None if slices.is_empty() => None,
+            None => Some(orphaned(key, &slices, &domain.svc, &self.settings)),
+        }
+    }
+}
+
+/// The addresses with each of the UDP ports.
+fn sockets(addresses: &[IpAddr], ports: &[Port]) -> Vec<SocketAddr> {
+    let numbers = ports.iter().filter(|port| port.protocol == "udp");
+    let numbers = numbers.filter_map(|port| port.number);
+    numbers
+        .flat_map(|number| {
+            let addresses = addresses.iter();
+            addresses.map(move |address| SocketAddr::new(*address, number))
+        })
+        .collect()
+}

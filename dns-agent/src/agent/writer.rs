@@ -271,10 +271,10 @@ impl Writer {
             }
             Event::Deleted { feed, key } => {
                 index.delete(feed, &key);
-                self.unpublished.push(Taken {
-                    read,
-                    endpoints: None,
-                });
+                if index.is_complete() {
+                    let endpoints = None;
+                    self.unpublished.push(Taken { read, endpoints });
+                }
             }
             Event::Unusable { problem, .. } => {
                 if !self.unusable.contains(&problem) {
@@ -307,6 +307,7 @@ impl Writer {
             }
             changes
         };
+        self.serve();
         let has_changed = changes.everything || !changes.names.is_empty();
         if has_changed {
             self.bring(&changes);
@@ -333,23 +334,31 @@ impl Writer {
         has_changed || is_due
     }
 
+    /// Follows the addresses of the cluster's DNS. They may change without any name: its Service may
+    /// not be exposed, and names of its endpoints may be left to others.
+    fn serve(&mut self) {
+        let Some(api) = &self.api else {
+            return;
+        };
+        let index = read_lock(&self.index);
+        let (services, endpoints) = index.dns_addresses(&api.dns_service);
+        if let Some(cluster_dns) = &api.cluster_dns {
+            cluster_dns.set(&services);
+        }
+        match api.serves {
+            Serves::Given => {}
+            Serves::Service => self.kernel.serve(&index.view(), &services),
+            Serves::ServiceAndEndpoints => {
+                let addresses = [services, endpoints].concat();
+                self.kernel.serve(&index.view(), &addresses);
+            }
+        }
+    }
+
     /// Brings changes to the kernel.
     fn bring(&mut self, changes: &Changes) {
         let index = read_lock(&self.index);
         let view = index.view();
-        if let Some(api) = &self.api {
-            let (services, endpoints) = index.dns_addresses(&api.dns_service);
-            if let Some(cluster_dns) = &api.cluster_dns {
-                cluster_dns.set(&services);
-            }
-            match api.serves {
-                Serves::Given => {}
-                Serves::Service => self.kernel.serve(&view, &services),
-                Serves::ServiceAndEndpoints => {
-                    self.kernel.serve(&view, &[services, endpoints].concat());
-                }
-            }
-        }
         if self.kernel.is_waiting() {
             // Where everything passes nothing is known of what the tables must hold later.
             if !view.zones().is_empty() {

@@ -137,7 +137,7 @@ pub struct Suffix {
     pub length: u32,
     /// Position in [`Settings::zones`].
     pub zone: u16,
-    /// [`Suffix::OWN`] or [`Suffix::PASS`].
+    /// [`Suffix::OWN`], [`Suffix::OWN_EXCEPT_SOA`] or [`Suffix::PASS`].
     pub action: u16,
     /// Covers the octets of the first word in use that belong to the suffix.
     pub mask: u64,
@@ -148,6 +148,8 @@ impl Suffix {
     pub const PASS: u16 = 0;
     /// A name under this suffix that has no record does not exist.
     pub const OWN: u16 = 1;
+    /// The same, but nothing is said to who asks for its SOA.
+    pub const OWN_EXCEPT_SOA: u16 = 2;
 
     /// The entry for a name in wire form, lower-cased.
     ///

@@ -15,11 +15,19 @@ use crate::{
 /// every name in ip6.arpa.
 const MAX_LABELS: usize = 40;
 
+/// SOA (RFC 1035 section 3.2.2), as it stands on the wire.
+const SOA: u16 = 6u16.to_be();
+
 /// The suffix of a name without a record, if its absence from the tables means something.
 #[inline(always)]
 pub(crate) fn owned(query: &Query<'_>) -> Result<MatchedSuffix, Outcome> {
     let suffix = suffix_of(query)?;
-    if suffix.action != Suffix::OWN {
+    let is_owned = match suffix.action {
+        Suffix::OWN => true,
+        Suffix::OWN_EXCEPT_SOA => query.rtype != SOA,
+        _ => false,
+    };
+    if !is_owned {
         return Err(Outcome::NotOwned);
     }
     if is_meta(query.rtype) {

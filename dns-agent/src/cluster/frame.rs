@@ -11,7 +11,7 @@ use crate::zone::{
 };
 
 use super::objects::Problem;
-use super::settings::{Endpoints, KnownPods, NameServers, PodMode, ZoneSettings};
+use super::settings::{Departures, Endpoints, KnownPods, NameServers, PodMode, ZoneSettings};
 
 /// The version of the cluster's naming scheme.
 const DNS_VERSION: &[u8] = b"1.1.0";
@@ -78,6 +78,7 @@ impl Frame {
             // Somebody else knows the endpoints' pointers.
             _ if settings.endpoints == Endpoints::Headless && is_reverse(name) => Absent::Passed,
             _ if !known.complete => Absent::NotYetKnown,
+            _ if settings.departures == Departures::Passed => Absent::DeniedExceptSoa,
             _ => Absent::Denied,
         });
         Frame {

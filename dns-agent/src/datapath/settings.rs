@@ -81,11 +81,14 @@ pub fn build(
                 .filter(|inner| inner.wire().len() > MAX_SUFFIX)
                 .all(|inner| *inner == apex.name || !inner.is_at_or_below(&apex.name))
         };
-        let denies = owned[number] && apex.absent == Absent::Denied;
-        let action = if denies && covers_all() {
-            Suffix::OWN
-        } else {
-            Suffix::PASS
+        let action = match apex.absent {
+            Absent::Denied => Suffix::OWN,
+            Absent::DeniedExceptSoa => Suffix::OWN_EXCEPT_SOA,
+            Absent::Passed | Absent::NotYetKnown => Suffix::PASS,
+        };
+        let action = match owned[number] && covers_all() {
+            true => action,
+            false => Suffix::PASS,
         };
         suffixes.push((apex.name.wire(), number as u16, action));
     }

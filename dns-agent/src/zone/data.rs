@@ -44,7 +44,7 @@ pub trait ZoneData {
     /// Answers a question of class IN.
     fn answer(&self, name: &Name, rtype: Rtype) -> Answer {
         let Some(found) = self.find(name) else {
-            return self.absent(name);
+            return self.absent(name, rtype);
         };
         if found.is_passed(rtype) {
             return Answer::NotOurs;
@@ -109,12 +109,13 @@ pub trait ZoneData {
 
     /// What is said of a name that is not there.
     #[doc(hidden)]
-    fn absent(&self, name: &Name) -> Answer {
+    fn absent(&self, name: &Name, rtype: Rtype) -> Answer {
         let Some(zone) = self.zone_of(name) else {
             return Answer::NotOurs;
         };
         match self.zones()[zone].absent {
-            Absent::Denied => Answer::NxDomain { zone },
+            Absent::DeniedExceptSoa if rtype == Rtype::SOA => Answer::NotOurs,
+            Absent::Denied | Absent::DeniedExceptSoa => Answer::NxDomain { zone },
             Absent::Passed => Answer::NotOurs,
             Absent::NotYetKnown => Answer::NotYetKnown,
         }
@@ -139,7 +140,7 @@ pub trait ZoneData {
                 return Answer::Alias { chain, target };
             }
             let Some(found) = self.find(&target) else {
-                match self.absent(&target) {
+                match self.absent(&target, rtype) {
                     Answer::NxDomain { .. } => break,
                     others => return others,
                 }

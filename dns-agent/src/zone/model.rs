@@ -39,6 +39,8 @@ pub enum Absent {
     /// That they do not exist.
     #[default]
     Denied,
+    /// The same, but to who asks for their SOA nothing: somebody else is asked for that.
+    DeniedExceptSoa,
     /// Nothing: somebody else may know them.
     Passed,
     /// That nobody can know yet: not everything that makes names has been told.

@@ -9,7 +9,7 @@ use dns_agent::{
         grace::Rcu,
         object::{Object, Program, Size},
     },
-    zone::{Model, ModelBuilder, Name, Rdata, Record},
+    zone::{Absent, Model, ModelBuilder, Name, Rdata, Record},
 };
 use dns_common::Outcome;
 use zerohop_tests::{
@@ -23,6 +23,7 @@ use super::{
 };
 
 const A: u16 = 1;
+const SOA: u16 = 6;
 
 /// Two namespaces with a service each, and a pod.
 const OBJECTS: &str = "
@@ -182,6 +183,24 @@ fn what_is_not_exposed_does_not_exist() {
 }
 
 #[test]
+fn the_soa_of_absent_names_may_be_left_to_others() {
+    let mut builder = builder(1);
+    builder.set_absent(|_| Absent::DeniedExceptSoa);
+    let mut fixture = Fixture::with(builder.build());
+    let mut end = |name: &str, rtype| {
+        let frame = Fixture::query(name, rtype).frame();
+        let (Ended::Answered(outcome, _) | Ended::Passed(outcome)) =
+            fixture.run(Program::TcPeer, &frame);
+        outcome
+    };
+    let absent = "absent.shop.svc.cluster.local";
+    assert_eq!(end(absent, A), Outcome::NxDomain);
+    assert_eq!(end(absent, SOA), Outcome::NotOwned);
+    assert_eq!(end("cluster.local", SOA), Outcome::Data);
+    assert_eq!(end(&service(0), SOA), Outcome::NoData);
+}
+
+#[test]
 fn nothing_is_denied_before_everything_is_published() {
     const NAMES: usize = 500;
     let model = services(NAMES);
@@ -269,6 +288,10 @@ fn service(number: usize) -> String {
 }
 
 fn services(count: usize) -> Model {
+    builder(count).build()
+}
+
+fn builder(count: usize) -> ModelBuilder {
     let mut builder = ModelBuilder::new(1);
     let zone = Name::parse("cluster.local").unwrap();
     builder.add_zone(zone, 5).unwrap();
@@ -279,5 +302,5 @@ fn services(count: usize) -> Model {
             data: Rdata::A([10, 96, 0, 1].into()),
         });
     }
-    builder.build()
+    builder
 }

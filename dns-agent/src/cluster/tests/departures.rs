@@ -114,6 +114,22 @@ fn labels_in_front_of_a_pods_address_may_be_left_to_coredns() {
 }
 
 #[test]
+fn soa_of_a_name_that_does_not_exist_may_be_left_to_coredns() {
+    let settings = ZoneSettings {
+        departures: Departures::Passed,
+        ..ZoneSettings::default()
+    };
+    let mut all = objects(json!([]));
+    all.insert(object(namespace("default")));
+    let index = Index::of(all, settings, 3);
+    for (rtype, said) in [(Rtype::SOA, "NOT OURS"), (Rtype::A, "NXDOMAIN")] {
+        for name in ["ghost.default", "ghost", "ghost.cluster.local."] {
+            assert_eq!(say(&index.view(), name, rtype), said, "{name} {rtype}");
+        }
+    }
+}
+
+#[test]
 fn targets_are_in_lower_case_whatever_the_query() {
     let model = cluster(PodMode::Insecure);
     assert_eq!(

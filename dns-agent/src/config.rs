@@ -546,10 +546,7 @@ fn kubernetes(settings: &Settings) -> anyhow::Result<Kubernetes> {
     }
     let key = |given: &Option<ObjectName>, name: &str| match given {
         Some(ObjectName(key)) => key.clone(),
-        None => Key {
-            namespace: "kube-system".to_owned(),
-            name: name.to_owned(),
-        },
+        None => Key::new("kube-system", name),
     };
     let serves = match (&settings.serve, settings.serve_dns_endpoints) {
         (Some(_), true) => bail!(

@@ -7,10 +7,7 @@
 #[path = "../src/source/kubernetes/tests/fake.rs"]
 mod fake;
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicUsize, Ordering},
-};
+mod counted;
 
 use dns_agent::source::{
     Event, Feed,
@@ -25,31 +22,6 @@ use tokio::sync::mpsc;
 const SLICES: usize = 50_000;
 /// The octets of a piece of the body, as hyper reads them.
 const PIECE: usize = 16 << 10;
-
-#[global_allocator]
-static COUNTED: Counted = Counted;
-
-static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-/// The system's allocator, and the number of octets that are allocated.
-struct Counted;
-
-// SAFETY: every call goes to the system's allocator as it is.
-unsafe impl GlobalAlloc for Counted {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(now, Ordering::Relaxed);
-        // SAFETY: the caller's promises are the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        ALLOCATED.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promises are the same.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 #[tokio::test]
 async fn a_list_takes_little_memory_however_long_it_is() {
@@ -69,8 +41,8 @@ async fn a_list_takes_little_memory_however_long_it_is() {
         .position(|list| list.get("labelSelector") == Some("service.kubernetes.io/headless"));
     let list = asked.swap_remove(headless.unwrap());
 
-    let before = ALLOCATED.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
+    let before = counted::now();
+    counted::take_peak();
     let body = tokio::spawn(write(list));
     let mut applied = 0;
     loop {
@@ -85,7 +57,7 @@ async fn a_list_takes_little_memory_however_long_it_is() {
         }
     }
     assert_eq!(applied, SLICES);
-    let peak = PEAK.load(Ordering::Relaxed) - before;
+    let peak = counted::take_peak() - before;
     let body = body.await.unwrap();
     println!("{peak} octets allocated at most, for a body of {body} octets");
     assert!(peak < 1 << 20, "{peak}");

@@ -1,6 +1,7 @@
 //! Objects as the API writes them, read into ours.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
@@ -43,14 +44,13 @@ impl TryFrom<core::Service> for Object {
                 Port::new(port.name, port.protocol, Some(port.port))
                     .map_err(|reason| problem(format!("spec.ports[{index}].port"), reason))
             })
-            .collect::<Result<_, _>>()
-            .map(fitted)?;
+            .collect::<Result<_, _>>()?;
         let addresses = match spec.cluster_ips {
             Some(addresses) if !addresses.is_empty() => addresses,
             _ => spec.cluster_ip.into_iter().collect(),
         };
         let kind = if spec.type_.as_deref() == Some("ExternalName") {
-            ServiceKind::ExternalName(spec.external_name.unwrap_or_default())
+            ServiceKind::ExternalName(spec.external_name.unwrap_or_default().into())
         } else if addresses.first().is_some_and(|address| address == "None") {
             ServiceKind::Headless
         } else {
@@ -60,8 +60,7 @@ impl TryFrom<core::Service> for Object {
                 .map(|text| {
                     address(text).map_err(|reason| problem("spec.clusterIPs".into(), reason))
                 })
-                .collect::<Result<_, _>>()
-                .map(fitted)?;
+                .collect::<Result<_, _>>()?;
             ServiceKind::ClusterIp(addresses)
         };
         Ok(Object::Service(Service { key, kind, ports }))
@@ -77,7 +76,8 @@ impl TryFrom<discovery::EndpointSlice> for Object {
         let service = slice
             .metadata
             .labels
-            .and_then(|mut labels| labels.remove(SERVICE_LABEL));
+            .and_then(|mut labels| labels.remove(SERVICE_LABEL))
+            .map(Into::into);
         let ports = slice
             .ports
             .unwrap_or_default()
@@ -87,28 +87,24 @@ impl TryFrom<discovery::EndpointSlice> for Object {
                 Port::new(port.name, port.protocol, port.port)
                     .map_err(|reason| problem(format!("ports[{index}].port"), reason))
             })
-            .collect::<Result<_, _>>()
-            .map(fitted)?;
+            .collect::<Result<_, _>>()?;
         // Slices of domain names (addressType FQDN) have no addresses to publish.
         let endpoints = if slice.address_type == "FQDN" {
             Vec::new()
         } else {
             slice.endpoints
         };
-        let endpoints = endpoints
-            .into_iter()
-            .enumerate()
-            .filter(|(_, endpoint)| is_ready(endpoint))
-            .map(|(index, endpoint)| {
-                Endpoint::new(endpoint)
-                    .map_err(|reason| problem(format!("endpoints[{index}].addresses"), reason))
-            })
-            .collect::<Result<_, _>>()
-            .map(fitted)?;
+        let ready = endpoints.into_iter().enumerate();
+        let ready = ready.filter(|(_, endpoint)| is_ready(endpoint));
+        let mut endpoints = Vec::new();
+        for (index, endpoint) in ready {
+            Endpoint::read(endpoint, &mut endpoints)
+                .map_err(|reason| problem(format!("endpoints[{index}].addresses"), reason))?;
+        }
         Ok(Object::EndpointSlice(EndpointSlice {
             key,
             service,
-            endpoints,
+            endpoints: endpoints.into(),
             ports,
         }))
     }
@@ -198,18 +194,22 @@ impl TryFrom<ApiPod> for Object {
 }
 
 impl Endpoint {
-    fn new(endpoint: discovery::Endpoint) -> Result<Endpoint, String> {
-        Ok(Endpoint {
-            addresses: endpoint
-                .addresses
-                .iter()
-                .map(|text| address(text))
-                .collect::<Result<_, _>>()
-                .map(fitted)?,
-            hostname: endpoint.hostname.filter(|name| !name.is_empty()),
-            pod: endpoint.target_ref.and_then(|target| target.name),
-            zone: endpoint.zone.filter(|zone| !zone.is_empty()),
-        })
+    /// Adds one for each address.
+    fn read(endpoint: discovery::Endpoint, to: &mut Vec<Endpoint>) -> Result<(), String> {
+        let stated = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let hostname = stated(endpoint.hostname).map(Box::from);
+        let pod = endpoint.target_ref.and_then(|target| target.name);
+        let pod = pod.map(Box::from);
+        let zone = stated(endpoint.zone).map(Arc::from);
+        for text in &endpoint.addresses {
+            to.push(Endpoint {
+                address: address(text)?,
+                hostname: hostname.clone(),
+                pod: pod.clone(),
+                zone: zone.clone(),
+            });
+        }
+        Ok(())
     }
 }
 
@@ -223,17 +223,15 @@ impl Port {
             .map(|number| u16::try_from(number).map_err(|_| format!("{number} is not a port")))
             .transpose()?;
         Ok(Port {
-            name: name.filter(|name| !name.is_empty()),
-            protocol: protocol.map_or_else(|| "tcp".into(), |text| text.to_ascii_lowercase()),
+            name: name.filter(|name| !name.is_empty()).map(Into::into),
+            protocol: match protocol.as_deref() {
+                None | Some("TCP") => "tcp".into(),
+                Some("UDP") => "udp".into(),
+                Some(other) => other.to_ascii_lowercase().into(),
+            },
             number,
         })
     }
-}
-
-/// Values read from others take over the memory of those, which are larger.
-fn fitted<T>(mut values: Vec<T>) -> Vec<T> {
-    values.shrink_to_fit();
-    values
 }
 
 /// Ready is true or absent; nothing else is looked at.
@@ -249,10 +247,10 @@ fn key(kind: &'static str, metadata: &ObjectMeta) -> Result<Key, Problem> {
     let key = Key {
         // Where kubectl puts an object that names no namespace.
         namespace: match kind {
-            "Namespace" => String::new(),
-            _ => metadata.namespace.clone().unwrap_or("default".into()),
+            "Namespace" => "".into(),
+            _ => metadata.namespace.as_deref().unwrap_or("default").into(),
         },
-        name: metadata.name.clone().unwrap_or_default(),
+        name: metadata.name.as_deref().unwrap_or_default().into(),
     };
     if key.name.is_empty() {
         return Err(Problem::of(

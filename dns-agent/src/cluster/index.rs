@@ -7,6 +7,7 @@
 mod changes;
 mod known;
 mod links;
+mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::zone::{Live, Name, ZoneData};
 
+use self::shared::Shared;
 use super::feed::Feed;
 use super::frame::{Frame, Known};
 use super::objects::{EndpointSlice, Key, Object, ObjectCounts, Objects, Pod, Problem, Service};
@@ -29,21 +31,22 @@ pub struct Index {
     completeness: Completeness,
     /// Whether the Namespaces told are all there are. If not, all exist.
     namespaces_known: bool,
-    namespaces: BTreeMap<String, Told<()>>,
+    namespaces: BTreeMap<Arc<str>, Told<()>>,
     services: BTreeMap<Key, Told<Service>>,
     slices: BTreeMap<Key, Told<EndpointSlice>>,
     pods: BTreeMap<Key, Told<Pod>>,
     /// The slices of each service, by their names.
-    slices_of: BTreeMap<Key, Vec<Box<str>>>,
+    slices_of: BTreeMap<Key, Vec<Arc<str>>>,
     /// The services of each address that has names.
     pub(super) pointers: BTreeSet<(IpAddr, Arc<Key>)>,
     /// The aliases that lead to a name, and those that lead to a name one label below it.
     aliases: BTreeMap<Name, BTreeSet<Key>>,
     /// How many pods of a namespace have an address.
-    pod_addresses: BTreeMap<(String, IpAddr), usize>,
+    pod_addresses: BTreeMap<(Arc<str>, IpAddr), usize>,
     /// The list of each feed that came last, by number.
     lists: BTreeMap<Feed, u32>,
     problems: BTreeMap<Key, Vec<Problem>>,
+    shared: Shared,
     changes: Changes,
 }
 
@@ -100,6 +103,7 @@ impl Index {
             pod_addresses: BTreeMap::new(),
             lists: BTreeMap::new(),
             problems: BTreeMap::new(),
+            shared: Shared::default(),
             changes: Changes::default(),
         }
     }
@@ -200,10 +204,7 @@ impl Index {
         let mut gone = Vec::new();
         for (namespace, told) in &self.namespaces {
             if is_gone(told.feed, told.list) {
-                gone.push(Key {
-                    namespace: String::new(),
-                    name: namespace.clone(),
-                });
+                gone.push(Key::new("", namespace.clone()));
             }
         }
         fn keys<T>(
@@ -221,6 +222,7 @@ impl Index {
         for key in gone {
             self.delete(feed, &key);
         }
+        self.shared.tidy();
     }
 
     /// An object is there: new, or as it is now. Says whether it is another than before.
@@ -242,26 +244,28 @@ impl Index {
                     index.namespaces.insert(name.clone(), told);
                 });
             }
-            Object::Service(object) => {
+            Object::Service(mut object) => {
                 if let Some(old) = self.services.get_mut(&object.key)
                     && old.object == object
                 {
                     (old.feed, old.list) = (feed, list);
                     return false;
                 }
+                self.shared.share_service(&mut object);
                 let key = object.key.clone();
                 let told = Told { object, feed, list };
                 self.change(&BTreeSet::from([key.clone()]), |index| {
                     index.services.insert(key, told);
                 });
             }
-            Object::EndpointSlice(object) => {
+            Object::EndpointSlice(mut object) => {
                 if let Some(old) = self.slices.get_mut(&object.key)
                     && old.object == object
                 {
                     (old.feed, old.list) = (feed, list);
                     return false;
                 }
+                self.shared.share_slice(&mut object);
                 let mut services: BTreeSet<Key> = object.service_key().into_iter().collect();
                 services.extend(
                     self.slices
@@ -273,10 +277,10 @@ impl Index {
                     index.unlink_slice(&told.object.key);
                     if let Some(service) = told.object.service_key() {
                         let names = index.slices_of.entry(service).or_default();
-                        let name = told.object.key.name.as_str();
-                        let at = names.partition_point(|other| **other < *name);
+                        let name = &told.object.key.name;
+                        let at = names.partition_point(|other| other < name);
                         names.reserve_exact(1);
-                        names.insert(at, name.into());
+                        names.insert(at, name.clone());
                     }
                     index.slices.insert(told.object.key.clone(), told);
                 });
@@ -380,13 +384,10 @@ impl Index {
 
     /// The Services of a namespace, and those that only their slices tell of.
     fn keys_in(&self, namespace: &str) -> BTreeSet<Key> {
-        let start = Key {
-            namespace: namespace.to_owned(),
-            name: String::new(),
-        };
+        let start = Key::first_in(namespace);
         let services = self.services.range(start.clone()..).map(|(key, _)| key);
         let others = self.slices_of.range(start..).map(|(key, _)| key);
-        let is_inside = |key: &&Key| key.namespace == namespace;
+        let is_inside = |key: &&Key| key.is_in(namespace);
         let services = services.take_while(is_inside);
         services
             .chain(others.take_while(is_inside))
@@ -400,12 +401,9 @@ impl Index {
 
     fn has_objects(&self, namespace: &str) -> bool {
         fn first<'a, T>(objects: &'a BTreeMap<Key, T>, namespace: &str) -> Option<&'a Key> {
-            let start = Key {
-                namespace: namespace.to_owned(),
-                name: String::new(),
-            };
+            let start = Key::first_in(namespace);
             let mut keys = objects.range(start..).map(|(key, _)| key);
-            keys.next().filter(|key| key.namespace == namespace)
+            keys.next().filter(|key| key.is_in(namespace))
         }
         first(&self.services, namespace).is_some()
             || first(&self.slices_of, namespace).is_some()

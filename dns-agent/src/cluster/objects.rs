@@ -1,8 +1,10 @@
 //! What matters of a cluster's objects.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +12,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
     /// The names of the Namespaces.
-    pub namespaces: BTreeSet<String>,
+    pub namespaces: BTreeSet<Arc<str>>,
     /// The Services.
     pub services: BTreeMap<Key, Service>,
     /// The EndpointSlices, by their own name.
@@ -35,13 +37,14 @@ pub struct ObjectCounts {
     pub pods: usize,
 }
 
-/// What tells apart the objects of one kind.
+/// What tells apart the objects of one kind. It is kept wherever an object is found, so its
+/// texts are shared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// The namespace it is in.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 /// One object, read from the API's form with `TryFrom`.
@@ -61,7 +64,7 @@ pub enum Object {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 /// A service.
@@ -71,19 +74,19 @@ pub struct Service {
     pub key: Key,
     /// What stands behind its name.
     pub kind: ServiceKind,
-    /// Its ports.
-    pub ports: Vec<Port>,
+    /// Its ports; services share the lists they have in common.
+    pub ports: Arc<[Port]>,
 }
 
 /// What stands behind a service's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceKind {
     /// Virtual addresses.
-    ClusterIp(Vec<IpAddr>),
+    ClusterIp(Box<[IpAddr]>),
     /// The addresses of its endpoints.
     Headless,
     /// Another domain name.
-    ExternalName(String),
+    ExternalName(Box<str>),
 }
 
 /// A part of a service's endpoints.
@@ -93,33 +96,33 @@ pub struct EndpointSlice {
     pub key: Key,
     /// The name of the service, in the same namespace. A slice without the label
     /// is nobody's.
-    pub service: Option<String>,
-    /// The endpoints that are ready.
-    pub endpoints: Vec<Endpoint>,
+    pub service: Option<Arc<str>>,
+    /// The addresses of the endpoints that are ready.
+    pub endpoints: Box<[Endpoint]>,
     /// The ports that each of the endpoints has.
-    pub ports: Vec<Port>,
+    pub ports: Arc<[Port]>,
 }
 
-/// One endpoint of a service.
+/// One address of an endpoint of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Its host name, if it has one of its own.
-    pub hostname: Option<String>,
+    /// The address.
+    pub address: IpAddr,
+    /// The endpoint's host name, if it has one of its own.
+    pub hostname: Option<Box<str>>,
     /// The name of the pod behind it.
-    pub pod: Option<String>,
+    pub pod: Option<Box<str>>,
     /// The topology zone it is in.
-    pub zone: Option<String>,
+    pub zone: Option<Arc<str>>,
 }
 
 /// A port of a service or a slice.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Port {
     /// Its name, if it has one.
-    pub name: Option<String>,
+    pub name: Option<Box<str>>,
     /// The protocol in lower case: `tcp`, `udp` or `sctp`.
-    pub protocol: String,
+    pub protocol: Cow<'static, str>,
     /// Its number; none means all ports, or no port at all.
     pub number: Option<u16>,
 }
@@ -192,6 +195,26 @@ impl Objects {
     }
 }
 
+impl Key {
+    /// Both parts.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Key {
+        Key {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    /// Comes before all other keys in a namespace.
+    pub(super) fn first_in(namespace: &str) -> Key {
+        Key::new(namespace, "")
+    }
+
+    /// Whether it is in a namespace.
+    pub(super) fn is_in(&self, namespace: &str) -> bool {
+        *self.namespace == *namespace
+    }
+}
+
 impl EndpointSlice {
     /// The service it belongs to.
     pub fn service_key(&self) -> Option<Key> {
@@ -207,8 +230,8 @@ impl Problem {
     pub(super) fn of(kind: &'static str, key: &Key, field: String, reason: String) -> Problem {
         Problem {
             kind,
-            namespace: key.namespace.clone(),
-            name: key.name.clone(),
+            namespace: key.namespace.to_string(),
+            name: key.name.to_string(),
             field,
             reason,
         }

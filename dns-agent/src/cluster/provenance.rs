@@ -201,7 +201,7 @@ impl<'a> Provenance<'a> {
             PodMode::Verified => {
                 let pods = self.index.pods().filter(|pod| {
                     let mut addresses = pod.addresses.iter();
-                    pod.key.namespace == namespace
+                    pod.key.is_in(&namespace)
                         && addresses.any(|address| dashed(*address).as_bytes() == label)
                 });
                 Origin::Objects(pods.map(|pod| ObjectRef::new("Pod", &pod.key)).collect())
@@ -287,8 +287,8 @@ impl ObjectRef {
     fn new(kind: &str, key: &Key) -> ObjectRef {
         ObjectRef {
             kind: kind.to_owned(),
-            namespace: key.namespace.clone(),
-            name: key.name.clone(),
+            namespace: key.namespace.to_string(),
+            name: key.name.to_string(),
         }
     }
 }
@@ -331,10 +331,7 @@ fn is_same(a: &Rdata, b: &Rdata) -> bool {
 }
 
 fn key(namespace: &[u8], name: &[u8]) -> Key {
-    Key {
-        namespace: text(namespace),
-        name: text(name),
-    }
+    Key::new(text(namespace), text(name))
 }
 
 /// A label of an object's; names of objects are in ASCII.

@@ -1,5 +1,6 @@
 //! The records of one service.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -186,8 +187,8 @@ pub(super) fn pointers_of(
     if settings.endpoints == Endpoints::All {
         let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
         let names = endpoints
-            .filter(|endpoint| endpoint.addresses.contains(&address))
-            .flat_map(|endpoint| endpoint_name(endpoint, address, name, settings));
+            .filter(|endpoint| endpoint.address == address)
+            .flat_map(|endpoint| endpoint_name(endpoint, name, settings));
         pointers.extend(names.map(|name| pointer(name, Source::Endpoint)));
     }
     pointers
@@ -290,7 +291,7 @@ fn pairs<'a>(
 ) -> impl Iterator<Item = Pair<'a>> {
     static NO_PORT: Port = Port {
         name: None,
-        protocol: String::new(),
+        protocol: Cow::Borrowed(""),
         number: None,
     };
     let ports = match ports {
@@ -307,8 +308,7 @@ fn pairs<'a>(
 
 /// Whether no endpoint is ready.
 fn is_empty(slices: &[&EndpointSlice]) -> bool {
-    let mut endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
-    endpoints.all(|endpoint| endpoint.addresses.is_empty())
+    slices.iter().all(|slice| slice.endpoints.is_empty())
 }
 
 /// The ready addresses of all slices, under the names they have below `service`.
@@ -321,22 +321,19 @@ fn listed<'a>(
     let mut listed = Vec::new();
     for slice in slices {
         for endpoint in &slice.endpoints {
-            for &address in &endpoint.addresses {
-                let name = endpoint_name(endpoint, address, service, settings);
-                match name {
-                    Ok(name) => listed.push(Listed {
-                        address,
-                        name,
-                        ports: &slice.ports,
-                        zone: endpoint.zone.as_deref(),
-                    }),
-                    Err(reason) => problems.push(Problem::of(
-                        "EndpointSlice",
-                        &slice.key,
-                        "endpoints".into(),
-                        reason,
-                    )),
-                }
+            match endpoint_name(endpoint, service, settings) {
+                Ok(name) => listed.push(Listed {
+                    address: endpoint.address,
+                    name,
+                    ports: &slice.ports,
+                    zone: endpoint.zone.as_deref(),
+                }),
+                Err(reason) => problems.push(Problem::of(
+                    "EndpointSlice",
+                    &slice.key,
+                    "endpoints".into(),
+                    reason,
+                )),
             }
         }
     }
@@ -347,7 +344,6 @@ fn listed<'a>(
 /// if it is a label, else by the address.
 fn endpoint_name(
     endpoint: &Endpoint,
-    address: IpAddr,
     service: &Name,
     settings: &ZoneSettings,
 ) -> Result<Name, String> {
@@ -359,14 +355,14 @@ fn endpoint_name(
     {
         return Ok(name);
     }
-    label_below(service, &dashed(address))
+    label_below(service, &dashed(endpoint.address))
 }
 
 /// The pairs of each named port, by protocol and name.
 fn by_port<'a>(pairs: &[Pair<'a>]) -> BTreeMap<(&'a str, &'a str), Vec<Pair<'a>>> {
     group_by(pairs, |pair| {
         let name = pair.port.name.as_deref()?;
-        Some((pair.port.protocol.as_str(), name))
+        Some((&*pair.port.protocol, name))
     })
 }
 

@@ -110,15 +110,12 @@ impl<'a> View<'a> {
         };
         if let Some(last) = &*self.last.borrow()
             && last.domain == at
-            && last.service.name == service
-            && last.service.namespace == namespace
+            && *last.service.name == *service
+            && last.service.is_in(namespace)
         {
             return last.names.get(name).cloned();
         }
-        let key = Key {
-            namespace: namespace.to_owned(),
-            name: service.to_owned(),
-        };
+        let key = Key::new(namespace, service);
         self.names_of(key, at, domain)?.get(name).cloned()
     }
 
@@ -340,10 +337,7 @@ impl ZoneData for View<'_> {
 
 /// A key that comes before all others.
 fn first_key() -> Arc<Key> {
-    Arc::new(Key {
-        namespace: String::new(),
-        name: String::new(),
-    })
+    Arc::new(Key::new("", ""))
 }
 
 /// The name of a service, if it can have one.

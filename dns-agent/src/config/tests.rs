@@ -200,10 +200,7 @@ fn the_api_as_source() {
         Source::Kubernetes(kubernetes) => kubernetes,
         other => panic!("{other:?}"),
     };
-    let key = |name: &str| Key {
-        namespace: "kube-system".into(),
-        name: name.into(),
-    };
+    let key = |name: &str| Key::new("kube-system", name);
     let plain = kubernetes(&["--kubernetes", "--interface=pods"]);
     assert_eq!(plain.corefile, key("coredns"));
     assert_eq!(plain.dns_service, key("kube-dns"));

@@ -375,10 +375,7 @@ impl FromStr for ObjectName {
             Some((namespace, name))
                 if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
             {
-                Ok(ObjectName(Key {
-                    namespace: namespace.to_owned(),
-                    name: name.to_owned(),
-                }))
+                Ok(ObjectName(Key::new(namespace, name)))
             }
             _ => Err(format!(
                 "{text:?} names no object: give NAMESPACE/NAME, such as kube-system/kube-dns"

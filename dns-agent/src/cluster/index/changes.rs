@@ -60,7 +60,7 @@ impl Index {
         let keys = self.keys_in(namespace);
         let mut names: BTreeSet<Name> = self.names_of_namespace(namespace).collect();
         let pods = self.pod_addresses.keys();
-        let pods = pods.filter(|(other, _)| other == namespace);
+        let pods = pods.filter(|(other, _)| **other == *namespace);
         names.extend(pods.flat_map(|(_, address)| self.names_of_pod(namespace, *address)));
         self.change(&keys, change);
         self.add_names(names);

@@ -22,7 +22,7 @@ impl Index {
         let slices = self.slices_of(key).into_iter();
         let endpoints = slices.flat_map(|slice| {
             let endpoints = slice.endpoints.iter();
-            endpoints.flat_map(|endpoint| sockets(&endpoint.addresses, &slice.ports))
+            endpoints.flat_map(|endpoint| sockets(&[endpoint.address], &slice.ports))
         });
         let endpoints: BTreeSet<SocketAddr> = endpoints.collect();
         (own, endpoints.into_iter().collect())
@@ -66,10 +66,10 @@ impl Index {
     /// The exposed namespaces that are known.
     pub(in crate::cluster) fn exposed_namespaces(&self) -> BTreeSet<&str> {
         let listed = self.settings.namespaces.iter().map(String::as_str);
-        let told = self.namespaces.keys().map(String::as_str);
-        let services = self.services.keys().map(|key| key.namespace.as_str());
-        let pods = self.pods.keys().map(|key| key.namespace.as_str());
-        let slices = self.slices_of.keys().map(|key| key.namespace.as_str());
+        let told = self.namespaces.keys().map(|name| &**name);
+        let services = self.services.keys().map(|key| &*key.namespace);
+        let pods = self.pods.keys().map(|key| &*key.namespace);
+        let slices = self.slices_of.keys().map(|key| &*key.namespace);
         let of_objects = services.chain(slices).chain(pods);
         let all: BTreeSet<&str> = listed.chain(told).chain(of_objects).collect();
         all.into_iter().filter(|name| self.exposes(name)).collect()
@@ -91,7 +91,7 @@ impl Index {
         let slices = names.filter_map(|name| {
             self.slices.get(&Key {
                 namespace: service.namespace.clone(),
-                name: name.to_string(),
+                name: name.clone(),
             })
         });
         slices.map(|told| &told.object).collect()
@@ -106,14 +106,14 @@ impl Index {
     pub(in crate::cluster) fn pod_addresses(&self) -> impl Iterator<Item = (&str, IpAddr)> {
         let addresses = self.pod_addresses.keys();
         addresses
-            .map(|(namespace, address)| (namespace.as_str(), *address))
+            .map(|(namespace, address)| (&**namespace, *address))
             .filter(|(namespace, _)| self.exposes(namespace))
     }
 
     /// Whether a pod of a namespace has an address.
     pub(in crate::cluster) fn has_pod(&self, namespace: &str, address: IpAddr) -> bool {
         self.pod_addresses
-            .contains_key(&(namespace.to_owned(), address))
+            .contains_key(&(namespace.into(), address))
     }
 
     /// What a Service and its slices give to a domain; none when they are not there, or not exposed.

@@ -31,7 +31,7 @@ impl Index {
         if self.settings.endpoints == Endpoints::All {
             let slices = self.slices_of(key).into_iter();
             let endpoints = slices.flat_map(|slice| &slice.endpoints);
-            addresses.extend(endpoints.flat_map(|endpoint| &endpoint.addresses));
+            addresses.extend(endpoints.map(|endpoint| endpoint.address));
         }
         Links { addresses, alias }
     }

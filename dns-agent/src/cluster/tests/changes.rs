@@ -144,8 +144,8 @@ fn told() -> impl Strategy<Value = Told> {
             }
         }),
         3 => (feeds(), key()).prop_map(|(feed, key)| Told::Deleted(feed, key)),
-        1 => word().prop_map(|name| Told::Deleted(Feed::Namespaces, Key { namespace: String::new(), name })),
-        2 => word().prop_map(|name| Told::Applied(Feed::Namespaces, Object::Namespace(Namespace { name }))),
+        1 => word().prop_map(|name| Told::Deleted(Feed::Namespaces, Key::new("", name))),
+        2 => word().prop_map(|name| Told::Applied(Feed::Namespaces, Object::Namespace(Namespace { name: name.into() }))),
         2 => (feeds(), objects()).prop_map(|(feed, objects)| Told::Listed(feed, objects)),
         1 => (1..100u32).prop_map(Told::Renumbered),
     ]

@@ -1,5 +1,6 @@
 //! What holds for every cluster.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -177,19 +178,20 @@ pub(super) fn clusters() -> impl Strategy<Value = Cluster> {
     (objects, settings()).prop_map(|((namespaces, services, slices, pods), settings)| {
         let namespaces = namespaces
             .into_iter()
-            .map(|name| Object::Namespace(Namespace { name }));
-        let services = services
-            .into_iter()
-            .map(|(key, (kind, ports))| Object::Service(Service { key, kind, ports }));
+            .map(|name| Object::Namespace(Namespace { name: name.into() }));
+        let services = services.into_iter().map(|(key, (kind, ports))| {
+            let ports = ports.into();
+            Object::Service(Service { key, kind, ports })
+        });
         let slices = slices
             .into_iter()
             .map(|(key, (service, endpoints, ports))| {
                 let service = Some(service);
                 Object::EndpointSlice(EndpointSlice {
                     key,
-                    service,
-                    endpoints,
-                    ports,
+                    service: service.map(Into::into),
+                    endpoints: endpoints.into(),
+                    ports: ports.into(),
                 })
             });
         let pods = pods
@@ -239,7 +241,7 @@ pub(super) fn word() -> impl Strategy<Value = String> {
 }
 
 pub(super) fn key() -> impl Strategy<Value = Key> {
-    (word(), word()).prop_map(|(namespace, name)| Key { namespace, name })
+    (word(), word()).prop_map(|(namespace, name)| Key::new(namespace, name))
 }
 
 fn service() -> impl Strategy<Value = (ServiceKind, Vec<Port>)> {
@@ -250,38 +252,38 @@ fn service() -> impl Strategy<Value = (ServiceKind, Vec<Port>)> {
         }),
     ];
     let kind = prop_oneof![
-        addresses().prop_map(ServiceKind::ClusterIp),
+        addresses().prop_map(|addresses| ServiceKind::ClusterIp(addresses.into())),
         Just(ServiceKind::Headless),
-        target.prop_map(ServiceKind::ExternalName),
+        target.prop_map(|target| ServiceKind::ExternalName(target.into())),
     ];
     (kind, ports())
 }
 
 fn slice() -> impl Strategy<Value = (String, Vec<Endpoint>, Vec<Port>)> {
     let endpoint = (
-        addresses(),
+        address(),
         prop::option::of(word()),
         prop::option::of(word()),
         prop::option::of(word()),
     )
-        .prop_map(|(addresses, hostname, pod, zone)| Endpoint {
-            addresses,
-            hostname,
-            pod,
-            zone,
+        .prop_map(|(address, hostname, pod, zone)| Endpoint {
+            address,
+            hostname: hostname.map(Into::into),
+            pod: pod.map(Into::into),
+            zone: zone.map(Into::into),
         });
     (word(), prop::collection::vec(endpoint, 0..5), ports())
 }
 
 fn ports() -> impl Strategy<Value = Vec<Port>> {
-    let protocol = prop::sample::select(vec!["tcp", "udp"]).prop_map(String::from);
+    let protocol = prop::sample::select(vec!["tcp", "udp"]).prop_map(Cow::from);
     let port = (
         prop::option::of(word()),
         protocol,
         prop::option::of(1..4u16),
     )
         .prop_map(|(name, protocol, number)| Port {
-            name,
+            name: name.map(Into::into),
             protocol,
             number,
         });
@@ -289,9 +291,12 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
 }
 
 fn addresses() -> impl Strategy<Value = Vec<IpAddr>> {
-    let address = prop_oneof![
+    prop::collection::vec(address(), 0..4)
+}
+
+fn address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
         (0..2u8, 0..6u8).prop_map(|(net, host)| IpAddr::from([10, net, 0, host])),
         (0..6u16).prop_map(|host| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, host])),
-    ];
-    prop::collection::vec(address, 0..4)
+    ]
 }

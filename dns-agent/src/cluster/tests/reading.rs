@@ -54,7 +54,7 @@ fn what_makes_no_sense_is_said_where() {
 
 #[test]
 fn kinds_of_services() {
-    let cluster_ip = |text: &str| ServiceKind::ClusterIp(vec![text.parse().unwrap()]);
+    let cluster_ip = |text: &str| ServiceKind::ClusterIp([text.parse().unwrap()].into());
     for (spec, expected) in [
         (json!({"clusterIP": "None"}), ServiceKind::Headless),
         (json!({"clusterIPs": ["None"]}), ServiceKind::Headless),
@@ -67,7 +67,7 @@ fn kinds_of_services() {
             json!({"type": "LoadBalancer", "clusterIP": "fd00::1"}),
             cluster_ip("fd00::1"),
         ),
-        (json!({"clusterIP": ""}), ServiceKind::ClusterIp(vec![])),
+        (json!({"clusterIP": ""}), ServiceKind::ClusterIp([].into())),
         (
             json!({"type": "ExternalName", "externalName": "example.org", "clusterIP": ""}),
             ServiceKind::ExternalName("example.org".into()),
@@ -89,7 +89,7 @@ fn a_slice_of_domain_names_has_no_endpoints() {
     let Object::EndpointSlice(names) = object(names) else {
         panic!("a slice");
     };
-    assert_eq!(names.endpoints, []);
+    assert!(names.endpoints.is_empty());
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn an_object_without_a_namespace_is_in_default_and_a_mapped_address_is_ipv4() {
     let Object::Pod(pod) = pod else {
         panic!("a pod");
     };
-    assert_eq!(pod.key.namespace, "default");
+    assert_eq!(&*pod.key.namespace, "default");
     assert_eq!(
         pod.addresses,
         ["10.0.0.1".parse::<std::net::IpAddr>().unwrap()]

@@ -118,10 +118,7 @@ impl<'a> Item<'a> {
         }
         Event::Deleted {
             feed: self.feed,
-            key: Key {
-                namespace: self.metadata.namespace.clone(),
-                name: self.metadata.name.clone(),
-            },
+            key: Key::new(&*self.metadata.namespace, &*self.metadata.name),
         }
     }
 

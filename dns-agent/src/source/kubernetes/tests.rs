@@ -134,10 +134,7 @@ fn name(object: &Object) -> &str {
 }
 
 fn key(namespace: &str, name: &str) -> Key {
-    Key {
-        namespace: namespace.into(),
-        name: name.into(),
-    }
+    Key::new(namespace, name)
 }
 
 /// A Service as lists and watches hold it.

@@ -297,8 +297,12 @@ metadata: {name: p, namespace: shop}
         objects: "app=web".parse().unwrap(),
     };
     let selected = load(&file, &selectors).unwrap();
-    assert!(selected.namespaces.iter().eq(["shop"]));
-    let names = |keys: Vec<&Key>| keys.iter().map(|key| key.name.clone()).collect::<Vec<_>>();
+    assert!(selected.namespaces.iter().map(|name| &**name).eq(["shop"]));
+    let names = |keys: Vec<&Key>| {
+        keys.iter()
+            .map(|key| key.name.to_string())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(names(selected.services.keys().collect()), ["web"]);
     assert_eq!(names(selected.endpoint_slices.keys().collect()), ["web-a"]);
     assert!(selected.pods.is_empty() && selected.namespaces_known);

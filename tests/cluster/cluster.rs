@@ -248,18 +248,23 @@ impl Cluster {
         let (namespace, name) = key(&pod.metadata);
         let status = json!({"status": pod.status});
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
-        if !self.objects.pods.contains_key(&(namespace.clone(), name.clone())) {
+        if !self
+            .objects
+            .pods
+            .contains_key(&(namespace.clone(), name.clone()))
+        {
             let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &namespace);
             self.wait("a namespace's service account", async || {
                 Ok(accounts.get_opt("default").await?.is_some())
             })?;
             pod.spec = Some(unscheduled()?);
-            self.runtime.block_on(api.create(&PostParams::default(), &pod))?;
+            self.runtime
+                .block_on(api.create(&PostParams::default(), &pod))?;
         }
         let patch = Patch::Merge(status);
-        let stored = self
-            .runtime
-            .block_on(api.patch_status(&name, &PatchParams::default(), &patch));
+        let stored =
+            self.runtime
+                .block_on(api.patch_status(&name, &PatchParams::default(), &patch));
         stored.with_context(|| format!("cannot write the state of pod {namespace}/{name}"))
     }
 

@@ -154,8 +154,15 @@ pub(crate) fn owned(
 impl Objects {
     /// Whether Services have addresses of both families.
     pub(crate) fn are_dual_stack(&self) -> bool {
-        let mut specs = self.services.values().filter_map(|service| service.spec.as_ref());
-        specs.any(|spec| spec.cluster_ips.as_ref().is_some_and(|addresses| addresses.len() == 2))
+        let mut specs = self
+            .services
+            .values()
+            .filter_map(|service| service.spec.as_ref());
+        specs.any(|spec| {
+            spec.cluster_ips
+                .as_ref()
+                .is_some_and(|addresses| addresses.len() == 2)
+        })
     }
 
     /// Whether a service's name leads to its endpoints; none if there is no such service.

@@ -225,13 +225,20 @@ fn compressed(difference: &Difference<'_>) -> bool {
 
 fn pod_of_another_family(difference: &Difference<'_>) -> bool {
     let labels = difference.labels();
-    let Some([pod, _, "pod"]) = labels.as_deref() else {
+    let Some([pod, namespace, "pod"]) = labels.as_deref() else {
         return false;
     };
-    let address = |record: &Record| record.data.replace(['.', ':'], "-") == *pod;
-    difference.coredns.is_nxdomain()
-        && difference.zerohop.has_data()
-        && difference.zerohop.answer().iter().all(address)
+    let label = |address: &str| address.replace(['.', ':'], "-");
+    // CoreDNS knows a pod's first address.
+    let mut pods = difference.known.objects.pods.iter();
+    let is_second = pods.any(|((other, _), object)| {
+        let addresses = object
+            .status
+            .iter()
+            .flat_map(|status| status.pod_ips.iter().flatten());
+        other == namespace && addresses.skip(1).any(|address| label(&address.ip) == *pod)
+    });
+    is_second && difference.coredns.is_nxdomain() && difference.zerohop.rcode == "NOERROR"
 }
 
 fn cname_by_chance(difference: &Difference<'_>) -> bool {

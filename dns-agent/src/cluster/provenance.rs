@@ -7,12 +7,13 @@ use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use crate::zone::{Below, Name, Rdata, Record, Rtype, dashed, reverse_name, undashed};
+use crate::zone::{Below, Name, Rdata, Record, Rtype, reverse_name, undashed};
 
 use super::index::Index;
 use super::objects::{EndpointSlice, Key, Service, ServiceKind};
 use super::service::{Contribution, contribution, pointing};
 use super::settings::{EmptyServices, PodMode, ZoneSettings};
+use super::view::pod_label;
 
 /// Tells where the records of a model came from.
 pub struct Provenance<'a> {
@@ -228,7 +229,7 @@ impl<'a> Provenance<'a> {
                 let pods = self.index.pods().filter(|pod| {
                     let mut addresses = pod.addresses.iter();
                     pod.key.is_in(&namespace)
-                        && addresses.any(|address| dashed(*address).as_bytes() == label)
+                        && addresses.any(|address| pod_label(*address).as_bytes() == label)
                 });
                 Origin::Objects(pods.map(|pod| ObjectRef::new("Pod", &pod.key)).collect())
             }

@@ -245,11 +245,7 @@ impl Contribution {
     /// Every pair counts for the weight, also one that another slice repeats or
     /// that has no port: so does CoreDNS.
     fn pairs(&mut self, owner: &Name, pairs: &[Pair<'_>], ttl: u32) {
-        let weight = match pairs.len() {
-            0 => return,
-            1..=100 => (100 / pairs.len()) as u16,
-            _ => 1,
-        };
+        let weight = weight(pairs.len());
         for pair in pairs {
             self.record(owner, ttl, pair.address.into());
             if let Some(port) = pair.port.number {
@@ -350,6 +346,15 @@ impl Contribution {
 impl Listed<'_> {
     fn pairs(&self) -> impl Iterator<Item = Pair<'_>> {
         pairs(self.address, &self.name, self.ports, self.zone)
+    }
+}
+
+/// The weight of each of so many SRV records.
+pub(super) fn weight(count: usize) -> u16 {
+    match count {
+        0..=1 => 100,
+        2..=100 => (100 / count) as u16,
+        _ => 1,
     }
 }
 

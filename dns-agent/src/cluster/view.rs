@@ -7,14 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::zone::{
-    Apex, ModelBuilder, Name, Node, Rdata, Record, ZoneData, address_data, dashed, reverse_name,
+    Apex, ModelBuilder, Name, Node, Rdata, Record, ZoneData, address_data, reverse_name,
     reverse_range, undashed,
 };
 
 use super::frame::{Domain, below_pods, label_below};
 use super::index::Index;
 use super::objects::Key;
-use super::service::{Contribution, Source, pointers_of};
+use super::service::{Contribution, Source, pointers_of, weight};
 use super::settings::{Departures, PodMode, ZonalNames};
 
 /// The names at and below a service's name.
@@ -148,10 +148,13 @@ impl<'a> View<'a> {
             }
             [namespace, label] if settings.pods == PodMode::Verified => {
                 let address = undashed(label.as_bytes())?;
-                let is_there = dashed(address) == *label
-                    && self.index.exposes(namespace)
-                    && self.index.has_pod(namespace, address);
-                is_there.then(|| Arc::new(pod(name, address, settings.ttl)))
+                let is_there = pod_label(address) == *label && self.index.exposes(namespace);
+                match self.index.count_pods(namespace, address) {
+                    count if is_there && count > 0 => {
+                        Some(Arc::new(pod(name, address, count, settings.ttl)))
+                    }
+                    _ => None,
+                }
             }
             _ => None,
         }
@@ -268,7 +271,7 @@ impl<'a> View<'a> {
         if self.index.settings().pods == PodMode::Verified {
             for (namespace, address) in self.index.pod_addresses() {
                 if let Ok([_, pods]) = domain.of_namespace(namespace)
-                    && let Ok(name) = pods.child(dashed(address).as_bytes())
+                    && let Ok(name) = pods.child(pod_label(address).as_bytes())
                 {
                     see_if_there(&name);
                 }
@@ -395,13 +398,24 @@ pub(super) fn subtree(contribution: Contribution, key: &Key, domain: &Domain) ->
     builder.build_below(&root)
 }
 
-fn pod(name: &Name, address: IpAddr, ttl: u32) -> Node {
+/// What pods with an address are called. Unlike an endpoint's name it may end with a dash.
+pub(super) fn pod_label(address: IpAddr) -> String {
+    address.to_string().replace(['.', ':'], "-")
+}
+
+/// The name of so many pods, in the network of one node if it is more than one.
+fn pod(name: &Name, address: IpAddr, count: usize, ttl: u32) -> Node {
     let mut builder = ModelBuilder::new(0);
-    builder.extend(address_data(name, address).map(|data| Record {
-        owner: name.clone(),
-        ttl,
-        data,
-    }));
+    for mut data in address_data(name, address) {
+        if let Rdata::Srv(srv) = &mut data {
+            srv.weight = weight(count);
+        }
+        builder.add(Record {
+            owner: name.clone(),
+            ttl,
+            data,
+        });
+    }
     let mut nodes = builder.build_below(name);
     nodes
         .remove(name)

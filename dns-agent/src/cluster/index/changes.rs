@@ -9,8 +9,8 @@ use crate::cluster::frame::{Frame, Known};
 use crate::cluster::objects::{Key, Pod, Problem};
 use crate::cluster::service::Pointer;
 use crate::cluster::settings::PodMode;
-use crate::cluster::view::{Subtree, service_name, subtree};
-use crate::zone::{Name, ZoneData as _, dashed, reverse_name};
+use crate::cluster::view::{Subtree, pod_label, service_name, subtree};
+use crate::zone::{Name, ZoneData as _, reverse_name};
 
 /// What a service makes, in all domains.
 #[derive(Debug, Default)]
@@ -133,7 +133,7 @@ impl Index {
             .domains
             .iter()
             .flat_map(|domain| domain.of_namespace(namespace));
-        parents.filter_map(move |[_, pods]| pods.child(dashed(address).as_bytes()).ok())
+        parents.filter_map(move |[_, pods]| pods.child(pod_label(address).as_bytes()).ok())
     }
 
     /// All that a service makes; nothing before everything was told once, when nobody needs it.

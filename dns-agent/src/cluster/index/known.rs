@@ -110,10 +110,10 @@ impl Index {
             .filter(|(namespace, _)| self.exposes(namespace))
     }
 
-    /// Whether a pod of a namespace has an address.
-    pub(in crate::cluster) fn has_pod(&self, namespace: &str, address: IpAddr) -> bool {
-        self.pod_addresses
-            .contains_key(&(namespace.into(), address))
+    /// How many pods of a namespace have an address.
+    pub(in crate::cluster) fn count_pods(&self, namespace: &str, address: IpAddr) -> usize {
+        let count = self.pod_addresses.get(&(namespace.into(), address));
+        count.copied().unwrap_or_default()
     }
 
     /// Whether the addresses of a namespace lead to names in it. CoreDNS asks only whether it is

@@ -29,6 +29,10 @@ fn with_pods(pods: PodMode) -> Model {
         pod("p", &["10.240.0.1", "fd00::1"], "Running"),
         pod("done", &["10.240.0.2"], "Succeeded"),
         pod("host", &["10.240.0.3"], "Pending"),
+        pod("zeros", &["fd01::"], "Running"),
+        pod("host-1", &["10.240.0.9"], "Running"),
+        pod("host-2", &["10.240.0.9"], "Running"),
+        pod("lost", &["10.240.0.8"], "Unknown"),
     ]);
     model_with(list, &settings)
 }
@@ -218,6 +222,15 @@ fn rule_9_pods_verified() {
         ("10-240-0-2.default", Rtype::A, "NXDOMAIN"),
         ("10-240-0-1.default", Rtype::AAAA, "NODATA"),
         ("fd00--2.default", Rtype::AAAA, "NXDOMAIN"),
+        ("fd01--.default", Rtype::AAAA, "AAAA fd01::"),
+        ("fd01--0.default", Rtype::AAAA, "NXDOMAIN"),
+        ("10-240-0-9.default", Rtype::A, "A 10.240.0.9"),
+        (
+            "10-240-0-9.default",
+            Rtype::SRV,
+            "SRV 0 50 0 10-240-0-9.default.pod.cluster.local.",
+        ),
+        ("10-240-0-8.default", Rtype::A, "NXDOMAIN"),
         ("10-240-0-1.empty", Rtype::A, "NXDOMAIN"),
         ("9-8-7-6.default", Rtype::A, "NXDOMAIN"),
         (

@@ -8,6 +8,7 @@
 //! Only the writer publishes. A task that ends ends the agent: half an agent
 //! would look alive and be wrong.
 
+mod ending;
 mod kernel;
 mod kubernetes;
 mod plan;
@@ -29,7 +30,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::writer::{Told, Writer};
+use self::{
+    ending::Ends,
+    writer::{Told, Writer},
+};
 use crate::{
     admin::{
         self,
@@ -60,6 +64,8 @@ pub struct Agent {
     listen: Vec<SocketAddr>,
     admin: SocketAddr,
     tasks: Tasks,
+    tell: mpsc::Sender<Told>,
+    ends: Ends,
 }
 
 impl Agent {
@@ -136,6 +142,7 @@ impl Agent {
 
         let mut tasks = Tasks::new();
         let (tell, mut told) = mpsc::channel(WAITING);
+        let ends = source.ends(&config);
         {
             let board = board.clone();
             tasks.spawn_blocking(move || {
@@ -148,10 +155,16 @@ impl Agent {
         }
         match source {
             Following::Manifests(watch, path) => {
-                tasks.spawn(follow(watch, path, config.selectors, tell, board));
+                tasks.spawn(follow(watch, path, config.selectors, tell.clone(), board));
             }
             Following::Kubernetes(client, kubernetes) => {
-                tasks.spawn(kubernetes::follow(client, config, *kubernetes, tell, board));
+                tasks.spawn(kubernetes::follow(
+                    client,
+                    config,
+                    *kubernetes,
+                    tell.clone(),
+                    board,
+                ));
             }
         }
         tasks.spawn(async move {
@@ -165,6 +178,8 @@ impl Agent {
             listen,
             admin,
             tasks,
+            tell,
+            ends,
         })
     }
 
@@ -187,8 +202,12 @@ impl Agent {
             () = shutdown.cancelled() => None,
             ended = self.tasks.join_next() => ended,
         };
-        // The writer can't be aborted: it ends, after its last word to the
-        // kernel, when nobody is left to send it objects.
+        let ending = match &ended {
+            None => self.ends.by_order().await,
+            Some(_) => self.ends.by_mistake(),
+        };
+        // The writer can't be aborted: it ends after its last word to the kernel.
+        let _ = self.tell.send(Told::End(ending)).await;
         self.tasks.abort_all();
         while self.tasks.join_next().await.is_some() {}
         match ended {
@@ -212,6 +231,20 @@ enum Opened {
 enum Following {
     Manifests(Watch, PathBuf),
     Kubernetes(Client, Box<config::Kubernetes>),
+}
+
+impl Following {
+    /// What decides how the agent ends.
+    fn ends(&self, config: &Config) -> Ends {
+        match self {
+            Following::Manifests(..) => Ends::new(config.persistence, None, None),
+            Following::Kubernetes(client, kubernetes) => Ends::new(
+                config.persistence,
+                Some(client.clone()),
+                kubernetes.daemon_set.clone(),
+            ),
+        }
+    }
 }
 
 impl Opened {

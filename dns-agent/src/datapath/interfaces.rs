@@ -7,6 +7,7 @@ use rtnetlink::{
     packet_route::{
         link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
         route::RouteAttribute,
+        tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption},
     },
 };
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -26,6 +27,19 @@ pub struct Device {
     pub is_default_route: bool,
     /// Its packets start with an Ethernet header.
     pub is_ethernet: bool,
+    /// BPF filters on what it receives, in the order in which they run.
+    pub filters: Vec<Filter>,
+}
+
+/// A BPF filter of a device (cls_bpf). From Linux 6.6 on there may be tcx programs before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// The program's name, as its owner called it.
+    pub name: String,
+    /// Lower ones run first.
+    pub priority: u16,
+    /// Tells it apart from others of its priority.
+    pub handle: u32,
 }
 
 /// The devices of this namespace, which is asked again and again.
@@ -67,13 +81,14 @@ impl Devices {
         let defaults = default_routes(handle)
             .await
             .context("asking the kernel for its routes")?;
-        let devices = links.iter().cloned();
-        self.devices = devices
-            .map(|device| Device {
-                is_default_route: defaults.contains(&device.index),
-                ..device
-            })
-            .collect();
+        let mut devices = links.clone();
+        for device in &mut devices {
+            device.is_default_route = defaults.contains(&device.index);
+            device.filters = filters(handle, device.index)
+                .await
+                .with_context(|| format!("asking the kernel for the filters of {}", device.name))?;
+        }
+        self.devices = devices;
         self.links = links;
         Ok(())
     }
@@ -87,6 +102,7 @@ fn device(link: LinkMessage) -> Option<Device> {
         peer_is_elsewhere: false,
         is_default_route: false,
         is_ethernet: link.header.link_layer_type == LinkLayerType::Ether,
+        filters: Vec::new(),
     };
     for attribute in link.attributes {
         match attribute {
@@ -101,6 +117,43 @@ fn device(link: LinkMessage) -> Option<Device> {
         }
     }
     (!device.name.is_empty()).then_some(device)
+}
+
+/// The BPF filters on what a device receives.
+async fn filters(handle: &Handle, index: u32) -> Result<Vec<Filter>, rtnetlink::Error> {
+    let request = handle.traffic_filter(index as i32).get().ingress();
+    let mut messages = std::pin::pin!(request.execute());
+    let mut filters = Vec::new();
+    loop {
+        match messages.try_next().await {
+            Ok(None) => break,
+            Ok(Some(message)) => filters.extend(filter(message)),
+            // It is gone, or has no queueing discipline that could have filters.
+            Err(rtnetlink::Error::NetlinkError(_)) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    filters.sort_by_key(|filter| filter.priority);
+    Ok(filters)
+}
+
+fn filter(message: TcMessage) -> Option<Filter> {
+    let options = message
+        .attributes
+        .into_iter()
+        .find_map(|attribute| match attribute {
+            TcAttribute::Options(options) => Some(options),
+            _ => None,
+        });
+    let name = options?.into_iter().find_map(|option| match option {
+        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(name),
+        _ => None,
+    });
+    Some(Filter {
+        name: name?,
+        priority: (message.header.info >> 16) as u16,
+        handle: message.header.handle.into(),
+    })
 }
 
 /// The devices that default routes leave by.

@@ -25,7 +25,7 @@ use kube::Client;
 use tokio::{
     net::TcpListener,
     sync::mpsc,
-    task::{JoinSet, spawn_blocking},
+    task::{JoinHandle, JoinSet, spawn_blocking},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -64,6 +64,8 @@ pub struct Agent {
     listen: Vec<SocketAddr>,
     admin: SocketAddr,
     tasks: Tasks,
+    /// Not among the others, which are aborted: it has the last word to the kernel.
+    writer: JoinHandle<()>,
     tell: mpsc::Sender<Told>,
     ends: Ends,
 }
@@ -143,13 +145,10 @@ impl Agent {
         let mut tasks = Tasks::new();
         let (tell, mut told) = mpsc::channel(WAITING);
         let ends = source.ends(&config);
-        {
+        let writer = {
             let board = board.clone();
-            tasks.spawn_blocking(move || {
-                writer.run(&mut told, &board);
-                "the writer"
-            });
-        }
+            spawn_blocking(move || writer.run(&mut told, &board))
+        };
         for sockets in sockets {
             resolver.serve(sockets, &mut tasks);
         }
@@ -178,6 +177,7 @@ impl Agent {
             listen,
             admin,
             tasks,
+            writer,
             tell,
             ends,
         })
@@ -201,15 +201,17 @@ impl Agent {
         let ended = tokio::select! {
             () = shutdown.cancelled() => None,
             ended = self.tasks.join_next() => ended,
+            ended = &mut self.writer => Some(ended.map(|()| "the writer")),
         };
         let ending = match &ended {
             None => self.ends.by_order().await,
             Some(_) => self.ends.by_mistake(),
         };
-        // The writer can't be aborted: it ends after its last word to the kernel.
-        let _ = self.tell.send(Told::End(ending)).await;
-        self.tasks.abort_all();
-        while self.tasks.join_next().await.is_some() {}
+        // When the writer has ended, nobody is told.
+        if self.tell.send(Told::End(ending)).await.is_ok() {
+            self.writer.await.context("the writer failed")?;
+        }
+        self.tasks.shutdown().await;
         match ended {
             None => {
                 info!("stopped");

@@ -106,8 +106,7 @@ impl Pins {
             let name = path.file_name().and_then(|name| name.to_str());
             let pin = name.and_then(|name| name.parse().ok());
             if !pin.is_some_and(&keep) {
-                // With its last name a link ends, and its program is taken off.
-                fs::remove_file(&path)?;
+                remove(&path)?;
                 removed.push(path);
             }
         }
@@ -127,6 +126,16 @@ impl Pins {
             let _ = fs::remove_dir(parent);
         }
         Ok(removed)
+    }
+}
+
+/// Ends a pinned link.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    // A link whose device is gone is off, and what is no link never was on.
+    let _ = syscall::detach_pinned_link(path);
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 

@@ -14,6 +14,7 @@ use std::{
 const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const PROG_QUERY: libc::c_long = 16;
+const LINK_DETACH: libc::c_long = 34;
 
 /// `BPF_TCX_INGRESS` of `enum bpf_attach_type`.
 const TCX_INGRESS: u32 = 46;
@@ -48,13 +49,7 @@ pub(super) fn is_bpffs(folder: &Path) -> io::Result<bool> {
 
 /// The number of the device that a pinned XDP or tcx link is on; 0 when that is gone.
 pub(super) fn pinned_link_device(path: &Path) -> io::Result<u32> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut get = Attributes([0; 16]);
-    get.set_pointer(0, path.as_ptr() as u64);
-    let fd = bpf(OBJ_GET, &mut get)?;
-    // SAFETY: the kernel has just made it for us.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-
+    let fd = pinned(path)?;
     let mut info = LinkInfo([0; 16]);
     let mut ask = Attributes([0; 16]);
     ask.0[0] = fd.as_raw_fd() as u32;
@@ -62,6 +57,15 @@ pub(super) fn pinned_link_device(path: &Path) -> io::Result<u32> {
     ask.set_pointer(2, &raw mut info as u64);
     bpf(OBJ_GET_INFO_BY_FD, &mut ask)?;
     Ok(info.0[4])
+}
+
+/// Takes the program of a pinned link off its device, at once: a link whose last name is gone ends
+/// a moment later.
+pub(super) fn detach_pinned_link(path: &Path) -> io::Result<()> {
+    let fd = pinned(path)?;
+    let mut detach = Attributes([0; 16]);
+    detach.0[0] = fd.as_raw_fd() as u32;
+    bpf(LINK_DETACH, &mut detach).map(drop)
 }
 
 /// The numbers of the programs on a device's tcx ingress, in the order in which they run. An error
@@ -76,6 +80,16 @@ pub(super) fn tcx_programs(device: u32) -> io::Result<Vec<u32>> {
     bpf(PROG_QUERY, &mut ask)?;
     let count = (ask.0[6] as usize).min(MAX_PROGRAMS);
     Ok(programs[..count].to_vec())
+}
+
+/// What is pinned at a path.
+fn pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut get = Attributes([0; 16]);
+    get.set_pointer(0, path.as_ptr() as u64);
+    let fd = bpf(OBJ_GET, &mut get)?;
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 impl Attributes {

@@ -1,6 +1,6 @@
 //! Putting one program on one device, or in the place of one that an agent before left there.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use aya::programs::{
@@ -20,7 +20,7 @@ use crate::{
     datapath::{
         interfaces::{Device, Filter},
         object::{Object, Program},
-        pins::{Mode, Pin, Pins},
+        pins::{self, Mode, Pin, Pins},
     },
 };
 
@@ -42,7 +42,8 @@ enum Link {
     /// It goes with this process; a filter when it is taken off.
     Tc(SchedClassifierLink),
     /// It stays until its pin is removed.
-    Pinned(PinnedLink),
+    /// The link is held as well, so that it outlives the BPF file system.
+    Pinned(PinnedLink, PathBuf),
 }
 
 /// Where links are pinned, and whether they stay so.
@@ -147,7 +148,10 @@ impl Attached {
         };
         let link = match pinning {
             // The pin is still there.
-            Pinning::Kept(pins) => Link::Pinned(PinnedLink::from_pin(pins.path(pin))?),
+            Pinning::Kept(pins) => {
+                let path = pins.path(pin);
+                Link::Pinned(PinnedLink::from_pin(&path)?, path)
+            }
             Pinning::Released(_) | Pinning::Nowhere => link,
         };
         let mut attached = Attached::of(device, program, pin.mode.name(), link);
@@ -158,7 +162,7 @@ impl Attached {
     /// Takes the program off.
     pub(super) fn take_off(self) -> io::Result<()> {
         match self.link {
-            Link::Pinned(link) => link.unpin().map(drop),
+            Link::Pinned(_, path) => pins::remove(&path),
             Link::Xdp(_) | Link::Tc(_) => Ok(()),
         }
     }
@@ -167,13 +171,13 @@ impl Attached {
     pub(super) fn leave(self) {
         match self.link {
             Link::Tc(link) if is_filter(&link) => std::mem::forget(link),
-            Link::Pinned(_) | Link::Tc(_) | Link::Xdp(_) => {}
+            Link::Pinned(..) | Link::Tc(_) | Link::Xdp(_) => {}
         }
     }
 
     fn of(device: &Device, program: Program, mode: &'static str, link: Link) -> Attached {
         let outlives = match &link {
-            Link::Pinned(_) => true,
+            Link::Pinned(..) => true,
             Link::Tc(link) => is_filter(link),
             Link::Xdp(_) => false,
         };
@@ -286,7 +290,7 @@ fn attach_xdp(
             device,
             program,
             pin.mode.name(),
-            Link::Pinned(link),
+            Link::Pinned(link, pins.path(pin)),
         )),
         // A link that could not be pinned is off again; where aya attached by netlink, for want of
         // links, this takes the place of that.
@@ -335,7 +339,7 @@ fn attach_tc(
             device,
             program,
             pin.mode.name(),
-            Link::Pinned(link),
+            Link::Pinned(link, pins.path(pin)),
         )),
         // What could not be pinned is off again.
         Err(error) => {

@@ -43,6 +43,7 @@ use crate::{
     },
     cluster::{Objects, Selectors},
     config::{self, Config, Source},
+    datapath::interfaces::Changes,
     resolver::{ClusterDns, Resolver, Servers, Sockets, Upstreams, raise_file_limit},
     source::{
         kubernetes::connect,
@@ -149,6 +150,9 @@ impl Agent {
             let board = board.clone();
             spawn_blocking(move || writer.run(&mut told, &board))
         };
+        if !config.interfaces.is_empty() {
+            tasks.spawn(watch_devices(tell.clone()));
+        }
         for sockets in sockets {
             resolver.serve(sockets, &mut tasks);
         }
@@ -296,6 +300,21 @@ fn upstreams(config: &Config) -> Upstreams {
         others: config.upstreams.clone(),
         cluster,
     }
+}
+
+/// Tells the writer of network devices that come and go. It looks for them now and then anyway, so
+/// that no way to be told is no reason to end.
+async fn watch_devices(tell: mpsc::Sender<Told>) -> &'static str {
+    match Changes::listen() {
+        Ok(mut changes) => {
+            while changes.next().await.is_some() && tell.send(Told::Devices).await.is_ok() {}
+        }
+        Err(error) => warn!("{error:#}"),
+    }
+    warn!(
+        "changes of network devices are not told any more: new pods are found up to a second later"
+    );
+    std::future::pending().await
 }
 
 /// Loads the objects again whenever they change. Files that can't be used change

@@ -20,14 +20,14 @@ use crate::{
     config::Config,
     datapath::{
         self, Datapath, Ending, Persistence, hooks,
-        interfaces::Devices,
+        interfaces::{Device, Devices},
         pins::{Claim, Pins},
         settings,
     },
     zone::{Name, ZoneData},
 };
 
-/// How often to look for interfaces that came or went.
+/// How often to look for interfaces that came or went, whatever the kernel has told.
 const LOOK: Duration = Duration::from_secs(1);
 
 const BEHIND: &str = "another agent has the hooks of this node";
@@ -214,9 +214,14 @@ impl Kernel {
                 }
             }
         }
-        match found {
-            Ok(devices) => datapath.reconcile(devices),
-            Err(reason) => warn!("can't look for interfaces: {reason:#}"),
+        reconcile(datapath, found);
+    }
+
+    /// Attaches to devices that came, and forgets those that went.
+    pub(super) fn look(&mut self) {
+        let found = Handle::current().block_on(self.devices.list());
+        if let Plane::On(datapath) = &mut *lock(&self.plane) {
+            reconcile(datapath, found);
         }
     }
 
@@ -308,6 +313,13 @@ impl Kernel {
 
     fn lock(&self) -> MutexGuard<'_, Plane> {
         lock(&self.plane)
+    }
+}
+
+fn reconcile(datapath: &mut Datapath, found: anyhow::Result<&[Device]>) {
+    match found {
+        Ok(devices) => datapath.reconcile(devices),
+        Err(reason) => warn!("can't look for interfaces: {reason:#}"),
     }
 }
 

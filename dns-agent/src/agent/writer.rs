@@ -45,6 +45,8 @@ pub(super) enum Told {
     Planned(Planned),
     /// What a feed tells, and when that was read.
     Event(Event, Instant),
+    /// Network devices came or went.
+    Devices,
     /// To end.
     End(Ending),
 }
@@ -78,6 +80,8 @@ pub(super) struct Writer {
     metrics: Arc<Metrics>,
     /// What was taken in and is not yet published.
     unpublished: Vec<Taken>,
+    /// Whether network devices came or went since they were looked for.
+    has_devices: bool,
     /// How to end, when it is time to.
     ending: Option<Ending>,
 }
@@ -146,6 +150,7 @@ impl Writer {
             api,
             metrics,
             unpublished: Vec::new(),
+            has_devices: false,
             ending: None,
         })
     }
@@ -191,6 +196,9 @@ impl Writer {
             if self.publish() && self.api.is_none() {
                 self.show(board);
             }
+            if std::mem::take(&mut self.has_devices) {
+                self.kernel.look();
+            }
             if self.ticked.elapsed() >= self.kernel.interval() {
                 self.tick(board);
             }
@@ -209,6 +217,7 @@ impl Writer {
             }
             Told::Planned(planned) => self.plan(planned),
             Told::Event(event, read) => self.event(event, read),
+            Told::Devices => self.has_devices = true,
             Told::End(ending) => self.ending = Some(ending),
         }
     }

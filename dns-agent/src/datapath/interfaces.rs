@@ -1,16 +1,23 @@
 //! The node's network devices, as far as hooks care.
 
 use anyhow::Context as _;
-use futures_util::TryStreamExt as _;
+use futures_util::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use rtnetlink::{
-    Handle, RouteMessageBuilder, new_connection,
+    Handle, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection,
+    packet_core::NetlinkMessage,
+    packet_route::RouteNetlinkMessage,
     packet_route::{
         link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
         route::RouteAttribute,
         tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption},
     },
+    sys::SocketAddr,
 };
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    pin::Pin,
+};
+use tokio_util::task::AbortOnDropHandle;
 
 /// A network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +98,35 @@ impl Devices {
         self.devices = devices;
         self.links = links;
         Ok(())
+    }
+}
+
+/// Changes of the devices of this namespace, as the kernel tells of them.
+pub struct Changes {
+    messages: Pin<Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send>>,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Changes {
+    /// Starts to listen.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a netlink socket.
+    pub fn listen() -> anyhow::Result<Changes> {
+        let (connection, _, messages) = new_multicast_connection(&[MulticastGroup::Link])
+            .context("listening to the kernel's network devices")?;
+        Ok(Changes {
+            messages: Box::pin(messages),
+            _connection: AbortOnDropHandle::new(tokio::spawn(connection)),
+        })
+    }
+
+    /// Waits for a change, or several that come together. None when there will be no more.
+    pub async fn next(&mut self) -> Option<()> {
+        self.messages.next().await?;
+        while self.messages.next().now_or_never().flatten().is_some() {}
+        Some(())
     }
 }
 

@@ -41,8 +41,8 @@ enum Link {
     Xdp(XdpLink),
     /// It goes with this process; a filter when it is taken off.
     Tc(SchedClassifierLink),
-    /// It stays until its pin is removed.
-    /// The link is held as well, so that it outlives the BPF file system.
+    /// It stays until its pin is removed;
+    /// held as well, so that it outlives the BPF file system.
     Pinned(PinnedLink, PathBuf),
 }
 

@@ -26,8 +26,8 @@ pub use self::values::{
 use self::values::{list, single};
 use crate::{
     cluster::{
-        Departures, EmptyServices, EndpointNames, Endpoints, Key, NameServers, PodMode, Selector,
-        Selectors, ZoneSettings,
+        Departures, EmptyServices, EndpointNames, Endpoints, Key, NameServers, OddEndpoints,
+        PodMode, Selector, Selectors, ZoneSettings,
     },
     datapath::{Persistence, pins::BPFFS},
     zone::Name,
@@ -400,11 +400,11 @@ impl Config {
             false => EmptyServices::Answered,
         };
         let pods: PodMode = settings.pods.unwrap_or_default().into();
-        let (name_servers, endpoints) = match &source {
-            Source::Manifests(_) => (NameServers::Ours, Endpoints::All),
+        let (name_servers, odd_endpoints, endpoints) = match &source {
+            Source::Manifests(_) => (NameServers::Ours, OddEndpoints::Read, Endpoints::All),
             Source::Kubernetes(_) => {
                 let endpoints = settings.endpoints.unwrap_or(Endpoints::Headless);
-                (NameServers::Passed, endpoints)
+                (NameServers::Passed, OddEndpoints::Passed, endpoints)
             }
         };
 
@@ -431,6 +431,7 @@ impl Config {
                     .map(|NodeIp(address)| address)
                     .collect(),
                 name_servers,
+                odd_endpoints,
                 endpoints,
                 departures: match settings.pass_departures {
                     true => Departures::Passed,

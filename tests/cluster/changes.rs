@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::Cluster,
-    objects::{Key, Object, Writer, alias, key, owned, service, service_of, slice, writer},
+    objects::{Key, Object, Writer, alias, key, owned, pod, service, service_of, slice, writer},
 };
 
 /// Makes changes.
@@ -34,7 +34,15 @@ const PORTS: [(&str, &str); 5] = [
     ("odd", "SCTP"),
     ("x--y", "TCP"),
 ];
-const ZONES: [&str; 2] = ["zone-a", "zone-b"];
+const ZONES: [&str; 3] = ["zone-a", "zone-b", "west.zone-a"];
+const PHASES: [&str; 6] = [
+    "Running",
+    "Running",
+    "Pending",
+    "Succeeded",
+    "Failed",
+    "Unknown",
+];
 
 impl<'a> Changes<'a> {
     pub(crate) fn new(random: &'a mut StdRng, zone: &'a str) -> Changes<'a> {
@@ -67,7 +75,9 @@ impl<'a> Changes<'a> {
         let service = self.service_key(cluster);
         let slice = self.slice_key(cluster);
         let has_service = cluster.objects.services.contains_key(&service);
-        match (self.random.random_range(0..100), has_service, slice) {
+        match (self.random.random_range(0..115), has_service, slice) {
+            (100..110, ..) => self.change_pod(cluster),
+            (110..115, ..) => cluster.turn_namespace(&service.0),
             (0..10, true, _) => {
                 cluster.delete_service(&service)?;
                 Ok("a service deleted")
@@ -183,7 +193,7 @@ impl<'a> Changes<'a> {
                 "an endpoint went"
             }
             _ => {
-                let endpoint = self.endpoint(&changed.address_type);
+                let endpoint = self.endpoint(cluster, &changed.address_type);
                 changed.endpoints.push(serde_json::from_value(endpoint)?);
                 "an endpoint came"
             }
@@ -194,12 +204,13 @@ impl<'a> Changes<'a> {
 
     fn create_slice(&mut self, cluster: &mut Cluster, service: &Key) -> Result<()> {
         let name = format!("{}-{:06x}", service.1, self.random.random_range(0..1 << 24));
-        let family = match self.random.random_bool(0.75) {
-            true => "IPv4",
-            false => "IPv6",
+        let family = match self.random.random_range(0..20) {
+            0 => "FQDN",
+            1..6 => "IPv6",
+            _ => "IPv4",
         };
         let count = self.random.random_range(0..6);
-        let endpoints = (0..count).map(|_| self.endpoint(family)).collect();
+        let endpoints = (0..count).map(|_| self.endpoint(cluster, family)).collect();
         let mut ports = self.service_ports(0);
         // Of all ports, when there is no number.
         if self.random.random_bool(0.05)
@@ -222,6 +233,20 @@ impl<'a> Changes<'a> {
         ))))
     }
 
+    /// A pod comes, becomes another, or goes.
+    fn change_pod(&mut self, cluster: &mut Cluster) -> Result<&'static str> {
+        let key = self.service_key(cluster);
+        if cluster.objects.pods.contains_key(&key) && self.random.random_bool(0.3) {
+            cluster.delete_pod(&key)?;
+            return Ok("a pod deleted");
+        }
+        let phase = PHASES[self.random.random_range(0..PHASES.len())];
+        let address = format!("100.64.101.{}", self.random.random_range(1..40));
+        let status = json!({"phase": phase, "podIP": address, "podIPs": [{"ip": address}]});
+        cluster.write(pod(&key, &status)?)?;
+        Ok("a pod made, or its state changed")
+    }
+
     fn write_slice(
         &mut self,
         cluster: &mut Cluster,
@@ -236,10 +261,11 @@ impl<'a> Changes<'a> {
     }
 
     /// Pods are behind several services now and then.
-    fn endpoint(&mut self, family: &str) -> Value {
+    fn endpoint(&mut self, cluster: &Cluster, family: &str) -> Value {
         let number = self.random.random_range(1..200);
         let address = match family {
             "IPv4" => format!("100.64.100.{number}"),
+            "FQDN" => self.target(cluster),
             _ if number % 8 == 0 => format!("fd00:5a48:{number:x}::"),
             _ => format!("fd00:5a48::{number:x}"),
         };

@@ -10,13 +10,13 @@ use anyhow::{Context as _, Result, bail};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
-        core::v1::{ConfigMap, Namespace, Service},
+        core::v1::{ConfigMap, Namespace, Pod, PodSpec, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
     },
 };
 use kube::{
     Api, Client, Config, Resource,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::{runtime::Runtime, time::sleep};
 
 use crate::{
-    objects::{Key, Object, Objects, Writer, key, owned, service, slice},
+    objects::{HIDDEN, Key, Object, Objects, Writer, key, owned, service, slice},
     signals::Signals,
 };
 
@@ -54,8 +54,9 @@ const LIMIT: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Cluster {
-    /// A connection, and no namespace yet.
-    pub(crate) fn connect(kubeconfig: &Path, signals: Signals) -> Result<Cluster> {
+    /// A connection, and no namespace yet. The names of the namespaces follow from the seed, so that a
+    /// Corefile can name them.
+    pub(crate) fn connect(kubeconfig: &Path, seed: u64, signals: Signals) -> Result<Cluster> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -70,7 +71,7 @@ impl Cluster {
         Ok(Cluster {
             runtime,
             client,
-            prefix: format!("zerohop-{:08x}", rand::random::<u32>()),
+            prefix: format!("zerohop-{seed:x}"),
             objects: Objects::default(),
             markers: 0,
             signals,
@@ -79,9 +80,23 @@ impl Cluster {
 
     /// Makes a namespace, or waits until the API server has forgotten the one before and makes it.
     pub(crate) fn create_namespace(&mut self, name: &str) -> Result<()> {
-        self.add_namespace(name)?;
-        self.objects.namespaces.insert(name.to_owned());
-        Ok(())
+        self.write(Object::Namespace(Box::new(named(name)?)))
+    }
+
+    /// Labels a namespace as one that a Corefile may leave out, or takes the label away.
+    pub(crate) fn turn_namespace(&mut self, name: &str) -> Result<&'static str> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let (label, what) = match self.objects.hidden.contains(name) {
+            true => (Value::Null, "a namespace shown"),
+            false => (json!(""), "a namespace hidden"),
+        };
+        let patch = json!({"metadata": {"labels": {HIDDEN: label}}});
+        self.runtime
+            .block_on(api.patch(name, &PatchParams::default(), &Patch::Merge(patch)))?;
+        if !self.objects.hidden.remove(name) {
+            self.objects.hidden.insert(name.to_owned());
+        }
+        Ok(what)
     }
 
     /// Deletes a namespace with all that is in it, and waits until it is gone.
@@ -94,15 +109,26 @@ impl Cluster {
         })?;
         let objects = &mut self.objects;
         objects.namespaces.remove(name);
+        objects.hidden.remove(name);
         objects.services.retain(|key, _| key.0 != name);
         objects.slices.retain(|key, _| key.0 != name);
+        objects.pods.retain(|key, _| key.0 != name);
         Ok(())
     }
 
     /// Writes an object, in place of one with its name.
     pub(crate) fn write(&mut self, object: Object) -> Result<()> {
         match object {
-            Object::Namespace(name) => self.create_namespace(&name),
+            Object::Namespace(namespace) => {
+                let (_, name) = key(&namespace.metadata);
+                let labels = namespace.metadata.labels.as_ref();
+                if labels.is_some_and(|labels| labels.contains_key(HIDDEN)) {
+                    self.objects.hidden.insert(name.clone());
+                }
+                self.add_namespace(*namespace)?;
+                self.objects.namespaces.insert(name);
+                Ok(())
+            }
             Object::Service(service) => {
                 let key = key(&service.metadata);
                 let stored = self.put(*service, self.objects.services.get(&key))?;
@@ -113,6 +139,12 @@ impl Cluster {
                 let key = key(&slice.metadata);
                 let stored = self.put(*slice, self.objects.slices.get(&key))?;
                 self.objects.slices.insert(key, stored);
+                Ok(())
+            }
+            Object::Pod(pod) => {
+                let key = key(&pod.metadata);
+                let stored = self.put_pod(*pod)?;
+                self.objects.pods.insert(key, stored);
                 Ok(())
             }
         }
@@ -130,11 +162,17 @@ impl Cluster {
         Ok(())
     }
 
+    pub(crate) fn delete_pod(&mut self, key: &Key) -> Result<()> {
+        self.delete::<Pod>(key)?;
+        self.objects.pods.remove(key);
+        Ok(())
+    }
+
     /// Makes the namespace of what serves the suite itself: the Corefile, and a Service whose
     /// ClusterIP the pods ask.
     pub(crate) fn create_own(&self, corefile: &str) -> Result<Service> {
         let name = self.own_namespace();
-        self.add_namespace(&name)?;
+        self.add_namespace(named(&name)?)?;
         let map: ConfigMap = serde_json::from_value(json!({
             "metadata": {"namespace": name, "name": "coredns"},
             "data": {"Corefile": corefile},
@@ -160,7 +198,7 @@ impl Cluster {
         self.markers += 1;
         let namespace = format!("{}-marker-{}", self.prefix, self.markers);
         let key = (namespace.clone(), "marker".to_owned());
-        self.add_namespace(&namespace)?;
+        self.add_namespace(named(&namespace)?)?;
         let Object::Service(service) = service(&key, &json!({"clusterIP": "None"}))? else {
             bail!("a Service is one");
         };
@@ -193,17 +231,41 @@ impl Cluster {
         })
     }
 
-    fn add_namespace(&self, name: &str) -> Result<()> {
-        let namespace: Namespace = serde_json::from_value(json!({
-            "metadata": {"name": name, "labels": {LABEL: self.prefix}},
-        }))?;
+    fn add_namespace(&self, mut namespace: Namespace) -> Result<()> {
+        let labels = namespace.metadata.labels.get_or_insert_default();
+        labels.insert(LABEL.to_owned(), self.prefix.clone());
         let api: Api<Namespace> = Api::all(self.client.clone());
         let created = self
             .runtime
             .block_on(api.create(&PostParams::default(), &namespace));
         created
             .map(drop)
-            .with_context(|| format!("cannot create namespace {name}"))
+            .with_context(|| format!("cannot create namespace {:?}", namespace.metadata.name))
+    }
+
+    /// Writes a Pod and its state, which is an object of its own to the API server.
+    fn put_pod(&self, mut pod: Pod) -> Result<Pod> {
+        let (namespace, name) = key(&pod.metadata);
+        let status = json!({"status": pod.status});
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
+        if !self
+            .objects
+            .pods
+            .contains_key(&(namespace.clone(), name.clone()))
+        {
+            let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &namespace);
+            self.wait("a namespace's service account", async || {
+                Ok(accounts.get_opt("default").await?.is_some())
+            })?;
+            pod.spec = Some(unscheduled()?);
+            self.runtime
+                .block_on(api.create(&PostParams::default(), &pod))?;
+        }
+        let patch = Patch::Merge(status);
+        let stored =
+            self.runtime
+                .block_on(api.patch_status(&name, &PatchParams::default(), &patch));
+        stored.with_context(|| format!("cannot write the state of pod {namespace}/{name}"))
     }
 
     fn put<K>(&self, mut object: K, old: Option<&K>) -> Result<K>
@@ -271,6 +333,18 @@ impl Cluster {
             Ok(())
         })
     }
+}
+
+fn named(name: &str) -> Result<Namespace> {
+    Ok(serde_json::from_value(json!({"metadata": {"name": name}}))?)
+}
+
+/// What a Pod consists of that no scheduler places.
+fn unscheduled() -> Result<PodSpec> {
+    Ok(serde_json::from_value(json!({
+        "schedulerName": "nobody",
+        "containers": [{"name": "none", "image": "none"}],
+    }))?)
 }
 
 impl Drop for Cluster {

@@ -46,7 +46,7 @@ enum Passed {
     No,
 }
 
-pub(crate) const DEPARTURES: [Departure; 10] = [
+pub(crate) const DEPARTURES: [Departure; 11] = [
     Departure {
         what: "other types at names that are always there are NODATA",
         is: at_a_fixed_name,
@@ -75,7 +75,12 @@ pub(crate) const DEPARTURES: [Departure; 10] = [
     Departure {
         what: "ports without underscores are NXDOMAIN",
         is: port_without_underscores,
-        passed: Passed::No,
+        passed: Passed::Yes,
+    },
+    Departure {
+        what: "topology zones of several labels that nobody is in are NXDOMAIN",
+        is: unknown_topology_zone,
+        passed: Passed::Yes,
     },
     Departure {
         what: "targets of SRV records are in lower case",
@@ -122,8 +127,14 @@ fn at_a_fixed_name(difference: &Difference<'_>) -> bool {
 }
 
 fn above_a_name(difference: &Difference<'_>) -> bool {
-    difference.labels().is_some()
-        && difference.known.above.contains(&difference.name)
+    let labels = difference.labels();
+    // Below these any topology zone is a name.
+    let is_zonal = matches!(
+        labels.as_deref(),
+        Some(["_zone", _, _, "svc"] | ["pin" | "prefer", "_zone", _, _, "svc"])
+    );
+    labels.is_some()
+        && (is_zonal || difference.known.above.contains(&difference.name))
         && difference.is_nodata_instead_of_nxdomain()
 }
 
@@ -170,6 +181,14 @@ fn port_without_underscores(difference: &Difference<'_>) -> bool {
     (is_odd(port) || is_odd(protocol))
         && difference.coredns.rcode == "NOERROR"
         && difference.zerohop.is_nxdomain()
+}
+
+fn unknown_topology_zone(difference: &Difference<'_>) -> bool {
+    let labels = difference.labels();
+    let Some([_, _, .., "pin" | "prefer", "_zone", _, _, "svc"]) = labels.as_deref() else {
+        return false;
+    };
+    difference.coredns.rcode == "NOERROR" && difference.zerohop.is_nxdomain()
 }
 
 fn srv_in_lower_case(difference: &Difference<'_>) -> bool {

@@ -35,7 +35,7 @@ use crate::{
     changes::Changes,
     cluster::{Cluster, Marker},
     compare::Compared,
-    objects::zoo,
+    objects::{dual_stack_zoo, zoo},
     pod::{PASSED, Pods},
     questions::{Edns, Question},
     reply::Reply,
@@ -44,8 +44,6 @@ use crate::{
     tally::Tally,
 };
 
-/// Changes before everything is asked again.
-const CHANGES: usize = 1000;
 /// Changes that are missed while the API server or an agent is away.
 const MISSED: usize = 100;
 /// How long it may take until everybody knows what was written.
@@ -74,12 +72,20 @@ fn run() -> Result<Tally> {
     let settings = Settings::from_environment()?;
     println!("seed {}", settings.seed);
     let signals = Signals::new()?;
-    let mut cluster = Cluster::connect(&settings.kubeconfig, signals.clone())?;
+    let mut cluster = Cluster::connect(&settings.kubeconfig, settings.seed, signals.clone())?;
     println!("namespaces {}-*", cluster.prefix);
     let served = cluster.create_own(&settings.corefile)?;
     let mut pods = Pods::new(served_address(&served)?);
     for object in zoo(&cluster.prefix, &settings.zone)? {
         cluster.write(object)?;
+    }
+    match cluster.objects.are_dual_stack() {
+        true => {
+            for object in dual_stack_zoo(&cluster.prefix, &settings.zone)? {
+                cluster.write(object)?;
+            }
+        }
+        false => println!("not asked about: Services of both families, which this cluster hasn't"),
     }
     let agents = Mode::ALL.map(|mode| Agent::start(&settings, &cluster, &mut pods, mode));
     let compared = Compared {
@@ -104,8 +110,11 @@ fn run() -> Result<Tally> {
     };
 
     compare(&mut cluster, "objects of all kinds")?;
-    change(&mut cluster, &mut random, &settings, CHANGES)?;
-    compare(&mut cluster, &format!("after {CHANGES} changes"))?;
+    if settings.changes > 0 {
+        change(&mut cluster, &mut random, &settings, settings.changes)?;
+        let part = format!("after {} changes", settings.changes);
+        compare(&mut cluster, &part)?;
+    }
 
     let mut left_out = 0;
     match &settings.compact {

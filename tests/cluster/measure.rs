@@ -41,7 +41,7 @@ const NAMES: usize = 200;
 pub(crate) fn run(measured: &Measured) -> Result<()> {
     let settings = Settings::from_environment()?;
     let signals = Signals::new()?;
-    let mut cluster = Cluster::connect(&settings.kubeconfig, signals.clone())?;
+    let mut cluster = Cluster::connect(&settings.kubeconfig, settings.seed, signals.clone())?;
     let served = cluster.create_own(&settings.corefile)?;
     let mut pods = Pods::new(served_address(&served)?);
     let namespace = format!("{}-measured", cluster.prefix);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::{
     api::{
-        core::v1::{Namespace, Service},
+        core::v1::{Namespace, Pod, Service},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -21,15 +21,19 @@ pub(crate) type Key = (String, String);
 #[derive(Default)]
 pub(crate) struct Objects {
     pub(crate) namespaces: BTreeSet<String>,
+    /// Those of the namespaces that a Corefile may leave out.
+    pub(crate) hidden: BTreeSet<String>,
     pub(crate) services: BTreeMap<Key, Service>,
     pub(crate) slices: BTreeMap<Key, EndpointSlice>,
+    pub(crate) pods: BTreeMap<Key, Pod>,
 }
 
 /// An object to be written.
 pub(crate) enum Object {
-    Namespace(String),
+    Namespace(Box<Namespace>),
     Service(Box<Service>),
     Slice(Box<EndpointSlice>),
+    Pod(Box<Pod>),
 }
 
 /// Who says to have written a slice.
@@ -40,6 +44,9 @@ pub(crate) enum Writer {
     /// Somebody who leaves no mark.
     Hand,
 }
+
+/// On namespaces and objects that a Corefile may leave out by `!zerohop.test/hidden`.
+pub(crate) const HIDDEN: &str = "zerohop.test/hidden";
 
 /// The label that says whose endpoints a slice holds.
 pub(crate) const SERVICE: &str = "kubernetes.io/service-name";
@@ -54,11 +61,7 @@ const CHAIN: usize = 14;
 
 /// The objects of `zoo.yaml`, and those that are too many to be written there.
 pub(crate) fn zoo(prefix: &str, zone: &str) -> Result<Vec<Object>> {
-    let text = include_str!("zoo.yaml")
-        .replace("NS", prefix)
-        .replace("cluster.local", zone);
-    let written = text.split("\n---\n").map(object);
-    let mut objects = written.collect::<Result<Vec<_>>>()?;
+    let mut objects = written(include_str!("zoo.yaml"), prefix, zone)?;
     for number in 0..CHAIN {
         let target = match number + 1 {
             CHAIN => format!("web.{prefix}-a.svc.{zone}"),
@@ -83,10 +86,26 @@ pub(crate) fn zoo(prefix: &str, zone: &str) -> Result<Vec<Object>> {
     Ok(objects)
 }
 
+/// The objects that only a cluster with addresses of both families takes.
+pub(crate) fn dual_stack_zoo(prefix: &str, zone: &str) -> Result<Vec<Object>> {
+    written(include_str!("dual-stack.yaml"), prefix, zone)
+}
+
+fn written(text: &str, prefix: &str, zone: &str) -> Result<Vec<Object>> {
+    let text = text.replace("NS", prefix).replace("cluster.local", zone);
+    text.split("\n---\n").map(object).collect()
+}
+
 /// A Service.
 pub(crate) fn service(key: &Key, spec: &Value) -> Result<Object> {
     read(json!({"metadata": {"namespace": key.0, "name": key.1}, "spec": spec}))
         .map(|service| Object::Service(Box::new(service)))
+}
+
+/// A Pod that nothing starts, with the state that a kubelet would report.
+pub(crate) fn pod(key: &Key, status: &Value) -> Result<Object> {
+    read(json!({"metadata": {"namespace": key.0, "name": key.1}, "status": status}))
+        .map(|pod| Object::Pod(Box::new(pod)))
 }
 
 /// The spec of a Service that is another name.
@@ -133,6 +152,19 @@ pub(crate) fn owned(
 }
 
 impl Objects {
+    /// Whether Services have addresses of both families.
+    pub(crate) fn are_dual_stack(&self) -> bool {
+        let mut specs = self
+            .services
+            .values()
+            .filter_map(|service| service.spec.as_ref());
+        specs.any(|spec| {
+            spec.cluster_ips
+                .as_ref()
+                .is_some_and(|addresses| addresses.len() == 2)
+        })
+    }
+
     /// Whether a service's name leads to its endpoints; none if there is no such service.
     pub(crate) fn is_headless(&self, key: &Key) -> Option<bool> {
         let spec = self.services.get(key)?.spec.as_ref()?;
@@ -165,12 +197,10 @@ pub(crate) fn key(metadata: &ObjectMeta) -> Key {
 fn object(text: &str) -> Result<Object> {
     let object: Value = serde_saphyr::from_str(text).with_context(|| format!("no YAML: {text}"))?;
     Ok(match object["kind"].as_str() {
-        Some("Namespace") => {
-            let namespace: Namespace = read(object)?;
-            Object::Namespace(namespace.metadata.name.unwrap_or_default())
-        }
+        Some("Namespace") => Object::Namespace(Box::new(read(object)?)),
         Some("Service") => Object::Service(Box::new(read(object)?)),
         Some("EndpointSlice") => Object::Slice(Box::new(read(object)?)),
+        Some("Pod") => Object::Pod(Box::new(read(object)?)),
         other => bail!("an object of kind {other:?}"),
     })
 }

@@ -227,13 +227,33 @@ fn names(objects: &Objects, zone: &str) -> BTreeSet<String> {
                     .map(reverse),
             );
             let labels = addresses.map(|address| address.replace(['.', ':'], "-"));
-            for label in labels.chain(endpoint.hostname.clone()) {
+            let pod = endpoint
+                .target_ref
+                .as_ref()
+                .and_then(|pod| pod.name.clone());
+            for label in labels.chain(endpoint.hostname.clone()).chain(pod) {
                 names.insert(format!("{label}.{service}"));
                 if label.ends_with('-') {
                     names.insert(format!("{label}0.{service}"));
                 }
             }
+            if let Some(topology_zone) = &endpoint.zone {
+                let topology_zone = topology_zone.to_ascii_lowercase();
+                for directive in ["pin", "prefer"] {
+                    names.insert(format!("{topology_zone}.{directive}._zone.{service}"));
+                }
+            }
         }
+    }
+    for ((namespace, _), pod) in &objects.pods {
+        let addresses = pod
+            .status
+            .iter()
+            .flat_map(|status| status.pod_ips.iter().flatten());
+        names.extend(addresses.map(|address| {
+            let label = address.ip.replace(['.', ':'], "-");
+            format!("{label}.{namespace}.pod.{zone}")
+        }));
     }
     names
 }

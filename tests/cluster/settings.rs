@@ -16,8 +16,10 @@ pub(crate) struct Settings {
     pub(crate) zone: String,
     /// The agent's program.
     pub(crate) agent: PathBuf,
-    /// What all random choices follow from.
+    /// What all random choices follow from, and the names of the namespaces.
     pub(crate) seed: u64,
+    /// Random changes before everything is asked again.
+    pub(crate) changes: usize,
     /// Kills the API server and starts it again.
     pub(crate) restart_api: Option<String>,
     /// Makes etcd forget old versions.
@@ -76,7 +78,11 @@ impl Settings {
         };
         let seed = match env::var("ZEROHOP_SEED") {
             Ok(seed) => seed.parse().context("ZEROHOP_SEED is not a number")?,
-            Err(_) => rand::random(),
+            Err(_) => rand::random::<u32>().into(),
+        };
+        let changes = match env::var("ZEROHOP_CHANGES") {
+            Ok(changes) => changes.parse().context("ZEROHOP_CHANGES is not a number")?,
+            Err(_) => 1000,
         };
         let zone = zone(&corefile).context("the Corefile has no line `kubernetes ZONE …`")?;
         Ok(Settings {
@@ -88,6 +94,7 @@ impl Settings {
             corefile,
             agent: needed("ZEROHOP_AGENT")?.into(),
             seed,
+            changes,
             restart_api: env::var("ZEROHOP_RESTART_API").ok(),
             compact: env::var("ZEROHOP_COMPACT").ok(),
         })

@@ -1,5 +1,6 @@
 //! Objects as the API writes them, read into ours.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -88,23 +89,30 @@ impl TryFrom<discovery::EndpointSlice> for Object {
                     .map_err(|reason| problem(format!("ports[{index}].port"), reason))
             })
             .collect::<Result<_, _>>()?;
-        // Slices of domain names (addressType FQDN) have no addresses to publish.
-        let endpoints = if slice.address_type == "FQDN" {
-            Vec::new()
-        } else {
-            slice.endpoints
-        };
-        let ready = endpoints.into_iter().enumerate();
+        let has_names = slice.address_type == "FQDN";
+        let ready = slice.endpoints.into_iter().enumerate();
         let ready = ready.filter(|(_, endpoint)| is_ready(endpoint));
         let mut endpoints = Vec::new();
+        let mut is_odd = false;
         for (index, endpoint) in ready {
-            Endpoint::read(endpoint, &mut endpoints)
+            let texts = endpoint.addresses.iter();
+            is_odd |= has_names || texts.clone().any(|text| !is_plain(text));
+            let is_name =
+                |text: &str| has_leading_zeros(text) || has_names && address(text).is_err();
+            let addresses = texts.filter(|text| !is_name(text));
+            let addresses = addresses
+                .map(|text| address(text))
+                .collect::<Result<_, _>>();
+            let addresses = addresses
                 .map_err(|reason| problem(format!("endpoints[{index}].addresses"), reason))?;
+            Endpoint::read(endpoint, addresses, &mut endpoints);
         }
+        share_zones(&mut endpoints);
         Ok(Object::EndpointSlice(EndpointSlice {
             key,
             service,
             endpoints: endpoints.into(),
+            is_odd,
             ports,
         }))
     }
@@ -170,7 +178,10 @@ impl TryFrom<ApiPod> for Object {
     fn try_from(pod: ApiPod) -> Result<Object, ObjectError> {
         let key = key("Pod", &pod.metadata)?;
         let status = pod.status.unwrap_or_default();
-        let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let ended = matches!(
+            status.phase.as_deref(),
+            Some("Succeeded" | "Failed" | "Unknown")
+        );
         if ended || pod.metadata.deletion_timestamp.is_some() {
             let addresses = Vec::new();
             return Ok(Object::Pod(Pod { key, addresses }));
@@ -194,22 +205,19 @@ impl TryFrom<ApiPod> for Object {
 }
 
 impl Endpoint {
-    /// Adds one for each address.
-    fn read(endpoint: discovery::Endpoint, to: &mut Vec<Endpoint>) -> Result<(), String> {
+    /// Adds one for each of its addresses.
+    fn read(endpoint: discovery::Endpoint, addresses: Vec<IpAddr>, to: &mut Vec<Endpoint>) {
         let stated = |text: Option<String>| text.filter(|text| !text.is_empty());
         let hostname = stated(endpoint.hostname).map(Box::from);
         let pod = endpoint.target_ref.and_then(|target| target.name);
         let pod = pod.map(Box::from);
-        let zone = stated(endpoint.zone).map(Arc::from);
-        for text in &endpoint.addresses {
-            to.push(Endpoint {
-                address: address(text)?,
-                hostname: hostname.clone(),
-                pod: pod.clone(),
-                zone: zone.clone(),
-            });
-        }
-        Ok(())
+        let zone = stated(endpoint.zone).map(|zone| zone.to_ascii_lowercase().into());
+        to.extend(addresses.into_iter().map(|address| Endpoint {
+            address,
+            hostname: hostname.clone(),
+            pod: pod.clone(),
+            zone: zone.clone(),
+        }));
     }
 }
 
@@ -231,6 +239,18 @@ impl Port {
             },
             number,
         })
+    }
+}
+
+/// Gives an address that a slice lists twice the topology zone that it has last: CoreDNS keeps one of
+/// each address.
+fn share_zones(endpoints: &mut [Endpoint]) {
+    let zones: BTreeMap<IpAddr, Arc<str>> = endpoints
+        .iter()
+        .filter_map(|endpoint| Some((endpoint.address, endpoint.zone.clone()?)))
+        .collect();
+    for endpoint in endpoints {
+        endpoint.zone = zones.get(&endpoint.address).cloned();
     }
 }
 
@@ -261,6 +281,19 @@ fn key(kind: &'static str, metadata: &ObjectMeta) -> Result<Key, Problem> {
         ));
     }
     Ok(key)
+}
+
+/// Whether an address is written in the one way that CoreDNS finds it by.
+fn is_plain(text: &str) -> bool {
+    address(text).is_ok_and(|address| address.to_string() == text)
+}
+
+/// Whether it is an IPv4 address with zeros in front of numbers, as the API server takes it. To
+/// CoreDNS that is a domain name.
+fn has_leading_zeros(text: &str) -> bool {
+    let numbers = text.split('.').map(str::parse::<u8>);
+    let numbers: Result<Vec<u8>, _> = numbers.collect();
+    text.parse::<IpAddr>().is_err() && numbers.is_ok_and(|numbers| numbers.len() == 4)
 }
 
 /// An IPv4-mapped IPv6 address is the IPv4 address.

@@ -26,8 +26,8 @@ pub use objects::{
 pub use provenance::{ObjectRef, Origin, Provenance};
 pub use selector::{Labels, Selector, SelectorError, Selectors};
 pub use settings::{
-    Departures, EmptyServices, EndpointNames, Endpoints, KnownPods, NameServers, PodMode,
-    ZonalNames, ZoneSettings,
+    Departures, EmptyServices, EndpointNames, Endpoints, KnownPods, NameServers, OddEndpoints,
+    PodMode, ZonalNames, ZoneSettings,
 };
 pub use view::View;
 

@@ -99,6 +99,8 @@ pub struct EndpointSlice {
     pub service: Option<Arc<str>>,
     /// The addresses of the endpoints that are ready.
     pub endpoints: Box<[Endpoint]>,
+    /// Whether CoreDNS takes some of them for domain names, or for other addresses than we do.
+    pub is_odd: bool,
     /// The ports that each of the endpoints has.
     pub ports: Arc<[Port]>,
 }

@@ -1,14 +1,19 @@
 //! The records of one service.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::zone::{Below, Name, Rdata, Record, Srv, dashed};
 
 use super::frame::label_below;
 use super::objects::{Endpoint, EndpointSlice, Key, Port, Problem, Service, ServiceKind};
-use super::settings::{EmptyServices, EndpointNames, Endpoints, ZonalNames, ZoneSettings};
+use super::settings::{
+    Departures, EmptyServices, EndpointNames, Endpoints, OddEndpoints, ZonalNames, ZoneSettings,
+};
+
+/// The longest label; CoreDNS names no endpoint after a pod with a longer name.
+const MAX_LABEL: usize = 63;
 
 /// All that one service and its slices give to a model, in one cluster domain.
 #[derive(Debug, Default)]
@@ -17,6 +22,8 @@ pub(super) struct Contribution {
     pub(super) records: Vec<Record>,
     /// Names below which more exists than is stored.
     pub(super) below: Vec<(Name, Below)>,
+    /// Names of which somebody else knows more, and whether any are below.
+    pub(super) left: Vec<Name>,
     /// What the addresses are called. Which of them become PTR records only all
     /// services together can tell.
     pub(super) pointers: Vec<Pointer>,
@@ -37,6 +44,8 @@ pub(super) struct Pointer {
 pub(super) enum Source {
     ClusterIp,
     Endpoint,
+    /// An endpoint whose names are CoreDNS's to tell.
+    Odd,
 }
 
 /// An address as one slice lists it.
@@ -65,7 +74,7 @@ pub(super) fn contribution(
     svc: &Name,
     settings: &ZoneSettings,
 ) -> Contribution {
-    let mut out = Contribution::default();
+    let mut out = pointing(&service.key, Some(service), slices, svc, settings);
     let name = label_below(svc, &service.key.namespace)
         .and_then(|namespace| label_below(&namespace, &service.key.name));
     let name = match &name {
@@ -78,7 +87,6 @@ pub(super) fn contribution(
     let addresses: &[IpAddr] = match &service.kind {
         ServiceKind::ExternalName(target) => {
             out.alias(service, name, target, settings.ttl);
-            out.point_at(listed(slices, name, settings, &mut Vec::new()), settings);
             return out;
         }
         ServiceKind::ClusterIp(addresses) if addresses.is_empty() => {
@@ -96,7 +104,18 @@ pub(super) fn contribution(
     };
 
     let is_headless = service.kind == ServiceKind::Headless;
-    let knows_endpoints = is_headless || settings.endpoints == Endpoints::All;
+    let is_odd = slices.iter().any(|slice| is_odd(slice, settings));
+    // Without endpoints it has no name, but every topology zone has one below it.
+    let has_only_zones = settings.odd_endpoints == OddEndpoints::Passed
+        && settings.zonal_names == ZonalNames::Answered
+        && is_empty(slices);
+    if is_headless && (is_odd || has_only_zones) {
+        if let Err(reason) = out.leave(name, slices, settings) {
+            out.problem(service, "metadata.name", reason);
+        }
+        return out;
+    }
+    let knows_endpoints = (is_headless || settings.endpoints == Endpoints::All) && !is_odd;
     let listed = match knows_endpoints {
         true => listed(slices, name, settings, &mut out.problems),
         false => Vec::new(),
@@ -130,38 +149,48 @@ pub(super) fn contribution(
     {
         out.problem(service, "metadata.name", reason);
     }
-
-    out.pointers = addresses
-        .iter()
-        .map(|address| Pointer {
-            address: *address,
-            target: name.clone(),
-            source: Source::ClusterIp,
-        })
-        .collect();
-    out.point_at(listed, settings);
+    if settings.departures == Departures::Passed
+        && let Err(reason) = out.leave_ports(name, own.iter().map(|pair| pair.port))
+    {
+        out.problem(service, "spec.ports", reason);
+    }
     out
 }
 
-/// What slices give whose service is not there: CoreDNS makes pointers of slices without looking for
-/// services.
-pub(super) fn orphaned(
-    service: &Key,
+/// What a service and its slices give where its own names are not there: CoreDNS makes pointers of
+/// services that it doesn't answer for, and of slices without looking for their services. A pod is
+/// behind several services, and each gives it a name: without all of them there is no saying which
+/// names an address has.
+pub(super) fn pointing(
+    key: &Key,
+    service: Option<&Service>,
     slices: &[&EndpointSlice],
     svc: &Name,
     settings: &ZoneSettings,
 ) -> Contribution {
     let mut out = Contribution::default();
-    let name = label_below(svc, &service.namespace)
-        .and_then(|namespace| label_below(&namespace, &service.name));
-    if let Ok(name) = name {
-        out.point_at(listed(slices, &name, settings, &mut Vec::new()), settings);
+    let name =
+        label_below(svc, &key.namespace).and_then(|namespace| label_below(&namespace, &key.name));
+    let Ok(name) = name else {
+        return out;
+    };
+    if let Some(ServiceKind::ClusterIp(addresses)) = service.map(|service| &service.kind) {
+        out.pointers.extend(addresses.iter().map(|address| Pointer {
+            address: *address,
+            target: name.clone(),
+            source: Source::ClusterIp,
+        }));
+    }
+    if settings.endpoints == Endpoints::All {
+        let slices = slices.iter();
+        out.pointers
+            .extend(slices.flat_map(|slice| endpoint_pointers(slice, &name, settings, |_| true)));
     }
     out
 }
 
-/// What a service calls one address, or its slices do where there is none: the same as in its
-/// [`contribution`], without the rest.
+/// What a service calls one address, or its slices do where there is none: the same as in
+/// [`pointing`], without the rest.
 pub(super) fn pointers_of(
     address: IpAddr,
     service: Option<&Service>,
@@ -169,45 +198,49 @@ pub(super) fn pointers_of(
     name: &Name,
     settings: &ZoneSettings,
 ) -> Vec<Pointer> {
-    let pointer = |target, source| Pointer {
-        address,
-        target,
-        source,
-    };
     let mut pointers = Vec::new();
-    if let Some(ServiceKind::ClusterIp(addresses)) = service.map(|service| &service.kind) {
-        let is_ignored = settings.empty_services == EmptyServices::Ignored && is_empty(slices);
-        if addresses.is_empty() || is_ignored {
-            return pointers;
-        }
-        if addresses.contains(&address) {
-            pointers.push(pointer(name.clone(), Source::ClusterIp));
-        }
+    if let Some(ServiceKind::ClusterIp(addresses)) = service.map(|service| &service.kind)
+        && addresses.contains(&address)
+    {
+        pointers.push(Pointer {
+            address,
+            target: name.clone(),
+            source: Source::ClusterIp,
+        });
     }
     if settings.endpoints == Endpoints::All {
-        let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
-        let names = endpoints
-            .filter(|endpoint| endpoint.address == address)
-            .flat_map(|endpoint| endpoint_name(endpoint, name, settings));
-        pointers.extend(names.map(|name| pointer(name, Source::Endpoint)));
+        let is_it = |endpoint: &Endpoint| endpoint.address == address;
+        let slices = slices.iter();
+        pointers.extend(slices.flat_map(|slice| endpoint_pointers(slice, name, settings, is_it)));
     }
     pointers
 }
 
-impl Contribution {
-    /// Adds the names that endpoints give their addresses. A pod is behind several services, and each
-    /// gives it a name: without all of them there is no saying which names an address has.
-    fn point_at(&mut self, listed: Vec<Listed<'_>>, settings: &ZoneSettings) {
-        if settings.endpoints == Endpoints::All {
-            let pointers = listed.into_iter().map(|listed| Pointer {
-                address: listed.address,
-                target: listed.name,
-                source: Source::Endpoint,
-            });
-            self.pointers.extend(pointers);
-        }
-    }
+/// The names that a slice gives those of its endpoints that are meant.
+fn endpoint_pointers(
+    slice: &EndpointSlice,
+    service: &Name,
+    settings: &ZoneSettings,
+    is_meant: impl Fn(&Endpoint) -> bool,
+) -> Vec<Pointer> {
+    let source = match is_odd(slice, settings) {
+        true => Source::Odd,
+        false => Source::Endpoint,
+    };
+    let endpoints = slice.endpoints.iter();
+    let pointers = endpoints
+        .filter(|endpoint| is_meant(endpoint))
+        .filter_map(|endpoint| {
+            Some(Pointer {
+                address: endpoint.address,
+                target: endpoint_name(endpoint, service, settings).ok()?,
+                source,
+            })
+        });
+    pointers.collect()
+}
 
+impl Contribution {
     /// The addresses of the pairs, and a SRV record for each pair with a port.
     /// Every pair counts for the weight, also one that another slice repeats or
     /// that has no port: so does CoreDNS.
@@ -239,9 +272,12 @@ impl Contribution {
         let pin = label_below(&anchor, "pin")?;
         let prefer = label_below(&anchor, "prefer")?;
         for (zone, pairs) in group_by(pairs, |pair| pair.zone) {
-            // A topology zone that cannot be one label has no name of its own.
-            let (Ok(pin), Ok(prefer)) = (label_below(&pin, zone), label_below(&prefer, zone))
-            else {
+            // A topology zone may be several labels. One that can't be any has no name of its own.
+            let below = |name: &Name| {
+                let mut labels = zone.rsplit('.');
+                labels.try_fold(name.clone(), |name, label| label_below(&name, label))
+            };
+            let (Ok(pin), Ok(prefer)) = (below(&pin), below(&prefer)) else {
                 continue;
             };
             self.pairs(&pin, &pairs, ttl);
@@ -249,6 +285,42 @@ impl Contribution {
         }
         self.below.push((pin, Below::Empty));
         self.below.push((prefer, Below::Like(name.clone())));
+        Ok(())
+    }
+
+    /// Leaves all names of a headless service to somebody else: with its ports, and by topology zone.
+    fn leave(
+        &mut self,
+        name: &Name,
+        slices: &[&EndpointSlice],
+        settings: &ZoneSettings,
+    ) -> Result<(), String> {
+        self.left.push(name.clone());
+        self.leave_ports(name, slices.iter().flat_map(|slice| slice.ports.iter()))?;
+        if settings.zonal_names == ZonalNames::Answered {
+            let anchor = label_below(name, "_zone")?;
+            self.left.push(label_below(&anchor, "pin")?);
+            self.left.push(label_below(&anchor, "prefer")?);
+            self.left.push(anchor);
+        }
+        Ok(())
+    }
+
+    /// Leaves the names of ports to somebody else where they aren't ours. CoreDNS doesn't miss
+    /// underscores, and takes `_` for any port and any protocol.
+    fn leave_ports<'p>(
+        &mut self,
+        name: &Name,
+        ports: impl Iterator<Item = &'p Port>,
+    ) -> Result<(), String> {
+        let protocols: BTreeSet<&str> = ports.map(|port| &*port.protocol).collect();
+        for protocol in protocols {
+            self.left.push(label_below(name, &format!("_{protocol}"))?);
+            if !protocol.is_empty() {
+                self.left.push(label_below(name, protocol)?);
+            }
+        }
+        self.left.push(label_below(name, "_")?);
         Ok(())
     }
 
@@ -306,9 +378,24 @@ fn pairs<'a>(
     })
 }
 
-/// Whether no endpoint is ready.
+/// Whether no endpoint is ready. One that is a domain name is, to CoreDNS.
 fn is_empty(slices: &[&EndpointSlice]) -> bool {
-    slices.iter().all(|slice| slice.endpoints.is_empty())
+    slices
+        .iter()
+        .all(|slice| slice.endpoints.is_empty() && !slice.is_odd)
+}
+
+/// Whether a slice's endpoints are CoreDNS's to name: where they aren't what we take them for, or are
+/// named after what is no label.
+fn is_odd(slice: &EndpointSlice, settings: &ZoneSettings) -> bool {
+    let is_label = |pod: &str| pod.len() > MAX_LABEL || !pod.contains('.');
+    let is_named_so = |endpoint: &Endpoint| {
+        endpoint.hostname.is_none() && endpoint.pod.as_deref().is_some_and(|pod| !is_label(pod))
+    };
+    settings.odd_endpoints == OddEndpoints::Passed
+        && (slice.is_odd
+            || settings.endpoint_names == EndpointNames::Pod
+                && slice.endpoints.iter().any(is_named_so))
 }
 
 /// The ready addresses of all slices, under the names they have below `service`.

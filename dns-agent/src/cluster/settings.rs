@@ -52,6 +52,8 @@ pub struct ZoneSettings {
     pub pointers: Vec<Name>,
     /// Whether endpoints have names by topology zone.
     pub zonal_names: ZonalNames,
+    /// What is said of endpoints that CoreDNS takes for something else than we do.
+    pub odd_endpoints: OddEndpoints,
     /// What is said where CoreDNS departs from the standards.
     pub departures: Departures,
 }
@@ -66,9 +68,20 @@ pub enum ZonalNames {
     Answered,
 }
 
+/// What is said of endpoints that CoreDNS takes for something else than we do: domain names, and
+/// addresses in an unusual spelling.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OddEndpoints {
+    /// Only what is an address counts.
+    #[default]
+    Read,
+    /// Nothing: CoreDNS is asked for every name that they are part of.
+    Passed,
+}
+
 /// What is said where CoreDNS departs from the standards: it says NXDOMAIN for a name without
 /// addresses that exists because of names below it (RFC 8020), and for types that such a name
-/// lacks.
+/// lacks. It ignores labels in front of a pod's, and missing underscores in those of ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Departures {
     /// What the standards say.
@@ -166,6 +179,7 @@ impl Default for ZoneSettings {
                 .flat_map(Name::parse)
                 .collect(),
             zonal_names: ZonalNames::default(),
+            odd_endpoints: OddEndpoints::default(),
             departures: Departures::default(),
         }
     }

@@ -15,7 +15,7 @@ use super::frame::{Domain, below_pods, label_below};
 use super::index::Index;
 use super::objects::Key;
 use super::service::{Contribution, Source, pointers_of};
-use super::settings::{Departures, PodMode};
+use super::settings::{Departures, PodMode, ZonalNames};
 
 /// The names at and below a service's name.
 pub(super) type Subtree = HashMap<Name, Arc<Node>>;
@@ -34,6 +34,13 @@ struct Last {
     domain: usize,
     service: Key,
     names: Rc<Subtree>,
+}
+
+/// The names of an address.
+enum Targets {
+    Known(BTreeSet<Name>),
+    /// CoreDNS has others, or more.
+    Unknown,
 }
 
 impl<'a> View<'a> {
@@ -63,8 +70,8 @@ impl<'a> View<'a> {
         source: Source,
     ) -> impl Iterator<Item = Name> {
         let services = self.services_of(address);
-        let exposed = services.filter(|key| self.index.exposes(&key.namespace));
-        let given = exposed.flat_map(move |key| {
+        let pointing = services.filter(|key| self.index.points_into(&key.namespace));
+        let given = pointing.flat_map(move |key| {
             let (service, slices) = (self.index.service(key), self.index.slices_of(key));
             service_name(key, domain).map_or_else(Vec::new, |name| {
                 pointers_of(address, service, &slices, &name, self.index.settings())
@@ -163,17 +170,16 @@ impl<'a> View<'a> {
                 .then(Arc::default);
         }
         let address = *range.start();
-        let targets = self.targets(address);
-        if targets.is_empty() {
-            return None;
-        }
         let owner = reverse_name(address);
         let mut builder = ModelBuilder::new(0);
-        builder.extend(targets.into_iter().map(|target| Record {
-            owner: owner.clone(),
-            ttl: settings.ttl,
-            data: Rdata::Ptr(target),
-        }));
+        match self.targets(address) {
+            Targets::Known(targets) => builder.extend(targets.into_iter().map(|target| Record {
+                owner: owner.clone(),
+                ttl: settings.ttl,
+                data: Rdata::Ptr(target),
+            })),
+            Targets::Unknown => builder.leave(owner.clone()),
+        }
         builder.build_below(&owner).remove(&owner)
     }
 
@@ -182,21 +188,28 @@ impl<'a> View<'a> {
         after
             .take_while(|(address, _)| *address <= last)
             .any(|(address, _)| {
-                !self.is_passed(&reverse_name(*address)) && !self.targets(*address).is_empty()
+                !self.is_passed(&reverse_name(*address)) && !self.targets(*address).are_none()
             })
     }
 
     /// The names of an address: of services whose ClusterIP it is the first one's, alone, or else
     /// every endpoint's.
-    fn targets(&self, address: IpAddr) -> BTreeSet<Name> {
+    fn targets(&self, address: IpAddr) -> Targets {
         let Some(domain) = self.index.frame.domains.first() else {
-            return BTreeSet::new();
+            return Targets::Known(BTreeSet::new());
         };
         if let Some(owner) = self.owners(address, domain).next() {
-            return BTreeSet::from([owner]);
+            return Targets::Known(BTreeSet::from([owner]));
         }
-        self.pointers_of(address, domain, Source::Endpoint)
-            .collect()
+        if self
+            .pointers_of(address, domain, Source::Odd)
+            .next()
+            .is_some()
+        {
+            return Targets::Unknown;
+        }
+        let endpoints = self.pointers_of(address, domain, Source::Endpoint);
+        Targets::Known(endpoints.collect())
     }
 
     /// A name of the frame. One that no record made hides nothing that the name above it says.
@@ -221,13 +234,25 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether CoreDNS is asked because it ignores labels in front of a pod's.
-    fn is_left_below_a_pod(&self, name: &Name) -> bool {
+    /// Whether CoreDNS is asked because of what it makes of many labels: it ignores those in front of
+    /// a pod's, and takes any number of them for a topology zone.
+    fn is_left_deep(&self, name: &Name) -> bool {
         let mut domains = self.index.frame.domains.iter();
         self.index.settings().departures == Departures::Passed
-            && domains.any(|Domain { pod, .. }| {
+            && domains.any(|Domain { svc, pod, .. }| {
+                if name.is_at_or_below(svc) {
+                    let labels = labels_below(name, svc);
+                    let directives = ["pin", "prefer"];
+                    return self.has_zonal_names()
+                        && matches!(labels.as_deref(),
+                            Some([_, _, "_zone", directive, _, _, ..]) if directives.contains(directive));
+                }
                 name.is_at_or_below(pod) && name.labels().count() > pod.labels().count() + 2
             })
+    }
+
+    fn has_zonal_names(&self) -> bool {
+        self.index.settings().zonal_names == ZonalNames::Answered
     }
 
     fn visit_domain(&self, at: usize, domain: &Domain, see: &mut dyn FnMut(&Name, &Node)) {
@@ -283,6 +308,12 @@ impl<'a> View<'a> {
     }
 }
 
+impl Targets {
+    fn are_none(&self) -> bool {
+        matches!(self, Targets::Known(targets) if targets.is_empty())
+    }
+}
+
 impl ZoneData for View<'_> {
     fn zones(&self) -> &[Apex] {
         self.index.frame.model.zones()
@@ -295,7 +326,7 @@ impl ZoneData for View<'_> {
     fn is_passed(&self, name: &Name) -> bool {
         // Those of the settings also where no zone of ours is above.
         let mut passed = self.index.settings().passed.iter().chain(self.passed());
-        passed.any(|passed| name.is_at_or_below(passed)) || self.is_left_below_a_pod(name)
+        passed.any(|passed| name.is_at_or_below(passed)) || self.is_left_deep(name)
     }
 
     fn node(&self, name: &Name) -> Option<Arc<Node>> {
@@ -327,9 +358,11 @@ impl ZoneData for View<'_> {
         // No object makes names more than one label deep without records.
         let mut deep = self.index.frame.model.deep_names();
         if self.index.settings().departures == Departures::Passed {
-            // CoreDNS ignores labels in front of a pod's.
             let domains = self.index.frame.domains.iter();
-            deep.extend(domains.map(|domain| domain.pod.clone()));
+            deep.extend(domains.clone().map(|domain| domain.pod.clone()));
+            if self.has_zonal_names() {
+                deep.extend(domains.map(|domain| domain.svc.clone()));
+            }
         }
         deep
     }
@@ -355,6 +388,9 @@ pub(super) fn subtree(contribution: Contribution, key: &Key, domain: &Domain) ->
     builder.extend(contribution.records);
     for (name, below) in contribution.below {
         builder.compute_below(name, below);
+    }
+    for name in contribution.left {
+        builder.leave(name);
     }
     builder.build_below(&root)
 }

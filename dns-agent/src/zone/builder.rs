@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::node::RecordSet;
-use super::{Absent, Apex, Below, Model, Name, NameError, Node, Rdata, Record, Rtype};
+use super::{Absent, Apex, Below, Model, Name, NameError, Node, Rdata, Record, Rest, Rtype};
 
 /// Collects names and records, in any order, until [`ModelBuilder::build`].
 #[derive(Debug)]
@@ -77,6 +77,14 @@ impl ModelBuilder {
     /// Makes a name exist, and below it what is not stored.
     pub fn compute_below(&mut self, name: Name, below: Below) {
         self.nodes.entry(name).or_default().below = below;
+    }
+
+    /// Leaves to somebody else what a name has no data of, and every name one label below that is
+    /// not added.
+    pub fn leave(&mut self, name: Name) {
+        let node = self.nodes.entry(name).or_default();
+        node.below = Below::Unknown;
+        node.rest = Rest::Passed;
     }
 
     /// Leaves a name and everything below it to somebody else, whatever is added

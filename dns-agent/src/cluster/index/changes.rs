@@ -10,7 +10,7 @@ use crate::cluster::objects::{Key, Pod, Problem};
 use crate::cluster::service::Pointer;
 use crate::cluster::settings::PodMode;
 use crate::cluster::view::{Subtree, service_name, subtree};
-use crate::zone::{Name, dashed, reverse_name};
+use crate::zone::{Name, ZoneData as _, dashed, reverse_name};
 
 /// What a service makes, in all domains.
 #[derive(Debug, Default)]
@@ -254,9 +254,9 @@ impl Index {
         domains
             .map(|domain| {
                 let served = self.settings.served.iter();
-                served
-                    .flat_map(|address| view.owners(*address, domain))
-                    .collect()
+                let owners = served.flat_map(|address| view.owners(*address, domain));
+                // A name server that isn't there helps nobody.
+                owners.filter(|owner| view.node(owner).is_some()).collect()
             })
             .collect()
     }

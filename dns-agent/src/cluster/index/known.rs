@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::Index;
 use crate::cluster::frame::Domain;
 use crate::cluster::objects::{EndpointSlice, Key, Pod, Port, Service, ServiceKind};
-use crate::cluster::service::{Contribution, contribution, orphaned};
+use crate::cluster::service::{Contribution, contribution, pointing};
 
 impl Index {
     /// Where a service answers UDP: its ClusterIPs, and its endpoints as far as they are known.
@@ -116,20 +116,29 @@ impl Index {
             .contains_key(&(namespace.into(), address))
     }
 
-    /// What a Service and its slices give to a domain; none when they are not there, or not exposed.
+    /// Whether the addresses of a namespace lead to names in it. CoreDNS asks only whether it is
+    /// listed, where there is a list: names that it denies may have pointers.
+    pub(in crate::cluster) fn points_into(&self, namespace: &str) -> bool {
+        self.settings.namespaces.is_empty() || self.exposes(namespace)
+    }
+
+    /// What a Service and its slices give to a domain; none when they are not there, or leave no trace.
     pub(in crate::cluster) fn contribution(
         &self,
         key: &Key,
         domain: &Domain,
     ) -> Option<Contribution> {
-        if !self.exposes(&key.namespace) {
-            return None;
-        }
-        let slices = self.slices_of(key);
-        match self.service(key) {
-            Some(service) => Some(contribution(service, &slices, &domain.svc, &self.settings)),
+        let (service, slices) = (self.service(key), self.slices_of(key));
+        let (svc, settings) = (&domain.svc, &self.settings);
+        match service {
+            Some(service) if self.exposes(&key.namespace) => {
+                Some(contribution(service, &slices, svc, settings))
+            }
             None if slices.is_empty() => None,
-            None => Some(orphaned(key, &slices, &domain.svc, &self.settings)),
+            _ if self.points_into(&key.namespace) => {
+                Some(pointing(key, service, &slices, svc, settings))
+            }
+            _ => None,
         }
     }
 }

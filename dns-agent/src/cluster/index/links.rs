@@ -20,7 +20,7 @@ impl Index {
     /// What is to find a service. It is cheaper than what the service makes, and is kept from
     /// the start.
     pub(super) fn links(&self, key: &Key) -> Links {
-        if !self.exposes(&key.namespace) {
+        if !self.points_into(&key.namespace) {
             return Links::default();
         }
         let (mut addresses, alias) = match self.service_kind(key) {

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use crate::cluster::{
-    Endpoint, EndpointNames, EndpointSlice, Key, Namespace, Object, Objects, Pod, PodMode, Port,
-    Service, ServiceKind, ZoneSettings, build,
+    Endpoint, EndpointNames, EndpointSlice, Key, Namespace, Object, Objects, OddEndpoints, Pod,
+    PodMode, Port, Service, ServiceKind, ZoneSettings, build,
 };
 use crate::zone::tests::rendering::parse;
 use crate::zone::{Answer, Model, Name, Node, Rdata, Record, Rtype, ZoneData, render};
@@ -185,12 +185,13 @@ pub(super) fn clusters() -> impl Strategy<Value = Cluster> {
         });
         let slices = slices
             .into_iter()
-            .map(|(key, (service, endpoints, ports))| {
+            .map(|(key, (service, endpoints, ports, is_odd))| {
                 let service = Some(service);
                 Object::EndpointSlice(EndpointSlice {
                     key,
                     service: service.map(Into::into),
                     endpoints: endpoints.into(),
+                    is_odd,
                     ports: ports.into(),
                 })
             });
@@ -220,8 +221,9 @@ fn settings() -> impl Strategy<Value = ZoneSettings> {
     ]);
     let names = prop::sample::select(vec![EndpointNames::Address, EndpointNames::Pod]);
     let listed = prop::sample::select(vec![vec![], vec!["a"], vec!["a", "b"]]);
-    (domains, reverse, pods, names, listed, addresses()).prop_map(
-        |(domains, reverse, pods, endpoint_names, listed, name_server_addresses)| ZoneSettings {
+    let odd = prop::sample::select(vec![OddEndpoints::Read, OddEndpoints::Passed]);
+    (domains, reverse, pods, names, odd, listed, addresses()).prop_map(
+        |(domains, reverse, pods, endpoint_names, odd_endpoints, listed, servers)| ZoneSettings {
             cluster_domains: domains.into_iter().map(name).collect(),
             reverse: reverse
                 .iter()
@@ -229,8 +231,9 @@ fn settings() -> impl Strategy<Value = ZoneSettings> {
                 .collect(),
             pods,
             endpoint_names,
+            odd_endpoints,
             namespaces: listed.into_iter().map(String::from).collect(),
-            name_server_addresses,
+            name_server_addresses: servers,
             ..ZoneSettings::default()
         },
     )
@@ -259,7 +262,7 @@ fn service() -> impl Strategy<Value = (ServiceKind, Vec<Port>)> {
     (kind, ports())
 }
 
-fn slice() -> impl Strategy<Value = (String, Vec<Endpoint>, Vec<Port>)> {
+fn slice() -> impl Strategy<Value = (String, Vec<Endpoint>, Vec<Port>, bool)> {
     let endpoint = (
         address(),
         prop::option::of(word()),
@@ -272,7 +275,8 @@ fn slice() -> impl Strategy<Value = (String, Vec<Endpoint>, Vec<Port>)> {
             pod: pod.map(Into::into),
             zone: zone.map(Into::into),
         });
-    (word(), prop::collection::vec(endpoint, 0..5), ports())
+    let endpoints = prop::collection::vec(endpoint, 0..5);
+    (word(), endpoints, ports(), prop::bool::weighted(0.2))
 }
 
 fn ports() -> impl Strategy<Value = Vec<Port>> {

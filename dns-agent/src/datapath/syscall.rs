@@ -13,17 +13,10 @@ use std::{
 /// Commands of bpf(2), from `enum bpf_cmd` in `linux/bpf.h`.
 const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
-const PROG_QUERY: libc::c_long = 16;
 const LINK_DETACH: libc::c_long = 34;
-
-/// `BPF_TCX_INGRESS` of `enum bpf_attach_type`.
-const TCX_INGRESS: u32 = 46;
 
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPFFS: libc::c_long = 0xcafe_4a11;
-
-/// Programs of others that are looked at on one device.
-const MAX_PROGRAMS: usize = 64;
 
 /// As much of `union bpf_attr` as its newest kernels look at here; those before take zeros.
 #[repr(C, align(8))]
@@ -66,20 +59,6 @@ pub(super) fn detach_pinned_link(path: &Path) -> io::Result<()> {
     let mut detach = Attributes([0; 16]);
     detach.0[0] = fd.as_raw_fd() as u32;
     bpf(LINK_DETACH, &mut detach).map(drop)
-}
-
-/// The numbers of the programs on a device's tcx ingress, in the order in which they run. An error
-/// before Linux 6.6.
-pub(super) fn tcx_programs(device: u32) -> io::Result<Vec<u32>> {
-    let mut programs = [0u32; MAX_PROGRAMS];
-    let mut ask = Attributes([0; 16]);
-    ask.0[0] = device;
-    ask.0[1] = TCX_INGRESS;
-    ask.set_pointer(4, programs.as_mut_ptr() as u64);
-    ask.0[6] = MAX_PROGRAMS as u32;
-    bpf(PROG_QUERY, &mut ask)?;
-    let count = (ask.0[6] as usize).min(MAX_PROGRAMS);
-    Ok(programs[..count].to_vec())
 }
 
 /// What is pinned at a path.

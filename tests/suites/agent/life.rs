@@ -7,7 +7,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use zerohop_tests::{bpffs::Bpffs, topology::Topology, udp::eventually};
+use zerohop_tests::{bpffs::Bpffs, netns::Namespace, topology::Topology, udp::eventually};
 
 use super::{Agent, LIMIT, Manifests, Pod, SHORT_LEASE, WEB, binary};
 
@@ -120,6 +120,27 @@ fn hooks_of_a_killed_agent_go_with_their_lease() {
     assert!(eventually(LIMIT, || Ok(node.pod.ttl().is_none())).unwrap());
     let (succeeded, said) = node.detach();
     assert!(succeeded, "{said}");
+}
+
+#[test]
+fn pods_are_answered_as_they_come_and_forgotten_as_they_go() {
+    let node = Node::new();
+    let agent = node.persisting(&["--interface=pods"]);
+    let is_attached = |name: &str| Ok(status(&node, &agent).contains(name));
+    for round in 0..5 {
+        let late = Namespace::new("late").unwrap();
+        let pair = format!(
+            "link add veth-late{round} type veth peer name eth0 netns {}",
+            late.name()
+        );
+        let start = Instant::now();
+        node.topology.node.ip(&[&pair]).unwrap();
+        assert!(eventually(LIMIT, || is_attached("veth-late")).unwrap());
+        println!("attached {:?} after `ip` was started", start.elapsed());
+        drop(late);
+        assert!(eventually(LIMIT, || Ok(!is_attached("veth-late")?)).unwrap());
+    }
+    assert_eq!(node.pod.ttl(), Some(5));
 }
 
 /// Asks all the time while something is done, and wants every question answered. How many there were.

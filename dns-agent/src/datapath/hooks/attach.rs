@@ -43,7 +43,10 @@ enum Link {
     Tc(SchedClassifierLink),
     /// It stays until its pin is removed;
     /// held as well, so that it outlives the BPF file system.
-    Pinned(PinnedLink, PathBuf),
+    Pinned(
+        #[expect(dead_code, reason = "held to stay attached")] PinnedLink,
+        PathBuf,
+    ),
 }
 
 /// Where links are pinned, and whether they stay so.

@@ -11,7 +11,9 @@ use crate::zone::{
 };
 
 use super::objects::Problem;
-use super::settings::{Departures, Endpoints, KnownPods, NameServers, PodMode, ZoneSettings};
+use super::settings::{
+    Departures, Endpoints, KnownPods, NameServers, OddEndpoints, PodMode, ZoneSettings,
+};
 
 /// The version of the cluster's naming scheme.
 const DNS_VERSION: &[u8] = b"1.1.0";
@@ -77,6 +79,8 @@ impl Frame {
             true => Absent::Passed,
             // Somebody else knows the endpoints' pointers.
             _ if settings.endpoints == Endpoints::Headless && is_reverse(name) => Absent::Passed,
+            // CoreDNS gives a name with labels in front of an IPv6 address the address's pointer.
+            _ if settings.odd_endpoints == OddEndpoints::Passed && is_ipv6(name) => Absent::Passed,
             _ if !known.complete => Absent::NotYetKnown,
             _ if settings.departures == Departures::Passed => Absent::DeniedExceptSoa,
             _ => Absent::Denied,
@@ -223,6 +227,10 @@ fn add_reverse(
 
 fn is_reverse(zone: &Name) -> bool {
     crate::zone::reverse_range(zone).is_some()
+}
+
+fn is_ipv6(zone: &Name) -> bool {
+    crate::zone::reverse_range(zone).is_some_and(|range| range.start().is_ipv6())
 }
 
 fn setting(kind: &'static str, name: String, error: NameError) -> Problem {

@@ -11,7 +11,7 @@ use crate::zone::{Below, Name, Rdata, Record, Rtype, dashed, reverse_name, undas
 
 use super::index::Index;
 use super::objects::{EndpointSlice, Key, Service, ServiceKind};
-use super::service::{Contribution, contribution};
+use super::service::{Contribution, contribution, pointing};
 use super::settings::{EmptyServices, PodMode, ZoneSettings};
 
 /// Tells where the records of a model came from.
@@ -155,12 +155,38 @@ impl<'a> Provenance<'a> {
     }
 
     fn of_target(&self, place: &Place<'_>, target: &Name, record: &Record) -> Vec<ObjectRef> {
-        self.givers(place, |given| match record.data {
-            Rdata::Ptr(_) => given.pointers.iter().any(|pointer| {
-                pointer.target == *target && reverse_name(pointer.address) == record.owner
+        match record.data {
+            Rdata::Ptr(_) => self.of_pointer(place, target, record),
+            _ => self.givers(place, |given| {
+                given.records.iter().any(|other| other.owner == *target)
             }),
-            _ => given.records.iter().any(|other| other.owner == *target),
-        })
+        }
+    }
+
+    /// A Service gives it alone, or its slices do, whether the service is there and answered or not.
+    fn of_pointer(&self, place: &Place<'_>, target: &Name, record: &Record) -> Vec<ObjectRef> {
+        let [b"svc", namespace, service, ..] = place.labels.as_slice() else {
+            return Vec::new();
+        };
+        let key = key(namespace, service);
+        let service = self.index.service(&key);
+        let gives = |slices: &[&EndpointSlice]| {
+            let given = pointing(&key, service, slices, &place.svc, self.settings);
+            given.pointers.iter().any(|pointer| {
+                pointer.target == *target && reverse_name(pointer.address) == record.owner
+            })
+        };
+        let mut objects: Vec<ObjectRef> = service
+            .map(|_| ObjectRef::new("Service", &key))
+            .into_iter()
+            .collect();
+        if gives(&[]) {
+            return objects;
+        }
+        let slices = self.index.slices_of(&key).into_iter();
+        let slices = slices.filter(|slice| gives(&[slice]));
+        objects.extend(slices.map(|slice| ObjectRef::new("EndpointSlice", &slice.key)));
+        objects
     }
 
     /// The service, if it alone gives what is looked for; else the service, and each slice that

@@ -386,9 +386,11 @@ fn is_empty(slices: &[&EndpointSlice]) -> bool {
 }
 
 /// Whether a slice's endpoints are CoreDNS's to name: where they aren't what we take them for, or are
-/// named after what is no label.
+/// named after what is no label in lower case.
 fn is_odd(slice: &EndpointSlice, settings: &ZoneSettings) -> bool {
-    let is_label = |pod: &str| pod.len() > MAX_LABEL || !pod.contains('.');
+    let is_in_label =
+        |octet: u8| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'-';
+    let is_label = |pod: &str| pod.len() > MAX_LABEL || pod.bytes().all(is_in_label);
     let is_named_so = |endpoint: &Endpoint| {
         endpoint.hostname.is_none() && endpoint.pod.as_deref().is_some_and(|pod| !is_label(pod))
     };

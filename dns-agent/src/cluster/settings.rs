@@ -68,8 +68,8 @@ pub enum ZonalNames {
     Answered,
 }
 
-/// What is said of endpoints that CoreDNS takes for something else than we do: domain names, and
-/// addresses in an unusual spelling.
+/// What is said of what CoreDNS takes for something else than we do: endpoints that are domain names
+/// or addresses in an unusual spelling, and odd names of IPv6 addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OddEndpoints {
     /// Only what is an address counts.

@@ -123,11 +123,13 @@ pub trait ZoneData {
 
     /// Follows CNAMEs from `owner`, whose own is `link`, as far as they stay
     /// inside our zones. A chain without the asked data at its end is no data,
-    /// without the CNAMEs; so is one too long, and with it every loop. Where others know
-    /// the rest of the chain, the whole answer is theirs.
+    /// without the CNAMEs; so is one too long, and with it every loop. But the CNAMEs into
+    /// another zone are given, as those that lead out are. Where others know the rest of the
+    /// chain, the whole answer is theirs.
     #[doc(hidden)]
     fn follow(&self, owner: &Name, link: (Name, u32), rtype: Rtype) -> Answer {
         let mut chain = Vec::new();
+        let mut crossing = 0;
         let (mut at, mut link) = (owner.clone(), link);
         for _ in 0..MAX_LINKS {
             let (target, ttl) = link;
@@ -136,8 +138,12 @@ pub trait ZoneData {
                 ttl,
                 data: Rdata::Cname(target.clone()),
             });
-            if self.zone_of(&target).is_none() {
+            let zone = self.zone_of(&target);
+            if zone.is_none() {
                 return Answer::Alias { chain, target };
+            }
+            if zone != self.zone_of(&chain[chain.len() - 1].owner) {
+                crossing = chain.len();
             }
             let Some(found) = self.find(&target) else {
                 match self.absent(&target, rtype) {
@@ -163,7 +169,14 @@ pub trait ZoneData {
                 additional,
             };
         }
-        self.no_data(owner)
+        chain.truncate(crossing);
+        match chain.is_empty() {
+            true => self.no_data(owner),
+            false => Answer::Data {
+                answer: chain,
+                additional: Vec::new(),
+            },
+        }
     }
 
     #[doc(hidden)]

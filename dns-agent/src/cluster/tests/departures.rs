@@ -180,3 +180,96 @@ fn names_that_look_like_parts_of_others() {
         assert_eq!(say(&model, name, Rtype::A), data, "{name}");
     }
 }
+
+#[test]
+fn ports_without_underscores_may_be_left_to_coredns() {
+    let passing = ZoneSettings {
+        departures: Departures::Passed,
+        ..ZoneSettings::default()
+    };
+    let ports =
+        json!([{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
+    let list = || {
+        json!([
+            service("web", json!({"clusterIP": "10.0.0.1", "ports": ports})),
+            service("db", json!({"clusterIP": "None"})),
+            slice(
+                "a",
+                "db",
+                json!([{"addresses": ["172.0.0.1"], "hostname": "tcp"}]),
+                ports.clone()
+            ),
+        ])
+    };
+    let model = model_with(list(), &passing);
+    for service in ["web.default", "db.default"] {
+        for port in [
+            "http.tcp",
+            "_http.tcp",
+            "http._tcp",
+            "_._tcp",
+            "_dns._",
+            "_._",
+            "dns.udp",
+            "_",
+            "udp",
+        ] {
+            let question = format!("{port}.{service}");
+            for rtype in [Rtype::A, Rtype::SRV, Rtype::SOA] {
+                assert_eq!(say(&model, &question, rtype), "NOT OURS", "{question}");
+            }
+        }
+        assert_eq!(
+            say(&model, &format!("http.sctp.{service}"), Rtype::A),
+            "NXDOMAIN"
+        );
+    }
+    assert_eq!(say(&model, "tcp.db.default", Rtype::A), "A 172.0.0.1");
+    assert_eq!(
+        say(&model, "_http._tcp.web.default", Rtype::A),
+        "A 10.0.0.1"
+    );
+    let model = model_with(list(), &ZoneSettings::default());
+    for port in ["http.tcp", "_http.tcp", "http._tcp", "_._tcp", "_"] {
+        let question = format!("{port}.web.default");
+        assert_eq!(say(&model, &question, Rtype::A), "NXDOMAIN", "{question}");
+    }
+}
+
+#[test]
+fn topology_zones_of_several_labels() {
+    let endpoints = json!([
+        {"addresses": ["172.0.0.1"], "zone": "West.a"},
+        {"addresses": ["172.0.0.2"], "zone": "a"},
+        {"addresses": ["172.0.0.2"], "zone": "b"},
+    ]);
+    let list = || {
+        json!([
+            service("db", json!({"clusterIP": "None"})),
+            slice("a", "db", endpoints.clone(), json!([])),
+        ])
+    };
+    let model = model_with(list(), &ZoneSettings::default());
+    for (zone, said) in [
+        ("west.a.pin", "A 172.0.0.1"),
+        ("west.a.prefer", "A 172.0.0.1"),
+        // An address is in the zone that was told last.
+        ("a.pin", "NODATA"),
+        ("b.pin", "A 172.0.0.2"),
+        ("x.y.pin", "NXDOMAIN"),
+    ] {
+        let question = format!("{zone}._zone.db.default");
+        assert_eq!(say(&model, &question, Rtype::A), said, "{question}");
+    }
+    let mut all = objects(list());
+    all.insert(object(namespace("default")));
+    let passing = ZoneSettings {
+        departures: Departures::Passed,
+        ..ZoneSettings::default()
+    };
+    let index = Index::of(all, passing, 3);
+    assert_eq!(
+        say(&index.view(), "x.y.pin._zone.db.default", Rtype::A),
+        "NOT OURS"
+    );
+}

@@ -44,6 +44,12 @@ fn rule_2_a_namespace_must_exist_and_be_listed() {
     let mut settings = ZoneSettings::default();
     let all = model(&objects(list.clone()), &settings);
     assert_eq!(say(&all, "web.hidden", Rtype::A), "A 10.0.0.2");
+    // Without a list CoreDNS gives every address its pointer.
+    assert_eq!(say(&all, "web.ghost", Rtype::A), "NXDOMAIN");
+    assert_eq!(
+        say(&all, "3.0.0.10.in-addr.arpa.", Rtype::PTR),
+        "PTR web.ghost.svc.cluster.local."
+    );
     settings.namespaces = vec!["default".into(), "empty".into(), "ghost".into()];
     let model = model(&objects(list.clone()), &settings);
     for (name, data) in [

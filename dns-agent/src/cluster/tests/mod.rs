@@ -7,6 +7,7 @@ mod departures;
 mod endpoints;
 mod exposure;
 mod name_servers;
+mod odd_endpoints;
 mod passed;
 mod properties;
 mod provenance;

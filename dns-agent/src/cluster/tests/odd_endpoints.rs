@@ -1,0 +1,173 @@
+//! Endpoints that CoreDNS takes for something else than we do: their names are its to tell.
+
+use serde_json::{Value, json};
+
+use crate::cluster::{EmptyServices, EndpointNames, OddEndpoints, ZoneSettings};
+use crate::zone::{Model, Rtype};
+
+use super::{model_with, say, service, slice};
+
+fn settings() -> ZoneSettings {
+    ZoneSettings {
+        odd_endpoints: OddEndpoints::Passed,
+        reverse: vec!["172.0.0.0/24".parse().unwrap()],
+        ..ZoneSettings::default()
+    }
+}
+
+/// A slice of domain names.
+fn names(name: &str, service: &str, names: &[&str]) -> Value {
+    let mut slice = slice(
+        name,
+        service,
+        json!([{"addresses": names}]),
+        json!([{"name": "http", "port": 80}]),
+    );
+    slice["addressType"] = json!("FQDN");
+    slice
+}
+
+fn cluster(settings: &ZoneSettings) -> Model {
+    let http = json!([{"name": "http", "port": 80}]);
+    let address = json!([{"addresses": ["172.0.0.1"], "hostname": "ep", "zone": "west"}]);
+    let zeros = json!([{"addresses": ["172.00.0.2"]}, {"addresses": ["172.0.0.3"]}]);
+    let list = json!([
+        service("mixed", json!({"clusterIP": "None"})),
+        slice("a", "mixed", address.clone(), http.clone()),
+        names("b", "mixed", &["www.example.com"]),
+        service("zeros", json!({"clusterIP": "None"})),
+        slice("c", "zeros", zeros, http.clone()),
+        service("web", json!({"clusterIP": "10.0.0.1", "ports": http})),
+        slice("d", "web", address, http.clone()),
+        names("e", "web", &["www.example.com"]),
+        service("behind", json!({"clusterIP": "10.0.0.2", "ports": http})),
+        names("f", "behind", &["www.example.com"]),
+        service("ghost", json!({"clusterIP": "None"})),
+        names("g", "ghost", &["172.0.0.4"]),
+        service(
+            "to-mixed",
+            json!({"type": "ExternalName", "externalName": "mixed.default.svc.cluster.local"})
+        ),
+    ]);
+    model_with(list, settings)
+}
+
+#[test]
+fn every_name_of_a_headless_service_passes() {
+    let model = cluster(&settings());
+    for question in [
+        "mixed.default",
+        "ep.mixed.default",
+        "www-example-com.mixed.default",
+        "_tcp.mixed.default",
+        "_http._tcp.mixed.default",
+        "http.tcp.mixed.default",
+        "_._.mixed.default",
+        "_zone.mixed.default",
+        "pin._zone.mixed.default",
+        "west.pin._zone.mixed.default",
+        "east.prefer._zone.mixed.default",
+        "zeros.default",
+        "172-0-0-3.zeros.default",
+        "172-00-0-2.zeros.default",
+        "ghost.default",
+        "to-mixed.default",
+    ] {
+        for rtype in [Rtype::A, Rtype::AAAA] {
+            assert_eq!(say(&model, question, rtype), "NOT OURS", "{question}");
+        }
+    }
+    assert_eq!(
+        say(&model, "_http._udp.mixed.default", Rtype::A),
+        "NXDOMAIN"
+    );
+    assert_eq!(
+        say(&model, "to-mixed.default", Rtype::CNAME),
+        "CNAME mixed.default.svc.cluster.local."
+    );
+}
+
+#[test]
+fn below_a_cluster_ip_only_the_names_of_endpoints_pass() {
+    let model = cluster(&settings());
+    for (question, said) in [
+        ("web.default", "A 10.0.0.1"),
+        ("_http._tcp.web.default", "A 10.0.0.1"),
+        ("ep.web.default", "NOT OURS"),
+        ("x.web.default", "NOT OURS"),
+        ("_http._udp.web.default", "NXDOMAIN"),
+    ] {
+        assert_eq!(say(&model, question, Rtype::A), said, "{question}");
+    }
+}
+
+#[test]
+fn their_pointers_pass() {
+    let model = cluster(&settings());
+    for (last, said) in [
+        (
+            1,
+            "PTR ep.web.default.svc.cluster.local., PTR ep.mixed.default.svc.cluster.local.",
+        ),
+        (2, "NXDOMAIN"),
+        (3, "NOT OURS"),
+        (4, "NOT OURS"),
+    ] {
+        let question = format!("{last}.0.0.172.in-addr.arpa.");
+        assert_eq!(say(&model, &question, Rtype::PTR), said, "{question}");
+    }
+}
+
+#[test]
+fn a_domain_name_serves_a_service() {
+    let model = cluster(&ZoneSettings {
+        empty_services: EmptyServices::Ignored,
+        ..settings()
+    });
+    assert_eq!(say(&model, "behind.default", Rtype::A), "A 10.0.0.2");
+}
+
+#[test]
+fn without_coredns_only_addresses_count() {
+    let model = cluster(&ZoneSettings::default());
+    assert_eq!(say(&model, "mixed.default", Rtype::A), "A 172.0.0.1");
+    assert_eq!(say(&model, "zeros.default", Rtype::A), "A 172.0.0.3");
+    assert_eq!(say(&model, "x.web.default", Rtype::A), "NXDOMAIN");
+}
+
+#[test]
+fn pods_whose_names_are_several_labels() {
+    let endpoints = json!([
+        {"addresses": ["172.0.0.1"], "targetRef": {"kind": "Node", "name": "node.1"}},
+        {"addresses": ["172.0.0.2"], "targetRef": {"kind": "Pod", "name": "pod"}},
+    ]);
+    let model = |endpoint_names| {
+        let list = json!([
+            service("db", json!({"clusterIP": "None"})),
+            slice("a", "db", endpoints.clone(), json!([])),
+        ]);
+        let settings = ZoneSettings {
+            endpoint_names,
+            ..settings()
+        };
+        model_with(list, &settings)
+    };
+    let by_pod = model(EndpointNames::Pod);
+    for question in ["db.default", "172-0-0-1.db.default", "pod.db.default"] {
+        assert_eq!(say(&by_pod, question, Rtype::A), "NOT OURS", "{question}");
+    }
+    let by_address = model(EndpointNames::Address);
+    assert_eq!(
+        say(&by_address, "172-0-0-1.db.default", Rtype::A),
+        "A 172.0.0.1"
+    );
+}
+
+#[test]
+fn topology_zones_of_a_service_without_endpoints_pass() {
+    let list = json!([service("db", json!({"clusterIP": "None"}))]);
+    let model = model_with(list, &settings());
+    for question in ["db.default", "west.pin._zone.db.default"] {
+        assert_eq!(say(&model, question, Rtype::A), "NOT OURS", "{question}");
+    }
+}

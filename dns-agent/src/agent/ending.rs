@@ -21,7 +21,7 @@ pub(super) enum Ends {
     /// Always so.
     Always(Ending),
     /// With this DaemonSet hooks stay, and without it they go.
-    With(Api<DaemonSet>, Key),
+    With(Box<Api<DaemonSet>>, Key),
 }
 
 impl Ends {
@@ -33,7 +33,7 @@ impl Ends {
         match (persistence, client, daemon_set) {
             (Persistence::None, ..) => Ends::Always(Ending::Detached),
             (Persistence::Pinned, Some(client), Some(key)) => {
-                Ends::With(Api::namespaced(client, &key.namespace), key)
+                Ends::With(Box::new(Api::namespaced(client, &key.namespace)), key)
             }
             (Persistence::Pinned, ..) => Ends::Always(Ending::Left),
         }

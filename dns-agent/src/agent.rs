@@ -8,6 +8,7 @@
 //! Only the writer publishes. A task that ends ends the agent: half an agent
 //! would look alive and be wrong.
 
+mod ending;
 mod kernel;
 mod kubernetes;
 mod plan;
@@ -24,12 +25,15 @@ use kube::Client;
 use tokio::{
     net::TcpListener,
     sync::mpsc,
-    task::{JoinSet, spawn_blocking},
+    task::{JoinHandle, JoinSet, spawn_blocking},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::writer::{Told, Writer};
+use self::{
+    ending::Ends,
+    writer::{Told, Writer},
+};
 use crate::{
     admin::{
         self,
@@ -39,6 +43,7 @@ use crate::{
     },
     cluster::{Objects, Selectors},
     config::{self, Config, Source},
+    datapath::interfaces::Changes,
     resolver::{ClusterDns, Resolver, Servers, Sockets, Upstreams, raise_file_limit},
     source::{
         kubernetes::connect,
@@ -60,6 +65,10 @@ pub struct Agent {
     listen: Vec<SocketAddr>,
     admin: SocketAddr,
     tasks: Tasks,
+    /// Not among the others, which are aborted: it has the last word to the kernel.
+    writer: JoinHandle<()>,
+    tell: mpsc::Sender<Told>,
+    ends: Ends,
 }
 
 impl Agent {
@@ -136,22 +145,29 @@ impl Agent {
 
         let mut tasks = Tasks::new();
         let (tell, mut told) = mpsc::channel(WAITING);
-        {
+        let ends = source.ends(&config);
+        let writer = {
             let board = board.clone();
-            tasks.spawn_blocking(move || {
-                writer.run(&mut told, &board);
-                "the writer"
-            });
+            spawn_blocking(move || writer.run(&mut told, &board))
+        };
+        if !config.interfaces.is_empty() {
+            tasks.spawn(watch_devices(tell.clone()));
         }
         for sockets in sockets {
             resolver.serve(sockets, &mut tasks);
         }
         match source {
             Following::Manifests(watch, path) => {
-                tasks.spawn(follow(watch, path, config.selectors, tell, board));
+                tasks.spawn(follow(watch, path, config.selectors, tell.clone(), board));
             }
             Following::Kubernetes(client, kubernetes) => {
-                tasks.spawn(kubernetes::follow(client, config, *kubernetes, tell, board));
+                tasks.spawn(kubernetes::follow(
+                    client,
+                    config,
+                    *kubernetes,
+                    tell.clone(),
+                    board,
+                ));
             }
         }
         tasks.spawn(async move {
@@ -165,6 +181,9 @@ impl Agent {
             listen,
             admin,
             tasks,
+            writer,
+            tell,
+            ends,
         })
     }
 
@@ -186,11 +205,17 @@ impl Agent {
         let ended = tokio::select! {
             () = shutdown.cancelled() => None,
             ended = self.tasks.join_next() => ended,
+            ended = &mut self.writer => Some(ended.map(|()| "the writer")),
         };
-        // The writer can't be aborted: it ends, after its last word to the
-        // kernel, when nobody is left to send it objects.
-        self.tasks.abort_all();
-        while self.tasks.join_next().await.is_some() {}
+        let ending = match &ended {
+            None => self.ends.by_order().await,
+            Some(_) => self.ends.by_mistake(),
+        };
+        // When the writer has ended, nobody is told.
+        if self.tell.send(Told::End(ending)).await.is_ok() {
+            self.writer.await.context("the writer failed")?;
+        }
+        self.tasks.shutdown().await;
         match ended {
             None => {
                 info!("stopped");
@@ -212,6 +237,20 @@ enum Opened {
 enum Following {
     Manifests(Watch, PathBuf),
     Kubernetes(Client, Box<config::Kubernetes>),
+}
+
+impl Following {
+    /// What decides how the agent ends.
+    fn ends(&self, config: &Config) -> Ends {
+        match self {
+            Following::Manifests(..) => Ends::new(config.persistence, None, None),
+            Following::Kubernetes(client, kubernetes) => Ends::new(
+                config.persistence,
+                Some(client.clone()),
+                kubernetes.daemon_set.clone(),
+            ),
+        }
+    }
 }
 
 impl Opened {
@@ -261,6 +300,21 @@ fn upstreams(config: &Config) -> Upstreams {
         others: config.upstreams.clone(),
         cluster,
     }
+}
+
+/// Tells the writer of network devices that come and go. It looks for them now and then anyway, so
+/// that no way to be told is no reason to end.
+async fn watch_devices(tell: mpsc::Sender<Told>) -> &'static str {
+    match Changes::listen() {
+        Ok(mut changes) => {
+            while changes.next().await.is_some() && tell.send(Told::Devices).await.is_ok() {}
+        }
+        Err(error) => warn!("{error:#}"),
+    }
+    warn!(
+        "changes of network devices are not told any more: new pods are found up to a second later"
+    );
+    std::future::pending().await
 }
 
 /// Loads the objects again whenever they change. Files that can't be used change

@@ -18,7 +18,7 @@ use clap::Args;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-pub use self::cli::{Cli, Command, DumpArgs, LookupArgs, RunArgs, StatusArgs};
+pub use self::cli::{Cli, Command, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs};
 pub use self::values::{
     Capacity, Domain, Hook, Interface, MaxAge, NamespaceName, Network, NodeIp, ObjectName, Passed,
     Pods, QueryName, QueryType, Server, Socket, StaleAfter, Ttl,
@@ -29,6 +29,7 @@ use crate::{
         Departures, EmptyServices, EndpointNames, Endpoints, Key, NameServers, OddEndpoints,
         PodMode, Selector, Selectors, ZoneSettings,
     },
+    datapath::{Persistence, pins::BPFFS},
     zone::Name,
 };
 
@@ -218,6 +219,24 @@ pub struct Settings {
     #[serde(deserialize_with = "single")]
     pub stale_after: Option<StaleAfter>,
 
+    /// Leave the hooks in place when the agent ends, so that the next one takes
+    /// over without a gap; they answer for 30 s more. `dns-agent detach` takes
+    /// them off. Without it a stop takes everything off.
+    #[arg(long)]
+    pub persist: bool,
+
+    /// Where the BPF file system is mounted, in which hooks are pinned [default:
+    /// /sys/fs/bpf].
+    #[arg(long, value_name = "PATH")]
+    pub bpffs: Option<PathBuf>,
+
+    /// With --persist and --kubernetes: the DaemonSet that this agent is of. A
+    /// stop takes the hooks off all the same when it is gone, is being deleted,
+    /// or may not be read any more: then nobody comes after.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    #[serde(deserialize_with = "single")]
+    pub daemon_set: Option<ObjectName>,
+
     /// How many names the kernel's tables have room for [default: chosen from
     /// the first load].
     #[arg(long, value_name = "NAMES")]
@@ -248,6 +267,10 @@ pub struct Config {
     pub admin: SocketAddr,
     /// How long the kernel answers without a renewed lease.
     pub stale_after: Duration,
+    /// Where the BPF file system is mounted.
+    pub bpffs: PathBuf,
+    /// Whether hooks stay over a stop.
+    pub persistence: Persistence,
     /// The number of names to make room for in the kernel's tables; none: to be
     /// chosen from the first load.
     pub capacity: Option<u32>,
@@ -281,6 +304,8 @@ pub struct Kubernetes {
     pub cluster_dns: Vec<SocketAddr>,
     /// How long the kernel answers without a word from the API; none: for ever.
     pub max_age: Option<Duration>,
+    /// The DaemonSet without which hooks don't stay over a stop.
+    pub daemon_set: Option<Key>,
 }
 
 /// What to answer where there is no Corefile.
@@ -423,6 +448,11 @@ impl Config {
                 .admin
                 .map_or(DEFAULT_ADMIN, |Socket(address)| address),
             stale_after: settings.stale_after.unwrap_or_default().0,
+            bpffs: settings.bpffs.unwrap_or(BPFFS.into()),
+            persistence: match settings.persist {
+                true => Persistence::Pinned,
+                false => Persistence::None,
+            },
             capacity: settings.capacity.map(|Capacity(names)| names),
         })
     }
@@ -457,6 +487,7 @@ impl Settings {
             ("--cluster-dns", self.cluster_dns.is_some()),
             ("--max-age", self.max_age.is_some()),
             ("--pass-departures", self.pass_departures),
+            ("--daemon-set", self.daemon_set.is_some()),
         ])
     }
 
@@ -508,6 +539,9 @@ impl Settings {
             upstream: self.upstream.or(file.upstream),
             admin: self.admin.or(file.admin),
             stale_after: self.stale_after.or(file.stale_after),
+            persist: self.persist || file.persist,
+            bpffs: self.bpffs.or(file.bpffs),
+            daemon_set: self.daemon_set.or(file.daemon_set),
             capacity: self.capacity.or(file.capacity),
         }
     }
@@ -557,6 +591,11 @@ fn kubernetes(settings: &Settings) -> anyhow::Result<Kubernetes> {
         (None, true) => Serves::ServiceAndEndpoints,
         (None, false) => Serves::Service,
     };
+    if settings.daemon_set.is_some() && !settings.persist {
+        bail!(
+            "--daemon-set says when hooks don't stay over a stop: give --persist too, or leave it out"
+        );
+    }
     if settings.ignore_empty_service && settings.endpoints == Some(Endpoints::Headless) {
         bail!(
             "--ignore-empty-service needs to know all endpoints: give --endpoints all, or leave it out"
@@ -571,6 +610,10 @@ fn kubernetes(settings: &Settings) -> anyhow::Result<Kubernetes> {
         serves,
         cluster_dns: addresses(settings.cluster_dns.clone()),
         max_age: settings.max_age.unwrap_or_default().0,
+        daemon_set: settings
+            .daemon_set
+            .as_ref()
+            .map(|ObjectName(key)| key.clone()),
     })
 }
 

@@ -10,7 +10,8 @@ use clap::Parser;
 use dns_agent::{
     admin,
     agent::Agent,
-    config::{Cli, Command, Config, DumpArgs, LookupArgs, RunArgs, StatusArgs},
+    config::{Cli, Command, Config, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs},
+    datapath::{self, interfaces::Devices},
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
             Command::Status(args) => runtime.block_on(status(args)),
             Command::Lookup(args) => runtime.block_on(lookup(args)),
             Command::Dump(args) => runtime.block_on(dump(args)),
+            Command::Detach(args) => runtime.block_on(detach(args)),
         });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -89,6 +91,21 @@ async fn dump(args: DumpArgs) -> anyhow::Result<()> {
             break;
         }
     }
+    Ok(())
+}
+
+/// Takes off what agents have left on this node.
+async fn detach(args: DetachArgs) -> anyhow::Result<()> {
+    let mut devices = Devices::default();
+    let taken_off = datapath::detach(&args.bpffs, devices.list().await?)?;
+    let text: String = match taken_off.is_empty() {
+        true => "nothing of ours is on this node\n".to_owned(),
+        false => taken_off
+            .iter()
+            .map(|what| format!("taken off: {what}\n"))
+            .collect(),
+    };
+    print(text.as_bytes())?;
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! The agent's own binary, as an operator runs it.
 
+mod life;
+
 use std::{
     fs,
     io::{BufRead as _, BufReader},
@@ -203,6 +205,12 @@ impl Agent {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// Sends a signal that ends it, and waits until it has.
+    fn end(&mut self, signal: Signal) {
+        self.signal(signal);
+        self.child.wait().unwrap();
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use dns_agent::{
     datapath::{
-        Tables,
+        Persistence, Tables,
         grace::Rcu,
         object::{Object, Program, Size},
         records,
@@ -248,6 +248,7 @@ fn config() -> dns_agent::datapath::Config {
         serve: SERVED.map(|address| (address, 53).into()).to_vec(),
         capacity: None,
         stale_after: Duration::from_secs(10),
+        persistence: Persistence::None,
     }
 }
 

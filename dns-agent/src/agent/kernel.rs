@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -17,12 +18,19 @@ use crate::{
         status,
     },
     config::Config,
-    datapath::{self, Datapath, hooks, interfaces::Devices, settings},
+    datapath::{
+        self, Datapath, Ending, Persistence, hooks,
+        interfaces::{Device, Devices},
+        pins::{Claim, Pins},
+        settings,
+    },
     zone::{Name, ZoneData},
 };
 
-/// How often to look for interfaces that came or went.
+/// How often to look for interfaces that came or went, whatever the kernel has told.
 const LOOK: Duration = Duration::from_secs(1);
+
+const BEHIND: &str = "another agent has the hooks of this node";
 
 /// The kernel plane, shared with whoever asks for the status.
 pub(super) struct Kernel {
@@ -30,6 +38,9 @@ pub(super) struct Kernel {
     /// Where it could be attached.
     devices: Devices,
     settings: datapath::Config,
+    bpffs: PathBuf,
+    /// Why hooks don't stay over a stop, though they should.
+    unpinned: Option<String>,
 }
 
 /// The kernel plane, or why there is none.
@@ -38,6 +49,8 @@ enum Plane {
     Off,
     /// It is not yet known what to answer.
     Waiting,
+    /// Another agent has the hooks; what is answered is known.
+    Behind,
     /// It could not be started; the resolver serves all the same.
     Failed(String),
     /// It answers.
@@ -65,11 +78,14 @@ impl Kernel {
             serve: config.serve.clone(),
             capacity: config.capacity.map(|names| names as usize),
             stale_after: config.stale_after,
+            persistence: config.persistence,
         };
         let mut kernel = Kernel {
             plane: Arc::new(Mutex::new(Plane::Off)),
             devices: Devices::default(),
             settings,
+            bpffs: config.bpffs.clone(),
+            unpinned: None,
         };
         if config.interfaces.is_empty() {
             return Ok(kernel);
@@ -85,17 +101,40 @@ impl Kernel {
 
     /// Whether it waits for [`Kernel::start`].
     pub(super) fn is_waiting(&self) -> bool {
-        matches!(*self.lock(), Plane::Waiting)
+        matches!(*self.lock(), Plane::Waiting | Plane::Behind)
     }
 
-    /// Makes the tables, fills them, and attaches the programs.
+    /// Whether all it waits for is another agent's end.
+    pub(super) fn is_behind(&self) -> bool {
+        matches!(*self.lock(), Plane::Behind)
+    }
+
+    /// Makes the tables, fills them, and attaches the programs, unless another agent has the hooks.
     ///
     /// A node that can't is no reason not to serve: its kernel plane is degraded.
     pub(super) fn start(&mut self, data: &dyn ZoneData) {
+        let pins = match Pins::claim(&self.bpffs) {
+            Ok(Claim::Ours(pins)) => Some(pins),
+            Ok(Claim::Others) => {
+                if !self.is_behind() {
+                    warn!("{BEHIND}: waiting for its end");
+                }
+                *self.lock() = Plane::Behind;
+                return;
+            }
+            Err(reason) => {
+                if self.settings.persistence == Persistence::Pinned {
+                    let reason = format!("hooks don't stay over a stop: {reason:#}");
+                    warn!("{reason}");
+                    self.unpinned = Some(reason);
+                }
+                None
+            }
+        };
         let found = Handle::current().block_on(self.devices.list());
         let started = found
             .context("can't look for --interface")
-            .and_then(|found| Datapath::start(self.settings.clone(), found, data));
+            .and_then(|found| Datapath::start(self.settings.clone(), pins, found, data));
         *self.lock() = match started {
             Ok(datapath) => Plane::On(Box::new(datapath)),
             Err(reason) => {
@@ -150,7 +189,7 @@ impl Kernel {
             return;
         };
         if let Err(reason) = write(datapath) {
-            datapath.stop();
+            datapath.stop(Ending::Detached);
             let reason = format!("the kernel's tables can't be written: {reason:#}");
             error!("{reason}; the kernel plane is off");
             *plane = Plane::Failed(reason);
@@ -175,9 +214,14 @@ impl Kernel {
                 }
             }
         }
-        match found {
-            Ok(devices) => datapath.reconcile(devices),
-            Err(reason) => warn!("can't look for interfaces: {reason:#}"),
+        reconcile(datapath, found);
+    }
+
+    /// Attaches to devices that came, and forgets those that went.
+    pub(super) fn look(&mut self) {
+        let found = Handle::current().block_on(self.devices.list());
+        if let Plane::On(datapath) = &mut *lock(&self.plane) {
+            reconcile(datapath, found);
         }
     }
 
@@ -188,10 +232,19 @@ impl Kernel {
         }
     }
 
-    /// Takes every hook off.
-    pub(super) fn stop(&mut self) {
-        if let Plane::On(datapath) = &mut *self.lock() {
-            datapath.stop();
+    /// Ends the kernel plane.
+    pub(super) fn stop(&mut self, ending: Ending) {
+        match &mut *self.lock() {
+            Plane::On(datapath) => datapath.stop(ending),
+            // What an agent before left is there still.
+            Plane::Waiting | Plane::Failed(_) if ending == Ending::Detached => {
+                if let Ok(Claim::Ours(pins)) = Pins::claim(&self.bpffs)
+                    && let Err(reason) = pins.remove_all()
+                {
+                    error!("hooks of an agent before can't be taken off: {reason}");
+                }
+            }
+            Plane::Waiting | Plane::Failed(_) | Plane::Behind | Plane::Off => {}
         }
     }
 
@@ -215,9 +268,11 @@ impl Kernel {
     pub(super) fn degraded(&self) -> Vec<String> {
         match &*self.lock() {
             Plane::Off | Plane::Waiting => Vec::new(),
+            Plane::Behind => vec![format!("{BEHIND}, and answers as long as it runs")],
             Plane::Failed(reason) => vec![reason.clone()],
             Plane::On(datapath) => {
                 let mut degraded = datapath.degraded();
+                degraded.extend(self.unpinned.clone());
                 if self.settings.serve.is_empty() {
                     degraded.push(
                         "the kernel answers for no address: --dns-service is no Service with a ClusterIP and a UDP port"
@@ -238,6 +293,7 @@ impl Kernel {
                 "the kernel plane waits for the first lists of objects: everything passes"
                     .to_owned(),
             ),
+            Plane::Behind => KernelPlane::Failed(format!("{BEHIND}: it answers, not this agent")),
             Plane::Failed(reason) => KernelPlane::Failed(reason.clone()),
             Plane::On(datapath) => KernelPlane::On(datapath.explain(name, rtype)),
         })
@@ -257,6 +313,13 @@ impl Kernel {
 
     fn lock(&self) -> MutexGuard<'_, Plane> {
         lock(&self.plane)
+    }
+}
+
+fn reconcile(datapath: &mut Datapath, found: anyhow::Result<&[Device]>) {
+    match found {
+        Ok(devices) => datapath.reconcile(devices),
+        Err(reason) => warn!("can't look for interfaces: {reason:#}"),
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     admin::status::{Board, Feeds},
     config::{self, Config},
+    datapath::pins,
     source::{
         Event, Feed,
         kubernetes::{Kubernetes, Options},
@@ -79,6 +80,11 @@ impl Followed {
             reasons: Vec::new(),
             health: vec![corefile.health()],
         });
+        // Hooks that an agent before left answer for a while only.
+        let jitter = match pins::are_there(&config.bpffs) {
+            true => Duration::ZERO,
+            false => FIRST_LIST_JITTER,
+        };
         Followed {
             client,
             config,
@@ -87,7 +93,7 @@ impl Followed {
             corefiles,
             corefile,
             reading: None,
-            jitter: FIRST_LIST_JITTER,
+            jitter,
         }
     }
 

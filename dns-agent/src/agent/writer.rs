@@ -18,6 +18,7 @@ use crate::{
     },
     cluster::{Changes, Feed, Index, Key, Object, Objects, Problem, ZoneSettings},
     config::{Config, Serves, Source},
+    datapath::Ending,
     resolver::Servers,
     source::{Event, kubernetes::Health},
     zone::ZoneData,
@@ -44,6 +45,10 @@ pub(super) enum Told {
     Planned(Planned),
     /// What a feed tells, and when that was read.
     Event(Event, Instant),
+    /// Network devices came or went.
+    Devices,
+    /// To end.
+    End(Ending),
 }
 
 /// How to answer from now on.
@@ -75,6 +80,10 @@ pub(super) struct Writer {
     metrics: Arc<Metrics>,
     /// What was taken in and is not yet published.
     unpublished: Vec<Taken>,
+    /// Whether network devices came or went since they were looked for.
+    has_devices: bool,
+    /// How to end, when it is time to.
+    ending: Option<Ending>,
 }
 
 /// What the writer knows of the Kubernetes API.
@@ -141,6 +150,8 @@ impl Writer {
             api,
             metrics,
             unpublished: Vec::new(),
+            has_devices: false,
+            ending: None,
         })
     }
 
@@ -160,18 +171,17 @@ impl Writer {
         self.publish();
     }
 
-    /// Publishes what is told, until nobody is left who tells; then takes the kernel
-    /// plane down.
+    /// Publishes what is told, until it is told to end; then ends the kernel plane.
     ///
     /// The lease is renewed here and nowhere else, after everything that was waiting has
     /// been published: so it is fresh only while this works.
     pub(super) fn run(mut self, told: &mut mpsc::Receiver<Told>, board: &Board) {
         let runtime = Handle::current();
-        loop {
+        while self.ending.is_none() {
             let wait = self.kernel.interval().saturating_sub(self.ticked.elapsed());
             match runtime.block_on(timeout(wait, told.recv())) {
                 Ok(Some(first)) => self.take(first),
-                Ok(None) => break,
+                Ok(None) => self.ending = Some(Ending::Detached),
                 Err(_) => {}
             }
             // What changes faster than it can be published must not keep the lease from being
@@ -186,11 +196,14 @@ impl Writer {
             if self.publish() && self.api.is_none() {
                 self.show(board);
             }
+            if std::mem::take(&mut self.has_devices) {
+                self.kernel.look();
+            }
             if self.ticked.elapsed() >= self.kernel.interval() {
                 self.tick(board);
             }
         }
-        self.kernel.stop();
+        self.kernel.stop(self.ending.unwrap_or(Ending::Detached));
     }
 
     fn take(&mut self, told: Told) {
@@ -204,6 +217,8 @@ impl Writer {
             }
             Told::Planned(planned) => self.plan(planned),
             Told::Event(event, read) => self.event(event, read),
+            Told::Devices => self.has_devices = true,
+            Told::End(ending) => self.ending = Some(ending),
         }
     }
 
@@ -393,6 +408,10 @@ impl Writer {
             }
         }
         self.trust = trust;
+        if self.kernel.is_behind() {
+            // The other agent may have ended.
+            self.kernel.start(&read_lock(&self.index).view());
+        }
         self.kernel.tick(trust);
         self.ticked = Instant::now();
         self.show(board);

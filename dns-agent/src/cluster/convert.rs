@@ -42,7 +42,7 @@ impl TryFrom<core::Service> for Object {
             .into_iter()
             .enumerate()
             .map(|(index, port)| {
-                Port::new(port.name, port.protocol, Some(port.port))
+                Port::new(port.name, port.protocol.as_deref(), Some(port.port))
                     .map_err(|reason| problem(format!("spec.ports[{index}].port"), reason))
             })
             .collect::<Result<_, _>>()?;
@@ -85,7 +85,7 @@ impl TryFrom<discovery::EndpointSlice> for Object {
             .into_iter()
             .enumerate()
             .map(|(index, port)| {
-                Port::new(port.name, port.protocol, port.port)
+                Port::new(port.name, port.protocol.as_deref(), port.port)
                     .map_err(|reason| problem(format!("ports[{index}].port"), reason))
             })
             .collect::<Result<_, _>>()?;
@@ -224,7 +224,7 @@ impl Endpoint {
 impl Port {
     fn new(
         name: Option<String>,
-        protocol: Option<String>,
+        protocol: Option<&str>,
         number: Option<i32>,
     ) -> Result<Port, String> {
         let number = number
@@ -232,7 +232,7 @@ impl Port {
             .transpose()?;
         Ok(Port {
             name: name.filter(|name| !name.is_empty()).map(Into::into),
-            protocol: match protocol.as_deref() {
+            protocol: match protocol {
                 None | Some("TCP") => "tcp".into(),
                 Some("UDP") => "udp".into(),
                 Some(other) => other.to_ascii_lowercase().into(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{DEFAULT_ADMIN, QueryName, QueryType, Settings, Socket};
-use crate::zone::Rtype;
+use crate::{datapath::pins::BPFFS, zone::Rtype};
 
 /// Zerohop's agent: answers Kubernetes DNS in the kernel and in user space.
 #[derive(Debug, Parser)]
@@ -28,6 +28,8 @@ pub enum Command {
     Lookup(LookupArgs),
     /// Print every record as a zone file.
     Dump(DumpArgs),
+    /// Take every hook and pin of ours off this node.
+    Detach(DetachArgs),
 }
 
 /// The arguments of `dns-agent run`.
@@ -76,6 +78,14 @@ pub struct LookupArgs {
     /// Where the running agent's admin endpoints listen.
     #[arg(long, value_name = "IP:PORT", default_value_t = Socket(DEFAULT_ADMIN))]
     pub admin: Socket,
+}
+
+/// The arguments of `dns-agent detach`.
+#[derive(Debug, Args)]
+pub struct DetachArgs {
+    /// Where the BPF file system is mounted.
+    #[arg(long, value_name = "PATH", default_value = BPFFS)]
+    pub bpffs: PathBuf,
 }
 
 /// The arguments of `dns-agent dump`.

@@ -1,22 +1,23 @@
 //! Attaching the programs to network devices, and taking them off again.
 
+mod attach;
+
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
-use aya::programs::{
-    LinkOrder, SchedClassifier, TcAttachType, XdpMode,
-    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program},
-    xdp::XdpLink,
-};
+use anyhow::bail;
 use dns_common::outcomes::Hook;
 use serde::Serialize;
 
+use self::attach::{Attached, Pinning};
+pub(super) use self::attach::{is_ours, remove_filters};
 use super::{
+    Persistence,
     interfaces::Device,
     object::{Object, Program},
+    pins::{Pin, Pins},
 };
 use crate::config::{Hook as Choice, Interface};
 
@@ -31,22 +32,11 @@ pub struct Hooks {
     wanted: Vec<Interface>,
     /// Networks of clients that are answered on network cards.
     allowed: usize,
+    pins: Option<Pins>,
+    persistence: Persistence,
     attached: BTreeMap<u32, Attached>,
     /// Devices where attaching failed: their names and why.
     failed: BTreeMap<u32, Failed>,
-}
-
-struct Attached {
-    status: AttachedStatus,
-    program: Program,
-    /// Detaches when dropped.
-    _link: Link,
-}
-
-#[expect(dead_code, reason = "links are held to stay attached")]
-enum Link {
-    Xdp(XdpLink),
-    Tc(SchedClassifierLink),
 }
 
 /// One attached program, for `status`.
@@ -62,7 +52,9 @@ pub struct AttachedStatus {
     pub mode: &'static str,
     /// The program's name.
     pub program: &'static str,
-    /// Why it is not the mode that was asked for, if so.
+    /// Whether it stays when the agent is killed.
+    pub outlives: bool,
+    /// Why it is so, if that isn't plain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -82,10 +74,17 @@ pub struct Failed {
 impl Hooks {
     /// Nothing attached yet.
     #[must_use]
-    pub fn new(wanted: Vec<Interface>, allowed: usize) -> Self {
+    pub fn new(
+        wanted: Vec<Interface>,
+        allowed: usize,
+        pins: Option<Pins>,
+        persistence: Persistence,
+    ) -> Self {
         Self {
             wanted,
             allowed,
+            pins,
+            persistence,
             attached: BTreeMap::new(),
             failed: BTreeMap::new(),
         }
@@ -102,21 +101,31 @@ impl Hooks {
                 .find(|device| device.index == index && device.name == name)
                 .filter(|device| choice(wanted, device).is_some())
         };
-        self.attached.retain(|index, attached| {
+        let stays = |index: u32, attached: &Attached| {
+            // A peer that moved to another namespace wants another program.
+            find(index, &attached.status.interface).is_some_and(|device| {
+                program_on(device, attached.program.hook()) == attached.program
+            })
+        };
+        for (_, gone) in self
+            .attached
+            .extract_if(.., |index, attached| !stays(*index, attached))
+        {
             let AttachedStatus {
                 interface, program, ..
-            } = &attached.status;
-            // A peer that moved to another namespace wants another program.
-            let stays = find(*index, interface).is_some_and(|device| {
-                program_on(device, attached.program.hook()) == attached.program
-            });
-            if !stays {
-                tracing::info!("{interface} is gone or another: {program} taken off");
+            } = gone.status.clone();
+            match gone.take_off() {
+                Ok(()) => tracing::info!("{interface} is gone or another: {program} taken off"),
+                Err(error) => tracing::warn!("{interface}: {program} can't be taken off: {error}"),
             }
-            stays
-        });
+        }
         self.failed
             .retain(|index, failed| find(*index, &failed.interface).is_some());
+        let pinning = match (&self.pins, self.persistence) {
+            (Some(pins), Persistence::Pinned) => Pinning::Kept(pins),
+            (Some(pins), Persistence::None) => Pinning::Released(pins),
+            (None, _) => Pinning::Nowhere,
+        };
         for device in devices {
             let index = device.index;
             let is_recent = |failed: &Failed| failed.tried.elapsed() < RETRY;
@@ -129,7 +138,7 @@ impl Hooks {
             };
             // A card may come later than the check at the start.
             let may = check(&self.wanted, self.allowed, std::slice::from_ref(device));
-            match may.and_then(|()| attach(object, device, choice)) {
+            match may.and_then(|()| Attached::new(object, device, choice, pinning)) {
                 Ok(attached) => {
                     let AttachedStatus { hook, mode, .. } = attached.status;
                     tracing::info!("{}: attached by {hook} ({mode})", device.name);
@@ -161,9 +170,47 @@ impl Hooks {
         self.failed.values()
     }
 
+    /// Takes off what an agent before left where nothing is wanted now.
+    pub fn take_off_others(&mut self) {
+        let Some(pins) = &self.pins else {
+            return;
+        };
+        let attached = &self.attached;
+        let keep = |pin: Pin| {
+            let attached = attached.get(&pin.index);
+            attached.is_some_and(|attached| attached.status.mode == pin.mode.name())
+        };
+        match pins.keep(keep) {
+            Ok(removed) => {
+                for path in removed {
+                    tracing::info!("taken off, nothing wants it any more: {}", path.display());
+                }
+            }
+            Err(error) => tracing::warn!("pins of an agent before can't be removed: {error}"),
+        }
+    }
+
     /// Takes everything off.
     pub fn detach(&mut self) {
-        self.attached.clear();
+        for (_, attached) in std::mem::take(&mut self.attached) {
+            let interface = attached.status.interface.clone();
+            if let Err(error) = attached.take_off() {
+                tracing::error!("{interface}: the program can't be taken off: {error}");
+            }
+        }
+        if let Some(pins) = self.pins.take()
+            && let Err(error) = pins.remove_all()
+        {
+            tracing::warn!("the folder of the pins can't be removed: {error}");
+        }
+    }
+
+    /// Leaves everything as it is, for the next agent.
+    pub fn leave(&mut self) {
+        for (_, attached) in std::mem::take(&mut self.attached) {
+            attached.leave();
+        }
+        self.pins = None;
     }
 }
 
@@ -235,122 +282,6 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
     }
 }
 
-fn attach(object: &mut Object, device: &Device, choice: Choice) -> anyhow::Result<Attached> {
-    if !device.is_ethernet {
-        bail!("its packets have no Ethernet header");
-    }
-    match choice {
-        Choice::Auto if device.is_veth => attach_tc(object, device),
-        Choice::Tc => attach_tc(object, device),
-        Choice::Auto | Choice::Xdp if device.is_veth => attach_xdp(
-            object,
-            device,
-            XdpMode::Skb,
-            // An answer sent by native XDP is lost at a peer that runs no XDP program.
-            Some("a veth loses native XDP's answers".to_owned()),
-        ),
-        Choice::XdpGeneric => attach_xdp(object, device, XdpMode::Skb, None),
-        Choice::Auto | Choice::Xdp => match attach_xdp(object, device, XdpMode::Driver, None) {
-            Ok(attached) => Ok(attached),
-            Err(error) => {
-                let reason = Some(format!("native XDP was refused: {error:#}"));
-                attach_xdp(object, device, XdpMode::Skb, reason)
-            }
-        },
-    }
-}
-
-fn attach_xdp(
-    object: &mut Object,
-    device: &Device,
-    mode: XdpMode,
-    reason: Option<String>,
-) -> anyhow::Result<Attached> {
-    let program = program_on(device, Hook::Xdp);
-    let xdp = object.xdp(program.name())?;
-    let id = xdp
-        .attach_to_if_index(device.index, mode)
-        .with_context(|| format!("attaching {} to {}", program.name(), device.name))?;
-    let link = xdp.take_link(id)?;
-    let mode = match mode {
-        XdpMode::Skb => "generic",
-        _ => "native",
-    };
-    Ok(Attached {
-        status: status(device, program, mode, reason),
-        program,
-        _link: Link::Xdp(link),
-    })
-}
-
-fn attach_tc(object: &mut Object, device: &Device) -> anyhow::Result<Attached> {
-    let program = program_on(device, Hook::Tc);
-    let tc = object.tc(program.name())?;
-    let first = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let by_tcx = tc.attach_with_options(&device.name, TcAttachType::Ingress, first);
-    let (id, mode, reason) = match by_tcx {
-        Ok(id) => (id, "tcx", None),
-        Err(tcx) => match attach_clsact(tc, device) {
-            Ok(id) => (id, "clsact", Some(format!("tcx was refused: {tcx}"))),
-            Err(clsact) => bail!("by tcx: {tcx}; by clsact: {clsact:#}"),
-        },
-    };
-    let link = tc.take_link(id)?;
-    Ok(Attached {
-        status: status(device, program, mode, reason),
-        program,
-        _link: Link::Tc(link),
-    })
-}
-
-/// Before Linux 6.6 there is no tcx. The filter gets the highest priority, so it runs first.
-fn attach_clsact(
-    tc: &mut SchedClassifier,
-    device: &Device,
-) -> anyhow::Result<aya::programs::tc::SchedClassifierLinkId> {
-    // It may be there already, ours from an earlier run or somebody else's; either will do, and if
-    // it is not there the next step says so.
-    let _ = qdisc_add_clsact(&device.name);
-    // An agent that was killed left its filter behind.
-    for program in Program::ALL {
-        if let Err(error) =
-            qdisc_detach_program(&device.name, TcAttachType::Ingress, program.name())
-        {
-            tracing::debug!(
-                "{}: no filter {} to take off: {error}",
-                device.name,
-                program.name()
-            );
-        }
-    }
-    let options = NlOptions {
-        priority: 1,
-        ..NlOptions::default()
-    };
-    tc.attach_with_options(
-        &device.name,
-        TcAttachType::Ingress,
-        TcAttachOptions::Netlink(options),
-    )
-    .with_context(|| format!("attaching a filter to {}", device.name))
-}
-
-fn status(
-    device: &Device,
-    program: Program,
-    mode: &'static str,
-    reason: Option<String>,
-) -> AttachedStatus {
-    AttachedStatus {
-        interface: device.name.clone(),
-        index: device.index,
-        hook: program.hook().name(),
-        mode,
-        program: program.name(),
-        reason,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,6 +294,7 @@ mod tests {
             peer_is_elsewhere: true,
             is_default_route: false,
             is_ethernet: true,
+            filters: Vec::new(),
         }
     }
 

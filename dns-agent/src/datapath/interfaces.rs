@@ -1,15 +1,23 @@
 //! The node's network devices, as far as hooks care.
 
 use anyhow::Context as _;
-use futures_util::TryStreamExt as _;
+use futures_util::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use rtnetlink::{
-    Handle, RouteMessageBuilder, new_connection,
+    Handle, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection,
+    packet_core::NetlinkMessage,
+    packet_route::RouteNetlinkMessage,
     packet_route::{
         link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
         route::RouteAttribute,
+        tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption},
     },
+    sys::SocketAddr,
 };
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    pin::Pin,
+};
+use tokio_util::task::AbortOnDropHandle;
 
 /// A network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +34,19 @@ pub struct Device {
     pub is_default_route: bool,
     /// Its packets start with an Ethernet header.
     pub is_ethernet: bool,
+    /// BPF filters on what it receives, in the order in which they run.
+    pub filters: Vec<Filter>,
+}
+
+/// A BPF filter of a device (cls_bpf). From Linux 6.6 on there may be tcx programs before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// The program's name, as its owner called it.
+    pub name: String,
+    /// Lower ones run first.
+    pub priority: u16,
+    /// Tells it apart from others of its priority.
+    pub handle: u32,
 }
 
 /// The devices of this namespace, which is asked again and again.
@@ -67,15 +88,45 @@ impl Devices {
         let defaults = default_routes(handle)
             .await
             .context("asking the kernel for its routes")?;
-        let devices = links.iter().cloned();
-        self.devices = devices
-            .map(|device| Device {
-                is_default_route: defaults.contains(&device.index),
-                ..device
-            })
-            .collect();
+        let mut devices = links.clone();
+        for device in &mut devices {
+            device.is_default_route = defaults.contains(&device.index);
+            device.filters = filters(handle, device.index)
+                .await
+                .with_context(|| format!("asking the kernel for the filters of {}", device.name))?;
+        }
+        self.devices = devices;
         self.links = links;
         Ok(())
+    }
+}
+
+/// Changes of the devices of this namespace, as the kernel tells of them.
+pub struct Changes {
+    messages: Pin<Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send>>,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Changes {
+    /// Starts to listen.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a netlink socket.
+    pub fn listen() -> anyhow::Result<Changes> {
+        let (connection, _, messages) = new_multicast_connection(&[MulticastGroup::Link])
+            .context("listening to the kernel's network devices")?;
+        Ok(Changes {
+            messages: Box::pin(messages),
+            _connection: AbortOnDropHandle::new(tokio::spawn(connection)),
+        })
+    }
+
+    /// Waits for a change, or several that come together. None when there will be no more.
+    pub async fn next(&mut self) -> Option<()> {
+        self.messages.next().await?;
+        while self.messages.next().now_or_never().flatten().is_some() {}
+        Some(())
     }
 }
 
@@ -87,6 +138,7 @@ fn device(link: LinkMessage) -> Option<Device> {
         peer_is_elsewhere: false,
         is_default_route: false,
         is_ethernet: link.header.link_layer_type == LinkLayerType::Ether,
+        filters: Vec::new(),
     };
     for attribute in link.attributes {
         match attribute {
@@ -101,6 +153,43 @@ fn device(link: LinkMessage) -> Option<Device> {
         }
     }
     (!device.name.is_empty()).then_some(device)
+}
+
+/// The BPF filters on what a device receives.
+async fn filters(handle: &Handle, index: u32) -> Result<Vec<Filter>, rtnetlink::Error> {
+    let request = handle.traffic_filter(index as i32).get().ingress();
+    let mut messages = std::pin::pin!(request.execute());
+    let mut filters = Vec::new();
+    loop {
+        match messages.try_next().await {
+            Ok(None) => break,
+            Ok(Some(message)) => filters.extend(filter(message)),
+            // It is gone, or has no queueing discipline that could have filters.
+            Err(rtnetlink::Error::NetlinkError(_)) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    filters.sort_by_key(|filter| filter.priority);
+    Ok(filters)
+}
+
+fn filter(message: TcMessage) -> Option<Filter> {
+    let options = message
+        .attributes
+        .into_iter()
+        .find_map(|attribute| match attribute {
+            TcAttribute::Options(options) => Some(options),
+            _ => None,
+        });
+    let name = options?.into_iter().find_map(|option| match option {
+        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(name),
+        _ => None,
+    });
+    Some(Filter {
+        name: name?,
+        priority: (message.header.info >> 16) as u16,
+        handle: message.header.handle.into(),
+    })
 }
 
 /// The devices that default routes leave by.

@@ -5,6 +5,7 @@
 //! `dns-common` and `dns-ebpf`: a record is laid out in `dns-common/src/records.rs`, built in
 //! [`records`] and read in `dns-ebpf/src/lookup.rs`.
 
+mod detach;
 pub mod explain;
 pub mod grace;
 pub mod hooks;
@@ -12,9 +13,11 @@ pub mod interfaces;
 pub mod lease;
 pub mod memory;
 pub mod object;
+pub mod pins;
 pub mod records;
 pub mod settings;
 pub mod slots;
+mod syscall;
 pub mod table;
 mod tables;
 
@@ -28,6 +31,7 @@ use dns_common::outcomes::{Hook, Outcome};
 use ipnet::IpNet;
 use serde::Serialize;
 
+pub use detach::detach;
 pub use tables::{Published, Tables, size};
 
 use crate::{
@@ -39,10 +43,34 @@ use hooks::{AttachedStatus, Failed, Hooks};
 use interfaces::Device;
 use lease::Clock;
 use object::Object;
+use pins::Pins;
 use table::Fill;
 
 /// How often the lease is renewed before it runs out.
 const RENEWALS: u32 = 4;
+
+/// How long the kernel goes on answering after a stop that leaves the hooks to the next agent:
+/// CoreDNS's usual TTL.
+const LEFT: Duration = Duration::from_secs(30);
+
+/// Whether hooks stay over a stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Persistence {
+    /// They go with the agent.
+    #[default]
+    None,
+    /// They are pinned, and stay.
+    Pinned,
+}
+
+/// How the kernel plane ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Nothing is left on the node.
+    Detached,
+    /// Hooks and answers stay for the next agent, for as long as the lease lasts.
+    Left,
+}
 
 /// What the kernel plane is told once.
 #[derive(Clone, Debug)]
@@ -57,6 +85,8 @@ pub struct Config {
     pub capacity: Option<usize>,
     /// How long the kernel answers without hearing from the agent.
     pub stale_after: Duration,
+    /// Whether hooks stay over a stop.
+    pub persistence: Persistence,
 }
 
 /// The tables, the programs, and what they are attached to.
@@ -113,12 +143,18 @@ pub struct OutcomeStatus {
 
 impl Datapath {
     /// Makes the tables, fills them, and attaches to every one of `devices` that matches. The
-    /// lease starts when everything is published.
+    /// lease starts when everything is published. What an agent before left there answers until
+    /// then, and is replaced at one stroke.
     ///
     /// # Errors
     ///
     /// When the kernel refuses maps or the lease's program.
-    pub fn start(config: Config, devices: &[Device], data: &dyn ZoneData) -> anyhow::Result<Self> {
+    pub fn start(
+        config: Config,
+        pins: Option<Pins>,
+        devices: &[Device],
+        data: &dyn ZoneData,
+    ) -> anyhow::Result<Self> {
         let size = size(data, config.capacity);
         let mut object = Object::load(size)?;
         for program in hooks::programs(&config.interfaces, devices) {
@@ -127,7 +163,12 @@ impl Datapath {
         let tables = Tables::new(&object, size, &config, Rcu::new()?)?;
         let clock = Clock::measure(&object)?;
         let mut datapath = Self {
-            hooks: Hooks::new(config.interfaces.clone(), config.allow.len()),
+            hooks: Hooks::new(
+                config.interfaces.clone(),
+                config.allow.len(),
+                pins,
+                config.persistence,
+            ),
             clock,
             renewed: Instant::now(),
             tables,
@@ -137,6 +178,7 @@ impl Datapath {
         datapath.publish(data)?;
         datapath.renew_lease()?;
         datapath.reconcile(devices);
+        datapath.hooks.take_off_others();
         Ok(datapath)
     }
 
@@ -287,9 +329,19 @@ impl Datapath {
         self.object.test_run(program, frame)
     }
 
-    /// Takes every hook off and ends the lease.
-    pub fn stop(&mut self) {
-        self.tables.publisher.end_lease();
-        self.hooks.detach();
+    /// Ends the kernel plane.
+    pub fn stop(&mut self, ending: Ending) {
+        match ending {
+            Ending::Detached => {
+                self.tables.publisher.end_lease();
+                self.hooks.detach();
+            }
+            Ending::Left => {
+                if let Err(error) = self.object.set_lease(self.clock.jiffies(LEFT)) {
+                    tracing::warn!("the lease is not prolonged: {error:#}");
+                }
+                self.hooks.leave();
+            }
+        }
     }
 }

@@ -11,7 +11,7 @@ use aya::programs::ProgramFd;
 use clap::Parser;
 use dns_agent::{
     datapath::{
-        Config, Tables,
+        Config, Persistence, Tables,
         grace::Rcu,
         object::{Object, Program},
         size,
@@ -158,6 +158,7 @@ fn config() -> Config {
         serve: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
         capacity: None,
         stale_after: Duration::from_secs(10),
+        persistence: Persistence::None,
     }
 }
 

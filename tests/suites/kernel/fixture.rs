@@ -8,7 +8,7 @@ use std::{
 
 use dns_agent::{
     datapath::{
-        Config, Tables,
+        Config, Persistence, Tables,
         grace::Rcu,
         object::{Object, Outcomes, Program, Size},
     },
@@ -79,6 +79,7 @@ impl Fixture {
             serve: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
             capacity: None,
             stale_after: Duration::from_secs(10),
+            persistence: Persistence::None,
         };
         let object = Object::load(size).unwrap();
         let mut tables = Tables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();

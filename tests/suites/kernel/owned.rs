@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dns_agent::{
     datapath::{
-        Config, Tables,
+        Config, Persistence, Tables,
         grace::Rcu,
         object::{Object, Program, Size},
     },
@@ -214,6 +214,7 @@ fn nothing_is_denied_before_everything_is_published() {
         serve: SERVED.map(|address| (address, 53).into()).to_vec(),
         capacity: None,
         stale_after: Duration::from_secs(10),
+        persistence: Persistence::None,
     };
     let mut object = Object::load(size).unwrap();
     let mut tables = Tables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use aya::programs::XdpMode;
 use dns_agent::{
     config::{Hook, Interface},
-    datapath::{Config, Datapath, interfaces::Devices, object::Program},
+    datapath::{Config, Datapath, Ending, Persistence, interfaces::Devices, object::Program},
     resolver::message::{Reply, Transport, respond},
     zone::Model,
 };
@@ -89,6 +89,7 @@ fn check(topology: &Topology, hook: Hook, expected: &str) {
         capacity: None,
         // Checksums are what is tested, not patience.
         stale_after: Duration::from_secs(600),
+        persistence: Persistence::None,
     };
     // Filters before tcx are taken off by netlink, so the whole life of the datapath is
     // inside the namespace.
@@ -99,7 +100,7 @@ fn check(topology: &Topology, hook: Hook, expected: &str) {
             .unwrap();
         let mut devices = Devices::default();
         let devices = runtime.block_on(devices.list()).unwrap();
-        let mut datapath = Datapath::start(config, devices, &model).unwrap();
+        let mut datapath = Datapath::start(config, None, devices, &model).unwrap();
         let status = datapath.status().unwrap();
         assert!(status.failed.is_empty(), "{:?}", status.failed);
         assert_eq!(status.attached.len(), 1, "{:?}", status.attached);
@@ -114,7 +115,7 @@ fn check(topology: &Topology, hook: Hook, expected: &str) {
         ask_everything(&topology.pod, &model, plain);
 
         assert_eq!(answered(&datapath), 4 * QUESTIONS.len() as u64 * 2);
-        datapath.stop();
+        datapath.stop(Ending::Detached);
         let client = Client::new(&topology.pod, SocketAddr::new(SERVED[0], 53)).unwrap();
         let query = Fixture::query(QUESTIONS[0].0, QUESTIONS[0].1);
         // No program so much as looks at it. A packet that was on its way when the hook was taken off may

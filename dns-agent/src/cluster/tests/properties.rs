@@ -11,7 +11,9 @@ use crate::cluster::{
     PodMode, Port, Service, ServiceKind, ZoneSettings, build,
 };
 use crate::zone::tests::rendering::parse;
-use crate::zone::{Answer, Model, Name, Node, Rdata, Record, Rest, Rtype, ZoneData, render};
+use crate::zone::{
+    Absent, Answer, Model, Name, Node, Rdata, Record, Rest, Rtype, ZoneData, render,
+};
 
 use super::name;
 
@@ -107,8 +109,10 @@ proptest! {
                 }
                 for rtype in [Rtype::A, Rtype::SOA, Rtype::PTR] {
                     let expected = match model.zone_of(&other) {
-                        Some(zone) => Answer::NxDomain { zone },
-                        None => Answer::NotOurs,
+                        Some(zone) if model.zones()[zone].absent == Absent::Denied => {
+                            Answer::NxDomain { zone }
+                        }
+                        _ => Answer::NotOurs,
                     };
                     prop_assert_eq!(model.answer(&other, rtype), expected, "{} {}", other, rtype);
                 }

@@ -40,7 +40,7 @@ pub(super) const KINDS: [Kind; 11] = [
         what: "service",
         questions: |asker| {
             let service = asker.cluster_ip();
-            asker.namespace = service.namespace;
+            asker.namespace = service.namespace.to_string();
             asker.search(&service.name)
         },
     },
@@ -77,7 +77,7 @@ pub(super) const KINDS: [Kind; 11] = [
         what: "headless service",
         questions: |asker| {
             let service = asker.headless();
-            asker.namespace = service.namespace;
+            asker.namespace = service.namespace.to_string();
             asker.search(&service.name)
         },
     },
@@ -88,7 +88,7 @@ pub(super) const KINDS: [Kind; 11] = [
         questions: |asker| {
             let (service, address) = asker.endpoint();
             let name = format!("{}.{}", dashed(address), service.name);
-            asker.namespace = service.namespace;
+            asker.namespace = service.namespace.to_string();
             asker.search(&name)
         },
     },
@@ -116,7 +116,7 @@ pub(super) const KINDS: [Kind; 11] = [
         what: "ExternalName",
         questions: |asker| {
             let service = asker.alias();
-            asker.namespace = service.namespace;
+            asker.namespace = service.namespace.to_string();
             asker.search(&service.name)
         },
     },
@@ -211,10 +211,9 @@ impl Asker<'_> {
             [_, service, namespace] => (service, namespace),
             _ => return false,
         };
-        self.objects.services.contains_key(&Key {
-            namespace: namespace.to_owned(),
-            name: service.to_owned(),
-        })
+        self.objects
+            .services
+            .contains_key(&Key::new(namespace, service))
     }
 
     fn full(&self, service: &Key) -> String {
@@ -255,7 +254,7 @@ impl Asker<'_> {
                     .endpoints
                     .iter()
                     .filter(|endpoint| endpoint.hostname.is_none());
-                named.map(move |endpoint| (service.clone(), endpoint.addresses[0]))
+                named.map(move |endpoint| (service.clone(), endpoint.address))
             })
             .collect();
         endpoints[self.random.random_range(0..endpoints.len())].clone()

@@ -124,10 +124,7 @@ fn keys(random: &mut StdRng, count: usize) -> Vec<Key> {
 }
 
 fn key(namespace: &str, name: &str) -> Key {
-    Key {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-    }
+    Key::new(namespace, name)
 }
 
 /// A label of letters, digits and dashes that neither starts nor ends with a dash.
@@ -260,11 +257,12 @@ impl Cluster {
             let count = random.random_range(0..=share);
             let endpoints = (0..count).map(|_| self.endpoint(random, family)).collect();
             let ports = ports(random).into_iter().map(slice_port).collect();
-            let mut metadata = metadata(&Key {
-                name: format!("{}-{number}", key.name),
-                ..key.clone()
-            });
-            let label = ("kubernetes.io/service-name".to_owned(), key.name.clone());
+            let name = format!("{}-{number}", key.name);
+            let mut metadata = metadata(&Key::new(key.namespace.clone(), name));
+            let label = (
+                "kubernetes.io/service-name".to_owned(),
+                key.name.to_string(),
+            );
             metadata.labels = Some([label].into());
             self.insert(discovery::EndpointSlice {
                 address_type: family.to_owned(),
@@ -349,8 +347,8 @@ impl Cluster {
 
 fn metadata(key: &Key) -> ObjectMeta {
     ObjectMeta {
-        namespace: Some(key.namespace.clone()),
-        name: Some(key.name.clone()),
+        namespace: Some(key.namespace.to_string()),
+        name: Some(key.name.to_string()),
         ..ObjectMeta::default()
     }
 }

@@ -1,0 +1,42 @@
+//! Taking off by hand what agents have left on a node.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+
+use super::{
+    hooks::{is_ours, remove_filters},
+    interfaces::Device,
+    pins::{Claim, Pins, are_there},
+};
+
+/// Takes every hook and pin of ours off this network namespace; says what was taken off.
+///
+/// # Errors
+///
+/// When an agent is running, which has them, or when something can't be taken off.
+pub fn detach(bpffs: &Path, devices: &[Device]) -> anyhow::Result<Vec<String>> {
+    let mut taken_off = Vec::new();
+    if are_there(bpffs) {
+        let pins = match Pins::claim(bpffs)? {
+            Claim::Ours(pins) => pins,
+            Claim::Others => bail!(
+                "an agent is running on this node and has the hooks: end it first, it takes them off itself unless it runs with --persist"
+            ),
+        };
+        let removed = pins.remove_all().context("removing pins")?;
+        taken_off.extend(removed.iter().map(|path| path.display().to_string()));
+    }
+    for device in devices {
+        let ours = device.filters.iter().filter(|filter| is_ours(filter));
+        let names: Vec<String> = ours
+            .map(|filter| format!("{}: the filter {}", device.name, filter.name))
+            .collect();
+        if !names.is_empty() {
+            remove_filters(device)
+                .with_context(|| format!("taking the filters off {}", device.name))?;
+            taken_off.extend(names);
+        }
+    }
+    Ok(taken_off)
+}

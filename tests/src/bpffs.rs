@@ -1,0 +1,39 @@
+//! A BPF file system of the tests' own: not every machine has one where agents look for it.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+/// A folder with a BPF file system in it, gone when dropped.
+pub struct Bpffs(PathBuf);
+
+impl Bpffs {
+    /// Mounts one.
+    pub fn new() -> Result<Bpffs> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("zh-bpffs-{}-{count}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir(&folder)?;
+        let none: Option<&str> = None;
+        mount(Some("bpf"), &folder, Some("bpf"), MsFlags::empty(), none)
+            .with_context(|| format!("cannot mount a BPF file system at {}", folder.display()))?;
+        Ok(Bpffs(folder))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        umount2(&self.0, MntFlags::MNT_DETACH).ok();
+        std::fs::remove_dir(&self.0).ok();
+    }
+}

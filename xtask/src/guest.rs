@@ -14,9 +14,9 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{
-    initramfs::{Initramfs, applets},
+    initramfs::Initramfs,
     kernels::Kernel,
-    process::{find, root},
+    process::{applets, find, root},
     setup::{self, Need, Say},
 };
 

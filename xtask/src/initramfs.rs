@@ -8,12 +8,11 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context, Result};
 
-use crate::process::output;
+use crate::process::libraries;
 
 /// An archive being written.
 #[derive(Default)]
@@ -127,27 +126,3 @@ const REGULAR: u32 = 0o100_000;
 const DIRECTORY: u32 = 0o040_000;
 const LINK: u32 = 0o120_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
-
-/// The paths in `ldd`'s output; none for a static program, about which it complains.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let listing = Command::new("ldd")
-        .arg(program)
-        .output()
-        .context("cannot start ldd")?;
-    let listing = String::from_utf8_lossy(&listing.stdout).into_owned();
-    let paths = listing
-        .lines()
-        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
-    Ok(paths.map(PathBuf::from).collect())
-}
-
-/// The names under which busybox is to be called, but not those of tools that
-/// come as themselves: its own `ip` and `tc` know too little.
-pub(crate) fn applets(busybox: &Path) -> Result<Vec<String>> {
-    let listing = output(Command::new(busybox).arg("--list"))?;
-    Ok(listing
-        .lines()
-        .filter(|name| !["ip", "tc", "busybox"].contains(name))
-        .map(str::to_owned)
-        .collect())
-}

@@ -9,10 +9,14 @@ mod apt;
 mod bench;
 mod build_ebpf;
 mod demo;
+mod e2e;
 mod guest;
+mod image;
 mod initramfs;
 mod kernels;
+mod kubectl;
 mod lint;
+mod oci;
 mod process;
 mod setup;
 mod test;
@@ -45,6 +49,8 @@ fn run(job: &Job) -> Result<()> {
         Job::Test(options) => test::run(options),
         Job::Verify => verify::run(),
         Job::Bench(options) => bench::run(options),
+        Job::Image(options) => image::run(options),
+        Job::E2e(options) => e2e::run(options),
     }
 }
 
@@ -76,4 +82,8 @@ enum Job {
     Verify,
     /// Measures the kernel program beside a bare reflector, and its tables.
     Bench(bench::Options),
+    /// Makes the agent's container image, as an archive: no registry, no Docker.
+    Image(image::Options),
+    /// Installs the image in a test cluster, looks names up from pods, and takes it away again.
+    E2e(e2e::Options),
 }

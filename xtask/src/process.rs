@@ -83,6 +83,30 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|candidate| is_executable(candidate))
 }
 
+/// The paths in `ldd`'s output; none for a static program, about which it complains.
+pub(crate) fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let listing = Command::new("ldd")
+        .arg(program)
+        .output()
+        .context("cannot start ldd")?;
+    let listing = String::from_utf8_lossy(&listing.stdout).into_owned();
+    let paths = listing
+        .lines()
+        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    Ok(paths.map(PathBuf::from).collect())
+}
+
+/// The names under which busybox is to be called, but not those of tools that
+/// come as themselves: its own `ip` and `tc` know too little.
+pub(crate) fn applets(busybox: &Path) -> Result<Vec<String>> {
+    let listing = output(Command::new(busybox).arg("--list"))?;
+    Ok(listing
+        .lines()
+        .filter(|name| !["ip", "tc", "busybox"].contains(name))
+        .map(str::to_owned)
+        .collect())
+}
+
 /// Whether this process may do what only root may.
 pub(crate) fn is_root() -> Result<bool> {
     Ok(output(Command::new("id").arg("--user"))?.trim() == "0")

@@ -20,6 +20,8 @@ pub(crate) enum Need {
     ZoneFiles,
     /// The clients that are in the field, as far as Debian has them.
     Clients,
+    /// What the image of DNS clients is made of.
+    ClientImage,
     /// Other kernels, booted in an emulator; they get this machine's `ip` too.
     Guests,
 }
@@ -41,6 +43,7 @@ pub(crate) fn run() -> Result<()> {
             Need::Namespaces,
             Need::Clients,
             Need::ZoneFiles,
+            Need::ClientImage,
             Need::Guests,
         ],
         Say::Everything,
@@ -57,6 +60,7 @@ pub(crate) fn ensure(needs: &[Need], say: Say) -> Result<()> {
             Need::Namespaces => programs(&[IP], say)?,
             Need::ZoneFiles => programs(&[NAMED_CHECKZONE, KZONECHECK], say)?,
             Need::Clients => programs(&[MUSL, DIG, KDIG, DRILL], say)?,
+            Need::ClientImage => programs(&[BUSYBOX, GETENT, DIG, DNSPERF], say)?,
             Need::Guests => programs(&[QEMU, BUSYBOX], say)?,
         }
     }
@@ -133,6 +137,16 @@ const MUSL: Program = Program {
 const DIG: Program = Program {
     name: "dig",
     package: "bind9-dnsutils",
+};
+/// Looks names up as programs do, by glibc.
+const GETENT: Program = Program {
+    name: "getent",
+    package: "libc-bin",
+};
+/// Asks as fast as answers come.
+const DNSPERF: Program = Program {
+    name: "dnsperf",
+    package: "dnsperf",
 };
 /// Knot's tool.
 const KDIG: Program = Program {

@@ -1,0 +1,275 @@
+//! An image of one layer, as an archive that needs no registry and no Docker.
+//!
+//! The archive is an OCI image layout (`index.json`), which containerd reads, and a Docker archive
+//! (`manifest.json`) over the same blobs, which `docker load` reads. Nothing in it depends on time,
+//! order or machine: the same files make the same digest.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use flate2::{Compression, write::GzEncoder};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tar::{Builder, EntryType, Header};
+
+use crate::process::libraries;
+
+/// An image to be written.
+pub(crate) struct Image<'a> {
+    /// Its name and tag.
+    pub(crate) name: &'a str,
+    /// What runs when nothing else is said.
+    pub(crate) entrypoint: &'a str,
+    /// Environment variables, as `NAME=VALUE`.
+    pub(crate) environment: &'a [&'a str],
+    /// Labels, by their keys.
+    pub(crate) labels: Value,
+    /// The files.
+    pub(crate) layer: Layer,
+}
+
+/// A file system, sorted by path.
+#[derive(Default)]
+pub(crate) struct Layer {
+    entries: BTreeMap<PathBuf, Entry>,
+}
+
+enum Entry {
+    Directory,
+    File { mode: u32, contents: Vec<u8> },
+    Link { target: PathBuf },
+}
+
+impl Image<'_> {
+    /// Writes the archive.
+    pub(crate) fn write(&self, to: &Path) -> Result<()> {
+        let layer = self.layer.archive()?;
+        let mut compressed = GzEncoder::new(Vec::new(), Compression::default());
+        compressed.write_all(&layer)?;
+        let mut blobs = BTreeMap::new();
+        let layer_blob = put(&mut blobs, compressed.finish()?);
+        let config = put(&mut blobs, self.config(&digest(&layer)).into_bytes());
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &layer_blob)],
+        });
+        let manifest = put(&mut blobs, manifest.to_string().into_bytes());
+        let mut manifest = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+        manifest["annotations"] = json!({
+            "io.containerd.image.name": full_name(self.name),
+            "org.opencontainers.image.ref.name": self.name.rsplit(':').next(),
+        });
+        let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
+        let docker = json!([{
+            "Config": config.path(),
+            "RepoTags": [self.name],
+            "Layers": [layer_blob.path()],
+        }]);
+
+        let file = File::create(to).with_context(|| format!("cannot create {}", to.display()))?;
+        let mut archive = Builder::new(file);
+        let layout = json!({ "imageLayoutVersion": "1.0.0" });
+        for (path, contents) in [
+            ("oci-layout", layout),
+            ("index.json", index),
+            ("manifest.json", docker),
+        ] {
+            append(&mut archive, path, contents.to_string().as_bytes())?;
+        }
+        for (digest, contents) in &blobs {
+            append(&mut archive, &format!("blobs/sha256/{digest}"), contents)?;
+        }
+        archive.finish().context("cannot end the archive")
+    }
+
+    fn config(&self, layer: &str) -> String {
+        // Images of the same files are to be the same, so the date says nothing.
+        let created = "1970-01-01T00:00:00Z";
+        json!({
+            "architecture": "amd64",
+            "os": "linux",
+            "created": created,
+            "config": {
+                "Entrypoint": [self.entrypoint],
+                "Env": self.environment,
+                "Labels": self.labels,
+            },
+            "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{layer}")] },
+            "history": [{ "created": created, "created_by": "cargo xtask image" }],
+        })
+        .to_string()
+    }
+}
+
+impl Layer {
+    /// Adds a program of this machine and the shared libraries it is linked with.
+    pub(crate) fn program(&mut self, from: &Path, to: &Path) -> Result<()> {
+        for library in libraries(from)? {
+            self.file(&library, &library)?;
+        }
+        self.file(from, to)
+    }
+
+    /// Adds a file of this machine.
+    pub(crate) fn file(&mut self, from: &Path, to: &Path) -> Result<()> {
+        let context = || format!("cannot read {}", from.display());
+        let is_program = from.metadata().with_context(context)?.permissions().mode() & 0o111 != 0;
+        let mode = if is_program { 0o755 } else { 0o644 };
+        let contents = fs::read(from).with_context(context)?;
+        self.entry(to, Entry::File { mode, contents });
+        Ok(())
+    }
+
+    /// Adds a file with contents given here.
+    pub(crate) fn contents(&mut self, path: &Path, contents: &str) {
+        let contents = contents.as_bytes().to_vec();
+        let mode = 0o644;
+        self.entry(path, Entry::File { mode, contents });
+    }
+
+    /// Adds a symbolic link.
+    pub(crate) fn link(&mut self, path: &Path, target: &Path) {
+        let target = target.to_owned();
+        self.entry(path, Entry::Link { target });
+    }
+
+    fn entry(&mut self, path: &Path, entry: Entry) {
+        let parents = path.ancestors().skip(1).map(relative);
+        for parent in parents.filter(|parent| *parent != Path::new("")) {
+            self.entries
+                .entry(parent.to_owned())
+                .or_insert(Entry::Directory);
+        }
+        self.entries.insert(relative(path).to_owned(), entry);
+    }
+
+    fn archive(&self) -> Result<Vec<u8>> {
+        let mut archive = Builder::new(Vec::new());
+        for (path, entry) in &self.entries {
+            match entry {
+                Entry::Directory => {
+                    archive.append_data(&mut header(EntryType::Directory, 0o755, 0), path, &[][..])
+                }
+                Entry::File { mode, contents } => archive.append_data(
+                    &mut header(EntryType::Regular, *mode, contents.len()),
+                    path,
+                    contents.as_slice(),
+                ),
+                Entry::Link { target } => {
+                    archive.append_link(&mut header(EntryType::Symlink, 0o777, 0), path, target)
+                }
+            }
+            .with_context(|| format!("cannot add {} to the layer", path.display()))?;
+        }
+        archive.into_inner().context("cannot end the layer")
+    }
+}
+
+/// What a descriptor says of a blob.
+struct Blob {
+    digest: String,
+    size: usize,
+}
+
+impl Blob {
+    fn path(&self) -> String {
+        format!("blobs/sha256/{}", self.digest)
+    }
+}
+
+fn put(blobs: &mut BTreeMap<String, Vec<u8>>, contents: Vec<u8>) -> Blob {
+    let blob = Blob {
+        digest: digest(&contents),
+        size: contents.len(),
+    };
+    blobs.insert(blob.digest.clone(), contents);
+    blob
+}
+
+fn descriptor(media_type: &str, blob: &Blob) -> Value {
+    json!({
+        "mediaType": media_type,
+        "digest": format!("sha256:{}", blob.digest),
+        "size": blob.size,
+    })
+}
+
+fn digest(contents: &[u8]) -> String {
+    let octets = Sha256::digest(contents);
+    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+/// The name that the kubelet makes of the one in a manifest, by Docker's rules: what does not begin with
+/// a host is on Docker's.
+fn full_name(name: &str) -> String {
+    let is_host = |part: &str| part.contains(['.', ':']) || part == "localhost";
+    match name.split_once('/') {
+        Some((first, _)) if is_host(first) => name.to_owned(),
+        Some(_) => format!("docker.io/{name}"),
+        None => format!("docker.io/library/{name}"),
+    }
+}
+
+fn relative(path: &Path) -> &Path {
+    path.strip_prefix("/").unwrap_or(path)
+}
+
+fn append(archive: &mut Builder<File>, path: &str, contents: &[u8]) -> Result<()> {
+    archive
+        .append_data(
+            &mut header(EntryType::Regular, 0o644, contents.len()),
+            path,
+            contents,
+        )
+        .with_context(|| format!("cannot add {path} to the archive"))
+}
+
+/// An entry of root's, as old as can be.
+fn header(kind: EntryType, mode: u32, size: usize) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size as u64);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_as_the_kubelet_completes_them() {
+        for (name, full) in [
+            ("zerohop/dns-agent:dev", "docker.io/zerohop/dns-agent:dev"),
+            ("dns-agent:dev", "docker.io/library/dns-agent:dev"),
+            ("localhost/tools:1", "localhost/tools:1"),
+            ("host:5000/dns-agent:1", "host:5000/dns-agent:1"),
+        ] {
+            assert_eq!(full_name(name), full);
+        }
+    }
+
+    #[test]
+    fn a_layer_is_the_same_in_whatever_order_it_was_made() {
+        let paths = [Path::new("/b/c"), Path::new("/a"), Path::new("/b/a")];
+        let layer = |order: [usize; 3]| {
+            let mut layer = Layer::default();
+            for index in order {
+                layer.contents(paths[index], "text");
+            }
+            layer.archive().unwrap()
+        };
+        assert_eq!(layer([0, 1, 2]), layer([2, 1, 0]));
+    }
+}

@@ -9,11 +9,13 @@ mod apt;
 mod bench;
 mod build_ebpf;
 mod demo;
+mod deployment;
 mod e2e;
 mod guest;
 mod image;
 mod initramfs;
 mod kernels;
+mod kind;
 mod kubectl;
 mod lint;
 mod oci;
@@ -51,6 +53,7 @@ fn run(job: &Job) -> Result<()> {
         Job::Bench(options) => bench::run(options),
         Job::Image(options) => image::run(options),
         Job::E2e(options) => e2e::run(options),
+        Job::Kind(options) => kind::run(options),
     }
 }
 
@@ -86,4 +89,6 @@ enum Job {
     Image(image::Options),
     /// Installs the image in a test cluster, looks names up from pods, and takes it away again.
     E2e(e2e::Options),
+    /// The same in a cluster of kind's, with a benchmark; needs kind and Docker.
+    Kind(kind::Options),
 }

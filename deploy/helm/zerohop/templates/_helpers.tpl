@@ -1,0 +1,18 @@
+{{/* What finds the agents' pods. */}}
+{{- define "zerohop.selector" -}}
+app.kubernetes.io/name: zerohop
+{{- end }}
+
+{{/* What every object is labelled with. */}}
+{{- define "zerohop.labels" -}}
+{{ include "zerohop.selector" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{/* The agent's configuration file. */}}
+{{- define "zerohop.config" -}}
+{{ toYaml .Values.config }}
+{{- end }}

@@ -1,0 +1,306 @@
+//! What checks the manifests and the chart: kustomize, helm and kubeconform, with Kubernetes' own
+//! description of its objects. All of it comes from the Go module proxy, where Go is there.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::{
+    process::{find, output, root},
+    setup::Say,
+};
+
+/// Whether the manifests can be checked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Checked {
+    Yes,
+    No,
+}
+
+const TOOLS: [(&str, &str); 3] = [
+    ("kustomize", "sigs.k8s.io/kustomize/kustomize/v5@v5.8.0"),
+    ("helm", "helm.sh/helm/v3/cmd/helm@v3.19.0"),
+    (
+        "kubeconform",
+        "github.com/yannh/kubeconform/cmd/kubeconform@v0.7.0",
+    ),
+];
+
+/// The release whose objects they are checked against.
+const KUBERNETES: &str = "v1.35.8";
+
+/// Finds what is needed, or installs it in this repository.
+pub(crate) fn ensure(say: Say) -> Checked {
+    if find("go").is_none() {
+        println!(
+            "go: not there, so neither are kustomize, helm and kubeconform: the manifests are not checked"
+        );
+        return Checked::No;
+    }
+    match install(say) {
+        Ok(()) => Checked::Yes,
+        Err(error) => {
+            println!("the manifests are not checked: {error:#}");
+            Checked::No
+        }
+    }
+}
+
+fn install(say: Say) -> Result<()> {
+    for (name, module) in TOOLS {
+        let program = tool(name);
+        if program.exists() {
+            if say == Say::Everything {
+                println!("{name}: found {}", program.display());
+            }
+            continue;
+        }
+        println!("{name}: installing {module} with Go (up to two minutes)");
+        output(
+            Command::new("go")
+                .args(["install", module])
+                .env("GOBIN", root().join(BINARIES)),
+        )?;
+    }
+    if !schemas().exists() {
+        println!("schemas of Kubernetes {KUBERNETES}: downloading with Go");
+        write_schemas()?;
+    }
+    Ok(())
+}
+
+/// Beside the other tools of this repository alone.
+const BINARIES: &str = "target/tools/bin";
+
+fn tool(name: &str) -> PathBuf {
+    root().join(BINARIES).join(name)
+}
+
+fn schemas() -> PathBuf {
+    root().join("target/tools/schemas").join(KUBERNETES)
+}
+
+/// One schema for each kind, under kubeconform's names, made of the API's description.
+fn write_schemas() -> Result<()> {
+    let module = format!("k8s.io/kubernetes@{KUBERNETES}");
+    let module = output(Command::new("go").args(["mod", "download", "-json", &module]))?;
+    let module: Value = serde_json::from_str(&module).context("Go says nothing of the module")?;
+    let folder = module["Dir"].as_str().context("the module has no folder")?;
+    let path = Path::new(folder).join("api/openapi-spec/swagger.json");
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut api: Value = serde_json::from_slice(&text).context("the API's description")?;
+    let definitions = api["definitions"]
+        .as_object_mut()
+        .context("no definitions")?;
+    definitions.values_mut().for_each(make_strict);
+
+    let partial = schemas().with_extension("partial");
+    fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
+    for (name, definition) in &*definitions {
+        let Some([kind]) = definition["x-kubernetes-group-version-kind"]
+            .as_array()
+            .map(Vec::as_slice)
+        else {
+            continue;
+        };
+        let word = |key: &str| kind[key].as_str().unwrap_or_default().to_lowercase();
+        let group = word("group");
+        let group = group.split('.').next().unwrap_or_default();
+        let words = [&word("kind"), group, &word("version")];
+        let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        let mut needed = BTreeSet::new();
+        collect(name, &|name| definitions.get(name), &mut needed);
+        let needed: serde_json::Map<_, _> = needed
+            .into_iter()
+            .filter_map(|name| Some((name.to_owned(), definitions.get(name)?.clone())))
+            .collect();
+        let schema = json!({ "$ref": format!("{REFERENCE}{name}"), "definitions": needed });
+        let file = partial.join(words.join("-") + ".json");
+        fs::write(&file, schema.to_string())
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    fs::rename(&partial, schemas()).context("cannot put the schemas in their place")
+}
+
+const REFERENCE: &str = "#/definitions/";
+
+/// Refuses fields that are not there; lets numbers be where they may be.
+fn make_strict(definition: &mut Value) {
+    if definition["format"] == "int-or-string" {
+        *definition = json!({ "type": ["integer", "string"] });
+        return;
+    }
+    if definition.get("properties").is_some() {
+        definition["additionalProperties"] = json!(false);
+    }
+}
+
+/// The definitions that one needs, itself among them.
+fn collect<'a>(
+    name: &'a str,
+    definition: &impl Fn(&str) -> Option<&'a Value>,
+    needed: &mut BTreeSet<&'a str>,
+) {
+    let Some(found) = definition(name).filter(|_| needed.insert(name)) else {
+        return;
+    };
+    let mut values = vec![found];
+    while let Some(value) = values.pop() {
+        match value {
+            Value::Object(fields) => {
+                let reference = fields.get("$ref").and_then(Value::as_str);
+                let reference = reference.and_then(|text| text.strip_prefix(REFERENCE));
+                if let Some(name) = reference {
+                    collect(name, definition, needed);
+                }
+                values.extend(fields.values());
+            }
+            Value::Array(elements) => values.extend(elements),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        io::Write,
+        process::{Output, Stdio},
+    };
+
+    use super::*;
+
+    /// All of it, the optional parts too.
+    const OVERLAY: &str = "
+resources: [../../deploy/kustomize]
+components:
+  - ../../deploy/kustomize/components/monitoring
+  - ../../deploy/kustomize/components/dashboard
+";
+
+    #[test]
+    fn chart_and_kustomize_say_the_same() {
+        let (kustomize, chart) = (objects(&kustomize()), objects(&chart(&[])));
+        let names = |objects: &BTreeMap<String, Value>| -> Vec<String> {
+            objects.keys().cloned().collect()
+        };
+        assert_eq!(names(&kustomize), names(&chart));
+        for (name, object) in kustomize {
+            assert_eq!(object, chart[&name], "{name}");
+        }
+    }
+
+    #[test]
+    fn objects_are_as_kubernetes_describes_them() {
+        conform(&kustomize());
+        conform(&chart(&[]));
+        conform(&chart(&[
+            "--set=imagePullSecrets[0].name=registry",
+            "--set=extraCapabilities={SYS_RESOURCE}",
+            "--set=podAnnotations.a=b",
+            "--set=priorityClassName=",
+            "--set=maxUnavailable=10%",
+        ]));
+    }
+
+    #[test]
+    fn misspelled_values_are_refused() {
+        let output = helm(&["--set=tolerance=1"]);
+        assert!(!output.status.success());
+        let output = helm(&["--set=config.admin=somewhere"]);
+        assert!(!output.status.success());
+    }
+
+    fn kustomize() -> String {
+        let folder = root().join("target/deployment");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("kustomization.yaml"), OVERLAY).unwrap();
+        let mut command = Command::new(found("kustomize"));
+        output(command.arg("build").arg(folder)).unwrap()
+    }
+
+    fn chart(options: &[&str]) -> String {
+        let output = helm(options);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn helm(options: &[&str]) -> Output {
+        Command::new(found("helm"))
+            .args(["template", "zerohop", "--namespace=kube-system"])
+            .args(["--set=image.tag=dev", "--set=podMonitor.enabled=true"])
+            .args(["--set=dashboard.enabled=true"])
+            .args(options)
+            .arg(root().join("deploy/helm/zerohop"))
+            .output()
+            .unwrap()
+    }
+
+    fn conform(objects: &str) {
+        let schemas = schemas().join("{{.ResourceKind}}{{.KindSuffix}}.json");
+        let mut child = Command::new(found("kubeconform"))
+            // The kind is the Prometheus operator's.
+            .args(["-strict", "-summary", "-skip=PodMonitor"])
+            .arg("-schema-location")
+            .arg(schemas)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(objects.as_bytes()).unwrap();
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}");
+        assert!(text.contains("Errors: 0, Skipped: 1"), "{text}");
+    }
+
+    fn found(name: &str) -> PathBuf {
+        let program = tool(name);
+        assert!(
+            program.exists(),
+            "{name} is not there: run `cargo xtask setup`"
+        );
+        program
+    }
+
+    /// Objects by kind and name, without what is to differ.
+    fn objects(text: &str) -> BTreeMap<String, Value> {
+        let objects: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+        let named = objects.into_iter().map(|mut object| {
+            let metadata = object["metadata"].as_object_mut().unwrap();
+            metadata.remove("labels");
+            let name = metadata["name"].as_str().unwrap();
+            let name = without_hash(name).to_owned();
+            metadata["name"] = json!(name);
+            if let Some(config) = object.pointer_mut("/data/config.yaml") {
+                *config = serde_saphyr::from_str(config.as_str().unwrap()).unwrap();
+            }
+            if let Some(metadata) = object.pointer_mut("/spec/template/metadata") {
+                metadata.as_object_mut().unwrap().remove("annotations");
+            }
+            if let Some(name) = object.pointer_mut("/spec/template/spec/volumes/0/configMap/name") {
+                *name = json!(without_hash(name.as_str().unwrap()));
+            }
+            (format!("{} {name}", object["kind"]), object)
+        });
+        named.collect()
+    }
+
+    /// kustomize ends the name of the ConfigMap with a hash of what is in it.
+    fn without_hash(name: &str) -> &str {
+        match name.split_once('-') {
+            Some((plain, hash)) if hash.len() == 10 => plain,
+            _ => name,
+        }
+    }
+}

@@ -237,7 +237,8 @@ impl Test<'_> {
         let name = format!("web.{SPACE}.svc.cluster.local A");
         let script = format!(
             "server=$(awk '/^nameserver/ {{ print $2; exit }}' /etc/resolv.conf)
-             echo '{name}' | dnsperf -s $server -d - -c 1 -T 1 -Q 100 -t 2 -l {LOAD_SECONDS} -n 1000000 2>&1"
+             echo '{name}' > /questions
+             dnsperf -s $server -d /questions -c 1 -T 1 -Q 100 -t 2 -l {LOAD_SECONDS} -n 1000000 2>&1"
         );
         let words = ["--namespace", SPACE, "exec", &client.pod, "--", "sh", "-c"];
         let mut command = self.kubectl.command(&words);

@@ -91,6 +91,7 @@ impl Test<'_> {
         self.kubectl.install(&self.manifests)?;
         self.compare("with Zerohop", &clients, &before)?;
         self.served_by_kernel(&clients, &before)?;
+        self.may_ask_for_daemon_set()?;
 
         let load = self.load(&clients[0])?;
         self.in_system(&["rollout", "restart", "daemonset/zerohop"])?;
@@ -214,6 +215,14 @@ impl Test<'_> {
             );
         }
         Ok(())
+    }
+
+    /// Whether the agents may see that they are replaced: if not, they would take everything off each time.
+    fn may_ask_for_daemon_set(&self) -> Result<()> {
+        let account = format!("--as=system:serviceaccount:{NAMESPACE}:zerohop");
+        self.in_system(&["auth", "can-i", "get", "daemonset.apps/zerohop", &account])
+            .map(drop)
+            .context("the agents may not ask for their own DaemonSet")
     }
 
     /// What the agent of a node says.

@@ -247,6 +247,7 @@ fn header(kind: EntryType, mode: u32, size: usize) -> Header {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::root;
 
     #[test]
     fn names_as_the_kubelet_completes_them() {
@@ -258,6 +259,27 @@ mod tests {
         ] {
             assert_eq!(full_name(name), full);
         }
+    }
+
+    #[test]
+    fn the_same_files_make_the_same_archive() {
+        let folder = root().join("target/image/test");
+        fs::create_dir_all(&folder).unwrap();
+        let archive = |name: &str| {
+            let mut layer = Layer::default();
+            layer.contents(Path::new("/etc/text"), "text");
+            layer.link(Path::new("/text"), Path::new("etc/text"));
+            let image = Image {
+                name: "zerohop/test:1",
+                entrypoint: "/text",
+                environment: &["A=B"],
+                labels: json!({ "label": "value" }),
+                layer,
+            };
+            image.write(&folder.join(name)).unwrap();
+            fs::read(folder.join(name)).unwrap()
+        };
+        assert_eq!(archive("one.tar"), archive("two.tar"));
     }
 
     #[test]

@@ -127,6 +127,9 @@ fn static_agent() -> Result<PathBuf> {
         .arg("--target-dir")
         .arg(root().join("target/image-build"))
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        // A sixth smaller, for a build that takes longer.
+        .env("CARGO_PROFILE_RELEASE_LTO", "fat")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0");
     let program = build(&mut command, "dns-agent")?;

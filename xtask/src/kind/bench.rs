@@ -11,7 +11,7 @@ use crate::{image, kubectl::Kubectl};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Another test cluster than kind's; its nodes have both images already.
+    /// Another test cluster than kind's; its nodes have both images already, and Zerohop runs there afterwards.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// Runs with Zerohop off and on each, which take turns.
@@ -227,5 +227,34 @@ fn print(runs: &[Run]) {
         if let Some(median) = rates.get(rates.len() / 2) {
             println!("{}: {median:.0} queries/s in the median", plane.name());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_dnsperf_says() {
+        let text = "Statistics:
+
+  Queries sent:         17500
+  Queries completed:    17499 (99.99%)
+  Queries lost:         1 (0.01%)
+
+  Queries per second:   499.98
+  Average Latency (s):  0.000039 (min 0.000004, max 0.008537)
+  Latency StdDev (s):   0.000184
+";
+        let run = Run::read(Plane::Zerohop, text).unwrap();
+        let numbers = [
+            run.completed,
+            run.lost,
+            run.per_second,
+            run.average,
+            run.maximum,
+        ];
+        assert_eq!(numbers, [17499.0, 1.0, 499.98, 0.000_039, 0.008_537]);
+        assert!(Run::read(Plane::Zerohop, "Error: no server").is_none());
     }
 }

@@ -1,7 +1,7 @@
 //! The one task that publishes.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -68,8 +68,8 @@ pub(super) struct Writer {
     index: Arc<RwLock<Index>>,
     /// What is wrong with objects; said once each.
     problems: BTreeSet<Problem>,
-    /// Objects that a feed could not use; they are in no index.
-    unusable: BTreeSet<Problem>,
+    /// What is wrong with objects that a feed could not use.
+    unusable: BTreeMap<(Feed, Key), Problem>,
     kernel: Kernel,
     /// Whether anything changed since the serial did.
     is_newer: bool,
@@ -141,7 +141,7 @@ impl Writer {
         Ok(Writer {
             index: Arc::new(RwLock::new(index)),
             problems: BTreeSet::new(),
-            unusable: BTreeSet::new(),
+            unusable: BTreeMap::new(),
             kernel: Kernel::new(config)?,
             is_newer: false,
             renumbered: Instant::now(),
@@ -266,6 +266,7 @@ impl Writer {
     }
 
     fn event(&mut self, event: Event, read: Instant) {
+        self.note_unusable(&event);
         let mut index = write(&self.index);
         match event {
             Event::Listing(feed) => index.listing(feed),
@@ -291,12 +292,14 @@ impl Writer {
                     self.unpublished.push(Taken { read, endpoints });
                 }
             }
-            Event::Unusable { problem, .. } => {
-                if !self.unusable.contains(&problem) {
-                    warn!("{problem}; it is left out, or stays as it was");
-                    self.unusable.insert(problem);
-                }
+            Event::Unusable {
+                feed,
+                stand_in: Some(stand_in),
+                ..
+            } => {
+                index.apply(feed, stand_in);
             }
+            Event::Unusable { stand_in: None, .. } => {}
             Event::Listed(feed) => {
                 index.listed(feed);
                 let Some(api) = &mut self.api else {
@@ -439,6 +442,26 @@ impl Writer {
         }
     }
 
+    /// Says what is wrong with an object that a feed can't use, if it has not been said before.
+    fn note_unusable(&mut self, event: &Event) {
+        match event {
+            Event::Unusable { feed, problem, .. } => {
+                let key = Key::new(&*problem.namespace, &*problem.name);
+                let before = self.unusable.insert((*feed, key), problem.clone());
+                if before.as_ref() != Some(problem) {
+                    warn!("{problem}; its names are left to the cluster's DNS");
+                }
+            }
+            Event::Applied { feed, object, .. } if !self.unusable.is_empty() => {
+                self.unusable.remove(&(*feed, object.key()));
+            }
+            Event::Deleted { feed, key } => {
+                self.unusable.remove(&(*feed, key.clone()));
+            }
+            _ => {}
+        }
+    }
+
     /// Says what is wrong with objects, if it has not been said before.
     fn note_problems(&mut self) {
         let problems = read_lock(&self.index).problems();
@@ -461,7 +484,7 @@ impl Writer {
             });
             (zones.collect(), index.counts())
         };
-        let problems = self.problems.union(&self.unusable);
+        let problems = self.problems.iter().chain(self.unusable.values());
         let problems = problems.map(ToString::to_string).collect();
         board.update(|status| {
             status.zones = zones;

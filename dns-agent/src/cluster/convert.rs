@@ -11,8 +11,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::objects::{
-    Endpoint, EndpointSlice, Key, Namespace, Object, ObjectError, Pod, Port, Problem, Service,
-    ServiceKind,
+    Endpoint, EndpointSlice, Key, Namespace, Object, ObjectError, Pod, Port, Problem, Reading,
+    Service, ServiceKind,
 };
 
 /// The label that names the Service an EndpointSlice belongs to.
@@ -112,7 +112,10 @@ impl TryFrom<discovery::EndpointSlice> for Object {
             key,
             service,
             endpoints: endpoints.into(),
-            is_odd,
+            reading: match is_odd {
+                true => Reading::Odd,
+                false => Reading::Plain,
+            },
             ports,
         }))
     }
@@ -182,11 +185,8 @@ impl TryFrom<ApiPod> for Object {
             status.phase.as_deref(),
             Some("Succeeded" | "Failed" | "Unknown")
         );
-        if ended || pod.metadata.deletion_timestamp.is_some() {
-            let addresses = Vec::new();
-            return Ok(Object::Pod(Pod { key, addresses }));
-        }
         let texts: Vec<String> = match status.pod_ips {
+            _ if ended => Vec::new(),
             Some(addresses) if !addresses.is_empty() => {
                 addresses.into_iter().map(|address| address.ip).collect()
             }
@@ -200,7 +200,11 @@ impl TryFrom<ApiPod> for Object {
                     .map_err(|reason| Problem::of("Pod", &key, "status.podIPs".into(), reason))
             })
             .collect::<Result<_, _>>()?;
-        Ok(Object::Pod(Pod { key, addresses }))
+        Ok(Object::Pod(Pod {
+            key,
+            addresses,
+            is_terminating: pod.metadata.deletion_timestamp.is_some(),
+        }))
     }
 }
 

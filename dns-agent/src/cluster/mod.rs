@@ -21,7 +21,7 @@ pub use feed::Feed;
 pub use index::{Changes, Index, build};
 pub use objects::{
     Endpoint, EndpointSlice, Key, Namespace, Object, ObjectCounts, ObjectError, Objects, Pod, Port,
-    Problem, Service, ServiceKind,
+    Problem, Reading, Service, ServiceKind,
 };
 pub use provenance::{ObjectRef, Origin, Provenance};
 pub use selector::{Labels, Selector, SelectorError, Selectors};

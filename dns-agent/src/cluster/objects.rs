@@ -87,6 +87,8 @@ pub enum ServiceKind {
     Headless,
     /// Another domain name.
     ExternalName(Box<str>),
+    /// What can't be read: somebody else may know better.
+    Unreadable,
 }
 
 /// A part of a service's endpoints.
@@ -99,10 +101,22 @@ pub struct EndpointSlice {
     pub service: Option<Arc<str>>,
     /// The addresses of the endpoints that are ready.
     pub endpoints: Box<[Endpoint]>,
-    /// Whether CoreDNS takes some of them for domain names, or for other addresses than we do.
-    pub is_odd: bool,
+    /// How far it could be read.
+    pub reading: Reading,
     /// The ports that each of the endpoints has.
     pub ports: Arc<[Port]>,
+}
+
+/// How far a slice could be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// As CoreDNS reads it.
+    #[default]
+    Plain,
+    /// CoreDNS takes some of its addresses for domain names, or for other addresses than we do.
+    Odd,
+    /// Not at all: somebody else may know its endpoints.
+    Unreadable,
 }
 
 /// One address of an endpoint of a service.
@@ -134,8 +148,11 @@ pub struct Port {
 pub struct Pod {
     /// Namespace and name.
     pub key: Key,
-    /// Its addresses; none when it ended or is being deleted.
+    /// Its addresses; none when it ended.
     pub addresses: Vec<IpAddr>,
+    /// Whether it is being deleted. CoreDNS goes on answering for it until it is gone, if it knew it
+    /// before.
+    pub is_terminating: bool,
 }
 
 /// Something wrong with an object: what, where, why.
@@ -155,6 +172,18 @@ pub struct Problem {
 
 /// Why an object could not be read.
 pub type ObjectError = Problem;
+
+impl Object {
+    /// What tells it apart from others of its kind; a Namespace is in none.
+    pub fn key(&self) -> Key {
+        match self {
+            Object::Namespace(namespace) => Key::new("", namespace.name.clone()),
+            Object::Service(service) => service.key.clone(),
+            Object::EndpointSlice(slice) => slice.key.clone(),
+            Object::Pod(pod) => pod.key.clone(),
+        }
+    }
+}
 
 impl Objects {
     /// Puts an object in the place of the one with the same kind and key.
@@ -217,7 +246,29 @@ impl Key {
     }
 }
 
+impl Service {
+    /// One that is there and can't be read: what it would give is left to somebody else.
+    pub fn unreadable(key: Key) -> Service {
+        Service {
+            key,
+            kind: ServiceKind::Unreadable,
+            ports: [].into(),
+        }
+    }
+}
+
 impl EndpointSlice {
+    /// One that is there and can't be read: what it would give is left to somebody else.
+    pub fn unreadable(key: Key, service: Option<Arc<str>>) -> EndpointSlice {
+        EndpointSlice {
+            key,
+            service,
+            endpoints: [].into(),
+            reading: Reading::Unreadable,
+            ports: [].into(),
+        }
+    }
+
     /// The service it belongs to.
     pub fn service_key(&self) -> Option<Key> {
         Some(Key {

@@ -8,7 +8,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use crate::{
-    cluster::{ApiObject, ApiPod, Key, Object, Problem},
+    cluster::{ApiObject, ApiPod, EndpointSlice, Key, Object, Problem, Service},
     source::{Event, Feed},
 };
 
@@ -46,6 +46,15 @@ struct Metadata {
     name: String,
     resource_version: String,
     annotations: Option<Annotations>,
+    labels: Option<Labels>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Labels {
+    /// The service that a slice belongs to.
+    #[serde(rename = "kubernetes.io/service-name")]
+    service: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -100,6 +109,7 @@ impl<'a> Item<'a> {
             Err(problem) => Event::Unusable {
                 feed: self.feed,
                 problem,
+                stand_in: self.stand_in(),
             },
         }
     }
@@ -114,6 +124,7 @@ impl<'a> Item<'a> {
             return Event::Unusable {
                 feed: self.feed,
                 problem,
+                stand_in: None,
             };
         }
         Event::Deleted {
@@ -132,7 +143,31 @@ impl<'a> Item<'a> {
             Err(problem) => Event::Unusable {
                 feed: self.feed,
                 problem,
+                stand_in: None,
             },
+        }
+    }
+
+    /// What leaves the names that it may make to somebody else.
+    fn stand_in(&self) -> Option<Object> {
+        let Metadata {
+            namespace,
+            name,
+            labels,
+            ..
+        } = &self.metadata;
+        if name.is_empty() {
+            return None;
+        }
+        let key = Key::new(&**namespace, &**name);
+        match self.feed {
+            Feed::Services => Some(Object::Service(Service::unreadable(key))),
+            Feed::Slices | Feed::OtherSlices | Feed::DnsSlices => {
+                let service = labels.as_ref()?.service.as_deref()?.into();
+                let slice = EndpointSlice::unreadable(key, Some(service));
+                Some(Object::EndpointSlice(slice))
+            }
+            Feed::Namespaces | Feed::Pods | Feed::Corefile => None,
         }
     }
 

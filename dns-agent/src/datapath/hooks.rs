@@ -11,8 +11,8 @@ use anyhow::bail;
 use dns_common::outcomes::Hook;
 use serde::Serialize;
 
+pub(super) use self::attach::remove_filters;
 use self::attach::{Attached, Pinning};
-pub(super) use self::attach::{is_ours, remove_filters};
 use super::{
     Persistence,
     interfaces::Device,

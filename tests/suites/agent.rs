@@ -1,5 +1,6 @@
 //! The agent's own binary, as an operator runs it.
 
+mod api;
 mod life;
 
 use std::{
@@ -147,10 +148,16 @@ pub(crate) struct Agent {
     lines: std::sync::mpsc::Receiver<String>,
 }
 
+/// Where an agent's objects come from.
+pub(crate) trait Source {
+    /// The flags that say so.
+    fn arguments(&self) -> Vec<String>;
+}
+
 impl Agent {
     /// Starts the agent on the node's host veth and waits until it is ready.
-    pub(crate) fn start(node: &Namespace, manifests: &Manifests, more: &[&str]) -> Self {
-        let mut child = Self::command(node, manifests)
+    pub(crate) fn start(node: &Namespace, source: &impl Source, more: &[&str]) -> Self {
+        let mut child = Self::command(node, source)
             .args(["--interface", HOST_VETH])
             .args(more)
             .stderr(Stdio::piped())
@@ -177,18 +184,12 @@ impl Agent {
         agent
     }
 
-    fn command(node: &Namespace, manifests: &Manifests) -> Command {
+    fn command(node: &Namespace, source: &impl Source) -> Command {
         let mut command = node.command(binary().to_str().unwrap()).unwrap();
         command
             .arg("run")
-            .arg("--manifests")
-            .arg(&manifests.0)
-            .args(["--admin", "127.0.0.1:0"])
-            .args(
-                SERVED
-                    .iter()
-                    .flat_map(|address| ["--serve".to_owned(), serve(*address)]),
-            );
+            .args(source.arguments())
+            .args(["--admin", "127.0.0.1:0"]);
         command
     }
 
@@ -263,6 +264,16 @@ impl Manifests {
         let aside = self.0.join("new");
         fs::write(&aside, text).unwrap();
         fs::rename(aside, self.0.join("zerohop.yaml")).unwrap();
+    }
+}
+
+impl Source for Manifests {
+    fn arguments(&self) -> Vec<String> {
+        let mut arguments = vec!["--manifests".to_owned(), self.0.display().to_string()];
+        for address in SERVED {
+            arguments.extend(["--serve".to_owned(), serve(address)]);
+        }
+        arguments
     }
 }
 

@@ -28,6 +28,9 @@ pub enum Outcome {
     NotServed,
     /// On a network card, from a client outside the allowed networks.
     NotAllowed,
+    /// On a pod's veth, from an address that isn't known to be allowed to ask, while NetworkPolicies
+    /// restrict who asks.
+    NotPermitted,
     /// The agent has not renewed the lease.
     LeaseStale,
     /// The IP and UDP lengths don't agree, or the UDP checksum is missing over IPv6.
@@ -73,7 +76,7 @@ impl Outcome {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All of them, in the order of their counters.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Data,
         Self::NoData,
         Self::NxDomain,
@@ -85,6 +88,7 @@ impl Outcome {
         Self::NotUdp,
         Self::NotServed,
         Self::NotAllowed,
+        Self::NotPermitted,
         Self::LeaseStale,
         Self::OddUdp,
         Self::Reply,
@@ -128,6 +132,7 @@ impl Outcome {
             Self::NotUdp => "not_udp",
             Self::NotServed => "not_served",
             Self::NotAllowed => "not_allowed",
+            Self::NotPermitted => "not_permitted",
             Self::LeaseStale => "lease_stale",
             Self::OddUdp => "odd_udp",
             Self::Reply => "reply",

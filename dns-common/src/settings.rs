@@ -21,6 +21,9 @@ pub const MAX_ALLOWED: usize = 16;
 /// kernel can mask their positions.
 pub const MAX_SUFFIXES: usize = 64;
 
+/// Addresses of pods that may ask, of both families together, while policies restrict who may.
+pub const MAX_CLIENTS: u32 = 8192;
+
 /// Octets of the longest suffix, root included.
 pub const MAX_SUFFIX: usize = 64;
 
@@ -63,6 +66,8 @@ pub struct Settings {
     pub allowed4_count: u32,
     /// How many of `allowed6` count.
     pub allowed6_count: u32,
+    /// Who is answered on pods' veths: [`Settings::ANY_CLIENT`] or [`Settings::KNOWN_CLIENTS`].
+    pub clients: u64,
     /// IPv4 addresses and ports whose questions are answered.
     pub served4: [Served4; MAX_SERVED],
     /// The same for IPv6.
@@ -80,7 +85,26 @@ pub struct Settings {
 }
 
 /// Fills [`Settings`] up to a multiple of 64 octets.
-const RESERVED: usize = 3;
+const RESERVED: usize = 2;
+
+impl Settings {
+    /// No policy restricts who asks.
+    pub const ANY_CLIENT: u64 = 0;
+    /// Only the addresses in the table of clients are answered on pods' veths.
+    pub const KNOWN_CLIENTS: u64 = 1;
+}
+
+/// The key of an address in the table of clients: its octets, an IPv4 address as an IPv4-mapped one
+/// (RFC 4291 section 2.5.5.2).
+pub type ClientKey = [u64; 2];
+
+/// The key of an IPv4 address as it stands on the wire.
+#[inline(always)]
+#[must_use]
+pub const fn client4(address: u32) -> ClientKey {
+    let [a, b, c, d] = address.to_ne_bytes();
+    [0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d])]
+}
 
 /// A served IPv4 address and port, as they stand on the wire.
 #[repr(C)]

@@ -1,11 +1,11 @@
 //! Who is answered: the addresses that are asked, and the networks that ask.
 
 use dns_common::{
-    Settings,
-    settings::{MAX_ALLOWED, MAX_SERVED, Served4},
+    Outcome, Settings,
+    settings::{ClientKey, MAX_ALLOWED, MAX_SERVED, Served4, client4},
 };
 
-use crate::{Frame, frame::Clients};
+use crate::{Frame, Tables, frame::Clients};
 
 /// Whether questions to this IPv4 address and port are answered.
 #[inline(always)]
@@ -45,9 +45,52 @@ pub(crate) fn serves6(settings: &Settings, address: [u64; 2], port: u16) -> bool
     false
 }
 
+/// Lets an IPv4 client pass that isn't to be answered at the frame's hook.
+#[inline(always)]
+pub(crate) fn admit4<F: Frame, T: Tables>(
+    tables: &T,
+    settings: &Settings,
+    client: u32,
+) -> Result<(), Outcome> {
+    if !allows4::<F>(settings, client) {
+        return Err(Outcome::NotAllowed);
+    }
+    permit::<F, T>(tables, settings, &client4(client))
+}
+
+/// The same for IPv6.
+#[inline(always)]
+pub(crate) fn admit6<F: Frame, T: Tables>(
+    tables: &T,
+    settings: &Settings,
+    client: [u64; 2],
+) -> Result<(), Outcome> {
+    if !allows6::<F>(settings, client) {
+        return Err(Outcome::NotAllowed);
+    }
+    permit::<F, T>(tables, settings, &client)
+}
+
+/// Policies are about this node's pods: networks that the operator allows hold other clients.
+#[inline(always)]
+fn permit<F: Frame, T: Tables>(
+    tables: &T,
+    settings: &Settings,
+    client: &ClientKey,
+) -> Result<(), Outcome> {
+    let networks = settings.allowed4_count as usize + settings.allowed6_count as usize;
+    if settings.clients == Settings::ANY_CLIENT
+        || !allows_all::<F>(networks)
+        || tables.permits(client)
+    {
+        return Ok(());
+    }
+    Err(Outcome::NotPermitted)
+}
+
 /// Whether this IPv4 client is answered at the frame's hook.
 #[inline(always)]
-pub(crate) fn allows4<F: Frame>(settings: &Settings, client: u32) -> bool {
+fn allows4<F: Frame>(settings: &Settings, client: u32) -> bool {
     let count = settings.allowed4_count as usize;
     if allows_all::<F>(count + settings.allowed6_count as usize) {
         return true;
@@ -68,7 +111,7 @@ pub(crate) fn allows4<F: Frame>(settings: &Settings, client: u32) -> bool {
 
 /// The same for IPv6.
 #[inline(always)]
-pub(crate) fn allows6<F: Frame>(settings: &Settings, client: [u64; 2]) -> bool {
+fn allows6<F: Frame>(settings: &Settings, client: [u64; 2]) -> bool {
     let count = settings.allowed6_count as usize;
     if allows_all::<F>(count + settings.allowed4_count as usize) {
         return true;

@@ -22,7 +22,11 @@ use dns_agent::{
     zone::{Model, ZoneData},
 };
 use dns_common::{
-    Control, Settings, directory::Bucket, names::HashKey, records::CHUNK, settings::SLOTS,
+    Control, Settings,
+    directory::Bucket,
+    names::HashKey,
+    records::CHUNK,
+    settings::{ClientKey, SLOTS},
 };
 use zerohop_tests::topology::SERVED;
 
@@ -146,6 +150,10 @@ impl dns_ebpf::Tables for Tables {
 
     fn chunk(&self, number: u32) -> Option<*const u8> {
         (number == 0).then_some(self.chunk.as_ptr().cast())
+    }
+
+    fn permits(&self, _: &ClientKey) -> bool {
+        false
     }
 
     fn now(&self) -> u64 {

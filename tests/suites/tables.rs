@@ -29,7 +29,7 @@ use dns_common::{
     directory::Bucket,
     names::HashKey,
     records::{CHUNK, Record as Head},
-    settings::SLOTS,
+    settings::{ClientKey, SLOTS},
 };
 use dns_ebpf::{
     Frame, Tables,
@@ -402,6 +402,10 @@ impl Tables for Shared {
 
     fn chunk(&self, number: u32) -> Option<*const u8> {
         element::<[u8; CHUNK]>(&self.records, number).map(<*const _>::cast)
+    }
+
+    fn permits(&self, _: &ClientKey) -> bool {
+        false
     }
 
     fn now(&self) -> u64 {

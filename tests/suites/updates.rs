@@ -10,7 +10,7 @@ use std::{
 
 use dns_agent::{
     datapath::{
-        Persistence, Tables,
+        Clients, Persistence, Tables,
         grace::Rcu,
         object::{Object, Program, Size},
         records,
@@ -246,6 +246,7 @@ fn config() -> dns_agent::datapath::Config {
         interfaces: Vec::new(),
         allow: Vec::new(),
         serve: SERVED.map(|address| (address, 53).into()).to_vec(),
+        clients: Clients::Any,
         capacity: None,
         stale_after: Duration::from_secs(10),
         persistence: Persistence::None,

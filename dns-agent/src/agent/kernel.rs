@@ -19,7 +19,7 @@ use crate::{
     },
     config::Config,
     datapath::{
-        self, Datapath, Ending, Persistence, hooks,
+        self, Clients, Datapath, Ending, Persistence, hooks,
         interfaces::{Device, Devices},
         pins::{Claim, Pins},
         settings,
@@ -76,6 +76,7 @@ impl Kernel {
             interfaces: config.interfaces.clone(),
             allow: config.allow.clone(),
             serve: config.serve.clone(),
+            clients: Clients::Any,
             capacity: config.capacity.map(|names| names as usize),
             stale_after: config.stale_after,
             persistence: config.persistence,

@@ -5,6 +5,7 @@
 //! `dns-common` and `dns-ebpf`: a record is laid out in `dns-common/src/records.rs`, built in
 //! [`records`] and read in `dns-ebpf/src/lookup.rs`.
 
+mod clients;
 mod detach;
 pub mod explain;
 pub mod grace;
@@ -31,6 +32,7 @@ use dns_common::outcomes::{Hook, Outcome};
 use ipnet::IpNet;
 use serde::Serialize;
 
+pub use clients::Clients;
 pub use detach::detach;
 pub use tables::{Published, Tables, size};
 
@@ -81,6 +83,8 @@ pub struct Config {
     pub allow: Vec<IpNet>,
     /// What the kernel answers for.
     pub serve: Vec<SocketAddr>,
+    /// Who is answered on pods' veths at first.
+    pub clients: Clients,
     /// Room for how many names; `None`: twice as many as there are at the start.
     pub capacity: Option<usize>,
     /// How long the kernel answers without hearing from the agent.
@@ -230,6 +234,15 @@ impl Datapath {
         self.tables.serve(data, &addresses)?;
         self.config.serve = addresses;
         Ok(())
+    }
+
+    /// Answers only these clients on pods' veths from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel keeps a client that is not among them, or the settings can't be built.
+    pub fn admit(&mut self, data: &dyn ZoneData, clients: Clients) -> anyhow::Result<()> {
+        self.tables.admit(data, clients)
     }
 
     /// Makes the kernel pass everything, until the lease is renewed.

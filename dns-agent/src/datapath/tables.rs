@@ -13,7 +13,8 @@ use dns_common::{
 use serde::Serialize;
 
 use super::{
-    Config,
+    Clients, Config,
+    clients::ClientTable,
     grace::Grace,
     object::{Object, Size},
     records,
@@ -35,6 +36,8 @@ pub struct Tables<G> {
     pub(super) table: Table<G>,
     pub(super) publisher: Publisher,
     pub(super) fixed: Fixed,
+    clients: Clients,
+    client_table: ClientTable,
     /// For each zone, whether the absence of a name means anything, as the settings in force say.
     owned: Vec<bool>,
     /// Names below which more exists than a flag of the parent could tell, as they say too.
@@ -93,10 +96,16 @@ impl<G: Grace> Tables<G> {
             serve: config.serve.clone(),
             allow: config.allow.clone(),
         };
+        let mut client_table = ClientTable::new(object.clients()?);
+        if let Clients::Known(addresses) = &config.clients {
+            client_table.set(addresses)?;
+        }
         Ok(Self {
             table,
             publisher: Publisher::new(memories.control, memories.settings),
             fixed,
+            clients: config.clients.clone(),
+            client_table,
             owned: Vec::new(),
             deep: BTreeSet::new(),
             left_out: BTreeSet::new(),
@@ -208,6 +217,23 @@ impl<G: Grace> Tables<G> {
         done
     }
 
+    /// Answers only these clients on pods' veths from now on.
+    ///
+    /// The table of clients is right before the settings say that it counts, and nobody is added to it
+    /// before those that must not be answered any more are out.
+    ///
+    /// # Errors
+    ///
+    /// See [`Datapath::admit`].
+    pub fn admit(&mut self, data: &dyn ZoneData, clients: Clients) -> anyhow::Result<()> {
+        if let Clients::Known(addresses) = &clients {
+            self.client_table.set(addresses)?;
+        }
+        self.clients = clients;
+        let deep = self.deep.clone();
+        self.replace_settings(data, &deep)
+    }
+
     /// Writes one name's record, now or later. Without room for it, the absence of names means
     /// nothing in its zone any more.
     fn put(&mut self, round: &mut Round<'_>, name: &Name, node: &Node) -> anyhow::Result<()> {
@@ -290,8 +316,9 @@ impl<G: Grace> Tables<G> {
         data: &dyn ZoneData,
         deep: &BTreeSet<Name>,
     ) -> anyhow::Result<()> {
-        let settings = settings::build(&self.fixed, data, &self.owned, deep)
+        let mut settings = settings::build(&self.fixed, data, &self.owned, deep)
             .context("building the settings")?;
+        settings.clients = self.clients.setting();
         if self.publisher.is_current(&settings) {
             return Ok(());
         }

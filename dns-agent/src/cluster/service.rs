@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::zone::{Below, Name, Rdata, Record, Srv, dashed};
+use crate::zone::{Below, Name, Rdata, Record, Rtype, Srv, dashed};
 
 use super::frame::label_below;
 use super::objects::{Endpoint, EndpointSlice, Key, Port, Problem, Reading, Service, ServiceKind};
@@ -27,6 +27,8 @@ pub(super) struct Contribution {
     pub(super) below: Vec<(Name, Below)>,
     /// Names of which somebody else knows more, and whether any are below.
     pub(super) left: Vec<Name>,
+    /// Types of names that are somebody else's to answer.
+    pub(super) passed: Vec<(Name, Rtype)>,
     /// What the addresses are called. Which of them become PTR records only all
     /// services together can tell.
     pub(super) pointers: Vec<Pointer>,
@@ -148,6 +150,9 @@ pub(super) fn contribution(
     for (owner, pairs) in group_by(&endpoints, |pair| Some(pair.target)) {
         out.pairs(owner, &pairs, settings.ttl);
     }
+    if settings.odd_endpoints == OddEndpoints::Passed {
+        out.pass_uneven(name, &own);
+    }
     if !knows_endpoints {
         out.below.push((name.clone(), Below::Unknown));
     }
@@ -266,6 +271,21 @@ impl Contribution {
                     target: pair.target.clone(),
                 };
                 self.record(owner, ttl, Rdata::Srv(srv));
+            }
+        }
+    }
+
+    /// Leaves SRV questions to somebody else where endpoints share a host name, and some have a port
+    /// without a number. They have no SRV record there, so CoreDNS doesn't add their addresses;
+    /// records don't tell them apart from others of the host.
+    fn pass_uneven(&mut self, name: &Name, pairs: &[Pair<'_>]) {
+        for (target, pairs) in group_by(pairs, |pair| Some(pair.target)) {
+            let numbered = pairs.iter().filter(|pair| pair.port.number.is_some());
+            let served: BTreeSet<IpAddr> = numbered.map(|pair| pair.address).collect();
+            let is_served = |pair: &Pair<'_>| served.contains(&pair.address);
+            if !served.is_empty() && !pairs.iter().all(is_served) {
+                self.passed.push((name.clone(), Rtype::SRV));
+                self.passed.push((target.clone(), Rtype::SRV));
             }
         }
     }

@@ -389,6 +389,9 @@ pub(super) fn subtree(contribution: Contribution, key: &Key, domain: &Domain) ->
     for (name, below) in contribution.below {
         builder.compute_below(name, below);
     }
+    for (name, rtype) in contribution.passed {
+        builder.pass_type(name, rtype);
+    }
     for name in contribution.left {
         builder.leave(name);
     }

@@ -33,6 +33,10 @@ use crate::{
     zone::Name,
 };
 
+/// Answers a second for each client on a network card, unless told otherwise: far more than a node
+/// asks, and little for whoever is to be flooded with answers.
+const DEFAULT_RATE_LIMIT: u32 = 1000;
+
 /// Where the admin endpoints listen unless told otherwise.
 pub const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9153);
 
@@ -182,6 +186,12 @@ pub struct Settings {
     #[serde(deserialize_with = "list")]
     pub allow: Option<Vec<Network>>,
 
+    /// How many queries a second of one client, an IPv4 address or an IPv6 /64,
+    /// the kernel answers on an interface that is not a veth; more pass. 0: no
+    /// limit [default: 1000].
+    #[arg(long, value_name = "NUMBER")]
+    pub rate_limit: Option<u32>,
+
     /// An address whose queries the kernel answers, such as the ClusterIP of
     /// kube-dns; repeatable; port 53 unless given, IPv6 with a port in
     /// brackets.
@@ -257,6 +267,8 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// The clients answered on an interface that is not a veth.
     pub allow: Vec<IpNet>,
+    /// Answers a second for each client on network cards; 0: without a limit.
+    pub rate_limit: u32,
     /// The addresses whose queries the kernel answers.
     pub serve: Vec<SocketAddr>,
     /// The addresses the resolver answers on, over UDP and TCP.
@@ -441,6 +453,7 @@ impl Config {
             },
             interfaces,
             allow: networks(settings.allow),
+            rate_limit: settings.rate_limit.unwrap_or(DEFAULT_RATE_LIMIT),
             serve,
             listen,
             upstreams: addresses(settings.upstream),
@@ -533,6 +546,7 @@ impl Settings {
             pass: self.pass.or(file.pass),
             interface: self.interface.or(file.interface),
             allow: self.allow.or(file.allow),
+            rate_limit: self.rate_limit.or(file.rate_limit),
             serve: self.serve.or(file.serve),
             listen: self.listen.or(file.listen),
             node_ip: self.node_ip.or(file.node_ip),

@@ -28,6 +28,13 @@ pub enum Outcome {
     NotServed,
     /// On a network card, from a client outside the allowed networks.
     NotAllowed,
+    /// On a network card, from an address that no client has: multicast, broadcast, loopback, or one
+    /// that we serve.
+    OddSource,
+    /// On a network card, to another hardware address than the card's.
+    Misdirected,
+    /// On a network card, from a client that asks more often than it may.
+    OverLimit,
     /// On a pod's veth, from an address that isn't known to be allowed to ask, while NetworkPolicies
     /// restrict who asks.
     NotPermitted,
@@ -76,7 +83,7 @@ impl Outcome {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All of them, in the order of their counters.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 34] = [
         Self::Data,
         Self::NoData,
         Self::NxDomain,
@@ -88,6 +95,9 @@ impl Outcome {
         Self::NotUdp,
         Self::NotServed,
         Self::NotAllowed,
+        Self::OddSource,
+        Self::Misdirected,
+        Self::OverLimit,
         Self::NotPermitted,
         Self::LeaseStale,
         Self::OddUdp,
@@ -132,6 +142,9 @@ impl Outcome {
             Self::NotUdp => "not_udp",
             Self::NotServed => "not_served",
             Self::NotAllowed => "not_allowed",
+            Self::OddSource => "odd_source",
+            Self::Misdirected => "misdirected",
+            Self::OverLimit => "over_limit",
             Self::NotPermitted => "not_permitted",
             Self::LeaseStale => "lease_stale",
             Self::OddUdp => "odd_udp",

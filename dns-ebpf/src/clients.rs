@@ -2,10 +2,13 @@
 
 use dns_common::{
     Outcome, Settings,
-    settings::{ClientKey, MAX_ALLOWED, MAX_SERVED, Served4, client4},
+    settings::{ClientKey, MAX_ALLOWED, MAX_HARDWARE, MAX_SERVED, Served4, client4},
 };
 
-use crate::{Frame, Tables, frame::Clients};
+use crate::{Frame, Tables, frame::Clients, verifier::load};
+
+/// The octets of a hardware address, in a word that starts with it.
+const HARDWARE: u64 = u64::from_le_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
 
 /// Whether questions to this IPv4 address and port are answered.
 #[inline(always)]
@@ -55,6 +58,9 @@ pub(crate) fn admit4<F: Frame, T: Tables>(
     if !allows4::<F>(settings, client) {
         return Err(Outcome::NotAllowed);
     }
+    if F::CLIENTS != Clients::All && is_odd4(settings, client) {
+        return Err(Outcome::OddSource);
+    }
     permit::<F, T>(tables, settings, &client4(client))
 }
 
@@ -67,6 +73,9 @@ pub(crate) fn admit6<F: Frame, T: Tables>(
 ) -> Result<(), Outcome> {
     if !allows6::<F>(settings, client) {
         return Err(Outcome::NotAllowed);
+    }
+    if F::CLIENTS != Clients::All && is_odd6(settings, client) {
+        return Err(Outcome::OddSource);
     }
     permit::<F, T>(tables, settings, &client)
 }
@@ -132,8 +141,69 @@ fn allows6<F: Frame>(settings: &Settings, client: [u64; 2]) -> bool {
     false
 }
 
+/// Whether the frame at `start` is addressed to a network card of ours; on a pod's veth the address may
+/// be that of a bridge.
 #[inline(always)]
-fn allows_all<F: Frame>(networks: usize) -> bool {
+pub(crate) fn is_ours<F: Frame>(settings: &Settings, start: usize) -> bool {
+    if F::CLIENTS == Clients::All {
+        return true;
+    }
+    // SAFETY: the caller has seen that the frame is longer than an Ethernet header.
+    let address: u64 = unsafe { load(start) };
+    let address = address & HARDWARE;
+    let count = settings.hardware_count as usize;
+    let mut at = 0;
+    while at < MAX_HARDWARE {
+        if at >= count {
+            return false;
+        }
+        if settings.hardware[at] == address {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+/// Whether no client has this IPv4 address: this network, loopback, multicast and what is reserved
+/// behind it (RFC 6890), or an address that we serve.
+#[inline(always)]
+fn is_odd4(settings: &Settings, client: u32) -> bool {
+    let [first, ..] = client.to_ne_bytes();
+    if first == 0 || first == 127 || first >= 224 {
+        return true;
+    }
+    let count = settings.served4_count as usize;
+    let mut at = 0;
+    while at < MAX_SERVED && at < count {
+        if settings.served4[at].0 as u32 == client {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+/// The same for IPv6: the first /8, where the unspecified address and loopback are, and multicast.
+#[inline(always)]
+fn is_odd6(settings: &Settings, client: [u64; 2]) -> bool {
+    let [first, ..] = client[0].to_ne_bytes();
+    if first == 0 || first == 0xff {
+        return true;
+    }
+    let count = settings.served6_count as usize;
+    let mut at = 0;
+    while at < MAX_SERVED && at < count {
+        if settings.served6[at].address == client {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+#[inline(always)]
+pub(crate) fn allows_all<F: Frame>(networks: usize) -> bool {
     match F::CLIENTS {
         Clients::All => true,
         Clients::AllowedOrAll => networks == 0,

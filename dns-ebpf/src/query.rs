@@ -8,7 +8,7 @@ use dns_common::{
 
 use crate::{
     Frame, Tables,
-    clients::{admit4, admit6, serves4, serves6},
+    clients::{admit4, admit6, is_ours, serves4, serves6},
     verifier::{distance, forget_octet, load, load_shared, offset},
 };
 
@@ -184,6 +184,9 @@ pub fn parse<'t, F: Frame, T: Tables>(frame: &F, tables: &'t T) -> Result<Query<
     let first: u8 = unsafe { load(start) };
     if first & 1 != 0 {
         return Err(Outcome::Multicast);
+    }
+    if !is_ours::<F>(settings, start) {
+        return Err(Outcome::Misdirected);
     }
     lease_is_fresh(tables)?;
 

@@ -19,6 +19,10 @@ pub trait Tables {
     /// Whether an address is in the table of clients.
     fn permits(&self, client: &ClientKey) -> bool;
 
+    /// A client's bucket of tokens, of [`dns_common::settings::TOKEN_BUCKETS`]: when it was looked at
+    /// last, in jiffies, and how full it was then, 32 bits each.
+    fn tokens(&self, number: u32) -> Option<*mut u64>;
+
     /// The time in jiffies.
     fn now(&self) -> u64;
 }

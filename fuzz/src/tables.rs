@@ -96,6 +96,8 @@ fn fill(model: &Model, [control, settings, directory, records]: [Memory; 4]) {
             "10.244.0.0/16".parse().unwrap(),
             "fd00:10:244::/64".parse().unwrap(),
         ],
+        hardware: Vec::new(),
+        limit: None,
     };
     let mut nodes: Vec<_> = model.nodes().collect();
     // Where a record lies is to be the same each time.
@@ -154,6 +156,10 @@ impl dns_ebpf::Tables for Tables {
 
     fn permits(&self, _: &ClientKey) -> bool {
         false
+    }
+
+    fn tokens(&self, _: u32) -> Option<*mut u64> {
+        None
     }
 
     fn now(&self) -> u64 {

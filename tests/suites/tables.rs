@@ -248,6 +248,8 @@ impl<G: Grace> Bench<G> {
             rotation_key: 0,
             serve: vec![SocketAddr::new(SERVED[0], 53)],
             allow: Vec::new(),
+            hardware: Vec::new(),
+            limit: None,
         };
         let lease = std::mem::offset_of!(Control, lease) / 8;
         control.words()[lease].store(u64::MAX >> 1, Ordering::Relaxed);
@@ -406,6 +408,10 @@ impl Tables for Shared {
 
     fn permits(&self, _: &ClientKey) -> bool {
         false
+    }
+
+    fn tokens(&self, _: u32) -> Option<*mut u64> {
+        None
     }
 
     fn now(&self) -> u64 {

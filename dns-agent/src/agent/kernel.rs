@@ -75,6 +75,7 @@ impl Kernel {
         let settings = datapath::Config {
             interfaces: config.interfaces.clone(),
             allow: config.allow.clone(),
+            rate_limit: config.rate_limit,
             serve: config.serve.clone(),
             clients: Clients::Any,
             capacity: config.capacity.map(|names| names as usize),

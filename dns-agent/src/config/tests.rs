@@ -35,6 +35,7 @@ fn defaults() {
     assert_eq!(config.admin, "127.0.0.1:9153".parse().unwrap());
     assert_eq!(config.stale_after, Duration::from_secs(10));
     assert_eq!(config.capacity, None);
+    assert_eq!(config.rate_limit, 1000);
     assert_eq!(config.selectors, Selectors::default());
     assert_eq!(config.zone.empty_services, EmptyServices::Answered);
     assert_eq!(config.zone.endpoint_names, EndpointNames::Address);
@@ -356,6 +357,7 @@ fn a_file_holds_every_setting_and_flags_win() {
          endpoint-pod-names: true\n\
          interface: [eth0=tc]\n\
          allow: [10.0.0.0/8]\n\
+         rate-limit: 0\n\
          serve: [10.0.0.10]\n\
          listen: ['[::1]:53', 127.0.0.1:53]\n\
          upstream: [192.0.2.1]\n\
@@ -397,6 +399,7 @@ fn a_file_holds_every_setting_and_flags_win() {
         }]
     );
     assert_eq!(config.allow, ["10.0.0.0/8".parse::<IpNet>().unwrap()]);
+    assert_eq!(config.rate_limit, 0);
     assert_eq!(config.serve, ["10.0.0.10:53".parse().unwrap()]);
     assert_eq!(config.listen.len(), 2);
     assert_eq!(config.upstreams, ["192.0.2.1:53".parse().unwrap()]);

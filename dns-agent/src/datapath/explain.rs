@@ -154,6 +154,10 @@ impl Tables for Snapshot<'_> {
         true
     }
 
+    fn tokens(&self, _: u32) -> Option<*mut u64> {
+        None
+    }
+
     fn now(&self) -> u64 {
         self.now
     }
@@ -321,6 +325,8 @@ mod tests {
             rotation_key: 0,
             serve: SERVED.map(|served| served.parse().unwrap()).to_vec(),
             allow: Vec::new(),
+            hardware: Vec::new(),
+            limit: None,
         };
         publisher.publish(&build(&fixed, &model, &[true], &BTreeSet::new()).unwrap());
 

@@ -3,7 +3,7 @@
 mod attach;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,7 @@ pub(super) use self::attach::remove_filters;
 use self::attach::{Attached, Pinning};
 use super::{
     Persistence,
-    interfaces::Device,
+    interfaces::{Device, HardwareAddress},
     object::{Object, Program},
     pins::{Pin, Pins},
 };
@@ -235,6 +235,19 @@ pub fn check(wanted: &[Interface], allowed: usize, devices: &[Device]) -> anyhow
     Ok(())
 }
 
+/// The hardware addresses of the devices on which only their own packets are answered: all but pods'
+/// veths.
+pub fn hardware(wanted: &[Interface], devices: &[Device]) -> Vec<HardwareAddress> {
+    let wanting = devices.iter().filter_map(|device| {
+        let program = programs(wanted, std::slice::from_ref(device)).next()?;
+        matches!(program, Program::Xdp | Program::Tc)
+            .then_some(device.address)
+            .flatten()
+    });
+    let addresses: BTreeSet<_> = wanting.collect();
+    addresses.into_iter().collect()
+}
+
 /// The programs that the devices want.
 pub fn programs(wanted: &[Interface], devices: &[Device]) -> impl Iterator<Item = Program> {
     devices.iter().filter_map(|device| {
@@ -290,6 +303,9 @@ mod tests {
         Device {
             index: 1,
             name: name.to_owned(),
+            address: Some([2, 0, 0, 0, 0, 1]),
+            mtu: 1500,
+            queues: [1, 1],
             is_veth: true,
             peer_is_elsewhere: true,
             is_default_route: false,
@@ -357,6 +373,25 @@ mod tests {
         for other in [own, here, card] {
             assert_eq!(choice(&wanted, &other), None, "{other:?}");
         }
+    }
+
+    #[test]
+    fn cards_have_hardware_addresses_that_are_ours() {
+        let wanted = [interface("*", Choice::Auto)];
+        let card = Device {
+            address: Some([2, 0, 0, 0, 0, 9]),
+            is_veth: false,
+            ..device("eth0")
+        };
+        let tunnel = Device {
+            address: None,
+            ..card.clone()
+        };
+        // Two ports of one bridge may have its address.
+        let devices = [device("veth1"), card.clone(), tunnel, card];
+        assert_eq!(hardware(&wanted, &devices), [[2, 0, 0, 0, 0, 9]]);
+        let none = [interface("veth*", Choice::Auto)];
+        assert!(hardware(&none, &devices).is_empty());
     }
 
     #[test]

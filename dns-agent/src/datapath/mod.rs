@@ -46,6 +46,7 @@ use interfaces::Device;
 use lease::Clock;
 use object::Object;
 use pins::Pins;
+use settings::Limit;
 use table::Fill;
 
 /// How often the lease is renewed before it runs out.
@@ -81,6 +82,8 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// Clients answered on network cards.
     pub allow: Vec<IpNet>,
+    /// Answers a second for each client on network cards; 0: without a limit.
+    pub rate_limit: u32,
     /// What the kernel answers for.
     pub serve: Vec<SocketAddr>,
     /// Who is answered on pods' veths at first.
@@ -164,8 +167,9 @@ impl Datapath {
         for program in hooks::programs(&config.interfaces, devices) {
             object.ensure(program)?;
         }
-        let tables = Tables::new(&object, size, &config, Rcu::new()?)?;
+        let mut tables = Tables::new(&object, size, &config, Rcu::new()?)?;
         let clock = Clock::measure(&object)?;
+        tables.limit(Limit::new(config.rate_limit, clock));
         let mut datapath = Self {
             hooks: Hooks::new(
                 config.interfaces.clone(),
@@ -271,6 +275,8 @@ impl Datapath {
 
     /// Attaches to devices that came, and forgets those that went.
     pub fn reconcile(&mut self, devices: &[Device]) {
+        let cards = hooks::hardware(&self.config.interfaces, devices);
+        self.tables.receive(cards);
         self.hooks.reconcile(&mut self.object, devices);
     }
 

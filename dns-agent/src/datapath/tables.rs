@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use dns_common::{
+    Settings,
     directory::WORDS,
     names::{HashKey, MAX_WORDS},
     records::{CHUNK, REACH},
@@ -16,9 +17,10 @@ use super::{
     Clients, Config,
     clients::ClientTable,
     grace::Grace,
+    interfaces::HardwareAddress,
     object::{Object, Size},
     records,
-    settings::{self, Fixed, Publisher},
+    settings::{self, Fixed, Limit, Publisher},
     slots,
     table::{Fill, Put, Table},
 };
@@ -95,6 +97,8 @@ impl<G: Grace> Tables<G> {
             rotation_key: rand::random(),
             serve: config.serve.clone(),
             allow: config.allow.clone(),
+            hardware: Vec::new(),
+            limit: None,
         };
         let mut client_table = ClientTable::new(object.clients()?);
         if let Clients::Known(addresses) = &config.clients {
@@ -217,6 +221,28 @@ impl<G: Grace> Tables<G> {
         done
     }
 
+    /// Answers on network cards with these hardware addresses from now on, and on no others.
+    pub fn receive(&mut self, hardware: Vec<HardwareAddress>) {
+        if self.fixed.hardware == hardware {
+            return;
+        }
+        self.fixed.hardware = hardware;
+        self.guard();
+    }
+
+    /// Answers one client on network cards only so often.
+    pub fn limit(&mut self, limit: Option<Limit>) {
+        self.fixed.limit = limit;
+        self.guard();
+    }
+
+    fn guard(&mut self) {
+        if let Some(mut settings) = self.publisher.current().copied() {
+            settings::guard(&mut settings, &self.fixed);
+            self.replace(&settings);
+        }
+    }
+
     /// Answers only these clients on pods' veths from now on.
     ///
     /// The table of clients is right before the settings say that it counts, and nobody is added to it
@@ -319,15 +345,19 @@ impl<G: Grace> Tables<G> {
         let mut settings = settings::build(&self.fixed, data, &self.owned, deep)
             .context("building the settings")?;
         settings.clients = self.clients.setting();
-        if self.publisher.is_current(&settings) {
-            return Ok(());
+        self.replace(&settings);
+        Ok(())
+    }
+
+    fn replace(&mut self, settings: &Settings) {
+        if self.publisher.is_current(settings) {
+            return;
         }
         // One copy is current; the one written next must not be one that is still looked at.
         if self.unsettled + 1 >= SLOTS {
             self.wait_for_readers();
         }
-        self.unsettled += u32::from(self.publisher.publish(&settings));
-        Ok(())
+        self.unsettled += u32::from(self.publisher.publish(settings));
     }
 }
 

@@ -30,7 +30,7 @@ use dns_common::{
     directory::Bucket,
     outcomes::{COUNTERS, Hook},
     records::CHUNK,
-    settings::{ClientKey, MAX_CLIENTS, SLOTS},
+    settings::{ClientKey, MAX_CLIENTS, SLOTS, TOKEN_BUCKETS},
 };
 use dns_ebpf::{
     Frame, Tables,
@@ -61,6 +61,10 @@ static RECORDS: Array<[u64; CHUNK / 8]> = Array::with_max_entries(1, BPF_F_MMAPA
 /// look whether an address is there.
 #[map]
 static CLIENTS: HashMap<ClientKey, u8> = HashMap::with_max_entries(MAX_CLIENTS, BPF_F_NO_PREALLOC);
+
+/// How full the buckets of clients on network cards are: the hooks' own.
+#[map]
+static TOKENS: Array<u64> = Array::with_max_entries(TOKEN_BUCKETS, 0);
 
 /// The hooks write, the agent reads.
 #[map]
@@ -313,6 +317,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn permits(&self, client: &ClientKey) -> bool {
         CLIENTS.get_ptr(client).is_some()
+    }
+
+    #[inline(always)]
+    fn tokens(&self, number: u32) -> Option<*mut u64> {
+        TOKENS.get_ptr_mut(number)
     }
 
     #[inline(always)]

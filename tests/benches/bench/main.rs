@@ -155,6 +155,7 @@ fn config() -> Config {
     Config {
         interfaces: Vec::new(),
         allow: Vec::new(),
+        rate_limit: 0,
         serve: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
         clients: Clients::Any,
         capacity: None,

@@ -11,13 +11,14 @@ use dns_agent::{
         Clients, Config, Persistence, Tables,
         grace::Rcu,
         object::{Object, Outcomes, Program, Size},
+        settings::Limit,
     },
     zone::{Below, Model, ModelBuilder, Name, Rdata, Record, Srv},
 };
 use dns_common::outcomes::{Hook, Outcome};
 use zerohop_tests::{
     packet::Query,
-    topology::{POD, SERVED},
+    topology::{HOST_VETH_MAC, POD, SERVED},
 };
 
 /// Tables in the kernel, a lease of an hour, and what is in them.
@@ -86,6 +87,7 @@ impl Fixture {
         let config = Config {
             interfaces: Vec::new(),
             allow: networks.iter().map(|text| text.parse().unwrap()).collect(),
+            rate_limit: 0,
             serve: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
             clients: Clients::Any,
             capacity: None,
@@ -94,6 +96,7 @@ impl Fixture {
         };
         let object = Object::load(size).unwrap();
         let mut tables = Tables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();
+        tables.receive(vec![HOST_VETH_MAC]);
         tables.publish(&model, &mut || {}).unwrap();
         object.set_lease(1000 * 3600).unwrap();
         Self {
@@ -109,6 +112,11 @@ impl Fixture {
         assert_eq!(published.left_out, 0, "the tables are too small");
         self.object.set_lease(1000 * 3600).unwrap();
         self.model = model;
+    }
+
+    /// Answers one client on network cards only so often.
+    pub(crate) fn limit(&mut self, limit: Option<Limit>) {
+        self.tables.limit(limit);
     }
 
     /// Answers only these clients on pods' veths.

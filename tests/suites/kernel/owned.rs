@@ -211,6 +211,7 @@ fn nothing_is_denied_before_everything_is_published() {
     let config = Config {
         interfaces: Vec::new(),
         allow: Vec::new(),
+        rate_limit: 0,
         serve: SERVED.map(|address| (address, 53).into()).to_vec(),
         clients: Clients::Any,
         capacity: None,

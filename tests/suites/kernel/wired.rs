@@ -87,6 +87,7 @@ fn check(topology: &Topology, hook: Hook, expected: &str) {
             hook,
         }],
         allow: Vec::new(),
+        rate_limit: 0,
         serve: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
         clients: Clients::Any,
         capacity: None,

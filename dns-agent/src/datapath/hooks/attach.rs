@@ -1,6 +1,9 @@
 //! Putting one program on one device, or in the place of one that an agent before left there.
 
-use std::{io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, anyhow, bail};
 use aya::programs::{
@@ -85,7 +88,10 @@ impl Attached {
         let mut refused: Option<anyhow::Error> = None;
         for &(mode, why) in modes {
             let reason = match (&refused, why) {
-                (Some(error), _) => Some(format!("native XDP was refused: {error:#}")),
+                (Some(error), _) => Some(format!(
+                    "native XDP was refused: {error:#}; {}",
+                    why_refused(device)
+                )),
                 (None, why) => why.map(str::to_owned),
             };
             let attached = match mode.hook() {
@@ -228,6 +234,20 @@ pub(in crate::datapath) fn remove_filters(device: &Device) -> anyhow::Result<Vec
         }
     }
     Ok(names)
+}
+
+/// What a driver may have against XDP: what it says goes to the kernel's log, at best.
+fn why_refused(device: &Device) -> String {
+    let [receiving, sending] = device.queues;
+    let link = format!("/sys/class/net/{}/device/driver", device.name);
+    let driver = fs::read_link(link).ok();
+    let driver = driver.as_deref().and_then(Path::file_name);
+    let driver = driver.map_or("no driver".into(), |name| name.to_string_lossy());
+    format!(
+        "{driver}, an MTU of {}, {receiving} receive and {sending} transmit queues: drivers refuse it for want of support, \
+         for packets longer than a page or for want of queues, about one for each CPU",
+        device.mtu
+    )
 }
 
 /// The ways to attach, best first, each with the reason why it is not another one.

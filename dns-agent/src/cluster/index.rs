@@ -295,6 +295,7 @@ impl Index {
                 let key = object.key.clone();
                 self.change_pod(&key, Some(Told { object, feed, list }));
             }
+            Object::Fact(_) => return false,
         }
         true
     }
@@ -327,7 +328,13 @@ impl Index {
                 });
             }
             Feed::Pods => self.change_pod(key, None),
-            Feed::Corefile => {}
+            Feed::Corefile
+            | Feed::Policies
+            | Feed::Clients
+            | Feed::DnsNamespace
+            | Feed::DnsService
+            | Feed::DnsEndpoints
+            | Feed::DnsPods => {}
         }
     }
 
@@ -339,6 +346,7 @@ impl Index {
             endpoint_slices,
             pods,
             namespaces_known,
+            facts: _,
         } = objects;
         if self.namespaces_known != namespaces_known {
             self.namespaces_known = namespaces_known;

@@ -1,6 +1,7 @@
 //! The agent's own binary, as an operator runs it.
 
 mod life;
+mod policy;
 
 use std::{
     fs,

@@ -40,8 +40,11 @@ impl<'a> Destination<'a> {
     }
 
     fn of(facts: &'a Facts, address: SocketAddr) -> Vec<Destination<'a>> {
-        let services: Vec<_> = facts
-            .services()
+        let Some(services) = facts.services().collect::<Option<Vec<_>>>() else {
+            return vec![Destination::Unknown(address)];
+        };
+        let services = services.into_iter();
+        let services: Vec<_> = services
             .filter(|service| service.addresses.contains(&address.ip()))
             .collect();
         if services.is_empty() {

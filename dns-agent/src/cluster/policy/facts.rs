@@ -171,9 +171,9 @@ impl Facts {
             .filter(move |pod| pod.network == PodNetwork::Own && pod.addresses.contains(&address))
     }
 
-    /// Every Service that may be the cluster's DNS.
-    pub(super) fn services(&self) -> impl Iterator<Item = &DnsService> {
-        self.services.values().flatten()
+    /// Every Service that may be the cluster's DNS; none for one that can't be read.
+    pub(super) fn services(&self) -> impl Iterator<Item = Option<&DnsService>> {
+        self.services.values().map(Option::as_ref)
     }
 
     /// The slices that may be a Service's: its own, and those of its namespace that can't be read.

@@ -103,6 +103,15 @@ fn a_slice_that_can_not_be_read_may_hold_anybody() {
 }
 
 #[test]
+fn a_service_that_can_not_be_read_may_have_the_address() {
+    let to = json!([{"ipBlock": {"cidr": "0.0.0.0/0"}}]);
+    let mut facts = with(dns(53), allowing(to));
+    assert_eq!(objection(&facts), None);
+    facts.unusable(Feed::DnsService, Key::new("kube-system", "kube-dns"));
+    assert!(objection(&facts).is_some());
+}
+
+#[test]
 fn endpoints_that_are_not_ready_are_not_asked() {
     let mut dns = dns(53);
     dns[2]["endpoints"][1]["conditions"] = json!({"ready": false});

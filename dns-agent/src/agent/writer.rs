@@ -219,7 +219,7 @@ impl Writer {
     fn take(&mut self, told: Told) {
         match told {
             Told::Objects(mut objects) => {
-                self.guard.replace(std::mem::take(&mut objects.facts));
+                self.guard.replace(*std::mem::take(&mut objects.facts));
                 let mut index = write(&self.index);
                 index.replace(objects);
                 if !index.is_complete() {

@@ -25,7 +25,7 @@ pub struct Objects {
     /// object all of them do.
     pub namespaces_known: bool,
     /// What decides who may ask.
-    pub facts: Facts,
+    pub facts: Box<Facts>,
 }
 
 /// How many objects there are of each kind.

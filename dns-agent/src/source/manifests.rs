@@ -16,7 +16,7 @@ use serde::{Deserialize, de::DeserializeSeed};
 use serde_saphyr::Spanned;
 
 use self::{item::Item, outline::Outline};
-use crate::cluster::{Facts, Labels, Objects, Selectors};
+use crate::cluster::{Labels, Objects, Selectors};
 
 /// The names of files in a directory that are read.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
@@ -60,7 +60,7 @@ pub fn load(path: &Path, selectors: &Selectors) -> Result<Objects, Vec<ManifestE
     }
     // What says who may ask is of use only where a policy does.
     if !objects.facts.restrict() {
-        objects.facts = Facts::default();
+        objects.facts = Box::default();
     }
     if errors.is_empty() {
         Ok(objects)

@@ -126,15 +126,20 @@ impl Server {
 }
 
 fn pod(namespace: &str, name: &str, address: &str, labels: Value) -> Value {
-    json!({
-        "metadata": {"namespace": namespace, "name": name, "labels": labels, "resourceVersion": "7"},
+    let mut pod = json!({
+        "metadata": {"namespace": namespace, "name": name, "resourceVersion": "7"},
         "spec": {"nodeName": "this"},
         "status": {"phase": "Running", "podIPs": [{"ip": address}]},
-    })
+    });
+    pod["metadata"]["labels"] = labels;
+    pod
 }
 
 fn policy(spec: Value) -> Value {
-    json!({"metadata": {"namespace": "shop", "name": "p", "resourceVersion": "8"}, "spec": spec})
+    let mut policy =
+        json!({"metadata": {"namespace": "shop", "name": "p", "resourceVersion": "8"}});
+    policy["spec"] = spec;
+    policy
 }
 
 fn deny() -> Value {

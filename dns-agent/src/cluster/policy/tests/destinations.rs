@@ -6,11 +6,11 @@ use super::{SERVED, dns, facts, objection, policy, web};
 use crate::cluster::{Facts, Feed, Key};
 
 fn allowing(to: Value) -> Value {
-    let ports = json!([{"protocol": "UDP", "port": 53}]);
-    policy(
-        "dns",
-        json!({"podSelector": {}, "egress": [{"to": to, "ports": ports}]}),
-    )
+    let mut rule = json!({"ports": [{"protocol": "UDP", "port": 53}]});
+    rule["to"] = to;
+    let mut spec = json!({"podSelector": {}, "egress": [null]});
+    spec["egress"][0] = rule;
+    policy("dns", spec)
 }
 
 fn selecting() -> Value {

@@ -47,16 +47,21 @@ fn facts(list: impl IntoIterator<Item = Value>) -> Facts {
 
 /// A pod that is there, with an address.
 fn pod(namespace: &str, name: &str, address: &str, labels: Value) -> Value {
-    json!({
+    let mut pod = json!({
         "kind": "Pod",
-        "metadata": {"namespace": namespace, "name": name, "labels": labels},
+        "metadata": {"namespace": namespace, "name": name},
         "status": {"phase": "Running", "podIPs": [{"ip": address}]},
-    })
+    });
+    pod["metadata"]["labels"] = labels;
+    pod
 }
 
 /// A policy of the namespace `shop`.
 fn policy(name: &str, spec: Value) -> Value {
-    json!({"kind": "NetworkPolicy", "metadata": {"namespace": "shop", "name": name}, "spec": spec})
+    let mut policy =
+        json!({"kind": "NetworkPolicy", "metadata": {"namespace": "shop", "name": name}});
+    policy["spec"] = spec;
+    policy
 }
 
 /// The pod that asks in most tests.

@@ -4,20 +4,23 @@ use serde_json::{Value, json};
 
 use super::may_ask;
 
-const UDP53: &str = r#"[{"port": 53, "protocol": "UDP"}]"#;
-
 /// A policy about every pod of the namespace, with one rule.
 fn allowing(rule: Value) -> Value {
-    json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [rule]})
+    let mut policy = json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [null]});
+    policy["egress"][0] = rule;
+    policy
 }
 
 fn to(peers: Value) -> Value {
-    let ports: Value = serde_json::from_str(UDP53).unwrap();
-    allowing(json!({"to": peers, "ports": ports}))
+    let mut rule = json!({"ports": [{"port": 53, "protocol": "UDP"}]});
+    rule["to"] = peers;
+    allowing(rule)
 }
 
 fn ports(ports: Value) -> Value {
-    allowing(json!({"ports": ports}))
+    let mut rule = json!({});
+    rule["ports"] = ports;
+    allowing(rule)
 }
 
 #[test]

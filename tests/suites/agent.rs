@@ -2,6 +2,7 @@
 
 mod api;
 mod life;
+mod policy;
 
 use std::{
     fs,

@@ -311,6 +311,7 @@ impl Index {
                 let key = object.key.clone();
                 self.change_pod(&key, Some(Told { object, feed, list }));
             }
+            Object::Fact(_) => return false,
         }
         true
     }
@@ -345,7 +346,13 @@ impl Index {
                 self.note_unreadable(key);
             }
             Feed::Pods => self.change_pod(key, None),
-            Feed::Corefile => {}
+            Feed::Corefile
+            | Feed::Policies
+            | Feed::Clients
+            | Feed::DnsNamespace
+            | Feed::DnsService
+            | Feed::DnsEndpoints
+            | Feed::DnsPods => {}
         }
     }
 
@@ -357,6 +364,7 @@ impl Index {
             endpoint_slices,
             pods,
             namespaces_known,
+            facts: _,
         } = objects;
         if self.namespaces_known != namespaces_known {
             self.namespaces_known = namespaces_known;

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::policy::{Fact, Facts};
+
 /// Every object known, of the kinds that make records.
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
@@ -22,6 +24,8 @@ pub struct Objects {
     /// Whether `namespaces` says which Namespaces exist. Without any Namespace
     /// object all of them do.
     pub namespaces_known: bool,
+    /// What decides who may ask.
+    pub facts: Box<Facts>,
 }
 
 /// How many objects there are of each kind.
@@ -58,6 +62,8 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     /// A Pod.
     Pod(Pod),
+    /// What an object says of who may ask; it makes no records.
+    Fact(Fact),
 }
 
 /// A namespace.
@@ -181,6 +187,7 @@ impl Object {
             Object::Service(service) => service.key.clone(),
             Object::EndpointSlice(slice) => slice.key.clone(),
             Object::Pod(pod) => pod.key.clone(),
+            Object::Fact(fact) => fact.key().clone(),
         }
     }
 }
@@ -202,6 +209,7 @@ impl Objects {
             Object::Pod(pod) => {
                 self.pods.insert(pod.key.clone(), pod);
             }
+            Object::Fact(fact) => self.facts.insert(fact),
         }
     }
 
@@ -222,6 +230,7 @@ impl Objects {
             Object::Pod(pod) => {
                 self.pods.remove(&pod.key);
             }
+            Object::Fact(_) => {}
         }
     }
 }
@@ -243,6 +252,12 @@ impl Key {
     /// Whether it is in a namespace.
     pub(super) fn is_in(&self, namespace: &str) -> bool {
         *self.namespace == *namespace
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 

@@ -34,6 +34,7 @@ fn defaults() {
     assert!(config.zone.namespaces.is_empty() && config.zone.reverse.is_empty());
     assert_eq!(config.admin, "127.0.0.1:9153".parse().unwrap());
     assert_eq!(config.stale_after, Duration::from_secs(10));
+    assert_eq!(config.network_policy, NetworkPolicy::Respect);
     assert_eq!(config.capacity, None);
     assert_eq!(config.rate_limit, 1000);
     assert_eq!(config.selectors, Selectors::default());
@@ -82,6 +83,8 @@ fn every_flag() {
         "pods=auto",
         "--allow",
         "10.0.0.0/8",
+        "--network-policy",
+        "ignore",
         "--serve",
         "10.96.0.10",
         "--serve",
@@ -114,6 +117,7 @@ fn every_flag() {
             "fd00::/64".parse().unwrap()
         ]
     );
+    assert_eq!(config.network_policy, NetworkPolicy::Ignore);
     assert_eq!(config.zone.ttl, 0);
     assert!(matches!(config.zone.pods, PodMode::Verified));
     assert_eq!(config.zone.namespaces, ["one", "two"]);

@@ -2,13 +2,15 @@
 
 use std::{borrow::Cow, time::SystemTime};
 
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::api::{
+    core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
+};
 use kube::core::Status;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use crate::{
-    cluster::{ApiObject, ApiPod, EndpointSlice, Key, Object, Problem, Service},
+    cluster::{ApiObject, ApiPod, EndpointSlice, Fact, Key, Object, Problem, Service},
     source::{Event, Feed},
 };
 
@@ -98,6 +100,11 @@ impl<'a> Item<'a> {
                 self.object::<discovery::EndpointSlice>()
             }
             Feed::Pods => self.object::<ApiPod>(),
+            Feed::Policies => self.object::<networking::NetworkPolicy>(),
+            Feed::Clients | Feed::DnsPods => self.fact(Fact::of_pod),
+            Feed::DnsNamespace => self.fact(Fact::of_namespace),
+            Feed::DnsService => self.fact(Fact::of_service),
+            Feed::DnsEndpoints => self.fact(Fact::of_slice),
             Feed::Corefile => return self.corefile(),
         };
         match object {
@@ -137,6 +144,13 @@ impl<'a> Item<'a> {
         self.parse::<K>()?.try_into()
     }
 
+    fn fact<K: DeserializeOwned>(
+        &self,
+        read: impl FnOnce(&K) -> Result<Fact, Problem>,
+    ) -> Result<Object, Problem> {
+        read(&self.parse::<K>()?).map(Object::Fact)
+    }
+
     fn corefile(&self) -> Event {
         match self.parse::<core::ConfigMap>() {
             Ok(map) => Event::Corefile(map.data.and_then(|mut data| data.remove(COREFILE))),
@@ -167,7 +181,7 @@ impl<'a> Item<'a> {
                 let slice = EndpointSlice::unreadable(key, Some(service));
                 Some(Object::EndpointSlice(slice))
             }
-            Feed::Namespaces | Feed::Pods | Feed::Corefile => None,
+            _ => None,
         }
     }
 
@@ -251,10 +265,11 @@ impl<'a> Change<'a> {
 
 fn kind(feed: Feed) -> &'static str {
     match feed {
-        Feed::Namespaces => "Namespace",
-        Feed::Services => "Service",
-        Feed::Slices | Feed::OtherSlices | Feed::DnsSlices => "EndpointSlice",
-        Feed::Pods => "Pod",
+        Feed::Namespaces | Feed::DnsNamespace => "Namespace",
+        Feed::Services | Feed::DnsService => "Service",
+        Feed::Slices | Feed::OtherSlices | Feed::DnsSlices | Feed::DnsEndpoints => "EndpointSlice",
+        Feed::Pods | Feed::Clients | Feed::DnsPods => "Pod",
+        Feed::Policies => "NetworkPolicy",
         Feed::Corefile => "ConfigMap",
     }
 }

@@ -1,6 +1,7 @@
 //! The agent's own binary, as an operator runs it.
 
 mod life;
+mod numbers;
 
 use std::{
     fs,
@@ -150,9 +151,14 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts the agent on the node's host veth and waits until it is ready.
     pub(crate) fn start(node: &Namespace, manifests: &Manifests, more: &[&str]) -> Self {
+        let host_veth = ["--interface", HOST_VETH];
+        Self::start_anywhere(node, manifests, &[&host_veth, more].concat())
+    }
+
+    /// The same, on no interface that is not asked for.
+    fn start_anywhere(node: &Namespace, manifests: &Manifests, arguments: &[&str]) -> Self {
         let mut child = Self::command(node, manifests)
-            .args(["--interface", HOST_VETH])
-            .args(more)
+            .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

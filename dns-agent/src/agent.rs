@@ -87,6 +87,7 @@ impl Agent {
             .map(|address| Sockets::bind(*address))
             .collect::<Result<Vec<_>, _>>()?;
         let listen: Vec<_> = sockets.iter().map(Sockets::address).collect();
+        let canaries = sockets.iter().map(Sockets::canary).cloned().collect();
         let admin_listener = TcpListener::bind(config.admin).await.with_context(|| {
             format!("can't listen on {} for the admin endpoints: give a free address of this machine as --admin", config.admin)
         })?;
@@ -141,6 +142,8 @@ impl Agent {
             listen: listen.clone(),
             upstreams: config.upstreams.clone(),
             kernel: writer.kernel().explainer(),
+            kernel_canary: writer.kernel().canary(),
+            canaries,
             board: board.clone(),
             metrics,
         });

@@ -1,6 +1,6 @@
 //! Every way a packet can end.
 
-/// What became of a packet. One counter each, for each hook and CPU.
+/// What became of a packet. One counter each, for each hook, [`Source`] and CPU.
 ///
 /// The first three are answers, the others say why a packet passed on unchanged.
 #[repr(u32)]
@@ -183,11 +183,16 @@ impl Hook {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::Xdp, Self::Tc];
 
-    /// The position of an outcome's counter.
+    /// The line that packets from `source` are counted in.
     #[inline(always)]
     #[must_use]
-    pub const fn counter(self, outcome: Outcome) -> u32 {
-        self as u32 * Outcome::COUNT as u32 + outcome as u32
+    pub const fn line(self, source: Source) -> u32 {
+        let line = match source {
+            Source::TestRun => 0,
+            Source::Veths => 1,
+            Source::Device(index) => 2 + index % DEVICES,
+        };
+        self as u32 * (2 + DEVICES) + line
     }
 
     /// The name used in `status` and in metrics.
@@ -200,8 +205,34 @@ impl Hook {
     }
 }
 
-/// How many counters there are for each CPU.
-pub const COUNTERS: usize = Hook::ALL.len() * Outcome::COUNT;
+/// Where a packet came in, as far as it is counted apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From nowhere: the agent itself ran the program, by BPF_PROG_TEST_RUN. The kernel then says
+    /// that the packet came in by the loopback device, which never has a hook.
+    TestRun,
+    /// From a program that is made for pods' veths, whichever. There are hundreds on a node, and they come and go.
+    Veths,
+    /// From any other device, by its number. Numbers that are [`DEVICES`] apart share their counters.
+    Device(u32),
+}
+
+/// The number of the loopback device in every network namespace (Linux: `LOOPBACK_IFINDEX`).
+pub const LOOPBACK: u32 = 1;
+
+/// How many other devices are counted apart. They are among the first of a node, so
+/// that two of them hardly ever share a line.
+pub const DEVICES: u32 = 64;
+
+/// Counters of all outcomes, in their order, with room up to a power of two: so the verifier sees
+/// with one instruction that none is outside.
+pub type Counters = [u64; 64];
+
+/// Nothing was counted.
+pub const NOTHING_COUNTED: Counters = [0; 64];
+
+/// How many lines of counters there are for each CPU.
+pub const LINES: u32 = Hook::ALL.len() as u32 * (2 + DEVICES);
 
 #[cfg(test)]
 mod tests {
@@ -212,5 +243,21 @@ mod tests {
         for (at, outcome) in Outcome::ALL.iter().enumerate() {
             assert_eq!(*outcome as usize, at, "{}", outcome.name());
         }
+    }
+    #[test]
+    fn lines_are_shared_by_devices_with_the_same_remainder_only() {
+        let mut is_taken = [false; LINES as usize];
+        let sources = [Source::TestRun, Source::Veths].into_iter();
+        let sources = sources.chain((2..2 + DEVICES).map(Source::Device));
+        for hook in Hook::ALL {
+            for source in sources.clone() {
+                let line = &mut is_taken[hook.line(source) as usize];
+                assert!(!core::mem::replace(line, true), "{hook:?} {source:?}");
+            }
+        }
+        assert!(is_taken.iter().all(|taken| *taken));
+        let [near, far] = [2, 2 + DEVICES].map(|index| Hook::Tc.line(Source::Device(index)));
+        assert_eq!(near, far);
+        assert!(Outcome::COUNT <= size_of::<Counters>() / size_of::<u64>());
     }
 }

@@ -28,7 +28,7 @@ use dns_common::{
     records::CHUNK,
     settings::{ClientKey, SLOTS},
 };
-use zerohop_tests::topology::SERVED;
+use zerohop_tests::topology::{HOST_VETH_MAC, SERVED};
 
 use super::model::MODEL;
 
@@ -96,7 +96,7 @@ fn fill(model: &Model, [control, settings, directory, records]: [Memory; 4]) {
             "10.244.0.0/16".parse().unwrap(),
             "fd00:10:244::/64".parse().unwrap(),
         ],
-        hardware: Vec::new(),
+        hardware: vec![HOST_VETH_MAC],
         limit: None,
     };
     let mut nodes: Vec<_> = model.nodes().collect();

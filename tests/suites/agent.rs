@@ -2,6 +2,7 @@
 
 mod api;
 mod life;
+mod numbers;
 mod policy;
 
 use std::{
@@ -158,9 +159,14 @@ pub(crate) trait Source {
 impl Agent {
     /// Starts the agent on the node's host veth and waits until it is ready.
     pub(crate) fn start(node: &Namespace, source: &impl Source, more: &[&str]) -> Self {
+        let host_veth = ["--interface", HOST_VETH];
+        Self::start_anywhere(node, source, &[&host_veth, more].concat())
+    }
+
+    /// The same, on no interface that is not asked for.
+    fn start_anywhere(node: &Namespace, source: &impl Source, arguments: &[&str]) -> Self {
         let mut child = Self::command(node, source)
-            .args(["--interface", HOST_VETH])
-            .args(more)
+            .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

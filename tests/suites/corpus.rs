@@ -53,6 +53,9 @@ fn packets() {
         Outcome::NotReady,
         Outcome::Aggregated,
         Outcome::NotPermitted,
+        Outcome::OverLimit,
+        // No network that is allowed here has such an address.
+        Outcome::OddSource,
     ];
     let missing: Vec<Outcome> = Outcome::ALL
         .into_iter()

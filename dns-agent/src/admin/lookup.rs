@@ -13,11 +13,11 @@ use dns_common::{
 };
 
 pub use self::report::{KernelReport, KernelState, Lookup, Plane, RecordReport};
-use super::{metrics::Metrics, status::Board};
+use super::{health::KernelCanary, metrics::Metrics, status::Board};
 use crate::{
     cluster::{Index, Origin, Provenance},
     datapath::explain::Explained,
-    resolver::is_transfer,
+    resolver::{Canary, is_transfer},
     zone::{Answer, Name, Rdata, Record, Rtype, ZoneData},
 };
 
@@ -29,8 +29,12 @@ pub struct Known {
     pub listen: Vec<SocketAddr>,
     /// The servers it asks.
     pub upstreams: Vec<SocketAddr>,
-    /// Asks the kernel plane.
+    /// Tells what the kernel plane would do.
     pub kernel: Explain,
+    /// Asks the kernel plane.
+    pub kernel_canary: KernelCanary,
+    /// Ask the resolver, each at one of its addresses.
+    pub canaries: Vec<Arc<Canary>>,
     /// What does not work.
     pub board: Arc<Board>,
     /// What was measured.

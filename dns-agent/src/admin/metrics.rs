@@ -1,4 +1,8 @@
-//! `/metrics`, in OpenMetrics' text form.
+//! `/metrics`, in OpenMetrics' text form. `docs/metrics.md` says what each of them means.
+
+mod readings;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fmt,
@@ -7,7 +11,10 @@ use std::{
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text::encode},
+    encoding::{
+        EncodeLabelSet, EncodeLabelValue, LabelValueEncoder,
+        text::{encode_eof, encode_registry},
+    },
     metrics::{
         family::{Family, MetricConstructor},
         histogram::{Histogram, exponential_buckets},
@@ -15,6 +22,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use self::readings::Readings;
+use super::status::Board;
 use crate::cluster::ServiceKind;
 
 /// What has been measured since the start.
@@ -65,7 +74,7 @@ impl Default for Metrics {
         let mut registry = Registry::default();
         registry.register_with_unit(
             "coredns_kubernetes_dns_programming_duration",
-            "From the change of a service\'s endpoints in the cluster to its being served; the metric of the same name in CoreDNS",
+            "From the change of a service's endpoints in the cluster to its being served; the metric of the same name in CoreDNS",
             Unit::Seconds,
             programming.clone(),
         );
@@ -89,7 +98,7 @@ impl Metrics {
         self.publish.observe(after.as_secs_f64());
     }
 
-    /// A change of a service\'s endpoints, made at this time, is served. Nothing is said of a
+    /// A change of a service's endpoints, made at this time, is served. Nothing is said of a
     /// service that is unknown.
     pub fn programmed(&self, kind: Option<&ServiceKind>, changed: SystemTime) {
         let service_kind = match kind {
@@ -104,14 +113,23 @@ impl Metrics {
         histogram.observe(took.as_secs_f64());
     }
 
-    /// The text.
+    /// The text, with what `board` shows at this moment.
     ///
     /// # Errors
-    /// When a metric can\'t be written.
-    pub fn text(&self) -> Result<String, fmt::Error> {
+    /// When a metric can't be written.
+    pub fn text(&self, board: &Board) -> Result<String, fmt::Error> {
+        let (status, kernel) = board.measure();
+        self.write(Readings { status, kernel })
+    }
+
+    fn write(&self, readings: Readings) -> Result<String, fmt::Error> {
+        let mut read = Registry::default();
+        read.register_collector(Box::new(readings));
         let mut text = String::new();
-        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        encode(&mut text, &registry)?;
+        encode_registry(&mut text, &read)?;
+        let observed = self.registry.lock();
+        encode_registry(&mut text, &observed.unwrap_or_else(PoisonError::into_inner))?;
+        encode_eof(&mut text)?;
         Ok(text)
     }
 }

@@ -1,10 +1,11 @@
-//! The admin endpoints: is the agent alive, is it ready, what is it doing.
+//! The admin endpoints: is the agent alive, is it ready, does it answer, what is it doing.
 //!
-//! [`status`] is what there is to know, [`lookup`] what there is to know about one
+//! [`health`] asks both planes, [`metrics`] has the numbers, [`status`] is what there is to know, [`lookup`] what there is to know about one
 //! question, [`dump`] every record; [`client`] asks a running agent for them.
 
 pub mod client;
 mod dump;
+pub mod health;
 pub mod lookup;
 pub mod metrics;
 pub mod status;
@@ -13,18 +14,24 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::{ConnectInfo, Path, State},
+    extract::{ConnectInfo, Path, Request, State},
     http::{StatusCode, header::CONTENT_TYPE},
+    middleware::{Next, from_fn},
     response::{IntoResponse, Response},
     routing::get,
 };
 use tokio::{
     net::TcpListener,
+    sync::Semaphore,
     task::{JoinError, spawn_blocking},
 };
 
 use self::{lookup::Known, status::Board};
 use crate::zone::{Name, Rtype};
+
+/// What strangers may ask for takes the lock of the kernel plane: one at a time, so that the writer, which
+/// wants it too, never has to wait for more than one.
+static TURN: Semaphore = Semaphore::const_new(1);
 
 /// Serves the endpoints until dropped.
 ///
@@ -35,25 +42,64 @@ pub async fn serve(listener: TcpListener, known: Arc<Known>) -> io::Result<()> {
     axum::serve(listener, service).await
 }
 
+/// What every peer is told. Everything else names objects and hosts, and is for this machine's own eyes.
+const PUBLIC: [&str; 4] = ["/metrics", "/healthz", "/livez", "/readyz"];
+
 fn router(known: Arc<Known>) -> Router {
     let board = known.board.clone();
-    let questions = Router::new()
+    let asked = Router::new()
+        .route("/healthz", get(healthz))
         .route("/lookup/{name}/{type}", get(lookup))
         .route("/dump", get(dump_all))
         .route("/dump/{zone}", get(dump_zone))
         .route("/metrics", get(measured))
         .with_state(known);
     Router::new()
-        .route("/healthz", get(healthz))
+        .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
         .with_state(board)
-        .merge(questions)
+        .merge(asked)
+        .layer(from_fn(guard))
+}
+
+/// Lets strangers see nothing but [`PUBLIC`].
+async fn guard(
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_local = peer.ip().to_canonical().is_loopback();
+    if is_local || PUBLIC.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    let body = "this is given to loopback peers only: ask from this machine, at 127.0.0.1 or ::1\n";
+    (StatusCode::FORBIDDEN, body).into_response()
 }
 
 /// The process is alive and its runtime turns.
-async fn healthz() -> &'static str {
+async fn livez() -> &'static str {
     "ok\n"
+}
+
+/// Both planes answer: each is asked.
+async fn healthz(State(known): State<Arc<Known>>) -> Response {
+    let Ok(_turn) = TURN.acquire().await else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    let lines = match health::check(known).await {
+        Ok(lines) => lines,
+        Err(error) => return failed("asking", &error),
+    };
+    let code = match lines.iter().all(Result::is_ok) {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let body: String = lines
+        .into_iter()
+        .map(|line| line.unwrap_or_else(|wrong| wrong) + "\n")
+        .collect();
+    (code, body).into_response()
 }
 
 /// Everything asked for is in place.
@@ -69,14 +115,8 @@ async fn readyz(State(board): State<Arc<Board>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
 }
 
-/// Everything known, for this machine's own eyes: it names objects and hosts.
-async fn status(
-    State(board): State<Arc<Board>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-) -> Response {
-    if !is_local(peer) {
-        return for_local_peers();
-    }
+/// Everything known.
+async fn status(State(board): State<Arc<Board>>) -> Response {
     // Reading the kernel's counters takes a lock that the writer may hold for a while.
     match spawn_blocking(move || board.read()).await {
         Ok(status) => Json(status).into_response(),
@@ -87,12 +127,8 @@ async fn status(
 /// What a question would be answered, and why.
 async fn lookup(
     State(known): State<Arc<Known>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Path((name, rtype)): Path<(String, String)>,
 ) -> Response {
-    if !is_local(peer) {
-        return for_local_peers();
-    }
     let (name, rtype) = match (Name::parse(&name), rtype.parse::<Rtype>()) {
         (Ok(name), Ok(rtype)) => (name, rtype),
         (Err(error), _) => {
@@ -107,51 +143,34 @@ async fn lookup(
     }
 }
 
-/// What was measured since the start, for Prometheus.
+/// The numbers of this moment, for Prometheus.
 async fn measured(State(known): State<Arc<Known>>) -> Response {
     const FORM: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match known.metrics.text() {
-        Ok(text) => ([(CONTENT_TYPE, FORM)], text).into_response(),
-        Err(error) => {
+    let Ok(_turn) = TURN.acquire().await else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    // As above.
+    match spawn_blocking(move || known.metrics.text(&known.board)).await {
+        Ok(Ok(text)) => ([(CONTENT_TYPE, FORM)], text).into_response(),
+        Ok(Err(error)) => {
             let reason = format!("the metrics can't be written: {error}\n");
             (StatusCode::INTERNAL_SERVER_ERROR, reason).into_response()
         }
+        Err(error) => failed("measuring", &error),
     }
 }
 
 /// Every record, zone by zone.
-async fn dump_all(
-    State(known): State<Arc<Known>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-) -> Response {
-    if !is_local(peer) {
-        return for_local_peers();
-    }
+async fn dump_all(State(known): State<Arc<Known>>) -> Response {
     dump::all(known.index.clone())
 }
 
 /// Every record of one zone.
-async fn dump_zone(
-    State(known): State<Arc<Known>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Path(zone): Path<String>,
-) -> Response {
-    if !is_local(peer) {
-        return for_local_peers();
-    }
+async fn dump_zone(State(known): State<Arc<Known>>, Path(zone): Path<String>) -> Response {
     match Name::parse(&zone) {
         Ok(zone) => dump::zone(known.index.clone(), &zone),
         Err(error) => bad_request(format!("{zone:?} is not a domain name: {error}\n")),
     }
-}
-
-fn is_local(peer: SocketAddr) -> bool {
-    peer.ip().to_canonical().is_loopback()
-}
-
-fn for_local_peers() -> Response {
-    let body = "this is given to loopback peers only: ask from this machine, at 127.0.0.1 or ::1\n";
-    (StatusCode::FORBIDDEN, body).into_response()
 }
 
 fn bad_request(reason: String) -> Response {

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::{
     cluster::{Feed, LeftOut, ObjectCounts},
+    datapath,
     resolver::{Counters, Counts},
     source::kubernetes::{FeedHealth, Health, Requests, State},
 };
@@ -149,8 +150,25 @@ pub struct Feeds {
     pub health: Vec<Arc<Health>>,
 }
 
-/// Reads the kernel plane's state at the time of asking; nothing without one.
-pub type Kernel = Box<dyn Fn() -> Option<serde_json::Value> + Send + Sync>;
+/// Reads the kernel plane's state at the time of asking.
+pub type Kernel = Box<dyn Fn() -> KernelStatus + Send + Sync>;
+
+/// The kernel plane.
+#[derive(Clone, Debug)]
+pub enum KernelStatus {
+    /// No interface was asked for.
+    Off,
+    /// It is not yet known what to answer.
+    Waiting,
+    /// Another agent has the hooks of this node.
+    Behind,
+    /// It could not be started, or is broken.
+    Failed,
+    /// Its tables are there.
+    On(Box<datapath::Status>),
+    /// Its tables are there, but its counters can't be read, and why.
+    Unreadable(String),
+}
 
 impl Board {
     /// A board that shows `status`, with the counts of `counters` and the state of
@@ -190,13 +208,19 @@ impl Board {
 
     /// What is shown now.
     pub fn read(&self) -> Status {
+        let (mut status, kernel) = self.measure();
+        status.datapath = kernel.tell();
+        status
+    }
+
+    /// What is shown now, with the kernel plane in a form to reckon with.
+    pub fn measure(&self) -> (Status, KernelStatus) {
         let mut status = self.status.borrow().clone();
         status.resolver.counts = self.counters.read();
-        status.datapath = (self.kernel)();
         if let SourceStatus::Kubernetes(kubernetes) = &mut status.source {
             *kubernetes = self.feeds.borrow().read(&self.policy_feeds.borrow());
         }
-        status
+        (status, (self.kernel)())
     }
 
     /// Everything that is not as it should be.
@@ -208,6 +232,23 @@ impl Board {
     /// What keeps the agent from being ready.
     pub fn missing(&self) -> Vec<String> {
         self.status.borrow().missing.clone()
+    }
+}
+
+impl KernelStatus {
+    /// For people, who don't want to read of what never happened.
+    fn tell(self) -> Option<serde_json::Value> {
+        match self {
+            KernelStatus::On(mut status) => {
+                status.outcomes.retain(|outcome| outcome.packets > 0);
+                serde_json::to_value(status).ok()
+            }
+            KernelStatus::Unreadable(reason) => Some(format!("can't be read: {reason}").into()),
+            KernelStatus::Off
+            | KernelStatus::Waiting
+            | KernelStatus::Behind
+            | KernelStatus::Failed => None,
+        }
     }
 }
 

@@ -5,15 +5,17 @@ use http_body_util::BodyExt;
 use serde_json::json;
 
 use tokio::io::AsyncWriteExt;
+use tower::ServiceExt as _;
 
 use super::{
+    health::KernelHealth,
     lookup::{KernelPlane, KernelReport, KernelState, Lookup, Plane, RecordReport},
-    status::{ManifestsStatus, SourceStatus, Status, ZoneStatus},
+    status::{KernelStatus, ManifestsStatus, SourceStatus, Status, ZoneStatus},
     *,
 };
 use crate::{
     cluster::{Index, ObjectCounts, ObjectRef, Objects, ZoneSettings},
-    datapath::explain::Explained,
+    datapath::{canary::Canary, explain::Explained},
     resolver::Counters,
 };
 use dns_common::Outcome;
@@ -22,7 +24,7 @@ fn board(status: Status) -> State<Arc<Board>> {
     State(Arc::new(Board::new(
         status,
         Arc::new(Counters::default()),
-        Box::new(|| None),
+        Box::new(|| KernelStatus::Off),
     )))
 }
 
@@ -38,6 +40,8 @@ fn known(kernel: KernelPlane) -> Known {
         listen: vec!["127.0.0.1:53".parse().unwrap()],
         upstreams: Vec::new(),
         kernel: Box::new(move |_, _| kernel.clone()),
+        kernel_canary: Box::new(|_| KernelHealth::Off),
+        canaries: Vec::new(),
         board,
         metrics: Arc::default(),
     }
@@ -63,39 +67,81 @@ async fn readiness_says_what_is_missing() {
     );
 }
 
+/// What a peer at this address gets for a path.
+async fn get_from(known: &Arc<Known>, peer: &str, path: &str) -> (StatusCode, String) {
+    let peer: SocketAddr = peer.parse().unwrap();
+    let mut request = Request::get(path).body(Body::empty()).unwrap();
+    request.extensions_mut().insert(ConnectInfo(peer));
+    let response = router(known.clone()).oneshot(request).await.unwrap();
+    (response.status(), text(response.into_body()).await)
+}
+
 #[tokio::test]
-async fn what_names_objects_is_for_loopback_peers() {
-    #[track_caller]
-    fn peer(text: &str) -> ConnectInfo<SocketAddr> {
-        ConnectInfo(text.parse().unwrap())
-    }
+async fn strangers_see_nothing_but_numbers_and_health() {
     let known = Arc::new(known(KernelPlane::Off));
-    let answers = async |address: &str| {
-        let question = Path(("cluster.local".to_owned(), "SOA".to_owned()));
-        let zone = Path("cluster.local".to_owned());
-        [
-            status(State(known.board.clone()), peer(address)).await,
-            lookup(State(known.clone()), peer(address), question).await,
-            dump_all(State(known.clone()), peer(address)).await,
-            dump_zone(State(known.clone()), peer(address), zone).await,
-        ]
-    };
+    let private = [
+        "/status",
+        "/lookup/cluster.local/SOA",
+        "/dump",
+        "/dump/cluster.local",
+    ];
     for local in [
         "127.0.0.1:1",
         "127.9.9.9:1",
         "[::1]:1",
         "[::ffff:127.0.0.1]:1",
     ] {
-        for response in answers(local).await {
-            assert_eq!(response.status(), StatusCode::OK, "{local}");
+        for path in PUBLIC.iter().chain(&private) {
+            let (code, body) = get_from(&known, local, path).await;
+            assert_eq!(code, StatusCode::OK, "{path} from {local}: {body}");
+        }
+        let (code, _) = get_from(&known, local, "/other").await;
+        assert_eq!(code, StatusCode::NOT_FOUND);
+    }
+    for stranger in ["10.0.0.1:1", "[fe80::1]:1", "[::ffff:10.0.0.1]:1"] {
+        for path in PUBLIC {
+            let (code, body) = get_from(&known, stranger, path).await;
+            assert_eq!(code, StatusCode::OK, "{path} from {stranger}: {body}");
+        }
+        for path in private.iter().chain(&["/other", "/metrics/", "//status"]) {
+            let (code, body) = get_from(&known, stranger, path).await;
+            assert_eq!(code, StatusCode::FORBIDDEN, "{path} from {stranger}");
+            assert!(body.contains("loopback"), "{body}");
         }
     }
-    for remote in ["10.0.0.1:1", "[fe80::1]:1", "[::ffff:10.0.0.1]:1"] {
-        for response in answers(remote).await {
-            assert_eq!(response.status(), StatusCode::FORBIDDEN, "{remote}");
-            assert!(text(response.into_body()).await.contains("loopback"));
-        }
-    }
+}
+
+#[tokio::test]
+async fn health_is_what_both_planes_say() {
+    let ask = async |health: fn(&[Name]) -> KernelHealth| {
+        let known = Known {
+            kernel_canary: Box::new(health),
+            ..known(KernelPlane::Off)
+        };
+        get_from(&Arc::new(known), "10.0.0.1:1", "/healthz").await
+    };
+    let (code, body) = ask(|_| KernelHealth::Off).await;
+    assert_eq!(code, StatusCode::OK);
+    let off = "kernel: off, no --interface is given\nuser: off, no --listen is given\n";
+    assert_eq!(body, off);
+
+    let passing = |zones: &[Name]| {
+        KernelHealth::On(Some(Canary {
+            zone: zones[0].clone(),
+            ends: vec![("zerohop_tc", Outcome::LeaseStale)],
+        }))
+    };
+    let (code, body) = ask(passing).await;
+    assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+    let passes = "kernel: zerohop_tc passes cluster.local. SOA: lease_stale\n";
+    assert!(body.starts_with(passes), "{body}");
+
+    // Nobody is restarted for it.
+    let known = Arc::new(known(KernelPlane::Off));
+    assert_eq!(
+        get_from(&known, "10.0.0.1:1", "/livez").await.0,
+        StatusCode::OK
+    );
 }
 
 #[test]

@@ -14,8 +14,9 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     admin::{
+        health::{KernelCanary, KernelHealth},
         lookup::{Explain, KernelPlane},
-        status,
+        status::{self, KernelStatus},
     },
     config::Config,
     datapath::{
@@ -30,6 +31,7 @@ use crate::{
 /// How often to look for interfaces that came or went, whatever the kernel has told.
 const LOOK: Duration = Duration::from_secs(1);
 
+const WAITING: &str = "the kernel plane waits for the first lists of objects: everything passes";
 const BEHIND: &str = "another agent has the hooks of this node";
 
 /// The kernel plane, shared with whoever asks for the status.
@@ -306,13 +308,25 @@ impl Kernel {
         let plane = self.plane.clone();
         Box::new(move |name, rtype| match &*lock(&plane) {
             Plane::Off => KernelPlane::Off,
-            Plane::Waiting => KernelPlane::Failed(
-                "the kernel plane waits for the first lists of objects: everything passes"
-                    .to_owned(),
-            ),
+            Plane::Waiting => KernelPlane::Failed(WAITING.to_owned()),
             Plane::Behind => KernelPlane::Failed(format!("{BEHIND}: it answers, not this agent")),
             Plane::Failed(reason) => KernelPlane::Failed(reason.clone()),
             Plane::On(datapath) => KernelPlane::On(datapath.explain(name, rtype)),
+        })
+    }
+
+    /// How to see whether it answers.
+    pub(super) fn canary(&self) -> KernelCanary {
+        let plane = self.plane.clone();
+        Box::new(move |zones| match &mut *lock(&plane) {
+            Plane::Off => KernelHealth::Off,
+            Plane::Waiting => KernelHealth::Failed(WAITING.to_owned()),
+            Plane::Behind => KernelHealth::Failed(format!("{BEHIND}: it answers, not this agent")),
+            Plane::Failed(reason) => KernelHealth::Failed(reason.clone()),
+            Plane::On(datapath) => match datapath.canary(zones) {
+                Ok(canary) => KernelHealth::On(canary),
+                Err(reason) => KernelHealth::Failed(format!("{reason:#}")),
+            },
         })
     }
 
@@ -320,11 +334,14 @@ impl Kernel {
     pub(super) fn reader(&self) -> status::Kernel {
         let plane = self.plane.clone();
         Box::new(move || match &*lock(&plane) {
+            Plane::Off => KernelStatus::Off,
+            Plane::Waiting => KernelStatus::Waiting,
+            Plane::Behind => KernelStatus::Behind,
+            Plane::Failed(_) => KernelStatus::Failed,
             Plane::On(datapath) => match datapath.status() {
-                Ok(status) => serde_json::to_value(status).ok(),
-                Err(reason) => Some(format!("can't be read: {reason:#}").into()),
+                Ok(status) => KernelStatus::On(Box::new(status)),
+                Err(reason) => KernelStatus::Unreadable(format!("{reason:#}")),
             },
-            _ => None,
         })
     }
 

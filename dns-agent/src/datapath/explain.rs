@@ -76,7 +76,7 @@ struct Memories<'a> {
 
 /// What a client says about the size of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Client {
+pub(super) enum Client {
     /// It takes 512 octets.
     Plain,
     /// It takes as much as is ever sent in one datagram (EDNS, RFC 6891).
@@ -101,7 +101,8 @@ fn explain(
 ) -> Outcome {
     let message = query(name, rtype, client);
     let tables = Snapshot::new(memories, lease);
-    respond(&mut Packet(frame(served, &message)), &tables)
+    // From that address itself: nobody is sent the answer.
+    respond(&mut Packet(frame(served.ip(), served, &message)), &tables)
 }
 
 /// The tables as they are now.
@@ -201,7 +202,7 @@ fn load(words: &[AtomicU64]) -> Vec<u64> {
 }
 
 /// A query with RD, as stub resolvers send it (RFC 1035 section 4.1).
-fn query(name: &Name, rtype: Rtype, client: Client) -> Vec<u8> {
+pub(super) fn query(name: &Name, rtype: Rtype, client: Client) -> Vec<u8> {
     let mut message = Vec::with_capacity(DNS + name.wire().len() + 4 + OPT);
     let additionals = u16::from(client == Client::Edns);
     for word in [0, 0x0100, 1, 0, 0, additionals] {
@@ -218,27 +219,36 @@ fn query(name: &Name, rtype: Rtype, client: Client) -> Vec<u8> {
     message
 }
 
-/// The message in a frame to a served address, from that address itself: nobody is sent the answer.
-fn frame(served: SocketAddr, message: &[u8]) -> Vec<u8> {
+/// The message in a frame to a served address. A client of the other family can't ask there, and is
+/// that address itself.
+pub(super) fn frame(client: IpAddr, served: SocketAddr, message: &[u8]) -> Vec<u8> {
     let udp_length = (UDP + message.len()) as u16;
     let mut frame = vec![0; ETHERNET];
     match served.ip() {
         IpAddr::V4(address) => {
+            let client = match client {
+                IpAddr::V4(client) => client,
+                IpAddr::V6(_) => address,
+            };
             frame[ETHERNET - 2..].copy_from_slice(&[0x08, 0x00]);
             let mut header = [0; IPV4];
             header[0] = 0x45;
             header[2..4].copy_from_slice(&(IPV4 as u16 + udp_length).to_be_bytes());
             header[8..10].copy_from_slice(&[64, 17]);
-            header[12..16].copy_from_slice(&address.octets());
+            header[12..16].copy_from_slice(&client.octets());
             header[16..20].copy_from_slice(&address.octets());
             frame.extend(header);
         }
         IpAddr::V6(address) => {
+            let client = match client {
+                IpAddr::V4(_) => address,
+                IpAddr::V6(client) => client,
+            };
             frame[ETHERNET - 2..].copy_from_slice(&[0x86, 0xdd]);
             frame.extend([0x60, 0, 0, 0]);
             frame.extend(udp_length.to_be_bytes());
             frame.extend([17, 64]);
-            frame.extend(address.octets());
+            frame.extend(client.octets());
             frame.extend(address.octets());
         }
     }

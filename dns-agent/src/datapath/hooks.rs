@@ -165,6 +165,12 @@ impl Hooks {
         self.attached.values().map(|attached| &attached.status)
     }
 
+    /// The programs that are attached, and to what.
+    pub fn running(&self) -> impl Iterator<Item = (Program, &AttachedStatus)> {
+        let attached = self.attached.values();
+        attached.map(|attached| (attached.program, &attached.status))
+    }
+
     /// What matches, but is not attached.
     pub fn failed(&self) -> impl Iterator<Item = &Failed> {
         self.failed.values()

@@ -5,6 +5,7 @@
 //! `dns-common` and `dns-ebpf`: a record is laid out in `dns-common/src/records.rs`, built in
 //! [`records`] and read in `dns-ebpf/src/lookup.rs`.
 
+pub mod canary;
 mod clients;
 mod detach;
 pub mod explain;
@@ -18,6 +19,7 @@ pub mod pins;
 pub mod records;
 pub mod settings;
 pub mod slots;
+pub mod status;
 mod syscall;
 pub mod table;
 mod tables;
@@ -28,12 +30,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dns_common::outcomes::{Hook, Outcome};
 use ipnet::IpNet;
-use serde::Serialize;
 
 pub use clients::Clients;
 pub use detach::detach;
+pub use status::Status;
 pub use tables::{Published, Tables, size};
 
 use crate::{
@@ -41,13 +42,12 @@ use crate::{
     zone::{Name, ZoneData},
 };
 use grace::Rcu;
-use hooks::{AttachedStatus, Failed, Hooks};
+use hooks::{Failed, Hooks};
 use interfaces::Device;
 use lease::Clock;
 use object::Object;
 use pins::Pins;
 use settings::Limit;
-use table::Fill;
 
 /// How often the lease is renewed before it runs out.
 const RENEWALS: u32 = 4;
@@ -105,47 +105,6 @@ pub struct Datapath {
     tables: Tables<Rcu>,
     // Dropped last: the programs and maps that everything above is about.
     object: Object,
-}
-
-/// The kernel plane, for `status`.
-#[derive(Clone, Debug, Serialize)]
-pub struct Status {
-    /// What is attached.
-    pub attached: Vec<AttachedStatus>,
-    /// What matches, but is not attached.
-    pub failed: Vec<Failed>,
-    /// Addresses and ports that the kernel answers for.
-    pub serve: Vec<SocketAddr>,
-    /// How full the tables are.
-    pub tables: Fill,
-    /// What the last change of the model did to them.
-    pub published: Published,
-    /// The lease.
-    pub lease: LeaseStatus,
-    /// How many packets ended in each way, by hook; those that none ended in are left out.
-    pub outcomes: Vec<OutcomeStatus>,
-}
-
-/// The lease, for `status`.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct LeaseStatus {
-    /// Seconds since it was renewed.
-    pub age_seconds: f64,
-    /// Seconds after which the kernel passes everything.
-    pub stale_after_seconds: f64,
-}
-
-/// A counter.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct OutcomeStatus {
-    /// `xdp` or `tc`.
-    pub hook: &'static str,
-    /// See [`Outcome::name`].
-    pub outcome: &'static str,
-    /// Whether the kernel answered.
-    pub answered: bool,
-    /// Packets since the start.
-    pub packets: u64,
 }
 
 impl Datapath {
@@ -283,38 +242,6 @@ impl Datapath {
     /// Devices that match, but have no hook.
     pub fn failed(&self) -> impl Iterator<Item = &Failed> {
         self.hooks.failed()
-    }
-
-    /// For `status`.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses to read the counters.
-    pub fn status(&self) -> anyhow::Result<Status> {
-        let outcomes = self.object.outcomes()?;
-        let counters = Hook::ALL
-            .into_iter()
-            .flat_map(|hook| Outcome::ALL.map(|outcome| (hook, outcome)));
-        Ok(Status {
-            attached: self.hooks.attached().cloned().collect(),
-            failed: self.hooks.failed().cloned().collect(),
-            serve: self.config.serve.clone(),
-            tables: self.tables.table.fill(),
-            published: self.tables.published,
-            lease: LeaseStatus {
-                age_seconds: self.renewed.elapsed().as_secs_f64(),
-                stale_after_seconds: self.config.stale_after.as_secs_f64(),
-            },
-            outcomes: counters
-                .map(|(hook, outcome)| OutcomeStatus {
-                    hook: hook.name(),
-                    outcome: outcome.name(),
-                    answered: outcome.is_answer(),
-                    packets: outcomes.get(hook, outcome),
-                })
-                .filter(|counter| counter.packets > 0)
-                .collect(),
-        })
     }
 
     /// What keeps the kernel plane from being whole, though the agent serves.

@@ -12,7 +12,7 @@ use aya_log::EbpfLogger;
 use dns_common::{
     Control, Settings,
     directory::WORDS,
-    outcomes::{COUNTERS, Hook, Outcome},
+    outcomes::{Counters, Hook, NOTHING_COUNTED, Source},
     records::CHUNK,
     settings::{ClientKey, SLOTS},
 };
@@ -72,6 +72,15 @@ impl Program {
         match self {
             Self::Xdp | Self::XdpVeth => Hook::Xdp,
             Self::TcPeer | Self::Tc => Hook::Tc,
+        }
+    }
+
+    /// Where it counts the packets of a device.
+    #[must_use]
+    pub const fn source(self, device: u32) -> Source {
+        match self {
+            Self::XdpVeth | Self::TcPeer => Source::Veths,
+            Self::Xdp | Self::Tc => Source::Device(device),
         }
     }
 }
@@ -247,22 +256,25 @@ impl Object {
         Ok((result.return_value, out))
     }
 
-    /// How many packets ended in each way, over all CPUs.
+    /// How many packets of one hook and source ended in each way, over all CPUs, in the order of
+    /// [`dns_common::Outcome::ALL`].
     ///
     /// # Errors
     ///
     /// When the kernel refuses to read the counters.
-    pub fn outcomes(&self) -> anyhow::Result<Outcomes> {
+    pub fn counters(&self, hook: Hook, source: Source) -> anyhow::Result<Counters> {
         let map = self
             .ebpf
             .map("OUTCOMES")
             .ok_or_else(|| anyhow!("the object has no map OUTCOMES"))?;
-        let counters: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
-        let mut outcomes = Outcomes([0; COUNTERS]);
-        for (number, total) in outcomes.0.iter_mut().enumerate() {
-            *total = counters.get(&(number as u32), 0)?.iter().sum();
+        let lines: PerCpuArray<_, Counters> = PerCpuArray::try_from(map)?;
+        let mut totals = NOTHING_COUNTED;
+        for counters in lines.get(&hook.line(source), 0)?.iter() {
+            for (total, counter) in totals.iter_mut().zip(counters) {
+                *total += counter;
+            }
         }
-        Ok(outcomes)
+        Ok(totals)
     }
 
     fn memory(&self, name: &str, octets: usize) -> anyhow::Result<Memory> {
@@ -271,17 +283,5 @@ impl Object {
         };
         Memory::of_map(data.fd().as_fd(), octets)
             .with_context(|| format!("mapping {name} ({octets} octets)"))
-    }
-}
-
-/// How many packets ended in each way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outcomes([u64; COUNTERS]);
-
-impl Outcomes {
-    /// The packets of one hook that ended in one way.
-    #[must_use]
-    pub fn get(&self, hook: Hook, outcome: Outcome) -> u64 {
-        self.0[hook.counter(outcome) as usize]
     }
 }

@@ -118,6 +118,11 @@ impl<G: Grace> Tables<G> {
         })
     }
 
+    /// Who is answered on pods' veths.
+    pub(super) fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
     /// How full they are.
     #[must_use]
     pub fn fill(&self) -> Fill {

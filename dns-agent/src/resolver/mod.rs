@@ -8,6 +8,7 @@
 //! `message` and `response` are pure and read what strangers send: they are public so that
 //! fuzzing reaches them.
 
+mod canary;
 mod compose;
 mod counters;
 mod forward;
@@ -29,16 +30,17 @@ use tokio::{
     task::JoinSet,
 };
 
+pub use self::{
+    canary::Canary,
+    counters::{Counters, Counts},
+    forward::Servers,
+    message::is_transfer,
+};
 use self::{
     counters::bump,
     forward::{Forwarder, NoResponse},
     message::{Reply, Transport, respond},
     response::{Response, UpstreamQuery},
-};
-pub use self::{
-    counters::{Counters, Counts},
-    forward::Servers,
-    message::is_transfer,
 };
 use crate::zone::{Apex, Live, Name, reverse_range};
 
@@ -81,6 +83,7 @@ pub struct Sockets {
     address: SocketAddr,
     udp: udp::Listener,
     tcp: TcpListener,
+    canary: Arc<Canary>,
 }
 
 impl Resolver {
@@ -104,9 +107,9 @@ impl Resolver {
     /// Adds the tasks that serve these sockets to `tasks`, each with its name as
     /// result. They end only when aborted.
     pub fn serve(self: &Arc<Self>, sockets: Sockets, tasks: &mut JoinSet<&'static str>) {
-        let (resolver, udp) = (self.clone(), sockets.udp);
+        let (resolver, udp, canary) = (self.clone(), sockets.udp, sockets.canary.source());
         tasks.spawn(async move {
-            udp::serve(udp, resolver).await;
+            udp::serve(udp, resolver, canary).await;
             "the UDP server"
         });
         let (resolver, tcp) = (self.clone(), sockets.tcp);
@@ -128,15 +131,21 @@ impl Resolver {
             Transport::Udp => &self.counters.udp_queries,
             Transport::Tcp => &self.counters.tcp_queries,
         });
-        let rotation = rand::random_range(..usize::MAX);
-        let mut reply = Reply::Ignore;
-        self.data
-            .look(&mut |data| reply = respond(octets, data, transport, rotation));
+        let reply = self.consider(octets, transport);
         match &reply {
             Reply::Message(message) => self.counters.reply(message),
             Reply::Ignore => bump(&self.counters.ignored),
             Reply::Forward(_) | Reply::Chase(_) => {}
         }
+        reply
+    }
+
+    /// The same, and nothing is counted.
+    fn consider(&self, octets: &[u8], transport: Transport) -> Reply {
+        let rotation = rand::random_range(..usize::MAX);
+        let mut reply = Reply::Ignore;
+        self.data
+            .look(&mut |data| reply = respond(octets, data, transport, rotation));
         reply
     }
 
@@ -258,7 +267,13 @@ impl Sockets {
             address,
             udp,
             tcp: socket.listen(BACKLOG)?,
+            canary: Arc::new(Canary::new(address)),
         })
+    }
+
+    /// Who asks these sockets, to see that they answer.
+    pub fn canary(&self) -> &Arc<Canary> {
+        &self.canary
     }
 
     /// The address bound, with its port.

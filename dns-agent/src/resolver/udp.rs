@@ -47,8 +47,8 @@ struct Client {
 }
 
 /// Answers queries until dropped. What needs an upstream is finished beside the
-/// loop, so that it holds up nobody.
-pub(super) async fn serve(listener: Listener, resolver: Arc<Resolver>) {
+/// loop, so that it holds up nobody. Those of the canary are not counted.
+pub(super) async fn serve(listener: Listener, resolver: Arc<Resolver>, canary: Option<SocketAddr>) {
     let listener = Arc::new(listener);
     let mut waiting = JoinSet::new();
     let mut buffer = vec![0; MAX_DATAGRAM];
@@ -61,7 +61,12 @@ pub(super) async fn serve(listener: Listener, resolver: Arc<Resolver>) {
                 continue;
             }
         };
-        match resolver.begin(&buffer[..length], Transport::Udp) {
+        let query = &buffer[..length];
+        let reply = match Some(client.address) == canary {
+            true => resolver.consider(query, Transport::Udp),
+            false => resolver.begin(query, Transport::Udp),
+        };
+        match reply {
             Reply::Ignore => {}
             Reply::Message(message) => listener.send(&message, client).await,
             pending @ (Reply::Forward(_) | Reply::Chase(_)) => {

@@ -190,7 +190,7 @@ async fn the_endpoints_answer() {
     fs::write(directory.path().join("web.yaml"), service("10.0.0.1")).unwrap();
     let running = Running::start(directory.path(), &["--reverse", "10.0.0.0/8"]).await;
     running.address(WEB).await;
-    for (path, expected) in [("/healthz", "ok\n"), ("/readyz", "ready\n")] {
+    for (path, expected) in [("/livez", "ok\n"), ("/readyz", "ready\n")] {
         let mut stream = TcpStream::connect(running.admin).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();

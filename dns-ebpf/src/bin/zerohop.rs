@@ -28,7 +28,7 @@ use aya_ebpf::{
 use dns_common::{
     Control, Outcome, Settings, checksum,
     directory::Bucket,
-    outcomes::{COUNTERS, Hook},
+    outcomes::{Counters, Hook, LINES, LOOPBACK, Source},
     records::CHUNK,
     settings::{ClientKey, MAX_CLIENTS, SLOTS, TOKEN_BUCKETS},
 };
@@ -37,7 +37,7 @@ use dns_ebpf::{
     frame::{Clients, UdpChecksum},
     query::UDP,
     respond,
-    verifier::{distance, load, store},
+    verifier::{distance, load, offset, store},
 };
 
 /// Which settings count, and until when we answer. The agent and `lease` write, the hooks
@@ -66,9 +66,9 @@ static CLIENTS: HashMap<ClientKey, u8> = HashMap::with_max_entries(MAX_CLIENTS, 
 #[map]
 static TOKENS: Array<u64> = Array::with_max_entries(TOKEN_BUCKETS, 0);
 
-/// The hooks write, the agent reads.
+/// The hooks write, the agent reads: a line of counters for each hook and source.
 #[map]
-static OUTCOMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS as u32, 0);
+static OUTCOMES: PerCpuArray<Counters> = PerCpuArray::with_max_entries(LINES, 0);
 
 /// The object's licence: the kernel lets only GPL-compatible programs call some helpers.
 #[unsafe(link_section = "license")]
@@ -135,8 +135,11 @@ const CARD: bool = false;
 #[inline(always)]
 fn xdp<const DEVICE: bool>(context: XdpContext) -> u32 {
     let mut frame = XdpFrame::<DEVICE>(context);
-    let outcome = count(Hook::Xdp, respond(&mut frame, &Maps));
+    let outcome = respond(&mut frame, &Maps);
     log(&frame.0, outcome);
+    // SAFETY: the context of a running program.
+    let interface = unsafe { (*frame.0.ctx).ingress_ifindex };
+    count::<DEVICE>(Hook::Xdp, interface, outcome);
     if outcome.is_answer() {
         return xdp_action::XDP_TX;
     }
@@ -160,7 +163,8 @@ fn tc<const DEVICE: bool>(context: TcContext) -> Option<u32> {
         log(&frame.0, outcome);
         outcome
     };
-    if !count(Hook::Tc, outcome).is_answer() {
+    count::<DEVICE>(Hook::Tc, interface, outcome);
+    if !outcome.is_answer() {
         return None;
     }
     // A bridge port's packets are addressed to the bridge: without this the answer, which
@@ -170,13 +174,24 @@ fn tc<const DEVICE: bool>(context: TcContext) -> Option<u32> {
     Some(interface)
 }
 
+/// The offset of the last counter in its line: all bits of an offset.
+const LAST_COUNTER: usize = size_of::<Counters>() - size_of::<u64>();
+
 #[inline(always)]
-fn count(hook: Hook, outcome: Outcome) -> Outcome {
-    if let Some(counter) = OUTCOMES.get_ptr_mut(hook.counter(outcome)) {
-        // SAFETY: this CPU's element, always there; nothing else on this CPU writes it now.
-        unsafe { *counter += 1 };
+fn count<const DEVICE: bool>(hook: Hook, interface: u32, outcome: Outcome) {
+    let source = if interface == LOOPBACK {
+        Source::TestRun
+    } else if DEVICE == VETH {
+        Source::Veths
+    } else {
+        Source::Device(interface)
+    };
+    if let Some(line) = OUTCOMES.get_ptr_mut(hook.line(source)) {
+        let counter = offset::<LAST_COUNTER>(line as usize, outcome as usize * size_of::<u64>());
+        // SAFETY: this CPU's element, always there, and a counter in it; nothing else on this CPU
+        // writes it now.
+        unsafe { *(counter as *mut u64) += 1 };
     }
-    outcome
 }
 
 /// Says how a packet ended, unless it was nobody's question.

@@ -8,11 +8,11 @@ mod questions;
 use std::{env, fmt::Write as _};
 
 use dns_agent::{
-    datapath::object::{Outcomes, Program},
+    datapath::object::Program,
     resolver::message::{Reply, Transport, respond},
     zone::{Answer, Model, Name, Rtype, ZoneData},
 };
-use dns_common::outcomes::{Hook, Outcome};
+use dns_common::outcomes::{Counters, Hook, Outcome};
 use rand::{SeedableRng as _, rngs::StdRng};
 use zerohop_tests::{
     message::Message,
@@ -153,20 +153,20 @@ fn compare(what: &str, flags: &[&str], services: usize) -> Tally {
     let objects = objects::objects(&mut random, services);
     let mut fixture = Fixture::with(model_of(&objects, flags));
     let questions = questions::questions(&fixture.model, &mut random);
-    let before = fixture.object.outcomes().unwrap();
+    let before = fixture.counted();
     let mut tally = Tally::default();
     for query in &questions {
         tally.questions += 1;
         tally.answers += u64::from(ask(&mut fixture, query, SEED));
     }
-    let after = fixture.object.outcomes().unwrap();
+    let after = fixture.counted();
     println!(
         "{what}: {} names, {} questions, {} ({:.1} %) answered by the kernel, seed {SEED}\n{}",
         fixture.model.nodes().count(),
         tally.questions,
         tally.answers,
         100.0 * tally.answers as f64 / tally.questions as f64,
-        table(&before, &after)
+        table(before, after)
     );
     tally
 }
@@ -204,10 +204,12 @@ fn difference(asked: &[u8], reply: &[u8], model: &Model) -> String {
 }
 
 /// How many packets ended in which way.
-fn table(before: &Outcomes, after: &Outcomes) -> String {
+fn table(before: [Counters; 2], after: [Counters; 2]) -> String {
     let mut table = String::new();
     for outcome in Outcome::ALL {
-        let count = after.get(Hook::Tc, outcome) - before.get(Hook::Tc, outcome);
+        let [before, after] =
+            [before, after].map(|counters| counters[Hook::Tc as usize][outcome as usize]);
+        let count = after - before;
         if count > 0 {
             writeln!(table, "{count:>9} {}", outcome.name()).unwrap();
         }

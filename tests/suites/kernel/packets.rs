@@ -2,7 +2,7 @@
 
 use aya::programs::{TestRun as _, TestRunOptions};
 use dns_agent::{
-    datapath::object::{Outcomes, Program},
+    datapath::object::Program,
     zone::{Name, Rtype, ZoneData, render},
 };
 use dns_common::outcomes::{Hook, Outcome};
@@ -315,7 +315,7 @@ fn what_segmentation_offload_put_together_passes() {
     // struct __sk_buff up to `gso_size` and padding (include/uapi/linux/bpf.h, Linux 5.10).
     let mut context = [0u8; 184];
     context[176..180].copy_from_slice(&1000u32.to_le_bytes());
-    let before = fixture.object.outcomes().unwrap();
+    let before = fixture.counted();
     let program = fixture.object.tc(Program::TcPeer.name()).unwrap();
     let result = program.test_run(TestRunOptions {
         data_in: Some(&frame),
@@ -323,9 +323,10 @@ fn what_segmentation_offload_put_together_passes() {
         ..TestRunOptions::default()
     });
     assert_eq!(result.unwrap().return_value, u32::MAX);
-    let after = fixture.object.outcomes().unwrap();
-    let aggregated = |outcomes: &Outcomes| outcomes.get(Hook::Tc, Outcome::Aggregated);
-    assert_eq!(aggregated(&after), aggregated(&before) + 1);
+    let after = fixture.counted();
+    let [before, after] =
+        [before, after].map(|counters| counters[Hook::Tc as usize][Outcome::Aggregated as usize]);
+    assert_eq!(after, before + 1);
 }
 
 #[test]

@@ -1,0 +1,434 @@
+//! What is read at the time of a scrape: the same that `status` shows.
+
+use std::{collections::BTreeMap, fmt, time::UNIX_EPOCH};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
+    metrics::{MetricType, exemplar::Exemplar},
+    registry::Unit,
+};
+
+use crate::{
+    admin::status::{KernelStatus, KubernetesStatus, ManifestsStatus, SourceStatus, Status},
+    cluster::ObjectCounts,
+    datapath,
+    resolver::Counts,
+};
+
+/// The state of the agent at one moment.
+#[derive(Debug)]
+pub(super) struct Readings {
+    pub(super) status: Status,
+    pub(super) kernel: KernelStatus,
+}
+
+/// Where readings are written.
+struct Page<'a>(DescriptorEncoder<'a>);
+
+/// A value, and what tells it apart from others of the same name.
+type Sample<T> = (Vec<(&'static str, String)>, T);
+
+impl Collector for Readings {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(encoder);
+        let page = &mut page;
+        let Status {
+            version,
+            missing,
+            degraded,
+            source,
+            problems,
+            zones,
+            objects,
+            network_policy,
+            resolver,
+            datapath: _,
+        } = &self.status;
+        page.info("zerohop_build", "The agent's version", ("version", version))?;
+        let is_ready = usize::from(missing.is_empty());
+        page.gauge(
+            "zerohop_ready",
+            "Whether nothing is missing that was asked for",
+            is_ready,
+        )?;
+        page.gauge(
+            "zerohop_missing",
+            "Things that keep the agent from being ready",
+            missing.len(),
+        )?;
+        page.gauge(
+            "zerohop_degraded",
+            "Things that don't work though the agent is ready",
+            degraded.len(),
+        )?;
+        page.gauge(
+            "zerohop_problems",
+            "Objects, or parts of them, that are left out",
+            problems.len(),
+        )?;
+        page.gauge(
+            "zerohop_zones",
+            "Zones that are answered with authority",
+            zones.len(),
+        )?;
+        page.objects(objects)?;
+        if let Some(policy) = network_policy {
+            page.gauge(
+                "zerohop_pods_left_out",
+                "Pods whose questions pass because of NetworkPolicies",
+                policy.left_out.len(),
+            )?;
+        }
+        match source {
+            SourceStatus::Manifests(manifests) => page.manifests(manifests)?,
+            SourceStatus::Kubernetes(kubernetes) => page.kubernetes(kubernetes)?,
+        }
+        let mut answers = user_answers(&resolver.counts);
+        page.resolver(&resolver.counts)?;
+        page.states(&self.kernel)?;
+        if let KernelStatus::On(kernel) = &self.kernel {
+            answers.extend(packets(kernel, |outcome| outcome.answered));
+            page.kernel(kernel)?;
+        }
+        page.counters("zerohop_answers", "Questions answered", answers)
+    }
+}
+
+impl Page<'_> {
+    fn objects(&mut self, objects: &ObjectCounts) -> fmt::Result {
+        let ObjectCounts {
+            namespaces,
+            services,
+            endpoint_slices,
+            pods,
+        } = objects;
+        let counts = [
+            ("Namespace", namespaces),
+            ("Service", services),
+            ("EndpointSlice", endpoint_slices),
+            ("Pod", pods),
+        ];
+        let counts = counts.map(|(kind, count)| (vec![("kind", kind.to_owned())], *count as f64));
+        self.gauges(
+            "zerohop_objects",
+            None,
+            "Kubernetes objects that are known",
+            counts,
+        )
+    }
+
+    fn manifests(&mut self, manifests: &ManifestsStatus) -> fmt::Result {
+        let ManifestsStatus { loaded, errors, .. } = manifests;
+        let loaded = humantime::parse_rfc3339(loaded).ok();
+        let loaded = loaded.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        self.gauges(
+            "zerohop_manifests_loaded_timestamp",
+            Some(&Unit::Seconds),
+            "When the files were last loaded without errors, in Unix time",
+            loaded.map(|loaded| (Vec::new(), loaded.as_secs_f64())),
+        )?;
+        self.gauge(
+            "zerohop_manifests_errors",
+            "Files that could not be loaded since; what was loaded before is served",
+            errors.len(),
+        )
+    }
+
+    fn kubernetes(&mut self, kubernetes: &KubernetesStatus) -> fmt::Result {
+        const STATES: [&str; 4] = ["waiting", "listing", "watching", "retrying"];
+        let KubernetesStatus {
+            age_seconds,
+            feeds,
+            requests,
+            ..
+        } = kubernetes;
+        self.gauges(
+            "zerohop_source_age",
+            Some(&Unit::Seconds),
+            "How long ago the watch that is worst off was last heard; nothing before everything has been listed",
+            age_seconds.map(|age| (Vec::new(), age)),
+        )?;
+        self.gauges(
+            "zerohop_feed_state",
+            None,
+            "1 for what a list and its watch do now, 0 for what they don't",
+            feeds.iter().flat_map(|feed| {
+                STATES.map(|state| {
+                    let labels = vec![("feed", feed.name.clone()), ("state", state.to_owned())];
+                    (labels, f64::from(u8::from(feed.state.starts_with(state))))
+                })
+            }),
+        )?;
+        let of_feed = |name: &str| vec![("feed", name.to_owned())];
+        self.gauges(
+            "zerohop_feed_age",
+            Some(&Unit::Seconds),
+            "How long ago a watch was last heard; nothing before its first list has ended",
+            feeds
+                .iter()
+                .filter_map(|feed| Some((of_feed(&feed.name), feed.age_seconds?))),
+        )?;
+        self.counters(
+            "zerohop_feed_objects",
+            "Objects told by lists and watches",
+            feeds.iter().map(|feed| (of_feed(&feed.name), feed.applied)),
+        )?;
+        self.counters(
+            "zerohop_feed_unusable_objects",
+            "Objects told that could not be used",
+            feeds
+                .iter()
+                .map(|feed| (of_feed(&feed.name), feed.unusable)),
+        )?;
+        self.counters(
+            "zerohop_api_requests",
+            "Requests made to the API server; every watch that is opened again is one",
+            by_label("verb", requests),
+        )
+    }
+
+    fn resolver(&mut self, counts: &Counts) -> fmt::Result {
+        let Counts {
+            replies: _,
+            udp_queries,
+            tcp_queries,
+            ignored,
+            forwarded,
+            upstream_timeouts,
+            upstream_errors,
+            overloaded,
+            connections_refused,
+        } = counts;
+        let queries = [("udp", udp_queries), ("tcp", tcp_queries)];
+        self.counters(
+            "zerohop_queries",
+            "Messages that came to the agent's resolver",
+            queries.map(|(transport, count)| (vec![("transport", transport.to_owned())], *count)),
+        )?;
+        for (name, help, count) in [
+            (
+                "zerohop_queries_ignored",
+                "Messages that were no query and got no reply",
+                ignored,
+            ),
+            (
+                "zerohop_connections_refused",
+                "Connections closed at once because too many were open",
+                connections_refused,
+            ),
+            (
+                "zerohop_upstream_queries",
+                "Queries sent on to another server",
+                forwarded,
+            ),
+            (
+                "zerohop_upstream_timeouts",
+                "Queries that another server did not answer in time",
+                upstream_timeouts,
+            ),
+            (
+                "zerohop_upstream_errors",
+                "Queries that could not be sent to another server",
+                upstream_errors,
+            ),
+            (
+                "zerohop_upstream_overloads",
+                "Queries answered with SERVFAIL because too many waited for other servers",
+                overloaded,
+            ),
+        ] {
+            self.counters(name, help, [(Vec::new(), *count)])?;
+        }
+        Ok(())
+    }
+
+    fn states(&mut self, kernel: &KernelStatus) -> fmt::Result {
+        let now = match kernel {
+            KernelStatus::Off => "off",
+            KernelStatus::Waiting => "waiting",
+            KernelStatus::Behind => "behind",
+            KernelStatus::Failed => "failed",
+            KernelStatus::On(_) | KernelStatus::Unreadable(_) => "on",
+        };
+        let states = ["off", "waiting", "behind", "failed", "on"];
+        self.gauges(
+            "zerohop_kernel_plane",
+            None,
+            "1 for the state that the kernel plane is in, 0 for others",
+            states.map(|state| {
+                let labels = vec![("state", state.to_owned())];
+                (labels, f64::from(u8::from(state == now)))
+            }),
+        )
+    }
+
+    fn kernel(&mut self, kernel: &datapath::Status) -> fmt::Result {
+        let mut hooks = BTreeMap::new();
+        for attached in &kernel.attached {
+            *hooks.entry((attached.hook, attached.mode)).or_default() += 1.0;
+        }
+        let hooks = hooks.into_iter().map(|((hook, mode), count)| {
+            let labels = vec![("hook", hook.to_owned()), ("mode", mode.to_owned())];
+            (labels, count)
+        });
+        self.gauges(
+            "zerohop_hooks",
+            None,
+            "Interfaces with a program of ours",
+            hooks,
+        )?;
+        self.gauge(
+            "zerohop_hooks_failed",
+            "Interfaces that match, but could not be attached to",
+            kernel.failed.len(),
+        )?;
+        self.counters(
+            "zerohop_passes",
+            "Packets that the kernel program left as they were",
+            packets(kernel, |outcome| !outcome.answered),
+        )?;
+        let (lease, tables) = (&kernel.lease, &kernel.tables);
+        for (name, unit, help, value) in [
+            (
+                "zerohop_lease_age",
+                Unit::Seconds,
+                "Since the lease was renewed",
+                lease.age_seconds,
+            ),
+            (
+                "zerohop_lease_remaining",
+                Unit::Seconds,
+                "For how long the kernel answers, should the lease not be renewed; 0 when it passes everything",
+                lease.remaining_seconds,
+            ),
+            (
+                "zerohop_table_record",
+                Unit::Bytes,
+                "Records in the kernel's tables, with the slots they are in",
+                tables.record_octets as f64,
+            ),
+            (
+                "zerohop_table_record_capacity",
+                Unit::Bytes,
+                "Room for records in the kernel's tables",
+                tables.record_octets_capacity as f64,
+            ),
+            (
+                "zerohop_table_memory",
+                Unit::Bytes,
+                "Memory of the kernel's tables in all",
+                tables.memory_octets as f64,
+            ),
+        ] {
+            self.gauges(name, Some(&unit), help, [(Vec::new(), value)])?;
+        }
+        self.gauge(
+            "zerohop_table_names",
+            "Names in the kernel's tables",
+            tables.names,
+        )?;
+        self.gauge(
+            "zerohop_table_name_slots",
+            "Places for names in the kernel's tables",
+            tables.words,
+        )?;
+        self.gauge(
+            "zerohop_table_names_left_out",
+            "Names for which there is no room in the kernel's tables",
+            kernel.published.left_out,
+        )
+    }
+
+    fn info(&mut self, name: &str, help: &str, label: (&str, &String)) -> fmt::Result {
+        let mut metric = self.metric(name, None, help, MetricType::Info)?;
+        metric.encode_info(&[label])
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: usize) -> fmt::Result {
+        self.gauges(name, None, help, [(Vec::new(), value as f64)])
+    }
+
+    fn gauges(
+        &mut self,
+        name: &str,
+        unit: Option<&Unit>,
+        help: &str,
+        samples: impl IntoIterator<Item = Sample<f64>>,
+    ) -> fmt::Result {
+        let mut metric = self.metric(name, unit, help, MetricType::Gauge)?;
+        for (labels, value) in samples {
+            match labels.is_empty() {
+                true => metric.encode_gauge(&value)?,
+                false => metric.encode_family(&labels)?.encode_gauge(&value)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn counters(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = Sample<u64>>,
+    ) -> fmt::Result {
+        const NONE: Option<&Exemplar<NoLabelSet, f64>> = None;
+        let mut metric = self.metric(name, None, help, MetricType::Counter)?;
+        for (labels, value) in samples {
+            match labels.is_empty() {
+                true => metric.encode_counter(&value, NONE)?,
+                false => metric
+                    .encode_family(&labels)?
+                    .encode_counter(&value, NONE)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn metric<'s>(
+        &'s mut self,
+        name: &'s str,
+        unit: Option<&'s Unit>,
+        help: &str,
+        kind: MetricType,
+    ) -> Result<MetricEncoder<'s>, fmt::Error> {
+        self.0.encode_descriptor(name, help, unit, kind)
+    }
+}
+
+/// The kernel's counters that are wanted.
+fn packets(
+    kernel: &datapath::Status,
+    is_wanted: impl Fn(&datapath::status::OutcomeStatus) -> bool,
+) -> Vec<Sample<u64>> {
+    let wanted = kernel.outcomes.iter().filter(|outcome| is_wanted(outcome));
+    let samples = wanted.map(|outcome| {
+        let labels = vec![
+            ("plane", "kernel".to_owned()),
+            ("outcome", outcome.outcome.to_owned()),
+            ("hook", outcome.hook.to_owned()),
+            ("interface", outcome.interface.clone()),
+        ];
+        (labels, outcome.packets)
+    });
+    samples.collect()
+}
+
+/// What the resolver answered, by response code.
+fn user_answers(counts: &Counts) -> Vec<Sample<u64>> {
+    let replies = counts.replies.iter().map(|(rcode, count)| {
+        let outcome = rcode.to_lowercase();
+        let labels = vec![("plane", "user".to_owned()), ("outcome", outcome)];
+        (labels, *count)
+    });
+    replies.collect()
+}
+
+fn by_label<'a>(
+    label: &'static str,
+    counts: &'a BTreeMap<String, u64>,
+) -> impl Iterator<Item = Sample<u64>> + 'a {
+    counts
+        .iter()
+        .map(move |(name, count)| (vec![(label, name.clone())], *count))
+}

@@ -1,0 +1,263 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use dns_common::Outcome;
+
+use super::*;
+use crate::{
+    admin::status::{
+        FeedStatus, Feeds, KernelStatus, KubernetesStatus, ManifestsStatus, PolicyStatus,
+        SourceStatus, Status,
+    },
+    datapath::{
+        self,
+        hooks::AttachedStatus,
+        object::Program,
+        status::{LeaseStatus, OutcomeStatus},
+    },
+    resolver::{Counters, Counts},
+};
+
+/// What is exposed, or written down: its type and its labels.
+type Known = BTreeMap<String, (String, BTreeSet<String>)>;
+
+fn kernel() -> datapath::Status {
+    let outcome = |outcome: Outcome, packets| OutcomeStatus {
+        hook: "tc",
+        interface: "pods".to_owned(),
+        outcome: outcome.name(),
+        answered: outcome.is_answer(),
+        packets,
+    };
+    datapath::Status {
+        attached: vec![AttachedStatus {
+            interface: "veth1".to_owned(),
+            index: 7,
+            hook: "tc",
+            mode: "tcx",
+            program: "zerohop_tc_peer",
+            outlives: true,
+            reason: None,
+        }],
+        failed: Vec::new(),
+        serve: Vec::new(),
+        tables: datapath::table::Fill {
+            names: 10,
+            words: 64,
+            record_octets: 1280,
+            record_octets_capacity: 4096,
+            memory_octets: 8192,
+        },
+        published: datapath::Published::default(),
+        lease: LeaseStatus {
+            age_seconds: 1.5,
+            remaining_seconds: 8.5,
+            stale_after_seconds: 10.0,
+        },
+        outcomes: vec![outcome(Outcome::Data, 5), outcome(Outcome::LeaseStale, 0)],
+    }
+}
+
+fn status(source: SourceStatus) -> Status {
+    let mut status = Status {
+        version: "1.2.3".to_owned(),
+        degraded: vec!["this".to_owned()],
+        source,
+        network_policy: Some(PolicyStatus::default()),
+        ..Status::default()
+    };
+    status.resolver.counts = Counts {
+        replies: BTreeMap::from([("NXDOMAIN".to_owned(), 3)]),
+        ..Counts::default()
+    };
+    status
+}
+
+fn text(source: SourceStatus) -> String {
+    let metrics = Metrics::default();
+    metrics.programmed(Some(&ServiceKind::Headless), SystemTime::now());
+    let readings = Readings {
+        status: status(source),
+        kernel: KernelStatus::On(Box::new(kernel())),
+    };
+    metrics.write(readings).unwrap()
+}
+
+fn kubernetes() -> SourceStatus {
+    SourceStatus::Kubernetes(KubernetesStatus {
+        age_seconds: Some(2.0),
+        feeds: vec![FeedStatus {
+            name: "services".to_owned(),
+            state: "retrying: refused".to_owned(),
+            age_seconds: Some(2.0),
+            ..FeedStatus::default()
+        }],
+        requests: BTreeMap::from([("watch".to_owned(), 4)]),
+        ..KubernetesStatus::default()
+    })
+}
+
+fn manifests() -> SourceStatus {
+    SourceStatus::Manifests(ManifestsStatus::loaded_now("/objects".as_ref()))
+}
+
+#[test]
+fn values_are_what_was_read() {
+    let text = text(kubernetes());
+    for line in [
+        "# TYPE zerohop_answers counter",
+        r#"zerohop_answers_total{plane="kernel",outcome="data",hook="tc",interface="pods"} 5"#,
+        r#"zerohop_answers_total{plane="user",outcome="nxdomain"} 3"#,
+        r#"zerohop_passes_total{plane="kernel",outcome="lease_stale",hook="tc",interface="pods"} 0"#,
+        "# UNIT zerohop_lease_remaining_seconds seconds",
+        "zerohop_lease_remaining_seconds 8.5",
+        r#"zerohop_hooks{hook="tc",mode="tcx"} 1.0"#,
+        r#"zerohop_kernel_plane{state="on"} 1.0"#,
+        r#"zerohop_kernel_plane{state="off"} 0.0"#,
+        r#"zerohop_feed_state{feed="services",state="retrying"} 1.0"#,
+        r#"zerohop_feed_state{feed="services",state="watching"} 0.0"#,
+        r#"zerohop_api_requests_total{verb="watch"} 4"#,
+        "zerohop_ready 1.0",
+        "zerohop_degraded 1.0",
+        r#"zerohop_build_info{version="1.2.3"} 1"#,
+    ] {
+        assert!(
+            text.lines().any(|have| have == line),
+            "no {line} in\n{text}"
+        );
+    }
+    assert!(text.ends_with("\n# EOF\n"));
+}
+
+#[test]
+fn what_a_board_shows_is_read_when_it_is_asked_for() {
+    let board = Board::new(
+        Status::default(),
+        Arc::new(Counters::default()),
+        Box::new(|| KernelStatus::Waiting),
+    );
+    let metrics = Metrics::default();
+    let has = |line: &str| {
+        metrics
+            .text(&board)
+            .unwrap()
+            .lines()
+            .any(|have| have == line)
+    };
+    assert!(has("zerohop_ready 1.0"));
+    assert!(has(r#"zerohop_kernel_plane{state="waiting"} 1.0"#));
+    board.update(|status| status.missing.push("interface eth7".to_owned()));
+    assert!(has("zerohop_ready 0.0") && has("zerohop_missing 1.0"));
+    board.update(|status| status.source = kubernetes());
+    board.show_feeds(Feeds::default());
+    assert!(!has(
+        r#"zerohop_feed_state{feed="services",state="retrying"} 1.0"#
+    ));
+}
+
+#[test]
+fn the_guide_knows_every_metric_and_no_other() {
+    let mut exposed = exposed(&text(kubernetes()));
+    exposed.extend(self::exposed(&text(manifests())));
+    let guide = include_str!("../../../../docs/metrics.md");
+    let documented = documented(guide);
+    for (name, what) in &exposed {
+        assert_eq!(
+            documented.get(name),
+            Some(what),
+            "{name} in docs/metrics.md"
+        );
+    }
+    for name in documented.keys() {
+        assert!(
+            exposed.contains_key(name),
+            "docs/metrics.md has {name}, which is not exposed"
+        );
+    }
+}
+
+#[test]
+fn dashboards_and_alerts_ask_for_what_there_is() {
+    let mut exposed = exposed(&text(kubernetes()));
+    exposed.extend(self::exposed(&text(manifests())));
+    for text in [
+        include_str!("../../../../docs/metrics.md"),
+        include_str!("../../../../deploy/kustomize/components/dashboard/zerohop.json"),
+    ] {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let mut count = 0;
+        // Programs are called so too.
+        let programs = Program::ALL.map(Program::name);
+        let words = words.filter(|word| word.starts_with("zerohop_") && !programs.contains(word));
+        for word in words {
+            let series = ["_bucket", "_sum", "_count"];
+            let base = series.iter().find_map(|suffix| word.strip_suffix(suffix));
+            let is_there = exposed.contains_key(word)
+                || base.is_some_and(|base| {
+                    exposed
+                        .get(base)
+                        .is_some_and(|(kind, _)| kind == "histogram")
+                });
+            assert!(is_there, "{word} is not exposed");
+            count += 1;
+        }
+        assert!(count > 5);
+    }
+}
+
+/// The metrics in an OpenMetrics text, under the names that samples have; histograms under their own.
+fn exposed(text: &str) -> Known {
+    let mut kinds = BTreeMap::new();
+    let mut exposed = Known::new();
+    for line in text.lines() {
+        if let Some(kind) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = kind.split_once(' ').unwrap();
+            let is_new = kinds.insert(name, kind).is_none();
+            assert!(is_new, "{name} comes twice");
+            continue;
+        }
+        if line.starts_with('#') {
+            continue;
+        }
+        let name = &line[..line.find(['{', ' ']).unwrap()];
+        let family = ["_total", "_info", "_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|suffix| {
+                name.strip_suffix(suffix)
+                    .filter(|family| kinds.contains_key(family))
+            })
+            .unwrap_or(name);
+        let kind = kinds[family];
+        let name = if kind == "histogram" { family } else { name };
+        let (_, labels) = exposed
+            .entry(name.to_owned())
+            .or_insert_with(|| (kind.to_owned(), BTreeSet::new()));
+        let inside = line
+            .split_once('{')
+            .map_or("", |(_, rest)| rest.split_once('}').unwrap().0);
+        let names = inside
+            .split(',')
+            .filter_map(|label| label.split_once('='))
+            .map(|(name, _)| name);
+        labels.extend(names.filter(|name| *name != "le").map(str::to_owned));
+    }
+    exposed
+}
+
+/// The metrics in the guide's tables: name, type, labels.
+fn documented(guide: &str) -> Known {
+    let mut documented = Known::new();
+    for line in guide.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let name = cells[1].trim_matches('`').to_owned();
+        let labels = cells[3]
+            .split(',')
+            .map(|label| label.trim().trim_matches('`'));
+        let labels = labels.filter(|label| !label.is_empty()).map(str::to_owned);
+        let before = documented.insert(name.clone(), (cells[2].to_owned(), labels.collect()));
+        assert!(before.is_none(), "{name} comes twice");
+    }
+    documented
+}

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::objects::{Client, DnsService, DnsSlice, Fact, LabelledNamespace, PodNetwork, Policy};
+use super::objects::{Client, DnsService, DnsSlice, Fact, LabelledNamespace, Policy};
 use crate::cluster::feed::Feed;
 use crate::cluster::objects::Key;
 use crate::cluster::selector::{Labels, Selector};
@@ -164,11 +164,11 @@ impl Facts {
         self.clients.values().flatten()
     }
 
-    /// The pods that have an address of their own.
+    /// The pods that have an address.
     pub(super) fn pods_at(&self, address: IpAddr) -> impl Iterator<Item = &Client> {
         let pods = self.dns_pods.values().chain(self.clients.values());
         pods.flatten()
-            .filter(move |pod| pod.network == PodNetwork::Own && pod.addresses.contains(&address))
+            .filter(move |pod| pod.addresses.contains(&address))
     }
 
     /// Every Service that may be the cluster's DNS; none for one that can't be read.

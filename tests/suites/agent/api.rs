@@ -29,15 +29,15 @@ fn cluster(topology: &Topology) -> Api {
 
 fn dns(address: &str) -> Value {
     let ports = json!([{"name": "dns", "port": 53, "protocol": "UDP"}]);
-    service("kube-system", "kube-dns", address, ports)
+    service("kube-system", "kube-dns", address, &ports)
 }
 
 fn web(address: &str) -> Value {
     let ports = json!([{"name": "http", "port": 80}]);
-    service("shop", "web", address, ports)
+    service("shop", "web", address, &ports)
 }
 
-fn service(namespace: &str, name: &str, address: &str, ports: Value) -> Value {
+fn service(namespace: &str, name: &str, address: &str, ports: &Value) -> Value {
     json!({
         "metadata": {"namespace": namespace, "name": name},
         "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": ports},

@@ -87,9 +87,8 @@ fn permit<F: Frame, T: Tables>(
     settings: &Settings,
     client: &ClientKey,
 ) -> Result<(), Outcome> {
-    let networks = settings.allowed4_count as usize + settings.allowed6_count as usize;
     if settings.clients == Settings::ANY_CLIENT
-        || !allows_all::<F>(networks)
+        || !allows_all::<F>(settings)
         || tables.permits(client)
     {
         return Ok(());
@@ -101,7 +100,7 @@ fn permit<F: Frame, T: Tables>(
 #[inline(always)]
 fn allows4<F: Frame>(settings: &Settings, client: u32) -> bool {
     let count = settings.allowed4_count as usize;
-    if allows_all::<F>(count + settings.allowed6_count as usize) {
+    if allows_all::<F>(settings) {
         return true;
     }
     let mut at = 0;
@@ -122,7 +121,7 @@ fn allows4<F: Frame>(settings: &Settings, client: u32) -> bool {
 #[inline(always)]
 fn allows6<F: Frame>(settings: &Settings, client: [u64; 2]) -> bool {
     let count = settings.allowed6_count as usize;
-    if allows_all::<F>(count + settings.allowed4_count as usize) {
+    if allows_all::<F>(settings) {
         return true;
     }
     let mut at = 0;
@@ -202,11 +201,14 @@ fn is_odd6(settings: &Settings, client: [u64; 2]) -> bool {
     false
 }
 
+/// Whether the frame's hook answers every client.
 #[inline(always)]
-pub(crate) fn allows_all<F: Frame>(networks: usize) -> bool {
+pub(crate) fn allows_all<F: Frame>(settings: &Settings) -> bool {
     match F::CLIENTS {
         Clients::All => true,
-        Clients::AllowedOrAll => networks == 0,
+        Clients::AllowedOrAll => {
+            settings.allowed4_count as usize + settings.allowed6_count as usize == 0
+        }
         Clients::Allowed => false,
     }
 }

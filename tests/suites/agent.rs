@@ -200,6 +200,13 @@ impl Agent {
         command
     }
 
+    /// What `dns-agent status` says of it, on its node.
+    fn status(&self, node: &Namespace) -> String {
+        let mut command = node.command(binary().to_str().unwrap()).unwrap();
+        let output = command.args(["status", "--admin", &self.admin]).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    }
+
     /// Waits for a line of the log.
     fn line_with(&self, text: &str) -> String {
         loop {

@@ -75,28 +75,26 @@ enum Known {
 impl Guard {
     /// Nobody is known to be allowed yet.
     pub(super) fn new(config: &Config) -> Guard {
-        let (watched, facts) = match &config.source {
-            _ if config.interfaces.is_empty() => (Watched::Off, Facts::default()),
-            _ if config.network_policy == NetworkPolicy::Ignore => {
-                (Watched::Ignored, Facts::default())
-            }
-            Source::Manifests(_) => (Watched::Files, Facts::default()),
-            Source::Kubernetes(kubernetes) => {
-                let watched = Watched::Api {
-                    health: Vec::new(),
-                    max_age: kubernetes.max_age,
-                    has_node: kubernetes.node_name.is_some(),
-                };
-                (watched, Facts::awaiting(NEEDED))
-            }
+        let watched = match &config.source {
+            _ if config.interfaces.is_empty() => Watched::Off,
+            _ if config.network_policy == NetworkPolicy::Ignore => Watched::Ignored,
+            Source::Manifests(_) => Watched::Files,
+            Source::Kubernetes(kubernetes) => Watched::Api {
+                health: Vec::new(),
+                max_age: kubernetes.max_age,
+                has_node: kubernetes.node_name.is_some(),
+            },
         };
         Guard {
             clients: match watched {
                 Watched::Off | Watched::Ignored => Clients::Any,
                 Watched::Files | Watched::Api { .. } => Clients::Known(BTreeSet::new()),
             },
+            facts: match watched {
+                Watched::Off | Watched::Ignored | Watched::Files => Facts::default(),
+                Watched::Api { .. } => Facts::awaiting(NEEDED),
+            },
             watched,
-            facts,
             judged: Judged::default(),
             is_newer: true,
             left_out: Vec::new(),
@@ -242,15 +240,14 @@ impl Guard {
             return Known::NotYet;
         }
         let Watched::Api {
-            health,
             max_age: Some(max_age),
             ..
         } = &self.watched
         else {
             return Known::Yes;
         };
-        let feeds = health.iter().flat_map(|health| health.feeds());
-        let mut ages = feeds.filter_map(|(_, health)| health.age());
+        let feeds = self.feeds();
+        let mut ages = feeds.values().filter_map(FeedHealth::age);
         match ages.all(|age| age <= *max_age) {
             true => Known::Yes,
             false => Known::NoMore,

@@ -308,10 +308,8 @@ impl Kernel {
         let plane = self.plane.clone();
         Box::new(move |name, rtype| match &*lock(&plane) {
             Plane::Off => KernelPlane::Off,
-            Plane::Waiting => KernelPlane::Failed(WAITING.to_owned()),
-            Plane::Behind => KernelPlane::Failed(format!("{BEHIND}: it answers, not this agent")),
-            Plane::Failed(reason) => KernelPlane::Failed(reason.clone()),
             Plane::On(datapath) => KernelPlane::On(datapath.explain(name, rtype)),
+            silent => KernelPlane::Failed(silent.why()),
         })
     }
 
@@ -320,13 +318,11 @@ impl Kernel {
         let plane = self.plane.clone();
         Box::new(move |zones| match &mut *lock(&plane) {
             Plane::Off => KernelHealth::Off,
-            Plane::Waiting => KernelHealth::Failed(WAITING.to_owned()),
-            Plane::Behind => KernelHealth::Failed(format!("{BEHIND}: it answers, not this agent")),
-            Plane::Failed(reason) => KernelHealth::Failed(reason.clone()),
             Plane::On(datapath) => match datapath.canary(zones) {
                 Ok(canary) => KernelHealth::On(canary),
                 Err(reason) => KernelHealth::Failed(format!("{reason:#}")),
             },
+            silent => KernelHealth::Failed(silent.why()),
         })
     }
 
@@ -347,6 +343,19 @@ impl Kernel {
 
     fn lock(&self) -> MutexGuard<'_, Plane> {
         lock(&self.plane)
+    }
+}
+
+impl Plane {
+    /// Why it does not answer.
+    fn why(&self) -> String {
+        match self {
+            Plane::Off => "no interface was asked for".to_owned(),
+            Plane::Waiting => WAITING.to_owned(),
+            Plane::Behind => format!("{BEHIND}: it answers, not this agent"),
+            Plane::Failed(reason) => reason.clone(),
+            Plane::On(_) => "it answers".to_owned(),
+        }
     }
 }
 

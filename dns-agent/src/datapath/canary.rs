@@ -9,12 +9,8 @@ use anyhow::{bail, ensure};
 use dns_common::{Outcome, outcomes::Source};
 use dns_ebpf::query::{ETHERNET, IPV4, IPV6, UDP};
 
-use super::{
-    Clients, Datapath,
-    explain::{Client, frame, query},
-    object::Program,
-};
-use crate::zone::{Name, Rtype};
+use super::{Clients, Datapath, explain::frame, object::Program};
+use crate::zone::{Name, Rtype, query};
 
 /// What the attached programs did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +54,7 @@ impl Datapath {
         let Some((client, served)) = self.client(program) else {
             return Ok(Outcome::NotPermitted);
         };
-        let message = query(zone, Rtype::SOA, Client::Plain);
+        let message = query(0, zone, Rtype::SOA);
         let mut asked = frame(client, served, &message);
         if let Some(card) = self.tables.fixed.hardware.first() {
             asked[..card.len()].copy_from_slice(card);
@@ -86,8 +82,7 @@ impl Datapath {
 
     /// A client that a program answers, and where it asks; none when no client may.
     fn client(&self, program: Program) -> Option<(IpAddr, SocketAddr)> {
-        let is_card =
-            matches!(program, Program::Xdp | Program::Tc) && !self.config.allow.is_empty();
+        let is_card = program.is_for_cards() && !self.config.allow.is_empty();
         self.config.serve.iter().find_map(|served| {
             let made_up = match served.is_ipv4() {
                 true => EXAMPLES[0],

@@ -82,11 +82,6 @@ impl ClientTable {
 fn key(address: IpAddr) -> ClientKey {
     match address {
         IpAddr::V4(address) => client4(u32::from_ne_bytes(address.octets())),
-        IpAddr::V6(address) => {
-            let octets = address.octets();
-            std::array::from_fn(|half| {
-                u64::from_ne_bytes(std::array::from_fn(|at| octets[8 * half + at]))
-            })
-        }
+        IpAddr::V6(address) => bytemuck::cast(address.octets()),
     }
 }

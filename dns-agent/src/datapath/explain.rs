@@ -17,12 +17,12 @@ use dns_common::{
 use dns_ebpf::{
     Frame, Tables,
     frame::{Clients, UdpChecksum},
-    query::{DNS, ETHERNET, IPV4, MAX_MESSAGE, OPT, UDP},
+    query::{DNS, ETHERNET, IPV4, MAX_MESSAGE, UDP},
     respond,
 };
 
-use super::{Datapath, memory::Memory};
-use crate::zone::{Name, Rtype};
+use super::{Datapath, memory::Memory, settings::LEASE};
+use crate::zone::{Name, Rtype, query};
 
 /// What the kernel would do with a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ struct Memories<'a> {
 
 /// What a client says about the size of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Client {
+enum Client {
     /// It takes 512 octets.
     Plain,
     /// It takes as much as is ever sent in one datagram (EDNS, RFC 6891).
@@ -99,7 +99,7 @@ fn explain(
     (name, rtype): (&Name, Rtype),
     client: Client,
 ) -> Outcome {
-    let message = query(name, rtype, client);
+    let message = message(name, rtype, client);
     let tables = Snapshot::new(memories, lease);
     // From that address itself: nobody is sent the answer.
     respond(&mut Packet(frame(served.ip(), served, &message)), &tables)
@@ -116,8 +116,7 @@ impl<'a> Snapshot<'a> {
     fn new(memories: &'a Memories<'a>, lease: Lease) -> Self {
         let copies = memories.settings.words();
         let copies = copies.chunks_exact(size_of::<Settings>() / 8);
-        let until = memories.control.words()[std::mem::offset_of!(Control, lease) / 8]
-            .load(Ordering::Relaxed);
+        let until = memories.control.words()[LEASE].load(Ordering::Relaxed);
         Self {
             memories,
             settings: copies
@@ -201,17 +200,12 @@ fn load(words: &[AtomicU64]) -> Vec<u64> {
         .collect()
 }
 
-/// A query with RD, as stub resolvers send it (RFC 1035 section 4.1).
-pub(super) fn query(name: &Name, rtype: Rtype, client: Client) -> Vec<u8> {
-    let mut message = Vec::with_capacity(DNS + name.wire().len() + 4 + OPT);
-    let additionals = u16::from(client == Client::Edns);
-    for word in [0, 0x0100, 1, 0, 0, additionals] {
-        message.extend(word.to_be_bytes());
-    }
-    message.extend(name.wire());
-    message.extend(rtype.to_int().to_be_bytes());
-    message.extend(1u16.to_be_bytes());
+/// A query of a client that sends EDNS or none.
+fn message(name: &Name, rtype: Rtype, client: Client) -> Vec<u8> {
+    let mut message = query(0, name, rtype);
     if client == Client::Edns {
+        // ARCOUNT, and the OPT record.
+        message[DNS - 1] = 1;
         message.extend([0, 0, 41]);
         message.extend((MAX_MESSAGE as u16).to_be_bytes());
         message.extend([0; 6]);
@@ -219,37 +213,25 @@ pub(super) fn query(name: &Name, rtype: Rtype, client: Client) -> Vec<u8> {
     message
 }
 
-/// The message in a frame to a served address. A client of the other family can't ask there, and is
-/// that address itself.
+/// The message in a frame to a served address, from a client of the same family.
 pub(super) fn frame(client: IpAddr, served: SocketAddr, message: &[u8]) -> Vec<u8> {
     let udp_length = (UDP + message.len()) as u16;
     let mut frame = vec![0; ETHERNET];
-    match served.ip() {
-        IpAddr::V4(address) => {
-            let client = match client {
-                IpAddr::V4(client) => client,
-                IpAddr::V6(_) => address,
-            };
-            frame[ETHERNET - 2..].copy_from_slice(&[0x08, 0x00]);
-            let mut header = [0; IPV4];
-            header[0] = 0x45;
-            header[2..4].copy_from_slice(&(IPV4 as u16 + udp_length).to_be_bytes());
-            header[8..10].copy_from_slice(&[64, 17]);
-            header[12..16].copy_from_slice(&client.octets());
-            header[16..20].copy_from_slice(&address.octets());
-            frame.extend(header);
-        }
-        IpAddr::V6(address) => {
-            let client = match client {
-                IpAddr::V4(_) => address,
-                IpAddr::V6(client) => client,
-            };
-            frame[ETHERNET - 2..].copy_from_slice(&[0x86, 0xdd]);
-            frame.extend([0x60, 0, 0, 0]);
-            frame.extend(udp_length.to_be_bytes());
-            frame.extend([17, 64]);
-            frame.extend(client.octets());
-            frame.extend(address.octets());
+    if served.is_ipv4() {
+        frame[ETHERNET - 2..].copy_from_slice(&[0x08, 0x00]);
+        frame.extend([0x45, 0]);
+        frame.extend((IPV4 as u16 + udp_length).to_be_bytes());
+        frame.extend([0, 0, 0, 0, 64, 17, 0, 0]);
+    } else {
+        frame[ETHERNET - 2..].copy_from_slice(&[0x86, 0xdd]);
+        frame.extend([0x60, 0, 0, 0]);
+        frame.extend(udp_length.to_be_bytes());
+        frame.extend([17, 64]);
+    }
+    for address in [client, served.ip()] {
+        match address {
+            IpAddr::V4(address) => frame.extend(address.octets()),
+            IpAddr::V6(address) => frame.extend(address.octets()),
         }
     }
     // Any port, and any checksum but none at all: the program verifies none.

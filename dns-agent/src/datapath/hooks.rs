@@ -246,9 +246,7 @@ pub fn check(wanted: &[Interface], allowed: usize, devices: &[Device]) -> anyhow
 pub fn hardware(wanted: &[Interface], devices: &[Device]) -> Vec<HardwareAddress> {
     let wanting = devices.iter().filter_map(|device| {
         let program = programs(wanted, std::slice::from_ref(device)).next()?;
-        matches!(program, Program::Xdp | Program::Tc)
-            .then_some(device.address)
-            .flatten()
+        device.address.filter(|_| program.is_for_cards())
     });
     let addresses: BTreeSet<_> = wanting.collect();
     addresses.into_iter().collect()

@@ -78,10 +78,16 @@ impl Program {
     /// Where it counts the packets of a device.
     #[must_use]
     pub const fn source(self, device: u32) -> Source {
-        match self {
-            Self::XdpVeth | Self::TcPeer => Source::Veths,
-            Self::Xdp | Self::Tc => Source::Device(device),
+        match self.is_for_cards() {
+            true => Source::Device(device),
+            false => Source::Veths,
         }
+    }
+
+    /// Whether it is made for devices that strangers can reach, rather than for pods' veths.
+    #[must_use]
+    pub const fn is_for_cards(self) -> bool {
+        matches!(self, Self::Xdp | Self::Tc)
     }
 }
 

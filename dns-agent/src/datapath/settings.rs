@@ -23,7 +23,7 @@ use crate::zone::{Absent, Answer, Name, ZoneData, render};
 
 /// The words of [`Control`].
 const SETTINGS: usize = std::mem::offset_of!(Control, settings) / 8;
-const LEASE: usize = std::mem::offset_of!(Control, lease) / 8;
+pub(super) const LEASE: usize = std::mem::offset_of!(Control, lease) / 8;
 
 /// Answers a second that a limit may be: so many tokens fit into 32 bits.
 const MAX_RATE: u32 = (u32::MAX as u64 / TOKEN) as u32;
@@ -306,6 +306,11 @@ impl Publisher {
     /// The control line's memory, and the copies'.
     pub(super) fn memories(&self) -> [&Memory; 2] {
         [&self.control, &self.copies]
+    }
+
+    /// Until when the kernel answers, in jiffies; 0 after [`Publisher::end_lease`].
+    pub(super) fn lease(&self) -> u64 {
+        self.control.words()[LEASE].load(Ordering::Relaxed)
     }
 
     /// Ends the lease at once.

@@ -3,12 +3,11 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     net::SocketAddr,
-    sync::atomic::Ordering,
     time::Duration,
 };
 
 use dns_common::{
-    Control, Outcome,
+    Outcome,
     outcomes::{Hook, NOTHING_COUNTED, Source},
 };
 use serde::Serialize;
@@ -88,11 +87,7 @@ impl Datapath {
 
     fn lease(&self) -> LeaseStatus {
         let age = self.renewed.elapsed();
-        let [control, _] = self.tables.publisher.memories();
-        let until =
-            control.words()[std::mem::offset_of!(Control, lease) / 8].load(Ordering::Relaxed);
-        let remaining = match until {
-            // That is how it is ended.
+        let remaining = match self.tables.publisher.lease() {
             0 => Duration::ZERO,
             _ => self.config.stale_after.saturating_sub(age),
         };

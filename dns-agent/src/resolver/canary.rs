@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{net::UdpSocket, sync::Mutex, time::timeout};
 
-use crate::zone::{Name, Rtype};
+use crate::zone::{Name, Rtype, query};
 
 /// How long the answer may take.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -57,7 +57,7 @@ impl Canary {
         let client = self.client.as_ref().map_err(String::clone)?;
         let socket = client.socket.lock().await;
         let id: u16 = rand::random();
-        let query = query(id, zone);
+        let query = query(id, zone, Rtype::SOA);
         let exchange = async {
             socket.send(&query).await?;
             let mut reply = [0; 512];
@@ -101,16 +101,4 @@ impl Client {
             socket: Mutex::new(UdpSocket::from_std(socket)?),
         })
     }
-}
-
-/// A query with RD, as stub resolvers send it (RFC 1035 section 4.1).
-fn query(id: u16, zone: &Name) -> Vec<u8> {
-    let mut message = Vec::new();
-    for word in [id, 0x0100, 1, 0, 0, 0] {
-        message.extend(word.to_be_bytes());
-    }
-    message.extend(zone.wire());
-    message.extend(Rtype::SOA.to_int().to_be_bytes());
-    message.extend(1u16.to_be_bytes());
-    message
 }

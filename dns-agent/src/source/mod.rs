@@ -48,3 +48,14 @@ pub enum Event {
     /// The text of CoreDNS's configuration; none when there is no such thing.
     Corefile(Option<String>),
 }
+
+impl Event {
+    /// Something can't be used, and nothing stands in for it.
+    pub(crate) fn unusable(feed: Feed, problem: Problem) -> Event {
+        Event::Unusable {
+            feed,
+            problem,
+            stand_in: None,
+        }
+    }
+}

@@ -23,6 +23,7 @@ pub use name::{Name, NameError};
 pub(crate) use node::address_data;
 pub use node::{Below, Node, Rest};
 pub use record::{Rdata, Record, Rtype, Soa, Srv};
+pub(crate) use wire::query;
 pub use wire::{Sections, orders, render};
 
 #[cfg(test)]

@@ -30,6 +30,19 @@ pub struct Sections {
     pub bytes: Vec<u8>,
 }
 
+/// A query with RD, as stub resolvers send it (RFC 1035 section 4.1).
+pub(crate) fn query(id: u16, name: &Name, rtype: Rtype) -> Vec<u8> {
+    const RECURSION_DESIRED: u16 = 0x0100;
+    let mut message = Vec::new();
+    for word in [id, RECURSION_DESIRED, 1, 0, 0, 0] {
+        message.extend(word.to_be_bytes());
+    }
+    message.extend(name.wire());
+    message.extend(rtype.to_int().to_be_bytes());
+    message.extend(CLASS_IN.to_be_bytes());
+    message
+}
+
 /// Everything after the question, as it stands in a message whose question
 /// (this name) starts at offset 12.
 ///

@@ -1,6 +1,6 @@
 //! An agent that reads an API server: a made-up one, on a real socket.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use dns_agent::admin::status::SourceStatus;
 use domain::base::iana::Rtype;
@@ -15,7 +15,7 @@ use tokio::{
 use crate::{
     agent::Running,
     fake::{Asked, FakeApi, Writer},
-    support::{Upstream, ask, config_of, last_address, query, rcode},
+    support::{Upstream, ask, config_of, kubeconfig, last_address, query, rcode},
 };
 
 const WEB: &str = "web.shop.svc.cluster.local";
@@ -41,14 +41,7 @@ impl Server {
         let (router, api) = FakeApi::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let kubeconfig = tempfile::tempdir().unwrap();
-        let mut text = String::from("apiVersion: v1\nkind: Config\ncurrent-context: c\n");
-        write!(
-            text,
-            "clusters: [{{name: c, cluster: {{server: 'http://{address}'}}}}]\nusers: [{{name: u, user: {{}}}}]\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n"
-        )
-        .unwrap();
-        fs::write(kubeconfig.path().join("config"), text).unwrap();
+        let kubeconfig = kubeconfig(address);
         Server {
             api,
             kubeconfig,

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     sync::{Arc, Mutex},
 };
 
@@ -13,7 +12,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use crate::{
     agent::Running,
     fake::{Asked, FakeApi, Writer},
-    support::{Upstream, config_of},
+    support::{Upstream, config_of, kubeconfig},
 };
 
 const POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
@@ -65,14 +64,7 @@ impl Server {
         let (router, mut api) = FakeApi::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = listener.local_addr().unwrap();
-        let kubeconfig = tempfile::tempdir().unwrap();
-        let text = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {"server": format!("http://{server}")}}],
-            "users": [{"name": "u", "user": {}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        });
-        fs::write(kubeconfig.path().join("config"), text.to_string()).unwrap();
+        let kubeconfig = kubeconfig(server);
         let lists = Arc::new(Mutex::new(lists));
         let answering = {
             let lists = lists.clone();

@@ -1,7 +1,7 @@
 //! Clients, and upstreams that do as a script says.
 
 use std::{
-    io,
+    fs, io,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::Arc,
@@ -15,6 +15,8 @@ use dns_agent::{
     zone::{ModelBuilder, Name, Rdata, Record},
 };
 use domain::base::iana::Rtype;
+use serde_json::json;
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
@@ -266,4 +268,17 @@ pub(crate) fn config_of(flags: &[&str]) -> Config {
         panic!("not a run command");
     };
     Config::from_args(*args).unwrap()
+}
+
+/// A folder with a file `config` that leads to an API server.
+pub(crate) fn kubeconfig(server: SocketAddr) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let text = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": format!("http://{server}")}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    });
+    fs::write(folder.path().join("config"), text.to_string()).unwrap();
+    folder
 }

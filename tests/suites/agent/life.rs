@@ -82,7 +82,7 @@ fn a_second_agent_waits() {
     let mut first = node.persisting(&[]);
     let others = Manifests::new(&WEB.replace("10.96.1.1", "10.96.1.2"));
     let second = node.agent_with(&others, &["--persist"]);
-    let said = status(&node, &second);
+    let said = second.status(&node.topology.node);
     assert!(
         said.contains("another agent has the hooks of this node"),
         "{said}"
@@ -126,7 +126,7 @@ fn hooks_of_a_killed_agent_go_with_their_lease() {
 fn pods_are_answered_as_they_come_and_forgotten_as_they_go() {
     let node = Node::new();
     let agent = node.persisting(&["--interface=pods"]);
-    let is_attached = |name: &str| Ok(status(&node, &agent).contains(name));
+    let is_attached = |name: &str| Ok(agent.status(&node.topology.node).contains(name));
     for round in 0..5 {
         let late = Namespace::new("late").unwrap();
         let pair = format!(
@@ -161,18 +161,6 @@ fn while_asking(pod: &Pod, act: impl FnOnce()) -> usize {
         drop(_done);
         asking.join().unwrap()
     })
-}
-
-/// What `dns-agent status` says of an agent.
-fn status(node: &Node, agent: &Agent) -> String {
-    let program = binary();
-    let mut command = node
-        .topology
-        .node
-        .command(program.to_str().unwrap())
-        .unwrap();
-    let command = command.args(["status", "--admin", &agent.admin]);
-    String::from_utf8(command.output().unwrap().stdout).unwrap()
 }
 
 struct Done<'a>(&'a AtomicBool);

@@ -7,7 +7,7 @@ use zerohop_tests::{
     udp::{Server, eventually},
 };
 
-use super::{Agent, LIMIT, Manifests, Pod, SHORT_LEASE, WEB, binary, stand_in};
+use super::{Agent, LIMIT, Manifests, Pod, SHORT_LEASE, WEB, stand_in};
 
 /// The TTL of the kernel's answers, and of the cluster's DNS's.
 const KERNEL: Option<u32> = Some(5);
@@ -109,18 +109,6 @@ impl Node {
         let is_so = || Ok(self.pod.ttl() == ttl);
         assert!(eventually(LIMIT, is_so).unwrap(), "{documents:?}");
     }
-
-    /// What `dns-agent status` says.
-    fn status(&self, agent: &Agent) -> String {
-        let program = binary();
-        let mut command = self
-            .topology
-            .node
-            .command(program.to_str().unwrap())
-            .unwrap();
-        let output = command.args(["status", "--admin", &agent.admin]).output();
-        String::from_utf8(output.unwrap().stdout).unwrap()
-    }
 }
 
 fn text(documents: &[&str]) -> String {
@@ -132,13 +120,17 @@ fn a_pod_that_may_not_ask_is_left_to_whoever_enforces_that() {
     let node = Node::new(&[CLUSTER, CLIENT]);
     let agent = node.agent(&[]);
     assert_eq!(node.pod.ttl(), KERNEL);
-    assert!(node.status(&agent).contains("policies   none about egress"));
+    assert!(
+        agent
+            .status(&node.topology.node)
+            .contains("policies   none about egress")
+    );
 
     node.becomes(&[CLUSTER, CLIENT, DENY], PASSED);
     let said = agent.line_with("the kernel does not answer Pod shop/client");
     assert!(said.contains("NetworkPolicy shop/deny"), "{said}");
     let listed = || {
-        let status = node.status(&agent);
+        let status = agent.status(&node.topology.node);
         Ok(status.contains(
             "left out   Pod shop/client (10.244.0.2, fd00:10:244::2): NetworkPolicy shop/deny",
         ))
@@ -146,9 +138,9 @@ fn a_pod_that_may_not_ask_is_left_to_whoever_enforces_that() {
     assert!(
         eventually(LIMIT, listed).unwrap(),
         "{}",
-        node.status(&agent)
+        agent.status(&node.topology.node)
     );
-    let status = node.status(&agent);
+    let status = agent.status(&node.topology.node);
     assert!(status.contains("outcome not_permitted"), "{status}");
     // It stays so.
     assert_eq!(node.pod.ttl(), PASSED);
@@ -176,5 +168,9 @@ fn policies_can_be_ignored() {
     let node = Node::new(&[CLUSTER, CLIENT, DENY]);
     let agent = node.agent(&["--network-policy=ignore"]);
     assert_eq!(node.pod.ttl(), KERNEL);
-    assert!(node.status(&agent).contains("policies   ignored"));
+    assert!(
+        agent
+            .status(&node.topology.node)
+            .contains("policies   ignored")
+    );
 }

@@ -14,6 +14,16 @@ const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 /// Objects by key; none for one that is there and can't be read.
 type Kept<T> = BTreeMap<Key, Option<T>>;
 
+/// Objects of any kind, as far as their keys say what becomes of them.
+trait Shelf {
+    /// Only these are left.
+    fn keep(&mut self, listed: &BTreeSet<Key>);
+    /// This one is there, and can't be read.
+    fn hide(&mut self, key: Key);
+    /// This one is gone.
+    fn lose(&mut self, key: &Key);
+}
+
 /// What is known of policies, of pods, and of the cluster's DNS.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
@@ -73,18 +83,9 @@ impl Facts {
 
     /// A list of a feed has ended: what it did not bring is gone.
     pub fn listed(&mut self, feed: Feed) {
-        fn retain<T>(kept: &mut Kept<T>, listed: &BTreeSet<Key>) {
-            kept.retain(|key, _| listed.contains(key));
-        }
         let listed = self.listing.remove(&feed).unwrap_or_default();
-        match feed {
-            Feed::Policies => retain(&mut self.policies, &listed),
-            Feed::Clients => retain(&mut self.clients, &listed),
-            Feed::DnsPods => retain(&mut self.dns_pods, &listed),
-            Feed::DnsNamespace => retain(&mut self.namespaces, &listed),
-            Feed::DnsService => retain(&mut self.services, &listed),
-            Feed::DnsEndpoints => retain(&mut self.slices, &listed),
-            _ => {}
+        if let Some(kept) = self.kept(feed) {
+            kept.keep(&listed);
         }
         self.awaited.remove(&feed);
     }
@@ -124,27 +125,15 @@ impl Facts {
     /// An object is there, and can't be read: what it was before counts no more.
     pub fn unusable(&mut self, feed: Feed, key: Key) {
         self.note(feed, &key);
-        match feed {
-            Feed::Policies => _ = self.policies.insert(key, None),
-            Feed::Clients => _ = self.clients.insert(key, None),
-            Feed::DnsPods => _ = self.dns_pods.insert(key, None),
-            Feed::DnsNamespace => _ = self.namespaces.insert(key, None),
-            Feed::DnsService => _ = self.services.insert(key, None),
-            Feed::DnsEndpoints => _ = self.slices.insert(key, None),
-            _ => {}
+        if let Some(kept) = self.kept(feed) {
+            kept.hide(key);
         }
     }
 
     /// An object is gone.
     pub fn delete(&mut self, feed: Feed, key: &Key) {
-        match feed {
-            Feed::Policies => _ = self.policies.remove(key),
-            Feed::Clients => _ = self.clients.remove(key),
-            Feed::DnsPods => _ = self.dns_pods.remove(key),
-            Feed::DnsNamespace => _ = self.namespaces.remove(key),
-            Feed::DnsService => _ = self.services.remove(key),
-            Feed::DnsEndpoints => _ = self.slices.remove(key),
-            _ => {}
+        if let Some(kept) = self.kept(feed) {
+            kept.lose(key);
         }
     }
 
@@ -199,9 +188,36 @@ impl Facts {
         }
     }
 
+    /// Where the objects of a feed are kept; nowhere if it says nothing of who may ask.
+    fn kept(&mut self, feed: Feed) -> Option<&mut dyn Shelf> {
+        match feed {
+            Feed::Policies => Some(&mut self.policies),
+            Feed::Clients => Some(&mut self.clients),
+            Feed::DnsPods => Some(&mut self.dns_pods),
+            Feed::DnsNamespace => Some(&mut self.namespaces),
+            Feed::DnsService => Some(&mut self.services),
+            Feed::DnsEndpoints => Some(&mut self.slices),
+            _ => None,
+        }
+    }
+
     fn note(&mut self, feed: Feed, key: &Key) {
         if let Some(listed) = self.listing.get_mut(&feed) {
             listed.insert(key.clone());
         }
+    }
+}
+
+impl<T> Shelf for Kept<T> {
+    fn keep(&mut self, listed: &BTreeSet<Key>) {
+        self.retain(|key, _| listed.contains(key));
+    }
+
+    fn hide(&mut self, key: Key) {
+        self.insert(key, None);
+    }
+
+    fn lose(&mut self, key: &Key) {
+        self.remove(key);
     }
 }

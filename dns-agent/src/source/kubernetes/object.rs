@@ -128,11 +128,7 @@ impl<'a> Item<'a> {
         }
         if self.metadata.name.is_empty() {
             let problem = self.problem("metadata.name", "can't be read".into());
-            return Event::Unusable {
-                feed: self.feed,
-                problem,
-                stand_in: None,
-            };
+            return Event::unusable(self.feed, problem);
         }
         Event::Deleted {
             feed: self.feed,
@@ -154,11 +150,7 @@ impl<'a> Item<'a> {
     fn corefile(&self) -> Event {
         match self.parse::<core::ConfigMap>() {
             Ok(map) => Event::Corefile(map.data.and_then(|mut data| data.remove(COREFILE))),
-            Err(problem) => Event::Unusable {
-                feed: self.feed,
-                problem,
-                stand_in: None,
-            },
+            Err(problem) => Event::unusable(self.feed, problem),
         }
     }
 

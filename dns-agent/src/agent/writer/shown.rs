@@ -1,0 +1,103 @@
+//! What the writer says of itself: in the log, and on the board.
+
+use std::time::Instant;
+
+use tracing::warn;
+
+use super::{Trust, Writer, read_lock};
+use crate::{
+    admin::status::{Board, ZoneStatus},
+    cluster::Key,
+    source::Event,
+    zone::ZoneData as _,
+};
+
+impl Writer {
+    /// Says what is wrong with an object that a feed can't use, if it has not been said before.
+    pub(super) fn note_unusable(&mut self, event: &Event) {
+        match event {
+            Event::Unusable { feed, problem, .. } => {
+                let key = Key::new(&*problem.namespace, &*problem.name);
+                let before = self.unusable.insert((*feed, key), problem.clone());
+                if before.as_ref() != Some(problem) {
+                    warn!("{problem}; its names are left to the cluster's DNS");
+                }
+            }
+            Event::Applied { feed, object, .. } if !self.unusable.is_empty() => {
+                self.unusable.remove(&(*feed, object.key()));
+            }
+            Event::Deleted { feed, key } => {
+                self.unusable.remove(&(*feed, key.clone()));
+            }
+            _ => {}
+        }
+    }
+
+    /// Says what is wrong with objects, if it has not been said before.
+    fn note_problems(&mut self) {
+        let problems = read_lock(&self.index).problems();
+        for problem in problems.difference(&self.problems) {
+            warn!("{problem}; it is left out");
+        }
+        self.problems = problems;
+    }
+
+    /// Puts up what is published.
+    pub(in crate::agent) fn show(&mut self, board: &Board) {
+        self.note_problems();
+        let (zones, objects) = {
+            let index = read_lock(&self.index);
+            let view = index.view();
+            let zones = view.zones().iter();
+            let zones = zones.map(|zone| ZoneStatus {
+                name: zone.name.to_string(),
+                serial: zone.soa.serial,
+            });
+            (zones.collect(), index.counts())
+        };
+        let problems = self.problems.iter().chain(self.unusable.values());
+        let problems = problems.map(ToString::to_string).collect();
+        board.update(|status| {
+            status.zones = zones;
+            status.objects = objects;
+            status.problems = problems;
+            status.network_policy = self.guard.status();
+        });
+        self.show_state(board);
+    }
+
+    fn show_state(&self, board: &Board) {
+        let (mut missing, mut degraded) = (self.kernel.missing(), self.kernel.degraded());
+        missing.extend(self.guard.missing());
+        degraded.extend(self.guard.degraded());
+        if let Some(api) = &self.api {
+            let awaited: Vec<_> = api.awaited.iter().map(|feed| feed.name()).collect();
+            if !awaited.is_empty() {
+                missing.push(format!("no list yet of {}", awaited.join(", ")));
+            }
+            let index = read_lock(&self.index);
+            if !index.is_complete() && api.feeds.is_empty() {
+                missing.push("CoreDNS's Corefile has not been read yet".to_owned());
+            }
+            if index.is_complete() && index.view().zones().is_empty() {
+                degraded.push("everything passes, for the reasons below".to_owned());
+            }
+            if index.is_complete() && self.trust == Trust::Stale {
+                let wait = api.planned.as_ref();
+                let wait = wait.map(|plan| plan.settled.saturating_duration_since(Instant::now()));
+                degraded.push(match wait.filter(|wait| !wait.is_zero()) {
+                    Some(wait) => format!(
+                        "the Corefile has changed, and CoreDNS may not have read it yet: the kernel passes everything for {} s more",
+                        wait.as_secs()
+                    ),
+                    None => "the API has said nothing for --max-age: the kernel passes everything"
+                        .to_owned(),
+                });
+            }
+        }
+        board.update(|status| {
+            status.missing = missing;
+            status.degraded = degraded;
+        });
+    }
+}

@@ -2,6 +2,7 @@
 
 mod life;
 mod numbers;
+mod others;
 
 use std::{
     fs,

@@ -15,8 +15,9 @@ use serde::Serialize;
 
 use super::{
     Datapath, Published,
-    hooks::{AttachedStatus, Failed},
+    hooks::{AttachedStatus, Failed, LeftAlone},
     object::{Object, Program},
+    others::Other,
     table::Fill,
 };
 
@@ -27,6 +28,10 @@ pub struct Status {
     pub attached: Vec<AttachedStatus>,
     /// What matches, but is not attached.
     pub failed: Vec<Failed>,
+    /// What matches, but is somebody else's.
+    pub left_alone: Vec<LeftAlone>,
+    /// Other people's programs on the interfaces that match.
+    pub others: Vec<Other>,
     /// Addresses and ports that the kernel answers for.
     pub serve: Vec<SocketAddr>,
     /// How full the tables are.
@@ -79,6 +84,8 @@ impl Datapath {
             outcomes: counted(&self.object, self.hooks.running())?,
             attached: self.hooks.attached().cloned().collect(),
             failed: self.hooks.failed().cloned().collect(),
+            left_alone: self.hooks.left_alone().cloned().collect(),
+            others: self.beside.iter().map(|(_, other)| other.clone()).collect(),
             serve: self.config.serve.clone(),
             tables: self.tables.table.fill(),
             published: self.tables.published,

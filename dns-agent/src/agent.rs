@@ -9,9 +9,11 @@
 //! would look alive and be wrong.
 
 mod ending;
+mod guard;
 mod kernel;
 mod kubernetes;
 mod plan;
+mod policies;
 mod writer;
 
 use std::{
@@ -42,11 +44,11 @@ use crate::{
         status::{Board, KubernetesStatus, ManifestsStatus, ResolverStatus, SourceStatus, Status},
     },
     cluster::{Objects, Selectors},
-    config::{self, Config, Source},
+    config::{self, Config, NetworkPolicy, Source},
     datapath::interfaces::Changes,
     resolver::{ClusterDns, Resolver, Servers, Sockets, Upstreams, raise_file_limit},
     source::{
-        kubernetes::connect,
+        kubernetes::{PolicyScope, connect},
         manifests::{self, ManifestError},
         watch::Watch,
     },
@@ -164,6 +166,20 @@ impl Agent {
                 tasks.spawn(follow(watch, path, config.selectors, tell.clone(), board));
             }
             Following::Kubernetes(client, kubernetes) => {
+                if !config.interfaces.is_empty() && config.network_policy == NetworkPolicy::Respect
+                {
+                    let scope = PolicyScope {
+                        node: kubernetes.node_name.clone(),
+                        dns: kubernetes.dns_service.clone(),
+                    };
+                    tasks.spawn(policies::follow(
+                        client.clone(),
+                        scope,
+                        kubernetes::first_list_jitter(&config.bpffs),
+                        tell.clone(),
+                        board.clone(),
+                    ));
+                }
                 tasks.spawn(kubernetes::follow(
                     client,
                     config,

@@ -20,8 +20,8 @@ use serde::Deserialize;
 
 pub use self::cli::{Cli, Command, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs};
 pub use self::values::{
-    Capacity, Domain, Hook, Interface, MaxAge, NamespaceName, Network, NodeIp, ObjectName, Passed,
-    Pods, QueryName, QueryType, Server, Socket, StaleAfter, Ttl,
+    Capacity, Domain, Hook, Interface, MaxAge, NamespaceName, Network, NetworkPolicy, NodeIp,
+    ObjectName, Passed, Pods, QueryName, QueryType, Server, Socket, StaleAfter, Ttl,
 };
 use self::values::{list, single};
 use crate::{
@@ -32,6 +32,10 @@ use crate::{
     datapath::{Persistence, pins::BPFFS},
     zone::Name,
 };
+
+/// Answers a second for each client on a network card, unless told otherwise: far more than a node
+/// asks, and little for whoever is to be flooded with answers.
+const DEFAULT_RATE_LIMIT: u32 = 1000;
 
 /// Where the admin endpoints listen unless told otherwise.
 pub const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9153);
@@ -63,9 +67,11 @@ pub struct Settings {
     #[arg(long, value_name = "WHICH")]
     pub endpoints: Option<Endpoints>,
 
-    /// With --kubernetes: the name of this node, whose pods alone are watched
-    /// for --pods verified; others' pass. Without it all pods are watched. In a
-    /// DaemonSet: spec.nodeName.
+    /// With --kubernetes: the name of this node. Its pods are watched for
+    /// --network-policy: without it, no pod is answered by the kernel while any
+    /// policy is about egress. For --pods verified its pods alone are watched
+    /// too, and others' pass; without it all pods are. In a DaemonSet:
+    /// spec.nodeName.
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
 
@@ -182,6 +188,18 @@ pub struct Settings {
     #[serde(deserialize_with = "list")]
     pub allow: Option<Vec<Network>>,
 
+    /// How many queries a second of one client, an IPv4 address or an IPv6 /64,
+    /// the kernel answers on an interface that is not a veth; more pass. 0: no
+    /// limit [default: 1000].
+    #[arg(long, value_name = "NUMBER")]
+    pub rate_limit: Option<u32>,
+
+    /// Whether the kernel answers a pod that a NetworkPolicy about egress
+    /// selects only where policies provably let it ask the cluster's DNS; ignore
+    /// answers every pod [default: respect].
+    #[arg(long, value_name = "MODE")]
+    pub network_policy: Option<NetworkPolicy>,
+
     /// An address whose queries the kernel answers, such as the ClusterIP of
     /// kube-dns; repeatable; port 53 unless given, IPv6 with a port in
     /// brackets.
@@ -257,6 +275,10 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// The clients answered on an interface that is not a veth.
     pub allow: Vec<IpNet>,
+    /// Answers a second for each client on network cards; 0: without a limit.
+    pub rate_limit: u32,
+    /// Whether NetworkPolicies restrict whom the kernel answers.
+    pub network_policy: NetworkPolicy,
     /// The addresses whose queries the kernel answers.
     pub serve: Vec<SocketAddr>,
     /// The addresses the resolver answers on, over UDP and TCP.
@@ -290,7 +312,7 @@ pub enum Source {
 pub struct Kubernetes {
     /// The kubeconfig file, if one was named.
     pub kubeconfig: Option<PathBuf>,
-    /// The node whose pods alone are watched.
+    /// This node, whose pods are watched.
     pub node_name: Option<String>,
     /// The ConfigMap with CoreDNS's Corefile.
     pub corefile: Key,
@@ -441,6 +463,8 @@ impl Config {
             },
             interfaces,
             allow: networks(settings.allow),
+            rate_limit: settings.rate_limit.unwrap_or(DEFAULT_RATE_LIMIT),
+            network_policy: settings.network_policy.unwrap_or_default(),
             serve,
             listen,
             upstreams: addresses(settings.upstream),
@@ -533,6 +557,8 @@ impl Settings {
             pass: self.pass.or(file.pass),
             interface: self.interface.or(file.interface),
             allow: self.allow.or(file.allow),
+            rate_limit: self.rate_limit.or(file.rate_limit),
+            network_policy: self.network_policy.or(file.network_policy),
             serve: self.serve.or(file.serve),
             listen: self.listen.or(file.listen),
             node_ip: self.node_ip.or(file.node_ip),

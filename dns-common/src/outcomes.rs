@@ -28,6 +28,16 @@ pub enum Outcome {
     NotServed,
     /// On a network card, from a client outside the allowed networks.
     NotAllowed,
+    /// On a network card, from an address that no client has: multicast, broadcast, loopback, or one
+    /// that we serve.
+    OddSource,
+    /// On a network card, to another hardware address than the card's.
+    Misdirected,
+    /// On a network card, from a client that asks more often than it may.
+    OverLimit,
+    /// On a pod's veth, from an address that isn't known to be allowed to ask, while NetworkPolicies
+    /// restrict who asks.
+    NotPermitted,
     /// The agent has not renewed the lease.
     LeaseStale,
     /// The IP and UDP lengths don't agree, or the UDP checksum is missing over IPv6.
@@ -73,7 +83,7 @@ impl Outcome {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All of them, in the order of their counters.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 34] = [
         Self::Data,
         Self::NoData,
         Self::NxDomain,
@@ -85,6 +95,10 @@ impl Outcome {
         Self::NotUdp,
         Self::NotServed,
         Self::NotAllowed,
+        Self::OddSource,
+        Self::Misdirected,
+        Self::OverLimit,
+        Self::NotPermitted,
         Self::LeaseStale,
         Self::OddUdp,
         Self::Reply,
@@ -128,6 +142,10 @@ impl Outcome {
             Self::NotUdp => "not_udp",
             Self::NotServed => "not_served",
             Self::NotAllowed => "not_allowed",
+            Self::OddSource => "odd_source",
+            Self::Misdirected => "misdirected",
+            Self::OverLimit => "over_limit",
+            Self::NotPermitted => "not_permitted",
             Self::LeaseStale => "lease_stale",
             Self::OddUdp => "odd_udp",
             Self::Reply => "reply",
@@ -208,7 +226,10 @@ pub const DEVICES: u32 = 64;
 
 /// Counters of all outcomes, in their order, with room up to a power of two: so the verifier sees
 /// with one instruction that none is outside.
-pub type Counters = [u64; 32];
+pub type Counters = [u64; 64];
+
+/// Nothing was counted.
+pub const NOTHING_COUNTED: Counters = [0; 64];
 
 /// How many lines of counters there are for each CPU.
 pub const LINES: u32 = Hook::ALL.len() as u32 * (2 + DEVICES);

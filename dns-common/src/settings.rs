@@ -21,6 +21,19 @@ pub const MAX_ALLOWED: usize = 16;
 /// kernel can mask their positions.
 pub const MAX_SUFFIXES: usize = 64;
 
+/// Addresses of pods that may ask, of both families together, while policies restrict who may.
+pub const MAX_CLIENTS: u32 = 8192;
+
+/// Hardware addresses of network cards.
+pub const MAX_HARDWARE: usize = 16;
+
+/// Buckets of tokens that clients on network cards share.
+pub const TOKEN_BUCKETS: u32 = 1 << 16;
+
+/// What an answer costs: levels of buckets are in parts of a token, so that a jiffy may bring less
+/// than one.
+pub const TOKEN: u64 = 1 << 12;
+
 /// Octets of the longest suffix, root included.
 pub const MAX_SUFFIX: usize = 64;
 
@@ -63,6 +76,18 @@ pub struct Settings {
     pub allowed4_count: u32,
     /// How many of `allowed6` count.
     pub allowed6_count: u32,
+    /// Who is answered on pods' veths: [`Settings::ANY_CLIENT`] or [`Settings::KNOWN_CLIENTS`].
+    pub clients: u64,
+    /// How many of `hardware` count.
+    pub hardware_count: u32,
+    /// What a bucket gets in a jiffy, in parts of a [`TOKEN`].
+    pub limit_refill: u32,
+    /// What a bucket holds, in parts of a [`TOKEN`]. 0: clients may ask as often as they like.
+    pub limit_burst: u32,
+    /// Fills the word.
+    pub reserved: u32,
+    /// The hardware addresses of network cards, as they stand on the wire in the lower 48 bits.
+    pub hardware: [u64; MAX_HARDWARE],
     /// IPv4 addresses and ports whose questions are answered.
     pub served4: [Served4; MAX_SERVED],
     /// The same for IPv6.
@@ -75,12 +100,26 @@ pub struct Settings {
     pub suffixes: [Suffix; MAX_SUFFIXES],
     /// What NODATA and NXDOMAIN carry.
     pub zones: [Zone; MAX_SUFFIXES],
-    /// Fills up to a multiple of 64.
-    pub reserved: [u64; RESERVED],
 }
 
-/// Fills [`Settings`] up to a multiple of 64 octets.
-const RESERVED: usize = 3;
+impl Settings {
+    /// No policy restricts who asks.
+    pub const ANY_CLIENT: u64 = 0;
+    /// Only the addresses in the table of clients are answered on pods' veths.
+    pub const KNOWN_CLIENTS: u64 = 1;
+}
+
+/// The key of an address in the table of clients: its octets, an IPv4 address as an IPv4-mapped one
+/// (RFC 4291 section 2.5.5.2).
+pub type ClientKey = [u64; 2];
+
+/// The key of an IPv4 address as it stands on the wire.
+#[inline(always)]
+#[must_use]
+pub const fn client4(address: u32) -> ClientKey {
+    let [a, b, c, d] = address.to_ne_bytes();
+    [0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d])]
+}
 
 /// A served IPv4 address and port, as they stand on the wire.
 #[repr(C)]

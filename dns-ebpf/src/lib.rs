@@ -18,6 +18,7 @@
 mod children;
 mod clients;
 pub mod frame;
+mod limits;
 pub mod lookup;
 pub mod query;
 pub mod reply;
@@ -42,5 +43,8 @@ pub fn respond<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
         Ok(answer) => answer,
         Err(outcome) => return outcome,
     };
+    if let Err(outcome) = limits::take::<F, T>(&query, tables) {
+        return outcome;
+    }
     reply::write(frame, &query, &answer)
 }

@@ -8,7 +8,7 @@ use dns_common::{
 
 use crate::{
     Frame, Tables,
-    clients::{allows4, allows6, serves4, serves6},
+    clients::{admit4, admit6, is_ours, serves4, serves6},
     verifier::{distance, forget_octet, load, load_shared, offset},
 };
 
@@ -147,9 +147,7 @@ pub fn parse<'t, F: Frame, T: Tables>(frame: &F, tables: &'t T) -> Result<Query<
             return Err(Outcome::NotServed);
         }
         // SAFETY: as above.
-        if !allows4::<F>(settings, unsafe { load(start + 26) }) {
-            return Err(Outcome::NotAllowed);
-        }
+        admit4::<F, T>(tables, settings, unsafe { load(start + 26) })?;
         layer4 = ETHERNET + IPV4;
         ip_payload = (u16::from_be(length) as usize).wrapping_sub(IPV4);
     } else if ethertype == ETHERTYPE_IPV6 {
@@ -174,9 +172,8 @@ pub fn parse<'t, F: Frame, T: Tables>(frame: &F, tables: &'t T) -> Result<Query<
             return Err(Outcome::NotServed);
         }
         // SAFETY: as above.
-        if !allows6::<F>(settings, unsafe { [load(start + 22), load(start + 30)] }) {
-            return Err(Outcome::NotAllowed);
-        }
+        let client = unsafe { [load(start + 22), load(start + 30)] };
+        admit6::<F, T>(tables, settings, client)?;
         layer4 = ETHERNET + IPV6;
         ip_payload = u16::from_be(length) as usize;
     } else {
@@ -187,6 +184,9 @@ pub fn parse<'t, F: Frame, T: Tables>(frame: &F, tables: &'t T) -> Result<Query<
     let first: u8 = unsafe { load(start) };
     if first & 1 != 0 {
         return Err(Outcome::Multicast);
+    }
+    if !is_ours::<F>(settings, start) {
+        return Err(Outcome::Misdirected);
     }
     lease_is_fresh(tables)?;
 

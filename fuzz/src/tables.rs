@@ -22,9 +22,13 @@ use dns_agent::{
     zone::{Model, ZoneData},
 };
 use dns_common::{
-    Control, Settings, directory::Bucket, names::HashKey, records::CHUNK, settings::SLOTS,
+    Control, Settings,
+    directory::Bucket,
+    names::HashKey,
+    records::CHUNK,
+    settings::{ClientKey, SLOTS},
 };
-use zerohop_tests::topology::SERVED;
+use zerohop_tests::topology::{HOST_VETH_MAC, SERVED};
 
 use super::model::MODEL;
 
@@ -92,6 +96,8 @@ fn fill(model: &Model, [control, settings, directory, records]: [Memory; 4]) {
             "10.244.0.0/16".parse().unwrap(),
             "fd00:10:244::/64".parse().unwrap(),
         ],
+        hardware: vec![HOST_VETH_MAC],
+        limit: None,
     };
     let mut nodes: Vec<_> = model.nodes().collect();
     // Where a record lies is to be the same each time.
@@ -146,6 +152,14 @@ impl dns_ebpf::Tables for Tables {
 
     fn chunk(&self, number: u32) -> Option<*const u8> {
         (number == 0).then_some(self.chunk.as_ptr().cast())
+    }
+
+    fn permits(&self, _: &ClientKey) -> bool {
+        false
+    }
+
+    fn tokens(&self, _: u32) -> Option<*mut u64> {
+        None
     }
 
     fn now(&self) -> u64 {

@@ -240,6 +240,10 @@ impl<'a> Changes<'a> {
             cluster.delete_pod(&key)?;
             return Ok("a pod deleted");
         }
+        if cluster.objects.pods.contains_key(&key) && self.random.random_bool(0.3) {
+            cluster.terminate_pod(&key)?;
+            return Ok("a pod being deleted");
+        }
         let phase = PHASES[self.random.random_range(0..PHASES.len())];
         let address = format!("100.64.101.{}", self.random.random_range(1..40));
         let status = json!({"phase": phase, "podIP": address, "podIPs": [{"ip": address}]});

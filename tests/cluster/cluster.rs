@@ -1,6 +1,7 @@
 //! The suite's own part of a cluster, in namespaces that are gone when it is dropped.
 
 use std::{
+    collections::BTreeSet,
     fmt::Debug,
     path::Path,
     time::{Duration, Instant},
@@ -36,6 +37,8 @@ pub(crate) struct Cluster {
     pub(crate) prefix: String,
     /// What is asked about.
     pub(crate) objects: Objects,
+    /// Pods that are being deleted and held.
+    terminating: BTreeSet<Key>,
     markers: u32,
     signals: Signals,
 }
@@ -48,6 +51,8 @@ pub(crate) struct Marker {
 
 /// On the namespaces of a run, with its prefix.
 const LABEL: &str = "zerohop.test/run";
+/// What holds a pod that is being deleted.
+const FINALIZER: &str = "zerohop.test/held";
 /// How long the API server may take, to delete a namespace or to come back.
 const LIMIT: Duration = Duration::from_secs(180);
 /// How often it is asked meanwhile.
@@ -73,6 +78,7 @@ impl Cluster {
             client,
             prefix: format!("zerohop-{seed:x}"),
             objects: Objects::default(),
+            terminating: BTreeSet::new(),
             markers: 0,
             signals,
         })
@@ -101,6 +107,7 @@ impl Cluster {
 
     /// Deletes a namespace with all that is in it, and waits until it is gone.
     pub(crate) fn delete_namespace(&mut self, name: &str) -> Result<()> {
+        self.release_pods(|key| key.0 == name)?;
         let api: Api<Namespace> = Api::all(self.client.clone());
         self.runtime
             .block_on(api.delete(name, &DeleteParams::default()))?;
@@ -163,9 +170,39 @@ impl Cluster {
     }
 
     pub(crate) fn delete_pod(&mut self, key: &Key) -> Result<()> {
-        self.delete::<Pod>(key)?;
+        match self.terminating.contains(key) {
+            true => self.release_pods(|held| held == key)?,
+            false => self.delete::<Pod>(key)?,
+        }
         self.objects.pods.remove(key);
         Ok(())
+    }
+
+    /// Deletes a pod, and holds it as a kubelet does until its containers have ended.
+    pub(crate) fn terminate_pod(&mut self, key: &Key) -> Result<()> {
+        self.hold_pod(key, json!([FINALIZER]))?;
+        self.delete::<Pod>(key)?;
+        self.terminating.insert(key.clone());
+        Ok(())
+    }
+
+    /// Lets go of pods that are being deleted.
+    fn release_pods(&mut self, which: impl Fn(&Key) -> bool) -> Result<()> {
+        let held = self.terminating.extract_if(.., |key| which(key));
+        let held: Vec<Key> = held.collect();
+        held.iter()
+            .try_for_each(|key| self.hold_pod(key, Value::Null))
+    }
+
+    fn hold_pod(&self, key: &Key, finalizers: Value) -> Result<()> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.0);
+        let patch = Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
+        let patched = self
+            .runtime
+            .block_on(api.patch(&key.1, &PatchParams::default(), &patch));
+        patched
+            .map(drop)
+            .with_context(|| format!("cannot hold pod {key:?}, or let go of it"))
     }
 
     /// Makes the namespace of what serves the suite itself: the Corefile, and a Service whose
@@ -315,7 +352,8 @@ impl Cluster {
     }
 
     /// Deletes everything, and waits until it is gone.
-    fn remove(&self) -> Result<()> {
+    fn remove(&mut self) -> Result<()> {
+        self.release_pods(|_| true)?;
         let api: Api<Namespace> = Api::all(self.client.clone());
         let ours = ListParams::default().labels(&format!("{LABEL}={}", self.prefix));
         self.runtime.block_on(async {

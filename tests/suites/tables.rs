@@ -29,7 +29,7 @@ use dns_common::{
     directory::Bucket,
     names::HashKey,
     records::{CHUNK, Record as Head},
-    settings::SLOTS,
+    settings::{ClientKey, SLOTS},
 };
 use dns_ebpf::{
     Frame, Tables,
@@ -248,6 +248,8 @@ impl<G: Grace> Bench<G> {
             rotation_key: 0,
             serve: vec![SocketAddr::new(SERVED[0], 53)],
             allow: Vec::new(),
+            hardware: Vec::new(),
+            limit: None,
         };
         let lease = std::mem::offset_of!(Control, lease) / 8;
         control.words()[lease].store(u64::MAX >> 1, Ordering::Relaxed);
@@ -402,6 +404,14 @@ impl Tables for Shared {
 
     fn chunk(&self, number: u32) -> Option<*const u8> {
         element::<[u8; CHUNK]>(&self.records, number).map(<*const _>::cast)
+    }
+
+    fn permits(&self, _: &ClientKey) -> bool {
+        false
+    }
+
+    fn tokens(&self, _: u32) -> Option<*mut u64> {
+        None
     }
 
     fn now(&self) -> u64 {

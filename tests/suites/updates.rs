@@ -10,7 +10,7 @@ use std::{
 
 use dns_agent::{
     datapath::{
-        Persistence, Tables,
+        Clients, Persistence, Tables,
         grace::Rcu,
         object::{Object, Program, Size},
         records,
@@ -58,6 +58,8 @@ fn a_flood_never_sees_half_a_record() {
         rotation_key: 1,
         serve: SERVED.map(|address| (address, 53).into()).to_vec(),
         allow: Vec::new(),
+        hardware: Vec::new(),
+        limit: None,
     };
     let mut records: Vec<_> = (0..NAMES).map(|number| record(&model, number)).collect();
     for record in &mut records {
@@ -245,7 +247,9 @@ fn config() -> dns_agent::datapath::Config {
     dns_agent::datapath::Config {
         interfaces: Vec::new(),
         allow: Vec::new(),
+        rate_limit: 0,
         serve: SERVED.map(|address| (address, 53).into()).to_vec(),
+        clients: Clients::Any,
         capacity: None,
         stale_after: Duration::from_secs(10),
         persistence: Persistence::None,

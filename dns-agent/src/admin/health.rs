@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
+use dns_common::Outcome;
 use tokio::task::{JoinError, spawn_blocking};
 
 use super::lookup::Known;
@@ -69,9 +70,14 @@ fn kernel_lines(health: KernelHealth, missing: &[String], troubles: &[String]) -
         }
         KernelHealth::On(Some(Canary { zone, ends })) => ends
             .into_iter()
-            .map(|(program, outcome)| match outcome.is_answer() {
-                true => Ok(format!("kernel: {program} answered {zone} SOA")),
-                false => Err(format!(
+            .map(|(program, outcome)| match outcome {
+                Outcome::NotPermitted => Ok(format!(
+                    "kernel: {program} passes everything: NetworkPolicies let no pod of this node ask"
+                )),
+                outcome if outcome.is_answer() => {
+                    Ok(format!("kernel: {program} answered {zone} SOA"))
+                }
+                outcome => Err(format!(
                     "kernel: {program} passes {zone} SOA: {}",
                     outcome.name()
                 )),
@@ -100,8 +106,6 @@ async fn user_lines(known: &Known, zone: Option<&Name>) -> Vec<Line> {
 
 #[cfg(test)]
 mod tests {
-    use dns_common::Outcome;
-
     use super::*;
 
     #[test]
@@ -131,6 +135,12 @@ mod tests {
                 &missing,
                 true,
                 "tc answered z.example. SOA",
+            ),
+            (
+                on(&[("tc", Outcome::NotPermitted)]),
+                &[],
+                true,
+                "let no pod of this node ask",
             ),
             (
                 on(&[("tc", Outcome::LeaseStale)]),

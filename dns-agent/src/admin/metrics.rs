@@ -104,7 +104,7 @@ impl Metrics {
         let service_kind = match kind {
             Some(ServiceKind::Headless) => Kind::HeadlessWithSelector,
             Some(ServiceKind::ClusterIp(_)) => Kind::ClusterIp,
-            Some(ServiceKind::ExternalName(_)) | None => return,
+            Some(ServiceKind::ExternalName(_) | ServiceKind::Unreadable) | None => return,
         };
         // Clocks differ: what seems to come before its cause came at once.
         let took = changed.elapsed().unwrap_or_default();

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{
-    cluster::{Feed, ObjectCounts},
+    cluster::{Feed, LeftOut, ObjectCounts},
     datapath,
     resolver::{Counters, Counts},
     source::kubernetes::{FeedHealth, Health, Requests, State},
@@ -36,6 +36,8 @@ pub struct Status {
     pub zones: Vec<ZoneStatus>,
     /// How many objects are known.
     pub objects: ObjectCounts,
+    /// Whom NetworkPolicies let ask; none without a kernel plane.
+    pub network_policy: Option<PolicyStatus>,
     /// What the resolver has done.
     pub resolver: ResolverStatus,
     /// The kernel plane: attached hooks, tables, lease, outcomes; none without
@@ -105,6 +107,18 @@ pub struct ZoneStatus {
     pub serial: u32,
 }
 
+/// Whom NetworkPolicies let ask.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct PolicyStatus {
+    /// `respect`, or `ignore`: then every pod is answered.
+    pub mode: String,
+    /// How many addresses the kernel answers on pods' veths; none: all, since no policy is about
+    /// egress.
+    pub permitted: Option<usize>,
+    /// The pods that are not answered, and why.
+    pub left_out: Vec<LeftOut>,
+}
+
 /// The user plane.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct ResolverStatus {
@@ -123,6 +137,8 @@ pub struct Board {
     kernel: Kernel,
     /// How the Kubernetes API is read, with the reasons for what is read.
     feeds: watch::Sender<Feeds>,
+    /// How that part of it is read that says who may ask.
+    policy_feeds: watch::Sender<Vec<Arc<Health>>>,
 }
 
 /// How the Kubernetes API is read.
@@ -163,12 +179,18 @@ impl Board {
             counters,
             kernel,
             feeds: watch::Sender::default(),
+            policy_feeds: watch::Sender::default(),
         }
     }
 
     /// Shows other feeds from now on.
     pub fn show_feeds(&self, feeds: Feeds) {
         self.feeds.send_replace(feeds);
+    }
+
+    /// Shows other feeds of who may ask from now on.
+    pub fn show_policy_feeds(&self, health: Vec<Arc<Health>>) {
+        self.policy_feeds.send_replace(health);
     }
 
     /// Changes what is shown.
@@ -196,7 +218,7 @@ impl Board {
         let mut status = self.status.borrow().clone();
         status.resolver.counts = self.counters.read();
         if let SourceStatus::Kubernetes(kubernetes) = &mut status.source {
-            *kubernetes = self.feeds.borrow().read();
+            *kubernetes = self.feeds.borrow().read(&self.policy_feeds.borrow());
         }
         (status, (self.kernel)())
     }
@@ -231,17 +253,19 @@ impl KernelStatus {
 }
 
 impl Feeds {
-    fn read(&self) -> KubernetesStatus {
+    /// With other feeds, which others depend on.
+    fn read(&self, others: &[Arc<Health>]) -> KubernetesStatus {
         let ages: Option<Vec<_>> = self.health.iter().map(|health| health.age()).collect();
         let oldest = ages.and_then(|ages| ages.into_iter().max());
         let mut requests = BTreeMap::new();
-        for health in &self.health {
+        let all = || self.health.iter().chain(others);
+        for health in all() {
             let Requests { list, watch, get } = health.requests();
             for (verb, count) in [("list", list), ("watch", watch), ("get", get)] {
                 *requests.entry(verb.to_owned()).or_default() += count;
             }
         }
-        let feeds = self.health.iter().flat_map(|health| health.feeds());
+        let feeds = all().flat_map(|health| health.feeds());
         KubernetesStatus {
             reasons: self.reasons.clone(),
             age_seconds: oldest.map(|age| age.as_secs_f64()),
@@ -302,6 +326,7 @@ impl fmt::Display for Status {
             problems,
             zones,
             objects,
+            network_policy,
             resolver,
             datapath,
         } = self;
@@ -329,6 +354,9 @@ impl fmt::Display for Status {
             f,
             "objects    {namespaces} Namespaces, {services} Services, {endpoint_slices} EndpointSlices, {pods} Pods"
         )?;
+        if let Some(policy) = network_policy {
+            policy.fmt(f)?;
+        }
         lines(f, "listening", &resolver.listen)?;
         lines(f, "upstream", &resolver.upstreams)?;
         resolver.counts.fmt(f)?;
@@ -339,6 +367,38 @@ impl fmt::Display for Status {
                 tree(f, datapath, 1)
             }
         }
+    }
+}
+
+impl fmt::Display for PolicyStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.permitted {
+            None if self.mode == "ignore" => {
+                writeln!(f, "policies   ignored: every pod's queries are answered")?;
+            }
+            None => writeln!(
+                f,
+                "policies   none about egress: every pod's queries are answered"
+            )?,
+            Some(count) => writeln!(
+                f,
+                "policies   queries of {count} addresses of pods are answered, others pass"
+            )?,
+        }
+        for left_out in &self.left_out {
+            let LeftOut {
+                pod,
+                addresses,
+                reason,
+            } = left_out;
+            let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+            writeln!(
+                f,
+                "left out   Pod {pod} ({}): {reason}",
+                addresses.join(", ")
+            )?;
+        }
+        Ok(())
     }
 }
 

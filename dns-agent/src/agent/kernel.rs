@@ -20,7 +20,7 @@ use crate::{
     },
     config::Config,
     datapath::{
-        self, Datapath, Ending, Persistence, hooks,
+        self, Clients, Datapath, Ending, Persistence, hooks,
         interfaces::{Device, Devices},
         pins::{Claim, Pins},
         settings,
@@ -69,15 +69,18 @@ pub(super) enum Trust {
 }
 
 impl Kernel {
-    /// A kernel plane that waits for [`Kernel::start`], if one is asked for.
+    /// A kernel plane that waits for [`Kernel::start`], if one is asked for, and answers these clients
+    /// until it is told otherwise.
     ///
     /// # Errors
     /// When it would answer strangers on a network card.
-    pub(super) fn new(config: &Config) -> anyhow::Result<Kernel> {
+    pub(super) fn new(config: &Config, clients: &Clients) -> anyhow::Result<Kernel> {
         let settings = datapath::Config {
             interfaces: config.interfaces.clone(),
             allow: config.allow.clone(),
+            rate_limit: config.rate_limit,
             serve: config.serve.clone(),
+            clients: clients.clone(),
             capacity: config.capacity.map(|names| names as usize),
             stale_after: config.stale_after,
             persistence: config.persistence,
@@ -182,6 +185,20 @@ impl Kernel {
         info!(?addresses, "the kernel answers for these addresses");
         self.settings.serve = addresses.to_vec();
         self.write(|datapath| datapath.serve(data, addresses.to_vec()));
+    }
+
+    /// The addresses that the kernel answers for.
+    pub(super) fn served(&self) -> &[SocketAddr] {
+        &self.settings.serve
+    }
+
+    /// Answers only these clients on pods' veths from now on.
+    pub(super) fn admit(&mut self, data: &dyn ZoneData, clients: &Clients) {
+        if self.settings.clients == *clients {
+            return;
+        }
+        self.settings.clients = clients.clone();
+        self.write(|datapath| datapath.admit(data, clients.clone()));
     }
 
     /// Writes the tables. When that fails the kernel plane is taken down, since they are not

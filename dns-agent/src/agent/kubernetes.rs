@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -47,6 +48,15 @@ pub(super) async fn follow(
     "the source of objects"
 }
 
+/// Over which time first lists are spread.
+pub(super) fn first_list_jitter(bpffs: &Path) -> Duration {
+    // Hooks that an agent before left answer for a while only.
+    match pins::are_there(bpffs) {
+        true => Duration::ZERO,
+        false => FIRST_LIST_JITTER,
+    }
+}
+
 /// The Corefile, and what it says is to be read.
 struct Followed {
     client: Client,
@@ -80,11 +90,7 @@ impl Followed {
             reasons: Vec::new(),
             health: vec![corefile.health()],
         });
-        // Hooks that an agent before left answer for a while only.
-        let jitter = match pins::are_there(&config.bpffs) {
-            true => Duration::ZERO,
-            false => FIRST_LIST_JITTER,
-        };
+        let jitter = first_list_jitter(&config.bpffs);
         Followed {
             client,
             config,

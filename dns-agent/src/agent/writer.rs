@@ -1,7 +1,7 @@
 //! The one task that publishes.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -9,7 +9,10 @@ use std::{
 use tokio::{runtime::Handle, sync::mpsc, time::timeout};
 use tracing::{info, warn};
 
-use super::kernel::{Kernel, Trust};
+use super::{
+    guard::Guard,
+    kernel::{Kernel, Trust},
+};
 
 use crate::{
     admin::{
@@ -18,7 +21,7 @@ use crate::{
     },
     cluster::{Changes, Feed, Index, Key, Object, Objects, Problem, ZoneSettings},
     config::{Config, Serves, Source},
-    datapath::Ending,
+    datapath::{Clients, Ending},
     resolver::Servers,
     source::{Event, kubernetes::Health},
     zone::ZoneData,
@@ -45,6 +48,10 @@ pub(super) enum Told {
     Planned(Planned),
     /// What a feed tells, and when that was read.
     Event(Event, Instant),
+    /// What a feed tells of who may ask.
+    Policy(Event),
+    /// How the feeds do that tell who may ask.
+    PolicyHealth(Vec<Arc<Health>>),
     /// Network devices came or went.
     Devices,
     /// To end.
@@ -68,9 +75,10 @@ pub(super) struct Writer {
     index: Arc<RwLock<Index>>,
     /// What is wrong with objects; said once each.
     problems: BTreeSet<Problem>,
-    /// Objects that a feed could not use; they are in no index.
-    unusable: BTreeSet<Problem>,
+    /// What is wrong with objects that a feed could not use.
+    unusable: BTreeMap<(Feed, Key), Problem>,
     kernel: Kernel,
+    guard: Guard,
     /// Whether anything changed since the serial did.
     is_newer: bool,
     renumbered: Instant,
@@ -138,11 +146,13 @@ impl Writer {
             }),
         };
         let index = Index::new(config.zone.clone(), serial_after(0));
+        let guard = Guard::new(config);
         Ok(Writer {
             index: Arc::new(RwLock::new(index)),
             problems: BTreeSet::new(),
-            unusable: BTreeSet::new(),
-            kernel: Kernel::new(config)?,
+            unusable: BTreeMap::new(),
+            kernel: Kernel::new(config, guard.clients())?,
+            guard,
             is_newer: false,
             renumbered: Instant::now(),
             ticked: Instant::now(),
@@ -208,7 +218,8 @@ impl Writer {
 
     fn take(&mut self, told: Told) {
         match told {
-            Told::Objects(objects) => {
+            Told::Objects(mut objects) => {
+                self.guard.replace(*std::mem::take(&mut objects.facts));
                 let mut index = write(&self.index);
                 index.replace(objects);
                 if !index.is_complete() {
@@ -217,6 +228,11 @@ impl Writer {
             }
             Told::Planned(planned) => self.plan(planned),
             Told::Event(event, read) => self.event(event, read),
+            Told::Policy(event) => {
+                self.note_unusable(&event);
+                self.guard.event(event);
+            }
+            Told::PolicyHealth(health) => self.guard.watch(health),
             Told::Devices => self.has_devices = true,
             Told::End(ending) => self.ending = Some(ending),
         }
@@ -266,6 +282,7 @@ impl Writer {
     }
 
     fn event(&mut self, event: Event, read: Instant) {
+        self.note_unusable(&event);
         let mut index = write(&self.index);
         match event {
             Event::Listing(feed) => index.listing(feed),
@@ -291,12 +308,14 @@ impl Writer {
                     self.unpublished.push(Taken { read, endpoints });
                 }
             }
-            Event::Unusable { problem, .. } => {
-                if !self.unusable.contains(&problem) {
-                    warn!("{problem}; it is left out, or stays as it was");
-                    self.unusable.insert(problem);
-                }
+            Event::Unusable {
+                feed,
+                stand_in: Some(stand_in),
+                ..
+            } => {
+                index.apply(feed, stand_in);
             }
+            Event::Unusable { stand_in: None, .. } => {}
             Event::Listed(feed) => {
                 index.listed(feed);
                 let Some(api) = &mut self.api else {
@@ -323,9 +342,13 @@ impl Writer {
             changes
         };
         self.serve();
+        let has_admitted = self.admit();
         let has_changed = changes.everything || !changes.names.is_empty();
         if has_changed {
             self.bring(&changes);
+        }
+        if has_admitted && self.can_start() {
+            self.kernel.start(&read_lock(&self.index).view());
         }
         for Taken { read, endpoints } in self.unpublished.drain(..) {
             self.metrics.published(read.elapsed());
@@ -346,7 +369,7 @@ impl Writer {
                 .checked_sub(self.kernel.interval())
                 .unwrap_or(self.ticked);
         }
-        has_changed || is_due
+        has_changed || has_admitted || is_due
     }
 
     /// Follows the addresses of the cluster's DNS. They may change without any name: its Service may
@@ -360,14 +383,33 @@ impl Writer {
         if let Some(cluster_dns) = &api.cluster_dns {
             cluster_dns.set(&services);
         }
-        match api.serves {
-            Serves::Given => {}
-            Serves::Service => self.kernel.serve(&index.view(), &services),
-            Serves::ServiceAndEndpoints => {
-                let addresses = [services, endpoints].concat();
-                self.kernel.serve(&index.view(), &addresses);
-            }
+        let addresses = match api.serves {
+            Serves::Given => return,
+            Serves::Service => services,
+            Serves::ServiceAndEndpoints => [services, endpoints].concat(),
+        };
+        if self.kernel.served() == addresses {
+            return;
         }
+        let view = index.view();
+        // Who may ask the old ones may not be allowed to ask the new ones.
+        if let Some(clients) = self.guard.judge(&addresses) {
+            self.kernel.admit(&view, &Clients::Known(BTreeSet::new()));
+            self.kernel.serve(&view, &addresses);
+            self.kernel.admit(&view, &clients);
+        } else {
+            self.kernel.serve(&view, &addresses);
+        }
+    }
+
+    /// Follows who may ask; says whether that has changed.
+    fn admit(&mut self) -> bool {
+        let Some(clients) = self.guard.judge(self.kernel.served()) else {
+            return false;
+        };
+        let index = read_lock(&self.index);
+        self.kernel.admit(&index.view(), &clients);
+        true
     }
 
     /// Brings changes to the kernel.
@@ -376,7 +418,7 @@ impl Writer {
         let view = index.view();
         if self.kernel.is_waiting() {
             // Where everything passes nothing is known of what the tables must hold later.
-            if !view.zones().is_empty() {
+            if !view.zones().is_empty() && self.guard.is_settled() {
                 self.kernel.start(&view);
             }
         } else if changes.everything {
@@ -408,13 +450,22 @@ impl Writer {
             }
         }
         self.trust = trust;
-        if self.kernel.is_behind() {
-            // The other agent may have ended.
+        // The other agent may have ended, or it is known who may ask.
+        if self.kernel.is_behind() || self.can_start() {
             self.kernel.start(&read_lock(&self.index).view());
         }
         self.kernel.tick(trust);
         self.ticked = Instant::now();
         self.show(board);
+    }
+
+    /// Whether nothing keeps the kernel plane from starting any more.
+    fn can_start(&self) -> bool {
+        let index = read_lock(&self.index);
+        self.kernel.is_waiting()
+            && index.is_complete()
+            && !index.view().zones().is_empty()
+            && self.guard.is_settled()
     }
 
     /// Whether what is known is complete, and not too old.
@@ -436,6 +487,26 @@ impl Writer {
         match api.health.iter().all(is_fresh) {
             true => Trust::Current,
             false => Trust::Stale,
+        }
+    }
+
+    /// Says what is wrong with an object that a feed can't use, if it has not been said before.
+    fn note_unusable(&mut self, event: &Event) {
+        match event {
+            Event::Unusable { feed, problem, .. } => {
+                let key = Key::new(&*problem.namespace, &*problem.name);
+                let before = self.unusable.insert((*feed, key), problem.clone());
+                if before.as_ref() != Some(problem) {
+                    warn!("{problem}; its names are left to the cluster's DNS");
+                }
+            }
+            Event::Applied { feed, object, .. } if !self.unusable.is_empty() => {
+                self.unusable.remove(&(*feed, object.key()));
+            }
+            Event::Deleted { feed, key } => {
+                self.unusable.remove(&(*feed, key.clone()));
+            }
+            _ => {}
         }
     }
 
@@ -461,18 +532,21 @@ impl Writer {
             });
             (zones.collect(), index.counts())
         };
-        let problems = self.problems.union(&self.unusable);
+        let problems = self.problems.iter().chain(self.unusable.values());
         let problems = problems.map(ToString::to_string).collect();
         board.update(|status| {
             status.zones = zones;
             status.objects = objects;
             status.problems = problems;
+            status.network_policy = self.guard.status();
         });
         self.show_state(board);
     }
 
     fn show_state(&self, board: &Board) {
         let (mut missing, mut degraded) = (self.kernel.missing(), self.kernel.degraded());
+        missing.extend(self.guard.missing());
+        degraded.extend(self.guard.degraded());
         if let Some(api) = &self.api {
             let awaited: Vec<_> = api.awaited.iter().map(|feed| feed.name()).collect();
             if !awaited.is_empty() {

@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::objects::{
-    Endpoint, EndpointSlice, Key, Namespace, Object, ObjectError, Pod, Port, Problem, Service,
-    ServiceKind,
+    Endpoint, EndpointSlice, Key, Namespace, Object, ObjectError, Pod, Port, Problem, Reading,
+    Service, ServiceKind,
 };
+use super::policy::Fact;
 
 /// The label that names the Service an EndpointSlice belongs to.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -31,6 +33,14 @@ impl TryFrom<core::Service> for Object {
     type Error = ObjectError;
 
     fn try_from(service: core::Service) -> Result<Object, ObjectError> {
+        Service::try_from(service).map(Object::Service)
+    }
+}
+
+impl TryFrom<core::Service> for Service {
+    type Error = ObjectError;
+
+    fn try_from(service: core::Service) -> Result<Service, ObjectError> {
         let key = key("Service", &service.metadata)?;
         let problem = |field: String, reason| Problem::of("Service", &key, field, reason);
         let spec = service
@@ -64,7 +74,7 @@ impl TryFrom<core::Service> for Object {
                 .collect::<Result<_, _>>()?;
             ServiceKind::ClusterIp(addresses)
         };
-        Ok(Object::Service(Service { key, kind, ports }))
+        Ok(Service { key, kind, ports })
     }
 }
 
@@ -72,6 +82,14 @@ impl TryFrom<discovery::EndpointSlice> for Object {
     type Error = ObjectError;
 
     fn try_from(slice: discovery::EndpointSlice) -> Result<Object, ObjectError> {
+        EndpointSlice::try_from(slice).map(Object::EndpointSlice)
+    }
+}
+
+impl TryFrom<discovery::EndpointSlice> for EndpointSlice {
+    type Error = ObjectError;
+
+    fn try_from(slice: discovery::EndpointSlice) -> Result<EndpointSlice, ObjectError> {
         let key = key("EndpointSlice", &slice.metadata)?;
         let problem = |field: String, reason| Problem::of("EndpointSlice", &key, field, reason);
         let service = slice
@@ -108,13 +126,16 @@ impl TryFrom<discovery::EndpointSlice> for Object {
             Endpoint::read(endpoint, addresses, &mut endpoints);
         }
         share_zones(&mut endpoints);
-        Ok(Object::EndpointSlice(EndpointSlice {
+        Ok(EndpointSlice {
             key,
             service,
             endpoints: endpoints.into(),
-            is_odd,
+            reading: match is_odd {
+                true => Reading::Odd,
+                false => Reading::Plain,
+            },
             ports,
-        }))
+        })
     }
 }
 
@@ -125,8 +146,27 @@ impl TryFrom<discovery::EndpointSlice> for Object {
 pub struct ApiPod {
     /// Its metadata.
     pub metadata: ObjectMeta,
+    /// What it is to be.
+    pub spec: Option<ApiPodSpec>,
     /// Its state.
     pub status: Option<ApiPodStatus>,
+}
+
+/// What a Pod is to be, as far as it matters.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiPodSpec {
+    /// Whether it is in its node's network.
+    pub host_network: Option<bool>,
+    /// Its containers.
+    pub containers: Option<Vec<ApiContainer>>,
+}
+
+/// A container of a Pod, as far as it matters.
+#[derive(Debug, Default, Deserialize)]
+pub struct ApiContainer {
+    /// Its ports.
+    pub ports: Option<Vec<core::ContainerPort>>,
 }
 
 /// The state of a Pod, as far as it matters.
@@ -146,11 +186,31 @@ pub struct ApiPodStatus {
 pub trait ApiObject: DeserializeOwned + TryInto<Object, Error = ObjectError> {
     /// Its metadata.
     fn metadata(&self) -> &ObjectMeta;
+
+    /// What it says beside that of who may ask, if anything.
+    ///
+    /// # Errors
+    /// When it makes no sense.
+    fn fact(&self) -> Result<Option<Fact>, ObjectError>;
+}
+
+impl ApiObject for networking::NetworkPolicy {
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn fact(&self) -> Result<Option<Fact>, ObjectError> {
+        Ok(None)
+    }
 }
 
 impl ApiObject for core::Namespace {
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata
+    }
+
+    fn fact(&self) -> Result<Option<Fact>, ObjectError> {
+        Fact::of_namespace(self).map(Some)
     }
 }
 
@@ -158,17 +218,29 @@ impl ApiObject for core::Service {
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata
     }
+
+    fn fact(&self) -> Result<Option<Fact>, ObjectError> {
+        Fact::of_service(self).map(Some)
+    }
 }
 
 impl ApiObject for discovery::EndpointSlice {
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata
     }
+
+    fn fact(&self) -> Result<Option<Fact>, ObjectError> {
+        Fact::of_slice(self).map(Some)
+    }
 }
 
 impl ApiObject for ApiPod {
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata
+    }
+
+    fn fact(&self) -> Result<Option<Fact>, ObjectError> {
+        Fact::of_pod(self).map(Some)
     }
 }
 
@@ -182,25 +254,34 @@ impl TryFrom<ApiPod> for Object {
             status.phase.as_deref(),
             Some("Succeeded" | "Failed" | "Unknown")
         );
-        if ended || pod.metadata.deletion_timestamp.is_some() {
-            let addresses = Vec::new();
-            return Ok(Object::Pod(Pod { key, addresses }));
-        }
-        let texts: Vec<String> = match status.pod_ips {
-            Some(addresses) if !addresses.is_empty() => {
-                addresses.into_iter().map(|address| address.ip).collect()
-            }
-            _ => status.pod_ip.into_iter().collect(),
+        let addresses = match ended {
+            true => Vec::new(),
+            false => status.addresses(&key)?,
         };
-        let addresses = texts
-            .iter()
-            .filter(|text| !text.is_empty())
+        Ok(Object::Pod(Pod {
+            key,
+            addresses,
+            is_terminating: pod.metadata.deletion_timestamp.is_some(),
+        }))
+    }
+}
+
+impl ApiPodStatus {
+    /// The Pod's addresses.
+    pub(super) fn addresses(&self, key: &Key) -> Result<Vec<IpAddr>, ObjectError> {
+        let texts: Vec<&String> = match &self.pod_ips {
+            Some(addresses) if !addresses.is_empty() => {
+                addresses.iter().map(|address| &address.ip).collect()
+            }
+            _ => self.pod_ip.iter().collect(),
+        };
+        let texts = texts.into_iter().filter(|text| !text.is_empty());
+        texts
             .map(|text| {
                 address(text)
-                    .map_err(|reason| Problem::of("Pod", &key, "status.podIPs".into(), reason))
+                    .map_err(|reason| Problem::of("Pod", key, "status.podIPs".into(), reason))
             })
-            .collect::<Result<_, _>>()?;
-        Ok(Object::Pod(Pod { key, addresses }))
+            .collect()
     }
 }
 
@@ -263,7 +344,7 @@ fn is_ready(endpoint: &discovery::Endpoint) -> bool {
         .unwrap_or(true)
 }
 
-fn key(kind: &'static str, metadata: &ObjectMeta) -> Result<Key, Problem> {
+pub(super) fn key(kind: &'static str, metadata: &ObjectMeta) -> Result<Key, Problem> {
     let key = Key {
         // Where kubectl puts an object that names no namespace.
         namespace: match kind {

@@ -18,6 +18,18 @@ pub enum Feed {
     Pods,
     /// The ConfigMap with CoreDNS's configuration.
     Corefile,
+    /// NetworkPolicies.
+    Policies,
+    /// Pods that may ask: those of this node.
+    Clients,
+    /// The Namespace of the cluster's own DNS.
+    DnsNamespace,
+    /// The Service of the cluster's own DNS.
+    DnsService,
+    /// EndpointSlices of the cluster's own DNS, for who may ask it.
+    DnsEndpoints,
+    /// Pods of the cluster's own DNS.
+    DnsPods,
 }
 
 impl Feed {
@@ -32,6 +44,12 @@ impl Feed {
             Feed::DnsSlices => "EndpointSlices of the cluster's DNS",
             Feed::Pods => "Pods",
             Feed::Corefile => "Corefile",
+            Feed::Policies => "NetworkPolicies",
+            Feed::Clients => "Pods of this node",
+            Feed::DnsNamespace => "Namespace of the cluster's DNS",
+            Feed::DnsService => "Service of the cluster's DNS",
+            Feed::DnsEndpoints => "endpoints of the cluster's DNS",
+            Feed::DnsPods => "Pods of the cluster's DNS",
         }
     }
 }

@@ -45,6 +45,8 @@ pub(super) struct Known {
     pub(super) any_namespace: bool,
     /// Whether everything has been told once.
     pub(super) complete: bool,
+    /// Whether objects can't be read, so that addresses may have names that nobody told.
+    pub(super) has_unreadable: bool,
     /// For each domain the names of the services that are asked by the cluster's clients.
     pub(super) servers: Vec<BTreeSet<Name>>,
 }
@@ -79,6 +81,7 @@ impl Frame {
             true => Absent::Passed,
             // Somebody else knows the endpoints' pointers.
             _ if settings.endpoints == Endpoints::Headless && is_reverse(name) => Absent::Passed,
+            _ if known.has_unreadable && is_reverse(name) => Absent::Passed,
             // CoreDNS gives a name with labels in front of an IPv6 address the address's pointer.
             _ if settings.odd_endpoints == OddEndpoints::Passed && is_ipv6(name) => Absent::Passed,
             _ if !known.complete => Absent::NotYetKnown,
@@ -221,6 +224,9 @@ fn add_reverse(
 ) -> Result<(), NameError> {
     for name in reverse_zones(network) {
         add_zone(builder, &name, settings)?;
+        if settings.name_servers == NameServers::Passed {
+            builder.pass_type(name, Rtype::NS);
+        }
     }
     Ok(())
 }

@@ -41,8 +41,10 @@ pub struct Index {
     pub(super) pointers: BTreeSet<(IpAddr, Arc<Key>)>,
     /// The aliases that lead to a name, and those that lead to a name one label below it.
     aliases: BTreeMap<Name, BTreeSet<Key>>,
-    /// How many pods of a namespace have an address.
-    pod_addresses: BTreeMap<(Arc<str>, IpAddr), usize>,
+    /// The pods of each namespace that have an address.
+    pod_addresses: BTreeMap<(Arc<str>, IpAddr), PodCount>,
+    /// Services and slices that are there and can't be read.
+    unreadable: BTreeSet<Key>,
     /// The list of each feed that came last, by number.
     lists: BTreeMap<Feed, u32>,
     problems: BTreeMap<Key, Vec<Problem>>,
@@ -68,6 +70,15 @@ struct Told<T> {
     list: u32,
 }
 
+/// How many pods there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct PodCount {
+    /// Those that are not being deleted.
+    pub(super) running: usize,
+    /// Those that are.
+    pub(super) terminating: usize,
+}
+
 /// Whether everything has been told once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Completeness {
@@ -85,6 +96,7 @@ impl Index {
             serial,
             any_namespace: false,
             complete: false,
+            has_unreadable: false,
             servers: Vec::new(),
         };
         Index {
@@ -101,6 +113,7 @@ impl Index {
             pointers: BTreeSet::new(),
             aliases: BTreeMap::new(),
             pod_addresses: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
             lists: BTreeMap::new(),
             problems: BTreeMap::new(),
             shared: Shared::default(),
@@ -255,8 +268,9 @@ impl Index {
                 let key = object.key.clone();
                 let told = Told { object, feed, list };
                 self.change(&BTreeSet::from([key.clone()]), |index| {
-                    index.services.insert(key, told);
+                    index.services.insert(key.clone(), told);
                 });
+                self.note_unreadable(&key);
             }
             Object::EndpointSlice(mut object) => {
                 if let Some(old) = self.slices.get_mut(&object.key)
@@ -272,6 +286,7 @@ impl Index {
                         .get(&object.key)
                         .and_then(|old| old.object.service_key()),
                 );
+                let key = object.key.clone();
                 let told = Told { object, feed, list };
                 self.change(&services, |index| {
                     index.unlink_slice(&told.object.key);
@@ -284,6 +299,7 @@ impl Index {
                     }
                     index.slices.insert(told.object.key.clone(), told);
                 });
+                self.note_unreadable(&key);
             }
             Object::Pod(object) => {
                 if let Some(old) = self.pods.get_mut(&object.key)
@@ -295,6 +311,7 @@ impl Index {
                 let key = object.key.clone();
                 self.change_pod(&key, Some(Told { object, feed, list }));
             }
+            Object::Fact(_) => return false,
         }
         true
     }
@@ -315,6 +332,7 @@ impl Index {
                     self.change(&BTreeSet::from([key.clone()]), |index| {
                         index.services.remove(key);
                     });
+                    self.note_unreadable(key);
                 }
             }
             Feed::Slices | Feed::OtherSlices | Feed::DnsSlices => {
@@ -325,9 +343,16 @@ impl Index {
                     index.unlink_slice(key);
                     index.slices.remove(key);
                 });
+                self.note_unreadable(key);
             }
             Feed::Pods => self.change_pod(key, None),
-            Feed::Corefile => {}
+            Feed::Corefile
+            | Feed::Policies
+            | Feed::Clients
+            | Feed::DnsNamespace
+            | Feed::DnsService
+            | Feed::DnsEndpoints
+            | Feed::DnsPods => {}
         }
     }
 
@@ -339,6 +364,7 @@ impl Index {
             endpoint_slices,
             pods,
             namespaces_known,
+            facts: _,
         } = objects;
         if self.namespaces_known != namespaces_known {
             self.namespaces_known = namespaces_known;

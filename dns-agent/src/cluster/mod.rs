@@ -9,19 +9,23 @@ mod feed;
 mod frame;
 mod index;
 mod objects;
+mod policy;
 mod provenance;
 mod selector;
 mod service;
 mod settings;
 mod view;
 
-pub use convert::{ApiObject, ApiPod, ApiPodStatus};
+pub use convert::{ApiContainer, ApiObject, ApiPod, ApiPodSpec, ApiPodStatus};
 pub use corefile::{Adopted, AdoptedZone, Conclusions};
 pub use feed::Feed;
 pub use index::{Changes, Index, build};
 pub use objects::{
     Endpoint, EndpointSlice, Key, Namespace, Object, ObjectCounts, ObjectError, Objects, Pod, Port,
-    Problem, Service, ServiceKind,
+    Problem, Reading, Service, ServiceKind,
+};
+pub use policy::{
+    Client, DnsService, DnsSlice, Fact, Facts, LabelledNamespace, LeftOut, Policy, Verdicts,
 };
 pub use provenance::{ObjectRef, Origin, Provenance};
 pub use selector::{Labels, Selector, SelectorError, Selectors};

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::policy::{Fact, Facts};
+
 /// Every object known, of the kinds that make records.
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
@@ -22,6 +24,8 @@ pub struct Objects {
     /// Whether `namespaces` says which Namespaces exist. Without any Namespace
     /// object all of them do.
     pub namespaces_known: bool,
+    /// What decides who may ask.
+    pub facts: Box<Facts>,
 }
 
 /// How many objects there are of each kind.
@@ -58,6 +62,8 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     /// A Pod.
     Pod(Pod),
+    /// What an object says of who may ask; it makes no records.
+    Fact(Fact),
 }
 
 /// A namespace.
@@ -87,6 +93,8 @@ pub enum ServiceKind {
     Headless,
     /// Another domain name.
     ExternalName(Box<str>),
+    /// What can't be read: somebody else may know better.
+    Unreadable,
 }
 
 /// A part of a service's endpoints.
@@ -99,10 +107,22 @@ pub struct EndpointSlice {
     pub service: Option<Arc<str>>,
     /// The addresses of the endpoints that are ready.
     pub endpoints: Box<[Endpoint]>,
-    /// Whether CoreDNS takes some of them for domain names, or for other addresses than we do.
-    pub is_odd: bool,
+    /// How far it could be read.
+    pub reading: Reading,
     /// The ports that each of the endpoints has.
     pub ports: Arc<[Port]>,
+}
+
+/// How far a slice could be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// As CoreDNS reads it.
+    #[default]
+    Plain,
+    /// CoreDNS takes some of its addresses for domain names, or for other addresses than we do.
+    Odd,
+    /// Not at all: somebody else may know its endpoints.
+    Unreadable,
 }
 
 /// One address of an endpoint of a service.
@@ -134,8 +154,11 @@ pub struct Port {
 pub struct Pod {
     /// Namespace and name.
     pub key: Key,
-    /// Its addresses; none when it ended or is being deleted.
+    /// Its addresses; none when it ended.
     pub addresses: Vec<IpAddr>,
+    /// Whether it is being deleted. CoreDNS goes on answering for it until it is gone, if it knew it
+    /// before.
+    pub is_terminating: bool,
 }
 
 /// Something wrong with an object: what, where, why.
@@ -156,6 +179,19 @@ pub struct Problem {
 /// Why an object could not be read.
 pub type ObjectError = Problem;
 
+impl Object {
+    /// What tells it apart from others of its kind; a Namespace is in none.
+    pub fn key(&self) -> Key {
+        match self {
+            Object::Namespace(namespace) => Key::new("", namespace.name.clone()),
+            Object::Service(service) => service.key.clone(),
+            Object::EndpointSlice(slice) => slice.key.clone(),
+            Object::Pod(pod) => pod.key.clone(),
+            Object::Fact(fact) => fact.key().clone(),
+        }
+    }
+}
+
 impl Objects {
     /// Puts an object in the place of the one with the same kind and key.
     pub fn insert(&mut self, object: Object) {
@@ -173,6 +209,7 @@ impl Objects {
             Object::Pod(pod) => {
                 self.pods.insert(pod.key.clone(), pod);
             }
+            Object::Fact(fact) => self.facts.insert(fact),
         }
     }
 
@@ -193,6 +230,7 @@ impl Objects {
             Object::Pod(pod) => {
                 self.pods.remove(&pod.key);
             }
+            Object::Fact(_) => {}
         }
     }
 }
@@ -217,7 +255,35 @@ impl Key {
     }
 }
 
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl Service {
+    /// One that is there and can't be read: what it would give is left to somebody else.
+    pub fn unreadable(key: Key) -> Service {
+        Service {
+            key,
+            kind: ServiceKind::Unreadable,
+            ports: [].into(),
+        }
+    }
+}
+
 impl EndpointSlice {
+    /// One that is there and can't be read: what it would give is left to somebody else.
+    pub fn unreadable(key: Key, service: Option<Arc<str>>) -> EndpointSlice {
+        EndpointSlice {
+            key,
+            service,
+            endpoints: [].into(),
+            reading: Reading::Unreadable,
+            ports: [].into(),
+        }
+    }
+
     /// The service it belongs to.
     pub fn service_key(&self) -> Option<Key> {
         Some(Key {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+
 use super::objects::Object;
 
 /// An object's labels.
@@ -52,6 +54,7 @@ impl Selectors {
             Object::Service(_) | Object::EndpointSlice(_) | Object::Pod(_) => {
                 self.objects.matches(labels)
             }
+            Object::Fact(_) => true,
         }
     }
 }
@@ -61,9 +64,52 @@ impl Selector {
     pub fn matches(&self, labels: &Labels) -> bool {
         self.0.iter().all(|requirement| requirement.holds(labels))
     }
+
+    /// Whether all conditions hold for these labels, whatever others there are beside them.
+    pub(super) fn matches_at_least(&self, labels: &Labels) -> bool {
+        let mut requirements = self.0.iter();
+        requirements
+            .all(|requirement| labels.contains_key(&requirement.key) && requirement.holds(labels))
+    }
+
+    /// A selector as objects hold it.
+    ///
+    /// # Errors
+    /// Says what makes no sense.
+    pub(super) fn of(selector: LabelSelector) -> Result<Selector, String> {
+        let labels = selector.match_labels.unwrap_or_default().into_iter();
+        let labels = labels.map(|(key, value)| {
+            let operator = Operator::In(vec![value]);
+            Ok(Requirement { key, operator })
+        });
+        let expressions = selector.match_expressions.unwrap_or_default().into_iter();
+        let requirements = labels.chain(expressions.map(Requirement::of));
+        Ok(Selector(requirements.collect::<Result<_, _>>()?))
+    }
 }
 
 impl Requirement {
+    fn of(requirement: LabelSelectorRequirement) -> Result<Requirement, String> {
+        let LabelSelectorRequirement {
+            key,
+            operator,
+            values,
+        } = requirement;
+        let values = values.unwrap_or_default();
+        let operator = match operator.as_str() {
+            "In" => Operator::In(values),
+            "NotIn" => Operator::NotIn(values),
+            "Exists" => Operator::Exists,
+            "DoesNotExist" => Operator::DoesNotExist,
+            other => {
+                return Err(format!(
+                    "{other:?} is no operator: it is In, NotIn, Exists or DoesNotExist"
+                ));
+            }
+        };
+        Ok(Requirement { key, operator })
+    }
+
     fn holds(&self, labels: &Labels) -> bool {
         let value = labels.get(&self.key);
         match &self.operator {

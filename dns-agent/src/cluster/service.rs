@@ -4,16 +4,19 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::zone::{Below, Name, Rdata, Record, Srv, dashed};
+use crate::zone::{Below, Name, Rdata, Record, Rtype, Srv, dashed};
 
 use super::frame::label_below;
-use super::objects::{Endpoint, EndpointSlice, Key, Port, Problem, Service, ServiceKind};
+use super::objects::{Endpoint, EndpointSlice, Key, Port, Problem, Reading, Service, ServiceKind};
 use super::settings::{
     Departures, EmptyServices, EndpointNames, Endpoints, OddEndpoints, ZonalNames, ZoneSettings,
 };
 
 /// The longest label; CoreDNS names no endpoint after a pod with a longer name.
 const MAX_LABEL: usize = 63;
+
+/// What ports of services can be of.
+const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
 
 /// All that one service and its slices give to a model, in one cluster domain.
 #[derive(Debug, Default)]
@@ -24,6 +27,8 @@ pub(super) struct Contribution {
     pub(super) below: Vec<(Name, Below)>,
     /// Names of which somebody else knows more, and whether any are below.
     pub(super) left: Vec<Name>,
+    /// Types of names that are somebody else's to answer.
+    pub(super) passed: Vec<(Name, Rtype)>,
     /// What the addresses are called. Which of them become PTR records only all
     /// services together can tell.
     pub(super) pointers: Vec<Pointer>,
@@ -85,6 +90,12 @@ pub(super) fn contribution(
         }
     };
     let addresses: &[IpAddr] = match &service.kind {
+        ServiceKind::Unreadable => {
+            if let Err(reason) = out.leave(name, BTreeSet::from(PROTOCOLS), settings) {
+                out.problem(service, "metadata.name", reason);
+            }
+            return out;
+        }
         ServiceKind::ExternalName(target) => {
             out.alias(service, name, target, settings.ttl);
             return out;
@@ -110,7 +121,7 @@ pub(super) fn contribution(
         && settings.zonal_names == ZonalNames::Answered
         && is_empty(slices);
     if is_headless && (is_odd || has_only_zones) {
-        if let Err(reason) = out.leave(name, slices, settings) {
+        if let Err(reason) = out.leave(name, protocols(slices), settings) {
             out.problem(service, "metadata.name", reason);
         }
         return out;
@@ -139,6 +150,9 @@ pub(super) fn contribution(
     for (owner, pairs) in group_by(&endpoints, |pair| Some(pair.target)) {
         out.pairs(owner, &pairs, settings.ttl);
     }
+    if settings.odd_endpoints == OddEndpoints::Passed {
+        out.pass_uneven(name, &own);
+    }
     if !knows_endpoints {
         out.below.push((name.clone(), Below::Unknown));
     }
@@ -149,8 +163,9 @@ pub(super) fn contribution(
     {
         out.problem(service, "metadata.name", reason);
     }
+    let protocols = own.iter().map(|pair| &*pair.port.protocol);
     if settings.departures == Departures::Passed
-        && let Err(reason) = out.leave_ports(name, own.iter().map(|pair| pair.port))
+        && let Err(reason) = out.leave_ports(name, protocols.collect())
     {
         out.problem(service, "spec.ports", reason);
     }
@@ -260,6 +275,21 @@ impl Contribution {
         }
     }
 
+    /// Leaves SRV questions to somebody else where endpoints share a host name, and some have a port
+    /// without a number. They have no SRV record there, so CoreDNS doesn't add their addresses;
+    /// records don't tell them apart from others of the host.
+    fn pass_uneven(&mut self, name: &Name, pairs: &[Pair<'_>]) {
+        for (target, pairs) in group_by(pairs, |pair| Some(pair.target)) {
+            let numbered = pairs.iter().filter(|pair| pair.port.number.is_some());
+            let served: BTreeSet<IpAddr> = numbered.map(|pair| pair.address).collect();
+            let is_served = |pair: &Pair<'_>| served.contains(&pair.address);
+            if !served.is_empty() && !pairs.iter().all(is_served) {
+                self.passed.push((name.clone(), Rtype::SRV));
+                self.passed.push((target.clone(), Rtype::SRV));
+            }
+        }
+    }
+
     /// `<zone>.pin._zone.<service>` has the endpoints of a topology zone, and any
     /// other name there is empty; `<zone>.prefer._zone.<service>` has them too,
     /// and any other name there has all endpoints.
@@ -284,15 +314,15 @@ impl Contribution {
         Ok(())
     }
 
-    /// Leaves all names of a headless service to somebody else: with its ports, and by topology zone.
+    /// Leaves all names of a service to somebody else: with its ports, and by topology zone.
     fn leave(
         &mut self,
         name: &Name,
-        slices: &[&EndpointSlice],
+        protocols: BTreeSet<&str>,
         settings: &ZoneSettings,
     ) -> Result<(), String> {
         self.left.push(name.clone());
-        self.leave_ports(name, slices.iter().flat_map(|slice| slice.ports.iter()))?;
+        self.leave_ports(name, protocols)?;
         if settings.zonal_names == ZonalNames::Answered {
             let anchor = label_below(name, "_zone")?;
             self.left.push(label_below(&anchor, "pin")?);
@@ -304,12 +334,7 @@ impl Contribution {
 
     /// Leaves the names of ports to somebody else where they aren't ours. CoreDNS doesn't miss
     /// underscores, and takes `_` for any port and any protocol.
-    fn leave_ports<'p>(
-        &mut self,
-        name: &Name,
-        ports: impl Iterator<Item = &'p Port>,
-    ) -> Result<(), String> {
-        let protocols: BTreeSet<&str> = ports.map(|port| &*port.protocol).collect();
+    fn leave_ports(&mut self, name: &Name, protocols: BTreeSet<&str>) -> Result<(), String> {
         for protocol in protocols {
             self.left.push(label_below(name, &format!("_{protocol}"))?);
             if !protocol.is_empty() {
@@ -383,11 +408,23 @@ fn pairs<'a>(
     })
 }
 
+/// The protocols of the ports of all slices; any of one that can't be read.
+fn protocols<'a>(slices: &[&'a EndpointSlice]) -> BTreeSet<&'a str> {
+    if slices
+        .iter()
+        .any(|slice| slice.reading == Reading::Unreadable)
+    {
+        return BTreeSet::from(PROTOCOLS);
+    }
+    let ports = slices.iter().flat_map(|slice| slice.ports.iter());
+    ports.map(|port| &*port.protocol).collect()
+}
+
 /// Whether no endpoint is ready. One that is a domain name is, to CoreDNS.
 fn is_empty(slices: &[&EndpointSlice]) -> bool {
     slices
         .iter()
-        .all(|slice| slice.endpoints.is_empty() && !slice.is_odd)
+        .all(|slice| slice.endpoints.is_empty() && slice.reading == Reading::Plain)
 }
 
 /// Whether a slice's endpoints are CoreDNS's to name: where they aren't what we take them for, or are
@@ -400,7 +437,7 @@ fn is_odd(slice: &EndpointSlice, settings: &ZoneSettings) -> bool {
         endpoint.hostname.is_none() && endpoint.pod.as_deref().is_some_and(|pod| !is_label(pod))
     };
     settings.odd_endpoints == OddEndpoints::Passed
-        && (slice.is_odd
+        && (slice.reading != Reading::Plain
             || settings.endpoint_names == EndpointNames::Pod
                 && slice.endpoints.iter().any(is_named_so))
 }

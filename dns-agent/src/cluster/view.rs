@@ -12,7 +12,7 @@ use crate::zone::{
 };
 
 use super::frame::{Domain, below_pods, label_below};
-use super::index::Index;
+use super::index::{Index, PodCount};
 use super::objects::Key;
 use super::service::{Contribution, Source, pointers_of, weight};
 use super::settings::{Departures, PodMode, ZonalNames};
@@ -149,12 +149,9 @@ impl<'a> View<'a> {
             [namespace, label] if settings.pods == PodMode::Verified => {
                 let address = undashed(label.as_bytes())?;
                 let is_there = pod_label(address) == *label && self.index.exposes(namespace);
-                match self.index.count_pods(namespace, address) {
-                    count if is_there && count > 0 => {
-                        Some(Arc::new(pod(name, address, count, settings.ttl)))
-                    }
-                    _ => None,
-                }
+                let count = self.index.count_pods(namespace, address);
+                let is_there = is_there && count != PodCount::default();
+                is_there.then(|| Arc::new(pod(name, address, count, settings.ttl)))
             }
             _ => None,
         }
@@ -392,6 +389,9 @@ pub(super) fn subtree(contribution: Contribution, key: &Key, domain: &Domain) ->
     for (name, below) in contribution.below {
         builder.compute_below(name, below);
     }
+    for (name, rtype) in contribution.passed {
+        builder.pass_type(name, rtype);
+    }
     for name in contribution.left {
         builder.leave(name);
     }
@@ -403,18 +403,23 @@ pub(super) fn pod_label(address: IpAddr) -> String {
     address.to_string().replace(['.', ':'], "-")
 }
 
-/// The name of so many pods, in the network of one node if it is more than one.
-fn pod(name: &Name, address: IpAddr, count: usize, ttl: u32) -> Node {
+/// The name of so many pods, in the network of one node if it is more than one. CoreDNS answers for
+/// one that is being deleted if it knew it before, which nobody can tell.
+fn pod(name: &Name, address: IpAddr, count: PodCount, ttl: u32) -> Node {
     let mut builder = ModelBuilder::new(0);
-    for mut data in address_data(name, address) {
-        if let Rdata::Srv(srv) = &mut data {
-            srv.weight = weight(count);
-        }
-        builder.add(Record {
-            owner: name.clone(),
-            ttl,
-            data,
-        });
+    if count.terminating > 0 {
+        builder.leave(name.clone());
+    } else {
+        builder.extend(address_data(name, address).map(|mut data| {
+            if let Rdata::Srv(srv) = &mut data {
+                srv.weight = weight(count.running);
+            }
+            Record {
+                owner: name.clone(),
+                ttl,
+                data,
+            }
+        }));
     }
     let mut nodes = builder.build_below(name);
     nodes

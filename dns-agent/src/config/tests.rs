@@ -34,7 +34,9 @@ fn defaults() {
     assert!(config.zone.namespaces.is_empty() && config.zone.reverse.is_empty());
     assert_eq!(config.admin, "127.0.0.1:9153".parse().unwrap());
     assert_eq!(config.stale_after, Duration::from_secs(10));
+    assert_eq!(config.network_policy, NetworkPolicy::Respect);
     assert_eq!(config.capacity, None);
+    assert_eq!(config.rate_limit, 1000);
     assert_eq!(config.selectors, Selectors::default());
     assert_eq!(config.zone.empty_services, EmptyServices::Answered);
     assert_eq!(config.zone.endpoint_names, EndpointNames::Address);
@@ -81,6 +83,8 @@ fn every_flag() {
         "pods=auto",
         "--allow",
         "10.0.0.0/8",
+        "--network-policy",
+        "ignore",
         "--serve",
         "10.96.0.10",
         "--serve",
@@ -113,6 +117,7 @@ fn every_flag() {
             "fd00::/64".parse().unwrap()
         ]
     );
+    assert_eq!(config.network_policy, NetworkPolicy::Ignore);
     assert_eq!(config.zone.ttl, 0);
     assert!(matches!(config.zone.pods, PodMode::Verified));
     assert_eq!(config.zone.namespaces, ["one", "two"]);
@@ -356,6 +361,7 @@ fn a_file_holds_every_setting_and_flags_win() {
          endpoint-pod-names: true\n\
          interface: [eth0=tc]\n\
          allow: [10.0.0.0/8]\n\
+         rate-limit: 0\n\
          serve: [10.0.0.10]\n\
          listen: ['[::1]:53', 127.0.0.1:53]\n\
          upstream: [192.0.2.1]\n\
@@ -397,6 +403,7 @@ fn a_file_holds_every_setting_and_flags_win() {
         }]
     );
     assert_eq!(config.allow, ["10.0.0.0/8".parse::<IpNet>().unwrap()]);
+    assert_eq!(config.rate_limit, 0);
     assert_eq!(config.serve, ["10.0.0.10:53".parse().unwrap()]);
     assert_eq!(config.listen.len(), 2);
     assert_eq!(config.upstreams, ["192.0.2.1:53".parse().unwrap()]);

@@ -95,6 +95,17 @@ impl From<Pods> for PodMode {
     }
 }
 
+/// `--network-policy`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkPolicy {
+    /// A pod is answered if NetworkPolicies provably let it ask the cluster's DNS.
+    #[default]
+    Respect,
+    /// Every pod is answered.
+    Ignore,
+}
+
 /// A name that is asked for; every name is absolute, with or without a dot at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryName(pub Name);

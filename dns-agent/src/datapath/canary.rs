@@ -3,14 +3,14 @@
 //! It is put to the very programs that are attached, by BPF_PROG_TEST_RUN. No packet is on any wire, and
 //! it is counted apart ([`Source::TestRun`]), which also says how it ended.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{bail, ensure};
 use dns_common::{Outcome, outcomes::Source};
 use dns_ebpf::query::{ETHERNET, IPV4, IPV6, UDP};
 
 use super::{
-    Datapath,
+    Clients, Datapath,
     explain::{Client, frame, query},
     object::Program,
 };
@@ -52,11 +52,17 @@ impl Datapath {
     }
 
     fn ask(&mut self, program: Program, zone: &Name) -> anyhow::Result<Outcome> {
-        let Some((client, served)) = self.client() else {
+        if self.config.serve.is_empty() {
             return Ok(Outcome::NotServed);
+        }
+        let Some((client, served)) = self.client(program) else {
+            return Ok(Outcome::NotPermitted);
         };
         let message = query(zone, Rtype::SOA, Client::Plain);
-        let asked = frame(client, served, &message);
+        let mut asked = frame(client, served, &message);
+        if let Some(card) = self.tables.fixed.hardware.first() {
+            asked[..card.len()].copy_from_slice(card);
+        }
         let hook = program.hook();
         let before = self.object.counters(hook, Source::TestRun)?;
         let (_, reply) = self.object.test_run(program, &asked)?;
@@ -78,17 +84,39 @@ impl Datapath {
         Ok(outcome)
     }
 
-    /// A client that every program answers, and where it asks. Without one, the address itself.
-    fn client(&self) -> Option<(IpAddr, SocketAddr)> {
-        let serve = &self.config.serve;
-        let allowed = serve.iter().find_map(|served| {
-            let mut clients = self.config.allow.iter().map(ipnet::IpNet::addr);
-            let client = clients.find(|client| client.is_ipv4() == served.is_ipv4())?;
+    /// A client that a program answers, and where it asks; none when no client may.
+    fn client(&self, program: Program) -> Option<(IpAddr, SocketAddr)> {
+        let is_card =
+            matches!(program, Program::Xdp | Program::Tc) && !self.config.allow.is_empty();
+        self.config.serve.iter().find_map(|served| {
+            let made_up = match served.is_ipv4() {
+                true => EXAMPLES[0],
+                false => EXAMPLES[1],
+            };
+            let is_of_family = |client: &IpAddr| client.is_ipv4() == served.is_ipv4();
+            let client = match self.tables.clients() {
+                _ if is_card => {
+                    let networks = self.config.allow.iter();
+                    let mut networks = networks.filter(|network| is_of_family(&network.addr()));
+                    let network = networks.next()?;
+                    match network.contains(&made_up) {
+                        true => made_up,
+                        false => network.hosts().next()?,
+                    }
+                }
+                Clients::Known(known) => *known.iter().find(|client| is_of_family(client))?,
+                Clients::Any => made_up,
+            };
             Some((client, *served))
-        });
-        allowed.or_else(|| serve.first().map(|served| (served.ip(), *served)))
+        })
     }
 }
+
+/// Addresses that nobody has: RFC 5737 section 3 and RFC 3849 section 2.
+const EXAMPLES: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
 
 /// Whether a name is one that the kernel answers, when it answers at all.
 fn is_there(outcome: Outcome) -> bool {

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 
 use super::{
-    hooks::{is_ours, remove_filters},
+    hooks::remove_filters,
     interfaces::Device,
     pins::{Claim, Pins, are_there},
 };
@@ -28,15 +28,9 @@ pub fn detach(bpffs: &Path, devices: &[Device]) -> anyhow::Result<Vec<String>> {
         taken_off.extend(removed.iter().map(|path| path.display().to_string()));
     }
     for device in devices {
-        let ours = device.filters.iter().filter(|filter| is_ours(filter));
-        let names: Vec<String> = ours
-            .map(|filter| format!("{}: the filter {}", device.name, filter.name))
-            .collect();
-        if !names.is_empty() {
-            remove_filters(device)
-                .with_context(|| format!("taking the filters off {}", device.name))?;
-            taken_off.extend(names);
-        }
+        let names = remove_filters(device)?;
+        let names = names.iter();
+        taken_off.extend(names.map(|name| format!("{}: the filter {name}", device.name)));
     }
     Ok(taken_off)
 }

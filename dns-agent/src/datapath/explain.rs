@@ -8,7 +8,12 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use dns_common::{Control, Outcome, Settings, directory::Bucket, records::CHUNK, settings::SLOTS};
+use dns_common::{
+    Control, Outcome, Settings,
+    directory::Bucket,
+    records::CHUNK,
+    settings::{ClientKey, SLOTS},
+};
 use dns_ebpf::{
     Frame, Tables,
     frame::{Clients, UdpChecksum},
@@ -143,6 +148,15 @@ impl Tables for Snapshot<'_> {
 
     fn chunk(&self, number: u32) -> Option<*const u8> {
         element::<[u8; CHUNK]>(self.memories.records, number).map(<*const _>::cast)
+    }
+
+    /// The question is that of a client that may ask.
+    fn permits(&self, _: &ClientKey) -> bool {
+        true
+    }
+
+    fn tokens(&self, _: u32) -> Option<*mut u64> {
+        None
     }
 
     fn now(&self) -> u64 {
@@ -321,6 +335,8 @@ mod tests {
             rotation_key: 0,
             serve: SERVED.map(|served| served.parse().unwrap()).to_vec(),
             allow: Vec::new(),
+            hardware: Vec::new(),
+            limit: None,
         };
         publisher.publish(&build(&fixed, &model, &[true], &BTreeSet::new()).unwrap());
 

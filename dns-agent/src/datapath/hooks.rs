@@ -10,8 +10,8 @@ use std::{
 
 use serde::Serialize;
 
-pub(super) use self::attach::{is_our_name, is_ours, remove_filters};
-pub use self::choice::{LeftAlone, check, programs};
+pub(super) use self::attach::{is_our_name, remove_filters};
+pub use self::choice::{LeftAlone, check, hardware, programs};
 use self::{
     attach::{Attached, Pinning},
     choice::{choice, leave_alone, program_on},

@@ -28,6 +28,12 @@ pub struct Device {
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// Its hardware address, if that is one of Ethernet.
+    pub address: Option<HardwareAddress>,
+    /// Octets of the largest IP packet that it sends.
+    pub mtu: u32,
+    /// How many queues it receives into, and sends from.
+    pub queues: [u32; 2],
     /// One end of a veth pair.
     pub is_veth: bool,
     /// Its peer is in another namespace.
@@ -43,6 +49,9 @@ pub struct Device {
     /// XDP programs.
     pub xdp: Vec<Xdp>,
 }
+
+/// An Ethernet address, as on the wire.
+pub type HardwareAddress = [u8; 6];
 
 /// A BPF filter of a device (cls_bpf). From Linux 6.6 on there may be tcx programs before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,6 +178,9 @@ fn device(link: LinkMessage) -> Option<Device> {
     let mut device = Device {
         index: link.header.index,
         name: String::new(),
+        address: None,
+        mtu: 0,
+        queues: [0; 2],
         is_veth: false,
         peer_is_elsewhere: false,
         is_default_route: false,
@@ -181,6 +193,10 @@ fn device(link: LinkMessage) -> Option<Device> {
         match attribute {
             LinkAttribute::IfName(name) => device.name = name,
             LinkAttribute::Xdp(attributes) => device.xdp = xdp(&attributes),
+            LinkAttribute::Address(octets) => device.address = octets.try_into().ok(),
+            LinkAttribute::Mtu(mtu) => device.mtu = mtu,
+            LinkAttribute::NumRxQueues(count) => device.queues[0] = count,
+            LinkAttribute::NumTxQueues(count) => device.queues[1] = count,
             LinkAttribute::LinkNetNsId(_) => device.peer_is_elsewhere = true,
             LinkAttribute::LinkInfo(infos) => {
                 device.is_veth |= infos

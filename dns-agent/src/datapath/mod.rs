@@ -6,6 +6,7 @@
 //! [`records`] and read in `dns-ebpf/src/lookup.rs`.
 
 pub mod canary;
+mod clients;
 mod detach;
 pub mod explain;
 pub mod grace;
@@ -33,6 +34,7 @@ use std::{
 
 use ipnet::IpNet;
 
+pub use clients::Clients;
 pub use detach::detach;
 pub use status::Status;
 pub use tables::{Published, Tables, size};
@@ -48,6 +50,7 @@ use lease::Clock;
 use object::Object;
 use others::{Other, Others};
 use pins::Pins;
+use settings::Limit;
 
 /// How often the lease is renewed before it runs out.
 const RENEWALS: u32 = 4;
@@ -82,8 +85,12 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// Clients answered on network cards.
     pub allow: Vec<IpNet>,
+    /// Answers a second for each client on network cards; 0: without a limit.
+    pub rate_limit: u32,
     /// What the kernel answers for.
     pub serve: Vec<SocketAddr>,
+    /// Who is answered on pods' veths at first.
+    pub clients: Clients,
     /// Room for how many names; `None`: twice as many as there are at the start.
     pub capacity: Option<usize>,
     /// How long the kernel answers without hearing from the agent.
@@ -127,8 +134,9 @@ impl Datapath {
         for program in hooks::programs(&config.interfaces, devices) {
             object.ensure(program)?;
         }
-        let tables = Tables::new(&object, size, &config, Rcu::new()?)?;
+        let mut tables = Tables::new(&object, size, &config, Rcu::new()?)?;
         let clock = Clock::measure(&object)?;
+        tables.limit(Limit::new(config.rate_limit, clock));
         let mut datapath = Self {
             hooks: Hooks::new(
                 config.interfaces.clone(),
@@ -201,6 +209,15 @@ impl Datapath {
         Ok(())
     }
 
+    /// Answers only these clients on pods' veths from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel keeps a client that is not among them, or the settings can't be built.
+    pub fn admit(&mut self, data: &dyn ZoneData, clients: Clients) -> anyhow::Result<()> {
+        self.tables.admit(data, clients)
+    }
+
     /// Makes the kernel pass everything, until the lease is renewed.
     pub fn end_lease(&mut self) {
         self.tables.publisher.end_lease();
@@ -227,6 +244,8 @@ impl Datapath {
 
     /// Attaches to devices that came, and forgets those that went.
     pub fn reconcile(&mut self, devices: &[Device]) {
+        let cards = hooks::hardware(&self.config.interfaces, devices);
+        self.tables.receive(cards);
         let mut ours: BTreeSet<u32> = self.object.programs().into_iter().collect();
         ours.extend(self.hooks.pinned_programs());
         self.beside = self.others.on(self.hooks.wanted(devices), &ours);

@@ -5,16 +5,16 @@ use std::os::fd::AsFd as _;
 use anyhow::{Context as _, anyhow};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Map, PerCpuArray},
+    maps::{HashMap, Map, MapData, PerCpuArray},
     programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use aya_log::EbpfLogger;
 use dns_common::{
     Control, Settings,
     directory::WORDS,
-    outcomes::{Counters, Hook, Source},
+    outcomes::{Counters, Hook, NOTHING_COUNTED, Source},
     records::CHUNK,
-    settings::SLOTS,
+    settings::{ClientKey, SLOTS},
 };
 
 use super::memory::Memory;
@@ -137,6 +137,20 @@ impl Object {
             directory: self.memory("DIRECTORY", size.buckets as usize * WORDS * 8)?,
             records: self.memory("RECORDS", size.chunks as usize * CHUNK)?,
         })
+    }
+
+    /// The table of clients.
+    ///
+    /// # Errors
+    ///
+    /// When this process can't have another descriptor.
+    pub fn clients(&self) -> anyhow::Result<HashMap<MapData, ClientKey, u8>> {
+        let Some(Map::HashMap(data)) = self.ebpf.map("CLIENTS") else {
+            return Err(anyhow!("the object has no hash map CLIENTS"));
+        };
+        let descriptor = data.fd().as_fd().try_clone_to_owned();
+        let data = MapData::from_fd(descriptor.context("opening the table of clients")?)?;
+        Ok(HashMap::try_from(Map::HashMap(data))?)
     }
 
     /// An XDP program, loaded.
@@ -262,7 +276,7 @@ impl Object {
             .map("OUTCOMES")
             .ok_or_else(|| anyhow!("the object has no map OUTCOMES"))?;
         let lines: PerCpuArray<_, Counters> = PerCpuArray::try_from(map)?;
-        let mut totals = Counters::default();
+        let mut totals = NOTHING_COUNTED;
         for counters in lines.get(&hook.line(source), 0)?.iter() {
             for (total, counter) in totals.iter_mut().zip(counters) {
                 *total += counter;

@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use aya::programs::links::PinnedLink;
+use dns_common::outcomes::Hook;
 
 use super::syscall;
 
@@ -166,6 +167,15 @@ impl Mode {
             Mode::Tcx => "tcx",
             Mode::Native => "native",
             Mode::Generic => "generic",
+        }
+    }
+
+    /// Where it runs.
+    #[must_use]
+    pub const fn hook(self) -> Hook {
+        match self {
+            Mode::Tcx => Hook::Tc,
+            Mode::Native | Mode::Generic => Hook::Xdp,
         }
     }
 }

@@ -12,20 +12,23 @@ use dns_common::{
     Control, Settings, checksum,
     names::HashKey,
     settings::{
-        MAX_ALLOWED, MAX_SERVED, MAX_SUFFIX, MAX_SUFFIXES, Network4, Network6, SLOTS, SOA_LEN,
-        SOA_POINTERS, Served4, Served6, Suffix, Zone,
+        MAX_ALLOWED, MAX_HARDWARE, MAX_SERVED, MAX_SUFFIX, MAX_SUFFIXES, Network4, Network6, SLOTS,
+        SOA_LEN, SOA_POINTERS, Served4, Served6, Suffix, TOKEN, Zone,
     },
 };
 use ipnet::IpNet;
 
-use super::memory::Memory;
+use super::{interfaces::HardwareAddress, lease::Clock, memory::Memory};
 use crate::zone::{Absent, Answer, Name, ZoneData, render};
 
 /// The words of [`Control`].
 const SETTINGS: usize = std::mem::offset_of!(Control, settings) / 8;
 const LEASE: usize = std::mem::offset_of!(Control, lease) / 8;
 
-/// What stays the same while the agent runs.
+/// Answers a second that a limit may be: so many tokens fit into 32 bits.
+const MAX_RATE: u32 = (u32::MAX as u64 / TOKEN) as u32;
+
+/// What stays the same while the agent runs, or seldom changes.
 #[derive(Clone, Debug)]
 pub struct Fixed {
     /// Picks a name's buckets.
@@ -38,6 +41,19 @@ pub struct Fixed {
     pub serve: Vec<SocketAddr>,
     /// Networks whose clients are answered on network cards.
     pub allow: Vec<IpNet>,
+    /// Hardware addresses of the network cards that answer.
+    pub hardware: Vec<HardwareAddress>,
+    /// How often one client is answered on a network card.
+    pub limit: Option<Limit>,
+}
+
+/// How often one client is answered, in parts of a [`TOKEN`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// What is added in a jiffy.
+    pub refill: u32,
+    /// What there is at most.
+    pub burst: u32,
 }
 
 /// The settings for a model.
@@ -66,6 +82,7 @@ pub fn build(
     for network in &fixed.allow {
         allow(&mut settings, *network)?;
     }
+    guard(&mut settings, fixed);
     let mut suffixes: Vec<(&[u8], u16, u16)> = deep
         .iter()
         .map(|name| (name.wire(), 0, Suffix::PASS))
@@ -127,6 +144,18 @@ fn push_suffix(settings: &mut Settings, name: &[u8], zone: u16, action: u16) {
             name.len()
         ),
     }
+}
+
+/// Says which network cards answer, and how often; those beyond the first [`MAX_HARDWARE`] pass
+/// everything.
+pub(super) fn guard(settings: &mut Settings, fixed: &Fixed) {
+    settings.hardware = [0; MAX_HARDWARE];
+    settings.hardware_count = fixed.hardware.len().min(MAX_HARDWARE) as u32;
+    for (word, [a, b, c, d, e, f]) in settings.hardware.iter_mut().zip(&fixed.hardware) {
+        *word = u64::from_le_bytes([*a, *b, *c, *d, *e, *f, 0, 0]);
+    }
+    let limit = fixed.limit.map(|limit| (limit.refill, limit.burst));
+    (settings.limit_refill, settings.limit_burst) = limit.unwrap_or_default();
 }
 
 fn serve(settings: &mut Settings, address: SocketAddr) -> anyhow::Result<()> {
@@ -215,6 +244,20 @@ pub struct Publisher {
     slot: u32,
 }
 
+impl Limit {
+    /// So many answers a second, and in one go; none if it is 0.
+    #[must_use]
+    pub fn new(rate: u32, clock: Clock) -> Option<Limit> {
+        // Both fit: more than a million a second is no limit that anybody reaches.
+        let burst = u64::from(rate.min(MAX_RATE)) * TOKEN;
+        let refill = burst / u64::from(clock.rate);
+        (rate > 0).then_some(Limit {
+            refill: refill.max(1) as u32,
+            burst: burst as u32,
+        })
+    }
+}
+
 impl Publisher {
     /// Over zeroed memory: one [`Control`], and [`SLOTS`] copies of [`Settings`].
     #[must_use]
@@ -232,6 +275,12 @@ impl Publisher {
     pub fn is_current(&self, settings: &Settings) -> bool {
         let current = self.current.as_ref().map(bytemuck::bytes_of);
         current == Some(bytemuck::bytes_of(settings))
+    }
+
+    /// The settings that were published last.
+    #[must_use]
+    pub fn current(&self) -> Option<&Settings> {
+        self.current.as_ref()
     }
 
     /// Publishes settings that differ from the current ones; says whether they did.
@@ -285,6 +334,8 @@ mod tests {
             rotation_key: 0,
             serve: Vec::new(),
             allow: Vec::new(),
+            hardware: Vec::new(),
+            limit: None,
         };
         let settings = build(&fixed, &model, &[true], &ZoneData::deep_names(&model)).unwrap();
         let suffixes = &settings.suffixes[..settings.suffix_count as usize];

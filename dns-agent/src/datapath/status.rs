@@ -9,7 +9,7 @@ use std::{
 
 use dns_common::{
     Control, Outcome,
-    outcomes::{Counters, Hook, Source},
+    outcomes::{Hook, NOTHING_COUNTED, Source},
 };
 use serde::Serialize;
 
@@ -119,7 +119,7 @@ fn counted<'a>(
     let mut lines = BTreeMap::new();
     for hook in Hook::ALL {
         let counters = object.counters(hook, Source::Veths)?;
-        if counters != Counters::default() {
+        if counters != NOTHING_COUNTED {
             lines.insert(hook.line(Source::Veths), (hook, PODS.to_owned(), counters));
         }
     }

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use dns_common::{
+    Settings,
     directory::WORDS,
     names::{HashKey, MAX_WORDS},
     records::{CHUNK, REACH},
@@ -13,11 +14,13 @@ use dns_common::{
 use serde::Serialize;
 
 use super::{
-    Config,
+    Clients, Config,
+    clients::ClientTable,
     grace::Grace,
+    interfaces::HardwareAddress,
     object::{Object, Size},
     records,
-    settings::{self, Fixed, Publisher},
+    settings::{self, Fixed, Limit, Publisher},
     slots,
     table::{Fill, Put, Table},
 };
@@ -35,6 +38,8 @@ pub struct Tables<G> {
     pub(super) table: Table<G>,
     pub(super) publisher: Publisher,
     pub(super) fixed: Fixed,
+    clients: Clients,
+    client_table: ClientTable,
     /// For each zone, whether the absence of a name means anything, as the settings in force say.
     owned: Vec<bool>,
     /// Names below which more exists than a flag of the parent could tell, as they say too.
@@ -92,17 +97,30 @@ impl<G: Grace> Tables<G> {
             rotation_key: rand::random(),
             serve: config.serve.clone(),
             allow: config.allow.clone(),
+            hardware: Vec::new(),
+            limit: None,
         };
+        let mut client_table = ClientTable::new(object.clients()?);
+        if let Clients::Known(addresses) = &config.clients {
+            client_table.set(addresses)?;
+        }
         Ok(Self {
             table,
             publisher: Publisher::new(memories.control, memories.settings),
             fixed,
+            clients: config.clients.clone(),
+            client_table,
             owned: Vec::new(),
             deep: BTreeSet::new(),
             left_out: BTreeSet::new(),
             unsettled: 0,
             published: Published::default(),
         })
+    }
+
+    /// Who is answered on pods' veths.
+    pub(super) fn clients(&self) -> &Clients {
+        &self.clients
     }
 
     /// How full they are.
@@ -208,6 +226,45 @@ impl<G: Grace> Tables<G> {
         done
     }
 
+    /// Answers on network cards with these hardware addresses from now on, and on no others.
+    pub fn receive(&mut self, hardware: Vec<HardwareAddress>) {
+        if self.fixed.hardware == hardware {
+            return;
+        }
+        self.fixed.hardware = hardware;
+        self.guard();
+    }
+
+    /// Answers one client on network cards only so often.
+    pub fn limit(&mut self, limit: Option<Limit>) {
+        self.fixed.limit = limit;
+        self.guard();
+    }
+
+    fn guard(&mut self) {
+        if let Some(mut settings) = self.publisher.current().copied() {
+            settings::guard(&mut settings, &self.fixed);
+            self.replace(&settings);
+        }
+    }
+
+    /// Answers only these clients on pods' veths from now on.
+    ///
+    /// The table of clients is right before the settings say that it counts, and nobody is added to it
+    /// before those that must not be answered any more are out.
+    ///
+    /// # Errors
+    ///
+    /// See [`Datapath::admit`].
+    pub fn admit(&mut self, data: &dyn ZoneData, clients: Clients) -> anyhow::Result<()> {
+        if let Clients::Known(addresses) = &clients {
+            self.client_table.set(addresses)?;
+        }
+        self.clients = clients;
+        let deep = self.deep.clone();
+        self.replace_settings(data, &deep)
+    }
+
     /// Writes one name's record, now or later. Without room for it, the absence of names means
     /// nothing in its zone any more.
     fn put(&mut self, round: &mut Round<'_>, name: &Name, node: &Node) -> anyhow::Result<()> {
@@ -290,17 +347,22 @@ impl<G: Grace> Tables<G> {
         data: &dyn ZoneData,
         deep: &BTreeSet<Name>,
     ) -> anyhow::Result<()> {
-        let settings = settings::build(&self.fixed, data, &self.owned, deep)
+        let mut settings = settings::build(&self.fixed, data, &self.owned, deep)
             .context("building the settings")?;
-        if self.publisher.is_current(&settings) {
-            return Ok(());
+        settings.clients = self.clients.setting();
+        self.replace(&settings);
+        Ok(())
+    }
+
+    fn replace(&mut self, settings: &Settings) {
+        if self.publisher.is_current(settings) {
+            return;
         }
         // One copy is current; the one written next must not be one that is still looked at.
         if self.unsettled + 1 >= SLOTS {
             self.wait_for_readers();
         }
-        self.unsettled += u32::from(self.publisher.publish(&settings));
-        Ok(())
+        self.unsettled += u32::from(self.publisher.publish(settings));
     }
 }
 

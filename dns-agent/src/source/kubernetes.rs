@@ -35,7 +35,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::{api::Api, reflector::Reflector, selection::Selection};
 use super::Event;
-use crate::cluster::{Endpoints, Key, Selectors};
+use crate::cluster::{Endpoints, Key, Labels, Selectors};
 
 pub use self::{
     connect::connect,
@@ -75,6 +75,15 @@ pub enum PodScope {
     All,
 }
 
+/// Whose rights to ask are to be known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyScope {
+    /// The pods of this node; none: of no node.
+    pub node: Option<String>,
+    /// The Service of the cluster's own DNS.
+    pub dns: Key,
+}
+
 impl Kubernetes {
     /// Starts reading. Must be called within a runtime, and doesn't wait for the API server.
     ///
@@ -94,6 +103,31 @@ impl Kubernetes {
         events: mpsc::Sender<Event>,
     ) -> Kubernetes {
         let selections = vec![selection::corefile(corefile)];
+        Kubernetes::read(client, selections, Duration::ZERO, events)
+    }
+
+    /// Starts reading what says which pods may ask the cluster's DNS, as [`Kubernetes::start`] does.
+    #[must_use]
+    pub fn start_policies(
+        client: Client,
+        scope: &PolicyScope,
+        first_list_jitter: Duration,
+        events: mpsc::Sender<Event>,
+    ) -> Kubernetes {
+        let selections = selection::policies(scope);
+        Kubernetes::read(client, selections, first_list_jitter, events)
+    }
+
+    /// Starts reading the Pods with these labels in a namespace, those of the cluster's DNS, as
+    /// [`Kubernetes::start`] does.
+    #[must_use]
+    pub fn start_dns_pods(
+        client: Client,
+        namespace: &str,
+        labels: &Labels,
+        events: mpsc::Sender<Event>,
+    ) -> Kubernetes {
+        let selections = vec![selection::dns_pods(namespace, labels)];
         Kubernetes::read(client, selections, Duration::ZERO, events)
     }
 

@@ -58,6 +58,10 @@ pub fn load(path: &Path, selectors: &Selectors) -> Result<Objects, Vec<ManifestE
             }),
         }
     }
+    // What says who may ask is of use only where a policy does.
+    if !objects.facts.restrict() {
+        objects.facts = Box::default();
+    }
     if errors.is_empty() {
         Ok(objects)
     } else {

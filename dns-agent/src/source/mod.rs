@@ -34,12 +34,14 @@ pub enum Event {
         /// Its namespace and name.
         key: Key,
     },
-    /// An object can't be used, and is left out, or stays as it was told before.
+    /// An object can't be used.
     Unusable {
         /// Who tells it.
         feed: Feed,
         /// The object and what is wrong with it.
         problem: Problem,
+        /// What leaves its names to somebody else; none where it makes none, or is not known by name.
+        stand_in: Option<Object>,
     },
     /// The list has ended: what this feed told before it, and not in it, is gone.
     Listed(Feed),

@@ -10,5 +10,6 @@ mod fake;
 mod forwarding;
 mod kubernetes;
 mod lookup;
+mod policies;
 mod process;
 mod support;

@@ -13,13 +13,16 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_MMAPABLE, BPF_F_PSEUDO_HDR, TC_ACT_UNSPEC, xdp_action},
+    bindings::{
+        BPF_F_MARK_MANGLED_0, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_PSEUDO_HDR, TC_ACT_UNSPEC,
+        xdp_action,
+    },
     helpers::generated::{
         bpf_jiffies64, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer, bpf_skb_change_tail,
         bpf_skb_change_type, bpf_xdp_adjust_tail,
     },
     macros::{classifier, map, xdp},
-    maps::{Array, PerCpuArray},
+    maps::{Array, HashMap, PerCpuArray},
     programs::{TcContext, XdpContext},
 };
 use dns_common::{
@@ -27,7 +30,7 @@ use dns_common::{
     directory::Bucket,
     outcomes::{Counters, Hook, LINES, LOOPBACK, Source},
     records::CHUNK,
-    settings::SLOTS,
+    settings::{ClientKey, MAX_CLIENTS, SLOTS, TOKEN_BUCKETS},
 };
 use dns_ebpf::{
     Frame, Tables,
@@ -53,6 +56,15 @@ static DIRECTORY: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// The agent writes and sets the size when it loads this object.
 #[map]
 static RECORDS: Array<[u64; CHUNK / 8]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// The addresses of pods that may ask, while policies restrict who may. The agent writes, the hooks
+/// look whether an address is there.
+#[map]
+static CLIENTS: HashMap<ClientKey, u8> = HashMap::with_max_entries(MAX_CLIENTS, BPF_F_NO_PREALLOC);
+
+/// How full the buckets of clients on network cards are: the hooks' own.
+#[map]
+static TOKENS: Array<u64> = Array::with_max_entries(TOKEN_BUCKETS, 0);
 
 /// The hooks write, the agent reads: a line of counters for each hook and source.
 #[map]
@@ -315,6 +327,16 @@ impl Tables for Maps {
     #[inline(always)]
     fn chunk(&self, number: u32) -> Option<*const u8> {
         RECORDS.get_ptr(number).map(<*const _>::cast)
+    }
+
+    #[inline(always)]
+    fn permits(&self, client: &ClientKey) -> bool {
+        CLIENTS.get_ptr(client).is_some()
+    }
+
+    #[inline(always)]
+    fn tokens(&self, number: u32) -> Option<*mut u64> {
+        TOKENS.get_ptr_mut(number)
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@ use aya::programs::ProgramFd;
 use clap::Parser;
 use dns_agent::{
     datapath::{
-        Config, Persistence, Tables,
+        Clients, Config, Persistence, Tables,
         grace::Rcu,
         object::{Object, Program},
         size,
@@ -155,7 +155,9 @@ fn config() -> Config {
     Config {
         interfaces: Vec::new(),
         allow: Vec::new(),
+        rate_limit: 0,
         serve: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
+        clients: Clients::Any,
         capacity: None,
         stale_after: Duration::from_secs(10),
         persistence: Persistence::None,

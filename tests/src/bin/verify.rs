@@ -107,7 +107,7 @@ fn verify(bytes: &[u8]) -> anyhow::Result<Vec<(String, usize, u64)>> {
 
 fn map_fd(map: &Map) -> Option<i32> {
     let data = match map {
-        Map::Array(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => data,
+        Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => data,
         _ => return None,
     };
     Some(data.fd().as_fd().as_raw_fd())

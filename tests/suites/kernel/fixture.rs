@@ -8,16 +8,17 @@ use std::{
 
 use dns_agent::{
     datapath::{
-        Config, Persistence, Tables,
+        Clients, Config, Persistence, Tables,
         grace::Rcu,
         object::{Object, Program, Size},
+        settings::Limit,
     },
     zone::{Below, Model, ModelBuilder, Name, Rdata, Record, Srv},
 };
 use dns_common::outcomes::{Counters, Hook, Outcome, Source};
 use zerohop_tests::{
     packet::Query,
-    topology::{POD, SERVED},
+    topology::{HOST_VETH_MAC, POD, SERVED},
 };
 
 /// Tables in the kernel, a lease of an hour, and what is in them.
@@ -69,14 +70,26 @@ impl Fixture {
         Self::sized(model, size)
     }
 
+    /// One whose cards answer everybody, as bridges of pods do.
+    pub(crate) fn without_networks() -> Self {
+        let size = Size {
+            buckets: 1024,
+            chunks: 16,
+        };
+        Self::allowing(&[], model(), size)
+    }
+
     fn sized(model: Model, size: Size) -> Self {
+        Self::allowing(&["10.244.0.0/16", "fd00:10:244::/64"], model, size)
+    }
+
+    fn allowing(networks: &[&str], model: Model, size: Size) -> Self {
         let config = Config {
             interfaces: Vec::new(),
-            allow: vec![
-                "10.244.0.0/16".parse().unwrap(),
-                "fd00:10:244::/64".parse().unwrap(),
-            ],
+            allow: networks.iter().map(|text| text.parse().unwrap()).collect(),
+            rate_limit: 0,
             serve: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
+            clients: Clients::Any,
             capacity: None,
             stale_after: Duration::from_secs(10),
             persistence: Persistence::None,
@@ -84,6 +97,7 @@ impl Fixture {
         };
         let object = Object::load(size).unwrap();
         let mut tables = Tables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();
+        tables.receive(vec![HOST_VETH_MAC]);
         tables.publish(&model, &mut || {}).unwrap();
         object.set_lease(1000 * 3600).unwrap();
         Self {
@@ -104,6 +118,16 @@ impl Fixture {
         assert_eq!(published.left_out, 0, "the tables are too small");
         self.object.set_lease(1000 * 3600).unwrap();
         self.model = model;
+    }
+
+    /// Answers one client on network cards only so often.
+    pub(crate) fn limit(&mut self, limit: Option<Limit>) {
+        self.tables.limit(limit);
+    }
+
+    /// Answers only these clients on pods' veths.
+    pub(crate) fn admit(&mut self, clients: Clients) {
+        self.tables.admit(&self.model, clients).unwrap();
     }
 
     /// Runs a program over a frame. Checks that its verdict, its counter and its frame agree.

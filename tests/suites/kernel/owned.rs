@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dns_agent::{
     datapath::{
-        Config, Persistence, Tables,
+        Clients, Config, Persistence, Tables,
         grace::Rcu,
         object::{Object, Program, Size},
     },
@@ -211,7 +211,9 @@ fn nothing_is_denied_before_everything_is_published() {
     let config = Config {
         interfaces: Vec::new(),
         allow: Vec::new(),
+        rate_limit: 0,
         serve: SERVED.map(|address| (address, 53).into()).to_vec(),
+        clients: Clients::Any,
         capacity: None,
         stale_after: Duration::from_secs(10),
         persistence: Persistence::None,

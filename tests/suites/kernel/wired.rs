@@ -5,7 +5,9 @@ use std::{net::SocketAddr, time::Duration};
 use aya::programs::XdpMode;
 use dns_agent::{
     config::{Hook, Interface},
-    datapath::{Config, Datapath, Ending, Persistence, interfaces::Devices, object::Program},
+    datapath::{
+        Clients, Config, Datapath, Ending, Persistence, interfaces::Devices, object::Program,
+    },
     resolver::message::{Reply, Transport, respond},
     zone::Model,
 };
@@ -85,7 +87,9 @@ fn check(topology: &Topology, hook: Hook, expected: &str) {
             hook,
         }],
         allow: Vec::new(),
+        rate_limit: 0,
         serve: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
+        clients: Clients::Any,
         capacity: None,
         // Checksums are what is tested, not patience.
         stale_after: Duration::from_secs(600),

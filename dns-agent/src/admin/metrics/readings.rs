@@ -41,6 +41,7 @@ impl Collector for Readings {
             problems,
             zones,
             objects,
+            network_policy,
             resolver,
             datapath: _,
         } = &self.status;
@@ -72,6 +73,13 @@ impl Collector for Readings {
             zones.len(),
         )?;
         page.objects(objects)?;
+        if let Some(policy) = network_policy {
+            page.gauge(
+                "zerohop_pods_left_out",
+                "Pods whose questions pass because of NetworkPolicies",
+                policy.left_out.len(),
+            )?;
+        }
         match source {
             SourceStatus::Manifests(manifests) => page.manifests(manifests)?,
             SourceStatus::Kubernetes(kubernetes) => page.kubernetes(kubernetes)?,

@@ -8,7 +8,8 @@ use dns_common::Outcome;
 use super::*;
 use crate::{
     admin::status::{
-        FeedStatus, Feeds, KernelStatus, KubernetesStatus, ManifestsStatus, SourceStatus, Status,
+        FeedStatus, Feeds, KernelStatus, KubernetesStatus, ManifestsStatus, PolicyStatus,
+        SourceStatus, Status,
     },
     datapath::{
         self,
@@ -66,6 +67,7 @@ fn status(source: SourceStatus) -> Status {
         version: "1.2.3".to_owned(),
         degraded: vec!["this".to_owned()],
         source,
+        network_policy: Some(PolicyStatus::default()),
         ..Status::default()
     };
     status.resolver.counts = Counts {

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::links::Links;
-use super::{Index, Told};
+use super::{Index, PodCount, Told};
 use crate::cluster::frame::{Frame, Known};
-use crate::cluster::objects::{Key, Pod, Problem};
+use crate::cluster::objects::{Key, Pod, Problem, Reading, ServiceKind};
 use crate::cluster::service::Pointer;
 use crate::cluster::settings::PodMode;
 use crate::cluster::view::{Subtree, pod_label, service_name, subtree};
@@ -67,9 +67,13 @@ impl Index {
     }
 
     pub(super) fn change_pod(&mut self, key: &Key, new: Option<Told<Pod>>) {
-        let addresses = |told: &Option<Told<Pod>>| -> BTreeSet<IpAddr> {
-            let addresses = told.iter().flat_map(|told| &told.object.addresses);
-            addresses.copied().collect()
+        let addresses = |told: &Option<Told<Pod>>| -> BTreeSet<(IpAddr, bool)> {
+            let pod = told.iter().map(|told| &told.object);
+            let addresses = pod.flat_map(|pod| {
+                let addresses = pod.addresses.iter();
+                addresses.map(|address| (*address, pod.is_terminating))
+            });
+            addresses.collect()
         };
         let added = addresses(&new);
         let old = match new {
@@ -77,22 +81,26 @@ impl Index {
             None => self.pods.remove(key),
         };
         let removed = addresses(&old);
-        for address in &added {
+        for (address, is_terminating) in &added {
             let place = (key.namespace.clone(), *address);
-            *self.pod_addresses.entry(place).or_default() += 1;
+            *self
+                .pod_addresses
+                .entry(place)
+                .or_default()
+                .of(*is_terminating) += 1;
         }
-        for address in &removed {
+        for (address, is_terminating) in &removed {
             let place = (key.namespace.clone(), *address);
             if let Some(count) = self.pod_addresses.get_mut(&place) {
-                *count -= 1;
-                if *count == 0 {
+                *count.of(*is_terminating) -= 1;
+                if *count == PodCount::default() {
                     self.pod_addresses.remove(&place);
                 }
             }
         }
         let mut names = BTreeSet::new();
         if self.settings.pods == PodMode::Verified {
-            for address in added.symmetric_difference(&removed) {
+            for (address, _) in added.symmetric_difference(&removed) {
                 names.extend(self.names_of_pod(&key.namespace, *address));
             }
         }
@@ -100,6 +108,22 @@ impl Index {
             names.extend(self.names_of_namespace(&key.namespace));
         }
         self.add_names(names);
+    }
+
+    /// Notes whether a Service or slice can be read. While any can't, no address is denied a name.
+    pub(super) fn note_unreadable(&mut self, key: &Key) {
+        let service = self.services.get(key).map(|told| &told.object.kind);
+        let slice = self.slices.get(key).map(|told| told.object.reading);
+        let is_unreadable =
+            service == Some(&ServiceKind::Unreadable) || slice == Some(Reading::Unreadable);
+        let were_none = self.unreadable.is_empty();
+        match is_unreadable {
+            true => self.unreadable.insert(key.clone()),
+            false => self.unreadable.remove(key),
+        };
+        if self.unreadable.is_empty() != were_none {
+            self.rebuild();
+        }
     }
 
     pub(super) fn unlink_slice(&mut self, slice: &Key) {
@@ -242,6 +266,7 @@ impl Index {
             serial: self.serial,
             any_namespace: self.any_namespace(),
             complete: self.is_complete(),
+            has_unreadable: !self.unreadable.is_empty(),
             servers: self.servers(),
         };
         self.frame = Frame::new(&self.settings, &known);
@@ -272,5 +297,14 @@ impl Index {
             field: "metadata.name".into(),
             reason,
         })
+    }
+}
+
+impl PodCount {
+    fn of(&mut self, is_terminating: bool) -> &mut usize {
+        match is_terminating {
+            true => &mut self.terminating,
+            false => &mut self.running,
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::Index;
+use super::{Index, PodCount};
 use crate::cluster::frame::Domain;
 use crate::cluster::objects::{EndpointSlice, Key, Pod, Port, Service, ServiceKind};
 use crate::cluster::service::{Contribution, contribution, pointing};
@@ -111,7 +111,7 @@ impl Index {
     }
 
     /// How many pods of a namespace have an address.
-    pub(in crate::cluster) fn count_pods(&self, namespace: &str, address: IpAddr) -> usize {
+    pub(in crate::cluster) fn count_pods(&self, namespace: &str, address: IpAddr) -> PodCount {
         let count = self.pod_addresses.get(&(namespace.into(), address));
         count.copied().unwrap_or_default()
     }

@@ -172,6 +172,7 @@ fn feed(object: &Object) -> Feed {
         Object::Service(_) => Feed::Services,
         Object::EndpointSlice(_) => Feed::Slices,
         Object::Pod(_) => Feed::Pods,
+        Object::Fact(_) => panic!("it makes no records"),
     }
 }
 

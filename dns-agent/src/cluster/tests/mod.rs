@@ -15,6 +15,7 @@ mod reading;
 mod reverse;
 mod selectors;
 mod services;
+mod unreadable;
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use serde_json::{Value, json};

@@ -53,6 +53,44 @@ fn cluster(settings: &ZoneSettings) -> Model {
 }
 
 #[test]
+fn srv_questions_pass_where_some_endpoints_of_a_host_have_no_port_number() {
+    let shared = |address: &str| json!([{"addresses": [address], "hostname": "shared"}]);
+    let other = json!([{"addresses": ["172.0.0.3"], "hostname": "other"}]);
+    let list = json!([
+        service("db", json!({"clusterIP": "None"})),
+        slice(
+            "a",
+            "db",
+            shared("172.0.0.1"),
+            json!([{"name": "", "protocol": "TCP"}])
+        ),
+        slice(
+            "b",
+            "db",
+            shared("172.0.0.2"),
+            json!([{"name": "http", "port": 80}])
+        ),
+        slice("c", "db", other, json!([{"name": "http", "port": 80}])),
+    ]);
+    let model = model_with(list.clone(), &settings());
+    for name in ["db.default", "shared.db.default"] {
+        assert_eq!(say(&model, name, Rtype::SRV), "NOT OURS", "{name}");
+    }
+    assert_eq!(
+        say(&model, "shared.db.default", Rtype::A),
+        "A 172.0.0.1, A 172.0.0.2"
+    );
+    let answer = "SRV 0 100 80 other.db.default.svc.cluster.local.";
+    assert_eq!(say(&model, "other.db.default", Rtype::SRV), answer);
+    // Only the numbered ones are behind the port.
+    let port = say(&model, "_http._tcp.db.default", Rtype::SRV);
+    assert_eq!(port.matches("SRV").count(), 2, "{port}");
+
+    let alone = model_with(list, &ZoneSettings::default());
+    assert_ne!(say(&alone, "db.default", Rtype::SRV), "NOT OURS");
+}
+
+#[test]
 fn every_name_of_a_headless_service_passes() {
     let model = cluster(&settings());
     for question in [

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::cluster::{
     Endpoint, EndpointNames, EndpointSlice, Key, Namespace, Object, Objects, OddEndpoints, Pod,
-    PodMode, Port, Service, ServiceKind, ZoneSettings, build,
+    PodMode, Port, Reading, Service, ServiceKind, ZoneSettings, build,
 };
 use crate::zone::tests::rendering::parse;
 use crate::zone::{
@@ -182,7 +182,7 @@ pub(super) fn clusters() -> impl Strategy<Value = Cluster> {
         prop::collection::btree_set(word(), 0..3),
         prop::collection::btree_map(key(), service(), 0..8),
         prop::collection::btree_map(key(), slice(), 0..8),
-        prop::collection::btree_map(key(), addresses(), 0..4),
+        prop::collection::btree_map(key(), (addresses(), prop::bool::weighted(0.2)), 0..4),
     );
     (objects, settings()).prop_map(|((namespaces, services, slices, pods), settings)| {
         let namespaces = namespaces
@@ -194,19 +194,23 @@ pub(super) fn clusters() -> impl Strategy<Value = Cluster> {
         });
         let slices = slices
             .into_iter()
-            .map(|(key, (service, endpoints, ports, is_odd))| {
+            .map(|(key, (service, endpoints, ports, reading))| {
                 let service = Some(service);
                 Object::EndpointSlice(EndpointSlice {
                     key,
                     service: service.map(Into::into),
                     endpoints: endpoints.into(),
-                    is_odd,
+                    reading,
                     ports: ports.into(),
                 })
             });
-        let pods = pods
-            .into_iter()
-            .map(|(key, addresses)| Object::Pod(Pod { key, addresses }));
+        let pods = pods.into_iter().map(|(key, (addresses, is_terminating))| {
+            Object::Pod(Pod {
+                key,
+                addresses,
+                is_terminating,
+            })
+        });
         let list = namespaces
             .chain(services)
             .chain(slices)
@@ -266,12 +270,13 @@ fn service() -> impl Strategy<Value = (ServiceKind, Vec<Port>)> {
     let kind = prop_oneof![
         addresses().prop_map(|addresses| ServiceKind::ClusterIp(addresses.into())),
         Just(ServiceKind::Headless),
+        Just(ServiceKind::Unreadable),
         target.prop_map(|target| ServiceKind::ExternalName(target.into())),
     ];
     (kind, ports())
 }
 
-fn slice() -> impl Strategy<Value = (String, Vec<Endpoint>, Vec<Port>, bool)> {
+fn slice() -> impl Strategy<Value = (String, Vec<Endpoint>, Vec<Port>, Reading)> {
     let endpoint = (
         address(),
         prop::option::of(word()),
@@ -285,7 +290,12 @@ fn slice() -> impl Strategy<Value = (String, Vec<Endpoint>, Vec<Port>, bool)> {
             zone: zone.map(Into::into),
         });
     let endpoints = prop::collection::vec(endpoint, 0..5);
-    (word(), endpoints, ports(), prop::bool::weighted(0.2))
+    let reading = prop_oneof![
+        8 => Just(Reading::Plain),
+        1 => Just(Reading::Odd),
+        1 => Just(Reading::Unreadable),
+    ];
+    (word(), endpoints, ports(), reading)
 }
 
 fn ports() -> impl Strategy<Value = Vec<Port>> {

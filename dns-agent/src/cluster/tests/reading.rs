@@ -108,11 +108,13 @@ fn an_object_without_a_namespace_is_in_default_and_a_mapped_address_is_ipv4() {
 }
 
 #[test]
-fn a_pod_that_is_being_deleted_has_no_address() {
-    let pod = object(json!({
-        "kind": "Pod",
-        "metadata": {"name": "p", "deletionTimestamp": "2030-01-01T00:00:00Z"},
-        "status": {"phase": "Running", "podIP": "10.0.0.1"}
-    }));
-    assert!(matches!(pod, Object::Pod(pod) if pod.addresses.is_empty()));
+fn a_pod_that_has_ended_has_no_address() {
+    for phase in ["Succeeded", "Failed", "Unknown"] {
+        let pod = object(json!({
+            "kind": "Pod",
+            "metadata": {"name": "p"},
+            "status": {"phase": phase, "podIP": "10.0.0.1"}
+        }));
+        assert!(matches!(pod, Object::Pod(pod) if pod.addresses.is_empty()));
+    }
 }

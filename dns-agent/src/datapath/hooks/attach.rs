@@ -1,14 +1,17 @@
 //! Putting one program on one device, or in the place of one that an agent before left there.
 
-use std::{io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, anyhow, bail};
 use aya::programs::{
-    LinkOrder, SchedClassifier, TcAttachType, XdpMode,
-    links::{FdLink, LinkError, PinnedLink},
+    LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode,
+    links::{FdLink, PinnedLink},
     tc::{
-        NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError,
-        qdisc_add_clsact, qdisc_detach_program,
+        NlOptions, SchedClassifierLink, TcAttachOptions, TcError, qdisc_add_clsact,
+        qdisc_detach_program,
     },
     xdp::XdpLink,
 };
@@ -41,8 +44,7 @@ enum Link {
     Xdp(XdpLink),
     /// It goes with this process; a filter when it is taken off.
     Tc(SchedClassifierLink),
-    /// It stays until its pin is removed;
-    /// held as well, so that it outlives the BPF file system.
+    /// It stays until its pin is removed. It is held as well, so that it outlives the BPF file system.
     Pinned(
         #[expect(dead_code, reason = "held to stay attached")] PinnedLink,
         PathBuf,
@@ -74,10 +76,7 @@ impl Attached {
         }
         let modes = modes(device, choice);
         for &(mode, _) in modes {
-            let pin = Pin {
-                mode,
-                index: device.index,
-            };
+            let pin = pin(mode, device);
             if let Some(left) = pinning.pins().and_then(|pins| pins.find(pin)) {
                 return Attached::take_over(object, device, pin, left, pinning);
             }
@@ -89,20 +88,18 @@ impl Attached {
         let mut refused: Option<anyhow::Error> = None;
         for &(mode, why) in modes {
             let reason = match (&refused, why) {
-                (Some(error), _) => Some(format!("native XDP was refused: {error:#}")),
+                (Some(error), _) => Some(format!(
+                    "native XDP was refused: {error:#}; {}",
+                    why_refused(device)
+                )),
                 (None, why) => why.map(str::to_owned),
             };
-            let attached = match mode {
-                Mode::Tcx => attach_tc(object, device, pinning),
-                Mode::Native => attach_xdp(object, device, XdpMode::Driver, pinning),
-                Mode::Generic => attach_xdp(object, device, XdpMode::Skb, pinning),
+            let attached = match mode.hook() {
+                Hook::Tc => attach_tc(object, device, pinning),
+                Hook::Xdp => attach_xdp(object, device, mode, pinning),
             };
             match attached {
-                Ok(mut attached) => {
-                    let reason = reason.or(attached.status.reason.take());
-                    attached.status.reason = reason;
-                    return Ok(attached);
-                }
+                Ok(attached) => return Ok(attached.because(reason)),
                 Err(error) => refused = Some(error),
             }
         }
@@ -117,38 +114,17 @@ impl Attached {
         left: PinnedLink,
         pinning: Pinning<'_>,
     ) -> anyhow::Result<Attached> {
-        let hook = match pin.mode {
-            Mode::Tcx => Hook::Tc,
-            Mode::Native | Mode::Generic => Hook::Xdp,
-        };
+        let hook = pin.mode.hook();
         let program = program_on(device, hook);
         let left = match pinning {
             Pinning::Released(_) => left.unpin()?,
             Pinning::Kept(_) | Pinning::Nowhere => FdLink::from(left),
         };
-        let taken = |error| anyhow!("taking over the link that was pinned: {error}");
         let link = match hook {
-            Hook::Tc => {
-                let tc = object.tc(program.name())?;
-                let link = left
-                    .try_into()
-                    .map_err(|error: LinkError| taken(error.to_string()))?;
-                let id = tc
-                    .attach_to_link(link)
-                    .map_err(|error| taken(error.to_string()))?;
-                Link::Tc(tc.take_link(id)?)
-            }
-            Hook::Xdp => {
-                let xdp = object.xdp(program.name())?;
-                let link = left
-                    .try_into()
-                    .map_err(|error: LinkError| taken(error.to_string()))?;
-                let id = xdp
-                    .attach_to_link(link)
-                    .map_err(|error| taken(error.to_string()))?;
-                Link::Xdp(xdp.take_link(id)?)
-            }
+            Hook::Tc => replace_tc(object.tc(program.name())?, left).map(Link::from),
+            Hook::Xdp => replace_xdp(object.xdp(program.name())?, left).map(Link::from),
         };
+        let link = link.context("taking over the link that was pinned")?;
         let link = match pinning {
             // The pin is still there.
             Pinning::Kept(pins) => {
@@ -157,9 +133,8 @@ impl Attached {
             }
             Pinning::Released(_) | Pinning::Nowhere => link,
         };
-        let mut attached = Attached::of(device, program, pin.mode.name(), link);
-        attached.status.reason = Some("taken over from the agent before".to_owned());
-        Ok(attached)
+        let reason = "taken over from the agent before".to_owned();
+        Ok(Attached::of(device, program, pin.mode.name(), link).because(Some(reason)))
     }
 
     /// Takes the program off.
@@ -176,6 +151,12 @@ impl Attached {
             Link::Tc(link) if is_filter(&link) => std::mem::forget(link),
             Link::Pinned(..) | Link::Tc(_) | Link::Xdp(_) => {}
         }
+    }
+
+    /// Says why it is so, if there is a reason.
+    fn because(mut self, reason: Option<String>) -> Attached {
+        self.status.reason = reason.or(self.status.reason);
+        self
     }
 
     fn of(device: &Device, program: Program, mode: &'static str, link: Link) -> Attached {
@@ -200,6 +181,18 @@ impl Attached {
     }
 }
 
+impl From<XdpLink> for Link {
+    fn from(link: XdpLink) -> Link {
+        Link::Xdp(link)
+    }
+}
+
+impl From<SchedClassifierLink> for Link {
+    fn from(link: SchedClassifierLink) -> Link {
+        Link::Tc(link)
+    }
+}
+
 impl Pinning<'_> {
     fn pins(&self) -> Option<&Pins> {
         match self {
@@ -218,7 +211,7 @@ impl Pinning<'_> {
 }
 
 /// Whether a filter is an agent's.
-pub(in crate::datapath) fn is_ours(filter: &Filter) -> bool {
+fn is_ours(filter: &Filter) -> bool {
     is_our_name(&filter.name)
 }
 
@@ -227,18 +220,37 @@ pub(in crate::datapath) fn is_our_name(name: &str) -> bool {
     Program::ALL.iter().any(|program| program.name() == name)
 }
 
-/// Removes the filters that an agent left on a device, on a kernel before tcx. None is no error.
-pub(in crate::datapath) fn remove_filters(device: &Device) -> anyhow::Result<()> {
-    let ours = device.filters.iter().filter(|filter| is_ours(filter));
-    for filter in ours {
+/// Removes the filters that an agent left on a device, on a kernel before tcx. Says their names; there
+/// may be none.
+pub(in crate::datapath) fn remove_filters(device: &Device) -> anyhow::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for filter in device.filters.iter().filter(|filter| is_ours(filter)) {
         let removed = qdisc_detach_program(&device.name, TcAttachType::Ingress, &filter.name);
         match removed {
-            Ok(()) => {}
+            Ok(()) => names.push(filter.name.clone()),
             Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("taking the filter {} off {}", filter.name, device.name)
+                });
+            }
         }
     }
-    Ok(())
+    Ok(names)
+}
+
+/// What a driver may have against XDP: what it says goes to the kernel's log, at best.
+fn why_refused(device: &Device) -> String {
+    let [receiving, sending] = device.queues;
+    let link = format!("/sys/class/net/{}/device/driver", device.name);
+    let driver = fs::read_link(link).ok();
+    let driver = driver.as_deref().and_then(Path::file_name);
+    let driver = driver.map_or("no driver".into(), |name| name.to_string_lossy());
+    format!(
+        "{driver}, an MTU of {}, {receiving} receive and {sending} transmit queues: drivers refuse it for want of support, \
+         for packets longer than a page or for want of queues, about one for each CPU",
+        device.mtu
+    )
 }
 
 /// The ways to attach, best first, each with the reason why it is not another one.
@@ -258,54 +270,23 @@ fn modes(device: &Device, choice: Choice) -> &'static [(Mode, Option<&'static st
 fn attach_xdp(
     object: &mut Object,
     device: &Device,
-    mode: XdpMode,
+    mode: Mode,
     pinning: Pinning<'_>,
 ) -> anyhow::Result<Attached> {
     let program = program_on(device, Hook::Xdp);
-    let pin = Pin {
-        mode: match mode {
-            XdpMode::Skb => Mode::Generic,
-            _ => Mode::Native,
-        },
-        index: device.index,
-    };
     let xdp = object.xdp(program.name())?;
-    let mut attach = || -> anyhow::Result<XdpLink> {
+    let flags = match mode {
+        Mode::Generic => XdpMode::Skb,
+        Mode::Native | Mode::Tcx => XdpMode::Driver,
+    };
+    let attach = || -> anyhow::Result<XdpLink> {
         let id = xdp
-            .attach_to_if_index(device.index, mode)
+            .attach_to_if_index(device.index, flags)
             .with_context(|| format!("attaching {} to {}", program.name(), device.name))?;
         Ok(xdp.take_link(id)?)
     };
-    let link = attach()?;
-    let Some(pins) = pinning.kept() else {
-        return Ok(Attached::of(
-            device,
-            program,
-            pin.mode.name(),
-            Link::Xdp(link),
-        ));
-    };
-    let pinned = FdLink::try_from(link)
-        .map_err(|_| "not pinned: the driver knows no links".to_owned())
-        .and_then(|link| {
-            let pinned = link.pin(pins.path(pin));
-            pinned.map_err(|error| format!("not pinned: {error}"))
-        });
-    match pinned {
-        Ok(link) => Ok(Attached::of(
-            device,
-            program,
-            pin.mode.name(),
-            Link::Pinned(link, pins.path(pin)),
-        )),
-        // A link that could not be pinned is off again; where aya attached by netlink, for want of
-        // links, this takes the place of that.
-        Err(reason) => {
-            let mut attached = Attached::of(device, program, pin.mode.name(), Link::Xdp(attach()?));
-            attached.status.reason = Some(reason);
-            Ok(attached)
-        }
-    }
+    let (link, reason) = hold(attach, pinning, pin(mode, device))?;
+    Ok(Attached::of(device, program, mode.name(), link).because(reason))
 }
 
 fn attach_tc(
@@ -315,45 +296,43 @@ fn attach_tc(
 ) -> anyhow::Result<Attached> {
     let program = program_on(device, Hook::Tc);
     let tc = object.tc(program.name())?;
-    let by_tcx = attach_tcx(tc, device);
-    let link = match by_tcx {
-        Ok(link) => link,
-        Err(tcx) => {
-            let link = match attach_filter(tc, device) {
-                Ok(id) => tc.take_link(id)?,
-                Err(clsact) => bail!("by tcx: {tcx:#}; by clsact: {clsact:#}"),
-            };
-            let mut attached = Attached::of(device, program, "clsact", Link::Tc(link));
-            attached.status.reason = Some(format!("tcx was refused: {tcx:#}"));
-            return Ok(attached);
+    let by_tcx = hold(|| attach_tcx(tc, device), pinning, pin(Mode::Tcx, device));
+    let tcx = match by_tcx {
+        Ok((link, reason)) => {
+            let attached = Attached::of(device, program, Mode::Tcx.name(), link);
+            return Ok(attached.because(reason));
         }
+        Err(tcx) => tcx,
     };
-    let pin = Pin {
-        mode: Mode::Tcx,
-        index: device.index,
-    };
+    let link = attach_filter(tc, device)
+        .map_err(|clsact| anyhow!("by tcx: {tcx:#}; by clsact: {clsact:#}"))?;
+    let reason = format!("tcx was refused: {tcx:#}");
+    Ok(Attached::of(device, program, "clsact", Link::Tc(link)).because(Some(reason)))
+}
+
+/// Attaches, and pins if links are to stay. What can't be pinned is off then: it is attached once more,
+/// to go with this process, with the reason. Where aya attaches by netlink, for want of links, that
+/// takes the place of the first.
+fn hold<L>(
+    mut attach: impl FnMut() -> anyhow::Result<L>,
+    pinning: Pinning<'_>,
+    pin: Pin,
+) -> anyhow::Result<(Link, Option<String>)>
+where
+    L: Into<Link>,
+    FdLink: TryFrom<L>,
+{
+    let link = attach()?;
     let Some(pins) = pinning.kept() else {
-        return Ok(Attached::of(
-            device,
-            program,
-            pin.mode.name(),
-            Link::Tc(link),
-        ));
+        return Ok((link.into(), None));
     };
-    match FdLink::try_from(link)?.pin(pins.path(pin)) {
-        Ok(link) => Ok(Attached::of(
-            device,
-            program,
-            pin.mode.name(),
-            Link::Pinned(link, pins.path(pin)),
-        )),
-        // What could not be pinned is off again.
-        Err(error) => {
-            let link = Link::Tc(attach_tcx(tc, device)?);
-            let mut attached = Attached::of(device, program, pin.mode.name(), link);
-            attached.status.reason = Some(format!("not pinned: {error}"));
-            Ok(attached)
-        }
+    let path = pins.path(pin);
+    let pinned = FdLink::try_from(link)
+        .map_err(|_| "there is no link".to_owned())
+        .and_then(|link| link.pin(&path).map_err(|error| error.to_string()));
+    match pinned {
+        Ok(link) => Ok((Link::Pinned(link, path), None)),
+        Err(reason) => Ok((attach()?.into(), Some(format!("not pinned: {reason}")))),
     }
 }
 
@@ -364,10 +343,7 @@ fn attach_tcx(tc: &mut SchedClassifier, device: &Device) -> anyhow::Result<Sched
 }
 
 /// Before Linux 6.6 there is no tcx. The filter gets the highest priority, so it runs first.
-fn attach_filter(
-    tc: &mut SchedClassifier,
-    device: &Device,
-) -> anyhow::Result<SchedClassifierLinkId> {
+fn attach_filter(tc: &mut SchedClassifier, device: &Device) -> anyhow::Result<SchedClassifierLink> {
     // It may be there already, ours from an earlier run or somebody else's; either will do, and if
     // it is not there the next step says so.
     let _ = qdisc_add_clsact(&device.name);
@@ -379,7 +355,7 @@ fn attach_filter(
             SchedClassifierLink::attached(&device.name, ingress, left.priority, handle, None)?;
         // One that is gone meanwhile can't be replaced.
         if let Ok(id) = tc.attach_to_link(left) {
-            return Ok(id);
+            return Ok(tc.take_link(id)?);
         }
     }
     remove_filters(device)?;
@@ -387,12 +363,28 @@ fn attach_filter(
         priority: PRIORITY,
         ..NlOptions::default()
     };
-    tc.attach_with_options(
-        &device.name,
-        TcAttachType::Ingress,
-        TcAttachOptions::Netlink(options),
-    )
-    .with_context(|| format!("attaching a filter to {}", device.name))
+    let options = TcAttachOptions::Netlink(options);
+    let id = tc
+        .attach_with_options(&device.name, TcAttachType::Ingress, options)
+        .with_context(|| format!("attaching a filter to {}", device.name))?;
+    Ok(tc.take_link(id)?)
+}
+
+fn replace_tc(tc: &mut SchedClassifier, left: FdLink) -> anyhow::Result<SchedClassifierLink> {
+    let id = tc.attach_to_link(left.try_into()?)?;
+    Ok(tc.take_link(id)?)
+}
+
+fn replace_xdp(xdp: &mut Xdp, left: FdLink) -> anyhow::Result<XdpLink> {
+    let id = xdp.attach_to_link(left.try_into()?)?;
+    Ok(xdp.take_link(id)?)
+}
+
+fn pin(mode: Mode, device: &Device) -> Pin {
+    Pin {
+        mode,
+        index: device.index,
+    }
 }
 
 /// Whether it is a filter of before tcx, which stays when nobody takes it off.

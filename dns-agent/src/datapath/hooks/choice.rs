@@ -1,6 +1,6 @@
 //! Which devices get a program, which one, and which are left alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::bail;
 use dns_common::outcomes::Hook;
@@ -8,7 +8,11 @@ use serde::Serialize;
 
 use crate::{
     config::{Hook as Choice, Interface},
-    datapath::{interfaces::Device, object::Program, others::Other},
+    datapath::{
+        interfaces::{Device, HardwareAddress},
+        object::Program,
+        others::Other,
+    },
 };
 
 /// The word that stands for every pod's veth.
@@ -75,6 +79,19 @@ pub fn check(wanted: &[Interface], allowed: usize, devices: &[Device]) -> anyhow
         }
     }
     Ok(())
+}
+
+/// The hardware addresses of the devices on which only their own packets are answered: all but pods'
+/// veths.
+pub fn hardware(wanted: &[Interface], devices: &[Device]) -> Vec<HardwareAddress> {
+    let wanting = devices.iter().filter_map(|device| {
+        let program = programs(wanted, std::slice::from_ref(device)).next()?;
+        matches!(program, Program::Xdp | Program::Tc)
+            .then_some(device.address)
+            .flatten()
+    });
+    let addresses: BTreeSet<_> = wanting.collect();
+    addresses.into_iter().collect()
 }
 
 /// The programs that the devices want.

@@ -2,13 +2,15 @@
 
 use std::{borrow::Cow, time::SystemTime};
 
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::api::{
+    core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
+};
 use kube::core::Status;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use crate::{
-    cluster::{ApiObject, ApiPod, Key, Object, Problem},
+    cluster::{ApiObject, ApiPod, EndpointSlice, Fact, Key, Object, Problem, Service},
     source::{Event, Feed},
 };
 
@@ -46,6 +48,15 @@ struct Metadata {
     name: String,
     resource_version: String,
     annotations: Option<Annotations>,
+    labels: Option<Labels>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Labels {
+    /// The service that a slice belongs to.
+    #[serde(rename = "kubernetes.io/service-name")]
+    service: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -89,6 +100,11 @@ impl<'a> Item<'a> {
                 self.object::<discovery::EndpointSlice>()
             }
             Feed::Pods => self.object::<ApiPod>(),
+            Feed::Policies => self.object::<networking::NetworkPolicy>(),
+            Feed::Clients | Feed::DnsPods => self.fact(Fact::of_pod),
+            Feed::DnsNamespace => self.fact(Fact::of_namespace),
+            Feed::DnsService => self.fact(Fact::of_service),
+            Feed::DnsEndpoints => self.fact(Fact::of_slice),
             Feed::Corefile => return self.corefile(),
         };
         match object {
@@ -100,6 +116,7 @@ impl<'a> Item<'a> {
             Err(problem) => Event::Unusable {
                 feed: self.feed,
                 problem,
+                stand_in: self.stand_in(),
             },
         }
     }
@@ -114,6 +131,7 @@ impl<'a> Item<'a> {
             return Event::Unusable {
                 feed: self.feed,
                 problem,
+                stand_in: None,
             };
         }
         Event::Deleted {
@@ -126,13 +144,44 @@ impl<'a> Item<'a> {
         self.parse::<K>()?.try_into()
     }
 
+    fn fact<K: DeserializeOwned>(
+        &self,
+        read: impl FnOnce(&K) -> Result<Fact, Problem>,
+    ) -> Result<Object, Problem> {
+        read(&self.parse::<K>()?).map(Object::Fact)
+    }
+
     fn corefile(&self) -> Event {
         match self.parse::<core::ConfigMap>() {
             Ok(map) => Event::Corefile(map.data.and_then(|mut data| data.remove(COREFILE))),
             Err(problem) => Event::Unusable {
                 feed: self.feed,
                 problem,
+                stand_in: None,
             },
+        }
+    }
+
+    /// What leaves the names that it may make to somebody else.
+    fn stand_in(&self) -> Option<Object> {
+        let Metadata {
+            namespace,
+            name,
+            labels,
+            ..
+        } = &self.metadata;
+        if name.is_empty() {
+            return None;
+        }
+        let key = Key::new(&**namespace, &**name);
+        match self.feed {
+            Feed::Services => Some(Object::Service(Service::unreadable(key))),
+            Feed::Slices | Feed::OtherSlices | Feed::DnsSlices => {
+                let service = labels.as_ref()?.service.as_deref()?.into();
+                let slice = EndpointSlice::unreadable(key, Some(service));
+                Some(Object::EndpointSlice(slice))
+            }
+            _ => None,
         }
     }
 
@@ -216,10 +265,11 @@ impl<'a> Change<'a> {
 
 fn kind(feed: Feed) -> &'static str {
     match feed {
-        Feed::Namespaces => "Namespace",
-        Feed::Services => "Service",
-        Feed::Slices | Feed::OtherSlices | Feed::DnsSlices => "EndpointSlice",
-        Feed::Pods => "Pod",
+        Feed::Namespaces | Feed::DnsNamespace => "Namespace",
+        Feed::Services | Feed::DnsService => "Service",
+        Feed::Slices | Feed::OtherSlices | Feed::DnsSlices | Feed::DnsEndpoints => "EndpointSlice",
+        Feed::Pods | Feed::Clients | Feed::DnsPods => "Pod",
+        Feed::Policies => "NetworkPolicy",
         Feed::Corefile => "ConfigMap",
     }
 }

@@ -201,7 +201,17 @@ impl Reflector {
         let (event, version) = match change {
             Change::Applied(item) => (Some(item.applied()), item.version().map(str::to_owned)),
             Change::Deleted(item) => (Some(item.deleted()), item.version().map(str::to_owned)),
-            Change::Unreadable(problem) => (Some(Event::Unusable { feed, problem }), None),
+            Change::Unreadable(problem) => {
+                let stand_in = None;
+                (
+                    Some(Event::Unusable {
+                        feed,
+                        problem,
+                        stand_in,
+                    }),
+                    None,
+                )
+            }
             Change::Bookmark(version) => (None, Some(version)),
             Change::InitialEnd(version) if phase == Phase::Initial => {
                 self.listed(version).await;

@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use hyper::Request;
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::api::{
+    core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
+};
 use kube::{
     Resource,
     api::{ListParams, VersionMatch, WatchParams},
     core::{Request as Path, request},
 };
 
-use super::{Options, PodScope, backoff::jitter};
+use super::{Options, PodScope, PolicyScope, backoff::jitter};
 use crate::{
-    cluster::{Endpoints, Key},
+    cluster::{Endpoints, Key, Labels},
     source::Feed,
 };
 
@@ -55,8 +57,6 @@ pub(super) enum Since {
 /// All that is to be read.
 pub(super) fn all(options: &Options) -> Vec<Selection> {
     let objects = options.selectors.objects.to_string();
-    let slices =
-        |feed| Selection::of::<discovery::EndpointSlice>(feed, "endpointslices.discovery.k8s.io");
     let mut all = vec![
         Selection::of::<core::Namespace>(Feed::Namespaces, "namespaces")
             .labelled(options.selectors.namespaces.to_string()),
@@ -85,11 +85,46 @@ pub(super) fn all(options: &Options) -> Vec<Selection> {
     all
 }
 
+/// What says which pods may ask the cluster's DNS, but for the pods of that.
+pub(super) fn policies(scope: &PolicyScope) -> Vec<Selection> {
+    let PolicyScope { node, dns } = scope;
+    let policies = "networkpolicies.networking.k8s.io";
+    let mut all = vec![
+        Selection::of::<networking::NetworkPolicy>(Feed::Policies, policies),
+        Selection::of::<core::Namespace>(Feed::DnsNamespace, "namespaces")
+            .with_field("metadata.name", &dns.namespace),
+        Selection::of::<core::Service>(Feed::DnsService, "services")
+            .within::<core::Service>(&dns.namespace)
+            .with_field("metadata.name", &dns.name),
+        slices(Feed::DnsEndpoints)
+            .within::<discovery::EndpointSlice>(&dns.namespace)
+            .labelled(format!("kubernetes.io/service-name={}", dns.name)),
+    ];
+    if let Some(node) = node {
+        let pods = Selection::of::<core::Pod>(Feed::Clients, "pods");
+        all.push(pods.with_field("spec.nodeName", node));
+    }
+    all
+}
+
+/// The Pods with these labels in a namespace.
+pub(super) fn dns_pods(namespace: &str, labels: &Labels) -> Selection {
+    let mut pods = Selection::of::<core::Pod>(Feed::DnsPods, "pods").within::<core::Pod>(namespace);
+    for (key, value) in labels {
+        pods = pods.labelled(format!("{key}={value}"));
+    }
+    pods
+}
+
 /// The ConfigMap that holds CoreDNS's configuration.
 pub(super) fn corefile(key: &Key) -> Selection {
     let maps = Selection::of::<core::ConfigMap>(Feed::Corefile, "configmaps");
     let maps = maps.within::<core::ConfigMap>(&key.namespace);
     maps.with_field("metadata.name", &key.name)
+}
+
+fn slices(feed: Feed) -> Selection {
+    Selection::of::<discovery::EndpointSlice>(feed, "endpointslices.discovery.k8s.io")
 }
 
 impl Selection {

@@ -130,6 +130,7 @@ fn name(object: &Object) -> &str {
         Object::Service(service) => &service.key.name,
         Object::EndpointSlice(slice) => &slice.key.name,
         Object::Pod(pod) => &pod.key.name,
+        Object::Fact(fact) => &fact.key().name,
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use k8s_openapi::api::{
     core::v1::{Namespace, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::NetworkPolicy,
 };
 use serde::{
     Deserialize, Deserializer,
@@ -17,7 +18,7 @@ use super::{
     LineError,
     outline::{Mapping, Outline},
 };
-use crate::cluster::{ApiObject, ApiPod, Labels, Object};
+use crate::cluster::{ApiObject, ApiPod, Labels, Object, Problem};
 
 /// What is to be read at a node of a document.
 pub(super) struct Item<'a> {
@@ -31,6 +32,7 @@ enum Kind<'a> {
     Service,
     EndpointSlice,
     Pod,
+    NetworkPolicy,
     List(Vec<Item<'a>>),
     /// A kind without records of its own, or nothing at all.
     Ignored,
@@ -88,6 +90,7 @@ impl<'a> Kind<'a> {
             ("v1", "Service") => Kind::Service,
             ("v1", "Pod") => Kind::Pod,
             ("discovery.k8s.io/v1", "EndpointSlice") => Kind::EndpointSlice,
+            ("networking.k8s.io/v1", "NetworkPolicy") => Kind::NetworkPolicy,
             ("v1", "List") => Kind::List(items.map(Item::of).collect::<Result<_, _>>()?),
             ("v1", "NamespaceList") => Kind::List(
                 items
@@ -105,6 +108,11 @@ impl<'a> Kind<'a> {
             ("discovery.k8s.io/v1", "EndpointSliceList") => Kind::List(
                 items
                     .map(|item| Item::of_kind(item, Kind::EndpointSlice))
+                    .collect(),
+            ),
+            ("networking.k8s.io/v1", "NetworkPolicyList") => Kind::List(
+                items
+                    .map(|item| Item::of_kind(item, Kind::NetworkPolicy))
                     .collect(),
             ),
             _ => {
@@ -131,11 +139,15 @@ impl ItemReader<'_, '_> {
     {
         let object = T::deserialize(deserializer)?;
         let labels = object.metadata().labels.clone().unwrap_or_default();
-        let found = object
-            .try_into()
-            .map(|object| (object, labels))
-            .map_err(|problem| LineError::at(self.item.outline, problem.to_string()));
-        self.found.push(found);
+        let fact = object.fact();
+        let wrong = |problem: Problem| LineError::at(self.item.outline, problem.to_string());
+        let object = object.try_into().map(|object| (object, labels));
+        // What is wrong with an object is wrong with what it says of who may ask, too.
+        if let (Ok(_), Some(fact)) = (&object, fact.transpose()) {
+            let fact = fact.map(|fact| (Object::Fact(fact), Labels::new()));
+            self.found.push(fact.map_err(wrong));
+        }
+        self.found.push(object.map_err(wrong));
         Ok(())
     }
 }
@@ -149,6 +161,7 @@ impl<'de> DeserializeSeed<'de> for ItemReader<'_, '_> {
             Kind::Service => self.object::<Service, D>(deserializer),
             Kind::EndpointSlice => self.object::<EndpointSlice, D>(deserializer),
             Kind::Pod => self.object::<ApiPod, D>(deserializer),
+            Kind::NetworkPolicy => self.object::<NetworkPolicy, D>(deserializer),
             Kind::List(items) => deserializer.deserialize_map(ListReader {
                 items,
                 found: self.found,

@@ -328,6 +328,7 @@ impl Cluster {
                 pod_ips: Some(addresses.collect()),
                 ..ApiPodStatus::default()
             }),
+            ..ApiPod::default()
         });
     }
 

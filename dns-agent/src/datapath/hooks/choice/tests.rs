@@ -5,6 +5,9 @@ fn device(name: &str) -> Device {
     Device {
         index: 1,
         name: name.to_owned(),
+        address: Some([2, 0, 0, 0, 0, 1]),
+        mtu: 1500,
+        queues: [1, 1],
         is_veth: true,
         peer_is_elsewhere: true,
         is_default_route: false,
@@ -74,6 +77,25 @@ fn pods_are_veths_that_lead_elsewhere() {
     for other in [own, here, card] {
         assert_eq!(choice(&wanted, &other), None, "{other:?}");
     }
+}
+
+#[test]
+fn cards_have_hardware_addresses_that_are_ours() {
+    let wanted = [interface("*", Choice::Auto)];
+    let card = Device {
+        address: Some([2, 0, 0, 0, 0, 9]),
+        is_veth: false,
+        ..device("eth0")
+    };
+    let tunnel = Device {
+        address: None,
+        ..card.clone()
+    };
+    // Two ports of one bridge may have its address.
+    let devices = [device("veth1"), card.clone(), tunnel, card];
+    assert_eq!(hardware(&wanted, &devices), [[2, 0, 0, 0, 0, 9]]);
+    let none = [interface("veth*", Choice::Auto)];
+    assert!(hardware(&none, &devices).is_empty());
 }
 
 #[test]

@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
-    super::{Endpoints, Kubernetes, Options, PodScope, Requests},
+    super::{Endpoints, Kubernetes, Options, PodScope, PolicyScope, Requests},
     *,
 };
-use crate::cluster::Selectors;
+use crate::cluster::{Labels, Selectors};
 
 /// How often each selection was listed and watched.
 type Counts = BTreeMap<String, (u64, u64)>;
@@ -198,4 +198,44 @@ async fn the_first_lists_are_spread() {
     );
     assert!(waits.iter().any(|wait| *wait < Duration::from_secs(20)));
     assert!(waits.iter().any(|wait| *wait > Duration::from_secs(40)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_says_who_may_ask() {
+    let dns = key("kube-system", "kube-dns");
+    for (node, pods) in [
+        (None, None),
+        (
+            Some("node-1"),
+            Some("/api/v1/pods fieldSelector: spec.nodeName=node-1"),
+        ),
+    ] {
+        let scope = PolicyScope {
+            node: node.map(str::to_owned),
+            dns: dns.clone(),
+        };
+        let start =
+            |client, sender| Kubernetes::start_policies(client, &scope, Duration::ZERO, sender);
+        let (counts, _) = run_started(start, Duration::from_secs(10)).await;
+        let mut wanted = vec![
+            "/api/v1/namespaces fieldSelector: metadata.name=kube-system",
+            "/api/v1/namespaces/kube-system/services fieldSelector: metadata.name=kube-dns",
+            "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices labelSelector: kubernetes.io/service-name=kube-dns",
+            "/apis/networking.k8s.io/v1/networkpolicies",
+        ];
+        wanted.extend(pods);
+        wanted.sort_unstable();
+        assert_eq!(counts.into_keys().collect::<Vec<_>>(), wanted);
+    }
+
+    let labels = Labels::from(
+        [("a", "b"), ("k8s-app", "kube-dns")].map(|(key, value)| (key.into(), value.into())),
+    );
+    let start = |client, sender| Kubernetes::start_dns_pods(client, "kube-system", &labels, sender);
+    let (counts, _) = run_started(start, Duration::from_secs(10)).await;
+    let asked: Vec<_> = counts.into_keys().collect();
+    assert_eq!(
+        asked,
+        ["/api/v1/namespaces/kube-system/pods labelSelector: a=b,k8s-app=kube-dns"]
+    );
 }

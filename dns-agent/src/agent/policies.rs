@@ -1,0 +1,111 @@
+//! Follows what the Kubernetes API says of who may ask the cluster's DNS.
+//!
+//! It is read beside everything else: what can't be known of it keeps pods from being answered, and
+//! names from nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::Client;
+use tokio::sync::mpsc;
+
+use super::writer::Told;
+use crate::{
+    admin::status::Board,
+    cluster::{Fact, Key, Labels, Object},
+    source::{
+        Event, Feed,
+        kubernetes::{Health, Kubernetes, PolicyScope},
+    },
+};
+
+/// Events that wait for the writer. More wait in the API server's connections.
+const WAITING: usize = 256;
+
+/// Tells the writer what the API server tells, until the writer is gone.
+pub(super) async fn follow(
+    client: Client,
+    scope: PolicyScope,
+    jitter: Duration,
+    tell: mpsc::Sender<Told>,
+    board: Arc<Board>,
+) -> &'static str {
+    let (sender, events) = mpsc::channel(WAITING);
+    let policies = Kubernetes::start_policies(client.clone(), &scope, jitter, sender.clone());
+    let mut followed = Followed {
+        client,
+        dns: scope.dns,
+        sender,
+        events,
+        policies,
+        dns_pods: None,
+    };
+    let _ = followed.tell_all(&tell, &board).await;
+    "the source of policies"
+}
+
+/// What is read.
+struct Followed {
+    client: Client,
+    dns: Key,
+    sender: mpsc::Sender<Event>,
+    events: mpsc::Receiver<Event>,
+    policies: Kubernetes,
+    /// The pods of the cluster's DNS, by the labels that its Service selects.
+    dns_pods: Option<(Labels, Kubernetes)>,
+}
+
+/// Nobody listens any more.
+struct Gone;
+
+impl Followed {
+    async fn tell_all(&mut self, tell: &mpsc::Sender<Told>, board: &Board) -> Result<(), Gone> {
+        self.tell_health(tell, board).await?;
+        while let Some(event) = self.events.recv().await {
+            if self.follow_selector(&event) {
+                self.tell_health(tell, board).await?;
+            }
+            tell.send(Told::Policy(event)).await.map_err(|_| Gone)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the pods of the Service of the cluster's DNS, as it is now. Says whether these are others
+    /// than before.
+    fn follow_selector(&mut self, event: &Event) -> bool {
+        let labels = match event {
+            Event::Applied {
+                feed: Feed::DnsService,
+                object: Object::Fact(Fact::Service(service)),
+                ..
+            } => &service.selector,
+            Event::Deleted {
+                feed: Feed::DnsService,
+                ..
+            } => &Labels::new(),
+            _ => return false,
+        };
+        let before = self.dns_pods.as_ref().map(|(labels, _)| labels);
+        // A Service without a selector has no pods, but whatever somebody wrote into its slices.
+        let wanted = Some(labels).filter(|labels| !labels.is_empty());
+        if before == wanted {
+            return false;
+        }
+        self.dns_pods = wanted.map(|labels| {
+            let (client, sender) = (self.client.clone(), self.sender.clone());
+            let namespace = &self.dns.namespace;
+            let pods = Kubernetes::start_dns_pods(client, namespace, labels, sender);
+            (labels.clone(), pods)
+        });
+        true
+    }
+
+    async fn tell_health(&self, tell: &mpsc::Sender<Told>, board: &Board) -> Result<(), Gone> {
+        let dns_pods = self.dns_pods.iter().map(|(_, pods)| pods.health());
+        let health: Vec<Arc<Health>> = std::iter::once(self.policies.health())
+            .chain(dns_pods)
+            .collect();
+        board.show_policy_feeds(health.clone());
+        let told = Told::PolicyHealth(health);
+        tell.send(told).await.map_err(|_| Gone)
+    }
+}

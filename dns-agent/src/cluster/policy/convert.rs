@@ -1,0 +1,253 @@
+//! Objects as the API writes them, read into facts.
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::objects::{
+    Client, DnsService, DnsSlice, Fact, LabelledNamespace, Peer, PodNetwork, Policy, PortRange,
+    Ports, Rule, Stage, To,
+};
+use crate::cluster::convert::{ApiPod, key};
+use crate::cluster::objects::{
+    EndpointSlice, Key, Object, ObjectError, Problem, Service, ServiceKind,
+};
+use crate::cluster::selector::{Labels, Selector};
+
+impl Fact {
+    /// A Pod, as one that may ask or is asked.
+    ///
+    /// # Errors
+    /// When it makes no sense.
+    pub fn of_pod(pod: &ApiPod) -> Result<Fact, ObjectError> {
+        let key = key("Pod", &pod.metadata)?;
+        let status = pod.status.as_ref();
+        let phase = status.and_then(|status| status.phase.as_deref());
+        let has_ended = matches!(phase, Some("Succeeded" | "Failed"));
+        let addresses = match (has_ended, status) {
+            (false, Some(status)) => status.addresses(&key)?.into(),
+            _ => [].into(),
+        };
+        let is_ending = pod.metadata.deletion_timestamp.is_some() || phase == Some("Unknown");
+        let spec = pod.spec.as_ref();
+        let containers = spec.and_then(|spec| spec.containers.as_deref());
+        let ports = containers.unwrap_or_default().iter();
+        let ports = ports.flat_map(|container| container.ports.as_deref().unwrap_or_default());
+        let ports = ports.filter(|port| port.protocol.as_deref() == Some("UDP"));
+        Ok(Fact::Pod(Client {
+            labels: labels(pod.metadata.labels.as_ref()),
+            addresses,
+            stage: match is_ending {
+                true => Stage::Ending,
+                false => Stage::Alive,
+            },
+            network: match spec.and_then(|spec| spec.host_network) {
+                Some(true) => PodNetwork::Host,
+                _ => PodNetwork::Own,
+            },
+            named_ports: ports
+                .filter_map(|port| {
+                    let number = u16::try_from(port.container_port).ok()?;
+                    Some((port.name.as_deref()?.into(), number))
+                })
+                .collect(),
+            key,
+        }))
+    }
+
+    /// A Namespace, with its labels.
+    ///
+    /// # Errors
+    /// When it makes no sense.
+    pub fn of_namespace(namespace: &core::Namespace) -> Result<Fact, ObjectError> {
+        Ok(Fact::Namespace(LabelledNamespace {
+            key: key("Namespace", &namespace.metadata)?,
+            labels: labels(namespace.metadata.labels.as_ref()),
+        }))
+    }
+
+    /// A Service, which may be the cluster's DNS.
+    ///
+    /// # Errors
+    /// When it makes no sense.
+    pub fn of_service(service: &core::Service) -> Result<Fact, ObjectError> {
+        let spec = service.spec.as_ref();
+        let selector = labels(spec.and_then(|spec| spec.selector.as_ref()));
+        let service = Service::try_from(service.clone())?;
+        Ok(Fact::Service(DnsService {
+            key: service.key,
+            addresses: match service.kind {
+                ServiceKind::ClusterIp(addresses) => addresses,
+                ServiceKind::Headless | ServiceKind::ExternalName(_) | ServiceKind::Unreadable => {
+                    [].into()
+                }
+            },
+            ports: service.ports.to_vec().into(),
+            selector,
+        }))
+    }
+
+    /// An EndpointSlice, which may be the cluster's DNS's.
+    ///
+    /// # Errors
+    /// When it makes no sense.
+    pub fn of_slice(slice: &discovery::EndpointSlice) -> Result<Fact, ObjectError> {
+        let slice = EndpointSlice::try_from(slice.clone())?;
+        let service = slice.service_key();
+        let addresses = slice.endpoints.iter().map(|endpoint| endpoint.address);
+        Ok(Fact::Slice(DnsSlice {
+            service,
+            addresses: addresses.collect(),
+            ports: slice.ports.to_vec().into(),
+            key: slice.key,
+        }))
+    }
+}
+
+impl TryFrom<networking::NetworkPolicy> for Object {
+    type Error = ObjectError;
+
+    fn try_from(policy: networking::NetworkPolicy) -> Result<Object, ObjectError> {
+        Policy::try_from(policy).map(|policy| Object::Fact(Fact::Policy(policy)))
+    }
+}
+
+impl TryFrom<networking::NetworkPolicy> for Policy {
+    type Error = ObjectError;
+
+    fn try_from(policy: networking::NetworkPolicy) -> Result<Policy, ObjectError> {
+        let key = key("NetworkPolicy", &policy.metadata)?;
+        let spec = policy.spec.unwrap_or_default();
+        let rules = spec.egress.unwrap_or_default();
+        let is_about_egress = match spec.policy_types {
+            Some(types) if !types.is_empty() => types.iter().any(|name| name == "Egress"),
+            _ => !rules.is_empty(),
+        };
+        let reader = Reader { key: &key };
+        Ok(Policy {
+            pods: reader.selector("spec.podSelector", spec.pod_selector.unwrap_or_default())?,
+            egress: match is_about_egress {
+                true => Some(reader.rules(rules)?),
+                false => None,
+            },
+            key,
+        })
+    }
+}
+
+/// Reads the parts of a policy.
+struct Reader<'a> {
+    key: &'a Key,
+}
+
+impl Reader<'_> {
+    fn rules(
+        &self,
+        rules: Vec<networking::NetworkPolicyEgressRule>,
+    ) -> Result<Box<[Rule]>, Problem> {
+        let rules = rules.into_iter().enumerate();
+        rules
+            .map(|(at, rule)| {
+                let field = format!("spec.egress[{at}]");
+                Ok(Rule {
+                    to: self.to(&field, rule.to.unwrap_or_default())?,
+                    ports: self.ports(&field, rule.ports.unwrap_or_default())?,
+                })
+            })
+            .collect()
+    }
+
+    /// No peers are all.
+    fn to(&self, field: &str, peers: Vec<networking::NetworkPolicyPeer>) -> Result<To, Problem> {
+        if peers.is_empty() {
+            return Ok(To::All);
+        }
+        let mut read = Vec::new();
+        for (at, peer) in peers.into_iter().enumerate() {
+            read.push(self.peer(&format!("{field}.to[{at}]"), peer)?);
+        }
+        Ok(To::Peers(read.into()))
+    }
+
+    fn peer(&self, field: &str, peer: networking::NetworkPolicyPeer) -> Result<Peer, Problem> {
+        let selectors = (peer.namespace_selector, peer.pod_selector);
+        match (peer.ip_block, selectors) {
+            (Some(block), (None, None)) => {
+                let field = format!("{field}.ipBlock");
+                let network = |text: &String| {
+                    let problem = || format!("{text:?} is not a network");
+                    text.parse().map_err(|_| self.problem(&field, problem()))
+                };
+                let except = block.except.unwrap_or_default();
+                Ok(Peer::Block {
+                    network: network(&block.cidr)?,
+                    except: except.iter().map(network).collect::<Result<_, _>>()?,
+                })
+            }
+            (None, (None, None)) | (Some(_), _) => Err(self.problem(
+                field,
+                "is neither selectors nor an ipBlock alone".to_owned(),
+            )),
+            (None, (namespaces, pods)) => {
+                let namespaces = namespaces
+                    .map(|selector| self.selector(&format!("{field}.namespaceSelector"), selector));
+                Ok(Peer::Pods {
+                    namespaces: namespaces.transpose()?,
+                    pods: self
+                        .selector(&format!("{field}.podSelector"), pods.unwrap_or_default())?,
+                })
+            }
+        }
+    }
+
+    /// No ports are all.
+    fn ports(
+        &self,
+        field: &str,
+        ports: Vec<networking::NetworkPolicyPort>,
+    ) -> Result<Ports, Problem> {
+        if ports.is_empty() {
+            return Ok(Ports::All);
+        }
+        let mut ranges = Vec::new();
+        for (at, port) in ports.into_iter().enumerate() {
+            if port.protocol.as_deref() != Some("UDP") {
+                continue;
+            }
+            let field = format!("{field}.ports[{at}]");
+            let number = |number: i32| {
+                let problem = || format!("{number} is not a port");
+                u16::try_from(number).map_err(|_| self.problem(&field, problem()))
+            };
+            ranges.push(match (port.port, port.end_port) {
+                (None, None) => PortRange::Numbers(0..=u16::MAX),
+                (Some(IntOrString::Int(first)), None) => {
+                    PortRange::Numbers(number(first)?..=number(first)?)
+                }
+                (Some(IntOrString::Int(first)), Some(last)) => {
+                    PortRange::Numbers(number(first)?..=number(last)?)
+                }
+                (Some(IntOrString::String(name)), None) => PortRange::Name(name.into()),
+                (None | Some(IntOrString::String(_)), Some(_)) => {
+                    let reason = "has an endPort without a number for port";
+                    return Err(self.problem(&field, reason.to_owned()));
+                }
+            });
+        }
+        Ok(Ports::Some(ranges.into()))
+    }
+
+    fn selector(&self, field: &str, selector: LabelSelector) -> Result<Selector, Problem> {
+        Selector::of(selector).map_err(|reason| self.problem(field, reason))
+    }
+
+    fn problem(&self, field: &str, reason: String) -> Problem {
+        Problem::of("NetworkPolicy", self.key, field.to_owned(), reason)
+    }
+}
+
+fn labels(labels: Option<&Labels>) -> Labels {
+    labels.cloned().unwrap_or_default()
+}

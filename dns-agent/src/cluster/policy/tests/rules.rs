@@ -1,0 +1,403 @@
+//! What policies allow: the table of Kubernetes' own rules.
+
+use serde_json::{Value, json};
+
+use super::may_ask;
+
+/// A policy about every pod of the namespace, with one rule.
+fn allowing(rule: Value) -> Value {
+    let mut policy = json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [null]});
+    policy["egress"][0] = rule;
+    policy
+}
+
+fn to(peers: Value) -> Value {
+    let mut rule = json!({"ports": [{"port": 53, "protocol": "UDP"}]});
+    rule["to"] = peers;
+    allowing(rule)
+}
+
+fn ports(ports: Value) -> Value {
+    let mut rule = json!({});
+    rule["ports"] = ports;
+    allowing(rule)
+}
+
+#[test]
+fn which_policies_are_about_egress_and_about_which_pods() {
+    let everything = json!({"egress": [{}]});
+    for (what, spec, may) in [
+        (
+            "deny all egress",
+            json!({"podSelector": {}, "policyTypes": ["Egress"]}),
+            false,
+        ),
+        (
+            "no rules at all",
+            json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "egress": []}),
+            false,
+        ),
+        (
+            "ingress only",
+            json!({"podSelector": {}, "policyTypes": ["Ingress"]}),
+            true,
+        ),
+        ("ingress by default", json!({"podSelector": {}}), true),
+        (
+            "ingress by default, with an empty list",
+            json!({"podSelector": {}, "egress": []}),
+            true,
+        ),
+        (
+            "rules that the types leave out",
+            json!({"podSelector": {}, "policyTypes": ["Ingress"], "egress": [{"to": [{"podSelector": {}}]}]}),
+            true,
+        ),
+        (
+            "egress by its rules",
+            json!({"podSelector": {}, "egress": [{"to": [{"podSelector": {}}]}]}),
+            false,
+        ),
+        (
+            "allow all egress",
+            json!({"podSelector": {}, "egress": everything["egress"].clone()}),
+            true,
+        ),
+        (
+            "about other pods",
+            json!({"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Egress"]}),
+            true,
+        ),
+        (
+            "about this pod",
+            json!({"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Egress"]}),
+            false,
+        ),
+        (
+            "both labels",
+            json!({"podSelector": {"matchLabels": {"app": "web", "tier": "front"}}, "policyTypes": ["Egress"]}),
+            false,
+        ),
+        (
+            "one label of two",
+            json!({"podSelector": {"matchLabels": {"app": "web", "tier": "back"}}, "policyTypes": ["Egress"]}),
+            true,
+        ),
+        (
+            "In",
+            json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["db", "web"]}]}, "policyTypes": ["Egress"]}),
+            false,
+        ),
+        (
+            "not In",
+            json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["db"]}]}, "policyTypes": ["Egress"]}),
+            true,
+        ),
+        (
+            "NotIn",
+            json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["db"]}]}, "policyTypes": ["Egress"]}),
+            false,
+        ),
+        (
+            "NotIn without the label",
+            json!({"podSelector": {"matchExpressions": [{"key": "zone", "operator": "NotIn", "values": ["a"]}]}, "policyTypes": ["Egress"]}),
+            false,
+        ),
+        (
+            "NotIn with the value",
+            json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]}, "policyTypes": ["Egress"]}),
+            true,
+        ),
+        (
+            "Exists",
+            json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}, "policyTypes": ["Egress"]}),
+            false,
+        ),
+        (
+            "no such label",
+            json!({"podSelector": {"matchExpressions": [{"key": "zone", "operator": "Exists"}]}, "policyTypes": ["Egress"]}),
+            true,
+        ),
+        (
+            "DoesNotExist",
+            json!({"podSelector": {"matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]}, "policyTypes": ["Egress"]}),
+            false,
+        ),
+        (
+            "it does exist",
+            json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]}, "policyTypes": ["Egress"]}),
+            true,
+        ),
+    ] {
+        assert_eq!(may_ask(53, &[spec]), may, "{what}");
+    }
+}
+
+#[test]
+fn which_ports_are_allowed() {
+    for (what, spec, may) in [
+        ("all", allowing(json!({})), true),
+        ("all, as an empty list", ports(json!([])), true),
+        ("53", ports(json!([{"protocol": "UDP", "port": 53}])), true),
+        ("TCP is the default", ports(json!([{"port": 53}])), false),
+        (
+            "TCP",
+            ports(json!([{"protocol": "TCP", "port": 53}])),
+            false,
+        ),
+        ("SCTP", ports(json!([{"protocol": "SCTP"}])), false),
+        ("all UDP ports", ports(json!([{"protocol": "UDP"}])), true),
+        ("all TCP ports", ports(json!([{"protocol": "TCP"}])), false),
+        (
+            "another",
+            ports(json!([{"protocol": "UDP", "port": 54}])),
+            false,
+        ),
+        (
+            "one of two",
+            ports(json!([{"protocol": "TCP", "port": 53}, {"protocol": "UDP", "port": 53}])),
+            true,
+        ),
+        (
+            "a range",
+            ports(json!([{"protocol": "UDP", "port": 50, "endPort": 60}])),
+            true,
+        ),
+        (
+            "a range's first",
+            ports(json!([{"protocol": "UDP", "port": 53, "endPort": 60}])),
+            true,
+        ),
+        (
+            "a range's last",
+            ports(json!([{"protocol": "UDP", "port": 50, "endPort": 53}])),
+            true,
+        ),
+        (
+            "a range below",
+            ports(json!([{"protocol": "UDP", "port": 50, "endPort": 52}])),
+            false,
+        ),
+        (
+            "a range above",
+            ports(json!([{"protocol": "UDP", "port": 54, "endPort": 60}])),
+            false,
+        ),
+        (
+            "a range of TCP",
+            ports(json!([{"port": 50, "endPort": 60}])),
+            false,
+        ),
+        // Before the address is replaced it is a ClusterIP's port, which has no such name.
+        (
+            "a name, to everybody",
+            ports(json!([{"protocol": "UDP", "port": "dns"}])),
+            false,
+        ),
+    ] {
+        assert_eq!(may_ask(53, &[spec]), may, "{what}");
+    }
+}
+
+#[test]
+fn names_of_ports_are_those_of_the_pods_that_are_asked() {
+    let named = |name: &str, protocol: &str| {
+        allowing(json!({
+            "to": [{"namespaceSelector": {}}],
+            "ports": [{"protocol": protocol, "port": name}],
+        }))
+    };
+    for port in [53, 1053] {
+        assert!(may_ask(port, &[named("dns", "UDP")]));
+        assert!(
+            !may_ask(port, &[named("dns-tcp", "UDP")]),
+            "a TCP port's name"
+        );
+        assert!(!may_ask(port, &[named("dns", "TCP")]));
+        assert!(!may_ask(port, &[named("domain", "UDP")]));
+    }
+}
+
+#[test]
+fn which_destinations_are_allowed() {
+    for (what, spec, may) in [
+        (
+            "all pods of all namespaces",
+            to(json!([{"namespaceSelector": {}}])),
+            true,
+        ),
+        (
+            "the same, both said",
+            to(json!([{"namespaceSelector": {}, "podSelector": {}}])),
+            true,
+        ),
+        (
+            "pods of the same namespace",
+            to(json!([{"podSelector": {}}])),
+            false,
+        ),
+        (
+            "by label, in the same namespace",
+            to(json!([{"podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}])),
+            false,
+        ),
+        (
+            "by both",
+            to(
+                json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}]),
+            ),
+            true,
+        ),
+        (
+            "another namespace",
+            to(
+                json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}}]),
+            ),
+            false,
+        ),
+        (
+            "a namespace's own label",
+            to(json!([{"namespaceSelector": {"matchLabels": {"team": "core"}}}])),
+            true,
+        ),
+        (
+            "a label that it lacks",
+            to(
+                json!([{"namespaceSelector": {"matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]}}]),
+            ),
+            true,
+        ),
+        (
+            "other pods of the namespace",
+            to(
+                json!([{"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "proxy"}}}]),
+            ),
+            false,
+        ),
+        (
+            "a label that the Service does not ask for",
+            to(
+                json!([{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "coredns"}}}]),
+            ),
+            true,
+        ),
+        (
+            "one of two peers",
+            to(json!([{"podSelector": {}}, {"namespaceSelector": {}}])),
+            true,
+        ),
+        ("no peers are all", to(json!([])), true),
+        (
+            "all addresses",
+            to(json!([{"ipBlock": {"cidr": "0.0.0.0/0"}}])),
+            true,
+        ),
+        (
+            "all IPv6 addresses",
+            to(json!([{"ipBlock": {"cidr": "::/0"}}])),
+            false,
+        ),
+        (
+            "the pods' addresses alone",
+            to(json!([{"ipBlock": {"cidr": "10.244.0.0/16"}}])),
+            false,
+        ),
+        (
+            "the ClusterIP alone",
+            to(json!([{"ipBlock": {"cidr": "10.96.0.10/32"}}])),
+            false,
+        ),
+        (
+            "the pods' and the ClusterIP",
+            to(
+                json!([{"ipBlock": {"cidr": "10.244.0.0/16"}}, {"ipBlock": {"cidr": "10.96.0.10/32"}}]),
+            ),
+            true,
+        ),
+        (
+            "one pod and the ClusterIP",
+            to(
+                json!([{"ipBlock": {"cidr": "10.244.0.0/24"}}, {"ipBlock": {"cidr": "10.96.0.10/32"}}]),
+            ),
+            false,
+        ),
+        (
+            "all but one pod",
+            to(json!([{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.244.1.9/32"]}}])),
+            false,
+        ),
+        (
+            "all but the ClusterIP",
+            to(json!([{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.96.0.0/12"]}}])),
+            false,
+        ),
+        (
+            "all but others",
+            to(
+                json!([{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.97.0.0/16", "192.168.0.0/16"]}}]),
+            ),
+            true,
+        ),
+        (
+            "an address within a network",
+            to(json!([{"ipBlock": {"cidr": "10.1.2.3/8"}}])),
+            true,
+        ),
+    ] {
+        assert_eq!(may_ask(53, &[spec]), may, "{what}");
+    }
+}
+
+#[test]
+fn policies_add_up() {
+    let deny = json!({"podSelector": {}, "policyTypes": ["Egress"]});
+    let dns = to(
+        json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}]),
+    );
+    let web = allowing(json!({"to": [{"podSelector": {}}], "ports": [{"port": 80}]}));
+    assert!(!may_ask(53, &[deny.clone(), web.clone()]));
+    assert!(may_ask(53, &[deny.clone(), dns.clone()]));
+    assert!(may_ask(53, &[dns.clone(), deny.clone()]));
+    assert!(may_ask(53, &[deny.clone(), web, dns.clone()]));
+
+    // One part by one policy, the rest by another; but not within one rule's selectors and ports.
+    let pods = to(json!([{"ipBlock": {"cidr": "10.244.0.0/16"}}]));
+    let cluster_ip = to(json!([{"ipBlock": {"cidr": "10.96.0.0/16"}}]));
+    assert!(may_ask(53, &[pods, cluster_ip]));
+    let places = allowing(
+        json!({"to": [{"namespaceSelector": {}}], "ports": [{"protocol": "UDP", "port": 9}]}),
+    );
+    let port =
+        allowing(json!({"to": [{"podSelector": {}}], "ports": [{"protocol": "UDP", "port": 53}]}));
+    assert!(!may_ask(53, &[places, port]));
+
+    // What is allowed to others is of no use.
+    let mut others = dns;
+    others["podSelector"] = json!({"matchLabels": {"app": "db"}});
+    assert!(!may_ask(53, &[deny, others]));
+}
+
+#[test]
+fn the_port_of_the_pods_counts_where_pods_are_selected() {
+    let pods = |port: u16| {
+        allowing(json!({
+            "to": [{"namespaceSelector": {}}],
+            "ports": [{"protocol": "UDP", "port": port}],
+        }))
+    };
+    let everybody = |list: &[u16]| {
+        let list: Vec<_> = list
+            .iter()
+            .map(|port| json!({"protocol": "UDP", "port": port}))
+            .collect();
+        ports(json!(list))
+    };
+    assert!(may_ask(5353, &[pods(5353)]));
+    assert!(!may_ask(5353, &[pods(53)]));
+    assert!(!may_ask(5353, &[pods(54)]));
+    // Before the address is replaced it is the Service's port, and after it the pods'.
+    assert!(!may_ask(5353, &[everybody(&[53])]));
+    assert!(!may_ask(5353, &[everybody(&[5353])]));
+    assert!(may_ask(5353, &[everybody(&[53, 5353])]));
+    assert!(may_ask(5353, &[everybody(&[53]), pods(5353)]));
+}

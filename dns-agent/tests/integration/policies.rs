@@ -1,0 +1,331 @@
+//! Who may ask, as an API server's NetworkPolicies say.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::{Arc, Mutex},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use crate::{
+    agent::Running,
+    fake::{Asked, FakeApi, Writer},
+    support::{Upstream, config_of},
+};
+
+const POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
+const CLIENTS: &str = "/api/v1/pods?spec.nodeName=this";
+const DNS_SERVICE: &str = "/api/v1/namespaces/kube-system/services?metadata.name=kube-dns";
+const DNS_NAMESPACE: &str = "/api/v1/namespaces?metadata.name=kube-system";
+const DNS_PODS: &str = "/api/v1/namespaces/kube-system/pods?k8s-app=kube-dns";
+const DNS_ENDPOINTS: &str = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices?kubernetes.io/service-name=kube-dns";
+
+/// An API server of which all lists are known before; those that are not are empty.
+struct Server {
+    lists: Arc<Mutex<Lists>>,
+    kubeconfig: TempDir,
+    _tasks: [JoinHandle<()>; 2],
+}
+
+#[derive(Default)]
+struct Lists {
+    items: BTreeMap<&'static str, Vec<Value>>,
+    refused: Vec<&'static str>,
+    asked: Vec<String>,
+    watches: BTreeMap<String, Arc<Writer>>,
+}
+
+impl Lists {
+    fn answer(&mut self, asked: Asked) {
+        let selectors = ["fieldSelector", "labelSelector"];
+        let selector = selectors.iter().find_map(|name| asked.get(name));
+        let what = match selector {
+            Some(selector) => format!("{}?{selector}", asked.path),
+            None => asked.path.clone(),
+        };
+        self.asked.push(what.clone());
+        if asked.path == "/version" {
+            asked.refuse(404, "NotFound", "no version");
+        } else if self.refused.contains(&&*what) {
+            asked.refuse(403, "Forbidden", "not you");
+        } else if asked.get("watch").is_some() {
+            self.watches.insert(what, Arc::new(asked.open()));
+        } else {
+            let items = self.items.get(&*what).cloned().unwrap_or_default();
+            asked.list("7", &items);
+        }
+    }
+}
+
+impl Server {
+    async fn start(lists: Lists) -> Server {
+        let (router, mut api) = FakeApi::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = listener.local_addr().unwrap();
+        let kubeconfig = tempfile::tempdir().unwrap();
+        let text = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": format!("http://{server}")}}],
+            "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        });
+        fs::write(kubeconfig.path().join("config"), text.to_string()).unwrap();
+        let lists = Arc::new(Mutex::new(lists));
+        let answering = {
+            let lists = lists.clone();
+            async move {
+                loop {
+                    let asked = api.next().await;
+                    lists.lock().unwrap().answer(asked);
+                }
+            }
+        };
+        let serving = async move { axum::serve(listener, router).await.unwrap() };
+        Server {
+            lists,
+            kubeconfig,
+            _tasks: [tokio::spawn(answering), tokio::spawn(serving)],
+        }
+    }
+
+    /// An agent with a kernel plane on no interface at all.
+    async fn agent(&self, dns: &Upstream, flags: &[&str]) -> Running {
+        let config = self.kubeconfig.path().join("config");
+        let dns = dns.address.to_string();
+        let own = [
+            "--kubeconfig",
+            config.to_str().unwrap(),
+            "--trust-zone",
+            "--interface=no-such-interface",
+            "--bpffs",
+            self.kubeconfig.path().to_str().unwrap(),
+            "--cluster-dns",
+            &dns,
+        ];
+        Running::of(config_of(&[&own, flags].concat())).await
+    }
+
+    /// Tells a change.
+    async fn tell(&self, what: &str, verb: &str, object: Value) {
+        let watch = loop {
+            if let Some(watch) = self.lists.lock().unwrap().watches.get(what) {
+                break watch.clone();
+            }
+            tokio::task::yield_now().await;
+        };
+        watch.event((verb, object)).await;
+    }
+
+    fn was_asked(&self, what: &str) -> bool {
+        let lists = self.lists.lock().unwrap();
+        lists.asked.iter().any(|asked| asked.starts_with(what))
+    }
+}
+
+fn pod(namespace: &str, name: &str, address: &str, labels: Value) -> Value {
+    let mut pod = json!({
+        "metadata": {"namespace": namespace, "name": name, "resourceVersion": "7"},
+        "spec": {"nodeName": "this"},
+        "status": {"phase": "Running", "podIPs": [{"ip": address}]},
+    });
+    pod["metadata"]["labels"] = labels;
+    pod
+}
+
+fn policy(spec: Value) -> Value {
+    let mut policy =
+        json!({"metadata": {"namespace": "shop", "name": "p", "resourceVersion": "8"}});
+    policy["spec"] = spec;
+    policy
+}
+
+fn deny() -> Value {
+    policy(json!({"podSelector": {}, "policyTypes": ["Egress"]}))
+}
+
+fn allow_dns() -> Value {
+    policy(json!({
+        "podSelector": {}, "policyTypes": ["Egress"],
+        "egress": [{
+            "to": [{
+                "namespaceSelector": {"matchLabels": {"team": "core"}},
+                "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+            }],
+            "ports": [{"protocol": "UDP", "port": 53}],
+        }],
+    }))
+}
+
+/// A cluster with its DNS, two pods on this node, and these policies.
+fn cluster(policies: &[Value]) -> Lists {
+    let service = json!({
+        "metadata": {"namespace": "kube-system", "name": "kube-dns", "resourceVersion": "7"},
+        "spec": {
+            "clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"],
+            "selector": {"k8s-app": "kube-dns"},
+            "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}],
+        },
+    });
+    let slice = json!({
+        "metadata": {
+            "namespace": "kube-system", "name": "kube-dns-x", "resourceVersion": "7",
+            "labels": {"kubernetes.io/service-name": "kube-dns"},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.244.0.9"]}],
+        "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}],
+    });
+    let namespace = json!({"metadata": {"name": "kube-system", "labels": {"team": "core"}, "resourceVersion": "7"}});
+    let dns_pod = pod(
+        "kube-system",
+        "coredns",
+        "10.244.0.9",
+        json!({"k8s-app": "kube-dns"}),
+    );
+    Lists {
+        items: BTreeMap::from([
+            ("/api/v1/services", vec![service.clone()]),
+            (DNS_SERVICE, vec![service]),
+            (DNS_NAMESPACE, vec![namespace]),
+            (DNS_ENDPOINTS, vec![slice]),
+            (DNS_PODS, vec![dns_pod]),
+            (
+                CLIENTS,
+                vec![
+                    pod("shop", "web", "10.244.1.2", json!({"app": "web"})),
+                    pod("other", "db", "10.244.1.3", json!({})),
+                ],
+            ),
+            (POLICIES, policies.to_vec()),
+        ]),
+        ..Lists::default()
+    }
+}
+
+/// How many addresses may ask, and which pods may not.
+fn verdict(status: &dns_agent::admin::status::Status) -> (Option<usize>, Vec<&str>) {
+    let policy = status.network_policy.as_ref().unwrap();
+    assert_eq!(policy.mode, "respect");
+    let left_out = policy.left_out.iter().map(|left_out| &*left_out.pod);
+    (policy.permitted, left_out.collect())
+}
+
+#[tokio::test]
+async fn policies_are_followed_as_they_change() {
+    let server = Server::start(cluster(&[])).await;
+    let dns = Upstream::answering([9, 9, 9, 9]).await;
+    let running = server.agent(&dns, &["--node-name=this"]).await;
+    running
+        .status_when(|status| status.missing.is_empty() && verdict(status) == (None, vec![]))
+        .await;
+
+    for (verb, policy, expected) in [
+        ("ADDED", deny(), (Some(1), vec!["shop/web"])),
+        ("MODIFIED", allow_dns(), (Some(2), vec![])),
+        ("MODIFIED", deny(), (Some(1), vec!["shop/web"])),
+        ("DELETED", deny(), (None, vec![])),
+        ("ADDED", allow_dns(), (Some(2), vec![])),
+    ] {
+        server.tell(POLICIES, verb, policy).await;
+        running
+            .status_when(|status| verdict(status) == expected)
+            .await;
+    }
+
+    // A pod of the DNS that the policy doesn't select.
+    let other = pod(
+        "kube-system",
+        "coredns",
+        "10.244.0.9",
+        json!({"app": "other"}),
+    );
+    server.tell(DNS_PODS, "MODIFIED", other).await;
+    running
+        .status_when(|status| verdict(status) == (Some(1), vec!["shop/web"]))
+        .await;
+    let right = pod(
+        "kube-system",
+        "coredns",
+        "10.244.0.9",
+        json!({"k8s-app": "kube-dns"}),
+    );
+    server.tell(DNS_PODS, "MODIFIED", right).await;
+    running
+        .status_when(|status| verdict(status) == (Some(2), vec![]))
+        .await;
+
+    // A policy that can't be read restricts everybody in its namespace.
+    let mut bad = allow_dns();
+    bad["spec"]["egress"][0]["to"] = json!([{"ipBlock": {"cidr": "10.0.0.0/99"}}]);
+    server.tell(POLICIES, "MODIFIED", bad).await;
+    let status = running
+        .status_when(|status| verdict(status) == (Some(1), vec!["shop/web"]))
+        .await;
+    assert!(
+        status
+            .problems
+            .iter()
+            .any(|problem| problem.contains("10.0.0.0/99")),
+        "{status}"
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn without_the_right_to_read_policies_pods_pass_and_the_rest_goes_on() {
+    let mut lists = cluster(&[]);
+    lists.refused.push(POLICIES);
+    let server = Server::start(lists).await;
+    let dns = Upstream::answering([9, 9, 9, 9]).await;
+    let running = server.agent(&dns, &["--node-name=this"]).await;
+    let is_told = |text: &String| {
+        text.contains("list networkpolicies.networking.k8s.io")
+            && text.contains("bind a ClusterRole")
+    };
+    let status = running
+        .status_when(|status| status.missing.is_empty() && status.degraded.iter().any(is_told))
+        .await;
+    assert_eq!(verdict(&status), (Some(0), vec![]));
+    assert_eq!(status.objects.services, 1, "{status}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn without_the_nodes_name_no_pod_is_answered_where_there_are_policies() {
+    let server = Server::start(cluster(&[])).await;
+    let dns = Upstream::answering([9, 9, 9, 9]).await;
+    let running = server.agent(&dns, &[]).await;
+    let is_told = |status: &dns_agent::admin::status::Status| {
+        let mut degraded = status.degraded.iter();
+        degraded.any(|text| text.contains("--node-name"))
+    };
+    running
+        .status_when(|status| {
+            status.missing.is_empty() && verdict(status) == (None, vec![]) && !is_told(status)
+        })
+        .await;
+    server.tell(POLICIES, "ADDED", allow_dns()).await;
+    running
+        .status_when(|status| verdict(status) == (Some(0), vec![]) && is_told(status))
+        .await;
+    assert!(!server.was_asked("/api/v1/pods"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn policies_that_are_ignored_are_not_asked_for() {
+    let server = Server::start(cluster(&[deny()])).await;
+    let dns = Upstream::answering([9, 9, 9, 9]).await;
+    let flags = ["--node-name=this", "--network-policy=ignore"];
+    let running = server.agent(&dns, &flags).await;
+    let status = running
+        .status_when(|status| status.missing.is_empty() && status.objects.services == 1)
+        .await;
+    let policy = status.network_policy.unwrap();
+    assert_eq!((&*policy.mode, policy.permitted), ("ignore", None));
+    assert!(!server.was_asked(POLICIES));
+    running.stop().await;
+}

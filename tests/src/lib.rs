@@ -3,7 +3,8 @@
 //! A [`Namespace`](netns::Namespace) is one network stack. A
 //! [`Topology`](topology::Topology) is a pod on a node, as the usual CNI
 //! plugins wire them. A [`Client`](udp::Client) asks from inside a namespace,
-//! a [`Server`](udp::Server) answers there. A [`Bpffs`](bpffs::Bpffs) is where agents pin hooks. [`ethtool`] sets what `ip` cannot.
+//! a [`Server`](udp::Server) answers there. A [`Bpffs`](bpffs::Bpffs) is where agents pin hooks. [`foreign`] are other
+//! people's programs. [`ethtool`] sets what `ip` cannot.
 //! [`packet`] makes queries and [`message`] reads replies; [`cases`] knows which are right,
 //! and [`scenario`] reads those that people write.
 //!
@@ -13,6 +14,7 @@
 pub mod bpffs;
 pub mod cases;
 pub mod ethtool;
+pub mod foreign;
 pub mod message;
 pub mod netns;
 pub mod packet;

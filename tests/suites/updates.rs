@@ -253,6 +253,7 @@ fn config() -> dns_agent::datapath::Config {
         capacity: None,
         stale_after: Duration::from_secs(10),
         persistence: Persistence::None,
+        bpffs: "/sys/fs/bpf".into(),
     }
 }
 

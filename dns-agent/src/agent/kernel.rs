@@ -84,6 +84,7 @@ impl Kernel {
             capacity: config.capacity.map(|names| names as usize),
             stale_after: config.stale_after,
             persistence: config.persistence,
+            bpffs: config.bpffs.clone(),
         };
         let mut kernel = Kernel {
             plane: Arc::new(Mutex::new(Plane::Off)),
@@ -236,8 +237,9 @@ impl Kernel {
         reconcile(datapath, found);
     }
 
-    /// Attaches to devices that came, and forgets those that went.
+    /// Attaches to devices that came, forgets those that went, and leaves those to others that are theirs.
     pub(super) fn look(&mut self) {
+        self.devices.forget_filters();
         let found = Handle::current().block_on(self.devices.list());
         if let Plane::On(datapath) = &mut *lock(&self.plane) {
             reconcile(datapath, found);

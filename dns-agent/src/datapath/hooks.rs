@@ -1,31 +1,32 @@
 //! Attaching the programs to network devices, and taking them off again.
 
 mod attach;
+mod choice;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use anyhow::bail;
-use dns_common::outcomes::Hook;
 use serde::Serialize;
 
-pub(super) use self::attach::remove_filters;
-use self::attach::{Attached, Pinning};
+pub(super) use self::attach::{is_our_name, remove_filters};
+pub use self::choice::{LeftAlone, PODS, check, hardware, programs};
+use self::{
+    attach::{Attached, Pinning},
+    choice::{choice, leave_alone, program_on},
+};
 use super::{
     Persistence,
-    interfaces::{Device, HardwareAddress},
+    interfaces::Device,
     object::{Object, Program},
+    others::Other,
     pins::{Pin, Pins},
 };
-use crate::config::{Hook as Choice, Interface};
+use crate::config::Interface;
 
 /// How long a device that could not be attached to is left alone.
 const RETRY: Duration = Duration::from_secs(30);
-
-/// The word that stands for every pod's veth.
-const PODS: &str = "pods";
 
 /// What is attached where.
 pub struct Hooks {
@@ -37,6 +38,8 @@ pub struct Hooks {
     attached: BTreeMap<u32, Attached>,
     /// Devices where attaching failed: their names and why.
     failed: BTreeMap<u32, Failed>,
+    /// Devices that somebody else's program keeps us off.
+    left_alone: BTreeMap<u32, LeftAlone>,
 }
 
 /// One attached program, for `status`.
@@ -87,13 +90,15 @@ impl Hooks {
             persistence,
             attached: BTreeMap::new(),
             failed: BTreeMap::new(),
+            left_alone: BTreeMap::new(),
         }
     }
 
     /// Attaches to every device that matches and has no program of ours yet, and forgets those
     /// that are gone. What fails is logged once for each reason, and tried again
-    /// after [`RETRY`].
-    pub fn reconcile(&mut self, object: &mut Object, devices: &[Device]) {
+    /// after [`RETRY`]. `others` are the programs of other people, with the numbers of their devices.
+    pub fn reconcile(&mut self, object: &mut Object, devices: &[Device], others: &[(u32, Other)]) {
+        let left_alone = leave_alone(&self.wanted, devices, others);
         let wanted = &self.wanted;
         let find = |index: u32, name: &str| {
             devices
@@ -105,7 +110,7 @@ impl Hooks {
             // A peer that moved to another namespace wants another program.
             find(index, &attached.status.interface).is_some_and(|device| {
                 program_on(device, attached.program.hook()) == attached.program
-            })
+            }) && !left_alone.contains_key(&index)
         };
         for (_, gone) in self
             .attached
@@ -115,12 +120,23 @@ impl Hooks {
                 interface, program, ..
             } = gone.status.clone();
             match gone.take_off() {
-                Ok(()) => tracing::info!("{interface} is gone or another: {program} taken off"),
+                Ok(()) => {
+                    tracing::info!(
+                        "{interface} is gone, another, or somebody else's: {program} taken off"
+                    );
+                }
                 Err(error) => tracing::warn!("{interface}: {program} can't be taken off: {error}"),
             }
         }
-        self.failed
-            .retain(|index, failed| find(*index, &failed.interface).is_some());
+        self.failed.retain(|index, failed| {
+            find(*index, &failed.interface).is_some() && !left_alone.contains_key(index)
+        });
+        for (index, left) in &left_alone {
+            if self.left_alone.get(index) != Some(left) {
+                tracing::warn!("{} is left alone: {}", left.interface, left.reason);
+            }
+        }
+        self.left_alone = left_alone;
         let pinning = match (&self.pins, self.persistence) {
             (Some(pins), Persistence::Pinned) => Pinning::Kept(pins),
             (Some(pins), Persistence::None) => Pinning::Released(pins),
@@ -129,7 +145,9 @@ impl Hooks {
         for device in devices {
             let index = device.index;
             let is_recent = |failed: &Failed| failed.tried.elapsed() < RETRY;
-            if self.attached.contains_key(&index) || self.failed.get(&index).is_some_and(is_recent)
+            if self.attached.contains_key(&index)
+                || self.left_alone.contains_key(&index)
+                || self.failed.get(&index).is_some_and(is_recent)
             {
                 continue;
             }
@@ -176,6 +194,23 @@ impl Hooks {
         self.failed.values()
     }
 
+    /// What matches, but is somebody else's.
+    pub fn left_alone(&self) -> impl Iterator<Item = &LeftAlone> {
+        self.left_alone.values()
+    }
+
+    /// The devices that match.
+    pub fn wanted<'a>(&self, devices: &'a [Device]) -> impl Iterator<Item = &'a Device> {
+        devices
+            .iter()
+            .filter(|device| choice(&self.wanted, device).is_some())
+    }
+
+    /// The numbers of the programs that an agent before has pinned links of.
+    pub fn pinned_programs(&self) -> Vec<u32> {
+        self.pins.as_ref().map(Pins::programs).unwrap_or_default()
+    }
+
     /// Takes off what an agent before left where nothing is wanted now.
     pub fn take_off_others(&mut self) {
         let Some(pins) = &self.pins else {
@@ -217,196 +252,5 @@ impl Hooks {
             attached.leave();
         }
         self.pins = None;
-    }
-}
-
-/// Refuses settings that would answer anybody's queries on a network card.
-///
-/// # Errors
-///
-/// When a device that is no veth would get a hook and no client network is allowed.
-pub fn check(wanted: &[Interface], allowed: usize, devices: &[Device]) -> anyhow::Result<()> {
-    if allowed > 0 {
-        return Ok(());
-    }
-    for device in devices.iter().filter(|device| !device.is_veth) {
-        if choice(wanted, device).is_some() {
-            bail!(
-                "--interface: {} is no veth, and on a network card anybody could ask: say which clients are \
-                 answered with --allow CIDR",
-                device.name
-            );
-        }
-    }
-    Ok(())
-}
-
-/// The hardware addresses of the devices on which only their own packets are answered: all but pods'
-/// veths.
-pub fn hardware(wanted: &[Interface], devices: &[Device]) -> Vec<HardwareAddress> {
-    let wanting = devices.iter().filter_map(|device| {
-        let program = programs(wanted, std::slice::from_ref(device)).next()?;
-        device.address.filter(|_| program.is_for_cards())
-    });
-    let addresses: BTreeSet<_> = wanting.collect();
-    addresses.into_iter().collect()
-}
-
-/// The programs that the devices want.
-pub fn programs(wanted: &[Interface], devices: &[Device]) -> impl Iterator<Item = Program> {
-    devices.iter().filter_map(|device| {
-        let hook = match choice(wanted, device)? {
-            Choice::Tc => Hook::Tc,
-            Choice::Auto if device.is_veth => Hook::Tc,
-            Choice::Auto | Choice::Xdp | Choice::XdpGeneric => Hook::Xdp,
-        };
-        Some(program_on(device, hook))
-    })
-}
-
-/// The program that is right for a device.
-fn program_on(device: &Device, hook: Hook) -> Program {
-    match hook {
-        Hook::Xdp if device.is_veth => Program::XdpVeth,
-        Hook::Xdp => Program::Xdp,
-        // A redirect to the peer inside one namespace would be dropped.
-        Hook::Tc if device.is_veth && device.peer_is_elsewhere => Program::TcPeer,
-        Hook::Tc => Program::Tc,
-    }
-}
-
-/// How a device is to be attached, by the first of the wanted interfaces that matches.
-fn choice(wanted: &[Interface], device: &Device) -> Option<Choice> {
-    wanted
-        .iter()
-        .find(|interface| match interface.name.as_str() {
-            PODS => device.is_veth && device.peer_is_elsewhere && !device.is_default_route,
-            pattern => matches(pattern.as_bytes(), device.name.as_bytes()),
-        })
-        .map(|interface| interface.hook)
-}
-
-/// Shell patterns: `*` any octets, `?` one octet.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    match (pattern.split_first(), name.split_first()) {
-        (None, None) => true,
-        (Some((b'*', rest)), _) => (0..=name.len()).any(|skipped| matches(rest, &name[skipped..])),
-        (Some((b'?', pattern)), Some((_, name))) => matches(pattern, name),
-        (Some((expected, pattern)), Some((octet, name))) => {
-            expected == octet && matches(pattern, name)
-        }
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn device(name: &str) -> Device {
-        Device {
-            index: 1,
-            name: name.to_owned(),
-            address: Some([2, 0, 0, 0, 0, 1]),
-            mtu: 1500,
-            queues: [1, 1],
-            is_veth: true,
-            peer_is_elsewhere: true,
-            is_default_route: false,
-            is_ethernet: true,
-            filters: Vec::new(),
-        }
-    }
-
-    fn interface(name: &str, hook: Choice) -> Interface {
-        Interface {
-            name: name.to_owned(),
-            hook,
-        }
-    }
-
-    #[test]
-    fn shell_patterns() {
-        for (pattern, name, expected) in [
-            ("eth0", "eth0", true),
-            ("eth0", "eth01", false),
-            ("veth*", "veth", true),
-            ("veth*", "vethab12", true),
-            ("*0", "eth0", true),
-            ("e?h0", "eth0", true),
-            ("e?h0", "eh0", false),
-            ("*a*b", "xaayb", true),
-            ("", "eth0", false),
-        ] {
-            assert_eq!(
-                matches(pattern.as_bytes(), name.as_bytes()),
-                expected,
-                "{pattern} on {name}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_first_match_decides() {
-        let wanted = [
-            interface("veth1", Choice::Xdp),
-            interface("veth*", Choice::Tc),
-        ];
-        assert_eq!(choice(&wanted, &device("veth1")), Some(Choice::Xdp));
-        assert_eq!(choice(&wanted, &device("veth2")), Some(Choice::Tc));
-        assert_eq!(choice(&wanted, &device("eth0")), None);
-    }
-
-    #[test]
-    fn pods_are_veths_that_lead_elsewhere() {
-        let wanted = [interface(PODS, Choice::Auto)];
-        let pod = device("veth1");
-        assert_eq!(choice(&wanted, &pod), Some(Choice::Auto));
-        let own = Device {
-            is_default_route: true,
-            ..pod.clone()
-        };
-        let here = Device {
-            peer_is_elsewhere: false,
-            ..pod.clone()
-        };
-        let card = Device {
-            is_veth: false,
-            ..pod
-        };
-        for other in [own, here, card] {
-            assert_eq!(choice(&wanted, &other), None, "{other:?}");
-        }
-    }
-
-    #[test]
-    fn cards_have_hardware_addresses_that_are_ours() {
-        let wanted = [interface("*", Choice::Auto)];
-        let card = Device {
-            address: Some([2, 0, 0, 0, 0, 9]),
-            is_veth: false,
-            ..device("eth0")
-        };
-        let tunnel = Device {
-            address: None,
-            ..card.clone()
-        };
-        // Two ports of one bridge may have its address.
-        let devices = [device("veth1"), card.clone(), tunnel, card];
-        assert_eq!(hardware(&wanted, &devices), [[2, 0, 0, 0, 0, 9]]);
-        let none = [interface("veth*", Choice::Auto)];
-        assert!(hardware(&none, &devices).is_empty());
-    }
-
-    #[test]
-    fn a_card_needs_allowed_clients() {
-        let card = Device {
-            is_veth: false,
-            ..device("eth0")
-        };
-        let wanted = [interface("eth*", Choice::Auto)];
-        assert!(check(&wanted, 0, std::slice::from_ref(&card)).is_err());
-        assert!(check(&wanted, 1, &[card]).is_ok());
-        assert!(check(&wanted, 0, &[device("eth0")]).is_ok());
     }
 }

@@ -3,11 +3,12 @@
 use anyhow::Context as _;
 use futures_util::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use rtnetlink::{
-    Handle, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection,
+    Handle, MulticastGroup, RouteMessageBuilder, TrafficFilterGetRequest, new_connection,
+    new_multicast_connection,
     packet_core::NetlinkMessage,
     packet_route::RouteNetlinkMessage,
     packet_route::{
-        link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
+        link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, LinkXdp},
         route::RouteAttribute,
         tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption},
     },
@@ -16,6 +17,7 @@ use rtnetlink::{
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
     pin::Pin,
+    time::{Duration, Instant},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -42,6 +44,10 @@ pub struct Device {
     pub is_ethernet: bool,
     /// BPF filters on what it receives, in the order in which they run.
     pub filters: Vec<Filter>,
+    /// BPF filters on what it sends.
+    pub egress_filters: Vec<Filter>,
+    /// XDP programs.
+    pub xdp: Vec<Xdp>,
 }
 
 /// An Ethernet address, as on the wire.
@@ -56,6 +62,17 @@ pub struct Filter {
     pub priority: u16,
     /// Tells it apart from others of its priority.
     pub handle: u32,
+    /// The program's number (since Linux 4.13).
+    pub id: Option<u32>,
+}
+
+/// An XDP program on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Xdp {
+    /// `native`, `generic` or `offloaded`.
+    pub mode: &'static str,
+    /// The program's number.
+    pub id: u32,
 }
 
 /// The devices of this namespace, which is asked again and again.
@@ -64,11 +81,17 @@ pub struct Devices {
     /// As the kernel gave them, before the default routes were looked up.
     links: Vec<Device>,
     devices: Vec<Device>,
+    /// When the filters were read.
+    filtered: Option<Instant>,
 }
 
+/// How old what is known of filters may be. The kernel tells when they change, but such a message may
+/// be lost.
+const REREAD: Duration = Duration::from_secs(30);
+
 impl Devices {
-    /// The devices as they are now. Routes are looked up only when the devices have changed: a node
-    /// may have very many.
+    /// The devices as they are now. Routes are looked up only when the devices have changed, since a node
+    /// may have very many, and filters then and after [`Devices::forget_filters`].
     ///
     /// # Errors
     ///
@@ -82,6 +105,11 @@ impl Devices {
         Ok(&self.devices)
     }
 
+    /// Filters may have changed.
+    pub fn forget_filters(&mut self) {
+        self.filtered = None;
+    }
+
     async fn list_by(&mut self, handle: &Handle) -> anyhow::Result<()> {
         let links: Vec<LinkMessage> = handle
             .link()
@@ -91,26 +119,32 @@ impl Devices {
             .await
             .context("asking the kernel for its network devices")?;
         let links: Vec<Device> = links.into_iter().filter_map(device).collect();
-        if links == self.links {
+        if links != self.links {
+            let defaults = default_routes(handle)
+                .await
+                .context("asking the kernel for its routes")?;
+            self.devices.clone_from(&links);
+            for device in &mut self.devices {
+                device.is_default_route = defaults.contains(&device.index);
+            }
+            self.links = links;
+            self.filtered = None;
+        }
+        if self.filtered.is_some_and(|read| read.elapsed() < REREAD) {
             return Ok(());
         }
-        let defaults = default_routes(handle)
-            .await
-            .context("asking the kernel for its routes")?;
-        let mut devices = links.clone();
-        for device in &mut devices {
-            device.is_default_route = defaults.contains(&device.index);
-            device.filters = filters(handle, device.index)
-                .await
-                .with_context(|| format!("asking the kernel for the filters of {}", device.name))?;
+        for device in &mut self.devices {
+            let of = || format!("asking the kernel for the filters of {}", device.name);
+            let request = handle.traffic_filter(device.index as i32).get();
+            device.filters = filters(request.clone().ingress()).await.with_context(of)?;
+            device.egress_filters = filters(request.egress()).await.with_context(of)?;
         }
-        self.devices = devices;
-        self.links = links;
+        self.filtered = Some(Instant::now());
         Ok(())
     }
 }
 
-/// Changes of the devices of this namespace, as the kernel tells of them.
+/// Changes of the devices of this namespace and of their filters, as the kernel tells of them.
 pub struct Changes {
     messages: Pin<Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send>>,
     _connection: AbortOnDropHandle<()>,
@@ -123,8 +157,9 @@ impl Changes {
     ///
     /// When the kernel refuses a netlink socket.
     pub fn listen() -> anyhow::Result<Changes> {
-        let (connection, _, messages) = new_multicast_connection(&[MulticastGroup::Link])
-            .context("listening to the kernel's network devices")?;
+        let (connection, _, messages) =
+            new_multicast_connection(&[MulticastGroup::Link, MulticastGroup::Tc])
+                .context("listening to the kernel's network devices")?;
         Ok(Changes {
             messages: Box::pin(messages),
             _connection: AbortOnDropHandle::new(tokio::spawn(connection)),
@@ -151,10 +186,13 @@ fn device(link: LinkMessage) -> Option<Device> {
         is_default_route: false,
         is_ethernet: link.header.link_layer_type == LinkLayerType::Ether,
         filters: Vec::new(),
+        egress_filters: Vec::new(),
+        xdp: Vec::new(),
     };
     for attribute in link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => device.name = name,
+            LinkAttribute::Xdp(attributes) => device.xdp = xdp(&attributes),
             LinkAttribute::Address(octets) => device.address = octets.try_into().ok(),
             LinkAttribute::Mtu(mtu) => device.mtu = mtu,
             LinkAttribute::NumRxQueues(count) => device.queues[0] = count,
@@ -171,9 +209,18 @@ fn device(link: LinkMessage) -> Option<Device> {
     (!device.name.is_empty()).then_some(device)
 }
 
-/// The BPF filters on what a device receives.
-async fn filters(handle: &Handle, index: u32) -> Result<Vec<Filter>, rtnetlink::Error> {
-    let request = handle.traffic_filter(index as i32).get().ingress();
+fn xdp(attributes: &[LinkXdp]) -> Vec<Xdp> {
+    let by_mode = attributes.iter().filter_map(|attribute| match attribute {
+        LinkXdp::DrvProgId(id) => Some(("native", *id)),
+        LinkXdp::SkbProgId(id) => Some(("generic", *id)),
+        LinkXdp::HwProgId(id) => Some(("offloaded", *id)),
+        _ => None,
+    });
+    by_mode.map(|(mode, id)| Xdp { mode, id }).collect()
+}
+
+/// The BPF filters of a device in one direction.
+async fn filters(request: TrafficFilterGetRequest) -> Result<Vec<Filter>, rtnetlink::Error> {
     let mut messages = std::pin::pin!(request.execute());
     let mut filters = Vec::new();
     loop {
@@ -197,11 +244,16 @@ fn filter(message: TcMessage) -> Option<Filter> {
             TcAttribute::Options(options) => Some(options),
             _ => None,
         });
-    let name = options?.into_iter().find_map(|option| match option {
-        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(name),
-        _ => None,
-    });
+    let (mut name, mut id) = (None, None);
+    for option in options? {
+        match option {
+            TcOption::Bpf(TcFilterBpfOption::ProgName(text)) => name = Some(text),
+            TcOption::Bpf(TcFilterBpfOption::ProgId(number)) => id = Some(number),
+            _ => {}
+        }
+    }
     Some(Filter {
+        id,
         name: name?,
         priority: (message.header.info >> 16) as u16,
         handle: message.header.handle.into(),

@@ -15,6 +15,7 @@ pub mod interfaces;
 pub mod lease;
 pub mod memory;
 pub mod object;
+pub mod others;
 pub mod pins;
 pub mod records;
 pub mod settings;
@@ -27,6 +28,7 @@ mod tables;
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -46,6 +48,7 @@ use hooks::{Failed, Hooks};
 use interfaces::Device;
 use lease::Clock;
 use object::Object;
+use others::{Other, Others};
 use pins::Pins;
 use settings::Limit;
 
@@ -94,12 +97,17 @@ pub struct Config {
     pub stale_after: Duration,
     /// Whether hooks stay over a stop.
     pub persistence: Persistence,
+    /// The BPF file system, where other people's programs are pinned.
+    pub bpffs: PathBuf,
 }
 
 /// The tables, the programs, and what they are attached to.
 pub struct Datapath {
     config: Config,
     hooks: Hooks,
+    others: Others,
+    /// Other people's programs as of the last look, with the numbers of their devices.
+    beside: Vec<(u32, Other)>,
     clock: Clock,
     renewed: Instant,
     tables: Tables<Rcu>,
@@ -136,6 +144,8 @@ impl Datapath {
                 pins,
                 config.persistence,
             ),
+            others: Others::new(config.bpffs.clone()),
+            beside: Vec::new(),
             clock,
             renewed: Instant::now(),
             tables,
@@ -236,7 +246,11 @@ impl Datapath {
     pub fn reconcile(&mut self, devices: &[Device]) {
         let cards = hooks::hardware(&self.config.interfaces, devices);
         self.tables.receive(cards);
-        self.hooks.reconcile(&mut self.object, devices);
+        let mut ours: BTreeSet<u32> = self.object.programs().into_iter().collect();
+        ours.extend(self.hooks.pinned_programs());
+        self.beside = self.others.on(self.hooks.wanted(devices), &ours);
+        self.hooks
+            .reconcile(&mut self.object, devices, &self.beside);
     }
 
     /// Devices that match, but have no hook.
@@ -248,7 +262,14 @@ impl Datapath {
     #[must_use]
     pub fn degraded(&self) -> Vec<String> {
         let mut degraded = Vec::new();
-        if self.hooks.attached().next().is_none() && self.hooks.failed().next().is_none() {
+        let mut left_alone = self.hooks.left_alone();
+        if let Some(first) = left_alone.next() {
+            let count = 1 + left_alone.count();
+            degraded.push(format!(
+                "interfaces left alone: {count}, where the kernel answers nobody; {}, because {}",
+                first.interface, first.reason
+            ));
+        } else if self.hooks.attached().next().is_none() && self.hooks.failed().next().is_none() {
             degraded
                 .push("no interface matches --interface yet: the kernel answers nobody".to_owned());
         }

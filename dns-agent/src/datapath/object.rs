@@ -209,6 +209,14 @@ impl Object {
         }
     }
 
+    /// The numbers of the programs that are loaded.
+    pub fn programs(&self) -> Vec<u32> {
+        let programs = self.ebpf.programs();
+        programs
+            .filter_map(|(_, program)| Some(program.info().ok()?.id()))
+            .collect()
+    }
+
     /// Lets the hooks answer for so many jiffies from now; gives the lower half of the time in
     /// jiffies.
     ///

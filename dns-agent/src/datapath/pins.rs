@@ -99,6 +99,13 @@ impl Pins {
         }
     }
 
+    /// The numbers of the programs of all pinned links.
+    pub fn programs(&self) -> Vec<u32> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let programs = entries.map(|entry| syscall::pinned_program(&entry.path()));
+        programs.flatten().flatten().map(|(id, _)| id).collect()
+    }
+
     /// Takes off every pinned link but these. Says what was taken off, or could not be.
     pub fn keep(&self, keep: impl Fn(Pin) -> bool) -> io::Result<Vec<PathBuf>> {
         let mut removed = Vec::new();

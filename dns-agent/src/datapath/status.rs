@@ -14,8 +14,9 @@ use serde::Serialize;
 
 use super::{
     Datapath, Published,
-    hooks::{AttachedStatus, Failed},
+    hooks::{AttachedStatus, Failed, LeftAlone, PODS},
     object::{Object, Program},
+    others::Other,
     table::Fill,
 };
 
@@ -26,6 +27,10 @@ pub struct Status {
     pub attached: Vec<AttachedStatus>,
     /// What matches, but is not attached.
     pub failed: Vec<Failed>,
+    /// What matches, but is somebody else's.
+    pub left_alone: Vec<LeftAlone>,
+    /// Other people's programs on the interfaces that match.
+    pub others: Vec<Other>,
     /// Addresses and ports that the kernel answers for.
     pub serve: Vec<SocketAddr>,
     /// How full the tables are.
@@ -54,7 +59,7 @@ pub struct LeaseStatus {
 pub struct OutcomeStatus {
     /// `xdp` or `tc`.
     pub hook: &'static str,
-    /// Where the packets came in: a device's name, or [`PODS`].
+    /// Where the packets came in: a device's name, or [`PODS`], whose veths are counted together.
     pub interface: String,
     /// See [`Outcome::name`].
     pub outcome: &'static str,
@@ -63,9 +68,6 @@ pub struct OutcomeStatus {
     /// Packets since the start.
     pub packets: u64,
 }
-
-/// The word for all veths whose peers are in other namespaces: they are counted together.
-pub const PODS: &str = "pods";
 
 impl Datapath {
     /// The numbers at this moment.
@@ -78,6 +80,8 @@ impl Datapath {
             outcomes: counted(&self.object, self.hooks.running())?,
             attached: self.hooks.attached().cloned().collect(),
             failed: self.hooks.failed().cloned().collect(),
+            left_alone: self.hooks.left_alone().cloned().collect(),
+            others: self.beside.iter().map(|(_, other)| other.clone()).collect(),
             serve: self.config.serve.clone(),
             tables: self.tables.table.fill(),
             published: self.tables.published,

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::CString,
-    io, mem,
+    fs, io, mem,
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -12,11 +12,20 @@ use std::{
 
 /// Commands of bpf(2), from `enum bpf_cmd` in `linux/bpf.h`.
 const OBJ_GET: libc::c_long = 7;
+const PROG_GET_FD_BY_ID: libc::c_long = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const PROG_QUERY: libc::c_long = 16;
 const LINK_DETACH: libc::c_long = 34;
 
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPFFS: libc::c_long = 0xcafe_4a11;
+
+/// `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS` of `enum bpf_attach_type`.
+const TCX_INGRESS: u32 = 46;
+const TCX_EGRESS: u32 = 47;
+
+/// How many programs of one hook are asked for: the kernel allows 64.
+const TCX_PROGRAMS: usize = 64;
 
 /// As much of `union bpf_attr` as its newest kernels look at here; those before take zeros.
 #[repr(C, align(8))]
@@ -26,6 +35,20 @@ struct Attributes([u32; 16]);
 /// alignment of eight what differs by type: for XDP and tcx the device's number first.
 #[repr(C, align(8))]
 struct LinkInfo([u32; 16]);
+
+/// As much of `struct bpf_prog_info` as counts: its number is the second word, its name begins at
+/// the 17th.
+#[repr(C, align(8))]
+struct ProgramInfo([u32; 20]);
+
+/// Where packets are when tcx programs see them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// Received by the device.
+    Ingress,
+    /// About to be sent by it.
+    Egress,
+}
 
 /// Whether a folder is in a BPF file system.
 pub(super) fn is_bpffs(folder: &Path) -> io::Result<bool> {
@@ -42,14 +65,69 @@ pub(super) fn is_bpffs(folder: &Path) -> io::Result<bool> {
 
 /// The number of the device that a pinned XDP or tcx link is on; 0 when that is gone.
 pub(super) fn pinned_link_device(path: &Path) -> io::Result<u32> {
+    Ok(link_info(&pinned(path)?)?.0[4])
+}
+
+/// The numbers of the tcx programs on a device, in the order in which they run. Before Linux 6.6 the
+/// kernel knows none, and says EINVAL.
+pub(super) fn tcx_programs(device: u32, direction: Direction) -> io::Result<Vec<u32>> {
+    let mut ids = [0u32; TCX_PROGRAMS];
+    let mut query = Attributes([0; 16]);
+    query.0[0] = device;
+    query.0[1] = match direction {
+        Direction::Ingress => TCX_INGRESS,
+        Direction::Egress => TCX_EGRESS,
+    };
+    query.set_pointer(4, &raw mut ids as u64);
+    query.0[6] = TCX_PROGRAMS as u32;
+    bpf(PROG_QUERY, &mut query)?;
+    let count = (query.0[6] as usize).min(TCX_PROGRAMS);
+    Ok(ids[..count].to_vec())
+}
+
+/// The name of a program, of which the kernel keeps 15 octets. Needs CAP_SYS_ADMIN.
+pub(super) fn program_name(id: u32) -> io::Result<String> {
+    let mut get = Attributes([0; 16]);
+    get.0[0] = id;
+    let fd = owned(bpf(PROG_GET_FD_BY_ID, &mut get)?);
+    Ok(program_info(&fd)?.name())
+}
+
+/// The number and the name of a pinned program, or the number of the program of a pinned link.
+/// None: it is something else.
+pub(super) fn pinned_program(path: &Path) -> io::Result<Option<(u32, Option<String>)>> {
     let fd = pinned(path)?;
+    let kind = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+    match kind.to_str() {
+        Some("anon_inode:bpf-prog") => {
+            let info = program_info(&fd)?;
+            Ok(Some((info.0[1], Some(info.name()))))
+        }
+        Some("anon_inode:bpf_link" | "anon_inode:bpf-link") => {
+            Ok(Some((link_info(&fd)?.0[2], None)))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn link_info(fd: &OwnedFd) -> io::Result<LinkInfo> {
     let mut info = LinkInfo([0; 16]);
     let mut ask = Attributes([0; 16]);
     ask.0[0] = fd.as_raw_fd() as u32;
     ask.0[1] = size_of::<LinkInfo>() as u32;
     ask.set_pointer(2, &raw mut info as u64);
     bpf(OBJ_GET_INFO_BY_FD, &mut ask)?;
-    Ok(info.0[4])
+    Ok(info)
+}
+
+fn program_info(fd: &OwnedFd) -> io::Result<ProgramInfo> {
+    let mut info = ProgramInfo([0; 20]);
+    let mut ask = Attributes([0; 16]);
+    ask.0[0] = fd.as_raw_fd() as u32;
+    ask.0[1] = size_of::<ProgramInfo>() as u32;
+    ask.set_pointer(2, &raw mut info as u64);
+    bpf(OBJ_GET_INFO_BY_FD, &mut ask)?;
+    Ok(info)
 }
 
 /// Takes the program of a pinned link off its device, at once: a link whose last name is gone ends
@@ -66,9 +144,21 @@ fn pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut get = Attributes([0; 16]);
     get.set_pointer(0, path.as_ptr() as u64);
-    let fd = bpf(OBJ_GET, &mut get)?;
-    // SAFETY: the kernel has just made it for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    Ok(owned(bpf(OBJ_GET, &mut get)?))
+}
+
+/// A file that the kernel has just opened for us.
+fn owned(fd: libc::c_long) -> OwnedFd {
+    // SAFETY: nobody else has it.
+    unsafe { OwnedFd::from_raw_fd(fd as i32) }
+}
+
+impl ProgramInfo {
+    fn name(&self) -> String {
+        let octets = self.0[16..].iter().flat_map(|word| word.to_ne_bytes());
+        let name: Vec<u8> = octets.take_while(|octet| *octet != 0).collect();
+        String::from_utf8_lossy(&name).into_owned()
+    }
 }
 
 impl Attributes {

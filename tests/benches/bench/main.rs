@@ -161,6 +161,7 @@ fn config() -> Config {
         capacity: None,
         stale_after: Duration::from_secs(10),
         persistence: Persistence::None,
+        bpffs: "/sys/fs/bpf".into(),
     }
 }
 

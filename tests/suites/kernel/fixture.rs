@@ -93,6 +93,7 @@ impl Fixture {
             capacity: None,
             stale_after: Duration::from_secs(10),
             persistence: Persistence::None,
+            bpffs: "/sys/fs/bpf".into(),
         };
         let object = Object::load(size).unwrap();
         let mut tables = Tables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();

@@ -217,6 +217,7 @@ fn nothing_is_denied_before_everything_is_published() {
         capacity: None,
         stale_after: Duration::from_secs(10),
         persistence: Persistence::None,
+        bpffs: "/sys/fs/bpf".into(),
     };
     let mut object = Object::load(size).unwrap();
     let mut tables = Tables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();

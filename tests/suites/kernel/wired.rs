@@ -94,6 +94,7 @@ fn check(topology: &Topology, hook: Hook, expected: &str) {
         // Checksums are what is tested, not patience.
         stale_after: Duration::from_secs(600),
         persistence: Persistence::None,
+        bpffs: "/sys/fs/bpf".into(),
     };
     // Filters before tcx are taken off by netlink, so the whole life of the datapath is
     // inside the namespace.

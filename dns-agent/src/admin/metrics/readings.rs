@@ -283,6 +283,11 @@ impl Page<'_> {
             "Interfaces that match, but could not be attached to",
             kernel.failed.len(),
         )?;
+        self.gauge(
+            "zerohop_hooks_left_alone",
+            "Interfaces that match, but are left to other people's programs",
+            kernel.left_alone.len(),
+        )?;
         self.counters(
             "zerohop_passes",
             "Packets that the kernel program left as they were",

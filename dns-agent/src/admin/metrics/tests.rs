@@ -42,6 +42,8 @@ fn kernel() -> datapath::Status {
             reason: None,
         }],
         failed: Vec::new(),
+        left_alone: Vec::new(),
+        others: Vec::new(),
         serve: Vec::new(),
         tables: datapath::table::Fill {
             names: 10,

@@ -212,9 +212,12 @@ impl Pinning<'_> {
 
 /// Whether a filter is an agent's.
 fn is_ours(filter: &Filter) -> bool {
-    Program::ALL
-        .iter()
-        .any(|program| program.name() == filter.name)
+    is_our_name(&filter.name)
+}
+
+/// Whether filters of this name are an agent's.
+pub(in crate::datapath) fn is_our_name(name: &str) -> bool {
+    Program::ALL.iter().any(|program| program.name() == name)
 }
 
 /// Removes the filters that an agent left on a device, on a kernel before tcx. Says their names; there

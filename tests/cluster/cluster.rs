@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::{runtime::Runtime, time::sleep};
 
 use crate::{
-    objects::{HIDDEN, Key, Object, Objects, Writer, key, owned, service, slice},
+    objects::{HIDDEN, Key, Object, Objects, Writer, key, owned, pod, service, slice},
     signals::Signals,
 };
 
@@ -47,6 +47,8 @@ pub(crate) struct Cluster {
 pub(crate) struct Marker {
     pub(crate) name: String,
     pub(crate) addresses: [&'static str; 2],
+    /// A pod's name.
+    pub(crate) pod: String,
 }
 
 /// On the namespaces of a run, with its prefix.
@@ -254,9 +256,16 @@ impl Cluster {
             )?;
             self.put(owned(slice, "marker", Some(true), writer), None)?;
         }
+        let status =
+            json!({"phase": "Running", "podIP": "100.64.0.3", "podIPs": [{"ip": "100.64.0.3"}]});
+        let Object::Pod(pod) = pod(&key, &status)? else {
+            bail!("a Pod is one");
+        };
+        self.put_pod(*pod)?;
         Ok(Marker {
             name: format!("marker.{namespace}.svc.cluster.local"),
             addresses,
+            pod: format!("100-64-0-3.{namespace}.pod.cluster.local"),
         })
     }
 

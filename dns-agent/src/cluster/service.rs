@@ -151,7 +151,7 @@ pub(super) fn contribution(
         out.pairs(owner, &pairs, settings.ttl);
     }
     if settings.odd_endpoints == OddEndpoints::Passed {
-        out.pass_uneven(name, &own);
+        out.pass_uneven(is_headless.then_some(name), &endpoints);
     }
     if !knows_endpoints {
         out.below.push((name.clone(), Below::Unknown));
@@ -277,15 +277,17 @@ impl Contribution {
 
     /// Leaves SRV questions to somebody else where endpoints share a host name, and some have a port
     /// without a number. They have no SRV record there, so CoreDNS doesn't add their addresses;
-    /// records don't tell them apart from others of the host.
-    fn pass_uneven(&mut self, name: &Name, pairs: &[Pair<'_>]) {
+    /// records don't tell them apart from others of the host. A service whose own name has its endpoints'
+    /// addresses answers as they do.
+    fn pass_uneven(&mut self, service: Option<&Name>, pairs: &[Pair<'_>]) {
         for (target, pairs) in group_by(pairs, |pair| Some(pair.target)) {
             let numbered = pairs.iter().filter(|pair| pair.port.number.is_some());
             let served: BTreeSet<IpAddr> = numbered.map(|pair| pair.address).collect();
             let is_served = |pair: &Pair<'_>| served.contains(&pair.address);
             if !served.is_empty() && !pairs.iter().all(is_served) {
-                self.passed.push((name.clone(), Rtype::SRV));
-                self.passed.push((target.clone(), Rtype::SRV));
+                let names = service.into_iter().chain([target]);
+                self.passed
+                    .extend(names.map(|name| (name.clone(), Rtype::SRV)));
             }
         }
     }

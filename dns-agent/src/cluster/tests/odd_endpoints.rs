@@ -71,8 +71,23 @@ fn srv_questions_pass_where_some_endpoints_of_a_host_have_no_port_number() {
             json!([{"name": "http", "port": 80}])
         ),
         slice("c", "db", other, json!([{"name": "http", "port": 80}])),
+        service(
+            "web",
+            json!({"clusterIP": "10.0.0.1", "ports": [{"name": "http", "port": 80}]})
+        ),
+        slice("d", "web", shared("172.0.0.5"), Value::Null),
+        slice(
+            "e",
+            "web",
+            shared("172.0.0.6"),
+            json!([{"name": "http", "port": 80}])
+        ),
     ]);
     let model = model_with(list.clone(), &settings());
+    // A ClusterIP has its Service's ports.
+    assert_eq!(say(&model, "shared.web.default", Rtype::SRV), "NOT OURS");
+    let web = "SRV 0 100 80 web.default.svc.cluster.local.";
+    assert_eq!(say(&model, "web.default", Rtype::SRV), web);
     for name in ["db.default", "shared.db.default"] {
         assert_eq!(say(&model, name, Rtype::SRV), "NOT OURS", "{name}");
     }

@@ -14,6 +14,7 @@ mod kernel;
 mod kubernetes;
 mod plan;
 mod policies;
+pub mod threads;
 mod writer;
 
 use std::{
@@ -26,14 +27,15 @@ use anyhow::{Context, anyhow, bail};
 use kube::Client;
 use tokio::{
     net::TcpListener,
-    sync::mpsc,
-    task::{JoinHandle, JoinSet, spawn_blocking},
+    sync::{mpsc, oneshot},
+    task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::{
     ending::Ends,
+    threads::{privileged, privileged_task},
     writer::{Told, Writer},
 };
 use crate::{
@@ -68,14 +70,14 @@ pub struct Agent {
     admin: SocketAddr,
     tasks: Tasks,
     /// Not among the others, which are aborted: it has the last word to the kernel.
-    writer: JoinHandle<()>,
+    writer: oneshot::Receiver<()>,
     tell: mpsc::Sender<Told>,
     ends: Ends,
 }
 
 impl Agent {
     /// Binds all addresses and starts to serve: files when they are loaded, the Kubernetes API
-    /// as it comes.
+    /// as it comes. What speaks to the kernel gets the capabilities of the calling thread.
     ///
     /// # Errors
     /// When the files can't be loaded, there is no way to the API, or an address can't be bound.
@@ -111,14 +113,16 @@ impl Agent {
             let (config, metrics) = (config.clone(), metrics.clone());
             let cluster = upstreams.cluster.as_ref();
             let servers = cluster.map_or_else(Servers::default, |cluster| cluster.servers.clone());
-            spawn_blocking(move || -> anyhow::Result<Writer> {
+            let start = move || -> anyhow::Result<Writer> {
                 let mut writer = Writer::new(&config, servers, metrics)?;
                 if let Some(objects) = objects {
                     writer.load(objects);
                 }
                 Ok(writer)
-            })
-            .await??
+            };
+            privileged("writer", start)?
+                .await
+                .context("the writer failed")??
         };
         let resolver = Arc::new(Resolver::new(writer.index().clone(), upstreams));
         let status = Status {
@@ -153,7 +157,7 @@ impl Agent {
         let ends = source.ends(&config);
         let writer = {
             let board = board.clone();
-            spawn_blocking(move || writer.run(&mut told, &board))
+            privileged("writer", move || writer.run(&mut told, &board))?
         };
         if !config.interfaces.is_empty() {
             tasks.spawn(watch_devices(tell.clone()));
@@ -163,7 +167,12 @@ impl Agent {
         }
         match source {
             Following::Manifests(watch, path) => {
-                tasks.spawn(follow(watch, path, config.selectors, tell.clone(), board));
+                let follow = follow(watch, path, config.selectors, tell.clone(), board);
+                let follow = privileged_task("files", follow)?;
+                tasks.spawn(async {
+                    follow.await;
+                    "the source of objects"
+                });
             }
             Following::Kubernetes(client, kubernetes) => {
                 if !config.interfaces.is_empty() && config.network_policy == NetworkPolicy::Respect
@@ -189,10 +198,13 @@ impl Agent {
                 ));
             }
         }
-        tasks.spawn(async move {
+        let endpoints = privileged_task("admin", async move {
             if let Err(error) = admin::serve(admin_listener, known).await {
                 error!(%error, "the admin endpoints failed");
             }
+        })?;
+        tasks.spawn(async {
+            endpoints.await;
             "the admin endpoints"
         });
         info!(?listen, %admin, "started");
@@ -224,7 +236,7 @@ impl Agent {
         let ended = tokio::select! {
             () = shutdown.cancelled() => None,
             ended = self.tasks.join_next() => ended,
-            ended = &mut self.writer => Some(ended.map(|()| "the writer")),
+            _ = &mut self.writer => Some(Ok("the writer")),
         };
         let ending = match &ended {
             None => self.ends.by_order().await,
@@ -344,7 +356,7 @@ async fn follow(
     selectors: Selectors,
     tell: mpsc::Sender<Told>,
     board: Arc<Board>,
-) -> &'static str {
+) {
     loop {
         watch.changed().await;
         let loaded = load(&path, &selectors).await;
@@ -364,7 +376,7 @@ async fn follow(
         if let Ok(objects) = loaded
             && tell.send(Told::Objects(objects)).await.is_err()
         {
-            return "the source of objects";
+            return;
         }
     }
 }
@@ -372,15 +384,17 @@ async fn follow(
 /// Reads files beside the runtime.
 async fn load(path: &Path, selectors: &Selectors) -> Result<Objects, Vec<ManifestError>> {
     let (owned, selectors) = (path.to_owned(), selectors.clone());
-    spawn_blocking(move || manifests::load(&owned, &selectors))
-        .await
-        .unwrap_or_else(|error| {
-            Err(vec![ManifestError {
-                file: path.to_owned(),
-                line: None,
-                reason: format!("reading failed: {error}"),
-            }])
-        })
+    let failed = |error: &dyn std::fmt::Display| {
+        Err(vec![ManifestError {
+            file: path.to_owned(),
+            line: None,
+            reason: format!("reading failed: {error}"),
+        }])
+    };
+    match privileged("files", move || manifests::load(&owned, &selectors)) {
+        Ok(loading) => loading.await.unwrap_or_else(|error| failed(&error)),
+        Err(error) => failed(&error),
+    }
 }
 
 fn unloadable(errors: &[ManifestError]) -> anyhow::Error {

@@ -9,17 +9,20 @@ use anyhow::Context;
 use clap::Parser;
 use dns_agent::{
     admin,
-    agent::Agent,
+    agent::{Agent, threads::drop_capabilities},
     config::{Cli, Command, Config, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs},
     datapath::{self, interfaces::Devices},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = tokio::runtime::Runtime::new()
+    let done = runtime(&cli.command)
         .context("can't start the runtime")
         .and_then(|runtime| match cli.command {
             Command::Run(args) => runtime.block_on(run(*args)),
@@ -36,6 +39,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A runtime whose threads have only what the command needs.
+fn runtime(command: &Command) -> io::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    builder.enable_all().thread_name("worker");
+    if let Command::Run(_) = command {
+        builder.on_thread_start(|| {
+            if let Err(error) = drop_capabilities() {
+                tracing::warn!("a thread keeps capabilities that it doesn't need: {error}");
+            }
+        });
+    }
+    builder.build()
 }
 
 /// Serves until told to end.
@@ -55,7 +72,10 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let config = Config::from_args(args)?;
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_on_signal(shutdown.clone())?);
-    Agent::start(config).await?.run(shutdown).await
+    let agent = Agent::start(config).await?;
+    // From here on this thread only waits.
+    drop_capabilities().context("can't give up the capabilities")?;
+    agent.run(shutdown).await
 }
 
 /// Prints what the running agent says of itself.

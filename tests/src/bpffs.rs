@@ -25,6 +25,12 @@ impl Bpffs {
         Ok(Bpffs(folder))
     }
 
+    /// Takes the file system away, as somebody might who cleans up; the folder stays.
+    pub fn unmount(&self) -> Result<()> {
+        umount2(&self.0, MntFlags::MNT_DETACH)
+            .with_context(|| format!("cannot unmount {}", self.0.display()))
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0

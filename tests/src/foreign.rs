@@ -46,8 +46,13 @@ impl Foreign<SchedClassifier> {
     }
 
     /// Attaches it as a tcx program, which needs Linux 6.6; the calling thread is in the device's namespace.
-    pub fn attach_tcx(&mut self, device: &str, direction: TcAttachType) -> Result<()> {
-        let options = TcAttachOptions::TcxOrder(LinkOrder::last());
+    pub fn attach_tcx(
+        &mut self,
+        device: &str,
+        direction: TcAttachType,
+        order: LinkOrder,
+    ) -> Result<()> {
+        let options = TcAttachOptions::TcxOrder(order);
         self.program
             .attach_with_options(device, direction, options)?;
         Ok(())

@@ -32,6 +32,8 @@ pub const POD: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(10, 244, 0, 2)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 2)),
 ];
+/// The address of [`Topology::another_pod`].
+const ANOTHER_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 3);
 /// The node's addresses towards the pod.
 pub const GATEWAY: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(10, 244, 0, 1)),
@@ -116,6 +118,27 @@ impl Topology {
             &format!("route add {address6}/128 via {pod6}"),
         ])?;
         Ok(inner)
+    }
+
+    /// Another pod on the node, beside the one that there is; its host veth is routed.
+    pub fn another_pod(&self) -> Result<Namespace> {
+        let another = Namespace::new("another")?;
+        let [gateway, _] = GATEWAY;
+        self.node.ip(&[
+            &format!(
+                "link add veth-another type veth peer name {POD_DEVICE} netns {}",
+                another.name()
+            ),
+            "link set veth-another up",
+            &format!("address add {gateway}/32 dev veth-another"),
+            &format!("route add {ANOTHER_POD}/32 dev veth-another"),
+        ])?;
+        another.ip(&[
+            &format!("link set {POD_DEVICE} up"),
+            &format!("address add {ANOTHER_POD}/24 dev {POD_DEVICE}"),
+            &format!("route add default via {gateway}"),
+        ])?;
+        Ok(another)
     }
 
     /// Gives the node the served addresses, so that a stand-in for the

@@ -1,10 +1,12 @@
 //! The agent's own binary, as an operator runs it.
 
 mod api;
+mod faults;
 mod life;
 mod numbers;
 mod others;
 mod policy;
+mod threads;
 
 use std::{
     fs,
@@ -27,7 +29,8 @@ use zerohop_tests::{
     udp::{Client, Server, eventually},
 };
 
-const LIMIT: Duration = Duration::from_secs(20);
+/// How long anything may take: starting takes a while in an emulated machine.
+const LIMIT: Duration = Duration::from_secs(60);
 /// How long to wait for an answer that may not come.
 const PATIENCE: Duration = Duration::from_millis(100);
 const STALE_AFTER: Duration = Duration::from_secs(2);
@@ -167,11 +170,14 @@ impl Agent {
 
     /// The same, on no interface that is not asked for.
     fn start_anywhere(node: &Namespace, source: &impl Source, arguments: &[&str]) -> Self {
-        let mut child = Self::command(node, source)
-            .args(arguments)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Self::command(node, source);
+        command.args(arguments);
+        Self::follow(command)
+    }
+
+    /// Starts an agent and waits until it says that it has.
+    fn follow(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = std::sync::mpsc::channel();
         thread::spawn(move || {
@@ -194,7 +200,12 @@ impl Agent {
     }
 
     fn command(node: &Namespace, source: &impl Source) -> Command {
-        let mut command = node.command(binary().to_str().unwrap()).unwrap();
+        Self::command_of(&binary(), node, source)
+    }
+
+    /// The same of any build.
+    fn command_of(program: &Path, node: &Namespace, source: &impl Source) -> Command {
+        let mut command = node.command(program.to_str().unwrap()).unwrap();
         command
             .arg("run")
             .args(source.arguments())
@@ -325,7 +336,11 @@ impl Pod {
 
     /// The TTL of the answer.
     fn ttl(&self) -> Option<u32> {
-        let reply = self.ask("web")?;
+        self.ttl_of("web")
+    }
+
+    fn ttl_of(&self, service: &str) -> Option<u32> {
+        let reply = self.ask(service)?;
         let at = reply.len() - 10;
         Some(u32::from_be_bytes([
             reply[at],

@@ -11,6 +11,7 @@ mod build_ebpf;
 mod demo;
 mod deployment;
 mod e2e;
+mod faults;
 mod guest;
 mod image;
 mod initramfs;
@@ -51,6 +52,7 @@ fn run(job: &Job) -> Result<()> {
         Job::Test(options) => test::run(options),
         Job::Verify => verify::run(),
         Job::Bench(options) => bench::run(options),
+        Job::Faults(options) => faults::run(options),
         Job::Image(options) => image::run(options),
         Job::E2e(options) => e2e::run(options),
         Job::Kind(options) => kind::run(options),
@@ -85,6 +87,8 @@ enum Job {
     Verify,
     /// Measures the kernel program beside a bare reflector, and its tables.
     Bench(bench::Options),
+    /// Does what may happen to a node's agent, while a pod looks names up, and prints what came of it.
+    Faults(faults::Options),
     /// Makes the agent's container image, as an archive: no registry, no Docker.
     Image(image::Options),
     /// Installs the image in a test cluster, looks names up from pods, and takes it away again.

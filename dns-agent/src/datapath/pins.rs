@@ -147,13 +147,10 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether hooks were left here.
+/// Whether an agent has hooks here, or has left some: pinned links, or filters, which need no pin.
 #[must_use]
 pub fn are_there(bpffs: &Path) -> bool {
-    let entries = folder(bpffs)
-        .ok()
-        .and_then(|folder| fs::read_dir(folder).ok());
-    entries.is_some_and(|mut entries| entries.next().is_some())
+    folder(bpffs).is_ok_and(|folder| folder.exists())
 }
 
 impl Mode {

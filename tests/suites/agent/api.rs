@@ -13,7 +13,7 @@ use super::{Agent, LIMIT, Pod, SHORT_LEASE, STALE_AFTER};
 const COREFILE: &str = ".:53 {\n kubernetes cluster.local in-addr.arpa ip6.arpa {\n  pods insecure\n  ttl 5\n  fallthrough in-addr.arpa ip6.arpa\n }\n}\n";
 
 /// An API server with the objects of a small cluster.
-fn cluster(topology: &Topology) -> Api {
+pub(super) fn cluster(topology: &Topology) -> Api {
     let api = Api::start(&topology.node);
     api.apply(
         "configmaps",
@@ -37,7 +37,7 @@ fn web(address: &str) -> Value {
     service("shop", "web", address, &ports)
 }
 
-fn service(namespace: &str, name: &str, address: &str, ports: &Value) -> Value {
+pub(super) fn service(namespace: &str, name: &str, address: &str, ports: &Value) -> Value {
     json!({
         "metadata": {"namespace": namespace, "name": name},
         "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": ports},

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use aya::{
-    programs::{SchedClassifier, TcAttachType, Xdp},
+    programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp},
     util::KernelVersion,
 };
 use serde_json::Value;
@@ -118,7 +118,12 @@ fn a_veth_with_a_cnis_tcx_program_is_left_alone() {
     let node = Node::new();
     // A name that tells nothing: only where it is pinned does.
     let mut program = node.tc("entry", "cilium/endpoints/7/cil_from_container");
-    let has_tcx = node.inside(|| program.attach_tcx(HOST_VETH, TcAttachType::Ingress).is_ok());
+    let has_tcx = node.inside(|| {
+        let ingress = TcAttachType::Ingress;
+        program
+            .attach_tcx(HOST_VETH, ingress, LinkOrder::last())
+            .is_ok()
+    });
     assert_eq!(
         has_tcx,
         KernelVersion::current().unwrap() >= KernelVersion::new(6, 6, 0)

@@ -1,0 +1,80 @@
+//! `cargo xtask faults`: what may happen to a node's agent, under load, as a table.
+
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader},
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::{
+    build_ebpf,
+    process::root,
+    setup::{self, Need, Say},
+    test::Suites,
+};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Another build of the agent, to update to and roll back from [default: the same one with tables
+    /// of another size].
+    #[arg(long, value_name = "FILE")]
+    other_agent: Option<PathBuf>,
+    /// Passed to the tests: which faults.
+    #[arg(last = true)]
+    filter: Vec<String>,
+}
+
+/// What the harness writes before and after a test's own output.
+const BEFORE: &str = " ... ";
+
+/// The job itself.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::need_root("faults")?;
+    setup::ensure(&[Need::Ebpf, Need::Namespaces], Say::Changes)?;
+    build_ebpf::programs()?;
+    let suites = Suites::build()?.program;
+    let path = root().join("target/faults.log");
+    let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut command = Command::new(suites);
+    command
+        .current_dir(root().join("tests"))
+        .args(["--nocapture", "--test-threads=1"])
+        .arg("--skip=faults::clock")
+        .env("ZEROHOP_FAULTS", "full")
+        .stderr(log)
+        .stdout(Stdio::piped());
+    match &options.filter[..] {
+        [] => command.arg("faults::"),
+        filter => command.args(filter),
+    };
+    if let Some(agent) = &options.other_agent {
+        let agent = agent
+            .canonicalize()
+            .with_context(|| format!("--other-agent: {}", agent.display()))?;
+        command.env("ZEROHOP_OTHER_AGENT", agent);
+    }
+    let mut tests = command.spawn().context("cannot start the tests")?;
+
+    println!("| fault | lookups | from the kernel | failed | wrong | over 100 ms | slowest, ms |");
+    println!("|---|---|---|---|---|---|---|");
+    let output = tests.stdout.take().context("the tests have no output")?;
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        match line.split_once(BEFORE) {
+            Some((_, row)) if row.starts_with('|') => println!("{row}"),
+            _ if line.starts_with("test result") || line.ends_with("FAILED") => println!("{line}"),
+            _ => {}
+        }
+    }
+    if !tests.wait()?.success() {
+        bail!(
+            "some faults show: what the tests and the agents said is in {}",
+            path.display()
+        );
+    }
+    Ok(())
+}

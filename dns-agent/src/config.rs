@@ -255,8 +255,8 @@ pub struct Settings {
     #[serde(deserialize_with = "single")]
     pub daemon_set: Option<ObjectName>,
 
-    /// How many names the kernel's tables have room for [default: chosen from
-    /// the first load].
+    /// How many names the kernel's tables have room for [default: an eighth more
+    /// than there are; the tables grow].
     #[arg(long, value_name = "NAMES")]
     #[serde(deserialize_with = "single")]
     pub capacity: Option<Capacity>,
@@ -293,8 +293,8 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// Whether hooks stay over a stop.
     pub persistence: Persistence,
-    /// The number of names to make room for in the kernel's tables; none: to be
-    /// chosen from the first load.
+    /// The number of names to make room for in the kernel's tables; none: they
+    /// grow.
     pub capacity: Option<u32>,
 }
 

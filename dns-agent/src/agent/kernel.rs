@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -31,6 +31,9 @@ use crate::{
 /// How often to look for interfaces that came or went, whatever the kernel has told.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How long to go on with full tables when larger ones could not be made.
+const GROW_AGAIN: Duration = Duration::from_secs(60);
+
 const WAITING: &str = "the kernel plane waits for the first lists of objects: everything passes";
 const BEHIND: &str = "another agent has the hooks of this node";
 
@@ -43,6 +46,8 @@ pub(super) struct Kernel {
     bpffs: PathBuf,
     /// Why hooks don't stay over a stop, though they should.
     unpinned: Option<String>,
+    /// When larger tables could not be made, and why.
+    ungrown: Option<(Instant, String)>,
 }
 
 /// The kernel plane, or why there is none.
@@ -92,6 +97,7 @@ impl Kernel {
             settings,
             bpffs: config.bpffs.clone(),
             unpinned: None,
+            ungrown: None,
         };
         if config.interfaces.is_empty() {
             return Ok(kernel);
@@ -216,6 +222,32 @@ impl Kernel {
         }
     }
 
+    /// Makes larger tables if there is hardly room for another name. What answers goes on meanwhile.
+    pub(super) fn grow(&mut self, data: &dyn ZoneData) {
+        let is_recent = |(tried, _): &(Instant, String)| tried.elapsed() < GROW_AGAIN;
+        if self.ungrown.as_ref().is_some_and(is_recent) {
+            return;
+        }
+        let mut plane = lock(&self.plane);
+        let Plane::On(datapath) = &mut *plane else {
+            return;
+        };
+        let devices = self.devices.latest();
+        self.ungrown = match datapath.grow(self.settings.clone(), devices, data) {
+            Ok(has_grown) => {
+                if has_grown {
+                    info!("larger tables are in the place of those that were full");
+                }
+                None
+            }
+            Err(reason) => {
+                let reason = format!("larger tables can't be made: {reason:#}");
+                error!("{reason}; names that find no room pass");
+                Some((Instant::now(), reason))
+            }
+        };
+    }
+
     /// Renews the lease or ends it, and looks for interfaces.
     pub(super) fn tick(&mut self, trust: Trust) {
         if !matches!(*self.lock(), Plane::On(_)) {
@@ -294,6 +326,7 @@ impl Kernel {
             Plane::On(datapath) => {
                 let mut degraded = datapath.degraded();
                 degraded.extend(self.unpinned.clone());
+                degraded.extend(self.ungrown.iter().map(|(_, reason)| reason.clone()));
                 if self.settings.serve.is_empty() {
                     degraded.push(
                         "the kernel answers for no address: --dns-service is no Service with a ClusterIP and a UDP port"

@@ -454,6 +454,9 @@ impl Writer {
             self.kernel.start(&read_lock(&self.index).view());
         }
         self.kernel.tick(trust);
+        if trust == Trust::Current {
+            self.kernel.grow(&read_lock(&self.index).view());
+        }
         self.ticked = Instant::now();
         self.show(board);
     }

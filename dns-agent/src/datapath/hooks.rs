@@ -178,6 +178,32 @@ impl Hooks {
         }
     }
 
+    /// Puts the programs of another object in the place of those that are attached, each at one stroke. Where that fails
+    /// nothing is attached: the next [`Hooks::reconcile`] tries again.
+    pub fn move_to(&mut self, object: &mut Object) -> Hooks {
+        let mut attached = BTreeMap::new();
+        for (index, before) in std::mem::take(&mut self.attached) {
+            let interface = before.status.interface.clone();
+            match before.replaced(object) {
+                Ok(replaced) => {
+                    attached.insert(index, replaced);
+                }
+                Err(error) => {
+                    tracing::warn!("{interface}: the program can't be replaced: {error:#}");
+                }
+            }
+        }
+        Hooks {
+            wanted: self.wanted.clone(),
+            allowed: self.allowed,
+            pins: self.pins.take(),
+            persistence: self.persistence,
+            attached,
+            failed: std::mem::take(&mut self.failed),
+            left_alone: std::mem::take(&mut self.left_alone),
+        }
+    }
+
     /// What is attached.
     pub fn attached(&self) -> impl Iterator<Item = &AttachedStatus> {
         self.attached.values().map(|attached| &attached.status)

@@ -105,6 +105,12 @@ impl Devices {
         Ok(&self.devices)
     }
 
+    /// The devices as they were at the last look.
+    #[must_use]
+    pub fn latest(&self) -> &[Device] {
+        &self.devices
+    }
+
     /// Filters may have changed.
     pub fn forget_filters(&mut self) {
         self.filtered = None;

@@ -47,7 +47,7 @@ use grace::Rcu;
 use hooks::{Failed, Hooks};
 use interfaces::Device;
 use lease::Clock;
-use object::Object;
+use object::{Object, Size};
 use others::{Other, Others};
 use pins::Pins;
 use settings::Limit;
@@ -91,7 +91,7 @@ pub struct Config {
     pub serve: Vec<SocketAddr>,
     /// Who is answered on pods' veths at first.
     pub clients: Clients,
-    /// Room for how many names; `None`: twice as many as there are at the start.
+    /// Room for how many names; `None`: for somewhat more than there are, and the tables grow.
     pub capacity: Option<usize>,
     /// How long the kernel answers without hearing from the agent.
     pub stale_after: Duration,
@@ -110,6 +110,7 @@ pub struct Datapath {
     beside: Vec<(u32, Other)>,
     clock: Clock,
     renewed: Instant,
+    size: Size,
     tables: Tables<Rcu>,
     // Dropped last: the programs and maps that everything above is about.
     object: Object,
@@ -124,6 +125,46 @@ impl Datapath {
     ///
     /// When the kernel refuses maps or the lease's program.
     pub fn start(
+        config: Config,
+        pins: Option<Pins>,
+        devices: &[Device],
+        data: &dyn ZoneData,
+    ) -> anyhow::Result<Self> {
+        let mut datapath = Datapath::filled(config, pins, devices, data)?;
+        datapath.reconcile(devices);
+        datapath.hooks.take_off_others();
+        Ok(datapath)
+    }
+
+    /// Moves to larger tables if there is no room left, or hardly any, and nobody has said how large they are to be; says
+    /// whether it has. They are filled beside those that answer, and then the programs are replaced as by an update of
+    /// the agent: each at one stroke. `config` is what it is by now. What the kernel counted begins at zero again.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses larger ones: everything is as it was.
+    pub fn grow(
+        &mut self,
+        config: Config,
+        devices: &[Device],
+        data: &dyn ZoneData,
+    ) -> anyhow::Result<bool> {
+        if config.capacity.is_some()
+            || !self.tables.need_room()
+            || !size(data, None).exceeds(self.size)
+        {
+            return Ok(false);
+        }
+        let mut larger = Datapath::filled(config, None, devices, data)?;
+        larger.receive(devices);
+        larger.hooks = self.hooks.move_to(&mut larger.object);
+        larger.reconcile(devices);
+        *self = larger;
+        Ok(true)
+    }
+
+    /// Tables with everything in them, and a lease, but with nothing attached.
+    fn filled(
         config: Config,
         pins: Option<Pins>,
         devices: &[Device],
@@ -148,14 +189,13 @@ impl Datapath {
             beside: Vec::new(),
             clock,
             renewed: Instant::now(),
+            size,
             tables,
             object,
             config,
         };
         datapath.publish(data)?;
         datapath.renew_lease()?;
-        datapath.reconcile(devices);
-        datapath.hooks.take_off_others();
         Ok(datapath)
     }
 
@@ -244,13 +284,18 @@ impl Datapath {
 
     /// Attaches to devices that came, and forgets those that went.
     pub fn reconcile(&mut self, devices: &[Device]) {
-        let cards = hooks::hardware(&self.config.interfaces, devices);
-        self.tables.receive(cards);
+        self.receive(devices);
         let mut ours: BTreeSet<u32> = self.object.programs().into_iter().collect();
         ours.extend(self.hooks.pinned_programs());
         self.beside = self.others.on(self.hooks.wanted(devices), &ours);
         self.hooks
             .reconcile(&mut self.object, devices, &self.beside);
+    }
+
+    /// Follows which hardware addresses are the cards'.
+    fn receive(&mut self, devices: &[Device]) {
+        let cards = hooks::hardware(&self.config.interfaces, devices);
+        self.tables.receive(cards);
     }
 
     /// Devices that match, but have no hook.
@@ -275,9 +320,12 @@ impl Datapath {
         }
         let left_out = self.tables.published.left_out;
         if left_out > 0 {
+            let what_next = match self.config.capacity {
+                Some(_) => "give a larger --capacity, or none: then the tables grow",
+                None => "larger ones are being made",
+            };
             degraded.push(format!(
-                "the tables are full: {left_out} names have no room, and their zones pass what is not found; \
-                 start again with a larger --capacity",
+                "the tables are full: {left_out} names have no room, and their zones pass what is not found; {what_next}",
             ));
         }
         degraded

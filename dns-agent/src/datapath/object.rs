@@ -38,6 +38,14 @@ pub struct Size {
     pub chunks: u32,
 }
 
+impl Size {
+    /// Whether it has more room than another, for names or for records.
+    #[must_use]
+    pub fn exceeds(self, other: Size) -> bool {
+        self.buckets > other.buckets || self.chunks > other.chunks
+    }
+}
+
 /// The programs that answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {

@@ -28,6 +28,8 @@ use crate::zone::{Name, Node, ZoneData};
 
 /// Room for at least so many names.
 const MIN_CAPACITY: usize = 16_384;
+/// Tables have room for one more name for so many that there are.
+const HEADROOM: usize = 8;
 /// Directory words for each name: below this load hardly a name needs its second bucket.
 const WORDS_FOR_EACH_NAME: f64 = 2.5;
 /// Octets of records for each name that is yet to come.
@@ -127,6 +129,12 @@ impl<G: Grace> Tables<G> {
     #[must_use]
     pub fn fill(&self) -> Fill {
         self.table.fill()
+    }
+
+    /// Whether names found no room, or soon won't: then larger ones are made before any has to be left out.
+    pub(super) fn need_room(&self) -> bool {
+        let fill = self.fill();
+        !self.left_out.is_empty() || fill.record_octets > fill.record_octets_capacity / 32 * 31
     }
 
     /// Brings the tables to all of `data`, and calls `progress` now and then while it does.
@@ -377,7 +385,7 @@ impl<'a> Round<'a> {
     }
 }
 
-/// Tables with room for all of `data` and a quarter more, or for `capacity` names.
+/// Tables with room for all of `data` and an eighth more, or for `capacity` names.
 #[must_use]
 pub fn size(data: &dyn ZoneData, capacity: Option<usize>) -> Size {
     let (mut names, mut octets) = (0, 0);
@@ -387,12 +395,17 @@ pub fn size(data: &dyn ZoneData, capacity: Option<usize>) -> Size {
             octets += slots::slot_octets(record.len());
         }
     });
-    let capacity = capacity
-        .unwrap_or(names + names / 4)
+    let room = capacity
+        .unwrap_or(names + names / HEADROOM)
         .max(names)
         .max(MIN_CAPACITY);
-    let words = (capacity as f64 * WORDS_FOR_EACH_NAME) as usize;
-    let octets = octets + (capacity - names) * OCTETS_FOR_EACH_NAME;
+    let words = (room as f64 * WORDS_FOR_EACH_NAME) as usize;
+    // Names that come may be like those that are there.
+    let like_these = match capacity {
+        Some(_) => 0,
+        None => octets / HEADROOM,
+    };
+    let octets = octets + like_these.max((room - names) * OCTETS_FOR_EACH_NAME);
     Size {
         buckets: words.div_ceil(WORDS).next_power_of_two() as u32,
         chunks: octets.div_ceil(CHUNK - REACH) as u32 + 1,

@@ -285,20 +285,51 @@ fn bpffs_unmounted() {
 fn table_full() {
     let node = Node::new();
     let agent = node.agent(&["--capacity=100"]);
-    let tally = node.during("more services than there is room for", Mix::All, || {
-        let services = 20_000;
-        node.manifests.write(&dns::services(services));
-        let is_full = || {
+    let tally = node.during(
+        "more services than --capacity has room for",
+        Mix::All,
+        || {
+            let services = 20_000;
+            node.manifests.write(&dns::services(services));
+            let is_full = || {
+                let status = agent.status(&node.topology.node);
+                Ok(status.contains("the tables are full"))
+            };
+            assert!(eventually(3 * LIMIT, is_full).unwrap());
+            let pod = Pod::new(&node.topology);
+            for number in (0..services).step_by(97) {
+                let name = format!("s{number}");
+                assert_eq!(pod.address(&name), Some(dns::address(number)), "{name}");
+            }
+        },
+    );
+    tally.assert_none_failed();
+}
+
+/// Larger tables come in the place of those that nobody has said the size of.
+#[test]
+fn tables_grow() {
+    let node = Node::new();
+    let agent = node.agent(&[]);
+    let tally = node.during(
+        "more services than there is room for: the tables grow",
+        Mix::All,
+        || {
+            let services = 20_000;
+            node.manifests.write(&dns::services(services));
+            agent.line_with("larger tables are in the place");
+            let pod = Pod::new(&node.topology);
+            let is_served = || Ok(pod.ttl_of(&format!("s{}", services - 1)) == Some(5));
+            assert!(eventually(LIMIT, is_served).unwrap());
+            for number in (0..services).step_by(97) {
+                let name = format!("s{number}");
+                assert_eq!(pod.address(&name), Some(dns::address(number)), "{name}");
+                assert_eq!(pod.ttl_of(&name), Some(5), "{name}");
+            }
             let status = agent.status(&node.topology.node);
-            Ok(status.contains("the tables are full"))
-        };
-        assert!(eventually(3 * LIMIT, is_full).unwrap());
-        let pod = Pod::new(&node.topology);
-        for number in (0..services).step_by(97) {
-            let name = format!("s{number}");
-            assert_eq!(pod.address(&name), Some(dns::address(number)), "{name}");
-        }
-    });
+            assert!(!status.contains("the tables are full"), "{status}");
+        },
+    );
     tally.assert_none_failed();
 }
 

@@ -40,15 +40,11 @@ pub(super) struct Attached {
 /// What holds a program on its device.
 enum Link {
     /// It goes with this process.
-    #[expect(dead_code, reason = "held to stay attached")]
     Xdp(XdpLink),
     /// It goes with this process; a filter when it is taken off.
     Tc(SchedClassifierLink),
     /// It stays until its pin is removed. It is held as well, so that it outlives the BPF file system.
-    Pinned(
-        #[expect(dead_code, reason = "held to stay attached")] PinnedLink,
-        PathBuf,
-    ),
+    Pinned(PinnedLink, PathBuf),
 }
 
 /// Where links are pinned, and whether they stay so.
@@ -121,8 +117,8 @@ impl Attached {
             Pinning::Kept(_) | Pinning::Nowhere => FdLink::from(left),
         };
         let link = match hook {
-            Hook::Tc => replace_tc(object.tc(program.name())?, left).map(Link::from),
-            Hook::Xdp => replace_xdp(object.xdp(program.name())?, left).map(Link::from),
+            Hook::Tc => replace_tc(object.tc(program.name())?, left.try_into()?).map(Link::from),
+            Hook::Xdp => replace_xdp(object.xdp(program.name())?, left.try_into()?).map(Link::from),
         };
         let link = link.context("taking over the link that was pinned")?;
         let link = match pinning {
@@ -135,6 +131,25 @@ impl Attached {
         };
         let reason = "taken over from the agent before".to_owned();
         Ok(Attached::of(device, program, pin.mode.name(), link).because(Some(reason)))
+    }
+
+    /// Puts another object's program in the place of this one.
+    pub(super) fn replaced(self, object: &mut Object) -> anyhow::Result<Attached> {
+        let name = self.program.name();
+        let link = match self.link {
+            Link::Xdp(link) => replace_xdp(object.xdp(name)?, link)?.into(),
+            Link::Tc(link) => replace_tc(object.tc(name)?, link)?.into(),
+            Link::Pinned(link, path) => {
+                let link = FdLink::from(link);
+                match self.program.hook() {
+                    Hook::Tc => drop(replace_tc(object.tc(name)?, link.try_into()?)?),
+                    Hook::Xdp => drop(replace_xdp(object.xdp(name)?, link.try_into()?)?),
+                }
+                // The pin is still there.
+                Link::Pinned(PinnedLink::from_pin(&path)?, path)
+            }
+        };
+        Ok(Attached { link, ..self })
     }
 
     /// Takes the program off.
@@ -354,8 +369,8 @@ fn attach_filter(tc: &mut SchedClassifier, device: &Device) -> anyhow::Result<Sc
         let left =
             SchedClassifierLink::attached(&device.name, ingress, left.priority, handle, None)?;
         // One that is gone meanwhile can't be replaced.
-        if let Ok(id) = tc.attach_to_link(left) {
-            return Ok(tc.take_link(id)?);
+        if let Ok(link) = replace_tc(tc, left) {
+            return Ok(link);
         }
     }
     remove_filters(device)?;
@@ -370,13 +385,16 @@ fn attach_filter(tc: &mut SchedClassifier, device: &Device) -> anyhow::Result<Sc
     Ok(tc.take_link(id)?)
 }
 
-fn replace_tc(tc: &mut SchedClassifier, left: FdLink) -> anyhow::Result<SchedClassifierLink> {
-    let id = tc.attach_to_link(left.try_into()?)?;
+fn replace_tc(
+    tc: &mut SchedClassifier,
+    left: SchedClassifierLink,
+) -> anyhow::Result<SchedClassifierLink> {
+    let id = tc.attach_to_link(left)?;
     Ok(tc.take_link(id)?)
 }
 
-fn replace_xdp(xdp: &mut Xdp, left: FdLink) -> anyhow::Result<XdpLink> {
-    let id = xdp.attach_to_link(left.try_into()?)?;
+fn replace_xdp(xdp: &mut Xdp, left: XdpLink) -> anyhow::Result<XdpLink> {
+    let id = xdp.attach_to_link(left)?;
     Ok(xdp.take_link(id)?)
 }
 

@@ -5,10 +5,15 @@ use std::io;
 /// A capability's bit, from `linux/capability.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
+    /// Network devices: links, filters, settings.
     NetAdmin = 12,
+    /// Nearly everything.
     SysAdmin = 21,
+    /// Limits.
     SysResource = 24,
+    /// What the verifier else forbids.
     Perfmon = 38,
+    /// bpf(2).
     Bpf = 39,
 }
 

@@ -110,7 +110,7 @@ pub async fn check(asked: &Asked) -> Report {
         kernel::kernel(&kernel, &trial),
         kernel::btf(),
         config::config(config::read(&kernel).as_ref(), &tcx),
-        rights::rights(&rights),
+        rights::rights(&rights, &tcx),
     ];
     findings.extend(rights::locked_memory(&kernel, &rights, &trial));
     findings.extend(programs::programs(&kernel, &rights, &trial));

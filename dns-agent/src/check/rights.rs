@@ -4,7 +4,7 @@ use std::fs;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
-use super::{Finding, kernel::Kernel};
+use super::{Finding, Tcx, kernel::Kernel};
 use crate::datapath::probe::{Refusal, Trial};
 
 /// A capability: its bit, from `linux/capability.h`.
@@ -85,8 +85,15 @@ impl Rights {
     }
 }
 
-pub(super) fn rights(rights: &Rights) -> Finding {
+pub(super) fn rights(rights: &Rights, tcx: &Tcx) -> Finding {
     let missing = rights.missing();
+    // Links are made with it alone, filters are not.
+    if missing == ["NET_ADMIN"] && rights.has(Capability::SysAdmin) && matches!(tcx, Ok(true)) {
+        return Finding::works(
+            "rights",
+            "SYS_ADMIN is there, which does for BPF, PERFMON and, since there is tcx, NET_ADMIN",
+        );
+    }
     if missing.is_empty() {
         return Finding::works(
             "rights",

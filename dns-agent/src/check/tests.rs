@@ -62,13 +62,22 @@ fn kernels_by_what_they_do_rather_than_by_number() {
 
 #[test]
 fn rights_that_are_missing_are_named() {
-    expect(&rights::rights(&Rights::of(ROOT, FIRST)), Works, &[]);
-    expect(&rights::rights(&Rights::of(POD, FIRST)), Works, &[]);
-    let finding = rights::rights(&Rights::of(NOTHING, FIRST));
+    expect(
+        &rights::rights(&Rights::of(ROOT, FIRST), &Ok(true)),
+        Works,
+        &[],
+    );
+    expect(
+        &rights::rights(&Rights::of(POD, FIRST), &Ok(false)),
+        Works,
+        &[],
+    );
+    let finding = rights::rights(&Rights::of(NOTHING, FIRST), &Ok(true));
     expect(&finding, Fails, &["BPF, NET_ADMIN, PERFMON"]);
-    // SYS_ADMIN stands for BPF and PERFMON, but not for NET_ADMIN.
-    let admin = format!("CapEff:\t{:016x}\n", 1u64 << 21);
-    let finding = rights::rights(&Rights::of(&admin, FIRST));
+    // SYS_ADMIN stands for BPF and PERFMON, and for NET_ADMIN where there is tcx.
+    let admin = Rights::of(&format!("CapEff:\t{:016x}\n", 1u64 << 21), FIRST);
+    expect(&rights::rights(&admin, &Ok(true)), Works, &["SYS_ADMIN"]);
+    let finding = rights::rights(&admin, &Ok(false));
     expect(&finding, Fails, &["without NET_ADMIN:"]);
 }
 

@@ -104,7 +104,7 @@ pub async fn check(asked: &Asked) -> Report {
     let tcx: Tcx = probe::has_tcx().map_err(|error| error.to_string());
     let pinned = crate::datapath::pins::look(&asked.bpffs);
     let proxy = proxy::ask().await;
-    let owners = crate::datapath::others::owners(&asked.bpffs);
+    let mut owners = crate::datapath::others::owners(&asked.bpffs);
 
     let mut findings = vec![
         kernel::kernel(&kernel, &trial),
@@ -118,7 +118,6 @@ pub async fn check(asked: &Asked) -> Report {
     findings.push(pins::pins(&pinned, asked));
 
     let mut devices = Devices::default();
-    let mut owners_here = owners;
     match devices.list().await {
         Err(error) => findings.push(Finding::fails(
             "interfaces",
@@ -130,11 +129,11 @@ pub async fn check(asked: &Asked) -> Report {
             findings.extend(interfaces::interfaces(&survey.prospects, &tcx));
             findings.extend(interfaces::unmatched(&asked.interfaces, devices));
             findings.extend(others::others(&survey.others, &rights, &pinned));
-            owners_here.extend(survey.others.iter().filter_map(|other| other.owner));
+            owners.extend(survey.others.iter().filter_map(|other| other.owner));
         }
     }
-    findings.push(others::network(&owners_here));
-    findings.push(proxy::proxy(&proxy, &owners_here, asked.endpoints));
+    findings.push(others::network(&owners));
+    findings.push(proxy::proxy(&proxy, &owners, asked.endpoints));
     findings.extend(listen::listen(&asked.listen, &rights, &pinned));
     Report::new(findings)
 }

@@ -18,7 +18,9 @@ use clap::Args;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-pub use self::cli::{Cli, Command, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs};
+pub use self::cli::{
+    CheckArgs, Cli, Command, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs,
+};
 pub use self::values::{
     Capacity, Domain, Hook, Interface, MaxAge, NamespaceName, Network, NetworkPolicy, NodeIp,
     ObjectName, Passed, Pods, QueryName, QueryType, Server, Socket, StaleAfter, Ttl,
@@ -357,10 +359,7 @@ impl Config {
     /// When the file can't be read or parsed, a needed setting is missing, or
     /// two settings contradict each other.
     pub fn from_args(args: RunArgs) -> anyhow::Result<Config> {
-        match &args.config {
-            Some(path) => Config::new(args.settings.or(Settings::read(path)?)),
-            None => Config::new(args.settings),
-        }
+        Config::new(args.settings()?)
     }
 
     /// Fills in the defaults and checks the settings against each other.

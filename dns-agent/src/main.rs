@@ -10,7 +10,10 @@ use clap::Parser;
 use dns_agent::{
     admin,
     agent::{Agent, threads::drop_capabilities},
-    config::{Cli, Command, Config, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs},
+    check::{self, Asked, Verdict},
+    config::{
+        CheckArgs, Cli, Command, Config, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs,
+    },
     datapath::{self, interfaces::Devices},
 };
 use tokio::{
@@ -24,15 +27,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = runtime(&cli.command)
         .context("can't start the runtime")
-        .and_then(|runtime| match cli.command {
-            Command::Run(args) => runtime.block_on(run(*args)),
-            Command::Status(args) => runtime.block_on(status(args)),
-            Command::Lookup(args) => runtime.block_on(lookup(args)),
-            Command::Dump(args) => runtime.block_on(dump(args)),
-            Command::Detach(args) => runtime.block_on(detach(args)),
-        });
+        .and_then(|runtime| runtime.block_on(act(cli.command)));
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // Whoever closed the terminal doesn't want to know.
             let _ = writeln!(io::stderr(), "dns-agent: {error:#}");
@@ -53,6 +50,18 @@ fn runtime(command: &Command) -> io::Result<Runtime> {
         });
     }
     builder.build()
+}
+
+async fn act(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(args) => run(*args).await?,
+        Command::Check(args) => return check(*args).await,
+        Command::Status(args) => status(args).await?,
+        Command::Lookup(args) => lookup(args).await?,
+        Command::Dump(args) => dump(args).await?,
+        Command::Detach(args) => detach(args).await?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Serves until told to end.
@@ -76,6 +85,22 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     // From here on this thread only waits.
     drop_capabilities().context("can't give up the capabilities")?;
     agent.run(shutdown).await
+}
+
+/// Prints what will work on this node. Fails when something won't.
+async fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
+    let asked = Asked::from(args.run.settings()?);
+    let report = check::check(&asked).await;
+    let text = if args.json {
+        serde_json::to_string_pretty(&report)? + "\n"
+    } else {
+        report.to_string()
+    };
+    print(text.as_bytes())?;
+    match report.verdict {
+        Verdict::Works | Verdict::Limited => Ok(ExitCode::SUCCESS),
+        Verdict::Fails => Ok(ExitCode::FAILURE),
+    }
 }
 
 /// Prints what the running agent says of itself.

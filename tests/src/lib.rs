@@ -4,7 +4,7 @@
 //! [`Topology`](topology::Topology) is a pod on a node, as the usual CNI
 //! plugins wire them. A [`Client`](udp::Client) asks from inside a namespace,
 //! a [`Server`](udp::Server) answers there. A [`Bpffs`](bpffs::Bpffs) is where agents pin hooks. [`foreign`] are other
-//! people's programs. [`ethtool`] sets what `ip` cannot.
+//! people's programs. [`ethtool`] sets what `ip` cannot, [`capabilities`] takes rights away.
 //! [`packet`] makes queries and [`message`] reads replies; [`cases`] knows which are right,
 //! and [`scenario`] reads those that people write.
 //!
@@ -12,6 +12,7 @@
 //! else, so that it runs in the guests too.
 
 pub mod bpffs;
+pub mod capabilities;
 pub mod cases;
 pub mod ethtool;
 pub mod foreign;

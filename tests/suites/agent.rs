@@ -1,6 +1,7 @@
 //! The agent's own binary, as an operator runs it.
 
 mod api;
+mod check;
 mod faults;
 mod life;
 mod numbers;

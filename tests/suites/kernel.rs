@@ -1,6 +1,7 @@
 //! Tests of the kernel plane, which also run in the guests of the kernel matrix.
 
 mod cards;
+mod check;
 mod clients;
 mod cluster;
 mod differential;

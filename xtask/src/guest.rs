@@ -39,7 +39,7 @@ const PROCESSORS: &str = "2";
 /// A guest's memory; its file system lies in it too.
 const MEMORY: &str = "2G";
 /// How long a guest may take.
-const TIME_LIMIT: Duration = Duration::from_secs(600);
+const TIME_LIMIT: Duration = Duration::from_secs(900);
 /// Precedes the command's exit code in what the guest writes.
 const EXIT_MARK: &str = "zerohop-guest-exit: ";
 

@@ -115,7 +115,11 @@ async fn ask(admin: SocketAddr, path: &str) -> anyhow::Result<Text> {
     Ok(text)
 }
 
-async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, Incoming)> {
+/// One GET, without a limit of time.
+///
+/// # Errors
+/// When nobody answers there in HTTP.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, Incoming)> {
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // The connection does the reading and writing. What goes wrong with it, the exchange says too.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, Parser, Subcommand};
 
 use super::{DEFAULT_ADMIN, QueryName, QueryType, Settings, Socket};
 use crate::{datapath::pins::BPFFS, zone::Rtype};
@@ -21,6 +21,15 @@ pub struct Cli {
 pub enum Command {
     /// Serve: load the objects, answer queries, follow changes.
     Run(Box<RunArgs>),
+    /// Say what will work on this node and what won't, and why: the kernel, the
+    /// capabilities, the BPF file system, the interfaces, other people's
+    /// programs, kube-proxy.
+    ///
+    /// The real programs are loaded and run over a made-up question. Nothing is
+    /// attached, nothing stays, and a running agent is not disturbed. All flags
+    /// of `run` are taken; those below matter. Without --interface, pods' veths
+    /// are looked at.
+    Check(Box<CheckArgs>),
     /// Say what the running agent has loaded, attached and answered.
     Status(StatusArgs),
     /// Say what a question would be answered, by which plane, and from which
@@ -44,6 +53,52 @@ pub struct RunArgs {
     /// The settings given as flags.
     #[command(flatten)]
     pub settings: Settings,
+}
+
+impl RunArgs {
+    /// The settings of the file, overlaid with the flags.
+    ///
+    /// # Errors
+    /// When the file can't be read or parsed.
+    pub fn settings(self) -> anyhow::Result<Settings> {
+        match &self.config {
+            Some(path) => Ok(self.settings.or(Settings::read(path)?)),
+            None => Ok(self.settings),
+        }
+    }
+}
+
+/// The arguments of `dns-agent check`: all those of `run`, so that a running agent's whole command line may be
+/// checked. Only those that matter are shown.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit code: 0 when nothing fails, limits or not; 1 when something fails; 2 when the command line is wrong.",
+    mut_args(only_what_is_checked)
+)]
+pub struct CheckArgs {
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub json: bool,
+
+    /// What an agent would be run with.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Hides the arguments of `run` that `check` has no use for.
+fn only_what_is_checked(argument: Arg) -> Arg {
+    const CHECKED: [&str; 8] = [
+        "json",
+        "config",
+        "interface",
+        "allow",
+        "listen",
+        "serve_dns_endpoints",
+        "persist",
+        "bpffs",
+    ];
+    let is_checked = CHECKED.contains(&argument.get_id().as_str());
+    argument.hide(!is_checked)
 }
 
 /// The arguments of `dns-agent status`.

@@ -442,3 +442,26 @@ fn a_missing_file_is_named() {
         &["/nonexistent/agent.yaml", "can't read"],
     );
 }
+
+#[test]
+fn check_takes_the_flags_of_run_and_shows_those_that_matter() {
+    let line = |flags: &[&str]| {
+        let words = ["dns-agent", "check"];
+        Cli::try_parse_from(words.iter().chain(flags))
+    };
+    let cli = line(&["--json", "--kubernetes", "--ttl=7", "--interface=eth0=xdp"]).unwrap();
+    let Command::Check(args) = cli.command else {
+        panic!("not a check command")
+    };
+    assert!(args.json);
+    let settings = args.run.settings().unwrap();
+    assert_eq!(settings.interface.unwrap()[0].hook, Hook::Xdp);
+    let help = line(&["--help"]).unwrap_err().to_string();
+    for shown in ["--json", "--config", "--interface", "--allow", "--bpffs"] {
+        assert!(help.contains(shown), "no {shown} in: {help}");
+    }
+    assert!(help.contains("Exit code: 0"), "{help}");
+    for hidden in ["--ttl", "--upstream", "--capacity"] {
+        assert!(!help.contains(hidden), "{hidden} in: {help}");
+    }
+}

@@ -47,7 +47,12 @@ impl Datapath {
         Ok(Some(Canary { zone, ends }))
     }
 
-    fn ask(&mut self, program: Program, zone: &Name) -> anyhow::Result<Outcome> {
+    /// Asks one program for the SOA record of a zone; how it ended.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not run the program, or what it left is no answer.
+    pub(super) fn ask(&mut self, program: Program, zone: &Name) -> anyhow::Result<Outcome> {
         if self.config.serve.is_empty() {
             return Ok(Outcome::NotServed);
         }

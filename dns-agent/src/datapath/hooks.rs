@@ -2,6 +2,7 @@
 
 mod attach;
 mod choice;
+mod prospect;
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +12,8 @@ use std::{
 use serde::Serialize;
 
 pub(super) use self::attach::{is_our_name, remove_filters};
-pub use self::choice::{LeftAlone, PODS, check, hardware, programs};
+pub use self::choice::{LeftAlone, PODS, check, hardware, matching, programs};
+pub use self::prospect::{Prospect, prospects};
 use self::{
     attach::{Attached, Pinning},
     choice::{choice, leave_alone, program_on},
@@ -227,9 +229,7 @@ impl Hooks {
 
     /// The devices that match.
     pub fn wanted<'a>(&self, devices: &'a [Device]) -> impl Iterator<Item = &'a Device> {
-        devices
-            .iter()
-            .filter(|device| choice(&self.wanted, device).is_some())
+        matching(&self.wanted, devices)
     }
 
     /// The numbers of the programs that an agent before has pinned links of.

@@ -15,6 +15,7 @@ use rtnetlink::{
     sys::SocketAddr,
 };
 use std::{
+    fs,
     net::{Ipv4Addr, Ipv6Addr},
     pin::Pin,
     time::{Duration, Instant},
@@ -73,6 +74,16 @@ pub struct Xdp {
     pub mode: &'static str,
     /// The program's number.
     pub id: u32,
+}
+
+impl Device {
+    /// The driver of the hardware behind it, if there is any and /sys shows it.
+    #[must_use]
+    pub fn driver(&self) -> Option<String> {
+        let link = format!("/sys/class/net/{}/device/driver", self.name);
+        let driver = fs::read_link(link).ok()?;
+        Some(driver.file_name()?.to_string_lossy().into_owned())
+    }
 }
 
 /// The devices of this namespace, which is asked again and again.

@@ -17,6 +17,7 @@ pub mod memory;
 pub mod object;
 pub mod others;
 pub mod pins;
+pub mod probe;
 pub mod records;
 pub mod settings;
 pub mod slots;

@@ -217,6 +217,15 @@ impl Object {
         }
     }
 
+    /// Whether the kernel runs a program that is loaded as machine code.
+    pub fn is_compiled(&self, program: Program) -> bool {
+        let info = self
+            .ebpf
+            .program(program.name())
+            .and_then(|program| program.info().ok());
+        info.is_some_and(|info| info.size_jitted() > 0)
+    }
+
     /// The numbers of the programs that are loaded.
     pub fn programs(&self) -> Vec<u32> {
         let programs = self.ebpf.programs();

@@ -3,25 +3,29 @@
 //! Their numbers come from BPF_PROG_QUERY and netlink. Names of filters do too; those of other programs
 //! only with CAP_SYS_ADMIN. Whose a program is, is told by its name, or by where it is pinned.
 
+mod owner;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs,
-    path::{Component, Path, PathBuf},
+    fmt,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use serde::Serialize;
 
+use self::owner::owner_by_name;
+pub use self::owner::{Owner, owners};
 use super::{
     interfaces::{Device, Filter},
+    object::Program,
     syscall::{self, Direction},
 };
 
 /// How often pins are looked through for programs whose owner is unknown.
 const RELOOK: Duration = Duration::from_secs(30);
-/// How deep below the BPF file system's root, and how many files at most.
-const DEPTH: usize = 6;
-const FILES: usize = 4096;
+/// How much of a program's name the kernel keeps.
+const NAME_OCTETS: usize = 15;
 
 /// Somebody else's program on a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -45,20 +49,6 @@ pub struct Other {
     /// What tells a filter apart from others of its priority.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handle: Option<u32>,
-}
-
-/// Whose programs are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Owner {
-    /// Cilium.
-    Cilium,
-    /// Calico's eBPF data plane.
-    Calico,
-    /// The network policy agent of the AWS VPC CNI.
-    Aws,
-    /// libxdp's dispatcher, behind which several XDP programs may be.
-    Libxdp,
 }
 
 /// What is known of programs that were seen.
@@ -130,9 +120,15 @@ impl Others {
         // What is attached may be pinned a moment later.
         let is_due = has_new || self.looked.is_none_or(|looked| looked.elapsed() >= RELOOK);
         if has_unknown && is_due {
-            let mut left = FILES;
-            let bpffs = self.bpffs.clone();
-            look_through(&bpffs, &bpffs, DEPTH, &mut left, &mut self.known);
+            for (path, owner) in owner::pins(&self.bpffs) {
+                let Ok(Some((id, name))) = syscall::pinned_program(&path) else {
+                    continue;
+                };
+                if let Some(identity) = self.known.get_mut(&id) {
+                    identity.owner = identity.owner.or(Some(owner));
+                    identity.name = identity.name.take().or(name);
+                }
+            }
             self.looked = Some(Instant::now());
         }
     }
@@ -144,6 +140,18 @@ impl Other {
     pub fn enforces(&self) -> Option<Owner> {
         let is_tc = !self.hook.starts_with("xdp");
         self.owner.filter(|owner| is_tc && *owner != Owner::Libxdp)
+    }
+
+    /// Whether its name is that of a program of ours, as far as the kernel keeps it: an agent's that runs.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        let Some(name) = self.name.as_deref() else {
+            return false;
+        };
+        let kept = |ours: &'static str| ours.get(..NAME_OCTETS).unwrap_or(ours);
+        Program::ALL
+            .iter()
+            .any(|program| program.name() == name || kept(program.name()) == name)
     }
 }
 
@@ -160,17 +168,6 @@ impl fmt::Display for Other {
             write!(f, " of {owner}")?;
         }
         write!(f, " at {}", self.hook)
-    }
-}
-
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Owner::Cilium => "Cilium",
-            Owner::Calico => "Calico",
-            Owner::Aws => "the AWS VPC CNI",
-            Owner::Libxdp => "libxdp",
-        })
     }
 }
 
@@ -219,123 +216,39 @@ fn raw(device: &Device) -> Vec<Other> {
     programs
 }
 
-/// Whose a program or a filter of this name is. The kernel cuts names of programs after 15 octets.
-fn owner_by_name(name: &str) -> Option<Owner> {
-    // bpf_lxc.o:[from-container] is a filter of Cilium before 1.12.
-    let is_cilium = name.starts_with("cil_")
-        || name.starts_with("cilium")
-        || ["bpf_lxc.o", "bpf_host.o", "bpf_netdev"]
-            .iter()
-            .any(|object| name.contains(object));
-    if is_cilium {
-        return Some(Owner::Cilium);
-    }
-    // cali_tc_preamble and calico_from_workload_ep, among others.
-    if name.starts_with("cali_") || name.starts_with("calico_") {
-        return Some(Owner::Calico);
-    }
-    match name {
-        "handle_ingress" | "handle_egress" => Some(Owner::Aws),
-        "xdp_dispatcher" => Some(Owner::Libxdp),
-        _ => None,
-    }
-}
-
-/// Whose pins lie there: `cilium/…`, `tcx/cali…`, `tc/globals/cilium_…`, `globals/aws/…`.
-fn owner_by_place(place: &Path) -> Option<Owner> {
-    place.components().find_map(|component| {
-        let Component::Normal(name) = component else {
-            return None;
-        };
-        let name = name.to_str()?;
-        match name {
-            "aws" => Some(Owner::Aws),
-            _ if name.starts_with("cilium") => Some(Owner::Cilium),
-            _ if name.starts_with("cali") => Some(Owner::Calico),
-            _ => None,
-        }
-    })
-}
-
-/// Looks for known programs among the pins in a folder and below.
-fn look_through(
-    bpffs: &Path,
-    folder: &Path,
-    depth: usize,
-    left: &mut usize,
-    known: &mut BTreeMap<u32, Identity>,
-) {
-    // A folder that can't be read tells nothing, and is no reason to fail.
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            if depth > 0 {
-                look_through(bpffs, &path, depth - 1, left, known);
-            }
-            continue;
-        }
-        let place = path.strip_prefix(bpffs).unwrap_or(&path);
-        let Some(owner) = owner_by_place(place) else {
-            continue;
-        };
-        if *left == 0 {
-            return;
-        }
-        *left -= 1;
-        let Ok(Some((id, name))) = syscall::pinned_program(&path) else {
-            continue;
-        };
-        if let Some(identity) = known.get_mut(&id) {
-            identity.owner = identity.owner.or(Some(owner));
-            identity.name = identity.name.take().or(name);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn programs_are_known_by_their_names() {
-        for (name, owner) in [
-            ("cil_from_container-lxcb16c490a744c", Some(Owner::Cilium)),
-            ("cil_from_contai", Some(Owner::Cilium)),
-            ("cilium-lxc1234", Some(Owner::Cilium)),
-            ("bpf_lxc.o:[from-container]", Some(Owner::Cilium)),
-            ("cali_tc_preambl", Some(Owner::Calico)),
-            ("calico_from_workload_ep", Some(Owner::Calico)),
-            ("handle_ingress", Some(Owner::Aws)),
-            ("xdp_dispatcher", Some(Owner::Libxdp)),
-            ("handle_ingress_of_mine", None),
-            ("council", None),
-            ("caliber", None),
-            ("", None),
+    fn programs_of_agents_are_known() {
+        for (name, is_ours) in [
+            ("zerohop_tc_peer", true),
+            ("zerohop_xdp_veth", true),
+            ("zerohop_xdp_vet", true),
+            ("zerohop_t", false),
+            ("cil_from_contai", false),
         ] {
-            assert_eq!(owner_by_name(name), owner, "{name}");
-        }
-    }
-
-    #[test]
-    fn programs_are_known_by_their_pins() {
-        for (place, owner) in [
-            (
-                "cilium/endpoints/7/links/cil_from_container",
-                Some(Owner::Cilium),
-            ),
-            ("tc/globals/cilium_calls_00007", Some(Owner::Cilium)),
-            ("tcx/cali1234567890a_ingress", Some(Owner::Calico)),
-            ("globals/aws/programs/web_handle_ingress", Some(Owner::Aws)),
-            ("zerohop/net-4026531840/tcx-7", None),
-            ("laws/program", None),
-        ] {
-            assert_eq!(owner_by_place(Path::new(place)), owner, "{place}");
+            let other = Other {
+                name: Some(name.to_owned()),
+                ..other("tcx ingress", None)
+            };
+            assert_eq!(other.is_ours(), is_ours, "{name}");
         }
     }
 
     #[test]
     fn only_what_decides_for_pods_keeps_us_off_them() {
-        let other = |hook, owner| Other {
+        let cilium = Some(Owner::Cilium);
+        assert_eq!(other("tcx egress", cilium).enforces(), cilium);
+        assert_eq!(other("xdp native", cilium).enforces(), None);
+        assert_eq!(other("tcx ingress", None).enforces(), None);
+        let text = other("tcx ingress", cilium).to_string();
+        assert_eq!(text, "the program (number 7) of Cilium at tcx ingress");
+    }
+
+    fn other(hook: &'static str, owner: Option<Owner>) -> Other {
+        Other {
             interface: "veth1".to_owned(),
             hook,
             id: Some(7),
@@ -343,12 +256,6 @@ mod tests {
             owner,
             priority: None,
             handle: None,
-        };
-        let cilium = Some(Owner::Cilium);
-        assert_eq!(other("tcx egress", cilium).enforces(), cilium);
-        assert_eq!(other("xdp native", cilium).enforces(), None);
-        assert_eq!(other("tcx ingress", None).enforces(), None);
-        let text = other("tcx ingress", cilium).to_string();
-        assert_eq!(text, "the program (number 7) of Cilium at tcx ingress");
+        }
     }
 }

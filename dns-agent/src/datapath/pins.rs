@@ -39,6 +39,17 @@ pub enum Claim {
     Others,
 }
 
+/// What the place of the pins is like, as somebody sees it who claims nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Hooks can be pinned there, and no agent has them.
+    Free,
+    /// An agent is running, which has the hooks.
+    Held,
+    /// Nothing can be pinned there, for this reason.
+    Unusable(String),
+}
+
 /// What a pinned link is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pin {
@@ -101,9 +112,7 @@ impl Pins {
 
     /// The numbers of the programs of all pinned links.
     pub fn programs(&self) -> Vec<u32> {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let programs = entries.map(|entry| syscall::pinned_program(&entry.path()));
-        programs.flatten().flatten().map(|(id, _)| id).collect()
+        programs_in(&self.folder)
     }
 
     /// Takes off every pinned link but these. Says what was taken off, or could not be.
@@ -145,6 +154,37 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
     }
+}
+
+/// Looks at the place of the pins. A folder is made there and removed again; the hooks' lock is tried, and
+/// given back.
+#[must_use]
+pub fn look(bpffs: &Path) -> Place {
+    let folder = match folder(bpffs) {
+        Ok(folder) => folder,
+        Err(error) => return Place::Unusable(format!("{error:#}")),
+    };
+    let trial = bpffs.join(format!("{FOLDER}-check-{}", std::process::id()));
+    if let Err(error) = fs::create_dir(&trial).and_then(|()| fs::remove_dir(&trial)) {
+        return Place::Unusable(format!("{} can't be written: {error}", bpffs.display()));
+    }
+    let lock = File::open(folder).map(|folder| folder.try_lock());
+    match lock {
+        Ok(Err(TryLockError::WouldBlock)) => Place::Held,
+        _ => Place::Free,
+    }
+}
+
+/// The numbers of the programs of all links that agents have pinned in this network namespace.
+#[must_use]
+pub fn programs(bpffs: &Path) -> Vec<u32> {
+    folder(bpffs).map_or_else(|_| Vec::new(), |folder| programs_in(&folder))
+}
+
+fn programs_in(folder: &Path) -> Vec<u32> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let programs = entries.map(|entry| syscall::pinned_program(&entry.path()));
+    programs.flatten().flatten().map(|(id, _)| id).collect()
 }
 
 /// Whether an agent has hooks here, or has left some: pinned links, or filters, which need no pin.
@@ -226,5 +266,6 @@ mod tests {
         let error = Pins::claim(folder.path()).unwrap_err().to_string();
         assert!(error.contains("is no BPF file system"), "{error}");
         assert!(!are_there(folder.path()));
+        assert!(matches!(look(folder.path()), Place::Unusable(_)));
     }
 }

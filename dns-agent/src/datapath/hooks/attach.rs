@@ -1,9 +1,6 @@
 //! Putting one program on one device, or in the place of one that an agent before left there.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use aya::programs::{
@@ -257,10 +254,7 @@ pub(in crate::datapath) fn remove_filters(device: &Device) -> anyhow::Result<Vec
 /// What a driver may have against XDP: what it says goes to the kernel's log, at best.
 fn why_refused(device: &Device) -> String {
     let [receiving, sending] = device.queues;
-    let link = format!("/sys/class/net/{}/device/driver", device.name);
-    let driver = fs::read_link(link).ok();
-    let driver = driver.as_deref().and_then(Path::file_name);
-    let driver = driver.map_or("no driver".into(), |name| name.to_string_lossy());
+    let driver = device.driver().unwrap_or_else(|| "no driver".to_owned());
     format!(
         "{driver}, an MTU of {}, {receiving} receive and {sending} transmit queues: drivers refuse it for want of support, \
          for packets longer than a page or for want of queues, about one for each CPU",
@@ -269,7 +263,7 @@ fn why_refused(device: &Device) -> String {
 }
 
 /// The ways to attach, best first, each with the reason why it is not another one.
-fn modes(device: &Device, choice: Choice) -> &'static [(Mode, Option<&'static str>)] {
+pub(super) fn modes(device: &Device, choice: Choice) -> &'static [(Mode, Option<&'static str>)] {
     match choice {
         Choice::Tc => &[(Mode::Tcx, None)],
         Choice::Auto if device.is_veth => &[(Mode::Tcx, None)],

@@ -120,6 +120,16 @@ pub(super) fn program_on(device: &Device, hook: Hook) -> Program {
     }
 }
 
+/// The devices that match.
+pub fn matching<'a>(
+    wanted: &[Interface],
+    devices: &'a [Device],
+) -> impl Iterator<Item = &'a Device> {
+    devices
+        .iter()
+        .filter(|device| choice(wanted, device).is_some())
+}
+
 /// How a device is to be attached, by the first of the wanted interfaces that matches.
 pub(super) fn choice(wanted: &[Interface], device: &Device) -> Option<Choice> {
     wanted

@@ -1,0 +1,81 @@
+//! The findings as people read them.
+
+use std::fmt;
+
+use super::{Finding, Report, Verdict};
+
+/// Columns that a line fills at most, unless a word is longer.
+const WIDTH: usize = 100;
+/// Columns of the verdict and of the subject.
+const VERDICT: usize = 9;
+const SUBJECT: usize = 12;
+
+impl Report {
+    pub(super) fn new(findings: Vec<Finding>) -> Report {
+        let worst = findings.iter().map(|finding| finding.verdict).max();
+        Report {
+            verdict: worst.unwrap_or(Verdict::Works),
+            findings,
+        }
+    }
+
+    fn count(&self, verdict: Verdict) -> usize {
+        let findings = self.findings.iter();
+        findings
+            .filter(|finding| finding.verdict == verdict)
+            .count()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for finding in &self.findings {
+            writeln!(f, "{finding}")?;
+        }
+        let limits = match self.count(Verdict::Limited) {
+            0 => String::new(),
+            1 => ", with 1 limit".to_owned(),
+            count => format!(", with {count} limits"),
+        };
+        writeln!(f)?;
+        match self.count(Verdict::Fails) {
+            0 => writeln!(f, "the kernel plane works here{limits}"),
+            1 => writeln!(f, "not everything works here: 1 thing fails{limits}"),
+            count => writeln!(f, "not everything works here: {count} things fail{limits}"),
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = self.verdict.name();
+        write!(f, "{verdict:<VERDICT$}{:<SUBJECT$}", self.subject)?;
+        let mut column = VERDICT + SUBJECT;
+        for (number, word) in self.text.split_whitespace().enumerate() {
+            let length = word.chars().count();
+            let is_full = column + 1 + length > WIDTH;
+            if number > 0 && is_full {
+                write!(f, "\n{:1$}", "", VERDICT + SUBJECT)?;
+                column = VERDICT + SUBJECT;
+            } else if number > 0 {
+                f.write_str(" ")?;
+                column += 1;
+            }
+            f.write_str(word)?;
+            column += length;
+        }
+        Ok(())
+    }
+}
+
+impl Verdict {
+    /// As it is written.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Verdict::Works => "works",
+            Verdict::Limited => "limited",
+            Verdict::Fails => "fails",
+        }
+    }
+}

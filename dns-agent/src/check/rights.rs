@@ -1,0 +1,132 @@
+//! What this process may do.
+
+use std::fs;
+
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+
+use super::{Finding, Tcx, kernel::Kernel};
+use crate::datapath::probe::{Refusal, Trial};
+
+/// A capability: its bit, from `linux/capability.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Capability {
+    NetBindService = 10,
+    NetAdmin = 12,
+    SysAdmin = 21,
+    SysResource = 24,
+    Perfmon = 38,
+    Bpf = 39,
+}
+
+/// What this process may do.
+#[derive(Clone, Debug)]
+pub(super) struct Rights {
+    /// The capabilities in force.
+    effective: u64,
+    /// Whether a seccomp filter says which system calls there are.
+    pub(super) is_filtered: bool,
+    /// Whether its capabilities count for the whole machine, and not only in a user namespace.
+    pub(super) is_in_first_user_namespace: bool,
+    /// The first port that needs no capability.
+    pub(super) first_free_port: u16,
+    /// Octets that may be locked; none: without a limit.
+    lockable: Option<u64>,
+}
+
+impl Rights {
+    pub(super) fn read() -> Rights {
+        // Capabilities are a thread's.
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+        let users = fs::read_to_string("/proc/thread-self/uid_map").unwrap_or_default();
+        let port = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+        let mut rights = Rights::of(&status, &users);
+        let port = port.ok().and_then(|text| text.trim().parse().ok());
+        rights.first_free_port = port.unwrap_or(rights.first_free_port);
+        let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft);
+        rights.lockable = (limit != RLIM_INFINITY).then_some(limit);
+        rights
+    }
+
+    /// What /proc says: `status` and `uid_map`.
+    pub(super) fn of(status: &str, users: &str) -> Rights {
+        let field = |name: &str| {
+            let mut lines = status.lines();
+            lines.find_map(|line| Some(line.strip_prefix(name)?.trim()))
+        };
+        let effective = field("CapEff:").and_then(|text| u64::from_str_radix(text, 16).ok());
+        Rights {
+            effective: effective.unwrap_or_default(),
+            is_filtered: field("Seccomp:") == Some("2"),
+            is_in_first_user_namespace: users.split_whitespace().eq(["0", "0", "4294967295"]),
+            first_free_port: 1024,
+            lockable: None,
+        }
+    }
+
+    pub(super) fn has(&self, capability: Capability) -> bool {
+        self.effective & (1 << capability as u64) != 0
+    }
+
+    /// The capabilities that the kernel plane lacks.
+    pub(super) fn missing(&self) -> Vec<&'static str> {
+        // The kernel takes it for both (Linux 5.8, `bpf_capable` and `perfmon_capable`).
+        let is_admin = self.has(Capability::SysAdmin);
+        let mut missing = Vec::new();
+        if !is_admin && !self.has(Capability::Bpf) {
+            missing.push("BPF");
+        }
+        if !self.has(Capability::NetAdmin) {
+            missing.push("NET_ADMIN");
+        }
+        if !is_admin && !self.has(Capability::Perfmon) {
+            missing.push("PERFMON");
+        }
+        missing
+    }
+}
+
+pub(super) fn rights(rights: &Rights, tcx: &Tcx) -> Finding {
+    let missing = rights.missing();
+    // Links are made with it alone, filters are not.
+    if missing == ["NET_ADMIN"] && rights.has(Capability::SysAdmin) && matches!(tcx, Ok(true)) {
+        return Finding::works(
+            "rights",
+            "SYS_ADMIN is there, which does for BPF, PERFMON and, since there is tcx, NET_ADMIN",
+        );
+    }
+    if missing.is_empty() {
+        return Finding::works(
+            "rights",
+            "the capabilities BPF, NET_ADMIN and PERFMON are there",
+        );
+    }
+    Finding::fails(
+        "rights",
+        format!(
+            "without {}: add what is missing to the container's capabilities, or run as root",
+            missing.join(", ")
+        ),
+    )
+}
+
+/// Whether tables can grow, where they count as locked memory.
+pub(super) fn locked_memory(
+    kernel: &Kernel,
+    rights: &Rights,
+    trial: &Result<Trial, Refusal>,
+) -> Option<Finding> {
+    let limit = rights.lockable?;
+    let trial = trial.as_ref().ok()?;
+    if !kernel.locks_memory() || rights.has(Capability::SysResource) {
+        return None;
+    }
+    Some(Finding::limited(
+        "memory",
+        format!(
+            "tables count as locked memory before Linux 5.11, of which {} MB are allowed: those tried fit ({} MB), larger \
+             ones won't: add the capability SYS_RESOURCE",
+            limit / 1_000_000,
+            trial.memory_octets / 1_000_000
+        ),
+    ))
+}

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::node::{RecordSet, address_data};
-use super::{Absent, Apex, Below, Name, Node, Rdata, Record, Rest, Rtype, undashed};
+use super::{Absent, Apex, Below, Name, Node, Rdata, Record, Rtype, undashed};
 
 /// How many CNAMEs one answer may follow: as many as CoreDNS does.
 const MAX_LINKS: usize = 11;
@@ -282,11 +282,7 @@ impl Found {
     fn is_passed(&self, rtype: Rtype) -> bool {
         match self {
             Found::Unknown => true,
-            Found::Node(node) => match node.set(rtype) {
-                Some(set) => set.data.is_empty(),
-                // An alias answers more types than it has data of.
-                None => node.rest == Rest::Passed && !node.is_alias(),
-            },
+            Found::Node(node) => node.passes(rtype),
             Found::Empty | Found::Address { .. } => false,
         }
     }

@@ -121,6 +121,15 @@ impl Node {
         self.sets.is_empty() && self.below == Below::Nothing
     }
 
+    /// Whether somebody else answers this type.
+    pub(crate) fn passes(&self, rtype: Rtype) -> bool {
+        match self.set(rtype) {
+            Some(set) => set.data.is_empty(),
+            // An alias answers more types than it has data of.
+            None => self.rest == Rest::Passed && !self.is_alias(),
+        }
+    }
+
     pub(super) fn set(&self, rtype: Rtype) -> Option<&RecordSet> {
         self.sets.iter().find(|set| set.rtype == rtype)
     }

@@ -2,7 +2,8 @@
 //!
 //! The same questions are asked by the pods' own libc and tools before the installation, with it, after
 //! a rolling update, and after the uninstallation: the answers must be the same each time. Between,
-//! the agents must say that the kernel gave them, and in the end nothing may be left.
+//! the agents must say that the kernel gave them, or none to those whom a policy lets ask nobody, and in the
+//! end nothing may be left.
 
 use std::{
     collections::BTreeSet,
@@ -99,8 +100,12 @@ impl Test<'_> {
         println!("during a rolling update: {}", self.ended(load)?);
         self.compare("after a rolling update", &clients, &before)?;
 
+        self.kubectl.feed(&["apply"], POLICY)?;
+        let forbidden = self.left_out(&clients)?;
         self.kubectl.uninstall(&self.manifests)?;
-        self.compare("without Zerohop again", &clients, &before)?;
+        self.compare("that policy without Zerohop", &clients, &forbidden)?;
+        self.kubectl.feed(&["delete"], POLICY)?;
+        self.restored(&clients, &before)?;
         for client in &clients {
             self.nothing_left(&client.node)?;
         }
@@ -215,6 +220,60 @@ impl Test<'_> {
             );
         }
         Ok(())
+    }
+
+    /// While a policy lets the clients ask nobody, the kernel leaves them to whoever enforces that. What they hear.
+    fn left_out(&self, clients: &[Client]) -> Result<Vec<Answers>> {
+        let hear = |client: &Client| {
+            let deadline = Instant::now() + PATIENCE;
+            let name = format!("{SPACE}/{}", client.pod);
+            let is_left_out = |status: &Value| {
+                items_at(&status["network_policy"]["left_out"])
+                    .iter()
+                    .any(|pod| pod["pod"] == name.as_str())
+            };
+            loop {
+                let status = self.status(&client.node)?;
+                if is_left_out(&status) {
+                    break;
+                }
+                ensure!(
+                    Instant::now() < deadline,
+                    "on {} the status does not name {} among the pods that are left out: {}",
+                    client.node,
+                    client.pod,
+                    status["network_policy"]
+                );
+                thread::sleep(Duration::from_secs(1));
+            }
+            let first = answered(&self.status(&client.node)?);
+            let answers = self.ask(client)?;
+            let more = answered(&self.status(&client.node)?) - first;
+            ensure!(
+                more == 0,
+                "on {} the kernel answered {more} questions that a policy may forbid",
+                client.node
+            );
+            println!(
+                "{}: a policy lets the client ask nobody: no answers of the kernel for {} questions",
+                client.node,
+                answers.len()
+            );
+            Ok(answers)
+        };
+        clients.iter().map(hear).collect()
+    }
+
+    /// The answers are those of the beginning, as soon as whoever enforces policies has noticed.
+    fn restored(&self, clients: &[Client], before: &[Answers]) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let compared = self.compare("without Zerohop again", clients, before);
+            if compared.is_ok() || Instant::now() > deadline {
+                return compared;
+            }
+            thread::sleep(Duration::from_secs(1));
+        }
     }
 
     /// Whether the agents may see that they are replaced: if not, they would take everything off each time.
@@ -342,6 +401,13 @@ impl Test<'_> {
     }
 }
 
+/// Lets the clients ask nobody, where policies are enforced.
+const POLICY: &str = r#"
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: nobody, namespace: zerohop-e2e}
+spec: {podSelector: {matchLabels: {app: client}}, policyTypes: [Egress]}
+"#;
 /// More than two pods take to end and to start.
 const LOAD_SECONDS: u32 = 45;
 /// A name that is not there.

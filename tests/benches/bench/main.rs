@@ -2,6 +2,7 @@
 
 mod cases;
 mod programs;
+mod stream;
 mod tables;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
@@ -22,7 +23,10 @@ use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
 };
-use zerohop_tests::{netns::Namespace, topology::SERVED};
+use zerohop_tests::{
+    netns::Namespace,
+    topology::{SERVED, Topology},
+};
 
 use cases::{Case, Frames};
 use programs::{Counts, Expected, Lane, Programs};
@@ -58,10 +62,16 @@ struct Effort {
     rounds: u32,
     /// Names in the tables.
     names: u32,
+    /// How long a TCP stream lasts.
+    stream: Duration,
 }
 
 /// The least share of the reflector's rate for an A answer.
 const SHARE_BAR: f64 = 0.75;
+/// The least share of its rate that a TCP stream past the program must have.
+const STREAM_BAR: f64 = 0.97;
+/// The case of the streams.
+const STREAM: &str = "stream";
 /// The largest share of frames that may be lost. The rings between the devices hold 256 frames; when
 /// this thread is preempted at a bad moment, one runs over.
 const LOSS: f64 = 0.01;
@@ -74,7 +84,12 @@ fn main() -> Result<ExitCode> {
     let namespace = Namespace::new("bench")?;
     namespace.sysctl("ipv6/conf/all/disable_ipv6", "1")?;
     namespace.sysctl("ipv6/conf/default/disable_ipv6", "1")?;
-    namespace.enter(|| measure_answers(&namespace, &options, &effort, &mut failures))??;
+    if options.case != STREAM {
+        namespace.enter(|| measure_answers(&namespace, &options, &effort, &mut failures))??;
+    }
+    if STREAM.contains(&options.case) {
+        measure_streams(&options, &effort, &mut failures)?;
+    }
     if options.case.is_empty() {
         measure_tables(&options, &effort, &mut failures)?;
     }
@@ -96,6 +111,7 @@ impl Options {
                 pairs: 1,
                 rounds: 1_000,
                 names: 1_000,
+                stream: Duration::from_millis(50),
             }
         } else {
             Effort {
@@ -103,6 +119,7 @@ impl Options {
                 pairs: 11,
                 rounds: 500_000,
                 names: 100_000,
+                stream: Duration::from_secs(2),
             }
         };
         Effort {
@@ -358,6 +375,47 @@ fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+fn measure_streams(options: &Options, effort: &Effort, failures: &mut Vec<String>) -> Result<()> {
+    let mut responder = Responder::new()?;
+    let topology = Topology::routed()?;
+    println!();
+    println!(
+        "One TCP stream of {:?} between a pod and its node, by turns without and with the program at the host \
+         veth, {} pairs; medians",
+        effort.stream, effort.pairs
+    );
+    println!(
+        "{:<14} {:>12} {:>12} {:>8}  {:<21}",
+        "", "without, Gb/s", "with, Gb/s", "share", "of each pair"
+    );
+    for way in stream::Way::ALL {
+        let object = &mut responder.object;
+        let streams = stream::measure(object, &topology, way, effort.pairs, effort.stream)?;
+        let pairs = streams.with.iter().zip(&streams.without);
+        let mut shares: Vec<f64> = pairs.map(|(with, without)| with / without).collect();
+        shares.sort_by(f64::total_cmp);
+        let gigabits = |rates: &[f64]| median(rates) * 8.0 / 1e9;
+        let share = median(&streams.with) / median(&streams.without);
+        println!(
+            "{:<14} {:>13.2} {:>12.2} {:>8.3}  {:.3} ({:.3}–{:.3})",
+            way.name(),
+            gigabits(&streams.without),
+            gigabits(&streams.with),
+            share,
+            median(&shares),
+            shares[0],
+            shares[shares.len() - 1]
+        );
+        if !options.quick && share < STREAM_BAR {
+            failures.push(format!(
+                "a stream {}: {share:.3} of its rate, less than {STREAM_BAR}",
+                way.name()
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn measure_tables(options: &Options, effort: &Effort, failures: &mut Vec<String>) -> Result<()> {

@@ -12,7 +12,7 @@ use super::objects::{
 };
 use crate::cluster::convert::{ApiPod, key};
 use crate::cluster::objects::{
-    EndpointSlice, Key, Object, ObjectError, Problem, Service, ServiceKind,
+    EndpointSlice, Key, Object, ObjectError, Problem, Reading, Service, ServiceKind,
 };
 use crate::cluster::selector::{Labels, Selector};
 
@@ -92,9 +92,14 @@ impl Fact {
     /// An EndpointSlice, which may be the cluster's DNS's.
     ///
     /// # Errors
-    /// When it makes no sense.
+    /// When it makes no sense, or others may read addresses from it that we don't: those endpoints are asked too.
     pub fn of_slice(slice: &discovery::EndpointSlice) -> Result<Fact, ObjectError> {
         let slice = EndpointSlice::try_from(slice.clone())?;
+        if slice.reading != Reading::Plain {
+            let reason = "not all of its addresses can be read without doubt".to_owned();
+            let field = "endpoints".to_owned();
+            return Err(Problem::of("EndpointSlice", &slice.key, field, reason));
+        }
         let service = slice.service_key();
         let addresses = slice.endpoints.iter().map(|endpoint| endpoint.address);
         Ok(Fact::Slice(DnsSlice {

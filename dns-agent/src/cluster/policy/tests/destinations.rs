@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{SERVED, dns, facts, objection, policy, web};
+use super::{SERVED, dns, facts, objection, policy, read, web};
 use crate::cluster::{Facts, Feed, Key};
 
 fn allowing(to: Value) -> Value {
@@ -100,6 +100,14 @@ fn a_slice_that_can_not_be_read_may_hold_anybody() {
     assert!(objection(&facts).is_some());
     facts.delete(Feed::DnsEndpoints, &Key::new("kube-system", "kube-dns-y"));
     assert_eq!(objection(&facts), None);
+}
+
+#[test]
+fn addresses_that_others_may_read_otherwise_may_be_anybodys() {
+    let mut slice = dns(53)[2].clone();
+    slice["endpoints"][1]["addresses"] = json!(["010.244.1.9"]);
+    let problem = read(slice).unwrap_err();
+    assert_eq!(problem.field, "endpoints");
 }
 
 #[test]

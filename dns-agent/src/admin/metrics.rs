@@ -69,8 +69,8 @@ impl MetricConstructor<Histogram> for Buckets {
 impl Default for Metrics {
     fn default() -> Metrics {
         let programming = Family::new_with_constructor(Buckets);
-        // From 16 microseconds to about half a second.
-        let publish = Histogram::new(exponential_buckets(0.000_016, 2.0, 16));
+        // From a 64th of a millisecond to about half a second, a whole one among them.
+        let publish = Histogram::new(exponential_buckets(0.001 / 64.0, 2.0, 16));
         let mut registry = Registry::default();
         registry.register_with_unit(
             "coredns_kubernetes_dns_programming_duration",

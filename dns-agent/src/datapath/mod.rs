@@ -131,7 +131,8 @@ impl Datapath {
         devices: &[Device],
         data: &dyn ZoneData,
     ) -> anyhow::Result<Self> {
-        let mut datapath = Datapath::filled(config, pins, devices, data)?;
+        let size = size(data, config.capacity);
+        let mut datapath = Datapath::filled(config, size, pins, devices, data)?;
         datapath.reconcile(devices);
         datapath.hooks.take_off_others();
         Ok(datapath)
@@ -150,13 +151,14 @@ impl Datapath {
         devices: &[Device],
         data: &dyn ZoneData,
     ) -> anyhow::Result<bool> {
-        if config.capacity.is_some()
-            || !self.tables.need_room()
-            || !size(data, None).exceeds(self.size)
-        {
+        if config.capacity.is_some() || !self.tables.need_room() {
             return Ok(false);
         }
-        let mut larger = Datapath::filled(config, None, devices, data)?;
+        let size = size(data, None);
+        if !size.exceeds(self.size) {
+            return Ok(false);
+        }
+        let mut larger = Datapath::filled(config, size, None, devices, data)?;
         larger.receive(devices);
         larger.hooks = self.hooks.move_to(&mut larger.object);
         larger.reconcile(devices);
@@ -167,11 +169,11 @@ impl Datapath {
     /// Tables with everything in them, and a lease, but with nothing attached.
     fn filled(
         config: Config,
+        size: Size,
         pins: Option<Pins>,
         devices: &[Device],
         data: &dyn ZoneData,
     ) -> anyhow::Result<Self> {
-        let size = size(data, config.capacity);
         let mut object = Object::load(size)?;
         for program in hooks::programs(&config.interfaces, devices) {
             object.ensure(program)?;

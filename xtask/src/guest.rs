@@ -17,7 +17,6 @@ use crate::{
     initramfs::Initramfs,
     kernels::Kernel,
     process::{applets, find, root},
-    setup::{self, Need, Say},
 };
 
 /// A command and what it needs; every path is the same in the guest as here.
@@ -44,10 +43,9 @@ const TIME_LIMIT: Duration = Duration::from_secs(900);
 const EXIT_MARK: &str = "zerohop-guest-exit: ";
 
 impl Guest<'_> {
-    /// Boots the kernel, runs the command, copies its output to ours, and
+    /// Boots the kernel, runs the command, tells its output line by line, and
     /// returns its exit code.
-    pub(crate) fn run(&self, kernel: &Kernel) -> Result<i32> {
-        setup::ensure(&[Need::Namespaces, Need::Guests], Say::Changes)?;
+    pub(crate) fn run(&self, kernel: &Kernel, tell: &mut dyn FnMut(&str)) -> Result<i32> {
         let directory = root().join("target/guest").join(&kernel.version);
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot create {}", directory.display()))?;
@@ -55,7 +53,7 @@ impl Guest<'_> {
         self.initramfs(kernel)?.write(&initramfs)?;
         let log = directory.join("kernel.log");
         let mut guest = start(kernel, &initramfs, &log)?;
-        let outcome = follow(&mut guest);
+        let outcome = follow(&mut guest, tell);
         // Also when it has ended, since it must be waited for.
         guest
             .kill()
@@ -184,8 +182,8 @@ fn accelerators() -> &'static [&'static str] {
     }
 }
 
-/// Copies the guest's output until it says how the command ended.
-fn follow(guest: &mut Child) -> Result<i32> {
+/// Tells the guest's output until that says how the command ended.
+fn follow(guest: &mut Child, tell: &mut dyn FnMut(&str)) -> Result<i32> {
     let output = guest.stdout.take().context("the guest has no output")?;
     let (sender, lines) = mpsc::channel();
     // Reading blocks, and the time limit must be kept all the same.
@@ -196,10 +194,12 @@ fn follow(guest: &mut Child) -> Result<i32> {
             Ok(line) => {
                 // The command's last line may be without an end.
                 let Some((rest, code)) = line.split_once(EXIT_MARK) else {
-                    println!("{line}");
+                    tell(&line);
                     continue;
                 };
-                print!("{rest}");
+                if !rest.is_empty() {
+                    tell(rest);
+                }
                 return code
                     .parse()
                     .with_context(|| format!("the guest wrote a strange exit code: {code}"));

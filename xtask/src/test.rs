@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every test on this kernel, those of the kernel plane on a kernel of the matrix,
 //! or a comparison with a CoreDNS.
 
-use std::{net::SocketAddr, path::PathBuf, process::Command};
+use std::{net::SocketAddr, path::PathBuf, process::Command, thread};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -10,7 +10,7 @@ use crate::{
     build_ebpf,
     deployment::{self, Checked},
     guest::Guest,
-    kernels::{self, Name},
+    kernels::{self, Kernel, Name},
     process::{build, cargo, root, run as run_command},
     setup::{self, Need, Say},
 };
@@ -199,20 +199,58 @@ impl Suites {
     }
 }
 
-/// Runs the same guest on several kernels, and fails at the end if one failed.
+/// How many guests run at once: an emulated machine keeps a processor busy, and seldom more.
+const AT_ONCE: usize = 2;
+
+/// Runs the same guest on several kernels, and fails at the end if one failed. What one says is told
+/// when it has ended, or line by line if it is the only one.
 pub(crate) fn on_each(kernels: &[Name], guest: &Guest) -> Result<()> {
-    let mut failed = Vec::new();
+    setup::ensure(&[Need::Namespaces, Need::Guests], Say::Changes)?;
+    let (mut failed, mut obtained) = (Vec::new(), Vec::new());
     for name in kernels {
-        let outcome = kernels::obtain(*name).and_then(|kernel| {
-            println!("kernel {name} ({})", kernel.version);
-            guest.run(&kernel)
-        });
-        match outcome {
-            Ok(0) => continue,
-            Ok(code) => eprintln!("kernel {name}: ended with exit code {code}"),
-            Err(error) => eprintln!("kernel {name}: {error:#}"),
+        match kernels::obtain(*name) {
+            Ok(kernel) => obtained.push((*name, kernel)),
+            Err(error) => {
+                eprintln!("kernel {name}: {error:#}");
+                failed.push(name.to_string());
+            }
         }
-        failed.push(name.to_string());
+    }
+    let is_told_at_once = obtained.len() == 1;
+    for some in obtained.chunks(AT_ONCE) {
+        thread::scope(|scope| {
+            let run = |(name, kernel): &(Name, Kernel)| {
+                let mut said = Vec::new();
+                let outcome = guest.run(kernel, &mut |line| match is_told_at_once {
+                    true => println!("{line}"),
+                    false => said.push(line.to_owned()),
+                });
+                (*name, outcome, said)
+            };
+            for (name, kernel) in some {
+                println!("kernel {name} ({}): running", kernel.version);
+            }
+            let running: Vec<_> = some
+                .iter()
+                .map(|one| scope.spawn(move || run(one)))
+                .collect();
+            for one in running {
+                let Ok((name, outcome, said)) = one.join() else {
+                    failed.push("unknown".to_owned());
+                    continue;
+                };
+                println!("kernel {name}");
+                for line in said {
+                    println!("{line}");
+                }
+                match outcome {
+                    Ok(0) => continue,
+                    Ok(code) => eprintln!("kernel {name}: ended with exit code {code}"),
+                    Err(error) => eprintln!("kernel {name}: {error:#}"),
+                }
+                failed.push(name.to_string());
+            }
+        });
     }
     if !failed.is_empty() {
         bail!("failed on kernel {}", failed.join(", "));

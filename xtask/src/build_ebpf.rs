@@ -29,7 +29,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let object = match options {
         Options { bench: true, .. } => bench()?,
-        Options { log: true, .. } => build("zerohop", "log")?,
+        Options { log: true, .. } => build(root(), "zerohop", "log")?,
         _ => programs()?,
     };
     println!("{}", object.display());
@@ -38,28 +38,34 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Builds the programs as they are deployed.
 pub(crate) fn programs() -> Result<PathBuf> {
-    build("zerohop", "kernel")
+    programs_of(root())
+}
+
+/// The same of another workspace, into its own target directory.
+pub(crate) fn programs_of(workspace: &Path) -> Result<PathBuf> {
+    build(workspace, "zerohop", "kernel")
 }
 
 /// Builds the programs that the benchmark compares them with.
 pub(crate) fn bench() -> Result<PathBuf> {
-    build("bench", "kernel")
+    build(root(), "bench", "kernel")
 }
 
-fn build(binary: &str, features: &str) -> Result<PathBuf> {
+fn build(workspace: &Path, binary: &str, features: &str) -> Result<PathBuf> {
     let tools = toolchain::ensure(Say::Changes)?;
-    run_command(cargo_for_kernel(&tools, "build", &[]).args([
+    run_command(cargo_for_kernel(&tools, workspace, "build", &[]).args([
         "--quiet",
         "--bin",
         binary,
         "--features",
         features,
     ]))?;
-    let object = root().join("target/ebpf").join(binary).with_extension("o");
-    place(
-        &target_directory().join(TARGET).join("release").join(binary),
-        &object,
-    )?;
+    let object = workspace
+        .join("target/ebpf")
+        .join(binary)
+        .with_extension("o");
+    let built = target_directory(workspace).join(TARGET).join("release");
+    place(&built.join(binary), &object)?;
     Ok(object)
 }
 
@@ -68,13 +74,18 @@ const TARGET: &str = "bpfel-unknown-none";
 
 /// A directory of its own, so that builds for host and kernel keep out of each
 /// other's way.
-fn target_directory() -> PathBuf {
-    root().join("target/ebpf-build")
+fn target_directory(workspace: &Path) -> PathBuf {
+    workspace.join("target/ebpf-build")
 }
 
 /// A Cargo command for the kernel program as it is deployed, with more flags
 /// for the compiler.
-pub(crate) fn cargo_for_kernel(tools: &Toolchain, job: &str, flags: &[&str]) -> Command {
+pub(crate) fn cargo_for_kernel(
+    tools: &Toolchain,
+    workspace: &Path,
+    job: &str,
+    flags: &[&str],
+) -> Command {
     let mut all_flags = vec![
         "-Clinker=".to_owned() + &tools.linker.to_string_lossy(),
         // Types for the verifier's messages, and for maps found by name.
@@ -87,6 +98,7 @@ pub(crate) fn cargo_for_kernel(tools: &Toolchain, job: &str, flags: &[&str]) -> 
     all_flags.extend(flags.iter().map(ToString::to_string));
     let mut command = cargo();
     command
+        .current_dir(workspace)
         .args([
             job,
             "--package",
@@ -97,7 +109,7 @@ pub(crate) fn cargo_for_kernel(tools: &Toolchain, job: &str, flags: &[&str]) -> 
             "-Zbuild-std=core",
         ])
         .arg("--target-dir")
-        .arg(target_directory())
+        .arg(target_directory(workspace))
         .env("RUSTC", &tools.rustc)
         // -Zbuild-std with a stable compiler.
         .env("RUSTC_BOOTSTRAP", "1")

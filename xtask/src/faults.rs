@@ -1,5 +1,7 @@
 //! `cargo xtask faults`: what may happen to a node's agent, under load, as a table.
 
+mod other_layout;
+
 use std::{
     fs::File,
     io::{BufRead as _, BufReader},
@@ -19,8 +21,8 @@ use crate::{
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Another build of the agent, to update to and roll back from [default: the same one with tables
-    /// of another size].
+    /// Another build of the agent, to update to and roll back from [default: one whose tables are
+    /// laid out otherwise, which is made from these sources].
     #[arg(long, value_name = "FILE")]
     other_agent: Option<PathBuf>,
     /// Passed to the tests: which faults.
@@ -37,6 +39,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure(&[Need::Ebpf, Need::Namespaces], Say::Changes)?;
     build_ebpf::programs()?;
     let suites = Suites::build()?.program;
+    let other_agent = match &options.other_agent {
+        Some(agent) => agent
+            .canonicalize()
+            .with_context(|| format!("--other-agent: {}", agent.display()))?,
+        None => other_layout::agent()?,
+    };
     let path = root().join("target/faults.log");
     let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     let mut command = Command::new(suites);
@@ -45,18 +53,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .args(["--nocapture", "--test-threads=1"])
         .arg("--skip=faults::clock")
         .env("ZEROHOP_FAULTS", "full")
+        .env("ZEROHOP_OTHER_AGENT", other_agent)
         .stderr(log)
         .stdout(Stdio::piped());
     match &options.filter[..] {
         [] => command.arg("faults::"),
         filter => command.args(filter),
     };
-    if let Some(agent) = &options.other_agent {
-        let agent = agent
-            .canonicalize()
-            .with_context(|| format!("--other-agent: {}", agent.display()))?;
-        command.env("ZEROHOP_OTHER_AGENT", agent);
-    }
     let mut tests = command.spawn().context("cannot start the tests")?;
 
     println!("| fault | lookups | from the kernel | failed | wrong | over 100 ms | slowest, ms |");

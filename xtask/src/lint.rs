@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::{
     build_ebpf,
-    process::{cargo, run as run_command},
+    process::{cargo, root, run as run_command},
     setup::Say,
     toolchain,
 };
@@ -33,7 +33,7 @@ pub(crate) fn run() -> Result<()> {
         );
     }
     run_command(
-        build_ebpf::cargo_for_kernel(&tools, "check", &["-Dwarnings"])
+        build_ebpf::cargo_for_kernel(&tools, root(), "check", &["-Dwarnings"])
             .args(["--bins", "--features", "log"])
             // This makes it a `cargo clippy`.
             .env("RUSTC_WORKSPACE_WRAPPER", clippy),

@@ -41,9 +41,10 @@ use self::{
 use crate::{
     admin::{
         self,
+        board::Board,
         lookup::Known,
         metrics::Metrics,
-        status::{Board, KubernetesStatus, ManifestsStatus, ResolverStatus, SourceStatus, Status},
+        status::{KubernetesStatus, ManifestsStatus, ResolverStatus, SourceStatus, Status},
     },
     cluster::{Objects, Selectors},
     config::{self, Config, NetworkPolicy, Source},
@@ -199,9 +200,7 @@ impl Agent {
             }
         }
         let endpoints = privileged_task("admin", async move {
-            if let Err(error) = admin::serve(admin_listener, known).await {
-                error!(%error, "the admin endpoints failed");
-            }
+            admin::serve(admin_listener, known).await;
         })?;
         tasks.spawn(async {
             endpoints.await;

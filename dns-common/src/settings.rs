@@ -62,8 +62,9 @@ pub struct Control {
 pub struct Settings {
     /// Picks a name's buckets.
     pub hash_key: HashKey,
-    /// Mixed into the choice of the first address.
-    pub rotation_key: u64,
+    /// Mixed into the choice of the first address, and of a client's bucket of tokens, so that nobody
+    /// outside knows either.
+    pub secret: u64,
     /// Buckets in the directory, minus 1; a power of two minus 1.
     pub directory_mask: u32,
     /// How many of `served4` count.

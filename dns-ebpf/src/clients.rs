@@ -48,7 +48,7 @@ pub(crate) fn serves6(settings: &Settings, address: [u64; 2], port: u16) -> bool
     false
 }
 
-/// Lets an IPv4 client pass that isn't to be answered at the frame's hook.
+/// Whether an IPv4 client is to be answered at the frame's hook, or why its packets pass.
 #[inline(always)]
 pub(crate) fn admit4<F: Frame, T: Tables>(
     tables: &T,

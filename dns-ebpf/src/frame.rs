@@ -25,7 +25,7 @@ pub trait Frame {
 /// Who is answered at a hook.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Clients {
-    /// Everybody: what forges its source here fools only itself.
+    /// Every pod, unless policies restrict who may ask.
     All,
     /// Clients of the allowed networks, if there are any in the settings.
     AllowedOrAll,

@@ -37,7 +37,7 @@ pub(crate) fn take<F: Frame, T: Tables>(query: &Query<'_>, tables: &T) -> Result
             false => load::<u32>(query.start + 26).into(),
         }
     };
-    let number = (client ^ settings.rotation_key).wrapping_mul(SPREAD) >> 48;
+    let number = (client ^ settings.secret).wrapping_mul(SPREAD) >> 48;
     let Some(bucket) = tables.tokens(number as u32 % TOKEN_BUCKETS) else {
         return Ok(());
     };

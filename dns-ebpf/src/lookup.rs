@@ -168,7 +168,7 @@ pub(crate) fn find_record<T: Tables>(
 /// comes near, so counting clients get a fair share of each address as well as random ones.
 #[inline(always)]
 fn rotation(query: &Query<'_>, n: u16) -> usize {
-    let key = query.settings.rotation_key;
+    let key = query.settings.secret;
     let id = u64::from(u16::from_be(query.id));
     let port = u64::from(u16::from_be(query.ports as u16));
     let mixed = id

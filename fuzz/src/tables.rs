@@ -90,7 +90,7 @@ fn fill(model: &Model, [control, settings, directory, records]: [Memory; 4]) {
     let fixed = Fixed {
         hash_key: key,
         directory_mask: table.directory_mask(),
-        rotation_key: 0,
+        secret: 0,
         serve: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
         allow: vec![
             "10.244.0.0/16".parse().unwrap(),

@@ -4,6 +4,7 @@ mod api;
 mod check;
 mod faults;
 mod life;
+mod node;
 mod numbers;
 mod others;
 mod policy;

@@ -8,6 +8,7 @@ mod differential;
 mod fixture;
 mod generated;
 mod harness;
+mod lease;
 mod owned;
 mod packets;
 mod passes;

@@ -245,7 +245,7 @@ impl<G: Grace> Bench<G> {
         let fixed = Fixed {
             hash_key: key,
             directory_mask: table.directory_mask(),
-            rotation_key: 0,
+            secret: 0,
             serve: vec![SocketAddr::new(SERVED[0], 53)],
             allow: Vec::new(),
             hardware: Vec::new(),

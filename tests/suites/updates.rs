@@ -55,7 +55,7 @@ fn a_flood_never_sees_half_a_record() {
     let fixed = Fixed {
         hash_key: key,
         directory_mask: table.directory_mask(),
-        rotation_key: 1,
+        secret: 1,
         serve: SERVED.map(|address| (address, 53).into()).to_vec(),
         allow: Vec::new(),
         hardware: Vec::new(),

@@ -207,6 +207,8 @@ components:
             "--set=podAnnotations.a=b",
             "--set=priorityClassName=",
             "--set=maxUnavailable=10%",
+            "--set=seLinuxOptions.type=spc_t",
+            "--set=corefile.name=dns",
         ]));
     }
 
@@ -215,6 +217,8 @@ components:
         for (value, complaint) in [
             ("--set=tolerance=1", "tolerance"),
             ("--set=config.admin=somewhere", "pattern"),
+            // Probes would ask at 127.0.0.1 all the same.
+            ("--set=config.admin=192.0.2.1:9153", "pattern"),
         ] {
             let output = helm(&[value]);
             let errors = String::from_utf8_lossy(&output.stderr);

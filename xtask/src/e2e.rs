@@ -200,9 +200,16 @@ impl Test<'_> {
             let hook = attached.iter().find(|hook| hook["index"] == link);
             let hook = hook
                 .with_context(|| format!("on {} no hook is at the client's veth", client.node))?;
+            ensure!(
+                hook["outlives"] == true,
+                "on {} the hook does not stay over an update: {}",
+                client.node,
+                status["degraded"]
+            );
             let first = answered(&status);
             self.ask(client)?;
-            let more = answered(&self.status(&client.node)?) - first;
+            // Counters begin anew when tables grow.
+            let more = answered(&self.status(&client.node)?).saturating_sub(first);
             // All but the name outside have at least one answer of the kernel.
             let expected = answers.len() as u64 - 1;
             ensure!(
@@ -248,7 +255,7 @@ impl Test<'_> {
             }
             let first = answered(&self.status(&client.node)?);
             let answers = self.ask(client)?;
-            let more = answered(&self.status(&client.node)?) - first;
+            let more = answered(&self.status(&client.node)?).saturating_sub(first);
             ensure!(
                 more == 0,
                 "on {} the kernel answered {more} questions that a policy may forbid",
@@ -347,11 +354,11 @@ impl Test<'_> {
                     "name": "detach",
                     "image": self.image,
                     "imagePullPolicy": "IfNotPresent",
-                    "args": ["detach"],
+                    "args": ["detach", "--bpffs=/bpf"],
                     "securityContext": {
                         "capabilities": { "drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"] },
                     },
-                    "volumeMounts": [{ "name": "bpffs", "mountPath": "/sys/fs/bpf" }],
+                    "volumeMounts": [{ "name": "bpffs", "mountPath": "/bpf" }],
                 }],
                 "volumes": [{ "name": "bpffs", "hostPath": { "path": "/sys/fs/bpf" } }],
             },

@@ -56,7 +56,7 @@ fn kernel_lines(health: KernelHealth, missing: &[String], troubles: &[String]) -
         KernelHealth::Failed(reason) => vec![Err(format!("kernel: {reason}"))],
         KernelHealth::On(None) => {
             vec![Ok(
-                "kernel: there is no name to ask for: everything passes".to_owned()
+                "kernel: there is no zone to answer for: the cluster's DNS is asked everything".to_owned()
             )]
         }
         KernelHealth::On(Some(Canary { ends, .. })) if ends.is_empty() => {
@@ -127,7 +127,7 @@ mod tests {
                 false,
                 "no BPF",
             ),
-            (KernelHealth::On(None), &[], true, "everything passes"),
+            (KernelHealth::On(None), &[], true, "is asked everything"),
             (on(&[]), &[], true, "attached nowhere: eth7 it is"),
             (on(&[]), &missing, false, "eth7"),
             (

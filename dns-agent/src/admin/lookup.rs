@@ -13,7 +13,7 @@ use dns_common::{
 };
 
 pub use self::report::{KernelReport, KernelState, Lookup, Plane, RecordReport};
-use super::{health::KernelCanary, metrics::Metrics, status::Board};
+use super::{board::Board, health::KernelCanary, metrics::Metrics};
 use crate::{
     cluster::{Index, Origin, Provenance},
     datapath::explain::Explained,

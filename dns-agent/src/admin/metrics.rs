@@ -23,7 +23,7 @@ use prometheus_client::{
 };
 
 use self::readings::Readings;
-use super::status::Board;
+use super::board::Board;
 use crate::cluster::ServiceKind;
 
 /// What has been measured since the start.

@@ -1,16 +1,18 @@
 //! The admin endpoints: is the agent alive, is it ready, does it answer, what is it doing.
 //!
-//! [`health`] asks both planes, [`metrics`] has the numbers, [`status`] is what there is to know, [`lookup`] what there is to know about one
+//! [`health`] asks both planes, [`metrics`] has the numbers, [`status`] is what there is to know and [`board`] where tasks say it, [`lookup`] what there is to know about one
 //! question, [`dump`] every record; [`client`] asks a running agent for them.
 
+pub mod board;
 pub mod client;
+mod connections;
 mod dump;
 pub mod health;
 pub mod lookup;
 pub mod metrics;
 pub mod status;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -21,26 +23,17 @@ use axum::{
     routing::get,
 };
 use tokio::{
-    net::TcpListener,
     sync::Semaphore,
     task::{JoinError, spawn_blocking},
 };
 
-use self::{lookup::Known, status::Board};
+pub use self::connections::serve;
+use self::{board::Board, lookup::Known};
 use crate::zone::{Name, Rtype};
 
 /// What strangers may ask for takes the lock of the kernel plane: one at a time, so that the writer, which
 /// wants it too, never has to wait for more than one.
 static TURN: Semaphore = Semaphore::const_new(1);
-
-/// Serves the endpoints until dropped.
-///
-/// # Errors
-/// When the listener fails for good.
-pub async fn serve(listener: TcpListener, known: Arc<Known>) -> io::Result<()> {
-    let service = router(known).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).await
-}
 
 /// What every peer is told. Everything else names objects and hosts, and is for this machine's own eyes.
 const PUBLIC: [&str; 4] = ["/metrics", "/healthz", "/livez", "/readyz"];
@@ -60,26 +53,33 @@ fn router(known: Arc<Known>) -> Router {
         .route("/status", get(status))
         .with_state(board)
         .merge(asked)
-        .layer(from_fn(guard))
+        .layer(from_fn(only_public))
 }
 
 /// Lets strangers see nothing but [`PUBLIC`].
-async fn guard(
+async fn only_public(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
     next: Next,
 ) -> Response {
-    let is_local = peer.ip().to_canonical().is_loopback();
-    if is_local || PUBLIC.contains(&request.uri().path()) {
+    if connections::is_here(peer) || PUBLIC.contains(&request.uri().path()) {
         return next.run(request).await;
     }
     let body = "this is given to loopback peers only: ask from this machine, at 127.0.0.1 or ::1\n";
     (StatusCode::FORBIDDEN, body).into_response()
 }
 
-/// The process is alive and its runtime turns.
-async fn livez() -> &'static str {
-    "ok\n"
+/// How long the writer may be at one thing.
+const WEDGED: Duration = Duration::from_secs(120);
+
+/// The process is alive, its runtime turns, and what writes the tables does its rounds.
+async fn livez(State(board): State<Arc<Board>>) -> Response {
+    let silence = board.silence();
+    if silence < WEDGED {
+        return "ok\n".into_response();
+    }
+    let reason = format!("the writer has done nothing for {} s\n", silence.as_secs());
+    (StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
 }
 
 /// Both planes answer: each is asked.

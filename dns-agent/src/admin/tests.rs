@@ -4,13 +4,13 @@ use axum::body::Body;
 use http_body_util::BodyExt;
 use serde_json::json;
 
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, net::TcpListener};
 use tower::ServiceExt as _;
 
 use super::{
     health::KernelHealth,
     lookup::{KernelPlane, KernelReport, KernelState, Lookup, Plane, RecordReport},
-    status::{KernelStatus, ManifestsStatus, SourceStatus, Status, ZoneStatus},
+    status::{KernelStatus, ManifestsStatus, PlaneState, SourceStatus, Status, ZoneStatus},
     *,
 };
 use crate::{
@@ -24,7 +24,7 @@ fn board(status: Status) -> State<Arc<Board>> {
     State(Arc::new(Board::new(
         status,
         Arc::new(Counters::default()),
-        Box::new(|| KernelStatus::Off),
+        Box::new(|| KernelStatus::Without(PlaneState::Off)),
     )))
 }
 
@@ -286,6 +286,7 @@ fn the_status_reads_well() {
             endpoint_slices: 3,
             pods: 4,
         },
+        kernel: PlaneState::On,
         datapath: Some(json!({"hooks": [{"interface": "eth0"}], "lease": "fresh"})),
         ..Status::default()
     };
@@ -303,7 +304,7 @@ queries    UDP 0, TCP 0, ignored 0
 replies    none
 upstreams  asked 0, timed out 0, failed 0, too many at once 0
 refused    0 connections
-kernel
+kernel     on
   hooks
     -
       interface eth0

@@ -3,24 +3,26 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
+use dns_common::settings::MAX_SERVED;
 use tokio::runtime::Handle;
 use tracing::{debug, error, info, warn};
 
 use crate::{
     admin::{
+        board,
         health::{KernelCanary, KernelHealth},
         lookup::{Explain, KernelPlane},
-        status::{self, KernelStatus},
+        status::{KernelStatus, PlaneState},
     },
     config::Config,
     datapath::{
-        self, Clients, Datapath, Ending, Persistence, hooks,
+        self, Clients, Datapath, Ending, Growth, Lease, Persistence,
+        hooks::{self, Failed},
         interfaces::{Device, Devices},
         pins::{Claim, Pins},
         settings,
@@ -31,10 +33,16 @@ use crate::{
 /// How often to look for interfaces that came or went, whatever the kernel has told.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How long to go on with full tables when larger ones could not be made.
+/// How long to go on without a kernel plane that could not be started, or broke.
+const START_AGAIN: Duration = Duration::from_secs(60);
+
+/// How long to go on with full tables when other ones could not be made, or had no more room.
 const GROW_AGAIN: Duration = Duration::from_secs(60);
 
-const WAITING: &str = "the kernel plane waits for the first lists of objects: everything passes";
+const WAITING: &str =
+    "the kernel plane waits for the first lists of objects: the cluster's DNS is asked everything";
+const IDLE: &str =
+    "the kernel plane has no zone to answer for: the cluster's DNS is asked everything";
 const BEHIND: &str = "another agent has the hooks of this node";
 
 /// The kernel plane, shared with whoever asks for the status.
@@ -43,25 +51,42 @@ pub(super) struct Kernel {
     /// Where it could be attached.
     devices: Devices,
     settings: datapath::Config,
-    bpffs: PathBuf,
+    /// How many addresses of the cluster's DNS there is no room for.
+    unserved: usize,
     /// Why hooks don't stay over a stop, though they should.
     unpinned: Option<String>,
-    /// When larger tables could not be made, and why.
-    ungrown: Option<(Instant, String)>,
+    /// The last growth that came to nothing.
+    ungrown: Option<Ungrown>,
+}
+
+/// A growth that came to nothing.
+struct Ungrown {
+    tried: Instant,
+    /// Why, if that is known.
+    reason: Option<String>,
 }
 
 /// The kernel plane, or why there is none.
 enum Plane {
     /// No interface was asked for.
     Off,
-    /// It is not yet known what to answer.
-    Waiting,
+    /// There is nothing to answer yet.
+    Waiting(WaitsFor),
     /// Another agent has the hooks; what is answered is known.
     Behind,
-    /// It could not be started; the resolver serves all the same.
-    Failed(String),
+    /// It could not be started, or broke; the resolver serves all the same.
+    Failed { reason: String, since: Instant },
     /// It answers.
     On(Box<Datapath>),
+}
+
+/// What the kernel plane waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WaitsFor {
+    /// The first lists of objects.
+    Lists,
+    /// A zone: CoreDNS's configuration leaves everything to CoreDNS.
+    Zones,
 }
 
 /// Whether the kernel may answer.
@@ -70,7 +95,21 @@ pub(super) enum Trust {
     /// What is published is right.
     Current,
     /// It may not be any more, or not yet.
-    Stale,
+    Stale(Because),
+}
+
+/// Why what is published may not be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Because {
+    /// Not everything has been listed yet.
+    Unlisted,
+    /// CoreDNS may not have read the Corefile of the moment.
+    Unsettled {
+        /// When it surely has.
+        settled: Instant,
+    },
+    /// The API has said nothing for `--max-age`.
+    Silence,
 }
 
 impl Kernel {
@@ -95,7 +134,7 @@ impl Kernel {
             plane: Arc::new(Mutex::new(Plane::Off)),
             devices: Devices::default(),
             settings,
-            bpffs: config.bpffs.clone(),
+            unserved: 0,
             unpinned: None,
             ungrown: None,
         };
@@ -107,13 +146,24 @@ impl Kernel {
             .block_on(kernel.devices.list())
             .context("can't look for --interface")?;
         hooks::check(&config.interfaces, config.allow.len(), found)?;
-        *kernel.lock() = Plane::Waiting;
+        *kernel.lock() = Plane::Waiting(WaitsFor::Lists);
         Ok(kernel)
     }
 
-    /// Whether it waits for [`Kernel::start`].
+    /// Whether it waits for [`Kernel::start`], for the first time or again.
     pub(super) fn is_waiting(&self) -> bool {
-        matches!(*self.lock(), Plane::Waiting | Plane::Behind)
+        match &*self.lock() {
+            Plane::Waiting(_) | Plane::Behind => true,
+            Plane::Failed { since, .. } => since.elapsed() >= START_AGAIN,
+            Plane::Off | Plane::On(_) => false,
+        }
+    }
+
+    /// Says what it waits for, if it does.
+    pub(super) fn waits_for(&self, what: WaitsFor) {
+        if let Plane::Waiting(before) = &mut *self.lock() {
+            *before = what;
+        }
     }
 
     /// Whether all it waits for is another agent's end.
@@ -124,8 +174,8 @@ impl Kernel {
     /// Makes the tables, fills them, and attaches the programs, unless another agent has the hooks.
     ///
     /// A node that can't is no reason not to serve: its kernel plane is degraded.
-    pub(super) fn start(&mut self, data: &dyn ZoneData) {
-        let pins = match Pins::claim(&self.bpffs) {
+    pub(super) fn start(&mut self, data: &dyn ZoneData, trust: Trust) {
+        let pins = match Pins::claim(&self.settings.bpffs) {
             Ok(Claim::Ours(pins)) => Some(pins),
             Ok(Claim::Others) => {
                 if !self.is_behind() {
@@ -146,13 +196,22 @@ impl Kernel {
         let found = Handle::current().block_on(self.devices.list());
         let started = found
             .context("can't look for --interface")
-            .and_then(|found| Datapath::start(self.settings.clone(), pins, found, data));
-        *self.lock() = match started {
+            .and_then(|found| {
+                let lease = match trust {
+                    Trust::Current => Lease::Begins,
+                    Trust::Stale(_) => Lease::IsOver,
+                };
+                Datapath::start(self.settings.clone(), pins, found, data, lease)
+            });
+        let mut plane = self.lock();
+        *plane = match started {
             Ok(datapath) => Plane::On(Box::new(datapath)),
             Err(reason) => {
                 let reason = format!("no kernel plane: {reason:#}");
-                error!("{reason}; every query goes the way it went before");
-                Plane::Failed(reason)
+                if !matches!(&*plane, Plane::Failed { reason: before, .. } if *before == reason) {
+                    error!("{reason}; every query goes the way it went before");
+                }
+                Plane::failed(reason)
             }
         };
     }
@@ -193,6 +252,11 @@ impl Kernel {
         self.write(|datapath| datapath.serve(data, addresses.to_vec()));
     }
 
+    /// Says for how many addresses of the cluster's DNS there is no room.
+    pub(super) fn leaves_unserved(&mut self, count: usize) {
+        self.unserved = count;
+    }
+
     /// The addresses that the kernel answers for.
     pub(super) fn served(&self) -> &[SocketAddr] {
         &self.settings.serve
@@ -218,13 +282,13 @@ impl Kernel {
             datapath.stop(Ending::Detached);
             let reason = format!("the kernel's tables can't be written: {reason:#}");
             error!("{reason}; the kernel plane is off");
-            *plane = Plane::Failed(reason);
+            *plane = Plane::failed(reason);
         }
     }
 
-    /// Makes larger tables if there is hardly room for another name. What answers goes on meanwhile.
+    /// Makes other tables if there is hardly room for another name. What answers goes on meanwhile.
     pub(super) fn grow(&mut self, data: &dyn ZoneData) {
-        let is_recent = |(tried, _): &(Instant, String)| tried.elapsed() < GROW_AGAIN;
+        let is_recent = |ungrown: &Ungrown| ungrown.tried.elapsed() < GROW_AGAIN;
         if self.ungrown.as_ref().is_some_and(is_recent) {
             return;
         }
@@ -233,19 +297,25 @@ impl Kernel {
             return;
         };
         let devices = self.devices.latest();
-        self.ungrown = match datapath.grow(self.settings.clone(), devices, data) {
-            Ok(has_grown) => {
-                if has_grown {
-                    info!("larger tables are in the place of those that were full");
+        let reason = match datapath.grow(self.settings.clone(), devices, data) {
+            Ok(Growth::Useless) => None,
+            Ok(growth) => {
+                if growth == Growth::Moved {
+                    info!("other tables are in the place of those that were full");
                 }
-                None
+                self.ungrown = None;
+                return;
             }
             Err(reason) => {
-                let reason = format!("larger tables can't be made: {reason:#}");
+                let reason = format!("other tables can't be made: {reason:#}");
                 error!("{reason}; names that find no room pass");
-                Some((Instant::now(), reason))
+                Some(reason)
             }
         };
+        self.ungrown = Some(Ungrown {
+            tried: Instant::now(),
+            reason,
+        });
     }
 
     /// Renews the lease or ends it, and looks for interfaces.
@@ -259,10 +329,10 @@ impl Kernel {
             return;
         };
         match trust {
-            Trust::Stale => datapath.end_lease(),
+            Trust::Stale(_) => datapath.end_lease(),
             Trust::Current => {
                 if let Err(reason) = datapath.renew_lease() {
-                    error!("{reason:#}; the kernel stops to answer soon");
+                    error!("{reason:#}; the kernel stops answering soon");
                 }
             }
         }
@@ -287,46 +357,53 @@ impl Kernel {
 
     /// Ends the kernel plane.
     pub(super) fn stop(&mut self, ending: Ending) {
-        match &mut *self.lock() {
+        match &mut *lock(&self.plane) {
             Plane::On(datapath) => datapath.stop(ending),
             // What an agent before left is there still.
-            Plane::Waiting | Plane::Failed(_) if ending == Ending::Detached => {
-                if let Ok(Claim::Ours(pins)) = Pins::claim(&self.bpffs)
-                    && let Err(reason) = pins.remove_all()
-                {
-                    error!("hooks of an agent before can't be taken off: {reason}");
+            Plane::Waiting(_) | Plane::Failed { .. } if ending == Ending::Detached => {
+                let found = Handle::current().block_on(self.devices.list());
+                let detached =
+                    found.and_then(|devices| datapath::detach(&self.settings.bpffs, devices));
+                if let Err(reason) = detached {
+                    error!("hooks of an agent before are not taken off: {reason:#}");
                 }
             }
-            Plane::Waiting | Plane::Failed(_) | Plane::Behind | Plane::Off => {}
+            Plane::Waiting(_) | Plane::Failed { .. } | Plane::Behind | Plane::Off => {}
         }
     }
 
-    /// What keeps the agent from being ready.
+    /// What keeps the agent from being ready: interfaces that no hook could be put on. Where that is so of all,
+    /// the node can't, which is no reason to stop a rollout.
     pub(super) fn missing(&self) -> Vec<String> {
-        let Plane::On(datapath) = &*self.lock() else {
-            return Vec::new();
-        };
-        datapath
-            .failed()
-            .map(|failed| {
-                format!(
-                    "interface {} is not attached: {}",
-                    failed.interface, failed.reason
-                )
-            })
-            .collect()
+        match &*self.lock() {
+            Plane::On(datapath) if datapath.is_attached() => unattached(datapath),
+            _ => Vec::new(),
+        }
     }
 
     /// What does not work though the agent is ready.
     pub(super) fn degraded(&self) -> Vec<String> {
         match &*self.lock() {
-            Plane::Off | Plane::Waiting => Vec::new(),
+            Plane::Off | Plane::Waiting(_) => Vec::new(),
             Plane::Behind => vec![format!("{BEHIND}, and answers as long as it runs")],
-            Plane::Failed(reason) => vec![reason.clone()],
+            Plane::Failed { reason, .. } => vec![reason.clone()],
             Plane::On(datapath) => {
                 let mut degraded = datapath.degraded();
+                if !datapath.is_attached() {
+                    degraded.extend(unattached(datapath));
+                }
+                if self.unserved > 0 {
+                    degraded.push(format!(
+                        "{} addresses of --dns-service's endpoints are not answered for: the kernel has room for {MAX_SERVED} of each family",
+                        self.unserved
+                    ));
+                }
                 degraded.extend(self.unpinned.clone());
-                degraded.extend(self.ungrown.iter().map(|(_, reason)| reason.clone()));
+                degraded.extend(
+                    self.ungrown
+                        .iter()
+                        .filter_map(|ungrown| ungrown.reason.clone()),
+                );
                 if self.settings.serve.is_empty() {
                     degraded.push(
                         "the kernel answers for no address: --dns-service is no Service with a ClusterIP and a UDP port"
@@ -353,6 +430,8 @@ impl Kernel {
         let plane = self.plane.clone();
         Box::new(move |zones| match &mut *lock(&plane) {
             Plane::Off => KernelHealth::Off,
+            // As it should be.
+            Plane::Waiting(WaitsFor::Zones) => KernelHealth::On(None),
             Plane::On(datapath) => match datapath.canary(zones) {
                 Ok(canary) => KernelHealth::On(canary),
                 Err(reason) => KernelHealth::Failed(format!("{reason:#}")),
@@ -362,13 +441,14 @@ impl Kernel {
     }
 
     /// How to read its state.
-    pub(super) fn reader(&self) -> status::Kernel {
+    pub(super) fn reader(&self) -> board::Kernel {
         let plane = self.plane.clone();
         Box::new(move || match &*lock(&plane) {
-            Plane::Off => KernelStatus::Off,
-            Plane::Waiting => KernelStatus::Waiting,
-            Plane::Behind => KernelStatus::Behind,
-            Plane::Failed(_) => KernelStatus::Failed,
+            Plane::Off => KernelStatus::Without(PlaneState::Off),
+            Plane::Waiting(WaitsFor::Lists) => KernelStatus::Without(PlaneState::Waiting),
+            Plane::Waiting(WaitsFor::Zones) => KernelStatus::Without(PlaneState::Idle),
+            Plane::Behind => KernelStatus::Without(PlaneState::Behind),
+            Plane::Failed { .. } => KernelStatus::Without(PlaneState::Failed),
             Plane::On(datapath) => match datapath.status() {
                 Ok(status) => KernelStatus::On(Box::new(status)),
                 Err(reason) => KernelStatus::Unreadable(format!("{reason:#}")),
@@ -382,16 +462,35 @@ impl Kernel {
 }
 
 impl Plane {
+    fn failed(reason: String) -> Plane {
+        Plane::Failed {
+            reason,
+            since: Instant::now(),
+        }
+    }
+
     /// Why it does not answer.
     fn why(&self) -> String {
         match self {
             Plane::Off => "no interface was asked for".to_owned(),
-            Plane::Waiting => WAITING.to_owned(),
+            Plane::Waiting(WaitsFor::Lists) => WAITING.to_owned(),
+            Plane::Waiting(WaitsFor::Zones) => IDLE.to_owned(),
             Plane::Behind => format!("{BEHIND}: it answers, not this agent"),
-            Plane::Failed(reason) => reason.clone(),
+            Plane::Failed { reason, .. } => reason.clone(),
             Plane::On(_) => "it answers".to_owned(),
         }
     }
+}
+
+fn unattached(datapath: &Datapath) -> Vec<String> {
+    let failed = datapath.failed();
+    let lines = failed.map(|failed| {
+        let Failed {
+            interface, reason, ..
+        } = failed;
+        format!("interface {interface} is not attached: {reason}")
+    });
+    lines.collect()
 }
 
 fn reconcile(datapath: &mut Datapath, found: anyhow::Result<&[Device]>) {

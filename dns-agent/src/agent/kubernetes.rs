@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     path::Path,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use kube::Client;
@@ -16,7 +16,7 @@ use super::{
     writer::{Planned, Told},
 };
 use crate::{
-    admin::status::{Board, Feeds},
+    admin::board::{Board, Feeds},
     config::{self, Config},
     datapath::pins,
     source::{
@@ -108,8 +108,8 @@ impl Followed {
         loop {
             tokio::select! {
                 event = self.corefiles.recv() => {
-                    if let Event::Corefile(text) = event? {
-                        return Some(Told::Planned(self.plan(text.as_deref())));
+                    if let Event::Corefile { text, changed } = event? {
+                        return Some(Told::Planned(self.plan(text.as_deref(), changed)));
                     }
                 }
                 event = next(&mut self.reading) => {
@@ -119,14 +119,14 @@ impl Followed {
         }
     }
 
-    /// Reads what is to be read with this Corefile.
-    fn plan(&mut self, corefile: Option<&str>) -> Planned {
+    /// Reads what is to be read with this Corefile, which somebody may have changed.
+    fn plan(&mut self, corefile: Option<&str>, changed: Option<SystemTime>) -> Planned {
         let plan = Plan::new(&self.config, &self.kubernetes, corefile);
         for reason in &plan.reasons {
             info!("{reason}");
         }
         if plan.settings.cluster_domains.is_empty() {
-            warn!("everything passes to the cluster's DNS");
+            warn!("everything is passed on to the cluster's DNS");
         }
         let before = self.reading.as_ref().map(|reading| &reading.options);
         let is_same = before == plan.options.as_ref();
@@ -148,6 +148,7 @@ impl Followed {
         });
         Planned {
             settings: plan.settings,
+            changed,
             feeds: (!is_same).then(|| reading.map_or_else(BTreeSet::new, Reading::feeds)),
             health,
         }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::writer::Told;
 use crate::{
-    admin::status::Board,
+    admin::board::Board,
     cluster::{Fact, Key, Labels, Object},
     source::{
         Event, Feed,
@@ -61,9 +61,22 @@ impl Followed {
     async fn tell_all(&mut self, tell: &mpsc::Sender<Told>, board: &Board) -> Result<(), Gone> {
         self.tell_health(tell, board).await?;
         while let Some(event) = self.events.recv().await {
+            if event.feed() == Feed::DnsPods && self.dns_pods.is_none() {
+                // What a feed told before its end.
+                continue;
+            }
             if self.follow_selector(&event) {
                 self.tell_health(tell, board).await?;
+                self.forget_pods(tell).await?;
             }
+            tell.send(Told::Policy(event)).await.map_err(|_| Gone)?;
+        }
+        Ok(())
+    }
+
+    /// There are no such pods any more, until they are listed again.
+    async fn forget_pods(&self, tell: &mpsc::Sender<Told>) -> Result<(), Gone> {
+        for event in [Event::Listing(Feed::DnsPods), Event::Listed(Feed::DnsPods)] {
             tell.send(Told::Policy(event)).await.map_err(|_| Gone)?;
         }
         Ok(())

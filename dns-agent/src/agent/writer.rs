@@ -1,5 +1,6 @@
 //! The one task that publishes.
 
+mod api;
 mod shown;
 
 use std::{
@@ -11,16 +12,16 @@ use std::{
 use tokio::{runtime::Handle, sync::mpsc, time::timeout};
 use tracing::{info, warn};
 
+use self::api::{Api, Followed};
 use super::{
     guard::Guard,
-    kernel::{Kernel, Trust},
+    kernel::{Because, Kernel, Trust, WaitsFor},
 };
-
 use crate::{
-    admin::{metrics::Metrics, status::Board},
+    admin::{board::Board, metrics::Metrics},
     cluster::{Changes, Feed, Index, Key, Object, Objects, Problem, ZoneSettings},
     config::{Config, Serves, Source},
-    datapath::{Clients, Ending},
+    datapath::{Clients, Ending, settings},
     resolver::Servers,
     source::{Event, kubernetes::Health},
     zone::ZoneData,
@@ -29,11 +30,6 @@ use crate::{
 /// How often the serial of the zones may change: it is in every negative answer, so the kernel's
 /// settings change with it.
 const SERIAL: Duration = Duration::from_secs(1);
-
-/// How long CoreDNS may go on with a Corefile that was changed: the kubelet takes up to a minute and
-/// a half to bring it into the pods, and CoreDNS's `reload` looks for it every 30 seconds, give or take
-/// half of that.
-const RELOAD: Duration = Duration::from_secs(150);
 
 /// How much is taken in before it is published.
 const BATCH: usize = 4096;
@@ -62,6 +58,8 @@ pub(super) enum Told {
 pub(super) struct Planned {
     /// How objects become records.
     pub(super) settings: ZoneSettings,
+    /// When somebody changed that.
+    pub(super) changed: Option<SystemTime>,
     /// The feeds that list from now on, if it is not those of before: until all have, nothing is
     /// denied.
     pub(super) feeds: Option<BTreeSet<Feed>>,
@@ -76,12 +74,15 @@ pub(super) struct Writer {
     problems: BTreeSet<Problem>,
     /// What is wrong with objects that a feed could not use.
     unusable: BTreeMap<(Feed, Key), Problem>,
+    /// Those of them that a list which has begun has not brought yet.
+    unlisted: BTreeSet<(Feed, Key)>,
     kernel: Kernel,
     guard: Guard,
     /// Whether anything changed since the serial did.
     is_newer: bool,
     renumbered: Instant,
-    ticked: Instant,
+    /// When the lease is to be renewed.
+    next_tick: Instant,
     trust: Trust,
     api: Option<Api>,
     metrics: Arc<Metrics>,
@@ -91,27 +92,6 @@ pub(super) struct Writer {
     has_devices: bool,
     /// How to end, when it is time to.
     ending: Option<Ending>,
-}
-
-/// What the writer knows of the Kubernetes API.
-struct Api {
-    dns_service: Key,
-    serves: Serves,
-    max_age: Option<Duration>,
-    /// Where the resolver asks, if it was not told.
-    cluster_dns: Option<Servers>,
-    health: Vec<Arc<Health>>,
-    feeds: BTreeSet<Feed>,
-    /// Feeds whose first list is still to come.
-    awaited: BTreeSet<Feed>,
-    planned: Option<Plan>,
-}
-
-/// What the operator and CoreDNS want, for the time being.
-struct Plan {
-    settings: ZoneSettings,
-    /// When CoreDNS has surely read the same Corefile.
-    settled: Instant,
 }
 
 /// A change on its way.
@@ -133,16 +113,7 @@ impl Writer {
     ) -> anyhow::Result<Writer> {
         let api = match &config.source {
             Source::Manifests(_) => None,
-            Source::Kubernetes(kubernetes) => Some(Api {
-                dns_service: kubernetes.dns_service.clone(),
-                serves: kubernetes.serves,
-                max_age: kubernetes.max_age,
-                cluster_dns: kubernetes.cluster_dns.is_empty().then_some(cluster_dns),
-                health: Vec::new(),
-                feeds: BTreeSet::new(),
-                awaited: BTreeSet::new(),
-                planned: None,
-            }),
+            Source::Kubernetes(kubernetes) => Some(Api::new(kubernetes, cluster_dns)),
         };
         let index = Index::new(config.zone.clone(), serial_after(0));
         let guard = Guard::new(config);
@@ -150,12 +121,13 @@ impl Writer {
             index: Arc::new(RwLock::new(index)),
             problems: BTreeSet::new(),
             unusable: BTreeMap::new(),
+            unlisted: BTreeSet::new(),
             kernel: Kernel::new(config, guard.clients())?,
             guard,
             is_newer: false,
             renumbered: Instant::now(),
-            ticked: Instant::now(),
-            trust: Trust::Stale,
+            next_tick: Instant::now(),
+            trust: Trust::Stale(Because::Unlisted),
             api,
             metrics,
             unpublished: Vec::new(),
@@ -187,7 +159,7 @@ impl Writer {
     pub(super) fn run(mut self, told: &mut mpsc::Receiver<Told>, board: &Board) {
         let runtime = Handle::current();
         while self.ending.is_none() {
-            let wait = self.kernel.interval().saturating_sub(self.ticked.elapsed());
+            let wait = self.next_tick.saturating_duration_since(Instant::now());
             match runtime.block_on(timeout(wait, told.recv())) {
                 Ok(Some(first)) => self.take(first),
                 Ok(None) => self.ending = Some(Ending::Detached),
@@ -205,10 +177,11 @@ impl Writer {
             if self.publish() && self.api.is_none() {
                 self.show(board);
             }
+            board.beat();
             if std::mem::take(&mut self.has_devices) {
                 self.kernel.look();
             }
-            if self.ticked.elapsed() >= self.kernel.interval() {
+            if Instant::now() >= self.next_tick {
                 self.tick(board);
             }
         }
@@ -240,6 +213,7 @@ impl Writer {
     fn plan(&mut self, planned: Planned) {
         let Planned {
             settings,
+            changed,
             feeds,
             health,
         } = planned;
@@ -247,25 +221,13 @@ impl Writer {
             return;
         };
         api.health = health;
-        let now = Instant::now();
-        let settled = match &api.planned {
-            None => now,
-            Some(before) if before.settings == settings => before.settled,
-            Some(_) => {
-                self.kernel.pass();
-                self.trust = Trust::Stale;
-                now + RELOAD
-            }
-        };
-        api.planned = Some(Plan {
-            settings: settings.clone(),
-            settled,
-        });
+        // Until CoreDNS answers the same, and until all has been read again: else nobody can tell what is missing.
+        if api.follow(&settings, changed, feeds.as_ref()) == Followed::Other || feeds.is_some() {
+            self.kernel.pass();
+            self.trust = Trust::Stale(Because::Unlisted);
+        }
         let mut index = write(&self.index);
         if let Some(feeds) = feeds {
-            // Until all have been read again nobody can tell what is missing.
-            self.kernel.pass();
-            self.trust = Trust::Stale;
             index.begin();
             for feed in api.feeds.difference(&feeds) {
                 index.listing(*feed);
@@ -326,7 +288,7 @@ impl Writer {
                     info!(objects = ?index.counts(), "everything has been listed");
                 }
             }
-            Event::Corefile(_) => {}
+            Event::Corefile { .. } => {}
         }
     }
 
@@ -335,6 +297,7 @@ impl Writer {
         let changes = {
             let mut index = write(&self.index);
             let changes = index.take_changes();
+            // Completing it makes everything a change.
             if !index.is_complete() {
                 return false;
             }
@@ -347,7 +310,8 @@ impl Writer {
             self.bring(&changes);
         }
         if has_admitted && self.can_start() {
-            self.kernel.start(&read_lock(&self.index).view());
+            let trust = self.trusted();
+            self.kernel.start(&read_lock(&self.index).view(), trust);
         }
         for Taken { read, endpoints } in self.unpublished.drain(..) {
             self.metrics.published(read.elapsed());
@@ -362,11 +326,9 @@ impl Writer {
         if is_due {
             self.renumber();
         }
-        if has_changed && self.trust == Trust::Stale {
+        if has_changed && self.trust != Trust::Current {
             // There may be nothing to wait for any more.
-            self.ticked = Instant::now()
-                .checked_sub(self.kernel.interval())
-                .unwrap_or(self.ticked);
+            self.next_tick = Instant::now();
         }
         has_changed || has_admitted || is_due
     }
@@ -387,6 +349,10 @@ impl Writer {
             Serves::Service => services,
             Serves::ServiceAndEndpoints => [services, endpoints].concat(),
         };
+        // What there is no room for passes.
+        let count = addresses.len();
+        let addresses = settings::fitting(addresses);
+        self.kernel.leaves_unserved(count - addresses.len());
         if self.kernel.served() == addresses {
             return;
         }
@@ -413,12 +379,13 @@ impl Writer {
 
     /// Brings changes to the kernel.
     fn bring(&mut self, changes: &Changes) {
+        let trust = self.trusted();
         let index = read_lock(&self.index);
         let view = index.view();
         if self.kernel.is_waiting() {
             // Where everything passes nothing is known of what the tables must hold later.
             if !view.zones().is_empty() && self.guard.is_settled() {
-                self.kernel.start(&view);
+                self.kernel.start(&view, trust);
             }
         } else if changes.everything {
             self.kernel.publish(&view);
@@ -442,23 +409,38 @@ impl Writer {
 
     fn tick(&mut self, board: &Board) {
         let trust = self.trusted();
-        if trust != self.trust && self.api.is_some() {
+        let was_current = self.trust == Trust::Current;
+        if was_current != (trust == Trust::Current) && self.api.is_some() {
             match trust {
                 Trust::Current => info!("what is known is current: the kernel may answer"),
-                Trust::Stale => warn!("what is known may not be current: everything passes"),
+                Trust::Stale(_) => {
+                    warn!(
+                        "what is known may not be current: the cluster's DNS is asked everything"
+                    );
+                }
             }
         }
         self.trust = trust;
+        self.kernel.waits_for(self.waits_for());
         // The other agent may have ended, or it is known who may ask.
         if self.kernel.is_behind() || self.can_start() {
-            self.kernel.start(&read_lock(&self.index).view());
+            self.kernel.start(&read_lock(&self.index).view(), trust);
         }
         self.kernel.tick(trust);
         if trust == Trust::Current {
             self.kernel.grow(&read_lock(&self.index).view());
         }
-        self.ticked = Instant::now();
+        self.next_tick = Instant::now() + self.kernel.interval();
         self.show(board);
+    }
+
+    /// What the kernel plane has to wait for, while it does.
+    fn waits_for(&self) -> WaitsFor {
+        let index = read_lock(&self.index);
+        match index.is_complete() && index.view().zones().is_empty() {
+            true => WaitsFor::Zones,
+            false => WaitsFor::Lists,
+        }
     }
 
     /// Whether nothing keeps the kernel plane from starting any more.
@@ -473,23 +455,9 @@ impl Writer {
     /// Whether what is known is complete, and not too old.
     fn trusted(&self) -> Trust {
         if !read_lock(&self.index).is_complete() {
-            return Trust::Stale;
+            return Trust::Stale(Because::Unlisted);
         }
-        let Some(api) = &self.api else {
-            return Trust::Current;
-        };
-        let planned = api.planned.as_ref();
-        if planned.is_some_and(|plan| Instant::now() < plan.settled) {
-            return Trust::Stale;
-        }
-        let Some(max_age) = api.max_age else {
-            return Trust::Current;
-        };
-        let is_fresh = |health: &Arc<Health>| health.age().is_some_and(|age| age <= max_age);
-        match api.health.iter().all(is_fresh) {
-            true => Trust::Current,
-            false => Trust::Stale,
-        }
+        self.api.as_ref().map_or(Trust::Current, Api::trusted)
     }
 }
 

@@ -258,10 +258,9 @@ impl Index {
                 });
             }
             Object::Service(mut object) => {
-                if let Some(old) = self.services.get_mut(&object.key)
-                    && old.object == object
+                if let Some(known) = self.services.get_mut(&object.key)
+                    && known.is_told_again(&object, feed, list)
                 {
-                    (old.feed, old.list) = (feed, list);
                     return false;
                 }
                 self.shared.share_service(&mut object);
@@ -273,10 +272,9 @@ impl Index {
                 self.note_unreadable(&key);
             }
             Object::EndpointSlice(mut object) => {
-                if let Some(old) = self.slices.get_mut(&object.key)
-                    && old.object == object
+                if let Some(known) = self.slices.get_mut(&object.key)
+                    && known.is_told_again(&object, feed, list)
                 {
-                    (old.feed, old.list) = (feed, list);
                     return false;
                 }
                 self.shared.share_slice(&mut object);
@@ -302,10 +300,9 @@ impl Index {
                 self.note_unreadable(&key);
             }
             Object::Pod(object) => {
-                if let Some(old) = self.pods.get_mut(&object.key)
-                    && old.object == object
+                if let Some(known) = self.pods.get_mut(&object.key)
+                    && known.is_told_again(&object, feed, list)
                 {
-                    (old.feed, old.list) = (feed, list);
                     return false;
                 }
                 let key = object.key.clone();
@@ -434,6 +431,17 @@ impl Index {
         first(&self.services, namespace).is_some()
             || first(&self.slices_of, namespace).is_some()
             || first(&self.pods, namespace).is_some()
+    }
+}
+
+impl<T: PartialEq> Told<T> {
+    /// Whether an object is as it was; then it is only noted who told it last.
+    fn is_told_again(&mut self, object: &T, feed: Feed, list: u32) -> bool {
+        let is_same = self.object == *object;
+        if is_same {
+            (self.feed, self.list) = (feed, list);
+        }
+        is_same
     }
 }
 

@@ -9,6 +9,7 @@ mod feed;
 mod frame;
 mod index;
 mod objects;
+mod pointers;
 mod policy;
 mod provenance;
 mod selector;

@@ -4,16 +4,14 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::zone::{Below, Name, Rdata, Record, Rtype, Srv, dashed};
+use crate::zone::{Below, Name, Rdata, Record, Rtype, Srv};
 
 use super::frame::label_below;
-use super::objects::{Endpoint, EndpointSlice, Key, Port, Problem, Reading, Service, ServiceKind};
+use super::objects::{EndpointSlice, Key, Port, Problem, Reading, Service, ServiceKind};
+use super::pointers::{Pointer, endpoint_name, is_odd, pointers};
 use super::settings::{
-    Departures, EmptyServices, EndpointNames, Endpoints, OddEndpoints, ZonalNames, ZoneSettings,
+    Departures, EmptyServices, Endpoints, OddEndpoints, ZonalNames, ZoneSettings,
 };
-
-/// The longest label; CoreDNS names no endpoint after a pod with a longer name.
-const MAX_LABEL: usize = 63;
 
 /// What ports of services can be of.
 const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
@@ -25,7 +23,7 @@ pub(super) struct Contribution {
     pub(super) records: Vec<Record>,
     /// Names below which more exists than is stored.
     pub(super) below: Vec<(Name, Below)>,
-    /// Names of which somebody else knows more, and whether any are below.
+    /// Names of which somebody else knows more.
     pub(super) left: Vec<Name>,
     /// Types of names that are somebody else's to answer.
     pub(super) passed: Vec<(Name, Rtype)>,
@@ -34,23 +32,6 @@ pub(super) struct Contribution {
     pub(super) pointers: Vec<Pointer>,
     /// What was left out, and why.
     pub(super) problems: Vec<Problem>,
-}
-
-/// A name of an address.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Pointer {
-    pub(super) address: IpAddr,
-    pub(super) target: Name,
-    pub(super) source: Source,
-}
-
-/// Whose address it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Source {
-    ClusterIp,
-    Endpoint,
-    /// An endpoint whose names are CoreDNS's to tell.
-    Odd,
 }
 
 /// An address as one slice lists it.
@@ -79,9 +60,8 @@ pub(super) fn contribution(
     svc: &Name,
     settings: &ZoneSettings,
 ) -> Contribution {
-    let mut out = pointing(&service.key, Some(service), slices, svc, settings);
-    let name = label_below(svc, &service.key.namespace)
-        .and_then(|namespace| label_below(&namespace, &service.key.name));
+    let mut out = Contribution::default();
+    let name = service_name(&service.key, svc);
     let name = match &name {
         Ok(name) => name,
         Err(reason) => {
@@ -89,6 +69,7 @@ pub(super) fn contribution(
             return out;
         }
     };
+    out.pointers = pointers(Some(service), slices, name, settings);
     let addresses: &[IpAddr] = match &service.kind {
         ServiceKind::Unreadable => {
             if let Err(reason) = out.leave(name, BTreeSet::from(PROTOCOLS), settings) {
@@ -173,9 +154,7 @@ pub(super) fn contribution(
 }
 
 /// What a service and its slices give where its own names are not there: CoreDNS makes pointers of
-/// services that it doesn't answer for, and of slices without looking for their services. A pod is
-/// behind several services, and each gives it a name: without all of them there is no saying which
-/// names an address has.
+/// services that it doesn't answer for, and of slices without looking for their services.
 pub(super) fn pointing(
     key: &Key,
     service: Option<&Service>,
@@ -183,76 +162,18 @@ pub(super) fn pointing(
     svc: &Name,
     settings: &ZoneSettings,
 ) -> Contribution {
-    let mut out = Contribution::default();
-    let name =
-        label_below(svc, &key.namespace).and_then(|namespace| label_below(&namespace, &key.name));
-    let Ok(name) = name else {
-        return out;
-    };
-    if let Some(ServiceKind::ClusterIp(addresses)) = service.map(|service| &service.kind) {
-        out.pointers.extend(addresses.iter().map(|address| Pointer {
-            address: *address,
-            target: name.clone(),
-            source: Source::ClusterIp,
-        }));
+    let name = service_name(key, svc);
+    let pointers = name.map(|name| pointers(service, slices, &name, settings));
+    Contribution {
+        pointers: pointers.unwrap_or_default(),
+        ..Contribution::default()
     }
-    if settings.endpoints == Endpoints::All {
-        let slices = slices.iter();
-        out.pointers
-            .extend(slices.flat_map(|slice| endpoint_pointers(slice, &name, settings, |_| true)));
-    }
-    out
 }
 
-/// What a service calls one address, or its slices do where there is none: the same as in
-/// [`pointing`], without the rest.
-pub(super) fn pointers_of(
-    address: IpAddr,
-    service: Option<&Service>,
-    slices: &[&EndpointSlice],
-    name: &Name,
-    settings: &ZoneSettings,
-) -> Vec<Pointer> {
-    let mut pointers = Vec::new();
-    if let Some(ServiceKind::ClusterIp(addresses)) = service.map(|service| &service.kind)
-        && addresses.contains(&address)
-    {
-        pointers.push(Pointer {
-            address,
-            target: name.clone(),
-            source: Source::ClusterIp,
-        });
-    }
-    if settings.endpoints == Endpoints::All {
-        let is_it = |endpoint: &Endpoint| endpoint.address == address;
-        let slices = slices.iter();
-        pointers.extend(slices.flat_map(|slice| endpoint_pointers(slice, name, settings, is_it)));
-    }
-    pointers
-}
-
-/// The names that a slice gives those of its endpoints that are meant.
-fn endpoint_pointers(
-    slice: &EndpointSlice,
-    service: &Name,
-    settings: &ZoneSettings,
-    is_meant: impl Fn(&Endpoint) -> bool,
-) -> Vec<Pointer> {
-    let source = match is_odd(slice, settings) {
-        true => Source::Odd,
-        false => Source::Endpoint,
-    };
-    let endpoints = slice.endpoints.iter();
-    let pointers = endpoints
-        .filter(|endpoint| is_meant(endpoint))
-        .filter_map(|endpoint| {
-            Some(Pointer {
-                address: endpoint.address,
-                target: endpoint_name(endpoint, service, settings).ok()?,
-                source,
-            })
-        });
-    pointers.collect()
+/// The name of a service below `svc.<zone>`.
+pub(super) fn service_name(key: &Key, svc: &Name) -> Result<Name, String> {
+    let namespace = label_below(svc, &key.namespace)?;
+    label_below(&namespace, &key.name)
 }
 
 impl Contribution {
@@ -429,21 +350,6 @@ fn is_empty(slices: &[&EndpointSlice]) -> bool {
         .all(|slice| slice.endpoints.is_empty() && slice.reading == Reading::Plain)
 }
 
-/// Whether a slice's endpoints are CoreDNS's to name: where they aren't what we take them for, or are
-/// named after what is no label in lower case.
-fn is_odd(slice: &EndpointSlice, settings: &ZoneSettings) -> bool {
-    let is_in_label =
-        |octet: u8| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'-';
-    let is_label = |pod: &str| pod.len() > MAX_LABEL || pod.bytes().all(is_in_label);
-    let is_named_so = |endpoint: &Endpoint| {
-        endpoint.hostname.is_none() && endpoint.pod.as_deref().is_some_and(|pod| !is_label(pod))
-    };
-    settings.odd_endpoints == OddEndpoints::Passed
-        && (slice.reading != Reading::Plain
-            || settings.endpoint_names == EndpointNames::Pod
-                && slice.endpoints.iter().any(is_named_so))
-}
-
 /// The ready addresses of all slices, under the names they have below `service`.
 fn listed<'a>(
     slices: &[&'a EndpointSlice],
@@ -471,24 +377,6 @@ fn listed<'a>(
         }
     }
     listed
-}
-
-/// What an endpoint is called below its service: by its host name, else by its pod's if wished and
-/// if it is a label, else by the address.
-fn endpoint_name(
-    endpoint: &Endpoint,
-    service: &Name,
-    settings: &ZoneSettings,
-) -> Result<Name, String> {
-    if let Some(hostname) = &endpoint.hostname {
-        return label_below(service, hostname);
-    }
-    if settings.endpoint_names == EndpointNames::Pod
-        && let Some(Ok(name)) = endpoint.pod.as_ref().map(|pod| label_below(service, pod))
-    {
-        return Ok(name);
-    }
-    label_below(service, &dashed(endpoint.address))
 }
 
 /// The pairs of each named port, by protocol and name.

@@ -11,10 +11,11 @@ use crate::zone::{
     reverse_range, undashed,
 };
 
-use super::frame::{Domain, below_pods, label_below};
+use super::frame::{Domain, below_pods};
 use super::index::{Index, PodCount};
 use super::objects::Key;
-use super::service::{Contribution, Source, pointers_of, weight};
+use super::pointers::{PointerSource, pointers_of};
+use super::service::{self, Contribution, weight};
 use super::settings::{Departures, PodMode, ZonalNames};
 
 /// The names at and below a service's name.
@@ -59,7 +60,7 @@ impl<'a> View<'a> {
 
     /// The names of the services whose ClusterIP an address is.
     pub(super) fn owners(&self, address: IpAddr, domain: &Domain) -> impl Iterator<Item = Name> {
-        self.pointers_of(address, domain, Source::ClusterIp)
+        self.pointers_of(address, domain, PointerSource::ClusterIp)
     }
 
     /// The names that services give an address.
@@ -67,14 +68,16 @@ impl<'a> View<'a> {
         &self,
         address: IpAddr,
         domain: &Domain,
-        source: Source,
+        source: PointerSource,
     ) -> impl Iterator<Item = Name> {
         let services = self.services_of(address);
         let pointing = services.filter(|key| self.index.points_into(&key.namespace));
         let given = pointing.flat_map(move |key| {
             let (service, slices) = (self.index.service(key), self.index.slices_of(key));
             service_name(key, domain).map_or_else(Vec::new, |name| {
-                pointers_of(address, service, &slices, &name, self.index.settings())
+                let settings = self.index.settings();
+                let is_it = |other: IpAddr| other == address;
+                pointers_of(is_it, service, &slices, &name, settings)
             })
         });
         given
@@ -202,13 +205,13 @@ impl<'a> View<'a> {
             return Targets::Known(BTreeSet::from([owner]));
         }
         if self
-            .pointers_of(address, domain, Source::Odd)
+            .pointers_of(address, domain, PointerSource::Odd)
             .next()
             .is_some()
         {
             return Targets::Unknown;
         }
-        let endpoints = self.pointers_of(address, domain, Source::Endpoint);
+        let endpoints = self.pointers_of(address, domain, PointerSource::Endpoint);
         Targets::Known(endpoints.collect())
     }
 
@@ -375,8 +378,7 @@ fn first_key() -> Arc<Key> {
 
 /// The name of a service, if it can have one.
 pub(super) fn service_name(key: &Key, domain: &Domain) -> Option<Name> {
-    let namespace = label_below(&domain.svc, &key.namespace).ok()?;
-    label_below(&namespace, &key.name).ok()
+    service::service_name(key, &domain.svc).ok()
 }
 
 /// The names of what a service gives to a domain.

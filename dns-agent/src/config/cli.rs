@@ -46,7 +46,7 @@ pub enum Command {
 pub struct RunArgs {
     /// A YAML file with any of the settings below, each under its flag's name
     /// without the dashes in front; a repeatable flag is a list there. A flag
-    /// given here wins over the file.
+    /// given here wins over the file; what the file switches on, none switches off.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 

@@ -315,8 +315,8 @@ impl fmt::Display for Socket {
     }
 }
 
-/// `--stale-after`. Below a second a busy node could not renew in time; above an
-/// hour nobody would call it failing open.
+/// `--stale-after`. Below a tenth of a second nobody could renew in time, and a busy node not below some
+/// seconds; above an hour nobody would call it failing open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StaleAfter(pub Duration);
 

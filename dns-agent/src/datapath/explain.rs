@@ -314,7 +314,7 @@ mod tests {
         let fixed = Fixed {
             hash_key: key,
             directory_mask: table.directory_mask(),
-            rotation_key: 0,
+            secret: 0,
             serve: SERVED.map(|served| served.parse().unwrap()).to_vec(),
             allow: Vec::new(),
             hardware: Vec::new(),

@@ -238,7 +238,7 @@ impl Hooks {
     }
 
     /// Takes off what an agent before left where nothing is wanted now.
-    pub fn take_off_others(&mut self) {
+    pub fn take_off_others(&mut self, devices: &[Device]) {
         let Some(pins) = &self.pins else {
             return;
         };
@@ -254,6 +254,24 @@ impl Hooks {
                 }
             }
             Err(error) => tracing::warn!("pins of an agent before can't be removed: {error}"),
+        }
+        for device in devices {
+            if self.attached.contains_key(&device.index) {
+                continue;
+            }
+            match remove_filters(device) {
+                Ok(names) => {
+                    for name in names {
+                        tracing::info!(
+                            "taken off, nothing wants it any more: {}: {name}",
+                            device.name
+                        );
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!("filters of an agent before can't be removed: {error:#}");
+                }
+            }
         }
     }
 

@@ -20,6 +20,7 @@ use std::{
     pin::Pin,
     time::{Duration, Instant},
 };
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 /// A network device.
@@ -100,6 +101,9 @@ pub struct Devices {
 /// be lost.
 const REREAD: Duration = Duration::from_secs(30);
 
+/// How long the kernel may take to answer over netlink.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 impl Devices {
     /// The devices as they are now. Routes are looked up only when the devices have changed, since a node
     /// may have very many, and filters then and after [`Devices::forget_filters`].
@@ -110,9 +114,9 @@ impl Devices {
     pub async fn list(&mut self) -> anyhow::Result<&[Device]> {
         let (connection, handle, _) = new_connection().context("opening a netlink socket")?;
         let connection = tokio::spawn(connection);
-        let listed = self.list_by(&handle).await;
+        let listed = timeout(PATIENCE, self.list_by(&handle)).await;
         connection.abort();
-        listed?;
+        listed.context("the kernel does not answer over netlink")??;
         Ok(&self.devices)
     }
 

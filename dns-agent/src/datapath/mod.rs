@@ -79,6 +79,26 @@ pub enum Ending {
     Left,
 }
 
+/// Whether the kernel answers as soon as it can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// From the first hook on.
+    Begins,
+    /// When it is renewed.
+    IsOver,
+}
+
+/// What came of [`Datapath::grow`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Growth {
+    /// There is room.
+    Unneeded,
+    /// There is no more room than before.
+    Useless,
+    /// Everything has found room in other tables.
+    Moved,
+}
+
 /// What the kernel plane is told once.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -108,7 +128,7 @@ pub struct Datapath {
     hooks: Hooks,
     others: Others,
     /// Other people's programs as of the last look, with the numbers of their devices.
-    beside: Vec<(u32, Other)>,
+    others_found: Vec<(u32, Other)>,
     clock: Clock,
     renewed: Instant,
     size: Size,
@@ -118,9 +138,8 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Makes the tables, fills them, and attaches to every one of `devices` that matches. The
-    /// lease starts when everything is published. What an agent before left there answers until
-    /// then, and is replaced at one stroke.
+    /// Makes the tables, fills them, and attaches to every one of `devices` that matches. What an agent
+    /// before left there answers until then, and is replaced at one stroke.
     ///
     /// # Errors
     ///
@@ -130,17 +149,21 @@ impl Datapath {
         pins: Option<Pins>,
         devices: &[Device],
         data: &dyn ZoneData,
+        lease: Lease,
     ) -> anyhow::Result<Self> {
         let size = size(data, config.capacity);
         let mut datapath = Datapath::filled(config, size, pins, devices, data)?;
+        if lease == Lease::Begins {
+            datapath.renew_lease()?;
+        }
         datapath.reconcile(devices);
-        datapath.hooks.take_off_others();
+        datapath.hooks.take_off_others(devices);
         Ok(datapath)
     }
 
-    /// Moves to larger tables if there is no room left, or hardly any, and nobody has said how large they are to be; says
-    /// whether it has. They are filled beside those that answer, and then the programs are replaced as by an update of
-    /// the agent: each at one stroke. `config` is what it is by now. What the kernel counted begins at zero again.
+    /// Moves to other tables if there is no room left, or hardly any, and nobody has said how large they are to be. They
+    /// are filled beside those that answer, and then the programs are replaced as by an update of the agent: each at one
+    /// stroke. `config` is what it is by now. What the kernel counted begins at zero again.
     ///
     /// # Errors
     ///
@@ -150,23 +173,32 @@ impl Datapath {
         config: Config,
         devices: &[Device],
         data: &dyn ZoneData,
-    ) -> anyhow::Result<bool> {
+    ) -> anyhow::Result<Growth> {
         if config.capacity.is_some() || !self.tables.need_room() {
-            return Ok(false);
+            return Ok(Growth::Unneeded);
         }
         let size = size(data, None);
-        if !size.exceeds(self.size) {
-            return Ok(false);
+        // Where names were left out even tables of the same size have more room: what is free in these is in
+        // slots of the wrong sizes.
+        if !size.exceeds(self.size) && !self.tables.are_full() {
+            return Ok(Growth::Useless);
         }
         let mut larger = Datapath::filled(config, size, None, devices, data)?;
+        larger.renew_lease()?;
         larger.receive(devices);
+        // Whose programs are where was looked up before, when ours had other numbers: what is in the way is found out
+        // by the next look.
         larger.hooks = self.hooks.move_to(&mut larger.object);
-        larger.reconcile(devices);
+        std::mem::swap(&mut larger.others, &mut self.others);
+        larger.others_found = std::mem::take(&mut self.others_found);
         *self = larger;
-        Ok(true)
+        Ok(match self.tables.are_full() {
+            true => Growth::Useless,
+            false => Growth::Moved,
+        })
     }
 
-    /// Tables with everything in them, and a lease, but with nothing attached.
+    /// Tables with everything in them, but without a lease, and with nothing attached.
     fn filled(
         config: Config,
         size: Size,
@@ -180,6 +212,7 @@ impl Datapath {
         }
         let mut tables = Tables::new(&object, size, &config, Rcu::new()?)?;
         let clock = Clock::measure(&object)?;
+        tables.publisher.end_lease();
         tables.limit(Limit::new(config.rate_limit, clock));
         let mut datapath = Self {
             hooks: Hooks::new(
@@ -189,7 +222,7 @@ impl Datapath {
                 config.persistence,
             ),
             others: Others::new(config.bpffs.clone()),
-            beside: Vec::new(),
+            others_found: Vec::new(),
             clock,
             renewed: Instant::now(),
             size,
@@ -198,7 +231,6 @@ impl Datapath {
             config,
         };
         datapath.publish(data)?;
-        datapath.renew_lease()?;
         Ok(datapath)
     }
 
@@ -218,9 +250,9 @@ impl Datapath {
         } = self;
         let interval = config.stale_after / RENEWALS;
         let jiffies = clock.jiffies(config.stale_after);
-        // What has been published so far is right, so a long round is no reason to stop answering.
-        // The lease of a first round has not begun.
-        let is_leased = tables.published != Published::default();
+        // What has been published so far is right, so a long round is no reason to stop answering. But who had no
+        // lease before gets none by that: its first round has only begun, or it isn't right any more.
+        let is_leased = tables.publisher.lease() != 0;
         tables.publish(data, &mut || {
             if is_leased && renewed.elapsed() > interval && object.set_lease(jiffies).is_ok() {
                 *renewed = Instant::now();
@@ -290,15 +322,21 @@ impl Datapath {
         self.receive(devices);
         let mut ours: BTreeSet<u32> = self.object.programs().into_iter().collect();
         ours.extend(self.hooks.pinned_programs());
-        self.beside = self.others.on(self.hooks.wanted(devices), &ours);
+        self.others_found = self.others.on(self.hooks.wanted(devices), &ours);
         self.hooks
-            .reconcile(&mut self.object, devices, &self.beside);
+            .reconcile(&mut self.object, devices, &self.others_found);
     }
 
     /// Follows which hardware addresses are the cards'.
     fn receive(&mut self, devices: &[Device]) {
         let cards = hooks::hardware(&self.config.interfaces, devices);
         self.tables.receive(cards);
+    }
+
+    /// Whether any device has a hook.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.hooks.attached().next().is_some()
     }
 
     /// Devices that match, but have no hook.
@@ -317,7 +355,7 @@ impl Datapath {
                 "interfaces left alone: {count}, where the kernel answers nobody; {}, because {}",
                 first.interface, first.reason
             ));
-        } else if self.hooks.attached().next().is_none() && self.hooks.failed().next().is_none() {
+        } else if !self.is_attached() && self.hooks.failed().next().is_none() {
             degraded
                 .push("no interface matches --interface yet: the kernel answers nobody".to_owned());
         }
@@ -325,26 +363,13 @@ impl Datapath {
         if left_out > 0 {
             let what_next = match self.config.capacity {
                 Some(_) => "give a larger --capacity, or none: then the tables grow",
-                None => "larger ones are being made",
+                None => "other ones are made when there is memory for them",
             };
             degraded.push(format!(
                 "the tables are full: {left_out} names have no room, and their zones pass what is not found; {what_next}",
             ));
         }
         degraded
-    }
-
-    /// Runs an answering program over one frame, as BPF_PROG_TEST_RUN does.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub fn test_run(
-        &mut self,
-        program: object::Program,
-        frame: &[u8],
-    ) -> anyhow::Result<(u32, Vec<u8>)> {
-        self.object.test_run(program, frame)
     }
 
     /// Ends the kernel plane.
@@ -355,7 +380,9 @@ impl Datapath {
                 self.hooks.detach();
             }
             Ending::Left => {
-                if let Err(error) = self.object.set_lease(self.clock.jiffies(LEFT)) {
+                // What must not answer now must not answer then.
+                let is_leased = self.tables.publisher.lease() != 0;
+                if is_leased && let Err(error) = self.object.set_lease(self.clock.jiffies(LEFT)) {
                     tracing::warn!("the lease is not prolonged: {error:#}");
                 }
                 self.hooks.leave();

@@ -6,7 +6,7 @@ use std::{io, net::SocketAddr, path::Path, time::Duration};
 use ipnet::Ipv4Net;
 
 use super::{
-    Clients, Config, Datapath, Persistence,
+    Clients, Config, Datapath, Lease, Persistence,
     hooks::{self, Prospect},
     interfaces::Device,
     object::Program,
@@ -79,7 +79,7 @@ pub fn try_out() -> Result<Trial, Refusal> {
         persistence: Persistence::None,
         bpffs: Path::new("").into(),
     };
-    let started = Datapath::start(config, None, &[], &builder.build());
+    let started = Datapath::start(config, None, &[], &builder.build(), Lease::Begins);
     let mut datapath = started.map_err(|error| refusal(&error))?;
     datapath.tables.receive(vec![CARD]);
     let programs =

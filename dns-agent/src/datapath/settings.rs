@@ -28,15 +28,15 @@ pub(super) const LEASE: usize = std::mem::offset_of!(Control, lease) / 8;
 /// Answers a second that a limit may be: so many tokens fit into 32 bits.
 const MAX_RATE: u32 = (u32::MAX as u64 / TOKEN) as u32;
 
-/// What stays the same while the agent runs, or seldom changes.
+/// What settings are made of beside the zones: keys, and what the operator, the cluster's DNS and the devices say.
 #[derive(Clone, Debug)]
 pub struct Fixed {
     /// Picks a name's buckets.
     pub hash_key: HashKey,
     /// Buckets in the directory, minus 1.
     pub directory_mask: u32,
-    /// Mixed into the choice of the first address.
-    pub rotation_key: u64,
+    /// See [`Settings::secret`].
+    pub secret: u64,
     /// Addresses and ports that the kernel answers for.
     pub serve: Vec<SocketAddr>,
     /// Networks whose clients are answered on network cards.
@@ -72,7 +72,7 @@ pub fn build(
 ) -> anyhow::Result<Settings> {
     let mut settings = Settings {
         hash_key: fixed.hash_key,
-        rotation_key: fixed.rotation_key,
+        secret: fixed.secret,
         directory_mask: fixed.directory_mask,
         ..Settings::zeroed()
     };
@@ -129,6 +129,21 @@ pub fn check(serve: &[SocketAddr], allow: &[IpNet]) -> anyhow::Result<()> {
     allow
         .iter()
         .try_for_each(|network| self::allow(&mut settings, *network))
+}
+
+/// Those addresses that the kernel program looks through, if they were served: the first of each family.
+#[must_use]
+pub fn fitting(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let (mut v4, mut v6) = (0, 0);
+    addresses.retain(|address| {
+        let count = match address.ip() {
+            IpAddr::V4(_) => &mut v4,
+            IpAddr::V6(_) => &mut v6,
+        };
+        *count += 1;
+        *count <= MAX_SERVED
+    });
+    addresses
 }
 
 /// Adds a suffix. Without one the names below it that have no record pass.
@@ -336,7 +351,7 @@ mod tests {
         let fixed = Fixed {
             hash_key: HashKey::zeroed(),
             directory_mask: 0,
-            rotation_key: 0,
+            secret: 0,
             serve: Vec::new(),
             allow: Vec::new(),
             hardware: Vec::new(),
@@ -348,6 +363,16 @@ mod tests {
             .iter()
             .map(|suffix| (suffix.length, suffix.action))
             .collect()
+    }
+
+    #[test]
+    fn the_first_addresses_of_each_family_fit() {
+        let v4 = |number: u8| SocketAddr::from(([10, 0, 0, number], 53));
+        let v6 = SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, 1], 53));
+        let all: Vec<_> = (0..20).map(v4).chain([v6]).collect();
+        let fit = fitting(all.clone());
+        assert_eq!(fit, [&all[..MAX_SERVED], &[v6]].concat());
+        assert!(check(&fit, &[]).is_ok() && check(&all, &[]).is_err());
     }
 
     #[test]

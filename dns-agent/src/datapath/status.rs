@@ -81,7 +81,11 @@ impl Datapath {
             attached: self.hooks.attached().cloned().collect(),
             failed: self.hooks.failed().cloned().collect(),
             left_alone: self.hooks.left_alone().cloned().collect(),
-            others: self.beside.iter().map(|(_, other)| other.clone()).collect(),
+            others: self
+                .others_found
+                .iter()
+                .map(|(_, other)| other.clone())
+                .collect(),
             serve: self.config.serve.clone(),
             tables: self.tables.table.fill(),
             published: self.tables.published,

@@ -42,7 +42,9 @@ pub struct Tables<G> {
     pub(super) fixed: Fixed,
     clients: Clients,
     client_table: ClientTable,
-    /// For each zone, whether the absence of a name means anything, as the settings in force say.
+    /// The zones as they stand in the settings in force.
+    zones: Vec<Name>,
+    /// For each of them, whether the absence of a name means anything.
     owned: Vec<bool>,
     /// Names below which more exists than a flag of the parent could tell, as they say too.
     deep: BTreeSet<Name>,
@@ -96,7 +98,7 @@ impl<G: Grace> Tables<G> {
         let fixed = Fixed {
             hash_key,
             directory_mask: table.directory_mask(),
-            rotation_key: rand::random(),
+            secret: rand::random(),
             serve: config.serve.clone(),
             allow: config.allow.clone(),
             hardware: Vec::new(),
@@ -112,6 +114,7 @@ impl<G: Grace> Tables<G> {
             fixed,
             clients: config.clients.clone(),
             client_table,
+            zones: Vec::new(),
             owned: Vec::new(),
             deep: BTreeSet::new(),
             left_out: BTreeSet::new(),
@@ -131,10 +134,15 @@ impl<G: Grace> Tables<G> {
         self.table.fill()
     }
 
+    /// Whether names found no room.
+    pub(super) fn are_full(&self) -> bool {
+        !self.left_out.is_empty()
+    }
+
     /// Whether names found no room, or soon won't: then larger ones are made before any has to be left out.
     pub(super) fn need_room(&self) -> bool {
         let fill = self.fill();
-        !self.left_out.is_empty() || fill.record_octets > fill.record_octets_capacity / 32 * 31
+        self.are_full() || fill.record_octets > fill.record_octets_capacity / 32 * 31
     }
 
     /// Brings the tables to all of `data`, and calls `progress` now and then while it does.
@@ -153,7 +161,11 @@ impl<G: Grace> Tables<G> {
         let deep = data.deep_names();
         let mut either = self.deep.clone();
         either.extend(deep.iter().cloned());
-        self.owned.resize(data.zones().len(), false);
+        let zones: Vec<Name> = data.zones().iter().map(|zone| zone.name.clone()).collect();
+        if self.zones != zones {
+            self.owned = vec![false; zones.len()];
+            self.zones = zones;
+        }
         self.settle(data, &either)?;
 
         let mut round = Round::new(data, &either);

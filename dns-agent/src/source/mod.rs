@@ -45,11 +45,34 @@ pub enum Event {
     },
     /// The list has ended: what this feed told before it, and not in it, is gone.
     Listed(Feed),
-    /// The text of CoreDNS's configuration; none when there is no such thing.
-    Corefile(Option<String>),
+    /// CoreDNS's configuration.
+    Corefile {
+        /// Its text; none when there is no such thing.
+        text: Option<String>,
+        /// When it was written last, if that was after it was made. CoreDNS may not have read it yet.
+        changed: Option<SystemTime>,
+    },
 }
 
 impl Event {
+    /// There is no configuration of CoreDNS.
+    pub(crate) const NO_COREFILE: Event = Event::Corefile {
+        text: None,
+        changed: None,
+    };
+
+    /// Who tells it.
+    pub(crate) fn feed(&self) -> Feed {
+        match self {
+            Event::Listing(feed)
+            | Event::Listed(feed)
+            | Event::Applied { feed, .. }
+            | Event::Deleted { feed, .. }
+            | Event::Unusable { feed, .. } => *feed,
+            Event::Corefile { .. } => Feed::Corefile,
+        }
+    }
+
     /// Something can't be used, and nothing stands in for it.
     pub(crate) fn unusable(feed: Feed, problem: Problem) -> Event {
         Event::Unusable {

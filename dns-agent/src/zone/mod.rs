@@ -19,6 +19,7 @@ pub use address::{dashed, reverse_name, reverse_network, reverse_range, reverse_
 pub use builder::ModelBuilder;
 pub use data::{Answer, Live, ZoneData};
 pub use model::{Absent, Apex, Model};
+pub(crate) use name::MAX_LABEL;
 pub use name::{Name, NameError};
 pub(crate) use node::address_data;
 pub use node::{Below, Node, Rest};

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// The longest label, in octets (RFC 1035 §2.3.4).
-const MAX_LABEL: usize = 63;
+pub(crate) const MAX_LABEL: usize = 63;
 /// The longest name in wire form, in octets, the root octet included (RFC 1035 §2.3.4).
 const MAX_NAME: usize = 255;
 

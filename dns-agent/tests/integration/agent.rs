@@ -94,6 +94,33 @@ fn service(address: &str) -> String {
 }
 
 #[tokio::test]
+async fn connections_are_few_and_requests_are_short() {
+    const MOST: usize = 256;
+    let folder = tempfile::tempdir().unwrap();
+    let running = Running::start(folder.path(), &[]).await;
+    let mut open = Vec::new();
+    for _ in 0..MOST {
+        open.push(TcpStream::connect(running.admin).await.unwrap());
+    }
+    // More are closed at once, whoever comes first.
+    let mut refused = TcpStream::connect(running.admin).await.unwrap();
+    assert_eq!(refused.read(&mut [0]).await.unwrap(), 0);
+
+    let mut long = open.pop().unwrap();
+    let head = format!("GET /livez HTTP/1.1\r\nhost: {}", "x".repeat(64 << 10));
+    // It may be closed before all is written.
+    let _ = long.write_all(head.as_bytes()).await;
+    let mut reply = Vec::new();
+    let _ = long.read_to_end(&mut reply).await;
+    let reply = String::from_utf8_lossy(&reply);
+    assert!(!reply.contains("200"), "{reply}");
+    drop(long);
+
+    open.clear();
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn changed_manifests_are_served_and_broken_ones_change_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("web.yaml");

@@ -1,8 +1,12 @@
 //! An agent that reads an API server: a made-up one, on a real socket.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
-use dns_agent::admin::status::SourceStatus;
+use dns_agent::admin::status::{SourceStatus, Status};
 use domain::base::iana::Rtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -104,6 +108,12 @@ fn service(name: &str, address: &str) -> Value {
         "metadata": {"namespace": "shop", "name": name, "resourceVersion": "9"},
         "spec": {"clusterIP": address, "ports": [{"name": "http", "port": 80}]},
     })
+}
+
+/// Whether CoreDNS may not have read the Corefile yet.
+fn is_waiting_for_coredns(status: &Status) -> bool {
+    let mut degraded = status.degraded.iter();
+    degraded.any(|reason| reason.contains("Corefile has changed"))
 }
 
 /// The response to a request for the admin endpoints.
@@ -248,9 +258,10 @@ async fn a_corefile_that_changes_is_followed() {
     assert_eq!(services.get("labelSelector"), Some("tier=front"));
     services.list("9", &[]);
     server.list("endpointslices", &[]).await;
-    running
+    let status = running
         .status_when(|status| status.missing.is_empty())
         .await;
+    assert!(is_waiting_for_coredns(&status), "{status}");
     assert_eq!(code(&running, WEB).await, NXDOMAIN);
 
     // Nothing is to be answered any more.
@@ -260,6 +271,36 @@ async fn a_corefile_that_changes_is_followed() {
     running.status_when(|status| status.zones.is_empty()).await;
     assert_eq!(address(&running, WEB).await, [9, 9, 9, 9]);
     running.stop().await;
+}
+
+/// As it was changed before the agent started.
+#[tokio::test]
+async fn a_corefile_that_coredns_may_not_have_read_yet_is_waited_for() {
+    for (seconds, waits) in [(20, true), (200, false)] {
+        let changed = SystemTime::now() - Duration::from_secs(seconds);
+        let changed = humantime::format_rfc3339_seconds(changed).to_string();
+        let mut map = config_map(COREFILE);
+        map["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
+        map["metadata"]["managedFields"] =
+            json!([{"manager": "kubectl", "operation": "Update", "time": changed}]);
+
+        let mut server = Server::start().await;
+        let coredns = Upstream::answering([9, 9, 9, 9]).await;
+        let running = server.agent(&coredns, &["--endpoints=all"]).await;
+        let _corefile = server.list("configmaps", &[map]).await;
+        for plural in ["namespaces", "services", "endpointslices"] {
+            server.list(plural, &[]).await;
+        }
+        let status = running
+            .status_when(|status| status.missing.is_empty())
+            .await;
+        assert_eq!(
+            is_waiting_for_coredns(&status),
+            waits,
+            "{seconds} s: {status}"
+        );
+        running.stop().await;
+    }
 }
 
 #[tokio::test]

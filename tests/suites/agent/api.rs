@@ -4,8 +4,9 @@ pub(crate) mod server;
 
 use std::time::Instant;
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use zerohop_tests::{topology::Topology, udp::eventually};
+use zerohop_tests::{bpffs::Bpffs, topology::Topology, udp::eventually};
 
 use self::server::Api;
 use super::{Agent, LIMIT, Pod, SHORT_LEASE, STALE_AFTER};
@@ -15,16 +16,17 @@ const COREFILE: &str = ".:53 {\n kubernetes cluster.local in-addr.arpa ip6.arpa 
 /// An API server with the objects of a small cluster.
 pub(super) fn cluster(topology: &Topology) -> Api {
     let api = Api::start(&topology.node);
-    api.apply(
-        "configmaps",
-        json!({"metadata": {"namespace": "kube-system", "name": "coredns"}, "data": {"Corefile": COREFILE}}),
-    );
+    api.apply("configmaps", corefile(COREFILE));
     for name in ["kube-system", "shop"] {
         api.apply("namespaces", json!({"metadata": {"name": name}}));
     }
     api.apply("services", dns("10.96.0.10"));
     api.apply("services", web("10.96.1.1"));
     api
+}
+
+fn corefile(text: &str) -> Value {
+    json!({"metadata": {"namespace": "kube-system", "name": "coredns"}, "data": {"Corefile": text}})
 }
 
 fn dns(address: &str) -> Value {
@@ -77,6 +79,25 @@ fn an_api_server_that_is_gone_changes_no_answer() {
     api.resume(&topology.node);
     let is_new = || Ok(pod.address("web") == Some([10, 96, 1, 9]));
     assert!(eventually(4 * LIMIT, is_new).unwrap());
+}
+
+/// CoreDNS may go on with the old one for a while, so hooks that are left then must not answer either.
+#[test]
+fn what_an_agent_leaves_after_a_change_of_the_corefile_passes() {
+    let topology = Topology::routed().unwrap();
+    let bpffs = Bpffs::new().unwrap();
+    let api = cluster(&topology);
+    let bpffs = format!("--bpffs={}", bpffs.path().display());
+    let flags = [SHORT_LEASE, "--persist", &bpffs];
+    let mut agent = Agent::start(&topology.node, &api, &flags);
+    let pod = Pod::new(&topology);
+    assert!(eventually(LIMIT, || Ok(pod.ttl() == Some(5))).unwrap());
+    api.apply("configmaps", corefile(&COREFILE.replace("ttl 5", "ttl 7")));
+    assert!(eventually(LIMIT, || Ok(pod.ttl().is_none())).unwrap());
+    agent.end(Signal::SIGTERM);
+    for _ in 0..10 {
+        assert_eq!(pod.ttl(), None);
+    }
 }
 
 #[test]

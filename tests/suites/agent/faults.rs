@@ -9,7 +9,9 @@ mod dns;
 mod load;
 
 use std::{
-    env,
+    collections::BTreeSet,
+    env, fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -21,10 +23,9 @@ use nix::sys::signal::Signal;
 use rand::RngExt as _;
 use serde_json::json;
 use zerohop_tests::{
-    bpffs::Bpffs,
     foreign::Foreign,
     netns::Namespace,
-    topology::{HOST_VETH, Topology},
+    topology::HOST_VETH,
     udp::{Client, Server, eventually},
 };
 
@@ -32,42 +33,39 @@ use self::{
     cgroup::Cgroup,
     load::{Load, Mix, Tally},
 };
-use super::{Agent, LIMIT, Manifests, Pod, Source, api::server::Api, binary};
+use super::{Agent, LIMIT, Pod, Source, api::server::Api, binary, node::Node};
 
-/// A node with a pod, its cluster's DNS, and whatever the agent needs.
-struct Node {
+/// A node, and the cluster's DNS behind it.
+struct Cluster {
     /// First, so that it ends while there is a namespace.
     dns: Option<Server>,
-    topology: Topology,
-    bpffs: Bpffs,
-    manifests: Manifests,
-    pod: Pod,
+    node: Node,
 }
 
 #[test]
 fn killed() {
-    let node = Node::new();
-    let mut agent = node.agent(&[]);
-    let tally = node.during("kill -9, after the lease a new agent", Mix::All, || {
+    let cluster = Cluster::new();
+    let mut agent = cluster.agent(&[]);
+    let tally = cluster.during("kill -9, after the lease a new agent", Mix::All, || {
         agent.end(Signal::SIGKILL);
-        node.until_passed();
-        agent = node.agent(&[]);
-        node.until_answered();
+        cluster.until_passed();
+        agent = cluster.agent(&[]);
+        cluster.until_answered();
     });
     tally.assert_none_failed();
 }
 
 #[test]
 fn stopped() {
-    let node = Node::new();
-    let agent = node.agent(&[]);
+    let cluster = Cluster::new();
+    let agent = cluster.agent(&[]);
     let what = format!("SIGSTOP for {:?}", pause());
-    let tally = node.during(&what, Mix::All, || {
+    let tally = cluster.during(&what, Mix::All, || {
         agent.signal(Signal::SIGSTOP);
-        node.until_passed();
+        cluster.until_passed();
         thread::sleep(pause());
         agent.signal(Signal::SIGCONT);
-        node.until_answered();
+        cluster.until_answered();
     });
     tally.assert_none_failed();
 }
@@ -79,60 +77,69 @@ fn out_of_memory() {
         Ok(cgroup) => cgroup,
         Err(error) => return println!("| OOM kill | not run: {error:#} |"),
     };
-    let node = Node::new();
-    let mut agent = node.agent(&[]);
+    let cluster = Cluster::new();
+    let mut agent = cluster.agent(&[]);
     cgroup.add(agent.child.id()).unwrap();
-    let tally = node.during("OOM kill, then a new agent", Mix::All, || {
+    let tally = cluster.during("OOM kill, then a new agent", Mix::All, || {
         cgroup.shrink().unwrap();
         // Whatever makes it ask for memory.
         let mut more = 1000;
         let has_ended = || {
             more += 1;
-            node.manifests.write(&dns::services(more));
+            cluster.node.manifests.write(&dns::services(more));
             Ok(agent.child.try_wait()?.is_some())
         };
         assert!(eventually(LIMIT, has_ended).unwrap());
         assert_ne!(cgroup.kills().unwrap(), 0);
-        agent = node.agent(&[]);
-        node.until_answered();
+        agent = cluster.agent(&[]);
+        cluster.until_answered();
     });
     tally.assert_none_failed();
 }
 
 #[test]
 fn crash_loop() {
-    let node = Node::new();
-    let mut agent = node.agent(&[]);
-    let tally = node.during("20 crashes within half a second", Mix::All, || {
-        agent.end(Signal::SIGKILL);
-        for _ in 0..20 {
-            let mut child = node.command(&binary(), &[]).spawn().unwrap();
-            // In the middle of whatever it is doing.
-            thread::sleep(Duration::from_millis(rand::rng().random_range(0..500)));
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-        agent = node.agent(&[]);
-        node.until_answered();
-    });
+    let cluster = Cluster::new();
+    let mut agent = cluster.agent(&[]);
+    let tally = cluster.during(
+        "20 crashes, each within half a second of its start",
+        Mix::All,
+        || {
+            agent.end(Signal::SIGKILL);
+            for _ in 0..20 {
+                let mut child = cluster.command(&binary(), &[]).spawn().unwrap();
+                // In the middle of whatever it is doing.
+                thread::sleep(Duration::from_millis(rand::rng().random_range(0..500)));
+                child.kill().unwrap();
+                child.wait().unwrap();
+            }
+            agent = cluster.agent(&[]);
+            cluster.until_answered();
+        },
+    );
     tally.assert_none_failed();
 }
 
-/// As a DaemonSet does it: the old one ends, then the new one starts. The other build's tables have
-/// another layout, or at least another size.
+/// As a DaemonSet does it: the old one ends, then the new one starts. Without another build the new
+/// one's tables have at least another size. What they answer tells them apart.
 #[test]
 fn updated_and_rolled_back() {
-    let node = Node::new();
-    let other = env::var_os("ZEROHOP_OTHER_AGENT").map_or_else(binary, PathBuf::from);
-    let mut agent = node.agent(&[]);
-    let tally = node.during("update and rollback, 3 times", Mix::All, || {
+    let cluster = Cluster::new();
+    let other = env::var_os("ZEROHOP_OTHER_AGENT");
+    let what = match other {
+        Some(_) => "update to another build and rollback, 3 times",
+        None => "update to tables of another size and rollback, 3 times",
+    };
+    let other = other.map_or_else(binary, PathBuf::from);
+    let mut agent = cluster.agent(&[]);
+    let tally = cluster.during(what, Mix::All, || {
         for _ in 0..3 {
             agent.end(Signal::SIGTERM);
-            agent = Agent::follow(node.command(&other, &["--capacity=200000"]));
-            node.until_answered();
+            agent = Agent::follow(cluster.command(&other, &["--capacity=200000", "--ttl=9"]));
+            cluster.until_ttl(9);
             agent.end(Signal::SIGTERM);
-            agent = node.agent(&[]);
-            node.until_answered();
+            agent = cluster.agent(&[]);
+            cluster.until_answered();
         }
     });
     tally.assert_none_failed();
@@ -140,37 +147,46 @@ fn updated_and_rolled_back() {
 
 #[test]
 fn api_server_down() {
-    let node = Node::new();
-    let mut api = node.api();
-    let _agent = node.agent_with(&api, &[]);
-    node.until_answered();
+    let cluster = Cluster::new();
+    let mut api = cluster.api();
+    let _agent = cluster.agent_with(&api, &[]);
+    cluster.until_answered();
     let what = format!("API server down for {:?}", pause());
-    let tally = node.during(&what, Mix::All, || {
+    let tally = cluster.during(&what, Mix::All, || {
         api.stop();
         thread::sleep(pause());
-        api.resume(&node.topology.node);
-        node.until_answered();
+        api.resume(&cluster.node.topology.node);
+        cluster.until_answered();
     });
     tally.assert_none_failed();
 }
 
 #[test]
 fn a_veth_comes_and_goes() {
-    let node = Node::new();
-    let agent = node.agent(&["--interface=pods"]);
-    let is_attached = || Ok(agent.status(&node.topology.node).contains("veth-other"));
+    let cluster = Cluster::new();
+    let agent = cluster.agent(&["--interface=pods"]);
+    let is_attached = || {
+        Ok(agent
+            .status(&cluster.node.topology.node)
+            .contains("veth-other"))
+    };
     let rounds = 100;
     let what = format!("a veth removed and added {rounds} times");
-    let tally = node.during(&what, Mix::All, || {
+    let tally = cluster.during(&what, Mix::All, || {
         let other = Namespace::new("other").unwrap();
         let add = format!(
             "link add veth-other type veth peer name eth0 netns {}",
             other.name()
         );
         for _ in 0..rounds {
-            node.topology.node.ip(&[&add]).unwrap();
+            cluster.node.topology.node.ip(&[&add]).unwrap();
             assert!(eventually(LIMIT, is_attached).unwrap());
-            node.topology.node.ip(&["link delete veth-other"]).unwrap();
+            cluster
+                .node
+                .topology
+                .node
+                .ip(&["link delete veth-other"])
+                .unwrap();
             assert!(eventually(LIMIT, || Ok(!is_attached()?)).unwrap());
         }
     });
@@ -179,13 +195,13 @@ fn a_veth_comes_and_goes() {
 
 #[test]
 fn two_hundred_veths() {
-    let node = Node::new();
-    let agent = node.agent(&["--interface=pods"]);
+    let cluster = Cluster::new();
+    let agent = cluster.agent(&["--interface=pods"]);
     let attached = || {
-        let status = agent.status(&node.topology.node);
+        let status = agent.status(&cluster.node.topology.node);
         status.matches("veth-many").count()
     };
-    let tally = node.during("200 veths come and go", Mix::All, || {
+    let tally = cluster.during("200 veths come and go", Mix::All, || {
         let other = Namespace::new("other").unwrap();
         let lines = |line: &dyn Fn(u8) -> String| (0..200).map(line).collect::<Vec<_>>();
         let add = lines(&|number| {
@@ -197,7 +213,7 @@ fn two_hundred_veths() {
         let delete = lines(&|number| format!("link delete veth-many{number}"));
         let ip = |lines: &[String]| {
             let lines: Vec<_> = lines.iter().map(String::as_str).collect();
-            node.topology.node.ip(&lines).unwrap();
+            cluster.node.topology.node.ip(&lines).unwrap();
         };
         ip(&add);
         assert!(eventually(LIMIT, || Ok(attached() == 200)).unwrap());
@@ -211,12 +227,12 @@ fn two_hundred_veths() {
 /// cluster are looked up meanwhile.
 #[test]
 fn malformed_packets() {
-    let node = Node::new();
-    let _agent = node.agent(&["--interface=pods"]);
-    let flooding = node.topology.another_pod().unwrap();
+    let cluster = Cluster::new();
+    let _agent = cluster.agent(&["--interface=pods"]);
+    let flooding = cluster.node.topology.another_pod().unwrap();
     let packets = flood_size();
     let what = format!("another pod sends {packets} malformed packets");
-    let tally = node.during(&what, Mix::OfTheCluster, || {
+    let tally = cluster.during(&what, Mix::OfTheCluster, || {
         let client = Client::new(&flooding, load::served()).unwrap();
         let mut random = rand::rng();
         for _ in 0..packets {
@@ -229,13 +245,17 @@ fn malformed_packets() {
 
 #[test]
 fn other_programs_before_and_after() {
-    let node = Node::new();
-    let _agent = node.agent(&[]);
+    let cluster = Cluster::new();
+    let _agent = cluster.agent(&[]);
     let what = "programs of others before and after ours, 50 times";
-    let tally = node.during(what, Mix::All, || {
+    let tally = cluster.during(what, Mix::All, || {
         for round in 0..50 {
             let program = |name: &str| {
-                Foreign::tc(name, &node.bpffs.path().join(format!("{name}{round}"))).unwrap()
+                Foreign::tc(
+                    name,
+                    &cluster.node.bpffs.path().join(format!("{name}{round}")),
+                )
+                .unwrap()
             };
             let [mut before, mut after, mut filter] =
                 ["before", "after", "accounting"].map(program);
@@ -245,10 +265,10 @@ fn other_programs_before_and_after() {
                 // Where there is no tcx, the filters are all there is.
                 before.attach_tcx(HOST_VETH, at, LinkOrder::first()).ok();
                 after.attach_tcx(HOST_VETH, at, LinkOrder::last()).ok();
-                node.until_answered();
+                cluster.until_answered();
                 drop((before, after, filter));
             };
-            node.topology.node.enter(attach).unwrap();
+            cluster.node.topology.node.enter(attach).unwrap();
         }
     });
     tally.assert_none_failed();
@@ -256,11 +276,11 @@ fn other_programs_before_and_after() {
 
 #[test]
 fn cluster_dns_down() {
-    let mut node = Node::new();
-    let _agent = node.agent(&[]);
-    node.dns = None;
+    let mut cluster = Cluster::new();
+    let _agent = cluster.agent(&[]);
+    cluster.dns = None;
     let what = format!("CoreDNS down for {:?}", pause());
-    let tally = node.during(&what, Mix::OfTheCluster, || thread::sleep(pause()));
+    let tally = cluster.during(&what, Mix::OfTheCluster, || thread::sleep(pause()));
     tally.assert_none_failed();
     assert_eq!(tally.by_kernel, tally.asked);
 }
@@ -268,35 +288,35 @@ fn cluster_dns_down() {
 /// Nothing is pinned any more: what the agent holds stays until it ends.
 #[test]
 fn bpffs_unmounted() {
-    let node = Node::new();
-    let mut agent = node.agent(&[]);
-    let tally = node.during("bpffs unmounted, then kill -9", Mix::All, || {
-        node.bpffs.unmount().unwrap();
-        node.until_answered();
+    let cluster = Cluster::new();
+    let mut agent = cluster.agent(&[]);
+    let tally = cluster.during("bpffs unmounted, then kill -9", Mix::All, || {
+        cluster.node.bpffs.unmount().unwrap();
+        cluster.until_answered();
         agent.end(Signal::SIGKILL);
-        node.until_passed();
-        agent = node.agent(&[]);
-        node.until_answered();
+        cluster.until_passed();
+        agent = cluster.agent(&[]);
+        cluster.until_answered();
     });
     tally.assert_none_failed();
 }
 
 #[test]
 fn table_full() {
-    let node = Node::new();
-    let agent = node.agent(&["--capacity=100"]);
-    let tally = node.during(
+    let cluster = Cluster::new();
+    let agent = cluster.agent(&["--capacity=100"]);
+    let tally = cluster.during(
         "more services than --capacity has room for",
         Mix::All,
         || {
             let services = 20_000;
-            node.manifests.write(&dns::services(services));
+            cluster.node.manifests.write(&dns::services(services));
             let is_full = || {
-                let status = agent.status(&node.topology.node);
+                let status = agent.status(&cluster.node.topology.node);
                 Ok(status.contains("the tables are full"))
             };
             assert!(eventually(3 * LIMIT, is_full).unwrap());
-            let pod = Pod::new(&node.topology);
+            let pod = Pod::new(&cluster.node.topology);
             for number in (0..services).step_by(97) {
                 let name = format!("s{number}");
                 assert_eq!(pod.address(&name), Some(dns::address(number)), "{name}");
@@ -309,16 +329,16 @@ fn table_full() {
 /// Larger tables come in the place of those that nobody has said the size of.
 #[test]
 fn tables_grow() {
-    let node = Node::new();
-    let agent = node.agent(&[]);
-    let tally = node.during(
+    let cluster = Cluster::new();
+    let agent = cluster.agent(&[]);
+    let tally = cluster.during(
         "more services than there is room for: the tables grow",
         Mix::All,
         || {
             let services = 20_000;
-            node.manifests.write(&dns::services(services));
-            agent.line_with("larger tables are in the place");
-            let pod = Pod::new(&node.topology);
+            cluster.node.manifests.write(&dns::services(services));
+            agent.line_with("other tables are in the place");
+            let pod = Pod::new(&cluster.node.topology);
             let is_served = || Ok(pod.ttl_of(&format!("s{}", services - 1)) == Some(5));
             assert!(eventually(LIMIT, is_served).unwrap());
             for number in (0..services).step_by(97) {
@@ -326,30 +346,75 @@ fn tables_grow() {
                 assert_eq!(pod.address(&name), Some(dns::address(number)), "{name}");
                 assert_eq!(pod.ttl_of(&name), Some(5), "{name}");
             }
-            let status = agent.status(&node.topology.node);
+            let status = agent.status(&cluster.node.topology.node);
             assert!(!status.contains("the tables are full"), "{status}");
         },
     );
     tally.assert_none_failed();
 }
 
-impl Node {
-    fn new() -> Node {
-        let topology = Topology::routed().unwrap();
-        topology.assign_served().unwrap();
+/// Where hooks are links, they stay: setting a card up anew takes a moment without it.
+#[test]
+fn tables_grow_below_a_link() {
+    let cluster = Cluster::new();
+    let interface = format!("{HOST_VETH}=xdp-generic");
+    let node = &cluster.node;
+    let mut command = node.command_at(&interface, &binary(), &node.manifests);
+    command.arg("--persist").args(lease());
+    let agent = Agent::follow(command);
+    cluster.until_answered();
+    let before = pins(node.bpffs.path());
+    assert_eq!(before.len(), 1, "{before:?}");
+    let what = "the tables grow below a link of generic XDP";
+    let tally = cluster.during(what, Mix::All, || {
+        node.manifests.write(&dns::services(20_000));
+        agent.line_with("other tables are in the place");
+        let is_served = || Ok(node.pod.ttl_of("s19999") == Some(5));
+        assert!(eventually(LIMIT, is_served).unwrap());
+    });
+    tally.assert_none_failed();
+    assert_eq!(pins(node.bpffs.path()), before);
+}
+
+/// What is free in tables of the right size can be in slots that are too small for what comes.
+#[test]
+fn tables_are_filled_anew() {
+    let cluster = Cluster::new();
+    let agent = cluster.agent(&[]);
+    let what = "other services, for which the room is in the wrong places";
+    let tally = cluster.during(what, Mix::All, || {
+        let served = |name: &str| cluster.node.pod.ttl_of(name) == Some(5);
+        cluster.node.manifests.write(&dns::services(20_000));
+        agent.line_with("other tables are in the place");
+        assert!(eventually(LIMIT, || Ok(served("s19999"))).unwrap());
+
+        let long = "s".repeat(50);
+        let others = dns::services_called(&long, dns::LOOKED_UP..13_000);
+        let manifests = dns::services(dns::LOOKED_UP) + &others;
+        cluster.node.manifests.write(&manifests);
+        agent.line_with("other tables are in the place");
+        for number in (dns::LOOKED_UP..13_000).step_by(97) {
+            let name = format!("{long}{number}");
+            assert!(eventually(LIMIT, || Ok(served(&name))).unwrap(), "{name}");
+        }
+    });
+    tally.assert_none_failed();
+}
+
+impl Cluster {
+    fn new() -> Cluster {
+        let node = Node::new(&dns::services(dns::LOOKED_UP));
+        node.topology.assign_served().unwrap();
         let served = load::served();
-        Node {
-            dns: Some(Server::start(&topology.node, served, dns::reply).unwrap()),
-            bpffs: Bpffs::new().unwrap(),
-            manifests: Manifests::new(&dns::services(dns::LOOKED_UP)),
-            pod: Pod::new(&topology),
-            topology,
+        Cluster {
+            dns: Some(Server::start(&node.topology.node, served, dns::reply).unwrap()),
+            node,
         }
     }
 
     /// An agent whose hooks outlive it.
     fn agent(&self, more: &[&str]) -> Agent {
-        self.agent_with(&self.manifests, more)
+        self.agent_with(&self.node.manifests, more)
     }
 
     fn agent_with(&self, source: &impl Source, more: &[&str]) -> Agent {
@@ -359,25 +424,18 @@ impl Node {
     }
 
     fn command(&self, program: &Path, more: &[&str]) -> Command {
-        self.command_with(program, &self.manifests, more)
+        self.command_with(program, &self.node.manifests, more)
     }
 
     fn command_with(&self, program: &Path, source: &impl Source, more: &[&str]) -> Command {
-        let mut command = Agent::command_of(program, &self.topology.node, source);
-        command
-            .arg("--persist")
-            .arg("--bpffs")
-            .arg(self.bpffs.path());
-        command
-            .args(["--interface", HOST_VETH])
-            .args(lease())
-            .args(more);
+        let mut command = self.node.command(program, source, lease());
+        command.arg("--persist").args(more);
         command
     }
 
     /// An API server with the same services.
     fn api(&self) -> Api {
-        let api = super::api::cluster(&self.topology);
+        let api = super::api::cluster(&self.node.topology);
         for number in 0..dns::LOOKED_UP {
             let [a, b, c, d] = dns::address(number);
             let ports = json!([{"name": "http", "port": 80}]);
@@ -390,7 +448,7 @@ impl Node {
 
     /// Looks names up while something is done, and wants no wrong answer.
     fn during(&self, what: &str, mix: Mix, act: impl FnOnce()) -> Tally {
-        let load = Load::start(&self.topology.pod, mix);
+        let load = Load::start(&self.node.topology.pod, mix);
         act();
         let tally = load.stop();
         println!("| {what} | {tally} |");
@@ -400,20 +458,34 @@ impl Node {
     }
 
     fn until_answered(&self) {
-        let is_answered = || Ok(self.pod.ttl_of("s0") == Some(5));
-        assert!(
-            eventually(LIMIT, is_answered).unwrap(),
-            "the kernel never answered"
-        );
+        self.until_ttl(5);
     }
 
     fn until_passed(&self) {
-        let is_passed = || Ok(self.pod.ttl_of("s0") == Some(dns::STAND_IN_TTL));
-        assert!(
-            eventually(LIMIT, is_passed).unwrap(),
-            "the kernel never passed"
-        );
+        self.until_ttl(dns::STAND_IN_TTL);
     }
+
+    /// Waits until somebody answers with this TTL, which tells who it is.
+    fn until_ttl(&self, ttl: u32) {
+        let mut last = None;
+        let is_so = || {
+            last = self.node.pod.ttl_of("s0");
+            Ok(last == Some(ttl))
+        };
+        let is_so = eventually(LIMIT, is_so).unwrap();
+        assert!(is_so, "the TTL never was {ttl}: {last:?}");
+    }
+}
+
+/// The numbers of the files in which links are pinned: one that is pinned anew has another.
+fn pins(bpffs: &Path) -> BTreeSet<u64> {
+    let inside = |folder: PathBuf| {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap())
+    };
+    let namespaces = inside(bpffs.join("zerohop"));
+    let pins = namespaces.flat_map(|namespace| inside(namespace.path()));
+    pins.map(|pin| pin.metadata().unwrap().ino()).collect()
 }
 
 /// Whether these run at the length that the documentation speaks of.

@@ -7,21 +7,13 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use zerohop_tests::{bpffs::Bpffs, netns::Namespace, topology::Topology, udp::eventually};
+use zerohop_tests::{netns::Namespace, udp::eventually};
 
-use super::{Agent, LIMIT, Manifests, Pod, SHORT_LEASE, WEB, binary};
-
-/// A node with a pod, a BPF file system and a source of objects.
-struct Node {
-    topology: Topology,
-    bpffs: Bpffs,
-    manifests: Manifests,
-    pod: Pod,
-}
+use super::{Agent, LIMIT, Manifests, Pod, SHORT_LEASE, WEB, binary, node::Node};
 
 #[test]
 fn a_killed_agent_is_replaced_without_a_gap() {
-    let node = Node::new();
+    let node = Node::new(WEB);
     // However long a new one takes to start.
     let long = &["--stale-after=60s"];
     let mut agent = node.persisting(long);
@@ -37,7 +29,7 @@ fn a_killed_agent_is_replaced_without_a_gap() {
 
 #[test]
 fn a_stopped_agent_is_replaced_without_a_gap() {
-    let node = Node::new();
+    let node = Node::new(WEB);
     // Tables of other sizes, and so on: whatever another version does.
     let versions = [
         ["--capacity=20000", "--stale-after=2s"],
@@ -65,7 +57,7 @@ fn a_stopped_agent_is_replaced_without_a_gap() {
 
 #[test]
 fn an_agent_that_does_not_persist_takes_off_what_is_left() {
-    let node = Node::new();
+    let node = Node::new(WEB);
     let mut agent = node.persisting(&[]);
     agent.end(Signal::SIGTERM);
     assert!(node.is_left());
@@ -78,9 +70,23 @@ fn an_agent_that_does_not_persist_takes_off_what_is_left() {
     assert!(!node.is_left());
 }
 
+/// With other settings; an agent before may have left a link or a filter.
+#[test]
+fn an_agent_takes_off_what_is_not_wanted_any_more() {
+    let node = Node::new(WEB);
+    let mut agent = node.persisting(&[]);
+    agent.end(Signal::SIGTERM);
+    assert_eq!(node.pod.ttl(), Some(5));
+    let mut command = node.command_at("another", &binary(), &node.manifests);
+    command.arg("--persist");
+    let _agent = Agent::follow(command);
+    // What was left would answer for longer.
+    assert_eq!(node.pod.ttl(), None);
+}
+
 #[test]
 fn a_second_agent_waits() {
-    let node = Node::new();
+    let node = Node::new(WEB);
     let mut first = node.persisting(&[]);
     let others = Manifests::new(&WEB.replace("10.96.1.1", "10.96.1.2"));
     let second = node.agent_with(&others, &["--persist"]);
@@ -98,7 +104,7 @@ fn a_second_agent_waits() {
 
 #[test]
 fn detach_takes_off_what_is_left() {
-    let node = Node::new();
+    let node = Node::new(WEB);
     let mut agent = node.persisting(&[]);
     let (succeeded, said) = node.detach();
     assert!(!succeeded && said.contains("an agent is running"), "{said}");
@@ -115,7 +121,7 @@ fn detach_takes_off_what_is_left() {
 
 #[test]
 fn hooks_of_a_killed_agent_go_with_their_lease() {
-    let node = Node::new();
+    let node = Node::new(WEB);
     let mut agent = node.persisting(&[SHORT_LEASE]);
     assert_eq!(node.pod.ttl(), Some(5));
     agent.end(Signal::SIGKILL);
@@ -126,7 +132,7 @@ fn hooks_of_a_killed_agent_go_with_their_lease() {
 
 #[test]
 fn pods_are_answered_as_they_come_and_forgotten_as_they_go() {
-    let node = Node::new();
+    let node = Node::new(WEB);
     let agent = node.persisting(&["--interface=pods"]);
     let is_attached = |name: &str| Ok(agent.status(&node.topology.node).contains(name));
     for round in 0..5 {
@@ -174,28 +180,8 @@ impl Drop for Done<'_> {
 }
 
 impl Node {
-    fn new() -> Node {
-        let topology = Topology::routed().unwrap();
-        Node {
-            bpffs: Bpffs::new().unwrap(),
-            manifests: Manifests::new(WEB),
-            pod: Pod::new(&topology),
-            topology,
-        }
-    }
-
-    fn agent(&self, more: &[&str]) -> Agent {
-        self.agent_with(&self.manifests, more)
-    }
-
     fn persisting(&self, more: &[&str]) -> Agent {
         self.agent(&[&["--persist"], more].concat())
-    }
-
-    fn agent_with(&self, manifests: &Manifests, more: &[&str]) -> Agent {
-        let bpffs = format!("--bpffs={}", self.bpffs.path().display());
-        let flags = [&[bpffs.as_str()], more].concat();
-        Agent::start(&self.topology.node, manifests, &flags)
     }
 
     /// Whether anything is on the node, or may be.

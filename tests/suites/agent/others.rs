@@ -7,23 +7,9 @@ use aya::{
     util::KernelVersion,
 };
 use serde_json::Value;
-use zerohop_tests::{
-    bpffs::Bpffs,
-    foreign::Foreign,
-    netns::Namespace,
-    topology::{HOST_VETH, Topology},
-    udp::eventually,
-};
+use zerohop_tests::{foreign::Foreign, netns::Namespace, topology::HOST_VETH, udp::eventually};
 
-use super::{Agent, LIMIT, Manifests, Pod, WEB, binary};
-
-/// A node with a pod, where other people's programs are.
-struct Node {
-    topology: Topology,
-    bpffs: Bpffs,
-    manifests: Manifests,
-    pod: Pod,
-}
+use super::{Agent, LIMIT, WEB, binary, node::Node};
 
 #[test]
 fn a_veth_with_a_cnis_filter_is_left_alone() {
@@ -32,14 +18,14 @@ fn a_veth_with_a_cnis_filter_is_left_alone() {
         ("cali_tc_preamble", "calico"),
         ("handle_ingress", "aws"),
     ] {
-        let node = Node::new();
+        let node = Node::new(WEB);
         let mut filter = node.tc(name, "filter");
         node.inside(|| {
             filter
                 .attach_filter(HOST_VETH, TcAttachType::Ingress)
                 .unwrap();
         });
-        let agent = node.agent();
+        let agent = node.agent(&[]);
         assert_eq!(node.pod.ttl(), None, "{name}");
 
         let status = node.status(&agent);
@@ -65,8 +51,8 @@ fn a_veth_with_a_cnis_filter_is_left_alone() {
 
 #[test]
 fn a_veth_that_gets_a_cnis_filter_is_left_to_it() {
-    let node = Node::new();
-    let agent = node.agent();
+    let node = Node::new(WEB);
+    let agent = node.agent(&[]);
     assert_eq!(node.pod.ttl(), Some(5));
     let mut filter = node.tc("cil_to_container", "filter");
     node.inside(|| {
@@ -86,14 +72,14 @@ fn a_veth_that_gets_a_cnis_filter_is_left_to_it() {
 
 #[test]
 fn anybody_elses_filter_is_shown_and_stays() {
-    let node = Node::new();
+    let node = Node::new(WEB);
     let mut filter = node.tc("accounting", "filter");
     node.inside(|| {
         filter
             .attach_filter(HOST_VETH, TcAttachType::Ingress)
             .unwrap();
     });
-    let mut agent = node.agent();
+    let mut agent = node.agent(&[]);
     assert_eq!(node.pod.ttl(), Some(5));
     let shown = |status: &Value| {
         let others = status["datapath"]["others"].as_array().unwrap();
@@ -107,7 +93,7 @@ fn anybody_elses_filter_is_shown_and_stays() {
     };
     let id = shown(&node.status(&agent));
     agent.end(nix::sys::signal::Signal::SIGTERM);
-    let agent = node.agent();
+    let agent = node.agent(&[]);
     assert_eq!(shown(&node.status(&agent)), id);
     node.inside(move || drop(filter));
 }
@@ -115,7 +101,7 @@ fn anybody_elses_filter_is_shown_and_stays() {
 /// Where the kernel has no tcx, nobody's programs are there.
 #[test]
 fn a_veth_with_a_cnis_tcx_program_is_left_alone() {
-    let node = Node::new();
+    let node = Node::new(WEB);
     // A name that tells nothing: only where it is pinned does.
     let mut program = node.tc("entry", "cilium/endpoints/7/cil_from_container");
     let has_tcx = node.inside(|| {
@@ -131,7 +117,7 @@ fn a_veth_with_a_cnis_tcx_program_is_left_alone() {
     if !has_tcx {
         return;
     }
-    let agent = node.agent();
+    let agent = node.agent(&[]);
     assert_eq!(node.pod.ttl(), None);
     let status = node.status(&agent);
     let other = &status["datapath"]["others"][0];
@@ -144,7 +130,7 @@ fn a_veth_with_a_cnis_tcx_program_is_left_alone() {
 
 #[test]
 fn an_xdp_program_is_not_replaced() {
-    let node = Node::new();
+    let node = Node::new(WEB);
     let mut dispatcher = node.xdp("xdp_dispatcher", "dispatcher");
     node.inside(|| dispatcher.attach_generic(HOST_VETH).unwrap());
     let interface = format!("{HOST_VETH}=xdp-generic");
@@ -163,24 +149,8 @@ fn an_xdp_program_is_not_replaced() {
 }
 
 impl Node {
-    fn new() -> Node {
-        let topology = Topology::routed().unwrap();
-        Node {
-            bpffs: Bpffs::new().unwrap(),
-            manifests: Manifests::new(WEB),
-            pod: Pod::new(&topology),
-            topology,
-        }
-    }
-
-    fn agent(&self) -> Agent {
-        self.agent_at(HOST_VETH)
-    }
-
     fn agent_at(&self, interface: &str) -> Agent {
-        let bpffs = format!("--bpffs={}", self.bpffs.path().display());
-        let arguments = ["--interface", interface, &bpffs];
-        Agent::start_anywhere(&self.topology.node, &self.manifests, &arguments)
+        Agent::follow(self.command_at(interface, &binary(), &self.manifests))
     }
 
     fn tc(&self, name: &str, pin: &str) -> Foreign<SchedClassifier> {

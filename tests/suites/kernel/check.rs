@@ -7,7 +7,7 @@ use dns_agent::{
     check::{Asked, DnsEndpoints, Report, Verdict, check},
     config::{Hook, Interface},
     datapath::{
-        Clients, Config, Datapath, Ending, Persistence,
+        Clients, Config, Datapath, Ending, Lease, Persistence,
         hooks::AttachedStatus,
         interfaces::Devices,
         pins::{Claim, Pins},
@@ -18,9 +18,10 @@ use nix::{
     sched::{CloneFlags, unshare},
     sys::resource::{Resource, getrlimit, setrlimit},
 };
+use rustix::thread::CapabilitySet;
 use zerohop_tests::{
     bpffs::Bpffs,
-    capabilities::{self, Capability},
+    capabilities,
     topology::{HOST_VETH, Topology},
 };
 
@@ -51,20 +52,22 @@ fn hooks_are_as_check_says() {
 
 #[test]
 fn rights_suffice_where_check_says_so() {
-    use Capability::{Bpf, NetAdmin, Perfmon, SysAdmin, SysResource};
     let locks_memory = KernelVersion::current().unwrap() < KernelVersion::new(5, 11, 0);
     for (dropped, works) in [
-        (&[SysAdmin][..], true),
-        (&[SysAdmin, SysResource], !locks_memory),
-        (&[SysAdmin, Bpf], false),
-        (&[SysAdmin, Perfmon], false),
-        (&[SysAdmin, NetAdmin], false),
+        (CapabilitySet::SYS_ADMIN, true),
+        (
+            CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_RESOURCE,
+            !locks_memory,
+        ),
+        (CapabilitySet::SYS_ADMIN | CapabilitySet::BPF, false),
+        (CapabilitySet::SYS_ADMIN | CapabilitySet::PERFMON, false),
+        (CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN, false),
         // Links are made by whoever has SYS_ADMIN, filters are not.
-        (&[NetAdmin], has_tcx()),
+        (CapabilitySet::NET_ADMIN, has_tcx()),
     ] {
         let node = Node::new();
         // An agent raises it, if it may: which is what SYS_RESOURCE is for.
-        let is_limited = locks_memory && dropped.contains(&SysResource);
+        let is_limited = locks_memory && dropped.contains(CapabilitySet::SYS_RESOURCE);
         let _limit = is_limited.then(LockedMemory::limited);
         let (report, attached) = node.inside(|| {
             capabilities::drop(dropped).unwrap();
@@ -146,7 +149,7 @@ impl Node {
         };
         let mut devices = Devices::default();
         let devices = runtime().block_on(devices.list())?.to_vec();
-        let mut datapath = Datapath::start(config, Some(pins), &devices, &model())?;
+        let mut datapath = Datapath::start(config, Some(pins), &devices, &model(), Lease::Begins)?;
         let status = datapath.status()?;
         datapath.stop(Ending::Detached);
         match &status.attached[..] {

@@ -1,7 +1,7 @@
 //! The owned name space: where the kernel may say that a name does not exist, and where its tables
 //! can't tell. That a zone with names that found no room is never denied is tested in `updates.rs`.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use dns_agent::{
     datapath::{
@@ -9,7 +9,7 @@ use dns_agent::{
         grace::Rcu,
         object::{Object, Program, Size},
     },
-    zone::{Absent, Model, ModelBuilder, Name, Rdata, Record},
+    zone::{Absent, Model, ModelBuilder, Name, Rdata, Record, ZoneData as _},
 };
 use dns_common::Outcome;
 use zerohop_tests::{
@@ -249,6 +249,42 @@ fn nothing_is_denied_before_everything_is_published() {
     let (verdict, out) = object.test_run(Program::TcPeer, &absent).unwrap();
     assert_ne!(verdict, u32::MAX);
     assert_eq!(packet::reply(&absent, &out).unwrap()[3] & 15, 3);
+}
+
+/// Zones stand in the settings longest first, so a longer one takes the others' positions.
+#[test]
+fn a_zone_that_comes_first_is_not_denied_before_it_is_published() {
+    const NAMES: usize = 50;
+    let mut fixture = Fixture::with(services(NAMES));
+    let Fixture { object, tables, .. } = &mut *fixture;
+    let longer = Name::parse("a-longer-zone.cluster.example").unwrap();
+    let name = longer.child(b"web").unwrap();
+    let mut after = builder(NAMES);
+    after.add_zone(longer, 5).unwrap();
+    after.add(Record {
+        owner: name.clone(),
+        ttl: 5,
+        data: Rdata::A([10, 96, 0, 2].into()),
+    });
+    let after = after.build();
+    assert_eq!(
+        after.zones()[0].name.to_string(),
+        "a-longer-zone.cluster.example."
+    );
+    let frame = Fixture::query("web.a-longer-zone.cluster.example", A).frame();
+    let mut ends = BTreeSet::new();
+    let mut ask = |object: &mut Object| {
+        let (verdict, out) = object.test_run(Program::TcPeer, &frame).unwrap();
+        let rcode = (verdict != u32::MAX).then(|| packet::reply(&frame, &out).unwrap()[3] & 15);
+        ends.insert(rcode);
+        rcode
+    };
+    let mut progress = || {
+        ask(object);
+    };
+    tables.publish(&after, &mut progress).unwrap();
+    assert_eq!(ask(object), Some(0));
+    assert!(!ends.contains(&Some(3)), "{ends:?}");
 }
 
 #[test]

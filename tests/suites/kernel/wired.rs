@@ -6,7 +6,7 @@ use aya::programs::XdpMode;
 use dns_agent::{
     config::{Hook, Interface},
     datapath::{
-        Clients, Config, Datapath, Ending, Persistence, interfaces::Devices, object::Program,
+        Clients, Config, Datapath, Ending, Lease, Persistence, interfaces::Devices, object::Program,
     },
     resolver::message::{Reply, Transport, respond},
     zone::Model,
@@ -105,7 +105,7 @@ fn check(topology: &Topology, hook: Hook, expected: &str) {
             .unwrap();
         let mut devices = Devices::default();
         let devices = runtime.block_on(devices.list()).unwrap();
-        let mut datapath = Datapath::start(config, None, devices, &model).unwrap();
+        let mut datapath = Datapath::start(config, None, devices, &model, Lease::Begins).unwrap();
         let status = datapath.status().unwrap();
         assert!(status.failed.is_empty(), "{:?}", status.failed);
         assert_eq!(status.attached.len(), 1, "{:?}", status.attached);

@@ -14,5 +14,6 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{/* The agent's configuration file. */}}
 {{- define "zerohop.config" -}}
-{{ toYaml .Values.config }}
+{{- $corefile := printf "%s/%s" .Values.corefile.namespace .Values.corefile.name }}
+{{- toYaml (mergeOverwrite (dict "corefile" $corefile) .Values.config) }}
 {{- end }}

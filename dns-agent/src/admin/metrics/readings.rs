@@ -10,7 +10,10 @@ use prometheus_client::{
 };
 
 use crate::{
-    admin::status::{KernelStatus, KubernetesStatus, ManifestsStatus, SourceStatus, Status},
+    admin::status::{
+        FeedState, KernelStatus, KubernetesStatus, ManifestsStatus, PlaneState, SourceStatus,
+        Status,
+    },
     cluster::ObjectCounts,
     datapath,
     resolver::Counts,
@@ -43,6 +46,7 @@ impl Collector for Readings {
             objects,
             network_policy,
             resolver,
+            kernel: _,
             datapath: _,
         } = &self.status;
         page.info("zerohop_build", "The agent's version", ("version", version))?;
@@ -136,7 +140,6 @@ impl Page<'_> {
     }
 
     fn kubernetes(&mut self, kubernetes: &KubernetesStatus) -> fmt::Result {
-        const STATES: [&str; 4] = ["waiting", "listing", "watching", "retrying"];
         let KubernetesStatus {
             age_seconds,
             feeds,
@@ -146,7 +149,7 @@ impl Page<'_> {
         self.gauges(
             "zerohop_source_age",
             Some(&Unit::Seconds),
-            "How long ago the watch that is worst off was last heard; nothing before everything has been listed",
+            "How long ago the stalest watch was last heard; nothing before everything has been listed",
             age_seconds.map(|age| (Vec::new(), age)),
         )?;
         self.gauges(
@@ -154,9 +157,10 @@ impl Page<'_> {
             None,
             "1 for what a list and its watch do now, 0 for what they don't",
             feeds.iter().flat_map(|feed| {
-                STATES.map(|state| {
-                    let labels = vec![("feed", feed.name.clone()), ("state", state.to_owned())];
-                    (labels, f64::from(u8::from(feed.state.starts_with(state))))
+                FeedState::ALL.map(|state| {
+                    let name = state.name().to_owned();
+                    let labels = vec![("feed", feed.name.clone()), ("state", name)];
+                    (labels, f64::from(u8::from(feed.state == state)))
                 })
             }),
         )?;
@@ -171,12 +175,12 @@ impl Page<'_> {
         )?;
         self.counters(
             "zerohop_feed_objects",
-            "Objects told by lists and watches",
+            "Objects received from lists and watches",
             feeds.iter().map(|feed| (of_feed(&feed.name), feed.applied)),
         )?;
         self.counters(
             "zerohop_feed_unusable_objects",
-            "Objects told that could not be used",
+            "Objects received that could not be used",
             feeds
                 .iter()
                 .map(|feed| (of_feed(&feed.name), feed.unusable)),
@@ -244,20 +248,13 @@ impl Page<'_> {
     }
 
     fn states(&mut self, kernel: &KernelStatus) -> fmt::Result {
-        let now = match kernel {
-            KernelStatus::Off => "off",
-            KernelStatus::Waiting => "waiting",
-            KernelStatus::Behind => "behind",
-            KernelStatus::Failed => "failed",
-            KernelStatus::On(_) | KernelStatus::Unreadable(_) => "on",
-        };
-        let states = ["off", "waiting", "behind", "failed", "on"];
+        let now = kernel.state();
         self.gauges(
             "zerohop_kernel_plane",
             None,
             "1 for the state that the kernel plane is in, 0 for others",
-            states.map(|state| {
-                let labels = vec![("state", state.to_owned())];
+            PlaneState::ALL.map(|state| {
+                let labels = vec![("state", state.name().to_owned())];
                 (labels, f64::from(u8::from(state == now)))
             }),
         )

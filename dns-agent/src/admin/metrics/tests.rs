@@ -7,9 +7,10 @@ use dns_common::Outcome;
 
 use super::*;
 use crate::{
+    admin::board::Feeds,
     admin::status::{
-        FeedStatus, Feeds, KernelStatus, KubernetesStatus, ManifestsStatus, PolicyStatus,
-        SourceStatus, Status,
+        FeedState, FeedStatus, KernelStatus, KubernetesStatus, ManifestsStatus, PlaneState,
+        PolicyStatus, SourceStatus, Status,
     },
     datapath::{
         self,
@@ -92,7 +93,8 @@ fn kubernetes() -> SourceStatus {
         age_seconds: Some(2.0),
         feeds: vec![FeedStatus {
             name: "services".to_owned(),
-            state: "retrying: refused".to_owned(),
+            state: FeedState::Retrying,
+            error: Some("refused".to_owned()),
             age_seconds: Some(2.0),
             ..FeedStatus::default()
         }],
@@ -138,7 +140,7 @@ fn what_a_board_shows_is_read_when_it_is_asked_for() {
     let board = Board::new(
         Status::default(),
         Arc::new(Counters::default()),
-        Box::new(|| KernelStatus::Waiting),
+        Box::new(|| KernelStatus::Without(PlaneState::Waiting)),
     );
     let metrics = Metrics::default();
     let has = |line: &str| {

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use tracing::warn;
 
-use super::{Trust, Writer, read_lock};
+use super::{Because, Trust, Writer, read_lock};
 use crate::{
-    admin::status::{Board, ZoneStatus},
+    admin::{board::Board, status::ZoneStatus},
     cluster::Key,
     source::Event,
     zone::ZoneData as _,
@@ -18,9 +18,20 @@ impl Writer {
         match event {
             Event::Unusable { feed, problem, .. } => {
                 let key = Key::new(&*problem.namespace, &*problem.name);
+                self.unlisted.remove(&(*feed, key.clone()));
                 let before = self.unusable.insert((*feed, key), problem.clone());
                 if before.as_ref() != Some(problem) {
                     warn!("{problem}; its names are left to the cluster's DNS");
+                }
+            }
+            Event::Listing(feed) => {
+                let keys = self.unusable.keys().filter(|(of, _)| of == feed);
+                self.unlisted.extend(keys.cloned());
+            }
+            // What the list did not bring is gone.
+            Event::Listed(feed) => {
+                for gone in self.unlisted.extract_if(.., |(of, _)| of == feed) {
+                    self.unusable.remove(&gone);
                 }
             }
             Event::Applied { feed, object, .. } if !self.unusable.is_empty() => {
@@ -80,19 +91,24 @@ impl Writer {
                 missing.push("CoreDNS's Corefile has not been read yet".to_owned());
             }
             if index.is_complete() && index.view().zones().is_empty() {
-                degraded.push("everything passes, for the reasons below".to_owned());
+                degraded.push(
+                    "the cluster's DNS is asked everything, for the reasons below".to_owned(),
+                );
             }
-            if index.is_complete() && self.trust == Trust::Stale {
-                let wait = api.planned.as_ref();
-                let wait = wait.map(|plan| plan.settled.saturating_duration_since(Instant::now()));
-                degraded.push(match wait.filter(|wait| !wait.is_zero()) {
-                    Some(wait) => format!(
-                        "the Corefile has changed, and CoreDNS may not have read it yet: the kernel passes everything for {} s more",
+            match self.trust {
+                Trust::Stale(Because::Unsettled { settled }) => {
+                    let wait = settled.saturating_duration_since(Instant::now());
+                    degraded.push(format!(
+                        "the Corefile has changed, and CoreDNS may not have read it yet: the kernel passes everything on to it for {} s more",
                         wait.as_secs()
-                    ),
-                    None => "the API has said nothing for --max-age: the kernel passes everything"
+                    ));
+                }
+                Trust::Stale(Because::Silence) => degraded.push(
+                    "the API has said nothing for --max-age: the kernel passes everything on to the cluster's DNS"
                         .to_owned(),
-                });
+                ),
+                // That is missing.
+                Trust::Stale(Because::Unlisted) | Trust::Current => {}
             }
         }
         board.update(|status| {

@@ -7,7 +7,7 @@ use super::links::Links;
 use super::{Index, PodCount, Told};
 use crate::cluster::frame::{Frame, Known};
 use crate::cluster::objects::{Key, Pod, Problem, Reading, ServiceKind};
-use crate::cluster::service::Pointer;
+use crate::cluster::pointers::Pointer;
 use crate::cluster::settings::PodMode;
 use crate::cluster::view::{Subtree, pod_label, service_name, subtree};
 use crate::zone::{Name, ZoneData as _, reverse_name};

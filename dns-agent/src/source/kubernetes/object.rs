@@ -2,8 +2,9 @@
 
 use std::{borrow::Cow, time::SystemTime};
 
-use k8s_openapi::api::{
-    core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
+use k8s_openapi::{
+    api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::core::Status;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -124,7 +125,7 @@ impl<'a> Item<'a> {
     /// It is gone.
     pub(super) fn deleted(&self) -> Event {
         if self.feed == Feed::Corefile {
-            return Event::Corefile(None);
+            return Event::NO_COREFILE;
         }
         if self.metadata.name.is_empty() {
             let problem = self.problem("metadata.name", "can't be read".into());
@@ -149,7 +150,10 @@ impl<'a> Item<'a> {
 
     fn corefile(&self) -> Event {
         match self.parse::<core::ConfigMap>() {
-            Ok(map) => Event::Corefile(map.data.and_then(|mut data| data.remove(COREFILE))),
+            Ok(map) => Event::Corefile {
+                changed: rewritten(&map.metadata),
+                text: map.data.and_then(|mut data| data.remove(COREFILE)),
+            },
             Err(problem) => Event::unusable(self.feed, problem),
         }
     }
@@ -253,6 +257,14 @@ impl<'a> Change<'a> {
             event.problem("type", format!("a watch's event can't be read: {reason}")),
         )
     }
+}
+
+/// When an object was written last, if that was after it was made.
+fn rewritten(metadata: &ObjectMeta) -> Option<SystemTime> {
+    let made = metadata.creation_timestamp.as_ref()?;
+    let fields = metadata.managed_fields.iter().flatten();
+    let written = fields.filter_map(|fields| fields.time.as_ref()).max()?;
+    (written > made).then(|| written.0.into())
 }
 
 fn kind(feed: Feed) -> &'static str {

@@ -235,7 +235,7 @@ impl Reflector {
     async fn listed(&mut self, version: String) {
         let feed = self.selection.feed;
         if feed == Feed::Corefile && self.corefile == Corefile::Unlisted {
-            self.tell(Event::Corefile(None)).await;
+            self.tell(Event::NO_COREFILE).await;
         }
         self.tell(Event::Listed(feed)).await;
         self.since = Since::Seen(version);
@@ -260,7 +260,7 @@ impl Reflector {
     }
 
     async fn tell(&mut self, event: Event) {
-        if matches!(event, Event::Corefile(_) | Event::Unusable { .. }) {
+        if matches!(event, Event::Corefile { .. } | Event::Unusable { .. }) {
             self.corefile = Corefile::Listed;
         }
         self.api.health.told(self.selection.feed, &event);

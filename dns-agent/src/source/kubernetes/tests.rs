@@ -120,7 +120,7 @@ fn short(event: &Event) -> String {
         Event::Applied { object, .. } => format!("+{}", name(object)),
         Event::Deleted { key, .. } => format!("-{}", key.name),
         Event::Unusable { problem, .. } => format!("?{problem}"),
-        Event::Corefile(text) => format!("corefile {text:?}"),
+        Event::Corefile { text, .. } => format!("corefile {text:?}"),
     }
 }
 

@@ -9,7 +9,7 @@ use nix::{
 };
 use zerohop_tests::udp::eventually;
 
-use super::{super::LIMIT, Node, dns, load::Mix};
+use super::{super::LIMIT, Cluster, dns, load::Mix};
 
 #[test]
 fn stepped() {
@@ -17,20 +17,23 @@ fn stepped() {
         env::var_os("ZEROHOP_GUEST").is_some(),
         "this steps the clock: run it by `cargo xtask test --kernel all`"
     );
-    let node = Node::new();
-    let _agent = node.agent(&[]);
-    let tally = node.during("clock stepped by an hour, on and back", Mix::All, || {
+    let cluster = Cluster::new();
+    let _agent = cluster.agent(&[]);
+    let tally = cluster.during("clock stepped by an hour, on and back", Mix::All, || {
         for hours in [1, -2, 1] {
             let now = clock_gettime(ClockId::CLOCK_REALTIME).unwrap();
             let then = now + TimeSpec::hours(hours);
             clock_settime(ClockId::CLOCK_REALTIME, then).unwrap();
             std::thread::sleep(super::pause());
-            node.until_answered();
+            cluster.until_answered();
         }
         // What comes after is heard of too.
-        node.manifests.write(&dns::services(dns::LOOKED_UP + 1));
+        cluster
+            .node
+            .manifests
+            .write(&dns::services(dns::LOOKED_UP + 1));
         let newest = format!("s{}", dns::LOOKED_UP);
-        let is_served = || Ok(node.pod.ttl_of(&newest) == Some(5));
+        let is_served = || Ok(cluster.node.pod.ttl_of(&newest) == Some(5));
         assert!(eventually(LIMIT, is_served).unwrap());
     });
     tally.assert_none_failed();

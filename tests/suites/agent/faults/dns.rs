@@ -1,5 +1,7 @@
 //! A cluster's names, and what is right about them.
 
+use std::ops::Range;
+
 use rand::{Rng, RngExt as _};
 use zerohop_tests::{
     packet::Query,
@@ -122,14 +124,19 @@ pub(super) fn address(number: u16) -> [u8; 4] {
 
 /// So many services, as manifests.
 pub(super) fn services(count: u16) -> String {
+    services_called("s", 0..count)
+}
+
+/// Services with these numbers, and whatever names that end in them.
+pub(super) fn services_called(name: &str, numbers: Range<u16>) -> String {
     let service = |number| {
         let [a, b, c, d] = address(number);
         format!(
-            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s{number}, namespace: shop}}\n\
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}{number}, namespace: shop}}\n\
              spec: {{clusterIP: {a}.{b}.{c}.{d}, clusterIPs: [{a}.{b}.{c}.{d}], ports: [{{name: http, port: 80}}]}}\n"
         )
     };
-    (0..count).map(service).collect()
+    numbers.map(service).collect()
 }
 
 /// What the cluster's own DNS says.

@@ -1,0 +1,195 @@
+//! The status as people read it.
+
+use std::{collections::BTreeMap, fmt};
+
+use super::{PolicyStatus, SourceStatus, Status};
+use crate::{
+    cluster::{LeftOut, ObjectCounts},
+    resolver::Counts,
+};
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Status {
+            version,
+            missing,
+            degraded,
+            source,
+            problems,
+            zones,
+            objects,
+            network_policy,
+            resolver,
+            kernel,
+            datapath,
+        } = self;
+        let ready = if missing.is_empty() {
+            "ready"
+        } else {
+            "not ready"
+        };
+        writeln!(f, "dns-agent {version}: {ready}")?;
+        lines(f, "missing", missing)?;
+        lines(f, "degraded", degraded)?;
+        source.fmt(f)?;
+        lines(f, "problem", problems)?;
+        let zones = zones
+            .iter()
+            .map(|zone| format!("{} serial {}", zone.name, zone.serial));
+        lines(f, "zone", zones)?;
+        let ObjectCounts {
+            namespaces,
+            services,
+            endpoint_slices,
+            pods,
+        } = objects;
+        writeln!(
+            f,
+            "objects    {namespaces} Namespaces, {services} Services, {endpoint_slices} EndpointSlices, {pods} Pods"
+        )?;
+        if let Some(policy) = network_policy {
+            policy.fmt(f)?;
+        }
+        lines(f, "listening", &resolver.listen)?;
+        lines(f, "upstream", &resolver.upstreams)?;
+        resolver.counts.fmt(f)?;
+        writeln!(f, "kernel     {}", kernel.name())?;
+        match datapath {
+            None => Ok(()),
+            Some(datapath) => tree(f, datapath, 1),
+        }
+    }
+}
+
+impl fmt::Display for PolicyStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.permitted {
+            None if self.mode == "ignore" => {
+                writeln!(f, "policies   ignored: every pod's queries are answered")?;
+            }
+            None => writeln!(
+                f,
+                "policies   none about egress: every pod's queries are answered"
+            )?,
+            Some(count) => writeln!(
+                f,
+                "policies   queries of {count} addresses of pods are answered, others pass"
+            )?,
+        }
+        for left_out in &self.left_out {
+            let LeftOut {
+                pod,
+                addresses,
+                reason,
+            } = left_out;
+            let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+            writeln!(
+                f,
+                "left out   Pod {pod} ({}): {reason}",
+                addresses.join(", ")
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for SourceStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kubernetes = match self {
+            SourceStatus::Manifests(manifests) => {
+                let path = manifests.path.display();
+                writeln!(f, "source     {path}, loaded {}", manifests.loaded)?;
+                return lines(f, "stale", &manifests.errors);
+            }
+            SourceStatus::Kubernetes(kubernetes) => kubernetes,
+        };
+        match kubernetes.age_seconds {
+            Some(age) => writeln!(
+                f,
+                "source     the Kubernetes API, all of it heard in the last {age:.0} s"
+            )?,
+            None => writeln!(f, "source     the Kubernetes API, not all listed yet")?,
+        }
+        for feed in &kubernetes.feeds {
+            let heard = match feed.age_seconds {
+                Some(age) => format!("heard {age:.0} s ago"),
+                None => "not listed yet".to_owned(),
+            };
+            let state = match &feed.error {
+                Some(error) => format!("{}: {error}", feed.state.name()),
+                None => feed.state.name().to_owned(),
+            };
+            writeln!(
+                f,
+                "feed       {}: {state} for {:.0} s, {heard}, {} objects received, {} unusable",
+                feed.name, feed.since_seconds, feed.applied, feed.unusable
+            )?;
+        }
+        let requests: Vec<_> = kubernetes
+            .requests
+            .iter()
+            .map(|(verb, count)| format!("{verb} {count}"))
+            .collect();
+        writeln!(f, "requests   {}", requests.join(", "))?;
+        lines(f, "because", &kubernetes.reasons)
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = |counts: &BTreeMap<String, u64>| {
+            let words: Vec<_> = counts
+                .iter()
+                .map(|(name, count)| format!("{name} {count}"))
+                .collect();
+            if words.is_empty() {
+                "none".to_owned()
+            } else {
+                words.join(", ")
+            }
+        };
+        writeln!(
+            f,
+            "queries    UDP {}, TCP {}, ignored {}",
+            self.udp_queries, self.tcp_queries, self.ignored
+        )?;
+        writeln!(f, "replies    {}", words(&self.replies))?;
+        writeln!(
+            f,
+            "upstreams  asked {}, timed out {}, failed {}, too many at once {}",
+            self.forwarded, self.upstream_timeouts, self.upstream_errors, self.overloaded
+        )?;
+        writeln!(f, "refused    {} connections", self.connections_refused)
+    }
+}
+
+/// One line for each value.
+fn lines<T: fmt::Display>(
+    f: &mut fmt::Formatter<'_>,
+    label: &str,
+    values: impl IntoIterator<Item = T>,
+) -> fmt::Result {
+    values
+        .into_iter()
+        .try_for_each(|value| writeln!(f, "{label:<10} {value}"))
+}
+
+/// Nested values, indented.
+fn tree(f: &mut fmt::Formatter<'_>, value: &serde_json::Value, depth: usize) -> fmt::Result {
+    let indent = "  ".repeat(depth);
+    let mut entry = |label: &str, value: &serde_json::Value| match value {
+        serde_json::Value::Object(_) | serde_json::Value::Array(_) => {
+            writeln!(f, "{indent}{label}")?;
+            tree(f, value, depth + 1)
+        }
+        serde_json::Value::String(text) => writeln!(f, "{indent}{label} {text}"),
+        scalar => writeln!(f, "{indent}{label} {scalar}"),
+    };
+    match value {
+        serde_json::Value::Object(fields) => fields
+            .iter()
+            .try_for_each(|(name, value)| entry(&name.replace('_', " "), value)),
+        serde_json::Value::Array(values) => values.iter().try_for_each(|value| entry("-", value)),
+        scalar => writeln!(f, "{indent}{scalar}"),
+    }
+}

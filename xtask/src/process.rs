@@ -49,6 +49,15 @@ pub(crate) fn cargo() -> Command {
 
 /// Runs a Cargo command that builds, and returns the program named `target`.
 pub(crate) fn build(command: &mut Command, target: &str) -> Result<PathBuf> {
+    let [program] = build_each(command, [target])?;
+    Ok(program)
+}
+
+/// Runs a Cargo command that builds, and returns the programs of these names.
+pub(crate) fn build_each<const N: usize>(
+    command: &mut Command,
+    targets: [&str; N],
+) -> Result<[PathBuf; N]> {
     let output = command
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit())
@@ -58,14 +67,21 @@ pub(crate) fn build(command: &mut Command, target: &str) -> Result<PathBuf> {
         bail!("{} ended with {}", line(command), output.status);
     }
     let messages = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut programs = messages.lines().filter_map(|message| {
-        let message: Value = serde_json::from_str(message).ok()?;
-        let program = message["executable"].as_str()?;
-        (message["target"]["name"] == target).then(|| PathBuf::from(program))
+    let messages: Vec<Value> = messages
+        .lines()
+        .filter_map(|message| serde_json::from_str(message).ok())
+        .collect();
+    let programs = targets.map(|target| {
+        let mut programs = messages.iter().filter_map(|message| {
+            let program = message["executable"].as_str()?;
+            (message["target"]["name"] == target).then(|| PathBuf::from(program))
+        });
+        programs.next_back().unwrap_or_default()
     });
-    programs
-        .next_back()
-        .with_context(|| format!("{} built no program {target}", line(command)))
+    if let Some(missing) = programs.iter().position(|path| path.as_os_str().is_empty()) {
+        bail!("{} built no program {}", line(command), targets[missing]);
+    }
+    Ok(programs)
 }
 
 /// The workspace's directory.

@@ -11,7 +11,7 @@ use crate::{
     deployment::{self, Checked},
     guest::Guest,
     kernels::{self, Kernel, Name},
-    process::{build, cargo, root, run as run_command},
+    process::{build, build_each, cargo, root, run as run_command},
     setup::{self, Need, Say},
 };
 
@@ -185,17 +185,14 @@ pub(crate) struct Suites {
 }
 
 impl Suites {
-    /// Builds both with the same features of what they share.
+    /// Builds both as `cargo test --workspace` does, with the same features of what they share, so that neither
+    /// is built twice. The agent comes with its own package's tests.
     pub(crate) fn build() -> Result<Suites> {
-        let packages = ["--package", "dns-agent", "--package", "zerohop-tests"];
-        let suites = ["test", "--quiet", "--test", "suites", "--no-run"];
-        Ok(Suites {
-            agent: build(
-                cargo().args(["build", "--quiet"]).args(packages),
-                "dns-agent",
-            )?,
-            program: build(cargo().args(suites).args(packages), "suites")?,
-        })
+        let tests = ["--test", "suites", "--test", "integration", "--no-run"];
+        let mut command = cargo();
+        command.args(["test", "--quiet", "--workspace"]).args(tests);
+        let [program, agent] = build_each(&mut command, ["suites", "dns-agent"])?;
+        Ok(Suites { program, agent })
     }
 }
 

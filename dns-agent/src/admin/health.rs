@@ -44,13 +44,12 @@ pub(super) async fn check(known: Arc<Known>) -> Result<Vec<Line>, JoinError> {
         let (known, zones) = asked;
         (known.kernel_canary)(&zones)
     });
-    let (missing, troubles) = (known.board.missing(), known.board.troubles());
-    let mut lines = kernel_lines(kernel.await?, &missing, &troubles);
+    let mut lines = kernel_lines(kernel.await?, &known.board.troubles());
     lines.extend(user_lines(&known, zones.first()).await);
     Ok(lines)
 }
 
-fn kernel_lines(health: KernelHealth, missing: &[String], troubles: &[String]) -> Vec<Line> {
+fn kernel_lines(health: KernelHealth, troubles: &[String]) -> Vec<Line> {
     match health {
         KernelHealth::Off => vec![Ok("kernel: off, no --interface is given".to_owned())],
         KernelHealth::Failed(reason) => vec![Err(format!("kernel: {reason}"))],
@@ -59,16 +58,12 @@ fn kernel_lines(health: KernelHealth, missing: &[String], troubles: &[String]) -
                 "kernel: there is no zone to answer for: the cluster's DNS is asked everything".to_owned()
             )]
         }
-        KernelHealth::On(Some(Canary { ends, .. })) if ends.is_empty() => {
+        KernelHealth::On(Some(Canary { ends, failed, .. })) if ends.is_empty() => {
             let line = format!("kernel: attached nowhere: {}", troubles.join("; "));
             // Where there is no interface, or it is somebody else's, that is as it should be.
-            vec![if missing.is_empty() {
-                Ok(line)
-            } else {
-                Err(line)
-            }]
+            vec![if failed == 0 { Ok(line) } else { Err(line) }]
         }
-        KernelHealth::On(Some(Canary { zone, ends })) => ends
+        KernelHealth::On(Some(Canary { zone, ends, .. })) => ends
             .into_iter()
             .map(|(program, outcome)| match outcome {
                 Outcome::NotPermitted => Ok(format!(
@@ -111,45 +106,38 @@ mod tests {
     #[test]
     fn what_passes_or_is_nowhere_is_told() {
         let zone = Name::parse("z.example").unwrap();
-        let on = |ends: &[(&'static str, Outcome)]| {
+        let with_failed = |ends: &[(&'static str, Outcome)], failed| {
             KernelHealth::On(Some(Canary {
                 zone: zone.clone(),
                 ends: ends.to_vec(),
+                failed,
             }))
         };
-        let missing = ["interface eth7 is not attached".to_owned()];
+        let on = |ends: &[(&'static str, Outcome)]| with_failed(ends, 0);
         let troubles = ["eth7 it is".to_owned()];
-        for (health, missing, is_well, said) in [
-            (KernelHealth::Off, &missing[..], true, "off"),
+        for (health, is_well, said) in [
+            (KernelHealth::Off, true, "off"),
+            (KernelHealth::Failed("no BPF".to_owned()), false, "no BPF"),
+            (KernelHealth::On(None), true, "is asked everything"),
+            (on(&[]), true, "attached nowhere: eth7 it is"),
+            (with_failed(&[], 1), false, "attached nowhere: eth7 it is"),
             (
-                KernelHealth::Failed("no BPF".to_owned()),
-                &[],
-                false,
-                "no BPF",
-            ),
-            (KernelHealth::On(None), &[], true, "is asked everything"),
-            (on(&[]), &[], true, "attached nowhere: eth7 it is"),
-            (on(&[]), &missing, false, "eth7"),
-            (
-                on(&[("tc", Outcome::Data)]),
-                &missing,
+                with_failed(&[("tc", Outcome::Data)], 1),
                 true,
                 "tc answered z.example. SOA",
             ),
             (
                 on(&[("tc", Outcome::NotPermitted)]),
-                &[],
                 true,
                 "let no pod of this node ask",
             ),
             (
                 on(&[("tc", Outcome::LeaseStale)]),
-                &[],
                 false,
                 "tc passes z.example. SOA: lease_stale",
             ),
         ] {
-            let lines = kernel_lines(health.clone(), missing, &troubles);
+            let lines = kernel_lines(health.clone(), &troubles);
             let [line] = &lines[..] else {
                 panic!("{health:?}: {lines:?}");
             };

@@ -129,6 +129,7 @@ async fn health_is_what_both_planes_say() {
         KernelHealth::On(Some(Canary {
             zone: zones[0].clone(),
             ends: vec![("zerohop_tc", Outcome::LeaseStale)],
+            failed: 0,
         }))
     };
     let (code, body) = ask(passing).await;

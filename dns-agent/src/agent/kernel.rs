@@ -176,7 +176,10 @@ impl Kernel {
     /// A node that can't is no reason not to serve: its kernel plane is degraded.
     pub(super) fn start(&mut self, data: &dyn ZoneData, trust: Trust) {
         let pins = match Pins::claim(&self.settings.bpffs) {
-            Ok(Claim::Ours(pins)) => Some(pins),
+            Ok(Claim::Ours(pins)) => {
+                self.unpinned = None;
+                Some(pins)
+            }
             Ok(Claim::Others) => {
                 if !self.is_behind() {
                     warn!("{BEHIND}: waiting for its end");
@@ -187,7 +190,9 @@ impl Kernel {
             Err(reason) => {
                 if self.settings.persistence == Persistence::Pinned {
                     let reason = format!("hooks don't stay over a stop: {reason:#}");
-                    warn!("{reason}");
+                    if self.unpinned.as_ref() != Some(&reason) {
+                        warn!("{reason}");
+                    }
                     self.unpinned = Some(reason);
                 }
                 None
@@ -208,7 +213,10 @@ impl Kernel {
             Ok(datapath) => Plane::On(Box::new(datapath)),
             Err(reason) => {
                 let reason = format!("no kernel plane: {reason:#}");
-                if !matches!(&*plane, Plane::Failed { reason: before, .. } if *before == reason) {
+                // It is tried again and again.
+                if matches!(*plane, Plane::Failed { .. }) {
+                    debug!("{reason}");
+                } else {
                     error!("{reason}; every query goes the way it went before");
                 }
                 Plane::failed(reason)
@@ -361,11 +369,14 @@ impl Kernel {
             Plane::On(datapath) => datapath.stop(ending),
             // What an agent before left is there still.
             Plane::Waiting(_) | Plane::Failed { .. } if ending == Ending::Detached => {
+                let Ok(Claim::Ours(pins)) = Pins::claim(&self.settings.bpffs) else {
+                    return;
+                };
+                let removed = pins.remove_all().map_err(anyhow::Error::from);
                 let found = Handle::current().block_on(self.devices.list());
-                let detached =
-                    found.and_then(|devices| datapath::detach(&self.settings.bpffs, devices));
-                if let Err(reason) = detached {
-                    error!("hooks of an agent before are not taken off: {reason:#}");
+                let filters = found.and_then(datapath::detach_filters);
+                for reason in [removed.err(), filters.err()].into_iter().flatten() {
+                    error!("hooks of an agent before are not all taken off: {reason:#}");
                 }
             }
             Plane::Waiting(_) | Plane::Failed { .. } | Plane::Behind | Plane::Off => {}

@@ -30,11 +30,10 @@ pub(super) async fn follow(
     board: Arc<Board>,
 ) -> &'static str {
     let (sender, events) = mpsc::channel(WAITING);
-    let policies = Kubernetes::start_policies(client.clone(), &scope, jitter, sender.clone());
+    let policies = Kubernetes::start_policies(client.clone(), &scope, jitter, sender);
     let mut followed = Followed {
         client,
         dns: scope.dns,
-        sender,
         events,
         policies,
         dns_pods: None,
@@ -47,11 +46,18 @@ pub(super) async fn follow(
 struct Followed {
     client: Client,
     dns: Key,
-    sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     policies: Kubernetes,
     /// The pods of the cluster's DNS, by the labels that its Service selects.
-    dns_pods: Option<(Labels, Kubernetes)>,
+    dns_pods: Option<DnsPods>,
+}
+
+/// The pods that a selector selects.
+struct DnsPods {
+    labels: Labels,
+    source: Kubernetes,
+    /// Of its own, so that nothing comes of it after its end.
+    events: mpsc::Receiver<Event>,
 }
 
 /// Nobody listens any more.
@@ -60,11 +66,7 @@ struct Gone;
 impl Followed {
     async fn tell_all(&mut self, tell: &mpsc::Sender<Told>, board: &Board) -> Result<(), Gone> {
         self.tell_health(tell, board).await?;
-        while let Some(event) = self.events.recv().await {
-            if event.feed() == Feed::DnsPods && self.dns_pods.is_none() {
-                // What a feed told before its end.
-                continue;
-            }
+        while let Some(event) = self.next().await {
             if self.follow_selector(&event) {
                 self.tell_health(tell, board).await?;
                 self.forget_pods(tell).await?;
@@ -72,6 +74,19 @@ impl Followed {
             tell.send(Told::Policy(event)).await.map_err(|_| Gone)?;
         }
         Ok(())
+    }
+
+    async fn next(&mut self) -> Option<Event> {
+        let pods = async {
+            match &mut self.dns_pods {
+                Some(pods) => pods.events.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            event = self.events.recv() => event,
+            event = pods => event,
+        }
     }
 
     /// There are no such pods any more, until they are listed again.
@@ -97,23 +112,26 @@ impl Followed {
             } => &Labels::new(),
             _ => return false,
         };
-        let before = self.dns_pods.as_ref().map(|(labels, _)| labels);
+        let before = self.dns_pods.as_ref().map(|pods| &pods.labels);
         // A Service without a selector has no pods, but whatever somebody wrote into its slices.
         let wanted = Some(labels).filter(|labels| !labels.is_empty());
         if before == wanted {
             return false;
         }
         self.dns_pods = wanted.map(|labels| {
-            let (client, sender) = (self.client.clone(), self.sender.clone());
-            let namespace = &self.dns.namespace;
-            let pods = Kubernetes::start_dns_pods(client, namespace, labels, sender);
-            (labels.clone(), pods)
+            let (sender, events) = mpsc::channel(WAITING);
+            let (client, namespace) = (self.client.clone(), &self.dns.namespace);
+            DnsPods {
+                labels: labels.clone(),
+                source: Kubernetes::start_dns_pods(client, namespace, labels, sender),
+                events,
+            }
         });
         true
     }
 
     async fn tell_health(&self, tell: &mpsc::Sender<Told>, board: &Board) -> Result<(), Gone> {
-        let dns_pods = self.dns_pods.iter().map(|(_, pods)| pods.health());
+        let dns_pods = self.dns_pods.iter().map(|pods| pods.source.health());
         let health: Vec<Arc<Health>> = std::iter::once(self.policies.health())
             .chain(dns_pods)
             .collect();

@@ -312,6 +312,7 @@ impl Writer {
         if has_admitted && self.can_start() {
             let trust = self.trusted();
             self.kernel.start(&read_lock(&self.index).view(), trust);
+            self.next_tick = Instant::now();
         }
         for Taken { read, endpoints } in self.unpublished.drain(..) {
             self.metrics.published(read.elapsed());
@@ -386,6 +387,7 @@ impl Writer {
             // Where everything passes nothing is known of what the tables must hold later.
             if !view.zones().is_empty() && self.guard.is_settled() {
                 self.kernel.start(&view, trust);
+                self.next_tick = Instant::now();
             }
         } else if changes.everything {
             self.kernel.publish(&view);

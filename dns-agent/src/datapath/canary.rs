@@ -19,6 +19,8 @@ pub struct Canary {
     pub zone: Name,
     /// How it ended, in each program that is attached anywhere.
     pub ends: Vec<(&'static str, Outcome)>,
+    /// How many devices no program could be attached to.
+    pub failed: usize,
 }
 
 impl Datapath {
@@ -44,7 +46,8 @@ impl Datapath {
         for program in programs {
             ends.push((program.name(), self.ask(program, &zone)?));
         }
-        Ok(Some(Canary { zone, ends }))
+        let failed = self.failed().count();
+        Ok(Some(Canary { zone, ends, failed }))
     }
 
     /// Asks one program for the SOA record of a zone; how it ended.

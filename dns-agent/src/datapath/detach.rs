@@ -27,6 +27,17 @@ pub fn detach(bpffs: &Path, devices: &[Device]) -> anyhow::Result<Vec<String>> {
         let removed = pins.remove_all().context("removing pins")?;
         taken_off.extend(removed.iter().map(|path| path.display().to_string()));
     }
+    taken_off.extend(detach_filters(devices)?);
+    Ok(taken_off)
+}
+
+/// Takes off the filters that an agent has left, on kernels before tcx; says which.
+///
+/// # Errors
+///
+/// When one can't be taken off.
+pub fn detach_filters(devices: &[Device]) -> anyhow::Result<Vec<String>> {
+    let mut taken_off = Vec::new();
     for device in devices {
         let names = remove_filters(device)?;
         let names = names.iter();

@@ -101,8 +101,8 @@ pub struct Devices {
 /// be lost.
 const REREAD: Duration = Duration::from_secs(30);
 
-/// How long the kernel may take to answer over netlink.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the kernel may take to answer over netlink: the lease is not renewed meanwhile.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 impl Devices {
     /// The devices as they are now. Routes are looked up only when the devices have changed, since a node

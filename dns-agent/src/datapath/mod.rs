@@ -36,7 +36,7 @@ use std::{
 use ipnet::IpNet;
 
 pub use clients::Clients;
-pub use detach::detach;
+pub use detach::{detach, detach_filters};
 pub use status::Status;
 pub use tables::{Published, Tables, size};
 
@@ -184,7 +184,9 @@ impl Datapath {
             return Ok(Growth::Useless);
         }
         let mut larger = Datapath::filled(config, size, None, devices, data)?;
-        larger.renew_lease()?;
+        if self.tables.publisher.lease() != 0 {
+            larger.renew_lease()?;
+        }
         larger.receive(devices);
         // Whose programs are where was looked up before, when ours had other numbers: what is in the way is found out
         // by the next look.

@@ -61,18 +61,6 @@ impl Event {
         changed: None,
     };
 
-    /// Who tells it.
-    pub(crate) fn feed(&self) -> Feed {
-        match self {
-            Event::Listing(feed)
-            | Event::Listed(feed)
-            | Event::Applied { feed, .. }
-            | Event::Deleted { feed, .. }
-            | Event::Unusable { feed, .. } => *feed,
-            Event::Corefile { .. } => Feed::Corefile,
-        }
-    }
-
     /// Something can't be used, and nothing stands in for it.
     pub(crate) fn unusable(feed: Feed, problem: Problem) -> Event {
         Event::Unusable {

@@ -108,7 +108,10 @@ async fn connections_are_few_and_requests_are_short() {
     assert_eq!(closed.expect("it stays open").unwrap(), 0);
 
     let mut long = open.pop().unwrap();
-    let head = format!("GET /livez HTTP/1.1\r\nhost: {}", "x".repeat(64 << 10));
+    let head = format!(
+        "GET /livez HTTP/1.1\r\nhost: {}\r\n\r\n",
+        "x".repeat(64 << 10)
+    );
     // It may be closed before all is written.
     let _ = long.write_all(head.as_bytes()).await;
     let mut reply = Vec::new();

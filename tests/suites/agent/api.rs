@@ -87,14 +87,16 @@ fn what_an_agent_leaves_after_a_change_of_the_corefile_passes() {
     let topology = Topology::routed().unwrap();
     let bpffs = Bpffs::new().unwrap();
     let api = cluster(&topology);
-    let bpffs = format!("--bpffs={}", bpffs.path().display());
-    let flags = [SHORT_LEASE, "--persist", &bpffs];
+    let flag = format!("--bpffs={}", bpffs.path().display());
+    let flags = [SHORT_LEASE, "--persist", &flag];
     let mut agent = Agent::start(&topology.node, &api, &flags);
     let pod = Pod::new(&topology);
     assert!(eventually(LIMIT, || Ok(pod.ttl() == Some(5))).unwrap());
     api.apply("configmaps", corefile(&COREFILE.replace("ttl 5", "ttl 7")));
     assert!(eventually(LIMIT, || Ok(pod.ttl().is_none())).unwrap());
     agent.end(Signal::SIGTERM);
+    let is_left = || dns_agent::datapath::pins::are_there(bpffs.path());
+    assert!(topology.node.enter(is_left).unwrap());
     for _ in 0..10 {
         assert_eq!(pod.ttl(), None);
     }

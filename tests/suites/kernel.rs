@@ -5,7 +5,7 @@ mod check;
 mod clients;
 mod cluster;
 mod differential;
-mod fixture;
+pub(crate) mod fixture;
 mod generated;
 mod harness;
 mod lease;

@@ -10,7 +10,7 @@ use std::{
 
 use dns_agent::{
     datapath::{
-        Clients, Persistence, Tables,
+        Tables,
         grace::Rcu,
         object::{Object, Program, Size},
         records,
@@ -24,6 +24,8 @@ use zerohop_tests::{
     packet::{self, Query},
     topology::{POD, SERVED},
 };
+
+use crate::kernel::fixture::config;
 
 /// Names that are replaced.
 const NAMES: u32 = 1000;
@@ -241,20 +243,6 @@ fn full_tables_never_deny_a_name_that_exists() {
         assert!(published.unwrap().left_out > 100);
     }
     assert!(passes > 1000, "{passes}");
-}
-
-fn config() -> dns_agent::datapath::Config {
-    dns_agent::datapath::Config {
-        interfaces: Vec::new(),
-        allow: Vec::new(),
-        rate_limit: 0,
-        serve: SERVED.map(|address| (address, 53).into()).to_vec(),
-        clients: Clients::Any,
-        capacity: None,
-        stale_after: Duration::from_secs(10),
-        persistence: Persistence::None,
-        bpffs: "/sys/fs/bpf".into(),
-    }
 }
 
 /// Services by number, each with so many addresses.

@@ -85,15 +85,8 @@ impl Fixture {
 
     fn allowing(networks: &[&str], model: Model, size: Size) -> Self {
         let config = Config {
-            interfaces: Vec::new(),
             allow: networks.iter().map(|text| text.parse().unwrap()).collect(),
-            rate_limit: 0,
-            serve: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
-            clients: Clients::Any,
-            capacity: None,
-            stale_after: Duration::from_secs(10),
-            persistence: Persistence::None,
-            bpffs: "/sys/fs/bpf".into(),
+            ..config()
         };
         let object = Object::load(size).unwrap();
         let mut tables = Tables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();
@@ -184,6 +177,21 @@ fn moved(hook: Hook, before: [Counters; 2], after: [Counters; 2]) -> Outcome {
 
 pub(crate) fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
+}
+
+/// A kernel plane that is attached nowhere and answers everybody.
+pub(crate) fn config() -> Config {
+    Config {
+        interfaces: Vec::new(),
+        allow: Vec::new(),
+        rate_limit: 0,
+        serve: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
+        clients: Clients::Any,
+        capacity: None,
+        stale_after: Duration::from_secs(10),
+        persistence: Persistence::None,
+        bpffs: "/sys/fs/bpf".into(),
+    }
 }
 
 /// Names of every kind that the kernel tells apart.

@@ -2,8 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use dns_agent::datapath::{Clients, Config, Datapath, Ending, Lease, Persistence};
-use zerohop_tests::topology::SERVED;
+use dns_agent::datapath::{Config, Datapath, Ending, Lease};
 
 use super::{cluster::model, fixture};
 
@@ -51,15 +50,8 @@ fn is_leased(datapath: &Datapath) -> bool {
 
 fn start(lease: Lease) -> Datapath {
     let config = Config {
-        interfaces: Vec::new(),
-        allow: Vec::new(),
-        rate_limit: 0,
-        serve: SERVED.map(|address| (address, 53).into()).to_vec(),
-        clients: Clients::Any,
-        capacity: None,
         stale_after: STALE_AFTER,
-        persistence: Persistence::None,
-        bpffs: "/sys/fs/bpf".into(),
+        ..fixture::config()
     };
     Datapath::start(config, None, &[], &fixture::model(), lease).unwrap()
 }

@@ -1,11 +1,11 @@
 //! The owned name space: where the kernel may say that a name does not exist, and where its tables
 //! can't tell. That a zone with names that found no room is never denied is tested in `updates.rs`.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use dns_agent::{
     datapath::{
-        Clients, Config, Persistence, Tables,
+        Tables,
         grace::Rcu,
         object::{Object, Program, Size},
     },
@@ -19,7 +19,7 @@ use zerohop_tests::{
 
 use super::{
     cluster::model,
-    fixture::{Ended, Fixture},
+    fixture::{self, Ended, Fixture},
 };
 
 const A: u16 = 1;
@@ -208,19 +208,8 @@ fn nothing_is_denied_before_everything_is_published() {
         buckets: 1024,
         chunks: 4,
     };
-    let config = Config {
-        interfaces: Vec::new(),
-        allow: Vec::new(),
-        rate_limit: 0,
-        serve: SERVED.map(|address| (address, 53).into()).to_vec(),
-        clients: Clients::Any,
-        capacity: None,
-        stale_after: Duration::from_secs(10),
-        persistence: Persistence::None,
-        bpffs: "/sys/fs/bpf".into(),
-    };
     let mut object = Object::load(size).unwrap();
-    let mut tables = Tables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();
+    let mut tables = Tables::new(&object, size, &fixture::config(), Rcu::new().unwrap()).unwrap();
     object.set_lease(1_000_000).unwrap();
 
     let absent = Query::new(POD[0], SERVED[0], "absent.shop.svc.cluster.local", A).frame();

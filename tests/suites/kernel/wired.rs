@@ -5,9 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use aya::programs::XdpMode;
 use dns_agent::{
     config::{Hook, Interface},
-    datapath::{
-        Clients, Config, Datapath, Ending, Lease, Persistence, interfaces::Devices, object::Program,
-    },
+    datapath::{Config, Datapath, Ending, Lease, interfaces::Devices, object::Program},
     resolver::message::{Reply, Transport, respond},
     zone::Model,
 };
@@ -19,7 +17,7 @@ use zerohop_tests::{
     udp::{Client, eventually},
 };
 
-use super::fixture::{Fixture, model};
+use super::fixture::{self, Fixture, model};
 
 /// How long an answer may take, in an emulated machine that does other things.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -86,15 +84,9 @@ fn check(topology: &Topology, hook: Hook, expected: &str) {
             name: HOST_VETH.to_owned(),
             hook,
         }],
-        allow: Vec::new(),
-        rate_limit: 0,
-        serve: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
-        clients: Clients::Any,
-        capacity: None,
         // Checksums are what is tested, not patience.
         stale_after: Duration::from_secs(600),
-        persistence: Persistence::None,
-        bpffs: "/sys/fs/bpf".into(),
+        ..fixture::config()
     };
     // Filters before tcx are taken off by netlink, so the whole life of the datapath is
     // inside the namespace.

@@ -18,6 +18,7 @@
 mod api;
 mod backoff;
 mod connect;
+mod daemon_set;
 mod health;
 mod object;
 mod pieces;
@@ -39,6 +40,7 @@ use crate::cluster::{Endpoints, Key, Labels, Selectors};
 
 pub use self::{
     connect::connect,
+    daemon_set::DaemonSet,
     health::{FeedHealth, Health, Requests, State},
 };
 

@@ -19,25 +19,24 @@ use crate::cluster::{Endpoints, Selector};
 pub struct Settings {
     /// A file or directory of Kubernetes objects (Namespace, Service,
     /// EndpointSlice, Pod, NetworkPolicy, List; YAML or JSON), reloaded when it
-    /// changes.
-    /// Without any Namespace object in it, all namespaces exist.
-    #[arg(long, value_name = "PATH")]
+    /// changes. Without any Namespace object in it, all namespaces exist.
+    #[arg(long, value_name = "PATH", help_heading = "Objects")]
     pub manifests: Option<PathBuf>,
 
     /// Read the objects from the Kubernetes API: the cluster's that this runs
     /// in, else the kubeconfig's. What CoreDNS's Corefile says is adopted; where
     /// that isn't clear, everything is passed on to the cluster's DNS.
-    #[arg(long)]
+    #[arg(long, help_heading = "Objects")]
     pub kubernetes: bool,
 
     /// A kubeconfig file for the Kubernetes API; implies --kubernetes.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Objects")]
     pub kubeconfig: Option<PathBuf>,
 
     /// With --kubernetes: the EndpointSlices that are watched. With headless,
     /// names of endpoints of other services, and PTR records of endpoints, pass
     /// to the cluster's DNS [default: headless].
-    #[arg(long, value_name = "WHICH")]
+    #[arg(long, value_name = "WHICH", help_heading = "Objects")]
     pub endpoints: Option<Endpoints>,
 
     /// With --kubernetes: the name of this node. Its pods are watched for
@@ -45,24 +44,24 @@ pub struct Settings {
     /// policy is about egress. For --pods verified its pods alone are watched
     /// too, and others' pass; without it all pods are. In a DaemonSet:
     /// spec.nodeName.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = "Objects")]
     pub node_name: Option<String>,
 
     /// With --kubernetes: the ConfigMap with CoreDNS's Corefile [default:
     /// kube-system/coredns].
-    #[arg(long, value_name = "NS/NAME")]
+    #[arg(long, value_name = "NS/NAME", help_heading = "The cluster's DNS")]
     #[serde(deserialize_with = "single")]
     pub corefile: Option<ObjectName>,
 
     /// With --kubernetes: answer as these settings say where no Corefile is
     /// found. Without it everything is passed on to the cluster's DNS then.
-    #[arg(long)]
+    #[arg(long, help_heading = "The cluster's DNS")]
     pub trust_zone: bool,
 
     /// With --kubernetes: the Service of the cluster's DNS, whose ClusterIPs the
     /// kernel answers for, unless --serve is given [default:
     /// kube-system/kube-dns].
-    #[arg(long, value_name = "NS/NAME")]
+    #[arg(long, value_name = "NS/NAME", help_heading = "The cluster's DNS")]
     #[serde(deserialize_with = "single")]
     pub dns_service: Option<ObjectName>,
 
@@ -70,81 +69,81 @@ pub struct Settings {
     /// endpoints too. Needed where pods' queries carry them, because something
     /// replaces a Service's address when a socket is used (socket load
     /// balancing); elsewhere it would hide a broken CoreDNS.
-    #[arg(long)]
+    #[arg(long, help_heading = "The cluster's DNS")]
     pub serve_dns_endpoints: bool,
 
     /// With --kubernetes: where the agent itself asks for names in its zones that
     /// it leaves to CoreDNS; repeatable; port 53 unless given [default: the
     /// ClusterIPs of --dns-service].
-    #[arg(long, value_name = "IP[:PORT]")]
+    #[arg(long, value_name = "IP[:PORT]", help_heading = "The cluster's DNS")]
     #[serde(deserialize_with = "list")]
     pub cluster_dns: Option<Vec<Server>>,
 
     /// With --kubernetes: how long the kernel answers when nothing was heard
     /// from the API, 2m or more; 0: for ever [default: 15m].
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", help_heading = "Objects")]
     #[serde(deserialize_with = "single")]
     pub max_age: Option<MaxAge>,
 
     /// Leave to CoreDNS what it answers against the standards: NXDOMAIN for
     /// names without addresses that exist, and for other types at them. Needs
     /// --kubernetes.
-    #[arg(long)]
+    #[arg(long, help_heading = "The cluster's DNS")]
     pub pass_departures: bool,
 
     /// A zone of cluster names; repeatable [default: cluster.local].
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = "Names")]
     #[serde(deserialize_with = "list")]
     pub cluster_domain: Option<Vec<Domain>>,
 
     /// A network whose reverse zone is answered with authority; repeatable.
     /// Addresses of no known object get NXDOMAIN there; elsewhere they are
     /// somebody else's to answer.
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", help_heading = "Names")]
     #[serde(deserialize_with = "list")]
     pub reverse: Option<Vec<Network>>,
 
     /// The records' time to live in seconds, 0 to 3600 [default: 5].
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", help_heading = "Names")]
     #[serde(deserialize_with = "single")]
     pub ttl: Option<Ttl>,
 
     /// How names of pods (10-244-0-7.default.pod.cluster.local) are answered:
     /// never; from the name alone; or for addresses of existing pods only
     /// [default: insecure].
-    #[arg(long, value_name = "MODE")]
+    #[arg(long, value_name = "MODE", help_heading = "Names")]
     pub pods: Option<Pods>,
 
     /// A namespace to expose; repeatable [default: all].
-    #[arg(long, value_name = "NS")]
+    #[arg(long, value_name = "NS", help_heading = "Objects")]
     #[serde(deserialize_with = "list")]
     pub namespace: Option<Vec<NamespaceName>>,
 
     /// Only the namespaces whose labels match are exposed; not together with
     /// --namespace. SELECTOR is as in `kubectl get --selector`.
-    #[arg(long, value_name = "SELECTOR")]
+    #[arg(long, value_name = "SELECTOR", help_heading = "Objects")]
     #[serde(deserialize_with = "single")]
     pub namespace_labels: Option<Selector>,
 
     /// Only the Services, EndpointSlices and Pods whose own labels match make
     /// records [default: all].
-    #[arg(long, value_name = "SELECTOR")]
+    #[arg(long, value_name = "SELECTOR", help_heading = "Objects")]
     #[serde(deserialize_with = "single")]
     pub labels: Option<Selector>,
 
     /// Services with a ClusterIP, but without any ready endpoint, do not exist.
-    #[arg(long)]
+    #[arg(long, help_heading = "Names")]
     pub ignore_empty_service: bool,
 
     /// Endpoints without a host name are called by their pod, not by their
     /// address.
-    #[arg(long)]
+    #[arg(long, help_heading = "Names")]
     pub endpoint_pod_names: bool,
 
     /// A name inside a zone of ours that belongs to other software, with
     /// everything below it; repeatable. Such names are passed on like those
     /// outside our zones.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = "Names")]
     #[serde(deserialize_with = "list")]
     pub pass: Option<Vec<Passed>>,
 
@@ -153,87 +152,87 @@ pub struct Settings {
     /// `pods` for every veth whose peer is in another network namespace, but for
     /// one that a default route goes through. auto
     /// means tc on a veth and XDP elsewhere.
-    #[arg(long, value_name = "NAME[=HOOK]")]
+    #[arg(long, value_name = "NAME[=HOOK]", help_heading = "Kernel plane")]
     #[serde(deserialize_with = "list")]
     pub interface: Option<Vec<Interface>>,
 
     /// A network of clients the kernel answers on an interface that is not a
     /// veth; repeatable.
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", help_heading = "Kernel plane")]
     #[serde(deserialize_with = "list")]
     pub allow: Option<Vec<Network>>,
 
     /// How many queries a second of one client, an IPv4 address or an IPv6 /64,
     /// the kernel answers on an interface that is not a veth; more pass. 0: no
     /// limit [default: 1000].
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", help_heading = "Kernel plane")]
     pub rate_limit: Option<u32>,
 
     /// Whether the kernel answers a pod that a NetworkPolicy about egress
     /// selects only where policies provably let it ask the cluster's DNS; ignore
     /// answers every pod [default: respect].
-    #[arg(long, value_name = "MODE")]
+    #[arg(long, value_name = "MODE", help_heading = "Kernel plane")]
     pub network_policy: Option<NetworkPolicy>,
 
     /// An address whose queries the kernel answers, such as the ClusterIP of
     /// kube-dns; repeatable; port 53 unless given, IPv6 with a port in
     /// brackets.
-    #[arg(long, value_name = "IP[:PORT]")]
+    #[arg(long, value_name = "IP[:PORT]", help_heading = "Kernel plane")]
     #[serde(deserialize_with = "list")]
     pub serve: Option<Vec<Server>>,
 
     /// An address the agent itself answers on, over UDP and TCP; repeatable.
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", help_heading = "User plane")]
     #[serde(deserialize_with = "list")]
     pub listen: Option<Vec<Socket>>,
 
     /// With --manifests: an address of this node, for `ns.dns.<zone>`, which is
     /// the zone's name server when no Service has one of the --serve addresses;
     /// repeatable.
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", help_heading = "Names")]
     #[serde(deserialize_with = "list")]
     pub node_ip: Option<Vec<NodeIp>>,
 
     /// A DNS server for all other names, tried in the order given; repeatable;
     /// port 53 unless given. Without one the cluster's DNS is asked, with
     /// --kubernetes, and else such names are refused.
-    #[arg(long, value_name = "IP[:PORT]")]
+    #[arg(long, value_name = "IP[:PORT]", help_heading = "User plane")]
     #[serde(deserialize_with = "list")]
     pub upstream: Option<Vec<Server>>,
 
     /// Where /metrics, /readyz, /livez, /healthz and, for this machine itself,
     /// /status, /lookup and /dump are served [default: 127.0.0.1:9153].
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", help_heading = "Endpoints")]
     #[serde(deserialize_with = "single")]
     pub admin: Option<Socket>,
 
     /// How long the kernel goes on answering when the agent no longer does its
     /// work, 100ms to 1h [default: 10s].
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", help_heading = "Kernel plane")]
     #[serde(deserialize_with = "single")]
     pub stale_after: Option<StaleAfter>,
 
     /// Leave the hooks in place when the agent ends, so that the next one takes
     /// over without a gap; they answer for 30 s more. `dns-agent detach` takes
     /// them off. Without it a stop takes everything off.
-    #[arg(long)]
+    #[arg(long, help_heading = "Kernel plane")]
     pub persist: bool,
 
     /// Where the BPF file system is mounted, in which hooks are pinned [default:
     /// /sys/fs/bpf].
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", help_heading = "Kernel plane")]
     pub bpffs: Option<PathBuf>,
 
     /// With --persist and --kubernetes: the DaemonSet that this agent is of. A
     /// stop takes the hooks off all the same when it is gone, is being deleted,
     /// or may not be read any more: then nobody comes after.
-    #[arg(long, value_name = "NAMESPACE/NAME")]
+    #[arg(long, value_name = "NAMESPACE/NAME", help_heading = "Kernel plane")]
     #[serde(deserialize_with = "single")]
     pub daemon_set: Option<ObjectName>,
 
     /// How many names the kernel's tables have room for [default: an eighth more
     /// than there are; the tables grow].
-    #[arg(long, value_name = "NAMES")]
+    #[arg(long, value_name = "NAMES", help_heading = "Kernel plane")]
     #[serde(deserialize_with = "single")]
     pub capacity: Option<Capacity>,
 }

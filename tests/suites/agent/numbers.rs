@@ -56,6 +56,26 @@ fn answers_are_counted_and_canaries_are_not() {
     assert_eq!(counted(), expected);
 }
 
+/// A rollout goes on where a node can't, and waits where only some of its devices can't.
+#[test]
+fn a_node_that_can_attach_nowhere_is_ready_and_not_well() {
+    let topology = Topology::routed().unwrap();
+    let manifests = Manifests::new(WEB);
+    let of_no_use = ["--interface=lo", "--allow=10.0.0.0/8"];
+    let agent = Agent::start_anywhere(&topology.node, &manifests, &of_no_use);
+    assert_eq!(get(&topology.node, &agent, "/readyz").0, 200);
+    let (code, said) = get(&topology.node, &agent, "/healthz");
+    assert_eq!(code, 503, "{said}");
+    assert!(said.contains("no Ethernet header"), "{said}");
+    drop(agent);
+
+    let agent = Agent::start(&topology.node, &manifests, &of_no_use);
+    let (code, said) = get(&topology.node, &agent, "/readyz");
+    assert_eq!(code, 503, "{said}");
+    assert!(said.contains("interface lo is not attached"), "{said}");
+    assert_eq!(get(&topology.node, &agent, "/healthz").0, 200);
+}
+
 #[test]
 fn other_devices_are_counted_by_name() {
     let topology = Topology::bridged().unwrap();

@@ -39,16 +39,16 @@ fn an_index_takes_little_memory() {
 
 /// Lists of all objects.
 fn tell(index: &mut Index, endpoints: Endpoints) {
-    for feed in [Feed::Services, Feed::Slices] {
+    for feed in [Feed::Services, Feed::SLICES] {
         index.listing(feed);
     }
     for number in 0..SERVICES {
         index.apply(Feed::Services, service(number));
         if endpoints == Endpoints::All || is_headless(number) {
-            index.apply(Feed::Slices, slice(number));
+            index.apply(Feed::SLICES, slice(number));
         }
     }
-    for feed in [Feed::Services, Feed::Slices] {
+    for feed in [Feed::Services, Feed::SLICES] {
         index.listed(feed);
     }
     index.take_changes();

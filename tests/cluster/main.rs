@@ -18,6 +18,7 @@ mod reply;
 mod settings;
 mod signals;
 mod tally;
+mod watches;
 
 use std::{
     net::Ipv4Addr,
@@ -39,7 +40,7 @@ use crate::{
     pod::{PASSED, Pods},
     questions::{Edns, Question},
     reply::Reply,
-    settings::{Measured, Settings},
+    settings::{Measured, Settings, Watched},
     signals::Signals,
     tally::Tally,
 };
@@ -50,12 +51,7 @@ const MISSED: usize = 100;
 const LIMIT: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
-    let done = match Measured::from_environment() {
-        Ok(Some(measured)) => measure::run(&measured).map(|()| Tally::default()),
-        Ok(None) => run(),
-        Err(error) => Err(error),
-    };
-    match done {
+    match run() {
         Ok(tally) if !tally.is_wrong() => ExitCode::SUCCESS,
         Ok(_) => {
             println!("Zerohop differs from CoreDNS where it was not agreed");
@@ -69,6 +65,16 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<Tally> {
+    if let Some(watched) = Watched::from_environment()? {
+        return watches::run(&watched).map(|()| Tally::default());
+    }
+    match Measured::from_environment()? {
+        Some(measured) => measure::run(&measured).map(|()| Tally::default()),
+        None => compare(),
+    }
+}
+
+fn compare() -> Result<Tally> {
     let settings = Settings::from_environment()?;
     println!("seed {}", settings.seed);
     let signals = Signals::new()?;

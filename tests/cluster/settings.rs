@@ -41,17 +41,40 @@ pub(crate) struct Measured {
     pub(crate) outage: Duration,
 }
 
+/// What `cargo xtask bench --watches` measures.
+pub(crate) struct Watched {
+    /// The way to the API server.
+    pub(crate) kubeconfig: PathBuf,
+    /// Agents that watch.
+    pub(crate) watchers: usize,
+    /// Changes of an EndpointSlice in a second.
+    pub(crate) rate: u64,
+    /// Seconds that each way is measured for.
+    pub(crate) seconds: u64,
+}
+
+impl Watched {
+    /// None when this is something else.
+    pub(crate) fn from_environment() -> Result<Option<Watched>> {
+        let Ok(watchers) = env::var("ZEROHOP_WATCHERS") else {
+            return Ok(None);
+        };
+        Ok(Some(Watched {
+            kubeconfig: needed("ZEROHOP_KUBECONFIG")?.into(),
+            watchers: watchers
+                .parse()
+                .context("ZEROHOP_WATCHERS is not a number")?,
+            rate: number("ZEROHOP_RATE", 100)?,
+            seconds: number("ZEROHOP_SECONDS", 20)?,
+        }))
+    }
+}
+
 impl Measured {
     /// None when this is a comparison.
     pub(crate) fn from_environment() -> Result<Option<Measured>> {
         let Ok(services) = env::var("ZEROHOP_MEASURE") else {
             return Ok(None);
-        };
-        let number = |variable: &str, otherwise: u64| match env::var(variable) {
-            Ok(text) => text
-                .parse()
-                .with_context(|| format!("{variable} is not a number")),
-            Err(_) => Ok(otherwise),
         };
         let dns_pid = match number("ZEROHOP_DNS_PID", 0)? {
             0 => None,
@@ -98,6 +121,15 @@ impl Settings {
             restart_api: env::var("ZEROHOP_RESTART_API").ok(),
             compact: env::var("ZEROHOP_COMPACT").ok(),
         })
+    }
+}
+
+fn number(variable: &str, otherwise: u64) -> Result<u64> {
+    match env::var(variable) {
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("{variable} is not a number")),
+        Err(_) => Ok(otherwise),
     }
 }
 

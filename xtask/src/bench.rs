@@ -22,6 +22,25 @@ pub(crate) struct Options {
     quick: bool,
     #[command(flatten)]
     cluster: Cluster,
+    #[command(flatten)]
+    watches: Watches,
+}
+
+/// An API server, and what the ways to watch EndpointSlices cost it.
+#[derive(Args)]
+struct Watches {
+    /// Measure what watches of EndpointSlices cost this API server instead.
+    #[arg(long, value_name = "KUBECONFIG", conflicts_with = "bench_cluster")]
+    watches: Option<PathBuf>,
+    /// Agents that watch.
+    #[arg(long, value_name = "NUMBER", default_value_t = 200)]
+    watchers: u32,
+    /// Changes of an EndpointSlice in a second.
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    rate: u32,
+    /// Seconds that each way is measured for.
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    seconds: u32,
 }
 
 /// A cluster, and a CoreDNS that serves it: how long changes take, and what both hold.
@@ -66,6 +85,9 @@ struct Cluster {
 
 /// The job itself.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if let Some(kubeconfig) = &options.watches.watches {
+        return options.watches.run(kubeconfig);
+    }
     setup::need_root("bench")?;
     setup::ensure(&[Need::Ebpf, Need::Namespaces], Say::Changes)?;
     build_ebpf::programs()?;
@@ -100,19 +122,7 @@ impl Cluster {
             cargo().args(["build", "--quiet", "--release", "--package", "dns-agent"]),
             "dns-agent",
         )?;
-        let measure = build(
-            cargo().args([
-                "test",
-                "--quiet",
-                "--package",
-                "zerohop-tests",
-                "--test",
-                "cluster",
-                "--no-run",
-            ]),
-            "cluster",
-        )?;
-        let mut command = Command::new(measure);
+        let mut command = Command::new(cluster()?);
         command
             .env("ZEROHOP_KUBECONFIG", std::path::absolute(kubeconfig)?)
             .env("ZEROHOP_DNS", dns.to_string())
@@ -132,4 +142,25 @@ impl Cluster {
         }
         run_command(&mut command)
     }
+}
+
+impl Watches {
+    fn run(&self, kubeconfig: &PathBuf) -> Result<()> {
+        setup::ensure(&[Need::Ebpf], Say::Changes)?;
+        build_ebpf::programs()?;
+        let mut command = Command::new(cluster()?);
+        command
+            .env("ZEROHOP_KUBECONFIG", std::path::absolute(kubeconfig)?)
+            .env("ZEROHOP_WATCHERS", self.watchers.to_string())
+            .env("ZEROHOP_RATE", self.rate.to_string())
+            .env("ZEROHOP_SECONDS", self.seconds.to_string());
+        run_command(&mut command)
+    }
+}
+
+/// Builds what speaks to a real API server.
+fn cluster() -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["test", "--quiet", "--package", "zerohop-tests"]);
+    build(command.args(["--test", "cluster", "--no-run"]), "cluster")
 }

@@ -108,6 +108,8 @@ pub enum FeedState {
     /// It has not begun.
     #[default]
     Waiting,
+    /// It has nothing to ask for.
+    Resting,
     /// It reads a list.
     Listing,
     /// It hears of changes.
@@ -228,7 +230,8 @@ impl PlaneState {
 
 impl FeedState {
     /// All of them, in the order of their lives.
-    pub const ALL: [FeedState; 4] = [
+    pub const ALL: [FeedState; 5] = [
+        FeedState::Resting,
         FeedState::Waiting,
         FeedState::Listing,
         FeedState::Watching,
@@ -239,6 +242,7 @@ impl FeedState {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            FeedState::Resting => "resting",
             FeedState::Waiting => "waiting",
             FeedState::Listing => "listing",
             FeedState::Watching => "watching",
@@ -251,6 +255,7 @@ impl FeedStatus {
     /// As it is told.
     pub(super) fn of(feed: Feed, health: &FeedHealth) -> FeedStatus {
         let (state, error) = match &health.state {
+            State::Resting => (FeedState::Resting, None),
             State::Waiting => (FeedState::Waiting, None),
             State::Listing => (FeedState::Listing, None),
             State::Watching => (FeedState::Watching, None),

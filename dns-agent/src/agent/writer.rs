@@ -19,7 +19,9 @@ use super::{
 };
 use crate::{
     admin::{board::Board, metrics::Metrics},
-    cluster::{Changes, Feed, Index, Key, Object, Objects, Problem, ZoneSettings},
+    cluster::{
+        Changes, Coverage, Endpoints, Feed, Index, Key, Object, Objects, Problem, ZoneSettings,
+    },
     config::{Config, Serves, Source},
     datapath::{Clients, Ending, settings},
     resolver::Servers,
@@ -228,7 +230,10 @@ impl Writer {
         }
         let mut index = write(&self.index);
         if let Some(feeds) = feeds {
-            index.begin();
+            index.begin(match settings.endpoints {
+                Endpoints::All => Coverage::Every,
+                Endpoints::Headless => Coverage::NOTHING,
+            });
             for feed in api.feeds.difference(&feeds) {
                 index.listing(*feed);
                 index.listed(*feed);
@@ -277,6 +282,7 @@ impl Writer {
                 index.apply(feed, stand_in);
             }
             Event::Unusable { stand_in: None, .. } => {}
+            Event::Covered(feed, covered) => index.cover(feed, covered),
             Event::Listed(feed) => {
                 index.listed(feed);
                 let Some(api) = &mut self.api else {

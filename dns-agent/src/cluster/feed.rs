@@ -7,11 +7,9 @@ pub enum Feed {
     Namespaces,
     /// Services.
     Services,
-    /// EndpointSlices: all, or those of headless Services.
-    Slices,
-    /// EndpointSlices that Kubernetes' own controller did not make: written by hand, mirrored, or made
-    /// by other controllers. It doesn't mark those of headless Services.
-    OtherSlices,
+    /// EndpointSlices: all, or those of headless Services. These are watched by the Services' names, in
+    /// numbered parts below [`Feed::SLICE_PARTS`], because a request holds only so many names.
+    Slices(u8),
     /// EndpointSlices of the cluster's own DNS.
     DnsSlices,
     /// Pods.
@@ -32,15 +30,34 @@ pub enum Feed {
     DnsPods,
 }
 
+/// What the parts of the EndpointSlices are called.
+const PART_NAMES: [&str; 8] = [
+    "EndpointSlices",
+    "EndpointSlices, part 2",
+    "EndpointSlices, part 3",
+    "EndpointSlices, part 4",
+    "EndpointSlices, part 5",
+    "EndpointSlices, part 6",
+    "EndpointSlices, part 7",
+    "EndpointSlices, part 8",
+];
+
 impl Feed {
+    /// All EndpointSlices, or the first part of them.
+    pub const SLICES: Feed = Feed::Slices(0);
+    /// How many parts of EndpointSlices there may be.
+    pub const SLICE_PARTS: u8 = PART_NAMES.len() as u8;
+
     /// Its name, for logs and status.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Feed::Namespaces => "Namespaces",
             Feed::Services => "Services",
-            Feed::Slices => "EndpointSlices",
-            Feed::OtherSlices => "other EndpointSlices",
+            Feed::Slices(part) => match PART_NAMES.get(usize::from(part)) {
+                Some(name) => name,
+                None => "EndpointSlices",
+            },
             Feed::DnsSlices => "EndpointSlices of the cluster's DNS",
             Feed::Pods => "Pods",
             Feed::Corefile => "Corefile",

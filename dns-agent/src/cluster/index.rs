@@ -16,9 +16,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::zone::{Live, Name, ZoneData};
 
 use self::shared::Shared;
+use super::coverage::{Coverage, Covered};
 use super::feed::Feed;
 use super::frame::{Frame, Known};
-use super::objects::{EndpointSlice, Key, Object, ObjectCounts, Objects, Pod, Problem, Service};
+use super::objects::{
+    EndpointSlice, Key, Object, ObjectCounts, Objects, Pod, Problem, Service, ServiceKind,
+};
 use super::settings::ZoneSettings;
 use super::view::View;
 
@@ -34,6 +37,8 @@ pub struct Index {
     namespaces: BTreeMap<Arc<str>, Told<()>>,
     services: BTreeMap<Key, Told<Service>>,
     slices: BTreeMap<Key, Told<EndpointSlice>>,
+    /// Of which Services `slices` has every slice.
+    coverage: Coverage,
     pods: BTreeMap<Key, Told<Pod>>,
     /// The slices of each service, by their names.
     slices_of: BTreeMap<Key, Vec<Arc<str>>>,
@@ -108,6 +113,7 @@ impl Index {
             namespaces: BTreeMap::new(),
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
+            coverage: Coverage::Every,
             pods: BTreeMap::new(),
             slices_of: BTreeMap::new(),
             pointers: BTreeSet::new(),
@@ -179,9 +185,11 @@ impl Index {
         std::mem::take(&mut self.changes)
     }
 
-    /// Everything is told again: until it has been, a name that is not there may be.
-    pub fn begin(&mut self) {
+    /// Everything is told again: until it has been, a name that is not there may be. `coverage` is what is
+    /// known to be watched from now on.
+    pub fn begin(&mut self, coverage: Coverage) {
         self.completeness = Completeness::Partial;
+        self.coverage = coverage;
         self.build_frame();
     }
 
@@ -197,6 +205,19 @@ impl Index {
             self.settings = settings;
             self.rebuild();
         }
+    }
+
+    /// A feed has listed the slices of these Services, all of them, and watches them.
+    pub fn cover(&mut self, feed: Feed, covered: Covered) {
+        let mut coverage = self.coverage.clone();
+        coverage.set(feed, covered);
+        let changed: BTreeSet<Key> = (self.services.values())
+            .filter(|told| told.object.kind == ServiceKind::Headless)
+            .map(|told| &told.object.key)
+            .filter(|key| self.coverage.has(&key.name) != coverage.has(&key.name))
+            .cloned()
+            .collect();
+        self.change(&changed, |index| index.coverage = coverage);
     }
 
     /// Gives the zones another serial.
@@ -332,7 +353,7 @@ impl Index {
                     self.note_unreadable(key);
                 }
             }
-            Feed::Slices | Feed::OtherSlices | Feed::DnsSlices => {
+            Feed::Slices(_) | Feed::DnsSlices => {
                 let Some(told) = self.slices.get(key).filter(|told| told.feed == feed) else {
                     return;
                 };
@@ -373,7 +394,7 @@ impl Index {
         self.relist(Feed::Namespaces, namespaces);
         self.relist(Feed::Services, services.into_values().map(Object::Service));
         let slices = endpoint_slices.into_values().map(Object::EndpointSlice);
-        self.relist(Feed::Slices, slices);
+        self.relist(Feed::SLICES, slices);
         self.relist(Feed::Pods, pods.into_values().map(Object::Pod));
     }
 

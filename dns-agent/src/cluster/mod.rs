@@ -5,6 +5,7 @@
 
 mod convert;
 mod corefile;
+mod coverage;
 mod feed;
 mod frame;
 mod index;
@@ -19,6 +20,7 @@ mod view;
 
 pub use convert::{ApiContainer, ApiObject, ApiPod, ApiPodSpec, ApiPodStatus};
 pub use corefile::{Adopted, AdoptedZone, Conclusions};
+pub use coverage::{Coverage, Covered, ServiceNames};
 pub use feed::Feed;
 pub use index::{Changes, Index, build};
 pub use objects::{

@@ -277,6 +277,9 @@ impl<'a> Provenance<'a> {
                 format!("{it} has no ready endpoint (--ignore-empty-service)")
             }
             (ServiceKind::Unreadable, _) => format!("{it} can't be read"),
+            (ServiceKind::Headless, _) if self.index.is_uncovered(service) => {
+                format!("{it} is headless, and not all of its EndpointSlices are watched yet")
+            }
             (ServiceKind::ClusterIp(_), []) => format!("{it} does not have {lacks}"),
             (ServiceKind::Headless, []) if ready == 0 => {
                 format!("{it} is headless, and none of its endpoints is ready")

@@ -18,6 +18,7 @@
 mod api;
 mod backoff;
 mod connect;
+mod coverage;
 mod daemon_set;
 mod health;
 mod object;
@@ -34,8 +35,13 @@ use kube::Client;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::{api::Api, reflector::Reflector, selection::Selection};
-use super::Event;
+use self::{
+    api::Api,
+    coverage::{HeadlessServices, watch_slices},
+    reflector::Reflector,
+    selection::Selection,
+};
+use super::{Event, Feed};
 use crate::cluster::{Endpoints, Key, Labels, Selectors};
 
 pub use self::{
@@ -86,14 +92,33 @@ pub struct PolicyScope {
     pub dns: Key,
 }
 
+/// What a source reads.
+struct Selected {
+    feeds: Vec<Selection>,
+    /// The slices of headless Services, if only these are read.
+    slices_of_services: Option<Selection>,
+}
+
+impl From<Vec<Selection>> for Selected {
+    fn from(feeds: Vec<Selection>) -> Selected {
+        Selected {
+            feeds,
+            slices_of_services: None,
+        }
+    }
+}
+
 impl Kubernetes {
     /// Starts reading. Must be called within a runtime, and doesn't wait for the API server.
     ///
     /// A full channel slows the reading down; a closed one ends it.
     #[must_use]
     pub fn start(client: Client, options: &Options, events: mpsc::Sender<Event>) -> Kubernetes {
-        let jitter = options.first_list_jitter;
-        Kubernetes::read(client, selection::all(options), jitter, events)
+        let selected = Selected {
+            feeds: selection::all(options),
+            slices_of_services: selection::slices_of_services(options),
+        };
+        Kubernetes::read(client, selected, options.first_list_jitter, events)
     }
 
     /// Starts reading nothing but the ConfigMap that holds CoreDNS's configuration, as
@@ -104,8 +129,8 @@ impl Kubernetes {
         corefile: &Key,
         events: mpsc::Sender<Event>,
     ) -> Kubernetes {
-        let selections = vec![selection::corefile(corefile)];
-        Kubernetes::read(client, selections, Duration::ZERO, events)
+        let selected = vec![selection::corefile(corefile)].into();
+        Kubernetes::read(client, selected, Duration::ZERO, events)
     }
 
     /// Starts reading what says which pods may ask the cluster's DNS, as [`Kubernetes::start`] does.
@@ -116,8 +141,8 @@ impl Kubernetes {
         first_list_jitter: Duration,
         events: mpsc::Sender<Event>,
     ) -> Kubernetes {
-        let selections = selection::policies(scope);
-        Kubernetes::read(client, selections, first_list_jitter, events)
+        let selected = selection::policies(scope).into();
+        Kubernetes::read(client, selected, first_list_jitter, events)
     }
 
     /// Starts reading the Pods with these labels in a namespace, those of the cluster's DNS, as
@@ -129,26 +154,37 @@ impl Kubernetes {
         labels: &Labels,
         events: mpsc::Sender<Event>,
     ) -> Kubernetes {
-        let selections = vec![selection::dns_pods(namespace, labels)];
-        Kubernetes::read(client, selections, Duration::ZERO, events)
+        let selected = vec![selection::dns_pods(namespace, labels)].into();
+        Kubernetes::read(client, selected, Duration::ZERO, events)
     }
 
     fn read(
         client: Client,
-        selections: Vec<Selection>,
+        selected: Selected,
         first_list_jitter: Duration,
         events: mpsc::Sender<Event>,
     ) -> Kubernetes {
-        let health = Arc::new(Health::new(
-            selections.iter().map(|selection| selection.feed),
-        ));
+        let Selected {
+            feeds: selections,
+            slices_of_services,
+        } = selected;
+        let selected = selections.iter().chain(&slices_of_services);
+        let health = Arc::new(Health::new(selected.map(|selection| selection.feed)));
         let api = Api::new(client, health.clone());
         let task = async move {
             let api = Arc::new(api.discovered().await);
             let mut feeds = JoinSet::new();
+            let services = Arc::new(HeadlessServices::default());
             for selection in selections {
-                let reflector = Reflector::new(selection, api.clone(), events.clone());
+                let is_of_services = selection.feed == Feed::Services;
+                let mut reflector = Reflector::new(selection, api.clone(), events.clone());
+                if is_of_services && slices_of_services.is_some() {
+                    reflector = reflector.noting(services.clone());
+                }
                 feeds.spawn(reflector.run(first_list_jitter));
+            }
+            if let Some(slices) = slices_of_services {
+                feeds.spawn(watch_slices(services, slices, api, events.clone()));
             }
             drop(events);
             feeds.join_all().await;

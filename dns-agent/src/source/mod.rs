@@ -10,7 +10,7 @@ pub mod watch;
 use std::time::SystemTime;
 
 pub use crate::cluster::Feed;
-use crate::cluster::{Key, Object, Problem};
+use crate::cluster::{Covered, Key, Object, Problem};
 
 /// What a source tells of one of its feeds.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +43,9 @@ pub enum Event {
         /// What leaves its names to somebody else; none where it makes none, or is not known by name.
         stand_in: Option<Object>,
     },
+    /// A feed of EndpointSlices has read all slices of these Services, and watches them. What it told of before
+    /// counts no longer.
+    Covered(Feed, Covered),
     /// The list has ended: what this feed told before it, and not in it, is gone.
     Listed(Feed),
     /// CoreDNS's configuration.

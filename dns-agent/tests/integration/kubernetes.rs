@@ -145,20 +145,21 @@ async fn what_is_known_is_answered_and_nothing_is_denied_before_all_is_listed() 
 
     let _corefile = server.corefile(COREFILE).await;
     let _namespaces = server.list("namespaces", &[namespace()]).await;
-    let services = server.list("services", &[service("web", "10.0.0.1")]).await;
+    let services = [service("web", "10.0.0.1"), service("db", "None")];
+    let services = server.list("services", &services).await;
     running
-        .status_when(|status| status.objects.services == 1)
+        .status_when(|status| status.objects.services == 2)
         .await;
-    // Slices are still to come.
+    // Slices are still to come, because there is a headless Service.
     assert_eq!(address(&running, WEB).await, [10, 0, 0, 1]);
     assert_eq!(code(&running, GHOST).await, SERVFAIL);
     let status = running.status().await;
     assert!(status.missing[0].contains("EndpointSlices"), "{status}");
 
-    // Headless services' and others'.
-    for _ in 0..2 {
-        server.next("endpointslices", false).await.list("7", &[]);
-    }
+    let slices = server.next("endpointslices", false).await;
+    let selector = slices.get("labelSelector");
+    assert_eq!(selector, Some("kubernetes.io/service-name in (db)"));
+    slices.list("7", &[]);
     running
         .status_when(|status| status.missing.is_empty())
         .await;
@@ -174,7 +175,7 @@ async fn what_is_known_is_answered_and_nothing_is_denied_before_all_is_listed() 
         .event(("ADDED", service("ghost", "10.0.0.3")))
         .await;
     running
-        .status_when(|status| status.objects.services == 2)
+        .status_when(|status| status.objects.services == 3)
         .await;
     assert_eq!(address(&running, WEB).await, [10, 0, 0, 2]);
     assert_eq!(address(&running, GHOST).await, [10, 0, 0, 3]);
@@ -220,9 +221,6 @@ async fn without_any_corefile_the_settings_count_if_they_are_trusted() {
         if !flags.is_empty() {
             server.list("namespaces", &[namespace()]).await;
             server.list("services", &[service("web", "10.0.0.1")]).await;
-            for _ in 0..2 {
-                server.next("endpointslices", false).await.list("7", &[]);
-            }
         }
         running
             .status_when(|status| status.missing.is_empty())

@@ -90,6 +90,12 @@ impl Writer {
             if !index.is_complete() && api.feeds.is_empty() {
                 missing.push("CoreDNS's Corefile has not been read yet".to_owned());
             }
+            let uncovered = index.count_uncovered();
+            if index.is_complete() && uncovered > 0 {
+                degraded.push(format!(
+                    "{uncovered} headless Services are delegated to the cluster's DNS, because not all of their EndpointSlices are watched yet"
+                ));
+            }
             if index.is_complete() && index.view().zones().is_empty() {
                 degraded.push(
                     "the cluster's DNS is asked everything, for the reasons below".to_owned(),

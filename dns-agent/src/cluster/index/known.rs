@@ -80,6 +80,20 @@ impl Index {
         self.services.get(key).map(|told| &told.object)
     }
 
+    /// Whether a Service's names depend on its slices, and some of these may not be watched.
+    pub(in crate::cluster) fn is_uncovered(&self, service: &Service) -> bool {
+        service.kind == ServiceKind::Headless && !self.coverage.has(&service.key.name)
+    }
+
+    /// How many Services are delegated to CoreDNS because not all of their slices are watched yet.
+    #[must_use]
+    pub fn count_uncovered(&self) -> usize {
+        let services = self.services.values().map(|told| &told.object);
+        services
+            .filter(|service| self.is_uncovered(service))
+            .count()
+    }
+
     /// All Services.
     pub(in crate::cluster) fn services(&self) -> impl Iterator<Item = &Key> {
         self.services.keys()
@@ -131,6 +145,10 @@ impl Index {
         let (service, slices) = (self.service(key), self.slices_of(key));
         let (svc, settings) = (&domain.svc, &self.settings);
         match service {
+            Some(service) if self.exposes(&key.namespace) && self.is_uncovered(service) => {
+                let delegated = Service::unreadable(key.clone());
+                Some(contribution(&delegated, &[], svc, settings))
+            }
             Some(service) if self.exposes(&key.namespace) => {
                 Some(contribution(service, &slices, svc, settings))
             }

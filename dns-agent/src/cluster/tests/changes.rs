@@ -127,8 +127,8 @@ fn told() -> impl Strategy<Value = Told> {
         prop::sample::select(vec![
             Feed::Namespaces,
             Feed::Services,
-            Feed::Slices,
-            Feed::OtherSlices,
+            Feed::SLICES,
+            Feed::Slices(1),
             Feed::Pods,
         ])
     };
@@ -139,7 +139,7 @@ fn told() -> impl Strategy<Value = Told> {
                 return Told::Renumbered(8);
             };
             match (feed(&object), other) {
-                (Feed::Slices, true) => Told::Applied(Feed::OtherSlices, object),
+                (Feed::SLICES, true) => Told::Applied(Feed::Slices(1), object),
                 (feed, _) => Told::Applied(feed, object),
             }
         }),
@@ -170,7 +170,7 @@ fn feed(object: &Object) -> Feed {
     match object {
         Object::Namespace(_) => Feed::Namespaces,
         Object::Service(_) => Feed::Services,
-        Object::EndpointSlice(_) => Feed::Slices,
+        Object::EndpointSlice(_) => Feed::SLICES,
         Object::Pod(_) => Feed::Pods,
         Object::Fact(_) => panic!("it makes no records"),
     }
@@ -178,5 +178,5 @@ fn feed(object: &Object) -> Feed {
 
 fn is_of(list: Feed, object: &Object) -> bool {
     let feed = feed(object);
-    feed == list || (feed == Feed::Slices && list == Feed::OtherSlices)
+    feed == list || (feed == Feed::SLICES && list == Feed::Slices(1))
 }

@@ -3,6 +3,7 @@
 mod aliases;
 mod cases;
 mod changes;
+mod coverage;
 mod departures;
 mod endpoints;
 mod exposure;

@@ -74,7 +74,7 @@ fn names_of_a_slice_that_can_not_be_read_pass() {
     ]);
     let mut index = index(list, settings());
     assert_eq!(say(&index.view(), "db.default", Rtype::A), "A 10.0.0.7");
-    index.apply(Feed::Slices, broken_slice());
+    index.apply(Feed::SLICES, broken_slice());
     for question in [
         "db.default",
         "ep.db.default",
@@ -90,7 +90,7 @@ fn names_of_a_slice_that_can_not_be_read_pass() {
     let pointer = |index: &Index, name| say(&index.view(), name, Rtype::PTR);
     assert_eq!(pointer(&index, "8.0.0.10.in-addr.arpa."), "NOT OURS");
     // It can be read again.
-    index.apply(Feed::Slices, object(slice("broken", "db", endpoints, http)));
+    index.apply(Feed::SLICES, object(slice("broken", "db", endpoints, http)));
     assert_eq!(say(&index.view(), "other.db.default", Rtype::A), "NXDOMAIN");
     assert_eq!(pointer(&index, "8.0.0.10.in-addr.arpa."), "NXDOMAIN");
 }
@@ -101,11 +101,11 @@ fn what_is_not_in_the_next_list_is_gone() {
         json!([service("db", json!({"clusterIP": "None"}))]),
         settings(),
     );
-    index.apply(Feed::Slices, broken_slice());
+    index.apply(Feed::SLICES, broken_slice());
     let address = "8.0.0.10.in-addr.arpa.";
     assert_eq!(say(&index.view(), address, Rtype::PTR), "NOT OURS");
-    index.listing(Feed::Slices);
-    index.listed(Feed::Slices);
+    index.listing(Feed::SLICES);
+    index.listed(Feed::SLICES);
     assert_eq!(say(&index.view(), address, Rtype::PTR), "NXDOMAIN");
 }
 

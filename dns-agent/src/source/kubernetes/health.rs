@@ -38,6 +38,8 @@ pub struct FeedHealth {
 /// What a feed does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
+    /// Has nothing to ask for, as where there is no headless Service.
+    Resting,
     /// Waits for its turn, or for an answer, to list for the first time.
     Waiting,
     /// Reads a list.
@@ -111,6 +113,15 @@ impl Health {
         Health(Mutex::new(Known { feeds, got: 0 }))
     }
 
+    /// There is one more feed. What it is to tell is not answered before, so that nothing waits for it: it
+    /// counts as heard.
+    pub(super) fn add(&self, feed: Feed) {
+        let mut known = self.known();
+        let health = known.feeds.entry(feed).or_insert_with(FeedHealth::new);
+        health.heard.get_or_insert_with(Instant::now);
+        health.becomes(State::Waiting);
+    }
+
     /// A feed asks.
     pub(super) fn requested(&self, feed: Feed, verb: Verb) {
         self.change(feed, |health| match verb {
@@ -143,6 +154,7 @@ impl Health {
             Event::Unusable { .. } => health.unusable += 1,
             Event::Listing(_)
             | Event::Listed(_)
+            | Event::Covered(..)
             | Event::Deleted { .. }
             | Event::Corefile { text: None, .. } => {}
         });
@@ -160,9 +172,12 @@ impl Health {
 }
 
 impl FeedHealth {
-    /// How long ago it was heard; none before its first list has ended.
+    /// How long ago it was heard; none before its first list has ended. Nothing is missed while it rests.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
+        if self.state == State::Resting {
+            return Some(Duration::ZERO);
+        }
         self.heard.map(|heard| heard.elapsed())
     }
 
@@ -181,7 +196,8 @@ impl FeedHealth {
     fn becomes(&mut self, state: State) -> State {
         let goes_on = matches!(
             (&self.state, &state),
-            (State::Waiting, State::Waiting)
+            (State::Resting, State::Resting)
+                | (State::Waiting, State::Waiting)
                 | (State::Listing, State::Listing)
                 | (State::Watching, State::Watching)
                 | (State::Retrying { .. }, State::Retrying { .. })

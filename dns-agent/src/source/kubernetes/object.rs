@@ -97,9 +97,7 @@ impl<'a> Item<'a> {
         let object = match self.feed {
             Feed::Namespaces => self.object::<core::Namespace>(),
             Feed::Services => self.object::<core::Service>(),
-            Feed::Slices | Feed::OtherSlices | Feed::DnsSlices => {
-                self.object::<discovery::EndpointSlice>()
-            }
+            Feed::Slices(_) | Feed::DnsSlices => self.object::<discovery::EndpointSlice>(),
             Feed::Pods => self.object::<ApiPod>(),
             Feed::Policies => self.object::<networking::NetworkPolicy>(),
             Feed::Clients | Feed::DnsPods => self.fact(Fact::of_pod),
@@ -172,7 +170,7 @@ impl<'a> Item<'a> {
         let key = Key::new(&**namespace, &**name);
         match self.feed {
             Feed::Services => Some(Object::Service(Service::unreadable(key))),
-            Feed::Slices | Feed::OtherSlices | Feed::DnsSlices => {
+            Feed::Slices(_) | Feed::DnsSlices => {
                 let service = labels.as_ref()?.service.as_deref()?.into();
                 let slice = EndpointSlice::unreadable(key, Some(service));
                 Some(Object::EndpointSlice(slice))
@@ -271,7 +269,7 @@ fn kind(feed: Feed) -> &'static str {
     match feed {
         Feed::Namespaces | Feed::DnsNamespace => "Namespace",
         Feed::Services | Feed::DnsService => "Service",
-        Feed::Slices | Feed::OtherSlices | Feed::DnsSlices | Feed::DnsEndpoints => "EndpointSlice",
+        Feed::Slices(_) | Feed::DnsSlices | Feed::DnsEndpoints => "EndpointSlice",
         Feed::Pods | Feed::Clients | Feed::DnsPods => "Pod",
         Feed::Policies => "NetworkPolicy",
         Feed::Corefile => "ConfigMap",

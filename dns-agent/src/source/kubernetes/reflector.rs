@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, sleep},
 };
 use tracing::{debug, info, warn};
@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use super::{
     api::{Api, Failure, SILENCE, Stream},
     backoff::{Backoff, jitter},
+    coverage::HeadlessServices,
     health::{State, Verb},
     object::{Change, Item},
     pieces::{Lines, ListPieces},
@@ -31,6 +32,10 @@ const QUIET: Duration = SILENCE.saturating_mul(2);
 /// Keeps whoever listens informed of the objects of one feed.
 pub(super) struct Reflector {
     selection: Selection,
+    /// What is to be selected from now on, if that changes.
+    selections: Option<watch::Receiver<Selection>>,
+    /// Who notes the Services that are headless.
+    services: Option<Arc<HeadlessServices>>,
     api: Arc<Api>,
     events: mpsc::Sender<Event>,
     next: Next,
@@ -74,6 +79,8 @@ impl Reflector {
     ) -> Reflector {
         Reflector {
             selection,
+            selections: None,
+            services: None,
             api,
             events,
             next: Next::List,
@@ -82,6 +89,27 @@ impl Reflector {
             quiet_since: Instant::now(),
             quiet: Duration::ZERO,
             corefile: Corefile::Unlisted,
+        }
+    }
+
+    /// One that lists again whenever the selection changes.
+    pub(super) fn following(
+        mut selections: watch::Receiver<Selection>,
+        api: Arc<Api>,
+        events: mpsc::Sender<Event>,
+    ) -> Reflector {
+        let selection = selections.borrow_and_update().clone();
+        Reflector {
+            selections: Some(selections),
+            ..Reflector::new(selection, api, events)
+        }
+    }
+
+    /// The same, whose Services are noted.
+    pub(super) fn noting(self, services: Arc<HeadlessServices>) -> Reflector {
+        Reflector {
+            services: Some(services),
+            ..self
         }
     }
 
@@ -96,17 +124,31 @@ impl Reflector {
 
     async fn reflect(mut self, first_list_jitter: Duration) {
         sleep(jitter(first_list_jitter)).await;
+        let mut selections = self.selections.take();
         loop {
-            let done = match self.next {
-                Next::List if self.api.streams_lists() => self.streamed_list().await,
-                Next::List => self.list().await,
-                Next::Watch => self.watch().await,
-            };
-            if let Err(failure) = done {
-                let pause = self.recover(&failure);
-                self.tell_trouble(&failure, pause);
-                sleep(pause).await;
+            tokio::select! {
+                biased;
+                selection = changed(&mut selections) => {
+                    self.selection = selection;
+                    self.next = Next::List;
+                }
+                () = self.step() => {}
             }
+        }
+    }
+
+    /// Asks for what comes next, and waits after a failure. What it was doing may be given up at any time, if a
+    /// list follows.
+    async fn step(&mut self) {
+        let done = match self.next {
+            Next::List if self.api.streams_lists() => self.streamed_list().await,
+            Next::List => self.list().await,
+            Next::Watch => self.watch().await,
+        };
+        if let Err(failure) = done {
+            let pause = self.recover(&failure);
+            self.tell_trouble(&failure, pause);
+            sleep(pause).await;
         }
     }
 
@@ -237,6 +279,9 @@ impl Reflector {
         if feed == Feed::Corefile && self.corefile == Corefile::Unlisted {
             self.tell(Event::NO_COREFILE).await;
         }
+        if let Some(covered) = self.selection.covers.clone() {
+            self.tell(Event::Covered(feed, covered)).await;
+        }
         self.tell(Event::Listed(feed)).await;
         self.since = Since::Seen(version);
         self.next = Next::Watch;
@@ -264,6 +309,9 @@ impl Reflector {
             self.corefile = Corefile::Listed;
         }
         self.api.health.told(self.selection.feed, &event);
+        if let Some(services) = &self.services {
+            services.note(&event);
+        }
         // When nobody listens any more, `run` ends.
         let _ = self.events.send(event).await;
     }
@@ -331,6 +379,16 @@ impl Reflector {
             _ => warn!(feed = feed.name(), error, ?pause, "trying again"),
         }
     }
+}
+
+/// The next selection; never, when it doesn't change any more.
+async fn changed(selections: &mut Option<watch::Receiver<Selection>>) -> Selection {
+    if let Some(selections) = selections
+        && selections.changed().await.is_ok()
+    {
+        return selections.borrow_and_update().clone();
+    }
+    std::future::pending().await
 }
 
 /// Whether the API server refuses not who asks or what is asked for, but how.

@@ -14,15 +14,12 @@ use kube::{
 
 use super::{Options, PodScope, PolicyScope, backoff::jitter};
 use crate::{
-    cluster::{Endpoints, Key, Labels},
+    cluster::{Covered, Endpoints, Key, Labels},
     source::Feed,
 };
 
-/// The slices that Kubernetes' own controller made for headless Services.
-const HEADLESS: &str = "service.kubernetes.io/headless";
-/// The slices of other controllers, mirrored ones and those written by hand.
-const NOT_KUBERNETES: &str = "!service.kubernetes.io/headless,\
-     endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io";
+/// The label of an EndpointSlice that says whose it is, to CoreDNS too.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Watches end themselves after one to two times this, as client-go's do: so many watches that were opened
 /// together, as when an API server started, don't stay together.
 const WATCH: Duration = Duration::from_secs(300);
@@ -41,6 +38,8 @@ pub(super) struct Selection {
     labels: Vec<String>,
     /// The field selector.
     fields: Option<String>,
+    /// Of which Services these are all EndpointSlices, where that is to be reported.
+    pub(super) covers: Option<Covered>,
 }
 
 /// How old a listed state may be.
@@ -54,7 +53,7 @@ pub(super) enum Since {
     Newest,
 }
 
-/// All that is to be read.
+/// All that is to be read, but for the slices of headless Services.
 pub(super) fn all(options: &Options) -> Vec<Selection> {
     let objects = options.selectors.objects.to_string();
     let mut all = vec![
@@ -62,16 +61,11 @@ pub(super) fn all(options: &Options) -> Vec<Selection> {
             .labelled(options.selectors.namespaces.to_string()),
         Selection::of::<core::Service>(Feed::Services, "services").labelled(&objects),
     ];
-    match options.endpoints {
-        Endpoints::All => all.push(slices(Feed::Slices).labelled(&objects)),
-        Endpoints::Headless => {
-            all.push(slices(Feed::Slices).labelled(HEADLESS).labelled(&objects));
-            let others = slices(Feed::OtherSlices).labelled(NOT_KUBERNETES);
-            all.push(others.labelled(&objects));
-        }
+    if options.endpoints == Endpoints::All {
+        all.push(slices(Feed::SLICES).labelled(&objects));
     }
     if let (Endpoints::Headless, Some(dns)) = (options.endpoints, &options.dns) {
-        let service = format!("kubernetes.io/service-name={}", dns.name);
+        let service = format!("{SERVICE_NAME}={}", dns.name);
         let slices = slices(Feed::DnsSlices).within::<discovery::EndpointSlice>(&dns.namespace);
         all.push(slices.labelled(service));
     }
@@ -83,6 +77,12 @@ pub(super) fn all(options: &Options) -> Vec<Selection> {
         });
     }
     all
+}
+
+/// The slices that are to be read of headless Services; which Services' is to be added.
+pub(super) fn slices_of_services(options: &Options) -> Option<Selection> {
+    let is_wanted = options.endpoints == Endpoints::Headless;
+    is_wanted.then(|| slices(Feed::SLICES).labelled(options.selectors.objects.to_string()))
 }
 
 /// What says which pods may ask the cluster's DNS, but for the pods of that.
@@ -98,7 +98,7 @@ pub(super) fn policies(scope: &PolicyScope) -> Vec<Selection> {
             .with_field("metadata.name", &dns.name),
         slices(Feed::DnsEndpoints)
             .within::<discovery::EndpointSlice>(&dns.namespace)
-            .labelled(format!("kubernetes.io/service-name={}", dns.name)),
+            .labelled(format!("{SERVICE_NAME}={}", dns.name)),
     ];
     if let Some(node) = node {
         let pods = Selection::of::<core::Pod>(Feed::Clients, "pods");
@@ -180,6 +180,23 @@ impl Selection {
             path: K::url_path(&(), None),
             labels: Vec::new(),
             fields: None,
+            covers: None,
+        }
+    }
+
+    /// Those of them that belong to these Services, as a feed of its own.
+    pub(super) fn of_services(self, feed: Feed, covered: Covered) -> Selection {
+        let selector = match &covered {
+            Covered::Every => String::new(),
+            Covered::Named(names) => {
+                let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+                format!("{SERVICE_NAME} in ({})", names.join(","))
+            }
+        };
+        Selection {
+            feed,
+            covers: Some(covered),
+            ..self.labelled(selector)
         }
     }
 

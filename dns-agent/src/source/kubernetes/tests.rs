@@ -1,5 +1,6 @@
 //! Feeds against a made-up API server, in the process and in made-up time.
 
+mod coverage;
 mod errors;
 mod fake;
 mod health;
@@ -18,7 +19,7 @@ use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use self::fake::{Asked, FakeApi};
 use super::{FeedHealth, Health, Options, State, api::Api, reflector::Reflector, selection};
 use crate::{
-    cluster::{Key, Object},
+    cluster::{Endpoints, Key, Object},
     source::{Event, Feed},
 };
 
@@ -45,7 +46,11 @@ impl Setup {
     }
 
     fn with(feed: Feed, lists: Lists) -> Setup {
-        let mut selections = selection::all(&Options::default());
+        let options = Options {
+            endpoints: Endpoints::All,
+            ..Options::default()
+        };
+        let mut selections = selection::all(&options);
         selections.push(selection::corefile(&key("kube-system", "coredns")));
         let selection = selections
             .into_iter()
@@ -117,6 +122,7 @@ fn short(event: &Event) -> String {
     match event {
         Event::Listing(_) => "listing".into(),
         Event::Listed(_) => "listed".into(),
+        Event::Covered(_, covered) => format!("covered {}", coverage::shown(covered)),
         Event::Applied { object, .. } => format!("+{}", name(object)),
         Event::Deleted { key, .. } => format!("-{}", key.name),
         Event::Unusable { problem, .. } => format!("?{problem}"),

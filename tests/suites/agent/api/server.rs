@@ -218,10 +218,19 @@ impl Selection {
     }
 }
 
-/// Whether requirements hold: `key`, `!key`, `key=value` and `key!=value`.
+/// Whether requirements hold: `key`, `!key`, `key=value`, `key!=value` and `key in (value,…)`.
 fn all_hold<'v>(requirements: &str, value: impl Fn(&str) -> Option<&'v str>) -> bool {
-    let mut each = requirements.split(',').filter(|text| !text.is_empty());
+    let mut is_within = false;
+    let each = requirements.split(|character| {
+        is_within = character == '(' || is_within && character != ')';
+        character == ',' && !is_within
+    });
+    let mut each = each.filter(|text| !text.is_empty());
     each.all(|text| {
+        if let Some((key, values)) = text.split_once(" in ") {
+            let mut values = values.trim_matches(['(', ')']).split(',');
+            return value(key).is_some_and(|value| values.any(|one| one == value));
+        }
         if let Some((key, other)) = text.split_once("!=") {
             return value(key) != Some(other);
         }

@@ -137,7 +137,7 @@ async fn what_is_not_permitted_is_told_with_what_to_do() {
             ],
         ),
         (
-            Feed::Slices,
+            Feed::SLICES,
             403,
             [
                 "to list endpointslices.discovery.k8s.io",

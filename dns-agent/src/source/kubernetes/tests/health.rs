@@ -94,7 +94,7 @@ async fn a_kind_that_may_not_be_read_keeps_nothing_else_from_working() {
         }
         listed.sort();
         listed.dedup();
-        assert_eq!(listed, [Feed::Namespaces, Feed::Services, Feed::Slices]);
+        assert_eq!(listed, [Feed::Namespaces, Feed::Services, Feed::SLICES]);
         let health = source.health();
         assert_eq!(health.age(), None, "not in sync");
         let feed = &health.feeds()[&Feed::Pods];

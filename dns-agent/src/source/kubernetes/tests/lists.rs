@@ -181,7 +181,7 @@ async fn when_a_slice_was_changed() {
         (json!({"another": "annotation"}), None),
         (json!(null), None),
     ] {
-        let mut setup = Setup::new(Feed::Slices);
+        let mut setup = Setup::new(Feed::SLICES);
         let slice = json!({
             "metadata": {"namespace": "ns", "name": "a", "annotations": annotations},
             "addressType": "IPv4", "endpoints": [], "ports": null,

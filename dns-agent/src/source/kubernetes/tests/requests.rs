@@ -73,14 +73,14 @@ async fn after_the_first_lists_there_are_only_watches() {
         ..Options::default()
     };
     let (counts, health) = run(&options, Duration::from_secs(3600)).await;
-    assert_eq!(counts.len(), 6);
+    assert_eq!(counts.len(), 4);
     for (selection, (lists, watches)) in &counts {
         assert_eq!(*lists, 1, "{selection}");
         assert!((6..=12).contains(watches), "{selection}: {watches}");
     }
     let watches = counts.values().map(|(_, watches)| watches).sum();
     let requests = Requests {
-        list: 6,
+        list: 4,
         watch: watches,
         get: 1,
     };
@@ -94,7 +94,7 @@ async fn after_the_first_lists_there_are_only_watches() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_that_headless_services_need() {
+async fn without_headless_services_no_slices_are_asked_for() {
     let options = Options {
         dns: Some(key("kube-system", "kube-dns")),
         pods: Some(PodScope::Node("node-1".into())),
@@ -106,9 +106,6 @@ async fn all_that_headless_services_need() {
             "/api/v1/namespaces",
             "/api/v1/pods fieldSelector: spec.nodeName=node-1",
             "/api/v1/services",
-            "/apis/discovery.k8s.io/v1/endpointslices labelSelector: !service.kubernetes.io/headless,\
-         endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io",
-            "/apis/discovery.k8s.io/v1/endpointslices labelSelector: service.kubernetes.io/headless",
             "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices \
          labelSelector: kubernetes.io/service-name=kube-dns",
         ]
@@ -163,9 +160,6 @@ async fn the_operators_selectors_come_on_top() {
             "/api/v1/namespaces labelSelector: team in (a,b)",
             "/api/v1/pods labelSelector: app=web,!hidden fieldSelector: spec.nodeName=node-1",
             "/api/v1/services labelSelector: app=web,!hidden",
-            "/apis/discovery.k8s.io/v1/endpointslices labelSelector: !service.kubernetes.io/headless,\
-         endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io,app=web,!hidden",
-            "/apis/discovery.k8s.io/v1/endpointslices labelSelector: service.kubernetes.io/headless,app=web,!hidden",
             "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices \
          labelSelector: kubernetes.io/service-name=kube-dns",
         ]
@@ -175,6 +169,7 @@ async fn the_operators_selectors_come_on_top() {
 #[tokio::test(start_paused = true)]
 async fn the_first_lists_are_spread() {
     let options = Options {
+        endpoints: Endpoints::All,
         first_list_jitter: Duration::from_secs(60),
         ..Options::default()
     };
@@ -186,7 +181,7 @@ async fn the_first_lists_are_spread() {
         let start = Instant::now();
         api.next().await.refuse(404, "NotFound", "no version");
         let mut unanswered = Vec::new();
-        for _ in 0..4 {
+        for _ in 0..3 {
             unanswered.push(api.next().await);
         }
         waits.extend(unanswered.iter().map(|list| list.at - start));

@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use crate::{
-    objects::{Object, Writer, owned, slice},
+    objects::{Writer, owned, slice},
     settings::Watched,
 };
 

@@ -52,6 +52,10 @@ pub(crate) enum Name {
 
 impl Name {
     pub(crate) const ALL: [Name; 4] = [Name::V5_10, Name::V6_1, Name::V6_12, Name::Newest];
+    /// The oldest and the newest.
+    pub(crate) const ENDS: [Name; 2] = [Name::V5_10, Name::Newest];
+    /// Those between them.
+    pub(crate) const BETWEEN: [Name; 2] = [Name::V6_1, Name::V6_12];
 
     /// The Debian releases that have it; of several versions the highest counts.
     fn suites(self) -> &'static [&'static str] {

@@ -17,7 +17,8 @@ use crate::{
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The kernel to run on: 5.10, 6.1, 6.12, newest, running, or all (of the matrix).
+    /// The kernel to run on: 5.10, 6.1, 6.12, newest, running, all (of the matrix), or each: like all, but only
+    /// the packets on those between the oldest and the newest.
     #[arg(long, value_parser = choice, default_value = "running")]
     kernel: Choice,
     #[command(flatten)]
@@ -66,7 +67,21 @@ const CLOCK: &str = "--skip=faults::clock";
 enum Choice {
     Running,
     Matrix(Vec<Name>),
+    Each,
 }
+
+/// What can do with what a guest has, and with its speed; and the clock is a guest's to step.
+const IN_GUESTS: [&str; 6] = [
+    "kernel::",
+    "agent::life::a_killed",
+    "agent::life::an_agent",
+    "agent::life::detach",
+    "agent::life::hooks",
+    "faults::clock",
+];
+
+/// The part of it that shows that a kernel runs the programs as the others do: every packet, and every outcome.
+const PACKETS: [&str; 2] = ["kernel::packets", "kernel::passes"];
 
 /// The job itself.
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -75,7 +90,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     match &options.kernel {
         Choice::Running => on_this_machine(&options.filter),
-        Choice::Matrix(kernels) => on_kernels(kernels, &options.filter),
+        Choice::Matrix(kernels) => on_kernels(kernels, &IN_GUESTS, &options.filter),
+        Choice::Each => {
+            let ends = on_kernels(&Name::ENDS, &IN_GUESTS, &options.filter);
+            let between = on_kernels(&Name::BETWEEN, &PACKETS, &options.filter);
+            ends.and(between)
+        }
     }
 }
 
@@ -83,9 +103,10 @@ fn choice(word: &str) -> Result<Choice, String> {
     match word {
         "running" => Ok(Choice::Running),
         "all" => Ok(Choice::Matrix(Name::ALL.to_vec())),
+        "each" => Ok(Choice::Each),
         name => Name::from_str(name, false)
             .map(|name| Choice::Matrix(vec![name]))
-            .map_err(|_| "not one of 5.10, 6.1, 6.12, newest, running, all".to_owned()),
+            .map_err(|_| "not one of 5.10, 6.1, 6.12, newest, running, all, each".to_owned()),
     }
 }
 
@@ -149,21 +170,13 @@ impl Cluster {
     }
 }
 
-fn on_kernels(kernels: &[Name], filter: &[String]) -> Result<()> {
+/// Runs what the filter names, or else these suites, on kernels of the matrix.
+fn on_kernels(kernels: &[Name], suites: &[&str], filter: &[String]) -> Result<()> {
     let object = build_ebpf::programs()?;
     let Suites { program, agent } = Suites::build()?;
-    // Only these can do with what a guest has, and with its speed; and the clock is a guest's to step.
-    const IN_GUESTS: [&str; 6] = [
-        "kernel::",
-        "agent::life::a_killed",
-        "agent::life::an_agent",
-        "agent::life::detach",
-        "agent::life::hooks",
-        "faults::clock",
-    ];
     let mut command = vec![program.display().to_string(), "--test-threads=1".to_owned()];
     match filter {
-        [] => command.extend(IN_GUESTS.map(str::to_owned)),
+        [] => command.extend(suites.iter().map(|suite| (*suite).to_owned())),
         filter => command.extend_from_slice(filter),
     }
     let guest = Guest {

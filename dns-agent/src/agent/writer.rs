@@ -230,14 +230,11 @@ impl Writer {
         }
         let mut index = write(&self.index);
         if let Some(feeds) = feeds {
-            index.begin(match settings.endpoints {
+            let coverage = match settings.endpoints {
                 Endpoints::All => Coverage::Every,
                 Endpoints::Headless => Coverage::NOTHING,
-            });
-            for feed in api.feeds.difference(&feeds) {
-                index.listing(*feed);
-                index.listed(*feed);
-            }
+            };
+            index.begin(&feeds, coverage);
             api.awaited.clone_from(&feeds);
             api.feeds = feeds;
         }

@@ -185,11 +185,19 @@ impl Index {
         std::mem::take(&mut self.changes)
     }
 
-    /// Everything is told again: until it has been, a name that is not there may be. `coverage` is what is
-    /// known to be watched from now on.
-    pub fn begin(&mut self, coverage: Coverage) {
+    /// Everything is told again, by these feeds: until it has been, a name that is not there may be. `coverage` is
+    /// what is known to be watched from now on. What other feeds told is gone.
+    pub fn begin(&mut self, feeds: &BTreeSet<Feed>, coverage: Coverage) {
         self.completeness = Completeness::Partial;
         self.coverage = coverage;
+        let silent: Vec<Feed> = (self.lists.keys())
+            .filter(|feed| !feeds.contains(feed))
+            .copied()
+            .collect();
+        for feed in silent {
+            self.listing(feed);
+            self.listed(feed);
+        }
         self.build_frame();
     }
 

@@ -1,6 +1,6 @@
 //! Headless Services whose EndpointSlices may not all be watched.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ fn index() -> Index {
         ..ZoneSettings::default()
     };
     let mut index = Index::new(settings, 3);
-    index.begin(Coverage::NOTHING);
+    index.begin(&feeds(), Coverage::NOTHING);
     index.apply(Feed::Namespaces, object(namespace("default")));
     let alias = json!({"type": "ExternalName", "externalName": "db.default.svc.cluster.local"});
     for (name, spec) in [
@@ -31,6 +31,10 @@ fn index() -> Index {
     index.complete();
     index.take_changes();
     index
+}
+
+fn feeds() -> BTreeSet<Feed> {
+    BTreeSet::from([Feed::Namespaces, Feed::Services, Feed::SLICES])
 }
 
 fn db_slice(name: &str, address: &str) -> Object {
@@ -96,9 +100,20 @@ fn a_feed_covers_what_it_reported_last_and_other_feeds_go_on() {
     assert!(!is_answered(&index));
     index.cover(Feed::SLICES, Covered::Every);
     assert!(is_answered(&index));
-    index.begin(Coverage::NOTHING);
+    index.begin(&feeds(), Coverage::NOTHING);
     index.complete();
     assert!(!is_answered(&index));
+}
+
+#[test]
+fn what_a_part_told_is_gone_when_everything_is_told_again_without_it() {
+    let mut index = index();
+    index.listing(Feed::Slices(1));
+    index.apply(Feed::Slices(1), db_slice("b", "10.0.0.8"));
+    index.listed(Feed::Slices(1));
+    index.begin(&feeds(), Coverage::Every);
+    index.complete();
+    assert_eq!(say(&index.view(), "db.default", Rtype::A), "A 10.0.0.7");
 }
 
 /// Its slice says that another controller wrote it, or that it is not a headless Service's (kubernetes/kubernetes

@@ -13,7 +13,7 @@ use dns_agent::{
 use domain::base::iana::Rtype;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::{JoinHandle, yield_now},
     time::timeout,
 };
@@ -121,6 +121,38 @@ async fn connections_are_few_and_requests_are_short() {
     drop(long);
 
     open.clear();
+    running.stop().await;
+}
+
+/// A connection from a loopback address.
+async fn connect_from(local: &str, server: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket
+        .bind(SocketAddr::new(local.parse().unwrap(), 0))
+        .unwrap();
+    socket.connect(server).await.unwrap()
+}
+
+#[tokio::test]
+async fn connections_of_one_address_keep_no_other_one_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = Running::start(folder.path(), &[]).await;
+    let mut half = Vec::new();
+    for _ in 0..300 {
+        let mut stream = connect_from("127.0.0.2", running.admin).await;
+        // Those for which there is no place are closed.
+        let _ = stream.write_all(b"GET /metrics HT").await;
+        half.push(stream);
+    }
+    let mut other = connect_from("127.0.0.3", running.admin).await;
+    let request = b"GET /metrics HTTP/1.1\r\nhost: node:9153\r\nconnection: close\r\n\r\n";
+    other.write_all(request).await.unwrap();
+    let mut response = String::new();
+    let read = other.read_to_string(&mut response);
+    timeout(PATIENCE, read).await.expect("no answer").unwrap();
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    running.status().await;
+    drop(half);
     running.stop().await;
 }
 

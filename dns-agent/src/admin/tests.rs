@@ -315,6 +315,7 @@ fn the_status_reads_well() {
         source: SourceStatus::Manifests(ManifestsStatus {
             path: "/objects".into(),
             loaded: "2026-01-02T03:04:05Z".to_owned(),
+            age_seconds: Some(7.0),
             errors: vec!["/objects/a.yaml:3: unclosed".to_owned()],
         }),
         problems: vec!["Service a/b: spec: bad".to_owned()],
@@ -337,7 +338,7 @@ fn the_status_reads_well() {
         "\
 dns-agent 1.2.3: not ready
 missing    interface eth7
-source     /objects, loaded 2026-01-02T03:04:05Z
+source     /objects, loaded 2026-01-02T03:04:05Z, looked at 7 s ago
 stale      /objects/a.yaml:3: unclosed
 problem    Service a/b: spec: bad
 zone       cluster.local. serial 7

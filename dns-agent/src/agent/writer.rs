@@ -9,7 +9,11 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::{runtime::Handle, sync::mpsc, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tracing::{info, warn};
 
 use self::api::{Api, Followed};
@@ -37,8 +41,8 @@ const BATCH: usize = 4096;
 /// What the writer is told.
 #[derive(Debug)]
 pub(super) enum Told {
-    /// All objects there are.
-    Objects(Objects),
+    /// All objects there are, and who is told when they are published.
+    Objects(Objects, oneshot::Sender<()>),
     /// How to answer from now on.
     Planned(Planned),
     /// What a feed tells, and when that was read.
@@ -90,6 +94,8 @@ pub(super) struct Writer {
     unpublished: Vec<Taken>,
     /// Whether network devices came or went since they were looked for.
     has_devices: bool,
+    /// Who is told after the next round.
+    waiting: Vec<oneshot::Sender<()>>,
     /// How to end, when it is time to.
     ending: Option<Ending>,
 }
@@ -132,6 +138,7 @@ impl Writer {
             metrics,
             unpublished: Vec::new(),
             has_devices: false,
+            waiting: Vec::new(),
             ending: None,
         })
     }
@@ -144,12 +151,6 @@ impl Writer {
     /// What is answered, and where it came from.
     pub(super) fn index(&self) -> &Arc<RwLock<Index>> {
         &self.index
-    }
-
-    /// Publishes these objects, all that there are.
-    pub(super) fn load(&mut self, objects: Objects) {
-        self.take(Told::Objects(objects));
-        self.publish();
     }
 
     /// Publishes what is told, until it is told to end; then ends the kernel plane.
@@ -177,6 +178,10 @@ impl Writer {
             if self.publish() && self.api.is_none() {
                 self.show(board);
             }
+            for waiting in self.waiting.drain(..) {
+                // Nobody may wait any more.
+                let _ = waiting.send(());
+            }
             board.beat();
             if std::mem::take(&mut self.has_devices) {
                 self.kernel.look();
@@ -190,7 +195,8 @@ impl Writer {
 
     fn take(&mut self, told: Told) {
         match told {
-            Told::Objects(mut objects) => {
+            Told::Objects(mut objects, published) => {
+                self.waiting.push(published);
                 self.guard.replace(*std::mem::take(&mut objects.facts));
                 let mut index = write(&self.index);
                 index.replace(objects);

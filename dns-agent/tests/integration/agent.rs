@@ -204,6 +204,43 @@ async fn changed_manifests_are_served_and_broken_ones_change_nothing() {
 }
 
 #[tokio::test]
+async fn a_file_that_nobody_writes_keeps_no_other_from_being_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("web.yaml");
+    fs::write(&file, service("10.0.0.1")).unwrap();
+    let running = Running::start(directory.path(), &[]).await;
+    let fifo = directory.path().join("z.yaml");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let refused = running
+        .status_when(|status| !manifests(status).errors.is_empty())
+        .await;
+    let errors = &manifests(&refused).errors;
+    assert!(
+        errors[0].contains("z.yaml: can't be read: it is a FIFO"),
+        "{errors:?}"
+    );
+    assert!(manifests(&refused).age_seconds.is_some());
+    assert_eq!(running.address(WEB).await, [10, 0, 0, 1]);
+
+    fs::remove_file(&fifo).unwrap();
+    fs::write(&file, service("10.0.0.2")).unwrap();
+    let serial = refused.zones[0].serial;
+    running
+        .status_when(|status| {
+            status.zones[0].serial > serial && manifests(status).errors.is_empty()
+        })
+        .await;
+    assert_eq!(running.address(WEB).await, [10, 0, 0, 2]);
+    running.stop().await;
+
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let error = Agent::start(config(directory.path(), &[]))
+        .await
+        .expect_err("started");
+    assert!(format!("{error:#}").contains("it is a FIFO"), "{error:#}");
+}
+
+#[tokio::test]
 async fn broken_manifests_at_the_start_are_an_error_with_their_lines() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("web.yaml");

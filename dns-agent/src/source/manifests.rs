@@ -57,7 +57,7 @@ pub struct ManifestError {
 /// Reads all objects of a file, or of a directory's `*.yaml`, `*.yml` and
 /// `*.json` files in the order of their names. Where an object stands twice, the
 /// later one counts. What the selectors don't select is left out, as an API server
-/// would do.
+/// would do. The endpoints of a headless Service without any EndpointSlice are not known.
 ///
 /// Only regular files are read: a directory's are 10,000 at most, one is 64 MiB at most, and all are
 /// 256 MiB together.
@@ -103,6 +103,7 @@ fn load_within(
             errors.extend(found.into_iter().map(|error| error.within(&file)));
         });
     }
+    objects.note_missing_slices();
     // What says who may ask is of use only where a policy does.
     if !objects.facts.restrict() {
         objects.facts = Box::default();

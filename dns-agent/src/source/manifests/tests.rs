@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::cluster::{Key, Selector};
+use crate::cluster::{Key, Selector, ServiceKind};
 
 const SERVICE: &str = "\
 apiVersion: v1
@@ -311,6 +311,38 @@ fn a_stamp_tells_states_of_files_apart() {
     file.set_modified(written).unwrap();
     assert_ne!(one, stamp());
     assert!(Stamp::of(&at("nowhere")).is_err());
+}
+
+#[test]
+fn headless_services_without_any_slice_are_noted() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a.yaml");
+    let objects = "\
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {clusterIP: None}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: db, namespace: shop}
+subsets: [{addresses: [{ip: 10.1.0.1}]}]
+";
+    let slice = "\
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-1, namespace: shop, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+endpoints: []
+";
+    let kind = |text: &str| {
+        fs::write(&file, text).unwrap();
+        let objects = load(&file, &Selectors::default()).unwrap();
+        objects.services[&Key::new("shop", "db")].kind.clone()
+    };
+    assert_eq!(kind(objects), ServiceKind::HeadlessElsewhere);
+    assert_eq!(kind(&format!("{objects}{slice}")), ServiceKind::Headless);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! would look alive and be wrong.
 
 mod ending;
+mod files;
 mod guard;
 mod kernel;
 mod kubernetes;
@@ -17,21 +18,17 @@ mod policies;
 pub mod threads;
 mod writer;
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use kube::Client;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use self::{
     ending::Ends,
@@ -46,15 +43,11 @@ use crate::{
         metrics::Metrics,
         status::{KubernetesStatus, ManifestsStatus, ResolverStatus, SourceStatus, Status},
     },
-    cluster::{Objects, Selectors},
     config::{self, Config, NetworkPolicy, Source},
-    datapath::interfaces::Changes,
+    datapath::{Ending, interfaces::Changes},
+    files::{MAX_SETTINGS, read_text},
     resolver::{ClusterDns, Resolver, Servers, Sockets, Upstreams, raise_file_limit},
-    source::{
-        kubernetes::{PolicyScope, connect},
-        manifests::{self, ManifestError},
-        watch::Watch,
-    },
+    source::kubernetes::{PolicyScope, connect},
 };
 
 /// What is told and waits for the writer.
@@ -74,15 +67,47 @@ pub struct Agent {
     writer: oneshot::Receiver<()>,
     tell: mpsc::Sender<Told>,
     ends: Ends,
+    /// What comes of the first load of the files; none when it is done, or there are no files.
+    loading: Option<files::Loading>,
+}
+
+/// How an agent ends whose files can't be loaded: it has published nothing, and what an agent before
+/// left stays as it is.
+const UNLOADABLE: Ending = Ending::Left;
+
+/// Why an agent ends.
+#[derive(Debug)]
+enum Cause {
+    /// It was told to.
+    Order,
+    /// The files can't be loaded.
+    Unloadable(anyhow::Error),
+    /// A task ended.
+    Task(Result<&'static str, JoinError>),
 }
 
 impl Agent {
-    /// Binds all addresses and starts to serve: files when they are loaded, the Kubernetes API
-    /// as it comes. What speaks to the kernel gets the capabilities of the calling thread.
+    /// [Begins](Agent::begin), and waits until the files are loaded and served.
     ///
     /// # Errors
     /// When the files can't be loaded, there is no way to the API, or an address can't be bound.
     pub async fn start(config: Config) -> anyhow::Result<Agent> {
+        let mut agent = Agent::begin(config).await?;
+        match agent.load().await {
+            Ok(()) => Ok(agent),
+            Err(error) => {
+                agent.end(UNLOADABLE).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Binds all addresses and starts to serve: files when they are loaded, the Kubernetes API
+    /// as it comes. What speaks to the kernel gets the capabilities of the calling thread.
+    ///
+    /// # Errors
+    /// When there is no way to the API, or an address can't be bound.
+    pub async fn begin(config: Config) -> anyhow::Result<Agent> {
         let source = Opened::open(&config).await?;
         let sockets = config
             .listen
@@ -106,22 +131,14 @@ impl Agent {
             warn!(%error, "can't raise the limit of open files: few queries can wait for upstreams at once");
         }
 
-        let (status, objects, source) = source.split();
+        let status = source.status();
         let upstreams = upstreams(&config);
         let metrics = Arc::new(Metrics::default());
-        // Making and filling the kernel's tables takes a while.
         let mut writer = {
             let (config, metrics) = (config.clone(), metrics.clone());
             let cluster = upstreams.cluster.as_ref();
             let servers = cluster.map_or_else(Servers::default, |cluster| cluster.servers.clone());
-            let start = move || -> anyhow::Result<Writer> {
-                let mut writer = Writer::new(&config, servers, metrics)?;
-                if let Some(objects) = objects {
-                    writer.load(objects);
-                }
-                Ok(writer)
-            };
-            privileged("writer", start)?
+            privileged("writer", move || Writer::new(&config, servers, metrics))?
                 .await
                 .context("the writer failed")??
         };
@@ -166,16 +183,19 @@ impl Agent {
         for sockets in sockets {
             resolver.serve(sockets, &mut tasks);
         }
+        let mut loading = None;
         match source {
-            Following::Manifests(watch, path) => {
-                let follow = follow(watch, path, config.selectors, tell.clone(), board);
+            Opened::Manifests(path) => {
+                let (first, done) = oneshot::channel();
+                loading = Some(done);
+                let follow = files::follow(path, config.selectors, first, tell.clone(), board);
                 let follow = privileged_task("files", follow)?;
                 tasks.spawn(async {
                     follow.await;
                     "the source of objects"
                 });
             }
-            Following::Kubernetes(client, kubernetes) => {
+            Opened::Kubernetes(client, kubernetes) => {
                 if !config.interfaces.is_empty() && config.network_policy == NetworkPolicy::Respect
                 {
                     let scope = PolicyScope {
@@ -206,15 +226,31 @@ impl Agent {
             endpoints.await;
             "the admin endpoints"
         });
-        info!(?listen, %admin, "started");
-        Ok(Agent {
+        let mut agent = Agent {
             listen,
             admin,
             tasks,
             writer,
             tell,
             ends,
-        })
+            loading,
+        };
+        match agent.loading {
+            Some(_) => info!(%admin, "the admin endpoints are there; the files are being loaded"),
+            None => agent.load().await?,
+        }
+        Ok(agent)
+    }
+
+    /// Waits until the files, if there are any, are loaded and served.
+    async fn load(&mut self) -> anyhow::Result<()> {
+        if let Some(loading) = &mut self.loading {
+            let loaded = loading.await.context("the source of objects failed")?;
+            self.loading = None;
+            loaded?;
+        }
+        info!(listen = ?self.listen, admin = %self.admin, "started");
+        Ok(())
     }
 
     /// The addresses the resolver answers on, in the order of the configuration.
@@ -227,92 +263,94 @@ impl Agent {
         self.admin
     }
 
-    /// Serves until `shutdown`, then ends everything in order.
+    /// Serves until `shutdown`, then ends everything in order. It ends too while the files are
+    /// still being loaded.
     ///
     /// # Errors
-    /// When a task ended before.
+    /// When a task ended before, or the files can't be loaded.
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let ended = tokio::select! {
-            () = shutdown.cancelled() => None,
-            ended = self.tasks.join_next() => ended,
-            _ = &mut self.writer => Some(Ok("the writer")),
+        let loaded = match self.loading {
+            None => Ok(()),
+            Some(_) => tokio::select! {
+                () = shutdown.cancelled() => Ok(()),
+                loaded = self.load() => loaded,
+            },
         };
-        let ending = match &ended {
-            None => self.ends.by_order().await,
-            Some(_) => self.ends.by_mistake(),
+        let cause = match loaded {
+            Err(error) => Cause::Unloadable(error),
+            Ok(()) => tokio::select! {
+                () = shutdown.cancelled() => Cause::Order,
+                Some(ended) = self.tasks.join_next() => Cause::Task(ended),
+                _ = &mut self.writer => Cause::Task(Ok("the writer")),
+            },
         };
+        let ending = match cause {
+            Cause::Order => self.ends.by_order().await,
+            Cause::Unloadable(_) => UNLOADABLE,
+            Cause::Task(_) => self.ends.by_mistake(),
+        };
+        self.end(ending).await?;
+        match cause {
+            Cause::Order => {
+                info!("stopped");
+                Ok(())
+            }
+            Cause::Unloadable(error) => Err(error),
+            Cause::Task(Ok(name)) => Err(anyhow!("{name} ended unexpectedly")),
+            Cause::Task(Err(error)) => Err(anyhow!(error).context("a task failed")),
+        }
+    }
+
+    /// Ends everything in order.
+    async fn end(mut self, ending: Ending) -> anyhow::Result<()> {
         // When the writer has ended, nobody is told.
         if self.tell.send(Told::End(ending)).await.is_ok() {
             self.writer.await.context("the writer failed")?;
         }
         self.tasks.shutdown().await;
-        match ended {
-            None => {
-                info!("stopped");
-                Ok(())
-            }
-            Some(Ok(name)) => bail!("{name} ended unexpectedly"),
-            Some(Err(error)) => Err(anyhow!(error).context("a task failed")),
-        }
+        Ok(())
     }
 }
 
-/// A source that is there.
+/// A source of objects.
 enum Opened {
-    Manifests(Watch, PathBuf, Objects),
+    Manifests(PathBuf),
     Kubernetes(Client, Box<config::Kubernetes>),
-}
-
-/// A source to be followed.
-enum Following {
-    Manifests(Watch, PathBuf),
-    Kubernetes(Client, Box<config::Kubernetes>),
-}
-
-impl Following {
-    /// What decides how the agent ends.
-    fn ends(&self, config: &Config) -> Ends {
-        match self {
-            Following::Manifests(..) => Ends::new(config.persistence, None, None),
-            Following::Kubernetes(client, kubernetes) => Ends::new(
-                config.persistence,
-                Some(client.clone()),
-                kubernetes.daemon_set.clone(),
-            ),
-        }
-    }
 }
 
 impl Opened {
     async fn open(config: &Config) -> anyhow::Result<Opened> {
         match &config.source {
-            Source::Manifests(path) => {
-                // Watched from before it is read, so that no change falls in between.
-                let watch = Watch::new(path)
-                    .with_context(|| format!("can't watch {} for changes", path.display()))?;
-                let objects = load(path, &config.selectors)
-                    .await
-                    .map_err(|errors| unloadable(&errors))?;
-                Ok(Opened::Manifests(watch, path.clone(), objects))
-            }
+            Source::Manifests(path) => Ok(Opened::Manifests(path.clone())),
             Source::Kubernetes(kubernetes) => {
+                if let Some(file) = &kubernetes.kubeconfig {
+                    // kube reads whatever stands there, to its end.
+                    read_text(file, MAX_SETTINGS)
+                        .with_context(|| format!("can't read the kubeconfig {}", file.display()))?;
+                }
                 let client = connect(kubernetes.kubeconfig.as_deref()).await?;
                 Ok(Opened::Kubernetes(client, Box::new(kubernetes.clone())))
             }
         }
     }
 
-    /// What to show of it, what is known already, and what is to come.
-    fn split(self) -> (SourceStatus, Option<Objects>, Following) {
+    /// What to show of it while nothing was read.
+    fn status(&self) -> SourceStatus {
         match self {
-            Opened::Manifests(watch, path, objects) => {
-                let status = SourceStatus::Manifests(ManifestsStatus::loaded_now(&path));
-                (status, Some(objects), Following::Manifests(watch, path))
-            }
-            Opened::Kubernetes(client, kubernetes) => {
-                let status = SourceStatus::Kubernetes(KubernetesStatus::default());
-                (status, None, Following::Kubernetes(client, kubernetes))
-            }
+            Opened::Manifests(path) => SourceStatus::Manifests(ManifestsStatus::of(path)),
+            Opened::Kubernetes(..) => SourceStatus::Kubernetes(KubernetesStatus::default()),
+        }
+    }
+
+    /// What decides how the agent ends.
+    fn ends(&self, config: &Config) -> Ends {
+        match self {
+            Opened::Manifests(_) => Ends::new(config.persistence, None, None),
+            Opened::Kubernetes(client, kubernetes) => Ends::new(
+                config.persistence,
+                Some(client.clone()),
+                kubernetes.daemon_set.clone(),
+            ),
         }
     }
 }
@@ -345,58 +383,4 @@ async fn watch_devices(tell: mpsc::Sender<Told>) -> &'static str {
         "changes of network devices are not told any more: new pods are found up to a second later"
     );
     std::future::pending().await
-}
-
-/// Loads the objects again whenever they change. Files that can't be used change
-/// nothing.
-async fn follow(
-    mut watch: Watch,
-    path: PathBuf,
-    selectors: Selectors,
-    tell: mpsc::Sender<Told>,
-    board: Arc<Board>,
-) {
-    loop {
-        watch.changed().await;
-        let loaded = load(&path, &selectors).await;
-        let status = match &loaded {
-            Ok(_) => ManifestsStatus::loaded_now(&path),
-            Err(errors) => {
-                for error in errors {
-                    error!("{error}; what was loaded before is still served");
-                }
-                ManifestsStatus {
-                    errors: errors.iter().map(ToString::to_string).collect(),
-                    ..board.manifests()
-                }
-            }
-        };
-        board.update(|all| all.source = SourceStatus::Manifests(status));
-        if let Ok(objects) = loaded
-            && tell.send(Told::Objects(objects)).await.is_err()
-        {
-            return;
-        }
-    }
-}
-
-/// Reads files beside the runtime.
-async fn load(path: &Path, selectors: &Selectors) -> Result<Objects, Vec<ManifestError>> {
-    let (owned, selectors) = (path.to_owned(), selectors.clone());
-    let failed = |error: &dyn std::fmt::Display| {
-        Err(vec![ManifestError {
-            file: path.to_owned(),
-            line: None,
-            reason: format!("reading failed: {error}"),
-        }])
-    };
-    match privileged("files", move || manifests::load(&owned, &selectors)) {
-        Ok(loading) => loading.await.unwrap_or_else(|error| failed(&error)),
-        Err(error) => failed(&error),
-    }
-}
-
-fn unloadable(errors: &[ManifestError]) -> anyhow::Error {
-    let lines: String = errors.iter().map(|error| format!("\n  {error}")).collect();
-    anyhow!("can't load the manifests; mend these and start again:{lines}")
 }

@@ -11,6 +11,7 @@ pub mod check;
 pub mod cluster;
 pub mod config;
 pub mod datapath;
+mod files;
 pub mod resolver;
 pub mod source;
 pub mod zone;

@@ -78,10 +78,17 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .init();
-    let config = Config::from_args(args)?;
+    // Heard from the first moment on: as process 1 of a container it would have no effect else.
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_on_signal(shutdown.clone())?);
-    let agent = Agent::start(config).await?;
+    let config = Config::from_args(args)?;
+    let agent = tokio::select! {
+        agent = Agent::begin(config) => agent?,
+        () = shutdown.cancelled() => {
+            tracing::info!("stopped");
+            return Ok(());
+        }
+    };
     // From here on this thread only waits.
     drop_capabilities().context("can't give up the capabilities")?;
     agent.run(shutdown).await
@@ -171,14 +178,16 @@ fn print(text: &[u8]) -> anyhow::Result<Reader> {
     }
 }
 
-/// Cancels the token at the first SIGTERM or SIGINT.
+/// Cancels the token at the first SIGTERM, SIGINT or SIGHUP.
 fn cancel_on_signal(shutdown: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("can't wait for SIGHUP")?;
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
         }
         shutdown.cancel();
     })

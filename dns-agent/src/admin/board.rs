@@ -27,6 +27,8 @@ pub struct Board {
     policy_feeds: watch::Sender<Vec<Arc<Health>>>,
     /// When the writer did its last round.
     beaten: watch::Sender<Instant>,
+    /// When the files were last looked at; none before the first time, or where there are none.
+    looked_at_files: watch::Sender<Option<Instant>>,
 }
 
 /// How the Kubernetes API is read.
@@ -52,6 +54,7 @@ impl Board {
             feeds: watch::Sender::default(),
             policy_feeds: watch::Sender::default(),
             beaten: watch::Sender::new(Instant::now()),
+            looked_at_files: watch::Sender::default(),
         }
     }
 
@@ -73,6 +76,16 @@ impl Board {
     /// How long ago it did the last one.
     pub fn silence(&self) -> Duration {
         self.beaten.borrow().elapsed()
+    }
+
+    /// The files have been looked at, and read where they had changed.
+    pub fn look_at_files(&self) {
+        self.looked_at_files.send_replace(Some(Instant::now()));
+    }
+
+    /// How long ago that was; none before the first time, or where there are none.
+    pub fn age_of_files(&self) -> Option<Duration> {
+        self.looked_at_files.borrow().map(|looked| looked.elapsed())
     }
 
     /// Changes what is shown.
@@ -100,8 +113,13 @@ impl Board {
     pub fn measure(&self) -> (Status, KernelStatus) {
         let mut status = self.status.borrow().clone();
         status.resolver.counts = self.counters.read();
-        if let SourceStatus::Kubernetes(kubernetes) = &mut status.source {
-            *kubernetes = self.feeds.borrow().read(&self.policy_feeds.borrow());
+        match &mut status.source {
+            SourceStatus::Kubernetes(kubernetes) => {
+                *kubernetes = self.feeds.borrow().read(&self.policy_feeds.borrow());
+            }
+            SourceStatus::Manifests(manifests) => {
+                manifests.age_seconds = self.age_of_files().map(|age| age.as_secs_f64());
+            }
         }
         (status, (self.kernel)())
     }

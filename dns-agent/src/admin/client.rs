@@ -124,8 +124,9 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(Stat
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // The connection does the reading and writing. What goes wrong with it, the exchange says too.
     tokio::spawn(connection);
+    // Whatever the address is: the agent takes other hosts for a web page's.
     let request = Request::get(path)
-        .header("host", address.to_string())
+        .header("host", format!("localhost:{}", address.port()))
         .body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     Ok((response.status(), response.into_body()))

@@ -1,16 +1,22 @@
 //! Connections to the admin endpoints: how many, for how long, and how large a request may be.
 //!
-//! On every node a pod can reach them, and must not be able to use up the agent's memory.
+//! On every node a pod can reach them, and must not be able to use up the agent's memory, nor to
+//! keep others out.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Router, body::Body, extract::ConnectInfo};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tower_service::Service as _;
@@ -34,8 +40,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves the endpoints until dropped.
 pub async fn serve(listener: TcpListener, known: Arc<Known>) -> Infallible {
     let router = router(known);
-    let outside = Arc::new(Semaphore::new(FROM_OUTSIDE));
-    let here = Arc::new(Semaphore::new(FROM_HERE));
+    let mut outside = Places::new(FROM_OUTSIDE);
+    let mut here = Places::new(FROM_HERE);
     let mut connections = JoinSet::new();
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -46,24 +52,24 @@ pub async fn serve(listener: TcpListener, known: Arc<Known>) -> Infallible {
                 continue;
             }
         };
-        let permits = match is_here(peer) {
-            true => &here,
-            false => &outside,
+        let places = match is_here(peer) {
+            true => &mut here,
+            false => &mut outside,
         };
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
+        if places.make_room(peer.ip()) == Room::None {
             debug!(%peer, "too many connections to the admin endpoints");
             continue;
-        };
+        }
         let router = router.clone();
-        connections.spawn(async move {
+        let task = connections.spawn(async move {
             if timeout(LIFETIME, serve_connection(stream, peer, router))
                 .await
                 .is_err()
             {
                 debug!(%peer, "a connection to the admin endpoints lasted too long");
             }
-            drop(permit);
         });
+        places.take(peer.ip(), task);
         // Those that ended are forgotten.
         while connections.try_join_next().is_some() {}
     }
@@ -87,5 +93,161 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router) {
         .max_buf_size(MAX_HEAD);
     if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
         debug!(%peer, %error, "a connection to the admin endpoints ended");
+    }
+}
+
+/// The places for connections, shared fairly among the peers that want some.
+///
+/// While there is room, a peer may have as many as it likes. When there is none, a peer takes the
+/// oldest place of the peer that has the most, if it has none itself, or if that peer has more than
+/// one more. So one peer keeps no other out, and as many peers as there are places have one each.
+struct Places {
+    most: usize,
+    /// The oldest first.
+    taken: Vec<Place>,
+}
+
+/// An open connection.
+struct Place {
+    peer: Peer,
+    task: AbortHandle,
+}
+
+/// Who is counted as one: an IPv4 address, or the first 64 bits of an IPv6 address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Peer(IpAddr);
+
+/// Whether a peer gets a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    There,
+    None,
+}
+
+impl Places {
+    fn new(most: usize) -> Places {
+        Places {
+            most,
+            taken: Vec::new(),
+        }
+    }
+
+    /// Makes room for one more connection of a peer, by ending another peer's if it must.
+    fn make_room(&mut self, address: IpAddr) -> Room {
+        self.taken.retain(|place| !place.task.is_finished());
+        if self.taken.len() < self.most {
+            return Room::There;
+        }
+        let mut counts: HashMap<Peer, usize> = HashMap::new();
+        for place in &self.taken {
+            *counts.entry(place.peer).or_default() += 1;
+        }
+        let own = counts.get(&Peer::of(address)).copied().unwrap_or_default();
+        let largest = counts.values().max().copied().unwrap_or_default();
+        if own > 0 && largest <= own + 1 {
+            return Room::None;
+        }
+        let oldest = self
+            .taken
+            .iter()
+            .position(|place| counts.get(&place.peer) == Some(&largest));
+        let Some(oldest) = oldest else {
+            return Room::None;
+        };
+        self.taken.remove(oldest).task.abort();
+        Room::There
+    }
+
+    /// Notes a connection for which there is room.
+    fn take(&mut self, address: IpAddr, task: AbortHandle) {
+        let peer = Peer::of(address);
+        self.taken.push(Place { peer, task });
+    }
+}
+
+impl Peer {
+    fn of(address: IpAddr) -> Peer {
+        const FIRST_64_BITS: u128 = u128::MAX << 64;
+        match address.to_canonical() {
+            IpAddr::V6(address) if !address.is_loopback() => {
+                Peer(IpAddr::V6((address.to_bits() & FIRST_64_BITS).into()))
+            }
+            address => Peer(address),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    /// Who has places, and how many, after these peers asked for one each, in order.
+    fn shares(most: usize, asking: &[&str]) -> Vec<(Peer, usize)> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let mut tasks = JoinSet::new();
+        let mut places = Places::new(most);
+        for peer in asking {
+            let address = peer.parse().unwrap();
+            if places.make_room(address) == Room::There {
+                let task = tasks.spawn_on(pending::<()>(), runtime.handle());
+                places.take(address, task);
+            }
+            assert!(places.taken.len() <= most);
+        }
+        let mut shares: Vec<(Peer, usize)> = Vec::new();
+        for place in &places.taken {
+            match shares.iter_mut().find(|(peer, _)| *peer == place.peer) {
+                Some((_, count)) => *count += 1,
+                None => shares.push((place.peer, 1)),
+            }
+        }
+        shares.sort_by_key(|(peer, _)| peer.0);
+        shares
+    }
+
+    fn of(peer: &str, count: usize) -> (Peer, usize) {
+        (Peer::of(peer.parse().unwrap()), count)
+    }
+
+    #[test]
+    fn places_are_shared() {
+        let many = |peer: &'static str| vec![peer; 20];
+        let (a, b, c) = ("10.0.0.1", "10.0.0.2", "10.0.0.3");
+        assert_eq!(shares(8, &many(a)), [of(a, 8)]);
+        assert_eq!(
+            shares(8, &[&many(a)[..], &[b]].concat()),
+            [of(a, 7), of(b, 1)]
+        );
+        let both = [many(a), many(b)].concat();
+        assert_eq!(shares(8, &both), [of(a, 4), of(b, 4)]);
+        assert_eq!(
+            shares(8, &[&both[..], &[c], &many(a)].concat()),
+            [of(a, 3), of(b, 4), of(c, 1)]
+        );
+        // Each has one: who comes anew takes the oldest, and nobody takes another one.
+        assert_eq!(shares(2, &[a, b, c]), [of(b, 1), of(c, 1)]);
+        assert_eq!(shares(2, &[a, b, a, b]), [of(a, 1), of(b, 1)]);
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_peer() {
+        let asking = [
+            "2001:db8::1",
+            "2001:db8::2",
+            "2001:db8::3",
+            "2001:db8:0:1::1",
+        ];
+        assert_eq!(
+            shares(3, &asking),
+            [of("2001:db8::", 2), of("2001:db8:0:1::", 1)]
+        );
+        assert_eq!(
+            Peer::of("::ffff:10.0.0.1".parse().unwrap()),
+            of("10.0.0.1", 1).0
+        );
     }
 }

@@ -102,7 +102,9 @@ impl Metrics {
     /// service that is unknown.
     pub fn programmed(&self, kind: Option<&ServiceKind>, changed: SystemTime) {
         let service_kind = match kind {
-            Some(ServiceKind::Headless) => Kind::HeadlessWithSelector,
+            Some(ServiceKind::Headless | ServiceKind::HeadlessElsewhere) => {
+                Kind::HeadlessWithSelector
+            }
             Some(ServiceKind::ClusterIp(_)) => Kind::ClusterIp,
             Some(ServiceKind::ExternalName(_) | ServiceKind::Unreadable) | None => return,
         };

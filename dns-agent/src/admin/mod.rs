@@ -8,6 +8,7 @@ pub mod client;
 mod connections;
 mod dump;
 pub mod health;
+mod host;
 pub mod lookup;
 pub mod metrics;
 pub mod status;
@@ -56,16 +57,24 @@ fn router(known: Arc<Known>) -> Router {
         .layer(from_fn(only_public))
 }
 
-/// Lets strangers see nothing but [`PUBLIC`].
+/// Lets strangers see nothing but [`PUBLIC`], and nothing else be asked by another name than
+/// this machine's own: a web page may lead a browser here by a name of its own, by way of
+/// `kubectl port-forward` (DNS rebinding).
 async fn only_public(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
     next: Next,
 ) -> Response {
-    if connections::is_here(peer) || PUBLIC.contains(&request.uri().path()) {
+    if PUBLIC.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    let body = "this is given to loopback peers only: ask from this machine, at 127.0.0.1 or ::1\n";
+    let body = if !connections::is_here(peer) {
+        "this is given to loopback peers only: ask from this machine, at 127.0.0.1 or ::1\n"
+    } else if !host::is_loopback(&request) {
+        "this is given only where the request's Host is localhost or a loopback address: ask at 127.0.0.1, [::1] or localhost\n"
+    } else {
+        return next.run(request).await;
+    };
     (StatusCode::FORBIDDEN, body).into_response()
 }
 

@@ -61,8 +61,11 @@ pub enum SourceStatus {
 pub struct ManifestsStatus {
     /// The file or directory.
     pub path: PathBuf,
-    /// When it was last loaded without errors, as RFC 3339 writes it.
+    /// When it was last loaded without errors, as RFC 3339 writes it; empty before the first time.
     pub loaded: String,
+    /// How long ago it was last looked at, in seconds; none before the first time. It is looked at
+    /// every ten seconds, and when the system tells of a change.
+    pub age_seconds: Option<f64>,
     /// Why it could not be loaded since, each with file and line; what was loaded
     /// before is served.
     pub errors: Vec<String>,
@@ -274,12 +277,19 @@ impl FeedStatus {
 }
 
 impl ManifestsStatus {
+    /// Files that are not loaded yet.
+    pub fn of(path: &Path) -> ManifestsStatus {
+        ManifestsStatus {
+            path: path.to_owned(),
+            ..ManifestsStatus::default()
+        }
+    }
+
     /// Files that were loaded just now.
     pub fn loaded_now(path: &Path) -> ManifestsStatus {
         ManifestsStatus {
-            path: path.to_owned(),
             loaded: now(),
-            errors: Vec::new(),
+            ..ManifestsStatus::of(path)
         }
     }
 }

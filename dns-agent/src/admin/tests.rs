@@ -69,11 +69,52 @@ async fn readiness_says_what_is_missing() {
 
 /// What a peer at this address gets for a path.
 async fn get_from(known: &Arc<Known>, peer: &str, path: &str) -> (StatusCode, String) {
+    ask_by(known, peer, path, &["localhost"]).await
+}
+
+/// What a peer gets that asks these hosts.
+async fn ask_by(
+    known: &Arc<Known>,
+    peer: &str,
+    target: &str,
+    hosts: &[&str],
+) -> (StatusCode, String) {
     let peer: SocketAddr = peer.parse().unwrap();
-    let mut request = Request::get(path).body(Body::empty()).unwrap();
+    let mut request = Request::get(target);
+    for host in hosts {
+        request = request.header("host", *host);
+    }
+    let mut request = request.body(Body::empty()).unwrap();
     request.extensions_mut().insert(ConnectInfo(peer));
     let response = router(known.clone()).oneshot(request).await.unwrap();
     (response.status(), text(response.into_body()).await)
+}
+
+#[tokio::test]
+async fn a_name_that_leads_here_is_not_this_machine() {
+    let known = Arc::new(known(KernelPlane::Off));
+    let local = "127.0.0.1:1";
+    for (target, hosts, code) in [
+        ("/status", &["evil.example"] as &[&str], 403),
+        ("/dump", &["evil.example:9153"], 403),
+        ("/lookup/cluster.local/SOA", &["10.0.0.1"], 403),
+        ("/other", &["evil.example"], 403),
+        ("/status", &[], 403),
+        ("/status", &["localhost", "evil.example"], 403),
+        ("http://evil.example/status", &["localhost"], 403),
+        ("http://evil.example/status", &[], 403),
+        ("http://localhost/status", &["evil.example"], 403),
+        ("http://localhost:9153/status", &["localhost:9153"], 200),
+        ("http://127.0.0.1/status", &[], 200),
+        ("/status", &["127.0.0.1:9153"], 200),
+        ("/metrics", &["evil.example"], 200),
+        ("/livez", &[], 200),
+        ("http://evil.example/readyz", &[], 200),
+    ] {
+        let (got, body) = ask_by(&known, local, target, hosts).await;
+        assert_eq!(got.as_u16(), code, "{target} of {hosts:?}: {body}");
+        assert_eq!(code == 403, body.contains("Host"), "{target}: {body}");
+    }
 }
 
 #[tokio::test]
@@ -274,6 +315,7 @@ fn the_status_reads_well() {
         source: SourceStatus::Manifests(ManifestsStatus {
             path: "/objects".into(),
             loaded: "2026-01-02T03:04:05Z".to_owned(),
+            age_seconds: Some(7.0),
             errors: vec!["/objects/a.yaml:3: unclosed".to_owned()],
         }),
         problems: vec!["Service a/b: spec: bad".to_owned()],
@@ -296,7 +338,7 @@ fn the_status_reads_well() {
         "\
 dns-agent 1.2.3: not ready
 missing    interface eth7
-source     /objects, loaded 2026-01-02T03:04:05Z
+source     /objects, loaded 2026-01-02T03:04:05Z, looked at 7 s ago
 stale      /objects/a.yaml:3: unclosed
 problem    Service a/b: spec: bad
 zone       cluster.local. serial 7

@@ -35,6 +35,10 @@ const GROW_AGAIN: Duration = Duration::from_secs(60);
 
 const BEHIND: &str = "another agent has the hooks of this node";
 
+/// How long one agent hands the hooks over to the next: what ends has 30 seconds to do so, by
+/// Kubernetes' default. An agent that waits longer is not ready.
+const HAND_OVER: Duration = Duration::from_secs(60);
+
 /// The kernel plane, shared with whoever asks for the status.
 pub(super) struct Kernel {
     plane: Arc<Mutex<Plane>>,
@@ -62,8 +66,8 @@ enum Plane {
     Off,
     /// There is nothing to answer yet.
     Waiting(WaitsFor),
-    /// Another agent has the hooks; what is answered is known.
-    Behind,
+    /// Another agent has the hooks, and had them then already; what is answered is known.
+    Behind { since: Instant },
     /// It could not be started, or broke; the resolver serves all the same.
     Failed { reason: String, since: Instant },
     /// It answers.
@@ -143,7 +147,7 @@ impl Kernel {
     /// Whether it waits for [`Kernel::start`], for the first time or again.
     pub(super) fn is_waiting(&self) -> bool {
         match &*self.lock() {
-            Plane::Waiting(_) | Plane::Behind => true,
+            Plane::Waiting(_) | Plane::Behind { .. } => true,
             Plane::Failed { since, .. } => since.elapsed() >= START_AGAIN,
             Plane::Off | Plane::On(_) => false,
         }
@@ -158,7 +162,7 @@ impl Kernel {
 
     /// Whether all it waits for is another agent's end.
     pub(super) fn is_behind(&self) -> bool {
-        matches!(*self.lock(), Plane::Behind)
+        matches!(*self.lock(), Plane::Behind { .. })
     }
 
     /// Makes the tables, fills them, and attaches the programs, unless another agent has the hooks.
@@ -173,17 +177,18 @@ impl Kernel {
             Ok(Claim::Others) => {
                 if !self.is_behind() {
                     warn!("{BEHIND}: waiting for its end");
+                    let since = Instant::now();
+                    *self.lock() = Plane::Behind { since };
                 }
-                *self.lock() = Plane::Behind;
                 return;
+            }
+            Ok(Claim::Untrusted(reason)) => {
+                self.is_unpinned(reason);
+                None
             }
             Err(reason) => {
                 if self.settings.persistence == Persistence::Pinned {
-                    let reason = format!("hooks don't stay over a stop: {reason:#}");
-                    if self.unpinned.as_ref() != Some(&reason) {
-                        warn!("{reason}");
-                    }
-                    self.unpinned = Some(reason);
+                    self.is_unpinned(format!("{reason:#}"));
                 }
                 None
             }
@@ -212,6 +217,15 @@ impl Kernel {
                 Plane::failed(reason)
             }
         };
+    }
+
+    /// Notes why hooks can't be pinned.
+    fn is_unpinned(&mut self, reason: String) {
+        let reason = format!("hooks don't stay over a stop: {reason}");
+        if self.unpinned.as_ref() != Some(&reason) {
+            warn!("{reason}");
+        }
+        self.unpinned = Some(reason);
     }
 
     /// How long the writer may wait for objects before its next [`Kernel::tick`].
@@ -369,7 +383,7 @@ impl Kernel {
                     error!("hooks of an agent before are not all taken off: {reason:#}");
                 }
             }
-            Plane::Waiting(_) | Plane::Failed { .. } | Plane::Behind | Plane::Off => {}
+            Plane::Waiting(_) | Plane::Failed { .. } | Plane::Behind { .. } | Plane::Off => {}
         }
     }
 

@@ -9,7 +9,11 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::{runtime::Handle, sync::mpsc, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tracing::{info, warn};
 
 use self::api::{Api, Followed};
@@ -39,8 +43,8 @@ const BATCH: usize = 4096;
 /// What the writer is told.
 #[derive(Debug)]
 pub(super) enum Told {
-    /// All objects there are.
-    Objects(Objects),
+    /// All objects there are, and who is told when they are published.
+    Objects(Objects, oneshot::Sender<()>),
     /// How to answer from now on.
     Planned(Planned),
     /// What a feed tells, and when that was read.
@@ -92,6 +96,8 @@ pub(super) struct Writer {
     unpublished: Vec<Taken>,
     /// Whether network devices came or went since they were looked for.
     has_devices: bool,
+    /// Who is told after the next round.
+    waiting: Vec<oneshot::Sender<()>>,
     /// How to end, when it is time to.
     ending: Option<Ending>,
 }
@@ -134,6 +140,7 @@ impl Writer {
             metrics,
             unpublished: Vec::new(),
             has_devices: false,
+            waiting: Vec::new(),
             ending: None,
         })
     }
@@ -146,12 +153,6 @@ impl Writer {
     /// What is answered, and where it came from.
     pub(super) fn index(&self) -> &Arc<RwLock<Index>> {
         &self.index
-    }
-
-    /// Publishes these objects, all that there are.
-    pub(super) fn load(&mut self, objects: Objects) {
-        self.take(Told::Objects(objects));
-        self.publish();
     }
 
     /// Publishes what is told, until it is told to end; then ends the kernel plane.
@@ -179,6 +180,10 @@ impl Writer {
             if self.publish() && self.api.is_none() {
                 self.show(board);
             }
+            for waiting in self.waiting.drain(..) {
+                // Nobody may wait any more.
+                let _ = waiting.send(());
+            }
             board.beat();
             if std::mem::take(&mut self.has_devices) {
                 self.kernel.look();
@@ -192,7 +197,8 @@ impl Writer {
 
     fn take(&mut self, told: Told) {
         match told {
-            Told::Objects(mut objects) => {
+            Told::Objects(mut objects, published) => {
+                self.waiting.push(published);
                 self.guard.replace(*std::mem::take(&mut objects.facts));
                 let mut index = write(&self.index);
                 index.replace(objects);

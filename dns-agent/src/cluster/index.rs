@@ -7,6 +7,7 @@
 mod changes;
 mod known;
 mod links;
+mod order;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -36,7 +36,7 @@ pub use settings::{
     Departures, EmptyServices, EndpointNames, Endpoints, KnownPods, NameServers, OddEndpoints,
     PodMode, ZonalNames, ZoneSettings,
 };
-pub use view::View;
+pub use view::{Names, View, WalkPosition};
 
 #[cfg(test)]
 mod tests;

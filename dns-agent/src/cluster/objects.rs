@@ -87,10 +87,12 @@ pub struct Service {
 /// What stands behind a service's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceKind {
-    /// Virtual addresses.
+    /// Virtual addresses; none while none is allotted.
     ClusterIp(Box<[IpAddr]>),
     /// The addresses of its endpoints.
     Headless,
+    /// The addresses of endpoints that the source does not have: the names are delegated.
+    HeadlessElsewhere,
     /// Another domain name.
     ExternalName(Box<str>),
     /// What can't be read: somebody else may know better.
@@ -213,6 +215,18 @@ impl Objects {
         }
     }
 
+    /// Notes which headless Services have no EndpointSlice here: only the source's end tells that, and
+    /// only where the source is not the API, which has the slices of all.
+    pub fn note_missing_slices(&mut self) {
+        let slices = self.endpoint_slices.values();
+        let with_slices: BTreeSet<Key> = slices.filter_map(EndpointSlice::service_key).collect();
+        for service in self.services.values_mut() {
+            if service.kind == ServiceKind::Headless && !with_slices.contains(&service.key) {
+                service.kind = ServiceKind::HeadlessElsewhere;
+            }
+        }
+    }
+
     /// Takes out the object with the same kind and key as this one. That there was
     /// a Namespace stays known: others don't exist because of its absence.
     pub fn remove(&mut self, object: &Object) {
@@ -268,6 +282,17 @@ impl Service {
             key,
             kind: ServiceKind::Unreadable,
             ports: [].into(),
+        }
+    }
+}
+
+impl ServiceKind {
+    /// Whether it is not known what stands behind the name, so that nothing about it may be denied.
+    pub fn is_unknown(&self) -> bool {
+        match self {
+            ServiceKind::Unreadable | ServiceKind::HeadlessElsewhere => true,
+            ServiceKind::ClusterIp(addresses) => addresses.is_empty(),
+            ServiceKind::Headless | ServiceKind::ExternalName(_) => false,
         }
     }
 }

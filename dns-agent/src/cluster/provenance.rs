@@ -271,6 +271,9 @@ impl<'a> Provenance<'a> {
             (ServiceKind::ClusterIp(addresses), _) if addresses.is_empty() => {
                 format!("{it} has no address yet")
             }
+            (ServiceKind::HeadlessElsewhere, _) => {
+                format!("{it} is headless, and the files have no EndpointSlice of it")
+            }
             (ServiceKind::ClusterIp(_), _)
                 if ready == 0 && self.settings.empty_services == EmptyServices::Ignored =>
             {

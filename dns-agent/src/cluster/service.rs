@@ -37,7 +37,8 @@ pub(super) struct Contribution {
 /// An address as one slice lists it.
 struct Listed<'a> {
     address: IpAddr,
-    name: Name,
+    /// What it is called below the service; none where it can have no name.
+    name: Option<Name>,
     ports: &'a [Port],
     zone: Option<&'a str>,
 }
@@ -46,7 +47,8 @@ struct Listed<'a> {
 #[derive(Clone, Copy)]
 struct Pair<'a> {
     address: IpAddr,
-    target: &'a Name,
+    /// None: there is no name for a SRV record to point at.
+    target: Option<&'a Name>,
     port: &'a Port,
     zone: Option<&'a str>,
 }
@@ -71,19 +73,24 @@ pub(super) fn contribution(
     };
     out.pointers = pointers(Some(service), slices, name, settings);
     let addresses: &[IpAddr] = match &service.kind {
-        ServiceKind::Unreadable => {
+        kind if kind.is_unknown() => {
             if let Err(reason) = out.leave(name, BTreeSet::from(PROTOCOLS), settings) {
                 out.problem(service, "metadata.name", reason);
             }
+            let reason = match kind {
+                ServiceKind::ClusterIp(_) => {
+                    "no address yet, so its names pass; in a manifest it must be written out"
+                }
+                ServiceKind::HeadlessElsewhere => {
+                    "it is headless, and no EndpointSlice in the files is its own, so its names pass"
+                }
+                _ => return out,
+            };
+            out.problem(service, "spec.clusterIP", reason.into());
             return out;
         }
         ServiceKind::ExternalName(target) => {
             out.alias(service, name, target, settings.ttl);
-            return out;
-        }
-        ServiceKind::ClusterIp(addresses) if addresses.is_empty() => {
-            let reason = "no address yet; in a manifest it must be written out";
-            out.problem(service, "spec.clusterIP", reason.into());
             return out;
         }
         ServiceKind::ClusterIp(_)
@@ -92,7 +99,7 @@ pub(super) fn contribution(
             return out;
         }
         ServiceKind::ClusterIp(addresses) => addresses,
-        ServiceKind::Headless => &[],
+        ServiceKind::Headless | ServiceKind::HeadlessElsewhere | ServiceKind::Unreadable => &[],
     };
 
     let is_headless = service.kind == ServiceKind::Headless;
@@ -117,19 +124,19 @@ pub(super) fn contribution(
         true => endpoints.clone(),
         false => addresses
             .iter()
-            .flat_map(|address| pairs(*address, name, &service.ports, None))
+            .flat_map(|address| pairs(*address, Some(name), &service.ports, None))
             .collect(),
     };
 
-    out.pairs(name, &own, settings.ttl);
+    out.pairs(name, &own, settings);
     for ((protocol, port), pairs) in by_port(&own) {
         match port_name(name, protocol, port) {
-            Ok(owner) => out.pairs(&owner, &pairs, settings.ttl),
+            Ok(owner) => out.pairs(&owner, &pairs, settings),
             Err(reason) => out.problem(service, "spec.ports", reason),
         }
     }
-    for (owner, pairs) in group_by(&endpoints, |pair| Some(pair.target)) {
-        out.pairs(owner, &pairs, settings.ttl);
+    for (owner, pairs) in group_by(&endpoints, |pair| pair.target) {
+        out.pairs(owner, &pairs, settings);
     }
     if settings.odd_endpoints == OddEndpoints::Passed {
         out.pass_uneven(is_headless.then_some(name), &endpoints);
@@ -140,7 +147,7 @@ pub(super) fn contribution(
     if is_headless
         && settings.zonal_names == ZonalNames::Answered
         && !own.is_empty()
-        && let Err(reason) = out.zonal(name, &own, settings.ttl)
+        && let Err(reason) = out.zonal(name, &own, settings)
     {
         out.problem(service, "metadata.name", reason);
     }
@@ -177,19 +184,26 @@ pub(super) fn service_name(key: &Key, svc: &Name) -> Result<Name, String> {
 }
 
 impl Contribution {
-    /// The addresses of the pairs, and a SRV record for each pair with a port.
+    /// The addresses of the pairs, and a SRV record for each pair with a port and a target: a target
+    /// must be a name with addresses (RFC 2782), so an endpoint without a name has none.
     /// Every pair counts for the weight, also one that another slice repeats or
     /// that has no port: so does CoreDNS.
-    fn pairs(&mut self, owner: &Name, pairs: &[Pair<'_>], ttl: u32) {
+    fn pairs(&mut self, owner: &Name, pairs: &[Pair<'_>], settings: &ZoneSettings) {
+        let ttl = settings.ttl;
         let weight = weight(pairs.len());
+        // CoreDNS points at a name that it doesn't have.
+        let has_nameless = pairs.iter().any(|pair| pair.target.is_none());
+        if has_nameless && settings.odd_endpoints == OddEndpoints::Passed {
+            self.passed.push((owner.clone(), Rtype::SRV));
+        }
         for pair in pairs {
             self.record(owner, ttl, pair.address.into());
-            if let Some(port) = pair.port.number {
+            if let (Some(port), Some(target)) = (pair.port.number, pair.target) {
                 let srv = Srv {
                     priority: 0,
                     weight,
                     port,
-                    target: pair.target.clone(),
+                    target: target.clone(),
                 };
                 self.record(owner, ttl, Rdata::Srv(srv));
             }
@@ -201,7 +215,7 @@ impl Contribution {
     /// records don't tell them apart from others of the host. A service whose own name has its endpoints'
     /// addresses answers as they do.
     fn pass_uneven(&mut self, service: Option<&Name>, pairs: &[Pair<'_>]) {
-        for (target, pairs) in group_by(pairs, |pair| Some(pair.target)) {
+        for (target, pairs) in group_by(pairs, |pair| pair.target) {
             let numbered = pairs.iter().filter(|pair| pair.port.number.is_some());
             let served: BTreeSet<IpAddr> = numbered.map(|pair| pair.address).collect();
             let is_served = |pair: &Pair<'_>| served.contains(&pair.address);
@@ -216,7 +230,12 @@ impl Contribution {
     /// `<zone>.pin._zone.<service>` has the endpoints of a topology zone, and any
     /// other name there is empty; `<zone>.prefer._zone.<service>` has them too,
     /// and any other name there has all endpoints.
-    fn zonal(&mut self, name: &Name, pairs: &[Pair<'_>], ttl: u32) -> Result<(), String> {
+    fn zonal(
+        &mut self,
+        name: &Name,
+        pairs: &[Pair<'_>],
+        settings: &ZoneSettings,
+    ) -> Result<(), String> {
         let anchor = label_below(name, "_zone")?;
         let pin = label_below(&anchor, "pin")?;
         let prefer = label_below(&anchor, "prefer")?;
@@ -229,8 +248,8 @@ impl Contribution {
             let (Ok(pin), Ok(prefer)) = (below(&pin), below(&prefer)) else {
                 continue;
             };
-            self.pairs(&pin, &pairs, ttl);
-            self.pairs(&prefer, &pairs, ttl);
+            self.pairs(&pin, &pairs, settings);
+            self.pairs(&prefer, &pairs, settings);
         }
         self.below.push((pin, Below::Empty));
         self.below.push((prefer, Below::Like(name.clone())));
@@ -293,7 +312,7 @@ impl Contribution {
 
 impl Listed<'_> {
     fn pairs(&self) -> impl Iterator<Item = Pair<'_>> {
-        pairs(self.address, &self.name, self.ports, self.zone)
+        pairs(self.address, self.name.as_ref(), self.ports, self.zone)
     }
 }
 
@@ -310,7 +329,7 @@ pub(super) fn weight(count: usize) -> u16 {
 /// name nor number.
 fn pairs<'a>(
     address: IpAddr,
-    target: &'a Name,
+    target: Option<&'a Name>,
     ports: &'a [Port],
     zone: Option<&'a str>,
 ) -> impl Iterator<Item = Pair<'a>> {
@@ -350,7 +369,8 @@ fn is_empty(slices: &[&EndpointSlice]) -> bool {
         .all(|slice| slice.endpoints.is_empty() && slice.reading == Reading::Plain)
 }
 
-/// The ready addresses of all slices, under the names they have below `service`.
+/// The ready addresses of all slices, under the names they have below `service`. One that can have no
+/// name there is an address of the service all the same.
 fn listed<'a>(
     slices: &[&'a EndpointSlice],
     service: &Name,
@@ -360,20 +380,18 @@ fn listed<'a>(
     let mut listed = Vec::new();
     for slice in slices {
         for endpoint in &slice.endpoints {
-            match endpoint_name(endpoint, service, settings) {
-                Ok(name) => listed.push(Listed {
-                    address: endpoint.address,
-                    name,
-                    ports: &slice.ports,
-                    zone: endpoint.zone.as_deref(),
-                }),
-                Err(reason) => problems.push(Problem::of(
-                    "EndpointSlice",
-                    &slice.key,
-                    "endpoints".into(),
-                    reason,
-                )),
-            }
+            let name = endpoint_name(endpoint, service, settings);
+            let name = name.map_err(|reason| {
+                let reason = format!("{reason}, so this endpoint has no name of its own");
+                let field = "endpoints".into();
+                problems.push(Problem::of("EndpointSlice", &slice.key, field, reason));
+            });
+            listed.push(Listed {
+                address: endpoint.address,
+                name: name.ok(),
+                ports: &slice.ports,
+                zone: endpoint.zone.as_deref(),
+            });
         }
     }
     listed

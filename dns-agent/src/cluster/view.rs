@@ -1,5 +1,7 @@
 //! The names that an index's objects make.
 
+mod walk;
+
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -11,6 +13,7 @@ use crate::zone::{
     reverse_range, undashed,
 };
 
+pub use self::walk::{Names, WalkPosition};
 use super::frame::{Domain, below_pods};
 use super::index::{Index, PodCount};
 use super::objects::Key;
@@ -56,6 +59,11 @@ impl<'a> View<'a> {
     pub(super) fn is_inside(&self, name: &Name) -> bool {
         let mut zones = self.zones().iter();
         zones.any(|zone| zone.name != *name && name.is_at_or_below(&zone.name))
+    }
+
+    /// Whether a name is a zone's own.
+    fn is_apex(&self, name: &Name) -> bool {
+        self.zones().iter().any(|zone| zone.name == *name)
     }
 
     /// The names of the services whose ClusterIP an address is.
@@ -169,7 +177,9 @@ impl<'a> View<'a> {
             return None;
         }
         if range.start() != range.end() {
-            return (self.is_inside(name) && self.has_pointer(*range.start(), *range.end()))
+            // An apex is there anyway, with more than that.
+            let is_between = self.is_inside(name) && !self.is_apex(name);
+            return (is_between && self.has_pointer(*range.start(), *range.end()))
                 .then(Arc::default);
         }
         let address = *range.start();
@@ -301,7 +311,9 @@ impl<'a> View<'a> {
             above.retain(|other| name.is_at_or_below(other));
             let mut next = Some(name);
             while let Some(name) = next.filter(|name| !above.contains(name)) {
-                if let Some(node) = self.node(&name) {
+                if !self.is_apex(&name)
+                    && let Some(node) = self.node(&name)
+                {
                     see(&name, &node);
                 }
                 next = name.parent().filter(|parent| self.is_inside(parent));

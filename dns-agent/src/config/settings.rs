@@ -10,7 +10,10 @@ use super::values::{
     Capacity, Domain, Interface, MaxAge, NamespaceName, Network, NetworkPolicy, NodeIp, ObjectName,
     Passed, Pods, Server, Socket, StaleAfter, Ttl, list, single,
 };
-use crate::cluster::{Endpoints, Selector};
+use crate::{
+    cluster::{Endpoints, Selector},
+    files,
+};
 
 /// Every setting, as given on the command line or in the file: absent means
 /// "not said here".
@@ -244,7 +247,7 @@ impl Settings {
     /// When the file can't be read, isn't YAML, or has a key or value that is
     /// not a setting; the error names the line.
     pub fn read(path: &Path) -> anyhow::Result<Settings> {
-        let text = std::fs::read_to_string(path)
+        let text = files::read_text(path, files::MAX_SETTINGS)
             .with_context(|| format!("can't read the configuration file {}", path.display()))?;
         Settings::parse(&text)
             .with_context(|| format!("in the configuration file {}", path.display()))

@@ -20,6 +20,7 @@ pub fn detach(bpffs: &Path, devices: &[Device]) -> anyhow::Result<Vec<String>> {
     if are_there(bpffs) {
         let pins = match Pins::claim(bpffs)? {
             Claim::Ours(pins) => pins,
+            Claim::Untrusted(reason) => bail!(reason),
             Claim::Others => bail!(
                 "an agent is running on this node and has the hooks: end it first, it takes them off itself unless it runs with --persist"
             ),

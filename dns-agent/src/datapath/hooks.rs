@@ -37,6 +37,8 @@ pub struct Hooks {
     allowed: usize,
     pins: Option<Pins>,
     persistence: Persistence,
+    /// Why pins that are gone can't be made again.
+    unpinned: Option<String>,
     attached: BTreeMap<u32, Attached>,
     /// Devices where attaching failed: their names and why.
     failed: BTreeMap<u32, Failed>,
@@ -90,10 +92,43 @@ impl Hooks {
             allowed,
             pins,
             persistence,
+            unpinned: None,
             attached: BTreeMap::new(),
             failed: BTreeMap::new(),
             left_alone: BTreeMap::new(),
         }
+    }
+
+    /// Makes the folder of the pins again where it was removed, and each pin. What fails is logged
+    /// once for each reason, and tried again the next time.
+    pub fn restore_pins(&mut self) {
+        let Some(pins) = &mut self.pins else {
+            return;
+        };
+        let mut wrong = pins.restore().err();
+        for attached in self.attached.values_mut() {
+            if wrong.is_some() {
+                attached.is_not_pinned();
+                continue;
+            }
+            wrong = attached.repin(pins).err();
+        }
+        let reason = wrong.map(|error| {
+            format!(
+                "pins are gone, so hooks don't stay over a stop, and can't be made again: {error:#}"
+            )
+        });
+        if let Some(reason) = &reason
+            && self.unpinned.as_ref() != Some(reason)
+        {
+            tracing::error!("{reason}");
+        }
+        self.unpinned = reason;
+    }
+
+    /// Why pins that are gone can't be made again.
+    pub fn unpinned(&self) -> Option<&str> {
+        self.unpinned.as_deref()
     }
 
     /// Attaches to every device that matches and has no program of ours yet, and forgets those
@@ -200,6 +235,7 @@ impl Hooks {
             allowed: self.allowed,
             pins: self.pins.take(),
             persistence: self.persistence,
+            unpinned: self.unpinned.take(),
             attached,
             failed: std::mem::take(&mut self.failed),
             left_alone: std::mem::take(&mut self.left_alone),

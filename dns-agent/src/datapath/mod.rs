@@ -322,6 +322,7 @@ impl Datapath {
     /// Attaches to devices that came, and forgets those that went.
     pub fn reconcile(&mut self, devices: &[Device]) {
         self.receive(devices);
+        self.hooks.restore_pins();
         let mut ours: BTreeSet<u32> = self.object.programs().into_iter().collect();
         ours.extend(self.hooks.pinned_programs());
         self.others_found = self.others.on(self.hooks.wanted(devices), &ours);
@@ -361,6 +362,7 @@ impl Datapath {
             degraded
                 .push("no interface matches --interface yet: the kernel answers nobody".to_owned());
         }
+        degraded.extend(self.hooks.unpinned().map(str::to_owned));
         let left_out = self.tables.published.left_out;
         if left_out > 0 {
             let what_next = match self.config.capacity {

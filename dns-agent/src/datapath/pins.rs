@@ -4,9 +4,14 @@
 //! hooks belong to: the kernel gives it back when that agent dies, however it dies.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError},
     io,
-    os::unix::fs::MetadataExt as _,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{
+            DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+        },
+    },
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -23,11 +28,18 @@ pub const BPFFS: &str = "/sys/fs/bpf";
 /// The folder of all pins in it.
 const FOLDER: &str = "zerohop";
 
+/// The mode of that folder, and of those in it: only their owner may open them, and so lock them.
+const MODE: u32 = 0o700;
+
+/// The bits of a mode that say who may do what.
+const MODE_BITS: u32 = 0o7777;
+
 /// The pins of this network namespace, which are nobody else's while this lives.
 #[derive(Debug)]
 pub struct Pins {
     folder: PathBuf,
-    _lock: File,
+    bpffs: PathBuf,
+    lock: File,
 }
 
 /// Who has the hooks.
@@ -37,6 +49,8 @@ pub enum Claim {
     Ours(Pins),
     /// Another one, which is running.
     Others,
+    /// It can't be known, for this reason: another user can write to the folder of the pins.
+    Untrusted(String),
 }
 
 /// What the place of the pins is like, as somebody sees it who claims nothing.
@@ -70,6 +84,21 @@ pub enum Mode {
     Generic,
 }
 
+/// A link that was found pinned, held so that it stays when its pin goes.
+#[derive(Debug)]
+pub struct HeldLink(OwnedFd);
+
+impl HeldLink {
+    /// The link that is pinned there.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn of(path: &Path) -> io::Result<HeldLink> {
+        syscall::pinned(path).map(HeldLink)
+    }
+}
+
 impl Pins {
     /// Claims the hooks of the network namespace that this thread is in.
     ///
@@ -78,19 +107,61 @@ impl Pins {
     /// When there is no BPF file system, or it can't be written.
     pub fn claim(bpffs: &Path) -> anyhow::Result<Claim> {
         let folder = folder(bpffs)?;
-        fs::create_dir_all(&folder)
-            .with_context(|| format!("making the folder {}", folder.display()))?;
-        let lock = File::open(&folder).with_context(|| format!("opening {}", folder.display()))?;
+        for folder in [&bpffs.join(FOLDER), &folder] {
+            if let Err(reason) = make(folder)? {
+                return Ok(Claim::Untrusted(reason));
+            }
+        }
+        let lock = open(&folder).with_context(|| format!("opening {}", folder.display()))?;
         match lock.try_lock() {
             Ok(()) => Ok(Claim::Ours(Pins {
                 folder,
-                _lock: lock,
+                bpffs: bpffs.to_owned(),
+                lock,
             })),
             Err(TryLockError::WouldBlock) => Ok(Claim::Others),
             Err(TryLockError::Error(error)) => {
                 Err(error).with_context(|| format!("locking {}", folder.display()))
             }
         }
+    }
+
+    /// Makes the folder again if it was removed, and claims it again.
+    ///
+    /// # Errors
+    ///
+    /// When another agent has it by now, or it can't be made.
+    pub fn restore(&mut self) -> anyhow::Result<()> {
+        let ours = self.lock.metadata().context("looking at the lock")?;
+        let there = fs::symlink_metadata(&self.folder);
+        if there.is_ok_and(|there| is_same(&there, &ours)) {
+            return Ok(());
+        }
+        match Pins::claim(&self.bpffs)? {
+            Claim::Ours(pins) => *self = pins,
+            Claim::Others => bail!("another agent has made {} anew", self.folder.display()),
+            Claim::Untrusted(reason) => bail!(reason),
+        }
+        Ok(())
+    }
+
+    /// Pins a link again that is not pinned there any more; says whether it was not.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be pinned; it is held all the same.
+    pub fn repin(&self, path: &Path, link: &HeldLink) -> anyhow::Result<bool> {
+        let id = syscall::link_id(&link.0).context("looking at the link")?;
+        if syscall::pinned_link_id(path).is_ok_and(|pinned| pinned == id) {
+            return Ok(false);
+        }
+        // Another link may stand there, which is none of an agent's: agents have the lock.
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        syscall::pin(&link.0, path).with_context(|| format!("pinning {}", path.display()))?;
+        Ok(true)
     }
 
     /// Where a link is pinned.
@@ -156,6 +227,57 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Makes a folder that only we can open, or sees to it that the one that is there is such a one. Else
+/// says why it can't be trusted.
+fn make(folder: &Path) -> anyhow::Result<Result<(), String>> {
+    let making = || format!("making the folder {}", folder.display());
+    match DirBuilder::new().mode(MODE).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(error).with_context(making);
+        }
+        _ => {}
+    }
+    let found = fs::symlink_metadata(folder).with_context(making)?;
+    if let Err(reason) = check(folder, &found) {
+        return Ok(Err(reason));
+    }
+    if found.mode() & MODE_BITS != MODE {
+        // Agents before made it so that everybody could lock it.
+        let folder = open(folder).with_context(making)?;
+        folder
+            .set_permissions(Permissions::from_mode(MODE))
+            .with_context(making)?;
+    }
+    Ok(Ok(()))
+}
+
+/// Whether a folder's owner is us, or root, whom nothing keeps out.
+fn check(folder: &Path, found: &Metadata) -> Result<(), String> {
+    let us = rustix::process::geteuid().as_raw();
+    let what = match (found.is_dir(), found.uid()) {
+        (true, owner) if owner == us || owner == 0 => return Ok(()),
+        (true, owner) => format!("belongs to the user {owner}"),
+        (false, _) => "is no folder".to_owned(),
+    };
+    Err(format!(
+        "{} {what}, so its pins and its lock can't be trusted, and are not used: find out who made it, then remove it with \
+         everything in it (rm -r {0}) and restart the agent",
+        folder.display()
+    ))
+}
+
+/// Opens a folder, and nothing that a link leads to.
+fn open(folder: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(folder)
+}
+
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
 /// Looks at the place of the pins. A folder is made there and removed again; the hooks' lock is tried, and
 /// given back.
 #[must_use]
@@ -168,7 +290,15 @@ pub fn look(bpffs: &Path) -> Place {
     if let Err(error) = fs::create_dir(&trial).and_then(|()| fs::remove_dir(&trial)) {
         return Place::Unusable(format!("{} can't be written: {error}", bpffs.display()));
     }
-    let lock = File::open(folder).map(|folder| folder.try_lock());
+    for folder in [&bpffs.join(FOLDER), &folder] {
+        let found = fs::symlink_metadata(folder);
+        if let Ok(found) = found
+            && let Err(reason) = check(folder, &found)
+        {
+            return Place::Unusable(reason);
+        }
+    }
+    let lock = open(&folder).map(|folder| folder.try_lock());
     match lock {
         Ok(Err(TryLockError::WouldBlock)) => Place::Held,
         _ => Place::Free,

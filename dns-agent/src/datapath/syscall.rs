@@ -11,6 +11,7 @@ use std::{
 };
 
 /// Commands of bpf(2), from `enum bpf_cmd` in `linux/bpf.h`.
+const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
 const PROG_GET_FD_BY_ID: libc::c_long = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
@@ -66,6 +67,25 @@ pub(super) fn is_bpffs(folder: &Path) -> io::Result<bool> {
 /// The number of the device that a pinned XDP or tcx link is on; 0 when that is gone.
 pub(super) fn pinned_link_device(path: &Path) -> io::Result<u32> {
     Ok(link_info(&pinned(path)?)?.0[4])
+}
+
+/// The number of a pinned link.
+pub(super) fn pinned_link_id(path: &Path) -> io::Result<u32> {
+    link_id(&pinned(path)?)
+}
+
+/// The number of a link.
+pub(super) fn link_id(link: &OwnedFd) -> io::Result<u32> {
+    Ok(link_info(link)?.0[1])
+}
+
+/// Pins an object at a path where nothing is.
+pub(super) fn pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut pin = Attributes([0; 16]);
+    pin.set_pointer(0, path.as_ptr() as u64);
+    pin.0[2] = object.as_raw_fd() as u32;
+    bpf(OBJ_PIN, &mut pin).map(drop)
 }
 
 /// The numbers of the tcx programs on a device, in the order in which they run. Before Linux 6.6 the
@@ -140,7 +160,7 @@ pub(super) fn detach_pinned_link(path: &Path) -> io::Result<()> {
 }
 
 /// What is pinned at a path.
-fn pinned(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut get = Attributes([0; 16]);
     get.set_pointer(0, path.as_ptr() as u64);

@@ -8,7 +8,9 @@ mod item;
 mod outline;
 
 use std::{
-    fmt, fs,
+    collections::BTreeMap,
+    fmt, fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -16,10 +18,30 @@ use serde::{Deserialize, de::DeserializeSeed};
 use serde_saphyr::Spanned;
 
 use self::{item::Item, outline::Outline};
-use crate::cluster::{Labels, Objects, Selectors};
+use crate::{
+    cluster::{Labels, Objects, Selectors},
+    files,
+};
 
 /// The names of files in a directory that are read.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
+
+/// How much is read at most.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// Files of a directory.
+    files: usize,
+    /// Bytes of one file.
+    file: u64,
+    /// Bytes of all files together.
+    all: u64,
+}
+
+const BOUNDS: Bounds = Bounds {
+    files: 10_000,
+    file: 64 << 20,
+    all: 256 << 20,
+};
 
 /// Why a file's objects can't be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,29 +57,53 @@ pub struct ManifestError {
 /// Reads all objects of a file, or of a directory's `*.yaml`, `*.yml` and
 /// `*.json` files in the order of their names. Where an object stands twice, the
 /// later one counts. What the selectors don't select is left out, as an API server
-/// would do.
+/// would do. The endpoints of a headless Service without any EndpointSlice are not known.
+///
+/// Only regular files are read: a directory's are 10,000 at most, one is 64 MiB at most, and all are
+/// 256 MiB together.
 ///
 /// # Errors
 /// Everything that is wrong, when anything is.
 pub fn load(path: &Path, selectors: &Selectors) -> Result<Objects, Vec<ManifestError>> {
+    load_within(BOUNDS, path, selectors)
+}
+
+fn load_within(
+    bounds: Bounds,
+    path: &Path,
+    selectors: &Selectors,
+) -> Result<Objects, Vec<ManifestError>> {
     let mut objects = Objects {
         // A Namespace that stands nowhere has no labels.
         namespaces_known: !selectors.namespaces.matches(&Labels::new()),
         ..Objects::default()
     };
     let mut errors = Vec::new();
-    for file in files(path).map_err(|error| vec![error])? {
-        match fs::read_to_string(&file) {
-            Ok(text) => read(&text, selectors, &mut objects).unwrap_or_else(|found| {
-                errors.extend(found.into_iter().map(|error| error.within(&file)));
-            }),
-            Err(error) => errors.push(ManifestError {
-                reason: format!("can't be read: {error}"),
-                line: None,
-                file,
-            }),
-        }
+    let files = files(path).map_err(|error| vec![unreadable(path, &error)])?;
+    if files.len() > bounds.files {
+        let reason = format!("holds {} files, and {} are read", files.len(), bounds.files);
+        return Err(vec![whole(path, reason)]);
     }
+    let mut bytes = 0;
+    for file in files {
+        let text = match files::read_text(&file, bounds.file) {
+            Ok(text) => text,
+            Err(error) => {
+                errors.push(unreadable(&file, &error));
+                continue;
+            }
+        };
+        bytes += text.len() as u64;
+        if bytes > bounds.all {
+            let reason = format!("with it the files are larger than {} bytes", bounds.all);
+            errors.push(whole(&file, reason));
+            break;
+        }
+        read(&text, selectors, &mut objects).unwrap_or_else(|found| {
+            errors.extend(found.into_iter().map(|error| error.within(&file)));
+        });
+    }
+    objects.note_missing_slices();
     // What says who may ask is of use only where a policy does.
     if !objects.facts.restrict() {
         objects.facts = Box::default();
@@ -80,25 +126,58 @@ impl fmt::Display for ManifestError {
 
 impl std::error::Error for ManifestError {}
 
+/// What tells a state of the files from another one, without reading them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp(BTreeMap<PathBuf, [i64; 6]>);
+
+impl Stamp {
+    /// The state of the files that [`load`] would read.
+    ///
+    /// # Errors
+    /// When the path can't be looked at.
+    pub fn of(path: &Path) -> io::Result<Stamp> {
+        let mut stamps = BTreeMap::new();
+        for file in files(path)? {
+            // A link that leads nowhere is a state too.
+            let stamp = fs::metadata(&file).map_or([0; 6], |it| {
+                let (device, number) = (it.dev().cast_signed(), it.ino().cast_signed());
+                let (seconds, nanoseconds) = (it.mtime(), it.mtime_nsec());
+                let size = it.size().cast_signed();
+                [device, number, size, seconds, nanoseconds, it.ctime()]
+            });
+            stamps.insert(file, stamp);
+        }
+        Ok(Stamp(stamps))
+    }
+}
+
 /// The files to read.
-fn files(path: &Path) -> Result<Vec<PathBuf>, ManifestError> {
-    let unreadable = |error: std::io::Error| ManifestError {
-        file: path.to_owned(),
-        line: None,
-        reason: format!("can't be read: {error}"),
-    };
-    if !fs::metadata(path).map_err(unreadable)?.is_dir() {
+fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !fs::metadata(path)?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
     let mut files = Vec::new();
-    for entry in fs::read_dir(path).map_err(unreadable)? {
-        let file = entry.map_err(unreadable)?.path();
+    for entry in fs::read_dir(path)? {
+        let file = entry?.path();
         if is_manifest(&file) {
             files.push(file);
         }
     }
     files.sort();
     Ok(files)
+}
+
+fn unreadable(file: &Path, error: &io::Error) -> ManifestError {
+    whole(file, format!("can't be read: {error}"))
+}
+
+/// What is wrong with a file as a whole.
+fn whole(file: &Path, reason: String) -> ManifestError {
+    ManifestError {
+        file: file.to_owned(),
+        line: None,
+        reason,
+    }
 }
 
 /// Whether a directory's entry is to be read. What starts with a dot is an

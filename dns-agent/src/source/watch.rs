@@ -62,6 +62,11 @@ impl Watch {
                 break;
             }
         }
+        self.arm_anew();
+    }
+
+    /// Finds out anew what is to be watched.
+    pub fn arm_anew(&mut self) {
         match arm(&self.path, &self.change) {
             Ok(watcher) => self.watcher = watcher,
             Err(error) => warn!(

@@ -1,92 +1,57 @@
 //! Master files (RFC 1035 §5): all records of a model as text.
 //!
-//! The lines are sorted, so two files of the same model are equal. What a master file
-//! can't say stands in comments: names that exist without records, names that
+//! They come in the order in which names are told. What a master file can't say stands in
+//! comments: names that exist without records, names that
 //! are computed, and records outside all zones.
 
 use std::io::{self, Write};
 
 use super::node::RecordSet;
-use super::{Answer, Below, Model, Name, Node, Rdata, Record, Rtype, ZoneData};
+use super::{Answer, Below, Name, Node, Rdata, Record, Rtype, ZoneData};
 
 /// The name server of a zone that has none with an address: nobody's, by RFC 6761 §6.4.
 const NO_SERVER: &str = "ns.invalid.";
 
-/// Writes one zone, an index into [`Model::zones`].
-///
-/// # Errors
-/// Those of the output.
-pub fn write_zone(model: &Model, zone: usize, out: &mut impl Write) -> io::Result<()> {
-    let nodes = model.nodes();
-    let nodes = nodes.filter(|(name, _)| model.zone_of(name) == Some(zone));
-    let nodes = sorted(nodes.map(|(name, node)| (zone, name, node)));
-    zone_file(model, &nodes, out)
+/// One zone's file, written name by name: a name before those below it, which follow it at once.
+#[derive(Debug)]
+pub struct ZoneFile {
+    /// An index into [`ZoneData::zones`].
+    zone: usize,
+    /// The last name, if nothing is known but that it exists: it is written if none below it follows.
+    bare: Option<Name>,
 }
 
-/// Writes every zone, one after the other, and what lies outside them.
-///
-/// # Errors
-/// Those of the output.
-pub fn write_all(model: &Model, out: &mut impl Write) -> io::Result<()> {
-    let (inside, outside): (Vec<_>, Vec<_>) = model
-        .nodes()
-        .map(|(name, node)| (model.zone_of(name), name, node))
-        .partition(|(zone, ..)| zone.is_some());
-    let inside = inside
-        .into_iter()
-        .filter_map(|(zone, name, node)| Some((zone?, name, node)));
-    for nodes in sorted(inside).chunk_by(|(a, ..), (b, ..)| a == b) {
-        zone_file(model, nodes, out)?;
-    }
-
-    for passed in model.passed() {
-        writeln!(
-            out,
-            "; passed: {passed} and all below are not ours (--pass)"
-        )?;
-    }
-    let outside = sorted(outside.into_iter().map(|(_, name, node)| (0, name, node)));
-    if outside.is_empty() {
-        return Ok(());
-    }
-    writeln!(out, "; outside all zones, and answered all the same:")?;
-    for (_, name, node) in outside {
-        for record in records(name, node) {
-            writeln!(out, ";{record}")?;
+impl ZoneFile {
+    /// Begins the file of a zone, an index into [`ZoneData::zones`].
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn begin(data: &dyn ZoneData, zone: usize, out: &mut impl Write) -> io::Result<ZoneFile> {
+        if let Some(apex) = data.zones().get(zone) {
+            writeln!(out, "; zone {}, serial {}", apex.name, apex.soa.serial)?;
+            writeln!(out, "$ORIGIN {}", apex.name)?;
         }
+        Ok(ZoneFile { zone, bare: None })
     }
-    Ok(())
-}
 
-/// A name with its zone.
-type Place<'a> = (usize, &'a Name, &'a Node);
-
-/// The zone with the shortest name first, each in canonical order (RFC 4034 §6.1): its apex
-/// first, and every name before the names below it.
-fn sorted<'a>(places: impl Iterator<Item = Place<'a>>) -> Vec<Place<'a>> {
-    let mut places: Vec<_> = places.collect();
-    places.sort_by_cached_key(|(zone, name, _)| {
-        let mut labels: Vec<&'a [u8]> = name.labels().collect();
-        labels.reverse();
-        (std::cmp::Reverse(*zone), labels)
-    });
-    places
-}
-
-/// Writes the names of one zone, which come in order.
-fn zone_file(model: &Model, nodes: &[Place<'_>], out: &mut impl Write) -> io::Result<()> {
-    let Some(apex) = nodes
-        .first()
-        .and_then(|(zone, ..)| model.zones().get(*zone))
-    else {
-        return Ok(());
-    };
-    writeln!(out, "; zone {}, serial {}", apex.name, apex.soa.serial)?;
-    writeln!(out, "$ORIGIN {}", apex.name)?;
-    for (at, (zone, name, node)) in nodes.iter().enumerate() {
+    /// Writes the next name of the zone.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn write(
+        &mut self,
+        data: &dyn ZoneData,
+        (name, node): (&Name, &Node),
+        out: &mut impl Write,
+    ) -> io::Result<()> {
+        if let Some(bare) = self.bare.take()
+            && !name.is_at_or_below(&bare)
+        {
+            exists(&bare, out)?;
+        }
         for record in records(name, node) {
             match &record.data {
-                Rdata::Ns(server) if !can_serve(model, *zone, server) => {
+                Rdata::Ns(server) if !can_serve(data, self.zone, server) => {
                     writeln!(out, "; no address of {server} is known:\n;{record}")?;
                 }
                 _ => writeln!(out, "{record}")?,
@@ -95,25 +60,75 @@ fn zone_file(model: &Model, nodes: &[Place<'_>], out: &mut impl Write) -> io::Re
         for set in node.sets.iter().filter(|set| set.data.is_empty()) {
             writeln!(out, "; passed: {name} {} is not ours to answer", set.rtype)?;
         }
-        if **name == apex.name {
-            stand_in(model, *zone, node, out)?;
+        if *name == data.zones()[self.zone].name {
+            stand_in(data, self.zone, node, out)?;
         }
-        let is_last = nodes
-            .get(at + 1)
-            .is_none_or(|(_, next, _)| !next.is_at_or_below(name));
-        match &node.below {
-            Below::Nothing if node.sets.is_empty() && is_last => {
-                writeln!(out, "; {name} exists, without records")?;
-            }
-            below => computed(name, below, out)?,
+        if node.is_bare() {
+            self.bare = Some(name.clone());
         }
+        computed(name, &node.below, out)
     }
-    writeln!(out)
+
+    /// Ends the file.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn end(self, out: &mut impl Write) -> io::Result<()> {
+        if let Some(bare) = &self.bare {
+            exists(bare, out)?;
+        }
+        writeln!(out)
+    }
+}
+
+/// What lies outside all zones, written name by name.
+#[derive(Debug, Default)]
+pub struct Outside {
+    has_names: bool,
+}
+
+impl Outside {
+    /// Says what is passed.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn begin(data: &dyn ZoneData, out: &mut impl Write) -> io::Result<Outside> {
+        for passed in data.passed() {
+            writeln!(
+                out,
+                "; passed: {passed} and all below are not ours (--pass)"
+            )?;
+        }
+        Ok(Outside::default())
+    }
+
+    /// Writes the next name.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn write(&mut self, (name, node): (&Name, &Node), out: &mut impl Write) -> io::Result<()> {
+        if !std::mem::replace(&mut self.has_names, true) {
+            writeln!(out, "; outside all zones, and answered all the same:")?;
+        }
+        for record in records(name, node) {
+            writeln!(out, ";{record}")?;
+        }
+        Ok(())
+    }
+}
+
+fn exists(name: &Name, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "; {name} exists, without records")
 }
 
 /// A master file needs a name server (RFC 1035 §5.2) and, if it is in the zone, its address.
 /// Without one of that kind another stands in, which can't be mistaken for a real one.
-fn stand_in(model: &Model, zone: usize, apex: &Node, out: &mut impl Write) -> io::Result<()> {
+fn stand_in(
+    model: &dyn ZoneData,
+    zone: usize,
+    apex: &Node,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let name = &model.zones()[zone].name;
     let servers = apex.sets.iter().filter(|set| set.rtype == Rtype::NS);
     let is_served = servers
@@ -134,7 +149,7 @@ fn stand_in(model: &Model, zone: usize, apex: &Node, out: &mut impl Write) -> io
 }
 
 /// Whether a file of the zone can name this server: outside the zone, or with an address.
-fn can_serve(model: &Model, zone: usize, server: &Name) -> bool {
+fn can_serve(model: &dyn ZoneData, zone: usize, server: &Name) -> bool {
     let has = |rtype| matches!(model.answer(server, rtype), Answer::Data { .. });
     if !server.is_at_or_below(&model.zones()[zone].name) {
         return true;
@@ -192,7 +207,7 @@ fn records(name: &Name, node: &Node) -> impl Iterator<Item = Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::zone::ModelBuilder;
+    use crate::zone::{Model, ModelBuilder};
 
     fn name(text: &str) -> Name {
         Name::parse(text).unwrap()
@@ -212,9 +227,26 @@ mod tests {
         builder
     }
 
-    fn text(write: impl Fn(&mut Vec<u8>) -> io::Result<()>) -> String {
+    /// All zones, the one with the shortest name first, and what lies outside them.
+    fn file(model: &Model) -> String {
+        let mut nodes: Vec<(&Name, &Node)> = model.nodes().collect();
+        nodes.sort_by_cached_key(|(name, _)| {
+            let mut labels: Vec<Vec<u8>> = name.labels().map(<[u8]>::to_vec).collect();
+            labels.reverse();
+            labels
+        });
         let mut out = Vec::new();
-        write(&mut out).unwrap();
+        for zone in (0..model.zones().len()).rev() {
+            let mut file = ZoneFile::begin(model, zone, &mut out).unwrap();
+            for node in nodes.iter().filter(|it| model.zone_of(it.0) == Some(zone)) {
+                file.write(model, *node, &mut out).unwrap();
+            }
+            file.end(&mut out).unwrap();
+        }
+        let mut outside = Outside::begin(model, &mut out).unwrap();
+        for node in nodes.iter().filter(|it| model.zone_of(it.0).is_none()) {
+            outside.write(*node, &mut out).unwrap();
+        }
         String::from_utf8(out).unwrap()
     }
 
@@ -235,7 +267,7 @@ mod tests {
         builder.add(record("1.0.0.10.in-addr.arpa", Rdata::Ptr(name("b.z"))));
         let model = builder.build();
         assert_eq!(
-            text(|out| write_all(&model, out)),
+            file(&model),
             r#"; zone z., serial 7
 $ORIGIN z.
 z. 5 IN SOA ns.dns.z. hostmaster.z. 7 7200 1800 86400 5
@@ -266,25 +298,22 @@ a.b.z. 5 IN TXT "say \"\\\255"
         builder.add(record("10.in-addr.arpa", Rdata::Ns(name("ns.dns.z"))));
         builder.add(record("dns.z", Rdata::A([10, 0, 0, 1].into())));
         let model = builder.build();
-        let all = text(|out| write_all(&model, out));
+        let all = file(&model);
         assert!(!all.contains("invalid"), "{all}");
-        let zones = [1, 0].map(|zone| text(|out| write_zone(&model, zone, out)));
-        assert_eq!(zones.concat(), all);
         assert!(all.starts_with("; zone z., serial 7\n"), "{all}");
     }
 
     #[test]
     fn two_files_of_the_same_records_are_equal() {
-        let file = |numbers: &mut dyn Iterator<Item = u8>| {
+        let of = |numbers: &mut dyn Iterator<Item = u8>| {
             let mut builder = builder();
             for number in numbers {
                 let owner = format!("{number}.z");
                 builder.add(record(&owner, Rdata::A([10, 0, 0, number].into())));
                 builder.add(record("many.z", Rdata::A([10, 0, 0, number].into())));
             }
-            let model = builder.build();
-            text(|out| write_all(&model, out))
+            file(&builder.build())
         };
-        assert_eq!(file(&mut (0..200)), file(&mut (0..200).rev()));
+        assert_eq!(of(&mut (0..200)), of(&mut (0..200).rev()));
     }
 }

@@ -13,7 +13,7 @@ use dns_agent::{
 use domain::base::iana::Rtype;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::{JoinHandle, yield_now},
     time::timeout,
 };
@@ -124,6 +124,38 @@ async fn connections_are_few_and_requests_are_short() {
     running.stop().await;
 }
 
+/// A connection from a loopback address.
+async fn connect_from(local: &str, server: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket
+        .bind(SocketAddr::new(local.parse().unwrap(), 0))
+        .unwrap();
+    socket.connect(server).await.unwrap()
+}
+
+#[tokio::test]
+async fn connections_of_one_address_keep_no_other_one_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = Running::start(folder.path(), &[]).await;
+    let mut half = Vec::new();
+    for _ in 0..300 {
+        let mut stream = connect_from("127.0.0.2", running.admin).await;
+        // Those for which there is no place are closed.
+        let _ = stream.write_all(b"GET /metrics HT").await;
+        half.push(stream);
+    }
+    let mut other = connect_from("127.0.0.3", running.admin).await;
+    let request = b"GET /metrics HTTP/1.1\r\nhost: node:9153\r\nconnection: close\r\n\r\n";
+    other.write_all(request).await.unwrap();
+    let mut response = String::new();
+    let read = other.read_to_string(&mut response);
+    timeout(PATIENCE, read).await.expect("no answer").unwrap();
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    running.status().await;
+    drop(half);
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn changed_manifests_are_served_and_broken_ones_change_nothing() {
     let directory = tempfile::tempdir().unwrap();
@@ -169,6 +201,43 @@ async fn changed_manifests_are_served_and_broken_ones_change_nothing() {
         .await;
     assert_eq!(running.address(WEB).await, [10, 0, 0, 4]);
     running.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_nobody_writes_keeps_no_other_from_being_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("web.yaml");
+    fs::write(&file, service("10.0.0.1")).unwrap();
+    let running = Running::start(directory.path(), &[]).await;
+    let fifo = directory.path().join("z.yaml");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let refused = running
+        .status_when(|status| !manifests(status).errors.is_empty())
+        .await;
+    let errors = &manifests(&refused).errors;
+    assert!(
+        errors[0].contains("z.yaml: can't be read: it is a FIFO"),
+        "{errors:?}"
+    );
+    assert!(manifests(&refused).age_seconds.is_some());
+    assert_eq!(running.address(WEB).await, [10, 0, 0, 1]);
+
+    fs::remove_file(&fifo).unwrap();
+    fs::write(&file, service("10.0.0.2")).unwrap();
+    let serial = refused.zones[0].serial;
+    running
+        .status_when(|status| {
+            status.zones[0].serial > serial && manifests(status).errors.is_empty()
+        })
+        .await;
+    assert_eq!(running.address(WEB).await, [10, 0, 0, 2]);
+    running.stop().await;
+
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let error = Agent::start(config(directory.path(), &[]))
+        .await
+        .expect_err("started");
+    assert!(format!("{error:#}").contains("it is a FIFO"), "{error:#}");
 }
 
 #[tokio::test]

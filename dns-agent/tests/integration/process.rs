@@ -3,7 +3,8 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    process::{Command, Output, Stdio},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
 };
 
 fn program(arguments: &[&str]) -> Command {
@@ -101,24 +102,87 @@ fn every_flag_has_a_help_text() {
 }
 
 #[test]
+fn it_ends_and_tells_its_status_while_the_files_are_loaded() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut objects = String::new();
+    // Takes seconds, on any machine.
+    for number in 0..200_000 {
+        objects += &format!(
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: web-{number}}}, spec: {{clusterIP: 10.0.0.1}}}}\n"
+        );
+    }
+    fs::write(directory.path().join("objects.yaml"), objects).unwrap();
+    let mut child = run(directory.path());
+    let mut lines = lines_of(&mut child);
+    let loading = lines
+        .find(|line| line.contains("are being loaded"))
+        .expect("it never loaded anything");
+    let (_, admin) = loading.split_once("admin=").unwrap();
+    let status = program(&["status", "--admin", admin]).output().unwrap();
+    let status = String::from_utf8(status.stdout).unwrap();
+    assert!(
+        status.contains("not ready") && status.contains("not loaded yet"),
+        "{status}"
+    );
+    send("TERM", &child);
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{rest:?}");
+    assert!(rest.iter().any(|line| line.contains("stopped")), "{rest:?}");
+    assert!(
+        !rest.iter().any(|line| line.contains("started")),
+        "{rest:?}"
+    );
+}
+
+#[test]
+fn settings_are_read_from_regular_files_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = directory.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let fifo = fifo.to_str().unwrap();
+    for flag in ["--config", "--kubeconfig", "--manifests"] {
+        fails(
+            &["run", "--admin", "127.0.0.1:0", flag, fifo],
+            1,
+            &[fifo, "it is a FIFO"],
+        );
+    }
+}
+
+/// Starts an agent with objects from files.
+fn run(manifests: &Path) -> Child {
+    program(&[
+        "run",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--manifests",
+    ])
+    .arg(manifests)
+    .stderr(Stdio::piped())
+    .spawn()
+    .unwrap()
+}
+
+/// What it says.
+fn lines_of(child: &mut Child) -> impl Iterator<Item = String> + use<> {
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    stderr.lines().map(Result::unwrap)
+}
+
+fn send(signal: &str, child: &Child) {
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+    assert!(sent.unwrap().success());
+}
+
+#[test]
 fn it_runs_until_a_signal_and_tells_its_status() {
     let directory = tempfile::tempdir().unwrap();
-    for signal in ["TERM", "INT"] {
-        let mut child = program(&[
-            "run",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--manifests",
-        ])
-        .arg(directory.path())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap())
-            .lines()
-            .map(Result::unwrap);
+    for signal in ["TERM", "INT", "HUP"] {
+        let mut child = run(directory.path());
+        let mut lines = lines_of(&mut child);
         let started = lines
             .find(|line| line.contains("started"))
             .expect("it never started");
@@ -133,14 +197,7 @@ fn it_runs_until_a_signal_and_tells_its_status() {
         let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
         assert_eq!(json["zones"][0]["name"], "cluster.local.");
 
-        let pid = child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-s", signal, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        send(signal, &child);
         assert_eq!(child.wait().unwrap().code(), Some(0));
         let last = lines.last().unwrap_or_default();
         assert!(last.contains("stopped"), "{last}");

@@ -1,6 +1,9 @@
 //! Agents that come after each other: what stays on the node, and what is answered meanwhile.
 
 use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -131,6 +134,81 @@ fn hooks_of_a_killed_agent_go_with_their_lease() {
 }
 
 #[test]
+fn pins_that_are_removed_are_made_again() {
+    let node = Node::new(WEB);
+    let mut agent = node.persisting(&["--stale-after=60s"]);
+    // Filters of kernels before tcx need none.
+    let pins = node.pins().unwrap();
+    for pin in &pins {
+        fs::remove_file(pin).unwrap();
+    }
+    let are_there = || Ok(node.pins().is_ok_and(|there| there == pins));
+    assert!(eventually(LIMIT, are_there).unwrap());
+    fs::remove_dir_all(node.bpffs.path().join("zerohop")).unwrap();
+    assert!(eventually(LIMIT, are_there).unwrap());
+    let said = agent.status(&node.topology.node);
+    assert!(!said.contains("degraded"), "{said}");
+
+    // They hold the hooks, as those before did.
+    let asked = while_asking(&node.pod, || {
+        agent.end(Signal::SIGKILL);
+        agent = node.persisting(&["--stale-after=60s"]);
+    });
+    assert!(asked > 0);
+}
+
+#[test]
+fn pins_that_can_not_be_made_again_are_told() {
+    let node = Node::new(WEB);
+    let agent = node.persisting(&[]);
+    node.bpffs.unmount().unwrap();
+    let is_told = || {
+        let said = agent.status(&node.topology.node);
+        Ok(said.contains("pins are gone") && !said.contains("outlives true"))
+    };
+    // A filter of a kernel before tcx outlives the agent all the same.
+    let has_pins =
+        aya::util::KernelVersion::current().unwrap() >= aya::util::KernelVersion::new(6, 6, 0);
+    if has_pins {
+        assert!(eventually(LIMIT, is_told).unwrap());
+    }
+    assert_eq!(node.pod.ttl(), Some(5));
+}
+
+#[test]
+fn only_its_owner_can_open_the_folder_of_the_pins() {
+    let node = Node::new(WEB);
+    let all = node.bpffs.path().join("zerohop");
+    fs::create_dir(&all).unwrap();
+    fs::set_permissions(&all, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut agent = node.persisting(&[]);
+    let mode = |folder: &Path| fs::metadata(folder).unwrap().mode() & 0o7777;
+    let own = node.pins_folder().unwrap();
+    assert_eq!((mode(&all), mode(&own)), (0o700, 0o700));
+    agent.end(Signal::SIGKILL);
+
+    // An agent before made it otherwise.
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut agent = node.persisting(&[]);
+    assert_eq!(mode(&own), 0o700);
+    agent.end(Signal::SIGTERM);
+}
+
+#[test]
+fn a_folder_of_another_user_is_not_trusted() {
+    let node = Node::new(WEB);
+    let folder = node.bpffs.path().join("zerohop");
+    fs::create_dir(&folder).unwrap();
+    chown(&folder, Some(65534), Some(65534)).unwrap();
+    let agent = node.persisting(&[]);
+    assert_eq!(node.pod.ttl(), Some(5));
+    let said = agent.status(&node.topology.node);
+    assert!(said.contains("belongs to the user 65534"), "{said}");
+    assert!(said.contains("rm -r"), "{said}");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+}
+
+#[test]
 fn pods_are_answered_as_they_come_and_forgotten_as_they_go() {
     let node = Node::new(WEB);
     let agent = node.persisting(&["--interface=pods"]);
@@ -189,6 +267,22 @@ impl Node {
         let bpffs = self.bpffs.path();
         let inside = || dns_agent::datapath::pins::are_there(bpffs);
         self.topology.node.enter(inside).unwrap()
+    }
+
+    /// The folder of the pins of its network namespace.
+    fn pins_folder(&self) -> io::Result<PathBuf> {
+        let mut folders = fs::read_dir(self.bpffs.path().join("zerohop"))?;
+        let folder = folders.next().ok_or(io::ErrorKind::NotFound)?;
+        Ok(folder?.path())
+    }
+
+    /// What is pinned there.
+    fn pins(&self) -> io::Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(self.pins_folder()?)?;
+        let pins: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
+        let mut pins = pins?;
+        pins.sort();
+        Ok(pins)
     }
 
     /// Runs `dns-agent detach`: whether it succeeded, and what it said.

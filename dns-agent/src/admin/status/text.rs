@@ -98,7 +98,16 @@ impl fmt::Display for SourceStatus {
         let kubernetes = match self {
             SourceStatus::Manifests(manifests) => {
                 let path = manifests.path.display();
-                writeln!(f, "source     {path}, loaded {}", manifests.loaded)?;
+                match manifests.loaded.as_str() {
+                    "" => writeln!(f, "source     {path}, not loaded yet")?,
+                    loaded => {
+                        let age = manifests.age_seconds.unwrap_or_default();
+                        writeln!(
+                            f,
+                            "source     {path}, loaded {loaded}, looked at {age:.0} s ago"
+                        )?;
+                    }
+                }
                 return lines(f, "stale", &manifests.errors);
             }
             SourceStatus::Kubernetes(kubernetes) => kubernetes,

@@ -2,7 +2,7 @@
 
 use dns_common::settings::MAX_SERVED;
 
-use super::{BEHIND, Kernel, Plane, WaitsFor, lock};
+use super::{BEHIND, HAND_OVER, Kernel, Plane, WaitsFor, lock};
 use crate::{
     admin::{
         board,
@@ -19,11 +19,19 @@ const IDLE: &str =
     "the kernel plane has no zone to answer for: the cluster's DNS is asked everything";
 
 impl Kernel {
-    /// What keeps the agent from being ready: interfaces that no hook could be put on. Where that is so of all,
+    /// What keeps the agent from being ready: interfaces that no hook could be put on, and hooks that
+    /// another agent has for longer than a hand-over takes. Where no interface could be attached to,
     /// the node can't, which is no reason to stop a rollout.
     pub(in crate::agent) fn missing(&self) -> Vec<String> {
         match &*self.lock() {
             Plane::On(datapath) if datapath.is_attached() => unattached(datapath),
+            Plane::Behind { since } if since.elapsed() > HAND_OVER => vec![format!(
+                "another process has the lock on this node's hooks for {} s, and a hand-over takes {} s at most: the kernel answers \
+                 only if that is an agent that works. `lslocks` or `fuser -v {}/zerohop/net-*` names it; end it, and this agent takes over",
+                since.elapsed().as_secs(),
+                HAND_OVER.as_secs(),
+                self.settings.bpffs.display()
+            )],
             _ => Vec::new(),
         }
     }
@@ -32,7 +40,7 @@ impl Kernel {
     pub(in crate::agent) fn degraded(&self) -> Vec<String> {
         match &*self.lock() {
             Plane::Off | Plane::Waiting(_) => Vec::new(),
-            Plane::Behind => vec![format!("{BEHIND}, and answers as long as it runs")],
+            Plane::Behind { .. } => vec![format!("{BEHIND}, and answers as long as it runs")],
             Plane::Failed { reason, .. } => vec![reason.clone()],
             Plane::On(datapath) => {
                 let mut degraded = datapath.degraded();
@@ -94,7 +102,7 @@ impl Kernel {
             Plane::Off => KernelStatus::Without(PlaneState::Off),
             Plane::Waiting(WaitsFor::Lists) => KernelStatus::Without(PlaneState::Waiting),
             Plane::Waiting(WaitsFor::Zones) => KernelStatus::Without(PlaneState::Idle),
-            Plane::Behind => KernelStatus::Without(PlaneState::Behind),
+            Plane::Behind { .. } => KernelStatus::Without(PlaneState::Behind),
             Plane::Failed { .. } => KernelStatus::Without(PlaneState::Failed),
             Plane::On(datapath) => match datapath.status() {
                 Ok(status) => KernelStatus::On(Box::new(status)),
@@ -111,7 +119,7 @@ impl Plane {
             Plane::Off => "no interface was asked for".to_owned(),
             Plane::Waiting(WaitsFor::Lists) => WAITING.to_owned(),
             Plane::Waiting(WaitsFor::Zones) => IDLE.to_owned(),
-            Plane::Behind => format!("{BEHIND}: it answers, not this agent"),
+            Plane::Behind { .. } => format!("{BEHIND}: it answers, not this agent"),
             Plane::Failed { reason, .. } => reason.clone(),
             Plane::On(_) => "it answers".to_owned(),
         }
@@ -127,4 +135,31 @@ fn unattached(datapath: &Datapath) -> Vec<String> {
         format!("interface {interface} is not attached: {reason}")
     });
     lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::{config::Config, datapath::Clients};
+
+    #[test]
+    fn who_waits_for_longer_than_a_hand_over_is_not_ready() {
+        let settings = crate::config::Settings {
+            manifests: Some("/objects".into()),
+            ..crate::config::Settings::default()
+        };
+        let config = Config::new(settings).unwrap();
+        let kernel = Kernel::new(&config, &Clients::Any).unwrap();
+        let now = Instant::now();
+        for (since, is_missing) in [(Some(now), false), (now.checked_sub(2 * HAND_OVER), true)] {
+            let since = since.expect("the machine has just started");
+            *kernel.lock() = Plane::Behind { since };
+            let missing = kernel.missing();
+            assert_eq!(!missing.is_empty(), is_missing, "{missing:?}");
+            assert!(missing.iter().all(|it| it.contains("/sys/fs/bpf/zerohop")));
+            assert!(kernel.degraded()[0].contains(BEHIND));
+        }
+    }
 }

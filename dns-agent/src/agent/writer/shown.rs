@@ -1,6 +1,6 @@
 //! What the writer says of itself: in the log, and on the board.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
@@ -11,6 +11,9 @@ use crate::{
     source::Event,
     zone::ZoneData as _,
 };
+
+/// How long it may take to look at the files.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Writer {
     /// Says what is wrong with an object that a feed can't use, if it has not been said before.
@@ -81,6 +84,17 @@ impl Writer {
         let (mut missing, mut degraded) = (self.kernel.missing(), self.kernel.degraded());
         missing.extend(self.guard.missing());
         degraded.extend(self.guard.degraded());
+        if self.api.is_none() {
+            if !read_lock(&self.index).is_complete() {
+                missing.push("the files of --manifests are not loaded yet".to_owned());
+            }
+            if let Some(age) = board.age_of_files().filter(|age| *age > LOOK_TIMEOUT) {
+                degraded.push(format!(
+                    "the files of --manifests were last looked at {} s ago, so reading them takes long or hangs: what was loaded before is served",
+                    age.as_secs()
+                ));
+            }
+        }
         if let Some(api) = &self.api {
             let awaited: Vec<_> = api.awaited.iter().map(|feed| feed.name()).collect();
             if !awaited.is_empty() {

@@ -115,7 +115,7 @@ impl Index {
         let service = self.services.get(key).map(|told| &told.object.kind);
         let slice = self.slices.get(key).map(|told| told.object.reading);
         let is_unreadable =
-            service == Some(&ServiceKind::Unreadable) || slice == Some(Reading::Unreadable);
+            service.is_some_and(ServiceKind::is_unknown) || slice == Some(Reading::Unreadable);
         let were_none = self.unreadable.is_empty();
         match is_unreadable {
             true => self.unreadable.insert(key.clone()),

@@ -26,7 +26,10 @@ impl Index {
         let (mut addresses, alias) = match self.service_kind(key) {
             Some(ServiceKind::ExternalName(target)) => (BTreeSet::new(), Name::parse(target).ok()),
             Some(ServiceKind::ClusterIp(addresses)) => (addresses.iter().copied().collect(), None),
-            Some(ServiceKind::Headless | ServiceKind::Unreadable) | None => (BTreeSet::new(), None),
+            Some(
+                ServiceKind::Headless | ServiceKind::HeadlessElsewhere | ServiceKind::Unreadable,
+            )
+            | None => (BTreeSet::new(), None),
         };
         if self.settings.endpoints == Endpoints::All {
             let slices = self.slices_of(key).into_iter();

@@ -80,9 +80,10 @@ impl Fact {
             key: service.key,
             addresses: match service.kind {
                 ServiceKind::ClusterIp(addresses) => addresses,
-                ServiceKind::Headless | ServiceKind::ExternalName(_) | ServiceKind::Unreadable => {
-                    [].into()
-                }
+                ServiceKind::Headless
+                | ServiceKind::HeadlessElsewhere
+                | ServiceKind::ExternalName(_)
+                | ServiceKind::Unreadable => [].into(),
             },
             ports: service.ports.to_vec().into(),
             selector,

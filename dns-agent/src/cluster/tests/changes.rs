@@ -166,7 +166,7 @@ fn more_settings() -> impl Strategy<Value = ZoneSettings> {
     )
 }
 
-fn feed(object: &Object) -> Feed {
+pub(super) fn feed(object: &Object) -> Feed {
     match object {
         Object::Namespace(_) => Feed::Namespaces,
         Object::Service(_) => Feed::Services,

@@ -3,10 +3,10 @@
 
 use serde_json::{Value, json};
 
-use crate::cluster::{EmptyServices, ZoneSettings};
+use crate::cluster::{EmptyServices, OddEndpoints, ZoneSettings, build};
 use crate::zone::{Model, Rtype};
 
-use super::{ask, default_model, model_with, say, service, slice};
+use super::{ask, default_model, model_with, namespace, objects, say, service, slice};
 
 fn ports() -> Value {
     json!([
@@ -228,4 +228,42 @@ fn empty_services_are_ignored_if_wished() {
         say(&answered, "3.0.0.10.in-addr.arpa.", Rtype::PTR),
         "PTR unready.default.svc.cluster.local."
     );
+}
+
+#[test]
+fn an_endpoint_that_can_have_no_name_is_an_address_of_its_service() {
+    let long = "h".repeat(64);
+    let endpoints = json!([
+        {"addresses": ["172.0.0.1"], "hostname": "a.b", "zone": "west"},
+        {"addresses": ["172.0.0.2"], "hostname": "ep"},
+        {"addresses": ["172.0.0.3"], "hostname": long},
+    ]);
+    let http = json!([{"name": "http", "port": 80}]);
+    let all = objects(json!([
+        namespace("default"),
+        service("db", json!({"clusterIP": "None"})),
+        slice("a", "db", endpoints, http),
+    ]));
+    let all_addresses = "A 172.0.0.1, A 172.0.0.2, A 172.0.0.3";
+    let srv = "SRV 0 33 80 ep.db.default.svc.cluster.local.";
+    for (odd_endpoints, srv) in [
+        (OddEndpoints::Read, srv),
+        (OddEndpoints::Passed, "NOT OURS"),
+    ] {
+        let settings = ZoneSettings {
+            odd_endpoints,
+            reverse: vec!["172.0.0.0/24".parse().unwrap()],
+            ..ZoneSettings::default()
+        };
+        let (model, problems) = build(&all, &settings, 3);
+        for question in ["db.default", "_http._tcp.db.default"] {
+            assert_eq!(say(&model, question, Rtype::A), all_addresses, "{question}");
+            assert_eq!(say(&model, question, Rtype::SRV), srv, "{question}");
+        }
+        let zonal = say(&model, "west.pin._zone.db.default", Rtype::A);
+        assert_eq!(zonal, "A 172.0.0.1");
+        assert_eq!(say(&model, "ep.db.default", Rtype::A), "A 172.0.0.2");
+        assert_eq!(say(&model, "a.b.db.default", Rtype::A), "NXDOMAIN");
+        assert_eq!(problems.len(), 2, "{problems:?}");
+    }
 }

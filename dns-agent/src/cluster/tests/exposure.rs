@@ -402,7 +402,7 @@ fn names_that_cannot_be_are_problems_and_the_rest_is_built() {
     );
     assert_eq!(
         of("EndpointSlice"),
-        "EndpointSlice default/a: endpoints: \"a.b\" is not a label of a domain name"
+        "EndpointSlice default/a: endpoints: \"a.b\" is not a label of a domain name, so this endpoint has no name of its own"
     );
     let services: Vec<&str> = problems
         .iter()

@@ -17,6 +17,7 @@ mod reverse;
 mod selectors;
 mod services;
 mod unreadable;
+mod walk;
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use serde_json::{Value, json};

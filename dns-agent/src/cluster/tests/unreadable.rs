@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{
     EndpointSlice, Endpoints, Feed, Index, Key, KnownPods, Object, OddEndpoints, PodMode, Service,
-    ZoneSettings,
+    ZonalNames, ZoneSettings,
 };
 use crate::zone::Rtype;
 
@@ -93,6 +93,63 @@ fn names_of_a_slice_that_can_not_be_read_pass() {
     index.apply(Feed::SLICES, object(slice("broken", "db", endpoints, http)));
     assert_eq!(say(&index.view(), "other.db.default", Rtype::A), "NXDOMAIN");
     assert_eq!(pointer(&index, "8.0.0.10.in-addr.arpa."), "NXDOMAIN");
+}
+
+#[test]
+fn names_of_a_service_without_its_address_pass() {
+    let pending = |address: &str| service("web", json!({"clusterIP": address}));
+    let mut index = index(json!([pending("")]), settings());
+    for question in [
+        "web.default",
+        "ep.web.default",
+        "_tcp.web.default",
+        "_http._tcp.web.default",
+    ] {
+        for rtype in [Rtype::A, Rtype::SRV] {
+            let said = say(&index.view(), question, rtype);
+            assert_eq!(said, "NOT OURS", "{question} {rtype}");
+        }
+    }
+    let address = "1.0.0.10.in-addr.arpa.";
+    assert_eq!(say(&index.view(), address, Rtype::PTR), "NOT OURS");
+    assert_eq!(say(&index.view(), "ghost.default", Rtype::A), "NXDOMAIN");
+    let problems: Vec<String> = index.problems().iter().map(ToString::to_string).collect();
+    assert!(problems[0].contains("no address yet"), "{problems:?}");
+
+    index.apply(Feed::Services, object(pending("10.0.0.2")));
+    assert_eq!(say(&index.view(), "web.default", Rtype::A), "A 10.0.0.2");
+    assert_eq!(say(&index.view(), address, Rtype::PTR), "NXDOMAIN");
+    assert!(index.problems().is_empty());
+}
+
+#[test]
+fn names_of_a_headless_service_whose_slices_are_elsewhere_pass() {
+    let list = json!([
+        namespace("default"),
+        service("db", json!({"clusterIP": "None"})),
+        service("idle", json!({"clusterIP": "None"})),
+        slice("idle-1", "idle", json!([]), json!([])),
+        service("web", json!({"clusterIP": "10.0.0.1"})),
+    ]);
+    let told = objects(list);
+    let mut files = told.clone();
+    files.note_missing_slices();
+    // The API has all slices.
+    for (objects, said) in [(told, "NXDOMAIN"), (files, "NOT OURS")] {
+        // Else zonal names may be there without endpoints.
+        let settings = ZoneSettings {
+            zonal_names: ZonalNames::Absent,
+            ..settings()
+        };
+        let index = Index::of(objects, settings, 3);
+        for question in ["db.default", "ep.db.default", "_http._tcp.db.default"] {
+            assert_eq!(say(&index.view(), question, Rtype::A), said, "{question}");
+        }
+        let pointer = say(&index.view(), "8.0.0.10.in-addr.arpa.", Rtype::PTR);
+        assert_eq!(pointer, said);
+        assert_eq!(say(&index.view(), "idle.default", Rtype::A), "NXDOMAIN");
+        assert_eq!(say(&index.view(), "web.default", Rtype::A), "A 10.0.0.1");
+    }
 }
 
 #[test]

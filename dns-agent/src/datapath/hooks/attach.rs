@@ -20,7 +20,7 @@ use crate::{
     datapath::{
         interfaces::{Device, Filter},
         object::{Object, Program},
-        pins::{self, Mode, Pin, Pins},
+        pins::{self, HeldLink, Mode, Pin, Pins},
     },
 };
 
@@ -40,8 +40,16 @@ enum Link {
     Xdp(XdpLink),
     /// It goes with this process; a filter when it is taken off.
     Tc(SchedClassifierLink),
-    /// It stays until its pin is removed. It is held as well, so that it outlives the BPF file system.
-    Pinned(PinnedLink, PathBuf),
+    /// It stays until its pin is removed. It is held as well, so that it outlives the BPF file system,
+    /// and can be pinned again.
+    Pinned(Box<Pinned>),
+}
+
+/// A link with its pin.
+struct Pinned {
+    link: FdLink,
+    held: HeldLink,
+    path: PathBuf,
 }
 
 /// Where links are pinned, and whether they stay so.
@@ -122,7 +130,7 @@ impl Attached {
             // The pin is still there.
             Pinning::Kept(pins) => {
                 let path = pins.path(pin);
-                Link::Pinned(PinnedLink::from_pin(&path)?, path)
+                Link::pinned(PinnedLink::from_pin(&path)?, path)?
             }
             Pinning::Released(_) | Pinning::Nowhere => link,
         };
@@ -136,23 +144,51 @@ impl Attached {
         let link = match self.link {
             Link::Xdp(link) => replace_xdp(object.xdp(name)?, link)?.into(),
             Link::Tc(link) => replace_tc(object.tc(name)?, link)?.into(),
-            Link::Pinned(link, path) => {
+            Link::Pinned(pinned) => {
+                let Pinned { link, held, path } = *pinned;
                 let link = FdLink::from(link);
-                match self.program.hook() {
-                    Hook::Tc => drop(replace_tc(object.tc(name)?, link.try_into()?)?),
-                    Hook::Xdp => drop(replace_xdp(object.xdp(name)?, link.try_into()?)?),
-                }
-                // The pin is still there.
-                Link::Pinned(PinnedLink::from_pin(&path)?, path)
+                let replaced: FdLink = match self.program.hook() {
+                    Hook::Tc => replace_tc(object.tc(name)?, link.try_into()?)?.try_into()?,
+                    Hook::Xdp => replace_xdp(object.xdp(name)?, link.try_into()?)?.try_into()?,
+                };
+                Link::Pinned(Box::new(Pinned {
+                    link: replaced,
+                    held,
+                    path,
+                }))
             }
         };
         Ok(Attached { link, ..self })
     }
 
+    /// Pins the link again where it is to be pinned and is not.
+    pub(super) fn repin(&mut self, pins: &Pins) -> anyhow::Result<()> {
+        let Link::Pinned(pinned) = &self.link else {
+            return Ok(());
+        };
+        let repinned = pins.repin(&pinned.path, &pinned.held);
+        self.status.outlives = repinned.is_ok();
+        if repinned? {
+            tracing::warn!(
+                "{}: the pin {} was gone or replaced, and is there again",
+                self.status.interface,
+                pinned.path.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// Notes that the link goes with this process: there is nowhere to pin it.
+    pub(super) fn is_not_pinned(&mut self) {
+        if let Link::Pinned(_) = &self.link {
+            self.status.outlives = false;
+        }
+    }
+
     /// Takes the program off.
     pub(super) fn take_off(self) -> io::Result<()> {
         match self.link {
-            Link::Pinned(_, path) => pins::remove(&path),
+            Link::Pinned(pinned) => pins::remove(&pinned.path),
             Link::Xdp(_) | Link::Tc(_) => Ok(()),
         }
     }
@@ -190,6 +226,15 @@ impl Attached {
             program,
             link,
         }
+    }
+}
+
+impl Link {
+    /// A link that has just been pinned.
+    fn pinned(link: PinnedLink, path: PathBuf) -> io::Result<Link> {
+        let held = HeldLink::of(&path)?;
+        let link = link.into();
+        Ok(Link::Pinned(Box::new(Pinned { link, held, path })))
     }
 }
 
@@ -338,9 +383,10 @@ where
     let path = pins.path(pin);
     let pinned = FdLink::try_from(link)
         .map_err(|_| "there is no link".to_owned())
-        .and_then(|link| link.pin(&path).map_err(|error| error.to_string()));
+        .and_then(|link| link.pin(&path).map_err(|error| error.to_string()))
+        .and_then(|link| Link::pinned(link, path).map_err(|error| error.to_string()));
     match pinned {
-        Ok(link) => Ok((Link::Pinned(link, path), None)),
+        Ok(link) => Ok((link, None)),
         Err(reason) => Ok((attach()?.into(), Some(format!("not pinned: {reason}")))),
     }
 }

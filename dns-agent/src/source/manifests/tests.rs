@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::cluster::{Key, Selector};
+use crate::cluster::{Key, Selector, ServiceKind};
 
 const SERVICE: &str = "\
 apiVersion: v1
@@ -239,6 +239,110 @@ fn a_directory_is_read_in_order() {
     assert_eq!(errors.len(), 2, "{errors:?}");
     assert!(errors[0].contains("y.yaml: can't be read"), "{errors:?}");
     assert!(errors[1].contains("z.yaml:1: "), "{errors:?}");
+}
+
+#[test]
+fn only_regular_files_within_bounds_are_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let errors = |bounds| {
+        let errors = load_within(bounds, directory.path(), &Selectors::default());
+        let errors = errors.err().unwrap_or_default();
+        let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        errors
+    };
+    fs::write(at("a.yaml"), SERVICE).unwrap();
+    let size = SERVICE.len() as u64;
+    let bounds = Bounds {
+        files: 2,
+        file: size,
+        all: 2 * size,
+    };
+    assert_eq!(errors(bounds), [""; 0]);
+    let smaller = Bounds {
+        file: size - 1,
+        ..bounds
+    };
+    assert!(errors(smaller)[0].contains("a.yaml: can't be read: it is larger than"));
+    fs::write(at("b.yaml"), SERVICE).unwrap();
+    assert_eq!(errors(bounds), [""; 0]);
+    let smaller = Bounds {
+        all: 2 * size - 1,
+        ..bounds
+    };
+    assert!(errors(smaller)[0].contains("b.yaml: with it the files are larger than"));
+    let fewer = Bounds { files: 1, ..bounds };
+    assert!(errors(fewer)[0].contains("holds 2 files, and 1 are read"));
+
+    // Nobody writes to the FIFO, and the device never ends.
+    nix::unistd::mkfifo(&at("y.yaml"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", at("z.yaml")).unwrap();
+    let errors = errors(BOUNDS);
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(
+        errors[0].contains("y.yaml: can't be read: it is a FIFO"),
+        "{errors:?}"
+    );
+    assert!(
+        errors[1].contains("z.yaml: can't be read: it is a device"),
+        "{errors:?}"
+    );
+    let alone = load(&at("y.yaml"), &Selectors::default()).unwrap_err();
+    assert!(alone[0].reason.contains("it is a FIFO"), "{alone:?}");
+}
+
+#[test]
+fn a_stamp_tells_states_of_files_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let stamp = || Stamp::of(directory.path()).unwrap();
+    let empty = stamp();
+    fs::write(at("a.yaml"), SERVICE).unwrap();
+    let one = stamp();
+    assert_ne!(one, empty);
+    assert_eq!(one, stamp());
+    fs::write(at("notes.txt"), "").unwrap();
+    assert_eq!(one, stamp());
+    // As long, and of the same time.
+    let written = fs::metadata(at("a.yaml")).unwrap().modified().unwrap();
+    fs::write(at("new"), SERVICE).unwrap();
+    fs::rename(at("new"), at("a.yaml")).unwrap();
+    let file = fs::File::options().write(true).open(at("a.yaml")).unwrap();
+    file.set_modified(written).unwrap();
+    assert_ne!(one, stamp());
+    assert!(Stamp::of(&at("nowhere")).is_err());
+}
+
+#[test]
+fn headless_services_without_any_slice_are_noted() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a.yaml");
+    let objects = "\
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {clusterIP: None}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: db, namespace: shop}
+subsets: [{addresses: [{ip: 10.1.0.1}]}]
+";
+    let slice = "\
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-1, namespace: shop, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+endpoints: []
+";
+    let kind = |text: &str| {
+        fs::write(&file, text).unwrap();
+        let objects = load(&file, &Selectors::default()).unwrap();
+        objects.services[&Key::new("shop", "db")].kind.clone()
+    };
+    assert_eq!(kind(objects), ServiceKind::HeadlessElsewhere);
+    assert_eq!(kind(&format!("{objects}{slice}")), ServiceKind::Headless);
 }
 
 #[test]

@@ -1,0 +1,74 @@
+//! What comes after an object or an address, in the one order in which names are walked.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::Index;
+use crate::cluster::objects::Key;
+
+/// Comes before all other addresses.
+const FIRST: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+impl Index {
+    /// The first namespace after another one that anything tells of.
+    pub(in crate::cluster) fn next_namespace(&self, after: &str) -> Option<Arc<str>> {
+        fn next<T>(objects: &BTreeMap<Key, T>, start: &Key) -> Option<Arc<str>> {
+            let (key, _) = objects.range(start..).next()?;
+            Some(key.namespace.clone())
+        }
+        // No name is between the two.
+        let start = Key::first_in(&format!("{after}\0"));
+        let listed = self.settings.namespaces.iter();
+        let listed = listed.filter(|name| name.as_str() > after).min();
+        let told = self.namespaces.range(start.namespace.clone()..).next();
+        [
+            listed.map(|name| name.as_str().into()),
+            told.map(|(name, _)| name.clone()),
+            next(&self.services, &start),
+            next(&self.slices_of, &start),
+            next(&self.pods, &start),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// The next Service of the same namespace, or else the next namespace, as a key without a name.
+    pub(in crate::cluster) fn next_service(&self, after: &Key) -> Option<Key> {
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        let next = self.services.range(behind).map(|(key, _)| key).next();
+        match next.filter(|key| key.is_in(&after.namespace)) {
+            Some(key) => Some(key.clone()),
+            None => Some(Key::new(self.next_namespace(&after.namespace)?, "")),
+        }
+    }
+
+    /// The next address of a pod in a namespace.
+    pub(in crate::cluster) fn next_pod(
+        &self,
+        namespace: &Arc<str>,
+        after: Option<IpAddr>,
+    ) -> Option<IpAddr> {
+        let start = (namespace.clone(), after.unwrap_or(FIRST));
+        let addresses = self.pod_addresses.range(start..);
+        let here = addresses
+            .map(|(key, _)| key)
+            .take_while(|key| key.0 == *namespace);
+        let mut addresses = here.map(|(_, address)| *address);
+        addresses.find(|address| Some(*address) != after)
+    }
+
+    /// The next address from `first` on that has names.
+    pub(in crate::cluster) fn next_address(
+        &self,
+        first: Option<IpAddr>,
+        after: Option<IpAddr>,
+    ) -> Option<IpAddr> {
+        let start = after.or(first).unwrap_or(FIRST);
+        let pointers = self.pointers.range((start, Arc::new(Key::new("", "")))..);
+        let mut addresses = pointers.map(|(address, _)| *address);
+        addresses.find(|address| Some(*address) != after)
+    }
+}

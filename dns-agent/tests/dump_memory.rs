@@ -1,0 +1,79 @@
+//! How much memory it takes to dump the records of a large cluster.
+//!
+//! A test program of its own, because it counts what is allocated.
+
+mod counted;
+
+use std::{fmt::Write as _, fs, time::Duration};
+
+use clap::Parser as _;
+use dns_agent::{
+    admin::client,
+    agent::Agent,
+    config::{Cli, Command, Config},
+};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+const SERVICES: usize = 20_000;
+/// What a few pieces take, and the connections. All names would take 20 MB.
+const FEW_PIECES: usize = 3 << 20;
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+#[tokio::test]
+async fn a_dump_takes_little_memory_however_long_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut objects = String::new();
+    for number in 0..SERVICES {
+        let (high, low) = (number / 250, number % 250);
+        writeln!(
+            objects,
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: web-{number}, namespace: shop}}, spec: \
+             {{clusterIP: 10.96.{high}.{low}, ports: [{{name: http, port: 80}}]}}}}"
+        )
+        .unwrap();
+    }
+    fs::write(folder.path().join("objects.yaml"), objects).unwrap();
+    let running = Agent::start(config(folder.path())).await.unwrap();
+    let admin = running.admin();
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(running.run(shutdown.clone()));
+
+    let before = counted::now();
+    counted::take_peak();
+    // Nothing of it is ever read.
+    let mut silent = TcpStream::connect(admin).await.unwrap();
+    let request = b"GET /dump HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    silent.write_all(request).await.unwrap();
+    let length = timeout(PATIENCE, read(admin)).await.expect("it stalls");
+    let peak = counted::take_peak() - before;
+    println!("{length} bytes of records, {peak} bytes of memory");
+    assert!(length > 2 * FEW_PIECES, "{length}");
+    assert!(peak < FEW_PIECES, "{peak}");
+
+    drop(silent);
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+}
+
+/// Reads a whole dump; says how long it is.
+async fn read(admin: std::net::SocketAddr) -> usize {
+    let mut text = client::dump(admin, None).await.unwrap();
+    let mut length = 0;
+    while let Some(piece) = text.next().await.unwrap() {
+        length += piece.len();
+    }
+    length
+}
+
+fn config(manifests: &std::path::Path) -> Config {
+    let manifests = manifests.to_str().unwrap();
+    let reverse = ["--reverse", "10.96.0.0/16"];
+    let fixed = ["dns-agent", "run", "--admin", "127.0.0.1:0", "--manifests"];
+    let flags = fixed.iter().chain([&manifests]).chain(&reverse);
+    let Command::Run(args) = Cli::try_parse_from(flags).unwrap().command else {
+        panic!("not a run command");
+    };
+    Config::from_args(*args).unwrap()
+}

@@ -19,6 +19,7 @@ mod api;
 mod backoff;
 mod connect;
 mod daemon_set;
+mod discovery;
 mod health;
 mod object;
 mod pieces;
@@ -41,6 +42,7 @@ use crate::cluster::{Endpoints, Key, Labels, Selectors};
 pub use self::{
     connect::connect,
     daemon_set::DaemonSet,
+    discovery::{Discovery, ServedKinds},
     health::{FeedHealth, Health, Requests, State},
 };
 
@@ -130,6 +132,27 @@ impl Kubernetes {
         events: mpsc::Sender<Event>,
     ) -> Kubernetes {
         let selections = vec![selection::dns_pods(namespace, labels)];
+        Kubernetes::read(client, selections, Duration::ZERO, events)
+    }
+
+    /// Starts reading all Namespaces with their labels, as [`Kubernetes::start`] does.
+    #[must_use]
+    pub fn start_client_namespaces(client: Client, events: mpsc::Sender<Event>) -> Kubernetes {
+        let selections = vec![selection::client_namespaces()];
+        Kubernetes::read(client, selections, Duration::ZERO, events)
+    }
+
+    /// Starts reading the policies of these kinds, which are not evaluated, as [`Kubernetes::start`] does.
+    #[must_use]
+    pub fn start_other_policies(
+        client: Client,
+        kinds: &ServedKinds,
+        events: mpsc::Sender<Event>,
+    ) -> Kubernetes {
+        let selections = kinds.iter();
+        let selections = selections
+            .map(|(kind, version)| selection::other_policies(*kind, version))
+            .collect();
         Kubernetes::read(client, selections, Duration::ZERO, events)
     }
 

@@ -1,5 +1,6 @@
 //! Feeds against a made-up API server, in the process and in made-up time.
 
+mod discovery;
 mod errors;
 mod fake;
 mod health;

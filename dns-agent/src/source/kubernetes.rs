@@ -88,6 +88,15 @@ pub struct PolicyScope {
     pub dns: Key,
 }
 
+/// How lists are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lists {
+    /// As streams, if the API server's version has them.
+    AsServed,
+    /// As documents.
+    Plain,
+}
+
 impl Kubernetes {
     /// Starts reading. Must be called within a runtime, and doesn't wait for the API server.
     ///
@@ -153,10 +162,22 @@ impl Kubernetes {
         let selections = selections
             .map(|(kind, version)| selection::other_policies(*kind, version))
             .collect();
-        Kubernetes::read(client, selections, Duration::ZERO, events)
+        // Other API servers may stand behind these, such as Calico's, which understand no streamed list.
+        Kubernetes::read_by(Lists::Plain, client, selections, Duration::ZERO, events)
     }
 
     fn read(
+        client: Client,
+        selections: Vec<Selection>,
+        first_list_jitter: Duration,
+        events: mpsc::Sender<Event>,
+    ) -> Kubernetes {
+        let lists = Lists::AsServed;
+        Kubernetes::read_by(lists, client, selections, first_list_jitter, events)
+    }
+
+    fn read_by(
+        lists: Lists,
         client: Client,
         selections: Vec<Selection>,
         first_list_jitter: Duration,
@@ -167,7 +188,10 @@ impl Kubernetes {
         ));
         let api = Api::new(client, health.clone());
         let task = async move {
-            let api = Arc::new(api.discovered().await);
+            let api = Arc::new(match lists {
+                Lists::AsServed => api.discovered().await,
+                Lists::Plain => api,
+            });
             let mut feeds = JoinSet::new();
             for selection in selections {
                 let reflector = Reflector::new(selection, api.clone(), events.clone());

@@ -350,7 +350,7 @@ fn admitting(namespaces: Value) -> Value {
         "ingress": [{"from": [null], "ports": [{"protocol": "UDP", "port": 53}]}],
     }));
     policy["metadata"] = json!({"namespace": "kube-system", "name": "in", "resourceVersion": "8"});
-    policy["spec"]["ingress"][0]["from"][0] = json!({"namespaceSelector": namespaces});
+    policy["spec"]["ingress"][0]["from"][0]["namespaceSelector"] = namespaces;
     policy
 }
 

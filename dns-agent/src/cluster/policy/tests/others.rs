@@ -17,7 +17,8 @@ fn kind(resource: &str) -> PolicyKind {
 }
 
 fn object(namespace: Option<&str>, name: &str, spec: Value) -> Value {
-    let mut object = json!({"metadata": {"name": name}, "spec": spec});
+    let mut object = json!({"metadata": {"name": name}});
+    object["spec"] = spec;
     if let Some(namespace) = namespace {
         object["metadata"]["namespace"] = json!(namespace);
     }
@@ -303,7 +304,7 @@ fn the_agent_has_the_right_to_list_and_watch_every_kind() {
     struct Rights {
         api_groups: Vec<String>,
         resources: Vec<String>,
-        verbs: BTreeSet<String>,
+        verbs: Vec<String>,
     }
     let rules = RIGHTS.map(|text| {
         let text = text.split("---").next().unwrap();
@@ -313,26 +314,31 @@ fn the_agent_has_the_right_to_list_and_watch_every_kind() {
     let Role { rules } = serde_saphyr::from_str(rules[0]).unwrap();
     let mut granted = BTreeSet::new();
     for rule in &rules {
-        assert_eq!(
-            rule.verbs,
-            BTreeSet::from(["list", "watch"].map(str::to_owned))
-        );
+        let verbs = match &*rule.resources {
+            [tiers] if tiers == "tiers" => &["get"][..],
+            _ => &["list", "watch"],
+        };
+        assert_eq!(rule.verbs, verbs, "{:?}", rule.resources);
         for group in &rule.api_groups {
             let resources = rule.resources.iter();
             granted.extend(resources.map(|resource| format!("{resource}.{group}")));
         }
     }
-    let is_evaluated = |resource: &String| {
+    let is_another = |resource: &String| {
         let others = [
             "namespaces.",
             "pods.",
             "services.",
             "endpointslices.discovery.k8s.io",
             "networkpolicies.networking.k8s.io",
+            // What Calico's API server asks for beside the right to its policies.
+            "tiers.projectcalico.org",
+            "tier.globalnetworkpolicies.projectcalico.org",
+            "tier.networkpolicies.projectcalico.org",
         ];
         others.contains(&&**resource)
     };
-    granted.retain(|resource| !is_evaluated(resource));
+    granted.retain(|resource| !is_another(resource));
     let kinds = PolicyKind::all().map(|kind| kind.resource().to_owned());
     assert_eq!(granted, kinds.collect());
 }

@@ -112,7 +112,7 @@ fn cluster(random: &mut StdRng) -> Cluster {
         (name, labels)
     });
     let clients = (0..random.random_range(1..4)).map(|at| Pod {
-        namespace: *NAMESPACES.choose(random).unwrap(),
+        namespace: NAMESPACES.choose(random).unwrap(),
         name: format!("client-{at}"),
         labels: labels(random, &LABELS),
         address: Ipv4Addr::new(10, 244, 0, 2 + at),

@@ -136,7 +136,7 @@ pub struct PolicyStatus {
     /// `respect`, or `ignore`: then every pod is answered.
     pub mode: String,
     /// How many addresses the kernel answers on pods' veths; none: all, since no policy is about
-    /// egress.
+    /// egress or about the cluster's DNS.
     pub permitted: Option<usize>,
     /// The pods that are not answered, and why.
     pub left_out: Vec<LeftOut>,

@@ -11,7 +11,7 @@ use tracing::info;
 
 use crate::{
     admin::status::PolicyStatus,
-    cluster::{Facts, Key, LeftOut, Object, Verdicts},
+    cluster::{Facts, Key, LeftOut, Object, PolicyKind, Verdicts},
     config::{Config, NetworkPolicy, Source},
     datapath::Clients,
     source::{
@@ -20,8 +20,13 @@ use crate::{
     },
 };
 
-/// Feeds without which nothing can be judged. What others have not told yet speaks for nobody.
-const NEEDED: [Feed; 3] = [Feed::Policies, Feed::DnsService, Feed::DnsEndpoints];
+/// Lists that must be complete before any pod can be allowed.
+const NEEDED: [Feed; 4] = [
+    Feed::Policies,
+    Feed::PolicyKinds,
+    Feed::DnsService,
+    Feed::DnsEndpoints,
+];
 
 /// Judges who may ask.
 pub(super) struct Guard {
@@ -114,9 +119,12 @@ impl Guard {
 
     /// Takes what a feed tells.
     pub(super) fn event(&mut self, event: Event) {
-        self.is_newer = true;
-        match event {
-            Event::Listing(feed) => self.facts.listing(feed),
+        // Most events change nothing that matters here, such as the status of a pod.
+        self.is_newer |= match event {
+            Event::Listing(feed) => {
+                self.facts.listing(feed);
+                false
+            }
             Event::Listed(feed) => self.facts.listed(feed),
             Event::Applied {
                 feed,
@@ -126,10 +134,16 @@ impl Guard {
             Event::Deleted { feed, key } => self.facts.delete(feed, &key),
             Event::Unusable { feed, problem, .. } => {
                 let key = Key::new(problem.namespace, problem.name);
-                self.facts.unusable(feed, key);
+                self.facts.unusable(feed, key)
             }
-            Event::Applied { .. } | Event::Covered(..) | Event::Corefile { .. } => {}
-        }
+            Event::Applied { .. } | Event::Covered(..) | Event::Corefile { .. } => false,
+        };
+    }
+
+    /// The API serves these kinds of policies that are not evaluated.
+    pub(super) fn discovered(&mut self, kinds: BTreeSet<PolicyKind>) {
+        self.is_newer = true;
+        self.facts.discovered(kinds);
     }
 
     /// From now on the feeds do as these say.
@@ -184,8 +198,9 @@ impl Guard {
             return Vec::new();
         };
         let mut degraded = Vec::new();
+        let restricts = matches!(self.clients, Clients::Known(_));
         for (feed, health) in self.feeds() {
-            let is_needed = self.facts.awaited().contains(&feed) || self.facts.restrict();
+            let is_needed = self.facts.awaited().contains(&feed) || restricts;
             if let State::Retrying { error } = &health.state
                 && health.heard.is_none()
                 && is_needed
@@ -201,9 +216,9 @@ impl Guard {
                     .to_owned(),
             );
         }
-        if !has_node && self.facts.restrict() {
+        if !has_node && self.judged.state == Known::Yes && restricts {
             degraded.push(
-                "pods' queries pass: there are NetworkPolicies about egress, and which pods are on this node isn't known; give its name as --node-name"
+                "pods' queries pass: there are policies about egress or about the cluster's DNS, and which pods are on this node isn't known; give its name as --node-name"
                     .to_owned(),
             );
         }

@@ -14,7 +14,7 @@ use crate::{
     cluster::{Fact, Key, Labels, Object},
     source::{
         Event, Feed,
-        kubernetes::{Health, Kubernetes, PolicyScope},
+        kubernetes::{Discovery, Kubernetes, PolicyScope, ServedKinds},
     },
 };
 
@@ -31,12 +31,19 @@ pub(super) async fn follow(
 ) -> &'static str {
     let (sender, events) = mpsc::channel(WAITING);
     let policies = Kubernetes::start_policies(client.clone(), &scope, jitter, sender);
+    let (sender, discovered) = mpsc::channel(1);
     let mut followed = Followed {
+        discovery: Discovery::start(client.clone(), jitter, sender),
         client,
         dns: scope.dns,
-        events,
-        policies,
+        policies: Source {
+            events,
+            source: policies,
+        },
+        discovered,
         dns_pods: None,
+        namespaces: None,
+        others: None,
     };
     let _ = followed.tell_all(&tell, &board).await;
     "the source of policies"
@@ -46,18 +53,34 @@ pub(super) async fn follow(
 struct Followed {
     client: Client,
     dns: Key,
-    events: mpsc::Receiver<Event>,
-    policies: Kubernetes,
+    policies: Source,
+    discovery: Discovery,
+    discovered: mpsc::Receiver<ServedKinds>,
     /// The pods of the cluster's DNS, by the labels that its Service selects.
     dns_pods: Option<DnsPods>,
+    /// All Namespaces with their labels, once a policy about the cluster's DNS selects by these.
+    namespaces: Option<Source>,
+    /// Policies of the kinds that are not evaluated.
+    others: Option<Source>,
+}
+
+/// Objects that are read, and their events: a channel of its own, so that nothing comes of a source after
+/// its end.
+struct Source {
+    source: Kubernetes,
+    events: mpsc::Receiver<Event>,
 }
 
 /// The pods that a selector selects.
 struct DnsPods {
     labels: Labels,
-    source: Kubernetes,
-    /// Of its own, so that nothing comes of it after its end.
-    events: mpsc::Receiver<Event>,
+    source: Source,
+}
+
+/// What comes next.
+enum News {
+    Event(Event),
+    Kinds(ServedKinds),
 }
 
 /// Nobody listens any more.
@@ -66,27 +89,68 @@ struct Gone;
 impl Followed {
     async fn tell_all(&mut self, tell: &mpsc::Sender<Told>, board: &Board) -> Result<(), Gone> {
         self.tell_health(tell, board).await?;
-        while let Some(event) = self.next().await {
-            if self.follow_selector(&event) {
-                self.tell_health(tell, board).await?;
-                self.forget_pods(tell).await?;
+        while let Some(news) = self.next().await {
+            match news {
+                News::Event(event) => {
+                    let has_other_pods = self.follow_selector(&event);
+                    if has_other_pods | self.follow_namespaces(&event) {
+                        self.tell_health(tell, board).await?;
+                    }
+                    if has_other_pods {
+                        self.forget_pods(tell).await?;
+                    }
+                    tell.send(Told::Policy(event)).await.map_err(|_| Gone)?;
+                }
+                News::Kinds(kinds) => {
+                    self.follow_kinds(&kinds);
+                    self.tell_health(tell, board).await?;
+                    let told = Told::PolicyKinds(kinds.into_keys().collect());
+                    tell.send(told).await.map_err(|_| Gone)?;
+                }
             }
-            tell.send(Told::Policy(event)).await.map_err(|_| Gone)?;
         }
         Ok(())
     }
 
-    async fn next(&mut self) -> Option<Event> {
-        let pods = async {
-            match &mut self.dns_pods {
-                Some(pods) => pods.events.recv().await,
-                None => std::future::pending().await,
-            }
+    async fn next(&mut self) -> Option<News> {
+        let pods = self.dns_pods.as_mut().map(|pods| &mut pods.source);
+        let event = tokio::select! {
+            kinds = self.discovered.recv() => return kinds.map(News::Kinds),
+            event = self.policies.events.recv() => event,
+            event = next(pods) => event,
+            event = next(self.namespaces.as_mut()) => event,
+            event = next(self.others.as_mut()) => event,
         };
-        tokio::select! {
-            event = self.events.recv() => event,
-            event = pods => event,
+        event.map(News::Event)
+    }
+
+    /// Reads the policies of these kinds.
+    fn follow_kinds(&mut self, kinds: &ServedKinds) {
+        self.others = (!kinds.is_empty()).then(|| {
+            Source::start(|sender| {
+                Kubernetes::start_other_policies(self.client.clone(), kinds, sender)
+            })
+        });
+    }
+
+    /// Reads all Namespaces from the first policy on that needs to know their labels. Says whether it has
+    /// just begun.
+    fn follow_namespaces(&mut self, event: &Event) -> bool {
+        let Event::Applied {
+            object: Object::Fact(Fact::Policy(policy)),
+            ..
+        } = event
+        else {
+            return false;
+        };
+        let is_about_dns = policy.key.namespace == self.dns.namespace;
+        if self.namespaces.is_some() || !is_about_dns || !policy.needs_namespaces() {
+            return false;
         }
+        let client = self.client.clone();
+        let start = |sender| Kubernetes::start_client_namespaces(client, sender);
+        self.namespaces = Some(Source::start(start));
+        true
     }
 
     /// There are no such pods any more, until they are listed again.
@@ -119,24 +183,42 @@ impl Followed {
             return false;
         }
         self.dns_pods = wanted.map(|labels| {
-            let (sender, events) = mpsc::channel(WAITING);
             let (client, namespace) = (self.client.clone(), &self.dns.namespace);
+            let start = |sender| Kubernetes::start_dns_pods(client, namespace, labels, sender);
             DnsPods {
                 labels: labels.clone(),
-                source: Kubernetes::start_dns_pods(client, namespace, labels, sender),
-                events,
+                source: Source::start(start),
             }
         });
         true
     }
 
     async fn tell_health(&self, tell: &mpsc::Sender<Told>, board: &Board) -> Result<(), Gone> {
-        let dns_pods = self.dns_pods.iter().map(|pods| pods.source.health());
-        let health: Vec<Arc<Health>> = std::iter::once(self.policies.health())
-            .chain(dns_pods)
-            .collect();
+        let dns_pods = self.dns_pods.iter().map(|pods| &pods.source);
+        let sources = std::iter::once(&self.policies).chain(dns_pods);
+        let sources = sources.chain(&self.namespaces).chain(&self.others);
+        let health = sources.map(|source| source.source.health());
+        let health: Vec<_> = health.chain([self.discovery.health()]).collect();
         board.show_policy_feeds(health.clone());
         let told = Told::PolicyHealth(health);
         tell.send(told).await.map_err(|_| Gone)
+    }
+}
+
+impl Source {
+    fn start(start: impl FnOnce(mpsc::Sender<Event>) -> Kubernetes) -> Source {
+        let (sender, events) = mpsc::channel(WAITING);
+        Source {
+            source: start(sender),
+            events,
+        }
+    }
+}
+
+/// The next event of a source; never, where there is none.
+async fn next(source: Option<&mut Source>) -> Option<Event> {
+    match source {
+        Some(source) => source.events.recv().await,
+        None => std::future::pending().await,
     }
 }

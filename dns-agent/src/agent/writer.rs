@@ -24,7 +24,8 @@ use super::{
 use crate::{
     admin::{board::Board, metrics::Metrics},
     cluster::{
-        Changes, Coverage, Endpoints, Feed, Index, Key, Object, Objects, Problem, ZoneSettings,
+        Changes, Coverage, Endpoints, Feed, Index, Key, Object, Objects, PolicyKind, Problem,
+        ZoneSettings,
     },
     config::{Config, Serves, Source},
     datapath::{Clients, Ending, settings},
@@ -51,6 +52,8 @@ pub(super) enum Told {
     Event(Event, Instant),
     /// What a feed tells of who may ask.
     Policy(Event),
+    /// The API serves these kinds of policies that are not evaluated.
+    PolicyKinds(BTreeSet<PolicyKind>),
     /// How the feeds do that tell who may ask.
     PolicyHealth(Vec<Arc<Health>>),
     /// Network devices came or went.
@@ -212,6 +215,7 @@ impl Writer {
                 self.note_unusable(&event);
                 self.guard.event(event);
             }
+            Told::PolicyKinds(kinds) => self.guard.discovered(kinds),
             Told::PolicyHealth(health) => self.guard.watch(health),
             Told::Devices => self.has_devices = true,
             Told::End(ending) => self.ending = Some(ending),

@@ -1,5 +1,7 @@
 //! Who tells of which objects.
 
+use super::policy::PolicyKind;
+
 /// A list and its changes: objects of one kind, as far as they are selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Feed {
@@ -18,6 +20,12 @@ pub enum Feed {
     Corefile,
     /// NetworkPolicies.
     Policies,
+    /// Which kinds of policies the API serves that are not evaluated.
+    PolicyKinds,
+    /// Policies of such a kind.
+    OtherPolicies(PolicyKind),
+    /// Namespaces with their labels, for the policies about the cluster's DNS.
+    ClientNamespaces,
     /// Pods that may ask: those of this node.
     Clients,
     /// The Namespace of the cluster's own DNS.
@@ -62,6 +70,9 @@ impl Feed {
             Feed::Pods => "Pods",
             Feed::Corefile => "Corefile",
             Feed::Policies => "NetworkPolicies",
+            Feed::PolicyKinds => "kinds of policies",
+            Feed::OtherPolicies(kind) => kind.resource(),
+            Feed::ClientNamespaces => "Namespaces of clients",
             Feed::Clients => "Pods of this node",
             Feed::DnsNamespace => "Namespace of the cluster's DNS",
             Feed::DnsService => "Service of the cluster's DNS",

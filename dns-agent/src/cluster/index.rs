@@ -375,6 +375,9 @@ impl Index {
             Feed::Pods => self.change_pod(key, None),
             Feed::Corefile
             | Feed::Policies
+            | Feed::PolicyKinds
+            | Feed::OtherPolicies(_)
+            | Feed::ClientNamespaces
             | Feed::Clients
             | Feed::DnsNamespace
             | Feed::DnsService

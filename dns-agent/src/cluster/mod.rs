@@ -28,7 +28,8 @@ pub use objects::{
     Problem, Reading, Service, ServiceKind,
 };
 pub use policy::{
-    Client, DnsService, DnsSlice, Fact, Facts, LabelledNamespace, LeftOut, Policy, Verdicts,
+    Client, DnsService, DnsSlice, Fact, Facts, LabelledNamespace, LeftOut, OtherPolicy, Policy,
+    PolicyKind, Reach, Verdicts,
 };
 pub use provenance::{ObjectRef, Origin, Provenance};
 pub use selector::{Labels, Selector, SelectorError, Selectors};

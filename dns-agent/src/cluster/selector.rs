@@ -72,6 +72,11 @@ impl Selector {
             .all(|requirement| labels.contains_key(&requirement.key) && requirement.holds(labels))
     }
 
+    /// Whether no other label than this one decides.
+    pub(super) fn is_only_about(&self, key: &str) -> bool {
+        self.0.iter().all(|requirement| requirement.key == key)
+    }
+
     /// A selector as objects hold it.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ mod backoff;
 mod connect;
 mod coverage;
 mod daemon_set;
+mod discovery;
 mod health;
 mod object;
 mod pieces;
@@ -47,6 +48,7 @@ use crate::cluster::{Endpoints, Key, Labels, Selectors};
 pub use self::{
     connect::connect,
     daemon_set::DaemonSet,
+    discovery::{Discovery, ServedKinds},
     health::{FeedHealth, Health, Requests, State},
 };
 
@@ -92,11 +94,21 @@ pub struct PolicyScope {
     pub dns: Key,
 }
 
-/// What a source reads.
+/// What a source reads, and how.
 struct Selected {
     feeds: Vec<Selection>,
     /// The slices of headless Services, if only these are read.
     slices_of_services: Option<Selection>,
+    lists: Lists,
+}
+
+/// How lists are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lists {
+    /// As streams, if the API server's version has them.
+    AsServed,
+    /// As documents.
+    Plain,
 }
 
 impl From<Vec<Selection>> for Selected {
@@ -104,6 +116,7 @@ impl From<Vec<Selection>> for Selected {
         Selected {
             feeds,
             slices_of_services: None,
+            lists: Lists::AsServed,
         }
     }
 }
@@ -117,6 +130,7 @@ impl Kubernetes {
         let selected = Selected {
             feeds: selection::all(options),
             slices_of_services: selection::slices_of_services(options),
+            lists: Lists::AsServed,
         };
         Kubernetes::read(client, selected, options.first_list_jitter, events)
     }
@@ -158,6 +172,32 @@ impl Kubernetes {
         Kubernetes::read(client, selected, Duration::ZERO, events)
     }
 
+    /// Starts reading all Namespaces with their labels, as [`Kubernetes::start`] does.
+    #[must_use]
+    pub fn start_client_namespaces(client: Client, events: mpsc::Sender<Event>) -> Kubernetes {
+        let selected = vec![selection::client_namespaces()].into();
+        Kubernetes::read(client, selected, Duration::ZERO, events)
+    }
+
+    /// Starts reading the policies of these kinds, which are not evaluated, as [`Kubernetes::start`] does.
+    #[must_use]
+    pub fn start_other_policies(
+        client: Client,
+        kinds: &ServedKinds,
+        events: mpsc::Sender<Event>,
+    ) -> Kubernetes {
+        let policies = kinds.iter();
+        let selected = Selected {
+            feeds: policies
+                .map(|(kind, version)| selection::other_policies(*kind, version))
+                .collect(),
+            slices_of_services: None,
+            // Other API servers may stand behind these, such as Calico's, which understand no streamed list.
+            lists: Lists::Plain,
+        };
+        Kubernetes::read(client, selected, Duration::ZERO, events)
+    }
+
     fn read(
         client: Client,
         selected: Selected,
@@ -167,12 +207,16 @@ impl Kubernetes {
         let Selected {
             feeds: selections,
             slices_of_services,
+            lists,
         } = selected;
         let selected = selections.iter().chain(&slices_of_services);
         let health = Arc::new(Health::new(selected.map(|selection| selection.feed)));
         let api = Api::new(client, health.clone());
         let task = async move {
-            let api = Arc::new(api.discovered().await);
+            let api = Arc::new(match lists {
+                Lists::AsServed => api.discovered().await,
+                Lists::Plain => api,
+            });
             let mut feeds = JoinSet::new();
             let services = Arc::new(HeadlessServices::default());
             for selection in selections {

@@ -15,6 +15,7 @@ use crate::{
     support::{Upstream, config_of, kubeconfig},
 };
 
+const GROUPS: &str = "/apis";
 const POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
 const CLIENTS: &str = "/api/v1/pods?spec.nodeName=this";
 const DNS_SERVICE: &str = "/api/v1/namespaces/kube-system/services?metadata.name=kube-dns";
@@ -32,9 +33,12 @@ struct Server {
 #[derive(Default)]
 struct Lists {
     items: BTreeMap<&'static str, Vec<Value>>,
+    /// What is no list, by its path.
+    documents: BTreeMap<&'static str, Value>,
     refused: Vec<&'static str>,
     asked: Vec<String>,
-    watches: BTreeMap<String, Arc<Writer>>,
+    /// The open ones. Two feeds may watch the same.
+    watches: BTreeMap<String, Vec<Arc<Writer>>>,
 }
 
 impl Lists {
@@ -48,10 +52,13 @@ impl Lists {
         self.asked.push(what.clone());
         if asked.path == "/version" {
             asked.refuse(404, "NotFound", "no version");
+        } else if let Some(document) = self.documents.get(&*what) {
+            asked.document(document);
         } else if self.refused.contains(&&*what) {
             asked.refuse(403, "Forbidden", "not you");
         } else if asked.get("watch").is_some() {
-            self.watches.insert(what, Arc::new(asked.open()));
+            let watches = self.watches.entry(what).or_default();
+            watches.push(Arc::new(asked.open()));
         } else {
             let items = self.items.get(&*what).cloned().unwrap_or_default();
             asked.list("7", &items);
@@ -100,15 +107,28 @@ impl Server {
         Running::of(config_of(&[&own, flags].concat())).await
     }
 
-    /// Tells a change.
+    /// Tells a change to all who watch.
     async fn tell(&self, what: &str, verb: &str, object: Value) {
-        let watch = loop {
-            if let Some(watch) = self.lists.lock().unwrap().watches.get(what) {
-                break watch.clone();
+        let watches = loop {
+            if let Some(watches) = self.lists.lock().unwrap().watches.get(what) {
+                break watches.clone();
             }
             tokio::task::yield_now().await;
         };
-        watch.event((verb, object)).await;
+        for watch in watches {
+            watch.event((verb, object.clone())).await;
+        }
+    }
+
+    /// Waits until so many feeds watch this.
+    async fn has_watches(&self, what: &str, count: usize) {
+        let has = || {
+            let lists = self.lists.lock().unwrap();
+            lists.watches.get(what).is_some_and(|it| it.len() >= count)
+        };
+        while !has() {
+            tokio::task::yield_now().await;
+        }
     }
 
     fn was_asked(&self, what: &str) -> bool {
@@ -193,6 +213,7 @@ fn cluster(policies: &[Value]) -> Lists {
             ),
             (POLICIES, policies.to_vec()),
         ]),
+        documents: BTreeMap::from([(GROUPS, json!({"kind": "APIGroupList", "groups": []}))]),
         ..Lists::default()
     }
 }
@@ -319,5 +340,141 @@ async fn policies_that_are_ignored_are_not_asked_for() {
     let policy = status.network_policy.unwrap();
     assert_eq!((&*policy.mode, policy.permitted), ("ignore", None));
     assert!(!server.was_asked(POLICIES));
+    running.stop().await;
+}
+
+/// A policy beside the cluster's DNS that admits pods of these namespaces.
+fn admitting(namespaces: Value) -> Value {
+    let mut policy = policy(json!({
+        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}, "policyTypes": ["Ingress"],
+        "ingress": [{"from": [null], "ports": [{"protocol": "UDP", "port": 53}]}],
+    }));
+    policy["metadata"] = json!({"namespace": "kube-system", "name": "in", "resourceVersion": "8"});
+    policy["spec"]["ingress"][0]["from"][0]["namespaceSelector"] = namespaces;
+    policy
+}
+
+#[tokio::test]
+async fn ingress_policies_at_the_dns_are_followed_with_the_labels_of_namespaces() {
+    const NAMESPACES: &str = "/api/v1/namespaces";
+    let namespace = |name: &str, team: &str| json!({"metadata": {"name": name, "labels": {"team": team}, "resourceVersion": "7"}});
+    let mut lists = cluster(&[]);
+    let namespaces = vec![namespace("shop", "a"), namespace("other", "b")];
+    lists.items.insert(NAMESPACES, namespaces);
+    let server = Server::start(lists).await;
+    let dns = Upstream::answering([9, 9, 9, 9]).await;
+    let running = server.agent(&dns, &["--node-name=this"]).await;
+    running
+        .status_when(|status| status.missing.is_empty() && verdict(status) == (None, vec![]))
+        .await;
+
+    let by_name = json!({"matchLabels": {"kubernetes.io/metadata.name": "shop"}});
+    let by_team = json!({"matchLabels": {"team": "a"}});
+    for (verb, policy, expected) in [
+        ("ADDED", admitting(by_name), (Some(1), vec!["other/db"])),
+        ("MODIFIED", admitting(json!({})), (Some(2), vec![])),
+        ("MODIFIED", admitting(by_team), (Some(1), vec!["other/db"])),
+    ] {
+        server.tell(POLICIES, verb, policy).await;
+        running
+            .status_when(|status| verdict(status) == expected)
+            .await;
+    }
+    server.has_watches(NAMESPACES, 2).await;
+    server
+        .tell(NAMESPACES, "MODIFIED", namespace("other", "a"))
+        .await;
+    running
+        .status_when(|status| verdict(status) == (Some(2), vec![]))
+        .await;
+    server.tell(POLICIES, "DELETED", admitting(json!({}))).await;
+    running
+        .status_when(|status| verdict(status) == (None, vec![]))
+        .await;
+    running.stop().await;
+}
+
+const CILIUM: &str = "/apis/cilium.io/v2/ciliumnetworkpolicies";
+
+/// A cluster whose API serves policies of Cilium.
+fn with_cilium() -> Lists {
+    let version = json!({"groupVersion": "cilium.io/v2", "version": "v2"});
+    let groups = json!({"kind": "APIGroupList", "groups": [
+        {"name": "apps", "versions": [{"version": "v1"}]},
+        {"name": "cilium.io", "versions": [version], "preferredVersion": version},
+    ]});
+    let resources = json!({"kind": "APIResourceList", "resources": [
+        {"name": "ciliumnodes"}, {"name": "ciliumnetworkpolicies"},
+        {"name": "ciliumnetworkpolicies/status"},
+    ]});
+    let mut lists = cluster(&[]);
+    lists.documents = BTreeMap::from([(GROUPS, groups), ("/apis/cilium.io/v2", resources)]);
+    lists
+}
+
+fn cilium_policy(spec: Value) -> Value {
+    let mut policy = policy(spec);
+    policy["metadata"]["name"] = json!("cnp");
+    policy
+}
+
+#[tokio::test]
+async fn policies_that_are_not_evaluated_keep_whom_they_may_select_from_being_answered() {
+    let server = Server::start(with_cilium()).await;
+    let dns = Upstream::answering([9, 9, 9, 9]).await;
+    let running = server.agent(&dns, &["--node-name=this"]).await;
+    running
+        .status_when(|status| status.missing.is_empty() && verdict(status) == (None, vec![]))
+        .await;
+    let egress = cilium_policy(json!({"endpointSelector": {}, "egress": [{}]}));
+    server.tell(CILIUM, "ADDED", egress.clone()).await;
+    let status = running
+        .status_when(|status| verdict(status) == (Some(1), vec!["shop/web"]))
+        .await;
+    let policy = status.network_policy.unwrap();
+    assert_eq!(
+        policy.left_out[0].reason,
+        "CiliumNetworkPolicy shop/cnp (cilium.io) may restrict it, and is not evaluated"
+    );
+    server.tell(CILIUM, "DELETED", egress).await;
+    running
+        .status_when(|status| verdict(status) == (None, vec![]))
+        .await;
+    assert!(!server.was_asked("/apis/apps"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn policies_that_may_not_be_listed_keep_all_from_being_answered() {
+    let mut lists = with_cilium();
+    lists.refused.push(CILIUM);
+    let server = Server::start(lists).await;
+    let dns = Upstream::answering([9, 9, 9, 9]).await;
+    let running = server.agent(&dns, &["--node-name=this"]).await;
+    let is_told = |text: &String| {
+        text.contains("list ciliumnetworkpolicies.cilium.io")
+            && text.contains("bind a ClusterRole")
+            && text.contains("verbs list and watch on ciliumnetworkpolicies.cilium.io")
+    };
+    let status = running
+        .status_when(|status| status.missing.is_empty() && status.degraded.iter().any(is_told))
+        .await;
+    assert_eq!(verdict(&status), (Some(0), vec!["other/db", "shop/web"]));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn until_it_is_known_which_policies_the_api_serves_nobody_is_answered() {
+    let mut lists = cluster(&[]);
+    lists.refused.push(GROUPS);
+    lists.documents.clear();
+    let server = Server::start(lists).await;
+    let dns = Upstream::answering([9, 9, 9, 9]).await;
+    let running = server.agent(&dns, &["--node-name=this"]).await;
+    let is_told = |text: &String| text.contains("which groups it serves");
+    let status = running
+        .status_when(|status| status.missing.is_empty() && status.degraded.iter().any(is_told))
+        .await;
+    assert_eq!(verdict(&status), (Some(0), vec![]));
     running.stop().await;
 }

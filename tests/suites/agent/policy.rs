@@ -76,6 +76,39 @@ spec:
 ---
 ";
 
+const CLOSED: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: kube-system}
+spec:
+  podSelector: {matchLabels: {k8s-app: kube-dns}}
+  policyTypes: [Ingress]
+  ingress:
+    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: other}}}]
+---
+";
+
+const OPEN: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: open, namespace: kube-system}
+spec:
+  podSelector: {}
+  policyTypes: [Ingress]
+  ingress:
+    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}}]
+      ports: [{port: 53, protocol: UDP}]
+---
+";
+
+const CILIUM: &str = "
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: cnp, namespace: shop}
+spec: {endpointSelector: {}, egress: [{}]}
+---
+";
+
 /// A node whose cluster has a DNS of its own, and a pod on it.
 struct Node {
     topology: Topology,
@@ -152,6 +185,30 @@ fn a_pod_that_may_not_ask_is_left_to_whoever_enforces_that() {
     // Where its questions go is not known.
     node.becomes(&[CLIENT, DENY, ALLOW], PASSED);
     node.becomes(&[CLUSTER, CLIENT], KERNEL);
+}
+
+#[test]
+fn a_pod_that_may_not_enter_the_dns_is_left_to_whoever_enforces_that() {
+    let node = Node::new(&[CLUSTER, CLIENT, CLOSED]);
+    let agent = node.agent(&[]);
+    assert_eq!(node.pod.ttl(), PASSED);
+    let said = agent.line_with("the kernel does not answer Pod shop/client");
+    assert!(said.contains("NetworkPolicy kube-system/closed"), "{said}");
+    node.becomes(&[CLUSTER, CLIENT, CLOSED, OPEN], KERNEL);
+    node.becomes(&[CLUSTER, CLIENT, CLOSED, OPEN, DENY], PASSED);
+    node.becomes(&[CLUSTER, CLIENT, CLOSED, OPEN, DENY, ALLOW], KERNEL);
+    node.becomes(&[CLUSTER, CLIENT, CLOSED, DENY, ALLOW], PASSED);
+    node.becomes(&[CLUSTER, CLIENT], KERNEL);
+}
+
+#[test]
+fn a_pod_that_a_policy_of_cilium_may_restrict_passes() {
+    let node = Node::new(&[CLUSTER, CLIENT, CILIUM]);
+    let agent = node.agent(&[]);
+    assert_eq!(node.pod.ttl(), PASSED);
+    agent.line_with("CiliumNetworkPolicy shop/cnp");
+    node.becomes(&[CLUSTER, CLIENT], KERNEL);
+    node.becomes(&[CLUSTER, CLIENT, CILIUM], PASSED);
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl fmt::Display for PolicyStatus {
             }
             None => writeln!(
                 f,
-                "policies   none about egress: every pod's queries are answered"
+                "policies   none about egress or the cluster's DNS: every pod's queries are answered"
             )?,
             Some(count) => writeln!(
                 f,

@@ -7,8 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::objects::{
-    Client, DnsService, DnsSlice, Fact, LabelledNamespace, Peer, PodNetwork, Policy, PortRange,
-    Ports, Rule, Stage, To,
+    Client, DnsService, DnsSlice, Fact, LabelledNamespace, Peer, Peers, PodNetwork, Policy,
+    PortRange, Ports, Rule, Stage,
 };
 use crate::cluster::convert::{ApiPod, key};
 use crate::cluster::objects::{
@@ -126,22 +126,54 @@ impl TryFrom<networking::NetworkPolicy> for Policy {
     fn try_from(policy: networking::NetworkPolicy) -> Result<Policy, ObjectError> {
         let key = key("NetworkPolicy", &policy.metadata)?;
         let spec = policy.spec.unwrap_or_default();
-        let rules = spec.egress.unwrap_or_default();
-        let is_about_egress = match spec.policy_types {
-            Some(types) if !types.is_empty() => types.iter().any(|name| name == "Egress"),
-            _ => !rules.is_empty(),
+        let egress = spec.egress.unwrap_or_default();
+        let egress = egress.into_iter().map(|rule| (rule.to, rule.ports));
+        let ingress = spec.ingress.unwrap_or_default();
+        let ingress = ingress.into_iter().map(|rule| (rule.from, rule.ports));
+        let (is_about_egress, is_about_ingress) = match spec.policy_types {
+            Some(types) if !types.is_empty() => {
+                let has = |wanted| types.iter().any(|name| name == wanted);
+                (has("Egress"), has("Ingress"))
+            }
+            _ => (egress.len() > 0, true),
         };
         let reader = Reader { key: &key };
         Ok(Policy {
             pods: reader.selector("spec.podSelector", spec.pod_selector.unwrap_or_default())?,
             egress: match is_about_egress {
-                true => Some(reader.rules(rules)?),
+                true => Some(reader.rules(&EGRESS, egress)?),
+                false => None,
+            },
+            ingress: match is_about_ingress {
+                true => Some(reader.rules(&INGRESS, ingress)?),
                 false => None,
             },
             key,
         })
     }
 }
+
+/// The names of the fields of one direction.
+struct Fields {
+    rules: &'static str,
+    peers: &'static str,
+}
+
+const EGRESS: Fields = Fields {
+    rules: "egress",
+    peers: "to",
+};
+
+const INGRESS: Fields = Fields {
+    rules: "ingress",
+    peers: "from",
+};
+
+/// The peers and ports of a rule, as the API writes them.
+type ApiRule = (
+    Option<Vec<networking::NetworkPolicyPeer>>,
+    Option<Vec<networking::NetworkPolicyPort>>,
+);
 
 /// Reads the parts of a policy.
 struct Reader<'a> {
@@ -151,30 +183,36 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn rules(
         &self,
-        rules: Vec<networking::NetworkPolicyEgressRule>,
+        fields: &Fields,
+        rules: impl Iterator<Item = ApiRule>,
     ) -> Result<Box<[Rule]>, Problem> {
-        let rules = rules.into_iter().enumerate();
+        let rules = rules.enumerate();
         rules
-            .map(|(at, rule)| {
-                let field = format!("spec.egress[{at}]");
+            .map(|(at, (peers, ports))| {
+                let field = format!("spec.{}[{at}]", fields.rules);
+                let peers_field = format!("{field}.{}", fields.peers);
                 Ok(Rule {
-                    to: self.to(&field, rule.to.unwrap_or_default())?,
-                    ports: self.ports(&field, rule.ports.unwrap_or_default())?,
+                    peers: self.peers(&peers_field, peers.unwrap_or_default())?,
+                    ports: self.ports(&field, ports.unwrap_or_default())?,
                 })
             })
             .collect()
     }
 
     /// No peers are all.
-    fn to(&self, field: &str, peers: Vec<networking::NetworkPolicyPeer>) -> Result<To, Problem> {
+    fn peers(
+        &self,
+        field: &str,
+        peers: Vec<networking::NetworkPolicyPeer>,
+    ) -> Result<Peers, Problem> {
         if peers.is_empty() {
-            return Ok(To::All);
+            return Ok(Peers::All);
         }
         let mut read = Vec::new();
         for (at, peer) in peers.into_iter().enumerate() {
-            read.push(self.peer(&format!("{field}.to[{at}]"), peer)?);
+            read.push(self.peer(&format!("{field}[{at}]"), peer)?);
         }
-        Ok(To::Peers(read.into()))
+        Ok(Peers::Some(read.into()))
     }
 
     fn peer(&self, field: &str, peer: networking::NetworkPolicyPeer) -> Result<Peer, Problem> {

@@ -1,10 +1,11 @@
 //! Where a question to the cluster's DNS goes, and which rules let it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use super::facts::Facts;
-use super::objects::{Client, DnsService, Peer, PodNetwork, Policy, Rule, To};
+use super::objects::{Client, DnsService, Peer, Peers, PodNetwork, Policy, Rule};
 
 /// A place that a question must be allowed to go to.
 #[derive(Clone, Debug)]
@@ -25,9 +26,9 @@ pub(super) enum Destination<'a> {
 /// One of the servers.
 #[derive(Clone, Debug)]
 pub(super) struct Endpoint<'a> {
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     /// The pods that have the address.
-    pods: Vec<&'a Client>,
+    pub(super) pods: Vec<&'a Client>,
 }
 
 impl<'a> Destination<'a> {
@@ -64,6 +65,33 @@ impl<'a> Destination<'a> {
         destinations
     }
 
+    /// The namespaces of all servers; none if one of them may be in any namespace.
+    pub(super) fn namespaces(
+        facts: &'a Facts,
+        destinations: &[Destination<'a>],
+    ) -> Option<BTreeSet<&'a str>> {
+        // A Service whose pods are not in its namespace is written by hand; policies beside it count.
+        let services = facts.services().flatten();
+        let mut namespaces: BTreeSet<&str> =
+            services.map(|service| &*service.key.namespace).collect();
+        for destination in destinations {
+            match destination {
+                Destination::Service { .. } => {}
+                Destination::Endpoint(endpoint) if endpoint.is_known_pod() => {
+                    let pods = endpoint.pods.iter();
+                    namespaces.extend(pods.map(|pod| &*pod.key.namespace));
+                }
+                Destination::Address(address) if is_of_node(address.ip()) => {
+                    namespaces.extend(facts.host_pods()?.map(|pod| &*pod.key.namespace));
+                }
+                Destination::Endpoint(_) | Destination::Address(_) | Destination::Unknown(_) => {
+                    return None;
+                }
+            }
+        }
+        Some(namespaces)
+    }
+
     /// Whether a policy has a rule that surely lets a question go there.
     pub(super) fn is_allowed_by(&self, facts: &Facts, policy: &Policy) -> bool {
         let mut rules = policy.egress.iter().flatten();
@@ -83,10 +111,10 @@ impl<'a> Destination<'a> {
             Destination::Endpoint(endpoint) => {
                 allows_address(rule, endpoint.address)
                     || endpoint.is_selected(facts, policy, rule)
-                    || rule.to == To::All && endpoint.has_port(rule)
+                    || rule.peers == Peers::All && endpoint.has_port(rule)
             }
             Destination::Address(address) => allows_address(rule, *address),
-            Destination::Unknown(_) => rule.to == To::All && rule.ports.contain_all(),
+            Destination::Unknown(_) => rule.peers == Peers::All && rule.ports.contain_all(),
         }
     }
 }
@@ -99,9 +127,16 @@ impl<'a> Endpoint<'a> {
         }
     }
 
+    /// Whether its address says which pod it is. A pod in its node's network shares its address with
+    /// other pods, which may not be known.
+    pub(super) fn is_known_pod(&self) -> bool {
+        let mut pods = self.pods.iter();
+        !self.pods.is_empty() && pods.all(|pod| pod.network == PodNetwork::Own)
+    }
+
     /// Whether a rule surely selects the pod behind it, and its port.
     fn is_selected(&self, facts: &Facts, policy: &Policy, rule: &Rule) -> bool {
-        let To::Peers(peers) = &rule.to else {
+        let Peers::Some(peers) = &rule.peers else {
             return false;
         };
         let mut peers = peers.iter();
@@ -113,7 +148,8 @@ impl<'a> Endpoint<'a> {
             })
     }
 
-    fn has_port(&self, rule: &Rule) -> bool {
+    /// Whether a rule surely has the endpoint's port, by number or by a name that its pod gives it.
+    pub(super) fn has_port(&self, rule: &Rule) -> bool {
         let number = self.address.port();
         let Some(first) = self.pods.first() else {
             return rule.ports.contain(number, &[]);
@@ -172,11 +208,19 @@ fn endpoints<'a>(
     (!endpoints.is_empty()).then_some(endpoints)
 }
 
+/// Whether packets to an address stay on this node, for a program in its network.
+pub(super) fn is_of_node(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local() || address.is_loopback(),
+        IpAddr::V6(address) => address.is_unicast_link_local() || address.is_loopback(),
+    }
+}
+
 /// Whether a rule allows an address and port, whoever has them.
 fn allows_address(rule: &Rule, address: SocketAddr) -> bool {
-    let is_inside = match &rule.to {
-        To::All => true,
-        To::Peers(peers) => peers.iter().any(|peer| match peer {
+    let is_inside = match &rule.peers {
+        Peers::All => true,
+        Peers::Some(peers) => peers.iter().any(|peer| match peer {
             Peer::Pods { .. } => false,
             Peer::Block { network, except } => {
                 let mut except = except.iter();
@@ -202,8 +246,10 @@ fn selects(facts: &Facts, policy: &Policy, peer: &Peer, pod: &Client) -> bool {
 }
 
 fn has_name(pod: &Client, name: &str, number: u16) -> bool {
-    let mut ports = pod.named_ports.iter();
-    ports.any(|(other, port)| **other == *name && *port == number)
+    let ports = pod.named_ports.iter();
+    let mut ports = ports.filter(|(other, _)| **other == *name).peekable();
+    // Which one counts of several is not defined.
+    ports.peek().is_some() && ports.all(|(_, port)| *port == number)
 }
 
 fn is_same_family(one: IpAddr, other: IpAddr) -> bool {

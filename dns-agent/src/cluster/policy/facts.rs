@@ -3,36 +3,43 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::objects::{Client, DnsService, DnsSlice, Fact, LabelledNamespace, Policy};
+use super::kinds::{PolicyKind, Reach};
+use super::objects::{
+    Client, DnsService, DnsSlice, Fact, LabelledNamespace, NAMESPACE_NAME, PodNetwork, Policy,
+};
+use super::others::{MAX_OBJECTS, Others};
 use crate::cluster::feed::Feed;
 use crate::cluster::objects::Key;
 use crate::cluster::selector::{Labels, Selector};
 
-/// The label that every Namespace has, with its name (Kubernetes 1.22).
-const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
-
 /// Objects by key; none for one that is there and can't be read.
 type Kept<T> = BTreeMap<Key, Option<T>>;
 
-/// Objects of any kind, as far as their keys say what becomes of them.
+/// Objects of any kind, as far as their keys say what becomes of them. Each function says whether it
+/// changed anything.
 trait Shelf {
-    /// Only these are left.
-    fn keep(&mut self, listed: &BTreeSet<Key>);
+    /// A list brought these, and is over.
+    fn listed(&mut self, listed: &BTreeSet<Key>) -> bool;
     /// This one is there, and can't be read.
-    fn hide(&mut self, key: Key);
+    fn hide(&mut self, key: Key) -> bool;
     /// This one is gone.
-    fn lose(&mut self, key: &Key);
+    fn lose(&mut self, key: &Key) -> bool;
 }
 
 /// What is known of policies, of pods, and of the cluster's DNS.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// Those about egress.
+    /// NetworkPolicies about any direction.
     policies: Kept<Policy>,
+    /// Policies of the kinds that are not evaluated, but served by the API.
+    others: BTreeMap<PolicyKind, Others>,
     /// Those that may ask.
     clients: Kept<Client>,
     /// Those of the cluster's DNS, if they are not among the others.
     dns_pods: Kept<Client>,
+    /// The Namespaces of the cluster's DNS.
+    dns_namespaces: Kept<LabelledNamespace>,
+    /// All Namespaces, if they are read.
     namespaces: Kept<LabelledNamespace>,
     services: Kept<DnsService>,
     slices: Kept<DnsSlice>,
@@ -40,6 +47,18 @@ pub struct Facts {
     listing: BTreeMap<Feed, BTreeSet<Key>>,
     /// Feeds without which nothing can be judged, and that have not been listed yet.
     awaited: BTreeSet<Feed>,
+    /// Whether all pods of this node are known.
+    node: NodePods,
+}
+
+/// Whether all pods of this node are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum NodePods {
+    /// They are.
+    #[default]
+    Known,
+    /// They have not been listed, and maybe never will.
+    Unlisted,
 }
 
 impl Facts {
@@ -48,6 +67,7 @@ impl Facts {
     pub fn awaiting(feeds: impl IntoIterator<Item = Feed>) -> Facts {
         Facts {
             awaited: feeds.into_iter().collect(),
+            node: NodePods::Unlisted,
             ..Facts::default()
         }
     }
@@ -58,22 +78,46 @@ impl Facts {
         &self.awaited
     }
 
-    /// Whether any policy is about egress.
+    /// Whether there is any policy that may keep a pod from the cluster's DNS.
     #[must_use]
     pub fn restrict(&self) -> bool {
-        !self.policies.is_empty()
+        !self.policies.is_empty() || !self.others.is_empty()
+    }
+
+    /// Whether any NetworkPolicy is about egress, as far as it can be read.
+    pub(super) fn restrict_egress(&self) -> bool {
+        let mut policies = self.policies.values();
+        policies.any(|policy| match policy {
+            None => true,
+            Some(policy) => policy.egress.is_some(),
+        })
     }
 
     /// Puts an object in the place of the one with the same kind and key.
     pub fn insert(&mut self, fact: Fact) {
-        let feed = match fact {
+        let feed = match &fact {
             Fact::Policy(_) => Feed::Policies,
             Fact::Pod(_) => Feed::Clients,
-            Fact::Namespace(_) => Feed::DnsNamespace,
+            Fact::Namespace(_) => Feed::ClientNamespaces,
             Fact::Service(_) => Feed::DnsService,
             Fact::Slice(_) => Feed::DnsEndpoints,
+            Fact::Other(policy) => {
+                let others = self.others.entry(policy.kind);
+                others.or_insert_with(Others::complete);
+                Feed::OtherPolicies(policy.kind)
+            }
         };
         self.apply(feed, fact);
+    }
+
+    /// The API serves these kinds of policies that are not evaluated, and no others. Until each of them
+    /// has been listed, its objects are not known.
+    pub fn discovered(&mut self, kinds: impl IntoIterator<Item = PolicyKind>) {
+        let kinds = kinds.into_iter();
+        self.others = kinds.map(|kind| (kind, Others::default())).collect();
+        self.listing
+            .retain(|feed, _| !matches!(feed, Feed::OtherPolicies(_)));
+        self.awaited.remove(&Feed::PolicyKinds);
     }
 
     /// A list of a feed starts.
@@ -81,63 +125,77 @@ impl Facts {
         self.listing.insert(feed, BTreeSet::new());
     }
 
-    /// A list of a feed has ended: what it did not bring is gone.
-    pub fn listed(&mut self, feed: Feed) {
+    /// A list of a feed has ended: what it did not bring is gone. Says whether that changes anything.
+    pub fn listed(&mut self, feed: Feed) -> bool {
         let listed = self.listing.remove(&feed).unwrap_or_default();
-        if let Some(kept) = self.kept(feed) {
-            kept.keep(&listed);
+        let was_awaited = self.awaited.remove(&feed);
+        let was_unlisted = feed == Feed::Clients && self.node == NodePods::Unlisted;
+        if was_unlisted {
+            self.node = NodePods::Known;
         }
-        self.awaited.remove(&feed);
+        let has_changed = self.kept(feed).is_some_and(|kept| kept.listed(&listed));
+        was_awaited || was_unlisted || has_changed
     }
 
-    /// An object is there: new, or as it is now.
-    pub fn apply(&mut self, feed: Feed, fact: Fact) {
+    /// An object is there: new, or as it is now. Says whether that changes anything.
+    pub fn apply(&mut self, feed: Feed, fact: Fact) -> bool {
         let key = fact.key().clone();
         self.note(feed, &key);
         match fact {
-            Fact::Policy(policy) if policy.egress.is_none() => {
-                self.policies.remove(&key);
+            Fact::Policy(policy) if policy.egress.is_none() && policy.ingress.is_none() => {
+                self.policies.remove(&key).is_some()
             }
-            Fact::Policy(policy) => {
-                self.policies.insert(key, Some(policy));
-            }
-            Fact::Pod(pod) => {
-                let pods = match feed {
-                    Feed::DnsPods => &mut self.dns_pods,
-                    _ => &mut self.clients,
-                };
-                pods.insert(key, Some(pod));
-            }
+            Fact::Policy(policy) => put(&mut self.policies, key, policy),
+            Fact::Pod(pod) => match feed {
+                Feed::DnsPods => put(&mut self.dns_pods, key, pod),
+                _ => put(&mut self.clients, key, pod),
+            },
             Fact::Namespace(mut namespace) => {
                 let name = key.name.to_string();
                 namespace.labels.insert(NAMESPACE_NAME.to_owned(), name);
-                self.namespaces.insert(key, Some(namespace));
+                match feed {
+                    Feed::DnsNamespace => put(&mut self.dns_namespaces, key, namespace),
+                    _ => put(&mut self.namespaces, key, namespace),
+                }
             }
-            Fact::Service(service) => {
-                self.services.insert(key, Some(service));
-            }
-            Fact::Slice(slice) => {
-                self.slices.insert(key, Some(slice));
-            }
+            Fact::Service(service) => put(&mut self.services, key, service),
+            Fact::Slice(slice) => put(&mut self.slices, key, slice),
+            Fact::Other(policy) => match self.others.get_mut(&policy.kind) {
+                Some(others) => others.insert(key, policy.reach),
+                None => false,
+            },
         }
     }
 
-    /// An object is there, and can't be read: what it was before counts no more.
-    pub fn unusable(&mut self, feed: Feed, key: Key) {
+    /// An object is there, and can't be read: what it was before counts no more. Says whether that
+    /// changes anything.
+    pub fn unusable(&mut self, feed: Feed, key: Key) -> bool {
         self.note(feed, &key);
-        if let Some(kept) = self.kept(feed) {
-            kept.hide(key);
-        }
+        self.kept(feed).is_some_and(|kept| kept.hide(key))
     }
 
-    /// An object is gone.
-    pub fn delete(&mut self, feed: Feed, key: &Key) {
-        if let Some(kept) = self.kept(feed) {
-            kept.lose(key);
-        }
+    /// An object is gone. Says whether that changes anything.
+    pub fn delete(&mut self, feed: Feed, key: &Key) -> bool {
+        self.kept(feed).is_some_and(|kept| kept.lose(key))
     }
 
-    /// The policies about egress in a namespace; none for one that can't be read.
+    /// Every NetworkPolicy; none for one that can't be read.
+    pub(super) fn policies(&self) -> impl Iterator<Item = (&Key, Option<&Policy>)> {
+        let policies = self.policies.iter();
+        policies.map(|(key, policy)| (key, policy.as_ref()))
+    }
+
+    /// Whether there is a NetworkPolicy of this name.
+    pub(super) fn has_policy(&self, key: &Key) -> bool {
+        self.policies.contains_key(key)
+    }
+
+    /// The policies of the kinds that are not evaluated.
+    pub(super) fn others(&self) -> impl Iterator<Item = (&PolicyKind, &Others)> {
+        self.others.iter()
+    }
+
+    /// The NetworkPolicies of a namespace; none for one that can't be read.
     pub(super) fn policies_in(
         &self,
         namespace: &str,
@@ -151,6 +209,13 @@ impl Facts {
     /// Every pod that may ask.
     pub(super) fn clients(&self) -> impl Iterator<Item = &Client> {
         self.clients.values().flatten()
+    }
+
+    /// The pods in this node's own network; none if they may not all be known.
+    pub(super) fn host_pods(&self) -> Option<impl Iterator<Item = &Client>> {
+        let pods = self.clients();
+        let pods = pods.filter(|pod| pod.network == PodNetwork::Host);
+        (self.node == NodePods::Known).then_some(pods)
     }
 
     /// The pods that have an address.
@@ -179,12 +244,19 @@ impl Facts {
 
     /// Whether a Namespace surely has labels that a selector selects.
     pub(super) fn selects_namespace(&self, selector: &Selector, name: &str) -> bool {
-        match self.namespaces.get(&Key::new("", name)) {
-            Some(Some(namespace)) => selector.matches(&namespace.labels),
-            Some(None) | None => {
-                let label = (NAMESPACE_NAME.to_owned(), name.to_owned());
-                selector.matches_at_least(&Labels::from([label]))
-            }
+        let key = Key::new("", name);
+        let known = [&self.dns_namespaces, &self.namespaces];
+        let known: Vec<_> = known.iter().filter_map(|kept| kept.get(&key)).collect();
+        let label = (NAMESPACE_NAME.to_owned(), name.to_owned());
+        let least = Labels::from([label]);
+        // Two feeds may know different labels of it for a moment.
+        let mut known = known.into_iter();
+        match known.len() {
+            0 => selector.matches_at_least(&least),
+            _ => known.all(|namespace| match namespace {
+                Some(namespace) => selector.matches(&namespace.labels),
+                None => selector.matches_at_least(&least),
+            }),
         }
     }
 
@@ -194,7 +266,9 @@ impl Facts {
             Feed::Policies => Some(&mut self.policies),
             Feed::Clients => Some(&mut self.clients),
             Feed::DnsPods => Some(&mut self.dns_pods),
-            Feed::DnsNamespace => Some(&mut self.namespaces),
+            Feed::OtherPolicies(kind) => Some(self.others.get_mut(&kind)?),
+            Feed::DnsNamespace => Some(&mut self.dns_namespaces),
+            Feed::ClientNamespaces => Some(&mut self.namespaces),
             Feed::DnsService => Some(&mut self.services),
             Feed::DnsEndpoints => Some(&mut self.slices),
             _ => None,
@@ -202,22 +276,50 @@ impl Facts {
     }
 
     fn note(&mut self, feed: Feed, key: &Key) {
-        if let Some(listed) = self.listing.get_mut(&feed) {
+        if let Some(listed) = self.listing.get_mut(&feed)
+            && (listed.len() <= MAX_OBJECTS || !matches!(feed, Feed::OtherPolicies(_)))
+        {
             listed.insert(key.clone());
         }
     }
 }
 
 impl<T> Shelf for Kept<T> {
-    fn keep(&mut self, listed: &BTreeSet<Key>) {
+    fn listed(&mut self, listed: &BTreeSet<Key>) -> bool {
+        let before = self.len();
         self.retain(|key, _| listed.contains(key));
+        self.len() != before
     }
 
-    fn hide(&mut self, key: Key) {
-        self.insert(key, None);
+    fn hide(&mut self, key: Key) -> bool {
+        !matches!(self.insert(key, None), Some(None))
     }
 
-    fn lose(&mut self, key: &Key) {
-        self.remove(key);
+    fn lose(&mut self, key: &Key) -> bool {
+        self.remove(key).is_some()
     }
+}
+
+impl Shelf for Others {
+    fn listed(&mut self, listed: &BTreeSet<Key>) -> bool {
+        Others::listed(self, listed)
+    }
+
+    fn hide(&mut self, key: Key) -> bool {
+        self.insert(key, Reach::Both)
+    }
+
+    fn lose(&mut self, key: &Key) -> bool {
+        self.remove(key)
+    }
+}
+
+/// Keeps an object; says whether it is another one than before.
+fn put<T: PartialEq>(kept: &mut Kept<T>, key: Key, object: T) -> bool {
+    let object = Some(object);
+    if kept.get(&key) == Some(&object) {
+        return false;
+    }
+    kept.insert(key, object);
+    true
 }

@@ -1,8 +1,11 @@
 //! Who may ask the cluster's DNS, as NetworkPolicies say.
 //!
-//! The kernel answers before whatever enforces policies sees the question. So a pod that any policy
-//! about egress selects is answered only if policies provably let its question reach the cluster's
-//! DNS. In doubt they don't, and its questions go the way they went before.
+//! The kernel answers before whatever enforces policies sees the question. So a pod is answered only if
+//! policies provably let its question leave the pod and enter every server of the cluster's DNS. In
+//! doubt they don't, and its questions go the way they went before.
+//!
+//! [`destinations`] holds the egress rules against the places that a question goes to, [`ingress`] the
+//! ingress rules against the client, and [`others`] looks for policies that are not evaluated.
 //!
 //! Pure: [`Facts`] are told of objects, [`Facts::verdicts`] judges this node's pods by them.
 //!
@@ -12,12 +15,17 @@
 mod convert;
 mod destinations;
 mod facts;
+mod ingress;
+mod kinds;
 mod objects;
+mod others;
 mod verdicts;
 
 #[cfg(test)]
 mod tests;
 
 pub use facts::Facts;
+pub use kinds::{PolicyKind, Reach};
 pub use objects::{Client, DnsService, DnsSlice, Fact, LabelledNamespace, Policy};
+pub use others::OtherPolicy;
 pub use verdicts::{LeftOut, Verdicts};

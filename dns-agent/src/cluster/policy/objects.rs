@@ -5,8 +5,12 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
+use super::others::OtherPolicy;
 use crate::cluster::objects::{Key, Port};
 use crate::cluster::selector::{Labels, Selector};
+
+/// The label that every Namespace has, with its name (Kubernetes 1.22).
+pub(super) const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// An object, as far as it matters for who may ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub enum Fact {
     Service(DnsService),
     /// An EndpointSlice.
     Slice(DnsSlice),
+    /// A policy of a kind that is not evaluated.
+    Other(OtherPolicy),
 }
 
 /// A NetworkPolicy.
@@ -32,27 +38,30 @@ pub struct Policy {
     pub pods: Selector,
     /// What they may ask; nothing else, if no other policy allows it. None: it isn't about egress.
     pub egress: Option<Box<[Rule]>>,
+    /// Which packets may reach the pods; no others, if no other policy admits them. None: the policy
+    /// isn't about ingress.
+    pub ingress: Option<Box<[Rule]>>,
 }
 
-/// What a policy allows.
+/// What a policy allows, in one direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// To whom.
-    pub to: To,
-    /// To which UDP ports.
+    /// The other end of the connection: its destination for egress, its source for ingress.
+    pub peers: Peers,
+    /// The UDP ports at the destination.
     pub ports: Ports,
 }
 
-/// To whom a rule allows packets.
+/// The other ends of connections that a rule allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum To {
-    /// Everybody.
+pub enum Peers {
+    /// Every other end.
     All,
     /// Any of these.
-    Peers(Box<[Peer]>),
+    Some(Box<[Peer]>),
 }
 
-/// Some destinations.
+/// Some other ends of connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// Pods.
@@ -169,7 +178,29 @@ impl Fact {
             Fact::Namespace(namespace) => &namespace.key,
             Fact::Service(service) => &service.key,
             Fact::Slice(slice) => &slice.key,
+            Fact::Other(policy) => &policy.key,
         }
+    }
+}
+
+impl Policy {
+    /// Whether its ingress rules select peers by labels of Namespaces, other than the one with the
+    /// Namespace's name.
+    #[must_use]
+    pub fn needs_namespaces(&self) -> bool {
+        let rules = self.ingress.iter().flatten();
+        let peers = rules.flat_map(|rule| match &rule.peers {
+            Peers::All => &[][..],
+            Peers::Some(peers) => peers,
+        });
+        let mut peers = peers;
+        peers.any(|peer| match peer {
+            Peer::Pods {
+                namespaces: Some(selector),
+                ..
+            } => !selector.is_only_about(NAMESPACE_NAME),
+            Peer::Pods { .. } | Peer::Block { .. } => false,
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use http_body_util::BodyExt;
 use hyper::{HeaderMap, Request, Response, StatusCode, body::Bytes, header::RETRY_AFTER};
 use kube::{Client, client::Body, core::Status};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(70);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 /// As much is read of an answer that tells an error.
 const MAX_ERROR: usize = 64 << 10;
+/// No larger document is read that is not a list of objects.
+const MAX_DOCUMENT: usize = 8 << 20;
 
 /// The API server, as all feeds see it.
 pub(super) struct Api {
@@ -109,12 +111,21 @@ impl Api {
     }
 
     async fn version(&self) -> Result<Version, Failure> {
-        let request = Request::get("/version").body(Vec::new());
+        self.get("/version").await
+    }
+
+    /// Gets a document that is not a list of objects.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        let request = Request::get(path).body(Vec::new());
         self.health.got();
         let mut stream = self.send(request.map_err(Failure::of)?).await?;
         let mut body = Vec::new();
         while let Some(octets) = stream.next().await? {
             body.extend_from_slice(&octets);
+            if body.len() > MAX_DOCUMENT {
+                let size = MAX_DOCUMENT >> 20;
+                return Err(Failure::broken(format!("{path} has more than {size} MiB")));
+            }
         }
         serde_json::from_slice(&body).map_err(Failure::of)
     }

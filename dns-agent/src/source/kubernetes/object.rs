@@ -11,7 +11,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use crate::{
-    cluster::{ApiObject, ApiPod, EndpointSlice, Fact, Key, Object, Problem, Service},
+    cluster::{ApiObject, ApiPod, EndpointSlice, Fact, Key, Object, OtherPolicy, Problem, Service},
     source::{Event, Feed},
 };
 
@@ -101,7 +101,12 @@ impl<'a> Item<'a> {
             Feed::Pods => self.object::<ApiPod>(),
             Feed::Policies => self.object::<networking::NetworkPolicy>(),
             Feed::Clients | Feed::DnsPods => self.fact(Fact::of_pod),
-            Feed::DnsNamespace => self.fact(Fact::of_namespace),
+            Feed::DnsNamespace | Feed::ClientNamespaces => self.fact(Fact::of_namespace),
+            Feed::OtherPolicies(kind) => {
+                self.fact(|object| OtherPolicy::of(kind, object).map(Fact::Other))
+            }
+            // It is no list of objects.
+            Feed::PolicyKinds => Err(self.problem("kind", "is not expected here".into())),
             Feed::DnsService => self.fact(Fact::of_service),
             Feed::DnsEndpoints => self.fact(Fact::of_slice),
             Feed::Corefile => return self.corefile(),
@@ -267,11 +272,13 @@ fn rewritten(metadata: &ObjectMeta) -> Option<SystemTime> {
 
 fn kind(feed: Feed) -> &'static str {
     match feed {
-        Feed::Namespaces | Feed::DnsNamespace => "Namespace",
+        Feed::Namespaces | Feed::DnsNamespace | Feed::ClientNamespaces => "Namespace",
         Feed::Services | Feed::DnsService => "Service",
         Feed::Slices(_) | Feed::DnsSlices | Feed::DnsEndpoints => "EndpointSlice",
         Feed::Pods | Feed::Clients | Feed::DnsPods => "Pod",
         Feed::Policies => "NetworkPolicy",
+        Feed::OtherPolicies(kind) => kind.name(),
+        Feed::PolicyKinds => "APIGroup",
         Feed::Corefile => "ConfigMap",
     }
 }

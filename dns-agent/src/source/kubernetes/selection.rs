@@ -14,7 +14,7 @@ use kube::{
 
 use super::{Options, PodScope, PolicyScope, backoff::jitter};
 use crate::{
-    cluster::{Covered, Endpoints, Key, Labels},
+    cluster::{Covered, Endpoints, Key, Labels, PolicyKind},
     source::Feed,
 };
 
@@ -114,6 +114,24 @@ pub(super) fn dns_pods(namespace: &str, labels: &Labels) -> Selection {
         pods = pods.labelled(format!("{key}={value}"));
     }
     pods
+}
+
+/// All Namespaces, with their labels.
+pub(super) fn client_namespaces() -> Selection {
+    Selection::of::<core::Namespace>(Feed::ClientNamespaces, "namespaces")
+}
+
+/// The policies of a kind that is not evaluated, in this version of their group.
+pub(super) fn other_policies(kind: PolicyKind, version: &str) -> Selection {
+    Selection {
+        feed: Feed::OtherPolicies(kind),
+        resource: kind.resource(),
+        namespace: None,
+        path: format!("/apis/{}/{version}/{}", kind.group(), kind.plural()),
+        labels: Vec::new(),
+        fields: None,
+        covers: None,
+    }
 }
 
 /// The ConfigMap that holds CoreDNS's configuration.

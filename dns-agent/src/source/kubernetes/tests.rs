@@ -1,6 +1,7 @@
 //! Feeds against a made-up API server, in the process and in made-up time.
 
 mod coverage;
+mod discovery;
 mod errors;
 mod fake;
 mod health;

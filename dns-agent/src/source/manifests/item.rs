@@ -18,7 +18,7 @@ use super::{
     LineError,
     outline::{Mapping, Outline},
 };
-use crate::cluster::{ApiObject, ApiPod, Labels, Object, Problem};
+use crate::cluster::{ApiObject, ApiPod, Fact, Labels, Object, OtherPolicy, PolicyKind, Problem};
 
 /// What is to be read at a node of a document.
 pub(super) struct Item<'a> {
@@ -33,6 +33,8 @@ enum Kind<'a> {
     EndpointSlice,
     Pod,
     NetworkPolicy,
+    /// A policy of a kind that is not evaluated.
+    OtherPolicy(PolicyKind),
     List(Vec<Item<'a>>),
     /// A kind without records of its own, or nothing at all.
     Ignored,
@@ -115,6 +117,12 @@ impl<'a> Kind<'a> {
                     .map(|item| Item::of_kind(item, Kind::NetworkPolicy))
                     .collect(),
             ),
+            _ if let Some(kind) = PolicyKind::of(api_version, kind) => Kind::OtherPolicy(kind),
+            _ if let Some(kind) = listed_policy(api_version, kind) => Kind::List(
+                items
+                    .map(|item| Item::of_kind(item, Kind::OtherPolicy(kind)))
+                    .collect(),
+            ),
             _ => {
                 debug!(api_version, kind, "a kind without records is ignored");
                 Kind::Ignored
@@ -122,6 +130,11 @@ impl<'a> Kind<'a> {
         };
         Ok(kind)
     }
+}
+
+/// The kind of policies that a list of one kind holds.
+fn listed_policy(api_version: &str, kind: &str) -> Option<PolicyKind> {
+    PolicyKind::of(api_version, kind.strip_suffix("List")?)
 }
 
 /// Reads an item where it stands, so that the parser knows the line of whatever
@@ -162,6 +175,15 @@ impl<'de> DeserializeSeed<'de> for ItemReader<'_, '_> {
             Kind::EndpointSlice => self.object::<EndpointSlice, D>(deserializer),
             Kind::Pod => self.object::<ApiPod, D>(deserializer),
             Kind::NetworkPolicy => self.object::<NetworkPolicy, D>(deserializer),
+            Kind::OtherPolicy(kind) => {
+                let object = serde_json::Value::deserialize(deserializer)?;
+                let policy = OtherPolicy::of(*kind, &object).map(Fact::Other);
+                let object = policy.map(|policy| (Object::Fact(policy), Labels::new()));
+                let wrong =
+                    |problem: Problem| LineError::at(self.item.outline, problem.to_string());
+                self.found.push(object.map_err(wrong));
+                Ok(())
+            }
             Kind::List(items) => deserializer.deserialize_map(ListReader {
                 items,
                 found: self.found,

@@ -135,6 +135,34 @@ fn other_kinds_are_ignored() {
 }
 
 #[test]
+fn policies_that_are_not_evaluated_are_noticed() {
+    let served = ["10.96.0.10:53".parse().unwrap()];
+    let is_restricted = |text: &str| {
+        let objects = read_text(text).unwrap();
+        objects.facts.verdicts(&served).permitted.is_some()
+    };
+    let policy =
+        "kind: CiliumNetworkPolicy\nmetadata: {name: a, namespace: b}\nspec: {egress: []}\n";
+    let list = "kind: AdminNetworkPolicyList\nitems: [{metadata: {name: a}, spec: {}}]\n";
+    for (version, text, expected) in [
+        ("cilium.io/v2", policy, true),
+        ("cilium.io/v9", policy, true),
+        ("example.org/v2", policy, false),
+        ("policy.networking.k8s.io/v1alpha1", list, true),
+        (
+            "policy.networking.k8s.io/v1alpha1",
+            "kind: AdminNetworkPolicyList\n",
+            false,
+        ),
+    ] {
+        let text = format!("apiVersion: {version}\n{text}");
+        assert_eq!(is_restricted(&text), expected, "{text}");
+    }
+    let nameless = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {}\n";
+    refused(nameless, &[(1, "metadata.name")]);
+}
+
+#[test]
 fn lists_are_read() {
     counts(
         "apiVersion: v1\nkind: List\nitems:\n\

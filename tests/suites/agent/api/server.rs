@@ -252,6 +252,10 @@ async fn answer(
     let get = |key: &str| query.get(key).cloned().unwrap_or_default();
     // `/api/v1/…` or `/apis/<group>/v1/…`.
     let parts: Vec<&str> = request.uri().path().split('/').skip(1).collect();
+    if let ["apis"] = parts.as_slice() {
+        let groups = json!({"kind": "APIGroupList", "groups": []});
+        return ([(CONTENT_TYPE, "application/json")], groups.to_string()).into_response();
+    }
     let parts = match parts.as_slice() {
         ["api", _, rest @ ..] | ["apis", _, _, rest @ ..] => rest,
         _ => return refuse(StatusCode::NOT_FOUND),

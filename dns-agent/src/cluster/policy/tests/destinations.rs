@@ -8,7 +8,7 @@ use crate::cluster::{Facts, Feed, Key};
 fn allowing(to: Value) -> Value {
     let mut rule = json!({"ports": [{"protocol": "UDP", "port": 53}]});
     rule["to"] = to;
-    let mut spec = json!({"podSelector": {}, "egress": [null]});
+    let mut spec = json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [null]});
     spec["egress"][0] = rule;
     policy("dns", spec)
 }
@@ -20,7 +20,8 @@ fn selecting() -> Value {
 }
 
 fn everything() -> Value {
-    policy("dns", json!({"podSelector": {}, "egress": [{}]}))
+    let spec = json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]});
+    policy("dns", spec)
 }
 
 /// The DNS without the object of this kind and name.

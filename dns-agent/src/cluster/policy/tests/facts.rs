@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{dns, fact, facts, objection, policy, read, web};
-use crate::cluster::{Facts, Feed, Key};
+use super::{dns, fact, facts, objection, policy, read, verdicts, web};
+use crate::cluster::{Facts, Feed, Key, Verdicts};
 
 fn deny() -> Value {
     policy(
@@ -47,12 +47,15 @@ fn nothing_is_awaited_once_all_feeds_were_listed() {
 #[test]
 fn a_policy_that_is_no_longer_about_egress_restricts_nobody() {
     let mut facts = all([deny()]);
-    assert!(facts.restrict());
+    assert!(objection(&facts).is_some());
     let ingress = policy(
         "deny",
         json!({"podSelector": {}, "policyTypes": ["Ingress"]}),
     );
     facts.apply(Feed::Policies, fact(ingress));
+    assert_eq!(verdicts(&facts), Verdicts::default());
+    let neither = policy("deny", json!({"podSelector": {}, "policyTypes": ["Other"]}));
+    facts.apply(Feed::Policies, fact(neither));
     assert!(!facts.restrict());
 }
 
@@ -61,7 +64,9 @@ fn pods_of_the_dns_are_no_clients() {
     let mut facts = Facts::default();
     for value in dns(53) {
         match value["kind"].as_str() {
-            Some("Pod") => facts.apply(Feed::DnsPods, fact(value)),
+            Some("Pod") => {
+                facts.apply(Feed::DnsPods, fact(value));
+            }
             _ => facts.insert(fact(value)),
         }
     }
@@ -69,7 +74,7 @@ fn pods_of_the_dns_are_no_clients() {
     let to_pods = json!({"podSelector": {}, "egress": [{"to": [{"namespaceSelector": {}}]}]});
     facts.insert(fact(policy("dns", to_pods)));
     assert_eq!(objection(&facts), None);
-    let verdicts = super::verdicts(&facts);
+    let verdicts = verdicts(&facts);
     assert_eq!(verdicts.permitted.unwrap().len(), 1);
     facts.delete(Feed::DnsPods, &Key::new("kube-system", "coredns-1"));
     assert!(objection(&facts).is_some());

@@ -3,6 +3,10 @@
 mod clients;
 mod destinations;
 mod facts;
+mod ingress;
+mod others;
+mod plain;
+mod random;
 mod rules;
 
 use k8s_openapi::api::{

@@ -61,6 +61,11 @@ impl Asked {
         self.respond(StatusCode::OK, &[], list.to_string().into());
     }
 
+    /// Answers with a document that is no list of objects.
+    pub(crate) fn document(self, document: &Value) {
+        self.respond(StatusCode::OK, &[], document.to_string().into());
+    }
+
     /// Answers with an error as API servers write them.
     pub(crate) fn refuse(self, code: u16, reason: &str, message: &str) {
         self.refuse_with(code, reason, message, &[]);

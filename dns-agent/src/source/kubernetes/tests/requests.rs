@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
-    super::{Endpoints, Kubernetes, Options, PodScope, PolicyScope, Requests},
+    super::{Endpoints, Kubernetes, Options, PodScope, PolicyScope, Requests, ServedKinds},
     *,
 };
-use crate::cluster::{Labels, Selectors};
+use crate::cluster::{Labels, PolicyKind, Selectors};
 
 /// How often each selection was listed and watched.
 type Counts = BTreeMap<String, (u64, u64)>;
@@ -233,4 +233,27 @@ async fn what_says_who_may_ask() {
         asked,
         ["/api/v1/namespaces/kube-system/pods labelSelector: a=b,k8s-app=kube-dns"]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn policies_that_are_not_evaluated_are_listed_plainly() {
+    let mut kinds = PolicyKind::all();
+    let kind = kinds.find(|kind| kind.resource() == "networkpolicies.projectcalico.org");
+    let kinds = ServedKinds::from([(kind.unwrap(), "v3".to_owned())]);
+    let (router, mut api) = FakeApi::new();
+    let (sender, _events) = mpsc::channel(64);
+    let client = Client::new(router, "default");
+    let _source = Kubernetes::start_other_policies(client, &kinds, sender);
+    // Not even the version of the API server matters.
+    let asked = api.next().await;
+    assert_eq!(asked.path, "/apis/projectcalico.org/v3/networkpolicies");
+    assert_eq!(asked.get("watch"), None);
+    assert_eq!(
+        asked.get("labelSelector").or(asked.get("fieldSelector")),
+        None
+    );
+    asked.list("7", &[]);
+    let asked = api.next().await;
+    assert_eq!(asked.get("watch"), Some("true"));
+    assert_eq!(asked.get("resourceVersion"), Some("7"));
 }

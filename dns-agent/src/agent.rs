@@ -8,10 +8,13 @@
 //! Only the writer publishes. A task that ends ends the agent: half an agent
 //! would look alive and be wrong.
 
+mod dns_path;
 mod ending;
 mod guard;
+mod in_force;
 mod kernel;
 mod kubernetes;
+mod node_caches;
 mod plan;
 mod policies;
 pub mod threads;
@@ -27,13 +30,14 @@ use anyhow::{Context, anyhow, bail};
 use kube::Client;
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::{
+    dns_path::DnsPath,
     ending::Ends,
     threads::{privileged, privileged_task},
     writer::{Told, Writer},
@@ -47,7 +51,7 @@ use crate::{
         status::{KubernetesStatus, ManifestsStatus, ResolverStatus, SourceStatus, Status},
     },
     cluster::{Objects, Selectors},
-    config::{self, Config, NetworkPolicy, Source},
+    config::{self, Config, Source},
     datapath::interfaces::Changes,
     resolver::{ClusterDns, Resolver, Servers, Sockets, Upstreams, raise_file_limit},
     source::{
@@ -176,8 +180,8 @@ impl Agent {
                 });
             }
             Following::Kubernetes(client, kubernetes) => {
-                if !config.interfaces.is_empty() && config.network_policy == NetworkPolicy::Respect
-                {
+                let path = (!config.interfaces.is_empty()).then(|| {
+                    let (path, seen) = watch::channel(DnsPath::default());
                     let scope = PolicyScope {
                         node: kubernetes.node_name.clone(),
                         dns: kubernetes.dns_service.clone(),
@@ -185,15 +189,19 @@ impl Agent {
                     tasks.spawn(policies::follow(
                         client.clone(),
                         scope,
+                        config.network_policy,
                         kubernetes::first_list_jitter(&config.bpffs),
                         tell.clone(),
+                        path,
                         board.clone(),
                     ));
-                }
+                    seen
+                });
                 tasks.spawn(kubernetes::follow(
                     client,
                     config,
                     *kubernetes,
+                    path,
                     tell.clone(),
                     board,
                 ));

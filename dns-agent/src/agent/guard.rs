@@ -128,7 +128,7 @@ impl Guard {
                 let key = Key::new(problem.namespace, problem.name);
                 self.facts.unusable(feed, key);
             }
-            Event::Applied { .. } | Event::Corefile { .. } => {}
+            Event::Applied { .. } | Event::Corefile { .. } | Event::CacheConfig { .. } => {}
         }
     }
 

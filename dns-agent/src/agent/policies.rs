@@ -1,17 +1,22 @@
 //! Follows what the Kubernetes API says of who may ask the cluster's DNS.
 //!
 //! It is read beside everything else: what can't be known of it keeps pods from being answered, and
-//! names from nothing.
+//! names from nothing. The same objects say what stands between this node's pods and CoreDNS
+//! ([`super::dns_path`]), which matters where policies are ignored, too.
 
 use std::{sync::Arc, time::Duration};
 
 use kube::Client;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::writer::Told;
+use super::{
+    dns_path::{DnsPath, Observer},
+    writer::Told,
+};
 use crate::{
     admin::board::Board,
     cluster::{Fact, Key, Labels, Object},
+    config::NetworkPolicy,
     source::{
         Event, Feed,
         kubernetes::{Health, Kubernetes, PolicyScope},
@@ -25,18 +30,27 @@ const WAITING: usize = 256;
 pub(super) async fn follow(
     client: Client,
     scope: PolicyScope,
+    policy: NetworkPolicy,
     jitter: Duration,
     tell: mpsc::Sender<Told>,
+    path: watch::Sender<DnsPath>,
     board: Arc<Board>,
 ) -> &'static str {
     let (sender, events) = mpsc::channel(WAITING);
-    let policies = Kubernetes::start_policies(client.clone(), &scope, jitter, sender);
+    let policies = match policy {
+        NetworkPolicy::Respect => {
+            Kubernetes::start_policies(client.clone(), &scope, jitter, sender)
+        }
+        NetworkPolicy::Ignore => Kubernetes::start_dns_path(client.clone(), &scope, jitter, sender),
+    };
     let mut followed = Followed {
         client,
         dns: scope.dns,
         events,
         policies,
         dns_pods: None,
+        observer: Observer::default(),
+        path,
     };
     let _ = followed.tell_all(&tell, &board).await;
     "the source of policies"
@@ -50,6 +64,9 @@ struct Followed {
     policies: Kubernetes,
     /// The pods of the cluster's DNS, by the labels that its Service selects.
     dns_pods: Option<DnsPods>,
+    observer: Observer,
+    /// What stands between this node's pods and CoreDNS.
+    path: watch::Sender<DnsPath>,
 }
 
 /// The pods that a selector selects.
@@ -71,6 +88,7 @@ impl Followed {
                 self.tell_health(tell, board).await?;
                 self.forget_pods(tell).await?;
             }
+            self.observe(&event);
             tell.send(Told::Policy(event)).await.map_err(|_| Gone)?;
         }
         Ok(())
@@ -89,9 +107,21 @@ impl Followed {
         }
     }
 
+    /// Shows what an event changes of what stands before CoreDNS.
+    fn observe(&mut self, event: &Event) {
+        self.observer.event(event);
+        let now = self.observer.path();
+        self.path.send_if_modified(|path| {
+            let is_other = *path != now;
+            *path = now;
+            is_other
+        });
+    }
+
     /// There are no such pods any more, until they are listed again.
-    async fn forget_pods(&self, tell: &mpsc::Sender<Told>) -> Result<(), Gone> {
+    async fn forget_pods(&mut self, tell: &mpsc::Sender<Told>) -> Result<(), Gone> {
         for event in [Event::Listing(Feed::DnsPods), Event::Listed(Feed::DnsPods)] {
+            self.observe(&event);
             tell.send(Told::Policy(event)).await.map_err(|_| Gone)?;
         }
         Ok(())

@@ -8,6 +8,7 @@ mod corefile;
 mod feed;
 mod frame;
 mod index;
+mod node_cache;
 mod objects;
 mod pointers;
 mod policy;
@@ -17,10 +18,13 @@ mod service;
 mod settings;
 mod view;
 
-pub use convert::{ApiContainer, ApiObject, ApiPod, ApiPodSpec, ApiPodStatus};
-pub use corefile::{Adopted, AdoptedZone, Conclusions};
+pub use convert::{ApiContainer, ApiContainerStatus, ApiObject, ApiPod, ApiPodSpec, ApiPodStatus};
+pub use corefile::{
+    Adopted, AdoptedZone, Conclusions, Filter, Reload, Surroundings, UpstreamService,
+};
 pub use feed::Feed;
 pub use index::{Changes, Index, build};
+pub use node_cache::{Binds, CacheConfig, MapData, NodeCache, TakesUp};
 pub use objects::{
     Endpoint, EndpointSlice, Key, Namespace, Object, ObjectCounts, ObjectError, Objects, Pod, Port,
     Problem, Reading, Service, ServiceKind,

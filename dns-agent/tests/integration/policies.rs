@@ -16,23 +16,24 @@ use crate::{
 };
 
 const POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
-const CLIENTS: &str = "/api/v1/pods?spec.nodeName=this";
-const DNS_SERVICE: &str = "/api/v1/namespaces/kube-system/services?metadata.name=kube-dns";
+pub(crate) const CLIENTS: &str = "/api/v1/pods?spec.nodeName=this";
+pub(crate) const DNS_SERVICE: &str =
+    "/api/v1/namespaces/kube-system/services?metadata.name=kube-dns";
 const DNS_NAMESPACE: &str = "/api/v1/namespaces?metadata.name=kube-system";
-const DNS_PODS: &str = "/api/v1/namespaces/kube-system/pods?k8s-app=kube-dns";
+pub(crate) const DNS_PODS: &str = "/api/v1/namespaces/kube-system/pods?k8s-app=kube-dns";
 const DNS_ENDPOINTS: &str = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices?kubernetes.io/service-name=kube-dns";
 
 /// An API server of which all lists are known before; those that are not are empty.
-struct Server {
+pub(crate) struct Server {
     lists: Arc<Mutex<Lists>>,
     kubeconfig: TempDir,
     _tasks: [JoinHandle<()>; 2],
 }
 
 #[derive(Default)]
-struct Lists {
-    items: BTreeMap<&'static str, Vec<Value>>,
-    refused: Vec<&'static str>,
+pub(crate) struct Lists {
+    pub(crate) items: BTreeMap<&'static str, Vec<Value>>,
+    pub(crate) refused: Vec<&'static str>,
     asked: Vec<String>,
     watches: BTreeMap<String, Arc<Writer>>,
 }
@@ -60,7 +61,7 @@ impl Lists {
 }
 
 impl Server {
-    async fn start(lists: Lists) -> Server {
+    pub(crate) async fn start(lists: Lists) -> Server {
         let (router, mut api) = FakeApi::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = listener.local_addr().unwrap();
@@ -84,7 +85,7 @@ impl Server {
     }
 
     /// An agent with a kernel plane on no interface at all.
-    async fn agent(&self, dns: &Upstream, flags: &[&str]) -> Running {
+    pub(crate) async fn agent(&self, dns: &Upstream, flags: &[&str]) -> Running {
         let config = self.kubeconfig.path().join("config");
         let dns = dns.address.to_string();
         let own = [
@@ -101,7 +102,7 @@ impl Server {
     }
 
     /// Tells a change.
-    async fn tell(&self, what: &str, verb: &str, object: Value) {
+    pub(crate) async fn tell(&self, what: &str, verb: &str, object: Value) {
         let watch = loop {
             if let Some(watch) = self.lists.lock().unwrap().watches.get(what) {
                 break watch.clone();
@@ -111,13 +112,13 @@ impl Server {
         watch.event((verb, object)).await;
     }
 
-    fn was_asked(&self, what: &str) -> bool {
+    pub(crate) fn was_asked(&self, what: &str) -> bool {
         let lists = self.lists.lock().unwrap();
         lists.asked.iter().any(|asked| asked.starts_with(what))
     }
 }
 
-fn pod(namespace: &str, name: &str, address: &str, labels: Value) -> Value {
+pub(crate) fn pod(namespace: &str, name: &str, address: &str, labels: Value) -> Value {
     let mut pod = json!({
         "metadata": {"namespace": namespace, "name": name, "resourceVersion": "7"},
         "spec": {"nodeName": "this"},
@@ -152,7 +153,7 @@ fn allow_dns() -> Value {
 }
 
 /// A cluster with its DNS, two pods on this node, and these policies.
-fn cluster(policies: &[Value]) -> Lists {
+pub(crate) fn cluster(policies: &[Value]) -> Lists {
     let service = json!({
         "metadata": {"namespace": "kube-system", "name": "kube-dns", "resourceVersion": "7"},
         "spec": {

@@ -8,11 +8,14 @@
 //! Only the writer publishes. A task that ends ends the agent: half an agent
 //! would look alive and be wrong.
 
+mod dns_path;
 mod ending;
 mod files;
 mod guard;
+mod in_force;
 mod kernel;
 mod kubernetes;
+mod node_caches;
 mod plan;
 mod policies;
 pub mod threads;
@@ -24,13 +27,14 @@ use anyhow::{Context, anyhow};
 use kube::Client;
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::{
+    dns_path::DnsPath,
     ending::Ends,
     threads::{privileged, privileged_task},
     writer::{Told, Writer},
@@ -43,7 +47,7 @@ use crate::{
         metrics::Metrics,
         status::{KubernetesStatus, ManifestsStatus, ResolverStatus, SourceStatus, Status},
     },
-    config::{self, Config, NetworkPolicy, Source},
+    config::{self, Config, Source},
     datapath::{Ending, interfaces::Changes},
     files::{MAX_SETTINGS, read_text},
     resolver::{ClusterDns, Resolver, Servers, Sockets, Upstreams, raise_file_limit},
@@ -196,8 +200,8 @@ impl Agent {
                 });
             }
             Opened::Kubernetes(client, kubernetes) => {
-                if !config.interfaces.is_empty() && config.network_policy == NetworkPolicy::Respect
-                {
+                let path = (!config.interfaces.is_empty()).then(|| {
+                    let (path, seen) = watch::channel(DnsPath::default());
                     let scope = PolicyScope {
                         node: kubernetes.node_name.clone(),
                         dns: kubernetes.dns_service.clone(),
@@ -205,15 +209,19 @@ impl Agent {
                     tasks.spawn(policies::follow(
                         client.clone(),
                         scope,
+                        config.network_policy,
                         kubernetes::first_list_jitter(&config.bpffs),
                         tell.clone(),
+                        path,
                         board.clone(),
                     ));
-                }
+                    seen
+                });
                 tasks.spawn(kubernetes::follow(
                     client,
                     config,
                     *kubernetes,
+                    path,
                     tell.clone(),
                     board,
                 ));

@@ -2,6 +2,7 @@
 
 mod api;
 mod check;
+mod dns_path;
 mod faults;
 mod life;
 mod node;

@@ -136,7 +136,10 @@ impl Guard {
                 let key = Key::new(problem.namespace, problem.name);
                 self.facts.unusable(feed, key)
             }
-            Event::Applied { .. } | Event::Covered(..) | Event::Corefile { .. } => false,
+            Event::Applied { .. }
+            | Event::Covered(..)
+            | Event::Corefile { .. }
+            | Event::CacheConfig { .. } => false,
         };
     }
 

@@ -97,11 +97,9 @@ pub(super) enum Trust {
 pub(super) enum Because {
     /// Not everything has been listed yet.
     Unlisted,
-    /// CoreDNS may not have read the Corefile of the moment.
-    Unsettled {
-        /// When it surely has.
-        settled: Instant,
-    },
+    /// What answers in the cluster may not answer by the configurations of the moment, or it isn't known
+    /// what it answers.
+    Held,
     /// The API has said nothing for `--max-age`.
     Silence,
 }

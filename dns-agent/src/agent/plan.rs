@@ -3,11 +3,12 @@
 
 use crate::{
     cluster::{
-        Adopted, Conclusions, EmptyServices, Endpoints, KnownPods, PodMode, Selectors, ZoneSettings,
+        Adopted, Conclusions, EmptyServices, Endpoints, Filter, KnownPods, PodMode, Selectors,
+        Surroundings, ZoneSettings,
     },
     config::{Config, Kubernetes, Serves, WithoutCorefile},
     source::kubernetes::{Options, PodScope},
-    zone::{Absent, reverse_network, reverse_range},
+    zone::{Absent, Name, reverse_network, reverse_range, reverse_zones},
 };
 
 /// What to read and how to answer.
@@ -21,9 +22,62 @@ pub(super) struct Plan {
     pub(super) reasons: Vec<String>,
 }
 
+/// The configuration of a node cache that answers at a served address.
+#[derive(Clone, Debug)]
+pub(super) struct CacheCorefile {
+    /// What to call the node cache.
+    pub(super) name: String,
+    pub(super) text: String,
+    pub(super) around: Surroundings,
+}
+
 impl Plan {
-    /// The plan with this Corefile, or where there is none.
-    pub(super) fn new(config: &Config, kubernetes: &Kubernetes, corefile: Option<&str>) -> Plan {
+    /// The plan with this Corefile of CoreDNS's, or where there is none, and with node caches in
+    /// front of CoreDNS.
+    pub(super) fn new(
+        config: &Config,
+        kubernetes: &Kubernetes,
+        corefile: Option<&str>,
+        caches: &[CacheCorefile],
+    ) -> Plan {
+        let plan = Plan::of_coredns(config, kubernetes, corefile);
+        caches.iter().fold(plan, Plan::behind)
+    }
+
+    /// Whether another plan leads to the same answers.
+    pub(super) fn answers_like(&self, other: &Plan) -> bool {
+        self.settings == other.settings && self.options == other.options
+    }
+
+    /// The plan with a node cache in front of it. What passes because of that is still read, since a
+    /// node cache comes and goes with its pod.
+    fn behind(mut self, cache: &CacheCorefile) -> Plan {
+        let settings = &mut self.settings;
+        let reverse = settings.reverse.iter().copied().flat_map(reverse_zones);
+        let zones = settings.cluster_domains.iter().cloned();
+        let mut zones: Vec<Name> = zones
+            .chain(settings.pointers.iter().cloned())
+            .chain(reverse)
+            .collect();
+        zones.sort();
+        zones.dedup();
+        if zones.is_empty() {
+            return self;
+        }
+        let filter = Filter::read(&cache.text, &zones, settings.ttl, &cache.around);
+        settings.ttl = filter.capped(settings.ttl);
+        settings.version_ttl = filter.capped(settings.version_ttl);
+        settings.passed.extend(filter.passed);
+        settings.passed.sort();
+        settings.passed.dedup();
+        let reasons = filter.reasons.iter();
+        self.reasons
+            .extend(reasons.map(|reason| format!("{}: {reason}", cache.name)));
+        self
+    }
+
+    /// The plan with CoreDNS alone.
+    fn of_coredns(config: &Config, kubernetes: &Kubernetes, corefile: Option<&str>) -> Plan {
         let name = format!(
             "ConfigMap {}/{}",
             kubernetes.corefile.namespace, kubernetes.corefile.name

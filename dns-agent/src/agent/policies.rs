@@ -1,17 +1,22 @@
 //! Follows what the Kubernetes API says of who may ask the cluster's DNS.
 //!
 //! It is read beside everything else: what can't be known of it keeps pods from being answered, and
-//! names from nothing.
+//! names from nothing. The same objects say what stands between this node's pods and CoreDNS
+//! ([`super::dns_path`]), which matters where policies are ignored, too.
 
 use std::{sync::Arc, time::Duration};
 
 use kube::Client;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::writer::Told;
+use super::{
+    dns_path::{DnsPath, Observer},
+    writer::Told,
+};
 use crate::{
     admin::board::Board,
     cluster::{Fact, Key, Labels, Object},
+    config::NetworkPolicy,
     source::{
         Event, Feed,
         kubernetes::{Discovery, Kubernetes, PolicyScope, ServedKinds},
@@ -25,25 +30,41 @@ const WAITING: usize = 256;
 pub(super) async fn follow(
     client: Client,
     scope: PolicyScope,
+    policy: NetworkPolicy,
     jitter: Duration,
     tell: mpsc::Sender<Told>,
+    path: watch::Sender<DnsPath>,
     board: Arc<Board>,
 ) -> &'static str {
     let (sender, events) = mpsc::channel(WAITING);
-    let policies = Kubernetes::start_policies(client.clone(), &scope, jitter, sender);
-    let (sender, discovered) = mpsc::channel(1);
+    let (policies, discovery) = match policy {
+        NetworkPolicy::Respect => {
+            let (kinds, discovered) = mpsc::channel(1);
+            let discovery = KindsServed {
+                discovery: Discovery::start(client.clone(), jitter, kinds),
+                discovered,
+            };
+            let policies = Kubernetes::start_policies(client.clone(), &scope, jitter, sender);
+            (policies, Some(discovery))
+        }
+        NetworkPolicy::Ignore => {
+            let path = Kubernetes::start_dns_path(client.clone(), &scope, jitter, sender);
+            (path, None)
+        }
+    };
     let mut followed = Followed {
-        discovery: Discovery::start(client.clone(), jitter, sender),
         client,
         dns: scope.dns,
         policies: Source {
             events,
             source: policies,
         },
-        discovered,
+        discovery,
         dns_pods: None,
         namespaces: None,
         others: None,
+        observer: Observer::default(),
+        path,
     };
     let _ = followed.tell_all(&tell, &board).await;
     "the source of policies"
@@ -54,14 +75,23 @@ struct Followed {
     client: Client,
     dns: Key,
     policies: Source,
-    discovery: Discovery,
-    discovered: mpsc::Receiver<ServedKinds>,
+    /// None where policies don't matter.
+    discovery: Option<KindsServed>,
     /// The pods of the cluster's DNS, by the labels that its Service selects.
     dns_pods: Option<DnsPods>,
     /// All Namespaces with their labels, once a policy about the cluster's DNS selects by these.
     namespaces: Option<Source>,
     /// Policies of the kinds that are not evaluated.
     others: Option<Source>,
+    observer: Observer,
+    /// What stands between this node's pods and CoreDNS.
+    path: watch::Sender<DnsPath>,
+}
+
+/// The kinds of policies that the API serves.
+struct KindsServed {
+    discovery: Discovery,
+    discovered: mpsc::Receiver<ServedKinds>,
 }
 
 /// Objects that are read, and their events: a channel of its own, so that nothing comes of a source after
@@ -99,6 +129,7 @@ impl Followed {
                     if has_other_pods {
                         self.forget_pods(tell).await?;
                     }
+                    self.observe(&event);
                     tell.send(Told::Policy(event)).await.map_err(|_| Gone)?;
                 }
                 News::Kinds(kinds) => {
@@ -115,7 +146,7 @@ impl Followed {
     async fn next(&mut self) -> Option<News> {
         let pods = self.dns_pods.as_mut().map(|pods| &mut pods.source);
         let event = tokio::select! {
-            kinds = self.discovered.recv() => return kinds.map(News::Kinds),
+            kinds = discovered(self.discovery.as_mut()) => return kinds.map(News::Kinds),
             event = self.policies.events.recv() => event,
             event = next(pods) => event,
             event = next(self.namespaces.as_mut()) => event,
@@ -153,9 +184,21 @@ impl Followed {
         true
     }
 
+    /// Shows what an event changes of what stands before CoreDNS.
+    fn observe(&mut self, event: &Event) {
+        self.observer.event(event);
+        let now = self.observer.path();
+        self.path.send_if_modified(|path| {
+            let is_other = *path != now;
+            *path = now;
+            is_other
+        });
+    }
+
     /// There are no such pods any more, until they are listed again.
-    async fn forget_pods(&self, tell: &mpsc::Sender<Told>) -> Result<(), Gone> {
+    async fn forget_pods(&mut self, tell: &mpsc::Sender<Told>) -> Result<(), Gone> {
         for event in [Event::Listing(Feed::DnsPods), Event::Listed(Feed::DnsPods)] {
+            self.observe(&event);
             tell.send(Told::Policy(event)).await.map_err(|_| Gone)?;
         }
         Ok(())
@@ -198,7 +241,8 @@ impl Followed {
         let sources = std::iter::once(&self.policies).chain(dns_pods);
         let sources = sources.chain(&self.namespaces).chain(&self.others);
         let health = sources.map(|source| source.source.health());
-        let health: Vec<_> = health.chain([self.discovery.health()]).collect();
+        let discovery = self.discovery.iter().map(|it| it.discovery.health());
+        let health: Vec<_> = health.chain(discovery).collect();
         board.show_policy_feeds(health.clone());
         let told = Told::PolicyHealth(health);
         tell.send(told).await.map_err(|_| Gone)
@@ -212,6 +256,14 @@ impl Source {
             source: start(sender),
             events,
         }
+    }
+}
+
+/// The kinds that are served now; never, where they don't matter.
+async fn discovered(kinds: Option<&mut KindsServed>) -> Option<ServedKinds> {
+    match kinds {
+        Some(kinds) => kinds.discovered.recv().await,
+        None => std::future::pending().await,
     }
 }
 

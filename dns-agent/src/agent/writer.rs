@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use self::api::{Api, Followed};
 use super::{
     guard::Guard,
+    in_force::Hold,
     kernel::{Because, Kernel, Trust, WaitsFor},
 };
 use crate::{
@@ -67,8 +68,8 @@ pub(super) enum Told {
 pub(super) struct Planned {
     /// How objects become records.
     pub(super) settings: ZoneSettings,
-    /// When somebody changed that.
-    pub(super) changed: Option<SystemTime>,
+    /// Why the kernel may not answer yet, and until when.
+    pub(super) holds: Vec<Hold>,
     /// The feeds that list from now on, if it is not those of before: until all have, nothing is
     /// denied.
     pub(super) feeds: Option<BTreeSet<Feed>>,
@@ -216,7 +217,12 @@ impl Writer {
                 self.guard.event(event);
             }
             Told::PolicyKinds(kinds) => self.guard.discovered(kinds),
-            Told::PolicyHealth(health) => self.guard.watch(health),
+            Told::PolicyHealth(health) => {
+                if let Some(api) = &mut self.api {
+                    api.path_health.clone_from(&health);
+                }
+                self.guard.watch(health);
+            }
             Told::Devices => self.has_devices = true,
             Told::End(ending) => self.ending = Some(ending),
         }
@@ -225,7 +231,7 @@ impl Writer {
     fn plan(&mut self, planned: Planned) {
         let Planned {
             settings,
-            changed,
+            holds,
             feeds,
             health,
         } = planned;
@@ -234,10 +240,13 @@ impl Writer {
         };
         api.health = health;
         // Until CoreDNS answers the same, and until all has been read again: else nobody can tell what is missing.
-        if api.follow(&settings, changed, feeds.as_ref()) == Followed::Other || feeds.is_some() {
+        let followed = api.follow(&settings, holds);
+        if followed == Followed::Other || feeds.is_some() || api.is_held() {
             self.kernel.pass();
             self.trust = Trust::Stale(Because::Unlisted);
         }
+        // Whether it may answer again is looked at at once.
+        self.next_tick = Instant::now();
         let mut index = write(&self.index);
         if let Some(feeds) = feeds {
             let coverage = match settings.endpoints {
@@ -301,7 +310,7 @@ impl Writer {
                     info!(objects = ?index.counts(), "everything has been listed");
                 }
             }
-            Event::Corefile { .. } => {}
+            Event::Corefile { .. } | Event::CacheConfig { .. } => {}
         }
     }
 

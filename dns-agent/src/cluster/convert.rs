@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
@@ -180,6 +181,16 @@ pub struct ApiPodStatus {
     /// Its addresses.
     #[serde(rename = "podIPs")]
     pub pod_ips: Option<Vec<core::PodIP>>,
+    /// The states of its containers.
+    #[serde(rename = "containerStatuses")]
+    pub containers: Option<Vec<ApiContainerStatus>>,
+}
+
+/// The state of a container, as far as it matters.
+#[derive(Debug, Default, Deserialize)]
+pub struct ApiContainerStatus {
+    /// What it does now.
+    pub state: Option<core::ContainerState>,
 }
 
 /// An object as the API writes it.
@@ -267,6 +278,18 @@ impl TryFrom<ApiPod> for Object {
 }
 
 impl ApiPodStatus {
+    /// When the first of the containers that run now was started; none while none runs, or where one
+    /// doesn't say so.
+    pub(super) fn started(&self) -> Option<SystemTime> {
+        let states = self.containers.iter().flatten();
+        let running = states.filter_map(|status| status.state.as_ref()?.running.as_ref());
+        let started = running.map(|running| running.started_at.as_ref());
+        let started: Option<Vec<SystemTime>> = started
+            .map(|started| started.map(|time| time.0.into()))
+            .collect();
+        started?.into_iter().min()
+    }
+
     /// The Pod's addresses.
     pub(super) fn addresses(&self, key: &Key) -> Result<Vec<IpAddr>, ObjectError> {
         let texts: Vec<&String> = match &self.pod_ips {

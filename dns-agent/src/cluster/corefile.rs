@@ -10,11 +10,16 @@ mod cache;
 mod finding;
 mod kubernetes;
 mod lex;
+mod node_cache;
 mod parse;
 mod plugins;
+mod reload;
 mod zones;
 
 use crate::zone::{Absent, Name};
+
+pub use node_cache::{Filter, Surroundings, UpstreamService};
+pub use reload::Reload;
 
 use super::selector::Selectors;
 use super::settings::{EmptyServices, EndpointNames, PodMode, VERSION_TTL, ZonalNames};
@@ -107,6 +112,10 @@ impl Reading {
                 .iter()
                 .map(|line| Finding::everything(line.unread())),
         );
+        let directives = corefile.blocks.iter().flat_map(|block| &block.directives);
+        let reloads = directives.filter(|directive| directive.name() == "reload");
+        let refused = reloads.filter_map(|directive| reload::check(directive).err());
+        findings.extend(refused.map(Finding::everything));
         let blocks = corefile.blocks.iter().map(Block::read);
         let blocks: Vec<Block<'_>> = blocks.collect::<Result<_, _>>()?;
 

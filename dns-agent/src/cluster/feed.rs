@@ -36,6 +36,10 @@ pub enum Feed {
     DnsEndpoints,
     /// Pods of the cluster's own DNS.
     DnsPods,
+    /// Services that a node cache may ask for the cluster's names.
+    UpstreamServices,
+    /// A ConfigMap with configuration of a node cache.
+    CacheConfig,
 }
 
 /// What the parts of the EndpointSlices are called.
@@ -78,6 +82,8 @@ impl Feed {
             Feed::DnsService => "Service of the cluster's DNS",
             Feed::DnsEndpoints => "endpoints of the cluster's DNS",
             Feed::DnsPods => "Pods of the cluster's DNS",
+            Feed::UpstreamServices => "Services beside the cluster's DNS",
+            Feed::CacheConfig => "configuration of a node cache",
         }
     }
 }

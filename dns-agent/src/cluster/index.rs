@@ -382,7 +382,9 @@ impl Index {
             | Feed::DnsNamespace
             | Feed::DnsService
             | Feed::DnsEndpoints
-            | Feed::DnsPods => {}
+            | Feed::DnsPods
+            | Feed::UpstreamServices
+            | Feed::CacheConfig => {}
         }
     }
 

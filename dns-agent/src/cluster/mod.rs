@@ -9,6 +9,7 @@ mod coverage;
 mod feed;
 mod frame;
 mod index;
+mod node_cache;
 mod objects;
 mod pointers;
 mod policy;
@@ -18,11 +19,14 @@ mod service;
 mod settings;
 mod view;
 
-pub use convert::{ApiContainer, ApiObject, ApiPod, ApiPodSpec, ApiPodStatus};
-pub use corefile::{Adopted, AdoptedZone, Conclusions};
+pub use convert::{ApiContainer, ApiContainerStatus, ApiObject, ApiPod, ApiPodSpec, ApiPodStatus};
+pub use corefile::{
+    Adopted, AdoptedZone, Conclusions, Filter, Reload, Surroundings, UpstreamService,
+};
 pub use coverage::{Coverage, Covered, ServiceNames};
 pub use feed::Feed;
 pub use index::{Changes, Index, build};
+pub use node_cache::{Binds, CacheConfig, MapData, NodeCache, TakesUp};
 pub use objects::{
     Endpoint, EndpointSlice, Key, Namespace, Object, ObjectCounts, ObjectError, Objects, Pod, Port,
     Problem, Reading, Service, ServiceKind,

@@ -198,6 +198,42 @@ impl Kubernetes {
         Kubernetes::read(client, selected, Duration::ZERO, events)
     }
 
+    /// Starts reading the Pods of this node, if its name is known, and the Service of the cluster's
+    /// DNS, as [`Kubernetes::start`] does, where policies don't matter.
+    #[must_use]
+    pub fn start_dns_path(
+        client: Client,
+        scope: &PolicyScope,
+        first_list_jitter: Duration,
+        events: mpsc::Sender<Event>,
+    ) -> Kubernetes {
+        let selected = selection::dns_path(scope).into();
+        Kubernetes::read(client, selected, first_list_jitter, events)
+    }
+
+    /// Starts reading the Services of a namespace, those that a node cache may ask, as
+    /// [`Kubernetes::start`] does.
+    #[must_use]
+    pub fn start_upstream_services(
+        client: Client,
+        namespace: &str,
+        events: mpsc::Sender<Event>,
+    ) -> Kubernetes {
+        let selected = vec![selection::upstream_services(namespace)].into();
+        Kubernetes::read(client, selected, Duration::ZERO, events)
+    }
+
+    /// Starts reading a ConfigMap with configuration of a node cache, as [`Kubernetes::start`] does.
+    #[must_use]
+    pub fn start_cache_config(
+        client: Client,
+        map: &Key,
+        events: mpsc::Sender<Event>,
+    ) -> Kubernetes {
+        let selected = vec![selection::cache_config(map)].into();
+        Kubernetes::read(client, selected, Duration::ZERO, events)
+    }
+
     fn read(
         client: Client,
         selected: Selected,

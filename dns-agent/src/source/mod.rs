@@ -7,7 +7,7 @@ pub mod kubernetes;
 pub mod manifests;
 pub mod watch;
 
-use std::time::SystemTime;
+use std::{collections::BTreeMap, time::SystemTime};
 
 pub use crate::cluster::Feed;
 use crate::cluster::{Covered, Key, Object, Problem};
@@ -52,17 +52,48 @@ pub enum Event {
     Corefile {
         /// Its text; none when there is no such thing.
         text: Option<String>,
-        /// When it was written last, if that was after it was made. CoreDNS may not have read it yet.
-        changed: Option<SystemTime>,
+        /// When it was written last, where that is known. CoreDNS may not have read it yet.
+        written: Option<Written>,
     },
+    /// A ConfigMap with configuration of a node cache.
+    CacheConfig {
+        /// Its texts; none when there is no such thing.
+        data: Option<BTreeMap<String, String>>,
+        /// When it was written last, where that is known.
+        written: Option<Written>,
+    },
+}
+
+/// When an object was written last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// When it was made.
+    Made(SystemTime),
+    /// Later.
+    Edited(SystemTime),
 }
 
 impl Event {
     /// There is no configuration of CoreDNS.
     pub(crate) const NO_COREFILE: Event = Event::Corefile {
         text: None,
-        changed: None,
+        written: None,
     };
+
+    /// There is no such ConfigMap.
+    pub(crate) const NO_CACHE_CONFIG: Event = Event::CacheConfig {
+        data: None,
+        written: None,
+    };
+
+    /// What the only object of a feed tells when it doesn't exist; none for feeds of many objects.
+    pub(crate) fn absent(feed: Feed) -> Option<Event> {
+        match feed {
+            Feed::Corefile => Some(Event::NO_COREFILE),
+            Feed::CacheConfig => Some(Event::NO_CACHE_CONFIG),
+            _ => None,
+        }
+    }
 
     /// Something can't be used, and nothing stands in for it.
     pub(crate) fn unusable(feed: Feed, problem: Problem) -> Event {

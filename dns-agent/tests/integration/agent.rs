@@ -50,18 +50,19 @@ impl Running {
 
     /// The status as soon as it is as wanted.
     pub(crate) async fn status_when(&self, wanted: impl Fn(&Status) -> bool) -> Status {
+        let mut last = None;
         let waiting = async {
             loop {
                 let status = self.status().await;
                 if wanted(&status) {
                     return status;
                 }
+                last = Some(status);
                 yield_now().await;
             }
         };
-        timeout(PATIENCE, waiting)
-            .await
-            .expect("the status never came")
+        let came = timeout(PATIENCE, waiting).await;
+        came.unwrap_or_else(|_| panic!("the status never came: {}", last.unwrap_or_default()))
     }
 
     async fn address(&self, name: &str) -> [u8; 4] {

@@ -17,25 +17,26 @@ use crate::{
 
 const GROUPS: &str = "/apis";
 const POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
-const CLIENTS: &str = "/api/v1/pods?spec.nodeName=this";
-const DNS_SERVICE: &str = "/api/v1/namespaces/kube-system/services?metadata.name=kube-dns";
+pub(crate) const CLIENTS: &str = "/api/v1/pods?spec.nodeName=this";
+pub(crate) const DNS_SERVICE: &str =
+    "/api/v1/namespaces/kube-system/services?metadata.name=kube-dns";
 const DNS_NAMESPACE: &str = "/api/v1/namespaces?metadata.name=kube-system";
-const DNS_PODS: &str = "/api/v1/namespaces/kube-system/pods?k8s-app=kube-dns";
+pub(crate) const DNS_PODS: &str = "/api/v1/namespaces/kube-system/pods?k8s-app=kube-dns";
 const DNS_ENDPOINTS: &str = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices?kubernetes.io/service-name=kube-dns";
 
 /// An API server of which all lists are known before; those that are not are empty.
-struct Server {
+pub(crate) struct Server {
     lists: Arc<Mutex<Lists>>,
     kubeconfig: TempDir,
     _tasks: [JoinHandle<()>; 2],
 }
 
 #[derive(Default)]
-struct Lists {
-    items: BTreeMap<&'static str, Vec<Value>>,
+pub(crate) struct Lists {
+    pub(crate) items: BTreeMap<&'static str, Vec<Value>>,
     /// What is no list, by its path.
     documents: BTreeMap<&'static str, Value>,
-    refused: Vec<&'static str>,
+    pub(crate) refused: Vec<&'static str>,
     asked: Vec<String>,
     /// The open ones. Two feeds may watch the same.
     watches: BTreeMap<String, Vec<Arc<Writer>>>,
@@ -67,7 +68,7 @@ impl Lists {
 }
 
 impl Server {
-    async fn start(lists: Lists) -> Server {
+    pub(crate) async fn start(lists: Lists) -> Server {
         let (router, mut api) = FakeApi::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = listener.local_addr().unwrap();
@@ -91,7 +92,7 @@ impl Server {
     }
 
     /// An agent with a kernel plane on no interface at all.
-    async fn agent(&self, dns: &Upstream, flags: &[&str]) -> Running {
+    pub(crate) async fn agent(&self, dns: &Upstream, flags: &[&str]) -> Running {
         let config = self.kubeconfig.path().join("config");
         let dns = dns.address.to_string();
         let own = [
@@ -108,7 +109,7 @@ impl Server {
     }
 
     /// Tells a change to all who watch.
-    async fn tell(&self, what: &str, verb: &str, object: Value) {
+    pub(crate) async fn tell(&self, what: &str, verb: &str, object: Value) {
         let watches = loop {
             if let Some(watches) = self.lists.lock().unwrap().watches.get(what) {
                 break watches.clone();
@@ -131,13 +132,13 @@ impl Server {
         }
     }
 
-    fn was_asked(&self, what: &str) -> bool {
+    pub(crate) fn was_asked(&self, what: &str) -> bool {
         let lists = self.lists.lock().unwrap();
         lists.asked.iter().any(|asked| asked.starts_with(what))
     }
 }
 
-fn pod(namespace: &str, name: &str, address: &str, labels: Value) -> Value {
+pub(crate) fn pod(namespace: &str, name: &str, address: &str, labels: Value) -> Value {
     let mut pod = json!({
         "metadata": {"namespace": namespace, "name": name, "resourceVersion": "7"},
         "spec": {"nodeName": "this"},
@@ -172,7 +173,7 @@ fn allow_dns() -> Value {
 }
 
 /// A cluster with its DNS, two pods on this node, and these policies.
-fn cluster(policies: &[Value]) -> Lists {
+pub(crate) fn cluster(policies: &[Value]) -> Lists {
     let service = json!({
         "metadata": {"namespace": "kube-system", "name": "kube-dns", "resourceVersion": "7"},
         "spec": {

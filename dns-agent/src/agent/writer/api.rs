@@ -3,21 +3,16 @@
 use std::{
     collections::BTreeSet,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use super::{Because, Trust};
+use super::{Because, Hold, Trust};
 use crate::{
     cluster::{Feed, Key, ZoneSettings},
     config::{Kubernetes, Serves},
     resolver::Servers,
-    source::kubernetes::Health,
+    source::kubernetes::{FeedHealth, Health},
 };
-
-/// How long CoreDNS may go on with a Corefile that was changed: the kubelet takes up to a minute and
-/// a half to bring it into the pods, and CoreDNS's `reload` looks for it every 30 seconds, give or take
-/// half of that.
-const RELOAD: Duration = Duration::from_secs(150);
 
 /// What the writer knows of the Kubernetes API.
 pub(super) struct Api {
@@ -27,17 +22,15 @@ pub(super) struct Api {
     /// Where the resolver asks, if it was not told.
     pub(super) cluster_dns: Option<Servers>,
     pub(super) health: Vec<Arc<Health>>,
+    /// How the feeds do that say what stands before CoreDNS, among others.
+    pub(super) path_health: Vec<Arc<Health>>,
     pub(super) feeds: BTreeSet<Feed>,
     /// Feeds whose first list is still to come.
     pub(super) awaited: BTreeSet<Feed>,
-    in_force: Option<InForce>,
-}
-
-/// What the operator and CoreDNS want, for the time being.
-struct InForce {
-    settings: ZoneSettings,
-    /// When CoreDNS has surely read the same Corefile.
-    settled: Instant,
+    /// What the operator and CoreDNS want, for the time being.
+    settings: Option<ZoneSettings>,
+    /// Why that may not be answered yet.
+    holds: Vec<Hold>,
 }
 
 /// Whether a plan says the same as the one before.
@@ -58,55 +51,52 @@ impl Api {
             max_age: kubernetes.max_age,
             cluster_dns: kubernetes.cluster_dns.is_empty().then_some(cluster_dns),
             health: Vec::new(),
+            path_health: Vec::new(),
             feeds: BTreeSet::new(),
             awaited: BTreeSet::new(),
-            in_force: None,
+            settings: None,
+            holds: Vec::new(),
         }
     }
 
-    /// Follows what is wanted from now on, which somebody may have changed then: other settings, or other
-    /// objects from other feeds.
-    pub(super) fn follow(
-        &mut self,
-        settings: &ZoneSettings,
-        changed: Option<SystemTime>,
-        feeds: Option<&BTreeSet<Feed>>,
-    ) -> Followed {
+    /// Follows what is wanted from now on, which may not be answered before these have ended.
+    pub(super) fn follow(&mut self, settings: &ZoneSettings, holds: Vec<Hold>) -> Followed {
+        let before = self.settings.replace(settings.clone());
+        self.holds = holds;
+        match before.is_none_or(|before| before == *settings) {
+            true => Followed::Same,
+            false => Followed::Other,
+        }
+    }
+
+    /// Why it may not be answered now.
+    pub(super) fn holds(&self) -> impl Iterator<Item = &Hold> {
         let now = Instant::now();
-        let (followed, settled) = match &self.in_force {
-            None => (Followed::Same, now + unsettled(changed)),
-            Some(before) if before.settings == *settings && feeds.is_none() => {
-                (Followed::Same, before.settled)
-            }
-            Some(_) => (Followed::Other, now + RELOAD),
-        };
-        self.in_force = Some(InForce {
-            settings: settings.clone(),
-            settled,
-        });
-        followed
+        let is_active = move |hold: &&Hold| hold.until.is_none_or(|until| now < until);
+        self.holds.iter().filter(is_active)
+    }
+
+    /// Whether it may not be answered now, though everything is known that is read.
+    pub(super) fn is_held(&self) -> bool {
+        self.holds().next().is_some()
     }
 
     /// Whether what was read, all of it, is still right.
     pub(super) fn trusted(&self) -> Trust {
-        let settled = self.in_force.as_ref().map(|it| it.settled);
-        if let Some(settled) = settled.filter(|settled| Instant::now() < *settled) {
-            return Trust::Stale(Because::Unsettled { settled });
+        if self.is_held() {
+            return Trust::Stale(Because::Held);
         }
         let Some(max_age) = self.max_age else {
             return Trust::Current;
         };
         let is_fresh = |health: &Arc<Health>| health.age().is_some_and(|age| age <= max_age);
-        match self.health.iter().all(is_fresh) {
+        let feeds = self.path_health.iter().flat_map(|health| health.feeds());
+        let mut caches = feeds.filter(|(feed, _)| *feed == Feed::Clients);
+        let knows_caches =
+            |(_, health): (_, FeedHealth)| health.age().is_some_and(|age| age <= max_age);
+        match self.health.iter().all(is_fresh) && caches.all(knows_caches) {
             true => Trust::Current,
             false => Trust::Stale(Because::Silence),
         }
     }
-}
-
-/// How long CoreDNS may go on without a change that was made before this agent. Clocks that differ make
-/// it longer or shorter, but never longer than after a change that was seen.
-fn unsettled(changed: Option<SystemTime>) -> Duration {
-    let since = changed.map(|changed| changed.elapsed().unwrap_or_default());
-    since.map_or(Duration::ZERO, |since| RELOAD.saturating_sub(since))
 }

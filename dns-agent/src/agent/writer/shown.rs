@@ -1,6 +1,6 @@
 //! What the writer says of itself: in the log, and on the board.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::warn;
 
@@ -116,13 +116,10 @@ impl Writer {
                 );
             }
             match self.trust {
-                Trust::Stale(Because::Unsettled { settled }) => {
-                    let wait = settled.saturating_duration_since(Instant::now());
-                    degraded.push(format!(
-                        "the Corefile has changed, and CoreDNS may not have read it yet: the kernel passes everything on to it for {} s more",
-                        wait.as_secs()
-                    ));
-                }
+                Trust::Stale(Because::Held) => degraded.extend(api.holds().map(|hold| {
+                    let reason = &hold.reason;
+                    format!("{reason}: the kernel passes everything on to the cluster's DNS")
+                })),
                 Trust::Stale(Because::Silence) => degraded.push(
                     "the API has said nothing for --max-age: the kernel passes everything on to the cluster's DNS"
                         .to_owned(),

@@ -65,6 +65,19 @@ impl<'a> Block<'a> {
         self.keys.iter().map(|key| key.zone.clone()).collect()
     }
 
+    /// The number of its first line, from 1, if it is for any zone.
+    pub(super) fn line(&self) -> Option<usize> {
+        self.keys.first().map(|key| key.line)
+    }
+
+    /// How long the longest of its keys is that a zone is at or below; none where there is none.
+    pub(super) fn depth(&self, zone: &Name) -> Option<usize> {
+        let keys = self
+            .plain()
+            .filter(|(key, _)| zone.is_at_or_below(&key.zone));
+        keys.map(|(key, _)| key.zone.wire().len()).max()
+    }
+
     /// What keeps questions for these zones of this block from it. `line` is the one on which they
     /// stand.
     pub(super) fn lost(&self, blocks: &[Block<'_>], line: usize, zones: &[Name]) -> Vec<Finding> {

@@ -10,6 +10,7 @@ use super::plugins::zones_or;
 const DEFAULT_CAPS: (u32, u32) = (3600, 1800);
 
 /// A bound for the TTLs in zones.
+#[derive(Debug)]
 pub(super) struct TtlCap {
     line: usize,
     zones: Vec<Name>,

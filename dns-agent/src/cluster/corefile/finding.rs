@@ -4,6 +4,8 @@ use std::fmt::Display;
 
 use crate::zone::Name;
 
+use super::node_cache::meeting;
+
 /// How many names a reason lists.
 const LISTED: usize = 4;
 
@@ -25,6 +27,17 @@ pub(super) struct Unclear {
     line: Option<usize>,
     /// A clause.
     what: String,
+    /// What CoreDNS makes of the text.
+    pub(super) loading: Loading,
+}
+
+/// What CoreDNS makes of a text that Zerohop can't read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loading {
+    /// It may load the text.
+    Possible,
+    /// It refuses the text.
+    Refused,
 }
 
 /// A sentence about a line.
@@ -39,6 +52,24 @@ impl Finding {
             line: Some(line),
             what: what.into(),
             names,
+        }
+    }
+
+    /// About the text as a whole.
+    pub(super) fn anywhere(what: impl Into<String>, names: Vec<Name>) -> Finding {
+        Finding {
+            line: None,
+            what: what.into(),
+            names,
+        }
+    }
+
+    /// The same for what it covers of these zones only.
+    pub(super) fn within(self, zones: &[Name]) -> Finding {
+        let names = self.names.iter();
+        Finding {
+            names: names.flat_map(|name| meeting(name, zones)).collect(),
+            ..self
         }
     }
 
@@ -84,6 +115,24 @@ impl Unclear {
         Unclear {
             line: Some(line),
             what: what.into(),
+            loading: Loading::Possible,
+        }
+    }
+
+    /// About a line for which CoreDNS refuses the text.
+    pub(super) fn refused(line: usize, what: impl Into<String>) -> Unclear {
+        Unclear {
+            loading: Loading::Refused,
+            ..Unclear::new(line, what)
+        }
+    }
+
+    /// These names pass because of it.
+    pub(super) fn passing(self, names: Vec<Name>) -> Finding {
+        Finding {
+            line: self.line,
+            what: self.what,
+            names,
         }
     }
 
@@ -92,6 +141,7 @@ impl Unclear {
         Unclear {
             line: None,
             what: what.into(),
+            loading: Loading::Possible,
         }
     }
 }

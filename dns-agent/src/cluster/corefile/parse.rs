@@ -186,7 +186,7 @@ impl Parser {
             match (self.peek(), opened) {
                 (None, None) => return Ok(directives),
                 (None, Some(line)) => {
-                    return Err(Unclear::new(line, "the opening brace is never closed"));
+                    return Err(Unclear::refused(line, "the opening brace is never closed"));
                 }
                 (Some("}"), Some(_)) => {
                     self.at += 1;
@@ -266,7 +266,10 @@ impl Parser {
                 }),
             }
         }
-        Err(Unclear::new(opened, "the opening brace is never closed"))
+        Err(Unclear::refused(
+            opened,
+            "the opening brace is never closed",
+        ))
     }
 
     /// The words up to the end of the line.

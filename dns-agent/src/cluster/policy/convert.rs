@@ -10,7 +10,7 @@ use super::objects::{
     Client, DnsService, DnsSlice, Fact, LabelledNamespace, Peer, Peers, PodNetwork, Policy,
     PortRange, Ports, Rule, Stage,
 };
-use crate::cluster::convert::{ApiPod, key};
+use crate::cluster::convert::{ApiPod, ApiPodStatus, key};
 use crate::cluster::objects::{
     EndpointSlice, Key, Object, ObjectError, Problem, Reading, Service, ServiceKind,
 };
@@ -53,6 +53,8 @@ impl Fact {
                     Some((port.name.as_deref()?.into(), number))
                 })
                 .collect(),
+            started: status.and_then(ApiPodStatus::started),
+            node_cache: None,
             key,
         }))
     }

@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 
 use super::others::OtherPolicy;
+use crate::cluster::node_cache::NodeCache;
 use crate::cluster::objects::{Key, Port};
 use crate::cluster::selector::{Labels, Selector};
 
@@ -113,6 +115,10 @@ pub struct Client {
     pub network: PodNetwork,
     /// Its UDP ports that have names.
     pub named_ports: Box<[(Box<str>, u16)]>,
+    /// When the first of its containers that run was started last; none while none runs.
+    pub started: Option<SystemTime>,
+    /// The node cache that it is, if it is one.
+    pub node_cache: Option<Box<NodeCache>>,
 }
 
 /// Where a pod is in its life.

@@ -150,13 +150,16 @@ impl Health {
     /// A feed tells an event.
     pub(super) fn told(&self, feed: Feed, event: &Event) {
         self.change(feed, |health| match event {
-            Event::Applied { .. } | Event::Corefile { text: Some(_), .. } => health.applied += 1,
+            Event::Applied { .. }
+            | Event::Corefile { text: Some(_), .. }
+            | Event::CacheConfig { data: Some(_), .. } => health.applied += 1,
             Event::Unusable { .. } => health.unusable += 1,
             Event::Listing(_)
             | Event::Listed(_)
             | Event::Covered(..)
             | Event::Deleted { .. }
-            | Event::Corefile { text: None, .. } => {}
+            | Event::Corefile { text: None, .. }
+            | Event::CacheConfig { data: None, .. } => {}
         });
     }
 

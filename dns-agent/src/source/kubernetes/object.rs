@@ -11,12 +11,17 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use crate::{
-    cluster::{ApiObject, ApiPod, EndpointSlice, Fact, Key, Object, OtherPolicy, Problem, Service},
-    source::{Event, Feed},
+    cluster::{
+        ApiObject, ApiPod, EndpointSlice, Fact, Key, NodeCache, Object, OtherPolicy, Problem,
+        Service,
+    },
+    source::{Event, Feed, Written},
 };
 
 /// The key of the ConfigMap's text that CoreDNS reads.
 const COREFILE: &str = "Corefile";
+/// What is in the JSON of every Pod that may be a node cache.
+const LOCAL_IP: &[u8] = b"-localip";
 
 /// An object's JSON.
 pub(super) struct Item<'a> {
@@ -100,16 +105,17 @@ impl<'a> Item<'a> {
             Feed::Slices(_) | Feed::DnsSlices => self.object::<discovery::EndpointSlice>(),
             Feed::Pods => self.object::<ApiPod>(),
             Feed::Policies => self.object::<networking::NetworkPolicy>(),
-            Feed::Clients | Feed::DnsPods => self.fact(Fact::of_pod),
+            Feed::Clients | Feed::DnsPods => self.pod(),
             Feed::DnsNamespace | Feed::ClientNamespaces => self.fact(Fact::of_namespace),
             Feed::OtherPolicies(kind) => {
                 self.fact(|object| OtherPolicy::of(kind, object).map(Fact::Other))
             }
             // It is no list of objects.
             Feed::PolicyKinds => Err(self.problem("kind", "is not expected here".into())),
-            Feed::DnsService => self.fact(Fact::of_service),
+            Feed::DnsService | Feed::UpstreamServices => self.fact(Fact::of_service),
             Feed::DnsEndpoints => self.fact(Fact::of_slice),
             Feed::Corefile => return self.corefile(),
+            Feed::CacheConfig => return self.cache_config(),
         };
         match object {
             Ok(object) => Event::Applied {
@@ -127,8 +133,8 @@ impl<'a> Item<'a> {
 
     /// It is gone.
     pub(super) fn deleted(&self) -> Event {
-        if self.feed == Feed::Corefile {
-            return Event::NO_COREFILE;
+        if let Some(absent) = Event::absent(self.feed) {
+            return absent;
         }
         if self.metadata.name.is_empty() {
             let problem = self.problem("metadata.name", "can't be read".into());
@@ -154,11 +160,39 @@ impl<'a> Item<'a> {
     fn corefile(&self) -> Event {
         match self.parse::<core::ConfigMap>() {
             Ok(map) => Event::Corefile {
-                changed: rewritten(&map.metadata),
+                written: written(&map.metadata),
                 text: map.data.and_then(|mut data| data.remove(COREFILE)),
             },
             Err(problem) => Event::unusable(self.feed, problem),
         }
+    }
+
+    fn cache_config(&self) -> Event {
+        match self.parse::<core::ConfigMap>() {
+            Ok(map) => Event::CacheConfig {
+                written: written(&map.metadata),
+                data: Some(map.data.unwrap_or_default()),
+            },
+            Err(problem) => Event::unusable(self.feed, problem),
+        }
+    }
+
+    /// A Pod as one that may ask or is asked, and as a node cache. Only a Pod that may be one is read
+    /// whole.
+    fn pod(&self) -> Result<Object, Problem> {
+        let mut fact = Fact::of_pod(&self.parse::<ApiPod>()?)?;
+        let is_candidate = self
+            .json
+            .windows(LOCAL_IP.len())
+            .any(|octets| octets == LOCAL_IP);
+        if let (Fact::Pod(pod), true) = (&mut fact, is_candidate) {
+            let cache = match self.parse::<core::Pod>() {
+                Ok(whole) => NodeCache::of_pod(&whole),
+                Err(_) => Some(NodeCache::unreadable("its Pod can't be read")),
+            };
+            pod.node_cache = cache.map(Box::new);
+        }
+        Ok(Object::Fact(fact))
     }
 
     /// What leaves the names that it may make to somebody else.
@@ -262,23 +296,26 @@ impl<'a> Change<'a> {
     }
 }
 
-/// When an object was written last, if that was after it was made.
-fn rewritten(metadata: &ObjectMeta) -> Option<SystemTime> {
+/// When an object was written last, as far as it says so.
+fn written(metadata: &ObjectMeta) -> Option<Written> {
     let made = metadata.creation_timestamp.as_ref()?;
     let fields = metadata.managed_fields.iter().flatten();
-    let written = fields.filter_map(|fields| fields.time.as_ref()).max()?;
-    (written > made).then(|| written.0.into())
+    let edited = fields.filter_map(|fields| fields.time.as_ref()).max();
+    Some(match edited.filter(|edited| *edited > made) {
+        Some(edited) => Written::Edited(edited.0.into()),
+        None => Written::Made(made.0.into()),
+    })
 }
 
 fn kind(feed: Feed) -> &'static str {
     match feed {
         Feed::Namespaces | Feed::DnsNamespace | Feed::ClientNamespaces => "Namespace",
-        Feed::Services | Feed::DnsService => "Service",
+        Feed::Services | Feed::DnsService | Feed::UpstreamServices => "Service",
         Feed::Slices(_) | Feed::DnsSlices | Feed::DnsEndpoints => "EndpointSlice",
         Feed::Pods | Feed::Clients | Feed::DnsPods => "Pod",
         Feed::Policies => "NetworkPolicy",
         Feed::OtherPolicies(kind) => kind.name(),
         Feed::PolicyKinds => "APIGroup",
-        Feed::Corefile => "ConfigMap",
+        Feed::Corefile | Feed::CacheConfig => "ConfigMap",
     }
 }

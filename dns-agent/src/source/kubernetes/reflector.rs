@@ -17,7 +17,7 @@ use super::{
     pieces::{Lines, ListPieces},
     selection::{Selection, Since},
 };
-use crate::source::{Event, Feed};
+use crate::source::Event;
 
 /// A list that an API server made necessary, maybe for all agents at once, waits for up to this time.
 const LIST_JITTER: Duration = Duration::from_secs(5);
@@ -45,8 +45,8 @@ pub(super) struct Reflector {
     quiet_since: Instant,
     /// How long the watches before it said nothing, since one of them did.
     quiet: Duration,
-    /// Whether CoreDNS's configuration was in the list, readable or not.
-    corefile: Corefile,
+    /// Whether the only object of a feed with one object was in the list, readable or not.
+    single: Single,
 }
 
 /// What is to be asked for.
@@ -66,7 +66,7 @@ enum Phase {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Corefile {
+enum Single {
     Unlisted,
     Listed,
 }
@@ -88,7 +88,7 @@ impl Reflector {
             backoff: Backoff::default(),
             quiet_since: Instant::now(),
             quiet: Duration::ZERO,
-            corefile: Corefile::Unlisted,
+            single: Single::Unlisted,
         }
     }
 
@@ -270,14 +270,14 @@ impl Reflector {
 
     async fn listing(&mut self) {
         self.becomes(State::Listing);
-        self.corefile = Corefile::Unlisted;
+        self.single = Single::Unlisted;
         self.tell(Event::Listing(self.selection.feed)).await;
     }
 
     async fn listed(&mut self, version: String) {
         let feed = self.selection.feed;
-        if feed == Feed::Corefile && self.corefile == Corefile::Unlisted {
-            self.tell(Event::NO_COREFILE).await;
+        if let Some(absent) = Event::absent(feed).filter(|_| self.single == Single::Unlisted) {
+            self.tell(absent).await;
         }
         if let Some(covered) = self.selection.covers.clone() {
             self.tell(Event::Covered(feed, covered)).await;
@@ -305,8 +305,12 @@ impl Reflector {
     }
 
     async fn tell(&mut self, event: Event) {
-        if matches!(event, Event::Corefile { .. } | Event::Unusable { .. }) {
-            self.corefile = Corefile::Listed;
+        let is_single = matches!(
+            event,
+            Event::Corefile { .. } | Event::CacheConfig { .. } | Event::Unusable { .. }
+        );
+        if is_single {
+            self.single = Single::Listed;
         }
         self.api.health.told(self.selection.feed, &event);
         if let Some(services) = &self.services {

@@ -107,6 +107,25 @@ pub(super) fn policies(scope: &PolicyScope) -> Vec<Selection> {
     all
 }
 
+/// What says which pods stand between this node's pods and CoreDNS, where [`policies`] aren't read.
+pub(super) fn dns_path(scope: &PolicyScope) -> Vec<Selection> {
+    let read = [Feed::DnsService, Feed::Clients];
+    let mut selections = policies(scope);
+    selections.retain(|selection| read.contains(&selection.feed));
+    selections
+}
+
+/// The Services of a namespace, which a node cache may ask.
+pub(super) fn upstream_services(namespace: &str) -> Selection {
+    Selection::of::<core::Service>(Feed::UpstreamServices, "services")
+        .within::<core::Service>(namespace)
+}
+
+/// A ConfigMap with configuration of a node cache.
+pub(super) fn cache_config(key: &Key) -> Selection {
+    config_map(Feed::CacheConfig, key)
+}
+
 /// The Pods with these labels in a namespace.
 pub(super) fn dns_pods(namespace: &str, labels: &Labels) -> Selection {
     let mut pods = Selection::of::<core::Pod>(Feed::DnsPods, "pods").within::<core::Pod>(namespace);
@@ -136,7 +155,11 @@ pub(super) fn other_policies(kind: PolicyKind, version: &str) -> Selection {
 
 /// The ConfigMap that holds CoreDNS's configuration.
 pub(super) fn corefile(key: &Key) -> Selection {
-    let maps = Selection::of::<core::ConfigMap>(Feed::Corefile, "configmaps");
+    config_map(Feed::Corefile, key)
+}
+
+fn config_map(feed: Feed, key: &Key) -> Selection {
+    let maps = Selection::of::<core::ConfigMap>(feed, "configmaps");
     let maps = maps.within::<core::ConfigMap>(&key.namespace);
     maps.with_field("metadata.name", &key.name)
 }

@@ -128,6 +128,7 @@ fn short(event: &Event) -> String {
         Event::Deleted { key, .. } => format!("-{}", key.name),
         Event::Unusable { problem, .. } => format!("?{problem}"),
         Event::Corefile { text, .. } => format!("corefile {text:?}"),
+        Event::CacheConfig { data, .. } => format!("cache config {data:?}"),
     }
 }
 

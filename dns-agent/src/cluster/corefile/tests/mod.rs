@@ -3,14 +3,18 @@
 mod blocks;
 mod distributions;
 mod kubernetes;
+mod node_cache;
 mod plugins;
 mod properties;
+mod reload;
 mod text;
 
 use crate::cluster::{EmptyServices, EndpointNames, PodMode, Selectors};
 use crate::zone::Name;
 
-use super::{Absent, Adopted, AdoptedZone, Conclusions, ZonalNames};
+use super::{
+    Absent, Adopted, AdoptedZone, Conclusions, Filter, Surroundings, UpstreamService, ZonalNames,
+};
 
 /// The server block of kubeadm's default with these lines more.
 fn with(lines: &str) -> String {

@@ -1,0 +1,55 @@
+//! The flags of a command, as Go's package `flag` reads them.
+
+use std::collections::BTreeMap;
+
+/// The flags of node-cache and of CoreDNS that have a value of their own.
+const WITH_VALUE: [&str; 13] = [
+    "localip",
+    "interfacename",
+    "syncinterval",
+    "metrics-listen-address",
+    "basecorefile",
+    "corefile",
+    "kubednscm",
+    "upstreamsvc",
+    "health-port",
+    "conf",
+    "dns.port",
+    "pidfile",
+    "p",
+];
+
+/// Flags, by their names without dashes.
+pub(super) struct Command<'a>(BTreeMap<&'a str, Option<&'a str>>);
+
+impl<'a> Command<'a> {
+    /// Reads a command and its arguments. Of several flags with one name the last counts.
+    pub(super) fn read(words: &[&'a str]) -> Command<'a> {
+        let mut flags = BTreeMap::new();
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let Some(flag) = word.strip_prefix('-') else {
+                continue;
+            };
+            let flag = flag.strip_prefix('-').unwrap_or(flag);
+            let (name, value) = match flag.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None if WITH_VALUE.contains(&flag) => (flag, words.next().copied()),
+                None => (flag, None),
+            };
+            flags.insert(name, value);
+        }
+        Command(flags)
+    }
+
+    /// The value of a flag that has one.
+    pub(super) fn value(&self, name: &str) -> Option<&'a str> {
+        *self.0.get(name)?
+    }
+
+    /// Whether a flag without a value of its own is set.
+    pub(super) fn has(&self, name: &str) -> bool {
+        let flag = self.0.get(name);
+        flag.is_some_and(|value| !matches!(value, Some("false" | "f" | "F" | "FALSE" | "0")))
+    }
+}

@@ -18,6 +18,7 @@ mod reply;
 mod settings;
 mod signals;
 mod tally;
+mod transitions;
 
 use std::{
     net::Ipv4Addr,
@@ -97,15 +98,7 @@ fn run() -> Result<Tally> {
     let mut random = StdRng::seed_from_u64(settings.seed);
     let mut all = Tally::default();
     let mut compare = |cluster: &mut Cluster, part: &str| -> Result<()> {
-        let took = wait(&compared, &cluster.mark()?)?;
-        let start = Instant::now();
-        let tally = compared.everything(cluster)?;
-        let part = format!(
-            "{part}: known everywhere after {took:.1?}, asked in {:.1?}",
-            start.elapsed()
-        );
-        tally.print(&part);
-        all.add(tally);
+        all.add(compare(&compared, cluster, part)?);
         Ok(())
     };
 
@@ -115,6 +108,14 @@ fn run() -> Result<Tally> {
         let part = format!("after {} changes", settings.changes);
         compare(&mut cluster, &part)?;
     }
+    let transitions = match settings.transitions {
+        0 => Tally::default(),
+        count => {
+            let tally = transitions::run(&compared, &mut cluster)?;
+            compare(&mut cluster, &format!("after {count} transitions"))?;
+            tally
+        }
+    };
 
     let mut left_out = 0;
     match &settings.compact {
@@ -156,7 +157,21 @@ fn run() -> Result<Tally> {
     if left_out > 0 {
         println!("{left_out} parts were not run");
     }
+    all.add(transitions);
     Ok(all)
+}
+
+/// Asks about everything, once what was written is known everywhere.
+fn compare(compared: &Compared<'_>, cluster: &mut Cluster, part: &str) -> Result<Tally> {
+    let took = wait(compared, &cluster.mark()?)?;
+    let start = Instant::now();
+    let tally = compared.everything(cluster)?;
+    let part = format!(
+        "{part}: known everywhere after {took:.1?}, asked in {:.1?}",
+        start.elapsed()
+    );
+    tally.print(&part);
+    Ok(tally)
 }
 
 /// Makes random changes.

@@ -49,6 +49,10 @@ struct Cluster {
     /// What all random choices follow from [default: a random one].
     #[arg(long, value_name = "NUMBER", requires = "cluster")]
     seed: Option<u64>,
+    /// Transitions of Services and slices beside the controller manager, after each of which the
+    /// names concerned are asked for [default: 500].
+    #[arg(long, value_name = "NUMBER", requires = "cluster")]
+    transitions: Option<u32>,
     /// A shell command that kills the API server and starts it again; without it, that part is left
     /// out.
     #[arg(long, value_name = "COMMAND", requires = "cluster")]
@@ -136,6 +140,10 @@ impl Cluster {
             ("ZEROHOP_DNS", self.dns.map(|dns| dns.to_string())),
             ("ZEROHOP_COREFILE", path(&self.corefile)),
             ("ZEROHOP_SEED", self.seed.map(|seed| seed.to_string())),
+            (
+                "ZEROHOP_TRANSITIONS",
+                self.transitions.map(|count| count.to_string()),
+            ),
             ("ZEROHOP_RESTART_API", self.restart_api.clone()),
             ("ZEROHOP_COMPACT", self.compact.clone()),
         ] {

@@ -183,7 +183,7 @@ impl Cluster {
 
     /// Deletes a pod, and holds it as a kubelet does until its containers have ended.
     pub(crate) fn terminate_pod(&mut self, key: &Key) -> Result<()> {
-        self.hold_pod(key, json!([FINALIZER]))?;
+        self.hold_pod(key, &json!([FINALIZER]))?;
         self.delete::<Pod>(key)?;
         self.terminating.insert(key.clone());
         Ok(())
@@ -232,10 +232,10 @@ impl Cluster {
         let held = self.terminating.extract_if(.., |key| which(key));
         let held: Vec<Key> = held.collect();
         held.iter()
-            .try_for_each(|key| self.hold_pod(key, Value::Null))
+            .try_for_each(|key| self.hold_pod(key, &Value::Null))
     }
 
-    fn hold_pod(&self, key: &Key, finalizers: Value) -> Result<()> {
+    fn hold_pod(&self, key: &Key, finalizers: &Value) -> Result<()> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.0);
         let patch = Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
         let patched = self

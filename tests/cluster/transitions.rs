@@ -4,6 +4,8 @@
 mod form;
 mod moving;
 mod report;
+mod services;
+mod slices;
 mod steps;
 
 use std::{

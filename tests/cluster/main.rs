@@ -98,7 +98,7 @@ fn run() -> Result<Tally> {
     let mut random = StdRng::seed_from_u64(settings.seed);
     let mut all = Tally::default();
     let mut compare = |cluster: &mut Cluster, part: &str| -> Result<()> {
-        all.add(compare(&compared, cluster, part)?);
+        all.add(compare_everything(&compared, cluster, part)?);
         Ok(())
     };
 
@@ -162,7 +162,7 @@ fn run() -> Result<Tally> {
 }
 
 /// Asks about everything, once what was written is known everywhere.
-fn compare(compared: &Compared<'_>, cluster: &mut Cluster, part: &str) -> Result<Tally> {
+fn compare_everything(compared: &Compared<'_>, cluster: &mut Cluster, part: &str) -> Result<Tally> {
     let took = wait(compared, &cluster.mark()?)?;
     let start = Instant::now();
     let tally = compared.everything(cluster)?;

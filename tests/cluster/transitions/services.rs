@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     form::{Change, Form, Kind, Parts},
-    steps::{OTHERS, PODS, SERVICES, Step, Steps, Writes, pick, ports},
+    steps::{OTHERS, PODS, SERVICES, Step, Steps, Writes, app, pick, ports},
 };
 use crate::{
     cluster::{Cluster, unscheduled},
@@ -129,7 +129,7 @@ impl Steps {
         );
         let pod = cluster.objects.pods.get(&key);
         let before = pod.and_then(|pod| pod.metadata.labels.as_ref()?.get("app").cloned());
-        let after = format!("s{}", random.random_range(0..SERVICES));
+        let after = app(random.random_range(0..SERVICES));
         let patch = json!({"metadata": {"labels": {"app": after}}});
         if let Some(pod) = cluster.patch::<Pod>(&key, &patch)? {
             cluster.objects.pods.insert(key.clone(), pod);
@@ -161,7 +161,7 @@ impl Steps {
         let Object::Pod(mut pod) = pod(&key, &status)? else {
             bail!("a Pod is one");
         };
-        let app = format!("s{}", number % SERVICES);
+        let app = app(number % SERVICES);
         let mut spec = unscheduled()?;
         if number.is_multiple_of(2) {
             spec.hostname = Some(format!("host-{number}"));
@@ -174,15 +174,19 @@ impl Steps {
 
     pub(super) fn parts(&mut self, key: &Key, random: &mut StdRng) -> Parts {
         let other = random.random_range(0..SERVICES);
+        let own = key.1.split('-').next().unwrap_or_default();
         let app = match random.random_bool(0.15) {
-            true => format!("s{other}"),
-            false => key.1.clone(),
+            true => app(other),
+            false => own.to_owned(),
         };
         let namespace = pick(&self.namespaces, random);
         let target = match random.random_range(0..4) {
             0 => "nowhere.invalid".to_owned(),
             1 => format!("ghost.{namespace}.svc.{}", self.zone),
-            _ => format!("s{other}.{namespace}.svc.{}", self.zone),
+            _ => {
+                let service = self.service(&namespace, other);
+                format!("{service}.{namespace}.svc.{}", self.zone)
+            }
         };
         Parts {
             app,

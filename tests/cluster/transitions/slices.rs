@@ -21,11 +21,12 @@ impl Steps {
         slice: &EndpointSlice,
         random: &mut StdRng,
     ) -> Result<Option<Step>> {
-        let number = random.random_range(0..SERVICES);
+        let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
+        let service = self.service(namespace, random.random_range(0..SERVICES));
         let to = match random.random_range(0..10) {
             0 => Value::Null,
             1 => json!("ghost"),
-            _ => json!(format!("s{number}")),
+            _ => json!(service),
         };
         relabel(
             cluster,

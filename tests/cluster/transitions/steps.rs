@@ -18,6 +18,8 @@ pub(crate) struct Steps {
     seed: u64,
     pub(super) zone: String,
     pub(crate) namespaces: [String; 2],
+    /// How many names each Service had before, by namespace and number.
+    renamed: BTreeMap<(String, usize), usize>,
     /// Seeds that were drawn.
     drawn: u64,
     /// Addresses that were given away.
@@ -63,6 +65,7 @@ impl Steps {
             seed,
             zone: zone.to_owned(),
             namespaces: [0, 1].map(|number| format!("{prefix}-t{number}")),
+            renamed: BTreeMap::new(),
             drawn: 0,
             addresses: 0,
             directions: directions.collect(),
@@ -77,7 +80,7 @@ impl Steps {
                 self.make_pod(cluster, &namespace, number)?;
             }
             for number in 0..SERVICES {
-                let key = (namespace.clone(), format!("s{number}"));
+                let key = (namespace.clone(), self.service(&namespace, number));
                 let mut random = self.random();
                 let form = pick(&Form::ALL, &mut random);
                 self.make_service(cluster, &key, form, &mut random)?;
@@ -87,13 +90,23 @@ impl Steps {
         Ok(())
     }
 
-    /// All Services that there are or were.
+    /// The Services, some of which are not there now.
     pub(crate) fn services(&self) -> BTreeSet<Key> {
         let namespaces = self.namespaces.iter();
         let keys = namespaces.flat_map(|namespace| {
-            (0..SERVICES).map(move |number| (namespace.clone(), format!("s{number}")))
+            let names = (0..SERVICES).map(|number| self.service(namespace, number));
+            names.map(|name| (namespace.clone(), name))
         });
         keys.collect()
+    }
+
+    /// The name of a Service.
+    pub(super) fn service(&self, namespace: &str, number: usize) -> String {
+        let service = (namespace.to_owned(), number);
+        match self.renamed.get(&service) {
+            None => app(number),
+            Some(renamed) => format!("{}-{renamed}", app(number)),
+        }
     }
 
     /// Makes a transition. All choices follow from the seed, but for which of several slices it is,
@@ -110,10 +123,8 @@ impl Steps {
     /// None if there is no object for what was drawn.
     fn attempt(&mut self, cluster: &mut Cluster, random: &mut StdRng) -> Result<Option<Step>> {
         let namespace = pick(&self.namespaces, random);
-        let key = (
-            namespace.clone(),
-            format!("s{}", random.random_range(0..SERVICES)),
-        );
+        let number = random.random_range(0..SERVICES);
+        let key = (namespace.clone(), self.service(&namespace, number));
         let what = random.random_range(0..100);
         let which = random.random::<u32>() as usize;
         let slices = cluster.objects.slices.iter();
@@ -125,13 +136,17 @@ impl Steps {
         let slice = slices.get(which % count.max(1)).copied().cloned();
         let service = cluster.objects.services.get(&key).cloned();
         match (what, service, slice) {
-            (0..40, Some(service), _) => {
+            (0..38, Some(service), _) => {
                 self.change_form(cluster, &key, &service, random).map(Some)
             }
-            (40..44, Some(_), _) => self.change_ports(cluster, &key, random).map(Some),
-            (44..47, Some(_), _) => self.change_labels(cluster, &key, random).map(Some),
-            (47..50, Some(_), _) => {
+            (38..42, Some(_), _) => self.change_ports(cluster, &key, random).map(Some),
+            (42..45, Some(_), _) => self.change_labels(cluster, &key, random).map(Some),
+            (45..50, Some(_), _) => {
                 cluster.delete_service(&key)?;
+                // A name that no Service had is something else than one that is there again.
+                if random.random_bool(0.7) {
+                    *self.renamed.entry((namespace, number)).or_default() += 1;
+                }
                 Ok(Some(Step::one("a Service deleted", &key, "")))
             }
             (0..50, None, _) => {
@@ -206,6 +221,11 @@ impl Step {
             writes: Writes::One,
         }
     }
+}
+
+/// What the pods of a Service, whatever its name is now, are labelled with.
+pub(super) fn app(number: usize) -> String {
+    format!("s{number}")
 }
 
 /// One port without a name, or one or two with names.

@@ -96,10 +96,12 @@ pub(crate) fn questions(
 ) -> Vec<Question> {
     let mut names = names(objects, zone);
     names.extend(others.iter().map(|name| name.to_ascii_lowercase()));
+    let silent = unanswered(objects);
+    names.retain(|name| !silent.contains(name));
     let near: BTreeSet<String> = names
         .iter()
         .flat_map(|name| neighbours(name, objects, zone, random))
-        .filter(|name| is_legal(name) && !names.contains(name))
+        .filter(|name| is_legal(name) && !names.contains(name) && !silent.contains(name))
         .collect();
     let mut questions = Vec::new();
     for name in names.into_iter().filter(|name| is_legal(name)) {
@@ -323,8 +325,6 @@ fn names_of_service(key: &Key, service: &Service, zone: &str) -> BTreeSet<String
 /// The names that a slice makes.
 fn names_of_slice(slice: &EndpointSlice, zone: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    // CoreDNS never answers for the addresses of a slice that is nobody's: it makes a name of them
-    // that fits into no message.
     let Some(key) = service_of(slice) else {
         return names;
     };
@@ -363,6 +363,19 @@ fn names_of_slice(slice: &EndpointSlice, zone: &str) -> BTreeSet<String> {
         }
     }
     names
+}
+
+/// Reverse names that CoreDNS never answers for: those of addresses in a slice that no Service has.
+/// It makes a name of them that fits into no message.
+pub(crate) fn unanswered(objects: &Objects) -> BTreeSet<String> {
+    let slices = objects.slices.values();
+    let without_service = slices.filter(|slice| service_of(slice).is_none());
+    let endpoints = without_service.flat_map(|slice| &slice.endpoints);
+    endpoints
+        .flat_map(|endpoint| &endpoint.addresses)
+        .filter_map(|address| address.parse().ok())
+        .map(reverse)
+        .collect()
 }
 
 fn port_name(port: Option<&str>, protocol: Option<&str>, service: &str) -> Option<String> {

@@ -16,6 +16,7 @@ pub(crate) struct Settings {
     pub(crate) zone: String,
     /// The agent's program.
     pub(crate) agent: PathBuf,
+    pub(crate) parts: Parts,
     /// What all random choices follow from, and the names of the namespaces.
     pub(crate) seed: u64,
     /// Random changes before everything is asked again.
@@ -26,6 +27,13 @@ pub(crate) struct Settings {
     pub(crate) restart_api: Option<String>,
     /// Makes etcd forget old versions.
     pub(crate) compact: Option<String>,
+}
+
+/// Which parts of the comparison are run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parts {
+    All,
+    Transitions,
 }
 
 /// What `cargo xtask bench --cluster` measures.
@@ -97,6 +105,10 @@ impl Settings {
             zone,
             corefile,
             agent: needed("ZEROHOP_AGENT")?.into(),
+            parts: match env::var("ZEROHOP_ONLY").as_deref() {
+                Ok("transitions") => Parts::Transitions,
+                _ => Parts::All,
+            },
             seed,
             changes: count("ZEROHOP_CHANGES", 1000)?,
             transitions: count("ZEROHOP_TRANSITIONS", 500)?,

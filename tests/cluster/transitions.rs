@@ -27,7 +27,7 @@ use crate::{
     compare::{CACHED, Compared, Judged},
     objects::{Key, Objects},
     pod::PASSED,
-    questions::{Edns, Question, Subject, questions_about},
+    questions::{Edns, Question, Subject, questions_about, unanswered},
     reply::Reply,
     tally::Tally,
 };
@@ -259,6 +259,9 @@ impl Phase<'_, '_> {
 
     /// Asks for the reverse names that CoreDNS's cache knows nothing of.
     fn ask_reverse(&mut self) -> Result<()> {
+        let now = self.state();
+        let silent = unanswered(&now);
+        self.reverse.due.retain(|name| !silent.contains(name));
         let names = self.reverse.take_uncached();
         let questions: Vec<Question> = names
             .into_iter()
@@ -270,7 +273,6 @@ impl Phase<'_, '_> {
                 })
             })
             .collect();
-        let now = self.state();
         let Judged { known, tallies } = self.compared.once(&now, &questions)?;
         let mut wrong = Vec::new();
         for (question, tally) in questions.into_iter().zip(tallies) {

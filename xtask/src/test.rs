@@ -53,6 +53,9 @@ struct Cluster {
     /// names concerned are asked for [default: 500].
     #[arg(long, value_name = "NUMBER", requires = "cluster")]
     transitions: Option<u32>,
+    /// Run the transitions alone.
+    #[arg(long, value_name = "PART", requires = "cluster")]
+    only: Option<Part>,
     /// A shell command that kills the API server and starts it again; without it, that part is left
     /// out.
     #[arg(long, value_name = "COMMAND", requires = "cluster")]
@@ -60,6 +63,12 @@ struct Cluster {
     /// A shell command that compacts etcd; without it, that part is left out.
     #[arg(long, value_name = "COMMAND", requires = "cluster")]
     compact: Option<String>,
+}
+
+/// A part of the comparison that can be run alone.
+#[derive(Clone, Copy, ValueEnum)]
+enum Part {
+    Transitions,
 }
 
 /// Leaves out what changes the whole machine.
@@ -143,6 +152,10 @@ impl Cluster {
             (
                 "ZEROHOP_TRANSITIONS",
                 self.transitions.map(|count| count.to_string()),
+            ),
+            (
+                "ZEROHOP_ONLY",
+                self.only.map(|Part::Transitions| "transitions".to_owned()),
             ),
             ("ZEROHOP_RESTART_API", self.restart_api.clone()),
             ("ZEROHOP_COMPACT", self.compact.clone()),

@@ -18,7 +18,7 @@ use anyhow::Result;
 
 use self::{
     moving::Moving,
-    report::Report,
+    report::{BAR, Report},
     steps::{Step, Steps, Writes},
 };
 use crate::{
@@ -177,6 +177,7 @@ impl Phase<'_, '_> {
         what: &str,
     ) -> Result<bool> {
         let zone = &self.compared.settings.zone;
+        let mut last_wrong = Vec::new();
         loop {
             let is_late = start.elapsed() > self.patience();
             for namespace in &self.steps.namespaces {
@@ -192,8 +193,14 @@ impl Phase<'_, '_> {
             let Judged { tallies, .. } = self.compared.once(&now, &questions)?;
             let is_wrong = tallies.iter().any(Tally::is_wrong);
             if is_wrong && !is_late {
+                last_wrong = kinds(&questions, &tallies);
                 thread::sleep(PAUSE);
                 continue;
+            }
+            let took = start.elapsed();
+            if !is_wrong && took > BAR {
+                println!("right only after {took:.1?}: {what}");
+                last_wrong.iter().for_each(|kind| println!("    {kind}"));
             }
             self.reverse.note(reverse);
             if is_wrong {
@@ -218,10 +225,8 @@ impl Phase<'_, '_> {
         what: &str,
     ) {
         println!("WRONG for good after: {what}");
-        for (question, tally) in questions.iter().zip(tallies) {
-            for kind in tally.wrong.keys() {
-                println!("    {} {}: {kind}", question.name, question.rtype);
-            }
+        for kind in kinds(questions, tallies) {
+            println!("    {kind}");
         }
         let about = concerned.iter().filter(|(namespace, name)| {
             let name = format!("{name}.{namespace}.svc.");
@@ -404,6 +409,16 @@ impl<'a> Seen<'a> {
         }
         Ok(())
     }
+}
+
+/// What is wrong about each question, in a line.
+fn kinds(questions: &[Question], tallies: &[Tally]) -> Vec<String> {
+    let all = questions.iter().zip(tallies).flat_map(|(question, tally)| {
+        let Question { name, rtype, .. } = question;
+        let kinds = tally.wrong.keys();
+        kinds.map(move |kind| format!("{name} {rtype}: {kind}"))
+    });
+    all.collect()
 }
 
 /// Services, and the aliases that lead to them.

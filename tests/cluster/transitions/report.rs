@@ -28,7 +28,7 @@ pub(crate) struct Report {
 }
 
 /// Answers are to be right after this time.
-const BAR: Duration = Duration::from_secs(1);
+pub(crate) const BAR: Duration = Duration::from_secs(1);
 /// Examples that are printed.
 const EXAMPLES: usize = 3;
 /// From here on every direction must have been made, and the kernel must have answered enough.

@@ -165,6 +165,7 @@ impl Cluster {
         Ok(())
     }
 
+    /// The slice may be gone: a controller deletes slices too.
     pub(crate) fn delete_slice(&mut self, key: &Key) -> Result<()> {
         self.delete::<EndpointSlice>(key)?;
         self.objects.slices.remove(key);
@@ -182,10 +183,48 @@ impl Cluster {
 
     /// Deletes a pod, and holds it as a kubelet does until its containers have ended.
     pub(crate) fn terminate_pod(&mut self, key: &Key) -> Result<()> {
-        self.hold_pod(key, json!([FINALIZER]))?;
+        self.hold_pod(key, &json!([FINALIZER]))?;
         self.delete::<Pod>(key)?;
         self.terminating.insert(key.clone());
         Ok(())
+    }
+
+    /// Changes fields of an object by a JSON merge patch. None when the object is not there, because
+    /// a controller deleted it.
+    pub(crate) fn patch<K>(&self, key: &Key, patch: &Value) -> Result<Option<K>>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+        K: Clone + Debug + DeserializeOwned,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), &key.0);
+        let patch = Patch::Merge(patch);
+        let params = PatchParams::default();
+        let patched = self.runtime.block_on(api.patch(&key.1, &params, &patch));
+        there(patched)
+            .with_context(|| format!("cannot change {} {key:?} by {patch:?}", K::kind(&())))
+    }
+
+    /// Reads the Services and slices of a namespace, which controllers change too.
+    pub(crate) fn refresh(&mut self, namespace: &str) -> Result<()> {
+        let services = self.list::<Service>(namespace)?;
+        let slices = self.list::<EndpointSlice>(namespace)?;
+        let objects = &mut self.objects;
+        objects.services.retain(|key, _| key.0 != namespace);
+        objects.services.extend(services);
+        objects.slices.retain(|key, _| key.0 != namespace);
+        objects.slices.extend(slices);
+        Ok(())
+    }
+
+    fn list<K>(&self, namespace: &str) -> Result<Vec<(Key, K)>>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+        K: Clone + Debug + DeserializeOwned,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let all = self.runtime.block_on(api.list(&ListParams::default()))?;
+        let all = all.items.into_iter();
+        Ok(all.map(|object| (key(object.meta()), object)).collect())
     }
 
     /// Lets go of pods that are being deleted.
@@ -193,10 +232,10 @@ impl Cluster {
         let held = self.terminating.extract_if(.., |key| which(key));
         let held: Vec<Key> = held.collect();
         held.iter()
-            .try_for_each(|key| self.hold_pod(key, Value::Null))
+            .try_for_each(|key| self.hold_pod(key, &Value::Null))
     }
 
-    fn hold_pod(&self, key: &Key, finalizers: Value) -> Result<()> {
+    fn hold_pod(&self, key: &Key, finalizers: &Value) -> Result<()> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.0);
         let patch = Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
         let patched = self
@@ -303,7 +342,9 @@ impl Cluster {
             self.wait("a namespace's service account", async || {
                 Ok(accounts.get_opt("default").await?.is_some())
             })?;
-            pod.spec = Some(unscheduled()?);
+            if pod.spec.is_none() {
+                pod.spec = Some(unscheduled()?);
+            }
             self.runtime
                 .block_on(api.create(&PostParams::default(), &pod))?;
         }
@@ -338,10 +379,8 @@ impl Cluster {
         K: Clone + Debug + DeserializeOwned,
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), &key.0);
-        let deleted = self
-            .runtime
-            .block_on(api.delete(&key.1, &DeleteParams::default()));
-        deleted
+        let params = DeleteParams::default();
+        there(self.runtime.block_on(api.delete(&key.1, &params)))
             .map(drop)
             .with_context(|| format!("cannot delete {} {key:?}", K::kind(&())))
     }
@@ -382,12 +421,20 @@ impl Cluster {
     }
 }
 
+/// None of an object that is not there.
+fn there<T>(outcome: kube::Result<T>) -> kube::Result<Option<T>> {
+    match outcome {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        outcome => outcome.map(Some),
+    }
+}
+
 fn named(name: &str) -> Result<Namespace> {
     Ok(serde_json::from_value(json!({"metadata": {"name": name}}))?)
 }
 
 /// What a Pod consists of that no scheduler places.
-fn unscheduled() -> Result<PodSpec> {
+pub(crate) fn unscheduled() -> Result<PodSpec> {
     Ok(serde_json::from_value(json!({
         "schedulerName": "nobody",
         "containers": [{"name": "none", "image": "none"}],

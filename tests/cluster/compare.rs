@@ -38,10 +38,17 @@ struct Replies {
     agents: Vec<[Option<Vec<u8>>; 2]>,
 }
 
+/// What came of many questions that were asked once.
+pub(crate) struct Judged<'a> {
+    pub(crate) known: Known<'a>,
+    /// Of each question.
+    pub(crate) tallies: Vec<Tally>,
+}
+
 /// Questions that are on their way at once.
 const CHUNK: usize = 4096;
 /// How long CoreDNS's cache may keep what lies outside the cluster's zone.
-const CACHED: Duration = Duration::from_secs(35);
+pub(crate) const CACHED: Duration = Duration::from_secs(35);
 
 impl Compared<'_> {
     /// Asks everything about the objects of this moment.
@@ -55,16 +62,10 @@ impl Compared<'_> {
             others = dumped;
         }
         let questions = questions(&cluster.objects, zone, &others, &mut random);
-        let mut replies = Vec::new();
-        for chunk in questions.chunks(CHUNK) {
-            self.signals.check()?;
-            replies.extend(self.ask(chunk)?);
-        }
-        let known = self.known(cluster, &questions, &replies)?;
+        let Judged { known, tallies } = self.once(&cluster.objects, &questions)?;
         let mut tally = Tally::default();
         let mut again = Vec::new();
-        for (question, replies) in questions.iter().zip(&replies) {
-            let found = self.judge(question, replies, &known)?;
+        for (question, found) in questions.iter().zip(tallies) {
             match found.is_wrong() && !question.is_inside(zone) {
                 true => again.push(question.clone()),
                 false => tally.add(found),
@@ -74,8 +75,26 @@ impl Compared<'_> {
         Ok(tally)
     }
 
+    /// Asks each question once.
+    pub(crate) fn once<'k>(
+        &'k self,
+        objects: &'k Objects,
+        questions: &[Question],
+    ) -> Result<Judged<'k>> {
+        let mut replies = Vec::new();
+        for chunk in questions.chunks(CHUNK) {
+            self.signals.check()?;
+            replies.extend(self.ask(chunk)?);
+        }
+        let known = self.known(objects, questions, &replies)?;
+        let judged = questions.iter().zip(&replies);
+        let tallies = judged.map(|(question, replies)| self.judge(question, replies, &known));
+        let tallies = tallies.collect::<Result<_>>()?;
+        Ok(Judged { known, tallies })
+    }
+
     /// Asks until CoreDNS's cache has forgotten what was before.
-    fn ask_again(
+    pub(crate) fn ask_again(
         &self,
         mut questions: Vec<Question>,
         known: &Known<'_>,
@@ -147,14 +166,14 @@ impl Compared<'_> {
 
     fn known<'k>(
         &'k self,
-        cluster: &'k Cluster,
+        objects: &'k Objects,
         questions: &[Question],
         replies: &[Replies],
     ) -> Result<Known<'k>> {
         let zone = &self.settings.zone;
         let mut known = Known {
             zone,
-            objects: &cluster.objects,
+            objects,
             denied: HashSet::new(),
             above: HashSet::new(),
         };

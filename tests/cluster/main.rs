@@ -18,6 +18,7 @@ mod reply;
 mod settings;
 mod signals;
 mod tally;
+mod transitions;
 mod watches;
 
 use std::{
@@ -40,7 +41,7 @@ use crate::{
     pod::{PASSED, Pods},
     questions::{Edns, Question},
     reply::Reply,
-    settings::{Measured, Settings, Watched},
+    settings::{Measured, Parts, Settings, Watched},
     signals::Signals,
     tally::Tally,
 };
@@ -82,16 +83,8 @@ fn compare() -> Result<Tally> {
     println!("namespaces {}-*", cluster.prefix);
     let served = cluster.create_own(&settings.corefile)?;
     let mut pods = Pods::new(served_address(&served)?);
-    for object in zoo(&cluster.prefix, &settings.zone)? {
-        cluster.write(object)?;
-    }
-    match cluster.objects.are_dual_stack() {
-        true => {
-            for object in dual_stack_zoo(&cluster.prefix, &settings.zone)? {
-                cluster.write(object)?;
-            }
-        }
-        false => println!("not asked about: Services of both families, which this cluster hasn't"),
+    if settings.parts == Parts::All {
+        write_zoo(&mut cluster, &settings.zone)?;
     }
     let agents = Mode::ALL.map(|mode| Agent::start(&settings, &cluster, &mut pods, mode));
     let compared = Compared {
@@ -103,23 +96,33 @@ fn compare() -> Result<Tally> {
     let mut random = StdRng::seed_from_u64(settings.seed);
     let mut all = Tally::default();
     let mut compare = |cluster: &mut Cluster, part: &str| -> Result<()> {
-        let took = wait(&compared, &cluster.mark()?)?;
-        let start = Instant::now();
-        let tally = compared.everything(cluster)?;
-        let part = format!(
-            "{part}: known everywhere after {took:.1?}, asked in {:.1?}",
-            start.elapsed()
-        );
-        tally.print(&part);
-        all.add(tally);
+        all.add(compare_everything(&compared, cluster, part)?);
         Ok(())
     };
 
-    compare(&mut cluster, "objects of all kinds")?;
-    if settings.changes > 0 {
+    let is_all = settings.parts == Parts::All;
+    if is_all {
+        compare(&mut cluster, "objects of all kinds")?;
+    }
+    if is_all && settings.changes > 0 {
         change(&mut cluster, &mut random, &settings, settings.changes)?;
         let part = format!("after {} changes", settings.changes);
         compare(&mut cluster, &part)?;
+    }
+
+    let transitions = match settings.transitions {
+        0 => Tally::default(),
+        _ => transitions::run(&compared, &mut cluster)?,
+    };
+    if !is_all {
+        println!("\nnot run, because only transitions were asked for: all other parts");
+        return Ok(transitions);
+    }
+    if settings.transitions > 0 {
+        compare(
+            &mut cluster,
+            &format!("after {} transitions", settings.transitions),
+        )?;
     }
 
     let mut left_out = 0;
@@ -162,7 +165,36 @@ fn compare() -> Result<Tally> {
     if left_out > 0 {
         println!("{left_out} parts were not run");
     }
+    all.add(transitions);
     Ok(all)
+}
+
+/// Asks about everything, once what was written is known everywhere.
+fn compare_everything(compared: &Compared<'_>, cluster: &mut Cluster, part: &str) -> Result<Tally> {
+    let took = wait(compared, &cluster.mark()?)?;
+    let start = Instant::now();
+    let tally = compared.everything(cluster)?;
+    let part = format!(
+        "{part}: known everywhere after {took:.1?}, asked in {:.1?}",
+        start.elapsed()
+    );
+    tally.print(&part);
+    Ok(tally)
+}
+
+/// Writes objects of all kinds.
+fn write_zoo(cluster: &mut Cluster, zone: &str) -> Result<()> {
+    for object in zoo(&cluster.prefix, zone)? {
+        cluster.write(object)?;
+    }
+    if !cluster.objects.are_dual_stack() {
+        println!("not asked about: Services of both families, which this cluster hasn't");
+        return Ok(());
+    }
+    for object in dual_stack_zoo(&cluster.prefix, zone)? {
+        cluster.write(object)?;
+    }
+    Ok(())
 }
 
 /// Makes random changes.

@@ -51,9 +51,9 @@ pub(crate) const HIDDEN: &str = "zerohop.test/hidden";
 /// The label that says whose endpoints a slice holds.
 pub(crate) const SERVICE: &str = "kubernetes.io/service-name";
 
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-const KUBERNETES: &str = "endpointslice-controller.k8s.io";
-const HEADLESS: &str = "service.kubernetes.io/headless";
+pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(crate) const KUBERNETES: &str = "endpointslice-controller.k8s.io";
+pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 const TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// Links of the chain of aliases: more than are followed.
@@ -152,6 +152,23 @@ pub(crate) fn owned(
 }
 
 impl Objects {
+    /// The Services and slices of some namespaces.
+    pub(crate) fn within(&self, namespaces: &[String]) -> Objects {
+        let services = self.services.iter();
+        let slices = self.slices.iter();
+        Objects {
+            services: services
+                .filter(|(key, _)| namespaces.contains(&key.0))
+                .map(|(key, service)| (key.clone(), service.clone()))
+                .collect(),
+            slices: slices
+                .filter(|(key, _)| namespaces.contains(&key.0))
+                .map(|(key, slice)| (key.clone(), slice.clone()))
+                .collect(),
+            ..Objects::default()
+        }
+    }
+
     /// Whether Services have addresses of both families.
     pub(crate) fn are_dual_stack(&self) -> bool {
         let mut specs = self

@@ -1,7 +1,11 @@
 //! What is asked: every name that the objects make, whatever is nearly one, and every type of each.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use rand::{RngExt as _, rngs::StdRng};
 use zerohop_tests::{
     packet::{Query, wire},
@@ -92,10 +96,12 @@ pub(crate) fn questions(
 ) -> Vec<Question> {
     let mut names = names(objects, zone);
     names.extend(others.iter().map(|name| name.to_ascii_lowercase()));
+    let silent = unanswered(objects);
+    names.retain(|name| !silent.contains(name));
     let near: BTreeSet<String> = names
         .iter()
         .flat_map(|name| neighbours(name, objects, zone, random))
-        .filter(|name| is_legal(name) && !names.contains(name))
+        .filter(|name| is_legal(name) && !names.contains(name) && !silent.contains(name))
         .collect();
     let mut questions = Vec::new();
     for name in names.into_iter().filter(|name| is_legal(name)) {
@@ -111,6 +117,95 @@ pub(crate) fn questions(
     }
     questions
 }
+
+/// What a name is, seen from a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Subject {
+    Service,
+    Endpoint,
+    Port,
+    Absent,
+    Reverse,
+}
+
+impl Subject {
+    /// The types that are asked. All names are asked for A: what CoreDNS denies then is known.
+    fn types(self) -> &'static [u16] {
+        match self {
+            Subject::Service => &[A, AAAA, SRV, CNAME, TXT],
+            Subject::Endpoint | Subject::Port | Subject::Absent => &[A, AAAA, SRV],
+            Subject::Reverse => &[A, PTR],
+        }
+    }
+}
+
+/// The questions about these Services, as they are and as they were: their own names, those of
+/// endpoints and ports, absent names beside and below them, and reverse names of all addresses.
+pub(crate) fn questions_about(
+    services: &BTreeSet<Key>,
+    states: [&Objects; 2],
+    zone: &str,
+) -> Vec<(Subject, Question)> {
+    let mut names = BTreeMap::new();
+    for key in services {
+        let service = service_name(key, zone);
+        let (namespace, name) = key;
+        names.extend(
+            [
+                format!("absent.{service}"),
+                format!("_absent._tcp.{service}"),
+                format!("_tcp.{service}"),
+                format!("100-70-255-255.{service}"),
+                format!("{name}-absent.{namespace}.svc.{zone}"),
+            ]
+            .map(|name| (name, Subject::Absent)),
+        );
+    }
+    for objects in states {
+        for key in services {
+            if let Some(service) = objects.services.get(key) {
+                let made = names_of_service(key, service, zone);
+                names.extend(made.into_iter().map(with_subject));
+            }
+        }
+        for slice in objects.slices.values() {
+            if service_of(slice).is_some_and(|service| services.contains(&service)) {
+                let made = names_of_slice(slice, zone);
+                names.extend(made.into_iter().map(with_subject));
+            }
+        }
+    }
+    for key in services {
+        names.insert(service_name(key, zone), Subject::Service);
+    }
+    let names = names.into_iter().filter(|(name, _)| is_legal(name));
+    let typed = names.flat_map(|(name, subject)| {
+        let types = subject.types().iter();
+        types.map(move |rtype| (name.clone(), *rtype, subject))
+    });
+    let questions = typed
+        .zip([Edns::Without, Edns::With].into_iter().cycle())
+        .map(|((name, rtype, subject), edns)| (subject, Question { name, rtype, edns }));
+    questions.collect()
+}
+
+fn with_subject(name: String) -> (String, Subject) {
+    let subject = if name.ends_with(".arpa") {
+        Subject::Reverse
+    } else if name.starts_with('_') {
+        Subject::Port
+    } else {
+        Subject::Endpoint
+    };
+    (name, subject)
+}
+
+const A: u16 = 1;
+const CNAME: u16 = 5;
+const PTR: u16 = 12;
+const TXT: u16 = 16;
+const AAAA: u16 = 28;
+const SRV: u16 = 33;
 
 impl Question {
     /// The message, with a random ID.
@@ -182,68 +277,11 @@ fn names(objects: &Objects, zone: &str) -> BTreeSet<String> {
                 .map(|pod| format!("{pod}.{namespace}.pod.{zone}")),
         );
     }
-    let name = |(namespace, name): &Key| format!("{name}.{namespace}.svc.{zone}");
     for (key, service) in &objects.services {
-        let service_name = name(key);
-        let spec = service.spec.as_ref();
-        for port in spec
-            .and_then(|spec| spec.ports.as_ref())
-            .into_iter()
-            .flatten()
-        {
-            let protocol = port.protocol.as_deref();
-            names.extend(port_name(port.name.as_deref(), protocol, &service_name));
-        }
-        let addresses = spec
-            .and_then(|spec| spec.cluster_ips.as_ref())
-            .into_iter()
-            .flatten();
-        names.extend(
-            addresses
-                .filter_map(|address| address.parse().ok())
-                .map(reverse),
-        );
-        names.insert(service_name);
+        names.extend(names_of_service(key, service, zone));
     }
     for slice in objects.slices.values() {
-        // CoreDNS never answers for the addresses of a slice that is nobody's: it makes a name of them
-        // that fits into no message.
-        let Some(service) = service_of(slice).as_ref().map(name) else {
-            continue;
-        };
-        for port in slice.ports.iter().flatten() {
-            names.extend(port_name(
-                port.name.as_deref(),
-                port.protocol.as_deref(),
-                &service,
-            ));
-        }
-        for endpoint in &slice.endpoints {
-            let addresses = endpoint.addresses.iter();
-            names.extend(
-                addresses
-                    .clone()
-                    .filter_map(|address| address.parse().ok())
-                    .map(reverse),
-            );
-            let labels = addresses.map(|address| address.replace(['.', ':'], "-"));
-            let pod = endpoint
-                .target_ref
-                .as_ref()
-                .and_then(|pod| pod.name.clone());
-            for label in labels.chain(endpoint.hostname.clone()).chain(pod) {
-                names.insert(format!("{label}.{service}"));
-                if label.ends_with('-') {
-                    names.insert(format!("{label}0.{service}"));
-                }
-            }
-            if let Some(topology_zone) = &endpoint.zone {
-                let topology_zone = topology_zone.to_ascii_lowercase();
-                for directive in ["pin", "prefer"] {
-                    names.insert(format!("{topology_zone}.{directive}._zone.{service}"));
-                }
-            }
-        }
+        names.extend(names_of_slice(slice, zone));
     }
     for ((namespace, _), pod) in &objects.pods {
         let addresses = pod
@@ -256,6 +294,88 @@ fn names(objects: &Objects, zone: &str) -> BTreeSet<String> {
         }));
     }
     names
+}
+
+fn service_name((namespace, name): &Key, zone: &str) -> String {
+    format!("{name}.{namespace}.svc.{zone}")
+}
+
+/// The names that a Service makes.
+fn names_of_service(key: &Key, service: &Service, zone: &str) -> BTreeSet<String> {
+    let name = service_name(key, zone);
+    let spec = service.spec.as_ref();
+    let ports = spec.and_then(|spec| spec.ports.as_ref());
+    let mut names: BTreeSet<String> = ports
+        .into_iter()
+        .flatten()
+        .filter_map(|port| port_name(port.name.as_deref(), port.protocol.as_deref(), &name))
+        .collect();
+    let addresses = spec.and_then(|spec| spec.cluster_ips.as_ref());
+    names.extend(
+        addresses
+            .into_iter()
+            .flatten()
+            .filter_map(|address| address.parse().ok())
+            .map(reverse),
+    );
+    names.insert(name);
+    names
+}
+
+/// The names that a slice makes.
+fn names_of_slice(slice: &EndpointSlice, zone: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let Some(key) = service_of(slice) else {
+        return names;
+    };
+    let service = service_name(&key, zone);
+    for port in slice.ports.iter().flatten() {
+        names.extend(port_name(
+            port.name.as_deref(),
+            port.protocol.as_deref(),
+            &service,
+        ));
+    }
+    for endpoint in &slice.endpoints {
+        let addresses = endpoint.addresses.iter();
+        names.extend(
+            addresses
+                .clone()
+                .filter_map(|address| address.parse().ok())
+                .map(reverse),
+        );
+        let labels = addresses.map(|address| address.replace(['.', ':'], "-"));
+        let pod = endpoint
+            .target_ref
+            .as_ref()
+            .and_then(|pod| pod.name.clone());
+        for label in labels.chain(endpoint.hostname.clone()).chain(pod) {
+            names.insert(format!("{label}.{service}"));
+            if label.ends_with('-') {
+                names.insert(format!("{label}0.{service}"));
+            }
+        }
+        if let Some(topology_zone) = &endpoint.zone {
+            let topology_zone = topology_zone.to_ascii_lowercase();
+            for directive in ["pin", "prefer"] {
+                names.insert(format!("{topology_zone}.{directive}._zone.{service}"));
+            }
+        }
+    }
+    names
+}
+
+/// Reverse names that CoreDNS never answers for: those of addresses in a slice that no Service has.
+/// It makes a name of them that fits into no message.
+pub(crate) fn unanswered(objects: &Objects) -> BTreeSet<String> {
+    let slices = objects.slices.values();
+    let without_service = slices.filter(|slice| service_of(slice).is_none());
+    let endpoints = without_service.flat_map(|slice| &slice.endpoints);
+    endpoints
+        .flat_map(|endpoint| &endpoint.addresses)
+        .filter_map(|address| address.parse().ok())
+        .map(reverse)
+        .collect()
 }
 
 fn port_name(port: Option<&str>, protocol: Option<&str>, service: &str) -> Option<String> {

@@ -16,14 +16,24 @@ pub(crate) struct Settings {
     pub(crate) zone: String,
     /// The agent's program.
     pub(crate) agent: PathBuf,
+    pub(crate) parts: Parts,
     /// What all random choices follow from, and the names of the namespaces.
     pub(crate) seed: u64,
     /// Random changes before everything is asked again.
     pub(crate) changes: usize,
+    /// Transitions beside the controller manager, each of which is asked about.
+    pub(crate) transitions: usize,
     /// Kills the API server and starts it again.
     pub(crate) restart_api: Option<String>,
     /// Makes etcd forget old versions.
     pub(crate) compact: Option<String>,
+}
+
+/// Which parts of the comparison are run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parts {
+    All,
+    Transitions,
 }
 
 /// What `cargo xtask bench --cluster` measures.
@@ -103,9 +113,11 @@ impl Settings {
             Ok(seed) => seed.parse().context("ZEROHOP_SEED is not a number")?,
             Err(_) => rand::random::<u32>().into(),
         };
-        let changes = match env::var("ZEROHOP_CHANGES") {
-            Ok(changes) => changes.parse().context("ZEROHOP_CHANGES is not a number")?,
-            Err(_) => 1000,
+        let count = |variable: &str, otherwise: usize| match env::var(variable) {
+            Ok(count) => count
+                .parse()
+                .with_context(|| format!("{variable} is not a number")),
+            Err(_) => Ok(otherwise),
         };
         let zone = zone(&corefile).context("the Corefile has no line `kubernetes ZONE …`")?;
         Ok(Settings {
@@ -116,8 +128,13 @@ impl Settings {
             zone,
             corefile,
             agent: needed("ZEROHOP_AGENT")?.into(),
+            parts: match env::var("ZEROHOP_ONLY").as_deref() {
+                Ok("transitions") => Parts::Transitions,
+                _ => Parts::All,
+            },
             seed,
-            changes,
+            changes: count("ZEROHOP_CHANGES", 1000)?,
+            transitions: count("ZEROHOP_TRANSITIONS", 500)?,
             restart_api: env::var("ZEROHOP_RESTART_API").ok(),
             compact: env::var("ZEROHOP_COMPACT").ok(),
         })

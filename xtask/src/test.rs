@@ -50,6 +50,13 @@ struct Cluster {
     /// What all random choices follow from [default: a random one].
     #[arg(long, value_name = "NUMBER", requires = "cluster")]
     seed: Option<u64>,
+    /// Transitions of Services and slices beside the controller manager, after each of which the
+    /// names concerned are asked for [default: 500].
+    #[arg(long, value_name = "NUMBER", requires = "cluster")]
+    transitions: Option<u32>,
+    /// Run the transitions alone.
+    #[arg(long, value_name = "PART", requires = "cluster")]
+    only: Option<Part>,
     /// A shell command that kills the API server and starts it again; without it, that part is left
     /// out.
     #[arg(long, value_name = "COMMAND", requires = "cluster")]
@@ -57,6 +64,12 @@ struct Cluster {
     /// A shell command that compacts etcd; without it, that part is left out.
     #[arg(long, value_name = "COMMAND", requires = "cluster")]
     compact: Option<String>,
+}
+
+/// A part of the comparison that can be run alone.
+#[derive(Clone, Copy, ValueEnum)]
+enum Part {
+    Transitions,
 }
 
 /// Leaves out what changes the whole machine.
@@ -157,6 +170,14 @@ impl Cluster {
             ("ZEROHOP_DNS", self.dns.map(|dns| dns.to_string())),
             ("ZEROHOP_COREFILE", path(&self.corefile)),
             ("ZEROHOP_SEED", self.seed.map(|seed| seed.to_string())),
+            (
+                "ZEROHOP_TRANSITIONS",
+                self.transitions.map(|count| count.to_string()),
+            ),
+            (
+                "ZEROHOP_ONLY",
+                self.only.map(|Part::Transitions| "transitions".to_owned()),
+            ),
             ("ZEROHOP_RESTART_API", self.restart_api.clone()),
             ("ZEROHOP_COMPACT", self.compact.clone()),
         ] {

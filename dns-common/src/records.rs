@@ -1,7 +1,7 @@
 //! Records: everything the kernel needs to answer for one existing name.
 //!
 //! ```text
-//!   0 ┌ name_len flags slot zone hash
+//!   0 ┌ name_len flags slot zone too_large hash
 //!  16 │ answers: three of 16 octets
 //!  64 ├ name, filled up to a multiple of eight with zeros
 //!     ├ with the flag CHILDREN: the children's answers, three of 16 octets
@@ -70,8 +70,8 @@ pub struct Record {
     /// Position in [`crate::Settings::zones`] of the zone whose SOA goes with NODATA, or
     /// [`Record::NO_ZONE`].
     pub zone: u16,
-    /// Fills up to a multiple of eight.
-    pub reserved: u16,
+    /// Answers that found no room here; only the writer counts them.
+    pub too_large: u16,
     /// The name's hash, so that the writer need not work it out again.
     pub hash: u64,
     /// By type; unused ones are zero.

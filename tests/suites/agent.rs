@@ -137,6 +137,44 @@ fn manifests_that_always_change_do_not_starve_the_lease() {
 }
 
 #[test]
+fn what_there_is_no_room_for_is_told_with_its_bound() {
+    let topology = Topology::routed().unwrap();
+    let headless = |count: usize| {
+        let endpoints: Vec<String> = (1..=count)
+            .map(|last| format!("{{addresses: [10.244.0.{last}]}}"))
+            .collect();
+        format!(
+            "{WEB}---
+apiVersion: v1
+kind: Service
+metadata: {{name: many, namespace: shop}}
+spec: {{clusterIP: None}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: many-1, namespace: shop, labels: {{kubernetes.io/service-name: many}}}}
+addressType: IPv4
+endpoints: [{}]
+",
+            endpoints.join(", ")
+        )
+    };
+    let manifests = Manifests::new(&headless(200));
+    let domain = format!("--cluster-domain={}.test", "a".repeat(58));
+    let agent = Agent::start(&topology.node, &manifests, &[&domain]);
+    let status = || agent.status(&topology.node);
+    let said = status();
+    let answers = "names have answers that their records can't hold";
+    assert!(said.contains(answers), "{said}");
+    assert!(said.contains("suffixes of up to 64"), "{said}");
+    assert!(!said.contains("degraded"), "{said}");
+
+    manifests.write(&headless(2));
+    assert!(eventually(LIMIT, || Ok(!status().contains(answers))).unwrap());
+    assert!(status().contains("suffixes of up to 64"));
+}
+
+#[test]
 fn a_card_is_refused_without_allowed_clients() {
     let node = Namespace::new("node").unwrap();
     node.ip(&["link add card type bridge", "link set card up"])

@@ -27,6 +27,10 @@ pub struct Status {
     pub missing: Vec<String>,
     /// What does not work though the agent is ready.
     pub degraded: Vec<String>,
+    /// What passes because the kernel holds only so much of it, each with its bound. Everything works
+    /// as it is meant to.
+    #[serde(default)]
+    pub limits: Vec<String>,
     /// Where the objects come from.
     pub source: SourceStatus,
     /// Objects or parts of them that are left out, and why.

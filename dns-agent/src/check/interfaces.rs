@@ -79,6 +79,15 @@ pub(super) fn unmatched(wanted: &[Interface], devices: &[Device]) -> Vec<Finding
     findings.collect()
 }
 
+/// Who is not answered by the kernel, whatever the interfaces are.
+pub(super) fn uncrossed() -> Finding {
+    Finding::works(
+        SUBJECT,
+        "pods on the host's network, and the node itself, cross no veth: the kernel never answers them, and they keep the \
+         cluster's DNS",
+    )
+}
+
 fn told(device: &Device, prospect: &Prospect, tcx: &Tcx) -> (Verdict, String) {
     match prospect {
         Prospect::Attached(program, modes) => attached(device, *program, modes, tcx),

@@ -6,6 +6,7 @@
 mod config;
 mod interfaces;
 mod kernel;
+mod limits;
 mod listen;
 mod others;
 mod pins;
@@ -22,7 +23,8 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::{
-    config::{Hook, Interface, Network, Settings, Socket},
+    cluster::ZoneSettings,
+    config::{Domain, Hook, Interface, Network, Passed, Server, Settings, Socket},
     datapath::{
         Persistence,
         hooks::PODS,
@@ -30,6 +32,7 @@ use crate::{
         pins::BPFFS,
         probe::{self, Refusal, Trial},
     },
+    zone::Name,
 };
 use kernel::Kernel;
 use rights::Rights;
@@ -49,6 +52,14 @@ pub struct Asked {
     pub persistence: Persistence,
     /// Where the BPF file system is.
     pub bpffs: PathBuf,
+    /// What the kernel would answer for.
+    pub serve: Vec<SocketAddr>,
+    /// The zones that would be answered, as far as the settings say them.
+    pub cluster_domains: Vec<Name>,
+    /// The networks whose reverse zones would be answered.
+    pub reverse: Vec<IpNet>,
+    /// Names that would pass.
+    pub passed: Vec<Name>,
 }
 
 /// Whether the kernel answers queries that carry the address of an endpoint of the cluster's DNS.
@@ -135,6 +146,8 @@ pub async fn check(asked: &Asked) -> Report {
     findings.push(others::network(&owners));
     findings.push(proxy::proxy(&proxy, &owners, asked.endpoints));
     findings.extend(listen::listen(&asked.listen, &rights, &pinned));
+    findings.extend(limits::limits(asked));
+    findings.push(interfaces::uncrossed());
     Report::new(findings)
 }
 
@@ -160,8 +173,20 @@ impl From<Settings> for Asked {
                 false => Persistence::None,
             },
             bpffs: settings.bpffs.unwrap_or_else(|| BPFFS.into()),
+            serve: inner(settings.serve, |Server(address)| address),
+            cluster_domains: match settings.cluster_domain {
+                None => ZoneSettings::default().cluster_domains,
+                domains => inner(domains, |Domain(name)| name),
+            },
+            reverse: inner(settings.reverse, |Network(network)| network),
+            passed: inner(settings.pass, |Passed(name)| name),
         }
     }
+}
+
+/// What is inside each value of a repeatable setting.
+fn inner<T, U>(given: Option<Vec<T>>, inside: impl FnMut(T) -> U) -> Vec<U> {
+    given.unwrap_or_default().into_iter().map(inside).collect()
 }
 
 impl Finding {

@@ -87,7 +87,7 @@ pub struct CheckArgs {
 
 /// Hides the arguments of `run` that `check` has no use for.
 fn only_what_is_checked(argument: Arg) -> Arg {
-    const CHECKED: [&str; 8] = [
+    const CHECKED: [&str; 12] = [
         "json",
         "config",
         "interface",
@@ -96,6 +96,10 @@ fn only_what_is_checked(argument: Arg) -> Arg {
         "serve_dns_endpoints",
         "persist",
         "bpffs",
+        "serve",
+        "cluster_domain",
+        "reverse",
+        "pass",
     ];
     let is_checked = CHECKED.contains(&argument.get_id().as_str());
     argument.hide(!is_checked)

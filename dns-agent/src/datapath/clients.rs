@@ -33,6 +33,8 @@ impl Clients {
 pub(super) struct ClientTable {
     map: HashMap<MapData, ClientKey, u8>,
     inside: BTreeSet<IpAddr>,
+    /// How many addresses found no room.
+    left_out: usize,
 }
 
 impl ClientTable {
@@ -41,7 +43,13 @@ impl ClientTable {
         Self {
             map,
             inside: BTreeSet::new(),
+            left_out: 0,
         }
+    }
+
+    /// How many addresses found no room.
+    pub(super) fn left_out(&self) -> usize {
+        self.left_out
     }
 
     /// Brings the table to these addresses. Others are taken out first, so that nobody is answered
@@ -60,6 +68,7 @@ impl ClientTable {
             }
         }
         self.inside.retain(|address| addresses.contains(address));
+        self.left_out = 0;
         for address in addresses {
             if self.inside.contains(address) {
                 continue;
@@ -69,6 +78,7 @@ impl ClientTable {
                     self.inside.insert(*address);
                 }
                 Err(error) => {
+                    self.left_out += 1;
                     tracing::warn!(
                         "the client {address} is not answered: the kernel's table of clients does not take it: {error}"
                     );

@@ -13,6 +13,7 @@ pub mod grace;
 pub mod hooks;
 pub mod interfaces;
 pub mod lease;
+pub mod limits;
 pub mod memory;
 pub mod object;
 pub mod others;
@@ -347,6 +348,12 @@ impl Datapath {
         self.hooks.failed()
     }
 
+    /// What passes because the tables or the settings hold only so much of it, each with its bound.
+    #[must_use]
+    pub fn limits(&self) -> Vec<String> {
+        self.tables.limits()
+    }
+
     /// What keeps the kernel plane from being whole, though the agent serves.
     #[must_use]
     pub fn degraded(&self) -> Vec<String> {
@@ -369,8 +376,9 @@ impl Datapath {
                 Some(_) => "give a larger --capacity, or none: then the tables grow",
                 None => "other ones are made when there is memory for them",
             };
+            let names = self.tables.fill().names;
             degraded.push(format!(
-                "the tables are full: {left_out} names have no room, and their zones pass what is not found; {what_next}",
+                "the tables are full: {left_out} names have no room beside {names}, and their zones pass what is not found; {what_next}",
             ));
         }
         degraded

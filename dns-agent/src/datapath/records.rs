@@ -25,7 +25,7 @@ pub fn build(model: &dyn ZoneData, name: &Name, node: &Node) -> Option<Vec<u8>> 
         flags: 0,
         slot: 0,
         zone: zone_number(model, name),
-        reserved: 0,
+        too_large: 0,
         hash: 0,
         answers: [Answer::zeroed(); ANSWERS],
     };
@@ -37,10 +37,21 @@ pub fn build(model: &dyn ZoneData, name: &Name, node: &Node) -> Option<Vec<u8>> 
     }
 
     let own = own_answers(model, name, node);
+    let has_data: Vec<bool> = own
+        .iter()
+        .map(|(rtype, _)| is_data(model, name, *rtype))
+        .collect();
     if own.len() > ANSWERS || node.rest() == Rest::Passed {
         head.flags |= Record::OTHER_TYPES_PASS;
     }
     head.answers = place(own, &mut body);
+    let placed = head.answers.iter().map(|answer| answer.length > 0);
+    let placed = placed.chain(std::iter::repeat(false));
+    let missing = has_data
+        .iter()
+        .zip(placed)
+        .filter(|(has_data, placed)| **has_data && !placed);
+    head.too_large = missing.count() as u16;
     match children {
         Some(children) => {
             head.flags |= children.flags;
@@ -92,6 +103,11 @@ fn own_answers(model: &dyn ZoneData, name: &Name, node: &Node) -> Answers {
             answer => Some((rtype, render(model, name, &answer))),
         })
         .collect()
+}
+
+/// Whether a type is answered with data: all of it is known here.
+fn is_data(model: &dyn ZoneData, name: &Name, rtype: Rtype) -> bool {
+    matches!(model.answer(name, rtype), zone::Answer::Data { .. })
 }
 
 /// What the kernel may say of all children alike; `None` when there are none, or when what they have

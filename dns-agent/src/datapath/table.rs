@@ -44,6 +44,8 @@ pub struct Table<G> {
     /// A bit for each directory word: put since [`Table::begin`].
     kept: Vec<u64>,
     names: usize,
+    /// Those of them with answers that found no room in their records.
+    too_large: usize,
     /// Words that may yet be moved in this round.
     moves_left: u32,
     grace: G,
@@ -75,6 +77,8 @@ pub enum Full {
 pub struct Fill {
     /// Names in the directory.
     pub names: usize,
+    /// Those of them with answers that their records can't hold, and that pass.
+    pub names_too_large: usize,
     /// Words in the directory.
     pub words: usize,
     /// Octets of records in use, by the size of their slots.
@@ -107,6 +111,7 @@ impl<G: Grace> Table<G> {
             retired: Vec::new(),
             kept: vec![0; (buckets * WORDS).div_ceil(64)],
             names: 0,
+            too_large: 0,
             moves_left: MOVES,
             directory,
             records,
@@ -132,6 +137,7 @@ impl<G: Grace> Table<G> {
         let (record_octets, record_octets_capacity) = self.slots.fill();
         Fill {
             names: self.names,
+            names_too_large: self.too_large,
             words: self.directory.octets() / 8,
             record_octets,
             record_octets_capacity,
@@ -201,8 +207,11 @@ impl<G: Grace> Table<G> {
         let slot = self.take_slot(record.len())?;
         self.write(slot, record, hash);
         let word = Word::new(hash.tag(), slot.number);
+        let is_too_large = usize::from(head(record).too_large > 0);
         if let Some(found) = found {
             self.store(found.bucket, found.at, word);
+            self.too_large -= self.is_too_large(found.word);
+            self.too_large += is_too_large;
             self.retire(found.word);
             self.keep(found);
             return Ok(Put::Replaced);
@@ -216,6 +225,7 @@ impl<G: Grace> Table<G> {
             self.overflowed[hash.bucket(self.mask) as usize] += 1;
         }
         self.names += 1;
+        self.too_large += is_too_large;
         self.keep(Found { bucket, at, word });
         Ok(Put::Inserted)
     }
@@ -335,8 +345,14 @@ impl<G: Grace> Table<G> {
             Word::EMPTY
         };
         self.store(bucket, at, empty);
+        self.too_large -= self.is_too_large(word);
         self.retire(word);
         self.names -= 1;
+    }
+
+    /// 1 for a record that can't hold all its answers, else 0.
+    fn is_too_large(&self, word: Word) -> usize {
+        usize::from(self.read_head(word.record()).too_large > 0)
     }
 
     fn retire(&mut self, word: Word) {

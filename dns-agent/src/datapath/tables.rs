@@ -18,6 +18,7 @@ use super::{
     clients::ClientTable,
     grace::Grace,
     interfaces::HardwareAddress,
+    limits,
     object::{Object, Size},
     records,
     settings::{self, Fixed, Limit, Publisher},
@@ -54,6 +55,8 @@ pub struct Tables<G> {
     /// many older ones.
     unsettled: u32,
     pub(super) published: Published,
+    /// What of the zones the settings can't hold.
+    zone_limits: Vec<String>,
 }
 
 /// What [`Tables::publish`] or [`Tables::update`] did.
@@ -120,7 +123,19 @@ impl<G: Grace> Tables<G> {
             left_out: BTreeSet::new(),
             unsettled: 0,
             published: Published::default(),
+            zone_limits: Vec::new(),
         })
+    }
+
+    /// What passes because there is no room for it, each with its bound.
+    pub(super) fn limits(&self) -> Vec<String> {
+        let others = [
+            limits::of_answers(self.fill().names_too_large),
+            limits::of_clients(self.client_table.left_out()),
+            limits::of_cards(self.fixed.hardware.len()),
+        ];
+        let zones = self.zone_limits.iter().cloned();
+        zones.chain(others.into_iter().flatten()).collect()
     }
 
     /// Who is answered on pods' veths.
@@ -166,6 +181,7 @@ impl<G: Grace> Tables<G> {
             self.owned = vec![false; zones.len()];
             self.zones = zones;
         }
+        self.zone_limits = limits::of_zones(data);
         self.settle(data, &either)?;
 
         let mut round = Round::new(data, &either);

@@ -40,6 +40,7 @@ impl Collector for Readings {
             version,
             missing,
             degraded,
+            limits,
             source,
             problems,
             zones,
@@ -65,6 +66,11 @@ impl Collector for Readings {
             "zerohop_degraded",
             "Things that don't work though the agent is ready",
             degraded.len(),
+        )?;
+        page.gauge(
+            "zerohop_limits",
+            "Things that pass because the kernel holds only so much of them",
+            limits.len(),
         )?;
         page.gauge(
             "zerohop_problems",

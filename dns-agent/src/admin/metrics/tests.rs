@@ -50,6 +50,7 @@ fn kernel() -> datapath::Status {
             names: 10,
             words: 64,
             record_octets: 1280,
+            names_too_large: 0,
             record_octets_capacity: 4096,
             memory_octets: 8192,
         },

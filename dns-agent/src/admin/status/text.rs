@@ -14,6 +14,7 @@ impl fmt::Display for Status {
             version,
             missing,
             degraded,
+            limits,
             source,
             problems,
             zones,
@@ -31,6 +32,7 @@ impl fmt::Display for Status {
         writeln!(f, "dns-agent {version}: {ready}")?;
         lines(f, "missing", missing)?;
         lines(f, "degraded", degraded)?;
+        lines(f, "limit", limits)?;
         source.fmt(f)?;
         lines(f, "problem", problems)?;
         let zones = zones

@@ -70,6 +70,14 @@ impl Kernel {
         }
     }
 
+    /// What passes because there is no room for it in the kernel, each with its bound.
+    pub(in crate::agent) fn limits(&self) -> Vec<String> {
+        match &*self.lock() {
+            Plane::On(datapath) => datapath.limits(),
+            _ => Vec::new(),
+        }
+    }
+
     /// How to ask it about a question.
     pub(in crate::agent) fn explainer(&self) -> Explain {
         let plane = self.plane.clone();

@@ -128,9 +128,11 @@ impl Writer {
                 Trust::Stale(Because::Unlisted) | Trust::Current => {}
             }
         }
+        let limits = self.kernel.limits();
         board.update(|status| {
             status.missing = missing;
             status.degraded = degraded;
+            status.limits = limits;
         });
     }
 }

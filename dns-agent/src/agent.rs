@@ -12,6 +12,7 @@ mod ending;
 mod guard;
 mod kernel;
 mod kubernetes;
+mod own_addresses;
 mod plan;
 mod policies;
 pub mod threads;
@@ -90,6 +91,7 @@ impl Agent {
             .map(|address| Sockets::bind(*address))
             .collect::<Result<Vec<_>, _>>()?;
         let listen: Vec<_> = sockets.iter().map(Sockets::address).collect();
+        own_addresses::check(&config, &listen)?;
         let canaries = sockets.iter().map(Sockets::canary).cloned().collect();
         let admin_listener = TcpListener::bind(config.admin).await.with_context(|| {
             format!("can't listen on {} for the admin endpoints: give a free address of this machine as --admin", config.admin)
@@ -108,6 +110,9 @@ impl Agent {
 
         let (status, objects, source) = source.split();
         let upstreams = upstreams(&config);
+        if let Some(cluster) = &upstreams.cluster {
+            cluster.servers.exclude(&listen);
+        }
         let metrics = Arc::new(Metrics::default());
         // Making and filling the kernel's tables takes a while.
         let mut writer = {
@@ -145,7 +150,7 @@ impl Agent {
         let known = Arc::new(Known {
             index: writer.index().clone(),
             listen: listen.clone(),
-            upstreams: config.upstreams.clone(),
+            resolver: resolver.clone(),
             kernel: writer.kernel().explainer(),
             kernel_canary: writer.kernel().canary(),
             canaries,
@@ -165,6 +170,9 @@ impl Agent {
         }
         for sockets in sockets {
             resolver.serve(sockets, &mut tasks);
+        }
+        if !listen.is_empty() {
+            tasks.spawn(watch_for_loops(resolver.clone(), board.clone()));
         }
         match source {
             Following::Manifests(watch, path) => {
@@ -330,6 +338,12 @@ fn upstreams(config: &Config) -> Upstreams {
         others: config.upstreams.clone(),
         cluster,
     }
+}
+
+/// Shows upstreams that ask this agent in turn.
+async fn watch_for_loops(resolver: Arc<Resolver>, board: Arc<Board>) -> &'static str {
+    let show = |servers: &[SocketAddr]| board.update(|all| all.resolver.loops = servers.to_vec());
+    match resolver.watch_for_loops(show).await {}
 }
 
 /// Tells the writer of network devices that come and go. It looks for them now and then anyway, so

@@ -33,10 +33,14 @@ pub enum Reply {
 pub struct Chase {
     /// The query that led here.
     pub query: Query,
-    /// The links inside our zones, in order.
+    /// The CNAMEs that are known, in order.
     pub chain: Vec<Record>,
-    /// Where the last link leads.
+    /// Where the last of them leads.
     pub target: Name,
+    /// Bits of the reply's header.
+    pub(super) flags: u16,
+    /// How many questions upstreams were asked for this query.
+    pub(super) questions: usize,
 }
 
 /// How a query came, and so how long its reply may be.
@@ -120,11 +124,7 @@ pub fn respond(
         Answer::Data { .. } | Answer::NoData { .. } => OptRcode::NOERROR,
         Answer::NxDomain { .. } => OptRcode::NXDOMAIN,
         Answer::Alias { chain, target } => {
-            return Reply::Chase(Chase {
-                query,
-                chain,
-                target,
-            });
+            return Reply::Chase(Chase::new(query, chain, target));
         }
         Answer::NotYetKnown => return Reply::Message(query.error(OptRcode::SERVFAIL)),
         Answer::NotOurs => return Reply::Forward(query),

@@ -6,7 +6,7 @@ use zerohop_tests::packet::{self, Query};
 
 use super::{
     fixture::{Ended, Fixture},
-    packets::{A, PTR, SRV},
+    packets::{A, PTR, SRV, TXT},
 };
 
 const ANY: u16 = 255;
@@ -400,6 +400,16 @@ fn passes() {
         (
             "an alias that leads away",
             Fixture::query("away.shop.svc.cluster.local", A).frame(),
+            Outcome::PassMark,
+        ),
+        (
+            "another type of an alias that leads away",
+            Fixture::query("away.shop.svc.cluster.local", TXT).frame(),
+            Outcome::PassMark,
+        ),
+        (
+            "another type of an alias that leads to a name of ours",
+            Fixture::query("near.shop.svc.cluster.local", SRV).frame(),
             Outcome::PassMark,
         ),
         (

@@ -182,6 +182,7 @@ fn data(data: &Rdata) -> String {
             srv.priority, srv.weight, srv.port, srv.target
         ),
         Rdata::Txt(text) => format!("TXT {:?}", String::from_utf8_lossy(text)),
+        Rdata::Opaque(..) => panic!("no record of ours is opaque"),
     }
 }
 

@@ -260,7 +260,10 @@ fn malformed_opt_records() {
             "an option that is too long",
             with_options(&[0xfd, 0xe9, 0x00, 0xc8, b'a', b'b']),
         ),
-        ("octets behind an option", with_options(&[0, 10, 0, 1, 9, 0])),
+        (
+            "octets behind an option",
+            with_options(&[0, 10, 0, 1, 9, 0]),
+        ),
         (
             "a second option that is too long",
             with_options(&[0, 10, 0, 0, 0, 10, 0, 1]),

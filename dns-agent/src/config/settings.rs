@@ -86,8 +86,8 @@ pub struct Settings {
     pub max_age: Option<MaxAge>,
 
     /// Leave to CoreDNS what it answers against the standards: NXDOMAIN for
-    /// names without addresses that exist, and for other types at them. Needs
-    /// --kubernetes.
+    /// names without addresses that exist, and for other types at them; NODATA
+    /// for other types at an ExternalName. Needs --kubernetes.
     #[arg(long, help_heading = "The cluster's DNS")]
     pub pass_departures: bool,
 

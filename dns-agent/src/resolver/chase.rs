@@ -96,7 +96,7 @@ impl Chase {
         let Some(found) = response.relevant(&self.target, qtype, own) else {
             return self.failure();
         };
-        let is_data = |record: &Record| record.owner == found.end && record.data.rtype() == qtype;
+        let is_data = |record: &Record| record.data.rtype() == qtype;
         let has_data = found.answer.iter().any(is_data);
         self.chain.extend(found.answer);
         match found.lead {

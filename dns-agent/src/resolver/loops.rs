@@ -55,6 +55,14 @@ impl Probe {
         is_it
     }
 
+    /// Waits until it came back.
+    async fn back(&self) {
+        while !self.came_back.load(Relaxed) {
+            // It may have been told of an earlier one.
+            self.noticed.notified().await;
+        }
+    }
+
     fn expect(&self, name: Option<Name>) {
         *self.name.lock().unwrap_or_else(PoisonError::into_inner) = name;
         self.came_back.store(false, Relaxed);
@@ -106,7 +114,7 @@ impl Resolver {
         };
         tokio::select! {
             () = answered => {}
-            () = self.probe.noticed.notified() => {}
+            () = self.probe.back() => {}
         }
         let leads_back = self.probe.came_back.load(Relaxed);
         self.probe.expect(None);

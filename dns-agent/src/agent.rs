@@ -16,6 +16,7 @@ mod in_force;
 mod kernel;
 mod kubernetes;
 mod node_caches;
+mod own_addresses;
 mod plan;
 mod policies;
 pub mod threads;
@@ -119,6 +120,7 @@ impl Agent {
             .map(|address| Sockets::bind(*address))
             .collect::<Result<Vec<_>, _>>()?;
         let listen: Vec<_> = sockets.iter().map(Sockets::address).collect();
+        own_addresses::check(&config, &listen)?;
         let canaries = sockets.iter().map(Sockets::canary).cloned().collect();
         let admin_listener = TcpListener::bind(config.admin).await.with_context(|| {
             format!("can't listen on {} for the admin endpoints: give a free address of this machine as --admin", config.admin)
@@ -137,6 +139,9 @@ impl Agent {
 
         let status = source.status();
         let upstreams = upstreams(&config);
+        if let Some(cluster) = &upstreams.cluster {
+            cluster.servers.exclude(&listen);
+        }
         let metrics = Arc::new(Metrics::default());
         let mut writer = {
             let (config, metrics) = (config.clone(), metrics.clone());
@@ -166,7 +171,7 @@ impl Agent {
         let known = Arc::new(Known {
             index: writer.index().clone(),
             listen: listen.clone(),
-            upstreams: config.upstreams.clone(),
+            resolver: resolver.clone(),
             kernel: writer.kernel().explainer(),
             kernel_canary: writer.kernel().canary(),
             canaries,
@@ -188,6 +193,9 @@ impl Agent {
             resolver.serve(sockets, &mut tasks);
         }
         let mut loading = None;
+        if !listen.is_empty() {
+            tasks.spawn(watch_for_loops(resolver.clone(), board.clone()));
+        }
         match source {
             Opened::Manifests(path) => {
                 let (first, done) = oneshot::channel();
@@ -376,6 +384,12 @@ fn upstreams(config: &Config) -> Upstreams {
         others: config.upstreams.clone(),
         cluster,
     }
+}
+
+/// Shows upstreams that ask this agent in turn.
+async fn watch_for_loops(resolver: Arc<Resolver>, board: Arc<Board>) -> &'static str {
+    let show = |servers: &[SocketAddr]| board.update(|all| all.resolver.loops = servers.to_vec());
+    match resolver.watch_for_loops(show).await {}
 }
 
 /// Tells the writer of network devices that come and go. It looks for them now and then anyway, so

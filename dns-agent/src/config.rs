@@ -23,7 +23,7 @@ pub use self::cli::{
 pub use self::settings::Settings;
 pub use self::values::{
     Capacity, Domain, Hook, Interface, MaxAge, NamespaceName, Network, NetworkPolicy, NodeIp,
-    ObjectName, Passed, Pods, QueryName, QueryType, Server, Socket, StaleAfter, Ttl,
+    ObjectName, Passed, Pods, QueryName, QueryType, Server, Socket, StaleAfter, Ttl, Upstream,
 };
 use crate::{
     cluster::{
@@ -146,7 +146,7 @@ impl Config {
     pub fn new(settings: Settings) -> anyhow::Result<Config> {
         let source = source(&settings)?;
         let interfaces = settings.interface.unwrap_or_default();
-        let serve = addresses(settings.serve);
+        let serve = each(settings.serve, |Server(address)| address);
         let finds_addresses = matches!(source, Source::Kubernetes(_));
         if !interfaces.is_empty() && serve.is_empty() && !finds_addresses {
             bail!(
@@ -155,6 +155,16 @@ impl Config {
         }
         if let Some(twice) = first_repeated(&interfaces) {
             bail!("--interface {twice} is given twice: give each interface once, with one hook");
+        }
+        let upstreams = servers(settings.upstream);
+        // With --kubernetes CoreDNS is behind these addresses, and the agent's own queries don't come
+        // by the kernel program.
+        if !finds_addresses
+            && let Some(own) = upstreams.iter().find(|upstream| serve.contains(upstream))
+        {
+            bail!(
+                "--upstream {own} is one of the --serve addresses, which this agent answers for: give the address of a server that answers other names"
+            );
         }
         let selectors = Selectors {
             namespaces: settings.namespace_labels.unwrap_or_default(),
@@ -222,7 +232,7 @@ impl Config {
             network_policy: settings.network_policy.unwrap_or_default(),
             serve,
             listen: each(settings.listen, |Socket(address)| address),
-            upstreams: addresses(settings.upstream),
+            upstreams,
             admin: settings
                 .admin
                 .map_or(DEFAULT_ADMIN, |Socket(address)| address),
@@ -298,7 +308,7 @@ fn kubernetes(settings: &Settings) -> anyhow::Result<Kubernetes> {
         without_corefile,
         dns_service: key(&settings.dns_service, "kube-dns"),
         serves,
-        cluster_dns: addresses(settings.cluster_dns.clone()),
+        cluster_dns: servers(settings.cluster_dns.clone()),
         max_age: settings.max_age.unwrap_or_default().0,
         daemon_set: settings
             .daemon_set
@@ -337,8 +347,8 @@ fn networks(given: Option<Vec<Network>>) -> Vec<IpNet> {
     each(given, |Network(network)| network)
 }
 
-fn addresses(given: Option<Vec<Server>>) -> Vec<SocketAddr> {
-    each(given, |Server(address)| address)
+fn servers(given: Option<Vec<Upstream>>) -> Vec<SocketAddr> {
+    each(given, |Upstream(address)| address)
 }
 
 /// What is inside each value of a repeatable setting.

@@ -92,6 +92,9 @@ impl Record {
     /// replaces the last four octets of the answer, which are zero; what could be an IPv6 address
     /// is the agent's to answer.
     pub const CHILDREN_ARE_ADDRESSES: u8 = 16;
+    /// The name is an alias: the agent must answer for the types that are not in
+    /// [`Record::answers`], except A and AAAA, of which there are none at the alias's end.
+    pub const ALIAS: u8 = 32;
 
     /// The name lies in no zone of ours.
     pub const NO_ZONE: u16 = u16::MAX;

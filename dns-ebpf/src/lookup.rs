@@ -110,7 +110,9 @@ pub fn find<T: Tables>(query: &Query<'_>, tables: &T) -> Result<Answer, Outcome>
         if is_meta(query.rtype) {
             return Err(Outcome::MetaType);
         }
-        if head.flags & Record::OTHER_TYPES_PASS != 0 {
+        if head.flags & Record::OTHER_TYPES_PASS != 0
+            || (head.flags & Record::ALIAS != 0 && !is_address(query.rtype))
+        {
             return Err(Outcome::PassMark);
         }
         if head.zone == Record::NO_ZONE {
@@ -280,6 +282,12 @@ fn same_word(asked: u64, stored: u64) -> bool {
 pub(crate) fn is_meta(rtype: u16) -> bool {
     let rtype = u16::from_be(rtype);
     rtype == 41 || rtype == 0 || (128..=255).contains(&rtype)
+}
+
+/// A and AAAA (RFC 1035 section 3.2.2, RFC 3596 section 2.1).
+#[inline(always)]
+fn is_address(rtype: u16) -> bool {
+    rtype == 1u16.to_be() || rtype == 28u16.to_be()
 }
 
 /// A negative answer: the zone's SOA record in the authority section (RFC 2308).

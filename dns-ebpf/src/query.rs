@@ -24,6 +24,8 @@ pub const UDP: usize = 8;
 pub const DNS: usize = 12;
 /// Octets of an OPT record without options (RFC 6891 section 6.1.2).
 pub const OPT: usize = 11;
+/// Octets of an option's code and length (RFC 6891 section 6.1.2).
+const OPTION: usize = 4;
 /// From the UDP header to the question's name.
 pub const TO_NAME: usize = UDP + DNS;
 
@@ -256,8 +258,12 @@ pub fn parse<'t, F: Frame, T: Tables>(frame: &F, tables: &'t T) -> Result<Query<
         if root != 0 || opt != TYPE_OPT || ttl & !DNSSEC_OK != 0 {
             return Err(Outcome::OddEdns);
         }
-        if rest != OPT + u16::from_be(options) as usize {
+        let options = u16::from_be(options) as usize;
+        if rest != OPT + options {
             return Err(Outcome::TrailingOctets);
+        }
+        if options != 0 && !is_one_option(behind + 4 + OPT, options, end) {
+            return Err(Outcome::OddEdns);
         }
         edns = 1 + u64::from(ttl);
         let size = u16::from_be(size) as usize;
@@ -287,6 +293,18 @@ pub fn parse<'t, F: Frame, T: Tables>(frame: &F, tables: &'t T) -> Result<Query<
         edns,
         limit,
     })
+}
+
+/// Whether the `length` octets of options at `at` are exactly one option, which fills them. Two
+/// options are legal too, but only a loop over all of them could tell whether they add up.
+#[inline(always)]
+fn is_one_option(at: usize, length: usize, end: usize) -> bool {
+    if at + OPTION > end {
+        return false;
+    }
+    // SAFETY: just checked.
+    let option: u16 = unsafe { load(at + 2) };
+    length == OPTION + u16::from_be(option) as usize
 }
 
 #[inline(always)]

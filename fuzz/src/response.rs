@@ -2,11 +2,21 @@
 
 use std::{net::Ipv4Addr, sync::LazyLock};
 
-use dns_agent::resolver::{
-    message::{Reply, Transport, respond},
-    response::{Response, UpstreamQuery},
+use dns_agent::{
+    resolver::{
+        bailiwick::OwnNames,
+        message::{Reply, Transport, respond},
+        response::{Response, UpstreamQuery},
+    },
+    zone::{Answer, Name, Rdata, ZoneData},
 };
-use domain::base::{Message, ParsedRecord, iana::Rtype};
+use domain::{
+    base::{
+        Message, Name as WireName, ParsedRecord, ToName,
+        iana::{OptRcode, Rtype},
+    },
+    rdata::A,
+};
 use zerohop_tests::packet::Query;
 
 use super::{model::MODEL, reader::Reader, reply};
@@ -20,6 +30,8 @@ pub enum Ended {
     Relayed,
     /// The client got an alias of ours with what it says.
     Completed,
+    /// It leads to a name that is asked for next.
+    LedOn,
 }
 
 /// Queries that need an upstream: a name that is not ours, and an alias.
@@ -68,21 +80,59 @@ pub fn check(input: &[u8]) -> Ended {
     let Some(response) = Response::parse(&octets, &asked) else {
         return Ended::Unheard;
     };
-    match reply {
-        Reply::Forward(query) => {
-            reply::check(&message, transport, &query.relay(response));
-            Ended::Relayed
-        }
-        Reply::Chase(chase) => {
-            let octets = chase.complete(Some(&response), &*MODEL, 0);
-            let reply = reply::check(&message, transport, &octets);
-            reply::check_own(&message, &reply);
-            let first = reply.answers.first().map(ParsedRecord::rtype);
-            assert_eq!(first, Some(Rtype::CNAME));
-            assert!(reply.authorities.is_empty());
-            Ended::Completed
-        }
-        _ => Ended::Unheard,
+    let own = OwnNames {
+        data: &*MODEL,
+        domains: &[],
+    };
+    let (reply, ended) = match reply {
+        Reply::Forward(query) => (query.relay(&response, &own, 0), Ended::Relayed),
+        Reply::Chase(chase) => (chase.complete(Some(&response), &own, 0), Ended::Completed),
+        _ => return Ended::Unheard,
+    };
+    let octets = match reply {
+        Reply::Message(octets) => octets,
+        Reply::Chase(_) => return Ended::LedOn,
+        other => panic!("no reply but {other:?}"),
+    };
+    let reply = reply::check(&message, transport, &octets);
+    check_addresses(&reply);
+    if ended == Ended::Completed {
+        check_completed(&message, &reply);
+    }
+    ended
+}
+
+/// An alias of ours comes first, and only what an upstream knows is said with authority.
+fn check_completed(query: &[u8], reply: &reply::Reply<'_>) {
+    reply::check_own(query, reply);
+    let first = reply.answers.first().map(ParsedRecord::rtype);
+    assert_eq!(first, Some(Rtype::CNAME));
+    let failed = reply.message.opt_rcode() == OptRcode::SERVFAIL;
+    assert_eq!(reply.message.header().aa(), !failed);
+    let is_soa = |record: &ParsedRecord<'_, [u8]>| record.rtype() == Rtype::SOA;
+    assert!(reply.authorities.iter().all(is_soa));
+    assert!(!failed || reply.authorities.is_empty());
+}
+
+/// Addresses of names in our zones are ours.
+fn check_addresses(reply: &reply::Reply<'_>) {
+    for record in reply.message.iter() {
+        let (record, _) = record.expect("walked over before");
+        let owner: WireName<Vec<u8>> = record.owner().to_name();
+        let owner = Name::from_wire(owner.as_slice()).expect("a name");
+        let is_ours = MODEL.zone_of(&owner).is_some();
+        let Ok(Some(address)) = record.to_record::<A>() else {
+            continue;
+        };
+        let data = Rdata::A(address.data().addr());
+        let knows = |answer: Answer| match answer {
+            Answer::Data { answer, .. } => answer.iter().any(|known| known.data == data),
+            _ => false,
+        };
+        assert!(
+            !is_ours || knows(MODEL.answer(&owner, Rtype::A)),
+            "{owner} has {data}"
+        );
     }
 }
 

@@ -46,7 +46,7 @@ enum Passed {
     No,
 }
 
-pub(crate) const DEPARTURES: [Departure; 12] = [
+pub(crate) const DEPARTURES: [Departure; 14] = [
     Departure {
         what: "other types at names that are always there are NODATA",
         is: at_a_fixed_name,
@@ -81,6 +81,18 @@ pub(crate) const DEPARTURES: [Departure; 12] = [
         what: "topology zones of several labels that nobody is in are NXDOMAIN",
         is: unknown_topology_zone,
         passed: Passed::Yes,
+    },
+    // RFC 1034 section 3.6.2.
+    Departure {
+        what: "other types at an ExternalName are its CNAME, and what is behind it",
+        is: other_type_of_an_alias,
+        passed: Passed::Yes,
+    },
+    // RFC 6604, RFC 2308 section 2.1. CoreDNS says NOERROR, with or without the CNAME.
+    Departure {
+        what: "what an upstream denies behind an alias is NXDOMAIN, and its failure SERVFAIL",
+        is: failure_behind_an_alias,
+        passed: Passed::No,
     },
     Departure {
         what: "targets of SRV records are in lower case",
@@ -197,6 +209,25 @@ fn unknown_topology_zone(difference: &Difference<'_>) -> bool {
     difference.coredns.rcode == "NOERROR" && difference.zerohop.is_nxdomain()
 }
 
+/// Where the target is outside, what an upstream says of it decides.
+fn other_type_of_an_alias(difference: &Difference<'_>) -> bool {
+    let is_address = matches!(difference.question.rtype, A | AAAA | CNAME);
+    !is_address && difference.is_alias_here() && difference.coredns.is_nodata()
+}
+
+fn failure_behind_an_alias(difference: &Difference<'_>) -> bool {
+    let Difference {
+        coredns, zerohop, ..
+    } = difference;
+    let is_denied = zerohop.is_nxdomain() && zerohop.authoritative;
+    let has_failed = zerohop.rcode == "SERVFAIL" && !zerohop.authoritative;
+    let is_cname = |record: &Record| record.rtype == "CNAME";
+    (is_denied || has_failed)
+        && difference.is_alias_here()
+        && coredns.rcode == "NOERROR"
+        && coredns.answer().iter().all(is_cname)
+}
+
 fn srv_in_lower_case(difference: &Difference<'_>) -> bool {
     let zerohop = difference.zerohop;
     let is_lower = |text: &str| !text.bytes().any(|octet| octet.is_ascii_uppercase());
@@ -276,6 +307,24 @@ impl Difference<'_> {
         is_inside.then(|| labels.collect())
     }
 
+    /// Whether the name is an ExternalName's, and its CNAME is what Zerohop's answer begins with.
+    fn is_alias_here(&self) -> bool {
+        let labels = self.labels();
+        let Some([service, namespace, "svc"]) = labels.as_deref() else {
+            return false;
+        };
+        let mut services = self.known.objects.services.iter();
+        let is_alias = services.any(|((other, name), object)| {
+            let kind = object.spec.as_ref().and_then(|spec| spec.type_.as_deref());
+            other == namespace && name == service && kind == Some("ExternalName")
+        });
+        let is_here = |record: &Record| {
+            let owner = record.owner.trim_end_matches('.');
+            record.rtype == "CNAME" && owner.eq_ignore_ascii_case(&self.name)
+        };
+        is_alias && self.zerohop.answer().iter().any(is_here)
+    }
+
     fn is_nodata_instead_of_nxdomain(&self) -> bool {
         self.coredns.is_nxdomain() && self.zerohop.is_nodata() && self.same_but_for_rcode()
     }
@@ -311,6 +360,8 @@ impl Difference<'_> {
     }
 }
 
+const A: u16 = 1;
+const AAAA: u16 = 28;
 const CNAME: u16 = 5;
 const SOA: u16 = 6;
 const PTR: u16 = 12;

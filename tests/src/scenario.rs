@@ -76,7 +76,7 @@ pub enum Kernel {
 }
 
 /// What may stand behind a question.
-pub const OPTIONS: &str = "+edns=SIZE +edns-version=N +do +cookie +norec +aa +tc +z +ad +cd +qr +opcode=N +class=N \
+pub const OPTIONS: &str = "+edns=SIZE +edns-version=N +do +cookie +options=HEX +norec +aa +tc +z +ad +cd +qr +opcode=N +class=N \
      +questions=N +answers=N +authorities=N +additionals=N +octets=N +tcp";
 
 /// The serial of all zones in scenarios.
@@ -247,6 +247,7 @@ impl Asked {
             "do" => self.edns().ttl |= 0x8000,
             // RFC 7873: option 10, the client's eight octets.
             "cookie" => self.edns().options = vec![0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8],
+            "options" => self.edns().options = octets(value.context("+options has no octets")?)?,
             "norec" => self.query.bits &= !0x0100,
             "aa" => self.query.bits |= 0x0400,
             "tc" => self.query.bits |= 0x0200,
@@ -286,6 +287,16 @@ impl Asked {
         }
         message
     }
+}
+
+/// Octets, each in two digits.
+fn octets(text: &str) -> Result<Vec<u8>> {
+    ensure!(text.len().is_multiple_of(2), "{text} is half an octet long");
+    let octet = |at| u8::from_str_radix(text.get(at..at + 2).unwrap_or_default(), 16);
+    (0..text.len())
+        .step_by(2)
+        .map(|at| octet(at).with_context(|| format!("{text} is not hexadecimal")))
+        .collect()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::status::{
     FeedStatus, KernelStatus, KubernetesStatus, ManifestsStatus, SourceStatus, Status,
 };
 use crate::{
-    resolver::Counters,
+    resolver::{Counters, loops},
     source::kubernetes::{Health, Requests},
 };
 
@@ -113,6 +113,7 @@ impl Board {
     pub fn measure(&self) -> (Status, KernelStatus) {
         let mut status = self.status.borrow().clone();
         status.resolver.counts = self.counters.read();
+        status.degraded = degraded(&status);
         match &mut status.source {
             SourceStatus::Kubernetes(kubernetes) => {
                 *kubernetes = self.feeds.borrow().read(&self.policy_feeds.borrow());
@@ -127,13 +128,20 @@ impl Board {
     /// Everything that is not as it should be.
     pub fn troubles(&self) -> Vec<String> {
         let status = self.status.borrow();
-        [&status.missing[..], &status.degraded[..]].concat()
+        [&status.missing[..], &degraded(&status)].concat()
     }
 
     /// What keeps the agent from being ready.
     pub fn missing(&self) -> Vec<String> {
         self.status.borrow().missing.clone()
     }
+}
+
+/// What the publisher says, and which upstreams lead back to this agent.
+fn degraded(status: &Status) -> Vec<String> {
+    let loops = status.resolver.loops.iter().copied();
+    let loops = loops.map(loops::describe);
+    status.degraded.iter().cloned().chain(loops).collect()
 }
 
 impl Feeds {

@@ -5,11 +5,17 @@ mod report;
 use std::{
     net::SocketAddr,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use dns_common::{
     Outcome,
     names::{MAX_NAME, MIN_NAME},
+};
+use domain::base::Message;
+use tokio::{
+    task::{JoinError, spawn_blocking},
+    time::timeout,
 };
 
 pub use self::report::{KernelReport, KernelState, Lookup, Plane, RecordReport};
@@ -17,8 +23,8 @@ use super::{board::Board, health::KernelCanary, metrics::Metrics};
 use crate::{
     cluster::{Index, Origin, Provenance},
     datapath::explain::Explained,
-    resolver::{Canary, is_transfer},
-    zone::{Answer, Name, Rdata, Record, Rtype, ZoneData},
+    resolver::{Canary, Consulted, NoResponse, Records, Resolver, is_transfer},
+    zone::{Answer, Apex, Name, Rdata, Record, Rtype, ZoneData},
 };
 
 /// Everything that decides an answer.
@@ -27,8 +33,8 @@ pub struct Known {
     pub index: Arc<RwLock<Index>>,
     /// The addresses the resolver answers on.
     pub listen: Vec<SocketAddr>,
-    /// The servers it asks.
-    pub upstreams: Vec<SocketAddr>,
+    /// The resolver, which is asked what it answers.
+    pub resolver: Arc<Resolver>,
     /// Tells what the kernel plane would do.
     pub kernel: Explain,
     /// Asks the kernel plane.
@@ -55,52 +61,70 @@ pub enum KernelPlane {
     On(Explained),
 }
 
-/// What a client gets.
-struct Reply {
-    /// None: what the upstream says.
-    rcode: Option<&'static str>,
-    answer: Vec<Record>,
-    authority: Vec<Record>,
-    additional: Vec<Record>,
-    /// Whose answer is still to come.
-    asks: Option<Name>,
+/// How long the resolver may take: `dns-agent lookup` waits for little more.
+const PATIENCE: Duration = Duration::from_millis(4500);
+
+/// What the resolver answered.
+struct Answered {
+    /// The response code and AA; none while upstreams are still asked.
+    head: Option<(String, bool)>,
+    /// The answer, authority and additional section.
+    sections: [Vec<Record>; 3],
+    /// The questions that upstreams were asked.
+    consulted: Vec<Consulted>,
 }
 
 impl Known {
-    /// Answers the question, without asking an upstream. Takes the locks of the kernel plane, which
-    /// its writer may hold for a while.
-    #[must_use]
-    pub fn lookup(&self, name: &Name, rtype: Rtype) -> Lookup {
+    /// Has the resolver answer the question, and says who else would, and why.
+    ///
+    /// # Errors
+    /// When the report can't be made.
+    pub async fn lookup(self: Arc<Self>, name: Name, rtype: Rtype) -> Result<Lookup, JoinError> {
+        let mut consulted = Vec::new();
+        let answer = self.resolver.explain(&name, rtype, &mut consulted);
+        let message = timeout(PATIENCE, answer).await.ok();
+        let answered = Answered::read(message.as_deref(), consulted);
+        // It takes the locks of the kernel plane, which its writer may hold for a while.
+        spawn_blocking(move || self.report(&name, rtype, answered)).await
+    }
+
+    fn report(&self, name: &Name, rtype: Rtype, answered: Answered) -> Lookup {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         let model = index.view();
-        let reply = Reply::to(&model, name, rtype, &self.upstreams);
         let provenance = Provenance::new(&index);
-        let told = |records: &[Record]| -> Vec<RecordReport> {
-            records
-                .iter()
-                .map(|record| tell(record, provenance.of(record)))
-                .collect()
-        };
-        let (answer, authority, additional) = (
-            told(&reply.answer),
-            told(&reply.authority),
-            told(&reply.additional),
-        );
+        let Answered {
+            head,
+            sections,
+            consulted,
+        } = answered;
+        let asked_others = !consulted.is_empty();
+        let [answer, authority, additional] = sections.map(|records| -> Vec<RecordReport> {
+            let records = records.iter();
+            let told = records.map(|record| match asked_others && !is_held(&model, record) {
+                true => tell_upstreams(record),
+                false => tell(record, provenance.of(record)),
+            });
+            told.collect()
+        });
 
         let kernel = (self.kernel)(name, rtype);
         let why = self.why_not_kernel(&kernel, &model, name, rtype);
-        let plane = match (&kernel, &reply.asks) {
-            (KernelPlane::On(explained), _)
-                if explained.is_attached && explained.plain.is_answer() =>
-            {
+        let is_forwarded = consulted
+            .first()
+            .is_some_and(|first| first.name == *name && !first.servers.is_empty());
+        let plane = match &kernel {
+            KernelPlane::On(explained) if explained.is_attached && explained.plain.is_answer() => {
                 Plane::Kernel
             }
             _ if self.listen.is_empty() => Plane::None,
-            (_, Some(_)) if reply.answer.is_empty() => Plane::Upstream,
+            _ if is_forwarded => Plane::Upstream,
             _ => Plane::Agent,
         };
-        let mut notes = self.notes(&model, name, rtype, &reply);
-        if !reply.authority.is_empty() {
+        let mut notes: Vec<String> = consulted.iter().map(note).collect();
+        if is_transfer(rtype) {
+            notes.push("zone transfers are refused: `dns-agent dump` prints zones".to_owned());
+        }
+        if !asked_others && !authority.is_empty() {
             notes.extend(provenance.why_empty(name, rtype));
         }
         if plane == Plane::None {
@@ -109,21 +133,24 @@ impl Known {
                     .to_owned(),
             );
         }
+        let mut upstreams = Vec::new();
+        for server in consulted.iter().flat_map(|question| &question.servers) {
+            if !upstreams.contains(server) {
+                upstreams.push(*server);
+            }
+        }
         Lookup {
             name: name.to_string(),
             rtype: rtype.to_string(),
-            rcode: reply.rcode.map(str::to_owned),
-            aa: reply.rcode.is_some_and(|rcode| rcode != "REFUSED"),
+            aa: head.as_ref().is_some_and(|(_, aa)| *aa),
+            rcode: head.map(|(rcode, _)| rcode),
             answer,
             authority,
             additional,
             plane,
             why,
             kernel: kernel.report(),
-            upstreams: match reply.asks {
-                Some(_) => self.upstreams.clone(),
-                None => Vec::new(),
-            },
+            upstreams,
             notes,
         }
     }
@@ -173,68 +200,56 @@ impl Known {
         }
         Some(why)
     }
+}
 
-    /// What is not in the answer.
-    fn notes(&self, model: &dyn ZoneData, name: &Name, rtype: Rtype, reply: &Reply) -> Vec<String> {
-        if is_transfer(rtype) {
-            return vec!["zone transfers are refused: `dns-agent dump` prints zones".to_owned()];
-        }
-        let outside = match model.answer(name, rtype) {
-            Answer::Alias { target, .. } => target,
-            Answer::NotOurs => name.clone(),
-            _ => return Vec::new(),
+impl Answered {
+    fn read(message: Option<&[u8]>, consulted: Vec<Consulted>) -> Answered {
+        let header = message.and_then(|message| Message::from_slice(message).ok());
+        let records = message.and_then(Records::read).unwrap_or_default();
+        let typed = |record: Record| Record {
+            data: record.data.typed(),
+            ..record
         };
-        vec![match &reply.asks {
-            Some(_) => format!("{outside} is not ours: an upstream is asked for it"),
-            None => {
-                format!("{outside} is not ours, and there is no --upstream to ask for it")
-            }
-        }]
+        Answered {
+            head: header.map(|message| (message.opt_rcode().to_string(), message.header().aa())),
+            sections: (records.sections).map(|records| records.into_iter().map(typed).collect()),
+            consulted,
+        }
     }
 }
 
-impl Reply {
-    fn to(model: &dyn ZoneData, name: &Name, rtype: Rtype, upstreams: &[SocketAddr]) -> Reply {
-        let reply = |rcode| Reply {
-            rcode: Some(rcode),
-            answer: Vec::new(),
-            authority: Vec::new(),
-            additional: Vec::new(),
-            asks: None,
-        };
-        let negative = |rcode, zone: usize| Reply {
-            authority: soa(model, zone).into_iter().collect(),
-            ..reply(rcode)
-        };
-        if is_transfer(rtype) {
-            return reply("REFUSED");
+/// Who was asked for a name that isn't ours, and what came of it.
+fn note(question: &Consulted) -> String {
+    let name = &question.name;
+    match &question.outcome {
+        None => format!(
+            "{name} is not ours: the upstreams are asked for it, and none has answered within {} s",
+            PATIENCE.as_secs_f32()
+        ),
+        Some(Ok(rcode)) => {
+            format!("{name} is not ours: an upstream was asked for it, and answered {rcode}")
         }
-        match model.answer(name, rtype) {
-            Answer::Data { answer, additional } => Reply {
-                answer,
-                additional,
-                ..reply("NOERROR")
-            },
-            Answer::NoData { zone } => negative("NOERROR", zone),
-            Answer::NxDomain { zone } => negative("NXDOMAIN", zone),
-            // Without an upstream an alias is no data, as in the resolver.
-            Answer::Alias { .. } if upstreams.is_empty() => match model.zone_of(name) {
-                Some(zone) => negative("NOERROR", zone),
-                None => reply("SERVFAIL"),
-            },
-            Answer::Alias { chain, target } => Reply {
-                answer: chain,
-                asks: Some(target),
-                ..reply("NOERROR")
-            },
-            Answer::NotYetKnown => reply("SERVFAIL"),
-            Answer::NotOurs if upstreams.is_empty() => reply("REFUSED"),
-            Answer::NotOurs => Reply {
-                rcode: None,
-                asks: Some(name.clone()),
-                ..reply("")
-            },
+        Some(Err(NoResponse::NoUpstream)) => {
+            format!("{name} is not ours, and there is no --upstream to ask for it")
         }
+        Some(Err(NoResponse::Unknown)) => format!(
+            "{name} is the cluster's DNS's to answer, whose address is not known: it is that of --dns-service, or --cluster-dns"
+        ),
+        Some(Err(NoResponse::Silence)) => {
+            format!("{name} is not ours: the upstreams were asked for it, and none answered")
+        }
+        Some(Err(NoResponse::Overloaded)) => format!(
+            "{name} is not ours, and no upstream was asked for it: too many questions are waiting"
+        ),
+    }
+}
+
+/// Whether a record is in our data.
+fn is_held(model: &dyn ZoneData, record: &Record) -> bool {
+    let is_soa = |zone: &Apex| zone.negative_soa() == *record;
+    match model.answer(&record.owner, record.data.rtype()) {
+        Answer::Data { answer, .. } if answer.contains(record) => true,
+        _ => model.zones().iter().any(is_soa),
     }
 }
 
@@ -262,16 +277,6 @@ impl KernelPlane {
     }
 }
 
-/// The SOA record of a negative answer (RFC 2308 section 3).
-fn soa(model: &dyn ZoneData, zone: usize) -> Option<Record> {
-    let apex = model.zones().get(zone)?;
-    Some(Record {
-        owner: apex.name.clone(),
-        ttl: apex.negative_ttl,
-        data: Rdata::Soa(apex.soa.clone()),
-    })
-}
-
 fn tell(record: &Record, origin: Origin) -> RecordReport {
     RecordReport {
         record: record.to_string(),
@@ -280,6 +285,16 @@ fn tell(record: &Record, origin: Origin) -> RecordReport {
             Origin::Objects(objects) => objects,
             Origin::Settings | Origin::Unknown => Vec::new(),
         },
+        upstream: false,
+    }
+}
+
+fn tell_upstreams(record: &Record) -> RecordReport {
+    RecordReport {
+        record: record.to_string(),
+        settings: false,
+        objects: Vec::new(),
+        upstream: true,
     }
 }
 

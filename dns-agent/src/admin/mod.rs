@@ -145,8 +145,7 @@ async fn lookup(
         }
         (_, Err(_)) => return bad_request(format!("{rtype:?} is not a record type\n")),
     };
-    // As above.
-    match spawn_blocking(move || known.lookup(&name, rtype)).await {
+    match known.lookup(name, rtype).await {
         Ok(lookup) => Json(lookup).into_response(),
         Err(error) => failed("the look-up", &error),
     }

@@ -153,6 +153,9 @@ pub struct ResolverStatus {
     pub listen: Vec<SocketAddr>,
     /// The servers it asks, in order.
     pub upstreams: Vec<SocketAddr>,
+    /// Those servers that ask this agent in turn.
+    #[serde(default)]
+    pub loops: Vec<SocketAddr>,
     /// What it has done.
     pub counts: Counts,
 }

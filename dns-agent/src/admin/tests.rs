@@ -16,7 +16,7 @@ use super::{
 use crate::{
     cluster::{Index, ObjectCounts, ObjectRef, Objects, ZoneSettings},
     datapath::{canary::Canary, explain::Explained},
-    resolver::Counters,
+    resolver::{Counters, Resolver, Upstreams},
 };
 use dns_common::Outcome;
 
@@ -35,10 +35,11 @@ fn known(kernel: KernelPlane) -> Known {
         degraded: vec!["nothing matches".to_owned()],
         ..Status::default()
     });
+    let index = Arc::new(RwLock::new(index));
     Known {
-        index: Arc::new(RwLock::new(index)),
+        resolver: Arc::new(Resolver::new(index.clone(), Upstreams::default())),
+        index,
         listen: vec!["127.0.0.1:53".parse().unwrap()],
-        upstreams: Vec::new(),
         kernel: Box::new(move |_, _| kernel.clone()),
         kernel_canary: Box::new(|_| KernelHealth::Off),
         canaries: Vec::new(),
@@ -186,8 +187,8 @@ async fn health_is_what_both_planes_say() {
     );
 }
 
-#[test]
-fn a_lookup_says_who_answers_and_why() {
+#[tokio::test]
+async fn a_lookup_says_who_answers_and_why() {
     let on = |is_attached, plain, edns| {
         KernelPlane::On(Explained {
             is_attached,
@@ -220,7 +221,8 @@ fn a_lookup_says_who_answers_and_why() {
             Some("clients with EDNS (1232 octets) get it from the kernel"),
         ),
     ] {
-        let lookup = known(kernel.clone()).lookup(&name, Rtype::SOA);
+        let known = Arc::new(known(kernel.clone()));
+        let lookup = known.lookup(name.clone(), Rtype::SOA).await.unwrap();
         assert_eq!(lookup.plane, plane, "{kernel:?}");
         match (&lookup.why, why) {
             (None, None) => {}
@@ -232,7 +234,8 @@ fn a_lookup_says_who_answers_and_why() {
         listen: Vec::new(),
         ..known(KernelPlane::Off)
     };
-    assert_eq!(unheard.lookup(&name, Rtype::SOA).plane, Plane::None);
+    let lookup = Arc::new(unheard).lookup(name, Rtype::SOA).await.unwrap();
+    assert_eq!(lookup.plane, Plane::None);
 }
 
 #[test]
@@ -246,6 +249,7 @@ fn a_lookup_reads_well() {
         record: format!("db.z. 5 IN A 10.0.0.{last}"),
         objects: vec![object("Service", "db"), object("EndpointSlice", "db-1")],
         settings: false,
+        upstream: false,
     };
     let lookup = Lookup {
         name: "db.z.".to_owned(),
@@ -257,8 +261,14 @@ fn a_lookup_reads_well() {
             record: "z. 5 IN NS ns.dns.z.".to_owned(),
             objects: Vec::new(),
             settings: true,
+            upstream: false,
         }],
-        additional: Vec::new(),
+        additional: vec![RecordReport {
+            record: "ns.dns.z. 5 IN A 192.0.2.7".to_owned(),
+            objects: Vec::new(),
+            settings: false,
+            upstream: true,
+        }],
         plane: Plane::Agent,
         why: Some("lease_stale: late".to_owned()),
         kernel: KernelReport {
@@ -278,6 +288,8 @@ answer     db.z. 5 IN A 10.0.0.2
              from Service shop/db, EndpointSlice shop/db-1
 authority  z. 5 IN NS ns.dns.z.
              from the settings
+additional ns.dns.z. 5 IN A 192.0.2.7
+             from the upstream
 plane      agent
 why        lease_stale: late
 upstream   192.0.2.53:53

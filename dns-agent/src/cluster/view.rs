@@ -242,8 +242,9 @@ impl<'a> View<'a> {
     /// A node as it is told: where CoreDNS departs from the standards it may be left to it.
     fn said(&self, node: Arc<Node>) -> Arc<Node> {
         match self.index.settings().departures {
-            Departures::Passed if !node.is_host() => Arc::new(node.passing_rest()),
-            _ => node,
+            Departures::Passed if node.is_host() => Arc::new(node.passing_at_alias()),
+            Departures::Passed => Arc::new(node.passing_rest()),
+            Departures::Answered => node,
         }
     }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::values::{
     Capacity, Domain, Interface, MaxAge, NamespaceName, Network, NetworkPolicy, NodeIp, ObjectName,
-    Passed, Pods, Server, Socket, StaleAfter, Ttl, list, single,
+    Passed, Pods, Server, Socket, StaleAfter, Ttl, Upstream, list, single,
 };
 use crate::{
     cluster::{Endpoints, Selector},
@@ -80,7 +80,7 @@ pub struct Settings {
     /// ClusterIPs of --dns-service].
     #[arg(long, value_name = "IP[:PORT]", help_heading = "The cluster's DNS")]
     #[serde(deserialize_with = "list")]
-    pub cluster_dns: Option<Vec<Server>>,
+    pub cluster_dns: Option<Vec<Upstream>>,
 
     /// With --kubernetes: how long the kernel answers when nothing was heard
     /// from the API, 2m or more; 0: for ever [default: 15m].
@@ -89,8 +89,8 @@ pub struct Settings {
     pub max_age: Option<MaxAge>,
 
     /// Leave to CoreDNS what it answers against the standards: NXDOMAIN for
-    /// names without addresses that exist, and for other types at them. Needs
-    /// --kubernetes.
+    /// names without addresses that exist, and for other types at them; NODATA
+    /// for other types at an ExternalName. Needs --kubernetes.
     #[arg(long, help_heading = "The cluster's DNS")]
     pub pass_departures: bool,
 
@@ -197,11 +197,12 @@ pub struct Settings {
     pub node_ip: Option<Vec<NodeIp>>,
 
     /// A DNS server for all other names, tried in the order given; repeatable;
-    /// port 53 unless given. Without one the cluster's DNS is asked, with
+    /// port 53 unless given; a link-local IPv6 address with its interface, as in
+    /// fe80::1%eth0. Not an address that the agent itself answers on. Without one the cluster's DNS is asked, with
     /// --kubernetes, and else such names are refused.
     #[arg(long, value_name = "IP[:PORT]", help_heading = "User plane")]
     #[serde(deserialize_with = "list")]
-    pub upstream: Option<Vec<Server>>,
+    pub upstream: Option<Vec<Upstream>>,
 
     /// Where /metrics, /readyz, /livez, /healthz and, for this machine itself,
     /// /status, /lookup and /dump are served [default: 127.0.0.1:9153].

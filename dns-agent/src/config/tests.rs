@@ -467,3 +467,74 @@ fn check_takes_the_flags_of_run_and_shows_those_that_matter() {
         assert!(!help.contains(hidden), "{hidden} in: {help}");
     }
 }
+
+#[test]
+fn link_local_servers_have_an_interface() {
+    let parse = |text: &str| text.parse::<Upstream>().map(|Upstream(address)| address);
+    // The one interface that every network namespace has, and always with this number.
+    let expected = "[fe80::1%1]:53".parse().unwrap();
+    for text in [
+        "fe80::1%lo",
+        "[fe80::1%lo]",
+        "[fe80::1%lo]:53",
+        "fe80::1%1",
+        "[fe80::1%1]:53",
+    ] {
+        assert_eq!(parse(text), Ok(expected), "{text}");
+    }
+    assert_eq!(parse("[fe80::1%lo]:5353").unwrap().port(), 5353);
+    for (text, reason) in [
+        ("fe80::1", "fe80::1%eth0 or [fe80::1%eth0]:53"),
+        ("[fe80::1]:5353", "[fe80::1%eth0]:5353"),
+        ("febf::1", "link-local"),
+        (
+            "fe80::1%no-such-one",
+            "no interface is called \"no-such-one\"",
+        ),
+        ("fe80::1%4294967290", "no interface"),
+        ("fe80::1%", "no interface"),
+        ("fd00::1%lo", "leave %lo out"),
+        ("10.0.0.1%lo", "is not a server's address"),
+        ("[fe80::1%lo", "is not a server's address"),
+        ("[fe80::1%lo]:dns", "is not a server's address"),
+        ("[fe80::1%lo]:0", "no single server"),
+    ] {
+        let error = parse(text).expect_err(text);
+        assert!(error.contains(reason), "{text}: {error}");
+    }
+    for (text, right) in [
+        ("10.96.0.10", "10.96.0.10:53"),
+        ("10.96.0.10:5353", "10.96.0.10:5353"),
+        ("fd00::a", "[fd00::a]:53"),
+        ("[fd00::a]", "[fd00::a]:53"),
+        ("[fd00::a]:54", "[fd00::a]:54"),
+    ] {
+        assert_eq!(parse(text), Ok(right.parse().unwrap()), "{text}");
+    }
+    for flag in ["--upstream", "--cluster-dns"] {
+        refused(
+            &["--kubernetes", flag, "fe80::1"],
+            &[flag, "link-local", "%eth0"],
+        );
+        run(&["--kubernetes", flag, "fe80::1%lo"]).unwrap();
+    }
+    refused(
+        &["--manifests", "objects", "--listen", "[fe80::1]:53"],
+        &["--listen", "[fe80::1%eth0]:53"],
+    );
+    let listen = ["--manifests", "objects", "--listen", "[fe80::1%lo]:53"];
+    assert_eq!(run(&listen).unwrap().listen, [expected]);
+}
+
+#[test]
+fn an_address_that_is_served_is_no_upstream() {
+    let served = ["--serve", "10.96.0.10", "--upstream", "10.96.0.10"];
+    refused(
+        &[&["--manifests", "objects"], &served[..]].concat(),
+        &["--upstream 10.96.0.10:53", "--serve"],
+    );
+    // It is that of the cluster's DNS, which is there with --kubernetes.
+    run(&[&["--kubernetes"], &served[..]].concat()).unwrap();
+    let another = ["--serve", "10.96.0.10", "--upstream", "10.96.0.10:5353"];
+    run(&[&["--manifests", "objects"], &another[..]].concat()).unwrap();
+}

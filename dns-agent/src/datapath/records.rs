@@ -41,8 +41,13 @@ pub fn build(model: &dyn ZoneData, name: &Name, node: &Node) -> Option<Vec<u8>> 
         .iter()
         .map(|(rtype, _)| is_data(model, name, *rtype))
         .collect();
-    if own.len() > ANSWERS || node.rest() == Rest::Passed {
+    // An alias has the addresses that it leads to, whoever answers for its other types.
+    let others_pass = node.rest() == Rest::Passed && !node.is_alias();
+    if own.len() > ANSWERS || others_pass {
         head.flags |= Record::OTHER_TYPES_PASS;
+    }
+    if node.is_alias() {
+        head.flags |= Record::ALIAS;
     }
     head.answers = place(own, &mut body);
     let placed = head.answers.iter().map(|answer| answer.length > 0);

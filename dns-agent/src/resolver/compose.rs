@@ -18,6 +18,8 @@ pub(super) const HEADER_LEN: usize = 12;
 pub(super) const AUTHORITATIVE: u16 = 0x0400;
 /// TC: the answer did not fit.
 pub(super) const TRUNCATED: u16 = 0x0200;
+/// RA: the server asks others for what it doesn't know.
+pub(super) const RECURSION_AVAILABLE: u16 = 0x0080;
 /// RD: the client wants recursion.
 pub(super) const RECURSION_DESIRED: u16 = 0x0100;
 /// Z: reserved, and zero in all messages (RFC 1035 section 4.1.1).
@@ -55,13 +57,20 @@ pub(super) fn header_only(header: Header, rcode: OptRcode) -> Vec<u8> {
 }
 
 impl Query {
-    /// The reply with these sections. `authority` is [`AUTHORITATIVE`] or 0.
-    pub(super) fn reply(&self, rcode: OptRcode, authority: u16, sections: &Sections) -> Vec<u8> {
+    /// The reply with these sections, and with bits of the header's second word that only replies
+    /// have: [`AUTHORITATIVE`], [`TRUNCATED`], [`RECURSION_AVAILABLE`].
+    pub(super) fn reply(&self, rcode: OptRcode, bits: u16, sections: &Sections) -> Vec<u8> {
+        let flags = response_flags(self.flags, bits, rcode);
+        self.assemble(flags, rcode.ext(), sections)
+    }
+
+    /// The reply with these sections, whose header's second word is `flags`.
+    pub(super) fn assemble(&self, flags: u16, extended_rcode: u8, sections: &Sections) -> Vec<u8> {
         let length = HEADER_LEN + self.question.len() + sections.bytes.len() + OPT_LEN;
         let mut message = Vec::with_capacity(length);
         for word in [
             self.id,
-            response_flags(self.flags, authority, rcode),
+            flags,
             1,
             sections.answers,
             sections.authorities,
@@ -71,7 +80,7 @@ impl Query {
         }
         message.extend_from_slice(&self.question);
         message.extend_from_slice(&sections.bytes);
-        self.finish(message, rcode.ext())
+        self.finish(message, extended_rcode)
     }
 
     /// The reply that says only what went wrong.
@@ -152,9 +161,9 @@ pub(super) fn set_count(message: &mut [u8], offset: usize, value: u16) {
     message[offset..offset + 2].copy_from_slice(&value.to_be_bytes());
 }
 
-fn response_flags(query: u16, authority: u16, rcode: OptRcode) -> u16 {
+fn response_flags(query: u16, bits: u16, rcode: OptRcode) -> u16 {
     let copied = query & (OPCODE | RECURSION_DESIRED | CHECKING_DISABLED);
-    RESPONSE | copied | authority | u16::from(rcode.rcode().to_int())
+    RESPONSE | copied | bits | u16::from(rcode.rcode().to_int())
 }
 
 /// Cuts a message to at most `limit` octets, by whole records from its end.

@@ -4,10 +4,12 @@
 //! the model. What needs an upstream comes back as something to ask for; sockets
 //! and time live elsewhere.
 
-use domain::base::{
-    Message,
-    iana::{Class, Opcode, OptRcode, Rtype},
-    message::Section,
+use domain::{
+    base::{
+        Message, ParsedRecord,
+        iana::{Class, Opcode, OptRcode, Rtype},
+    },
+    dep::octseq::Parser,
 };
 
 use super::compose::{self, AUTHORITATIVE};
@@ -31,10 +33,14 @@ pub enum Reply {
 pub struct Chase {
     /// The query that led here.
     pub query: Query,
-    /// The links inside our zones, in order.
+    /// The CNAMEs that are known, in order.
     pub chain: Vec<Record>,
-    /// Where the last link leads.
+    /// Where the last of them leads.
     pub target: Name,
+    /// Bits of the reply's header.
+    pub(super) flags: u16,
+    /// How many questions upstreams were asked for this query.
+    pub(super) questions: usize,
 }
 
 /// How a query came, and so how long its reply may be.
@@ -66,8 +72,8 @@ pub struct Query {
     pub(super) transport: Transport,
 }
 
-/// The fields of an OPT record (RFC 6891 section 6.1.3). Options are never
-/// looked into: none is supported.
+/// The fields of an OPT record (RFC 6891 section 6.1.3). The data of options is never looked into,
+/// because the resolver supports none.
 #[derive(Clone, Copy, Debug)]
 pub struct Edns {
     /// The longest datagram the client takes, in octets.
@@ -76,6 +82,17 @@ pub struct Edns {
     pub version: u8,
     /// The DO bit, to be repeated.
     pub dnssec_ok: bool,
+    /// Whether the record can be read to its end.
+    pub form: Form,
+}
+
+/// Whether the lengths inside an OPT record add up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// The options fill the record's data, and the message has no second OPT record.
+    Sound,
+    /// An option ends before or behind the record's data, or the message has two OPT records.
+    Malformed,
 }
 
 /// Decides what to do about a message that came from a client.
@@ -107,11 +124,7 @@ pub fn respond(
         Answer::Data { .. } | Answer::NoData { .. } => OptRcode::NOERROR,
         Answer::NxDomain { .. } => OptRcode::NXDOMAIN,
         Answer::Alias { chain, target } => {
-            return Reply::Chase(Chase {
-                query,
-                chain,
-                target,
-            });
+            return Reply::Chase(Chase::new(query, chain, target));
         }
         Answer::NotYetKnown => return Reply::Message(query.error(OptRcode::SERVFAIL)),
         Answer::NotOurs => return Reply::Forward(query),
@@ -129,14 +142,7 @@ impl Query {
         if !matches!(message.header().opcode(), Opcode::QUERY | Opcode::NOTIFY) {
             return Err(OptRcode::NOTIMP);
         }
-        let counts = message.header_counts();
-        if counts.qdcount() != 1
-            || counts.ancount() > 1
-            || counts.nscount() > 1
-            || counts.arcount() > 2
-        {
-            return Err(OptRcode::FORMERR);
-        }
+        check_counts(message)?;
 
         let octets = message.as_slice();
         let mut questions = message.question();
@@ -163,8 +169,15 @@ impl Query {
 
     /// The response code for a query that is well-formed but not for us.
     fn refusal(&self) -> Option<OptRcode> {
-        if self.edns.is_some_and(|edns| edns.version != 0) {
-            return Some(OptRcode::BADVERS);
+        if let Some(edns) = self.edns {
+            // Options of other versions may look different.
+            if edns.version != 0 {
+                return Some(OptRcode::BADVERS);
+            }
+            // RFC 6891 section 7: the reply to a malformed OPT record has an OPT record.
+            if edns.form == Form::Malformed {
+                return Some(OptRcode::FORMERR);
+            }
         }
         // Nobody's secondary server has anything to be notified of (RFC 1996).
         if compose::opcode(self.flags) == Opcode::NOTIFY {
@@ -185,29 +198,87 @@ pub fn is_transfer(qtype: Rtype) -> bool {
     matches!(qtype, Rtype::AXFR | Rtype::IXFR)
 }
 
+/// Checks that the header counts no records that a query doesn't have: an answer (a NOTIFY has one,
+/// RFC 1996 section 3.7), an authority (an IXFR has one, RFC 1995 section 3), or more additional
+/// records than an OPT and a signature.
+///
+/// # Errors
+/// FORMERR when it does.
+fn check_counts(message: &Message<[u8]>) -> Result<(), OptRcode> {
+    let counts = message.header_counts();
+    let is_notify = message.header().opcode() == Opcode::NOTIFY;
+    let is_ixfr = matches!(message.first_question(), Some(it) if it.qtype() == Rtype::IXFR);
+    let fits = counts.qdcount() == 1
+        && counts.ancount() <= u16::from(is_notify)
+        && counts.nscount() <= u16::from(is_notify || is_ixfr)
+        && counts.arcount() <= 2;
+    if fits { Ok(()) } else { Err(OptRcode::FORMERR) }
+}
+
 impl Edns {
     /// The message's OPT record, after a walk over all its records.
     ///
     /// # Errors
-    /// FORMERR when a record doesn't fit the message, or an OPT record is not
-    /// the only one, not the root's, or not in the additional section.
+    /// FORMERR when the records don't end where the message does, or an OPT record is not the
+    /// root's, or not in the additional section.
     fn find(message: &Message<[u8]>) -> Result<Option<Edns>, OptRcode> {
-        let mut found = None;
-        for record in message.iter() {
-            let (record, section) = record.map_err(|_| OptRcode::FORMERR)?;
+        let octets = message.as_slice();
+        let counts = message.header_counts();
+        let mut questions = message.question();
+        while let Some(question) = questions.next() {
+            question.map_err(|_| OptRcode::FORMERR)?;
+        }
+        let mut parser = Parser::from_ref(octets);
+        parser
+            .advance(questions.pos())
+            .map_err(|_| OptRcode::FORMERR)?;
+        let before = u32::from(counts.ancount()) + u32::from(counts.nscount());
+        let mut found: Option<Edns> = None;
+        for number in 0..before + u32::from(counts.arcount()) {
+            let record = ParsedRecord::parse(&mut parser).map_err(|_| OptRcode::FORMERR)?;
             if record.rtype() != Rtype::OPT {
                 continue;
             }
-            if section != Section::Additional || !record.owner().is_root() || found.is_some() {
+            if number < before || !record.owner().is_root() {
                 return Err(OptRcode::FORMERR);
             }
-            let [_extended_rcode, version, flags, _] = record.ttl().as_secs().to_be_bytes();
-            found = Some(Edns {
-                size: record.class().to_int(),
-                version,
-                dnssec_ok: flags & 0x80 != 0,
-            });
+            match &mut found {
+                Some(first) => first.form = Form::Malformed,
+                None => found = Some(Edns::read(&record, &octets[..parser.pos()])),
+            }
+        }
+        if parser.remaining() > 0 {
+            return Err(OptRcode::FORMERR);
         }
         Ok(found)
+    }
+
+    /// The fields of an OPT record, whose data end the octets.
+    fn read(record: &ParsedRecord<'_, [u8]>, octets: &[u8]) -> Edns {
+        let [_extended_rcode, version, flags, _] = record.ttl().as_secs().to_be_bytes();
+        let data = &octets[octets.len() - usize::from(record.rdlen())..];
+        Edns {
+            size: record.class().to_int(),
+            version,
+            dnssec_ok: flags & 0x80 != 0,
+            form: Form::of(data),
+        }
+    }
+}
+
+impl Form {
+    /// Walks over the options, each a code, a length and data (RFC 6891 section 6.1.2).
+    fn of(mut options: &[u8]) -> Form {
+        while let [_, _, high, low, rest @ ..] = options {
+            let length = usize::from(u16::from_be_bytes([*high, *low]));
+            match rest.get(length..) {
+                Some(next) => options = next,
+                None => return Form::Malformed,
+            }
+        }
+        match options {
+            [] => Form::Sound,
+            _ => Form::Malformed,
+        }
     }
 }

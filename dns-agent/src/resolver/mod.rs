@@ -2,16 +2,20 @@
 //! tables, with upstreams for everything else.
 //!
 //! [`message::respond`] decides, without sockets or time. `udp` and `tcp` carry
-//! queries to it and replies back. `forward` asks upstreams, and `response` makes
-//! the client's answer of theirs. `compose` puts messages together.
+//! queries to it and replies back. `forward` asks upstreams, `response` reads what they say,
+//! `bailiwick` leaves out what doesn't belong to the question, and `chase` makes the client's answer
+//! of the rest. `loops` looks for upstreams that lead back here. `compose` puts messages together.
 //!
-//! `message` and `response` are pure and read what strangers send: they are public so that
+//! `message`, `response`, `bailiwick` and `chase` are pure and read what strangers send: they are public so that
 //! fuzzing reaches them.
 
+pub mod bailiwick;
 mod canary;
+mod chase;
 mod compose;
 mod counters;
 mod forward;
+pub mod loops;
 pub mod message;
 pub mod response;
 mod tcp;
@@ -30,19 +34,22 @@ use tokio::{
     task::JoinSet,
 };
 
-pub use self::{
-    canary::Canary,
-    counters::{Counters, Counts},
-    forward::Servers,
-    message::is_transfer,
-};
+pub(crate) use self::response::Records;
 use self::{
+    bailiwick::OwnNames,
     counters::bump,
-    forward::{Forwarder, NoResponse},
+    forward::Forwarder,
+    loops::Probe,
     message::{Reply, Transport, respond},
     response::{Response, UpstreamQuery},
 };
-use crate::zone::{Apex, Live, Name, reverse_range};
+pub use self::{
+    canary::Canary,
+    counters::{Counters, Counts},
+    forward::{NoResponse, Servers},
+    message::is_transfer,
+};
+use crate::zone::{self, Apex, Live, Name, Rtype, reverse_range};
 
 /// How many connections wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -55,7 +62,19 @@ pub struct Resolver {
     data: Arc<dyn Live>,
     upstreams: Upstreams,
     forwarder: Forwarder,
+    probe: Probe,
     counters: Arc<Counters>,
+}
+
+/// A question that upstreams were asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consulted {
+    /// The name asked for.
+    pub name: Name,
+    /// The servers, in order of preference; none when there is no server to ask.
+    pub servers: Vec<SocketAddr>,
+    /// The response code of the answer, or why there is none; none while it is waited for.
+    pub outcome: Option<Result<String, NoResponse>>,
 }
 
 /// Who is asked for names that aren't there.
@@ -95,6 +114,7 @@ impl Resolver {
             data,
             upstreams,
             forwarder: Forwarder::new(counters.clone()),
+            probe: Probe::default(),
             counters,
         }
     }
@@ -131,7 +151,8 @@ impl Resolver {
             Transport::Udp => &self.counters.udp_queries,
             Transport::Tcp => &self.counters.tcp_queries,
         });
-        let reply = self.consider(octets, transport);
+        let rotation = rand::random_range(..usize::MAX);
+        let reply = self.consider(octets, transport, rotation);
         match &reply {
             Reply::Message(message) => self.counters.reply(message),
             Reply::Ignore => bump(&self.counters.ignored),
@@ -141,63 +162,134 @@ impl Resolver {
     }
 
     /// The same, and nothing is counted.
-    fn consider(&self, octets: &[u8], transport: Transport) -> Reply {
-        let rotation = rand::random_range(..usize::MAX);
+    fn consider(&self, octets: &[u8], transport: Transport, rotation: usize) -> Reply {
         let mut reply = Reply::Ignore;
         self.data
             .look(&mut |data| reply = respond(octets, data, transport, rotation));
-        reply
-    }
-
-    /// Asks for a name where it is known.
-    async fn ask(&self, name: &Name, query: &UpstreamQuery) -> Result<Response, NoResponse> {
-        let mut servers = None;
-        self.data
-            .look(&mut |data| servers = self.upstreams.of(name, data.zones()));
-        match servers {
-            Some(servers) => self.forwarder.ask(&servers, query).await,
-            None => Err(NoResponse::Silence),
+        match reply {
+            Reply::Forward(query) if self.probe.is(&query.name) => {
+                Reply::Message(query.error(OptRcode::REFUSED))
+            }
+            reply => reply,
         }
     }
 
-    /// Waits for what an upstream has to say, where it is asked.
+    /// The reply to a client's question, over a transport that holds it all; notes who is asked.
+    /// Queries and replies are not counted, questions to upstreams are.
+    pub async fn explain(
+        &self,
+        name: &Name,
+        rtype: Rtype,
+        consulted: &mut Vec<Consulted>,
+    ) -> Vec<u8> {
+        let octets = zone::query(rand::random(), name, rtype);
+        let reply = self.consider(&octets, Transport::Tcp, 0);
+        let message = self.pursue(reply, 0, consulted).await;
+        message.unwrap_or_default()
+    }
+
+    /// Waits for what upstreams have to say, where they are asked.
     async fn finish(&self, reply: Reply) -> Option<Vec<u8>> {
-        let message = match reply {
-            Reply::Ignore => return None,
-            Reply::Message(message) => return Some(message),
-            Reply::Forward(query) => {
-                let asked = UpstreamQuery::forwarding(&query);
-                match self.ask(&query.name, &asked).await {
-                    Ok(response) => query.relay(response),
-                    Err(NoResponse::NoUpstream) => query.error(OptRcode::REFUSED),
-                    Err(NoResponse::Overloaded | NoResponse::Silence) => {
-                        query.error(OptRcode::SERVFAIL)
-                    }
-                }
-            }
-            Reply::Chase(chase) => {
-                let asked = UpstreamQuery::chasing(&chase);
-                let response = self.ask(&chase.target, &asked).await;
-                match response {
-                    Err(NoResponse::Overloaded) => chase.query.error(OptRcode::SERVFAIL),
-                    response => {
-                        let response = response.ok();
-                        let rotation = rand::random_range(..usize::MAX);
-                        let mut message = Vec::new();
-                        self.data.look(&mut |data| {
-                            message = chase.complete(response.as_ref(), data, rotation);
-                        });
-                        message
-                    }
-                }
-            }
-        };
+        let rotation = rand::random_range(..usize::MAX);
+        let message = self.pursue(reply, rotation, &mut Vec::new()).await?;
         self.counters.reply(&message);
         Some(message)
+    }
+
+    /// Asks upstreams until there is a message, and notes who was asked.
+    async fn pursue(
+        &self,
+        mut reply: Reply,
+        rotation: usize,
+        consulted: &mut Vec<Consulted>,
+    ) -> Option<Vec<u8>> {
+        loop {
+            reply = match reply {
+                Reply::Ignore => return None,
+                Reply::Message(message) => return Some(message),
+                Reply::Forward(query) => {
+                    let asked = UpstreamQuery::forwarding(&query);
+                    match self.ask(&query.name, &asked, consulted).await {
+                        Ok(response) => self.with_own(|own| query.relay(&response, own, rotation)),
+                        Err(NoResponse::NoUpstream) => {
+                            Reply::Message(query.error(OptRcode::REFUSED))
+                        }
+                        Err(_) => Reply::Message(query.error(OptRcode::SERVFAIL)),
+                    }
+                }
+                Reply::Chase(chase) => {
+                    let asked = UpstreamQuery::chasing(&chase);
+                    let response = self.ask(&chase.target, &asked, consulted).await.ok();
+                    self.with_own(|own| chase.complete(response.as_deref(), own, rotation))
+                }
+            }
+        }
+    }
+
+    /// Asks for a name where it is known.
+    async fn ask(
+        &self,
+        name: &Name,
+        query: &UpstreamQuery,
+        consulted: &mut Vec<Consulted>,
+    ) -> Result<Arc<Response>, NoResponse> {
+        let mut servers = None;
+        self.data
+            .look(&mut |data| servers = self.upstreams.of(name, data.zones()));
+        let known = servers.is_some();
+        let servers = servers.unwrap_or_default();
+        let number = consulted.len();
+        consulted.push(Consulted {
+            name: name.clone(),
+            servers: servers.clone(),
+            outcome: None,
+        });
+        let result = match known {
+            true => self.forwarder.ask(&servers, query).await,
+            false => Err(NoResponse::Unknown),
+        };
+        consulted[number].outcome = Some(match &result {
+            Ok(response) => Ok(response.rcode().to_string()),
+            Err(reason) => Err(*reason),
+        });
+        result
+    }
+
+    /// Makes a reply with the data of the moment.
+    fn with_own(&self, make: impl FnOnce(&OwnNames<'_>) -> Reply) -> Reply {
+        let domains = self.upstreams.domains();
+        let (mut make, mut reply) = (Some(make), Reply::Ignore);
+        self.data.look(&mut |data| {
+            if let Some(make) = make.take() {
+                reply = make(&OwnNames { data, domains });
+            }
+        });
+        reply
     }
 }
 
 impl Upstreams {
+    /// Who is asked for names outside the cluster.
+    fn for_outside_names(&self) -> Vec<SocketAddr> {
+        match &self.cluster {
+            Some(cluster) if self.others.is_empty() => cluster.servers.get(),
+            _ => self.others.clone(),
+        }
+    }
+
+    /// Servers of the cluster's DNS that are not asked, because they are this resolver.
+    fn excluded(&self) -> Vec<SocketAddr> {
+        let cluster = self.cluster.as_ref();
+        cluster.map_or_else(Vec::new, |cluster| cluster.servers.excluded())
+    }
+
+    /// The cluster's domains, if the cluster has a DNS of its own.
+    fn domains(&self) -> &[Name] {
+        self.cluster
+            .as_ref()
+            .map_or(&[], |cluster| &cluster.domains)
+    }
+
     /// Who is asked for a name, with these zones of ours; none: the cluster's DNS, whose address
     /// is not known.
     fn of(&self, name: &Name, zones: &[Apex]) -> Option<Vec<SocketAddr>> {

@@ -1,27 +1,25 @@
-//! An upstream's word: what it is asked, what counts as its answer, and how the
-//! answer becomes the client's.
+//! What an upstream is asked, and what counts as its answer.
 
 use domain::{
     base::{
         Message, Name as WireName, ParsedName, ParsedRecord, ToName,
-        iana::{Class, Opcode, OptRcode, Rtype},
+        iana::{Class, Opcode, OptRcode, Rcode, Rtype},
+        message::Section,
+        rdata::ComposeRecordData,
     },
     dep::octseq::Parser,
-    rdata::{A, Aaaa, Cname},
+    rdata::{A, Aaaa, AllRecordData, Cname},
 };
 
 use super::{
-    compose::{
-        self, AUTHENTIC_DATA, AUTHORITATIVE, CHECKING_DISABLED, HEADER_LEN, RECURSION_DESIRED,
-        RESERVED, TRUNCATED,
-    },
+    compose::{self, AUTHENTIC_DATA, CHECKING_DISABLED, HEADER_LEN, RECURSION_DESIRED, TRUNCATED},
     message::{Chase, Query},
 };
-use crate::zone::{Answer, Name, Rdata, Record, ZoneData, render};
+use crate::zone::{Name, Rdata, Record};
 
 /// A query as an upstream gets it: ours, with nothing of the client's but its
 /// question and the bits that concern the answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct UpstreamQuery {
     octets: Vec<u8>,
 }
@@ -61,6 +59,20 @@ impl UpstreamQuery {
         }
         octets.extend_from_slice(question);
         UpstreamQuery { octets }
+    }
+
+    /// Asks for the address of a name that nobody else asks for.
+    pub(super) fn probing(name: &Name) -> UpstreamQuery {
+        let types = [Rtype::A.to_int(), Class::IN.to_int()].map(u16::to_be_bytes);
+        UpstreamQuery::new(
+            RECURSION_DESIRED,
+            &[name.wire(), types.as_flattened()].concat(),
+        )
+    }
+
+    /// What makes two queries the same: all but the ID and the name's casing.
+    pub(super) fn identity(&self) -> Vec<u8> {
+        self.octets.to_ascii_lowercase()
     }
 
     /// The message to send under this ID.
@@ -130,80 +142,61 @@ impl Response {
         compose::count(&self.message, 2) & TRUNCATED != 0
     }
 
-    /// The addresses and links of the answer section.
-    fn addresses(&self) -> Vec<Record> {
-        let Ok(message) = Message::from_slice(&self.message) else {
-            return Vec::new();
-        };
-        let Ok(answers) = message.answer() else {
-            return Vec::new();
-        };
-        answers
-            .filter_map(|record| address_record(&record.ok()?))
-            .collect()
+    /// The response code, with the upper bits of the OPT record (RFC 6891 section 6.1.3).
+    pub(super) fn rcode(&self) -> OptRcode {
+        let low = Rcode::masked_from_int(self.message[3]);
+        OptRcode::from_parts(low, self.extended_rcode)
+    }
+
+    /// The bits of the header's second word among these.
+    pub(super) fn flags(&self, bits: u16) -> u16 {
+        compose::count(&self.message, 2) & bits
+    }
+
+    /// Whether the upstream knows the answer, even if it is that there is none; any other response
+    /// code says that it failed.
+    pub(super) fn is_answer(&self) -> bool {
+        matches!(self.rcode(), OptRcode::NOERROR | OptRcode::NXDOMAIN)
+    }
+
+    /// The message without its OPT record.
+    pub(super) fn message(&self) -> &[u8] {
+        &self.message
+    }
+
+    /// The records of the message.
+    pub(super) fn records(&self) -> Option<Records> {
+        Records::read(&self.message)
     }
 }
 
-impl Query {
-    /// The upstream's message as the client's: with its ID, its question in its
-    /// own casing, our OPT record, the reserved bit clear, and no longer than it
-    /// takes.
-    pub fn relay(&self, response: Response) -> Vec<u8> {
-        let mut message = response.message;
-        message[..2].copy_from_slice(&self.id.to_be_bytes());
-        compose::clear_flags(&mut message, RESERVED);
-        message[HEADER_LEN..HEADER_LEN + self.question.len()].copy_from_slice(&self.question);
-        self.finish(message, response.extended_rcode)
-    }
+/// The records of a message.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    /// Those of class IN in the answer, authority and additional section.
+    pub(crate) sections: [Vec<Record>; 3],
+    /// How many there are of all classes.
+    pub(crate) count: usize,
 }
 
-impl Chase {
-    /// The alias with what the upstream said about its target. Without an answer
-    /// from any upstream there is no data of the type asked for; an answer
-    /// without addresses leaves the alias alone.
-    pub fn complete(
-        &self,
-        response: Option<&Response>,
-        model: &dyn ZoneData,
-        rotation: usize,
-    ) -> Vec<u8> {
-        let query = &self.query;
-        let answer = match (response, model.zone_of(&query.name)) {
-            (Some(response), _) => Answer::Data {
-                answer: self.followed(&response.addresses()),
-                additional: Vec::new(),
-            },
-            (None, Some(zone)) => Answer::NoData { zone },
-            (None, None) => return query.error(OptRcode::SERVFAIL),
-        };
-        let sections = render(&query.name, &answer, model.zones(), rotation);
-        let mut message = query.reply(OptRcode::NOERROR, AUTHORITATIVE, &sections);
-        if response.is_some_and(Response::is_truncated) {
-            compose::set_flags(&mut message, TRUNCATED);
-        }
-        message
-    }
-
-    /// Our links, the upstream's links from where ours lead, and the records at
-    /// the end of them.
-    fn followed(&self, found: &[Record]) -> Vec<Record> {
-        let mut records = self.chain.clone();
-        let mut end = &self.target;
-        // A circle ends here too.
-        for _ in found {
-            let Some((link, next)) = found.iter().find_map(|record| match &record.data {
-                Rdata::Cname(next) if record.owner == *end => Some((record, next)),
-                _ => None,
-            }) else {
-                break;
+impl Records {
+    /// Reads a message. `None`: the data of a record can't be read.
+    pub(crate) fn read(message: &[u8]) -> Option<Records> {
+        let message = Message::from_slice(message).ok()?;
+        let mut records = Records::default();
+        for entry in message.iter() {
+            let (parsed, section) = entry.ok()?;
+            let section = match section {
+                Section::Answer => 0,
+                Section::Authority => 1,
+                Section::Additional => 2,
             };
-            records.push(link.clone());
-            end = next;
+            records.count += 1;
+            if parsed.class() == Class::IN {
+                records.sections[section].push(record(&parsed)?);
+            }
         }
-        let at_end =
-            |record: &&Record| record.owner == *end && record.data.rtype() == self.query.qtype;
-        records.extend(found.iter().filter(at_end).cloned());
-        records
+        Some(records)
     }
 }
 
@@ -231,25 +224,30 @@ fn is_question(octets: &[u8], asked: &[u8]) -> bool {
         && octets[name_len..] == asked[name_len..]
 }
 
-/// The record as ours, if it is an address or a link.
-fn address_record(record: &ParsedRecord<'_, [u8]>) -> Option<Record> {
-    if record.class() != Class::IN {
-        return None;
-    }
-    let data = match record.rtype() {
-        Rtype::A => Rdata::A(record.to_record::<A>().ok()??.data().addr()),
-        Rtype::AAAA => Rdata::Aaaa(record.to_record::<Aaaa>().ok()??.data().addr()),
+/// A record as ours.
+fn record(parsed: &ParsedRecord<'_, [u8]>) -> Option<Record> {
+    let data = match parsed.rtype() {
+        Rtype::A => Rdata::A(parsed.to_record::<A>().ok()??.data().addr()),
+        Rtype::AAAA => Rdata::Aaaa(parsed.to_record::<Aaaa>().ok()??.data().addr()),
         Rtype::CNAME => {
-            let record = record.to_record::<Cname<ParsedName<&[u8]>>>().ok()??;
-            Rdata::Cname(name(record.data().cname())?)
+            let parsed = parsed.to_record::<Cname<ParsedName<&[u8]>>>().ok()??;
+            Rdata::Cname(name(parsed.data().cname())?)
         }
-        _ => return None,
+        rtype => Rdata::Opaque(rtype, uncompressed(parsed)?.into()),
     };
     Some(Record {
-        owner: name(&record.owner())?,
-        ttl: record.ttl().as_secs(),
+        owner: name(&parsed.owner())?,
+        ttl: parsed.ttl().as_secs(),
         data,
     })
+}
+
+/// A record's data, with its names spelt out.
+fn uncompressed(parsed: &ParsedRecord<'_, [u8]>) -> Option<Vec<u8>> {
+    let mut octets = Vec::new();
+    let any = parsed.to_any_record::<AllRecordData<&[u8], ParsedName<&[u8]>>>();
+    any.ok()?.data().compose_rdata(&mut octets).ok()?;
+    Some(octets)
 }
 
 fn name(parsed: &impl ToName) -> Option<Name> {

@@ -63,7 +63,7 @@ pub(super) async fn serve(listener: Listener, resolver: Arc<Resolver>, canary: O
         };
         let query = &buffer[..length];
         let reply = match Some(client.address) == canary {
-            true => resolver.consider(query, Transport::Udp),
+            true => resolver.consider(query, Transport::Udp, 0),
             false => resolver.begin(query, Transport::Udp),
         };
         match reply {

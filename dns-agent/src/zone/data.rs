@@ -50,7 +50,8 @@ pub trait ZoneData {
             return Answer::NotOurs;
         }
         if let Some(link) = found.alias()
-            && matches!(rtype, Rtype::A | Rtype::AAAA)
+            && rtype != Rtype::CNAME
+            && !is_meta(rtype)
         {
             return self.follow(name, link, rtype);
         }
@@ -122,10 +123,12 @@ pub trait ZoneData {
     }
 
     /// Follows CNAMEs from `owner`, whose own is `link`, as far as they stay
-    /// inside our zones. A chain without the asked data at its end is no data,
-    /// without the CNAMEs; so is one too long, and with it every loop. But the CNAMEs into
-    /// another zone are given, as those that lead out are. Where others know the rest of the
-    /// chain, the whole answer is theirs.
+    /// inside our zones (RFC 1034 section 3.6.2). Where others know the rest of the chain, the whole
+    /// answer is theirs.
+    ///
+    /// A chain without addresses at its end is no data, without the CNAMEs, as CoreDNS answers; but
+    /// the CNAMEs into another zone are given, as those that lead out are. Of a chain without data of
+    /// another type all CNAMEs are given. One that is too long, and with it every loop, is no data.
     #[doc(hidden)]
     fn follow(&self, owner: &Name, link: (Name, u32), rtype: Rtype) -> Answer {
         let mut chain = Vec::new();
@@ -147,7 +150,9 @@ pub trait ZoneData {
             }
             let Some(found) = self.find(&target) else {
                 match self.absent(&target, rtype) {
-                    Answer::NxDomain { .. } => break,
+                    Answer::NxDomain { .. } => {
+                        return self.without_data(owner, chain, crossing, rtype);
+                    }
                     others => return others,
                 }
             };
@@ -160,28 +165,53 @@ pub trait ZoneData {
             }
             let data = found.records(&target, rtype);
             if data.is_empty() {
-                break;
+                return self.without_data(owner, chain, crossing, rtype);
             }
+            let additional = self.additional(&found, &data);
             chain.extend(data);
-            let additional = Vec::new();
             return Answer::Data {
                 answer: chain,
                 additional,
             };
         }
-        chain.truncate(crossing);
-        match chain.is_empty() {
-            true => self.no_data(owner),
-            false => Answer::Data {
-                answer: chain,
-                additional: Vec::new(),
-            },
+        self.links(owner, chain, crossing)
+    }
+
+    /// What is said of an alias at whose end there is no data of the type. The first `crossing` links
+    /// lead into another zone.
+    #[doc(hidden)]
+    fn without_data(
+        &self,
+        owner: &Name,
+        chain: Vec<Record>,
+        crossing: usize,
+        rtype: Rtype,
+    ) -> Answer {
+        let kept = match rtype {
+            Rtype::A | Rtype::AAAA => crossing,
+            _ => chain.len(),
+        };
+        self.links(owner, chain, kept)
+    }
+
+    /// The first `kept` links of an alias; none: no data.
+    #[doc(hidden)]
+    fn links(&self, owner: &Name, mut chain: Vec<Record>, kept: usize) -> Answer {
+        chain.truncate(kept);
+        if chain.is_empty() {
+            return self.no_data(owner);
+        }
+        Answer::Data {
+            answer: chain,
+            additional: Vec::new(),
         }
     }
 
+    /// That a name has no data of a type, which is a denial too: nothing is denied before all is known.
     #[doc(hidden)]
     fn no_data(&self, name: &Name) -> Answer {
         match self.zone_of(name) {
+            Some(zone) if self.zones()[zone].absent == Absent::NotYetKnown => Answer::NotYetKnown,
             Some(zone) => Answer::NoData { zone },
             // Of the reverse names outside our zones only the PTR is ours.
             None => Answer::NotOurs,
@@ -334,4 +364,9 @@ impl Found {
             data.map(|data| record(set.ttl, data.clone())).collect()
         })
     }
+}
+
+/// Whether a type is one of questions, not of data (RFC 6895 section 3.1).
+fn is_meta(rtype: Rtype) -> bool {
+    rtype == Rtype::OPT || matches!(rtype.to_int(), 0 | 128..=255)
 }

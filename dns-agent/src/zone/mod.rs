@@ -25,7 +25,7 @@ pub(crate) use node::address_data;
 pub use node::{Below, Node, Rest};
 pub use record::{Rdata, Record, Rtype, Soa, Srv};
 pub(crate) use wire::query;
-pub use wire::{Sections, orders, render};
+pub use wire::{Sections, orders, render, render_sections};
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Live, Name, NameError, Node, Soa, ZoneData};
+use super::{Live, Name, NameError, Node, Rdata, Record, Soa, ZoneData};
 
 /// The longest TTL of a SOA record, in seconds.
 const MAX_SOA_TTL: u32 = 300;
@@ -94,6 +94,15 @@ impl ZoneData for Model {
 }
 
 impl Apex {
+    /// The SOA record of a negative answer (RFC 2308 §3).
+    pub fn negative_soa(&self) -> Record {
+        Record {
+            owner: self.name.clone(),
+            ttl: self.negative_ttl,
+            data: Rdata::Soa(self.soa.clone()),
+        }
+    }
+
     /// The apex of a zone whose records have a TTL of `ttl` seconds. Fails when the
     /// names in the SOA become too long.
     pub(super) fn new(name: Name, serial: u32, ttl: u32) -> Result<Apex, NameError> {

@@ -105,6 +105,15 @@ impl Name {
         }
     }
 
+    /// The uncompressed name that octets begin with, if they do.
+    pub fn first(octets: &[u8]) -> Option<Name> {
+        let mut at = 0;
+        while let Some(length @ 1..) = octets.get(at) {
+            at += 1 + usize::from(*length);
+        }
+        Name::from_wire(octets.get(..=at)?).ok()
+    }
+
     /// The wire form, lower-cased, the root octet included.
     pub fn wire(&self) -> &[u8] {
         &self.0

@@ -21,6 +21,9 @@ pub enum Rest {
     Denied,
     /// Nothing: they are somebody else's to answer.
     Passed,
+    /// That there is none, except at an alias, where only A and AAAA are answered and other types are
+    /// passed: CoreDNS departs from the standards there.
+    PassedAtAlias,
 }
 
 /// The records of one owner and type (RFC 2181 §5), in canonical order. A set without
@@ -83,6 +86,18 @@ impl Node {
         }
     }
 
+    /// The same, where CoreDNS answers for an alias's other types.
+    pub(crate) fn passing_at_alias(&self) -> Node {
+        let rest = match self.rest {
+            Rest::Denied => Rest::PassedAtAlias,
+            rest => rest,
+        };
+        Node {
+            rest,
+            ..self.clone()
+        }
+    }
+
     /// Whether it has addresses, or leads to some.
     pub(crate) fn is_host(&self) -> bool {
         [Rtype::A, Rtype::AAAA, Rtype::CNAME]
@@ -125,8 +140,13 @@ impl Node {
     pub(crate) fn passes(&self, rtype: Rtype) -> bool {
         match self.set(rtype) {
             Some(set) => set.data.is_empty(),
-            // An alias answers more types than it has data of.
-            None => self.rest == Rest::Passed && !self.is_alias(),
+            // An alias has the addresses that it leads to.
+            None if self.is_alias() && matches!(rtype, Rtype::A | Rtype::AAAA) => false,
+            None => match self.rest {
+                Rest::Denied => false,
+                Rest::Passed => true,
+                Rest::PassedAtAlias => self.is_alias(),
+            },
         }
     }
 

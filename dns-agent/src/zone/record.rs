@@ -3,6 +3,12 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use domain::{
+    base::{ParsedName, rdata::ParseAnyRecordData},
+    dep::octseq::Parser,
+    rdata::AllRecordData,
+};
+
 use super::Name;
 
 /// A record type (RFC 1035 §3.2.2), with the constants of the `domain` crate.
@@ -38,6 +44,9 @@ pub enum Rdata {
     Srv(Srv),
     /// One character-string of at most 255 octets (RFC 1035 §3.3.14).
     Txt(Box<[u8]>),
+    /// The bytes of any type, without compressed names (RFC 3597 §4). Only an upstream's records are
+    /// held so.
+    Opaque(Rtype, Box<[u8]>),
 }
 
 /// The start of a zone of authority (RFC 1035 §3.3.13). Times are in seconds.
@@ -84,6 +93,7 @@ impl Rdata {
             Rdata::Soa(_) => Rtype::SOA,
             Rdata::Srv(_) => Rtype::SRV,
             Rdata::Txt(_) => Rtype::TXT,
+            Rdata::Opaque(rtype, _) => *rtype,
         }
     }
 
@@ -95,6 +105,63 @@ impl Rdata {
             Rdata::Srv(srv) => Some(&srv.target),
             _ => None,
         }
+    }
+}
+
+impl Rdata {
+    /// Data that was read as bytes, in the form of the types that we have data of.
+    pub fn typed(self) -> Rdata {
+        let Rdata::Opaque(rtype, octets) = &self else {
+            return self;
+        };
+        Rdata::read(*rtype, octets).unwrap_or(self)
+    }
+
+    fn read(rtype: Rtype, octets: &[u8]) -> Option<Rdata> {
+        let name = |octets| Name::from_wire(octets).ok();
+        Some(match rtype {
+            Rtype::NS => Rdata::Ns(name(octets)?),
+            Rtype::PTR => Rdata::Ptr(name(octets)?),
+            Rtype::SOA => Rdata::Soa(Soa::read(octets)?),
+            Rtype::SRV => {
+                let (numbers, target) = octets.split_at_checked(6)?;
+                let number = |at| u16::from_be_bytes([numbers[at], numbers[at + 1]]);
+                Rdata::Srv(Srv {
+                    priority: number(0),
+                    weight: number(2),
+                    port: number(4),
+                    target: name(target)?,
+                })
+            }
+            Rtype::TXT => match octets {
+                [length, text @ ..] if usize::from(*length) == text.len() => {
+                    Rdata::Txt(text.into())
+                }
+                _ => return None,
+            },
+            _ => return None,
+        })
+    }
+}
+
+impl Soa {
+    fn read(octets: &[u8]) -> Option<Soa> {
+        let (names, numbers) = octets.split_at_checked(octets.len().checked_sub(20)?)?;
+        let mname = Name::first(names)?;
+        let rname = Name::from_wire(&names[mname.wire().len()..]).ok()?;
+        let number = |at: usize| {
+            let octets = [0, 1, 2, 3].map(|offset| numbers[4 * at + offset]);
+            u32::from_be_bytes(octets)
+        };
+        Some(Soa {
+            mname,
+            rname,
+            serial: number(0),
+            refresh: number(1),
+            retry: number(2),
+            expire: number(3),
+            minimum: number(4),
+        })
     }
 }
 
@@ -136,8 +203,25 @@ impl fmt::Display for Rdata {
                 }
                 f.write_str("\"")
             }
+            Rdata::Opaque(rtype, octets) => opaque(*rtype, octets, f),
         }
     }
+}
+
+/// Data as its type is written, or as RFC 3597 §5 writes data of a type that isn't known.
+fn opaque(rtype: Rtype, octets: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut parser = Parser::from_ref(octets);
+    let parsed = AllRecordData::<&[u8], ParsedName<&[u8]>>::parse_any_rdata(rtype, &mut parser);
+    if let Ok(data) = parsed
+        && !matches!(data, AllRecordData::Unknown(_))
+    {
+        return write!(f, "{data}");
+    }
+    write!(f, "\\# {}", octets.len())?;
+    if !octets.is_empty() {
+        f.write_str(" ")?;
+    }
+    octets.iter().try_for_each(|octet| write!(f, "{octet:02X}"))
 }
 
 impl fmt::Display for Soa {

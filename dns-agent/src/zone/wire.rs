@@ -84,6 +84,23 @@ pub fn render(question: &Name, answer: &Answer, zones: &[Apex], rotation: usize)
     }
 }
 
+/// The same for records of any origin, a slice for each section.
+pub fn render_sections(question: &Name, records: [&[Record]; 3], rotation: usize) -> Sections {
+    let mut writer = Writer::after(question);
+    let [answer, authority, additional] = records;
+    for record in rotated(answer, rotation).chain(authority).chain(additional) {
+        writer.record(record);
+    }
+    let [answers, authorities, additionals] =
+        records.map(|records| u16::try_from(records.len()).unwrap_or(u16::MAX));
+    Sections {
+        answers,
+        authorities,
+        additionals,
+        bytes: writer.bytes,
+    }
+}
+
 /// In how many orders an answer section may be given: of its runs of addresses of one owner and type
 /// the longest one's length.
 pub fn orders(records: &[Record]) -> usize {
@@ -154,6 +171,7 @@ impl<'a> Writer<'a> {
                 writer.bytes.push(length);
                 writer.bytes.extend(&text[..usize::from(length)]);
             }
+            Rdata::Opaque(_, octets) => writer.bytes.extend(octets),
         });
     }
 
@@ -182,7 +200,8 @@ impl<'a> Writer<'a> {
         let at = self.bytes.len();
         self.u16(0);
         data(self);
-        // A record holds at most two names and some numbers, far below 65536 octets.
+        // A record of ours holds at most two names and some numbers, far below 65536 octets, and an
+        // upstream's came in a message.
         let length = (self.bytes.len() - at - 2) as u16;
         self.bytes[at..at + 2].copy_from_slice(&length.to_be_bytes());
     }

@@ -1,13 +1,24 @@
 //! Upstreams, good and bad. Time is paused: it passes when everybody waits.
 
-use std::{net::UdpSocket, time::Duration};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use dns_agent::resolver::raise_file_limit;
 use domain::base::iana::Rtype;
-use tokio::time::Instant;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 
 use crate::support::{
-    Served, Upstream, a, ask, ask_over_tcp, at_once, last_address, query, rcode, reply, word,
+    PATIENCE, Served, Upstream, a, ask, ask_over_tcp, at_once, last_address, query, rcode, reply,
+    word,
 };
 
 const SERVFAIL: u8 = 2;
@@ -203,16 +214,155 @@ async fn an_aliass_target_is_asked_for() {
     );
 }
 
+/// Not a denial: a client asks its next server, and keeps nothing.
 #[tokio::test(start_paused = true)]
-async fn an_alias_nobody_resolves_has_no_data() {
-    let silent = Upstream::silent().await;
-    for served in [Served::local(&[&silent]), Served::local(&[])] {
-        let answer = ask(served.address, &query(7, "out.z", Rtype::A)).await;
-        assert_eq!(
-            (word(&answer, 2), word(&answer, 6), word(&answer, 8)),
-            (0x8500, 0, 1)
-        );
+async fn an_alias_that_no_upstream_resolves_is_servfail() {
+    let failing = |code: u8| {
+        let script = move |asked: &[u8]| at_once(reply(asked, 0x8180 | u16::from(code)));
+        Upstream::new(script, |_| Vec::new())
+    };
+    let upstreams = [
+        Upstream::silent().await,
+        failing(SERVFAIL).await,
+        failing(REFUSED).await,
+    ];
+    let mut served: Vec<Served> = upstreams.iter().map(|it| Served::local(&[it])).collect();
+    served.push(Served::local(&[]));
+    for served in served {
+        for rtype in [Rtype::A, Rtype::AAAA, Rtype::MX] {
+            let answer = ask(served.address, &query(7, "out.z", rtype)).await;
+            // Not AA; the CNAME that is known, and no SOA record.
+            assert_eq!(
+                (word(&answer, 2), word(&answer, 6), word(&answer, 8)),
+                (0x8102, 1, 0),
+                "{rtype}"
+            );
+        }
     }
+    let denying = failing(NXDOMAIN).await;
+    let served = Served::local(&[&denying]);
+    let answer = ask(served.address, &query(7, "out.z", Rtype::A)).await;
+    assert_eq!((word(&answer, 2), word(&answer, 6)), (0x8503, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_says_nothing_of_our_names() {
+    // `example.org CNAME one.z`, and `one.z A 6.6.6.6` in each section.
+    let script = |asked: &[u8]| {
+        let mut message = reply(asked, 0x8180);
+        message[7..12].copy_from_slice(&[2, 0, 1, 0, 1]);
+        message.extend(b"\xc0\x0c\0\x05\0\x01\0\0\x01\x2c\0\x07\x03one\x01z\0");
+        for _ in 0..3 {
+            message.extend(b"\x03one\x01z\0\0\x01\0\x01\0\0\x01\x2c\0\x04\x06\x06\x06\x06");
+        }
+        at_once(message)
+    };
+    let upstream = Upstream::new(script, |_| Vec::new()).await;
+    let served = Served::local(&[&upstream]);
+    for name in ["example.org", "out.z"] {
+        let asked = query(7, name, Rtype::A);
+        for answer in [
+            ask(served.address, &asked).await,
+            ask_over_tcp(served.address, &asked).await,
+        ] {
+            assert_eq!(last_address(&answer), [10, 0, 0, 1], "{name}");
+            assert_eq!([word(&answer, 8), word(&answer, 10)], [0, 0]);
+            assert!(!answer.windows(4).any(|octets| octets == [6; 4]));
+        }
+    }
+}
+
+/// Also a security rule (RFC 5452 section 5): equal questions would let a forger guess more often.
+#[tokio::test(start_paused = true)]
+async fn a_question_that_is_being_asked_is_not_asked_again() {
+    let late = |asked: &[u8]| vec![(Duration::from_millis(500), a(asked, [192, 0, 2, 1]))];
+    let upstream = Upstream::new(late, |_| Vec::new()).await;
+    let served = Served::local(&[&upstream]);
+    let mut clients = JoinSet::new();
+    for id in 0..100 {
+        // The casing is the client's own.
+        let name = if id % 2 == 0 {
+            "example.org"
+        } else {
+            "EXAMPLE.org"
+        };
+        let mut asked = query(id, "example.org", Rtype::A);
+        asked[13..20].copy_from_slice(&name.as_bytes()[..7]);
+        let address = served.address;
+        clients.spawn(async move {
+            let answer = ask(address, &asked).await;
+            assert_eq!(answer, a(&asked, [192, 0, 2, 1]));
+        });
+    }
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+    assert_eq!(served.resolver.counters().read().forwarded, 1);
+    // Another type is another question; and later it is asked again.
+    ask(served.address, &query(1, "example.org", Rtype::AAAA)).await;
+    ask(served.address, &example()).await;
+    assert_eq!(served.resolver.counters().read().forwarded, 3);
+}
+
+/// An upstream that asks this server in turn, as CoreDNS does with a node's resolv.conf that leads to
+/// the agent: under an ID of its own. Counts what it is asked.
+async fn round(server: Arc<OnceLock<SocketAddr>>) -> (SocketAddr, Arc<AtomicUsize>, JoinSet<()>) {
+    let socket = Arc::new(tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let address = socket.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let mut tasks = JoinSet::new();
+    let count = asked.clone();
+    tasks.spawn(async move {
+        let mut handed_on = JoinSet::new();
+        loop {
+            let mut buffer = [0; 4096];
+            let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
+            count.fetch_add(1, Relaxed);
+            let server = *server.get().unwrap();
+            let (socket, mut query) = (socket.clone(), buffer[..length].to_vec());
+            handed_on.spawn(async move {
+                let id = [query[0], query[1]];
+                query[1] ^= 0x55;
+                let mut reply = ask(server, &query).await;
+                reply[..2].copy_from_slice(&id);
+                // The resolver may have given up.
+                let _ = socket.send_to(&reply, client).await;
+            });
+        }
+    });
+    (address, asked, tasks)
+}
+
+#[tokio::test]
+async fn a_loop_costs_one_question_and_is_noticed() {
+    let server = Arc::new(OnceLock::new());
+    let (upstream, asked, _round) = round(server.clone()).await;
+    let good = Upstream::answering([192, 0, 2, 2]).await;
+    let served = Served::new("127.0.0.1:0", &[upstream, good.address]);
+    server.set(served.address).unwrap();
+
+    // The next upstream is asked after the loop.
+    let answer = ask(served.address, &example()).await;
+    assert_eq!(last_address(&answer), [192, 0, 2, 2]);
+    assert_eq!(asked.load(Relaxed), 1);
+    assert_eq!(served.resolver.counters().read().forwarded, 1);
+
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let resolver = served.resolver.clone();
+    let mut watching = JoinSet::new();
+    watching.spawn(async move {
+        let show = |servers: &[SocketAddr]| tell.send(servers.to_vec()).unwrap();
+        match resolver.watch_for_loops(show).await {}
+    });
+    let looping = timeout(PATIENCE, told.recv())
+        .await
+        .expect("it is not noticed");
+    assert_eq!(looping, Some(vec![upstream]));
+    // It goes on answering.
+    let ours = ask(served.address, &query(1, "one.z", Rtype::A)).await;
+    assert_eq!(last_address(&ours), [10, 0, 0, 1]);
+    let answer = ask(served.address, &query(1, "example.com", Rtype::A)).await;
+    assert_eq!(last_address(&answer), [192, 0, 2, 2]);
 }
 
 #[tokio::test]
@@ -220,13 +370,14 @@ async fn too_many_waiting_queries_are_not_added_to() {
     raise_file_limit().unwrap();
     let silent = Upstream::silent().await;
     let served = Served::local(&[&silent]);
-    let mut waiting = tokio::task::JoinSet::new();
+    let mut waiting = JoinSet::new();
     let in_flight = 512;
-    for _ in 0..in_flight {
+    for number in 0..in_flight {
         let resolver = served.resolver.clone();
+        let asked = query(7, &format!("{number}.example.org"), Rtype::A);
         waiting.spawn(async move {
             resolver
-                .answer(&example(), dns_agent::resolver::message::Transport::Udp)
+                .answer(&asked, dns_agent::resolver::message::Transport::Udp)
                 .await
         });
     }

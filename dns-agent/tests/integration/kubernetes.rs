@@ -6,7 +6,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use dns_agent::admin::status::{SourceStatus, Status};
+use dns_agent::admin::{
+    lookup::Plane,
+    status::{SourceStatus, Status},
+};
 use domain::base::iana::Rtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -19,6 +22,7 @@ use tokio::{
 use crate::{
     agent::Running,
     fake::{Asked, FakeApi, Writer},
+    lookup,
     support::{Upstream, ask, config_of, kubeconfig, last_address, query, rcode},
 };
 
@@ -153,6 +157,9 @@ async fn what_is_known_is_answered_and_nothing_is_denied_before_all_is_listed() 
     // Slices are still to come, because there is a headless Service.
     assert_eq!(address(&running, WEB).await, [10, 0, 0, 1]);
     assert_eq!(code(&running, GHOST).await, SERVFAIL);
+    // Nor is a type: slices may bring addresses of the other family.
+    let aaaa = query(1, WEB, Rtype::AAAA);
+    assert_eq!(rcode(&ask(running.server, &aaaa).await), SERVFAIL);
     let status = running.status().await;
     assert!(status.missing[0].contains("EndpointSlices"), "{status}");
 
@@ -164,6 +171,7 @@ async fn what_is_known_is_answered_and_nothing_is_denied_before_all_is_listed() 
         .status_when(|status| status.missing.is_empty())
         .await;
     assert_eq!(code(&running, GHOST).await, NXDOMAIN);
+    assert_eq!(rcode(&ask(running.server, &aaaa).await), 0);
     // Names of endpoints below other services are CoreDNS's to answer.
     let endpoint = format!("10-1-0-1.{WEB}");
     assert_eq!(address(&running, &endpoint).await, [9, 9, 9, 9]);
@@ -325,5 +333,95 @@ async fn bad_objects_are_told_and_the_rest_is_served() {
         metrics.contains("zerohop_publish_duration_seconds_bucket"),
         "{metrics}"
     );
+    running.stop().await;
+}
+
+/// As the DaemonSet runs it: the cluster's DNS is asked for everything else too.
+#[tokio::test]
+async fn lookup_says_what_the_resolver_answers_without_an_upstream() {
+    let mut server = Server::start().await;
+    let coredns = lookup::upstream().await;
+    let running = server.agent(&coredns, &["--endpoints=all"]).await;
+    // Its address is known by the flag, CoreDNS's configuration is not.
+    lookup::hold_to_the_resolver(&running, WEB, Rtype::A).await;
+    let _corefile = server.corefile(COREFILE).await;
+    server.list("namespaces", &[namespace()]).await;
+    let alias = |name: &str, target: &str| {
+        json!({
+            "metadata": {"namespace": "shop", "name": name, "resourceVersion": "9"},
+            "spec": {"type": "ExternalName", "externalName": target},
+        })
+    };
+    let services = [
+        service("web", "10.0.0.1"),
+        alias("pay", "pay.example.com"),
+        alias("gone", "absent.example.com"),
+        alias("failing", "broken.example.com"),
+        alias("near", WEB),
+        alias("name-server", "ns.dns.cluster.local"),
+    ];
+    server.list("services", &services).await;
+    server.list("endpointslices", &[]).await;
+    running
+        .status_when(|status| status.missing.is_empty())
+        .await;
+    for name in [
+        "pay",
+        "gone",
+        "failing",
+        "near",
+        "name-server",
+        "web",
+        "ghost",
+    ] {
+        let name = format!("{name}.shop.svc.cluster.local");
+        for rtype in [Rtype::A, Rtype::AAAA, Rtype::TXT, Rtype::SRV] {
+            lookup::hold_to_the_resolver(&running, &name, rtype).await;
+        }
+    }
+    for outside in [
+        "www.example.com",
+        "absent.example.com",
+        "ns.dns.cluster.local",
+        "9.9.9.9.in-addr.arpa",
+    ] {
+        let lookup = lookup::hold_to_the_resolver(&running, outside, Rtype::A).await;
+        assert_eq!(lookup.plane, Plane::Upstream, "{outside}");
+        assert_eq!(lookup.upstreams, [coredns.address], "{outside}");
+    }
+    let pay = "pay.shop.svc.cluster.local";
+    let pay = lookup::hold_to_the_resolver(&running, pay, Rtype::A).await;
+    assert_eq!(pay.rcode.as_deref(), Some("NOERROR"));
+    assert_eq!((pay.answer.len(), pay.authority.len()), (2, 0));
+    assert_eq!(pay.upstreams, [coredns.address]);
+    running.stop().await;
+}
+
+/// The address of the cluster's DNS turns out to be the agent's own.
+#[tokio::test]
+async fn the_agent_never_asks_itself() {
+    let mut server = Server::start().await;
+    let file = server.kubeconfig.path().join("config");
+    let flags = ["--kubeconfig", file.to_str().unwrap(), "--endpoints=all"];
+    let running = Running::of(config_of(&flags)).await;
+    let own = running.server;
+    let _corefile = server.corefile(COREFILE).await;
+    server.list("namespaces", &[namespace()]).await;
+    let mut dns = service("kube-dns", &own.ip().to_string());
+    dns["metadata"]["namespace"] = json!("kube-system");
+    dns["spec"]["ports"] = json!([{"name": "dns", "port": own.port(), "protocol": "UDP"}]);
+    server.list("services", &[dns]).await;
+    server.list("endpointslices", &[]).await;
+    running
+        .status_when(|status| status.missing.is_empty())
+        .await;
+    assert_eq!(code(&running, "www.example.com").await, SERVFAIL);
+    assert_eq!(running.status().await.resolver.counts.forwarded, 0);
+    let status = running
+        .status_when(|status| status.resolver.loops == [own])
+        .await;
+    let said = format!("the upstream {own} asks this agent in turn");
+    let mut degraded = status.degraded.iter();
+    assert!(degraded.any(|reason| reason.contains(&said)), "{status}");
     running.stop().await;
 }

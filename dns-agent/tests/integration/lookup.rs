@@ -11,9 +11,11 @@ use dns_agent::{
 };
 use domain::base::iana::Rtype;
 
+use zerohop_tests::message::Message;
+
 use crate::{
     agent::Running,
-    support::{ask, query, rcode},
+    support::{Upstream, a, ask_over_tcp, at_once, query, reply},
 };
 
 const OBJECTS: &str = r"
@@ -99,6 +101,107 @@ async fn answers_with_their_objects() {
     running.stop().await;
 }
 
+/// Checks that the tool says what the resolver answers, as another reader reads it.
+pub(crate) async fn hold_to_the_resolver(running: &Running, text: &str, rtype: Rtype) -> Lookup {
+    let lookup = lookup(running, text, rtype).await;
+    let reply = ask_over_tcp(running.server, &query(1, text, rtype)).await;
+    let message = Message::read(&reply).unwrap();
+    let what = format!("{text} {rtype}: {lookup:?} and {message:?}");
+    assert_eq!(lookup.rcode, Some(message.rcode()), "{what}");
+    assert_eq!(lookup.aa, message.flags().contains(&"aa"), "{what}");
+    let sections = [&lookup.answer, &lookup.authority, &lookup.additional];
+    for (told, said) in sections.into_iter().zip(message.sections) {
+        let told = told.iter().map(|record| without_serial(&record.record));
+        let mut told: Vec<String> = told.collect();
+        let mut said: Vec<String> = said.iter().map(|line| without_serial(line)).collect();
+        told.sort_unstable();
+        said.sort_unstable();
+        assert_eq!(told, said, "{what}");
+    }
+    lookup
+}
+
+/// A record; of a SOA without its serial, which may change between two questions.
+fn without_serial(line: &str) -> String {
+    let mut words: Vec<&str> = line.split(' ').collect();
+    if words.get(3) == Some(&"SOA") {
+        words.remove(6);
+    }
+    words.join(" ")
+}
+
+/// An upstream that has an address for most names, denies some, and fails at others.
+pub(crate) async fn upstream() -> Upstream {
+    let script = |asked: &[u8]| {
+        let asks = |label: &[u8]| asked[12..].starts_with(label);
+        at_once(match () {
+            () if asks(b"\x06absent") => reply(asked, 0x8183),
+            () if asks(b"\x06broken") => reply(asked, 0x8182),
+            () if asks(b"\x07refused") => reply(asked, 0x8185),
+            () => a(asked, [192, 0, 2, 1]),
+        })
+    };
+    Upstream::new(script, |_| Vec::new()).await
+}
+
+#[tokio::test]
+async fn it_says_what_the_resolver_answers() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut objects = OBJECTS.to_owned();
+    for (name, target) in [
+        ("to-absent", "absent.example.com"),
+        ("to-broken", "broken.example.com"),
+        ("to-web", "web.shop.svc.cluster.local"),
+        ("to-out", "out.shop.svc.cluster.local"),
+        ("to-nothing", "nothing.shop.svc.cluster.local"),
+        ("to-legacy", "db.legacy.svc.cluster.local"),
+    ] {
+        objects += &format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{type: ExternalName, externalName: {target}}}\n"
+        );
+    }
+    fs::write(directory.path().join("objects.yaml"), objects).unwrap();
+    let others = upstream().await;
+    let flag = format!("--upstream={}", others.address);
+    let pass = "--pass=legacy.svc.cluster.local";
+    for flags in [&[pass][..], &[pass, &flag]] {
+        let running = Running::start(directory.path(), flags).await;
+        for text in [
+            "web.shop.svc.cluster.local",
+            "db.shop.svc.cluster.local",
+            "ghost.shop.svc.cluster.local",
+            "out.shop.svc.cluster.local",
+            "to-absent.shop.svc.cluster.local",
+            "to-broken.shop.svc.cluster.local",
+            "to-web.shop.svc.cluster.local",
+            "to-out.shop.svc.cluster.local",
+            "to-nothing.shop.svc.cluster.local",
+            "to-legacy.shop.svc.cluster.local",
+            "x.legacy.svc.cluster.local",
+            "cluster.local",
+            "10-1-2-3.shop.pod.cluster.local",
+            "1.0.244.10.in-addr.arpa",
+            "www.example.com",
+            "absent.example.com",
+            "broken.example.com",
+            "refused.example.com",
+        ] {
+            for rtype in [
+                Rtype::A,
+                Rtype::AAAA,
+                Rtype::CNAME,
+                Rtype::SRV,
+                Rtype::SOA,
+                Rtype::PTR,
+                Rtype::TXT,
+            ] {
+                hold_to_the_resolver(&running, text, rtype).await;
+            }
+        }
+        running.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn what_is_outside_is_answered_as_the_resolver_does() {
     let directory = tempfile::tempdir().unwrap();
@@ -106,33 +209,61 @@ async fn what_is_outside_is_answered_as_the_resolver_does() {
     let (alias, outside) = ("out.shop.svc.cluster.local", "www.example.com");
 
     let alone = Running::start(directory.path(), &[]).await;
-    for (text, code, said) in [(alias, 0, "NOERROR"), (outside, 5, "REFUSED")] {
-        let lookup = lookup(&alone, text, Rtype::A).await;
+    for (text, said) in [(alias, "SERVFAIL"), (outside, "REFUSED")] {
+        let lookup = hold_to_the_resolver(&alone, text, Rtype::A).await;
         assert_eq!(lookup.rcode.as_deref(), Some(said));
         assert_eq!(lookup.plane, Plane::Agent);
-        assert!(lookup.answer.is_empty() && lookup.upstreams.is_empty());
+        assert!(lookup.upstreams.is_empty());
         assert!(lookup.notes[0].contains("--upstream"), "{lookup:?}");
-        let reply = ask(alone.server, &query(1, text, Rtype::A)).await;
-        assert_eq!((rcode(&reply), reply[7]), (code, 0), "{text}");
     }
     let refused = lookup(&alone, "cluster.local", Rtype::AXFR).await;
     assert_eq!(refused.rcode.as_deref(), Some("REFUSED"));
     alone.stop().await;
 
-    // Nobody is asked: nothing listens there.
-    let running = Running::start(directory.path(), &["--upstream", "127.0.0.1:9"]).await;
-    let upstreams = ["127.0.0.1:9".parse().unwrap()];
-    let lookup_alias = lookup(&running, alias, Rtype::A).await;
+    let others = upstream().await;
+    let flag = format!("--upstream={}", others.address);
+    let running = Running::start(directory.path(), &[&flag]).await;
+    let completed = lookup(&running, alias, Rtype::A).await;
     assert_eq!(
-        lookup_alias.answer[0].record,
+        completed.answer[0].record,
         "out.shop.svc.cluster.local. 5 IN CNAME www.example.com."
     );
-    assert_eq!(lookup_alias.answer[0].objects[0].name, "out");
-    assert_eq!(lookup_alias.plane, Plane::Agent);
-    assert_eq!(lookup_alias.upstreams, upstreams);
+    assert_eq!(completed.answer[0].objects[0].name, "out");
+    assert!(completed.answer[1].upstream && completed.answer[1].objects.is_empty());
+    assert_eq!(completed.plane, Plane::Agent);
+    assert_eq!(completed.upstreams, [others.address]);
+    let note = "www.example.com. is not ours: an upstream was asked for it, and answered NOERROR";
+    assert_eq!(completed.notes, [note]);
     let forwarded = lookup(&running, outside, Rtype::A).await;
-    assert_eq!((forwarded.plane, forwarded.rcode), (Plane::Upstream, None));
-    assert_eq!(forwarded.upstreams, upstreams);
+    assert_eq!(forwarded.plane, Plane::Upstream);
+    assert_eq!(forwarded.rcode.as_deref(), Some("NOERROR"));
+    assert_eq!(forwarded.upstreams, [others.address]);
+    running.stop().await;
+}
+
+/// Three servers that take two seconds each are more than anyone waits for.
+#[tokio::test]
+async fn it_does_not_wait_for_ever() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("objects.yaml"), OBJECTS).unwrap();
+    let silent = [
+        Upstream::silent().await,
+        Upstream::silent().await,
+        Upstream::silent().await,
+    ];
+    let flags = silent
+        .each_ref()
+        .map(|it| format!("--upstream={}", it.address));
+    let flags = flags.each_ref().map(|flag| &**flag);
+    let running = Running::start(directory.path(), &flags).await;
+    let waiting = lookup(&running, "www.example.com", Rtype::A).await;
+    assert_eq!((waiting.rcode, waiting.plane), (None, Plane::Upstream));
+    assert_eq!(waiting.upstreams, silent.each_ref().map(|it| it.address));
+    assert!(
+        waiting.notes[0].contains("none has answered"),
+        "{:?}",
+        waiting.notes
+    );
     running.stop().await;
 }
 

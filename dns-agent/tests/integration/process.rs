@@ -59,6 +59,29 @@ fn it_says_what_is_wrong_and_what_to_do() {
 }
 
 #[test]
+fn it_does_not_ask_itself() {
+    // No other test listens at this address, so the port stays free.
+    let free = std::net::UdpSocket::bind("127.83.17.5:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let objects = folder.path().to_str().unwrap();
+    let flags = ["run", "--manifests", objects, "--admin", "127.0.0.1:0"];
+    let own = ["--listen", &free, "--upstream", &free];
+    fails(
+        &[&flags[..], &own].concat(),
+        1,
+        &[
+            &format!("--upstream {free}"),
+            "this agent itself",
+            "another server",
+        ],
+    );
+}
+
+#[test]
 fn a_status_nobody_gives_is_an_error() {
     let free = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()

@@ -122,7 +122,13 @@ fn query(random: &mut StdRng, names: &[Vec<u8>]) -> Query {
     if random.random_bool(0.5) {
         return query;
     }
-    let options = vec![random.random(); random.random_range(0..40)];
+    let octets = vec![random.random(); random.random_range(0..40)];
+    let options = match random.random_range(0..4) {
+        // An option that fills the record, as dig's cookie; and what may be none.
+        0 | 1 => [&[0, 10, 0, octets.len() as u8][..], &octets].concat(),
+        2 => octets,
+        _ => Vec::new(),
+    };
     let size = [512, 1232, 4096, random.random()][random.random_range(0..4)];
     query.with_edns(size, random.random_range(0..2), &options)
 }

@@ -6,7 +6,7 @@ use zerohop_tests::packet::{self, Query};
 
 use super::{
     fixture::{Ended, Fixture},
-    packets::{A, PTR, SRV},
+    packets::{A, PTR, SRV, TXT},
 };
 
 const ANY: u16 = 255;
@@ -27,6 +27,7 @@ fn passes() {
         bend(&mut message);
         query.frame_of(&message)
     };
+    let options = |octets: &[u8]| web().with_edns(1232, 0, octets).frame();
     let of_labels = |count| format!("{}.shop.svc.cluster.local", vec!["a"; count].join("."));
     let cases: Vec<(&str, Vec<u8>, Outcome)> = vec![
         ("ARP", bent(web(), &|frame| frame[13] = 6), Outcome::NotIp),
@@ -340,6 +341,49 @@ fn passes() {
             .frame(),
             Outcome::OddEdns,
         ),
+        ("half an option", options(&[0, 10]), Outcome::OddEdns),
+        (
+            "an option that is longer than its record",
+            options(&[0xfd, 0xe9, 0x00, 0xc8, b'a', b'b']),
+            Outcome::OddEdns,
+        ),
+        (
+            "an option that is one octet longer than its record",
+            options(&[0, 10, 0, 9, 1, 2, 3, 4, 5, 6, 7, 8]),
+            Outcome::OddEdns,
+        ),
+        (
+            "an option that is shorter than its record",
+            options(&[0, 10, 0, 7, 1, 2, 3, 4, 5, 6, 7, 8]),
+            Outcome::OddEdns,
+        ),
+        (
+            "two options",
+            options(&[0, 10, 0, 1, 9, 0, 12, 0, 0]),
+            Outcome::OddEdns,
+        ),
+        (
+            "an OPT record of another name than the root",
+            message(&|message| {
+                message[11] = 1;
+                message.extend([1, b'a', 0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+            }),
+            Outcome::OddEdns,
+        ),
+        (
+            "a second OPT record that isn't counted",
+            {
+                let query = web().with_edns(1232, 0, &[]);
+                let opt = [0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
+                query.frame_of(&[&query.message()[..], &opt].concat())
+            },
+            Outcome::TrailingOctets,
+        ),
+        (
+            "an OPT record that is counted and missing",
+            message(&|message| message[11] = 1),
+            Outcome::Short,
+        ),
         (
             "octets behind the question",
             message(&|message| message.push(0)),
@@ -356,6 +400,16 @@ fn passes() {
         (
             "an alias that leads away",
             Fixture::query("away.shop.svc.cluster.local", A).frame(),
+            Outcome::PassMark,
+        ),
+        (
+            "another type of an alias that leads away",
+            Fixture::query("away.shop.svc.cluster.local", TXT).frame(),
+            Outcome::PassMark,
+        ),
+        (
+            "another type of an alias that leads to a name of ours",
+            Fixture::query("near.shop.svc.cluster.local", SRV).frame(),
             Outcome::PassMark,
         ),
         (

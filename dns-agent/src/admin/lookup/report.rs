@@ -14,7 +14,7 @@ pub struct Lookup {
     /// The type asked for.
     #[serde(rename = "type")]
     pub rtype: String,
-    /// The response code; none when an upstream decides it.
+    /// The response code; none when no upstream has answered yet.
     pub rcode: Option<String>,
     /// Whether the answer is authoritative.
     pub aa: bool,
@@ -30,7 +30,7 @@ pub struct Lookup {
     pub why: Option<String>,
     /// What the kernel program does with the question.
     pub kernel: KernelReport,
-    /// The servers that are asked for what is not ours; empty when nobody is.
+    /// The servers that were asked for what is not ours; empty when none was.
     pub upstreams: Vec<SocketAddr>,
     /// What else there is to say, for people.
     pub notes: Vec<String>,
@@ -45,6 +45,9 @@ pub struct RecordReport {
     pub objects: Vec<ObjectRef>,
     /// Whether it is there because of settings alone, without any object.
     pub settings: bool,
+    /// Whether an upstream said it.
+    #[serde(default)]
+    pub upstream: bool,
 }
 
 /// Who answers.
@@ -103,7 +106,7 @@ impl fmt::Display for Lookup {
             upstreams,
             notes,
         } = self;
-        let rcode = rcode.as_deref().unwrap_or("what the upstream says");
+        let rcode = rcode.as_deref().unwrap_or("no answer yet");
         let authoritative = if *aa { ", authoritative" } else { "" };
         writeln!(f, "{name} {rtype}: {rcode}{authoritative}")?;
         for (label, records) in [
@@ -132,6 +135,9 @@ impl fmt::Display for Lookup {
 impl RecordReport {
     fn origin(&self) -> String {
         let objects: Vec<String> = self.objects.iter().map(ToString::to_string).collect();
+        if self.upstream {
+            return "  from the upstream".to_owned();
+        }
         match (objects.as_slice(), self.settings) {
             (_, true) => "  from the settings".to_owned(),
             ([], false) => "  from objects that have just changed".to_owned(),

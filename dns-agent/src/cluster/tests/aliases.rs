@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::cluster::ZoneSettings;
+use crate::cluster::{Departures, Index, ZoneSettings};
 use crate::zone::{Answer, Model, Rtype, ZoneData};
 
 use super::{
@@ -27,6 +27,11 @@ fn aliases() -> Model {
             json!([{"addresses": ["172.0.0.1"], "hostname": "ep"}]),
             json!([]),
         ),
+        service("named", external("ported.default.svc.cluster.local")),
+        service(
+            "ported",
+            json!({"clusterIP": "10.0.0.2", "ports": [{"name": "http", "port": 80}]}),
+        ),
         service("link0", external("web.default.svc.cluster.local")),
     ];
     list.extend((1..=11).map(|link| {
@@ -49,9 +54,14 @@ fn an_external_name_leads_out() {
         say(&model, "out.default", Rtype::CNAME),
         "CNAME www.example.org."
     );
-    for rtype in [Rtype::SRV, Rtype::TXT, Rtype::ANY] {
-        assert_eq!(say(&model, "out.default", rtype), "NODATA");
+    // RFC 1034 section 3.6.2: a CNAME speaks for every type.
+    for rtype in [Rtype::SRV, Rtype::TXT, Rtype::MX, Rtype::HTTPS] {
+        assert_eq!(
+            say(&model, "out.default", rtype),
+            "CNAME www.example.org. ..."
+        );
     }
+    assert_eq!(say(&model, "out.default", Rtype::ANY), "NODATA");
     for name in ["ep.out.default", "_http._tcp.out.default"] {
         assert_eq!(say(&model, name, Rtype::CNAME), "NXDOMAIN");
     }
@@ -81,6 +91,57 @@ fn an_external_name_is_followed_inside() {
         say(&model, "pod.default", Rtype::A),
         "CNAME 1-2-3-4.default.pod.cluster.local., A 1.2.3.4"
     );
+}
+
+#[test]
+fn other_types_of_an_external_name_are_followed_inside() {
+    let model = aliases();
+    let web = "CNAME web.default.svc.cluster.local.";
+    assert_eq!(say(&model, "in.default", Rtype::MX), web);
+    assert_eq!(
+        say(&model, "named.default", Rtype::SRV),
+        "CNAME ported.default.svc.cluster.local., SRV 0 100 80 ported.default.svc.cluster.local."
+    );
+    assert_eq!(
+        say(&model, "gone.default", Rtype::MX),
+        "CNAME nothing.default.svc.cluster.local."
+    );
+    assert_eq!(say(&model, "self.default", Rtype::MX), "NODATA");
+    let Answer::Alias { chain, .. } =
+        model.answer(&name("in-out.default.svc.cluster.local"), Rtype::MX)
+    else {
+        panic!("an alias that leaves the zone");
+    };
+    assert_eq!(chain.len(), 2);
+}
+
+/// CoreDNS says that there are none.
+#[test]
+fn other_types_of_an_external_name_may_be_left_to_coredns() {
+    let settings = ZoneSettings {
+        departures: Departures::Passed,
+        ..ZoneSettings::default()
+    };
+    let external = |target: &str| json!({"type": "ExternalName", "externalName": target});
+    let mut all = objects(json!([
+        service("web", json!({"clusterIP": "10.0.0.1"})),
+        service("out", external("www.example.org")),
+        service("in", external("web.default.svc.cluster.local.")),
+    ]));
+    all.insert(object(namespace("default")));
+    let index = Index::of(all, settings, 3);
+    let web = "CNAME web.default.svc.cluster.local.";
+    for (name, rtype, said) in [
+        ("out.default", Rtype::A, "CNAME www.example.org. ..."),
+        ("out.default", Rtype::CNAME, "CNAME www.example.org."),
+        ("out.default", Rtype::TXT, "NOT OURS"),
+        ("in.default", Rtype::A, &format!("{web}, A 10.0.0.1")),
+        ("in.default", Rtype::AAAA, "NODATA"),
+        ("in.default", Rtype::TXT, "NOT OURS"),
+        ("web.default", Rtype::TXT, "NODATA"),
+    ] {
+        assert_eq!(say(&index.view(), name, rtype), said, "{name} {rtype}");
+    }
 }
 
 #[test]

@@ -184,6 +184,7 @@ fn data(data: &Rdata) -> String {
             srv.priority, srv.weight, srv.port, srv.target
         ),
         Rdata::Txt(text) => format!("TXT {:?}", String::from_utf8_lossy(text)),
+        Rdata::Opaque(..) => panic!("no record of ours is opaque"),
     }
 }
 

@@ -7,6 +7,8 @@ use crate::{
 };
 
 const TC: u16 = 0x0200;
+/// A record of the root: 1.2.3.4.
+const RECORD: &[u8] = b"\0\0\x01\0\x01\0\0\0\0\0\x04\x01\x02\x03\x04";
 
 /// The reply to a query that is answered at once.
 #[track_caller]
@@ -139,18 +141,35 @@ fn counts() {
         query[offset + 1] = count;
         refused(&query, OptRcode::FORMERR);
     }
-    // One record in the answer section, one in authority, two additional: odd,
-    // and answered.
-    let record = b"\0\0\x01\0\x01\0\0\0\0\0\x04\x01\x02\x03\x04";
+    // Two additional records that are no OPT: odd, and answered.
     let mut query = query("one.z", Rtype::A);
-    for offset in [7, 9, 11, 11] {
-        query[offset] += 1;
-        query.extend_from_slice(record);
+    for _ in 0..2 {
+        query = with_additional(query, RECORD);
     }
     assert_eq!(word(&reply(&query, Transport::Udp), 6), 1);
     // The last record's data is cut short.
     query.pop();
     refused(&query, OptRcode::FORMERR);
+}
+
+#[test]
+fn records_that_a_query_does_not_have() {
+    #[track_caller]
+    fn check(mut query: Vec<u8>, count: usize, rcode: OptRcode) {
+        query[count] += 1;
+        query.extend_from_slice(RECORD);
+        refused(&query, rcode);
+    }
+    const ANSWERS: usize = 7;
+    const AUTHORITIES: usize = 9;
+    check(query("one.z", Rtype::A), ANSWERS, OptRcode::FORMERR);
+    check(query("one.z", Rtype::A), AUTHORITIES, OptRcode::FORMERR);
+    check(query("z", Rtype::IXFR), ANSWERS, OptRcode::FORMERR);
+    // RFC 1995 section 3, RFC 1996 section 3.7: well-formed, and refused for what they are.
+    check(query("z", Rtype::IXFR), AUTHORITIES, OptRcode::REFUSED);
+    let mut notify = query("z", Rtype::SOA);
+    notify[2] |= 4 << 3;
+    check(notify, ANSWERS, OptRcode::REFUSED);
 }
 
 #[test]
@@ -181,11 +200,17 @@ fn malformed_questions() {
 }
 
 #[test]
-fn octets_after_the_message_are_no_matter() {
-    let plain = reply(&query("one.z", Rtype::A), Transport::Udp);
-    let mut query = query("one.z", Rtype::A);
-    query.extend_from_slice(&[0xff; 20]);
-    assert_eq!(reply(&query, Transport::Udp), plain);
+fn octets_behind_the_message_are_a_format_error() {
+    for message in [
+        query("one.z", Rtype::A),
+        with_edns(query("one.z", Rtype::A), 1232),
+        query("example.org", Rtype::A),
+    ] {
+        for length in [1, 20] {
+            let longer = [&message[..], &vec![0; length]].concat();
+            refused(&longer, OptRcode::FORMERR);
+        }
+    }
 }
 
 #[test]
@@ -211,9 +236,6 @@ fn edns() {
         [0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0]
     );
 
-    let twice = with_edns(with_edns(plain(), 1232), 1232);
-    refused(&twice, OptRcode::FORMERR);
-
     let mut named = vec![1, b'a'];
     named.extend_from_slice(&opt(1232, [0; 4], &[]));
     refused(&with_additional(plain(), &named), OptRcode::FORMERR);
@@ -221,16 +243,49 @@ fn edns() {
     let mut misplaced = with_edns(plain(), 1232);
     misplaced.swap(9, 11);
     refused(&misplaced, OptRcode::FORMERR);
-
-    // Options are opaque: these octets are none, and no matter.
-    let answered = reply(
-        &with_additional(plain(), &opt(1232, [0; 4], &[0xff; 3])),
-        Transport::Udp,
-    );
-    assert_eq!(word(&answered, 6), 1);
-    let mut short = with_additional(plain(), &opt(1232, [0; 4], &[0xff; 3]));
+    let mut short = with_additional(plain(), &opt(1232, [0; 4], &[0, 10, 0, 1, 9]));
     short.pop();
     refused(&short, OptRcode::FORMERR);
+}
+
+/// RFC 6891 sections 6.1.1, 6.1.2 and 7: FORMERR, with an OPT record.
+#[test]
+fn malformed_opt_records() {
+    let plain = || query("one.z", Rtype::A);
+    let with_options = |options: &[u8]| with_additional(plain(), &opt(1232, [0; 4], options));
+    for (what, malformed) in [
+        ("one octet", with_options(&[0xff; 1])),
+        ("three octets", with_options(&[0xff; 3])),
+        (
+            "an option that is too long",
+            with_options(&[0xfd, 0xe9, 0x00, 0xc8, b'a', b'b']),
+        ),
+        (
+            "octets behind an option",
+            with_options(&[0, 10, 0, 1, 9, 0]),
+        ),
+        (
+            "a second option that is too long",
+            with_options(&[0, 10, 0, 0, 0, 10, 0, 1]),
+        ),
+        ("two OPT records", with_edns(with_edns(plain(), 1232), 1232)),
+    ] {
+        refused(&malformed, OptRcode::FORMERR);
+        let message = reply(&malformed, Transport::Udp);
+        assert_eq!(message[23..], opt(1232, [0; 4], &[]), "{what}");
+    }
+    for options in [
+        &[][..],
+        &[0, 10, 0, 0],
+        &[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8],
+        &[0, 10, 0, 1, 9, 0xfd, 0xe9, 0, 2, 1, 2, 0, 12, 0, 0],
+    ] {
+        let answered = reply(&with_options(options), Transport::Udp);
+        assert_eq!(word(&answered, 6), 1, "{options:02x?}");
+    }
+    // What the options of another version are isn't known.
+    let versioned = with_additional(plain(), &opt(1232, [0, 1, 0, 0], &[0xff; 3]));
+    refused(&versioned, OptRcode::BADVERS);
 }
 
 #[test]

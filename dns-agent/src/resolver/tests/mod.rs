@@ -1,5 +1,6 @@
 //! What is decided without sockets.
 
+mod bailiwick;
 mod message;
 mod response;
 

@@ -3,10 +3,11 @@ use domain::base::iana::Rtype;
 use super::{address, model, name, opt, query, with_additional, with_edns, word};
 use crate::{
     resolver::{
+        bailiwick::OwnNames,
         message::{Chase, Query, Reply, Transport, respond},
         response::{Response, UpstreamQuery},
     },
-    zone::{Answer, Rdata, Record, ZoneData, render},
+    zone::{Answer, Rdata, Record, ZoneData, render, render_sections},
 };
 
 /// A client's query for another's name, and what an upstream is asked for it.
@@ -112,7 +113,7 @@ fn the_client_gets_its_own_id_question_and_opt() {
         // What stands behind the OPT record goes with it.
         let with_more = with_additional(with_opt.clone(), &opt(1, [0; 4], &[]));
         for reply in [bare.clone(), with_opt, with_more] {
-            let relayed = query.relay(Response::parse(&reply, &asked).unwrap());
+            let relayed = relayed(&query, &asked, &reply);
             let end = bare.len();
             assert_eq!(relayed[..2], client[..2]);
             assert_eq!(relayed[2..10], bare[2..10]);
@@ -137,10 +138,30 @@ fn a_long_answer_is_cut_for_the_client() {
         .collect();
     let response = Response::parse(&answered(&asked, "example.org", records), &asked).unwrap();
     assert!(!response.is_truncated());
-    let relayed = query.relay(response);
+    let relayed = said(query.relay(&response, &own(&model()), 0));
     assert_eq!(relayed.len(), 29 + 30 * 16);
     assert_eq!(word(&relayed, 6), 30);
     assert_eq!(word(&relayed, 2) & 0x0200, 0x0200);
+}
+
+/// The names of the model.
+fn own(data: &dyn ZoneData) -> OwnNames<'_> {
+    OwnNames { data, domains: &[] }
+}
+
+#[track_caller]
+fn said(reply: Reply) -> Vec<u8> {
+    match reply {
+        Reply::Message(message) => message,
+        other => panic!("no message but {other:?}"),
+    }
+}
+
+/// What the client gets of an upstream's message.
+#[track_caller]
+fn relayed(query: &Query, asked: &[u8], message: &[u8]) -> Vec<u8> {
+    let response = Response::parse(message, asked).expect("no response");
+    said(query.relay(&response, &own(&model()), 0))
 }
 
 /// The chase of `out.z`, an alias of `example.org`.
@@ -156,8 +177,22 @@ fn chase() -> (Chase, Vec<u8>) {
 /// The reply to `out.z A` after an upstream gave these records.
 fn chased(answer: Vec<Record>) -> Vec<u8> {
     let (chase, asked) = chase();
-    let response = Response::parse(&answered(&asked, "example.org", answer), &asked).unwrap();
-    chase.complete(Some(&response), &model(), 0)
+    completed(chase, &asked, &answered(&asked, "example.org", answer))
+}
+
+/// What the client gets of an upstream's message about a target.
+#[track_caller]
+fn completed(chase: Chase, asked: &[u8], message: &[u8]) -> Vec<u8> {
+    let response = Response::parse(message, asked).expect("no response");
+    said(chase.complete(Some(&response), &own(&model()), 0))
+}
+
+/// Checks a reply that says nothing but SERVFAIL, with the CNAME of `out.z`.
+#[track_caller]
+fn assert_failed(message: &[u8], what: &str) {
+    let mut failed = expected(Vec::new());
+    failed[2..4].copy_from_slice(&[0x81, 0x02]);
+    assert_eq!(message, failed, "{what}");
 }
 
 /// The message that answers `out.z A` with these records after the alias.
@@ -193,45 +228,72 @@ fn a_chased_target_follows_its_alias() {
 }
 
 #[test]
-fn a_chase_without_data_leaves_the_alias_alone() {
-    assert_eq!(chased(Vec::new()), expected(Vec::new()));
-    let (chase, asked) = chase();
-    let mut denied = answered(&asked, "example.org", Vec::new());
-    denied[3] |= 3;
-    let response = Response::parse(&denied, &asked).unwrap();
-    assert_eq!(
-        chase.complete(Some(&response), &model(), 0),
-        expected(Vec::new())
-    );
+fn what_an_upstream_denies_is_denied_behind_the_alias() {
+    for rcode in [0, 3] {
+        // The zone's SOA record says for how long; one of another zone says nothing.
+        let (chase, asked) = chase();
+        let mut denied = answered(&asked, "example.org", Vec::new());
+        denied[3] |= rcode;
+        let mut right = expected(Vec::new());
+        right[3] |= rcode;
+        assert_eq!(completed(chase, &asked, &denied), right);
+
+        let (chase, asked) = self::chase();
+        let denied = with_authority(denied, &soa("stranger.org"));
+        let denied = with_authority(denied, &soa("org"));
+        let message = completed(chase, &asked, &denied);
+        assert_eq!([word(&message, 6), word(&message, 8)], [1, 1]);
+        assert_eq!(word(&message, 2), 0x8500 | u16::from(rcode));
+        let sections = render_sections(&name("out.z"), [&[link()], &[soa("org")], &[]], 0);
+        assert!(message.ends_with(&sections.bytes), "{message:02x?}");
+    }
+}
+
+/// RFC 2308: only a server that knows it may say that there is no such data.
+#[test]
+fn a_failure_is_never_a_denial() {
+    let (silent, asked) = chase();
+    assert_failed(&said(silent.complete(None, &own(&model()), 0)), "silence");
+    let nothing = answered(&asked, "example.org", Vec::new());
+    let with_code = |code: u8| {
+        let mut message = nothing.clone();
+        message[3] |= code;
+        message
+    };
+    let here = |data| vec![record("example.org", data)];
+    let mut denied_data = answered(&asked, "example.org", here(address(1)));
+    denied_data[3] |= 3;
+    let mut unreadable = answered(&asked, "example.org", here(address(1)));
+    let end = unreadable.len();
+    unreadable[end - 5] = 3;
+    unreadable.pop();
+    let referral = record("org", Rdata::Ns(name("ns.org")));
+    for (what, message) in [
+        ("FORMERR", with_code(1)),
+        ("SERVFAIL", with_code(2)),
+        ("NOTIMP", with_code(4)),
+        ("REFUSED", with_code(5)),
+        ("NOTAUTH", with_code(9)),
+        (
+            "BADVERS",
+            with_additional(nothing.clone(), &opt(1232, [1, 0, 0, 0], &[])),
+        ),
+        ("an address of three octets", unreadable),
+        ("an address at a name that doesn't exist", denied_data),
+        ("a referral", with_authority(nothing.clone(), &referral)),
+    ] {
+        let (chase, asked) = chase();
+        assert_failed(&completed(chase, &asked, &message), what);
+    }
 }
 
 #[test]
-fn a_chase_without_a_reply_is_no_data() {
-    let (chase, _) = chase();
-    let message = chase.complete(None, &model(), 0);
-    let model = model();
-    let sections = render(
-        &name("out.z"),
-        &Answer::NoData { zone: 0 },
-        model.zones(),
-        0,
-    );
-    assert_eq!(word(&message, 2), 0x8500);
-    assert_eq!([word(&message, 6), word(&message, 8)], [0, 1]);
-    assert_eq!(
-        message[message.len() - sections.bytes.len()..],
-        sections.bytes
-    );
-}
-
-#[test]
-fn a_loop_of_aliases_ends() {
+fn a_loop_of_aliases_is_a_failure() {
     let message = chased(vec![
         record("example.org", Rdata::Cname(name("a.org"))),
         record("a.org", Rdata::Cname(name("example.org"))),
     ]);
-    // The alias itself, and each link once.
-    assert_eq!(word(&message, 6), 3);
+    assert_eq!([message[2], message[3]], [0x81, 2]);
 }
 
 #[test]
@@ -239,8 +301,88 @@ fn a_truncated_target_truncates_the_answer() {
     let (chase, asked) = chase();
     let mut cut = answered(&asked, "example.org", Vec::new());
     cut[2] |= 0x02;
-    let response = Response::parse(&cut, &asked).unwrap();
-    let message = chase.complete(Some(&response), &model(), 0);
+    let message = completed(chase, &asked, &cut);
     assert_eq!(word(&message, 2), 0x8700);
     assert_eq!(word(&message, 6), 1);
+}
+
+/// By TCP there is nothing to ask again for.
+#[test]
+fn a_truncated_answer_is_a_failure_over_tcp() {
+    let over_tcp = |text| match respond(&query(text, Rtype::A), &model(), Transport::Tcp, 0) {
+        Reply::Chase(chase) => {
+            let asked = UpstreamQuery::chasing(&chase).with_id(1);
+            let mut cut = answered(&asked, "example.org", Vec::new());
+            cut[2] |= 0x02;
+            completed(chase, &asked, &cut)
+        }
+        Reply::Forward(query) => {
+            let asked = UpstreamQuery::forwarding(&query).with_id(1);
+            let mut cut = answered(&asked, "example.org", Vec::new());
+            cut[2] |= 0x02;
+            relayed(&query, &asked, &cut)
+        }
+        other => panic!("{other:?}"),
+    };
+    for text in ["out.z", "example.org"] {
+        assert_eq!(over_tcp(text)[3] & 15, 2, "{text}");
+    }
+}
+
+#[test]
+fn other_types_of_an_alias_are_asked_for_too() {
+    let Reply::Chase(chase) = respond(&query("out.z", Rtype::MX), &model(), Transport::Udp, 0)
+    else {
+        panic!("not chased");
+    };
+    let asked = UpstreamQuery::chasing(&chase).with_id(1);
+    assert_eq!(asked[12..], query("example.org", Rtype::MX)[12..]);
+    let exchange = [&[0, 10][..], name("mail.example.org").wire()].concat();
+    let exchange = record("example.org", Rdata::Opaque(Rtype::MX, exchange.into()));
+    let message = answered(&asked, "example.org", vec![exchange.clone()]);
+    let message = completed(chase, &asked, &message);
+    let sections = render_sections(&name("out.z"), [&[link(), exchange], &[], &[]], 0);
+    assert!(message.ends_with(&sections.bytes), "{message:02x?}");
+}
+
+/// The CNAME of `out.z`.
+fn link() -> Record {
+    Record {
+        owner: name("out.z"),
+        ttl: 5,
+        data: Rdata::Cname(name("example.org")),
+    }
+}
+
+/// The SOA record of a zone.
+fn soa(zone: &str) -> Record {
+    let name = name(zone);
+    let octets = [name.wire(), name.wire(), &[0; 20]].concat();
+    record(zone, Rdata::Opaque(Rtype::SOA, octets.into()))
+}
+
+/// Adds a record to the authority section of a message without additional records.
+fn with_authority(message: Vec<u8>, record: &Record) -> Vec<u8> {
+    let mut message = with_additional(message, &uncompressed(record));
+    message[11] -= 1;
+    message[9] += 1;
+    message
+}
+
+/// A record in wire form, without compressed names.
+fn uncompressed(record: &Record) -> Vec<u8> {
+    let octets = match &record.data {
+        Rdata::Opaque(_, octets) => octets.to_vec(),
+        Rdata::Ns(host) => host.wire().to_vec(),
+        other => panic!("not written here: {other}"),
+    };
+    [
+        record.owner.wire(),
+        &record.data.rtype().to_int().to_be_bytes(),
+        &[0, 1],
+        &record.ttl.to_be_bytes(),
+        &(octets.len() as u16).to_be_bytes(),
+        &octets,
+    ]
+    .concat()
 }

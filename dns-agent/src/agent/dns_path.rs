@@ -150,6 +150,7 @@ impl Observer {
 }
 
 /// What a feed tells of its objects, whatever they are.
+#[derive(Clone, Copy)]
 enum Step<'a> {
     Listing,
     End,

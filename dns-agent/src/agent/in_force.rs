@@ -12,7 +12,7 @@ use crate::{cluster::Reload, source::Written};
 /// How long the kubelet takes to bring an edit of a ConfigMap into the pods: it looks at each pod
 /// every 60 to 90 s (`syncFrequency` of 1m, and `workerResyncIntervalJitterFactor` of 0.5 in
 /// Kubernetes, `pkg/kubelet`), and knows the newest ConfigMap then, since it watches it
-/// (`configMapAndChangeDetectionStrategy: Watch`, the default). A pod that is started later than
+/// (`configMapAndSecretChangeDetectionStrategy: Watch`, the default). A pod that is started later than
 /// this after an edit has the text of after it, whatever the strategy is: a cached ConfigMap is kept
 /// for 60 s at most.
 pub(super) const KUBELET: Duration = Duration::from_secs(90);
@@ -135,8 +135,8 @@ impl<T: Clone + PartialEq> Texts<T> {
             Text::Known(text) => !is_harmless(text),
             Text::Unknown | Text::IfStartedBefore(_) => true,
         };
-        let others = older.iter().filter(|seen| seen.reload != Reload::Refused);
-        others.filter(is_other).next()?;
+        let mut others = older.iter().filter(|seen| seen.reload != Reload::Refused);
+        others.find(is_other)?;
         let end = end.filter(|_| newest.reload != Reload::Refused);
         let reload = self.slowest();
         let reason = match end {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -97,9 +97,9 @@ impl NodeCaches {
             node: kubernetes.node_name.clone(),
             dns: kubernetes.dns_service.clone(),
             serves: kubernetes.serves,
-            given: config.serve.iter().map(|address| address.ip()).collect(),
+            given: config.serve.iter().map(SocketAddr::ip).collect(),
             cluster_dns: (kubernetes.cluster_dns.iter())
-                .map(|address| address.ip())
+                .map(SocketAddr::ip)
                 .collect(),
             path,
             maps: BTreeMap::new(),
@@ -337,11 +337,11 @@ impl Map {
     /// Why its texts are not known.
     fn trouble(&self, key: &Key) -> String {
         let feeds = self.source.health().feeds();
-        let errors = feeds.into_values().filter_map(|health| match health.state {
+        let mut errors = feeds.into_values().filter_map(|health| match health.state {
             State::Retrying { error } => Some(error),
             _ => None,
         });
-        match errors.last() {
+        match errors.next() {
             Some(error) => format!(
                 "ConfigMap {key} can't be read: {error}; the rule needs resourceNames: [{}]",
                 key.name

@@ -78,6 +78,9 @@ fn data(texts: &[(&str, &str)]) -> Option<MapData> {
     )
 }
 
+/// Changes the spec of a pod.
+type Change = fn(&mut Value);
+
 /// What is wrong with the configuration.
 fn trouble(pod: Value) -> String {
     cache_of(pod).unwrap().config.unwrap_err()
@@ -242,7 +245,7 @@ fn mounts_are_followed() {
     });
     assert!(cache_of(scratch).unwrap().config.is_ok());
 
-    let cases: [(fn(&mut Value), &str); 8] = [
+    let cases: [(Change, &str); 8] = [
         (
             |spec| spec["volumes"][2] = json!({"name": "config-volume", "emptyDir": {}}),
             "in no ConfigMap",

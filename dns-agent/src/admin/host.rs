@@ -2,13 +2,13 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use axum::http::{Request, header::HOST};
+use axum::http::{Request, header::HOST, uri::Authority};
 
 /// Whether a request is for this machine by a name that no one else can give it. The target may say
 /// it, and the header `Host` may (RFC 9112 section 3.2.2): all that is said must be so, and one of
 /// them must be there.
 pub(super) fn is_loopback<B>(request: &Request<B>) -> bool {
-    let target = request.uri().authority().map(|it| it.as_str());
+    let target = request.uri().authority().map(Authority::as_str);
     let headers = request.headers().get_all(HOST).iter();
     let headers = headers.map(|value| value.to_str().unwrap_or_default());
     let mut hosts = target.into_iter().chain(headers).peekable();

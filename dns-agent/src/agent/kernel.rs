@@ -181,12 +181,12 @@ impl Kernel {
                 return;
             }
             Ok(Claim::Untrusted(reason)) => {
-                self.is_unpinned(reason);
+                self.is_unpinned(&reason);
                 None
             }
             Err(reason) => {
                 if self.settings.persistence == Persistence::Pinned {
-                    self.is_unpinned(format!("{reason:#}"));
+                    self.is_unpinned(&format!("{reason:#}"));
                 }
                 None
             }
@@ -218,7 +218,7 @@ impl Kernel {
     }
 
     /// Notes why hooks can't be pinned.
-    fn is_unpinned(&mut self, reason: String) {
+    fn is_unpinned(&mut self, reason: &str) {
         let reason = format!("hooks don't stay over a stop: {reason}");
         if self.unpinned.as_ref() != Some(&reason) {
             warn!("{reason}");

@@ -4,8 +4,8 @@ use std::{path::Path, time::Duration};
 
 use aya::util::KernelVersion;
 use dns_agent::{
-    check::{Asked, DnsEndpoints, Report, Verdict, check},
-    config::{Hook, Interface},
+    check::{Asked, Report, Verdict, check},
+    config::{Hook, Interface, Settings},
     datapath::{
         Clients, Config, Datapath, Ending, Lease, Persistence,
         hooks::AttachedStatus,
@@ -118,11 +118,9 @@ impl Node {
     fn check(&self, hook: Hook) -> Report {
         let asked = Asked {
             interfaces: vec![interface(hook)],
-            allow: Vec::new(),
-            listen: Vec::new(),
-            endpoints: DnsEndpoints::Passed,
             persistence: Persistence::Pinned,
             bpffs: self.bpffs.path().into(),
+            ..Asked::from(Settings::default())
         };
         runtime().block_on(check(&asked))
     }

@@ -146,7 +146,6 @@ impl Attached {
             Link::Tc(link) => replace_tc(object.tc(name)?, link)?.into(),
             Link::Pinned(pinned) => {
                 let Pinned { link, held, path } = *pinned;
-                let link = FdLink::from(link);
                 let replaced: FdLink = match self.program.hook() {
                     Hook::Tc => replace_tc(object.tc(name)?, link.try_into()?)?.try_into()?,
                     Hook::Xdp => replace_xdp(object.xdp(name)?, link.try_into()?)?.try_into()?,

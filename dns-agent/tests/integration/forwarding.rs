@@ -278,7 +278,7 @@ async fn a_question_that_is_being_asked_is_not_asked_again() {
     let late = |asked: &[u8]| vec![(Duration::from_millis(500), a(asked, [192, 0, 2, 1]))];
     let upstream = Upstream::new(late, |_| Vec::new()).await;
     let served = Served::local(&[&upstream]);
-    let mut clients = tokio::task::JoinSet::new();
+    let mut clients = JoinSet::new();
     for id in 0..100 {
         // The casing is the client's own.
         let name = if id % 2 == 0 {
@@ -370,7 +370,7 @@ async fn too_many_waiting_queries_are_not_added_to() {
     raise_file_limit().unwrap();
     let silent = Upstream::silent().await;
     let served = Served::local(&[&silent]);
-    let mut waiting = tokio::task::JoinSet::new();
+    let mut waiting = JoinSet::new();
     let in_flight = 512;
     for number in 0..in_flight {
         let resolver = served.resolver.clone();

@@ -225,7 +225,7 @@ impl Edns {
         let octets = message.as_slice();
         let counts = message.header_counts();
         let mut questions = message.question();
-        while let Some(question) = questions.next() {
+        for question in questions.by_ref() {
             question.map_err(|_| OptRcode::FORMERR)?;
         }
         let mut parser = Parser::from_ref(octets);

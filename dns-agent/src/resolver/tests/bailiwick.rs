@@ -1,3 +1,5 @@
+use std::slice;
+
 use domain::base::iana::Rtype;
 
 use super::{address, name, opt, query, with_additional, word};
@@ -323,7 +325,7 @@ fn names_of_ours_come_from_our_data() {
     for (to, rtype, rcode) in [("no.z", Rtype::A, 3), ("one.z", Rtype::AAAA, 0)] {
         let asked = ask("out-0.z", rtype, forged(to));
         let back = record("back-0.org", cname(to));
-        let records = [&[alias.clone(), back][..], &[soa.clone()], &[]];
+        let records = [&[alias.clone(), back][..], slice::from_ref(&soa), &[]];
         assert_sections(&asked, "out-0.z", 0x8500 | rcode, records);
     }
 }

@@ -61,6 +61,8 @@ pub(crate) fn run(compared: &Compared<'_>, cluster: &mut Cluster) -> Result<Tall
         reverse: Reverse::default(),
         history: BTreeMap::new(),
     };
+    // Agents that have only just started know nothing yet.
+    phase.wait_until_known(|| Ok(()))?;
     let start = Instant::now();
     for number in 1..=settings.transitions {
         compared.signals.check()?;
@@ -135,14 +137,7 @@ impl Phase<'_, '_> {
             self.history.entry(key.clone()).or_default().push(told);
         }
         seen.retain(|key, _| step.services.contains(key));
-        let compared = self.compared;
-        let agents = compared.agents.iter();
-        let agents = agents.flat_map(|agent| [&agent.user_plane, &agent.kernel]);
-        let all: Vec<&Asker> = std::iter::once(&compared.coredns).chain(agents).collect();
-        self.moving.pass_by(self.cluster, &all, || {
-            compared.signals.check()?;
-            seen.values_mut().try_for_each(|seen| seen.look(zone))
-        })?;
+        self.wait_until_known(|| seen.values_mut().try_for_each(|seen| seen.look(zone)))?;
 
         // Earlier ones, now that the controller manager has done what it does.
         let mut concerned = step.services.clone();
@@ -166,6 +161,18 @@ impl Phase<'_, '_> {
         }
         self.again.push_back((start, step.services));
         self.ask_reverse()
+    }
+
+    /// Waits until all servers know all that was written. Meanwhile `look` is called again and again.
+    fn wait_until_known(&mut self, mut look: impl FnMut() -> Result<()>) -> Result<()> {
+        let compared = self.compared;
+        let agents = compared.agents.iter();
+        let agents = agents.flat_map(|agent| [&agent.user_plane, &agent.kernel]);
+        let all: Vec<&Asker> = std::iter::once(&compared.coredns).chain(agents).collect();
+        self.moving.pass_by(self.cluster, &all, || {
+            compared.signals.check()?;
+            look()
+        })
     }
 
     /// Asks until all planes answer as CoreDNS does; whether they did.

@@ -95,12 +95,19 @@ impl Form {
                 "externalName": parts.target,
                 "clusterIP": null,
                 "clusterIPs": null,
+                "ipFamilies": null,
             }),
         };
         fields["ports"] = parts.ports.clone();
         fields["selector"] = match self.endpoints {
             Endpoints::Selected => json!({"app": parts.app}),
             Endpoints::Written => Value::Null,
+        };
+        // A headless Service without a selector has both families by default, even where the cluster
+        // has not, and could then not become another form.
+        fields["ipFamilyPolicy"] = match self.kind {
+            Kind::ExternalName => Value::Null,
+            _ => "SingleStack".into(),
         };
         // The controller manager then takes pods that no node has, so no cluster needs fake nodes.
         fields["publishNotReadyAddresses"] = true.into();

@@ -12,6 +12,7 @@ mod policy;
 mod threads;
 
 use std::{
+    cell::RefCell,
     fs,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
@@ -195,6 +196,8 @@ pub(crate) struct Agent {
     /// Where its admin endpoints listen.
     pub(crate) admin: String,
     lines: std::sync::mpsc::Receiver<String>,
+    /// What it said before it said that it had started.
+    early: RefCell<Vec<String>>,
 }
 
 /// Where an agent's objects come from.
@@ -234,8 +237,10 @@ impl Agent {
             child,
             admin: String::new(),
             lines,
+            early: RefCell::default(),
         };
-        let started = agent.line_with("started");
+        let (started, early) = agent.lines_up_to("started");
+        agent.early = RefCell::new(early);
         let (_, admin) = started.split_once("admin=").unwrap();
         agent.admin = admin.to_owned();
         agent
@@ -262,12 +267,22 @@ impl Agent {
         String::from_utf8(output.unwrap().stdout).unwrap()
     }
 
-    /// Waits for a line of the log.
+    /// Waits for a line of the log, which may have come before the one that says that it has started.
     fn line_with(&self, text: &str) -> String {
+        let mut early = self.early.borrow_mut();
+        if let Some(at) = early.iter().position(|line| line.contains(text)) {
+            return early.remove(at);
+        }
+        self.lines_up_to(text).0
+    }
+
+    /// Waits for a line of the log; and those before it.
+    fn lines_up_to(&self, text: &str) -> (String, Vec<String>) {
+        let mut before = Vec::new();
         loop {
             match self.lines.recv_timeout(LIMIT) {
-                Ok(line) if line.contains(text) => return line,
-                Ok(_) => {}
+                Ok(line) if line.contains(text) => return (line, before),
+                Ok(line) => before.push(line),
                 Err(error) => panic!("the agent never said {text:?}: {error}"),
             }
         }

@@ -12,19 +12,17 @@ use dns_agent::{
 /// The serial of every zone.
 const SERIAL: u32 = 1;
 
-/// The model that the agent makes of these manifests with these flags.
+/// The model that the agent makes of these manifests with these flags. Some scenarios are about objects that make
+/// problems.
 pub(crate) fn model(manifests: &str, flags: &[&str]) -> Model {
     let config = config(flags);
-    built(&objects(manifests, &config.selectors), &config)
+    let objects = objects(manifests, &config.selectors);
+    build(&objects, &config.zone, SERIAL).0
 }
 
-/// The same of objects that have been selected.
+/// The same of objects that have been selected, and make no problems.
 pub(crate) fn model_of(objects: &Objects, flags: &[&str]) -> Model {
-    built(objects, &config(flags))
-}
-
-fn built(objects: &Objects, config: &Config) -> Model {
-    let (model, problems) = build(objects, &config.zone, SERIAL);
+    let (model, problems) = build(objects, &config(flags).zone, SERIAL);
     assert_eq!(problems, []);
     model
 }

@@ -109,7 +109,7 @@ struct DnsPods {
 
 /// What comes next.
 enum News {
-    Event(Event),
+    Event(Box<Event>),
     Kinds(ServedKinds),
 }
 
@@ -130,7 +130,7 @@ impl Followed {
                         self.forget_pods(tell).await?;
                     }
                     self.observe(&event);
-                    tell.send(Told::Policy(event)).await.map_err(|_| Gone)?;
+                    tell.send(Told::Policy(*event)).await.map_err(|_| Gone)?;
                 }
                 News::Kinds(kinds) => {
                     self.follow_kinds(&kinds);
@@ -152,7 +152,7 @@ impl Followed {
             event = next(self.namespaces.as_mut()) => event,
             event = next(self.others.as_mut()) => event,
         };
-        event.map(News::Event)
+        event.map(Box::new).map(News::Event)
     }
 
     /// Reads the policies of these kinds.

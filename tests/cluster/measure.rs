@@ -329,7 +329,7 @@ fn get(admin: &str, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(admin)?;
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
     )?;
     let mut response = String::new();
     stream.read_to_string(&mut response)?;

@@ -157,7 +157,7 @@ impl<'a> Agent<'a> {
             let mut stream = TcpStream::connect(ADMIN)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             // HTTP/1.0, so that the reply ends with the connection.
-            write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+            write!(stream, "GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n")?;
             let mut reply = String::new();
             stream.read_to_string(&mut reply)?;
             Ok::<_, io::Error>(reply)

@@ -97,11 +97,6 @@ impl<'a> Item<'a> {
         Some(self.metadata.resource_version.as_str()).filter(|version| !version.is_empty())
     }
 
-    /// The name of the object.
-    pub(super) fn name(&self) -> &str {
-        &self.metadata.name
-    }
-
     /// It is there.
     pub(super) fn applied(&self) -> Event {
         let object = match self.feed {

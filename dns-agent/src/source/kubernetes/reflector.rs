@@ -242,10 +242,6 @@ impl Reflector {
         let feed = self.selection.feed;
         let (event, version) = match change {
             Change::Applied(item) => (Some(item.applied()), item.version().map(str::to_owned)),
-            // What was never selected by its name is not what was selected.
-            Change::Deleted(item) if !self.selection.may_select(item.name()) => {
-                (None, item.version().map(str::to_owned))
-            }
             Change::Deleted(item) => (Some(item.deleted()), item.version().map(str::to_owned)),
             Change::Unreadable(problem) => (Some(Event::unusable(feed, problem)), None),
             Change::Bookmark(version) => (None, Some(version)),

@@ -198,13 +198,6 @@ impl Selection {
         Path::new(&self.path).watch(&params, since.version())
     }
 
-    /// Whether an object with this name can be among those selected.
-    pub(super) fn may_select(&self, name: &str) -> bool {
-        let fields = self.fields.as_deref();
-        let wanted = fields.and_then(|fields| fields.strip_prefix("metadata.name="));
-        wanted.is_none_or(|wanted| wanted == name)
-    }
-
     fn watch_params(&self) -> WatchParams {
         let seconds = (WATCH + jitter(WATCH)).as_secs();
         WatchParams {

@@ -41,7 +41,16 @@ struct Store {
 struct Objects {
     now: BTreeMap<Place, Value>,
     /// Every change: the version after it is one more than its place here.
-    changes: Vec<(Place, Value)>,
+    changes: Vec<Change>,
+}
+
+/// An object that became another one.
+struct Change {
+    place: Place,
+    /// The watch's event, for those who select the object as it is now.
+    event: Value,
+    /// The object as it was.
+    before: Option<Value>,
 }
 
 /// The plural of an object's kind, its namespace and its name.
@@ -153,7 +162,7 @@ impl Store {
             object["metadata"]["resourceVersion"] = json!(version.to_string());
             object
         };
-        let event = match object {
+        let (event, before) = match object {
             Some(object) => {
                 let object = versioned(object);
                 let before = now.insert(place.clone(), object.clone());
@@ -161,14 +170,19 @@ impl Store {
                     Some(_) => "MODIFIED",
                     None => "ADDED",
                 };
-                json!({"type": verb, "object": object})
+                (json!({"type": verb, "object": object}), before)
             }
             None => {
                 let object = now.remove(&place).expect("what is deleted is there");
-                json!({"type": "DELETED", "object": versioned(object)})
+                let event = json!({"type": "DELETED", "object": versioned(object.clone())});
+                (event, Some(object))
             }
         };
-        changes.push((place, event));
+        changes.push(Change {
+            place,
+            event,
+            before,
+        });
         self.version.send_replace(version);
     }
 
@@ -177,10 +191,13 @@ impl Store {
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         let after = objects.changes.iter().skip(version as usize - 1);
         let mut lines = String::new();
-        for (place, event) in after.filter(|(place, _)| selection.is_in(place)) {
-            let mut event = event.clone();
-            // It may have been selected before.
-            if !selection.matches(place, &event["object"]) {
+        for change in after.filter(|change| selection.is_in(&change.place)) {
+            let mut event = change.event.clone();
+            let is_selected = |object: &Value| selection.matches(&change.place, object);
+            if !is_selected(&event["object"]) {
+                if !change.before.as_ref().is_some_and(is_selected) {
+                    continue;
+                }
                 event["type"] = json!("DELETED");
             }
             lines += &format!("{event}\n");

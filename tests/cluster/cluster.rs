@@ -1,7 +1,7 @@
 //! The suite's own part of a cluster, in namespaces that are gone when it is dropped.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::Debug,
     path::Path,
     time::{Duration, Instant},
@@ -14,6 +14,8 @@ use k8s_openapi::{
         core::v1::{ConfigMap, Namespace, Pod, PodSpec, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
     },
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::Timestamp,
 };
 use kube::{
     Api, Client, Config, Resource,
@@ -59,6 +61,9 @@ const FINALIZER: &str = "zerohop.test/held";
 const LIMIT: Duration = Duration::from_secs(180);
 /// How often it is asked meanwhile.
 const PAUSE: Duration = Duration::from_millis(100);
+/// After so long no pod has the text of before an edit of its ConfigMap: longer than the 90 s that an
+/// agent allows the kubelet.
+const CONFIG_AGE: Duration = Duration::from_secs(120);
 
 impl Cluster {
     /// A connection, and no namespace yet. The names of the namespaces follow from the seed, so that a
@@ -246,8 +251,8 @@ impl Cluster {
             .with_context(|| format!("cannot hold pod {key:?}, or let go of it"))
     }
 
-    /// Makes the namespace of what serves the suite itself: the Corefile, and a Service whose
-    /// ClusterIP the pods ask.
+    /// Makes the namespace of what serves the suite itself: the Corefile, a Service whose ClusterIP the
+    /// pods ask, and a Pod that stands for the CoreDNS that is compared with.
     pub(crate) fn create_own(&self, corefile: &str) -> Result<Service> {
         let name = self.own_namespace();
         self.add_namespace(named(&name)?)?;
@@ -256,13 +261,32 @@ impl Cluster {
             "data": {"Corefile": corefile},
         }))?;
         self.put(map, None)?;
+        let key = (name, "dns".to_owned());
+        let labels = BTreeMap::from([("app".to_owned(), "dns".to_owned())]);
         let ports = json!([{"name": "dns", "port": 53, "protocol": "UDP"}]);
-        let Object::Service(service) =
-            service(&(name, "dns".to_owned()), &json!({"ports": ports}))?
-        else {
+        let spec = json!({"ports": ports, "selector": labels});
+        let Object::Service(service) = service(&key, &spec)? else {
             bail!("a Service is one");
         };
-        self.put(*service, None)
+        let service = self.put(*service, None)?;
+        // CoreDNS has had this Corefile all along. The ConfigMap is new, so an agent believes that only of
+        // a pod that was started some time after it.
+        let started = Time(Timestamp::now() + CONFIG_AGE);
+        let status = json!({
+            "phase": "Running",
+            "podIP": "100.64.0.4",
+            "podIPs": [{"ip": "100.64.0.4"}],
+            "containerStatuses": [{
+                "name": "none", "image": "none", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"running": {"startedAt": started}},
+            }],
+        });
+        let Object::Pod(mut pod) = pod(&key, &status)? else {
+            bail!("a Pod is one");
+        };
+        pod.metadata.labels = Some(labels);
+        self.put_pod(*pod)?;
+        Ok(service)
     }
 
     /// The namespace of what serves the suite itself.

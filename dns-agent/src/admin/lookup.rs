@@ -179,12 +179,12 @@ impl Known {
         if explained.plain.is_answer() {
             return None;
         }
+        let sentence = |outcome| match outcome {
+            Outcome::LeaseStale => self.stale_lease(),
+            _ => sentence(outcome, model, name, rtype),
+        };
         let outcome = explained.plain;
-        let mut why = format!(
-            "{}: {}",
-            outcome.name(),
-            sentence(outcome, model, name, rtype)
-        );
+        let mut why = format!("{}: {}", outcome.name(), sentence(outcome));
         match explained.edns {
             Some(outcome) if outcome.is_answer() => {
                 why += "; clients with EDNS (1232 octets) get it from the kernel";
@@ -193,12 +193,25 @@ impl Known {
                 why += &format!(
                     "; with EDNS (1232 octets) {}: {}",
                     outcome.name(),
-                    sentence(outcome, model, name, rtype)
+                    sentence(outcome)
                 );
             }
             None => {}
         }
         Some(why)
+    }
+
+    /// Why the lease is over: what is degraded, which the agent lets it end for, or else a writer that
+    /// is late.
+    fn stale_lease(&self) -> String {
+        match self.board.troubles().as_slice() {
+            [] => "the agent did not renew its lease within --stale-after: its writer is stuck"
+                .to_owned(),
+            troubles => format!(
+                "the agent does not renew its lease: {}",
+                troubles.join("; ")
+            ),
+        }
     }
 }
 
@@ -305,9 +318,6 @@ fn sentence(outcome: Outcome, model: &dyn ZoneData, name: &Name, rtype: Rtype) -
             .map_or_else(String::new, |parent| parent.to_string())
     };
     match outcome {
-        Outcome::LeaseStale => {
-            "the agent did not renew its lease within --stale-after: its writer is stuck".to_owned()
-        }
         Outcome::NameLength => format!(
             "the name takes {} octets, and the kernel looks up names of {MIN_NAME} to {MAX_NAME}",
             name.wire().len()

@@ -213,7 +213,7 @@ async fn a_lookup_says_who_answers_and_why() {
         (
             on(true, Outcome::LeaseStale, None),
             Plane::Agent,
-            Some("lease_stale: the agent"),
+            Some("lease_stale: the agent does not renew its lease: nothing matches"),
         ),
         (
             on(true, Outcome::TooLarge, Some(Outcome::Data)),

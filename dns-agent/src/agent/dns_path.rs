@@ -200,3 +200,6 @@ impl<T> Default for Kept<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

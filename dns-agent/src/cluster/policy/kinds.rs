@@ -103,6 +103,12 @@ const ROWS: &[Row] = &[
         "CiliumNetworkPolicy",
         Effect::ByDirection,
     ),
+    // It leads what pods send to the cluster's DNS to other pods.
+    row(
+        "ciliumlocalredirectpolicies.cilium.io",
+        "CiliumLocalRedirectPolicy",
+        Effect::Both,
+    ),
     row(
         "isovalentclusterwidenetworkpolicies.isovalent.com",
         "IsovalentClusterwideNetworkPolicy",

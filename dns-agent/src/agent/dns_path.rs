@@ -48,7 +48,7 @@ pub(super) struct Observer {
 
 /// Objects of one feed.
 #[derive(Debug)]
-struct Kept<T> {
+pub(super) struct Kept<T> {
     now: BTreeMap<Key, T>,
     /// What the list that goes on has not brought yet.
     unlisted: BTreeSet<Key>,
@@ -84,7 +84,6 @@ impl Observer {
             Event::Listed(feed) => self.each(*feed, End),
             Event::Deleted { feed, key } => self.each(*feed, Gone(key)),
             Event::Unusable { feed, problem, .. } => {
-                // What is known of it stays.
                 let key = Key::new(&*problem.namespace, &*problem.name);
                 self.each(*feed, Seen(&key));
             }
@@ -151,16 +150,21 @@ impl Observer {
 
 /// What a feed tells of its objects, whatever they are.
 #[derive(Clone, Copy)]
-enum Step<'a> {
+pub(super) enum Step<'a> {
+    /// A list starts.
     Listing,
+    /// It has ended.
     End,
+    /// An object is gone.
     Gone(&'a Key),
+    /// An object is there and can't be read: what is known of it stays.
     Seen(&'a Key),
 }
 use Step::{End, Gone, Listing, Seen};
 
 impl<T> Kept<T> {
-    fn set(&mut self, key: &Key, value: Option<T>) {
+    /// An object is there, with this value, or with none that counts.
+    pub(super) fn set(&mut self, key: &Key, value: Option<T>) {
         self.unlisted.remove(key);
         match value {
             Some(value) => self.now.insert(key.clone(), value),
@@ -168,7 +172,8 @@ impl<T> Kept<T> {
         };
     }
 
-    fn step(&mut self, step: Step<'_>) {
+    /// Takes what the feed tells.
+    pub(super) fn step(&mut self, step: Step<'_>) {
         match step {
             Listing => self.unlisted = self.now.keys().cloned().collect(),
             End => {
@@ -186,7 +191,8 @@ impl<T> Kept<T> {
         }
     }
 
-    fn known(&self) -> Option<&BTreeMap<Key, T>> {
+    /// All objects; none before they have been listed.
+    pub(super) fn known(&self) -> Option<&BTreeMap<Key, T>> {
         (self.listed == Listed::Once).then_some(&self.now)
     }
 }

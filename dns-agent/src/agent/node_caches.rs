@@ -1,7 +1,7 @@
 //! Follows the configuration of the node caches that answer at served addresses on this node.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     task::{Context, Poll},
@@ -12,7 +12,7 @@ use kube::Client;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    dns_path::{CachePod, DnsPath, Starts},
+    dns_path::{CachePod, DnsPath, Kept, Starts, Step},
     in_force::{Hold, KUBELET, Pods, Texts},
     plan::CacheCorefile,
 };
@@ -79,10 +79,7 @@ struct Map {
 struct Services {
     source: Kubernetes,
     events: mpsc::Receiver<Event>,
-    now: BTreeMap<Key, DnsService>,
-    /// Those that the list that goes on has not brought yet.
-    unlisted: BTreeSet<Key>,
-    is_listed: bool,
+    kept: Kept<DnsService>,
 }
 
 impl NodeCaches {
@@ -215,7 +212,8 @@ impl NodeCaches {
         dns: Option<&DnsService>,
     ) -> Result<(String, Surroundings), String> {
         let config = pod.cache.config.as_ref().map_err(Clone::clone)?;
-        let services = self.services.as_ref().filter(|services| services.is_listed);
+        let services = self.services.as_ref();
+        let services = services.and_then(|services| services.kept.known());
         let services = services.ok_or_else(|| "Services have not been listed yet".to_owned())?;
         let around = self.around(key, config, services, dns);
         let (mut data, mut written) = (BTreeMap::new(), None);
@@ -249,7 +247,7 @@ impl NodeCaches {
         &self,
         key: &Key,
         config: &CacheConfig,
-        services: &Services,
+        services: &BTreeMap<Key, DnsService>,
         dns: Option<&DnsService>,
     ) -> Surroundings {
         let no_labels = Labels::new();
@@ -257,9 +255,9 @@ impl NodeCaches {
         let is_like_dns = |service: &&DnsService| {
             service.key == self.dns || (!selector.is_empty() && service.selector == *selector)
         };
-        let like_dns = services.now.values().filter(is_like_dns);
+        let like_dns = services.values().filter(is_like_dns);
         let upstream = Key::new(&*key.namespace, &*config.upstream_service);
-        let is_other = match services.now.get(&upstream) {
+        let is_other = match services.get(&upstream) {
             Some(service) => !is_like_dns(&service) && service.selector != *selector,
             None => upstream.namespace != self.dns.namespace,
         };
@@ -308,9 +306,7 @@ impl NodeCaches {
             self.services = Some(Services {
                 source,
                 events,
-                now: BTreeMap::new(),
-                unlisted: BTreeSet::new(),
-                is_listed: false,
+                kept: Kept::default(),
             });
         }
     }
@@ -357,19 +353,13 @@ impl Services {
             Event::Applied {
                 object: Object::Fact(Fact::Service(service)),
                 ..
-            } => {
-                self.unlisted.remove(&service.key);
-                self.now.insert(service.key.clone(), service);
-            }
-            Event::Deleted { key, .. } => {
-                self.now.remove(&key);
-            }
-            Event::Listing(_) => self.unlisted = self.now.keys().cloned().collect(),
-            Event::Listed(_) => {
-                for gone in std::mem::take(&mut self.unlisted) {
-                    self.now.remove(&gone);
-                }
-                self.is_listed = true;
+            } => self.kept.set(&service.key.clone(), Some(service)),
+            Event::Deleted { key, .. } => self.kept.step(Step::Gone(&key)),
+            Event::Listing(_) => self.kept.step(Step::Listing),
+            Event::Listed(_) => self.kept.step(Step::End),
+            Event::Unusable { problem, .. } => {
+                let key = Key::new(&*problem.namespace, &*problem.name);
+                self.kept.step(Step::Seen(&key));
             }
             _ => {}
         }

@@ -56,10 +56,7 @@ pub async fn serve(listener: TcpListener, known: Arc<Known>) -> Infallible {
             true => &mut here,
             false => &mut outside,
         };
-        if places.make_room(peer.ip()) == Room::None {
-            debug!(%peer, "too many connections to the admin endpoints");
-            continue;
-        }
+        places.make_room(peer.ip());
         let router = router.clone();
         let task = connections.spawn(async move {
             if timeout(LIFETIME, serve_connection(stream, peer, router))
@@ -100,7 +97,8 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router) {
 ///
 /// While there is room, a peer may have as many as it likes. When there is none, a peer takes the
 /// oldest place of the peer that has the most, if it has none itself, or if that peer has more than
-/// one more. So one peer keeps no other out, and as many peers as there are places have one each.
+/// one more; or else the oldest of its own. So one peer keeps no other out, as many peers as there are
+/// places have one each, and of several clients that count as one peer a new one gets in.
 struct Places {
     most: usize,
     /// The oldest first.
@@ -117,13 +115,6 @@ struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Peer(IpAddr);
 
-/// Whether a peer gets a place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Room {
-    There,
-    None,
-}
-
 impl Places {
     fn new(most: usize) -> Places {
         Places {
@@ -132,11 +123,11 @@ impl Places {
         }
     }
 
-    /// Makes room for one more connection of a peer, by ending another peer's if it must.
-    fn make_room(&mut self, address: IpAddr) -> Room {
+    /// Makes room for one more connection of a peer, by ending another one if it must.
+    fn make_room(&mut self, address: IpAddr) {
         self.taken.retain(|place| !place.task.is_finished());
         if self.taken.len() < self.most {
-            return Room::There;
+            return;
         }
         let mut counts: HashMap<Peer, usize> = HashMap::new();
         for place in &self.taken {
@@ -144,18 +135,14 @@ impl Places {
         }
         let own = counts.get(&Peer::of(address)).copied().unwrap_or_default();
         let largest = counts.values().max().copied().unwrap_or_default();
-        if own > 0 && largest <= own + 1 {
-            return Room::None;
-        }
-        let oldest = self
-            .taken
-            .iter()
-            .position(|place| counts.get(&place.peer) == Some(&largest));
-        let Some(oldest) = oldest else {
-            return Room::None;
+        let loses = |peer: Peer| match own > 0 && largest <= own + 1 {
+            true => peer == Peer::of(address),
+            false => counts.get(&peer) == Some(&largest),
         };
-        self.taken.remove(oldest).task.abort();
-        Room::There
+        let oldest = self.taken.iter().position(|place| loses(place.peer));
+        if let Some(oldest) = oldest {
+            self.taken.remove(oldest).task.abort();
+        }
     }
 
     /// Notes a connection for which there is room.
@@ -192,10 +179,9 @@ mod tests {
         let mut places = Places::new(most);
         for peer in asking {
             let address = peer.parse().unwrap();
-            if places.make_room(address) == Room::There {
-                let task = tasks.spawn_on(pending::<()>(), runtime.handle());
-                places.take(address, task);
-            }
+            places.make_room(address);
+            let task = tasks.spawn_on(pending::<()>(), runtime.handle());
+            places.take(address, task);
             assert!(places.taken.len() <= most);
         }
         let mut shares: Vec<(Peer, usize)> = Vec::new();
@@ -231,6 +217,24 @@ mod tests {
         // Each has one: who comes anew takes the oldest, and nobody takes another one.
         assert_eq!(shares(2, &[a, b, c]), [of(b, 1), of(c, 1)]);
         assert_eq!(shares(2, &[a, b, a, b]), [of(a, 1), of(b, 1)]);
+    }
+
+    #[test]
+    fn a_peer_that_has_all_places_gets_another_one_for_its_oldest() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let mut tasks = JoinSet::new();
+        let mut places = Places::new(2);
+        let peer = "10.0.0.1".parse().unwrap();
+        let mut spawn = || tasks.spawn_on(pending::<()>(), runtime.handle());
+        let spawned = [spawn(), spawn(), spawn()];
+        for task in &spawned {
+            places.make_room(peer);
+            places.take(peer, task.clone());
+        }
+        let kept: Vec<_> = places.taken.iter().map(|place| place.task.id()).collect();
+        assert_eq!(kept, [spawned[1].id(), spawned[2].id()]);
     }
 
     #[test]

@@ -99,6 +99,11 @@ impl Observer {
         }
     }
 
+    /// A feed tells of other objects from now on: nothing is known of it before its next list has ended.
+    pub(super) fn forget(&mut self, feed: Feed) {
+        self.each(feed, Forget);
+    }
+
     /// What is known now.
     pub(super) fn path(&self) -> DnsPath {
         let services = self.services.known();
@@ -159,8 +164,10 @@ pub(super) enum Step<'a> {
     Gone(&'a Key),
     /// An object is there and can't be read: what is known of it stays.
     Seen(&'a Key),
+    /// Other objects count from now on, and none of them is known yet.
+    Forget,
 }
-use Step::{End, Gone, Listing, Seen};
+use Step::{End, Forget, Gone, Listing, Seen};
 
 impl<T> Kept<T> {
     /// An object is there, with this value, or with none that counts.
@@ -188,6 +195,7 @@ impl<T> Kept<T> {
             Seen(key) => {
                 self.unlisted.remove(key);
             }
+            Forget => *self = Kept::default(),
         }
     }
 

@@ -107,9 +107,11 @@ impl<T: Clone + PartialEq> Texts<T> {
             return;
         }
         self.advance(pods);
+        // What no program runs with was never in force: the text before it is not known.
+        let was_in_force = |seen: &Seen<T>| seen.reload != Reload::Refused;
         let edited = match self.seen.last() {
-            None => self.before(reload, written),
-            Some(last) => Edited::after(last.edited, written),
+            Some(last) if self.seen.iter().any(was_in_force) => Edited::after(last.edited, written),
+            _ => self.before(reload, written),
         };
         self.seen.push(Seen {
             text,

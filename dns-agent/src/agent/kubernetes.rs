@@ -24,7 +24,7 @@ use crate::{
     config::{self, Config},
     datapath::pins,
     source::{
-        Event, Feed, Written,
+        Event, Feed, Updates, Written,
         kubernetes::{Kubernetes, Options},
     },
 };
@@ -124,8 +124,8 @@ impl Followed {
         loop {
             tokio::select! {
                 event = self.corefiles.recv() => {
-                    if let Event::Corefile { text, written } = event? {
-                        self.put(text, written);
+                    if let Event::Corefile { text, written, updates } = event? {
+                        self.put(text, written, updates);
                         return self.plan().map(Told::Planned);
                     }
                 }
@@ -142,9 +142,13 @@ impl Followed {
     }
 
     /// Takes CoreDNS's Corefile of this moment.
-    fn put(&mut self, text: Option<String>, written: Option<Written>) {
-        // Without a ConfigMap CoreDNS goes on with what it has.
-        let reload = text.as_deref().map_or(Reload::Refused, Reload::read);
+    fn put(&mut self, text: Option<String>, written: Option<Written>, updates: Updates) {
+        let reload = match (text.as_deref().map(Reload::read), updates) {
+            // Without a ConfigMap CoreDNS goes on with what it has.
+            (None | Some(Reload::Refused), _) => Reload::Refused,
+            (Some(_), Updates::Never) => Reload::Never,
+            (Some(reload), Updates::Brought) => reload,
+        };
         let path = self.caches.as_ref().map(NodeCaches::path);
         self.texts
             .put(text, reload, written, dns_pods(path.as_ref()));

@@ -23,7 +23,7 @@ use crate::{
     },
     config::{self, Config, Serves},
     source::{
-        Event, Written,
+        Event, Updates, Written,
         kubernetes::{Health, Kubernetes, State},
     },
 };
@@ -73,6 +73,7 @@ struct Map {
     /// Its texts, or that it doesn't exist; none before that is known.
     data: Option<Option<MapData>>,
     written: Option<Written>,
+    updates: Updates,
 }
 
 /// The Services that a node cache may ask for the cluster's names.
@@ -216,7 +217,7 @@ impl NodeCaches {
         let services = services.and_then(|services| services.kept.known());
         let services = services.ok_or_else(|| "Services have not been listed yet".to_owned())?;
         let around = self.around(key, config, services, dns);
-        let (mut data, mut written) = (BTreeMap::new(), None);
+        let (mut data, mut written, mut updates) = (BTreeMap::new(), None, Updates::Brought);
         for map in config.maps() {
             let Some(read) = self.maps.get(map) else {
                 continue;
@@ -226,12 +227,15 @@ impl NodeCaches {
             };
             data.insert(map.clone(), texts.clone());
             written = later(written, read.written);
+            if read.updates == Updates::Never {
+                updates = Updates::Never;
+            }
         }
         let text = config.text(&data)?;
-        let reload = match config.takes_up {
-            TakesUp::AsReloadSays => Reload::read(&text),
-            TakesUp::Never => Reload::Never,
-            TakesUp::AtOnce => Reload::Every {
+        let reload = match (config.takes_up, updates) {
+            (TakesUp::Never, _) | (_, Updates::Never) => Reload::Never,
+            (TakesUp::AsReloadSays, _) => Reload::read(&text),
+            (TakesUp::AtOnce, _) => Reload::Every {
                 interval: Duration::ZERO,
                 jitter: Duration::ZERO,
             },
@@ -291,6 +295,7 @@ impl NodeCaches {
                     events,
                     data: None,
                     written: None,
+                    updates: Updates::Brought,
                 };
                 self.maps.insert(key.clone(), map);
             }
@@ -321,9 +326,14 @@ impl NodeCaches {
 impl Map {
     fn event(&mut self, event: Event) {
         match event {
-            Event::CacheConfig { data, written } => {
+            Event::CacheConfig {
+                data,
+                written,
+                updates,
+            } => {
                 self.data = Some(data);
                 self.written = written;
+                self.updates = updates;
             }
             Event::Unusable { .. } => self.data = None,
             _ => {}

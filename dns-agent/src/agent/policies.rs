@@ -127,7 +127,7 @@ impl Followed {
                         self.tell_health(tell, board).await?;
                     }
                     if has_other_pods {
-                        self.forget_pods(tell).await?;
+                        self.forget_pods(tell, &event).await?;
                     }
                     self.observe(&event);
                     tell.send(Told::Policy(*event)).await.map_err(|_| Gone)?;
@@ -187,6 +187,10 @@ impl Followed {
     /// Shows what an event changes of what stands before CoreDNS.
     fn observe(&mut self, event: &Event) {
         self.observer.event(event);
+        self.show_path();
+    }
+
+    fn show_path(&mut self) {
         let now = self.observer.path();
         self.path.send_if_modified(|path| {
             let is_other = *path != now;
@@ -195,10 +199,18 @@ impl Followed {
         });
     }
 
-    /// There are no such pods any more, until they are listed again.
-    async fn forget_pods(&mut self, tell: &mpsc::Sender<Told>) -> Result<(), Gone> {
+    /// The pods of the cluster's DNS are others now. Whoever judges policies knows of none until they are
+    /// listed; when they were started is not known at all, but for a Service without a selector, which
+    /// has none.
+    async fn forget_pods(&mut self, tell: &mpsc::Sender<Told>, by: &Event) -> Result<(), Gone> {
+        self.observer.forget(Feed::DnsPods);
+        let is_there = matches!(by, Event::Applied { .. });
+        let has_none = is_there && self.dns_pods.is_none();
         for event in [Event::Listing(Feed::DnsPods), Event::Listed(Feed::DnsPods)] {
-            self.observe(&event);
+            if has_none {
+                self.observer.event(&event);
+            }
+            self.show_path();
             tell.send(Told::Policy(event)).await.map_err(|_| Gone)?;
         }
         Ok(())

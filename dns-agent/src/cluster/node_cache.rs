@@ -6,6 +6,7 @@
 
 mod command;
 mod files;
+mod stub;
 
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use k8s_openapi::api::core::v1 as core;
 
 use self::command::Command;
 use self::files::{File, Mounts};
+use self::stub::StubConfig;
 use super::objects::Key;
 
 /// What a node cache puts in the place of words of its template.
@@ -139,7 +141,12 @@ impl NodeCache {
     fn of_container(container: &core::Container, pod: &core::Pod) -> Option<NodeCache> {
         let words = container.command.iter().chain(&container.args).flatten();
         let words: Vec<&str> = words.map(String::as_str).collect();
-        if !words.iter().any(|word| word.contains("-localip")) {
+        let has_flag = |text: &str| text.contains("-localip");
+        let mut values = container.env.iter().flatten();
+        if values.any(|variable| variable.value.as_deref().is_some_and(has_flag)) {
+            return Some(NodeCache::unreadable("-localip is in a variable"));
+        }
+        if !words.iter().copied().any(has_flag) {
             return None;
         }
         let command = Command::read(&words);
@@ -232,9 +239,20 @@ impl CacheConfig {
             },
             file => CorefileSource::Verbatim(entry(file)?),
         };
+        let upstream_service = flag("upstreamsvc", "kube-dns")?;
+        // node-cache takes the address from the variable that the kubelet makes of the Service
+        // (`cmd/node-cache/app/cache_app.go`), which a variable of the container replaces.
+        let address = format!(
+            "{}_SERVICE_HOST",
+            upstream_service.to_uppercase().replace('-', "_")
+        );
+        let mut variables = container.env.iter().flatten();
+        if variables.any(|variable| variable.name == address) {
+            return Err(format!("the variable {address} says what it asks"));
+        }
         Ok(CacheConfig {
             corefile,
-            upstream_service: flag("upstreamsvc", "kube-dns")?,
+            upstream_service,
             takes_up,
             local_ip: local_ip.to_owned(),
         })
@@ -242,15 +260,12 @@ impl CacheConfig {
 
     /// What node-cache writes (`cmd/node-cache/app/configmap.go`).
     fn written(&self, template: &str, kube_dns: Option<&MapData>) -> Result<String, String> {
-        let value = |key: &str| kube_dns.and_then(|data| data.get(key));
-        let invalid = |key: &str| format!("{key} in the ConfigMap of kube-dns can't be read");
-        let stub_domains: BTreeMap<String, Vec<String>> = match value("stubDomains") {
-            Some(json) => serde_json::from_str(json).map_err(|_| invalid("stubDomains"))?,
-            None => BTreeMap::new(),
-        };
-        let upstreams: Vec<String> = match value("upstreamNameservers") {
-            Some(json) => serde_json::from_str(json).map_err(|_| invalid("upstreamNameservers"))?,
-            None => Vec::new(),
+        let StubConfig {
+            stub_domains,
+            upstreams,
+        } = match kube_dns {
+            Some(data) => StubConfig::read(data)?,
+            None => StubConfig::default(),
         };
         let upstreams = match upstreams.as_slice() {
             [] => "/etc/resolv.conf".to_owned(),

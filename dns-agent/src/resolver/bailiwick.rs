@@ -122,8 +122,8 @@ fn chain(
         }
         end = name;
         let (here, others): (Vec<Record>, Vec<Record>) = rest.into_iter().partition(|record| {
-            let is_meant =
-                qtype == Rtype::ANY || [qtype, Rtype::CNAME].contains(&signed_type(record));
+            let is_meant = [Rtype::ANY, record.data.rtype()].contains(&qtype)
+                || [qtype, Rtype::CNAME].contains(&signed_type(record));
             let redirects = signed_type(record) == Rtype::DNAME
                 && end != record.owner
                 && end.is_at_or_below(&record.owner);

@@ -296,9 +296,12 @@ impl Upstreams {
         let Some(cluster) = &self.cluster else {
             return Some(self.others.clone());
         };
+        let zones_are_unknown = zones.is_empty();
         let mut zones = zones.iter().map(|zone| &zone.name).chain(&cluster.domains);
-        let is_the_clusters =
-            zones.any(|zone| name.is_at_or_below(zone)) || reverse_range(name).is_some();
+        // Without a zone of ours it isn't known which domains are the cluster's.
+        let is_the_clusters = zones_are_unknown
+            || zones.any(|zone| name.is_at_or_below(zone))
+            || reverse_range(name).is_some();
         if !is_the_clusters && !self.others.is_empty() {
             return Some(self.others.clone());
         }

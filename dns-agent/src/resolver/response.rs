@@ -72,7 +72,19 @@ impl UpstreamQuery {
 
     /// What makes two queries the same: all but the ID and the name's casing.
     pub(super) fn identity(&self) -> Vec<u8> {
-        self.octets.to_ascii_lowercase()
+        let mut octets = self.octets.clone();
+        let mut rest = octets.get_mut(HEADER_LEN..).unwrap_or_default();
+        // Not a letter of it is in what follows the name: types and classes are numbers.
+        while let Some((length, labels)) = rest.split_first_mut() {
+            let length = usize::from(*length).min(labels.len());
+            if length == 0 {
+                break;
+            }
+            let (label, others) = labels.split_at_mut(length);
+            label.make_ascii_lowercase();
+            rest = others;
+        }
+        octets
     }
 
     /// The message to send under this ID.

@@ -54,6 +54,8 @@ pub enum Event {
         text: Option<String>,
         /// When it was written last, where that is known. CoreDNS may not have read it yet.
         written: Option<Written>,
+        /// Whether the kubelet ever brings another one into pods that run.
+        updates: Updates,
     },
     /// A ConfigMap with configuration of a node cache.
     CacheConfig {
@@ -61,7 +63,19 @@ pub enum Event {
         data: Option<BTreeMap<String, String>>,
         /// When it was written last, where that is known.
         written: Option<Written>,
+        /// Whether the kubelet ever brings others into pods that run.
+        updates: Updates,
     },
+}
+
+/// Whether pods that run get what is written into a ConfigMap later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Updates {
+    /// The kubelet brings it.
+    Brought,
+    /// It doesn't: it never looks again at a ConfigMap with `immutable: true`, even when that is deleted
+    /// and made anew (kubernetes/kubernetes, `pkg/kubelet/util/manager/watch_based_manager.go`).
+    Never,
 }
 
 /// When an object was written last.
@@ -78,12 +92,14 @@ impl Event {
     pub(crate) const NO_COREFILE: Event = Event::Corefile {
         text: None,
         written: None,
+        updates: Updates::Brought,
     };
 
     /// There is no such ConfigMap.
     pub(crate) const NO_CACHE_CONFIG: Event = Event::CacheConfig {
         data: None,
         written: None,
+        updates: Updates::Brought,
     };
 
     /// What the only object of a feed tells when it doesn't exist; none for feeds of many objects.

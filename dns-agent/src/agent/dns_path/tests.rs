@@ -175,3 +175,17 @@ fn pods_without_a_start_are_neither_before_nor_since() {
     assert!(starts(&[None, Some(4)]).any_before(at(5)));
     assert!(!starts(&[None, Some(5)]).any_before(at(5)));
 }
+
+#[test]
+fn what_is_forgotten_is_not_known_before_the_next_list_has_ended() {
+    let feed = Feed::DnsPods;
+    let mut observer = told(&[Event::Listing(feed), Event::Listed(feed)]);
+    assert_eq!(observer.path().starts, Some(Starts::default()));
+    observer.forget(feed);
+    assert_eq!(observer.path().starts, None);
+    observer.event(&Event::Listing(feed));
+    observer.event(&applied(feed, dns_pod("a", Some(at(5)))));
+    assert_eq!(observer.path().starts, None);
+    observer.event(&Event::Listed(feed));
+    assert_eq!(observer.path().starts, Some(Starts(vec![Some(at(5))])));
+}

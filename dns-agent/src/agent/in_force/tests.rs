@@ -207,3 +207,27 @@ fn people_are_told_for_how_long_and_why() {
          90 s after the change or later (no reload)"
     );
 }
+
+/// CoreDNS goes on with what it had, which nobody here has seen.
+#[test]
+fn a_text_after_none_that_is_in_force_is_no_first_one() {
+    for (written, wanted) in [
+        (Written::Made(ago(3)), Some(Some(132))),
+        (Written::Edited(ago(3)), Some(Some(132))),
+    ] {
+        let mut texts = seen(&[("absent", Reload::Refused)]);
+        let starts = started(&[-1000]);
+        texts.put("new", every(30, 15), Some(written), Pods::Started(&starts));
+        assert_eq!(
+            hold(&mut texts, Pods::Started(&starts)),
+            wanted,
+            "{written:?}"
+        );
+    }
+    // All pods are younger than the ConfigMap.
+    let mut texts = seen(&[("absent", Reload::Refused)]);
+    let starts = started(&[0]);
+    let made = Written::Made(ago(3));
+    texts.put("new", NEVER, Some(made), Pods::Started(&starts));
+    assert_eq!(hold(&mut texts, Pods::Started(&starts)), None);
+}

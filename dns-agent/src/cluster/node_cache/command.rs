@@ -47,9 +47,10 @@ impl<'a> Command<'a> {
         *self.0.get(name)?
     }
 
-    /// Whether a flag without a value of its own is set.
+    /// Whether a flag without a value of its own is set, as Go's `strconv.ParseBool` reads its text.
     pub(super) fn has(&self, name: &str) -> bool {
+        let is_true = |text: &str| matches!(text, "1" | "t" | "T" | "TRUE" | "true" | "True");
         let flag = self.0.get(name);
-        flag.is_some_and(|value| !matches!(value, Some("false" | "f" | "F" | "FALSE" | "0")))
+        flag.is_some_and(|value| value.is_none_or(is_true))
     }
 }

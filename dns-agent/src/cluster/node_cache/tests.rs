@@ -182,8 +182,31 @@ fn the_template_is_filled_in_as_node_cache_does() {
     let stub = "\nshop.cluster.local:53 {\n    errors\n    cache 30\n    bind 169.254.20.10 10.96.0.10\n    forward . 10.0.0.2 10.0.0.3\n}\n";
     let wanted = filled.replace("__PILLAR__UPSTREAM__SERVERS__", "10.0.0.4") + stub;
     assert_eq!(text(kube_dns).unwrap(), wanted);
-    for (key, json) in [("stubDomains", "{"), ("upstreamNameservers", "10.0.0.4")] {
-        assert!(text(data(&[(key, json)])).unwrap_err().contains(key));
+    for (key, json, wanted) in [
+        ("stubDomains", "{", "stubDomains"),
+        ("upstreamNameservers", "10.0.0.4", "upstreamNameservers"),
+        // What node-cache refuses, and goes on with what it had.
+        (
+            "stubDomains",
+            r#"{"Corp_X.example": ["10.0.0.3"]}"#,
+            "no DNS name",
+        ),
+        (
+            "stubDomains",
+            r#"{"corp.example": ["10.0.0.3:0"]}"#,
+            "no address",
+        ),
+        (
+            "upstreamNameservers",
+            r#"["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"]"#,
+            "more than 3",
+        ),
+        ("upstreamNameservers", r#"["dns.example"]"#, "no address"),
+        ("federations", r#"{"a": "example.org"}"#, "federations"),
+        ("other", "\u{fffd}", "no UTF-8"),
+    ] {
+        let reason = text(data(&[(key, json)])).unwrap_err();
+        assert!(reason.contains(wanted), "{json}: {reason}");
     }
 
     let without = |maps| config.text(&maps).unwrap_err();
@@ -281,4 +304,38 @@ fn mounts_are_followed() {
         assert!(reason.contains(wanted), "{wanted}: {reason}");
     }
     assert!(trouble(with_args(&["-localip", "10.96.0.10"])).contains("can follow"));
+}
+
+#[test]
+fn variables_of_the_container_may_say_anything() {
+    let with_variable = |name: &str, value: &str, args: &[&str]| {
+        let mut pod = with_args(args);
+        pod["spec"]["containers"][0]["env"] = json!([{"name": name, "value": value}]);
+        cache_of(pod)
+    };
+    let args = ["-localip", "10.96.0.10", "-conf", "/etc/Corefile"];
+    let cache = with_variable("LOCAL", "-localip=10.96.0.10", &["$(LOCAL)"]).unwrap();
+    assert_eq!(cache.binds, Binds::Unknown);
+    let cache = with_variable("KUBE_DNS_SERVICE_HOST", "10.0.0.9", &args).unwrap();
+    assert!(cache.config.unwrap_err().contains("KUBE_DNS_SERVICE_HOST"));
+    let cache = with_variable("OTHER", "10.0.0.9", &args).unwrap();
+    assert!(cache.config.is_ok());
+}
+
+#[test]
+fn flags_are_true_as_go_reads_them() {
+    let takes_up = |flag: &str| {
+        let args = ["-localip", "10.96.0.10", "-conf", "/etc/Corefile", flag];
+        cache_of(with_args(&args)).unwrap().config.unwrap().takes_up
+    };
+    for flag in [
+        "-reloadwithsignal",
+        "--reloadwithsignal=True",
+        "-reloadwithsignal=1",
+    ] {
+        assert_eq!(takes_up(flag), TakesUp::AtOnce, "{flag}");
+    }
+    for flag in ["-reloadwithsignal=False", "-reloadwithsignal=0", "-other"] {
+        assert_eq!(takes_up(flag), TakesUp::AsReloadSays, "{flag}");
+    }
 }

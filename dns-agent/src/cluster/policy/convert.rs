@@ -135,6 +135,14 @@ impl TryFrom<networking::NetworkPolicy> for Policy {
         let (is_about_egress, is_about_ingress) = match spec.policy_types {
             Some(types) if !types.is_empty() => {
                 let has = |wanted| types.iter().any(|name| name == wanted);
+                let is_known = |name: &String| name == "Egress" || name == "Ingress";
+                if let Some(other) = types.iter().find(|name| !is_known(name)) {
+                    let (field, reason) = (
+                        "spec.policyTypes".to_owned(),
+                        format!("{other:?} is neither Ingress nor Egress"),
+                    );
+                    return Err(Problem::of("NetworkPolicy", &key, field, reason));
+                }
                 (has("Egress"), has("Ingress"))
             }
             _ => (egress.len() > 0, true),

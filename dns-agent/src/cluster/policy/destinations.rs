@@ -17,8 +17,8 @@ pub(super) enum Destination<'a> {
     },
     /// One of the servers.
     Endpoint(Endpoint<'a>),
-    /// An address of which nothing else is known.
-    Address(SocketAddr),
+    /// A program in this node's network, at this address: a packet to it stays as it is.
+    Node(SocketAddr),
     /// It isn't known where a question to this address goes.
     Unknown(SocketAddr),
 }
@@ -48,13 +48,21 @@ impl<'a> Destination<'a> {
         let services: Vec<_> = services
             .filter(|service| service.addresses.contains(&address.ip()))
             .collect();
-        if services.is_empty() {
-            return match Endpoint::new(facts, address) {
-                endpoint if endpoint.pods.is_empty() => vec![Destination::Address(address)],
-                endpoint => vec![Destination::Endpoint(endpoint)],
-            };
-        }
+        let is_cache_here = facts.has_node_cache_at(address.ip());
         let mut destinations = Vec::new();
+        if is_cache_here || (services.is_empty() && is_of_node(address.ip())) {
+            destinations.push(Destination::Node(address));
+        }
+        if services.is_empty() {
+            match Endpoint::new(facts, address) {
+                endpoint if !endpoint.pods.is_empty() => {
+                    destinations.push(Destination::Endpoint(endpoint));
+                }
+                // It may be replaced by another one.
+                _ if destinations.is_empty() => destinations.push(Destination::Unknown(address)),
+                _ => {}
+            }
+        }
         for service in services {
             let Some(endpoints) = endpoints(facts, service, address) else {
                 return vec![Destination::Unknown(address)];
@@ -81,12 +89,10 @@ impl<'a> Destination<'a> {
                     let pods = endpoint.pods.iter();
                     namespaces.extend(pods.map(|pod| &*pod.key.namespace));
                 }
-                Destination::Address(address) if is_of_node(address.ip()) => {
+                Destination::Node(_) => {
                     namespaces.extend(facts.host_pods()?.map(|pod| &*pod.key.namespace));
                 }
-                Destination::Endpoint(_) | Destination::Address(_) | Destination::Unknown(_) => {
-                    return None;
-                }
+                Destination::Endpoint(_) | Destination::Unknown(_) => return None,
             }
         }
         Some(namespaces)
@@ -113,7 +119,7 @@ impl<'a> Destination<'a> {
                     || endpoint.is_selected(facts, policy, rule)
                     || rule.peers == Peers::All && endpoint.has_port(rule)
             }
-            Destination::Address(address) => allows_address(rule, *address),
+            Destination::Node(address) => allows_address(rule, *address),
             Destination::Unknown(_) => rule.peers == Peers::All && rule.ports.contain_all(),
         }
     }
@@ -167,7 +173,7 @@ impl<'a> Endpoint<'a> {
 impl fmt::Display for Destination<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Destination::Service { address, .. } | Destination::Address(address) => {
+            Destination::Service { address, .. } | Destination::Node(address) => {
                 write!(f, "{address}")
             }
             Destination::Endpoint(endpoint) => write!(f, "{}", endpoint.address),
@@ -209,7 +215,7 @@ fn endpoints<'a>(
 }
 
 /// Whether packets to an address stay on this node, for a program in its network.
-pub(super) fn is_of_node(address: IpAddr) -> bool {
+fn is_of_node(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local() || address.is_loopback(),
         IpAddr::V6(address) => address.is_unicast_link_local() || address.is_loopback(),

@@ -106,6 +106,7 @@ impl Facts {
                 others.or_insert_with(Others::complete);
                 Feed::OtherPolicies(policy.kind)
             }
+            Fact::Unreadable { feed, .. } => *feed,
         };
         self.apply(feed, fact);
     }
@@ -142,9 +143,6 @@ impl Facts {
         let key = fact.key().clone();
         self.note(feed, &key);
         match fact {
-            Fact::Policy(policy) if policy.egress.is_none() && policy.ingress.is_none() => {
-                self.policies.remove(&key).is_some()
-            }
             Fact::Policy(policy) => put(&mut self.policies, key, policy),
             Fact::Pod(pod) => match feed {
                 Feed::DnsPods => put(&mut self.dns_pods, key, pod),
@@ -160,6 +158,7 @@ impl Facts {
             }
             Fact::Service(service) => put(&mut self.services, key, service),
             Fact::Slice(slice) => put(&mut self.slices, key, slice),
+            Fact::Unreadable { .. } => self.unusable(feed, key),
             Fact::Other(policy) => match self.others.get_mut(&policy.kind) {
                 Some(others) => others.insert(key, policy.reach),
                 None => false,
@@ -216,6 +215,12 @@ impl Facts {
         let pods = self.clients();
         let pods = pods.filter(|pod| pod.network == PodNetwork::Host);
         (self.node == NodePods::Known).then_some(pods)
+    }
+
+    /// Whether a node cache on this node may answer at an address.
+    pub(super) fn has_node_cache_at(&self, address: IpAddr) -> bool {
+        let mut caches = self.clients().filter_map(|pod| pod.node_cache.as_ref());
+        caches.any(|cache| !cache.bound(&[address]).is_empty())
     }
 
     /// The pods that have an address.

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::destinations::{Destination, Endpoint, is_of_node};
+use super::destinations::{Destination, Endpoint};
 use super::facts::Facts;
 use super::objects::{Client, Peer, Peers, Policy, Rule};
 use crate::cluster::objects::Key;
@@ -42,10 +42,8 @@ impl<'a> Gate<'a> {
         for destination in destinations {
             match destination {
                 Destination::Endpoint(endpoint) => gates.extend(Gate::at(facts, endpoint)),
-                Destination::Address(address) if is_of_node(address.ip()) => {
-                    gates.extend(Gate::at_node(facts, *address));
-                }
-                Destination::Address(address) | Destination::Unknown(address) => {
+                Destination::Node(address) => gates.extend(Gate::at_node(facts, *address)),
+                Destination::Unknown(address) => {
                     gates.extend(Gate::before_unknown(facts, *address));
                 }
                 // Its endpoints are destinations too.

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 
 use super::others::OtherPolicy;
+use crate::cluster::feed::Feed;
 use crate::cluster::node_cache::NodeCache;
 use crate::cluster::objects::{Key, Port};
 use crate::cluster::selector::{Labels, Selector};
@@ -29,6 +30,13 @@ pub enum Fact {
     Slice(DnsSlice),
     /// A policy of a kind that is not evaluated.
     Other(OtherPolicy),
+    /// An object that can't be read, or not without doubt.
+    Unreadable {
+        /// The feed that tells of such objects.
+        feed: Feed,
+        /// Namespace and name.
+        key: Key,
+    },
 }
 
 /// A NetworkPolicy.
@@ -185,6 +193,7 @@ impl Fact {
             Fact::Service(service) => &service.key,
             Fact::Slice(slice) => &slice.key,
             Fact::Other(policy) => &policy.key,
+            Fact::Unreadable { key, .. } => key,
         }
     }
 }

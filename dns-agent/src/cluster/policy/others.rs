@@ -12,6 +12,9 @@ use crate::cluster::objects::{Key, ObjectError, Problem};
 /// So many objects of one kind are kept. While there are more, no pod is answered.
 pub(super) const MAX_OBJECTS: usize = 10_000;
 
+/// While a list goes on, those of before are kept beside those that it brings.
+const MAX_KEPT: usize = 2 * MAX_OBJECTS;
+
 /// An object of a kind that is not evaluated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtherPolicy {
@@ -26,7 +29,7 @@ pub struct OtherPolicy {
 /// The objects of one kind, which the API serves.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Others {
-    /// What each object may restrict. Those that restrict nothing are not kept.
+    /// What each object may restrict.
     objects: BTreeMap<Key, Reach>,
     extent: Extent,
 }
@@ -80,30 +83,36 @@ impl Others {
 
     /// An object is there. Says whether that changes anything.
     pub(super) fn insert(&mut self, key: Key, reach: Reach) -> bool {
-        if reach == Reach::Nothing {
-            return self.objects.remove(&key).is_some();
+        if self.objects.len() >= MAX_KEPT && !self.objects.contains_key(&key) {
+            return self.exceed();
         }
-        if self.objects.len() >= MAX_OBJECTS && !self.objects.contains_key(&key) {
-            let before = std::mem::replace(&mut self.extent, Extent::Exceeded);
-            return before != Extent::Exceeded;
-        }
-        self.objects.insert(key, reach) != Some(reach)
+        let before = self.objects.insert(key, reach).unwrap_or(Reach::Nothing);
+        let is_too_many = self.objects.len() > MAX_OBJECTS && self.exceed();
+        is_too_many || before != reach
     }
 
     /// An object is gone. Says whether that changes anything.
     pub(super) fn remove(&mut self, key: &Key) -> bool {
-        self.objects.remove(key).is_some()
+        let reach = self.objects.remove(key);
+        reach.is_some_and(|reach| reach != Reach::Nothing)
     }
 
     /// A list has ended, which brought these, or the first of them. Says whether that changes anything.
     pub(super) fn listed(&mut self, listed: &BTreeSet<Key>) -> bool {
         let before = (self.objects.len(), self.extent);
         self.objects.retain(|key, _| listed.contains(key));
-        self.extent = match listed.len() > MAX_OBJECTS {
-            true => Extent::Exceeded,
-            false => Extent::Complete,
+        // All that are kept were listed, so none is missing if they are as many.
+        let is_complete = listed.len() <= MAX_OBJECTS && self.objects.len() == listed.len();
+        self.extent = match is_complete {
+            true => Extent::Complete,
+            false => Extent::Exceeded,
         };
         before != (self.objects.len(), self.extent)
+    }
+
+    fn exceed(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.extent, Extent::Exceeded);
+        before != Extent::Exceeded
     }
 }
 
@@ -128,6 +137,9 @@ impl<'a> Suspects<'a> {
                 Extent::Complete => {}
             }
             for (key, reach) in &others.objects {
+                if *reach == Reach::Nothing {
+                    continue;
+                }
                 if repeats_network_policy(facts, *kind, key) {
                     continue;
                 }

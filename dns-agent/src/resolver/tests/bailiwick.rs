@@ -476,3 +476,37 @@ fn an_upstreams_opt_record_stays_behind() {
     assert_eq!([word(&reply, 6), word(&reply, 10)], [1, 1]);
     assert!(reply.ends_with(&opt(1232, [0; 4], &[])));
 }
+
+#[test]
+fn signatures_are_given_to_those_who_ask_for_them() {
+    let text = "www.example.org";
+    let answer = vec![rrsig(text, Rtype::A), rrsig(text, Rtype::NS)];
+    let said = Said {
+        answer: answer.clone(),
+        ..Said::default()
+    };
+    let asked = ask(text, Rtype::RRSIG, |_| said.clone());
+    assert_eq!(word(&asked.reply, 6), 2);
+}
+
+/// HTTPS is type 65, which is a letter: 97 is another type.
+#[test]
+fn questions_are_the_same_but_for_the_casing_of_their_names() {
+    let model = model();
+    let identity = |text: &str, rtype: u16| {
+        let query = query(text, Rtype::from_int(rtype));
+        match respond(&query, &model, Transport::Tcp, 0) {
+            Reply::Forward(query) => UpstreamQuery::forwarding(&query).identity(),
+            _ => panic!("not forwarded"),
+        }
+    };
+    assert_eq!(
+        identity("www.example.org", 65),
+        identity("WWW.Example.org", 65)
+    );
+    assert_ne!(
+        identity("www.example.org", 65),
+        identity("www.example.org", 97)
+    );
+    assert_ne!(identity("a.org", 0x4142), identity("a.org", 0x6162));
+}

@@ -4,7 +4,11 @@
 //! CustomResourceDefinitions would need a right to read all of them, and would not know of groups that
 //! other API servers serve behind this one, such as Calico's.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use kube::Client;
 use serde::Deserialize;
@@ -94,12 +98,14 @@ impl Discovery {
 }
 
 async fn follow(api: &Api, first_jitter: Duration, sender: &mpsc::Sender<ServedKinds>) {
-    let mut before = None;
+    let mut before: Option<ServedKinds> = None;
+    let mut missing = BTreeSet::new();
     let mut backoff = Backoff::default();
     sleep(jitter(first_jitter)).await;
     loop {
         let pause = match served(api).await {
-            Ok(kinds) => {
+            Ok(mut kinds) => {
+                missing = keep(before.iter().flatten(), &mut kinds, &missing);
                 backoff.reset();
                 api.health.heard(Feed::PolicyKinds);
                 api.health.becomes(Feed::PolicyKinds, State::Watching);
@@ -140,6 +146,23 @@ impl Group {
         }
         versions
     }
+}
+
+/// Keeps the kinds of before that are missing for the first time: an API server that has just started says
+/// for a moment that it has none of its CustomResourceDefinitions. Gives them.
+fn keep<'a>(
+    before: impl Iterator<Item = (&'a PolicyKind, &'a String)>,
+    kinds: &mut ServedKinds,
+    missing: &BTreeSet<PolicyKind>,
+) -> BTreeSet<PolicyKind> {
+    let mut missing_now = BTreeSet::new();
+    for (kind, version) in before {
+        if !kinds.contains_key(kind) && !missing.contains(kind) {
+            kinds.insert(*kind, version.clone());
+            missing_now.insert(*kind);
+        }
+    }
+    missing_now
 }
 
 /// The kinds that the API serves.

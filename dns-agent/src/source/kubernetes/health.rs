@@ -25,6 +25,8 @@ pub struct FeedHealth {
     /// When the API server last told something of it: a list's end, and after that a change or a bookmark.
     /// That a watch could be opened doesn't count. None before the first list has ended.
     pub heard: Option<Instant>,
+    /// What it means that it has told nothing yet.
+    silence: Silence,
     /// The lists asked for.
     pub lists: u64,
     /// The watches asked for, those that begin with a list among them.
@@ -33,6 +35,15 @@ pub struct FeedHealth {
     pub applied: u64,
     /// The objects that could not be used.
     pub unusable: u64,
+}
+
+/// What it means that a feed has told nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Silence {
+    /// What depends on it waits.
+    Counts,
+    /// Nothing depends on it before it tells something.
+    Harmless,
 }
 
 /// What a feed does.
@@ -113,12 +124,13 @@ impl Health {
         Health(Mutex::new(Known { feeds, got: 0 }))
     }
 
-    /// There is one more feed. What it is to tell is not answered before, so that nothing waits for it: it
-    /// counts as heard.
+    /// There is one more feed, or one again. What it is to tell is not answered before it has told it, so
+    /// nothing waits for it.
     pub(super) fn add(&self, feed: Feed) {
         let mut known = self.known();
         let health = known.feeds.entry(feed).or_insert_with(FeedHealth::new);
-        health.heard.get_or_insert_with(Instant::now);
+        health.heard = None;
+        health.silence = Silence::Harmless;
         health.becomes(State::Waiting);
     }
 
@@ -144,7 +156,10 @@ impl Health {
 
     /// A list has ended, or a change or bookmark came after it.
     pub(super) fn heard(&self, feed: Feed) {
-        self.change(feed, |health| health.heard = Some(Instant::now()));
+        self.change(feed, |health| {
+            health.heard = Some(Instant::now());
+            health.silence = Silence::Counts;
+        });
     }
 
     /// A feed tells an event.
@@ -175,10 +190,11 @@ impl Health {
 }
 
 impl FeedHealth {
-    /// How long ago it was heard; none before its first list has ended. Nothing is missed while it rests.
+    /// How long ago it was heard; none before its first list has ended. Nothing is missed while it rests,
+    /// nor while nothing depends on it.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
-        if self.state == State::Resting {
+        if self.state == State::Resting || self.silence == Silence::Harmless {
             return Some(Duration::ZERO);
         }
         self.heard.map(|heard| heard.elapsed())
@@ -189,6 +205,7 @@ impl FeedHealth {
             state: State::Waiting,
             since: Instant::now(),
             heard: None,
+            silence: Silence::Counts,
             lists: 0,
             watches: 0,
             applied: 0,

@@ -12,10 +12,10 @@ use serde_json::value::RawValue;
 
 use crate::{
     cluster::{
-        ApiObject, ApiPod, EndpointSlice, Fact, Key, NodeCache, Object, OtherPolicy, Problem,
-        Service,
+        ApiObject, ApiPod, EndpointSlice, Fact, Key, MapData, NodeCache, Object, OtherPolicy,
+        Problem, Service,
     },
-    source::{Event, Feed, Written},
+    source::{Event, Feed, Updates, Written},
 };
 
 /// The key of the ConfigMap's text that CoreDNS reads.
@@ -161,7 +161,8 @@ impl<'a> Item<'a> {
         match self.parse::<core::ConfigMap>() {
             Ok(map) => Event::Corefile {
                 written: written(&map.metadata),
-                text: map.data.and_then(|mut data| data.remove(COREFILE)),
+                updates: updates(&map),
+                text: texts(map).remove(COREFILE),
             },
             Err(problem) => Event::unusable(self.feed, problem),
         }
@@ -171,7 +172,8 @@ impl<'a> Item<'a> {
         match self.parse::<core::ConfigMap>() {
             Ok(map) => Event::CacheConfig {
                 written: written(&map.metadata),
-                data: Some(map.data.unwrap_or_default()),
+                updates: updates(&map),
+                data: Some(texts(map)),
             },
             Err(problem) => Event::unusable(self.feed, problem),
         }
@@ -305,6 +307,24 @@ fn written(metadata: &ObjectMeta) -> Option<Written> {
         Some(edited) => Written::Edited(edited.0.into()),
         None => Written::Made(made.0.into()),
     })
+}
+
+fn updates(map: &core::ConfigMap) -> Updates {
+    match map.immutable {
+        Some(true) => Updates::Never,
+        _ => Updates::Brought,
+    }
+}
+
+/// All that a ConfigMap holds. What is no UTF-8 stands in `binaryData`, and is a file in pods like the
+/// rest; octets that are none become U+FFFD.
+fn texts(map: core::ConfigMap) -> MapData {
+    let binary = map.binary_data.into_iter().flatten();
+    let binary = binary.map(|(key, octets)| {
+        let text = String::from_utf8_lossy(&octets.0).into_owned();
+        (key, text)
+    });
+    map.data.into_iter().flatten().chain(binary).collect()
 }
 
 fn kind(feed: Feed) -> &'static str {

@@ -21,7 +21,7 @@ use self::fake::{Asked, FakeApi};
 use super::{FeedHealth, Health, Options, State, api::Api, reflector::Reflector, selection};
 use crate::{
     cluster::{Endpoints, Key, Object},
-    source::{Event, Feed},
+    source::{Event, Feed, Updates},
 };
 
 /// One feed, its API server, and what it tells.
@@ -127,7 +127,10 @@ fn short(event: &Event) -> String {
         Event::Applied { object, .. } => format!("+{}", name(object)),
         Event::Deleted { key, .. } => format!("-{}", key.name),
         Event::Unusable { problem, .. } => format!("?{problem}"),
-        Event::Corefile { text, .. } => format!("corefile {text:?}"),
+        Event::Corefile { text, updates, .. } => match updates {
+            Updates::Brought => format!("corefile {text:?}"),
+            Updates::Never => format!("corefile {text:?}, never brought into pods again"),
+        },
         Event::CacheConfig { data, .. } => format!("cache config {data:?}"),
     }
 }

@@ -18,7 +18,9 @@ use super::{
     LineError,
     outline::{Mapping, Outline},
 };
-use crate::cluster::{ApiObject, ApiPod, Fact, Labels, Object, OtherPolicy, PolicyKind, Problem};
+use crate::cluster::{
+    ApiObject, ApiPod, Fact, Feed, Key, Labels, Object, OtherPolicy, PolicyKind, Problem,
+};
 
 /// What is to be read at a node of a document.
 pub(super) struct Item<'a> {
@@ -155,14 +157,29 @@ impl ItemReader<'_, '_> {
         let fact = object.fact();
         let wrong = |problem: Problem| LineError::at(self.item.outline, problem.to_string());
         let object = object.try_into().map(|object| (object, labels));
-        // What is wrong with an object is wrong with what it says of who may ask, too.
+        // What is wrong with an object is wrong with what it says of who may ask, too. But an object that
+        // makes its records may leave that in doubt.
         if let (Ok(_), Some(fact)) = (&object, fact.transpose()) {
+            let fact = fact.or_else(|problem| unreadable(&problem).ok_or(problem));
             let fact = fact.map(|fact| (Object::Fact(fact), Labels::new()));
             self.found.push(fact.map_err(wrong));
         }
         self.found.push(object.map_err(wrong));
         Ok(())
     }
+}
+
+/// What stands for an object that says nothing certain of who may ask; none of a kind that is not
+/// judged by.
+fn unreadable(problem: &Problem) -> Option<Fact> {
+    let feed = match problem.kind {
+        "EndpointSlice" => Feed::DnsEndpoints,
+        "Service" => Feed::DnsService,
+        "Pod" => Feed::Clients,
+        _ => return None,
+    };
+    let key = Key::new(&*problem.namespace, &*problem.name);
+    Some(Fact::Unreadable { feed, key })
 }
 
 impl<'de> DeserializeSeed<'de> for ItemReader<'_, '_> {

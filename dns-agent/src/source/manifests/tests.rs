@@ -459,3 +459,29 @@ metadata: {name: p, namespace: shop}
     selectors.namespaces = "env".parse().unwrap();
     assert!(load(&later, &selectors).unwrap().namespaces_known);
 }
+
+#[test]
+fn a_slice_that_others_may_read_otherwise_is_loaded() {
+    let slice = "\
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-1, namespace: shop, labels: {kubernetes.io/service-name: db}}
+addressType: IPv6
+endpoints: [{addresses: ['2001:DB8::5']}]
+";
+    let objects = read_text(slice).unwrap();
+    let key = Key::new("shop", "db-1");
+    assert_eq!(objects.endpoint_slices[&key].endpoints.len(), 1);
+}
+
+#[test]
+fn a_policy_of_an_unknown_direction_is_an_error() {
+    let policy = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: out, namespace: shop}
+spec: {podSelector: {}, policyTypes: [egress]}
+";
+    let errors = read_text(policy).unwrap_err();
+    assert!(errors[0].contains("policyTypes"), "{errors:?}");
+}

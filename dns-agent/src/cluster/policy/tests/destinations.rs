@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{SERVED, dns, facts, objection, policy, read, web};
-use crate::cluster::{Facts, Feed, Key};
+use super::{SERVED, dns, fact, facts, objection, pod, policy, read, web};
+use crate::cluster::{Binds, Client, Fact, Facts, Feed, Key, NodeCache};
 
 fn allowing(to: Value) -> Value {
     let mut rule = json!({"ports": [{"protocol": "UDP", "port": 53}]});
@@ -153,4 +153,49 @@ fn every_served_address_must_be_allowed() {
     ] {
         assert_eq!(left_out(served), count, "{served:?}");
     }
+}
+
+/// kubernetes/kubernetes #70555: a packet to the cache's address is never replaced by one to a pod.
+#[test]
+fn a_node_cache_at_the_clusters_address_must_be_allowed_too() {
+    let mut cache = pod("kube-system", "cache", "192.168.0.1", json!({}));
+    cache["spec"] = json!({"hostNetwork": true});
+    let Fact::Pod(cache) = fact(cache) else {
+        panic!("a Pod is one");
+    };
+    let bound = |addresses: &[&str]| Client {
+        node_cache: Some(Box::new(NodeCache {
+            binds: Binds::Addresses(addresses.iter().map(|text| text.parse().unwrap()).collect()),
+            config: Err("of a test".to_owned()),
+        })),
+        ..cache.clone()
+    };
+    let unknown = Client {
+        node_cache: Some(Box::new(NodeCache::unreadable("of a test"))),
+        ..cache.clone()
+    };
+    let both = json!([
+        {"namespaceSelector": {}},
+        {"ipBlock": {"cidr": "10.96.0.10/32"}},
+    ]);
+    for (client, with_selector) in [
+        (cache.clone(), true),
+        (bound(&["169.254.20.10"]), true),
+        (bound(&["169.254.20.10", "10.96.0.10"]), false),
+        (unknown, false),
+    ] {
+        for (policy, may) in [(selecting(), with_selector), (allowing(both.clone()), true)] {
+            let mut facts = with(dns(53), policy);
+            facts.insert(Fact::Pod(client.clone()));
+            assert_eq!(objection(&facts).is_none(), may, "{:?}", client.node_cache);
+        }
+    }
+}
+
+#[test]
+fn an_address_of_no_known_service_may_be_replaced() {
+    let block = json!([{"ipBlock": {"cidr": "10.96.0.0/12"}}]);
+    let facts = with(dns(53), allowing(block));
+    let served = ["10.96.0.53:53".parse().unwrap()];
+    assert_eq!(facts.verdicts(&served).left_out.len(), 1);
 }

@@ -54,9 +54,15 @@ fn a_policy_that_is_no_longer_about_egress_restricts_nobody() {
     );
     facts.apply(Feed::Policies, fact(ingress));
     assert_eq!(verdicts(&facts), Verdicts::default());
-    let neither = policy("deny", json!({"podSelector": {}, "policyTypes": ["Other"]}));
-    facts.apply(Feed::Policies, fact(neither));
+    let key = Key::new("shop", "deny");
+    facts.delete(Feed::Policies, &key);
     assert!(!facts.restrict());
+
+    // Of a direction that is unknown it may be about both.
+    let unknown = policy("deny", json!({"podSelector": {}, "policyTypes": ["Other"]}));
+    assert_eq!(read(unknown).unwrap_err().field, "spec.policyTypes");
+    facts.unusable(Feed::Policies, key);
+    assert!(objection(&facts).is_some());
 }
 
 #[test]

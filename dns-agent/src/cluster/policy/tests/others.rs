@@ -242,6 +242,32 @@ fn beyond_the_bound_nobody_is_answered() {
     assert_eq!(verdicts(&facts), Verdicts::default());
 }
 
+/// A watch broke, and meanwhile all objects were made anew under other names.
+#[test]
+fn a_list_of_other_objects_is_known_whole() {
+    let cilium = kind("ciliumnetworkpolicies.cilium.io");
+    let feed = Feed::OtherPolicies(cilium);
+    let mut facts = cluster();
+    facts.discovered([cilium]);
+    for (prefix, namespace) in [("a", "elsewhere"), ("b", "shop")] {
+        facts.listing(feed);
+        for number in 0..MAX_OBJECTS {
+            let name = format!("{prefix}{number}");
+            // The last one is about the pod.
+            let namespace = match number + 1 == MAX_OBJECTS {
+                true => namespace,
+                false => "elsewhere",
+            };
+            let object = object(Some(namespace), &name, json!({"egress": []}));
+            facts.apply(feed, Fact::Other(OtherPolicy::of(cilium, &object).unwrap()));
+        }
+        facts.listed(feed);
+    }
+    assert_eq!(pods(&facts), ["shop/web"]);
+    let (_, reason) = &left_out(&facts)[0];
+    assert!(reason.contains("shop/b9999"), "{reason}");
+}
+
 #[test]
 fn what_calico_repeats_of_kubernetes_is_evaluated_already() {
     let calico = kind("networkpolicies.projectcalico.org");

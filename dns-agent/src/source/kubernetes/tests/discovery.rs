@@ -133,6 +133,28 @@ async fn groups_that_come_and_go_are_noticed_within_a_minute() {
     }
     let at = asking.answer("/apis", &plain).await;
     assert!(at - last <= 2 * PAUSE, "{:?}", at - last);
+    assert!(asking.kinds.try_recv().is_err(), "missing once");
+    asking.answer("/apis", &plain).await;
+    assert_eq!(asking.told().await, kinds(&[]));
+}
+
+/// An API server that has just started says for a moment that it has no CustomResourceDefinitions.
+#[tokio::test(start_paused = true)]
+async fn a_group_that_is_missing_once_has_not_gone() {
+    let mut asking = Asking::new();
+    let (plain, cilium) = (
+        groups(&[("apps", &["v1"])]),
+        groups(&[("apps", &["v1"]), ("cilium.io", &["v2"])]),
+    );
+    let there = resources(&["ciliumnetworkpolicies"]);
+    for _ in 0..2 {
+        asking.answer("/apis", &cilium).await;
+        asking.answer("/apis/cilium.io/v2", &there).await;
+        asking.answer("/apis", &plain).await;
+    }
+    asking.answer("/apis", &plain).await;
+    let policies = [("ciliumnetworkpolicies.cilium.io", "v2")];
+    assert_eq!(asking.told().await, kinds(&policies));
     assert_eq!(asking.told().await, kinds(&[]));
 }
 

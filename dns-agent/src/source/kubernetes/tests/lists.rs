@@ -246,6 +246,19 @@ async fn the_corefile_is_told_from_lists_and_changes() {
     assert_eq!(setup.event().await, "corefile None");
     watch.event(("MODIFIED", map(".:55 {}"))).await;
     assert_eq!(setup.event().await, "corefile Some(\".:55 {}\")");
+    // CoreDNS reads the file whatever its octets are.
+    let binary =
+        json!({"metadata": {"name": "coredns"}, "binaryData": {"Corefile": "Ljo1NiB7fSAjIOk="}});
+    watch.event(("MODIFIED", binary)).await;
+    assert_eq!(setup.event().await, "corefile Some(\".:56 {} # \u{fffd}\")");
+    let mut immutable = map(".:57 {}");
+    immutable["immutable"] = json!(true);
+    watch.event(("MODIFIED", immutable)).await;
+    let told = setup.event().await;
+    assert_eq!(
+        told,
+        "corefile Some(\".:57 {}\"), never brought into pods again"
+    );
     watch.event(("DELETED", map(".:55 {}"))).await;
     assert_eq!(setup.event().await, "corefile None");
     watch

@@ -53,13 +53,21 @@ impl Client {
 
     /// Waits for a payload; `None` if none comes in time.
     pub fn receive(&self, limit: Duration) -> Result<Option<Vec<u8>>> {
+        let deadline = Instant::now() + limit;
         let mut buffer = vec![0; LONGEST];
-        self.socket.set_read_timeout(Some(limit))?;
-        match self.socket.recv(&mut buffer) {
-            Ok(length) => Ok(Some(buffer[..length].to_vec())),
-            Err(error) if is_timeout(&error) => Ok(None),
-            Err(error) => Err(error).context("cannot receive"),
+        let mut left = limit;
+        while !left.is_zero() {
+            self.socket.set_read_timeout(Some(left))?;
+            match self.socket.recv(&mut buffer) {
+                Ok(length) => return Ok(Some(buffer[..length].to_vec())),
+                Err(error) if is_timeout(&error) => return Ok(None),
+                // The process was stopped for a moment, as with its machine (signal(7)).
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("cannot receive"),
+            }
+            left = deadline.saturating_duration_since(Instant::now());
         }
+        Ok(None)
     }
 
     /// The address that the answers come to.

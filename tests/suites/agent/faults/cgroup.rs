@@ -2,11 +2,15 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     process,
 };
 
 use anyhow::{Context as _, Result};
+
+/// No agent of a test uses so much memory, in octets.
+const MOST: u64 = 1 << 32;
 
 /// A group with nothing in it at first, gone when dropped.
 pub(super) struct Cgroup {
@@ -44,10 +48,17 @@ impl Cgroup {
         Ok(())
     }
 
-    /// From now on no more memory is to be had.
+    /// From now on hardly more memory is to be had than is in use.
     pub(super) fn shrink(&self) -> Result<()> {
-        fs::write(self.folder.join(self.limit), "65536")?;
-        Ok(())
+        let file = self.folder.join(self.limit);
+        let mut limit: u64 = 65_536;
+        loop {
+            match fs::write(&file, format!("{limit}")) {
+                // What is in use, and can't be given back, is more.
+                Err(error) if error.kind() == ErrorKind::ResourceBusy && limit < MOST => limit *= 2,
+                written => return Ok(written?),
+            }
+        }
     }
 
     /// How many processes the kernel has ended.

@@ -199,9 +199,9 @@ impl Followed {
         });
     }
 
-    /// The pods of the cluster's DNS are others now. Whoever judges policies knows of none until they are
-    /// listed; when they were started is not known at all, but for a Service without a selector, which
-    /// has none.
+    /// The pods of the cluster's DNS are others now. Policies are judged as if there were none until they
+    /// are listed. When they were started is not known until then, but for a Service without a selector,
+    /// which has none.
     async fn forget_pods(&mut self, tell: &mpsc::Sender<Told>, by: &Event) -> Result<(), Gone> {
         self.observer.forget(Feed::DnsPods);
         let is_there = matches!(by, Event::Applied { .. });

@@ -1,6 +1,6 @@
 //! A running agent: its sources change, its endpoints tell.
 
-use std::{fs, net::SocketAddr, path::Path, time::Duration};
+use std::{fs, net::SocketAddr, path::Path};
 
 use dns_agent::{
     admin::{

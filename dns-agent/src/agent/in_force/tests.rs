@@ -208,7 +208,7 @@ fn people_are_told_for_how_long_and_why() {
     );
 }
 
-/// CoreDNS goes on with what it had, which nobody here has seen.
+/// CoreDNS goes on with a text that this agent has not seen.
 #[test]
 fn a_text_after_none_that_is_in_force_is_no_first_one() {
     for (written, wanted) in [

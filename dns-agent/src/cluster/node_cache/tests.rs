@@ -262,8 +262,8 @@ fn mounts_are_followed() {
     assert_eq!(config.takes_up, TakesUp::AtOnce);
     // It writes the Corefile beside the template.
     let scratch = change(|spec| {
-        spec["containers"][0]["args"][3] = json!("/work/Corefile");
-        spec["containers"][0]["volumeMounts"][0] = json!({"name": "w", "mountPath": "/work/"});
+        spec["containers"][0]["args"][3] = json!("/scratch/Corefile");
+        spec["containers"][0]["volumeMounts"][0] = json!({"name": "w", "mountPath": "/scratch/"});
         spec["volumes"][0] = json!({"name": "w", "emptyDir": {}});
     });
     assert!(cache_of(scratch).unwrap().config.is_ok());

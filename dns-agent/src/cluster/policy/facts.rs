@@ -175,6 +175,12 @@ impl Facts {
 
     /// An object is gone. Says whether that changes anything.
     pub fn delete(&mut self, feed: Feed, key: &Key) -> bool {
+        // A list that is a stream may tell of it before its end. One that is too long stays so.
+        if let Some(listed) = self.listing.get_mut(&feed)
+            && listed.len() <= MAX_OBJECTS
+        {
+            listed.remove(key);
+        }
         self.kept(feed).is_some_and(|kept| kept.lose(key))
     }
 

@@ -242,6 +242,22 @@ fn beyond_the_bound_nobody_is_answered() {
     assert_eq!(verdicts(&facts), Verdicts::default());
 }
 
+#[test]
+fn what_goes_while_a_list_goes_on_is_missed_by_nothing() {
+    let cilium = kind("ciliumnetworkpolicies.cilium.io");
+    let feed = Feed::OtherPolicies(cilium);
+    let mut facts = cluster();
+    facts.discovered([cilium]);
+    facts.listing(feed);
+    facts.apply(
+        feed,
+        other(cilium.resource(), Some("shop"), json!({"egress": []})),
+    );
+    facts.delete(feed, &Key::new("shop", "p"));
+    facts.listed(feed);
+    assert_eq!(verdicts(&facts), Verdicts::default());
+}
+
 /// A watch broke, and meanwhile all objects were made anew under other names.
 #[test]
 fn a_list_of_other_objects_is_known_whole() {

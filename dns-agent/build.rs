@@ -1,4 +1,5 @@
-//! Finds the kernel program's object, or says which command makes it.
+//! Copies the kernel program's object file into `OUT_DIR`, or fails with the command that builds
+//! it.
 
 use std::{env, fs, path::Path, path::PathBuf};
 

@@ -1,26 +1,26 @@
-//! The running agent: its tasks, and how they hang together.
+//! The running agent: its tasks and their connections.
 //!
 //! ```text
-//! files ──► follow: load ─────────────┐
-//! API ──► feeds ──► follow: plan ─────┴─► writer: index, publish ──► kernel's tables, resolver
+//! manifests ──► follow: load ─────────┐
+//! API ──► feeds ──► follow: plan ─────┴─► publisher: index ──► kernel plane's tables, resolver
 //! ```
 //!
-//! Only the writer publishes. A task that ends ends the agent: half an agent
-//! would look alive and be wrong.
+//! Only the publisher writes the index and the tables. The agent stops when any task ends, because
+//! an agent with a missing task would look healthy and answer from outdated data.
 
+mod client_policy;
+mod config_versions;
 mod dns_path;
-mod ending;
-mod files;
-mod guard;
-mod in_force;
-mod kernel;
+mod kernel_plane;
 mod kubernetes;
+mod manifests;
 mod node_caches;
 mod own_addresses;
 mod plan;
-mod policies;
+mod policy_feeds;
+mod publisher;
+mod shutdown;
 pub mod threads;
-mod writer;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -36,30 +36,30 @@ use tracing::{info, warn};
 
 use self::{
     dns_path::DnsPath,
-    ending::Ends,
-    threads::{privileged, privileged_task},
-    writer::{Told, Writer},
+    publisher::{Publisher, PublisherMessage},
+    shutdown::ShutdownPolicy,
+    threads::{run_privileged, spawn_privileged_task},
 };
 use crate::{
     admin::{
         self,
-        board::Board,
-        lookup::Known,
+        lookup::AdminState,
         metrics::Metrics,
         status::{KubernetesStatus, ManifestsStatus, ResolverStatus, SourceStatus, Status},
+        status_board::StatusBoard,
     },
-    config::{self, Config, Source},
-    datapath::{Ending, interfaces::Changes},
+    config::{self, Config, SourceConfig},
+    datapath::{StopMode, interfaces::DeviceChanges},
     files::{MAX_SETTINGS, read_text},
-    resolver::{ClusterDns, Resolver, Servers, Sockets, Upstreams, raise_file_limit},
+    resolver::{ClusterDns, Resolver, Sockets, UpstreamServers, Upstreams, raise_file_limit},
     source::kubernetes::{PolicyScope, connect},
 };
 
-/// What is told and waits for the writer.
-const WAITING: usize = 1024;
+/// Messages that may wait for the publisher.
+const PUBLISHER_QUEUE: usize = 1024;
 
-/// What runs between start and shutdown. Each task's result is its name, for the
-/// error when it ends on its own.
+/// The tasks that run until shutdown. A task returns its name, which is in the error message when
+/// the task ends on its own.
 type Tasks = JoinSet<&'static str>;
 
 /// A started agent.
@@ -68,73 +68,78 @@ pub struct Agent {
     listen: Vec<SocketAddr>,
     admin: SocketAddr,
     tasks: Tasks,
-    /// Not among the others, which are aborted: it has the last word to the kernel.
-    writer: oneshot::Receiver<()>,
-    tell: mpsc::Sender<Told>,
-    ends: Ends,
-    /// What comes of the first load of the files; none when it is done, or there are no files.
-    loading: Option<files::Loading>,
+    /// Completes when the publisher ends. The publisher is not in `tasks`, which are aborted,
+    /// because it still has to stop the kernel plane.
+    publisher_end: oneshot::Receiver<()>,
+    publisher_messages: mpsc::Sender<PublisherMessage>,
+    shutdown_policy: ShutdownPolicy,
+    /// The result of the first load of the manifests; `None` after that, and without manifests.
+    first_load: Option<manifests::FirstLoad>,
 }
 
-/// How an agent ends whose files can't be loaded: it has published nothing, and what an agent before
-/// left stays as it is.
-const UNLOADABLE: Ending = Ending::Left;
+/// The kernel plane's ending when the manifests can't be loaded: nothing was published, and the
+/// hooks that an earlier agent left stay.
+const ENDING_IF_UNLOADABLE: StopMode = StopMode::KeepHooks;
 
-/// Why an agent ends.
+/// Why the agent ends.
 #[derive(Debug)]
-enum Cause {
-    /// It was told to.
-    Order,
-    /// The files can't be loaded.
+enum EndCause {
+    /// A signal, or the caller of [`Agent::run`], asked for it.
+    Requested,
+    /// The manifests can't be loaded.
     Unloadable(anyhow::Error),
-    /// A task ended.
-    Task(Result<&'static str, JoinError>),
+    /// A task ended on its own.
+    TaskEnded(Result<&'static str, JoinError>),
 }
 
 impl Agent {
-    /// [Begins](Agent::begin), and waits until the files are loaded and served.
+    /// Starts the agent as [`Agent::spawn`] does, and waits until the manifests are loaded and
+    /// published.
     ///
     /// # Errors
-    /// When the files can't be loaded, there is no way to the API, or an address can't be bound.
+    /// When the manifests can't be loaded, the API's address or credentials can't be determined, or
+    /// an address can't be bound.
     pub async fn start(config: Config) -> anyhow::Result<Agent> {
-        let mut agent = Agent::begin(config).await?;
-        match agent.load().await {
+        let mut agent = Agent::spawn(config).await?;
+        match agent.finish_first_load().await {
             Ok(()) => Ok(agent),
             Err(error) => {
-                agent.end(UNLOADABLE).await?;
+                agent.end(ENDING_IF_UNLOADABLE).await?;
                 Err(error)
             }
         }
     }
 
-    /// Binds all addresses and starts to serve: files when they are loaded, the Kubernetes API
-    /// as it comes. What speaks to the kernel gets the capabilities of the calling thread.
+    /// Binds all addresses and spawns all tasks, without waiting for the first objects. Threads
+    /// that make privileged system calls inherit the capabilities of the calling thread.
     ///
     /// # Errors
-    /// When there is no way to the API, or an address can't be bound.
-    pub async fn begin(config: Config) -> anyhow::Result<Agent> {
-        let source = Opened::open(&config).await?;
+    /// When the API's address or credentials can't be determined, or an address can't be bound.
+    pub async fn spawn(config: Config) -> anyhow::Result<Agent> {
+        let source = OpenedSource::open(&config).await?;
         let sockets = config
             .listen
             .iter()
             .map(|address| Sockets::bind(*address))
             .collect::<Result<Vec<_>, _>>()?;
         let listen: Vec<_> = sockets.iter().map(Sockets::address).collect();
-        own_addresses::check(&config, &listen)?;
-        let canaries = sockets.iter().map(Sockets::canary).cloned().collect();
+        own_addresses::check_upstreams(&config, &listen)?;
+        let resolver_canaries = sockets.iter().map(Sockets::canary).cloned().collect();
         let admin_listener = TcpListener::bind(config.admin).await.with_context(|| {
             format!("can't listen on {} for the admin endpoints: give a free address of this machine as --admin", config.admin)
         })?;
         let admin = admin_listener.local_addr()?;
         if config.interfaces.is_empty() && listen.is_empty() {
-            warn!("nobody is answered: neither --interface nor --listen is given");
+            warn!(
+                "this agent answers no queries, because neither --interface nor --listen is given; give one of them"
+            );
         }
         if config.interfaces.is_empty() && !config.serve.is_empty() {
             warn!("--serve has no effect without --interface");
         }
 
         if let Err(error) = raise_file_limit() {
-            warn!(%error, "can't raise the limit of open files: few queries can wait for upstreams at once");
+            warn!(%error, "can't raise the limit of open files, so fewer queries can wait for upstreams at the same time");
         }
 
         let status = source.status();
@@ -143,15 +148,18 @@ impl Agent {
             cluster.servers.exclude(&listen);
         }
         let metrics = Arc::new(Metrics::default());
-        let mut writer = {
+        let mut publisher = {
             let (config, metrics) = (config.clone(), metrics.clone());
             let cluster = upstreams.cluster.as_ref();
-            let servers = cluster.map_or_else(Servers::default, |cluster| cluster.servers.clone());
-            privileged("writer", move || Writer::new(&config, servers, metrics))?
-                .await
-                .context("the writer failed")??
+            let servers =
+                cluster.map_or_else(UpstreamServers::default, |cluster| cluster.servers.clone());
+            run_privileged("publisher", move || {
+                Publisher::new(&config, servers, metrics)
+            })?
+            .await
+            .context("the publisher failed")??
         };
-        let resolver = Arc::new(Resolver::new(writer.index().clone(), upstreams));
+        let resolver = Arc::new(Resolver::new(publisher.index().clone(), upstreams));
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             source: status,
@@ -162,81 +170,87 @@ impl Agent {
             },
             ..Status::default()
         };
-        let board = Arc::new(Board::new(
+        let board = Arc::new(StatusBoard::new(
             status,
             resolver.counters().clone(),
-            writer.kernel().reader(),
+            publisher.kernel_plane().status_reader(),
         ));
-        writer.show(&board);
-        let known = Arc::new(Known {
-            index: writer.index().clone(),
+        publisher.update_board(&board);
+        let admin_state = Arc::new(AdminState {
+            index: publisher.index().clone(),
             listen: listen.clone(),
             resolver: resolver.clone(),
-            kernel: writer.kernel().explainer(),
-            kernel_canary: writer.kernel().canary(),
-            canaries,
+            kernel: publisher.kernel_plane().explainer(),
+            kernel_canary: publisher.kernel_plane().canary(),
+            resolver_canaries,
             board: board.clone(),
             metrics,
         });
 
         let mut tasks = Tasks::new();
-        let (tell, mut told) = mpsc::channel(WAITING);
-        let ends = source.ends(&config);
-        let writer = {
+        let (publisher_messages, mut messages) = mpsc::channel(PUBLISHER_QUEUE);
+        let shutdown_policy = source.shutdown_policy(&config);
+        let publisher_end = {
             let board = board.clone();
-            privileged("writer", move || writer.run(&mut told, &board))?
+            run_privileged("publisher", move || publisher.run(&mut messages, &board))?
         };
         if !config.interfaces.is_empty() {
-            tasks.spawn(watch_devices(tell.clone()));
+            tasks.spawn(watch_devices(publisher_messages.clone()));
         }
         for sockets in sockets {
-            resolver.serve(sockets, &mut tasks);
+            resolver.spawn_servers(sockets, &mut tasks);
         }
-        let mut loading = None;
+        let mut first_load = None;
         if !listen.is_empty() {
             tasks.spawn(watch_for_loops(resolver.clone(), board.clone()));
         }
         match source {
-            Opened::Manifests(path) => {
+            OpenedSource::Manifests(path) => {
                 let (first, done) = oneshot::channel();
-                loading = Some(done);
-                let follow = files::follow(path, config.selectors, first, tell.clone(), board);
-                let follow = privileged_task("files", follow)?;
+                first_load = Some(done);
+                let follow = manifests::follow(
+                    path,
+                    config.selectors,
+                    first,
+                    publisher_messages.clone(),
+                    board,
+                );
+                let follow = spawn_privileged_task("files", follow)?;
                 tasks.spawn(async {
                     follow.await;
                     "the source of objects"
                 });
             }
-            Opened::Kubernetes(client, kubernetes) => {
+            OpenedSource::Kubernetes(client, kubernetes) => {
                 let path = (!config.interfaces.is_empty()).then(|| {
-                    let (path, seen) = watch::channel(DnsPath::default());
+                    let (path, path_receiver) = watch::channel(DnsPath::default());
                     let scope = PolicyScope {
                         node: kubernetes.node_name.clone(),
                         dns: kubernetes.dns_service.clone(),
                     };
-                    tasks.spawn(policies::follow(
+                    tasks.spawn(policy_feeds::follow(
                         client.clone(),
                         scope,
                         config.network_policy,
                         kubernetes::first_list_jitter(&config.bpffs),
-                        tell.clone(),
+                        publisher_messages.clone(),
                         path,
                         board.clone(),
                     ));
-                    seen
+                    path_receiver
                 });
                 tasks.spawn(kubernetes::follow(
                     client,
                     config,
                     *kubernetes,
                     path,
-                    tell.clone(),
+                    publisher_messages.clone(),
                     board,
                 ));
             }
         }
-        let endpoints = privileged_task("admin", async move {
-            admin::serve(admin_listener, known).await;
+        let endpoints = spawn_privileged_task("admin", async move {
+            admin::serve(admin_listener, admin_state).await;
         })?;
         tasks.spawn(async {
             endpoints.await;
@@ -246,30 +260,30 @@ impl Agent {
             listen,
             admin,
             tasks,
-            writer,
-            tell,
-            ends,
-            loading,
+            publisher_end,
+            publisher_messages,
+            shutdown_policy,
+            first_load,
         };
-        match agent.loading {
-            Some(_) => info!(%admin, "the admin endpoints are there; the files are being loaded"),
-            None => agent.load().await?,
+        match agent.first_load {
+            Some(_) => info!(%admin, "the admin endpoints are up; the manifests are being loaded"),
+            None => agent.finish_first_load().await?,
         }
         Ok(agent)
     }
 
-    /// Waits until the files, if there are any, are loaded and served.
-    async fn load(&mut self) -> anyhow::Result<()> {
-        if let Some(loading) = &mut self.loading {
-            let loaded = loading.await.context("the source of objects failed")?;
-            self.loading = None;
+    /// Waits until the manifests, if there are any, are loaded and published.
+    async fn finish_first_load(&mut self) -> anyhow::Result<()> {
+        if let Some(first_load) = &mut self.first_load {
+            let loaded = first_load.await.context("the source of objects failed")?;
+            self.first_load = None;
             loaded?;
         }
         info!(listen = ?self.listen, admin = %self.admin, "started");
         Ok(())
     }
 
-    /// The addresses the resolver answers on, in the order of the configuration.
+    /// The addresses that the resolver listens on, in the order of the configuration.
     pub fn listen(&self) -> &[SocketAddr] {
         &self.listen
     }
@@ -279,90 +293,98 @@ impl Agent {
         self.admin
     }
 
-    /// Serves until `shutdown`, then ends everything in order. It ends too while the files are
-    /// still being loaded.
+    /// Runs until `shutdown`, also while the manifests are still being loaded, then stops
+    /// everything in order.
     ///
     /// # Errors
-    /// When a task ended before, or the files can't be loaded.
+    /// When a task ended on its own, or the manifests can't be loaded.
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let loaded = match self.loading {
+        let loaded = match self.first_load {
             None => Ok(()),
             Some(_) => tokio::select! {
                 () = shutdown.cancelled() => Ok(()),
-                loaded = self.load() => loaded,
+                loaded = self.finish_first_load() => loaded,
             },
         };
         let cause = match loaded {
-            Err(error) => Cause::Unloadable(error),
+            Err(error) => EndCause::Unloadable(error),
             Ok(()) => tokio::select! {
-                () = shutdown.cancelled() => Cause::Order,
-                Some(ended) = self.tasks.join_next() => Cause::Task(ended),
-                _ = &mut self.writer => Cause::Task(Ok("the writer")),
+                () = shutdown.cancelled() => EndCause::Requested,
+                Some(ended) = self.tasks.join_next() => EndCause::TaskEnded(ended),
+                _ = &mut self.publisher_end => EndCause::TaskEnded(Ok("the publisher")),
             },
         };
         let ending = match cause {
-            Cause::Order => self.ends.by_order().await,
-            Cause::Unloadable(_) => UNLOADABLE,
-            Cause::Task(_) => self.ends.by_mistake(),
+            EndCause::Requested => self.shutdown_policy.ending_on_request().await,
+            EndCause::Unloadable(_) => ENDING_IF_UNLOADABLE,
+            EndCause::TaskEnded(_) => self.shutdown_policy.ending_after_failure(),
         };
         self.end(ending).await?;
         match cause {
-            Cause::Order => {
+            EndCause::Requested => {
                 info!("stopped");
                 Ok(())
             }
-            Cause::Unloadable(error) => Err(error),
-            Cause::Task(Ok(name)) => Err(anyhow!("{name} ended unexpectedly")),
-            Cause::Task(Err(error)) => Err(anyhow!(error).context("a task failed")),
+            EndCause::Unloadable(error) => Err(error),
+            EndCause::TaskEnded(Ok(name)) => Err(anyhow!("{name} ended unexpectedly")),
+            EndCause::TaskEnded(Err(error)) => Err(anyhow!(error).context("a task failed")),
         }
     }
 
-    /// Ends everything in order.
-    async fn end(mut self, ending: Ending) -> anyhow::Result<()> {
-        // When the writer has ended, nobody is told.
-        if self.tell.send(Told::End(ending)).await.is_ok() {
-            self.writer.await.context("the writer failed")?;
+    /// Stops everything in order: the publisher with the kernel plane first, then all tasks.
+    async fn end(mut self, ending: StopMode) -> anyhow::Result<()> {
+        // Sending fails when the publisher has ended already.
+        if self
+            .publisher_messages
+            .send(PublisherMessage::Shutdown(ending))
+            .await
+            .is_ok()
+        {
+            self.publisher_end.await.context("the publisher failed")?;
         }
         self.tasks.shutdown().await;
         Ok(())
     }
 }
 
-/// A source of objects.
-enum Opened {
+/// A source of objects whose configuration has been checked.
+enum OpenedSource {
     Manifests(PathBuf),
-    Kubernetes(Client, Box<config::Kubernetes>),
+    Kubernetes(Client, Box<config::KubernetesConfig>),
 }
 
-impl Opened {
-    async fn open(config: &Config) -> anyhow::Result<Opened> {
+impl OpenedSource {
+    async fn open(config: &Config) -> anyhow::Result<OpenedSource> {
         match &config.source {
-            Source::Manifests(path) => Ok(Opened::Manifests(path.clone())),
-            Source::Kubernetes(kubernetes) => {
+            SourceConfig::Manifests(path) => Ok(OpenedSource::Manifests(path.clone())),
+            SourceConfig::Kubernetes(kubernetes) => {
                 if let Some(file) = &kubernetes.kubeconfig {
-                    // kube reads whatever stands there, to its end.
+                    // Checked first, because kube reads any file to its end, such as a FIFO.
                     read_text(file, MAX_SETTINGS)
                         .with_context(|| format!("can't read the kubeconfig {}", file.display()))?;
                 }
                 let client = connect(kubernetes.kubeconfig.as_deref()).await?;
-                Ok(Opened::Kubernetes(client, Box::new(kubernetes.clone())))
+                Ok(OpenedSource::Kubernetes(
+                    client,
+                    Box::new(kubernetes.clone()),
+                ))
             }
         }
     }
 
-    /// What to show of it while nothing was read.
+    /// The source's status before anything was read.
     fn status(&self) -> SourceStatus {
         match self {
-            Opened::Manifests(path) => SourceStatus::Manifests(ManifestsStatus::of(path)),
-            Opened::Kubernetes(..) => SourceStatus::Kubernetes(KubernetesStatus::default()),
+            OpenedSource::Manifests(path) => SourceStatus::Manifests(ManifestsStatus::of(path)),
+            OpenedSource::Kubernetes(..) => SourceStatus::Kubernetes(KubernetesStatus::default()),
         }
     }
 
-    /// What decides how the agent ends.
-    fn ends(&self, config: &Config) -> Ends {
+    /// The policy that decides whether hooks stay when the agent ends.
+    fn shutdown_policy(&self, config: &Config) -> ShutdownPolicy {
         match self {
-            Opened::Manifests(_) => Ends::new(config.persistence, None, None),
-            Opened::Kubernetes(client, kubernetes) => Ends::new(
+            OpenedSource::Manifests(_) => ShutdownPolicy::new(config.persistence, None, None),
+            OpenedSource::Kubernetes(client, kubernetes) => ShutdownPolicy::new(
                 config.persistence,
                 Some(client.clone()),
                 kubernetes.daemon_set.clone(),
@@ -371,38 +393,43 @@ impl Opened {
     }
 }
 
-/// Who the resolver asks.
+/// The servers that the resolver forwards to.
 fn upstreams(config: &Config) -> Upstreams {
     let cluster = match &config.source {
-        Source::Manifests(_) => None,
-        Source::Kubernetes(kubernetes) => Some(ClusterDns {
+        SourceConfig::Manifests(_) => None,
+        SourceConfig::Kubernetes(kubernetes) => Some(ClusterDns {
             domains: config.zone.cluster_domains.clone(),
-            servers: Servers::new(kubernetes.cluster_dns.clone()),
+            servers: UpstreamServers::new(kubernetes.cluster_dns.clone()),
         }),
     };
     Upstreams {
-        others: config.upstreams.clone(),
+        outside: config.upstreams.clone(),
         cluster,
     }
 }
 
-/// Shows upstreams that ask this agent in turn.
-async fn watch_for_loops(resolver: Arc<Resolver>, board: Arc<Board>) -> &'static str {
+/// Reports upstreams that forward back to this agent.
+async fn watch_for_loops(resolver: Arc<Resolver>, board: Arc<StatusBoard>) -> &'static str {
     let show = |servers: &[SocketAddr]| board.update(|all| all.resolver.loops = servers.to_vec());
     match resolver.watch_for_loops(show).await {}
 }
 
-/// Tells the writer of network devices that come and go. It looks for them now and then anyway, so
-/// that no way to be told is no reason to end.
-async fn watch_devices(tell: mpsc::Sender<Told>) -> &'static str {
-    match Changes::listen() {
+/// Notifies the publisher of network devices that come and go. The publisher also scans for devices
+/// every second, so the agent goes on when notifications can't be had.
+async fn watch_devices(publisher_messages: mpsc::Sender<PublisherMessage>) -> &'static str {
+    match DeviceChanges::listen() {
         Ok(mut changes) => {
-            while changes.next().await.is_some() && tell.send(Told::Devices).await.is_ok() {}
+            while changes.next().await.is_some()
+                && publisher_messages
+                    .send(PublisherMessage::DevicesChanged)
+                    .await
+                    .is_ok()
+            {}
         }
         Err(error) => warn!("{error:#}"),
     }
     warn!(
-        "changes of network devices are not told any more: new pods are found up to a second later"
+        "the kernel no longer reports changes of network devices: new pods are attached up to a second later"
     );
     std::future::pending().await
 }

@@ -1,8 +1,7 @@
 //! The command line and the configuration file.
 //!
-//! Both are read into the same [`Settings`], so every flag is also a key of the
-//! file, under the same name. [`Config`] is what comes out of the two together,
-//! with the defaults filled in and the combinations checked.
+//! Both are read into [`RunSettings`], so every flag is also a key of the file, under the same
+//! name. [`Config`] combines the two, with defaults filled in and combinations checked.
 
 mod cli;
 mod settings;
@@ -18,123 +17,124 @@ use anyhow::bail;
 use ipnet::IpNet;
 
 pub use self::cli::{
-    CheckArgs, Cli, Command, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs,
+    AgentCommand, CheckArgs, Cli, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs,
 };
-pub use self::settings::Settings;
+pub use self::settings::RunSettings;
 pub use self::values::{
-    Capacity, Domain, Hook, Interface, MaxAge, NamespaceName, Network, NetworkPolicy, NodeIp,
-    ObjectName, Passed, Pods, QueryName, QueryType, Server, Socket, StaleAfter, Ttl, Upstream,
+    Capacity, Cidr, DelegatedName, Domain, HookChoice, Interface, ListenAddress, MaxAge,
+    NamespaceName, NetworkPolicy, NodeIp, ObjectName, PodsSetting, QueryName, QueryType,
+    ServedAddress, StaleAfter, Ttl, Upstream,
 };
 use crate::{
     cluster::{
-        Departures, EmptyServices, EndpointNames, Endpoints, Key, NameServers, OddEndpoints,
-        PodMode, Selector, Selectors, ZoneSettings,
+        Deviations, EmptyServices, EndpointNames, EndpointScope, NameServers, NonstandardEndpoints,
+        ObjectKey, PodMode, Selector, Selectors, ZoneSettings,
     },
     datapath::{Persistence, pins::BPFFS},
     zone::Name,
 };
 
-/// Answers a second for each client on a network card, unless told otherwise: far more than a node
-/// asks, and little for whoever is to be flooded with answers.
+/// The default of `--rate-limit`, in answers per second and client: far more than a node needs, and
+/// too few to flood the victim of a spoofed source address.
 const DEFAULT_RATE_LIMIT: u32 = 1000;
 
-/// Where the admin endpoints listen unless told otherwise.
+/// The default of `--admin`.
 pub const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9153);
 
-/// The configuration `dns-agent run` works with: complete and consistent.
+/// The complete and consistent configuration of `dns-agent run`.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the objects come from.
-    pub source: Source,
-    /// Which objects make records.
+    /// The source of objects.
+    pub source: SourceConfig,
+    /// Selectors of the objects that make records.
     pub selectors: Selectors,
     /// How objects become records.
     pub zone: ZoneSettings,
-    /// The interfaces on which the kernel answers; none: no kernel plane.
+    /// The interfaces on which the kernel answers; without any there is no kernel plane.
     pub interfaces: Vec<Interface>,
-    /// The clients answered on an interface that is not a veth.
+    /// Networks whose clients are answered on interfaces that are no veths.
     pub allow: Vec<IpNet>,
-    /// Answers a second for each client on network cards; 0: without a limit.
+    /// Answers per second for each client on network cards; 0 means no limit.
     pub rate_limit: u32,
-    /// Whether NetworkPolicies restrict whom the kernel answers.
+    /// Whether NetworkPolicies restrict which pods the kernel answers.
     pub network_policy: NetworkPolicy,
-    /// The addresses whose queries the kernel answers.
+    /// Addresses and ports whose queries the kernel answers.
     pub serve: Vec<SocketAddr>,
-    /// The addresses the resolver answers on, over UDP and TCP.
+    /// Addresses and ports on which the resolver answers, over UDP and TCP.
     pub listen: Vec<SocketAddr>,
-    /// The servers for names that are not ours, in order of preference.
+    /// The upstream servers for names outside the agent's zones, in order of preference.
     pub upstreams: Vec<SocketAddr>,
-    /// Where the admin endpoints listen.
+    /// The address of the admin endpoints.
     pub admin: SocketAddr,
-    /// How long the kernel answers without a renewed lease.
+    /// Duration of the kernel plane's lease.
     pub stale_after: Duration,
-    /// Where the BPF file system is mounted.
+    /// Mount point of the BPF file system.
     pub bpffs: PathBuf,
-    /// Whether hooks stay over a stop.
+    /// Whether hooks outlive the agent.
     pub persistence: Persistence,
-    /// The number of names to make room for in the kernel's tables; none: they
-    /// grow.
+    /// The number of names that the kernel's tables have room for. `None`: the tables grow.
     pub capacity: Option<u32>,
 }
 
-/// Where the objects come from.
+/// The source of objects.
 #[derive(Clone, Debug)]
-pub enum Source {
+pub enum SourceConfig {
     /// A file or directory.
     Manifests(PathBuf),
     /// The Kubernetes API.
-    Kubernetes(Kubernetes),
+    Kubernetes(KubernetesConfig),
 }
 
 /// How the Kubernetes API is used.
 #[derive(Clone, Debug)]
-pub struct Kubernetes {
-    /// The kubeconfig file, if one was named.
+pub struct KubernetesConfig {
+    /// The kubeconfig file, if configured.
     pub kubeconfig: Option<PathBuf>,
-    /// This node, whose pods are watched.
+    /// The name of this node, whose pods are watched.
     pub node_name: Option<String>,
     /// The ConfigMap with CoreDNS's Corefile.
-    pub corefile: Key,
-    /// What to answer where there is no Corefile.
+    pub corefile: ObjectKey,
+    /// What to answer when there is no Corefile.
     pub without_corefile: WithoutCorefile,
     /// The Service of the cluster's DNS.
-    pub dns_service: Key,
-    /// For which of its addresses the kernel answers.
-    pub serves: Serves,
-    /// Where names inside our zones that others know are asked, if not at that Service.
+    pub dns_service: ObjectKey,
+    /// The addresses of the cluster's DNS whose queries the kernel answers.
+    pub dns_addresses: DnsAddresses,
+    /// The servers that the agent queries for names delegated to CoreDNS. If empty, the ClusterIPs
+    /// of `dns_service`.
     pub cluster_dns: Vec<SocketAddr>,
-    /// How long the kernel answers without a word from the API; none: for ever.
+    /// How long the kernel answers without a message from the API server. `None`: without limit.
     pub max_age: Option<Duration>,
-    /// The DaemonSet without which hooks don't stay over a stop.
-    pub daemon_set: Option<Key>,
+    /// The DaemonSet of this agent. If it is gone, hooks are removed in spite of `--persist`.
+    pub daemon_set: Option<ObjectKey>,
 }
 
-/// What to answer where there is no Corefile.
+/// What to answer when there is no Corefile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WithoutCorefile {
-    /// Nothing.
+    /// Nothing: all queries pass.
     Pass,
-    /// What the settings say.
+    /// The zones of the settings.
     Trust,
 }
 
-/// For which addresses of the cluster's DNS the kernel answers.
+/// The addresses of the cluster's DNS whose queries the kernel answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Serves {
-    /// Those of `--serve`.
+pub enum DnsAddresses {
+    /// The addresses of `--serve`.
     Given,
     /// The Service's ClusterIPs.
     Service,
-    /// The Service's ClusterIPs, and its endpoints.
+    /// The Service's ClusterIPs and the addresses of its endpoints.
     ServiceAndEndpoints,
 }
 
 impl Config {
-    /// The configuration of a `run` command: its file, overlaid with its flags.
+    /// The configuration of a `run` command. Flags override the settings of the file.
     ///
     /// # Errors
-    /// When the file can't be read or parsed, a needed setting is missing, or
-    /// two settings contradict each other.
+    /// When the file can't be read or parsed, a required setting is missing, or two settings
+    /// contradict each other.
     pub fn from_args(args: RunArgs) -> anyhow::Result<Config> {
         Config::new(args.settings()?)
     }
@@ -142,23 +142,23 @@ impl Config {
     /// Fills in the defaults and checks the settings against each other.
     ///
     /// # Errors
-    /// When a needed setting is missing or two contradict each other.
-    pub fn new(settings: Settings) -> anyhow::Result<Config> {
-        let source = source(&settings)?;
+    /// When a required setting is missing, or two settings contradict each other.
+    pub fn new(settings: RunSettings) -> anyhow::Result<Config> {
+        let source = object_source(&settings)?;
         let interfaces = settings.interface.unwrap_or_default();
-        let serve = each(settings.serve, |Server(address)| address);
-        let finds_addresses = matches!(source, Source::Kubernetes(_));
+        let serve = unwrap_each(settings.serve, |ServedAddress(address)| address);
+        let finds_addresses = matches!(source, SourceConfig::Kubernetes(_));
         if !interfaces.is_empty() && serve.is_empty() && !finds_addresses {
             bail!(
-                "--interface needs --serve: give the address pods send their queries to, for instance the ClusterIP of kube-dns, as --serve IP"
+                "--interface needs --serve: give the address that pods send their queries to, such as the ClusterIP of kube-dns, as --serve IP"
             );
         }
         if let Some(twice) = first_repeated(&interfaces) {
             bail!("--interface {twice} is given twice: give each interface once, with one hook");
         }
-        let upstreams = servers(settings.upstream);
-        // With --kubernetes CoreDNS is behind these addresses, and the agent's own queries don't come
-        // by the kernel program.
+        let upstreams = upstream_addresses(settings.upstream);
+        // With --kubernetes, CoreDNS answers at these addresses, and the agent's own queries bypass
+        // the kernel program.
         if !finds_addresses
             && let Some(own) = upstreams.iter().find(|upstream| serve.contains(upstream))
         {
@@ -170,7 +170,7 @@ impl Config {
             namespaces: settings.namespace_labels.unwrap_or_default(),
             objects: settings.labels.unwrap_or_default(),
         };
-        let namespaces = each(settings.namespace, |NamespaceName(name)| name);
+        let namespaces = unwrap_each(settings.namespace, |NamespaceName(name)| name);
         if !namespaces.is_empty() && selectors.namespaces != Selector::default() {
             bail!(
                 "--namespace and --namespace-labels contradict each other: name the namespaces, or select them by labels"
@@ -178,13 +178,13 @@ impl Config {
         }
         let cluster_domains = match settings.cluster_domain {
             None => ZoneSettings::default().cluster_domains,
-            domains => each(domains, |Domain(name)| name),
+            domains => unwrap_each(domains, |Domain(name)| name),
         };
-        let passed = each(settings.pass, |Passed(name)| name);
-        // Of CoreDNS's zones nothing is known yet.
+        let passed = unwrap_each(settings.pass, |DelegatedName(name)| name);
+        // With --kubernetes, the zones are those of the Corefile, which isn't known yet.
         if !finds_addresses {
             for name in &passed {
-                check_passed(name, &cluster_domains)?;
+                check_delegated_name(name, &cluster_domains)?;
             }
         }
         let empty_services = match settings.ignore_empty_service {
@@ -193,10 +193,14 @@ impl Config {
         };
         let pods: PodMode = settings.pods.unwrap_or_default().into();
         let (name_servers, odd_endpoints, endpoints) = match &source {
-            Source::Manifests(_) => (NameServers::Ours, OddEndpoints::Read, Endpoints::All),
-            Source::Kubernetes(_) => {
-                let endpoints = settings.endpoints.unwrap_or(Endpoints::Headless);
-                (NameServers::Passed, OddEndpoints::Passed, endpoints)
+            SourceConfig::Manifests(_) => (
+                NameServers::Answered,
+                NonstandardEndpoints::Read,
+                EndpointScope::All,
+            ),
+            SourceConfig::Kubernetes(_) => {
+                let endpoints = settings.endpoints.unwrap_or(EndpointScope::Headless);
+                (NameServers::Passed, NonstandardEndpoints::Passed, endpoints)
             }
         };
 
@@ -215,14 +219,14 @@ impl Config {
                     true => EndpointNames::Pod,
                     false => EndpointNames::Address,
                 },
-                served: addresses_of(&serve).collect(),
-                name_server_addresses: each(settings.node_ip, |NodeIp(address)| address),
+                served_addresses: ip_addresses(&serve).collect(),
+                name_server_addresses: unwrap_each(settings.node_ip, |NodeIp(address)| address),
                 name_servers,
-                odd_endpoints,
-                endpoints,
-                departures: match settings.pass_departures {
-                    true => Departures::Passed,
-                    false => Departures::Answered,
+                nonstandard_endpoints: odd_endpoints,
+                endpoint_scope: endpoints,
+                deviations: match settings.pass_deviations {
+                    true => Deviations::Passed,
+                    false => Deviations::Answered,
                 },
                 ..ZoneSettings::default()
             },
@@ -231,11 +235,11 @@ impl Config {
             rate_limit: settings.rate_limit.unwrap_or(DEFAULT_RATE_LIMIT),
             network_policy: settings.network_policy.unwrap_or_default(),
             serve,
-            listen: each(settings.listen, |Socket(address)| address),
+            listen: unwrap_each(settings.listen, |ListenAddress(address)| address),
             upstreams,
             admin: settings
                 .admin
-                .map_or(DEFAULT_ADMIN, |Socket(address)| address),
+                .map_or(DEFAULT_ADMIN, |ListenAddress(address)| address),
             stale_after: settings.stale_after.unwrap_or_default().0,
             bpffs: settings.bpffs.unwrap_or(BPFFS.into()),
             persistence: match settings.persist {
@@ -247,68 +251,68 @@ impl Config {
     }
 }
 
-/// Where the objects come from.
-fn source(settings: &Settings) -> anyhow::Result<Source> {
+/// The source of objects.
+fn object_source(settings: &RunSettings) -> anyhow::Result<SourceConfig> {
     let is_kubernetes = settings.kubernetes || settings.kubeconfig.is_some();
     match (&settings.manifests, is_kubernetes) {
         (Some(_), true) => {
-            bail!("--manifests and --kubernetes are two sources of objects: give one of them")
+            bail!("--manifests and --kubernetes are two sources of objects: give only one of them")
         }
         (Some(path), false) => {
-            if let Some(flag) = settings.kubernetes_only() {
+            if let Some(flag) = settings.first_kubernetes_setting() {
                 bail!("{flag} is about the Kubernetes API: give it together with --kubernetes");
             }
-            Ok(Source::Manifests(path.clone()))
+            Ok(SourceConfig::Manifests(path.clone()))
         }
         (None, false) => bail!(
             "no source of Kubernetes objects: give --kubernetes for the cluster's API, or --manifests PATH, a file or directory of objects in YAML or JSON"
         ),
-        (None, true) => kubernetes(settings).map(Source::Kubernetes),
+        (None, true) => kubernetes_config(settings).map(SourceConfig::Kubernetes),
     }
 }
 
-fn kubernetes(settings: &Settings) -> anyhow::Result<Kubernetes> {
+fn kubernetes_config(settings: &RunSettings) -> anyhow::Result<KubernetesConfig> {
     let without_corefile = match settings.trust_zone {
         true => WithoutCorefile::Trust,
         false => WithoutCorefile::Pass,
     };
     if without_corefile == WithoutCorefile::Pass
-        && let Some(flag) = settings.corefile_says()
+        && let Some(flag) = settings.first_corefile_setting()
     {
         bail!(
-            "{flag} is taken from CoreDNS's Corefile: leave it out, or give --trust-zone to answer as the flags say where no Corefile is found"
+            "{flag} is taken from CoreDNS's Corefile: leave it out, or give --trust-zone to answer by the flags when no Corefile is found"
         );
     }
     let key = |given: &Option<ObjectName>, name: &str| match given {
         Some(ObjectName(key)) => key.clone(),
-        None => Key::new("kube-system", name),
+        None => ObjectKey::new("kube-system", name),
     };
     let serves = match (&settings.serve, settings.serve_dns_endpoints) {
         (Some(_), true) => bail!(
-            "--serve and --serve-dns-endpoints contradict each other: the one names the addresses, the other finds them"
+            "--serve and --serve-dns-endpoints contradict each other: give the addresses with --serve, or let them be found"
         ),
-        (Some(_), false) => Serves::Given,
-        (None, true) => Serves::ServiceAndEndpoints,
-        (None, false) => Serves::Service,
+        (Some(_), false) => DnsAddresses::Given,
+        (None, true) => DnsAddresses::ServiceAndEndpoints,
+        (None, false) => DnsAddresses::Service,
     };
     if settings.daemon_set.is_some() && !settings.persist {
         bail!(
-            "--daemon-set says when hooks don't stay over a stop: give --persist too, or leave it out"
+            "--daemon-set has an effect only with --persist: give --persist too, or leave --daemon-set out"
         );
     }
-    if settings.ignore_empty_service && settings.endpoints == Some(Endpoints::Headless) {
+    if settings.ignore_empty_service && settings.endpoints == Some(EndpointScope::Headless) {
         bail!(
-            "--ignore-empty-service needs to know all endpoints: give --endpoints all, or leave it out"
+            "--ignore-empty-service needs all endpoints: give --endpoints all, or leave --ignore-empty-service out"
         );
     }
-    Ok(Kubernetes {
+    Ok(KubernetesConfig {
         kubeconfig: settings.kubeconfig.clone(),
         node_name: settings.node_name.clone(),
         corefile: key(&settings.corefile, "coredns"),
         without_corefile,
         dns_service: key(&settings.dns_service, "kube-dns"),
-        serves,
-        cluster_dns: servers(settings.cluster_dns.clone()),
+        dns_addresses: serves,
+        cluster_dns: upstream_addresses(settings.cluster_dns.clone()),
         max_age: settings.max_age.unwrap_or_default().0,
         daemon_set: settings
             .daemon_set
@@ -317,9 +321,9 @@ fn kubernetes(settings: &Settings) -> anyhow::Result<Kubernetes> {
     })
 }
 
-/// A whole cluster domain can't be passed, and what is outside all of them is
-/// passed anyway, but for reverse names: known addresses have one in any network.
-fn check_passed(name: &Name, cluster_domains: &[Name]) -> anyhow::Result<()> {
+/// Refuses to delegate a whole cluster domain, or a name outside all cluster domains, which passes
+/// anyway. Reverse names are accepted, because known addresses have one in any network.
+fn check_delegated_name(name: &Name, cluster_domains: &[Name]) -> anyhow::Result<()> {
     if let Some(domain) = cluster_domains
         .iter()
         .find(|domain| domain.is_at_or_below(name))
@@ -337,26 +341,26 @@ fn check_passed(name: &Name, cluster_domains: &[Name]) -> anyhow::Result<()> {
         .any(|domain| name.is_at_or_below(domain));
     if !is_inside && !is_reverse {
         bail!(
-            "--pass {name} is below no --cluster-domain: such names are passed on anyway, leave it out"
+            "--pass {name} is below no --cluster-domain: queries for such names pass anyway, so leave it out"
         );
     }
     Ok(())
 }
 
-fn networks(given: Option<Vec<Network>>) -> Vec<IpNet> {
-    each(given, |Network(network)| network)
+fn networks(given: Option<Vec<Cidr>>) -> Vec<IpNet> {
+    unwrap_each(given, |Cidr(network)| network)
 }
 
-fn servers(given: Option<Vec<Upstream>>) -> Vec<SocketAddr> {
-    each(given, |Upstream(address)| address)
+fn upstream_addresses(given: Option<Vec<Upstream>>) -> Vec<SocketAddr> {
+    unwrap_each(given, |Upstream(address)| address)
 }
 
-/// What is inside each value of a repeatable setting.
-fn each<T, U>(given: Option<Vec<T>>, inside: impl FnMut(T) -> U) -> Vec<U> {
+/// Unwraps each value of a repeatable setting.
+fn unwrap_each<T, U>(given: Option<Vec<T>>, inside: impl FnMut(T) -> U) -> Vec<U> {
     given.unwrap_or_default().into_iter().map(inside).collect()
 }
 
-fn addresses_of(sockets: &[SocketAddr]) -> impl Iterator<Item = IpAddr> {
+fn ip_addresses(sockets: &[SocketAddr]) -> impl Iterator<Item = IpAddr> {
     sockets.iter().map(|socket| socket.ip().to_canonical())
 }
 

@@ -1,5 +1,5 @@
-//! Files that an operator names: regular ones, read whole within a bound, and without waiting for
-//! another process.
+//! Reads files that an operator names: regular files only, whole, up to a size limit, and without
+//! blocking on another process.
 
 use std::{
     fs::{self, File, FileType, Metadata, OpenOptions},
@@ -8,50 +8,51 @@ use std::{
     path::Path,
 };
 
-/// Bytes of the largest file of settings that is read: `--config`, `--kubeconfig`.
+/// Largest `--config` and `--kubeconfig` file, in bytes.
 pub(crate) const MAX_SETTINGS: u64 = 1 << 20;
 
-/// The text of a regular file of at most `most` bytes. A link to one counts as one.
+/// The text of a regular file of at most `max_bytes` bytes. Symbolic links are followed.
 ///
 /// # Errors
-/// What the system says; and when it is a FIFO, a device or the like, is larger, or is not UTF-8.
-pub(crate) fn read_text(path: &Path, most: u64) -> io::Result<String> {
-    // Opening a device may already do something.
-    check(&fs::metadata(path)?, most)?;
-    let file = open(path)?;
-    // Another one may stand there by now.
-    check(&file.metadata()?, most)?;
+/// I/O errors; and when the file is not a regular one, is larger than that, or is not UTF-8.
+pub(crate) fn read_text(path: &Path, max_bytes: u64) -> io::Result<String> {
+    // Checked before opening, because opening a device may have effects.
+    check_metadata(&fs::metadata(path)?, max_bytes)?;
+    let file = open_nonblocking(path)?;
+    // Checked again, because the path may name another file by now.
+    check_metadata(&file.metadata()?, max_bytes)?;
     let mut bytes = Vec::new();
-    // It may grow meanwhile, and what /proc holds has no size.
-    file.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        return Err(too_large(most));
+    // Read up to the limit, because a file may grow, and files in /proc have size 0.
+    file.take(max_bytes + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max_bytes {
+        return Err(too_large(max_bytes));
     }
-    String::from_utf8(bytes).map_err(|error| refused(format!("it is not UTF-8: {error}")))
+    String::from_utf8(bytes).map_err(|error| invalid_input(format!("it is not UTF-8: {error}")))
 }
 
-/// Opens a file without waiting for whoever writes a FIFO.
-fn open(path: &Path) -> io::Result<File> {
+/// Opens a file without waiting for the writer of a FIFO.
+fn open_nonblocking(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
 }
 
-fn check(metadata: &Metadata, most: u64) -> io::Result<()> {
+fn check_metadata(metadata: &Metadata, max_bytes: u64) -> io::Result<()> {
     if !metadata.is_file() {
-        let kind = kind(metadata.file_type());
-        return Err(refused(format!(
+        let kind = kind_name(metadata.file_type());
+        return Err(invalid_input(format!(
             "it is {kind}, and only regular files are read"
         )));
     }
-    match metadata.len() > most {
-        true => Err(too_large(most)),
-        false => Ok(()),
+    if metadata.len() > max_bytes {
+        Err(too_large(max_bytes))
+    } else {
+        Ok(())
     }
 }
 
-fn kind(kind: FileType) -> &'static str {
+fn kind_name(kind: FileType) -> &'static str {
     if kind.is_dir() {
         "a directory"
     } else if kind.is_fifo() {
@@ -61,15 +62,15 @@ fn kind(kind: FileType) -> &'static str {
     } else if kind.is_char_device() || kind.is_block_device() {
         "a device"
     } else {
-        "no regular file"
+        "not a regular file"
     }
 }
 
-fn too_large(most: u64) -> io::Error {
-    refused(format!("it is larger than {most} bytes"))
+fn too_large(max_bytes: u64) -> io::Error {
+    invalid_input(format!("it is larger than {max_bytes} bytes"))
 }
 
-fn refused(reason: String) -> io::Error {
+fn invalid_input(reason: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, reason)
 }
 
@@ -95,13 +96,13 @@ mod tests {
         for name in ["text", "link"] {
             assert_eq!(read_text(&at(name), 5).unwrap(), "12345");
         }
-        // It has no size.
+        // Its size is 0.
         assert!(
             !read_text(Path::new("/proc/self/status"), 1 << 20)
                 .unwrap()
                 .is_empty()
         );
-        for (name, most, reason) in [
+        for (name, max_bytes, reason) in [
             ("text", 4, "larger than 4 bytes"),
             ("zero", 5, "a device"),
             ("fifo", 5, "a FIFO"),
@@ -110,7 +111,7 @@ mod tests {
             ("dangling", 5, "No such file"),
             ("binary", 5, "not UTF-8"),
         ] {
-            let error = read_text(&at(name), most).unwrap_err().to_string();
+            let error = read_text(&at(name), max_bytes).unwrap_err().to_string();
             assert!(error.contains(reason), "{name}: {error}");
         }
         let error = read_text(Path::new("/proc/self/status"), 5).unwrap_err();

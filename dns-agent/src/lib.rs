@@ -1,9 +1,9 @@
 //! Zerohop's agent.
 //!
-//! A *source* yields Kubernetes objects ([`source`]), pure code turns them into
-//! records ([`cluster`], [`zone`]), and two *planes* serve them: the kernel's
-//! tables ([`datapath`]) and the resolver ([`resolver`]). [`agent`] runs them,
-//! [`config`] says how, [`admin`] tells what they do, [`check`] whether a node can.
+//! A *source* reads Kubernetes objects ([`source`]). Pure code turns objects into records
+//! ([`cluster`], [`zone`]). Two *planes* answer queries from the records: the kernel plane
+//! ([`datapath`]) and the user plane ([`resolver`]). [`agent`] runs the tasks, [`config`] is their
+//! configuration, [`admin`] reports their state, and [`check`] tests whether a node supports them.
 
 pub mod admin;
 pub mod agent;

@@ -10,9 +10,9 @@ use clap::Parser;
 use dns_agent::{
     admin,
     agent::{Agent, threads::drop_capabilities},
-    check::{self, Asked, Verdict},
+    check::{self, CheckRequest, CheckVerdict},
     config::{
-        CheckArgs, Cli, Command, Config, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs,
+        AgentCommand, CheckArgs, Cli, Config, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs,
     },
     datapath::{self, interfaces::Devices},
 };
@@ -25,46 +25,48 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = runtime(&cli.command)
+    let result = runtime(&cli.command)
         .context("can't start the runtime")
-        .and_then(|runtime| runtime.block_on(act(cli.command)));
-    match done {
+        .and_then(|runtime| runtime.block_on(run_command(cli.command)));
+    match result {
         Ok(code) => code,
         Err(error) => {
-            // Whoever closed the terminal doesn't want to know.
+            // A closed terminal is no error.
             let _ = writeln!(io::stderr(), "dns-agent: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// A runtime whose threads have only what the command needs.
-fn runtime(command: &Command) -> io::Result<Runtime> {
+/// A runtime whose worker threads have no capabilities while the agent runs.
+fn runtime(command: &AgentCommand) -> io::Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
     builder.enable_all().thread_name("worker");
-    if let Command::Run(_) = command {
+    if let AgentCommand::Run(_) = command {
         builder.on_thread_start(|| {
             if let Err(error) = drop_capabilities() {
-                tracing::warn!("a thread keeps capabilities that it doesn't need: {error}");
+                tracing::warn!(
+                    "a worker thread can't drop its capabilities and keeps them: {error}"
+                );
             }
         });
     }
     builder.build()
 }
 
-async fn act(command: Command) -> anyhow::Result<ExitCode> {
+async fn run_command(command: AgentCommand) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run(args) => run(*args).await?,
-        Command::Check(args) => return check(*args).await,
-        Command::Status(args) => status(args).await?,
-        Command::Lookup(args) => lookup(args).await?,
-        Command::Dump(args) => dump(args).await?,
-        Command::Detach(args) => detach(args).await?,
+        AgentCommand::Run(args) => run(*args).await?,
+        AgentCommand::Check(args) => return check(*args).await,
+        AgentCommand::Status(args) => status(args).await?,
+        AgentCommand::Lookup(args) => lookup(args).await?,
+        AgentCommand::Dump(args) => dump(args).await?,
+        AgentCommand::Detach(args) => detach(args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Serves until told to end.
+/// Runs the agent until SIGTERM, SIGINT or SIGHUP.
 async fn run(args: RunArgs) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -78,25 +80,25 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .init();
-    // Heard from the first moment on: as process 1 of a container it would have no effect else.
+    // Installed first: without a handler the kernel ignores SIGTERM for process 1 of a container.
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_on_signal(shutdown.clone())?);
     let config = Config::from_args(args)?;
     let agent = tokio::select! {
-        agent = Agent::begin(config) => agent?,
+        agent = Agent::spawn(config) => agent?,
         () = shutdown.cancelled() => {
             tracing::info!("stopped");
             return Ok(());
         }
     };
-    // From here on this thread only waits.
+    // This thread only waits from here on.
     drop_capabilities().context("can't give up the capabilities")?;
     agent.run(shutdown).await
 }
 
-/// Prints what will work on this node. Fails when something won't.
+/// Prints what works on this node. The exit status is 1 when something does not.
 async fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
-    let asked = Asked::from(args.run.settings()?);
+    let asked = CheckRequest::from(args.run.settings()?);
     let report = check::check(&asked).await;
     let text = if args.json {
         serde_json::to_string_pretty(&report)? + "\n"
@@ -105,12 +107,12 @@ async fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
     };
     print(text.as_bytes())?;
     match report.verdict {
-        Verdict::Works | Verdict::Limited => Ok(ExitCode::SUCCESS),
-        Verdict::Fails => Ok(ExitCode::FAILURE),
+        CheckVerdict::Works | CheckVerdict::Limited => Ok(ExitCode::SUCCESS),
+        CheckVerdict::Fails => Ok(ExitCode::FAILURE),
     }
 }
 
-/// Prints what the running agent says of itself.
+/// Prints the status of the running agent.
 async fn status(args: StatusArgs) -> anyhow::Result<()> {
     let status = admin::client::status(args.admin.0).await?;
     let text = if args.json {
@@ -122,7 +124,7 @@ async fn status(args: StatusArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints what the running agent would answer.
+/// Prints the running agent's answer to a question, and how it comes about.
 async fn lookup(args: LookupArgs) -> anyhow::Result<()> {
     let lookup = admin::client::lookup(args.admin.0, &args.name.0, args.rtype.0).await?;
     let text = if args.json {
@@ -139,41 +141,42 @@ async fn dump(args: DumpArgs) -> anyhow::Result<()> {
     let zone = args.zone.as_ref().map(|zone| &zone.0);
     let mut text = admin::client::dump(args.admin.0, zone).await?;
     while let Some(piece) = text.next().await? {
-        if print(&piece)? == Reader::Gone {
+        if print(&piece)? == OutputReader::Gone {
             break;
         }
     }
     Ok(())
 }
 
-/// Takes off what agents have left on this node.
+/// Removes the hooks and pins that agents left on this node.
 async fn detach(args: DetachArgs) -> anyhow::Result<()> {
     let mut devices = Devices::default();
-    let taken_off = datapath::detach(&args.bpffs, devices.list().await?)?;
-    let text: String = match taken_off.is_empty() {
-        true => "nothing of ours is on this node\n".to_owned(),
-        false => taken_off
+    let removed = datapath::detach(&args.bpffs, devices.list().await?)?;
+    let text: String = if removed.is_empty() {
+        "no hook or pin of Zerohop is on this node\n".to_owned()
+    } else {
+        removed
             .iter()
-            .map(|what| format!("taken off: {what}\n"))
-            .collect(),
+            .map(|what| format!("removed: {what}\n"))
+            .collect()
     };
     print(text.as_bytes())?;
     Ok(())
 }
 
-/// Who reads what is printed.
+/// Whether anything still reads the standard output.
 #[derive(PartialEq, Eq)]
-enum Reader {
+enum OutputReader {
     There,
-    /// As when `head` has seen enough: no error, and no reason to go on.
+    /// The pipe is closed, as by `head`: no error, but a reason to stop.
     Gone,
 }
 
-fn print(text: &[u8]) -> anyhow::Result<Reader> {
+fn print(text: &[u8]) -> anyhow::Result<OutputReader> {
     let mut out = io::stdout().lock();
     match out.write_all(text).and_then(|()| out.flush()) {
-        Ok(()) => Ok(Reader::There),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Ok(()) => Ok(OutputReader::There),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(OutputReader::Gone),
         Err(error) => Err(error).context("can't write to the standard output"),
     }
 }

@@ -1,8 +1,8 @@
-//! How much memory it takes to dump the records of a large cluster.
+//! The memory needed to dump the records of a large cluster.
 //!
-//! A test program of its own, because it counts what is allocated.
+//! This is a separate test program because it counts allocations.
 
-mod counted;
+mod counting_allocator;
 
 use std::{fmt::Write as _, fs, time::Duration};
 
@@ -10,19 +10,19 @@ use clap::Parser as _;
 use dns_agent::{
     admin::client,
     agent::Agent,
-    config::{Cli, Command, Config},
+    config::{AgentCommand, Cli, Config},
 };
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 const SERVICES: usize = 20_000;
-/// What a few pieces take, and the connections. All names would take 20 MB.
+/// Limit in bytes for a few pieces of the dump and the connections. All names would take 20 MB.
 const FEW_PIECES: usize = 3 << 20;
-/// How long anything may take.
+/// After this time the test fails instead of waiting longer.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 #[tokio::test]
-async fn a_dump_takes_little_memory_however_long_it_is() {
+async fn a_dump_of_any_length_takes_little_memory() {
     let folder = tempfile::tempdir().unwrap();
     let mut objects = String::new();
     for number in 0..SERVICES {
@@ -40,14 +40,14 @@ async fn a_dump_takes_little_memory_however_long_it_is() {
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(running.run(shutdown.clone()));
 
-    let before = counted::now();
-    counted::take_peak();
-    // Nothing of it is ever read.
+    let before = counting_allocator::bytes_in_use();
+    counting_allocator::take_peak();
+    // A client that never reads its dump.
     let mut silent = TcpStream::connect(admin).await.unwrap();
     let request = b"GET /dump HTTP/1.1\r\nhost: localhost\r\n\r\n";
     silent.write_all(request).await.unwrap();
     let length = timeout(PATIENCE, read(admin)).await.expect("it stalls");
-    let peak = counted::take_peak() - before;
+    let peak = counting_allocator::take_peak() - before;
     println!("{length} bytes of records, {peak} bytes of memory");
     assert!(length > 2 * FEW_PIECES, "{length}");
     assert!(peak < FEW_PIECES, "{peak}");
@@ -57,7 +57,7 @@ async fn a_dump_takes_little_memory_however_long_it_is() {
     running.await.unwrap().unwrap();
 }
 
-/// Reads a whole dump; says how long it is.
+/// Reads a whole dump, and returns its length in bytes.
 async fn read(admin: std::net::SocketAddr) -> usize {
     let mut text = client::dump(admin, None).await.unwrap();
     let mut length = 0;
@@ -72,7 +72,7 @@ fn config(manifests: &std::path::Path) -> Config {
     let reverse = ["--reverse", "10.96.0.0/16"];
     let fixed = ["dns-agent", "run", "--admin", "127.0.0.1:0", "--manifests"];
     let flags = fixed.iter().chain([&manifests]).chain(&reverse);
-    let Command::Run(args) = Cli::try_parse_from(flags).unwrap().command else {
+    let AgentCommand::Run(args) = Cli::try_parse_from(flags).unwrap().command else {
         panic!("not a run command");
     };
     Config::from_args(*args).unwrap()

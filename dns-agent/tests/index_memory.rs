@@ -1,55 +1,57 @@
-//! How much memory the objects of a large cluster take.
+//! The memory that the objects of a large cluster take.
 //!
-//! A test program of its own, because it counts what is allocated.
+//! This is a separate test program because it counts allocations.
 
-mod counted;
+mod counting_allocator;
 
 use dns_agent::{
-    cluster::{Endpoints, Index, Object, ZoneSettings},
+    cluster::{EndpointScope, Index, Object, ZoneSettings},
     source::Feed,
 };
 use serde_json::{Value, json};
 
-/// Half of them headless, each with five endpoints.
+/// Number of Services. Half of them are headless; each has five endpoints.
 const SERVICES: usize = 10_000;
 
 #[test]
 fn an_index_takes_little_memory() {
-    for (endpoints, for_each_service) in [(Endpoints::Headless, 900), (Endpoints::All, 1_800)] {
-        let before = counted::now();
+    for (endpoints, for_each_service) in
+        [(EndpointScope::Headless, 900), (EndpointScope::All, 1_800)]
+    {
+        let before = counting_allocator::bytes_in_use();
         let settings = ZoneSettings {
-            endpoints,
+            endpoint_scope: endpoints,
             ..ZoneSettings::default()
         };
         let mut index = Index::new(settings, 1);
         let namespace = json!({"metadata": {"name": "shop"}});
-        index.apply(Feed::Namespaces, namespace_of(namespace));
-        tell(&mut index, endpoints);
-        let octets = counted::now() - before;
-        println!("{endpoints:?}: {octets} octets for {SERVICES} services");
-        assert!(octets < for_each_service * SERVICES, "{octets}");
+        index.apply_object(Feed::Namespaces, namespace_of(namespace));
+        list_objects(&mut index, endpoints);
+        let bytes = counting_allocator::bytes_in_use() - before;
+        println!("{endpoints:?}: {bytes} bytes for {SERVICES} services");
+        assert!(bytes < for_each_service * SERVICES, "{bytes}");
 
-        counted::take_peak();
-        tell(&mut index, endpoints);
-        let peak = counted::take_peak() - before;
-        println!("{endpoints:?}: {peak} octets at most while all is told again");
-        assert!(peak < octets * 3 / 2, "{peak}");
+        counting_allocator::take_peak();
+        list_objects(&mut index, endpoints);
+        let peak = counting_allocator::take_peak() - before;
+        println!("{endpoints:?}: at most {peak} bytes while all objects are listed again");
+        assert!(peak < bytes * 3 / 2, "{peak}");
     }
 }
 
-/// Lists of all objects.
-fn tell(index: &mut Index, endpoints: Endpoints) {
+/// Lists all objects into the index.
+fn list_objects(index: &mut Index, endpoints: EndpointScope) {
     for feed in [Feed::Services, Feed::SLICES] {
-        index.listing(feed);
+        index.begin_list(feed);
     }
     for number in 0..SERVICES {
-        index.apply(Feed::Services, service(number));
-        if endpoints == Endpoints::All || is_headless(number) {
-            index.apply(Feed::SLICES, slice(number));
+        index.apply_object(Feed::Services, service(number));
+        if endpoints == EndpointScope::All || is_headless(number) {
+            index.apply_object(Feed::SLICES, slice(number));
         }
     }
     for feed in [Feed::Services, Feed::SLICES] {
-        index.listed(feed);
+        index.end_list(feed);
     }
     index.take_changes();
 }
@@ -64,9 +66,10 @@ fn namespace_of(value: Value) -> Object {
 }
 
 fn service(number: usize) -> Object {
-    let address = match is_headless(number) {
-        true => "None".to_owned(),
-        false => format!("10.96.{}.{}", number / 250, number % 250),
+    let address = if is_headless(number) {
+        "None".to_owned()
+    } else {
+        format!("10.96.{}.{}", number / 250, number % 250)
     };
     let service: k8s_openapi::api::core::v1::Service = serde_json::from_value(json!({
         "metadata": {"namespace": "shop", "name": format!("service-{number}")},

@@ -1,42 +1,41 @@
-//! How much memory it takes to read a large list.
+//! The memory needed to read a large list.
 //!
-//! A test program of its own, because it counts what is allocated.
+//! This is a separate test program because it counts allocations.
 
-// Not everything of it is needed here.
 #[expect(dead_code, reason = "shared with the tests of the source")]
 #[path = "../src/source/kubernetes/tests/fake.rs"]
 mod fake;
 
-mod counted;
+mod counting_allocator;
 
 use dns_agent::{
-    cluster::Endpoints,
+    cluster::EndpointScope,
     source::{
         Event, Feed,
-        kubernetes::{Kubernetes, Options},
+        kubernetes::{KubernetesSource, SourceOptions},
     },
 };
-use fake::{Asked, FakeApi};
+use fake::{FakeApi, PendingRequest};
 use kube::Client;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-/// As many as a large cluster has.
+/// Number of slices of a large cluster.
 const SLICES: usize = 50_000;
-/// The octets of a piece of the body, as hyper reads them.
+/// Size in bytes of a piece of the body, as hyper reads it.
 const PIECE: usize = 16 << 10;
 
 #[tokio::test]
-async fn a_list_takes_little_memory_however_long_it_is() {
+async fn a_list_of_any_length_takes_little_memory() {
     let (router, mut api) = FakeApi::new();
-    // What waits to be received takes memory too.
+    // A small channel, because waiting events take memory too.
     let (sender, mut events) = mpsc::channel(16);
     let client = Client::new(router, "default");
-    let options = Options {
-        endpoints: Endpoints::All,
-        ..Options::default()
+    let options = SourceOptions {
+        endpoints: EndpointScope::All,
+        ..SourceOptions::default()
     };
-    let _source = Kubernetes::start(client, &options, sender);
+    let _source = KubernetesSource::start(client, &options, sender);
     api.next().await.refuse(404, "NotFound", "no version");
     let mut asked = Vec::new();
     for _ in 0..3 {
@@ -48,31 +47,31 @@ async fn a_list_takes_little_memory_however_long_it_is() {
         .position(|list| list.path.ends_with("/endpointslices"));
     let list = asked.swap_remove(slices.unwrap());
 
-    let before = counted::now();
-    counted::take_peak();
+    let before = counting_allocator::bytes_in_use();
+    counting_allocator::take_peak();
     let body = tokio::spawn(write(list));
     let mut applied = 0;
     loop {
         match events.recv().await.unwrap() {
             Event::Applied { .. } => applied += 1,
-            Event::Listed(feed) => {
+            Event::ListEnded(feed) => {
                 assert_eq!(feed, Feed::SLICES);
                 break;
             }
-            Event::Listing(_) => {}
+            Event::ListStarted(_) => {}
             other => panic!("{other:?}"),
         }
     }
     assert_eq!(applied, SLICES);
-    let peak = counted::take_peak() - before;
+    let peak = counting_allocator::take_peak() - before;
     let body = body.await.unwrap();
-    println!("{peak} octets allocated at most, for a body of {body} octets");
+    println!("at most {peak} bytes allocated for a body of {body} bytes");
     assert!(peak < 1 << 20, "{peak}");
     assert!(body > 100 * peak, "{body}");
 }
 
-/// Writes the list's body. Its length.
-async fn write(list: Asked) -> usize {
+/// Writes the list's body, and returns its length in bytes.
+async fn write(list: PendingRequest) -> usize {
     let body = list.open();
     let template = slice();
     let mut length = 0;
@@ -93,7 +92,8 @@ async fn write(list: Asked) -> usize {
     length + piece.len()
 }
 
-/// A slice of ten endpoints, as Kubernetes' own controller writes them, of the Service with an index.
+/// A slice of ten endpoints in the form that the Kubernetes controller writes. `INDEX` stands for
+/// the Service's number.
 fn slice() -> String {
     let endpoints: Vec<_> = (0..10)
         .map(|endpoint| {

@@ -1,54 +1,54 @@
-//! The directory: from a name's hash to its record.
+//! The directory: from a name's hash to the number of its record.
 //!
-//! A bucket is one cache line of eight words; a name stands in one of two buckets. The
-//! words are the only thing that readers and the writer touch at the same time:
+//! A bucket is one cache line of eight words. A name's word stands in one of two buckets. The words
+//! are the only memory that the readers and the writer access at the same time, so two rules hold:
 //!
-//! * A word is published by one 64-bit release store. A reader takes it by one 64-bit
-//!   load and derives tag and record from that value, so it sees the record as it was
-//!   when the word was stored.
-//! * A word never moves inside its bucket, and its last word is empty only when no name
-//!   had to go from this bucket to its second one: a miss may stop there.
+//! * The writer publishes a word by one 64-bit release store. A reader loads the word once and
+//!   takes both tag and record number from that value. The reader therefore sees the record as it
+//!   was when the word was stored.
+//! * A word never moves inside its bucket. The last word of a bucket is empty only if no name of
+//!   this bucket stands in its second bucket, so a failed look-up may stop at an empty last word.
 
 use bytemuck::{Pod, Zeroable};
 
-/// Words in a bucket: 64 octets, a cache line.
+/// Words in a bucket: 64 bytes, one cache line.
 pub const WORDS: usize = 8;
 
-/// One bucket.
+/// A bucket: one cache line of directory words.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct Bucket {
-    /// See [`Word`].
+    /// Each is a [`DirectoryWord`].
     pub words: [u64; WORDS],
 }
 
-/// What a directory word says: `tag << 32 | record`, 0 when empty.
+/// A word of the directory: `tag << 32 | record`, or 0 if empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Word(pub u64);
+pub struct DirectoryWord(pub u64);
 
-impl Word {
-    /// Nothing stands here.
+impl DirectoryWord {
+    /// An unused word.
     pub const EMPTY: Self = Self(0);
 
-    /// Nothing stands here, but names that belong here stand in their second bucket.
-    /// No record has number 0, so no name can match it.
+    /// An unused last word of a bucket from which names have moved to their second bucket. It
+    /// matches no name, because no record has number 0.
     pub const OVERFLOWED: Self = Self(0xffff_ffff_0000_0000);
 
-    /// The word for a record, by its number (never 0).
+    /// The word of a record. `record` is its number, never 0.
     #[inline(always)]
     #[must_use]
     pub const fn new(tag: u32, record: u32) -> Self {
         Self((tag as u64) << 32 | record as u64)
     }
 
-    /// See [`crate::names::NameHash::tag`].
+    /// The tag of the name: [`crate::names::NameHash::tag`].
     #[inline(always)]
     #[must_use]
     pub const fn tag(self) -> u32 {
         (self.0 >> 32) as u32
     }
 
-    /// The record's number; see [`crate::records::place`]. 0: none.
+    /// The number of the record ([`crate::records::record_location`]), or 0 if there is none.
     #[inline(always)]
     #[must_use]
     pub const fn record(self) -> u32 {

@@ -1,22 +1,22 @@
 //! The contract between Zerohop's agent and its kernel program.
 //!
-//! The agent writes finished answers into memory that it shares with the
-//! kernel; the program in the kernel only reads. This crate says what that
-//! memory looks like, and nothing else: it allocates nothing and does no I/O.
+//! The agent writes finished answers into memory that it shares with the kernel. The kernel
+//! program reads that memory. This crate describes its layout and nothing else: it allocates
+//! nothing and does no I/O.
 //!
-//! A question takes this way through the tables:
+//! The kernel program answers a question in these steps:
 //!
-//! 1. [`settings`]: is the address served, is the [`Control::lease`] fresh, which
-//!    key hashes the name?
-//! 2. [`names`]: the name's keyed hash, read eight octets at a time.
-//! 3. [`directory`]: the hash picks two buckets; a word with its tag names a record.
-//! 4. [`records`]: the full name is compared, the answer's octets are copied.
-//! 5. No record: the [`settings::Suffix`] list says whether that proves that the name
-//!    does not exist.
-//! 6. However it ends, it ends as an [`outcomes::Outcome`], which is counted.
+//! 1. [`settings`]: is the destination served, is [`Control::lease`] fresh, which key hashes names?
+//! 2. [`names`]: hash the name, eight bytes at a time.
+//! 3. [`directory`]: the hash selects two buckets. A word with the name's tag gives a record
+//!    number.
+//! 4. [`records`]: compare the whole name, then copy the bytes of the answer.
+//! 5. Without a record, the list of [`settings::Suffix`]es decides whether the absence of the
+//!    record proves that the name does not exist.
+//! 6. Every packet ends as one [`outcomes::Outcome`], which is counted.
 //!
-//! All words are little-endian: the kernel program is built for little-endian
-//! machines only. Values that travel on the wire are kept as they stand there.
+//! All words are little-endian, because the kernel program is built for little-endian machines
+//! only. Values from packets keep their byte order (network order).
 
 #![no_std]
 #![forbid(unsafe_code)]

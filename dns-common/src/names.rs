@@ -1,44 +1,46 @@
-//! Names in wire form (RFC 1035 section 3.1) as the tables hold them: lower-cased, with
-//! the root octet, at most [`MAX_NAME`] octets.
+//! Names in wire form (RFC 1035 section 3.1) as the tables hold them: in lower case, with the root
+//! label, at most [`MAX_NAME`] bytes.
 
 use bytemuck::{Pod, Zeroable};
 
-/// Octets of the longest name, with the root (255: RFC 1035 section 2.3.4), in whole words.
+/// Bytes of the longest name, rounded up to whole words. RFC 1035 section 2.3.4 allows 255.
 pub const MAX_NAME: usize = 256;
 
-/// The shortest name, in octets with the root, that the kernel looks up: one word. Shorter ones pass.
+/// Bytes of the shortest name that the kernel looks up, root label included: one word. Questions
+/// for shorter names pass.
 pub const MIN_NAME: usize = 8;
 
-/// A name's words of eight octets, the last one filled up with zeros.
+/// Words of eight bytes in the longest name. The last word of a name is padded with zeros.
 pub const MAX_WORDS: usize = MAX_NAME / 8;
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
 const CASE: u64 = 0x2020_2020_2020_2020;
 
-/// The secret that picks buckets. Tenants choose names, so without it they could
-/// choose them all into one bucket.
+/// The secret key of the name hash. Tenants choose names; without a secret they could choose names
+/// that all fall into one bucket.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct HashKey {
-    /// One word for each word of a name.
+    /// The key of each word of a name.
     pub words: [u64; MAX_WORDS],
-    /// Mixes the sum; odd.
+    /// The odd factor that mixes the finished sum.
     pub finish: u64,
 }
 
-/// The hash of a name while its words go by.
+/// The state of the name hash while words are added.
 ///
-/// This is NH of UMAC (Black et al., CRYPTO '99): halves of each word are added to
-/// halves of its key and multiplied, the products are summed. For a random key two
-/// names agree with a probability of 2⁻³², and no multiplication waits for another.
-/// Bit 0x20 is set in every octet first, which makes upper and lower case equal, and a
-/// few other octets besides; a comparison of the whole name decides.
+/// This is NH of UMAC (Black et al., CRYPTO '99): the halves of each word are added to the halves
+/// of its key and multiplied; the products are summed. For a random key two names collide with a
+/// probability of 2⁻³². No multiplication waits for another one.
+///
+/// Bit 0x20 is set in every byte first, which makes upper and lower case equal, and a few other
+/// bytes too. A comparison of the whole names follows every look-up, so such collisions do no harm.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Hasher(u64);
+pub struct NameHasher(u64);
 
-impl Hasher {
-    /// Takes in the next word. `mask` covers the octets that belong to the name.
+impl NameHasher {
+    /// Adds the next word. `mask` selects the bytes that belong to the name.
     #[inline(always)]
     #[must_use]
     pub const fn add(self, word: u64, mask: u64, key: u64) -> Self {
@@ -48,7 +50,7 @@ impl Hasher {
         Self(self.0.wrapping_add(low as u64 * high as u64))
     }
 
-    /// The hash of a name whose words have all been added.
+    /// The hash, after all words of the name have been added.
     #[inline(always)]
     #[must_use]
     pub const fn finish(self, finish: u64) -> NameHash {
@@ -58,27 +60,27 @@ impl Hasher {
     }
 }
 
-/// A finished hash: which buckets, which tag.
+/// A finished hash. It selects two buckets and a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NameHash(pub u64);
 
 impl NameHash {
-    /// What a directory word holds of the hash.
+    /// The part of the hash that a directory word stores.
     #[inline(always)]
     #[must_use]
     pub const fn tag(self) -> u32 {
         (self.0 >> 32) as u32
     }
 
-    /// The bucket tried first, in a directory of `mask + 1` buckets.
+    /// The number of the first bucket, in a directory of `mask + 1` buckets.
     #[inline(always)]
     #[must_use]
     pub const fn bucket(self, mask: u32) -> u32 {
         self.0 as u32 & mask
     }
 
-    /// The bucket tried second; the first one's second is the first again, so that
-    /// [`other_bucket`] needs no name to move a word.
+    /// The number of the second bucket. [`other_bucket`] of the second bucket is the first one, so
+    /// a word can move between them without its name.
     #[inline(always)]
     #[must_use]
     pub const fn second_bucket(self, mask: u32) -> u32 {
@@ -86,22 +88,20 @@ impl NameHash {
     }
 }
 
-/// The other one of the two buckets that a word with this tag may stand in.
+/// The number of the other bucket in which a word with this tag may stand.
 #[inline(always)]
 #[must_use]
 pub const fn other_bucket(bucket: u32, tag: u32, mask: u32) -> u32 {
     (bucket ^ tag.wrapping_mul(0x5bd1_e995)) & mask
 }
 
-/// Hashes a whole name of at most [`MAX_NAME`] octets in wire form.
-///
-/// Longer names have no hash: `None`.
+/// Hashes a whole name in wire form. `None` if the name has more than [`MAX_NAME`] bytes.
 #[must_use]
 pub fn hash(name: &[u8], key: &HashKey) -> Option<NameHash> {
     if name.len() > MAX_NAME {
         return None;
     }
-    let mut hasher = Hasher::default();
+    let mut hasher = NameHasher::default();
     for (chunk, key) in name.chunks(8).zip(&key.words) {
         let mut word = [0; 8];
         word[..chunk.len()].copy_from_slice(chunk);
@@ -111,7 +111,8 @@ pub fn hash(name: &[u8], key: &HashKey) -> Option<NameHash> {
     Some(hasher.finish(key.finish))
 }
 
-/// The first zero octet of a word: a bit at its top if there is one, else 0.
+/// Marks the first zero byte of a word: the result has this byte's top bit set and no other, or is
+/// 0 if no byte is zero.
 #[inline(always)]
 #[must_use]
 pub const fn first_zero(word: u64) -> u64 {
@@ -119,28 +120,27 @@ pub const fn first_zero(word: u64) -> u64 {
     zeros & zeros.wrapping_neg()
 }
 
-/// How many octets reach from the start of the word to the one [`first_zero`] found,
-/// that one included.
+/// The number of bytes up to the zero byte that [`first_zero`] found, this byte included.
 #[inline(always)]
 #[must_use]
-pub const fn octets_to(first_zero: u64) -> u64 {
+pub const fn bytes_to(first_zero: u64) -> u64 {
     ((first_zero - 1) & ONES).wrapping_mul(ONES) >> 56
 }
 
-/// A mask over those octets.
+/// A mask of the bytes up to the zero byte that [`first_zero`] found, this byte included.
 #[inline(always)]
 #[must_use]
 pub const fn mask_to(first_zero: u64) -> u64 {
     (first_zero << 1).wrapping_sub(1)
 }
 
-/// Lower-cases the ASCII letters of eight octets. Length octets are at most 63 and
-/// letters start at 65, so a whole name in wire form can be lower-cased blindly.
+/// Converts the ASCII letters of eight bytes to lower case. It may be applied to length bytes too:
+/// they are at most 63 and letters start at 65.
 #[inline(always)]
 #[must_use]
-pub const fn lower(word: u64) -> u64 {
-    // Each octet's low seven bits are compared with 'A' and with the octet after 'Z' by
-    // a sum whose top bit says "at least"; octets with their own top bit are no letters.
+pub const fn lower_case(word: u64) -> u64 {
+    // Each byte's low seven bits are compared with 'A' and with the byte after 'Z' by a sum whose
+    // top bit means "at least". Bytes with their top bit set are not letters.
     let low = word & !HIGHS;
     let at_least_a = low + (0x80 - b'A' as u64) * ONES;
     let after_z = low + (0x80 - b'Z' as u64 - 1) * ONES;
@@ -167,32 +167,32 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn lower_is_ascii_lower_case(octets: [u8; 8]) {
-            let expected = octets.map(|octet| octet.to_ascii_lowercase());
-            proptest::prop_assert_eq!(lower(u64::from_le_bytes(octets)).to_le_bytes(), expected);
+        fn lower_case_changes_ascii_letters_only(bytes: [u8; 8]) {
+            let expected = bytes.map(|byte| byte.to_ascii_lowercase());
+            proptest::prop_assert_eq!(lower_case(u64::from_le_bytes(bytes)).to_le_bytes(), expected);
         }
 
         #[test]
-        fn first_zero_finds_it(octets: [u8; 8]) {
-            let found = first_zero(u64::from_le_bytes(octets));
-            match octets.iter().position(|octet| *octet == 0) {
+        fn first_zero_finds_the_first_zero_byte(bytes: [u8; 8]) {
+            let found = first_zero(u64::from_le_bytes(bytes));
+            match bytes.iter().position(|byte| *byte == 0) {
                 None => proptest::prop_assert_eq!(found, 0),
                 Some(at) => {
-                    proptest::prop_assert_eq!(octets_to(found), at as u64 + 1);
+                    proptest::prop_assert_eq!(bytes_to(found), at as u64 + 1);
                     proptest::prop_assert_eq!(mask_to(found), u64::MAX >> (56 - 8 * at));
                 }
             }
         }
 
         #[test]
-        fn case_does_not_change_the_hash(octets: [u8; 40]) {
-            let upper = octets.map(|octet| octet.to_ascii_uppercase());
-            let lower = octets.map(|octet| octet.to_ascii_lowercase());
+        fn case_does_not_change_the_hash(bytes: [u8; 40]) {
+            let upper = bytes.map(|byte| byte.to_ascii_uppercase());
+            let lower = bytes.map(|byte| byte.to_ascii_lowercase());
             proptest::prop_assert_eq!(hash(&upper, &KEY), hash(&lower, &KEY));
         }
 
         #[test]
-        fn the_second_bucket_leads_back(hash: u64, bits in 0u32..24) {
+        fn the_other_bucket_of_the_second_is_the_first(hash: u64, bits in 0u32..24) {
             let (hash, mask) = (NameHash(hash), (1 << bits) - 1);
             let second = hash.second_bucket(mask);
             proptest::prop_assert_eq!(other_bucket(second, hash.tag(), mask), hash.bucket(mask));
@@ -200,12 +200,12 @@ mod tests {
     }
 
     #[test]
-    fn a_zero_octet_in_every_place() {
+    fn a_zero_byte_is_found_at_every_position() {
         for at in 0..8 {
-            let mut octets = [0x80; 8];
-            octets[at] = 0;
+            let mut bytes = [0x80; 8];
+            bytes[at] = 0;
             assert_eq!(
-                octets_to(first_zero(u64::from_le_bytes(octets))),
+                bytes_to(first_zero(u64::from_le_bytes(bytes))),
                 at as u64 + 1
             );
         }

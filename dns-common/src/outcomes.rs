@@ -1,88 +1,90 @@
-//! Every way a packet can end.
+//! Every outcome that a packet can have, and the counters of outcomes.
 
-/// What became of a packet. One counter each, for each hook, [`Source`] and CPU.
+/// The outcome of one packet. There is a counter of each outcome for each hook, [`PacketSource`]
+/// and CPU.
 ///
-/// The first three are answers, the others say why a packet passed on unchanged.
+/// The first three outcomes are answers. The others are reasons why the packet passed unchanged.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
     /// Answered with data.
     Data = 0,
-    /// Answered: the name exists, the type does not (RFC 2308 section 2.2).
+    /// Answered: the name exists but has no records of the type (RFC 2308 section 2.2).
     NoData,
     /// Answered: the name does not exist (RFC 2308 section 2.1).
     NxDomain,
     /// Neither IPv4 nor IPv6, or with a VLAN tag.
     NotIp,
-    /// Shorter than its headers say, or not in one piece of memory.
+    /// Shorter than its headers say, or not contiguous in memory.
     Short,
-    /// A link-layer multicast or broadcast.
+    /// Sent by link-layer multicast or broadcast.
     Multicast,
     /// IPv4 with options.
     IpOptions,
-    /// A fragment.
+    /// An IPv4 fragment.
     Fragment,
     /// Not UDP, or IPv6 with extension headers.
     NotUdp,
-    /// To an address and port that we don't serve.
+    /// To an address and port that are not served.
     NotServed,
     /// On a network card, from a client outside the allowed networks.
     NotAllowed,
-    /// On a network card, from an address that no client has: multicast, broadcast, loopback, or one
-    /// that we serve.
-    OddSource,
-    /// On a network card, to another hardware address than the card's.
+    /// On a network card, from an address that no client has: multicast, broadcast, loopback or
+    /// served.
+    NonstandardSource,
+    /// On a network card, to a hardware address that is not the card's.
     Misdirected,
-    /// On a network card, from a client that asks more often than it may.
+    /// On a network card, from a client that exceeded the rate limit.
     OverLimit,
-    /// On a pod's veth, from an address that isn't known to be allowed to ask, while NetworkPolicies
-    /// restrict who asks.
+    /// On a pod veth, from an address that is not in CLIENTS while NetworkPolicies restrict DNS
+    /// queries.
     NotPermitted,
     /// The agent has not renewed the lease.
     LeaseStale,
-    /// The IP and UDP lengths don't agree, or the UDP checksum is missing over IPv6.
-    OddUdp,
+    /// The IP and UDP lengths differ, or the UDP checksum is missing over IPv6.
+    NonstandardUdp,
     /// A reply (QR=1).
     Reply,
-    /// An opcode other than QUERY, or header bits that a query does not have.
-    OddHeader,
-    /// QDCOUNT other than 1, or records where a query has none.
-    OddCounts,
-    /// A name longer than the kernel looks up, or shorter.
+    /// An opcode other than QUERY, or header bits that queries do not set.
+    NonstandardHeader,
+    /// QDCOUNT is not 1, or there are records in the answer or authority section.
+    NonstandardCounts,
+    /// A name that is too long or too short for the kernel program.
     NameLength,
-    /// A name that is no sequence of labels, or a compressed one.
-    OddName,
+    /// A name that is compressed, or not a sequence of labels.
+    NonstandardName,
     /// A class other than IN.
-    OddClass,
+    NonstandardClass,
     /// A meta type (ANY, AXFR, …: RFC 6895 section 3.1).
     MetaType,
-    /// An additional record that is no plain OPT of version 0 (RFC 6891).
-    OddEdns,
-    /// Octets behind the message.
-    TrailingOctets,
-    /// The name's record says that the agent must answer.
+    /// An additional record that is not an OPT record of version 0 with at most one option (RFC
+    /// 6891).
+    NonstandardEdns,
+    /// Bytes after the end of the message.
+    TrailingBytes,
+    /// The record of the name says that the question passes.
     PassMark,
-    /// Names may exist below the parent that the tables don't hold.
+    /// Names that are not in the tables may exist below the parent.
     BelowUnknown,
-    /// Another name has the same tag; the agent can tell.
+    /// Another name with the same tag was found, so whether this name has a record is unknown.
     TagCollision,
-    /// Outside the owned name space.
-    NotOwned,
-    /// The answer is longer than the client takes.
+    /// Below no authoritative suffix.
+    NotAuthoritative,
+    /// The answer is longer than the client accepts.
     TooLarge,
-    /// The packet could not be made longer.
+    /// The kernel could not resize the packet.
     NoRoom,
     /// Aggregated by segmentation offload.
     Aggregated,
-    /// The tables are not set up.
+    /// The tables are not complete yet.
     NotReady,
 }
 
 impl Outcome {
-    /// How many there are.
+    /// The number of outcomes.
     pub const COUNT: usize = Self::ALL.len();
 
-    /// All of them, in the order of their counters.
+    /// All outcomes, in the order of their counters.
     pub const ALL: [Self; 34] = [
         Self::Data,
         Self::NoData,
@@ -95,39 +97,40 @@ impl Outcome {
         Self::NotUdp,
         Self::NotServed,
         Self::NotAllowed,
-        Self::OddSource,
+        Self::NonstandardSource,
         Self::Misdirected,
         Self::OverLimit,
         Self::NotPermitted,
         Self::LeaseStale,
-        Self::OddUdp,
+        Self::NonstandardUdp,
         Self::Reply,
-        Self::OddHeader,
-        Self::OddCounts,
+        Self::NonstandardHeader,
+        Self::NonstandardCounts,
         Self::NameLength,
-        Self::OddName,
-        Self::OddClass,
+        Self::NonstandardName,
+        Self::NonstandardClass,
         Self::MetaType,
-        Self::OddEdns,
-        Self::TrailingOctets,
+        Self::NonstandardEdns,
+        Self::TrailingBytes,
         Self::PassMark,
         Self::BelowUnknown,
         Self::TagCollision,
-        Self::NotOwned,
+        Self::NotAuthoritative,
         Self::TooLarge,
         Self::NoRoom,
         Self::Aggregated,
         Self::NotReady,
     ];
 
-    /// The kernel answered.
+    /// Whether the packet was answered. Otherwise it passed.
     #[inline(always)]
     #[must_use]
     pub const fn is_answer(self) -> bool {
         (self as u32) <= Self::NxDomain as u32
     }
 
-    /// The name used in `status` and in metrics.
+    /// The name in `status` and the label value in metrics. Dashboards depend on these texts, so
+    /// they stay as they are when a variant is renamed.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -142,25 +145,25 @@ impl Outcome {
             Self::NotUdp => "not_udp",
             Self::NotServed => "not_served",
             Self::NotAllowed => "not_allowed",
-            Self::OddSource => "odd_source",
+            Self::NonstandardSource => "odd_source",
             Self::Misdirected => "misdirected",
             Self::OverLimit => "over_limit",
             Self::NotPermitted => "not_permitted",
             Self::LeaseStale => "lease_stale",
-            Self::OddUdp => "odd_udp",
+            Self::NonstandardUdp => "odd_udp",
             Self::Reply => "reply",
-            Self::OddHeader => "odd_header",
-            Self::OddCounts => "odd_counts",
+            Self::NonstandardHeader => "odd_header",
+            Self::NonstandardCounts => "odd_counts",
             Self::NameLength => "name_length",
-            Self::OddName => "odd_name",
-            Self::OddClass => "odd_class",
+            Self::NonstandardName => "odd_name",
+            Self::NonstandardClass => "odd_class",
             Self::MetaType => "meta_type",
-            Self::OddEdns => "odd_edns",
-            Self::TrailingOctets => "trailing_octets",
+            Self::NonstandardEdns => "odd_edns",
+            Self::TrailingBytes => "trailing_octets",
             Self::PassMark => "pass_mark",
             Self::BelowUnknown => "below_unknown",
             Self::TagCollision => "tag_collision",
-            Self::NotOwned => "not_owned",
+            Self::NotAuthoritative => "not_owned",
             Self::TooLarge => "too_large",
             Self::NoRoom => "no_room",
             Self::Aggregated => "aggregated",
@@ -169,33 +172,33 @@ impl Outcome {
     }
 }
 
-/// The hook a packet came in by; each has counters of its own.
+/// The kind of hook at which a packet arrived. Each has counters of its own.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     /// XDP on a network device.
     Xdp = 0,
-    /// tc ingress on a host veth.
+    /// tc ingress on a network device.
     Tc = 1,
 }
 
 impl Hook {
-    /// All of them.
+    /// Both hooks.
     pub const ALL: [Self; 2] = [Self::Xdp, Self::Tc];
 
-    /// The line that packets from `source` are counted in.
+    /// The number of the counter line of packets from `source`.
     #[inline(always)]
     #[must_use]
-    pub const fn line(self, source: Source) -> u32 {
+    pub const fn line(self, source: PacketSource) -> u32 {
         let line = match source {
-            Source::TestRun => 0,
-            Source::Veths => 1,
-            Source::Device(index) => 2 + index % DEVICES,
+            PacketSource::TestRun => 0,
+            PacketSource::Veths => 1,
+            PacketSource::Device(index) => 2 + index % COUNTED_DEVICES,
         };
-        self as u32 * (2 + DEVICES) + line
+        self as u32 * (2 + COUNTED_DEVICES) + line
     }
 
-    /// The name used in `status` and in metrics.
+    /// The name in `status` and the label value in metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -205,50 +208,54 @@ impl Hook {
     }
 }
 
-/// Where a packet came in, as far as it is counted apart.
+/// Where a packet arrived. Each source has counters of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// From nowhere: the agent itself ran the program, by BPF_PROG_TEST_RUN. The kernel then says
-    /// that the packet came in by the loopback device, which never has a hook.
+pub enum PacketSource {
+    /// The agent ran the program by BPF_PROG_TEST_RUN. The kernel then reports the loopback device
+    /// as the ingress interface. The loopback device never has a hook.
     TestRun,
-    /// From a program that is made for pods' veths, whichever. There are hundreds on a node, and they come and go.
+    /// Any pod veth. A node has hundreds of them and they come and go, so they share their
+    /// counters.
     Veths,
-    /// From any other device, by its number. Numbers that are [`DEVICES`] apart share their counters.
+    /// Another device, by its interface index. Devices whose indexes differ by a multiple of
+    /// [`COUNTED_DEVICES`] share their counters.
     Device(u32),
 }
 
-/// The number of the loopback device in every network namespace (Linux: `LOOPBACK_IFINDEX`).
-pub const LOOPBACK: u32 = 1;
+/// The interface index of the loopback device in every network namespace (`LOOPBACK_IFINDEX` in
+/// Linux).
+pub const LOOPBACK_INDEX: u32 = 1;
 
-/// How many other devices are counted apart. They are among the first of a node, so
-/// that two of them hardly ever share a line.
-pub const DEVICES: u32 = 64;
+/// Counter lines for devices other than veths. Such devices are created when a node starts and have
+/// small indexes, so two of them rarely share a line.
+pub const COUNTED_DEVICES: u32 = 64;
 
-/// Counters of all outcomes, in their order, with room up to a power of two: so the verifier sees
-/// with one instruction that none is outside.
-pub type Counters = [u64; 64];
+/// A line of counters, one for each outcome. Its length is a power of two, so that one mask bounds
+/// an offset for the verifier.
+pub type OutcomeCounters = [u64; 64];
 
-/// Nothing was counted.
-pub const NOTHING_COUNTED: Counters = [0; 64];
+/// A line of counters that are all zero.
+pub const NO_COUNTS: OutcomeCounters = [0; 64];
 
-/// How many lines of counters there are for each CPU.
-pub const LINES: u32 = Hook::ALL.len() as u32 * (2 + DEVICES);
+/// Counter lines per CPU.
+pub const COUNTER_LINES: u32 = Hook::ALL.len() as u32 * (2 + COUNTED_DEVICES);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn all_is_in_the_order_of_the_counters() {
+    fn outcomes_are_listed_in_the_order_of_their_counters() {
         for (at, outcome) in Outcome::ALL.iter().enumerate() {
             assert_eq!(*outcome as usize, at, "{}", outcome.name());
         }
     }
+
     #[test]
-    fn lines_are_shared_by_devices_with_the_same_remainder_only() {
-        let mut is_taken = [false; LINES as usize];
-        let sources = [Source::TestRun, Source::Veths].into_iter();
-        let sources = sources.chain((2..2 + DEVICES).map(Source::Device));
+    fn only_devices_with_the_same_remainder_share_a_counter_line() {
+        let mut is_taken = [false; COUNTER_LINES as usize];
+        let sources = [PacketSource::TestRun, PacketSource::Veths].into_iter();
+        let sources = sources.chain((2..2 + COUNTED_DEVICES).map(PacketSource::Device));
         for hook in Hook::ALL {
             for source in sources.clone() {
                 let line = &mut is_taken[hook.line(source) as usize];
@@ -256,8 +263,9 @@ mod tests {
             }
         }
         assert!(is_taken.iter().all(|taken| *taken));
-        let [near, far] = [2, 2 + DEVICES].map(|index| Hook::Tc.line(Source::Device(index)));
+        let [near, far] =
+            [2, 2 + COUNTED_DEVICES].map(|index| Hook::Tc.line(PacketSource::Device(index)));
         assert_eq!(near, far);
-        assert!(Outcome::COUNT <= size_of::<Counters>() / size_of::<u64>());
+        assert!(Outcome::COUNT <= size_of::<OutcomeCounters>() / size_of::<u64>());
     }
 }

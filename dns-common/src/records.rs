@@ -1,56 +1,56 @@
-//! Records: everything the kernel needs to answer for one existing name.
+//! Records: what the kernel needs to answer questions for one existing name.
 //!
 //! ```text
-//!   0 ┌ name_len flags slot zone too_large hash
-//!  16 │ answers: three of 16 octets
-//!  64 ├ name, filled up to a multiple of eight with zeros
-//!     ├ with the flag CHILDREN: the children's answers, three of 16 octets
-//!     ├ the answers' octets, each as it follows the question
-//!     └ filled up to a multiple of 64
+//!   0 ┌ name_length flags slot zone too_large hash
+//!  16 │ three stored answers of 16 bytes
+//!  64 ├ the name, padded with zeros to a multiple of eight bytes
+//!     ├ with the flag COMPUTED_NAMES: three more stored answers of 16 bytes, for the computed names
+//!     ├ the bytes of the answers, each as it follows the question
+//!     └ padding to a multiple of 64
 //! ```
 //!
-//! *Children* are names one label below that have no record of their own, and all have the same
-//! answers: what those octets say does not depend on the child's name, which is the question's.
+//! *Computed names* are names one label below that have no record of their own: the names of pods,
+//! and topology zones without endpoints. All of them have the same answers, because the owner in an
+//! answer is a pointer to the name in the question.
 //!
-//! Records lie in *chunks* (elements of a BPF array) at multiples of [`GRANULE`]; a
-//! record's number is its granule's, counted over all chunks. Number 0 is never used.
+//! Records lie in *chunks*, the elements of a BPF array, at multiples of [`GRANULE`]. The number of
+//! a record is the number of its granule, counted over all chunks. Number 0 is never used.
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::names::MAX_NAME;
 
-/// Records start at multiples of this many octets: a cache line.
+/// Records start at multiples of this many bytes: one cache line.
 pub const GRANULE: usize = 64;
 
-/// Octets in a chunk, the element of the BPF array that holds records.
+/// Bytes in a chunk, the element of the BPF array of records.
 pub const CHUNK: usize = 1 << 18;
 
 /// Granules in a chunk.
 pub const CHUNK_GRANULES: u32 = (CHUNK / GRANULE) as u32;
 
-/// The longest record.
-pub const MAX_RECORD: usize = 4096;
+/// Bytes of the longest record.
+pub const MAX_RECORD_LENGTH: usize = 4096;
 
-/// How far the kernel may look from a record's start, as its verifier bounds it: an offset
-/// below [`MAX_RECORD`], behind it a length below [`MAX_ANSWER`], and there 16 octets. No record
-/// starts nearer than this to the end of its chunk.
-pub const REACH: usize = (MAX_RECORD + MAX_ANSWER + 16).next_multiple_of(GRANULE);
+/// Bytes from a record's start that the kernel program may read, as the verifier bounds its
+/// accesses: an offset below [`MAX_RECORD_LENGTH`], plus a length below [`MAX_ANSWER_LENGTH`], plus
+/// 16. Every record starts at least this far before the end of its chunk.
+pub const REACH: usize = (MAX_RECORD_LENGTH + MAX_ANSWER_LENGTH + 16).next_multiple_of(GRANULE);
 
-/// The longest answer, in octets behind the question, without OPT. A power of two, as
-/// [`MAX_RECORD`], so that the kernel can mask lengths and offsets.
-pub const MAX_ANSWER: usize = 1024;
+/// Bytes of the longest answer: all that follows the question, without OPT. A power of two, like
+/// [`MAX_RECORD_LENGTH`], so that the kernel program can mask lengths and offsets.
+pub const MAX_ANSWER_LENGTH: usize = 1024;
 
-/// The shortest answer: any resource record with a compressed owner and four octets of data.
-pub const MIN_ANSWER: usize = 16;
+/// Bytes of the shortest answer: a resource record with a compressed owner and four bytes of rdata.
+pub const MIN_ANSWER_LENGTH: usize = 16;
 
-/// Answers of a name that the record can hold; further types get
-/// [`Record::OTHER_TYPES_PASS`].
+/// Stored answers in a record. A name with more types has [`RecordHead::OTHER_TYPES_PASS`].
 pub const ANSWERS: usize = 3;
 
-/// Where a record's number leads: the chunk, and the octet in it.
+/// The location of a record by its number: the chunk, and the offset in it in bytes.
 #[inline(always)]
 #[must_use]
-pub const fn place(number: u32) -> (u32, u32) {
+pub const fn record_location(number: u32) -> (u32, u32) {
     (
         number / CHUNK_GRANULES,
         number % CHUNK_GRANULES * GRANULE as u32,
@@ -60,78 +60,86 @@ pub const fn place(number: u32) -> (u32, u32) {
 /// The head of a record.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Record {
-    /// Octets of the name, root included.
-    pub name_len: u16,
-    /// See the constants below.
+pub struct RecordHead {
+    /// Bytes of the name, root label included.
+    pub name_length: u16,
+    /// Any of the flags below.
     pub flags: u8,
-    /// The size of the slot that the record lies in; only the writer knows what it means.
+    /// The size class of the slot that holds the record. Only the writer uses it.
     pub slot: u8,
-    /// Position in [`crate::Settings::zones`] of the zone whose SOA goes with NODATA, or
-    /// [`Record::NO_ZONE`].
+    /// Position in [`crate::Settings::zones`] of the zone whose SOA goes into NODATA answers, or
+    /// [`RecordHead::NO_ZONE`].
     pub zone: u16,
-    /// Answers that found no room here; only the writer counts them.
+    /// Answers that were too large for the record. Only the writer uses it, to count them.
     pub too_large: u16,
-    /// The name's hash, so that the writer need not work it out again.
+    /// The hash of the name. Only the writer uses it, to move directory words.
     pub hash: u64,
-    /// By type; unused ones are zero.
-    pub answers: [Answer; ANSWERS],
+    /// One for each type. Unused ones are zero.
+    pub answers: [StoredAnswer; ANSWERS],
 }
 
-impl Record {
-    /// The agent must answer every question for this name.
+impl RecordHead {
+    /// Every question for this name passes.
     pub const PASS: u8 = 1;
-    /// The agent must answer for the types that are not in [`Record::answers`].
+    /// Questions for types that are not in [`RecordHead::answers`] pass.
     pub const OTHER_TYPES_PASS: u8 = 2;
-    /// Names exist below this one that have no record.
+    /// Names without a record may exist below this name, so questions for absent names below it
+    /// pass.
     pub const BELOW_UNKNOWN: u8 = 4;
-    /// Every name one label below exists; what children without a record have stands behind the
-    /// name ([`Record::children_at`]).
-    pub const CHILDREN: u8 = 8;
-    /// With [`Record::CHILDREN`]: only those exist that are an address with dashes. An IPv4 address
-    /// replaces the last four octets of the answer, which are zero; what could be an IPv6 address
-    /// is the agent's to answer.
-    pub const CHILDREN_ARE_ADDRESSES: u8 = 16;
-    /// The name is an alias: the agent must answer for the types that are not in
-    /// [`Record::answers`], except A and AAAA, of which there are none at the alias's end.
+    /// Names one label below exist although they have no record. Their stored answers follow the
+    /// name ([`RecordHead::computed_answers_at`]).
+    pub const COMPUTED_NAMES: u8 = 8;
+    /// With [`RecordHead::COMPUTED_NAMES`]: only labels that are an address with dashes exist. An
+    /// IPv4 address replaces the last four bytes of the answer, which are stored as zero. Questions
+    /// whose label may be an IPv6 address pass.
+    pub const COMPUTED_NAMES_ARE_ADDRESSES: u8 = 16;
+    /// The name is an alias. Questions for types that are not in [`RecordHead::answers`] pass,
+    /// except A and AAAA: if they are not stored, the target of the alias has none, which is
+    /// NODATA.
     pub const ALIAS: u8 = 32;
 
-    /// The name lies in no zone of ours.
+    /// The name is in no zone of [`crate::Settings::zones`].
     pub const NO_ZONE: u16 = u16::MAX;
 
-    /// Where the children's answers are, if there are any; else where the answers' octets start.
+    /// Offset of the stored answers of computed names. In a record without
+    /// [`RecordHead::COMPUTED_NAMES`] the bytes of the answers start here.
     #[must_use]
-    pub const fn children_at(name_len: usize) -> usize {
+    pub const fn computed_answers_at(name_len: usize) -> usize {
         size_of::<Self>() + name_len.next_multiple_of(8)
     }
 }
 
-const _: () = assert!(size_of::<Record>() == GRANULE);
+const _: () = assert!(size_of::<RecordHead>() == GRANULE);
 const _: () = assert!(
-    Record::children_at(MAX_NAME) + ANSWERS * size_of::<Answer>() + MAX_ANSWER <= MAX_RECORD
+    RecordHead::computed_answers_at(MAX_NAME)
+        + ANSWERS * size_of::<StoredAnswer>()
+        + MAX_ANSWER_LENGTH
+        <= MAX_RECORD_LENGTH
 );
 
-/// The answer for one type.
+/// Description of the answer for one type.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Answer {
-    /// The type, as it stands on the wire. 0: none here.
+pub struct StoredAnswer {
+    /// The type, in network order. 0 if this answer is unused.
     pub rtype: u16,
-    /// Octets from the record's start to the answer's.
+    /// Bytes from the record's start to the answer's.
     pub offset: u16,
-    /// Octets of the answer, [`MIN_ANSWER`] to [`MAX_ANSWER`]; 0: the agent must answer this type.
+    /// Bytes of the answer, [`MIN_ANSWER_LENGTH`] to [`MAX_ANSWER_LENGTH`]. 0 if questions for this
+    /// type pass.
     pub length: u16,
-    /// From how many places the answer may start, each giving another order of its addresses. An
-    /// answer that is n addresses and nothing else is stored as 2n−1 records and may start at the
-    /// first n; any other with n addresses is stored n times. 1 when there is one order.
+    /// The number of positions where the answer may start. Each position gives another order of its
+    /// addresses; 1 if there is one order only. An answer that consists of n address records is
+    /// stored as 2n−1 records and may start at the first n. Any other answer with n addresses is
+    /// stored n times.
     pub rotations: u16,
-    /// Octets from one such place to the next; even.
+    /// Bytes from one start position to the next. Even.
     pub stride: u16,
-    /// ANCOUNT, as it stands on the wire.
+    /// ANCOUNT, in network order.
     pub answers: u16,
-    /// ARCOUNT without the OPT, as it stands on the wire.
+    /// ARCOUNT without the OPT, in network order.
     pub additionals: u16,
-    /// The folded one's complement sum of the answer's octets. It does not change with the rotation,
-    /// since a stride is even.
+    /// The folded one's complement sum of the answer's bytes. It is the same for every start
+    /// position, because the stride is even.
     pub sum: u16,
 }

@@ -1,134 +1,135 @@
 //! Settings: what the kernel program needs besides the names.
 //!
-//! They are several words that belong together, so they are published like records: the
-//! writer fills one of [`SLOTS`] copies, then stores its number in [`Control::settings`].
+//! The settings are many words that must change together, so they are published like records: the
+//! agent fills one of [`SETTINGS_COPIES`] copies, then stores its number in [`Control::settings`].
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::names::HashKey;
 
-/// Copies of [`Settings`]: one that is read, one that is being written, and spare ones
-/// that wait for their grace period.
-pub const SLOTS: u32 = 4;
+/// Copies of [`Settings`]: one is read, one is written, the others wait for the end of their grace
+/// period.
+pub const SETTINGS_COPIES: u32 = 4;
 
-/// Served addresses of each family.
+/// The limit of served addresses of each family.
 pub const MAX_SERVED: usize = 16;
 
-/// Networks of each family whose clients are answered on a network card.
+/// The limit of allowed networks of each family.
 pub const MAX_ALLOWED: usize = 16;
 
-/// Suffixes, and zones: a /12 reverse network is sixteen of each. A power of two, so that the
-/// kernel can mask their positions.
+/// The limit of suffixes, and of zones. A /12 reverse network takes sixteen of each. A power of
+/// two, so that the kernel program can mask positions.
 pub const MAX_SUFFIXES: usize = 64;
 
-/// Addresses of pods that may ask, of both families together, while policies restrict who may.
+/// The limit of permitted client addresses, both families together.
 pub const MAX_CLIENTS: u32 = 8192;
 
-/// Hardware addresses of network cards.
+/// The limit of hardware addresses of network cards.
 pub const MAX_HARDWARE: usize = 16;
 
-/// Buckets of tokens that clients on network cards share.
+/// Token buckets for the rate limit of clients on network cards.
 pub const TOKEN_BUCKETS: u32 = 1 << 16;
 
-/// What an answer costs: levels of buckets are in parts of a token, so that a jiffy may bring less
-/// than one.
+/// Parts of a token. An answer costs one token; levels of buckets are counted in these parts, so
+/// that the refill of one jiffy may be less than a token.
 pub const TOKEN: u64 = 1 << 12;
 
-/// Octets of the longest suffix, root included.
-pub const MAX_SUFFIX: usize = 64;
+/// Bytes of the longest suffix, root label included.
+pub const MAX_SUFFIX_LENGTH: usize = 64;
 
-/// Octets of a zone's SOA record as an answer holds it: owner and the parents of both names
-/// are pointers, so every zone's is as long.
-pub const SOA_LEN: usize = 54;
+/// Bytes of the SOA record in a negative answer. The owner and the ends of MNAME and RNAME are
+/// compression pointers, so the SOA record of every zone has this length.
+pub const SOA_LENGTH: usize = 54;
 
-/// Where a zone's pointers stand in its SOA record: owner, end of MNAME, end of RNAME.
+/// Offsets of the compression pointers in the SOA record: owner, end of MNAME, end of RNAME.
 pub const SOA_POINTERS: [usize; 3] = [0, 19, 32];
 
-/// What changes all the time; one cache line.
+/// The words that change often, on one cache line of their own.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct Control {
-    /// The copy of the settings that counts, plus 1. 0: none yet.
+    /// The number of the copy of the settings in force, plus 1. 0 before the first one is
+    /// published.
     pub settings: u64,
-    /// The kernel answers until this time, in jiffies.
+    /// The time, in jiffies, until which the kernel program answers.
     pub lease: u64,
-    /// Fills the line, so that nothing else shares it.
+    /// Padding, so that nothing else shares the cache line.
     pub reserved: [u64; 6],
 }
 
-/// One copy of the settings.
+/// The settings that are published together. The agent writes them, the kernel program reads them.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct Settings {
-    /// Picks a name's buckets.
+    /// The key of the name hash.
     pub hash_key: HashKey,
-    /// Mixed into the choice of the first address, and of a client's bucket of tokens, so that nobody
-    /// outside knows either.
+    /// A secret that is mixed into the choice of the first address and of a client's token bucket,
+    /// so that clients can predict neither.
     pub secret: u64,
     /// Buckets in the directory, minus 1; a power of two minus 1.
     pub directory_mask: u32,
-    /// How many of `served4` count.
+    /// The number of used elements of `served4`.
     pub served4_count: u32,
-    /// How many of `served6` count.
+    /// The number of used elements of `served6`.
     pub served6_count: u32,
-    /// How many of `suffixes` count.
+    /// The number of used elements of `suffixes`.
     pub suffix_count: u32,
-    /// How many of `allowed4` count.
+    /// The number of used elements of `allowed4`.
     pub allowed4_count: u32,
-    /// How many of `allowed6` count.
+    /// The number of used elements of `allowed6`.
     pub allowed6_count: u32,
-    /// Who is answered on pods' veths: [`Settings::ANY_CLIENT`] or [`Settings::KNOWN_CLIENTS`].
+    /// The clients that are answered on pod veths: [`Settings::ANY_CLIENT`] or
+    /// [`Settings::KNOWN_CLIENTS`].
     pub clients: u64,
-    /// How many of `hardware` count.
+    /// The number of used elements of `hardware`.
     pub hardware_count: u32,
-    /// What a bucket gets in a jiffy, in parts of a [`TOKEN`].
+    /// The refill of a token bucket per jiffy, in parts of a [`TOKEN`].
     pub limit_refill: u32,
-    /// What a bucket holds, in parts of a [`TOKEN`]. 0: clients may ask as often as they like.
+    /// The capacity of a token bucket, in parts of a [`TOKEN`]. 0 if there is no rate limit.
     pub limit_burst: u32,
-    /// Fills the word.
+    /// Padding.
     pub reserved: u32,
-    /// The hardware addresses of network cards, as they stand on the wire in the lower 48 bits.
+    /// The hardware addresses of network cards, in network order in the lower 48 bits.
     pub hardware: [u64; MAX_HARDWARE],
-    /// IPv4 addresses and ports whose questions are answered.
-    pub served4: [Served4; MAX_SERVED],
+    /// The served IPv4 addresses and ports: questions to them are answered.
+    pub served4: [ServedIpv4; MAX_SERVED],
     /// The same for IPv6.
-    pub served6: [Served6; MAX_SERVED],
-    /// IPv4 networks whose clients are answered on a network card.
-    pub allowed4: [Network4; MAX_ALLOWED],
+    pub served6: [ServedIpv6; MAX_SERVED],
+    /// The allowed IPv4 networks: their clients are answered on network cards.
+    pub allowed4: [AllowedIpv4Network; MAX_ALLOWED],
     /// The same for IPv6.
-    pub allowed6: [Network6; MAX_ALLOWED],
-    /// Longest first; the first that matches decides.
+    pub allowed6: [AllowedIpv6Network; MAX_ALLOWED],
+    /// The suffixes, longest first. The first one that matches a name decides.
     pub suffixes: [Suffix; MAX_SUFFIXES],
-    /// What NODATA and NXDOMAIN carry.
-    pub zones: [Zone; MAX_SUFFIXES],
+    /// The SOA records of negative answers.
+    pub zones: [ZoneSoa; MAX_SUFFIXES],
 }
 
 impl Settings {
-    /// No policy restricts who asks.
+    /// All clients: no policy restricts DNS queries.
     pub const ANY_CLIENT: u64 = 0;
-    /// Only the addresses in the table of clients are answered on pods' veths.
+    /// Only clients whose address is in the map CLIENTS.
     pub const KNOWN_CLIENTS: u64 = 1;
 }
 
-/// The key of an address in the table of clients: its octets, an IPv4 address as an IPv4-mapped one
-/// (RFC 4291 section 2.5.5.2).
+/// A key of the map CLIENTS: an IPv6 address, or an IPv4-mapped one (RFC 4291 section 2.5.5.2).
 pub type ClientKey = [u64; 2];
 
-/// The key of an IPv4 address as it stands on the wire.
+/// The key of an IPv4 address in network order.
 #[inline(always)]
 #[must_use]
-pub const fn client4(address: u32) -> ClientKey {
+pub const fn ipv4_client_key(address: u32) -> ClientKey {
     let [a, b, c, d] = address.to_ne_bytes();
     [0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d])]
 }
 
-/// A served IPv4 address and port, as they stand on the wire.
+/// A served IPv4 address and port: `port << 32 | address`, each in network order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Served4(pub u64);
+pub struct ServedIpv4(pub u64);
 
-impl Served4 {
-    /// From address and port as they stand on the wire.
+impl ServedIpv4 {
+    /// `address` and `port` in network order.
     #[inline(always)]
     #[must_use]
     pub const fn new(address: u32, port: u16) -> Self {
@@ -136,72 +137,71 @@ impl Served4 {
     }
 }
 
-/// A served IPv6 address and port, as they stand on the wire.
+/// A served IPv6 address and port, in network order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Served6 {
+pub struct ServedIpv6 {
     /// The address's two halves.
     pub address: [u64; 2],
     /// The port.
     pub port: u64,
 }
 
-/// An IPv4 network, as on the wire.
+/// An allowed IPv4 network, in network order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Network4 {
+pub struct AllowedIpv4Network {
     /// The address, zero outside the mask.
     pub address: u32,
     /// The netmask.
     pub mask: u32,
 }
 
-/// An IPv6 network, as on the wire.
+/// An allowed IPv6 network, in network order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Network6 {
+pub struct AllowedIpv6Network {
     /// The address's two halves, zero outside the mask.
     pub address: [u64; 2],
     /// The netmask's two halves.
     pub mask: [u64; 2],
 }
 
-/// The end of a name, and whether its absence from the directory means anything.
+/// The end of names, and what the absence of a record means for names with this end.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Suffix {
-    /// The suffix in wire form, lower-cased, at the end of the array; what stands before it is
-    /// covered by `mask` and skipped.
-    pub words: [u64; MAX_SUFFIX / 8],
-    /// Octets of the suffix, root included.
+    /// The suffix in wire form, in lower case, at the end of the array. `mask` and `length` exclude
+    /// the bytes before it.
+    pub words: [u64; MAX_SUFFIX_LENGTH / 8],
+    /// Bytes of the suffix, root label included.
     pub length: u32,
     /// Position in [`Settings::zones`].
     pub zone: u16,
-    /// [`Suffix::OWN`], [`Suffix::OWN_EXCEPT_SOA`] or [`Suffix::PASS`].
+    /// [`Suffix::AUTHORITATIVE`], [`Suffix::AUTHORITATIVE_EXCEPT_SOA`] or [`Suffix::PASS`].
     pub action: u16,
-    /// Covers the octets of the first word in use that belong to the suffix.
+    /// Selects the bytes of the first used word that belong to the suffix.
     pub mask: u64,
 }
 
 impl Suffix {
-    /// A name under this suffix that has no record may exist all the same.
+    /// Questions for names without a record pass, because the name may exist.
     pub const PASS: u16 = 0;
-    /// A name under this suffix that has no record does not exist.
-    pub const OWN: u16 = 1;
-    /// The same, but nothing is said to who asks for its SOA.
-    pub const OWN_EXCEPT_SOA: u16 = 2;
+    /// A name without a record does not exist.
+    pub const AUTHORITATIVE: u16 = 1;
+    /// A name without a record does not exist, but questions for SOA pass.
+    pub const AUTHORITATIVE_EXCEPT_SOA: u16 = 2;
 
-    /// The entry for a name in wire form, lower-cased.
+    /// The suffix `name`, in wire form and lower case.
     ///
-    /// `None` when it is longer than [`MAX_SUFFIX`]: then nothing can be said about absent
-    /// names below it.
+    /// `None` if `name` has more than [`MAX_SUFFIX_LENGTH`] bytes. Absent names below it then pass.
     #[must_use]
     pub fn new(name: &[u8], zone: u16, action: u16) -> Option<Self> {
-        let start = MAX_SUFFIX.checked_sub(name.len())?;
-        let mut octets = [0; MAX_SUFFIX];
-        octets[start..].copy_from_slice(name);
+        let start = MAX_SUFFIX_LENGTH.checked_sub(name.len())?;
+        let mut bytes = [0; MAX_SUFFIX_LENGTH];
+        bytes[start..].copy_from_slice(name);
         Some(Self {
-            words: bytemuck::cast(octets),
+            words: bytemuck::cast(bytes),
             length: name.len() as u32,
             zone,
             action,
@@ -210,23 +210,24 @@ impl Suffix {
     }
 }
 
-/// A zone, for its SOA record.
+/// The SOA record of a zone.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Zone {
-    /// The SOA record with [`SOA_POINTERS`] left zero.
+pub struct ZoneSoa {
+    /// The SOA record. The pointers at [`SOA_POINTERS`] are zero.
     pub soa: [u8; 56],
-    /// Octets of the zone's name, root included.
-    pub name_len: u32,
-    /// The one's complement sum of `soa`, folded.
+    /// Bytes of the zone's name, root label included.
+    pub name_length: u32,
+    /// The folded one's complement sum of `soa`.
     pub sum: u32,
 }
 
-impl Zone {
-    /// The value of all three pointers in an answer to a name of `name_len` octets.
+impl ZoneSoa {
+    /// The value of all three pointers, in network order, in an answer to a question of
+    /// `name_length` bytes. `zone_length` is the zone's [`ZoneSoa::name_length`].
     #[inline(always)]
     #[must_use]
-    pub const fn pointer(self_len: u32, name_len: u32) -> u16 {
-        (0xc000 | (12 + name_len - self_len) as u16).to_be()
+    pub const fn pointer(zone_length: u32, name_length: u32) -> u16 {
+        (0xc000 | (12 + name_length - zone_length) as u16).to_be()
     }
 }

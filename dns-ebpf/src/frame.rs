@@ -1,47 +1,46 @@
-//! The packet, from its Ethernet header on.
+//! The packet as a hook sees it, from its Ethernet header on.
 
-/// A packet that a hook handed us.
+/// A packet at a hook.
 pub trait Frame {
-    /// Who is answered at this hook.
-    const CLIENTS: Clients;
+    /// The clients that are answered at this hook.
+    const CLIENTS: AnsweredClients;
 
-    /// The address of its first octet.
+    /// The address of the packet's first byte.
     fn start(&self) -> usize;
 
-    /// The address behind its last octet that can be read in place.
+    /// The address after the last byte that can be accessed directly.
     fn end(&self) -> usize;
 
-    /// Makes the frame `length` octets long. Addresses taken before are void after it.
+    /// Changes the packet's length to `length` bytes. Addresses from before are invalid afterwards.
     ///
-    /// `false`: there is no room, and nothing has changed.
+    /// Returns `false`, and changes nothing, if the kernel has no room.
     fn resize(&mut self, length: usize) -> bool;
 
-    /// Completes the UDP checksum, after everything else has been written.
-    ///
-    /// `header` is the offset of the UDP header in the frame.
+    /// Completes the UDP checksum after everything else has been written. `header` is the offset of
+    /// the UDP header in the packet.
     fn set_udp_checksum(&mut self, header: usize, checksum: UdpChecksum);
 }
 
-/// Who is answered at a hook.
+/// The clients that are answered at a hook.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Clients {
-    /// Every pod, unless policies restrict who may ask.
+pub enum AnsweredClients {
+    /// Every pod that policies permit.
     All,
-    /// Clients of the allowed networks, if there are any in the settings.
+    /// Clients of the allowed networks, or all clients if the settings have no allowed networks.
     AllowedOrAll,
     /// Clients of the allowed networks.
     Allowed,
 }
 
-/// What a hook needs to complete a UDP checksum in its own way.
+/// What a hook needs to complete a UDP checksum.
 ///
-/// The sums are one's complement sums as in [`dns_common::checksum`].
+/// The sums are one's complement sums, see [`dns_common::checksum`].
 #[derive(Clone, Copy)]
 pub struct UdpChecksum {
-    /// Over pseudo header, UDP header without its checksum, and message.
+    /// The sum over pseudo header, UDP header without its checksum, and message.
     pub full: u64,
-    /// The checksum that the query carried; the frame still has it.
+    /// The checksum of the query, which is still in the packet.
     pub old: u16,
-    /// The new UDP length less the old one. It stands in the pseudo header too.
+    /// The new UDP length minus the old one. The pseudo header contains the length too.
     pub length_change: u64,
 }

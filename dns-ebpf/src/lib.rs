@@ -1,49 +1,57 @@
 //! Zerohop's kernel program: one packet logic for every hook.
 //!
-//! [`respond`] reads top to bottom as the life of a query: [`query`] parses it, or says
-//! why it passes; [`lookup`] finds its answer in the tables, or says why it passes;
-//! [`reply`] turns the packet round. Nothing is written before everything is known, so a
-//! packet that passes is the packet that came.
+//! [`respond`] follows the life of a query from top to bottom:
 //!
-//! The logic speaks to the world through two traits: a [`Frame`] is the packet, and
-//! [`Tables`] is the memory shared with the agent. `src/bin/zerohop.rs` implements them for
-//! XDP and tc; on the host they are plain memory, so `cargo test` runs the same code.
+//! 1. [`query`] parses the packet in three steps: the [`headers`], the admission of the client, and
+//!    the DNS message.
+//! 2. [`answer`] finds the answer in the tables.
+//! 3. [`reply`] turns the packet into the reply.
 //!
-//! [`verifier`] holds what is written for the kernel's verifier rather than for the
-//! reader.
+//! Every step either succeeds or returns the [`Outcome`] for which the packet passes. Nothing is
+//! written before everything is known, so a packet that passes is unchanged.
+//!
+//! The logic uses two traits: a [`Frame`] is the packet, and [`Tables`] is the memory shared with
+//! the agent. `src/bin/zerohop.rs` implements them for XDP and tc. On the host both are plain
+//! memory, so `cargo test` runs the same code.
+//!
+//! [`verifier`] holds the code that exists for the kernel's verifier and not for the reader.
 
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
-mod children;
-mod clients;
+mod admission;
+pub mod answer;
+mod authority;
+mod computed;
 pub mod frame;
-mod limits;
-pub mod lookup;
+pub mod headers;
 pub mod query;
+mod rate_limit;
+mod records;
 pub mod reply;
-mod suffixes;
 pub mod tables;
+pub mod verdict;
 pub mod verifier;
 
 use dns_common::Outcome;
 
 pub use frame::Frame;
 pub use tables::Tables;
+pub use verdict::Verdict;
 
-/// Answers the query in `frame`, if it is one that the tables can answer; else leaves it
-/// untouched and says why.
+/// Answers the query in `frame` if the tables hold its answer. Otherwise leaves the frame
+/// unchanged.
 #[inline(always)]
 pub fn respond<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
     let query = match query::parse(frame, tables) {
         Ok(query) => query,
         Err(outcome) => return outcome,
     };
-    let answer = match lookup::find(&query, tables) {
+    let answer = match answer::find(&query, tables) {
         Ok(answer) => answer,
         Err(outcome) => return outcome,
     };
-    if let Err(outcome) = limits::take::<F, T>(&query, tables) {
+    if let Err(outcome) = rate_limit::take_token::<F, T>(&query, tables) {
         return outcome;
     }
     reply::write(frame, &query, &answer)

@@ -1,282 +1,204 @@
-//! Parsing: is this packet a question for us, and which one?
+//! Parsing a packet into the question that it asks.
 
 use dns_common::{
     Outcome, Settings, checksum,
-    names::{self, Hasher, MAX_NAME, MAX_WORDS, MIN_NAME, NameHash},
-    settings::{SLOTS, Served4},
+    names::{self, MAX_NAME, MAX_WORDS, MIN_NAME, NameHash, NameHasher},
 };
 
 use crate::{
-    Frame, Tables,
-    clients::{admit4, admit6, is_ours, serves4, serves6},
-    verifier::{distance, forget_octet, load, load_shared, offset},
+    Frame, Tables, admission,
+    headers::{self, Headers, dns, ethernet, ipv6, opt, question, udp},
+    verifier::{distance, forget_byte, load, offset},
 };
 
-/// Octets of an Ethernet header.
-pub const ETHERNET: usize = 14;
-/// Octets of an IPv4 header without options.
-pub const IPV4: usize = 20;
-/// Octets of an IPv6 header.
-pub const IPV6: usize = 40;
-/// Octets of a UDP header.
-pub const UDP: usize = 8;
-/// Octets of a DNS header.
-pub const DNS: usize = 12;
-/// Octets of an OPT record without options (RFC 6891 section 6.1.2).
-pub const OPT: usize = 11;
-/// Octets of an option's code and length (RFC 6891 section 6.1.2).
-const OPTION: usize = 4;
-/// From the UDP header to the question's name.
-pub const TO_NAME: usize = UDP + DNS;
+/// Bytes from the UDP header to the question's name.
+pub const TO_NAME: usize = udp::LENGTH + dns::LENGTH;
 
-/// The largest UDP message that is sent to anyone (RFC 9715), and what our OPT says.
+/// Bytes of the largest UDP message that is sent to any client (RFC 9715), and the payload size in
+/// the OPT record of replies.
 pub const MAX_MESSAGE: usize = 1232;
-/// The largest message for a client without EDNS (RFC 1035 section 4.2.1).
+/// Bytes of the largest message to a client without EDNS (RFC 1035 section 4.2.1).
 pub const PLAIN_MESSAGE: usize = 512;
 
-/// Masks over offsets, for pointers that the verifier must be able to bound.
+/// Masks for offsets, so that the verifier can bound pointers.
 const LAYER4_MASK: usize = 0x3f;
 pub(crate) const NAME_MASK: usize = 0xff;
 
-const UDP_PROTOCOL: u8 = 17;
-const ETHERTYPE_IPV4: u16 = 0x0800u16.to_be();
-const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
+/// The flags that a query may have: RD, AD and CD.
+const QUERY_FLAGS: u16 = 0x0130_u16.to_be();
+/// The flags that a reply copies from the query: RD and CD (RFC 1035 section 4.1.1, RFC 4035
+/// section 3.2.2).
+const COPIED_FLAGS: u16 = 0x0110_u16.to_be();
+const QR: u16 = 0x8000_u16.to_be();
 
-/// Header bits that a query may have: RD, AD, CD.
-const QUERY_BITS: u16 = 0x0130u16.to_be();
-const QR: u16 = 0x8000u16.to_be();
+/// QDCOUNT is 1, the other counts are 0.
+const ONE_QUESTION: u64 = 0x0001_0000_0000_0000_u64.to_be();
+/// QDCOUNT and ARCOUNT are 1, the other counts are 0.
+const ONE_QUESTION_ONE_ADDITIONAL: u64 = 0x0001_0000_0000_0001_u64.to_be();
 
-/// QDCOUNT 1 and nothing else; and the same with one additional record.
-const ONE_QUESTION: u64 = 0x0001_0000_0000_0000u64.to_be();
-const ONE_QUESTION_ONE_ADDITIONAL: u64 = 0x0001_0000_0000_0001u64.to_be();
+const CLASS_IN: u16 = 1_u16.to_be();
+const TYPE_OPT: u16 = 41_u16.to_be();
 
-const CLASS_IN: u16 = 1u16.to_be();
-const TYPE_OPT: u16 = 41u16.to_be();
+/// The DO bit in the TTL of an OPT record (RFC 3225), in network order.
+const DNSSEC_OK: u32 = 0x8000_u32.to_be();
 
-/// DO in an OPT's TTL (RFC 3225), as it stands on the wire.
-const DNSSEC_OK: u32 = 0x8000u32.to_be();
-
-/// A question that deserves a look at the tables.
+/// A query that the tables may answer. Its client is admitted and its message is well-formed.
 #[derive(Clone, Copy)]
-pub struct Query<'t> {
-    /// The address of the frame's first octet.
+pub struct ParsedQuery<'t> {
+    /// The address of the frame's first byte.
     pub start: usize,
-    /// The address behind its last one.
+    /// The address after the frame's last byte.
     pub end: usize,
-    /// From the frame's start to the UDP header: tells IPv4 from IPv6 too.
+    /// Bytes from the frame's start to the UDP header. It differs for IPv4 and IPv6.
     pub layer4: usize,
-    /// The UDP length.
+    /// The UDP length in bytes.
     pub udp_length: usize,
     /// The settings in force.
     pub settings: &'t Settings,
-    /// Octets of the question's name, root included: [`MIN_NAME`] to [`MAX_NAME`].
+    /// Bytes of the question's name, root label included: [`MIN_NAME`] to [`MAX_NAME`].
     pub name_length: usize,
-    /// Its hash.
+    /// The hash of the name.
     pub hash: NameHash,
-    /// The one's complement sum of its octets.
+    /// The one's complement sum of the name's bytes.
     pub name_sum: u64,
-    /// The type, as it stands on the wire.
+    /// The type, in network order.
     pub rtype: u16,
-    /// The ID, as it stands on the wire.
+    /// The ID, in network order.
     pub id: u16,
-    /// RD and CD, in their places in the header's second 16 bits.
-    pub copied_bits: u16,
-    /// The ports, as they stand on the wire.
+    /// The flags RD and CD, in their places in the DNS header.
+    pub copied_flags: u16,
+    /// The source and the destination port, in network order.
     pub ports: u32,
-    /// The UDP checksum.
+    /// The UDP checksum, in network order.
     pub udp_checksum: u16,
-    /// 0: no EDNS. Else 1 more than the OPT's TTL of the reply, as it stands on the wire.
+    /// Without EDNS 0, else 1 + the TTL of the reply's OPT record in network order. One word,
+    /// because an `Option` would be two states for the verifier.
     pub edns: u64,
-    /// Octets that the client takes.
+    /// Bytes of the longest message that the client accepts.
     pub limit: usize,
 }
 
-impl Query<'_> {
-    /// IPv6, else IPv4.
+impl ParsedQuery<'_> {
+    /// Whether the packet is IPv6. Otherwise it is IPv4.
     #[inline(always)]
     #[must_use]
     pub fn is_ipv6(&self) -> bool {
-        self.layer4 == ETHERNET + IPV6
+        self.layer4 == ethernet::LENGTH + ipv6::LENGTH
     }
 
     /// The address of the question's name.
     #[inline(always)]
     #[must_use]
     pub fn name(&self) -> usize {
-        offset::<LAYER4_MASK>(self.start, self.layer4) + TO_NAME
+        udp_header(self.start, self.layer4) + TO_NAME
     }
 }
 
-/// The frame's UDP header, wherever the IP version puts it.
+/// The address of the UDP header that starts `layer4` bytes after `start`.
 #[inline(always)]
 #[must_use]
 pub fn udp_header(start: usize, layer4: usize) -> usize {
     offset::<LAYER4_MASK>(start, layer4)
 }
 
-/// Reads the packet down to the end of the message.
+/// Parses the packet in three steps: headers, admission, message.
 #[inline(always)]
-pub fn parse<'t, F: Frame, T: Tables>(frame: &F, tables: &'t T) -> Result<Query<'t>, Outcome> {
-    let (start, end) = (frame.start(), frame.end());
-    if start + ETHERNET + IPV4 + UDP + DNS > end {
-        return Err(Outcome::Short);
-    }
+pub fn parse<'t, F: Frame, T: Tables>(
+    frame: &F,
+    tables: &'t T,
+) -> Result<ParsedQuery<'t>, Outcome> {
+    let headers = headers::read(frame)?;
+    let settings = admission::admit::<F, T>(&headers, tables)?;
+    read_message(&headers, settings)
+}
 
-    let layer4;
-    let ip_payload;
-    let settings;
-    // SAFETY: the frame reaches behind the DNS header, as if it were IPv4; IPv6 is checked
-    // again below.
-    let ethertype: u16 = unsafe { load(start + 12) };
-    if ethertype == ETHERTYPE_IPV4 {
-        // SAFETY: as above.
-        let (version, protocol, fragment): (u8, u8, u16) =
-            unsafe { (load(start + 14), load(start + 23), load(start + 20)) };
-        if protocol != UDP_PROTOCOL {
-            return Err(Outcome::NotUdp);
-        }
-        if version != 0x45 {
-            return Err(Outcome::IpOptions);
-        }
-        if fragment & !0x4000u16.to_be() != 0 {
-            return Err(Outcome::Fragment);
-        }
-        // SAFETY: as above.
-        let (length, address, port): (u16, u32, u16) =
-            unsafe { (load(start + 16), load(start + 30), load(start + 36)) };
-        settings = current_settings(tables)?;
-        if !serves4(settings, Served4::new(address, port)) {
-            return Err(Outcome::NotServed);
-        }
-        // SAFETY: as above.
-        admit4::<F, T>(tables, settings, unsafe { load(start + 26) })?;
-        layer4 = ETHERNET + IPV4;
-        ip_payload = (u16::from_be(length) as usize).wrapping_sub(IPV4);
-    } else if ethertype == ETHERTYPE_IPV6 {
-        if start + ETHERNET + IPV6 + UDP + DNS > end {
-            return Err(Outcome::Short);
-        }
-        // SAFETY: the frame reaches behind the DNS header.
-        let (version, next_header): (u8, u8) = unsafe { (load(start + 14), load(start + 20)) };
-        if next_header != UDP_PROTOCOL || version >> 4 != 6 {
-            return Err(Outcome::NotUdp);
-        }
-        // SAFETY: as above.
-        let (length, address, port): (u16, [u64; 2], u16) = unsafe {
-            (
-                load(start + 18),
-                [load(start + 38), load(start + 46)],
-                load(start + 56),
-            )
-        };
-        settings = current_settings(tables)?;
-        if !serves6(settings, address, port) {
-            return Err(Outcome::NotServed);
-        }
-        // SAFETY: as above.
-        let client = unsafe { [load(start + 22), load(start + 30)] };
-        admit6::<F, T>(tables, settings, client)?;
-        layer4 = ETHERNET + IPV6;
-        ip_payload = u16::from_be(length) as usize;
-    } else {
-        return Err(Outcome::NotIp);
-    }
-
-    // SAFETY: the frame is longer than an Ethernet header.
-    let first: u8 = unsafe { load(start) };
-    if first & 1 != 0 {
-        return Err(Outcome::Multicast);
-    }
-    if !is_ours::<F>(settings, start) {
-        return Err(Outcome::Misdirected);
-    }
-    lease_is_fresh(tables)?;
-
+/// Reads the UDP header and the DNS message.
+#[inline(always)]
+fn read_message<'t>(headers: &Headers, settings: &'t Settings) -> Result<ParsedQuery<'t>, Outcome> {
+    let (start, end) = (headers.start, headers.end);
     let length = distance(start, end);
-    // The verifier need not know which of the two it is.
-    let layer4 = forget_octet(layer4, length as u64);
+    // From here on one state of the verifier stands for both IP versions.
+    let layer4 = forget_byte(headers.layer4, length as u64);
     let udp = udp_header(start, layer4);
     if udp + TO_NAME + MIN_NAME > end {
         return Err(Outcome::Short);
     }
-    // SAFETY: just checked, as for all reads up to the name.
-    let (ports, udp_length, udp_checksum): (u32, u16, u16) =
-        unsafe { (load(udp), load(udp + 4), load(udp + 6)) };
+    // SAFETY: just checked, for all loads up to the name.
+    let (ports, udp_length, udp_checksum): (u32, u16, u16) = unsafe {
+        (
+            load(udp + udp::PORTS),
+            load(udp + udp::DATAGRAM_LENGTH),
+            load(udp + udp::CHECKSUM),
+        )
+    };
     let udp_length = u16::from_be(udp_length) as usize;
-    if udp_length != ip_payload || (udp_checksum == 0 && layer4 == ETHERNET + IPV6) {
-        return Err(Outcome::OddUdp);
+    if udp_length != headers.ip_payload {
+        return Err(Outcome::NonstandardUdp);
+    }
+    // In this order: otherwise the verifier walks the rest of the program for each IP version.
+    if udp_checksum == 0 && layer4 == ethernet::LENGTH + ipv6::LENGTH {
+        return Err(Outcome::NonstandardUdp);
     }
     if layer4 + udp_length > length {
         return Err(Outcome::Short);
     }
+
+    let message = udp + udp::LENGTH;
     // SAFETY: as above.
-    let (id, bits, counts): (u16, u16, u64) =
-        unsafe { (load(udp + 8), load(udp + 10), load(udp + 12)) };
-    if bits & QR != 0 {
+    let (id, flags, counts): (u16, u16, u64) = unsafe {
+        (
+            load(message + dns::ID),
+            load(message + dns::FLAGS),
+            load(message + dns::COUNTS),
+        )
+    };
+    if flags & QR != 0 {
         return Err(Outcome::Reply);
     }
-    if bits & !QUERY_BITS != 0 {
-        return Err(Outcome::OddHeader);
+    if flags & !QUERY_FLAGS != 0 {
+        return Err(Outcome::NonstandardHeader);
     }
     if counts != ONE_QUESTION && counts != ONE_QUESTION_ONE_ADDITIONAL {
-        return Err(Outcome::OddCounts);
+        return Err(Outcome::NonstandardCounts);
     }
 
-    let name = read_name(udp + TO_NAME, end, settings)?;
-    let behind = offset::<NAME_MASK>(udp + TO_NAME, name.length);
-    if behind + 4 > end {
+    let name = scan_name(udp + TO_NAME, end, settings)?;
+    let after_name = offset::<NAME_MASK>(udp + TO_NAME, name.length);
+    if after_name + question::LENGTH > end {
         return Err(Outcome::Short);
     }
     // SAFETY: just checked.
-    let (rtype, class): (u16, u16) = unsafe { (load(behind), load(behind + 2)) };
+    let (rtype, class): (u16, u16) = unsafe {
+        (
+            load(after_name + question::TYPE),
+            load(after_name + question::CLASS),
+        )
+    };
     if class != CLASS_IN {
-        return Err(Outcome::OddClass);
+        return Err(Outcome::NonstandardClass);
     }
 
-    // Octets of the message behind the question.
-    let rest = udp_length.wrapping_sub(UDP + DNS + 4 + name.length);
+    // Bytes of the message after the question.
+    let rest = udp_length.wrapping_sub(TO_NAME + question::LENGTH + name.length);
     let mut edns = 0;
     let mut limit = PLAIN_MESSAGE;
     if counts == ONE_QUESTION {
         if rest != 0 {
-            return Err(Outcome::TrailingOctets);
+            return Err(Outcome::TrailingBytes);
         }
     } else {
-        if behind + 4 + OPT > end {
-            return Err(Outcome::Short);
-        }
-        // SAFETY: just checked.
-        let (root, opt, size, ttl, options): (u8, u16, u16, u32, u16) = unsafe {
-            (
-                load(behind + 4),
-                load(behind + 5),
-                load(behind + 7),
-                load(behind + 9),
-                load(behind + 13),
-            )
-        };
-        if root != 0 || opt != TYPE_OPT || ttl & !DNSSEC_OK != 0 {
-            return Err(Outcome::OddEdns);
-        }
-        let options = u16::from_be(options) as usize;
-        if rest != OPT + options {
-            return Err(Outcome::TrailingOctets);
-        }
-        if options != 0 && !is_one_option(behind + 4 + OPT, options, end) {
-            return Err(Outcome::OddEdns);
-        }
-        edns = 1 + u64::from(ttl);
-        let size = u16::from_be(size) as usize;
-        if size > PLAIN_MESSAGE {
-            limit = if size > MAX_MESSAGE {
+        let opt = read_opt(after_name + question::LENGTH, rest, end)?;
+        edns = 1 + u64::from(opt.ttl);
+        if opt.payload_size > PLAIN_MESSAGE {
+            limit = if opt.payload_size > MAX_MESSAGE {
                 MAX_MESSAGE
             } else {
-                size
+                opt.payload_size
             };
         }
     }
 
-    Ok(Query {
+    Ok(ParsedQuery {
         start,
         end,
         layer4,
@@ -287,7 +209,7 @@ pub fn parse<'t, F: Frame, T: Tables>(frame: &F, tables: &'t T) -> Result<Query<
         name_sum: name.sum,
         rtype,
         id,
-        copied_bits: bits & 0x0110u16.to_be(),
+        copied_flags: flags & COPIED_FLAGS,
         ports,
         udp_checksum,
         edns,
@@ -295,71 +217,87 @@ pub fn parse<'t, F: Frame, T: Tables>(frame: &F, tables: &'t T) -> Result<Query<
     })
 }
 
-/// Whether the `length` octets of options at `at` are exactly one option, which fills them. Two
-/// options are legal too, but only a loop over all of them could tell whether they add up.
+/// The fields of an OPT record.
+struct QueryOpt {
+    /// In network order. Only the DO bit may be set.
+    ttl: u32,
+    /// The UDP payload size of the client in bytes.
+    payload_size: usize,
+}
+
+/// Reads the OPT record at the address `at`, with which the message must end after `length` bytes.
+#[inline(always)]
+fn read_opt(at: usize, length: usize, end: usize) -> Result<QueryOpt, Outcome> {
+    if at + opt::LENGTH > end {
+        return Err(Outcome::Short);
+    }
+    // SAFETY: just checked.
+    let (name, rtype, payload_size, ttl, options): (u8, u16, u16, u32, u16) = unsafe {
+        (
+            load(at + opt::NAME),
+            load(at + opt::TYPE),
+            load(at + opt::PAYLOAD_SIZE),
+            load(at + opt::TTL),
+            load(at + opt::OPTIONS_LENGTH),
+        )
+    };
+    if name != 0 || rtype != TYPE_OPT || ttl & !DNSSEC_OK != 0 {
+        return Err(Outcome::NonstandardEdns);
+    }
+    let options = u16::from_be(options) as usize;
+    if length != opt::LENGTH + options {
+        return Err(Outcome::TrailingBytes);
+    }
+    if options != 0 && !is_one_option(at + opt::LENGTH, options, end) {
+        return Err(Outcome::NonstandardEdns);
+    }
+    Ok(QueryOpt {
+        ttl,
+        payload_size: u16::from_be(payload_size) as usize,
+    })
+}
+
+/// Whether the `length` bytes of options at the address `at` are exactly one option. Several
+/// options are legal too, but only a loop over all of them could check their lengths.
 #[inline(always)]
 fn is_one_option(at: usize, length: usize, end: usize) -> bool {
-    if at + OPTION > end {
+    if at + opt::OPTION_HEADER > end {
         return false;
     }
     // SAFETY: just checked.
-    let option: u16 = unsafe { load(at + 2) };
-    length == OPTION + u16::from_be(option) as usize
+    let option: u16 = unsafe { load(at + opt::OPTION_LENGTH) };
+    length == opt::OPTION_HEADER + u16::from_be(option) as usize
 }
 
-#[inline(always)]
-fn current_settings<T: Tables>(tables: &T) -> Result<&Settings, Outcome> {
-    let control = tables.control().ok_or(Outcome::NotReady)?;
-    // SAFETY: the control line is a map element, always there.
-    let slot = unsafe { load_shared(&raw const (*control).settings as usize) };
-    if slot == 0 {
-        return Err(Outcome::NotReady);
-    }
-    tables
-        .settings((slot as u32 - 1) % SLOTS)
-        .ok_or(Outcome::NotReady)
-}
-
-#[inline(always)]
-fn lease_is_fresh<T: Tables>(tables: &T) -> Result<(), Outcome> {
-    let control = tables.control().ok_or(Outcome::NotReady)?;
-    // SAFETY: as above.
-    let until = unsafe { load_shared(&raw const (*control).lease as usize) };
-    if until.wrapping_sub(tables.now()) as i64 <= 0 {
-        return Err(Outcome::LeaseStale);
-    }
-    Ok(())
-}
-
-/// A name as far as it can be told without walking its labels.
+/// A name up to its first zero byte. Its labels have not been checked.
 pub struct ScannedName {
-    /// Octets up to the first zero octet, that one included.
+    /// Bytes up to the first zero byte, this byte included.
     pub length: usize,
-    /// Over these octets.
+    /// The hash of these bytes.
     pub hash: NameHash,
-    /// Over these octets.
+    /// The one's complement sum of these bytes.
     pub sum: u64,
 }
 
-/// Finds the end of the name that starts at `name`, hashing and summing as it goes.
+/// Finds the first zero byte of the name at the address `name`, and computes hash and sum.
 ///
-/// The end is the first zero octet. That is the root in every name that the tables
-/// hold, so a match proves the structure; who wants to say that a name does not exist
-/// must walk its labels.
+/// In every name in the tables the first zero byte is the root label. So a match in the tables
+/// proves that the labels are well-formed. Before a name is denied, [`crate::authority`] checks its
+/// labels.
 #[inline(always)]
-pub fn read_name(name: usize, end: usize, settings: &Settings) -> Result<ScannedName, Outcome> {
+pub fn scan_name(name: usize, end: usize, settings: &Settings) -> Result<ScannedName, Outcome> {
     let key = &settings.hash_key;
-    let mut hasher = Hasher::default();
+    let mut hasher = NameHasher::default();
     let mut sum = 0;
     let mut length = 0;
     let mut at = name;
     let mut word_number = 0;
     while word_number < MAX_WORDS {
         let word: u64 = if at + 8 > end {
-            // Type and class follow the root, so in the last word of a packet four octets
-            // are enough to find it in.
+            // Type and class follow the root label, so four bytes of the packet's last word are
+            // enough to find the root label in.
             if at + 4 > end {
-                return Err(Outcome::OddName);
+                return Err(Outcome::NonstandardName);
             }
             // SAFETY: just checked.
             let half: u32 = unsafe { load(at) };
@@ -373,7 +311,7 @@ pub fn read_name(name: usize, end: usize, settings: &Settings) -> Result<Scanned
             let mask = names::mask_to(zero);
             hasher = hasher.add(word, mask, key.words[word_number]);
             sum = checksum::add(sum, word & mask);
-            length = 8 * word_number + names::octets_to(zero) as usize;
+            length = 8 * word_number + names::bytes_to(zero) as usize;
             break;
         }
         hasher = hasher.add(word, u64::MAX, key.words[word_number]);
@@ -381,8 +319,8 @@ pub fn read_name(name: usize, end: usize, settings: &Settings) -> Result<Scanned
         at += 8;
         word_number += 1;
     }
-    // The exits of the scan join here: one state for the verifier, whatever the length.
-    let length = forget_octet(length, sum);
+    // The exits of the loop join here, so that one state of the verifier stands for every length.
+    let length = forget_byte(length, sum);
     if !(MIN_NAME..=MAX_NAME).contains(&length) {
         return Err(Outcome::NameLength);
     }

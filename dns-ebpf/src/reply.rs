@@ -1,106 +1,119 @@
-//! Turning the packet round: the only place that writes to it.
+//! Turning the packet into the reply. No other module writes to packets.
 
 use dns_common::{
     Outcome, checksum,
-    records::{MAX_ANSWER, MIN_ANSWER},
+    records::{MAX_ANSWER_LENGTH, MIN_ANSWER_LENGTH},
     settings::SOA_POINTERS,
 };
 
 use crate::{
     Frame,
+    answer::AnswerBody,
     frame::UdpChecksum,
-    lookup::Answer,
-    query::{DNS, ETHERNET, IPV6, NAME_MASK, OPT, Query, TO_NAME, UDP, udp_header},
+    headers::{dns, ethernet, ipv4, ipv6, opt, question, udp},
+    query::{NAME_MASK, ParsedQuery, TO_NAME, udp_header},
     verifier::{load, offset, store},
 };
 
-/// TTL and hop limit of an answer.
+/// The TTL or hop limit of replies.
 const HOPS: u8 = 64;
 
-/// QR and AA in the header's second 16 bits.
-const ANSWER_BITS: u16 = 0x8400u16.to_be();
+/// The flags QR and AA.
+const REPLY_FLAGS: u16 = 0x8400_u16.to_be();
 
-/// Our OPT up to its TTL: root, type, size 1232.
-const OPT_HEAD: u64 = 0x0000_2904_d000_0000u64.to_be();
-/// The sum of the octets of [`OPT_HEAD`].
+const ONE_QUESTION: u16 = 1_u16.to_be();
+const CLASS_IN: u16 = 1_u16.to_be();
+/// The OPT record in ARCOUNT.
+const ONE_ADDITIONAL: u64 = 1_u16.to_be() as u64;
+const PROTOCOL_UDP: u16 = 17_u16.to_be();
+
+/// The reply's OPT record up to its TTL: root, type, payload size 1232, and zeros.
+const OPT_HEAD: u64 = 0x0000_2904_d000_0000_u64.to_be();
+/// The one's complement sum of [`OPT_HEAD`].
 const OPT_HEAD_SUM: u64 = checksum::add(0, OPT_HEAD);
 
-/// A mask over offsets in an answer, see [`offset`].
-const ANSWER_MASK: usize = MAX_ANSWER - 1;
+/// The mask for offsets in an answer, see [`offset`].
+const ANSWER_MASK: usize = MAX_ANSWER_LENGTH - 1;
 
-/// Writes the answer into the query's packet.
+/// Turns the query's packet into the reply with this answer.
+///
+/// Returns the outcome of the answer. If the reply is too large or the packet can't be resized, the
+/// packet is unchanged.
 #[inline(always)]
-pub fn write<F: Frame>(frame: &mut F, query: &Query<'_>, answer: &Answer) -> Outcome {
+pub fn write<F: Frame>(frame: &mut F, query: &ParsedQuery<'_>, answer: &AnswerBody) -> Outcome {
     let has_opt = query.edns != 0;
-    let opt = if has_opt { OPT } else { 0 };
-    let message = DNS + query.name_length + 4 + answer.length + opt;
+    let opt_length = if has_opt { opt::LENGTH } else { 0 };
+    let message = dns::LENGTH + query.name_length + question::LENGTH + answer.length + opt_length;
     if message > query.limit {
         return Outcome::TooLarge;
     }
-    if !frame.resize(query.layer4 + UDP + message) {
+    if !frame.resize(query.layer4 + udp::LENGTH + message) {
         return Outcome::NoRoom;
     }
 
     let (start, end) = (frame.start(), frame.end());
     let udp = udp_header(start, query.layer4);
-    let behind = offset::<NAME_MASK>(udp + TO_NAME, query.name_length) + 4;
-    let last = offset::<ANSWER_MASK>(behind, answer.length - MIN_ANSWER);
-    // None of this can be so: the frame has just been made as long as the reply, which is
-    // longer than the largest headers. The verifier wants to see it all the same.
-    if start + ETHERNET + IPV6 > end
+    let after_question = offset::<NAME_MASK>(udp + TO_NAME, query.name_length) + question::LENGTH;
+    let last = offset::<ANSWER_MASK>(after_question, answer.length - MIN_ANSWER_LENGTH);
+    // All of this is false: the frame has the length of the reply now, which is longer than the
+    // longest headers. The checks are for the verifier.
+    if start + ethernet::LENGTH + ipv6::LENGTH > end
         || udp + TO_NAME > end
-        || behind + MIN_ANSWER > end
-        || last + MIN_ANSWER + opt > end
+        || after_question + MIN_ANSWER_LENGTH > end
+        || last + MIN_ANSWER_LENGTH + opt_length > end
     {
         return Outcome::NoRoom;
     }
 
-    let udp_length = UDP + message;
-    let addresses = turn_round(start, query, udp_length);
+    let udp_length = udp::LENGTH + message;
+    let addresses = reverse_direction(start, query, udp_length);
 
-    let bits = ANSWER_BITS | query.copied_bits | answer.rcode;
+    let flags = REPLY_FLAGS | query.copied_flags | answer.rcode;
     let [answers, authorities, additionals] = answer.counts;
-    let counts = u64::from(1u16.to_be())
+    let additionals = u64::from(additionals) + if has_opt { ONE_ADDITIONAL } else { 0 };
+    let counts = u64::from(ONE_QUESTION)
         | u64::from(answers) << 16
         | u64::from(authorities) << 32
-        | (u64::from(additionals) + if has_opt { 0x0100 } else { 0 }) << 48;
-    // SAFETY: the frame reaches as far, as checked above; this and all writes below.
+        | additionals << 48;
+    let header = udp + udp::LENGTH;
+    // SAFETY: the frame extends past the headers, as checked above.
     unsafe {
-        store(udp, query.ports.rotate_left(16));
-        store(udp + 4, (udp_length as u16).to_be());
-        store(udp + 10, bits);
-        store(udp + 12, counts);
+        store(udp + udp::PORTS, query.ports.rotate_left(16));
+        store(udp + udp::DATAGRAM_LENGTH, (udp_length as u16).to_be());
+        store(header + dns::FLAGS, flags);
+        store(header + dns::COUNTS, counts);
     }
 
-    copy(answer, behind, last, end);
-    let mut behind_name = u64::from(query.rtype) + u64::from(1u16.to_be()) + answer.sum;
+    copy_answer(answer, after_question, last, end);
+    // The sum of all that follows the question's name.
+    let mut after_name = u64::from(query.rtype) + u64::from(CLASS_IN) + answer.sum;
     if has_opt {
-        let at = last + MIN_ANSWER;
+        let at = last + MIN_ANSWER_LENGTH;
         let ttl = query.edns - 1;
-        // Once more, for verifiers that have forgotten (6.1) that there was an OPT when the
-        // frame's length was checked; LLVM may not see that it is the same end.
-        if at + OPT > frame.end() {
+        // The verifier of 6.1 has forgotten by now that the check above included the OPT record.
+        // `end` is read again because LLVM would remove a check of the same value.
+        if at + opt::LENGTH > frame.end() {
             return Outcome::NoRoom;
         }
-        // SAFETY: as above.
+        // SAFETY: just checked.
         unsafe {
             store(at, OPT_HEAD);
-            store(at + 5, ttl as u32);
-            store(at + 9, 0u16);
+            store(at + opt::TTL, ttl as u32);
+            store(at + opt::OPTIONS_LENGTH, 0_u16);
         }
-        // The TTL starts at an odd octet of the OPT.
+        // The TTL starts at an odd byte of the OPT record.
         let sum = OPT_HEAD_SUM + (ttl << 8);
-        behind_name += checksum::add(0, sum) << (8 * (answer.length & 1));
+        after_name += checksum::add(0, sum) << (8 * (answer.length & 1));
     }
 
     let new_length = u64::from((udp_length as u16).to_be());
     let full = addresses
-        + u64::from(17u16.to_be())
+        + u64::from(PROTOCOL_UDP)
         + 2 * new_length
-        + checksum::add(u64::from(query.id) + u64::from(bits), counts)
+        + checksum::add(u64::from(query.id) + u64::from(flags), counts)
         + u64::from(query.ports)
         + query.name_sum
-        + (behind_name << (8 * (query.name_length & 1)));
+        + (after_name << (8 * (query.name_length & 1)));
     frame.set_udp_checksum(
         query.layer4,
         UdpChecksum {
@@ -112,82 +125,89 @@ pub fn write<F: Frame>(frame: &mut F, query: &Query<'_>, answer: &Answer) -> Out
     answer.outcome
 }
 
-/// Swaps MAC and IP addresses and sets the IP header's length and TTL. Gives the one's
+/// Swaps the Ethernet and IP addresses, and sets length and TTL in the IP header. Returns the one's
 /// complement sum of the IP addresses.
 #[inline(always)]
-fn turn_round(start: usize, query: &Query<'_>, udp_length: usize) -> u64 {
-    // SAFETY: the caller checked that the frame holds the largest headers.
+fn reverse_direction(start: usize, query: &ParsedQuery<'_>, udp_length: usize) -> u64 {
+    let (destination, source) = (start + ethernet::DESTINATION, start + ethernet::SOURCE);
+    // SAFETY: the caller checked that the frame holds the longest headers.
     unsafe {
-        let (destination, source): (u32, u32) = (load(start), load(start + 6));
-        let (destination_end, source_end): (u16, u16) = (load(start + 4), load(start + 10));
-        store(start, source);
-        store(start + 4, source_end);
-        store(start + 6, destination);
-        store(start + 10, destination_end);
+        let (old_destination, old_source): (u32, u32) = (load(destination), load(source));
+        let (old_destination_end, old_source_end): (u16, u16) =
+            (load(destination + 4), load(source + 4));
+        store(destination, old_source);
+        store(destination + 4, old_source_end);
+        store(source, old_destination);
+        store(source + 4, old_destination_end);
     }
 
+    let ip = start + ethernet::LENGTH;
     if query.is_ipv6() {
+        let (source, destination) = (ip + ipv6::SOURCE, ip + ipv6::DESTINATION);
         // SAFETY: as above.
         unsafe {
-            let source: [u64; 2] = [load(start + 22), load(start + 30)];
-            let destination: [u64; 2] = [load(start + 38), load(start + 46)];
-            store(start + 22, destination[0]);
-            store(start + 30, destination[1]);
-            store(start + 38, source[0]);
-            store(start + 46, source[1]);
-            store(start + 18, (udp_length as u16).to_be());
-            store(start + 21, HOPS);
-            let sum = checksum::add(checksum::add(0, source[0]), source[1]);
-            return checksum::add(checksum::add(sum, destination[0]), destination[1]);
+            let old_source: [u64; 2] = [load(source), load(source + 8)];
+            let old_destination: [u64; 2] = [load(destination), load(destination + 8)];
+            store(source, old_destination[0]);
+            store(source + 8, old_destination[1]);
+            store(destination, old_source[0]);
+            store(destination + 8, old_source[1]);
+            store(ip + ipv6::PAYLOAD_LENGTH, (udp_length as u16).to_be());
+            store(ip + ipv6::HOP_LIMIT, HOPS);
+            let sum = checksum::add(checksum::add(0, old_source[0]), old_source[1]);
+            return checksum::add(checksum::add(sum, old_destination[0]), old_destination[1]);
         }
     }
 
     // SAFETY: as above.
     unsafe {
-        let addresses: u64 = load(start + 26);
-        store(start + 26, addresses.rotate_left(32));
-        // The header's checksum changes with the length and with the TTL (RFC 1624).
-        let new_length = ((udp_length + 20) as u16).to_be();
-        let old_length: u16 = load(start + 16);
-        let old_hops: u16 = load(start + 22);
+        let addresses: u64 = load(ip + ipv4::SOURCE);
+        store(ip + ipv4::SOURCE, addresses.rotate_left(32));
+        // Length and TTL change, and the header checksum with them (RFC 1624).
+        let new_length = ((udp_length + ipv4::LENGTH) as u16).to_be();
+        let old_length: u16 = load(ip + ipv4::TOTAL_LENGTH);
+        // TTL and protocol, of which the TTL is the first byte.
+        let old_hops: u16 = load(ip + ipv4::TTL);
         let new_hops = old_hops & 0xff00 | u16::from(HOPS);
-        let old_sum: u16 = load(start + 24);
+        let old_sum: u16 = load(ip + ipv4::CHECKSUM);
         let sum = u64::from(!old_sum)
             + u64::from(!old_length)
             + u64::from(new_length)
             + u64::from(!old_hops)
             + u64::from(new_hops);
-        store(start + 16, new_length);
-        store(start + 22, new_hops);
-        store(start + 24, !checksum::fold(sum));
+        store(ip + ipv4::TOTAL_LENGTH, new_length);
+        store(ip + ipv4::TTL, new_hops);
+        store(ip + ipv4::CHECKSUM, !checksum::fold(sum));
         checksum::add(0, addresses)
     }
 }
 
-/// Copies the answer behind the question: its first 16 octets, its last 16 (which may
-/// overlap them), and 16 at a time between.
+/// Copies the answer to the address `to`, where the frame ends at the address `end`.
+///
+/// The first and the last 16 bytes are copied first, and may overlap. Then follow the bytes
+/// between, 16 at a time. `last` is the address of the last 16 bytes in the frame.
 #[inline(always)]
-fn copy(answer: &Answer, to: usize, last: usize, end: usize) {
-    let from = answer.octets;
-    // SAFETY: an answer has at least 16 octets, and the caller checked that the frame holds
-    // them; the tables hold `MAX_ANSWER` octets behind an answer's start, or the whole SOA.
+fn copy_answer(answer: &AnswerBody, to: usize, last: usize, end: usize) {
+    let from = answer.bytes;
+    // SAFETY: an answer has at least 16 bytes, and the caller checked that the frame holds them.
+    // The tables hold `MAX_ANSWER_LENGTH` bytes from an answer's start, or the whole SOA record.
     unsafe {
-        copy16(from, to);
-        copy16(
-            offset::<ANSWER_MASK>(from, answer.length - MIN_ANSWER),
+        copy_16_bytes(from, to);
+        copy_16_bytes(
+            offset::<ANSWER_MASK>(from, answer.length - MIN_ANSWER_LENGTH),
             last,
         );
         if answer.address != 0 {
-            store(last + MIN_ANSWER - 4, answer.address);
+            store(last + MIN_ANSWER_LENGTH - 4, answer.address);
         }
     }
     let mut at = 16;
-    while at < MAX_ANSWER {
+    while at < MAX_ANSWER_LENGTH {
         if at + 16 >= answer.length || to + at + 16 > end {
             break;
         }
         // SAFETY: just checked.
-        unsafe { copy16(from + at, to + at) };
+        unsafe { copy_16_bytes(from + at, to + at) };
         at += 16;
     }
     if answer.soa_pointer != 0 {
@@ -206,9 +226,9 @@ fn copy(answer: &Answer, to: usize, last: usize, end: usize) {
 
 /// # Safety
 ///
-/// 16 octets are readable at `from` and writable at `to`.
+/// 16 bytes are readable at the address `from` and writable at the address `to`.
 #[inline(always)]
-unsafe fn copy16(from: usize, to: usize) {
+unsafe fn copy_16_bytes(from: usize, to: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         let (head, tail): (u64, u64) = (load(from), load(from + 8));

@@ -1,25 +1,27 @@
-//! Memory access, and hiding from LLVM and from the verifier what they must not know.
+//! Memory access, and functions that hide values from LLVM or from the verifier.
 //!
-//! LLVM likes to fold, split and hoist address arithmetic that the verifier then can't
-//! follow; the verifier likes to follow every value of a counter as a world of its own.
-//! Each function here stops one of these. On the host they all do nothing.
+//! LLVM folds, splits and hoists address arithmetic so that the verifier can't follow it. The
+//! verifier follows every value of a counter as a state of its own. Each function here prevents one
+//! of these. On the host they have no such effect.
 
-/// Reads a word that may not be aligned.
+use dns_common::settings::MAX_SUFFIXES;
+
+/// Reads a value that may be unaligned.
 ///
 /// # Safety
 ///
-/// `size_of::<T>()` octets at `address` are readable.
+/// `size_of::<T>()` bytes at `address` are readable.
 #[inline(always)]
 pub unsafe fn load<T: Copy>(address: usize) -> T {
     // SAFETY: the caller's promise.
     unsafe { (address as *const T).read_unaligned() }
 }
 
-/// Writes a word that need not be aligned.
+/// Writes a value that may be unaligned.
 ///
 /// # Safety
 ///
-/// `size_of::<T>()` octets at `address` are writable.
+/// `size_of::<T>()` bytes at `address` are writable.
 #[inline(always)]
 pub unsafe fn store<T: Copy>(address: usize, value: T) {
     // SAFETY: the caller's promise.
@@ -28,8 +30,7 @@ pub unsafe fn store<T: Copy>(address: usize, value: T) {
 
 /// Reads a word that the agent may store at the same time.
 ///
-/// The record it names is reached through the value read, an address dependency, so no
-/// barrier is needed.
+/// No barrier is needed: the address of what the word names depends on the value that is read.
 ///
 /// # Safety
 ///
@@ -49,8 +50,8 @@ pub unsafe fn load_shared(address: usize) -> u64 {
     }
 }
 
-/// `end - start`. LLVM would fold it into arithmetic of 32 bits, which the verifier refuses
-/// on pointers.
+/// `end - start`. LLVM would fold it into 32-bit arithmetic, which the verifier rejects for
+/// pointers.
 #[inline(always)]
 #[must_use]
 pub fn distance(start: usize, end: usize) -> usize {
@@ -74,21 +75,21 @@ pub fn distance(start: usize, end: usize) -> usize {
     }
 }
 
-/// The same value, of which neither LLVM nor the verifier knows anything. `stranger` is any value
-/// that the verifier does not know.
+/// `value`, about which LLVM and the verifier then know nothing. `unknown` is any value that the
+/// verifier does not know.
 #[inline(always)]
 #[must_use]
-pub fn forget(value: u64, stranger: u64) -> u64 {
+pub fn forget(value: u64, unknown: u64) -> u64 {
     #[cfg(target_arch = "bpf")]
     {
         let mut value = value;
-        // SAFETY: arithmetic on registers; twice the same xor leaves the value as it was.
+        // SAFETY: arithmetic on registers. The second xor restores the value.
         unsafe {
             core::arch::asm!(
                 "{0} ^= {1}",
                 "{0} ^= {1}",
                 inout(reg) value,
-                in(reg) stranger,
+                in(reg) unknown,
                 options(pure, nomem, nostack, preserves_flags)
             );
         }
@@ -96,29 +97,29 @@ pub fn forget(value: u64, stranger: u64) -> u64 {
     }
     #[cfg(not(target_arch = "bpf"))]
     {
-        let _ = stranger;
+        let _ = unknown;
         value
     }
 }
 
-/// The same value, of which neither LLVM nor the verifier knows more than that it is at
-/// most 255. `stranger` is any value that the verifier does not know.
+/// `value & 255`, about which LLVM and the verifier then know only that it is at most 255.
+/// `unknown` is any value that the verifier does not know.
 ///
-/// Without this the verifier walks the rest of the program once for each value.
+/// Without it the verifier walks the rest of the program once for each value.
 #[inline(always)]
 #[must_use]
-pub fn forget_octet(value: usize, stranger: u64) -> usize {
+pub fn forget_byte(value: usize, unknown: u64) -> usize {
     #[cfg(target_arch = "bpf")]
     {
         let mut value = value;
-        // SAFETY: arithmetic on registers; twice the same xor leaves the value as it was.
+        // SAFETY: arithmetic on registers. The second xor restores the value.
         unsafe {
             core::arch::asm!(
                 "{0} ^= {1}",
                 "{0} ^= {1}",
                 "{0} &= 255",
                 inout(reg) value,
-                in(reg) stranger,
+                in(reg) unknown,
                 options(pure, nomem, nostack, preserves_flags)
             );
         }
@@ -126,14 +127,14 @@ pub fn forget_octet(value: usize, stranger: u64) -> usize {
     }
     #[cfg(not(target_arch = "bpf"))]
     {
-        let _ = stranger;
+        let _ = unknown;
         value & 255
     }
 }
 
-/// `base + (offset & MASK)`, in one piece: a bound that the verifier learned earlier may be
-/// lost by the time the offset is used (before Linux 6.3 when it was spilled to the stack),
-/// and LLVM drops a mask that it thinks changes nothing.
+/// `base + (offset & MASK)`, with the mask directly before the addition. The verifier may forget a
+/// bound from an earlier check (before Linux 6.3 when the value was spilled to the stack), and LLVM
+/// removes a mask that it can prove to change nothing.
 #[inline(always)]
 #[must_use]
 pub fn offset<const MASK: usize>(base: usize, offset: usize) -> usize {
@@ -155,4 +156,12 @@ pub fn offset<const MASK: usize>(base: usize, offset: usize) -> usize {
     {
         base + (offset & MASK)
     }
+}
+
+/// The element at position `at`. The position is masked and not checked, see [`offset`].
+#[inline(always)]
+pub(crate) fn element<T>(array: &[T; MAX_SUFFIXES], at: usize) -> &T {
+    let at = offset::<{ MAX_SUFFIXES - 1 }>(0, at) * size_of::<T>();
+    // SAFETY: the mask leaves only positions inside the array.
+    unsafe { &*((array.as_ptr() as usize + at) as *const T) }
 }

@@ -1,123 +1,128 @@
-//! The kernel's packet logic on the host: what it answers is what the user plane answers, what it passes is what
-//! came.
+//! Runs the kernel's packet logic on the host. An answer must equal the user plane's answer, and a
+//! passed packet must be unchanged.
 
-use dns_agent::resolver::message::{Reply, Transport, respond};
+use dns_agent::resolver::message::{QueryAction, Transport, respond};
 use dns_common::{Outcome, checksum};
 use dns_ebpf::{
     Frame,
-    frame::{Clients, UdpChecksum},
+    frame::{AnsweredClients, UdpChecksum},
 };
 use zerohop_tests::{
-    packet::{self, Query},
+    packet::{self, QueryPacket},
     topology::{POD, SERVED},
 };
 
 use super::{
+    input::FuzzInput,
     model::{MODEL, NAMES},
-    reader::Reader,
     tables::TABLES,
 };
 
-/// Types that have data somewhere, that have none, and that are no types of data.
+/// Record types with data in the model, record types without, meta-types, and unassigned numbers.
 const TYPES: [u16; 16] = [
     1, 28, 33, 12, 5, 6, 2, 16, 65, 255, 252, 41, 0, 128, 250, 257,
 ];
-/// The header's second 16 bits of usual queries: RD, AD, CD.
+/// Second 16-bit words of common query headers: combinations of RD, AD and CD.
 const BITS: [u16; 4] = [0x0100, 0x0000, 0x0120, 0x0110];
-/// Octets of an Ethernet header.
+/// Length of an Ethernet header in bytes.
 const ETHERNET: usize = 14;
 
-/// Runs the logic over the frame that an input describes.
+/// Runs the packet logic on the Ethernet frame that the input describes.
 ///
 /// # Panics
 ///
-/// When what becomes of the frame is not what must.
+/// When a passed frame was changed, or an answer differs from the user plane's.
 pub fn check(input: &[u8]) -> Outcome {
-    let mut input = Reader(input);
-    let how = input.octet();
-    let octets = frame(how, &mut input);
-    let mut packet = Packet {
-        octets: octets.clone().into(),
-        can_grow: how & 0x80 == 0,
+    let mut input = FuzzInput(input);
+    let flags = input.byte();
+    let bytes = frame(flags, &mut input);
+    let mut packet = HostFrame {
+        bytes: bytes.clone().into(),
+        can_grow: flags & 0x80 == 0,
     };
     let outcome = dns_ebpf::respond(&mut packet, &*TABLES);
     if !outcome.is_answer() {
-        assert_eq!(*packet.octets, *octets, "{outcome:?}, but changed");
+        assert_eq!(
+            *packet.bytes, *bytes,
+            "{outcome:?}, but the frame was changed"
+        );
         return outcome;
     }
-    let udp = if octets[12] == 8 { 34 } else { 54 };
-    let length = usize::from(u16::from_be_bytes([octets[udp + 4], octets[udp + 5]]));
-    let asked = &octets[udp + 8..udp + length];
-    // A sum that was wrong stays wrong (RFC 1624), so that the client drops the packet, as it should.
-    let reply = if udp == 34 && checksum::fold(checksum::sum(&octets[ETHERNET..udp])) != 0xffff {
-        packet.octets[udp + 8..].to_vec()
+    let udp = if bytes[12] == 8 { 34 } else { 54 };
+    let length = usize::from(u16::from_be_bytes([bytes[udp + 4], bytes[udp + 5]]));
+    let query_message = &bytes[udp + 8..udp + length];
+    // A wrong IPv4 header checksum stays wrong (RFC 1624), so the client drops the packet, as it
+    // should.
+    let reply = if udp == 34 && checksum::fold(checksum::sum(&bytes[ETHERNET..udp])) != 0xffff {
+        packet.bytes[udp + 8..].to_vec()
     } else {
-        packet::reply(&octets, &packet.octets).unwrap()
+        packet::parse_reply(&bytes, &packet.bytes).unwrap()
     };
-    check_reply(asked, &reply);
+    check_reply(query_message, &reply);
     outcome
 }
 
-/// The reply must be the user plane's, whose parser is another.
-fn check_reply(asked: &[u8], reply: &[u8]) {
+/// Checks that the user plane, which has a parser of its own, gives the same reply for some
+/// rotation.
+fn check_reply(query_message: &[u8], reply: &[u8]) {
     let addresses = usize::from(u16::from_be_bytes([reply[6], reply[7]]));
-    let is_right = (0..addresses.max(1)).any(|rotation| {
-        match respond(asked, &*MODEL, Transport::Udp, rotation) {
-            Reply::Message(expected) => expected == reply,
+    let matches_user_plane = (0..addresses.max(1)).any(|rotation| {
+        match respond(query_message, &*MODEL, Transport::Udp, rotation) {
+            QueryAction::Send(expected) => expected == reply,
             _ => false,
         }
     });
     assert!(
-        is_right,
-        "the kernel says\n{reply:02x?}, the user plane\n{:02x?}",
-        respond(asked, &*MODEL, Transport::Udp, 0)
+        matches_user_plane,
+        "the kernel plane's reply is\n{reply:02x?}, the user plane's is\n{:02x?}",
+        respond(query_message, &*MODEL, Transport::Udp, 0)
     );
 }
 
-/// A query as the input wants it, bent as the input wants it.
-fn frame(how: u8, input: &mut Reader<'_>) -> Vec<u8> {
-    let family = usize::from(how & 1);
-    let mut query = Query::new(POD[family], SERVED[family], "", 0);
+/// Builds an Ethernet frame with a query, and mutates it, as the input decides.
+fn frame(flags: u8, input: &mut FuzzInput<'_>) -> Vec<u8> {
+    let family = usize::from(flags & 1);
+    let mut query = QueryPacket::new(POD[family], SERVED[family], "", 0);
     query.id = input.word();
     query.port = input.word();
     query.bits = input.one_of(&BITS);
     query.rtype = input.one_of(&TYPES);
     query.name = name(input);
-    if how & 2 != 0 {
+    if flags & 2 != 0 {
         let size = input.word();
-        let dnssec_ok = input.octet();
-        let options = input.octets(usize::from(dnssec_ok >> 1) % 64);
+        let dnssec_ok = input.byte();
+        let options = input.bytes(usize::from(dnssec_ok >> 1) % 64);
         query = query.with_edns(size, u32::from(dnssec_ok & 1), options);
     }
-    let mut message = if how & 4 == 0 {
+    let mut message = if flags & 4 == 0 {
         query.message()
     } else {
-        // A message of the input's own.
+        // The message's bytes come from the input.
         let length = usize::from(input.word()) % 600;
-        input.octets(length).to_vec()
+        input.bytes(length).to_vec()
     };
-    if how & 8 != 0 {
-        input.bend(&mut message);
+    if flags & 8 != 0 {
+        input.mutate(&mut message);
     }
-    let mut frame = query.frame_of(&message);
-    if how & 16 != 0 {
-        // Ethernet fills up short frames.
+    let mut frame = query.frame_with(&message);
+    if flags & 16 != 0 {
+        // Ethernet pads short frames to 60 bytes.
         frame.resize(frame.len().max(60), 0);
     }
-    if how & 32 != 0 {
-        input.bend(&mut frame);
+    if flags & 32 != 0 {
+        input.mutate(&mut frame);
     }
     frame
 }
 
-/// One of the model's names, or a neighbour of one.
-fn name(input: &mut Reader<'_>) -> Vec<u8> {
-    let mut name = packet::wire(input.one_of(&NAMES));
-    for _ in 0..input.octet() % 4 {
-        match input.octet() % 6 {
+/// Picks one of the model's names and changes it up to three times.
+fn name(input: &mut FuzzInput<'_>) -> Vec<u8> {
+    let mut name = packet::wire_name(input.one_of(&NAMES));
+    for _ in 0..input.byte() % 4 {
+        match input.byte() % 6 {
             0 => {
-                let length = usize::from(input.octet() % 64);
-                let label = input.octets(length);
+                let length = usize::from(input.byte() % 64);
+                let label = input.bytes(length);
                 name = [&[label.len() as u8], label, &name].concat();
             }
             1 => {
@@ -126,15 +131,15 @@ fn name(input: &mut Reader<'_>) -> Vec<u8> {
             }
             2 => name.make_ascii_uppercase(),
             3 => {
-                let other = packet::wire(input.one_of(&NAMES));
+                let other = packet::wire_name(input.one_of(&NAMES));
                 name.splice(..0, other[..other.len() - 1].iter().copied());
             }
             4 => {
-                let at = usize::from(input.octet()) % name.len();
-                name[at] = input.octet();
+                let at = usize::from(input.byte()) % name.len();
+                name[at] = input.byte();
             }
             _ => {
-                let at = usize::from(input.octet()) % name.len();
+                let at = usize::from(input.byte()) % name.len();
                 name[at] ^= 0x20;
             }
         }
@@ -142,41 +147,43 @@ fn name(input: &mut Reader<'_>) -> Vec<u8> {
     name
 }
 
-/// A frame in an allocation of just its length.
-struct Packet {
-    octets: Box<[u8]>,
+/// An Ethernet frame in an allocation of exactly its length, so that the address sanitizer sees
+/// every access outside the frame.
+struct HostFrame {
+    bytes: Box<[u8]>,
     can_grow: bool,
 }
 
-impl Frame for Packet {
-    const CLIENTS: Clients = Clients::Allowed;
+impl Frame for HostFrame {
+    const CLIENTS: AnsweredClients = AnsweredClients::Allowed;
 
     fn start(&self) -> usize {
-        self.octets.as_ptr() as usize
+        self.bytes.as_ptr() as usize
     }
 
     fn end(&self) -> usize {
-        self.start() + self.octets.len()
+        self.start() + self.bytes.len()
     }
 
     fn resize(&mut self, length: usize) -> bool {
         if !self.can_grow {
             return false;
         }
-        let mut octets = self.octets.to_vec();
-        octets.resize(length, 0);
-        self.octets = octets.into();
+        let mut bytes = self.bytes.to_vec();
+        bytes.resize(length, 0);
+        self.bytes = bytes.into();
         true
     }
 
-    /// As XDP does it; and checks what tc would rely on.
+    /// Writes the full checksum, as the XDP program does. Also checks that `sum.old` is the
+    /// checksum in the frame, because the tc program updates the checksum from it.
     fn set_udp_checksum(&mut self, header: usize, sum: UdpChecksum) {
         let field = header + 6..header + 8;
-        assert_eq!(self.octets[field.clone()], sum.old.to_ne_bytes());
+        assert_eq!(self.bytes[field.clone()], sum.old.to_ne_bytes());
         let full = match !checksum::fold(sum.full) {
             0 => 0xffff,
             sum => sum,
         };
-        self.octets[field].copy_from_slice(&full.to_ne_bytes());
+        self.bytes[field].copy_from_slice(&full.to_ne_bytes());
     }
 }

@@ -1,12 +1,12 @@
-//! What must hold for every input.
+//! Checks that must hold for every input.
 //!
-//! The fuzz targets run these checks over inputs of libFuzzer's making. `tests/suites/corpus.rs` has this
-//! same file as a module, and runs them over the inputs of `corpus/`.
+//! The fuzz targets run the checks on inputs that libFuzzer generates. `tests/suites/corpus.rs`
+//! includes this file as a module and runs the checks on the inputs in `corpus/`.
 
+pub mod input;
 pub mod kernel;
 pub mod message;
 pub mod model;
-pub mod reader;
 pub mod reply;
 pub mod response;
 pub mod tables;

@@ -1,13 +1,13 @@
-//! A small cluster with a name for each way to answer.
+//! A small model with at least one name for each kind of answer.
 
 use std::{net::IpAddr, sync::LazyLock};
 
-use dns_agent::zone::{Below, Model, ModelBuilder, Name, Rdata, Record, Srv};
+use dns_agent::zone::{ComputedNames, Model, ModelBuilder, Name, Rdata, Record, Srv};
 
-/// The model that everything is asked of.
+/// The model that all fuzz targets answer from.
 pub static MODEL: LazyLock<Model> = LazyLock::new(build);
 
-/// Names to ask for. Inputs hold positions in this list: add at its end only.
+/// Query names. Inputs hold positions in this list, so append new names at the end.
 pub const NAMES: [&str; 40] = [
     "web.shop.svc.cluster.local",
     "cart.shop.svc.cluster.local",
@@ -90,7 +90,7 @@ fn build() -> Model {
     for last in 1..=60 {
         let crowd = "crowd.shop.svc.cluster.local";
         add(crowd, address(&format!("10.244.1.{last}")));
-        // More than a record of the tables holds.
+        // More addresses than a record of the tables can hold.
         for third in 0..2 {
             let throng = "throng.shop.svc.cluster.local";
             add(throng, address(&format!("10.244.{third}.{last}")));
@@ -113,23 +113,23 @@ fn build() -> Model {
     add("a.inner.cluster.local", address("10.96.1.5"));
     for owner in [
         "1.1.96.10.in-addr.arpa",
-        // In no zone of ours.
+        // In no authoritative zone.
         "9.9.244.10.in-addr.arpa",
         "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa",
     ] {
         add(owner, Rdata::Ptr(name(web)));
     }
-    // Too long for the tables.
+    // A name too long for the tables.
     let long = "long-name-that-is-quite-long.".repeat(4) + "cluster.local";
     add(&long, address("10.96.1.6"));
 
-    for (owner, below) in [
-        ("shop.pod.cluster.local", Below::Addresses(5)),
-        ("open.cluster.local", Below::EmptyThenAddresses(5)),
-        ("empty.cluster.local", Below::Empty),
-        ("like.cluster.local", Below::Like(name(web))),
+    for (owner, computed_names) in [
+        ("shop.pod.cluster.local", ComputedNames::Addresses(5)),
+        ("open.cluster.local", ComputedNames::EmptyThenAddresses(5)),
+        ("empty.cluster.local", ComputedNames::Empty),
+        ("like.cluster.local", ComputedNames::Like(name(web))),
     ] {
-        builder.compute_below(name(owner), below);
+        builder.set_computed_names(name(owner), computed_names);
     }
     builder.build()
 }

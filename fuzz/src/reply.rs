@@ -1,4 +1,4 @@
-//! What every reply must be, whoever made it. Read with the parser of the `domain` crate.
+//! Checks that hold for every reply, parsed by the `domain` crate.
 
 use dns_agent::resolver::message::Transport;
 use domain::{
@@ -9,39 +9,39 @@ use domain::{
     rdata::AllRecordData,
 };
 
-/// Octets of a message's header.
+/// Length of a DNS header in bytes.
 pub const HEADER: usize = 12;
-/// The size that our OPT record offers, and the largest datagram.
+/// The UDP payload size in the resolver's OPT record, which is also its longest datagram, in bytes.
 const SIZE: u16 = 1232;
 
-/// A reply that has been walked over.
-pub struct Reply<'a> {
-    /// The whole of it.
+/// A reply whose records have all been parsed.
+pub struct ParsedReply<'a> {
+    /// The whole message.
     pub message: &'a Message<[u8]>,
     /// The answer section's records.
     pub answers: Vec<ParsedRecord<'a, [u8]>>,
-    /// The authority section's.
+    /// The authority section's records.
     pub authorities: Vec<ParsedRecord<'a, [u8]>>,
 }
 
-/// Checks a reply to `query` and takes it apart.
+/// Parses and checks a reply to `query`.
 ///
 /// # Panics
 ///
-/// When it is none that a client could make sense of.
-pub fn check<'a>(query: &[u8], transport: Transport, reply: &'a [u8]) -> Reply<'a> {
-    let asked = Message::from_slice(query).expect("a reply to no message");
+/// When the reply is malformed, longer than the client's limit, or doesn't match the query.
+pub fn check<'a>(query: &[u8], transport: Transport, reply: &'a [u8]) -> ParsedReply<'a> {
+    let query_message = Message::from_slice(query).expect("a reply to no message");
     let message = Message::from_slice(reply).expect("a reply without a header");
-    let (header, asked_header) = (message.header(), asked.header());
+    let (header, query_header) = (message.header(), query_message.header());
     assert!(header.qr(), "no QR");
-    assert_eq!(header.id(), asked_header.id(), "another ID");
-    assert_eq!(header.opcode(), asked_header.opcode(), "another opcode");
+    assert_eq!(header.id(), query_header.id(), "another ID");
+    assert_eq!(header.opcode(), query_header.opcode(), "another opcode");
     assert!(!header.z(), "the reserved bit is set");
 
     let end = question_end(message);
     assert_eq!(reply[HEADER..end], query[HEADER..end], "another question");
-    let limit = limit(asked, transport);
-    assert!(reply.len() <= limit, "{} octets of {limit}", reply.len());
+    let limit = limit(query_message, transport);
+    assert!(reply.len() <= limit, "{} bytes of {limit}", reply.len());
 
     let records = |section: &str, records: domain::base::RecordSection<'a, [u8]>| {
         records
@@ -53,74 +53,75 @@ pub fn check<'a>(query: &[u8], transport: Transport, reply: &'a [u8]) -> Reply<'
     for record in &mut rest {
         record.expect("in the additional section");
     }
-    assert_eq!(rest.pos(), reply.len(), "octets behind the message");
+    assert_eq!(rest.pos(), reply.len(), "bytes after the message");
 
-    let ours = opt(message);
+    let reply_opt = opt(message);
     assert_eq!(
-        ours.map(|opt| opt.dnssec_ok),
-        opt(asked).map(|opt| opt.dnssec_ok),
-        "OPT, or its DO"
+        reply_opt.map(|opt| opt.dnssec_ok),
+        opt(query_message).map(|opt| opt.dnssec_ok),
+        "the OPT record, or its DO bit"
     );
-    if let Some(ours) = ours {
-        assert_eq!(ours.size, SIZE);
-        assert!(!ours.has_options, "options");
+    if let Some(reply_opt) = reply_opt {
+        assert_eq!(reply_opt.size, SIZE);
+        assert!(!reply_opt.has_options, "options");
     }
-    Reply {
+    ParsedReply {
         message,
         answers: records("answer section", answer),
         authorities: records("authority section", authority),
     }
 }
 
-/// Checks what only our own replies must be: their flags, and the data of their records.
+/// Checks a reply that the resolver made itself: its flags and the data of its records. A relayed
+/// reply has the upstream's.
 ///
 /// # Panics
 ///
 /// As [`check`].
-pub fn check_own(query: &[u8], reply: &Reply<'_>) {
-    let asked = Message::from_slice(query).expect("a reply to no message");
+pub fn check_local_reply(query: &[u8], reply: &ParsedReply<'_>) {
+    let query_message = Message::from_slice(query).expect("a reply to no message");
     let header = reply.message.header();
-    assert_eq!(header.rd(), asked.header().rd(), "RD");
-    assert_eq!(header.cd(), asked.header().cd(), "CD");
+    assert_eq!(header.rd(), query_message.header().rd(), "RD");
+    assert_eq!(header.cd(), query_message.header().cd(), "CD");
     assert!(!header.ad() && !header.ra(), "AD or RA");
     if header.opcode() != Opcode::QUERY {
         assert!(!header.aa(), "AA");
     }
     for record in reply.message.iter() {
-        let (record, _) = record.expect("walked over before");
+        let (record, _) = record.expect("parsed before");
         let data = record.to_any_record::<AllRecordData<&[u8], ParsedName<&[u8]>>>();
         data.unwrap_or_else(|error| panic!("{}: {error}", record.rtype()));
     }
 }
 
-/// Whether the reply says no as RFC 2308 wants it: with the zone's SOA.
-pub fn has_soa(reply: &Reply<'_>) -> bool {
+/// Whether the authority section is one SOA record, as RFC 2308 requires of a negative answer.
+pub fn has_soa(reply: &ParsedReply<'_>) -> bool {
     let [record] = &reply.authorities[..] else {
         return false;
     };
     record.rtype() == Rtype::SOA
 }
 
-/// What an OPT record says, whether or not its options can be read: nobody looks at them.
+/// The fields of an OPT record. Options are not parsed.
 #[derive(Clone, Copy)]
-struct Opt {
+struct OptFields {
     size: u16,
     dnssec_ok: bool,
     has_options: bool,
 }
 
-/// The OPT record of a message that is well-formed.
-fn opt(message: &Message<[u8]>) -> Option<Opt> {
+/// The OPT record of a well-formed message.
+fn opt(message: &Message<[u8]>) -> Option<OptFields> {
     let mut records = message.additional().ok()?.flatten();
     let record = records.find(|record| record.rtype() == Rtype::OPT)?;
-    Some(Opt {
+    Some(OptFields {
         size: record.class().to_int(),
         dnssec_ok: record.ttl().as_secs() & 0x8000 != 0,
         has_options: record.rdlen() > 0,
     })
 }
 
-/// Where the question ends.
+/// The offset at which the question ends.
 fn question_end(message: &Message<[u8]>) -> usize {
     assert_eq!(message.header_counts().qdcount(), 1, "no question");
     let mut question = message.question();
@@ -128,7 +129,7 @@ fn question_end(message: &Message<[u8]>) -> usize {
     question.pos()
 }
 
-/// The longest reply that the client of a query takes.
+/// The longest reply that the client of `query` accepts, in bytes.
 fn limit(query: &Message<[u8]>, transport: Transport) -> usize {
     match (transport, opt(query)) {
         (Transport::Tcp, _) => 65_535,

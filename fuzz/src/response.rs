@@ -1,11 +1,11 @@
-//! What upstreams send.
+//! Responses of upstreams.
 
 use std::{net::Ipv4Addr, sync::LazyLock};
 
 use dns_agent::{
     resolver::{
-        bailiwick::OwnNames,
-        message::{Reply, Transport, respond},
+        bailiwick::LocalNames,
+        message::{QueryAction, Transport, respond},
         response::{Response, UpstreamQuery},
     },
     zone::{Answer, Name, Rdata, ZoneData},
@@ -17,25 +17,26 @@ use domain::{
     },
     rdata::A,
 };
-use zerohop_tests::packet::Query;
+use zerohop_tests::packet::QueryPacket;
 
-use super::{model::MODEL, reader::Reader, reply};
+use super::{input::FuzzInput, model::MODEL, reply};
 
-/// How an upstream's message ended.
+/// What became of an upstream's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Ended {
-    /// It is not the answer to what was asked.
-    Unheard,
-    /// The client got it as it was.
+pub enum ResponseOutcome {
+    /// It was rejected, because it doesn't answer the upstream query.
+    Rejected,
+    /// It was relayed to the client.
     Relayed,
-    /// The client got an alias of ours with what it says.
+    /// It completed a local alias.
     Completed,
-    /// It leads to a name that is asked for next.
-    LedOn,
+    /// It leads to a name that needs another upstream query.
+    NeedsQuery,
 }
 
-/// Queries that need an upstream: a name that is not ours, and an alias.
-static QUERIES: LazyLock<[Query; 4]> = LazyLock::new(|| {
+/// Queries that need an upstream: names outside the model's zones, and an alias that leads out of
+/// them.
+static QUERIES: LazyLock<[QueryPacket; 4]> = LazyLock::new(|| {
     let any = Ipv4Addr::UNSPECIFIED.into();
     [
         ("WWW.example.com", 1),
@@ -43,68 +44,74 @@ static QUERIES: LazyLock<[Query; 4]> = LazyLock::new(|| {
         ("away.SHOP.svc.cluster.local", 28),
         ("example.com", 16),
     ]
-    .map(|(name, rtype)| Query::new(any, any, name, rtype))
+    .map(|(name, rtype)| QueryPacket::new(any, any, name, rtype))
 });
 
-/// Makes a client's reply of an upstream's message.
+/// Turns an upstream's message into the client's reply, and checks the reply.
 ///
 /// # Panics
 ///
-/// When the reply is not what it must be.
-pub fn check(input: &[u8]) -> Ended {
-    let mut input = Reader(input);
-    let how = input.octet();
-    let mut query = QUERIES[usize::from(how % 4)].clone();
+/// When the reply breaks a rule.
+pub fn check(input: &[u8]) -> ResponseOutcome {
+    let mut input = FuzzInput(input);
+    let flags = input.byte();
+    let mut query = QUERIES[usize::from(flags % 4)].clone();
     query.id = input.word();
-    if how & 4 != 0 {
-        query = query.with_edns(input.word(), u32::from(how >> 7), &[]);
+    if flags & 4 != 0 {
+        query = query.with_edns(input.word(), u32::from(flags >> 7), &[]);
     }
-    let transport = match how & 8 {
+    let transport = match flags & 8 {
         0 => Transport::Udp,
         _ => Transport::Tcp,
     };
     let message = query.message();
-    let reply = respond(&message, &*MODEL, transport, 0);
-    let asked = match &reply {
-        Reply::Forward(query) => UpstreamQuery::forwarding(query),
-        Reply::Chase(chase) => UpstreamQuery::chasing(chase),
-        other => panic!("no upstream is asked: {other:?}"),
+    let action = respond(&message, &*MODEL, transport, 0);
+    let upstream_query = match &action {
+        QueryAction::Forward(query) => UpstreamQuery::forwarding(query),
+        QueryAction::Chase(chase) => UpstreamQuery::chasing(chase),
+        other => panic!("no upstream is queried: {other:?}"),
     }
     .with_id(input.word());
 
-    let octets = if how & 16 == 0 {
-        answer(&asked, &mut input)
+    let bytes = if flags & 16 == 0 {
+        answer(&upstream_query, &mut input)
     } else {
         input.0.to_vec()
     };
-    let Some(response) = Response::parse(&octets, &asked) else {
-        return Ended::Unheard;
+    let Some(response) = Response::parse(&bytes, &upstream_query) else {
+        return ResponseOutcome::Rejected;
     };
-    let own = OwnNames {
+    let local_names = LocalNames {
         data: &*MODEL,
         domains: &[],
     };
-    let (reply, ended) = match reply {
-        Reply::Forward(query) => (query.relay(&response, &own, 0), Ended::Relayed),
-        Reply::Chase(chase) => (chase.complete(Some(&response), &own, 0), Ended::Completed),
-        _ => return Ended::Unheard,
+    let (action, outcome) = match action {
+        QueryAction::Forward(query) => (
+            query.relay(&response, &local_names, 0),
+            ResponseOutcome::Relayed,
+        ),
+        QueryAction::Chase(chase) => (
+            chase.complete(Some(&response), &local_names, 0),
+            ResponseOutcome::Completed,
+        ),
+        _ => return ResponseOutcome::Rejected,
     };
-    let octets = match reply {
-        Reply::Message(octets) => octets,
-        Reply::Chase(_) => return Ended::LedOn,
+    let bytes = match action {
+        QueryAction::Send(bytes) => bytes,
+        QueryAction::Chase(_) => return ResponseOutcome::NeedsQuery,
         other => panic!("no reply but {other:?}"),
     };
-    let reply = reply::check(&message, transport, &octets);
+    let reply = reply::check(&message, transport, &bytes);
     check_addresses(&reply);
-    if ended == Ended::Completed {
-        check_completed(&message, &reply);
+    if outcome == ResponseOutcome::Completed {
+        check_completed_alias(&message, &reply);
     }
-    ended
+    outcome
 }
 
-/// An alias of ours comes first, and only what an upstream knows is said with authority.
-fn check_completed(query: &[u8], reply: &reply::Reply<'_>) {
-    reply::check_own(query, reply);
+/// Checks that the local alias comes first, and that AA is set unless the upstream failed.
+fn check_completed_alias(query: &[u8], reply: &reply::ParsedReply<'_>) {
+    reply::check_local_reply(query, reply);
     let first = reply.answers.first().map(ParsedRecord::rtype);
     assert_eq!(first, Some(Rtype::CNAME));
     let failed = reply.message.opt_rcode() == OptRcode::SERVFAIL;
@@ -114,39 +121,39 @@ fn check_completed(query: &[u8], reply: &reply::Reply<'_>) {
     assert!(!failed || reply.authorities.is_empty());
 }
 
-/// Addresses of names in our zones are ours.
-fn check_addresses(reply: &reply::Reply<'_>) {
+/// Checks that a name in a local zone has no address from an upstream.
+fn check_addresses(reply: &reply::ParsedReply<'_>) {
     for record in reply.message.iter() {
-        let (record, _) = record.expect("walked over before");
+        let (record, _) = record.expect("parsed before");
         let owner: WireName<Vec<u8>> = record.owner().to_name();
         let owner = Name::from_wire(owner.as_slice()).expect("a name");
-        let is_ours = MODEL.zone_of(&owner).is_some();
+        let is_local = MODEL.zone_of(&owner).is_some();
         let Ok(Some(address)) = record.to_record::<A>() else {
             continue;
         };
         let data = Rdata::A(address.data().addr());
-        let knows = |answer: Answer| match answer {
+        let has_data = |answer: Answer| match answer {
             Answer::Data { answer, .. } => answer.iter().any(|known| known.data == data),
             _ => false,
         };
         assert!(
-            !is_ours || knows(MODEL.answer(&owner, Rtype::A)),
+            !is_local || has_data(MODEL.answer(&owner, Rtype::A)),
             "{owner} has {data}"
         );
     }
 }
 
-/// The question, answered with the header's other fields and the records of the input.
-fn answer(asked: &[u8], input: &mut Reader<'_>) -> Vec<u8> {
-    let sent = Message::from_slice(asked).expect("what was asked");
+/// A response to `upstream_query`, with the remaining header fields and the records from the input.
+fn answer(upstream_query: &[u8], input: &mut FuzzInput<'_>) -> Vec<u8> {
+    let sent = Message::from_slice(upstream_query).expect("an upstream query");
     let mut question = sent.question();
     question.next();
-    let mut octets = asked[..question.pos()].to_vec();
-    octets[2] = 0x80 | input.octet() & 0x07;
-    octets[3] = input.octet();
-    for count in octets[6..12].chunks_mut(2) {
-        count.copy_from_slice(&u16::from(input.octet() % 32).to_be_bytes());
+    let mut bytes = upstream_query[..question.pos()].to_vec();
+    bytes[2] = 0x80 | input.byte() & 0x07;
+    bytes[3] = input.byte();
+    for count in bytes[6..12].chunks_mut(2) {
+        count.copy_from_slice(&u16::from(input.byte() % 32).to_be_bytes());
     }
-    octets.extend_from_slice(input.0);
-    octets
+    bytes.extend_from_slice(input.0);
+    bytes
 }

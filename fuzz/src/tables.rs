@@ -1,7 +1,7 @@
 //! The tables in plain memory, filled by the agent's own code.
 //!
-//! Each element is an allocation of its own, as long as the kernel's element is: the address sanitizer sees whoever
-//! reads beyond one.
+//! Each element is an allocation of its own, exactly as long as the kernel map's element, so that
+//! the address sanitizer sees every read beyond one.
 
 use std::{
     fs::File,
@@ -14,10 +14,10 @@ use bytemuck::Pod;
 use dns_agent::{
     datapath::{
         grace::Grace,
+        hash_table::HashTable,
         memory::Memory,
         records,
-        settings::{Fixed, Publisher, build},
-        table::Table,
+        settings::{FixedSettings, SettingsPublisher, build_settings},
     },
     zone::{Model, ZoneData},
 };
@@ -26,42 +26,42 @@ use dns_common::{
     directory::Bucket,
     names::HashKey,
     records::CHUNK,
-    settings::{ClientKey, SLOTS},
+    settings::{ClientKey, SETTINGS_COPIES},
 };
 use zerohop_tests::topology::{HOST_VETH_MAC, SERVED};
 
 use super::model::MODEL;
 
-/// The model's tables.
-pub static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables::of(&MODEL));
+/// The tables that answer for the model.
+pub static TABLES: LazyLock<HostTables> = LazyLock::new(|| HostTables::publish(&MODEL));
 
-/// Buckets of the directory: so few that some names stand in their second one.
+/// Number of directory buckets: few enough that some names are in their second bucket.
 const BUCKETS: usize = 16;
 
-/// Elements as the kernel's maps have them.
+/// The elements of the kernel's maps.
 #[expect(clippy::vec_box, reason = "each element has bounds of its own")]
-pub struct Tables {
+pub struct HostTables {
     control: Box<Control>,
     settings: Vec<Box<Settings>>,
     buckets: Vec<Box<Bucket>>,
-    /// In words, since records start at addresses of words.
+    /// Stored as 64-bit words, because records are aligned to 8 bytes.
     chunk: Box<[u64]>,
 }
 
-impl Tables {
-    fn of(model: &Model) -> Self {
+impl HostTables {
+    fn publish(model: &Model) -> Self {
         let sizes = [
             size_of::<Control>(),
-            size_of::<Settings>() * SLOTS as usize,
+            size_of::<Settings>() * SETTINGS_COPIES as usize,
             size_of::<Bucket>() * BUCKETS,
             CHUNK,
         ];
-        let files = sizes.map(|octets| {
+        let files = sizes.map(|length| {
             let file = tempfile::tempfile().unwrap();
-            file.set_len(octets as u64).unwrap();
-            (file, octets)
+            file.set_len(length as u64).unwrap();
+            (file, length)
         });
-        fill(model, map(&files));
+        publish_model(model, map(&files));
         let [control, settings, buckets, chunk] = map(&files);
         Self {
             control: elements(&control).remove(0),
@@ -75,19 +75,19 @@ impl Tables {
 fn map(files: &[(File, usize); 4]) -> [Memory; 4] {
     files
         .each_ref()
-        .map(|(file, octets)| Memory::of_map(file.as_fd(), *octets).unwrap())
+        .map(|(file, length)| Memory::map(file.as_fd(), *length).unwrap())
 }
 
-/// Publishes the model, as the agent does for the kernel.
-fn fill(model: &Model, [control, settings, directory, records]: [Memory; 4]) {
+/// Publishes the model with the agent's own code.
+fn publish_model(model: &Model, [control, settings, directory, records]: [Memory; 4]) {
     let key = HashKey {
         words: std::array::from_fn(|number| {
             (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
         }),
         finish: 0x2545_f491_4f6c_dd1d,
     };
-    let mut table = Table::new(directory, records, key, NoReaders);
-    let fixed = Fixed {
+    let mut table = HashTable::new(directory, records, key, NoGracePeriod);
+    let fixed = FixedSettings {
         hash_key: key,
         directory_mask: table.directory_mask(),
         secret: 0,
@@ -96,28 +96,29 @@ fn fill(model: &Model, [control, settings, directory, records]: [Memory; 4]) {
             "10.244.0.0/16".parse().unwrap(),
             "fd00:10:244::/64".parse().unwrap(),
         ],
-        hardware: vec![HOST_VETH_MAC],
-        limit: None,
+        card_addresses: vec![HOST_VETH_MAC],
+        rate_limit: None,
     };
-    let mut nodes: Vec<_> = model.nodes().collect();
-    // Where a record lies is to be the same each time.
-    nodes.sort_by_key(|(name, _)| *name);
-    for (name, node) in nodes {
-        if let Some(mut record) = records::build(model, name, node) {
+    let mut entries: Vec<_> = model.entries().collect();
+    // The order makes each record's position the same in every run.
+    entries.sort_by_key(|(name, _)| *name);
+    for (name, entry) in entries {
+        if let Some(mut record) = records::build_record(model, name, entry) {
             table.put(&mut record).unwrap();
         }
     }
     let lease = std::mem::offset_of!(Control, lease) / 8;
     control.words()[lease].store(u64::MAX >> 1, Ordering::Relaxed);
-    let owned = vec![true; model.zones().len()];
-    let filled = build(&fixed, model, &owned, &model.deep_names()).unwrap();
-    Publisher::new(control, settings).publish(&filled);
+    let authoritative_zones = vec![true; model.zones().len()];
+    let settings_copy =
+        build_settings(&fixed, model, &authoritative_zones, &model.pass_suffixes()).unwrap();
+    SettingsPublisher::new(control, settings).publish(&settings_copy);
 }
 
-/// No reader runs while the table is written.
-struct NoReaders;
+/// A grace period that needs no waiting, because nothing reads the table while it is written.
+struct NoGracePeriod;
 
-impl Grace for NoReaders {
+impl Grace for NoGracePeriod {
     fn wait(&mut self) {}
 }
 
@@ -136,13 +137,13 @@ fn words(memory: &Memory) -> Vec<u64> {
         .collect()
 }
 
-impl dns_ebpf::Tables for Tables {
+impl dns_ebpf::Tables for HostTables {
     fn control(&self) -> Option<*const Control> {
         Some(&raw const *self.control)
     }
 
-    fn settings(&self, slot: u32) -> Option<&Settings> {
-        self.settings.get(slot as usize).map(|settings| &**settings)
+    fn settings(&self, copy: u32) -> Option<&Settings> {
+        self.settings.get(copy as usize).map(|settings| &**settings)
     }
 
     fn bucket(&self, number: u32) -> Option<*const Bucket> {
@@ -158,7 +159,7 @@ impl dns_ebpf::Tables for Tables {
         false
     }
 
-    fn tokens(&self, _: u32) -> Option<*mut u64> {
+    fn token_bucket(&self, _: u32) -> Option<*mut u64> {
         None
     }
 

@@ -1,4 +1,4 @@
-//! The agent's own binary, asked in both planes.
+//! The agent's binary, started as a process, and a DNS client for each of its planes.
 
 use std::{
     collections::BTreeSet,
@@ -17,72 +17,77 @@ use nix::{
 };
 
 use crate::{
-    ask::Asker,
-    cluster::Cluster,
-    pod::{Pod, Pods},
-    settings::Settings,
+    client::RetryingClient,
+    cluster::LiveCluster,
+    pod::{ClientPod, ClientPods},
+    settings::ComparisonSettings,
 };
 
-/// How an agent is configured.
+/// The flags of an agent.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// It knows the endpoints of headless services only.
+pub(crate) enum AgentMode {
+    /// The agent knows the endpoints of headless Services only.
     Headless,
-    /// It knows all endpoints.
+    /// The agent knows all endpoints.
     All,
-    /// It leaves to CoreDNS what CoreDNS answers against the standards.
-    PassDepartures,
+    /// The agent delegates to CoreDNS the names where CoreDNS deviates from the RFCs.
+    PassDeviations,
 }
 
 /// A running agent; killed when dropped.
-pub(crate) struct Agent {
-    pub(crate) mode: Mode,
-    pub(crate) user_plane: Asker,
-    pub(crate) kernel: Asker,
+pub(crate) struct ComparedAgent {
+    pub(crate) mode: AgentMode,
+    pub(crate) user_plane: RetryingClient,
+    pub(crate) kernel: RetryingClient,
     child: Child,
+    /// The address of its admin endpoints.
     pub(crate) admin: String,
-    _pod: Pod,
+    _pod: ClientPod,
 }
 
 /// How long the agent may take to start.
 const LIMIT: Duration = Duration::from_secs(30);
 
-impl Mode {
-    pub(crate) const ALL: [Mode; 3] = [Mode::Headless, Mode::All, Mode::PassDepartures];
+impl AgentMode {
+    pub(crate) const ALL: [AgentMode; 3] = [
+        AgentMode::Headless,
+        AgentMode::All,
+        AgentMode::PassDeviations,
+    ];
 
     pub(crate) fn flags(self) -> &'static str {
         match self {
-            Mode::Headless => "--endpoints=headless",
-            Mode::All => "--endpoints=all",
-            Mode::PassDepartures => "--endpoints=all --pass-departures",
+            AgentMode::Headless => "--endpoints=headless",
+            AgentMode::All => "--endpoints=all",
+            AgentMode::PassDeviations => "--endpoints=all --pass-departures",
         }
     }
 }
 
-impl Agent {
-    /// Starts an agent with a pod of its own.
+impl ComparedAgent {
+    /// Starts an agent, and a pod that asks it. The agent attaches to the pod's host veth.
     pub(crate) fn start(
-        settings: &Settings,
-        cluster: &Cluster,
-        pods: &mut Pods,
-        mode: Mode,
-    ) -> Result<Agent> {
+        settings: &ComparisonSettings,
+        cluster: &LiveCluster,
+        pods: &mut ClientPods,
+        mode: AgentMode,
+    ) -> Result<ComparedAgent> {
         let pod = pods.add()?;
-        let own = cluster.own_namespace();
+        let namespace = cluster.dns_namespace();
         let mut child = Command::new(&settings.agent)
             .arg("run")
             .arg("--kubeconfig")
             .arg(&settings.kubeconfig)
             .args(mode.flags().split(' '))
-            .args(["--corefile", &format!("{own}/coredns")])
-            .args(["--dns-service", &format!("{own}/dns")])
+            .args(["--corefile", &format!("{namespace}/coredns")])
+            .args(["--dns-service", &format!("{namespace}/dns")])
             .args(["--cluster-dns", &settings.dns.to_string()])
             .args(["--interface", &pod.interface])
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot start {}", settings.agent.display()))?;
-        let lines = log(mode, &mut child)?;
+        let lines = follow_log(mode, &mut child)?;
         let (listen, admin) = loop {
             let line = lines
                 .recv_timeout(LIMIT)
@@ -91,19 +96,23 @@ impl Agent {
                 break addresses;
             }
         };
-        Ok(Agent {
+        Ok(ComparedAgent {
             mode,
-            user_plane: Asker::new(listen)?,
-            kernel: Asker::on(pod.socket(pods.served())?)?,
+            user_plane: RetryingClient::new(listen)?,
+            kernel: RetryingClient::from_socket(pod.socket(pods.served())?)?,
             child,
             admin,
             _pod: pod,
         })
     }
 
-    /// The words of `dns-agent dump` that are names and contain `part`, and the names of what leads to
-    /// them.
-    pub(crate) fn dump(&self, settings: &Settings, part: &str) -> Result<BTreeSet<String>> {
+    /// All names on those lines of `dns-agent dump` that contain `part`: owner names, and names in
+    /// rdata.
+    pub(crate) fn dump(
+        &self,
+        settings: &ComparisonSettings,
+        part: &str,
+    ) -> Result<BTreeSet<String>> {
         let output = Command::new(&settings.agent)
             .args(["dump", "--admin", &self.admin])
             .output()?;
@@ -122,8 +131,7 @@ impl Agent {
             .collect())
     }
 
-    /// The process.
-    pub(crate) fn id(&self) -> u32 {
+    pub(crate) fn process_id(&self) -> u32 {
         self.child.id()
     }
 
@@ -133,28 +141,28 @@ impl Agent {
     }
 }
 
-impl Drop for Agent {
+impl Drop for ComparedAgent {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
     }
 }
 
-/// What the agent says, and prints for those who look on.
-fn log(mode: Mode, child: &mut Child) -> Result<Receiver<String>> {
+/// Prints the agent's log lines, and sends each to the channel that it returns.
+fn follow_log(mode: AgentMode, child: &mut Child) -> Result<Receiver<String>> {
     let stderr = child.stderr.take().context("no standard error")?;
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
             eprintln!("[{}] {line}", mode.flags());
-            // Nobody listens once the agent has started.
+            // The receiver is gone once the agent has started.
             sender.send(line).ok();
         }
     });
     Ok(lines)
 }
 
-/// The addresses in the line that says that all are bound.
+/// The resolver's and the admin address, from the log line that reports all sockets as bound.
 fn addresses(line: &str) -> Option<(SocketAddr, String)> {
     let (_, addresses) = line.split_once("started listen=[")?;
     let (listen, admin) = addresses.split_once("] admin=")?;

@@ -1,4 +1,4 @@
-//! Random changes of all kinds, as the owners of services and Kubernetes' controllers make them.
+//! Random changes of objects, as owners of Services and Kubernetes' controllers make them.
 
 use std::collections::BTreeMap;
 
@@ -8,23 +8,26 @@ use rand::{RngExt as _, rngs::StdRng};
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::Cluster,
-    objects::{Key, Object, Writer, alias, key, owned, pod, service, service_of, slice, writer},
+    cluster::LiveCluster,
+    objects::{
+        NamespacedName, SliceWriter, WrittenObject, alias, key, label_slice, pod, service,
+        service_of, slice, writer_of,
+    },
 };
 
-/// Makes changes.
-pub(crate) struct Changes<'a> {
+/// Makes random changes.
+pub(crate) struct RandomChanges<'a> {
     random: &'a mut StdRng,
     zone: &'a str,
-    /// How many of each kind were made.
+    /// Number of changes made, by kind.
     pub(crate) made: BTreeMap<&'static str, usize>,
 }
 
-/// Services that come and go.
+/// Number of Services that may exist, in all namespaces together.
 const SERVICES: usize = 40;
-/// Namespaces that they are in.
+/// Number of namespaces that hold these Services.
 const NAMESPACES: usize = 4;
-/// A namespace takes seconds to be deleted.
+/// One in this many changes replaces a namespace; that takes seconds.
 const NAMESPACE_EVERY: usize = 250;
 
 const PORTS: [(&str, &str); 5] = [
@@ -44,17 +47,17 @@ const PHASES: [&str; 6] = [
     "Unknown",
 ];
 
-impl<'a> Changes<'a> {
-    pub(crate) fn new(random: &'a mut StdRng, zone: &'a str) -> Changes<'a> {
-        Changes {
+impl<'a> RandomChanges<'a> {
+    pub(crate) fn new(random: &'a mut StdRng, zone: &'a str) -> RandomChanges<'a> {
+        RandomChanges {
             random,
             zone,
             made: BTreeMap::new(),
         }
     }
 
-    /// Makes so many changes.
-    pub(crate) fn make(&mut self, cluster: &mut Cluster, count: usize) -> Result<()> {
+    /// Makes `count` changes.
+    pub(crate) fn make_changes(&mut self, cluster: &mut LiveCluster, count: usize) -> Result<()> {
         for number in 0..NAMESPACES {
             let namespace = format!("{}-r{number}", cluster.prefix);
             if !cluster.objects.namespaces.contains(&namespace) {
@@ -63,21 +66,21 @@ impl<'a> Changes<'a> {
         }
         for number in 1..=count {
             let what = match number % NAMESPACE_EVERY {
-                0 => self.renew_namespace(cluster)?,
-                _ => self.change(cluster)?,
+                0 => self.replace_namespace(cluster)?,
+                _ => self.make_change(cluster)?,
             };
             *self.made.entry(what).or_default() += 1;
         }
         Ok(())
     }
 
-    fn change(&mut self, cluster: &mut Cluster) -> Result<&'static str> {
+    fn make_change(&mut self, cluster: &mut LiveCluster) -> Result<&'static str> {
         let service = self.service_key(cluster);
         let slice = self.slice_key(cluster);
         let has_service = cluster.objects.services.contains_key(&service);
         match (self.random.random_range(0..115), has_service, slice) {
             (100..110, ..) => self.change_pod(cluster),
-            (110..115, ..) => cluster.turn_namespace(&service.0),
+            (110..115, ..) => cluster.toggle_hidden(&service.0),
             (0..10, true, _) => {
                 cluster.delete_service(&service)?;
                 Ok("a service deleted")
@@ -110,14 +113,14 @@ impl<'a> Changes<'a> {
         }
     }
 
-    fn renew_namespace(&mut self, cluster: &mut Cluster) -> Result<&'static str> {
+    fn replace_namespace(&mut self, cluster: &mut LiveCluster) -> Result<&'static str> {
         let (namespace, _) = self.service_key(cluster);
         cluster.delete_namespace(&namespace)?;
         cluster.create_namespace(&namespace)?;
         Ok("a namespace deleted and made anew")
     }
 
-    fn service_key(&mut self, cluster: &Cluster) -> Key {
+    fn service_key(&mut self, cluster: &LiveCluster) -> NamespacedName {
         let namespace = self.random.random_range(0..NAMESPACES);
         let service = self.random.random_range(0..SERVICES / NAMESPACES);
         (
@@ -126,22 +129,22 @@ impl<'a> Changes<'a> {
         )
     }
 
-    /// A slice that is there, of the namespaces that change.
-    fn slice_key(&mut self, cluster: &Cluster) -> Option<Key> {
+    /// An existing slice in the changing namespaces.
+    fn slice_key(&mut self, cluster: &LiveCluster) -> Option<NamespacedName> {
         let changing = format!("{}-r", cluster.prefix);
         let slices = cluster.objects.slices.keys();
-        let slices: Vec<&Key> = slices.filter(|key| key.0.starts_with(&changing)).collect();
+        let slices: Vec<&NamespacedName> =
+            slices.filter(|key| key.0.starts_with(&changing)).collect();
         let at = self.random.random_range(0..slices.len().max(1));
         slices.get(at).map(|key| (*key).clone())
     }
 
-    /// A service of any kind. Kubernetes' controller would label the slices that are there already
-    /// after it.
-    fn create_service(&mut self, cluster: &mut Cluster, key: &Key) -> Result<()> {
+    /// Makes a Service of any kind, and labels its existing slices as Kubernetes' controller would.
+    fn create_service(&mut self, cluster: &mut LiveCluster, key: &NamespacedName) -> Result<()> {
         let spec = match self.random.random_range(0..10) {
             0..4 => json!({"ports": self.service_ports(1)}),
             4..8 => json!({"clusterIP": "None", "ports": self.service_ports(0)}),
-            _ => alias(&self.target(cluster)),
+            _ => alias(&self.alias_target(cluster)),
         };
         cluster.write(service(key, &spec)?)?;
         let slices = cluster.objects.slices.values();
@@ -153,10 +156,14 @@ impl<'a> Changes<'a> {
             .try_for_each(|slice| self.write_slice(cluster, slice, key))
     }
 
-    /// Other ports, or another name to be an alias of.
-    fn update_service(&mut self, cluster: &mut Cluster, key: &Key) -> Result<&'static str> {
+    /// Changes a Service's ports, or an alias's target.
+    fn update_service(
+        &mut self,
+        cluster: &mut LiveCluster,
+        key: &NamespacedName,
+    ) -> Result<&'static str> {
         let mut changed = cluster.objects.services[key].clone();
-        let target = self.target(cluster);
+        let target = self.alias_target(cluster);
         let ports = self.service_ports(1);
         let Some(spec) = &mut changed.spec else {
             return Ok("nothing");
@@ -171,12 +178,16 @@ impl<'a> Changes<'a> {
                 "a service's ports changed"
             }
         };
-        cluster.write(Object::Service(Box::new(changed)))?;
+        cluster.write(WrittenObject::Service(Box::new(changed)))?;
         Ok(what)
     }
 
-    /// Endpoints come, go, or become ready.
-    fn update_slice(&mut self, cluster: &mut Cluster, key: &Key) -> Result<&'static str> {
+    /// Adds or removes an endpoint, or changes whether it is ready.
+    fn update_slice(
+        &mut self,
+        cluster: &mut LiveCluster,
+        key: &NamespacedName,
+    ) -> Result<&'static str> {
         let mut changed = cluster.objects.slices[key].clone();
         let at = self.random.random_range(0..changed.endpoints.len().max(1));
         let what = match (
@@ -198,11 +209,11 @@ impl<'a> Changes<'a> {
                 "an endpoint came"
             }
         };
-        cluster.write(Object::Slice(Box::new(changed)))?;
+        cluster.write(WrittenObject::Slice(Box::new(changed)))?;
         Ok(what)
     }
 
-    fn create_slice(&mut self, cluster: &mut Cluster, service: &Key) -> Result<()> {
+    fn create_slice(&mut self, cluster: &mut LiveCluster, service: &NamespacedName) -> Result<()> {
         let name = format!("{}-{:06x}", service.1, self.random.random_range(0..1 << 24));
         let family = match self.random.random_range(0..20) {
             0 => "FQDN",
@@ -212,7 +223,7 @@ impl<'a> Changes<'a> {
         let count = self.random.random_range(0..6);
         let endpoints = (0..count).map(|_| self.endpoint(cluster, family)).collect();
         let mut ports = self.service_ports(0);
-        // Of all ports, when there is no number.
+        // A port without a number stands for all ports.
         if self.random.random_bool(0.05)
             && let Some(port) = ports.get_mut(0)
         {
@@ -220,12 +231,13 @@ impl<'a> Changes<'a> {
         }
         let key = (service.0.clone(), name);
         let new = slice(&key, family, &endpoints, &ports)?;
-        let by = match self.random.random_bool(0.7) {
-            true => Writer::Kubernetes,
-            false => Writer::Hand,
+        let by = if self.random.random_bool(0.7) {
+            SliceWriter::Kubernetes
+        } else {
+            SliceWriter::Hand
         };
         let is_headless = cluster.objects.is_headless(service);
-        cluster.write(Object::Slice(Box::new(owned(
+        cluster.write(WrittenObject::Slice(Box::new(label_slice(
             new,
             &service.1,
             is_headless,
@@ -233,8 +245,8 @@ impl<'a> Changes<'a> {
         ))))
     }
 
-    /// A pod comes, becomes another, or goes.
-    fn change_pod(&mut self, cluster: &mut Cluster) -> Result<&'static str> {
+    /// Makes, changes or deletes a pod.
+    fn change_pod(&mut self, cluster: &mut LiveCluster) -> Result<&'static str> {
         let key = self.service_key(cluster);
         if cluster.objects.pods.contains_key(&key) && self.random.random_bool(0.3) {
             cluster.delete_pod(&key)?;
@@ -253,23 +265,23 @@ impl<'a> Changes<'a> {
 
     fn write_slice(
         &mut self,
-        cluster: &mut Cluster,
+        cluster: &mut LiveCluster,
         slice: EndpointSlice,
-        service: &Key,
+        service: &NamespacedName,
     ) -> Result<()> {
         let is_headless = cluster.objects.is_headless(service);
-        let by = writer(&slice);
-        let slice = owned(slice, &service.1, is_headless, by);
+        let by = writer_of(&slice);
+        let slice = label_slice(slice, &service.1, is_headless, by);
         debug_assert_eq!(key(&slice.metadata).0, service.0);
-        cluster.write(Object::Slice(Box::new(slice)))
+        cluster.write(WrittenObject::Slice(Box::new(slice)))
     }
 
-    /// Pods are behind several services now and then.
-    fn endpoint(&mut self, cluster: &Cluster, family: &str) -> Value {
+    /// An endpoint. Two Services may share its address.
+    fn endpoint(&mut self, cluster: &LiveCluster, family: &str) -> Value {
         let number = self.random.random_range(1..200);
         let address = match family {
             "IPv4" => format!("100.64.100.{number}"),
-            "FQDN" => self.target(cluster),
+            "FQDN" => self.alias_target(cluster),
             _ if number % 8 == 0 => format!("fd00:5a48:{number:x}::"),
             _ => format!("fd00:5a48::{number:x}"),
         };
@@ -290,7 +302,7 @@ impl<'a> Changes<'a> {
         endpoint
     }
 
-    /// One port without a name, or some with names; not fewer than `least`.
+    /// One port without a name, or `least` to three ports with names.
     fn service_ports(&mut self, least: usize) -> Value {
         let count = self.random.random_range(least..4);
         if count == 1 && self.random.random_bool(0.5) {
@@ -304,8 +316,9 @@ impl<'a> Changes<'a> {
         Value::Array(ports.collect())
     }
 
-    /// Away, to any other service, and so in circles too, or nowhere.
-    fn target(&mut self, cluster: &Cluster) -> String {
+    /// A target outside the cluster, an absent name, or any Service, so that aliases may form a
+    /// loop.
+    fn alias_target(&mut self, cluster: &LiveCluster) -> String {
         let (namespace, name) = self.service_key(cluster);
         let zone = self.zone;
         match self.random.random_range(0..8) {

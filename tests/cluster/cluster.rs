@@ -1,4 +1,4 @@
-//! The suite's own part of a cluster, in namespaces that are gone when it is dropped.
+//! The suite's namespaces in a real cluster. Dropping [`LiveCluster`] deletes them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,48 +27,55 @@ use serde_json::{Value, json};
 use tokio::{runtime::Runtime, time::sleep};
 
 use crate::{
-    objects::{HIDDEN, Key, Object, Objects, Writer, key, owned, pod, service, slice},
-    signals::Signals,
+    objects::{
+        HIDDEN, LiveObjects, NamespacedName, SliceWriter, WrittenObject, key, label_slice, pod,
+        service, slice,
+    },
+    signals::StopRequest,
 };
 
-/// The namespaces of one run, and what is in them.
-pub(crate) struct Cluster {
+/// A connection to the API server, and the namespaces of one run.
+pub(crate) struct LiveCluster {
     runtime: Runtime,
     client: Client,
-    /// What the names of its namespaces start with.
+    /// The prefix of all its namespaces' names.
     pub(crate) prefix: String,
-    /// What is asked about.
-    pub(crate) objects: Objects,
-    /// Pods that are being deleted and held.
-    terminating: BTreeSet<Key>,
+    /// The objects that questions are made from.
+    pub(crate) objects: LiveObjects,
+    /// Pods that are being deleted, and that a finalizer keeps.
+    terminating: BTreeSet<NamespacedName>,
     markers: u32,
-    signals: Signals,
+    signals: StopRequest,
 }
 
-/// A name that has these addresses when everything written before it is known.
+/// A name. A server that answers it with `addresses` knows everything that was written before.
 pub(crate) struct Marker {
     pub(crate) name: String,
     pub(crate) addresses: [&'static str; 2],
-    /// A pod's name.
+    /// The name of a pod in the same namespace.
     pub(crate) pod: String,
 }
 
-/// On the namespaces of a run, with its prefix.
+/// The label of all namespaces of a run; its value is the run's prefix.
 const LABEL: &str = "zerohop.test/run";
-/// What holds a pod that is being deleted.
+/// The finalizer that keeps a pod while it is being deleted.
 const FINALIZER: &str = "zerohop.test/held";
-/// How long the API server may take, to delete a namespace or to come back.
+/// How long the API server may take to delete a namespace, or to come back.
 const LIMIT: Duration = Duration::from_secs(180);
-/// How often it is asked meanwhile.
+/// The interval at which it is asked.
 const PAUSE: Duration = Duration::from_millis(100);
-/// After so long no pod has the text of before an edit of its ConfigMap: longer than the 90 s that an
-/// agent allows the kubelet.
+/// After this time every pod has the new text of an edited ConfigMap. It is longer than the 90 s
+/// that an agent allows the kubelet.
 const CONFIG_AGE: Duration = Duration::from_secs(120);
 
-impl Cluster {
-    /// A connection, and no namespace yet. The names of the namespaces follow from the seed, so that a
+impl LiveCluster {
+    /// Connects to the API server. The names of the namespaces follow from the seed, so that a
     /// Corefile can name them.
-    pub(crate) fn connect(kubeconfig: &Path, seed: u64, signals: Signals) -> Result<Cluster> {
+    pub(crate) fn connect(
+        kubeconfig: &Path,
+        seed: u64,
+        signals: StopRequest,
+    ) -> Result<LiveCluster> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -78,30 +85,35 @@ impl Cluster {
             let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
             anyhow::Ok(Client::try_from(config)?)
         });
-        let client = client
-            .with_context(|| format!("no way to the API server with {}", kubeconfig.display()))?;
-        Ok(Cluster {
+        let client = client.with_context(|| {
+            format!(
+                "cannot connect to the API server of {}",
+                kubeconfig.display()
+            )
+        })?;
+        Ok(LiveCluster {
             runtime,
             client,
             prefix: format!("zerohop-{seed:x}"),
-            objects: Objects::default(),
+            objects: LiveObjects::default(),
             terminating: BTreeSet::new(),
             markers: 0,
             signals,
         })
     }
 
-    /// Makes a namespace, or waits until the API server has forgotten the one before and makes it.
+    /// Makes a namespace.
     pub(crate) fn create_namespace(&mut self, name: &str) -> Result<()> {
-        self.write(Object::Namespace(Box::new(named(name)?)))
+        self.write(WrittenObject::Namespace(Box::new(namespace_object(name)?)))
     }
 
-    /// Labels a namespace as one that a Corefile may leave out, or takes the label away.
-    pub(crate) fn turn_namespace(&mut self, name: &str) -> Result<&'static str> {
+    /// Adds the label [`HIDDEN`] to a namespace, or removes it. Returns which.
+    pub(crate) fn toggle_hidden(&mut self, name: &str) -> Result<&'static str> {
         let api: Api<Namespace> = Api::all(self.client.clone());
-        let (label, what) = match self.objects.hidden.contains(name) {
-            true => (Value::Null, "a namespace shown"),
-            false => (json!(""), "a namespace hidden"),
+        let (label, what) = if self.objects.hidden.contains(name) {
+            (Value::Null, "a namespace shown")
+        } else {
+            (json!(""), "a namespace hidden")
         };
         let patch = json!({"metadata": {"labels": {HIDDEN: label}}});
         self.runtime
@@ -112,7 +124,7 @@ impl Cluster {
         Ok(what)
     }
 
-    /// Deletes a namespace with all that is in it, and waits until it is gone.
+    /// Deletes a namespace and its objects, and waits until the namespace is gone.
     pub(crate) fn delete_namespace(&mut self, name: &str) -> Result<()> {
         self.release_pods(|key| key.0 == name)?;
         let api: Api<Namespace> = Api::all(self.client.clone());
@@ -130,10 +142,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Writes an object, in place of one with its name.
-    pub(crate) fn write(&mut self, object: Object) -> Result<()> {
+    /// Creates an object, or replaces the one of the same name.
+    pub(crate) fn write(&mut self, object: WrittenObject) -> Result<()> {
         match object {
-            Object::Namespace(namespace) => {
+            WrittenObject::Namespace(namespace) => {
                 let (_, name) = key(&namespace.metadata);
                 let labels = namespace.metadata.labels.as_ref();
                 if labels.is_some_and(|labels| labels.contains_key(HIDDEN)) {
@@ -143,19 +155,19 @@ impl Cluster {
                 self.objects.namespaces.insert(name);
                 Ok(())
             }
-            Object::Service(service) => {
+            WrittenObject::Service(service) => {
                 let key = key(&service.metadata);
                 let stored = self.put(*service, self.objects.services.get(&key))?;
                 self.objects.services.insert(key, stored);
                 Ok(())
             }
-            Object::Slice(slice) => {
+            WrittenObject::Slice(slice) => {
                 let key = key(&slice.metadata);
                 let stored = self.put(*slice, self.objects.slices.get(&key))?;
                 self.objects.slices.insert(key, stored);
                 Ok(())
             }
-            Object::Pod(pod) => {
+            WrittenObject::Pod(pod) => {
                 let key = key(&pod.metadata);
                 let stored = self.put_pod(*pod)?;
                 self.objects.pods.insert(key, stored);
@@ -164,39 +176,40 @@ impl Cluster {
         }
     }
 
-    pub(crate) fn delete_service(&mut self, key: &Key) -> Result<()> {
+    pub(crate) fn delete_service(&mut self, key: &NamespacedName) -> Result<()> {
         self.delete::<Service>(key)?;
         self.objects.services.remove(key);
         Ok(())
     }
 
-    /// The slice may be gone: a controller deletes slices too.
-    pub(crate) fn delete_slice(&mut self, key: &Key) -> Result<()> {
+    /// Deletes a slice. A slice that a controller has deleted already is no error.
+    pub(crate) fn delete_slice(&mut self, key: &NamespacedName) -> Result<()> {
         self.delete::<EndpointSlice>(key)?;
         self.objects.slices.remove(key);
         Ok(())
     }
 
-    pub(crate) fn delete_pod(&mut self, key: &Key) -> Result<()> {
-        match self.terminating.contains(key) {
-            true => self.release_pods(|held| held == key)?,
-            false => self.delete::<Pod>(key)?,
+    pub(crate) fn delete_pod(&mut self, key: &NamespacedName) -> Result<()> {
+        if self.terminating.contains(key) {
+            self.release_pods(|held| held == key)?;
+        } else {
+            self.delete::<Pod>(key)?;
         }
         self.objects.pods.remove(key);
         Ok(())
     }
 
-    /// Deletes a pod, and holds it as a kubelet does until its containers have ended.
-    pub(crate) fn terminate_pod(&mut self, key: &Key) -> Result<()> {
-        self.hold_pod(key, &json!([FINALIZER]))?;
+    /// Deletes a pod, but keeps it by a finalizer, as a kubelet does until its containers have
+    /// ended.
+    pub(crate) fn terminate_pod(&mut self, key: &NamespacedName) -> Result<()> {
+        self.set_finalizers(key, &json!([FINALIZER]))?;
         self.delete::<Pod>(key)?;
         self.terminating.insert(key.clone());
         Ok(())
     }
 
-    /// Changes fields of an object by a JSON merge patch. None when the object is not there, because
-    /// a controller deleted it.
-    pub(crate) fn patch<K>(&self, key: &Key, patch: &Value) -> Result<Option<K>>
+    /// Applies a JSON merge patch. `None` if a controller has deleted the object.
+    pub(crate) fn patch<K>(&self, key: &NamespacedName, patch: &Value) -> Result<Option<K>>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
         K: Clone + Debug + DeserializeOwned,
@@ -205,11 +218,11 @@ impl Cluster {
         let patch = Patch::Merge(patch);
         let params = PatchParams::default();
         let patched = self.runtime.block_on(api.patch(&key.1, &params, &patch));
-        there(patched)
+        none_if_absent(patched)
             .with_context(|| format!("cannot change {} {key:?} by {patch:?}", K::kind(&())))
     }
 
-    /// Reads the Services and slices of a namespace, which controllers change too.
+    /// Reads the Services and slices of a namespace again, because controllers change them too.
     pub(crate) fn refresh(&mut self, namespace: &str) -> Result<()> {
         let services = self.list::<Service>(namespace)?;
         let slices = self.list::<EndpointSlice>(namespace)?;
@@ -221,7 +234,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn list<K>(&self, namespace: &str) -> Result<Vec<(Key, K)>>
+    fn list<K>(&self, namespace: &str) -> Result<Vec<(NamespacedName, K)>>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
         K: Clone + Debug + DeserializeOwned,
@@ -232,15 +245,15 @@ impl Cluster {
         Ok(all.map(|object| (key(object.meta()), object)).collect())
     }
 
-    /// Lets go of pods that are being deleted.
-    fn release_pods(&mut self, which: impl Fn(&Key) -> bool) -> Result<()> {
+    /// Removes the finalizers of pods that are being deleted.
+    fn release_pods(&mut self, which: impl Fn(&NamespacedName) -> bool) -> Result<()> {
         let held = self.terminating.extract_if(.., |key| which(key));
-        let held: Vec<Key> = held.collect();
+        let held: Vec<NamespacedName> = held.collect();
         held.iter()
-            .try_for_each(|key| self.hold_pod(key, &Value::Null))
+            .try_for_each(|key| self.set_finalizers(key, &Value::Null))
     }
 
-    fn hold_pod(&self, key: &Key, finalizers: &Value) -> Result<()> {
+    fn set_finalizers(&self, key: &NamespacedName, finalizers: &Value) -> Result<()> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.0);
         let patch = Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
         let patched = self
@@ -248,14 +261,14 @@ impl Cluster {
             .block_on(api.patch(&key.1, &PatchParams::default(), &patch));
         patched
             .map(drop)
-            .with_context(|| format!("cannot hold pod {key:?}, or let go of it"))
+            .with_context(|| format!("cannot set the finalizers of pod {key:?}"))
     }
 
-    /// Makes the namespace of what serves the suite itself: the Corefile, a Service whose ClusterIP the
-    /// pods ask, and a Pod that stands for the CoreDNS that is compared with.
-    pub(crate) fn create_own(&self, corefile: &str) -> Result<Service> {
-        let name = self.own_namespace();
-        self.add_namespace(named(&name)?)?;
+    /// Makes the suite's DNS namespace: a ConfigMap with the Corefile, a Service whose ClusterIP
+    /// the pods ask, and a Pod in the place of CoreDNS's.
+    pub(crate) fn create_dns_namespace(&self, corefile: &str) -> Result<Service> {
+        let name = self.dns_namespace();
+        self.add_namespace(namespace_object(&name)?)?;
         let map: ConfigMap = serde_json::from_value(json!({
             "metadata": {"namespace": name, "name": "coredns"},
             "data": {"Corefile": corefile},
@@ -265,12 +278,12 @@ impl Cluster {
         let labels = BTreeMap::from([("app".to_owned(), "dns".to_owned())]);
         let ports = json!([{"name": "dns", "port": 53, "protocol": "UDP"}]);
         let spec = json!({"ports": ports, "selector": labels});
-        let Object::Service(service) = service(&key, &spec)? else {
-            bail!("a Service is one");
+        let WrittenObject::Service(service) = service(&key, &spec)? else {
+            bail!("`service` made no Service");
         };
         let service = self.put(*service, None)?;
-        // CoreDNS has had this Corefile all along. The ConfigMap is new, so an agent believes that only of
-        // a pod that was started some time after it.
+        // CoreDNS has used this Corefile all along, but the ConfigMap is new. An agent trusts the
+        // ConfigMap only if the pod started long enough after its creation.
         let started = Time(Timestamp::now() + CONFIG_AGE);
         let status = json!({
             "phase": "Running",
@@ -281,34 +294,34 @@ impl Cluster {
                 "state": {"running": {"startedAt": started}},
             }],
         });
-        let Object::Pod(mut pod) = pod(&key, &status)? else {
-            bail!("a Pod is one");
+        let WrittenObject::Pod(mut pod) = pod(&key, &status)? else {
+            bail!("`pod` made no Pod");
         };
         pod.metadata.labels = Some(labels);
         self.put_pod(*pod)?;
         Ok(service)
     }
 
-    /// The namespace of what serves the suite itself.
-    pub(crate) fn own_namespace(&self) -> String {
+    /// The namespace of the Corefile's ConfigMap, the DNS Service and its Pod.
+    pub(crate) fn dns_namespace(&self) -> String {
         format!("{}-own", self.prefix)
     }
 
-    /// Writes a name of which every feed of objects has its part, after all that was written
-    /// before: whoever knows it knows all of that.
+    /// Writes objects of every feed. A server that knows all of them knows everything that was
+    /// written before.
     pub(crate) fn mark(&mut self) -> Result<Marker> {
         self.markers += 1;
         let namespace = format!("{}-marker-{}", self.prefix, self.markers);
         let key = (namespace.clone(), "marker".to_owned());
-        self.add_namespace(named(&namespace)?)?;
-        let Object::Service(service) = service(&key, &json!({"clusterIP": "None"}))? else {
-            bail!("a Service is one");
+        self.add_namespace(namespace_object(&namespace)?)?;
+        let WrittenObject::Service(service) = service(&key, &json!({"clusterIP": "None"}))? else {
+            bail!("`service` made no Service");
         };
         self.put(*service, None)?;
         let addresses = ["100.64.0.1", "100.64.0.2"];
         for (address, writer) in addresses
             .into_iter()
-            .zip([Writer::Kubernetes, Writer::Hand])
+            .zip([SliceWriter::Kubernetes, SliceWriter::Hand])
         {
             let key = (namespace.clone(), format!("marker-{address}"));
             let slice = slice(
@@ -317,12 +330,12 @@ impl Cluster {
                 &json!([{"addresses": [address]}]),
                 &Value::Null,
             )?;
-            self.put(owned(slice, "marker", Some(true), writer), None)?;
+            self.put(label_slice(slice, "marker", Some(true), writer), None)?;
         }
         let status =
             json!({"phase": "Running", "podIP": "100.64.0.3", "podIPs": [{"ip": "100.64.0.3"}]});
-        let Object::Pod(pod) = pod(&key, &status)? else {
-            bail!("a Pod is one");
+        let WrittenObject::Pod(pod) = pod(&key, &status)? else {
+            bail!("`pod` made no Pod");
         };
         self.put_pod(*pod)?;
         Ok(Marker {
@@ -352,7 +365,7 @@ impl Cluster {
             .with_context(|| format!("cannot create namespace {:?}", namespace.metadata.name))
     }
 
-    /// Writes a Pod and its state, which is an object of its own to the API server.
+    /// Writes a Pod and its status, which is a subresource.
     fn put_pod(&self, mut pod: Pod) -> Result<Pod> {
         let (namespace, name) = key(&pod.metadata);
         let status = json!({"status": pod.status});
@@ -367,7 +380,7 @@ impl Cluster {
                 Ok(accounts.get_opt("default").await?.is_some())
             })?;
             if pod.spec.is_none() {
-                pod.spec = Some(unscheduled()?);
+                pod.spec = Some(unscheduled_spec()?);
             }
             self.runtime
                 .block_on(api.create(&PostParams::default(), &pod))?;
@@ -376,7 +389,7 @@ impl Cluster {
         let stored =
             self.runtime
                 .block_on(api.patch_status(&name, &PatchParams::default(), &patch));
-        stored.with_context(|| format!("cannot write the state of pod {namespace}/{name}"))
+        stored.with_context(|| format!("cannot write the status of pod {namespace}/{name}"))
     }
 
     fn put<K>(&self, mut object: K, old: Option<&K>) -> Result<K>
@@ -397,14 +410,14 @@ impl Cluster {
         stored.with_context(|| format!("cannot write {} {namespace}/{name}", K::kind(&())))
     }
 
-    fn delete<K>(&self, key: &Key) -> Result<()>
+    fn delete<K>(&self, key: &NamespacedName) -> Result<()>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
         K: Clone + Debug + DeserializeOwned,
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), &key.0);
         let params = DeleteParams::default();
-        there(self.runtime.block_on(api.delete(&key.1, &params)))
+        none_if_absent(self.runtime.block_on(api.delete(&key.1, &params)))
             .map(drop)
             .with_context(|| format!("cannot delete {} {key:?}", K::kind(&())))
     }
@@ -423,20 +436,20 @@ impl Cluster {
         })
     }
 
-    /// Deletes everything, and waits until it is gone.
+    /// Deletes the run's namespaces, and waits until they are gone.
     fn remove(&mut self) -> Result<()> {
         self.release_pods(|_| true)?;
         let api: Api<Namespace> = Api::all(self.client.clone());
-        let ours = ListParams::default().labels(&format!("{LABEL}={}", self.prefix));
+        let of_this_run = ListParams::default().labels(&format!("{LABEL}={}", self.prefix));
         self.runtime.block_on(async {
-            for namespace in api.list(&ours).await? {
+            for namespace in api.list(&of_this_run).await? {
                 let (_, name) = key(&namespace.metadata);
                 api.delete(&name, &DeleteParams::default()).await?;
             }
             let deadline = Instant::now() + LIMIT;
-            while !api.list(&ours).await?.items.is_empty() {
+            while !api.list(&of_this_run).await?.items.is_empty() {
                 if Instant::now() > deadline {
-                    bail!("they were still there after {LIMIT:?}");
+                    bail!("namespaces still exist after {LIMIT:?}");
                 }
                 sleep(PAUSE).await;
             }
@@ -445,31 +458,31 @@ impl Cluster {
     }
 }
 
-/// None of an object that is not there.
-fn there<T>(outcome: kube::Result<T>) -> kube::Result<Option<T>> {
+/// `None` if the API server answers 404.
+fn none_if_absent<T>(outcome: kube::Result<T>) -> kube::Result<Option<T>> {
     match outcome {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
         outcome => outcome.map(Some),
     }
 }
 
-fn named(name: &str) -> Result<Namespace> {
+fn namespace_object(name: &str) -> Result<Namespace> {
     Ok(serde_json::from_value(json!({"metadata": {"name": name}}))?)
 }
 
-/// What a Pod consists of that no scheduler places.
-pub(crate) fn unscheduled() -> Result<PodSpec> {
+/// The spec of a Pod that no scheduler places.
+pub(crate) fn unscheduled_spec() -> Result<PodSpec> {
     Ok(serde_json::from_value(json!({
         "schedulerName": "nobody",
         "containers": [{"name": "none", "image": "none"}],
     }))?)
 }
 
-impl Drop for Cluster {
+impl Drop for LiveCluster {
     fn drop(&mut self) {
         if let Err(error) = self.remove() {
             eprintln!(
-                "namespaces with the label {LABEL}={} could not be removed: {error:#}",
+                "cannot delete the namespaces with the label {LABEL}={}: {error:#}",
                 self.prefix
             );
         }

@@ -1,4 +1,4 @@
-//! One question after the other, to CoreDNS and to all agents, in both planes.
+//! Asks CoreDNS and both planes of every agent the same questions, and compares the replies.
 
 use std::{
     collections::HashSet,
@@ -10,49 +10,50 @@ use anyhow::{Context as _, Result};
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use crate::{
-    agent::{Agent, Mode},
-    ask::Asker,
-    cluster::Cluster,
-    departures::{Difference, Known, departure},
-    objects::{Objects, key, service_of},
+    agent::{AgentMode, ComparedAgent},
+    client::RetryingClient,
+    cluster::LiveCluster,
+    deviations::{AnswerDifference, ComparisonContext, find_deviation},
+    objects::{LiveObjects, key, service_of},
     pod::PASSED,
-    questions::{Question, questions, reverse},
-    reply::Reply,
-    settings::Settings,
-    signals::Signals,
-    tally::{Plane, Tally},
+    questions::{ComparedQuestion, questions, reverse},
+    reply::ComparedReply,
+    settings::ComparisonSettings,
+    signals::StopRequest,
+    tally::{AskedPlane, ComparisonTally},
 };
 
-/// Who takes part.
-pub(crate) struct Compared<'a> {
-    pub(crate) settings: &'a Settings,
-    pub(crate) coredns: Asker,
-    pub(crate) agents: Vec<Agent>,
-    pub(crate) signals: Signals,
+/// The servers that are compared.
+pub(crate) struct Comparison<'a> {
+    pub(crate) settings: &'a ComparisonSettings,
+    pub(crate) coredns: RetryingClient,
+    pub(crate) agents: Vec<ComparedAgent>,
+    pub(crate) signals: StopRequest,
 }
 
 /// All replies to one question.
-struct Replies {
+struct QuestionReplies {
     coredns: Vec<u8>,
-    /// Of each agent, the user plane's and the kernel's; none for what the kernel passed.
+    /// For each agent the replies of the user plane and of the kernel; `None` if the kernel passed
+    /// the question.
     agents: Vec<[Option<Vec<u8>>; 2]>,
 }
 
-/// What came of many questions that were asked once.
-pub(crate) struct Judged<'a> {
-    pub(crate) known: Known<'a>,
-    /// Of each question.
-    pub(crate) tallies: Vec<Tally>,
+/// The outcome of questions that were asked once.
+pub(crate) struct QuestionTallies<'a> {
+    pub(crate) context: ComparisonContext<'a>,
+    /// One for each question, in order.
+    pub(crate) tallies: Vec<ComparisonTally>,
 }
 
-/// Questions that are on their way at once.
+/// Number of questions in a batch.
 const CHUNK: usize = 4096;
-/// How long CoreDNS's cache may keep what lies outside the cluster's zone.
+/// How long CoreDNS's cache may keep records outside the cluster's zone.
 pub(crate) const CACHED: Duration = Duration::from_secs(35);
 
-impl Compared<'_> {
-    /// Asks everything about the objects of this moment.
-    pub(crate) fn everything(&self, cluster: &Cluster) -> Result<Tally> {
+impl Comparison<'_> {
+    /// Asks all questions about the current objects.
+    pub(crate) fn compare_all_names(&self, cluster: &LiveCluster) -> Result<ComparisonTally> {
         let mut random = StdRng::seed_from_u64(self.settings.seed);
         let zone = &self.settings.zone;
         let mut others = Default::default();
@@ -62,55 +63,58 @@ impl Compared<'_> {
             others = dumped;
         }
         let questions = questions(&cluster.objects, zone, &others, &mut random);
-        let Judged { known, tallies } = self.once(&cluster.objects, &questions)?;
-        let mut tally = Tally::default();
+        let QuestionTallies { context, tallies } = self.ask_once(&cluster.objects, &questions)?;
+        let mut tally = ComparisonTally::default();
         let mut again = Vec::new();
         for (question, found) in questions.iter().zip(tallies) {
-            match found.is_wrong() && !question.is_inside(zone) {
-                true => again.push(question.clone()),
-                false => tally.add(found),
+            if found.is_wrong() && !question.is_inside(zone) {
+                again.push(question.clone());
+            } else {
+                tally.add(found);
             }
         }
-        self.ask_again(again, &known, &mut tally)?;
+        self.repeat_wrong_questions(again, &context, &mut tally)?;
         Ok(tally)
     }
 
-    /// Asks each question once.
-    pub(crate) fn once<'k>(
+    /// Asks each question once, and compares the replies.
+    pub(crate) fn ask_once<'k>(
         &'k self,
-        objects: &'k Objects,
-        questions: &[Question],
-    ) -> Result<Judged<'k>> {
+        objects: &'k LiveObjects,
+        questions: &[ComparedQuestion],
+    ) -> Result<QuestionTallies<'k>> {
         let mut replies = Vec::new();
         for chunk in questions.chunks(CHUNK) {
             self.signals.check()?;
-            replies.extend(self.ask(chunk)?);
+            replies.extend(self.ask_all_servers(chunk)?);
         }
-        let known = self.known(objects, questions, &replies)?;
+        let context = self.collect_context(objects, questions, &replies)?;
         let judged = questions.iter().zip(&replies);
-        let tallies = judged.map(|(question, replies)| self.judge(question, replies, &known));
+        let tallies =
+            judged.map(|(question, replies)| self.judge_replies(question, replies, &context));
         let tallies = tallies.collect::<Result<_>>()?;
-        Ok(Judged { known, tallies })
+        Ok(QuestionTallies { context, tallies })
     }
 
-    /// Asks until CoreDNS's cache has forgotten what was before.
-    pub(crate) fn ask_again(
+    /// Asks questions again until no reply is wrong, or CoreDNS's cache holds no older record.
+    pub(crate) fn repeat_wrong_questions(
         &self,
-        mut questions: Vec<Question>,
-        known: &Known<'_>,
-        tally: &mut Tally,
+        mut questions: Vec<ComparedQuestion>,
+        context: &ComparisonContext<'_>,
+        tally: &mut ComparisonTally,
     ) -> Result<()> {
         let deadline = Instant::now() + CACHED;
         while !questions.is_empty() {
             self.signals.check()?;
             let is_late = Instant::now() > deadline;
-            let replies = self.ask(&questions)?;
+            let replies = self.ask_all_servers(&questions)?;
             let mut again = Vec::new();
             for (question, replies) in questions.iter().zip(&replies) {
-                let found = self.judge(question, replies, known)?;
-                match found.is_wrong() && !is_late {
-                    true => again.push(question.clone()),
-                    false => tally.add(found),
+                let found = self.judge_replies(question, replies, context)?;
+                if found.is_wrong() && !is_late {
+                    again.push(question.clone());
+                } else {
+                    tally.add(found);
                 }
             }
             questions = again;
@@ -118,11 +122,11 @@ impl Compared<'_> {
         Ok(())
     }
 
-    /// Asks everybody at once.
-    fn ask(&self, questions: &[Question]) -> Result<Vec<Replies>> {
-        let messages: Vec<Vec<u8>> = questions.iter().map(Question::message).collect();
-        let ask = |asker: &Asker| {
-            let replies = messages.iter().map(|message| asker.ask(message));
+    /// Asks all servers at the same time.
+    fn ask_all_servers(&self, questions: &[ComparedQuestion]) -> Result<Vec<QuestionReplies>> {
+        let messages: Vec<Vec<u8>> = questions.iter().map(ComparedQuestion::message).collect();
+        let ask = |client: &RetryingClient| {
+            let replies = messages.iter().map(|message| client.ask(message));
             replies.collect::<Result<Vec<_>>>()
         };
         let (coredns, agents) = thread::scope(|scope| {
@@ -144,10 +148,10 @@ impl Compared<'_> {
         let joined = |thread: thread::Result<Result<Vec<Vec<u8>>>>| {
             thread.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
-        let mut all: Vec<Replies> = joined(coredns)
+        let mut all: Vec<QuestionReplies> = joined(coredns)
             .context("CoreDNS")?
             .into_iter()
-            .map(|coredns| Replies {
+            .map(|coredns| QuestionReplies {
                 coredns,
                 agents: Vec::new(),
             })
@@ -156,7 +160,7 @@ impl Compared<'_> {
             let user_plane = joined(user_plane).context("a user plane")?;
             let kernel = joined(kernel).context("a kernel plane")?;
             for ((all, user_plane), kernel) in all.iter_mut().zip(user_plane).zip(kernel) {
-                let answered = kernel.get(3).is_some_and(|octet| octet & 15 != PASSED);
+                let answered = kernel.get(3).is_some_and(|byte| byte & 15 != PASSED);
                 all.agents
                     .push([Some(user_plane), answered.then_some(kernel)]);
             }
@@ -164,14 +168,15 @@ impl Compared<'_> {
         Ok(all)
     }
 
-    fn known<'k>(
+    /// Collects facts from all replies that the rules for deviations need.
+    fn collect_context<'k>(
         &'k self,
-        objects: &'k Objects,
-        questions: &[Question],
-        replies: &[Replies],
-    ) -> Result<Known<'k>> {
+        objects: &'k LiveObjects,
+        questions: &[ComparedQuestion],
+        replies: &[QuestionReplies],
+    ) -> Result<ComparisonContext<'k>> {
         let zone = &self.settings.zone;
-        let mut known = Known {
+        let mut context = ComparisonContext {
             zone,
             objects,
             denied: HashSet::new(),
@@ -179,33 +184,41 @@ impl Compared<'_> {
         };
         for (question, replies) in questions.iter().zip(replies) {
             let name = question.name.to_ascii_lowercase();
-            let coredns = Reply::read(&replies.coredns, zone)?;
+            let coredns = ComparedReply::read(&replies.coredns, zone)?;
             if question.rtype == A && coredns.is_nxdomain() {
-                known.denied.insert(name.clone());
+                context.denied.insert(name.clone());
             }
-            let agreed =
-                |reply: &[u8]| Reply::read(reply, zone).is_ok_and(|reply| reply.has_data());
+            let has_data =
+                |reply: &[u8]| ComparedReply::read(reply, zone).is_ok_and(|reply| reply.has_data());
             let user_planes = replies
                 .agents
                 .iter()
                 .filter_map(|[user_plane, _]| user_plane.as_deref());
-            if coredns.has_data() && user_planes.into_iter().all(agreed) {
+            if coredns.has_data() && user_planes.into_iter().all(has_data) {
                 let labels: Vec<&str> = name.split('.').collect();
-                known
+                context
                     .above
                     .extend((1..labels.len()).map(|at| labels[at..].join(".")));
             }
         }
-        Ok(known)
+        Ok(context)
     }
 
     /// Compares all replies to a question.
-    fn judge(&self, question: &Question, replies: &Replies, known: &Known<'_>) -> Result<Tally> {
-        let mut tally = Tally::default();
+    fn judge_replies(
+        &self,
+        question: &ComparedQuestion,
+        replies: &QuestionReplies,
+        context: &ComparisonContext<'_>,
+    ) -> Result<ComparisonTally> {
+        let mut tally = ComparisonTally::default();
         let zone = &self.settings.zone;
-        let coredns = Reply::read(&replies.coredns, zone)?;
+        let coredns = ComparedReply::read(&replies.coredns, zone)?;
         for (agent, planes) in self.agents.iter().zip(&replies.agents) {
-            for (plane, reply) in [Plane::User, Plane::Kernel].into_iter().zip(planes) {
+            for (plane, reply) in [AskedPlane::User, AskedPlane::Kernel]
+                .into_iter()
+                .zip(planes)
+            {
                 let counts = tally.counts.entry((agent.mode.flags(), plane)).or_default();
                 counts.asked += 1;
                 let Some(reply) = reply else {
@@ -215,16 +228,16 @@ impl Compared<'_> {
                 if *reply == replies.coredns {
                     continue;
                 }
-                match self.compare(question, &coredns, reply, agent, known)? {
-                    Verdict::Same => {}
-                    Verdict::Departs(what) => {
-                        counts.departing += 1;
+                match self.compare_reply(question, &coredns, reply, agent, context)? {
+                    ReplyJudgement::Same => {}
+                    ReplyJudgement::Deviates(summary) => {
+                        counts.deviating += 1;
                         *tally
-                            .departures
-                            .entry((what, agent.mode.flags()))
+                            .deviations
+                            .entry((summary, agent.mode.flags()))
                             .or_default() += 1;
                     }
-                    Verdict::Wrong(kind, text) => {
+                    ReplyJudgement::Wrong(kind, text) => {
                         counts.wrong += 1;
                         let kind = format!("{} {plane:?} plane: {kind}", agent.mode.flags());
                         tally.wrong.entry(kind).or_default().push(text);
@@ -235,105 +248,118 @@ impl Compared<'_> {
         Ok(tally)
     }
 
-    fn compare(
+    fn compare_reply(
         &self,
-        question: &Question,
-        coredns: &Reply,
+        question: &ComparedQuestion,
+        coredns: &ComparedReply,
         reply: &[u8],
-        agent: &Agent,
-        known: &Known<'_>,
-    ) -> Result<Verdict> {
+        agent: &ComparedAgent,
+        context: &ComparisonContext<'_>,
+    ) -> Result<ReplyJudgement> {
         let zone = &self.settings.zone;
-        let zerohop = match Reply::read(reply, zone) {
+        let zerohop = match ComparedReply::read(reply, zone) {
             Ok(reply) => reply,
-            Err(error) => return Ok(Verdict::Wrong("can't be read".into(), format!("{error:#}"))),
+            Err(error) => {
+                return Ok(ReplyJudgement::Wrong(
+                    "unreadable".into(),
+                    format!("{error:#}"),
+                ));
+            }
         };
         if coredns.truncated || zerohop.truncated {
-            return self.compare_cut(question, coredns, &zerohop, agent, known);
+            return self.compare_truncated(question, coredns, &zerohop, agent, context);
         }
-        Ok(verdict(question, coredns, &zerohop, agent.mode, known))
+        Ok(judge_difference(
+            question, coredns, &zerohop, agent.mode, context,
+        ))
     }
 
-    /// Compares replies that were cut with each other, and whole ones over TCP.
-    fn compare_cut(
+    /// Compares truncated replies with each other, and the whole replies over TCP.
+    fn compare_truncated(
         &self,
-        question: &Question,
-        coredns: &Reply,
-        zerohop: &Reply,
-        agent: &Agent,
-        known: &Known<'_>,
-    ) -> Result<Verdict> {
+        question: &ComparedQuestion,
+        coredns: &ComparedReply,
+        zerohop: &ComparedReply,
+        agent: &ComparedAgent,
+        context: &ComparisonContext<'_>,
+    ) -> Result<ReplyJudgement> {
         let zone = &self.settings.zone;
         let message = question.message();
-        let all_of_coredns = Reply::read(&self.coredns.ask_tcp(&message)?, zone)?;
-        let all_of_zerohop = Reply::read(&agent.user_plane.ask_tcp(&message)?, zone)?;
-        let whole = verdict(
+        let whole_coredns = ComparedReply::read(&self.coredns.ask_tcp(&message)?, zone)?;
+        let whole_zerohop = ComparedReply::read(&agent.user_plane.ask_tcp(&message)?, zone)?;
+        let whole = judge_difference(
             question,
-            &all_of_coredns,
-            &all_of_zerohop,
+            &whole_coredns,
+            &whole_zerohop,
             agent.mode,
-            known,
+            context,
         );
-        if !matches!(whole, Verdict::Same) {
+        if !matches!(whole, ReplyJudgement::Same) {
             return Ok(whole);
         }
-        let is_part = |part: &Reply| {
-            let sections = part.sections.iter().zip(&all_of_coredns.sections);
+        let is_part = |part: &ComparedReply| {
+            let sections = part.sections.iter().zip(&whole_coredns.sections);
             sections
                 .into_iter()
                 .all(|(part, all)| part.iter().all(|record| all.contains(record)))
         };
         if !is_part(coredns) || !is_part(zerohop) {
-            return Ok(wrong(question, coredns, zerohop, known));
+            return Ok(wrong(question, coredns, zerohop, context));
         }
-        let lacks_only_additional = zerohop.sections[..2] == all_of_coredns.sections[..2];
+        let lacks_only_additional = zerohop.sections[..2] == whole_coredns.sections[..2];
         Ok(match (coredns.truncated, zerohop.truncated) {
-            (true, true) => Verdict::Same,
-            (true, false) if lacks_only_additional => Verdict::Departs(ADDITIONAL),
-            _ => wrong(question, coredns, zerohop, known),
+            (true, true) => ReplyJudgement::Same,
+            (true, false) if lacks_only_additional => ReplyJudgement::Deviates(ADDITIONAL),
+            _ => wrong(question, coredns, zerohop, context),
         })
     }
 }
 
-/// What is thought of a reply.
-enum Verdict {
+/// The judgement of one reply.
+enum ReplyJudgement {
     Same,
-    Departs(&'static str),
-    /// Its kind, and all that is to be known of it.
+    /// The summary of the agreed deviation.
+    Deviates(&'static str),
+    /// The kind of difference, and its details.
     Wrong(String, String),
 }
 
-/// RFC 2181 section 9: nothing is lost that was asked for.
-const ADDITIONAL: &str = "additional records that find no room are left out without TC";
+/// RFC 2181 section 9: TC is not needed for additional records.
+const ADDITIONAL: &str = "additional records that do not fit are omitted without TC";
 
-fn verdict(
-    question: &Question,
-    coredns: &Reply,
-    zerohop: &Reply,
-    mode: Mode,
-    known: &Known<'_>,
-) -> Verdict {
+fn judge_difference(
+    question: &ComparedQuestion,
+    coredns: &ComparedReply,
+    zerohop: &ComparedReply,
+    mode: AgentMode,
+    context: &ComparisonContext<'_>,
+) -> ReplyJudgement {
     if coredns == zerohop {
-        return Verdict::Same;
+        return ReplyJudgement::Same;
     }
-    let difference = Difference {
+    let difference = AnswerDifference {
         question,
         name: question.name.to_ascii_lowercase(),
         coredns,
         zerohop,
         mode,
-        known,
+        context,
     };
-    match departure(&difference) {
-        Some(departure) => Verdict::Departs(departure.what),
-        None => wrong(question, coredns, zerohop, known),
+    match find_deviation(&difference) {
+        Some(deviation) => ReplyJudgement::Deviates(deviation.summary),
+        None => wrong(question, coredns, zerohop, context),
     }
 }
 
-fn wrong(question: &Question, coredns: &Reply, zerohop: &Reply, known: &Known<'_>) -> Verdict {
-    let lines = |reply: &Reply| reply.lines().join("\n    ");
-    let objects: Vec<String> = objects_of(&question.name, known.objects);
-    Verdict::Wrong(
+fn wrong(
+    question: &ComparedQuestion,
+    coredns: &ComparedReply,
+    zerohop: &ComparedReply,
+    context: &ComparisonContext<'_>,
+) -> ReplyJudgement {
+    let lines = |reply: &ComparedReply| reply.lines().join("\n    ");
+    let objects: Vec<String> = related_objects(&question.name, context.objects);
+    ReplyJudgement::Wrong(
         coredns.differences(zerohop).join(", "),
         format!(
             "{question:?}\n  CoreDNS\n    {}\n  Zerohop\n    {}\n  objects\n    {}",
@@ -344,8 +370,8 @@ fn wrong(question: &Question, coredns: &Reply, zerohop: &Reply, known: &Known<'_
     )
 }
 
-/// The objects that a name is made of, or that it is about.
-fn objects_of(name: &str, objects: &Objects) -> Vec<String> {
+/// The objects that make a name, or that it names.
+fn related_objects(name: &str, objects: &LiveObjects) -> Vec<String> {
     let name = name.to_ascii_lowercase();
     let is_about = |(namespace, service): &(String, String)| {
         format!(".{name}").contains(&format!(".{service}.{namespace}."))

@@ -1,15 +1,15 @@
-//! Zerohop beside a CoreDNS that serves the same API server: every name of a cluster of all kinds of
-//! objects, and whatever is nearly one, asked of CoreDNS, of the agent and of the kernel. What differs
-//! is an agreed departure, or wrong.
+//! Compares Zerohop with a CoreDNS that serves the same API server. Every name that the objects
+//! make, and many near misses, are asked of CoreDNS, of the agent's resolver and of the kernel. A
+//! difference is either an agreed CoreDNS deviation or an error.
 //!
 //! `cargo xtask test --cluster KUBECONFIG --dns IP:PORT` starts it.
 
 mod agent;
-mod ask;
 mod changes;
+mod client;
 mod cluster;
 mod compare;
-mod departures;
+mod deviations;
 mod measure;
 mod objects;
 mod pod;
@@ -19,7 +19,7 @@ mod settings;
 mod signals;
 mod tally;
 mod transitions;
-mod watches;
+mod watch_cost;
 
 use std::{
     net::Ipv4Addr,
@@ -32,30 +32,30 @@ use nix::sys::signal::Signal;
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use crate::{
-    agent::{Agent, Mode},
-    ask::Asker,
-    changes::Changes,
-    cluster::{Cluster, Marker},
-    compare::Compared,
+    agent::{AgentMode, ComparedAgent},
+    changes::RandomChanges,
+    client::RetryingClient,
+    cluster::{LiveCluster, Marker},
+    compare::Comparison,
     objects::{dual_stack_zoo, zoo},
-    pod::{PASSED, Pods},
-    questions::{Edns, Question},
-    reply::Reply,
-    settings::{Measured, Parts, Settings, Watched},
-    signals::Signals,
-    tally::Tally,
+    pod::{ClientPods, PASSED},
+    questions::{ComparedQuestion, EdnsChoice},
+    reply::ComparedReply,
+    settings::{ComparisonParts, ComparisonSettings, MeasurementSettings, WatchCostSettings},
+    signals::StopRequest,
+    tally::ComparisonTally,
 };
 
-/// Changes that are missed while the API server or an agent is away.
-const MISSED: usize = 100;
-/// How long it may take until everybody knows what was written.
+/// Changes that are made while the API server or an agent is away.
+const MISSED_CHANGES: usize = 100;
+/// How long every server may take to learn of a write.
 const LIMIT: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
     match run() {
         Ok(tally) if !tally.is_wrong() => ExitCode::SUCCESS,
         Ok(_) => {
-            println!("Zerohop differs from CoreDNS where it was not agreed");
+            println!("Zerohop differs from CoreDNS beyond the agreed deviations");
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -65,115 +65,121 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<Tally> {
-    if let Some(watched) = Watched::from_environment()? {
-        return watches::run(&watched).map(|()| Tally::default());
+fn run() -> Result<ComparisonTally> {
+    if let Some(watched) = WatchCostSettings::from_environment()? {
+        return watch_cost::run(&watched).map(|()| ComparisonTally::default());
     }
-    match Measured::from_environment()? {
-        Some(measured) => measure::run(&measured).map(|()| Tally::default()),
+    match MeasurementSettings::from_environment()? {
+        Some(measured) => measure::run(&measured).map(|()| ComparisonTally::default()),
         None => compare(),
     }
 }
 
-fn compare() -> Result<Tally> {
-    let settings = Settings::from_environment()?;
+fn compare() -> Result<ComparisonTally> {
+    let settings = ComparisonSettings::from_environment()?;
     println!("seed {}", settings.seed);
-    let signals = Signals::new()?;
-    let mut cluster = Cluster::connect(&settings.kubeconfig, settings.seed, signals.clone())?;
+    let signals = StopRequest::new()?;
+    let mut cluster = LiveCluster::connect(&settings.kubeconfig, settings.seed, signals.clone())?;
     println!("namespaces {}-*", cluster.prefix);
-    let served = cluster.create_own(&settings.corefile)?;
-    let mut pods = Pods::new(served_address(&served)?);
-    if settings.parts == Parts::All {
+    let served = cluster.create_dns_namespace(&settings.corefile)?;
+    let mut pods = ClientPods::new(served_address(&served)?);
+    if settings.parts == ComparisonParts::All {
         write_zoo(&mut cluster, &settings.zone)?;
     }
-    let agents = Mode::ALL.map(|mode| Agent::start(&settings, &cluster, &mut pods, mode));
-    let compared = Compared {
+    let agents =
+        AgentMode::ALL.map(|mode| ComparedAgent::start(&settings, &cluster, &mut pods, mode));
+    let comparison = Comparison {
         settings: &settings,
-        coredns: Asker::new(settings.dns)?,
+        coredns: RetryingClient::new(settings.dns)?,
         agents: agents.into_iter().collect::<Result<_>>()?,
         signals,
     };
     let mut random = StdRng::seed_from_u64(settings.seed);
-    let mut all = Tally::default();
-    let mut compare = |cluster: &mut Cluster, part: &str| -> Result<()> {
-        all.add(compare_everything(&compared, cluster, part)?);
+    let mut total = ComparisonTally::default();
+    let mut compare_part = |cluster: &mut LiveCluster, part: &str| -> Result<()> {
+        total.add(compare_everything(&comparison, cluster, part)?);
         Ok(())
     };
 
-    let is_all = settings.parts == Parts::All;
+    let is_all = settings.parts == ComparisonParts::All;
     if is_all {
-        compare(&mut cluster, "objects of all kinds")?;
+        compare_part(&mut cluster, "objects of all kinds")?;
     }
     if is_all && settings.changes > 0 {
-        change(&mut cluster, &mut random, &settings, settings.changes)?;
+        make_changes(&mut cluster, &mut random, &settings, settings.changes)?;
         let part = format!("after {} changes", settings.changes);
-        compare(&mut cluster, &part)?;
+        compare_part(&mut cluster, &part)?;
     }
 
     let transitions = match settings.transitions {
-        0 => Tally::default(),
-        _ => transitions::run(&compared, &mut cluster)?,
+        0 => ComparisonTally::default(),
+        _ => transitions::run(&comparison, &mut cluster)?,
     };
     if !is_all {
-        println!("\nnot run, because only transitions were asked for: all other parts");
+        println!("\nnot run, because of --only transitions: all other parts");
         return Ok(transitions);
     }
     if settings.transitions > 0 {
-        compare(
+        compare_part(
             &mut cluster,
             &format!("after {} transitions", settings.transitions),
         )?;
     }
 
-    let mut left_out = 0;
+    let mut skipped = 0;
     match &settings.compact {
-        None => left_out += not_run("compaction of etcd", "--compact"),
+        None => skipped += not_run("compaction of etcd", "--compact"),
         Some(command) => {
-            change(&mut cluster, &mut random, &settings, MISSED)?;
-            shell(command)?;
-            change(&mut cluster, &mut random, &settings, MISSED)?;
-            compare(&mut cluster, "after compaction of etcd")?;
+            make_changes(&mut cluster, &mut random, &settings, MISSED_CHANGES)?;
+            run_shell_command(command)?;
+            make_changes(&mut cluster, &mut random, &settings, MISSED_CHANGES)?;
+            compare_part(&mut cluster, "after compaction of etcd")?;
         }
     }
     match &settings.restart_api {
         None => {
-            left_out += not_run("restart of the API server", "--restart-api");
-            left_out += not_run("watches that expired", "--restart-api");
+            skipped += not_run("restart of the API server", "--restart-api");
+            skipped += not_run("watches that expired", "--restart-api");
         }
         Some(command) => {
-            shell(command)?;
+            run_shell_command(command)?;
             cluster.wait_until_up()?;
-            change(&mut cluster, &mut random, &settings, MISSED)?;
-            compare(&mut cluster, "after a restart of the API server")?;
+            make_changes(&mut cluster, &mut random, &settings, MISSED_CHANGES)?;
+            compare_part(&mut cluster, "after a restart of the API server")?;
 
-            // The agents miss changes that the restarted API server has no memory of.
-            for agent in &compared.agents {
+            // The agents miss changes that the restarted API server no longer holds in its watch
+            // cache.
+            for agent in &comparison.agents {
                 agent.signal(Signal::SIGSTOP)?;
             }
-            change(&mut cluster, &mut random, &settings, MISSED)?;
+            make_changes(&mut cluster, &mut random, &settings, MISSED_CHANGES)?;
             if let Some(compact) = &settings.compact {
-                shell(compact)?;
+                run_shell_command(compact)?;
             }
-            shell(command)?;
+            run_shell_command(command)?;
             cluster.wait_until_up()?;
-            for agent in &compared.agents {
+            for agent in &comparison.agents {
                 agent.signal(Signal::SIGCONT)?;
             }
-            compare(&mut cluster, "after watches that expired")?;
+            compare_part(&mut cluster, "after watches that expired")?;
         }
     }
-    if left_out > 0 {
-        println!("{left_out} parts were not run");
+    if skipped > 0 {
+        println!("{skipped} parts were not run");
     }
-    all.add(transitions);
-    Ok(all)
+    total.add(transitions);
+    Ok(total)
 }
 
-/// Asks about everything, once what was written is known everywhere.
-fn compare_everything(compared: &Compared<'_>, cluster: &mut Cluster, part: &str) -> Result<Tally> {
-    let took = wait(compared, &cluster.mark()?)?;
+/// Waits until every server knows what was written, then asks all questions.
+fn compare_everything(
+    comparison: &Comparison<'_>,
+    cluster: &mut LiveCluster,
+    part: &str,
+) -> Result<ComparisonTally> {
+    let took = wait_until_known(comparison, &cluster.mark()?)?;
     let start = Instant::now();
-    let tally = compared.everything(cluster)?;
+    let tally = comparison.compare_all_names(cluster)?;
     let part = format!(
         "{part}: known everywhere after {took:.1?}, asked in {:.1?}",
         start.elapsed()
@@ -182,13 +188,13 @@ fn compare_everything(compared: &Compared<'_>, cluster: &mut Cluster, part: &str
     Ok(tally)
 }
 
-/// Writes objects of all kinds.
-fn write_zoo(cluster: &mut Cluster, zone: &str) -> Result<()> {
+/// Writes the objects of `zoo.yaml`, and those of `dual-stack.yaml` if the cluster is dual-stack.
+fn write_zoo(cluster: &mut LiveCluster, zone: &str) -> Result<()> {
     for object in zoo(&cluster.prefix, zone)? {
         cluster.write(object)?;
     }
     if !cluster.objects.are_dual_stack() {
-        println!("not asked about: Services of both families, which this cluster hasn't");
+        println!("not asked: dual-stack Services, because this cluster has one address family");
         return Ok(());
     }
     for object in dual_stack_zoo(&cluster.prefix, zone)? {
@@ -197,16 +203,16 @@ fn write_zoo(cluster: &mut Cluster, zone: &str) -> Result<()> {
     Ok(())
 }
 
-/// Makes random changes.
-fn change(
-    cluster: &mut Cluster,
+/// Makes random changes, and prints how many of each kind.
+fn make_changes(
+    cluster: &mut LiveCluster,
     random: &mut StdRng,
-    settings: &Settings,
+    settings: &ComparisonSettings,
     count: usize,
 ) -> Result<()> {
     let start = Instant::now();
-    let mut changes = Changes::new(random, &settings.zone);
-    changes.make(cluster, count)?;
+    let mut changes = RandomChanges::new(random, &settings.zone);
+    changes.make_changes(cluster, count)?;
     println!("\n{count} changes in {:.1?}:", start.elapsed());
     for (what, count) in &changes.made {
         println!("{count:>9} {what}");
@@ -214,19 +220,19 @@ fn change(
     Ok(())
 }
 
-/// Waits until CoreDNS and every agent, in both planes, know a marker; says how long.
-fn wait(compared: &Compared<'_>, marker: &Marker) -> Result<Duration> {
-    let question = Question {
+/// Waits until CoreDNS and both planes of every agent know a marker. Returns the time that took.
+fn wait_until_known(comparison: &Comparison<'_>, marker: &Marker) -> Result<Duration> {
+    let question = ComparedQuestion {
         name: marker.name.clone(),
         rtype: 1,
-        edns: Edns::Without,
+        edns: EdnsChoice::Without,
     };
-    let knows = |asker: &Asker| -> Result<bool> {
-        let reply = asker.ask(&question.message())?;
-        if reply.get(3).is_none_or(|octet| octet & 15 == PASSED) {
+    let knows = |client: &RetryingClient| -> Result<bool> {
+        let reply = client.ask(&question.message())?;
+        if reply.get(3).is_none_or(|byte| byte & 15 == PASSED) {
             return Ok(false);
         }
-        let reply = Reply::read(&reply, &compared.settings.zone)?;
+        let reply = ComparedReply::read(&reply, &comparison.settings.zone)?;
         let addresses: Vec<&str> = reply
             .answer()
             .iter()
@@ -234,38 +240,40 @@ fn wait(compared: &Compared<'_>, marker: &Marker) -> Result<Duration> {
             .collect();
         Ok(addresses == marker.addresses)
     };
-    // A kernel that passes it, as it may, has no old answer either.
-    let pod = Question {
+    // A kernel that passes this question holds no stale answer for it.
+    let pod = ComparedQuestion {
         name: marker.pod.clone(),
         ..question.clone()
     };
-    let knows_pod = |asker: &Asker| -> Result<bool> {
-        let reply = asker.ask(&pod.message())?;
-        let rcode = reply.get(3).map(|octet| octet & 15);
+    let knows_pod = |client: &RetryingClient| -> Result<bool> {
+        let reply = client.ask(&pod.message())?;
+        let rcode = reply.get(3).map(|byte| byte & 15);
         Ok(rcode == Some(PASSED) || rcode == Some(0))
     };
     let start = Instant::now();
-    let askers = compared
+    let clients = comparison
         .agents
         .iter()
         .flat_map(|agent| [&agent.user_plane, &agent.kernel]);
-    let mut waited_for: Vec<&Asker> = std::iter::once(&compared.coredns).chain(askers).collect();
+    let mut waited_for: Vec<&RetryingClient> = std::iter::once(&comparison.coredns)
+        .chain(clients)
+        .collect();
     while !waited_for.is_empty() {
-        compared.signals.check()?;
+        comparison.signals.check()?;
         if start.elapsed() > LIMIT {
             bail!(
-                "{} of all servers did not learn of {} in {LIMIT:?}",
+                "{} servers do not know {} after {LIMIT:?}",
                 waited_for.len(),
                 marker.name
             );
         }
-        let mut ignorant = Vec::new();
-        for asker in waited_for {
-            if !knows(asker)? || !knows_pod(asker)? {
-                ignorant.push(asker);
+        let mut pending = Vec::new();
+        for client in waited_for {
+            if !knows(client)? || !knows_pod(client)? {
+                pending.push(client);
             }
         }
-        waited_for = ignorant;
+        waited_for = pending;
     }
     Ok(start.elapsed())
 }
@@ -277,16 +285,18 @@ fn served_address(service: &k8s_openapi::api::core::v1::Service) -> Result<Ipv4A
         .into_iter()
         .flatten();
     let address = addresses.find_map(|address| address.parse().ok());
-    address.context("Services have no IPv4 address in this cluster, which the suite's pods ask")
+    address.context(
+        "Services have no IPv4 address in this cluster, but the suite's pods ask over IPv4",
+    )
 }
 
-/// Says that a part is left out.
+/// Prints that a part is not run. Returns the number of parts: 1.
 fn not_run(part: &str, flag: &str) -> usize {
-    println!("\nnot run, for want of {flag} COMMAND: {part}");
+    println!("\nnot run, because {flag} COMMAND is not given: {part}");
     1
 }
 
-fn shell(command: &str) -> Result<()> {
+fn run_shell_command(command: &str) -> Result<()> {
     let status = Command::new("sh").args(["-c", command]).status()?;
     ensure!(status.success(), "`{command}` ended with {status}");
     Ok(())

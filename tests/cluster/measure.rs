@@ -1,5 +1,5 @@
-//! How long a change takes, what an agent holds and asks for, and what is answered while the API server
-//! is away: beside CoreDNS, in the same run.
+//! Measures an agent beside CoreDNS in the same run: how long a change takes, memory, requests to
+//! the API server, and answers while the API server is away.
 //!
 //! `cargo xtask bench --cluster KUBECONFIG --dns IP:PORT` starts it.
 
@@ -17,52 +17,51 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    agent::{Agent, Mode},
-    ask::Asker,
-    cluster::Cluster,
-    objects::{Key, Object, Writer, owned, service, slice},
-    pod::Pods,
-    questions::{Edns, Question},
-    reply::Reply,
-    served_address,
-    settings::{Measured, Settings},
-    shell,
-    signals::Signals,
+    agent::{AgentMode, ComparedAgent},
+    client::RetryingClient,
+    cluster::LiveCluster,
+    objects::{NamespacedName, SliceWriter, WrittenObject, label_slice, service, slice},
+    pod::ClientPods,
+    questions::{ComparedQuestion, EdnsChoice},
+    reply::ComparedReply,
+    run_shell_command, served_address,
+    settings::{ComparisonSettings, MeasurementSettings},
+    signals::StopRequest,
 };
 
-/// Between two questions whether a change is there.
+/// The pause between two questions about a change.
 const PAUSE: Duration = Duration::from_micros(200);
 /// How long a change may take.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Names that are asked for while the API server is away.
+/// Number of names that are asked for while the API server is away.
 const NAMES: usize = 200;
 
-/// Measures everything that is asked for.
-pub(crate) fn run(measured: &Measured) -> Result<()> {
-    let settings = Settings::from_environment()?;
-    let signals = Signals::new()?;
-    let mut cluster = Cluster::connect(&settings.kubeconfig, settings.seed, signals.clone())?;
-    let served = cluster.create_own(&settings.corefile)?;
-    let mut pods = Pods::new(served_address(&served)?);
+/// Measures an agent that knows headless Services' endpoints, then one that knows all endpoints.
+pub(crate) fn run(measured: &MeasurementSettings) -> Result<()> {
+    let settings = ComparisonSettings::from_environment()?;
+    let signals = StopRequest::new()?;
+    let mut cluster = LiveCluster::connect(&settings.kubeconfig, settings.seed, signals.clone())?;
+    let served = cluster.create_dns_namespace(&settings.corefile)?;
+    let mut pods = ClientPods::new(served_address(&served)?);
     let namespace = format!("{}-measured", cluster.prefix);
     cluster.create_namespace(&namespace)?;
-    let services = fill(&mut cluster, &namespace, measured.services)?;
+    let services = make_services(&mut cluster, &namespace, measured.services)?;
 
-    for mode in [Mode::Headless, Mode::All] {
+    for mode in [AgentMode::Headless, AgentMode::All] {
         let start = Instant::now();
-        let agent = Agent::start(&settings, &cluster, &mut pods, mode)?;
-        let moving = Moving::new(&mut cluster, &namespace, mode)?;
-        let askers = [&agent.kernel];
-        moving.wait(&askers, 0, start)?;
+        let agent = ComparedAgent::start(&settings, &cluster, &mut pods, mode)?;
+        let moving = MovingEndpoint::new(&mut cluster, &namespace, mode)?;
+        let clients = [&agent.kernel];
+        moving.wait_until_known(&clients, 0, start)?;
         println!("\n{}", mode.flags());
         println!(
             "  known {:.1} s after the start, of which the first list waits up to 5 s at random",
             start.elapsed().as_secs_f64()
         );
         let before = Instant::now();
-        let coredns = Asker::new(settings.dns)?;
-        moving.wait(&[&coredns], 0, before)?;
-        latency(
+        let coredns = RetryingClient::new(settings.dns)?;
+        moving.wait_until_known(&[&coredns], 0, before)?;
+        measure_latency(
             &mut cluster,
             &moving,
             &coredns,
@@ -70,27 +69,27 @@ pub(crate) fn run(measured: &Measured) -> Result<()> {
             measured.changes,
             &signals,
         )?;
-        memory(&agent, measured)?;
-        requests(&agent, start)?;
-        if mode == Mode::All {
-            outage(&agent, &services, measured, &signals)?;
+        print_memory(&agent, measured)?;
+        print_requests(&agent, start)?;
+        if mode == AgentMode::All {
+            measure_outage(&agent, &services, measured, &signals)?;
         }
     }
     Ok(())
 }
 
-/// A headless service whose one endpoint moves.
-struct Moving {
-    key: Key,
+/// A headless Service with one endpoint, whose address changes in each round.
+struct MovingEndpoint {
+    key: NamespacedName,
     name: String,
 }
 
-impl Moving {
-    fn new(cluster: &mut Cluster, namespace: &str, mode: Mode) -> Result<Moving> {
+impl MovingEndpoint {
+    fn new(cluster: &mut LiveCluster, namespace: &str, mode: AgentMode) -> Result<MovingEndpoint> {
         let label = mode.flags().trim_start_matches("--endpoints=");
         let key = (namespace.to_owned(), format!("moving-{label}"));
         cluster.write(service(&key, &json!({"clusterIP": "None"}))?)?;
-        let moving = Moving {
+        let moving = MovingEndpoint {
             name: format!("{}.{namespace}.svc.cluster.local", key.1),
             key,
         };
@@ -102,30 +101,35 @@ impl Moving {
         format!("100.65.{}.{}", round / 250, round % 250 + 1)
     }
 
-    fn write(&self, cluster: &mut Cluster, round: usize) -> Result<()> {
-        let endpoints = json!([{"addresses": [Moving::address(round)]}]);
+    fn write(&self, cluster: &mut LiveCluster, round: usize) -> Result<()> {
+        let endpoints = json!([{"addresses": [MovingEndpoint::address(round)]}]);
         let slice = slice(&self.key, "IPv4", &endpoints, &Value::Null)?;
-        let slice = owned(slice, &self.key.1, Some(true), Writer::Kubernetes);
-        cluster.write(Object::Slice(Box::new(slice)))
+        let slice = label_slice(slice, &self.key.1, Some(true), SliceWriter::Kubernetes);
+        cluster.write(WrittenObject::Slice(Box::new(slice)))
     }
 
-    /// How long after `start` each of them knows where the endpoint is.
-    fn wait(&self, askers: &[&Asker], round: usize, start: Instant) -> Result<Vec<Duration>> {
+    /// Waits until every client gets the round's address. Returns the time since `start` for each.
+    fn wait_until_known(
+        &self,
+        clients: &[&RetryingClient],
+        round: usize,
+        start: Instant,
+    ) -> Result<Vec<Duration>> {
         let (sender, known) = mpsc::channel();
-        let question = Question {
+        let question = ComparedQuestion {
             name: self.name.clone(),
             rtype: 1,
-            edns: Edns::Without,
+            edns: EdnsChoice::Without,
         }
         .message();
-        let address = Moving::address(round);
+        let address = MovingEndpoint::address(round);
         let (question, address) = (&question, address.as_str());
         thread::scope(|scope| {
-            for (at, asker) in askers.iter().enumerate() {
+            for (at, client) in clients.iter().enumerate() {
                 let sender = sender.clone();
                 scope.spawn(move || {
                     sender
-                        .send((at, wait(asker, question, address, start)))
+                        .send((at, wait_for_address(client, question, address, start)))
                         .ok();
                 });
             }
@@ -137,9 +141,14 @@ impl Moving {
     }
 }
 
-fn wait(asker: &Asker, question: &[u8], address: &str, start: Instant) -> Result<Duration> {
+fn wait_for_address(
+    client: &RetryingClient,
+    question: &[u8],
+    address: &str,
+    start: Instant,
+) -> Result<Duration> {
     loop {
-        let reply = Reply::read(&asker.ask(question)?, "cluster.local")?;
+        let reply = ComparedReply::read(&client.ask(question)?, "cluster.local")?;
         let took = start.elapsed();
         if reply.answer().iter().any(|record| record.data == address) {
             return Ok(took);
@@ -149,17 +158,22 @@ fn wait(asker: &Asker, question: &[u8], address: &str, start: Instant) -> Result
     }
 }
 
-/// Services with a ClusterIP and a headless one in turn, each with five endpoints. Gives names with
-/// an address each.
-fn fill(cluster: &mut Cluster, namespace: &str, count: usize) -> Result<Vec<(String, String)>> {
+/// Makes Services with five endpoints each; every second one is headless. Returns the names of
+/// headless Services, with one address each.
+fn make_services(
+    cluster: &mut LiveCluster,
+    namespace: &str,
+    count: usize,
+) -> Result<Vec<(String, String)>> {
     let mut names = Vec::new();
     for number in 0..count.max(NAMES) {
         let key = (namespace.to_owned(), format!("service-{number}"));
         let ports = json!([{"name": "http", "port": 80}]);
         let is_headless = number % 2 == 1;
-        let spec = match is_headless {
-            true => json!({"clusterIP": "None", "ports": ports}),
-            false => json!({"ports": ports}),
+        let spec = if is_headless {
+            json!({"clusterIP": "None", "ports": ports})
+        } else {
+            json!({"ports": ports})
         };
         cluster.write(service(&key, &spec)?)?;
         let address = |at: usize| {
@@ -175,8 +189,8 @@ fn fill(cluster: &mut Cluster, namespace: &str, count: usize) -> Result<Vec<(Str
             .map(|at| json!({"addresses": [address(at)], "zone": format!("zone-{}", at % 3), "targetRef": {"kind": "Pod", "name": format!("service-{number}-6bb4d5c7f9-{at:05}")}}))
             .collect();
         let slice = slice(&key, "IPv4", &json!(endpoints), &ports)?;
-        let slice = owned(slice, &key.1, Some(is_headless), Writer::Kubernetes);
-        cluster.write(Object::Slice(Box::new(slice)))?;
+        let slice = label_slice(slice, &key.1, Some(is_headless), SliceWriter::Kubernetes);
+        cluster.write(WrittenObject::Slice(Box::new(slice)))?;
         if is_headless && names.len() < NAMES {
             let name = format!("{}.{namespace}.svc.cluster.local", key.1);
             names.push((name, address(0)));
@@ -185,34 +199,32 @@ fn fill(cluster: &mut Cluster, namespace: &str, count: usize) -> Result<Vec<(Str
     Ok(names)
 }
 
-/// From the writing of a change to its being answered.
-fn latency(
-    cluster: &mut Cluster,
-    moving: &Moving,
-    coredns: &Asker,
-    agent: &Agent,
+/// Measures the time from before the write of a change until the new answer.
+fn measure_latency(
+    cluster: &mut LiveCluster,
+    moving: &MovingEndpoint,
+    coredns: &RetryingClient,
+    agent: &ComparedAgent,
     changes: usize,
-    signals: &Signals,
+    signals: &StopRequest,
 ) -> Result<()> {
     let mut took: [Vec<Duration>; 2] = Default::default();
     for round in 1..=changes {
         signals.check()?;
         let start = Instant::now();
         moving.write(cluster, round)?;
-        let known = moving.wait(&[&agent.kernel, coredns], round, start)?;
+        let known = moving.wait_until_known(&[&agent.kernel, coredns], round, start)?;
         for (all, took) in took.iter_mut().zip(known) {
             all.push(took);
         }
     }
-    println!(
-        "  {changes} changes of an endpoint, from before the request that writes it to the new answer, ms:"
-    );
-    for (who, mut took) in ["kernel", "CoreDNS"].into_iter().zip(took) {
+    println!("  {changes} endpoint changes, from before the write request to the new answer, ms:");
+    for (plane, mut took) in ["kernel", "CoreDNS"].into_iter().zip(took) {
         took.sort();
         let at =
             |share: usize| took[(took.len() * share / 100).min(took.len() - 1)].as_secs_f64() * 1e3;
         println!(
-            "    {who:<8} p50 {:.2}  p90 {:.2}  p99 {:.2}  max {:.2}",
+            "    {plane:<8} p50 {:.2}  p90 {:.2}  p99 {:.2}  max {:.2}",
             at(50),
             at(90),
             at(99),
@@ -220,9 +232,9 @@ fn latency(
         );
     }
     println!(
-        "  of that from the reading of the event to being served (zerohop_publish_duration_seconds):"
+        "  of that, from reading the event to publishing it (zerohop_publish_duration_seconds):"
     );
-    let metrics = get(&agent.admin, "/metrics")?;
+    let metrics = get_admin(&agent.admin, "/metrics")?;
     let buckets = metrics.lines().filter_map(|line| {
         let rest = line.strip_prefix("zerohop_publish_duration_seconds_bucket{le=\"")?;
         let (bound, count) = rest.split_once("\"} ")?;
@@ -240,10 +252,10 @@ fn latency(
     Ok(())
 }
 
-/// What the agent and CoreDNS hold.
-fn memory(agent: &Agent, measured: &Measured) -> Result<()> {
-    let anonymous = kilobytes(agent.id(), "RssAnon:")?;
-    let status: Value = serde_json::from_str(body(&get(&agent.admin, "/status")?)?)?;
+/// Prints the memory of the agent and of CoreDNS.
+fn print_memory(agent: &ComparedAgent, measured: &MeasurementSettings) -> Result<()> {
+    let anonymous = kilobytes(agent.process_id(), "RssAnon:")?;
+    let status: Value = serde_json::from_str(body(&get_admin(&agent.admin, "/status")?)?)?;
     let tables = &status["datapath"]["tables"];
     let maps = tables["memory_octets"].as_u64().context("no tables")? / 1024;
     println!("  objects {}", status["objects"]);
@@ -257,7 +269,7 @@ fn memory(agent: &Agent, measured: &Measured) -> Result<()> {
     if let Some(coredns) = measured.dns_pid {
         let resident = kilobytes(coredns, "VmRSS:")?;
         println!(
-            "  CoreDNS: {:.1} MB (VmRSS), at most {:.1} MB so far; the agent holds {:.2} of what it holds now",
+            "  CoreDNS: {:.1} MB (VmRSS), at most {:.1} MB so far; agent / CoreDNS: {:.2}",
             megabytes(resident),
             megabytes(kilobytes(coredns, "VmHWM:")?),
             (anonymous + maps) as f64 / resident as f64
@@ -266,8 +278,9 @@ fn memory(agent: &Agent, measured: &Measured) -> Result<()> {
     Ok(())
 }
 
-fn requests(agent: &Agent, start: Instant) -> Result<()> {
-    let status: Value = serde_json::from_str(body(&get(&agent.admin, "/status")?)?)?;
+/// Prints the agent's requests to the API server.
+fn print_requests(agent: &ComparedAgent, start: Instant) -> Result<()> {
+    let status: Value = serde_json::from_str(body(&get_admin(&agent.admin, "/status")?)?)?;
     let requests: BTreeMap<String, u64> =
         serde_json::from_value(status["source"]["kubernetes"]["requests"].clone())?;
     println!(
@@ -277,36 +290,36 @@ fn requests(agent: &Agent, start: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Every name goes on being answered while the API server is away, with nothing else that answers.
-fn outage(
-    agent: &Agent,
+/// Checks that the kernel answers every name while the API server is away. No CoreDNS is behind it.
+fn measure_outage(
+    agent: &ComparedAgent,
     names: &[(String, String)],
-    measured: &Measured,
-    signals: &Signals,
+    measured: &MeasurementSettings,
+    signals: &StopRequest,
 ) -> Result<()> {
     let (Some(stop), Some(start)) = (&measured.stop_api, &measured.start_api) else {
-        println!("  not run, for want of --stop-api and --start-api: an outage of the API server");
+        println!("  not run, because --stop-api is not given: an outage of the API server");
         return Ok(());
     };
     let questions: Vec<_> = names
         .iter()
         .map(|(name, address)| {
-            let question = Question {
+            let question = ComparedQuestion {
                 name: name.clone(),
                 rtype: 1,
-                edns: Edns::Without,
+                edns: EdnsChoice::Without,
             };
             (question.message(), address)
         })
         .collect();
-    shell(stop)?;
+    run_shell_command(stop)?;
     let began = Instant::now();
     let (mut asked, mut wrong, mut slowest) = (0u64, 0u64, Duration::ZERO);
     while began.elapsed() < measured.outage {
         signals.check()?;
         for (question, address) in &questions {
             let start = Instant::now();
-            let reply = Reply::read(&agent.kernel.ask(question)?, "cluster.local")?;
+            let reply = ComparedReply::read(&agent.kernel.ask(question)?, "cluster.local")?;
             slowest = slowest.max(start.elapsed());
             asked += 1;
             let is_right = reply.answer().len() == 5
@@ -319,13 +332,13 @@ fn outage(
         began.elapsed().as_secs_f64(),
         slowest.as_secs_f64() * 1e3
     );
-    shell(start)?;
+    run_shell_command(start)?;
     ensure!(wrong == 0, "{wrong} answers were wrong");
     Ok(())
 }
 
-/// The response to a request for the agent's admin endpoints.
-fn get(admin: &str, path: &str) -> Result<String> {
+/// Sends a request to the agent's admin endpoints, and returns the response.
+fn get_admin(admin: &str, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(admin)?;
     write!(
         stream,
@@ -341,14 +354,14 @@ fn body(response: &str) -> Result<&str> {
     Ok(body)
 }
 
-/// A line of `/proc/PID/status`, in kB.
-fn kilobytes(pid: u32, what: &str) -> Result<u64> {
+/// A field of `/proc/PID/status`, in kB.
+fn kilobytes(pid: u32, field: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(what));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     let number = line.and_then(|line| line.split_whitespace().next());
     number
         .and_then(|number| number.parse().ok())
-        .with_context(|| format!("no {what} of {pid}"))
+        .with_context(|| format!("no {field} in /proc/{pid}/status"))
 }
 
 fn megabytes(kilobytes: u64) -> f64 {

@@ -1,4 +1,5 @@
-//! The objects that the suite writes: those of `zoo.yaml`, and parts to make others of.
+//! The objects that the suite writes: those of `zoo.yaml` and `dual-stack.yaml`, and constructors
+//! for others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,41 +15,41 @@ use k8s_openapi::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// Namespace and name.
-pub(crate) type Key = (String, String);
+/// The namespace and the name of an object.
+pub(crate) type NamespacedName = (String, String);
 
-/// What is there now, as the API server stored it.
+/// The suite's objects, as the API server last returned them.
 #[derive(Default)]
-pub(crate) struct Objects {
+pub(crate) struct LiveObjects {
     pub(crate) namespaces: BTreeSet<String>,
-    /// Those of the namespaces that a Corefile may leave out.
+    /// The namespaces with the label [`HIDDEN`].
     pub(crate) hidden: BTreeSet<String>,
-    pub(crate) services: BTreeMap<Key, Service>,
-    pub(crate) slices: BTreeMap<Key, EndpointSlice>,
-    pub(crate) pods: BTreeMap<Key, Pod>,
+    pub(crate) services: BTreeMap<NamespacedName, Service>,
+    pub(crate) slices: BTreeMap<NamespacedName, EndpointSlice>,
+    pub(crate) pods: BTreeMap<NamespacedName, Pod>,
 }
 
-/// An object to be written.
-pub(crate) enum Object {
+/// An object to write.
+pub(crate) enum WrittenObject {
     Namespace(Box<Namespace>),
     Service(Box<Service>),
     Slice(Box<EndpointSlice>),
     Pod(Box<Pod>),
 }
 
-/// Who says to have written a slice.
+/// The writer of a slice, by its `managed-by` label.
 #[derive(Clone, Copy)]
-pub(crate) enum Writer {
-    /// Kubernetes' own controller.
+pub(crate) enum SliceWriter {
+    /// Kubernetes' EndpointSlice controller.
     Kubernetes,
-    /// Somebody who leaves no mark.
+    /// Written by hand: the label is absent.
     Hand,
 }
 
-/// On namespaces and objects that a Corefile may leave out by `!zerohop.test/hidden`.
+/// The label of namespaces and objects that a Corefile can exclude by `!zerohop.test/hidden`.
 pub(crate) const HIDDEN: &str = "zerohop.test/hidden";
 
-/// The label that says whose endpoints a slice holds.
+/// The label that names a slice's Service.
 pub(crate) const SERVICE: &str = "kubernetes.io/service-name";
 
 pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
@@ -56,12 +57,12 @@ pub(crate) const KUBERNETES: &str = "endpointslice-controller.k8s.io";
 pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 const TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
-/// Links of the chain of aliases: more than are followed.
+/// Aliases in the longest chain: more than CoreDNS and Zerohop follow.
 const CHAIN: usize = 14;
 
-/// The objects of `zoo.yaml`, and those that are too many to be written there.
-pub(crate) fn zoo(prefix: &str, zone: &str) -> Result<Vec<Object>> {
-    let mut objects = written(include_str!("zoo.yaml"), prefix, zone)?;
+/// The objects of `zoo.yaml`, and series of objects that are too long for a file.
+pub(crate) fn zoo(prefix: &str, zone: &str) -> Result<Vec<WrittenObject>> {
+    let mut objects = parse_documents(include_str!("zoo.yaml"), prefix, zone)?;
     for number in 0..CHAIN {
         let target = match number + 1 {
             CHAIN => format!("web.{prefix}-a.svc.{zone}"),
@@ -76,46 +77,46 @@ pub(crate) fn zoo(prefix: &str, zone: &str) -> Result<Vec<Object>> {
             (1..=count).map(|last| json!({"addresses": [format!("100.64.{third}.{last}")]}));
         let ports = json!([{"name": "http", "port": 80}]);
         let slice = slice(&key, "IPv4", &endpoints.collect(), &ports)?;
-        objects.push(Object::Slice(Box::new(owned(
+        objects.push(WrittenObject::Slice(Box::new(label_slice(
             slice,
             name,
             Some(true),
-            Writer::Kubernetes,
+            SliceWriter::Kubernetes,
         ))));
     }
     Ok(objects)
 }
 
-/// The objects that only a cluster with addresses of both families takes.
-pub(crate) fn dual_stack_zoo(prefix: &str, zone: &str) -> Result<Vec<Object>> {
-    written(include_str!("dual-stack.yaml"), prefix, zone)
+/// The objects of `dual-stack.yaml`, which only a dual-stack cluster accepts.
+pub(crate) fn dual_stack_zoo(prefix: &str, zone: &str) -> Result<Vec<WrittenObject>> {
+    parse_documents(include_str!("dual-stack.yaml"), prefix, zone)
 }
 
-fn written(text: &str, prefix: &str, zone: &str) -> Result<Vec<Object>> {
+/// Parses YAML documents, after `NS` and `cluster.local` are replaced by the run's prefix and zone.
+fn parse_documents(text: &str, prefix: &str, zone: &str) -> Result<Vec<WrittenObject>> {
     let text = text.replace("NS", prefix).replace("cluster.local", zone);
-    text.split("\n---\n").map(object).collect()
+    text.split("\n---\n").map(parse_object).collect()
 }
 
-/// A Service.
-pub(crate) fn service(key: &Key, spec: &Value) -> Result<Object> {
+pub(crate) fn service(key: &NamespacedName, spec: &Value) -> Result<WrittenObject> {
     read(json!({"metadata": {"namespace": key.0, "name": key.1}, "spec": spec}))
-        .map(|service| Object::Service(Box::new(service)))
+        .map(|service| WrittenObject::Service(Box::new(service)))
 }
 
-/// A Pod that nothing starts, with the state that a kubelet would report.
-pub(crate) fn pod(key: &Key, status: &Value) -> Result<Object> {
+/// A Pod that is never scheduled, with the status that a kubelet would report.
+pub(crate) fn pod(key: &NamespacedName, status: &Value) -> Result<WrittenObject> {
     read(json!({"metadata": {"namespace": key.0, "name": key.1}, "status": status}))
-        .map(|pod| Object::Pod(Box::new(pod)))
+        .map(|pod| WrittenObject::Pod(Box::new(pod)))
 }
 
-/// The spec of a Service that is another name.
+/// The spec of an ExternalName Service.
 pub(crate) fn alias(target: &str) -> Value {
     json!({"type": "ExternalName", "externalName": target})
 }
 
-/// An EndpointSlice that is nobody's.
+/// An EndpointSlice without labels, so without a Service.
 pub(crate) fn slice(
-    key: &Key,
+    key: &NamespacedName,
     family: &str,
     endpoints: &Value,
     ports: &Value,
@@ -128,19 +129,19 @@ pub(crate) fn slice(
     }))
 }
 
-/// The slice as one of this service, with the labels that its writer gives it. A headless
-/// service's is marked as such by Kubernetes' controller alone.
-pub(crate) fn owned(
+/// Labels a slice as one of `service`, in the manner of `writer`. Only Kubernetes' controller adds
+/// the label of headless Services.
+pub(crate) fn label_slice(
     mut slice: EndpointSlice,
     service: &str,
     headless: Option<bool>,
-    writer: Writer,
+    writer: SliceWriter,
 ) -> EndpointSlice {
     let labels = slice.metadata.labels.get_or_insert_default();
     labels.insert(SERVICE.to_owned(), service.to_owned());
     labels.remove(MANAGED_BY);
     labels.remove(HEADLESS);
-    if let Writer::Kubernetes = writer {
+    if let SliceWriter::Kubernetes = writer {
         labels.insert(MANAGED_BY.to_owned(), KUBERNETES.to_owned());
         if headless == Some(true) {
             labels.insert(HEADLESS.to_owned(), String::new());
@@ -151,12 +152,12 @@ pub(crate) fn owned(
     slice
 }
 
-impl Objects {
-    /// The Services and slices of some namespaces.
-    pub(crate) fn within(&self, namespaces: &[String]) -> Objects {
+impl LiveObjects {
+    /// The Services and slices of these namespaces.
+    pub(crate) fn within(&self, namespaces: &[String]) -> LiveObjects {
         let services = self.services.iter();
         let slices = self.slices.iter();
-        Objects {
+        LiveObjects {
             services: services
                 .filter(|(key, _)| namespaces.contains(&key.0))
                 .map(|(key, service)| (key.clone(), service.clone()))
@@ -165,7 +166,7 @@ impl Objects {
                 .filter(|(key, _)| namespaces.contains(&key.0))
                 .map(|(key, slice)| (key.clone(), slice.clone()))
                 .collect(),
-            ..Objects::default()
+            ..LiveObjects::default()
         }
     }
 
@@ -182,47 +183,49 @@ impl Objects {
         })
     }
 
-    /// Whether a service's name leads to its endpoints; none if there is no such service.
-    pub(crate) fn is_headless(&self, key: &Key) -> Option<bool> {
+    /// Whether a Service is headless; `None` if the Service is absent.
+    pub(crate) fn is_headless(&self, key: &NamespacedName) -> Option<bool> {
         let spec = self.services.get(key)?.spec.as_ref()?;
         Some(spec.cluster_ip.as_deref() == Some("None"))
     }
 }
 
-/// Who wrote a slice.
-pub(crate) fn writer(slice: &EndpointSlice) -> Writer {
+/// The writer that a slice's labels name.
+pub(crate) fn writer_of(slice: &EndpointSlice) -> SliceWriter {
     let labels = slice.metadata.labels.iter().flatten();
     let mut marks = labels.filter(|(label, by)| *label == MANAGED_BY && *by == KUBERNETES);
     match marks.next() {
-        Some(_) => Writer::Kubernetes,
-        None => Writer::Hand,
+        Some(_) => SliceWriter::Kubernetes,
+        None => SliceWriter::Hand,
     }
 }
 
-/// The service that a slice belongs to.
-pub(crate) fn service_of(slice: &EndpointSlice) -> Option<Key> {
+/// The Service that a slice's label names.
+pub(crate) fn service_of(slice: &EndpointSlice) -> Option<NamespacedName> {
     let service = slice.metadata.labels.as_ref()?.get(SERVICE)?;
     Some((slice.metadata.namespace.clone()?, service.clone()))
 }
 
-/// The namespace and name of an object that has both.
-pub(crate) fn key(metadata: &ObjectMeta) -> Key {
+/// The namespace and name of a namespaced object.
+pub(crate) fn key(metadata: &ObjectMeta) -> NamespacedName {
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     (text(&metadata.namespace), text(&metadata.name))
 }
 
-fn object(text: &str) -> Result<Object> {
-    let object: Value = serde_saphyr::from_str(text).with_context(|| format!("no YAML: {text}"))?;
+/// Parses one YAML document.
+fn parse_object(text: &str) -> Result<WrittenObject> {
+    let object: Value =
+        serde_saphyr::from_str(text).with_context(|| format!("invalid YAML: {text}"))?;
     Ok(match object["kind"].as_str() {
-        Some("Namespace") => Object::Namespace(Box::new(read(object)?)),
-        Some("Service") => Object::Service(Box::new(read(object)?)),
-        Some("EndpointSlice") => Object::Slice(Box::new(read(object)?)),
-        Some("Pod") => Object::Pod(Box::new(read(object)?)),
-        other => bail!("an object of kind {other:?}"),
+        Some("Namespace") => WrittenObject::Namespace(Box::new(read(object)?)),
+        Some("Service") => WrittenObject::Service(Box::new(read(object)?)),
+        Some("EndpointSlice") => WrittenObject::Slice(Box::new(read(object)?)),
+        Some("Pod") => WrittenObject::Pod(Box::new(read(object)?)),
+        other => bail!("unexpected kind {other:?}"),
     })
 }
 
 fn read<K: DeserializeOwned>(object: Value) -> Result<K> {
     let text = object.to_string();
-    serde_json::from_value(object).with_context(|| format!("no object: {text}"))
+    serde_json::from_value(object).with_context(|| format!("cannot read the object {text}"))
 }

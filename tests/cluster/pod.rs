@@ -1,5 +1,5 @@
-//! Pods whose host veth is in the machine's own network namespace, where the API server and CoreDNS
-//! can be reached.
+//! Client pods. Their host veths are in the machine's own network namespace, from which the API
+//! server and CoreDNS can be reached.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
@@ -7,53 +7,55 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use zerohop_tests::{netns::Namespace, topology::POD_DEVICE, udp::Server};
+use zerohop_tests::{netns::NetworkNamespace, topology::POD_DEVICE, udp::UdpServer};
 
-/// Pods that ask one address, and whoever hears what the kernel passes.
-pub(crate) struct Pods {
-    /// Who they ask; an address of the first pod's host veth.
+/// Makes pods that ask one address, and answers the queries that the kernel passes.
+pub(crate) struct ClientPods {
+    /// The address that the pods ask. The first pod's host veth has it.
     served: Ipv4Addr,
-    /// The first three octets of their addresses.
+    /// The first three bytes of the pods' addresses.
     network: [u8; 3],
+    /// Number of pods made.
     made: u8,
-    stand_in: Option<Server>,
+    /// Answers what the kernel passes, with the RCODE [`PASSED`].
+    stand_in: Option<UdpServer>,
 }
 
-/// A pod.
-pub(crate) struct Pod {
-    namespace: Namespace,
-    /// Its host veth.
+/// A network namespace, with a veth pair to the machine's own namespace.
+pub(crate) struct ClientPod {
+    namespace: NetworkNamespace,
+    /// The name of the host veth.
     pub(crate) interface: String,
 }
 
-/// What the stand-in answers: RCODE 11, which nobody else gives.
+/// The RCODE that the stand-in answers with: 11, which no other server in the comparison uses.
 pub(crate) const PASSED: u8 = 11;
 
-impl Pods {
-    pub(crate) fn new(served: Ipv4Addr) -> Pods {
-        Pods {
+impl ClientPods {
+    pub(crate) fn new(served: Ipv4Addr) -> ClientPods {
+        ClientPods {
             served,
-            // Of the network for benchmarks (RFC 2544), which nobody routes.
+            // From 198.18.0.0/15, which is for benchmarks (RFC 2544) and is not routed.
             network: [198, 18, rand::random()],
             made: 0,
             stand_in: None,
         }
     }
 
-    /// Makes another pod.
-    pub(crate) fn add(&mut self) -> Result<Pod> {
+    /// Makes a pod.
+    pub(crate) fn add(&mut self) -> Result<ClientPod> {
         let [a, b, c] = self.network;
         let gateway = Ipv4Addr::new(a, b, c, 4 * self.made + 1);
         let address = Ipv4Addr::new(a, b, c, 4 * self.made + 2);
-        let pod = Pod {
-            namespace: Namespace::new("pod")?,
+        let pod = ClientPod {
+            namespace: NetworkNamespace::new("pod")?,
             interface: format!("zh{}-{}", process::id(), self.made),
         };
-        let Pod {
+        let ClientPod {
             namespace,
             interface,
         } = &pod;
-        // Gone with the pod's namespace, like all that depends on it.
+        // The kernel removes the veth pair, its addresses and its routes with the pod's namespace.
         ip(&format!(
             "link add {interface} type veth peer name {POD_DEVICE} netns {}",
             namespace.name()
@@ -69,32 +71,35 @@ impl Pods {
         if self.made == 0 {
             ip(&format!("address add {}/32 dev {interface}", self.served))?;
             let socket = UdpSocket::bind(self.served())
-                .with_context(|| format!("no stand-in on {}", self.served()))?;
-            self.stand_in = Some(Server::on(socket, |query| Some(passed(query)))?);
+                .with_context(|| format!("cannot bind the stand-in to {}", self.served()))?;
+            self.stand_in = Some(UdpServer::on_socket(socket, |query| {
+                Some(passed_reply(query))
+            })?);
         }
         self.made += 1;
         Ok(pod)
     }
 
-    /// The address that the pods ask.
+    /// The address and port that the pods ask.
     pub(crate) fn served(&self) -> SocketAddr {
         (self.served, 53).into()
     }
 }
 
-impl Pod {
-    /// A socket in the pod that hears `server` alone.
+impl ClientPod {
+    /// A socket in the pod, connected to `server`.
     pub(crate) fn socket(&self, server: SocketAddr) -> Result<UdpSocket> {
         let socket = self.namespace.enter(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
             socket.connect(server)?;
             anyhow::Ok(socket)
         })?;
-        socket.with_context(|| format!("in a pod, no way to {server}"))
+        socket.with_context(|| format!("no route to {server} in a pod"))
     }
 }
 
-fn passed(query: &[u8]) -> Vec<u8> {
+/// The stand-in's reply to a query.
+fn passed_reply(query: &[u8]) -> Vec<u8> {
     let mut reply = query.to_vec();
     if let [_, _, flags, rcode, ..] = reply.as_mut_slice() {
         *flags |= 0x80;

@@ -1,4 +1,4 @@
-//! What is asked: every name that the objects make, whatever is nearly one, and every type of each.
+//! The questions: every name that the objects make, many near misses, and every type of each.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,23 +8,22 @@ use std::{
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use rand::{RngExt as _, rngs::StdRng};
 use zerohop_tests::{
-    packet::{Query, wire},
+    packet::{QueryPacket, wire_name},
     topology::{POD, SERVED},
 };
 
-use crate::objects::{Key, Objects, service_of};
+use crate::objects::{LiveObjects, NamespacedName, service_of};
 
-/// A question.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Question {
+pub(crate) struct ComparedQuestion {
     pub(crate) name: String,
     pub(crate) rtype: u16,
-    pub(crate) edns: Edns,
+    pub(crate) edns: EdnsChoice,
 }
 
 /// Whether a question has an OPT record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Edns {
+pub(crate) enum EdnsChoice {
     Without,
     With,
 }
@@ -32,13 +31,14 @@ pub(crate) enum Edns {
 /// A, NS, CNAME, SOA, PTR, MX, TXT, AAAA, SRV, HTTPS, ANY.
 const TYPES: [u16; 11] = [1, 2, 5, 6, 12, 15, 16, 28, 33, 65, 255];
 
-/// What clients with EDNS take, and what both servers send at most.
+/// The UDP payload size in bytes that queries with EDNS offer, and that both servers are limited
+/// to.
 const SIZE: u16 = 1232;
 
-/// The longest name (RFC 1035 section 3.1).
+/// The longest name in wire form, in bytes (RFC 1035 section 3.1).
 const LONGEST: usize = 255;
 
-/// Names that are there without any object, and some that are not.
+/// Prefixes of names that exist without any object, and of some that do not exist.
 const APEX: [&str; 15] = [
     "",
     "svc.",
@@ -57,7 +57,7 @@ const APEX: [&str; 15] = [
     "svc.svc.",
 ];
 
-/// What may stand in front of a name: labels that mean something there, and some that don't.
+/// Labels to put before a name: some have a meaning there, others have none.
 const LABELS: [&str; 13] = [
     "absent",
     "10-244-0-9",
@@ -74,7 +74,7 @@ const LABELS: [&str; 13] = [
     "a.b.c",
 ];
 
-/// What pods are called by.
+/// Labels of pods' names, and near misses.
 const PODS: [&str; 9] = [
     "10-1-2-3",
     "10-1-2-300",
@@ -87,40 +87,43 @@ const PODS: [&str; 9] = [
     "1-2-3-4-5-6-7-8",
 ];
 
-/// Every question about these objects and other names of theirs, from a seed.
+/// All questions about these objects, about `others`, and about near misses of both.
 pub(crate) fn questions(
-    objects: &Objects,
+    objects: &LiveObjects,
     zone: &str,
     others: &BTreeSet<String>,
     random: &mut StdRng,
-) -> Vec<Question> {
+) -> Vec<ComparedQuestion> {
     let mut names = names(objects, zone);
     names.extend(others.iter().map(|name| name.to_ascii_lowercase()));
-    let silent = unanswered(objects);
-    names.retain(|name| !silent.contains(name));
+    let unanswered = unanswered(objects);
+    names.retain(|name| !unanswered.contains(name));
     let near: BTreeSet<String> = names
         .iter()
-        .flat_map(|name| neighbours(name, objects, zone, random))
-        .filter(|name| is_legal(name) && !names.contains(name) && !silent.contains(name))
+        .flat_map(|name| near_misses(name, objects, zone, random))
+        .filter(|name| is_legal(name) && !names.contains(name) && !unanswered.contains(name))
         .collect();
     let mut questions = Vec::new();
     for name in names.into_iter().filter(|name| is_legal(name)) {
-        for edns in [Edns::Without, Edns::With] {
-            questions.extend(of_every_type(&name, || edns));
+        for edns in [EdnsChoice::Without, EdnsChoice::With] {
+            questions.extend(questions_of_every_type(&name, || edns));
         }
     }
     for name in near {
-        questions.extend(of_every_type(&name, || match random.random_bool(0.5) {
-            true => Edns::With,
-            false => Edns::Without,
+        questions.extend(questions_of_every_type(&name, || {
+            if random.random_bool(0.5) {
+                EdnsChoice::With
+            } else {
+                EdnsChoice::Without
+            }
         }));
     }
     questions
 }
 
-/// What a name is, seen from a Service.
+/// The role of a name for a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Subject {
+pub(crate) enum NameRole {
     Service,
     Endpoint,
     Port,
@@ -128,24 +131,24 @@ pub(crate) enum Subject {
     Reverse,
 }
 
-impl Subject {
-    /// The types that are asked. All names are asked for A: what CoreDNS denies then is known.
+impl NameRole {
+    /// The types to ask for. A is always among them, because it shows which names CoreDNS denies.
     fn types(self) -> &'static [u16] {
         match self {
-            Subject::Service => &[A, AAAA, SRV, CNAME, TXT],
-            Subject::Endpoint | Subject::Port | Subject::Absent => &[A, AAAA, SRV],
-            Subject::Reverse => &[A, PTR],
+            NameRole::Service => &[A, AAAA, SRV, CNAME, TXT],
+            NameRole::Endpoint | NameRole::Port | NameRole::Absent => &[A, AAAA, SRV],
+            NameRole::Reverse => &[A, PTR],
         }
     }
 }
 
-/// The questions about these Services, as they are and as they were: their own names, those of
+/// The questions about these Services in both states, before and now: their own names, names of
 /// endpoints and ports, absent names beside and below them, and reverse names of all addresses.
 pub(crate) fn questions_about(
-    services: &BTreeSet<Key>,
-    states: [&Objects; 2],
+    services: &BTreeSet<NamespacedName>,
+    states: [&LiveObjects; 2],
     zone: &str,
-) -> Vec<(Subject, Question)> {
+) -> Vec<(NameRole, ComparedQuestion)> {
     let mut names = BTreeMap::new();
     for key in services {
         let service = service_name(key, zone);
@@ -158,46 +161,46 @@ pub(crate) fn questions_about(
                 format!("100-70-255-255.{service}"),
                 format!("{name}-absent.{namespace}.svc.{zone}"),
             ]
-            .map(|name| (name, Subject::Absent)),
+            .map(|name| (name, NameRole::Absent)),
         );
     }
     for objects in states {
         for key in services {
             if let Some(service) = objects.services.get(key) {
                 let made = names_of_service(key, service, zone);
-                names.extend(made.into_iter().map(with_subject));
+                names.extend(made.into_iter().map(with_role));
             }
         }
         for slice in objects.slices.values() {
             if service_of(slice).is_some_and(|service| services.contains(&service)) {
                 let made = names_of_slice(slice, zone);
-                names.extend(made.into_iter().map(with_subject));
+                names.extend(made.into_iter().map(with_role));
             }
         }
     }
     for key in services {
-        names.insert(service_name(key, zone), Subject::Service);
+        names.insert(service_name(key, zone), NameRole::Service);
     }
     let names = names.into_iter().filter(|(name, _)| is_legal(name));
-    let typed = names.flat_map(|(name, subject)| {
-        let types = subject.types().iter();
-        types.map(move |rtype| (name.clone(), *rtype, subject))
+    let typed = names.flat_map(|(name, role)| {
+        let types = role.types().iter();
+        types.map(move |rtype| (name.clone(), *rtype, role))
     });
     let questions = typed
-        .zip([Edns::Without, Edns::With].into_iter().cycle())
-        .map(|((name, rtype, subject), edns)| (subject, Question { name, rtype, edns }));
+        .zip([EdnsChoice::Without, EdnsChoice::With].into_iter().cycle())
+        .map(|((name, rtype, role), edns)| (role, ComparedQuestion { name, rtype, edns }));
     questions.collect()
 }
 
-fn with_subject(name: String) -> (String, Subject) {
-    let subject = if name.ends_with(".arpa") {
-        Subject::Reverse
+fn with_role(name: String) -> (String, NameRole) {
+    let role = if name.ends_with(".arpa") {
+        NameRole::Reverse
     } else if name.starts_with('_') {
-        Subject::Port
+        NameRole::Port
     } else {
-        Subject::Endpoint
+        NameRole::Endpoint
     };
-    (name, subject)
+    (name, role)
 }
 
 const A: u16 = 1;
@@ -207,26 +210,26 @@ const TXT: u16 = 16;
 const AAAA: u16 = 28;
 const SRV: u16 = 33;
 
-impl Question {
-    /// The message, with a random ID.
+impl ComparedQuestion {
+    /// The query message, with a random ID.
     pub(crate) fn message(&self) -> Vec<u8> {
-        let query = Query {
+        let query = QueryPacket {
             id: rand::random(),
-            ..Query::new(POD[0], SERVED[0], &self.name, self.rtype)
+            ..QueryPacket::new(POD[0], SERVED[0], &self.name, self.rtype)
         };
         match self.edns {
-            Edns::Without => query.message(),
-            Edns::With => query.with_edns(SIZE, 0, &[]).message(),
+            EdnsChoice::Without => query.message(),
+            EdnsChoice::With => query.with_edns(SIZE, 0, &[]).message(),
         }
     }
 
-    /// Whether the name is one of the zone's.
+    /// Whether the name is in the zone.
     pub(crate) fn is_inside(&self, zone: &str) -> bool {
         is_at_or_below(&self.name.to_ascii_lowercase(), zone)
     }
 }
 
-/// Whether a name is another, or below it.
+/// Whether `name` equals `above` or is below it.
 pub(crate) fn is_at_or_below(name: &str, above: &str) -> bool {
     name.strip_suffix(above)
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
@@ -249,8 +252,11 @@ pub(crate) fn reverse(address: IpAddr) -> String {
     labels.join(".")
 }
 
-fn of_every_type(name: &str, mut edns: impl FnMut() -> Edns) -> Vec<Question> {
-    let question = |rtype| Question {
+fn questions_of_every_type(
+    name: &str,
+    mut edns: impl FnMut() -> EdnsChoice,
+) -> Vec<ComparedQuestion> {
+    let question = |rtype| ComparedQuestion {
         name: name.to_owned(),
         rtype,
         edns: edns(),
@@ -260,14 +266,14 @@ fn of_every_type(name: &str, mut edns: impl FnMut() -> Edns) -> Vec<Question> {
 
 fn is_legal(name: &str) -> bool {
     let labels = name.split('.');
-    wire(name).len() <= LONGEST
+    wire_name(name).len() <= LONGEST
         && labels
             .into_iter()
             .all(|label| (1..64).contains(&label.len()))
 }
 
-/// The names that the objects make, and those that others would.
-fn names(objects: &Objects, zone: &str) -> BTreeSet<String> {
+/// The names that the objects make, and names that other objects would make.
+fn names(objects: &LiveObjects, zone: &str) -> BTreeSet<String> {
     let mut names: BTreeSet<String> = APEX.iter().map(|label| format!("{label}{zone}")).collect();
     for namespace in &objects.namespaces {
         names.insert(format!("{namespace}.svc.{zone}"));
@@ -296,12 +302,12 @@ fn names(objects: &Objects, zone: &str) -> BTreeSet<String> {
     names
 }
 
-fn service_name((namespace, name): &Key, zone: &str) -> String {
+fn service_name((namespace, name): &NamespacedName, zone: &str) -> String {
     format!("{name}.{namespace}.svc.{zone}")
 }
 
 /// The names that a Service makes.
-fn names_of_service(key: &Key, service: &Service, zone: &str) -> BTreeSet<String> {
+fn names_of_service(key: &NamespacedName, service: &Service, zone: &str) -> BTreeSet<String> {
     let name = service_name(key, zone);
     let spec = service.spec.as_ref();
     let ports = spec.and_then(|spec| spec.ports.as_ref());
@@ -365,9 +371,9 @@ fn names_of_slice(slice: &EndpointSlice, zone: &str) -> BTreeSet<String> {
     names
 }
 
-/// Reverse names that CoreDNS never answers for: those of addresses in a slice that no Service has.
-/// It makes a name of them that fits into no message.
-pub(crate) fn unanswered(objects: &Objects) -> BTreeSet<String> {
+/// Reverse names that CoreDNS never answers: those of addresses in slices without a Service.
+/// CoreDNS makes a PTR target of them that no message can hold.
+pub(crate) fn unanswered(objects: &LiveObjects) -> BTreeSet<String> {
     let slices = objects.slices.values();
     let without_service = slices.filter(|slice| service_of(slice).is_none());
     let endpoints = without_service.flat_map(|slice| &slice.endpoints);
@@ -384,8 +390,8 @@ fn port_name(port: Option<&str>, protocol: Option<&str>, service: &str) -> Optio
     Some(format!("_{port}._{protocol}.{service}"))
 }
 
-/// What is nearly a name.
-fn neighbours(name: &str, objects: &Objects, zone: &str, random: &mut StdRng) -> Vec<String> {
+/// Near misses of a name.
+fn near_misses(name: &str, objects: &LiveObjects, zone: &str, random: &mut StdRng) -> Vec<String> {
     let mut near = vec![
         name.to_ascii_uppercase(),
         in_any_case(name, random),
@@ -395,13 +401,13 @@ fn neighbours(name: &str, objects: &Objects, zone: &str, random: &mut StdRng) ->
         name.replacen(".svc.", ".pod.", 1),
         name.replacen(".pod.", ".svc.", 1),
         name.replacen(".svc.", ".", 1),
-        // As a search list makes it.
+        // As search lists make them.
         format!("{name}.svc.{zone}"),
         format!("{name}.{zone}"),
     ];
     near.extend(name.split_once('.').map(|(_, parent)| parent.to_owned()));
     near.extend(LABELS.iter().map(|label| format!("{label}.{name}")));
-    // The same in another namespace.
+    // The same name in another namespace.
     let count = objects.namespaces.len().max(1);
     let other = objects.namespaces.iter().nth(random.random_range(0..count));
     let own = objects
@@ -416,18 +422,24 @@ fn neighbours(name: &str, objects: &Objects, zone: &str, random: &mut StdRng) ->
 }
 
 fn in_any_case(name: &str, random: &mut StdRng) -> String {
-    let other = |letter: char| match random.random_bool(0.5) {
-        true => letter.to_ascii_uppercase(),
-        false => letter,
+    let other = |letter: char| {
+        if random.random_bool(0.5) {
+            letter.to_ascii_uppercase()
+        } else {
+            letter
+        }
     };
     name.chars().map(other).collect()
 }
 
 fn with_another_letter(name: &str, random: &mut StdRng) -> String {
     let at = random.random_range(0..name.len().max(1));
-    let change = |(position, letter): (usize, char)| match position == at && letter != '.' {
-        true => char::from(random.random_range(b'a'..=b'z')),
-        false => letter,
+    let change = |(position, letter): (usize, char)| {
+        if position == at && letter != '.' {
+            char::from(random.random_range(b'a'..=b'z'))
+        } else {
+            letter
+        }
     };
     name.chars().enumerate().map(change).collect()
 }

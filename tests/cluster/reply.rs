@@ -1,41 +1,41 @@
-//! A reply, as far as it is compared.
+//! The parts of a reply that are compared.
 
 use anyhow::{Context as _, Result};
 use zerohop_tests::message::{Message, SECTIONS};
 
 use crate::questions::is_at_or_below;
 
-/// A reply. Records of a section have no order, and an OPT record says nothing of names.
+/// A reply, with the records of each section sorted, and without its OPT record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Reply {
+pub(crate) struct ComparedReply {
     pub(crate) rcode: String,
-    /// Whether it comes from the zone's own data.
+    /// The AA bit.
     pub(crate) authoritative: bool,
-    /// Whether it was cut.
+    /// The TC bit.
     pub(crate) truncated: bool,
     /// Answer, authority, additional.
-    pub(crate) sections: [Vec<Record>; 3],
+    pub(crate) sections: [Vec<ReplyRecord>; 3],
 }
 
 /// A record, as text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Record {
+pub(crate) struct ReplyRecord {
     pub(crate) owner: String,
-    /// None where CoreDNS's cache may have counted it down: outside the cluster's zone, and in
-    /// answers that lead there, all of whose records have the lowest one.
+    /// `None` where CoreDNS's cache may have counted it down: outside the cluster's zone, and in
+    /// all records of an answer that leads there, because CoreDNS gives them the lowest TTL.
     pub(crate) ttl: Option<u32>,
     pub(crate) rtype: String,
-    /// Without the serial, if it is a SOA record's.
+    /// The rdata; that of a SOA record without the serial.
     pub(crate) data: String,
 }
 
-impl Reply {
-    /// Reads a reply. `zone` is the cluster's.
-    pub(crate) fn read(octets: &[u8], zone: &str) -> Result<Reply> {
-        let message = Message::read(octets).with_context(|| format!("{octets:02x?}"))?;
-        let mut sections: [Vec<Record>; 3] = Default::default();
+impl ComparedReply {
+    /// Reads a reply. `zone` is the cluster domain.
+    pub(crate) fn read(bytes: &[u8], zone: &str) -> Result<ComparedReply> {
+        let message = Message::read(bytes).with_context(|| format!("{bytes:02x?}"))?;
+        let mut sections: [Vec<ReplyRecord>; 3] = Default::default();
         for (lines, records) in message.sections.iter().zip(&mut sections) {
-            let read = lines.iter().map(|line| Record::read(line, zone));
+            let read = lines.iter().map(|line| ReplyRecord::read(line, zone));
             *records = read.collect::<Result<_>>()?;
         }
         if sections[0].iter().any(|record| record.ttl.is_none()) {
@@ -43,7 +43,7 @@ impl Reply {
         }
         sections.iter_mut().for_each(|records| records.sort());
         let flags = message.flags();
-        Ok(Reply {
+        Ok(ComparedReply {
             rcode: message.rcode(),
             authoritative: flags.contains(&"aa"),
             truncated: flags.contains(&"tc"),
@@ -51,7 +51,7 @@ impl Reply {
         })
     }
 
-    pub(crate) fn answer(&self) -> &[Record] {
+    pub(crate) fn answer(&self) -> &[ReplyRecord] {
         &self.sections[0]
     }
 
@@ -63,13 +63,13 @@ impl Reply {
         self.rcode == "NOERROR" && self.answer().is_empty()
     }
 
-    /// Whether there are records in the answer.
+    /// Whether the RCODE is NOERROR and the answer section has records.
     pub(crate) fn has_data(&self) -> bool {
         self.rcode == "NOERROR" && !self.answer().is_empty()
     }
 
-    /// Which parts differ from another's.
-    pub(crate) fn differences(&self, other: &Reply) -> Vec<String> {
+    /// The parts that differ, as text.
+    pub(crate) fn differences(&self, other: &ComparedReply) -> Vec<String> {
         let mut parts = Vec::new();
         if self.rcode != other.rcode {
             parts.push(format!("{} instead of {}", other.rcode, self.rcode));
@@ -81,12 +81,12 @@ impl Reply {
             parts.push("TC".to_owned());
         }
         let sections = self.sections.iter().zip(&other.sections).zip(SECTIONS);
-        let differing = sections.filter(|((ours, theirs), _)| ours != theirs);
+        let differing = sections.filter(|((mine, other), _)| mine != other);
         parts.extend(differing.map(|(_, section)| section.to_owned()));
         parts
     }
 
-    /// The reply in lines, for people.
+    /// The reply as printable lines.
     pub(crate) fn lines(&self) -> Vec<String> {
         let mut head = self.rcode.clone();
         if self.authoritative {
@@ -104,12 +104,12 @@ impl Reply {
     }
 }
 
-impl Record {
-    /// `shop.svc.cluster.local. 5 IN A 10.0.0.1`
-    fn read(line: &str, zone: &str) -> Result<Record> {
+impl ReplyRecord {
+    /// Reads a line such as `shop.svc.cluster.local. 5 IN A 10.0.0.1`.
+    fn read(line: &str, zone: &str) -> Result<ReplyRecord> {
         let words: Vec<&str> = line.splitn(5, ' ').collect();
         let [owner, ttl, _, rtype, data] = words[..] else {
-            anyhow::bail!("no record: {line}");
+            anyhow::bail!("not a record: {line}");
         };
         let name = owner.trim_end_matches('.').to_ascii_lowercase();
         let ttl = is_at_or_below(&name, zone)
@@ -119,7 +119,7 @@ impl Record {
             "SOA" => without_serial(data),
             _ => data.to_owned(),
         };
-        Ok(Record {
+        Ok(ReplyRecord {
             owner: owner.to_owned(),
             ttl,
             rtype: rtype.to_owned(),
@@ -128,8 +128,8 @@ impl Record {
     }
 
     /// The record with all names in lower case.
-    pub(crate) fn lowered(&self) -> Record {
-        Record {
+    pub(crate) fn in_lower_case(&self) -> ReplyRecord {
+        ReplyRecord {
             owner: self.owner.to_ascii_lowercase(),
             data: self.data.to_ascii_lowercase(),
             ..self.clone()

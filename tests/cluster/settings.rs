@@ -1,76 +1,76 @@
-//! What `cargo xtask test --cluster` passes on, by environment variables.
+//! Settings of the comparison and of the measurements, from environment variables that `cargo
+//! xtask` sets.
 
 use std::{env, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 
-/// What is compared, and how.
-pub(crate) struct Settings {
-    /// The way to the API server.
+/// Settings of `cargo xtask test --cluster`.
+pub(crate) struct ComparisonSettings {
     pub(crate) kubeconfig: PathBuf,
-    /// The CoreDNS that serves it.
+    /// The CoreDNS that serves the same API server.
     pub(crate) dns: SocketAddr,
-    /// What that CoreDNS is configured with.
+    /// The Corefile of that CoreDNS.
     pub(crate) corefile: String,
-    /// The cluster's zone, without a dot at its end.
+    /// The cluster domain, without a final dot.
     pub(crate) zone: String,
-    /// The agent's program.
+    /// The path of the agent's binary.
     pub(crate) agent: PathBuf,
-    pub(crate) parts: Parts,
-    /// What all random choices follow from, and the names of the namespaces.
+    pub(crate) parts: ComparisonParts,
+    /// Seeds all random choices; the namespaces are named after it.
     pub(crate) seed: u64,
-    /// Random changes before everything is asked again.
+    /// Number of random changes before everything is asked again.
     pub(crate) changes: usize,
-    /// Transitions beside the controller manager, each of which is asked about.
+    /// Number of transitions beside the controller manager. Questions follow each of them.
     pub(crate) transitions: usize,
-    /// Kills the API server and starts it again.
+    /// Shell command that kills the API server and starts it again.
     pub(crate) restart_api: Option<String>,
-    /// Makes etcd forget old versions.
+    /// Shell command that compacts etcd.
     pub(crate) compact: Option<String>,
 }
 
-/// Which parts of the comparison are run.
+/// The parts of the comparison to run.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Parts {
+pub(crate) enum ComparisonParts {
     All,
     Transitions,
 }
 
-/// What `cargo xtask bench --cluster` measures.
-pub(crate) struct Measured {
-    /// Services with five endpoints each, half of them headless, that are made.
+/// Settings of `cargo xtask bench --cluster`.
+pub(crate) struct MeasurementSettings {
+    /// Number of Services to make, with five endpoints each; half of them are headless.
     pub(crate) services: usize,
-    /// Changes that are timed.
+    /// Number of endpoint changes to time.
     pub(crate) changes: usize,
-    /// CoreDNS's process, if it is on this machine.
+    /// CoreDNS's process ID, if CoreDNS runs on this machine.
     pub(crate) dns_pid: Option<u32>,
-    /// Ends the API server, and starts it again.
+    /// Shell command that stops the API server.
     pub(crate) stop_api: Option<String>,
+    /// Shell command that starts the API server again.
     pub(crate) start_api: Option<String>,
-    /// How long it is away.
+    /// Time between `stop_api` and `start_api`.
     pub(crate) outage: Duration,
 }
 
-/// What `cargo xtask bench --watches` measures.
-pub(crate) struct Watched {
-    /// The way to the API server.
+/// Settings of `cargo xtask bench --watches`.
+pub(crate) struct WatchCostSettings {
     pub(crate) kubeconfig: PathBuf,
-    /// Agents that watch.
+    /// Number of simulated agents.
     pub(crate) watchers: usize,
-    /// Changes of an EndpointSlice in a second.
+    /// EndpointSlice changes a second.
     pub(crate) rate: u64,
-    /// Seconds that each way is measured for.
+    /// Seconds for which each strategy is measured.
     pub(crate) seconds: u64,
 }
 
-impl Watched {
-    /// None when this is something else.
-    pub(crate) fn from_environment() -> Result<Option<Watched>> {
+impl WatchCostSettings {
+    /// `None` without `ZEROHOP_WATCHERS`, which only `bench --watches` sets.
+    pub(crate) fn from_environment() -> Result<Option<WatchCostSettings>> {
         let Ok(watchers) = env::var("ZEROHOP_WATCHERS") else {
             return Ok(None);
         };
-        Ok(Some(Watched {
-            kubeconfig: needed("ZEROHOP_KUBECONFIG")?.into(),
+        Ok(Some(WatchCostSettings {
+            kubeconfig: required("ZEROHOP_KUBECONFIG")?.into(),
             watchers: watchers
                 .parse()
                 .context("ZEROHOP_WATCHERS is not a number")?,
@@ -80,9 +80,9 @@ impl Watched {
     }
 }
 
-impl Measured {
-    /// None when this is a comparison.
-    pub(crate) fn from_environment() -> Result<Option<Measured>> {
+impl MeasurementSettings {
+    /// `None` without `ZEROHOP_MEASURE`, which only `bench --cluster` sets.
+    pub(crate) fn from_environment() -> Result<Option<MeasurementSettings>> {
         let Ok(services) = env::var("ZEROHOP_MEASURE") else {
             return Ok(None);
         };
@@ -90,7 +90,7 @@ impl Measured {
             0 => None,
             pid => Some(u32::try_from(pid)?),
         };
-        Ok(Some(Measured {
+        Ok(Some(MeasurementSettings {
             services: services
                 .parse()
                 .context("ZEROHOP_MEASURE is not a number")?,
@@ -103,8 +103,8 @@ impl Measured {
     }
 }
 
-impl Settings {
-    pub(crate) fn from_environment() -> Result<Settings> {
+impl ComparisonSettings {
+    pub(crate) fn from_environment() -> Result<ComparisonSettings> {
         let corefile = match env::var("ZEROHOP_COREFILE") {
             Ok(path) => fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?,
             Err(_) => include_str!("Corefile").to_owned(),
@@ -113,24 +113,24 @@ impl Settings {
             Ok(seed) => seed.parse().context("ZEROHOP_SEED is not a number")?,
             Err(_) => rand::random::<u32>().into(),
         };
-        let count = |variable: &str, otherwise: usize| match env::var(variable) {
+        let count = |variable: &str, default: usize| match env::var(variable) {
             Ok(count) => count
                 .parse()
                 .with_context(|| format!("{variable} is not a number")),
-            Err(_) => Ok(otherwise),
+            Err(_) => Ok(default),
         };
         let zone = zone(&corefile).context("the Corefile has no line `kubernetes ZONE …`")?;
-        Ok(Settings {
-            kubeconfig: needed("ZEROHOP_KUBECONFIG")?.into(),
-            dns: needed("ZEROHOP_DNS")?
+        Ok(ComparisonSettings {
+            kubeconfig: required("ZEROHOP_KUBECONFIG")?.into(),
+            dns: required("ZEROHOP_DNS")?
                 .parse()
                 .context("ZEROHOP_DNS is not an address and port")?,
             zone,
             corefile,
-            agent: needed("ZEROHOP_AGENT")?.into(),
+            agent: required("ZEROHOP_AGENT")?.into(),
             parts: match env::var("ZEROHOP_ONLY").as_deref() {
-                Ok("transitions") => Parts::Transitions,
-                _ => Parts::All,
+                Ok("transitions") => ComparisonParts::Transitions,
+                _ => ComparisonParts::All,
             },
             seed,
             changes: count("ZEROHOP_CHANGES", 1000)?,
@@ -141,16 +141,16 @@ impl Settings {
     }
 }
 
-fn number(variable: &str, otherwise: u64) -> Result<u64> {
+fn number(variable: &str, default: u64) -> Result<u64> {
     match env::var(variable) {
         Ok(text) => text
             .parse()
             .with_context(|| format!("{variable} is not a number")),
-        Err(_) => Ok(otherwise),
+        Err(_) => Ok(default),
     }
 }
 
-fn needed(variable: &str) -> Result<String> {
+fn required(variable: &str) -> Result<String> {
     env::var(variable).with_context(|| {
         format!("{variable} is not set: start this by `cargo xtask test --cluster`")
     })

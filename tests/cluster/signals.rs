@@ -1,4 +1,4 @@
-//! The wish to end, so that what was made is taken away again.
+//! SIGINT and SIGTERM end the run in order, so that everything it made is removed.
 
 use std::{
     sync::{
@@ -11,14 +11,14 @@ use std::{
 use anyhow::{Result, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Knows whether SIGINT or SIGTERM came.
+/// Whether SIGINT or SIGTERM has arrived.
 #[derive(Clone)]
-pub(crate) struct Signals(Arc<AtomicBool>);
+pub(crate) struct StopRequest(Arc<AtomicBool>);
 
-impl Signals {
-    /// Listens from now on.
-    pub(crate) fn new() -> Result<Signals> {
-        let came = Arc::new(AtomicBool::new(false));
+impl StopRequest {
+    /// Starts a thread that waits for the signals.
+    pub(crate) fn new() -> Result<StopRequest> {
+        let arrived = Arc::new(AtomicBool::new(false));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -29,7 +29,7 @@ impl Signals {
                 signal(SignalKind::terminate())?,
             )
         };
-        let set = came.clone();
+        let set = arrived.clone();
         thread::spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
@@ -39,10 +39,10 @@ impl Signals {
             });
             set.store(true, Ordering::Relaxed);
         });
-        Ok(Signals(came))
+        Ok(StopRequest(arrived))
     }
 
-    /// Fails when it is time to end.
+    /// Fails once a signal has arrived.
     pub(crate) fn check(&self) -> Result<()> {
         ensure!(!self.0.load(Ordering::Relaxed), "interrupted");
         Ok(())

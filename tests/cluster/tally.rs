@@ -1,83 +1,86 @@
-//! What came of many questions, and how it is printed.
+//! Counts of compared replies, and how they are printed.
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::agent::Mode;
+use crate::agent::AgentMode;
 
-/// What came of many questions.
+/// Counts of compared replies, and the differences that were found.
 #[derive(Default)]
-pub(crate) struct Tally {
-    pub(crate) counts: BTreeMap<(&'static str, Plane), Counts>,
-    /// How often each departure was seen.
-    pub(crate) departures: BTreeMap<(&'static str, &'static str), u64>,
-    /// What no rule explains, by its kind.
+pub(crate) struct ComparisonTally {
+    pub(crate) counts: BTreeMap<(&'static str, AskedPlane), ReplyCounts>,
+    /// How often each deviation was seen, by its summary and the agent's flags.
+    pub(crate) deviations: BTreeMap<(&'static str, &'static str), u64>,
+    /// Differences that no rule explains, by kind.
     pub(crate) wrong: BTreeMap<String, Vec<String>>,
 }
 
-/// Who of an agent is asked.
+/// The plane of an agent that was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Plane {
+pub(crate) enum AskedPlane {
     User,
     Kernel,
 }
 
-/// How often what came of them.
+/// Questions to one plane, by the outcome of the comparison.
 #[derive(Default)]
-pub(crate) struct Counts {
+pub(crate) struct ReplyCounts {
     pub(crate) asked: u64,
     pub(crate) passed: u64,
-    pub(crate) departing: u64,
+    pub(crate) deviating: u64,
     pub(crate) wrong: u64,
 }
 
-/// Examples of each kind of difference that are printed.
+/// Number of examples that are printed for each kind of difference.
 const EXAMPLES: usize = 3;
 
-impl Tally {
+impl ComparisonTally {
     pub(crate) fn is_wrong(&self) -> bool {
         !self.wrong.is_empty()
     }
 
-    /// Adds what came of other questions.
-    pub(crate) fn add(&mut self, other: Tally) {
+    /// Adds the counts and differences of other questions.
+    pub(crate) fn add(&mut self, other: ComparisonTally) {
         for (plane, counts) in other.counts {
             let sum = self.counts.entry(plane).or_default();
             sum.asked += counts.asked;
             sum.passed += counts.passed;
-            sum.departing += counts.departing;
+            sum.deviating += counts.deviating;
             sum.wrong += counts.wrong;
         }
-        for (departure, count) in other.departures {
-            *self.departures.entry(departure).or_default() += count;
+        for (deviation, count) in other.deviations {
+            *self.deviations.entry(deviation).or_default() += count;
         }
         for (kind, mut texts) in other.wrong {
             self.wrong.entry(kind).or_default().append(&mut texts);
         }
     }
 
-    /// Prints counts, and examples of everything that is wrong.
+    /// Prints the counts, and examples of the differences that no rule explains.
     pub(crate) fn print(&self, part: &str) {
         println!(
             "\n{part}\n{:>9} {:>9} {:>9} {:>6}  who",
-            "asked", "passed", "departs", "wrong"
+            "asked", "passed", "deviates", "wrong"
         );
         for ((flags, plane), counts) in &self.counts {
-            let Counts {
+            let ReplyCounts {
                 asked,
                 passed,
-                departing,
+                deviating,
                 wrong,
             } = counts;
-            println!("{asked:>9} {passed:>9} {departing:>9} {wrong:>6}  {flags}, {plane:?} plane");
+            println!("{asked:>9} {passed:>9} {deviating:>9} {wrong:>6}  {flags}, {plane:?} plane");
         }
-        let mut departures: BTreeMap<&str, HashMap<&str, u64>> = BTreeMap::new();
-        for ((what, flags), count) in &self.departures {
-            departures.entry(what).or_default().insert(flags, *count);
+        let mut deviations: BTreeMap<&str, HashMap<&str, u64>> = BTreeMap::new();
+        for ((what, flags), count) in &self.deviations {
+            deviations.entry(what).or_default().insert(flags, *count);
         }
-        println!("departures, by {}:", Mode::ALL.map(Mode::flags).join(" | "));
-        for (what, counts) in departures {
+        println!(
+            "deviations, by {}:",
+            AgentMode::ALL.map(AgentMode::flags).join(" | ")
+        );
+        for (what, counts) in deviations {
             let counts =
-                Mode::ALL.map(|mode| counts.get(mode.flags()).copied().unwrap_or_default());
+                AgentMode::ALL.map(|mode| counts.get(mode.flags()).copied().unwrap_or_default());
             println!("{:>9} {:>9} {:>9}  {what}", counts[0], counts[1], counts[2]);
         }
         for (kind, texts) in &self.wrong {

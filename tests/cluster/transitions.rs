@@ -1,12 +1,13 @@
-//! Transitions of Services and slices beside a real controller manager: after each, the names that it
-//! concerns are asked in both planes, until all is as CoreDNS answers or too much time has gone by.
+//! Transitions of Services and slices beside a real controller manager. After each transition the
+//! names that it concerns are asked of both planes, until every reply is right or a time limit has
+//! passed.
 
 mod form;
-mod moving;
+mod generator;
+mod marker;
 mod report;
 mod services;
 mod slices;
-mod steps;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -17,68 +18,73 @@ use std::{
 use anyhow::Result;
 
 use self::{
-    moving::Moving,
-    report::{BAR, Report},
-    steps::{Step, Steps, Writes},
+    generator::{Transition, TransitionGenerator, WriteCount},
+    marker::MovingMarker,
+    report::{BAR, TransitionReport},
 };
 use crate::{
-    ask::Asker,
-    cluster::Cluster,
-    compare::{CACHED, Compared, Judged},
-    objects::{Key, Objects},
+    client::RetryingClient,
+    cluster::LiveCluster,
+    compare::{CACHED, Comparison, QuestionTallies},
+    objects::{LiveObjects, NamespacedName},
     pod::PASSED,
-    questions::{Edns, Question, Subject, questions_about, unanswered},
-    reply::Reply,
-    tally::Tally,
+    questions::{ComparedQuestion, EdnsChoice, NameRole, questions_about, unanswered},
+    reply::ComparedReply,
+    tally::ComparisonTally,
 };
 
-/// How long a difference may last: ten times as long as it should.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The same after many differences have lasted, so that a run with many ends.
-const IMPATIENCE: Duration = Duration::from_secs(2);
+/// How long a difference may last before it counts as lasting: ten times the allowed time.
+const LASTING_AFTER: Duration = Duration::from_secs(10);
+/// The same after [`MANY`] lasting differences, so that such a run ends in reasonable time.
+const LASTING_AFTER_MANY: Duration = Duration::from_secs(2);
+/// Lasting differences from which the shorter limit holds.
 const MANY: usize = 10;
-/// The controller manager looks at a Service a second after one of its slices changed.
-const REACTS: Duration = Duration::from_millis(1500);
-/// Between two rounds of questions.
+/// The controller manager looks at a Service 1 s after a change of its slices. This allows 0.5 s
+/// more.
+const CONTROLLER_REACTION: Duration = Duration::from_millis(1500);
+/// The pause between two rounds of questions.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Transitions of a Service that are told beside a difference.
-const TOLD: usize = 8;
+/// Number of earlier transitions of a Service that are printed with a difference.
+const HISTORY_PRINTED: usize = 8;
 
-/// Makes transitions, and asks about each.
-pub(crate) fn run(compared: &Compared<'_>, cluster: &mut Cluster) -> Result<Tally> {
-    let settings = compared.settings;
-    let mut steps = Steps::new(settings.seed, &cluster.prefix, &settings.zone);
-    steps.prepare(cluster)?;
-    let moving = Moving::new(cluster, &settings.zone)?;
-    let mut phase = Phase {
-        compared,
+/// Makes transitions, and asks questions after each.
+pub(crate) fn run(
+    comparison: &Comparison<'_>,
+    cluster: &mut LiveCluster,
+) -> Result<ComparisonTally> {
+    let settings = comparison.settings;
+    let mut generator = TransitionGenerator::new(settings.seed, &cluster.prefix, &settings.zone);
+    generator.prepare(cluster)?;
+    let marker = MovingMarker::new(cluster, &settings.zone)?;
+    let mut phase = TransitionPhase {
+        comparison,
         cluster,
-        steps,
-        moving,
-        report: Report::default(),
-        tally: Tally::default(),
-        again: VecDeque::new(),
-        reverse: Reverse::default(),
+        generator,
+        marker,
+        report: TransitionReport::default(),
+        tally: ComparisonTally::default(),
+        revisit: VecDeque::new(),
+        reverse: ReverseNames::default(),
         history: BTreeMap::new(),
     };
-    // Agents that have only just started know nothing yet.
+    // The agents have only just started.
     phase.wait_until_known(|| Ok(()))?;
     let start = Instant::now();
     for number in 1..=settings.transitions {
-        compared.signals.check()?;
-        phase.transition(number)?;
+        comparison.signals.check()?;
+        phase.make_transition(number)?;
     }
     phase.finish()?;
-    let Phase {
-        steps,
+    let TransitionPhase {
+        generator,
         report,
         mut tally,
         ..
     } = phase;
     let count = settings.transitions;
     tally.print(&format!("{count} transitions in {:.0?}", start.elapsed()));
-    report.print(&steps);
-    for text in report.shortcomings(&steps) {
+    report.print(&generator);
+    for text in report.shortcomings(&generator) {
         println!("WRONG not enough was tried: {text}");
         let kind = "not enough was tried".to_owned();
         tally.wrong.entry(kind).or_default().push(text);
@@ -86,108 +92,123 @@ pub(crate) fn run(compared: &Compared<'_>, cluster: &mut Cluster) -> Result<Tall
     Ok(tally)
 }
 
-struct Phase<'a, 'c> {
-    compared: &'a Compared<'a>,
-    cluster: &'c mut Cluster,
-    steps: Steps,
-    moving: Moving,
-    report: Report,
-    tally: Tally,
-    /// Services to be asked about again, when the controller manager has had its say.
-    again: VecDeque<(Instant, BTreeSet<Key>)>,
-    reverse: Reverse,
-    /// What happened to each Service.
-    history: BTreeMap<Key, Vec<String>>,
+struct TransitionPhase<'a, 'c> {
+    comparison: &'a Comparison<'a>,
+    cluster: &'c mut LiveCluster,
+    generator: TransitionGenerator,
+    marker: MovingMarker,
+    report: TransitionReport,
+    tally: ComparisonTally,
+    /// Services to ask about again after [`CONTROLLER_REACTION`], with the time of their
+    /// transition.
+    revisit: VecDeque<(Instant, BTreeSet<NamespacedName>)>,
+    reverse: ReverseNames,
+    /// The transitions of each Service.
+    history: BTreeMap<NamespacedName, Vec<String>>,
 }
 
-/// Reverse names, which CoreDNS's cache keeps: none is asked for again while it may.
+/// Reverse names. CoreDNS's cache may keep their records, so each name is asked for only when the
+/// cache has dropped them.
 #[derive(Default)]
-struct Reverse {
+struct ReverseNames {
     asked: BTreeMap<String, Instant>,
-    /// Those that may have changed since they were asked for.
+    /// Names that may have changed since they were asked for.
     due: BTreeSet<String>,
 }
 
-/// What the same question was answered, by each server.
-struct Seen<'a> {
+/// The answers of each server to the same question, over time.
+struct AnswerHistory<'a> {
     name: String,
-    servers: Vec<(Server, &'a Asker, Vec<Reply>)>,
+    servers: Vec<(AnsweringServer, &'a RetryingClient, Vec<ComparedReply>)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Server {
+enum AnsweringServer {
     CoreDns,
     Kernel(&'static str),
 }
 
-impl Phase<'_, '_> {
-    fn transition(&mut self, number: usize) -> Result<()> {
-        let zone = &self.compared.settings.zone;
+impl TransitionPhase<'_, '_> {
+    fn make_transition(&mut self, number: usize) -> Result<()> {
+        let zone = &self.comparison.settings.zone;
         let before = self.state();
-        let services = self.steps.services().into_iter();
-        let mut seen = services.map(|key| (key.clone(), Seen::new(self.compared, &key)));
-        let mut seen: BTreeMap<Key, Seen<'_>> = seen.by_ref().collect();
-        seen.values_mut().try_for_each(|seen| seen.look(zone))?;
+        let services = self.generator.services().into_iter();
+        let mut histories =
+            services.map(|key| (key.clone(), AnswerHistory::new(self.comparison, &key)));
+        let mut histories: BTreeMap<NamespacedName, AnswerHistory<'_>> =
+            histories.by_ref().collect();
+        histories
+            .values_mut()
+            .try_for_each(|history| history.record_answers(zone))?;
 
-        let step = self.steps.make(self.cluster)?;
+        let transition = self.generator.make_transition(self.cluster)?;
         let start = Instant::now();
-        *self.report.made.entry(step.what).or_default() += 1;
-        for key in &step.services {
-            let told = format!("#{number} {}: {}", step.what, step.text);
-            self.history.entry(key.clone()).or_default().push(told);
+        *self.report.made.entry(transition.kind).or_default() += 1;
+        for key in &transition.services {
+            let line = format!("#{number} {}: {}", transition.kind, transition.description);
+            self.history.entry(key.clone()).or_default().push(line);
         }
-        seen.retain(|key, _| step.services.contains(key));
-        self.wait_until_known(|| seen.values_mut().try_for_each(|seen| seen.look(zone)))?;
+        histories.retain(|key, _| transition.services.contains(key));
+        self.wait_until_known(|| {
+            histories
+                .values_mut()
+                .try_for_each(|history| history.record_answers(zone))
+        })?;
 
-        // Earlier ones, now that the controller manager has done what it does.
-        let mut concerned = step.services.clone();
-        while let Some((made, _)) = self.again.front()
-            && made.elapsed() > REACTS
-            && let Some((_, services)) = self.again.pop_front()
+        // Earlier transitions' Services too, if the controller manager has reacted.
+        let mut concerned = transition.services.clone();
+        while let Some((made, _)) = self.revisit.front()
+            && made.elapsed() > CONTROLLER_REACTION
+            && let Some((_, services)) = self.revisit.pop_front()
         {
             concerned.extend(services);
         }
-        let is_right = self.settle(&concerned, &before, start, &step.text)?;
-        match is_right {
-            true => self.report.took.push(start.elapsed()),
-            false => self.report.never += 1,
+        let is_right =
+            self.wait_until_right(&concerned, &before, start, &transition.description)?;
+        if is_right {
+            self.report.took.push(start.elapsed());
+        } else {
+            self.report.never += 1;
         }
-        seen.values_mut().try_for_each(|seen| seen.look(zone))?;
-        if step.writes == Writes::One {
+        histories
+            .values_mut()
+            .try_for_each(|history| history.record_answers(zone))?;
+        if transition.writes == WriteCount::One {
             self.report.watched += 1;
-            for (key, seen) in &seen {
-                self.look_between(number, &step, key, seen);
+            for (key, history) in &histories {
+                self.record_transient_answers(number, &transition, key, history);
             }
         }
-        self.again.push_back((start, step.services));
+        self.revisit.push_back((start, transition.services));
         self.ask_reverse()
     }
 
-    /// Waits until all servers know all that was written. Meanwhile `look` is called again and again.
-    fn wait_until_known(&mut self, mut look: impl FnMut() -> Result<()>) -> Result<()> {
-        let compared = self.compared;
-        let agents = compared.agents.iter();
+    /// Waits until all servers know everything that was written. Calls `observe` in each round.
+    fn wait_until_known(&mut self, mut observe: impl FnMut() -> Result<()>) -> Result<()> {
+        let comparison = self.comparison;
+        let agents = comparison.agents.iter();
         let agents = agents.flat_map(|agent| [&agent.user_plane, &agent.kernel]);
-        let all: Vec<&Asker> = std::iter::once(&compared.coredns).chain(agents).collect();
-        self.moving.pass_by(self.cluster, &all, || {
-            compared.signals.check()?;
-            look()
+        let all: Vec<&RetryingClient> =
+            std::iter::once(&comparison.coredns).chain(agents).collect();
+        self.marker.move_and_wait(self.cluster, &all, || {
+            comparison.signals.check()?;
+            observe()
         })
     }
 
-    /// Asks until all planes answer as CoreDNS does; whether they did.
-    fn settle(
+    /// Asks until all planes answer as CoreDNS does. Returns whether they did within the limit.
+    fn wait_until_right(
         &mut self,
-        concerned: &BTreeSet<Key>,
-        before: &Objects,
+        concerned: &BTreeSet<NamespacedName>,
+        before: &LiveObjects,
         start: Instant,
         what: &str,
     ) -> Result<bool> {
-        let zone = &self.compared.settings.zone;
+        let zone = &self.comparison.settings.zone;
         let mut last_wrong = Vec::new();
         loop {
-            let is_late = start.elapsed() > self.patience();
-            for namespace in &self.steps.namespaces {
+            let is_late = start.elapsed() > self.lasting_after();
+            for namespace in &self.generator.namespaces {
                 self.cluster.refresh(namespace)?;
             }
             let now = self.state();
@@ -195,12 +216,12 @@ impl Phase<'_, '_> {
             let asked = questions_about(&concerned, [before, &now], zone);
             let (reverse, asked): (Vec<_>, Vec<_>) = asked
                 .into_iter()
-                .partition(|(subject, _)| *subject == Subject::Reverse);
-            let (subjects, questions): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
-            let Judged { tallies, .. } = self.compared.once(&now, &questions)?;
-            let is_wrong = tallies.iter().any(Tally::is_wrong);
+                .partition(|(role, _)| *role == NameRole::Reverse);
+            let (roles, questions): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
+            let QuestionTallies { tallies, .. } = self.comparison.ask_once(&now, &questions)?;
+            let is_wrong = tallies.iter().any(ComparisonTally::is_wrong);
             if is_wrong && !is_late {
-                last_wrong = kinds(&questions, &tallies);
+                last_wrong = difference_lines(&questions, &tallies);
                 thread::sleep(PAUSE);
                 continue;
             }
@@ -209,30 +230,29 @@ impl Phase<'_, '_> {
                 println!("right only after {took:.1?}: {what}");
                 last_wrong.iter().for_each(|kind| println!("    {kind}"));
             }
-            self.reverse.note(reverse);
+            self.reverse.add_due(reverse);
             if is_wrong {
-                self.tell(&concerned, &questions, &tallies, what);
+                self.print_wrong(&concerned, &questions, &tallies, what);
             }
-            for ((subject, question), mut tally) in subjects.into_iter().zip(questions).zip(tallies)
-            {
-                self.report.count(subject, &tally);
-                self.explain(&question.name, &mut tally);
+            for ((role, question), mut tally) in roles.into_iter().zip(questions).zip(tallies) {
+                self.report.count(role, &tally);
+                self.append_history(&question.name, &mut tally);
                 self.tally.add(tally);
             }
             return Ok(!is_wrong);
         }
     }
 
-    /// Says at once what stays wrong.
-    fn tell(
+    /// Prints at once which questions stay wrong.
+    fn print_wrong(
         &self,
-        concerned: &BTreeSet<Key>,
-        questions: &[Question],
-        tallies: &[Tally],
+        concerned: &BTreeSet<NamespacedName>,
+        questions: &[ComparedQuestion],
+        tallies: &[ComparisonTally],
         what: &str,
     ) {
-        println!("WRONG for good after: {what}");
-        for kind in kinds(questions, tallies) {
+        println!("WRONG permanently after: {what}");
+        for kind in difference_lines(questions, tallies) {
             println!("    {kind}");
         }
         let about = concerned.iter().filter(|(namespace, name)| {
@@ -244,88 +264,99 @@ impl Phase<'_, '_> {
             wrong.any(|(question, _)| format!(".{}", question.name).contains(&format!(".{name}")))
         });
         for key in about {
-            println!("    {}: {}", key.1, self.told(key).join("; "));
+            println!("    {}: {}", key.1, self.recent_history(key).join("; "));
         }
     }
 
-    /// Adds what happened to a Service to what is wrong about it.
-    fn explain(&self, name: &str, tally: &mut Tally) {
+    /// Appends the transitions of a Service to the differences about it.
+    fn append_history(&self, name: &str, tally: &mut ComparisonTally) {
         let about = self.history.keys().find(|(namespace, service)| {
             format!(".{name}").contains(&format!(".{service}.{namespace}.svc."))
         });
         let Some(key) = about else {
             return;
         };
-        let told = self.told(key).join("\n    ");
+        let lines = self.recent_history(key).join("\n    ");
         for texts in tally.wrong.values_mut() {
             for text in texts {
-                text.push_str(&format!("\n  what happened\n    {told}"));
+                text.push_str(&format!("\n  transitions\n    {lines}"));
             }
         }
     }
 
-    fn told(&self, key: &Key) -> &[String] {
+    /// The last transitions of a Service.
+    fn recent_history(&self, key: &NamespacedName) -> &[String] {
         let all = self.history.get(key).map_or(&[][..], Vec::as_slice);
-        &all[all.len().saturating_sub(TOLD)..]
+        &all[all.len().saturating_sub(HISTORY_PRINTED)..]
     }
 
-    /// Asks for the reverse names that CoreDNS's cache knows nothing of.
+    /// Asks for the due reverse names that CoreDNS's cache cannot hold.
     fn ask_reverse(&mut self) -> Result<()> {
         let now = self.state();
-        let silent = unanswered(&now);
-        self.reverse.due.retain(|name| !silent.contains(name));
+        let unanswered_names = unanswered(&now);
+        self.reverse
+            .due
+            .retain(|name| !unanswered_names.contains(name));
         let names = self.reverse.take_uncached();
-        let questions: Vec<Question> = names
+        let questions: Vec<ComparedQuestion> = names
             .into_iter()
             .flat_map(|name| {
-                [A, PTR].map(|rtype| Question {
+                [A, PTR].map(|rtype| ComparedQuestion {
                     name: name.clone(),
                     rtype,
-                    edns: Edns::Without,
+                    edns: EdnsChoice::Without,
                 })
             })
             .collect();
-        let Judged { known, tallies } = self.compared.once(&now, &questions)?;
+        let QuestionTallies { context, tallies } = self.comparison.ask_once(&now, &questions)?;
         let mut wrong = Vec::new();
         for (question, tally) in questions.into_iter().zip(tallies) {
-            self.report.count(Subject::Reverse, &tally);
-            match tally.is_wrong() {
-                true => wrong.push(question),
-                false => self.tally.add(tally),
+            self.report.count(NameRole::Reverse, &tally);
+            if tally.is_wrong() {
+                wrong.push(question);
+            } else {
+                self.tally.add(tally);
             }
         }
-        self.compared.ask_again(wrong, &known, &mut self.tally)
+        self.comparison
+            .repeat_wrong_questions(wrong, &context, &mut self.tally)
     }
 
-    /// Asks about everything once more, at rest.
+    /// Asks about all Services once more, without another transition.
     fn finish(&mut self) -> Result<()> {
-        thread::sleep(REACTS);
+        thread::sleep(CONTROLLER_REACTION);
         let before = self.state();
-        let services = self.steps.services();
+        let services = self.generator.services();
         let start = Instant::now();
-        self.settle(&services, &before, start, "the last transition")?;
+        self.wait_until_right(&services, &before, start, "the last transition")?;
         while !self.reverse.due.is_empty() {
-            self.compared.signals.check()?;
+            self.comparison.signals.check()?;
             self.ask_reverse()?;
             thread::sleep(PAUSE);
         }
         Ok(())
     }
 
-    /// Counts what only the kernel answered while the transition was on its way.
-    fn look_between(&mut self, number: usize, step: &Step, key: &Key, seen: &Seen<'_>) {
-        let of_coredns = seen
+    /// Records answers that only the kernel gave, and only during the transition.
+    fn record_transient_answers(
+        &mut self,
+        number: usize,
+        transition: &Transition,
+        key: &NamespacedName,
+        history: &AnswerHistory<'_>,
+    ) {
+        let of_coredns = history
             .servers
             .iter()
-            .find(|(server, ..)| *server == Server::CoreDns);
+            .find(|(server, ..)| *server == AnsweringServer::CoreDns);
         let Some((_, _, of_coredns)) = of_coredns else {
             return;
         };
-        for (server, _, replies) in &seen.servers {
-            let Server::Kernel(flags) = server else {
+        for (server, _, replies) in &history.servers {
+            let AnsweringServer::Kernel(flags) = server else {
                 continue;
             };
-            // The first and the last are those before and after.
+            // The first reply is from before the transition, the last from after it.
             let (Some(first), Some(last)) = (replies.first(), replies.last()) else {
                 continue;
             };
@@ -333,16 +364,18 @@ impl Phase<'_, '_> {
                 .iter()
                 .filter(|reply| *reply != first && *reply != last && !of_coredns.contains(reply));
             for reply in between {
-                let what = match reply.has_data() {
-                    true => "an answer",
-                    false if reply.is_nxdomain() => "NXDOMAIN",
-                    false => "NODATA",
+                let what = if reply.has_data() {
+                    "an answer"
+                } else if reply.is_nxdomain() {
+                    "NXDOMAIN"
+                } else {
+                    "NODATA"
                 };
                 let text = format!(
                     "#{number} {} {}: {}: {}",
                     key.1,
-                    step.what,
-                    step.text,
+                    transition.kind,
+                    transition.description,
                     reply.lines().join("; ")
                 );
                 let kind = format!("{flags}: {what}");
@@ -351,27 +384,28 @@ impl Phase<'_, '_> {
         }
     }
 
-    fn patience(&self) -> Duration {
-        match self.report.never < MANY {
-            true => PATIENCE,
-            false => IMPATIENCE,
+    fn lasting_after(&self) -> Duration {
+        if self.report.never < MANY {
+            LASTING_AFTER
+        } else {
+            LASTING_AFTER_MANY
         }
     }
 
-    /// The objects as they were read last.
-    fn state(&self) -> Objects {
-        self.cluster.objects.within(&self.steps.namespaces)
+    /// The objects as they were last read.
+    fn state(&self) -> LiveObjects {
+        self.cluster.objects.within(&self.generator.namespaces)
     }
 }
 
-impl Reverse {
-    /// These may have changed.
-    fn note(&mut self, questions: Vec<(Subject, Question)>) {
+impl ReverseNames {
+    /// Adds names that may have changed.
+    fn add_due(&mut self, questions: Vec<(NameRole, ComparedQuestion)>) {
         self.due
             .extend(questions.into_iter().map(|(_, question)| question.name));
     }
 
-    /// Those that CoreDNS was not asked for lately.
+    /// Removes and returns the due names that CoreDNS's cache cannot hold.
     fn take_uncached(&mut self) -> Vec<String> {
         let asked = &mut self.asked;
         asked.retain(|_, at| at.elapsed() < CACHED);
@@ -384,32 +418,38 @@ impl Reverse {
     }
 }
 
-impl<'a> Seen<'a> {
-    fn new(compared: &'a Compared<'_>, (namespace, service): &Key) -> Seen<'a> {
-        let agents = compared.agents.iter();
-        let kernels = agents.map(|agent| (Server::Kernel(agent.mode.flags()), &agent.kernel));
-        let servers = std::iter::once((Server::CoreDns, &compared.coredns)).chain(kernels);
-        Seen {
-            name: format!("{service}.{namespace}.svc.{}", compared.settings.zone),
+impl<'a> AnswerHistory<'a> {
+    fn new(
+        comparison: &'a Comparison<'_>,
+        (namespace, service): &NamespacedName,
+    ) -> AnswerHistory<'a> {
+        let agents = comparison.agents.iter();
+        let kernels =
+            agents.map(|agent| (AnsweringServer::Kernel(agent.mode.flags()), &agent.kernel));
+        let servers =
+            std::iter::once((AnsweringServer::CoreDns, &comparison.coredns)).chain(kernels);
+        AnswerHistory {
+            name: format!("{service}.{namespace}.svc.{}", comparison.settings.zone),
             servers: servers
-                .map(|(server, asker)| (server, asker, Vec::new()))
+                .map(|(server, client)| (server, client, Vec::new()))
                 .collect(),
         }
     }
 
-    /// Notes an answer that differs from the one before. What the kernel passes is no answer.
-    fn look(&mut self, zone: &str) -> Result<()> {
-        let question = Question {
+    /// Asks each server, and records an answer that differs from its last one. A passed question is
+    /// no answer.
+    fn record_answers(&mut self, zone: &str) -> Result<()> {
+        let question = ComparedQuestion {
             name: self.name.clone(),
             rtype: A,
-            edns: Edns::Without,
+            edns: EdnsChoice::Without,
         };
-        for (_, asker, replies) in &mut self.servers {
-            let reply = asker.ask(&question.message())?;
-            if reply.get(3).is_none_or(|octet| octet & 15 == PASSED) {
+        for (_, client, replies) in &mut self.servers {
+            let reply = client.ask(&question.message())?;
+            if reply.get(3).is_none_or(|byte| byte & 15 == PASSED) {
                 continue;
             }
-            let reply = Reply::read(&reply, zone)?;
+            let reply = ComparedReply::read(&reply, zone)?;
             if replies.last() != Some(&reply) {
                 replies.push(reply);
             }
@@ -418,18 +458,21 @@ impl<'a> Seen<'a> {
     }
 }
 
-/// What is wrong about each question, in a line.
-fn kinds(questions: &[Question], tallies: &[Tally]) -> Vec<String> {
+/// The differences of each question, a line each.
+fn difference_lines(questions: &[ComparedQuestion], tallies: &[ComparisonTally]) -> Vec<String> {
     let all = questions.iter().zip(tallies).flat_map(|(question, tally)| {
-        let Question { name, rtype, .. } = question;
+        let ComparedQuestion { name, rtype, .. } = question;
         let kinds = tally.wrong.keys();
         kinds.map(move |kind| format!("{name} {rtype}: {kind}"))
     });
     all.collect()
 }
 
-/// Services, and the aliases that lead to them.
-fn with_aliases(services: &BTreeSet<Key>, objects: &Objects) -> BTreeSet<Key> {
+/// These Services, and the aliases whose target is one of them.
+fn with_aliases(
+    services: &BTreeSet<NamespacedName>,
+    objects: &LiveObjects,
+) -> BTreeSet<NamespacedName> {
     let aliases = objects.services.iter().filter(|(_, service)| {
         let target = service
             .spec

@@ -1,4 +1,4 @@
-//! A BPF file system of the tests' own: not every machine has one where agents look for it.
+//! A private BPF file system, because not every machine has one at the path that agents expect.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,11 +8,11 @@ use std::{
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-/// A folder with a BPF file system in it, gone when dropped.
+/// A mounted BPF file system in a temporary directory; unmounted and removed when dropped.
 pub struct Bpffs(PathBuf);
 
 impl Bpffs {
-    /// Mounts one.
+    /// Creates the directory and mounts a BPF file system there.
     pub fn new() -> Result<Bpffs> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -25,13 +25,14 @@ impl Bpffs {
         Ok(Bpffs(folder))
     }
 
-    /// Takes the file system away, as somebody might who cleans up; the folder stays.
+    /// Unmounts the file system below a running agent, as an administrator might. The directory
+    /// stays.
     pub fn unmount(&self) -> Result<()> {
         umount2(&self.0, MntFlags::MNT_DETACH)
             .with_context(|| format!("cannot unmount {}", self.0.display()))
     }
 
-    /// Where it is.
+    /// The mount point.
     pub fn path(&self) -> &Path {
         &self.0
     }

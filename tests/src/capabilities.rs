@@ -1,11 +1,11 @@
-//! Threads that may do less than root.
+//! Threads with fewer capabilities than root.
 
 use std::io;
 
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-/// Takes capabilities from the calling thread, for good.
-pub fn drop(dropped: CapabilitySet) -> io::Result<()> {
+/// Drops capabilities of the calling thread permanently.
+pub fn drop_capabilities(dropped: CapabilitySet) -> io::Result<()> {
     let held = capabilities(None)?;
     let left = CapabilitySets {
         effective: held.effective.difference(dropped),

@@ -1,4 +1,4 @@
-//! The checked cases of `cases/cases.json`: questions and what is right.
+//! The checked cases of `cases/cases.json`: questions and the right replies.
 
 use std::collections::BTreeMap;
 
@@ -8,25 +8,25 @@ use serde_json::{Value, json};
 
 use crate::message::{Message, type_number};
 
-/// The file.
+/// The parsed file.
 #[derive(Debug, Deserialize)]
 pub struct Cases {
-    /// Lists of objects by name.
+    /// Lists of Kubernetes objects, by the name of the list.
     objects: BTreeMap<String, Value>,
-    /// The questions.
+    /// The questions, each with its reply.
     cases: Vec<Case>,
 }
 
-/// A question, what the agent was told, and the reply.
+/// A question, the agent's objects and flags, and the expected reply.
 #[derive(Debug, Deserialize)]
 pub struct Case {
-    /// The name of the objects.
+    /// The name of the list of objects.
     objects: String,
     /// The agent's flags.
     flags: Vec<String>,
-    /// The name asked for.
+    /// The question's name.
     pub name: String,
-    /// The type asked for.
+    /// The question's type.
     #[serde(rename = "type")]
     pub rtype: String,
     rcode: String,
@@ -35,44 +35,44 @@ pub struct Case {
     additional: Vec<String>,
 }
 
-/// The cases of one agent.
+/// The cases that one agent answers: those with equal objects and flags.
 #[derive(Debug)]
-pub struct Setup<'a> {
-    /// The objects, as a document that `--manifests` takes.
+pub struct CaseGroup<'a> {
+    /// The objects, as a document for `--manifests`.
     pub manifest: String,
     /// The agent's other flags.
     pub flags: &'a [String],
-    /// What it is asked.
+    /// The questions for this agent.
     pub cases: Vec<&'a Case>,
 }
 
 impl Cases {
-    /// Reads the file.
+    /// Parses the file.
     ///
     /// # Errors
     ///
-    /// When it is not in the form above.
+    /// If the file is not in the form of [`Cases`].
     pub fn read() -> Result<Cases> {
         Ok(serde_json::from_str(include_str!("../cases/cases.json"))?)
     }
 
-    /// How many there are.
+    /// The number of cases.
     #[must_use]
     pub fn count(&self) -> usize {
         self.cases.len()
     }
 
-    /// The cases by the agents that they need.
+    /// Groups the cases by objects and flags.
     #[must_use]
-    pub fn setups(&self) -> Vec<Setup<'_>> {
-        let mut setups: BTreeMap<_, Vec<&Case>> = BTreeMap::new();
+    pub fn groups(&self) -> Vec<CaseGroup<'_>> {
+        let mut groups: BTreeMap<_, Vec<&Case>> = BTreeMap::new();
         for case in &self.cases {
-            let setup = (&case.objects, &case.flags);
-            setups.entry(setup).or_default().push(case);
+            let key = (&case.objects, &case.flags);
+            groups.entry(key).or_default().push(case);
         }
-        setups
+        groups
             .into_iter()
-            .map(|((objects, flags), cases)| Setup {
+            .map(|((objects, flags), cases)| CaseGroup {
                 manifest:
                     json!({"apiVersion": "v1", "kind": "List", "items": self.objects[objects]})
                         .to_string(),
@@ -84,19 +84,19 @@ impl Cases {
 }
 
 impl Case {
-    /// The question's type.
+    /// The number of the question's type.
     ///
     /// # Errors
     ///
-    /// When the file has a type that nobody knows.
+    /// If the file has a type that [`type_number`] does not know.
     pub fn type_number(&self) -> Result<u16> {
         type_number(&self.rtype)
     }
 
-    /// What is wrong with a reply, if anything. The order inside a section is not compared, nor
-    /// are the serials of SOA records.
+    /// Describes how a reply differs from the expected one. `None`: it is right. The order of
+    /// records inside a section and the serials of SOA records are not compared.
     #[must_use]
-    pub fn fault(&self, reply: &[u8]) -> Option<String> {
+    pub fn describe_fault(&self, reply: &[u8]) -> Option<String> {
         let message = match Message::read(reply) {
             Ok(message) => message,
             Err(error) => return Some(format!("{self}: {error:#}: {reply:02x?}")),
@@ -105,8 +105,8 @@ impl Case {
             [&self.answer, &self.authority, &self.additional].map(|records| sorted(records));
         let found = message.sections.each_ref().map(|records| sorted(records));
         let same = message.rcode() == self.rcode && found == expected;
-        let is_ours = message.flags().contains(&"aa");
-        (!same || !is_ours).then(|| {
+        let is_authoritative = message.flags().contains(&"aa");
+        (!same || !is_authoritative).then(|| {
             format!(
                 "{self}: {:#?}\ninstead of {} {expected:#?}",
                 message.lines(),

@@ -1,4 +1,4 @@
-//! The one thing we need of ethtool(8), which the guests do not have.
+//! The one function of ethtool(8) that the tests need, because the guests have no ethtool.
 
 use std::{
     io,
@@ -8,12 +8,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::netns::Namespace;
+use crate::netns::NetworkNamespace;
 
-/// Makes an interface send finished UDP and TCP checksums (`ethtool -K … tx off`).
+/// Makes an interface send complete UDP and TCP checksums (`ethtool -K … tx off`).
 ///
-/// Without this a veth sends packets whose checksum is left to hardware.
-pub fn tx_off(namespace: &Namespace, interface: &str) -> Result<()> {
+/// By default a veth sends packets with partial checksums, for hardware to complete.
+pub fn disable_tx_checksums(namespace: &NetworkNamespace, interface: &str) -> Result<()> {
     let context = || {
         format!(
             "in namespace {}, cannot turn tx off on {interface}",
@@ -27,7 +27,7 @@ pub fn tx_off(namespace: &Namespace, interface: &str) -> Result<()> {
             call(socket.as_raw_fd(), interface, GET_TX_CHECKSUM)
         })?
         .with_context(context)?;
-    ensure!(after == 0, "{}: it stays on", context());
+    ensure!(after == 0, "{}: tx is still on", context());
     Ok(())
 }
 
@@ -37,17 +37,17 @@ const SET_TX_CHECKSUM: u32 = 0x17;
 
 /// `struct ethtool_value`.
 #[repr(C)]
-struct Value {
+struct EthtoolValue {
     command: u32,
     data: u32,
 }
 
-/// Runs a command with the value 0 and returns the value after it.
+/// Runs a command with the value 0, and returns the value that the kernel stored.
 fn call(socket: RawFd, interface: &str, command: u32) -> io::Result<u32> {
     if interface.len() >= libc::IFNAMSIZ {
         return Err(io::Error::from_raw_os_error(libc::ENODEV));
     }
-    let mut value = Value { command, data: 0 };
+    let mut value = EthtoolValue { command, data: 0 };
     // SAFETY: a structure of integers and a union of plain data, for which zeros are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {

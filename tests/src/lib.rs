@@ -1,23 +1,24 @@
 //! The harness: network namespaces that act as pods and nodes.
 //!
-//! A [`Namespace`](netns::Namespace) is one network stack. A
-//! [`Topology`](topology::Topology) is a pod on a node, as the usual CNI
-//! plugins wire them. A [`Client`](udp::Client) asks from inside a namespace,
-//! a [`Server`](udp::Server) answers there. A [`Bpffs`](bpffs::Bpffs) is where agents pin hooks. [`foreign`] are other
-//! people's programs. [`ethtool`] sets what `ip` cannot, [`capabilities`] takes rights away.
-//! [`packet`] makes queries and [`message`] reads replies; [`cases`] knows which are right,
-//! and [`scenario`] reads those that people write.
+//! * A [`NetworkNamespace`](netns::NetworkNamespace) is one network stack.
+//! * A [`Topology`](topology::Topology) is a pod on a node, wired as the usual CNI plugins do it.
+//! * A [`UdpClient`](udp::UdpClient) asks from inside a namespace; a [`UdpServer`](udp::UdpServer)
+//!   answers there.
+//! * A [`Bpffs`](bpffs::Bpffs) is a BPF file system in which agents pin hooks.
+//! * A [`NoopProgram`](noop_program::NoopProgram) stands for a foreign program.
+//! * [`ethtool`] and [`capabilities`] change offloads and rights.
+//! * [`packet`] makes queries and [`message`] parses replies.
+//! * [`cases`] and [`scenario`] read the questions with their right replies.
 //!
-//! Everything works with root, `ip` and a kernel from 5.10 on, and nothing
-//! else, so that it runs in the guests too.
+//! The harness needs only root, `ip` and a kernel from 5.10 on, so it runs in the guests too.
 
 pub mod bpffs;
 pub mod capabilities;
 pub mod cases;
 pub mod ethtool;
-pub mod foreign;
 pub mod message;
 pub mod netns;
+pub mod noop_program;
 pub mod packet;
 pub mod scenario;
 pub mod topology;

@@ -1,6 +1,6 @@
-//! A message as text, as `dig` prints it.
+//! Parses a DNS message into text lines like those of `dig`.
 //!
-//! Written against the RFCs alone: nothing here is shared with the code under test.
+//! Written from the RFCs alone; shares no code with the code under test.
 
 use std::{
     fmt::Write as _,
@@ -9,33 +9,33 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// A message taken apart.
+/// A parsed message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// The ID.
     pub id: u16,
-    /// The header's second 16 bits.
+    /// Bytes 2 and 3 of the header: QR, opcode, flags and RCODE.
     pub bits: u16,
     /// Name, class and type of each question, as text.
     pub question: Vec<String>,
-    /// Answer, authority and additional section, a record a line; without the OPT record.
+    /// Answer, authority and additional section, one line for each record, without the OPT record.
     pub sections: [Vec<String>; 3],
     /// The OPT record.
-    pub edns: Option<Edns>,
+    pub edns: Option<ReplyEdns>,
 }
 
-/// What an OPT record says (RFC 6891 section 6.1.3).
+/// The fields of a received OPT record (RFC 6891 section 6.1.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Edns {
-    /// The sender's size.
+pub struct ReplyEdns {
+    /// The sender's UDP payload size, in bytes.
     pub size: u16,
     /// The upper bits of the response code.
     pub extended_rcode: u8,
     /// The version.
     pub version: u8,
-    /// DO and the bits beside it.
+    /// DO (0x8000) and the Z bits.
     pub flags: u16,
-    /// The octets of the options.
+    /// The options in wire form.
     pub options: Vec<u8>,
 }
 
@@ -43,20 +43,20 @@ pub struct Edns {
 pub const SECTIONS: [&str; 3] = ["answer", "authority", "additional"];
 
 impl Message {
-    /// Takes a message apart, to its last octet.
+    /// Parses a message to its last byte.
     ///
     /// # Errors
     ///
-    /// When it is none.
-    pub fn read(octets: &[u8]) -> Result<Message> {
-        let mut reader = Reader { octets, at: 0 };
+    /// If the bytes are not a well-formed message, or more bytes follow.
+    pub fn read(bytes: &[u8]) -> Result<Message> {
+        let mut reader = MessageReader { bytes, at: 0 };
         let [id, bits, questions, answers, authorities, additionals] = [
-            reader.u16()?,
-            reader.u16()?,
-            reader.u16()?,
-            reader.u16()?,
-            reader.u16()?,
-            reader.u16()?,
+            reader.read_u16()?,
+            reader.read_u16()?,
+            reader.read_u16()?,
+            reader.read_u16()?,
+            reader.read_u16()?,
+            reader.read_u16()?,
         ];
         let mut message = Message {
             id,
@@ -66,9 +66,9 @@ impl Message {
             edns: None,
         };
         for _ in 0..questions {
-            let name = reader.name()?;
-            let rtype = type_name(reader.u16()?);
-            let class = class_name(reader.u16()?);
+            let name = reader.read_name()?;
+            let rtype = type_name(reader.read_u16()?);
+            let class = class_name(reader.read_u16()?);
             message.question.push(format!("{name} {class} {rtype}"));
         }
         let counts = [answers, authorities, additionals];
@@ -77,11 +77,11 @@ impl Message {
         {
             for number in 0..count {
                 match reader
-                    .record()
+                    .read_record()
                     .with_context(|| format!("{section} {number}"))?
                 {
-                    Record::Line(line) => records.push(line),
-                    Record::Opt(edns) => {
+                    ParsedRecord::Line(line) => records.push(line),
+                    ParsedRecord::Opt(edns) => {
                         ensure!(section == "additional", "an OPT record in {section}");
                         ensure!(message.edns.is_none(), "two OPT records");
                         message.edns = Some(edns);
@@ -90,14 +90,14 @@ impl Message {
             }
         }
         ensure!(
-            reader.at == octets.len(),
-            "{} octets behind the message",
-            octets.len() - reader.at
+            reader.at == bytes.len(),
+            "{} bytes after the message",
+            bytes.len() - reader.at
         );
         Ok(message)
     }
 
-    /// The response code's name.
+    /// The name of the response code, its extended bits included.
     #[must_use]
     pub fn rcode(&self) -> String {
         let extended = self.edns.as_ref().map_or(0, |edns| edns.extended_rcode);
@@ -123,7 +123,7 @@ impl Message {
             .collect()
     }
 
-    /// The reply in lines: response code and flags, the records with their section in front, EDNS.
+    /// The reply in lines: response code and flags; each record after its section's name; EDNS.
     ///
     /// Records of one owner and type have no order (RFC 2181 section 5), so they are sorted.
     #[must_use]
@@ -137,13 +137,13 @@ impl Message {
         if let Some(edns) = &self.edns {
             lines.push(edns.line());
         }
-        sort_sets(&mut lines);
+        sort_rrsets(&mut lines);
         lines
     }
 }
 
-/// Sorts each run of records of one section, owner and type.
-pub fn sort_sets(lines: &mut [String]) {
+/// Sorts the lines inside each RRset: runs of lines with equal section, owner and type.
+pub fn sort_rrsets(lines: &mut [String]) {
     // `answer shop.svc.cluster.local. 5 IN A 10.0.0.1`
     let set = |line: &str| {
         let mut words = line.split(' ');
@@ -155,7 +155,7 @@ pub fn sort_sets(lines: &mut [String]) {
     }
 }
 
-impl Edns {
+impl ReplyEdns {
     fn line(&self) -> String {
         let mut line = format!("edns {}", self.size);
         if self.version != 0 {
@@ -175,11 +175,11 @@ impl Edns {
     }
 }
 
-/// A record type by its name; also in the form of RFC 3597, `TYPE64`.
+/// The number of a record type, by its name or in the form of RFC 3597, `TYPE64`.
 ///
 /// # Errors
 ///
-/// When there is no such type here.
+/// If the name is not in `TYPES` and not in that form.
 pub fn type_number(name: &str) -> Result<u16> {
     if let Some((number, _)) = TYPES.iter().find(|(_, known)| *known == name) {
         return Ok(*number);
@@ -234,51 +234,51 @@ fn class_name(number: u16) -> String {
     }
 }
 
-enum Record {
+enum ParsedRecord {
     Line(String),
-    Opt(Edns),
+    Opt(ReplyEdns),
 }
 
-/// Reads a message from its start to its end.
-struct Reader<'a> {
-    octets: &'a [u8],
+/// A cursor over a message.
+struct MessageReader<'a> {
+    bytes: &'a [u8],
     at: usize,
 }
 
-impl Reader<'_> {
-    fn octets(&mut self, count: usize) -> Result<&[u8]> {
-        let octets = self.octets.get(self.at..self.at + count);
-        let octets = octets
-            .with_context(|| format!("the message ends before {count} octets at {}", self.at))?;
+impl MessageReader<'_> {
+    fn read_bytes(&mut self, count: usize) -> Result<&[u8]> {
+        let bytes = self.bytes.get(self.at..self.at + count);
+        let bytes = bytes
+            .with_context(|| format!("the message ends before {count} bytes at {}", self.at))?;
         self.at += count;
-        Ok(octets)
+        Ok(bytes)
     }
 
-    fn u16(&mut self) -> Result<u16> {
-        let octets = self.octets(2)?;
-        Ok(u16::from_be_bytes([octets[0], octets[1]]))
+    fn read_u16(&mut self) -> Result<u16> {
+        let bytes = self.read_bytes(2)?;
+        Ok(u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
-    fn u32(&mut self) -> Result<u32> {
-        Ok(u32::from(self.u16()?) << 16 | u32::from(self.u16()?))
+    fn read_u32(&mut self) -> Result<u32> {
+        Ok(u32::from(self.read_u16()?) << 16 | u32::from(self.read_u16()?))
     }
 
-    /// A name, with what its compression pointers lead to (RFC 1035 section 4.1.4).
-    fn name(&mut self) -> Result<String> {
+    /// Reads a name and follows its compression pointers (RFC 1035 section 4.1.4).
+    fn read_name(&mut self) -> Result<String> {
         let mut text = String::new();
         let mut at = self.at;
         let mut end = None;
         loop {
-            let length = usize::from(*self.octets.get(at).context("a name without an end")?);
+            let length = usize::from(*self.bytes.get(at).context("a name without an end")?);
             match length {
                 0 => break,
                 1..=63 => {
-                    let label = self.octets.get(at + 1..at + 1 + length);
+                    let label = self.bytes.get(at + 1..at + 1 + length);
                     push_label(&mut text, label.context("half a label")?);
                     at += 1 + length;
                 }
                 0xc0.. => {
-                    let low = *self.octets.get(at + 1).context("half a pointer")?;
+                    let low = *self.bytes.get(at + 1).context("half a pointer")?;
                     let target = (length & 0x3f) << 8 | usize::from(low);
                     ensure!(
                         target < at,
@@ -297,49 +297,54 @@ impl Reader<'_> {
         Ok(text)
     }
 
-    fn record(&mut self) -> Result<Record> {
-        let owner = self.name()?;
-        let rtype = self.u16()?;
-        let class = self.u16()?;
-        let ttl = self.u32()?;
-        let length = usize::from(self.u16()?);
+    fn read_record(&mut self) -> Result<ParsedRecord> {
+        let owner = self.read_name()?;
+        let rtype = self.read_u16()?;
+        let class = self.read_u16()?;
+        let ttl = self.read_u32()?;
+        let length = usize::from(self.read_u16()?);
         let end = self.at + length;
         if rtype == OPT {
             ensure!(owner == ".", "an OPT record of {owner}");
             let [extended_rcode, version, high, low] = ttl.to_be_bytes();
-            return Ok(Record::Opt(Edns {
+            return Ok(ParsedRecord::Opt(ReplyEdns {
                 size: class,
                 extended_rcode,
                 version,
                 flags: u16::from_be_bytes([high, low]),
-                options: self.octets(length)?.to_vec(),
+                options: self.read_bytes(length)?.to_vec(),
             }));
         }
-        let data = self.data(rtype, length)?;
-        ensure!(self.at == end, "data of {length} octets, but {data:?} read");
-        Ok(Record::Line(format!(
+        let data = self.read_data(rtype, length)?;
+        ensure!(self.at == end, "data of {length} bytes, but {data:?} read");
+        Ok(ParsedRecord::Line(format!(
             "{owner} {ttl} {} {} {data}",
             class_name(class),
             type_name(rtype)
         )))
     }
 
-    fn data(&mut self, rtype: u16, length: usize) -> Result<String> {
+    fn read_data(&mut self, rtype: u16, length: usize) -> Result<String> {
         Ok(match type_name(rtype).as_str() {
             "A" => {
-                let octets: [u8; 4] = self.octets(4)?.try_into()?;
-                Ipv4Addr::from(octets).to_string()
+                let bytes: [u8; 4] = self.read_bytes(4)?.try_into()?;
+                Ipv4Addr::from(bytes).to_string()
             }
             "AAAA" => {
-                let octets: [u8; 16] = self.octets(16)?.try_into()?;
-                Ipv6Addr::from(octets).to_string()
+                let bytes: [u8; 16] = self.read_bytes(16)?.try_into()?;
+                Ipv6Addr::from(bytes).to_string()
             }
-            "CNAME" | "NS" | "PTR" => self.name()?,
+            "CNAME" | "NS" | "PTR" => self.read_name()?,
             "SRV" => {
-                let numbers = format!("{} {} {}", self.u16()?, self.u16()?, self.u16()?);
+                let numbers = format!(
+                    "{} {} {}",
+                    self.read_u16()?,
+                    self.read_u16()?,
+                    self.read_u16()?
+                );
                 let start = self.at;
-                let target = self.name()?;
-                // RFC 2782: not to be compressed.
+                let target = self.read_name()?;
+                // RFC 2782: the target must not be compressed.
                 ensure!(
                     self.at - start == target.trim_start_matches('.').len() + 1,
                     "a compressed target: {target}"
@@ -347,9 +352,9 @@ impl Reader<'_> {
                 format!("{numbers} {target}")
             }
             "SOA" => {
-                let mut text = format!("{} {}", self.name()?, self.name()?);
+                let mut text = format!("{} {}", self.read_name()?, self.read_name()?);
                 for _ in 0..5 {
-                    write!(text, " {}", self.u32()?)?;
+                    write!(text, " {}", self.read_u32()?)?;
                 }
                 text
             }
@@ -357,23 +362,23 @@ impl Reader<'_> {
                 let end = self.at + length;
                 let mut strings = Vec::new();
                 while self.at < end {
-                    let count = usize::from(self.octets(1)?[0]);
-                    strings.push(format!("\"{}\"", self.octets(count)?.escape_ascii()));
+                    let count = usize::from(self.read_bytes(1)?[0]);
+                    strings.push(format!("\"{}\"", self.read_bytes(count)?.escape_ascii()));
                 }
                 strings.join(" ")
             }
-            _ => format!("{:02x?}", self.octets(length)?),
+            _ => format!("{:02x?}", self.read_bytes(length)?),
         })
     }
 }
 
-/// A label in presentation form (RFC 1035 section 5.1).
+/// Appends a label in presentation form (RFC 1035 section 5.1).
 fn push_label(text: &mut String, label: &[u8]) {
-    for &octet in label {
-        match octet {
-            b'.' | b'\\' => write!(text, "\\{}", char::from(octet)),
-            b'!'..=b'~' => write!(text, "{}", char::from(octet)),
-            _ => write!(text, "\\{octet:03}"),
+    for &byte in label {
+        match byte {
+            b'.' | b'\\' => write!(text, "\\{}", char::from(byte)),
+            b'!'..=b'~' => write!(text, "{}", char::from(byte)),
+            _ => write!(text, "\\{byte:03}"),
         }
         .ok();
     }
@@ -384,19 +389,19 @@ fn push_label(text: &mut String, label: &[u8]) {
 mod tests {
     use super::*;
 
-    /// RFC 1035 section 4.1.4's way of writing: the owner points into the question.
+    /// A reply whose owner names are compression pointers to the question (RFC 1035 section 4.1.4).
     fn reply() -> Vec<u8> {
-        let mut octets = vec![0x12, 0x34, 0x85, 0x00, 0, 1, 0, 2, 0, 0, 0, 1];
-        octets.extend(b"\x01a\x05Local\x00\x00\x01\x00\x01");
+        let mut bytes = vec![0x12, 0x34, 0x85, 0x00, 0, 1, 0, 2, 0, 0, 0, 1];
+        bytes.extend(b"\x01a\x05Local\x00\x00\x01\x00\x01");
         for last in [2, 1] {
-            octets.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 10, 0, 0, last]);
+            bytes.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 10, 0, 0, last]);
         }
-        octets.extend([0, 0, 41, 4, 0xd0, 0, 0, 0x80, 0, 0, 0]);
-        octets
+        bytes.extend([0, 0, 41, 4, 0xd0, 0, 0, 0x80, 0, 0, 0]);
+        bytes
     }
 
     #[test]
-    fn a_reply_in_lines() {
+    fn a_reply_is_printed_in_lines() {
         let message = Message::read(&reply()).unwrap();
         assert_eq!(message.question, ["a.Local. IN A"]);
         assert_eq!(
@@ -411,10 +416,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message() {
+    fn malformed_messages_are_errors() {
         let whole = reply();
         for length in 0..whole.len() {
-            assert!(Message::read(&whole[..length]).is_err(), "{length} octets");
+            assert!(Message::read(&whole[..length]).is_err(), "{length} bytes");
         }
         assert!(Message::read(&[&whole[..], &[0]].concat()).is_err());
         let mut forward = whole;

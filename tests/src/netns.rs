@@ -1,7 +1,7 @@
 //! Network namespaces.
 //!
-//! Neither `ip -n` nor `ip netns exec` is used: both mount another /sys and
-//! so hide the BPF file system.
+//! `ip -n` and `ip netns exec` are avoided, because both mount another /sys, which hides the BPF
+//! file system.
 
 use std::{
     fs::File,
@@ -23,21 +23,21 @@ use nix::{
     sys::signal::SigSet,
 };
 
-/// A network namespace of its own, gone when dropped.
-pub struct Namespace {
+/// A new network namespace; deleted when dropped.
+pub struct NetworkNamespace {
     name: String,
-    /// Keeps the namespace reachable without its name.
+    /// Refers to the namespace without its name.
     file: File,
 }
 
-impl Namespace {
-    /// Makes a namespace with nothing in it but a loopback device that is up.
+impl NetworkNamespace {
+    /// Creates a namespace whose only device is the loopback, which is up.
     ///
-    /// `role` becomes part of its name, for those who look with `ip netns`.
-    pub fn new(role: &str) -> Result<Namespace> {
+    /// `role` becomes part of the name that `ip netns` lists.
+    pub fn new(role: &str) -> Result<NetworkNamespace> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        // The first `ip netns add` on a machine sets up the directory of the
-        // names, and two at once get into each other's way.
+        // The first `ip netns add` on a machine sets up the directory of names; two concurrent ones
+        // would race.
         static ADDING: Mutex<()> = Mutex::new(());
 
         let name = format!(
@@ -51,20 +51,20 @@ impl Namespace {
         }
         let path = format!("/run/netns/{name}");
         let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
-        let namespace = Namespace { name, file };
+        let namespace = NetworkNamespace { name, file };
         namespace.ip(&["link set lo up"])?;
         Ok(namespace)
     }
 
-    /// The name `ip netns` lists.
+    /// The name that `ip netns` lists.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Runs a closure inside, on a thread of its own.
+    /// Runs a closure inside the namespace, on a new thread.
     ///
-    /// What the closure opens (sockets, netlink, BPF links) stays in this
-    /// namespace wherever it is used afterwards.
+    /// Sockets and BPF links that the closure opens stay in this namespace, whichever thread uses
+    /// them afterwards.
     pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> Result<T> {
         let thread = thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -77,8 +77,8 @@ impl Namespace {
         thread.unwrap_or_else(|panic| panic::resume_unwind(panic))
     }
 
-    /// A command that will run inside, with the mounts of this process, and with
-    /// no signal blocked, whatever this process blocks.
+    /// A command that will run inside the namespace, with the mounts of this process and with no
+    /// signal blocked, even if this process blocks some.
     pub fn command(&self, program: &str) -> Result<Command> {
         let file = self
             .file
@@ -89,13 +89,13 @@ impl Namespace {
             setns(&file, CloneFlags::CLONE_NEWNET)?;
             Ok(SigSet::empty().thread_set_mask()?)
         };
-        // SAFETY: between fork and exec the closure makes two system calls; it
-        // neither allocates nor takes a lock.
+        // SAFETY: between fork and exec the closure makes two system calls; it neither allocates
+        // nor takes a lock.
         unsafe { command.pre_exec(enter) };
         Ok(command)
     }
 
-    /// Runs lines of `ip` commands (without the word `ip`) inside.
+    /// Runs `ip` commands, one a line and without the word `ip`, inside the namespace.
     pub fn ip(&self, lines: &[&str]) -> Result<()> {
         let mut ip = self
             .command("ip")?
@@ -105,7 +105,7 @@ impl Namespace {
             .stderr(Stdio::piped())
             .spawn()
             .context("cannot start ip")?;
-        // Dropped at the end of the statement, which tells ip that this is all.
+        // The pipe is dropped at the end of this statement, which ends the input of ip.
         ip.stdin
             .take()
             .context("ip has no input")?
@@ -114,7 +114,7 @@ impl Namespace {
         if !output.status.success() {
             let error = String::from_utf8_lossy(&output.stderr);
             bail!(
-                "in namespace {}, ip says of\n{}\n{}",
+                "in namespace {}, ip failed at\n{}\n{}",
                 self.name,
                 lines.join("\n"),
                 error.trim()
@@ -126,22 +126,22 @@ impl Namespace {
     /// Sets a kernel parameter below /proc/sys/net.
     pub fn sysctl(&self, path: &str, value: &str) -> Result<()> {
         let path = format!("/proc/sys/net/{path}");
-        // These files belong to the namespace of the thread that opens them.
+        // A file below /proc/sys/net belongs to the namespace of the thread that opens it.
         self.enter(|| std::fs::write(&path, value))?
             .with_context(|| format!("in namespace {}, cannot set {path} to {value}", self.name))
     }
 
-    /// The index of one of its interfaces.
+    /// The index of one of the namespace's interfaces.
     pub fn index(&self, interface: &str) -> Result<u32> {
         self.enter(|| if_nametoindex(interface))?
             .with_context(|| format!("namespace {} has no interface {interface}", self.name))
     }
 }
 
-impl Drop for Namespace {
+impl Drop for NetworkNamespace {
     fn drop(&mut self) {
-        // Nobody could do anything about an error here, and its name says
-        // which process left it.
+        // An error has no remedy here; the name of a namespace that stays behind has the process's
+        // ID.
         let _ = run(Command::new("ip").args(["netns", "delete", &self.name]));
     }
 }

@@ -1,52 +1,52 @@
-//! Frames: queries to put in, replies to take apart.
+//! Builds Ethernet frames with queries, and checks and parses frames with replies.
 //!
-//! Written against the RFCs alone: nothing here is shared with the code under test.
+//! Written from the RFCs alone; shares no code with the code under test.
 
 use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
 
-/// The MAC that queries are sent to.
+/// The destination MAC of queries.
 const NODE: [u8; 6] = [2, 0, 0, 0, 0, 1];
-/// The MAC that queries come from.
+/// The source MAC of queries.
 const POD: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
-/// A query, and everything around it that a test may want to bend.
+/// A query and its headers, with the fields that a test may want to change.
 #[derive(Clone, Debug)]
-pub struct Query {
-    /// Who asks.
+pub struct QueryPacket {
+    /// The source address.
     pub client: IpAddr,
-    /// From which port.
+    /// The source port.
     pub port: u16,
-    /// Who is asked, at which port.
+    /// The destination address and port.
     pub server: (IpAddr, u16),
     /// The ID.
     pub id: u16,
-    /// The header's second 16 bits.
+    /// Bytes 2 and 3 of the DNS header: QR, opcode, flags and RCODE.
     pub bits: u16,
-    /// The name in wire form, as it is asked.
+    /// The question's name in wire form.
     pub name: Vec<u8>,
-    /// The type.
+    /// The question's type.
     pub rtype: u16,
-    /// The class.
+    /// The question's class.
     pub class: u16,
-    /// EDNS, if any.
-    pub edns: Option<Edns>,
+    /// The OPT record, if any.
+    pub edns: Option<QueryEdns>,
 }
 
-/// An OPT record (RFC 6891 section 6.1.2).
+/// The OPT record of a query (RFC 6891 section 6.1.2).
 #[derive(Clone, Debug)]
-pub struct Edns {
-    /// What the client takes.
+pub struct QueryEdns {
+    /// The client's UDP payload size, in bytes.
     pub size: u16,
-    /// Extended RCODE, version, DO and Z.
+    /// The TTL field: extended RCODE, version, DO and Z.
     pub ttl: u32,
-    /// The options' octets.
+    /// The options in wire form.
     pub options: Vec<u8>,
 }
 
-impl Query {
-    /// A plain query, as a stub resolver sends it.
+impl QueryPacket {
+    /// A standard query, as a stub resolver sends it.
     #[must_use]
     pub fn new(client: IpAddr, server: IpAddr, name: &str, rtype: u16) -> Self {
         Self {
@@ -55,17 +55,17 @@ impl Query {
             server: (server, 53),
             id: 0x1234,
             bits: 0x0100,
-            name: wire(name),
+            name: wire_name(name),
             rtype,
             class: 1,
             edns: None,
         }
     }
 
-    /// The same with EDNS.
+    /// This query with an OPT record. `dnssec_ok` is 0 or 1.
     #[must_use]
     pub fn with_edns(mut self, size: u16, dnssec_ok: u32, options: &[u8]) -> Self {
-        self.edns = Some(Edns {
+        self.edns = Some(QueryEdns {
             size,
             ttl: dnssec_ok << 15,
             options: options.to_vec(),
@@ -73,7 +73,7 @@ impl Query {
         self
     }
 
-    /// The message.
+    /// The DNS message.
     #[must_use]
     pub fn message(&self) -> Vec<u8> {
         let mut message = Vec::new();
@@ -94,22 +94,22 @@ impl Query {
         message
     }
 
-    /// The whole frame, all sums right.
+    /// The whole frame, with correct checksums.
     #[must_use]
     pub fn frame(&self) -> Vec<u8> {
-        self.frame_of(&self.message())
+        self.frame_with(&self.message())
     }
 
-    /// The same around another message.
+    /// The frame around any DNS message, with correct checksums.
     #[must_use]
-    pub fn frame_of(&self, message: &[u8]) -> Vec<u8> {
+    pub fn frame_with(&self, message: &[u8]) -> Vec<u8> {
         let mut udp = Vec::new();
         let length = message.len() as u16 + 8;
         for number in [self.port, self.server.1, length, 0] {
             udp.extend(number.to_be_bytes());
         }
         udp.extend(message);
-        let sum = udp_sum(self.client, self.server.0, &udp);
+        let sum = udp_checksum(self.client, self.server.0, &udp);
         udp[6..8].copy_from_slice(&sum.to_be_bytes());
 
         let mut frame = [NODE, POD].concat();
@@ -121,7 +121,7 @@ impl Query {
                 header.extend([0xab, 0xcd, 0x40, 0, 64, 17, 0, 0]);
                 header.extend(client.octets());
                 header.extend(server.octets());
-                let sum = !sum_of(&header);
+                let sum = !ones_complement_sum(&header);
                 header[10..12].copy_from_slice(&sum.to_be_bytes());
                 frame.extend(header);
             }
@@ -139,13 +139,14 @@ impl Query {
     }
 }
 
-/// Takes a reply to `query` apart and gives its message.
+/// Checks the headers of a reply to the frame `query`, and returns its DNS message.
 ///
 /// # Errors
 ///
-/// When a header is not the query's turned round, or a length or sum is wrong.
-pub fn reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
-    ensure!(reply.len() > 54, "only {} octets", reply.len());
+/// If a header isn't the query's with source and destination swapped, or a length or checksum is
+/// wrong.
+pub fn parse_reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
+    ensure!(reply.len() > 54, "only {} bytes", reply.len());
     ensure!(
         reply[..6] == query[6..12],
         "the destination MAC is not the client's"
@@ -154,16 +155,19 @@ pub fn reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
         reply[6..12] == query[..6],
         "the source MAC is not the one that was asked"
     );
-    ensure!(reply[12..14] == query[12..14], "another EtherType");
+    ensure!(reply[12..14] == query[12..14], "the EtherType differs");
     let (udp, client, server) = if reply[12] == 8 {
         let header = &reply[14..34];
         ensure!(
-            sum_of(header) == 0xffff,
+            ones_complement_sum(header) == 0xffff,
             "the IP header's checksum is wrong"
         );
-        ensure!(header[0] == 0x45 && header[9] == 17, "no plain UDP");
+        ensure!(
+            header[0] == 0x45 && header[9] == 17,
+            "IP options, or not UDP"
+        );
         ensure!(header[8] == 64, "TTL {}", header[8]);
-        ensure!(header[4..8] == query[18..22], "ID or flags changed");
+        ensure!(header[4..8] == query[18..22], "the IP ID or flags changed");
         let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
         ensure!(
             length + 14 == reply.len(),
@@ -178,17 +182,17 @@ pub fn reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
             header[16..20] == query[26..30],
             "the destination is not the client"
         );
-        let address = |octets: &[u8]| IpAddr::from(<[u8; 4]>::try_from(octets).unwrap());
+        let to_address = |bytes: &[u8]| IpAddr::from(<[u8; 4]>::try_from(bytes).unwrap());
         (
             &reply[34..],
-            address(&header[16..20]),
-            address(&header[12..16]),
+            to_address(&header[16..20]),
+            to_address(&header[12..16]),
         )
     } else {
         let header = &reply[14..54];
         ensure!(
             header[6] == 17 && header[7] == 64,
-            "next header or hop limit"
+            "the next header or hop limit is wrong"
         );
         let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
         ensure!(
@@ -204,16 +208,16 @@ pub fn reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
             header[24..40] == query[22..38],
             "the destination is not the client"
         );
-        let address = |octets: &[u8]| IpAddr::from(<[u8; 16]>::try_from(octets).unwrap());
+        let to_address = |bytes: &[u8]| IpAddr::from(<[u8; 16]>::try_from(bytes).unwrap());
         (
             &reply[54..],
-            address(&header[24..40]),
-            address(&header[8..24]),
+            to_address(&header[24..40]),
+            to_address(&header[8..24]),
         )
     };
-    let asked = &query[if reply[12] == 8 { 34 } else { 54 }..];
+    let query_udp = &query[if reply[12] == 8 { 34 } else { 54 }..];
     ensure!(
-        udp[..2] == asked[2..4] && udp[2..4] == asked[..2],
+        udp[..2] == query_udp[2..4] && udp[2..4] == query_udp[..2],
         "the ports are not swapped"
     );
     ensure!(
@@ -223,17 +227,17 @@ pub fn reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
     let sum = u16::from_be_bytes([udp[6], udp[7]]);
     let mut blank = udp.to_vec();
     blank[6..8].fill(0);
-    let right = udp_sum(server, client, &blank);
+    let expected = udp_checksum(server, client, &blank);
     ensure!(
-        sum == right,
-        "UDP checksum {sum:04x} instead of {right:04x}"
+        sum == expected,
+        "UDP checksum {sum:04x} instead of {expected:04x}"
     );
     Ok(udp[8..].to_vec())
 }
 
-/// A name in wire form, letter case kept.
+/// Converts a name to wire form, and keeps its letter case.
 #[must_use]
-pub fn wire(name: &str) -> Vec<u8> {
+pub fn wire_name(name: &str) -> Vec<u8> {
     let mut wire = Vec::new();
     for label in name.split('.').filter(|label| !label.is_empty()) {
         wire.push(label.len() as u8);
@@ -243,29 +247,29 @@ pub fn wire(name: &str) -> Vec<u8> {
     wire
 }
 
-/// The UDP checksum over pseudo header and datagram, whose own field is zero (RFC 768, RFC 8200
-/// section 8.1).
-fn udp_sum(source: IpAddr, destination: IpAddr, udp: &[u8]) -> u16 {
-    let mut octets = Vec::new();
+/// The UDP checksum over pseudo header and datagram. The checksum field of `udp` must be zero (RFC
+/// 768, RFC 8200 section 8.1).
+fn udp_checksum(source: IpAddr, destination: IpAddr, udp: &[u8]) -> u16 {
+    let mut bytes = Vec::new();
     for address in [source, destination] {
         match address {
-            IpAddr::V4(address) => octets.extend(address.octets()),
-            IpAddr::V6(address) => octets.extend(address.octets()),
+            IpAddr::V4(address) => bytes.extend(address.octets()),
+            IpAddr::V6(address) => bytes.extend(address.octets()),
         }
     }
-    octets.extend((udp.len() as u32).to_be_bytes());
-    octets.extend([0, 0, 0, 17]);
-    octets.extend(udp);
-    match !sum_of(&octets) {
+    bytes.extend((udp.len() as u32).to_be_bytes());
+    bytes.extend([0, 0, 0, 17]);
+    bytes.extend(udp);
+    match !ones_complement_sum(&bytes) {
         0 => 0xffff,
         sum => sum,
     }
 }
 
-/// The one's complement sum (RFC 1071).
-fn sum_of(octets: &[u8]) -> u16 {
+/// The one's complement sum of 16-bit words (RFC 1071).
+fn ones_complement_sum(bytes: &[u8]) -> u16 {
     let mut sum = 0u32;
-    for pair in octets.chunks(2) {
+    for pair in bytes.chunks(2) {
         sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
         sum = (sum & 0xffff) + (sum >> 16);
     }

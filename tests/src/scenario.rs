@@ -1,7 +1,7 @@
-//! The text form of scenarios: a cluster, questions, and the replies that they must get.
+//! Parses scenarios: a cluster, questions, and the required replies.
 //!
 //! ```text
-//! # Lines with a hash are for people.
+//! # A comment.
 //! flags --ttl=30
 //!
 //! objects
@@ -18,64 +18,69 @@
 //!   edns    1232
 //! ```
 //!
-//! A question is a name, a type and [options](OPTIONS), as `dig` takes them; RD is set unless
-//! `+norec` is there. A reply is, in this order: what the kernel does, where that is settled
-//! (`kernel answers`, `kernel passes`); the response code and the header's bits; the records, each
-//! with its section in front; the OPT record. Instead of a reply there may be `ignored`, or
-//! `upstream` when an upstream is to be asked for the name (`upstream NAME` for another one: the
-//! end of a chain of aliases).
+//! A question is a name, a type and [options](OPTIONS) in the manner of `dig`. RD is set unless
+//! `+norec` is given. A reply is, in this order:
 //!
-//! `soa ZONE` is short for the zone's SOA record in the authority section, and `answer N records`
-//! for records that nobody would read. Records of one owner and type may stand in any order.
+//! * `kernel answers` or `kernel passes`, where the rules say what the kernel does,
+//! * the response code and the header's flags,
+//! * the records, each after the name of its section,
+//! * the OPT record.
+//!
+//! `ignored` instead of a reply means that the agent sends none. `upstream` means that the agent
+//! asks an upstream for the name, and `upstream NAME` that it asks for another name, the end of a
+//! chain of aliases.
+//!
+//! `soa ZONE` stands for the zone's SOA record in the authority section, and `answer N records` for
+//! N records that are only counted. Records of one owner and type may be in any order.
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    message::{SECTIONS, sort_sets, type_number},
-    packet::{Edns, Query},
+    message::{SECTIONS, sort_rrsets, type_number},
+    packet::{QueryEdns, QueryPacket},
     topology::{POD, SERVED},
 };
 
-/// A scenario.
+/// A parsed scenario file.
 #[derive(Debug)]
 pub struct Scenario {
     /// The agent's flags.
     pub flags: Vec<String>,
     /// The objects, as manifests.
     pub manifests: String,
-    /// What is asked, in order.
-    pub questions: Vec<Question>,
+    /// The questions, in order.
+    pub questions: Vec<ScenarioQuestion>,
 }
 
-/// A question and what becomes of it.
+/// A question and its required reply.
 #[derive(Debug)]
-pub struct Question {
-    /// Where it stands in the file.
+pub struct ScenarioQuestion {
+    /// The line number in the file, from 1.
     pub line: usize,
-    /// What is asked, as the file has it.
+    /// The question's text in the file.
     pub text: String,
-    /// The same of the served address of each family.
-    pub queries: [Query; 2],
-    /// The message.
+    /// The query to the served IPv4 address, and to the IPv6 one.
+    pub queries: [QueryPacket; 2],
+    /// The DNS message, after the edits of options such as `+answers`.
     pub message: Vec<u8>,
-    /// Asked over TCP, which is none of the kernel program's business.
+    /// Whether the question is asked over TCP, which the kernel program never answers.
     pub over_tcp: bool,
-    /// What the kernel does, where that is settled.
-    pub kernel: Option<Kernel>,
-    /// The reply in lines, as [`Message::lines`](crate::message::Message::lines) has them.
+    /// The required action of the kernel, if the file has one.
+    pub kernel_action: Option<KernelAction>,
+    /// The reply, in the lines of [`Message::lines`](crate::message::Message::lines).
     pub reply: Vec<String>,
 }
 
-/// What the kernel does about a question.
+/// The action of the kernel program on a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kernel {
-    /// It replies.
+pub enum KernelAction {
+    /// The program replies.
     Answers,
-    /// It leaves the packet as it is.
+    /// The program passes the packet unchanged.
     Passes,
 }
 
-/// What may stand behind a question.
+/// The options of a question.
 pub const OPTIONS: &str = "+edns=SIZE +edns-version=N +do +cookie +options=HEX +norec +aa +tc +z +ad +cd +qr +opcode=N +class=N \
      +questions=N +answers=N +authorities=N +additionals=N +octets=N +tcp";
 
@@ -83,11 +88,11 @@ pub const OPTIONS: &str = "+edns=SIZE +edns-version=N +do +cookie +options=HEX +
 pub const SERIAL: u32 = 1;
 
 impl Scenario {
-    /// Reads a scenario.
+    /// Parses a scenario.
     ///
     /// # Errors
     ///
-    /// When it is not in the form above; says on which line.
+    /// If the text is not in the form of this module's documentation; the error has the line.
     pub fn read(text: &str) -> Result<Scenario> {
         let mut scenario = Scenario {
             flags: Vec::new(),
@@ -112,7 +117,7 @@ impl Scenario {
                 question.line,
                 question.text
             );
-            sort_sets(&mut question.reply);
+            sort_rrsets(&mut question.reply);
         }
         Ok(scenario)
     }
@@ -135,7 +140,7 @@ impl Scenario {
             self.flags
                 .extend(flags.split_whitespace().map(str::to_owned));
         } else if let Some(text) = line.strip_prefix("? ") {
-            self.questions.push(Question::read(text, number)?);
+            self.questions.push(ScenarioQuestion::read(text, number)?);
         } else {
             bail!("is none of `objects`, `flags …`, `? …`");
         }
@@ -143,34 +148,34 @@ impl Scenario {
     }
 }
 
-impl Question {
-    fn read(text: &str, line: usize) -> Result<Question> {
+impl ScenarioQuestion {
+    fn read(text: &str, line: usize) -> Result<ScenarioQuestion> {
         let mut words = text.split_whitespace();
         let (Some(name), Some(rtype)) = (words.next(), words.next()) else {
             bail!("is not `? NAME TYPE`");
         };
         let rtype = type_number(rtype)?;
-        let mut asked = Asked {
-            query: Query::new(POD[0], SERVED[0], name, rtype),
+        let mut asked = QueryDraft {
+            query: QueryPacket::new(POD[0], SERVED[0], name, rtype),
             edits: Vec::new(),
             over_tcp: false,
         };
         for word in words {
-            asked.option(word)?;
+            asked.apply_option(word)?;
         }
         let message = asked.message();
-        let query6 = Query {
+        let query6 = QueryPacket {
             client: POD[1],
             server: (SERVED[1], 53),
             ..asked.query.clone()
         };
-        Ok(Question {
+        Ok(ScenarioQuestion {
             line,
             text: text.to_owned(),
             queries: [asked.query, query6],
             message,
             over_tcp: asked.over_tcp,
-            kernel: None,
+            kernel_action: None,
             reply: Vec::new(),
         })
     }
@@ -178,11 +183,11 @@ impl Question {
     fn read_reply(&mut self, line: &str) -> Result<()> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
-            ["kernel", does] => {
+            ["kernel", action] => {
                 ensure!(self.reply.is_empty(), "stands in front of the reply");
-                self.kernel = Some(match does {
-                    "answers" => Kernel::Answers,
-                    "passes" => Kernel::Passes,
+                self.kernel_action = Some(match action {
+                    "answers" => KernelAction::Answers,
+                    "passes" => KernelAction::Passes,
                     _ => bail!("the kernel either `answers` or `passes`"),
                 });
                 return Ok(());
@@ -204,9 +209,9 @@ impl Question {
         Ok(())
     }
 
-    /// What is said, with the records that the file only counts counted.
+    /// Replaces records by `SECTION N records` in those sections that the file only counts.
     #[must_use]
-    pub fn in_its_words(&self, mut lines: Vec<String>) -> Vec<String> {
+    pub fn count_records_as_required(&self, mut lines: Vec<String>) -> Vec<String> {
         for counted in self.reply.iter().filter(|line| line.ends_with(" records")) {
             let section = counted.split(' ').next().unwrap_or_default();
             let is_of_section = |line: &String| line.starts_with(&format!("{section} "));
@@ -220,16 +225,16 @@ impl Question {
     }
 }
 
-/// A query while its options are read.
-struct Asked {
-    query: Query,
-    /// Octets of the message, and what is put there instead of the right value.
+/// A query while its options are parsed.
+struct QueryDraft {
+    query: QueryPacket,
+    /// Positions in the message, and the byte to write there. Positions past the end append.
     edits: Vec<(usize, u8)>,
     over_tcp: bool,
 }
 
-impl Asked {
-    fn option(&mut self, word: &str) -> Result<()> {
+impl QueryDraft {
+    fn apply_option(&mut self, word: &str) -> Result<()> {
         let option = word.strip_prefix('+').context("an option starts with +")?;
         let (option, value) = match option.split_once('=') {
             Some((option, value)) => (option, Some(value)),
@@ -242,12 +247,14 @@ impl Asked {
                 .with_context(|| format!("{value} is no number"))
         };
         match option {
-            "edns" => self.edns().size = number()?,
-            "edns-version" => self.edns().ttl |= u32::from(number()?) << 16,
-            "do" => self.edns().ttl |= 0x8000,
-            // RFC 7873: option 10, the client's eight octets.
-            "cookie" => self.edns().options = vec![0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8],
-            "options" => self.edns().options = octets(value.context("+options has no octets")?)?,
+            "edns" => self.edns_mut().size = number()?,
+            "edns-version" => self.edns_mut().ttl |= u32::from(number()?) << 16,
+            "do" => self.edns_mut().ttl |= 0x8000,
+            // RFC 7873: option 10, the client's eight bytes.
+            "cookie" => self.edns_mut().options = vec![0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8],
+            "options" => {
+                self.edns_mut().options = parse_hex(value.context("+options has no bytes")?)?;
+            }
             "norec" => self.query.bits &= !0x0100,
             "aa" => self.query.bits |= 0x0400,
             "tc" => self.query.bits |= 0x0200,
@@ -261,7 +268,7 @@ impl Asked {
             "answers" => self.edits.push((7, number()?.try_into()?)),
             "authorities" => self.edits.push((9, number()?.try_into()?)),
             "additionals" => self.edits.push((11, number()?.try_into()?)),
-            // Behind the message.
+            // Bytes after the message.
             "octets" => self.edits.extend((0..number()?).map(|_| (usize::MAX, 0))),
             "tcp" => self.over_tcp = true,
             _ => bail!("{word} is none of {OPTIONS}"),
@@ -269,8 +276,8 @@ impl Asked {
         Ok(())
     }
 
-    fn edns(&mut self) -> &mut Edns {
-        self.query.edns.get_or_insert(Edns {
+    fn edns_mut(&mut self) -> &mut QueryEdns {
+        self.query.edns.get_or_insert(QueryEdns {
             size: 1232,
             ttl: 0,
             options: Vec::new(),
@@ -279,23 +286,26 @@ impl Asked {
 
     fn message(&self) -> Vec<u8> {
         let mut message = self.query.message();
-        for (at, octet) in &self.edits {
+        for (at, byte) in &self.edits {
             match message.get_mut(*at) {
-                Some(place) => *place = *octet,
-                None => message.push(*octet),
+                Some(place) => *place = *byte,
+                None => message.push(*byte),
             }
         }
         message
     }
 }
 
-/// Octets, each in two digits.
-fn octets(text: &str) -> Result<Vec<u8>> {
-    ensure!(text.len().is_multiple_of(2), "{text} is half an octet long");
-    let octet = |at| u8::from_str_radix(text.get(at..at + 2).unwrap_or_default(), 16);
+/// Parses bytes of two hexadecimal digits each.
+fn parse_hex(text: &str) -> Result<Vec<u8>> {
+    ensure!(
+        text.len().is_multiple_of(2),
+        "{text} has an odd number of digits"
+    );
+    let byte = |at| u8::from_str_radix(text.get(at..at + 2).unwrap_or_default(), 16);
     (0..text.len())
         .step_by(2)
-        .map(|at| octet(at).with_context(|| format!("{text} is not hexadecimal")))
+        .map(|at| byte(at).with_context(|| format!("{text} is not hexadecimal")))
         .collect()
 }
 
@@ -323,7 +333,7 @@ objects
 ";
 
     #[test]
-    fn what_a_scenario_says() {
+    fn a_scenario_is_parsed() {
         let scenario = Scenario::read(TEXT).unwrap();
         assert_eq!(scenario.flags, ["--ttl=30", "--pods=disabled"]);
         assert_eq!(
@@ -333,7 +343,10 @@ objects
         let [first, second] = &scenario.questions[..] else {
             panic!("{scenario:#?}");
         };
-        assert_eq!((first.line, first.kernel), (9, Some(Kernel::Answers)));
+        assert_eq!(
+            (first.line, first.kernel_action),
+            (9, Some(KernelAction::Answers))
+        );
         assert_eq!(
             first.reply,
             [
@@ -347,7 +360,7 @@ objects
     }
 
     #[test]
-    fn what_is_no_scenario() {
+    fn malformed_scenarios_are_errors() {
         for (text, reason) in [
             ("", "nothing is asked"),
             ("? a.b A\n", "has no reply"),

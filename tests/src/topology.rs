@@ -1,28 +1,27 @@
-//! A pod on a node, wired in the ways that the packet logic must stand.
+//! A pod on a node, wired in the ways that the packet logic must support.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 
-use crate::netns::Namespace;
+use crate::netns::NetworkNamespace;
 
 /// A pod and its node, joined by a veth pair, with IPv4 and IPv6.
 pub struct Topology {
-    /// Where the host veth is.
-    pub node: Namespace,
-    /// Where `eth0` is.
-    pub pod: Namespace,
+    /// The node's namespace, which has the host veth.
+    pub node: NetworkNamespace,
+    /// The pod's namespace, which has `eth0`.
+    pub pod: NetworkNamespace,
 }
 
 /// The node's end of the veth pair.
 pub const HOST_VETH: &str = "veth-pod";
-/// The pod's end, as every CNI plugin names it.
+/// The pod's end of the veth pair, by the name that every CNI plugin gives it.
 pub const POD_DEVICE: &str = "eth0";
 /// The bridge of [`Topology::bridged`].
 pub const BRIDGE: &str = "cni0";
 
-/// The served addresses: they look like the ClusterIPs of kube-dns, and no
-/// interface has them.
+/// The served addresses, which stand for the ClusterIPs of kube-dns. No interface has them.
 pub const SERVED: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0xa)),
@@ -32,14 +31,14 @@ pub const POD: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(10, 244, 0, 2)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 2)),
 ];
-/// The address of [`Topology::another_pod`].
+/// The address of [`Topology::add_pod`].
 const ANOTHER_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 3);
 /// The node's addresses towards the pod.
 pub const GATEWAY: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(10, 244, 0, 1)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 1)),
 ];
-/// The addresses of the namespace that [`Topology::nest`] makes.
+/// The addresses of the namespace that [`Topology::add_nested_namespace`] creates.
 pub const INNER: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(10, 244, 1, 2)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 2)),
@@ -54,14 +53,14 @@ const INNER_GATEWAY: [IpAddr; 2] = [
 pub const HOST_VETH_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// The hardware address of the pod's `eth0`.
 pub const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-/// The bridge's hardware address: set by hand, so it is none of its ports'.
+/// The bridge's hardware address: set explicitly, so it differs from those of the ports.
 pub const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
 
 impl Topology {
-    /// The node routes to the host veth, which has the gateway's addresses,
-    /// as kindnet and the ptp plugin do it.
+    /// The node routes to the host veth, which has the gateway's addresses, as with kindnet and the
+    /// ptp plugin.
     pub fn routed() -> Result<Topology> {
-        let topology = Topology::joined()?;
+        let topology = Topology::with_veth_pair()?;
         let [gateway, gateway6] = GATEWAY;
         let [pod, pod6] = POD;
         topology.node.ip(&[
@@ -73,13 +72,16 @@ impl Topology {
         topology.connect_pod()
     }
 
-    /// The host veth is a port of a bridge, which has the gateway's addresses
-    /// and a hardware address set by hand, as the bridge plugin and flannel do it.
+    /// The host veth is a port of a bridge, which has the gateway's addresses and an explicit
+    /// hardware address, as with the bridge plugin and flannel.
     pub fn bridged() -> Result<Topology> {
-        let topology = Topology::joined()?;
+        let topology = Topology::with_veth_pair()?;
         let [gateway, gateway6] = GATEWAY;
         topology.node.ip(&[
-            &format!("link add {BRIDGE} address {} type bridge", mac(BRIDGE_MAC)),
+            &format!(
+                "link add {BRIDGE} address {} type bridge",
+                format_mac(BRIDGE_MAC)
+            ),
             &format!("link set {BRIDGE} up"),
             &format!("link set {HOST_VETH} master {BRIDGE}"),
             &format!("address add {gateway}/24 dev {BRIDGE}"),
@@ -88,15 +90,15 @@ impl Topology {
         topology.connect_pod()
     }
 
-    /// Puts another namespace behind the pod, which forwards for it.
+    /// Adds a namespace behind the pod, which forwards for it.
     ///
-    /// Its only interface is called [`POD_DEVICE`] too.
-    pub fn nest(&self) -> Result<Namespace> {
-        let inner = Namespace::new("inner")?;
+    /// The only interface of that namespace is called [`POD_DEVICE`] too.
+    pub fn add_nested_namespace(&self) -> Result<NetworkNamespace> {
+        let inner = NetworkNamespace::new("inner")?;
         let [address, address6] = INNER;
         let [gateway, gateway6] = INNER_GATEWAY;
         let [pod, pod6] = POD;
-        forward(&self.pod)?;
+        enable_forwarding(&self.pod)?;
         self.pod.ip(&[
             &format!(
                 "link add veth-inner type veth peer name {POD_DEVICE} netns {}",
@@ -120,9 +122,9 @@ impl Topology {
         Ok(inner)
     }
 
-    /// Another pod on the node, beside the one that there is; its host veth is routed.
-    pub fn another_pod(&self) -> Result<Namespace> {
-        let another = Namespace::new("another")?;
+    /// Adds a second pod to the node, with a routed host veth.
+    pub fn add_pod(&self) -> Result<NetworkNamespace> {
+        let another = NetworkNamespace::new("another")?;
         let [gateway, _] = GATEWAY;
         self.node.ip(&[
             &format!(
@@ -141,9 +143,9 @@ impl Topology {
         Ok(another)
     }
 
-    /// Gives the node the served addresses, so that a stand-in for the
-    /// cluster's own DNS can listen on them.
-    pub fn assign_served(&self) -> Result<()> {
+    /// Gives the node the served addresses, so that a stand-in for the cluster's DNS can listen on
+    /// them.
+    pub fn assign_served_addresses(&self) -> Result<()> {
         let [served, served6] = SERVED;
         self.node.ip(&[
             &format!("route delete blackhole {served}/32"),
@@ -153,23 +155,23 @@ impl Topology {
         ])
     }
 
-    /// The two namespaces and the pair, up, without the node's addresses.
-    fn joined() -> Result<Topology> {
+    /// Creates the two namespaces and the veth pair, up, without the node's addresses.
+    fn with_veth_pair() -> Result<Topology> {
         let topology = Topology {
-            node: Namespace::new("node")?,
-            pod: Namespace::new("pod")?,
+            node: NetworkNamespace::new("node")?,
+            pod: NetworkNamespace::new("pod")?,
         };
         let [served, served6] = SERVED;
-        forward(&topology.node)?;
+        enable_forwarding(&topology.node)?;
         topology.node.ip(&[
             &format!(
                 "link add {HOST_VETH} address {} type veth peer name {POD_DEVICE} address {} netns {}",
-                mac(HOST_VETH_MAC),
-                mac(POD_MAC),
+                format_mac(HOST_VETH_MAC),
+                format_mac(POD_MAC),
                 topology.pod.name()
             ),
             &format!("link set {HOST_VETH} up"),
-            // What the kernel program passes ends here, without a word.
+            // Packets that the kernel program passes are dropped here, without an ICMP error.
             &format!("route add blackhole {served}/32"),
             &format!("route add blackhole {served6}/128"),
         ])?;
@@ -190,12 +192,12 @@ impl Topology {
     }
 }
 
-fn forward(namespace: &Namespace) -> Result<()> {
+fn enable_forwarding(namespace: &NetworkNamespace) -> Result<()> {
     namespace.sysctl("ipv4/ip_forward", "1")?;
     namespace.sysctl("ipv6/conf/all/forwarding", "1")
 }
 
-/// A hardware address as `ip` reads it.
-fn mac(octets: [u8; 6]) -> String {
-    octets.map(|octet| format!("{octet:02x}")).join(":")
+/// Formats a hardware address for `ip`.
+fn format_mac(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
 }

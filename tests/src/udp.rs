@@ -1,4 +1,4 @@
-//! UDP from and to the inside of a namespace.
+//! UDP clients and servers inside a namespace.
 
 use std::{
     io::{self, ErrorKind},
@@ -13,17 +13,16 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::netns::Namespace;
+use crate::netns::NetworkNamespace;
 
-/// Asks one server and hears no other: an answer from another address than
-/// the one that was asked is no answer.
-pub struct Client {
+/// A client of one server. Packets from any other address are ignored.
+pub struct UdpClient {
     socket: UdpSocket,
 }
 
-impl Client {
-    /// Opens a socket inside `namespace`, on a port the kernel chooses.
-    pub fn new(namespace: &Namespace, server: SocketAddr) -> Result<Client> {
+impl UdpClient {
+    /// Opens a socket inside `namespace`, on a port that the kernel chooses.
+    pub fn new(namespace: &NetworkNamespace, server: SocketAddr) -> Result<UdpClient> {
         let open = || {
             let any: SocketAddr = match server {
                 SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -33,35 +32,38 @@ impl Client {
             socket.connect(server)?;
             Ok::<_, io::Error>(socket)
         };
-        let socket = namespace
-            .enter(open)?
-            .with_context(|| format!("in namespace {}, no way to {server}", namespace.name()))?;
-        Ok(Client { socket })
+        let socket = namespace.enter(open)?.with_context(|| {
+            format!(
+                "in namespace {}, cannot connect to {server}",
+                namespace.name()
+            )
+        })?;
+        Ok(UdpClient { socket })
     }
 
-    /// Sends a payload and waits for what comes back; `None` if nothing does in time.
+    /// Sends a payload and waits for a reply. `None`: no reply came within `limit`.
     pub fn ask(&self, payload: &[u8], limit: Duration) -> Result<Option<Vec<u8>>> {
         self.send(payload)?;
         self.receive(limit)
     }
 
-    /// Sends a payload.
+    /// Sends a payload to the server.
     pub fn send(&self, payload: &[u8]) -> Result<()> {
         self.socket.send(payload).context("cannot send")?;
         Ok(())
     }
 
-    /// Waits for a payload; `None` if none comes in time.
+    /// Waits for a payload from the server. `None`: none came within `limit`.
     pub fn receive(&self, limit: Duration) -> Result<Option<Vec<u8>>> {
         let deadline = Instant::now() + limit;
-        let mut buffer = vec![0; LONGEST];
+        let mut buffer = vec![0; MAX_PAYLOAD];
         let mut left = limit;
         while !left.is_zero() {
             self.socket.set_read_timeout(Some(left))?;
             match self.socket.recv(&mut buffer) {
                 Ok(length) => return Ok(Some(buffer[..length].to_vec())),
                 Err(error) if is_timeout(&error) => return Ok(None),
-                // The process was stopped for a moment, as with its machine (signal(7)).
+                // The process was stopped and continued, for example with its machine (signal(7)).
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error).context("cannot receive"),
             }
@@ -70,7 +72,7 @@ impl Client {
         Ok(None)
     }
 
-    /// The address that the answers come to.
+    /// The local address, which replies are sent to.
     pub fn local_address(&self) -> Result<SocketAddr> {
         self.socket
             .local_addr()
@@ -78,20 +80,20 @@ impl Client {
     }
 }
 
-/// Answers inside a namespace, on a thread of its own, until dropped.
-pub struct Server {
+/// A server inside a namespace, on its own thread; stopped when dropped.
+pub struct UdpServer {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Server {
-    /// Answers each payload with what `reply` makes of it; `None` is no answer.
+impl UdpServer {
+    /// Listens on `address` and answers each payload with the result of `reply`. `None`: no answer.
     pub fn start(
-        namespace: &Namespace,
+        namespace: &NetworkNamespace,
         address: SocketAddr,
         reply: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static,
-    ) -> Result<Server> {
+    ) -> Result<UdpServer> {
         let socket = namespace
             .enter(|| UdpSocket::bind(address))?
             .with_context(|| {
@@ -100,36 +102,36 @@ impl Server {
                     namespace.name()
                 )
             })?;
-        Server::on(socket, reply)
+        UdpServer::on_socket(socket, reply)
     }
 
-    /// The same on a socket that is there already.
-    pub fn on(
+    /// Starts a server on an open socket.
+    pub fn on_socket(
         socket: UdpSocket,
         reply: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static,
-    ) -> Result<Server> {
-        // So that the thread looks now and then whether it is to end.
+    ) -> Result<UdpServer> {
+        // With a time-out the thread checks `stop` every 20 ms.
         socket.set_read_timeout(Some(Duration::from_millis(20)))?;
         let address = socket.local_addr()?;
         let stop = Arc::new(AtomicBool::new(false));
         let thread = thread::spawn({
             let stop = Arc::clone(&stop);
-            move || serve(&socket, &stop, &reply)
+            move || answer_queries(&socket, &stop, &reply)
         });
-        Ok(Server {
+        Ok(UdpServer {
             address,
             stop,
             thread: Some(thread),
         })
     }
 
-    /// Where it listens, with the port that the kernel chose for port 0.
+    /// The listening address. Port 0 is replaced by the port that the kernel chose.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-impl Drop for Server {
+impl Drop for UdpServer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
@@ -138,9 +140,9 @@ impl Drop for Server {
     }
 }
 
-/// Tries again until `attempt` is true; says whether it was in time.
+/// Repeats `attempt` until it is true, and returns whether it was within `limit`.
 ///
-/// For what the harness cannot wait for otherwise, such as a program starting.
+/// For conditions without an event to wait for, such as the start of a program.
 pub fn eventually(limit: Duration, mut attempt: impl FnMut() -> Result<bool>) -> Result<bool> {
     let deadline = Instant::now() + limit;
     while !attempt()? {
@@ -152,13 +154,17 @@ pub fn eventually(limit: Duration, mut attempt: impl FnMut() -> Result<bool>) ->
     Ok(true)
 }
 
-/// The longest UDP payload.
-const LONGEST: usize = 65_535;
+/// The longest UDP payload, in bytes.
+const MAX_PAYLOAD: usize = 65_535;
 
-fn serve(socket: &UdpSocket, stop: &AtomicBool, reply: &impl Fn(&[u8]) -> Option<Vec<u8>>) {
-    let mut buffer = vec![0; LONGEST];
+fn answer_queries(
+    socket: &UdpSocket,
+    stop: &AtomicBool,
+    reply: &impl Fn(&[u8]) -> Option<Vec<u8>>,
+) {
+    let mut buffer = vec![0; MAX_PAYLOAD];
     while !stop.load(Ordering::Relaxed) {
-        // Errors are time-outs, or ports that closed before the answer came.
+        // Errors are time-outs, or clients that closed their port before the answer.
         let Ok((length, client)) = socket.recv_from(&mut buffer) else {
             continue;
         };

@@ -1,15 +1,15 @@
-//! The agent's own binary, as an operator runs it.
+//! Tests of the agent's binary, run like an operator runs it.
 
 mod api;
 mod check;
 mod dns_path;
 mod faults;
-mod life;
+mod foreign_programs;
+mod metrics;
+mod network_policy;
 mod node;
-mod numbers;
-mod others;
-mod policy;
-mod threads;
+mod restarts;
+mod thread_capabilities;
 
 use std::{
     cell::RefCell,
@@ -27,16 +27,17 @@ use nix::{
     unistd::Pid,
 };
 use zerohop_tests::{
-    netns::Namespace,
-    packet::Query,
+    netns::NetworkNamespace,
+    packet::QueryPacket,
     topology::{HOST_VETH, POD, SERVED, Topology},
-    udp::{Client, Server, eventually},
+    udp::{UdpClient, UdpServer, eventually},
 };
 
-/// How long anything may take. Alone on two cores the slowest, 20,000 services that are new to the tables, takes some
-/// 4 s; beside ten busy processes it took 33 s, and beside other tests more than a minute.
+/// The longest time for any step. The slowest step, 20,000 services that are new to the tables,
+/// takes about 4 s alone on two cores; beside ten busy processes it took 33 s, and beside other
+/// tests more than a minute.
 const LIMIT: Duration = Duration::from_secs(300);
-/// How long to wait for an answer that may not come.
+/// How long to wait for an answer, also where none may come.
 const PATIENCE: Duration = Duration::from_millis(100);
 const STALE_AFTER: Duration = Duration::from_secs(2);
 const SHORT_LEASE: &str = "--stale-after=2s";
@@ -51,15 +52,15 @@ spec: {clusterIP: 10.96.1.1, clusterIPs: [10.96.1.1], ports: [{name: http, port:
 #[test]
 fn a_stopped_agent_answers_until_its_lease_ends() {
     let topology = Topology::routed().unwrap();
-    let manifests = Manifests::new(WEB);
-    let agent = Agent::start(&topology.node, &manifests, &[SHORT_LEASE]);
-    let pod = Pod::new(&topology);
-    assert_eq!(pod.ttl(), Some(5));
+    let manifests = ManifestFolder::new(WEB);
+    let agent = AgentProcess::start(&topology.node, &manifests, &[SHORT_LEASE]);
+    let pod = PodClient::new(&topology);
+    assert_eq!(pod.web_ttl(), Some(5));
 
-    agent.signal(Signal::SIGSTOP);
+    agent.send_signal(Signal::SIGSTOP);
     let stopped = Instant::now();
-    // Nobody has a socket on the served address: the answers are the kernel's.
-    while pod.ttl().is_some() {
+    // No socket listens on the served address, so only the kernel can answer.
+    while pod.web_ttl().is_some() {
         assert!(stopped.elapsed() < LIMIT, "still answered");
     }
     let lasted = stopped.elapsed();
@@ -68,77 +69,77 @@ fn a_stopped_agent_answers_until_its_lease_ends() {
     let longest = STALE_AFTER + Duration::from_secs(1);
     assert!((shortest..longest).contains(&lasted), "{lasted:?}");
 
-    topology.assign_served().unwrap();
-    let _stand_in = Server::start(&topology.node, SocketAddr::new(SERVED[0], 53), |query| {
-        Some(stand_in(query))
+    topology.assign_served_addresses().unwrap();
+    let _stand_in = UdpServer::start(&topology.node, SocketAddr::new(SERVED[0], 53), |query| {
+        Some(stand_in_reply(query))
     })
     .unwrap();
-    assert_eq!(pod.ttl(), Some(77));
-    assert_eq!(pod.ttl(), Some(77));
+    assert_eq!(pod.web_ttl(), Some(77));
+    assert_eq!(pod.web_ttl(), Some(77));
 
-    agent.signal(Signal::SIGCONT);
-    assert!(eventually(LIMIT, || Ok(pod.ttl() == Some(5))).unwrap());
+    agent.send_signal(Signal::SIGCONT);
+    assert!(eventually(LIMIT, || Ok(pod.web_ttl() == Some(5))).unwrap());
 }
 
 #[test]
-fn sigterm_takes_everything_off() {
+fn sigterm_detaches_every_hook() {
     let topology = Topology::routed().unwrap();
-    let manifests = Manifests::new(WEB);
-    let mut agent = Agent::start(&topology.node, &manifests, &[SHORT_LEASE]);
-    let pod = Pod::new(&topology);
-    assert_eq!(pod.ttl(), Some(5));
-    agent.signal(Signal::SIGTERM);
+    let manifests = ManifestFolder::new(WEB);
+    let mut agent = AgentProcess::start(&topology.node, &manifests, &[SHORT_LEASE]);
+    let pod = PodClient::new(&topology);
+    assert_eq!(pod.web_ttl(), Some(5));
+    agent.send_signal(Signal::SIGTERM);
     let status = agent.child.wait().unwrap();
     assert!(status.success(), "{status}");
-    assert_eq!(pod.ttl(), None);
+    assert_eq!(pod.web_ttl(), None);
 }
 
 #[test]
-fn changed_manifests_are_served_and_broken_ones_change_nothing() {
+fn changed_manifests_are_answered_and_broken_ones_change_nothing() {
     let topology = Topology::routed().unwrap();
-    let manifests = Manifests::new(WEB);
-    let agent = Agent::start(&topology.node, &manifests, &[SHORT_LEASE]);
-    let pod = Pod::new(&topology);
-    assert_eq!(pod.address("web"), Some([10, 96, 1, 1]));
+    let manifests = ManifestFolder::new(WEB);
+    let agent = AgentProcess::start(&topology.node, &manifests, &[SHORT_LEASE]);
+    let pod = PodClient::new(&topology);
+    assert_eq!(pod.service_address("web"), Some([10, 96, 1, 1]));
 
     manifests.write(&WEB.replace("10.96.1.1", "10.96.1.2"));
-    let changed = || Ok(pod.address("web") == Some([10, 96, 1, 2]));
+    let changed = || Ok(pod.service_address("web") == Some([10, 96, 1, 2]));
     assert!(eventually(LIMIT, changed).unwrap());
 
     manifests.write(&format!("{WEB}---\nkind: [\n"));
-    let line = agent.line_with("zerohop.yaml");
+    let line = agent.wait_for_line("zerohop.yaml");
     assert!(line.contains("ERROR") && line.contains(":7:"), "{line}");
-    assert_eq!(pod.address("web"), Some([10, 96, 1, 2]));
+    assert_eq!(pod.service_address("web"), Some([10, 96, 1, 2]));
 
     manifests.write(&WEB.replace("web", "shop"));
-    let changed = || Ok(pod.address("shop") == Some([10, 96, 1, 1]));
+    let changed = || Ok(pod.service_address("shop") == Some([10, 96, 1, 1]));
     assert!(eventually(LIMIT, changed).unwrap());
-    // What is gone goes after what came.
-    let gone = || Ok(pod.ask("web").is_some_and(|reply| reply[3] & 15 == 3));
+    // Names are removed after new names are published.
+    let gone = || Ok(pod.ask_for("web").is_some_and(|reply| reply[3] & 15 == 3));
     assert!(eventually(LIMIT, gone).unwrap());
 }
 
 #[test]
-fn manifests_that_always_change_do_not_starve_the_lease() {
+fn constant_changes_of_manifests_do_not_starve_the_lease() {
     let topology = Topology::routed().unwrap();
-    let manifests = Manifests::new(WEB);
-    let _agent = Agent::start(&topology.node, &manifests, &[SHORT_LEASE]);
-    let pod = Pod::new(&topology);
+    let manifests = ManifestFolder::new(WEB);
+    let _agent = AgentProcess::start(&topology.node, &manifests, &[SHORT_LEASE]);
+    let pod = PodClient::new(&topology);
     let end = Instant::now() + 3 * STALE_AFTER;
     let mut last = 2;
     while Instant::now() < end {
         last = last % 250 + 1;
         manifests.write(&WEB.replace("10.96.1.1", &format!("10.96.1.{last}")));
-        let changed = || Ok(pod.address("web") == Some([10, 96, 1, last]));
+        let changed = || Ok(pod.service_address("web") == Some([10, 96, 1, last]));
         assert!(
             eventually(LIMIT, changed).unwrap(),
-            "{last} was never served"
+            "10.96.1.{last} was never answered"
         );
     }
 }
 
 #[test]
-fn what_there_is_no_room_for_is_told_with_its_bound() {
+fn status_reports_answers_and_suffixes_beyond_their_limits() {
     let topology = Topology::routed().unwrap();
     let headless = |count: usize| {
         let endpoints: Vec<String> = (1..=count)
@@ -160,9 +161,9 @@ endpoints: [{}]
             endpoints.join(", ")
         )
     };
-    let manifests = Manifests::new(&headless(200));
+    let manifests = ManifestFolder::new(&headless(200));
     let domain = format!("--cluster-domain={}.test", "a".repeat(58));
-    let agent = Agent::start(&topology.node, &manifests, &[&domain]);
+    let agent = AgentProcess::start(&topology.node, &manifests, &[&domain]);
     let status = || agent.status(&topology.node);
     let said = status();
     let answers = "names have answers that their records can't hold";
@@ -176,12 +177,12 @@ endpoints: [{}]
 }
 
 #[test]
-fn a_card_is_refused_without_allowed_clients() {
-    let node = Namespace::new("node").unwrap();
+fn a_network_card_is_refused_without_allowed_clients() {
+    let node = NetworkNamespace::new("node").unwrap();
     node.ip(&["link add card type bridge", "link set card up"])
         .unwrap();
-    let manifests = Manifests::new(WEB);
-    let output = Agent::command(&node, &manifests)
+    let manifests = ManifestFolder::new(WEB);
+    let output = AgentProcess::command(&node, &manifests)
         .args(["--interface", "card"])
         .output()
         .unwrap();
@@ -191,37 +192,41 @@ fn a_card_is_refused_without_allowed_clients() {
 }
 
 /// A running agent; killed when dropped.
-pub(crate) struct Agent {
+pub(crate) struct AgentProcess {
     child: Child,
-    /// Where its admin endpoints listen.
+    /// The address of the admin endpoints.
     pub(crate) admin: String,
     lines: std::sync::mpsc::Receiver<String>,
-    /// What it said before it said that it had started.
+    /// Log lines from before the line "started".
     early: RefCell<Vec<String>>,
 }
 
-/// Where an agent's objects come from.
-pub(crate) trait Source {
-    /// The flags that say so.
+/// A source of an agent's objects.
+pub(crate) trait ObjectSource {
+    /// The flags that select this source.
     fn arguments(&self) -> Vec<String>;
 }
 
-impl Agent {
-    /// Starts the agent on the node's host veth and waits until it is ready.
-    pub(crate) fn start(node: &Namespace, source: &impl Source, more: &[&str]) -> Self {
+impl AgentProcess {
+    /// Starts an agent on the node's host veth, and waits until it has started.
+    pub(crate) fn start(
+        node: &NetworkNamespace,
+        source: &impl ObjectSource,
+        more: &[&str],
+    ) -> Self {
         let host_veth = ["--interface", HOST_VETH];
-        Self::start_anywhere(node, source, &[&host_veth, more].concat())
+        Self::start_with(node, source, &[&host_veth, more].concat())
     }
 
-    /// The same, on no interface that is not asked for.
-    fn start_anywhere(node: &Namespace, source: &impl Source, arguments: &[&str]) -> Self {
+    /// Starts an agent with these arguments, and waits until it has started.
+    fn start_with(node: &NetworkNamespace, source: &impl ObjectSource, arguments: &[&str]) -> Self {
         let mut command = Self::command(node, source);
         command.args(arguments);
-        Self::follow(command)
+        Self::start_command(command)
     }
 
-    /// Starts an agent and waits until it says that it has.
-    fn follow(mut command: Command) -> Self {
+    /// Runs a command that starts an agent, and waits for the log line "started".
+    fn start_command(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = std::sync::mpsc::channel();
@@ -239,19 +244,19 @@ impl Agent {
             lines,
             early: RefCell::default(),
         };
-        let (started, early) = agent.lines_up_to("started");
+        let (started, early) = agent.read_lines_until("started");
         agent.early = RefCell::new(early);
         let (_, admin) = started.split_once("admin=").unwrap();
         agent.admin = admin.to_owned();
         agent
     }
 
-    fn command(node: &Namespace, source: &impl Source) -> Command {
-        Self::command_of(&binary(), node, source)
+    fn command(node: &NetworkNamespace, source: &impl ObjectSource) -> Command {
+        Self::command_for(&binary(), node, source)
     }
 
-    /// The same of any build.
-    fn command_of(program: &Path, node: &Namespace, source: &impl Source) -> Command {
+    /// The command that starts an agent of any build.
+    fn command_for(program: &Path, node: &NetworkNamespace, source: &impl ObjectSource) -> Command {
         let mut command = node.command(program.to_str().unwrap()).unwrap();
         command
             .arg("run")
@@ -260,57 +265,57 @@ impl Agent {
         command
     }
 
-    /// What `dns-agent status` says of it, on its node.
-    fn status(&self, node: &Namespace) -> String {
+    /// The output of `dns-agent status` on the agent's node.
+    fn status(&self, node: &NetworkNamespace) -> String {
         let mut command = node.command(binary().to_str().unwrap()).unwrap();
         let output = command.args(["status", "--admin", &self.admin]).output();
         String::from_utf8(output.unwrap().stdout).unwrap()
     }
 
-    /// Waits for a line of the log, which may have come before the one that says that it has started.
-    fn line_with(&self, text: &str) -> String {
+    /// Waits for a log line with `text`, which may also precede the line "started".
+    fn wait_for_line(&self, text: &str) -> String {
         let mut early = self.early.borrow_mut();
         if let Some(at) = early.iter().position(|line| line.contains(text)) {
             return early.remove(at);
         }
-        self.lines_up_to(text).0
+        self.read_lines_until(text).0
     }
 
-    /// Waits for a line of the log; and those before it.
-    fn lines_up_to(&self, text: &str) -> (String, Vec<String>) {
+    /// Waits for a log line with `text`. Returns it and the lines before it.
+    fn read_lines_until(&self, text: &str) -> (String, Vec<String>) {
         let mut before = Vec::new();
         loop {
             match self.lines.recv_timeout(LIMIT) {
                 Ok(line) if line.contains(text) => return (line, before),
                 Ok(line) => before.push(line),
-                Err(error) => panic!("the agent never said {text:?}: {error}"),
+                Err(error) => panic!("the agent never logged {text:?}: {error}"),
             }
         }
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub(crate) fn send_signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
-    /// Sends a signal that ends it, and waits until it has.
-    fn end(&mut self, signal: Signal) {
-        self.signal(signal);
+    /// Ends the agent by a signal, and waits for its exit.
+    fn end_by(&mut self, signal: Signal) {
+        self.send_signal(signal);
         self.child.wait().unwrap();
     }
 }
 
-impl Drop for Agent {
+impl Drop for AgentProcess {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
     }
 }
 
-fn serve(address: std::net::IpAddr) -> String {
+fn endpoint_of(address: std::net::IpAddr) -> String {
     SocketAddr::new(address, 53).to_string()
 }
 
-/// The agent's binary, beside the test's own: `cargo xtask test` builds it.
+/// The agent's binary, in the target directory of the test. `cargo xtask test` builds it.
 pub(crate) fn binary() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test
@@ -326,10 +331,10 @@ pub(crate) fn binary() -> PathBuf {
     path
 }
 
-/// A file of manifests in a folder of its own.
-pub(crate) struct Manifests(PathBuf);
+/// A new directory with one file of manifests; removed when dropped.
+pub(crate) struct ManifestFolder(PathBuf);
 
-impl Manifests {
+impl ManifestFolder {
     pub(crate) fn new(text: &str) -> Self {
         let name = format!(
             "zerohop-{}-{:016x}",
@@ -343,7 +348,7 @@ impl Manifests {
         manifests
     }
 
-    /// Replaces the file as careful programs do.
+    /// Replaces the file atomically, by a rename.
     fn write(&self, text: &str) {
         let aside = self.0.join("new");
         fs::write(&aside, text).unwrap();
@@ -351,38 +356,38 @@ impl Manifests {
     }
 }
 
-impl Source for Manifests {
+impl ObjectSource for ManifestFolder {
     fn arguments(&self) -> Vec<String> {
         let mut arguments = vec!["--manifests".to_owned(), self.0.display().to_string()];
         for address in SERVED {
-            arguments.extend(["--serve".to_owned(), serve(address)]);
+            arguments.extend(["--serve".to_owned(), endpoint_of(address)]);
         }
         arguments
     }
 }
 
-impl Drop for Manifests {
+impl Drop for ManifestFolder {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.0).ok();
     }
 }
 
-/// Asks from inside the pod.
-struct Pod(Client);
+/// A DNS client inside the pod.
+struct PodClient(UdpClient);
 
-impl Pod {
+impl PodClient {
     fn new(topology: &Topology) -> Self {
-        Self(Client::new(&topology.pod, SocketAddr::new(SERVED[0], 53)).unwrap())
+        Self(UdpClient::new(&topology.pod, SocketAddr::new(SERVED[0], 53)).unwrap())
     }
 
-    fn ask(&self, service: &str) -> Option<Vec<u8>> {
+    fn ask_for(&self, service: &str) -> Option<Vec<u8>> {
         let name = format!("{service}.shop.svc.cluster.local");
-        let query = Query {
+        let query = QueryPacket {
             id: rand::random(),
-            ..Query::new(POD[0], SERVED[0], &name, 1)
+            ..QueryPacket::new(POD[0], SERVED[0], &name, 1)
         };
         self.0.send(&query.message()).unwrap();
-        // Answers to earlier questions may come late.
+        // Skips late answers to earlier questions.
         while let Some(reply) = self.0.receive(PATIENCE).ok().flatten() {
             if reply[..2] == query.id.to_be_bytes() {
                 return Some(reply);
@@ -391,13 +396,13 @@ impl Pod {
         None
     }
 
-    /// The TTL of the answer.
-    fn ttl(&self) -> Option<u32> {
-        self.ttl_of("web")
+    /// The TTL of the answer for `web`. `None`: no answer.
+    fn web_ttl(&self) -> Option<u32> {
+        self.service_ttl("web")
     }
 
-    fn ttl_of(&self, service: &str) -> Option<u32> {
-        let reply = self.ask(service)?;
+    fn service_ttl(&self, service: &str) -> Option<u32> {
+        let reply = self.ask_for(service)?;
         let at = reply.len() - 10;
         Some(u32::from_be_bytes([
             reply[at],
@@ -407,15 +412,15 @@ impl Pod {
         ]))
     }
 
-    /// The address in the answer.
-    fn address(&self, service: &str) -> Option<[u8; 4]> {
-        let reply = self.ask(service)?;
+    /// The address in the answer for a service. `None`: no answer, or no address in it.
+    fn service_address(&self, service: &str) -> Option<[u8; 4]> {
+        let reply = self.ask_for(service)?;
         (reply[7] == 1).then(|| reply[reply.len() - 4..].try_into().unwrap())
     }
 }
 
-/// Another DNS server's answer: 10.96.1.1 with a TTL of 77.
-fn stand_in(query: &[u8]) -> Vec<u8> {
+/// The answer of the stand-in for the cluster's DNS: 10.96.1.1 with a TTL of 77.
+fn stand_in_reply(query: &[u8]) -> Vec<u8> {
     let mut reply = query.to_vec();
     reply[2] |= 0x84;
     reply[7] = 1;

@@ -1,5 +1,5 @@
-//! The checked cases, asked of the agent's own binary over real sockets: of the user plane, and of
-//! the kernel while the agent is stopped.
+//! Asks the checked cases of the agent's binary over sockets: of the user plane, and of the kernel
+//! while the agent is stopped.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -8,97 +8,101 @@ use std::{
 
 use nix::sys::signal::Signal;
 use zerohop_tests::{
-    cases::{Case, Cases, Setup},
-    packet::{Query, wire},
+    cases::{Case, CaseGroup, Cases},
+    packet::{QueryPacket, wire_name},
     topology::{GATEWAY, POD, SERVED, Topology},
-    udp::{Client, Server},
+    udp::{UdpClient, UdpServer},
 };
 
-use crate::agent::{Agent, Manifests};
+use crate::agent::{AgentProcess, ManifestFolder};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A name outside, as the cases have it.
+/// The name outside the cluster that the cases use.
 const OUTSIDE: &str = "ext.interwebs.test";
-/// RCODE 11, which nobody else gives.
+/// The RCODE by which the stand-in for the cluster's DNS marks passed queries. No other server
+/// sends 11.
 const PASSED: u8 = 11;
-/// Of a hundred cases the kernel answers so many at least.
-const FLOOR: usize = 95;
+/// The least percentage of cases that the kernel must answer.
+const MIN_PERCENT: usize = 95;
 
 #[test]
-fn every_case_in_both_planes() {
+fn every_case_is_right_in_both_planes() {
     let cases = Cases::read().unwrap();
     assert_eq!(cases.count(), 88);
-    let mut found = Found::default();
-    for setup in cases.setups() {
-        ask_everything(&setup, &mut found);
+    let mut results = CaseResults::default();
+    for group in cases.groups() {
+        ask_everything(&group, &mut results);
     }
     println!(
         "{} cases: the user plane answered all, the kernel alone {} ({:.1} %); it passed:\n{}",
         cases.count(),
-        cases.count() - found.passed.len(),
-        100.0 - 100.0 * found.passed.len() as f64 / cases.count() as f64,
-        found.passed.join("\n")
+        cases.count() - results.passed.len(),
+        100.0 - 100.0 * results.passed.len() as f64 / cases.count() as f64,
+        results.passed.join("\n")
     );
-    assert!(found.wrong.is_empty(), "{}", found.wrong.join("\n"));
-    assert!((cases.count() - found.passed.len()) * 100 >= FLOOR * cases.count());
+    assert!(results.wrong.is_empty(), "{}", results.wrong.join("\n"));
+    assert!((cases.count() - results.passed.len()) * 100 >= MIN_PERCENT * cases.count());
 }
 
 #[derive(Default)]
-struct Found {
-    /// What is wrong with answers of either plane.
+struct CaseResults {
+    /// Wrong answers of either plane.
     wrong: Vec<String>,
-    /// What the kernel left to others.
+    /// Cases that the kernel passed.
     passed: Vec<String>,
 }
 
-/// Asks the cases of one agent: first of the agent, then of the kernel behind its back.
-fn ask_everything(setup: &Setup<'_>, found: &mut Found) {
+/// Asks the cases of one agent: first of the user plane, then of the kernel with the agent stopped.
+fn ask_everything(group: &CaseGroup<'_>, results: &mut CaseResults) {
     let topology = Topology::routed().unwrap();
     let upstream = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-    let upstream = Server::start(&topology.node, upstream, |query| Some(outside(query))).unwrap();
-    topology.assign_served().unwrap();
-    let _elsewhere = Server::start(&topology.node, SocketAddr::new(SERVED[0], 53), |query| {
-        Some(reply(query, PASSED))
+    let upstream = UdpServer::start(&topology.node, upstream, |query| {
+        Some(upstream_reply(query))
     })
     .unwrap();
-    let agents = SocketAddr::new(GATEWAY[0], 53);
+    topology.assign_served_addresses().unwrap();
+    let _stand_in = UdpServer::start(&topology.node, SocketAddr::new(SERVED[0], 53), |query| {
+        Some(reply_with_rcode(query, PASSED))
+    })
+    .unwrap();
+    let agent_address = SocketAddr::new(GATEWAY[0], 53);
     let upstream_flag = format!("--upstream={}", upstream.address());
-    let listen_flag = format!("--listen={agents}");
-    let mut flags: Vec<&str> = setup.flags.iter().map(String::as_str).collect();
-    // Nothing but the agent's death ends the lease while the kernel is asked.
+    let listen_flag = format!("--listen={agent_address}");
+    let mut flags: Vec<&str> = group.flags.iter().map(String::as_str).collect();
+    // The lease must outlast the stop.
     flags.extend([&upstream_flag, &listen_flag, "--stale-after=1h"]);
-    let manifests = Manifests::new(&setup.manifest);
-    let agent = Agent::start(&topology.node, &manifests, &flags);
+    let manifests = ManifestFolder::new(&group.manifest);
+    let agent = AgentProcess::start(&topology.node, &manifests, &flags);
 
-    let user_plane = Client::new(&topology.pod, agents).unwrap();
-    for case in &setup.cases {
+    let user_plane = UdpClient::new(&topology.pod, agent_address).unwrap();
+    for case in &group.cases {
         let reply = ask(&user_plane, case);
-        let fault = case.fault(&reply);
-        found
+        let fault = case.describe_fault(&reply);
+        results
             .wrong
             .extend(fault.map(|fault| format!("user plane: {fault}")));
     }
-    agent.signal(Signal::SIGSTOP);
-    let kernel = Client::new(&topology.pod, SocketAddr::new(SERVED[0], 53)).unwrap();
-    for case in &setup.cases {
+    agent.send_signal(Signal::SIGSTOP);
+    let kernel = UdpClient::new(&topology.pod, SocketAddr::new(SERVED[0], 53)).unwrap();
+    for case in &group.cases {
         let reply = ask(&kernel, case);
         if reply[3] & 15 == PASSED {
-            found.passed.push(case.to_string());
+            results.passed.push(case.to_string());
             continue;
         }
-        let fault = case.fault(&reply);
-        found
+        let fault = case.describe_fault(&reply);
+        results
             .wrong
             .extend(fault.map(|fault| format!("kernel: {fault}")));
     }
 }
 
-fn ask(client: &Client, case: &Case) -> Vec<u8> {
+fn ask(client: &UdpClient, case: &Case) -> Vec<u8> {
     let rtype = case.type_number().unwrap();
-    let query = Query {
+    let query = QueryPacket {
         id: rand::random(),
-        ..Query::new(POD[0], SERVED[0], &case.name, rtype)
+        ..QueryPacket::new(POD[0], SERVED[0], &case.name, rtype)
     };
     let reply = client.ask(&query.message(), LIMIT).unwrap();
     let reply = reply.unwrap_or_else(|| panic!("no reply to {case}"));
@@ -106,21 +110,21 @@ fn ask(client: &Client, case: &Case) -> Vec<u8> {
     reply
 }
 
-/// What the upstream says: an address for the one name, to all else that it doesn't exist.
-fn outside(query: &[u8]) -> Vec<u8> {
-    let question = [&wire(OUTSIDE)[..], &[0, 1, 0, 1]].concat();
+/// The upstream's reply: an address for [`OUTSIDE`], NXDOMAIN for every other name.
+fn upstream_reply(query: &[u8]) -> Vec<u8> {
+    let question = [&wire_name(OUTSIDE)[..], &[0, 1, 0, 1]].concat();
     if !query[12..].starts_with(&question) {
-        return reply(query, 3);
+        return reply_with_rcode(query, 3);
     }
-    let mut answer = reply(&query[..12 + question.len()], 0);
+    let mut answer = reply_with_rcode(&query[..12 + question.len()], 0);
     answer[7] = 1;
     answer[11] = 0;
     answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 1, 2, 3, 4]);
     answer
 }
 
-/// The query as a reply with this response code.
-fn reply(query: &[u8], rcode: u8) -> Vec<u8> {
+/// Turns the query into a reply with this response code.
+fn reply_with_rcode(query: &[u8], rcode: u8) -> Vec<u8> {
     let mut reply = query.to_vec();
     reply[2] |= 0x80;
     reply[3] = 0x80 | rcode;

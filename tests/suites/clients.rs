@@ -1,7 +1,8 @@
-//! The clients that are in the field, in a pod, asking for the same names.
+//! Runs common client programs in a pod and compares their results.
 //!
-//! Resolvers of libraries (glibc, musl, glibc through systemd-resolved, Go, Python's) look names up through the search list. Tools (dig, kdig, drill)
-//! ask for one name and type. What the kernel passes goes to the agent's own sockets.
+//! Library resolvers (glibc, musl, glibc through systemd-resolved, Go, Python) look names up
+//! through the search list. Tools (dig, kdig, drill) ask for one name and type. Packets that the
+//! kernel passes go to the agent's sockets.
 
 mod programs;
 
@@ -13,19 +14,20 @@ use std::{
 
 use nix::sys::signal::Signal;
 use zerohop_tests::{
-    packet::{self, Query},
+    packet::{self, QueryPacket},
     topology::{POD, SERVED, Topology},
-    udp::{Client, Server},
+    udp::{UdpClient, UdpServer},
 };
 
-use super::agent::{Agent, Manifests};
-use programs::{Origin, Programs, Shell};
+use super::agent::{AgentProcess, ManifestFolder};
+use programs::{ClientBuilds, InstalledBy, PodShell};
 
-/// No client sends a query a second time before this: it would hide that the first was lost. The tools wait
-/// for five seconds, the libraries as [`RESOLV_CONF`] says, musl half of that.
+/// Every client must end within this time, before it would repeat a lost query: a repetition would
+/// hide the loss. The tools wait for five seconds, the libraries as long as [`RESOLV_CONF`] says,
+/// musl half of it.
 const QUICK: Duration = Duration::from_millis(4900);
 
-/// What an ordinary pod has, on a node that has search domains of its own.
+/// The resolv.conf of an ordinary pod, on a node with its own search domains.
 const RESOLV_CONF: &str = "\
 search shop.svc.cluster.local svc.cluster.local cluster.local eu.example.net example.net
 nameserver 10.96.0.10
@@ -35,10 +37,10 @@ options ndots:5 timeout:10
 /// The one name outside the cluster, and its address.
 const OUTSIDE: (&str, Ipv4Addr) = ("www.example.com", Ipv4Addr::new(192, 0, 2, 80));
 
-/// More addresses than 512 octets hold.
+/// Number of addresses of `crowd`, more than fit in 512 bytes.
 const CROWD: usize = 60;
 
-/// Names for the libraries; without addresses: there is no such name.
+/// Names and addresses for the libraries. No addresses: the name does not exist.
 const LOOKUPS: [(&str, &[&str]); 14] = [
     ("web", &["10.96.1.1"]),
     ("web.shop", &["10.96.1.1"]),
@@ -56,7 +58,7 @@ const LOOKUPS: [(&str, &[&str]); 14] = [
     ("absent.example.com", &[]),
 ];
 
-/// Name, type, RCODE and data of that type, for the tools.
+/// Name, type, RCODE and rdata of that type, for the tools.
 const QUESTIONS: [(&str, &str, &str, &[&str]); 12] = [
     ("web.shop.svc.cluster.local", "A", "NOERROR", &["10.96.1.1"]),
     ("WeB.sHoP.svc.cluster.LOCAL", "A", "NOERROR", &["10.96.1.1"]),
@@ -108,12 +110,12 @@ const QUESTIONS: [(&str, &str, &str, &[&str]); 12] = [
 ];
 
 #[test]
-fn every_client_finds_what_is_there() {
+fn every_client_finds_the_right_addresses() {
     let topology = Topology::routed().unwrap();
-    topology.assign_served().unwrap();
+    topology.assign_served_addresses().unwrap();
     let outside = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let upstream = Server::start(&topology.node, outside, outside_reply).unwrap();
-    let manifests = Manifests::new(&manifests());
+    let upstream = UdpServer::start(&topology.node, outside, upstream_reply).unwrap();
+    let manifests = ManifestFolder::new(&manifests());
     let dns = SocketAddr::new(SERVED[0], 53);
     let options = [
         format!("--listen={dns}"),
@@ -121,14 +123,16 @@ fn every_client_finds_what_is_there() {
         "--reverse=10.96.0.0/16".to_owned(),
     ];
     let options = options.each_ref().map(String::as_str);
-    let agent = Agent::start(&topology.node, &manifests, &options);
-    let shell = Shell { pod: &topology.pod };
-    let programs = Programs::new();
+    let agent = AgentProcess::start(&topology.node, &manifests, &options);
+    let shell = PodShell { pod: &topology.pod };
+    let programs = ClientBuilds::new();
 
     let libraries = programs
         .libraries()
-        .map(|program| (program, look_up as Check));
-    let tools = programs.tools().map(|program| (program, ask as Check));
+        .map(|program| (program, look_up as CheckClient));
+    let tools = programs
+        .tools()
+        .map(|program| (program, ask as CheckClient));
     let (mut ran, mut missing) = (0, 0);
     for (program, check) in libraries.into_iter().chain(tools) {
         match &program.found {
@@ -137,7 +141,7 @@ fn every_client_finds_what_is_there() {
                 check(&shell, program.name, &found.words);
                 ran += 1;
             }
-            Err(reason) if program.origin == Origin::Setup => {
+            Err(reason) if program.origin == InstalledBy::Setup => {
                 panic!("{}: {reason}: run `cargo xtask setup`", program.name);
             }
             Err(reason) => {
@@ -146,21 +150,21 @@ fn every_client_finds_what_is_there() {
             }
         }
     }
-    println!("{ran} clients were run, {missing} are not here");
+    println!("{ran} clients ran, {missing} are not installed");
 
-    // The clients can't tell who answers. With the agent stopped it can only be the kernel.
-    agent.signal(Signal::SIGSTOP);
-    let query = Query::new(POD[0], SERVED[0], "web.shop.svc.cluster.local", 1);
-    let client = Client::new(&topology.pod, dns).unwrap();
+    // The clients can't tell which plane answers. With the agent stopped only the kernel can.
+    agent.send_signal(Signal::SIGSTOP);
+    let query = QueryPacket::new(POD[0], SERVED[0], "web.shop.svc.cluster.local", 1);
+    let client = UdpClient::new(&topology.pod, dns).unwrap();
     let reply = client.ask(&query.message(), QUICK).unwrap();
     assert!(reply.is_some(), "the kernel did not answer");
 }
 
-/// Asks everything of one client.
-type Check = fn(&Shell<'_>, &str, &[String]);
+/// Checks one client program with all names or questions.
+type CheckClient = fn(&PodShell<'_>, &str, &[String]);
 
-/// Looks all names up by a program that prints the addresses of one.
-fn look_up(shell: &Shell<'_>, program: &str, words: &[String]) {
+/// Looks up all names by a program that prints the addresses of one name.
+fn look_up(shell: &PodShell<'_>, program: &str, words: &[String]) {
     let found = |name: &str| {
         let output = shell.run(words, &[name]);
         match output.trim() {
@@ -169,43 +173,45 @@ fn look_up(shell: &Shell<'_>, program: &str, words: &[String]) {
         }
     };
     for (name, addresses) in LOOKUPS {
-        assert_eq!(found(name), set(addresses), "{program} looks {name} up");
+        assert_eq!(found(name), set_of(addresses), "{program} looks {name} up");
     }
     let (found, crowd) = (found("crowd"), crowd());
     if program == "musl" {
-        // It has room for 48 addresses, and before 1.2.4 takes what one datagram holds.
+        // musl has room for 48 addresses, and before 1.2.4 doesn't retry truncated replies over
+        // TCP.
         assert!(found.len() >= 28 && found.is_subset(&crowd), "{found:?}");
     } else {
         assert_eq!(found, crowd, "{program} looks crowd up");
     }
 }
 
-/// Asks all questions by a tool that prints messages as dig does.
-fn ask(shell: &Shell<'_>, program: &str, words: &[String]) {
+/// Asks all questions by a tool that prints messages in dig's form.
+fn ask(shell: &PodShell<'_>, program: &str, words: &[String]) {
     for (name, rtype, rcode, data) in QUESTIONS {
-        let reply = Printed::of(&shell.run(words, &[name, rtype]), rtype);
-        let expected = Printed {
+        let reply = PrintedReply::parse(&shell.run(words, &[name, rtype]), rtype);
+        let expected = PrintedReply {
             rcode: rcode.to_owned(),
-            data: set(data),
+            data: set_of(data),
         };
         assert_eq!(reply, expected, "{program} asks for {name} {rtype}");
     }
     let name = "crowd.shop.svc.cluster.local";
-    let reply = Printed::of(&shell.run(words, &[name, "A"]), "A");
+    let reply = PrintedReply::parse(&shell.run(words, &[name, "A"]), "A");
     assert_eq!(reply.data, crowd(), "{program} asks for {name}");
 }
 
-/// A message as the tools print it.
+/// A reply as the tools print it.
 #[derive(Debug, PartialEq, Eq)]
-struct Printed {
+struct PrintedReply {
     rcode: String,
-    /// The data of the records of one type.
+    /// The rdata of the records of one type.
     data: BTreeSet<String>,
 }
 
-impl Printed {
-    /// Reads `status: NOERROR,` or `rcode: NOERROR,`, and lines of owner, TTL, class, type and data.
-    fn of(output: &str, rtype: &str) -> Self {
+impl PrintedReply {
+    /// Parses `status: NOERROR,` or `rcode: NOERROR,`, and lines of owner, TTL, class, type and
+    /// rdata.
+    fn parse(output: &str, rtype: &str) -> Self {
         let mut words = output.split_whitespace();
         words.find(|word| ["status:", "rcode:"].contains(word));
         let rcode = words.next().unwrap_or_default();
@@ -221,7 +227,7 @@ impl Printed {
     }
 }
 
-fn set(words: &[&str]) -> BTreeSet<String> {
+fn set_of(words: &[&str]) -> BTreeSet<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
@@ -229,7 +235,7 @@ fn crowd() -> BTreeSet<String> {
     (1..=CROWD).map(|last| format!("10.244.1.{last}")).collect()
 }
 
-/// The namespace `shop`.
+/// The manifests of the namespace `shop`.
 fn manifests() -> String {
     let service = |name: &str, spec: &str| {
         format!(
@@ -264,7 +270,7 @@ fn manifests() -> String {
         .into_iter()
         .map(|address| format!("{{addresses: [{address}]}}"));
     [
-        // Without any, every namespace exists, and with it absent.svc.cluster.local.
+        // Without a Namespace object every namespace exists, absent.svc.cluster.local included.
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n".to_owned(),
         addressed("web", &["10.96.1.1"]),
         addressed("cart", &["10.96.1.2", "fd00:10:96::2"]),
@@ -279,21 +285,21 @@ fn manifests() -> String {
     .concat()
 }
 
-/// The world outside: one name with an IPv4 address, and no other name.
-fn outside_reply(query: &[u8]) -> Option<Vec<u8>> {
+/// The upstream's reply: an IPv4 address for [`OUTSIDE`], NXDOMAIN for every other name.
+fn upstream_reply(query: &[u8]) -> Option<Vec<u8>> {
     let (name, address) = OUTSIDE;
     let mut reply = query.to_vec();
     // QR, RA.
     *reply.get_mut(2)? |= 0x80;
     *reply.get_mut(3)? = 0x80;
-    let name = packet::wire(name);
+    let name = packet::wire_name(name);
     let end = 12 + name.len();
     let asked = query.get(12..end).unwrap_or_default();
     if !asked.eq_ignore_ascii_case(&name) {
         reply[3] |= 3;
         return Some(reply);
     }
-    // Behind the question may stand an OPT, which is not for this server to understand.
+    // Removes an OPT record after the question, since this server does not support EDNS.
     reply.truncate(end + 4);
     reply[10..12].fill(0);
     if query[end..end + 2] == [0, 1] {

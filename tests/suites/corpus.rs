@@ -1,5 +1,5 @@
-//! The fuzz targets' checks over the inputs that are kept in `fuzz/corpus`: fuzzing needs a nightly compiler and time,
-//! this needs neither.
+//! Runs the fuzz targets' checks over the inputs in `fuzz/corpus`, which needs neither a nightly
+//! compiler nor time for fuzzing.
 
 #[path = "../../fuzz/src/lib.rs"]
 #[expect(unreachable_pub, reason = "to the fuzz targets this is a library")]
@@ -7,24 +7,24 @@ mod checks;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use dns_agent::resolver::message::Reply;
+use dns_agent::resolver::message::QueryAction;
 use dns_common::Outcome;
 use domain::base::Message;
 
-use checks::response::Ended;
+use checks::response::ResponseOutcome;
 
 #[test]
-fn messages() {
+fn the_message_corpus_reaches_every_reply_and_rcode() {
     let mut rcodes = BTreeSet::new();
     let (mut ignored, mut forwarded, mut chased) = (0, 0, 0);
     for_each("message", |input| match checks::message::check(input) {
-        Reply::Message(reply) => {
+        QueryAction::Send(reply) => {
             let reply = Message::from_octets(reply).unwrap();
             rcodes.insert(reply.opt_rcode().to_int());
         }
-        Reply::Ignore => ignored += 1,
-        Reply::Forward(_) => forwarded += 1,
-        Reply::Chase(_) => chased += 1,
+        QueryAction::Ignore => ignored += 1,
+        QueryAction::Forward(_) => forwarded += 1,
+        QueryAction::Chase(_) => chased += 1,
     });
     // NOERROR, FORMERR, NXDOMAIN, NOTIMP, REFUSED, BADVERS.
     assert_eq!(rcodes, BTreeSet::from([0, 1, 3, 4, 5, 16]));
@@ -32,39 +32,43 @@ fn messages() {
 }
 
 #[test]
-fn responses_of_upstreams() {
-    let mut ended = BTreeSet::new();
+fn the_response_corpus_reaches_every_outcome() {
+    let mut outcomes = BTreeSet::new();
     for_each("response", |input| {
-        ended.insert(checks::response::check(input));
+        outcomes.insert(checks::response::check(input));
     });
-    let all = [Ended::Unheard, Ended::Relayed, Ended::Completed];
-    assert_eq!(ended, BTreeSet::from(all));
+    let all = [
+        ResponseOutcome::Rejected,
+        ResponseOutcome::Relayed,
+        ResponseOutcome::Completed,
+    ];
+    assert_eq!(outcomes, BTreeSet::from(all));
 }
 
 #[test]
-fn packets() {
+fn the_kernel_corpus_reaches_every_outcome() {
     let mut outcomes = BTreeSet::new();
     for_each("kernel", |input| {
         outcomes.insert(checks::kernel::check(input));
     });
-    // These come not from a packet but from what is around it; the tables here restrict nobody.
-    let elsewhere = [
+    // These outcomes depend on state outside the packet; the tables here restrict no client.
+    let not_by_packet = [
         Outcome::LeaseStale,
         Outcome::NotReady,
         Outcome::Aggregated,
         Outcome::NotPermitted,
         Outcome::OverLimit,
-        // No network that is allowed here has such an address.
-        Outcome::OddSource,
+        // No allowed network has an address of this outcome.
+        Outcome::NonstandardSource,
     ];
     let missing: Vec<Outcome> = Outcome::ALL
         .into_iter()
-        .filter(|outcome| !outcomes.contains(outcome) && !elsewhere.contains(outcome))
+        .filter(|outcome| !outcomes.contains(outcome) && !not_by_packet.contains(outcome))
         .collect();
     assert_eq!(missing, [], "no input of the corpus ends in these ways");
 }
 
-/// Hands over the inputs of one target, in the same order each time.
+/// Calls `check` with each input of one target, in the order of file names.
 fn for_each(target: &str, mut check: impl FnMut(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
     let folder = folder.join(target);
@@ -74,7 +78,7 @@ fn for_each(target: &str, mut check: impl FnMut(&[u8])) {
         .collect();
     files.sort();
     for file in files {
-        // When a check fails, the last of these lines says over which input.
+        // When a check fails, the last printed line names its input.
         println!("{}", file.display());
         check(&fs::read(file).unwrap());
     }

@@ -1,18 +1,18 @@
 //! Tests of the kernel plane, which also run in the guests of the kernel matrix.
 
-mod cards;
+mod authority;
 mod check;
-mod clients;
-mod cluster;
+mod client_policy;
 mod differential;
 pub(crate) mod fixture;
 mod generated;
 mod harness;
 mod lease;
-mod owned;
+mod models;
+mod network_cards;
 mod packets;
 mod passes;
 mod rotation;
 pub(crate) mod scenarios;
-mod storms;
-mod wired;
+mod search_lists;
+mod veths;

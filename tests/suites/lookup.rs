@@ -1,5 +1,5 @@
-//! `dns-agent lookup` and `dns-agent dump`, as an operator runs them: held to what the kernel does, and
-//! to what other programs make of a zone file.
+//! Runs `dns-agent lookup` and `dns-agent dump` like an operator, and compares their output with
+//! the kernel's answers and with other programs that read zone files.
 
 use std::{
     fs,
@@ -9,18 +9,18 @@ use std::{
 };
 
 use zerohop_tests::{
-    netns::Namespace,
-    packet::Query,
+    netns::NetworkNamespace,
+    packet::QueryPacket,
     topology::{POD, SERVED, Topology},
-    udp::Client,
+    udp::UdpClient,
 };
 
-use crate::agent::{Agent, Manifests, binary};
+use crate::agent::{AgentProcess, ManifestFolder, binary};
 
-/// How long an answer of the kernel may take, and how long to wait for one that must not come.
+/// How long to wait for an answer of the kernel, also where none must come.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// A resolver for what passes, at which the pod asks nothing; and an upstream, which isn't there.
+/// Flags for a resolver that the pod never asks, and an upstream address without a server.
 const USER_PLANE: [&str; 4] = ["--listen", "127.0.0.1:5353", "--upstream", "127.0.0.1:9"];
 
 /// A service of each kind, one of them with 40 endpoints and one with 200.
@@ -67,11 +67,11 @@ endpoints: [{endpoints}]
 }
 
 #[test]
-fn lookup_says_what_the_kernel_does() {
+fn lookup_reports_what_the_kernel_does() {
     let topology = Topology::routed().unwrap();
-    let manifests = Manifests::new(&cluster());
-    let agent = Agent::start(&topology.node, &manifests, &USER_PLANE);
-    let pod = Client::new(&topology.pod, SocketAddr::new(SERVED[0], 53)).unwrap();
+    let manifests = ManifestFolder::new(&cluster());
+    let agent = AgentProcess::start(&topology.node, &manifests, &USER_PLANE);
+    let pod = UdpClient::new(&topology.pod, SocketAddr::new(SERVED[0], 53)).unwrap();
 
     for (name, rtype, plane, why) in [
         ("web.shop.svc.cluster.local", ("A", 1), "kernel", ""),
@@ -113,7 +113,7 @@ fn lookup_says_what_the_kernel_does() {
             "www.example.com",
             ("A", 1),
             "upstream",
-            "not_owned: the name is not ours",
+            "not_owned: the name is outside the zones",
         ),
         (
             "0.10.in-addr.arpa",
@@ -133,9 +133,9 @@ fn lookup_says_what_the_kernel_does() {
             ),
         }
 
-        let query = Query {
+        let query = QueryPacket {
             id: rand::random(),
-            ..Query::new(POD[0], SERVED[0], name, rtype.1)
+            ..QueryPacket::new(POD[0], SERVED[0], name, rtype.1)
         };
         let reply = pod.ask(&query.message(), PATIENCE).ok().flatten();
         assert_eq!(reply.is_some(), plane == "kernel", "{asked}: {reply:02x?}");
@@ -148,11 +148,11 @@ fn lookup_says_what_the_kernel_does() {
         }
     }
 
-    // The same name for a client that takes more.
-    let some = lookup(&topology.node, &agent, &["some.shop.svc.cluster.local"]);
-    assert_eq!(some["kernel"]["outcome"], "too_large");
-    assert_eq!(some["kernel"]["outcome_edns"], "data");
-    let query = Query::new(POD[0], SERVED[0], "some.shop.svc.cluster.local", 1);
+    // The same name for a client with a larger EDNS size.
+    let large = lookup(&topology.node, &agent, &["some.shop.svc.cluster.local"]);
+    assert_eq!(large["kernel"]["outcome"], "too_large");
+    assert_eq!(large["kernel"]["outcome_edns"], "data");
+    let query = QueryPacket::new(POD[0], SERVED[0], "some.shop.svc.cluster.local", 1);
     let query = query.with_edns(1232, 0, &[]);
     assert!(pod.ask(&query.message(), PATIENCE).unwrap().is_some());
 
@@ -166,25 +166,25 @@ fn lookup_says_what_the_kernel_does() {
 }
 
 #[test]
-fn lookup_says_that_nothing_is_attached() {
-    let node = Namespace::new("node").unwrap();
-    let manifests = Manifests::new(&cluster());
-    let agent = Agent::start(&node, &manifests, &USER_PLANE);
+fn lookup_reports_that_nothing_is_attached() {
+    let node = NetworkNamespace::new("node").unwrap();
+    let manifests = ManifestFolder::new(&cluster());
+    let agent = AgentProcess::start(&node, &manifests, &USER_PLANE);
     let web = lookup(&node, &agent, &["web.shop.svc.cluster.local"]);
     assert_eq!(web["plane"], "agent");
     assert_eq!(web["kernel"]["state"], "unattached");
-    // The tables are there all the same.
+    // The tables exist although no program is attached.
     assert_eq!(web["kernel"]["outcome"], "data");
     let why = web["why"].as_str().unwrap();
     assert!(why.contains("no interface matches --interface"), "{why}");
 }
 
 #[test]
-fn zone_files_are_read_by_others() {
+fn zone_files_are_valid_for_other_programs() {
     let topology = Topology::routed().unwrap();
-    let manifests = Manifests::new(&cluster());
+    let manifests = ManifestFolder::new(&cluster());
     let reverse = ["--reverse", "10.96.0.0/15"];
-    let agent = Agent::start(&topology.node, &manifests, &reverse);
+    let agent = AgentProcess::start(&topology.node, &manifests, &reverse);
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("zone");
     let file = file.to_str().unwrap();
@@ -193,10 +193,11 @@ fn zone_files_are_read_by_others() {
     for (zone, arguments) in zones
         .iter()
         .map(|zone| (*zone, vec!["--zone", *zone]))
-        // What lies outside the zone that is checked is left out.
+        // Without --zone the dump has all zones; the checkers ignore names outside the checked
+        // zone.
         .chain(zones.map(|zone| (zone, Vec::new())))
     {
-        let output = run(&topology.node, &agent, "dump", &arguments);
+        let output = run_subcommand(&topology.node, &agent, "dump", &arguments);
         assert!(output.status.success(), "{output:?}");
         fs::write(file, &output.stdout).unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
@@ -204,27 +205,32 @@ fn zone_files_are_read_by_others() {
             text.contains(" IN A 10.244.0.200\n"),
             zone == "cluster.local" || arguments.is_empty(),
         );
-        // Only names of the zone are looked at: nobody is asked anything.
-        let bind = checker("named-checkzone", &["-i", "local", zone, file]);
+        // With -i local only names of the zone are checked, without DNS queries.
+        let bind = run_checker("named-checkzone", &["-i", "local", zone, file]);
         assert!(bind.contains("loaded serial"), "{bind}");
-        checker("kzonecheck", &["-o", &format!("{zone}."), file]);
+        run_checker("kzonecheck", &["-o", &format!("{zone}."), file]);
     }
 
-    let unknown = run(&topology.node, &agent, "dump", &["--zone", "example.org"]);
+    let unknown = run_subcommand(&topology.node, &agent, "dump", &["--zone", "example.org"]);
     assert!(!unknown.status.success());
     let error = String::from_utf8_lossy(&unknown.stderr);
     assert!(error.contains("97.10.in-addr.arpa."), "{error}");
 }
 
-/// What `dns-agent lookup --json` prints.
-fn lookup(node: &Namespace, agent: &Agent, question: &[&str]) -> serde_json::Value {
-    let output = run(node, agent, "lookup", &[question, &["--json"]].concat());
+/// The output of `dns-agent lookup --json`.
+fn lookup(node: &NetworkNamespace, agent: &AgentProcess, question: &[&str]) -> serde_json::Value {
+    let output = run_subcommand(node, agent, "lookup", &[question, &["--json"]].concat());
     assert!(output.status.success(), "{output:?}");
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Runs the agent's binary beside the running agent.
-fn run(node: &Namespace, agent: &Agent, command: &str, arguments: &[&str]) -> Output {
+/// Runs a subcommand of the agent's binary against the running agent.
+fn run_subcommand(
+    node: &NetworkNamespace,
+    agent: &AgentProcess,
+    command: &str,
+    arguments: &[&str],
+) -> Output {
     node.command(binary().to_str().unwrap())
         .unwrap()
         .args([command, "--admin", &agent.admin])
@@ -233,8 +239,8 @@ fn run(node: &Namespace, agent: &Agent, command: &str, arguments: &[&str]) -> Ou
         .unwrap()
 }
 
-/// Runs a program that must find nothing wrong, and gives what it says.
-fn checker(program: &str, arguments: &[&str]) -> String {
+/// Runs a checker that must succeed, and returns its output.
+fn run_checker(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
         .args(arguments)
         .output()

@@ -1,4 +1,4 @@
-//! The tables in plain memory, written by the agent's code and read by the kernel program's, both
+//! Tables in plain memory, written by the agent's code and read by the kernel program's code, both
 //! on the host.
 
 use std::{
@@ -17,10 +17,10 @@ use std::{
 use dns_agent::{
     datapath::{
         grace::Grace,
+        hash_table::{HashTable, PutOutcome, TableFull},
         memory::Memory,
         records,
-        settings::{Fixed, Publisher, build},
-        table::{Full, Put, Table},
+        settings::{FixedSettings, SettingsPublisher, build_settings},
     },
     zone::{Model, ModelBuilder, Name, Rdata, Record},
 };
@@ -28,61 +28,61 @@ use dns_common::{
     Control, Outcome, Settings,
     directory::Bucket,
     names::HashKey,
-    records::{CHUNK, Record as Head},
-    settings::{ClientKey, SLOTS},
+    records::{CHUNK, RecordHead as Head},
+    settings::{ClientKey, SETTINGS_COPIES},
 };
 use dns_ebpf::{
     Frame, Tables,
-    frame::{Clients, UdpChecksum},
+    frame::{AnsweredClients, UdpChecksum},
     respond,
 };
 use proptest::prelude::*;
 use zerohop_tests::{
-    packet::Query,
+    packet::QueryPacket,
     topology::{POD, SERVED},
 };
 
-/// Names that random operations choose from: more than a directory of 32 words holds.
+/// Number of names in random operations; more than a directory of 32 words holds.
 const NAMES: u32 = 40;
 
 #[derive(Clone, Debug)]
-enum Step {
+enum TableStep {
     Put(u32, u8),
     Remove(u32),
     Ask(u32),
-    /// Puts these, and sweeps away all others.
+    /// Puts these names and removes all others.
     Round(Vec<(u32, u8)>),
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<TableStep>> {
     let step = prop_oneof![
-        4 => (0..NAMES, 0..4u8).prop_map(|(name, value)| Step::Put(name, value)),
-        2 => (0..NAMES).prop_map(Step::Remove),
-        2 => (0..NAMES).prop_map(Step::Ask),
-        1 => prop::collection::vec((0..NAMES, 0..4u8), 0..20).prop_map(Step::Round),
+        4 => (0..NAMES, 0..4u8).prop_map(|(name, value)| TableStep::Put(name, value)),
+        2 => (0..NAMES).prop_map(TableStep::Remove),
+        2 => (0..NAMES).prop_map(TableStep::Ask),
+        1 => prop::collection::vec((0..NAMES, 0..4u8), 0..20).prop_map(TableStep::Round),
     ];
     prop::collection::vec(step, 1..200)
 }
 
 proptest! {
     #[test]
-    fn a_table_is_a_map(steps in steps()) {
-        let mut bench = Bench::new(4, 1, NoReaders);
+    fn a_table_behaves_like_a_map(steps in steps()) {
+        let mut bench = TableBench::new(4, 1, NoReaders);
         let mut map = BTreeMap::new();
         for step in steps {
             match step {
-                Step::Put(name, value) => {
+                TableStep::Put(name, value) => {
                     put(&mut bench, &mut map, name, value);
                 }
-                Step::Remove(name) => {
+                TableStep::Remove(name) => {
                     let was_there = bench.table.remove(name_of(name).wire());
                     prop_assert_eq!(was_there, map.remove(&name).is_some());
                 }
-                Step::Ask(name) => {
-                    prop_assert_eq!(bench.ask(name), map.get(&name).copied());
+                TableStep::Ask(name) => {
+                    prop_assert_eq!(bench.ask_kernel(name), map.get(&name).copied());
                 }
-                Step::Round(names) => {
-                    bench.table.begin();
+                TableStep::Round(names) => {
+                    bench.table.begin_full_round();
                     let before: Vec<u32> = map.keys().copied().collect();
                     let mut kept = BTreeMap::new();
                     for (name, value) in names {
@@ -93,34 +93,39 @@ proptest! {
                     map.retain(|name, _| kept.contains_key(name));
                     bench.table.sweep();
                     for name in before {
-                        prop_assert_eq!(bench.ask(name), map.get(&name).copied());
+                        prop_assert_eq!(bench.ask_kernel(name), map.get(&name).copied());
                     }
                 }
             }
-            prop_assert_eq!(bench.table.fill().names, map.len());
+            prop_assert_eq!(bench.table.usage().names, map.len());
         }
         for name in 0..NAMES {
-            prop_assert_eq!(bench.ask(name), map.get(&name).copied(), "{}", name);
+            prop_assert_eq!(bench.ask_kernel(name), map.get(&name).copied(), "{}", name);
         }
     }
 }
 
-/// Puts a name into both; says whether there was room.
-fn put(bench: &mut Bench<NoReaders>, map: &mut BTreeMap<u32, u8>, name: u32, value: u8) -> bool {
-    match bench.table.put(&mut record(name, value)) {
+/// Puts a name into the table and the map. Returns whether the table had room.
+fn put(
+    bench: &mut TableBench<NoReaders>,
+    map: &mut BTreeMap<u32, u8>,
+    name: u32,
+    value: u8,
+) -> bool {
+    match bench.table.put(&mut build_record(name, value)) {
         Ok(put) => {
             let expected = match map.insert(name, value) {
-                None => Put::Inserted,
-                Some(before) if before == value => Put::Unchanged,
-                Some(_) => Put::Replaced,
+                None => PutOutcome::Inserted,
+                Some(before) if before == value => PutOutcome::Unchanged,
+                Some(_) => PutOutcome::Replaced,
             };
             assert_eq!(put, expected);
             true
         }
         Err(full) => {
-            assert_eq!(full, Full::Directory);
-            // Four buckets of eight: nothing is refused before two of them are full, or too
-            // much has been moved since the last round began.
+            assert_eq!(full, TableFull::Directory);
+            // Four buckets of eight words: a put fails only when two buckets are full, or when too
+            // many words were moved since the last round began.
             assert!(map.len() >= 16 && !map.contains_key(&name));
             false
         }
@@ -128,37 +133,37 @@ fn put(bench: &mut Bench<NoReaders>, map: &mut BTreeMap<u32, u8>, name: u32, val
 }
 
 #[test]
-fn records_of_every_size_until_there_is_no_room() {
-    let mut bench = Bench::new(1024, 1, NoReaders);
+fn records_of_every_size_are_found_until_the_table_is_full() {
+    let mut bench = TableBench::new(1024, 1, NoReaders);
     let mut count = 0;
     let full = loop {
-        let mut octets = record(count, 1);
-        octets.resize(octets.len() + 64 * (count as usize % 60), 0);
-        match bench.table.put(&mut octets) {
+        let mut record = build_record(count, 1);
+        record.resize(record.len() + 64 * (count as usize % 60), 0);
+        match bench.table.put(&mut record) {
             Ok(_) => count += 1,
             Err(full) => break full,
         }
     };
-    assert_eq!(full, Full::Records);
+    assert_eq!(full, TableFull::Records);
     for name in 0..count {
-        assert_eq!(bench.ask(name), Some(1), "{name}");
+        assert_eq!(bench.ask_kernel(name), Some(1), "{name}");
     }
-    assert_eq!(bench.ask(count), None);
-    // What is given back can be used again, after the readers are gone.
+    assert_eq!(bench.ask_kernel(count), None);
+    // Freed slots are reused after a grace period.
     assert!(bench.table.remove(name_of(0).wire()));
     assert!(bench.table.remove(name_of(1).wire()));
-    bench.table.put(&mut record(count, 2)).unwrap();
-    assert_eq!(bench.ask(count), Some(2));
+    bench.table.put(&mut build_record(count, 2)).unwrap();
+    assert_eq!(bench.ask_kernel(count), Some(2));
 }
 
 #[test]
-fn a_reader_never_sees_half_a_record() {
+fn a_reader_never_sees_a_partial_record() {
     let reader_inside = Arc::new(AtomicU64::new(0));
-    let mut bench = Bench::new(4, 1, Announced(reader_inside.clone()));
+    let mut bench = TableBench::new(4, 1, AnnouncedReader(reader_inside.clone()));
     for name in 0..16 {
-        bench.table.put(&mut record(name, 0)).unwrap();
+        bench.table.put(&mut build_record(name, 0)).unwrap();
     }
-    let Bench { shared, mut table } = bench;
+    let TableBench { shared, mut table } = bench;
     let stop = AtomicBool::new(false);
     let (reads, writes) = thread::scope(|scope| {
         let writer = scope.spawn(|| {
@@ -167,7 +172,7 @@ fn a_reader_never_sees_half_a_record() {
             while !stop.load(Ordering::Relaxed) {
                 value = value.wrapping_add(1);
                 for name in 0..16 {
-                    table.put(&mut record(name, value)).unwrap();
+                    table.put(&mut build_record(name, value)).unwrap();
                     writes += 1;
                 }
             }
@@ -179,9 +184,9 @@ fn a_reader_never_sees_half_a_record() {
         while Instant::now() < end {
             for name in 0..16 {
                 reader_inside.fetch_add(1, Ordering::SeqCst);
-                let answer = ask(&shared, name);
+                let answer = ask_kernel(&shared, name);
                 reader_inside.fetch_add(1, Ordering::SeqCst);
-                // `ask` checks that all addresses say the same.
+                // `ask_kernel` checks that all addresses carry the same value.
                 assert!(answer.is_some(), "{name} was missed");
                 reads += 1;
             }
@@ -195,81 +200,80 @@ fn a_reader_never_sees_half_a_record() {
 
 #[test]
 fn nothing_is_answered_before_the_first_settings() {
-    let shared = Shared::new(4, 1);
-    assert_eq!(respond(&mut Packet::asking(1), &shared), Outcome::NotReady);
+    let shared = SharedTables::new(4, 1);
+    assert_eq!(
+        respond(&mut PlainPacket::asking(1), &shared),
+        Outcome::NotReady
+    );
 }
 
 #[test]
-fn a_packet_that_can_not_grow_passes_unchanged() {
-    let mut bench = Bench::new(4, 1, NoReaders);
-    bench.table.put(&mut record(1, 1)).unwrap();
-    let mut packet = Packet::asking(1);
-    let before = packet.octets.clone();
+fn a_packet_that_cannot_grow_passes_unchanged() {
+    let mut bench = TableBench::new(4, 1, NoReaders);
+    bench.table.put(&mut build_record(1, 1)).unwrap();
+    let mut packet = PlainPacket::asking(1);
+    let before = packet.bytes.clone();
     packet.can_grow = false;
     assert_eq!(respond(&mut packet, &bench.shared), Outcome::NoRoom);
-    assert_eq!(packet.octets, before);
+    assert_eq!(packet.bytes, before);
 }
 
 #[test]
 fn another_name_with_the_same_tag_passes() {
-    let mut bench = Bench::new(4, 1, NoReaders);
-    bench.table.put(&mut record(1, 1)).unwrap();
-    // The hash takes '-' and carriage return for the same, as it takes 'A' and 'a'.
-    let mut packet = Packet::asking(1);
-    let at = packet
-        .octets
-        .iter()
-        .position(|octet| *octet == b'-')
-        .unwrap();
-    packet.octets[at] = b'\r';
+    let mut bench = TableBench::new(4, 1, NoReaders);
+    bench.table.put(&mut build_record(1, 1)).unwrap();
+    // The hash maps '-' and carriage return to the same value, like 'A' and 'a'.
+    let mut packet = PlainPacket::asking(1);
+    let at = packet.bytes.iter().position(|byte| *byte == b'-').unwrap();
+    packet.bytes[at] = b'\r';
     assert_eq!(respond(&mut packet, &bench.shared), Outcome::TagCollision);
 }
 
-/// Tables in shared memory, and their writer.
-struct Bench<G> {
-    shared: Shared,
-    table: Table<G>,
+/// Tables in shared memory, and the writer of names.
+struct TableBench<G> {
+    shared: SharedTables,
+    table: HashTable<G>,
 }
 
-impl<G: Grace> Bench<G> {
+impl<G: Grace> TableBench<G> {
     fn new(buckets: usize, chunks: usize, grace: G) -> Self {
-        let shared = Shared::new(buckets, chunks);
+        let shared = SharedTables::new(buckets, chunks);
         let key = HashKey {
             words: std::array::from_fn(|number| {
                 (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
             }),
             finish: 0x2545_f491_4f6c_dd1d,
         };
-        let [control, settings, directory, records] = shared.again();
-        let table = Table::new(directory, records, key, grace);
-        let fixed = Fixed {
+        let [control, settings, directory, records] = shared.map_again();
+        let table = HashTable::new(directory, records, key, grace);
+        let fixed = FixedSettings {
             hash_key: key,
             directory_mask: table.directory_mask(),
             secret: 0,
             serve: vec![SocketAddr::new(SERVED[0], 53)],
             allow: Vec::new(),
-            hardware: Vec::new(),
-            limit: None,
+            card_addresses: Vec::new(),
+            rate_limit: None,
         };
         let lease = std::mem::offset_of!(Control, lease) / 8;
         control.words()[lease].store(u64::MAX >> 1, Ordering::Relaxed);
-        Publisher::new(control, settings)
-            .publish(&build(&fixed, &model(0, 0), &[true], &BTreeSet::new()).unwrap());
+        SettingsPublisher::new(control, settings)
+            .publish(&build_settings(&fixed, &model(0, 0), &[true], &BTreeSet::new()).unwrap());
         Self { shared, table }
     }
 
-    /// The value of a name, by the kernel program.
-    fn ask(&self, name: u32) -> Option<u8> {
-        ask(&self.shared, name)
+    /// The value of a name in the answer of the kernel program.
+    fn ask_kernel(&self, name: u32) -> Option<u8> {
+        ask_kernel(&self.shared, name)
     }
 }
 
-fn ask(shared: &Shared, name: u32) -> Option<u8> {
-    let mut packet = Packet::asking(name);
+fn ask_kernel(shared: &SharedTables, name: u32) -> Option<u8> {
+    let mut packet = PlainPacket::asking(name);
     match respond(&mut packet, shared) {
         Outcome::NxDomain => None,
         Outcome::Data => {
-            let answers = &packet.octets[packet.octets.len() - 4 * 16..];
+            let answers = &packet.bytes[packet.bytes.len() - 4 * 16..];
             let values: Vec<u8> = answers.chunks(16).map(|record| record[14]).collect();
             assert!(values.iter().all(|value| *value == values[0]), "{values:?}");
             Some(values[0])
@@ -282,7 +286,7 @@ fn name_of(number: u32) -> Name {
     Name::parse(&format!("service-{number}.shop.svc.cluster.local")).unwrap()
 }
 
-/// A name whose four addresses all tell its value.
+/// A model of one name whose four addresses carry a value.
 fn model(number: u32, value: u8) -> Model {
     let mut builder = ModelBuilder::new(1);
     builder
@@ -298,16 +302,16 @@ fn model(number: u32, value: u8) -> Model {
     builder.build()
 }
 
-fn record(number: u32, value: u8) -> Vec<u8> {
+fn build_record(number: u32, value: u8) -> Vec<u8> {
     let model = model(number, value);
     let name = name_of(number);
-    let (_, node) = model.nodes().find(|(other, _)| **other == name).unwrap();
-    let record = records::build(&model, &name, node).unwrap();
+    let (_, node) = model.entries().find(|(other, _)| **other == name).unwrap();
+    let record = records::build_record(&model, &name, node).unwrap();
     assert!(record.len() >= size_of::<Head>());
     record
 }
 
-/// Stops the writer when the reader ends, in whatever way.
+/// Stops the writer when dropped, also when the reader panics.
 struct StopWriter<'a>(&'a AtomicBool);
 
 impl Drop for StopWriter<'_> {
@@ -316,18 +320,18 @@ impl Drop for StopWriter<'_> {
     }
 }
 
-/// No reader runs while the table is written.
+/// A grace period without readers: nothing to wait for.
 struct NoReaders;
 
 impl Grace for NoReaders {
     fn wait(&mut self) {}
 }
 
-/// Waits for a reader that announces itself, as RCU waits for programs: the number is odd while it
-/// is inside.
-struct Announced(Arc<AtomicU64>);
+/// A grace period that waits for one reader, as RCU waits for programs. The counter is odd while
+/// the reader is inside the tables.
+struct AnnouncedReader(Arc<AtomicU64>);
 
-impl Grace for Announced {
+impl Grace for AnnouncedReader {
     fn wait(&mut self) {
         let seen = self.0.load(Ordering::SeqCst);
         while seen % 2 == 1 && self.0.load(Ordering::SeqCst) == seen {
@@ -336,8 +340,8 @@ impl Grace for Announced {
     }
 }
 
-/// The tables' memory, as the kernel's maps are: one thing, mapped by readers and writer.
-struct Shared {
+/// The tables' memory: like the kernel's maps, mapped by readers and by the writer.
+struct SharedTables {
     files: [(File, usize); 4],
     control: Memory,
     settings: Memory,
@@ -345,19 +349,19 @@ struct Shared {
     records: Memory,
 }
 
-impl Shared {
+impl SharedTables {
     fn new(buckets: usize, chunks: usize) -> Self {
         let files = [
             size_of::<Control>(),
-            size_of::<Settings>() * SLOTS as usize,
+            size_of::<Settings>() * SETTINGS_COPIES as usize,
             size_of::<Bucket>() * buckets,
             CHUNK * chunks,
         ]
-        .map(|octets| (tempfile::tempfile().unwrap(), octets));
-        for (file, octets) in &files {
-            file.set_len(*octets as u64).unwrap();
+        .map(|length| (tempfile::tempfile().unwrap(), length));
+        for (file, length) in &files {
+            file.set_len(*length as u64).unwrap();
         }
-        let [control, settings, directory, records] = map(&files);
+        let [control, settings, directory, records] = map_files(&files);
         Self {
             files,
             control,
@@ -367,34 +371,34 @@ impl Shared {
         }
     }
 
-    /// The same memory, for the writer.
-    fn again(&self) -> [Memory; 4] {
-        map(&self.files)
+    /// Maps the same memory again, for the writer.
+    fn map_again(&self) -> [Memory; 4] {
+        map_files(&self.files)
     }
 }
 
-fn map(files: &[(File, usize); 4]) -> [Memory; 4] {
+fn map_files(files: &[(File, usize); 4]) -> [Memory; 4] {
     files
         .each_ref()
-        .map(|(file, octets)| Memory::of_map(file.as_fd(), *octets).unwrap())
+        .map(|(file, length)| Memory::map(file.as_fd(), *length).unwrap())
 }
 
-/// The address of an element, if there is such an element.
+/// The address of an element. `None`: the memory ends before it.
 fn element<T>(memory: &Memory, number: u32) -> Option<*const T> {
-    let octets = number as usize * size_of::<T>();
-    let exists = octets + size_of::<T>() <= memory.octets();
-    exists.then(|| memory.words()[octets / 8..].as_ptr().cast())
+    let offset = number as usize * size_of::<T>();
+    let exists = offset + size_of::<T>() <= memory.bytes();
+    exists.then(|| memory.words()[offset / 8..].as_ptr().cast())
 }
 
-impl Tables for Shared {
+impl Tables for SharedTables {
     fn control(&self) -> Option<*const Control> {
         element(&self.control, 0)
     }
 
     fn settings(&self, slot: u32) -> Option<&Settings> {
         let settings = element::<Settings>(&self.settings, slot)?;
-        // SAFETY: the element lies in the mapping, any octets are settings, and the copy in force is
-        // not written to.
+        // SAFETY: the element lies in the mapping, any bytes are valid settings, and the current
+        // copy is not written to.
         Some(unsafe { &*settings })
     }
 
@@ -410,7 +414,7 @@ impl Tables for Shared {
         false
     }
 
-    fn tokens(&self, _: u32) -> Option<*mut u64> {
+    fn token_bucket(&self, _: u32) -> Option<*mut u64> {
         None
     }
 
@@ -420,37 +424,37 @@ impl Tables for Shared {
 }
 
 /// A packet in plain memory.
-struct Packet {
-    octets: Vec<u8>,
+struct PlainPacket {
+    bytes: Vec<u8>,
     can_grow: bool,
 }
 
-impl Packet {
+impl PlainPacket {
     fn asking(name: u32) -> Self {
         let name = name_of(name).to_string();
         Self {
-            octets: Query::new(POD[0], SERVED[0], &name, 1).frame(),
+            bytes: QueryPacket::new(POD[0], SERVED[0], &name, 1).frame(),
             can_grow: true,
         }
     }
 }
 
-impl Frame for Packet {
-    const CLIENTS: Clients = Clients::All;
+impl Frame for PlainPacket {
+    const CLIENTS: AnsweredClients = AnsweredClients::All;
 
     fn start(&self) -> usize {
-        self.octets.as_ptr() as usize
+        self.bytes.as_ptr() as usize
     }
 
     fn end(&self) -> usize {
-        self.start() + self.octets.len()
+        self.start() + self.bytes.len()
     }
 
     fn resize(&mut self, length: usize) -> bool {
         if !self.can_grow {
             return false;
         }
-        self.octets.resize(length, 0);
+        self.bytes.resize(length, 0);
         true
     }
 

@@ -1,7 +1,7 @@
-//! Packages of other Debian releases, from the mirrors this machine uses.
+//! Downloads packages of other Debian releases from the mirrors that this machine uses.
 //!
-//! Everything is done in an apt state of its own: nothing of the machine's is
-//! changed, no root is needed, and the mirrors' addresses are the machine's.
+//! apt works in a state directory of its own, so the machine's state stays unchanged and no root is
+//! needed. Only the mirrors' addresses come from the machine.
 
 use std::{
     collections::BTreeSet,
@@ -14,13 +14,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::{output, run};
 
-/// An apt that sees a few suites of Debian, all with the same priority.
+/// An apt state with a few Debian suites, all with the same priority.
 pub(crate) struct Apt {
     directory: PathBuf,
 }
 
 impl Apt {
-    /// Reads the lists of those of the suites that the machine's mirrors have.
+    /// Downloads the package lists of the suites. A suite that no mirror has is skipped.
     pub(crate) fn open(directory: &Path, suites: &[&str]) -> Result<Apt> {
         for part in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(directory.join(part))
@@ -30,19 +30,18 @@ impl Apt {
             directory: directory.to_owned(),
         };
         apt.write("sources.list", &sources(&mirrors(directory)?, suites))?;
-        // Without this, apt would prefer an older version to a backport.
+        // By default apt would prefer an older version to a backport.
         apt.write(
             "preferences",
             "Package: *\nPin: release *\nPin-Priority: 500\n",
         )?;
-        // A mirror without one of the suites makes the update fail, which says
-        // nothing about the others: the look-up of the package will tell.
+        // The update fails if a mirror lacks one of the suites. The others are usable then; the
+        // lookup of the package shows whether they suffice.
         output(&mut apt.command("apt-get", &["update"])).ok();
         Ok(apt)
     }
 
-    /// The packages that a package leads to through its dependencies and whose
-    /// name `wanted` accepts.
+    /// The direct and indirect dependencies of a package whose names `wanted` accepts.
     pub(crate) fn closure(
         &self,
         package: &str,
@@ -60,7 +59,7 @@ impl Apt {
             .collect())
     }
 
-    /// Downloads packages and unpacks them, one over the other, into a directory.
+    /// Downloads packages, and unpacks all of them into one directory.
     pub(crate) fn unpack(&self, packages: &BTreeSet<String>, into: &Path) -> Result<()> {
         let downloads = self.directory.join("packages");
         fs::create_dir_all(&downloads)
@@ -77,7 +76,7 @@ impl Apt {
     }
 
     fn command(&self, program: &str, arguments: &[&str]) -> Command {
-        let mut command = private(program, &self.directory);
+        let mut command = apt_command(program, &self.directory);
         command
             .arg(format!(
                 "--option=Dir::Etc::sourcelist={}",
@@ -89,7 +88,7 @@ impl Apt {
                 self.path("preferences")
             ))
             .arg("--option=Dir::Etc::preferencesparts=/dev/null")
-            // What is installed on this machine has no part in this.
+            // Ignores the packages that are installed on this machine.
             .arg("--option=Dir::State::status=/dev/null")
             .args(arguments);
         command
@@ -105,8 +104,8 @@ impl Apt {
     }
 }
 
-/// An apt command that keeps its state in a directory.
-fn private(program: &str, directory: &Path) -> Command {
+/// An apt command that keeps its state in `directory`.
+fn apt_command(program: &str, directory: &Path) -> Command {
     let mut command = Command::new(program);
     command
         .arg(format!(
@@ -117,7 +116,7 @@ fn private(program: &str, directory: &Path) -> Command {
             "--option=Dir::Cache={}",
             directory.join("cache").display()
         ))
-        // Signatures are checked; but the date on an archived suite has passed.
+        // Signatures are checked, but the validity date of an archived suite has passed.
         .arg("--option=Acquire::Check-Valid-Until=false")
         // The user `_apt` cannot write into this workspace.
         .arg("--option=APT::Sandbox::User=root");
@@ -130,12 +129,12 @@ fn mirrors(directory: &Path) -> Result<BTreeSet<String>> {
     if !mirrors.is_empty() {
         return Ok(mirrors);
     }
-    // apt knows the origin of a source only when it has its lists, and this
-    // machine's were never read. Other sources may fail without harm.
-    output(private("apt-get", directory).arg("update")).ok();
-    let mirrors = debian_sources(&mut private("apt-get", directory))?;
+    // apt knows the origin of a source only from its lists, which this machine has not downloaded
+    // yet. Failures of other sources do not matter.
+    output(apt_command("apt-get", directory).arg("update")).ok();
+    let mirrors = debian_sources(&mut apt_command("apt-get", directory))?;
     if mirrors.is_empty() {
-        bail!("this machine's apt has no source of Debian's packages that can be reached");
+        bail!("this machine's apt has no reachable source of Debian packages");
     }
     Ok(mirrors)
 }
@@ -151,14 +150,14 @@ fn debian_sources(apt_get: &mut Command) -> Result<BTreeSet<String>> {
     Ok(output(apt_get)?.lines().map(str::to_owned).collect())
 }
 
-/// One line for each suite on each mirror; most pairs do not exist.
+/// A line for each suite on each mirror. Most of these pairs do not exist.
 fn sources(mirrors: &BTreeSet<String>, suites: &[&str]) -> String {
     let keyrings: Vec<_> = KEYRINGS
         .into_iter()
         .filter(|path| Path::new(path).exists())
         .collect();
     let signed_by = match keyrings.as_slice() {
-        // The machine trusts Debian's keys in some way of its own.
+        // The machine's configuration trusts Debian's keys in another way.
         [] => String::new(),
         found => format!(" signed-by={}", found.join(",")),
     };
@@ -171,7 +170,7 @@ fn sources(mirrors: &BTreeSet<String>, suites: &[&str]) -> String {
     text
 }
 
-/// Debian's keys: of the living releases, and of those that have been archived.
+/// Debian's keys, those of archived releases included.
 const KEYRINGS: [&str; 3] = [
     "/usr/share/keyrings/debian-archive-keyring.pgp",
     "/usr/share/keyrings/debian-archive-keyring.gpg",

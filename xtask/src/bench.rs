@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: the kernel program beside a bare reflector, and its tables; or an agent beside
-//! CoreDNS, in front of a real API server.
+//! `cargo xtask bench`: measures the kernel program beside a bare reflector, and its tables; or an
+//! agent beside CoreDNS with a real API server; or the cost of watches for an API server.
 
 use std::{net::SocketAddr, path::PathBuf, process::Command};
 
@@ -9,45 +9,45 @@ use clap::Args;
 use crate::{
     build_ebpf,
     process::{build, cargo, root, run as run_command},
-    setup::{self, Need, Say},
+    setup::{self, Need, Verbosity},
 };
 
 #[derive(Args)]
-pub(crate) struct Options {
+pub(crate) struct BenchOptions {
     /// Passed to the benchmark: --case NAME, --pairs N.
     #[arg(last = true)]
     arguments: Vec<String>,
-    /// A smoke test of the benchmark itself: few frames, no bars, no release build.
+    /// A smoke test of the benchmark itself: few frames, no required rates, no release build.
     #[arg(long)]
     quick: bool,
     #[command(flatten)]
-    cluster: Cluster,
+    cluster: ClusterBenchOptions,
     #[command(flatten)]
-    watches: Watches,
+    watches: WatchBenchOptions,
 }
 
-/// An API server, and what the ways to watch EndpointSlices cost it.
+/// Options of the measurement of what EndpointSlice watches cost an API server.
 #[derive(Args)]
-struct Watches {
-    /// Measure what watches of EndpointSlices cost this API server instead.
+struct WatchBenchOptions {
+    /// Measure the cost of EndpointSlice watches for this API server instead.
     #[arg(long, value_name = "KUBECONFIG", conflicts_with = "bench_cluster")]
     watches: Option<PathBuf>,
-    /// Agents that watch.
+    /// Number of simulated agents.
     #[arg(long, value_name = "NUMBER", default_value_t = 200)]
     watchers: u32,
-    /// Changes of an EndpointSlice in a second.
+    /// EndpointSlice changes a second.
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     rate: u32,
-    /// Seconds that each way is measured for.
+    /// Seconds for which each strategy is measured.
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     seconds: u32,
 }
 
-/// A cluster, and a CoreDNS that serves it: how long changes take, and what both hold.
+/// Options of the measurement of an agent beside CoreDNS: how long changes take, and memory.
 #[derive(Args)]
-struct Cluster {
-    /// Measure an agent and a CoreDNS in front of this API server instead; in namespaces that are made
-    /// for it and taken away again.
+struct ClusterBenchOptions {
+    /// Measure an agent and a CoreDNS with this API server instead. The measurement uses namespaces
+    /// of its own, and deletes them.
     #[arg(
         id = "bench_cluster",
         long = "cluster",
@@ -63,19 +63,19 @@ struct Cluster {
         requires = "bench_cluster"
     )]
     dns: Option<SocketAddr>,
-    /// Its process, if it runs on this machine, to compare memory.
+    /// That CoreDNS's process, if it runs on this machine, to compare memory.
     #[arg(long, value_name = "PID", requires = "bench_cluster")]
     dns_pid: Option<u32>,
-    /// Services to make, with five endpoints each, half of them headless.
+    /// Number of Services to make, with five endpoints each; half of them are headless.
     #[arg(long, value_name = "NUMBER", default_value_t = 200)]
     services: u32,
-    /// Changes of an endpoint to time.
+    /// Number of endpoint changes to time.
     #[arg(long, value_name = "NUMBER", default_value_t = 500)]
     changes: u32,
-    /// Ends the API server; with --start-api, questions go on for --outage seconds without it.
+    /// A shell command that stops the API server. Questions go on for --outage seconds without it.
     #[arg(long, value_name = "COMMAND", requires = "start_api")]
     stop_api: Option<String>,
-    /// Starts the API server again.
+    /// A shell command that starts the API server again.
     #[arg(long, value_name = "COMMAND", requires = "stop_api")]
     start_api: Option<String>,
     /// How long the API server is away, in seconds.
@@ -83,18 +83,18 @@ struct Cluster {
     outage: u32,
 }
 
-/// The job itself.
-pub(crate) fn run(options: &Options) -> Result<()> {
+/// Runs the job.
+pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     if let Some(kubeconfig) = &options.watches.watches {
         return options.watches.run(kubeconfig);
     }
     setup::need_root("bench")?;
-    setup::ensure(&[Need::Ebpf, Need::Namespaces], Say::Changes)?;
+    setup::ensure(&[Need::Ebpf, Need::Namespaces], Verbosity::Changes)?;
     build_ebpf::programs()?;
     if let (Some(kubeconfig), Some(dns)) = (&options.cluster.kubeconfig, options.cluster.dns) {
         return options.cluster.run(kubeconfig, dns);
     }
-    let programs = build_ebpf::bench()?;
+    let programs = build_ebpf::benchmark_programs()?;
     let mut command = cargo();
     command.args([
         "build",
@@ -116,13 +116,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     run_command(command.args(&options.arguments))
 }
 
-impl Cluster {
+impl ClusterBenchOptions {
     fn run(&self, kubeconfig: &PathBuf, dns: SocketAddr) -> Result<()> {
         let agent = build(
             cargo().args(["build", "--quiet", "--release", "--package", "dns-agent"]),
             "dns-agent",
         )?;
-        let mut command = Command::new(cluster()?);
+        let mut command = Command::new(build_cluster_test()?);
         command
             .env("ZEROHOP_KUBECONFIG", std::path::absolute(kubeconfig)?)
             .env("ZEROHOP_DNS", dns.to_string())
@@ -144,11 +144,11 @@ impl Cluster {
     }
 }
 
-impl Watches {
+impl WatchBenchOptions {
     fn run(&self, kubeconfig: &PathBuf) -> Result<()> {
-        setup::ensure(&[Need::Ebpf], Say::Changes)?;
+        setup::ensure(&[Need::Ebpf], Verbosity::Changes)?;
         build_ebpf::programs()?;
-        let mut command = Command::new(cluster()?);
+        let mut command = Command::new(build_cluster_test()?);
         command
             .env("ZEROHOP_KUBECONFIG", std::path::absolute(kubeconfig)?)
             .env("ZEROHOP_WATCHERS", self.watchers.to_string())
@@ -158,8 +158,8 @@ impl Watches {
     }
 }
 
-/// Builds what speaks to a real API server.
-fn cluster() -> Result<PathBuf> {
+/// Builds the test program that works with a real API server.
+fn build_cluster_test() -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["test", "--quiet", "--package", "zerohop-tests"]);
     build(command.args(["--test", "cluster", "--no-run"]), "cluster")

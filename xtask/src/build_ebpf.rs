@@ -11,13 +11,13 @@ use clap::Args;
 
 use crate::{
     process::{cargo, root, run as run_command},
-    setup::Say,
+    setup::Verbosity,
     toolchain::{self, Toolchain},
 };
 
 #[derive(Args)]
-pub(crate) struct Options {
-    /// Logs one line for each packet that reaches the table look-up; costs speed.
+pub(crate) struct BuildEbpfOptions {
+    /// Builds programs that log a line for each packet that reaches the lookup; costs speed.
     #[arg(long)]
     log: bool,
     /// Builds the benchmark's programs instead, into target/ebpf/bench.o.
@@ -25,11 +25,11 @@ pub(crate) struct Options {
     bench: bool,
 }
 
-/// The job itself; the object's path is the last line it prints.
-pub(crate) fn run(options: &Options) -> Result<()> {
+/// Runs the job. The last line of output is the object's path.
+pub(crate) fn run(options: &BuildEbpfOptions) -> Result<()> {
     let object = match options {
-        Options { bench: true, .. } => bench()?,
-        Options { log: true, .. } => build(root(), "zerohop", "log")?,
+        BuildEbpfOptions { bench: true, .. } => benchmark_programs()?,
+        BuildEbpfOptions { log: true, .. } => build(root(), "zerohop", "log")?,
         _ => programs()?,
     };
     println!("{}", object.display());
@@ -41,18 +41,18 @@ pub(crate) fn programs() -> Result<PathBuf> {
     programs_of(root())
 }
 
-/// The same of another workspace, into its own target directory.
+/// Builds the programs of another workspace, into that workspace's target directory.
 pub(crate) fn programs_of(workspace: &Path) -> Result<PathBuf> {
     build(workspace, "zerohop", "kernel")
 }
 
-/// Builds the programs that the benchmark compares them with.
-pub(crate) fn bench() -> Result<PathBuf> {
+/// Builds the benchmark's own programs.
+pub(crate) fn benchmark_programs() -> Result<PathBuf> {
     build(root(), "bench", "kernel")
 }
 
 fn build(workspace: &Path, binary: &str, features: &str) -> Result<PathBuf> {
-    let tools = toolchain::ensure(Say::Changes)?;
+    let tools = toolchain::ensure(Verbosity::Changes)?;
     run_command(cargo_for_kernel(&tools, workspace, "build", &[]).args([
         "--quiet",
         "--bin",
@@ -65,21 +65,20 @@ fn build(workspace: &Path, binary: &str, features: &str) -> Result<PathBuf> {
         .join(binary)
         .with_extension("o");
     let built = target_directory(workspace).join(TARGET).join("release");
-    place(&built.join(binary), &object)?;
+    install_object(&built.join(binary), &object)?;
     Ok(object)
 }
 
-/// Little-endian eBPF without an operating system.
+/// Little-endian eBPF, without an operating system.
 const TARGET: &str = "bpfel-unknown-none";
 
-/// A directory of its own, so that builds for host and kernel keep out of each
-/// other's way.
+/// A separate directory, so that builds for the host and for the kernel do not invalidate each
+/// other.
 fn target_directory(workspace: &Path) -> PathBuf {
     workspace.join("target/ebpf-build")
 }
 
-/// A Cargo command for the kernel program as it is deployed, with more flags
-/// for the compiler.
+/// A Cargo command for the kernel programs as deployed. `flags` are more flags for the compiler.
 pub(crate) fn cargo_for_kernel(
     tools: &Toolchain,
     workspace: &Path,
@@ -88,7 +87,7 @@ pub(crate) fn cargo_for_kernel(
 ) -> Command {
     let mut all_flags = vec![
         "-Clinker=".to_owned() + &tools.linker.to_string_lossy(),
-        // Types for the verifier's messages, and for maps found by name.
+        // BTF: types for the verifier's messages, and for finding maps by name.
         "-Clink-arg=--btf".to_owned(),
         // Loads of 2 to 8 bytes at any address: 24 ns less for an A answer.
         "-Clink-arg=--cpu-features=+allows-misaligned-mem-access".to_owned(),
@@ -111,11 +110,11 @@ pub(crate) fn cargo_for_kernel(
         .arg("--target-dir")
         .arg(target_directory(workspace))
         .env("RUSTC", &tools.rustc)
-        // -Zbuild-std with a stable compiler.
+        // Allows -Zbuild-std with a stable compiler.
         .env("RUSTC_BOOTSTRAP", "1")
-        // The encoded form takes a path with a space in it.
+        // The encoded form allows paths with spaces.
         .env("CARGO_ENCODED_RUSTFLAGS", all_flags.join("\x1f"))
-        // In the environment, so that the host's release profile stays as it is.
+        // Set by environment variables, so that the host's release profile is unaffected.
         .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3")
         .env("CARGO_PROFILE_RELEASE_LTO", "true")
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
@@ -124,9 +123,9 @@ pub(crate) fn cargo_for_kernel(
     command
 }
 
-/// Moves the object to its place in one step, since the agent may be reading it. The same
-/// object again is left alone, or Cargo would build the agent again.
-fn place(built: &Path, object: &Path) -> Result<()> {
+/// Moves the object to its place atomically, because a build of the agent may be reading it. An
+/// identical object stays untouched; otherwise Cargo would build the agent again.
+fn install_object(built: &Path, object: &Path) -> Result<()> {
     let is_there = |object: Vec<u8>| fs::read(built).is_ok_and(|built| built == object);
     if fs::read(object).is_ok_and(is_there) {
         return Ok(());

@@ -1,5 +1,5 @@
-//! `cargo xtask demo`: a pod asks for the names of a small shop, with the kernel
-//! plane and without it.
+//! `cargo xtask demo`: a pod asks for the names of a small shop, with the kernel plane and without
+//! it.
 //!
 //! ```text
 //! pod namespace                      node namespace
@@ -7,8 +7,8 @@
 //!   (getaddrinfo)                      a server for one outside name
 //! ```
 //!
-//! Everything it makes is owned by a value whose drop takes it away, so an error
-//! or a signal leaves nothing behind.
+//! Dropping the values that own namespaces and processes removes them, so nothing remains after an
+//! error or a signal.
 
 mod agent;
 mod answer;
@@ -29,141 +29,147 @@ use clap::Args;
 use zerohop_tests::topology::{POD, SERVED, Topology};
 
 use self::{
-    agent::{Agent, Counts, Plane},
-    answer::Answer,
-    pod::Pod,
-    questions::{Asked, Question},
-    signals::Signals,
-    table::{First, Second},
-    upstream::Upstream,
+    agent::{DemoAgent, KernelPlaneSwitch, QueryCounts},
+    answer::DemoAnswer,
+    pod::PodProcess,
+    questions::{AskMethod, DemoQuestion},
+    signals::CaughtSignals,
+    table::{AnswerTable, TimeComparisonTable},
+    upstream::ScriptedUpstream,
 };
 use crate::{
     build_ebpf,
     process::{build, cargo},
-    setup::{self, Need, Say},
+    setup::{self, Need, Verbosity},
 };
 
 #[derive(Args)]
-pub(crate) struct Options {
-    /// Leaves it running after the tables, and says how to look around.
+pub(crate) struct DemoOptions {
+    /// Keeps the demo running after the tables, and prints commands to look around.
     #[arg(long)]
     keep: bool,
 }
 
-/// The job itself.
-pub(crate) fn run(options: &Options) -> Result<()> {
+/// Runs the job.
+pub(crate) fn run(options: &DemoOptions) -> Result<()> {
     setup::need_root("demo")?;
     println!("Building the kernel programs and dns-agent (the first time takes minutes)");
-    let program = build_all()?;
+    let program = build_agent()?;
 
     let questions = questions::all();
-    let wrong = play(options, &program, &questions)?;
+    let wrong = run_demo(options, &program, &questions)?;
     if wrong > 0 {
-        bail!(
-            "{wrong} of {} answers were not as they should be",
-            questions.len() * 2
-        );
+        bail!("{wrong} of {} answers were wrong", questions.len() * 2);
     }
     println!(
-        "All {} answers were right. Nothing of this is left on the machine.",
+        "All {} answers were right. The demo has removed everything that it made.",
         questions.len() * 2
     );
     Ok(())
 }
 
-/// The demo from first to last; gives the number of replies that were wrong.
-fn play(options: &Options, program: &Path, questions: &[Question]) -> Result<usize> {
-    // From here on there is something to take away.
-    let signals = Signals::catch()?;
-    let scene = Scene::set(program)?;
-    scene.describe();
+/// Runs the whole demo. Returns the number of wrong replies.
+fn run_demo(options: &DemoOptions, program: &Path, questions: &[DemoQuestion]) -> Result<usize> {
+    // From here on signals must not kill the process, because it has things to remove.
+    let signals = CaughtSignals::catch()?;
+    let scene = DemoScene::build(program)?;
+    scene.print_description();
 
-    let agent = scene.agent(Plane::On, &signals)?;
-    println!("\nWith the kernel plane: {}\n", agent.attached()?);
-    let with = scene.ask_all(questions, &agent, &signals, First::new(questions))?;
+    let agent = scene.start_agent(KernelPlaneSwitch::On, &signals)?;
+    println!("\nWith the kernel plane: {}\n", agent.attachment()?);
+    let with = scene.ask_all(questions, &agent, &signals, AnswerTable::new(questions))?;
     drop(agent);
 
-    let agent = scene.agent(Plane::Off, &signals)?;
+    let agent = scene.start_agent(KernelPlaneSwitch::Off, &signals)?;
     println!("\nThe same without it: dns-agent started again, without --interface\n");
-    let second = Second::new(questions, &with);
+    let second = TimeComparisonTable::new(questions, &with);
     let without = scene.ask_all(questions, &agent, &signals, second)?;
     drop(agent);
 
     println!("\n{}", table::summary(questions, &with, &without));
-    let mut wrong = mistakes(questions, Plane::On, &with);
-    wrong.extend(mistakes(questions, Plane::Off, &without));
+    let mut wrong = wrong_reply_lines(questions, KernelPlaneSwitch::On, &with);
+    wrong.extend(wrong_reply_lines(
+        questions,
+        KernelPlaneSwitch::Off,
+        &without,
+    ));
     for line in &wrong {
         eprintln!("{line}");
     }
     if options.keep {
-        scene.keep(&signals)?;
+        scene.keep_running(&signals)?;
     }
     Ok(wrong.len())
 }
 
-/// What came of a question that was asked several times.
-pub(crate) struct Reply {
-    /// The answer; the same every time, or it is an odd one.
-    answer: Answer,
+/// The result of a question that was asked several times.
+pub(crate) struct MeasuredReply {
+    /// The answer; `Unexpected` if it was not the same every time.
+    answer: DemoAnswer,
     /// The median round trip.
     median: Duration,
-    /// How many times it was asked.
-    times: u64,
-    /// How many queries that made for each plane.
-    by: Counts,
+    /// How many times the question was asked.
+    repetitions: u64,
+    /// The queries that the planes answered for it.
+    queries: QueryCounts,
 }
 
-impl Reply {
-    /// Whether it is what should come, from where it should come.
-    fn is_right(&self, question: &Question, plane: Plane) -> bool {
-        self.answer == question.expected && self.by.right(question.source, plane)
+impl MeasuredReply {
+    /// Whether the expected answer came from the expected plane.
+    fn is_right(&self, question: &DemoQuestion, plane: KernelPlaneSwitch) -> bool {
+        self.answer == question.expected && self.queries.is_right(question.source, plane)
     }
 
-    /// The planes that answered, and how many queries each when one question
-    /// makes several.
-    fn planes(&self) -> String {
-        let part = |plane: &str, queries: u64| match (queries / self.times, queries % self.times) {
+    /// The planes that answered; with the number of queries for each if a question makes several.
+    fn answering_planes(&self) -> String {
+        let part = |plane: &str, queries: u64| match (
+            queries / self.repetitions,
+            queries % self.repetitions,
+        ) {
             (0, 0) => None,
             (1, 0) => Some(plane.to_owned()),
             (each, 0) => Some(format!("{plane} ×{each}")),
-            _ => Some(format!("{plane} {queries} in {}", self.times)),
+            _ => Some(format!("{plane} {queries} in {}", self.repetitions)),
         };
-        let parts = [part("kernel", self.by.kernel), part("agent", self.by.agent)];
+        let parts = [
+            part("kernel", self.queries.kernel),
+            part("agent", self.queries.agent),
+        ];
         let parts: Vec<_> = parts.into_iter().flatten().collect();
         if parts.is_empty() {
-            return "nobody".to_owned();
+            return "none".to_owned();
         }
         parts.join(", ")
     }
 }
 
-/// Who shows the replies, one by one.
-trait Show {
-    fn show(&mut self, question: &Question, reply: &Reply);
+/// A printed table with a row for each reply.
+trait ReplyTable {
+    fn print_row(&mut self, question: &DemoQuestion, reply: &MeasuredReply);
 }
 
-/// Pod, node, and who is in them. The agent comes and goes.
-struct Scene<'a> {
+/// The pod, the node and the upstream. Agents are started and ended in it.
+struct DemoScene<'a> {
     program: &'a Path,
-    /// Before the namespaces, so that it ends first.
-    pod: Pod,
-    upstream: Upstream,
+    /// Dropped before the namespaces, so that the process ends first.
+    pod: PodProcess,
+    upstream: ScriptedUpstream,
     topology: Topology,
 }
 
-impl<'a> Scene<'a> {
-    fn set(program: &'a Path) -> Result<Scene<'a>> {
+impl<'a> DemoScene<'a> {
+    fn build(program: &'a Path) -> Result<DemoScene<'a>> {
         let topology = Topology::routed()?;
-        topology.assign_served()?;
-        Ok(Scene {
+        topology.assign_served_addresses()?;
+        Ok(DemoScene {
             program,
-            pod: Pod::start(&topology.pod)?,
-            upstream: Upstream::start(&topology.node)?,
+            pod: PodProcess::start(&topology.pod)?,
+            upstream: ScriptedUpstream::start(&topology.node)?,
             topology,
         })
     }
 
-    fn describe(&self) {
+    fn print_description(&self) {
         let [pod, pod6] = POD;
         let [served, served6] = SERVED;
         println!(
@@ -171,58 +177,64 @@ impl<'a> Scene<'a> {
              pod       {}: {pod}, {pod6}; three search domains and ndots:5\n  \
              node      {}: kube-dns is {served}, {served6}\n  \
              objects   examples/: services frontend and cart in namespace shop, database in data\n  \
-             upstream  {}, a script of this demo: {} is {}, no other name exists\n\
+             upstream  {}, a server in this demo: {} is {}, no other name exists\n\
              Each call is made {} times, each query sent {} times; round trips are medians.",
             self.topology.pod.name(),
             self.topology.node.name(),
             self.upstream.address(),
             upstream::NAME,
             upstream::ADDRESS,
-            pod::TIMES,
-            wire::TIMES,
+            pod::REPETITIONS,
+            wire::REPETITIONS,
         );
     }
 
-    fn agent(&self, plane: Plane, signals: &Signals) -> Result<Agent<'_>> {
+    fn start_agent(
+        &self,
+        plane: KernelPlaneSwitch,
+        signals: &CaughtSignals,
+    ) -> Result<DemoAgent<'_>> {
         let upstream = self.upstream.address();
-        Agent::start(self.program, &self.topology.node, plane, upstream, signals)
+        DemoAgent::start(self.program, &self.topology.node, plane, upstream, signals)
     }
 
     fn ask_all(
         &self,
-        questions: &[Question],
-        agent: &Agent<'_>,
-        signals: &Signals,
-        mut table: impl Show,
-    ) -> Result<Vec<Reply>> {
+        questions: &[DemoQuestion],
+        agent: &DemoAgent<'_>,
+        signals: &CaughtSignals,
+        mut table: impl ReplyTable,
+    ) -> Result<Vec<MeasuredReply>> {
         questions
             .iter()
             .map(|question| {
                 signals.check()?;
                 let reply = self.ask(question, agent)?;
-                table.show(question, &reply);
+                table.print_row(question, &reply);
                 Ok(reply)
             })
             .collect()
     }
 
-    fn ask(&self, question: &Question, agent: &Agent<'_>) -> Result<Reply> {
+    fn ask(&self, question: &DemoQuestion, agent: &DemoAgent<'_>) -> Result<MeasuredReply> {
         let before = agent.counts()?;
-        let (answer, times) = match &question.asked {
-            Asked::Call(name) => self.pod.look_up(name)?,
-            Asked::Packet(packet) => wire::ask(&self.topology.pod, packet, question.source)?,
+        let (answer, times) = match &question.method {
+            AskMethod::Call(name) => self.pod.look_up_name(name)?,
+            AskMethod::Query(query) => {
+                wire::send_query(&self.topology.pod, query, question.source)?
+            }
         };
-        Ok(Reply {
+        Ok(MeasuredReply {
             answer,
-            times: times.len() as u64,
+            repetitions: times.len() as u64,
             median: median(times),
-            by: agent.counts()?.since(before),
+            queries: agent.counts()?.since(before),
         })
     }
 
-    /// Starts the agent once more and waits for the user.
-    fn keep(&self, signals: &Signals) -> Result<()> {
-        let agent = self.agent(Plane::On, signals)?;
+    /// Starts the agent once more, and waits for the user.
+    fn keep_running(&self, signals: &CaughtSignals) -> Result<()> {
+        let agent = self.start_agent(KernelPlaneSwitch::On, signals)?;
         let [served, _] = SERVED;
         let (node, pod) = (self.topology.node.name(), self.topology.pod.name());
         println!(
@@ -238,17 +250,17 @@ impl<'a> Scene<'a> {
              cat /proc/{agent_process}/fd/2\n      \
              the agent's log\n\
              Press Enter or Ctrl-C to end it.",
-            process = self.pod.process(),
+            process = self.pod.process_id(),
             program = self.program.display(),
             admin = agent::ADMIN,
-            agent_process = agent.process(),
+            agent_process = agent.process_id(),
         );
         signals.wait_or_enter()
     }
 }
 
-fn build_all() -> Result<PathBuf> {
-    setup::ensure(&[Need::Ebpf, Need::Namespaces], Say::Changes)?;
+fn build_agent() -> Result<PathBuf> {
+    setup::ensure(&[Need::Ebpf, Need::Namespaces], Verbosity::Changes)?;
     build_ebpf::programs()?;
     build(
         cargo().args(["build", "--release", "--package", "dns-agent"]),
@@ -256,25 +268,29 @@ fn build_all() -> Result<PathBuf> {
     )
 }
 
-/// What was not as it should be, a line each.
-fn mistakes(questions: &[Question], plane: Plane, replies: &[Reply]) -> Vec<String> {
+/// A line for each wrong reply.
+fn wrong_reply_lines(
+    questions: &[DemoQuestion],
+    plane: KernelPlaneSwitch,
+    replies: &[MeasuredReply],
+) -> Vec<String> {
     questions
         .iter()
         .zip(replies)
         .filter(|(question, reply)| !reply.is_right(question, plane))
         .map(|(question, reply)| {
             format!(
-                "{question}, {plane}: expected {} from the {}, came {} from {}",
+                "{question}, {plane}: expected {} from the {}, got {} from {}",
                 question.expected,
-                plane.expected(question.source),
+                plane.expected_plane(question.source),
                 reply.answer,
-                reply.planes(),
+                reply.answering_planes(),
             )
         })
         .collect()
 }
 
-/// The middle one.
+/// The median.
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()

@@ -1,5 +1,5 @@
-//! What checks the manifests and the chart: kustomize, helm and kubeconform, with Kubernetes' own
-//! description of its objects. All of it comes from the Go module proxy, where Go is there.
+//! Tools that check the manifests and the chart: kustomize, helm and kubeconform, with Kubernetes'
+//! own OpenAPI description. All of them come from the Go module proxy, and need Go.
 
 use std::{
     collections::BTreeSet,
@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 
 use crate::{
     process::{find, output, root},
-    setup::Say,
+    setup::Verbosity,
 };
 
-/// Whether the manifests can be checked.
+/// Whether the manifests can be checked on this machine.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Checked {
-    Yes,
-    No,
+pub(crate) enum ManifestCheck {
+    Possible,
+    Impossible,
 }
 
 const TOOLS: [(&str, &str); 3] = [
@@ -32,31 +32,31 @@ const TOOLS: [(&str, &str); 3] = [
     ),
 ];
 
-/// The release whose objects they are checked against.
+/// The Kubernetes release whose API the manifests are checked against.
 const KUBERNETES: &str = "v1.35.8";
 
-/// Finds what is needed, or installs it in this repository.
-pub(crate) fn ensure(say: Say) -> Checked {
+/// Finds the tools, or installs them in this repository.
+pub(crate) fn ensure(verbosity: Verbosity) -> ManifestCheck {
     if find("go").is_none() {
         println!(
-            "go: not there, so neither are kustomize, helm and kubeconform: the manifests are not checked"
+            "go: not found, so kustomize, helm and kubeconform cannot be installed: the manifests are not checked"
         );
-        return Checked::No;
+        return ManifestCheck::Impossible;
     }
-    match install(say) {
-        Ok(()) => Checked::Yes,
+    match install(verbosity) {
+        Ok(()) => ManifestCheck::Possible,
         Err(error) => {
             println!("the manifests are not checked: {error:#}");
-            Checked::No
+            ManifestCheck::Impossible
         }
     }
 }
 
-fn install(say: Say) -> Result<()> {
+fn install(verbosity: Verbosity) -> Result<()> {
     for (name, module) in TOOLS {
         let program = tool(name);
         if program.exists() {
-            if say == Say::Everything {
+            if verbosity == Verbosity::Everything {
                 println!("{name}: found {}", program.display());
             }
             continue;
@@ -75,7 +75,7 @@ fn install(say: Say) -> Result<()> {
     Ok(())
 }
 
-/// Beside the other tools of this repository alone.
+/// The directory of tools that are installed inside this repository.
 const BINARIES: &str = "target/tools/bin";
 
 fn tool(name: &str) -> PathBuf {
@@ -86,18 +86,20 @@ fn schemas() -> PathBuf {
     root().join("target/tools/schemas").join(KUBERNETES)
 }
 
-/// One schema for each kind, under kubeconform's names, made of the API's description.
+/// Writes a schema for each kind, under kubeconform's file names, from the OpenAPI description.
 fn write_schemas() -> Result<()> {
     let module = format!("k8s.io/kubernetes@{KUBERNETES}");
     let module = output(Command::new("go").args(["mod", "download", "-json", &module]))?;
-    let module: Value = serde_json::from_str(&module).context("Go says nothing of the module")?;
+    let module: Value =
+        serde_json::from_str(&module).context("Go printed invalid JSON about the module")?;
     let folder = module["Dir"].as_str().context("the module has no folder")?;
     let path = Path::new(folder).join("api/openapi-spec/swagger.json");
     let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut api: Value = serde_json::from_slice(&text).context("the API's description")?;
+    let mut api: Value =
+        serde_json::from_slice(&text).context("cannot parse the OpenAPI description")?;
     let definitions = api["definitions"]
         .as_object_mut()
-        .context("no definitions")?;
+        .context("the OpenAPI description has no definitions")?;
     definitions.values_mut().for_each(make_strict);
 
     let partial = schemas().with_extension("partial");
@@ -115,7 +117,7 @@ fn write_schemas() -> Result<()> {
         let words = [&word("kind"), group, &word("version")];
         let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
         let mut needed = BTreeSet::new();
-        collect(name, &|name| definitions.get(name), &mut needed);
+        collect_definitions(name, &|name| definitions.get(name), &mut needed);
         let needed: serde_json::Map<_, _> = needed
             .into_iter()
             .filter_map(|name| Some((name.to_owned(), definitions.get(name)?.clone())))
@@ -125,12 +127,12 @@ fn write_schemas() -> Result<()> {
         fs::write(&file, schema.to_string())
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
-    fs::rename(&partial, schemas()).context("cannot put the schemas in their place")
+    fs::rename(&partial, schemas()).context("cannot move the schemas to their place")
 }
 
 const REFERENCE: &str = "#/definitions/";
 
-/// Refuses fields that are not there; lets numbers be where they may be.
+/// Makes a definition refuse unknown fields, and accept numbers for `int-or-string`.
 fn make_strict(definition: &mut Value) {
     if definition["format"] == "int-or-string" {
         *definition = json!({ "type": ["integer", "string"] });
@@ -141,8 +143,8 @@ fn make_strict(definition: &mut Value) {
     }
 }
 
-/// The definitions that one needs, itself among them.
-fn collect<'a>(
+/// Collects the definitions that a definition refers to, itself included.
+fn collect_definitions<'a>(
     name: &'a str,
     definition: &impl Fn(&str) -> Option<&'a Value>,
     needed: &mut BTreeSet<&'a str>,
@@ -157,7 +159,7 @@ fn collect<'a>(
                 let reference = fields.get("$ref").and_then(Value::as_str);
                 let reference = reference.and_then(|text| text.strip_prefix(REFERENCE));
                 if let Some(name) = reference {
-                    collect(name, definition, needed);
+                    collect_definitions(name, definition, needed);
                 }
                 values.extend(fields.values());
             }
@@ -177,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    /// All of it, the optional parts too.
+    /// Kustomization of everything, the optional components included.
     const OVERLAY: &str = "
 resources: [../../deploy/kustomize]
 components:
@@ -186,7 +188,7 @@ components:
 ";
 
     #[test]
-    fn chart_and_kustomize_say_the_same() {
+    fn chart_and_kustomize_make_the_same_objects() {
         let (kustomize, chart) = (objects(&kustomize()), objects(&chart(&[])));
         let names = |objects: &BTreeMap<String, Value>| -> Vec<String> {
             objects.keys().cloned().collect()
@@ -198,7 +200,7 @@ components:
     }
 
     #[test]
-    fn objects_are_as_kubernetes_describes_them() {
+    fn objects_conform_to_the_kubernetes_api() {
         conform(&kustomize());
         conform(&chart(&[]));
         conform(&chart(&[
@@ -217,7 +219,7 @@ components:
         for (value, complaint) in [
             ("--set=tolerance=1", "tolerance"),
             ("--set=config.admin=somewhere", "pattern"),
-            // Probes would ask at 127.0.0.1 all the same.
+            // The probes would still use 127.0.0.1.
             ("--set=config.admin=192.0.2.1:9153", "pattern"),
         ] {
             let output = helm(&[value]);
@@ -256,7 +258,7 @@ components:
     fn conform(objects: &str) {
         let schemas = schemas().join("{{.ResourceKind}}{{.KindSuffix}}.json");
         let mut child = Command::new(found("kubeconform"))
-            // The kind is the Prometheus operator's.
+            // PodMonitor is a kind of the Prometheus operator.
             .args(["-strict", "-summary", "-skip=PodMonitor"])
             .arg("-schema-location")
             .arg(schemas)
@@ -277,12 +279,12 @@ components:
         let program = tool(name);
         assert!(
             program.exists(),
-            "{name} is not there: run `cargo xtask setup`"
+            "{name} is not installed: run `cargo xtask setup`"
         );
         program
     }
 
-    /// Objects by kind and name, without what is to differ.
+    /// Objects by kind and name, without the fields that may differ.
     fn objects(text: &str) -> BTreeMap<String, Value> {
         let objects: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
         let named = objects.into_iter().map(|mut object| {
@@ -305,7 +307,7 @@ components:
         named.collect()
     }
 
-    /// kustomize ends the name of the ConfigMap with a hash of what is in it.
+    /// kustomize ends the name of the ConfigMap with a hash of its contents.
     fn without_hash(name: &str) -> &str {
         match name.rsplit_once('-') {
             Some((plain, hash)) if hash.len() == 10 => plain,

@@ -1,9 +1,9 @@
-//! `cargo xtask e2e`: a whole life of Zerohop in a cluster, as pods see it.
+//! `cargo xtask e2e`: installs, updates and uninstalls Zerohop in a cluster, as pods see it.
 //!
-//! The same questions are asked by the pods' own libc and tools before the installation, with it, after
-//! a rolling update, and after the uninstallation: the answers must be the same each time. Between,
-//! the agents must say that the kernel gave them, or none to those whom a policy lets ask nobody, and in the
-//! end nothing may be left.
+//! The pods' own libc and tools ask the same questions before the installation, with it, after a
+//! rolling update, and after the uninstallation. The answers must be the same each time. The
+//! agents' status must show that the kernel answered, but never a pod whose egress a policy
+//! forbids. In the end nothing of Zerohop may remain.
 
 use std::{
     collections::BTreeSet,
@@ -23,14 +23,14 @@ use crate::{
 };
 
 #[derive(Args)]
-pub(crate) struct Options {
-    /// A test cluster's kubeconfig. Its nodes have both images already.
+pub(crate) struct E2eOptions {
+    /// A test cluster's kubeconfig. Its nodes must have both images.
     #[arg(long, value_name = "FILE")]
     kubeconfig: PathBuf,
     /// The agent's image.
     #[arg(long, value_name = "NAME", default_value = image::AGENT)]
     image: String,
-    /// The image of the pods that ask, as `cargo xtask image client` makes it.
+    /// The image of the pods that ask, as built by `cargo xtask image client`.
     #[arg(long, value_name = "NAME", default_value = image::CLIENT)]
     client_image: String,
     /// A name outside the cluster that its DNS resolves.
@@ -38,14 +38,14 @@ pub(crate) struct Options {
     outside: String,
 }
 
-/// The job itself.
-pub(crate) fn run(options: &Options) -> Result<()> {
+/// Runs the job.
+pub(crate) fn run(options: &E2eOptions) -> Result<()> {
     let kubectl = Kubectl::new(&options.kubeconfig)?;
     let installed = ["get", "daemonsets", "--all-namespaces", "--selector", LABEL];
     if !items(&kubectl.json(&installed)?).is_empty() {
-        bail!("Zerohop is installed in this cluster, and the test would take it away");
+        bail!("Zerohop is installed in this cluster, and the test would uninstall it");
     }
-    let test = Test {
+    let test = E2eTest {
         manifests: kubectl.manifests(&options.image)?,
         objects: include_str!("e2e/objects.yaml").replace("CLIENT_IMAGE", &options.client_image),
         outside: &options.outside,
@@ -53,16 +53,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         kubectl,
     };
     let outcome = test.run();
-    // Also what a failure has left; its reason counts for more than this one's.
+    // Also after a failure. Its error takes precedence over an error of the clean-up.
     let cleaned = test.clean_up();
     outcome.and(cleaned)
 }
 
-const SPACE: &str = "zerohop-e2e";
-/// How long answers may take to become what they are to be.
+/// The namespace of the test's own objects.
+const TEST_NAMESPACE: &str = "zerohop-e2e";
+/// How long answers may take to become right.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Test<'a> {
+struct E2eTest<'a> {
     kubectl: Kubectl,
     manifests: String,
     objects: String,
@@ -70,52 +71,52 @@ struct Test<'a> {
     image: &'a str,
 }
 
-/// A pod that asks.
-struct Client {
+/// A pod that asks, and its node.
+struct E2eClient {
     pod: String,
     node: String,
 }
 
-/// What came of all questions to one client, sorted: answers come in any order.
-type Answers = Vec<(String, BTreeSet<String>)>;
+/// The questions of one client, each with its answers, sorted because answers come in any order.
+type ClientAnswers = Vec<(String, BTreeSet<String>)>;
 
-impl Test<'_> {
+impl E2eTest<'_> {
     fn run(&self) -> Result<()> {
-        self.kubectl.feed(&["apply"], &self.objects)?;
+        self.kubectl.send_objects(&["apply"], &self.objects)?;
         for workload in ["daemonset/client", "deployment/web"] {
-            self.in_space(&["rollout", "status", workload, "--timeout=180s"])?;
+            self.in_test_namespace(&["rollout", "status", workload, "--timeout=180s"])?;
         }
         let clients = self.clients()?;
-        let before = self.settled(&clients)?;
-        println!("without Zerohop: {}", told(&clients, &before));
+        let before = self.wait_for_answers(&clients)?;
+        println!("without Zerohop: {}", count_text(&clients, &before));
 
         self.kubectl.install(&self.manifests)?;
         self.compare("with Zerohop", &clients, &before)?;
-        self.served_by_kernel(&clients, &before)?;
-        self.may_ask_for_daemon_set()?;
+        self.check_kernel_answers(&clients, &before)?;
+        self.check_daemon_set_permission()?;
 
-        let load = self.load(&clients[0])?;
-        self.in_system(&["rollout", "restart", "daemonset/zerohop"])?;
-        self.kubectl.rolled_out()?;
-        println!("during a rolling update: {}", self.ended(load)?);
+        let load = self.start_load(&clients[0])?;
+        self.in_zerohop_namespace(&["rollout", "restart", "daemonset/zerohop"])?;
+        self.kubectl.wait_for_rollout()?;
+        println!("during a rolling update: {}", self.finish_load(load)?);
         self.compare("after a rolling update", &clients, &before)?;
 
-        self.kubectl.feed(&["apply"], POLICY)?;
-        let forbidden = self.left_out(&clients)?;
+        self.kubectl.send_objects(&["apply"], POLICY)?;
+        let forbidden = self.check_left_out(&clients)?;
         self.kubectl.uninstall(&self.manifests)?;
         self.compare("that policy without Zerohop", &clients, &forbidden)?;
-        self.kubectl.feed(&["delete"], POLICY)?;
-        self.restored(&clients, &before)?;
+        self.kubectl.send_objects(&["delete"], POLICY)?;
+        self.wait_until_restored(&clients, &before)?;
         for client in &clients {
-            self.nothing_left(&client.node)?;
+            self.check_nothing_left(&client.node)?;
         }
-        self.no_objects_left()
+        self.check_no_objects_left()
     }
 
-    fn clients(&self) -> Result<Vec<Client>> {
+    fn clients(&self) -> Result<Vec<E2eClient>> {
         let pods = self.kubectl.json(&[
             "--namespace",
-            SPACE,
+            TEST_NAMESPACE,
             "get",
             "pods",
             "--selector",
@@ -124,7 +125,7 @@ impl Test<'_> {
         let clients: Option<Vec<_>> = items(&pods)
             .iter()
             .map(|pod| {
-                Some(Client {
+                Some(E2eClient {
                     pod: pod["metadata"]["name"].as_str()?.to_owned(),
                     node: pod["spec"]["nodeName"].as_str()?.to_owned(),
                 })
@@ -135,8 +136,8 @@ impl Test<'_> {
         Ok(clients)
     }
 
-    /// The answers without Zerohop, as soon as there is one to every question that has one.
-    fn settled(&self, clients: &[Client]) -> Result<Vec<Answers>> {
+    /// The answers without Zerohop, once every question but that for an absent name has an answer.
+    fn wait_for_answers(&self, clients: &[E2eClient]) -> Result<Vec<ClientAnswers>> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let all = self.ask_all(clients)?;
@@ -154,7 +155,7 @@ impl Test<'_> {
         }
     }
 
-    fn compare(&self, when: &str, clients: &[Client], before: &[Answers]) -> Result<()> {
+    fn compare(&self, when: &str, clients: &[E2eClient], before: &[ClientAnswers]) -> Result<()> {
         let now = self.ask_all(clients)?;
         for ((client, before), now) in clients.iter().zip(before).zip(&now) {
             for ((question, before), (_, now)) in before.iter().zip(now) {
@@ -165,29 +166,30 @@ impl Test<'_> {
                 );
             }
         }
-        println!("{when}: {}, the same answers", told(clients, &now));
+        println!("{when}: {}, the same answers", count_text(clients, &now));
         Ok(())
     }
 
-    fn ask_all(&self, clients: &[Client]) -> Result<Vec<Answers>> {
+    fn ask_all(&self, clients: &[E2eClient]) -> Result<Vec<ClientAnswers>> {
         clients.iter().map(|client| self.ask(client)).collect()
     }
 
-    fn ask(&self, client: &Client) -> Result<Answers> {
+    fn ask(&self, client: &E2eClient) -> Result<ClientAnswers> {
         let questions = questions(self.outside);
         let ask = |question: String| {
-            // A name that is not there makes them fail.
+            // The commands fail for an absent name.
             let script = format!("{question} || true");
-            let text = self.in_space(&["exec", &client.pod, "--", "sh", "-c", &script])?;
+            let text = self.in_test_namespace(&["exec", &client.pod, "--", "sh", "-c", &script])?;
             Ok((question, text.lines().map(str::to_owned).collect()))
         };
         questions.into_iter().map(ask).collect()
     }
 
-    /// Every client's veth has a hook, and the kernel answers what can be answered there.
-    fn served_by_kernel(&self, clients: &[Client], before: &[Answers]) -> Result<()> {
+    /// Checks that every client's veth has a hook that survives updates, and that the kernel
+    /// answers.
+    fn check_kernel_answers(&self, clients: &[E2eClient], before: &[ClientAnswers]) -> Result<()> {
         for (client, answers) in clients.iter().zip(before) {
-            let link = self.in_space(&[
+            let link = self.in_test_namespace(&[
                 "exec",
                 &client.pod,
                 "--",
@@ -198,19 +200,20 @@ impl Test<'_> {
             let status = self.status(&client.node)?;
             let attached = items_at(&status["datapath"]["attached"]);
             let hook = attached.iter().find(|hook| hook["index"] == link);
-            let hook = hook
-                .with_context(|| format!("on {} no hook is at the client's veth", client.node))?;
+            let hook =
+                hook.with_context(|| format!("on {} the client's veth has no hook", client.node))?;
             ensure!(
                 hook["outlives"] == true,
-                "on {} the hook does not stay over an update: {}",
+                "on {} the hook does not survive an update: {}",
                 client.node,
                 status["degraded"]
             );
             let first = answered(&status);
             self.ask(client)?;
-            // Counters begin anew when tables grow.
+            // The counters restart when the tables grow.
             let more = answered(&self.status(&client.node)?).saturating_sub(first);
-            // All but the name outside have at least one answer of the kernel.
+            // Every question but that for the outside name needs at least one answer from the
+            // kernel.
             let expected = answers.len() as u64 - 1;
             ensure!(
                 more >= expected,
@@ -218,7 +221,7 @@ impl Test<'_> {
                 client.node
             );
             println!(
-                "{}: {} at {} ({}); {more} answers of the kernel for {} questions",
+                "{}: {} at {} ({}); {more} answers from the kernel for {} questions",
                 client.node,
                 hook["program"].as_str().unwrap_or_default(),
                 hook["interface"].as_str().unwrap_or_default(),
@@ -229,11 +232,12 @@ impl Test<'_> {
         Ok(())
     }
 
-    /// While a policy lets the clients ask nobody, the kernel leaves them to whoever enforces that. What they hear.
-    fn left_out(&self, clients: &[Client]) -> Result<Vec<Answers>> {
-        let hear = |client: &Client| {
+    /// Checks that the kernel passes the clients' queries while a policy forbids their egress.
+    /// Returns the clients' answers, which depend on whether the cluster enforces policies.
+    fn check_left_out(&self, clients: &[E2eClient]) -> Result<Vec<ClientAnswers>> {
+        let ask_when_left_out = |client: &E2eClient| {
             let deadline = Instant::now() + PATIENCE;
-            let name = format!("{SPACE}/{}", client.pod);
+            let name = format!("{TEST_NAMESPACE}/{}", client.pod);
             let is_left_out = |status: &Value| {
                 items_at(&status["network_policy"]["left_out"])
                     .iter()
@@ -262,17 +266,18 @@ impl Test<'_> {
                 client.node
             );
             println!(
-                "{}: a policy lets the client ask nobody: no answers of the kernel for {} questions",
+                "{}: a policy forbids the client's egress: no answers from the kernel for {} questions",
                 client.node,
                 answers.len()
             );
             Ok(answers)
         };
-        clients.iter().map(hear).collect()
+        clients.iter().map(ask_when_left_out).collect()
     }
 
-    /// The answers are those of the beginning, as soon as whoever enforces policies has noticed.
-    fn restored(&self, clients: &[Client], before: &[Answers]) -> Result<()> {
+    /// Waits until the answers are those before the installation. The policy's enforcer may take a
+    /// while.
+    fn wait_until_restored(&self, clients: &[E2eClient], before: &[ClientAnswers]) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let compared = self.compare("without Zerohop again", clients, before);
@@ -283,18 +288,19 @@ impl Test<'_> {
         }
     }
 
-    /// Whether the agents may see that they are replaced: if not, they would take everything off each time.
-    fn may_ask_for_daemon_set(&self) -> Result<()> {
+    /// Checks that the agents may get their own DaemonSet. Otherwise they could not recognise an
+    /// update, and would detach their hooks at each one.
+    fn check_daemon_set_permission(&self) -> Result<()> {
         let account = format!("--as=system:serviceaccount:{NAMESPACE}:zerohop");
-        self.in_system(&["auth", "can-i", "get", "daemonset.apps/zerohop", &account])
+        self.in_zerohop_namespace(&["auth", "can-i", "get", "daemonset.apps/zerohop", &account])
             .map(drop)
-            .context("the agents may not ask for their own DaemonSet")
+            .context("the agents may not get their own DaemonSet")
     }
 
-    /// What the agent of a node says.
+    /// The status of a node's agent.
     fn status(&self, node: &str) -> Result<Value> {
         let field = format!("spec.nodeName={node}");
-        let pod = self.in_system(&[
+        let pod = self.in_zerohop_namespace(&[
             "get",
             "pods",
             "--selector",
@@ -303,19 +309,34 @@ impl Test<'_> {
             &field,
             "--output=name",
         ])?;
-        let text = self.in_system(&["exec", pod.trim(), "--", "/dns-agent", "status", "--json"])?;
-        serde_json::from_str(&text).context("the status is no JSON")
+        let text = self.in_zerohop_namespace(&[
+            "exec",
+            pod.trim(),
+            "--",
+            "/dns-agent",
+            "status",
+            "--json",
+        ])?;
+        serde_json::from_str(&text).context("the status is invalid JSON")
     }
 
-    /// Lets a client ask 100 times a second, for longer than a rolling update takes.
-    fn load(&self, client: &Client) -> Result<std::process::Child> {
-        let name = format!("web.{SPACE}.svc.cluster.local A");
+    /// Starts a load of 100 queries a second from a client, for longer than a rolling update takes.
+    fn start_load(&self, client: &E2eClient) -> Result<std::process::Child> {
+        let name = format!("web.{TEST_NAMESPACE}.svc.cluster.local A");
         let script = format!(
             "server=$(awk '/^nameserver/ {{ print $2; exit }}' /etc/resolv.conf)
              echo '{name}' > /questions
              dnsperf -s $server -d /questions -c 1 -T 1 -Q 100 -t 2 -l {LOAD_SECONDS} -n 1000000 2>&1"
         );
-        let words = ["--namespace", SPACE, "exec", &client.pod, "--", "sh", "-c"];
+        let words = [
+            "--namespace",
+            TEST_NAMESPACE,
+            "exec",
+            &client.pod,
+            "--",
+            "sh",
+            "-c",
+        ];
         let mut command = self.kubectl.command(&words);
         command
             .arg(script)
@@ -324,27 +345,27 @@ impl Test<'_> {
             .context("cannot start kubectl")
     }
 
-    /// What the load says, when it has ended. No query may be lost.
-    fn ended(&self, load: std::process::Child) -> Result<String> {
+    /// Waits for the end of the load, and returns its statistics. Fails if a query was lost.
+    fn finish_load(&self, load: std::process::Child) -> Result<String> {
         let output = load.wait_with_output().context("cannot wait for kubectl")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let line = |label: &str| {
             let found = text.lines().find(|line| line.contains(label));
             let words = found.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
-            words.with_context(|| format!("dnsperf says nothing of {label}: {text}"))
+            words.with_context(|| format!("dnsperf's output has no line `{label}`: {text}"))
         };
         let lost = line("Queries lost")?;
         ensure!(lost.contains("lost: 0 "), "{lost}");
         Ok(format!("{}, {lost}", line("Queries completed")?))
     }
 
-    /// The agent itself looks for what an agent has left on a node, and would take it off.
-    fn nothing_left(&self, node: &str) -> Result<()> {
+    /// Runs `dns-agent detach` on a node, and checks that it finds nothing to remove.
+    fn check_nothing_left(&self, node: &str) -> Result<()> {
         let name = format!("detach-{node}");
         let pod = json!({
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": { "name": name, "namespace": SPACE },
+            "metadata": { "name": name, "namespace": TEST_NAMESPACE },
             "spec": {
                 "nodeName": node,
                 "hostNetwork": true,
@@ -363,20 +384,20 @@ impl Test<'_> {
                 "volumes": [{ "name": "bpffs", "hostPath": { "path": "/sys/fs/bpf" } }],
             },
         });
-        self.kubectl.feed(&["apply"], &pod.to_string())?;
+        self.kubectl.send_objects(&["apply"], &pod.to_string())?;
         let pod = format!("pod/{name}");
         let ended = "--for=jsonpath={.status.phase}=Succeeded";
-        self.in_space(&["wait", &pod, ended, "--timeout=60s"])?;
-        let found = self.in_space(&["logs", &pod])?;
+        self.in_test_namespace(&["wait", &pod, ended, "--timeout=60s"])?;
+        let found = self.in_test_namespace(&["logs", &pod])?;
         ensure!(
-            found.contains("nothing of ours"),
-            "on {node} something was left: {found}"
+            found.contains("no hook or pin of Zerohop"),
+            "on {node} something remains: {found}"
         );
         println!("{node}: {}", found.trim());
         Ok(())
     }
 
-    fn no_objects_left(&self) -> Result<()> {
+    fn check_no_objects_left(&self) -> Result<()> {
         let kinds = "daemonsets,pods,configmaps,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings";
         let left = self.kubectl.output(&[
             "get",
@@ -386,47 +407,47 @@ impl Test<'_> {
             LABEL,
             "--output=name",
         ])?;
-        ensure!(left.trim().is_empty(), "objects are left: {left}");
-        println!("no object is left in the cluster");
+        ensure!(left.trim().is_empty(), "objects remain: {left}");
+        println!("no object remains in the cluster");
         Ok(())
     }
 
     fn clean_up(&self) -> Result<()> {
         self.kubectl.uninstall(&self.manifests)?;
         self.kubectl
-            .feed(&["delete", "--ignore-not-found"], &self.objects)
+            .send_objects(&["delete", "--ignore-not-found"], &self.objects)
     }
 
-    fn in_space(&self, words: &[&str]) -> Result<String> {
+    fn in_test_namespace(&self, words: &[&str]) -> Result<String> {
         self.kubectl
-            .output(&[&["--namespace", SPACE], words].concat())
+            .output(&[&["--namespace", TEST_NAMESPACE], words].concat())
     }
 
-    fn in_system(&self, words: &[&str]) -> Result<String> {
+    fn in_zerohop_namespace(&self, words: &[&str]) -> Result<String> {
         self.kubectl
             .output(&[&["--namespace", NAMESPACE], words].concat())
     }
 }
 
-/// Lets the clients ask nobody, where policies are enforced.
+/// Forbids all egress of the clients, where policies are enforced.
 const POLICY: &str = r#"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: nobody, namespace: zerohop-e2e}
 spec: {podSelector: {matchLabels: {app: client}}, policyTypes: [Egress]}
 "#;
-/// More than two pods take to end and to start.
+/// More seconds than two pods take to end and to start.
 const LOAD_SECONDS: u32 = 45;
-/// A name that is not there.
+/// The name of an absent Service.
 const ABSENT: &str = "no-such-name";
 
-/// One shell command each, which prints a line for each answer.
+/// The questions: shell commands that print a line for each answer.
 fn questions(outside: &str) -> Vec<String> {
-    let zone = format!("{SPACE}.svc.cluster.local");
+    let zone = format!("{TEST_NAMESPACE}.svc.cluster.local");
     let by_libc = |name: &str| format!("getent ahostsv4 {name} | awk '{{ print $1 }}'");
     vec![
         by_libc("web"),
-        by_libc(&format!("web.{SPACE}")),
+        by_libc(&format!("web.{TEST_NAMESPACE}")),
         by_libc("headless"),
         by_libc("alias"),
         by_libc("kubernetes.default"),
@@ -440,12 +461,13 @@ fn questions(outside: &str) -> Vec<String> {
     ]
 }
 
-fn told(clients: &[Client], answers: &[Answers]) -> String {
+/// The number of questions and of nodes, as text.
+fn count_text(clients: &[E2eClient], answers: &[ClientAnswers]) -> String {
     let questions: usize = answers.iter().map(Vec::len).sum();
     format!("{questions} questions from {} nodes", clients.len())
 }
 
-/// How many packets the kernel has answered.
+/// Number of packets that the kernel has answered.
 fn answered(status: &Value) -> u64 {
     items_at(&status["datapath"]["outcomes"])
         .iter()

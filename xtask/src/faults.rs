@@ -1,4 +1,4 @@
-//! `cargo xtask faults`: what may happen to a node's agent, under load, as a table.
+//! `cargo xtask faults`: faults of a node's agent under load, and their effect as a table.
 
 mod other_layout;
 
@@ -15,35 +15,35 @@ use clap::Args;
 use crate::{
     build_ebpf,
     process::root,
-    setup::{self, Need, Say},
-    test::Suites,
+    setup::{self, Need, Verbosity},
+    test::BuiltSuites,
 };
 
 #[derive(Args)]
-pub(crate) struct Options {
-    /// Another build of the agent, to update to and roll back from [default: one whose tables are
-    /// laid out otherwise, which is made from these sources].
+pub(crate) struct FaultsOptions {
+    /// Another build of the agent, to update to and to roll back from [default: one with another
+    /// layout of the tables, built from these sources].
     #[arg(long, value_name = "FILE")]
     other_agent: Option<PathBuf>,
-    /// Passed to the tests: which faults.
+    /// Passed to the tests: names of faults.
     #[arg(last = true)]
     filter: Vec<String>,
 }
 
-/// What the harness writes before and after a test's own output.
-const BEFORE: &str = " ... ";
+/// The test harness writes a test's name and this before the test's own output.
+const BEFORE_OUTPUT: &str = " ... ";
 
-/// The job itself.
-pub(crate) fn run(options: &Options) -> Result<()> {
+/// Runs the job.
+pub(crate) fn run(options: &FaultsOptions) -> Result<()> {
     setup::need_root("faults")?;
-    setup::ensure(&[Need::Ebpf, Need::Namespaces], Say::Changes)?;
+    setup::ensure(&[Need::Ebpf, Need::Namespaces], Verbosity::Changes)?;
     build_ebpf::programs()?;
-    let suites = Suites::build()?.program;
+    let suites = BuiltSuites::build()?.program;
     let other_agent = match &options.other_agent {
         Some(agent) => agent
             .canonicalize()
             .with_context(|| format!("--other-agent: {}", agent.display()))?,
-        None => other_layout::agent()?,
+        None => other_layout::build_agent()?,
     };
     let path = root().join("target/faults.log");
     let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -67,7 +67,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let output = tests.stdout.take().context("the tests have no output")?;
     for line in BufReader::new(output).lines() {
         let line = line?;
-        match line.split_once(BEFORE) {
+        match line.split_once(BEFORE_OUTPUT) {
             Some((_, row)) if row.starts_with('|') => println!("{row}"),
             _ if line.starts_with("test result") || line.ends_with("FAILED") => println!("{line}"),
             _ => {}
@@ -75,7 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if !tests.wait()?.success() {
         bail!(
-            "some faults show: what the tests and the agents said is in {}",
+            "some faults affect lookups: the output of the tests and of the agents is in {}",
             path.display()
         );
     }

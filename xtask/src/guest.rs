@@ -1,5 +1,5 @@
-//! Runs a command on another kernel: a guest in QEMU, with the programs and
-//! files it needs in its initramfs, and no disk and no network.
+//! Runs a command on another kernel, in a QEMU guest. The guest's initramfs holds the programs and
+//! files that the command needs; the guest has neither disk nor network.
 
 use std::{
     fs,
@@ -15,37 +15,41 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{
     initramfs::Initramfs,
-    kernels::Kernel,
+    kernels::BootableKernel,
     process::{applets, find, root},
 };
 
-/// A command and what it needs; every path is the same in the guest as here.
+/// A command, and what it needs. Paths are the same in the guest as on the host.
 pub(crate) struct Guest<'a> {
     /// The program and its arguments.
     pub(crate) command: &'a [String],
-    /// The directory it starts in.
+    /// The working directory.
     pub(crate) directory: &'a Path,
-    /// Programs it needs, itself not among them.
+    /// Other programs that the command starts.
     pub(crate) programs: &'a [PathBuf],
-    /// Files it needs.
+    /// Files that the command reads.
     pub(crate) files: &'a [PathBuf],
     /// Environment variables.
     pub(crate) environment: &'a [(&'a str, &'a str)],
 }
 
-/// Processors of a guest: two, so that readers and writers run at the same time.
+/// Number of a guest's processors: two, so that readers and writers run at the same time.
 const PROCESSORS: &str = "2";
-/// A guest's memory; its file system lies in it too.
+/// A guest's memory, which also holds its file system.
 const MEMORY: &str = "2G";
 /// How long a guest may take.
 const TIME_LIMIT: Duration = Duration::from_secs(900);
-/// Precedes the command's exit code in what the guest writes.
+/// Precedes the command's exit code in the guest's output.
 const EXIT_MARK: &str = "zerohop-guest-exit: ";
 
 impl Guest<'_> {
-    /// Boots the kernel, runs the command, tells its output line by line, and
+    /// Boots the kernel, runs the command, gives each line of its output to `print_line`, and
     /// returns its exit code.
-    pub(crate) fn run(&self, kernel: &Kernel, tell: &mut dyn FnMut(&str)) -> Result<i32> {
+    pub(crate) fn run(
+        &self,
+        kernel: &BootableKernel,
+        print_line: &mut dyn FnMut(&str),
+    ) -> Result<i32> {
         let directory = root().join("target/guest").join(&kernel.version);
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot create {}", directory.display()))?;
@@ -53,8 +57,8 @@ impl Guest<'_> {
         self.initramfs(kernel)?.write(&initramfs)?;
         let log = directory.join("kernel.log");
         let mut guest = start(kernel, &initramfs, &log)?;
-        let outcome = follow(&mut guest, tell);
-        // Also when it has ended, since it must be waited for.
+        let outcome = follow_output(&mut guest, print_line);
+        // Also after the guest has ended, because a child process must be waited for.
         guest
             .kill()
             .and_then(|()| guest.wait())
@@ -68,20 +72,20 @@ impl Guest<'_> {
         })
     }
 
-    fn initramfs(&self, kernel: &Kernel) -> Result<Initramfs> {
+    fn initramfs(&self, kernel: &BootableKernel) -> Result<Initramfs> {
         let mut initramfs = Initramfs::default();
-        // Without it the kernel starts /init with no standard output.
+        // Without /dev/console the kernel starts /init without a standard output.
         initramfs.device(Path::new("/dev/console"), (5, 1))?;
         for directory in ["/proc", "/sys", "/tmp", "/run"] {
             initramfs.directory(Path::new(directory))?;
         }
-        let busybox = find("busybox").context("busybox is not there")?;
+        let busybox = find("busybox").context("busybox is not installed")?;
         initramfs.program(&busybox, Path::new("/bin/busybox"))?;
         for applet in applets(&busybox)? {
             initramfs.link(&Path::new("/bin").join(applet), "/bin/busybox")?;
         }
         initramfs.program(
-            &find("ip").context("ip is not there")?,
+            &find("ip").context("ip is not installed")?,
             Path::new("/sbin/ip"),
         )?;
         for module in &kernel.modules {
@@ -104,8 +108,7 @@ impl Guest<'_> {
         Ok(initramfs)
     }
 
-    /// The first and only process. The second serial line carries the
-    /// command's output and nothing else.
+    /// The script of the first process. The second serial line carries only the command's output.
     fn init(&self) -> String {
         let environment: Vec<_> = self
             .environment
@@ -124,12 +127,12 @@ mount -t cgroup2 cgroup /sys/fs/cgroup
 mkdir -p /run/netns
 echo 1 > /proc/sys/net/core/bpf_jit_enable
 for module in /modules/*; do insmod $module; done
-# The module of dummies makes one by itself.
+# Loading the module dummy creates dummy0.
 ip link delete dummy0
 ip link set lo up
 stty -F /dev/ttyS1 raw -echo
 exec >/dev/ttyS1 2>&1 </dev/null
-# Should whoever started this be killed, no guest may be left over.
+# If the host's process is killed, the guest must end by itself.
 (sleep {limit}; poweroff -f) &
 {environment}cd {directory}
 {command}
@@ -144,7 +147,7 @@ poweroff -f
     }
 }
 
-fn start(kernel: &Kernel, initramfs: &Path, log: &Path) -> Result<Child> {
+fn start(kernel: &BootableKernel, initramfs: &Path, log: &Path) -> Result<Child> {
     Command::new("qemu-system-x86_64")
         .args(["-nodefaults", "-nographic", "-no-reboot"])
         .args(["-smp", PROCESSORS, "-m", MEMORY, "-cpu", "max"])
@@ -153,7 +156,7 @@ fn start(kernel: &Kernel, initramfs: &Path, log: &Path) -> Result<Child> {
         .arg(&kernel.image)
         .arg("-initrd")
         .arg(initramfs)
-        // An oops ends the guest: no test may pass on a damaged kernel.
+        // An oops ends the guest, because no test may pass on a damaged kernel.
         .args(["-append", "console=ttyS0 quiet oops=panic panic=-1"])
         .args([
             "-serial",
@@ -167,42 +170,42 @@ fn start(kernel: &Kernel, initramfs: &Path, log: &Path) -> Result<Child> {
         .context("cannot start qemu-system-x86_64")
 }
 
-/// Hardware virtualization where it is whole: some virtual machines have the
-/// device but not the processor's extension, and guests there do not boot.
+/// Hardware virtualization if the processor has the extension. Some virtual machines have /dev/kvm
+/// without it, and guests do not boot there.
 fn accelerators() -> &'static [&'static str] {
     let extension = fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| {
         text.split_whitespace()
             .any(|flag| flag == "vmx" || flag == "svm")
     });
     if extension {
-        // The second one is for those who may not open /dev/kvm.
+        // tcg is the fallback for users who may not open /dev/kvm.
         &["-accel", "kvm", "-accel", "tcg"]
     } else {
         &["-accel", "tcg"]
     }
 }
 
-/// Tells the guest's output until that says how the command ended.
-fn follow(guest: &mut Child, tell: &mut dyn FnMut(&str)) -> Result<i32> {
+/// Gives the guest's output to `print_line`, up to the line with the command's exit code.
+fn follow_output(guest: &mut Child, print_line: &mut dyn FnMut(&str)) -> Result<i32> {
     let output = guest.stdout.take().context("the guest has no output")?;
     let (sender, lines) = mpsc::channel();
-    // Reading blocks, and the time limit must be kept all the same.
-    thread::spawn(move || forward(output, &sender));
+    // A thread reads, because reading blocks and the time limit must hold.
+    thread::spawn(move || send_lines(output, &sender));
     let deadline = Instant::now() + TIME_LIMIT;
     loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => {
-                // The command's last line may be without an end.
+                // The command's last line may lack a newline.
                 let Some((rest, code)) = line.split_once(EXIT_MARK) else {
-                    tell(&line);
+                    print_line(&line);
                     continue;
                 };
                 if !rest.is_empty() {
-                    tell(rest);
+                    print_line(rest);
                 }
                 return code
                     .parse()
-                    .with_context(|| format!("the guest wrote a strange exit code: {code}"));
+                    .with_context(|| format!("the guest wrote an invalid exit code: {code}"));
             }
             Err(RecvTimeoutError::Timeout) => {
                 bail!("the guest did not end within {} s", TIME_LIMIT.as_secs())
@@ -216,7 +219,7 @@ fn follow(guest: &mut Child, tell: &mut dyn FnMut(&str)) -> Result<i32> {
     }
 }
 
-fn forward(output: impl Read, lines: &mpsc::Sender<String>) {
+fn send_lines(output: impl Read, lines: &mpsc::Sender<String>) {
     for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line).into_owned();
         if lines.send(line).is_err() {
@@ -233,7 +236,7 @@ fn last_lines(log: &Path) -> String {
     lines[lines.len().saturating_sub(60)..].join("\n")
 }
 
-/// A word as the shell reads it.
+/// A word, quoted for the shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }

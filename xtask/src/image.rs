@@ -1,4 +1,4 @@
-//! `cargo xtask image`: what runs in a cluster, as archives that need no registry.
+//! `cargo xtask image`: container images as archives, without a registry.
 
 use std::{
     env, fs,
@@ -13,12 +13,12 @@ use crate::{
     build_ebpf,
     oci::{Image, Layer},
     process::{applets, build, cargo, find, libraries, root},
-    setup::{self, Need, Say},
+    setup::{self, Need, Verbosity},
 };
 
 #[derive(Args)]
-pub(crate) struct Options {
-    /// What is in it.
+pub(crate) struct ImageOptions {
+    /// The image's contents.
     #[arg(value_enum, default_value_t = Contents::Agent)]
     contents: Contents,
     /// The image's name and tag [default: zerohop/dns-agent:dev, zerohop/client:dev].
@@ -26,34 +26,34 @@ pub(crate) struct Options {
     tag: Option<String>,
 }
 
-/// What an image is made of.
+/// The contents of an image.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Contents {
-    /// The agent, statically linked, and nothing else.
+    /// The agent alone, statically linked.
     Agent,
     /// This machine's own DNS clients, for tests and benchmarks in a cluster.
     Client,
 }
 
-/// The agent's name unless told otherwise.
+/// The default name of the agent's image.
 pub(crate) const AGENT: &str = "zerohop/dns-agent:dev";
-/// The clients' name unless told otherwise.
+/// The default name of the clients' image.
 pub(crate) const CLIENT: &str = "zerohop/client:dev";
 
-/// The job itself; the archive's path is the last line it prints.
-pub(crate) fn run(options: &Options) -> Result<()> {
+/// Runs the job. The last line of output is the archive's path.
+pub(crate) fn run(options: &ImageOptions) -> Result<()> {
     let archive = match options.contents {
-        Contents::Agent => agent(options.tag.as_deref().unwrap_or(AGENT))?,
-        Contents::Client => client(options.tag.as_deref().unwrap_or(CLIENT))?,
+        Contents::Agent => build_agent(options.tag.as_deref().unwrap_or(AGENT))?,
+        Contents::Client => build_client(options.tag.as_deref().unwrap_or(CLIENT))?,
     };
     println!("{}", archive.display());
     Ok(())
 }
 
-/// The image that the DaemonSet runs.
-pub(crate) fn agent(name: &str) -> Result<PathBuf> {
+/// Builds the image that the DaemonSet runs.
+pub(crate) fn build_agent(name: &str) -> Result<PathBuf> {
     build_ebpf::programs()?;
-    let program = static_agent()?;
+    let program = build_static_agent()?;
     let mut layer = Layer::default();
     layer.file(&program, Path::new("/dns-agent"))?;
     println!("/dns-agent: {}", size(&program)?);
@@ -62,13 +62,14 @@ pub(crate) fn agent(name: &str) -> Result<PathBuf> {
         &Image {
             name,
             entrypoint: "/dns-agent",
-            // Arenas for each thread are memory that is never used again.
+            // One malloc arena, because memory in an arena for each thread is not reused by others.
             environment: &["MALLOC_ARENA_MAX=1"],
             labels: json!({
                 "org.opencontainers.image.title": "Zerohop",
                 "org.opencontainers.image.description": "Cluster DNS, answered inside the Linux kernel",
                 "org.opencontainers.image.version": env!("CARGO_PKG_VERSION"),
-                // dns-ebpf and dns-common, which are in it, are under the others too.
+                // The second part is the license of dns-ebpf and dns-common, which the agent
+                // embeds.
                 "org.opencontainers.image.licenses": "(Apache-2.0 OR MIT) AND (MIT OR GPL-2.0-only)",
             }),
             layer,
@@ -76,17 +77,17 @@ pub(crate) fn agent(name: &str) -> Result<PathBuf> {
     )
 }
 
-/// The image of the pods that ask.
-pub(crate) fn client(name: &str) -> Result<PathBuf> {
-    setup::ensure(&[Need::ClientImage], Say::Changes)?;
+/// Builds the image of the pods that ask.
+pub(crate) fn build_client(name: &str) -> Result<PathBuf> {
+    setup::ensure(&[Need::ClientImage], Verbosity::Changes)?;
     let mut layer = Layer::default();
-    let busybox = find("busybox").context("busybox is not there")?;
+    let busybox = find("busybox").context("busybox is not installed")?;
     for applet in applets(&busybox)? {
         layer.link(&Path::new("/bin").join(applet), Path::new("busybox"));
     }
     layer.program(&busybox, Path::new("/bin/busybox"))?;
     for name in ["getent", "dig", "dnsperf"] {
-        let program = find(name).with_context(|| format!("{name} is not there"))?;
+        let program = find(name).with_context(|| format!("{name} is not installed"))?;
         layer.program(&program, &Path::new("/usr/bin").join(name))?;
     }
     layer.contents(Path::new("/etc/nsswitch.conf"), "hosts: files dns\n");
@@ -104,17 +105,17 @@ pub(crate) fn client(name: &str) -> Result<PathBuf> {
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Builds the agent without shared libraries. glibc's resolver would still load some, but in a pod the API
-/// server is known by its address.
-fn static_agent() -> Result<PathBuf> {
+/// Builds the agent without shared libraries. Only glibc's resolver would load some, and the agent
+/// does not need it, because a pod knows the API server by its address.
+fn build_static_agent() -> Result<PathBuf> {
     if cfg!(not(target_arch = "x86_64")) {
-        bail!("images are for x86-64, which alone is tested, and must be built there");
+        bail!("images are for x86-64 only, and must be built there");
     }
     let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let cargo_home = cargo_home
         .or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cargo")))
-        .context("cannot tell where Cargo keeps its sources: set CARGO_HOME")?;
-    // Where it was built is nobody's business, and would make it another program.
+        .context("cannot find Cargo's directory: set CARGO_HOME")?;
+    // The build's paths must not be in the program: they are private and would change its bytes.
     let hidden = [(cargo_home.as_path(), "/cargo"), (root(), "/zerohop")]
         .map(|(path, shown)| format!("--remap-path-prefix={}={shown}", path.display()));
     let [cargo_home, root_path] = hidden;
@@ -123,11 +124,12 @@ fn static_agent() -> Result<PathBuf> {
     command
         .args(["build", "--quiet", "--locked", "--release"])
         .args(["--package", "dns-agent", "--target", TARGET])
-        // A directory of its own, so that other builds keep what they have.
+        // A separate directory, so that other builds stay valid.
         .arg("--target-dir")
         .arg(root().join("target/image-build"))
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-        // An eighth smaller; link-time optimization would hardly add to that, and takes minutes each time.
+        // This makes the program an eighth smaller. Link-time optimization would add little and
+        // takes minutes.
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0");
@@ -153,9 +155,9 @@ fn write(file: &str, image: &Image) -> Result<PathBuf> {
 }
 
 fn size(path: &Path) -> Result<String> {
-    let octets = path
+    let bytes = path
         .metadata()
         .with_context(|| format!("cannot read {}", path.display()))?
         .len();
-    Ok(format!("{:.1} MB", octets as f64 / 1e6))
+    Ok(format!("{:.1} MB", bytes as f64 / 1e6))
 }

@@ -1,7 +1,7 @@
-//! A file system for a guest, as the archive the kernel unpacks at boot.
+//! The initramfs of a guest: the archive that the kernel unpacks at boot.
 //!
-//! The format is "newc" (Documentation/driver-api/early-userspace/buffer-format.rst
-//! in the kernel's tree). Written here, it may hold a device node without root.
+//! The format is "newc" (Documentation/driver-api/early-userspace/buffer-format.rst in the kernel's
+//! tree). Writing it directly allows a device node without root.
 
 use std::{
     collections::BTreeSet,
@@ -14,23 +14,23 @@ use anyhow::{Context, Result};
 
 use crate::process::libraries;
 
-/// An archive being written.
+/// An archive that is being written, in memory.
 #[derive(Default)]
 pub(crate) struct Initramfs {
     bytes: Vec<u8>,
-    /// What is in it, so that nothing is in it twice.
+    /// The paths in the archive, so that each is added once.
     paths: BTreeSet<PathBuf>,
 }
 
 impl Initramfs {
-    /// Adds a file of this machine, under the same path or another one.
+    /// Adds a file of this machine, under the path `to`.
     pub(crate) fn file(&mut self, from: &Path, to: &Path) -> Result<()> {
         let context = || format!("cannot read {}", from.display());
         let permissions = from.metadata().with_context(context)?.permissions().mode() & 0o777;
         self.contents(to, permissions, &fs::read(from).with_context(context)?)
     }
 
-    /// Adds a program and the shared libraries it is linked with.
+    /// Adds a program, and the shared libraries that it is linked with.
     pub(crate) fn program(&mut self, from: &Path, to: &Path) -> Result<()> {
         for library in libraries(from)? {
             self.file(&library, &library)?;
@@ -38,38 +38,44 @@ impl Initramfs {
         self.file(from, to)
     }
 
-    /// Adds a file with contents given here.
+    /// Adds a file with these contents.
     pub(crate) fn contents(
         &mut self,
         path: &Path,
         permissions: u32,
         contents: &[u8],
     ) -> Result<()> {
-        self.entry(path, REGULAR | permissions, (0, 0), contents)
+        self.add_entry(path, REGULAR | permissions, (0, 0), contents)
     }
 
     /// Adds an empty directory.
     pub(crate) fn directory(&mut self, path: &Path) -> Result<()> {
-        self.entry(path, DIRECTORY | 0o755, (0, 0), &[])
+        self.add_entry(path, DIRECTORY | 0o755, (0, 0), &[])
     }
 
     /// Adds a symbolic link.
     pub(crate) fn link(&mut self, path: &Path, target: &str) -> Result<()> {
-        self.entry(path, LINK | 0o777, (0, 0), target.as_bytes())
+        self.add_entry(path, LINK | 0o777, (0, 0), target.as_bytes())
     }
 
     /// Adds a character device.
     pub(crate) fn device(&mut self, path: &Path, number: (u32, u32)) -> Result<()> {
-        self.entry(path, CHARACTER_DEVICE | 0o600, number, &[])
+        self.add_entry(path, CHARACTER_DEVICE | 0o600, number, &[])
     }
 
     /// Ends the archive and writes it to a file.
     pub(crate) fn write(mut self, to: &Path) -> Result<()> {
-        self.record("TRAILER!!!", 0, (0, 0), &[])?;
+        self.append_entry("TRAILER!!!", 0, (0, 0), &[])?;
         fs::write(to, self.bytes).with_context(|| format!("cannot write {}", to.display()))
     }
 
-    fn entry(&mut self, path: &Path, mode: u32, device: (u32, u32), contents: &[u8]) -> Result<()> {
+    fn add_entry(
+        &mut self,
+        path: &Path,
+        mode: u32,
+        device: (u32, u32),
+        contents: &[u8],
+    ) -> Result<()> {
         if !self.paths.insert(path.to_owned()) {
             return Ok(());
         }
@@ -79,10 +85,16 @@ impl Initramfs {
         let path = path
             .to_str()
             .with_context(|| format!("{} is not UTF-8", path.display()))?;
-        self.record(path.trim_start_matches('/'), mode, device, contents)
+        self.append_entry(path.trim_start_matches('/'), mode, device, contents)
     }
 
-    fn record(&mut self, name: &str, mode: u32, device: (u32, u32), contents: &[u8]) -> Result<()> {
+    fn append_entry(
+        &mut self,
+        name: &str,
+        mode: u32,
+        device: (u32, u32),
+        contents: &[u8],
+    ) -> Result<()> {
         let length =
             u32::try_from(contents.len()).with_context(|| format!("{name} has 4 GiB or more"))?;
         let name_length = u32::try_from(name.len() + 1)?;

@@ -13,19 +13,19 @@ use clap::{Args, ValueEnum};
 use crate::{
     apt::Apt,
     process::{output, root},
-    setup::{self, Need, Say},
+    setup::{self, Need, Verbosity},
 };
 
 #[derive(Args)]
-pub(crate) struct Options {
-    /// The kernels to download; all of them when none is named.
-    names: Vec<Name>,
+pub(crate) struct KernelsOptions {
+    /// The kernels to download; all of them if none is named.
+    names: Vec<KernelName>,
 }
 
-/// The job itself.
-pub(crate) fn run(options: &Options) -> Result<()> {
+/// Runs the job.
+pub(crate) fn run(options: &KernelsOptions) -> Result<()> {
     let names = if options.names.is_empty() {
-        &Name::ALL
+        &KernelName::ALL
     } else {
         options.names.as_slice()
     };
@@ -38,32 +38,37 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// A kernel of the matrix.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Name {
-    /// The oldest we support.
+pub(crate) enum KernelName {
+    /// The oldest supported kernel.
     #[value(name = "5.10")]
     V5_10,
     #[value(name = "6.1")]
     V6_1,
     #[value(name = "6.12")]
     V6_12,
-    /// The newest that the machine's mirrors have.
+    /// The newest kernel that the machine's mirrors have.
     Newest,
 }
 
-impl Name {
-    pub(crate) const ALL: [Name; 4] = [Name::V5_10, Name::V6_1, Name::V6_12, Name::Newest];
+impl KernelName {
+    pub(crate) const ALL: [KernelName; 4] = [
+        KernelName::V5_10,
+        KernelName::V6_1,
+        KernelName::V6_12,
+        KernelName::Newest,
+    ];
     /// The oldest and the newest.
-    pub(crate) const ENDS: [Name; 2] = [Name::V5_10, Name::Newest];
-    /// Those between them.
-    pub(crate) const BETWEEN: [Name; 2] = [Name::V6_1, Name::V6_12];
+    pub(crate) const ENDS: [KernelName; 2] = [KernelName::V5_10, KernelName::Newest];
+    /// The kernels between them.
+    pub(crate) const BETWEEN: [KernelName; 2] = [KernelName::V6_1, KernelName::V6_12];
 
-    /// The Debian releases that have it; of several versions the highest counts.
+    /// The Debian suites that have it. The highest version counts.
     fn suites(self) -> &'static [&'static str] {
         match self {
-            Name::V5_10 => &["bullseye", "bullseye-security"],
-            Name::V6_1 => &["bookworm", "bookworm-security"],
-            Name::V6_12 => &["trixie", "trixie-security"],
-            Name::Newest => &[
+            KernelName::V5_10 => &["bullseye", "bullseye-security"],
+            KernelName::V6_1 => &["bookworm", "bookworm-security"],
+            KernelName::V6_12 => &["trixie", "trixie-security"],
+            KernelName::Newest => &[
                 "bookworm-backports",
                 "trixie-backports",
                 "forky-backports",
@@ -74,35 +79,35 @@ impl Name {
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for KernelName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Name::V5_10 => "5.10",
-            Name::V6_1 => "6.1",
-            Name::V6_12 => "6.12",
-            Name::Newest => "newest",
+            KernelName::V5_10 => "5.10",
+            KernelName::V6_1 => "6.1",
+            KernelName::V6_12 => "6.12",
+            KernelName::Newest => "newest",
         })
     }
 }
 
 /// A kernel that is ready to boot.
-pub(crate) struct Kernel {
-    /// What `uname -r` says in it.
+pub(crate) struct BootableKernel {
+    /// The output of `uname -r`.
     pub(crate) version: String,
-    /// The compressed image that a boot loader reads.
+    /// The compressed image, as a boot loader reads it.
     pub(crate) image: PathBuf,
-    /// Its modules, each after those it depends on.
+    /// Its modules, each after the ones that it depends on.
     pub(crate) modules: Vec<PathBuf>,
 }
 
-/// What the tests need and Debian's cloud kernels have as modules.
+/// Parts that the tests need, and that Debian's cloud kernels have as modules.
 const MODULES: [&str; 5] = ["veth", "bridge", "dummy", "sch_ingress", "cls_bpf"];
 
 /// Returns a kernel from the cache, or downloads it.
-pub(crate) fn obtain(name: Name) -> Result<Kernel> {
+pub(crate) fn obtain(name: KernelName) -> Result<BootableKernel> {
     let directory = root().join("target/kernels").join(name.to_string());
     if !directory.exists() {
-        setup::ensure(&[Need::Guests], Say::Changes)?;
+        setup::ensure(&[Need::Guests], Verbosity::Changes)?;
         download(name, &directory).with_context(|| format!("kernel not obtainable: {name}"))?;
     }
     cached(&directory).with_context(|| {
@@ -113,24 +118,24 @@ pub(crate) fn obtain(name: Name) -> Result<Kernel> {
     })
 }
 
-fn cached(directory: &Path) -> Result<Kernel> {
+fn cached(directory: &Path) -> Result<BootableKernel> {
     let version = fs::read_to_string(directory.join("version"))?;
     let mut modules = Vec::new();
     for entry in fs::read_dir(directory.join("modules"))? {
         modules.push(entry?.path());
     }
-    // Their names begin with their number.
+    // The file names begin with the load order.
     modules.sort();
-    Ok(Kernel {
+    Ok(BootableKernel {
         version,
         image: directory.join("vmlinuz"),
         modules,
     })
 }
 
-fn download(name: Name, directory: &Path) -> Result<()> {
+fn download(name: KernelName, directory: &Path) -> Result<()> {
     if cfg!(not(target_arch = "x86_64")) {
-        bail!("the matrix consists of x86-64 kernels; this machine has another processor");
+        bail!("the matrix consists of x86-64 kernels, but this machine has another architecture");
     }
     println!("kernel {name}: downloading");
     let scratch = directory.with_extension("partial");
@@ -155,11 +160,11 @@ fn download(name: Name, directory: &Path) -> Result<()> {
     fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))
 }
 
-/// The small kernel without drivers for hardware; depends on its newest build.
+/// The package of the small kernel without hardware drivers; depends on the newest build.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 
-/// Newer releases split a kernel into several packages. All that are of one
-/// version have it in their names.
+/// Newer releases split a kernel into several packages, all of which have its version in their
+/// names.
 fn is_part_of_kernel(package: &str) -> bool {
     let parts = [
         "linux-image-",
@@ -173,18 +178,18 @@ fn is_part_of_kernel(package: &str) -> bool {
         .any(|version| version.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// Takes the image and the modules we need out of the packages' files.
+/// Copies the image and the needed modules from the unpacked packages.
 fn extract(tree: &Path, into: &Path) -> Result<()> {
     let files = files_below(tree)?;
     let image = files
         .iter()
         .find(|path| file_name(path).starts_with("vmlinuz"))
-        .context("no vmlinuz in it")?;
+        .context("the package has no vmlinuz")?;
     let available: BTreeMap<_, _> = files
         .iter()
         .filter_map(|path| Some((module_name(path)?, path)))
         .collect();
-    let version = version(&files).context("no directory of modules in it")?;
+    let version = version(&files).context("the package has no directory of modules")?;
 
     fs::create_dir_all(into.join("modules"))?;
     fs::copy(image, into.join("vmlinuz"))?;
@@ -196,7 +201,7 @@ fn extract(tree: &Path, into: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes a module, uncompressed, after those it depends on.
+/// Writes a module, uncompressed, after the modules that it depends on.
 fn extract_module(
     name: &str,
     available: &BTreeMap<String, &PathBuf>,
@@ -208,7 +213,7 @@ fn extract_module(
     }
     let file = available
         .get(name)
-        .with_context(|| format!("no module {name} in it"))?;
+        .with_context(|| format!("the package has no module {name}"))?;
     let bytes = read_module(file).with_context(|| format!("cannot read {}", file.display()))?;
     for dependency in dependencies(&bytes) {
         extract_module(&dependency, available, into, done)?;
@@ -226,7 +231,7 @@ fn read_module(file: &Path) -> Result<Vec<u8>> {
     Ok(fs::read(file.with_extension(""))?)
 }
 
-/// The modules named in a module's own `depends=` (section .modinfo).
+/// The modules that a module's `depends=` names (section .modinfo).
 fn dependencies(module: &[u8]) -> Vec<String> {
     let list = module
         .split(|byte| *byte == 0)
@@ -238,7 +243,7 @@ fn dependencies(module: &[u8]) -> Vec<String> {
         .collect()
 }
 
-/// A module's name, in which the kernel makes no difference between - and _.
+/// A module's name with underscores, because the kernel treats `-` and `_` alike.
 fn module_name(path: &Path) -> Option<String> {
     let name = file_name(path);
     let stem = name
@@ -310,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_have_one_name_in_every_form() {
+    fn module_names_do_not_depend_on_file_name_form() {
         let check = |path: &str, expected: Option<&str>| {
             assert_eq!(module_name(Path::new(path)).as_deref(), expected);
         };

@@ -1,4 +1,4 @@
-//! `cargo xtask kind`: a cluster of two nodes in Docker, with Zerohop in it, for those who have kind.
+//! `cargo xtask kind`: Zerohop in a kind cluster of two nodes in Docker.
 
 mod bench;
 
@@ -18,19 +18,19 @@ use crate::{
 };
 
 #[derive(Args)]
-pub(crate) struct Options {
+pub(crate) struct KindOptions {
     #[command(subcommand)]
-    job: Job,
+    job: KindJob,
 }
 
 #[derive(Subcommand)]
-enum Job {
-    /// Makes the cluster, and loads Zerohop into it.
+enum KindJob {
+    /// Creates the cluster, and installs Zerohop in it.
     Up,
-    /// Builds the images, loads them into the nodes, and rolls the DaemonSet out.
+    /// Builds the images, loads them into the nodes, and rolls out the DaemonSet.
     Load,
-    /// Asks a realistic mix of questions from a pod, with Zerohop off and on.
-    Bench(bench::Options),
+    /// Measures a realistic mix of questions from a pod, with Zerohop off and on.
+    Bench(bench::KindBenchOptions),
     /// Removes the cluster.
     Down,
 }
@@ -38,7 +38,7 @@ enum Job {
 /// The cluster's name.
 const CLUSTER: &str = "zerohop";
 
-/// A control plane, and a node beside it: answers from the other node are part of the truth.
+/// A control plane and a worker, so that some of CoreDNS's answers come from the other node.
 const NODES: &str = "
 kind: Cluster
 apiVersion: kind.x-k8s.io/v1alpha4
@@ -47,13 +47,13 @@ nodes:
   - role: worker
 ";
 
-/// The job itself.
-pub(crate) fn run(options: &Options) -> Result<()> {
+/// Runs the job.
+pub(crate) fn run(options: &KindOptions) -> Result<()> {
     match &options.job {
-        Job::Up => up(),
-        Job::Load => load(),
-        Job::Bench(options) => bench::run(options),
-        Job::Down => run_command(kind()?.args(["delete", "cluster", "--name", CLUSTER])),
+        KindJob::Up => up(),
+        KindJob::Load => load(),
+        KindJob::Bench(options) => bench::run(options),
+        KindJob::Down => run_command(kind()?.args(["delete", "cluster", "--name", CLUSTER])),
     }
 }
 
@@ -72,11 +72,12 @@ fn up() -> Result<()> {
 }
 
 fn load() -> Result<()> {
-    let kubectl = Kubectl::new(&kubeconfig()).context("`cargo xtask kind up` makes the cluster")?;
-    load_image(&image::agent(image::AGENT)?)?;
-    load_image(&image::client(image::CLIENT)?)?;
+    let kubectl =
+        Kubectl::new(&kubeconfig()).context("run `cargo xtask kind up` to create the cluster")?;
+    load_image(&image::build_agent(image::AGENT)?)?;
+    load_image(&image::build_client(image::CLIENT)?)?;
     kubectl.install(&kubectl.manifests(image::AGENT)?)?;
-    // The tag is the same as before, so the manifests alone replace nothing.
+    // The image has the same tag as before, so applying the manifests does not replace the pods.
     kubectl.output(&[
         "--namespace",
         NAMESPACE,
@@ -84,7 +85,7 @@ fn load() -> Result<()> {
         "restart",
         "daemonset/zerohop",
     ])?;
-    kubectl.rolled_out()
+    kubectl.wait_for_rollout()
 }
 
 fn load_image(archive: &Path) -> Result<()> {
@@ -93,16 +94,16 @@ fn load_image(archive: &Path) -> Result<()> {
     run_command(load.arg(archive))
 }
 
-/// kind, if it can work.
+/// kind, if it and Docker work.
 fn kind() -> Result<Command> {
     let Some(kind) = find("kind") else {
         bail!("kind is not in PATH: see kind.sigs.k8s.io for how to install it");
     };
     if find("docker").is_none() {
-        bail!("docker is not in PATH, and kind's nodes are containers of Docker's: install it");
+        bail!("docker is not in PATH, and kind's nodes are Docker containers: install it");
     }
     output(Command::new("docker").arg("version"))
-        .context("Docker does not answer, and kind's nodes are containers of its")?;
+        .context("the Docker daemon does not answer, and kind's nodes are Docker containers")?;
     Ok(Command::new(kind))
 }
 

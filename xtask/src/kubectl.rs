@@ -1,4 +1,4 @@
-//! kubectl, and the manifests that it installs.
+//! kubectl, and installing Zerohop by it.
 
 use std::{
     io::Write,
@@ -16,7 +16,7 @@ use crate::{
 
 /// The DaemonSet's namespace.
 pub(crate) const NAMESPACE: &str = "kube-system";
-/// What all objects of an installation are labelled with.
+/// The label of all objects of an installation.
 pub(crate) const LABEL: &str = "app.kubernetes.io/name=zerohop";
 
 /// kubectl, for one cluster.
@@ -29,7 +29,7 @@ impl Kubectl {
     pub(crate) fn new(kubeconfig: &Path) -> Result<Kubectl> {
         let program = find("kubectl").context("kubectl is not in PATH: install it")?;
         if !kubeconfig.exists() {
-            bail!("{} is not there", kubeconfig.display());
+            bail!("{} does not exist", kubeconfig.display());
         }
         Ok(Kubectl {
             program,
@@ -37,7 +37,7 @@ impl Kubectl {
         })
     }
 
-    /// A command; the words are its arguments.
+    /// A kubectl command with these arguments.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--kubeconfig").arg(&self.kubeconfig);
@@ -45,19 +45,20 @@ impl Kubectl {
         command
     }
 
-    /// What a command prints.
+    /// Runs a command, and returns its output.
     pub(crate) fn output(&self, words: &[&str]) -> Result<String> {
         output(&mut self.command(words))
     }
 
-    /// What a command prints with `--output=json`.
+    /// Runs a command with `--output=json`, and returns its output.
     pub(crate) fn json(&self, words: &[&str]) -> Result<Value> {
         let text = output(self.command(words).arg("--output=json"))?;
-        serde_json::from_str(&text).with_context(|| format!("kubectl {words:?} printed no JSON"))
+        serde_json::from_str(&text)
+            .with_context(|| format!("kubectl {words:?} printed invalid JSON"))
     }
 
-    /// Runs a command that reads objects, such as `apply`.
-    pub(crate) fn feed(&self, words: &[&str], objects: &str) -> Result<()> {
+    /// Runs a command that reads objects from its standard input, such as `apply`.
+    pub(crate) fn send_objects(&self, words: &[&str], objects: &str) -> Result<()> {
         let mut command = self.command(words);
         command
             .arg("--filename=-")
@@ -86,14 +87,14 @@ impl Kubectl {
         ))
     }
 
-    /// Installs them, and waits until every node has an agent that is ready.
+    /// Applies the manifests, and waits until every node has a ready agent.
     pub(crate) fn install(&self, manifests: &str) -> Result<()> {
-        self.feed(&["apply"], manifests)?;
-        self.rolled_out()
+        self.send_objects(&["apply"], manifests)?;
+        self.wait_for_rollout()
     }
 
-    /// Waits for the end of a rollout.
-    pub(crate) fn rolled_out(&self) -> Result<()> {
+    /// Waits until the DaemonSet is rolled out.
+    pub(crate) fn wait_for_rollout(&self) -> Result<()> {
         let words = ["rollout", "status", "daemonset/zerohop", "--timeout=180s"];
         self.output(&[&["--namespace", NAMESPACE], &words[..]].concat())
             .map(drop)
@@ -104,11 +105,11 @@ impl Kubectl {
             })
     }
 
-    /// Takes them away, and waits until their pods have ended.
+    /// Deletes the manifests' objects, and waits until the agents' pods have ended.
     pub(crate) fn uninstall(&self, manifests: &str) -> Result<()> {
-        self.feed(&["delete", "--ignore-not-found"], manifests)?;
+        self.send_objects(&["delete", "--ignore-not-found"], manifests)?;
         let pods = ["wait", "pods", "--for=delete", "--timeout=90s"];
-        let of_ours = ["--namespace", NAMESPACE, "--selector", LABEL];
-        self.output(&[&pods[..], &of_ours].concat()).map(drop)
+        let of_zerohop = ["--namespace", NAMESPACE, "--selector", LABEL];
+        self.output(&[&pods[..], &of_zerohop].concat()).map(drop)
     }
 }

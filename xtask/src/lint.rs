@@ -1,15 +1,15 @@
-//! `cargo xtask lint`: formatting, and the lints of the kernel's side and ours.
+//! `cargo xtask lint`: formatting, and the lints of the workspace and of the kernel programs.
 
 use anyhow::{Result, bail};
 
 use crate::{
     build_ebpf,
     process::{cargo, root, run as run_command},
-    setup::Say,
+    setup::Verbosity,
     toolchain,
 };
 
-/// The job itself. Every warning is an error.
+/// Runs the job. Every warning is an error.
 pub(crate) fn run() -> Result<()> {
     run_command(cargo().args(["fmt", "--all", "--check"]))?;
     // The agent embeds the kernel programs.
@@ -18,15 +18,15 @@ pub(crate) fn run() -> Result<()> {
         "clippy",
         "--workspace",
         "--all-targets",
-        // The comparison is no target of `cargo test`, so not one of all of them either.
+        // The comparison has `test = false`, so `--all-targets` does not include it.
         "--test=cluster",
         "--",
         "--deny=warnings",
     ]))?;
 
-    let tools = toolchain::ensure(Say::Changes)?;
-    // The lints of the very compiler that builds the programs: `cargo clippy`
-    // would take those of the active toolchain.
+    let tools = toolchain::ensure(Verbosity::Changes)?;
+    // The clippy of the compiler that builds the programs. `cargo clippy` would use the active
+    // toolchain's.
     let clippy = tools.rustc.with_file_name("clippy-driver");
     if !clippy.exists() {
         bail!(
@@ -37,7 +37,7 @@ pub(crate) fn run() -> Result<()> {
     run_command(
         build_ebpf::cargo_for_kernel(&tools, root(), "check", &["-Dwarnings"])
             .args(["--bins", "--features", "log"])
-            // This makes it a `cargo clippy`.
+            // This is how `cargo clippy` makes `cargo check` run clippy.
             .env("RUSTC_WORKSPACE_WRAPPER", clippy),
     )
 }

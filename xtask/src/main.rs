@@ -1,7 +1,7 @@
 //! Every job of this repository: `cargo xtask JOB`.
 //!
-//! One file per job. A job first asks [`setup`] for what it needs, so a fresh
-//! machine needs nothing but Rust.
+//! Each job has a file. [`setup`] finds or installs what a job needs, so a fresh machine needs only
+//! Rust.
 
 #![forbid(unsafe_code)]
 
@@ -20,6 +20,7 @@ mod kind;
 mod kubectl;
 mod lint;
 mod oci;
+mod picture;
 mod process;
 mod setup;
 mod test;
@@ -32,7 +33,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 fn main() -> ExitCode {
-    match run(&Cli::parse().job) {
+    match run(&XtaskCli::parse().job) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -41,58 +42,61 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(job: &Job) -> Result<()> {
+fn run(job: &XtaskJob) -> Result<()> {
     match job {
-        Job::Setup => setup::run(),
-        Job::BuildEbpf(options) => build_ebpf::run(options),
-        Job::Demo(options) => demo::run(options),
-        Job::DemoPod => demo::pod::run(),
-        Job::Lint => lint::run(),
-        Job::Kernels(options) => kernels::run(options),
-        Job::Test(options) => test::run(options),
-        Job::Verify => verify::run(),
-        Job::Bench(options) => bench::run(options),
-        Job::Faults(options) => faults::run(options),
-        Job::Image(options) => image::run(options),
-        Job::E2e(options) => e2e::run(options),
-        Job::Kind(options) => kind::run(options),
+        XtaskJob::Setup => setup::run(),
+        XtaskJob::BuildEbpf(options) => build_ebpf::run(options),
+        XtaskJob::Demo(options) => demo::run(options),
+        XtaskJob::DemoPod => demo::pod::run(),
+        XtaskJob::Lint => lint::run(),
+        XtaskJob::Kernels(options) => kernels::run(options),
+        XtaskJob::Test(options) => test::run(options),
+        XtaskJob::Verify => verify::run(),
+        XtaskJob::Bench(options) => bench::run(options),
+        XtaskJob::Faults(options) => faults::run(options),
+        XtaskJob::Image(options) => image::run(options),
+        XtaskJob::E2e(options) => e2e::run(options),
+        XtaskJob::Kind(options) => kind::run(options),
+        XtaskJob::Picture => picture::run(),
     }
 }
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Every job of this repository")]
-struct Cli {
+struct XtaskCli {
     #[command(subcommand)]
-    job: Job,
+    job: XtaskJob,
 }
 
 #[derive(Subcommand)]
-enum Job {
-    /// Finds or installs whatever the other jobs need, and says what it does.
+enum XtaskJob {
+    /// Finds or installs what the other jobs need, and prints each step.
     Setup,
     /// Builds the kernel programs into target/ebpf/zerohop.o.
-    BuildEbpf(build_ebpf::Options),
-    /// Shows it at work: a pod asks, with the kernel plane and without it.
-    Demo(demo::Options),
-    /// The process in the demo's pod; the demo starts it.
+    BuildEbpf(build_ebpf::BuildEbpfOptions),
+    /// Shows Zerohop at work: a pod asks, with the kernel plane and without it.
+    Demo(demo::DemoOptions),
+    /// The process in the demo's pod; only the demo starts it.
     #[command(hide = true)]
     DemoPod,
-    /// Checks formatting and lints of everything, the kernel programs included.
+    /// Checks the formatting and lints of all code, the kernel programs included.
     Lint,
     /// Downloads the kernels of the matrix into target/kernels.
-    Kernels(kernels::Options),
-    /// Runs the tests: all of them here, or the kernel plane's on another kernel.
-    Test(test::Options),
-    /// Prints what each kernel's verifier makes of each program; fails over budget.
+    Kernels(kernels::KernelsOptions),
+    /// Runs the tests: all of them on this kernel, or those of the kernel plane on another one.
+    Test(test::TestOptions),
+    /// Prints the verifier's instruction count of each program on each kernel; fails over budget.
     Verify,
     /// Measures the kernel program beside a bare reflector, and its tables.
-    Bench(bench::Options),
-    /// Does what may happen to a node's agent, while a pod looks names up, and prints what came of it.
-    Faults(faults::Options),
-    /// Makes the agent's container image, as an archive: no registry, no Docker.
-    Image(image::Options),
-    /// Installs the image in a test cluster, looks names up from pods, and takes it away again.
-    E2e(e2e::Options),
-    /// The same in a cluster of kind's, with a benchmark; needs kind and Docker.
-    Kind(kind::Options),
+    Bench(bench::BenchOptions),
+    /// Injects faults into a node's agent while a pod looks names up, and prints the effect.
+    Faults(faults::FaultsOptions),
+    /// Builds the agent's container image as an archive; needs neither a registry nor Docker.
+    Image(image::ImageOptions),
+    /// Installs the image in a test cluster, looks names up from pods, and uninstalls it.
+    E2e(e2e::E2eOptions),
+    /// Runs Zerohop in a kind cluster, and a benchmark there; needs kind and Docker.
+    Kind(kind::KindOptions),
+    /// Draws the README's picture, docs/query-path.svg.
+    Picture,
 }

@@ -1,8 +1,8 @@
-//! An image of one layer, as an archive that needs no registry and no Docker.
+//! Writes an image of one layer as an archive, without a registry and without Docker.
 //!
 //! The archive is an OCI image layout (`index.json`), which containerd reads, and a Docker archive
-//! (`manifest.json`) over the same blobs, which `docker load` reads. Nothing in it depends on time,
-//! order or machine: the same files make the same digest.
+//! (`manifest.json`) over the same blobs, which `docker load` reads. The archive depends only on
+//! the files, not on time, order or machine, so the same files make the same digest.
 
 use std::{
     collections::BTreeMap,
@@ -20,15 +20,15 @@ use tar::{Builder, EntryType, Header};
 
 use crate::process::libraries;
 
-/// An image to be written.
+/// An image to write.
 pub(crate) struct Image<'a> {
     /// Its name and tag.
     pub(crate) name: &'a str,
-    /// What runs when nothing else is said.
+    /// The default command.
     pub(crate) entrypoint: &'a str,
     /// Environment variables, as `NAME=VALUE`.
     pub(crate) environment: &'a [&'a str],
-    /// Labels, by their keys.
+    /// Labels, by key.
     pub(crate) labels: Value,
     /// The files.
     pub(crate) layer: Layer,
@@ -37,10 +37,10 @@ pub(crate) struct Image<'a> {
 /// A file system, sorted by path.
 #[derive(Default)]
 pub(crate) struct Layer {
-    entries: BTreeMap<PathBuf, Entry>,
+    entries: BTreeMap<PathBuf, LayerEntry>,
 }
 
-enum Entry {
+enum LayerEntry {
     Directory,
     File { mode: u32, contents: Vec<u8> },
     Link { target: PathBuf },
@@ -53,15 +53,15 @@ impl Image<'_> {
         let mut compressed = GzEncoder::new(Vec::new(), Compression::default());
         compressed.write_all(&layer)?;
         let mut blobs = BTreeMap::new();
-        let layer_blob = put(&mut blobs, compressed.finish()?);
-        let config = put(&mut blobs, self.config(&digest(&layer)).into_bytes());
+        let layer_blob = add_blob(&mut blobs, compressed.finish()?);
+        let config = add_blob(&mut blobs, self.config(&digest(&layer)).into_bytes());
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
             "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &layer_blob)],
         });
-        let manifest = put(&mut blobs, manifest.to_string().into_bytes());
+        let manifest = add_blob(&mut blobs, manifest.to_string().into_bytes());
         let mut manifest = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
         manifest["annotations"] = json!({
             "io.containerd.image.name": full_name(self.name),
@@ -91,7 +91,7 @@ impl Image<'_> {
     }
 
     fn config(&self, layer: &str) -> String {
-        // Images of the same files are to be the same, so the date says nothing.
+        // A fixed date, so that images of the same files are identical.
         let created = "1970-01-01T00:00:00Z";
         json!({
             "architecture": "amd64",
@@ -110,7 +110,7 @@ impl Image<'_> {
 }
 
 impl Layer {
-    /// Adds a program of this machine and the shared libraries it is linked with.
+    /// Adds a program of this machine, and the shared libraries that it is linked with.
     pub(crate) fn program(&mut self, from: &Path, to: &Path) -> Result<()> {
         for library in libraries(from)? {
             self.file(&library, &library)?;
@@ -124,29 +124,29 @@ impl Layer {
         let is_program = from.metadata().with_context(context)?.permissions().mode() & 0o111 != 0;
         let mode = if is_program { 0o755 } else { 0o644 };
         let contents = fs::read(from).with_context(context)?;
-        self.entry(to, Entry::File { mode, contents });
+        self.add_entry(to, LayerEntry::File { mode, contents });
         Ok(())
     }
 
-    /// Adds a file with contents given here.
+    /// Adds a file with these contents.
     pub(crate) fn contents(&mut self, path: &Path, contents: &str) {
         let contents = contents.as_bytes().to_vec();
         let mode = 0o644;
-        self.entry(path, Entry::File { mode, contents });
+        self.add_entry(path, LayerEntry::File { mode, contents });
     }
 
     /// Adds a symbolic link.
     pub(crate) fn link(&mut self, path: &Path, target: &Path) {
         let target = target.to_owned();
-        self.entry(path, Entry::Link { target });
+        self.add_entry(path, LayerEntry::Link { target });
     }
 
-    fn entry(&mut self, path: &Path, entry: Entry) {
+    fn add_entry(&mut self, path: &Path, entry: LayerEntry) {
         let parents = path.ancestors().skip(1).map(relative);
         for parent in parents.filter(|parent| *parent != Path::new("")) {
             self.entries
                 .entry(parent.to_owned())
-                .or_insert(Entry::Directory);
+                .or_insert(LayerEntry::Directory);
         }
         self.entries.insert(relative(path).to_owned(), entry);
     }
@@ -155,15 +155,15 @@ impl Layer {
         let mut archive = Builder::new(Vec::new());
         for (path, entry) in &self.entries {
             match entry {
-                Entry::Directory => {
+                LayerEntry::Directory => {
                     archive.append_data(&mut header(EntryType::Directory, 0o755, 0), path, &[][..])
                 }
-                Entry::File { mode, contents } => archive.append_data(
+                LayerEntry::File { mode, contents } => archive.append_data(
                     &mut header(EntryType::Regular, *mode, contents.len()),
                     path,
                     contents.as_slice(),
                 ),
-                Entry::Link { target } => {
+                LayerEntry::Link { target } => {
                     archive.append_link(&mut header(EntryType::Symlink, 0o777, 0), path, target)
                 }
             }
@@ -173,7 +173,7 @@ impl Layer {
     }
 }
 
-/// What a descriptor says of a blob.
+/// The digest and the size of a blob.
 struct Blob {
     digest: String,
     size: usize,
@@ -185,7 +185,7 @@ impl Blob {
     }
 }
 
-fn put(blobs: &mut BTreeMap<String, Vec<u8>>, contents: Vec<u8>) -> Blob {
+fn add_blob(blobs: &mut BTreeMap<String, Vec<u8>>, contents: Vec<u8>) -> Blob {
     let blob = Blob {
         digest: digest(&contents),
         size: contents.len(),
@@ -203,12 +203,12 @@ fn descriptor(media_type: &str, blob: &Blob) -> Value {
 }
 
 fn digest(contents: &[u8]) -> String {
-    let octets = Sha256::digest(contents);
-    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+    let bytes = Sha256::digest(contents);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The name that the kubelet makes of the one in a manifest, by Docker's rules: what does not begin with
-/// a host is on Docker's.
+/// The full image name that the kubelet derives from a name in a manifest. By Docker's rules a name
+/// without a host is on docker.io.
 fn full_name(name: &str) -> String {
     let is_host = |part: &str| part.contains(['.', ':']) || part == "localhost";
     match name.split_once('/') {
@@ -232,7 +232,7 @@ fn append(archive: &mut Builder<File>, path: &str, contents: &[u8]) -> Result<()
         .with_context(|| format!("cannot add {path} to the archive"))
 }
 
-/// An entry of root's, as old as can be.
+/// The header of an entry that root owns, with the time 0.
 fn header(kind: EntryType, mode: u32, size: usize) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
@@ -250,7 +250,7 @@ mod tests {
     use crate::process::root;
 
     #[test]
-    fn names_as_the_kubelet_completes_them() {
+    fn image_names_are_completed_as_by_the_kubelet() {
         for (name, full) in [
             ("zerohop/dns-agent:dev", "docker.io/zerohop/dns-agent:dev"),
             ("dns-agent:dev", "docker.io/library/dns-agent:dev"),
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_is_the_same_in_whatever_order_it_was_made() {
+    fn a_layer_does_not_depend_on_the_order_of_additions() {
         let paths = [Path::new("/b/c"), Path::new("/a"), Path::new("/b/a")];
         let layer = |order: [usize; 3]| {
             let mut layer = Layer::default();

@@ -1,4 +1,4 @@
-//! Running other programs, with errors that say which one failed and how.
+//! Runs other programs. Errors say which program failed and how.
 
 use std::{
     env,
@@ -10,13 +10,13 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-/// Runs a command whose output is for the user.
+/// Runs a command whose output goes to the user.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
-        .with_context(|| format!("cannot start {}", line(command)))?;
+        .with_context(|| format!("cannot start {}", command_line(command)))?;
     if !status.success() {
-        bail!("{} ended with {status}", line(command));
+        bail!("{} ended with {status}", command_line(command));
     }
     Ok(())
 }
@@ -26,34 +26,34 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())
         .output()
-        .with_context(|| format!("cannot start {}", line(command)))?;
+        .with_context(|| format!("cannot start {}", command_line(command)))?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         bail!(
             "{} ended with {}: {}",
-            line(command),
+            command_line(command),
             output.status,
             stderr.trim()
         );
     }
     String::from_utf8(output.stdout)
-        .with_context(|| format!("{} wrote bytes that are not UTF-8", line(command)))
+        .with_context(|| format!("{} wrote bytes that are not UTF-8", command_line(command)))
 }
 
-/// Cargo, as it was started for this very program.
+/// The Cargo that started this program, in the workspace's directory.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
     command
 }
 
-/// Runs a Cargo command that builds, and returns the program named `target`.
+/// Runs a Cargo build, and returns the path of the program `target`.
 pub(crate) fn build(command: &mut Command, target: &str) -> Result<PathBuf> {
     let [program] = build_each(command, [target])?;
     Ok(program)
 }
 
-/// Runs a Cargo command that builds, and returns the programs of these names.
+/// Runs a Cargo build, and returns the paths of the programs `targets`.
 pub(crate) fn build_each<const N: usize>(
     command: &mut Command,
     targets: [&str; N],
@@ -62,9 +62,9 @@ pub(crate) fn build_each<const N: usize>(
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit())
         .output()
-        .with_context(|| format!("cannot start {}", line(command)))?;
+        .with_context(|| format!("cannot start {}", command_line(command)))?;
     if !output.status.success() {
-        bail!("{} ended with {}", line(command), output.status);
+        bail!("{} ended with {}", command_line(command), output.status);
     }
     let messages = String::from_utf8_lossy(&output.stdout).into_owned();
     let messages: Vec<Value> = messages
@@ -79,7 +79,11 @@ pub(crate) fn build_each<const N: usize>(
         programs.next_back().unwrap_or_default()
     });
     if let Some(missing) = programs.iter().position(|path| path.as_os_str().is_empty()) {
-        bail!("{} built no program {}", line(command), targets[missing]);
+        bail!(
+            "{} built no program {}",
+            command_line(command),
+            targets[missing]
+        );
     }
     Ok(programs)
 }
@@ -90,7 +94,7 @@ pub(crate) fn root() -> &'static Path {
     package.parent().unwrap_or(package)
 }
 
-/// Where a program is, in PATH or where Debian keeps administrators' programs.
+/// Finds a program in PATH, or in Debian's directories for administrators' programs.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -99,7 +103,7 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|candidate| is_executable(candidate))
 }
 
-/// The paths in `ldd`'s output; none for a static program, about which it complains.
+/// The shared libraries of a program, by `ldd`; empty for a static one, for which `ldd` fails.
 pub(crate) fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let listing = Command::new("ldd")
         .arg(program)
@@ -112,8 +116,8 @@ pub(crate) fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths.map(PathBuf::from).collect())
 }
 
-/// The names under which busybox is to be called, but not those of tools that
-/// come as themselves: its own `ip` and `tc` know too little.
+/// The names of busybox's applets, except `ip` and `tc`: busybox's versions lack features, so the
+/// real tools are used.
 pub(crate) fn applets(busybox: &Path) -> Result<Vec<String>> {
     let listing = output(Command::new(busybox).arg("--list"))?;
     Ok(listing
@@ -123,7 +127,7 @@ pub(crate) fn applets(busybox: &Path) -> Result<Vec<String>> {
         .collect())
 }
 
-/// Whether this process may do what only root may.
+/// Whether this process runs as root.
 pub(crate) fn is_root() -> Result<bool> {
     Ok(output(Command::new("id").arg("--user"))?.trim() == "0")
 }
@@ -133,8 +137,8 @@ fn is_executable(path: &Path) -> bool {
         .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
-/// The command as one would type it.
-fn line(command: &Command) -> String {
+/// The command as typed in a shell.
+fn command_line(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy()];
     words.extend(
         command

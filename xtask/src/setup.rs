@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: finds or installs what the jobs need.
+//! `cargo xtask setup`: finds or installs what the jobs need from the machine.
 
 use std::process::Command;
 
@@ -10,33 +10,33 @@ use crate::{
     toolchain,
 };
 
-/// What a job may need from the machine.
+/// A requirement of a job.
 #[derive(Clone, Copy)]
 pub(crate) enum Need {
     /// A compiler with the sources of `core`, and bpf-linker.
     Ebpf,
     /// Network namespaces, links and routes.
     Namespaces,
-    /// What checks the agent's zone files.
+    /// Programs that check the agent's zone files.
     ZoneFiles,
-    /// The clients that are in the field, as far as Debian has them.
+    /// Real DNS clients, as Debian packages them.
     Clients,
-    /// What the image of DNS clients is made of.
+    /// The programs in the image of DNS clients.
     ClientImage,
-    /// Other kernels, booted in an emulator; they get this machine's `ip` too.
+    /// QEMU and busybox, to boot other kernels.
     Guests,
 }
 
-/// How much of its findings set-up prints.
+/// How much set-up prints.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Say {
-    /// One line for each thing, also when it was there.
+pub(crate) enum Verbosity {
+    /// A line for each thing, whether found or installed.
     Everything,
-    /// Only what has to be installed.
+    /// Only what is installed now.
     Changes,
 }
 
-/// The job itself: everything that any job needs.
+/// Runs the job for the needs of all jobs.
 pub(crate) fn run() -> Result<()> {
     ensure(
         &[
@@ -47,31 +47,31 @@ pub(crate) fn run() -> Result<()> {
             Need::ClientImage,
             Need::Guests,
         ],
-        Say::Everything,
+        Verbosity::Everything,
     )?;
-    // What it says is for people; only tests need to know.
-    let _ = deployment::ensure(Say::Everything);
+    // The result matters only to the tests; for people it is printed.
+    let _ = deployment::ensure(Verbosity::Everything);
     Ok(())
 }
 
-/// Sees to it that what a job needs is there.
-pub(crate) fn ensure(needs: &[Need], say: Say) -> Result<()> {
+/// Finds or installs what a job needs.
+pub(crate) fn ensure(needs: &[Need], verbosity: Verbosity) -> Result<()> {
     for need in needs {
         match need {
             Need::Ebpf => {
-                toolchain::ensure(say)?;
+                toolchain::ensure(verbosity)?;
             }
-            Need::Namespaces => programs(&[IP], say)?,
-            Need::ZoneFiles => programs(&[NAMED_CHECKZONE, KZONECHECK], say)?,
-            Need::Clients => programs(&[MUSL, DIG, KDIG, DRILL], say)?,
-            Need::ClientImage => programs(&[BUSYBOX, GETENT, DIG, DNSPERF], say)?,
-            Need::Guests => programs(&[QEMU, BUSYBOX], say)?,
+            Need::Namespaces => ensure_programs(&[IP], verbosity)?,
+            Need::ZoneFiles => ensure_programs(&[NAMED_CHECKZONE, KZONECHECK], verbosity)?,
+            Need::Clients => ensure_programs(&[MUSL, DIG, KDIG, DRILL], verbosity)?,
+            Need::ClientImage => ensure_programs(&[BUSYBOX, GETENT, DIG, DNSPERF], verbosity)?,
+            Need::Guests => ensure_programs(&[QEMU, BUSYBOX], verbosity)?,
         }
     }
     Ok(())
 }
 
-/// Refuses to go on without root, before any work is done.
+/// Fails without root, before any work is done.
 pub(crate) fn need_root(job: &str) -> Result<()> {
     if !is_root()? {
         bail!(
@@ -85,9 +85,7 @@ pub(crate) fn need_root(job: &str) -> Result<()> {
 pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
     let names = packages.join(" ");
     if find("apt-get").is_none() {
-        bail!(
-            "{names} (names of Debian packages) must be installed: this machine has no apt, use its own means"
-        );
+        bail!("this machine has no apt: install the equivalents of these Debian packages: {names}");
     }
     if !is_root()? {
         bail!(
@@ -95,8 +93,8 @@ pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
         );
     }
     println!("{names}: installing with apt");
-    // A failed update may only mean that some repository of the user's own
-    // cannot be reached; whether that matters, the installation shows.
+    // An update also fails if some unrelated repository cannot be reached. The installation shows
+    // whether the failure matters.
     output(Command::new("apt-get").args(["--quiet=2", "update"])).ok();
     let mut install = Command::new("apt-get");
     install
@@ -106,78 +104,78 @@ pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
     output(&mut install).map(drop).with_context(|| {
         format!(
             "apt could not install {names} (Debian bookworm and trixie have them; on other systems \
-             install the same things by their own means)"
+             install the equivalent packages)"
         )
     })
 }
 
-/// A program and the package that brings it.
-struct Program {
+/// A program, and the Debian package that contains it.
+struct PackagedProgram {
     name: &'static str,
     package: &'static str,
 }
 
-/// Links, addresses and routes.
-const IP: Program = Program {
+/// Configures links, addresses and routes.
+const IP: PackagedProgram = PackagedProgram {
     name: "ip",
     package: "iproute2",
 };
-/// Reads zone files as BIND does.
-const NAMED_CHECKZONE: Program = Program {
+/// Checks zone files with BIND's parser.
+const NAMED_CHECKZONE: PackagedProgram = PackagedProgram {
     name: "named-checkzone",
     package: "bind9-utils",
 };
-/// Reads zone files as Knot DNS does.
-const KZONECHECK: Program = Program {
+/// Checks zone files with Knot DNS's parser.
+const KZONECHECK: PackagedProgram = PackagedProgram {
     name: "kzonecheck",
     package: "knot-dnssecutils",
 };
-/// Builds programs with another resolver than glibc's.
-const MUSL: Program = Program {
+/// Builds programs with musl's resolver.
+const MUSL: PackagedProgram = PackagedProgram {
     name: "musl-gcc",
     package: "musl-tools",
 };
-/// BIND's tool.
-const DIG: Program = Program {
+/// BIND's DNS client.
+const DIG: PackagedProgram = PackagedProgram {
     name: "dig",
     package: "bind9-dnsutils",
 };
-/// Looks names up as programs do, by glibc.
-const GETENT: Program = Program {
+/// Looks names up by glibc.
+const GETENT: PackagedProgram = PackagedProgram {
     name: "getent",
     package: "libc-bin",
 };
-/// Asks as fast as answers come.
-const DNSPERF: Program = Program {
+/// Sends queries as fast as answers arrive.
+const DNSPERF: PackagedProgram = PackagedProgram {
     name: "dnsperf",
     package: "dnsperf",
 };
-/// Knot's tool.
-const KDIG: Program = Program {
+/// Knot's DNS client.
+const KDIG: PackagedProgram = PackagedProgram {
     name: "kdig",
     package: "knot-dnsutils",
 };
-/// NLnet Labs' tool.
-const DRILL: Program = Program {
+/// NLnet Labs' DNS client.
+const DRILL: PackagedProgram = PackagedProgram {
     name: "drill",
     package: "ldnsutils",
 };
 /// Runs the kernels of the matrix.
-const QEMU: Program = Program {
+const QEMU: PackagedProgram = PackagedProgram {
     name: "qemu-system-x86_64",
     package: "qemu-system-x86",
 };
 /// The guests' shell, and `unxz` for their modules.
-const BUSYBOX: Program = Program {
+const BUSYBOX: PackagedProgram = PackagedProgram {
     name: "busybox",
     package: "busybox-static",
 };
 
-fn programs(programs: &[Program], say: Say) -> Result<()> {
+fn ensure_programs(programs: &[PackagedProgram], verbosity: Verbosity) -> Result<()> {
     let mut missing = Vec::new();
     for program in programs {
         match find(program.name) {
-            Some(path) if say == Say::Everything => {
+            Some(path) if verbosity == Verbosity::Everything => {
                 println!("{}: found {}", program.name, path.display());
             }
             Some(_) => {}

@@ -1,5 +1,5 @@
-//! `cargo xtask test`: every test on this kernel, those of the kernel plane on a kernel of the matrix,
-//! or a comparison with a CoreDNS.
+//! `cargo xtask test`: every test on this kernel, the kernel plane's tests on a kernel of the
+//! matrix, or the comparison with a CoreDNS.
 
 use std::{net::SocketAddr, path::PathBuf, process::Command, thread};
 
@@ -8,29 +8,29 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     build_ebpf,
-    deployment::{self, Checked},
+    deployment::{self, ManifestCheck},
     guest::Guest,
-    kernels::{self, Kernel, Name},
+    kernels::{self, BootableKernel, KernelName},
     process::{build, build_each, cargo, root, run as run_command},
-    setup::{self, Need, Say},
+    setup::{self, Need, Verbosity},
 };
 
 #[derive(Args)]
-pub(crate) struct Options {
-    /// The kernel to run on: 5.10, 6.1, 6.12, newest, running, all (of the matrix), or each: like all, but only
-    /// the packets on those between the oldest and the newest.
-    #[arg(long, value_parser = choice, default_value = "running")]
-    kernel: Choice,
+pub(crate) struct TestOptions {
+    /// The kernel to run on: 5.10, 6.1, 6.12, newest, running, all (of the matrix), or each: like
+    /// all, but only the packet tests on the kernels between the oldest and the newest.
+    #[arg(long, value_parser = parse_kernel_choice, default_value = "running")]
+    kernel: KernelChoice,
     #[command(flatten)]
-    cluster: Cluster,
-    /// Passed to the test binaries: which tests, and their options.
+    cluster: ComparisonOptions,
+    /// Passed to the test binaries: test names and options.
     #[arg(last = true)]
     filter: Vec<String>,
 }
 
-/// The comparison with a CoreDNS, in namespaces of its own that are removed at the end.
+/// Options of the comparison with a CoreDNS, which uses namespaces of its own and deletes them.
 #[derive(Args)]
-struct Cluster {
+struct ComparisonOptions {
     /// Compare Zerohop with a CoreDNS that serves the API server of this kubeconfig.
     #[arg(
         id = "cluster",
@@ -40,85 +40,86 @@ struct Cluster {
         conflicts_with = "kernel"
     )]
     kubeconfig: Option<PathBuf>,
-    /// Where that CoreDNS answers.
+    /// The address of that CoreDNS.
     #[arg(long, value_name = "IP:PORT", requires = "cluster")]
     dns: Option<SocketAddr>,
-    /// What it is configured with [default: kubeadm's Corefile with `ttl 30`, and `cache 30` that
-    /// leaves out cluster.local].
+    /// That CoreDNS's Corefile [default: kubeadm's, with `ttl 30`, and with `cache 30` disabled for
+    /// cluster.local].
     #[arg(long, value_name = "FILE", requires = "cluster")]
     corefile: Option<PathBuf>,
-    /// What all random choices follow from [default: a random one].
+    /// Seed of all random choices [default: a random one].
     #[arg(long, value_name = "NUMBER", requires = "cluster")]
     seed: Option<u64>,
-    /// Transitions of Services and slices beside the controller manager, after each of which the
-    /// names concerned are asked for [default: 500].
+    /// Number of transitions of Services and slices beside the controller manager. After each, the
+    /// names that it concerns are asked for [default: 500].
     #[arg(long, value_name = "NUMBER", requires = "cluster")]
     transitions: Option<u32>,
     /// Run the transitions alone.
     #[arg(long, value_name = "PART", requires = "cluster")]
-    only: Option<Part>,
-    /// A shell command that kills the API server and starts it again; without it, that part is left
-    /// out.
+    only: Option<ComparisonPart>,
+    /// A shell command that kills the API server and starts it again; without it, that part is not
+    /// run.
     #[arg(long, value_name = "COMMAND", requires = "cluster")]
     restart_api: Option<String>,
-    /// A shell command that compacts etcd; without it, that part is left out.
+    /// A shell command that compacts etcd; without it, that part is not run.
     #[arg(long, value_name = "COMMAND", requires = "cluster")]
     compact: Option<String>,
 }
 
 /// A part of the comparison that can be run alone.
 #[derive(Clone, Copy, ValueEnum)]
-enum Part {
+enum ComparisonPart {
     Transitions,
 }
 
-/// Leaves out what changes the whole machine.
-const CLOCK: &str = "--skip=faults::clock";
+/// Skips the test that steps the clock, because that would affect the whole machine.
+const SKIP_CLOCK: &str = "--skip=faults::clock";
 
-/// The kernels that one word on the command line stands for.
+/// The kernels that `--kernel` selects.
 #[derive(Clone)]
-enum Choice {
+enum KernelChoice {
     Running,
-    Matrix(Vec<Name>),
+    Matrix(Vec<KernelName>),
     Each,
 }
 
-/// What can do with what a guest has, and with its speed; and the clock is a guest's to step.
+/// Tests that need only a guest's programs and its low speed, and the test that steps the clock.
 const IN_GUESTS: [&str; 6] = [
     "kernel::",
-    "agent::life::a_killed",
-    "agent::life::an_agent",
-    "agent::life::detach",
-    "agent::life::hooks",
+    "agent::restarts::a_killed",
+    "agent::restarts::an_agent",
+    "agent::restarts::detach",
+    "agent::restarts::hooks",
     "faults::clock",
 ];
 
-/// The part of it that shows that a kernel runs the programs as the others do: every packet, and every outcome.
-const PACKETS: [&str; 2] = ["kernel::packets", "kernel::passes"];
+/// The tests of every packet and every outcome, which show that a kernel runs the programs
+/// correctly.
+const PACKET_TESTS: [&str; 2] = ["kernel::packets", "kernel::passes"];
 
-/// The job itself.
-pub(crate) fn run(options: &Options) -> Result<()> {
+/// Runs the job.
+pub(crate) fn run(options: &TestOptions) -> Result<()> {
     if options.cluster.kubeconfig.is_some() {
         return options.cluster.compare();
     }
     match &options.kernel {
-        Choice::Running => on_this_machine(&options.filter),
-        Choice::Matrix(kernels) => on_kernels(kernels, &IN_GUESTS, &options.filter),
-        Choice::Each => {
-            let ends = on_kernels(&Name::ENDS, &IN_GUESTS, &options.filter);
-            let between = on_kernels(&Name::BETWEEN, &PACKETS, &options.filter);
+        KernelChoice::Running => on_this_machine(&options.filter),
+        KernelChoice::Matrix(kernels) => on_kernels(kernels, &IN_GUESTS, &options.filter),
+        KernelChoice::Each => {
+            let ends = on_kernels(&KernelName::ENDS, &IN_GUESTS, &options.filter);
+            let between = on_kernels(&KernelName::BETWEEN, &PACKET_TESTS, &options.filter);
             ends.and(between)
         }
     }
 }
 
-fn choice(word: &str) -> Result<Choice, String> {
+fn parse_kernel_choice(word: &str) -> Result<KernelChoice, String> {
     match word {
-        "running" => Ok(Choice::Running),
-        "all" => Ok(Choice::Matrix(Name::ALL.to_vec())),
-        "each" => Ok(Choice::Each),
-        name => Name::from_str(name, false)
-            .map(|name| Choice::Matrix(vec![name]))
+        "running" => Ok(KernelChoice::Running),
+        "all" => Ok(KernelChoice::Matrix(KernelName::ALL.to_vec())),
+        "each" => Ok(KernelChoice::Each),
+        name => KernelName::from_str(name, false)
+            .map(|name| KernelChoice::Matrix(vec![name]))
             .map_err(|_| "not one of 5.10, 6.1, 6.12, newest, running, all, each".to_owned()),
     }
 }
@@ -127,13 +128,13 @@ fn on_this_machine(filter: &[String]) -> Result<()> {
     setup::need_root("test")?;
     setup::ensure(
         &[Need::Ebpf, Need::Namespaces, Need::Clients, Need::ZoneFiles],
-        Say::Changes,
+        Verbosity::Changes,
     )?;
     build_ebpf::programs()?;
-    // Counted as filtered out, not as passed.
-    println!("not run here: stepping the clock, which is left to the guests of `test --kernel`");
-    let mut skipped = vec![CLOCK];
-    if let Checked::No = deployment::ensure(Say::Changes) {
+    // The test runner counts it as filtered out, not as passed.
+    println!("not run here: the test that steps the clock; `test --kernel` runs it in guests");
+    let mut skipped = vec![SKIP_CLOCK];
+    if let ManifestCheck::Impossible = deployment::ensure(Verbosity::Changes) {
         skipped.push("--skip=deployment::");
     }
     run_command(
@@ -144,10 +145,10 @@ fn on_this_machine(filter: &[String]) -> Result<()> {
     )
 }
 
-impl Cluster {
+impl ComparisonOptions {
     fn compare(&self) -> Result<()> {
         setup::need_root("test --cluster")?;
-        setup::ensure(&[Need::Ebpf, Need::Namespaces], Say::Changes)?;
+        setup::ensure(&[Need::Ebpf, Need::Namespaces], Verbosity::Changes)?;
         build_ebpf::programs()?;
         let agent = build(
             cargo().args(["build", "--quiet", "--package", "dns-agent"]),
@@ -176,7 +177,8 @@ impl Cluster {
             ),
             (
                 "ZEROHOP_ONLY",
-                self.only.map(|Part::Transitions| "transitions".to_owned()),
+                self.only
+                    .map(|ComparisonPart::Transitions| "transitions".to_owned()),
             ),
             ("ZEROHOP_RESTART_API", self.restart_api.clone()),
             ("ZEROHOP_COMPACT", self.compact.clone()),
@@ -191,10 +193,10 @@ impl Cluster {
     }
 }
 
-/// Runs what the filter names, or else these suites, on kernels of the matrix.
-fn on_kernels(kernels: &[Name], suites: &[&str], filter: &[String]) -> Result<()> {
+/// Runs the tests of `filter`, or these suites without one, on kernels of the matrix.
+fn on_kernels(kernels: &[KernelName], suites: &[&str], filter: &[String]) -> Result<()> {
     let object = build_ebpf::programs()?;
-    let Suites { program, agent } = Suites::build()?;
+    let BuiltSuites { program, agent } = BuiltSuites::build()?;
     let mut command = vec![program.display().to_string(), "--test-threads=1".to_owned()];
     match filter {
         [] => command.extend(suites.iter().map(|suite| (*suite).to_owned())),
@@ -202,41 +204,41 @@ fn on_kernels(kernels: &[Name], suites: &[&str], filter: &[String]) -> Result<()
     }
     let guest = Guest {
         command: &command,
-        // Where Cargo would start it.
+        // Cargo runs tests in their package's directory.
         directory: &root().join("tests"),
         programs: &[agent],
         files: &[object],
-        // Suites ask fewer questions of an emulated machine.
+        // With ZEROHOP_GUEST the suites ask fewer questions, because emulation is slow.
         environment: &[("RUST_BACKTRACE", "1"), ("ZEROHOP_GUEST", "1")],
     };
     on_each(kernels, &guest)
 }
 
-/// The suites, and the agent that they start.
-pub(crate) struct Suites {
+/// The test binary of the suites, and the agent's binary that it starts.
+pub(crate) struct BuiltSuites {
     pub(crate) program: PathBuf,
     agent: PathBuf,
 }
 
-impl Suites {
-    /// Builds both as `cargo test --workspace` does, with the same features of what they share, so that neither
-    /// is built twice. The agent comes with its own package's tests.
-    pub(crate) fn build() -> Result<Suites> {
+impl BuiltSuites {
+    /// Builds both as `cargo test --workspace` does, with the same features of shared dependencies,
+    /// so that neither is built twice. Building the agent's own tests builds its binary.
+    pub(crate) fn build() -> Result<BuiltSuites> {
         let tests = ["--test", "suites", "--test", "integration", "--no-run"];
         let mut command = cargo();
         command.args(["test", "--quiet", "--workspace"]).args(tests);
         let [program, agent] = build_each(&mut command, ["suites", "dns-agent"])?;
-        Ok(Suites { program, agent })
+        Ok(BuiltSuites { program, agent })
     }
 }
 
-/// How many guests run at once: an emulated machine keeps a processor busy, and seldom more.
+/// Number of guests that run at once. An emulated machine seldom uses more than one processor.
 const AT_ONCE: usize = 2;
 
-/// Runs the same guest on several kernels, and fails at the end if one failed. What one says is told
-/// when it has ended, or line by line if it is the only one.
-pub(crate) fn on_each(kernels: &[Name], guest: &Guest) -> Result<()> {
-    setup::ensure(&[Need::Namespaces, Need::Guests], Say::Changes)?;
+/// Runs the same guest on several kernels, and fails at the end if one failed. The output of a
+/// guest is printed after its end, or line by line if it is the only guest.
+pub(crate) fn on_each(kernels: &[KernelName], guest: &Guest) -> Result<()> {
+    setup::ensure(&[Need::Namespaces, Need::Guests], Verbosity::Changes)?;
     let (mut failed, mut obtained) = (Vec::new(), Vec::new());
     for name in kernels {
         match kernels::obtain(*name) {
@@ -247,31 +249,34 @@ pub(crate) fn on_each(kernels: &[Name], guest: &Guest) -> Result<()> {
             }
         }
     }
-    let is_told_at_once = obtained.len() == 1;
-    for some in obtained.chunks(AT_ONCE) {
+    let is_only_guest = obtained.len() == 1;
+    for batch in obtained.chunks(AT_ONCE) {
         thread::scope(|scope| {
-            let run = |(name, kernel): &(Name, Kernel)| {
-                let mut said = Vec::new();
-                let outcome = guest.run(kernel, &mut |line| match is_told_at_once {
-                    true => println!("{line}"),
-                    false => said.push(line.to_owned()),
+            let run = |(name, kernel): &(KernelName, BootableKernel)| {
+                let mut lines = Vec::new();
+                let outcome = guest.run(kernel, &mut |line| {
+                    if is_only_guest {
+                        println!("{line}");
+                    } else {
+                        lines.push(line.to_owned());
+                    }
                 });
-                (*name, outcome, said)
+                (*name, outcome, lines)
             };
-            for (name, kernel) in some {
+            for (name, kernel) in batch {
                 println!("kernel {name} ({}): running", kernel.version);
             }
-            let running: Vec<_> = some
+            let running: Vec<_> = batch
                 .iter()
-                .map(|one| scope.spawn(move || run(one)))
+                .map(|kernel| scope.spawn(move || run(kernel)))
                 .collect();
-            for one in running {
-                let Ok((name, outcome, said)) = one.join() else {
+            for guest in running {
+                let Ok((name, outcome, lines)) = guest.join() else {
                     failed.push("unknown".to_owned());
                     continue;
                 };
                 println!("kernel {name}");
-                for line in said {
+                for line in lines {
                     println!("{line}");
                 }
                 match outcome {

@@ -1,8 +1,8 @@
-//! The compiler and the linker for eBPF: found, or installed.
+//! Finds or installs the compiler and the linker for eBPF.
 //!
-//! Any compiler will do that has the sources of `core` beside it (there is no
-//! prebuilt `core` for eBPF), is new enough for this workspace, and whose LLVM
-//! is not newer than the linker's: bpf-linker reads the compiler's bitcode.
+//! A compiler is usable if the sources of `core` are beside it (there is no prebuilt `core` for
+//! eBPF), if it is new enough for this workspace, and if its LLVM is not newer than the linker's,
+//! because bpf-linker reads the compiler's bitcode.
 
 use std::{
     env, fs,
@@ -14,22 +14,22 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     process::{cargo, find, output, root, run},
-    setup::{Say, install_packages},
+    setup::{Verbosity, install_packages},
 };
 
-/// What builds an eBPF object.
+/// The programs that build an eBPF object.
 pub(crate) struct Toolchain {
-    /// The compiler, by its own path and not rustup's proxy.
+    /// The compiler itself, not rustup's proxy.
     pub(crate) rustc: PathBuf,
     /// bpf-linker.
     pub(crate) linker: PathBuf,
 }
 
-/// The linker's version; its `--cpu-features` is younger than most.
+/// The linker's version. Many older ones lack `--cpu-features`.
 const LINKER_VERSION: &str = "0.13.0";
-/// The LLVM release the linker is built with: the one of rustc 1.95 and 1.96.
+/// The LLVM release that the linker is built with: that of rustc 1.95 and 1.96.
 const LLVM: u32 = 22;
-/// The oldest compiler this workspace is for, as in Cargo.toml.
+/// The oldest supported compiler, as in Cargo.toml.
 const OLDEST_RUSTC: (u32, u32) = (1, 95);
 /// Debian's newest Rust: compiler, sources of `core`, LLVM, lints.
 const DEBIAN_RUST: [&str; 4] = [
@@ -40,12 +40,12 @@ const DEBIAN_RUST: [&str; 4] = [
 ];
 
 /// Finds the tools, or installs them.
-pub(crate) fn ensure(say: Say) -> Result<Toolchain> {
+pub(crate) fn ensure(verbosity: Verbosity) -> Result<Toolchain> {
     let compiler = match find_compiler() {
         Some(compiler) => compiler,
         None => install_compiler()?,
     };
-    if say == Say::Everything {
+    if verbosity == Verbosity::Everything {
         println!(
             "rustc for eBPF: found {} ({})",
             compiler.release,
@@ -56,7 +56,7 @@ pub(crate) fn ensure(say: Say) -> Result<Toolchain> {
         Some(linker) => linker,
         None => install_linker()?,
     };
-    if say == Say::Everything {
+    if verbosity == Verbosity::Everything {
         println!("bpf-linker: found {LINKER_VERSION} ({})", linker.display());
     }
     Ok(Toolchain {
@@ -72,7 +72,9 @@ struct Compiler {
 
 /// The first usable compiler: rustup's active toolchain, its others, Debian's.
 fn find_compiler() -> Option<Compiler> {
-    sysroots().iter().find_map(|sysroot| usable(sysroot))
+    sysroots()
+        .iter()
+        .find_map(|sysroot| usable_compiler(sysroot))
 }
 
 fn sysroots() -> Vec<PathBuf> {
@@ -96,13 +98,14 @@ fn sysroots() -> Vec<PathBuf> {
     sysroots
 }
 
-/// The directory of rustup's toolchains, if this is one of them.
+/// The directory of rustup's toolchains, if `sysroot` is one of them.
 fn rustup_toolchains(sysroot: &Path) -> Option<&Path> {
     let parent = sysroot.parent()?;
     (parent.file_name()? == "toolchains").then_some(parent)
 }
 
-fn usable(sysroot: &Path) -> Option<Compiler> {
+/// The compiler of a sysroot, if it is usable.
+fn usable_compiler(sysroot: &Path) -> Option<Compiler> {
     if !sysroot
         .join("lib/rustlib/src/rust/library/core/Cargo.toml")
         .exists()
@@ -119,7 +122,7 @@ fn usable(sysroot: &Path) -> Option<Compiler> {
     (version >= OLDEST_RUSTC && llvm <= LLVM).then_some(Compiler { rustc, release })
 }
 
-/// Tries rustup's ways, the smallest download first, then Debian's packages.
+/// Tries rustup, the smallest download first, then Debian's packages.
 fn install_compiler() -> Result<Compiler> {
     if find("rustup").is_some() {
         let pinned = format!("{}.{}.0", OLDEST_RUSTC.0, OLDEST_RUSTC.1);
@@ -137,7 +140,7 @@ fn install_compiler() -> Result<Compiler> {
         ];
         for arguments in attempts {
             println!("rust-src: installing with `rustup {}`", arguments.join(" "));
-            // Without a network rustup may try for very long.
+            // Without a network rustup may retry for a long time.
             let attempt = output(
                 Command::new("timeout")
                     .args(["300", "rustup"])
@@ -199,13 +202,13 @@ fn install_linker() -> Result<PathBuf> {
         .env("LLVM_PREFIX", llvm))?;
     find_linker().with_context(|| {
         format!(
-            "bpf-linker was installed in {} but does not say it is {LINKER_VERSION}",
+            "bpf-linker was installed in {} but does not report version {LINKER_VERSION}",
             tools().display()
         )
     })
 }
 
-/// LLVM's library and headers: as the user says, or as Debian installs them.
+/// The directory of LLVM's library and headers: LLVM_PREFIX, or Debian's.
 fn llvm_prefix() -> Result<PathBuf> {
     if let Some(prefix) = env::var_os("LLVM_PREFIX") {
         return Ok(prefix.into());
@@ -225,7 +228,7 @@ fn llvm_prefix() -> Result<PathBuf> {
     Ok(prefix)
 }
 
-/// Tools of this repository alone, so that nothing of the user's is touched.
+/// Tools are installed inside this repository, so that the user's own stay unchanged.
 fn tools() -> PathBuf {
     root().join("target/tools")
 }

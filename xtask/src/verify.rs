@@ -1,5 +1,5 @@
-//! `cargo xtask verify`: the instructions that each kernel's verifier goes
-//! through for each program, and whether they are within their budget.
+//! `cargo xtask verify`: the number of instructions that each kernel's verifier processes for each
+//! program, and whether it is within the budget.
 
 use std::process::Command;
 
@@ -8,12 +8,12 @@ use anyhow::{Result, bail};
 use crate::{
     build_ebpf,
     guest::Guest,
-    kernels::Name,
+    kernels::KernelName,
     process::{build, cargo, output, root, run as run_command},
     setup, test,
 };
 
-/// The job itself: the running kernel and every one of the matrix.
+/// Runs the job on the running kernel and on every kernel of the matrix.
 pub(crate) fn run() -> Result<()> {
     setup::need_root("verify")?;
     let object = build_ebpf::programs()?;
@@ -44,7 +44,7 @@ pub(crate) fn run() -> Result<()> {
         files: &[object],
         environment: &[],
     };
-    let guests = test::on_each(&Name::ALL, &guest);
+    let guests = test::on_each(&KernelName::ALL, &guest);
     if here.is_err() && guests.is_ok() {
         bail!("failed on the running kernel");
     }

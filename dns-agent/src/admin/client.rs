@@ -1,4 +1,4 @@
-//! Asks the running agent, as `dns-agent status` does.
+//! The HTTP client of `dns-agent status`, `lookup` and `dump`, which ask a running agent.
 
 use std::{fmt::Write as _, net::SocketAddr, time::Duration};
 
@@ -17,53 +17,61 @@ use super::{lookup::Lookup, status::Status};
 use crate::zone::{Name, Rtype};
 
 /// How long the agent may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// How long it may take for each piece of a long answer: before the first one it sorts them all.
-const STALL: Duration = Duration::from_secs(60);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long each piece of the body may take. The first takes longest, because the agent sorts all
+/// names before it.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The status of the agent whose admin endpoints listen there.
+/// The status of the agent whose admin endpoints listen at `admin`.
 ///
 /// # Errors
-/// When no agent answers there; says where it was asked and what to do.
+/// When no agent answers at that address.
 pub async fn status(admin: SocketAddr) -> anyhow::Result<Status> {
-    json(admin, "/status").await
+    get_json(admin, "/status").await
 }
 
-/// What the agent would answer, and why.
+/// The agent's answer to a question, and how it comes about.
 ///
 /// # Errors
-/// See [`status`].
+/// As for [`status`].
 pub async fn lookup(admin: SocketAddr, name: &Name, rtype: Rtype) -> anyhow::Result<Lookup> {
-    json(admin, &format!("/lookup/{}/{rtype}", segment(name))).await
+    get_json(admin, &format!("/lookup/{}/{rtype}", path_segment(name))).await
 }
 
-/// Every record of a zone, or of all.
+/// Every record of a zone, or of all zones.
 ///
 /// # Errors
-/// See [`status`]; and when there is no such zone.
-pub async fn dump(admin: SocketAddr, zone: Option<&Name>) -> anyhow::Result<Text> {
+/// As for [`status`], and when there is no such zone.
+pub async fn dump(admin: SocketAddr, zone: Option<&Name>) -> anyhow::Result<ResponseText> {
     match zone {
-        Some(zone) => ask(admin, &format!("/dump/{}", segment(zone))).await,
-        None => ask(admin, "/dump").await,
+        Some(zone) => get_checked(admin, &format!("/dump/{}", path_segment(zone))).await,
+        None => get_checked(admin, "/dump").await,
     }
 }
 
-/// A text that comes in pieces.
+/// The body of a response, in pieces.
 #[derive(Debug)]
-pub struct Text {
+pub struct ResponseText {
     admin: SocketAddr,
     body: Incoming,
 }
 
-impl Text {
-    /// The next piece; none at the end.
+impl ResponseText {
+    /// The next piece; `None` at the end.
     ///
     /// # Errors
-    /// When the agent ends or stalls before the end.
+    /// When the connection closes before the end, or a piece takes longer than 60 seconds.
     pub async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
-        let cut = || format!("the agent at {} ended before its answer did", self.admin);
+        let cut = || {
+            format!(
+                "the answer from the agent at {} stopped before its end",
+                self.admin
+            )
+        };
         loop {
-            let frame = timeout(STALL, self.body.frame()).await.with_context(cut)?;
+            let frame = timeout(PIECE_TIMEOUT, self.body.frame())
+                .await
+                .with_context(cut)?;
             match frame.transpose().with_context(cut)? {
                 None => return Ok(None),
                 Some(frame) => match frame.into_data() {
@@ -75,38 +83,38 @@ impl Text {
         }
     }
 
-    async fn all(mut self) -> anyhow::Result<Vec<u8>> {
-        let mut all = Vec::new();
+    async fn read_all(mut self) -> anyhow::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
         while let Some(piece) = self.next().await? {
-            all.extend_from_slice(&piece);
+            bytes.extend_from_slice(&piece);
         }
-        Ok(all)
+        Ok(bytes)
     }
 }
 
-async fn json<T: DeserializeOwned>(admin: SocketAddr, path: &str) -> anyhow::Result<T> {
-    let body = ask(admin, path).await?.all().await?;
+async fn get_json<T: DeserializeOwned>(admin: SocketAddr, path: &str) -> anyhow::Result<T> {
+    let body = get_checked(admin, path).await?.read_all().await?;
     serde_json::from_slice(&body).with_context(|| {
-        format!("what answers at {admin} is no agent of version {}: is another program listening there?", env!("CARGO_PKG_VERSION"))
+        format!("the answer from {admin} is not from an agent of version {}: is another program listening there?", env!("CARGO_PKG_VERSION"))
     })
 }
 
-/// Asks, and sees to it that the answer is one.
-async fn ask(admin: SocketAddr, path: &str) -> anyhow::Result<Text> {
+/// Sends a GET and checks the status code.
+async fn get_checked(admin: SocketAddr, path: &str) -> anyhow::Result<ResponseText> {
     let advice = || {
         format!(
             "no agent answers at {admin}: is `dns-agent run` running on this machine, and is this the address of its --admin?"
         )
     };
-    let (code, body) = timeout(TIMEOUT, get(admin, path))
+    let (code, body) = timeout(RESPONSE_TIMEOUT, get(admin, path))
         .await
         .with_context(|| {
-            format!("nobody at {admin} answers within {TIMEOUT:?}: the agent there may be busy publishing, or stuck; try again, and see its log")
+            format!("no answer from {admin} within {RESPONSE_TIMEOUT:?}: the agent may be busy publishing, or stuck; try again, and see its log")
         })?
         .with_context(advice)?;
-    let text = Text { admin, body };
+    let text = ResponseText { admin, body };
     if code != StatusCode::OK {
-        let reason = text.all().await?;
+        let reason = text.read_all().await?;
         bail!(
             "the agent at {admin} answers {code}: {}",
             String::from_utf8_lossy(&reason).trim_end()
@@ -115,16 +123,16 @@ async fn ask(admin: SocketAddr, path: &str) -> anyhow::Result<Text> {
     Ok(text)
 }
 
-/// One GET, without a limit of time.
+/// Sends a GET, without a time limit.
 ///
 /// # Errors
-/// When nobody answers there in HTTP.
+/// When no HTTP server answers at that address.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, Incoming)> {
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // The connection does the reading and writing. What goes wrong with it, the exchange says too.
+    // This task reads and writes the connection. `send_request` returns the connection's errors.
     tokio::spawn(connection);
-    // Whatever the address is: the agent takes other hosts for a web page's.
+    // Always localhost, because the agent refuses other hosts (DNS rebinding).
     let request = Request::get(path)
         .header("host", format!("localhost:{}", address.port()))
         .body(Empty::<Bytes>::new())?;
@@ -132,13 +140,13 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(Stat
     Ok((response.status(), response.into_body()))
 }
 
-/// A name as a segment of a path (RFC 3986 section 2.1).
-fn segment(name: &Name) -> String {
+/// A name as a percent-encoded path segment (RFC 3986 section 2.1).
+fn path_segment(name: &Name) -> String {
     let mut segment = String::new();
-    for octet in name.to_string().bytes() {
-        match octet {
-            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' => segment.push(char::from(octet)),
-            _ => write!(segment, "%{octet:02X}").unwrap_or_default(),
+    for byte in name.to_string().bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' => segment.push(char::from(byte)),
+            _ => write!(segment, "%{byte:02X}").unwrap_or_default(),
         }
     }
     segment

@@ -1,7 +1,7 @@
-//! Connections to the admin endpoints: how many, for how long, and how large a request may be.
+//! Connections to the admin endpoints, with limits on their number, lifetime and request size.
 //!
-//! On every node a pod can reach them, and must not be able to use up the agent's memory, nor to
-//! keep others out.
+//! Any pod can reach the endpoints of its node. The limits keep one pod from using up the agent's
+//! memory or locking out other clients.
 
 use std::{
     collections::HashMap,
@@ -22,26 +22,27 @@ use tokio::{
 use tower_service::Service as _;
 use tracing::{debug, warn};
 
-use super::{lookup::Known, router};
+use super::{lookup::AdminState, router};
 
-/// Connections from other machines and from pods that are open at once.
-const FROM_OUTSIDE: usize = 64;
-/// Connections from this machine that are open at once: probes and `dns-agent status` get through.
-const FROM_HERE: usize = 256;
-/// Octets of a request's head.
+/// Maximum number of open connections from pods and other machines.
+const MAX_REMOTE: usize = 64;
+/// Maximum number of open connections from this machine, counted separately so that probes and
+/// `dns-agent status` get through.
+const MAX_LOCAL: usize = 256;
+/// Maximum size of a request's head, in bytes.
 const MAX_HEAD: usize = 16 << 10;
-/// How long a client may take to send it.
+/// How long a client may take to send the head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection lasts, whatever it is used for.
+/// How long a connection may last.
 const LIFETIME: Duration = Duration::from_secs(300);
-/// How long to wait after the system refused to accept, for it is out of something.
+/// How long to wait after accept(2) failed, because a resource is exhausted then.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the endpoints until dropped.
-pub async fn serve(listener: TcpListener, known: Arc<Known>) -> Infallible {
-    let router = router(known);
-    let mut outside = Places::new(FROM_OUTSIDE);
-    let mut here = Places::new(FROM_HERE);
+/// Serves the endpoints until the future is dropped.
+pub async fn serve(listener: TcpListener, admin_state: Arc<AdminState>) -> Infallible {
+    let router = router(admin_state);
+    let mut remote_slots = ConnectionSlots::new(MAX_REMOTE);
+    let mut local_slots = ConnectionSlots::new(MAX_LOCAL);
     let mut connections = JoinSet::new();
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -52,11 +53,12 @@ pub async fn serve(listener: TcpListener, known: Arc<Known>) -> Infallible {
                 continue;
             }
         };
-        let places = match is_here(peer) {
-            true => &mut here,
-            false => &mut outside,
+        let slots = if is_loopback_peer(peer) {
+            &mut local_slots
+        } else {
+            &mut remote_slots
         };
-        places.make_room(peer.ip());
+        slots.make_room(peer.ip());
         let router = router.clone();
         let task = connections.spawn(async move {
             if timeout(LIFETIME, serve_connection(stream, peer, router))
@@ -66,14 +68,14 @@ pub async fn serve(listener: TcpListener, known: Arc<Known>) -> Infallible {
                 debug!(%peer, "a connection to the admin endpoints lasted too long");
             }
         });
-        places.take(peer.ip(), task);
-        // Those that ended are forgotten.
+        slots.add(peer.ip(), task);
+        // Forgets the tasks that have ended.
         while connections.try_join_next().is_some() {}
     }
 }
 
 /// Whether a peer is this machine.
-pub(super) fn is_here(peer: SocketAddr) -> bool {
+pub(super) fn is_loopback_peer(peer: SocketAddr) -> bool {
     peer.ip().to_canonical().is_loopback()
 }
 
@@ -93,73 +95,88 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router) {
     }
 }
 
-/// The places for connections, shared fairly among the peers that want some.
+/// The slots for connections, shared fairly among peers.
 ///
-/// While there is room, a peer may have as many as it likes. When there is none, a peer takes the
-/// oldest place of the peer that has the most, if it has none itself, or if that peer has more than
-/// one more; or else the oldest of its own. So one peer keeps no other out, as many peers as there are
-/// places have one each, and of several clients that count as one peer a new one gets in.
-struct Places {
-    most: usize,
+/// While slots are free a peer may take any number. When none is free, a new connection replaces
+/// an old one:
+///
+/// * the oldest connection of the peer with the most, if the new connection's peer has none, or
+///   has at least two fewer;
+/// * otherwise the oldest connection of its own peer.
+///
+/// So one peer can't lock out another, as many peers as there are slots have one each, and a new
+/// client gets in among several that count as one peer.
+struct ConnectionSlots {
+    max_open: usize,
     /// The oldest first.
-    taken: Vec<Place>,
+    open: Vec<OpenConnection>,
 }
 
 /// An open connection.
-struct Place {
-    peer: Peer,
+struct OpenConnection {
+    peer: PeerNetwork,
     task: AbortHandle,
 }
 
-/// Who is counted as one: an IPv4 address, or the first 64 bits of an IPv6 address.
+/// The clients that count as one peer: an IPv4 address, or the first 64 bits of an IPv6 address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Peer(IpAddr);
+struct PeerNetwork(IpAddr);
 
-impl Places {
-    fn new(most: usize) -> Places {
-        Places {
-            most,
-            taken: Vec::new(),
+impl ConnectionSlots {
+    fn new(max_open: usize) -> ConnectionSlots {
+        ConnectionSlots {
+            max_open,
+            open: Vec::new(),
         }
     }
 
-    /// Makes room for one more connection of a peer, by ending another one if it must.
+    /// Frees a slot for a connection of a peer, by aborting another connection if none is free.
     fn make_room(&mut self, address: IpAddr) {
-        self.taken.retain(|place| !place.task.is_finished());
-        if self.taken.len() < self.most {
+        self.open
+            .retain(|connection| !connection.task.is_finished());
+        if self.open.len() < self.max_open {
             return;
         }
-        let mut counts: HashMap<Peer, usize> = HashMap::new();
-        for place in &self.taken {
-            *counts.entry(place.peer).or_default() += 1;
+        let mut counts: HashMap<PeerNetwork, usize> = HashMap::new();
+        for connection in &self.open {
+            *counts.entry(connection.peer).or_default() += 1;
         }
-        let own = counts.get(&Peer::of(address)).copied().unwrap_or_default();
+        let own = counts
+            .get(&PeerNetwork::of(address))
+            .copied()
+            .unwrap_or_default();
         let largest = counts.values().max().copied().unwrap_or_default();
-        let loses = |peer: Peer| match own > 0 && largest <= own + 1 {
-            true => peer == Peer::of(address),
-            false => counts.get(&peer) == Some(&largest),
+        let loses = |peer: PeerNetwork| {
+            if own > 0 && largest <= own + 1 {
+                peer == PeerNetwork::of(address)
+            } else {
+                counts.get(&peer) == Some(&largest)
+            }
         };
-        let oldest = self.taken.iter().position(|place| loses(place.peer));
+        let oldest = self
+            .open
+            .iter()
+            .position(|connection| loses(connection.peer));
         if let Some(oldest) = oldest {
-            self.taken.remove(oldest).task.abort();
+            self.open.remove(oldest).task.abort();
         }
     }
 
-    /// Notes a connection for which there is room.
-    fn take(&mut self, address: IpAddr, task: AbortHandle) {
-        let peer = Peer::of(address);
-        self.taken.push(Place { peer, task });
+    /// Puts a connection into a free slot.
+    fn add(&mut self, address: IpAddr, task: AbortHandle) {
+        let peer = PeerNetwork::of(address);
+        self.open.push(OpenConnection { peer, task });
     }
 }
 
-impl Peer {
-    fn of(address: IpAddr) -> Peer {
+impl PeerNetwork {
+    fn of(address: IpAddr) -> PeerNetwork {
         const FIRST_64_BITS: u128 = u128::MAX << 64;
         match address.to_canonical() {
             IpAddr::V6(address) if !address.is_loopback() => {
-                Peer(IpAddr::V6((address.to_bits() & FIRST_64_BITS).into()))
+                PeerNetwork(IpAddr::V6((address.to_bits() & FIRST_64_BITS).into()))
             }
-            address => Peer(address),
+            address => PeerNetwork(address),
         }
     }
 }
@@ -170,88 +187,95 @@ mod tests {
 
     use super::*;
 
-    /// Who has places, and how many, after these peers asked for one each, in order.
-    fn shares(most: usize, asking: &[&str]) -> Vec<(Peer, usize)> {
+    /// Slots per peer after these peers have opened one connection each, in order.
+    fn shares(max_open: usize, peers: &[&str]) -> Vec<(PeerNetwork, usize)> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
         let mut tasks = JoinSet::new();
-        let mut places = Places::new(most);
-        for peer in asking {
+        let mut slots = ConnectionSlots::new(max_open);
+        for peer in peers {
             let address = peer.parse().unwrap();
-            places.make_room(address);
+            slots.make_room(address);
             let task = tasks.spawn_on(pending::<()>(), runtime.handle());
-            places.take(address, task);
-            assert!(places.taken.len() <= most);
+            slots.add(address, task);
+            assert!(slots.open.len() <= max_open);
         }
-        let mut shares: Vec<(Peer, usize)> = Vec::new();
-        for place in &places.taken {
-            match shares.iter_mut().find(|(peer, _)| *peer == place.peer) {
+        let mut shares: Vec<(PeerNetwork, usize)> = Vec::new();
+        for connection in &slots.open {
+            match shares.iter_mut().find(|(peer, _)| *peer == connection.peer) {
                 Some((_, count)) => *count += 1,
-                None => shares.push((place.peer, 1)),
+                None => shares.push((connection.peer, 1)),
             }
         }
         shares.sort_by_key(|(peer, _)| peer.0);
         shares
     }
 
-    fn of(peer: &str, count: usize) -> (Peer, usize) {
-        (Peer::of(peer.parse().unwrap()), count)
+    fn peer_count(peer: &str, count: usize) -> (PeerNetwork, usize) {
+        (PeerNetwork::of(peer.parse().unwrap()), count)
     }
 
     #[test]
-    fn places_are_shared() {
+    fn slots_are_shared_fairly() {
         let many = |peer: &'static str| vec![peer; 20];
         let (a, b, c) = ("10.0.0.1", "10.0.0.2", "10.0.0.3");
-        assert_eq!(shares(8, &many(a)), [of(a, 8)]);
+        assert_eq!(shares(8, &many(a)), [peer_count(a, 8)]);
         assert_eq!(
             shares(8, &[&many(a)[..], &[b]].concat()),
-            [of(a, 7), of(b, 1)]
+            [peer_count(a, 7), peer_count(b, 1)]
         );
         let both = [many(a), many(b)].concat();
-        assert_eq!(shares(8, &both), [of(a, 4), of(b, 4)]);
+        assert_eq!(shares(8, &both), [peer_count(a, 4), peer_count(b, 4)]);
         assert_eq!(
             shares(8, &[&both[..], &[c], &many(a)].concat()),
-            [of(a, 3), of(b, 4), of(c, 1)]
+            [peer_count(a, 3), peer_count(b, 4), peer_count(c, 1)]
         );
-        // Each has one: who comes anew takes the oldest, and nobody takes another one.
-        assert_eq!(shares(2, &[a, b, c]), [of(b, 1), of(c, 1)]);
-        assert_eq!(shares(2, &[a, b, a, b]), [of(a, 1), of(b, 1)]);
+        // Each peer has one. A new peer replaces the oldest; a peer that has one replaces its own.
+        assert_eq!(shares(2, &[a, b, c]), [peer_count(b, 1), peer_count(c, 1)]);
+        assert_eq!(
+            shares(2, &[a, b, a, b]),
+            [peer_count(a, 1), peer_count(b, 1)]
+        );
     }
 
     #[test]
-    fn a_peer_that_has_all_places_gets_another_one_for_its_oldest() {
+    fn a_peer_that_has_all_slots_replaces_its_oldest_connection() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
         let mut tasks = JoinSet::new();
-        let mut places = Places::new(2);
+        let mut slots = ConnectionSlots::new(2);
         let peer = "10.0.0.1".parse().unwrap();
         let mut spawn = || tasks.spawn_on(pending::<()>(), runtime.handle());
         let spawned = [spawn(), spawn(), spawn()];
         for task in &spawned {
-            places.make_room(peer);
-            places.take(peer, task.clone());
+            slots.make_room(peer);
+            slots.add(peer, task.clone());
         }
-        let kept: Vec<_> = places.taken.iter().map(|place| place.task.id()).collect();
+        let kept: Vec<_> = slots
+            .open
+            .iter()
+            .map(|connection| connection.task.id())
+            .collect();
         assert_eq!(kept, [spawned[1].id(), spawned[2].id()]);
     }
 
     #[test]
     fn an_ipv6_network_is_one_peer() {
-        let asking = [
+        let peers = [
             "2001:db8::1",
             "2001:db8::2",
             "2001:db8::3",
             "2001:db8:0:1::1",
         ];
         assert_eq!(
-            shares(3, &asking),
-            [of("2001:db8::", 2), of("2001:db8:0:1::", 1)]
+            shares(3, &peers),
+            [peer_count("2001:db8::", 2), peer_count("2001:db8:0:1::", 1)]
         );
         assert_eq!(
-            Peer::of("::ffff:10.0.0.1".parse().unwrap()),
-            of("10.0.0.1", 1).0
+            PeerNetwork::of("::ffff:10.0.0.1".parse().unwrap()),
+            peer_count("10.0.0.1", 1).0
         );
     }
 }

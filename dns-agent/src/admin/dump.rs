@@ -1,7 +1,7 @@
-//! `dns-agent dump`: all records, made piece by piece as the client reads them.
+//! `dns-agent dump`: all records, rendered piece by piece as the client reads them.
 //!
-//! Nothing is held while a client is slow, but the piece that it reads, and where the next one begins. So a
-//! dump is not of one moment: each of its pieces is.
+//! While a client is slow the agent keeps only the current piece and the position of the next. So
+//! each piece is a consistent snapshot, but the dump as a whole is not.
 
 use std::{
     io,
@@ -23,42 +23,52 @@ use crate::{
     cluster::{Index, View, WalkPosition},
     zone::{
         Name, ZoneData as _,
-        master::{Outside, ZoneFile},
+        zone_file::{OutsideZones, ZoneFile},
     },
 };
 
-/// Bytes of a piece, or somewhat more: what is below one service stays together.
-const PIECE: usize = 64 * 1024;
+/// Size of a piece in bytes. A piece may be somewhat larger, because the names of one Service stay
+/// together.
+const PIECE_BYTES: usize = 64 * 1024;
 
-/// Steps of a walk without a pause for whoever changes names: many of them may write nothing.
-const STEPS: usize = 512;
+/// Maximum number of steps of a walk under the index's lock, so that the publisher need not wait
+/// long. Many steps may write nothing.
+const MAX_STEPS: usize = 512;
 
-/// Dumps at once.
-static SLOTS: Semaphore = Semaphore::const_new(8);
+/// Limits the number of dumps at the same time.
+static DUMP_SLOTS: Semaphore = Semaphore::const_new(8);
 
-/// Every zone, and what lies outside them.
-pub(super) fn all(index: Arc<RwLock<Index>>) -> Response {
+/// Dumps every zone, and the records outside the zones.
+pub(super) fn dump_all(index: Arc<RwLock<Index>>) -> Response {
     let zones = zones(&index);
-    let at = match zones.len().checked_sub(1) {
-        Some(last) => At::Before(last),
-        None => At::BeforeOutside,
+    let position = match zones.len().checked_sub(1) {
+        Some(last) => DumpPosition::Before(last),
+        None => DumpPosition::BeforeOutside,
     };
-    respond(index, zones, at, Extent::All)
+    start_dump(index, zones, position, DumpExtent::All)
 }
 
-/// One zone.
-pub(super) fn zone(index: Arc<RwLock<Index>>, name: &Name) -> Response {
+/// Dumps one zone.
+pub(super) fn dump_zone(index: Arc<RwLock<Index>>, name: &Name) -> Response {
     let zones = zones(&index);
     if let Some(zone) = zones.iter().position(|zone| zone == name) {
-        return respond(index, zones, At::Before(zone), Extent::OneZone);
+        return start_dump(
+            index,
+            zones,
+            DumpPosition::Before(zone),
+            DumpExtent::OneZone,
+        );
     }
     let names: Vec<String> = zones.iter().map(Name::to_string).collect();
-    let reason = format!("{name} is none of the zones: {}\n", names.join(" "));
+    let reason = format!(
+        "{name} is not a zone of this agent; its zones are: {}\n",
+        names.join(" ")
+    );
     (StatusCode::NOT_FOUND, reason).into_response()
 }
 
 fn zones(index: &RwLock<Index>) -> Vec<Name> {
-    // A writer that panicked has ended the agent, so nobody sees what it left behind.
+    // Poisoning is ignored: a publisher that panicked ends the agent.
     let index = index.read().unwrap_or_else(PoisonError::into_inner);
     names_of_zones(&index.view())
 }
@@ -67,123 +77,133 @@ fn names_of_zones(view: &View<'_>) -> Vec<Name> {
     view.zones().iter().map(|zone| zone.name.clone()).collect()
 }
 
-fn respond(index: Arc<RwLock<Index>>, zones: Vec<Name>, at: At, extent: Extent) -> Response {
-    let Ok(slot) = SLOTS.try_acquire() else {
-        let reason = "too many dumps at once: end one of those that are being read\n";
+fn start_dump(
+    index: Arc<RwLock<Index>>,
+    zones: Vec<Name>,
+    position: DumpPosition,
+    extent: DumpExtent,
+) -> Response {
+    let Ok(slot) = DUMP_SLOTS.try_acquire() else {
+        let reason = "too many dumps at the same time: end one, and try again\n";
         return (StatusCode::SERVICE_UNAVAILABLE, reason).into_response();
     };
     let dump = Dump {
         index,
         zones,
-        at,
+        position,
         extent,
         _slot: slot,
     };
-    // Asked for the next piece when the one before is on its way.
+    // The next piece is rendered after the previous one is sent.
     let pieces = stream::try_unfold(dump, |mut dump| async {
-        let made = spawn_blocking(move || {
-            let piece = dump.piece();
+        let task = spawn_blocking(move || {
+            let piece = dump.next_piece();
             (piece, dump)
         });
-        let (piece, dump) = made.await?;
+        let (piece, dump) = task.await?;
         Ok::<_, io::Error>(piece?.map(|piece| (piece, dump)))
     });
     let text = [(CONTENT_TYPE, "text/dns")];
     (text, Body::from_stream(pieces)).into_response()
 }
 
-/// A dump that is being read.
+/// A dump in progress.
 struct Dump {
     index: Arc<RwLock<Index>>,
-    /// The zones at its start.
+    /// The zones at the start of the dump.
     zones: Vec<Name>,
-    at: At,
-    extent: Extent,
+    position: DumpPosition,
+    extent: DumpExtent,
     _slot: SemaphorePermit<'static>,
 }
 
-/// How much is dumped.
+/// The extent of a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Extent {
+enum DumpExtent {
     OneZone,
     All,
 }
 
-/// What is written next.
-enum At {
-    /// A zone, by its number.
+/// The position of the next piece.
+enum DumpPosition {
+    /// Before a zone, by its index.
     Before(usize),
     Inside(usize, ZoneFile, WalkPosition),
     BeforeOutside,
-    Outside(Outside, WalkPosition),
+    Outside(OutsideZones, WalkPosition),
     End,
 }
 
 impl Dump {
-    /// The next piece; none at the end.
-    fn piece(&mut self) -> io::Result<Option<Bytes>> {
+    /// The next piece; `None` at the end.
+    fn next_piece(&mut self) -> io::Result<Option<Bytes>> {
         let mut text = Vec::new();
-        while text.is_empty() && !matches!(self.at, At::End) {
+        while text.is_empty() && !matches!(self.position, DumpPosition::End) {
             self.take_steps(&mut text)?;
         }
         Ok((!text.is_empty()).then(|| text.into()))
     }
 
-    /// Writes some names, all of one moment.
+    /// Writes names from one state of the index, up to the limits of a piece.
     fn take_steps(&mut self, text: &mut Vec<u8>) -> io::Result<()> {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         let view = index.view();
         if names_of_zones(&view) != self.zones {
-            // The client is told by the missing end.
+            // The client notices that the chunked body has no end.
             return Err(io::Error::other("the zones changed while they were dumped"));
         }
-        for _ in 0..STEPS {
-            if text.len() >= PIECE {
+        for _ in 0..MAX_STEPS {
+            if text.len() >= PIECE_BYTES {
                 break;
             }
-            let at = std::mem::replace(&mut self.at, At::End);
-            self.at = step(at, self.extent, &view, text)?;
+            let position = std::mem::replace(&mut self.position, DumpPosition::End);
+            self.position = write_step(position, self.extent, &view, text)?;
         }
         Ok(())
     }
 }
 
-/// Writes a few names, and says what comes next.
-fn step(at: At, extent: Extent, view: &View<'_>, out: &mut Vec<u8>) -> io::Result<At> {
-    match at {
-        At::Before(zone) => {
+/// Writes a few names and returns the next position.
+fn write_step(
+    position: DumpPosition,
+    extent: DumpExtent,
+    view: &View<'_>,
+    out: &mut Vec<u8>,
+) -> io::Result<DumpPosition> {
+    match position {
+        DumpPosition::Before(zone) => {
             let file = ZoneFile::begin(view, zone, out)?;
-            Ok(At::Inside(zone, file, WalkPosition::START))
+            Ok(DumpPosition::Inside(zone, file, WalkPosition::START))
         }
-        At::Inside(zone, mut file, position) => match view.walk(Some(zone), &position) {
+        DumpPosition::Inside(zone, mut file, position) => match view.walk(Some(zone), &position) {
             Some((names, next)) => {
                 for (name, node) in &names {
-                    file.write(view, (name, node), out)?;
+                    file.write_entry(view, (name, node), out)?;
                 }
-                Ok(At::Inside(zone, file, next))
+                Ok(DumpPosition::Inside(zone, file, next))
             }
             None => {
                 file.end(out)?;
                 Ok(match (extent, zone.checked_sub(1)) {
-                    (Extent::OneZone, _) => At::End,
-                    (Extent::All, Some(next)) => At::Before(next),
-                    (Extent::All, None) => At::BeforeOutside,
+                    (DumpExtent::OneZone, _) => DumpPosition::End,
+                    (DumpExtent::All, Some(next)) => DumpPosition::Before(next),
+                    (DumpExtent::All, None) => DumpPosition::BeforeOutside,
                 })
             }
         },
-        At::BeforeOutside => {
-            let outside = Outside::begin(view, out)?;
-            Ok(At::Outside(outside, WalkPosition::ADDRESSES))
+        DumpPosition::BeforeOutside => {
+            let outside = OutsideZones::begin(view, out)?;
+            Ok(DumpPosition::Outside(outside, WalkPosition::ADDRESSES))
         }
-        At::Outside(mut outside, position) => match view.walk(None, &position) {
+        DumpPosition::Outside(mut outside, position) => match view.walk(None, &position) {
             Some((names, next)) => {
                 for (name, node) in &names {
                     outside.write((name, node), out)?;
                 }
-                Ok(At::Outside(outside, next))
+                Ok(DumpPosition::Outside(outside, next))
             }
-            None => Ok(At::End),
+            None => Ok(DumpPosition::End),
         },
-        At::End => Ok(At::End),
+        DumpPosition::End => Ok(DumpPosition::End),
     }
 }

@@ -1,73 +1,90 @@
-//! `/healthz`: whether each plane answers, by asking it.
+//! `/healthz`: sends a query to each plane and reports whether it is answered.
 
 use std::sync::{Arc, PoisonError};
 
 use dns_common::Outcome;
 use tokio::task::{JoinError, spawn_blocking};
 
-use super::lookup::Known;
+use super::lookup::AdminState;
 use crate::{
-    datapath::canary::Canary,
+    datapath::canary::CanaryReport,
     zone::{Name, ZoneData as _},
 };
 
-/// Asks the kernel plane for the SOA record of one of these zones.
+/// Runs the kernel program on a query for the SOA record of one of these zones.
 pub type KernelCanary = Box<dyn Fn(&[Name]) -> KernelHealth + Send + Sync>;
 
 /// Whether the kernel plane answers.
 #[derive(Clone, Debug)]
 pub enum KernelHealth {
-    /// No interface was asked for.
+    /// No `--interface` is given.
     Off,
-    /// It does not, and why.
+    /// The kernel plane does not answer, for this reason.
     Failed(String),
-    /// What the attached programs did; none when the kernel has none of the names.
-    On(Option<Canary>),
+    /// The results of the attached programs; `None` when there is no zone.
+    On(Option<CanaryReport>),
 }
 
-/// How a plane is; else what is wrong with it.
-pub(super) type Line = Result<String, String>;
+/// One line of the response: a success or a failure.
+pub(super) type HealthLine = Result<String, String>;
 
-/// Asks both planes. None of these questions is in any metric.
+/// Queries both planes. No metric counts these queries.
 ///
 /// # Errors
-/// When it failed on the way.
-pub(super) async fn check(known: Arc<Known>) -> Result<Vec<Line>, JoinError> {
+/// When the task that asks the kernel plane panicked.
+pub(super) async fn query_planes(
+    admin_state: Arc<AdminState>,
+) -> Result<Vec<HealthLine>, JoinError> {
     let zones: Vec<Name> = {
-        let index = known.index.read().unwrap_or_else(PoisonError::into_inner);
+        let index = admin_state
+            .index
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         let view = index.view();
         view.zones().iter().map(|zone| zone.name.clone()).collect()
     };
-    let asked = (known.clone(), zones.clone());
-    // Takes the lock of the kernel plane, which its writer may hold for a while.
+    let asked = (admin_state.clone(), zones.clone());
+    // On a blocking thread, because the publisher may hold the kernel plane's lock for long.
     let kernel = spawn_blocking(move || {
-        let (known, zones) = asked;
-        (known.kernel_canary)(&zones)
+        let (admin_state, zones) = asked;
+        (admin_state.kernel_canary)(&zones)
     });
-    let mut lines = kernel_lines(kernel.await?, &known.board.troubles());
-    lines.extend(user_lines(&known, zones.first()).await);
+    let mut lines = kernel_lines(kernel.await?, &admin_state.board.missing_and_degraded());
+    lines.extend(user_lines(&admin_state, zones.first()).await);
     Ok(lines)
 }
 
-fn kernel_lines(health: KernelHealth, troubles: &[String]) -> Vec<Line> {
+fn kernel_lines(health: KernelHealth, missing_and_degraded: &[String]) -> Vec<HealthLine> {
     match health {
         KernelHealth::Off => vec![Ok("kernel: off, no --interface is given".to_owned())],
         KernelHealth::Failed(reason) => vec![Err(format!("kernel: {reason}"))],
         KernelHealth::On(None) => {
             vec![Ok(
-                "kernel: there is no zone to answer for: the cluster's DNS is asked everything".to_owned()
+                "kernel: there is no zone to answer for: the cluster's DNS answers everything"
+                    .to_owned(),
             )]
         }
-        KernelHealth::On(Some(Canary { ends, failed, .. })) if ends.is_empty() => {
-            let line = format!("kernel: attached nowhere: {}", troubles.join("; "));
-            // Where there is no interface, or it is somebody else's, that is as it should be.
+        KernelHealth::On(Some(CanaryReport {
+            outcomes: ends,
+            failed,
+            ..
+        })) if ends.is_empty() => {
+            let line = format!(
+                "kernel: attached to no interface: {}",
+                missing_and_degraded.join("; ")
+            );
+            // Having no matching interface, or only ones with foreign programs, is not a failure.
             vec![if failed == 0 { Ok(line) } else { Err(line) }]
         }
-        KernelHealth::On(Some(Canary { zone, ends, .. })) => ends
+        KernelHealth::On(Some(CanaryReport {
+            zone,
+            outcomes: ends,
+            ..
+        })) => ends
             .into_iter()
             .map(|(program, outcome)| match outcome {
                 Outcome::NotPermitted => Ok(format!(
-                    "kernel: {program} passes everything: NetworkPolicies let no pod of this node ask"
+                    "kernel: {program} passes everything: NetworkPolicies allow no pod of this node"
                 )),
                 outcome if outcome.is_answer() => {
                     Ok(format!("kernel: {program} answered {zone} SOA"))
@@ -81,17 +98,17 @@ fn kernel_lines(health: KernelHealth, troubles: &[String]) -> Vec<Line> {
     }
 }
 
-async fn user_lines(known: &Known, zone: Option<&Name>) -> Vec<Line> {
-    if known.canaries.is_empty() {
+async fn user_lines(admin_state: &AdminState, zone: Option<&Name>) -> Vec<HealthLine> {
+    if admin_state.resolver_canaries.is_empty() {
         return vec![Ok("user: off, no --listen is given".to_owned())];
     }
     let Some(zone) = zone else {
-        return vec![Ok("user: there is no zone to ask for".to_owned())];
+        return vec![Ok("user: there is no zone to query".to_owned())];
     };
     let mut lines = Vec::new();
-    for canary in &known.canaries {
-        let listen = canary.listen();
-        lines.push(match canary.ask(zone).await {
+    for canary in &admin_state.resolver_canaries {
+        let listen = canary.server_address();
+        lines.push(match canary.query_soa(zone).await {
             Ok(()) => Ok(format!("user: {listen} answered {zone} SOA")),
             Err(reason) => Err(format!("user: {listen} {reason}")),
         });
@@ -104,23 +121,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_passes_or_is_nowhere_is_told() {
+    fn failures_of_the_kernel_plane_are_reported() {
         let zone = Name::parse("z.example").unwrap();
         let with_failed = |ends: &[(&'static str, Outcome)], failed| {
-            KernelHealth::On(Some(Canary {
+            KernelHealth::On(Some(CanaryReport {
                 zone: zone.clone(),
-                ends: ends.to_vec(),
+                outcomes: ends.to_vec(),
                 failed,
             }))
         };
         let on = |ends: &[(&'static str, Outcome)]| with_failed(ends, 0);
-        let troubles = ["eth7 it is".to_owned()];
-        for (health, is_well, said) in [
+        let missing_and_degraded = ["eth7 it is".to_owned()];
+        for (health, is_success, expected) in [
             (KernelHealth::Off, true, "off"),
             (KernelHealth::Failed("no BPF".to_owned()), false, "no BPF"),
-            (KernelHealth::On(None), true, "is asked everything"),
-            (on(&[]), true, "attached nowhere: eth7 it is"),
-            (with_failed(&[], 1), false, "attached nowhere: eth7 it is"),
+            (KernelHealth::On(None), true, "answers everything"),
+            (on(&[]), true, "attached to no interface: eth7 it is"),
+            (
+                with_failed(&[], 1),
+                false,
+                "attached to no interface: eth7 it is",
+            ),
             (
                 with_failed(&[("tc", Outcome::Data)], 1),
                 true,
@@ -129,7 +150,7 @@ mod tests {
             (
                 on(&[("tc", Outcome::NotPermitted)]),
                 true,
-                "let no pod of this node ask",
+                "allow no pod of this node",
             ),
             (
                 on(&[("tc", Outcome::LeaseStale)]),
@@ -137,13 +158,13 @@ mod tests {
                 "tc passes z.example. SOA: lease_stale",
             ),
         ] {
-            let lines = kernel_lines(health.clone(), &troubles);
+            let lines = kernel_lines(health.clone(), &missing_and_degraded);
             let [line] = &lines[..] else {
                 panic!("{health:?}: {lines:?}");
             };
-            assert_eq!(line.is_ok(), is_well, "{health:?}: {line:?}");
+            assert_eq!(line.is_ok(), is_success, "{health:?}: {line:?}");
             let text = line.as_ref().unwrap_or_else(|wrong| wrong);
-            assert!(text.contains(said), "{health:?}: {text}");
+            assert!(text.contains(expected), "{health:?}: {text}");
         }
     }
 }

@@ -1,12 +1,12 @@
-//! Which host a request is for: a loopback address, or another one.
+//! Checks that a request's host is a loopback address or `localhost`.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use axum::http::{Request, header::HOST, uri::Authority};
 
-/// Whether a request is for this machine by a name that no one else can give it. The target may say
-/// it, and the header `Host` may (RFC 9112 section 3.2.2): all that is said must be so, and one of
-/// them must be there.
+/// Whether a request's host is this machine, by a name that no DNS server can assign. The request
+/// target and the `Host` header may both name the host (RFC 9112 section 3.2.2). At least one must,
+/// and every one must be a loopback address or `localhost`.
 pub(super) fn is_loopback<B>(request: &Request<B>) -> bool {
     let target = request.uri().authority().map(Authority::as_str);
     let headers = request.headers().get_all(HOST).iter();
@@ -35,7 +35,7 @@ fn is_loopback_host(text: &str) -> bool {
     is_port(port) && host.is_ok_and(|host| host.is_loopback())
 }
 
-/// What a host may be.
+/// A host, parsed.
 enum Host<'a> {
     V4(Ipv4Addr),
     V6(Ipv6Addr),
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_of_this_machine() {
+    fn only_localhost_and_loopback_addresses_are_loopback_hosts() {
         for host in [
             "localhost",
             "LocalHost:80",

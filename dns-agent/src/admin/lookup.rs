@@ -1,4 +1,4 @@
-//! `dns-agent lookup`: what a question would be answered, by whom, and from which objects.
+//! `dns-agent lookup`: the answer to a question, which plane gives it, and from which objects.
 
 mod report;
 
@@ -18,93 +18,96 @@ use tokio::{
     time::timeout,
 };
 
-pub use self::report::{KernelReport, KernelState, Lookup, Plane, RecordReport};
-use super::{board::Board, health::KernelCanary, metrics::Metrics};
+pub use self::report::{AnsweringPlane, KernelReport, KernelState, Lookup, RecordReport};
+use super::{health::KernelCanary, metrics::Metrics, status_board::StatusBoard};
 use crate::{
     cluster::{Index, Origin, Provenance},
-    datapath::explain::Explained,
-    resolver::{Canary, Consulted, NoResponse, Records, Resolver, is_transfer},
+    datapath::explain::Explanation,
+    resolver::{Canary, NoResponse, Records, Resolver, UpstreamLookup, is_transfer},
     zone::{Answer, Apex, Name, Rdata, Record, Rtype, ZoneData},
 };
 
-/// Everything that decides an answer.
-pub struct Known {
-    /// What is answered, and where it came from.
+/// The state that the admin endpoints read.
+pub struct AdminState {
+    /// The index of objects.
     pub index: Arc<RwLock<Index>>,
-    /// The addresses the resolver answers on.
+    /// The addresses that the resolver listens on.
     pub listen: Vec<SocketAddr>,
-    /// The resolver, which is asked what it answers.
+    /// The resolver, which answers look-ups.
     pub resolver: Arc<Resolver>,
-    /// Tells what the kernel plane would do.
-    pub kernel: Explain,
-    /// Asks the kernel plane.
+    /// Explains what the kernel plane does with a question.
+    pub kernel: KernelExplainer,
+    /// Tests the kernel plane.
     pub kernel_canary: KernelCanary,
-    /// Ask the resolver, each at one of its addresses.
-    pub canaries: Vec<Arc<Canary>>,
-    /// What does not work.
-    pub board: Arc<Board>,
-    /// What was measured.
+    /// Test the resolver, each at one of its addresses.
+    pub resolver_canaries: Vec<Arc<Canary>>,
+    /// The status.
+    pub board: Arc<StatusBoard>,
+    /// The metrics.
     pub metrics: Arc<Metrics>,
 }
 
-/// Tells what the kernel plane would do with a question.
-pub type Explain = Box<dyn Fn(&Name, Rtype) -> KernelPlane + Send + Sync>;
+/// Explains what the kernel plane does with a question.
+pub type KernelExplainer = Box<dyn Fn(&Name, Rtype) -> KernelExplanation + Send + Sync>;
 
-/// The kernel plane, asked about one question.
+/// The kernel plane's result for one question.
 #[derive(Clone, Debug)]
-pub enum KernelPlane {
-    /// No interface was asked for.
+pub enum KernelExplanation {
+    /// No `--interface` is given.
     Off,
-    /// It could not be started, and why.
+    /// The kernel plane has no tables, for this reason.
     Failed(String),
-    /// Its tables are there.
-    On(Explained),
+    /// The outcome of a look-up in the tables.
+    On(Explanation),
 }
 
-/// How long the resolver may take: `dns-agent lookup` waits for little more.
-const PATIENCE: Duration = Duration::from_millis(4500);
+/// How long the resolver may take. `dns-agent lookup` waits for 5 s.
+const RESOLVER_TIMEOUT: Duration = Duration::from_millis(4500);
 
-/// What the resolver answered.
-struct Answered {
-    /// The response code and AA; none while upstreams are still asked.
+/// The resolver's answer.
+struct ResolverAnswer {
+    /// The response code and the AA bit; `None` when upstreams have not answered in time.
     head: Option<(String, bool)>,
-    /// The answer, authority and additional section.
+    /// The answer, authority and additional sections.
     sections: [Vec<Record>; 3],
-    /// The questions that upstreams were asked.
-    consulted: Vec<Consulted>,
+    /// The questions that were forwarded to upstreams.
+    consulted: Vec<UpstreamLookup>,
 }
 
-impl Known {
-    /// Has the resolver answer the question, and says who else would, and why.
+impl AdminState {
+    /// Answers the question by the resolver, and reports which plane would answer a client and why.
     ///
     /// # Errors
-    /// When the report can't be made.
+    /// When the task that makes the report panicked.
     pub async fn lookup(self: Arc<Self>, name: Name, rtype: Rtype) -> Result<Lookup, JoinError> {
         let mut consulted = Vec::new();
-        let answer = self.resolver.explain(&name, rtype, &mut consulted);
-        let message = timeout(PATIENCE, answer).await.ok();
-        let answered = Answered::read(message.as_deref(), consulted);
-        // It takes the locks of the kernel plane, which its writer may hold for a while.
+        let answer = self.resolver.explain_answer(&name, rtype, &mut consulted);
+        let message = timeout(RESOLVER_TIMEOUT, answer).await.ok();
+        let answered = ResolverAnswer::read(message.as_deref(), consulted);
+        // On a blocking thread, because the publisher may hold the kernel plane's lock for long.
         spawn_blocking(move || self.report(&name, rtype, answered)).await
     }
 
-    fn report(&self, name: &Name, rtype: Rtype, answered: Answered) -> Lookup {
+    fn report(&self, name: &Name, rtype: Rtype, answered: ResolverAnswer) -> Lookup {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         let model = index.view();
         let provenance = Provenance::new(&index);
-        let Answered {
+        let ResolverAnswer {
             head,
             sections,
             consulted,
         } = answered;
-        let asked_others = !consulted.is_empty();
+        let was_forwarded = !consulted.is_empty();
         let [answer, authority, additional] = sections.map(|records| -> Vec<RecordReport> {
             let records = records.iter();
-            let told = records.map(|record| match asked_others && !is_held(&model, record) {
-                true => tell_upstreams(record),
-                false => tell(record, provenance.of(record)),
+            let reports = records.map(|record| {
+                if was_forwarded && !is_in_zones(&model, record) {
+                    upstream_record(record)
+                } else {
+                    object_record(record, provenance.origin_of(record))
+                }
             });
-            told.collect()
+            reports.collect()
         });
 
         let kernel = (self.kernel)(name, rtype);
@@ -113,23 +116,25 @@ impl Known {
             .first()
             .is_some_and(|first| first.name == *name && !first.servers.is_empty());
         let plane = match &kernel {
-            KernelPlane::On(explained) if explained.is_attached && explained.plain.is_answer() => {
-                Plane::Kernel
+            KernelExplanation::On(explained)
+                if explained.is_attached && explained.plain.is_answer() =>
+            {
+                AnsweringPlane::Kernel
             }
-            _ if self.listen.is_empty() => Plane::None,
-            _ if is_forwarded => Plane::Upstream,
-            _ => Plane::Agent,
+            _ if self.listen.is_empty() => AnsweringPlane::None,
+            _ if is_forwarded => AnsweringPlane::Upstream,
+            _ => AnsweringPlane::Agent,
         };
-        let mut notes: Vec<String> = consulted.iter().map(note).collect();
+        let mut notes: Vec<String> = consulted.iter().map(forwarding_note).collect();
         if is_transfer(rtype) {
             notes.push("zone transfers are refused: `dns-agent dump` prints zones".to_owned());
         }
-        if !asked_others && !authority.is_empty() {
-            notes.extend(provenance.why_empty(name, rtype));
+        if !was_forwarded && !authority.is_empty() {
+            notes.extend(provenance.reasons_for_absence(name, rtype));
         }
-        if plane == Plane::None {
+        if plane == AnsweringPlane::None {
             notes.push(
-                "the agent has no --listen: the query goes on as if Zerohop were not there, and this is what the agent would say"
+                "the agent has no --listen: the query goes to its destination as without Zerohop; this is what the agent would answer"
                     .to_owned(),
             );
         }
@@ -155,45 +160,45 @@ impl Known {
         }
     }
 
-    /// Why the kernel doesn't answer, or not everybody.
+    /// Why the kernel doesn't answer, or doesn't answer every client.
     fn why_not_kernel(
         &self,
-        kernel: &KernelPlane,
+        kernel: &KernelExplanation,
         model: &dyn ZoneData,
         name: &Name,
         rtype: Rtype,
     ) -> Option<String> {
         let explained = match kernel {
-            KernelPlane::Off => {
+            KernelExplanation::Off => {
                 return Some("no kernel plane: --interface is not given".to_owned());
             }
-            KernelPlane::Failed(reason) => return Some(reason.clone()),
-            KernelPlane::On(explained) => explained,
+            KernelExplanation::Failed(reason) => return Some(reason.clone()),
+            KernelExplanation::On(explained) => explained,
         };
         if !explained.is_attached {
-            let troubles = self.board.troubles().join("; ");
+            let missing_and_degraded = self.board.missing_and_degraded().join("; ");
             return Some(format!(
-                "the kernel program is attached nowhere: {troubles}"
+                "the kernel program is attached to no interface: {missing_and_degraded}"
             ));
         }
         if explained.plain.is_answer() {
             return None;
         }
-        let sentence = |outcome| match outcome {
-            Outcome::LeaseStale => self.stale_lease(),
-            _ => sentence(outcome, model, name, rtype),
+        let explain = |outcome| match outcome {
+            Outcome::LeaseStale => self.explain_stale_lease(),
+            _ => explain_outcome(outcome, model, name, rtype),
         };
         let outcome = explained.plain;
-        let mut why = format!("{}: {}", outcome.name(), sentence(outcome));
+        let mut why = format!("{}: {}", outcome.name(), explain(outcome));
         match explained.edns {
             Some(outcome) if outcome.is_answer() => {
-                why += "; clients with EDNS (1232 octets) get it from the kernel";
+                why += "; clients with EDNS (1232 bytes) get it from the kernel";
             }
             Some(outcome) => {
                 why += &format!(
-                    "; with EDNS (1232 octets) {}: {}",
+                    "; with EDNS (1232 bytes) {}: {}",
                     outcome.name(),
-                    sentence(outcome)
+                    explain(outcome)
                 );
             }
             None => {}
@@ -201,29 +206,29 @@ impl Known {
         Some(why)
     }
 
-    /// Why the lease is over: what is degraded, which the agent lets it end for, or else a writer that
-    /// is late.
-    fn stale_lease(&self) -> String {
-        match self.board.troubles().as_slice() {
-            [] => "the agent did not renew its lease within --stale-after: its writer is stuck"
+    /// Why the lease has ended: the agent ended it, for the reasons on the board, or the publisher
+    /// did not renew it in time.
+    fn explain_stale_lease(&self) -> String {
+        match self.board.missing_and_degraded().as_slice() {
+            [] => "the agent did not renew its lease within --stale-after: its publisher is stuck"
                 .to_owned(),
-            troubles => format!(
+            missing_and_degraded => format!(
                 "the agent does not renew its lease: {}",
-                troubles.join("; ")
+                missing_and_degraded.join("; ")
             ),
         }
     }
 }
 
-impl Answered {
-    fn read(message: Option<&[u8]>, consulted: Vec<Consulted>) -> Answered {
+impl ResolverAnswer {
+    fn read(message: Option<&[u8]>, consulted: Vec<UpstreamLookup>) -> ResolverAnswer {
         let header = message.and_then(|message| Message::from_slice(message).ok());
         let records = message.and_then(Records::read).unwrap_or_default();
         let typed = |record: Record| Record {
             data: record.data.typed(),
             ..record
         };
-        Answered {
+        ResolverAnswer {
             head: header.map(|message| (message.opt_rcode().to_string(), message.header().aa())),
             sections: (records.sections).map(|records| records.into_iter().map(typed).collect()),
             consulted,
@@ -231,34 +236,34 @@ impl Answered {
     }
 }
 
-/// Who was asked for a name that isn't ours, and what came of it.
-fn note(question: &Consulted) -> String {
+/// The result of forwarding a question, as a note.
+fn forwarding_note(question: &UpstreamLookup) -> String {
     let name = &question.name;
     match &question.outcome {
         None => format!(
-            "{name} is not ours: the upstreams are asked for it, and none has answered within {} s",
-            PATIENCE.as_secs_f32()
+            "{name} is forwarded, and no upstream has answered within {} s",
+            RESOLVER_TIMEOUT.as_secs_f32()
         ),
         Some(Ok(rcode)) => {
-            format!("{name} is not ours: an upstream was asked for it, and answered {rcode}")
+            format!("{name} is forwarded: an upstream answered {rcode}")
         }
         Some(Err(NoResponse::NoUpstream)) => {
-            format!("{name} is not ours, and there is no --upstream to ask for it")
+            format!("{name} would be forwarded, but no --upstream is given")
         }
-        Some(Err(NoResponse::Unknown)) => format!(
-            "{name} is the cluster's DNS's to answer, whose address is not known: it is that of --dns-service, or --cluster-dns"
+        Some(Err(NoResponse::ClusterDnsUnknown)) => format!(
+            "{name} is answered by the cluster's DNS, whose address is not known: correct --dns-service, or give --cluster-dns"
         ),
-        Some(Err(NoResponse::Silence)) => {
-            format!("{name} is not ours: the upstreams were asked for it, and none answered")
+        Some(Err(NoResponse::NoAnswer)) => {
+            format!("{name} is forwarded, but no upstream answered")
         }
-        Some(Err(NoResponse::Overloaded)) => format!(
-            "{name} is not ours, and no upstream was asked for it: too many questions are waiting"
-        ),
+        Some(Err(NoResponse::Overloaded)) => {
+            format!("{name} was not forwarded, because too many queries are waiting for upstreams")
+        }
     }
 }
 
-/// Whether a record is in our data.
-fn is_held(model: &dyn ZoneData, record: &Record) -> bool {
+/// Whether a record is in the zones' data.
+fn is_in_zones(model: &dyn ZoneData, record: &Record) -> bool {
     let is_soa = |zone: &Apex| zone.negative_soa() == *record;
     match model.answer(&record.owner, record.data.rtype()) {
         Answer::Data { answer, .. } if answer.contains(record) => true,
@@ -266,12 +271,12 @@ fn is_held(model: &dyn ZoneData, record: &Record) -> bool {
     }
 }
 
-impl KernelPlane {
+impl KernelExplanation {
     fn report(&self) -> KernelReport {
-        let KernelPlane::On(explained) = self else {
+        let KernelExplanation::On(explained) = self else {
             return KernelReport {
                 state: match self {
-                    KernelPlane::Failed(_) => KernelState::Failed,
+                    KernelExplanation::Failed(_) => KernelState::Failed,
                     _ => KernelState::Off,
                 },
                 outcome: None,
@@ -290,7 +295,7 @@ impl KernelPlane {
     }
 }
 
-fn tell(record: &Record, origin: Origin) -> RecordReport {
+fn object_record(record: &Record, origin: Origin) -> RecordReport {
     RecordReport {
         record: record.to_string(),
         settings: origin == Origin::Settings,
@@ -302,7 +307,7 @@ fn tell(record: &Record, origin: Origin) -> RecordReport {
     }
 }
 
-fn tell_upstreams(record: &Record) -> RecordReport {
+fn upstream_record(record: &Record) -> RecordReport {
     RecordReport {
         record: record.to_string(),
         settings: false,
@@ -311,46 +316,46 @@ fn tell_upstreams(record: &Record) -> RecordReport {
     }
 }
 
-/// Why a well-formed question to a served address passes.
-fn sentence(outcome: Outcome, model: &dyn ZoneData, name: &Name, rtype: Rtype) -> String {
+/// Why a well-formed query to a served address passes.
+fn explain_outcome(outcome: Outcome, model: &dyn ZoneData, name: &Name, rtype: Rtype) -> String {
     let parent = || {
         name.parent()
             .map_or_else(String::new, |parent| parent.to_string())
     };
     match outcome {
         Outcome::NameLength => format!(
-            "the name takes {} octets, and the kernel looks up names of {MIN_NAME} to {MAX_NAME}",
+            "the name has {} bytes, and the kernel looks up names of {MIN_NAME} to {MAX_NAME}",
             name.wire().len()
         ),
-        Outcome::OddName => "the name has more labels than the kernel walks".to_owned(),
-        Outcome::MetaType => format!("{rtype} is no type of data but of questions"),
-        Outcome::PassMark => pass_mark(model, name, rtype),
+        Outcome::NonstandardName => "the name has more labels than the kernel walks".to_owned(),
+        Outcome::MetaType => format!("{rtype} is a query type that no record has"),
+        Outcome::PassMark => explain_pass_mark(model, name, rtype),
         Outcome::BelowUnknown => format!(
-            "names below {} are computed, and the kernel's tables hold stored ones only",
+            "names below {} are computed, and the kernel's tables hold stored names only",
             parent()
         ),
         Outcome::TagCollision => {
-            "another name with the same hash stands in its place in the kernel's tables".to_owned()
+            "another name with the same hash is in its place in the kernel's tables".to_owned()
         }
-        Outcome::NotOwned => match model.zone_of(name) {
-            None => "the name is not ours".to_owned(),
+        Outcome::NotAuthoritative => match model.zone_of(name) {
+            None => "the name is outside the zones".to_owned(),
             Some(zone) => format!(
-                "the kernel's tables don't hold all names of this part of {}, so it can't say what does not exist",
+                "the kernel's tables don't hold all names of this part of {}, so the kernel can't tell which names do not exist",
                 model.zones()[zone].name
             ),
         },
         Outcome::TooLarge => {
-            "the answer is longer than the client takes, 512 octets without EDNS".to_owned()
+            "the answer is longer than the client accepts: 512 bytes without EDNS".to_owned()
         }
-        _ => "the kernel program leaves it to others".to_owned(),
+        _ => "the kernel program passes it".to_owned(),
     }
 }
 
-/// What the mark of a name's record stands for.
-fn pass_mark(model: &dyn ZoneData, name: &Name, rtype: Rtype) -> String {
+/// Why a name's record is marked to pass.
+fn explain_pass_mark(model: &dyn ZoneData, name: &Name, rtype: Rtype) -> String {
     match model.answer(name, rtype) {
         Answer::Alias { target, .. } => {
-            format!("the name is an alias that leads to {target}, which is not ours")
+            format!("the name is an alias that leads to {target}, which other servers answer")
         }
         Answer::Data { answer, .. }
             if !matches!(
@@ -369,8 +374,7 @@ fn pass_mark(model: &dyn ZoneData, name: &Name, rtype: Rtype) -> String {
                 answer.len()
             )
         }
-        _ => {
-            "the name's record is marked: the agent works the answer out, as for aliases".to_owned()
-        }
+        _ => "the name's record is marked to pass: the agent computes the answer, as for aliases"
+            .to_owned(),
     }
 }

@@ -1,4 +1,4 @@
-//! `/metrics`, in OpenMetrics' text form. `docs/metrics.md` says what each of them means.
+//! `/metrics` in the OpenMetrics text format. `docs/metrics.md` describes each metric.
 
 mod readings;
 #[cfg(test)]
@@ -23,44 +23,44 @@ use prometheus_client::{
 };
 
 use self::readings::Readings;
-use super::board::Board;
+use super::status_board::StatusBoard;
 use crate::cluster::ServiceKind;
 
-/// What has been measured since the start.
+/// The measurements since the start.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Mutex<Registry>,
-    programming: Family<Programmed, Histogram, Buckets>,
+    programming: Family<ProgrammingLabels, Histogram, ProgrammingBuckets>,
     publish: Histogram,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct Programmed {
-    service_kind: Kind,
+struct ProgrammingLabels {
+    service_kind: ServiceKindLabel,
 }
 
-/// CoreDNS's names for kinds of services.
+/// CoreDNS's label values for kinds of Services.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-enum Kind {
+enum ServiceKindLabel {
     ClusterIp,
     HeadlessWithSelector,
 }
 
-impl EncodeLabelValue for Kind {
+impl EncodeLabelValue for ServiceKindLabel {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         let name = match self {
-            Kind::ClusterIp => "cluster_ip",
-            Kind::HeadlessWithSelector => "headless_with_selector",
+            ServiceKindLabel::ClusterIp => "cluster_ip",
+            ServiceKindLabel::HeadlessWithSelector => "headless_with_selector",
         };
         name.encode(encoder)
     }
 }
 
-/// From 1 millisecond to about 9 minutes, as CoreDNS has them.
+/// CoreDNS's buckets: from 1 millisecond to about 9 minutes.
 #[derive(Clone, Debug)]
-struct Buckets;
+struct ProgrammingBuckets;
 
-impl MetricConstructor<Histogram> for Buckets {
+impl MetricConstructor<Histogram> for ProgrammingBuckets {
     fn new_metric(&self) -> Histogram {
         Histogram::new(exponential_buckets(0.001, 2.0, 20))
     }
@@ -68,19 +68,19 @@ impl MetricConstructor<Histogram> for Buckets {
 
 impl Default for Metrics {
     fn default() -> Metrics {
-        let programming = Family::new_with_constructor(Buckets);
-        // From a 64th of a millisecond to about half a second, a whole one among them.
+        let programming = Family::new_with_constructor(ProgrammingBuckets);
+        // From 1/64 of a millisecond to about half a second, including 1 millisecond.
         let publish = Histogram::new(exponential_buckets(0.001 / 64.0, 2.0, 16));
         let mut registry = Registry::default();
         registry.register_with_unit(
             "coredns_kubernetes_dns_programming_duration",
-            "From the change of a service's endpoints in the cluster to its being served; the metric of the same name in CoreDNS",
+            "Time from the change of a Service's endpoints in the cluster until it is published; same as the CoreDNS metric of this name",
             Unit::Seconds,
             programming.clone(),
         );
         registry.register_with_unit(
             "zerohop_publish_duration",
-            "From the reading of a change to its being served by all planes",
+            "Time from reading a change until both planes answer by it",
             Unit::Seconds,
             publish.clone(),
         );
@@ -93,34 +93,34 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A change is served, so long after it was read.
-    pub fn published(&self, after: Duration) {
+    /// Records the time from reading a change to publishing it.
+    pub fn observe_publication(&self, after: Duration) {
         self.publish.observe(after.as_secs_f64());
     }
 
-    /// A change of a service's endpoints, made at this time, is served. Nothing is said of a
-    /// service that is unknown.
-    pub fn programmed(&self, kind: Option<&ServiceKind>, changed: SystemTime) {
+    /// Records the time from a change of a Service's endpoints in the cluster, at `changed`, until
+    /// now. Nothing is recorded for an unknown Service.
+    pub fn observe_programming(&self, kind: Option<&ServiceKind>, changed: SystemTime) {
         let service_kind = match kind {
-            Some(ServiceKind::Headless | ServiceKind::HeadlessElsewhere) => {
-                Kind::HeadlessWithSelector
+            Some(ServiceKind::Headless | ServiceKind::HeadlessWithoutSlices) => {
+                ServiceKindLabel::HeadlessWithSelector
             }
-            Some(ServiceKind::ClusterIp(_)) => Kind::ClusterIp,
+            Some(ServiceKind::ClusterIp(_)) => ServiceKindLabel::ClusterIp,
             Some(ServiceKind::ExternalName(_) | ServiceKind::Unreadable) | None => return,
         };
-        // Clocks differ: what seems to come before its cause came at once.
+        // If the clocks differ so that the change is in the future, the duration counts as 0.
         let took = changed.elapsed().unwrap_or_default();
-        let programmed = Programmed { service_kind };
-        let histogram = self.programming.get_or_create(&programmed);
+        let observe_programming = ProgrammingLabels { service_kind };
+        let histogram = self.programming.get_or_create(&observe_programming);
         histogram.observe(took.as_secs_f64());
     }
 
-    /// The text, with what `board` shows at this moment.
+    /// All metrics as text, with the current state of `board`.
     ///
     /// # Errors
-    /// When a metric can't be written.
-    pub fn text(&self, board: &Board) -> Result<String, fmt::Error> {
-        let (status, kernel) = board.measure();
+    /// When a metric can't be encoded.
+    pub fn text(&self, board: &StatusBoard) -> Result<String, fmt::Error> {
+        let (status, kernel) = board.read_with_kernel();
         self.write(Readings { status, kernel })
     }
 

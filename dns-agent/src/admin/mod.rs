@@ -1,9 +1,9 @@
-//! The admin endpoints: is the agent alive, is it ready, does it answer, what is it doing.
+//! The admin endpoints: liveness, readiness, health, status, metrics, look-ups and dumps.
 //!
-//! [`health`] asks both planes, [`metrics`] has the numbers, [`status`] is what there is to know and [`board`] where tasks say it, [`lookup`] what there is to know about one
-//! question, [`dump`] every record; [`client`] asks a running agent for them.
+//! [`health`] queries both planes. [`metrics`] encodes the metrics. [`status`] is the agent's
+//! state, which tasks write to the [`status_board`]. [`lookup`] explains the answer to one
+//! question, and [`dump`] prints every record. [`client`] requests these from a running agent.
 
-pub mod board;
 pub mod client;
 mod connections;
 mod dump;
@@ -12,6 +12,7 @@ mod host;
 pub mod lookup;
 pub mod metrics;
 pub mod status;
+pub mod status_board;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -29,80 +30,85 @@ use tokio::{
 };
 
 pub use self::connections::serve;
-use self::{board::Board, lookup::Known};
+use self::{lookup::AdminState, status_board::StatusBoard};
 use crate::zone::{Name, Rtype};
 
-/// What strangers may ask for takes the lock of the kernel plane: one at a time, so that the writer, which
-/// wants it too, never has to wait for more than one.
-static TURN: Semaphore = Semaphore::const_new(1);
+/// Serialises the public endpoints that lock the kernel plane, so that the publisher never has to
+/// wait for more than one of them.
+static KERNEL_PLANE_TURN: Semaphore = Semaphore::const_new(1);
 
-/// What every peer is told. Everything else names objects and hosts, and is for this machine's own eyes.
-const PUBLIC: [&str; 4] = ["/metrics", "/healthz", "/livez", "/readyz"];
+/// The paths that every peer may request. All other responses contain names of objects and hosts,
+/// and are given to this machine only.
+const PUBLIC_PATHS: [&str; 4] = ["/metrics", "/healthz", "/livez", "/readyz"];
 
-fn router(known: Arc<Known>) -> Router {
-    let board = known.board.clone();
-    let asked = Router::new()
+fn router(admin_state: Arc<AdminState>) -> Router {
+    let board = admin_state.board.clone();
+    let state_routes = Router::new()
         .route("/healthz", get(healthz))
         .route("/lookup/{name}/{type}", get(lookup))
         .route("/dump", get(dump_all))
         .route("/dump/{zone}", get(dump_zone))
-        .route("/metrics", get(measured))
-        .with_state(known);
+        .route("/metrics", get(metrics_text))
+        .with_state(admin_state);
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
         .with_state(board)
-        .merge(asked)
-        .layer(from_fn(only_public))
+        .merge(state_routes)
+        .layer(from_fn(refuse_private_paths))
 }
 
-/// Lets strangers see nothing but [`PUBLIC`], and nothing else be asked by another name than
-/// this machine's own: a web page may lead a browser here by a name of its own, by way of
-/// `kubectl port-forward` (DNS rebinding).
-async fn only_public(
+/// Refuses paths outside [`PUBLIC_PATHS`] to remote peers, and to requests whose host is not this
+/// machine. The latter prevents DNS rebinding: a web page's own host name may lead a browser here
+/// through `kubectl port-forward`.
+async fn refuse_private_paths(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
     next: Next,
 ) -> Response {
-    if PUBLIC.contains(&request.uri().path()) {
+    if PUBLIC_PATHS.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    let body = if !connections::is_here(peer) {
-        "this is given to loopback peers only: ask from this machine, at 127.0.0.1 or ::1\n"
+    let body = if !connections::is_loopback_peer(peer) {
+        "only loopback peers may request this path: ask from this machine, at 127.0.0.1 or ::1\n"
     } else if !host::is_loopback(&request) {
-        "this is given only where the request's Host is localhost or a loopback address: ask at 127.0.0.1, [::1] or localhost\n"
+        "this path needs a request whose Host is localhost or a loopback address: ask at 127.0.0.1, [::1] or localhost\n"
     } else {
         return next.run(request).await;
     };
     (StatusCode::FORBIDDEN, body).into_response()
 }
 
-/// How long the writer may be at one thing.
-const WEDGED: Duration = Duration::from_secs(120);
+/// How long the publisher may take for one round.
+const MAX_ROUND: Duration = Duration::from_secs(120);
 
-/// The process is alive, its runtime turns, and what writes the tables does its rounds.
-async fn livez(State(board): State<Arc<Board>>) -> Response {
-    let silence = board.silence();
-    if silence < WEDGED {
+/// Succeeds if the runtime works and the publisher finishes its rounds.
+async fn livez(State(board): State<Arc<StatusBoard>>) -> Response {
+    let idle = board.time_since_round();
+    if idle < MAX_ROUND {
         return "ok\n".into_response();
     }
-    let reason = format!("the writer has done nothing for {} s\n", silence.as_secs());
+    let reason = format!(
+        "the publisher has finished no round for {} s: it is busy or stuck\n",
+        idle.as_secs()
+    );
     (StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
 }
 
-/// Both planes answer: each is asked.
-async fn healthz(State(known): State<Arc<Known>>) -> Response {
-    let Ok(_turn) = TURN.acquire().await else {
+/// Succeeds if both planes answer a query.
+async fn healthz(State(admin_state): State<Arc<AdminState>>) -> Response {
+    let Ok(_turn) = KERNEL_PLANE_TURN.acquire().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    let lines = match health::check(known).await {
+    let lines = match health::query_planes(admin_state).await {
         Ok(lines) => lines,
         Err(error) => return failed("asking", &error),
     };
-    let code = match lines.iter().all(Result::is_ok) {
-        true => StatusCode::OK,
-        false => StatusCode::SERVICE_UNAVAILABLE,
+    let code = if lines.iter().all(Result::is_ok) {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
     };
     let body: String = lines
         .into_iter()
@@ -111,8 +117,8 @@ async fn healthz(State(known): State<Arc<Known>>) -> Response {
     (code, body).into_response()
 }
 
-/// Everything asked for is in place.
-async fn readyz(State(board): State<Arc<Board>>) -> Response {
+/// Succeeds if everything that the configuration asks for is in place.
+async fn readyz(State(board): State<Arc<StatusBoard>>) -> Response {
     let missing = board.missing();
     if missing.is_empty() {
         return "ready\n".into_response();
@@ -124,18 +130,18 @@ async fn readyz(State(board): State<Arc<Board>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
 }
 
-/// Everything known.
-async fn status(State(board): State<Arc<Board>>) -> Response {
-    // Reading the kernel's counters takes a lock that the writer may hold for a while.
+/// The status as JSON.
+async fn status(State(board): State<Arc<StatusBoard>>) -> Response {
+    // On a blocking thread, because the publisher may hold the kernel plane's lock for long.
     match spawn_blocking(move || board.read()).await {
         Ok(status) => Json(status).into_response(),
         Err(error) => failed("reading the status", &error),
     }
 }
 
-/// What a question would be answered, and why.
+/// The answer to a question, and how it comes about.
 async fn lookup(
-    State(known): State<Arc<Known>>,
+    State(admin_state): State<Arc<AdminState>>,
     Path((name, rtype)): Path<(String, String)>,
 ) -> Response {
     let (name, rtype) = match (Name::parse(&name), rtype.parse::<Rtype>()) {
@@ -145,20 +151,20 @@ async fn lookup(
         }
         (_, Err(_)) => return bad_request(format!("{rtype:?} is not a record type\n")),
     };
-    match known.lookup(name, rtype).await {
+    match admin_state.lookup(name, rtype).await {
         Ok(lookup) => Json(lookup).into_response(),
         Err(error) => failed("the look-up", &error),
     }
 }
 
-/// The numbers of this moment, for Prometheus.
-async fn measured(State(known): State<Arc<Known>>) -> Response {
+/// The metrics, for Prometheus.
+async fn metrics_text(State(admin_state): State<Arc<AdminState>>) -> Response {
     const FORM: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let Ok(_turn) = TURN.acquire().await else {
+    let Ok(_turn) = KERNEL_PLANE_TURN.acquire().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    // As above.
-    match spawn_blocking(move || known.metrics.text(&known.board)).await {
+    // On a blocking thread, because it locks the kernel plane.
+    match spawn_blocking(move || admin_state.metrics.text(&admin_state.board)).await {
         Ok(Ok(text)) => ([(CONTENT_TYPE, FORM)], text).into_response(),
         Ok(Err(error)) => {
             let reason = format!("the metrics can't be written: {error}\n");
@@ -169,14 +175,17 @@ async fn measured(State(known): State<Arc<Known>>) -> Response {
 }
 
 /// Every record, zone by zone.
-async fn dump_all(State(known): State<Arc<Known>>) -> Response {
-    dump::all(known.index.clone())
+async fn dump_all(State(admin_state): State<Arc<AdminState>>) -> Response {
+    dump::dump_all(admin_state.index.clone())
 }
 
 /// Every record of one zone.
-async fn dump_zone(State(known): State<Arc<Known>>, Path(zone): Path<String>) -> Response {
+async fn dump_zone(
+    State(admin_state): State<Arc<AdminState>>,
+    Path(zone): Path<String>,
+) -> Response {
     match Name::parse(&zone) {
-        Ok(zone) => dump::zone(known.index.clone(), &zone),
+        Ok(zone) => dump::dump_zone(admin_state.index.clone(), &zone),
         Err(error) => bad_request(format!("{zone:?} is not a domain name: {error}\n")),
     }
 }

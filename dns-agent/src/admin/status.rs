@@ -1,4 +1,4 @@
-//! The agent's state as it tells it, to machines and to people.
+//! The agent's status, as JSON and as text.
 
 mod text;
 
@@ -12,186 +12,187 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cluster::{Feed, LeftOut, ObjectCounts},
+    cluster::{Feed, LeftOutPod, ObjectCounts},
     datapath,
-    resolver::Counts,
-    source::kubernetes::{FeedHealth, State},
+    resolver::ResolverCounts,
+    source::kubernetes::{FeedActivity, FeedHealth},
 };
 
-/// Everything there is to know about a running agent.
+/// The status of a running agent.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Status {
     /// The agent's version.
     pub version: String,
-    /// What keeps the agent from being ready; nothing when it is.
+    /// Reasons for not being ready; empty when the agent is ready.
     pub missing: Vec<String>,
-    /// What does not work though the agent is ready.
+    /// Failures that do not keep the agent from being ready.
     pub degraded: Vec<String>,
-    /// What passes because the kernel holds only so much of it, each with its bound. Everything works
-    /// as it is meant to.
+    /// Names and addresses that pass because they do not fit into the kernel's tables, each with
+    /// the limit. A limit is not a failure.
     #[serde(default)]
     pub limits: Vec<String>,
-    /// Where the objects come from.
+    /// The source of the objects.
     pub source: SourceStatus,
-    /// Objects or parts of them that are left out, and why.
+    /// Objects, or parts of objects, that are ignored, with the reason.
     pub problems: Vec<String>,
-    /// The zones answered with authority.
+    /// The zones that are answered authoritatively.
     pub zones: Vec<ZoneStatus>,
-    /// How many objects are known.
+    /// The numbers of known objects.
     pub objects: ObjectCounts,
-    /// Whom NetworkPolicies let ask; none without a kernel plane.
+    /// The client policy; `None` without a kernel plane.
     pub network_policy: Option<PolicyStatus>,
-    /// What the resolver has done.
+    /// The user plane.
     pub resolver: ResolverStatus,
-    /// How the kernel plane is.
+    /// The state of the kernel plane.
     pub kernel: PlaneState,
-    /// What it has when it is on: attached hooks, tables, lease, outcomes. A text
-    /// says why that can't be read.
+    /// The kernel plane's attached hooks, tables, lease and outcomes, when it is on. A string says
+    /// why they can't be read.
     pub datapath: Option<serde_json::Value>,
 }
 
-/// Where the objects come from.
+/// The source of the objects.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceStatus {
-    /// Files.
+    /// Manifests.
     Manifests(ManifestsStatus),
     /// The Kubernetes API.
     Kubernetes(KubernetesStatus),
 }
 
-/// Objects from files.
+/// The status of manifests as the source.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct ManifestsStatus {
     /// The file or directory.
     pub path: PathBuf,
-    /// When it was last loaded without errors, as RFC 3339 writes it; empty before the first time.
+    /// When the manifests were last loaded without errors, in RFC 3339 format; empty before the
+    /// first load.
     pub loaded: String,
-    /// How long ago it was last looked at, in seconds; none before the first time. It is looked at
-    /// every ten seconds, and when the system tells of a change.
+    /// Seconds since the manifests were last checked for changes; `None` before the first check.
+    /// They are checked every ten seconds, and when inotify reports a change.
     pub age_seconds: Option<f64>,
-    /// Why it could not be loaded since, each with file and line; what was loaded
-    /// before is served.
+    /// Errors of the last load, each with file and line. The objects loaded before stay published.
     pub errors: Vec<String>,
 }
 
-/// Objects from the Kubernetes API.
+/// The status of the Kubernetes API as the source.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct KubernetesStatus {
-    /// What was concluded from CoreDNS's configuration, and why.
+    /// Conclusions from CoreDNS's configuration, and their reasons.
     pub reasons: Vec<String>,
-    /// How long ago the feed that was silent longest was last heard, in seconds; none before
-    /// everything has been listed.
+    /// Seconds since the stalest feed received something; `None` before everything has been
+    /// listed.
     pub age_seconds: Option<f64>,
-    /// The feeds.
+    /// All feeds.
     pub feeds: Vec<FeedStatus>,
-    /// Requests made since the start, by verb.
+    /// The numbers of requests since the start, by verb.
     pub requests: BTreeMap<String, u64>,
 }
 
-/// A list and its changes.
+/// The status of a feed: a list and its watch.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct FeedStatus {
-    /// Which objects.
+    /// The feed's name.
     pub name: String,
-    /// What it does now.
+    /// The feed's current activity.
     pub state: FeedState,
-    /// Why it failed, while it is tried again.
+    /// The error, while the feed is retrying.
     pub error: Option<String>,
-    /// For how long, in seconds.
+    /// Seconds since the activity began.
     pub since_seconds: f64,
-    /// How long ago it was last heard, in seconds.
+    /// Seconds since the feed received something; `None` before its first list has ended.
     pub age_seconds: Option<f64>,
-    /// Objects told.
+    /// The number of objects received.
     pub applied: u64,
-    /// Objects that could not be used.
+    /// The number of received objects that could not be used.
     pub unusable: u64,
 }
 
-/// What a feed does.
+/// The activity of a feed.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FeedState {
-    /// It has not begun.
+    /// The feed has not started.
     #[default]
     Waiting,
-    /// It has nothing to ask for.
+    /// The feed has nothing to request.
     Resting,
-    /// It reads a list.
+    /// The feed reads a list.
     Listing,
-    /// It hears of changes.
+    /// The feed watches for changes.
     Watching,
-    /// It failed, and is tried again.
+    /// The feed failed and will be tried again.
     Retrying,
 }
 
-/// A zone answered with authority.
+/// A zone that is answered authoritatively.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct ZoneStatus {
-    /// Its name.
+    /// The zone's name.
     pub name: String,
-    /// The serial of its SOA record.
+    /// The serial of the SOA record.
     pub serial: u32,
 }
 
-/// Whom NetworkPolicies let ask.
+/// The client policy: which pods the kernel answers.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct PolicyStatus {
-    /// `respect`, or `ignore`: then every pod is answered.
+    /// `respect`, or `ignore`, which answers every pod.
     pub mode: String,
-    /// How many addresses the kernel answers on pods' veths; none: all, since no policy is about
-    /// egress or about the cluster's DNS.
+    /// The number of addresses that the kernel answers on pods' veths. `None` means all, because no
+    /// policy is about egress or about the cluster's DNS.
     pub permitted: Option<usize>,
-    /// The pods that are not answered, and why.
-    pub left_out: Vec<LeftOut>,
+    /// The pods that are not answered, with the reason.
+    pub left_out: Vec<LeftOutPod>,
 }
 
 /// The user plane.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct ResolverStatus {
-    /// The addresses it answers on.
+    /// The addresses that the resolver listens on.
     pub listen: Vec<SocketAddr>,
-    /// The servers it asks, in order.
+    /// The servers that the resolver forwards to, in order.
     pub upstreams: Vec<SocketAddr>,
-    /// Those servers that ask this agent in turn.
+    /// The servers that forward back to this agent.
     #[serde(default)]
     pub loops: Vec<SocketAddr>,
-    /// What it has done.
-    pub counts: Counts,
+    /// The resolver's counters.
+    pub counts: ResolverCounts,
 }
 
-/// How the kernel plane is.
+/// The state of the kernel plane.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PlaneState {
-    /// No interface was asked for.
+    /// No `--interface` is given.
     #[default]
     Off,
-    /// It is not yet known what to answer.
+    /// The first lists of objects are not complete yet.
     Waiting,
-    /// There is no zone to answer for: CoreDNS's configuration leaves everything to CoreDNS.
+    /// There is no zone to answer for, because CoreDNS's configuration delegates everything to
+    /// CoreDNS.
     Idle,
-    /// Another agent has the hooks of this node.
+    /// Another agent holds the hooks of this node.
     Behind,
-    /// It could not be started, or is broken.
+    /// The kernel plane could not be started, or broke.
     Failed,
-    /// Its tables are there.
+    /// The kernel plane runs.
     On,
 }
 
-/// The kernel plane, with what can be read of it.
+/// The kernel plane's state, with its status if it runs.
 #[derive(Clone, Debug)]
 pub enum KernelStatus {
-    /// There are no tables.
+    /// The kernel plane does not run.
     Without(PlaneState),
-    /// Its tables are there.
-    On(Box<datapath::Status>),
-    /// Its tables are there, but its counters can't be read, and why.
+    /// The kernel plane runs.
+    On(Box<datapath::DatapathStatus>),
+    /// The kernel plane runs, but its counters can't be read, for this reason.
     Unreadable(String),
 }
 
 impl KernelStatus {
-    /// How it is.
+    /// The state.
     #[must_use]
     pub fn state(&self) -> PlaneState {
         match self {
@@ -200,8 +201,8 @@ impl KernelStatus {
         }
     }
 
-    /// For people, who don't want to read of what never happened.
-    pub(super) fn tell(self) -> Option<serde_json::Value> {
+    /// The status as JSON, without outcomes that never occurred.
+    pub(super) fn into_json(self) -> Option<serde_json::Value> {
         match self {
             KernelStatus::On(mut status) => {
                 status.outcomes.retain(|outcome| outcome.packets > 0);
@@ -214,7 +215,7 @@ impl KernelStatus {
 }
 
 impl PlaneState {
-    /// All of them, in the order of their lives.
+    /// All states, in the order of the life cycle.
     pub const ALL: [PlaneState; 6] = [
         PlaneState::Off,
         PlaneState::Waiting,
@@ -224,7 +225,7 @@ impl PlaneState {
         PlaneState::On,
     ];
 
-    /// Its name in metrics and JSON.
+    /// The name in metrics and JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -239,7 +240,7 @@ impl PlaneState {
 }
 
 impl FeedState {
-    /// All of them, in the order of their lives.
+    /// All activities, in the order of the life cycle.
     pub const ALL: [FeedState; 5] = [
         FeedState::Resting,
         FeedState::Waiting,
@@ -248,7 +249,7 @@ impl FeedState {
         FeedState::Retrying,
     ];
 
-    /// Its name in metrics and JSON.
+    /// The name in metrics and JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -262,14 +263,14 @@ impl FeedState {
 }
 
 impl FeedStatus {
-    /// As it is told.
+    /// The status of a feed with this health.
     pub(super) fn of(feed: Feed, health: &FeedHealth) -> FeedStatus {
         let (state, error) = match &health.state {
-            State::Resting => (FeedState::Resting, None),
-            State::Waiting => (FeedState::Waiting, None),
-            State::Listing => (FeedState::Listing, None),
-            State::Watching => (FeedState::Watching, None),
-            State::Retrying { error } => (FeedState::Retrying, Some(error.clone())),
+            FeedActivity::Resting => (FeedState::Resting, None),
+            FeedActivity::Waiting => (FeedState::Waiting, None),
+            FeedActivity::Listing => (FeedState::Listing, None),
+            FeedActivity::Watching => (FeedState::Watching, None),
+            FeedActivity::Retrying { error } => (FeedState::Retrying, Some(error.clone())),
         };
         FeedStatus {
             name: feed.name().to_owned(),
@@ -284,7 +285,7 @@ impl FeedStatus {
 }
 
 impl ManifestsStatus {
-    /// Files that are not loaded yet.
+    /// The status of manifests that are not loaded yet.
     pub fn of(path: &Path) -> ManifestsStatus {
         ManifestsStatus {
             path: path.to_owned(),
@@ -292,10 +293,10 @@ impl ManifestsStatus {
         }
     }
 
-    /// Files that were loaded just now.
+    /// The status of manifests that were loaded just now.
     pub fn loaded_now(path: &Path) -> ManifestsStatus {
         ManifestsStatus {
-            loaded: now(),
+            loaded: now_rfc3339(),
             ..ManifestsStatus::of(path)
         }
     }
@@ -307,6 +308,6 @@ impl Default for SourceStatus {
     }
 }
 
-fn now() -> String {
+fn now_rfc3339() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }

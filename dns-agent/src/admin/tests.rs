@@ -9,48 +9,48 @@ use tower::ServiceExt as _;
 
 use super::{
     health::KernelHealth,
-    lookup::{KernelPlane, KernelReport, KernelState, Lookup, Plane, RecordReport},
+    lookup::{AnsweringPlane, KernelExplanation, KernelReport, KernelState, Lookup, RecordReport},
     status::{KernelStatus, ManifestsStatus, PlaneState, SourceStatus, Status, ZoneStatus},
     *,
 };
 use crate::{
     cluster::{Index, ObjectCounts, ObjectRef, Objects, ZoneSettings},
-    datapath::{canary::Canary, explain::Explained},
-    resolver::{Counters, Resolver, Upstreams},
+    datapath::{canary::CanaryReport, explain::Explanation},
+    resolver::{Resolver, ResolverCounters, Upstreams},
 };
 use dns_common::Outcome;
 
-fn board(status: Status) -> State<Arc<Board>> {
-    State(Arc::new(Board::new(
+fn board(status: Status) -> State<Arc<StatusBoard>> {
+    State(Arc::new(StatusBoard::new(
         status,
-        Arc::new(Counters::default()),
+        Arc::new(ResolverCounters::default()),
         Box::new(|| KernelStatus::Without(PlaneState::Off)),
     )))
 }
 
-/// What an agent without objects knows, with this kernel plane.
-fn known(kernel: KernelPlane) -> Known {
-    let index = Index::of(Objects::default(), ZoneSettings::default(), 7);
+/// The state of an agent without objects, with this kernel plane.
+fn admin_state(kernel: KernelExplanation) -> AdminState {
+    let index = Index::from_objects(Objects::default(), ZoneSettings::default(), 7);
     let State(board) = board(Status {
         degraded: vec!["nothing matches".to_owned()],
         ..Status::default()
     });
     let index = Arc::new(RwLock::new(index));
-    Known {
+    AdminState {
         resolver: Arc::new(Resolver::new(index.clone(), Upstreams::default())),
         index,
         listen: vec!["127.0.0.1:53".parse().unwrap()],
         kernel: Box::new(move |_, _| kernel.clone()),
         kernel_canary: Box::new(|_| KernelHealth::Off),
-        canaries: Vec::new(),
+        resolver_canaries: Vec::new(),
         board,
         metrics: Arc::default(),
     }
 }
 
 async fn text(body: Body) -> String {
-    let octets = body.collect().await.unwrap().to_bytes();
-    String::from_utf8(octets.to_vec()).unwrap()
+    let bytes = body.collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 #[tokio::test]
@@ -68,14 +68,14 @@ async fn readiness_says_what_is_missing() {
     );
 }
 
-/// What a peer at this address gets for a path.
-async fn get_from(known: &Arc<Known>, peer: &str, path: &str) -> (StatusCode, String) {
-    ask_by(known, peer, path, &["localhost"]).await
+/// The response to a peer at this address for a path.
+async fn get_from(admin_state: &Arc<AdminState>, peer: &str, path: &str) -> (StatusCode, String) {
+    get_with_hosts(admin_state, peer, path, &["localhost"]).await
 }
 
-/// What a peer gets that asks these hosts.
-async fn ask_by(
-    known: &Arc<Known>,
+/// The response to a peer whose request names these hosts.
+async fn get_with_hosts(
+    admin_state: &Arc<AdminState>,
     peer: &str,
     target: &str,
     hosts: &[&str],
@@ -87,13 +87,13 @@ async fn ask_by(
     }
     let mut request = request.body(Body::empty()).unwrap();
     request.extensions_mut().insert(ConnectInfo(peer));
-    let response = router(known.clone()).oneshot(request).await.unwrap();
+    let response = router(admin_state.clone()).oneshot(request).await.unwrap();
     (response.status(), text(response.into_body()).await)
 }
 
 #[tokio::test]
-async fn a_name_that_leads_here_is_not_this_machine() {
-    let known = Arc::new(known(KernelPlane::Off));
+async fn requests_for_other_hosts_are_refused() {
+    let admin_state = Arc::new(admin_state(KernelExplanation::Off));
     let local = "127.0.0.1:1";
     for (target, hosts, code) in [
         ("/status", &["evil.example"] as &[&str], 403),
@@ -112,15 +112,15 @@ async fn a_name_that_leads_here_is_not_this_machine() {
         ("/livez", &[], 200),
         ("http://evil.example/readyz", &[], 200),
     ] {
-        let (got, body) = ask_by(&known, local, target, hosts).await;
+        let (got, body) = get_with_hosts(&admin_state, local, target, hosts).await;
         assert_eq!(got.as_u16(), code, "{target} of {hosts:?}: {body}");
         assert_eq!(code == 403, body.contains("Host"), "{target}: {body}");
     }
 }
 
 #[tokio::test]
-async fn strangers_see_nothing_but_numbers_and_health() {
-    let known = Arc::new(known(KernelPlane::Off));
+async fn remote_peers_get_only_metrics_and_health() {
+    let admin_state = Arc::new(admin_state(KernelExplanation::Off));
     let private = [
         "/status",
         "/lookup/cluster.local/SOA",
@@ -133,34 +133,34 @@ async fn strangers_see_nothing_but_numbers_and_health() {
         "[::1]:1",
         "[::ffff:127.0.0.1]:1",
     ] {
-        for path in PUBLIC.iter().chain(&private) {
-            let (code, body) = get_from(&known, local, path).await;
+        for path in PUBLIC_PATHS.iter().chain(&private) {
+            let (code, body) = get_from(&admin_state, local, path).await;
             assert_eq!(code, StatusCode::OK, "{path} from {local}: {body}");
         }
-        let (code, _) = get_from(&known, local, "/other").await;
+        let (code, _) = get_from(&admin_state, local, "/other").await;
         assert_eq!(code, StatusCode::NOT_FOUND);
     }
-    for stranger in ["10.0.0.1:1", "[fe80::1]:1", "[::ffff:10.0.0.1]:1"] {
-        for path in PUBLIC {
-            let (code, body) = get_from(&known, stranger, path).await;
-            assert_eq!(code, StatusCode::OK, "{path} from {stranger}: {body}");
+    for remote in ["10.0.0.1:1", "[fe80::1]:1", "[::ffff:10.0.0.1]:1"] {
+        for path in PUBLIC_PATHS {
+            let (code, body) = get_from(&admin_state, remote, path).await;
+            assert_eq!(code, StatusCode::OK, "{path} from {remote}: {body}");
         }
         for path in private.iter().chain(&["/other", "/metrics/", "//status"]) {
-            let (code, body) = get_from(&known, stranger, path).await;
-            assert_eq!(code, StatusCode::FORBIDDEN, "{path} from {stranger}");
+            let (code, body) = get_from(&admin_state, remote, path).await;
+            assert_eq!(code, StatusCode::FORBIDDEN, "{path} from {remote}");
             assert!(body.contains("loopback"), "{body}");
         }
     }
 }
 
 #[tokio::test]
-async fn health_is_what_both_planes_say() {
+async fn health_reports_both_planes() {
     let ask = async |health: fn(&[Name]) -> KernelHealth| {
-        let known = Known {
+        let admin_state = AdminState {
             kernel_canary: Box::new(health),
-            ..known(KernelPlane::Off)
+            ..admin_state(KernelExplanation::Off)
         };
-        get_from(&Arc::new(known), "10.0.0.1:1", "/healthz").await
+        get_from(&Arc::new(admin_state), "10.0.0.1:1", "/healthz").await
     };
     let (code, body) = ask(|_| KernelHealth::Off).await;
     assert_eq!(code, StatusCode::OK);
@@ -168,9 +168,9 @@ async fn health_is_what_both_planes_say() {
     assert_eq!(body, off);
 
     let passing = |zones: &[Name]| {
-        KernelHealth::On(Some(Canary {
+        KernelHealth::On(Some(CanaryReport {
             zone: zones[0].clone(),
-            ends: vec![("zerohop_tc", Outcome::LeaseStale)],
+            outcomes: vec![("zerohop_tc", Outcome::LeaseStale)],
             failed: 0,
         }))
     };
@@ -179,18 +179,18 @@ async fn health_is_what_both_planes_say() {
     let passes = "kernel: zerohop_tc passes cluster.local. SOA: lease_stale\n";
     assert!(body.starts_with(passes), "{body}");
 
-    // Nobody is restarted for it.
-    let known = Arc::new(known(KernelPlane::Off));
+    // Liveness is unaffected, so the pod is not restarted.
+    let admin_state = Arc::new(admin_state(KernelExplanation::Off));
     assert_eq!(
-        get_from(&known, "10.0.0.1:1", "/livez").await.0,
+        get_from(&admin_state, "10.0.0.1:1", "/livez").await.0,
         StatusCode::OK
     );
 }
 
 #[tokio::test]
-async fn a_lookup_says_who_answers_and_why() {
+async fn a_lookup_says_which_plane_answers_and_why() {
     let on = |is_attached, plain, edns| {
-        KernelPlane::On(Explained {
+        KernelExplanation::On(Explanation {
             is_attached,
             plain,
             edns,
@@ -198,31 +198,35 @@ async fn a_lookup_says_who_answers_and_why() {
     };
     let name = Name::parse("cluster.local").unwrap();
     for (kernel, plane, why) in [
-        (on(true, Outcome::Data, None), Plane::Kernel, None),
-        (KernelPlane::Off, Plane::Agent, Some("--interface")),
+        (on(true, Outcome::Data, None), AnsweringPlane::Kernel, None),
         (
-            KernelPlane::Failed("no BPF".to_owned()),
-            Plane::Agent,
+            KernelExplanation::Off,
+            AnsweringPlane::Agent,
+            Some("--interface"),
+        ),
+        (
+            KernelExplanation::Failed("no BPF".to_owned()),
+            AnsweringPlane::Agent,
             Some("no BPF"),
         ),
         (
             on(false, Outcome::Data, None),
-            Plane::Agent,
-            Some("attached nowhere: nothing matches"),
+            AnsweringPlane::Agent,
+            Some("attached to no interface: nothing matches"),
         ),
         (
             on(true, Outcome::LeaseStale, None),
-            Plane::Agent,
+            AnsweringPlane::Agent,
             Some("lease_stale: the agent does not renew its lease: nothing matches"),
         ),
         (
             on(true, Outcome::TooLarge, Some(Outcome::Data)),
-            Plane::Agent,
-            Some("clients with EDNS (1232 octets) get it from the kernel"),
+            AnsweringPlane::Agent,
+            Some("clients with EDNS (1232 bytes) get it from the kernel"),
         ),
     ] {
-        let known = Arc::new(known(kernel.clone()));
-        let lookup = known.lookup(name.clone(), Rtype::SOA).await.unwrap();
+        let admin_state = Arc::new(admin_state(kernel.clone()));
+        let lookup = admin_state.lookup(name.clone(), Rtype::SOA).await.unwrap();
         assert_eq!(lookup.plane, plane, "{kernel:?}");
         match (&lookup.why, why) {
             (None, None) => {}
@@ -230,16 +234,19 @@ async fn a_lookup_says_who_answers_and_why() {
             other => panic!("{kernel:?}: {other:?}"),
         }
     }
-    let unheard = Known {
+    let without_listen = AdminState {
         listen: Vec::new(),
-        ..known(KernelPlane::Off)
+        ..admin_state(KernelExplanation::Off)
     };
-    let lookup = Arc::new(unheard).lookup(name, Rtype::SOA).await.unwrap();
-    assert_eq!(lookup.plane, Plane::None);
+    let lookup = Arc::new(without_listen)
+        .lookup(name, Rtype::SOA)
+        .await
+        .unwrap();
+    assert_eq!(lookup.plane, AnsweringPlane::None);
 }
 
 #[test]
-fn a_lookup_reads_well() {
+fn a_lookup_is_printed_as_text() {
     let object = |kind: &str, name: &str| ObjectRef {
         kind: kind.to_owned(),
         namespace: "shop".to_owned(),
@@ -269,7 +276,7 @@ fn a_lookup_reads_well() {
             settings: false,
             upstream: true,
         }],
-        plane: Plane::Agent,
+        plane: AnsweringPlane::Agent,
         why: Some("lease_stale: late".to_owned()),
         kernel: KernelReport {
             state: KernelState::On,
@@ -305,7 +312,7 @@ note       this and that
 }
 
 #[tokio::test]
-async fn an_answer_that_is_cut_is_an_error() {
+async fn a_truncated_response_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -316,11 +323,11 @@ async fn an_answer_that_is_cut_is_an_error() {
     let mut text = client::dump(address, None).await.unwrap();
     assert_eq!(text.next().await.unwrap().unwrap(), "abc");
     let error = text.next().await.unwrap_err().to_string();
-    assert!(error.contains("ended before its answer"), "{error}");
+    assert!(error.contains("stopped before its end"), "{error}");
 }
 
 #[test]
-fn the_status_reads_well() {
+fn the_status_is_printed_as_text() {
     let status = Status {
         version: "1.2.3".to_owned(),
         missing: vec!["interface eth7".to_owned()],
@@ -350,7 +357,7 @@ fn the_status_reads_well() {
         "\
 dns-agent 1.2.3: not ready
 missing    interface eth7
-source     /objects, loaded 2026-01-02T03:04:05Z, looked at 7 s ago
+source     /objects, loaded 2026-01-02T03:04:05Z, checked 7 s ago
 stale      /objects/a.yaml:3: unclosed
 problem    Service a/b: spec: bad
 zone       cluster.local. serial 7

@@ -1,8 +1,8 @@
-//! What stands between the pods of this node and CoreDNS, as the Kubernetes API says: node caches on
-//! this node, the Service of the cluster's DNS, and when its pods were started.
+//! The path from this node's pods to CoreDNS, as read from the Kubernetes API: node caches on this
+//! node, the Service of the cluster's DNS, and the start times of its pods.
 //!
-//! The facts are those that NetworkPolicies are judged by ([`super::policies`]): nothing is watched
-//! twice for this.
+//! The events come from the feeds that NetworkPolicies are judged by ([`super::policy_feeds`]), so
+//! no object is watched twice.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,88 +10,89 @@ use std::{
 };
 
 use crate::{
-    cluster::{Client, DnsService, Fact, Key, NodeCache, Object},
+    cluster::{DnsService, Fact, NodeCache, Object, ObjectKey, PolicyPod},
     source::{Event, Feed},
 };
 
-/// What stands between the pods of this node and CoreDNS.
+/// The path from this node's pods to CoreDNS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct DnsPath {
-    /// Node caches, by their pods; none before the pods have been listed.
-    pub(super) caches: Option<BTreeMap<Key, CachePod>>,
-    /// The Service of the cluster's DNS, if it exists; none before that is known.
+    /// Node caches by pod; `None` before the pods of this node are listed.
+    pub(super) caches: Option<BTreeMap<ObjectKey, CachePod>>,
+    /// The Service of the cluster's DNS: `None` before it is listed, `Some(None)` if it does not
+    /// exist.
     pub(super) service: Option<Option<DnsService>>,
-    /// The starts of the pods of that Service; none before the pods have been listed.
-    pub(super) starts: Option<Starts>,
+    /// The start times of that Service's pods; `None` before the pods are listed.
+    pub(super) starts: Option<PodStarts>,
 }
 
 /// The pod of a node cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CachePod {
     pub(super) cache: NodeCache,
-    /// When its container was started; none while it doesn't run, or where that isn't said.
+    /// When the container was started; `None` while it does not run, or if the status lacks it.
     pub(super) started: Option<SystemTime>,
 }
 
-/// When the pods that run with a configuration were started; a pod that runs and doesn't say so has
-/// none.
+/// The start times of the pods that run with a configuration; `None` for a running pod whose status
+/// lacks it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Starts(pub(super) Vec<Option<SystemTime>>);
+pub(super) struct PodStarts(pub(super) Vec<Option<SystemTime>>);
 
-/// Keeps what is known of the path up to date.
+/// Computes the path from events.
 #[derive(Debug, Default)]
-pub(super) struct Observer {
-    caches: Kept<CachePod>,
-    services: Kept<DnsService>,
-    dns_pods: Kept<Option<SystemTime>>,
+pub(super) struct DnsPathObserver {
+    caches: ListedObjects<CachePod>,
+    services: ListedObjects<DnsService>,
+    dns_pods: ListedObjects<Option<SystemTime>>,
 }
 
-/// Objects of one feed.
+/// The objects of one feed, by key.
 #[derive(Debug)]
-pub(super) struct Kept<T> {
-    now: BTreeMap<Key, T>,
-    /// What the list that goes on has not brought yet.
-    unlisted: BTreeSet<Key>,
-    /// Whether a list has ended.
-    listed: Listed,
+pub(super) struct ListedObjects<T> {
+    objects: BTreeMap<ObjectKey, T>,
+    /// Objects that the current list has not reported yet.
+    not_yet_listed: BTreeSet<ObjectKey>,
+    /// Whether any list has ended.
+    listed: ListState,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Listed {
+enum ListState {
     #[default]
-    NotYet,
+    Never,
     Once,
 }
 
-impl Starts {
-    /// Whether every pod is known to have been started at this time or later.
-    pub(super) fn are_since(&self, time: SystemTime) -> bool {
+impl PodStarts {
+    /// Whether there is a pod, and every pod is known to have started at this time or later.
+    pub(super) fn all_since(&self, time: SystemTime) -> bool {
         let is_since = |start: &Option<SystemTime>| start.is_some_and(|start| start >= time);
         !self.0.is_empty() && self.0.iter().all(is_since)
     }
 
-    /// Whether any pod is known to have been started before this time.
+    /// Whether any pod is known to have started before this time.
     pub(super) fn any_before(&self, time: SystemTime) -> bool {
         self.0.iter().flatten().any(|start| *start < time)
     }
 }
 
-impl Observer {
-    /// Takes what a feed tells.
-    pub(super) fn event(&mut self, event: &Event) {
+impl DnsPathObserver {
+    /// Applies an event of a feed.
+    pub(super) fn apply_event(&mut self, event: &Event) {
         match event {
-            Event::Listing(feed) => self.each(*feed, Listing),
-            Event::Listed(feed) => self.each(*feed, End),
-            Event::Deleted { feed, key } => self.each(*feed, Gone(key)),
+            Event::ListStarted(feed) => self.apply_list_event(*feed, ListStarted),
+            Event::ListEnded(feed) => self.apply_list_event(*feed, ListEnded),
+            Event::Deleted { feed, key } => self.apply_list_event(*feed, Deleted(key)),
             Event::Unusable { feed, problem, .. } => {
-                let key = Key::new(&*problem.namespace, &*problem.name);
-                self.each(*feed, Seen(&key));
+                let key = ObjectKey::new(&*problem.namespace, &*problem.name);
+                self.apply_list_event(*feed, Present(&key));
             }
             Event::Applied {
                 feed,
                 object: Object::Fact(fact),
                 ..
-            } => self.apply(*feed, fact),
+            } => self.apply_fact(*feed, fact),
             Event::Applied { .. }
             | Event::Covered(..)
             | Event::Corefile { .. }
@@ -99,28 +100,29 @@ impl Observer {
         }
     }
 
-    /// A feed tells of other objects from now on: nothing is known of it before its next list has ended.
-    pub(super) fn forget(&mut self, feed: Feed) {
-        self.each(feed, Forget);
+    /// Drops a feed's objects because the feed selects others from now on. They are unknown until
+    /// the next list has ended.
+    pub(super) fn reset_feed(&mut self, feed: Feed) {
+        self.apply_list_event(feed, Reset);
     }
 
-    /// What is known now.
+    /// The current path.
     pub(super) fn path(&self) -> DnsPath {
         let services = self.services.known();
         let service = services.map(|services| services.values().next().cloned());
-        // A Service without a selector has no pods that could be known.
+        // Empty for a Service without a selector, because its pods can't be known.
         let starts = self.dns_pods.known();
         DnsPath {
             caches: self.caches.known().cloned(),
             service,
-            starts: starts.map(|starts| Starts(starts.values().copied().collect())),
+            starts: starts.map(|starts| PodStarts(starts.values().copied().collect())),
         }
     }
 
-    fn apply(&mut self, feed: Feed, fact: &Fact) {
+    fn apply_fact(&mut self, feed: Feed, fact: &Fact) {
         match (feed, fact) {
             (Feed::Clients, Fact::Pod(pod)) => {
-                let Client {
+                let PolicyPod {
                     key,
                     started,
                     node_cache,
@@ -143,74 +145,74 @@ impl Observer {
         }
     }
 
-    fn each(&mut self, feed: Feed, step: Step<'_>) {
+    fn apply_list_event(&mut self, feed: Feed, event: ListEvent<'_>) {
         match feed {
-            Feed::Clients => self.caches.step(step),
-            Feed::DnsService => self.services.step(step),
-            Feed::DnsPods => self.dns_pods.step(step),
+            Feed::Clients => self.caches.apply(event),
+            Feed::DnsService => self.services.apply(event),
+            Feed::DnsPods => self.dns_pods.apply(event),
             _ => {}
         }
     }
 }
 
-/// What a feed tells of its objects, whatever they are.
+/// An event of a feed, without the object.
 #[derive(Clone, Copy)]
-pub(super) enum Step<'a> {
-    /// A list starts.
-    Listing,
-    /// It has ended.
-    End,
-    /// An object is gone.
-    Gone(&'a Key),
-    /// An object is there and can't be read: what is known of it stays.
-    Seen(&'a Key),
-    /// Other objects count from now on, and none of them is known yet.
-    Forget,
+pub(super) enum ListEvent<'a> {
+    /// A list has started.
+    ListStarted,
+    /// The list has ended: objects that it did not report are gone.
+    ListEnded,
+    /// An object was deleted.
+    Deleted(&'a ObjectKey),
+    /// An object exists but can't be read. Its previous value stays.
+    Present(&'a ObjectKey),
+    /// The feed selects other objects from now on.
+    Reset,
 }
-use Step::{End, Forget, Gone, Listing, Seen};
+use ListEvent::{Deleted, ListEnded, ListStarted, Present, Reset};
 
-impl<T> Kept<T> {
-    /// An object is there, with this value, or with none that counts.
-    pub(super) fn set(&mut self, key: &Key, value: Option<T>) {
-        self.unlisted.remove(key);
+impl<T> ListedObjects<T> {
+    /// Sets the value of an object; `None` when the object has none of interest.
+    pub(super) fn set(&mut self, key: &ObjectKey, value: Option<T>) {
+        self.not_yet_listed.remove(key);
         match value {
-            Some(value) => self.now.insert(key.clone(), value),
-            None => self.now.remove(key),
+            Some(value) => self.objects.insert(key.clone(), value),
+            None => self.objects.remove(key),
         };
     }
 
-    /// Takes what the feed tells.
-    pub(super) fn step(&mut self, step: Step<'_>) {
-        match step {
-            Listing => self.unlisted = self.now.keys().cloned().collect(),
-            End => {
-                for key in std::mem::take(&mut self.unlisted) {
-                    self.now.remove(&key);
+    /// Applies an event of the feed.
+    pub(super) fn apply(&mut self, event: ListEvent<'_>) {
+        match event {
+            ListStarted => self.not_yet_listed = self.objects.keys().cloned().collect(),
+            ListEnded => {
+                for key in std::mem::take(&mut self.not_yet_listed) {
+                    self.objects.remove(&key);
                 }
-                self.listed = Listed::Once;
+                self.listed = ListState::Once;
             }
-            Gone(key) => {
-                self.now.remove(key);
+            Deleted(key) => {
+                self.objects.remove(key);
             }
-            Seen(key) => {
-                self.unlisted.remove(key);
+            Present(key) => {
+                self.not_yet_listed.remove(key);
             }
-            Forget => *self = Kept::default(),
+            Reset => *self = ListedObjects::default(),
         }
     }
 
-    /// All objects; none before they have been listed.
-    pub(super) fn known(&self) -> Option<&BTreeMap<Key, T>> {
-        (self.listed == Listed::Once).then_some(&self.now)
+    /// All objects; `None` before the first list has ended.
+    pub(super) fn known(&self) -> Option<&BTreeMap<ObjectKey, T>> {
+        (self.listed == ListState::Once).then_some(&self.objects)
     }
 }
 
-impl<T> Default for Kept<T> {
+impl<T> Default for ListedObjects<T> {
     fn default() -> Self {
-        Kept {
-            now: BTreeMap::new(),
-            unlisted: BTreeSet::new(),
-            listed: Listed::default(),
+        ListedObjects {
+            objects: BTreeMap::new(),
+            not_yet_listed: BTreeSet::new(),
+            listed: ListState::default(),
         }
     }
 }

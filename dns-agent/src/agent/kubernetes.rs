@@ -1,4 +1,5 @@
-//! Follows the Kubernetes API: CoreDNS's Corefile first, then what it says is to be read.
+//! Follows the Kubernetes API: first CoreDNS's Corefile, then the objects that the Corefile's plan
+//! needs.
 
 use std::{
     collections::BTreeSet,
@@ -12,158 +13,166 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::{
+    config_versions::{ConfigVersions, Hold, KUBELET_DELAY, RunningPods},
     dns_path::DnsPath,
-    in_force::{Hold, KUBELET, Pods, Texts},
-    node_caches::{Known, NodeCaches},
+    node_caches::{NodeCacheConfigs, NodeCaches},
     plan::{CacheCorefile, Plan},
-    writer::{Planned, Told},
+    publisher::{AnswerPlan, PublisherMessage},
 };
 use crate::{
-    admin::board::{Board, Feeds},
-    cluster::{Key, Reload},
+    admin::status_board::{KubernetesFeeds, StatusBoard},
+    cluster::{ObjectKey, Reload},
     config::{self, Config},
     datapath::pins,
     source::{
-        Event, Feed, Updates, Written,
-        kubernetes::{Kubernetes, Options},
+        ConfigMapUpdates, Event, Feed, WriteTime,
+        kubernetes::{KubernetesSource, SourceOptions},
     },
 };
 
-/// Events that wait for the writer. More wait in the API server's connections.
+/// Events that may wait for the publisher. More wait in the API server's connections.
 const WAITING: usize = 1024;
 
 /// The first lists of all agents of a cluster are spread over this time.
 const FIRST_LIST_JITTER: Duration = Duration::from_secs(5);
 
-/// Tells the writer what the API server tells, until the writer is gone.
+/// Sends events and plans to the publisher until the publisher has ended. Returns the task's name.
 pub(super) async fn follow(
     client: Client,
     config: Config,
-    kubernetes: config::Kubernetes,
+    kubernetes: config::KubernetesConfig,
     path: Option<watch::Receiver<DnsPath>>,
-    tell: mpsc::Sender<Told>,
-    board: Arc<Board>,
+    publisher: mpsc::Sender<PublisherMessage>,
+    board: Arc<StatusBoard>,
 ) -> &'static str {
-    let mut followed = Followed::new(client, config, kubernetes, path, board);
-    while let Some(told) = followed.next().await {
-        if tell.send(told).await.is_err() {
+    let mut follower = KubernetesFollower::new(client, config, kubernetes, path, board);
+    while let Some(message) = follower.next_message().await {
+        if publisher.send(message).await.is_err() {
             break;
         }
     }
     "the source of objects"
 }
 
-/// Over which time first lists are spread.
+/// The time over which first lists are spread.
 pub(super) fn first_list_jitter(bpffs: &Path) -> Duration {
-    // Hooks that an agent before left answer for a while only.
-    match pins::are_there(bpffs) {
-        true => Duration::ZERO,
-        false => FIRST_LIST_JITTER,
+    // Pinned hooks of an earlier agent answer only until their lease ends.
+    if pins::folder_exists(bpffs) {
+        Duration::ZERO
+    } else {
+        FIRST_LIST_JITTER
     }
 }
 
-/// The Corefile, and what it says is to be read.
-struct Followed {
+/// Follows the Corefiles, and reads the objects of the current plan.
+struct KubernetesFollower {
     client: Client,
     config: Config,
-    kubernetes: config::Kubernetes,
-    board: Arc<Board>,
+    kubernetes: config::KubernetesConfig,
+    board: Arc<StatusBoard>,
     corefiles: mpsc::Receiver<Event>,
-    corefile: Kubernetes,
-    /// The Corefiles that CoreDNS may run with; none of them is a Corefile where there is none.
-    texts: Texts<Option<String>>,
-    /// The node caches of this node; none where there is no kernel plane, so that they don't matter.
+    corefile_source: KubernetesSource,
+    /// The Corefiles that CoreDNS may run with; `None` where the ConfigMap has no Corefile.
+    corefile_versions: ConfigVersions<Option<String>>,
+    /// The node caches of this node; `None` without a kernel plane, where they don't matter.
     caches: Option<NodeCaches>,
-    reading: Option<Reading>,
-    /// Over which time the next first lists are spread.
-    jitter: Duration,
-    /// Those of the last plan.
+    reader: Option<ObjectReader>,
+    /// The time over which the next first lists are spread.
+    first_list_jitter_left: Duration,
+    /// The reasons of the last plan.
     reasons: Vec<String>,
 }
 
-/// Reads what the plan of the moment wants.
-struct Reading {
-    options: Options,
+/// Reads the objects of the current plan.
+struct ObjectReader {
+    options: SourceOptions,
     events: mpsc::Receiver<Event>,
-    source: Kubernetes,
+    source: KubernetesSource,
 }
 
-impl Followed {
+impl KubernetesFollower {
     fn new(
         client: Client,
         config: Config,
-        kubernetes: config::Kubernetes,
+        kubernetes: config::KubernetesConfig,
         path: Option<watch::Receiver<DnsPath>>,
-        board: Arc<Board>,
-    ) -> Followed {
+        board: Arc<StatusBoard>,
+    ) -> KubernetesFollower {
         let (sender, corefiles) = mpsc::channel(1);
-        let corefile = Kubernetes::start_corefile(client.clone(), &kubernetes.corefile, sender);
-        board.show_feeds(Feeds {
+        let corefile_source =
+            KubernetesSource::start_corefile(client.clone(), &kubernetes.corefile, sender);
+        board.set_feeds(KubernetesFeeds {
             reasons: Vec::new(),
-            health: vec![corefile.health()],
+            health: vec![corefile_source.health()],
         });
-        let jitter = first_list_jitter(&config.bpffs);
+        let first_list_jitter_left = first_list_jitter(&config.bpffs);
         let caches = path.map(|path| NodeCaches::new(client.clone(), &config, &kubernetes, path));
-        Followed {
+        KubernetesFollower {
             client,
             config,
             kubernetes,
             board,
             corefiles,
-            corefile,
-            texts: Texts::new(KUBELET),
+            corefile_source,
+            corefile_versions: ConfigVersions::new(KUBELET_DELAY),
             caches,
-            reading: None,
-            jitter,
+            reader: None,
+            first_list_jitter_left,
             reasons: Vec::new(),
         }
     }
 
-    /// What comes next; none when nothing does any more.
-    async fn next(&mut self) -> Option<Told> {
+    /// The next message for the publisher; `None` when a source has ended.
+    async fn next_message(&mut self) -> Option<PublisherMessage> {
         loop {
             tokio::select! {
                 event = self.corefiles.recv() => {
                     if let Event::Corefile { text, written, updates } = event? {
-                        self.put(text, written, updates);
-                        return self.plan().map(Told::Planned);
+                        self.add_corefile(text, written, updates);
+                        return self.make_plan().map(PublisherMessage::Plan);
                     }
                 }
-                () = changed(&mut self.caches) => {
-                    if let Some(planned) = self.plan() {
-                        return Some(Told::Planned(planned));
+                () = caches_changed(&mut self.caches) => {
+                    if let Some(plan) = self.make_plan() {
+                        return Some(PublisherMessage::Plan(plan));
                     }
                 }
-                event = next(&mut self.reading) => {
-                    return Some(Told::Event(event?, Instant::now()));
+                event = next_event(&mut self.reader) => {
+                    return Some(PublisherMessage::Event(event?, Instant::now()));
                 }
             }
         }
     }
 
-    /// Takes CoreDNS's Corefile of this moment.
-    fn put(&mut self, text: Option<String>, written: Option<Written>, updates: Updates) {
+    /// Adds CoreDNS's current Corefile.
+    fn add_corefile(
+        &mut self,
+        text: Option<String>,
+        written: Option<WriteTime>,
+        updates: ConfigMapUpdates,
+    ) {
         let reload = match (text.as_deref().map(Reload::read), updates) {
-            // Without a ConfigMap CoreDNS goes on with what it has.
+            // Without a ConfigMap CoreDNS keeps the Corefile that it has.
             (None | Some(Reload::Refused), _) => Reload::Refused,
-            (Some(_), Updates::Never) => Reload::Never,
-            (Some(reload), Updates::Brought) => reload,
+            (Some(_), ConfigMapUpdates::Never) => Reload::Never,
+            (Some(reload), ConfigMapUpdates::Propagated) => reload,
         };
         let path = self.caches.as_ref().map(NodeCaches::path);
-        self.texts
-            .put(text, reload, written, dns_pods(path.as_ref()));
+        self.corefile_versions
+            .add_version(text, reload, written, dns_pods(path.as_ref()));
     }
 
-    /// Reads what is to be read with the Corefiles of this moment; none before that of CoreDNS is known.
-    fn plan(&mut self) -> Option<Planned> {
-        let corefile = self.texts.newest()?.clone();
-        let known = self.caches.as_mut().map(NodeCaches::known);
-        let Known {
-            read,
+    /// Makes the plan from the current Corefiles and follows it; `None` before CoreDNS's Corefile
+    /// is known.
+    fn make_plan(&mut self) -> Option<AnswerPlan> {
+        let corefile = self.corefile_versions.newest()?.clone();
+        let configs = self.caches.as_mut().map(NodeCaches::read_configs);
+        let NodeCacheConfigs {
+            known,
             unknown,
             note,
-        } = known.unwrap_or_default();
-        let (keys, caches): (Vec<_>, Vec<_>) = read.into_iter().unzip();
+        } = configs.unwrap_or_default();
+        let (keys, caches): (Vec<_>, Vec<_>) = known.into_iter().unzip();
         let mut plan = Plan::new(&self.config, &self.kubernetes, corefile.as_deref(), &caches);
         plan.reasons.extend(note);
         let mut holds = unknown;
@@ -171,10 +180,10 @@ impl Followed {
         for (at, key) in keys.iter().enumerate() {
             holds.extend(self.hold_of_cache(&plan, corefile.as_deref(), &caches, at, key));
         }
-        Some(self.follow(plan, holds))
+        Some(self.follow_plan(plan, holds))
     }
 
-    /// Until when CoreDNS may answer by a Corefile of before.
+    /// The hold while CoreDNS may run with an earlier Corefile.
     fn hold_of_coredns(&mut self, plan: &Plan, caches: &[CacheCorefile]) -> Option<Hold> {
         let path = self.caches.as_ref().map(NodeCaches::path);
         let (config, kubernetes) = (&self.config, &self.kubernetes);
@@ -183,20 +192,20 @@ impl Followed {
             before.answers_like(plan)
         };
         let hold = self
-            .texts
+            .corefile_versions
             .hold("CoreDNS", dns_pods(path.as_ref()), is_harmless)?;
         let reason = format!("the Corefile has changed, and {}", hold.reason);
         Some(Hold { reason, ..hold })
     }
 
-    /// Until when one of these node caches may answer by a Corefile of before.
+    /// The hold while the node cache `caches[at]` may run with an earlier Corefile.
     fn hold_of_cache(
         &mut self,
         plan: &Plan,
         corefile: Option<&str>,
         caches: &[CacheCorefile],
         at: usize,
-        key: &Key,
+        key: &ObjectKey,
     ) -> Option<Hold> {
         let (config, kubernetes) = (&self.config, &self.kubernetes);
         let is_harmless = |text: &String| {
@@ -210,82 +219,82 @@ impl Followed {
         self.caches.as_mut()?.hold(key, name, is_harmless)
     }
 
-    /// Reads what this plan wants.
-    fn follow(&mut self, plan: Plan, holds: Vec<Hold>) -> Planned {
+    /// Starts reading the objects of this plan, if they differ from those of the plan before.
+    fn follow_plan(&mut self, plan: Plan, holds: Vec<Hold>) -> AnswerPlan {
         if plan.reasons != self.reasons {
             for reason in &plan.reasons {
                 info!("{reason}");
             }
             if plan.settings.cluster_domains.is_empty() {
-                warn!("everything is passed on to the cluster's DNS");
+                warn!("the kernel passes everything to the cluster's DNS, for the reasons above");
             }
             self.reasons.clone_from(&plan.reasons);
         }
-        let before = self.reading.as_ref().map(|reading| &reading.options);
+        let before = self.reader.as_ref().map(|reader| &reader.options);
         let is_same = before == plan.options.as_ref();
         if !is_same {
-            // What was read before must not be told after the plan.
-            self.reading = None;
-            let jitter = std::mem::take(&mut self.jitter);
-            let start = |options| Reading::start(self.client.clone(), options, jitter);
-            self.reading = plan.options.map(start);
+            // Dropped first, so that no event of the old reader follows the plan.
+            self.reader = None;
+            let jitter = std::mem::take(&mut self.first_list_jitter_left);
+            let start = |options| ObjectReader::start(self.client.clone(), options, jitter);
+            self.reader = plan.options.map(start);
         }
-        let reading = self.reading.as_ref();
-        let health = reading.map(|reading| reading.source.health());
-        let health: Vec<_> = std::iter::once(self.corefile.health())
+        let reader = self.reader.as_ref();
+        let health = reader.map(|reader| reader.source.health());
+        let health: Vec<_> = std::iter::once(self.corefile_source.health())
             .chain(health)
             .chain(self.caches.iter().flat_map(NodeCaches::health))
             .collect();
-        self.board.show_feeds(Feeds {
+        self.board.set_feeds(KubernetesFeeds {
             reasons: plan.reasons,
             health: health.clone(),
         });
-        Planned {
+        AnswerPlan {
             settings: plan.settings,
             holds,
-            feeds: (!is_same).then(|| reading.map_or_else(BTreeSet::new, Reading::feeds)),
+            feeds: (!is_same).then(|| reader.map_or_else(BTreeSet::new, ObjectReader::feeds)),
             health,
         }
     }
 }
 
-/// Waits until something of the node caches may have changed; for ever, where they don't matter.
-async fn changed(caches: &mut Option<NodeCaches>) {
+/// Waits until the node caches' configuration may have changed; for ever without node caches.
+async fn caches_changed(caches: &mut Option<NodeCaches>) {
     match caches {
         Some(caches) => caches.changed().await,
         None => std::future::pending().await,
     }
 }
 
-/// The pods that run with CoreDNS's Corefile.
-fn dns_pods(path: Option<&DnsPath>) -> Pods<'_> {
+/// The start times of the pods that run with CoreDNS's Corefile.
+fn dns_pods(path: Option<&DnsPath>) -> RunningPods<'_> {
     match path {
-        None => Pods::NotFollowed,
-        Some(DnsPath { starts: None, .. }) => Pods::Unknown,
+        None => RunningPods::NotFollowed,
+        Some(DnsPath { starts: None, .. }) => RunningPods::Unknown,
         Some(DnsPath {
             starts: Some(starts),
             ..
-        }) => Pods::Started(starts),
+        }) => RunningPods::Started(starts),
     }
 }
 
-/// The next event of what is read now; never, when nothing is.
-async fn next(reading: &mut Option<Reading>) -> Option<Event> {
-    match reading {
-        Some(reading) => reading.events.recv().await,
+/// The next event of the current reader; waits for ever without one.
+async fn next_event(reader: &mut Option<ObjectReader>) -> Option<Event> {
+    match reader {
+        Some(reader) => reader.events.recv().await,
         None => std::future::pending().await,
     }
 }
 
-impl Reading {
-    fn start(client: Client, options: Options, jitter: Duration) -> Reading {
+impl ObjectReader {
+    fn start(client: Client, options: SourceOptions, jitter: Duration) -> ObjectReader {
         let (sender, events) = mpsc::channel(WAITING);
-        let spread = Options {
+        let spread = SourceOptions {
             first_list_jitter: jitter,
             ..options.clone()
         };
-        Reading {
-            source: Kubernetes::start(client, &spread, sender),
+        ObjectReader {
+            source: KubernetesSource::start(client, &spread, sender),
             options,
             events,
         }

@@ -1,33 +1,33 @@
-//! The addresses that the agent answers on, which it must not ask itself.
+//! Refuses upstream addresses that this agent itself listens on.
 
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::bail;
 use nix::{ifaddrs::getifaddrs, sys::socket::SockaddrStorage};
 
-use crate::config::{Config, Source};
+use crate::config::{Config, SourceConfig};
 
-/// Where kube-proxy puts the ClusterIPs when it uses IPVS. Packets to them go to the Service's pods, and
-/// not to a socket of this machine.
+/// The interface on which kube-proxy puts the ClusterIPs in IPVS mode. Packets to them go to the
+/// Service's pods and not to a socket of this machine.
 const IPVS: &str = "kube-ipvs0";
 
-/// Checks that no server to be asked is one that listens here.
+/// Checks that no address of `--upstream` and `--cluster-dns` is one of `listen`.
 ///
 /// # Errors
-/// When one is.
-pub(super) fn check(config: &Config, listen: &[SocketAddr]) -> anyhow::Result<()> {
+/// When one is: the agent would forward each query to itself.
+pub(super) fn check_upstreams(config: &Config, listen: &[SocketAddr]) -> anyhow::Result<()> {
     let cluster_dns = match &config.source {
-        Source::Kubernetes(kubernetes) => &kubernetes.cluster_dns[..],
-        Source::Manifests(_) => &[],
+        SourceConfig::Kubernetes(kubernetes) => &kubernetes.cluster_dns[..],
+        SourceConfig::Manifests(_) => &[],
     };
     for (flag, servers) in [
         ("--upstream", &config.upstreams[..]),
         ("--cluster-dns", cluster_dns),
     ] {
         for server in servers {
-            if let Some(own) = listen.iter().find(|own| is_same(**own, *server)) {
+            if let Some(own) = listen.iter().find(|own| reaches_socket(**own, *server)) {
                 bail!(
-                    "{flag} {server} is this agent itself, which listens on {own}: each question would be asked for ever; give the address of another server"
+                    "{flag} {server} is this agent itself, which listens on {own}: each query would be forwarded for ever; give the address of another server"
                 );
             }
         }
@@ -36,15 +36,16 @@ pub(super) fn check(config: &Config, listen: &[SocketAddr]) -> anyhow::Result<()
 }
 
 /// Whether a packet to `server` reaches the socket that is bound to `listen`.
-fn is_same(listen: SocketAddr, server: SocketAddr) -> bool {
+fn reaches_socket(listen: SocketAddr, server: SocketAddr) -> bool {
     let (own, asked) = (listen.ip().to_canonical(), server.ip().to_canonical());
     let same_family = own.is_ipv4() == asked.is_ipv4();
     if listen.port() != server.port() || !same_family {
         return false;
     }
-    match own.is_unspecified() {
-        true => is_local(asked),
-        false => own == asked && scope(listen) == scope(server),
+    if own.is_unspecified() {
+        is_local(asked)
+    } else {
+        own == asked && scope(listen) == scope(server)
     }
 }
 
@@ -63,22 +64,22 @@ fn is_local(address: IpAddr) -> bool {
     let Ok(interfaces) = getifaddrs() else {
         return false;
     };
-    let others = interfaces.filter(|interface| interface.interface_name != IPVS);
-    let mut own = others.filter_map(|interface| ip(&interface.address?));
+    let interfaces = interfaces.filter(|interface| interface.interface_name != IPVS);
+    let mut own = interfaces.filter_map(|interface| to_ip_addr(&interface.address?));
     own.any(|own| own == address)
 }
 
-fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+fn to_ip_addr(address: &SockaddrStorage) -> Option<IpAddr> {
     let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
     v4.or_else(|| Some(address.as_sockaddr_in6()?.ip().into()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_same;
+    use super::reaches_socket;
 
     #[test]
-    fn what_reaches_the_socket() {
+    fn packets_reach_the_socket_of_the_same_address_and_port() {
         for (listen, server, reaches) in [
             ("10.96.0.10:53", "10.96.0.10:53", true),
             ("10.96.0.10:53", "10.96.0.10:5353", false),
@@ -88,7 +89,7 @@ mod tests {
             ("0.0.0.0:53", "127.0.0.1:53", true),
             ("0.0.0.0:53", "127.9.9.9:53", true),
             ("0.0.0.0:53", "127.0.0.1:54", false),
-            // TEST-NET-1 is no machine's.
+            // No machine has an address of TEST-NET-1.
             ("0.0.0.0:53", "192.0.2.53:53", false),
             ("[::]:53", "[::1]:53", true),
             ("[::]:53", "127.0.0.1:53", false),
@@ -96,7 +97,7 @@ mod tests {
             ("[fe80::1%2]:53", "[fe80::1%3]:53", false),
         ] {
             let (own, asked) = (listen.parse().unwrap(), server.parse().unwrap());
-            assert_eq!(is_same(own, asked), reaches, "{listen} and {server}");
+            assert_eq!(reaches_socket(own, asked), reaches, "{listen} and {server}");
         }
     }
 }

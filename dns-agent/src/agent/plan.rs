@@ -1,47 +1,46 @@
-//! What to read from the Kubernetes API and how to answer, as the operator and CoreDNS's Corefile
-//! want it.
+//! The plan: which objects to read from the Kubernetes API and how to answer. It is computed from
+//! the operator's settings, CoreDNS's Corefile and the node caches' Corefiles.
 
 use crate::{
     cluster::{
-        Adopted, Conclusions, EmptyServices, Endpoints, Filter, KnownPods, PodMode, Selectors,
-        Surroundings, ZoneSettings,
+        AdoptedSettings, Conclusions, EmptyServices, EndpointScope, KnownPods, NodeCacheContext,
+        NodeCacheEffect, PodMode, Selectors, ZoneSettings,
     },
-    config::{Config, Kubernetes, Serves, WithoutCorefile},
-    source::kubernetes::{Options, PodScope},
-    zone::{Absent, Name, reverse_network, reverse_range, reverse_zones},
+    config::{Config, DnsAddresses, KubernetesConfig, WithoutCorefile},
+    source::kubernetes::{PodScope, SourceOptions},
+    zone::{AbsentNames, Name, reverse_network, reverse_range, reverse_zones},
 };
 
-/// What to read and how to answer.
+/// The objects to read and the way to answer.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    /// How objects become records. Without any zone everything passes.
+    /// How objects become records. Everything passes if this has no zone.
     pub(super) settings: ZoneSettings,
-    /// What to read; nothing when everything passes.
-    pub(super) options: Option<Options>,
-    /// What was concluded and why, for people.
+    /// The objects to read from the API; `None` when everything passes.
+    pub(super) options: Option<SourceOptions>,
+    /// Conclusions and their reasons, for the log and the status.
     pub(super) reasons: Vec<String>,
 }
 
-/// The configuration of a node cache that answers at a served address.
+/// The Corefile of a node cache that answers at a served address.
 #[derive(Clone, Debug)]
 pub(super) struct CacheCorefile {
-    /// What to call the node cache.
+    /// The node cache's name in messages.
     pub(super) name: String,
     pub(super) text: String,
-    pub(super) around: Surroundings,
+    pub(super) surroundings: NodeCacheContext,
 }
 
 impl Plan {
-    /// The plan with this Corefile of CoreDNS's, or where there is none, and with node caches in
-    /// front of CoreDNS.
+    /// The plan for CoreDNS with this Corefile, or without any, behind these node caches.
     pub(super) fn new(
         config: &Config,
-        kubernetes: &Kubernetes,
+        kubernetes: &KubernetesConfig,
         corefile: Option<&str>,
         caches: &[CacheCorefile],
     ) -> Plan {
-        let plan = Plan::of_coredns(config, kubernetes, corefile);
-        caches.iter().fold(plan, Plan::behind)
+        let plan = Plan::for_coredns(config, kubernetes, corefile);
+        caches.iter().fold(plan, Plan::behind_node_cache)
     }
 
     /// Whether another plan leads to the same answers.
@@ -49,14 +48,14 @@ impl Plan {
         self.settings == other.settings && self.options == other.options
     }
 
-    /// The plan with a node cache in front of it. What passes because of that is still read, since a
-    /// node cache comes and goes with its pod.
-    fn behind(mut self, cache: &CacheCorefile) -> Plan {
+    /// The plan for a node cache in front of CoreDNS. Objects whose names pass because of the node
+    /// cache are still read, because a node cache comes and goes with its pod.
+    fn behind_node_cache(mut self, cache: &CacheCorefile) -> Plan {
         let settings = &mut self.settings;
         let reverse = settings.reverse.iter().copied().flat_map(reverse_zones);
         let zones = settings.cluster_domains.iter().cloned();
         let mut zones: Vec<Name> = zones
-            .chain(settings.pointers.iter().cloned())
+            .chain(settings.pointer_suffixes.iter().cloned())
             .chain(reverse)
             .collect();
         zones.sort();
@@ -64,9 +63,9 @@ impl Plan {
         if zones.is_empty() {
             return self;
         }
-        let filter = Filter::read(&cache.text, &zones, settings.ttl, &cache.around);
-        settings.ttl = filter.capped(settings.ttl);
-        settings.version_ttl = filter.capped(settings.version_ttl);
+        let filter = NodeCacheEffect::read(&cache.text, &zones, settings.ttl, &cache.surroundings);
+        settings.ttl = filter.cap_ttl(settings.ttl);
+        settings.version_ttl = filter.cap_ttl(settings.version_ttl);
         settings.passed.extend(filter.passed);
         settings.passed.sort();
         settings.passed.dedup();
@@ -76,8 +75,8 @@ impl Plan {
         self
     }
 
-    /// The plan with CoreDNS alone.
-    fn of_coredns(config: &Config, kubernetes: &Kubernetes, corefile: Option<&str>) -> Plan {
+    /// The plan for CoreDNS alone.
+    fn for_coredns(config: &Config, kubernetes: &KubernetesConfig, corefile: Option<&str>) -> Plan {
         let name = format!(
             "ConfigMap {}/{}",
             kubernetes.corefile.namespace, kubernetes.corefile.name
@@ -86,14 +85,14 @@ impl Plan {
             return match kubernetes.without_corefile {
                 WithoutCorefile::Trust => Plan {
                     reasons: vec![format!(
-                        "{name} has no Corefile: answering as the settings say (--trust-zone)"
+                        "{name} has no Corefile: answering by the settings alone (--trust-zone)"
                     )],
-                    ..Plan::of(config.zone.clone(), config.selectors.clone(), kubernetes)
+                    ..Plan::from_settings(config.zone.clone(), config.selectors.clone(), kubernetes)
                 },
-                WithoutCorefile::Pass => Plan::nothing(
+                WithoutCorefile::Pass => Plan::pass_everything(
                     &config.zone,
                     vec![format!(
-                        "{name} has no Corefile, so it isn't known what CoreDNS answers: everything passes; name another with --corefile, or give --trust-zone"
+                        "{name} has no Corefile, so it isn't known what CoreDNS answers and everything passes; name another ConfigMap with --corefile, or give --trust-zone"
                     )],
                 ),
             };
@@ -104,19 +103,27 @@ impl Plan {
             .map(|reason| format!("Corefile: {reason}"))
             .collect();
         let Some(adopted) = adopted else {
-            return Plan::nothing(&config.zone, reasons);
+            return Plan::pass_everything(&config.zone, reasons);
         };
         let selectors = adopted.selectors.clone();
         Plan {
             reasons,
-            ..Plan::of(adopt(&config.zone, adopted), selectors, kubernetes)
+            ..Plan::from_settings(
+                adopt_coredns_settings(&config.zone, adopted),
+                selectors,
+                kubernetes,
+            )
         }
     }
 
-    fn of(mut settings: ZoneSettings, selectors: Selectors, kubernetes: &Kubernetes) -> Plan {
-        // Whether nobody serves a service only all endpoints can tell.
+    fn from_settings(
+        mut settings: ZoneSettings,
+        selectors: Selectors,
+        kubernetes: &KubernetesConfig,
+    ) -> Plan {
+        // Only all endpoints together show that a Service has none.
         if settings.empty_services == EmptyServices::Ignored {
-            settings.endpoints = Endpoints::All;
+            settings.endpoint_scope = EndpointScope::All;
         }
         let pods = (settings.pods == PodMode::Verified).then(|| match &kubernetes.node_name {
             Some(node) => PodScope::Node(node.clone()),
@@ -126,13 +133,13 @@ impl Plan {
             Some(PodScope::Node(_)) => KnownPods::Some,
             _ => KnownPods::All,
         };
-        let serves_endpoints = kubernetes.serves == Serves::ServiceAndEndpoints;
-        let options = Options {
-            endpoints: settings.endpoints,
+        let serves_endpoints = kubernetes.dns_addresses == DnsAddresses::ServiceAndEndpoints;
+        let options = SourceOptions {
+            endpoints: settings.endpoint_scope,
             selectors,
             pods,
             dns: serves_endpoints.then(|| kubernetes.dns_service.clone()),
-            ..Options::default()
+            ..SourceOptions::default()
         };
         Plan {
             settings,
@@ -141,15 +148,15 @@ impl Plan {
         }
     }
 
-    /// The plan to let everything pass.
-    fn nothing(base: &ZoneSettings, reasons: Vec<String>) -> Plan {
+    /// The plan by which everything passes.
+    fn pass_everything(operator_settings: &ZoneSettings, reasons: Vec<String>) -> Plan {
         Plan {
             settings: ZoneSettings {
                 cluster_domains: Vec::new(),
                 reverse: Vec::new(),
-                pointers: Vec::new(),
+                pointer_suffixes: Vec::new(),
                 passed: Vec::new(),
-                ..base.clone()
+                ..operator_settings.clone()
             },
             options: None,
             reasons,
@@ -157,9 +164,12 @@ impl Plan {
     }
 }
 
-/// The operator's settings, with what CoreDNS's say.
-fn adopt(base: &ZoneSettings, adopted: Adopted) -> ZoneSettings {
-    let Adopted {
+/// The operator's settings, with those of CoreDNS adopted.
+fn adopt_coredns_settings(
+    operator_settings: &ZoneSettings,
+    adopted: AdoptedSettings,
+) -> ZoneSettings {
+    let AdoptedSettings {
         zones,
         passed,
         ttl,
@@ -176,17 +186,19 @@ fn adopt(base: &ZoneSettings, adopted: Adopted) -> ZoneSettings {
         .partition(|zone| reverse_range(&zone.name).is_some());
     let denied: Vec<_> = reverse
         .iter()
-        .filter(|zone| zone.absent == Absent::Denied)
+        .filter(|zone| zone.absent == AbsentNames::Denied)
         .map(|zone| &zone.name)
         .collect();
-    // CoreDNS has the names of services and pods below its reverse zones too.
+    // CoreDNS also answers names of Services and pods below its reverse zones.
     let doubles = denied
         .iter()
         .flat_map(|zone| [zone.child(b"svc"), zone.child(b"pod")])
         .flatten();
-    let passing = domains.iter().filter(|zone| zone.absent == Absent::Passed);
+    let passing = domains
+        .iter()
+        .filter(|zone| zone.absent == AbsentNames::Passed);
     ZoneSettings {
-        passed: (base.passed.iter().cloned())
+        passed: (operator_settings.passed.iter().cloned())
             .chain(passed)
             .chain(doubles)
             .collect(),
@@ -194,8 +206,8 @@ fn adopt(base: &ZoneSettings, adopted: Adopted) -> ZoneSettings {
             .iter()
             .filter_map(|zone| reverse_network(zone))
             .collect(),
-        pointers: reverse.iter().map(|zone| zone.name.clone()).collect(),
-        falls_through: passing.map(|zone| zone.name.clone()).collect(),
+        pointer_suffixes: reverse.iter().map(|zone| zone.name.clone()).collect(),
+        fallthrough_zones: passing.map(|zone| zone.name.clone()).collect(),
         cluster_domains: domains.into_iter().map(|zone| zone.name).collect(),
         ttl,
         version_ttl,
@@ -204,6 +216,6 @@ fn adopt(base: &ZoneSettings, adopted: Adopted) -> ZoneSettings {
         empty_services,
         endpoint_names,
         zonal_names,
-        ..base.clone()
+        ..operator_settings.clone()
     }
 }

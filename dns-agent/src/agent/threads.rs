@@ -1,8 +1,8 @@
-//! Which threads may do what.
+//! Capabilities of the agent's threads.
 //!
-//! The threads of the runtime read what strangers send: queries, upstreams' answers, objects. They need
-//! no capability and have none. What speaks to the kernel, and to the operator's files, runs on threads of its
-//! own, which have those of the thread that starts them: `CAP_BPF`, `CAP_NET_ADMIN` and so on.
+//! The runtime's worker threads read untrusted input: queries, upstreams' answers, objects. They
+//! drop all capabilities. Threads that load programs, write tables or read the operator's files are
+//! started by the first thread and inherit its capabilities, such as `CAP_BPF` and `CAP_NET_ADMIN`.
 
 use std::{io, thread};
 
@@ -12,10 +12,10 @@ use tokio::{
     sync::oneshot,
 };
 
-/// Gives up every capability of the calling thread; those that it starts have none either.
+/// Drops every capability of the calling thread. Threads that it starts later have none either.
 ///
 /// # Errors
-/// What the kernel says, which has no reason to refuse.
+/// Errors of capset(2), which has no reason to fail.
 pub fn drop_capabilities() -> io::Result<()> {
     let none = CapabilitySets {
         effective: CapabilitySet::empty(),
@@ -25,11 +25,11 @@ pub fn drop_capabilities() -> io::Result<()> {
     Ok(set_capabilities(None, none)?)
 }
 
-/// Does something on a thread that has the caller's capabilities, beside the runtime.
+/// Runs a closure on a new thread that has the caller's capabilities.
 ///
 /// # Errors
-/// When there can be no more threads. Waiting fails when the thread panicked.
-pub(super) fn privileged<T: Send + 'static>(
+/// When no thread can be started. The receiver fails when the thread panicked.
+pub(super) fn run_privileged<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<oneshot::Receiver<T>> {
@@ -39,18 +39,18 @@ pub(super) fn privileged<T: Send + 'static>(
         .name(name.to_owned())
         .spawn(move || {
             let _inside = runtime.enter();
-            // Nobody may wait for it any more.
+            // The receiver may be gone.
             let _ = done.send(work());
         })?;
     Ok(result)
 }
 
-/// Runs a task on a thread that has the caller's capabilities. It ends when what is returned is dropped,
-/// which waits for its end.
+/// Runs a task on a new thread that has the caller's capabilities. The returned future completes
+/// when the task ends; dropping the future ends the task.
 ///
 /// # Errors
-/// When there can be no more threads, or the kernel has no more of what a runtime needs.
-pub(super) fn privileged_task(
+/// When no thread can be started, or the runtime of the thread can't be made.
+pub(super) fn spawn_privileged_task(
     name: &str,
     task: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
@@ -70,7 +70,7 @@ pub(super) fn privileged_task(
             });
         })?;
     Ok(async {
-        // An error: nothing is ever sent.
+        // Always an error, because nothing is ever sent.
         let _ = ended.await;
     })
 }

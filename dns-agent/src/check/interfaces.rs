@@ -1,31 +1,31 @@
-//! The network devices that match, and what would become of each.
+//! Findings about the network devices that match `--interface`.
 
-use super::{Finding, Tcx, Verdict};
+use super::{CheckVerdict, Finding, Tcx};
 use crate::{
     config::Interface,
     datapath::{
-        hooks::{PODS, Prospect, matching},
+        hooks::{PODS, Prospect, matching_devices},
         interfaces::Device,
-        object::Program,
-        pins::Mode,
+        pins::AttachMode,
+        program::HookProgram,
     },
 };
 
-/// What is known of a driver's native XDP, which needs a packet to lie in one page.
+/// The conditions of a driver's native XDP, which needs a packet to lie in one page.
 struct Driver {
     name: &'static str,
-    /// The largest MTU it takes it with.
+    /// The largest MTU with native XDP.
     mtu: u32,
-    /// What it wants besides.
+    /// Another condition, as text.
     wants: Option<&'static str>,
 }
 
-const HALF: Option<&str> = Some("at most half of its queues in use (ethtool -L)");
+const HALF_THE_QUEUES: Option<&str> = Some("at most half of its queues in use (ethtool -L)");
 
-/// As their sources say (Linux 6.12), with pages of 4 KiB.
+/// From the drivers' sources (Linux 6.12), with pages of 4 KiB.
 const DRIVERS: [Driver; 7] = [
-    Driver::new("ena", 3498, HALF),
-    Driver::new("gve", 2032, HALF),
+    Driver::new("ena", 3498, HALF_THE_QUEUES),
+    Driver::new("gve", 2032, HALF_THE_QUEUES),
     Driver::new("i40e", 3046, None),
     Driver::new("ice", 3046, None),
     Driver::new("ixgbe", 3050, None),
@@ -33,20 +33,20 @@ const DRIVERS: [Driver; 7] = [
     Driver::new(
         "virtio_net",
         3506,
-        Some("a queue more for each CPU, and offloads that the host lets it switch off"),
+        Some("one more queue for each CPU, and offloads that the host lets it switch off"),
     ),
 ];
 
-/// How many names are shown of devices that are alike.
+/// Maximum number of names listed for devices with the same finding.
 const SHOWN: usize = 3;
 
 const SUBJECT: &str = "interface";
 
-/// Devices that are alike make one finding.
+/// One finding for each group of devices with the same result.
 pub(super) fn interfaces(prospects: &[(&Device, Prospect)], tcx: &Tcx) -> Vec<Finding> {
-    let mut alike: Vec<(Verdict, String, Vec<&str>)> = Vec::new();
+    let mut alike: Vec<(CheckVerdict, String, Vec<&str>)> = Vec::new();
     for (device, prospect) in prospects {
-        let (verdict, text) = told(device, prospect, tcx);
+        let (verdict, text) = result_for(device, prospect, tcx);
         let same = alike
             .iter_mut()
             .find(|(known, said, _)| *known == verdict && *said == text);
@@ -56,96 +56,96 @@ pub(super) fn interfaces(prospects: &[(&Device, Prospect)], tcx: &Tcx) -> Vec<Fi
         }
     }
     let findings = alike.into_iter().map(|(verdict, text, names)| {
-        Finding::new(SUBJECT, verdict, format!("{}: {text}", listed(&names)))
+        Finding::new(SUBJECT, verdict, format!("{}: {text}", join_names(&names)))
     });
     findings.collect()
 }
 
-/// What of `--interface` no device matches.
+/// Findings for values of `--interface` that match no device.
 pub(super) fn unmatched(wanted: &[Interface], devices: &[Device]) -> Vec<Finding> {
     let unmatched = wanted.iter().filter(|interface| {
         let one = std::slice::from_ref(*interface);
-        matching(one, devices).next().is_none()
+        matching_devices(one, devices).next().is_none()
     });
     let findings = unmatched.map(|interface| {
         let text = match interface.name.as_str() {
-            PODS => "no pod's veth is here yet: each is attached as it comes. In a container they are seen only on the host's \
-                     network. Pods on ipvlan, macvlan, netkit or SR-IOV have none, and keep the cluster's DNS"
+            PODS => "no pod's veth exists yet: each is attached when it appears. A container sees veths only on the host's \
+                     network. Pods on ipvlan, macvlan, netkit or SR-IOV have no veth, and use the cluster's DNS"
                 .to_owned(),
-            name => format!("{name}: no device is called so yet: it is attached when it comes"),
+            name => format!("{name}: no device has this name yet: it is attached when it appears"),
         };
         Finding::limited(SUBJECT, text)
     });
     findings.collect()
 }
 
-/// Who is not answered by the kernel, whatever the interfaces are.
-pub(super) fn uncrossed() -> Finding {
+/// The clients that the kernel never answers, with any interfaces.
+pub(super) fn host_network() -> Finding {
     Finding::works(
         SUBJECT,
-        "pods on the host's network, and the node itself, cross no veth: the kernel never answers them, and they keep the \
-         cluster's DNS",
+        "pods on the host's network and the node itself send through no veth: the kernel never answers them, and they use \
+         the cluster's DNS",
     )
 }
 
-fn told(device: &Device, prospect: &Prospect, tcx: &Tcx) -> (Verdict, String) {
+fn result_for(device: &Device, prospect: &Prospect, tcx: &Tcx) -> (CheckVerdict, String) {
     match prospect {
         Prospect::Attached(program, modes) => attached(device, *program, modes, tcx),
-        Prospect::LeftAlone(reason) => {
-            let text = format!("left alone, and its queries go the way they went before: {reason}");
-            (Verdict::Limited, text)
+        Prospect::Skipped(reason) => {
+            let text = format!("left alone, so its queries go to the cluster's DNS: {reason}");
+            (CheckVerdict::Limited, text)
         }
         Prospect::NotEthernet => {
             let text = "its packets have no Ethernet header, so nothing can be attached: leave it out of --interface";
-            (Verdict::Fails, text.to_owned())
+            (CheckVerdict::Fails, text.to_owned())
         }
-        Prospect::Open => {
-            let text = "no veth, so anybody could ask there and the agent won't start: say which clients are answered with \
+        Prospect::AnyClient => {
+            let text = "not a veth, so any host could query it and the agent won't start: name the clients to answer with \
                         --allow CIDR, or leave it out of --interface";
-            (Verdict::Fails, text.to_owned())
+            (CheckVerdict::Fails, text.to_owned())
         }
     }
 }
 
 fn attached(
     device: &Device,
-    program: Program,
-    modes: &[(Mode, Option<&str>)],
+    program: HookProgram,
+    modes: &[(AttachMode, Option<&str>)],
     tcx: &Tcx,
-) -> (Verdict, String) {
+) -> (CheckVerdict, String) {
     let way = match modes.first() {
-        Some((Mode::Native, _)) => return native(device),
-        Some((Mode::Generic, Some(why))) => format!("generic XDP, since {why}"),
-        Some((Mode::Generic, None)) => "generic XDP".to_owned(),
-        Some((Mode::Tcx, _)) | None => match tcx {
+        Some((AttachMode::Native, _)) => return native(device),
+        Some((AttachMode::Generic, Some(why))) => format!("generic XDP, because {why}"),
+        Some((AttachMode::Generic, None)) => "generic XDP".to_owned(),
+        Some((AttachMode::Tcx, _)) | None => match tcx {
             Ok(true) => "tc by tcx".to_owned(),
             Ok(false) => "tc by clsact".to_owned(),
             Err(_) => "tc by tcx or clsact".to_owned(),
         },
     };
     let rest = match program {
-        Program::TcPeer => ", answers go straight to its other end",
-        Program::Tc | Program::Xdp | Program::XdpVeth => "",
+        HookProgram::TcPeer => "; answers go straight to its other end",
+        HookProgram::Tc | HookProgram::Xdp | HookProgram::XdpVeth => "",
     };
-    (Verdict::Works, format!("{way}{rest}"))
+    (CheckVerdict::Works, format!("{way}{rest}"))
 }
 
-/// Whether a driver takes native XDP, it says only when it is attached.
-fn native(device: &Device) -> (Verdict, String) {
+/// The result for native XDP, which a driver accepts or refuses only when it is attached.
+fn native(device: &Device) -> (CheckVerdict, String) {
     let name = device.driver();
-    let known = DRIVERS
+    let driver = DRIVERS
         .iter()
         .find(|driver| Some(driver.name) == name.as_deref());
-    verdict_of_native(device, name.as_deref(), known)
+    result_for_driver(device, name.as_deref(), driver)
 }
 
-fn verdict_of_native(
+fn result_for_driver(
     device: &Device,
     name: Option<&str>,
-    known: Option<&Driver>,
-) -> (Verdict, String) {
+    driver: Option<&Driver>,
+) -> (CheckVerdict, String) {
     let [receiving, sending] = device.queues;
-    let seen = format!(
+    let description = format!(
         "{}, an MTU of {}, {receiving} receive and {sending} transmit queues",
         name.map_or_else(
             || "no driver in /sys".to_owned(),
@@ -153,34 +153,34 @@ fn verdict_of_native(
         ),
         device.mtu
     );
-    match known {
+    match driver {
         Some(driver) if device.mtu > driver.mtu => {
             let text = format!(
-                "generic XDP, which costs more CPU ({seen}): {} takes native XDP up to an MTU of {}",
+                "generic XDP, which costs more CPU ({description}): {} supports native XDP up to an MTU of {}",
                 driver.name, driver.mtu
             );
-            (Verdict::Limited, text)
+            (CheckVerdict::Limited, text)
         }
         Some(driver) => {
             let wants = driver
                 .wants
-                .map_or_else(String::new, |wants| format!(", which wants {wants}"));
+                .map_or_else(String::new, |wants| format!(", which needs {wants}"));
             let text = format!(
-                "native XDP if the driver takes it{wants}; else generic XDP, which costs more CPU ({seen})"
+                "native XDP if the driver accepts it{wants}; else generic XDP, which costs more CPU ({description})"
             );
-            (Verdict::Works, text)
+            (CheckVerdict::Works, text)
         }
         None => {
             let text = format!(
-                "native XDP if the driver takes it, which shows when it is attached; else generic XDP, which costs \
-                                more CPU ({seen})"
+                "native XDP if the driver accepts it, which shows when it is attached; else generic XDP, which costs \
+                                more CPU ({description})"
             );
-            (Verdict::Works, text)
+            (CheckVerdict::Works, text)
         }
     }
 }
 
-fn listed(names: &[&str]) -> String {
+fn join_names(names: &[&str]) -> String {
     let shown = names
         .iter()
         .take(SHOWN)
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_driver_whose_mtu_is_too_large_is_told() {
+    fn an_mtu_too_large_for_native_xdp_is_reported() {
         let card = |mtu| Device {
             index: 2,
             name: "eth0".to_owned(),
@@ -212,22 +212,22 @@ mod tests {
             mtu,
             queues: [8, 8],
             is_veth: false,
-            peer_is_elsewhere: false,
+            peer_in_other_namespace: false,
             is_default_route: true,
             is_ethernet: true,
-            filters: Vec::new(),
+            ingress_filters: Vec::new(),
             egress_filters: Vec::new(),
-            xdp: Vec::new(),
+            xdp_programs: Vec::new(),
         };
         let ena = DRIVERS.iter().find(|driver| driver.name == "ena");
-        let (verdict, text) = verdict_of_native(&card(9001), Some("ena"), ena);
-        assert_eq!(verdict, Verdict::Limited);
+        let (verdict, text) = result_for_driver(&card(9001), Some("ena"), ena);
+        assert_eq!(verdict, CheckVerdict::Limited);
         assert!(text.contains("up to an MTU of 3498"), "{text}");
-        let (verdict, text) = verdict_of_native(&card(1500), Some("ena"), ena);
-        assert_eq!(verdict, Verdict::Works);
+        let (verdict, text) = result_for_driver(&card(1500), Some("ena"), ena);
+        assert_eq!(verdict, CheckVerdict::Works);
         assert!(text.contains("half of its queues"), "{text}");
-        let (verdict, text) = verdict_of_native(&card(9001), None, None);
-        assert_eq!(verdict, Verdict::Works);
+        let (verdict, text) = result_for_driver(&card(9001), None, None);
+        assert_eq!(verdict, CheckVerdict::Works);
         assert!(text.contains("no driver in /sys"), "{text}");
     }
 }

@@ -1,43 +1,43 @@
-//! The kernel itself: how old it is, and what it has.
+//! Findings about the kernel: its version, BTF and tc.
 
 use std::{fs, path::Path};
 
 use super::{Finding, Tcx};
-use crate::datapath::probe::{Refusal, Trial};
+use crate::datapath::probe::{KernelRefusal, Trial};
 
-/// The oldest kernel that is tested. It brought bpf_redirect_peer (commit 9aa1206e8f48), which carries the
-/// answers into pods.
+/// The oldest tested kernel. It is the first with bpf_redirect_peer (commit 9aa1206e8f48), which
+/// carries answers into pods.
 const OLDEST: (u32, u32) = (5, 10);
-/// From this one on tables are charged to the container's memory and not to locked memory
+/// The first kernel that charges tables to the container's memory instead of locked memory
 /// (commit 3ac1f01b43b6).
 const WITHOUT_LOCKED_MEMORY: (u32, u32) = (5, 11);
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// Which kernel runs.
+/// The version of the running kernel.
 #[derive(Clone, Debug)]
-pub(super) struct Kernel {
-    /// As `uname -r` says.
+pub(super) struct KernelVersion {
+    /// As printed by `uname -r`.
     pub(super) release: String,
     version: (u32, u32),
 }
 
-impl Kernel {
-    pub(super) fn read() -> Kernel {
+impl KernelVersion {
+    pub(super) fn read() -> KernelVersion {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        Kernel::new(release.trim())
+        KernelVersion::new(release.trim())
     }
 
-    pub(super) fn new(release: &str) -> Kernel {
+    pub(super) fn new(release: &str) -> KernelVersion {
         let mut numbers = release.split(|character: char| !character.is_ascii_digit());
         let mut number = || numbers.next().and_then(|text| text.parse().ok());
-        Kernel {
+        KernelVersion {
             release: release.to_owned(),
             version: (number().unwrap_or(0), number().unwrap_or(0)),
         }
     }
 
-    /// Whether it is older than any that is tested.
+    /// Whether the kernel is older than every tested one.
     pub(super) fn is_too_old(&self) -> bool {
         self.version < OLDEST
     }
@@ -48,38 +48,42 @@ impl Kernel {
     }
 }
 
-pub(super) fn kernel(kernel: &Kernel, trial: &Result<Trial, Refusal>) -> Finding {
-    let Kernel { release, .. } = kernel;
+pub(super) fn kernel(kernel: &KernelVersion, trial: &Result<Trial, KernelRefusal>) -> Finding {
+    let KernelVersion { release, .. } = kernel;
     if !kernel.is_too_old() {
         return Finding::works("kernel", format!("{release}; 5.10 or newer is needed"));
     }
     let takes_all = trial
         .as_ref()
         .is_ok_and(|trial| trial.programs.iter().all(|(_, taken)| taken.is_ok()));
-    match takes_all {
-        true => Finding::limited(
-            "kernel",
-            format!("{release}: it takes the programs, though nothing older than 5.10 is tested"),
-        ),
-        false => Finding::fails(
+    if takes_all {
+        Finding::limited(
             "kernel",
             format!(
-                "{release}: Linux 5.10 or newer is needed; every query goes the way it went before"
+                "{release}: it accepts the programs, although nothing older than 5.10 is tested"
             ),
-        ),
+        )
+    } else {
+        Finding::fails(
+            "kernel",
+            format!(
+                "{release}: Linux 5.10 or newer is needed; pods' queries go to the cluster's DNS as without Zerohop"
+            ),
+        )
     }
 }
 
-/// What a kernel without BTF would lack: nothing, as a test shows on every kernel.
+/// BTF is not needed, as a test shows on every kernel.
 pub(super) fn btf() -> Finding {
-    let there = match Path::new(BTF).exists() {
-        true => "is there",
-        false => "is not there",
+    let there = if Path::new(BTF).exists() {
+        "is there"
+    } else {
+        "is not there"
     };
     Finding::works(
         "BTF",
         format!(
-            "{BTF} {there}; nothing needs it, since the programs read no structure of the kernel's own"
+            "{BTF} {there}; nothing needs it, because the programs read no structure of the kernel"
         ),
     )
 }
@@ -88,12 +92,12 @@ pub(super) fn tc(tcx: &Tcx) -> Finding {
     match tcx {
         Ok(true) => Finding::works(
             "tc",
-            "by tcx links: before all other programs, and off when the agent dies unless they are pinned",
+            "tcx links: they run before all other programs, and are detached when the agent dies unless they are pinned",
         ),
         Ok(false) => Finding::works(
             "tc",
-            "no tcx, which Linux has from 6.6 on: by clsact filters of the highest priority. They stay when the agent is \
-             killed, and let everything pass once the lease has run out; the next agent takes them over",
+            "no tcx, which Linux has since 6.6: clsact filters of the highest priority are used. They stay when the agent is \
+             killed, pass everything once the lease has ended, and are taken over by the next agent",
         ),
         Err(reason) => Finding::limited(
             "tc",

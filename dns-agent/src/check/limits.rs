@@ -1,6 +1,6 @@
-//! What of the settings the kernel can't hold, so that it passes.
+//! Findings about settings that do not fit into the kernel's tables, so that names pass.
 
-use super::{Asked, Finding};
+use super::{CheckRequest, Finding};
 use crate::{
     cluster::{Index, ZoneSettings},
     datapath::{limits, settings},
@@ -8,8 +8,8 @@ use crate::{
 
 const SUBJECT: &str = "limits";
 
-pub(super) fn limits(asked: &Asked) -> Vec<Finding> {
-    if let Err(error) = settings::check(&asked.serve, &asked.allow) {
+pub(super) fn limits(asked: &CheckRequest) -> Vec<Finding> {
+    if let Err(error) = settings::check_counts(&asked.serve, &asked.allow) {
         return vec![Finding::fails(
             SUBJECT,
             format!("an agent won't start with these: {error:#}"),
@@ -26,7 +26,7 @@ pub(super) fn limits(asked: &Asked) -> Vec<Finding> {
     let problems = problems
         .iter()
         .map(|problem| Finding::fails(SUBJECT, problem.to_string()));
-    let limits = limits::of_zones(&index.view());
+    let limits = limits::zone_limits(&index.view());
     let limits = limits
         .into_iter()
         .map(|limit| Finding::limited(SUBJECT, limit));
@@ -34,7 +34,7 @@ pub(super) fn limits(asked: &Asked) -> Vec<Finding> {
     if findings.is_empty() {
         findings.push(Finding::works(
             SUBJECT,
-            "the kernel has room for these zones and addresses; what a Corefile adds shows in `dns-agent status`",
+            "the kernel has room for these zones and addresses; `dns-agent status` shows what a Corefile adds",
         ));
     }
     findings
@@ -44,19 +44,19 @@ pub(super) fn limits(asked: &Asked) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::{
-        check::Verdict::{Fails, Limited, Works},
-        config::Settings,
+        check::CheckVerdict::{Fails, Limited, Works},
+        config::RunSettings,
         zone::Name,
     };
 
     #[test]
-    fn settings_that_do_not_fit_are_told() {
-        let asked = |domain: &str, served: u8| Asked {
+    fn settings_that_do_not_fit_are_reported() {
+        let asked = |domain: &str, served: u8| CheckRequest {
             cluster_domains: vec![Name::parse(domain).unwrap()],
             serve: (0..served)
                 .map(|last| ([10, 0, 0, last], 53).into())
                 .collect(),
-            ..Asked::from(Settings::default())
+            ..CheckRequest::from(RunSettings::default())
         };
         let long = format!("{}.test", "a".repeat(58));
         let too_long = vec!["aaaaa"; 42].join(".");

@@ -1,4 +1,4 @@
-//! Whether the agent itself can answer where it is to.
+//! Findings about the addresses of `--listen`.
 
 use std::{io, net::SocketAddr};
 
@@ -6,17 +6,21 @@ use ipnet::IpNet;
 
 use super::{
     Finding,
-    rights::{Capability, Rights},
+    rights::{Capability, ProcessRights},
 };
-use crate::{datapath::pins::Place, resolver::Sockets};
+use crate::{datapath::pins::PinFolderState, resolver::Sockets};
 
 const SUBJECT: &str = "listen";
 /// RFC 1035 section 4.2.
 const PORT: u16 = 53;
 
-pub(super) fn listen(addresses: &[SocketAddr], rights: &Rights, place: &Place) -> Vec<Finding> {
+pub(super) fn listen(
+    addresses: &[SocketAddr],
+    rights: &ProcessRights,
+    pin_folder: &PinFolderState,
+) -> Vec<Finding> {
     if addresses.is_empty() {
-        return vec![nowhere(rights)];
+        return vec![without_listen(rights)];
     }
     let findings = addresses.iter().map(|address| {
         let refused = Sockets::bind(*address).err();
@@ -25,37 +29,37 @@ pub(super) fn listen(addresses: &[SocketAddr], rights: &Rights, place: &Place) -
             let kind = causes.find_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind()));
             kind.unwrap_or(io::ErrorKind::Other)
         });
-        bound(*address, kind, place)
+        finding_for_address(*address, kind, pin_folder)
     });
     findings.collect()
 }
 
-fn nowhere(rights: &Rights) -> Finding {
+fn without_listen(rights: &ProcessRights) -> Finding {
     let may = rights.has(Capability::NetBindService) || rights.first_free_port <= PORT;
-    match may {
-        true => Finding::works(
-            SUBJECT,
-            "no --listen, so the agent itself answers nobody; it could use port 53",
-        ),
-        false => Finding::works(
-            SUBJECT,
-            "no --listen, so the agent itself answers nobody; port 53 would need the capability NET_BIND_SERVICE",
-        ),
-    }
+    let text = if may {
+        "no --listen, so the resolver is off; it could use port 53"
+    } else {
+        "no --listen, so the resolver is off; port 53 would need the capability NET_BIND_SERVICE"
+    };
+    Finding::works(SUBJECT, text)
 }
 
-/// What follows from how binding an address ended.
-fn bound(address: SocketAddr, refused: Option<io::ErrorKind>, place: &Place) -> Finding {
-    match (refused, place) {
+/// The finding for an address, from the result of binding it.
+fn finding_for_address(
+    address: SocketAddr,
+    refused: Option<io::ErrorKind>,
+    pin_folder: &PinFolderState,
+) -> Finding {
+    match (refused, pin_folder) {
         (None, _) => Finding::works(SUBJECT, format!("{address} can be used, by UDP and TCP")),
-        (Some(io::ErrorKind::AddrInUse), Place::Held) => Finding::works(
+        (Some(io::ErrorKind::AddrInUse), PinFolderState::Held) => Finding::works(
             SUBJECT,
-            format!("{address} is in use while an agent is running here, which may be its own"),
+            format!("{address} is in use, possibly by the agent that is running here"),
         ),
         (Some(io::ErrorKind::AddrInUse), _) => Finding::fails(
             SUBJECT,
             format!(
-                "{address} is in use: `ss -lnp sport = :{}` says by whom; give another --listen, or end that program",
+                "{address} is in use: `ss -lnp sport = :{}` names the program; give another --listen, or end that program",
                 address.port()
             ),
         ),
@@ -79,42 +83,52 @@ mod tests {
     use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
 
     use super::*;
-    use crate::check::Verdict::{self, Fails, Works};
+    use crate::check::CheckVerdict::{self, Fails, Works};
 
     #[test]
-    fn what_follows_from_binding() {
+    fn binding_decides_the_finding() {
         let address = "169.254.20.10:53".parse().unwrap();
-        let cases: [(Option<io::ErrorKind>, Place, Verdict, &str); 5] = [
-            (None, Place::Free, Works, "can be used"),
-            (Some(AddrInUse), Place::Free, Fails, "ss -lnp sport = :53"),
-            (Some(AddrInUse), Place::Held, Works, "agent is running"),
+        let cases: [(Option<io::ErrorKind>, PinFolderState, CheckVerdict, &str); 5] = [
+            (None, PinFolderState::Free, Works, "can be used"),
+            (
+                Some(AddrInUse),
+                PinFolderState::Free,
+                Fails,
+                "ss -lnp sport = :53",
+            ),
+            (
+                Some(AddrInUse),
+                PinFolderState::Held,
+                Works,
+                "by the agent that is running here",
+            ),
             (
                 Some(PermissionDenied),
-                Place::Free,
+                PinFolderState::Free,
                 Fails,
                 "NET_BIND_SERVICE",
             ),
             (
                 Some(AddrNotAvailable),
-                Place::Free,
+                PinFolderState::Free,
                 Fails,
                 "ip address add 169.254.20.10/32",
             ),
         ];
-        for (refused, place, verdict, words) in cases {
-            let finding = bound(address, refused, &place);
+        for (refused, pin_folder, verdict, words) in cases {
+            let finding = finding_for_address(address, refused, &pin_folder);
             assert_eq!(finding.verdict, verdict, "{finding}");
             assert!(finding.text.contains(words), "{finding}");
         }
     }
 
     #[test]
-    fn a_port_that_is_taken() {
+    fn a_port_in_use_is_a_failure() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let _inside = runtime.enter();
         let taken = Sockets::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let rights = Rights::of("", "");
-        let [finding] = &listen(&[taken.address()], &rights, &Place::Free)[..] else {
+        let rights = ProcessRights::of("", "");
+        let [finding] = &listen(&[taken.address()], &rights, &PinFolderState::Free)[..] else {
             panic!("more than one finding");
         };
         assert_eq!(finding.verdict, Fails, "{finding}");

@@ -1,14 +1,15 @@
-//! `dns-agent check`: what will work on this node, what won't, and why.
+//! `dns-agent check`: what works on this node, what does not, and why.
 //!
-//! Facts are read here or tried out by [`datapath::probe`]; that findings follow from facts is pure, one
-//! file for each subject. Nothing is attached, and nothing of a running agent is disturbed.
+//! [`check`] collects facts, most of them by trials in [`crate::datapath::probe`]. Pure functions
+//! derive findings from the facts, one file for each subject. Nothing is attached, and a running
+//! agent is not disturbed.
 
-mod config;
+mod foreign_programs;
 mod interfaces;
 mod kernel;
+mod kernel_config;
 mod limits;
 mod listen;
-mod others;
 mod pins;
 mod programs;
 mod proxy;
@@ -24,185 +25,203 @@ use serde::Serialize;
 
 use crate::{
     cluster::ZoneSettings,
-    config::{Domain, Hook, Interface, Network, Passed, Server, Settings, Socket},
+    config::{
+        Cidr, DelegatedName, Domain, HookChoice, Interface, ListenAddress, RunSettings,
+        ServedAddress,
+    },
     datapath::{
         Persistence,
         hooks::PODS,
         interfaces::Devices,
         pins::BPFFS,
-        probe::{self, Refusal, Trial},
+        probe::{self, KernelRefusal, Trial},
     },
     zone::Name,
 };
-use kernel::Kernel;
-use rights::Rights;
+use kernel::KernelVersion;
+use rights::ProcessRights;
 
-/// What an agent would be asked to do here.
+/// The configuration to check.
 #[derive(Clone, Debug)]
-pub struct Asked {
-    /// Where hooks would go.
+pub struct CheckRequest {
+    /// The interfaces that would get hooks.
     pub interfaces: Vec<Interface>,
-    /// Clients that would be answered on network cards.
+    /// The clients that would be answered on network cards.
     pub allow: Vec<IpNet>,
-    /// Where the agent itself would answer.
+    /// The addresses that the resolver would listen on.
     pub listen: Vec<SocketAddr>,
-    /// Whether the kernel would answer for the endpoints of the cluster's DNS too.
+    /// Whether the kernel would also answer queries to endpoints of the cluster's DNS.
     pub endpoints: DnsEndpoints,
-    /// Whether hooks would stay over a stop.
+    /// Whether hooks would outlive the agent.
     pub persistence: Persistence,
-    /// Where the BPF file system is.
+    /// The mount point of the BPF file system.
     pub bpffs: PathBuf,
-    /// What the kernel would answer for.
+    /// The addresses whose queries the kernel would answer.
     pub serve: Vec<SocketAddr>,
-    /// The zones that would be answered, as far as the settings say them.
+    /// The cluster's zones, as far as the settings name them.
     pub cluster_domains: Vec<Name>,
     /// The networks whose reverse zones would be answered.
     pub reverse: Vec<IpNet>,
-    /// Names that would pass.
+    /// The names that would be delegated to CoreDNS.
     pub passed: Vec<Name>,
 }
 
-/// Whether the kernel answers queries that carry the address of an endpoint of the cluster's DNS.
+/// Whether the kernel answers queries to the address of an endpoint of the cluster's DNS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DnsEndpoints {
-    /// They pass.
+    /// The queries pass.
     Passed,
-    /// They are answered too.
+    /// The queries are answered.
     Served,
 }
 
-/// All that was found.
+/// All findings.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// The worst of them.
-    pub verdict: Verdict,
-    /// What was found, in the order in which it is to be read.
+    /// The worst verdict of all findings.
+    pub verdict: CheckVerdict,
+    /// The findings, in reading order.
     pub findings: Vec<Finding>,
 }
 
-/// One thing that was found.
+/// One result of the check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What it is about.
+    /// The subject.
     pub subject: &'static str,
-    /// What follows from it.
-    pub verdict: Verdict,
-    /// What was seen, what follows for the user, and what may be done about it.
+    /// Whether the subject works.
+    pub verdict: CheckVerdict,
+    /// The observation, its consequence, and a remedy.
     pub text: String,
 }
 
-/// What follows from a finding.
+/// Whether something works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// Nothing stands in the way.
+pub enum CheckVerdict {
+    /// It works.
     Works,
-    /// It works, but not everywhere or not as well as it could.
+    /// It works with restrictions.
     Limited,
-    /// What was asked for does not work.
+    /// It does not work.
     Fails,
 }
 
 /// Whether the kernel has tcx, or why that is not known.
 type Tcx = Result<bool, String>;
 
-/// Finds out what an agent that is asked this can do on this node. Takes some seconds at most, most of it the
-/// verifier's. The calling thread is in the network namespace that the agent would be in, and is blocked at times.
-pub async fn check(asked: &Asked) -> Report {
-    let kernel = Kernel::read();
-    let rights = Rights::read();
-    let trial: Result<Trial, Refusal> = probe::try_out();
+/// Checks what an agent with this configuration can do on this node. Takes a few seconds, most of
+/// them in the verifier. Blocks the calling thread, which must be in the agent's network namespace.
+pub async fn check(request: &CheckRequest) -> Report {
+    let kernel = KernelVersion::read();
+    let rights = ProcessRights::read();
+    let trial: Result<Trial, KernelRefusal> = probe::try_kernel();
     let tcx: Tcx = probe::has_tcx().map_err(|error| error.to_string());
-    let pinned = crate::datapath::pins::look(&asked.bpffs);
-    let proxy = proxy::ask().await;
-    let mut owners = crate::datapath::others::owners(&asked.bpffs);
+    let pinned = crate::datapath::pins::inspect_folder(&request.bpffs);
+    let proxy = proxy::request_mode().await;
+    let mut owners = crate::datapath::foreign_programs::pin_owners(&request.bpffs);
 
     let mut findings = vec![
         kernel::kernel(&kernel, &trial),
         kernel::btf(),
-        config::config(config::read(&kernel).as_ref(), &tcx),
+        kernel_config::config(kernel_config::read(&kernel).as_ref(), &tcx),
         rights::rights(&rights, &tcx),
     ];
     findings.extend(rights::locked_memory(&kernel, &rights, &trial));
     findings.extend(programs::programs(&kernel, &rights, &trial));
     findings.push(kernel::tc(&tcx));
-    findings.push(pins::pins(&pinned, asked));
+    findings.push(pins::pins(&pinned, request));
 
     let mut devices = Devices::default();
     match devices.list().await {
         Err(error) => findings.push(Finding::fails(
             "interfaces",
-            format!("the kernel does not list them: {error:#}"),
+            format!("the kernel can't list network interfaces: {error:#}"),
         )),
         Ok(devices) => {
-            let allowed = asked.allow.len();
-            let survey = probe::survey(&asked.interfaces, allowed, devices, &asked.bpffs);
+            let allowed = request.allow.len();
+            let survey =
+                probe::survey_devices(&request.interfaces, allowed, devices, &request.bpffs);
             findings.extend(interfaces::interfaces(&survey.prospects, &tcx));
-            findings.extend(interfaces::unmatched(&asked.interfaces, devices));
-            findings.extend(others::others(&survey.others, &rights, &pinned));
-            owners.extend(survey.others.iter().filter_map(|other| other.owner));
+            findings.extend(interfaces::unmatched(&request.interfaces, devices));
+            findings.extend(foreign_programs::foreign_programs(
+                &survey.foreign_programs,
+                &rights,
+                &pinned,
+            ));
+            owners.extend(
+                survey
+                    .foreign_programs
+                    .iter()
+                    .filter_map(|other| other.owner),
+            );
         }
     }
-    findings.push(others::network(&owners));
-    findings.push(proxy::proxy(&proxy, &owners, asked.endpoints));
-    findings.extend(listen::listen(&asked.listen, &rights, &pinned));
-    findings.extend(limits::limits(asked));
-    findings.push(interfaces::uncrossed());
+    findings.push(foreign_programs::pod_network(&owners));
+    findings.push(proxy::proxy(&proxy, &owners, request.endpoints));
+    findings.extend(listen::listen(&request.listen, &rights, &pinned));
+    findings.extend(limits::limits(request));
+    findings.push(interfaces::host_network());
     Report::new(findings)
 }
 
-impl From<Settings> for Asked {
-    /// Pods' veths, unless it is said which.
-    fn from(settings: Settings) -> Asked {
+impl From<RunSettings> for CheckRequest {
+    /// The default interfaces are pods' veths.
+    fn from(settings: RunSettings) -> CheckRequest {
         let pods = || Interface {
             name: PODS.to_owned(),
-            hook: Hook::Auto,
+            hook: HookChoice::Auto,
         };
         let allow = settings.allow.unwrap_or_default();
         let listen = settings.listen.unwrap_or_default();
-        Asked {
+        CheckRequest {
             interfaces: settings.interface.unwrap_or_else(|| vec![pods()]),
-            allow: allow.into_iter().map(|Network(network)| network).collect(),
-            listen: listen.into_iter().map(|Socket(address)| address).collect(),
-            endpoints: match settings.serve_dns_endpoints {
-                true => DnsEndpoints::Served,
-                false => DnsEndpoints::Passed,
+            allow: allow.into_iter().map(|Cidr(network)| network).collect(),
+            listen: listen
+                .into_iter()
+                .map(|ListenAddress(address)| address)
+                .collect(),
+            endpoints: if settings.serve_dns_endpoints {
+                DnsEndpoints::Served
+            } else {
+                DnsEndpoints::Passed
             },
-            persistence: match settings.persist {
-                true => Persistence::Pinned,
-                false => Persistence::None,
+            persistence: if settings.persist {
+                Persistence::Pinned
+            } else {
+                Persistence::None
             },
             bpffs: settings.bpffs.unwrap_or_else(|| BPFFS.into()),
-            serve: inner(settings.serve, |Server(address)| address),
+            serve: inner(settings.serve, |ServedAddress(address)| address),
             cluster_domains: match settings.cluster_domain {
                 None => ZoneSettings::default().cluster_domains,
                 domains => inner(domains, |Domain(name)| name),
             },
-            reverse: inner(settings.reverse, |Network(network)| network),
-            passed: inner(settings.pass, |Passed(name)| name),
+            reverse: inner(settings.reverse, |Cidr(network)| network),
+            passed: inner(settings.pass, |DelegatedName(name)| name),
         }
     }
 }
 
-/// What is inside each value of a repeatable setting.
+/// The inner values of a repeatable setting.
 fn inner<T, U>(given: Option<Vec<T>>, inside: impl FnMut(T) -> U) -> Vec<U> {
     given.unwrap_or_default().into_iter().map(inside).collect()
 }
 
 impl Finding {
     fn works(subject: &'static str, text: impl Into<String>) -> Finding {
-        Finding::new(subject, Verdict::Works, text)
+        Finding::new(subject, CheckVerdict::Works, text)
     }
 
     fn limited(subject: &'static str, text: impl Into<String>) -> Finding {
-        Finding::new(subject, Verdict::Limited, text)
+        Finding::new(subject, CheckVerdict::Limited, text)
     }
 
     fn fails(subject: &'static str, text: impl Into<String>) -> Finding {
-        Finding::new(subject, Verdict::Fails, text)
+        Finding::new(subject, CheckVerdict::Fails, text)
     }
 
-    fn new(subject: &'static str, verdict: Verdict, text: impl Into<String>) -> Finding {
+    fn new(subject: &'static str, verdict: CheckVerdict, text: impl Into<String>) -> Finding {
         Finding {
             subject,
             verdict,

@@ -1,29 +1,31 @@
-//! Where hooks are pinned.
+//! The finding about the folder for pins.
 
-use super::{Asked, Finding};
-use crate::datapath::{Persistence, pins::Place};
+use super::{CheckRequest, Finding};
+use crate::datapath::{Persistence, pins::PinFolderState};
 
-pub(super) fn pins(place: &Place, asked: &Asked) -> Finding {
-    let bpffs = asked.bpffs.display();
-    match (place, asked.persistence) {
-        (Place::Free, _) => Finding::works(
+pub(super) fn pins(pin_folder: &PinFolderState, request: &CheckRequest) -> Finding {
+    let bpffs = request.bpffs.display();
+    match (pin_folder, request.persistence) {
+        (PinFolderState::Free, _) => Finding::works(
             "bpffs",
-            format!("{bpffs} can hold pins, and no agent has the hooks"),
+            format!("{bpffs} can hold pins, and no agent holds the hooks"),
         ),
-        (Place::Held, _) => Finding::works(
+        (PinFolderState::Held, _) => Finding::works(
             "bpffs",
             format!(
-                "{bpffs} can hold pins. An agent is running here and has the hooks; another one would wait for its end"
+                "{bpffs} can hold pins. An agent is running here and holds the hooks; another agent would wait until it ends"
             ),
         ),
-        (Place::Unusable(reason), Persistence::None) => Finding::works(
-            "bpffs",
-            format!("needed only with --persist, and to keep a second agent off: {reason}"),
-        ),
-        (Place::Unusable(reason), Persistence::Pinned) => Finding::limited(
+        (PinFolderState::Unusable(reason), Persistence::None) => Finding::works(
             "bpffs",
             format!(
-                "hooks won't stay over a stop, so the cluster's DNS answers while an agent is replaced: {reason}"
+                "needed only with --persist, and to keep a second agent from attaching: {reason}"
+            ),
+        ),
+        (PinFolderState::Unusable(reason), Persistence::Pinned) => Finding::limited(
+            "bpffs",
+            format!(
+                "hooks won't outlive the agent, so the cluster's DNS answers while an agent is replaced: {reason}"
             ),
         ),
     }

@@ -1,24 +1,24 @@
-//! The tables and the programs, as the kernel took them.
+//! Findings about the tables and the programs, from a trial.
 
 use std::io;
 
 use super::{
     Finding,
-    kernel::Kernel,
-    rights::{Capability, Rights},
+    kernel::KernelVersion,
+    rights::{Capability, ProcessRights},
 };
-use crate::datapath::probe::{Code, Refusal, Trial};
+use crate::datapath::probe::{ExecutionMode, KernelRefusal, Trial};
 
-/// Octets of a refusal that are shown: a verifier's log may have thousands of lines.
+/// Maximum length of a refusal's text, in bytes. A verifier's log may have thousands of lines.
 const SHOWN: usize = 600;
 
 const TABLES: &str = "tables";
 const PROGRAMS: &str = "programs";
 
 pub(super) fn programs(
-    kernel: &Kernel,
-    rights: &Rights,
-    trial: &Result<Trial, Refusal>,
+    kernel: &KernelVersion,
+    rights: &ProcessRights,
+    trial: &Result<Trial, KernelRefusal>,
 ) -> Vec<Finding> {
     let trial = match trial {
         Ok(trial) => trial,
@@ -31,11 +31,11 @@ pub(super) fn programs(
         TABLES,
         format!(
             "{:.1} MB were made, mapped and filled, and a lease was set by the kernel's clock ({} Hz)",
-            trial.memory_octets as f64 / 1e6,
+            trial.memory_bytes as f64 / 1e6,
             trial.rate
         ),
     )];
-    // Programs are alike, and mostly refused for the same reason.
+    // The programs are alike, so the kernel mostly refuses them for the same reason.
     let mut refused: Vec<(String, Vec<&str>)> = Vec::new();
     let mut taken = Vec::new();
     for (name, result) in &trial.programs {
@@ -57,41 +57,46 @@ pub(super) fn programs(
         return findings;
     }
     let count = format!("{} of {}", taken.len(), trial.programs.len());
-    findings.push(match taken.contains(&Code::Interpreted) {
-        false => Finding::works(
-            PROGRAMS,
-            format!("the kernel took {count} and compiled them, and each answered a question"),
-        ),
-        true => Finding::limited(
+    findings.push(if taken.contains(&ExecutionMode::Interpreted) {
+        Finding::limited(
             PROGRAMS,
             format!(
-                "the kernel took {count}, and each answered a question, but it interprets them, which is several times \
-                 slower: `sysctl -w net.core.bpf_jit_enable=1` makes it compile those that are loaded afterwards"
+                "the kernel accepted {count}, and each answered a query, but the kernel interprets them, which is several times \
+                 slower: `sysctl -w net.core.bpf_jit_enable=1` makes it compile programs that are loaded afterwards"
             ),
-        ),
+        )
+    } else {
+        Finding::works(
+            PROGRAMS,
+            format!("the kernel accepted {count} and compiled them, and each answered a query"),
+        )
     });
     findings
 }
 
 /// Why the kernel refused something, and what to do about it.
-fn why(refusal: &Refusal, kernel: &Kernel, rights: &Rights) -> String {
+fn why(refusal: &KernelRefusal, kernel: &KernelVersion, rights: &ProcessRights) -> String {
     match (refusal.error, remedy(refusal, kernel, rights)) {
-        // What is known needs no log of the verifier's.
+        // With a known remedy the verifier's log is not needed.
         (Some(error), Some(remedy)) => {
             format!("{}; {remedy}", io::Error::from_raw_os_error(error))
         }
         (None, Some(remedy)) => format!("{}; {remedy}", shortened(&refusal.reason)),
         (_, None) => format!(
-            "{}; please report it, with the versions of the kernel and of the agent",
+            "{}; please report this, with the versions of the kernel and of the agent",
             shortened(&refusal.reason)
         ),
     }
 }
 
-fn remedy(refusal: &Refusal, kernel: &Kernel, rights: &Rights) -> Option<String> {
+fn remedy(
+    refusal: &KernelRefusal,
+    kernel: &KernelVersion,
+    rights: &ProcessRights,
+) -> Option<String> {
     let missing = rights.missing();
     let is_forbidden = refusal.error == Some(libc::EPERM);
-    // The verifier says EACCES where it needs PERFMON to take a program.
+    // The verifier returns EACCES where a program needs PERFMON.
     if !missing.is_empty() && (is_forbidden || refusal.error == Some(libc::EACCES)) {
         return Some(format!("it needs {}", missing.join(", ")));
     }
@@ -118,7 +123,7 @@ fn remedy(refusal: &Refusal, kernel: &Kernel, rights: &Rights) -> Option<String>
     Some(known.to_owned())
 }
 
-/// The beginning and the end of a long reason, where the verifier says what it did not like.
+/// The beginning and the end of a long text. The verifier's complaint is at the end.
 fn shortened(reason: &str) -> String {
     let reason = reason.trim_end();
     if reason.len() <= SHOWN {

@@ -1,4 +1,5 @@
-//! How Services' addresses are turned into endpoints': by kube-proxy, or by Cilium before the packet is made.
+//! The finding about kube-proxy, which translates Services' addresses to endpoints'. Cilium may do
+//! so instead, before the packet is made.
 
 use std::{
     collections::BTreeSet,
@@ -12,49 +13,53 @@ use hyper::StatusCode;
 use tokio::time::timeout;
 
 use super::{DnsEndpoints, Finding};
-use crate::{admin::client, datapath::others::Owner};
+use crate::{admin::client, datapath::foreign_programs::Owner};
 
-/// Where kube-proxy tells its mode: its `metricsBindAddress` by default.
+/// The default of kube-proxy's `metricsBindAddress`, where it serves its mode.
 const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10249);
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Octets of a mode at most.
-const LONGEST: usize = 64;
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum length of a mode, in bytes.
+const MAX_MODE_LENGTH: usize = 64;
 
-/// kube-proxy's mode, or why it is not known.
-pub(super) type Mode = Result<String, String>;
+/// The mode of kube-proxy, or why it is not known.
+pub(super) type ProxyMode = Result<String, String>;
 
-/// Asks kube-proxy on this node.
-pub(super) async fn ask() -> Mode {
-    let asked = timeout(PATIENCE, get()).await;
+/// Requests the mode from kube-proxy on this node.
+pub(super) async fn request_mode() -> ProxyMode {
+    let asked = timeout(TIMEOUT, get_mode()).await;
     match asked {
         Ok(mode) => mode.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("nobody answers at {ADDRESS} within {PATIENCE:?}")),
+        Err(_) => Err(format!("no answer from {ADDRESS} within {TIMEOUT:?}")),
     }
 }
 
-async fn get() -> anyhow::Result<String> {
+async fn get_mode() -> anyhow::Result<String> {
     let (code, body) = client::get(ADDRESS, "/proxyMode")
         .await
-        .with_context(|| format!("nobody answers at {ADDRESS}"))?;
+        .with_context(|| format!("no answer from {ADDRESS}"))?;
     ensure!(code == StatusCode::OK, "{ADDRESS} answers {code}");
-    let strange = || format!("{ADDRESS} answers no mode");
-    let body = Limited::new(body, LONGEST).collect().await;
+    let strange = || format!("the answer from {ADDRESS} is not a mode");
+    let body = Limited::new(body, MAX_MODE_LENGTH).collect().await;
     let body = body
         .map_err(anyhow::Error::from_boxed)
         .with_context(strange)?;
     let mode = String::from_utf8(body.to_bytes().to_vec()).with_context(strange)?;
     let mode = mode.trim();
-    let is_word = !mode.is_empty() && mode.bytes().all(|octet| octet.is_ascii_alphanumeric());
+    let is_word = !mode.is_empty() && mode.bytes().all(|byte| byte.is_ascii_alphanumeric());
     ensure!(is_word, strange());
     Ok(mode.to_owned())
 }
 
-pub(super) fn proxy(mode: &Mode, owners: &BTreeSet<Owner>, endpoints: DnsEndpoints) -> Finding {
+pub(super) fn proxy(
+    mode: &ProxyMode,
+    owners: &BTreeSet<Owner>,
+    endpoints: DnsEndpoints,
+) -> Finding {
     const SUBJECT: &str = "kube-proxy";
     let reason = match mode {
         Ok(mode) => {
             let text = format!(
-                "mode {mode}; a pod's query is answered before it comes to that, whatever the mode"
+                "mode {mode}; pods' queries are answered before kube-proxy handles them, in any mode"
             );
             return Finding::works(SUBJECT, text);
         }
@@ -64,21 +69,21 @@ pub(super) fn proxy(mode: &Mode, owners: &BTreeSet<Owner>, endpoints: DnsEndpoin
         (true, DnsEndpoints::Passed) => Finding::limited(
             SUBJECT,
             format!(
-                "not known: {reason}, and Cilium is here. Where Cilium takes its place, pods' queries carry the address of \
-                 a CoreDNS pod, and pass: give --serve-dns-endpoints"
+                "not known: {reason}, and Cilium is here. Where Cilium replaces kube-proxy, pods' queries carry the address \
+                 of a CoreDNS pod, and pass: give --serve-dns-endpoints"
             ),
         ),
         (true, DnsEndpoints::Served) => Finding::works(
             SUBJECT,
             format!(
-                "not known: {reason}, and Cilium is here. Where it takes its place, pods' queries carry the address of a \
-                 CoreDNS pod, which --serve-dns-endpoints is for"
+                "not known: {reason}, and Cilium is here. Where Cilium replaces kube-proxy, pods' queries carry the address \
+                 of a CoreDNS pod, which the kernel answers because of --serve-dns-endpoints"
             ),
         ),
         (false, _) => Finding::works(
             SUBJECT,
             format!(
-                "not known: {reason}. It matters only where something replaces it, as Cilium does: give \
+                "not known: {reason}. The mode matters only where kube-proxy is replaced, as by Cilium: give \
                  --serve-dns-endpoints there"
             ),
         ),

@@ -1,12 +1,12 @@
-//! The findings as people read them.
+//! The report as text.
 
 use std::fmt;
 
-use super::{Finding, Report, Verdict};
+use super::{CheckVerdict, Finding, Report};
 
-/// Columns that a line fills at most, unless a word is longer.
+/// Maximum length of a line in columns, unless a word is longer.
 const WIDTH: usize = 100;
-/// Columns of the verdict and of the subject.
+/// Width of the verdict's column and of the subject's.
 const VERDICT: usize = 9;
 const SUBJECT: usize = 12;
 
@@ -14,12 +14,12 @@ impl Report {
     pub(super) fn new(findings: Vec<Finding>) -> Report {
         let worst = findings.iter().map(|finding| finding.verdict).max();
         Report {
-            verdict: worst.unwrap_or(Verdict::Works),
+            verdict: worst.unwrap_or(CheckVerdict::Works),
             findings,
         }
     }
 
-    fn count(&self, verdict: Verdict) -> usize {
+    fn count(&self, verdict: CheckVerdict) -> usize {
         let findings = self.findings.iter();
         findings
             .filter(|finding| finding.verdict == verdict)
@@ -32,13 +32,13 @@ impl fmt::Display for Report {
         for finding in &self.findings {
             writeln!(f, "{finding}")?;
         }
-        let limits = match self.count(Verdict::Limited) {
+        let limits = match self.count(CheckVerdict::Limited) {
             0 => String::new(),
             1 => ", with 1 limit".to_owned(),
             count => format!(", with {count} limits"),
         };
         writeln!(f)?;
-        match self.count(Verdict::Fails) {
+        match self.count(CheckVerdict::Fails) {
             0 => writeln!(f, "the kernel plane works here{limits}"),
             1 => writeln!(f, "not everything works here: 1 thing fails{limits}"),
             count => writeln!(f, "not everything works here: {count} things fail{limits}"),
@@ -68,14 +68,14 @@ impl fmt::Display for Finding {
     }
 }
 
-impl Verdict {
-    /// As it is written.
+impl CheckVerdict {
+    /// The verdict's name in text and JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Verdict::Works => "works",
-            Verdict::Limited => "limited",
-            Verdict::Fails => "fails",
+            CheckVerdict::Works => "works",
+            CheckVerdict::Limited => "limited",
+            CheckVerdict::Fails => "fails",
         }
     }
 }

@@ -1,13 +1,13 @@
-//! What this process may do.
+//! Findings about the rights of this process.
 
 use std::fs;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
-use super::{Finding, Tcx, kernel::Kernel};
-use crate::datapath::probe::{Refusal, Trial};
+use super::{Finding, Tcx, kernel::KernelVersion};
+use crate::datapath::probe::{KernelRefusal, Trial};
 
-/// A capability: its bit, from `linux/capability.h`.
+/// A capability, with its bit number in `linux/capability.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Capability {
     NetBindService = 10,
@@ -18,28 +18,29 @@ pub(super) enum Capability {
     Bpf = 39,
 }
 
-/// What this process may do.
+/// The rights of this process.
 #[derive(Clone, Debug)]
-pub(super) struct Rights {
-    /// The capabilities in force.
+pub(super) struct ProcessRights {
+    /// The effective capabilities, one bit each.
     effective: u64,
-    /// Whether a seccomp filter says which system calls there are.
+    /// Whether a seccomp filter restricts system calls.
     pub(super) is_filtered: bool,
-    /// Whether its capabilities count for the whole machine, and not only in a user namespace.
+    /// Whether the process is in the initial user namespace, where capabilities count for the
+    /// whole machine.
     pub(super) is_in_first_user_namespace: bool,
     /// The first port that needs no capability.
     pub(super) first_free_port: u16,
-    /// Octets that may be locked; none: without a limit.
+    /// Bytes that may be locked; `None` means no limit.
     lockable: Option<u64>,
 }
 
-impl Rights {
-    pub(super) fn read() -> Rights {
-        // Capabilities are a thread's.
+impl ProcessRights {
+    pub(super) fn read() -> ProcessRights {
+        // Each thread has its own capabilities.
         let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
         let users = fs::read_to_string("/proc/thread-self/uid_map").unwrap_or_default();
         let port = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
-        let mut rights = Rights::of(&status, &users);
+        let mut rights = ProcessRights::of(&status, &users);
         let port = port.ok().and_then(|text| text.trim().parse().ok());
         rights.first_free_port = port.unwrap_or(rights.first_free_port);
         let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft);
@@ -47,14 +48,14 @@ impl Rights {
         rights
     }
 
-    /// What /proc says: `status` and `uid_map`.
-    pub(super) fn of(status: &str, users: &str) -> Rights {
+    /// The rights in the texts of `/proc/thread-self/status` and `uid_map`.
+    pub(super) fn of(status: &str, users: &str) -> ProcessRights {
         let field = |name: &str| {
             let mut lines = status.lines();
             lines.find_map(|line| Some(line.strip_prefix(name)?.trim()))
         };
         let effective = field("CapEff:").and_then(|text| u64::from_str_radix(text, 16).ok());
-        Rights {
+        ProcessRights {
             effective: effective.unwrap_or_default(),
             is_filtered: field("Seccomp:") == Some("2"),
             is_in_first_user_namespace: users.split_whitespace().eq(["0", "0", "4294967295"]),
@@ -67,9 +68,9 @@ impl Rights {
         self.effective & (1 << capability as u64) != 0
     }
 
-    /// The capabilities that the kernel plane lacks.
+    /// The missing capabilities that the kernel plane needs.
     pub(super) fn missing(&self) -> Vec<&'static str> {
-        // The kernel takes it for both (Linux 5.8, `bpf_capable` and `perfmon_capable`).
+        // SYS_ADMIN includes BPF and PERFMON (Linux 5.8, `bpf_capable` and `perfmon_capable`).
         let is_admin = self.has(Capability::SysAdmin);
         let mut missing = Vec::new();
         if !is_admin && !self.has(Capability::Bpf) {
@@ -85,13 +86,13 @@ impl Rights {
     }
 }
 
-pub(super) fn rights(rights: &Rights, tcx: &Tcx) -> Finding {
+pub(super) fn rights(rights: &ProcessRights, tcx: &Tcx) -> Finding {
     let missing = rights.missing();
-    // Links are made with it alone, filters are not.
+    // SYS_ADMIN suffices for tcx links, but not for clsact filters.
     if missing == ["NET_ADMIN"] && rights.has(Capability::SysAdmin) && matches!(tcx, Ok(true)) {
         return Finding::works(
             "rights",
-            "SYS_ADMIN is there, which does for BPF, PERFMON and, since there is tcx, NET_ADMIN",
+            "SYS_ADMIN is there, which includes BPF and PERFMON; with tcx NET_ADMIN is not needed",
         );
     }
     if missing.is_empty() {
@@ -109,11 +110,11 @@ pub(super) fn rights(rights: &Rights, tcx: &Tcx) -> Finding {
     )
 }
 
-/// Whether tables can grow, where they count as locked memory.
+/// Whether tables can grow where they count as locked memory; `None` where they don't.
 pub(super) fn locked_memory(
-    kernel: &Kernel,
-    rights: &Rights,
-    trial: &Result<Trial, Refusal>,
+    kernel: &KernelVersion,
+    rights: &ProcessRights,
+    trial: &Result<Trial, KernelRefusal>,
 ) -> Option<Finding> {
     let limit = rights.lockable?;
     let trial = trial.as_ref().ok()?;
@@ -123,10 +124,10 @@ pub(super) fn locked_memory(
     Some(Finding::limited(
         "memory",
         format!(
-            "tables count as locked memory before Linux 5.11, of which {} MB are allowed: those tried fit ({} MB), larger \
-             ones won't: add the capability SYS_RESOURCE",
+            "before Linux 5.11 tables count as locked memory, which is limited to {} MB: the tables tried fit ({} MB), but \
+             larger ones won't; add the capability SYS_RESOURCE",
             limit / 1_000_000,
-            trial.memory_octets / 1_000_000
+            trial.memory_bytes / 1_000_000
         ),
     ))
 }

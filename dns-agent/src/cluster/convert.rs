@@ -1,4 +1,4 @@
-//! Objects as the API writes them, read into ours.
+//! Conversion of objects from the API's form.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,8 +13,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::objects::{
-    Endpoint, EndpointSlice, Key, Namespace, Object, ObjectError, Pod, Port, Problem, Reading,
-    Service, ServiceKind,
+    Endpoint, EndpointSlice, Namespace, Object, ObjectError, ObjectKey, Pod, Port, Problem,
+    Service, ServiceKind, SliceReadability,
 };
 use super::policy::Fact;
 
@@ -43,7 +43,7 @@ impl TryFrom<core::Service> for Service {
 
     fn try_from(service: core::Service) -> Result<Service, ObjectError> {
         let key = key("Service", &service.metadata)?;
-        let problem = |field: String, reason| Problem::of("Service", &key, field, reason);
+        let problem = |field: String, reason| Problem::with_key("Service", &key, field, reason);
         let spec = service
             .spec
             .ok_or_else(|| problem("spec".into(), "is missing".into()))?;
@@ -92,7 +92,8 @@ impl TryFrom<discovery::EndpointSlice> for EndpointSlice {
 
     fn try_from(slice: discovery::EndpointSlice) -> Result<EndpointSlice, ObjectError> {
         let key = key("EndpointSlice", &slice.metadata)?;
-        let problem = |field: String, reason| Problem::of("EndpointSlice", &key, field, reason);
+        let problem =
+            |field: String, reason| Problem::with_key("EndpointSlice", &key, field, reason);
         let service = slice
             .metadata
             .labels
@@ -112,10 +113,10 @@ impl TryFrom<discovery::EndpointSlice> for EndpointSlice {
         let ready = slice.endpoints.into_iter().enumerate();
         let ready = ready.filter(|(_, endpoint)| is_ready(endpoint));
         let mut endpoints = Vec::new();
-        let mut is_odd = false;
+        let mut is_nonstandard = false;
         for (index, endpoint) in ready {
             let texts = endpoint.addresses.iter();
-            is_odd |= has_names || texts.clone().any(|text| !is_plain(text));
+            is_nonstandard |= has_names || texts.clone().any(|text| !is_plain(text));
             let is_name =
                 |text: &str| has_leading_zeros(text) || has_names && address(text).is_err();
             let addresses = texts.filter(|text| !is_name(text));
@@ -131,77 +132,78 @@ impl TryFrom<discovery::EndpointSlice> for EndpointSlice {
             key,
             service,
             endpoints: endpoints.into(),
-            reading: match is_odd {
-                true => Reading::Odd,
-                false => Reading::Plain,
+            readability: if is_nonstandard {
+                SliceReadability::Nonstandard
+            } else {
+                SliceReadability::Plain
             },
             ports,
         })
     }
 }
 
-/// A Pod, as far as it matters. Its whole form in the API is the largest of all, and reading
-/// that would be most of the work of reading.
+/// The fields of a Pod that the agent reads. A complete Pod is the largest object of the API;
+/// deserializing all of it would take most of the time of reading objects.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ApiPod {
-    /// Its metadata.
+    /// The Pod's metadata.
     pub metadata: ObjectMeta,
-    /// What it is to be.
+    /// The Pod's specification.
     pub spec: Option<ApiPodSpec>,
-    /// Its state.
+    /// The Pod's status.
     pub status: Option<ApiPodStatus>,
 }
 
-/// What a Pod is to be, as far as it matters.
+/// The fields of a Pod's specification that the agent reads.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiPodSpec {
-    /// Whether it is in its node's network.
+    /// Whether the Pod uses its node's network namespace.
     pub host_network: Option<bool>,
-    /// Its containers.
+    /// The Pod's containers.
     pub containers: Option<Vec<ApiContainer>>,
 }
 
-/// A container of a Pod, as far as it matters.
+/// The fields of a container that the agent reads.
 #[derive(Debug, Default, Deserialize)]
 pub struct ApiContainer {
-    /// Its ports.
+    /// The container's ports.
     pub ports: Option<Vec<core::ContainerPort>>,
 }
 
-/// The state of a Pod, as far as it matters.
+/// The fields of a Pod's status that the agent reads.
 #[derive(Debug, Default, Deserialize)]
 pub struct ApiPodStatus {
     /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
     pub phase: Option<String>,
-    /// Its address, where `podIPs` is missing.
+    /// The Pod's address if `podIPs` is missing.
     #[serde(rename = "podIP")]
     pub pod_ip: Option<String>,
-    /// Its addresses.
+    /// The Pod's addresses.
     #[serde(rename = "podIPs")]
     pub pod_ips: Option<Vec<core::PodIP>>,
-    /// The states of its containers.
+    /// The statuses of the Pod's containers.
     #[serde(rename = "containerStatuses")]
     pub containers: Option<Vec<ApiContainerStatus>>,
 }
 
-/// The state of a container, as far as it matters.
+/// The fields of a container's status that the agent reads.
 #[derive(Debug, Default, Deserialize)]
 pub struct ApiContainerStatus {
-    /// What it does now.
+    /// Whether the container waits, runs or has terminated.
     pub state: Option<core::ContainerState>,
 }
 
-/// An object as the API writes it.
+/// An object in the API's form.
 pub trait ApiObject: DeserializeOwned + TryInto<Object, Error = ObjectError> {
-    /// Its metadata.
+    /// The object's metadata.
     fn metadata(&self) -> &ObjectMeta;
 
-    /// What it says beside that of who may ask, if anything.
+    /// The fact for the client policy that this object holds besides DNS names, if any.
     ///
     /// # Errors
-    /// When it makes no sense.
+    /// When a field that the fact needs is invalid.
     fn fact(&self) -> Result<Option<Fact>, ObjectError>;
 }
 
@@ -221,7 +223,7 @@ impl ApiObject for core::Namespace {
     }
 
     fn fact(&self) -> Result<Option<Fact>, ObjectError> {
-        Fact::of_namespace(self).map(Some)
+        Fact::from_namespace(self).map(Some)
     }
 }
 
@@ -231,7 +233,7 @@ impl ApiObject for core::Service {
     }
 
     fn fact(&self) -> Result<Option<Fact>, ObjectError> {
-        Fact::of_service(self).map(Some)
+        Fact::from_service(self).map(Some)
     }
 }
 
@@ -241,7 +243,7 @@ impl ApiObject for discovery::EndpointSlice {
     }
 
     fn fact(&self) -> Result<Option<Fact>, ObjectError> {
-        Fact::of_slice(self).map(Some)
+        Fact::from_slice(self).map(Some)
     }
 }
 
@@ -251,7 +253,7 @@ impl ApiObject for ApiPod {
     }
 
     fn fact(&self) -> Result<Option<Fact>, ObjectError> {
-        Fact::of_pod(self).map(Some)
+        Fact::from_pod(self).map(Some)
     }
 }
 
@@ -265,9 +267,10 @@ impl TryFrom<ApiPod> for Object {
             status.phase.as_deref(),
             Some("Succeeded" | "Failed" | "Unknown")
         );
-        let addresses = match ended {
-            true => Vec::new(),
-            false => status.addresses(&key)?,
+        let addresses = if ended {
+            Vec::new()
+        } else {
+            status.addresses(&key)?
         };
         Ok(Object::Pod(Pod {
             key,
@@ -278,8 +281,8 @@ impl TryFrom<ApiPod> for Object {
 }
 
 impl ApiPodStatus {
-    /// When the first of the containers that run now was started; none while none runs, or where one
-    /// doesn't say so.
+    /// The start time of the longest-running container. `None` if no container runs, or if a
+    /// running container has no start time.
     pub(super) fn started(&self) -> Option<SystemTime> {
         let states = self.containers.iter().flatten();
         let running = states.filter_map(|status| status.state.as_ref()?.running.as_ref());
@@ -291,7 +294,7 @@ impl ApiPodStatus {
     }
 
     /// The Pod's addresses.
-    pub(super) fn addresses(&self, key: &Key) -> Result<Vec<IpAddr>, ObjectError> {
+    pub(super) fn addresses(&self, key: &ObjectKey) -> Result<Vec<IpAddr>, ObjectError> {
         let texts: Vec<&String> = match &self.pod_ips {
             Some(addresses) if !addresses.is_empty() => {
                 addresses.iter().map(|address| &address.ip).collect()
@@ -302,14 +305,14 @@ impl ApiPodStatus {
         texts
             .map(|text| {
                 address(text)
-                    .map_err(|reason| Problem::of("Pod", key, "status.podIPs".into(), reason))
+                    .map_err(|reason| Problem::with_key("Pod", key, "status.podIPs".into(), reason))
             })
             .collect()
     }
 }
 
 impl Endpoint {
-    /// Adds one for each of its addresses.
+    /// Appends one endpoint to `to` for each address.
     fn read(endpoint: discovery::Endpoint, addresses: Vec<IpAddr>, to: &mut Vec<Endpoint>) {
         let stated = |text: Option<String>| text.filter(|text| !text.is_empty());
         let hostname = stated(endpoint.hostname).map(Box::from);
@@ -346,8 +349,8 @@ impl Port {
     }
 }
 
-/// Gives an address that a slice lists twice the topology zone that it has last: CoreDNS keeps one of
-/// each address.
+/// Gives all endpoints with the same address the topology zone of the last one, because CoreDNS
+/// keeps one endpoint per address.
 fn share_zones(endpoints: &mut [Endpoint]) {
     let zones: BTreeMap<IpAddr, Arc<str>> = endpoints
         .iter()
@@ -358,7 +361,7 @@ fn share_zones(endpoints: &mut [Endpoint]) {
     }
 }
 
-/// Ready is true or absent; nothing else is looked at.
+/// Whether the condition `ready` is true or absent. Other conditions are ignored.
 fn is_ready(endpoint: &discovery::Endpoint) -> bool {
     endpoint
         .conditions
@@ -367,9 +370,9 @@ fn is_ready(endpoint: &discovery::Endpoint) -> bool {
         .unwrap_or(true)
 }
 
-pub(super) fn key(kind: &'static str, metadata: &ObjectMeta) -> Result<Key, Problem> {
-    let key = Key {
-        // Where kubectl puts an object that names no namespace.
+pub(super) fn key(kind: &'static str, metadata: &ObjectMeta) -> Result<ObjectKey, Problem> {
+    let key = ObjectKey {
+        // kubectl puts an object without a namespace into `default`.
         namespace: match kind {
             "Namespace" => "".into(),
             _ => metadata.namespace.as_deref().unwrap_or("default").into(),
@@ -377,7 +380,7 @@ pub(super) fn key(kind: &'static str, metadata: &ObjectMeta) -> Result<Key, Prob
         name: metadata.name.as_deref().unwrap_or_default().into(),
     };
     if key.name.is_empty() {
-        return Err(Problem::of(
+        return Err(Problem::with_key(
             kind,
             &key,
             "metadata.name".into(),
@@ -387,20 +390,20 @@ pub(super) fn key(kind: &'static str, metadata: &ObjectMeta) -> Result<Key, Prob
     Ok(key)
 }
 
-/// Whether an address is written in the one way that CoreDNS finds it by.
+/// Whether an address has the canonical spelling, under which CoreDNS finds it.
 fn is_plain(text: &str) -> bool {
     address(text).is_ok_and(|address| address.to_string() == text)
 }
 
-/// Whether it is an IPv4 address with zeros in front of numbers, as the API server takes it. To
-/// CoreDNS that is a domain name.
+/// Whether this is an IPv4 address with leading zeros. The API server accepts it; CoreDNS takes it
+/// for a domain name.
 fn has_leading_zeros(text: &str) -> bool {
     let numbers = text.split('.').map(str::parse::<u8>);
     let numbers: Result<Vec<u8>, _> = numbers.collect();
     text.parse::<IpAddr>().is_err() && numbers.is_ok_and(|numbers| numbers.len() == 4)
 }
 
-/// An IPv4-mapped IPv6 address is the IPv4 address.
+/// Parses an address. An IPv4-mapped IPv6 address becomes the IPv4 address.
 fn address(text: &str) -> Result<IpAddr, String> {
     text.parse()
         .map(|address: IpAddr| address.to_canonical())

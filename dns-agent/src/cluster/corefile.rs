@@ -1,67 +1,65 @@
-//! What CoreDNS's configuration lets us answer in front of it.
+//! Which names Zerohop may answer in front of a CoreDNS with a given Corefile.
 //!
-//! A Corefile is read by an allow-list. What isn't fully understood makes the names that
-//! it can touch pass, and everything where that isn't clear: no answer may ever differ from
-//! what this CoreDNS would say. `docs/coredns.md` is the table for operators; the meaning
-//! of everything is taken from CoreDNS 1.14's sources.
+//! A Corefile is read by an allow-list, because no answer may differ from what this CoreDNS would
+//! answer. Lines that aren't fully understood make every name pass that they can affect, or all
+//! names if the affected names are unclear. `docs/coredns.md` is the table for operators. The
+//! meaning of plugins and options is taken from the sources of CoreDNS 1.14.
 
 mod blocks;
 mod cache;
 mod finding;
 mod kubernetes;
-mod lex;
-mod node_cache;
-mod parse;
+mod node_cache_effect;
+mod parser;
 mod plugins;
 mod reload;
+mod words;
 mod zones;
 
-use crate::zone::{Absent, Name};
+use crate::zone::{AbsentNames, Name};
 
-pub use node_cache::{Filter, Surroundings, UpstreamService};
+pub use node_cache_effect::{NodeCacheContext, NodeCacheEffect, UpstreamService};
 pub use reload::Reload;
 
 use super::selector::Selectors;
 use super::settings::{EmptyServices, EndpointNames, PodMode, VERSION_TTL, ZonalNames};
-use blocks::Block;
+use blocks::ServerBlock;
 use cache::TtlCap;
-use finding::{Finding, Unclear};
-use kubernetes::Kubernetes;
-use parse::Corefile;
+use finding::{CorefileFinding, CorefileProblem};
+use kubernetes::KubernetesPlugin;
+use parser::Corefile;
 use zones::is_reverse;
 
-/// What a Corefile lets us answer.
+/// Which names Zerohop may answer with a Corefile, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conclusions {
-    /// What to answer, and how; when there is nothing, everything passes.
-    pub adopted: Option<Adopted>,
-    /// What was concluded and why, for people: a sentence each, in the order of the
-    /// Corefile's lines, which they name.
+    /// The zones to answer and their settings. `None`: everything passes.
+    pub adopted: Option<AdoptedSettings>,
+    /// The conclusions as sentences for people, in the order of the Corefile lines that they name.
     pub reasons: Vec<String>,
 }
 
-/// What to answer, and how.
+/// The zones to answer and their settings, as the Corefile has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Adopted {
-    /// The zones of the `kubernetes` plugin, in its order: cluster domains, at least one,
-    /// and reverse zones. None is below another, and PTR records name the first cluster
-    /// domain.
+pub struct AdoptedSettings {
+    /// The zones of the `kubernetes` plugin, in its order: at least one cluster domain, and reverse
+    /// zones. No zone is below another. PTR records name the first cluster domain.
     pub zones: Vec<AdoptedZone>,
-    /// Names below those zones that somebody else may answer, with everything below them.
+    /// Names within these zones that are delegated to CoreDNS, with everything below them.
     pub passed: Vec<Name>,
     /// The TTL of records, in seconds.
     pub ttl: u32,
-    /// The TTL of the version of the naming scheme, in seconds.
+    /// The TTL of the `dns-version` record, in seconds.
     pub version_ttl: u32,
-    /// How names of pods are answered.
+    /// How pod names are answered.
     pub pods: PodMode,
-    /// The namespaces that are exposed; empty means all.
+    /// The namespaces whose names are answered. Empty: all.
     pub namespaces: Vec<String>,
-    /// The objects that make records, by their labels.
+    /// Label selectors of the objects that make records.
     pub selectors: Selectors,
-    /// What is said of services that nobody serves.
+    /// How Services without endpoints are answered.
     pub empty_services: EmptyServices,
-    /// What an endpoint without a host name is called.
+    /// How an endpoint without a host name is named.
     pub endpoint_names: EndpointNames,
     /// Whether endpoints have names by topology zone.
     pub zonal_names: ZonalNames,
@@ -70,87 +68,90 @@ pub struct Adopted {
 /// A zone of the `kubernetes` plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdoptedZone {
-    /// Its apex.
+    /// The zone's apex.
     pub name: Name,
-    /// What is said of names in it that aren't there.
-    pub absent: Absent,
+    /// How names that don't exist in the zone are answered.
+    pub absent: AbsentNames,
 }
 
-/// The `kubernetes` plugin, and what changes its answers without standing in the way.
-struct Reading {
-    kubernetes: Kubernetes,
+/// The server block of the `kubernetes` plugin: the plugin, and the caches that lower its TTLs.
+struct ServerBlockReading {
+    kubernetes: KubernetesPlugin,
     caps: Vec<TtlCap>,
 }
 
 impl Conclusions {
-    /// Concludes what this text lets us answer.
+    /// Concludes from a Corefile which names Zerohop may answer.
     ///
-    /// CoreDNS goes on with the text it had before when it can't load one. Of the errors
-    /// it would find, only those are noticed here that matter to the conclusions.
+    /// CoreDNS keeps its former Corefile if it can't load a new one. Of the errors that CoreDNS
+    /// would find, only those that affect the conclusions are detected here.
     pub fn read(text: &str) -> Conclusions {
         let mut findings = Vec::new();
-        match Reading::of(text, &mut findings) {
+        match ServerBlockReading::read(text, &mut findings) {
             Ok(reading) => reading.conclude(findings),
-            Err(unclear) => {
-                findings.push(Finding::everything(unclear));
+            Err(problem) => {
+                findings.push(CorefileFinding::about_everything(problem));
                 Conclusions {
                     adopted: None,
-                    reasons: finding::reasons(&findings, &[], Vec::new()),
+                    reasons: finding::write_reasons(&findings, &[], Vec::new()),
                 }
             }
         }
     }
 }
 
-impl Reading {
-    /// Reads a text, and collects what stands between us and its names.
-    fn of(text: &str, findings: &mut Vec<Finding>) -> Result<Reading, Unclear> {
+impl ServerBlockReading {
+    /// Reads a Corefile, and collects the findings that make names pass.
+    fn read(
+        text: &str,
+        findings: &mut Vec<CorefileFinding>,
+    ) -> Result<ServerBlockReading, CorefileProblem> {
         let corefile = Corefile::parse(text)?;
         findings.extend(
             corefile
                 .unread
                 .iter()
-                .map(|line| Finding::everything(line.unread())),
+                .map(|line| CorefileFinding::about_everything(line.unread_problem())),
         );
         let directives = corefile.blocks.iter().flat_map(|block| &block.directives);
         let reloads = directives.filter(|directive| directive.name() == "reload");
-        let refused = reloads.filter_map(|directive| reload::check(directive).err());
-        findings.extend(refused.map(Finding::everything));
-        let blocks = corefile.blocks.iter().map(Block::read);
-        let blocks: Vec<Block<'_>> = blocks.collect::<Result<_, _>>()?;
+        let refused = reloads.filter_map(|directive| reload::check_reload(directive).err());
+        findings.extend(refused.map(CorefileFinding::about_everything));
+        let blocks = corefile.blocks.iter().map(ServerBlock::read);
+        let blocks: Vec<ServerBlock<'_>> = blocks.collect::<Result<_, _>>()?;
 
-        let (block, directive) = blocks::only_kubernetes(&blocks)?;
+        let (block, directive) = blocks::find_kubernetes(&blocks)?;
         let block_zones = block.zones();
-        let kubernetes = Kubernetes::read(directive, &block_zones)?;
+        let kubernetes = KubernetesPlugin::read(directive, &block_zones)?;
         findings.extend(kubernetes.findings());
-        findings.extend(block.lost(&blocks, kubernetes.line, &kubernetes.zones));
+        findings.extend(block.find_lost_names(&blocks, kubernetes.line, &kubernetes.zones));
 
         let mut caps = Vec::new();
         for directive in block.directives {
             let read = match directive.name() {
                 "kubernetes" => continue,
                 "cache" => TtlCap::read(directive, &block_zones).map(|cap| caps.push(cap)),
-                _ => plugins::findings(directive, &block_zones, &kubernetes.zones)
+                _ => plugins::read_plugin(directive, &block_zones, &kubernetes.zones)
                     .map(|found| findings.extend(found)),
             };
-            findings.extend(read.err().map(Finding::everything));
+            findings.extend(read.err().map(CorefileFinding::about_everything));
         }
-        Ok(Reading { kubernetes, caps })
+        Ok(ServerBlockReading { kubernetes, caps })
     }
 
-    fn conclude(self, mut findings: Vec<Finding>) -> Conclusions {
-        let Reading { kubernetes, caps } = self;
-        let mut zones = left(&kubernetes.zones, &findings);
+    fn conclude(self, mut findings: Vec<CorefileFinding>) -> Conclusions {
+        let ServerBlockReading { kubernetes, caps } = self;
+        let mut zones = answered_zones(&kubernetes.zones, &findings);
         let first = zones.iter().find(|zone| !is_reverse(zone));
-        if first != kubernetes.primary() && zones.iter().any(is_reverse) {
-            findings.push(kubernetes.unpointed());
-            zones = left(&zones, &findings);
+        if first != kubernetes.primary_domain() && zones.iter().any(is_reverse) {
+            findings.push(kubernetes.pointer_finding());
+            zones = answered_zones(&zones, &findings);
         }
-        let (ttl, mut notes) = cache::capped(kubernetes.ttl, &caps, &zones);
-        // Of all records it is the least, and not worth a sentence.
-        let (version_ttl, _) = cache::capped(VERSION_TTL, &caps, &zones);
-        notes.extend(kubernetes.notes(&zones));
-        let reasons = finding::reasons(&findings, &kubernetes.zones, notes);
+        let (ttl, mut notes) = cache::cap_ttl(kubernetes.ttl, &caps, &zones);
+        // No note for `dns-version`: its cap concerns a single record.
+        let (version_ttl, _) = cache::cap_ttl(VERSION_TTL, &caps, &zones);
+        notes.extend(kubernetes.note_zones(&zones));
+        let reasons = finding::write_reasons(&findings, &kubernetes.zones, notes);
 
         let is_inside = |name: &Name| zones.iter().any(|zone| name.is_at_or_below(zone));
         let passed = findings.into_iter().flat_map(|finding| finding.names);
@@ -159,11 +160,11 @@ impl Reading {
         passed.dedup();
         let zones: Vec<AdoptedZone> = (zones.into_iter())
             .map(|name| AdoptedZone {
-                absent: kubernetes.absent(&name),
+                absent: kubernetes.absence_in(&name),
                 name,
             })
             .collect();
-        let adopted = Adopted {
+        let adopted = AdoptedSettings {
             zones,
             passed,
             ttl,
@@ -182,8 +183,8 @@ impl Reading {
     }
 }
 
-/// The zones that don't pass whole.
-fn left(zones: &[Name], findings: &[Finding]) -> Vec<Name> {
+/// The zones that don't pass entirely.
+fn answered_zones(zones: &[Name], findings: &[CorefileFinding]) -> Vec<Name> {
     let passes = |zone: &&Name| findings.iter().any(|finding| finding.covers(zone));
     zones.iter().filter(|zone| !passes(zone)).cloned().collect()
 }

@@ -1,18 +1,19 @@
-//! Who tells of which objects.
+//! The lists and watches that objects come from.
 
 use super::policy::PolicyKind;
 
-/// A list and its changes: objects of one kind, as far as they are selected.
+/// A list and the changes that follow it: the selected objects of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Feed {
     /// Namespaces.
     Namespaces,
     /// Services.
     Services,
-    /// EndpointSlices: all, or those of headless Services. These are watched by the Services' names, in
-    /// numbered parts below [`Feed::SLICE_PARTS`], because a request holds only so many names.
+    /// EndpointSlices: all of them, or those of headless Services. The latter are watched by the
+    /// Services' names, in parts numbered below [`Feed::SLICE_PARTS`], because the length of a
+    /// request limits how many names it can hold.
     Slices(u8),
-    /// EndpointSlices of the cluster's own DNS.
+    /// EndpointSlices of the cluster's DNS Service.
     DnsSlices,
     /// Pods.
     Pods,
@@ -20,29 +21,29 @@ pub enum Feed {
     Corefile,
     /// NetworkPolicies.
     Policies,
-    /// Which kinds of policies the API serves that are not evaluated.
+    /// The kinds of policies that the API serves and this agent does not evaluate.
     PolicyKinds,
-    /// Policies of such a kind.
+    /// Policies of one kind that is not evaluated.
     OtherPolicies(PolicyKind),
-    /// Namespaces with their labels, for the policies about the cluster's DNS.
+    /// Namespaces with their labels, for the client policy.
     ClientNamespaces,
-    /// Pods that may ask: those of this node.
+    /// Pods of this node, for the client policy.
     Clients,
-    /// The Namespace of the cluster's own DNS.
+    /// The Namespace of the cluster's DNS, for the client policy.
     DnsNamespace,
-    /// The Service of the cluster's own DNS.
+    /// The Service of the cluster's DNS, for the client policy.
     DnsService,
-    /// EndpointSlices of the cluster's own DNS, for who may ask it.
+    /// EndpointSlices of the cluster's DNS, for the client policy.
     DnsEndpoints,
-    /// Pods of the cluster's own DNS.
+    /// Pods of the cluster's DNS, for the client policy.
     DnsPods,
-    /// Services that a node cache may ask for the cluster's names.
+    /// Services to which a node cache may forward questions for cluster names.
     UpstreamServices,
-    /// A ConfigMap with configuration of a node cache.
+    /// A ConfigMap with a node cache's configuration.
     CacheConfig,
 }
 
-/// What the parts of the EndpointSlices are called.
+/// Names of the parts of EndpointSlices, for logs and status.
 const PART_NAMES: [&str; 8] = [
     "EndpointSlices",
     "EndpointSlices, part 2",
@@ -57,10 +58,10 @@ const PART_NAMES: [&str; 8] = [
 impl Feed {
     /// All EndpointSlices, or the first part of them.
     pub const SLICES: Feed = Feed::Slices(0);
-    /// How many parts of EndpointSlices there may be.
+    /// The largest number of parts of EndpointSlices.
     pub const SLICE_PARTS: u8 = PART_NAMES.len() as u8;
 
-    /// Its name, for logs and status.
+    /// The feed's name in logs and status.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -1,112 +1,112 @@
-//! All objects, as they are told one by one, and which names a change of one changes.
+//! Stores all objects, and determines which names a change of an object changes.
 //!
-//! Names are not stored: [`View`] works them out of the objects, one service at a time, for
-//! whoever asks. What is stored beside the objects is only what finds them: the slices of a
-//! service, the services of an address, the aliases of a name.
+//! Names are not stored: [`View`] computes them from the objects on demand, one Service at a time.
+//! Besides the objects, the index stores only look-up structures: the slices of a Service, the
+//! Services of an address, the aliases of a name.
 
 mod changes;
-mod known;
-mod links;
-mod order;
-mod shared;
+mod interning;
+mod queries;
+mod reverse_lookup;
+mod successors;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::zone::{Live, Name, ZoneData};
+use crate::zone::{LiveZoneData, Name, ZoneData};
 
-use self::shared::Shared;
+use self::interning::Interner;
 use super::coverage::{Coverage, Covered};
 use super::feed::Feed;
-use super::frame::{Frame, Known};
+use super::names::View;
 use super::objects::{
-    EndpointSlice, Key, Object, ObjectCounts, Objects, Pod, Problem, Service, ServiceKind,
+    EndpointSlice, Object, ObjectCounts, ObjectKey, Objects, Pod, Problem, Service, ServiceKind,
 };
 use super::settings::ZoneSettings;
-use super::view::View;
+use super::zone_skeleton::{SkeletonInputs, ZoneSkeleton};
 
-/// Every object told, the settings, and what finds them.
+/// All objects reported by the sources, the settings, and look-up structures.
 #[derive(Debug)]
 pub struct Index {
     settings: ZoneSettings,
-    pub(super) frame: Frame,
+    pub(super) skeleton: ZoneSkeleton,
     serial: u32,
     completeness: Completeness,
-    /// Whether the Namespaces told are all there are. If not, all exist.
+    /// Whether `namespaces` lists every Namespace that exists. If false, every namespace exists.
     namespaces_known: bool,
-    namespaces: BTreeMap<Arc<str>, Told<()>>,
-    services: BTreeMap<Key, Told<Service>>,
-    slices: BTreeMap<Key, Told<EndpointSlice>>,
-    /// Of which Services `slices` has every slice.
+    namespaces: BTreeMap<Arc<str>, StoredObject<()>>,
+    services: BTreeMap<ObjectKey, StoredObject<Service>>,
+    slices: BTreeMap<ObjectKey, StoredObject<EndpointSlice>>,
+    /// The Services for which `slices` holds every slice.
     coverage: Coverage,
-    pods: BTreeMap<Key, Told<Pod>>,
-    /// The slices of each service, by their names.
-    slices_of: BTreeMap<Key, Vec<Arc<str>>>,
-    /// The services of each address that has names.
-    pub(super) pointers: BTreeSet<(IpAddr, Arc<Key>)>,
-    /// The aliases that lead to a name, and those that lead to a name one label below it.
-    aliases: BTreeMap<Name, BTreeSet<Key>>,
-    /// The pods of each namespace that have an address.
+    pods: BTreeMap<ObjectKey, StoredObject<Pod>>,
+    /// The names of each Service's slices, sorted.
+    slices_of: BTreeMap<ObjectKey, Vec<Arc<str>>>,
+    /// The Services that may give an address a name.
+    pub(super) pointers: BTreeSet<(IpAddr, Arc<ObjectKey>)>,
+    /// The ExternalName Services whose target is a name, or is one label below it.
+    aliases: BTreeMap<Name, BTreeSet<ObjectKey>>,
+    /// The number of Pods with an address, for each namespace and address.
     pod_addresses: BTreeMap<(Arc<str>, IpAddr), PodCount>,
-    /// Services and slices that are there and can't be read.
-    unreadable: BTreeSet<Key>,
-    /// The list of each feed that came last, by number.
+    /// Services and slices that exist but can't be read.
+    unreadable: BTreeSet<ObjectKey>,
+    /// The number of each feed's latest list.
     lists: BTreeMap<Feed, u32>,
-    problems: BTreeMap<Key, Vec<Problem>>,
-    shared: Shared,
-    changes: Changes,
+    problems: BTreeMap<ObjectKey, Vec<Problem>>,
+    interner: Interner,
+    changes: NameChanges,
 }
 
 /// Names that may have changed.
 #[derive(Debug, Default)]
-pub struct Changes {
-    /// Their names, if it is only some.
+pub struct NameChanges {
+    /// The names that may have changed, unless `everything` is set.
     pub names: BTreeSet<Name>,
-    /// Whether anything may have changed.
+    /// Whether every name may have changed.
     pub everything: bool,
 }
 
-/// An object, and who told of it last.
+/// An object, and the feed that reported it last.
 #[derive(Debug)]
-struct Told<T> {
+struct StoredObject<T> {
     object: T,
     feed: Feed,
-    /// The number of the feed's list in which, or after which, it was told.
+    /// The number of the feed's list that reported the object, or after which it was reported.
     list: u32,
 }
 
-/// How many pods there are.
+/// The number of Pods with an address in a namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct PodCount {
-    /// Those that are not being deleted.
+    /// Pods that are not being deleted.
     pub(super) running: usize,
-    /// Those that are.
+    /// Pods that are being deleted.
     pub(super) terminating: usize,
 }
 
-/// Whether everything has been told once.
+/// Whether all feeds have been listed once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Completeness {
-    /// Something is still to come: a name that is not there may be.
+    /// At least one list is outstanding. An absent name may exist.
     Partial,
-    /// Everything has.
+    /// All feeds have been listed.
     Complete,
 }
 
 impl Index {
-    /// Nothing has been told yet.
+    /// An empty, incomplete index.
     #[must_use]
     pub fn new(settings: ZoneSettings, serial: u32) -> Index {
-        let known = Known {
+        let known = SkeletonInputs {
             serial,
-            any_namespace: false,
+            all_namespaces_exist: false,
             complete: false,
             has_unreadable: false,
             servers: Vec::new(),
         };
         Index {
-            frame: Frame::new(&settings, &known),
+            skeleton: ZoneSkeleton::new(&settings, &known),
             settings,
             serial,
             completeness: Completeness::Partial,
@@ -123,21 +123,21 @@ impl Index {
             unreadable: BTreeSet::new(),
             lists: BTreeMap::new(),
             problems: BTreeMap::new(),
-            shared: Shared::default(),
-            changes: Changes::default(),
+            interner: Interner::default(),
+            changes: NameChanges::default(),
         }
     }
 
-    /// An index of these objects, and of no others.
+    /// A complete index of exactly these objects.
     #[must_use]
-    pub fn of(objects: Objects, settings: ZoneSettings, serial: u32) -> Index {
+    pub fn from_objects(objects: Objects, settings: ZoneSettings, serial: u32) -> Index {
         let mut index = Index::new(settings, serial);
-        index.replace(objects);
-        index.complete();
+        index.replace_objects(objects);
+        index.mark_complete();
         index
     }
 
-    /// All names, as they are now.
+    /// All current names.
     #[must_use]
     pub fn view(&self) -> View<'_> {
         View::new(self)
@@ -149,19 +149,19 @@ impl Index {
         &self.settings
     }
 
-    /// The Unix time of the last change, as the zones give it.
+    /// The serial of the zones: the Unix time of the last change.
     #[must_use]
     pub fn serial(&self) -> u32 {
         self.serial
     }
 
-    /// Whether everything has been told once.
+    /// Whether all feeds have been listed once.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.completeness == Completeness::Complete
     }
 
-    /// How many objects there are.
+    /// Number of stored objects of each kind.
     #[must_use]
     pub fn counts(&self) -> ObjectCounts {
         ObjectCounts {
@@ -172,23 +172,24 @@ impl Index {
         }
     }
 
-    /// What is wrong with objects or settings, and left out.
+    /// Problems with objects or settings. The parts that they concern are left out.
     pub fn problems(&self) -> BTreeSet<Problem> {
         let namespaces = self.namespaces.keys();
         let of_namespaces = namespaces.filter_map(|name| self.problem_of_namespace(name));
         let others = self.problems.values().flatten();
-        let others = others.chain(&self.frame.problems).cloned();
+        let others = others.chain(&self.skeleton.problems).cloned();
         others.chain(of_namespaces).collect()
     }
 
-    /// Takes the changes since this was asked last.
-    pub fn take_changes(&mut self) -> Changes {
+    /// Returns and clears the changes since the last call.
+    pub fn take_changes(&mut self) -> NameChanges {
         std::mem::take(&mut self.changes)
     }
 
-    /// Everything is told again, by these feeds: until it has been, a name that is not there may be. `coverage` is
-    /// what is known to be watched from now on. What other feeds told is gone.
-    pub fn begin(&mut self, feeds: &BTreeSet<Feed>, coverage: Coverage) {
+    /// Starts to list everything again from these feeds. The index is incomplete until
+    /// [`Index::mark_complete`]. Objects of other feeds are removed. `coverage` replaces the
+    /// coverage known so far.
+    pub fn begin_listing(&mut self, feeds: &BTreeSet<Feed>, coverage: Coverage) {
         self.completeness = Completeness::Partial;
         self.coverage = coverage;
         let silent: Vec<Feed> = (self.lists.keys())
@@ -196,19 +197,19 @@ impl Index {
             .copied()
             .collect();
         for feed in silent {
-            self.listing(feed);
-            self.listed(feed);
+            self.begin_list(feed);
+            self.end_list(feed);
         }
-        self.build_frame();
+        self.build_skeleton();
     }
 
-    /// Everything has been told once: from now on a name that is not there does not exist.
-    pub fn complete(&mut self) {
+    /// All feeds have been listed. From now on an absent name does not exist.
+    pub fn mark_complete(&mut self) {
         self.completeness = Completeness::Complete;
         self.rebuild();
     }
 
-    /// Takes other settings.
+    /// Replaces the settings.
     pub fn set_settings(&mut self, settings: ZoneSettings) {
         if settings != self.settings {
             self.settings = settings;
@@ -216,135 +217,137 @@ impl Index {
         }
     }
 
-    /// A feed has listed the slices of these Services, all of them, and watches them.
-    pub fn cover(&mut self, feed: Feed, covered: Covered) {
+    /// Records that a feed has listed and watches all slices of these Services.
+    pub fn record_coverage(&mut self, feed: Feed, covered: Covered) {
         let mut coverage = self.coverage.clone();
-        coverage.set(feed, covered);
-        let changed: BTreeSet<Key> = (self.services.values())
-            .filter(|told| told.object.kind == ServiceKind::Headless)
-            .map(|told| &told.object.key)
-            .filter(|key| self.coverage.has(&key.name) != coverage.has(&key.name))
+        coverage.record(feed, covered);
+        let changed: BTreeSet<ObjectKey> = (self.services.values())
+            .filter(|stored| stored.object.kind == ServiceKind::Headless)
+            .map(|stored| &stored.object.key)
+            .filter(|key| self.coverage.covers(&key.name) != coverage.covers(&key.name))
             .cloned()
             .collect();
-        self.change(&changed, |index| index.coverage = coverage);
+        self.change_services(&changed, |index| index.coverage = coverage);
     }
 
-    /// Gives the zones another serial.
+    /// Sets the serial of the zones.
     pub fn set_serial(&mut self, serial: u32) {
         self.serial = serial;
-        self.reframe();
+        self.refresh_skeleton();
     }
 
-    /// A list of a feed starts.
-    pub fn listing(&mut self, feed: Feed) {
+    /// A feed starts a new list.
+    pub fn begin_list(&mut self, feed: Feed) {
         *self.lists.entry(feed).or_default() += 1;
     }
 
-    /// A list of a feed has ended: what the feed told before it, and not since, is gone.
-    pub fn listed(&mut self, feed: Feed) {
-        let list = self.list(feed);
-        let is_gone = |told_by: Feed, told_in: u32| told_by == feed && told_in != list;
+    /// A feed's list has ended. Removes objects that the feed reported before this list but not
+    /// since.
+    pub fn end_list(&mut self, feed: Feed) {
+        let list = self.current_list(feed);
+        let is_gone =
+            |reported_by: Feed, reported_in: u32| reported_by == feed && reported_in != list;
         let mut gone = Vec::new();
-        for (namespace, told) in &self.namespaces {
-            if is_gone(told.feed, told.list) {
-                gone.push(Key::new("", namespace.clone()));
+        for (namespace, stored) in &self.namespaces {
+            if is_gone(stored.feed, stored.list) {
+                gone.push(ObjectKey::new("", namespace.clone()));
             }
         }
         fn keys<T>(
-            objects: &BTreeMap<Key, Told<T>>,
+            objects: &BTreeMap<ObjectKey, StoredObject<T>>,
             is_gone: impl Fn(Feed, u32) -> bool,
-        ) -> impl Iterator<Item = Key> {
+        ) -> impl Iterator<Item = ObjectKey> {
             let gone = objects
                 .iter()
-                .filter(move |(_, told)| is_gone(told.feed, told.list));
+                .filter(move |(_, stored)| is_gone(stored.feed, stored.list));
             gone.map(|(key, _)| key.clone())
         }
         gone.extend(keys(&self.services, is_gone));
         gone.extend(keys(&self.slices, is_gone));
         gone.extend(keys(&self.pods, is_gone));
         for key in gone {
-            self.delete(feed, &key);
+            self.delete_object(feed, &key);
         }
-        self.shared.tidy();
+        self.interner.remove_unused();
     }
 
-    /// An object is there: new, or as it is now. Says whether it is another than before.
-    pub fn apply(&mut self, feed: Feed, object: Object) -> bool {
-        let list = self.list(feed);
+    /// Stores a new or changed object. Returns whether it differs from the stored one.
+    pub fn apply_object(&mut self, feed: Feed, object: Object) -> bool {
+        let list = self.current_list(feed);
         match object {
             Object::Namespace(namespace) => {
                 let name = namespace.name;
-                let told = Told {
+                let stored = StoredObject {
                     object: (),
                     feed,
                     list,
                 };
                 if let Some(old) = self.namespaces.get_mut(&name) {
-                    *old = told;
+                    *old = stored;
                     return false;
                 }
                 self.change_namespace(&name, |index| {
-                    index.namespaces.insert(name.clone(), told);
+                    index.namespaces.insert(name.clone(), stored);
                 });
             }
             Object::Service(mut object) => {
                 if let Some(known) = self.services.get_mut(&object.key)
-                    && known.is_told_again(&object, feed, list)
+                    && known.refresh_if_equal(&object, feed, list)
                 {
                     return false;
                 }
-                self.shared.share_service(&mut object);
+                self.interner.intern_service(&mut object);
                 let key = object.key.clone();
-                let told = Told { object, feed, list };
-                self.change(&BTreeSet::from([key.clone()]), |index| {
-                    index.services.insert(key.clone(), told);
+                let stored = StoredObject { object, feed, list };
+                self.change_services(&BTreeSet::from([key.clone()]), |index| {
+                    index.services.insert(key.clone(), stored);
                 });
-                self.note_unreadable(&key);
+                self.update_unreadable(&key);
             }
             Object::EndpointSlice(mut object) => {
                 if let Some(known) = self.slices.get_mut(&object.key)
-                    && known.is_told_again(&object, feed, list)
+                    && known.refresh_if_equal(&object, feed, list)
                 {
                     return false;
                 }
-                self.shared.share_slice(&mut object);
-                let mut services: BTreeSet<Key> = object.service_key().into_iter().collect();
+                self.interner.intern_slice(&mut object);
+                let mut services: BTreeSet<ObjectKey> = object.service_key().into_iter().collect();
                 services.extend(
                     self.slices
                         .get(&object.key)
                         .and_then(|old| old.object.service_key()),
                 );
                 let key = object.key.clone();
-                let told = Told { object, feed, list };
-                self.change(&services, |index| {
-                    index.unlink_slice(&told.object.key);
-                    if let Some(service) = told.object.service_key() {
+                let stored = StoredObject { object, feed, list };
+                self.change_services(&services, |index| {
+                    index.unlink_slice(&stored.object.key);
+                    if let Some(service) = stored.object.service_key() {
                         let names = index.slices_of.entry(service).or_default();
-                        let name = &told.object.key.name;
+                        let name = &stored.object.key.name;
                         let at = names.partition_point(|other| other < name);
                         names.reserve_exact(1);
                         names.insert(at, name.clone());
                     }
-                    index.slices.insert(told.object.key.clone(), told);
+                    index.slices.insert(stored.object.key.clone(), stored);
                 });
-                self.note_unreadable(&key);
+                self.update_unreadable(&key);
             }
             Object::Pod(object) => {
                 if let Some(known) = self.pods.get_mut(&object.key)
-                    && known.is_told_again(&object, feed, list)
+                    && known.refresh_if_equal(&object, feed, list)
                 {
                     return false;
                 }
                 let key = object.key.clone();
-                self.change_pod(&key, Some(Told { object, feed, list }));
+                self.change_pod(&key, Some(StoredObject { object, feed, list }));
             }
             Object::Fact(_) => return false,
         }
         true
     }
 
-    /// An object that a feed told of is gone. It stays if another feed told of it since.
-    pub fn delete(&mut self, feed: Feed, key: &Key) {
+    /// Removes an object that a feed reported. A slice stays if another feed has reported it since.
+    pub fn delete_object(&mut self, feed: Feed, key: &ObjectKey) {
         match feed {
             Feed::Namespaces => {
                 let name = &key.name;
@@ -356,21 +359,24 @@ impl Index {
             }
             Feed::Services => {
                 if self.services.contains_key(key) {
-                    self.change(&BTreeSet::from([key.clone()]), |index| {
+                    self.change_services(&BTreeSet::from([key.clone()]), |index| {
                         index.services.remove(key);
                     });
-                    self.note_unreadable(key);
+                    self.update_unreadable(key);
                 }
             }
             Feed::Slices(_) | Feed::DnsSlices => {
-                let Some(told) = self.slices.get(key).filter(|told| told.feed == feed) else {
+                let Some(stored) = self.slices.get(key).filter(|stored| stored.feed == feed) else {
                     return;
                 };
-                self.change(&told.object.service_key().into_iter().collect(), |index| {
-                    index.unlink_slice(key);
-                    index.slices.remove(key);
-                });
-                self.note_unreadable(key);
+                self.change_services(
+                    &stored.object.service_key().into_iter().collect(),
+                    |index| {
+                        index.unlink_slice(key);
+                        index.slices.remove(key);
+                    },
+                );
+                self.update_unreadable(key);
             }
             Feed::Pods => self.change_pod(key, None),
             Feed::Corefile
@@ -388,8 +394,8 @@ impl Index {
         }
     }
 
-    /// Brings everything to these objects, and to no others: a list of each kind.
-    pub fn replace(&mut self, objects: Objects) {
+    /// Replaces all objects by these, as one list of each kind.
+    pub fn replace_objects(&mut self, objects: Objects) {
         let Objects {
             namespaces,
             services,
@@ -405,14 +411,14 @@ impl Index {
         let namespaces = namespaces
             .into_iter()
             .map(|name| Object::Namespace(super::Namespace { name }));
-        self.relist(Feed::Namespaces, namespaces);
-        self.relist(Feed::Services, services.into_values().map(Object::Service));
+        self.replace_list(Feed::Namespaces, namespaces);
+        self.replace_list(Feed::Services, services.into_values().map(Object::Service));
         let slices = endpoint_slices.into_values().map(Object::EndpointSlice);
-        self.relist(Feed::SLICES, slices);
-        self.relist(Feed::Pods, pods.into_values().map(Object::Pod));
+        self.replace_list(Feed::SLICES, slices);
+        self.replace_list(Feed::Pods, pods.into_values().map(Object::Pod));
     }
 
-    /// The objects that are there now.
+    /// The stored objects.
     #[cfg(test)]
     pub(super) fn objects(&self) -> Objects {
         let mut objects = Objects {
@@ -420,32 +426,32 @@ impl Index {
             namespaces: self.namespaces.keys().cloned().collect(),
             ..Objects::default()
         };
-        for told in self.services.values() {
-            objects.insert(Object::Service(told.object.clone()));
+        for stored in self.services.values() {
+            objects.insert(Object::Service(stored.object.clone()));
         }
-        for told in self.slices.values() {
-            objects.insert(Object::EndpointSlice(told.object.clone()));
+        for stored in self.slices.values() {
+            objects.insert(Object::EndpointSlice(stored.object.clone()));
         }
-        for told in self.pods.values() {
-            objects.insert(Object::Pod(told.object.clone()));
+        for stored in self.pods.values() {
+            objects.insert(Object::Pod(stored.object.clone()));
         }
         objects
     }
 
-    fn relist(&mut self, feed: Feed, objects: impl Iterator<Item = Object>) {
-        self.listing(feed);
+    fn replace_list(&mut self, feed: Feed, objects: impl Iterator<Item = Object>) {
+        self.begin_list(feed);
         for object in objects {
-            self.apply(feed, object);
+            self.apply_object(feed, object);
         }
-        self.listed(feed);
+        self.end_list(feed);
     }
 
-    /// The Services of a namespace, and those that only their slices tell of.
-    fn keys_in(&self, namespace: &str) -> BTreeSet<Key> {
-        let start = Key::first_in(namespace);
+    /// The keys of a namespace's Services, including Services that only slices name.
+    fn keys_in(&self, namespace: &str) -> BTreeSet<ObjectKey> {
+        let start = ObjectKey::first_in(namespace);
         let services = self.services.range(start.clone()..).map(|(key, _)| key);
         let others = self.slices_of.range(start..).map(|(key, _)| key);
-        let is_inside = |key: &&Key| key.is_in(namespace);
+        let is_inside = |key: &&ObjectKey| key.is_in(namespace);
         let services = services.take_while(is_inside);
         services
             .chain(others.take_while(is_inside))
@@ -453,13 +459,16 @@ impl Index {
             .collect()
     }
 
-    fn list(&self, feed: Feed) -> u32 {
+    fn current_list(&self, feed: Feed) -> u32 {
         self.lists.get(&feed).copied().unwrap_or_default()
     }
 
     fn has_objects(&self, namespace: &str) -> bool {
-        fn first<'a, T>(objects: &'a BTreeMap<Key, T>, namespace: &str) -> Option<&'a Key> {
-            let start = Key::first_in(namespace);
+        fn first<'a, T>(
+            objects: &'a BTreeMap<ObjectKey, T>,
+            namespace: &str,
+        ) -> Option<&'a ObjectKey> {
+            let start = ObjectKey::first_in(namespace);
             let mut keys = objects.range(start..).map(|(key, _)| key);
             keys.next().filter(|key| key.is_in(namespace))
         }
@@ -469,9 +478,9 @@ impl Index {
     }
 }
 
-impl<T: PartialEq> Told<T> {
-    /// Whether an object is as it was; then it is only noted who told it last.
-    fn is_told_again(&mut self, object: &T, feed: Feed, list: u32) -> bool {
+impl<T: PartialEq> StoredObject<T> {
+    /// If the object is unchanged, updates only its feed and list. Returns whether it is unchanged.
+    fn refresh_if_equal(&mut self, object: &T, feed: Feed, list: u32) -> bool {
         let is_same = self.object == *object;
         if is_same {
             (self.feed, self.list) = (feed, list);
@@ -480,23 +489,22 @@ impl<T: PartialEq> Told<T> {
     }
 }
 
-impl Live for RwLock<Index> {
-    fn look(&self, see: &mut dyn FnMut(&dyn ZoneData)) {
-        // A writer that panicked has ended the agent, so nobody sees what it left behind.
+impl LiveZoneData for RwLock<Index> {
+    fn with_data(&self, see: &mut dyn FnMut(&dyn ZoneData)) {
+        // A publisher that panics ends the agent, so a poisoned index is never answered from.
         let index = self.read().unwrap_or_else(PoisonError::into_inner);
         see(&index.view());
     }
 }
 
-/// Makes the model of all objects, stored. An object that makes no sense is a problem and
-/// left out; the others are built. `serial` is the version of all zones: the Unix
-/// time of the last change.
-pub fn build(
+/// Builds a stored model of all objects. An invalid object is left out and returned as a problem.
+/// `serial` is the serial of all zones: the Unix time of the last change.
+pub fn build_model(
     objects: &Objects,
     settings: &ZoneSettings,
     serial: u32,
 ) -> (crate::zone::Model, Vec<Problem>) {
-    let index = Index::of(objects.clone(), settings.clone(), serial);
+    let index = Index::from_objects(objects.clone(), settings.clone(), serial);
     let problems = index.problems().into_iter().collect();
-    (crate::zone::Model::of(&index.view()), problems)
+    (crate::zone::Model::from_zone_data(&index.view()), problems)
 }

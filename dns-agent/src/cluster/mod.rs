@@ -1,14 +1,14 @@
 //! Kubernetes objects in, names and records out ([`crate::zone::ZoneData`]).
 //!
-//! Pure and synchronous: an [`Index`] is told of objects, its [`View`] makes records of them.
+//! Pure and synchronous: an [`Index`] stores objects, and its [`View`] computes records from them.
 //! Nothing here talks to an API server.
 
 mod convert;
 mod corefile;
 mod coverage;
 mod feed;
-mod frame;
 mod index;
+mod names;
 mod node_cache;
 mod objects;
 mod pointers;
@@ -17,31 +17,32 @@ mod provenance;
 mod selector;
 mod service;
 mod settings;
-mod view;
+mod zone_skeleton;
 
 pub use convert::{ApiContainer, ApiContainerStatus, ApiObject, ApiPod, ApiPodSpec, ApiPodStatus};
 pub use corefile::{
-    Adopted, AdoptedZone, Conclusions, Filter, Reload, Surroundings, UpstreamService,
+    AdoptedSettings, AdoptedZone, Conclusions, NodeCacheContext, NodeCacheEffect, Reload,
+    UpstreamService,
 };
 pub use coverage::{Coverage, Covered, ServiceNames};
 pub use feed::Feed;
-pub use index::{Changes, Index, build};
-pub use node_cache::{Binds, CacheConfig, MapData, NodeCache, TakesUp};
+pub use index::{Index, NameChanges, build_model};
+pub use names::{Names, View, WalkPosition};
+pub use node_cache::{CacheAddresses, CacheConfig, ConfigMapData, NodeCache, ReloadMode};
 pub use objects::{
-    Endpoint, EndpointSlice, Key, Namespace, Object, ObjectCounts, ObjectError, Objects, Pod, Port,
-    Problem, Reading, Service, ServiceKind,
+    Endpoint, EndpointSlice, Namespace, Object, ObjectCounts, ObjectError, ObjectKey, Objects, Pod,
+    Port, Problem, Service, ServiceKind, SliceReadability,
 };
 pub use policy::{
-    Client, DnsService, DnsSlice, Fact, Facts, LabelledNamespace, LeftOut, OtherPolicy, Policy,
-    PolicyKind, Reach, Verdicts,
+    ClientVerdicts, DnsService, DnsSlice, Fact, Facts, LabelledNamespace, LeftOutPod, OtherPolicy,
+    Policy, PolicyKind, PolicyPod, Reach,
 };
 pub use provenance::{ObjectRef, Origin, Provenance};
 pub use selector::{Labels, Selector, SelectorError, Selectors};
 pub use settings::{
-    Departures, EmptyServices, EndpointNames, Endpoints, KnownPods, NameServers, OddEndpoints,
-    PodMode, ZonalNames, ZoneSettings,
+    Deviations, EmptyServices, EndpointNames, EndpointScope, KnownPods, NameServers,
+    NonstandardEndpoints, PodMode, ZonalNames, ZoneSettings,
 };
-pub use view::{Names, View, WalkPosition};
 
 #[cfg(test)]
 mod tests;

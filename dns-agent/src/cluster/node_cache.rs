@@ -1,12 +1,12 @@
 //! Node caches: pods in their node's network that answer DNS in front of CoreDNS.
 //!
-//! That is NodeLocal DNSCache (github.com/kubernetes/dns, `cmd/node-cache`), whatever its pods and
-//! ConfigMaps are called: a container whose command has the flag `-localip`. It writes the Corefile
-//! that it runs with itself, from a template in a ConfigMap and from the ConfigMap of kube-dns.
+//! A node cache is NodeLocal DNSCache (github.com/kubernetes/dns, `cmd/node-cache`), whatever its
+//! pods and ConfigMaps are called. It is detected by the flag `-localip` in a container's command.
+//! It generates its Corefile from a template in a ConfigMap and from the ConfigMap of kube-dns.
 
-mod command;
-mod files;
-mod stub;
+mod command_flags;
+mod mounts;
+mod stub_config;
 
 #[cfg(test)]
 mod tests;
@@ -16,38 +16,38 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as core;
 
-use self::command::Command;
-use self::files::{File, Mounts};
-use self::stub::StubConfig;
-use super::objects::Key;
+use self::command_flags::CommandFlags;
+use self::mounts::{FileLocation, Mounts};
+use self::stub_config::StubConfig;
+use super::objects::ObjectKey;
 
-/// What a node cache puts in the place of words of its template.
+/// Placeholders that a node cache replaces in its template.
 const CLUSTER_DNS: &str = "__PILLAR__CLUSTER__DNS__";
 const UPSTREAM_SERVERS: &str = "__PILLAR__UPSTREAM__SERVERS__";
 const LOCAL_DNS: &str = "__PILLAR__LOCAL__DNS__";
 const DNS_SERVER: &str = "__PILLAR__DNS__SERVER__";
 
-/// How long a text may be, in bytes: as long as a ConfigMap.
-const MAX_TEXT: usize = 1 << 20;
+/// The longest Corefile, in bytes: as long as a ConfigMap may be.
+const MAX_COREFILE_LENGTH: usize = 1 << 20;
 
-/// The data of a ConfigMap by its keys.
-pub type MapData = BTreeMap<String, String>;
+/// The texts of a ConfigMap by key.
+pub type ConfigMapData = BTreeMap<String, String>;
 
 /// A node cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeCache {
-    /// Where it answers.
-    pub binds: Binds,
-    /// Where its configuration is; a text says why that is not known.
+    /// The addresses at which it answers.
+    pub addresses: CacheAddresses,
+    /// Where its configuration is. `Err` holds the reason why that is unknown.
     pub config: Result<CacheConfig, String>,
 }
 
-/// Where a node cache answers.
+/// The addresses at which a node cache answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Binds {
-    /// At these addresses.
-    Addresses(Vec<IpAddr>),
-    /// At addresses that can't be read.
+pub enum CacheAddresses {
+    /// These addresses.
+    Known(Vec<IpAddr>),
+    /// Addresses that can't be read; it may answer at any.
     Unknown,
 }
 
@@ -55,49 +55,49 @@ pub enum Binds {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheConfig {
     corefile: CorefileSource,
-    /// The name of the Service that it asks for the cluster's names, in its own namespace.
+    /// The Service that it asks for the cluster's names, in its own namespace.
     pub upstream_service: String,
-    /// How it takes up another configuration.
-    pub takes_up: TakesUp,
-    /// The addresses as its command has them.
+    /// When it loads a changed configuration.
+    pub reload_mode: ReloadMode,
+    /// The value of `-localip`: addresses separated by commas.
     local_ip: String,
 }
 
-/// Where a node cache has its Corefile from.
+/// Where a node cache's Corefile comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum CorefileSource {
-    /// A ConfigMap holds it.
-    Verbatim(MapEntry),
-    /// It writes the Corefile.
-    Written {
-        template: MapEntry,
+    /// A ConfigMap holds the Corefile.
+    Verbatim(ConfigMapEntry),
+    /// The node cache generates the Corefile.
+    Generated {
+        template: ConfigMapEntry,
         /// The ConfigMap with stub domains and upstream servers.
-        kube_dns: Option<Key>,
+        kube_dns: Option<ObjectKey>,
     },
 }
 
-/// A text in a ConfigMap.
+/// A key of a ConfigMap.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct MapEntry {
-    map: Key,
+struct ConfigMapEntry {
+    map: ObjectKey,
     key: String,
 }
 
-/// How a node cache takes up another configuration.
+/// When a node cache loads a changed configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TakesUp {
-    /// As its Corefile's `reload` says.
-    AsReloadSays,
-    /// At once, by a signal (`-reloadwithsignal`).
-    AtOnce,
-    /// Never: the kubelet doesn't update a file that is mounted by `subPath`.
+pub enum ReloadMode {
+    /// After the interval of `reload` in its Corefile.
+    ByPlugin,
+    /// At once, by a signal to itself (`-reloadwithsignal`).
+    BySignal,
+    /// Never, because the kubelet doesn't update a file that is mounted by `subPath`.
     Never,
 }
 
 impl NodeCache {
-    /// The node cache that a Pod is, if it is one that runs, or is to run.
+    /// Finds the node cache in a Pod that has not ended.
     #[must_use]
-    pub fn of_pod(pod: &core::Pod) -> Option<NodeCache> {
+    pub fn find_in_pod(pod: &core::Pod) -> Option<NodeCache> {
         let spec = pod.spec.as_ref()?;
         let phase = pod
             .status
@@ -108,7 +108,8 @@ impl NodeCache {
         }
         let containers = spec.init_containers.iter().flatten();
         let containers = containers.chain(&spec.containers);
-        let mut caches = containers.filter_map(|container| NodeCache::of_container(container, pod));
+        let mut caches =
+            containers.filter_map(|container| NodeCache::find_in_container(container, pod));
         let cache = caches.next()?;
         Some(match caches.next() {
             None => cache,
@@ -116,40 +117,42 @@ impl NodeCache {
         })
     }
 
-    /// A pod that may be a node cache, at any address.
+    /// A pod that may be a node cache at any address.
     #[must_use]
     pub fn unreadable(reason: &str) -> NodeCache {
         NodeCache {
-            binds: Binds::Unknown,
+            addresses: CacheAddresses::Unknown,
             config: Err(reason.to_owned()),
         }
     }
 
     /// Which of these addresses it may answer at.
     #[must_use]
-    pub fn bound(&self, served: &[IpAddr]) -> Vec<IpAddr> {
-        let Binds::Addresses(own) = &self.binds else {
+    pub fn bound_addresses(&self, served: &[IpAddr]) -> Vec<IpAddr> {
+        let CacheAddresses::Known(own) = &self.addresses else {
             return served.to_vec();
         };
-        let is_any = |address: &&IpAddr| {
+        let is_bound = |address: &&IpAddr| {
             let mut own = own.iter();
             own.any(|own| own == *address || own.is_unspecified())
         };
-        served.iter().filter(is_any).copied().collect()
+        served.iter().filter(is_bound).copied().collect()
     }
 
-    fn of_container(container: &core::Container, pod: &core::Pod) -> Option<NodeCache> {
+    fn find_in_container(container: &core::Container, pod: &core::Pod) -> Option<NodeCache> {
         let words = container.command.iter().chain(&container.args).flatten();
         let words: Vec<&str> = words.map(String::as_str).collect();
         let has_flag = |text: &str| text.contains("-localip");
         let mut values = container.env.iter().flatten();
         if values.any(|variable| variable.value.as_deref().is_some_and(has_flag)) {
-            return Some(NodeCache::unreadable("-localip is in a variable"));
+            return Some(NodeCache::unreadable(
+                "-localip is in an environment variable",
+            ));
         }
         if !words.iter().copied().any(has_flag) {
             return None;
         }
-        let command = Command::read(&words);
+        let command = CommandFlags::read(&words);
         let Some(local_ip) = command.value("localip") else {
             return Some(NodeCache::unreadable(
                 "its command has no -localip that can be read",
@@ -158,53 +161,59 @@ impl NodeCache {
         let addresses: Result<Vec<IpAddr>, _> = local_ip.split(',').map(str::parse).collect();
         Some(match addresses {
             Ok(addresses) => NodeCache {
-                binds: Binds::Addresses(addresses),
-                config: CacheConfig::of_command(&command, local_ip, container, pod),
+                addresses: CacheAddresses::Known(addresses),
+                config: CacheConfig::from_command(&command, local_ip, container, pod),
             },
-            Err(_) => NodeCache::unreadable("its -localip holds what is no address"),
+            Err(_) => NodeCache::unreadable("its -localip holds text that is not an address"),
         })
     }
 }
 
 impl CacheConfig {
-    /// The ConfigMaps that it has its configuration from.
+    /// The ConfigMaps that hold the configuration.
     #[must_use]
-    pub fn maps(&self) -> Vec<&Key> {
+    pub fn config_maps(&self) -> Vec<&ObjectKey> {
         match &self.corefile {
             CorefileSource::Verbatim(entry) => vec![&entry.map],
-            CorefileSource::Written { template, kube_dns } => {
+            CorefileSource::Generated { template, kube_dns } => {
                 std::iter::once(&template.map).chain(kube_dns).collect()
             }
         }
     }
 
-    /// The Corefile that it makes of these ConfigMaps, where `None` stands for one that doesn't
-    /// exist. The word for the cluster's DNS stays in it.
+    /// The Corefile that the node cache runs with, given these ConfigMaps. `None` stands for a
+    /// ConfigMap that doesn't exist. The placeholder for the cluster's DNS stays in the text.
     ///
     /// # Errors
-    /// When that isn't clear; with the reason.
-    pub fn text(&self, maps: &BTreeMap<Key, Option<MapData>>) -> Result<String, String> {
-        let data = |key: &Key| maps.get(key).and_then(Option::as_ref);
-        let of_entry = |MapEntry { map, key }: &MapEntry| {
+    /// If the Corefile can't be determined; the error is the reason.
+    pub fn corefile_text(
+        &self,
+        maps: &BTreeMap<ObjectKey, Option<ConfigMapData>>,
+    ) -> Result<String, String> {
+        let data = |key: &ObjectKey| maps.get(key).and_then(Option::as_ref);
+        let of_entry = |ConfigMapEntry { map, key }: &ConfigMapEntry| {
             let data = data(map).ok_or_else(|| format!("there is no ConfigMap {map}"))?;
             let text = data.get(key);
             text.ok_or_else(|| format!("ConfigMap {map} has no {key}"))
         };
         let text = match &self.corefile {
             CorefileSource::Verbatim(entry) => of_entry(entry)?.clone(),
-            CorefileSource::Written { template, kube_dns } => {
+            CorefileSource::Generated { template, kube_dns } => {
                 let kube_dns = kube_dns.as_ref().and_then(data);
-                self.written(of_entry(template)?, kube_dns)?
+                self.generate_corefile(of_entry(template)?, kube_dns)?
             }
         };
-        match text.len() <= MAX_TEXT {
-            true => Ok(text),
-            false => Err(format!("its Corefile is longer than {MAX_TEXT} bytes")),
+        if text.len() <= MAX_COREFILE_LENGTH {
+            Ok(text)
+        } else {
+            Err(format!(
+                "its Corefile is longer than {MAX_COREFILE_LENGTH} bytes"
+            ))
         }
     }
 
-    fn of_command(
-        command: &Command<'_>,
+    fn from_command(
+        command: &CommandFlags<'_>,
         local_ip: &str,
         container: &core::Container,
         pod: &core::Pod,
@@ -218,48 +227,59 @@ impl CacheConfig {
         let conf = flag("conf", "")?;
         let base = flag("basecorefile", "/etc/coredns/Corefile.base")?;
         let kube_dns = flag("kubednscm", "/etc/kube-dns")?;
-        let mut takes_up = match command.has("reloadwithsignal") {
-            true => TakesUp::AtOnce,
-            false => TakesUp::AsReloadSays,
+        let mut reload_mode = if command.has("reloadwithsignal") {
+            ReloadMode::BySignal
+        } else {
+            ReloadMode::ByPlugin
         };
-        let mut entry = |file: File| match file {
-            File::Map { map, key, by_path } => {
-                if by_path == files::ByPath::Alone {
-                    takes_up = TakesUp::Never;
+        let mut entry = |file: FileLocation| match file {
+            FileLocation::ConfigMap {
+                map,
+                key,
+                mount_form,
+            } => {
+                if mount_form == mounts::MountForm::Alone {
+                    reload_mode = ReloadMode::Never;
                 }
-                Ok(MapEntry { map, key })
+                Ok(ConfigMapEntry { map, key })
             }
-            File::Scratch => Err("its Corefile is in no ConfigMap".to_owned()),
-            File::Unknown(reason) => Err(reason),
+            FileLocation::Writable => Err("its Corefile is not in a ConfigMap".to_owned()),
+            FileLocation::Unknown(reason) => Err(reason),
         };
-        let corefile = match mounts.file(&conf) {
-            File::Scratch => CorefileSource::Written {
-                template: entry(mounts.file(&base))?,
-                kube_dns: mounts.map(&kube_dns)?,
+        let corefile = match mounts.locate_file(&conf) {
+            FileLocation::Writable => CorefileSource::Generated {
+                template: entry(mounts.locate_file(&base))?,
+                kube_dns: mounts.find_config_map(&kube_dns)?,
             },
             file => CorefileSource::Verbatim(entry(file)?),
         };
         let upstream_service = flag("upstreamsvc", "kube-dns")?;
-        // node-cache takes the address from the variable that the kubelet makes of the Service
-        // (`cmd/node-cache/app/cache_app.go`), which a variable of the container replaces.
+        // node-cache reads the address from the variable that the kubelet sets for the Service
+        // (`cmd/node-cache/app/cache_app.go`). A variable of the container overrides it.
         let address = format!(
             "{}_SERVICE_HOST",
             upstream_service.to_uppercase().replace('-', "_")
         );
         let mut variables = container.env.iter().flatten();
         if variables.any(|variable| variable.name == address) {
-            return Err(format!("the variable {address} says what it asks"));
+            return Err(format!(
+                "the variable {address} sets the server that it asks"
+            ));
         }
         Ok(CacheConfig {
             corefile,
             upstream_service,
-            takes_up,
+            reload_mode,
             local_ip: local_ip.to_owned(),
         })
     }
 
-    /// What node-cache writes (`cmd/node-cache/app/configmap.go`).
-    fn written(&self, template: &str, kube_dns: Option<&MapData>) -> Result<String, String> {
+    /// Generates the Corefile as node-cache does (`cmd/node-cache/app/configmap.go`).
+    fn generate_corefile(
+        &self,
+        template: &str,
+        kube_dns: Option<&ConfigMapData>,
+    ) -> Result<String, String> {
         let StubConfig {
             stub_domains,
             upstreams,
@@ -286,8 +306,9 @@ impl CacheConfig {
     }
 }
 
-/// The word that stands for the Service that a node cache asks for the cluster's names.
+/// Whether a word is the placeholder for the Service that a node cache asks for the cluster's
+/// names.
 #[must_use]
-pub(super) fn is_cluster_dns(word: &str) -> bool {
+pub(super) fn is_cluster_dns_placeholder(word: &str) -> bool {
     word == CLUSTER_DNS
 }

@@ -1,4 +1,4 @@
-//! What matters of a cluster's objects.
+//! Kubernetes objects, reduced to the fields that decide DNS answers.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,25 +10,25 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::{Fact, Facts};
 
-/// Every object known, of the kinds that make records.
+/// All known objects of the kinds that make records.
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
     /// The names of the Namespaces.
     pub namespaces: BTreeSet<Arc<str>>,
     /// The Services.
-    pub services: BTreeMap<Key, Service>,
-    /// The EndpointSlices, by their own name.
-    pub endpoint_slices: BTreeMap<Key, EndpointSlice>,
+    pub services: BTreeMap<ObjectKey, Service>,
+    /// The EndpointSlices, by namespace and name of the slice.
+    pub endpoint_slices: BTreeMap<ObjectKey, EndpointSlice>,
     /// The Pods.
-    pub pods: BTreeMap<Key, Pod>,
-    /// Whether `namespaces` says which Namespaces exist. Without any Namespace
-    /// object all of them do.
+    pub pods: BTreeMap<ObjectKey, Pod>,
+    /// Whether `namespaces` lists every Namespace that exists. If no Namespace object was ever
+    /// inserted, every namespace counts as existing.
     pub namespaces_known: bool,
-    /// What decides who may ask.
+    /// The facts for the client policy.
     pub facts: Box<Facts>,
 }
 
-/// How many objects there are of each kind.
+/// Number of objects of each kind.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub struct ObjectCounts {
     /// Namespaces.
@@ -41,17 +41,17 @@ pub struct ObjectCounts {
     pub pods: usize,
 }
 
-/// What tells apart the objects of one kind. It is kept wherever an object is found, so its
-/// texts are shared.
+/// Identifies an object among those of its kind. Keys are stored in every index, so their strings
+/// are shared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
-    /// The namespace it is in.
+pub struct ObjectKey {
+    /// The object's namespace; empty for a Namespace.
     pub namespace: Arc<str>,
-    /// Its name.
+    /// The object's name.
     pub name: Arc<str>,
 }
 
-/// One object, read from the API's form with `TryFrom`.
+/// One object, converted from the API's form with `TryFrom`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
     /// A Namespace.
@@ -62,119 +62,119 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     /// A Pod.
     Pod(Pod),
-    /// What an object says of who may ask; it makes no records.
+    /// A fact for the client policy. It makes no records.
     Fact(Fact),
 }
 
-/// A namespace.
+/// A Namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
-    /// Its name.
+    /// The Namespace's name.
     pub name: Arc<str>,
 }
 
-/// A service.
+/// A Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Namespace and name.
-    pub key: Key,
-    /// What stands behind its name.
+    pub key: ObjectKey,
+    /// What the Service's name resolves to.
     pub kind: ServiceKind,
-    /// Its ports; services share the lists they have in common.
+    /// The Service's ports. Services with equal lists share one allocation.
     pub ports: Arc<[Port]>,
 }
 
-/// What stands behind a service's name.
+/// What a Service's name resolves to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceKind {
-    /// Virtual addresses; none while none is allotted.
+    /// Virtual addresses. Empty until the API server has allocated one.
     ClusterIp(Box<[IpAddr]>),
-    /// The addresses of its endpoints.
+    /// The addresses of the Service's endpoints.
     Headless,
-    /// The addresses of endpoints that the source does not have: the names are delegated.
-    HeadlessElsewhere,
+    /// The addresses of endpoints that the source lacks. The names are delegated to CoreDNS.
+    HeadlessWithoutSlices,
     /// Another domain name.
     ExternalName(Box<str>),
-    /// What can't be read: somebody else may know better.
+    /// Not readable here. The names are delegated to CoreDNS, which may read the object.
     Unreadable,
 }
 
-/// A part of a service's endpoints.
+/// An EndpointSlice: some of a Service's endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointSlice {
     /// Namespace and name of the slice.
-    pub key: Key,
-    /// The name of the service, in the same namespace. A slice without the label
-    /// is nobody's.
+    pub key: ObjectKey,
+    /// The name of the Service, in the same namespace. A slice without the label
+    /// `kubernetes.io/service-name` belongs to no Service.
     pub service: Option<Arc<str>>,
-    /// The addresses of the endpoints that are ready.
+    /// The addresses of the ready endpoints.
     pub endpoints: Box<[Endpoint]>,
-    /// How far it could be read.
-    pub reading: Reading,
-    /// The ports that each of the endpoints has.
+    /// Whether all endpoints could be read as CoreDNS reads them.
+    pub readability: SliceReadability,
+    /// The ports of every endpoint.
     pub ports: Arc<[Port]>,
 }
 
-/// How far a slice could be read.
+/// Whether a slice could be read as CoreDNS reads it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reading {
-    /// As CoreDNS reads it.
+pub enum SliceReadability {
+    /// Every address is understood as CoreDNS understands it.
     #[default]
     Plain,
-    /// CoreDNS takes some of its addresses for domain names, or for other addresses than we do.
-    Odd,
-    /// Not at all: somebody else may know its endpoints.
+    /// CoreDNS takes some addresses for domain names, or for different addresses than Zerohop.
+    Nonstandard,
+    /// Not readable here. The endpoints' names are delegated to CoreDNS.
     Unreadable,
 }
 
-/// One address of an endpoint of a service.
+/// One address of a Service's endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The address.
     pub address: IpAddr,
-    /// The endpoint's host name, if it has one of its own.
+    /// The endpoint's host name, if the slice gives one.
     pub hostname: Option<Box<str>>,
-    /// The name of the pod behind it.
+    /// The name of the endpoint's target, usually a Pod.
     pub pod: Option<Box<str>>,
-    /// The topology zone it is in.
+    /// The endpoint's topology zone.
     pub zone: Option<Arc<str>>,
 }
 
-/// A port of a service or a slice.
+/// A port of a Service or an EndpointSlice.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Port {
-    /// Its name, if it has one.
+    /// The port's name, if it has one.
     pub name: Option<Box<str>>,
     /// The protocol in lower case: `tcp`, `udp` or `sctp`.
     pub protocol: Cow<'static, str>,
-    /// Its number; none means all ports, or no port at all.
+    /// The port's number. `None`: all ports, or no port at all.
     pub number: Option<u16>,
 }
 
-/// A pod.
+/// A Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
     /// Namespace and name.
-    pub key: Key,
-    /// Its addresses; none when it ended.
+    pub key: ObjectKey,
+    /// The Pod's addresses. Empty after the Pod has ended.
     pub addresses: Vec<IpAddr>,
-    /// Whether it is being deleted. CoreDNS goes on answering for it until it is gone, if it knew it
-    /// before.
+    /// Whether the Pod is being deleted. A CoreDNS that has seen the Pod before answers for it
+    /// until it is gone.
     pub is_terminating: bool,
 }
 
-/// Something wrong with an object: what, where, why.
+/// A problem with a field of an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// The kind of the object.
     pub kind: &'static str,
-    /// Its namespace; empty when the kind has none.
+    /// The object's namespace; empty for a kind without namespaces.
     pub namespace: String,
-    /// Its name.
+    /// The object's name.
     pub name: String,
     /// The field, as a path from the object's root.
     pub field: String,
-    /// What is wrong with it.
+    /// Why the field is rejected.
     pub reason: String,
 }
 
@@ -182,10 +182,10 @@ pub struct Problem {
 pub type ObjectError = Problem;
 
 impl Object {
-    /// What tells it apart from others of its kind; a Namespace is in none.
-    pub fn key(&self) -> Key {
+    /// The object's namespace and name. A Namespace has an empty namespace.
+    pub fn key(&self) -> ObjectKey {
         match self {
-            Object::Namespace(namespace) => Key::new("", namespace.name.clone()),
+            Object::Namespace(namespace) => ObjectKey::new("", namespace.name.clone()),
             Object::Service(service) => service.key.clone(),
             Object::EndpointSlice(slice) => slice.key.clone(),
             Object::Pod(pod) => pod.key.clone(),
@@ -195,7 +195,7 @@ impl Object {
 }
 
 impl Objects {
-    /// Puts an object in the place of the one with the same kind and key.
+    /// Adds an object, or replaces the one with the same kind and key.
     pub fn insert(&mut self, object: Object) {
         match object {
             Object::Namespace(namespace) => {
@@ -215,20 +215,22 @@ impl Objects {
         }
     }
 
-    /// Notes which headless Services have no EndpointSlice here: only the source's end tells that, and
-    /// only where the source is not the API, which has the slices of all.
-    pub fn note_missing_slices(&mut self) {
+    /// Marks headless Services without an EndpointSlice, so that their names are delegated. Call
+    /// this after a source of files was read to its end. Objects from the API need no mark because
+    /// the API has the slices of every Service.
+    pub fn mark_services_without_slices(&mut self) {
         let slices = self.endpoint_slices.values();
-        let with_slices: BTreeSet<Key> = slices.filter_map(EndpointSlice::service_key).collect();
+        let with_slices: BTreeSet<ObjectKey> =
+            slices.filter_map(EndpointSlice::service_key).collect();
         for service in self.services.values_mut() {
             if service.kind == ServiceKind::Headless && !with_slices.contains(&service.key) {
-                service.kind = ServiceKind::HeadlessElsewhere;
+                service.kind = ServiceKind::HeadlessWithoutSlices;
             }
         }
     }
 
-    /// Takes out the object with the same kind and key as this one. That there was
-    /// a Namespace stays known: others don't exist because of its absence.
+    /// Removes the object with the same kind and key as this one. After a Namespace is removed,
+    /// `namespaces_known` stays true, so no other namespace comes into existence by its absence.
     pub fn remove(&mut self, object: &Object) {
         match object {
             Object::Namespace(namespace) => {
@@ -249,35 +251,35 @@ impl Objects {
     }
 }
 
-impl Key {
-    /// Both parts.
-    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Key {
-        Key {
+impl ObjectKey {
+    /// Builds a key of a namespace and a name.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> ObjectKey {
+        ObjectKey {
             namespace: namespace.into(),
             name: name.into(),
         }
     }
 
-    /// Comes before all other keys in a namespace.
-    pub(super) fn first_in(namespace: &str) -> Key {
-        Key::new(namespace, "")
+    /// The lowest key of a namespace.
+    pub(super) fn first_in(namespace: &str) -> ObjectKey {
+        ObjectKey::new(namespace, "")
     }
 
-    /// Whether it is in a namespace.
+    /// Whether the object is in this namespace.
     pub(super) fn is_in(&self, namespace: &str) -> bool {
         *self.namespace == *namespace
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 
 impl Service {
-    /// One that is there and can't be read: what it would give is left to somebody else.
-    pub fn unreadable(key: Key) -> Service {
+    /// A placeholder for a Service that can't be read. It delegates the Service's names to CoreDNS.
+    pub fn unreadable(key: ObjectKey) -> Service {
         Service {
             key,
             kind: ServiceKind::Unreadable,
@@ -287,10 +289,10 @@ impl Service {
 }
 
 impl ServiceKind {
-    /// Whether it is not known what stands behind the name, so that nothing about it may be denied.
-    pub fn is_unknown(&self) -> bool {
+    /// Whether the target of the Service's name is unknown, so that no name of it may be denied.
+    pub fn is_undetermined(&self) -> bool {
         match self {
-            ServiceKind::Unreadable | ServiceKind::HeadlessElsewhere => true,
+            ServiceKind::Unreadable | ServiceKind::HeadlessWithoutSlices => true,
             ServiceKind::ClusterIp(addresses) => addresses.is_empty(),
             ServiceKind::Headless | ServiceKind::ExternalName(_) => false,
         }
@@ -298,20 +300,20 @@ impl ServiceKind {
 }
 
 impl EndpointSlice {
-    /// One that is there and can't be read: what it would give is left to somebody else.
-    pub fn unreadable(key: Key, service: Option<Arc<str>>) -> EndpointSlice {
+    /// A placeholder for a slice that can't be read. It delegates the endpoints' names to CoreDNS.
+    pub fn unreadable(key: ObjectKey, service: Option<Arc<str>>) -> EndpointSlice {
         EndpointSlice {
             key,
             service,
             endpoints: [].into(),
-            reading: Reading::Unreadable,
+            readability: SliceReadability::Unreadable,
             ports: [].into(),
         }
     }
 
-    /// The service it belongs to.
-    pub fn service_key(&self) -> Option<Key> {
-        Some(Key {
+    /// The Service that the slice belongs to.
+    pub fn service_key(&self) -> Option<ObjectKey> {
+        Some(ObjectKey {
             namespace: self.key.namespace.clone(),
             name: self.service.clone()?,
         })
@@ -319,8 +321,13 @@ impl EndpointSlice {
 }
 
 impl Problem {
-    /// A problem with an object that is in a namespace.
-    pub(super) fn of(kind: &'static str, key: &Key, field: String, reason: String) -> Problem {
+    /// A problem with the object of this kind and key.
+    pub(super) fn with_key(
+        kind: &'static str,
+        key: &ObjectKey,
+        field: String,
+        reason: String,
+    ) -> Problem {
         Problem {
             kind,
             namespace: key.namespace.to_string(),

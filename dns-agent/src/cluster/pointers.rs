@@ -1,15 +1,16 @@
-//! What addresses are called: PTR records, of which only all services together can tell which there are.
+//! Candidates for PTR records: the names that one Service gives to addresses.
 //!
-//! A pod is behind several services, and each gives it a name.
+//! A Pod may be behind several Services, and each of them gives it a name. So which candidates
+//! become PTR records depends on all Services together.
 
 use std::net::IpAddr;
 
-use super::frame::label_below;
-use super::objects::{Endpoint, EndpointSlice, Reading, Service, ServiceKind};
-use super::settings::{EndpointNames, Endpoints, OddEndpoints, ZoneSettings};
+use super::objects::{Endpoint, EndpointSlice, Service, ServiceKind, SliceReadability};
+use super::settings::{EndpointNames, EndpointScope, NonstandardEndpoints, ZoneSettings};
+use super::zone_skeleton::label_below;
 use crate::zone::{MAX_LABEL, Name, dashed};
 
-/// A name of an address.
+/// A name that a Service gives to an address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Pointer {
     pub(super) address: IpAddr,
@@ -17,27 +18,27 @@ pub(super) struct Pointer {
     pub(super) source: PointerSource,
 }
 
-/// Whose address it is.
+/// Where the Service has the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum PointerSource {
     ClusterIp,
     Endpoint,
-    /// An endpoint whose names are CoreDNS's to tell.
-    Odd,
+    /// An endpoint with nonstandard names, which are delegated to CoreDNS.
+    Nonstandard,
 }
 
-/// What a service calls its addresses, or its slices do where there is none.
-pub(super) fn pointers(
+/// The pointers of a Service's addresses. `service` is `None` if only slices exist.
+pub(super) fn service_pointers(
     service: Option<&Service>,
     slices: &[&EndpointSlice],
     name: &Name,
     settings: &ZoneSettings,
 ) -> Vec<Pointer> {
-    pointers_of(|_| true, service, slices, name, settings)
+    selected_pointers(|_| true, service, slices, name, settings)
 }
 
-/// The same of those addresses that are meant.
-pub(super) fn pointers_of(
+/// The pointers of those addresses of a Service that satisfy `is_meant`.
+pub(super) fn selected_pointers(
     is_meant: impl Fn(IpAddr) -> bool,
     service: Option<&Service>,
     slices: &[&EndpointSlice],
@@ -48,9 +49,9 @@ pub(super) fn pointers_of(
         Some(ServiceKind::ClusterIp(addresses)) => &addresses[..],
         _ => &[],
     };
-    let slices = match settings.endpoints {
-        Endpoints::All => slices,
-        Endpoints::Headless => &[],
+    let slices = match settings.endpoint_scope {
+        EndpointScope::All => slices,
+        EndpointScope::Headless => &[],
     };
     let cluster_ips = cluster_ips
         .iter()
@@ -61,9 +62,10 @@ pub(super) fn pointers_of(
             source: PointerSource::ClusterIp,
         });
     let endpoints = slices.iter().flat_map(|slice| {
-        let source = match is_odd(slice, settings) {
-            true => PointerSource::Odd,
-            false => PointerSource::Endpoint,
+        let source = if is_nonstandard(slice, settings) {
+            PointerSource::Nonstandard
+        } else {
+            PointerSource::Endpoint
         };
         let endpoints = slice.endpoints.iter();
         let meant = endpoints.filter(|endpoint| is_meant(endpoint.address));
@@ -78,23 +80,22 @@ pub(super) fn pointers_of(
     cluster_ips.chain(endpoints).collect()
 }
 
-/// Whether a slice's endpoints are CoreDNS's to name: where they aren't what we take them for, or are
-/// named after what is no label in lower case.
-pub(super) fn is_odd(slice: &EndpointSlice, settings: &ZoneSettings) -> bool {
-    let is_in_label =
-        |octet: u8| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'-';
+/// Whether the names of a slice's endpoints are delegated to CoreDNS: CoreDNS reads an address
+/// differently, or an endpoint is named after a target whose name is not a lower-case label.
+pub(super) fn is_nonstandard(slice: &EndpointSlice, settings: &ZoneSettings) -> bool {
+    let is_in_label = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let is_label = |pod: &str| pod.len() > MAX_LABEL || pod.bytes().all(is_in_label);
-    let is_named_so = |endpoint: &Endpoint| {
+    let has_nonstandard_name = |endpoint: &Endpoint| {
         endpoint.hostname.is_none() && endpoint.pod.as_deref().is_some_and(|pod| !is_label(pod))
     };
-    settings.odd_endpoints == OddEndpoints::Passed
-        && (slice.reading != Reading::Plain
+    settings.nonstandard_endpoints == NonstandardEndpoints::Passed
+        && (slice.readability != SliceReadability::Plain
             || settings.endpoint_names == EndpointNames::Pod
-                && slice.endpoints.iter().any(is_named_so))
+                && slice.endpoints.iter().any(has_nonstandard_name))
 }
 
-/// What an endpoint is called below its service: by its host name, else by its pod's if wished and
-/// if it is a label, else by the address.
+/// The name of an endpoint below its Service. The label is the host name if there is one; else the
+/// target's name if the settings ask for it and it is a valid label; else the dashed address.
 pub(super) fn endpoint_name(
     endpoint: &Endpoint,
     service: &Name,

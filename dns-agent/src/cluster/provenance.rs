@@ -1,21 +1,21 @@
-//! Records back to objects: where a record came from, and why there is none.
+//! The objects that a record was made from, and the reasons why a record is absent.
 //!
-//! Nothing of this is stored. The rules that made a record are applied once more, to one
-//! service and one slice at a time.
+//! Provenance is not stored. The rules that made a record are applied again, to one Service and
+//! one slice at a time.
 
 use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use crate::zone::{Below, Name, Rdata, Record, Rtype, reverse_name, undashed};
+use crate::zone::{ComputedNames, Name, Rdata, Record, Rtype, reverse_name, undashed};
 
 use super::index::Index;
-use super::objects::{EndpointSlice, Key, Service, ServiceKind};
-use super::service::{Contribution, contribution, pointing};
+use super::names::pod_label;
+use super::objects::{EndpointSlice, ObjectKey, Service, ServiceKind};
+use super::service::{Contribution, contribute_pointers, contribute_service};
 use super::settings::{EmptyServices, PodMode, ZoneSettings};
-use super::view::pod_label;
 
-/// Tells where the records of a model came from.
+/// Finds the objects behind the records of an index.
 pub struct Provenance<'a> {
     index: &'a Index,
     settings: &'a ZoneSettings,
@@ -24,36 +24,36 @@ pub struct Provenance<'a> {
 /// Where a record came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// These objects: without any of the first kind, or without all of the others, it would not
-    /// be there.
+    /// These objects. The record would be absent without the first object, or without all of the
+    /// other objects.
     Objects(Vec<ObjectRef>),
-    /// The operator's settings: it is there without any object.
+    /// The operator's settings. The record exists without any object.
     Settings,
-    /// Neither: the objects have changed since the record was made.
+    /// No origin was found because the objects have changed since the record was made.
     Unknown,
 }
 
-/// An object of the cluster.
+/// A reference to an object of the cluster.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct ObjectRef {
-    /// Its kind, such as `Service`.
+    /// The object's kind, such as `Service`.
     pub kind: String,
-    /// Its namespace; empty when the kind has none.
+    /// The object's namespace; empty for a kind without namespaces.
     pub namespace: String,
-    /// Its name.
+    /// The object's name.
     pub name: String,
 }
 
-/// What a name in a cluster domain says by its form.
-struct Place<'a> {
+/// A name in a cluster domain, split into labels.
+struct SplitName<'a> {
     /// `svc.<zone>`.
     svc: Name,
-    /// The labels left of the zone, the last one first.
+    /// The labels left of the zone, from right to left.
     labels: Vec<&'a [u8]>,
 }
 
 impl<'a> Provenance<'a> {
-    /// Tells it for the records of an index.
+    /// Provenance of the records that `index` makes.
     #[must_use]
     pub fn new(index: &'a Index) -> Provenance<'a> {
         Provenance {
@@ -62,27 +62,27 @@ impl<'a> Provenance<'a> {
         }
     }
 
-    /// Where a record of the model came from.
+    /// Finds the origin of a record.
     #[must_use]
-    pub fn of(&self, record: &Record) -> Origin {
+    pub fn origin_of(&self, record: &Record) -> Origin {
         let mut objects = Vec::new();
         match &record.data {
             Rdata::Soa(_) | Rdata::Txt(_) => return Origin::Settings,
-            // Pointers and name servers are made of the target's objects.
+            // PTR and NS records are made from the objects of their target.
             Rdata::Ptr(target) | Rdata::Ns(target) => {
-                for place in self.places(target) {
-                    objects.extend(self.of_target(&place, target, record));
+                for split in self.split_in_domains(target) {
+                    objects.extend(self.target_objects(&split, target, record));
                 }
                 if objects.is_empty() && matches!(record.data, Rdata::Ns(_)) {
                     return Origin::Settings;
                 }
             }
             _ => {
-                for place in self.places(&record.owner) {
-                    match place.labels.as_slice() {
+                for split in self.split_in_domains(&record.owner) {
+                    match split.labels.as_slice() {
                         [b"dns", b"ns"] => return Origin::Settings,
-                        [b"svc", ..] => objects.extend(self.of_service_record(&place, record)),
-                        [b"pod", namespace, label] => match self.of_pod(namespace, label) {
+                        [b"svc", ..] => objects.extend(self.service_record_objects(&split, record)),
+                        [b"pod", namespace, label] => match self.pod_origin(namespace, label) {
                             Origin::Objects(found) => objects.extend(found),
                             other => return other,
                         },
@@ -98,15 +98,15 @@ impl<'a> Provenance<'a> {
         Origin::Objects(objects)
     }
 
-    /// What an operator may want to know about a name that has no record of a type: what is
-    /// missing, or what is in the way.
+    /// Explains to an operator why a name has no record of a type. One sentence for each cluster
+    /// domain that the name is in; empty if there is nothing to explain.
     #[must_use]
-    pub fn why_empty(&self, name: &Name, rtype: Rtype) -> Vec<String> {
-        let places = self.places(name);
-        let mut reasons: Vec<String> = places
+    pub fn reasons_for_absence(&self, name: &Name, rtype: Rtype) -> Vec<String> {
+        let splits = self.split_in_domains(name);
+        let mut reasons: Vec<String> = splits
             .iter()
-            .filter_map(|place| match place.labels.as_slice() {
-                [b"svc" | b"pod", namespace, ..] if !self.exposes(namespace) => {
+            .filter_map(|split| match split.labels.as_slice() {
+                [b"svc" | b"pod", namespace, ..] if !self.exposes_label(namespace) => {
                     Some(self.why_hidden(&text(namespace)))
                 }
                 [b"svc", namespace, service, below @ ..] => {
@@ -120,8 +120,8 @@ impl<'a> Provenance<'a> {
         reasons
     }
 
-    /// The name in each cluster domain that it is in.
-    fn places<'n>(&self, name: &'n Name) -> Vec<Place<'n>> {
+    /// Splits a name once for each cluster domain that it is in.
+    fn split_in_domains<'n>(&self, name: &'n Name) -> Vec<SplitName<'n>> {
         let domains = self.settings.cluster_domains.iter();
         domains
             .filter(|domain| name.is_at_or_below(domain))
@@ -130,14 +130,15 @@ impl<'a> Provenance<'a> {
                 let mut labels: Vec<_> = name.labels().take(count).collect();
                 labels.reverse();
                 let svc = domain.child(b"svc").ok()?;
-                Some(Place { svc, labels })
+                Some(SplitName { svc, labels })
             })
             .collect()
     }
 
-    /// The service that a name below `svc.<zone>` belongs to, and its slices.
-    fn service(&self, place: &Place<'_>) -> Option<(&'a Service, Vec<&'a EndpointSlice>)> {
-        let [b"svc", namespace, service, ..] = place.labels.as_slice() else {
+    /// The Service that a name below `svc.<zone>` belongs to, and the Service's slices. `None` if
+    /// the Service is absent or its namespace isn't exposed.
+    fn service(&self, split: &SplitName<'_>) -> Option<(&'a Service, Vec<&'a EndpointSlice>)> {
+        let [b"svc", namespace, service, ..] = split.labels.as_slice() else {
             return None;
         };
         let service = self.index.service(&key(namespace, service))?;
@@ -145,34 +146,45 @@ impl<'a> Provenance<'a> {
         is_exposed.then(|| (service, self.index.slices_of(&service.key)))
     }
 
-    fn of_service_record(&self, place: &Place<'_>, record: &Record) -> Vec<ObjectRef> {
-        let Some((service, slices)) = self.service(place) else {
+    fn service_record_objects(&self, split: &SplitName<'_>, record: &Record) -> Vec<ObjectRef> {
+        let Some((service, slices)) = self.service(split) else {
             return Vec::new();
         };
-        let all = contribution(service, &slices, &place.svc, self.settings);
+        let all = contribute_service(service, &slices, &split.svc, self.settings);
         let owner = stored_owner(&all, &record.owner);
         let is_it = |other: &Record| other.owner == *owner && is_same(&other.data, &record.data);
-        self.givers(place, |given| given.records.iter().any(is_it))
+        self.contributing_objects(split, |given| given.records.iter().any(is_it))
     }
 
-    fn of_target(&self, place: &Place<'_>, target: &Name, record: &Record) -> Vec<ObjectRef> {
+    fn target_objects(
+        &self,
+        split: &SplitName<'_>,
+        target: &Name,
+        record: &Record,
+    ) -> Vec<ObjectRef> {
         match record.data {
-            Rdata::Ptr(_) => self.of_pointer(place, target, record),
-            _ => self.givers(place, |given| {
+            Rdata::Ptr(_) => self.pointer_objects(split, target, record),
+            _ => self.contributing_objects(split, |given| {
                 given.records.iter().any(|other| other.owner == *target)
             }),
         }
     }
 
-    /// A Service gives it alone, or its slices do, whether the service is there and answered or not.
-    fn of_pointer(&self, place: &Place<'_>, target: &Name, record: &Record) -> Vec<ObjectRef> {
-        let [b"svc", namespace, service, ..] = place.labels.as_slice() else {
+    /// A PTR record comes from a Service alone or from slices. Slices make it even if their Service
+    /// is absent or not answered.
+    fn pointer_objects(
+        &self,
+        split: &SplitName<'_>,
+        target: &Name,
+        record: &Record,
+    ) -> Vec<ObjectRef> {
+        let [b"svc", namespace, service, ..] = split.labels.as_slice() else {
             return Vec::new();
         };
         let key = key(namespace, service);
         let service = self.index.service(&key);
         let gives = |slices: &[&EndpointSlice]| {
-            let given = pointing(&key, service, slices, &place.svc, self.settings);
+            let given = contribute_pointers(&key, service, slices, &split.svc, self.settings);
             given.pointers.iter().any(|pointer| {
                 pointer.target == *target && reverse_name(pointer.address) == record.owner
             })
@@ -190,14 +202,19 @@ impl<'a> Provenance<'a> {
         objects
     }
 
-    /// The service, if it alone gives what is looked for; else the service, and each slice that
-    /// gives it together with the service.
-    fn givers(&self, place: &Place<'_>, gives: impl Fn(&Contribution) -> bool) -> Vec<ObjectRef> {
-        let Some((service, slices)) = self.service(place) else {
+    /// The Service alone, if its contribution without slices satisfies `gives`. Otherwise the
+    /// Service and each slice whose contribution together with the Service satisfies `gives`.
+    fn contributing_objects(
+        &self,
+        split: &SplitName<'_>,
+        gives: impl Fn(&Contribution) -> bool,
+    ) -> Vec<ObjectRef> {
+        let Some((service, slices)) = self.service(split) else {
             return Vec::new();
         };
-        let with =
-            |slices: &[&EndpointSlice]| contribution(service, slices, &place.svc, self.settings);
+        let with = |slices: &[&EndpointSlice]| {
+            contribute_service(service, slices, &split.svc, self.settings)
+        };
         let itself = ObjectRef::new("Service", &service.key);
         if gives(&with(&[])) {
             return vec![itself];
@@ -213,7 +230,7 @@ impl<'a> Provenance<'a> {
         [vec![itself], slices].concat()
     }
 
-    fn of_pod(&self, namespace: &[u8], label: &[u8]) -> Origin {
+    fn pod_origin(&self, namespace: &[u8], label: &[u8]) -> Origin {
         let namespace = text(namespace);
         match self.settings.pods {
             PodMode::Disabled => Origin::Unknown,
@@ -236,7 +253,7 @@ impl<'a> Provenance<'a> {
         }
     }
 
-    fn exposes(&self, namespace: &[u8]) -> bool {
+    fn exposes_label(&self, namespace: &[u8]) -> bool {
         self.index.any_namespace() || self.index.exposes(&text(namespace))
     }
 
@@ -246,11 +263,11 @@ impl<'a> Provenance<'a> {
                 "no Namespace {namespace} is known, or --namespace-labels leaves it out"
             );
         }
-        format!("the namespace {namespace} is not exposed: --namespace names others only")
+        format!("the namespace {namespace} is not exposed: --namespace does not list it")
     }
 
-    fn why_no_service(&self, key: &Key, below: &[&[u8]], rtype: Rtype) -> String {
-        let Key { namespace, name } = key;
+    fn why_no_service(&self, key: &ObjectKey, below: &[&[u8]], rtype: Rtype) -> String {
+        let ObjectKey { namespace, name } = key;
         let Some(service) = self.index.service(key) else {
             return format!("no Service {namespace}/{name} is known, or --labels leaves it out");
         };
@@ -266,13 +283,13 @@ impl<'a> Provenance<'a> {
         match (&service.kind, below) {
             (ServiceKind::ExternalName(target), []) => format!("{it} is an alias of {target}"),
             (ServiceKind::ExternalName(target), _) => {
-                format!("{it} is an alias of {target}, and has no names below its own")
+                format!("{it} is an alias of {target}, so it has no names below it")
             }
             (ServiceKind::ClusterIp(addresses), _) if addresses.is_empty() => {
                 format!("{it} has no address yet")
             }
-            (ServiceKind::HeadlessElsewhere, _) => {
-                format!("{it} is headless, and the files have no EndpointSlice of it")
+            (ServiceKind::HeadlessWithoutSlices, _) => {
+                format!("{it} is headless, and the files have no EndpointSlice for it")
             }
             (ServiceKind::ClusterIp(_), _)
                 if ready == 0 && self.settings.empty_services == EmptyServices::Ignored =>
@@ -295,7 +312,7 @@ impl<'a> Provenance<'a> {
                 text(protocol)
             ),
             _ => format!(
-                "{it} is there, with {ready} ready endpoints; none of its ports and endpoints has this name and {lacks}"
+                "{it} exists with {ready} ready endpoints, but no port or endpoint has this name and {lacks}"
             ),
         }
     }
@@ -304,7 +321,7 @@ impl<'a> Provenance<'a> {
         let label_text = text(label);
         match (self.settings.pods, undashed(label)) {
             (PodMode::Disabled, _) => "names of pods are not answered (--pods disabled)".to_owned(),
-            (_, None) => format!("{label_text} is no address with dashes, such as 10-0-0-1"),
+            (_, None) => format!("{label_text} is not a dashed address such as 10-0-0-1"),
             (PodMode::Insecure, Some(address)) => {
                 format!("{label_text} is the address {address}, which has no record of this type")
             }
@@ -318,7 +335,7 @@ impl<'a> Provenance<'a> {
 }
 
 impl ObjectRef {
-    fn new(kind: &str, key: &Key) -> ObjectRef {
+    fn new(kind: &str, key: &ObjectKey) -> ObjectRef {
         ObjectRef {
             kind: kind.to_owned(),
             namespace: key.namespace.to_string(),
@@ -342,11 +359,12 @@ impl fmt::Display for ObjectRef {
     }
 }
 
-/// The name under which the records of a name are stored: another one if they are computed.
+/// The name under which the records of `owner` are stored. It differs from `owner` if `owner` is a
+/// computed name.
 fn stored_owner<'a>(given: &'a Contribution, owner: &Name) -> Cow<'a, Name> {
     let is_stored = given.records.iter().any(|record| record.owner == *owner);
     let computed = given.below.iter().find_map(|(name, below)| match below {
-        Below::Like(other) if owner.parent().as_ref() == Some(name) => Some(other),
+        ComputedNames::Like(other) if owner.parent().as_ref() == Some(name) => Some(other),
         _ => None,
     });
     match computed {
@@ -355,8 +373,8 @@ fn stored_owner<'a>(given: &'a Contribution, owner: &Name) -> Cow<'a, Name> {
     }
 }
 
-/// Whether it is the same record. The weight of a SRV record depends on how many there are, so
-/// one slice alone gives another one.
+/// Whether the records are equal apart from the weight of SRV records. The weight depends on the
+/// number of records, so one slice alone yields another weight.
 fn is_same(a: &Rdata, b: &Rdata) -> bool {
     match (a, b) {
         (Rdata::Srv(a), Rdata::Srv(b)) => a.port == b.port && a.target == b.target,
@@ -364,11 +382,11 @@ fn is_same(a: &Rdata, b: &Rdata) -> bool {
     }
 }
 
-fn key(namespace: &[u8], name: &[u8]) -> Key {
-    Key::new(text(namespace), text(name))
+fn key(namespace: &[u8], name: &[u8]) -> ObjectKey {
+    ObjectKey::new(text(namespace), text(name))
 }
 
-/// A label of an object's; names of objects are in ASCII.
+/// A label as text. Names of objects are ASCII.
 fn text(label: &[u8]) -> String {
     String::from_utf8_lossy(label).into_owned()
 }

@@ -1,4 +1,4 @@
-//! Label selectors: which objects are meant, by their labels.
+//! Label selectors, which choose objects by their labels.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use super::objects::Object;
 /// An object's labels.
 pub type Labels = BTreeMap<String, String>;
 
-/// Which objects make records.
+/// Selectors for the objects that make records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selectors {
     /// The Namespaces that are exposed.
@@ -20,8 +20,8 @@ pub struct Selectors {
     pub objects: Selector,
 }
 
-/// Conditions on an object's labels, all of which must hold; the default has none
-/// and selects everything.
+/// Conditions on an object's labels, all of which must hold. The default has no condition and
+/// selects every object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector(Vec<Requirement>);
 
@@ -32,17 +32,17 @@ struct Requirement {
     operator: Operator,
 }
 
-/// What must hold for a label's value.
+/// The condition on a label's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Operator {
     Exists,
     DoesNotExist,
     In(Vec<String>),
-    /// Holds also without the label.
+    /// Also holds if the label is absent.
     NotIn(Vec<String>),
 }
 
-/// Why a text is no selector.
+/// The reason why a text is not a selector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SelectorError(String);
 
@@ -65,36 +65,36 @@ impl Selector {
         self.0.iter().all(|requirement| requirement.holds(labels))
     }
 
-    /// Whether all conditions hold for these labels, whatever others there are beside them.
+    /// Whether all conditions hold for every object that has at least these labels.
     pub(super) fn matches_at_least(&self, labels: &Labels) -> bool {
         let mut requirements = self.0.iter();
         requirements
             .all(|requirement| labels.contains_key(&requirement.key) && requirement.holds(labels))
     }
 
-    /// Whether no other label than this one decides.
+    /// Whether every condition is about the label `key`.
     pub(super) fn is_only_about(&self, key: &str) -> bool {
         self.0.iter().all(|requirement| requirement.key == key)
     }
 
-    /// A selector as objects hold it.
+    /// Converts a selector from the API's form.
     ///
     /// # Errors
-    /// Says what makes no sense.
-    pub(super) fn of(selector: LabelSelector) -> Result<Selector, String> {
+    /// Returns the reason if a condition has an unknown operator.
+    pub(super) fn from_api(selector: LabelSelector) -> Result<Selector, String> {
         let labels = selector.match_labels.unwrap_or_default().into_iter();
         let labels = labels.map(|(key, value)| {
             let operator = Operator::In(vec![value]);
             Ok(Requirement { key, operator })
         });
         let expressions = selector.match_expressions.unwrap_or_default().into_iter();
-        let requirements = labels.chain(expressions.map(Requirement::of));
+        let requirements = labels.chain(expressions.map(Requirement::from_api));
         Ok(Selector(requirements.collect::<Result<_, _>>()?))
     }
 }
 
 impl Requirement {
-    fn of(requirement: LabelSelectorRequirement) -> Result<Requirement, String> {
+    fn from_api(requirement: LabelSelectorRequirement) -> Result<Requirement, String> {
         let LabelSelectorRequirement {
             key,
             operator,
@@ -108,7 +108,7 @@ impl Requirement {
             "DoesNotExist" => Operator::DoesNotExist,
             other => {
                 return Err(format!(
-                    "{other:?} is no operator: it is In, NotIn, Exists or DoesNotExist"
+                    "{other:?} is not an operator: use In, NotIn, Exists or DoesNotExist"
                 ));
             }
         };
@@ -126,17 +126,16 @@ impl Requirement {
     }
 }
 
-/// Reads the syntax of `kubectl --selector`: `key=value`, `key==value`,
-/// `key!=value`, `key in (a, b)`, `key notin (a, b)`, `key`, `!key`, and any of
-/// them with commas between.
+/// Parses the syntax of `kubectl --selector`: `key=value`, `key==value`, `key!=value`,
+/// `key in (a, b)`, `key notin (a, b)`, `key`, `!key`, and comma-separated lists of these.
 impl FromStr for Selector {
     type Err = SelectorError;
 
     fn from_str(text: &str) -> Result<Selector, SelectorError> {
-        let mut reader = Reader { text, rest: text };
-        let mut requirements = vec![reader.requirement()?];
-        while reader.take(",") {
-            requirements.push(reader.requirement()?);
+        let mut reader = SelectorParser { text, rest: text };
+        let mut requirements = vec![reader.parse_requirement()?];
+        while reader.accept(",") {
+            requirements.push(reader.parse_requirement()?);
         }
         match reader.rest.trim_start() {
             "" => Ok(Selector(requirements)),
@@ -145,8 +144,8 @@ impl FromStr for Selector {
     }
 }
 
-/// Writes what the API server reads as a `labelSelector`, and [`Selector::from_str`] too. Nothing stands
-/// for a selector without conditions.
+/// Writes the form that the API server accepts as `labelSelector`, and that [`Selector::from_str`]
+/// parses. A selector without conditions becomes the empty string.
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, requirement) in self.0.iter().enumerate() {
@@ -183,31 +182,32 @@ impl fmt::Display for SelectorError {
 
 impl std::error::Error for SelectorError {}
 
-/// Reads a selector from left to right.
-struct Reader<'a> {
+/// Parses a selector from left to right.
+struct SelectorParser<'a> {
     text: &'a str,
     rest: &'a str,
 }
 
-impl<'a> Reader<'a> {
-    fn requirement(&mut self) -> Result<Requirement, SelectorError> {
-        if self.take("!") {
-            let key = self.key()?;
+impl<'a> SelectorParser<'a> {
+    fn parse_requirement(&mut self) -> Result<Requirement, SelectorError> {
+        if self.accept("!") {
+            let key = self.parse_key()?;
             let operator = Operator::DoesNotExist;
             return Ok(Requirement { key, operator });
         }
-        let key = self.key()?;
-        let operator = if self.take("!=") {
-            Operator::NotIn(vec![self.value()?])
-        } else if self.take("==") || self.take("=") {
-            Operator::In(vec![self.value()?])
+        let key = self.parse_key()?;
+        let operator = if self.accept("!=") {
+            Operator::NotIn(vec![self.parse_value()?])
+        } else if self.accept("==") || self.accept("=") {
+            Operator::In(vec![self.parse_value()?])
         } else {
-            match self.word() {
+            match self.parse_word() {
                 "" => Operator::Exists,
-                "in" => Operator::In(self.values()?),
-                "notin" => Operator::NotIn(self.values()?),
+                "in" => Operator::In(self.parse_values()?),
+                "notin" => Operator::NotIn(self.parse_values()?),
                 other => {
-                    let reason = format!("{other:?} is no operator: use =, ==, !=, in or notin");
+                    let reason =
+                        format!("{other:?} is not an operator: use =, ==, !=, in or notin");
                     return Err(self.error(&reason));
                 }
             }
@@ -215,25 +215,25 @@ impl<'a> Reader<'a> {
         Ok(Requirement { key, operator })
     }
 
-    fn values(&mut self) -> Result<Vec<String>, SelectorError> {
-        if !self.take("(") {
+    fn parse_values(&mut self) -> Result<Vec<String>, SelectorError> {
+        if !self.accept("(") {
             return Err(self.expected("a list of values in parentheses"));
         }
-        let mut values = vec![self.value()?];
-        while self.take(",") {
-            values.push(self.value()?);
+        let mut values = vec![self.parse_value()?];
+        while self.accept(",") {
+            values.push(self.parse_value()?);
         }
-        if !self.take(")") {
+        if !self.accept(")") {
             return Err(self.expected("a comma or a closing parenthesis"));
         }
         Ok(values)
     }
 
-    /// A label's key: a name of up to 63 octets, perhaps behind a domain and a slash.
-    fn key(&mut self) -> Result<String, SelectorError> {
-        let key = self.word();
+    /// A label's key: a name of up to 63 bytes, with an optional domain and slash before it.
+    fn parse_key(&mut self) -> Result<String, SelectorError> {
+        let key = self.parse_word();
         if key.is_empty() {
-            return Err(self.expected("a label's key"));
+            return Err(self.expected("a label key"));
         }
         let (domain, name) = match key.split_once('/') {
             None => (None, key),
@@ -241,7 +241,7 @@ impl<'a> Reader<'a> {
         };
         if !is_name(name) || domain.is_some_and(|domain| !is_domain(domain)) {
             let reason = format!(
-                "{key:?} is no label's key: up to 63 letters, digits, -, _ and ., perhaps after a domain in lower case and a /"
+                "{key:?} is not a label key: use up to 63 letters, digits, -, _ and ., optionally after a lower-case domain and a /"
             );
             return Err(self.error(&reason));
         }
@@ -249,19 +249,19 @@ impl<'a> Reader<'a> {
     }
 
     /// A label's value, which may be empty.
-    fn value(&mut self) -> Result<String, SelectorError> {
-        let value = self.word();
+    fn parse_value(&mut self) -> Result<String, SelectorError> {
+        let value = self.parse_word();
         if !value.is_empty() && !is_name(value) {
             let reason = format!(
-                "{value:?} is no label's value: up to 63 letters, digits, -, _ and ., with a letter or digit at either end"
+                "{value:?} is not a label value: use up to 63 letters, digits, -, _ and ., with a letter or digit at either end"
             );
             return Err(self.error(&reason));
         }
         Ok(value.to_owned())
     }
 
-    /// The octets up to white space or a sign.
-    fn word(&mut self) -> &'a str {
+    /// The text up to white space or one of `,()=!`.
+    fn parse_word(&mut self) -> &'a str {
         let start = self.rest.trim_start();
         let is_end = |c: char| c.is_whitespace() || ",()=!".contains(c);
         let (word, rest) = start.split_at(start.find(is_end).unwrap_or(start.len()));
@@ -269,7 +269,7 @@ impl<'a> Reader<'a> {
         word
     }
 
-    fn take(&mut self, sign: &str) -> bool {
+    fn accept(&mut self, sign: &str) -> bool {
         let Some(rest) = self.rest.trim_start().strip_prefix(sign) else {
             return false;
         };
@@ -293,21 +293,21 @@ impl<'a> Reader<'a> {
 }
 
 fn is_name(text: &str) -> bool {
-    let octets = text.as_bytes();
-    let inside = |octet: &u8| octet.is_ascii_alphanumeric() || b"-_.".contains(octet);
-    octets.len() <= 63
-        && octets.first().is_some_and(u8::is_ascii_alphanumeric)
-        && octets.last().is_some_and(u8::is_ascii_alphanumeric)
-        && octets.iter().all(inside)
+    let bytes = text.as_bytes();
+    let is_inner = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    bytes.len() <= 63
+        && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.iter().all(is_inner)
 }
 
 fn is_domain(text: &str) -> bool {
     let is_label = |label: &str| {
-        let is_lower = |octet: u8| octet.is_ascii_lowercase() || octet.is_ascii_digit();
-        let octets = label.as_bytes();
-        octets.first().copied().is_some_and(is_lower)
-            && octets.last().copied().is_some_and(is_lower)
-            && (octets.iter()).all(|octet| is_lower(*octet) || *octet == b'-')
+        let is_outer = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let bytes = label.as_bytes();
+        bytes.first().copied().is_some_and(is_outer)
+            && bytes.last().copied().is_some_and(is_outer)
+            && (bytes.iter()).all(|byte| is_outer(*byte) || *byte == b'-')
     };
     text.len() <= 253 && text.split('.').all(is_label)
 }

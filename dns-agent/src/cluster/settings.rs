@@ -1,4 +1,4 @@
-//! What the operator decides about the zones.
+//! Settings of the zones.
 
 use std::net::IpAddr;
 
@@ -8,150 +8,148 @@ use serde::Deserialize;
 
 use crate::zone::Name;
 
-/// The TTL that CoreDNS gives the version of the naming scheme, in seconds.
+/// The TTL of `dns-version.<zone>` in CoreDNS, in seconds.
 pub(super) const VERSION_TTL: u32 = 28800;
 
-/// What the operator decides about the zones.
+/// The operator's settings of the zones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ZoneSettings {
-    /// The cluster's domains; every one holds all names. PTR records name the
-    /// first.
+    /// The cluster domains. Each holds all names; PTR records point into the first one.
     pub cluster_domains: Vec<Name>,
-    /// The networks whose reverse zones are answered with authority.
+    /// The networks for whose reverse zones the agent is authoritative.
     pub reverse: Vec<IpNet>,
     /// The TTL of records, in seconds.
     pub ttl: u32,
-    /// The TTL of the version of the naming scheme, in seconds.
+    /// The TTL of `dns-version.<zone>`, in seconds.
     pub version_ttl: u32,
     /// How names of pods are answered.
     pub pods: PodMode,
-    /// The namespaces that are exposed; empty means all.
+    /// The exposed namespaces. Empty means all.
     pub namespaces: Vec<String>,
-    /// What is said of services that nobody serves.
+    /// How Services without a ready endpoint are answered.
     pub empty_services: EmptyServices,
-    /// Names that belong to other software, with everything below them, although
-    /// a zone of ours is above them.
+    /// Names inside the zones that are delegated to other software, with all names below them.
     pub passed: Vec<Name>,
-    /// What an endpoint without a host name is called.
+    /// The label of an endpoint without a host name.
     pub endpoint_names: EndpointNames,
-    /// The addresses under which the cluster's clients ask: the services with one
-    /// of them are the name servers of the cluster domains.
-    pub served: Vec<IpAddr>,
-    /// The addresses of `ns.dns.<zone>`, which is the name server when no service
-    /// is; it has none when this is empty.
+    /// The DNS addresses that the cluster's clients use. A Service with one of them is a name
+    /// server of the cluster domains.
+    pub served_addresses: Vec<IpAddr>,
+    /// The addresses of `ns.dns.<zone>`, which is the name server if no Service is one. May be
+    /// empty.
     pub name_server_addresses: Vec<IpAddr>,
-    /// Who names the name servers of the cluster domains.
+    /// How questions for the name servers of the cluster domains are answered.
     pub name_servers: NameServers,
-    /// Of which services the endpoints are known.
-    pub endpoints: Endpoints,
-    /// Of which nodes the pods are known.
+    /// The Services whose endpoints are known.
+    pub endpoint_scope: EndpointScope,
+    /// The nodes whose Pods are known.
     pub known_pods: KnownPods,
-    /// The domains in which somebody else is asked for names that are not there.
-    pub falls_through: Vec<Name>,
-    /// The names below which addresses have their PTR records.
-    pub pointers: Vec<Name>,
+    /// The zones in which questions for absent names pass (CoreDNS's `fallthrough`).
+    pub fallthrough_zones: Vec<Name>,
+    /// The suffixes below which PTR records are answered.
+    pub pointer_suffixes: Vec<Name>,
     /// Whether endpoints have names by topology zone.
     pub zonal_names: ZonalNames,
-    /// What is said of endpoints that CoreDNS takes for something else than we do.
-    pub odd_endpoints: OddEndpoints,
-    /// What is said where CoreDNS departs from the standards.
-    pub departures: Departures,
+    /// How endpoints that CoreDNS reads differently are answered.
+    pub nonstandard_endpoints: NonstandardEndpoints,
+    /// How questions are answered where CoreDNS deviates from the standards.
+    pub deviations: Deviations,
 }
 
-/// Whether `<topology zone>.pin|prefer._zone.<service>…` are names.
+/// Whether names `<topology zone>.pin|prefer._zone.<service>…` exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ZonalNames {
-    /// They aren't there, like other names that nobody has.
+    /// They do not exist.
     Absent,
     /// They have the endpoints of the topology zone.
     #[default]
     Answered,
 }
 
-/// What is said of what CoreDNS takes for something else than we do: endpoints that are domain names
-/// or addresses in an unusual spelling, and odd names of IPv6 addresses.
+/// How nonstandard names are answered, which CoreDNS reads differently: endpoints that are domain
+/// names or addresses in an unusual spelling, and nonstandard reverse names of IPv6 addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OddEndpoints {
-    /// Only what is an address counts.
+pub enum NonstandardEndpoints {
+    /// Only valid addresses count.
     #[default]
     Read,
-    /// Nothing: CoreDNS is asked for every name that they are part of.
+    /// Every name that depends on them is delegated to CoreDNS.
     Passed,
 }
 
-/// What is said where CoreDNS departs from the standards: it says NXDOMAIN for a name without
-/// addresses that exists because of names below it (RFC 8020), and for types that such a name
-/// lacks. It ignores labels in front of a pod's, and missing underscores in those of ports.
+/// How questions are answered where CoreDNS deviates from the standards. CoreDNS answers NXDOMAIN
+/// for an empty non-terminal (RFC 8020), and for types that such a name lacks. It ignores labels in
+/// front of a Pod's label, and missing underscores in the labels of ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Departures {
-    /// What the standards say.
+pub enum Deviations {
+    /// As the standards require.
     #[default]
     Answered,
-    /// Nothing: CoreDNS is asked.
+    /// The questions pass to CoreDNS.
     Passed,
 }
 
-/// Who names the name servers of the cluster domains, and their addresses.
+/// Whether the agent answers for the name servers of the cluster domains and their addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NameServers {
-    /// We do.
+    /// The agent answers.
     #[default]
-    Ours,
-    /// Somebody else, who is asked for NS records at the apex and for all of `ns.dns`.
+    Answered,
+    /// NS questions at the apex, and all questions at and below `ns.dns`, pass.
     Passed,
 }
 
-/// Of which services the endpoints are known.
+/// The Services whose endpoints are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Endpoints {
-    /// Those of headless services. Names of endpoints below others, and PTR records of endpoints,
-    /// are somebody else's to answer.
+pub enum EndpointScope {
+    /// Headless Services only. Names of endpoints below other Services, and PTR records of
+    /// endpoints, are delegated to CoreDNS.
     #[default]
     Headless,
-    /// Those of all services.
+    /// All Services.
     All,
 }
 
-/// Of which nodes the pods are known.
+/// The nodes whose Pods are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KnownPods {
-    /// Of all: an address that is none of theirs is no pod's.
+    /// All nodes. An unknown address belongs to no Pod.
     #[default]
     All,
-    /// Of some: others may know an address that is none of theirs.
+    /// Some nodes. An unknown address may belong to a Pod of another node.
     Some,
 }
 
 /// How `<dashed-ip>.<namespace>.pod.<zone>` is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PodMode {
-    /// No such names.
+    /// The names do not exist.
     Disabled,
-    /// Any address under an existing namespace answers itself.
+    /// Any address below an existing namespace is answered with that address.
     #[default]
     Insecure,
-    /// Only the addresses of pods of the namespace.
+    /// Only the addresses of Pods in the namespace are answered.
     Verified,
 }
 
-/// What an endpoint without a host name is called.
+/// The label of an endpoint without a host name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EndpointNames {
-    /// By its address, with dashes.
+    /// The dashed address.
     #[default]
     Address,
-    /// By its pod, if that is a label; else by its address.
+    /// The Pod's name if that is a valid label; else the dashed address.
     Pod,
 }
 
-/// What is said of services with a ClusterIP, but without any ready endpoint.
+/// How Services with a ClusterIP, but without a ready endpoint, are answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EmptyServices {
-    /// Their ClusterIP, as of others.
+    /// With the ClusterIP, like other Services.
     #[default]
     Answered,
-    /// They do not exist.
+    /// Their names do not exist.
     Ignored,
 }
 
@@ -168,19 +166,19 @@ impl Default for ZoneSettings {
             empty_services: EmptyServices::default(),
             passed: Vec::new(),
             endpoint_names: EndpointNames::default(),
-            served: Vec::new(),
+            served_addresses: Vec::new(),
             name_server_addresses: Vec::new(),
             name_servers: NameServers::default(),
-            endpoints: Endpoints::All,
+            endpoint_scope: EndpointScope::All,
             known_pods: KnownPods::default(),
-            falls_through: Vec::new(),
-            pointers: ["in-addr.arpa", "ip6.arpa"]
+            fallthrough_zones: Vec::new(),
+            pointer_suffixes: ["in-addr.arpa", "ip6.arpa"]
                 .into_iter()
                 .flat_map(Name::parse)
                 .collect(),
             zonal_names: ZonalNames::default(),
-            odd_endpoints: OddEndpoints::default(),
-            departures: Departures::default(),
+            nonstandard_endpoints: NonstandardEndpoints::default(),
+            deviations: Deviations::default(),
         }
     }
 }

@@ -4,89 +4,90 @@ use std::path::PathBuf;
 
 use clap::{Arg, Args, Parser, Subcommand};
 
-use super::{DEFAULT_ADMIN, QueryName, QueryType, Settings, Socket};
+use super::{DEFAULT_ADMIN, ListenAddress, QueryName, QueryType, RunSettings};
 use crate::{datapath::pins::BPFFS, zone::Rtype};
 
-/// Zerohop's agent: answers Kubernetes DNS in the kernel and in user space.
+/// Zerohop's agent: answers Kubernetes DNS queries in the kernel and in user space.
 #[derive(Debug, Parser)]
 #[command(name = "dns-agent", version)]
 pub struct Cli {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: AgentCommand,
 }
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Serve: load the objects, answer queries, follow changes.
+pub enum AgentCommand {
+    /// Run the agent: load the objects, answer queries, follow changes.
     Run(Box<RunArgs>),
-    /// Say what will work on this node and what won't, and why: the kernel, the
-    /// capabilities, the BPF file system, the interfaces, other people's
+    /// Check what will work on this node and what won't, and why: the kernel,
+    /// the capabilities, the BPF file system, the interfaces, foreign BPF
     /// programs, kube-proxy.
     ///
-    /// The real programs are loaded and run over a made-up question. Nothing is
-    /// attached, nothing stays, and a running agent is not disturbed. All flags
-    /// of `run` are taken; those below matter. Without --interface, pods' veths
-    /// are looked at.
+    /// The real programs are loaded and run over a test query. Nothing is
+    /// attached, nothing is left behind, and a running agent is not disturbed.
+    /// All flags of `run` are accepted; those listed below have an effect.
+    /// Without --interface, pods' veths are checked.
     Check(Box<CheckArgs>),
-    /// Say what the running agent has loaded, attached and answered.
+    /// Show what the running agent has loaded, attached and answered.
     Status(StatusArgs),
-    /// Say what a question would be answered, by which plane, and from which
+    /// Show how a query would be answered, by which plane, and from which
     /// objects.
     Lookup(LookupArgs),
     /// Print every record as a zone file.
     Dump(DumpArgs),
-    /// Take every hook and pin of ours off this node.
+    /// Remove all hooks and pins of Zerohop from this node.
     Detach(DetachArgs),
 }
 
 /// The arguments of `dns-agent run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// A YAML file with any of the settings below, each under its flag's name
-    /// without the dashes in front; a repeatable flag is a list there. A flag
-    /// given here wins over the file; what the file switches on, none switches off.
+    /// A YAML file with any of the settings below. A key is the name of a flag
+    /// without the leading dashes; the value of a repeatable flag is a list.
+    /// Flags override the file, but a switch that the file turns on can't be
+    /// turned off by a flag.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// The settings given as flags.
+    /// The settings on the command line.
     #[command(flatten)]
-    pub settings: Settings,
+    pub settings: RunSettings,
 }
 
 impl RunArgs {
-    /// The settings of the file, overlaid with the flags.
+    /// The settings of the command line, completed by those of the file.
     ///
     /// # Errors
     /// When the file can't be read or parsed.
-    pub fn settings(self) -> anyhow::Result<Settings> {
+    pub fn settings(self) -> anyhow::Result<RunSettings> {
         match &self.config {
-            Some(path) => Ok(self.settings.or(Settings::read(path)?)),
+            Some(path) => Ok(self.settings.overlay(RunSettings::read(path)?)),
             None => Ok(self.settings),
         }
     }
 }
 
-/// The arguments of `dns-agent check`: all those of `run`, so that a running agent's whole command line may be
-/// checked. Only those that matter are shown.
+/// The arguments of `dns-agent check`: all those of `run`, so that an agent's whole command line
+/// can be checked. The help shows only those that have an effect.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit code: 0 when nothing fails, limits or not; 1 when something fails; 2 when the command line is wrong.",
-    mut_args(only_what_is_checked)
+    after_help = "Exit code: 0 when nothing fails, with or without limits; 1 when something fails; 2 when the command line is wrong.",
+    mut_args(hide_unchecked)
 )]
 pub struct CheckArgs {
     /// Print the findings as JSON.
     #[arg(long)]
     pub json: bool,
 
-    /// What an agent would be run with.
+    /// The arguments that an agent would be run with.
     #[command(flatten)]
     pub run: RunArgs,
 }
 
-/// Hides the arguments of `run` that `check` has no use for.
-fn only_what_is_checked(argument: Arg) -> Arg {
+/// Hides the arguments of `run` that have no effect in `check`.
+fn hide_unchecked(argument: Arg) -> Arg {
     const CHECKED: [&str; 12] = [
         "json",
         "config",
@@ -113,20 +114,20 @@ pub struct StatusArgs {
     pub json: bool,
 
     /// Where the running agent's admin endpoints listen.
-    #[arg(long, value_name = "IP:PORT", default_value_t = Socket(DEFAULT_ADMIN))]
-    pub admin: Socket,
+    #[arg(long, value_name = "IP:PORT", default_value_t = ListenAddress(DEFAULT_ADMIN))]
+    pub admin: ListenAddress,
 }
 
 /// The arguments of `dns-agent lookup`.
 #[derive(Debug, Args)]
 pub struct LookupArgs {
-    /// The whole name to look up: no search list is applied, and a dot at its
-    /// end changes nothing.
+    /// The full name to look up. No search list is applied, and a trailing dot
+    /// makes no difference.
     #[arg(value_name = "NAME")]
     pub name: QueryName,
 
-    /// The type of record: a name such as AAAA in any case, or TYPE and a
-    /// number.
+    /// The record type: a name such as AAAA, in upper or lower case, or TYPE and
+    /// a number.
     #[arg(value_name = "TYPE", default_value_t = QueryType(Rtype::A))]
     pub rtype: QueryType,
 
@@ -135,8 +136,8 @@ pub struct LookupArgs {
     pub json: bool,
 
     /// Where the running agent's admin endpoints listen.
-    #[arg(long, value_name = "IP:PORT", default_value_t = Socket(DEFAULT_ADMIN))]
-    pub admin: Socket,
+    #[arg(long, value_name = "IP:PORT", default_value_t = ListenAddress(DEFAULT_ADMIN))]
+    pub admin: ListenAddress,
 }
 
 /// The arguments of `dns-agent detach`.
@@ -151,12 +152,12 @@ pub struct DetachArgs {
 #[derive(Debug, Args)]
 pub struct DumpArgs {
     /// Print this zone only. Programs that read zone files, such as
-    /// named-checkzone, take one zone at a time; without this, all zones are
-    /// printed one after another.
+    /// named-checkzone, take one zone at a time. Without this flag, all zones
+    /// are printed one after another.
     #[arg(long, value_name = "NAME")]
     pub zone: Option<QueryName>,
 
     /// Where the running agent's admin endpoints listen.
-    #[arg(long, value_name = "IP:PORT", default_value_t = Socket(DEFAULT_ADMIN))]
-    pub admin: Socket,
+    #[arg(long, value_name = "IP:PORT", default_value_t = ListenAddress(DEFAULT_ADMIN))]
+    pub admin: ListenAddress,
 }

@@ -9,7 +9,7 @@ use crate::{cluster::PodMode, zone::Name};
 fn run(arguments: &[&str]) -> Result<Config, String> {
     let line = ["dns-agent", "run"].iter().chain(arguments);
     let cli = Cli::try_parse_from(line).map_err(|error| error.to_string())?;
-    let Command::Run(args) = cli.command else {
+    let AgentCommand::Run(args) = cli.command else {
         panic!("not a run command")
     };
     Config::from_args(*args).map_err(|error| format!("{error:#}"))
@@ -24,9 +24,11 @@ fn refused(arguments: &[&str], reasons: &[&str]) {
 }
 
 #[test]
-fn defaults() {
+fn defaults_are_filled_in() {
     let config = run(&["--manifests", "objects"]).unwrap();
-    assert!(matches!(&config.source, Source::Manifests(path) if path == Path::new("objects")));
+    assert!(
+        matches!(&config.source, SourceConfig::Manifests(path) if path == Path::new("objects"))
+    );
     assert_eq!(
         config.zone.cluster_domains,
         [Name::parse("cluster.local").unwrap()]
@@ -46,7 +48,7 @@ fn defaults() {
 }
 
 #[test]
-fn every_flag() {
+fn every_flag_is_parsed() {
     let config = run(&[
         "--manifests=objects",
         "--cluster-domain",
@@ -137,11 +139,11 @@ fn every_flag() {
     assert_eq!(
         hooks,
         [
-            ("veth*", Hook::Auto),
-            ("eth0", Hook::XdpGeneric),
-            ("lo", Hook::Tc),
-            ("eth1", Hook::Xdp),
-            ("pods", Hook::Auto)
+            ("veth*", HookChoice::Auto),
+            ("eth0", HookChoice::XdpGeneric),
+            ("lo", HookChoice::Tc),
+            ("eth1", HookChoice::Xdp),
+            ("pods", HookChoice::Auto)
         ]
     );
     let serve: Vec<_> = config.serve.iter().map(ToString::to_string).collect();
@@ -202,20 +204,20 @@ fn wrong_values_are_refused_with_advice() {
 }
 
 #[test]
-fn the_api_as_source() {
+fn kubernetes_flags_configure_the_api() {
     let kubernetes = |flags: &[&str]| match run(flags).unwrap().source {
-        Source::Kubernetes(kubernetes) => kubernetes,
+        SourceConfig::Kubernetes(kubernetes) => kubernetes,
         other => panic!("{other:?}"),
     };
-    let key = |name: &str| Key::new("kube-system", name);
+    let key = |name: &str| ObjectKey::new("kube-system", name);
     let plain = kubernetes(&["--kubernetes", "--interface=pods"]);
     assert_eq!(plain.corefile, key("coredns"));
     assert_eq!(plain.dns_service, key("kube-dns"));
-    assert_eq!(plain.serves, Serves::Service);
+    assert_eq!(plain.dns_addresses, DnsAddresses::Service);
     assert_eq!(plain.without_corefile, WithoutCorefile::Pass);
     assert_eq!(plain.max_age, Some(Duration::from_secs(900)));
     let config = run(&["--kubernetes"]).unwrap();
-    assert_eq!(config.zone.endpoints, Endpoints::Headless);
+    assert_eq!(config.zone.endpoint_scope, EndpointScope::Headless);
     assert_eq!(config.zone.name_servers, NameServers::Passed);
 
     let given = kubernetes(&[
@@ -232,7 +234,7 @@ fn the_api_as_source() {
     assert_eq!(given.kubeconfig.as_deref(), Some(Path::new("admin.conf")));
     assert_eq!(given.corefile, key("rke2-coredns"));
     assert_eq!(given.dns_service, key("rke2-dns"));
-    assert_eq!(given.serves, Serves::ServiceAndEndpoints);
+    assert_eq!(given.dns_addresses, DnsAddresses::ServiceAndEndpoints);
     assert_eq!(given.cluster_dns, ["10.43.0.10:53".parse().unwrap()]);
     assert_eq!(given.node_name.as_deref(), Some("node-1"));
     assert_eq!(given.max_age, None);
@@ -300,7 +302,7 @@ fn combinations_are_checked() {
 }
 
 #[test]
-fn name_servers_are_what_is_served_and_the_node() {
+fn name_servers_have_the_served_addresses_and_those_of_the_node() {
     let config = run(&[
         "--manifests=m",
         "--serve=10.96.0.10",
@@ -314,7 +316,10 @@ fn name_servers_are_what_is_served_and_the_node() {
         let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         texts
     };
-    assert_eq!(texts(&config.zone.served), ["10.96.0.10", "fd00::a"]);
+    assert_eq!(
+        texts(&config.zone.served_addresses),
+        ["10.96.0.10", "fd00::a"]
+    );
     assert_eq!(
         texts(&config.zone.name_server_addresses),
         ["192.0.2.7", "2001:db8::1"]
@@ -322,7 +327,7 @@ fn name_servers_are_what_is_served_and_the_node() {
 }
 
 #[test]
-fn what_may_be_passed() {
+fn only_names_inside_a_cluster_domain_may_be_passed() {
     let domains = ["--manifests=m", "--cluster-domain=a.b.c"];
     for (name, reasons) in [
         ("a.b.c", ["would pass all", "below it"]),
@@ -350,7 +355,7 @@ fn served_addresses_without_an_interface_are_no_error() {
 
 #[test]
 fn a_file_holds_every_setting_and_flags_win() {
-    let file = Settings::parse(
+    let file = RunSettings::parse(
         "manifests: objects\n\
          cluster-domain: [a.example]\n\
          reverse: [10.0.0.0/8]\n\
@@ -372,13 +377,15 @@ fn a_file_holds_every_setting_and_flags_win() {
          capacity: 7\n",
     )
     .unwrap();
-    let flags = Settings {
+    let flags = RunSettings {
         ttl: Some(Ttl(1)),
         namespace: Some(vec![NamespaceName("three".to_owned())]),
-        ..Settings::default()
+        ..RunSettings::default()
     };
-    let config = Config::new(flags.or(file)).unwrap();
-    assert!(matches!(&config.source, Source::Manifests(path) if path == Path::new("objects")));
+    let config = Config::new(flags.overlay(file)).unwrap();
+    assert!(
+        matches!(&config.source, SourceConfig::Manifests(path) if path == Path::new("objects"))
+    );
     assert_eq!(
         config.zone.cluster_domains,
         [Name::parse("a.example").unwrap()]
@@ -401,7 +408,7 @@ fn a_file_holds_every_setting_and_flags_win() {
         config.interfaces,
         [Interface {
             name: "eth0".to_owned(),
-            hook: Hook::Tc
+            hook: HookChoice::Tc
         }]
     );
     assert_eq!(config.allow, ["10.0.0.0/8".parse::<IpNet>().unwrap()]);
@@ -418,7 +425,7 @@ fn a_file_holds_every_setting_and_flags_win() {
 fn errors_in_a_file_name_the_line() {
     #[track_caller]
     fn check(text: &str, reasons: &[&str]) {
-        let error = format!("{:#}", Settings::parse(text).expect_err("accepted"));
+        let error = format!("{:#}", RunSettings::parse(text).expect_err("accepted"));
         for reason in reasons {
             assert!(error.contains(reason), "no {reason:?} in: {error}");
         }
@@ -446,18 +453,18 @@ fn a_missing_file_is_named() {
 }
 
 #[test]
-fn check_takes_the_flags_of_run_and_shows_those_that_matter() {
+fn check_accepts_the_flags_of_run_and_shows_those_with_an_effect() {
     let line = |flags: &[&str]| {
         let words = ["dns-agent", "check"];
         Cli::try_parse_from(words.iter().chain(flags))
     };
     let cli = line(&["--json", "--kubernetes", "--ttl=7", "--interface=eth0=xdp"]).unwrap();
-    let Command::Check(args) = cli.command else {
+    let AgentCommand::Check(args) = cli.command else {
         panic!("not a check command")
     };
     assert!(args.json);
     let settings = args.run.settings().unwrap();
-    assert_eq!(settings.interface.unwrap()[0].hook, Hook::Xdp);
+    assert_eq!(settings.interface.unwrap()[0].hook, HookChoice::Xdp);
     let help = line(&["--help"]).unwrap_err().to_string();
     for shown in ["--json", "--config", "--interface", "--allow", "--bpffs"] {
         assert!(help.contains(shown), "no {shown} in: {help}");
@@ -471,7 +478,7 @@ fn check_takes_the_flags_of_run_and_shows_those_that_matter() {
 #[test]
 fn link_local_servers_have_an_interface() {
     let parse = |text: &str| text.parse::<Upstream>().map(|Upstream(address)| address);
-    // The one interface that every network namespace has, and always with this number.
+    // Every network namespace has the interface `lo` with index 1.
     let expected = "[fe80::1%1]:53".parse().unwrap();
     for text in [
         "fe80::1%lo",
@@ -533,7 +540,7 @@ fn an_address_that_is_served_is_no_upstream() {
         &[&["--manifests", "objects"], &served[..]].concat(),
         &["--upstream 10.96.0.10:53", "--serve"],
     );
-    // It is that of the cluster's DNS, which is there with --kubernetes.
+    // With --kubernetes the served address is that of the cluster's DNS, so CoreDNS answers there.
     run(&[&["--kubernetes"], &served[..]].concat()).unwrap();
     let another = ["--serve", "10.96.0.10", "--upstream", "10.96.0.10:5353"];
     run(&[&["--manifests", "objects"], &another[..]].concat()).unwrap();

@@ -1,5 +1,5 @@
-//! The values settings take: each is parsed from its text in one place, for the
-//! command line and the file alike, and its error says what would be right.
+//! The values of settings. Each type parses its text for both the command line and the file, and
+//! its error says which values are valid.
 
 mod addresses;
 
@@ -9,33 +9,33 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-pub use self::addresses::{NodeIp, Server, Socket, Upstream};
+pub use self::addresses::{ListenAddress, NodeIp, ServedAddress, Upstream};
 use crate::{
-    cluster::{Key, PodMode},
+    cluster::{ObjectKey, PodMode},
     zone::{Name, Rtype},
 };
 
-/// The shortest `--max-age`. API servers send a bookmark about once a minute to watches that have
-/// nothing else to say.
+/// The shortest `--max-age`. API servers send a bookmark about once a minute to watches without
+/// other events.
 const MIN_AGE: Duration = Duration::from_secs(120);
 
-/// Where the kernel answers: an interface's name or pattern, and the hook.
+/// `--interface`: interfaces on which the kernel answers, and the hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// A name, a shell pattern, or `pods`.
     pub name: String,
-    /// The hook asked for.
-    pub hook: Hook,
+    /// The requested hook.
+    pub hook: HookChoice,
 }
 
-/// Where in the kernel's receive path a program is attached.
+/// The hook requested for an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
-    /// tc on a veth, XDP elsewhere, native where the driver has it.
+pub enum HookChoice {
+    /// tc on a veth; XDP on other devices, native where the driver supports it.
     Auto,
     /// XDP in the driver.
     Xdp,
-    /// XDP in the network stack, for drivers without it.
+    /// XDP in the network stack, for drivers without XDP.
     XdpGeneric,
     /// tc ingress.
     Tc,
@@ -46,11 +46,11 @@ impl FromStr for Interface {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, hook) = match text.split_once('=') {
-            None => (text, Hook::Auto),
-            Some((name, "auto")) => (name, Hook::Auto),
-            Some((name, "xdp")) => (name, Hook::Xdp),
-            Some((name, "xdp-generic")) => (name, Hook::XdpGeneric),
-            Some((name, "tc")) => (name, Hook::Tc),
+            None => (text, HookChoice::Auto),
+            Some((name, "auto")) => (name, HookChoice::Auto),
+            Some((name, "xdp")) => (name, HookChoice::Xdp),
+            Some((name, "xdp-generic")) => (name, HookChoice::XdpGeneric),
+            Some((name, "tc")) => (name, HookChoice::Tc),
             Some((_, hook)) => {
                 return Err(format!(
                     "no hook is called {hook:?}: use auto, xdp, xdp-generic or tc"
@@ -70,7 +70,7 @@ impl FromStr for Interface {
 /// `--pods`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Pods {
+pub enum PodsSetting {
     /// No names of pods.
     Disabled,
     /// Any address under an existing namespace.
@@ -80,12 +80,12 @@ pub enum Pods {
     Verified,
 }
 
-impl From<Pods> for PodMode {
-    fn from(pods: Pods) -> Self {
+impl From<PodsSetting> for PodMode {
+    fn from(pods: PodsSetting) -> Self {
         match pods {
-            Pods::Disabled => PodMode::Disabled,
-            Pods::Insecure => PodMode::Insecure,
-            Pods::Verified => PodMode::Verified,
+            PodsSetting::Disabled => PodMode::Disabled,
+            PodsSetting::Insecure => PodMode::Insecure,
+            PodsSetting::Verified => PodMode::Verified,
         }
     }
 }
@@ -101,7 +101,7 @@ pub enum NetworkPolicy {
     Ignore,
 }
 
-/// A name that is asked for; every name is absolute, with or without a dot at its end.
+/// A name to look up. It is absolute, with or without a dot at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryName(pub Name);
 
@@ -117,7 +117,7 @@ impl FromStr for QueryName {
     }
 }
 
-/// A type of records.
+/// A record type, such as `A` or `TYPE65`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueryType(pub Rtype);
 
@@ -131,14 +131,13 @@ impl FromStr for QueryType {
     }
 }
 
-/// As in `TYPE65`, unless it has a name.
 impl fmt::Display for QueryType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-/// A zone's name, other than the root's.
+/// The name of a zone, which is not the root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domain(pub Name);
 
@@ -158,16 +157,16 @@ impl FromStr for Domain {
     }
 }
 
-/// A name that belongs to other software, with everything below it.
+/// `--pass`: a name that is delegated to other software, with all names below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Passed(pub Name);
+pub struct DelegatedName(pub Name);
 
-impl FromStr for Passed {
+impl FromStr for DelegatedName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         match Name::parse(text) {
-            Ok(name) => Ok(Passed(name)),
+            Ok(name) => Ok(DelegatedName(name)),
             Err(error) => Err(format!(
                 "{text:?} is not a domain name ({error}): give one such as legacy.svc.cluster.local"
             )),
@@ -175,16 +174,16 @@ impl FromStr for Passed {
     }
 }
 
-/// A network in CIDR notation; bits after the prefix are cleared.
+/// A network in CIDR notation. Bits after the prefix are cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network(pub IpNet);
+pub struct Cidr(pub IpNet);
 
-impl FromStr for Network {
+impl FromStr for Cidr {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse::<IpNet>() {
-            Ok(network) => Ok(Network(network.trunc())),
+            Ok(network) => Ok(Cidr(network.trunc())),
             Err(_) => Err(format!(
                 "{text:?} is not a network: give ADDRESS/PREFIX, such as 10.96.0.0/12 or fd00::/64"
             )),
@@ -223,25 +222,23 @@ impl FromStr for NamespaceName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let alphanumeric = |octet: u8| octet.is_ascii_lowercase() || octet.is_ascii_digit();
-        let octets = text.as_bytes();
-        let fits = (1..=63).contains(&octets.len())
-            && octets
-                .iter()
-                .all(|&octet| alphanumeric(octet) || octet == b'-')
-            && octets.first().copied().is_some_and(alphanumeric)
-            && octets.last().copied().is_some_and(alphanumeric);
-        if !fits {
+        let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let bytes = text.as_bytes();
+        let is_label = (1..=63).contains(&bytes.len())
+            && bytes.iter().all(|&byte| alphanumeric(byte) || byte == b'-')
+            && bytes.first().copied().is_some_and(alphanumeric)
+            && bytes.last().copied().is_some_and(alphanumeric);
+        if !is_label {
             return Err(format!(
-                "{text:?} is not a namespace's name: up to 63 of a-z, 0-9 and -, without - at either end"
+                "{text:?} is not a namespace's name: use 1 to 63 characters of a-z, 0-9 and -, without - at either end"
             ));
         }
         Ok(NamespaceName(text.to_owned()))
     }
 }
 
-/// `--stale-after`. Below a tenth of a second nobody could renew in time, and a busy node not below some
-/// seconds; above an hour nobody would call it failing open.
+/// `--stale-after`: 100 ms to 1 hour. The agent could not renew a shorter lease in time, and on a
+/// busy node the lease should be some seconds. A longer lease would not fail open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StaleAfter(pub Duration);
 
@@ -268,7 +265,7 @@ impl FromStr for StaleAfter {
     }
 }
 
-/// `--max-age`; none: for ever.
+/// `--max-age`. `None`: without limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaxAge(pub Option<Duration>);
 
@@ -289,7 +286,7 @@ impl FromStr for MaxAge {
             Ok(duration) if duration.is_zero() => Ok(MaxAge(None)),
             Ok(duration) if duration >= MIN_AGE => Ok(MaxAge(Some(duration))),
             Ok(_) => Err(format!(
-                "{text} is too short, since a watch may say nothing for a minute: give {} or more, or 0 for no limit",
+                "{text} is too short, because a watch may have no events for a minute: give {} or more, or 0 for no limit",
                 humantime::format_duration(MIN_AGE)
             )),
             Err(error) => Err(format!(
@@ -299,9 +296,9 @@ impl FromStr for MaxAge {
     }
 }
 
-/// An object's namespace and name.
+/// The namespace and name of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObjectName(pub Key);
+pub struct ObjectName(pub ObjectKey);
 
 impl FromStr for ObjectName {
     type Err = String;
@@ -311,7 +308,7 @@ impl FromStr for ObjectName {
             Some((namespace, name))
                 if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
             {
-                Ok(ObjectName(Key::new(namespace, name)))
+                Ok(ObjectName(ObjectKey::new(namespace, name)))
             }
             _ => Err(format!(
                 "{text:?} names no object: give NAMESPACE/NAME, such as kube-system/kube-dns"
@@ -320,7 +317,7 @@ impl FromStr for ObjectName {
     }
 }
 
-/// `--capacity`, a number of names.
+/// `--capacity`: a number of names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity(pub u32);
 
@@ -335,31 +332,36 @@ impl FromStr for Capacity {
     }
 }
 
-/// Reads a setting from its text in the file.
-pub(super) fn single<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+/// Deserialises a setting from its text in the file.
+pub(super) fn parse_value<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr<Err: fmt::Display>,
 {
-    Text::deserialize(deserializer).map(|Text(value)| Some(value))
+    ParsedScalar::deserialize(deserializer).map(|ParsedScalar(value)| Some(value))
 }
 
-/// Reads a repeatable setting from a list in the file.
-pub(super) fn list<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+/// Deserialises a repeatable setting from a list in the file.
+pub(super) fn parse_list<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr<Err: fmt::Display>,
 {
-    let values = Vec::<Text<T>>::deserialize(deserializer)?;
-    Ok(Some(values.into_iter().map(|Text(value)| value).collect()))
+    let values = Vec::<ParsedScalar<T>>::deserialize(deserializer)?;
+    Ok(Some(
+        values
+            .into_iter()
+            .map(|ParsedScalar(value)| value)
+            .collect(),
+    ))
 }
 
-/// A value read from its text, whatever scalar it looks like in YAML.
-struct Text<T>(T);
+/// A value parsed from its text, whatever type YAML gives to the scalar.
+struct ParsedScalar<T>(T);
 
-impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Text<T> {
+impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for ParsedScalar<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse().map(Text).map_err(D::Error::custom)
+        text.parse().map(ParsedScalar).map_err(D::Error::custom)
     }
 }

@@ -1,4 +1,4 @@
-//! Taking off by hand what agents have left on a node.
+//! `dns-agent detach`: removes the hooks that agents have left on a node.
 
 use std::path::Path;
 
@@ -7,22 +7,22 @@ use anyhow::{Context as _, bail};
 use super::{
     hooks::remove_filters,
     interfaces::Device,
-    pins::{Claim, Pins, are_there},
+    pins::{Claim, Pins, folder_exists},
 };
 
-/// Takes every hook and pin of ours off this network namespace; says what was taken off.
+/// Removes all hooks and pins of agents from this network namespace. Returns a description of each.
 ///
 /// # Errors
 ///
-/// When an agent is running, which has them, or when something can't be taken off.
+/// When a running agent owns the hooks, or when one can't be removed.
 pub fn detach(bpffs: &Path, devices: &[Device]) -> anyhow::Result<Vec<String>> {
     let mut taken_off = Vec::new();
-    if are_there(bpffs) {
+    if folder_exists(bpffs) {
         let pins = match Pins::claim(bpffs)? {
-            Claim::Ours(pins) => pins,
+            Claim::Claimed(pins) => pins,
             Claim::Untrusted(reason) => bail!(reason),
-            Claim::Others => bail!(
-                "an agent is running on this node and has the hooks: end it first, it takes them off itself unless it runs with --persist"
+            Claim::HeldByAnotherAgent => bail!(
+                "a running agent owns the hooks of this node: stop it first; it removes its hooks itself unless it runs with --persist"
             ),
         };
         let removed = pins.remove_all().context("removing pins")?;
@@ -32,11 +32,12 @@ pub fn detach(bpffs: &Path, devices: &[Device]) -> anyhow::Result<Vec<String>> {
     Ok(taken_off)
 }
 
-/// Takes off the filters that an agent has left, on kernels before tcx; says which.
+/// Removes the filters that an agent has left, on kernels without tcx. Returns a description of
+/// each.
 ///
 /// # Errors
 ///
-/// When one can't be taken off.
+/// When a filter can't be removed.
 pub fn detach_filters(devices: &[Device]) -> anyhow::Result<Vec<String>> {
     let mut taken_off = Vec::new();
     for device in devices {

@@ -1,7 +1,8 @@
-//! What the kernel would do with a question, by the kernel program's own code.
+//! Predicts what the kernel does with a question, by running the kernel program's code in user
+//! space.
 //!
-//! `dns-ebpf` is a library too: here it runs over the shared memory, with a packet that exists only
-//! here. It counts nothing and touches nobody's packet.
+//! The library of `dns-ebpf` reads the mapped tables and answers a packet in plain memory. No
+//! counter and no real packet is touched.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -12,121 +13,125 @@ use dns_common::{
     Control, Outcome, Settings,
     directory::Bucket,
     records::CHUNK,
-    settings::{ClientKey, SLOTS},
+    settings::{ClientKey, SETTINGS_COPIES},
 };
 use dns_ebpf::{
     Frame, Tables,
-    frame::{Clients, UdpChecksum},
-    query::{DNS, ETHERNET, IPV4, MAX_MESSAGE, UDP},
+    frame::{AnsweredClients, UdpChecksum},
+    headers::{dns, ethernet, ipv4, udp},
+    query::MAX_MESSAGE,
     respond,
 };
 
-use super::{Datapath, memory::Memory, settings::LEASE};
+use super::{Datapath, memory::Memory, settings::LEASE_WORD};
 use crate::zone::{Name, Rtype, query};
 
-/// What the kernel would do with a question.
+/// What the kernel does with a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Explained {
-    /// Whether there is a hook anywhere: else no packet gets to the program.
+pub struct Explanation {
+    /// Whether any device has a hook. Without one no packet reaches the program.
     pub is_attached: bool,
-    /// What becomes of the question of a client that takes 512 octets.
+    /// The outcome for a client without EDNS, which accepts 512 bytes.
     pub plain: Outcome,
-    /// If the answer is longer, what becomes of the question of a client that takes as much as
-    /// is ever sent in one datagram (EDNS, RFC 6891).
+    /// The outcome for a client with EDNS (RFC 6891) that accepts the longest answer in UDP. `None`
+    /// unless `plain` is [`Outcome::TooLarge`].
     pub edns: Option<Outcome>,
 }
 
 impl Datapath {
-    /// What the kernel would do with a question to a served address.
+    /// Predicts what the kernel does with a question to the first served address.
     #[must_use]
-    pub fn explain(&self, name: &Name, rtype: Rtype) -> Explained {
-        let [directory, records] = self.tables.table.memories();
-        let [control, settings] = self.tables.publisher.memories();
-        let memories = Memories {
+    pub fn explain_question(&self, name: &Name, rtype: Rtype) -> Explanation {
+        let [directory, records] = self.tables.table.memory();
+        let [control, settings] = self.tables.settings.memory();
+        let memory = TableMemory {
             control,
             settings,
             directory,
             records,
         };
         let lease = if self.renewed.elapsed() < self.config.stale_after {
-            Lease::Fresh
+            LeaseState::Fresh
         } else {
-            Lease::Stale
+            LeaseState::Stale
         };
         let ask = |client| match self.config.serve.first() {
-            Some(served) => explain(&memories, lease, *served, (name, rtype), client),
+            Some(served) => explain(&memory, lease, *served, (name, rtype), client),
             None => Outcome::NotServed,
         };
-        let plain = ask(Client::Plain);
-        Explained {
+        let plain = ask(ResponseLimit::Plain);
+        Explanation {
             is_attached: self.hooks.attached().next().is_some(),
             plain,
-            edns: (plain == Outcome::TooLarge).then(|| ask(Client::Edns)),
+            edns: (plain == Outcome::TooLarge).then(|| ask(ResponseLimit::Edns)),
         }
     }
 }
 
-/// The tables' memory. Nobody writes to it while it is read here.
-struct Memories<'a> {
+/// The tables' memory. The borrow of [`Datapath`] keeps it from being written meanwhile.
+struct TableMemory<'a> {
     control: &'a Memory,
     settings: &'a Memory,
     directory: &'a Memory,
     records: &'a Memory,
 }
 
-/// What a client says about the size of answers.
+/// The length of responses that a client accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Client {
-    /// It takes 512 octets.
+enum ResponseLimit {
+    /// 512 bytes: the query has no OPT record.
     Plain,
-    /// It takes as much as is ever sent in one datagram (EDNS, RFC 6891).
+    /// `MAX_MESSAGE` bytes: the query has an OPT record (RFC 6891).
     Edns,
 }
 
-/// Whether the kernel may answer.
+/// Whether the lease is assumed to last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lease {
+enum LeaseState {
     Fresh,
-    /// Not renewed in time. User space can't read the clock that the kernel compares with.
+    /// Expired according to the agent's clock. User space can't read the kernel's jiffies.
     Stale,
 }
 
-/// What becomes of a question to a served address.
+/// The outcome of a question to a served address.
 fn explain(
-    memories: &Memories<'_>,
-    lease: Lease,
+    memories: &TableMemory<'_>,
+    lease: LeaseState,
     served: SocketAddr,
     (name, rtype): (&Name, Rtype),
-    client: Client,
+    client: ResponseLimit,
 ) -> Outcome {
-    let message = message(name, rtype, client);
+    let message = query_message(name, rtype, client);
     let tables = Snapshot::new(memories, lease);
-    // From that address itself: nobody is sent the answer.
-    respond(&mut Packet(frame(served.ip(), served, &message)), &tables)
+    // The served address is also the client, since the answer is sent nowhere.
+    respond(
+        &mut PacketBuffer(build_frame(served.ip(), served, &message)),
+        &tables,
+    )
 }
 
-/// The tables as they are now.
+/// The tables as an implementation of [`Tables`].
 struct Snapshot<'a> {
-    memories: &'a Memories<'a>,
+    memories: &'a TableMemory<'a>,
     settings: Vec<Settings>,
     now: u64,
 }
 
 impl<'a> Snapshot<'a> {
-    fn new(memories: &'a Memories<'a>, lease: Lease) -> Self {
+    fn new(memories: &'a TableMemory<'a>, lease: LeaseState) -> Self {
         let copies = memories.settings.words();
         let copies = copies.chunks_exact(size_of::<Settings>() / 8);
-        let until = memories.control.words()[LEASE].load(Ordering::Relaxed);
+        let until = memories.control.words()[LEASE_WORD].load(Ordering::Relaxed);
         Self {
             memories,
             settings: copies
-                .take(SLOTS as usize)
+                .take(SETTINGS_COPIES as usize)
                 .map(|words| bytemuck::pod_read_unaligned(bytemuck::cast_slice(&load(words))))
                 .collect(),
             now: match lease {
-                // Before every lease but an ended one, which is 0.
-                Lease::Fresh => 0,
-                Lease::Stale => until,
+                // Earlier than the end of any lease, except an ended one, which is 0.
+                LeaseState::Fresh => 0,
+                LeaseState::Stale => until,
             },
         }
     }
@@ -149,12 +154,12 @@ impl Tables for Snapshot<'_> {
         element::<[u8; CHUNK]>(self.memories.records, number).map(<*const _>::cast)
     }
 
-    /// The question is that of a client that may ask.
+    /// The client is assumed to be allowed.
     fn permits(&self, _: &ClientKey) -> bool {
         true
     }
 
-    fn tokens(&self, _: u32) -> Option<*mut u64> {
+    fn token_bucket(&self, _: u32) -> Option<*mut u64> {
         None
     }
 
@@ -164,11 +169,11 @@ impl Tables for Snapshot<'_> {
 }
 
 /// A packet in plain memory.
-struct Packet(Vec<u8>);
+struct PacketBuffer(Vec<u8>);
 
-impl Frame for Packet {
-    /// As on a veth; who is allowed on a network card depends on the client.
-    const CLIENTS: Clients = Clients::All;
+impl Frame for PacketBuffer {
+    /// As on a veth. On a network card the answer depends on the client.
+    const CLIENTS: AnsweredClients = AnsweredClients::All;
 
     fn start(&self) -> usize {
         self.0.as_ptr() as usize
@@ -186,11 +191,11 @@ impl Frame for Packet {
     fn set_udp_checksum(&mut self, _: usize, _: UdpChecksum) {}
 }
 
-/// The address of an element, if there is such an element.
+/// The address of element `number`, if it exists.
 fn element<T>(memory: &Memory, number: u32) -> Option<*const T> {
-    let octets = number as usize * size_of::<T>();
-    let exists = octets + size_of::<T>() <= memory.octets();
-    exists.then(|| memory.words()[octets / 8..].as_ptr().cast())
+    let offset = number as usize * size_of::<T>();
+    let exists = offset + size_of::<T>() <= memory.bytes();
+    exists.then(|| memory.words()[offset / 8..].as_ptr().cast())
 }
 
 fn load(words: &[AtomicU64]) -> Vec<u64> {
@@ -200,12 +205,12 @@ fn load(words: &[AtomicU64]) -> Vec<u64> {
         .collect()
 }
 
-/// A query of a client that sends EDNS or none.
-fn message(name: &Name, rtype: Rtype, client: Client) -> Vec<u8> {
+/// A query with an OPT record for [`ResponseLimit::Edns`].
+fn query_message(name: &Name, rtype: Rtype, client: ResponseLimit) -> Vec<u8> {
     let mut message = query(0, name, rtype);
-    if client == Client::Edns {
+    if client == ResponseLimit::Edns {
         // ARCOUNT, and the OPT record.
-        message[DNS - 1] = 1;
+        message[dns::LENGTH - 1] = 1;
         message.extend([0, 0, 41]);
         message.extend((MAX_MESSAGE as u16).to_be_bytes());
         message.extend([0; 6]);
@@ -213,17 +218,17 @@ fn message(name: &Name, rtype: Rtype, client: Client) -> Vec<u8> {
     message
 }
 
-/// The message in a frame to a served address, from a client of the same family.
-pub(super) fn frame(client: IpAddr, served: SocketAddr, message: &[u8]) -> Vec<u8> {
-    let udp_length = (UDP + message.len()) as u16;
-    let mut frame = vec![0; ETHERNET];
+/// Builds the frame of a UDP message to a served address, from a client of the same family.
+pub(super) fn build_frame(client: IpAddr, served: SocketAddr, message: &[u8]) -> Vec<u8> {
+    let udp_length = (udp::LENGTH + message.len()) as u16;
+    let mut frame = vec![0; ethernet::LENGTH];
     if served.is_ipv4() {
-        frame[ETHERNET - 2..].copy_from_slice(&[0x08, 0x00]);
+        frame[ethernet::TYPE..].copy_from_slice(&[0x08, 0x00]);
         frame.extend([0x45, 0]);
-        frame.extend((IPV4 as u16 + udp_length).to_be_bytes());
+        frame.extend((ipv4::LENGTH as u16 + udp_length).to_be_bytes());
         frame.extend([0, 0, 0, 0, 64, 17, 0, 0]);
     } else {
-        frame[ETHERNET - 2..].copy_from_slice(&[0x86, 0xdd]);
+        frame[ethernet::TYPE..].copy_from_slice(&[0x86, 0xdd]);
         frame.extend([0x60, 0, 0, 0]);
         frame.extend(udp_length.to_be_bytes());
         frame.extend([17, 64]);
@@ -234,7 +239,7 @@ pub(super) fn frame(client: IpAddr, served: SocketAddr, message: &[u8]) -> Vec<u
             IpAddr::V6(address) => frame.extend(address.octets()),
         }
     }
-    // Any port, and any checksum but none at all: the program verifies none.
+    // Any port, and any checksum except 0, which means none: the program doesn't verify it.
     frame.extend([0x80, 0]);
     frame.extend(served.port().to_be_bytes());
     frame.extend(udp_length.to_be_bytes());
@@ -251,17 +256,17 @@ mod tests {
 
     use super::super::{
         grace::Grace,
+        hash_table::HashTable,
         records,
-        settings::{Fixed, Publisher, build},
-        table::Table,
+        settings::{FixedSettings, SettingsPublisher, build_settings},
     };
     use super::*;
     use crate::zone::{Model, ModelBuilder, Rdata, Record};
 
-    /// Nobody but the test reads.
-    struct NoReaders;
+    /// Waits for nothing, because only the test reads.
+    struct NoConcurrentReaders;
 
-    impl Grace for NoReaders {
+    impl Grace for NoConcurrentReaders {
         fn wait(&mut self) {}
     }
 
@@ -282,49 +287,49 @@ mod tests {
         builder.build()
     }
 
-    fn memory(octets: usize) -> Memory {
+    fn memory(bytes: usize) -> Memory {
         let file = tempfile::tempfile().unwrap();
-        file.set_len(octets as u64).unwrap();
-        Memory::of_map(file.as_fd(), octets).unwrap()
+        file.set_len(bytes as u64).unwrap();
+        Memory::map(file.as_fd(), bytes).unwrap()
     }
 
-    /// Tables with the model in them, handed over with their writers.
-    fn with_tables(check: impl Fn(&Memories<'_>, &Publisher)) {
+    /// Runs `check` over tables with the model in them.
+    fn with_tables(check: impl Fn(&TableMemory<'_>, &SettingsPublisher)) {
         let key = HashKey {
             words: [0x9e37_79b9_7f4a_7c15; MAX_WORDS],
             finish: 1,
         };
-        let mut table = Table::new(
+        let mut table = HashTable::new(
             memory(size_of::<Bucket>() * 16),
             memory(CHUNK),
             key,
-            NoReaders,
+            NoConcurrentReaders,
         );
         let control = memory(size_of::<Control>());
         let lease = std::mem::offset_of!(Control, lease) / 8;
         control.words()[lease].store(1000, Ordering::Relaxed);
-        let copies = memory(size_of::<Settings>() * SLOTS as usize);
-        let mut publisher = Publisher::new(control, copies);
+        let copies = memory(size_of::<Settings>() * SETTINGS_COPIES as usize);
+        let mut publisher = SettingsPublisher::new(control, copies);
 
         let model = model();
-        for (name, node) in model.nodes() {
-            let mut record = records::build(&model, name, node).unwrap();
+        for (name, entry) in model.entries() {
+            let mut record = records::build_record(&model, name, entry).unwrap();
             table.put(&mut record).unwrap();
         }
-        let fixed = Fixed {
+        let fixed = FixedSettings {
             hash_key: key,
             directory_mask: table.directory_mask(),
             secret: 0,
             serve: SERVED.map(|served| served.parse().unwrap()).to_vec(),
             allow: Vec::new(),
-            hardware: Vec::new(),
-            limit: None,
+            card_addresses: Vec::new(),
+            rate_limit: None,
         };
-        publisher.publish(&build(&fixed, &model, &[true], &BTreeSet::new()).unwrap());
+        publisher.publish(&build_settings(&fixed, &model, &[true], &BTreeSet::new()).unwrap());
 
-        let [directory, records] = table.memories();
-        let [control, settings] = publisher.memories();
-        let memories = Memories {
+        let [directory, records] = table.memory();
+        let [control, settings] = publisher.memory();
+        let memories = TableMemory {
             control,
             settings,
             directory,
@@ -334,11 +339,11 @@ mod tests {
     }
 
     fn ask(
-        memories: &Memories<'_>,
-        lease: Lease,
+        memories: &TableMemory<'_>,
+        lease: LeaseState,
         served: &str,
         name: &str,
-        client: Client,
+        client: ResponseLimit,
     ) -> Outcome {
         let name = Name::parse(name).unwrap();
         let served = served.parse().unwrap();
@@ -346,21 +351,25 @@ mod tests {
     }
 
     #[test]
-    fn questions_end_as_in_the_kernel() {
+    fn predicted_outcomes_are_those_of_the_kernel() {
         with_tables(|memories, _| {
             for served in SERVED {
                 for (name, client, outcome) in [
-                    ("web.z.example", Client::Plain, Outcome::Data),
-                    ("web.z.example", Client::Edns, Outcome::Data),
-                    ("many.z.example", Client::Plain, Outcome::TooLarge),
-                    ("many.z.example", Client::Edns, Outcome::Data),
-                    ("z.example", Client::Plain, Outcome::NoData),
-                    ("ghost.z.example", Client::Edns, Outcome::NxDomain),
-                    ("www.example", Client::Plain, Outcome::NotOwned),
-                    ("a.b", Client::Plain, Outcome::NameLength),
+                    ("web.z.example", ResponseLimit::Plain, Outcome::Data),
+                    ("web.z.example", ResponseLimit::Edns, Outcome::Data),
+                    ("many.z.example", ResponseLimit::Plain, Outcome::TooLarge),
+                    ("many.z.example", ResponseLimit::Edns, Outcome::Data),
+                    ("z.example", ResponseLimit::Plain, Outcome::NoData),
+                    ("ghost.z.example", ResponseLimit::Edns, Outcome::NxDomain),
+                    (
+                        "www.example",
+                        ResponseLimit::Plain,
+                        Outcome::NotAuthoritative,
+                    ),
+                    ("a.b", ResponseLimit::Plain, Outcome::NameLength),
                 ] {
                     assert_eq!(
-                        ask(memories, Lease::Fresh, served, name, client),
+                        ask(memories, LeaseState::Fresh, served, name, client),
                         outcome,
                         "{name} {client:?} at {served}"
                     );
@@ -368,23 +377,31 @@ mod tests {
             }
             let elsewhere = ask(
                 memories,
-                Lease::Fresh,
+                LeaseState::Fresh,
                 "10.96.0.11:53",
                 "web.z.example",
-                Client::Plain,
+                ResponseLimit::Plain,
             );
             assert_eq!(elsewhere, Outcome::NotServed);
         });
     }
 
     #[test]
-    fn a_lease_is_over_when_it_was_not_renewed_or_was_ended() {
+    fn a_stale_or_ended_lease_lets_questions_pass() {
         with_tables(|memories, publisher| {
-            let asked = |lease| ask(memories, lease, SERVED[0], "web.z.example", Client::Plain);
-            assert_eq!(asked(Lease::Fresh), Outcome::Data);
-            assert_eq!(asked(Lease::Stale), Outcome::LeaseStale);
+            let asked = |lease| {
+                ask(
+                    memories,
+                    lease,
+                    SERVED[0],
+                    "web.z.example",
+                    ResponseLimit::Plain,
+                )
+            };
+            assert_eq!(asked(LeaseState::Fresh), Outcome::Data);
+            assert_eq!(asked(LeaseState::Stale), Outcome::LeaseStale);
             publisher.end_lease();
-            assert_eq!(asked(Lease::Fresh), Outcome::LeaseStale);
+            assert_eq!(asked(LeaseState::Fresh), Outcome::LeaseStale);
         });
     }
 }

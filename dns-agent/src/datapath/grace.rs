@@ -1,4 +1,4 @@
-//! Grace periods: waiting until no reader can still hold what it read before.
+//! Grace periods: waiting until no reader can still use what it read before.
 
 use std::{
     io,
@@ -7,33 +7,33 @@ use std::{
 
 use anyhow::Context as _;
 
-/// Something that can wait for readers.
+/// Waits for readers of the shared memory.
 pub trait Grace {
     /// Returns when every reader that started before the call has ended.
     fn wait(&mut self);
 }
 
-/// The kernel's readers: programs that run under RCU.
+/// Waits for the kernel's readers: BPF programs, which run under RCU.
 ///
-/// Updating the element of an array of maps makes the kernel wait for them
+/// An update of an element in an array of maps makes the kernel wait for all running programs
 /// (`maybe_wait_bpf_programs`, Linux 5.0, commit 1ae80cf31938), which takes some milliseconds.
-/// membarrier(2) would not do: its GLOBAL command does nothing with one CPU online and is refused
-/// under nohz_full.
+/// membarrier(2) is no substitute: its GLOBAL command does nothing with one CPU online, and is
+/// refused under nohz_full.
 pub struct Rcu {
     outer: OwnedFd,
     inner: OwnedFd,
 }
 
 impl Rcu {
-    /// Makes the two maps.
+    /// Creates the outer and the inner map.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses one: no CAP_BPF, or no memory.
+    /// When the kernel refuses a map: no CAP_BPF, or no memory.
     pub fn new() -> anyhow::Result<Self> {
-        let inner =
-            create(BPF_MAP_TYPE_ARRAY, 0).context("creating the inner map for grace periods")?;
-        let outer = create(BPF_MAP_TYPE_ARRAY_OF_MAPS, inner.as_raw_fd())
+        let inner = create_map(BPF_MAP_TYPE_ARRAY, 0)
+            .context("creating the inner map for grace periods")?;
+        let outer = create_map(BPF_MAP_TYPE_ARRAY_OF_MAPS, inner.as_raw_fd())
             .context("creating the outer map for grace periods")?;
         let mut rcu = Self { outer, inner };
         rcu.update().context("waiting for a grace period")?;
@@ -49,7 +49,8 @@ impl Rcu {
             value: &raw const value as u64,
             flags: 0,
         };
-        // SAFETY: the attributes of BPF_MAP_UPDATE_ELEM; key and value outlive the call.
+        // SAFETY: the attributes are those of BPF_MAP_UPDATE_ELEM, and key and value outlive the
+        // call.
         unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attributes) }?;
         Ok(())
     }
@@ -57,10 +58,13 @@ impl Rcu {
 
 impl Grace for Rcu {
     fn wait(&mut self) {
-        // Nothing in the call can fail that did not fail in `new`; and were it to, a slot must
-        // not be used again. Then the process ends, and the lease with it.
+        // The same call has succeeded in `new`. Without a grace period no slot may be reused, so
+        // the process aborts and the lease expires.
         if let Err(error) = self.update() {
-            tracing::error!("the kernel refuses to wait for its readers: {error}; giving up");
+            tracing::error!(
+                "the kernel refuses to wait for its readers, so the tables can't be changed safely and the agent aborts; \
+                 the kernel stops answering when the lease expires: {error}"
+            );
             std::process::abort();
         }
     }
@@ -71,8 +75,8 @@ const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 
-/// A map of one element of four octets: a number, or a map like `inner`.
-fn create(map_type: u32, inner: i32) -> io::Result<OwnedFd> {
+/// Creates a map of one four-byte element: a number, or a map like `inner`.
+fn create_map(map_type: u32, inner: i32) -> io::Result<OwnedFd> {
     let mut attributes = MapCreate {
         map_type,
         key_size: 4,
@@ -81,9 +85,9 @@ fn create(map_type: u32, inner: i32) -> io::Result<OwnedFd> {
         map_flags: 0,
         inner_map_fd: inner as u32,
     };
-    // SAFETY: the attributes of BPF_MAP_CREATE.
+    // SAFETY: the attributes are those of BPF_MAP_CREATE and contain no pointers.
     let fd = unsafe { bpf(BPF_MAP_CREATE, &mut attributes) }?;
-    // SAFETY: a descriptor that the kernel just gave us and nobody else has.
+    // SAFETY: the kernel has just opened the descriptor, so it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -98,8 +102,8 @@ struct MapCreate {
     inner_map_fd: u32,
 }
 
-/// `union bpf_attr` for BPF_MAP_UPDATE_ELEM. `map_fd` is 32 bits and 32 of padding, which on
-/// little-endian machines is one number.
+/// `union bpf_attr` for BPF_MAP_UPDATE_ELEM. The kernel's `map_fd` is 32 bits followed by 32 bits
+/// of padding, which on little-endian machines equals one 64-bit number.
 #[repr(C)]
 struct MapUpdate {
     map_fd: u64,
@@ -110,9 +114,9 @@ struct MapUpdate {
 
 /// # Safety
 ///
-/// `attributes` is what the command reads, and its pointers are good.
+/// `attributes` must have the layout that the command reads, and its pointers must be valid.
 unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<i32> {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
     if result < 0 {

@@ -1,7 +1,7 @@
-//! Attaching the programs to network devices, and taking them off again.
+//! Attaches the programs to network devices, and detaches them.
 
 mod attach;
-mod choice;
+mod matching;
 mod prospect;
 
 use std::{
@@ -11,75 +11,77 @@ use std::{
 
 use serde::Serialize;
 
-pub(super) use self::attach::{is_our_name, remove_filters};
-pub use self::choice::{LeftAlone, PODS, check, hardware, matching, programs};
+pub(super) use self::attach::{is_agents_name, remove_filters};
+pub use self::matching::{
+    PODS, SkippedDevice, card_addresses, check_cards_restricted, matching_devices, wanted_programs,
+};
 pub use self::prospect::{Prospect, prospects};
 use self::{
-    attach::{Attached, Pinning},
-    choice::{choice, leave_alone, program_on},
+    attach::{Attachment, Pinning},
+    matching::{chosen_hook, program_for, skipped_devices},
 };
 use super::{
     Persistence,
+    foreign_programs::ForeignProgram,
     interfaces::Device,
-    object::{Object, Program},
-    others::Other,
     pins::{Pin, Pins},
+    program::{EbpfObject, HookProgram},
 };
 use crate::config::Interface;
 
-/// How long a device that could not be attached to is left alone.
+/// The interval between attempts to attach to a device after a failure.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// What is attached where.
+/// The hooks of this agent, and the devices without a hook.
 pub struct Hooks {
     wanted: Vec<Interface>,
-    /// Networks of clients that are answered on network cards.
-    allowed: usize,
+    /// The number of networks whose clients are answered on network cards.
+    allowed_networks: usize,
     pins: Option<Pins>,
     persistence: Persistence,
-    /// Why pins that are gone can't be made again.
-    unpinned: Option<String>,
-    attached: BTreeMap<u32, Attached>,
-    /// Devices where attaching failed: their names and why.
-    failed: BTreeMap<u32, Failed>,
-    /// Devices that somebody else's program keeps us off.
-    left_alone: BTreeMap<u32, LeftAlone>,
+    /// Why missing pins can't be restored.
+    pinning_error: Option<String>,
+    attached: BTreeMap<u32, Attachment>,
+    /// Devices to which attaching failed, by index.
+    failed: BTreeMap<u32, FailedAttachment>,
+    /// Devices that are skipped because of a foreign program, by index.
+    skipped: BTreeMap<u32, SkippedDevice>,
 }
 
-/// One attached program, for `status`.
+/// One attached program, as `status` reports it.
 #[derive(Clone, Debug, Serialize)]
 pub struct AttachedStatus {
     /// The device's name.
     pub interface: String,
-    /// The device's number.
+    /// The device's index.
     pub index: u32,
     /// `xdp` or `tc`.
     pub hook: &'static str,
-    /// How: `native`, `generic`, `tcx` or `clsact`.
+    /// `native`, `generic`, `tcx` or `clsact`.
     pub mode: &'static str,
     /// The program's name.
     pub program: &'static str,
-    /// Whether it stays when the agent is killed.
+    /// Whether the program stays attached when the agent is killed.
     pub outlives: bool,
-    /// Why it is so, if that isn't plain.
+    /// Why this mode was chosen, if it isn't the preferred one, and what went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// One device that matches, but that no program could be attached to.
+/// A matching device to which attaching failed.
 #[derive(Clone, Debug, Serialize)]
-pub struct Failed {
+pub struct FailedAttachment {
     /// The device's name.
     pub interface: String,
-    /// Why.
+    /// The error.
     pub reason: String,
-    /// When.
+    /// When attaching was last tried.
     #[serde(skip)]
     tried: Instant,
 }
 
 impl Hooks {
-    /// Nothing attached yet.
+    /// Starts without attached programs.
     #[must_use]
     pub fn new(
         wanted: Vec<Interface>,
@@ -89,65 +91,68 @@ impl Hooks {
     ) -> Self {
         Self {
             wanted,
-            allowed,
+            allowed_networks: allowed,
             pins,
             persistence,
-            unpinned: None,
+            pinning_error: None,
             attached: BTreeMap::new(),
             failed: BTreeMap::new(),
-            left_alone: BTreeMap::new(),
+            skipped: BTreeMap::new(),
         }
     }
 
-    /// Makes the folder of the pins again where it was removed, and each pin. What fails is logged
-    /// once for each reason, and tried again the next time.
+    /// Restores the folder of pins and each pin, if they were removed. A failure is logged once for
+    /// each reason, and retried by the next call.
     pub fn restore_pins(&mut self) {
         let Some(pins) = &mut self.pins else {
             return;
         };
-        let mut wrong = pins.restore().err();
+        let mut failure = pins.restore().err();
         for attached in self.attached.values_mut() {
-            if wrong.is_some() {
-                attached.is_not_pinned();
+            if failure.is_some() {
+                attached.mark_unpinned();
                 continue;
             }
-            wrong = attached.repin(pins).err();
+            failure = attached.repin(pins).err();
         }
-        let reason = wrong.map(|error| {
-            format!(
-                "pins are gone, so hooks don't stay over a stop, and can't be made again: {error:#}"
-            )
+        let reason = failure.map(|error| {
+            format!("pins are gone and can't be restored, so hooks end with this agent: {error:#}")
         });
         if let Some(reason) = &reason
-            && self.unpinned.as_ref() != Some(reason)
+            && self.pinning_error.as_ref() != Some(reason)
         {
             tracing::error!("{reason}");
         }
-        self.unpinned = reason;
+        self.pinning_error = reason;
     }
 
-    /// Why pins that are gone can't be made again.
-    pub fn unpinned(&self) -> Option<&str> {
-        self.unpinned.as_deref()
+    /// Why missing pins can't be restored.
+    pub fn pinning_error(&self) -> Option<&str> {
+        self.pinning_error.as_deref()
     }
 
-    /// Attaches to every device that matches and has no program of ours yet, and forgets those
-    /// that are gone. What fails is logged once for each reason, and tried again
-    /// after [`RETRY`]. `others` are the programs of other people, with the numbers of their devices.
-    pub fn reconcile(&mut self, object: &mut Object, devices: &[Device], others: &[(u32, Other)]) {
-        let left_alone = leave_alone(&self.wanted, devices, others);
+    /// Attaches to all matching devices without a hook, and detaches from devices that are gone or
+    /// no longer match. A failure is logged once for each reason, and retried after [`RETRY`].
+    /// `foreign` holds the foreign programs with their device indices.
+    pub fn reconcile(
+        &mut self,
+        object: &mut EbpfObject,
+        devices: &[Device],
+        foreign: &[(u32, ForeignProgram)],
+    ) {
+        let skipped = skipped_devices(&self.wanted, devices, foreign);
         let wanted = &self.wanted;
         let find = |index: u32, name: &str| {
             devices
                 .iter()
                 .find(|device| device.index == index && device.name == name)
-                .filter(|device| choice(wanted, device).is_some())
+                .filter(|device| chosen_hook(wanted, device).is_some())
         };
-        let stays = |index: u32, attached: &Attached| {
-            // A peer that moved to another namespace wants another program.
+        let stays = |index: u32, attached: &Attachment| {
+            // A veth whose peer has moved to another namespace needs another program.
             find(index, &attached.status.interface).is_some_and(|device| {
-                program_on(device, attached.program.hook()) == attached.program
-            }) && !left_alone.contains_key(&index)
+                program_for(device, attached.program.hook()) == attached.program
+            }) && !skipped.contains_key(&index)
         };
         for (_, gone) in self
             .attached
@@ -156,44 +161,52 @@ impl Hooks {
             let AttachedStatus {
                 interface, program, ..
             } = gone.status.clone();
-            match gone.take_off() {
+            match gone.detach() {
                 Ok(()) => {
                     tracing::info!(
-                        "{interface} is gone, another, or somebody else's: {program} taken off"
+                        "{interface} is gone, has changed or is skipped: detached {program}"
                     );
                 }
-                Err(error) => tracing::warn!("{interface}: {program} can't be taken off: {error}"),
+                Err(error) => tracing::warn!("{interface}: {program} can't be detached: {error}"),
             }
         }
         self.failed.retain(|index, failed| {
-            find(*index, &failed.interface).is_some() && !left_alone.contains_key(index)
+            find(*index, &failed.interface).is_some() && !skipped.contains_key(index)
         });
-        for (index, left) in &left_alone {
-            if self.left_alone.get(index) != Some(left) {
-                tracing::warn!("{} is left alone: {}", left.interface, left.reason);
+        for (index, device) in &skipped {
+            if self.skipped.get(index) != Some(device) {
+                tracing::warn!(
+                    "{} is skipped, so its queries go to the cluster's DNS: {}",
+                    device.interface,
+                    device.reason
+                );
             }
         }
-        self.left_alone = left_alone;
+        self.skipped = skipped;
         let pinning = match (&self.pins, self.persistence) {
-            (Some(pins), Persistence::Pinned) => Pinning::Kept(pins),
-            (Some(pins), Persistence::None) => Pinning::Released(pins),
-            (None, _) => Pinning::Nowhere,
+            (Some(pins), Persistence::Pinned) => Pinning::Pin(pins),
+            (Some(pins), Persistence::None) => Pinning::Unpin(pins),
+            (None, _) => Pinning::Unavailable,
         };
         for device in devices {
             let index = device.index;
-            let is_recent = |failed: &Failed| failed.tried.elapsed() < RETRY;
+            let is_recent = |failed: &FailedAttachment| failed.tried.elapsed() < RETRY;
             if self.attached.contains_key(&index)
-                || self.left_alone.contains_key(&index)
+                || self.skipped.contains_key(&index)
                 || self.failed.get(&index).is_some_and(is_recent)
             {
                 continue;
             }
-            let Some(choice) = choice(&self.wanted, device) else {
+            let Some(choice) = chosen_hook(&self.wanted, device) else {
                 continue;
             };
-            // A card may come later than the check at the start.
-            let may = check(&self.wanted, self.allowed, std::slice::from_ref(device));
-            match may.and_then(|()| Attached::new(object, device, choice, pinning)) {
+            // A network card may appear after the check at the start.
+            let may = check_cards_restricted(
+                &self.wanted,
+                self.allowed_networks,
+                std::slice::from_ref(device),
+            );
+            match may.and_then(|()| Attachment::new(object, device, choice, pinning)) {
                 Ok(attached) => {
                     let AttachedStatus { hook, mode, .. } = attached.status;
                     tracing::info!("{}: attached by {hook} ({mode})", device.name);
@@ -201,7 +214,7 @@ impl Hooks {
                     self.failed.remove(&index);
                 }
                 Err(error) => {
-                    let failed = Failed {
+                    let failed = FailedAttachment {
                         interface: device.name.clone(),
                         reason: format!("{error:#}"),
                         tried: Instant::now(),
@@ -215,9 +228,9 @@ impl Hooks {
         }
     }
 
-    /// Puts the programs of another object in the place of those that are attached, each at one stroke. Where that fails
-    /// nothing is attached: the next [`Hooks::reconcile`] tries again.
-    pub fn move_to(&mut self, object: &mut Object) -> Hooks {
+    /// Replaces all attached programs by those of another object, each atomically. A program that
+    /// can't be replaced is detached, and the next [`Hooks::reconcile`] attaches again.
+    pub fn move_to(&mut self, object: &mut EbpfObject) -> Hooks {
         let mut attached = BTreeMap::new();
         for (index, before) in std::mem::take(&mut self.attached) {
             let interface = before.status.interface.clone();
@@ -226,70 +239,78 @@ impl Hooks {
                     attached.insert(index, replaced);
                 }
                 Err(error) => {
-                    tracing::warn!("{interface}: the program can't be replaced: {error:#}");
+                    tracing::warn!(
+                        "{interface}: the program can't be replaced, so it is detached and attached anew: {error:#}"
+                    );
                 }
             }
         }
         Hooks {
             wanted: self.wanted.clone(),
-            allowed: self.allowed,
+            allowed_networks: self.allowed_networks,
             pins: self.pins.take(),
             persistence: self.persistence,
-            unpinned: self.unpinned.take(),
+            pinning_error: self.pinning_error.take(),
             attached,
             failed: std::mem::take(&mut self.failed),
-            left_alone: std::mem::take(&mut self.left_alone),
+            skipped: std::mem::take(&mut self.skipped),
         }
     }
 
-    /// What is attached.
+    /// The status of all attached programs.
     pub fn attached(&self) -> impl Iterator<Item = &AttachedStatus> {
         self.attached.values().map(|attached| &attached.status)
     }
 
-    /// The programs that are attached, and to what.
-    pub fn running(&self) -> impl Iterator<Item = (Program, &AttachedStatus)> {
+    /// All attached programs, with their status.
+    pub fn running(&self) -> impl Iterator<Item = (HookProgram, &AttachedStatus)> {
         let attached = self.attached.values();
         attached.map(|attached| (attached.program, &attached.status))
     }
 
-    /// What matches, but is not attached.
-    pub fn failed(&self) -> impl Iterator<Item = &Failed> {
+    /// Matching devices to which attaching failed.
+    pub fn failed(&self) -> impl Iterator<Item = &FailedAttachment> {
         self.failed.values()
     }
 
-    /// What matches, but is somebody else's.
-    pub fn left_alone(&self) -> impl Iterator<Item = &LeftAlone> {
-        self.left_alone.values()
+    /// Matching devices that are skipped because of a foreign program.
+    pub fn skipped(&self) -> impl Iterator<Item = &SkippedDevice> {
+        self.skipped.values()
     }
 
-    /// The devices that match.
-    pub fn wanted<'a>(&self, devices: &'a [Device]) -> impl Iterator<Item = &'a Device> {
-        matching(&self.wanted, devices)
+    /// The devices that match `--interface`.
+    pub fn wanted_devices<'a>(&self, devices: &'a [Device]) -> impl Iterator<Item = &'a Device> {
+        matching_devices(&self.wanted, devices)
     }
 
-    /// The numbers of the programs that an agent before has pinned links of.
-    pub fn pinned_programs(&self) -> Vec<u32> {
-        self.pins.as_ref().map(Pins::programs).unwrap_or_default()
+    /// The IDs of programs with pinned links, including those of earlier agents.
+    pub fn pinned_program_ids(&self) -> Vec<u32> {
+        self.pins
+            .as_ref()
+            .map(Pins::program_ids)
+            .unwrap_or_default()
     }
 
-    /// Takes off what an agent before left where nothing is wanted now.
-    pub fn take_off_others(&mut self, devices: &[Device]) {
+    /// Removes hooks that an earlier agent left where this one has none.
+    pub fn remove_stale_hooks(&mut self, devices: &[Device]) {
         let Some(pins) = &self.pins else {
             return;
         };
         let attached = &self.attached;
         let keep = |pin: Pin| {
-            let attached = attached.get(&pin.index);
+            let attached = attached.get(&pin.device);
             attached.is_some_and(|attached| attached.status.mode == pin.mode.name())
         };
-        match pins.keep(keep) {
+        match pins.remove_all_except(keep) {
             Ok(removed) => {
                 for path in removed {
-                    tracing::info!("taken off, nothing wants it any more: {}", path.display());
+                    tracing::info!(
+                        "removed an unused hook of an earlier agent: {}",
+                        path.display()
+                    );
                 }
             }
-            Err(error) => tracing::warn!("pins of an agent before can't be removed: {error}"),
+            Err(error) => tracing::warn!("pins of an earlier agent can't be removed: {error}"),
         }
         for device in devices {
             if self.attached.contains_key(&device.index) {
@@ -299,37 +320,37 @@ impl Hooks {
                 Ok(names) => {
                     for name in names {
                         tracing::info!(
-                            "taken off, nothing wants it any more: {}: {name}",
+                            "removed an unused hook of an earlier agent: {}: {name}",
                             device.name
                         );
                     }
                 }
                 Err(error) => {
-                    tracing::warn!("filters of an agent before can't be removed: {error:#}");
+                    tracing::warn!("filters of an earlier agent can't be removed: {error:#}");
                 }
             }
         }
     }
 
-    /// Takes everything off.
+    /// Detaches all programs and removes the folder of pins.
     pub fn detach(&mut self) {
         for (_, attached) in std::mem::take(&mut self.attached) {
             let interface = attached.status.interface.clone();
-            if let Err(error) = attached.take_off() {
-                tracing::error!("{interface}: the program can't be taken off: {error}");
+            if let Err(error) = attached.detach() {
+                tracing::error!("{interface}: the program can't be detached: {error}");
             }
         }
         if let Some(pins) = self.pins.take()
             && let Err(error) = pins.remove_all()
         {
-            tracing::warn!("the folder of the pins can't be removed: {error}");
+            tracing::warn!("the folder of pins can't be removed: {error}");
         }
     }
 
-    /// Leaves everything as it is, for the next agent.
-    pub fn leave(&mut self) {
+    /// Leaves all hooks attached for the next agent.
+    pub fn keep_attached(&mut self) {
         for (_, attached) in std::mem::take(&mut self.attached) {
-            attached.leave();
+            attached.keep_attached();
         }
         self.pins = None;
     }

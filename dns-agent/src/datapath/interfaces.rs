@@ -1,4 +1,4 @@
-//! The node's network devices, as far as hooks care.
+//! The network devices of this network namespace, with their filters and XDP programs.
 
 use anyhow::Context as _;
 use futures_util::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
@@ -26,59 +26,59 @@ use tokio_util::task::AbortOnDropHandle;
 /// A network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
-    /// Its number, which is never used again while the device lives.
+    /// The index, unique while the device exists.
     pub index: u32,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its hardware address, if that is one of Ethernet.
+    /// The hardware address, if it is an Ethernet address.
     pub address: Option<HardwareAddress>,
-    /// Octets of the largest IP packet that it sends.
+    /// The size in bytes of the largest IP packet that the device sends.
     pub mtu: u32,
-    /// How many queues it receives into, and sends from.
+    /// The numbers of receive and transmit queues.
     pub queues: [u32; 2],
-    /// One end of a veth pair.
+    /// Whether the device is one end of a veth pair.
     pub is_veth: bool,
-    /// Its peer is in another namespace.
-    pub peer_is_elsewhere: bool,
-    /// A default route leaves by it.
+    /// Whether the veth's peer is in another network namespace.
+    pub peer_in_other_namespace: bool,
+    /// Whether a default route uses the device.
     pub is_default_route: bool,
-    /// Its packets start with an Ethernet header.
+    /// Whether packets start with an Ethernet header.
     pub is_ethernet: bool,
-    /// BPF filters on what it receives, in the order in which they run.
-    pub filters: Vec<Filter>,
-    /// BPF filters on what it sends.
-    pub egress_filters: Vec<Filter>,
+    /// BPF filters of received packets, in the order in which they run.
+    pub ingress_filters: Vec<TcFilter>,
+    /// BPF filters of sent packets, in the order in which they run.
+    pub egress_filters: Vec<TcFilter>,
     /// XDP programs.
-    pub xdp: Vec<Xdp>,
+    pub xdp_programs: Vec<XdpProgram>,
 }
 
-/// An Ethernet address, as on the wire.
+/// An Ethernet address in wire order.
 pub type HardwareAddress = [u8; 6];
 
-/// A BPF filter of a device (cls_bpf). From Linux 6.6 on there may be tcx programs before it.
+/// A BPF filter of a device (cls_bpf). From Linux 6.6 on, tcx programs run before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Filter {
-    /// The program's name, as its owner called it.
+pub struct TcFilter {
+    /// The name that its owner gave it.
     pub name: String,
-    /// Lower ones run first.
+    /// The priority. Filters with lower numbers run first.
     pub priority: u16,
-    /// Tells it apart from others of its priority.
+    /// The handle, which is unique within the priority.
     pub handle: u32,
-    /// The program's number (since Linux 4.13).
+    /// The program's ID (since Linux 4.13).
     pub id: Option<u32>,
 }
 
 /// An XDP program on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Xdp {
+pub struct XdpProgram {
     /// `native`, `generic` or `offloaded`.
     pub mode: &'static str,
-    /// The program's number.
+    /// The program's ID.
     pub id: u32,
 }
 
 impl Device {
-    /// The driver of the hardware behind it, if there is any and /sys shows it.
+    /// The driver of the device's hardware, if there is one and /sys is readable.
     #[must_use]
     pub fn driver(&self) -> Option<String> {
         let link = format!("/sys/class/net/{}/device/driver", self.name);
@@ -87,51 +87,52 @@ impl Device {
     }
 }
 
-/// The devices of this namespace, which is asked again and again.
+/// The devices of this network namespace, as read last.
 #[derive(Debug, Default)]
 pub struct Devices {
-    /// As the kernel gave them, before the default routes were looked up.
+    /// The devices as reported by the kernel, without routes and filters.
     links: Vec<Device>,
     devices: Vec<Device>,
-    /// When the filters were read.
-    filtered: Option<Instant>,
+    /// When the filters were last read; `None` if they must be read again.
+    filters_read: Option<Instant>,
 }
 
-/// How old what is known of filters may be. The kernel tells when they change, but such a message may
-/// be lost.
-const REREAD: Duration = Duration::from_secs(30);
+/// The interval at which filters are read without a notification, because notifications may be
+/// lost.
+const FILTER_READ_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long the kernel may take to answer over netlink: the lease is not renewed meanwhile.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// The timeout of netlink requests. The lease is not renewed while the agent waits.
+const NETLINK_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Devices {
-    /// The devices as they are now. Routes are looked up only when the devices have changed, since a node
-    /// may have very many, and filters then and after [`Devices::forget_filters`].
+    /// Reads the devices. Routes are read only when devices have changed, because a node may have
+    /// very many. Filters are read when devices have changed, after [`Devices::forget_filters`],
+    /// and at an interval.
     ///
     /// # Errors
     ///
-    /// When the kernel does not answer over netlink.
+    /// When the kernel doesn't answer over netlink.
     pub async fn list(&mut self) -> anyhow::Result<&[Device]> {
         let (connection, handle, _) = new_connection().context("opening a netlink socket")?;
         let connection = tokio::spawn(connection);
-        let listed = timeout(PATIENCE, self.list_by(&handle)).await;
+        let listed = timeout(NETLINK_TIMEOUT, self.read_devices(&handle)).await;
         connection.abort();
         listed.context("the kernel does not answer over netlink")??;
         Ok(&self.devices)
     }
 
-    /// The devices as they were at the last look.
+    /// The devices as read last.
     #[must_use]
     pub fn latest(&self) -> &[Device] {
         &self.devices
     }
 
-    /// Filters may have changed.
+    /// Makes the next [`Devices::list`] read the filters.
     pub fn forget_filters(&mut self) {
-        self.filtered = None;
+        self.filters_read = None;
     }
 
-    async fn list_by(&mut self, handle: &Handle) -> anyhow::Result<()> {
+    async fn read_devices(&mut self, handle: &Handle) -> anyhow::Result<()> {
         let links: Vec<LinkMessage> = handle
             .link()
             .get()
@@ -139,9 +140,9 @@ impl Devices {
             .try_collect()
             .await
             .context("asking the kernel for its network devices")?;
-        let links: Vec<Device> = links.into_iter().filter_map(device).collect();
+        let links: Vec<Device> = links.into_iter().filter_map(parse_device).collect();
         if links != self.links {
-            let defaults = default_routes(handle)
+            let defaults = read_default_routes(handle)
                 .await
                 .context("asking the kernel for its routes")?;
             self.devices.clone_from(&links);
@@ -149,45 +150,51 @@ impl Devices {
                 device.is_default_route = defaults.contains(&device.index);
             }
             self.links = links;
-            self.filtered = None;
+            self.filters_read = None;
         }
-        if self.filtered.is_some_and(|read| read.elapsed() < REREAD) {
+        if self
+            .filters_read
+            .is_some_and(|read| read.elapsed() < FILTER_READ_INTERVAL)
+        {
             return Ok(());
         }
         for device in &mut self.devices {
             let of = || format!("asking the kernel for the filters of {}", device.name);
             let request = handle.traffic_filter(device.index as i32).get();
-            device.filters = filters(request.clone().ingress()).await.with_context(of)?;
-            device.egress_filters = filters(request.egress()).await.with_context(of)?;
+            device.ingress_filters = read_filters(request.clone().ingress())
+                .await
+                .with_context(of)?;
+            device.egress_filters = read_filters(request.egress()).await.with_context(of)?;
         }
-        self.filtered = Some(Instant::now());
+        self.filters_read = Some(Instant::now());
         Ok(())
     }
 }
 
-/// Changes of the devices of this namespace and of their filters, as the kernel tells of them.
-pub struct Changes {
+/// The kernel's notifications of changed devices and filters in this network namespace.
+pub struct DeviceChanges {
     messages: Pin<Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send>>,
     _connection: AbortOnDropHandle<()>,
 }
 
-impl Changes {
-    /// Starts to listen.
+impl DeviceChanges {
+    /// Subscribes to the notifications.
     ///
     /// # Errors
     ///
     /// When the kernel refuses a netlink socket.
-    pub fn listen() -> anyhow::Result<Changes> {
+    pub fn listen() -> anyhow::Result<DeviceChanges> {
         let (connection, _, messages) =
             new_multicast_connection(&[MulticastGroup::Link, MulticastGroup::Tc])
-                .context("listening to the kernel's network devices")?;
-        Ok(Changes {
+                .context("subscribing to changes of network devices")?;
+        Ok(DeviceChanges {
             messages: Box::pin(messages),
             _connection: AbortOnDropHandle::new(tokio::spawn(connection)),
         })
     }
 
-    /// Waits for a change, or several that come together. None when there will be no more.
+    /// Waits for a change, or for several that arrive together. `None` when the subscription has
+    /// ended.
     pub async fn next(&mut self) -> Option<()> {
         self.messages.next().await?;
         while self.messages.next().now_or_never().flatten().is_some() {}
@@ -195,7 +202,7 @@ impl Changes {
     }
 }
 
-fn device(link: LinkMessage) -> Option<Device> {
+fn parse_device(link: LinkMessage) -> Option<Device> {
     let mut device = Device {
         index: link.header.index,
         name: String::new(),
@@ -203,22 +210,22 @@ fn device(link: LinkMessage) -> Option<Device> {
         mtu: 0,
         queues: [0; 2],
         is_veth: false,
-        peer_is_elsewhere: false,
+        peer_in_other_namespace: false,
         is_default_route: false,
         is_ethernet: link.header.link_layer_type == LinkLayerType::Ether,
-        filters: Vec::new(),
+        ingress_filters: Vec::new(),
         egress_filters: Vec::new(),
-        xdp: Vec::new(),
+        xdp_programs: Vec::new(),
     };
     for attribute in link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => device.name = name,
-            LinkAttribute::Xdp(attributes) => device.xdp = xdp(&attributes),
-            LinkAttribute::Address(octets) => device.address = octets.try_into().ok(),
+            LinkAttribute::Xdp(attributes) => device.xdp_programs = parse_xdp(&attributes),
+            LinkAttribute::Address(bytes) => device.address = bytes.try_into().ok(),
             LinkAttribute::Mtu(mtu) => device.mtu = mtu,
             LinkAttribute::NumRxQueues(count) => device.queues[0] = count,
             LinkAttribute::NumTxQueues(count) => device.queues[1] = count,
-            LinkAttribute::LinkNetNsId(_) => device.peer_is_elsewhere = true,
+            LinkAttribute::LinkNetNsId(_) => device.peer_in_other_namespace = true,
             LinkAttribute::LinkInfo(infos) => {
                 device.is_veth |= infos
                     .iter()
@@ -230,25 +237,25 @@ fn device(link: LinkMessage) -> Option<Device> {
     (!device.name.is_empty()).then_some(device)
 }
 
-fn xdp(attributes: &[LinkXdp]) -> Vec<Xdp> {
+fn parse_xdp(attributes: &[LinkXdp]) -> Vec<XdpProgram> {
     let by_mode = attributes.iter().filter_map(|attribute| match attribute {
         LinkXdp::DrvProgId(id) => Some(("native", *id)),
         LinkXdp::SkbProgId(id) => Some(("generic", *id)),
         LinkXdp::HwProgId(id) => Some(("offloaded", *id)),
         _ => None,
     });
-    by_mode.map(|(mode, id)| Xdp { mode, id }).collect()
+    by_mode.map(|(mode, id)| XdpProgram { mode, id }).collect()
 }
 
-/// The BPF filters of a device in one direction.
-async fn filters(request: TrafficFilterGetRequest) -> Result<Vec<Filter>, rtnetlink::Error> {
+/// Reads the BPF filters of a device in one direction.
+async fn read_filters(request: TrafficFilterGetRequest) -> Result<Vec<TcFilter>, rtnetlink::Error> {
     let mut messages = std::pin::pin!(request.execute());
     let mut filters = Vec::new();
     loop {
         match messages.try_next().await {
             Ok(None) => break,
-            Ok(Some(message)) => filters.extend(filter(message)),
-            // It is gone, or has no queueing discipline that could have filters.
+            Ok(Some(message)) => filters.extend(parse_filter(message)),
+            // The device is gone, or has no queueing discipline for filters.
             Err(rtnetlink::Error::NetlinkError(_)) => break,
             Err(error) => return Err(error),
         }
@@ -257,7 +264,7 @@ async fn filters(request: TrafficFilterGetRequest) -> Result<Vec<Filter>, rtnetl
     Ok(filters)
 }
 
-fn filter(message: TcMessage) -> Option<Filter> {
+fn parse_filter(message: TcMessage) -> Option<TcFilter> {
     let options = message
         .attributes
         .into_iter()
@@ -273,7 +280,7 @@ fn filter(message: TcMessage) -> Option<Filter> {
             _ => {}
         }
     }
-    Some(Filter {
+    Some(TcFilter {
         id,
         name: name?,
         priority: (message.header.info >> 16) as u16,
@@ -281,8 +288,8 @@ fn filter(message: TcMessage) -> Option<Filter> {
     })
 }
 
-/// The devices that default routes leave by.
-async fn default_routes(handle: &Handle) -> Result<Vec<u32>, rtnetlink::Error> {
+/// Reads the indices of the devices that default routes use.
+async fn read_default_routes(handle: &Handle) -> Result<Vec<u32>, rtnetlink::Error> {
     let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
     let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
     let mut devices = Vec::new();

@@ -1,60 +1,60 @@
-//! How long the kernel may answer, in its own measure of time.
+//! Conversion of lease durations to jiffies, the kernel's unit of time.
 
 use std::time::{Duration, Instant};
 
-use super::object::Object;
+use super::program::EbpfObject;
 
-/// Jiffies in a second that kernels are built with (`CONFIG_HZ`).
-const RATES: [u32; 4] = [100, 250, 300, 1000];
+/// The values of `CONFIG_HZ`, jiffies per second, that kernels are built with.
+const KERNEL_RATES: [u32; 4] = [100, 250, 300, 1000];
 
-/// How long the clock is watched to find out its rate. In this time the two nearest rates, 250
-/// and 300, are five jiffies apart.
-const WATCH: Duration = Duration::from_millis(100);
+/// The duration of a measurement. In this time the two closest rates, 250 and 300, differ by five
+/// jiffies.
+const MEASUREMENT: Duration = Duration::from_millis(100);
 
-/// The kernel's clock, as far as leases need it.
+/// The rate of the kernel's clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    /// Jiffies in a second.
+    /// Jiffies per second.
     pub rate: u32,
 }
 
 impl Clock {
-    /// Finds out the clock's rate; takes a fifth of a second. The lease is over afterwards.
+    /// Measures the clock's rate, which takes a fifth of a second. Ends the lease.
     ///
-    /// A virtual CPU that did not run for a while brings the clock forward by many jiffies at once when it runs
-    /// again, and the rate seems higher than it is. So it is watched twice, and the lower rate counts: a lease may be
-    /// too short, but not too long.
+    /// When a virtual CPU runs again after a pause, the clock advances by many jiffies at once and
+    /// the rate seems too high. Therefore the lower of two measurements counts: a lease may be too
+    /// short, but not too long.
     ///
     /// # Errors
     ///
-    /// When the kernel can't run the lease's program.
-    pub fn measure(object: &Object) -> anyhow::Result<Self> {
-        let rate = watch(object)?.min(watch(object)?);
+    /// When the kernel can't run the lease program.
+    pub fn measure(object: &EbpfObject) -> anyhow::Result<Self> {
+        let rate = measure_rate(object)?.min(measure_rate(object)?);
         Ok(Self { rate })
     }
 
-    /// A time in jiffies, rounded up.
+    /// Converts a duration to jiffies, rounded up.
     #[must_use]
     pub fn jiffies(self, time: Duration) -> u64 {
         (time.as_secs_f64() * f64::from(self.rate)).ceil() as u64
     }
 }
 
-fn watch(object: &Object) -> anyhow::Result<u32> {
+fn measure_rate(object: &EbpfObject) -> anyhow::Result<u32> {
     let start = Instant::now();
     let first = object.set_lease(0)?;
-    std::thread::sleep(WATCH);
+    std::thread::sleep(MEASUREMENT);
     let last = object.set_lease(0)?;
     let jiffies = f64::from(last.wrapping_sub(first)) / start.elapsed().as_secs_f64();
-    Ok(nearest(jiffies))
+    Ok(nearest_rate(jiffies))
 }
 
-fn nearest(rate: f64) -> u32 {
+fn nearest_rate(rate: f64) -> u32 {
     let distance = |candidate: &u32| (f64::from(*candidate) / rate).ln().abs();
-    RATES
+    KERNEL_RATES
         .into_iter()
         .min_by(|a, b| distance(a).total_cmp(&distance(b)))
-        .unwrap_or(RATES[0])
+        .unwrap_or(KERNEL_RATES[0])
 }
 
 #[cfg(test)]
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_rate() {
+    fn measured_rates_map_to_the_nearest_kernel_rate() {
         for (measured, rate) in [
             (98.0, 100),
             (243.0, 250),
@@ -70,7 +70,7 @@ mod tests {
             (309.0, 300),
             (985.0, 1000),
         ] {
-            assert_eq!(nearest(measured), rate, "{measured}");
+            assert_eq!(nearest_rate(measured), rate, "{measured}");
         }
     }
 

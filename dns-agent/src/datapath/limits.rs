@@ -1,90 +1,95 @@
-//! What passes because the kernel's tables and settings hold only so much of it, each with its bound.
+//! Descriptions of the size limits of tables and settings that are exceeded, and of what passes
+//! because of each.
 
 use std::collections::BTreeSet;
 
 use dns_common::{
     names::{MAX_NAME, MIN_NAME},
-    records::MAX_ANSWER,
-    settings::{MAX_CLIENTS, MAX_HARDWARE, MAX_SUFFIX, MAX_SUFFIXES},
+    records::MAX_ANSWER_LENGTH,
+    settings::{MAX_CLIENTS, MAX_HARDWARE, MAX_SUFFIX_LENGTH, MAX_SUFFIXES},
 };
 
 use crate::zone::{Name, ZoneData};
 
-/// What of these zones, and of the names in them that others answer, the settings can't hold.
+/// The limits that zones and delegated names exceed in the settings.
 #[must_use]
-pub fn of_zones(data: &dyn ZoneData) -> Vec<String> {
-    let deep = data.deep_names();
+pub fn zone_limits(data: &dyn ZoneData) -> Vec<String> {
+    let passed = data.pass_suffixes();
     let zones: Vec<&Name> = data.zones().iter().map(|zone| &zone.name).collect();
     let mut limits = Vec::new();
     for zone in &zones {
         let bytes = zone.wire().len();
-        if bytes > MAX_SUFFIX {
+        if bytes > MAX_SUFFIX_LENGTH {
             limits.push(format!(
-                "{zone} takes {bytes} bytes, and the kernel compares suffixes of up to {MAX_SUFFIX}: names that don't exist \
-                 there, and computed ones such as pods', pass"
+                "{zone} takes {bytes} bytes, and the kernel compares suffixes of up to {MAX_SUFFIX_LENGTH}: names that don't exist \
+                 there pass, and so do computed names such as pods'"
             ));
         }
         if bytes < MIN_NAME {
             limits.push(format!(
-                "{zone} takes {bytes} bytes, and the kernel looks up names of {MIN_NAME} to {MAX_NAME}: questions for shorter \
+                "{zone} takes {bytes} bytes, and the kernel looks up names of {MIN_NAME} to {MAX_NAME}: queries for shorter \
                  names pass"
             ));
         }
     }
-    for name in deep.iter().filter(|name| name.wire().len() > MAX_SUFFIX) {
+    for name in passed
+        .iter()
+        .filter(|name| name.wire().len() > MAX_SUFFIX_LENGTH)
+    {
         let bytes = name.wire().len();
         for zone in zones.iter().filter(|zone| name.is_at_or_below(zone)) {
             limits.push(format!(
-                "{name} passes and takes {bytes} bytes, and the kernel compares suffixes of up to {MAX_SUFFIX}: names that \
+                "{name} passes and takes {bytes} bytes, and the kernel compares suffixes of up to {MAX_SUFFIX_LENGTH}: names that \
                  don't exist in {zone} pass too"
             ));
         }
     }
-    let names: BTreeSet<&Name> = zones.iter().copied().chain(&deep).collect();
+    let names: BTreeSet<&Name> = zones.iter().copied().chain(&passed).collect();
     let suffixes = names
         .iter()
-        .filter(|name| name.wire().len() <= MAX_SUFFIX)
+        .filter(|name| name.wire().len() <= MAX_SUFFIX_LENGTH)
         .count();
     if suffixes > MAX_SUFFIXES {
         limits.push(format!(
-            "there are {suffixes} zones and names that pass, and the kernel knows {MAX_SUFFIXES}, the longest ones: names that \
+            "there are {suffixes} zones and names that pass, and the settings hold the {MAX_SUFFIXES} longest: names that \
              don't exist in the other zones pass"
         ));
     }
     if zones.len() > MAX_SUFFIXES {
         limits.push(format!(
-            "there are {} zones, and the kernel knows {MAX_SUFFIXES}: names that don't exist in the others, and types that \
-             names there lack, pass",
+            "there are {} zones, and the settings hold {MAX_SUFFIXES}: in the other zones, queries for names that don't \
+             exist and for types that a name lacks pass",
             zones.len()
         ));
     }
     limits
 }
 
-/// Names whose answers don't all fit into their records.
-pub(super) fn of_answers(names: usize) -> Option<String> {
+/// The limit exceeded by `names` names whose answers don't all fit into their records.
+pub(super) fn answer_limit(names: usize) -> Option<String> {
     (names > 0).then(|| {
         format!(
-            "{names} names have answers that their records can't hold, of {MAX_ANSWER} bytes at most: such questions pass"
+            "{names} names have answers that their records can't hold, because they are longer than {MAX_ANSWER_LENGTH} bytes or \
+             too many: queries for those answers pass"
         )
     })
 }
 
-/// Addresses that the table of clients doesn't hold.
-pub(super) fn of_clients(left_out: usize) -> Option<String> {
+/// The limit exceeded when `left_out` addresses don't fit into the map of clients.
+pub(super) fn client_limit(left_out: usize) -> Option<String> {
     (left_out > 0).then(|| {
         format!(
-            "{left_out} addresses of pods that may ask found no room among {MAX_CLIENTS}: their questions pass"
+            "{left_out} addresses of allowed pods don't fit into the kernel's map of {MAX_CLIENTS} clients: their queries pass"
         )
     })
 }
 
-/// Network cards beyond those that are known by their hardware addresses.
-pub(super) fn of_cards(count: usize) -> Option<String> {
+/// The limit exceeded when `count` network cards have a hook.
+pub(super) fn card_limit(count: usize) -> Option<String> {
     (count > MAX_HARDWARE).then(|| {
         format!(
-            "{count} network cards are hooked, and the kernel knows the hardware addresses of {MAX_HARDWARE}: the others pass \
-             everything"
+            "{count} network cards have a hook, and the settings hold the hardware addresses of {MAX_HARDWARE}: all queries \
+             on the other cards pass"
         )
     })
 }
@@ -94,7 +99,7 @@ mod tests {
     use super::*;
     use crate::zone::ModelBuilder;
 
-    /// What is said of these zones with these names passed.
+    /// The exceeded limits of these zones with these names delegated.
     fn limits(zones: &[&str], passed: &[String]) -> Vec<String> {
         let name = |text: &str| Name::parse(text).unwrap();
         let mut builder = ModelBuilder::new(1);
@@ -102,13 +107,13 @@ mod tests {
             builder.add_zone(name(zone), 5).unwrap();
         }
         for text in passed {
-            builder.pass(name(text));
+            builder.delegate(name(text));
         }
-        of_zones(&builder.build())
+        zone_limits(&builder.build())
     }
 
     #[test]
-    fn what_the_settings_can_not_hold_is_told_with_its_bound() {
+    fn exceeded_limits_are_described_with_their_bounds() {
         let ordinary = limits(&["cluster.local", "10.in-addr.arpa"], &[]);
         assert!(ordinary.is_empty(), "{ordinary:?}");
         // 62 characters and 64 bytes still fit.

@@ -1,7 +1,7 @@
-//! Memory shared with the kernel: a BPF array, mapped.
+//! Memory shared with the kernel: a mapped BPF array.
 //!
-//! All of it is seen as 64-bit words that are loaded and stored whole, so everything built
-//! on it is safe code, whatever the kernel reads at the same time.
+//! The memory is accessed only as atomic 64-bit words. Code that uses it needs no `unsafe`,
+//! whatever the kernel reads at the same time.
 
 use std::{
     io,
@@ -11,7 +11,7 @@ use std::{
     sync::atomic::AtomicU64,
 };
 
-/// A mapping, undone when dropped.
+/// A mapping, which is unmapped when dropped.
 #[derive(Debug)]
 pub struct Memory {
     address: NonNull<AtomicU64>,
@@ -19,19 +19,19 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Maps a BPF array that was made with `BPF_F_MMAPABLE` (Linux 5.5, commit fc9702273e2e).
+    /// Maps a BPF array created with `BPF_F_MMAPABLE` (Linux 5.5, commit fc9702273e2e).
     ///
-    /// `octets` is the array's whole size.
+    /// `bytes` is the size of the whole array.
     ///
     /// # Errors
     ///
-    /// Those of mmap(2).
-    pub fn of_map(map: BorrowedFd<'_>, octets: usize) -> io::Result<Self> {
-        // SAFETY: a new mapping, at an address of the kernel's choice.
+    /// Errors of mmap(2).
+    pub fn map(map: BorrowedFd<'_>, bytes: usize) -> io::Result<Self> {
+        // SAFETY: the mapping is new, at an address that the kernel chooses.
         let address = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
-                octets,
+                bytes,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 map.as_raw_fd(),
@@ -44,33 +44,34 @@ impl Memory {
         let address = NonNull::new(address.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self {
             address,
-            words: octets / 8,
+            words: bytes / 8,
         })
     }
 
-    /// The words.
+    /// All words of the memory.
     #[must_use]
     pub fn words(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping is page-aligned, as long as that, readable and writable until it is
-        // dropped; and words that change under the reader are what atomics are for.
+        // SAFETY: the mapping is page-aligned, has this many words, and is readable and writable
+        // until `self` is dropped. The words are atomics, so the kernel may access them
+        // concurrently.
         unsafe { slice::from_raw_parts(self.address.as_ptr(), self.words) }
     }
 
-    /// Octets in the mapping.
+    /// The size of the mapping in bytes.
     #[must_use]
-    pub fn octets(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.words * 8
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: the mapping made in `of_map`, to which no reference is left.
-        unsafe { libc::munmap(self.address.as_ptr().cast(), self.octets()) };
+        // SAFETY: this is the mapping made in `map`, and no reference to it is left.
+        unsafe { libc::munmap(self.address.as_ptr().cast(), self.bytes()) };
     }
 }
 
-// SAFETY: the mapping belongs to no thread, and is reached through atomics only.
+// SAFETY: the mapping belongs to no thread, and is accessed only through atomics.
 unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}

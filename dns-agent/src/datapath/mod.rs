@@ -1,31 +1,30 @@
-//! The kernel plane: the agent's side of it.
+//! The agent's side of the kernel plane.
 //!
-//! The only module that knows aya. [`Datapath`] makes the tables, fills them from a
-//! [`ZoneData`], attaches the programs and renews the lease. Its file names are those of
-//! `dns-common` and `dns-ebpf`: a record is laid out in `dns-common/src/records.rs`, built in
-//! [`records`] and read in `dns-ebpf/src/lookup.rs`.
+//! Only this module uses aya. [`Datapath`] creates the tables, fills them from a [`ZoneData`],
+//! attaches the programs and renews the lease. File names mirror `dns-common` and `dns-ebpf`: a
+//! record is laid out in `dns-common/src/records.rs`, built in [`records`] and read in `dns-ebpf`.
 
 pub mod canary;
-mod clients;
 mod detach;
 pub mod explain;
+pub mod foreign_programs;
 pub mod grace;
+pub mod hash_table;
 pub mod hooks;
 pub mod interfaces;
 pub mod lease;
 pub mod limits;
 pub mod memory;
-pub mod object;
-pub mod others;
 pub mod pins;
 pub mod probe;
+pub mod program;
+mod publication;
 pub mod records;
 pub mod settings;
 pub mod slots;
 pub mod status;
 mod syscall;
-pub mod table;
-mod tables;
+mod veth_clients;
 
 use std::{
     collections::BTreeSet,
@@ -36,187 +35,191 @@ use std::{
 
 use ipnet::IpNet;
 
-pub use clients::Clients;
 pub use detach::{detach, detach_filters};
-pub use status::Status;
-pub use tables::{Published, Tables, size};
+pub use publication::{KernelTables, PublicationCounts, table_size};
+pub use status::DatapathStatus;
+pub use veth_clients::VethClients;
 
 use crate::{
     config::Interface,
     zone::{Name, ZoneData},
 };
+use foreign_programs::{ForeignProgram, ForeignPrograms};
 use grace::Rcu;
-use hooks::{Failed, Hooks};
+use hooks::{FailedAttachment, Hooks};
 use interfaces::Device;
 use lease::Clock;
-use object::{Object, Size};
-use others::{Other, Others};
 use pins::Pins;
-use settings::Limit;
+use program::{EbpfObject, TableSize};
+use settings::RateLimit;
 
-/// How often the lease is renewed before it runs out.
-const RENEWALS: u32 = 4;
+/// Renewals of the lease within [`DatapathConfig::stale_after`].
+const RENEWALS_PER_LEASE: u32 = 4;
 
-/// How long the kernel goes on answering after a stop that leaves the hooks to the next agent:
-/// CoreDNS's usual TTL.
-const LEFT: Duration = Duration::from_secs(30);
+/// The lease after a stop with [`StopMode::KeepHooks`]: as long as CoreDNS's usual TTL.
+const HANDOVER_LEASE: Duration = Duration::from_secs(30);
 
-/// Whether hooks stay over a stop.
+/// Whether hooks outlive the agent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Persistence {
-    /// They go with the agent.
+    /// Hooks are detached when the agent stops.
     #[default]
     None,
-    /// They are pinned, and stay.
+    /// Hooks are pinned and stay attached.
     Pinned,
 }
 
-/// How the kernel plane ends.
+/// What happens to the hooks when the kernel plane stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// Nothing is left on the node.
-    Detached,
-    /// Hooks and answers stay for the next agent, for as long as the lease lasts.
-    Left,
+pub enum StopMode {
+    /// All hooks are removed from the node.
+    Detach,
+    /// Hooks stay for the next agent, and answer until the lease expires.
+    KeepHooks,
 }
 
-/// Whether the kernel answers as soon as it can.
+/// The state of the lease when [`Datapath::start`] attaches the first hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lease {
-    /// From the first hook on.
-    Begins,
-    /// When it is renewed.
-    IsOver,
+pub enum InitialLease {
+    /// The kernel answers from the first hook on.
+    Running,
+    /// The kernel answers only after [`Datapath::renew_lease`].
+    Ended,
 }
 
-/// What came of [`Datapath::grow`].
+/// The result of [`Datapath::grow`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Growth {
-    /// There is room.
+    /// The present tables have room.
     Unneeded,
-    /// There is no more room than before.
+    /// New tables would have no more room, or are full as well.
     Useless,
-    /// Everything has found room in other tables.
+    /// All names are in new tables, which the hooks now use.
     Moved,
 }
 
-/// What the kernel plane is told once.
+/// The configuration of the kernel plane.
 #[derive(Clone, Debug)]
-pub struct Config {
-    /// Where hooks go.
+pub struct DatapathConfig {
+    /// Interfaces to attach to.
     pub interfaces: Vec<Interface>,
-    /// Clients answered on network cards.
+    /// Networks whose clients are answered on network cards.
     pub allow: Vec<IpNet>,
-    /// Answers a second for each client on network cards; 0: without a limit.
+    /// Answers per second for each client on network cards; 0 means no limit.
     pub rate_limit: u32,
-    /// What the kernel answers for.
+    /// Addresses and ports whose queries the kernel answers.
     pub serve: Vec<SocketAddr>,
-    /// Who is answered on pods' veths at first.
-    pub clients: Clients,
-    /// Room for how many names; `None`: for somewhat more than there are, and the tables grow.
+    /// Clients answered on pods' veths until [`Datapath::publish_clients`] changes them.
+    pub clients: VethClients,
+    /// Number of names that the tables have room for. `None`: 12.5 % more than there are, and the
+    /// tables grow.
     pub capacity: Option<usize>,
-    /// How long the kernel answers without hearing from the agent.
+    /// Duration of the lease.
     pub stale_after: Duration,
-    /// Whether hooks stay over a stop.
+    /// Whether hooks outlive the agent.
     pub persistence: Persistence,
-    /// The BPF file system, where other people's programs are pinned.
+    /// Mount point of the BPF file system, which is searched for pins of foreign programs.
     pub bpffs: PathBuf,
 }
 
-/// The tables, the programs, and what they are attached to.
+/// The kernel plane: tables, programs and attached hooks.
 pub struct Datapath {
-    config: Config,
+    config: DatapathConfig,
     hooks: Hooks,
-    others: Others,
-    /// Other people's programs as of the last look, with the numbers of their devices.
-    others_found: Vec<(u32, Other)>,
+    foreign_programs: ForeignPrograms,
+    /// Foreign programs found by the last [`Datapath::reconcile`], each with its device index.
+    foreign_programs_found: Vec<(u32, ForeignProgram)>,
     clock: Clock,
     renewed: Instant,
-    size: Size,
-    tables: Tables<Rcu>,
-    // Dropped last: the programs and maps that everything above is about.
-    object: Object,
+    size: TableSize,
+    tables: KernelTables<Rcu>,
+    // Dropped last: everything above refers to its programs and maps.
+    object: EbpfObject,
 }
 
 impl Datapath {
-    /// Makes the tables, fills them, and attaches to every one of `devices` that matches. What an agent
-    /// before left there answers until then, and is replaced at one stroke.
+    /// Creates and fills the tables, then attaches to all matching `devices`. Hooks of an earlier
+    /// agent answer until this agent's program replaces them atomically.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses maps or the lease's program.
+    /// When the kernel refuses the maps or the lease program.
     pub fn start(
-        config: Config,
+        config: DatapathConfig,
         pins: Option<Pins>,
         devices: &[Device],
         data: &dyn ZoneData,
-        lease: Lease,
+        lease: InitialLease,
     ) -> anyhow::Result<Self> {
-        let size = size(data, config.capacity);
-        let mut datapath = Datapath::filled(config, size, pins, devices, data)?;
-        if lease == Lease::Begins {
+        let size = table_size(data, config.capacity);
+        let mut datapath = Datapath::with_filled_tables(config, size, pins, devices, data)?;
+        if lease == InitialLease::Running {
             datapath.renew_lease()?;
         }
         datapath.reconcile(devices);
-        datapath.hooks.take_off_others(devices);
+        datapath.hooks.remove_stale_hooks(devices);
         Ok(datapath)
     }
 
-    /// Moves to other tables if there is no room left, or hardly any, and nobody has said how large they are to be. They
-    /// are filled beside those that answer, and then the programs are replaced as by an update of the agent: each at one
-    /// stroke. `config` is what it is by now. What the kernel counted begins at zero again.
+    /// Moves to new tables when the present ones are full or nearly full and no capacity is
+    /// configured.
+    ///
+    /// The new tables are filled while the old ones answer. Then each hook's program is replaced
+    /// atomically, as in an update of the agent. The kernel's counters start again at zero.
+    /// `config` is the configuration for the new tables.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses larger ones: everything is as it was.
+    /// When the kernel refuses the new tables. The old ones stay in use.
     pub fn grow(
         &mut self,
-        config: Config,
+        config: DatapathConfig,
         devices: &[Device],
         data: &dyn ZoneData,
     ) -> anyhow::Result<Growth> {
-        if config.capacity.is_some() || !self.tables.need_room() {
+        if config.capacity.is_some() || !self.tables.are_nearly_full() {
             return Ok(Growth::Unneeded);
         }
-        let size = size(data, None);
-        // Where names were left out even tables of the same size have more room: what is free in these is in
-        // slots of the wrong sizes.
+        let size = table_size(data, None);
+        // When names were left out, new tables of the same size also have more room, because the
+        // free slots of the present ones have the wrong sizes.
         if !size.exceeds(self.size) && !self.tables.are_full() {
             return Ok(Growth::Useless);
         }
-        let mut larger = Datapath::filled(config, size, None, devices, data)?;
-        if self.tables.publisher.lease() != 0 {
+        let mut larger = Datapath::with_filled_tables(config, size, None, devices, data)?;
+        if self.tables.settings.lease() != 0 {
             larger.renew_lease()?;
         }
-        larger.receive(devices);
-        // Whose programs are where was looked up before, when ours had other numbers: what is in the way is found out
-        // by the next look.
+        larger.publish_card_addresses(devices);
+        // The known foreign programs were found with the old programs' IDs. The next `reconcile`
+        // finds them anew.
         larger.hooks = self.hooks.move_to(&mut larger.object);
-        std::mem::swap(&mut larger.others, &mut self.others);
-        larger.others_found = std::mem::take(&mut self.others_found);
+        std::mem::swap(&mut larger.foreign_programs, &mut self.foreign_programs);
+        larger.foreign_programs_found = std::mem::take(&mut self.foreign_programs_found);
         *self = larger;
-        Ok(match self.tables.are_full() {
-            true => Growth::Useless,
-            false => Growth::Moved,
+        Ok(if self.tables.are_full() {
+            Growth::Useless
+        } else {
+            Growth::Moved
         })
     }
 
-    /// Tables with everything in them, but without a lease, and with nothing attached.
-    fn filled(
-        config: Config,
-        size: Size,
+    /// Creates and fills the tables, with the lease ended and no hook attached.
+    fn with_filled_tables(
+        config: DatapathConfig,
+        size: TableSize,
         pins: Option<Pins>,
         devices: &[Device],
         data: &dyn ZoneData,
     ) -> anyhow::Result<Self> {
-        let mut object = Object::load(size)?;
-        for program in hooks::programs(&config.interfaces, devices) {
-            object.ensure(program)?;
+        let mut object = EbpfObject::load(size)?;
+        for program in hooks::wanted_programs(&config.interfaces, devices) {
+            object.load_program(program)?;
         }
-        let mut tables = Tables::new(&object, size, &config, Rcu::new()?)?;
+        let mut tables = KernelTables::new(&object, size, &config, Rcu::new()?)?;
         let clock = Clock::measure(&object)?;
-        tables.publisher.end_lease();
-        tables.limit(Limit::new(config.rate_limit, clock));
+        tables.settings.end_lease();
+        tables.publish_rate_limit(RateLimit::new(config.rate_limit, clock));
         let mut datapath = Self {
             hooks: Hooks::new(
                 config.interfaces.clone(),
@@ -224,8 +227,8 @@ impl Datapath {
                 pins,
                 config.persistence,
             ),
-            others: Others::new(config.bpffs.clone()),
-            others_found: Vec::new(),
+            foreign_programs: ForeignPrograms::new(config.bpffs.clone()),
+            foreign_programs_found: Vec::new(),
             clock,
             renewed: Instant::now(),
             size,
@@ -233,16 +236,16 @@ impl Datapath {
             object,
             config,
         };
-        datapath.publish(data)?;
+        datapath.publish_all(data)?;
         Ok(datapath)
     }
 
-    /// Brings the tables to all of `data`; only what differs is written.
+    /// Publishes all names of `data`. Records that have not changed are not written.
     ///
     /// # Errors
     ///
     /// When the settings can't be built.
-    pub fn publish(&mut self, data: &dyn ZoneData) -> anyhow::Result<Published> {
+    pub fn publish_all(&mut self, data: &dyn ZoneData) -> anyhow::Result<PublicationCounts> {
         let Self {
             config,
             clock,
@@ -251,61 +254,69 @@ impl Datapath {
             object,
             ..
         } = self;
-        let interval = config.stale_after / RENEWALS;
+        let interval = config.stale_after / RENEWALS_PER_LEASE;
         let jiffies = clock.jiffies(config.stale_after);
-        // What has been published so far is right, so a long round is no reason to stop answering. But who had no
-        // lease before gets none by that: its first round has only begun, or it isn't right any more.
-        let is_leased = tables.publisher.lease() != 0;
-        tables.publish(data, &mut || {
+        // The records published so far are right, so a running lease is renewed during a long
+        // round. An ended one isn't, because the tables are incomplete or out of date.
+        let is_leased = tables.settings.lease() != 0;
+        tables.publish_all(data, &mut || {
             if is_leased && renewed.elapsed() > interval && object.set_lease(jiffies).is_ok() {
                 *renewed = Instant::now();
             }
         })
     }
 
-    /// Brings the tables to `data`, of which only these names may have changed.
+    /// Publishes those of `names` that have changed in `data`.
     ///
     /// # Errors
     ///
     /// When the settings can't be built.
-    pub fn update(
+    pub fn publish_names(
         &mut self,
         data: &dyn ZoneData,
         names: &BTreeSet<Name>,
-    ) -> anyhow::Result<Published> {
-        self.tables.update(data, names)
+    ) -> anyhow::Result<PublicationCounts> {
+        self.tables.publish_names(data, names)
     }
 
-    /// Answers for other addresses from now on.
+    /// Replaces the addresses whose queries the kernel answers.
     ///
     /// # Errors
     ///
-    /// When there are more than the kernel program looks through; nothing has changed then.
-    pub fn serve(&mut self, data: &dyn ZoneData, addresses: Vec<SocketAddr>) -> anyhow::Result<()> {
-        self.tables.serve(data, &addresses)?;
+    /// When there are more than the settings hold. Then the present addresses stay.
+    pub fn publish_served_addresses(
+        &mut self,
+        data: &dyn ZoneData,
+        addresses: Vec<SocketAddr>,
+    ) -> anyhow::Result<()> {
+        self.tables.publish_served_addresses(data, &addresses)?;
         self.config.serve = addresses;
         Ok(())
     }
 
-    /// Answers only these clients on pods' veths from now on.
+    /// Replaces the clients that are answered on pods' veths.
     ///
     /// # Errors
     ///
-    /// When the kernel keeps a client that is not among them, or the settings can't be built.
-    pub fn admit(&mut self, data: &dyn ZoneData, clients: Clients) -> anyhow::Result<()> {
-        self.tables.admit(data, clients)
+    /// When a client can't be removed from the kernel's map, or the settings can't be built.
+    pub fn publish_clients(
+        &mut self,
+        data: &dyn ZoneData,
+        clients: VethClients,
+    ) -> anyhow::Result<()> {
+        self.tables.publish_clients(data, clients)
     }
 
-    /// Makes the kernel pass everything, until the lease is renewed.
+    /// Makes the kernel pass all queries until the lease is renewed.
     pub fn end_lease(&mut self) {
-        self.tables.publisher.end_lease();
+        self.tables.settings.end_lease();
     }
 
-    /// Lets the kernel answer for another [`Config::stale_after`].
+    /// Lets the kernel answer for another [`DatapathConfig::stale_after`].
     ///
     /// # Errors
     ///
-    /// When the kernel can't run the lease's program; the lease runs out then.
+    /// When the kernel can't run the lease program. Then the lease expires.
     pub fn renew_lease(&mut self) -> anyhow::Result<()> {
         self.object
             .set_lease(self.clock.jiffies(self.config.stale_after))?;
@@ -314,27 +325,29 @@ impl Datapath {
         Ok(())
     }
 
-    /// How often the lease is to be renewed.
+    /// The interval at which the agent renews the lease.
     #[must_use]
     pub fn renewal_interval(&self) -> Duration {
-        self.config.stale_after / RENEWALS
+        self.config.stale_after / RENEWALS_PER_LEASE
     }
 
-    /// Attaches to devices that came, and forgets those that went.
+    /// Attaches to new devices and detaches from those that are gone or no longer match.
     pub fn reconcile(&mut self, devices: &[Device]) {
-        self.receive(devices);
+        self.publish_card_addresses(devices);
         self.hooks.restore_pins();
-        let mut ours: BTreeSet<u32> = self.object.programs().into_iter().collect();
-        ours.extend(self.hooks.pinned_programs());
-        self.others_found = self.others.on(self.hooks.wanted(devices), &ours);
+        let mut own: BTreeSet<u32> = self.object.program_ids().into_iter().collect();
+        own.extend(self.hooks.pinned_program_ids());
+        self.foreign_programs_found = self
+            .foreign_programs
+            .find_on(self.hooks.wanted_devices(devices), &own);
         self.hooks
-            .reconcile(&mut self.object, devices, &self.others_found);
+            .reconcile(&mut self.object, devices, &self.foreign_programs_found);
     }
 
-    /// Follows which hardware addresses are the cards'.
-    fn receive(&mut self, devices: &[Device]) {
-        let cards = hooks::hardware(&self.config.interfaces, devices);
-        self.tables.receive(cards);
+    /// Publishes the hardware addresses of the network cards that have a hook.
+    fn publish_card_addresses(&mut self, devices: &[Device]) {
+        let cards = hooks::card_addresses(&self.config.interfaces, devices);
+        self.tables.publish_card_addresses(cards);
     }
 
     /// Whether any device has a hook.
@@ -343,61 +356,68 @@ impl Datapath {
         self.hooks.attached().next().is_some()
     }
 
-    /// Devices that match, but have no hook.
-    pub fn failed(&self) -> impl Iterator<Item = &Failed> {
+    /// Matching devices to which attaching failed.
+    pub fn failed_attachments(&self) -> impl Iterator<Item = &FailedAttachment> {
         self.hooks.failed()
     }
 
-    /// What passes because the tables or the settings hold only so much of it, each with its bound.
+    /// Descriptions of the names and queries that pass because of a size limit of tables or
+    /// settings.
     #[must_use]
     pub fn limits(&self) -> Vec<String> {
         self.tables.limits()
     }
 
-    /// What keeps the kernel plane from being whole, though the agent serves.
+    /// Reasons why the kernel plane answers less than configured, for `/readyz` and `status`.
     #[must_use]
-    pub fn degraded(&self) -> Vec<String> {
+    pub fn degradations(&self) -> Vec<String> {
         let mut degraded = Vec::new();
-        let mut left_alone = self.hooks.left_alone();
-        if let Some(first) = left_alone.next() {
-            let count = 1 + left_alone.count();
+        let mut skipped = self.hooks.skipped();
+        if let Some(first) = skipped.next() {
+            let count = 1 + skipped.count();
             degraded.push(format!(
-                "interfaces left alone: {count}, where the kernel answers nobody; {}, because {}",
+                "interfaces skipped: {count}; the kernel passes their queries to the cluster's DNS; {}, because {}",
                 first.interface, first.reason
             ));
         } else if !self.is_attached() && self.hooks.failed().next().is_none() {
-            degraded
-                .push("no interface matches --interface yet: the kernel answers nobody".to_owned());
+            degraded.push(
+                "no interface matches --interface yet: the kernel answers no queries".to_owned(),
+            );
         }
-        degraded.extend(self.hooks.unpinned().map(str::to_owned));
+        degraded.extend(self.hooks.pinning_error().map(str::to_owned));
         let left_out = self.tables.published.left_out;
         if left_out > 0 {
             let what_next = match self.config.capacity {
-                Some(_) => "give a larger --capacity, or none: then the tables grow",
-                None => "other ones are made when there is memory for them",
+                Some(_) => "give a larger --capacity, or leave it out to let the tables grow",
+                None => "larger tables are made when memory allows",
             };
-            let names = self.tables.fill().names;
+            let names = self.tables.usage().names;
             degraded.push(format!(
-                "the tables are full: {left_out} names have no room beside {names}, and their zones pass what is not found; {what_next}",
+                "the tables are full: they hold {names} names and {left_out} found no room; in the zones of those, queries for names \
+                 that are not found pass; {what_next}",
             ));
         }
         degraded
     }
 
-    /// Ends the kernel plane.
-    pub fn stop(&mut self, ending: Ending) {
-        match ending {
-            Ending::Detached => {
-                self.tables.publisher.end_lease();
+    /// Stops the kernel plane.
+    pub fn stop(&mut self, mode: StopMode) {
+        match mode {
+            StopMode::Detach => {
+                self.tables.settings.end_lease();
                 self.hooks.detach();
             }
-            Ending::Left => {
-                // What must not answer now must not answer then.
-                let is_leased = self.tables.publisher.lease() != 0;
-                if is_leased && let Err(error) = self.object.set_lease(self.clock.jiffies(LEFT)) {
-                    tracing::warn!("the lease is not prolonged: {error:#}");
+            StopMode::KeepHooks => {
+                // An ended lease stays ended, because the tables may be wrong.
+                let is_leased = self.tables.settings.lease() != 0;
+                if is_leased
+                    && let Err(error) = self.object.set_lease(self.clock.jiffies(HANDOVER_LEASE))
+                {
+                    tracing::warn!(
+                        "the lease can't be extended to {HANDOVER_LEASE:?}, so the kernel stops answering sooner: {error:#}"
+                    );
                 }
-                self.hooks.leave();
+                self.hooks.keep_attached();
             }
         }
     }

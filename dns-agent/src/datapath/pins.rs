@@ -1,7 +1,7 @@
 //! Hooks that outlive the agent: links pinned in the BPF file system.
 //!
-//! They lie in a folder of their own for each network namespace, whose lock says which agent the
-//! hooks belong to: the kernel gives it back when that agent dies, however it dies.
+//! Each network namespace has its own folder. The agent that holds the folder's lock owns the
+//! hooks. The kernel releases the lock when that agent exits, for whatever reason.
 
 use std::{
     fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError},
@@ -22,19 +22,19 @@ use dns_common::outcomes::Hook;
 
 use super::syscall;
 
-/// Where the BPF file system is on every node.
+/// The usual mount point of the BPF file system.
 pub const BPFFS: &str = "/sys/fs/bpf";
 
-/// The folder of all pins in it.
+/// The folder in the BPF file system that holds all pins.
 const FOLDER: &str = "zerohop";
 
-/// The mode of that folder, and of those in it: only their owner may open them, and so lock them.
-const MODE: u32 = 0o700;
+/// The mode of that folder and its subfolders. Only the owner may open a folder, and so lock it.
+const FOLDER_MODE: u32 = 0o700;
 
-/// The bits of a mode that say who may do what.
+/// The permission bits of a mode.
 const MODE_BITS: u32 = 0o7777;
 
-/// The pins of this network namespace, which are nobody else's while this lives.
+/// The pins of this network namespace. No other agent can claim them while this value exists.
 #[derive(Debug)]
 pub struct Pins {
     folder: PathBuf,
@@ -42,174 +42,180 @@ pub struct Pins {
     lock: File,
 }
 
-/// Who has the hooks.
+/// The result of [`Pins::claim`].
 #[derive(Debug)]
 pub enum Claim {
-    /// This agent.
-    Ours(Pins),
-    /// Another one, which is running.
-    Others,
-    /// It can't be known, for this reason: another user can write to the folder of the pins.
+    /// This agent owns the hooks.
+    Claimed(Pins),
+    /// Another running agent owns the hooks.
+    HeldByAnotherAgent,
+    /// The owner is unknown, because another user can write to the folder. Has the reason as text.
     Untrusted(String),
 }
 
-/// What the place of the pins is like, as somebody sees it who claims nothing.
+/// The state of the folder of pins, as found by [`inspect_folder`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// Hooks can be pinned there, and no agent has them.
+pub enum PinFolderState {
+    /// Hooks can be pinned, and no agent owns them.
     Free,
-    /// An agent is running, which has the hooks.
+    /// A running agent owns the hooks.
     Held,
-    /// Nothing can be pinned there, for this reason.
+    /// Nothing can be pinned. Has the reason as text.
     Unusable(String),
 }
 
-/// What a pinned link is.
+/// A pinned link, identified by its file name `<mode>-<device>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pin {
-    /// How it is attached.
-    pub mode: Mode,
-    /// The device's number.
-    pub index: u32,
+    /// How the link is attached.
+    pub mode: AttachMode,
+    /// The device's index.
+    pub device: u32,
 }
 
 /// How a link is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// tc, by a link (Linux 6.6, commit e420bed02507).
+pub enum AttachMode {
+    /// tc by a tcx link (Linux 6.6, commit e420bed02507).
     Tcx,
     /// XDP in the driver.
     Native,
-    /// XDP behind the driver.
+    /// XDP in the network stack, after the driver.
     Generic,
 }
 
-/// A link that was found pinned, held so that it stays when its pin goes.
+/// A descriptor of a pinned link. It keeps the link attached when the pin is removed.
 #[derive(Debug)]
 pub struct HeldLink(OwnedFd);
 
 impl HeldLink {
-    /// The link that is pinned there.
+    /// Opens the link that is pinned at `path`.
     ///
     /// # Errors
     ///
-    /// When there is none.
-    pub fn of(path: &Path) -> io::Result<HeldLink> {
-        syscall::pinned(path).map(HeldLink)
+    /// When there is no pin.
+    pub fn open_pinned(path: &Path) -> io::Result<HeldLink> {
+        syscall::open_pinned(path).map(HeldLink)
     }
 }
 
 impl Pins {
-    /// Claims the hooks of the network namespace that this thread is in.
+    /// Claims the hooks of this thread's network namespace.
     ///
     /// # Errors
     ///
-    /// When there is no BPF file system, or it can't be written.
+    /// When there is no BPF file system, or it is not writable.
     pub fn claim(bpffs: &Path) -> anyhow::Result<Claim> {
-        let folder = folder(bpffs)?;
+        let folder = namespace_folder(bpffs)?;
         for folder in [&bpffs.join(FOLDER), &folder] {
-            if let Err(reason) = make(folder)? {
+            if let Err(reason) = make_folder(folder)? {
                 return Ok(Claim::Untrusted(reason));
             }
         }
-        let lock = open(&folder).with_context(|| format!("opening {}", folder.display()))?;
+        let lock = open_folder(&folder).with_context(|| format!("opening {}", folder.display()))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Claim::Ours(Pins {
+            Ok(()) => Ok(Claim::Claimed(Pins {
                 folder,
                 bpffs: bpffs.to_owned(),
                 lock,
             })),
-            Err(TryLockError::WouldBlock) => Ok(Claim::Others),
+            Err(TryLockError::WouldBlock) => Ok(Claim::HeldByAnotherAgent),
             Err(TryLockError::Error(error)) => {
                 Err(error).with_context(|| format!("locking {}", folder.display()))
             }
         }
     }
 
-    /// Makes the folder again if it was removed, and claims it again.
+    /// Creates and claims the folder again if it was removed.
     ///
     /// # Errors
     ///
-    /// When another agent has it by now, or it can't be made.
+    /// When another agent has claimed a new folder, or the folder can't be created.
     pub fn restore(&mut self) -> anyhow::Result<()> {
-        let ours = self.lock.metadata().context("looking at the lock")?;
-        let there = fs::symlink_metadata(&self.folder);
-        if there.is_ok_and(|there| is_same(&there, &ours)) {
+        let locked = self.lock.metadata().context("inspecting the lock")?;
+        let present = fs::symlink_metadata(&self.folder);
+        if present.is_ok_and(|present| is_same(&present, &locked)) {
             return Ok(());
         }
         match Pins::claim(&self.bpffs)? {
-            Claim::Ours(pins) => *self = pins,
-            Claim::Others => bail!("another agent has made {} anew", self.folder.display()),
+            Claim::Claimed(pins) => *self = pins,
+            Claim::HeldByAnotherAgent => bail!(
+                "another agent has claimed a new folder {}",
+                self.folder.display()
+            ),
             Claim::Untrusted(reason) => bail!(reason),
         }
         Ok(())
     }
 
-    /// Pins a link again that is not pinned there any more; says whether it was not.
+    /// Pins a link at `path` unless it is pinned there already. Returns whether the link was pinned
+    /// anew.
     ///
     /// # Errors
     ///
-    /// When it can't be pinned; it is held all the same.
+    /// When the link can't be pinned. It stays attached through `link`.
     pub fn repin(&self, path: &Path, link: &HeldLink) -> anyhow::Result<bool> {
-        let id = syscall::link_id(&link.0).context("looking at the link")?;
+        let id = syscall::link_id(&link.0).context("inspecting the link")?;
         if syscall::pinned_link_id(path).is_ok_and(|pinned| pinned == id) {
             return Ok(false);
         }
-        // Another link may stand there, which is none of an agent's: agents have the lock.
+        // The pin of another link may be there. It is not an agent's, because this agent has the
+        // lock.
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
-        syscall::pin(&link.0, path).with_context(|| format!("pinning {}", path.display()))?;
+        syscall::pin_object(&link.0, path)
+            .with_context(|| format!("pinning {}", path.display()))?;
         Ok(true)
     }
 
-    /// Where a link is pinned.
+    /// The path of a pin.
     #[must_use]
     pub fn path(&self, pin: Pin) -> PathBuf {
         self.folder
-            .join(format!("{}-{}", pin.mode.name(), pin.index))
+            .join(format!("{}-{}", pin.mode.name(), pin.device))
     }
 
-    /// A link that an agent before left on a device. Numbers of devices are used again, but a link
-    /// whose device is gone is on none.
+    /// The link that an earlier agent left on a device. The kernel reuses device indices, but a
+    /// link whose device is gone reports no device.
     pub fn find(&self, pin: Pin) -> Option<PinnedLink> {
         let path = self.path(pin);
         match syscall::pinned_link_device(&path) {
-            Ok(index) if index == pin.index => PinnedLink::from_pin(&path).ok(),
+            Ok(index) if index == pin.device => PinnedLink::from_pin(&path).ok(),
             _ => None,
         }
     }
 
-    /// The numbers of the programs of all pinned links.
-    pub fn programs(&self) -> Vec<u32> {
-        programs_in(&self.folder)
+    /// The program IDs of all pinned links.
+    pub fn program_ids(&self) -> Vec<u32> {
+        program_ids_in(&self.folder)
     }
 
-    /// Takes off every pinned link but these. Says what was taken off, or could not be.
-    pub fn keep(&self, keep: impl Fn(Pin) -> bool) -> io::Result<Vec<PathBuf>> {
+    /// Detaches and unpins all links except those that `keep` accepts. Returns the removed paths.
+    pub fn remove_all_except(&self, keep: impl Fn(Pin) -> bool) -> io::Result<Vec<PathBuf>> {
         let mut removed = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str());
             let pin = name.and_then(|name| name.parse().ok());
             if !pin.is_some_and(&keep) {
-                remove(&path)?;
+                remove_pin(&path)?;
                 removed.push(path);
             }
         }
         Ok(removed)
     }
 
-    /// Takes off everything, and the folder too.
+    /// Detaches and unpins all links, and removes the folder. Returns the removed paths.
     ///
     /// # Errors
     ///
     /// When a pin can't be removed.
     pub fn remove_all(self) -> io::Result<Vec<PathBuf>> {
-        let removed = self.keep(|_| false)?;
+        let removed = self.remove_all_except(|_| false)?;
         fs::remove_dir(&self.folder)?;
-        // Other network namespaces may have theirs.
+        // This fails while other network namespaces have folders there.
         if let Some(parent) = self.folder.parent() {
             let _ = fs::remove_dir(parent);
         }
@@ -217,9 +223,10 @@ impl Pins {
     }
 }
 
-/// Ends a pinned link.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    // A link whose device is gone is off, and what is no link never was on.
+/// Detaches and unpins a link.
+pub(super) fn remove_pin(path: &Path) -> io::Result<()> {
+    // Fails for a link whose device is gone and for a pin of no link. Both are attached to no
+    // device.
     let _ = syscall::detach_pinned_link(path);
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -227,47 +234,47 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a folder that only we can open, or sees to it that the one that is there is such a one. Else
-/// says why it can't be trusted.
-fn make(folder: &Path) -> anyhow::Result<Result<(), String>> {
-    let making = || format!("making the folder {}", folder.display());
-    match DirBuilder::new().mode(MODE).create(folder) {
+/// Creates a folder that only this user can open, or restricts an existing one. The inner error is
+/// the reason why an existing folder can't be trusted.
+fn make_folder(folder: &Path) -> anyhow::Result<Result<(), String>> {
+    let making = || format!("creating the folder {}", folder.display());
+    match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(error).with_context(making);
         }
         _ => {}
     }
     let found = fs::symlink_metadata(folder).with_context(making)?;
-    if let Err(reason) = check(folder, &found) {
+    if let Err(reason) = check_owner(folder, &found) {
         return Ok(Err(reason));
     }
-    if found.mode() & MODE_BITS != MODE {
-        // Agents before made it so that everybody could lock it.
-        let folder = open(folder).with_context(making)?;
+    if found.mode() & MODE_BITS != FOLDER_MODE {
+        // Earlier versions created a folder that every user could lock.
+        let folder = open_folder(folder).with_context(making)?;
         folder
-            .set_permissions(Permissions::from_mode(MODE))
+            .set_permissions(Permissions::from_mode(FOLDER_MODE))
             .with_context(making)?;
     }
     Ok(Ok(()))
 }
 
-/// Whether a folder's owner is us, or root, whom nothing keeps out.
-fn check(folder: &Path, found: &Metadata) -> Result<(), String> {
-    let us = rustix::process::geteuid().as_raw();
-    let what = match (found.is_dir(), found.uid()) {
-        (true, owner) if owner == us || owner == 0 => return Ok(()),
+/// Checks that a folder belongs to this user or to root. Root can enter any folder anyway.
+fn check_owner(folder: &Path, found: &Metadata) -> Result<(), String> {
+    let this_user = rustix::process::geteuid().as_raw();
+    let fault = match (found.is_dir(), found.uid()) {
+        (true, owner) if owner == this_user || owner == 0 => return Ok(()),
         (true, owner) => format!("belongs to the user {owner}"),
         (false, _) => "is no folder".to_owned(),
     };
     Err(format!(
-        "{} {what}, so its pins and its lock can't be trusted, and are not used: find out who made it, then remove it with \
-         everything in it (rm -r {0}) and restart the agent",
+        "{} {fault}, so its pins and its lock can't be trusted and are not used: find out who created it, then remove it \
+         with its contents (rm -r {0}) and restart the agent",
         folder.display()
     ))
 }
 
-/// Opens a folder, and nothing that a link leads to.
-fn open(folder: &Path) -> io::Result<File> {
+/// Opens a folder without following a symbolic link.
+fn open_folder(folder: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
@@ -278,71 +285,72 @@ fn is_same(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
-/// Looks at the place of the pins. A folder is made there and removed again; the hooks' lock is tried, and
-/// given back.
+/// Inspects the folder of pins without claiming it. Creates and removes a trial folder, and takes
+/// and releases the lock.
 #[must_use]
-pub fn look(bpffs: &Path) -> Place {
-    let folder = match folder(bpffs) {
+pub fn inspect_folder(bpffs: &Path) -> PinFolderState {
+    let folder = match namespace_folder(bpffs) {
         Ok(folder) => folder,
-        Err(error) => return Place::Unusable(format!("{error:#}")),
+        Err(error) => return PinFolderState::Unusable(format!("{error:#}")),
     };
     let trial = bpffs.join(format!("{FOLDER}-check-{}", std::process::id()));
     if let Err(error) = fs::create_dir(&trial).and_then(|()| fs::remove_dir(&trial)) {
-        return Place::Unusable(format!("{} can't be written: {error}", bpffs.display()));
+        return PinFolderState::Unusable(format!("{} can't be written: {error}", bpffs.display()));
     }
     for folder in [&bpffs.join(FOLDER), &folder] {
         let found = fs::symlink_metadata(folder);
         if let Ok(found) = found
-            && let Err(reason) = check(folder, &found)
+            && let Err(reason) = check_owner(folder, &found)
         {
-            return Place::Unusable(reason);
+            return PinFolderState::Unusable(reason);
         }
     }
-    let lock = open(&folder).map(|folder| folder.try_lock());
+    let lock = open_folder(&folder).map(|folder| folder.try_lock());
     match lock {
-        Ok(Err(TryLockError::WouldBlock)) => Place::Held,
-        _ => Place::Free,
+        Ok(Err(TryLockError::WouldBlock)) => PinFolderState::Held,
+        _ => PinFolderState::Free,
     }
 }
 
-/// The numbers of the programs of all links that agents have pinned in this network namespace.
+/// The program IDs of all links that agents have pinned in this network namespace.
 #[must_use]
-pub fn programs(bpffs: &Path) -> Vec<u32> {
-    folder(bpffs).map_or_else(|_| Vec::new(), |folder| programs_in(&folder))
+pub fn pinned_program_ids(bpffs: &Path) -> Vec<u32> {
+    namespace_folder(bpffs).map_or_else(|_| Vec::new(), |folder| program_ids_in(&folder))
 }
 
-fn programs_in(folder: &Path) -> Vec<u32> {
+fn program_ids_in(folder: &Path) -> Vec<u32> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let programs = entries.map(|entry| syscall::pinned_program(&entry.path()));
     programs.flatten().flatten().map(|(id, _)| id).collect()
 }
 
-/// Whether an agent has hooks here, or has left some: pinned links, or filters, which need no pin.
+/// Whether an agent has claimed hooks in this network namespace, now or earlier. The hooks may be
+/// pinned links or filters, which have no pin.
 #[must_use]
-pub fn are_there(bpffs: &Path) -> bool {
-    folder(bpffs).is_ok_and(|folder| folder.exists())
+pub fn folder_exists(bpffs: &Path) -> bool {
+    namespace_folder(bpffs).is_ok_and(|folder| folder.exists())
 }
 
-impl Mode {
-    /// All of them.
-    pub const ALL: [Mode; 3] = [Mode::Tcx, Mode::Native, Mode::Generic];
+impl AttachMode {
+    /// All modes.
+    pub const ALL: [AttachMode; 3] = [AttachMode::Tcx, AttachMode::Native, AttachMode::Generic];
 
-    /// As `status` calls it.
+    /// The name in `status` and in the names of pins.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Mode::Tcx => "tcx",
-            Mode::Native => "native",
-            Mode::Generic => "generic",
+            AttachMode::Tcx => "tcx",
+            AttachMode::Native => "native",
+            AttachMode::Generic => "generic",
         }
     }
 
-    /// Where it runs.
+    /// The hook that the mode attaches to.
     #[must_use]
     pub const fn hook(self) -> Hook {
         match self {
-            Mode::Tcx => Hook::Tc,
-            Mode::Native | Mode::Generic => Hook::Xdp,
+            AttachMode::Tcx => Hook::Tc,
+            AttachMode::Native | AttachMode::Generic => Hook::Xdp,
         }
     }
 }
@@ -352,24 +360,26 @@ impl FromStr for Pin {
 
     fn from_str(text: &str) -> Result<Pin, ()> {
         let (mode, index) = text.split_once('-').ok_or(())?;
-        let mode = Mode::ALL.into_iter().find(|known| known.name() == mode);
+        let mode = AttachMode::ALL
+            .into_iter()
+            .find(|known| known.name() == mode);
         Ok(Pin {
             mode: mode.ok_or(())?,
-            index: index.parse().map_err(|_| ())?,
+            device: index.parse().map_err(|_| ())?,
         })
     }
 }
 
-/// The folder of the network namespace that this thread is in.
-fn folder(bpffs: &Path) -> anyhow::Result<PathBuf> {
-    if !syscall::is_bpffs(bpffs).with_context(|| format!("looking at {}", bpffs.display()))? {
+/// The folder for this thread's network namespace.
+fn namespace_folder(bpffs: &Path) -> anyhow::Result<PathBuf> {
+    if !syscall::is_bpffs(bpffs).with_context(|| format!("inspecting {}", bpffs.display()))? {
         bail!(
-            "{} is no BPF file system: mount it (mount -t bpf bpf {0}), or into the container from the node",
+            "{} is no BPF file system: mount one (mount -t bpf bpf {0}), or mount the node's into the container",
             bpffs.display()
         );
     }
     let namespace =
-        fs::metadata("/proc/thread-self/ns/net").context("looking at the network namespace")?;
+        fs::metadata("/proc/thread-self/ns/net").context("inspecting the network namespace")?;
     Ok(bpffs.join(FOLDER).join(format!("net-{}", namespace.ino())))
 }
 
@@ -378,11 +388,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_pins() {
+    fn pin_names_are_parsed() {
         let pin = |text: &str| text.parse::<Pin>().ok();
         let expected = Pin {
-            mode: Mode::Tcx,
-            index: 17,
+            mode: AttachMode::Tcx,
+            device: 17,
         };
         assert_eq!(pin("tcx-17"), Some(expected));
         for other in ["tcx", "tcx-", "tcx-x", "tc-17", "link"] {
@@ -391,11 +401,14 @@ mod tests {
     }
 
     #[test]
-    fn no_bpf_file_system() {
+    fn a_folder_that_is_no_bpf_file_system_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let error = Pins::claim(folder.path()).unwrap_err().to_string();
         assert!(error.contains("is no BPF file system"), "{error}");
-        assert!(!are_there(folder.path()));
-        assert!(matches!(look(folder.path()), Place::Unusable(_)));
+        assert!(!folder_exists(folder.path()));
+        assert!(matches!(
+            inspect_folder(folder.path()),
+            PinFolderState::Unusable(_)
+        ));
     }
 }

@@ -1,17 +1,17 @@
-//! What this kernel does for the kernel plane, found out by trying it. Nothing is attached to any device,
-//! and what is made for the trial is gone after it.
+//! Tries out what this kernel supports, for `dns-agent check`. Nothing is attached to any device,
+//! and all maps and programs of the trial are removed afterwards.
 
 use std::{io, net::SocketAddr, path::Path, time::Duration};
 
 use ipnet::Ipv4Net;
 
 use super::{
-    Clients, Config, Datapath, Lease, Persistence,
+    Datapath, DatapathConfig, InitialLease, Persistence, VethClients,
+    foreign_programs::{ForeignProgram, ForeignPrograms},
     hooks::{self, Prospect},
     interfaces::Device,
-    object::Program,
-    others::{Other, Others},
     pins,
+    program::HookProgram,
     syscall::{self, Direction},
 };
 use crate::{
@@ -19,83 +19,89 @@ use crate::{
     zone::{ModelBuilder, Name},
 };
 
-/// What was tried, and came out well as far as it is there.
+/// The result of [`try_kernel`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trial {
-    /// Octets of the tables that were made and mapped: as large as those of a small cluster.
-    pub memory_octets: usize,
-    /// Jiffies in a second, by which leases are measured.
+    /// The size in bytes of the tables that were mapped: that of a small cluster.
+    pub memory_bytes: usize,
+    /// The measured rate of the kernel's clock, in jiffies per second.
     pub rate: u32,
-    /// What became of each answering program.
-    pub programs: Vec<(&'static str, Result<Code, Refusal>)>,
+    /// The result of each program, by the program's name.
+    pub programs: Vec<(&'static str, Result<ExecutionMode, KernelRefusal>)>,
 }
 
-/// How the kernel runs a program that it took.
+/// How the kernel runs a loaded program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Code {
+pub enum ExecutionMode {
     /// As machine code.
     Compiled,
-    /// Instruction by instruction.
+    /// By the BPF interpreter, which is slower.
     Interpreted,
 }
 
-/// What the kernel said no to.
+/// An operation that the kernel refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// What was tried, and what the kernel said.
+pub struct KernelRefusal {
+    /// The operation and the kernel's error.
     pub reason: String,
-    /// The system call's error number, if it was one.
+    /// The error number, if a system call failed.
     pub error: Option<i32>,
 }
 
-/// The number of the loopback device in every network namespace.
+/// The index of the loopback device in every network namespace.
 const LOOPBACK: u32 = 1;
 
-/// Any address of a card.
+/// An arbitrary hardware address of a network card.
 const CARD: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
-/// Makes and maps tables, fills them with one zone, measures the kernel's clock, starts a lease; then has the kernel
-/// load every answering program and run it over one question: everything that an agent does, but attaching.
-/// Takes a tenth of a second and the verifier's time.
+/// Does everything that an agent does, except attaching: creates and maps tables, fills them with
+/// one zone, measures the kernel's clock and starts a lease. Then loads every program and runs it
+/// over one query. Takes a fifth of a second and the verifier's time.
 ///
 /// # Errors
 ///
-/// When it does not come so far as to the answering programs.
-pub fn try_out() -> Result<Trial, Refusal> {
+/// When a step before the loading of programs fails.
+pub fn try_kernel() -> Result<Trial, KernelRefusal> {
     let zone = Name::parse("check.zerohop.invalid").map_err(|error| refusal(&error.into()))?;
     let mut builder = ModelBuilder::new(1);
     builder
         .add_zone(zone.clone(), 5)
         .map_err(|error| refusal(&error.into()))?;
-    let config = Config {
+    let config = DatapathConfig {
         interfaces: Vec::new(),
-        // The networks of examples: RFC 5737 section 3.
+        // A network for documentation: RFC 5737 section 3.
         allow: vec![Ipv4Net::new_assert([192, 0, 2, 0].into(), 24).into()],
         rate_limit: 0,
         serve: vec![SocketAddr::from(([192, 0, 2, 53], 53))],
-        clients: Clients::Any,
+        clients: VethClients::Any,
         capacity: None,
         stale_after: Duration::from_secs(60),
         persistence: Persistence::None,
         bpffs: Path::new("").into(),
     };
-    let started = Datapath::start(config, None, &[], &builder.build(), Lease::Begins);
+    let started = Datapath::start(config, None, &[], &builder.build(), InitialLease::Running);
     let mut datapath = started.map_err(|error| refusal(&error))?;
-    datapath.tables.receive(vec![CARD]);
+    datapath.tables.publish_card_addresses(vec![CARD]);
     let programs =
-        Program::ALL.map(|program| (program.name(), datapath.try_program(program, &zone)));
+        HookProgram::ALL.map(|program| (program.name(), datapath.try_program(program, &zone)));
     Ok(Trial {
-        memory_octets: datapath.tables.table.fill().memory_octets,
+        memory_bytes: datapath.tables.table.usage().memory_bytes,
         rate: datapath.clock.rate,
         programs: programs.into(),
     })
 }
 
 impl Datapath {
-    fn try_program(&mut self, program: Program, zone: &Name) -> Result<Code, Refusal> {
-        let outcome = self.ask(program, zone).map_err(|error| refusal(&error))?;
+    fn try_program(
+        &mut self,
+        program: HookProgram,
+        zone: &Name,
+    ) -> Result<ExecutionMode, KernelRefusal> {
+        let outcome = self
+            .test_program(program, zone)
+            .map_err(|error| refusal(&error))?;
         if !outcome.is_answer() {
-            return Err(Refusal {
+            return Err(KernelRefusal {
                 reason: format!(
                     "its test run ended as {}, not with an answer",
                     outcome.name()
@@ -103,37 +109,39 @@ impl Datapath {
                 error: None,
             });
         }
-        match self.object.is_compiled(program) {
-            true => Ok(Code::Compiled),
-            false => Ok(Code::Interpreted),
+        if self.object.is_compiled(program) {
+            Ok(ExecutionMode::Compiled)
+        } else {
+            Ok(ExecutionMode::Interpreted)
         }
     }
 }
 
-/// What would become of the devices that match, and other people's programs on them.
+/// What an agent would do with the matching devices, and the foreign programs on them.
 #[derive(Clone, Debug)]
 pub struct Survey<'a> {
-    /// What an agent would do with each.
+    /// What an agent would do with each matching device.
     pub prospects: Vec<(&'a Device, Prospect)>,
-    /// Other people's programs.
-    pub others: Vec<Other>,
+    /// The foreign programs on these devices.
+    pub foreign_programs: Vec<ForeignProgram>,
 }
 
-/// Looks at devices as an agent would that is to attach to them. Programs of an agent that runs count as
-/// ours where it has pinned them, or their names may be known. See [`hooks::prospects`].
+/// Finds out what an agent would do with each device. Programs of a running agent are recognised by
+/// their pins, or by their names if this process may read them. See [`hooks::prospects`].
 #[must_use]
-pub fn survey<'a>(
+pub fn survey_devices<'a>(
     wanted: &[Interface],
     allowed: usize,
     devices: &'a [Device],
     bpffs: &Path,
 ) -> Survey<'a> {
-    let ours = pins::programs(bpffs).into_iter().collect();
-    let mut others = Others::new(bpffs.into()).on(hooks::matching(wanted, devices), &ours);
-    others.retain(|(_, other)| !other.is_ours());
+    let own = pins::pinned_program_ids(bpffs).into_iter().collect();
+    let mut foreign =
+        ForeignPrograms::new(bpffs.into()).find_on(hooks::matching_devices(wanted, devices), &own);
+    foreign.retain(|(_, program)| !program.is_zerohop());
     Survey {
-        prospects: hooks::prospects(wanted, allowed, devices, &others),
-        others: others.into_iter().map(|(_, other)| other).collect(),
+        prospects: hooks::prospects(wanted, allowed, devices, &foreign),
+        foreign_programs: foreign.into_iter().map(|(_, program)| program).collect(),
     }
 }
 
@@ -141,23 +149,23 @@ pub fn survey<'a>(
 ///
 /// # Errors
 ///
-/// When it does not say: without CAP_NET_ADMIN.
+/// When the kernel refuses the query, as it does without CAP_NET_ADMIN.
 pub fn has_tcx() -> io::Result<bool> {
     match syscall::tcx_programs(LOOPBACK, Direction::Ingress) {
         Ok(_) => Ok(true),
         Err(error) => match error.raw_os_error() {
-            // No such type of attachment.
+            // The kernel doesn't know the attach type.
             Some(libc::EINVAL) => Ok(false),
-            // As Linux 6.6 says that there is none.
+            // Linux 6.6 reports so that no program is attached.
             Some(libc::ENOENT) => Ok(true),
             _ => Err(error),
         },
     }
 }
 
-fn refusal(error: &anyhow::Error) -> Refusal {
+fn refusal(error: &anyhow::Error) -> KernelRefusal {
     let mut causes = error.chain();
-    Refusal {
+    KernelRefusal {
         reason: format!("{error:#}"),
         error: causes.find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error()),
     }

@@ -1,55 +1,60 @@
-//! From a name of the model to its record in the tables.
+//! Builds the record of a name for the tables.
 
 use bytemuck::Zeroable as _;
 use dns_common::{
     checksum,
     names::{MAX_NAME, MIN_NAME},
-    records::{ANSWERS, Answer, GRANULE, MAX_ANSWER, MAX_RECORD, MIN_ANSWER, Record},
+    records::{
+        ANSWERS, GRANULE, MAX_ANSWER_LENGTH, MAX_RECORD_LENGTH, MIN_ANSWER_LENGTH, RecordHead,
+        StoredAnswer,
+    },
     settings::MAX_SUFFIXES,
 };
 
-use crate::zone::{self, Below, Name, Node, Rdata, Rest, Rtype, Sections, ZoneData};
+use crate::zone::{
+    self, ComputedNames, Name, NameEntry, OtherTypes, Rdata, Rtype, Sections, ZoneData,
+};
 
-/// The record for an existing name, padded to whole granules, in the layout of
-/// [`dns_common::records`].
+/// Builds the record of an existing name in the layout of [`dns_common::records`], padded to whole
+/// granules.
 ///
-/// `None` for a name of a length that the kernel doesn't look up: questions for it pass anyway.
+/// `None` for a name of a length that the kernel doesn't look up. Queries for such names pass.
 #[must_use]
-pub fn build(model: &dyn ZoneData, name: &Name, node: &Node) -> Option<Vec<u8>> {
-    let octets = name.wire();
-    if octets.len() < MIN_NAME || octets.len() > MAX_NAME {
+pub fn build_record(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> Option<Vec<u8>> {
+    let bytes = name.wire();
+    if bytes.len() < MIN_NAME || bytes.len() > MAX_NAME {
         return None;
     }
-    let mut head = Record {
-        name_len: octets.len() as u16,
+    let mut head = RecordHead {
+        name_length: bytes.len() as u16,
         flags: 0,
         slot: 0,
-        zone: zone_number(model, name),
+        zone: zone_number(data, name),
         too_large: 0,
         hash: 0,
-        answers: [Answer::zeroed(); ANSWERS],
+        answers: [StoredAnswer::zeroed(); ANSWERS],
     };
-    let mut body = octets.to_vec();
-    body.resize(octets.len().next_multiple_of(8), 0);
-    let children = children(model, name, node);
-    if children.is_some() {
+    let mut body = bytes.to_vec();
+    body.resize(bytes.len().next_multiple_of(8), 0);
+    let computed = render_computed_names(data, name, entry);
+    if computed.is_some() {
         body.resize(body.len() + size_of_val(&head.answers), 0);
     }
 
-    let own = own_answers(model, name, node);
+    let own = own_answers(data, name, entry);
     let has_data: Vec<bool> = own
         .iter()
-        .map(|(rtype, _)| is_data(model, name, *rtype))
+        .map(|(rtype, _)| has_data(data, name, *rtype))
         .collect();
-    // An alias has the addresses that it leads to, whoever answers for its other types.
-    let others_pass = node.rest() == Rest::Passed && !node.is_alias();
+    // An alias always has the addresses of its target. `RecordHead::ALIAS` makes other types pass.
+    let others_pass = entry.other_types() == OtherTypes::Passed && !entry.is_alias();
     if own.len() > ANSWERS || others_pass {
-        head.flags |= Record::OTHER_TYPES_PASS;
+        head.flags |= RecordHead::OTHER_TYPES_PASS;
     }
-    if node.is_alias() {
-        head.flags |= Record::ALIAS;
+    if entry.is_alias() {
+        head.flags |= RecordHead::ALIAS;
     }
-    head.answers = place(own, &mut body);
+    head.answers = place_answers(own, &mut body);
     let placed = head.answers.iter().map(|answer| answer.length > 0);
     let placed = placed.chain(std::iter::repeat(false));
     let missing = has_data
@@ -57,71 +62,76 @@ pub fn build(model: &dyn ZoneData, name: &Name, node: &Node) -> Option<Vec<u8>> 
         .zip(placed)
         .filter(|(has_data, placed)| **has_data && !placed);
     head.too_large = missing.count() as u16;
-    match children {
-        Some(children) => {
-            head.flags |= children.flags;
-            let answers = place(children.answers, &mut body);
-            let at = Record::children_at(octets.len()) - size_of::<Record>();
-            let octets = bytemuck::bytes_of(&answers);
-            body[at..at + octets.len()].copy_from_slice(octets);
+    match computed {
+        Some(computed) => {
+            head.flags |= computed.flags;
+            let answers = place_answers(computed.answers, &mut body);
+            let at = RecordHead::computed_answers_at(bytes.len()) - size_of::<RecordHead>();
+            let bytes = bytemuck::bytes_of(&answers);
+            body[at..at + bytes.len()].copy_from_slice(bytes);
         }
-        None if node.below_is_computed() => head.flags |= Record::BELOW_UNKNOWN,
+        None if entry.has_computed_names() => head.flags |= RecordHead::BELOW_UNKNOWN,
         None => {}
     }
 
-    let length = size_of::<Record>() + body.len();
+    let length = size_of::<RecordHead>() + body.len();
     let mut record = bytemuck::bytes_of(&head).to_vec();
     record.append(&mut body);
     record.resize(length.next_multiple_of(GRANULE), 0);
     Some(record)
 }
 
-/// An answer as octets, in every order that it may be given in.
-struct Rendered {
+/// A rendered answer in all its orders.
+struct RenderedAnswer {
     /// The answer in its first order.
     sections: Sections,
-    /// What the answer starts from: [`Answer::rotations`] of them, [`Answer::stride`] apart.
+    /// The bytes to store: `rotations` orders of the answer, which start `stride` bytes apart.
     stored: Vec<u8>,
     rotations: usize,
     stride: usize,
 }
 
-/// Answers by type, none for a type without data. `None`: the agent must answer.
-type Answers = Vec<(Rtype, Option<Rendered>)>;
+/// Rendered answers by type. `None` for a type that has data, but whose queries must pass.
+type RenderedAnswers = Vec<(Rtype, Option<RenderedAnswer>)>;
 
-/// What the names one label below have that have no record.
-struct Children {
+/// The answers of the computed names one label below a name.
+struct ComputedRecords {
     flags: u8,
-    answers: Answers,
+    answers: RenderedAnswers,
 }
 
-/// The answers of a name for the types that it has data of, and for the addresses that an alias leads to.
-fn own_answers(model: &dyn ZoneData, name: &Name, node: &Node) -> Answers {
-    let mut types: Vec<Rtype> = node.types().collect();
-    if node.is_alias() {
+/// Renders the answers of a name: for each type that it has data of, and for the addresses of an
+/// alias.
+fn own_answers(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> RenderedAnswers {
+    let mut types: Vec<Rtype> = entry.types().collect();
+    if entry.is_alias() {
         types.extend([Rtype::A, Rtype::AAAA]);
     }
     types
         .into_iter()
-        .filter_map(|rtype| match model.answer(name, rtype) {
+        .filter_map(|rtype| match data.answer(name, rtype) {
             zone::Answer::NoData { .. } => None,
-            answer => Some((rtype, render(model, name, &answer))),
+            answer => Some((rtype, render_answer(data, name, &answer))),
         })
         .collect()
 }
 
-/// Whether a type is answered with data: all of it is known here.
-fn is_data(model: &dyn ZoneData, name: &Name, rtype: Rtype) -> bool {
-    matches!(model.answer(name, rtype), zone::Answer::Data { .. })
+/// Whether the agent answers this type with data.
+fn has_data(data: &dyn ZoneData, name: &Name, rtype: Rtype) -> bool {
+    matches!(data.answer(name, rtype), zone::Answer::Data { .. })
 }
 
-/// What the kernel may say of all children alike; `None` when there are none, or when what they have
-/// is not the same for all.
-fn children(model: &dyn ZoneData, name: &Name, node: &Node) -> Option<Children> {
-    // Stands for every child: what is rendered below does not depend on its name.
+/// Renders the answers that all computed names one label below share. `None` when there are no such
+/// names, or when their answers differ.
+fn render_computed_names(
+    data: &dyn ZoneData,
+    name: &Name,
+    entry: &NameEntry,
+) -> Option<ComputedRecords> {
+    // Represents every child, because the rendered answers don't depend on the child's name.
     let child = name.child(b"0").ok()?;
-    let same = |owner: &Name, rtype: Rtype| {
-        let answer = match model.answer(owner, rtype) {
+    let render_shared = |owner: &Name, rtype: Rtype| {
+        let answer = match data.answer(owner, rtype) {
             zone::Answer::Data { answer, additional } if additional.is_empty() => answer,
             _ => return None,
         };
@@ -133,25 +143,30 @@ fn children(model: &dyn ZoneData, name: &Name, node: &Node) -> Option<Children> 
             answer: answer.collect(),
             additional: Vec::new(),
         };
-        render(model, &child, &answer)
+        render_answer(data, &child, &answer)
     };
-    match node.below() {
-        Below::Nothing | Below::EmptyThenAddresses(_) | Below::Unknown => None,
-        Below::Empty => Some(Children {
-            flags: Record::CHILDREN,
+    match entry.computed_names() {
+        ComputedNames::Nothing | ComputedNames::EmptyThenAddresses(_) | ComputedNames::Unknown => {
+            None
+        }
+        ComputedNames::Empty => Some(ComputedRecords {
+            flags: RecordHead::COMPUTED_NAMES,
             answers: Vec::new(),
         }),
-        Below::Like(other) => {
-            let other_node = model.node(other)?;
+        ComputedNames::Like(other) => {
+            let other_node = data.entry(other)?;
             let types = other_node.types();
-            // SRV data and what comes with it point at names, whose places depend on the child's.
-            let answers: Answers = types.map(|rtype| (rtype, same(other, rtype))).collect();
-            (answers.len() <= ANSWERS).then_some(Children {
-                flags: Record::CHILDREN,
+            // SRV data and additional records contain names, whose compression depends on the
+            // child's name.
+            let answers: RenderedAnswers = types
+                .map(|rtype| (rtype, render_shared(other, rtype)))
+                .collect();
+            (answers.len() <= ANSWERS).then_some(ComputedRecords {
+                flags: RecordHead::COMPUTED_NAMES,
                 answers,
             })
         }
-        Below::Addresses(ttl) => {
+        ComputedNames::Addresses(ttl) => {
             let address = zone::Answer::Data {
                 answer: vec![zone::Record {
                     owner: child.clone(),
@@ -160,10 +175,10 @@ fn children(model: &dyn ZoneData, name: &Name, node: &Node) -> Option<Children> 
                 }],
                 additional: Vec::new(),
             };
-            Some(Children {
-                flags: Record::CHILDREN | Record::CHILDREN_ARE_ADDRESSES,
+            Some(ComputedRecords {
+                flags: RecordHead::COMPUTED_NAMES | RecordHead::COMPUTED_NAMES_ARE_ADDRESSES,
                 answers: vec![
-                    (Rtype::A, render(model, &child, &address)),
+                    (Rtype::A, render_answer(data, &child, &address)),
                     (Rtype::SRV, None),
                 ],
             })
@@ -171,25 +186,26 @@ fn children(model: &dyn ZoneData, name: &Name, node: &Node) -> Option<Children> 
     }
 }
 
-/// Appends answers to the octets behind a record's head, and says where they are. Those for which there
-/// is no room, or which the agent must work out, are marked as ones that pass.
-fn place(answers: Answers, body: &mut Vec<u8>) -> [Answer; ANSWERS] {
-    let mut placed = [Answer::zeroed(); ANSWERS];
+/// Appends answers to the body of a record, and returns their descriptions. Answers that are
+/// `None`, or for which there is no room, get length 0: their queries pass.
+fn place_answers(answers: RenderedAnswers, body: &mut Vec<u8>) -> [StoredAnswer; ANSWERS] {
+    let mut placed = [StoredAnswer::zeroed(); ANSWERS];
     for (answer, (rtype, rendered)) in placed.iter_mut().zip(answers) {
         answer.rtype = rtype.to_int().to_be();
-        let offset = size_of::<Record>() + body.len();
-        let Some(rendered) = rendered.filter(|it| offset + it.stored.len() <= MAX_RECORD) else {
+        let offset = size_of::<RecordHead>() + body.len();
+        let Some(rendered) = rendered.filter(|it| offset + it.stored.len() <= MAX_RECORD_LENGTH)
+        else {
             continue;
         };
         body.extend_from_slice(&rendered.stored);
         body.resize(body.len().next_multiple_of(8), 0);
-        let Rendered {
+        let RenderedAnswer {
             sections,
             rotations,
             stride,
             ..
         } = rendered;
-        *answer = Answer {
+        *answer = StoredAnswer {
             rtype: answer.rtype,
             offset: offset as u16,
             length: sections.bytes.len() as u16,
@@ -203,9 +219,13 @@ fn place(answers: Answers, body: &mut Vec<u8>) -> [Answer; ANSWERS] {
     placed
 }
 
-/// The octets of an answer to a question for `name`; `None` when it is no data of ours, or of a length
-/// that no record holds.
-fn render(model: &dyn ZoneData, name: &Name, answer: &zone::Answer) -> Option<Rendered> {
+/// Renders an answer to a question for `name`. `None` when it isn't data, or has a length that
+/// records can't hold.
+fn render_answer(
+    data: &dyn ZoneData,
+    name: &Name,
+    answer: &zone::Answer,
+) -> Option<RenderedAnswer> {
     let zone::Answer::Data {
         answer: records,
         additional,
@@ -213,17 +233,17 @@ fn render(model: &dyn ZoneData, name: &Name, answer: &zone::Answer) -> Option<Re
     else {
         return None;
     };
-    let order = |rotation| zone::render(name, answer, model.zones(), rotation);
+    let order = |rotation| zone::render(name, answer, data.zones(), rotation);
     let sections = order(0);
     let length = sections.bytes.len();
-    if !(MIN_ANSWER..=MAX_ANSWER).contains(&length) {
+    if !(MIN_ANSWER_LENGTH..=MAX_ANSWER_LENGTH).contains(&length) {
         return None;
     }
-    let rotations = zone::orders(records);
+    let rotations = zone::answer_orders(records);
     let (stored, stride) = if rotations == 1 {
         (sections.bytes.clone(), 0)
     } else if rotations == records.len() && additional.is_empty() {
-        // Records of one length: the octets of any order stand in those of two rounds.
+        // All records have the same length, so any order is a slice of two rounds in sequence.
         let stride = length / rotations;
         let more = &sections.bytes[..length - stride];
         ([&sections.bytes, more].concat(), stride)
@@ -236,7 +256,7 @@ fn render(model: &dyn ZoneData, name: &Name, answer: &zone::Answer) -> Option<Re
         }
         (stored, stride)
     };
-    Some(Rendered {
+    Some(RenderedAnswer {
         sections,
         stored,
         rotations,
@@ -244,10 +264,10 @@ fn render(model: &dyn ZoneData, name: &Name, answer: &zone::Answer) -> Option<Re
     })
 }
 
-/// The zone's position in the settings.
-fn zone_number(model: &dyn ZoneData, name: &Name) -> u16 {
-    match model.zone_of(name) {
+/// The index in the settings of the zone that `name` belongs to.
+fn zone_number(data: &dyn ZoneData, name: &Name) -> u16 {
+    match data.zone_of(name) {
         Some(number) if number < MAX_SUFFIXES => number as u16,
-        _ => Record::NO_ZONE,
+        _ => RecordHead::NO_ZONE,
     }
 }

@@ -1,45 +1,45 @@
-//! Room for records: which granules are free.
+//! The allocator of record slots.
 
-use dns_common::records::{CHUNK, CHUNK_GRANULES, GRANULE, MAX_RECORD, REACH};
+use dns_common::records::{CHUNK, CHUNK_GRANULES, GRANULE, MAX_RECORD_LENGTH, REACH};
 
-/// Slots come in these sizes, in granules. A record takes the smallest that holds it.
+/// The sizes of slots in granules. A record gets the smallest slot that holds it.
 const SIZES: [u32; 13] = [2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64];
 
-const _: () = assert!(SIZES[SIZES.len() - 1] as usize * GRANULE == MAX_RECORD);
+const _: () = assert!(SIZES[SIZES.len() - 1] as usize * GRANULE == MAX_RECORD_LENGTH);
 
 /// The last granule of a chunk at which a record may start.
 const LAST_START: u32 = ((CHUNK - REACH) / GRANULE) as u32;
 
-/// The allocator: free slots by size, and the granules never used yet.
+/// The allocator: freed slots by size, and the granules that have never been allocated.
 #[derive(Debug)]
-pub struct Slots {
+pub struct SlotAllocator {
     free: [Vec<u32>; SIZES.len()],
-    /// The first granule never used.
+    /// The first granule that has never been allocated.
     fresh: u32,
     /// Granules in all chunks.
     granules: u32,
-    /// Granules in use, by the slots' sizes.
+    /// Granules in allocated slots.
     used: u32,
 }
 
-/// A slot given out.
+/// An allocated slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
     /// The record's number.
     pub number: u32,
-    size: u8,
+    size_index: u8,
 }
 
-/// Octets of the slot for a record of `octets`.
+/// The size, in bytes, of the slot for a record of `bytes`.
 #[must_use]
-pub fn slot_octets(octets: usize) -> usize {
-    let granules = octets.div_ceil(GRANULE) as u32;
+pub fn slot_bytes(bytes: usize) -> usize {
+    let granules = bytes.div_ceil(GRANULE) as u32;
     let size = SIZES.iter().find(|size| **size >= granules);
-    size.map_or(MAX_RECORD, |size| *size as usize * GRANULE)
+    size.map_or(MAX_RECORD_LENGTH, |size| *size as usize * GRANULE)
 }
 
-impl Slots {
-    /// All free, in this many chunks.
+impl SlotAllocator {
+    /// An allocator over this many free chunks.
     #[must_use]
     pub fn new(chunks: u32) -> Self {
         Self {
@@ -51,50 +51,53 @@ impl Slots {
         }
     }
 
-    /// A slot for a record of `octets`; `None` when there is no room, or when the record is
-    /// longer than any slot.
-    pub fn take(&mut self, octets: usize) -> Option<Slot> {
-        let granules = octets.div_ceil(GRANULE) as u32;
+    /// Allocates a slot for a record of `bytes`. `None` when there is no room, or when the record
+    /// is longer than any slot.
+    pub fn allocate(&mut self, bytes: usize) -> Option<Slot> {
+        let granules = bytes.div_ceil(GRANULE) as u32;
         let size = SIZES.iter().position(|size| *size >= granules)?;
         let slot = self
-            .take_free(size)
-            .or_else(|| self.take_fresh(size))
-            .or_else(|| (size + 1..SIZES.len()).find_map(|larger| self.take_free(larger)))?;
-        self.used += SIZES[usize::from(slot.size)];
+            .allocate_freed(size)
+            .or_else(|| self.allocate_fresh(size))
+            .or_else(|| (size + 1..SIZES.len()).find_map(|larger| self.allocate_freed(larger)))?;
+        self.used += SIZES[usize::from(slot.size_index)];
         Some(slot)
     }
 
-    /// Gives a slot back. No reader may know it any more.
-    pub fn give_back(&mut self, slot: Slot) {
-        self.used -= SIZES[usize::from(slot.size)];
-        self.free[usize::from(slot.size)].push(slot.number);
+    /// Frees a slot that no reader can still read.
+    pub fn free_slot(&mut self, slot: Slot) {
+        self.used -= SIZES[usize::from(slot.size_index)];
+        self.free[usize::from(slot.size_index)].push(slot.number);
     }
 
-    /// The slot of a record that was put into the smallest that held it, or a larger one:
-    /// the writer keeps the size in the record.
+    /// The slot with this number and size index. The size index is stored in the record, because a
+    /// record may be in a larger slot than it needs.
     #[must_use]
     pub fn slot(number: u32, size: u8) -> Slot {
-        Slot { number, size }
+        Slot {
+            number,
+            size_index: size,
+        }
     }
 
-    /// Octets in slots given out, and in all.
+    /// Bytes in allocated slots, and in all chunks.
     #[must_use]
-    pub fn fill(&self) -> (usize, usize) {
+    pub fn usage(&self) -> (usize, usize) {
         (
             self.used as usize * GRANULE,
             self.granules as usize * GRANULE,
         )
     }
 
-    fn take_free(&mut self, size: usize) -> Option<Slot> {
+    fn allocate_freed(&mut self, size: usize) -> Option<Slot> {
         let number = self.free[size].pop()?;
         Some(Slot {
             number,
-            size: size as u8,
+            size_index: size as u8,
         })
     }
 
-    fn take_fresh(&mut self, size: usize) -> Option<Slot> {
+    fn allocate_fresh(&mut self, size: usize) -> Option<Slot> {
         let mut start = self.fresh;
         if start % CHUNK_GRANULES > LAST_START {
             start = start.next_multiple_of(CHUNK_GRANULES);
@@ -105,16 +108,16 @@ impl Slots {
         self.fresh = start + SIZES[size];
         Some(Slot {
             number: start,
-            size: size as u8,
+            size_index: size as u8,
         })
     }
 }
 
 impl Slot {
-    /// The position of its size, to be kept beside its number.
+    /// The index of the slot's size, which is stored in the record.
     #[must_use]
-    pub fn size(self) -> u8 {
-        self.size
+    pub fn size_index(self) -> u8 {
+        self.size_index
     }
 }
 
@@ -127,22 +130,22 @@ mod tests {
     use super::*;
 
     fn granules(slot: Slot) -> u32 {
-        SIZES[usize::from(slot.size)]
+        SIZES[usize::from(slot.size_index)]
     }
 
     proptest! {
         #[test]
-        fn slots_never_overlap(steps in prop::collection::vec((65usize..=MAX_RECORD, any::<bool>()), 1..400)) {
-            let mut slots = Slots::new(2);
+        fn slots_never_overlap(steps in prop::collection::vec((65usize..=MAX_RECORD_LENGTH, any::<bool>()), 1..400)) {
+            let mut slots = SlotAllocator::new(2);
             let mut taken: BTreeMap<u32, Slot> = BTreeMap::new();
-            for (octets, give_back) in steps {
-                if give_back && !taken.is_empty() {
+            for (bytes, is_free) in steps {
+                if is_free && !taken.is_empty() {
                     let (_, slot) = taken.pop_first().unwrap();
-                    slots.give_back(slot);
+                    slots.free_slot(slot);
                     continue;
                 }
-                let Some(slot) = slots.take(octets) else { continue };
-                prop_assert!(slot.number > 0 && octets <= granules(slot) as usize * GRANULE);
+                let Some(slot) = slots.allocate(bytes) else { continue };
+                prop_assert!(slot.number > 0 && bytes <= granules(slot) as usize * GRANULE);
                 prop_assert!(slot.number % CHUNK_GRANULES <= LAST_START);
                 let end = slot.number + granules(slot);
                 prop_assert!((end - 1) / CHUNK_GRANULES == slot.number / CHUNK_GRANULES);
@@ -155,15 +158,15 @@ mod tests {
                 taken.insert(slot.number, slot);
             }
             let used: u32 = taken.values().map(|slot| granules(*slot)).sum();
-            prop_assert_eq!(slots.fill().0, used as usize * GRANULE);
+            prop_assert_eq!(slots.usage().0, used as usize * GRANULE);
         }
     }
 
     #[test]
-    fn full_means_none() {
-        let mut slots = Slots::new(1);
-        while slots.take(MAX_RECORD).is_some() {}
-        assert_eq!(slots.take(64), None);
-        assert_eq!(Slots::new(1).take(MAX_RECORD + 1), None);
+    fn allocation_fails_when_full_or_too_large() {
+        let mut slots = SlotAllocator::new(1);
+        while slots.allocate(MAX_RECORD_LENGTH).is_some() {}
+        assert_eq!(slots.allocate(64), None);
+        assert_eq!(SlotAllocator::new(1).allocate(MAX_RECORD_LENGTH + 1), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The kernel plane in numbers, as `status` and `/metrics` tell them.
+//! The state of the kernel plane for `status` and `/metrics`.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -8,86 +8,88 @@ use std::{
 
 use dns_common::{
     Outcome,
-    outcomes::{Hook, NOTHING_COUNTED, Source},
+    outcomes::{Hook, NO_COUNTS, PacketSource},
 };
 use serde::Serialize;
 
 use super::{
-    Datapath, Published,
-    hooks::{AttachedStatus, Failed, LeftAlone, PODS},
-    object::{Object, Program},
-    others::Other,
-    table::Fill,
+    Datapath, PublicationCounts,
+    foreign_programs::ForeignProgram,
+    hash_table::TableUsage,
+    hooks::{AttachedStatus, FailedAttachment, PODS, SkippedDevice},
+    program::{EbpfObject, HookProgram},
 };
 
-/// The kernel plane.
+/// The state of the kernel plane. The field names in JSON are part of the `/status` endpoint.
 #[derive(Clone, Debug, Serialize)]
-pub struct Status {
-    /// What is attached.
+pub struct DatapathStatus {
+    /// Attached programs.
     pub attached: Vec<AttachedStatus>,
-    /// What matches, but is not attached.
-    pub failed: Vec<Failed>,
-    /// What matches, but is somebody else's.
-    pub left_alone: Vec<LeftAlone>,
-    /// Other people's programs on the interfaces that match.
-    pub others: Vec<Other>,
-    /// Addresses and ports that the kernel answers for.
+    /// Matching devices to which attaching failed.
+    pub failed: Vec<FailedAttachment>,
+    /// Matching devices that are skipped because of a foreign program.
+    #[serde(rename = "left_alone")]
+    pub skipped: Vec<SkippedDevice>,
+    /// Foreign programs on matching devices.
+    #[serde(rename = "others")]
+    pub foreign_programs: Vec<ForeignProgram>,
+    /// Addresses and ports whose queries the kernel answers.
     pub serve: Vec<SocketAddr>,
-    /// How full the tables are.
-    pub tables: Fill,
-    /// What the last change of the model did to them.
-    pub published: Published,
+    /// Usage of the tables.
+    pub tables: TableUsage,
+    /// Counts of the last publication.
+    pub published: PublicationCounts,
     /// The lease.
     pub lease: LeaseStatus,
-    /// How many packets ended in each way, by hook and interface.
+    /// Packets by outcome, hook and interface.
     pub outcomes: Vec<OutcomeStatus>,
 }
 
-/// The lease.
+/// The state of the lease.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct LeaseStatus {
-    /// Seconds since it was renewed.
+    /// Seconds since the last renewal.
     pub age_seconds: f64,
-    /// Seconds for which the kernel answers, should it not be renewed; 0 when it has run out or was ended.
+    /// Seconds until the lease expires; 0 when it has expired or was ended.
     pub remaining_seconds: f64,
-    /// Seconds after which the kernel passes everything.
+    /// The lease's duration in seconds.
     pub stale_after_seconds: f64,
 }
 
-/// A counter.
+/// The packets of one hook and interface with one outcome.
 #[derive(Clone, Debug, Serialize)]
 pub struct OutcomeStatus {
     /// `xdp` or `tc`.
     pub hook: &'static str,
-    /// Where the packets came in: a device's name, or [`PODS`], whose veths are counted together.
+    /// The device's name, or [`PODS`] for all pods' veths, which are counted together.
     pub interface: String,
-    /// See [`Outcome::name`].
+    /// The label of the outcome ([`Outcome::name`]).
     pub outcome: &'static str,
-    /// Whether the kernel answered.
+    /// Whether the outcome is an answer of the kernel.
     pub answered: bool,
-    /// Packets since the start.
+    /// Packets since the tables were created.
     pub packets: u64,
 }
 
 impl Datapath {
-    /// The numbers at this moment.
+    /// The present state.
     ///
     /// # Errors
     ///
     /// When the kernel refuses to read the counters.
-    pub fn status(&self) -> anyhow::Result<Status> {
-        Ok(Status {
-            outcomes: counted(&self.object, self.hooks.running())?,
+    pub fn status(&self) -> anyhow::Result<DatapathStatus> {
+        Ok(DatapathStatus {
+            outcomes: outcome_counts(&self.object, self.hooks.running())?,
             attached: self.hooks.attached().cloned().collect(),
             failed: self.hooks.failed().cloned().collect(),
-            left_alone: self.hooks.left_alone().cloned().collect(),
-            others: self
-                .others_found
+            skipped: self.hooks.skipped().cloned().collect(),
+            foreign_programs: self
+                .foreign_programs_found
                 .iter()
                 .map(|(_, other)| other.clone())
                 .collect(),
             serve: self.config.serve.clone(),
-            tables: self.tables.table.fill(),
+            tables: self.tables.table.usage(),
             published: self.tables.published,
             lease: self.lease(),
         })
@@ -95,7 +97,7 @@ impl Datapath {
 
     fn lease(&self) -> LeaseStatus {
         let age = self.renewed.elapsed();
-        let remaining = match self.tables.publisher.lease() {
+        let remaining = match self.tables.settings.lease() {
             0 => Duration::ZERO,
             _ => self.config.stale_after.saturating_sub(age),
         };
@@ -107,23 +109,26 @@ impl Datapath {
     }
 }
 
-/// All counters of what is attached, and of all pods if any packet of theirs was seen.
-fn counted<'a>(
-    object: &Object,
-    running: impl Iterator<Item = (Program, &'a AttachedStatus)>,
+/// The counters of all attached programs, and those of pods' veths if any is not zero.
+fn outcome_counts<'a>(
+    object: &EbpfObject,
+    running: impl Iterator<Item = (HookProgram, &'a AttachedStatus)>,
 ) -> anyhow::Result<Vec<OutcomeStatus>> {
     let mut lines = BTreeMap::new();
     for hook in Hook::ALL {
-        let counters = object.counters(hook, Source::Veths)?;
-        if counters != NOTHING_COUNTED {
-            lines.insert(hook.line(Source::Veths), (hook, PODS.to_owned(), counters));
+        let counters = object.counters(hook, PacketSource::Veths)?;
+        if counters != NO_COUNTS {
+            lines.insert(
+                hook.line(PacketSource::Veths),
+                (hook, PODS.to_owned(), counters),
+            );
         }
     }
     for (program, attached) in running {
         let (hook, source) = (program.hook(), program.source(attached.index));
         let name = match source {
-            Source::Device(_) | Source::TestRun => attached.interface.as_str(),
-            Source::Veths => PODS,
+            PacketSource::Device(_) | PacketSource::TestRun => attached.interface.as_str(),
+            PacketSource::Veths => PODS,
         };
         match lines.entry(hook.line(source)) {
             Entry::Vacant(line) => {

@@ -1,4 +1,4 @@
-//! System calls that aya has no form for.
+//! System calls that aya doesn't offer.
 
 use std::{
     ffi::CString,
@@ -25,38 +25,39 @@ const BPFFS: libc::c_long = 0xcafe_4a11;
 const TCX_INGRESS: u32 = 46;
 const TCX_EGRESS: u32 = 47;
 
-/// How many programs of one hook are asked for: the kernel allows 64.
+/// The kernel's limit of tcx programs for one device and direction.
 const TCX_PROGRAMS: usize = 64;
 
-/// As much of `union bpf_attr` as its newest kernels look at here; those before take zeros.
+/// The part of `union bpf_attr` that the newest kernels read for these commands. Older kernels
+/// accept zeros in the fields that they don't know.
 #[repr(C, align(8))]
 struct Attributes([u32; 16]);
 
-/// As much of `struct bpf_link_info` as counts: type, id and program, and behind the gap of an
-/// alignment of eight what differs by type: for XDP and tcx the device's number first.
+/// The start of `struct bpf_link_info`: type, ID, program ID, padding to an alignment of eight,
+/// then fields by type. For XDP and tcx the first of them is the device's index.
 #[repr(C, align(8))]
 struct LinkInfo([u32; 16]);
 
-/// As much of `struct bpf_prog_info` as counts: its number is the second word, its name begins at
-/// the 17th.
+/// The start of `struct bpf_prog_info`. The program's ID is its second word; the name begins at its
+/// 17th.
 #[repr(C, align(8))]
 struct ProgramInfo([u32; 20]);
 
-/// Where packets are when tcx programs see them.
+/// The direction of packets at a tcx hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
-    /// Received by the device.
+    /// Packets that the device receives.
     Ingress,
-    /// About to be sent by it.
+    /// Packets that the device sends.
     Egress,
 }
 
 /// Whether a folder is in a BPF file system.
 pub(super) fn is_bpffs(folder: &Path) -> io::Result<bool> {
     let path = CString::new(folder.as_os_str().as_bytes())?;
-    // SAFETY: all zeros is a value of this struct of numbers.
+    // SAFETY: all zeros is a valid value of this struct of integers.
     let mut stat: libc::statfs = unsafe { mem::zeroed() };
-    // SAFETY: a text that ends with zero, and a struct of the right kind.
+    // SAFETY: `path` ends with a zero byte, and `stat` is a writable `struct statfs`.
     let result = unsafe { libc::statfs(path.as_ptr(), &raw mut stat) };
     match result {
         0 => Ok(stat.f_type as libc::c_long == BPFFS),
@@ -64,23 +65,23 @@ pub(super) fn is_bpffs(folder: &Path) -> io::Result<bool> {
     }
 }
 
-/// The number of the device that a pinned XDP or tcx link is on; 0 when that is gone.
+/// The index of the device that a pinned XDP or tcx link is attached to; 0 when the device is gone.
 pub(super) fn pinned_link_device(path: &Path) -> io::Result<u32> {
-    Ok(link_info(&pinned(path)?)?.0[4])
+    Ok(link_info(&open_pinned(path)?)?.0[4])
 }
 
-/// The number of a pinned link.
+/// The ID of a pinned link.
 pub(super) fn pinned_link_id(path: &Path) -> io::Result<u32> {
-    link_id(&pinned(path)?)
+    link_id(&open_pinned(path)?)
 }
 
-/// The number of a link.
+/// The ID of a link.
 pub(super) fn link_id(link: &OwnedFd) -> io::Result<u32> {
     Ok(link_info(link)?.0[1])
 }
 
-/// Pins an object at a path where nothing is.
-pub(super) fn pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
+/// Pins an object at a path that doesn't exist.
+pub(super) fn pin_object(object: &OwnedFd, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut pin = Attributes([0; 16]);
     pin.set_pointer(0, path.as_ptr() as u64);
@@ -88,8 +89,8 @@ pub(super) fn pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
     bpf(OBJ_PIN, &mut pin).map(drop)
 }
 
-/// The numbers of the tcx programs on a device, in the order in which they run. Before Linux 6.6 the
-/// kernel knows none, and says EINVAL.
+/// The IDs of the tcx programs on a device, in the order in which they run. EINVAL before Linux
+/// 6.6, which has no tcx.
 pub(super) fn tcx_programs(device: u32, direction: Direction) -> io::Result<Vec<u32>> {
     let mut ids = [0u32; TCX_PROGRAMS];
     let mut query = Attributes([0; 16]);
@@ -105,18 +106,18 @@ pub(super) fn tcx_programs(device: u32, direction: Direction) -> io::Result<Vec<
     Ok(ids[..count].to_vec())
 }
 
-/// The name of a program, of which the kernel keeps 15 octets. Needs CAP_SYS_ADMIN.
+/// The name of a program, truncated by the kernel to 15 bytes. Needs CAP_SYS_ADMIN.
 pub(super) fn program_name(id: u32) -> io::Result<String> {
     let mut get = Attributes([0; 16]);
     get.0[0] = id;
-    let fd = owned(bpf(PROG_GET_FD_BY_ID, &mut get)?);
+    let fd = take_descriptor(bpf(PROG_GET_FD_BY_ID, &mut get)?);
     Ok(program_info(&fd)?.name())
 }
 
-/// The number and the name of a pinned program, or the number of the program of a pinned link.
-/// None: it is something else.
+/// The ID and name of a pinned program, or the ID of a pinned link's program. `None` for a pin of
+/// another kind.
 pub(super) fn pinned_program(path: &Path) -> io::Result<Option<(u32, Option<String>)>> {
-    let fd = pinned(path)?;
+    let fd = open_pinned(path)?;
     let kind = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
     match kind.to_str() {
         Some("anon_inode:bpf-prog") => {
@@ -150,39 +151,39 @@ fn program_info(fd: &OwnedFd) -> io::Result<ProgramInfo> {
     Ok(info)
 }
 
-/// Takes the program of a pinned link off its device, at once: a link whose last name is gone ends
-/// a moment later.
+/// Detaches a pinned link from its device immediately. Removing the last pin detaches it only a
+/// moment later.
 pub(super) fn detach_pinned_link(path: &Path) -> io::Result<()> {
-    let fd = pinned(path)?;
+    let fd = open_pinned(path)?;
     let mut detach = Attributes([0; 16]);
     detach.0[0] = fd.as_raw_fd() as u32;
     bpf(LINK_DETACH, &mut detach).map(drop)
 }
 
-/// What is pinned at a path.
-pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
+/// Opens the object that is pinned at a path.
+pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut get = Attributes([0; 16]);
     get.set_pointer(0, path.as_ptr() as u64);
-    Ok(owned(bpf(OBJ_GET, &mut get)?))
+    Ok(take_descriptor(bpf(OBJ_GET, &mut get)?))
 }
 
-/// A file that the kernel has just opened for us.
-fn owned(fd: libc::c_long) -> OwnedFd {
-    // SAFETY: nobody else has it.
+/// Takes ownership of a descriptor that the kernel has just opened.
+fn take_descriptor(fd: libc::c_long) -> OwnedFd {
+    // SAFETY: the descriptor is new, so it has no other owner.
     unsafe { OwnedFd::from_raw_fd(fd as i32) }
 }
 
 impl ProgramInfo {
     fn name(&self) -> String {
-        let octets = self.0[16..].iter().flat_map(|word| word.to_ne_bytes());
-        let name: Vec<u8> = octets.take_while(|octet| *octet != 0).collect();
+        let bytes = self.0[16..].iter().flat_map(|word| word.to_ne_bytes());
+        let name: Vec<u8> = bytes.take_while(|byte| *byte != 0).collect();
         String::from_utf8_lossy(&name).into_owned()
     }
 }
 
 impl Attributes {
-    /// Writes 64 bits at a position in words.
+    /// Writes a 64-bit pointer to the words at `at`.
     fn set_pointer(&mut self, at: usize, pointer: u64) {
         self.0[at] = pointer as u32;
         self.0[at + 1] = (pointer >> 32) as u32;
@@ -190,8 +191,8 @@ impl Attributes {
 }
 
 fn bpf(command: libc::c_long, attributes: &mut Attributes) -> io::Result<libc::c_long> {
-    // SAFETY: the attributes are as long as is said, and what they point at lives as long as the call
-    // and is as long as they say.
+    // SAFETY: the size is that of the attributes. The buffers they point at outlive the call and
+    // have the lengths that the attributes state.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,

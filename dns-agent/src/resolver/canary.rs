@@ -1,4 +1,4 @@
-//! A question that nobody asked, to see that the resolver answers on its addresses.
+//! A test query that checks that the resolver answers on its addresses.
 
 use std::{
     io,
@@ -10,50 +10,51 @@ use tokio::{net::UdpSocket, sync::Mutex, time::timeout};
 
 use crate::zone::{Name, Rtype, query};
 
-/// How long the answer may take.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Time limit for the reply.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A client of our own, at one of the resolver's addresses.
+/// A client that queries one of the resolver's addresses.
 #[derive(Debug)]
 pub struct Canary {
     listen: SocketAddr,
-    /// Or why there is none.
-    client: Result<Client, String>,
+    /// The client's socket, or why it couldn't be opened.
+    client: Result<CanaryClient, String>,
 }
 
 #[derive(Debug)]
-struct Client {
-    /// Where its questions come from: so the server knows them, and counts none.
+struct CanaryClient {
+    /// The socket's address. The server recognises canary queries by it and doesn't count them.
     source: SocketAddr,
-    /// One question at a time.
+    /// The lock admits one query at a time.
     socket: Mutex<UdpSocket>,
 }
 
 impl Canary {
-    /// A client of the server that listens there.
+    /// A canary for the server that listens on this address.
     pub(super) fn new(listen: SocketAddr) -> Canary {
-        let client = Client::new(listen);
+        let client = CanaryClient::new(listen);
         Canary {
             listen,
-            client: client.map_err(|error| format!("can't be asked: {error}")),
+            client: client.map_err(|error| format!("can't be queried: {error}")),
         }
     }
 
-    /// The address whose server it asks.
-    pub fn listen(&self) -> SocketAddr {
+    /// The address of the queried server.
+    pub fn server_address(&self) -> SocketAddr {
         self.listen
     }
 
-    /// Where its questions come from.
+    /// The source address of canary queries. `None` if the socket couldn't be opened.
     pub(super) fn source(&self) -> Option<SocketAddr> {
         self.client.as_ref().ok().map(|client| client.source)
     }
 
-    /// Asks for the SOA record of one of our zones, which is always there.
+    /// Queries the SOA record of a local zone, which always exists.
     ///
     /// # Errors
-    /// When there is no answer, or another one.
-    pub async fn ask(&self, zone: &Name) -> Result<(), String> {
+    /// When there is no reply, or the reply has no answer record. The error is a clause about the
+    /// server.
+    pub async fn query_soa(&self, zone: &Name) -> Result<(), String> {
         let client = self.client.as_ref().map_err(String::clone)?;
         let socket = client.socket.lock().await;
         let id: u16 = rand::random();
@@ -61,7 +62,7 @@ impl Canary {
         let exchange = async {
             socket.send(&query).await?;
             let mut reply = [0; 512];
-            // Answers to earlier questions may come late.
+            // Replies to earlier queries may arrive late.
             loop {
                 let length = socket.recv(&mut reply).await?;
                 if reply[..length].starts_with(&id.to_be_bytes()) {
@@ -69,34 +70,34 @@ impl Canary {
                 }
             }
         };
-        let exchanged: io::Result<Vec<u8>> = timeout(PATIENCE, exchange)
+        let exchanged: io::Result<Vec<u8>> = timeout(TIMEOUT, exchange)
             .await
-            .map_err(|_| format!("gives no answer within {PATIENCE:?}"))?;
-        let reply = exchanged.map_err(|error| format!("can't be asked: {error}"))?;
+            .map_err(|_| format!("gives no reply within {TIMEOUT:?}"))?;
+        let reply = exchanged.map_err(|error| format!("can't be queried: {error}"))?;
         match reply.get(2..8) {
             // QR, NOERROR, and an answer (RFC 1035 section 4.1.1).
             Some([flags, code, _, _, 0, 1]) if flags & 0x80 != 0 && code & 0x0f == 0 => Ok(()),
-            _ => Err(format!("gives another answer: {reply:02x?}")),
+            _ => Err(format!("gives an unexpected reply: {reply:02x?}")),
         }
     }
 }
 
-impl Client {
-    fn new(listen: SocketAddr) -> io::Result<Client> {
-        let mut asked = listen;
-        if asked.ip().is_unspecified() {
-            asked.set_ip(match asked {
+impl CanaryClient {
+    fn new(listen: SocketAddr) -> io::Result<CanaryClient> {
+        let mut server = listen;
+        if server.ip().is_unspecified() {
+            server.set_ip(match server {
                 SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
                 SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
             });
         }
-        let socket = match asked {
+        let socket = match server {
             SocketAddr::V4(_) => StdSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?,
             SocketAddr::V6(_) => StdSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?,
         };
-        socket.connect(asked)?;
+        socket.connect(server)?;
         socket.set_nonblocking(true)?;
-        Ok(Client {
+        Ok(CanaryClient {
             source: socket.local_addr()?,
             socket: Mutex::new(UdpSocket::from_std(socket)?),
         })

@@ -1,9 +1,9 @@
-//! How an upstream's response becomes the client's answer.
+//! Turns an upstream's response into the client's answer.
 //!
-//! A failure of an upstream (no response, any response code but NOERROR and NXDOMAIN, a referral) is
-//! SERVFAIL for the client, never the denial of a name or of a type. What an upstream denies behind an
-//! alias of ours is denied with the CNAMEs that led there (RFC 6604, RFC 2308 section 2.1): the
-//! response code is that of the last name, AA is about the first one (RFC 1035 section 4.1.1), and the
+//! A failure of an upstream (no response, a response code other than NOERROR and NXDOMAIN, a
+//! referral) becomes SERVFAIL, never a negative answer. If an upstream denies the target of a local
+//! alias, the reply has the CNAMEs and a negative answer (RFC 6604, RFC 2308 section 2.1): the
+//! response code is for the last name, AA is for the first name (RFC 1035 section 4.1.1), and the
 //! SOA record is the upstream's.
 
 use std::collections::HashSet;
@@ -11,39 +11,44 @@ use std::collections::HashSet;
 use domain::base::iana::{OptRcode, Rtype};
 
 use super::{
-    bailiwick::{Lead, OwnNames, Relevant},
+    bailiwick::{ChainEnd, LocalNames, RelevantRecords},
     compose::{self, AUTHORITATIVE, HEADER_LEN, RECURSION_AVAILABLE, RESERVED, TRUNCATED},
-    message::{Chase, Query, Reply, Transport},
+    message::{Chase, Query, QueryAction, Transport},
     response::Response,
 };
 use crate::zone::{Answer, Name, Rdata, Record, render_sections};
 
-/// How many questions to upstreams one query may lead to.
-const MAX_QUESTIONS: usize = 4;
-/// How many CNAMEs the answer section may hold.
+/// Upper bound on upstream queries for one client query.
+const MAX_UPSTREAM_QUERIES: usize = 4;
+/// Upper bound on CNAMEs in the answer section.
 const MAX_CHAIN: usize = 64;
 
 impl Query {
-    /// The upstream's message as the client's: with its ID, its question in its own casing, our OPT
-    /// record, the reserved bit clear, no longer than it takes, and without the records that don't
-    /// belong to the question.
-    pub fn relay(&self, response: &Response, own: &OwnNames<'_>, rotation: usize) -> Reply {
-        // A client that came by TCP can't ask by anything that cuts less.
+    /// Converts the upstream's response to the client's reply: with the client's ID and the
+    /// question in the client's casing, the resolver's OPT record, and the reserved bit clear. The
+    /// reply fits the client's limit, and records that don't belong to the question are left out.
+    pub fn relay(
+        &self,
+        response: &Response,
+        local_names: &LocalNames<'_>,
+        rotation: usize,
+    ) -> QueryAction {
+        // A TCP client can't retry over a transport with a larger limit.
         if response.is_truncated() && self.transport == Transport::Tcp {
-            return Reply::Message(self.error(OptRcode::SERVFAIL));
+            return QueryAction::Send(self.error(OptRcode::SERVFAIL));
         }
-        let Some(found) = response.relevant(&self.name, self.qtype, own) else {
-            return Reply::Message(self.error(OptRcode::SERVFAIL));
+        let Some(found) = response.relevant_records(&self.name, self.qtype, local_names) else {
+            return QueryAction::Send(self.error(OptRcode::SERVFAIL));
         };
-        if found.lead == Lead::Own && response.is_answer() {
+        if found.chain_end == ChainEnd::Local && response.is_answer() {
             let chase = Chase {
                 query: self.clone(),
                 chain: found.answer,
-                target: found.end,
+                target: found.last_name,
                 flags: response.flags(AUTHORITATIVE | RECURSION_AVAILABLE),
-                questions: 1,
+                upstream_queries: 1,
             };
-            return chase.proceed(own, rotation);
+            return chase.continue_locally(local_names, rotation);
         }
         let (rcode, flags) = (response.rcode(), response.flags(!RESERVED));
         if found.left_out == 0 {
@@ -51,9 +56,9 @@ impl Query {
             message[..2].copy_from_slice(&self.id.to_be_bytes());
             compose::clear_flags(&mut message, RESERVED);
             message[HEADER_LEN..HEADER_LEN + self.question.len()].copy_from_slice(&self.question);
-            return Reply::Message(self.finish(message, rcode.ext()));
+            return QueryAction::Send(self.finish_message(message, rcode.ext()));
         }
-        let Relevant {
+        let RelevantRecords {
             answer,
             authority,
             additional,
@@ -61,110 +66,113 @@ impl Query {
         } = found;
         let records = [&answer[..], &authority, &additional];
         let sections = render_sections(&self.name, records, rotation);
-        Reply::Message(self.assemble(flags, rcode.ext(), &sections))
+        QueryAction::Send(self.assemble(flags, rcode.ext(), &sections))
     }
 }
 
 impl Chase {
-    /// The chase of an alias of ours, whose CNAMEs lead to `target`.
+    /// Starts the chase of a local alias whose CNAMEs lead to `target`.
     pub(super) fn new(query: Query, chain: Vec<Record>, target: Name) -> Chase {
         Chase {
             query,
             chain,
             target,
             flags: AUTHORITATIVE,
-            questions: 0,
+            upstream_queries: 0,
         }
     }
 
-    /// Goes on with what an upstream said about the target; `None`: nothing.
+    /// Continues with an upstream's response for the target. `None`: there was no response.
     pub fn complete(
         mut self,
         response: Option<&Response>,
-        own: &OwnNames<'_>,
+        local_names: &LocalNames<'_>,
         rotation: usize,
-    ) -> Reply {
-        self.questions += 1;
+    ) -> QueryAction {
+        self.upstream_queries += 1;
         let Some(response) = response.filter(|response| response.is_answer()) else {
-            return self.failure();
+            return self.servfail();
         };
-        // A client that came by TCP can't ask by anything that cuts less.
+        // A TCP client can't retry over a transport with a larger limit.
         if response.is_truncated() && self.query.transport == Transport::Tcp {
-            return self.failure();
+            return self.servfail();
         }
         let qtype = self.query.qtype;
-        let Some(found) = response.relevant(&self.target, qtype, own) else {
-            return self.failure();
+        let Some(found) = response.relevant_records(&self.target, qtype, local_names) else {
+            return self.servfail();
         };
         let is_data = |record: &Record| record.data.rtype() == qtype;
         let has_data = found.answer.iter().any(is_data);
         self.chain.extend(found.answer);
-        match found.lead {
-            Lead::Nowhere => return self.failure(),
-            Lead::Own => {
-                self.target = found.end;
-                return self.proceed(own, rotation);
+        match found.chain_end {
+            ChainEnd::Endless => return self.servfail(),
+            ChainEnd::Local => {
+                self.target = found.last_name;
+                return self.continue_locally(local_names, rotation);
             }
-            Lead::Upstream => {}
+            ChainEnd::Upstream => {}
         }
         let rcode = response.rcode();
         let truncated = response.flags(TRUNCATED);
         if has_data {
             return match rcode {
-                OptRcode::NOERROR => self.message(rcode, truncated, [&[], &[]], rotation),
-                _ => self.failure(),
+                OptRcode::NOERROR => self.reply_message(rcode, truncated, [&[], &[]], rotation),
+                _ => self.servfail(),
             };
         }
-        let (soa, others): (Vec<Record>, Vec<Record>) =
+        let (soa, other_records): (Vec<Record>, Vec<Record>) =
             (found.authority.into_iter()).partition(|record| record.data.rtype() == Rtype::SOA);
-        // RFC 2308 section 2.2: name servers without a SOA record are a referral, of a server that
+        // RFC 2308 section 2.2: NS records without a SOA record are a referral, from a server that
         // doesn't know the answer.
         let is_name_server = |record: &Record| record.data.rtype() == Rtype::NS;
-        if rcode == OptRcode::NOERROR && soa.is_empty() && others.iter().any(is_name_server) {
-            return self.failure();
+        if rcode == OptRcode::NOERROR && soa.is_empty() && other_records.iter().any(is_name_server)
+        {
+            return self.servfail();
         }
-        self.message(rcode, truncated, [&soa, &[]], rotation)
+        self.reply_message(rcode, truncated, [&soa, &[]], rotation)
     }
 
-    /// Goes on at the target as our data say.
-    fn proceed(mut self, own: &OwnNames<'_>, rotation: usize) -> Reply {
+    /// Continues at the target with local data.
+    fn continue_locally(mut self, local_names: &LocalNames<'_>, rotation: usize) -> QueryAction {
         let noerror = OptRcode::NOERROR;
-        let zones = own.data.zones();
-        match own.data.answer(&self.target, self.query.qtype) {
+        let zones = local_names.data.zones();
+        match local_names.data.answer(&self.target, self.query.qtype) {
             Answer::Data { answer, additional } => {
                 self.chain.extend(answer);
-                match self.is_bounded() {
-                    true => self.message(noerror, 0, [&[], &additional], rotation),
-                    false => self.failure(),
+                if self.is_within_limits() {
+                    self.reply_message(noerror, 0, [&[], &additional], rotation)
+                } else {
+                    self.servfail()
                 }
             }
             Answer::NoData { zone } => {
-                self.message(noerror, 0, [&[zones[zone].negative_soa()], &[]], rotation)
+                self.reply_message(noerror, 0, [&[zones[zone].negative_soa()], &[]], rotation)
             }
             Answer::NxDomain { zone } => {
                 let soa = zones[zone].negative_soa();
-                self.message(OptRcode::NXDOMAIN, 0, [&[soa], &[]], rotation)
+                self.reply_message(OptRcode::NXDOMAIN, 0, [&[soa], &[]], rotation)
             }
-            Answer::NotYetKnown => self.failure(),
+            Answer::NotYetKnown => self.servfail(),
             Answer::Alias { chain, target } => {
                 self.chain.extend(chain);
                 self.target = target;
-                self.ask()
+                self.query_upstream()
             }
-            Answer::NotOurs => self.ask(),
+            Answer::NotAuthoritative => self.query_upstream(),
         }
     }
 
-    /// Asks an upstream for the target, if that can still lead to an end.
-    fn ask(self) -> Reply {
-        match self.is_bounded() && self.questions < MAX_QUESTIONS {
-            true => Reply::Chase(self),
-            false => self.failure(),
+    /// Queries an upstream for the target, unless a limit is reached.
+    fn query_upstream(self) -> QueryAction {
+        if self.is_within_limits() && self.upstream_queries < MAX_UPSTREAM_QUERIES {
+            QueryAction::Chase(self)
+        } else {
+            self.servfail()
         }
     }
 
-    /// Whether the CNAMEs are few, and none of them stands twice.
-    fn is_bounded(&self) -> bool {
+    /// Whether the chain has at most [`MAX_CHAIN`] CNAMEs and no duplicates.
+    fn is_within_limits(&self) -> bool {
         let is_link = |record: &&Record| matches!(record.data, Rdata::Cname(_));
         let links: Vec<&Name> = (self.chain.iter().filter(is_link))
             .map(|record| &record.owner)
@@ -173,26 +181,26 @@ impl Chase {
         links.len() <= MAX_CHAIN && links.len() == different.len()
     }
 
-    /// SERVFAIL, with the CNAMEs that are known.
-    fn failure(&self) -> Reply {
+    /// A SERVFAIL reply with the CNAMEs found so far.
+    fn servfail(&self) -> QueryAction {
         let mut links = self.chain.clone();
         links.retain(|record| matches!(record.data, Rdata::Cname(_)));
         let sections = render_sections(&self.query.name, [&links, &[], &[]], 0);
         let flags = self.flags & !AUTHORITATIVE;
-        Reply::Message(self.query.reply(OptRcode::SERVFAIL, flags, &sections))
+        QueryAction::Send(self.query.reply(OptRcode::SERVFAIL, flags, &sections))
     }
 
-    /// The CNAMEs and what stands behind them, with authority and additional records.
-    fn message(
+    /// A reply with the chain as the answer section, and with authority and additional records.
+    fn reply_message(
         &self,
         rcode: OptRcode,
         truncated: u16,
         [authority, additional]: [&[Record]; 2],
         rotation: usize,
-    ) -> Reply {
+    ) -> QueryAction {
         let records = [&self.chain[..], authority, additional];
         let sections = render_sections(&self.query.name, records, rotation);
         let flags = self.flags | truncated;
-        Reply::Message(self.query.reply(rcode, flags, &sections))
+        QueryAction::Send(self.query.reply(rcode, flags, &sections))
     }
 }

@@ -1,5 +1,5 @@
-//! Messages put together: the header, the client's own question, the sections,
-//! and the OPT record, cut to what the client takes.
+//! Builds messages from the header, the client's question, the sections and the OPT record, and
+//! truncates them to the client's limit.
 
 use domain::{
     base::{
@@ -12,13 +12,13 @@ use domain::{
 use super::message::{Edns, Query, Transport};
 use crate::zone::Sections;
 
-/// The length of a message's header, RFC 1035 section 4.1.1.
+/// The length of a message's header in bytes (RFC 1035 section 4.1.1).
 pub(super) const HEADER_LEN: usize = 12;
 /// AA: the answer comes from the zone's own data.
 pub(super) const AUTHORITATIVE: u16 = 0x0400;
 /// TC: the answer did not fit.
 pub(super) const TRUNCATED: u16 = 0x0200;
-/// RA: the server asks others for what it doesn't know.
+/// RA: the server resolves names that it doesn't have.
 pub(super) const RECURSION_AVAILABLE: u16 = 0x0080;
 /// RD: the client wants recursion.
 pub(super) const RECURSION_DESIRED: u16 = 0x0100;
@@ -32,20 +32,20 @@ pub(super) const CHECKING_DISABLED: u16 = 0x0010;
 const RESPONSE: u16 = 0x8000;
 const OPCODE: u16 = 0x7800;
 
-/// The longest datagram without EDNS, RFC 1035 section 4.2.1.
+/// The longest datagram without EDNS, in bytes (RFC 1035 section 4.2.1).
 const PLAIN_UDP_LIMIT: usize = 512;
-/// The longest datagram sent, and the size our OPT record offers: it crosses
-/// any IPv6 path in one piece.
+/// The longest datagram sent, and the size in the resolver's OPT record, in bytes. Datagrams of
+/// this size cross any IPv6 path without fragmentation.
 const UDP_LIMIT: u16 = 1232;
-/// An OPT record without options.
+/// The length of an OPT record without options, in bytes.
 const OPT_LEN: usize = 11;
 
-/// The opcode in a header's second word.
-pub(super) fn opcode(flags: u16) -> Opcode {
+/// The opcode in the second 16-bit word of a header.
+pub(super) fn opcode_of_flags(flags: u16) -> Opcode {
     Opcode::from_int(((flags & OPCODE) >> 11) as u8)
 }
 
-/// An error for a message of which nothing but the header is understood.
+/// An error reply that consists of a header only, for a message whose question can't be parsed.
 pub(super) fn header_only(header: Header, rcode: OptRcode) -> Vec<u8> {
     let flags = header.as_slice();
     let flags = u16::from_be_bytes([flags[2], flags[3]]);
@@ -57,14 +57,14 @@ pub(super) fn header_only(header: Header, rcode: OptRcode) -> Vec<u8> {
 }
 
 impl Query {
-    /// The reply with these sections, and with bits of the header's second word that only replies
-    /// have: [`AUTHORITATIVE`], [`TRUNCATED`], [`RECURSION_AVAILABLE`].
+    /// The reply with these sections. `bits` are flags that only replies have: [`AUTHORITATIVE`],
+    /// [`TRUNCATED`], [`RECURSION_AVAILABLE`].
     pub(super) fn reply(&self, rcode: OptRcode, bits: u16, sections: &Sections) -> Vec<u8> {
         let flags = response_flags(self.flags, bits, rcode);
         self.assemble(flags, rcode.ext(), sections)
     }
 
-    /// The reply with these sections, whose header's second word is `flags`.
+    /// The reply with these sections, and with `flags` as the second 16-bit word of the header.
     pub(super) fn assemble(&self, flags: u16, extended_rcode: u8, sections: &Sections) -> Vec<u8> {
         let length = HEADER_LEN + self.question.len() + sections.bytes.len() + OPT_LEN;
         let mut message = Vec::with_capacity(length);
@@ -80,10 +80,10 @@ impl Query {
         }
         message.extend_from_slice(&self.question);
         message.extend_from_slice(&sections.bytes);
-        self.finish(message, extended_rcode)
+        self.finish_message(message, extended_rcode)
     }
 
-    /// The reply that says only what went wrong.
+    /// An error reply with empty sections.
     pub(super) fn error(&self, rcode: OptRcode) -> Vec<u8> {
         let nothing = Sections {
             answers: 0,
@@ -94,19 +94,19 @@ impl Query {
         self.reply(rcode, 0, &nothing)
     }
 
-    /// Cuts a message without OPT record to the client's limit and adds ours if
-    /// the client sent one.
-    pub(super) fn finish(&self, mut message: Vec<u8>, extended_rcode: u8) -> Vec<u8> {
+    /// Truncates a message without OPT record to the client's limit, and adds the resolver's OPT
+    /// record if the client sent one.
+    pub(super) fn finish_message(&self, mut message: Vec<u8>, extended_rcode: u8) -> Vec<u8> {
         let Some(edns) = self.edns else {
-            cut(&mut message, self.limit());
+            truncate_message(&mut message, self.limit());
             return message;
         };
-        cut(&mut message, self.limit() - OPT_LEN);
+        truncate_message(&mut message, self.limit() - OPT_LEN);
         push_opt(&mut message, edns, extended_rcode);
         message
     }
 
-    /// The longest reply the client takes, in octets.
+    /// The longest reply that the client accepts, in bytes.
     fn limit(&self) -> usize {
         match (self.transport, self.edns) {
             (Transport::Tcp, _) => usize::from(u16::MAX),
@@ -118,7 +118,7 @@ impl Query {
     }
 }
 
-/// Adds our OPT record: our own size, the client's DO bit, no options.
+/// Adds the resolver's OPT record: [`UDP_LIMIT`], the client's DO bit, and no options.
 pub(super) fn push_opt(message: &mut Vec<u8>, edns: Edns, extended_rcode: u8) {
     let [size_high, size_low] = UDP_LIMIT.to_be_bytes();
     let dnssec_ok = if edns.dnssec_ok { 0x80 } else { 0 };
@@ -135,29 +135,29 @@ pub(super) fn push_opt(message: &mut Vec<u8>, edns: Edns, extended_rcode: u8) {
         0,
         0,
     ]);
-    let additionals = count(message, 10) + 1;
-    set_count(message, 10, additionals);
+    let additionals = header_word(message, 10) + 1;
+    set_header_word(message, 10, additionals);
 }
 
-/// Sets bits of a message's second word.
+/// Sets bits in the second 16-bit word of a message's header.
 pub(super) fn set_flags(message: &mut [u8], bits: u16) {
-    let flags = count(message, 2) | bits;
-    set_count(message, 2, flags);
+    let flags = header_word(message, 2) | bits;
+    set_header_word(message, 2, flags);
 }
 
-/// Clears bits of a message's second word.
+/// Clears bits in the second 16-bit word of a message's header.
 pub(super) fn clear_flags(message: &mut [u8], bits: u16) {
-    let flags = count(message, 2) & !bits;
-    set_count(message, 2, flags);
+    let flags = header_word(message, 2) & !bits;
+    set_header_word(message, 2, flags);
 }
 
-/// The 16-bit word at an offset inside the header.
-pub(super) fn count(message: &[u8], offset: usize) -> u16 {
+/// The 16-bit word at a byte offset in the header.
+pub(super) fn header_word(message: &[u8], offset: usize) -> u16 {
     u16::from_be_bytes([message[offset], message[offset + 1]])
 }
 
-/// Sets the 16-bit word at an offset inside the header.
-pub(super) fn set_count(message: &mut [u8], offset: usize, value: u16) {
+/// Sets the 16-bit word at a byte offset in the header.
+pub(super) fn set_header_word(message: &mut [u8], offset: usize, value: u16) {
     message[offset..offset + 2].copy_from_slice(&value.to_be_bytes());
 }
 
@@ -166,41 +166,41 @@ fn response_flags(query: u16, bits: u16, rcode: OptRcode) -> u16 {
     RESPONSE | copied | bits | u16::from(rcode.rcode().to_int())
 }
 
-/// Cuts a message to at most `limit` octets, by whole records from its end.
+/// Truncates a message to at most `limit` bytes by removing whole records from its end.
 ///
-/// Losing additional records loses nothing the client asked for, so TC stays
-/// clear then (RFC 2181 section 9). Losing others sets it.
-fn cut(message: &mut Vec<u8>, limit: usize) {
+/// Removed answer or authority records set TC. Removed additional records don't, because the client
+/// didn't ask for them (RFC 2181 section 9).
+fn truncate_message(message: &mut Vec<u8>, limit: usize) {
     if message.len() <= limit {
         return;
     }
-    let fitting = Fitting::count(message, limit);
-    if fitting.answers < count(message, 6) || fitting.authorities < count(message, 8) {
+    let fitting = FittingRecords::count(message, limit);
+    if fitting.answers < header_word(message, 6) || fitting.authorities < header_word(message, 8) {
         set_flags(message, TRUNCATED);
     }
-    set_count(message, 6, fitting.answers);
-    set_count(message, 8, fitting.authorities);
-    set_count(message, 10, 0);
+    set_header_word(message, 6, fitting.answers);
+    set_header_word(message, 8, fitting.authorities);
+    set_header_word(message, 10, 0);
     message.truncate(fitting.length);
 }
 
-/// How much of a message's answer and authority sections fits a limit.
-struct Fitting {
+/// The answer and authority records that fit a limit.
+struct FittingRecords {
     answers: u16,
     authorities: u16,
-    /// Up to the end of the last record that fits.
+    /// Length of the message up to the end of the last fitting record, in bytes.
     length: usize,
 }
 
-impl Fitting {
-    fn count(message: &[u8], limit: usize) -> Fitting {
-        let mut fitting = Fitting {
+impl FittingRecords {
+    fn count(message: &[u8], limit: usize) -> FittingRecords {
+        let mut fitting = FittingRecords {
             answers: 0,
             authorities: 0,
             length: HEADER_LEN,
         };
         let mut parser = Parser::from_ref(message);
-        let questions = count(message, 4);
+        let questions = header_word(message, 4);
         if parser.advance(HEADER_LEN).is_err() {
             return fitting;
         }
@@ -210,13 +210,13 @@ impl Fitting {
             }
         }
         fitting.length = parser.pos();
-        let records = usize::from(count(message, 6)) + usize::from(count(message, 8));
+        let records = usize::from(header_word(message, 6)) + usize::from(header_word(message, 8));
         for index in 0..records {
             if ParsedRecord::skip(&mut parser).is_err() || parser.pos() > limit {
                 return fitting;
             }
             fitting.length = parser.pos();
-            if index < usize::from(count(message, 6)) {
+            if index < usize::from(header_word(message, 6)) {
                 fitting.answers += 1;
             } else {
                 fitting.authorities += 1;

@@ -1,4 +1,4 @@
-//! What the resolver has done since it started.
+//! The resolver's counters, from its start on.
 
 use std::{
     collections::BTreeMap,
@@ -8,66 +8,58 @@ use std::{
 use domain::base::iana::Rcode;
 use serde::{Deserialize, Serialize};
 
-/// Response codes that fit the header: four bits.
+/// Number of response codes that fit the header's four bits.
 const RCODES: usize = 16;
 
-/// Counts of events, each only ever growing.
+/// Monotonic counters, updated by all tasks of the resolver.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub struct ResolverCounters {
     replies: [AtomicU64; RCODES],
-    /// Queries that came as datagrams.
     pub(super) udp_queries: AtomicU64,
-    /// Queries that came over a connection.
     pub(super) tcp_queries: AtomicU64,
-    /// Messages that were no query and got no reply.
     pub(super) ignored: AtomicU64,
-    /// Queries sent on to an upstream, aliases' targets included.
     pub(super) forwarded: AtomicU64,
-    /// Upstreams that did not answer in time.
     pub(super) upstream_timeouts: AtomicU64,
-    /// Upstreams that could not be spoken to.
     pub(super) upstream_errors: AtomicU64,
-    /// Queries answered with SERVFAIL because too many waited for an upstream.
     pub(super) overloaded: AtomicU64,
-    /// Connections closed at once because too many were open.
     pub(super) connections_refused: AtomicU64,
 }
 
-/// The counts at one moment.
+/// A snapshot of the counters.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Counts {
-    /// Replies sent, by the header's response code (RFC 1035 section 4.1.1).
-    /// An extended code shows as its lower four bits: BADVERS as NOERROR.
+pub struct ResolverCounts {
+    /// Replies sent, by the response code in the header (RFC 1035 section 4.1.1). An extended code
+    /// counts as its lower four bits, so BADVERS counts as NOERROR.
     pub replies: BTreeMap<String, u64>,
-    /// Queries that came as datagrams.
+    /// Queries received over UDP.
     pub udp_queries: u64,
-    /// Queries that came over a connection.
+    /// Queries received over TCP.
     pub tcp_queries: u64,
-    /// Messages that were no query and got no reply.
+    /// Received messages that were no query and got no reply.
     pub ignored: u64,
-    /// Queries sent on to an upstream, aliases' targets included.
+    /// Queries sent to upstreams, including queries for targets of aliases.
     pub forwarded: u64,
-    /// Upstreams that did not answer in time.
+    /// Attempts at which an upstream did not respond in time.
     pub upstream_timeouts: u64,
-    /// Upstreams that could not be spoken to.
+    /// Attempts at which an upstream could not be reached.
     pub upstream_errors: u64,
-    /// Queries answered with SERVFAIL because too many waited for an upstream.
+    /// Queries answered with SERVFAIL because too many queries waited for upstreams.
     pub overloaded: u64,
-    /// Connections closed at once because too many were open.
+    /// TCP connections closed at once because too many were open.
     pub connections_refused: u64,
 }
 
-impl Counters {
+impl ResolverCounters {
     /// Counts a reply by the response code in its header.
-    pub(super) fn reply(&self, message: &[u8]) {
+    pub(super) fn count_reply(&self, message: &[u8]) {
         if let Some(flags) = message.get(3) {
             self.replies[usize::from(flags & 0x0f)].fetch_add(1, Relaxed);
         }
     }
 
-    /// The counts now; response codes never given are left out.
-    pub fn read(&self) -> Counts {
+    /// A snapshot of the counters. Response codes that were never sent are left out.
+    pub fn snapshot(&self) -> ResolverCounts {
         let replies = (0u8..)
             .zip(&self.replies)
             .map(|(rcode, count)| {
@@ -78,7 +70,7 @@ impl Counters {
             })
             .filter(|(_, count)| *count > 0)
             .collect();
-        Counts {
+        ResolverCounts {
             replies,
             udp_queries: self.udp_queries.load(Relaxed),
             tcp_queries: self.tcp_queries.load(Relaxed),
@@ -92,7 +84,7 @@ impl Counters {
     }
 }
 
-/// Adds one.
-pub(super) fn bump(counter: &AtomicU64) {
+/// Increments a counter.
+pub(super) fn increment(counter: &AtomicU64) {
     counter.fetch_add(1, Relaxed);
 }

@@ -1,8 +1,7 @@
-//! Asking upstreams.
+//! Queries to upstreams.
 //!
-//! Each query goes out from a socket of its own under a random ID, so that a
-//! forged answer would have to guess both (RFC 5452); whatever comes back and is
-//! not the answer to it is as if it had not come.
+//! Each query uses a new socket and a random ID, so that a forged response must guess both (RFC
+//! 5452). Messages that don't answer the query are ignored.
 
 use std::{
     collections::HashMap,
@@ -24,110 +23,117 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    counters::{Counters, bump},
+    counters::{ResolverCounters, increment},
     response::{Response, UpstreamQuery},
     tcp,
 };
 
-/// How long one upstream may take, for a datagram and again for a connection.
+/// Time limit for one upstream's response over UDP, and again over TCP.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
-/// How many different questions upstreams are asked at once: each holds a socket.
+/// Upper bound on concurrent upstream queries. Each holds a socket.
 pub(super) const MAX_IN_FLIGHT: usize = 512;
-/// Servers that don't know our limit may send up to this many octets.
+/// Longest accepted datagram in bytes. Servers that ignore the limit in the OPT record may send
+/// more than the resolver asked for.
 const MAX_DATAGRAM: usize = 4096;
 
-/// How many clients' queries wait for these.
+/// Upper bound on client queries that wait for upstreams.
 pub(super) const MAX_WAITING: usize = 4096;
 
-/// Servers that may change while they are in use; clones are the same ones.
+/// A set of upstream servers that may change while in use. Clones share the set.
 #[derive(Clone, Debug, Default)]
-pub struct Servers(Arc<RwLock<Choice>>);
+pub struct UpstreamServers(Arc<RwLock<ServerList>>);
 
-/// Servers, and those that are not asked.
+/// Servers, and the addresses to exclude from them.
 #[derive(Debug, Default)]
-struct Choice {
+struct ServerList {
     servers: Vec<SocketAddr>,
-    /// This resolver's own addresses: it would ask itself.
-    own: Vec<SocketAddr>,
+    /// This resolver's own addresses, which are excluded because it would query itself.
+    own_addresses: Vec<SocketAddr>,
 }
 
-impl Servers {
+impl UpstreamServers {
     /// These servers, in order of preference.
-    pub fn new(servers: Vec<SocketAddr>) -> Servers {
-        let own = Vec::new();
-        Servers(Arc::new(RwLock::new(Choice { servers, own })))
+    pub fn new(servers: Vec<SocketAddr>) -> UpstreamServers {
+        let own_addresses = Vec::new();
+        UpstreamServers(Arc::new(RwLock::new(ServerList {
+            servers,
+            own_addresses,
+        })))
     }
 
-    /// Other servers from now on.
+    /// Replaces the servers.
     pub fn set(&self, addresses: &[SocketAddr]) {
-        let mut choice = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        choice.servers = addresses.to_vec();
+        let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        list.servers = addresses.to_vec();
     }
 
-    /// Never asks these addresses, at which this resolver itself answers.
-    pub fn exclude(&self, own: &[SocketAddr]) {
-        let mut choice = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        choice.own = own.to_vec();
+    /// Excludes the addresses that this resolver listens on.
+    pub fn exclude(&self, own_addresses: &[SocketAddr]) {
+        let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        list.own_addresses = own_addresses.to_vec();
     }
 
-    /// The servers of the moment.
-    pub fn get(&self) -> Vec<SocketAddr> {
-        self.filtered(Asked::Yes)
+    /// The current servers without the excluded ones.
+    pub fn usable(&self) -> Vec<SocketAddr> {
+        self.filtered_servers(ServerFilter::Usable)
     }
 
-    /// Those of them that are not asked, because they are this resolver.
+    /// The current servers that are excluded, because they are this resolver.
     pub(super) fn excluded(&self) -> Vec<SocketAddr> {
-        self.filtered(Asked::No)
+        self.filtered_servers(ServerFilter::Excluded)
     }
 
-    fn filtered(&self, wanted: Asked) -> Vec<SocketAddr> {
-        let choice = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let asked = |server: &&SocketAddr| match choice.own.contains(server) {
-            true => wanted == Asked::No,
-            false => wanted == Asked::Yes,
+    fn filtered_servers(&self, wanted: ServerFilter) -> Vec<SocketAddr> {
+        let list = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let is_wanted = |server: &&SocketAddr| {
+            if list.own_addresses.contains(server) {
+                wanted == ServerFilter::Excluded
+            } else {
+                wanted == ServerFilter::Usable
+            }
         };
-        choice.servers.iter().filter(asked).copied().collect()
+        list.servers.iter().filter(is_wanted).copied().collect()
     }
 }
 
-/// Whether a server is asked.
+/// Selects servers by whether they are excluded.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    Yes,
-    No,
+enum ServerFilter {
+    Usable,
+    Excluded,
 }
 
-/// Asks other servers, in the order given.
+/// Queries upstream servers in the given order.
 ///
-/// A question that is being asked is not asked again (RFC 5452 section 5): who asks the same waits for
-/// the same response. So a query that comes back, because an upstream asks this resolver in turn, ends
-/// here, and a loop costs one question.
+/// A query identical to one in flight is not sent again (RFC 5452 section 5), but waits for the
+/// same response. Therefore a query that an upstream forwards back to this resolver ends here, and
+/// a loop costs one query.
 #[derive(Debug)]
 pub(super) struct Forwarder {
     in_flight: Arc<Semaphore>,
     waiting: Semaphore,
-    open: Open,
-    counters: Arc<Counters>,
+    open: OpenExchanges,
+    counters: Arc<ResolverCounters>,
 }
 
-/// The exchanges that have not ended, by what is asked of whom; each with a number, by which it is
-/// told from a later one.
-type Open = Arc<Mutex<HashMap<Key, (u64, WeakShared<Exchange>)>>>;
+/// The exchanges in flight, by servers and query. A number distinguishes an exchange from later
+/// ones with the same key.
+type OpenExchanges = Arc<Mutex<HashMap<ExchangeKey, (u64, WeakShared<Exchange>)>>>;
 
-/// Who is asked, and what.
-type Key = (Vec<SocketAddr>, Vec<u8>);
+/// The servers, and the identity of the query.
+type ExchangeKey = (Vec<SocketAddr>, Vec<u8>);
 
-/// A question to upstreams, and their response.
+/// A running query to upstreams. Resolves to their response.
 type Exchange = BoxFuture<'static, Result<Arc<Response>, NoResponse>>;
 
-/// The entry of an exchange, which ends with it.
-struct Entry {
-    open: Open,
-    key: Key,
+/// Removes an exchange from [`OpenExchanges`] when dropped, which happens when the exchange ends.
+struct ExchangeEntry {
+    open: OpenExchanges,
+    key: ExchangeKey,
     number: u64,
 }
 
-impl Drop for Entry {
+impl Drop for ExchangeEntry {
     fn drop(&mut self) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open
@@ -139,32 +145,32 @@ impl Drop for Entry {
     }
 }
 
-/// Why there is no answer.
+/// Why there is no response from upstreams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoResponse {
-    /// There is no upstream.
+    /// No upstream is configured.
     NoUpstream,
-    /// The cluster's DNS would have to be asked, and its address is not known.
-    Unknown,
-    /// Too many queries are waiting already.
+    /// The cluster's DNS is responsible, and its address is unknown.
+    ClusterDnsUnknown,
+    /// Too many queries are in flight or waiting.
     Overloaded,
-    /// No upstream gave an answer.
-    Silence,
+    /// No upstream responded in time.
+    NoAnswer,
 }
 
 impl Forwarder {
-    pub(super) fn new(counters: Arc<Counters>) -> Forwarder {
+    pub(super) fn new(counters: Arc<ResolverCounters>) -> Forwarder {
         Forwarder {
             in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             waiting: Semaphore::new(MAX_WAITING),
-            open: Open::default(),
+            open: OpenExchanges::default(),
             counters,
         }
     }
 
-    /// The first answer an upstream gives; one cut short only when no upstream
-    /// gives it whole.
-    pub(super) async fn ask(
+    /// The first response of an upstream. A truncated response is returned only if no upstream
+    /// gives a complete one.
+    pub(super) async fn query_servers(
         &self,
         upstreams: &[SocketAddr],
         query: &UpstreamQuery,
@@ -172,16 +178,20 @@ impl Forwarder {
         if upstreams.is_empty() {
             return Err(NoResponse::NoUpstream);
         }
-        let place = self.waiting.try_acquire();
-        let (Ok(_place), Some(exchange)) = (place, self.exchange(upstreams, query)) else {
-            bump(&self.counters.overloaded);
+        let waiting_permit = self.waiting.try_acquire();
+        let (Ok(_waiting_permit), Some(exchange)) = (
+            waiting_permit,
+            self.join_or_start_exchange(upstreams, query),
+        ) else {
+            increment(&self.counters.overloaded);
             return Err(NoResponse::Overloaded);
         };
         exchange.await
     }
 
-    /// The exchange that asks this, begun now if there is none. `None`: there are too many.
-    fn exchange(
+    /// The exchange for this query: the one in flight, or a new one. `None`: too many are in
+    /// flight.
+    fn join_or_start_exchange(
         &self,
         upstreams: &[SocketAddr],
         query: &UpstreamQuery,
@@ -192,8 +202,8 @@ impl Forwarder {
             return Some(exchange);
         }
         let permit = self.in_flight.clone().try_acquire_owned().ok()?;
-        bump(&self.counters.forwarded);
-        let entry = Entry {
+        increment(&self.counters.forwarded);
+        let entry = ExchangeEntry {
             open: self.open.clone(),
             key: key.clone(),
             number: rand::random(),
@@ -202,8 +212,11 @@ impl Forwarder {
         let attempts = Attempts(self.counters.clone());
         let (upstreams, query) = (upstreams.to_vec(), query.clone());
         let exchange = async move {
-            let _until_the_end = (permit, entry);
-            attempts.ask_in_turn(&upstreams, &query).await.map(Arc::new)
+            let _held_until_done = (permit, entry);
+            attempts
+                .query_in_turn(&upstreams, &query)
+                .await
+                .map(Arc::new)
         };
         let exchange = exchange.boxed().shared();
         if let Some(weak) = exchange.downgrade() {
@@ -213,11 +226,11 @@ impl Forwarder {
     }
 }
 
-/// Asks one server after the other, and counts.
-struct Attempts(Arc<Counters>);
+/// Queries one server after the other, and counts failures.
+struct Attempts(Arc<ResolverCounters>);
 
 impl Attempts {
-    async fn ask_in_turn(
+    async fn query_in_turn(
         &self,
         upstreams: &[SocketAddr],
         query: &UpstreamQuery,
@@ -225,7 +238,7 @@ impl Attempts {
         let mut truncated = None;
         for &upstream in upstreams {
             let Some(response) = self
-                .attempt(upstream, ask_by_datagram(upstream, query))
+                .attempt(upstream, query_over_udp(upstream, query))
                 .await
             else {
                 continue;
@@ -234,39 +247,39 @@ impl Attempts {
                 return Ok(response);
             }
             match self
-                .attempt(upstream, ask_by_connection(upstream, query))
+                .attempt(upstream, query_over_tcp(upstream, query))
                 .await
             {
                 Some(response) => return Ok(response),
                 None => truncated = truncated.or(Some(response)),
             }
         }
-        truncated.ok_or(NoResponse::Silence)
+        truncated.ok_or(NoResponse::NoAnswer)
     }
 
-    /// An upstream's answer, if it comes in time.
+    /// An upstream's response, if it arrives in time.
     async fn attempt(
         &self,
         upstream: SocketAddr,
-        answer: impl Future<Output = io::Result<Response>>,
+        response: impl Future<Output = io::Result<Response>>,
     ) -> Option<Response> {
-        match timeout(TIMEOUT, answer).await {
+        match timeout(TIMEOUT, response).await {
             Ok(Ok(response)) => Some(response),
             Ok(Err(error)) => {
-                debug!(%upstream, %error, "can't ask the upstream");
-                bump(&self.0.upstream_errors);
+                debug!(%upstream, %error, "can't query the upstream");
+                increment(&self.0.upstream_errors);
                 None
             }
             Err(_) => {
-                debug!(%upstream, "the upstream did not answer in time");
-                bump(&self.0.upstream_timeouts);
+                debug!(%upstream, "the upstream did not respond in time");
+                increment(&self.0.upstream_timeouts);
                 None
             }
         }
     }
 }
 
-pub(super) async fn ask_by_datagram(
+pub(super) async fn query_over_udp(
     upstream: SocketAddr,
     query: &UpstreamQuery,
 ) -> io::Result<Response> {
@@ -276,25 +289,25 @@ pub(super) async fn ask_by_datagram(
     };
     let socket = UdpSocket::bind(local).await?;
     socket.connect(upstream).await?;
-    let asked = query.with_id(rand::random());
-    socket.send(&asked).await?;
+    let message = query.with_id(rand::random());
+    socket.send(&message).await?;
 
     let mut buffer = vec![0; MAX_DATAGRAM];
     loop {
         let length = socket.recv(&mut buffer).await?;
-        if let Some(response) = Response::parse(&buffer[..length], &asked) {
+        if let Some(response) = Response::parse(&buffer[..length], &message) {
             return Ok(response);
         }
     }
 }
 
-async fn ask_by_connection(upstream: SocketAddr, query: &UpstreamQuery) -> io::Result<Response> {
+async fn query_over_tcp(upstream: SocketAddr, query: &UpstreamQuery) -> io::Result<Response> {
     let mut stream = TcpStream::connect(upstream).await?;
-    let asked = query.with_id(rand::random());
-    tcp::write_message(&mut stream, &asked).await?;
+    let message = query.with_id(rand::random());
+    tcp::write_message(&mut stream, &message).await?;
     loop {
         let message = tcp::read_message(&mut stream).await?;
-        if let Some(response) = Response::parse(&message, &asked) {
+        if let Some(response) = Response::parse(&message, &message) {
             return Ok(response);
         }
     }

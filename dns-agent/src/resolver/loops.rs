@@ -1,10 +1,10 @@
-//! Upstreams that ask this resolver in turn.
+//! Finds upstreams that forward queries back to this resolver.
 //!
-//! As CoreDNS's `loop` does, each upstream is asked for a name that nobody can guess. When that name is
-//! asked of this resolver, the upstream has handed the question back. The probes go out at the start,
-//! and again while upstreams don't answer, which every loop comes to. Only a message to the operator
-//! follows: a loop costs one question anyway ([`super::forward`]), and so a client that learnt the name
-//! could do no harm with it.
+//! Like CoreDNS's `loop` plugin, the resolver queries each upstream for a random name. If this
+//! resolver then receives a query for that name, the upstream has forwarded it back. Probes are
+//! sent at the start, and again after upstream timeouts, because every loop causes timeouts. A loop
+//! only causes a message to the operator: it costs one query anyway ([`super::forward`]), so a
+//! client that learns the name can do no harm.
 
 use std::{
     convert::Infallible,
@@ -24,59 +24,60 @@ use tracing::{info, warn};
 
 use super::{
     Resolver,
-    forward::{TIMEOUT, ask_by_datagram},
+    forward::{TIMEOUT, query_over_udp},
     response::UpstreamQuery,
 };
 use crate::zone::Name;
 
-/// How often it is looked whether there is a reason to ask again.
+/// Interval between checks for a reason to probe again.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Below this no name exists (RFC 6761 section 6.4), so that a probe that doesn't come back bothers
-/// no other server's data.
+/// The parent of probe names. No name exists below it (RFC 6761 section 6.4), so that a probe gets
+/// no real data from other servers.
 const PARENT: &str = "zerohop-loop.invalid";
 
-/// The name that is asked for at the moment, and whether it came back.
+/// The name of the current probe, and whether the probe has returned.
 #[derive(Debug, Default)]
-pub(super) struct Probe {
+pub(super) struct LoopProbe {
     name: Mutex<Option<Name>>,
-    came_back: AtomicBool,
-    noticed: Notify,
+    has_returned: AtomicBool,
+    returned: Notify,
 }
 
-impl Probe {
-    /// Whether a client asks for the name: then the question has gone round.
-    pub(super) fn is(&self, name: &Name) -> bool {
+impl LoopProbe {
+    /// Whether `name` is the current probe's name. If so, records that the probe has returned.
+    pub(super) fn detect(&self, name: &Name) -> bool {
         let expected = self.name.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_it = expected.as_ref() == Some(name);
-        if is_it {
-            self.came_back.store(true, Relaxed);
-            self.noticed.notify_one();
+        let is_probe = expected.as_ref() == Some(name);
+        if is_probe {
+            self.has_returned.store(true, Relaxed);
+            self.returned.notify_one();
         }
-        is_it
+        is_probe
     }
 
-    /// Waits until it came back.
-    async fn back(&self) {
-        while !self.came_back.load(Relaxed) {
-            // It may have been told of an earlier one.
-            self.noticed.notified().await;
+    /// Waits until the probe has returned.
+    async fn wait_for_return(&self) {
+        while !self.has_returned.load(Relaxed) {
+            // The notification may be for an earlier probe.
+            self.returned.notified().await;
         }
     }
 
-    fn expect(&self, name: Option<Name>) {
+    fn set_name(&self, name: Option<Name>) {
         *self.name.lock().unwrap_or_else(PoisonError::into_inner) = name;
-        self.came_back.store(false, Relaxed);
+        self.has_returned.store(false, Relaxed);
     }
 }
 
 impl Resolver {
-    /// Looks for upstreams that ask this resolver in turn, and shows them, until dropped.
-    pub async fn watch_for_loops(&self, mut show: impl FnMut(&[SocketAddr])) -> Infallible {
+    /// Probes for upstreams that forward back to this resolver, until dropped. Calls `publish` with
+    /// them after each change.
+    pub async fn watch_for_loops(&self, mut publish: impl FnMut(&[SocketAddr])) -> Infallible {
         let mut known = Vec::new();
         loop {
-            let unanswered = self.counters.read().upstream_timeouts;
-            let servers = self.upstreams.for_outside_names();
-            let excluded = self.upstreams.excluded();
+            let unanswered = self.counters.snapshot().upstream_timeouts;
+            let servers = self.upstreams.servers_for_outside_names();
+            let excluded = self.upstreams.excluded_cluster_servers();
             let mut looping = excluded.clone();
             for &server in &servers {
                 if self.leads_back(server).await {
@@ -84,56 +85,56 @@ impl Resolver {
                 }
             }
             if looping != known {
-                report(&looping);
-                show(&looping);
+                log_loops(&looping);
+                publish(&looping);
                 known = looping;
             }
             loop {
                 sleep(INTERVAL).await;
-                let is_quiet = self.counters.read().upstream_timeouts == unanswered
-                    && self.upstreams.for_outside_names() == servers
-                    && self.upstreams.excluded() == excluded;
-                if !is_quiet || !known.is_empty() {
+                let is_unchanged = self.counters.snapshot().upstream_timeouts == unanswered
+                    && self.upstreams.servers_for_outside_names() == servers
+                    && self.upstreams.excluded_cluster_servers() == excluded;
+                if !is_unchanged || !known.is_empty() {
                     break;
                 }
             }
         }
     }
 
-    /// Whether an upstream hands questions back to this resolver.
+    /// Probes whether an upstream forwards queries back to this resolver.
     async fn leads_back(&self, server: SocketAddr) -> bool {
         let label = format!("{:032x}", rand::random::<u128>());
         let Ok(name) = Name::parse(&format!("{label}.{PARENT}")) else {
             return false;
         };
         let query = UpstreamQuery::probing(&name);
-        self.probe.expect(Some(name));
+        self.probe.set_name(Some(name));
         let answered = async {
-            let asked = timeout(TIMEOUT, ask_by_datagram(server, &query)).await;
-            drop(asked);
+            let exchange = timeout(TIMEOUT, query_over_udp(server, &query)).await;
+            drop(exchange);
         };
         tokio::select! {
             () = answered => {}
-            () = self.probe.back() => {}
+            () = self.probe.wait_for_return() => {}
         }
-        let leads_back = self.probe.came_back.load(Relaxed);
-        self.probe.expect(None);
+        let leads_back = self.probe.has_returned.load(Relaxed);
+        self.probe.set_name(None);
         leads_back
     }
 }
 
-fn report(looping: &[SocketAddr]) {
+fn log_loops(looping: &[SocketAddr]) {
     if looping.is_empty() {
-        info!("no upstream asks this agent in turn any more");
+        info!("no upstream forwards queries back to this agent any more");
     }
     for server in looping {
-        warn!("{}", describe(*server));
+        warn!("{}", describe_loop(*server));
     }
 }
 
-/// What an upstream that leads back means for the names that it is asked for.
-pub fn describe(server: SocketAddr) -> String {
+/// Describes an upstream that forwards back to this resolver, for the operator.
+pub fn describe_loop(server: SocketAddr) -> String {
     format!(
-        "the upstream {server} asks this agent in turn: names that are looked up through it get no answer; give --upstream or --cluster-dns a server that doesn't forward to this agent"
+        "the upstream {server} forwards queries back to this agent: names resolved through it get no answer; give --upstream or --cluster-dns a server that doesn't forward to this agent"
     )
 }

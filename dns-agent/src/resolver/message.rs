@@ -1,8 +1,7 @@
-//! A query taken apart, and what to do about it.
+//! Parses a query and decides what to do with it.
 //!
-//! [`respond`] is the whole decision: a pure function of the query's octets and
-//! the model. What needs an upstream comes back as something to ask for; sockets
-//! and time live elsewhere.
+//! [`respond`] makes the whole decision. It is a pure function of the query's bytes and the model,
+//! without sockets or time. A query that needs an upstream is returned as an action for the caller.
 
 use domain::{
     base::{
@@ -15,108 +14,109 @@ use domain::{
 use super::compose::{self, AUTHORITATIVE};
 use crate::zone::{Answer, Name, Record, ZoneData, render};
 
-/// What to do about a query.
+/// What to do with a received message.
 #[derive(Debug)]
-pub enum Reply {
-    /// Send this message.
-    Message(Vec<u8>),
-    /// The name is not ours: ask an upstream and relay what it says.
+pub enum QueryAction {
+    /// Send this reply.
+    Send(Vec<u8>),
+    /// The name is in no local zone: query an upstream and relay its response.
     Forward(Query),
-    /// An alias leads out of our zones: ask an upstream for its target.
+    /// An alias leads out of the local zones: query an upstream for its target.
     Chase(Chase),
-    /// This is no query: say nothing.
+    /// The message is no query: send nothing.
     Ignore,
 }
 
-/// An alias to be completed with an upstream's answer.
+/// An alias whose target is resolved by an upstream.
 #[derive(Debug)]
 pub struct Chase {
-    /// The query that led here.
+    /// The client's query.
     pub query: Query,
-    /// The CNAMEs that are known, in order.
+    /// The CNAME records found so far, in order.
     pub chain: Vec<Record>,
-    /// Where the last of them leads.
+    /// The target of the last CNAME.
     pub target: Name,
-    /// Bits of the reply's header.
+    /// Flags of the reply's header.
     pub(super) flags: u16,
-    /// How many questions upstreams were asked for this query.
-    pub(super) questions: usize,
+    /// Number of upstream queries sent for the client's query so far.
+    pub(super) upstream_queries: usize,
 }
 
-/// How a query came, and so how long its reply may be.
+/// The transport of a query, which limits the length of the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// Datagrams: 512 octets, or what EDNS offers.
+    /// UDP: 512 bytes, or the size in the client's OPT record.
     Udp,
-    /// Streams: 65535 octets.
+    /// TCP: 65,535 bytes.
     Tcp,
 }
 
-/// A well-formed query of one question.
+/// A well-formed query with one question.
 #[derive(Clone, Debug)]
 pub struct Query {
-    /// The message ID, to be repeated.
+    /// The message ID, which the reply repeats.
     pub(super) id: u16,
-    /// The header's second word as it came.
+    /// The second 16-bit word of the query's header.
     pub(super) flags: u16,
-    /// The question's octets as they came, in the client's casing.
+    /// The question in wire format, in the client's casing.
     pub(super) question: Box<[u8]>,
-    /// The name asked for, in lower case.
+    /// The queried name in lower case.
     pub(super) name: Name,
-    /// The type asked for.
+    /// The queried type.
     pub(super) qtype: Rtype,
     qclass: Class,
-    /// What the client said in its OPT record, if it sent one.
+    /// The client's OPT record, if any.
     pub(super) edns: Option<Edns>,
-    /// How the query came.
+    /// The transport that the query arrived on.
     pub(super) transport: Transport,
 }
 
-/// The fields of an OPT record (RFC 6891 section 6.1.3). The data of options is never looked into,
-/// because the resolver supports none.
+/// The fields of an OPT record (RFC 6891 section 6.1.3). The data of options is not parsed, because
+/// the resolver supports no options.
 #[derive(Clone, Copy, Debug)]
 pub struct Edns {
-    /// The longest datagram the client takes, in octets.
+    /// The longest datagram that the client accepts, in bytes.
     pub size: u16,
-    /// The EDNS version the client speaks.
+    /// The client's EDNS version.
     pub version: u8,
-    /// The DO bit, to be repeated.
+    /// The DO bit, which the reply repeats.
     pub dnssec_ok: bool,
-    /// Whether the record can be read to its end.
-    pub form: Form,
+    /// Whether the record is well-formed.
+    pub form: OptForm,
 }
 
-/// Whether the lengths inside an OPT record add up.
+/// Whether a query's OPT record is well-formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// The options fill the record's data, and the message has no second OPT record.
+pub enum OptForm {
+    /// The options exactly fill the record's data, and the message has no second OPT record.
     Sound,
-    /// An option ends before or behind the record's data, or the message has two OPT records.
+    /// The options end before or after the end of the record's data, or the message has two OPT
+    /// records.
     Malformed,
 }
 
-/// Decides what to do about a message that came from a client.
+/// Decides what to do with a message from a client.
 ///
-/// `rotation` is where the circle of several addresses starts: any number will
-/// do, and a different one for each query spreads the load.
+/// `rotation` selects the first of several addresses, modulo their number. A different value for
+/// each query spreads the load.
 pub fn respond(
-    octets: &[u8],
+    bytes: &[u8],
     model: &dyn ZoneData,
     transport: Transport,
     rotation: usize,
-) -> Reply {
-    let Ok(message) = Message::from_slice(octets) else {
-        return Reply::Ignore;
+) -> QueryAction {
+    let Ok(message) = Message::from_slice(bytes) else {
+        return QueryAction::Ignore;
     };
     if message.header().qr() {
-        return Reply::Ignore;
+        return QueryAction::Ignore;
     }
     let query = match Query::parse(message, transport) {
         Ok(query) => query,
-        Err(rcode) => return Reply::Message(compose::header_only(message.header(), rcode)),
+        Err(rcode) => return QueryAction::Send(compose::header_only(message.header(), rcode)),
     };
-    if let Some(rcode) = query.refusal() {
-        return Reply::Message(query.error(rcode));
+    if let Some(rcode) = query.refusal_code() {
+        return QueryAction::Send(query.error(rcode));
     }
 
     let answer = model.answer(&query.name, query.qtype);
@@ -124,41 +124,40 @@ pub fn respond(
         Answer::Data { .. } | Answer::NoData { .. } => OptRcode::NOERROR,
         Answer::NxDomain { .. } => OptRcode::NXDOMAIN,
         Answer::Alias { chain, target } => {
-            return Reply::Chase(Chase::new(query, chain, target));
+            return QueryAction::Chase(Chase::new(query, chain, target));
         }
-        Answer::NotYetKnown => return Reply::Message(query.error(OptRcode::SERVFAIL)),
-        Answer::NotOurs => return Reply::Forward(query),
+        Answer::NotYetKnown => return QueryAction::Send(query.error(OptRcode::SERVFAIL)),
+        Answer::NotAuthoritative => return QueryAction::Forward(query),
     };
     let sections = render(&query.name, &answer, model.zones(), rotation);
-    Reply::Message(query.reply(rcode, AUTHORITATIVE, &sections))
+    QueryAction::Send(query.reply(rcode, AUTHORITATIVE, &sections))
 }
 
 impl Query {
-    /// Takes a message apart.
+    /// Parses a message.
     ///
     /// # Errors
-    /// The response code for a message whose question can't even be repeated.
+    /// The response code for a message whose question can't be repeated in the reply.
     fn parse(message: &Message<[u8]>, transport: Transport) -> Result<Query, OptRcode> {
         if !matches!(message.header().opcode(), Opcode::QUERY | Opcode::NOTIFY) {
             return Err(OptRcode::NOTIMP);
         }
         check_counts(message)?;
 
-        let octets = message.as_slice();
+        let bytes = message.as_slice();
         let mut questions = message.question();
         let Some(Ok(question)) = questions.next() else {
             return Err(OptRcode::FORMERR);
         };
-        let question_octets = &octets[compose::HEADER_LEN..questions.pos()];
-        let name_octets = &question_octets[..question_octets.len() - 4];
-        // A compressed name is refused here: nothing stands before the question
-        // that it could point to.
-        let name = Name::from_wire(name_octets).map_err(|_| OptRcode::FORMERR)?;
+        let question_bytes = &bytes[compose::HEADER_LEN..questions.pos()];
+        let name_bytes = &question_bytes[..question_bytes.len() - 4];
+        // A compressed name is an error here, because no name precedes the question.
+        let name = Name::from_wire(name_bytes).map_err(|_| OptRcode::FORMERR)?;
 
         Ok(Query {
             id: message.header().id(),
-            flags: u16::from_be_bytes([octets[2], octets[3]]),
-            question: question_octets.into(),
+            flags: u16::from_be_bytes([bytes[2], bytes[3]]),
+            question: question_bytes.into(),
             name,
             qtype: question.qtype(),
             qclass: question.qclass(),
@@ -167,20 +166,21 @@ impl Query {
         })
     }
 
-    /// The response code for a query that is well-formed but not for us.
-    fn refusal(&self) -> Option<OptRcode> {
+    /// The response code for a well-formed query that the resolver refuses. `None` if it accepts
+    /// the query.
+    fn refusal_code(&self) -> Option<OptRcode> {
         if let Some(edns) = self.edns {
-            // Options of other versions may look different.
+            // Options of other EDNS versions may have another format.
             if edns.version != 0 {
                 return Some(OptRcode::BADVERS);
             }
-            // RFC 6891 section 7: the reply to a malformed OPT record has an OPT record.
-            if edns.form == Form::Malformed {
+            // RFC 6891 section 7: the reply to a malformed OPT record has an OPT record too.
+            if edns.form == OptForm::Malformed {
                 return Some(OptRcode::FORMERR);
             }
         }
-        // Nobody's secondary server has anything to be notified of (RFC 1996).
-        if compose::opcode(self.flags) == Opcode::NOTIFY {
+        // NOTIFY is for secondary servers (RFC 1996), and the resolver is none.
+        if compose::opcode_of_flags(self.flags) == Opcode::NOTIFY {
             return Some(OptRcode::REFUSED);
         }
         if self.qclass != Class::IN {
@@ -193,17 +193,17 @@ impl Query {
     }
 }
 
-/// Whether a zone transfer is asked for (RFC 5936, RFC 1995), which is refused.
+/// Whether the type requests a zone transfer (RFC 5936, RFC 1995). The resolver refuses transfers.
 pub fn is_transfer(qtype: Rtype) -> bool {
     matches!(qtype, Rtype::AXFR | Rtype::IXFR)
 }
 
-/// Checks that the header counts no records that a query doesn't have: an answer (a NOTIFY has one,
-/// RFC 1996 section 3.7), an authority (an IXFR has one, RFC 1995 section 3), or more additional
-/// records than an OPT and a signature.
+/// Checks the record counts in the header. A query has one question, no answers except in a NOTIFY
+/// (RFC 1996 section 3.7), no authority records except in an IXFR (RFC 1995 section 3) or a NOTIFY,
+/// and at most two additional records: an OPT record and a signature.
 ///
 /// # Errors
-/// FORMERR when it does.
+/// FORMERR when a count is wrong.
 fn check_counts(message: &Message<[u8]>) -> Result<(), OptRcode> {
     let counts = message.header_counts();
     let is_notify = message.header().opcode() == Opcode::NOTIFY;
@@ -216,19 +216,19 @@ fn check_counts(message: &Message<[u8]>) -> Result<(), OptRcode> {
 }
 
 impl Edns {
-    /// The message's OPT record, after a walk over all its records.
+    /// Parses all records of the message, and returns the OPT record.
     ///
     /// # Errors
-    /// FORMERR when the records don't end where the message does, or an OPT record is not the
-    /// root's, or not in the additional section.
+    /// FORMERR when the records don't end at the message's end, or the owner of an OPT record is
+    /// not the root, or an OPT record is outside the additional section.
     fn find(message: &Message<[u8]>) -> Result<Option<Edns>, OptRcode> {
-        let octets = message.as_slice();
+        let bytes = message.as_slice();
         let counts = message.header_counts();
         let mut questions = message.question();
         for question in questions.by_ref() {
             question.map_err(|_| OptRcode::FORMERR)?;
         }
-        let mut parser = Parser::from_ref(octets);
+        let mut parser = Parser::from_ref(bytes);
         parser
             .advance(questions.pos())
             .map_err(|_| OptRcode::FORMERR)?;
@@ -243,8 +243,8 @@ impl Edns {
                 return Err(OptRcode::FORMERR);
             }
             match &mut found {
-                Some(first) => first.form = Form::Malformed,
-                None => found = Some(Edns::read(&record, &octets[..parser.pos()])),
+                Some(first) => first.form = OptForm::Malformed,
+                None => found = Some(Edns::read(&record, &bytes[..parser.pos()])),
             }
         }
         if parser.remaining() > 0 {
@@ -253,32 +253,32 @@ impl Edns {
         Ok(found)
     }
 
-    /// The fields of an OPT record, whose data end the octets.
-    fn read(record: &ParsedRecord<'_, [u8]>, octets: &[u8]) -> Edns {
+    /// The fields of an OPT record. `bytes` must end where the record's data ends.
+    fn read(record: &ParsedRecord<'_, [u8]>, bytes: &[u8]) -> Edns {
         let [_extended_rcode, version, flags, _] = record.ttl().as_secs().to_be_bytes();
-        let data = &octets[octets.len() - usize::from(record.rdlen())..];
+        let data = &bytes[bytes.len() - usize::from(record.rdlen())..];
         Edns {
             size: record.class().to_int(),
             version,
             dnssec_ok: flags & 0x80 != 0,
-            form: Form::of(data),
+            form: OptForm::check(data),
         }
     }
 }
 
-impl Form {
-    /// Walks over the options, each a code, a length and data (RFC 6891 section 6.1.2).
-    fn of(mut options: &[u8]) -> Form {
+impl OptForm {
+    /// Checks the options, each a code, a length and data (RFC 6891 section 6.1.2).
+    fn check(mut options: &[u8]) -> OptForm {
         while let [_, _, high, low, rest @ ..] = options {
             let length = usize::from(u16::from_be_bytes([*high, *low]));
             match rest.get(length..) {
                 Some(next) => options = next,
-                None => return Form::Malformed,
+                None => return OptForm::Malformed,
             }
         }
         match options {
-            [] => Form::Sound,
-            _ => Form::Malformed,
+            [] => OptForm::Sound,
+            _ => OptForm::Malformed,
         }
     }
 }

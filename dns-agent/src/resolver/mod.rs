@@ -1,13 +1,14 @@
-//! The user plane: DNS over UDP and TCP, from the same model as the kernel's
-//! tables, with upstreams for everything else.
+//! The user plane: DNS over UDP and TCP. It answers from the same model as the kernel's tables, and
+//! forwards all other queries to upstreams.
 //!
-//! [`message::respond`] decides, without sockets or time. `udp` and `tcp` carry
-//! queries to it and replies back. `forward` asks upstreams, `response` reads what they say,
-//! `bailiwick` leaves out what doesn't belong to the question, and `chase` makes the client's answer
-//! of the rest. `loops` looks for upstreams that lead back here. `compose` puts messages together.
+//! [`message::respond`] decides what to do with a query, without sockets or time. `udp` and `tcp`
+//! read queries and write replies. `forward` queries upstreams, and `response` parses their
+//! responses. `bailiwick` drops records that don't belong to the question, and `chase` turns the
+//! rest into the client's answer. `loops` finds upstreams that forward back to this resolver.
+//! `compose` builds messages.
 //!
-//! `message`, `response`, `bailiwick` and `chase` are pure and read what strangers send: they are public so that
-//! fuzzing reaches them.
+//! `message`, `response`, `bailiwick` and `chase` are pure and parse untrusted input. They are
+//! public so that the fuzz targets can call them.
 
 pub mod bailiwick;
 mod canary;
@@ -36,217 +37,228 @@ use tokio::{
 
 pub(crate) use self::response::Records;
 use self::{
-    bailiwick::OwnNames,
-    counters::bump,
+    bailiwick::LocalNames,
+    counters::increment,
     forward::Forwarder,
-    loops::Probe,
-    message::{Reply, Transport, respond},
+    loops::LoopProbe,
+    message::{QueryAction, Transport, respond},
     response::{Response, UpstreamQuery},
 };
 pub use self::{
     canary::Canary,
-    counters::{Counters, Counts},
-    forward::{NoResponse, Servers},
+    counters::{ResolverCounters, ResolverCounts},
+    forward::{NoResponse, UpstreamServers},
     message::is_transfer,
 };
-use crate::zone::{self, Apex, Live, Name, Rtype, reverse_range};
+use crate::zone::{self, Apex, LiveZoneData, Name, Rtype, reverse_range};
 
-/// How many connections wait to be accepted.
+/// Upper bound on the connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
-/// How often to look for a port that is free for both UDP and TCP.
+/// Number of attempts to find a port that is free for both UDP and TCP.
 const PORT_ATTEMPTS: usize = 16;
 
 /// Answers queries.
 pub struct Resolver {
-    /// What is answered; the agent's writer changes it.
-    data: Arc<dyn Live>,
+    /// The data to answer from. The agent's publisher changes it.
+    data: Arc<dyn LiveZoneData>,
     upstreams: Upstreams,
     forwarder: Forwarder,
-    probe: Probe,
-    counters: Arc<Counters>,
+    probe: LoopProbe,
+    counters: Arc<ResolverCounters>,
 }
 
-/// A question that upstreams were asked.
+/// A question sent to upstreams, and its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Consulted {
-    /// The name asked for.
+pub struct UpstreamLookup {
+    /// The queried name.
     pub name: Name,
-    /// The servers, in order of preference; none when there is no server to ask.
+    /// The servers, in order of preference. Empty if there is no server for the name.
     pub servers: Vec<SocketAddr>,
-    /// The response code of the answer, or why there is none; none while it is waited for.
+    /// The response code, or the failure. `None` while the query is running.
     pub outcome: Option<Result<String, NoResponse>>,
 }
 
-/// Who is asked for names that aren't there.
+/// The upstream servers.
 #[derive(Clone, Debug, Default)]
 pub struct Upstreams {
     /// The servers for names outside the cluster, in order of preference.
-    pub others: Vec<SocketAddr>,
-    /// The cluster's own DNS.
+    pub outside: Vec<SocketAddr>,
+    /// The cluster's DNS.
     pub cluster: Option<ClusterDns>,
 }
 
-/// The cluster's own DNS, which knows names of the cluster that we don't.
+/// The cluster's DNS, which knows names of the cluster that the local zones don't have.
 #[derive(Clone, Debug)]
 pub struct ClusterDns {
-    /// The cluster's domains, whether or not there is a zone of ours for them.
+    /// The cluster's domains, whether or not a local zone exists for them.
     pub domains: Vec<Name>,
-    /// Its servers. While there are none, names of the cluster get SERVFAIL: other servers
-    /// would deny them.
-    pub servers: Servers,
+    /// The servers of the cluster's DNS. While there are none, names of the cluster get SERVFAIL,
+    /// because other servers would answer NXDOMAIN.
+    pub servers: UpstreamServers,
 }
 
 /// Bound sockets, for UDP and TCP on the same address and port.
 #[derive(Debug)]
 pub struct Sockets {
     address: SocketAddr,
-    udp: udp::Listener,
+    udp: udp::UdpListener,
     tcp: TcpListener,
     canary: Arc<Canary>,
 }
 
 impl Resolver {
-    /// A resolver that answers from `data` and asks `upstreams` for names that aren't
-    /// there.
-    pub fn new(data: Arc<dyn Live>, upstreams: Upstreams) -> Resolver {
-        let counters = Arc::new(Counters::default());
+    /// A resolver that answers from `data`, and forwards queries for other names to `upstreams`.
+    pub fn new(data: Arc<dyn LiveZoneData>, upstreams: Upstreams) -> Resolver {
+        let counters = Arc::new(ResolverCounters::default());
         Resolver {
             data,
             upstreams,
             forwarder: Forwarder::new(counters.clone()),
-            probe: Probe::default(),
+            probe: LoopProbe::default(),
             counters,
         }
     }
 
-    /// What has been done so far.
-    pub fn counters(&self) -> &Arc<Counters> {
+    /// The resolver's counters.
+    pub fn counters(&self) -> &Arc<ResolverCounters> {
         &self.counters
     }
 
-    /// Adds the tasks that serve these sockets to `tasks`, each with its name as
-    /// result. They end only when aborted.
-    pub fn serve(self: &Arc<Self>, sockets: Sockets, tasks: &mut JoinSet<&'static str>) {
+    /// Spawns the tasks that serve these sockets. The result of a task is its name. The tasks end
+    /// only when aborted.
+    pub fn spawn_servers(self: &Arc<Self>, sockets: Sockets, tasks: &mut JoinSet<&'static str>) {
         let (resolver, udp, canary) = (self.clone(), sockets.udp, sockets.canary.source());
         tasks.spawn(async move {
-            udp::serve(udp, resolver, canary).await;
+            udp::serve_queries(udp, resolver, canary).await;
             "the UDP server"
         });
         let (resolver, tcp) = (self.clone(), sockets.tcp);
         tasks.spawn(async move {
-            tcp::serve(tcp, resolver).await;
+            tcp::serve_connections(tcp, resolver).await;
             "the TCP server"
         });
     }
 
-    /// The reply to a message, if it gets one.
-    pub async fn answer(&self, octets: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        let reply = self.begin(octets, transport);
-        self.finish(reply).await
+    /// The reply to a message. `None` if the message gets no reply.
+    pub async fn answer_message(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        let action = self.start_answer(bytes, transport);
+        self.finish_answer(action).await
     }
 
-    /// What to do about a message, as far as that is known without waiting.
-    fn begin(&self, octets: &[u8], transport: Transport) -> Reply {
-        bump(match transport {
+    /// Decides what to do with a message, and counts the message. Doesn't wait.
+    fn start_answer(&self, bytes: &[u8], transport: Transport) -> QueryAction {
+        increment(match transport {
             Transport::Udp => &self.counters.udp_queries,
             Transport::Tcp => &self.counters.tcp_queries,
         });
         let rotation = rand::random_range(..usize::MAX);
-        let reply = self.consider(octets, transport, rotation);
-        match &reply {
-            Reply::Message(message) => self.counters.reply(message),
-            Reply::Ignore => bump(&self.counters.ignored),
-            Reply::Forward(_) | Reply::Chase(_) => {}
+        let action = self.decide_action(bytes, transport, rotation);
+        match &action {
+            QueryAction::Send(message) => self.counters.count_reply(message),
+            QueryAction::Ignore => increment(&self.counters.ignored),
+            QueryAction::Forward(_) | QueryAction::Chase(_) => {}
         }
-        reply
+        action
     }
 
-    /// The same, and nothing is counted.
-    fn consider(&self, octets: &[u8], transport: Transport, rotation: usize) -> Reply {
-        let mut reply = Reply::Ignore;
+    /// Decides what to do with a message without counting it.
+    fn decide_action(&self, bytes: &[u8], transport: Transport, rotation: usize) -> QueryAction {
+        let mut action = QueryAction::Ignore;
         self.data
-            .look(&mut |data| reply = respond(octets, data, transport, rotation));
-        match reply {
-            Reply::Forward(query) if self.probe.is(&query.name) => {
-                Reply::Message(query.error(OptRcode::REFUSED))
+            .with_data(&mut |data| action = respond(bytes, data, transport, rotation));
+        match action {
+            QueryAction::Forward(query) if self.probe.detect(&query.name) => {
+                QueryAction::Send(query.error(OptRcode::REFUSED))
             }
-            reply => reply,
+            action => action,
         }
     }
 
-    /// The reply to a client's question, over a transport that holds it all; notes who is asked.
-    /// Queries and replies are not counted, questions to upstreams are.
-    pub async fn explain(
+    /// The complete, untruncated reply to a question. Appends the questions sent to upstreams to
+    /// `consulted`. The query and its reply are not counted, but the questions to upstreams are.
+    pub async fn explain_answer(
         &self,
         name: &Name,
         rtype: Rtype,
-        consulted: &mut Vec<Consulted>,
+        consulted: &mut Vec<UpstreamLookup>,
     ) -> Vec<u8> {
-        let octets = zone::query(rand::random(), name, rtype);
-        let reply = self.consider(&octets, Transport::Tcp, 0);
-        let message = self.pursue(reply, 0, consulted).await;
+        let bytes = zone::query(rand::random(), name, rtype);
+        let action = self.decide_action(&bytes, Transport::Tcp, 0);
+        let message = self.run_action(action, 0, consulted).await;
         message.unwrap_or_default()
     }
 
-    /// Waits for what upstreams have to say, where they are asked.
-    async fn finish(&self, reply: Reply) -> Option<Vec<u8>> {
+    /// Carries out an action, including any upstream queries, and counts the reply.
+    async fn finish_answer(&self, action: QueryAction) -> Option<Vec<u8>> {
         let rotation = rand::random_range(..usize::MAX);
-        let message = self.pursue(reply, rotation, &mut Vec::new()).await?;
-        self.counters.reply(&message);
+        let message = self.run_action(action, rotation, &mut Vec::new()).await?;
+        self.counters.count_reply(&message);
         Some(message)
     }
 
-    /// Asks upstreams until there is a message, and notes who was asked.
-    async fn pursue(
+    /// Queries upstreams until there is a reply. Appends the questions to `consulted`.
+    async fn run_action(
         &self,
-        mut reply: Reply,
+        mut action: QueryAction,
         rotation: usize,
-        consulted: &mut Vec<Consulted>,
+        consulted: &mut Vec<UpstreamLookup>,
     ) -> Option<Vec<u8>> {
         loop {
-            reply = match reply {
-                Reply::Ignore => return None,
-                Reply::Message(message) => return Some(message),
-                Reply::Forward(query) => {
-                    let asked = UpstreamQuery::forwarding(&query);
-                    match self.ask(&query.name, &asked, consulted).await {
-                        Ok(response) => self.with_own(|own| query.relay(&response, own, rotation)),
+            action = match action {
+                QueryAction::Ignore => return None,
+                QueryAction::Send(message) => return Some(message),
+                QueryAction::Forward(query) => {
+                    let upstream_query = UpstreamQuery::forwarding(&query);
+                    match self
+                        .query_upstreams(&query.name, &upstream_query, consulted)
+                        .await
+                    {
+                        Ok(response) => self.with_local_names(|local_names| {
+                            query.relay(&response, local_names, rotation)
+                        }),
                         Err(NoResponse::NoUpstream) => {
-                            Reply::Message(query.error(OptRcode::REFUSED))
+                            QueryAction::Send(query.error(OptRcode::REFUSED))
                         }
-                        Err(_) => Reply::Message(query.error(OptRcode::SERVFAIL)),
+                        Err(_) => QueryAction::Send(query.error(OptRcode::SERVFAIL)),
                     }
                 }
-                Reply::Chase(chase) => {
-                    let asked = UpstreamQuery::chasing(&chase);
-                    let response = self.ask(&chase.target, &asked, consulted).await.ok();
-                    self.with_own(|own| chase.complete(response.as_deref(), own, rotation))
+                QueryAction::Chase(chase) => {
+                    let upstream_query = UpstreamQuery::chasing(&chase);
+                    let response = self
+                        .query_upstreams(&chase.target, &upstream_query, consulted)
+                        .await
+                        .ok();
+                    self.with_local_names(|local_names| {
+                        chase.complete(response.as_deref(), local_names, rotation)
+                    })
                 }
             }
         }
     }
 
-    /// Asks for a name where it is known.
-    async fn ask(
+    /// Sends a query to the upstreams that are responsible for `name`, and appends it to
+    /// `consulted`.
+    async fn query_upstreams(
         &self,
         name: &Name,
         query: &UpstreamQuery,
-        consulted: &mut Vec<Consulted>,
+        consulted: &mut Vec<UpstreamLookup>,
     ) -> Result<Arc<Response>, NoResponse> {
         let mut servers = None;
         self.data
-            .look(&mut |data| servers = self.upstreams.of(name, data.zones()));
-        let known = servers.is_some();
+            .with_data(&mut |data| servers = self.upstreams.servers_for(name, data.zones()));
+        let server_is_known = servers.is_some();
         let servers = servers.unwrap_or_default();
         let number = consulted.len();
-        consulted.push(Consulted {
+        consulted.push(UpstreamLookup {
             name: name.clone(),
             servers: servers.clone(),
             outcome: None,
         });
-        let result = match known {
-            true => self.forwarder.ask(&servers, query).await,
-            false => Err(NoResponse::Unknown),
+        let result = if server_is_known {
+            self.forwarder.query_servers(&servers, query).await
+        } else {
+            Err(NoResponse::ClusterDnsUnknown)
         };
         consulted[number].outcome = Some(match &result {
             Ok(response) => Ok(response.rcode().to_string()),
@@ -255,77 +267,75 @@ impl Resolver {
         result
     }
 
-    /// Makes a reply with the data of the moment.
-    fn with_own(&self, make: impl FnOnce(&OwnNames<'_>) -> Reply) -> Reply {
-        let domains = self.upstreams.domains();
-        let (mut make, mut reply) = (Some(make), Reply::Ignore);
-        self.data.look(&mut |data| {
+    /// Calls `make` with the current local names.
+    fn with_local_names(&self, make: impl FnOnce(&LocalNames<'_>) -> QueryAction) -> QueryAction {
+        let domains = self.upstreams.cluster_domains();
+        let (mut make, mut action) = (Some(make), QueryAction::Ignore);
+        self.data.with_data(&mut |data| {
             if let Some(make) = make.take() {
-                reply = make(&OwnNames { data, domains });
+                action = make(&LocalNames { data, domains });
             }
         });
-        reply
+        action
     }
 }
 
 impl Upstreams {
-    /// Who is asked for names outside the cluster.
-    fn for_outside_names(&self) -> Vec<SocketAddr> {
+    /// The servers for names outside the cluster.
+    fn servers_for_outside_names(&self) -> Vec<SocketAddr> {
         match &self.cluster {
-            Some(cluster) if self.others.is_empty() => cluster.servers.get(),
-            _ => self.others.clone(),
+            Some(cluster) if self.outside.is_empty() => cluster.servers.usable(),
+            _ => self.outside.clone(),
         }
     }
 
-    /// Servers of the cluster's DNS that are not asked, because they are this resolver.
-    fn excluded(&self) -> Vec<SocketAddr> {
+    /// Servers of the cluster's DNS that are not queried, because they are this resolver.
+    fn excluded_cluster_servers(&self) -> Vec<SocketAddr> {
         let cluster = self.cluster.as_ref();
         cluster.map_or_else(Vec::new, |cluster| cluster.servers.excluded())
     }
 
-    /// The cluster's domains, if the cluster has a DNS of its own.
-    fn domains(&self) -> &[Name] {
+    /// The cluster's domains. Empty if no cluster DNS is configured.
+    fn cluster_domains(&self) -> &[Name] {
         self.cluster
             .as_ref()
             .map_or(&[], |cluster| &cluster.domains)
     }
 
-    /// Who is asked for a name, with these zones of ours; none: the cluster's DNS, whose address
-    /// is not known.
-    fn of(&self, name: &Name, zones: &[Apex]) -> Option<Vec<SocketAddr>> {
+    /// The servers for a name, given the local zones. `None`: the cluster's DNS is responsible for
+    /// the name, and its address is unknown.
+    fn servers_for(&self, name: &Name, zones: &[Apex]) -> Option<Vec<SocketAddr>> {
         let Some(cluster) = &self.cluster else {
-            return Some(self.others.clone());
+            return Some(self.outside.clone());
         };
         let zones_are_unknown = zones.is_empty();
         let mut zones = zones.iter().map(|zone| &zone.name).chain(&cluster.domains);
-        // Without a zone of ours it isn't known which domains are the cluster's.
-        let is_the_clusters = zones_are_unknown
+        // Without any local zone, the cluster's domains are unknown.
+        let belongs_to_cluster = zones_are_unknown
             || zones.any(|zone| name.is_at_or_below(zone))
             || reverse_range(name).is_some();
-        if !is_the_clusters && !self.others.is_empty() {
-            return Some(self.others.clone());
+        if !belongs_to_cluster && !self.outside.is_empty() {
+            return Some(self.outside.clone());
         }
-        Some(cluster.servers.get()).filter(|servers| !servers.is_empty())
+        Some(cluster.servers.usable()).filter(|servers| !servers.is_empty())
     }
 }
 
-/// Lets this process have as many sockets open as its hard limit allows: each
-/// waiting query and each connection needs one, and the usual soft limit of 1024
-/// is made for `select`.
+/// Raises the soft limit on open files to the hard limit. Each waiting query and each connection
+/// needs a socket, and the usual soft limit of 1024 exists for `select`.
 ///
 /// # Errors
-/// When the system refuses.
+/// When the kernel refuses.
 pub fn raise_file_limit() -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
 impl Sockets {
-    /// Binds an address for UDP and TCP; with port 0, to one that is free for
-    /// both.
+    /// Binds an address for UDP and TCP. Port 0 selects a port that is free for both.
     ///
     /// # Errors
-    /// When the address can't be bound; says what may be done about it.
+    /// When the address can't be bound. The error says what to check.
     pub fn bind(address: SocketAddr) -> anyhow::Result<Sockets> {
         let attempts = if address.port() == 0 {
             PORT_ATTEMPTS
@@ -341,13 +351,13 @@ impl Sockets {
         }
         bound.with_context(|| {
             format!(
-                "can't listen on {address}: is the address this machine's, the port free, and this process allowed to use it?"
+                "can't listen on {address}: check that this machine has the address, the port is free, and the agent may bind it"
             )
         })
     }
 
     fn try_bind(address: SocketAddr) -> io::Result<Sockets> {
-        let udp = udp::Listener::bind(address)?;
+        let udp = udp::UdpListener::bind(address)?;
         let address = udp.local_addr()?;
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -366,12 +376,12 @@ impl Sockets {
         })
     }
 
-    /// Who asks these sockets, to see that they answer.
+    /// The canary that queries these sockets.
     pub fn canary(&self) -> &Arc<Canary> {
         &self.canary
     }
 
-    /// The address bound, with its port.
+    /// The bound address, with the actual port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -1,4 +1,4 @@
-//! What an upstream is asked, and what counts as its answer.
+//! Queries to upstreams, and their responses.
 
 use domain::{
     base::{
@@ -17,14 +17,14 @@ use super::{
 };
 use crate::zone::{Name, Rdata, Record};
 
-/// A query as an upstream gets it: ours, with nothing of the client's but its
-/// question and the bits that concern the answer.
+/// A query to an upstream. From the client's query it takes only the question and the header bits
+/// that affect the answer.
 #[derive(Clone, Debug)]
 pub struct UpstreamQuery {
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
 }
 
-/// An upstream's answer to a query of ours.
+/// An upstream's response to a query.
 #[derive(Debug)]
 pub struct Response {
     /// The message without its OPT record.
@@ -34,17 +34,17 @@ pub struct Response {
 }
 
 impl UpstreamQuery {
-    /// Asks what the client asked.
+    /// The upstream query for a client's question.
     pub fn forwarding(query: &Query) -> UpstreamQuery {
         let bits = RECURSION_DESIRED | AUTHENTIC_DATA | CHECKING_DISABLED;
         let mut upstream = UpstreamQuery::new(query.flags & bits, &query.question);
         if let Some(edns) = query.edns {
-            compose::push_opt(&mut upstream.octets, edns, 0);
+            compose::push_opt(&mut upstream.bytes, edns, 0);
         }
         upstream
     }
 
-    /// Asks for the target of an alias.
+    /// The upstream query for the target of an alias.
     pub fn chasing(chase: &Chase) -> UpstreamQuery {
         let mut question = chase.target.wire().to_vec();
         question.extend_from_slice(&chase.query.qtype.to_int().to_be_bytes());
@@ -53,15 +53,15 @@ impl UpstreamQuery {
     }
 
     fn new(flags: u16, question: &[u8]) -> UpstreamQuery {
-        let mut octets = Vec::with_capacity(HEADER_LEN + question.len());
+        let mut bytes = Vec::with_capacity(HEADER_LEN + question.len());
         for word in [0, flags, 1, 0, 0, 0] {
-            octets.extend_from_slice(&word.to_be_bytes());
+            bytes.extend_from_slice(&word.to_be_bytes());
         }
-        octets.extend_from_slice(question);
-        UpstreamQuery { octets }
+        bytes.extend_from_slice(question);
+        UpstreamQuery { bytes }
     }
 
-    /// Asks for the address of a name that nobody else asks for.
+    /// A loop probe: an upstream query for the address of a random name.
     pub(super) fn probing(name: &Name) -> UpstreamQuery {
         let types = [Rtype::A.to_int(), Class::IN.to_int()].map(u16::to_be_bytes);
         UpstreamQuery::new(
@@ -70,11 +70,11 @@ impl UpstreamQuery {
         )
     }
 
-    /// What makes two queries the same: all but the ID and the name's casing.
+    /// The identity of the query: the message with ID 0 and the name in lower case.
     pub(super) fn identity(&self) -> Vec<u8> {
-        let mut octets = self.octets.clone();
-        let mut rest = octets.get_mut(HEADER_LEN..).unwrap_or_default();
-        // Not a letter of it is in what follows the name: types and classes are numbers.
+        let mut bytes = self.bytes.clone();
+        let mut rest = bytes.get_mut(HEADER_LEN..).unwrap_or_default();
+        // Only the labels are lower-cased, because the type and class after them are numbers.
         while let Some((length, labels)) = rest.split_first_mut() {
             let length = usize::from(*length).min(labels.len());
             if length == 0 {
@@ -84,63 +84,63 @@ impl UpstreamQuery {
             label.make_ascii_lowercase();
             rest = others;
         }
-        octets
+        bytes
     }
 
-    /// The message to send under this ID.
+    /// The message to send, with this ID.
     pub fn with_id(&self, id: u16) -> Vec<u8> {
-        let mut octets = self.octets.clone();
-        octets[..2].copy_from_slice(&id.to_be_bytes());
-        octets
+        let mut bytes = self.bytes.clone();
+        bytes[..2].copy_from_slice(&id.to_be_bytes());
+        bytes
     }
 }
 
 impl Response {
-    /// Takes what came back for an answer, if it is a well-formed one with the
-    /// ID and the question of `asked`, a message that was sent.
-    pub fn parse(octets: &[u8], asked: &[u8]) -> Option<Response> {
-        let message = Message::from_slice(octets).ok()?;
+    /// Parses a received message as the response to `upstream_query`. `None` if the message
+    /// is malformed or has another ID or question.
+    pub fn parse(bytes: &[u8], upstream_query: &[u8]) -> Option<Response> {
+        let message = Message::from_slice(bytes).ok()?;
         let header = message.header();
-        let expected = Message::from_slice(asked).ok()?;
-        let is_ours = header.qr()
+        let expected = Message::from_slice(upstream_query).ok()?;
+        let is_response = header.qr()
             && header.id() == expected.header().id()
             && header.opcode() == Opcode::QUERY
             && message.header_counts().qdcount() == 1;
-        if !is_ours {
+        if !is_response {
             return None;
         }
         let mut questions = expected.question();
         questions.next()?.ok()?;
-        let question = &asked[HEADER_LEN..questions.pos()];
-        if !is_question(octets.get(HEADER_LEN..questions.pos())?, question) {
+        let question = &upstream_query[HEADER_LEN..questions.pos()];
+        if !is_same_question(bytes.get(HEADER_LEN..questions.pos())?, question) {
             return None;
         }
-        Response::without_opt(octets, question.len())
+        Response::without_opt(bytes, question.len())
     }
 
-    /// Walks over all records and leaves the OPT record out, with whatever
-    /// stands after it.
-    fn without_opt(octets: &[u8], question_len: usize) -> Option<Response> {
-        // A name that points into the header would change with the header, so none may: this
-        // octet is part of no name.
-        let mut blanked = octets.to_vec();
+    /// Parses all records. The message is truncated before the OPT record, which drops the records
+    /// after it too.
+    fn without_opt(bytes: &[u8], question_len: usize) -> Option<Response> {
+        // A compression pointer into the header is an error, because the header changes later. The
+        // byte 0xff can't be part of a name.
+        let mut blanked = bytes.to_vec();
         blanked[..HEADER_LEN].fill(0xff);
         let mut parser = Parser::from_ref(blanked.as_slice());
         parser.advance(HEADER_LEN + question_len).ok()?;
         let mut response = Response {
-            message: octets.to_vec(),
+            message: bytes.to_vec(),
             extended_rcode: 0,
         };
-        let records = |offset| u32::from(compose::count(octets, offset));
+        let records = |offset| u32::from(compose::header_word(bytes, offset));
         for _ in 0..records(6) + records(8) {
             next_record(&blanked, &mut parser)?;
         }
-        for index in 0..compose::count(octets, 10) {
+        for index in 0..compose::header_word(bytes, 10) {
             let start = parser.pos();
             let record = next_record(&blanked, &mut parser)?;
             if record.rtype() == Rtype::OPT {
                 response.message.truncate(start);
-                compose::set_count(&mut response.message, 10, index);
+                compose::set_header_word(&mut response.message, 10, index);
                 [response.extended_rcode, ..] = record.ttl().as_secs().to_be_bytes();
                 return Some(response);
             }
@@ -149,24 +149,24 @@ impl Response {
         Some(response)
     }
 
-    /// Whether the upstream had more to say than fitted.
+    /// Whether the upstream truncated the response.
     pub fn is_truncated(&self) -> bool {
-        compose::count(&self.message, 2) & TRUNCATED != 0
+        compose::header_word(&self.message, 2) & TRUNCATED != 0
     }
 
-    /// The response code, with the upper bits of the OPT record (RFC 6891 section 6.1.3).
+    /// The response code, with the upper bits from the OPT record (RFC 6891 section 6.1.3).
     pub(super) fn rcode(&self) -> OptRcode {
         let low = Rcode::masked_from_int(self.message[3]);
         OptRcode::from_parts(low, self.extended_rcode)
     }
 
-    /// The bits of the header's second word among these.
+    /// The second 16-bit word of the header, masked with `bits`.
     pub(super) fn flags(&self, bits: u16) -> u16 {
-        compose::count(&self.message, 2) & bits
+        compose::header_word(&self.message, 2) & bits
     }
 
-    /// Whether the upstream knows the answer, even if it is that there is none; any other response
-    /// code says that it failed.
+    /// Whether the response is a positive or negative answer. Any other response code is a failure
+    /// of the upstream.
     pub(super) fn is_answer(&self) -> bool {
         matches!(self.rcode(), OptRcode::NOERROR | OptRcode::NXDOMAIN)
     }
@@ -185,14 +185,14 @@ impl Response {
 /// The records of a message.
 #[derive(Debug, Default)]
 pub(crate) struct Records {
-    /// Those of class IN in the answer, authority and additional section.
+    /// The records of class IN in the answer, authority and additional section.
     pub(crate) sections: [Vec<Record>; 3],
-    /// How many there are of all classes.
+    /// Number of records of all classes.
     pub(crate) count: usize,
 }
 
 impl Records {
-    /// Reads a message. `None`: the data of a record can't be read.
+    /// Parses a message. `None`: a record's data can't be parsed.
     pub(crate) fn read(message: &[u8]) -> Option<Records> {
         let message = Message::from_slice(message).ok()?;
         let mut records = Records::default();
@@ -205,15 +205,16 @@ impl Records {
             };
             records.count += 1;
             if parsed.class() == Class::IN {
-                records.sections[section].push(record(&parsed)?);
+                records.sections[section].push(convert_record(&parsed)?);
             }
         }
         Some(records)
     }
 }
 
-/// The next record of a message, if its owner is spelt before its end (RFC 1035 section 4.1.4): an owner
-/// that points further would lose its octets when the message is cut behind the record.
+/// The next record of a message. `None` if its owner name has a compression pointer beyond the
+/// record (RFC 1035 section 4.1.4), because the name would break when the message is truncated
+/// after the record.
 fn next_record<'a>(
     message: &'a [u8],
     parser: &mut Parser<'a, [u8]>,
@@ -225,44 +226,44 @@ fn next_record<'a>(
     ParsedRecord::parse(&mut alone).ok()
 }
 
-/// Whether a question's octets ask what `asked` asks: the name may differ in
-/// casing, as some servers don't keep it.
-fn is_question(octets: &[u8], asked: &[u8]) -> bool {
-    let Some(name_len) = asked.len().checked_sub(4) else {
+/// Whether a question in wire format equals `expected`. The name's casing may differ, because some
+/// servers don't preserve it.
+fn is_same_question(bytes: &[u8], expected: &[u8]) -> bool {
+    let Some(name_len) = expected.len().checked_sub(4) else {
         return false;
     };
-    octets.len() == asked.len()
-        && octets[..name_len].eq_ignore_ascii_case(&asked[..name_len])
-        && octets[name_len..] == asked[name_len..]
+    bytes.len() == expected.len()
+        && bytes[..name_len].eq_ignore_ascii_case(&expected[..name_len])
+        && bytes[name_len..] == expected[name_len..]
 }
 
-/// A record as ours.
-fn record(parsed: &ParsedRecord<'_, [u8]>) -> Option<Record> {
+/// Converts a parsed record. `None`: its data can't be parsed.
+fn convert_record(parsed: &ParsedRecord<'_, [u8]>) -> Option<Record> {
     let data = match parsed.rtype() {
         Rtype::A => Rdata::A(parsed.to_record::<A>().ok()??.data().addr()),
         Rtype::AAAA => Rdata::Aaaa(parsed.to_record::<Aaaa>().ok()??.data().addr()),
         Rtype::CNAME => {
             let parsed = parsed.to_record::<Cname<ParsedName<&[u8]>>>().ok()??;
-            Rdata::Cname(name(parsed.data().cname())?)
+            Rdata::Cname(convert_name(parsed.data().cname())?)
         }
-        rtype => Rdata::Opaque(rtype, uncompressed(parsed)?.into()),
+        rtype => Rdata::Opaque(rtype, uncompressed_data(parsed)?.into()),
     };
     Some(Record {
-        owner: name(&parsed.owner())?,
+        owner: convert_name(&parsed.owner())?,
         ttl: parsed.ttl().as_secs(),
         data,
     })
 }
 
-/// A record's data, with its names spelt out.
-fn uncompressed(parsed: &ParsedRecord<'_, [u8]>) -> Option<Vec<u8>> {
-    let mut octets = Vec::new();
+/// A record's data with uncompressed names.
+fn uncompressed_data(parsed: &ParsedRecord<'_, [u8]>) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
     let any = parsed.to_any_record::<AllRecordData<&[u8], ParsedName<&[u8]>>>();
-    any.ok()?.data().compose_rdata(&mut octets).ok()?;
-    Some(octets)
+    any.ok()?.data().compose_rdata(&mut bytes).ok()?;
+    Some(bytes)
 }
 
-fn name(parsed: &impl ToName) -> Option<Name> {
+fn convert_name(parsed: &impl ToName) -> Option<Name> {
     let wire: WireName<Vec<u8>> = parsed.try_to_name().ok()?;
     Name::from_wire(wire.as_slice()).ok()
 }

@@ -1,5 +1,5 @@
-//! DNS over TCP (RFC 7766): connections that carry many queries, answered as the
-//! answers become ready.
+//! DNS over TCP (RFC 7766). A connection carries many queries, and replies are sent as they become
+//! ready.
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
@@ -13,33 +13,32 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{Resolver, counters::bump, message::Transport};
+use super::{Resolver, counters::increment, message::Transport};
 
-/// How long a connection may be silent, and a client may take to read a reply.
+/// Time limit for an idle connection, and for a client to read a reply.
 const IDLE: Duration = Duration::from_secs(10);
-/// How many connections are open at once on one address.
+/// Upper bound on open connections per listening address.
 const MAX_CONNECTIONS: usize = 512;
-/// How many queries of one connection are worked on at once.
+/// Upper bound on concurrent queries of one connection.
 const PIPELINE: usize = 32;
-/// How long to wait after the system refused to accept, for it is out of
-/// something.
+/// Delay after a failed accept, which means that the system is short of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections and serves them, until dropped.
-pub(super) async fn serve(listener: TcpListener, resolver: Arc<Resolver>) {
+/// Accepts and serves connections until dropped.
+pub(super) async fn serve_connections(listener: TcpListener, resolver: Arc<Resolver>) {
     let mut connections = JoinSet::new();
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                warn!(%error, "can't accept a TCP connection");
+                warn!(%error, "can't accept a TCP connection: retrying");
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         let Ok(permit) = permits.clone().try_acquire_owned() else {
-            bump(&resolver.counters().connections_refused);
+            increment(&resolver.counters().connections_refused);
             continue;
         };
         let resolver = resolver.clone();
@@ -49,22 +48,22 @@ pub(super) async fn serve(listener: TcpListener, resolver: Arc<Resolver>) {
             }
             drop(permit);
         });
-        // Those that ended are forgotten.
+        // Finished tasks are removed from the set.
         while connections.try_join_next().is_some() {}
     }
 }
 
-/// Answers one connection's queries until it is closed or silent for too long.
+/// Answers a connection's queries until the connection is closed or idle for too long.
 async fn serve_connection(stream: TcpStream, resolver: &Resolver) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
-    // What was read before the connection ended is still answered.
+    // Queries read before the client closed its side are still answered.
     let queries = stream::unfold(reader, |mut reader| async move {
         let query = timeout(IDLE, read_message(&mut reader)).await.ok()?.ok()?;
         Some((query, reader))
     });
     let mut replies = pin!(
         queries
-            .map(|query| async move { resolver.answer(&query, Transport::Tcp).await })
+            .map(|query| async move { resolver.answer_message(&query, Transport::Tcp).await })
             .buffer_unordered(PIPELINE)
     );
     while let Some(reply) = replies.next().await {
@@ -75,7 +74,7 @@ async fn serve_connection(stream: TcpStream, resolver: &Resolver) -> io::Result<
     Ok(())
 }
 
-/// Reads a message and the two octets of its length in front.
+/// Reads a message with its two-byte length prefix.
 pub(super) async fn read_message(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let length = stream.read_u16().await?;
     let mut message = vec![0; usize::from(length)];
@@ -83,8 +82,8 @@ pub(super) async fn read_message(stream: &mut (impl AsyncRead + Unpin)) -> io::R
     Ok(message)
 }
 
-/// Writes a message with its length in front, in one piece: some clients read
-/// no further than the first segment (RFC 7766 section 8).
+/// Writes a message with its length prefix in one write, because some clients read only the first
+/// segment (RFC 7766 section 8).
 pub(super) async fn write_message(
     stream: &mut (impl AsyncWrite + Unpin),
     message: &[u8],
@@ -92,11 +91,11 @@ pub(super) async fn write_message(
     let length = u16::try_from(message.len()).map_err(|_| {
         io::Error::new(
             io::ErrorKind::InvalidInput,
-            "a message longer than 65535 octets",
+            "a message longer than 65535 bytes",
         )
     })?;
-    let mut octets = Vec::with_capacity(2 + message.len());
-    octets.extend_from_slice(&length.to_be_bytes());
-    octets.extend_from_slice(message);
-    stream.write_all(&octets).await
+    let mut framed = Vec::with_capacity(2 + message.len());
+    framed.extend_from_slice(&length.to_be_bytes());
+    framed.extend_from_slice(message);
+    stream.write_all(&framed).await
 }

@@ -1,5 +1,4 @@
-//! DNS over UDP: one socket per address, and replies that come from the address
-//! that was asked.
+//! DNS over UDP: one socket per address. Replies come from the address that was queried.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -22,71 +21,75 @@ use tracing::{debug, warn};
 
 use super::{
     Resolver,
-    message::{Reply, Transport},
+    message::{QueryAction, Transport},
 };
 
-/// The longest datagram there is.
+/// The longest UDP datagram, in bytes.
 const MAX_DATAGRAM: usize = 65535;
-/// How long to wait after the system refused to receive, for it is out of
-/// something.
+/// Delay after a failed receive, which means that the system is short of a resource.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
 
-/// A bound socket that knows which of its addresses was asked.
+/// A bound socket that reports the destination address of each query.
 #[derive(Debug)]
-pub(super) struct Listener {
+pub(super) struct UdpListener {
     socket: UdpSocket,
 }
 
-/// Who asked, and where.
+/// The return path of a reply.
 #[derive(Clone, Copy, Debug)]
-struct Client {
+struct ReplyRoute {
     address: SocketAddr,
-    /// The address asked and the interface's index; none on a socket bound to a
-    /// single address.
-    asked: Option<(IpAddr, u32)>,
+    /// The query's destination address and the index of its interface. `None` on a socket that is
+    /// bound to a single address.
+    destination: Option<(IpAddr, u32)>,
 }
 
-/// Answers queries until dropped. What needs an upstream is finished beside the
-/// loop, so that it holds up nobody. Those of the canary are not counted.
-pub(super) async fn serve(listener: Listener, resolver: Arc<Resolver>, canary: Option<SocketAddr>) {
+/// Answers queries until dropped. Queries that need an upstream run in tasks of their own, so that
+/// they don't delay others. Queries from the canary's address are not counted.
+pub(super) async fn serve_queries(
+    listener: UdpListener,
+    resolver: Arc<Resolver>,
+    canary: Option<SocketAddr>,
+) {
     let listener = Arc::new(listener);
     let mut waiting = JoinSet::new();
     let mut buffer = vec![0; MAX_DATAGRAM];
     loop {
-        let (length, client) = match listener.receive(&mut buffer).await {
+        let (length, route) = match listener.receive(&mut buffer).await {
             Ok(received) => received,
             Err(error) => {
-                warn!(%error, "can't receive UDP queries");
+                warn!(%error, "can't receive UDP queries: retrying");
                 sleep(RECEIVE_PAUSE).await;
                 continue;
             }
         };
         let query = &buffer[..length];
-        let reply = match Some(client.address) == canary {
-            true => resolver.consider(query, Transport::Udp, 0),
-            false => resolver.begin(query, Transport::Udp),
+        let action = if Some(route.address) == canary {
+            resolver.decide_action(query, Transport::Udp, 0)
+        } else {
+            resolver.start_answer(query, Transport::Udp)
         };
-        match reply {
-            Reply::Ignore => {}
-            Reply::Message(message) => listener.send(&message, client).await,
-            pending @ (Reply::Forward(_) | Reply::Chase(_)) => {
+        match action {
+            QueryAction::Ignore => {}
+            QueryAction::Send(message) => listener.send(&message, route).await,
+            pending @ (QueryAction::Forward(_) | QueryAction::Chase(_)) => {
                 let (listener, resolver) = (listener.clone(), resolver.clone());
                 waiting.spawn(async move {
-                    if let Some(message) = resolver.finish(pending).await {
-                        listener.send(&message, client).await;
+                    if let Some(message) = resolver.finish_answer(pending).await {
+                        listener.send(&message, route).await;
                     }
                 });
-                // Those that ended are forgotten.
+                // Finished tasks are removed from the set.
                 while waiting.try_join_next().is_some() {}
             }
         }
     }
 }
 
-impl Listener {
-    /// Binds a socket. On a wildcard address it also learns where each query was
-    /// sent to; one of IPv6 leaves IPv4 to a socket of its own.
-    pub(super) fn bind(address: SocketAddr) -> io::Result<Listener> {
+impl UdpListener {
+    /// Binds a socket. A socket on a wildcard address also receives each query's destination
+    /// address. An IPv6 socket doesn't receive IPv4.
+    pub(super) fn bind(address: SocketAddr) -> io::Result<UdpListener> {
         let family = match address {
             SocketAddr::V4(_) => AddressFamily::Inet,
             SocketAddr::V6(_) => AddressFamily::Inet6,
@@ -103,23 +106,23 @@ impl Listener {
             }
         }
         bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
-        Ok(Listener {
+        Ok(UdpListener {
             socket: UdpSocket::from_std(fd.into())?,
         })
     }
 
-    /// The address bound, with the port the system chose if it was asked to.
+    /// The bound address, with the actual port.
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
 
-    async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Client)> {
+    async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, ReplyRoute)> {
         self.socket
             .async_io(Interest::READABLE, || self.try_receive(buffer))
             .await
     }
 
-    fn try_receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Client)> {
+    fn try_receive(&self, buffer: &mut [u8]) -> io::Result<(usize, ReplyRoute)> {
         let mut control = cmsg_space!(in_pktinfo, in6_pktinfo);
         let mut slices = [IoSliceMut::new(buffer)];
         let received = recvmsg::<SockaddrStorage>(
@@ -133,10 +136,10 @@ impl Listener {
             .as_ref()
             .and_then(socket_address)
             .ok_or_else(|| io::Error::other("a datagram without a source address"))?;
-        let asked = received.cmsgs()?.find_map(|message| match message {
+        let destination = received.cmsgs()?.find_map(|message| match message {
             ControlMessageOwned::Ipv4PacketInfo(info) => {
-                let asked = Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
-                Some((asked.into(), 0))
+                let destination = Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
+                Some((destination.into(), 0))
             }
             ControlMessageOwned::Ipv6PacketInfo(info) => Some((
                 Ipv6Addr::from(info.ipi6_addr.s6_addr).into(),
@@ -144,23 +147,29 @@ impl Listener {
             )),
             _ => None,
         });
-        Ok((received.bytes, Client { address, asked }))
+        Ok((
+            received.bytes,
+            ReplyRoute {
+                address,
+                destination,
+            },
+        ))
     }
 
-    /// Sends a reply; a client that can't be reached will have to ask again.
-    async fn send(&self, message: &[u8], client: Client) {
+    /// Sends a reply. A failure is only logged, because the client will retry.
+    async fn send(&self, message: &[u8], route: ReplyRoute) {
         let sent = self
             .socket
-            .async_io(Interest::WRITABLE, || self.try_send(message, client))
+            .async_io(Interest::WRITABLE, || self.try_send(message, route))
             .await;
         if let Err(error) = sent {
-            debug!(client = %client.address, %error, "can't send a UDP reply");
+            debug!(client = %route.address, %error, "can't send a UDP reply");
         }
     }
 
-    fn try_send(&self, message: &[u8], client: Client) -> io::Result<usize> {
+    fn try_send(&self, message: &[u8], route: ReplyRoute) -> io::Result<usize> {
         let slices = [IoSlice::new(message)];
-        let address = SockaddrStorage::from(client.address);
+        let address = SockaddrStorage::from(route.address);
         let send = |control: &[ControlMessage<'_>]| {
             sendmsg(
                 self.socket.as_raw_fd(),
@@ -170,11 +179,11 @@ impl Listener {
                 Some(&address),
             )
         };
-        let sent = match client.asked {
+        let sent = match route.destination {
             None => send(&[])?,
-            Some((IpAddr::V4(asked), _)) => {
+            Some((IpAddr::V4(destination), _)) => {
                 let source = in_addr {
-                    s_addr: u32::from_ne_bytes(asked.octets()),
+                    s_addr: u32::from_ne_bytes(destination.octets()),
                 };
                 let info = in_pktinfo {
                     ipi_ifindex: 0,
@@ -183,14 +192,14 @@ impl Listener {
                 };
                 send(&[ControlMessage::Ipv4PacketInfo(&info)])?
             }
-            Some((IpAddr::V6(asked), interface)) => {
+            Some((IpAddr::V6(destination), interface)) => {
                 let info = in6_pktinfo {
                     ipi6_addr: in6_addr {
-                        s6_addr: asked.octets(),
+                        s6_addr: destination.octets(),
                     },
-                    // Only a link-local source needs its link; any other is
-                    // answered wherever the route to the client leads.
-                    ipi6_ifindex: if asked.is_unicast_link_local() {
+                    // Only a link-local source needs its interface. Other replies follow the route
+                    // to the client.
+                    ipi6_ifindex: if destination.is_unicast_link_local() {
                         interface
                     } else {
                         0

@@ -1,29 +1,29 @@
 //! Kubernetes objects from the API server: lists, and watches after them.
 //!
-//! kube brings transport, credentials and requests. The loop of list and watch is written here, rather
-//! than taken from kube-runtime's `watcher`, for three reasons:
-//! * A list is read as a stream, object by object: reading 50,000 EndpointSlices again holds neither the
-//!   body nor a second set of objects.
-//! * Lists ask for `resourceVersion=0` without a limit, which API servers answer from memory, at the
-//!   least cost for them.
-//! * An object that can't be read is told as [`Event::Unusable`], and doesn't stop the list.
+//! kube provides transport, credentials and requests. The list and watch loop is written here
+//! instead of using kube-runtime's `watcher`, for three reasons:
+//! * A list is read as a stream, object by object: relisting 50,000 EndpointSlices holds neither
+//!   the body nor a second set of objects in memory.
+//! * Lists request `resourceVersion=0` without a limit, which API servers answer from memory, at
+//!   the least cost.
+//! * An unreadable object is reported as [`Event::Unusable`] and doesn't stop the list.
 //!
-//! What is done as client-go's reflector does it, so that API servers see nothing new: versions are passed
-//! on as they are, a list after the first one asks for what is not older than what was seen, and for the
-//! newest state where that version is gone; watches end themselves after 5 to 10 minutes.
+//! The protocol follows client-go's reflector, so that API servers see a familiar client. Resource
+//! versions are opaque. A list after the first one requests a state not older than the last version
+//! seen, or the newest state if that version is gone. Watches end themselves after 5 to 10 minutes.
 //!
-//! A list that breaks off is not followed by [`Event::Listed`], but by another [`Event::Listing`] when it
-//! is tried again; what it told until then stays told.
+//! A list that breaks off sends no [`Event::ListEnded`]. The retry sends another
+//! [`Event::ListStarted`], and the objects reported by the broken list stay reported.
 
-mod api;
+mod api_server;
 mod backoff;
 mod connect;
 mod coverage;
 mod daemon_set;
 mod discovery;
 mod health;
+mod json_stream;
 mod object;
-mod pieces;
 mod reflector;
 mod selection;
 
@@ -37,229 +37,246 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
-    api::Api,
+    api_server::ApiServer,
     coverage::{HeadlessServices, watch_slices},
     reflector::Reflector,
-    selection::Selection,
+    selection::FeedSelection,
 };
 use super::{Event, Feed};
-use crate::cluster::{Endpoints, Key, Labels, Selectors};
+use crate::cluster::{EndpointScope, Labels, ObjectKey, Selectors};
 
 pub use self::{
     connect::connect,
     daemon_set::DaemonSet,
     discovery::{Discovery, ServedKinds},
-    health::{FeedHealth, Health, Requests, State},
+    health::{FeedActivity, FeedHealth, RequestCounts, SourceHealth},
 };
 
-/// Reads objects from an API server for as long as it exists and its events are received.
+/// Reads objects from an API server until it is dropped or its event channel is closed.
 #[derive(Debug)]
-pub struct Kubernetes {
-    health: Arc<Health>,
+pub struct KubernetesSource {
+    health: Arc<SourceHealth>,
     _task: AbortOnDropHandle<()>,
 }
 
 /// Which objects are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    /// Whose endpoints.
-    pub endpoints: Endpoints,
-    /// Which Namespaces, and which Services, EndpointSlices and Pods. Does not apply to `dns`.
+pub struct SourceOptions {
+    /// The Services whose EndpointSlices are read.
+    pub endpoints: EndpointScope,
+    /// Label selectors for Namespaces, and for Services, EndpointSlices and Pods. They do not apply
+    /// to `dns`.
     pub selectors: Selectors,
-    /// Which Pods, if any.
+    /// The Pods to read, if any.
     pub pods: Option<PodScope>,
-    /// The Service of the cluster's own DNS, whose endpoints are to be known. With [`Endpoints::All`]
-    /// they are among the others.
-    pub dns: Option<Key>,
-    /// The first lists wait for a random part of this time, so that the agents of a cluster that starts
-    /// don't all ask at once.
+    /// The Service of the cluster's DNS, whose EndpointSlices are read. [`EndpointScope::All`]
+    /// includes them anyway.
+    pub dns: Option<ObjectKey>,
+    /// Upper bound of a random delay before the first lists, so that the agents of a starting
+    /// cluster don't all list at once.
     pub first_list_jitter: Duration,
 }
 
 /// Which Pods are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodScope {
-    /// Those on the node with this name.
+    /// The Pods on the node with this name.
     Node(String),
-    /// All of them.
+    /// All Pods.
     All,
 }
 
-/// Whose rights to ask are to be known.
+/// The scope in which allowed clients are determined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyScope {
-    /// The pods of this node; none: of no node.
+    /// The node whose Pods are read. `None`: no Pods are read.
     pub node: Option<String>,
-    /// The Service of the cluster's own DNS.
-    pub dns: Key,
+    /// The Service of the cluster's DNS.
+    pub dns: ObjectKey,
 }
 
-/// What a source reads, and how.
-struct Selected {
-    feeds: Vec<Selection>,
-    /// The slices of headless Services, if only these are read.
-    slices_of_services: Option<Selection>,
-    lists: Lists,
+/// The feeds of a source, and how to list them.
+struct SourceFeeds {
+    selections: Vec<FeedSelection>,
+    /// The EndpointSlices of headless Services. `None` if other feeds cover all EndpointSlices, or
+    /// none are needed.
+    slices_of_services: Option<FeedSelection>,
+    lists: ListFormat,
 }
 
-/// How lists are asked for.
+/// How lists are requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lists {
-    /// As streams, if the API server's version has them.
-    AsServed,
-    /// As documents.
+enum ListFormat {
+    /// As streamed lists, if the API server's version supports them.
+    StreamedIfSupported,
+    /// As plain list documents.
     Plain,
 }
 
-impl From<Vec<Selection>> for Selected {
-    fn from(feeds: Vec<Selection>) -> Selected {
-        Selected {
-            feeds,
+impl From<Vec<FeedSelection>> for SourceFeeds {
+    fn from(selections: Vec<FeedSelection>) -> SourceFeeds {
+        SourceFeeds {
+            selections,
             slices_of_services: None,
-            lists: Lists::AsServed,
+            lists: ListFormat::StreamedIfSupported,
         }
     }
 }
 
-impl Kubernetes {
-    /// Starts reading. Must be called within a runtime, and doesn't wait for the API server.
+impl KubernetesSource {
+    /// Starts reading the objects that `options` selects. Must be called within a Tokio runtime.
+    /// Doesn't wait for the API server.
     ///
-    /// A full channel slows the reading down; a closed one ends it.
+    /// A full event channel slows reading down, and a closed one ends it.
     #[must_use]
-    pub fn start(client: Client, options: &Options, events: mpsc::Sender<Event>) -> Kubernetes {
-        let selected = Selected {
-            feeds: selection::all(options),
+    pub fn start(
+        client: Client,
+        options: &SourceOptions,
+        events: mpsc::Sender<Event>,
+    ) -> KubernetesSource {
+        let feeds = SourceFeeds {
+            selections: selection::object_feeds(options),
             slices_of_services: selection::slices_of_services(options),
-            lists: Lists::AsServed,
+            lists: ListFormat::StreamedIfSupported,
         };
-        Kubernetes::read(client, selected, options.first_list_jitter, events)
+        KubernetesSource::start_feeds(client, feeds, options.first_list_jitter, events)
     }
 
-    /// Starts reading nothing but the ConfigMap that holds CoreDNS's configuration, as
-    /// [`Kubernetes::start`] does.
+    /// Starts reading the ConfigMap with CoreDNS's configuration. Otherwise as
+    /// [`KubernetesSource::start`].
     #[must_use]
     pub fn start_corefile(
         client: Client,
-        corefile: &Key,
+        corefile: &ObjectKey,
         events: mpsc::Sender<Event>,
-    ) -> Kubernetes {
-        let selected = vec![selection::corefile(corefile)].into();
-        Kubernetes::read(client, selected, Duration::ZERO, events)
+    ) -> KubernetesSource {
+        let feeds = vec![selection::corefile(corefile)].into();
+        KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    /// Starts reading what says which pods may ask the cluster's DNS, as [`Kubernetes::start`] does.
+    /// Starts reading the objects that decide which pods may query the cluster's DNS. Otherwise as
+    /// [`KubernetesSource::start`].
     #[must_use]
     pub fn start_policies(
         client: Client,
         scope: &PolicyScope,
         first_list_jitter: Duration,
         events: mpsc::Sender<Event>,
-    ) -> Kubernetes {
-        let selected = selection::policies(scope).into();
-        Kubernetes::read(client, selected, first_list_jitter, events)
+    ) -> KubernetesSource {
+        let feeds = selection::policies(scope).into();
+        KubernetesSource::start_feeds(client, feeds, first_list_jitter, events)
     }
 
-    /// Starts reading the Pods with these labels in a namespace, those of the cluster's DNS, as
-    /// [`Kubernetes::start`] does.
+    /// Starts reading the Pods of the cluster's DNS: those with `labels` in `namespace`. Otherwise
+    /// as [`KubernetesSource::start`].
     #[must_use]
     pub fn start_dns_pods(
         client: Client,
         namespace: &str,
         labels: &Labels,
         events: mpsc::Sender<Event>,
-    ) -> Kubernetes {
-        let selected = vec![selection::dns_pods(namespace, labels)].into();
-        Kubernetes::read(client, selected, Duration::ZERO, events)
+    ) -> KubernetesSource {
+        let feeds = vec![selection::dns_pods(namespace, labels)].into();
+        KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    /// Starts reading all Namespaces with their labels, as [`Kubernetes::start`] does.
+    /// Starts reading all Namespaces with their labels. Otherwise as [`KubernetesSource::start`].
     #[must_use]
-    pub fn start_client_namespaces(client: Client, events: mpsc::Sender<Event>) -> Kubernetes {
-        let selected = vec![selection::client_namespaces()].into();
-        Kubernetes::read(client, selected, Duration::ZERO, events)
+    pub fn start_client_namespaces(
+        client: Client,
+        events: mpsc::Sender<Event>,
+    ) -> KubernetesSource {
+        let feeds = vec![selection::client_namespaces()].into();
+        KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    /// Starts reading the policies of these kinds, which are not evaluated, as [`Kubernetes::start`] does.
+    /// Starts reading policies of kinds that are not evaluated. Otherwise as
+    /// [`KubernetesSource::start`].
     #[must_use]
     pub fn start_other_policies(
         client: Client,
         kinds: &ServedKinds,
         events: mpsc::Sender<Event>,
-    ) -> Kubernetes {
+    ) -> KubernetesSource {
         let policies = kinds.iter();
-        let selected = Selected {
-            feeds: policies
+        let feeds = SourceFeeds {
+            selections: policies
                 .map(|(kind, version)| selection::other_policies(*kind, version))
                 .collect(),
             slices_of_services: None,
-            // Other API servers may stand behind these, such as Calico's, which understand no streamed list.
-            lists: Lists::Plain,
+            // An aggregated API server, such as Calico's, may serve these kinds without streamed
+            // lists.
+            lists: ListFormat::Plain,
         };
-        Kubernetes::read(client, selected, Duration::ZERO, events)
+        KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    /// Starts reading the Pods of this node, if its name is known, and the Service of the cluster's
-    /// DNS, as [`Kubernetes::start`] does, where policies don't matter.
+    /// Starts reading the Pods of the scope's node, if known, and the Service of the cluster's DNS.
+    /// Used instead of [`KubernetesSource::start_policies`] when policies don't matter. Otherwise
+    /// as [`KubernetesSource::start`].
     #[must_use]
     pub fn start_dns_path(
         client: Client,
         scope: &PolicyScope,
         first_list_jitter: Duration,
         events: mpsc::Sender<Event>,
-    ) -> Kubernetes {
-        let selected = selection::dns_path(scope).into();
-        Kubernetes::read(client, selected, first_list_jitter, events)
+    ) -> KubernetesSource {
+        let feeds = selection::dns_path(scope).into();
+        KubernetesSource::start_feeds(client, feeds, first_list_jitter, events)
     }
 
-    /// Starts reading the Services of a namespace, those that a node cache may ask, as
-    /// [`Kubernetes::start`] does.
+    /// Starts reading the Services of a namespace, which may be the upstreams of a node cache.
+    /// Otherwise as [`KubernetesSource::start`].
     #[must_use]
     pub fn start_upstream_services(
         client: Client,
         namespace: &str,
         events: mpsc::Sender<Event>,
-    ) -> Kubernetes {
-        let selected = vec![selection::upstream_services(namespace)].into();
-        Kubernetes::read(client, selected, Duration::ZERO, events)
+    ) -> KubernetesSource {
+        let feeds = vec![selection::upstream_services(namespace)].into();
+        KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    /// Starts reading a ConfigMap with configuration of a node cache, as [`Kubernetes::start`] does.
+    /// Starts reading a ConfigMap with the configuration of a node cache. Otherwise as
+    /// [`KubernetesSource::start`].
     #[must_use]
     pub fn start_cache_config(
         client: Client,
-        map: &Key,
+        map: &ObjectKey,
         events: mpsc::Sender<Event>,
-    ) -> Kubernetes {
-        let selected = vec![selection::cache_config(map)].into();
-        Kubernetes::read(client, selected, Duration::ZERO, events)
+    ) -> KubernetesSource {
+        let feeds = vec![selection::cache_config(map)].into();
+        KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    fn read(
+    fn start_feeds(
         client: Client,
-        selected: Selected,
+        feeds: SourceFeeds,
         first_list_jitter: Duration,
         events: mpsc::Sender<Event>,
-    ) -> Kubernetes {
-        let Selected {
-            feeds: selections,
+    ) -> KubernetesSource {
+        let SourceFeeds {
+            selections,
             slices_of_services,
             lists,
-        } = selected;
-        let selected = selections.iter().chain(&slices_of_services);
-        let health = Arc::new(Health::new(selected.map(|selection| selection.feed)));
-        let api = Api::new(client, health.clone());
+        } = feeds;
+        let all_selections = selections.iter().chain(&slices_of_services);
+        let health = Arc::new(SourceHealth::new(
+            all_selections.map(|selection| selection.feed),
+        ));
+        let api = ApiServer::new(client, health.clone());
         let task = async move {
             let api = Arc::new(match lists {
-                Lists::AsServed => api.discovered().await,
-                Lists::Plain => api,
+                ListFormat::StreamedIfSupported => api.with_version_features().await,
+                ListFormat::Plain => api,
             });
             let mut feeds = JoinSet::new();
             let services = Arc::new(HeadlessServices::default());
             for selection in selections {
-                let is_of_services = selection.feed == Feed::Services;
+                let is_services_feed = selection.feed == Feed::Services;
                 let mut reflector = Reflector::new(selection, api.clone(), events.clone());
-                if is_of_services && slices_of_services.is_some() {
-                    reflector = reflector.noting(services.clone());
+                if is_services_feed && slices_of_services.is_some() {
+                    reflector = reflector.with_headless_services(services.clone());
                 }
                 feeds.spawn(reflector.run(first_list_jitter));
             }
@@ -269,15 +286,15 @@ impl Kubernetes {
             drop(events);
             feeds.join_all().await;
         };
-        Kubernetes {
+        KubernetesSource {
             health,
             _task: AbortOnDropHandle::new(tokio::spawn(task)),
         }
     }
 
-    /// How the reading goes, for whoever wants to know while it goes on.
+    /// The health of the source's feeds, updated while the source runs.
     #[must_use]
-    pub fn health(&self) -> Arc<Health> {
+    pub fn health(&self) -> Arc<SourceHealth> {
         self.health.clone()
     }
 }

@@ -1,8 +1,8 @@
 //! Kubernetes objects from files.
 //!
-//! A file holds documents, a document holds an object or a list of them. Each
-//! document is read twice: once for its outline, which kind stands on which line,
-//! and once for the objects of the kinds that matter.
+//! A file holds YAML documents, and a document holds one object or a list of objects. Each document
+//! is read twice: first for its outline (which kind is on which line), then for the objects of
+//! supported kinds.
 
 mod item;
 mod outline;
@@ -17,27 +17,27 @@ use std::{
 use serde::{Deserialize, de::DeserializeSeed};
 use serde_saphyr::Spanned;
 
-use self::{item::Item, outline::Outline};
+use self::{item::ManifestItem, outline::Outline};
 use crate::{
     cluster::{Labels, Objects, Selectors},
     files,
 };
 
-/// The names of files in a directory that are read.
+/// File name extensions of the files that are read from a directory.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
-/// How much is read at most.
+/// Upper limits on the input.
 #[derive(Clone, Copy, Debug)]
-struct Bounds {
-    /// Files of a directory.
+struct ManifestLimits {
+    /// Number of files in a directory.
     files: usize,
-    /// Bytes of one file.
+    /// Size of one file in bytes.
     file: u64,
-    /// Bytes of all files together.
+    /// Size of all files together in bytes.
     all: u64,
 }
 
-const BOUNDS: Bounds = Bounds {
+const LIMITS: ManifestLimits = ManifestLimits {
     files: 10_000,
     file: 64 << 20,
     all: 256 << 20,
@@ -48,64 +48,73 @@ const BOUNDS: Bounds = Bounds {
 pub struct ManifestError {
     /// The file.
     pub file: PathBuf,
-    /// The line in the file, from 1; none if the file as a whole is at fault.
+    /// The line in the file, counted from 1. `None` if the error concerns the whole file.
     pub line: Option<usize>,
-    /// What is wrong there.
+    /// The error, as a clause for the operator.
     pub reason: String,
 }
 
-/// Reads all objects of a file, or of a directory's `*.yaml`, `*.yml` and
-/// `*.json` files in the order of their names. Where an object stands twice, the
-/// later one counts. What the selectors don't select is left out, as an API server
-/// would do. The endpoints of a headless Service without any EndpointSlice are not known.
+/// Reads all objects of a file, or of a directory's `*.yaml`, `*.yml` and `*.json` files in the
+/// order of their names.
 ///
-/// Only regular files are read: a directory's are 10,000 at most, one is 64 MiB at most, and all are
-/// 256 MiB together.
+/// If an object occurs twice, the later one counts. Objects that the selectors don't match are left
+/// out, as an API server would do. The endpoints of a headless Service without any EndpointSlice
+/// are unknown.
+///
+/// Only regular files are read: at most 10,000 in a directory, at most 64 MiB each, and at most 256
+/// MiB together.
 ///
 /// # Errors
-/// Everything that is wrong, when anything is.
+/// All errors of all files. No objects are returned if there is any error.
 pub fn load(path: &Path, selectors: &Selectors) -> Result<Objects, Vec<ManifestError>> {
-    load_within(BOUNDS, path, selectors)
+    load_within(LIMITS, path, selectors)
 }
 
 fn load_within(
-    bounds: Bounds,
+    limits: ManifestLimits,
     path: &Path,
     selectors: &Selectors,
 ) -> Result<Objects, Vec<ManifestError>> {
     let mut objects = Objects {
-        // A Namespace that stands nowhere has no labels.
+        // A Namespace that is in no file has no labels.
         namespaces_known: !selectors.namespaces.matches(&Labels::new()),
         ..Objects::default()
     };
     let mut errors = Vec::new();
-    let files = files(path).map_err(|error| vec![unreadable(path, &error)])?;
-    if files.len() > bounds.files {
-        let reason = format!("holds {} files, and {} are read", files.len(), bounds.files);
-        return Err(vec![whole(path, reason)]);
+    let files = files(path).map_err(|error| vec![read_error(path, &error)])?;
+    if files.len() > limits.files {
+        let reason = format!(
+            "holds {} files, but the limit is {}",
+            files.len(),
+            limits.files
+        );
+        return Err(vec![file_error(path, reason)]);
     }
     let mut bytes = 0;
     for file in files {
-        let text = match files::read_text(&file, bounds.file) {
+        let text = match files::read_text(&file, limits.file) {
             Ok(text) => text,
             Err(error) => {
-                errors.push(unreadable(&file, &error));
+                errors.push(read_error(&file, &error));
                 continue;
             }
         };
         bytes += text.len() as u64;
-        if bytes > bounds.all {
-            let reason = format!("with it the files are larger than {} bytes", bounds.all);
-            errors.push(whole(&file, reason));
+        if bytes > limits.all {
+            let reason = format!(
+                "with this file, the files are larger than {} bytes",
+                limits.all
+            );
+            errors.push(file_error(&file, reason));
             break;
         }
         read(&text, selectors, &mut objects).unwrap_or_else(|found| {
             errors.extend(found.into_iter().map(|error| error.within(&file)));
         });
     }
-    objects.note_missing_slices();
-    // What says who may ask is of use only where a policy does.
-    if !objects.facts.restrict() {
+    objects.mark_services_without_slices();
+    // Facts about allowed clients matter only if a policy restricts clients.
+    if !objects.facts.may_restrict() {
         objects.facts = Box::default();
     }
     if errors.is_empty() {
@@ -126,19 +135,19 @@ impl fmt::Display for ManifestError {
 
 impl std::error::Error for ManifestError {}
 
-/// What tells a state of the files from another one, without reading them.
+/// Metadata of the manifest files, which reveals changes without reading the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stamp(BTreeMap<PathBuf, [i64; 6]>);
+pub struct FileStamps(BTreeMap<PathBuf, [i64; 6]>);
 
-impl Stamp {
-    /// The state of the files that [`load`] would read.
+impl FileStamps {
+    /// The metadata of the files that [`load`] would read.
     ///
     /// # Errors
-    /// When the path can't be looked at.
-    pub fn of(path: &Path) -> io::Result<Stamp> {
+    /// When the metadata of the path, or the directory, can't be read.
+    pub fn read(path: &Path) -> io::Result<FileStamps> {
         let mut stamps = BTreeMap::new();
         for file in files(path)? {
-            // A link that leads nowhere is a state too.
+            // A dangling link has a stamp too.
             let stamp = fs::metadata(&file).map_or([0; 6], |it| {
                 let (device, number) = (it.dev().cast_signed(), it.ino().cast_signed());
                 let (seconds, nanoseconds) = (it.mtime(), it.mtime_nsec());
@@ -147,11 +156,11 @@ impl Stamp {
             });
             stamps.insert(file, stamp);
         }
-        Ok(Stamp(stamps))
+        Ok(FileStamps(stamps))
     }
 }
 
-/// The files to read.
+/// The manifest files at a path, sorted by name.
 fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
     if !fs::metadata(path)?.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -167,12 +176,12 @@ fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn unreadable(file: &Path, error: &io::Error) -> ManifestError {
-    whole(file, format!("can't be read: {error}"))
+fn read_error(file: &Path, error: &io::Error) -> ManifestError {
+    file_error(file, format!("can't be read: {error}"))
 }
 
-/// What is wrong with a file as a whole.
-fn whole(file: &Path, reason: String) -> ManifestError {
+/// An error that concerns a whole file.
+fn file_error(file: &Path, reason: String) -> ManifestError {
     ManifestError {
         file: file.to_owned(),
         line: None,
@@ -180,9 +189,8 @@ fn whole(file: &Path, reason: String) -> ManifestError {
     }
 }
 
-/// Whether a directory's entry is to be read. What starts with a dot is an
-/// editor's or a ConfigMap volume's own; a link that leads nowhere is kept, to
-/// be reported.
+/// Whether a directory entry is a manifest. Hidden entries belong to an editor or to a ConfigMap
+/// volume. A dangling link counts as a manifest, so that [`load`] reports it.
 fn is_manifest(file: &Path) -> bool {
     let hidden = file
         .file_name()
@@ -193,7 +201,7 @@ fn is_manifest(file: &Path) -> bool {
     named && !hidden && !file.is_dir()
 }
 
-/// An error at a line of a text whose file is known elsewhere.
+/// An error at a line of a file or document that the caller knows.
 #[derive(Debug)]
 struct LineError {
     line: Option<usize>,
@@ -218,8 +226,8 @@ impl LineError {
     }
 }
 
-/// Reads a file's documents. A broken one doesn't keep the errors of the others
-/// from being found.
+/// Adds the objects of a file's documents to `objects`. A broken document doesn't hide the errors
+/// of the other documents.
 fn read(text: &str, selectors: &Selectors, objects: &mut Objects) -> Result<(), Vec<LineError>> {
     let mut errors = Vec::new();
     for document in documents(text) {
@@ -238,18 +246,18 @@ fn read(text: &str, selectors: &Selectors, objects: &mut Objects) -> Result<(), 
 #[derive(Debug, PartialEq)]
 struct Document<'a> {
     text: &'a str,
-    /// The number of lines of the file before it.
+    /// The number of lines in the file before this document.
     lines_before: usize,
 }
 
-/// Cuts a text at its document markers. A line that starts with `---` can be
-/// nothing else, not even inside a block of text (YAML 1.2 section 9.1.2).
+/// Splits a text at its document markers. A line that starts with `---` is always a marker, even
+/// inside a block scalar (YAML 1.2 section 9.1.2).
 fn documents(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
     let mut start = 0;
     let mut lines_before = 0;
     let mut position = 0;
-    // Directives and comments belong to the document after them.
+    // Directives and comments belong to the following document.
     let mut in_preamble = true;
     for (index, line) in text.split_inclusive('\n').enumerate() {
         let is_marker = line
@@ -279,8 +287,10 @@ fn is_preamble(line: &str) -> bool {
 }
 
 impl Document<'_> {
-    /// Adds the document's objects. What is wrong with single objects goes to
-    /// `errors`; what keeps the document from being read is returned.
+    /// Adds the document's objects to `objects`, and the errors of single objects to `errors`.
+    ///
+    /// # Errors
+    /// When the document as a whole can't be read.
     fn read(
         &self,
         selectors: &Selectors,
@@ -288,7 +298,8 @@ impl Document<'_> {
         errors: &mut Vec<LineError>,
     ) -> Result<(), LineError> {
         let outline: Spanned<Outline> = self.parse(|yaml| Spanned::deserialize(yaml))?;
-        let item = Item::of(&outline).map_err(|error| self.moved(error))?;
+        let item =
+            ManifestItem::from_outline(&outline).map_err(|error| self.with_file_line(error))?;
         let mut found = Vec::new();
         self.parse(|yaml| item.reader(&mut found).deserialize(yaml))?;
         for object in found {
@@ -297,7 +308,7 @@ impl Document<'_> {
                     objects.insert(object);
                 }
                 Ok((object, _)) => objects.remove(&object),
-                Err(error) => errors.push(self.moved(error)),
+                Err(error) => errors.push(self.with_file_line(error)),
             }
         }
         Ok(())
@@ -308,11 +319,11 @@ impl Document<'_> {
         read: impl for<'e> FnOnce(serde_saphyr::Deserializer<'de, 'e>) -> Result<T, serde_saphyr::Error>,
     ) -> Result<T, LineError> {
         serde_saphyr::with_deserializer_from_str_with_options(self.text, options(), read)
-            .map_err(|error| self.located(&error))
+            .map_err(|error| self.parser_error(&error))
     }
 
-    /// An error of the document, with its line in the file.
-    fn moved(&self, error: LineError) -> LineError {
+    /// Converts the error's line in the document to a line in the file.
+    fn with_file_line(&self, error: LineError) -> LineError {
         LineError {
             line: error.line.map(|line| self.lines_before + line),
             ..error
@@ -320,14 +331,15 @@ impl Document<'_> {
     }
 
     /// The parser's error, with its line in the file.
-    fn located(&self, error: &serde_saphyr::Error) -> LineError {
+    fn parser_error(&self, error: &serde_saphyr::Error) -> LineError {
         let text = error.without_snippet().to_string();
         let line = error
             .location()
             .and_then(|location| usize::try_from(location.line()).ok());
         LineError {
             line: line.map(|line| self.lines_before + line),
-            // The parser's own mention of the place counts from the document.
+            // The parser's message counts lines from the start of the document, so the line is cut
+            // off.
             reason: text
                 .rsplit_once(" at line ")
                 .map_or(text.as_str(), |(reason, _)| reason)
@@ -336,8 +348,8 @@ impl Document<'_> {
     }
 }
 
-/// The parser's limits protect from strangers' documents; these files are the
-/// operator's, and may be large. What aliases multiply stays limited.
+/// Lifts the parser's limits on size, because manifests come from the operator and may be large.
+/// The limits on the expansion of aliases stay.
 fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {

@@ -1,108 +1,113 @@
-//! Where Kubernetes objects come from.
+//! Sources of Kubernetes objects.
 //!
-//! A source tells [`Event`]s: lists of objects, and what changes after them. Whoever listens
-//! needs nothing else to know what exists.
+//! A source sends [`Event`]s: lists of objects, and the changes after each list. The events alone
+//! are enough to know which objects exist.
 
 pub mod kubernetes;
 pub mod manifests;
-pub mod watch;
+pub mod path_watch;
 
 use std::{collections::BTreeMap, time::SystemTime};
 
 pub use crate::cluster::Feed;
-use crate::cluster::{Covered, Key, Object, Problem};
+use crate::cluster::{Covered, Object, ObjectKey, Problem};
 
-/// What a source tells of one of its feeds.
+/// An event that a source sends about one of its feeds.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// A list starts. What was told before still exists until it has ended.
-    Listing(Feed),
-    /// An object is there: new, changed, or just listed again.
+    /// A list starts. Objects reported before the list remain valid until the list has ended.
+    ListStarted(Feed),
+    /// An object exists: it is new, changed, or listed again.
     Applied {
-        /// Who tells it.
+        /// The feed that reports the object.
         feed: Feed,
-        /// The object as it is now.
+        /// The current state of the object.
         object: Object,
-        /// When the change that led to it happened in the cluster, where the object says so:
-        /// `endpoints.kubernetes.io/last-change-trigger-time` of an EndpointSlice.
+        /// When the cluster change behind this event happened. Known only for EndpointSlices with
+        /// the annotation `endpoints.kubernetes.io/last-change-trigger-time`.
         changed: Option<SystemTime>,
     },
-    /// An object is gone, or not selected any more. It may be in another feed by now.
+    /// An object was deleted, or is no longer selected. Another feed may report it by now.
     Deleted {
-        /// Who tells it.
+        /// The feed that reports the deletion.
         feed: Feed,
-        /// Its namespace and name.
-        key: Key,
+        /// The object's namespace and name.
+        key: ObjectKey,
     },
     /// An object can't be used.
     Unusable {
-        /// Who tells it.
+        /// The feed that reports the object.
         feed: Feed,
-        /// The object and what is wrong with it.
+        /// The object and the reason.
         problem: Problem,
-        /// What leaves its names to somebody else; none where it makes none, or is not known by name.
-        stand_in: Option<Object>,
+        /// A placeholder that delegates the object's names to CoreDNS. `None` if objects of this
+        /// kind make no names, or if the object's name can't be read.
+        placeholder: Option<Object>,
     },
-    /// A feed of EndpointSlices has read all slices of these Services, and watches them. What it told of before
-    /// counts no longer.
+    /// A feed of EndpointSlices has listed all slices of these Services, and watches them. This
+    /// replaces the feed's previous coverage.
     Covered(Feed, Covered),
-    /// The list has ended: what this feed told before it, and not in it, is gone.
-    Listed(Feed),
+    /// The list has ended. Objects that the feed reported before the list, but not in the list, are
+    /// gone.
+    ListEnded(Feed),
     /// CoreDNS's configuration.
     Corefile {
-        /// Its text; none when there is no such thing.
+        /// The Corefile's text. `None` if there is no Corefile.
         text: Option<String>,
-        /// When it was written last, where that is known. CoreDNS may not have read it yet.
-        written: Option<Written>,
-        /// Whether the kubelet ever brings another one into pods that run.
-        updates: Updates,
+        /// When the ConfigMap was last written, if known. CoreDNS may not have loaded this version
+        /// yet.
+        written: Option<WriteTime>,
+        /// Whether the kubelet updates the Corefile in running pods.
+        updates: ConfigMapUpdates,
     },
-    /// A ConfigMap with configuration of a node cache.
+    /// A ConfigMap with the configuration of a node cache.
     CacheConfig {
-        /// Its texts; none when there is no such thing.
+        /// The ConfigMap's entries. `None` if the ConfigMap doesn't exist.
         data: Option<BTreeMap<String, String>>,
-        /// When it was written last, where that is known.
-        written: Option<Written>,
-        /// Whether the kubelet ever brings others into pods that run.
-        updates: Updates,
+        /// When the ConfigMap was last written, if known.
+        written: Option<WriteTime>,
+        /// Whether the kubelet updates the entries in running pods.
+        updates: ConfigMapUpdates,
     },
 }
 
-/// Whether pods that run get what is written into a ConfigMap later.
+/// Whether running pods receive later changes of a ConfigMap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Updates {
-    /// The kubelet brings it.
-    Brought,
-    /// It doesn't: it never looks again at a ConfigMap with `immutable: true`, even when that is deleted
-    /// and made anew (kubernetes/kubernetes, `pkg/kubelet/util/manager/watch_based_manager.go`).
+pub enum ConfigMapUpdates {
+    /// The kubelet updates the mounted files.
+    Propagated,
+    /// The kubelet never reads a ConfigMap with `immutable: true` again, even after the ConfigMap
+    /// is deleted and recreated (kubernetes/kubernetes,
+    /// `pkg/kubelet/util/manager/watch_based_manager.go`).
     Never,
 }
 
-/// When an object was written last.
+/// When an object was last written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
-    /// When it was made.
-    Made(SystemTime),
-    /// Later.
+pub enum WriteTime {
+    /// The object was created then and has not been edited since.
+    Created(SystemTime),
+    /// The object was edited then, after its creation.
     Edited(SystemTime),
 }
 
 impl Event {
-    /// There is no configuration of CoreDNS.
+    /// Reports that the ConfigMap with CoreDNS's configuration doesn't exist.
     pub(crate) const NO_COREFILE: Event = Event::Corefile {
         text: None,
         written: None,
-        updates: Updates::Brought,
+        updates: ConfigMapUpdates::Propagated,
     };
 
-    /// There is no such ConfigMap.
+    /// Reports that a node cache's ConfigMap doesn't exist.
     pub(crate) const NO_CACHE_CONFIG: Event = Event::CacheConfig {
         data: None,
         written: None,
-        updates: Updates::Brought,
+        updates: ConfigMapUpdates::Propagated,
     };
 
-    /// What the only object of a feed tells when it doesn't exist; none for feeds of many objects.
+    /// The event for a missing object in a feed of a single object. `None` for feeds of many
+    /// objects.
     pub(crate) fn absent(feed: Feed) -> Option<Event> {
         match feed {
             Feed::Corefile => Some(Event::NO_COREFILE),
@@ -111,12 +116,12 @@ impl Event {
         }
     }
 
-    /// Something can't be used, and nothing stands in for it.
+    /// An object that can't be used and has no placeholder.
     pub(crate) fn unusable(feed: Feed, problem: Problem) -> Event {
         Event::Unusable {
             feed,
             problem,
-            stand_in: None,
+            placeholder: None,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Addresses written as names: labels with dashes, and reverse names.
+//! Names of addresses: labels with dashes, and reverse names.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -7,9 +7,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::Name;
 
-/// The label that stands for an address: dashes in place of dots and colons.
-/// An IPv6 address that would end in a dash gets a `0`, so that the label is a
-/// legal host name (RFC 952).
+/// The label of an address, with dashes in place of dots and colons. A label that would end in a
+/// dash gets a `0` appended, so that it is a legal host name (RFC 952).
 pub fn dashed(address: IpAddr) -> String {
     let mut label = address.to_string().replace(['.', ':'], "-");
     if label.ends_with('-') {
@@ -18,18 +17,17 @@ pub fn dashed(address: IpAddr) -> String {
     label
 }
 
-/// The address that a label stands for, in any spelling of it.
+/// The address of a label, in any valid spelling.
 ///
-/// Three single dashes make an IPv4 address and everything else an IPv6 one. An
-/// IPv4-mapped IPv6 address is the IPv4 address.
+/// A label with exactly three dashes, none of them adjacent, is an IPv4 address. Any other label is
+/// an IPv6 address; an IPv4-mapped one becomes the IPv4 address.
 pub fn undashed(label: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(label).ok()?;
-    let dashes = text.bytes().filter(|octet| *octet == b'-').count();
+    let dashes = text.bytes().filter(|byte| *byte == b'-').count();
     if dashes == 3 && !text.contains("--") {
         return text.replace('-', ".").parse().ok().map(IpAddr::V4);
     }
-    // A dot can be part of a label, and an address written with dots would
-    // otherwise be read too.
+    // A label may contain dots and colons. Such a label must not be parsed as an address.
     if text.contains(['.', ':']) {
         return None;
     }
@@ -37,8 +35,7 @@ pub fn undashed(label: &[u8]) -> Option<IpAddr> {
     Some(IpAddr::V6(address).to_canonical())
 }
 
-/// The name whose PTR names an address: `in-addr.arpa` (RFC 1035 §3.5) or
-/// `ip6.arpa` (RFC 3596 §2.5).
+/// The reverse name of an address, in `in-addr.arpa` (RFC 1035 §3.5) or `ip6.arpa` (RFC 3596 §2.5).
 pub fn reverse_name(address: IpAddr) -> Name {
     match address {
         IpAddr::V4(address) => reverse_v4(address, 32),
@@ -46,8 +43,8 @@ pub fn reverse_name(address: IpAddr) -> Name {
     }
 }
 
-/// The addresses whose reverse names are this name or below it; none for a name that no
-/// address can have.
+/// The range of addresses whose reverse names are at or below `name`. `None` if there are no such
+/// addresses.
 pub fn reverse_range(name: &Name) -> Option<RangeInclusive<IpAddr>> {
     let mut labels: Vec<&[u8]> = name.labels().collect();
     labels.reverse();
@@ -73,9 +70,9 @@ pub fn reverse_range(name: &Name) -> Option<RangeInclusive<IpAddr>> {
                     _ => return None,
                 };
                 let shift = 124 - 4 * at;
-                let others = !(0xf << shift);
-                first = first & others | u128::from(nibble) << shift;
-                last = last & others | u128::from(nibble) << shift;
+                let mask = !(0xf << shift);
+                first = first & mask | u128::from(nibble) << shift;
+                last = last & mask | u128::from(nibble) << shift;
             }
             Some(IpAddr::V6(first.into())..=IpAddr::V6(last.into()))
         }
@@ -83,7 +80,7 @@ pub fn reverse_range(name: &Name) -> Option<RangeInclusive<IpAddr>> {
     }
 }
 
-/// The network of a reverse zone; none for a name that is none.
+/// The network of a reverse zone. `None` if `zone` is no reverse zone.
 pub fn reverse_network(zone: &Name) -> Option<IpNet> {
     let range = reverse_range(zone)?;
     let cuts = zone.labels().count() - 2;
@@ -94,10 +91,9 @@ pub fn reverse_network(zone: &Name) -> Option<IpNet> {
     IpNet::new(*range.start(), u8::try_from(bits).ok()?).ok()
 }
 
-/// The reverse zones that make up a network. A zone is cut at an octet of an
-/// IPv4 address and at a nibble of an IPv6 one, so a network between two cuts is
-/// several zones: `10.96.0.0/12` is the sixteen zones from `96.10.in-addr.arpa` to
-/// `111.10.in-addr.arpa`.
+/// The reverse zones that make up a network. Zone cuts are at bytes of IPv4 addresses and at
+/// nibbles of IPv6 addresses. A network whose prefix ends between two cuts has several zones:
+/// `10.96.0.0/12` has the sixteen zones from `96.10.in-addr.arpa` to `111.10.in-addr.arpa`.
 pub fn reverse_zones(network: IpNet) -> Vec<Name> {
     match network {
         IpNet::V4(network) => v4_cuts(network)
@@ -110,8 +106,8 @@ pub fn reverse_zones(network: IpNet) -> Vec<Name> {
 }
 
 fn v4_cuts(network: Ipv4Net) -> impl Iterator<Item = Ipv4Net> {
-    // The cut is never shorter than the prefix nor longer than the address, so
-    // the split cannot fail.
+    // `subnets` can't fail, because the cut is at least as long as the prefix and no longer than an
+    // address.
     let cut = network.prefix_len().next_multiple_of(8);
     network.trunc().subnets(cut).into_iter().flatten()
 }
@@ -121,7 +117,7 @@ fn v6_cuts(network: Ipv6Net) -> impl Iterator<Item = Ipv6Net> {
     network.trunc().subnets(cut).into_iter().flatten()
 }
 
-/// The first `prefix` bits of an address, a multiple of 8.
+/// The reverse name of the first `prefix` bits of an address, a multiple of 8.
 fn reverse_v4(address: Ipv4Addr, prefix: u8) -> Name {
     let octets = address.octets();
     let digits = octets[..usize::from(prefix / 8)].iter().rev();
@@ -132,7 +128,7 @@ fn reverse_v4(address: Ipv4Addr, prefix: u8) -> Name {
     )
 }
 
-/// The first `prefix` bits of an address, a multiple of 4.
+/// The reverse name of the first `prefix` bits of an address, a multiple of 4.
 fn reverse_v6(address: Ipv6Addr, prefix: u8) -> Name {
     let octets = address.octets();
     let nibbles = octets.iter().flat_map(|octet| [octet >> 4, octet & 15]);
@@ -153,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_of_reverse_names() {
+    fn reverse_names_convert_to_ranges_and_networks() {
         let range = |text: &str| reverse_range(&Name::parse(text).unwrap());
         for (name, first, last) in [
             ("in-addr.arpa", "0.0.0.0", "255.255.255.255"),
@@ -189,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_of_addresses() {
+    fn addresses_convert_to_labels_and_back() {
         for (address, label) in [
             ("172.0.0.2", "172-0-0-2"),
             ("5678:abcd::1", "5678-abcd--1"),
@@ -205,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_addresses() {
+    fn malformed_labels_are_no_addresses() {
         for label in [
             "blah",
             "1-2-3",
@@ -228,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_addresses() {
+    fn addresses_have_reverse_names() {
         assert_eq!(
             reverse_name(ip("10.0.1.2")).to_string(),
             "2.1.0.10.in-addr.arpa."
@@ -240,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_cut_at_octets_and_nibbles() {
+    fn networks_are_cut_at_bytes_and_nibbles() {
         let zones = |network: &str| {
             reverse_zones(network.parse().unwrap())
                 .iter()

@@ -1,33 +1,36 @@
-//! Records in, a [`Model`] out.
+//! Builds a [`Model`] from records.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::node::RecordSet;
-use super::{Absent, Apex, Below, Model, Name, NameError, Node, Rdata, Record, Rest, Rtype};
+use super::name_entry::RrSet;
+use super::{
+    AbsentNames, Apex, ComputedNames, Model, Name, NameEntry, NameError, OtherTypes, Rdata, Record,
+    Rtype,
+};
 
-/// Collects names and records, in any order, until [`ModelBuilder::build`].
+/// Collects names and records in any order, for [`ModelBuilder::build`].
 #[derive(Debug)]
 pub struct ModelBuilder {
     zones: Vec<Apex>,
-    nodes: HashMap<Name, Node>,
-    passed: Vec<Name>,
+    entries: HashMap<Name, NameEntry>,
+    delegated: Vec<Name>,
     serial: u32,
 }
 
 impl ModelBuilder {
-    /// A model of nothing yet. `serial` is the one of all its zones.
+    /// An empty builder. All zones get this serial.
     pub fn new(serial: u32) -> ModelBuilder {
         ModelBuilder {
             zones: Vec::new(),
-            nodes: HashMap::new(),
-            passed: Vec::new(),
+            entries: HashMap::new(),
+            delegated: Vec::new(),
             serial,
         }
     }
 
-    /// Adds a zone whose records have a TTL of `ttl` seconds, with its SOA record.
-    /// Fails when the names in it become too long.
+    /// Adds a zone whose records have a TTL of `ttl` seconds, with its SOA record. Fails when names
+    /// in the SOA data are too long.
     pub fn add_zone(&mut self, name: Name, ttl: u32) -> Result<Apex, NameError> {
         let apex = Apex::new(name, self.serial, ttl)?;
         self.add(Record {
@@ -39,118 +42,123 @@ impl ModelBuilder {
         Ok(apex)
     }
 
-    /// Adds a record. Said twice it is there once; the first of a set decides
-    /// the TTL of all (RFC 2181 §5.2).
+    /// Adds a record. A duplicate is dropped by `build`. The first record of an RRset decides the
+    /// TTL of all (RFC 2181 §5.2).
     pub fn add(&mut self, record: Record) {
         let Record { owner, ttl, data } = record;
         let rtype = data.rtype();
-        let sets = &mut self.nodes.entry(owner).or_default().sets;
+        let sets = &mut self.entries.entry(owner).or_default().rrsets;
         match sets.iter_mut().find(|set| set.rtype == rtype) {
             Some(set) => set.data.push(data),
-            None => sets.push(RecordSet::of(ttl, data)),
+            None => sets.push(RrSet::with_record(ttl, data)),
         }
     }
 
-    /// Says for each zone that was added what is said of names that are not there.
-    pub fn set_absent(&mut self, of: impl Fn(&Name) -> Absent) {
+    /// Sets for each zone added so far how questions for absent names are answered. `choose` gets
+    /// the zone's name.
+    pub fn set_absent_names(&mut self, choose: impl Fn(&Name) -> AbsentNames) {
         for apex in &mut self.zones {
-            apex.absent = of(&apex.name);
+            apex.absent_names = choose(&apex.name);
         }
     }
 
-    /// Leaves one type of a name to somebody else.
-    pub fn pass_type(&mut self, name: Name, rtype: Rtype) {
-        let sets = &mut self.nodes.entry(name).or_default().sets;
+    /// Makes questions for one type of a name pass.
+    pub fn delegate_type(&mut self, name: Name, rtype: Rtype) {
+        let sets = &mut self.entries.entry(name).or_default().rrsets;
         sets.retain(|set| set.rtype != rtype);
-        sets.push(RecordSet {
+        sets.push(RrSet {
             rtype,
             ttl: 0,
             data: Vec::new(),
         });
     }
 
-    /// Makes a name exist, with or without data.
-    pub fn exists(&mut self, name: Name) {
-        self.nodes.entry(name).or_default();
+    /// Adds a name, which may stay without data.
+    pub fn add_name(&mut self, name: Name) {
+        self.entries.entry(name).or_default();
     }
 
-    /// Makes a name exist, and below it what is not stored.
-    pub fn compute_below(&mut self, name: Name, below: Below) {
-        self.nodes.entry(name).or_default().below = below;
+    /// Adds a name with computed names below it.
+    pub fn set_computed_names(&mut self, name: Name, below: ComputedNames) {
+        self.entries.entry(name).or_default().computed_names = below;
     }
 
-    /// Leaves to somebody else what a name has no data of, and every name one label below that is
-    /// not added.
-    pub fn leave(&mut self, name: Name) {
-        let node = self.nodes.entry(name).or_default();
-        node.below = Below::Unknown;
-        node.rest = Rest::Passed;
+    /// Makes questions pass for the types that a name has no data of, and for names one label below
+    /// that are not added.
+    pub fn delegate_remainder(&mut self, name: Name) {
+        let entry = self.entries.entry(name).or_default();
+        entry.computed_names = ComputedNames::Unknown;
+        entry.other_types = OtherTypes::Passed;
     }
 
-    /// Leaves a name and everything below it to somebody else, whatever is added
-    /// there: zones and records alike.
-    pub fn pass(&mut self, name: Name) {
-        self.passed.push(name);
+    /// Delegates a name and all names below it. `build` drops zones and records there.
+    pub fn delegate(&mut self, name: Name) {
+        self.delegated.push(name);
     }
 
-    /// Puts the records into canonical order, and makes every name between a
-    /// name and the apex of its zone exist too (RFC 8020), whether it is ours or
-    /// somebody else's.
+    /// Puts the records into canonical order, and adds empty non-terminals: all names between a
+    /// name and the apex of its zone (RFC 8020), also above delegated names.
     pub fn build(mut self) -> Model {
-        self.drop_passed();
+        self.remove_delegated();
         self.zones.sort_by(|a, b| {
             let length = |zone: &Apex| zone.name.wire().len();
             (length(b).cmp(&length(a))).then_with(|| a.name.cmp(&b.name))
         });
         self.zones.dedup_by(|a, b| a.name == b.name);
-        self.sort();
-        let missing = self.empty_non_terminals();
+        self.sort_rrsets();
+        let missing = self.missing_names();
         self.insert_missing(missing);
         Model {
             zones: self.zones,
-            nodes: (self.nodes.into_iter())
-                .map(|(name, node)| (name, Arc::new(node)))
+            entries: (self.entries.into_iter())
+                .map(|(name, entry)| (name, Arc::new(entry)))
                 .collect(),
-            passed: self.passed,
+            delegated: self.delegated,
         }
     }
 
-    /// Drops what is somebody else's, and of the names that say so those that no
-    /// zone is above: nobody would take such a name for ours.
-    fn drop_passed(&mut self) {
-        let passed = std::mem::take(&mut self.passed);
-        let is_ours = |name: &Name| !passed.iter().any(|passed| name.is_at_or_below(passed));
-        self.zones.retain(|zone| is_ours(&zone.name));
-        self.nodes.retain(|name, _| is_ours(name));
-        let (zones, all) = (&self.zones, &passed);
+    /// Removes zones and names at or below delegated names. Also removes delegations that are
+    /// outside all zones or below another delegation.
+    fn remove_delegated(&mut self) {
+        let delegated = std::mem::take(&mut self.delegated);
+        let stays = |name: &Name| {
+            let mut delegated = delegated.iter();
+            !delegated.any(|delegated| name.is_at_or_below(delegated))
+        };
+        self.zones.retain(|zone| stays(&zone.name));
+        self.entries.retain(|name, _| stays(name));
+        let (zones, all) = (&self.zones, &delegated);
         let below_a_zone = |name: &&Name| zones.iter().any(|zone| name.is_at_or_below(&zone.name));
         let below_another =
             |name: &Name| (all.iter()).any(|other| name != other && name.is_at_or_below(other));
-        self.passed = (all.iter().filter(below_a_zone))
+        self.delegated = (all.iter().filter(below_a_zone))
             .filter(|name| !below_another(name))
             .cloned()
             .collect();
-        self.passed.sort_unstable();
-        self.passed.dedup();
+        self.delegated.sort_unstable();
+        self.delegated.dedup();
     }
 
-    /// Only the nodes, and every name between them and `root`, which is above all of them.
-    pub(crate) fn build_below(mut self, root: &Name) -> HashMap<Name, Arc<Node>> {
-        self.sort();
+    /// Builds only the entries, with all names between them and `root`, which must be above all of
+    /// them.
+    pub(crate) fn build_below(mut self, root: &Name) -> HashMap<Name, Arc<NameEntry>> {
+        self.sort_rrsets();
         let mut missing = HashSet::new();
-        for name in self.nodes.keys() {
+        for name in self.entries.keys() {
             self.add_missing(name, root.wire().len(), &mut missing);
         }
         self.insert_missing(missing);
-        let nodes = self.nodes.into_iter();
-        nodes.map(|(name, node)| (name, Arc::new(node))).collect()
+        let entries = self.entries.into_iter();
+        entries
+            .map(|(name, entry)| (name, Arc::new(entry)))
+            .collect()
     }
 
     /// Puts the records of each name into canonical order.
-    fn sort(&mut self) {
-        for node in self.nodes.values_mut() {
-            node.sets.shrink_to_fit();
-            for set in &mut node.sets {
+    fn sort_rrsets(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.rrsets.shrink_to_fit();
+            for set in &mut entry.rrsets {
                 set.data.sort_unstable();
                 set.data.dedup();
                 set.data.shrink_to_fit();
@@ -158,29 +166,29 @@ impl ModelBuilder {
         }
     }
 
-    /// Adds names that no record made. What their parent says of them they would hide
-    /// otherwise.
+    /// Adds entries for `missing` names. Each gets the data of the computed name that it replaces,
+    /// if its parent has computed names.
     fn insert_missing(&mut self, missing: HashSet<Name>) {
         let mut missing = Vec::from_iter(missing);
-        // A name's parent comes before it.
+        // Parents come before children.
         missing.sort_by_key(|name| name.wire().len());
         for name in missing {
-            let parent = name.parent().and_then(|parent| self.nodes.get(&parent));
-            let node = match parent {
+            let parent = name.parent().and_then(|parent| self.entries.get(&parent));
+            let entry = match parent {
                 Some(parent) => parent
-                    .below
-                    .child(&name, |other| self.nodes.get(other).cloned()),
-                None => Node::default(),
+                    .computed_names
+                    .child(&name, |other| self.entries.get(other).cloned()),
+                None => NameEntry::default(),
             };
-            self.nodes.insert(name, node);
+            self.entries.insert(name, entry);
         }
     }
 
-    fn empty_non_terminals(&self) -> HashSet<Name> {
+    fn missing_names(&self) -> HashSet<Name> {
         let mut missing: HashSet<Name> = HashSet::new();
-        for name in self.nodes.keys().chain(&self.passed) {
-            // The shortest, not the nearest: between a zone and a zone inside it
-            // lie names of the outer one.
+        for name in self.entries.keys().chain(&self.delegated) {
+            // The shortest apex, because between an inner zone and an outer one there are names of
+            // the outer zone.
             let Some(apex) = self
                 .zones
                 .iter()
@@ -193,12 +201,13 @@ impl ModelBuilder {
         missing
     }
 
-    /// Adds the names above this one that are not nodes, down to a wire form of this length.
+    /// Adds to `missing` the names above this one that have no entry and whose wire form has at
+    /// least `shortest` bytes.
     fn add_missing(&self, name: &Name, shortest: usize, missing: &mut HashSet<Name>) {
         for ancestor in name.suffixes().skip(1) {
-            // Whoever is there already sees to its own ancestors.
+            // The ancestors of a name that is present are added for that name.
             if ancestor.len() < shortest
-                || self.nodes.contains_key(ancestor)
+                || self.entries.contains_key(ancestor)
                 || missing.contains(ancestor)
             {
                 break;

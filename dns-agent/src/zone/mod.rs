@@ -1,31 +1,30 @@
-//! What is answered, and how it looks on the wire.
+//! Names, records and answers, without I/O.
 //!
-//! Pure code without I/O: [`ZoneData`] is all names there are, and answers
-//! questions by one function ([`ZoneData::answer`]) for both planes; a [`Model`] is such
-//! data stored; [`render`] writes an answer in wire form for both of them. Nothing here
-//! knows Kubernetes, the kernel or a socket.
+//! [`ZoneData`] holds names, and answers questions for both planes by one function,
+//! [`ZoneData::answer`]. [`Model`] stores such data. [`render`] writes answers in wire form for
+//! both planes. Nothing in this module depends on Kubernetes, the kernel or sockets.
 
 mod address;
+mod answer;
 mod builder;
-mod data;
-pub mod master;
 mod model;
 mod name;
-mod node;
+mod name_entry;
 mod record;
-mod wire;
+mod renderer;
+pub mod zone_file;
 
 pub use address::{dashed, reverse_name, reverse_network, reverse_range, reverse_zones, undashed};
+pub use answer::{Answer, LiveZoneData, ZoneData};
 pub use builder::ModelBuilder;
-pub use data::{Answer, Live, ZoneData};
-pub use model::{Absent, Apex, Model};
+pub use model::{AbsentNames, Apex, Model};
 pub(crate) use name::MAX_LABEL;
 pub use name::{Name, NameError};
-pub(crate) use node::address_data;
-pub use node::{Below, Node, Rest};
+pub(crate) use name_entry::address_data;
+pub use name_entry::{ComputedNames, NameEntry, OtherTypes};
 pub use record::{Rdata, Record, Rtype, Soa, Srv};
-pub(crate) use wire::query;
-pub use wire::{Sections, orders, render, render_sections};
+pub(crate) use renderer::query;
+pub use renderer::{Sections, answer_orders, render, render_sections};
 
 #[cfg(test)]
 pub(crate) mod tests;

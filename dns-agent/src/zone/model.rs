@@ -1,74 +1,73 @@
-//! Zone data, stored.
+//! Zone data that is stored as a map, and the zones' apexes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Live, Name, NameError, Node, Rdata, Record, Soa, ZoneData};
+use super::{LiveZoneData, Name, NameEntry, NameError, Rdata, Record, Soa, ZoneData};
 
-/// The longest TTL of a SOA record, in seconds.
+/// The largest TTL of a SOA record, in seconds.
 const MAX_SOA_TTL: u32 = 300;
 
-/// Every name with its data, stored. Immutable once built, and shared as `Arc<Model>`.
+/// Stored zone data: all names with their entries. Immutable once built.
 #[derive(Debug, Default)]
 pub struct Model {
     pub(super) zones: Vec<Apex>,
-    pub(super) nodes: HashMap<Name, Arc<Node>>,
-    pub(super) passed: Vec<Name>,
+    pub(super) entries: HashMap<Name, Arc<NameEntry>>,
+    pub(super) delegated: Vec<Name>,
 }
 
-/// A zone: a cluster domain or a reverse zone.
+/// The apex of a zone, which is a cluster domain or a reverse zone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Apex {
     /// The zone's name.
     pub name: Name,
-    /// Its SOA data; the primary server is `ns.dns.<name>`, the mailbox
-    /// `hostmaster.<name>`.
+    /// The SOA data. The primary name server is `ns.dns.<name>`, the mailbox `hostmaster.<name>`.
     pub soa: Soa,
     /// The TTL of the SOA record in an answer, in seconds.
     pub ttl: u32,
-    /// The TTL of the SOA record in a negative answer: how long "no" may be kept,
-    /// in seconds (RFC 2308 §5).
+    /// The TTL of the SOA record in a negative answer, in seconds: how long resolvers may cache it
+    /// (RFC 2308 §5).
     pub negative_ttl: u32,
-    /// What is said of names that are not there.
-    pub absent: Absent,
+    /// How questions for absent names are answered.
+    pub absent_names: AbsentNames,
 }
 
-/// What is said of names that are not there.
+/// How questions for absent names in a zone are answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Absent {
-    /// That they do not exist.
+pub enum AbsentNames {
+    /// With NXDOMAIN.
     #[default]
     Denied,
-    /// The same, but to who asks for their SOA nothing: somebody else is asked for that.
+    /// With NXDOMAIN, but questions for SOA records pass.
     DeniedExceptSoa,
-    /// Nothing: somebody else may know them.
+    /// Not at all: they pass, because CoreDNS may know the names.
     Passed,
-    /// That nobody can know yet: not everything that makes names has been told.
+    /// Not yet: the lists of objects are incomplete.
     NotYetKnown,
 }
 
 impl Model {
-    /// All that `data` shows, stored.
-    pub fn of(data: &dyn ZoneData) -> Model {
-        let mut nodes = HashMap::new();
-        data.visit(&mut |name, node| {
-            nodes.insert(name.clone(), Arc::new(node.clone()));
+    /// Stores all entries of `data`.
+    pub fn from_zone_data(data: &dyn ZoneData) -> Model {
+        let mut entries = HashMap::new();
+        data.visit(&mut |name, entry| {
+            entries.insert(name.clone(), Arc::new(entry.clone()));
         });
         Model {
             zones: data.zones().to_vec(),
-            nodes,
-            passed: data.passed().to_vec(),
+            entries,
+            delegated: data.delegated_names().to_vec(),
         }
     }
 
-    /// Every name that exists, as in [`ZoneData::visit`].
-    pub fn nodes(&self) -> impl Iterator<Item = (&Name, &Node)> {
-        self.nodes.iter().map(|(name, node)| (name, &**node))
+    /// All existing names with their entries, as in [`ZoneData::visit`].
+    pub fn entries(&self) -> impl Iterator<Item = (&Name, &NameEntry)> {
+        self.entries.iter().map(|(name, entry)| (name, &**entry))
     }
 }
 
-impl Live for Model {
-    fn look(&self, see: &mut dyn FnMut(&dyn ZoneData)) {
+impl LiveZoneData for Model {
+    fn with_data(&self, see: &mut dyn FnMut(&dyn ZoneData)) {
         see(self);
     }
 }
@@ -78,17 +77,17 @@ impl ZoneData for Model {
         &self.zones
     }
 
-    fn passed(&self) -> &[Name] {
-        &self.passed
+    fn delegated_names(&self) -> &[Name] {
+        &self.delegated
     }
 
-    fn node(&self, name: &Name) -> Option<Arc<Node>> {
-        self.nodes.get(name).cloned()
+    fn entry(&self, name: &Name) -> Option<Arc<NameEntry>> {
+        self.entries.get(name).cloned()
     }
 
-    fn visit(&self, see: &mut dyn FnMut(&Name, &Node)) {
-        for (name, node) in &self.nodes {
-            see(name, node);
+    fn visit(&self, see: &mut dyn FnMut(&Name, &NameEntry)) {
+        for (name, entry) in &self.entries {
+            see(name, entry);
         }
     }
 }
@@ -103,8 +102,8 @@ impl Apex {
         }
     }
 
-    /// The apex of a zone whose records have a TTL of `ttl` seconds. Fails when the
-    /// names in the SOA become too long.
+    /// The apex of a zone whose records have a TTL of `ttl` seconds. Fails when names in the SOA
+    /// data are too long.
     pub(super) fn new(name: Name, serial: u32, ttl: u32) -> Result<Apex, NameError> {
         let soa = Soa {
             mname: name.child(b"dns")?.child(b"ns")?,
@@ -121,7 +120,7 @@ impl Apex {
             soa,
             ttl,
             negative_ttl: ttl,
-            absent: Absent::default(),
+            absent_names: AbsentNames::default(),
         })
     }
 }

@@ -4,12 +4,12 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
-/// The longest label, in octets (RFC 1035 §2.3.4).
+/// The longest label, in bytes (RFC 1035 §2.3.4).
 pub(crate) const MAX_LABEL: usize = 63;
-/// The longest name in wire form, in octets, the root octet included (RFC 1035 §2.3.4).
+/// The longest name in wire form, in bytes, including the root label (RFC 1035 §2.3.4).
 const MAX_NAME: usize = 255;
 
-/// A domain name in wire form, lower-cased, including the root octet (RFC 1035 §3.1).
+/// A domain name in wire form, lower-cased, including the root label (RFC 1035 §3.1).
 ///
 /// ```text
 /// +---+---+---+---+---+---+---+---+---+---+---+---+
@@ -17,36 +17,36 @@ const MAX_NAME: usize = 255;
 /// +---+---+---+---+---+---+---+---+---+---+---+---+
 /// ```
 ///
-/// Two names are equal when DNS says they are: case was folded on the way in
-/// (RFC 4343).
+/// Names compare as in DNS, without regard to case (RFC 4343), because upper case is folded when a
+/// name is read.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Arc<[u8]>);
 
-/// Why something is not a domain name.
+/// The reason why a text or wire form is not a domain name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameError {
-    /// No text at all; the root is written `.`.
+    /// An empty text. The root is written `.`.
     Empty,
     /// Two dots in a row, a leading dot, or an empty label in [`Name::child`].
     EmptyLabel,
-    /// A label of more than 63 octets.
+    /// A label of more than 63 bytes.
     LabelTooLong,
-    /// More than 255 octets in wire form.
+    /// More than 255 bytes in wire form.
     NameTooLong,
     /// A character outside printable ASCII that is not written as `\DDD`.
     NotAscii,
     /// A backslash not followed by a character or by three digits up to 255.
     BadEscape,
-    /// The wire form ends before the root octet.
+    /// The wire form ends before the root label.
     Truncated,
-    /// The wire form goes on after the root octet.
-    TrailingOctets,
+    /// Bytes follow the root label.
+    TrailingBytes,
     /// The wire form holds a compression pointer or a reserved label type.
     NotPlain,
 }
 
 impl Name {
-    /// The name of no labels, which all names are below.
+    /// The root: the name without labels.
     pub fn root() -> Name {
         Name([0].into())
     }
@@ -63,26 +63,26 @@ impl Name {
         let mut wire = Vec::with_capacity(text.len() + 2);
         let mut label = Vec::new();
         let mut rest = text.as_bytes();
-        while let Some((&octet, after)) = rest.split_first() {
+        while let Some((&byte, after)) = rest.split_first() {
             rest = after;
-            match octet {
+            match byte {
                 b'.' => push_label(&mut wire, &std::mem::take(&mut label))?,
                 b'\\' => {
                     let (escaped, after) = unescape(rest)?;
                     label.push(escaped);
                     rest = after;
                 }
-                b'!'..=b'~' => label.push(octet),
+                b'!'..=b'~' => label.push(byte),
                 _ => return Err(NameError::NotAscii),
             }
         }
         if !label.is_empty() {
             push_label(&mut wire, &label)?;
         }
-        Name::finish(wire)
+        Name::terminate(wire)
     }
 
-    /// Reads wire form: exactly one uncompressed name, to the last octet.
+    /// Reads wire form, which must be exactly one uncompressed name.
     pub fn from_wire(wire: &[u8]) -> Result<Name, NameError> {
         if wire.len() > MAX_NAME {
             return Err(NameError::NameTooLong);
@@ -92,7 +92,7 @@ impl Name {
             match rest {
                 [] => return Err(NameError::Truncated),
                 [0] => return Ok(Name(wire.to_ascii_lowercase().into())),
-                [0, ..] => return Err(NameError::TrailingOctets),
+                [0, ..] => return Err(NameError::TrailingBytes),
                 [length, ..] if usize::from(*length) > MAX_LABEL => {
                     return Err(NameError::NotPlain);
                 }
@@ -105,16 +105,16 @@ impl Name {
         }
     }
 
-    /// The uncompressed name that octets begin with, if they do.
-    pub fn first(octets: &[u8]) -> Option<Name> {
+    /// The uncompressed name at the start of `bytes`, if there is one.
+    pub fn from_wire_prefix(bytes: &[u8]) -> Option<Name> {
         let mut at = 0;
-        while let Some(length @ 1..) = octets.get(at) {
+        while let Some(length @ 1..) = bytes.get(at) {
             at += 1 + usize::from(*length);
         }
-        Name::from_wire(octets.get(..=at)?).ok()
+        Name::from_wire(bytes.get(..=at)?).ok()
     }
 
-    /// The wire form, lower-cased, the root octet included.
+    /// The wire form, lower-cased, including the root label.
     pub fn wire(&self) -> &[u8] {
         &self.0
     }
@@ -131,24 +131,23 @@ impl Name {
         (label > 0).then(|| Name(self.0[1 + label..].into()))
     }
 
-    /// The name with one label more on the left.
+    /// The name with `label` added on the left.
     pub fn child(&self, label: &[u8]) -> Result<Name, NameError> {
         let mut wire = Vec::with_capacity(1 + label.len() + self.0.len());
         push_label(&mut wire, label)?;
         wire.extend_from_slice(&self.0[..self.0.len() - 1]);
-        Name::finish(wire)
+        Name::terminate(wire)
     }
 
-    /// Whether this name is `other` or somewhere below it.
+    /// Whether this name equals `other` or is below it.
     pub fn is_at_or_below(&self, other: &Name) -> bool {
-        // The octets alone are not enough: a label may hold any octet, also one
-        // that looks like a length.
+        // Comparing bytes is not enough, because a label may contain any byte, also one that looks
+        // like a length.
         self.0.ends_with(&other.0)
             && (other.0.len() == 1 || self.suffixes().any(|suffix| suffix.len() == other.0.len()))
     }
 
-    /// The wire form of the name, of its parent, and so on up to the last label;
-    /// the root is left out.
+    /// The wire forms of the name, its parent, and so on. The root is left out.
     pub(super) fn suffixes(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest: &[u8] = &self.0;
         std::iter::from_fn(move || {
@@ -162,8 +161,8 @@ impl Name {
         })
     }
 
-    /// A name from short labels before an ending in lower-case wire form: the
-    /// names of addresses, which are never too long.
+    /// The name of short labels and an ending in lower-case wire form. Only for names of addresses,
+    /// which are never too long.
     pub(super) fn from_labels<'a>(labels: impl Iterator<Item = &'a [u8]>, ending: &[u8]) -> Name {
         let mut wire = Vec::with_capacity(74);
         for label in labels {
@@ -174,45 +173,44 @@ impl Name {
         Name(wire.into())
     }
 
-    /// A name from one of the [`Name::suffixes`] of another.
+    /// The name whose wire form is one of the [`Name::suffixes`] of another name.
     pub(super) fn from_suffix(suffix: &[u8]) -> Name {
         Name(suffix.into())
     }
 
-    fn finish(mut wire: Vec<u8>) -> Result<Name, NameError> {
+    fn terminate(mut wire: Vec<u8>) -> Result<Name, NameError> {
         wire.push(0);
         if wire.len() > MAX_NAME {
             return Err(NameError::NameTooLong);
         }
-        // Lengths are at most 63 and so never look like a capital letter.
+        // Lengths are at most 63, and capital letters start at 65.
         wire.make_ascii_lowercase();
         Ok(Name(wire.into()))
     }
 }
 
-/// Maps keyed by names are searched with suffixes of other names, without
-/// making a name of them first.
+/// Lets maps with names as keys be searched by wire form, such as one of [`Name::suffixes`].
 impl Borrow<[u8]> for Name {
     fn borrow(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// Presentation form; what means something else in a master file is escaped
-/// (RFC 1035 §5.1).
+/// Writes presentation form. Characters with a special meaning in zone files are escaped (RFC 1035
+/// §5.1).
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.len() == 1 {
             return f.write_str(".");
         }
         for label in self.labels() {
-            for &octet in label {
-                match octet {
+            for &byte in label {
+                match byte {
                     b'.' | b'\\' | b'"' | b'(' | b')' | b';' | b'@' | b'$' => {
-                        write!(f, "\\{}", char::from(octet))?;
+                        write!(f, "\\{}", char::from(byte))?;
                     }
-                    b'!'..=b'~' => write!(f, "{}", char::from(octet))?,
-                    _ => write!(f, "\\{octet:03}")?,
+                    b'!'..=b'~' => write!(f, "{}", char::from(byte))?,
+                    _ => write!(f, "\\{byte:03}")?,
                 }
             }
             f.write_str(".")?;
@@ -232,12 +230,12 @@ impl fmt::Display for NameError {
         f.write_str(match self {
             NameError::Empty => "a domain name must not be empty; the root is written \".\"",
             NameError::EmptyLabel => "a label must not be empty",
-            NameError::LabelTooLong => "a label is longer than 63 octets",
-            NameError::NameTooLong => "the name is longer than 255 octets",
-            NameError::NotAscii => "only printable ASCII is allowed; write other octets as \\DDD",
+            NameError::LabelTooLong => "a label is longer than 63 bytes",
+            NameError::NameTooLong => "the name is longer than 255 bytes",
+            NameError::NotAscii => "only printable ASCII is allowed; write other bytes as \\DDD",
             NameError::BadEscape => "a backslash needs a character or three digits up to 255",
-            NameError::Truncated => "the name ends before its root octet",
-            NameError::TrailingOctets => "octets follow the root octet",
+            NameError::Truncated => "the name ends before its root label",
+            NameError::TrailingBytes => "bytes follow the root label",
             NameError::NotPlain => "the name holds a compression pointer or a reserved label type",
         })
     }
@@ -257,8 +255,8 @@ fn push_label(wire: &mut Vec<u8>, label: &[u8]) -> Result<(), NameError> {
     Ok(())
 }
 
-/// The octet that an escape stands for, and what follows the escape; `rest`
-/// starts after the backslash.
+/// The byte that an escape stands for, and the rest after the escape. `rest` starts after the
+/// backslash.
 fn unescape(rest: &[u8]) -> Result<(u8, &[u8]), NameError> {
     match rest {
         [
@@ -270,11 +268,11 @@ fn unescape(rest: &[u8]) -> Result<(u8, &[u8]), NameError> {
             let value = [a, b, c]
                 .iter()
                 .fold(0u16, |value, digit| value * 10 + u16::from(**digit - b'0'));
-            let octet = u8::try_from(value).map_err(|_| NameError::BadEscape)?;
-            Ok((octet, after))
+            let byte = u8::try_from(value).map_err(|_| NameError::BadEscape)?;
+            Ok((byte, after))
         }
         [b'0'..=b'9', ..] => Err(NameError::BadEscape),
-        [octet @ b'!'..=b'~', after @ ..] => Ok((*octet, after)),
+        [byte @ b'!'..=b'~', after @ ..] => Ok((*byte, after)),
         _ => Err(NameError::BadEscape),
     }
 }
@@ -299,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name() {
+    fn malformed_names_are_refused() {
         let long = "a".repeat(64);
         let deep = vec!["a"; 128].join(".");
         for (text, error) in [
@@ -321,7 +319,7 @@ mod tests {
             (&b""[..], NameError::Truncated),
             (b"\x01a", NameError::Truncated),
             (b"\x05a\0", NameError::Truncated),
-            (b"\x01a\0\0", NameError::TrailingOctets),
+            (b"\x01a\0\0", NameError::TrailingBytes),
             (b"\xc0\x0c", NameError::NotPlain),
             (b"\x40\0", NameError::NotPlain),
         ] {
@@ -335,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn family() {
+    fn children_parents_and_ancestry() {
         assert_eq!(name("b.c").child(b"A").unwrap(), name("a.b.c"));
         assert_eq!(name("a.b.c").parent(), Some(name("b.c")));
         assert_eq!(name("a").parent(), Some(name(".")));
@@ -345,7 +343,7 @@ mod tests {
         assert!(name("b.c").is_at_or_below(&name(".")));
         assert!(!name("b.c").is_at_or_below(&name("a.b.c")));
         assert!(!name("ab.c").is_at_or_below(&name("b.c")));
-        // The last octets are those of "b.c", but they are part of a label.
+        // The last bytes are those of "b.c", but they are part of a label.
         assert!(!name(r"a\001b.c").is_at_or_below(&name("b.c")));
     }
 
@@ -362,7 +360,7 @@ mod tests {
         }
 
         #[test]
-        fn any_octets_are_read_or_refused(wire in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_are_read_or_refused(wire in prop::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(name) = Name::from_wire(&wire) {
                 prop_assert!(wire.eq_ignore_ascii_case(name.wire()));
             }

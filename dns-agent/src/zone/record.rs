@@ -17,67 +17,67 @@ pub type Rtype = domain::base::iana::Rtype;
 /// A resource record (RFC 1035 §3.2.1). Its class is always IN.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Record {
-    /// The name the record is found at.
+    /// The owner name.
     pub owner: Name,
-    /// How long it may be kept, in seconds.
+    /// The time to live, in seconds.
     pub ttl: u32,
-    /// Its type and data.
+    /// The type and the data.
     pub data: Rdata,
 }
 
-/// The data of a record; the variant is its type.
+/// The data of a record. The variant is the record's type.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Rdata {
     /// An IPv4 address (RFC 1035 §3.4.1).
     A(Ipv4Addr),
     /// An IPv6 address (RFC 3596 §2.1).
     Aaaa(Ipv6Addr),
-    /// The name that this name is an alias of (RFC 1035 §3.3.1).
+    /// The target of an alias (RFC 1035 §3.3.1).
     Cname(Name),
     /// A name server of the zone (RFC 1035 §3.3.11).
     Ns(Name),
     /// The name of an address (RFC 1035 §3.3.12).
     Ptr(Name),
-    /// The start of a zone (RFC 1035 §3.3.13).
+    /// The start of authority of a zone (RFC 1035 §3.3.13).
     Soa(Soa),
     /// A host and port of a service (RFC 2782).
     Srv(Srv),
-    /// One character-string of at most 255 octets (RFC 1035 §3.3.14).
+    /// One character-string of at most 255 bytes (RFC 1035 §3.3.14).
     Txt(Box<[u8]>),
-    /// The bytes of any type, without compressed names (RFC 3597 §4). Only an upstream's records are
-    /// held so.
+    /// The bytes of any type, without compressed names (RFC 3597 §4). Used only for records of
+    /// upstream servers.
     Opaque(Rtype, Box<[u8]>),
 }
 
-/// The start of a zone of authority (RFC 1035 §3.3.13). Times are in seconds.
+/// The start of authority of a zone (RFC 1035 §3.3.13). Times are in seconds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Soa {
     /// The primary name server.
     pub mname: Name,
-    /// The mailbox of the zone's keeper, `@` written as a dot.
+    /// The mailbox of the zone's administrator, with a dot for the `@`.
     pub rname: Name,
     /// The version of the zone.
     pub serial: u32,
-    /// After how long a secondary asks for a newer version.
+    /// The interval at which a secondary server checks for a new version.
     pub refresh: u32,
-    /// After how long it asks again when that failed.
+    /// The interval at which it retries a failed check.
     pub retry: u32,
-    /// After how long without success it stops answering.
+    /// The time without a successful check after which it stops answering.
     pub expire: u32,
-    /// How long "no such name" may be kept (RFC 2308 §4).
+    /// The TTL of negative answers (RFC 2308 §4).
     pub minimum: u32,
 }
 
-/// Where a service is found (RFC 2782).
+/// A host and port of a service (RFC 2782).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Srv {
-    /// Lower is asked first.
+    /// The priority. Targets with lower numbers are used first.
     pub priority: u16,
-    /// The share among targets of one priority.
+    /// The relative share among targets of the same priority.
     pub weight: u16,
-    /// The port.
+    /// The port of the service.
     pub port: u16,
-    /// The host, never an alias.
+    /// The host, which is never an alias.
     pub target: Name,
 }
 
@@ -97,8 +97,7 @@ impl Rdata {
         }
     }
 
-    /// The host whose addresses belong into the additional section
-    /// (RFC 1035 §3.3.11, RFC 2782).
+    /// The host whose addresses belong in the additional section (RFC 1035 §3.3.11, RFC 2782).
     pub fn host(&self) -> Option<&Name> {
         match self {
             Rdata::Ns(host) => Some(host),
@@ -109,22 +108,23 @@ impl Rdata {
 }
 
 impl Rdata {
-    /// Data that was read as bytes, in the form of the types that we have data of.
+    /// Converts opaque data to the variant of its type, if there is one and the data is
+    /// well-formed.
     pub fn typed(self) -> Rdata {
-        let Rdata::Opaque(rtype, octets) = &self else {
+        let Rdata::Opaque(rtype, bytes) = &self else {
             return self;
         };
-        Rdata::read(*rtype, octets).unwrap_or(self)
+        Rdata::parse(*rtype, bytes).unwrap_or(self)
     }
 
-    fn read(rtype: Rtype, octets: &[u8]) -> Option<Rdata> {
-        let name = |octets| Name::from_wire(octets).ok();
+    fn parse(rtype: Rtype, bytes: &[u8]) -> Option<Rdata> {
+        let name = |bytes| Name::from_wire(bytes).ok();
         Some(match rtype {
-            Rtype::NS => Rdata::Ns(name(octets)?),
-            Rtype::PTR => Rdata::Ptr(name(octets)?),
-            Rtype::SOA => Rdata::Soa(Soa::read(octets)?),
+            Rtype::NS => Rdata::Ns(name(bytes)?),
+            Rtype::PTR => Rdata::Ptr(name(bytes)?),
+            Rtype::SOA => Rdata::Soa(Soa::parse_soa(bytes)?),
             Rtype::SRV => {
-                let (numbers, target) = octets.split_at_checked(6)?;
+                let (numbers, target) = bytes.split_at_checked(6)?;
                 let number = |at| u16::from_be_bytes([numbers[at], numbers[at + 1]]);
                 Rdata::Srv(Srv {
                     priority: number(0),
@@ -133,7 +133,7 @@ impl Rdata {
                     target: name(target)?,
                 })
             }
-            Rtype::TXT => match octets {
+            Rtype::TXT => match bytes {
                 [length, text @ ..] if usize::from(*length) == text.len() => {
                     Rdata::Txt(text.into())
                 }
@@ -145,13 +145,13 @@ impl Rdata {
 }
 
 impl Soa {
-    fn read(octets: &[u8]) -> Option<Soa> {
-        let (names, numbers) = octets.split_at_checked(octets.len().checked_sub(20)?)?;
-        let mname = Name::first(names)?;
+    fn parse_soa(bytes: &[u8]) -> Option<Soa> {
+        let (names, numbers) = bytes.split_at_checked(bytes.len().checked_sub(20)?)?;
+        let mname = Name::from_wire_prefix(names)?;
         let rname = Name::from_wire(&names[mname.wire().len()..]).ok()?;
         let number = |at: usize| {
-            let octets = [0, 1, 2, 3].map(|offset| numbers[4 * at + offset]);
-            u32::from_be_bytes(octets)
+            let bytes = [0, 1, 2, 3].map(|offset| numbers[4 * at + offset]);
+            u32::from_be_bytes(bytes)
         };
         Some(Soa {
             mname,
@@ -174,7 +174,7 @@ impl From<IpAddr> for Rdata {
     }
 }
 
-/// A line of a master file (RFC 1035 §5.1).
+/// Writes a line of a zone file (RFC 1035 §5.1).
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Record { owner, ttl, data } = self;
@@ -182,7 +182,7 @@ impl fmt::Display for Record {
     }
 }
 
-/// Type and data as in a master file.
+/// Writes type and data as in a zone file.
 impl fmt::Display for Rdata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.rtype())?;
@@ -194,34 +194,34 @@ impl fmt::Display for Rdata {
             Rdata::Srv(srv) => srv.fmt(f),
             Rdata::Txt(text) => {
                 f.write_str("\"")?;
-                for &octet in text {
-                    match octet {
-                        b'"' | b'\\' => write!(f, "\\{}", char::from(octet))?,
-                        b' '..=b'~' => write!(f, "{}", char::from(octet))?,
-                        _ => write!(f, "\\{octet:03}")?,
+                for &byte in text {
+                    match byte {
+                        b'"' | b'\\' => write!(f, "\\{}", char::from(byte))?,
+                        b' '..=b'~' => write!(f, "{}", char::from(byte))?,
+                        _ => write!(f, "\\{byte:03}")?,
                     }
                 }
                 f.write_str("\"")
             }
-            Rdata::Opaque(rtype, octets) => opaque(*rtype, octets, f),
+            Rdata::Opaque(rtype, bytes) => fmt_opaque(*rtype, bytes, f),
         }
     }
 }
 
-/// Data as its type is written, or as RFC 3597 §5 writes data of a type that isn't known.
-fn opaque(rtype: Rtype, octets: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let mut parser = Parser::from_ref(octets);
+/// Writes opaque data in the form of its type, or in the form for unknown types (RFC 3597 §5).
+fn fmt_opaque(rtype: Rtype, bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut parser = Parser::from_ref(bytes);
     let parsed = AllRecordData::<&[u8], ParsedName<&[u8]>>::parse_any_rdata(rtype, &mut parser);
     if let Ok(data) = parsed
         && !matches!(data, AllRecordData::Unknown(_))
     {
         return write!(f, "{data}");
     }
-    write!(f, "\\# {}", octets.len())?;
-    if !octets.is_empty() {
+    write!(f, "\\# {}", bytes.len())?;
+    if !bytes.is_empty() {
         f.write_str(" ")?;
     }
-    octets.iter().try_for_each(|octet| write!(f, "{octet:02X}"))
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02X}"))
 }
 
 impl fmt::Display for Soa {

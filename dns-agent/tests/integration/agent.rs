@@ -1,4 +1,4 @@
-//! A running agent: its sources change, its endpoints tell.
+//! A running agent: changes of its source, its admin endpoints, and its limits.
 
 use std::{fs, net::SocketAddr, path::Path};
 
@@ -19,24 +19,24 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{PATIENCE, Upstream, ask, config, last_address, query, rcode};
+use crate::support::{FakeUpstream, PATIENCE, ask, config, last_address, query, rcode};
 
-pub(crate) struct Running {
+pub(crate) struct RunningAgent {
     pub(crate) server: SocketAddr,
     pub(crate) admin: SocketAddr,
     shutdown: CancellationToken,
     ended: JoinHandle<anyhow::Result<()>>,
 }
 
-impl Running {
-    pub(crate) async fn start(manifests: &Path, flags: &[&str]) -> Running {
-        Running::of(config(manifests, flags)).await
+impl RunningAgent {
+    pub(crate) async fn start(manifests: &Path, flags: &[&str]) -> RunningAgent {
+        RunningAgent::start_with(config(manifests, flags)).await
     }
 
-    pub(crate) async fn of(config: Config) -> Running {
+    pub(crate) async fn start_with(config: Config) -> RunningAgent {
         let agent = Agent::start(config).await.unwrap();
         let shutdown = CancellationToken::new();
-        Running {
+        RunningAgent {
             server: agent.listen()[0],
             admin: agent.admin(),
             ended: tokio::spawn(agent.run(shutdown.clone())),
@@ -48,7 +48,7 @@ impl Running {
         client::status(self.admin).await.unwrap()
     }
 
-    /// The status as soon as it is as wanted.
+    /// Polls the status until `wanted` holds.
     pub(crate) async fn status_when(&self, wanted: impl Fn(&Status) -> bool) -> Status {
         let mut last = None;
         let waiting = async {
@@ -95,15 +95,15 @@ fn service(address: &str) -> String {
 }
 
 #[tokio::test]
-async fn connections_are_few_and_requests_are_short() {
+async fn admin_connections_and_request_sizes_are_limited() {
     const MOST: usize = 256;
     let folder = tempfile::tempdir().unwrap();
-    let running = Running::start(folder.path(), &[]).await;
+    let running = RunningAgent::start(folder.path(), &[]).await;
     let mut open = Vec::new();
     for _ in 0..MOST {
         open.push(TcpStream::connect(running.admin).await.unwrap());
     }
-    // For one more the oldest is closed.
+    // One more connection closes the oldest.
     let _newest = TcpStream::connect(running.admin).await.unwrap();
     let closed = timeout(PATIENCE, open[0].read(&mut [0])).await;
     assert_eq!(closed.expect("it stays open").unwrap(), 0);
@@ -113,7 +113,7 @@ async fn connections_are_few_and_requests_are_short() {
         "GET /livez HTTP/1.1\r\nhost: {}\r\n\r\n",
         "x".repeat(64 << 10)
     );
-    // It may be closed before all is written.
+    // The connection may be closed before everything is written.
     let _ = long.write_all(head.as_bytes()).await;
     let mut reply = Vec::new();
     let _ = long.read_to_end(&mut reply).await;
@@ -135,13 +135,13 @@ async fn connect_from(local: &str, server: SocketAddr) -> TcpStream {
 }
 
 #[tokio::test]
-async fn connections_of_one_address_keep_no_other_one_out() {
+async fn connections_of_one_address_do_not_block_other_addresses() {
     let folder = tempfile::tempdir().unwrap();
-    let running = Running::start(folder.path(), &[]).await;
+    let running = RunningAgent::start(folder.path(), &[]).await;
     let mut half = Vec::new();
     for _ in 0..300 {
         let mut stream = connect_from("127.0.0.2", running.admin).await;
-        // Those for which there is no place are closed.
+        // Connections over the limit are closed.
         let _ = stream.write_all(b"GET /metrics HT").await;
         half.push(stream);
     }
@@ -158,11 +158,11 @@ async fn connections_of_one_address_keep_no_other_one_out() {
 }
 
 #[tokio::test]
-async fn changed_manifests_are_served_and_broken_ones_change_nothing() {
+async fn changed_manifests_are_answered_and_broken_ones_change_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("web.yaml");
     fs::write(&file, service("10.0.0.1")).unwrap();
-    let running = Running::start(directory.path(), &[]).await;
+    let running = RunningAgent::start(directory.path(), &[]).await;
     let first = running.status().await;
     assert_eq!(running.address(WEB).await, [10, 0, 0, 1]);
     assert_eq!(manifests(&first).path, directory.path());
@@ -188,7 +188,7 @@ async fn changed_manifests_are_served_and_broken_ones_change_nothing() {
     assert_eq!(broken.zones, second.zones);
     assert_eq!(running.address(WEB).await, [10, 0, 0, 2]);
 
-    // Mended, and as before: nothing to publish.
+    // The file is repaired and has its former objects, so nothing is published.
     fs::write(&file, service("10.0.0.2")).unwrap();
     let mended = running
         .status_when(|status| manifests(status).errors.is_empty())
@@ -205,11 +205,11 @@ async fn changed_manifests_are_served_and_broken_ones_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_file_that_nobody_writes_keeps_no_other_from_being_read() {
+async fn a_fifo_does_not_block_other_files() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("web.yaml");
     fs::write(&file, service("10.0.0.1")).unwrap();
-    let running = Running::start(directory.path(), &[]).await;
+    let running = RunningAgent::start(directory.path(), &[]).await;
     let fifo = directory.path().join("z.yaml");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
     let refused = running
@@ -265,7 +265,7 @@ async fn broken_manifests_at_the_start_are_an_error_with_their_lines() {
 #[tokio::test]
 async fn an_address_in_use_is_an_error_with_advice() {
     let directory = tempfile::tempdir().unwrap();
-    let running = Running::start(directory.path(), &[]).await;
+    let running = RunningAgent::start(directory.path(), &[]).await;
     let listen = running.server.to_string();
     for flags in [
         ["--listen", &listen],
@@ -286,10 +286,10 @@ async fn an_address_in_use_is_an_error_with_advice() {
 }
 
 #[tokio::test]
-async fn the_endpoints_answer() {
+async fn the_admin_endpoints_answer() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("web.yaml"), service("10.0.0.1")).unwrap();
-    let running = Running::start(directory.path(), &["--reverse", "10.0.0.0/8"]).await;
+    let running = RunningAgent::start(directory.path(), &["--reverse", "10.0.0.0/8"]).await;
     running.address(WEB).await;
     for (path, expected) in [("/livez", "ok\n"), ("/readyz", "ready\n")] {
         let mut stream = TcpStream::connect(running.admin).await.unwrap();
@@ -317,18 +317,18 @@ async fn the_endpoints_answer() {
 }
 
 #[tokio::test]
-async fn passed_names_are_asked_of_the_upstream() {
+async fn passed_names_are_forwarded_to_the_upstream() {
     let directory = tempfile::tempdir().unwrap();
     let alias = "---\napiVersion: v1\nkind: Service\nmetadata: {name: old, namespace: shop}\n\
                  spec: {type: ExternalName, externalName: db.legacy.svc.cluster.local}\n";
     let text = service("10.0.0.1") + alias;
     fs::write(directory.path().join("shop.yaml"), text).unwrap();
-    let upstream = Upstream::answering([192, 0, 2, 1]).await;
+    let upstream = FakeUpstream::answering([192, 0, 2, 1]).await;
     let flags = [
         "--pass=legacy.svc.cluster.local",
         &format!("--upstream={}", upstream.address),
     ];
-    let running = Running::start(directory.path(), &flags).await;
+    let running = RunningAgent::start(directory.path(), &flags).await;
     for theirs in [
         "legacy.svc.cluster.local",
         "DB.Legacy.svc.cluster.local",
@@ -343,11 +343,11 @@ async fn passed_names_are_asked_of_the_upstream() {
 }
 
 #[tokio::test]
-async fn only_selected_objects_are_served() {
+async fn only_selected_objects_are_answered() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("web.yaml");
     fs::write(&file, service("10.0.0.1")).unwrap();
-    let running = Running::start(directory.path(), &["--labels=app=web"]).await;
+    let running = RunningAgent::start(directory.path(), &["--labels=app=web"]).await;
     let asked = query(1, WEB, Rtype::A);
     assert_eq!(rcode(&ask(running.server, &asked).await), 3);
 

@@ -1,11 +1,11 @@
-//! The checked cases, asked of a running agent over UDP.
+//! The checked cases of `tests/cases`, sent to a running agent over UDP.
 
 use dns_agent::agent::Agent;
 use domain::base::iana::Rtype;
 use tokio_util::sync::CancellationToken;
 use zerohop_tests::cases::Cases;
 
-use crate::support::{Upstream, a, ask, at_once, config, query, reply};
+use crate::support::{FakeUpstream, address_reply, ask, config, query, reply, without_delay};
 
 #[tokio::test]
 async fn every_case() {
@@ -14,17 +14,17 @@ async fn every_case() {
 
     let external = query(0, "ext.interwebs.test", Rtype::A)[12..].to_vec();
     let script = move |asked: &[u8]| {
-        at_once(if asked[12..] == external {
-            a(asked, [1, 2, 3, 4])
+        without_delay(if asked[12..] == external {
+            address_reply(asked, [1, 2, 3, 4])
         } else {
             reply(asked, 0x8183)
         })
     };
-    let upstream = Upstream::new(script, |_| Vec::new()).await;
+    let upstream = FakeUpstream::new(script, |_| Vec::new()).await;
     let upstream_flag = format!("--upstream={}", upstream.address);
 
     let mut wrong = Vec::new();
-    for setup in cases.setups() {
+    for setup in cases.groups() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("objects.json"), &setup.manifest).unwrap();
         let mut flags: Vec<_> = setup.flags.iter().map(String::as_str).collect();
@@ -35,7 +35,7 @@ async fn every_case() {
         for case in setup.cases {
             let rtype = Rtype::from_int(case.type_number().unwrap());
             let message = ask(agent.listen()[0], &query(1, &case.name, rtype)).await;
-            wrong.extend(case.fault(&message));
+            wrong.extend(case.describe_fault(&message));
         }
         let shutdown = CancellationToken::new();
         shutdown.cancel();

@@ -1,4 +1,4 @@
-//! Datagrams and connections between clients and the resolver.
+//! UDP and TCP between clients and the resolver.
 
 use std::net::SocketAddr;
 
@@ -11,13 +11,13 @@ use tokio::{
 };
 
 use crate::support::{
-    PATIENCE, Served, Upstream, ask, ask_over_tcp, framed, last_address, query, read_message, word,
-    write_message,
+    FakeUpstream, PATIENCE, ResolverUnderTest, ask, ask_over_tcp, framed, last_address, query,
+    read_message, word, write_message,
 };
 
 #[tokio::test]
 async fn replies_come_from_the_address_asked() {
-    let served = Served::new("0.0.0.0:0", &[]);
+    let served = ResolverUnderTest::new("0.0.0.0:0", &[]);
     for host in ["127.0.0.1", "127.0.0.53", "127.8.9.10"] {
         let server = SocketAddr::new(host.parse().unwrap(), served.address.port());
         let asked = query(1, "one.z", Rtype::A);
@@ -30,11 +30,11 @@ async fn replies_come_from_the_address_asked() {
 }
 
 #[tokio::test]
-async fn both_families_have_sockets_of_their_own() {
-    // Another test may have the port of the one family or the other.
+async fn both_families_can_share_a_port() {
+    // Another test may hold the port in one of the families.
     let bind_both = |_| {
-        let v6 = Served::new("[::]:0", &[]);
-        let v4 = Served::try_new(&format!("0.0.0.0:{}", v6.address.port()), &[]);
+        let v6 = ResolverUnderTest::new("[::]:0", &[]);
+        let v4 = ResolverUnderTest::try_new(&format!("0.0.0.0:{}", v6.address.port()), &[]);
         Some((v6, v4.ok()?))
     };
     let (v6, v4) = (0..20).find_map(bind_both).unwrap();
@@ -44,13 +44,13 @@ async fn both_families_have_sockets_of_their_own() {
             last_address(&ask(server, &query(1, "one.z", Rtype::A)).await),
             [10, 0, 0, 1]
         );
-        assert_eq!(served.resolver.counters().read().udp_queries, 1);
+        assert_eq!(served.resolver.counters().snapshot().udp_queries, 1);
     }
 }
 
 #[tokio::test]
 async fn a_long_answer_is_whole_over_tcp() {
-    let served = Served::local(&[]);
+    let served = ResolverUnderTest::local(&[]);
     let asked = query(1, "many.z", Rtype::A);
     let cut = ask(served.address, &asked).await;
     assert!(
@@ -63,8 +63,8 @@ async fn a_long_answer_is_whole_over_tcp() {
 }
 
 #[tokio::test]
-async fn several_addresses_take_turns() {
-    let served = Served::local(&[]);
+async fn several_addresses_are_rotated() {
+    let served = ResolverUnderTest::local(&[]);
     let mut first = std::collections::BTreeSet::new();
     for _ in 0..64 {
         let whole = ask_over_tcp(served.address, &query(1, "many.z", Rtype::A)).await;
@@ -75,12 +75,12 @@ async fn several_addresses_take_turns() {
 
 #[tokio::test]
 async fn queries_are_pipelined() {
-    let served = Served::local(&[]);
+    let served = ResolverUnderTest::local(&[]);
     let mut stream = TcpStream::connect(served.address).await.unwrap();
     let queries: Vec<u8> = (0..20)
         .flat_map(|id| framed(&query(id, "one.z", Rtype::A)))
         .collect();
-    // However the octets are cut.
+    // TCP segments may split messages anywhere.
     for piece in queries.chunks(7) {
         stream.write_all(piece).await.unwrap();
     }
@@ -98,9 +98,9 @@ async fn queries_are_pipelined() {
 }
 
 #[tokio::test]
-async fn a_waiting_query_holds_up_no_other_one() {
-    let silent = Upstream::silent().await;
-    let served = Served::local(&[&silent]);
+async fn a_waiting_query_does_not_delay_other_queries() {
+    let silent = FakeUpstream::silent().await;
+    let served = ResolverUnderTest::local(&[&silent]);
     let mut stream = TcpStream::connect(served.address).await.unwrap();
     let both = [
         framed(&query(1, "example.org", Rtype::A)),
@@ -117,8 +117,8 @@ async fn a_waiting_query_holds_up_no_other_one() {
 }
 
 #[tokio::test]
-async fn what_was_asked_before_the_end_is_answered() {
-    let served = Served::local(&[]);
+async fn queries_sent_before_the_end_of_a_stream_are_answered() {
+    let served = ResolverUnderTest::local(&[]);
     let mut stream = TcpStream::connect(served.address).await.unwrap();
     stream
         .write_all(&framed(&query(1, "one.z", Rtype::A)))
@@ -135,10 +135,10 @@ async fn what_was_asked_before_the_end_is_answered() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_connection_is_closed() {
-    let served = Served::local(&[]);
+    let served = ResolverUnderTest::local(&[]);
     let mut stream = TcpStream::connect(served.address).await.unwrap();
     let start = Instant::now();
-    // Half a message is silence too.
+    // A connection with half a message counts as silent.
     stream
         .write_all(&framed(&query(1, "one.z", Rtype::A))[..9])
         .await
@@ -152,24 +152,24 @@ async fn a_silent_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn nonsense_over_tcp_gets_no_reply_and_ends_nothing() {
-    let served = Served::local(&[]);
+async fn malformed_messages_get_no_reply_and_keep_the_connection_open() {
+    let served = ResolverUnderTest::local(&[]);
     let mut stream = TcpStream::connect(served.address).await.unwrap();
-    let octets = [
+    let bytes = [
         framed(&[]),
         framed(&[1, 2, 3]),
         framed(&query(9, "one.z", Rtype::A)),
     ]
     .concat();
-    stream.write_all(&octets).await.unwrap();
+    stream.write_all(&bytes).await.unwrap();
     assert_eq!(word(&read_message(&mut stream).await.unwrap(), 0), 9);
-    assert_eq!(served.resolver.counters().read().ignored, 2);
+    assert_eq!(served.resolver.counters().snapshot().ignored, 2);
 }
 
 #[tokio::test]
 async fn more_connections_than_the_limit_are_closed_at_once() {
     raise_file_limit().unwrap();
-    let served = Served::local(&[]);
+    let served = ResolverUnderTest::local(&[]);
     let mut open = Vec::new();
     for _ in 0..512 {
         let mut stream = TcpStream::connect(served.address).await.unwrap();
@@ -185,11 +185,11 @@ async fn more_connections_than_the_limit_are_closed_at_once() {
             .unwrap_or(0),
         0
     );
-    assert_eq!(served.resolver.counters().read().connections_refused, 1);
-    // The others are served on.
+    assert_eq!(served.resolver.counters().snapshot().connections_refused, 1);
+    // Open connections are still answered.
     write_message(&mut open[0], &query(2, "one.z", Rtype::A)).await;
     assert_eq!(word(&read_message(&mut open[0]).await.unwrap(), 0), 2);
-    // One that ends makes room.
+    // A closed connection makes room for a new one.
     drop(open.split_off(1));
     loop {
         let mut stream = TcpStream::connect(served.address).await.unwrap();

@@ -1,4 +1,4 @@
-//! What stands between pods and CoreDNS: node caches, and Corefiles that were edited.
+//! DNS servers behind the agent: node caches, and CoreDNS with an edited Corefile.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,9 +7,9 @@ use domain::base::iana::Rtype;
 use serde_json::{Value, json};
 
 use crate::{
-    agent::Running,
-    policies::{CLIENTS, DNS_PODS, Lists, Server, cluster, pod},
-    support::{Upstream, ask, query},
+    agent::RunningAgent,
+    policies::{ApiContents, CLIENTS, DNS_PODS, PreparedApi, cluster, pod},
+    support::{FakeUpstream, ask, query},
 };
 
 const COREFILE: &str = "/api/v1/namespaces/kube-system/configmaps?metadata.name=coredns";
@@ -19,11 +19,11 @@ const SERVICES: &str = "/api/v1/services";
 
 const WEB: &str = "web.shop.svc.cluster.local";
 
-/// What the cluster's DNS of these tests answers, and the TTL that it has.
-const PASSED: u32 = 300;
+/// The TTL of answers from the cluster's DNS of these tests, in seconds.
+const PASSED_TTL: u32 = 300;
 
-/// bugs.md, B14.
-const B14: &str = "cluster.local:53 {
+/// A node cache configuration with plugins that change answers.
+const ALTERING_COREFILE: &str = "cluster.local:53 {
     template IN AAAA cluster.local {
         rcode NOERROR
     }
@@ -34,8 +34,8 @@ const B14: &str = "cluster.local:53 {
 }
 ";
 
-/// What kubernetes' own manifest has.
-const PLAIN: &str = "cluster.local:53 {
+/// The configuration in the node cache manifest of Kubernetes.
+const STANDARD_COREFILE: &str = "cluster.local:53 {
     errors
     cache {
             success 9984 30
@@ -72,7 +72,7 @@ in-addr.arpa:53 {
     }
 ";
 
-/// A Corefile with this line more.
+/// A Corefile with an additional line.
 fn corefile(line: &str) -> Value {
     let text = format!(
         ".:53 {{\n {line}\n kubernetes cluster.local in-addr.arpa {{\n  ttl 30\n }}\n forward . /etc/resolv.conf\n}}\n"
@@ -98,7 +98,7 @@ fn service(namespace: &str, name: &str, address: &str) -> Value {
     })
 }
 
-/// A pod whose container was started so many seconds after now.
+/// A Pod whose container starts this many seconds after now.
 fn started(mut pod: Value, seconds: u64) -> Value {
     let at = SystemTime::now() + Duration::from_secs(seconds);
     let at = humantime::format_rfc3339_seconds(at).to_string();
@@ -118,7 +118,7 @@ fn dns_pod() -> Value {
     )
 }
 
-/// A node cache that answers at these addresses.
+/// The Pod of a node cache that answers at these addresses.
 fn node_cache(local_ip: &str) -> Value {
     let mut pod = pod("kube-system", "cache-x7", "192.0.2.1", json!({}));
     pod["spec"] = json!({
@@ -140,7 +140,7 @@ fn node_cache(local_ip: &str) -> Value {
 const BOTH: &str = "169.254.20.10,10.96.0.10";
 
 /// A cluster whose CoreDNS has this Corefile, with a node cache on this node.
-fn with_cache(line: &str, local_ip: &str, text: &str) -> Lists {
+fn with_cache(line: &str, local_ip: &str, text: &str) -> ApiContents {
     let mut lists = with_corefile(line);
     let items = &mut lists.items;
     items.entry(CLIENTS).or_default().push(node_cache(local_ip));
@@ -150,7 +150,7 @@ fn with_cache(line: &str, local_ip: &str, text: &str) -> Lists {
     lists
 }
 
-fn with_corefile(line: &str) -> Lists {
+fn with_corefile(line: &str) -> ApiContents {
     let mut lists = cluster(&[]);
     let items = &mut lists.items;
     items.insert(COREFILE, vec![corefile(line)]);
@@ -163,13 +163,13 @@ fn with_corefile(line: &str) -> Lists {
 }
 
 /// The TTL of a name's address.
-async fn ttl(running: &Running, name: &str) -> u32 {
+async fn ask_ttl(running: &RunningAgent, name: &str) -> u32 {
     let reply = ask(running.server, &query(1, name, Rtype::A)).await;
     let ttl = &reply[reply.len() - 10..reply.len() - 6];
     u32::from_be_bytes(ttl.try_into().unwrap())
 }
 
-fn says(texts: &[String], what: &str) -> bool {
+fn any_contains(texts: &[String], what: &str) -> bool {
     texts.iter().any(|text| text.contains(what))
 }
 
@@ -180,35 +180,35 @@ fn reasons(status: &Status) -> &[String] {
     }
 }
 
-/// Everything is known, and nothing keeps the kernel from answering.
+/// Whether everything is listed and the kernel answers.
 fn is_settled(status: &Status) -> bool {
-    let is_held = says(&status.degraded, "the kernel passes everything");
+    let is_held = any_contains(&status.degraded, "the kernel passes everything");
     status.missing.is_empty() && !is_held && status.objects.services > 0
 }
 
 const FLAGS: [&str; 1] = ["--node-name=this"];
 
 #[tokio::test]
-async fn the_interval_of_the_corefile_before_counts() {
+async fn the_reload_interval_of_the_previous_corefile_counts() {
     for (before, after, wanted) in [
         ("reload 10m 1m", "reload", "(reload 10m, jitter 1m)"),
         ("reload", "reload 20m 2m", "(reload 20m, jitter 2m)"),
         ("reload", "log", "(reload 30s, jitter 15s)"),
     ] {
-        let server = Server::start(with_corefile(before)).await;
-        let dns = Upstream::answering([9, 9, 9, 9]).await;
+        let server = PreparedApi::start(with_corefile(before)).await;
+        let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
         let running = server.agent(&dns, &FLAGS).await;
         running.status_when(is_settled).await;
         let hosts = "\n hosts {\n  10.0.0.1 a.cluster.local\n  fallthrough\n }";
         let edited = corefile(&format!("{after}{hosts}"));
-        server.tell(COREFILE, "MODIFIED", edited).await;
+        server.send_event(COREFILE, "MODIFIED", edited).await;
         let status = running
-            .status_when(|status| says(&status.degraded, "Corefile has changed"))
+            .status_when(|status| any_contains(&status.degraded, "Corefile has changed"))
             .await;
-        assert!(says(&status.degraded, wanted), "{wanted}: {status}");
-        // The pods that run were started after that.
+        assert!(any_contains(&status.degraded, wanted), "{wanted}: {status}");
+        // All running Pods were started after the edit.
         server
-            .tell(DNS_PODS, "MODIFIED", started(dns_pod(), 100))
+            .send_event(DNS_PODS, "MODIFIED", started(dns_pod(), 100))
             .await;
         running.status_when(is_settled).await;
         running.stop().await;
@@ -217,15 +217,15 @@ async fn the_interval_of_the_corefile_before_counts() {
 
 #[tokio::test]
 async fn without_reload_the_pods_must_have_been_started_after_the_edit() {
-    let server = Server::start(with_corefile("log")).await;
-    let dns = Upstream::answering([9, 9, 9, 9]).await;
+    let server = PreparedApi::start(with_corefile("log")).await;
+    let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
     let running = server.agent(&dns, &FLAGS).await;
     running.status_when(is_settled).await;
     let edited = corefile("reload\n hosts {\n  10.0.0.1 a.cluster.local\n  fallthrough\n }");
-    server.tell(COREFILE, "MODIFIED", edited).await;
+    server.send_event(COREFILE, "MODIFIED", edited).await;
     let is_waiting = |status: &Status| {
-        says(&status.degraded, "until its pods are started again")
-            && says(&status.degraded, "(no reload)")
+        any_contains(&status.degraded, "until its pods are restarted")
+            && any_contains(&status.degraded, "(no reload)")
     };
     running.status_when(is_waiting).await;
     let other = pod(
@@ -235,138 +235,150 @@ async fn without_reload_the_pods_must_have_been_started_after_the_edit() {
         json!({"k8s-app": "kube-dns"}),
     );
     server
-        .tell(DNS_PODS, "ADDED", started(other.clone(), 0))
+        .send_event(DNS_PODS, "ADDED", started(other.clone(), 0))
         .await;
     server
-        .tell(DNS_PODS, "MODIFIED", started(dns_pod(), 100))
+        .send_event(DNS_PODS, "MODIFIED", started(dns_pod(), 100))
         .await;
     running.status_when(is_waiting).await;
-    server.tell(DNS_PODS, "DELETED", other).await;
+    server.send_event(DNS_PODS, "DELETED", other).await;
     running.status_when(is_settled).await;
     running.stop().await;
 }
 
 #[tokio::test]
-async fn a_node_cache_with_rules_of_its_own_lets_names_pass() {
+async fn names_that_a_node_cache_answers_differently_pass() {
     for flags in [&FLAGS[..], &["--node-name=this", "--network-policy=ignore"]] {
-        let server = Server::start(with_cache("reload", BOTH, B14)).await;
-        let dns = Upstream::answering([9, 9, 9, 9]).await;
+        let server = PreparedApi::start(with_cache("reload", BOTH, ALTERING_COREFILE)).await;
+        let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
         let running = server.agent(&dns, flags).await;
         let status = running
             .status_when(|status| status.missing.is_empty() && !reasons(status).is_empty())
             .await;
         assert!(
             running
-                .status_when(|status| says(reasons(status), "cache-x7: line 2: `template`"))
+                .status_when(|status| any_contains(reasons(status), "cache-x7: line 2: `template`"))
                 .await
                 .missing
                 .is_empty(),
             "{status}"
         );
-        assert_eq!(ttl(&running, WEB).await, PASSED);
-        assert_eq!(ttl(&running, "legacy.shop.svc.cluster.local").await, PASSED);
+        assert_eq!(ask_ttl(&running, WEB).await, PASSED_TTL);
+        assert_eq!(
+            ask_ttl(&running, "legacy.shop.svc.cluster.local").await,
+            PASSED_TTL
+        );
 
-        // It has no `reload`.
-        let plain = config_map("node-local-dns", PLAIN);
-        server.tell(CACHE_MAP, "MODIFIED", plain).await;
+        // The node cache's old configuration has no `reload`.
+        let plain = config_map("node-local-dns", STANDARD_COREFILE);
+        server.send_event(CACHE_MAP, "MODIFIED", plain).await;
         running
             .status_when(|status| {
-                says(
+                any_contains(
                     &status.degraded,
                     "the Corefile of node cache kube-system/cache-x7",
-                ) && says(&status.degraded, "until its pods are started again")
+                ) && any_contains(&status.degraded, "until its pods are restarted")
             })
             .await;
         server
-            .tell(CLIENTS, "MODIFIED", started(node_cache(BOTH), 101))
+            .send_event(CLIENTS, "MODIFIED", started(node_cache(BOTH), 101))
             .await;
         running.status_when(is_settled).await;
-        assert_eq!(ttl(&running, WEB).await, 5);
+        assert_eq!(ask_ttl(&running, WEB).await, 5);
         running.stop().await;
     }
 }
 
 #[tokio::test]
-async fn the_node_cache_of_kubernetes_manifest_caps_ttls_and_lets_names_be_answered() {
-    let server = Server::start(with_cache("reload", BOTH, PLAIN)).await;
-    let dns = Upstream::answering([9, 9, 9, 9]).await;
+async fn the_node_cache_of_the_kubernetes_manifest_only_caps_ttls() {
+    let server = PreparedApi::start(with_cache("reload", BOTH, STANDARD_COREFILE)).await;
+    let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
     let running = server.agent(&dns, &FLAGS).await;
     let status = running
-        .status_when(|status| is_settled(status) && says(reasons(status), "cache-x7: line 3"))
+        .status_when(|status| {
+            is_settled(status) && any_contains(reasons(status), "cache-x7: line 3")
+        })
         .await;
-    assert!(says(reasons(&status), "5 s instead of 30 s"), "{status}");
-    assert_eq!(ttl(&running, WEB).await, 5);
+    assert!(
+        any_contains(reasons(&status), "5 s instead of 30 s"),
+        "{status}"
+    );
+    assert_eq!(ask_ttl(&running, WEB).await, 5);
 
-    // It goes, and CoreDNS answers.
-    server.tell(CLIENTS, "DELETED", node_cache(BOTH)).await;
-    running
-        .status_when(|status| is_settled(status) && !says(reasons(status), "cache-x7"))
+    // Without the node cache, CoreDNS answers.
+    server
+        .send_event(CLIENTS, "DELETED", node_cache(BOTH))
         .await;
-    assert_eq!(ttl(&running, WEB).await, 30);
-    // It comes again, with another text.
-    let b14 = config_map("node-local-dns", B14);
-    server.tell(CACHE_MAP, "MODIFIED", b14).await;
-    server.tell(CLIENTS, "ADDED", node_cache(BOTH)).await;
     running
-        .status_when(|status| says(reasons(status), "cache-x7"))
+        .status_when(|status| is_settled(status) && !any_contains(reasons(status), "cache-x7"))
+        .await;
+    assert_eq!(ask_ttl(&running, WEB).await, 30);
+    // The node cache returns with another configuration.
+    let altering = config_map("node-local-dns", ALTERING_COREFILE);
+    server.send_event(CACHE_MAP, "MODIFIED", altering).await;
+    server.send_event(CLIENTS, "ADDED", node_cache(BOTH)).await;
+    running
+        .status_when(|status| any_contains(reasons(status), "cache-x7"))
         .await;
     running.stop().await;
 }
 
 #[tokio::test]
-async fn a_node_cache_whose_config_map_can_not_be_read_lets_everything_pass() {
-    let mut lists = with_cache("reload", BOTH, PLAIN);
+async fn everything_passes_if_a_node_caches_config_map_can_not_be_read() {
+    let mut lists = with_cache("reload", BOTH, STANDARD_COREFILE);
     lists.refused.push(CACHE_MAP);
-    let server = Server::start(lists).await;
-    let dns = Upstream::answering([9, 9, 9, 9]).await;
+    let server = PreparedApi::start(lists).await;
+    let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
     let running = server.agent(&dns, &FLAGS).await;
     let status = running
-        .status_when(|status| says(&status.degraded, "resourceNames: [node-local-dns]"))
+        .status_when(|status| any_contains(&status.degraded, "resourceNames: [node-local-dns]"))
         .await;
     let what =
         "node cache kube-system/cache-x7 answers at 10.96.0.10, and what it answers isn't known";
-    assert!(says(&status.degraded, what), "{status}");
+    assert!(any_contains(&status.degraded, what), "{status}");
     assert!(
-        says(&status.degraded, "the kernel passes everything"),
+        any_contains(&status.degraded, "the kernel passes everything"),
         "{status}"
     );
-    // Without it everything is known.
-    server.tell(CLIENTS, "DELETED", node_cache(BOTH)).await;
+    // Without the node cache everything is known.
+    server
+        .send_event(CLIENTS, "DELETED", node_cache(BOTH))
+        .await;
     running.status_when(is_settled).await;
     running.stop().await;
 }
 
 #[tokio::test]
-async fn a_node_cache_that_is_not_in_the_way_changes_nothing() {
-    let server = Server::start(with_cache("reload", "169.254.20.10", B14)).await;
-    let dns = Upstream::answering([9, 9, 9, 9]).await;
+async fn a_node_cache_at_an_address_not_served_changes_nothing() {
+    let server = PreparedApi::start(with_cache("reload", "169.254.20.10", ALTERING_COREFILE)).await;
+    let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
     let running = server.agent(&dns, &FLAGS).await;
     let status = running.status_when(is_settled).await;
-    assert!(!says(reasons(&status), "cache-x7"), "{status}");
-    assert_eq!(ttl(&running, WEB).await, 30);
+    assert!(!any_contains(reasons(&status), "cache-x7"), "{status}");
+    assert_eq!(ask_ttl(&running, WEB).await, 30);
     assert!(!server.was_asked(CACHE_MAP));
     running.stop().await;
 
-    // It is, where the operator says that its address is served.
+    // With `--serve`, the node cache's address is served, so its configuration counts.
     let flags = ["--node-name=this", "--serve=169.254.20.10"];
     let running = server.agent(&dns, &flags).await;
     running
-        .status_when(|status| says(reasons(status), "cache-x7"))
+        .status_when(|status| any_contains(reasons(status), "cache-x7"))
         .await;
     running.stop().await;
 }
 
 #[tokio::test]
-async fn without_the_nodes_name_it_is_said_that_node_caches_are_not_noticed() {
-    let server = Server::start(with_cache("reload", BOTH, B14)).await;
-    let dns = Upstream::answering([9, 9, 9, 9]).await;
+async fn without_the_node_name_status_warns_that_node_caches_go_unnoticed() {
+    let server = PreparedApi::start(with_cache("reload", BOTH, ALTERING_COREFILE)).await;
+    let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
     let running = server.agent(&dns, &[]).await;
     running
         .status_when(|status| {
             is_settled(status)
-                && says(
+                && any_contains(
                     reasons(status),
-                    "a node cache in front of CoreDNS is not noticed",
+                    "a node cache in front of CoreDNS would not be noticed",
                 )
         })
         .await;

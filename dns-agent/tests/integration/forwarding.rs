@@ -1,4 +1,5 @@
-//! Upstreams, good and bad. Time is paused: it passes when everybody waits.
+//! Forwarding to working and failing upstreams. In tests with paused time, time advances only while
+//! all tasks wait.
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -17,8 +18,8 @@ use tokio::{
 };
 
 use crate::support::{
-    PATIENCE, Served, Upstream, a, ask, ask_over_tcp, at_once, last_address, query, rcode, reply,
-    word,
+    FakeUpstream, PATIENCE, ResolverUnderTest, address_reply, ask, ask_over_tcp, last_address,
+    query, rcode, reply, without_delay, word,
 };
 
 const SERVFAIL: u8 = 2;
@@ -31,15 +32,18 @@ fn example() -> Vec<u8> {
 
 #[tokio::test(start_paused = true)]
 async fn an_upstreams_answer_is_relayed() {
-    let upstream = Upstream::answering([192, 0, 2, 1]).await;
-    let served = Served::local(&[&upstream]);
+    let upstream = FakeUpstream::answering([192, 0, 2, 1]).await;
+    let served = ResolverUnderTest::local(&[&upstream]);
     let asked = example();
-    assert_eq!(ask(served.address, &asked).await, a(&asked, [192, 0, 2, 1]));
+    assert_eq!(
+        ask(served.address, &asked).await,
+        address_reply(&asked, [192, 0, 2, 1])
+    );
     assert_eq!(
         ask_over_tcp(served.address, &asked).await,
-        a(&asked, [192, 0, 2, 1])
+        address_reply(&asked, [192, 0, 2, 1])
     );
-    let counts = served.resolver.counters().read();
+    let counts = served.resolver.counters().snapshot();
     assert_eq!(
         (counts.forwarded, counts.udp_queries, counts.tcp_queries),
         (2, 1, 1)
@@ -48,17 +52,17 @@ async fn an_upstreams_answer_is_relayed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_query_goes_out_under_an_id_of_its_own() {
+async fn each_query_goes_out_under_a_random_id() {
     let (seen, mut ids) = tokio::sync::mpsc::unbounded_channel();
-    let upstream = Upstream::new(
+    let upstream = FakeUpstream::new(
         move |query| {
             seen.send(word(query, 0)).unwrap();
-            at_once(a(query, [192, 0, 2, 1]))
+            without_delay(address_reply(query, [192, 0, 2, 1]))
         },
         |_| Vec::new(),
     )
     .await;
-    let served = Served::local(&[&upstream]);
+    let served = ResolverUnderTest::local(&[&upstream]);
     let mut different = std::collections::BTreeSet::new();
     for _ in 0..16 {
         ask(served.address, &example()).await;
@@ -68,12 +72,12 @@ async fn each_query_goes_out_under_an_id_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_to_other_questions_are_not_taken() {
+async fn answers_to_other_questions_are_ignored() {
     let script = |asked: &[u8]| {
-        let right = a(asked, [192, 0, 2, 1]);
-        let mut wrong_id = a(asked, [6, 6, 6, 1]);
+        let right = address_reply(asked, [192, 0, 2, 1]);
+        let mut wrong_id = address_reply(asked, [6, 6, 6, 1]);
         wrong_id[1] ^= 1;
-        let mut wrong_name = a(asked, [6, 6, 6, 2]);
+        let mut wrong_name = address_reply(asked, [6, 6, 6, 2]);
         wrong_name[13] = b'f';
         let mut wrong_type = reply(asked, 0x8180);
         let length = wrong_type.len();
@@ -92,8 +96,8 @@ async fn answers_to_other_questions_are_not_taken() {
         .map(|message| (Duration::from_millis(10), message))
         .into()
     };
-    let upstream = Upstream::new(script, |_| Vec::new()).await;
-    let served = Served::local(&[&upstream]);
+    let upstream = FakeUpstream::new(script, |_| Vec::new()).await;
+    let served = ResolverUnderTest::local(&[&upstream]);
     assert_eq!(
         last_address(&ask(served.address, &example()).await),
         [192, 0, 2, 1]
@@ -101,28 +105,33 @@ async fn answers_to_other_questions_are_not_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_upstream_is_left_for_the_next_after_two_seconds() {
+async fn after_two_seconds_of_silence_the_next_upstream_is_asked() {
     let (silent, good) = (
-        Upstream::silent().await,
-        Upstream::answering([192, 0, 2, 2]).await,
+        FakeUpstream::silent().await,
+        FakeUpstream::answering([192, 0, 2, 2]).await,
     );
-    let served = Served::local(&[&silent, &good]);
+    let served = ResolverUnderTest::local(&[&silent, &good]);
     let start = Instant::now();
     assert_eq!(
         last_address(&ask(served.address, &example()).await),
         [192, 0, 2, 2]
     );
     assert_eq!(start.elapsed().as_secs(), 2);
-    assert_eq!(served.resolver.counters().read().upstream_timeouts, 1);
+    assert_eq!(served.resolver.counters().snapshot().upstream_timeouts, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_answer_is_not_taken() {
-    let late = |asked: &[u8]| vec![(Duration::from_secs(3), a(asked, [192, 0, 2, 1]))];
-    let late = Upstream::new(late, |_| Vec::new()).await;
-    let slow = |asked: &[u8]| vec![(Duration::from_millis(1900), a(asked, [192, 0, 2, 2]))];
-    let slow = Upstream::new(slow, |_| Vec::new()).await;
-    let served = Served::local(&[&late, &slow]);
+async fn a_late_answer_is_ignored() {
+    let late = |asked: &[u8]| vec![(Duration::from_secs(3), address_reply(asked, [192, 0, 2, 1]))];
+    let late = FakeUpstream::new(late, |_| Vec::new()).await;
+    let slow = |asked: &[u8]| {
+        vec![(
+            Duration::from_millis(1900),
+            address_reply(asked, [192, 0, 2, 2]),
+        )]
+    };
+    let slow = FakeUpstream::new(slow, |_| Vec::new()).await;
+    let served = ResolverUnderTest::local(&[&late, &slow]);
     assert_eq!(
         last_address(&ask(served.address, &example()).await),
         [192, 0, 2, 2]
@@ -130,56 +139,59 @@ async fn a_late_answer_is_not_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_that_is_not_there_is_left_at_once() {
+async fn an_unreachable_upstream_is_skipped_at_once() {
     let gone = UdpSocket::bind("127.1.2.3:0")
         .unwrap()
         .local_addr()
         .unwrap();
-    let good = Upstream::answering([192, 0, 2, 2]).await;
-    let served = Served::new("127.0.0.1:0", &[gone, good.address]);
+    let good = FakeUpstream::answering([192, 0, 2, 2]).await;
+    let served = ResolverUnderTest::new("127.0.0.1:0", &[gone, good.address]);
     let start = Instant::now();
     assert_eq!(
         last_address(&ask(served.address, &example()).await),
         [192, 0, 2, 2]
     );
     assert!(start.elapsed() < Duration::from_secs(1));
-    assert_eq!(served.resolver.counters().read().upstream_errors, 1);
+    assert_eq!(served.resolver.counters().snapshot().upstream_errors, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobodys_answer_is_servfail() {
-    let (one, two) = (Upstream::silent().await, Upstream::silent().await);
-    let served = Served::local(&[&one, &two]);
+async fn if_all_upstreams_are_silent_the_reply_is_servfail() {
+    let (one, two) = (FakeUpstream::silent().await, FakeUpstream::silent().await);
+    let served = ResolverUnderTest::local(&[&one, &two]);
     let start = Instant::now();
     let reply = ask(served.address, &example()).await;
     assert_eq!((rcode(&reply), word(&reply, 6)), (SERVFAIL, 0));
     assert_eq!(start.elapsed().as_secs(), 4);
-    assert_eq!(served.resolver.counters().read().replies["SERVFAIL"], 1);
+    assert_eq!(served.resolver.counters().snapshot().replies["SERVFAIL"], 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_upstreams_other_names_are_refused() {
-    let served = Served::local(&[]);
+    let served = ResolverUnderTest::local(&[]);
     assert_eq!(rcode(&ask(served.address, &example()).await), REFUSED);
-    let ours = ask(served.address, &query(1, "one.z", Rtype::A)).await;
-    assert_eq!(last_address(&ours), [10, 0, 0, 1]);
+    let local = ask(served.address, &query(1, "one.z", Rtype::A)).await;
+    assert_eq!(last_address(&local), [10, 0, 0, 1]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn errors_of_an_upstream_are_relayed() {
     for code in [SERVFAIL, NXDOMAIN, REFUSED] {
-        let script = move |asked: &[u8]| at_once(reply(asked, 0x8180 | u16::from(code)));
-        let upstream = Upstream::new(script, |_| Vec::new()).await;
-        let served = Served::local(&[&upstream]);
+        let script = move |asked: &[u8]| without_delay(reply(asked, 0x8180 | u16::from(code)));
+        let upstream = FakeUpstream::new(script, |_| Vec::new()).await;
+        let served = ResolverUnderTest::local(&[&upstream]);
         assert_eq!(rcode(&ask(served.address, &example()).await), code);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_truncated_answer_is_fetched_over_tcp() {
-    let truncated = |asked: &[u8]| at_once(reply(asked, 0x8380));
-    let upstream = Upstream::new(truncated, |asked| at_once(a(asked, [192, 0, 2, 3]))).await;
-    let served = Served::local(&[&upstream]);
+    let truncated = |asked: &[u8]| without_delay(reply(asked, 0x8380));
+    let upstream = FakeUpstream::new(truncated, |asked| {
+        without_delay(address_reply(asked, [192, 0, 2, 3]))
+    })
+    .await;
+    let served = ResolverUnderTest::local(&[&upstream]);
     let answer = ask(served.address, &example()).await;
     assert_eq!(last_address(&answer), [192, 0, 2, 3]);
     assert_eq!(word(&answer, 2), 0x8180);
@@ -187,12 +199,12 @@ async fn a_truncated_answer_is_fetched_over_tcp() {
 
 #[tokio::test(start_paused = true)]
 async fn a_truncated_answer_is_better_than_none() {
-    let truncated = |asked: &[u8]| at_once(reply(asked, 0x8380));
-    let upstream = Upstream::new(truncated, |_| Vec::new()).await;
-    let served = Served::local(&[&upstream]);
+    let truncated = |asked: &[u8]| without_delay(reply(asked, 0x8380));
+    let upstream = FakeUpstream::new(truncated, |_| Vec::new()).await;
+    let served = ResolverUnderTest::local(&[&upstream]);
     assert_eq!(word(&ask(served.address, &example()).await, 2), 0x8380);
-    let (cut, whole) = (upstream, Upstream::answering([192, 0, 2, 4]).await);
-    let served = Served::local(&[&cut, &whole]);
+    let (cut, whole) = (upstream, FakeUpstream::answering([192, 0, 2, 4]).await);
+    let served = ResolverUnderTest::local(&[&cut, &whole]);
     assert_eq!(
         last_address(&ask(served.address, &example()).await),
         [192, 0, 2, 4]
@@ -200,13 +212,13 @@ async fn a_truncated_answer_is_better_than_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_aliass_target_is_asked_for() {
-    let upstream = Upstream::answering([192, 0, 2, 5]).await;
-    let served = Served::local(&[&upstream]);
+async fn the_target_of_an_alias_is_forwarded() {
+    let upstream = FakeUpstream::answering([192, 0, 2, 5]).await;
+    let served = ResolverUnderTest::local(&[&upstream]);
     let answer = ask(served.address, &query(7, "out.z", Rtype::A)).await;
     assert_eq!((word(&answer, 2), word(&answer, 6)), (0x8500, 2));
     assert_eq!(last_address(&answer), [192, 0, 2, 5]);
-    // No data of that type: the alias alone.
+    // Without data of that type, the answer is the alias alone.
     let answer = ask(served.address, &query(7, "out.z", Rtype::AAAA)).await;
     assert_eq!(
         (word(&answer, 2), word(&answer, 6), word(&answer, 8)),
@@ -214,24 +226,27 @@ async fn an_aliass_target_is_asked_for() {
     );
 }
 
-/// Not a denial: a client asks its next server, and keeps nothing.
+/// SERVFAIL is no denial, so a client asks its next server and caches nothing.
 #[tokio::test(start_paused = true)]
 async fn an_alias_that_no_upstream_resolves_is_servfail() {
     let failing = |code: u8| {
-        let script = move |asked: &[u8]| at_once(reply(asked, 0x8180 | u16::from(code)));
-        Upstream::new(script, |_| Vec::new())
+        let script = move |asked: &[u8]| without_delay(reply(asked, 0x8180 | u16::from(code)));
+        FakeUpstream::new(script, |_| Vec::new())
     };
     let upstreams = [
-        Upstream::silent().await,
+        FakeUpstream::silent().await,
         failing(SERVFAIL).await,
         failing(REFUSED).await,
     ];
-    let mut served: Vec<Served> = upstreams.iter().map(|it| Served::local(&[it])).collect();
-    served.push(Served::local(&[]));
+    let mut served: Vec<ResolverUnderTest> = upstreams
+        .iter()
+        .map(|it| ResolverUnderTest::local(&[it]))
+        .collect();
+    served.push(ResolverUnderTest::local(&[]));
     for served in served {
         for rtype in [Rtype::A, Rtype::AAAA, Rtype::MX] {
             let answer = ask(served.address, &query(7, "out.z", rtype)).await;
-            // Not AA; the CNAME that is known, and no SOA record.
+            // Without AA; with the known CNAME, and without a SOA record.
             assert_eq!(
                 (word(&answer, 2), word(&answer, 6), word(&answer, 8)),
                 (0x8102, 1, 0),
@@ -240,13 +255,13 @@ async fn an_alias_that_no_upstream_resolves_is_servfail() {
         }
     }
     let denying = failing(NXDOMAIN).await;
-    let served = Served::local(&[&denying]);
+    let served = ResolverUnderTest::local(&[&denying]);
     let answer = ask(served.address, &query(7, "out.z", Rtype::A)).await;
     assert_eq!((word(&answer, 2), word(&answer, 6)), (0x8503, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_says_nothing_of_our_names() {
+async fn an_upstream_can_not_answer_for_authoritative_names() {
     // `example.org CNAME one.z`, and `one.z A 6.6.6.6` in each section.
     let script = |asked: &[u8]| {
         let mut message = reply(asked, 0x8180);
@@ -255,10 +270,10 @@ async fn an_upstream_says_nothing_of_our_names() {
         for _ in 0..3 {
             message.extend(b"\x03one\x01z\0\0\x01\0\x01\0\0\x01\x2c\0\x04\x06\x06\x06\x06");
         }
-        at_once(message)
+        without_delay(message)
     };
-    let upstream = Upstream::new(script, |_| Vec::new()).await;
-    let served = Served::local(&[&upstream]);
+    let upstream = FakeUpstream::new(script, |_| Vec::new()).await;
+    let served = ResolverUnderTest::local(&[&upstream]);
     for name in ["example.org", "out.z"] {
         let asked = query(7, name, Rtype::A);
         for answer in [
@@ -267,20 +282,26 @@ async fn an_upstream_says_nothing_of_our_names() {
         ] {
             assert_eq!(last_address(&answer), [10, 0, 0, 1], "{name}");
             assert_eq!([word(&answer, 8), word(&answer, 10)], [0, 0]);
-            assert!(!answer.windows(4).any(|octets| octets == [6; 4]));
+            assert!(!answer.windows(4).any(|bytes| bytes == [6; 4]));
         }
     }
 }
 
-/// Also a security rule (RFC 5452 section 5): equal questions would let a forger guess more often.
+/// This is also a security rule (RFC 5452 section 5): with several equal questions in flight, a
+/// forged answer succeeds more often.
 #[tokio::test(start_paused = true)]
-async fn a_question_that_is_being_asked_is_not_asked_again() {
-    let late = |asked: &[u8]| vec![(Duration::from_millis(500), a(asked, [192, 0, 2, 1]))];
-    let upstream = Upstream::new(late, |_| Vec::new()).await;
-    let served = Served::local(&[&upstream]);
+async fn equal_questions_in_flight_are_forwarded_once() {
+    let late = |asked: &[u8]| {
+        vec![(
+            Duration::from_millis(500),
+            address_reply(asked, [192, 0, 2, 1]),
+        )]
+    };
+    let upstream = FakeUpstream::new(late, |_| Vec::new()).await;
+    let served = ResolverUnderTest::local(&[&upstream]);
     let mut clients = JoinSet::new();
     for id in 0..100 {
-        // The casing is the client's own.
+        // Each reply has the letter case of its client's question.
         let name = if id % 2 == 0 {
             "example.org"
         } else {
@@ -291,22 +312,25 @@ async fn a_question_that_is_being_asked_is_not_asked_again() {
         let address = served.address;
         clients.spawn(async move {
             let answer = ask(address, &asked).await;
-            assert_eq!(answer, a(&asked, [192, 0, 2, 1]));
+            assert_eq!(answer, address_reply(&asked, [192, 0, 2, 1]));
         });
     }
     while let Some(client) = clients.join_next().await {
         client.unwrap();
     }
-    assert_eq!(served.resolver.counters().read().forwarded, 1);
-    // Another type is another question; and later it is asked again.
+    assert_eq!(served.resolver.counters().snapshot().forwarded, 1);
+    // Another type is another question, and a later question is forwarded again.
     ask(served.address, &query(1, "example.org", Rtype::AAAA)).await;
     ask(served.address, &example()).await;
-    assert_eq!(served.resolver.counters().read().forwarded, 3);
+    assert_eq!(served.resolver.counters().snapshot().forwarded, 3);
 }
 
-/// An upstream that asks this server in turn, as CoreDNS does with a node's resolv.conf that leads to
-/// the agent: under an ID of its own. Counts what it is asked.
-async fn round(server: Arc<OnceLock<SocketAddr>>) -> (SocketAddr, Arc<AtomicUsize>, JoinSet<()>) {
+/// Starts an upstream that forwards each query back to `server` under another ID, as CoreDNS does
+/// if the node's resolv.conf names the agent. Returns its address, its number of queries, and its
+/// tasks.
+async fn start_looping_upstream(
+    server: Arc<OnceLock<SocketAddr>>,
+) -> (SocketAddr, Arc<AtomicUsize>, JoinSet<()>) {
     let socket = Arc::new(tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap());
     let address = socket.local_addr().unwrap();
     let asked = Arc::new(AtomicUsize::new(0));
@@ -325,7 +349,7 @@ async fn round(server: Arc<OnceLock<SocketAddr>>) -> (SocketAddr, Arc<AtomicUsiz
                 query[1] ^= 0x55;
                 let mut reply = ask(server, &query).await;
                 reply[..2].copy_from_slice(&id);
-                // The resolver may have given up.
+                // The resolver may have closed its socket.
                 let _ = socket.send_to(&reply, client).await;
             });
         }
@@ -334,42 +358,42 @@ async fn round(server: Arc<OnceLock<SocketAddr>>) -> (SocketAddr, Arc<AtomicUsiz
 }
 
 #[tokio::test]
-async fn a_loop_costs_one_question_and_is_noticed() {
+async fn a_loop_costs_one_question_and_is_detected() {
     let server = Arc::new(OnceLock::new());
-    let (upstream, asked, _round) = round(server.clone()).await;
-    let good = Upstream::answering([192, 0, 2, 2]).await;
-    let served = Served::new("127.0.0.1:0", &[upstream, good.address]);
+    let (upstream, asked, _round) = start_looping_upstream(server.clone()).await;
+    let good = FakeUpstream::answering([192, 0, 2, 2]).await;
+    let served = ResolverUnderTest::new("127.0.0.1:0", &[upstream, good.address]);
     server.set(served.address).unwrap();
 
-    // The next upstream is asked after the loop.
+    // After the loop, the next upstream is asked.
     let answer = ask(served.address, &example()).await;
     assert_eq!(last_address(&answer), [192, 0, 2, 2]);
     assert_eq!(asked.load(Relaxed), 1);
-    assert_eq!(served.resolver.counters().read().forwarded, 1);
+    assert_eq!(served.resolver.counters().snapshot().forwarded, 1);
 
-    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut reports) = tokio::sync::mpsc::unbounded_channel();
     let resolver = served.resolver.clone();
     let mut watching = JoinSet::new();
     watching.spawn(async move {
-        let show = |servers: &[SocketAddr]| tell.send(servers.to_vec()).unwrap();
-        match resolver.watch_for_loops(show).await {}
+        let report = |servers: &[SocketAddr]| sender.send(servers.to_vec()).unwrap();
+        match resolver.watch_for_loops(report).await {}
     });
-    let looping = timeout(PATIENCE, told.recv())
+    let looping = timeout(PATIENCE, reports.recv())
         .await
         .expect("it is not noticed");
     assert_eq!(looping, Some(vec![upstream]));
-    // It goes on answering.
-    let ours = ask(served.address, &query(1, "one.z", Rtype::A)).await;
-    assert_eq!(last_address(&ours), [10, 0, 0, 1]);
+    // The resolver keeps answering.
+    let local = ask(served.address, &query(1, "one.z", Rtype::A)).await;
+    assert_eq!(last_address(&local), [10, 0, 0, 1]);
     let answer = ask(served.address, &query(1, "example.com", Rtype::A)).await;
     assert_eq!(last_address(&answer), [192, 0, 2, 2]);
 }
 
 #[tokio::test]
-async fn too_many_waiting_queries_are_not_added_to() {
+async fn queries_above_the_limit_in_flight_get_servfail() {
     raise_file_limit().unwrap();
-    let silent = Upstream::silent().await;
-    let served = Served::local(&[&silent]);
+    let silent = FakeUpstream::silent().await;
+    let served = ResolverUnderTest::local(&[&silent]);
     let mut waiting = JoinSet::new();
     let in_flight = 512;
     for number in 0..in_flight {
@@ -377,19 +401,19 @@ async fn too_many_waiting_queries_are_not_added_to() {
         let asked = query(7, &format!("{number}.example.org"), Rtype::A);
         waiting.spawn(async move {
             resolver
-                .answer(&asked, dns_agent::resolver::message::Transport::Udp)
+                .answer_message(&asked, dns_agent::resolver::message::Transport::Udp)
                 .await
         });
     }
-    while served.resolver.counters().read().forwarded < in_flight {
+    while served.resolver.counters().snapshot().forwarded < in_flight {
         tokio::task::yield_now().await;
     }
     assert_eq!(rcode(&ask(served.address, &example()).await), SERVFAIL);
     let alias = ask(served.address, &query(7, "out.z", Rtype::A)).await;
     assert_eq!(rcode(&alias), SERVFAIL);
-    let counts = served.resolver.counters().read();
+    let counts = served.resolver.counters().snapshot();
     assert_eq!((counts.overloaded, counts.forwarded), (2, in_flight));
-    // What is ours is answered all the same.
+    // Authoritative names are still answered.
     assert_eq!(
         last_address(&ask(served.address, &query(1, "one.z", Rtype::A)).await),
         [10, 0, 0, 1]

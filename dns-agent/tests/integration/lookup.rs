@@ -1,11 +1,11 @@
-//! What a running agent tells about questions and zones.
+//! `lookup` and `dump` of a running agent.
 
 use std::{fs, net::SocketAddr};
 
 use dns_agent::{
     admin::{
         client,
-        lookup::{KernelState, Lookup, Plane},
+        lookup::{AnsweringPlane, KernelState, Lookup},
     },
     zone::Name,
 };
@@ -14,8 +14,8 @@ use domain::base::iana::Rtype;
 use zerohop_tests::message::Message;
 
 use crate::{
-    agent::Running,
-    support::{Upstream, a, ask_over_tcp, at_once, query, reply},
+    agent::RunningAgent,
+    support::{FakeUpstream, address_reply, ask_over_tcp, query, reply, without_delay},
 };
 
 const OBJECTS: &str = r"
@@ -45,7 +45,7 @@ fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
 }
 
-async fn lookup(running: &Running, text: &str, rtype: Rtype) -> Lookup {
+async fn lookup(running: &RunningAgent, text: &str, rtype: Rtype) -> Lookup {
     client::lookup(running.admin, &name(text), rtype)
         .await
         .unwrap()
@@ -62,10 +62,10 @@ async fn dump(admin: SocketAddr, zone: Option<&str>) -> anyhow::Result<String> {
 }
 
 #[tokio::test]
-async fn answers_with_their_objects() {
+async fn lookup_names_the_objects_behind_answers() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("objects.yaml"), OBJECTS).unwrap();
-    let running = Running::start(directory.path(), &[]).await;
+    let running = RunningAgent::start(directory.path(), &[]).await;
 
     let web = lookup(&running, "WEB.shop.svc.cluster.local", Rtype::A).await;
     assert_eq!(web.name, "web.shop.svc.cluster.local.");
@@ -75,7 +75,7 @@ async fn answers_with_their_objects() {
         "web.shop.svc.cluster.local. 5 IN A 10.96.1.1"
     );
     assert_eq!(web.answer[0].objects[0].to_string(), "Service shop/web");
-    assert_eq!((web.plane, web.aa), (Plane::Agent, true));
+    assert_eq!((web.plane, web.aa), (AnsweringPlane::Agent, true));
     assert_eq!(web.kernel.state, KernelState::Off);
     assert!(web.why.unwrap().contains("--interface"));
 
@@ -93,16 +93,20 @@ async fn answers_with_their_objects() {
         ["no Service shop/ghost is known, or --labels leaves it out"]
     );
 
-    // Names with octets that mean something in a path.
-    let odd = lookup(&running, r"a/b%2f?#\032.cluster.local", Rtype::TXT).await;
-    assert_eq!(odd.name, r"a/b%2f?#\032.cluster.local.");
+    // Names with bytes that are special in a URL path.
+    let escaped = lookup(&running, r"a/b%2f?#\032.cluster.local", Rtype::TXT).await;
+    assert_eq!(escaped.name, r"a/b%2f?#\032.cluster.local.");
     let root = lookup(&running, ".", Rtype::from_int(65280)).await;
     assert_eq!((&*root.name, &*root.rtype), (".", "TYPE65280"));
     running.stop().await;
 }
 
-/// Checks that the tool says what the resolver answers, as another reader reads it.
-pub(crate) async fn hold_to_the_resolver(running: &Running, text: &str, rtype: Rtype) -> Lookup {
+/// Checks that lookup reports what the resolver answers, parsed by an independent reader.
+pub(crate) async fn assert_lookup_matches_resolver(
+    running: &RunningAgent,
+    text: &str,
+    rtype: Rtype,
+) -> Lookup {
     let lookup = lookup(running, text, rtype).await;
     let reply = ask_over_tcp(running.server, &query(1, text, rtype)).await;
     let message = Message::read(&reply).unwrap();
@@ -110,18 +114,18 @@ pub(crate) async fn hold_to_the_resolver(running: &Running, text: &str, rtype: R
     assert_eq!(lookup.rcode, Some(message.rcode()), "{what}");
     assert_eq!(lookup.aa, message.flags().contains(&"aa"), "{what}");
     let sections = [&lookup.answer, &lookup.authority, &lookup.additional];
-    for (told, said) in sections.into_iter().zip(message.sections) {
-        let told = told.iter().map(|record| without_serial(&record.record));
-        let mut told: Vec<String> = told.collect();
-        let mut said: Vec<String> = said.iter().map(|line| without_serial(line)).collect();
-        told.sort_unstable();
-        said.sort_unstable();
-        assert_eq!(told, said, "{what}");
+    for (reported, received) in sections.into_iter().zip(message.sections) {
+        let reported = reported.iter().map(|record| without_serial(&record.record));
+        let mut reported: Vec<String> = reported.collect();
+        let mut received: Vec<String> = received.iter().map(|line| without_serial(line)).collect();
+        reported.sort_unstable();
+        received.sort_unstable();
+        assert_eq!(reported, received, "{what}");
     }
     lookup
 }
 
-/// A record; of a SOA without its serial, which may change between two questions.
+/// A record as text. A SOA record loses its serial, which may change between two questions.
 fn without_serial(line: &str) -> String {
     let mut words: Vec<&str> = line.split(' ').collect();
     if words.get(3) == Some(&"SOA") {
@@ -130,22 +134,23 @@ fn without_serial(line: &str) -> String {
     words.join(" ")
 }
 
-/// An upstream that has an address for most names, denies some, and fails at others.
-pub(crate) async fn upstream() -> Upstream {
+/// An upstream that has an address for most names, denies names that start with `absent`, and fails
+/// for `broken` and `refused`.
+pub(crate) async fn mixed_upstream() -> FakeUpstream {
     let script = |asked: &[u8]| {
         let asks = |label: &[u8]| asked[12..].starts_with(label);
-        at_once(match () {
+        without_delay(match () {
             () if asks(b"\x06absent") => reply(asked, 0x8183),
             () if asks(b"\x06broken") => reply(asked, 0x8182),
             () if asks(b"\x07refused") => reply(asked, 0x8185),
-            () => a(asked, [192, 0, 2, 1]),
+            () => address_reply(asked, [192, 0, 2, 1]),
         })
     };
-    Upstream::new(script, |_| Vec::new()).await
+    FakeUpstream::new(script, |_| Vec::new()).await
 }
 
 #[tokio::test]
-async fn it_says_what_the_resolver_answers() {
+async fn lookup_matches_the_resolver() {
     let directory = tempfile::tempdir().unwrap();
     let mut objects = OBJECTS.to_owned();
     for (name, target) in [
@@ -161,11 +166,11 @@ async fn it_says_what_the_resolver_answers() {
         );
     }
     fs::write(directory.path().join("objects.yaml"), objects).unwrap();
-    let others = upstream().await;
-    let flag = format!("--upstream={}", others.address);
+    let upstream = mixed_upstream().await;
+    let flag = format!("--upstream={}", upstream.address);
     let pass = "--pass=legacy.svc.cluster.local";
     for flags in [&[pass][..], &[pass, &flag]] {
-        let running = Running::start(directory.path(), flags).await;
+        let running = RunningAgent::start(directory.path(), flags).await;
         for text in [
             "web.shop.svc.cluster.local",
             "db.shop.svc.cluster.local",
@@ -195,7 +200,7 @@ async fn it_says_what_the_resolver_answers() {
                 Rtype::PTR,
                 Rtype::TXT,
             ] {
-                hold_to_the_resolver(&running, text, rtype).await;
+                assert_lookup_matches_resolver(&running, text, rtype).await;
             }
         }
         running.stop().await;
@@ -203,16 +208,16 @@ async fn it_says_what_the_resolver_answers() {
 }
 
 #[tokio::test]
-async fn what_is_outside_is_answered_as_the_resolver_does() {
+async fn lookup_of_names_outside_the_zones_matches_the_resolver() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("objects.yaml"), OBJECTS).unwrap();
     let (alias, outside) = ("out.shop.svc.cluster.local", "www.example.com");
 
-    let alone = Running::start(directory.path(), &[]).await;
-    for (text, said) in [(alias, "SERVFAIL"), (outside, "REFUSED")] {
-        let lookup = hold_to_the_resolver(&alone, text, Rtype::A).await;
-        assert_eq!(lookup.rcode.as_deref(), Some(said));
-        assert_eq!(lookup.plane, Plane::Agent);
+    let alone = RunningAgent::start(directory.path(), &[]).await;
+    for (text, expected) in [(alias, "SERVFAIL"), (outside, "REFUSED")] {
+        let lookup = assert_lookup_matches_resolver(&alone, text, Rtype::A).await;
+        assert_eq!(lookup.rcode.as_deref(), Some(expected));
+        assert_eq!(lookup.plane, AnsweringPlane::Agent);
         assert!(lookup.upstreams.is_empty());
         assert!(lookup.notes[0].contains("--upstream"), "{lookup:?}");
     }
@@ -220,9 +225,9 @@ async fn what_is_outside_is_answered_as_the_resolver_does() {
     assert_eq!(refused.rcode.as_deref(), Some("REFUSED"));
     alone.stop().await;
 
-    let others = upstream().await;
-    let flag = format!("--upstream={}", others.address);
-    let running = Running::start(directory.path(), &[&flag]).await;
+    let upstream = mixed_upstream().await;
+    let flag = format!("--upstream={}", upstream.address);
+    let running = RunningAgent::start(directory.path(), &[&flag]).await;
     let completed = lookup(&running, alias, Rtype::A).await;
     assert_eq!(
         completed.answer[0].record,
@@ -230,37 +235,40 @@ async fn what_is_outside_is_answered_as_the_resolver_does() {
     );
     assert_eq!(completed.answer[0].objects[0].name, "out");
     assert!(completed.answer[1].upstream && completed.answer[1].objects.is_empty());
-    assert_eq!(completed.plane, Plane::Agent);
-    assert_eq!(completed.upstreams, [others.address]);
-    let note = "www.example.com. is not ours: an upstream was asked for it, and answered NOERROR";
+    assert_eq!(completed.plane, AnsweringPlane::Agent);
+    assert_eq!(completed.upstreams, [upstream.address]);
+    let note = "www.example.com. is forwarded: an upstream answered NOERROR";
     assert_eq!(completed.notes, [note]);
     let forwarded = lookup(&running, outside, Rtype::A).await;
-    assert_eq!(forwarded.plane, Plane::Upstream);
+    assert_eq!(forwarded.plane, AnsweringPlane::Upstream);
     assert_eq!(forwarded.rcode.as_deref(), Some("NOERROR"));
-    assert_eq!(forwarded.upstreams, [others.address]);
+    assert_eq!(forwarded.upstreams, [upstream.address]);
     running.stop().await;
 }
 
-/// Three servers that take two seconds each are more than anyone waits for.
+/// Three silent upstreams, at two seconds each, take longer than lookup waits.
 #[tokio::test]
-async fn it_does_not_wait_for_ever() {
+async fn lookup_does_not_wait_for_all_silent_upstreams() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("objects.yaml"), OBJECTS).unwrap();
     let silent = [
-        Upstream::silent().await,
-        Upstream::silent().await,
-        Upstream::silent().await,
+        FakeUpstream::silent().await,
+        FakeUpstream::silent().await,
+        FakeUpstream::silent().await,
     ];
     let flags = silent
         .each_ref()
         .map(|it| format!("--upstream={}", it.address));
     let flags = flags.each_ref().map(|flag| &**flag);
-    let running = Running::start(directory.path(), &flags).await;
+    let running = RunningAgent::start(directory.path(), &flags).await;
     let waiting = lookup(&running, "www.example.com", Rtype::A).await;
-    assert_eq!((waiting.rcode, waiting.plane), (None, Plane::Upstream));
+    assert_eq!(
+        (waiting.rcode, waiting.plane),
+        (None, AnsweringPlane::Upstream)
+    );
     assert_eq!(waiting.upstreams, silent.each_ref().map(|it| it.address));
     assert!(
-        waiting.notes[0].contains("none has answered"),
+        waiting.notes[0].contains("no upstream has answered"),
         "{:?}",
         waiting.notes
     );
@@ -268,10 +276,10 @@ async fn it_does_not_wait_for_ever() {
 }
 
 #[tokio::test]
-async fn zones_are_dumped_one_by_one_or_all() {
+async fn one_zone_or_all_zones_are_dumped() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("objects.yaml"), OBJECTS).unwrap();
-    let running = Running::start(directory.path(), &["--reverse", "10.96.0.0/16"]).await;
+    let running = RunningAgent::start(directory.path(), &["--reverse", "10.96.0.0/16"]).await;
     let cluster = dump(running.admin, Some("cluster.local")).await.unwrap();
     assert!(cluster.contains("\nweb.shop.svc.cluster.local. 5 IN A 10.96.1.1\n"));
     let reverse = dump(running.admin, Some("96.10.in-addr.arpa."))

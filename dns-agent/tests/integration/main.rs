@@ -4,7 +4,6 @@ mod agent;
 mod cases;
 mod connections;
 mod dns_path;
-// Not everything of it is needed here.
 #[expect(dead_code, reason = "shared with the tests of the source")]
 #[path = "../../src/source/kubernetes/tests/fake.rs"]
 mod fake;

@@ -1,4 +1,4 @@
-//! Who may ask, as an API server's NetworkPolicies say.
+//! The client policy of an agent that reads an API server's NetworkPolicies.
 
 use std::{
     collections::BTreeMap,
@@ -10,9 +10,9 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
-    agent::Running,
-    fake::{Asked, FakeApi, Writer},
-    support::{Upstream, config_of, kubeconfig},
+    agent::RunningAgent,
+    fake::{BodyWriter, FakeApi, PendingRequest},
+    support::{FakeUpstream, config_with_source, kubeconfig},
 };
 
 const GROUPS: &str = "/apis";
@@ -24,26 +24,26 @@ const DNS_NAMESPACE: &str = "/api/v1/namespaces?metadata.name=kube-system";
 pub(crate) const DNS_PODS: &str = "/api/v1/namespaces/kube-system/pods?k8s-app=kube-dns";
 const DNS_ENDPOINTS: &str = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices?kubernetes.io/service-name=kube-dns";
 
-/// An API server of which all lists are known before; those that are not are empty.
-pub(crate) struct Server {
-    lists: Arc<Mutex<Lists>>,
+/// An API server with prepared lists. A list that isn't prepared is empty.
+pub(crate) struct PreparedApi {
+    lists: Arc<Mutex<ApiContents>>,
     kubeconfig: TempDir,
     _tasks: [JoinHandle<()>; 2],
 }
 
 #[derive(Default)]
-pub(crate) struct Lists {
+pub(crate) struct ApiContents {
     pub(crate) items: BTreeMap<&'static str, Vec<Value>>,
-    /// What is no list, by its path.
+    /// Documents other than lists, by path.
     documents: BTreeMap<&'static str, Value>,
     pub(crate) refused: Vec<&'static str>,
     asked: Vec<String>,
-    /// The open ones. Two feeds may watch the same.
-    watches: BTreeMap<String, Vec<Arc<Writer>>>,
+    /// Open watches, by path and selector. Two feeds may watch the same objects.
+    watches: BTreeMap<String, Vec<Arc<BodyWriter>>>,
 }
 
-impl Lists {
-    fn answer(&mut self, asked: Asked) {
+impl ApiContents {
+    fn answer(&mut self, asked: PendingRequest) {
         let selectors = ["fieldSelector", "labelSelector"];
         let selector = selectors.iter().find_map(|name| asked.get(name));
         let what = match selector {
@@ -67,8 +67,8 @@ impl Lists {
     }
 }
 
-impl Server {
-    pub(crate) async fn start(lists: Lists) -> Server {
+impl PreparedApi {
+    pub(crate) async fn start(lists: ApiContents) -> PreparedApi {
         let (router, mut api) = FakeApi::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = listener.local_addr().unwrap();
@@ -84,15 +84,15 @@ impl Server {
             }
         };
         let serving = async move { axum::serve(listener, router).await.unwrap() };
-        Server {
+        PreparedApi {
             lists,
             kubeconfig,
             _tasks: [tokio::spawn(answering), tokio::spawn(serving)],
         }
     }
 
-    /// An agent with a kernel plane on no interface at all.
-    pub(crate) async fn agent(&self, dns: &Upstream, flags: &[&str]) -> Running {
+    /// An agent with a kernel plane that matches no interface.
+    pub(crate) async fn agent(&self, dns: &FakeUpstream, flags: &[&str]) -> RunningAgent {
         let config = self.kubeconfig.path().join("config");
         let dns = dns.address.to_string();
         let own = [
@@ -105,11 +105,11 @@ impl Server {
             "--cluster-dns",
             &dns,
         ];
-        Running::of(config_of(&[&own, flags].concat())).await
+        RunningAgent::start_with(config_with_source(&[&own, flags].concat())).await
     }
 
-    /// Tells a change to all who watch.
-    pub(crate) async fn tell(&self, what: &str, verb: &str, object: Value) {
+    /// Sends an event to all watches of a resource.
+    pub(crate) async fn send_event(&self, what: &str, verb: &str, object: Value) {
         let watches = loop {
             if let Some(watches) = self.lists.lock().unwrap().watches.get(what) {
                 break watches.clone();
@@ -121,8 +121,8 @@ impl Server {
         }
     }
 
-    /// Waits until so many feeds watch this.
-    async fn has_watches(&self, what: &str, count: usize) {
+    /// Waits until at least `count` watches of a resource are open.
+    async fn wait_for_watches(&self, what: &str, count: usize) {
         let has = || {
             let lists = self.lists.lock().unwrap();
             lists.watches.get(what).is_some_and(|it| it.len() >= count)
@@ -173,7 +173,7 @@ fn allow_dns() -> Value {
 }
 
 /// A cluster with its DNS, two pods on this node, and these policies.
-pub(crate) fn cluster(policies: &[Value]) -> Lists {
+pub(crate) fn cluster(policies: &[Value]) -> ApiContents {
     let service = json!({
         "metadata": {"namespace": "kube-system", "name": "kube-dns", "resourceVersion": "7"},
         "spec": {
@@ -198,7 +198,7 @@ pub(crate) fn cluster(policies: &[Value]) -> Lists {
         "10.244.0.9",
         json!({"k8s-app": "kube-dns"}),
     );
-    Lists {
+    ApiContents {
         items: BTreeMap::from([
             ("/api/v1/services", vec![service.clone()]),
             (DNS_SERVICE, vec![service]),
@@ -215,12 +215,12 @@ pub(crate) fn cluster(policies: &[Value]) -> Lists {
             (POLICIES, policies.to_vec()),
         ]),
         documents: BTreeMap::from([(GROUPS, json!({"kind": "APIGroupList", "groups": []}))]),
-        ..Lists::default()
+        ..ApiContents::default()
     }
 }
 
-/// How many addresses may ask, and which pods may not.
-fn verdict(status: &dns_agent::admin::status::Status) -> (Option<usize>, Vec<&str>) {
+/// The number of permitted addresses (`None`: any client), and the Pods left out.
+fn permitted_and_left_out(status: &dns_agent::admin::status::Status) -> (Option<usize>, Vec<&str>) {
     let policy = status.network_policy.as_ref().unwrap();
     assert_eq!(policy.mode, "respect");
     let left_out = policy.left_out.iter().map(|left_out| &*left_out.pod);
@@ -229,11 +229,13 @@ fn verdict(status: &dns_agent::admin::status::Status) -> (Option<usize>, Vec<&st
 
 #[tokio::test]
 async fn policies_are_followed_as_they_change() {
-    let server = Server::start(cluster(&[])).await;
-    let dns = Upstream::answering([9, 9, 9, 9]).await;
+    let server = PreparedApi::start(cluster(&[])).await;
+    let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
     let running = server.agent(&dns, &["--node-name=this"]).await;
     running
-        .status_when(|status| status.missing.is_empty() && verdict(status) == (None, vec![]))
+        .status_when(|status| {
+            status.missing.is_empty() && permitted_and_left_out(status) == (None, vec![])
+        })
         .await;
 
     for (verb, policy, expected) in [
@@ -243,22 +245,22 @@ async fn policies_are_followed_as_they_change() {
         ("DELETED", deny(), (None, vec![])),
         ("ADDED", allow_dns(), (Some(2), vec![])),
     ] {
-        server.tell(POLICIES, verb, policy).await;
+        server.send_event(POLICIES, verb, policy).await;
         running
-            .status_when(|status| verdict(status) == expected)
+            .status_when(|status| permitted_and_left_out(status) == expected)
             .await;
     }
 
-    // A pod of the DNS that the policy doesn't select.
+    // A DNS Pod that the policy doesn't select.
     let other = pod(
         "kube-system",
         "coredns",
         "10.244.0.9",
         json!({"app": "other"}),
     );
-    server.tell(DNS_PODS, "MODIFIED", other).await;
+    server.send_event(DNS_PODS, "MODIFIED", other).await;
     running
-        .status_when(|status| verdict(status) == (Some(1), vec!["shop/web"]))
+        .status_when(|status| permitted_and_left_out(status) == (Some(1), vec!["shop/web"]))
         .await;
     let right = pod(
         "kube-system",
@@ -266,17 +268,17 @@ async fn policies_are_followed_as_they_change() {
         "10.244.0.9",
         json!({"k8s-app": "kube-dns"}),
     );
-    server.tell(DNS_PODS, "MODIFIED", right).await;
+    server.send_event(DNS_PODS, "MODIFIED", right).await;
     running
-        .status_when(|status| verdict(status) == (Some(2), vec![]))
+        .status_when(|status| permitted_and_left_out(status) == (Some(2), vec![]))
         .await;
 
-    // A policy that can't be read restricts everybody in its namespace.
+    // An unreadable policy restricts every Pod in its namespace.
     let mut bad = allow_dns();
     bad["spec"]["egress"][0]["to"] = json!([{"ipBlock": {"cidr": "10.0.0.0/99"}}]);
-    server.tell(POLICIES, "MODIFIED", bad).await;
+    server.send_event(POLICIES, "MODIFIED", bad).await;
     let status = running
-        .status_when(|status| verdict(status) == (Some(1), vec!["shop/web"]))
+        .status_when(|status| permitted_and_left_out(status) == (Some(1), vec!["shop/web"]))
         .await;
     assert!(
         status
@@ -289,50 +291,54 @@ async fn policies_are_followed_as_they_change() {
 }
 
 #[tokio::test]
-async fn without_the_right_to_read_policies_pods_pass_and_the_rest_goes_on() {
+async fn without_permission_to_list_policies_no_pod_is_answered_and_the_rest_works() {
     let mut lists = cluster(&[]);
     lists.refused.push(POLICIES);
-    let server = Server::start(lists).await;
-    let dns = Upstream::answering([9, 9, 9, 9]).await;
+    let server = PreparedApi::start(lists).await;
+    let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
     let running = server.agent(&dns, &["--node-name=this"]).await;
-    let is_told = |text: &String| {
+    let is_reported = |text: &String| {
         text.contains("list networkpolicies.networking.k8s.io")
             && text.contains("bind a ClusterRole")
     };
     let status = running
-        .status_when(|status| status.missing.is_empty() && status.degraded.iter().any(is_told))
+        .status_when(|status| status.missing.is_empty() && status.degraded.iter().any(is_reported))
         .await;
-    assert_eq!(verdict(&status), (Some(0), vec![]));
+    assert_eq!(permitted_and_left_out(&status), (Some(0), vec![]));
     assert_eq!(status.objects.services, 1, "{status}");
     running.stop().await;
 }
 
 #[tokio::test]
-async fn without_the_nodes_name_no_pod_is_answered_where_there_are_policies() {
-    let server = Server::start(cluster(&[])).await;
-    let dns = Upstream::answering([9, 9, 9, 9]).await;
+async fn without_the_node_name_no_pod_is_answered_once_a_policy_exists() {
+    let server = PreparedApi::start(cluster(&[])).await;
+    let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
     let running = server.agent(&dns, &[]).await;
-    let is_told = |status: &dns_agent::admin::status::Status| {
+    let is_reported = |status: &dns_agent::admin::status::Status| {
         let mut degraded = status.degraded.iter();
         degraded.any(|text| text.contains("--node-name"))
     };
     running
         .status_when(|status| {
-            status.missing.is_empty() && verdict(status) == (None, vec![]) && !is_told(status)
+            status.missing.is_empty()
+                && permitted_and_left_out(status) == (None, vec![])
+                && !is_reported(status)
         })
         .await;
-    server.tell(POLICIES, "ADDED", allow_dns()).await;
+    server.send_event(POLICIES, "ADDED", allow_dns()).await;
     running
-        .status_when(|status| verdict(status) == (Some(0), vec![]) && is_told(status))
+        .status_when(|status| {
+            permitted_and_left_out(status) == (Some(0), vec![]) && is_reported(status)
+        })
         .await;
     assert!(!server.was_asked("/api/v1/pods"));
     running.stop().await;
 }
 
 #[tokio::test]
-async fn policies_that_are_ignored_are_not_asked_for() {
-    let server = Server::start(cluster(&[deny()])).await;
-    let dns = Upstream::answering([9, 9, 9, 9]).await;
+async fn ignored_policies_are_not_listed() {
+    let server = PreparedApi::start(cluster(&[deny()])).await;
+    let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
     let flags = ["--node-name=this", "--network-policy=ignore"];
     let running = server.agent(&dns, &flags).await;
     let status = running
@@ -344,8 +350,8 @@ async fn policies_that_are_ignored_are_not_asked_for() {
     running.stop().await;
 }
 
-/// A policy beside the cluster's DNS that admits pods of these namespaces.
-fn admitting(namespaces: Value) -> Value {
+/// An ingress policy for the cluster's DNS that admits Pods of these namespaces.
+fn ingress_from(namespaces: Value) -> Value {
     let mut policy = policy(json!({
         "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}, "policyTypes": ["Ingress"],
         "ingress": [{"from": [null], "ports": [{"protocol": "UDP", "port": 53}]}],
@@ -356,41 +362,49 @@ fn admitting(namespaces: Value) -> Value {
 }
 
 #[tokio::test]
-async fn ingress_policies_at_the_dns_are_followed_with_the_labels_of_namespaces() {
+async fn ingress_policies_of_the_dns_are_followed_with_the_labels_of_namespaces() {
     const NAMESPACES: &str = "/api/v1/namespaces";
     let namespace = |name: &str, team: &str| json!({"metadata": {"name": name, "labels": {"team": team}, "resourceVersion": "7"}});
     let mut lists = cluster(&[]);
     let namespaces = vec![namespace("shop", "a"), namespace("other", "b")];
     lists.items.insert(NAMESPACES, namespaces);
-    let server = Server::start(lists).await;
-    let dns = Upstream::answering([9, 9, 9, 9]).await;
+    let server = PreparedApi::start(lists).await;
+    let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
     let running = server.agent(&dns, &["--node-name=this"]).await;
     running
-        .status_when(|status| status.missing.is_empty() && verdict(status) == (None, vec![]))
+        .status_when(|status| {
+            status.missing.is_empty() && permitted_and_left_out(status) == (None, vec![])
+        })
         .await;
 
     let by_name = json!({"matchLabels": {"kubernetes.io/metadata.name": "shop"}});
     let by_team = json!({"matchLabels": {"team": "a"}});
     for (verb, policy, expected) in [
-        ("ADDED", admitting(by_name), (Some(1), vec!["other/db"])),
-        ("MODIFIED", admitting(json!({})), (Some(2), vec![])),
-        ("MODIFIED", admitting(by_team), (Some(1), vec!["other/db"])),
+        ("ADDED", ingress_from(by_name), (Some(1), vec!["other/db"])),
+        ("MODIFIED", ingress_from(json!({})), (Some(2), vec![])),
+        (
+            "MODIFIED",
+            ingress_from(by_team),
+            (Some(1), vec!["other/db"]),
+        ),
     ] {
-        server.tell(POLICIES, verb, policy).await;
+        server.send_event(POLICIES, verb, policy).await;
         running
-            .status_when(|status| verdict(status) == expected)
+            .status_when(|status| permitted_and_left_out(status) == expected)
             .await;
     }
-    server.has_watches(NAMESPACES, 2).await;
+    server.wait_for_watches(NAMESPACES, 2).await;
     server
-        .tell(NAMESPACES, "MODIFIED", namespace("other", "a"))
+        .send_event(NAMESPACES, "MODIFIED", namespace("other", "a"))
         .await;
     running
-        .status_when(|status| verdict(status) == (Some(2), vec![]))
+        .status_when(|status| permitted_and_left_out(status) == (Some(2), vec![]))
         .await;
-    server.tell(POLICIES, "DELETED", admitting(json!({}))).await;
+    server
+        .send_event(POLICIES, "DELETED", ingress_from(json!({})))
+        .await;
     running
-        .status_when(|status| verdict(status) == (None, vec![]))
+        .status_when(|status| permitted_and_left_out(status) == (None, vec![]))
         .await;
     running.stop().await;
 }
@@ -398,7 +412,7 @@ async fn ingress_policies_at_the_dns_are_followed_with_the_labels_of_namespaces(
 const CILIUM: &str = "/apis/cilium.io/v2/ciliumnetworkpolicies";
 
 /// A cluster whose API serves policies of Cilium.
-fn with_cilium() -> Lists {
+fn with_cilium() -> ApiContents {
     let version = json!({"groupVersion": "cilium.io/v2", "version": "v2"});
     let groups = json!({"kind": "APIGroupList", "groups": [
         {"name": "apps", "versions": [{"version": "v1"}]},
@@ -420,62 +434,67 @@ fn cilium_policy(spec: Value) -> Value {
 }
 
 #[tokio::test]
-async fn policies_that_are_not_evaluated_keep_whom_they_may_select_from_being_answered() {
-    let server = Server::start(with_cilium()).await;
-    let dns = Upstream::answering([9, 9, 9, 9]).await;
+async fn policies_that_are_not_evaluated_leave_out_the_pods_they_may_select() {
+    let server = PreparedApi::start(with_cilium()).await;
+    let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
     let running = server.agent(&dns, &["--node-name=this"]).await;
     running
-        .status_when(|status| status.missing.is_empty() && verdict(status) == (None, vec![]))
+        .status_when(|status| {
+            status.missing.is_empty() && permitted_and_left_out(status) == (None, vec![])
+        })
         .await;
     let egress = cilium_policy(json!({"endpointSelector": {}, "egress": [{}]}));
-    server.tell(CILIUM, "ADDED", egress.clone()).await;
+    server.send_event(CILIUM, "ADDED", egress.clone()).await;
     let status = running
-        .status_when(|status| verdict(status) == (Some(1), vec!["shop/web"]))
+        .status_when(|status| permitted_and_left_out(status) == (Some(1), vec!["shop/web"]))
         .await;
     let policy = status.network_policy.unwrap();
     assert_eq!(
         policy.left_out[0].reason,
-        "CiliumNetworkPolicy shop/cnp (cilium.io) may restrict it, and is not evaluated"
+        "CiliumNetworkPolicy shop/cnp (cilium.io) may restrict this pod, and is not evaluated"
     );
-    server.tell(CILIUM, "DELETED", egress).await;
+    server.send_event(CILIUM, "DELETED", egress).await;
     running
-        .status_when(|status| verdict(status) == (None, vec![]))
+        .status_when(|status| permitted_and_left_out(status) == (None, vec![]))
         .await;
     assert!(!server.was_asked("/apis/apps"));
     running.stop().await;
 }
 
 #[tokio::test]
-async fn policies_that_may_not_be_listed_keep_all_from_being_answered() {
+async fn without_permission_to_list_policies_of_cilium_no_pod_is_answered() {
     let mut lists = with_cilium();
     lists.refused.push(CILIUM);
-    let server = Server::start(lists).await;
-    let dns = Upstream::answering([9, 9, 9, 9]).await;
+    let server = PreparedApi::start(lists).await;
+    let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
     let running = server.agent(&dns, &["--node-name=this"]).await;
-    let is_told = |text: &String| {
+    let is_reported = |text: &String| {
         text.contains("list ciliumnetworkpolicies.cilium.io")
             && text.contains("bind a ClusterRole")
             && text.contains("verbs list and watch on ciliumnetworkpolicies.cilium.io")
     };
     let status = running
-        .status_when(|status| status.missing.is_empty() && status.degraded.iter().any(is_told))
+        .status_when(|status| status.missing.is_empty() && status.degraded.iter().any(is_reported))
         .await;
-    assert_eq!(verdict(&status), (Some(0), vec!["other/db", "shop/web"]));
+    assert_eq!(
+        permitted_and_left_out(&status),
+        (Some(0), vec!["other/db", "shop/web"])
+    );
     running.stop().await;
 }
 
 #[tokio::test]
-async fn until_it_is_known_which_policies_the_api_serves_nobody_is_answered() {
+async fn no_pod_is_answered_until_the_served_kinds_of_policies_are_known() {
     let mut lists = cluster(&[]);
     lists.refused.push(GROUPS);
     lists.documents.clear();
-    let server = Server::start(lists).await;
-    let dns = Upstream::answering([9, 9, 9, 9]).await;
+    let server = PreparedApi::start(lists).await;
+    let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
     let running = server.agent(&dns, &["--node-name=this"]).await;
-    let is_told = |text: &String| text.contains("which groups it serves");
+    let is_reported = |text: &String| text.contains("which API groups the API server serves");
     let status = running
-        .status_when(|status| status.missing.is_empty() && status.degraded.iter().any(is_told))
+        .status_when(|status| status.missing.is_empty() && status.degraded.iter().any(is_reported))
         .await;
-    assert_eq!(verdict(&status), (Some(0), vec![]));
+    assert_eq!(permitted_and_left_out(&status), (Some(0), vec![]));
     running.stop().await;
 }

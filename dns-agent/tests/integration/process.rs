@@ -1,4 +1,4 @@
-//! The program itself: arguments, signals, exit codes.
+//! The program `dns-agent`: arguments, signals, exit codes.
 
 use std::{
     fs,
@@ -16,9 +16,9 @@ fn program(arguments: &[&str]) -> Command {
     command
 }
 
-/// Checks that the program fails with this exit code, and what it says.
+/// Checks that the program fails with this exit code, and that stderr contains all `reasons`.
 #[track_caller]
-fn fails(arguments: &[&str], code: i32, reasons: &[&str]) {
+fn assert_fails(arguments: &[&str], code: i32, reasons: &[&str]) {
     let Output { status, stderr, .. } = program(arguments).output().unwrap();
     let stderr = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(code), "{stderr}");
@@ -28,15 +28,15 @@ fn fails(arguments: &[&str], code: i32, reasons: &[&str]) {
 }
 
 #[test]
-fn it_says_what_is_wrong_and_what_to_do() {
-    fails(&["run"], 1, &["--manifests PATH"]);
-    fails(
+fn errors_say_what_is_wrong_and_what_to_do() {
+    assert_fails(&["run"], 1, &["--manifests PATH"]);
+    assert_fails(
         &["run", "--manifests", "/nonexistent/objects"],
         1,
         &["/nonexistent/objects"],
     );
-    fails(&["run", "--ttl", "forever"], 2, &["--ttl", "0 to 3600"]);
-    fails(
+    assert_fails(&["run", "--ttl", "forever"], 2, &["--ttl", "0 to 3600"]);
+    assert_fails(
         &["run", "--config", "/nonexistent/file"],
         1,
         &["/nonexistent/file"],
@@ -46,12 +46,12 @@ fn it_says_what_is_wrong_and_what_to_do() {
     let file = directory.path().join("agent.yaml");
     fs::write(&file, "ttl: 5\nttll: 6\n").unwrap();
     let file = file.to_str().unwrap();
-    fails(&["run", "--config", file], 1, &[file, "ttll", "line 2"]);
+    assert_fails(&["run", "--config", file], 1, &[file, "ttll", "line 2"]);
 
     let objects = directory.path().join("broken.yaml");
     fs::write(&objects, "a: [\n").unwrap();
     let objects = objects.to_str().unwrap();
-    fails(
+    assert_fails(
         &["run", "--manifests", objects],
         1,
         &[&format!("{objects}:1: ")],
@@ -59,7 +59,7 @@ fn it_says_what_is_wrong_and_what_to_do() {
 }
 
 #[test]
-fn it_does_not_ask_itself() {
+fn an_upstream_at_the_agents_own_address_is_rejected() {
     // No other test listens at this address, so the port stays free.
     let free = std::net::UdpSocket::bind("127.83.17.5:0")
         .unwrap()
@@ -70,7 +70,7 @@ fn it_does_not_ask_itself() {
     let objects = folder.path().to_str().unwrap();
     let flags = ["run", "--manifests", objects, "--admin", "127.0.0.1:0"];
     let own = ["--listen", &free, "--upstream", &free];
-    fails(
+    assert_fails(
         &[&flags[..], &own].concat(),
         1,
         &[
@@ -82,13 +82,13 @@ fn it_does_not_ask_itself() {
 }
 
 #[test]
-fn a_status_nobody_gives_is_an_error() {
+fn status_without_a_running_agent_is_an_error() {
     let free = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap()
         .to_string();
-    fails(
+    assert_fails(
         &["status", "--admin", &free],
         1,
         &[&free, "dns-agent run", "--admin"],
@@ -125,18 +125,18 @@ fn every_flag_has_a_help_text() {
 }
 
 #[test]
-fn it_ends_and_tells_its_status_while_the_files_are_loaded() {
+fn status_and_signals_work_while_files_are_loading() {
     let directory = tempfile::tempdir().unwrap();
     let mut objects = String::new();
-    // Takes seconds, on any machine.
+    // Enough objects that loading takes seconds on any machine.
     for number in 0..200_000 {
         objects += &format!(
             "---\n{{apiVersion: v1, kind: Service, metadata: {{name: web-{number}}}, spec: {{clusterIP: 10.0.0.1}}}}\n"
         );
     }
     fs::write(directory.path().join("objects.yaml"), objects).unwrap();
-    let mut child = run(directory.path());
-    let mut lines = lines_of(&mut child);
+    let mut child = spawn_agent(directory.path());
+    let mut lines = log_lines(&mut child);
     let loading = lines
         .find(|line| line.contains("are being loaded"))
         .expect("it never loaded anything");
@@ -147,7 +147,7 @@ fn it_ends_and_tells_its_status_while_the_files_are_loaded() {
         status.contains("not ready") && status.contains("not loaded yet"),
         "{status}"
     );
-    send("TERM", &child);
+    send_signal("TERM", &child);
     let rest: Vec<String> = lines.collect();
     assert_eq!(child.wait().unwrap().code(), Some(0), "{rest:?}");
     assert!(rest.iter().any(|line| line.contains("stopped")), "{rest:?}");
@@ -164,7 +164,7 @@ fn settings_are_read_from_regular_files_only() {
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
     let fifo = fifo.to_str().unwrap();
     for flag in ["--config", "--kubeconfig", "--manifests"] {
-        fails(
+        assert_fails(
             &["run", "--admin", "127.0.0.1:0", flag, fifo],
             1,
             &[fifo, "it is a FIFO"],
@@ -173,7 +173,7 @@ fn settings_are_read_from_regular_files_only() {
 }
 
 /// Starts an agent with objects from files.
-fn run(manifests: &Path) -> Child {
+fn spawn_agent(manifests: &Path) -> Child {
     program(&[
         "run",
         "--listen",
@@ -188,24 +188,24 @@ fn run(manifests: &Path) -> Child {
     .unwrap()
 }
 
-/// What it says.
-fn lines_of(child: &mut Child) -> impl Iterator<Item = String> + use<> {
+/// The lines of the agent's stderr.
+fn log_lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
     let stderr = BufReader::new(child.stderr.take().unwrap());
     stderr.lines().map(Result::unwrap)
 }
 
-fn send(signal: &str, child: &Child) {
+fn send_signal(signal: &str, child: &Child) {
     let pid = child.id().to_string();
     let sent = Command::new("kill").args(["-s", signal, &pid]).status();
     assert!(sent.unwrap().success());
 }
 
 #[test]
-fn it_runs_until_a_signal_and_tells_its_status() {
+fn the_agent_serves_its_status_until_a_signal_ends_it() {
     let directory = tempfile::tempdir().unwrap();
     for signal in ["TERM", "INT", "HUP"] {
-        let mut child = run(directory.path());
-        let mut lines = lines_of(&mut child);
+        let mut child = spawn_agent(directory.path());
+        let mut lines = log_lines(&mut child);
         let started = lines
             .find(|line| line.contains("started"))
             .expect("it never started");
@@ -220,7 +220,7 @@ fn it_runs_until_a_signal_and_tells_its_status() {
         let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
         assert_eq!(json["zones"][0]["name"], "cluster.local.");
 
-        send(signal, &child);
+        send_signal(signal, &child);
         assert_eq!(child.wait().unwrap().code(), Some(0));
         let last = lines.last().unwrap_or_default();
         assert!(last.contains("stopped"), "{last}");

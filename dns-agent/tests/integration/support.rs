@@ -1,4 +1,4 @@
-//! Clients, and upstreams that do as a script says.
+//! Clients, scripted upstreams, and resolvers and configurations for tests.
 
 use std::{
     fs, io,
@@ -10,7 +10,7 @@ use std::{
 
 use clap::Parser;
 use dns_agent::{
-    config::{Cli, Command, Config},
+    config::{AgentCommand, Cli, Config},
     resolver::{Resolver, Sockets, Upstreams},
     zone::{ModelBuilder, Name, Rdata, Record},
 };
@@ -24,25 +24,24 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Long enough for anything that happens at all.
+/// After this time a test fails instead of waiting longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What an upstream says to a query: messages, each after some time.
-pub(crate) type Said = Vec<(Duration, Vec<u8>)>;
+/// An upstream's messages in response to a query, each with the delay before it.
+pub(crate) type DelayedMessages = Vec<(Duration, Vec<u8>)>;
 
-/// A server for names that are not the agent's.
-pub(crate) struct Upstream {
+/// An upstream server that follows a script.
+pub(crate) struct FakeUpstream {
     pub(crate) address: SocketAddr,
     _tasks: JoinSet<()>,
 }
 
-impl Upstream {
-    /// An upstream that says `udp` to datagrams and `tcp` to what comes over a
-    /// connection.
+impl FakeUpstream {
+    /// An upstream that answers datagrams by `udp`, and queries over connections by `tcp`.
     pub(crate) async fn new(
-        udp: impl Fn(&[u8]) -> Said + Send + 'static,
-        tcp: impl Fn(&[u8]) -> Said + Send + 'static,
-    ) -> Upstream {
+        udp: impl Fn(&[u8]) -> DelayedMessages + Send + 'static,
+        tcp: impl Fn(&[u8]) -> DelayedMessages + Send + 'static,
+    ) -> FakeUpstream {
         let (socket, listener) = loop {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             match TcpListener::bind(socket.local_addr().unwrap()).await {
@@ -73,57 +72,61 @@ impl Upstream {
                 }
             }
         });
-        Upstream {
+        FakeUpstream {
             address,
             _tasks: tasks,
         }
     }
 
     /// An upstream that answers every query of type A with this address.
-    pub(crate) async fn answering(address: [u8; 4]) -> Upstream {
-        Upstream::new(move |query| at_once(a(query, address)), |_| Vec::new()).await
+    pub(crate) async fn answering(address: [u8; 4]) -> FakeUpstream {
+        FakeUpstream::new(
+            move |query| without_delay(address_reply(query, address)),
+            |_| Vec::new(),
+        )
+        .await
     }
 
-    /// An upstream that is there and says nothing.
-    pub(crate) async fn silent() -> Upstream {
-        Upstream::new(|_| Vec::new(), |_| Vec::new()).await
+    /// An upstream that receives queries and never answers.
+    pub(crate) async fn silent() -> FakeUpstream {
+        FakeUpstream::new(|_| Vec::new(), |_| Vec::new()).await
     }
 }
 
 /// A message without delay.
-pub(crate) fn at_once(message: Vec<u8>) -> Said {
+pub(crate) fn without_delay(message: Vec<u8>) -> DelayedMessages {
     vec![(Duration::ZERO, message)]
 }
 
 /// A query of one question with RD set.
 pub(crate) fn query(id: u16, name: &str, rtype: Rtype) -> Vec<u8> {
-    let mut octets = id.to_be_bytes().to_vec();
-    octets.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
-    octets.extend_from_slice(Name::parse(name).unwrap().wire());
-    octets.extend_from_slice(&rtype.to_int().to_be_bytes());
-    octets.extend_from_slice(&[0, 1]);
-    octets
+    let mut bytes = id.to_be_bytes().to_vec();
+    bytes.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    bytes.extend_from_slice(Name::parse(name).unwrap().wire());
+    bytes.extend_from_slice(&rtype.to_int().to_be_bytes());
+    bytes.extend_from_slice(&[0, 1]);
+    bytes
 }
 
 /// A reply to a query with these flags, without records.
 pub(crate) fn reply(query: &[u8], flags: u16) -> Vec<u8> {
-    let name = query[12..].iter().position(|octet| *octet == 0).unwrap();
-    let mut octets = query[..12 + name + 5].to_vec();
-    octets[2..4].copy_from_slice(&flags.to_be_bytes());
-    octets[6..12].fill(0);
-    octets
+    let name = query[12..].iter().position(|byte| *byte == 0).unwrap();
+    let mut bytes = query[..12 + name + 5].to_vec();
+    bytes[2..4].copy_from_slice(&flags.to_be_bytes());
+    bytes[6..12].fill(0);
+    bytes
 }
 
-/// A reply with one address, or without records if the type is another.
-pub(crate) fn a(query: &[u8], address: [u8; 4]) -> Vec<u8> {
-    let mut octets = reply(query, 0x8180);
-    let rtype = &octets[octets.len() - 4..octets.len() - 2];
+/// A reply with one address if the query is for type A, else without records.
+pub(crate) fn address_reply(query: &[u8], address: [u8; 4]) -> Vec<u8> {
+    let mut bytes = reply(query, 0x8180);
+    let rtype = &bytes[bytes.len() - 4..bytes.len() - 2];
     if rtype == [0, 1] {
-        octets[7] = 1;
-        octets.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4]);
-        octets.extend_from_slice(&address);
+        bytes[7] = 1;
+        bytes.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4]);
+        bytes.extend_from_slice(&address);
     }
-    octets
+    bytes
 }
 
 /// The last address in a message, which ends with a record of type A.
@@ -143,7 +146,7 @@ pub(crate) fn word(message: &[u8], offset: usize) -> u16 {
     u16::from_be_bytes([message[offset], message[offset + 1]])
 }
 
-/// A client's datagram and the reply to it.
+/// Sends a query as a datagram, and returns the reply.
 pub(crate) async fn ask(server: SocketAddr, query: &[u8]) -> Vec<u8> {
     let local = if server.is_ipv4() {
         "0.0.0.0:0"
@@ -151,7 +154,7 @@ pub(crate) async fn ask(server: SocketAddr, query: &[u8]) -> Vec<u8> {
         "[::]:0"
     };
     let socket = UdpSocket::bind(local).await.unwrap();
-    // Connected, it takes replies from the address asked only.
+    // A connected socket receives replies only from the address asked.
     socket.connect(server).await.unwrap();
     socket.send(query).await.unwrap();
     let mut buffer = vec![0; 65535];
@@ -164,7 +167,7 @@ pub(crate) async fn ask(server: SocketAddr, query: &[u8]) -> Vec<u8> {
     buffer
 }
 
-/// A client's query over a connection of its own, and the reply.
+/// Sends a query over a new connection, and returns the reply.
 pub(crate) async fn ask_over_tcp(server: SocketAddr, query: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(server).await.unwrap();
     write_message(&mut stream, query).await;
@@ -191,19 +194,22 @@ pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
 
 /// A resolver for a zone `z.`, with `one.z`, 60 addresses at `many.z`, and
 /// `out.z`, an alias of `example.org`.
-pub(crate) struct Served {
+pub(crate) struct ResolverUnderTest {
     pub(crate) address: SocketAddr,
     pub(crate) resolver: Arc<Resolver>,
     _tasks: JoinSet<&'static str>,
 }
 
-impl Served {
-    pub(crate) fn new(listen: &str, upstreams: &[SocketAddr]) -> Served {
-        Served::try_new(listen, upstreams).unwrap()
+impl ResolverUnderTest {
+    pub(crate) fn new(listen: &str, upstreams: &[SocketAddr]) -> ResolverUnderTest {
+        ResolverUnderTest::try_new(listen, upstreams).unwrap()
     }
 
-    /// Fails when the address can't be bound.
-    pub(crate) fn try_new(listen: &str, upstreams: &[SocketAddr]) -> anyhow::Result<Served> {
+    /// Fails if the address can't be bound.
+    pub(crate) fn try_new(
+        listen: &str,
+        upstreams: &[SocketAddr],
+    ) -> anyhow::Result<ResolverUnderTest> {
         let mut builder = ModelBuilder::new(1);
         let name = |text| Name::parse(text).unwrap();
         builder.add_zone(name("z"), 5).unwrap();
@@ -220,27 +226,27 @@ impl Served {
         }
         add("out.z", Rdata::Cname(name("example.org")));
         let model = Arc::new(builder.build());
-        let resolver = Arc::new(Resolver::new(model, to(upstreams)));
+        let resolver = Arc::new(Resolver::new(model, outside_upstreams(upstreams)));
         let sockets = Sockets::bind(listen.parse()?)?;
         let address = sockets.address();
         let mut tasks = JoinSet::new();
-        resolver.serve(sockets, &mut tasks);
-        Ok(Served {
+        resolver.spawn_servers(sockets, &mut tasks);
+        Ok(ResolverUnderTest {
             address,
             resolver,
             _tasks: tasks,
         })
     }
 
-    pub(crate) fn local(upstreams: &[&Upstream]) -> Served {
+    pub(crate) fn local(upstreams: &[&FakeUpstream]) -> ResolverUnderTest {
         let upstreams: Vec<_> = upstreams.iter().map(|upstream| upstream.address).collect();
-        Served::new("127.0.0.1:0", &upstreams)
+        ResolverUnderTest::new("127.0.0.1:0", &upstreams)
     }
 }
 
-fn to(others: &[SocketAddr]) -> Upstreams {
+fn outside_upstreams(upstreams: &[SocketAddr]) -> Upstreams {
     Upstreams {
-        others: others.to_vec(),
+        outside: upstreams.to_vec(),
         cluster: None,
     }
 }
@@ -248,11 +254,11 @@ fn to(others: &[SocketAddr]) -> Upstreams {
 /// The configuration of a `run` command on free ports.
 pub(crate) fn config(manifests: &Path, flags: &[&str]) -> Config {
     let manifests = ["--manifests", manifests.to_str().unwrap()];
-    config_of(&[&manifests, flags].concat())
+    config_with_source(&[&manifests, flags].concat())
 }
 
-/// The same with a source among the flags.
-pub(crate) fn config_of(flags: &[&str]) -> Config {
+/// The configuration of a `run` command on free ports, with a source among the flags.
+pub(crate) fn config_with_source(flags: &[&str]) -> Config {
     let fixed = [
         "dns-agent",
         "run",
@@ -261,7 +267,7 @@ pub(crate) fn config_of(flags: &[&str]) -> Config {
         "--admin",
         "127.0.0.1:0",
     ];
-    let Command::Run(args) = Cli::try_parse_from(fixed.iter().chain(flags))
+    let AgentCommand::Run(args) = Cli::try_parse_from(fixed.iter().chain(flags))
         .unwrap()
         .command
     else {
@@ -270,7 +276,7 @@ pub(crate) fn config_of(flags: &[&str]) -> Config {
     Config::from_args(*args).unwrap()
 }
 
-/// A folder with a file `config` that leads to an API server.
+/// A directory with a kubeconfig `config` for an API server.
 pub(crate) fn kubeconfig(server: SocketAddr) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let text = json!({

@@ -1,7 +1,7 @@
-//! What the benchmark runs around the kernel program (see `docs/benchmarks.md`): a generator of
-//! queries, a checker of answers, and the least program that an answering one is compared with.
+//! The programs of the benchmark (see `docs/benchmarks.md`): a generator of queries, a checker of
+//! replies, and the bare reflector that the kernel program is compared with.
 //!
-//! Generator and checker do the same work whichever program stands between them.
+//! Generator and checker do the same work for every program under test.
 
 #![no_std]
 #![no_main]
@@ -9,7 +9,7 @@
     missing_docs,
     unreachable_pub,
     clippy::needless_pass_by_value,
-    reason = "what the hooks' macros make has no docs, and is public for the linker alone"
+    reason = "the items that aya's macros generate are undocumented, and public for the linker only"
 )]
 
 use aya_ebpf::{
@@ -25,84 +25,85 @@ use dns_ebpf::{
     verifier::{distance, load, offset, store},
 };
 
-/// Words of eight octets in the longest frame.
+/// Words of eight bytes in the longest frame.
 const WORDS: usize = 24;
-/// Ways in which a right answer may look: one for each address that may come first.
+/// Correct variants of a reply: one for each address that may come first.
 const VARIANTS: usize = 4;
 
-/// What is asked. The benchmark writes, `generate` and `replay` read.
+/// The query. The benchmark writes it, `generate` and `replay` read it.
 #[map]
-static QUERY: Array<Query> = Array::with_max_entries(1, 0);
+static QUERY: Array<QueryTemplate> = Array::with_max_entries(1, 0);
 
-/// What must come back. The benchmark writes, `check` reads.
+/// The expected reply. The benchmark writes it, `check` reads it.
 #[map]
-static EXPECTED: Array<Expected> = Array::with_max_entries(1, 0);
+static EXPECTED: Array<ExpectedReply> = Array::with_max_entries(1, 0);
 
-/// What came. The programs write, the benchmark reads; everything runs on one CPU.
+/// Counts of frames. The programs write them, the benchmark reads them. Everything runs on one CPU.
 #[map]
-static COUNTS: Array<Counts> = Array::with_max_entries(1, 0);
+static COUNTS: Array<BenchCounts> = Array::with_max_entries(1, 0);
 
-/// The program that `replay` goes on with.
+/// The program that `replay` continues with.
 #[map]
 static TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
-/// The licence of the programs, for helpers that the kernel keeps for the GPL.
+/// The object's licence. The kernel reserves some helpers for GPL-compatible programs.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// A query. Its ID, and with it the last two octets of the client's MAC, differ from frame to
-/// frame. The layout is repeated in `tests/src/bin/bench/programs.rs`, as are the next two.
+/// A query. Its ID and the last two bytes of the client's MAC address are equal, and differ from
+/// frame to frame. `tests/benches/bench/programs.rs` repeats the layout of this struct and the next
+/// two.
 #[repr(C)]
-pub struct Query {
-    /// The frame with an ID of 0, filled up with zeros.
-    octets: [u64; WORDS],
-    /// Octets of the frame that `replay` makes, a multiple of eight.
+pub struct QueryTemplate {
+    /// The frame with the ID 0, padded with zeros.
+    words: [u64; WORDS],
+    /// Bytes of the frame that `replay` makes. A multiple of eight.
     length: u64,
-    /// From the frame's start to the UDP header.
+    /// Bytes from the frame's start to the UDP header.
     udp: u64,
-    /// The UDP checksum of the frame with an ID of 0.
+    /// The UDP checksum of the frame with the ID 0.
     sum: u64,
 }
 
-/// An answer.
+/// A correct reply.
 #[repr(C)]
-pub struct Expected {
-    /// The frames that are right, with ID, UDP checksum and the last two octets of the client's MAC
+pub struct ExpectedReply {
+    /// The correct frames. ID, UDP checksum and the last two bytes of the client's MAC address are
     /// zero.
-    octets: [[u64; WORDS]; VARIANTS],
-    /// The last eight octets of each.
+    words: [[u64; WORDS]; VARIANTS],
+    /// The last eight bytes of each.
     last: [u64; VARIANTS],
-    /// Octets of the frame.
+    /// Bytes of the frame.
     length: u64,
-    /// From the frame's start to the UDP header.
+    /// Bytes from the frame's start to the UDP header.
     udp: u64,
-    /// The one's complement sum of ID and UDP checksum, which is the same for every ID.
+    /// The one's complement sum of ID and UDP checksum. It is the same for every ID.
     sum: u64,
-    /// The octet, and its bits, that tell which of the variants this is.
+    /// The offset of the byte that selects the variant, and the mask of its bits that do.
     variant_at: u64,
     variant_mask: u64,
 }
 
-/// Frames that went out, and those that came back.
+/// Counts of frames: queries sent, replies that were correct, and replies that were not.
 #[repr(C)]
-pub struct Counts {
+pub struct BenchCounts {
     sent: u64,
     right: u64,
     wrong: u64,
 }
 
-/// Run with live frames on one end of a veth pair: sends a query to the other end.
+/// Sends a query to the other end of a veth pair. The benchmark runs it with live frames.
 ///
-/// A frame is used again as long as it came back, so everything in it is written, and what
-/// stands behind the query is cleared: no answer can be right because an earlier one was. Frames
-/// are a multiple of eight octets long.
+/// Frames are reused with the length that they came back with. So the whole frame is written, and
+/// the bytes after the query are cleared: an earlier reply can't make a later one correct. The
+/// length of frames is a multiple of eight.
 #[xdp]
 pub fn generate(context: XdpContext) -> u32 {
     let Some(counts) = COUNTS.get_ptr_mut(0) else {
         return xdp_action::XDP_ABORTED;
     };
-    // SAFETY: a map element, always there, used on one CPU.
+    // SAFETY: map elements are never freed while the program runs, and this one is used on one CPU.
     let id = unsafe {
         (*counts).sent += 1;
         (*counts).sent as u16
@@ -113,15 +114,15 @@ pub fn generate(context: XdpContext) -> u32 {
     }
 }
 
-/// Where the answers arrive: compares every octet, counts, drops.
+/// Compares every byte of a reply, counts the reply and drops it.
 #[xdp]
 pub fn check(context: XdpContext) -> u32 {
     let (Some(expected), Some(counts)) = (EXPECTED.get_ptr(0), COUNTS.get_ptr_mut(0)) else {
         return xdp_action::XDP_ABORTED;
     };
-    // SAFETY: map elements, always there, used on one CPU.
+    // SAFETY: map elements are never freed while the program runs, and these are used on one CPU.
     unsafe {
-        if is_right(&context, &*expected) {
+        if is_correct(&context, &*expected) {
             (*counts).right += 1;
         } else {
             (*counts).wrong += 1;
@@ -130,7 +131,7 @@ pub fn check(context: XdpContext) -> u32 {
     xdp_action::XDP_DROP
 }
 
-/// The least that an answering program does: sends the frame back to where it came from.
+/// The bare reflector: swaps the MAC addresses and sends the frame back.
 #[xdp]
 pub fn reflect(context: XdpContext) -> u32 {
     let (start, end) = (context.data(), context.data_end());
@@ -149,37 +150,41 @@ pub fn reflect(context: XdpContext) -> u32 {
     xdp_action::XDP_TX
 }
 
-/// Does nothing: what BPF_PROG_TEST_RUN and `replay` cost by themselves.
+/// Does nothing. It measures the cost of BPF_PROG_TEST_RUN and `replay` themselves.
 #[xdp]
 pub fn nothing(_context: XdpContext) -> u32 {
     xdp_action::XDP_TX
 }
 
-/// Run repeatedly over one frame: makes it a query again and goes on with the program in [`TARGET`].
+/// Turns the frame into the query again, and continues with the program in [`TARGET`]. The
+/// benchmark runs it repeatedly over one frame.
 #[xdp]
 pub fn replay(context: XdpContext) -> u32 {
     let Some(query) = QUERY.get_ptr(0) else {
         return xdp_action::XDP_ABORTED;
     };
-    let now = distance(context.data(), context.data_end());
-    // SAFETY: a map element, always there, that nobody writes to now.
-    let change = unsafe { (*query).length }.wrapping_sub(now as u64) as i32;
+    let old_length = distance(context.data(), context.data_end());
+    // SAFETY: map elements are never freed while the program runs, and the benchmark does not write
+    // now.
+    let change = unsafe { (*query).length }.wrapping_sub(old_length as u64) as i32;
     // SAFETY: the context of a running program.
     if unsafe { bpf_xdp_adjust_tail(context.ctx, change) } != 0 {
         return xdp_action::XDP_ABORTED;
     }
     if write_query(&context, 1).is_some() {
-        // SAFETY: nothing here waits to be dropped.
+        // SAFETY: this frame of the stack owns nothing that must be dropped.
         unsafe { TARGET.tail_call(&context, 0) };
     }
-    // Only where there is no target.
+    // Reached only if the map has no target.
     xdp_action::XDP_ABORTED
 }
 
+/// Writes the query with this ID into the frame.
 #[inline(always)]
 fn write_query(context: &XdpContext, id: u16) -> Option<()> {
     let (start, end) = (context.data(), context.data_end());
-    // SAFETY: a map element, always there, that nobody writes to now.
+    // SAFETY: map elements are never freed while the program runs, and the benchmark does not write
+    // now.
     let query = unsafe { &*QUERY.get_ptr(0)? };
     let mut at = 0;
     while at < WORDS {
@@ -187,7 +192,7 @@ fn write_query(context: &XdpContext, id: u16) -> Option<()> {
             break;
         }
         // SAFETY: just checked.
-        unsafe { store(start + 8 * at, query.octets[at]) };
+        unsafe { store(start + 8 * at, query.words[at]) };
         at += 1;
     }
 
@@ -195,7 +200,7 @@ fn write_query(context: &XdpContext, id: u16) -> Option<()> {
     if udp + 10 > end || start + 12 > end {
         return None;
     }
-    // RFC 1624: the sum of what changed is added to the complement of the checksum.
+    // The sum of the change is added to the complement of the checksum (RFC 1624).
     let sum = match !checksum::fold(u64::from(!(query.sum as u16)) + u64::from(id)) {
         0 => 0xffff,
         sum => sum,
@@ -209,9 +214,10 @@ fn write_query(context: &XdpContext, id: u16) -> Option<()> {
     Some(())
 }
 
-/// Whether a frame is, octet by octet, one of the expected ones, and ID, MAC and checksum agree.
+/// Whether a frame is equal to one of the expected ones, and its ID, MAC address and checksum
+/// agree.
 #[inline(always)]
-fn is_right(context: &XdpContext, expected: &Expected) -> bool {
+fn is_correct(context: &XdpContext, expected: &ExpectedReply) -> bool {
     let (start, end) = (context.data(), context.data_end());
     let length = distance(start, end);
     if length as u64 != expected.length {
@@ -228,14 +234,15 @@ fn is_right(context: &XdpContext, expected: &Expected) -> bool {
     if mac != id || u64::from(checksum::fold(u64::from(id) + u64::from(sum))) != expected.sum {
         return false;
     }
-    // SAFETY: as above. What has been checked is made equal, so that all octets can be compared.
+    // The fields checked above become zero, as in the expected frames.
+    // SAFETY: as above.
     unsafe {
         store(start + 4, 0u16);
         store(udp + 6, 0u32);
     }
 
     let variant = (u64::from(variant) & expected.variant_mask) as usize & (VARIANTS - 1);
-    let octets = &expected.octets[variant];
+    let words = &expected.words[variant];
     let mut difference = 0;
     let mut at = 0;
     while at < WORDS {
@@ -243,7 +250,7 @@ fn is_right(context: &XdpContext, expected: &Expected) -> bool {
             break;
         }
         // SAFETY: just checked.
-        difference |= unsafe { load::<u64>(start + 8 * at) } ^ octets[at];
+        difference |= unsafe { load::<u64>(start + 8 * at) } ^ words[at];
         at += 1;
     }
     let last = offset::<0xff>(start, length - 8);

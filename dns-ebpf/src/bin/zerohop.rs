@@ -1,6 +1,5 @@
-//! The hooks: `dns_ebpf::respond` for XDP and tc, and the lease's clock.
-//!
-//! Every map is here, with who writes it and who reads it.
+//! The maps, and the programs at the hooks: `dns_ebpf::respond` for XDP and tc, and the program
+//! that renews the lease.
 
 #![no_std]
 #![no_main]
@@ -8,14 +7,16 @@
     missing_docs,
     unreachable_pub,
     clippy::needless_pass_by_value,
-    reason = "what the hooks' macros make has no docs, and is public for the linker alone"
+    reason = "the items that aya's macros generate are undocumented, and public for the linker only"
 )]
+
+use core::marker::PhantomData;
 
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_F_MARK_MANGLED_0, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_PSEUDO_HDR, TC_ACT_UNSPEC,
-        xdp_action,
+        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_PSEUDO_HDR,
+        TC_ACT_UNSPEC, xdp_action,
     },
     helpers::generated::{
         bpf_jiffies64, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer, bpf_skb_change_tail,
@@ -28,89 +29,96 @@ use aya_ebpf::{
 use dns_common::{
     Control, Outcome, Settings, checksum,
     directory::Bucket,
-    outcomes::{Counters, Hook, LINES, LOOPBACK, Source},
+    outcomes::{COUNTER_LINES, Hook, LOOPBACK_INDEX, OutcomeCounters, PacketSource},
     records::CHUNK,
-    settings::{ClientKey, MAX_CLIENTS, SLOTS, TOKEN_BUCKETS},
+    settings::{ClientKey, MAX_CLIENTS, SETTINGS_COPIES, TOKEN_BUCKETS},
 };
 use dns_ebpf::{
-    Frame, Tables,
-    frame::{Clients, UdpChecksum},
-    query::UDP,
+    Frame, Tables, Verdict,
+    frame::{AnsweredClients, UdpChecksum},
+    headers::udp,
+    query::udp_header,
     respond,
     verifier::{distance, load, offset, store},
 };
 
-/// Which settings count, and until when we answer. The agent and `lease` write, the hooks
-/// read.
+/// The number of the settings in force, and the lease. The agent and `zerohop_lease` write it, the
+/// hooks read it.
 #[map]
 static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// The agent writes the copies that no reader looks at.
+/// The copies of the settings. The agent writes the copies that are not in force, the hooks read
+/// the one in force.
 #[map]
-static SETTINGS: Array<Settings> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
+static SETTINGS: Array<Settings> = Array::with_max_entries(SETTINGS_COPIES, BPF_F_MMAPABLE);
 
-/// The agent writes and sets the size when it loads this object.
+/// From hashes of names to record numbers. The agent writes it, the hooks read it. The agent sets
+/// its size when it loads this object.
 #[map]
 static DIRECTORY: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// The agent writes and sets the size when it loads this object.
+/// The records. The agent writes them, the hooks read them. The agent sets the size when it loads
+/// this object.
 #[map]
 static RECORDS: Array<[u64; CHUNK / 8]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// The addresses of pods that may ask, while policies restrict who may. The agent writes, the hooks
-/// look whether an address is there.
+/// The addresses of permitted pods, while policies restrict DNS queries. The agent writes it, the
+/// hooks read it.
 #[map]
 static CLIENTS: HashMap<ClientKey, u8> = HashMap::with_max_entries(MAX_CLIENTS, BPF_F_NO_PREALLOC);
 
-/// How full the buckets of clients on network cards are: the hooks' own.
+/// The token buckets of clients on network cards. Only the hooks use it.
 #[map]
 static TOKENS: Array<u64> = Array::with_max_entries(TOKEN_BUCKETS, 0);
 
-/// The hooks write, the agent reads: a line of counters for each hook and source.
+/// A line of counters for each hook and packet source. The hooks write it, the agent reads it.
 #[map]
-static OUTCOMES: PerCpuArray<Counters> = PerCpuArray::with_max_entries(LINES, 0);
+static OUTCOMES: PerCpuArray<OutcomeCounters> = PerCpuArray::with_max_entries(COUNTER_LINES, 0);
 
-/// The object's licence: the kernel lets only GPL-compatible programs call some helpers.
+/// The object's licence. The kernel reserves some helpers for GPL-compatible programs.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// XDP on a network card: clients of the allowed networks are answered.
+/// XDP on a network card. Clients of the allowed networks are answered.
 #[xdp]
 pub fn zerohop_xdp(context: XdpContext) -> u32 {
-    xdp::<{ CARD }>(context)
+    answer_at_xdp::<NetworkCard>(context)
 }
 
-/// XDP on a host veth.
+/// XDP on the host's end of a pod veth.
 #[xdp]
 pub fn zerohop_xdp_veth(context: XdpContext) -> u32 {
-    xdp::<{ VETH }>(context)
+    answer_at_xdp::<PodVeth>(context)
 }
 
-/// tc ingress on a host veth whose peer is in another namespace: answers appear at the peer
-/// as if they had just been received, without a queue between.
+/// tc ingress on the host's end of a pod veth whose peer is in another network namespace. Replies
+/// are received by the peer directly, without a queue between.
 #[classifier]
 pub fn zerohop_tc_peer(context: TcContext) -> i32 {
-    let Some(interface) = tc::<{ VETH }>(context) else {
-        return TC_ACT_UNSPEC;
-    };
-    // SAFETY: a helper that takes two numbers.
-    unsafe { bpf_redirect_peer(interface, 0) as i32 }
+    let skb = context.skb.skb;
+    match answer_at_tc::<PodVeth>(context) {
+        // SAFETY: a helper that takes two numbers.
+        Verdict::Reply => unsafe { bpf_redirect_peer(ingress_interface(skb), 0) as i32 },
+        Verdict::Pass => TC_ACT_UNSPEC,
+    }
 }
 
-/// tc ingress on any other device: answers are sent out of it. Where networks are allowed, only
-/// their clients are answered.
+/// tc ingress on any other device. Replies are sent out of it. If the settings have allowed
+/// networks, only their clients are answered.
 #[classifier]
 pub fn zerohop_tc(context: TcContext) -> i32 {
-    let Some(interface) = tc::<{ CARD }>(context) else {
-        return TC_ACT_UNSPEC;
-    };
-    // SAFETY: a helper that takes two numbers.
-    unsafe { bpf_redirect(interface, 0) as i32 }
+    let skb = context.skb.skb;
+    match answer_at_tc::<NetworkCard>(context) {
+        // SAFETY: a helper that takes two numbers.
+        Verdict::Reply => unsafe { bpf_redirect(ingress_interface(skb), 0) as i32 },
+        Verdict::Pass => TC_ACT_UNSPEC,
+    }
 }
 
-/// Lets the hooks answer for as many jiffies as the packet's first eight octets say.
-/// The agent runs it by BPF_PROG_TEST_RUN, since user space can't read jiffies. Returns them.
+/// Renews the lease for the number of jiffies in the packet's first eight bytes, and returns the
+/// lower 32 bits of the time in jiffies. The agent runs it by BPF_PROG_TEST_RUN, because user space
+/// can't read jiffies.
 #[xdp]
 pub fn zerohop_lease(context: XdpContext) -> u32 {
     let (start, end) = (context.data(), context.data_end());
@@ -121,80 +129,121 @@ pub fn zerohop_lease(context: XdpContext) -> u32 {
     let jiffies: u64 = unsafe { load(start) };
     let now = Maps.now();
     if let Some(control) = CONTROL.get_ptr_mut(0) {
-        // SAFETY: a map element, always there; the word is stored whole.
+        // SAFETY: map elements are never freed while the program runs; the word is stored whole.
         unsafe { (&raw mut (*control).lease).write_volatile(now + jiffies) };
     }
     now as u32
 }
 
-/// Kinds of device.
-const VETH: bool = true;
-const CARD: bool = false;
+/// A kind of network device, which decides who is answered there and how packets are counted.
+trait DeviceKind {
+    /// The clients that XDP answers.
+    const XDP_CLIENTS: AnsweredClients;
+    /// The clients that tc answers.
+    const TC_CLIENTS: AnsweredClients;
 
-/// Answers go out where the query came in.
+    /// The source of packets that arrive on the interface with this index.
+    fn packet_source(interface: u32) -> PacketSource;
+}
+
+/// The host's end of a pod veth.
+struct PodVeth;
+
+impl DeviceKind for PodVeth {
+    const XDP_CLIENTS: AnsweredClients = AnsweredClients::All;
+    const TC_CLIENTS: AnsweredClients = AnsweredClients::All;
+
+    #[inline(always)]
+    fn packet_source(_: u32) -> PacketSource {
+        PacketSource::Veths
+    }
+}
+
+/// A network card, or any other device that is not a pod veth.
+struct NetworkCard;
+
+impl DeviceKind for NetworkCard {
+    const XDP_CLIENTS: AnsweredClients = AnsweredClients::Allowed;
+    const TC_CLIENTS: AnsweredClients = AnsweredClients::AllowedOrAll;
+
+    #[inline(always)]
+    fn packet_source(interface: u32) -> PacketSource {
+        PacketSource::Device(interface)
+    }
+}
+
+/// Answers at XDP. Replies leave by the interface on which the query arrived.
 #[inline(always)]
-fn xdp<const DEVICE: bool>(context: XdpContext) -> u32 {
-    let mut frame = XdpFrame::<DEVICE>(context);
+fn answer_at_xdp<D: DeviceKind>(context: XdpContext) -> u32 {
+    let mut frame = XdpFrame::<D>(context, PhantomData);
     let outcome = respond(&mut frame, &Maps);
     log(&frame.0, outcome);
     // SAFETY: the context of a running program.
     let interface = unsafe { (*frame.0.ctx).ingress_ifindex };
-    count::<DEVICE>(Hook::Xdp, interface, outcome);
-    if outcome.is_answer() {
-        return xdp_action::XDP_TX;
+    count::<D>(Hook::Xdp, interface, outcome);
+    match outcome.into() {
+        Verdict::Reply => xdp_action::XDP_TX,
+        Verdict::Pass => xdp_action::XDP_PASS,
     }
-    xdp_action::XDP_PASS
 }
 
-/// Answers at tc; the device to send the answer to, or `None` to pass.
+/// Answers at tc. The caller sends the reply.
 #[inline(always)]
-fn tc<const DEVICE: bool>(context: TcContext) -> Option<u32> {
+fn answer_at_tc<D: DeviceKind>(context: TcContext) -> Verdict {
     let skb = context.skb.skb;
     // SAFETY: the context of a running program.
-    let (gso_size, vlan, interface) =
-        unsafe { ((*skb).gso_size, (*skb).vlan_present, (*skb).ifindex) };
+    let (gso_size, vlan) = unsafe { ((*skb).gso_size, (*skb).vlan_present) };
     let outcome = if vlan != 0 {
         Outcome::NotIp
     } else if gso_size != 0 {
         Outcome::Aggregated
     } else {
-        let mut frame = TcFrame::<DEVICE>(context);
+        let mut frame = TcFrame::<D>(context, PhantomData);
         let outcome = respond(&mut frame, &Maps);
         log(&frame.0, outcome);
         outcome
     };
-    count::<DEVICE>(Hook::Tc, interface, outcome);
-    if !outcome.is_answer() {
-        return None;
+    count::<D>(Hook::Tc, ingress_interface(skb), outcome);
+    let verdict = outcome.into();
+    if verdict == Verdict::Reply {
+        // A bridge port's packets are addressed to the bridge. Linux 5.10 would drop such a reply
+        // as a packet for another host, because from here the reply goes up the stack.
+        // SAFETY: the context of a running program.
+        unsafe { bpf_skb_change_type(skb, PACKET_HOST) };
     }
-    // A bridge port's packets are addressed to the bridge: without this the answer, which
-    // goes up the stack from here, would count as somebody else's (on 5.10).
-    // SAFETY: the context of a running program, and PACKET_HOST.
-    unsafe { bpf_skb_change_type(skb, 0) };
-    Some(interface)
+    verdict
 }
 
-/// The offset of the last counter in its line: all bits of an offset.
-const LAST_COUNTER: usize = size_of::<Counters>() - size_of::<u64>();
-
+/// The index of the interface on which a packet arrived at tc.
 #[inline(always)]
-fn count<const DEVICE: bool>(hook: Hook, interface: u32, outcome: Outcome) {
-    let source = if interface == LOOPBACK {
-        Source::TestRun
-    } else if DEVICE == VETH {
-        Source::Veths
+fn ingress_interface(skb: *const __sk_buff) -> u32 {
+    // SAFETY: the context of a running program.
+    unsafe { (*skb).ifindex }
+}
+
+/// The packet type of packets for this host (`PACKET_HOST` in Linux's if_packet.h).
+const PACKET_HOST: u32 = 0;
+
+/// The offset of the last counter in its line. It is also the mask of all such offsets.
+const LAST_COUNTER: usize = size_of::<OutcomeCounters>() - size_of::<u64>();
+
+/// Counts one packet with this outcome.
+#[inline(always)]
+fn count<D: DeviceKind>(hook: Hook, interface: u32, outcome: Outcome) {
+    let source = if interface == LOOPBACK_INDEX {
+        PacketSource::TestRun
     } else {
-        Source::Device(interface)
+        D::packet_source(interface)
     };
     if let Some(line) = OUTCOMES.get_ptr_mut(hook.line(source)) {
         let counter = offset::<LAST_COUNTER>(line as usize, outcome as usize * size_of::<u64>());
-        // SAFETY: this CPU's element, always there, and a counter in it; nothing else on this CPU
-        // writes it now.
+        // SAFETY: a counter in this CPU's element. No other program on this CPU writes it at the
+        // same time.
         unsafe { *(counter as *mut u64) += 1 };
     }
 }
 
-/// Says how a packet ended, unless it was nobody's question.
+/// Logs the outcome of a packet that was sent to a served address and passed.
 #[cfg(feature = "log")]
 #[inline(always)]
 fn log<C: aya_ebpf::EbpfContext>(context: &C, outcome: Outcome) {
@@ -207,14 +256,11 @@ fn log<C: aya_ebpf::EbpfContext>(context: &C, outcome: Outcome) {
 #[inline(always)]
 fn log<C>(_: &C, _: Outcome) {}
 
-struct XdpFrame<const DEVICE: bool>(XdpContext);
+/// A packet at XDP.
+struct XdpFrame<D>(XdpContext, PhantomData<D>);
 
-impl<const DEVICE: bool> Frame for XdpFrame<DEVICE> {
-    const CLIENTS: Clients = if DEVICE == VETH {
-        Clients::All
-    } else {
-        Clients::Allowed
-    };
+impl<D: DeviceKind> Frame for XdpFrame<D> {
+    const CLIENTS: AnsweredClients = D::XDP_CLIENTS;
 
     #[inline(always)]
     fn start(&self) -> usize {
@@ -228,36 +274,33 @@ impl<const DEVICE: bool> Frame for XdpFrame<DEVICE> {
 
     #[inline(always)]
     fn resize(&mut self, length: usize) -> bool {
-        let now = distance(self.start(), self.end());
-        let change = length.wrapping_sub(now) as i32;
+        let old_length = distance(self.start(), self.end());
+        let change = length.wrapping_sub(old_length) as i32;
         // SAFETY: the context of a running program.
         unsafe { bpf_xdp_adjust_tail(self.0.ctx, change) == 0 }
     }
 
     #[inline(always)]
     fn set_udp_checksum(&mut self, header: usize, checksum: UdpChecksum) {
-        let udp = dns_ebpf::query::udp_header(self.start(), header);
-        if udp + UDP > self.end() {
+        let udp = udp_header(self.start(), header);
+        if udp + udp::LENGTH > self.end() {
             return;
         }
-        // 0 would say that there is none (RFC 768).
+        // The checksum 0 means that there is none (RFC 768).
         let sum = match !checksum::fold(checksum.full) {
             0 => 0xffff,
             sum => sum,
         };
         // SAFETY: just checked.
-        unsafe { store(udp + 6, sum) };
+        unsafe { store(udp + udp::CHECKSUM, sum) };
     }
 }
 
-struct TcFrame<const DEVICE: bool>(TcContext);
+/// A packet at tc ingress.
+struct TcFrame<D>(TcContext, PhantomData<D>);
 
-impl<const DEVICE: bool> Frame for TcFrame<DEVICE> {
-    const CLIENTS: Clients = if DEVICE == VETH {
-        Clients::All
-    } else {
-        Clients::AllowedOrAll
-    };
+impl<D: DeviceKind> Frame for TcFrame<D> {
+    const CLIENTS: AnsweredClients = D::TC_CLIENTS;
 
     #[inline(always)]
     fn start(&self) -> usize {
@@ -275,14 +318,14 @@ impl<const DEVICE: bool> Frame for TcFrame<DEVICE> {
         unsafe { bpf_skb_change_tail(self.0.as_ptr().cast(), length as u32, 0) == 0 }
     }
 
-    /// The field holds either a finished sum or only the pseudo header's, for hardware to
-    /// finish, and a program can't see which. The helper can: the first call is ignored in the second
-    /// case, the second is for both.
+    /// The field holds either a complete checksum, or the sum of the pseudo header only, which the
+    /// hardware completes. A program can't see which, but the helper can: it ignores the first call
+    /// if the sum is partial, and applies the second call to both.
     #[inline(always)]
     fn set_udp_checksum(&mut self, header: usize, checksum: UdpChecksum) {
-        let field = header as u32 + 6;
+        let field = (header + udp::CHECKSUM) as u32;
         let length_change = checksum::fold(checksum.length_change);
-        // From the old field, ~old, to the new sum less what the second call adds.
+        // The new sum, minus the old field's sum (~old), minus what the second call adds.
         let change =
             checksum::fold(checksum.full + u64::from(checksum.old) + u64::from(!length_change));
         let skb = self.0.as_ptr().cast();
@@ -306,6 +349,7 @@ impl<const DEVICE: bool> Frame for TcFrame<DEVICE> {
     }
 }
 
+/// The maps of this object.
 struct Maps;
 
 impl Tables for Maps {
@@ -315,8 +359,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn settings(&self, slot: u32) -> Option<&Settings> {
-        SETTINGS.get(slot)
+    fn settings(&self, copy: u32) -> Option<&Settings> {
+        SETTINGS.get(copy)
     }
 
     #[inline(always)]
@@ -335,7 +379,7 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn tokens(&self, number: u32) -> Option<*mut u64> {
+    fn token_bucket(&self, number: u32) -> Option<*mut u64> {
         TOKENS.get_ptr_mut(number)
     }
 

@@ -1,7 +1,7 @@
-//! What is asked, and what must come back, octet by octet.
+//! The measured questions, and their right answers, byte by byte.
 //!
-//! The right answers come from the user plane's renderer and from a frame builder that shares
-//! nothing with the kernel program.
+//! The right answers come from the user plane's renderer, and from a frame builder that shares no
+//! code with the kernel program.
 
 use std::net::IpAddr;
 
@@ -10,32 +10,32 @@ use dns_agent::zone::{
     Answer, Model, ModelBuilder, Name, Rdata, Record, Rtype, ZoneData, render, reverse_name,
 };
 use zerohop_tests::{
-    packet::Query,
+    packet::QueryPacket,
     topology::{POD, SERVED},
 };
 
-use crate::programs::{self, Expected, VARIANTS, WORDS};
+use crate::programs::{self, ExpectedFrame, VARIANTS, WORDS};
 
 /// A question that is measured.
-pub(crate) struct Case {
-    /// What the tables call it.
+pub(crate) struct BenchCase {
+    /// The name in the printed tables.
     pub(crate) name: &'static str,
-    query: Query,
+    query: QueryPacket,
 }
 
-/// A case as the programs need it.
-pub(crate) struct Frames {
-    /// What the generator sends.
-    pub(crate) query: programs::Query,
-    /// What a reflector makes of it.
-    pub(crate) reflected: Expected,
-    /// What the kernel program makes of it.
-    pub(crate) answered: Expected,
-    /// Octets of the frames that go through the devices, a multiple of eight.
+/// The frames of a case, in the form that the BPF programs need.
+pub(crate) struct CaseFrames {
+    /// The frame that the generator sends.
+    pub(crate) query: programs::GeneratedQuery,
+    /// The frame that the reflector returns.
+    pub(crate) reflected: ExpectedFrame,
+    /// The frames that the kernel program returns.
+    pub(crate) answered: ExpectedFrame,
+    /// Length in bytes of the frames on the veth pair, a multiple of eight.
     pub(crate) length: usize,
 }
 
-/// The case that has a bar.
+/// The case with a required rate.
 pub(crate) const A: &str = "A";
 
 const SERVICE: &str = "frontend-abcd.shop.svc.cluster.local";
@@ -43,22 +43,22 @@ const HEADLESS: &str = "db.shop.svc.cluster.local";
 const ABSENT: &str = "absent-abcdef.shop.svc.cluster.local";
 const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 1, 1));
 
-/// Every case. Names of services have 38 octets, as long ones in clusters do.
-pub(crate) fn all() -> Vec<Case> {
-    let case = |name, query| Case { name, query };
+/// Every case. Services' names have 38 bytes, like long ones in real clusters.
+pub(crate) fn all() -> Vec<BenchCase> {
+    let case = |name, query| BenchCase { name, query };
     let reverse = reverse_name(ADDRESS).to_string();
     vec![
-        case(A, ask(SERVICE, Rtype::A)),
-        case("A, EDNS", ask(SERVICE, Rtype::A).with_edns(1232, 0, &[])),
-        case("A, over IPv6", ask6(SERVICE, Rtype::A)),
-        case("A, 4 rotated", ask(HEADLESS, Rtype::A)),
-        case("PTR", ask(&reverse, Rtype::PTR)),
-        case("AAAA, NODATA", ask(SERVICE, Rtype::AAAA)),
-        case("A, NXDOMAIN", ask(ABSENT, Rtype::A)),
+        case(A, query(SERVICE, Rtype::A)),
+        case("A, EDNS", query(SERVICE, Rtype::A).with_edns(1232, 0, &[])),
+        case("A, over IPv6", query_over_ipv6(SERVICE, Rtype::A)),
+        case("A, 4 rotated", query(HEADLESS, Rtype::A)),
+        case("PTR", query(&reverse, Rtype::PTR)),
+        case("AAAA, NODATA", query(SERVICE, Rtype::AAAA)),
+        case("A, NXDOMAIN", query(ABSENT, Rtype::A)),
     ]
 }
 
-/// The zones and names that the cases ask for.
+/// The zones and records that the cases ask for.
 pub(crate) fn model() -> Result<Model> {
     let mut builder = ModelBuilder::new(1);
     for zone in ["cluster.local", "96.10.in-addr.arpa"] {
@@ -83,16 +83,16 @@ pub(crate) fn model() -> Result<Model> {
     Ok(builder.build())
 }
 
-impl Case {
-    /// The frames of this case, answered from a model.
-    pub(crate) fn frames(&self, model: &Model) -> Result<Frames> {
+impl BenchCase {
+    /// The frames of this case, with answers from `model`.
+    pub(crate) fn frames(&self, model: &Model) -> Result<CaseFrames> {
         let name = Name::from_wire(&self.query.name).context("the case's name")?;
         let answer = model.answer(&name, Rtype::from_int(self.query.rtype));
         let answers: Vec<Vec<u8>> = (0..VARIANTS)
-            .map(|rotation| self.answer(&name, &answer, model, rotation))
+            .map(|rotation| self.answer_frame(&name, &answer, model, rotation))
             .collect();
         let udp = udp_offset(&self.query);
-        // The last octet of the first record's address tells which of them came first.
+        // The last byte of the first record's address shows the rotation.
         let rotates = answers.iter().any(|other| *other != answers[0]);
         let address = udp + 8 + 12 + self.query.name.len() + 4 + 12;
         let which = if rotates {
@@ -105,22 +105,28 @@ impl Case {
         let length = answers[0].len().next_multiple_of(8);
         ensure!(
             length <= 8 * WORDS,
-            "{}: an answer of {length} octets",
+            "{}: an answer of {length} bytes does not fit",
             self.name
         );
         let mut reflected = query.clone();
         swap_macs(&mut reflected);
         reflected.resize(length, 0);
-        Ok(Frames {
-            reflected: Expected::new(&[reflected], udp, (0, 0)),
-            answered: Expected::new(&answers, udp, which),
-            query: programs::Query::new(&query, udp),
+        Ok(CaseFrames {
+            reflected: ExpectedFrame::new(&[reflected], udp, (0, 0)),
+            answered: ExpectedFrame::new(&answers, udp, which),
+            query: programs::GeneratedQuery::new(&query, udp),
             length,
         })
     }
 
-    /// The frame that answers with some rotation.
-    fn answer(&self, name: &Name, answer: &Answer, model: &Model, rotation: usize) -> Vec<u8> {
+    /// The frame with the answer in this rotation.
+    fn answer_frame(
+        &self,
+        name: &Name,
+        answer: &Answer,
+        model: &Model,
+        rotation: usize,
+    ) -> Vec<u8> {
         let query = &self.query;
         let sections = render(name, answer, model.zones(), rotation);
         let rcode = match answer {
@@ -146,35 +152,35 @@ impl Case {
             message.extend([0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 0]);
         }
         let (server, port) = query.server;
-        let back = Query {
+        let back = QueryPacket {
             client: server,
             port,
             server: (query.client, query.port),
             ..query.clone()
         };
-        let mut frame = back.frame_of(&message);
+        let mut frame = back.frame_with(&message);
         swap_macs(&mut frame);
         frame
     }
 }
 
 /// A query with an ID of 0, which the generator replaces.
-fn ask(name: &str, rtype: Rtype) -> Query {
-    Query {
+fn query(name: &str, rtype: Rtype) -> QueryPacket {
+    QueryPacket {
         id: 0,
-        ..Query::new(POD[0], SERVED[0], name, rtype.to_int())
+        ..QueryPacket::new(POD[0], SERVED[0], name, rtype.to_int())
     }
 }
 
-fn ask6(name: &str, rtype: Rtype) -> Query {
-    Query {
+fn query_over_ipv6(name: &str, rtype: Rtype) -> QueryPacket {
+    QueryPacket {
         client: POD[1],
         server: (SERVED[1], 53),
-        ..ask(name, rtype)
+        ..query(name, rtype)
     }
 }
 
-fn udp_offset(query: &Query) -> usize {
+fn udp_offset(query: &QueryPacket) -> usize {
     match query.client {
         IpAddr::V4(_) => 14 + 20,
         IpAddr::V6(_) => 14 + 40,

@@ -1,4 +1,4 @@
-//! The benchmark: `docs/benchmarks.md` says what is measured and how to read it.
+//! The benchmark. `docs/benchmarks.md` describes the measurements and their output.
 
 mod cases;
 mod programs;
@@ -12,10 +12,10 @@ use aya::programs::ProgramFd;
 use clap::Parser;
 use dns_agent::{
     datapath::{
-        Clients, Config, Persistence, Tables,
+        DatapathConfig, KernelTables, Persistence, VethClients,
         grace::Rcu,
-        object::{Object, Program},
-        size,
+        program::{EbpfObject, HookProgram},
+        table_size,
     },
     zone::Model,
 };
@@ -24,17 +24,17 @@ use nix::{
     unistd::Pid,
 };
 use zerohop_tests::{
-    netns::Namespace,
+    netns::NetworkNamespace,
     topology::{SERVED, Topology},
 };
 
-use cases::{Case, Frames};
-use programs::{Counts, Expected, Lane, Programs};
+use cases::{BenchCase, CaseFrames};
+use programs::{BenchPrograms, ExpectedFrame, FrameCounts, VethPair};
 
 #[derive(Parser)]
 #[command(name = "bench", about = "Measures the kernel program")]
-struct Options {
-    /// A smoke test: few frames, no bars.
+struct BenchmarkOptions {
+    /// A smoke test: few frames, no required rates.
     #[arg(long)]
     quick: bool,
     /// Measures only the cases whose names contain this.
@@ -51,37 +51,37 @@ struct Options {
     object: PathBuf,
 }
 
-/// How much is done.
+/// The amount of work.
 struct Effort {
-    /// Live frames in a call. Below two million the fixed cost of a call hides a good part of the
-    /// difference.
+    /// Live frames in a call. Below two million the fixed cost of a call hides much of the
+    /// difference between programs.
     frames: u32,
-    /// Calls of each program.
+    /// Number of calls of each program.
     pairs: usize,
     /// Rounds in a call of BPF_PROG_TEST_RUN.
     rounds: u32,
-    /// Names in the tables.
+    /// Number of names in the tables.
     names: u32,
     /// How long a TCP stream lasts.
     stream: Duration,
 }
 
-/// The least share of the reflector's rate for an A answer.
+/// The least rate of A answers, as a share of the reflector's rate.
 const SHARE_BAR: f64 = 0.75;
-/// The least share of its rate that a TCP stream past the program must have.
+/// The least rate of a TCP stream with the program, as a share of its rate without.
 const STREAM_BAR: f64 = 0.97;
-/// The case of the streams.
+/// The `--case` name of the TCP streams.
 const STREAM: &str = "stream";
-/// The largest share of frames that may be lost. The rings between the devices hold 256 frames; when
-/// this thread is preempted at a bad moment, one runs over.
+/// The largest share of frames that may be lost. The rings between the devices hold 256 frames and
+/// overflow when this thread is preempted at a bad moment.
 const LOSS: f64 = 0.01;
 
 fn main() -> Result<ExitCode> {
-    let options = Options::parse();
+    let options = BenchmarkOptions::parse();
     let effort = options.effort();
     pin_to_one_cpu()?;
     let mut failures = Vec::new();
-    let namespace = Namespace::new("bench")?;
+    let namespace = NetworkNamespace::new("bench")?;
     namespace.sysctl("ipv6/conf/all/disable_ipv6", "1")?;
     namespace.sysctl("ipv6/conf/default/disable_ipv6", "1")?;
     if options.case != STREAM {
@@ -103,7 +103,7 @@ fn main() -> Result<ExitCode> {
     })
 }
 
-impl Options {
+impl BenchmarkOptions {
     fn effort(&self) -> Effort {
         let effort = if self.quick {
             Effort {
@@ -130,35 +130,35 @@ impl Options {
     }
 }
 
-/// Everything between generator and checker happens on the CPU where the generator runs.
+/// Pins this process to one CPU. The whole path from generator to checker then runs on that CPU.
 fn pin_to_one_cpu() -> Result<()> {
     let this = Pid::from_raw(0);
     let allowed = sched_getaffinity(this)?;
     let cpu = (0..CpuSet::count())
         .rev()
         .find(|cpu| allowed.is_set(*cpu).unwrap_or(false))
-        .context("this process may run on no CPU")?;
+        .context("this process has no CPU in its affinity mask")?;
     let mut one = CpuSet::new();
     one.set(cpu)?;
     Ok(sched_setaffinity(this, &one)?)
 }
 
-/// The kernel program with tables of its own.
-struct Responder {
-    object: Object,
+/// The kernel program with filled tables and a lease.
+struct ReadyResponder {
+    object: EbpfObject,
     model: Model,
-    // The mappings of the maps.
-    _tables: Tables<Rcu>,
+    // Keeps the maps mapped.
+    _tables: KernelTables<Rcu>,
 }
 
-impl Responder {
+impl ReadyResponder {
     fn new() -> Result<Self> {
         let model = cases::model()?;
-        let size = size(&model, None);
-        let object = Object::load(size)?;
-        let mut tables = Tables::new(&object, size, &config(), Rcu::new()?)?;
-        tables.publish(&model, &mut || {})?;
-        // Longer than anything here takes, whatever a jiffy is.
+        let size = table_size(&model, None);
+        let object = EbpfObject::load(size)?;
+        let mut tables = KernelTables::new(&object, size, &config(), Rcu::new()?)?;
+        tables.publish_all(&model, &mut || {})?;
+        // 3,600,000 jiffies: at least one hour at any HZ, longer than a run takes.
         object.set_lease(1000 * 3600)?;
         Ok(Self {
             object,
@@ -168,13 +168,13 @@ impl Responder {
     }
 }
 
-fn config() -> Config {
-    Config {
+fn config() -> DatapathConfig {
+    DatapathConfig {
         interfaces: Vec::new(),
         allow: Vec::new(),
         rate_limit: 0,
         serve: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
-        clients: Clients::Any,
+        clients: VethClients::Any,
         capacity: None,
         stale_after: Duration::from_secs(10),
         persistence: Persistence::None,
@@ -183,20 +183,20 @@ fn config() -> Config {
 }
 
 fn measure_answers(
-    namespace: &Namespace,
-    options: &Options,
+    namespace: &NetworkNamespace,
+    options: &BenchmarkOptions,
     effort: &Effort,
     failures: &mut Vec<String>,
 ) -> Result<()> {
-    let mut responder = Responder::new()?;
-    let mut programs = Programs::load(&options.object)?;
-    let lanes = Lanes {
-        reflector: programs.lane(namespace, "reflector")?,
-        responder: programs.lane(namespace, "responder")?,
+    let mut responder = ReadyResponder::new()?;
+    let mut programs = BenchPrograms::load(&options.object)?;
+    let pairs = VethPairs {
+        reflector: programs.make_veth_pair(namespace, "reflector")?,
+        responder: programs.make_veth_pair(namespace, "responder")?,
     };
-    programs.reflect(&lanes.reflector)?;
-    let answers = responder.object.xdp(Program::XdpVeth.name())?;
-    programs::attach(answers, &lanes.responder)?;
+    programs.attach_reflector(&pairs.reflector)?;
+    let answers = responder.object.loaded_xdp(HookProgram::XdpVeth.name())?;
+    programs::attach(answers, &pairs.responder)?;
     let answers = answers.fd()?.try_clone()?;
 
     let mut cases = Vec::new();
@@ -220,10 +220,10 @@ fn measure_answers(
         "", "million/s", "million/s", "median (min–max)", "fastest", "ns", "frames", "frames"
     );
     for (case, frames) in &cases {
-        let paired = pair_up(&mut programs, &lanes, frames, effort)
+        let paired = measure_case(&mut programs, &pairs, frames, effort)
             .with_context(|| format!("case {}", case.name))?;
         paired.print(case);
-        paired.judge(case, options, failures);
+        paired.check_limits(case, options, failures);
     }
 
     println!();
@@ -234,7 +234,7 @@ fn measure_answers(
     println!("{:<14} {:>12} {:>12}", "", "reflector ns", "responder ns");
     let reflector = programs.reflector()?;
     for (case, frames) in &cases {
-        let [nothing, reflector, responder] = repeat(
+        let [nothing, reflector, responder] = run_in_turns(
             &mut programs,
             [None, Some(&reflector), Some(&answers)],
             frames,
@@ -251,66 +251,67 @@ fn measure_answers(
     Ok(())
 }
 
-/// The nanoseconds that a round of each program takes, run by turns.
-fn repeat<const N: usize>(
-    programs: &mut Programs,
+/// Runs the programs in turns. Returns the median nanoseconds of a round for each.
+fn run_in_turns<const N: usize>(
+    programs: &mut BenchPrograms,
     targets: [Option<&ProgramFd>; N],
-    frames: &Frames,
+    frames: &CaseFrames,
     effort: &Effort,
 ) -> Result<[f64; N]> {
     let mut calls = [const { Vec::new() }; N];
     for _ in 0..effort.pairs {
         for (target, calls) in targets.iter().zip(&mut calls) {
-            calls.push(programs.repeat(*target, frames, effort.rounds)?);
+            calls.push(programs.run_repeatedly(*target, frames, effort.rounds)?);
         }
     }
     Ok(calls.map(|calls| median(&calls)))
 }
 
-/// One for each program, so that nothing is attached between calls.
-struct Lanes {
-    reflector: Lane,
-    responder: Lane,
+/// One veth pair for each program, so that programs stay attached between calls.
+struct VethPairs {
+    reflector: VethPair,
+    responder: VethPair,
 }
 
-/// What the calls of one case gave.
-struct Paired {
+/// The results of all calls of one case.
+struct PairedCalls {
     reflector_ns: Vec<f64>,
     responder_ns: Vec<f64>,
-    /// Of all calls.
-    counts: Counts,
+    /// Sums over all calls.
+    counts: FrameCounts,
 }
 
-/// Calls of both programs, by turns, so that both see the same moods of the machine.
-fn pair_up(
-    programs: &mut Programs,
-    lanes: &Lanes,
-    frames: &Frames,
+/// Calls both programs in turns, so that load of the machine affects both alike.
+fn measure_case(
+    programs: &mut BenchPrograms,
+    pairs: &VethPairs,
+    frames: &CaseFrames,
     effort: &Effort,
-) -> Result<Paired> {
-    let mut paired = Paired {
+) -> Result<PairedCalls> {
+    let mut paired = PairedCalls {
         reflector_ns: Vec::new(),
         responder_ns: Vec::new(),
-        counts: Counts::default(),
+        counts: FrameCounts::default(),
     };
     for _ in 0..effort.pairs {
-        let mut call = |lane: &Lane, expected: &Expected| {
-            let live = programs.live(lane, frames, expected, effort.frames)?;
+        let mut call = |pair: &VethPair, expected: &ExpectedFrame| {
+            let live = programs.send_live_frames(pair, frames, expected, effort.frames)?;
             paired.counts.sent += live.counts.sent;
             paired.counts.right += live.counts.right;
             paired.counts.wrong += live.counts.wrong;
             Ok::<_, anyhow::Error>(live.ns)
         };
-        let reflector = call(&lanes.reflector, &frames.reflected)?;
-        let responder = call(&lanes.responder, &frames.answered)?;
+        let reflector = call(&pairs.reflector, &frames.reflected)?;
+        let responder = call(&pairs.responder, &frames.answered)?;
         paired.reflector_ns.push(reflector);
         paired.responder_ns.push(responder);
     }
     Ok(paired)
 }
 
-impl Paired {
-    /// The responder's rate as a share of the reflector's, of each pair, in order of size.
+impl PairedCalls {
+    /// The responder's rate as a share of the reflector's, for each pair of calls, in ascending
+    /// order.
     fn shares(&self) -> Vec<f64> {
         let pairs = self.reflector_ns.iter().zip(&self.responder_ns);
         let mut shares: Vec<f64> = pairs
@@ -321,11 +322,11 @@ impl Paired {
     }
 
     fn missing(&self) -> u64 {
-        let Counts { sent, right, wrong } = self.counts;
+        let FrameCounts { sent, right, wrong } = self.counts;
         sent.saturating_sub(right + wrong)
     }
 
-    fn print(&self, case: &Case) {
+    fn print(&self, case: &BenchCase) {
         let shares = self.shares();
         let (reflector, responder) = (median(&self.reflector_ns), median(&self.responder_ns));
         let (fastest_reflector, fastest) = (least(&self.reflector_ns), least(&self.responder_ns));
@@ -347,7 +348,12 @@ impl Paired {
         );
     }
 
-    fn judge(&self, case: &Case, options: &Options, failures: &mut Vec<String>) {
+    fn check_limits(
+        &self,
+        case: &BenchCase,
+        options: &BenchmarkOptions,
+        failures: &mut Vec<String>,
+    ) {
         let name = case.name;
         if self.counts.wrong > 0 {
             failures.push(format!("{name}: {} wrong frames", self.counts.wrong));
@@ -377,12 +383,16 @@ fn median(values: &[f64]) -> f64 {
     values[values.len() / 2]
 }
 
-fn measure_streams(options: &Options, effort: &Effort, failures: &mut Vec<String>) -> Result<()> {
-    let mut responder = Responder::new()?;
+fn measure_streams(
+    options: &BenchmarkOptions,
+    effort: &Effort,
+    failures: &mut Vec<String>,
+) -> Result<()> {
+    let mut responder = ReadyResponder::new()?;
     let topology = Topology::routed()?;
     println!();
     println!(
-        "One TCP stream of {:?} between a pod and its node, by turns without and with the program at the host \
+        "One TCP stream of {:?} between a pod and its node, in turns without and with the program at the host \
          veth, {} pairs; medians",
         effort.stream, effort.pairs
     );
@@ -390,9 +400,9 @@ fn measure_streams(options: &Options, effort: &Effort, failures: &mut Vec<String
         "{:<14} {:>12} {:>12} {:>8}  {:<21}",
         "", "without, Gb/s", "with, Gb/s", "share", "of each pair"
     );
-    for way in stream::Way::ALL {
+    for direction in stream::StreamDirection::ALL {
         let object = &mut responder.object;
-        let streams = stream::measure(object, &topology, way, effort.pairs, effort.stream)?;
+        let streams = stream::measure(object, &topology, direction, effort.pairs, effort.stream)?;
         let pairs = streams.with.iter().zip(&streams.without);
         let mut shares: Vec<f64> = pairs.map(|(with, without)| with / without).collect();
         shares.sort_by(f64::total_cmp);
@@ -400,7 +410,7 @@ fn measure_streams(options: &Options, effort: &Effort, failures: &mut Vec<String
         let share = median(&streams.with) / median(&streams.without);
         println!(
             "{:<14} {:>13.2} {:>12.2} {:>8.3}  {:.3} ({:.3}–{:.3})",
-            way.name(),
+            direction.name(),
             gigabits(&streams.without),
             gigabits(&streams.with),
             share,
@@ -411,46 +421,50 @@ fn measure_streams(options: &Options, effort: &Effort, failures: &mut Vec<String
         if !options.quick && share < STREAM_BAR {
             failures.push(format!(
                 "a stream {}: {share:.3} of its rate, less than {STREAM_BAR}",
-                way.name()
+                direction.name()
             ));
         }
     }
     Ok(())
 }
 
-fn measure_tables(options: &Options, effort: &Effort, failures: &mut Vec<String>) -> Result<()> {
-    let tabled = tables::measure(&config(), effort.names)?;
+fn measure_tables(
+    options: &BenchmarkOptions,
+    effort: &Effort,
+    failures: &mut Vec<String>,
+) -> Result<()> {
+    let measured = tables::measure(&config(), effort.names)?;
     let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
-    let mebibytes = |octets: usize| octets as f64 / f64::from(1 << 20);
+    let mebibytes = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     println!();
-    println!("{} names", tabled.names);
+    println!("{} names", measured.names);
     println!(
         "loaded from records in memory in {:.0} ms: model {:.0}, maps {:.0}, tables {:.0}",
-        milliseconds(tabled.load()),
-        milliseconds(tabled.model),
-        milliseconds(tabled.maps),
-        milliseconds(tabled.publish)
+        milliseconds(measured.load()),
+        milliseconds(measured.model),
+        milliseconds(measured.maps),
+        milliseconds(measured.publish)
     );
     println!(
-        "memory of the tables, made for twice as many: {:.1} MiB (directory {:.1}, records {:.1}), {} octets for \
+        "memory of the tables, made for twice as many: {:.1} MiB (directory {:.1}, records {:.1}), {} bytes for \
          each name",
-        mebibytes(tabled.directory + tabled.records),
-        mebibytes(tabled.directory),
-        mebibytes(tabled.records),
-        (tabled.directory + tabled.records) / tabled.names
+        mebibytes(measured.directory + measured.records),
+        mebibytes(measured.directory),
+        mebibytes(measured.records),
+        (measured.directory + measured.records) / measured.names
     );
     println!(
         "all {} addresses replaced in {:.0} ms, {:.0} ns each; one replaced in {:.1} ms",
-        tabled.replaced,
-        milliseconds(tabled.replace),
-        tabled.replace.as_nanos() as f64 / tabled.replaced as f64,
-        milliseconds(tabled.replace_one)
+        measured.replaced,
+        milliseconds(measured.replace),
+        measured.replace.as_nanos() as f64 / measured.replaced as f64,
+        milliseconds(measured.replace_one)
     );
-    if !options.quick && tabled.load() > tables::BAR {
+    if !options.quick && measured.load() > tables::BAR {
         failures.push(format!(
             "{} names took {:?} to load, more than {:?}",
-            tabled.names,
-            tabled.load(),
+            measured.names,
+            measured.load(),
             tables::BAR
         ));
     }

@@ -1,4 +1,5 @@
-//! The programs and the devices that the benchmark makes, and the two ways it measures with them.
+//! The benchmark's BPF programs and veth pairs, and the two ways to measure with them: live frames
+//! and BPF_PROG_TEST_RUN.
 
 use std::{fs, path::Path, thread, time::Duration, time::Instant};
 
@@ -10,33 +11,35 @@ use aya::{
         ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, TestRunResult, Xdp, XdpMode,
     },
 };
-use zerohop_tests::netns::Namespace;
+use zerohop_tests::netns::NetworkNamespace;
 
-use crate::cases::Frames;
+use crate::cases::CaseFrames;
 
-/// As in `dns-ebpf/src/bin/bench.rs`, and so are the three structures.
+/// 64-bit words of the longest frame. This constant, [`VARIANTS`] and the three `repr(C)`
+/// structures repeat those of `dns-ebpf/src/bin/bench.rs`.
 pub(crate) const WORDS: usize = 24;
-/// As there.
+/// Number of different right answers to a query.
 pub(crate) const VARIANTS: usize = 4;
 
-/// Octets from a frame's start that change with the ID.
+/// Offset in a frame of the last two bytes of the destination MAC address, which change with the
+/// ID.
 const CLIENT_MAC_END: usize = 4;
 
-/// What is asked.
+/// The query that the generator sends.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(crate) struct Query {
-    octets: [u64; WORDS],
+pub(crate) struct GeneratedQuery {
+    bytes: [u64; WORDS],
     length: u64,
     udp: u64,
     sum: u64,
 }
 
-/// What must come back.
+/// The frames that the checker accepts.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(crate) struct Expected {
-    octets: [[u64; WORDS]; VARIANTS],
+pub(crate) struct ExpectedFrame {
+    bytes: [[u64; WORDS]; VARIANTS],
     last: [u64; VARIANTS],
     length: u64,
     udp: u64,
@@ -45,27 +48,27 @@ pub(crate) struct Expected {
     variant_mask: u64,
 }
 
-/// What became of the frames.
+/// Frames that the generator sent, and that the checker found right or wrong.
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
+pub(crate) struct FrameCounts {
     pub(crate) sent: u64,
     pub(crate) right: u64,
     pub(crate) wrong: u64,
 }
 
-// SAFETY: numbers without padding between them; every value is good.
-unsafe impl Pod for Query {}
+// SAFETY: only integers, without padding between them; every bit pattern is a valid value.
+unsafe impl Pod for GeneratedQuery {}
 // SAFETY: as above.
-unsafe impl Pod for Expected {}
+unsafe impl Pod for ExpectedFrame {}
 // SAFETY: as above.
-unsafe impl Pod for Counts {}
+unsafe impl Pod for FrameCounts {}
 
-impl Query {
-    /// From a frame whose ID is 0.
+impl GeneratedQuery {
+    /// `frame` has the ID 0; `udp` is the offset of its UDP header.
     pub(crate) fn new(frame: &[u8], udp: usize) -> Self {
         Self {
-            octets: words(frame),
+            bytes: words(frame),
             length: frame.len().next_multiple_of(8) as u64,
             udp: udp as u64,
             sum: u16::from_le_bytes([frame[udp + 6], frame[udp + 7]]).into(),
@@ -73,12 +76,13 @@ impl Query {
     }
 }
 
-impl Expected {
-    /// From frames whose ID is 0. `which`: the octet that tells them apart, and its bits.
+impl ExpectedFrame {
+    /// `frames` have the ID 0; `udp` is the offset of their UDP headers. `which` is the offset and
+    /// the mask of the bits by which they differ.
     pub(crate) fn new(frames: &[Vec<u8>], udp: usize, which: (usize, usize)) -> Self {
         let first = &frames[0];
         let mut expected = Self {
-            octets: [[0; WORDS]; VARIANTS],
+            bytes: [[0; WORDS]; VARIANTS],
             last: [0; VARIANTS],
             length: first.len() as u64,
             udp: udp as u64,
@@ -91,53 +95,53 @@ impl Expected {
             let variant = usize::from(frame[which.0]) & which.1;
             frame[CLIENT_MAC_END..6].fill(0);
             frame[udp + 6..udp + 10].fill(0);
-            expected.octets[variant] = words(&frame);
+            expected.bytes[variant] = words(&frame);
             expected.last[variant] = words::<1>(&frame[frame.len() - 8..])[0];
         }
         expected
     }
 }
 
-fn words<const N: usize>(octets: &[u8]) -> [u64; N] {
+fn words<const N: usize>(bytes: &[u8]) -> [u64; N] {
     let mut words = [0; N];
-    for (word, chunk) in words.iter_mut().zip(octets.chunks(8)) {
-        let mut octets = [0; 8];
-        octets[..chunk.len()].copy_from_slice(chunk);
-        *word = u64::from_le_bytes(octets);
+    for (word, chunk) in words.iter_mut().zip(bytes.chunks(8)) {
+        let mut bytes = [0; 8];
+        bytes[..chunk.len()].copy_from_slice(chunk);
+        *word = u64::from_le_bytes(bytes);
     }
     words
 }
 
-/// Generator, checker and what else is in their object.
-pub(crate) struct Programs {
+/// The loaded object with the generator, the checker, the reflector and the others.
+pub(crate) struct BenchPrograms {
     ebpf: Ebpf,
 }
 
-/// A veth pair: frames are made at one end and answered at the other.
-pub(crate) struct Lane {
-    /// The index of the device that frames leave by and answers arrive at.
+/// A veth pair. Frames are generated at the near end and answered at the far end.
+pub(crate) struct VethPair {
+    /// The interface index of the end that sends queries and receives answers.
     near: u32,
-    /// The index of the device that has the program that is measured.
+    /// The interface index of the end with the measured program.
     pub(crate) far: u32,
 }
 
-/// One call with live frames.
-pub(crate) struct Live {
-    /// For each frame, in nanoseconds, everything on its way included.
+/// The result of one call with live frames.
+pub(crate) struct LiveCall {
+    /// Nanoseconds for each frame, from generator to checker.
     pub(crate) ns: f64,
-    pub(crate) counts: Counts,
+    pub(crate) counts: FrameCounts,
 }
 
-/// A veth that is to have an XDP program in its driver.
+/// Native XDP, in the veth driver.
 const NATIVE: XdpMode = XdpMode::Driver;
-/// What XDP programs return that send an answer.
+/// The return value of an XDP program that sends the frame back.
 const XDP_TX: u32 = 3;
-/// Frames that are on their way at the same time, at most.
+/// The most frames in flight.
 const BATCH: u32 = 64;
-/// How long the last frames may be on their way.
+/// How long the last frames may take to arrive.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-impl Programs {
+impl BenchPrograms {
     /// Loads the object that `cargo xtask build-ebpf --bench` makes.
     pub(crate) fn load(object: &Path) -> Result<Self> {
         let bytes = fs::read(object).with_context(|| {
@@ -155,13 +159,17 @@ impl Programs {
         Ok(Self { ebpf })
     }
 
-    /// Makes a veth pair in a namespace and puts the checker on its near end. The calling thread is in
-    /// that namespace.
-    pub(crate) fn lane(&mut self, namespace: &Namespace, name: &str) -> Result<Lane> {
+    /// Makes a veth pair and attaches the checker to its near end. The calling thread must be in
+    /// `namespace`.
+    pub(crate) fn make_veth_pair(
+        &mut self,
+        namespace: &NetworkNamespace,
+        name: &str,
+    ) -> Result<VethPair> {
         let (near, far) = (format!("{name}-near"), format!("{name}-far"));
         namespace.ip(&[
             &format!("link add {near} type veth peer name {far}"),
-            // Nothing but our own frames shall pass.
+            // The pair must carry only the benchmark's frames.
             &format!("link set {near} arp off multicast off addrgenmode none up"),
             &format!("link set {far} arp off multicast off addrgenmode none up"),
         ])?;
@@ -169,31 +177,32 @@ impl Programs {
         xdp(&mut self.ebpf, "check")?
             .attach_to_if_index(near, NATIVE)
             .context("attaching the checker")?;
-        Ok(Lane {
+        Ok(VethPair {
             near,
             far: namespace.index(&far)?,
         })
     }
 
-    /// Puts the reflector on the far end of a lane.
-    pub(crate) fn reflect(&mut self, lane: &Lane) -> Result<()> {
-        attach(xdp(&mut self.ebpf, "reflect")?, lane)
+    /// Attaches the reflector to the far end of a veth pair.
+    pub(crate) fn attach_reflector(&mut self, pair: &VethPair) -> Result<()> {
+        attach(xdp(&mut self.ebpf, "reflect")?, pair)
     }
 
-    /// Sends frames through a lane, and waits for the last one.
-    pub(crate) fn live(
+    /// Sends frames through a veth pair, and waits for the last one.
+    pub(crate) fn send_live_frames(
         &mut self,
-        lane: &Lane,
-        frames: &Frames,
-        expected: &Expected,
+        pair: &VethPair,
+        frames: &CaseFrames,
+        expected: &ExpectedFrame,
         count: u32,
-    ) -> Result<Live> {
+    ) -> Result<LiveCall> {
         self.array("QUERY")?.set(0, frames.query, 0)?;
         self.array("EXPECTED")?.set(0, *expected, 0)?;
-        self.array("COUNTS")?.set(0, Counts::default(), 0)?;
+        self.array("COUNTS")?.set(0, FrameCounts::default(), 0)?;
         let frame = vec![0; frames.length];
-        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context = [0, frames.length as u32, 0, lane.near, 0, 0];
+        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index,
+        // egress_ifindex.
+        let context = [0, frames.length as u32, 0, pair.near, 0, 0];
         let context: Vec<u8> = context.into_iter().flat_map(u32::to_ne_bytes).collect();
         let run = xdp(&mut self.ebpf, "generate")?
             .test_run(TestRunOptions {
@@ -204,20 +213,20 @@ impl Programs {
                 ..TestRunOptions::default()
             })
             .context("sending live frames (this needs Linux 5.18 or newer)")?;
-        let counts = self.drained()?;
+        let counts = self.wait_for_counts()?;
         ensure!(counts.sent > 0, "the generator made no frame");
-        Ok(Live {
+        Ok(LiveCall {
             ns: run.duration.as_nanos() as f64,
             counts,
         })
     }
 
-    /// Runs a program over one frame, which is made a query again each time; gives the nanoseconds of
-    /// a round. `None`: a program that does nothing.
-    pub(crate) fn repeat(
+    /// Runs a program over one frame, which is made a query again before each round. Returns the
+    /// nanoseconds of a round. `None` stands for a program that does nothing.
+    pub(crate) fn run_repeatedly(
         &mut self,
         program: Option<&ProgramFd>,
-        frames: &Frames,
+        frames: &CaseFrames,
         rounds: u32,
     ) -> Result<f64> {
         self.array("QUERY")?.set(0, frames.query, 0)?;
@@ -244,14 +253,14 @@ impl Programs {
         Ok(duration.as_nanos() as f64)
     }
 
-    /// The reflector, for [`Programs::repeat`].
+    /// The reflector, for [`BenchPrograms::run_repeatedly`].
     pub(crate) fn reflector(&mut self) -> Result<ProgramFd> {
         Ok(xdp(&mut self.ebpf, "reflect")?.fd()?.try_clone()?)
     }
 
-    /// The counters, when every frame has come back or no more will.
-    fn drained(&mut self) -> Result<Counts> {
-        let mut counts: Counts = self.array("COUNTS")?.get(&0, 0)?;
+    /// Waits until every frame has arrived, or none does for [`PATIENCE`]. Returns the counters.
+    fn wait_for_counts(&mut self) -> Result<FrameCounts> {
+        let mut counts: FrameCounts = self.array("COUNTS")?.get(&0, 0)?;
         let mut changed = Instant::now();
         while counts.right + counts.wrong < counts.sent && changed.elapsed() < PATIENCE {
             thread::yield_now();
@@ -272,10 +281,10 @@ impl Programs {
     }
 }
 
-/// Puts a loaded program on the far end of a lane.
-pub(crate) fn attach(program: &mut Xdp, lane: &Lane) -> Result<()> {
+/// Attaches a loaded program to the far end of a veth pair.
+pub(crate) fn attach(program: &mut Xdp, pair: &VethPair) -> Result<()> {
     program
-        .attach_to_if_index(lane.far, NATIVE)
+        .attach_to_if_index(pair.far, NATIVE)
         .context("attaching the program that is measured")?;
     Ok(())
 }

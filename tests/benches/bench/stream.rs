@@ -1,4 +1,4 @@
-//! A TCP stream between a pod and its node, whose packets the program at the host veth lets pass.
+//! A TCP stream between a pod and its node. The program at the host veth passes its packets.
 
 use std::{
     io::{Read as _, Write as _},
@@ -9,42 +9,42 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::programs::{LinkOrder, TcAttachType, tc::TcAttachOptions};
-use dns_agent::datapath::object::{Object, Program};
+use dns_agent::datapath::program::{EbpfObject, HookProgram};
 use zerohop_tests::topology::{GATEWAY, HOST_VETH, Topology};
 
-/// Which way the octets go.
+/// The direction in which the data flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// Past the program.
+pub(crate) enum StreamDirection {
+    /// The data passes the program.
     ToNode,
-    /// Their acknowledgements go past the program.
+    /// Only the acknowledgements pass the program.
     ToPod,
 }
 
-/// Rates in octets a second, of streams by turns.
+/// Rates of streams in bytes a second.
 pub(crate) struct Streams {
     pub(crate) without: Vec<f64>,
     pub(crate) with: Vec<f64>,
 }
 
-impl Way {
-    pub(crate) const ALL: [Way; 2] = [Way::ToNode, Way::ToPod];
+impl StreamDirection {
+    pub(crate) const ALL: [StreamDirection; 2] = [StreamDirection::ToNode, StreamDirection::ToPod];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Way::ToNode => "pod to node",
-            Way::ToPod => "node to pod",
+            StreamDirection::ToNode => "pod to node",
+            StreamDirection::ToPod => "node to pod",
         }
     }
 }
 
-/// Streams without the program and with it, by turns; each second pair the other way round.
+/// Measures streams without and with the program in turns. Every second pair is in reverse order.
 pub(crate) fn measure(
-    object: &mut Object,
+    object: &mut EbpfObject,
     topology: &Topology,
-    way: Way,
+    direction: StreamDirection,
     pairs: usize,
-    lasting: Duration,
+    duration: Duration,
 ) -> Result<Streams> {
     let mut streams = Streams {
         without: Vec::new(),
@@ -53,20 +53,25 @@ pub(crate) fn measure(
     for pair in 0..pairs {
         for turn in 0..2 {
             if (pair + turn) % 2 == 0 {
-                streams.without.push(stream(topology, way, lasting)?);
+                streams
+                    .without
+                    .push(measure_stream(topology, direction, duration)?);
                 continue;
             }
             let attached = topology.node.enter(|| attach(object))??;
-            streams.with.push(stream(topology, way, lasting)?);
+            streams
+                .with
+                .push(measure_stream(topology, direction, duration)?);
             drop(attached);
         }
     }
     Ok(streams)
 }
 
-/// The program of pods' veths, as the agent attaches it from Linux 6.6 on; off when dropped.
-fn attach(object: &mut Object) -> Result<impl Sized + use<>> {
-    let program = object.tc(Program::TcPeer.name())?;
+/// Attaches the program for pods' veths by tcx, as the agent does from Linux 6.6 on. Dropping the
+/// result detaches it.
+fn attach(object: &mut EbpfObject) -> Result<impl Sized + use<>> {
+    let program = object.loaded_tc(HookProgram::TcPeer.name())?;
     let first = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program
         .attach_with_options(HOST_VETH, TcAttachType::Ingress, first)
@@ -74,22 +79,26 @@ fn attach(object: &mut Object) -> Result<impl Sized + use<>> {
     Ok(program.take_link(id)?)
 }
 
-/// Octets a second of one stream.
-fn stream(topology: &Topology, way: Way, lasting: Duration) -> Result<f64> {
+/// The rate of one stream in bytes a second.
+fn measure_stream(
+    topology: &Topology,
+    direction: StreamDirection,
+    duration: Duration,
+) -> Result<f64> {
     let any = SocketAddr::new(GATEWAY[0], 0);
     let listener = topology.node.enter(|| TcpListener::bind(any))??;
     let address = listener.local_addr()?;
     let pod = topology.pod.enter(|| TcpStream::connect(address))??;
     let (node, _) = listener.accept()?;
-    let (mut from, mut to) = match way {
-        Way::ToNode => (pod, node),
-        Way::ToPod => (node, pod),
+    let (mut from, mut to) = match direction {
+        StreamDirection::ToNode => (pod, node),
+        StreamDirection::ToPod => (node, pod),
     };
     let sending = thread::spawn(move || -> Result<()> {
-        let octets = vec![0; 256 << 10];
+        let bytes = vec![0; 256 << 10];
         let start = Instant::now();
-        while start.elapsed() < lasting {
-            from.write_all(&octets)?;
+        while start.elapsed() < duration {
+            from.write_all(&bytes)?;
         }
         Ok(())
     });
@@ -99,7 +108,7 @@ fn stream(topology: &Topology, way: Way, lasting: Duration) -> Result<f64> {
     loop {
         match to.read(&mut buffer)? {
             0 => break,
-            octets => received += octets as u64,
+            bytes => received += bytes as u64,
         }
     }
     let elapsed = start.elapsed();

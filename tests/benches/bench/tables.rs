@@ -1,64 +1,65 @@
-//! How fast the tables are filled and changed, and how much memory they take.
+//! Measures how fast the tables are filled and changed, and their memory.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use dns_agent::{
-    datapath::{Config, Tables, grace::Rcu, object::Object, size},
+    datapath::{DatapathConfig, KernelTables, grace::Rcu, program::EbpfObject, table_size},
     zone::{Model, ModelBuilder, Name, Rdata, Record},
 };
 use dns_common::{directory::Bucket, records::CHUNK};
 
-/// The most that it may take until 100,000 names are answered.
+/// The limit for the time until 100,000 names are answered.
 pub(crate) const BAR: Duration = Duration::from_secs(2);
 
-/// What was measured.
-pub(crate) struct Tabled {
-    /// Names in the tables, those between the records' and the zone's included.
+/// Times and sizes of the tables.
+pub(crate) struct TableMeasurement {
+    /// Number of names in the tables, empty non-terminals included.
     pub(crate) names: usize,
-    /// From records to a model.
+    /// Time from the records to the model.
     pub(crate) model: Duration,
-    /// Making the maps.
+    /// Time to create the maps.
     pub(crate) maps: Duration,
-    /// From the model to the tables.
+    /// Time from the model to the filled tables.
     pub(crate) publish: Duration,
-    /// Octets shared with the kernel: in the directory, in records.
+    /// Size of the directory in bytes.
     pub(crate) directory: usize,
+    /// Size of the records map in bytes.
     pub(crate) records: usize,
-    /// Publishing a model in which every address is another.
+    /// Time to publish a model with other addresses for all names.
     pub(crate) replace: Duration,
-    /// How many records that replaced.
+    /// Number of records that this replaced.
     pub(crate) replaced: usize,
-    /// Publishing a model in which one address is another.
+    /// Time to publish a model with another address for one name.
     pub(crate) replace_one: Duration,
 }
 
-impl Tabled {
-    /// Until the kernel answers.
+impl TableMeasurement {
+    /// Time from the records until the kernel answers.
     pub(crate) fn load(&self) -> Duration {
         self.model + self.maps + self.publish
     }
 }
 
-/// Fills tables with names and changes them. Nothing reads them meanwhile.
-pub(crate) fn measure(config: &Config, names: u32) -> Result<Tabled> {
+/// Fills tables with names and changes them. No program reads them at the same time.
+pub(crate) fn measure(config: &DatapathConfig, names: u32) -> Result<TableMeasurement> {
     let records = records(names, 0)?;
     let (model, model_time) = timed(|| build(records))?;
-    let size = size(&model, None);
+    let size = table_size(&model, None);
     let ((object, mut tables), maps) = timed(|| {
-        let object = Object::load(size)?;
-        let tables = Tables::new(&object, size, config, Rcu::new()?)?;
+        let object = EbpfObject::load(size)?;
+        let tables = KernelTables::new(&object, size, config, Rcu::new()?)?;
         Ok((object, tables))
     })?;
-    let (filled, publish) = timed(|| tables.publish(&model, &mut || {}))?;
+    let (filled, publish) = timed(|| tables.publish_all(&model, &mut || {}))?;
     ensure!(
         filled.left_out == 0,
-        "{} names have no room",
+        "{} names do not fit into the tables",
         filled.left_out
     );
 
     let others = build(self::records(names, 1 << 20)?)?;
-    let (changed, replace) = timed(|| tables.publish(&others, &mut || {}))?;
+    let (changed, replace) = timed(|| tables.publish_all(&others, &mut || {}))?;
     ensure!(
         changed.replaced >= names as usize,
         "only {} records were replaced",
@@ -67,15 +68,15 @@ pub(crate) fn measure(config: &Config, names: u32) -> Result<Tabled> {
     let mut one = self::records(names, 1 << 20)?;
     one[0].data = Rdata::A([192, 0, 2, 1].into());
     let one = build(one)?;
-    let (changed_one, replace_one) = timed(|| tables.publish(&one, &mut || {}))?;
+    let (changed_one, replace_one) = timed(|| tables.publish_all(&one, &mut || {}))?;
     ensure!(
         changed_one.replaced == 1,
         "{} records were replaced instead of one",
         changed_one.replaced
     );
-    // The maps go away with the last descriptor.
+    // Closes the last file descriptors of the maps.
     drop((tables, object));
-    Ok(Tabled {
+    Ok(TableMeasurement {
         names: filled.inserted,
         model: model_time,
         maps,
@@ -95,7 +96,7 @@ fn build(records: Vec<Record>) -> Result<Model> {
     Ok(builder.build())
 }
 
-/// An address for each of so many services in 200 namespaces.
+/// One A record for each of `names` Services in 200 namespaces.
 fn records(names: u32, first: u32) -> Result<Vec<Record>> {
     (0..names)
         .map(|number| {

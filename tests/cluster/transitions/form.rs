@@ -1,96 +1,98 @@
-//! What a Service can be, and the patches that make it something else.
+//! The forms of a Service, and the patches that change one form into another.
 
 use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
 
-/// What a Service is: its type, and where its endpoints come from.
+/// The form of a Service: its type, and the origin of its endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Form {
-    pub(crate) kind: Kind,
-    pub(crate) endpoints: Endpoints,
+pub(crate) struct ServiceForm {
+    pub(crate) kind: FormType,
+    pub(crate) endpoints: EndpointOrigin,
 }
 
-/// The type of a Service. A headless Service counts as a type of its own.
+/// The type of a Service. Headless counts as a type of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
+pub(crate) enum FormType {
     ClusterIp,
     NodePort,
     Headless,
     ExternalName,
 }
 
-/// Who writes the slices of a Service.
+/// The origin of a Service's slices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Endpoints {
-    /// The controller manager, because the Service has a selector.
+pub(crate) enum EndpointOrigin {
+    /// The controller manager writes them, because the Service has a selector.
     Selected,
-    /// Anybody else: the Service has no selector.
+    /// The suite writes them; the Service has no selector.
     Written,
 }
 
-/// Whether the API server lets a Service change its form in place.
+/// Whether the API server lets a Service change from one form to another in place.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum FormChange {
     InPlace,
-    /// The field `clusterIP` is immutable, except on the way from and to ExternalName.
+    /// Only by way of ExternalName, because `clusterIP` is immutable between the other types.
     ThroughExternalName,
 }
 
-impl Form {
-    pub(crate) const ALL: [Form; 8] = {
-        use Endpoints::{Selected, Written};
-        use Kind::{ClusterIp, ExternalName, Headless, NodePort};
+impl ServiceForm {
+    pub(crate) const ALL: [ServiceForm; 8] = {
+        use EndpointOrigin::{Selected, Written};
+        use FormType::{ClusterIp, ExternalName, Headless, NodePort};
         [
-            Form::new(ClusterIp, Selected),
-            Form::new(ClusterIp, Written),
-            Form::new(NodePort, Selected),
-            Form::new(NodePort, Written),
-            Form::new(Headless, Selected),
-            Form::new(Headless, Written),
-            Form::new(ExternalName, Selected),
-            Form::new(ExternalName, Written),
+            ServiceForm::new(ClusterIp, Selected),
+            ServiceForm::new(ClusterIp, Written),
+            ServiceForm::new(NodePort, Selected),
+            ServiceForm::new(NodePort, Written),
+            ServiceForm::new(Headless, Selected),
+            ServiceForm::new(Headless, Written),
+            ServiceForm::new(ExternalName, Selected),
+            ServiceForm::new(ExternalName, Written),
         ]
     };
 
-    const fn new(kind: Kind, endpoints: Endpoints) -> Form {
-        Form { kind, endpoints }
+    const fn new(kind: FormType, endpoints: EndpointOrigin) -> ServiceForm {
+        ServiceForm { kind, endpoints }
     }
 
-    pub(crate) fn of(service: &Service) -> Form {
+    pub(crate) fn from_service(service: &Service) -> ServiceForm {
         let spec = service.spec.clone().unwrap_or_default();
         let kind = match spec.type_.as_deref() {
-            Some("ExternalName") => Kind::ExternalName,
-            Some("NodePort") => Kind::NodePort,
-            _ if spec.cluster_ip.as_deref() == Some("None") => Kind::Headless,
-            _ => Kind::ClusterIp,
+            Some("ExternalName") => FormType::ExternalName,
+            Some("NodePort") => FormType::NodePort,
+            _ if spec.cluster_ip.as_deref() == Some("None") => FormType::Headless,
+            _ => FormType::ClusterIp,
         };
-        let endpoints = match spec.selector.unwrap_or_default().is_empty() {
-            true => Endpoints::Written,
-            false => Endpoints::Selected,
+        let endpoints = if spec.selector.unwrap_or_default().is_empty() {
+            EndpointOrigin::Written
+        } else {
+            EndpointOrigin::Selected
         };
-        Form { kind, endpoints }
+        ServiceForm { kind, endpoints }
     }
 
     /// How a Service of this form becomes one of another.
-    pub(crate) fn change_to(self, other: Form) -> Change {
+    pub(crate) fn change_to(self, other: ServiceForm) -> FormChange {
         let (from, to) = (self.kind, other.kind);
-        let ends_at_alias = from == Kind::ExternalName || to == Kind::ExternalName;
-        let is_headless = |kind| kind == Kind::Headless;
-        match ends_at_alias || is_headless(from) == is_headless(to) {
-            true => Change::InPlace,
-            false => Change::ThroughExternalName,
+        let ends_at_alias = from == FormType::ExternalName || to == FormType::ExternalName;
+        let is_headless = |kind| kind == FormType::Headless;
+        if ends_at_alias || is_headless(from) == is_headless(to) {
+            FormChange::InPlace
+        } else {
+            FormChange::ThroughExternalName
         }
     }
 
-    /// The fields of `spec` that make a Service one of this form, whatever it was.
-    pub(crate) fn fields(self, parts: &Parts) -> Value {
+    /// The patch of `spec` that gives a Service of any form this form.
+    pub(crate) fn spec_patch(self, parts: &ServiceFields) -> Value {
         let mut fields = match self.kind {
-            Kind::ClusterIp => json!({"type": "ClusterIP", "externalName": null}),
-            Kind::NodePort => json!({"type": "NodePort", "externalName": null}),
-            Kind::Headless => {
+            FormType::ClusterIp => json!({"type": "ClusterIP", "externalName": null}),
+            FormType::NodePort => json!({"type": "NodePort", "externalName": null}),
+            FormType::Headless => {
                 json!({"type": "ClusterIP", "externalName": null, "clusterIP": "None"})
             }
-            Kind::ExternalName => json!({
+            FormType::ExternalName => json!({
                 "type": "ExternalName",
                 "externalName": parts.target,
                 "clusterIP": null,
@@ -100,26 +102,27 @@ impl Form {
         };
         fields["ports"] = parts.ports.clone();
         fields["selector"] = match self.endpoints {
-            Endpoints::Selected => json!({"app": parts.app}),
-            Endpoints::Written => Value::Null,
+            EndpointOrigin::Selected => json!({"app": parts.app}),
+            EndpointOrigin::Written => Value::Null,
         };
-        // A headless Service without a selector has both families by default, even where the cluster
-        // has not, and could then not become another form.
+        // A headless Service without a selector is dual-stack by default, even in a single-stack
+        // cluster, and could then not change its form.
         fields["ipFamilyPolicy"] = match self.kind {
-            Kind::ExternalName => Value::Null,
+            FormType::ExternalName => Value::Null,
             _ => "SingleStack".into(),
         };
-        // The controller manager then takes pods that no node has, so no cluster needs fake nodes.
+        // The controller manager then accepts pods without a node, so the cluster needs no fake
+        // nodes.
         fields["publishNotReadyAddresses"] = true.into();
         fields
     }
 }
 
-/// What fills the fields of a Service.
-pub(crate) struct Parts {
-    /// The pods that a selector selects.
+/// The values for the fields of a Service.
+pub(crate) struct ServiceFields {
+    /// The `app` label that the selector requires.
     pub(crate) app: String,
-    /// Where an ExternalName leads.
+    /// The target of an ExternalName.
     pub(crate) target: String,
     pub(crate) ports: Value,
 }

@@ -1,66 +1,70 @@
-//! What is counted besides right and wrong: how long it took, what the kernel passed, and what was
-//! answered in between.
+//! Statistics of the transitions besides right and wrong: the time until right, the questions that
+//! the kernel passed, and transient answers.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{form::Form, steps::Steps};
+use super::{form::ServiceForm, generator::TransitionGenerator};
 use crate::{
-    questions::Subject,
-    tally::{Plane, Tally},
+    questions::NameRole,
+    tally::{AskedPlane, ComparisonTally},
 };
 
-/// Counts of a phase.
+/// Statistics of all transitions.
 #[derive(Default)]
-pub(crate) struct Report {
-    /// Transitions of each kind.
+pub(crate) struct TransitionReport {
+    /// Number of transitions of each kind.
     pub(crate) made: BTreeMap<&'static str, usize>,
     /// From the last write of each transition until every answer about it was right.
     pub(crate) took: Vec<Duration>,
     /// Transitions whose answers never became right.
     pub(crate) never: usize,
-    /// Asked and passed by the kernel plane, by what the name was and by agent.
-    passed: BTreeMap<(Subject, &'static str), (u64, u64)>,
-    /// Transitions of one write that were watched.
+    /// Questions asked and passed by the kernel plane, by the name's role and the agent's flags.
+    passed: BTreeMap<(NameRole, &'static str), (u64, u64)>,
+    /// Number of transitions by one write, during which answers were recorded.
     pub(crate) watched: usize,
-    /// Answers of the kernel plane that were neither before nor after the transition, and that
-    /// CoreDNS was not seen to give either.
+    /// Answers that the kernel plane gave neither before nor after the transition, and that CoreDNS
+    /// was not seen to give.
     pub(crate) between: BTreeMap<String, Vec<String>>,
 }
 
-/// Answers are to be right after this time.
+/// The time within which answers must be right.
 pub(crate) const BAR: Duration = Duration::from_secs(1);
-/// Examples that are printed.
+/// Number of examples that are printed.
 const EXAMPLES: usize = 3;
-/// From here on every direction must have been made, and the kernel must have answered enough.
-const MEANT: usize = 500;
-/// The least share of questions about Services' own names that the kernel must answer itself, in
-/// percent: a kernel that passes everything is never wrong.
+/// From this number of transitions on, every direction must occur, and the kernel must answer at
+/// least [`ANSWERED`] percent.
+const ENOUGH_TRANSITIONS: usize = 500;
+/// The least share of questions about Services' own names that the kernel must answer, in percent.
+/// Without this limit a kernel that passes everything would be right.
 const ANSWERED: u64 = 60;
 
-impl Report {
-    /// Counts what the kernel did with a question.
-    pub(crate) fn count(&mut self, subject: Subject, tally: &Tally) {
+impl TransitionReport {
+    /// Counts whether the kernel passed a question.
+    pub(crate) fn count(&mut self, role: NameRole, tally: &ComparisonTally) {
         for ((flags, plane), counts) in &tally.counts {
-            if *plane == Plane::Kernel {
-                let (asked, passed) = self.passed.entry((subject, flags)).or_default();
+            if *plane == AskedPlane::Kernel {
+                let (asked, passed) = self.passed.entry((role, flags)).or_default();
                 *asked += counts.asked;
                 *passed += counts.passed;
             }
         }
     }
 
-    /// What was not tried, though it should have been.
-    pub(crate) fn shortcomings(&self, steps: &Steps) -> Vec<String> {
+    /// Requirements that the transitions did not meet, as text.
+    pub(crate) fn shortcomings(&self, generator: &TransitionGenerator) -> Vec<String> {
         let made: usize = self.made.values().sum();
-        if made < MEANT {
+        if made < ENOUGH_TRANSITIONS {
             return Vec::new();
         }
-        let never = steps.directions.iter().filter(|(_, count)| **count == 0);
+        let never = generator
+            .directions
+            .iter()
+            .filter(|(_, count)| **count == 0);
         let never = never.map(|((from, to), _)| format!("no Service of {from:?} became {to:?}"));
         let of_services = self
             .passed
             .iter()
-            .filter(|((subject, _), _)| *subject == Subject::Service);
+            .filter(|((role, _), _)| *role == NameRole::Service);
         let seldom =
             of_services.filter(|(_, (asked, passed))| (asked - passed) * 100 < asked * ANSWERED);
         let seldom = seldom.map(|((_, flags), (asked, passed))| {
@@ -69,15 +73,20 @@ impl Report {
         never.chain(seldom).collect()
     }
 
-    pub(crate) fn print(&self, steps: &Steps) {
+    pub(crate) fn print(&self, generator: &TransitionGenerator) {
         for (what, count) in &self.made {
             println!("{count:>9} {what}");
         }
-        let fewest = steps.directions.values().min().copied().unwrap_or_default();
+        let fewest = generator
+            .directions
+            .values()
+            .min()
+            .copied()
+            .unwrap_or_default();
         println!(
             "{} directions of {} forms of a Service, each made {fewest} times at least",
-            steps.directions.len(),
-            Form::ALL.len()
+            generator.directions.len(),
+            ServiceForm::ALL.len()
         );
         let mut took = self.took.clone();
         took.sort();
@@ -94,9 +103,9 @@ impl Report {
             at(100),
             self.never
         );
-        println!("passed by the kernel, of what was asked about:");
-        for ((subject, flags), (asked, passed)) in &self.passed {
-            println!("{passed:>9} of {asked:>7}  {subject:?}, {flags}");
+        println!("questions that the kernel passed:");
+        for ((role, flags), (asked, passed)) in &self.passed {
+            println!("{passed:>9} of {asked:>7}  {role:?}, {flags}");
         }
         println!(
             "seen in between, of {} transitions by one write: {}",

@@ -6,24 +6,26 @@ use rand::{RngExt as _, rngs::StdRng};
 use serde_json::{Value, json};
 
 use super::{
-    form::{Change, Form, Kind, Parts},
-    steps::{OTHERS, PODS, SERVICES, Step, Steps, Writes, app, pick, ports},
+    form::{FormChange, FormType, ServiceFields, ServiceForm},
+    generator::{
+        OTHER_LABELS, PODS, SERVICES, Transition, TransitionGenerator, WriteCount, app, pick, ports,
+    },
 };
 use crate::{
-    cluster::{Cluster, unscheduled},
-    objects::{HEADLESS, Key, MANAGED_BY, Object, pod, service},
+    cluster::{LiveCluster, unscheduled_spec},
+    objects::{HEADLESS, MANAGED_BY, NamespacedName, WrittenObject, pod, service},
 };
 
-impl Steps {
-    /// A Service becomes one of a form that fewest of its form became.
+impl TransitionGenerator {
+    /// Changes a Service's form to one of those that occurred least often from its current form.
     pub(super) fn change_form(
         &mut self,
-        cluster: &mut Cluster,
-        key: &Key,
+        cluster: &mut LiveCluster,
+        key: &NamespacedName,
         service: &Service,
         random: &mut StdRng,
-    ) -> Result<Step> {
-        let from = Form::of(service);
+    ) -> Result<Transition> {
+        let from = ServiceForm::from_service(service);
         let others = || {
             self.directions
                 .iter()
@@ -31,49 +33,54 @@ impl Steps {
         };
         let fewest = others().map(|(_, count)| *count).min();
         let seldom = others().filter(|(_, count)| Some(**count) == fewest);
-        let seldom: Vec<Form> = seldom.map(|((_, to), _)| *to).collect();
+        let seldom: Vec<ServiceForm> = seldom.map(|((_, to), _)| *to).collect();
         let to = pick(&seldom, random);
         *self.directions.entry((from, to)).or_default() += 1;
 
         let text = format!("{from:?} -> {to:?}");
-        let is_anew = random.random_bool(match from.change_to(to) {
-            Change::InPlace => 0.1,
-            Change::ThroughExternalName => 0.5,
+        let is_recreated = random.random_bool(match from.change_to(to) {
+            FormChange::InPlace => 0.1,
+            FormChange::ThroughExternalName => 0.5,
         });
-        if is_anew {
+        if is_recreated {
             cluster.delete_service(key)?;
             self.make_service(cluster, key, to, random)?;
-            return Ok(Step::several("a Service deleted and made anew", key, &text));
+            return Ok(Transition::by_several_writes(
+                "a Service deleted and made anew",
+                key,
+                &text,
+            ));
         }
-        let parts = self.parts(key, random);
-        if from.change_to(to) == Change::ThroughExternalName {
-            let alias = Form {
-                kind: Kind::ExternalName,
+        let fields = self.random_fields(key, random);
+        if from.change_to(to) == FormChange::ThroughExternalName {
+            let alias = ServiceForm {
+                kind: FormType::ExternalName,
                 ..from
             };
-            patch_spec(cluster, key, &alias.fields(&parts))?;
-            patch_spec(cluster, key, &to.fields(&parts))?;
-            return Ok(Step::several(
+            patch_spec(cluster, key, &alias.spec_patch(&fields))?;
+            patch_spec(cluster, key, &to.spec_patch(&fields))?;
+            return Ok(Transition::by_several_writes(
                 "a Service's type changed by way of ExternalName",
                 key,
                 &text,
             ));
         }
-        patch_spec(cluster, key, &to.fields(&parts))?;
-        Ok(match from.kind == to.kind {
-            true => Step::one("a Service's selector added or removed", key, &text),
-            false => Step::one("a Service's type changed", key, &text),
+        patch_spec(cluster, key, &to.spec_patch(&fields))?;
+        Ok(if from.kind == to.kind {
+            Transition::by_one_write("a Service's selector added or removed", key, &text)
+        } else {
+            Transition::by_one_write("a Service's type changed", key, &text)
         })
     }
 
     pub(super) fn make_service(
         &mut self,
-        cluster: &mut Cluster,
-        key: &Key,
-        form: Form,
+        cluster: &mut LiveCluster,
+        key: &NamespacedName,
+        form: ServiceForm,
         random: &mut StdRng,
     ) -> Result<()> {
-        let mut fields = form.fields(&self.parts(key, random));
+        let mut fields = form.spec_patch(&self.random_fields(key, random));
         if let Some(fields) = fields.as_object_mut() {
             fields.retain(|_, value| !value.is_null());
         }
@@ -83,46 +90,46 @@ impl Steps {
 
     pub(super) fn change_ports(
         &mut self,
-        cluster: &mut Cluster,
-        key: &Key,
+        cluster: &mut LiveCluster,
+        key: &NamespacedName,
         random: &mut StdRng,
-    ) -> Result<Step> {
+    ) -> Result<Transition> {
         let ports = ports(random);
         patch_spec(cluster, key, &json!({"ports": ports}))?;
-        Ok(Step::one(
+        Ok(Transition::by_one_write(
             "a Service's ports changed",
             key,
             &ports.to_string(),
         ))
     }
 
-    /// The controller manager copies a Service's labels to the slices that it writes.
+    /// Changes a Service's labels. The controller manager copies them to the slices that it writes.
     pub(super) fn change_labels(
         &mut self,
-        cluster: &mut Cluster,
-        key: &Key,
+        cluster: &mut LiveCluster,
+        key: &NamespacedName,
         random: &mut StdRng,
-    ) -> Result<Step> {
+    ) -> Result<Transition> {
         let labels = json!({
-            pick(&[HEADLESS, MANAGED_BY, OTHERS[0], OTHERS[1]], random):
+            pick(&[HEADLESS, MANAGED_BY, OTHER_LABELS[0], OTHER_LABELS[1]], random):
                 pick(&[json!(""), json!("x"), Value::Null], random),
         });
         let patch = json!({"metadata": {"labels": labels}});
         cluster.patch::<Service>(key, &patch)?;
-        Ok(Step::one(
+        Ok(Transition::by_one_write(
             "a Service's labels changed",
             key,
             &labels.to_string(),
         ))
     }
 
-    /// A pod becomes one of another Service.
+    /// Changes a pod's labels, so that another Service's selector selects it.
     pub(super) fn change_pod(
         &mut self,
-        cluster: &mut Cluster,
+        cluster: &mut LiveCluster,
         namespace: &str,
         random: &mut StdRng,
-    ) -> Result<Step> {
+    ) -> Result<Transition> {
         let key = (
             namespace.to_owned(),
             format!("p{}", random.random_range(0..PODS)),
@@ -140,55 +147,61 @@ impl Steps {
             let app = spec.and_then(|spec| spec.selector.as_ref()?.get("app"));
             service.0 == namespace && (app == before.as_ref() || app == Some(&after))
         });
-        Ok(Step {
-            what: "a pod labelled otherwise",
-            text: format!("{}: app={after}", key.1),
+        Ok(Transition {
+            kind: "a pod labelled otherwise",
+            description: format!("{}: app={after}", key.1),
             services: selecting.map(|(key, _)| key.clone()).collect(),
-            writes: Writes::One,
+            writes: WriteCount::One,
         })
     }
 
-    /// A pod that a selector selects. Every other one has a host name, below one of the Services.
+    /// Makes a pod that a selector selects. Every second pod has a host name below one of the
+    /// Services.
     pub(super) fn make_pod(
         &mut self,
-        cluster: &mut Cluster,
+        cluster: &mut LiveCluster,
         namespace: &str,
         number: usize,
     ) -> Result<()> {
         let key = (namespace.to_owned(), format!("p{number}"));
         let address = self.address("IPv4");
         let status = json!({"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]});
-        let Object::Pod(mut pod) = pod(&key, &status)? else {
-            bail!("a Pod is one");
+        let WrittenObject::Pod(mut pod) = pod(&key, &status)? else {
+            bail!("`pod` made no Pod");
         };
         let app = app(number % SERVICES);
-        let mut spec = unscheduled()?;
+        let mut spec = unscheduled_spec()?;
         if number.is_multiple_of(2) {
             spec.hostname = Some(format!("host-{number}"));
             spec.subdomain = Some(app.clone());
         }
         pod.spec = Some(spec);
         pod.metadata.labels = Some([("app".to_owned(), app)].into());
-        cluster.write(Object::Pod(pod))
+        cluster.write(WrittenObject::Pod(pod))
     }
 
-    pub(super) fn parts(&mut self, key: &Key, random: &mut StdRng) -> Parts {
+    pub(super) fn random_fields(
+        &mut self,
+        key: &NamespacedName,
+        random: &mut StdRng,
+    ) -> ServiceFields {
         let other = random.random_range(0..SERVICES);
         let own = key.1.split('-').next().unwrap_or_default();
-        let app = match random.random_bool(0.15) {
-            true => app(other),
-            false => own.to_owned(),
+        let app = if random.random_bool(0.15) {
+            app(other)
+        } else {
+            own.to_owned()
         };
         let namespace = pick(&self.namespaces, random);
         let target = match random.random_range(0..4) {
             0 => "nowhere.invalid".to_owned(),
             1 => format!("ghost.{namespace}.svc.{}", self.zone),
             _ => {
-                let service = self.service(&namespace, other);
+                let service = self.service_name(&namespace, other);
                 format!("{service}.{namespace}.svc.{}", self.zone)
             }
         };
-        Parts {
+        ServiceFields {
             app,
             target,
             ports: ports(random),
@@ -196,9 +209,9 @@ impl Steps {
     }
 }
 
-fn patch_spec(cluster: &mut Cluster, key: &Key, fields: &Value) -> Result<()> {
+fn patch_spec(cluster: &mut LiveCluster, key: &NamespacedName, fields: &Value) -> Result<()> {
     let patched = cluster.patch::<Service>(key, &json!({"spec": fields}))?;
     patched
         .map(drop)
-        .with_context(|| format!("Service {key:?} is not there"))
+        .with_context(|| format!("Service {key:?} does not exist"))
 }

@@ -5,24 +5,28 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use rand::{RngExt as _, rngs::StdRng};
 use serde_json::{Value, json};
 
-use super::steps::{OTHERS, SERVICES, Step, Steps, Writes, pick, ports};
+use super::generator::{
+    OTHER_LABELS, SERVICES, Transition, TransitionGenerator, WriteCount, pick, ports,
+};
 use crate::{
-    cluster::Cluster,
-    objects::{HEADLESS, KUBERNETES, Key, MANAGED_BY, Object, SERVICE, service_of, slice},
+    cluster::LiveCluster,
+    objects::{
+        HEADLESS, KUBERNETES, MANAGED_BY, NamespacedName, SERVICE, WrittenObject, service_of, slice,
+    },
 };
 
 const MIRRORING: &str = "endpointslicemirroring-controller.k8s.io";
 const FOREIGN: &str = "controller.example.com";
 
-impl Steps {
+impl TransitionGenerator {
     pub(super) fn move_slice(
         &mut self,
-        cluster: &mut Cluster,
+        cluster: &mut LiveCluster,
         slice: &EndpointSlice,
         random: &mut StdRng,
-    ) -> Result<Option<Step>> {
+    ) -> Result<Option<Transition>> {
         let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
-        let service = self.service(namespace, random.random_range(0..SERVICES));
+        let service = self.service_name(namespace, random.random_range(0..SERVICES));
         let to = match random.random_range(0..10) {
             0 => Value::Null,
             1 => json!("ghost"),
@@ -39,10 +43,10 @@ impl Steps {
 
     pub(super) fn copy_slice(
         &mut self,
-        cluster: &mut Cluster,
+        cluster: &mut LiveCluster,
         slice: &EndpointSlice,
         random: &mut StdRng,
-    ) -> Result<Step> {
+    ) -> Result<Transition> {
         let mut copy = slice.clone();
         let name = self.unused_name("copy");
         copy.metadata.name = Some(name.clone());
@@ -68,21 +72,21 @@ impl Steps {
         }
         let text = format!(
             "{} as {name} with labels {:?}",
-            name_of(slice),
+            slice_name(slice),
             copy.metadata.labels
         );
         let services = service_of(&copy).into_iter().collect();
-        cluster.write(Object::Slice(Box::new(copy)))?;
-        Ok(Step::of_slice("a slice copied", text, services))
+        cluster.write(WrittenObject::Slice(Box::new(copy)))?;
+        Ok(Transition::of_slice("a slice copied", text, services))
     }
 
-    /// The address type is immutable: the slice is deleted and made anew.
+    /// Deletes a slice and creates it with another address type, because the type is immutable.
     pub(super) fn change_family(
         &mut self,
-        cluster: &mut Cluster,
+        cluster: &mut LiveCluster,
         slice: &EndpointSlice,
         random: &mut StdRng,
-    ) -> Result<Step> {
+    ) -> Result<Transition> {
         let mut new = slice.clone();
         let families = ["IPv4", "IPv4", "IPv6", "IPv6", "FQDN"];
         let others: Vec<&str> = families
@@ -98,15 +102,15 @@ impl Steps {
         new.metadata.generate_name = None;
         let key = (
             slice.metadata.namespace.clone().unwrap_or_default(),
-            name_of(slice),
+            slice_name(slice),
         );
         cluster.delete_slice(&key)?;
         let text = format!("{}: {} -> {family}", key.1, slice.address_type);
         let services = service_of(slice).into_iter().collect();
-        cluster.write(Object::Slice(Box::new(new)))?;
-        Ok(Step {
-            writes: Writes::Several,
-            ..Step::of_slice(
+        cluster.write(WrittenObject::Slice(Box::new(new)))?;
+        Ok(Transition {
+            writes: WriteCount::Several,
+            ..Transition::of_slice(
                 "a slice made anew with another address type",
                 text,
                 services,
@@ -116,26 +120,26 @@ impl Steps {
 
     pub(super) fn change_endpoints(
         &mut self,
-        cluster: &mut Cluster,
+        cluster: &mut LiveCluster,
         slice: &EndpointSlice,
         random: &mut StdRng,
-    ) -> Result<Option<Step>> {
+    ) -> Result<Option<Transition>> {
         let endpoints = self.endpoints(&slice.address_type, random);
-        let text = format!("{}: {endpoints}", name_of(slice));
+        let text = format!("{}: {endpoints}", slice_name(slice));
         let patch = json!({"endpoints": endpoints});
         let services = service_of(slice).into_iter().collect();
         patch_slice(cluster, slice, &patch, || {
-            Step::of_slice("a slice's endpoints changed", text, services)
+            Transition::of_slice("a slice's endpoints changed", text, services)
         })
     }
 
-    /// A slice written by hand, with random labels, below a Service of any form.
+    /// Makes a slice as written by hand, with random labels, below a Service of any form.
     pub(super) fn make_slice(
         &mut self,
-        cluster: &mut Cluster,
-        service: &Key,
+        cluster: &mut LiveCluster,
+        service: &NamespacedName,
         random: &mut StdRng,
-    ) -> Result<Step> {
+    ) -> Result<Transition> {
         let family = pick(&["IPv4", "IPv4", "IPv4", "IPv6"], random);
         let key = (service.0.clone(), self.unused_name("hand"));
         let endpoints = self.endpoints(family, random);
@@ -167,9 +171,12 @@ impl Steps {
                 HEADLESS,
                 pick(&[None, None, some(""), some("true"), some("false")], random),
             ),
-            (OTHERS[0], pick(&[None, some("x")], random)),
-            (OTHERS[1], pick(&[None, some("x")], random)),
-            (OTHERS[2], pick(&[None, some(service.1.as_str())], random)),
+            (OTHER_LABELS[0], pick(&[None, some("x")], random)),
+            (OTHER_LABELS[1], pick(&[None, some("x")], random)),
+            (
+                OTHER_LABELS[2],
+                pick(&[None, some(service.1.as_str())], random),
+            ),
         ];
         labels.extend(
             random_labels
@@ -178,12 +185,12 @@ impl Steps {
         );
         let text = format!("{} with labels {labels:?}", key.1);
         let services = service_of(&made).into_iter().collect();
-        cluster.write(Object::Slice(Box::new(made)))?;
-        Ok(Step::of_slice("a slice made by hand", text, services))
+        cluster.write(WrittenObject::Slice(Box::new(made)))?;
+        Ok(Transition::of_slice("a slice made by hand", text, services))
     }
 
-    /// One to three endpoints at addresses that nothing had before: CoreDNS's cache keeps reverse
-    /// names.
+    /// One to three endpoints with addresses that were not used before, because CoreDNS's cache
+    /// keeps reverse names.
     pub(super) fn endpoints(&mut self, family: &str, random: &mut StdRng) -> Value {
         let count = random.random_range(1..4);
         let endpoints = (0..count).map(|_| {
@@ -204,15 +211,16 @@ impl Steps {
 }
 
 pub(super) fn label_headless(
-    cluster: &mut Cluster,
+    cluster: &mut LiveCluster,
     slice: &EndpointSlice,
     random: &mut StdRng,
-) -> Result<Option<Step>> {
+) -> Result<Option<Transition>> {
     let labels = slice.metadata.labels.iter().flatten();
-    let has = labels.into_iter().any(|(label, _)| label == HEADLESS);
-    let value = match has {
-        true => Value::Null,
-        false => pick(&[json!(""), json!(""), json!("true")], random),
+    let is_labelled = labels.into_iter().any(|(label, _)| label == HEADLESS);
+    let value = if is_labelled {
+        Value::Null
+    } else {
+        pick(&[json!(""), json!(""), json!("true")], random)
     };
     relabel(
         cluster,
@@ -224,10 +232,10 @@ pub(super) fn label_headless(
 }
 
 pub(super) fn label_manager(
-    cluster: &mut Cluster,
+    cluster: &mut LiveCluster,
     slice: &EndpointSlice,
     random: &mut StdRng,
-) -> Result<Option<Step>> {
+) -> Result<Option<Transition>> {
     let managers = [
         Value::Null,
         json!(KUBERNETES),
@@ -245,13 +253,13 @@ pub(super) fn label_manager(
     )
 }
 
-pub(super) fn label_otherwise(
-    cluster: &mut Cluster,
+pub(super) fn label_other(
+    cluster: &mut LiveCluster,
     slice: &EndpointSlice,
     random: &mut StdRng,
-) -> Result<Option<Step>> {
+) -> Result<Option<Transition>> {
     let value = pick(&[Value::Null, json!("x"), json!("y")], random);
-    let label = pick(&OTHERS, random);
+    let label = pick(&OTHER_LABELS, random);
     relabel(
         cluster,
         slice,
@@ -261,21 +269,21 @@ pub(super) fn label_otherwise(
     )
 }
 
-pub(super) fn delete_slice(cluster: &mut Cluster, slice: &EndpointSlice) -> Result<Step> {
+pub(super) fn delete_slice(cluster: &mut LiveCluster, slice: &EndpointSlice) -> Result<Transition> {
     let key = slice_key(slice)?;
     cluster.delete_slice(&key)?;
     let services = service_of(slice).into_iter().collect();
-    Ok(Step::of_slice("a slice deleted", key.1, services))
+    Ok(Transition::of_slice("a slice deleted", key.1, services))
 }
 
 /// Sets a label of a slice, or removes it.
 fn relabel(
-    cluster: &mut Cluster,
+    cluster: &mut LiveCluster,
     slice: &EndpointSlice,
     label: &str,
     value: &Value,
-    what: &'static str,
-) -> Result<Option<Step>> {
+    kind: &'static str,
+) -> Result<Option<Transition>> {
     let key = slice_key(slice)?;
     let text = format!("{}: {label}={value}", key.1);
     let moved_to = value.as_str().filter(|_| label == SERVICE);
@@ -283,30 +291,30 @@ fn relabel(
     let services = service_of(slice).into_iter().chain(moved_to).collect();
     let patch = json!({"metadata": {"labels": {label: value}}});
     patch_slice(cluster, slice, &patch, || {
-        Step::of_slice(what, text, services)
+        Transition::of_slice(kind, text, services)
     })
 }
 
-/// No step if the controller manager has deleted the slice meanwhile.
+/// Patches a slice. `None` if the controller manager has deleted it.
 fn patch_slice(
-    cluster: &mut Cluster,
+    cluster: &mut LiveCluster,
     slice: &EndpointSlice,
     patch: &Value,
-    step: impl FnOnce() -> Step,
-) -> Result<Option<Step>> {
+    transition: impl FnOnce() -> Transition,
+) -> Result<Option<Transition>> {
     let patched = cluster.patch::<EndpointSlice>(&slice_key(slice)?, patch)?;
-    Ok(patched.map(|_| step()))
+    Ok(patched.map(|_| transition()))
 }
 
-fn slice_key(slice: &EndpointSlice) -> Result<Key> {
+fn slice_key(slice: &EndpointSlice) -> Result<NamespacedName> {
     let metadata = &slice.metadata;
     let namespace = metadata.namespace.clone();
     Ok((
         namespace.context("a slice in no namespace")?,
-        name_of(slice),
+        slice_name(slice),
     ))
 }
 
-fn name_of(slice: &EndpointSlice) -> String {
+fn slice_name(slice: &EndpointSlice) -> String {
     slice.metadata.name.clone().unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! `verify OBJECT`: how many instructions this kernel's verifier walks for each program.
+//! `verify OBJECT` prints how many instructions this kernel's verifier walks for each program.
 //!
 //! The numbers come from the verifier's own log, which every kernel since 5.2 writes
 //! (`BPF_LOG_STATS`, commit 06ee7115b0d1); the count in `bpf_prog_info` exists only since 5.16.
@@ -17,8 +17,8 @@ use aya_obj::{
     generated::{bpf_attr, bpf_cmd, bpf_prog_type},
 };
 
-/// The verifier gives up at a million; half of it leaves room for what kernels to come may
-/// count.
+/// Most verified instructions of one program. The verifier rejects a program at a million; half of
+/// that leaves headroom for future kernels, which may count more.
 const BUDGET: u64 = 500_000;
 
 const BPF_LOG_STATS: u32 = 4;
@@ -53,9 +53,9 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Loads each program; gives its name, its size and how many instructions were verified.
+/// Loads each program. Returns name, size in instructions, and count of verified instructions.
 fn verify(bytes: &[u8]) -> anyhow::Result<Vec<(String, usize, u64)>> {
-    // aya makes the maps, and so the programs are verified against real ones.
+    // aya creates the maps, so the programs are verified against real maps.
     let loaded = EbpfLoader::new().load(bytes).context("creating the maps")?;
     let maps: BTreeMap<&str, i32> = loaded
         .maps()
@@ -113,7 +113,8 @@ fn map_fd(map: &Map) -> Option<i32> {
     Some(data.fd().as_fd().as_raw_fd())
 }
 
-/// BPF_PROG_LOAD; gives the verifier's statistics, or its whole complaint.
+/// Loads a program by BPF_PROG_LOAD. Returns the verifier's statistics, or an error with the end of
+/// its log.
 fn load(
     kind: bpf_prog_type,
     instructions: &[aya_obj::generated::bpf_insn],
@@ -128,7 +129,10 @@ fn load(
     let tail: Vec<&str> = tail.into_iter().rev().collect();
     match result {
         Ok(()) => Ok(log),
-        Err(error) => bail!("{error}; the verifier's last words:\n{}", tail.join("\n")),
+        Err(error) => bail!(
+            "{error}; the verifier's log ends with:\n{}",
+            tail.join("\n")
+        ),
     }
 }
 
@@ -162,16 +166,16 @@ fn load_with_log(
     let result = if fd < 0 {
         Err(std::io::Error::last_os_error())
     } else {
-        // SAFETY: a descriptor that the kernel just gave us and nobody else has.
+        // SAFETY: the kernel just returned this descriptor, and only this function has it.
         unsafe { libc::close(fd as i32) };
         Ok(())
     };
-    let end = log.iter().position(|octet| *octet == 0).unwrap_or(0);
+    let end = log.iter().position(|byte| *byte == 0).unwrap_or(0);
     log.truncate(end);
     (result, String::from_utf8_lossy(&log).into_owned())
 }
 
-/// "6.1" of "6.1.0-37-cloud-amd64".
+/// Shortens a kernel release: "6.1.0-37-cloud-amd64" to "6.1".
 fn short(release: &str) -> &str {
     match release.match_indices('.').nth(1) {
         Some((at, _)) => &release[..at],

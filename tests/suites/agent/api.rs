@@ -1,4 +1,5 @@
-//! An agent that reads an API server: what it answers for, and what happens when that is gone.
+//! An agent with a Kubernetes API server: what it answers, and what happens while the server is
+//! down.
 
 pub(crate) mod server;
 
@@ -8,14 +9,14 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use zerohop_tests::{bpffs::Bpffs, topology::Topology, udp::eventually};
 
-use self::server::Api;
-use super::{Agent, LIMIT, Pod, SHORT_LEASE, STALE_AFTER};
+use self::server::MemoryApiServer;
+use super::{AgentProcess, LIMIT, PodClient, SHORT_LEASE, STALE_AFTER};
 
 const COREFILE: &str = ".:53 {\n kubernetes cluster.local in-addr.arpa ip6.arpa {\n  pods insecure\n  ttl 5\n  fallthrough in-addr.arpa ip6.arpa\n }\n}\n";
 
-/// An API server with the objects of a small cluster.
-pub(super) fn cluster(topology: &Topology) -> Api {
-    let api = Api::start(&topology.node);
+/// Starts an API server with the objects of a small cluster.
+pub(super) fn start_cluster(topology: &Topology) -> MemoryApiServer {
+    let api = MemoryApiServer::start(&topology.node);
     api.apply("configmaps", corefile(COREFILE));
     for name in ["kube-system", "shop"] {
         api.apply("namespaces", json!({"metadata": {"name": name}}));
@@ -49,10 +50,10 @@ pub(super) fn service(namespace: &str, name: &str, address: &str, ports: &Value)
 #[test]
 fn served_addresses_follow_the_dns_service() {
     let topology = Topology::routed().unwrap();
-    let api = cluster(&topology);
-    let _agent = Agent::start(&topology.node, &api, &[SHORT_LEASE]);
-    let pod = Pod::new(&topology);
-    let is_served = || Ok(pod.ttl() == Some(5));
+    let api = start_cluster(&topology);
+    let _agent = AgentProcess::start(&topology.node, &api, &[SHORT_LEASE]);
+    let pod = PodClient::new(&topology);
+    let is_served = || Ok(pod.web_ttl() == Some(5));
     assert!(eventually(LIMIT, is_served).unwrap());
 
     api.apply("services", dns("10.96.0.11"));
@@ -64,54 +65,55 @@ fn served_addresses_follow_the_dns_service() {
 }
 
 #[test]
-fn an_api_server_that_is_gone_changes_no_answer() {
+fn an_api_server_that_is_down_changes_no_answer() {
     let topology = Topology::routed().unwrap();
-    let mut api = cluster(&topology);
-    let _agent = Agent::start(&topology.node, &api, &[SHORT_LEASE]);
-    let pod = Pod::new(&topology);
-    assert!(eventually(LIMIT, || Ok(pod.ttl() == Some(5))).unwrap());
+    let mut api = start_cluster(&topology);
+    let _agent = AgentProcess::start(&topology.node, &api, &[SHORT_LEASE]);
+    let pod = PodClient::new(&topology);
+    assert!(eventually(LIMIT, || Ok(pod.web_ttl() == Some(5))).unwrap());
     api.stop();
     let stopped = Instant::now();
     while stopped.elapsed() < 2 * STALE_AFTER {
-        assert_eq!(pod.ttl(), Some(5));
+        assert_eq!(pod.web_ttl(), Some(5));
     }
     api.apply("services", web("10.96.1.9"));
     api.resume(&topology.node);
-    let is_new = || Ok(pod.address("web") == Some([10, 96, 1, 9]));
+    let is_new = || Ok(pod.service_address("web") == Some([10, 96, 1, 9]));
     assert!(eventually(4 * LIMIT, is_new).unwrap());
 }
 
-/// CoreDNS may go on with the old one for a while, so hooks that are left then must not answer either.
+/// CoreDNS may use the old Corefile for a while, so hooks that outlive the agent must not answer
+/// either.
 #[test]
-fn what_an_agent_leaves_after_a_change_of_the_corefile_passes() {
+fn hooks_that_outlive_an_agent_pass_after_a_change_of_the_corefile() {
     let topology = Topology::routed().unwrap();
     let bpffs = Bpffs::new().unwrap();
-    let api = cluster(&topology);
+    let api = start_cluster(&topology);
     let flag = format!("--bpffs={}", bpffs.path().display());
     let flags = [SHORT_LEASE, "--persist", &flag];
-    let mut agent = Agent::start(&topology.node, &api, &flags);
-    let pod = Pod::new(&topology);
-    assert!(eventually(LIMIT, || Ok(pod.ttl() == Some(5))).unwrap());
+    let mut agent = AgentProcess::start(&topology.node, &api, &flags);
+    let pod = PodClient::new(&topology);
+    assert!(eventually(LIMIT, || Ok(pod.web_ttl() == Some(5))).unwrap());
     api.apply("configmaps", corefile(&COREFILE.replace("ttl 5", "ttl 7")));
-    assert!(eventually(LIMIT, || Ok(pod.ttl().is_none())).unwrap());
-    agent.end(Signal::SIGTERM);
-    let is_left = || dns_agent::datapath::pins::are_there(bpffs.path());
-    assert!(topology.node.enter(is_left).unwrap());
+    assert!(eventually(LIMIT, || Ok(pod.web_ttl().is_none())).unwrap());
+    agent.end_by(Signal::SIGTERM);
+    let has_hooks = || dns_agent::datapath::pins::folder_exists(bpffs.path());
+    assert!(topology.node.enter(has_hooks).unwrap());
     for _ in 0..10 {
-        assert_eq!(pod.ttl(), None);
+        assert_eq!(pod.web_ttl(), None);
     }
 }
 
 #[test]
-fn a_service_that_can_not_be_read_passes() {
+fn questions_for_a_service_that_cannot_be_read_pass() {
     let topology = Topology::routed().unwrap();
-    let api = cluster(&topology);
-    let _agent = Agent::start(&topology.node, &api, &[SHORT_LEASE]);
-    let pod = Pod::new(&topology);
-    let has = |address| move |pod: &Pod| Ok(pod.address("web") == Some(address));
+    let api = start_cluster(&topology);
+    let _agent = AgentProcess::start(&topology.node, &api, &[SHORT_LEASE]);
+    let pod = PodClient::new(&topology);
+    let has = |address| move |pod: &PodClient| Ok(pod.service_address("web") == Some(address));
     assert!(eventually(LIMIT, || has([10, 96, 1, 1])(&pod)).unwrap());
     api.apply("services", web("010.096.001.001"));
-    assert!(eventually(LIMIT, || Ok(pod.ask("web").is_none())).unwrap());
+    assert!(eventually(LIMIT, || Ok(pod.ask_for("web").is_none())).unwrap());
     api.apply("services", web("10.96.1.2"));
     assert!(eventually(LIMIT, || has([10, 96, 1, 2])(&pod)).unwrap());
 }

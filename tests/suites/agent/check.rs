@@ -1,4 +1,4 @@
-//! `dns-agent check`, as an operator runs it on a node with a pod.
+//! Runs `dns-agent check` like an operator, on a node with a pod.
 
 use std::{
     collections::BTreeSet,
@@ -15,70 +15,70 @@ use aya::programs::TcAttachType;
 use serde_json::Value;
 use zerohop_tests::{
     bpffs::Bpffs,
-    foreign::Foreign,
+    noop_program::NoopProgram,
     topology::{HOST_VETH, Topology},
 };
 
-use super::{Agent, Manifests, Pod, WEB, binary};
+use super::{AgentProcess, ManifestFolder, PodClient, WEB, binary};
 
 /// A node with a pod and a BPF file system.
-struct Node {
+struct CheckedNode {
     topology: Topology,
     bpffs: Bpffs,
 }
 
 #[test]
-fn a_node_that_can() {
-    let node = Node::new();
-    // The kernel puts some things there itself.
+fn a_suitable_node_works_and_check_leaves_no_pins() {
+    let node = CheckedNode::new();
+    // The kernel itself puts files into a new BPF file system.
     let before = node.pins();
-    let (code, said) = node.check(&["--persist", "--listen=127.0.0.1:5353"]);
-    assert_eq!(code, 0, "{said}");
-    let sum = said.lines().last();
-    assert_eq!(sum, Some("the kernel plane works here"), "{said}");
-    assert!(said.contains(&format!("{HOST_VETH}: tc by ")), "{said}");
-    assert!(!said.contains("limited"), "{said}");
+    let (code, output) = node.check(&["--persist", "--listen=127.0.0.1:5353"]);
+    assert_eq!(code, 0, "{output}");
+    let summary = output.lines().last();
+    assert_eq!(summary, Some("the kernel plane works here"), "{output}");
+    assert!(output.contains(&format!("{HOST_VETH}: tc by ")), "{output}");
+    assert!(!output.contains("limited"), "{output}");
     assert_eq!(node.pins(), before);
 
-    let (code, said) = node.check(&["--json"]);
-    assert_eq!(code, 0, "{said}");
-    let report: Value = serde_json::from_str(&said).unwrap();
-    assert_eq!(report["verdict"], "works", "{said}");
+    let (code, output) = node.check(&["--json"]);
+    assert_eq!(code, 0, "{output}");
+    let report: Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(report["verdict"], "works", "{output}");
     let findings = report["findings"].as_array().unwrap();
-    assert!(findings.len() > 8, "{said}");
+    assert!(findings.len() > 8, "{output}");
     assert!(findings.iter().all(|finding| finding["text"].is_string()));
 }
 
 #[test]
-fn without_bpf() {
-    let node = Node::new();
-    let (code, said) = node.check_without("bpf", &[]);
-    assert_eq!(code, 1, "{said}");
+fn missing_bpf_is_reported() {
+    let node = CheckedNode::new();
+    let (code, output) = node.check_without("bpf", &[]);
+    assert_eq!(code, 1, "{output}");
     for words in ["rights      without BPF:", "it needs BPF", "2 things fail"] {
-        assert!(said.contains(words), "no {words:?} in {said}");
+        assert!(output.contains(words), "no {words:?} in {output}");
     }
 }
 
 #[test]
-fn without_perfmon() {
-    let node = Node::new();
-    let (code, said) = node.check_without("perfmon", &[]);
-    assert_eq!(code, 1, "{said}");
-    let said = words(&said);
+fn missing_perfmon_is_reported() {
+    let node = CheckedNode::new();
+    let (code, output) = node.check_without("perfmon", &[]);
+    assert_eq!(code, 1, "{output}");
+    let output = join_lines(&output);
     for words in ["without PERFMON:", "it needs PERFMON"] {
-        assert!(said.contains(words), "no {words:?} in {said}");
+        assert!(output.contains(words), "no {words:?} in {output}");
     }
 }
 
 #[test]
-fn a_cnis_veth_is_left_alone() {
-    let node = Node::new();
-    let mut filter = Foreign::tc("cil_from_container", &node.pin("filter")).unwrap();
+fn a_veth_of_a_cni_is_skipped_with_limits() {
+    let node = CheckedNode::new();
+    let mut filter = NoopProgram::load_tc("cil_from_container", &node.pin("filter")).unwrap();
     let attach = || filter.attach_filter(HOST_VETH, TcAttachType::Ingress);
     node.topology.node.enter(attach).unwrap().unwrap();
-    let (code, said) = node.check(&[]);
-    assert_eq!(code, 0, "{said}");
-    let said = words(&said);
+    let (code, output) = node.check(&[]);
+    assert_eq!(code, 0, "{output}");
+    let output = join_lines(&output);
     for words in [
         "veth-pod: left alone",
         "cil_from_contai",
@@ -86,39 +86,39 @@ fn a_cnis_veth_is_left_alone() {
         "give --serve-dns-endpoints",
         "the kernel plane works here, with 3 limits",
     ] {
-        assert!(said.contains(words), "no {words:?} in {said}");
+        assert!(output.contains(words), "no {words:?} in {output}");
     }
-    let (_, said) = node.check(&["--serve-dns-endpoints"]);
-    assert!(said.contains("with 2 limits"), "{said}");
+    let (_, output) = node.check(&["--serve-dns-endpoints"]);
+    assert!(output.contains("with 2 limits"), "{output}");
     node.topology.node.enter(move || drop(filter)).unwrap();
 }
 
 #[test]
-fn an_xdp_program_is_in_the_way() {
-    let node = Node::new();
-    let mut dispatcher = Foreign::xdp("xdp_dispatcher", &node.pin("dispatcher")).unwrap();
+fn a_foreign_xdp_program_limits_xdp_only() {
+    let node = CheckedNode::new();
+    let mut dispatcher = NoopProgram::load_xdp("xdp_dispatcher", &node.pin("dispatcher")).unwrap();
     let attach = || dispatcher.attach_generic(HOST_VETH);
     node.topology.node.enter(attach).unwrap().unwrap();
-    let (code, said) = node.check(&["--interface", &format!("{HOST_VETH}=xdp")]);
-    assert_eq!(code, 0, "{said}");
-    let said = words(&said);
+    let (code, output) = node.check(&["--interface", &format!("{HOST_VETH}=xdp")]);
+    assert_eq!(code, 0, "{output}");
+    let output = join_lines(&output);
     for words in [
         "xdp_dispatcher",
         "a device has room for one",
         "with 1 limit",
     ] {
-        assert!(said.contains(words), "no {words:?} in {said}");
+        assert!(output.contains(words), "no {words:?} in {output}");
     }
-    // At tc it is in nobody's way.
-    let (_, said) = node.check(&[]);
-    let said = words(&said);
-    assert!(said.contains("it stays where it is"), "{said}");
-    assert!(said.ends_with("the kernel plane works here"), "{said}");
+    // At tc the XDP program does not interfere.
+    let (_, output) = node.check(&[]);
+    let output = join_lines(&output);
+    assert!(output.contains("it stays where it is"), "{output}");
+    assert!(output.ends_with("the kernel plane works here"), "{output}");
 }
 
 #[test]
-fn interfaces_that_nothing_can_be_attached_to() {
-    let node = Node::new();
+fn unusable_interfaces_and_flags_are_reported() {
+    let node = CheckedNode::new();
     node.topology
         .node
         .ip(&["link add card type bridge"])
@@ -128,18 +128,22 @@ fn interfaces_that_nothing_can_be_attached_to() {
         (
             &["--interface=card", "--allow=10.0.0.0/8"],
             0,
-            "native XDP if the driver takes it",
+            "native XDP if the driver accepts it",
         ),
         (
             &["--interface=lo", "--allow=10.0.0.0/8"],
             1,
             "no Ethernet header",
         ),
-        (&["--interface=eth7"], 0, "eth7: no device is called so yet"),
+        (
+            &["--interface=eth7"],
+            0,
+            "eth7: no device has this name yet",
+        ),
         (
             &["--bpffs=/tmp", "--persist"],
             0,
-            "hooks won't stay over a stop",
+            "hooks won't outlive the agent",
         ),
         (
             &["--listen=192.0.2.1:53"],
@@ -148,33 +152,36 @@ fn interfaces_that_nothing_can_be_attached_to() {
         ),
         (&["--no-such-flag"], 2, "--no-such-flag"),
     ] {
-        let (found, said) = node.check(arguments);
-        assert_eq!(found, code, "{arguments:?}: {said}");
-        assert!(words(&said).contains(expected), "{arguments:?}: {said}");
+        let (found, output) = node.check(arguments);
+        assert_eq!(found, code, "{arguments:?}: {output}");
+        assert!(
+            join_lines(&output).contains(expected),
+            "{arguments:?}: {output}"
+        );
     }
 }
 
 #[test]
-fn a_running_agent_is_told_and_not_disturbed() {
-    let node = Node::new();
-    let manifests = Manifests::new(WEB);
-    let pod = Pod::new(&node.topology);
+fn a_running_agent_is_reported_and_not_disturbed() {
+    let node = CheckedNode::new();
+    let manifests = ManifestFolder::new(WEB);
+    let pod = PodClient::new(&node.topology);
     let bpffs = format!("--bpffs={}", node.bpffs.path().display());
     for persisting in [&["--persist"][..], &[]] {
         let arguments = [&[bpffs.as_str()], persisting].concat();
-        let _agent = Agent::start(&node.topology.node, &manifests, &arguments);
-        let (code, said) = node.check(&[]);
-        assert_eq!(code, 0, "{said}");
-        let said = words(&said);
-        assert!(said.contains("An agent is running here"), "{said}");
-        assert!(said.contains("no other BPF program"), "{said}");
-        assert_eq!(pod.ttl(), Some(5));
+        let _agent = AgentProcess::start(&node.topology.node, &manifests, &arguments);
+        let (code, output) = node.check(&[]);
+        assert_eq!(code, 0, "{output}");
+        let output = join_lines(&output);
+        assert!(output.contains("An agent is running here"), "{output}");
+        assert!(output.contains("no other BPF program"), "{output}");
+        assert_eq!(pod.web_ttl(), Some(5));
     }
 }
 
 #[test]
-fn kube_proxy_is_asked() {
-    let node = Node::new();
+fn the_mode_of_kube_proxy_is_requested() {
+    let node = CheckedNode::new();
     let listen = || TcpListener::bind("127.0.0.1:10249").unwrap();
     let listener = node.topology.node.enter(listen).unwrap();
     let serving = thread::spawn(move || {
@@ -185,22 +192,22 @@ fn kube_proxy_is_asked() {
         stream.write_all(answer.as_bytes()).unwrap();
         String::from_utf8_lossy(&request[..length]).into_owned()
     });
-    let (code, said) = node.check(&[]);
-    assert_eq!(code, 0, "{said}");
-    assert!(said.contains("mode nftables"), "{said}");
+    let (code, output) = node.check(&[]);
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains("mode nftables"), "{output}");
     let request = serving.join().unwrap();
     assert!(request.starts_with("GET /proxyMode "), "{request}");
 }
 
-impl Node {
-    fn new() -> Node {
-        Node {
+impl CheckedNode {
+    fn new() -> CheckedNode {
+        CheckedNode {
             topology: Topology::routed().unwrap(),
             bpffs: Bpffs::new().unwrap(),
         }
     }
 
-    /// Runs the check: its exit code, and what it said.
+    /// Runs the check. Returns exit code and output.
     fn check(&self, arguments: &[&str]) -> (i32, String) {
         self.run(
             self.topology
@@ -211,7 +218,7 @@ impl Node {
         )
     }
 
-    /// The same without a capability, and without the one that stands for it.
+    /// Runs the check without a capability, and without SYS_ADMIN, which includes it.
     fn check_without(&self, capability: &str, arguments: &[&str]) -> (i32, String) {
         let mut command = self.topology.node.command("setpriv").unwrap();
         let without = format!("-{capability},-sys_admin");
@@ -234,12 +241,12 @@ impl Node {
             stdout,
             stderr,
         } = command.args(arguments).output().unwrap();
-        let said = String::from_utf8([stdout, stderr].concat()).unwrap();
-        println!("{said}");
-        (status.code().unwrap(), said)
+        let output = String::from_utf8([stdout, stderr].concat()).unwrap();
+        println!("{output}");
+        (status.code().unwrap(), output)
     }
 
-    /// What is in the BPF file system.
+    /// The names of the files in the BPF file system.
     fn pins(&self) -> BTreeSet<OsString> {
         let entries = fs::read_dir(self.bpffs.path()).unwrap();
         entries.map(|entry| entry.unwrap().file_name()).collect()
@@ -250,7 +257,7 @@ impl Node {
     }
 }
 
-/// A text without its lines' ends.
-fn words(text: &str) -> String {
+/// Replaces each run of white space by one space.
+fn join_lines(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

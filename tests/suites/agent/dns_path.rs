@@ -1,16 +1,16 @@
-//! What stands between pods and CoreDNS: what the kernel does about it.
+//! Software and configuration between pods and CoreDNS: a node cache, and edits of the Corefile.
 
 use serde_json::{Value, json};
 use zerohop_tests::{topology::Topology, udp::eventually};
 
 use super::{
-    Agent, LIMIT, Pod, SHORT_LEASE,
-    api::{cluster, server::Api},
+    AgentProcess, LIMIT, PodClient, SHORT_LEASE,
+    api::{server::MemoryApiServer, start_cluster},
 };
 
 const FLAGS: [&str; 2] = [SHORT_LEASE, "--node-name=this"];
 
-/// bugs.md, B14.
+/// The node cache's Corefile of bugs.md, B14.
 const B14: &str = "cluster.local:53 {
     template IN AAAA cluster.local {
         rcode NOERROR
@@ -22,7 +22,7 @@ const B14: &str = "cluster.local:53 {
 }
 ";
 
-/// The block of the cluster's domain in kubernetes' own manifest.
+/// The block of the cluster's domain in Kubernetes' manifest of NodeLocal DNSCache.
 const PLAIN: &str = "cluster.local:53 {
     errors
     cache {
@@ -44,7 +44,7 @@ fn config_map(name: &str, text: &str) -> Value {
     json!({"metadata": {"namespace": "kube-system", "name": name}, "data": {"Corefile": text}})
 }
 
-/// CoreDNS's Corefile with this line more.
+/// CoreDNS's Corefile with one more line.
 fn corefile(line: &str) -> Value {
     let text = format!(".:53 {{\n {line}\n kubernetes cluster.local {{\n  ttl 30\n }}\n}}\n");
     config_map("coredns", &text)
@@ -61,11 +61,11 @@ fn dns_service() -> Value {
     })
 }
 
-/// Before and after everything that happens here.
+/// A time before, and a time after every step of these tests.
 const BEFORE: &str = "2026-01-01T00:00:00Z";
 const AFTER: &str = "2126-01-01T00:00:00Z";
 
-/// The pod of CoreDNS, started then.
+/// The pod of CoreDNS, started at this time.
 fn dns_pod(started: &str) -> Value {
     json!({
         "metadata": {"namespace": "kube-system", "name": "coredns", "labels": {"k8s-app": "kube-dns"}},
@@ -96,59 +96,56 @@ fn node_cache() -> Value {
     })
 }
 
-fn api(topology: &Topology, line: &str) -> Api {
-    let api = cluster(topology);
+fn api(topology: &Topology, line: &str) -> MemoryApiServer {
+    let api = start_cluster(topology);
     api.apply("configmaps", corefile(line));
     api.apply("services", dns_service());
     api.apply("pods", dns_pod(BEFORE));
     api
 }
 
-/// Waits until a pod's question is answered with this TTL; none: it passes.
-fn becomes(pod: &Pod, ttl: Option<u32>) {
-    let is_so = || Ok(pod.ttl() == ttl);
-    assert!(eventually(LIMIT, is_so).unwrap(), "{ttl:?}");
+/// Waits until the pod's question is answered with this TTL. `None`: until it passes.
+fn wait_for_ttl(pod: &PodClient, ttl: Option<u32>) {
+    let has_ttl = || Ok(pod.web_ttl() == ttl);
+    assert!(eventually(LIMIT, has_ttl).unwrap(), "{ttl:?}");
 }
 
 #[test]
-fn what_a_node_cache_may_answer_itself_passes() {
+fn names_that_a_node_cache_may_answer_itself_pass() {
     let topology = Topology::routed().unwrap();
     let api = api(&topology, "reload");
     api.apply("configmaps", config_map("node-local-dns", B14));
-    let _agent = Agent::start(&topology.node, &api, &FLAGS);
-    let pod = Pod::new(&topology);
-    becomes(&pod, Some(30));
+    let _agent = AgentProcess::start(&topology.node, &api, &FLAGS);
+    let pod = PodClient::new(&topology);
+    wait_for_ttl(&pod, Some(30));
     api.apply("pods", node_cache());
-    becomes(&pod, None);
-    // It stays so.
+    wait_for_ttl(&pod, None);
+    // The names keep passing.
     for _ in 0..10 {
-        assert_eq!(pod.ttl(), None);
+        assert_eq!(pod.web_ttl(), None);
     }
     api.delete("pods", "kube-system", "cache");
-    becomes(&pod, Some(30));
-    // With a Corefile like kubernetes' own it lowers TTLs.
+    wait_for_ttl(&pod, Some(30));
+    // A node cache with Kubernetes' Corefile only lowers TTLs.
     api.apply("configmaps", config_map("node-local-dns", PLAIN));
     api.apply("pods", node_cache());
-    becomes(&pod, Some(7));
+    wait_for_ttl(&pod, Some(7));
     api.delete("configmaps", "kube-system", "node-local-dns");
-    becomes(&pod, None);
+    wait_for_ttl(&pod, None);
 }
 
 #[test]
-fn an_edited_corefile_is_not_followed_before_coredns_has_it() {
+fn an_edited_corefile_is_not_used_before_coredns_uses_it() {
     let topology = Topology::routed().unwrap();
     let api = api(&topology, "log");
-    let agent = Agent::start(&topology.node, &api, &FLAGS);
-    let pod = Pod::new(&topology);
-    becomes(&pod, Some(30));
+    let agent = AgentProcess::start(&topology.node, &api, &FLAGS);
+    let pod = PodClient::new(&topology);
+    wait_for_ttl(&pod, Some(30));
     let hosts = "reload\n hosts {\n  10.0.0.1 a.cluster.local\n  fallthrough\n }";
     api.apply("configmaps", corefile(hosts));
-    becomes(&pod, None);
+    wait_for_ttl(&pod, None);
     let status = agent.status(&topology.node);
-    assert!(
-        status.contains("until its pods are started again"),
-        "{status}"
-    );
+    assert!(status.contains("until its pods are restarted"), "{status}");
     api.apply("pods", dns_pod(AFTER));
-    becomes(&pod, Some(30));
+    wait_for_ttl(&pod, Some(30));
 }

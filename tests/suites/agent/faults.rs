@@ -1,7 +1,7 @@
-//! What may happen to a node's agent, while a pod looks names up: nothing it hears may be wrong, and
-//! it always hears something, from the kernel or from the cluster's own DNS behind it.
+//! Faults of a node's agent while a pod looks names up: every lookup must get a right answer, from
+//! the kernel or from the cluster's DNS.
 //!
-//! `cargo xtask faults` runs these at their full length and prints what was counted.
+//! `cargo xtask faults` runs these tests at full length and prints their counts as a table.
 
 mod cgroup;
 mod clock;
@@ -22,66 +22,72 @@ use nix::sys::signal::Signal;
 use rand::RngExt as _;
 use serde_json::json;
 use zerohop_tests::{
-    foreign::Foreign,
-    netns::Namespace,
+    netns::NetworkNamespace,
+    noop_program::NoopProgram,
     topology::HOST_VETH,
-    udp::{Client, Server, eventually},
+    udp::{UdpClient, UdpServer, eventually},
 };
 
 use self::{
-    cgroup::Cgroup,
-    load::{Load, Mix, Tally},
+    cgroup::MemoryCgroup,
+    load::{LookupLoad, LookupMix, LookupTally},
 };
-use super::{Agent, LIMIT, Source, api::server::Api, binary, node::Node};
+use super::{
+    AgentProcess, LIMIT, ObjectSource, api::server::MemoryApiServer, binary, node::TestNode,
+};
 
-/// A node, and the cluster's DNS behind it.
-struct Cluster {
-    /// First, so that it ends while there is a namespace.
-    dns: Option<Server>,
-    node: Node,
+/// A cluster of one node, with a stand-in for the cluster's DNS.
+struct OneNodeCluster {
+    /// First, so that the server is dropped before its namespace. `None`: the DNS is down.
+    dns: Option<UdpServer>,
+    node: TestNode,
 }
 
 #[test]
-fn killed() {
-    let cluster = Cluster::new();
-    let mut agent = cluster.agent(&[]);
-    let tally = cluster.during("kill -9, after the lease a new agent", Mix::All, || {
-        agent.end(Signal::SIGKILL);
-        cluster.until_passed();
-        agent = cluster.agent(&[]);
-        cluster.until_answered();
-    });
+fn a_killed_agent_is_started_again() {
+    let cluster = OneNodeCluster::new();
+    let mut agent = cluster.start_agent(&[]);
+    let tally = cluster.look_up_during(
+        "kill -9, then a new agent after the lease",
+        LookupMix::All,
+        || {
+            agent.end_by(Signal::SIGKILL);
+            cluster.wait_until_passed();
+            agent = cluster.start_agent(&[]);
+            cluster.wait_until_answered();
+        },
+    );
     tally.assert_none_failed();
 }
 
 #[test]
-fn stopped() {
-    let cluster = Cluster::new();
-    let agent = cluster.agent(&[]);
-    let what = format!("SIGSTOP for {:?}", pause());
-    let tally = cluster.during(&what, Mix::All, || {
-        agent.signal(Signal::SIGSTOP);
-        cluster.until_passed();
-        thread::sleep(pause());
-        agent.signal(Signal::SIGCONT);
-        cluster.until_answered();
+fn a_stopped_agent_continues() {
+    let cluster = OneNodeCluster::new();
+    let agent = cluster.start_agent(&[]);
+    let what = format!("SIGSTOP for {:?}", pause_length());
+    let tally = cluster.look_up_during(&what, LookupMix::All, || {
+        agent.send_signal(Signal::SIGSTOP);
+        cluster.wait_until_passed();
+        thread::sleep(pause_length());
+        agent.send_signal(Signal::SIGCONT);
+        cluster.wait_until_answered();
     });
     tally.assert_none_failed();
 }
 
-/// The kernel ends it for want of memory, and it is started again.
+/// The kernel kills the agent for lack of memory, and the agent is started again.
 #[test]
-fn out_of_memory() {
-    let cgroup = match Cgroup::new() {
+fn an_agent_killed_for_lack_of_memory_is_started_again() {
+    let cgroup = match MemoryCgroup::new() {
         Ok(cgroup) => cgroup,
         Err(error) => return println!("| OOM kill | not run: {error:#} |"),
     };
-    let cluster = Cluster::new();
-    let mut agent = cluster.agent(&[]);
-    cgroup.add(agent.child.id()).unwrap();
-    let tally = cluster.during("OOM kill, then a new agent", Mix::All, || {
-        cgroup.shrink().unwrap();
-        // Whatever makes it ask for memory.
+    let cluster = OneNodeCluster::new();
+    let mut agent = cluster.start_agent(&[]);
+    cgroup.add_process(agent.child.id()).unwrap();
+    let tally = cluster.look_up_during("OOM kill, then a new agent", LookupMix::All, || {
+        cgroup.shrink_limit().unwrap();
+        // More services make the agent allocate memory.
         let mut more = 1000;
         let has_ended = || {
             more += 1;
@@ -89,81 +95,83 @@ fn out_of_memory() {
             Ok(agent.child.try_wait()?.is_some())
         };
         assert!(eventually(LIMIT, has_ended).unwrap());
-        assert_ne!(cgroup.kills().unwrap(), 0);
-        agent = cluster.agent(&[]);
-        cluster.until_answered();
+        assert_ne!(cgroup.count_kills().unwrap(), 0);
+        agent = cluster.start_agent(&[]);
+        cluster.wait_until_answered();
     });
     tally.assert_none_failed();
 }
 
 #[test]
-fn crash_loop() {
-    let cluster = Cluster::new();
-    let mut agent = cluster.agent(&[]);
-    let tally = cluster.during(
+fn an_agent_crashes_repeatedly() {
+    let cluster = OneNodeCluster::new();
+    let mut agent = cluster.start_agent(&[]);
+    let tally = cluster.look_up_during(
         "20 crashes, each within half a second of its start",
-        Mix::All,
+        LookupMix::All,
         || {
-            agent.end(Signal::SIGKILL);
+            agent.end_by(Signal::SIGKILL);
             for _ in 0..20 {
                 let mut child = cluster.command(&binary(), &[]).spawn().unwrap();
-                // In the middle of whatever it is doing.
+                // At a random moment of its start.
                 thread::sleep(Duration::from_millis(rand::rng().random_range(0..500)));
                 child.kill().unwrap();
                 child.wait().unwrap();
             }
-            agent = cluster.agent(&[]);
-            cluster.until_answered();
+            agent = cluster.start_agent(&[]);
+            cluster.wait_until_answered();
         },
     );
     tally.assert_none_failed();
 }
 
-/// As a DaemonSet does it: the old one ends, then the new one starts. Without another build the new
-/// one's tables have at least another size. What they answer tells them apart.
+/// Updates like a DaemonSet: the old agent ends, then the new one starts. Without another build the
+/// new agent has at least tables of another size. The TTL of answers identifies the agent.
 #[test]
-fn updated_and_rolled_back() {
-    let cluster = Cluster::new();
+fn an_agent_is_updated_and_rolled_back() {
+    let cluster = OneNodeCluster::new();
     let other = env::var_os("ZEROHOP_OTHER_AGENT");
     let what = match other {
         Some(_) => "update to another build and rollback, 3 times",
         None => "update to tables of another size and rollback, 3 times",
     };
     let other = other.map_or_else(binary, PathBuf::from);
-    let mut agent = cluster.agent(&[]);
-    let tally = cluster.during(what, Mix::All, || {
+    let mut agent = cluster.start_agent(&[]);
+    let tally = cluster.look_up_during(what, LookupMix::All, || {
         for _ in 0..3 {
-            agent.end(Signal::SIGTERM);
-            agent = Agent::follow(cluster.command(&other, &["--capacity=200000", "--ttl=9"]));
-            cluster.until_ttl(9);
-            agent.end(Signal::SIGTERM);
-            agent = cluster.agent(&[]);
-            cluster.until_answered();
+            agent.end_by(Signal::SIGTERM);
+            agent = AgentProcess::start_command(
+                cluster.command(&other, &["--capacity=200000", "--ttl=9"]),
+            );
+            cluster.wait_for_ttl(9);
+            agent.end_by(Signal::SIGTERM);
+            agent = cluster.start_agent(&[]);
+            cluster.wait_until_answered();
         }
     });
     tally.assert_none_failed();
 }
 
 #[test]
-fn api_server_down() {
-    let cluster = Cluster::new();
-    let mut api = cluster.api();
-    let _agent = cluster.agent_with(&api, &[]);
-    cluster.until_answered();
-    let what = format!("API server down for {:?}", pause());
-    let tally = cluster.during(&what, Mix::All, || {
+fn the_api_server_is_down() {
+    let cluster = OneNodeCluster::new();
+    let mut api = cluster.start_api_server();
+    let _agent = cluster.start_agent_from(&api, &[]);
+    cluster.wait_until_answered();
+    let what = format!("API server down for {:?}", pause_length());
+    let tally = cluster.look_up_during(&what, LookupMix::All, || {
         api.stop();
-        thread::sleep(pause());
+        thread::sleep(pause_length());
         api.resume(&cluster.node.topology.node);
-        cluster.until_answered();
+        cluster.wait_until_answered();
     });
     tally.assert_none_failed();
 }
 
 #[test]
 fn a_veth_comes_and_goes() {
-    let cluster = Cluster::new();
-    let agent = cluster.agent(&["--interface=pods"]);
+    let cluster = OneNodeCluster::new();
+    let agent = cluster.start_agent(&["--interface=pods"]);
     let is_attached = || {
         Ok(agent
             .status(&cluster.node.topology.node)
@@ -171,8 +179,8 @@ fn a_veth_comes_and_goes() {
     };
     let rounds = 100;
     let what = format!("a veth removed and added {rounds} times");
-    let tally = cluster.during(&what, Mix::All, || {
-        let other = Namespace::new("other").unwrap();
+    let tally = cluster.look_up_during(&what, LookupMix::All, || {
+        let other = NetworkNamespace::new("other").unwrap();
         let add = format!(
             "link add veth-other type veth peer name eth0 netns {}",
             other.name()
@@ -193,15 +201,15 @@ fn a_veth_comes_and_goes() {
 }
 
 #[test]
-fn two_hundred_veths() {
-    let cluster = Cluster::new();
-    let agent = cluster.agent(&["--interface=pods"]);
+fn two_hundred_veths_come_and_go() {
+    let cluster = OneNodeCluster::new();
+    let agent = cluster.start_agent(&["--interface=pods"]);
     let attached = || {
         let status = agent.status(&cluster.node.topology.node);
         status.matches("veth-many").count()
     };
-    let tally = cluster.during("200 veths come and go", Mix::All, || {
-        let other = Namespace::new("other").unwrap();
+    let tally = cluster.look_up_during("200 veths come and go", LookupMix::All, || {
+        let other = NetworkNamespace::new("other").unwrap();
         let lines = |line: &dyn Fn(u8) -> String| (0..200).map(line).collect::<Vec<_>>();
         let add = lines(&|number| {
             format!(
@@ -222,35 +230,35 @@ fn two_hundred_veths() {
     tally.assert_none_failed();
 }
 
-/// Its cluster's DNS gets what the kernel passes, with Zerohop as without: so only names of the
-/// cluster are looked up meanwhile.
+/// The flood passes to the cluster's DNS, with or without Zerohop, and may overload it. So only
+/// names of the cluster are looked up meanwhile.
 #[test]
-fn malformed_packets() {
-    let cluster = Cluster::new();
-    let _agent = cluster.agent(&["--interface=pods"]);
-    let flooding = cluster.node.topology.another_pod().unwrap();
+fn another_pod_sends_malformed_packets() {
+    let cluster = OneNodeCluster::new();
+    let _agent = cluster.start_agent(&["--interface=pods"]);
+    let flooding = cluster.node.topology.add_pod().unwrap();
     let packets = flood_size();
     let what = format!("another pod sends {packets} malformed packets");
-    let tally = cluster.during(&what, Mix::OfTheCluster, || {
-        let client = Client::new(&flooding, load::served()).unwrap();
+    let tally = cluster.look_up_during(&what, LookupMix::OfTheCluster, || {
+        let client = UdpClient::new(&flooding, load::served_address()).unwrap();
         let mut random = rand::rng();
         for _ in 0..packets {
-            // Whoever can't be reached says so by an error here.
-            client.send(&dns::malformed(&mut random)).ok();
+            // ICMP errors appear as errors here.
+            client.send(&dns::malformed_message(&mut random)).ok();
         }
     });
     tally.assert_none_failed();
 }
 
 #[test]
-fn other_programs_before_and_after() {
-    let cluster = Cluster::new();
-    let _agent = cluster.agent(&[]);
-    let what = "programs of others before and after ours, 50 times";
-    let tally = cluster.during(what, Mix::All, || {
+fn foreign_programs_come_and_go() {
+    let cluster = OneNodeCluster::new();
+    let _agent = cluster.start_agent(&[]);
+    let what = "foreign programs before and after Zerohop's, 50 times";
+    let tally = cluster.look_up_during(what, LookupMix::All, || {
         for round in 0..50 {
             let program = |name: &str| {
-                Foreign::tc(
+                NoopProgram::load_tc(
                     name,
                     &cluster.node.bpffs.path().join(format!("{name}{round}")),
                 )
@@ -261,10 +269,10 @@ fn other_programs_before_and_after() {
             let attach = || {
                 let at = TcAttachType::Ingress;
                 filter.attach_filter(HOST_VETH, at).unwrap();
-                // Where there is no tcx, the filters are all there is.
+                // Without tcx only the filter is attached.
                 before.attach_tcx(HOST_VETH, at, LinkOrder::first()).ok();
                 after.attach_tcx(HOST_VETH, at, LinkOrder::last()).ok();
-                cluster.until_answered();
+                cluster.wait_until_answered();
                 drop((before, after, filter));
             };
             cluster.node.topology.node.enter(attach).unwrap();
@@ -274,51 +282,53 @@ fn other_programs_before_and_after() {
 }
 
 #[test]
-fn cluster_dns_down() {
-    let mut cluster = Cluster::new();
-    let _agent = cluster.agent(&[]);
+fn the_cluster_dns_is_down() {
+    let mut cluster = OneNodeCluster::new();
+    let _agent = cluster.start_agent(&[]);
     cluster.dns = None;
-    let what = format!("CoreDNS down for {:?}", pause());
-    let tally = cluster.during(&what, Mix::OfTheCluster, || thread::sleep(pause()));
+    let what = format!("CoreDNS down for {:?}", pause_length());
+    let tally = cluster.look_up_during(&what, LookupMix::OfTheCluster, || {
+        thread::sleep(pause_length());
+    });
     tally.assert_none_failed();
     assert_eq!(tally.by_kernel, tally.asked);
 }
 
-/// Nothing is pinned any more: what the agent holds stays until it ends.
+/// Without the BPF file system there are no pins: hooks stay attached until the agent ends.
 #[test]
-fn bpffs_unmounted() {
-    let cluster = Cluster::new();
-    let mut agent = cluster.agent(&[]);
-    let tally = cluster.during("bpffs unmounted, then kill -9", Mix::All, || {
+fn the_bpf_file_system_is_unmounted() {
+    let cluster = OneNodeCluster::new();
+    let mut agent = cluster.start_agent(&[]);
+    let tally = cluster.look_up_during("bpffs unmounted, then kill -9", LookupMix::All, || {
         cluster.node.bpffs.unmount().unwrap();
-        cluster.until_answered();
-        agent.end(Signal::SIGKILL);
-        cluster.until_passed();
-        agent = cluster.agent(&[]);
-        cluster.until_answered();
+        cluster.wait_until_answered();
+        agent.end_by(Signal::SIGKILL);
+        cluster.wait_until_passed();
+        agent = cluster.start_agent(&[]);
+        cluster.wait_until_answered();
     });
     tally.assert_none_failed();
 }
 
-impl Cluster {
-    fn new() -> Cluster {
-        let node = Node::new(&dns::services(dns::LOOKED_UP));
-        node.topology.assign_served().unwrap();
-        let served = load::served();
-        Cluster {
-            dns: Some(Server::start(&node.topology.node, served, dns::reply).unwrap()),
+impl OneNodeCluster {
+    fn new() -> OneNodeCluster {
+        let node = TestNode::new(&dns::services(dns::LOOKED_UP));
+        node.topology.assign_served_addresses().unwrap();
+        let served = load::served_address();
+        OneNodeCluster {
+            dns: Some(UdpServer::start(&node.topology.node, served, dns::stand_in_reply).unwrap()),
             node,
         }
     }
 
-    /// An agent whose hooks outlive it.
-    fn agent(&self, more: &[&str]) -> Agent {
-        self.agent_with(&self.node.manifests, more)
+    /// Starts an agent whose hooks outlive it.
+    fn start_agent(&self, more: &[&str]) -> AgentProcess {
+        self.start_agent_from(&self.node.manifests, more)
     }
 
-    fn agent_with(&self, source: &impl Source, more: &[&str]) -> Agent {
-        let agent = Agent::follow(self.command_with(&binary(), source, more));
-        self.until_answered();
+    fn start_agent_from(&self, source: &impl ObjectSource, more: &[&str]) -> AgentProcess {
+        let agent = AgentProcess::start_command(self.command_with(&binary(), source, more));
+        self.wait_until_answered();
         agent
     }
 
@@ -326,17 +336,17 @@ impl Cluster {
         self.command_with(program, &self.node.manifests, more)
     }
 
-    fn command_with(&self, program: &Path, source: &impl Source, more: &[&str]) -> Command {
-        let mut command = self.node.command(program, source, lease());
+    fn command_with(&self, program: &Path, source: &impl ObjectSource, more: &[&str]) -> Command {
+        let mut command = self.node.command(program, source, lease_flags());
         command.arg("--persist").args(more);
         command
     }
 
-    /// An API server with the same services.
-    fn api(&self) -> Api {
-        let api = super::api::cluster(&self.node.topology);
+    /// Starts an API server with the same services.
+    fn start_api_server(&self) -> MemoryApiServer {
+        let api = super::api::start_cluster(&self.node.topology);
         for number in 0..dns::LOOKED_UP {
-            let [a, b, c, d] = dns::address(number);
+            let [a, b, c, d] = dns::service_address(number);
             let ports = json!([{"name": "http", "port": 80}]);
             let address = format!("{a}.{b}.{c}.{d}");
             let service = super::api::service("shop", &format!("s{number}"), &address, &ports);
@@ -345,9 +355,9 @@ impl Cluster {
         api
     }
 
-    /// Looks names up while something is done, and wants no wrong answer.
-    fn during(&self, what: &str, mix: Mix, act: impl FnOnce()) -> Tally {
-        let load = Load::start(&self.node.topology.pod, mix);
+    /// Looks names up while `act` runs, and requires that no answer is wrong.
+    fn look_up_during(&self, what: &str, mix: LookupMix, act: impl FnOnce()) -> LookupTally {
+        let load = LookupLoad::start(&self.node.topology.pod, mix);
         act();
         let tally = load.stop();
         println!("| {what} | {tally} |");
@@ -356,38 +366,38 @@ impl Cluster {
         tally
     }
 
-    fn until_answered(&self) {
-        self.until_ttl(5);
+    fn wait_until_answered(&self) {
+        self.wait_for_ttl(5);
     }
 
-    fn until_passed(&self) {
-        self.until_ttl(dns::STAND_IN_TTL);
+    fn wait_until_passed(&self) {
+        self.wait_for_ttl(dns::STAND_IN_TTL);
     }
 
-    /// Waits until somebody answers with this TTL, which tells who it is.
-    fn until_ttl(&self, ttl: u32) {
+    /// Waits for an answer with this TTL, which identifies the agent or the stand-in.
+    fn wait_for_ttl(&self, ttl: u32) {
         let mut last = None;
-        let is_so = || {
-            last = self.node.pod.ttl_of("s0");
+        let has_ttl = || {
+            last = self.node.pod.service_ttl("s0");
             Ok(last == Some(ttl))
         };
-        let is_so = eventually(LIMIT, is_so).unwrap();
-        assert!(is_so, "the TTL never was {ttl}: {last:?}");
+        let was_seen = eventually(LIMIT, has_ttl).unwrap();
+        assert!(was_seen, "the TTL never was {ttl}: {last:?}");
     }
 }
 
-/// Whether these run at the length that the documentation speaks of.
-fn is_full() -> bool {
+/// Whether the tests run at full length, as `cargo xtask faults` does.
+fn is_full_length() -> bool {
     env::var_os("ZEROHOP_FAULTS").is_some_and(|scale| scale == "full")
 }
 
-/// How long something is away: longer than the lease.
-fn pause() -> Duration {
-    Duration::from_secs(if is_full() { 60 } else { 4 })
+/// The length of an outage; longer than the lease.
+fn pause_length() -> Duration {
+    Duration::from_secs(if is_full_length() { 60 } else { 4 })
 }
 
-fn lease() -> &'static [&'static str] {
-    if is_full() {
+fn lease_flags() -> &'static [&'static str] {
+    if is_full_length() {
         &[]
     } else {
         &[super::SHORT_LEASE]
@@ -395,5 +405,5 @@ fn lease() -> &'static [&'static str] {
 }
 
 fn flood_size() -> usize {
-    if is_full() { 5_000_000 } else { 200_000 }
+    if is_full_length() { 5_000_000 } else { 200_000 }
 }

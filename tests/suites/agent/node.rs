@@ -1,4 +1,4 @@
-//! A node with a pod, where agents come and go.
+//! A node with a pod, on which a test starts and ends agents.
 
 use std::{path::Path, process::Command};
 
@@ -7,53 +7,62 @@ use zerohop_tests::{
     topology::{HOST_VETH, Topology},
 };
 
-use super::{Agent, Manifests, Pod, Source, binary};
+use super::{AgentProcess, ManifestFolder, ObjectSource, PodClient, binary};
 
-/// What outlives an agent, and whatever it needs.
-pub(super) struct Node {
+/// A node with a pod, a BPF file system and manifests. They outlive each agent.
+pub(super) struct TestNode {
     pub(super) topology: Topology,
     pub(super) bpffs: Bpffs,
-    pub(super) manifests: Manifests,
-    pub(super) pod: Pod,
+    pub(super) manifests: ManifestFolder,
+    pub(super) pod: PodClient,
 }
 
-impl Node {
-    /// With these objects.
-    pub(super) fn new(manifests: &str) -> Node {
+impl TestNode {
+    /// A node with these manifests.
+    pub(super) fn new(manifests: &str) -> TestNode {
         let topology = Topology::routed().unwrap();
-        Node {
+        TestNode {
             bpffs: Bpffs::new().unwrap(),
-            manifests: Manifests::new(manifests),
-            pod: Pod::new(&topology),
+            manifests: ManifestFolder::new(manifests),
+            pod: PodClient::new(&topology),
             topology,
         }
     }
 
-    /// Starts an agent on the pod's veth.
-    pub(super) fn agent(&self, more: &[&str]) -> Agent {
-        self.agent_with(&self.manifests, more)
+    /// Starts an agent on the pod's veth, with the node's manifests.
+    pub(super) fn start_agent(&self, more: &[&str]) -> AgentProcess {
+        self.start_agent_from(&self.manifests, more)
     }
 
-    /// The same with objects from elsewhere.
-    pub(super) fn agent_with(&self, source: &impl Source, more: &[&str]) -> Agent {
-        Agent::follow(self.command(&binary(), source, more))
+    /// Starts an agent on the pod's veth, with another source of objects.
+    pub(super) fn start_agent_from(
+        &self,
+        source: &impl ObjectSource,
+        more: &[&str],
+    ) -> AgentProcess {
+        AgentProcess::start_command(self.command(&binary(), source, more))
     }
 
-    /// What starts any build of the agent on the pod's veth.
-    pub(super) fn command(&self, program: &Path, source: &impl Source, more: &[&str]) -> Command {
-        let mut command = self.command_at(HOST_VETH, program, source);
+    /// The command that starts any build of the agent on the pod's veth.
+    pub(super) fn command(
+        &self,
+        program: &Path,
+        source: &impl ObjectSource,
+        more: &[&str],
+    ) -> Command {
+        let mut command = self.command_on(HOST_VETH, program, source);
         command.args(more);
         command
     }
 
-    /// The same on another interface.
-    pub(super) fn command_at(
+    /// The command that starts any build of the agent on `interface`.
+    pub(super) fn command_on(
         &self,
         interface: &str,
         program: &Path,
-        source: &impl Source,
+        source: &impl ObjectSource,
     ) -> Command {
-        let mut command = Agent::command_of(program, &self.topology.node, source);
+        let mut command = AgentProcess::command_for(program, &self.topology.node, source);
         command.args(["--interface", interface]);
         command.arg("--bpffs").arg(self.bpffs.path());
         command

@@ -1,4 +1,4 @@
-/* Looks names up as most programs do: by getaddrinfo(), in glibc or musl. Prints a line for each name. */
+/* Looks up each argument by getaddrinfo() of glibc or musl, and prints its addresses on one line. */
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <stdio.h>

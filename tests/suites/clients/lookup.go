@@ -1,4 +1,4 @@
-// Looks names up by Go's own resolver. Prints a line for each name.
+// Looks up each argument by Go's own resolver, and prints one line of addresses for each.
 package main
 
 import (

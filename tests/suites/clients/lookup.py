@@ -1,4 +1,4 @@
-"""Looks names up as Python programs do. Prints a line for each name."""
+"""Looks up each argument by socket.getaddrinfo, and prints one line of addresses for each."""
 import socket
 import sys
 

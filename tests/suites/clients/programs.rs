@@ -1,4 +1,4 @@
-//! The client programs: found, or built, and run in a pod.
+//! Finds or builds the client programs, and runs them in a pod.
 
 use std::{
     io::ErrorKind,
@@ -8,91 +8,94 @@ use std::{
 };
 
 use tempfile::TempDir;
-use zerohop_tests::netns::Namespace;
+use zerohop_tests::netns::NetworkNamespace;
 
 use super::{QUICK, RESOLV_CONF};
 
-/// Gives a process an /etc with what resolvers read there and nothing else, which goes with the process. In /run would be
-/// the socket of nscd, which would answer for us.
+/// Runs a command with a private /etc, which has only the files that resolvers read, and an empty
+/// /run, which hides the socket of nscd: nscd would answer instead of the kernel.
 const IN_POD: &str = "\
 mount -t tmpfs tmpfs /etc && mount -t tmpfs tmpfs /run &&
 printf %s \"$RESOLV_CONF\" > /etc/resolv.conf && echo 'hosts: dns' > /etc/nsswitch.conf &&
 exec \"$@\"";
 
-/// No package of it is installed for this: Debian's takes over the machine's own /etc/resolv.conf.
+/// Used only if already installed, because Debian's package takes over the machine's
+/// /etc/resolv.conf.
 const RESOLVED: &str = "/usr/lib/systemd/systemd-resolved";
 
-/// Seconds after which a client that doesn't end is ended.
-const LONGEST: &str = "60";
+/// Seconds after which a client that runs on is killed.
+const TIMEOUT_SECONDS: &str = "60";
 
-/// A client.
-pub(crate) struct Program {
+/// A client program of the tests.
+pub(crate) struct ClientProgram {
     pub(crate) name: &'static str,
-    pub(crate) origin: Origin,
-    /// Or why it is not here.
-    pub(crate) found: Result<Found, String>,
+    pub(crate) origin: InstalledBy,
+    /// The command, or the reason why the program is missing.
+    pub(crate) found: Result<InstalledClient, String>,
 }
 
-/// Who sees to it that a client is here.
+/// Who installs a client program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// `cargo xtask setup`.
+pub(crate) enum InstalledBy {
+    /// `cargo xtask setup`; a missing program fails the test.
     Setup,
-    /// Whoever owns the machine.
+    /// The owner of the machine; a missing program is skipped.
     Machine,
 }
 
-/// A client that is here.
-pub(crate) struct Found {
-    /// Its command line; what is asked follows.
+/// The command of an available client program.
+pub(crate) struct InstalledClient {
+    /// The command line, without the question.
     pub(crate) words: Vec<String>,
     pub(crate) version: String,
 }
 
-/// Those that must be built, built.
-pub(crate) struct Programs {
+/// The directory of client programs that the tests build.
+pub(crate) struct ClientBuilds {
     folder: TempDir,
 }
 
-impl Programs {
+impl ClientBuilds {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         Self { folder }
     }
 
-    /// Programs that print a name's addresses.
-    pub(crate) fn libraries(&self) -> [Program; 5] {
+    /// Programs that use a library resolver and print the addresses of names.
+    pub(crate) fn libraries(&self) -> [ClientProgram; 5] {
         [
-            Program {
+            ClientProgram {
                 name: "glibc",
-                origin: Origin::Setup,
-                found: self.in_c(&["cc"]).and_then(|words| {
+                origin: InstalledBy::Setup,
+                found: self.build_c(&["cc"]).and_then(|words| {
                     let version = version("getent", "--version")?;
-                    Ok(Found { words, version })
+                    Ok(InstalledClient { words, version })
                 }),
             },
-            Program {
+            ClientProgram {
                 name: "musl",
-                origin: Origin::Setup,
-                found: self.in_c(&["musl-gcc", "-static"]).map(|words| Found {
-                    words,
-                    version: musl_version(),
-                }),
+                origin: InstalledBy::Setup,
+                found: self
+                    .build_c(&["musl-gcc", "-static"])
+                    .map(|words| InstalledClient {
+                        words,
+                        version: musl_version(),
+                    }),
             },
-            Program {
+            ClientProgram {
                 name: "systemd-resolved",
-                origin: Origin::Machine,
-                found: self.resolved(),
+                origin: InstalledBy::Machine,
+                found: self.for_resolved(),
             },
-            Program {
+            ClientProgram {
                 name: "Go",
-                origin: Origin::Machine,
-                found: self.in_go(),
+                origin: InstalledBy::Machine,
+                found: self.build_go(),
             },
-            Program {
+            ClientProgram {
                 name: "Python",
-                origin: Origin::Machine,
-                found: version("python3", "--version").map(|version| Found {
+                origin: InstalledBy::Machine,
+                found: version("python3", "--version").map(|version| InstalledClient {
                     words: vec!["python3".to_owned(), source("lookup.py")],
                     version,
                 }),
@@ -101,11 +104,11 @@ impl Programs {
     }
 
     /// Programs that print the reply to a question.
-    pub(crate) fn tools(&self) -> [Program; 5] {
-        let tool = |name, program: &str, version_option, options: &[&str]| Program {
+    pub(crate) fn tools(&self) -> [ClientProgram; 5] {
+        let tool = |name, program: &str, version_option, options: &[&str]| ClientProgram {
             name,
-            origin: Origin::Setup,
-            found: version(program, version_option).map(|version| Found {
+            origin: InstalledBy::Setup,
+            found: version(program, version_option).map(|version| InstalledClient {
                 words: [&[program], options]
                     .concat()
                     .into_iter()
@@ -119,31 +122,31 @@ impl Programs {
             tool("dig without EDNS", "dig", "-v", &["+noedns"]),
             tool("dig over TCP", "dig", "-v", &["+tcp"]),
             tool("kdig", "kdig", "--version", &[]),
-            // Without the option it is content with a truncated reply.
+            // Without -a drill doesn't retry a truncated reply over TCP.
             tool("drill", "drill", "-v", &["-a"]),
         ]
     }
 
     /// Builds the program in C.
-    fn in_c(&self, compiler: &[&str]) -> Result<Vec<String>, String> {
-        let program = self.program(compiler[0]);
+    fn build_c(&self, compiler: &[&str]) -> Result<Vec<String>, String> {
+        let program = self.program_path(compiler[0]);
         let mut build = Command::new(compiler[0]);
         build.args(&compiler[1..]);
         run(build.args(["-o", &program, &source("lookup.c")]))?;
         Ok(vec![program])
     }
 
-    /// The program in C, which asks systemd-resolved.
-    fn resolved(&self) -> Result<Found, String> {
+    /// The program in C, run so that it asks systemd-resolved.
+    fn for_resolved(&self) -> Result<InstalledClient, String> {
         let version = version(RESOLVED, "--version")?;
         let mut words = vec!["sh".to_owned(), source("resolved.sh"), RESOLVED.to_owned()];
-        words.extend(self.in_c(&["cc"])?);
-        Ok(Found { words, version })
+        words.extend(self.build_c(&["cc"])?);
+        Ok(InstalledClient { words, version })
     }
 
-    /// Builds the program in Go, with Go's own resolver.
-    fn in_go(&self) -> Result<Found, String> {
-        let program = self.program("go");
+    /// Builds the program in Go with Go's own resolver.
+    fn build_go(&self) -> Result<InstalledClient, String> {
+        let program = self.program_path("go");
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go");
         run(Command::new("go")
             .args([
@@ -157,28 +160,36 @@ impl Programs {
             .env("CGO_ENABLED", "0")
             .env("GOTOOLCHAIN", "local")
             .env("GOCACHE", cache))?;
-        Ok(Found {
+        Ok(InstalledClient {
             words: vec![program],
             version: version("go", "version")?,
         })
     }
 
-    fn program(&self, name: &str) -> String {
+    fn program_path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 }
 
 /// Runs clients in a pod.
-pub(crate) struct Shell<'a> {
-    pub(crate) pod: &'a Namespace,
+pub(crate) struct PodShell<'a> {
+    pub(crate) pod: &'a NetworkNamespace,
 }
 
-impl Shell<'_> {
-    /// What a client prints. It must end well, and before it could have asked twice.
+impl PodShell<'_> {
+    /// Returns the output of a client. The client must succeed within [`QUICK`].
     pub(crate) fn run(&self, words: &[String], question: &[&str]) -> String {
         let mut command = self.pod.command("timeout").unwrap();
         command
-            .args([LONGEST, "unshare", "--mount", "sh", "-c", IN_POD, "sh"])
+            .args([
+                TIMEOUT_SECONDS,
+                "unshare",
+                "--mount",
+                "sh",
+                "-c",
+                IN_POD,
+                "sh",
+            ])
             .args(words)
             .args(question)
             .env("RESOLV_CONF", RESOLV_CONF);
@@ -194,7 +205,7 @@ impl Shell<'_> {
     }
 }
 
-/// A file beside this one.
+/// The path of a file in the directory of this module.
 fn source(name: &str) -> String {
     let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "suites/clients", name]
         .iter()
@@ -202,12 +213,12 @@ fn source(name: &str) -> String {
     path.display().to_string()
 }
 
-/// The first line of what a program says of itself.
+/// The first line of a program's version output.
 fn version(program: &str, option: &str) -> Result<String, String> {
     Ok(first_line(&run(Command::new(program).arg(option))?, ""))
 }
 
-/// Its loader says it, and calls that an error.
+/// musl's version. musl's loader prints it to stderr and exits with an error.
 fn musl_version() -> String {
     let loader = format!("/lib/ld-musl-{}.so.1", std::env::consts::ARCH);
     match Command::new(&loader).output() {
@@ -225,7 +236,7 @@ fn first_line(output: &Output, start: &str) -> String {
     lines.next().unwrap_or("of unknown version").to_owned()
 }
 
-/// Runs a program that may not be there, but must not fail.
+/// Runs a program that may be missing, but must succeed.
 fn run(command: &mut Command) -> Result<Output, String> {
     let program = command.get_program().display().to_string();
     match command.output() {

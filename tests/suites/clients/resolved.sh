@@ -1,7 +1,7 @@
-# Looks a name up by a program through systemd-resolved: sh resolved.sh RESOLVED PROGRAM NAME
+# Runs a lookup program that asks systemd-resolved: sh resolved.sh RESOLVED PROGRAM NAME
 #
-# In a pod, with an /etc and a /run of its own. Without a system bus it serves its stub all the same; it wants its own user,
-# and a /run that it may make its folder in.
+# Runs in a pod with private /etc and /run. systemd-resolved serves its stub without a system bus, but
+# needs its own user and a /run in which it can create its directory.
 set -eu
 resolved=$1 program=$2 name=$3
 
@@ -9,7 +9,7 @@ printf 'root:x:0:0::/:\nsystemd-resolve:x:990:990::/:\n' > /etc/passwd
 printf 'root:x:0:\nsystemd-resolve:x:990:\n' > /etc/group
 mkdir /run/systemd /etc/systemd
 server=$(sed -n 's/^nameserver //p' /etc/resolv.conf)
-# Names below local would go to mDNS, and those of one label nowhere.
+# By default names below local go to mDNS, and names of one label are not resolved.
 cat > /etc/systemd/resolved.conf <<END
 [Resolve]
 DNS=$server
@@ -23,7 +23,7 @@ sed -i 's/^nameserver .*/nameserver 127.0.0.53/' /etc/resolv.conf
 
 SYSTEMD_LOG_TARGET=console "$resolved" >&2 &
 trap 'kill $!' EXIT
-# It writes this file when its stub listens.
+# systemd-resolved writes this file when its stub listens.
 until [ -e /run/systemd/resolve/stub-resolv.conf ]; do
     kill -0 $!
     sleep 0.02

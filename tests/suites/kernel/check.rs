@@ -1,13 +1,13 @@
-//! What `dns-agent check` says of a kernel, beside what that kernel then does.
+//! Compares the report of `dns-agent check` with what this kernel then does.
 
 use std::{path::Path, time::Duration};
 
 use aya::util::KernelVersion;
 use dns_agent::{
-    check::{Asked, Report, Verdict, check},
-    config::{Hook, Interface, Settings},
+    check::{CheckRequest, CheckVerdict, Report, check},
+    config::{HookChoice, Interface, RunSettings},
     datapath::{
-        Clients, Config, Datapath, Ending, Lease, Persistence,
+        Datapath, DatapathConfig, InitialLease, Persistence, StopMode, VethClients,
         hooks::AttachedStatus,
         interfaces::Devices,
         pins::{Claim, Pins},
@@ -30,15 +30,18 @@ use super::fixture::model;
 const NONE: Option<&str> = None;
 
 #[test]
-fn hooks_are_as_check_says() {
-    for (hook, said) in [(Hook::Auto, "tc by "), (Hook::Xdp, "generic XDP, since")] {
-        let node = Node::new();
+fn hooks_attach_as_check_reports() {
+    for (hook, expected) in [
+        (HookChoice::Auto, "tc by "),
+        (HookChoice::Xdp, "generic XDP, because"),
+    ] {
+        let node = ProbedNode::new();
         let (report, attached) = node.inside(|| (node.check(hook), node.attach(hook).unwrap()));
         println!("{report}");
-        assert_eq!(report.verdict, Verdict::Works, "{report}");
-        let text = node.text(&report);
-        assert!(text.contains(said), "{hook:?}: {text}");
-        // It was pinned, unless it is a filter, which stays anyway.
+        assert_eq!(report.verdict, CheckVerdict::Works, "{report}");
+        let text = node.interface_finding(&report);
+        assert!(text.contains(expected), "{hook:?}: {text}");
+        // The link was pinned; a filter outlives the agent without a pin.
         assert!(attached.outlives, "{attached:?}");
         match attached.mode {
             "generic" => assert_eq!(attached.hook, "xdp", "{attached:?}"),
@@ -51,7 +54,7 @@ fn hooks_are_as_check_says() {
 }
 
 #[test]
-fn rights_suffice_where_check_says_so() {
+fn capabilities_suffice_where_check_reports_so() {
     let locks_memory = KernelVersion::current().unwrap() < KernelVersion::new(5, 11, 0);
     for (dropped, works) in [
         (CapabilitySet::SYS_ADMIN, true),
@@ -62,102 +65,108 @@ fn rights_suffice_where_check_says_so() {
         (CapabilitySet::SYS_ADMIN | CapabilitySet::BPF, false),
         (CapabilitySet::SYS_ADMIN | CapabilitySet::PERFMON, false),
         (CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN, false),
-        // Links are made by whoever has SYS_ADMIN, filters are not.
+        // SYS_ADMIN suffices for links, but not for filters.
         (CapabilitySet::NET_ADMIN, has_tcx()),
     ] {
-        let node = Node::new();
-        // An agent raises it, if it may: which is what SYS_RESOURCE is for.
+        let node = ProbedNode::new();
+        // An agent with SYS_RESOURCE raises the limit.
         let is_limited = locks_memory && dropped.contains(CapabilitySet::SYS_RESOURCE);
-        let _limit = is_limited.then(LockedMemory::limited);
+        let _limit = is_limited.then(LockedMemoryLimit::limited);
         let (report, attached) = node.inside(|| {
-            capabilities::drop(dropped).unwrap();
-            (node.check(Hook::Auto), node.attach(Hook::Auto))
+            capabilities::drop_capabilities(dropped).unwrap();
+            (node.check(HookChoice::Auto), node.attach(HookChoice::Auto))
         });
         println!("without {dropped:?}, attached: {attached:?}\n{report}");
         assert_eq!(attached.is_ok(), works, "without {dropped:?}: {attached:?}");
-        let is_said = report.verdict != Verdict::Fails;
-        assert_eq!(is_said, works, "without {dropped:?}:\n{report}");
+        let check_passes = report.verdict != CheckVerdict::Fails;
+        assert_eq!(check_passes, works, "without {dropped:?}:\n{report}");
     }
 }
 
 #[test]
-fn nothing_needs_the_kernels_btf() {
-    let node = Node::new();
+fn the_kernel_plane_works_without_kernel_btf() {
+    let node = ProbedNode::new();
     let (report, attached) = node.inside(|| {
-        hide(Path::new("/sys/kernel/btf"));
-        (node.check(Hook::Auto), node.attach(Hook::Auto))
+        hide_directory(Path::new("/sys/kernel/btf"));
+        (node.check(HookChoice::Auto), node.attach(HookChoice::Auto))
     });
     let btf = report
         .findings
         .iter()
         .find(|finding| finding.subject == "BTF");
     assert!(btf.unwrap().text.contains("is not there"), "{report}");
-    assert_eq!(report.verdict, Verdict::Works, "{report}");
+    assert_eq!(report.verdict, CheckVerdict::Works, "{report}");
     attached.unwrap();
 }
 
-/// A node with a pod.
-struct Node {
+/// A node with a pod and a BPF file system.
+struct ProbedNode {
     topology: Topology,
     bpffs: Bpffs,
 }
 
-impl Node {
-    fn new() -> Node {
-        Node {
+impl ProbedNode {
+    fn new() -> ProbedNode {
+        ProbedNode {
             topology: Topology::routed().unwrap(),
             bpffs: Bpffs::new().unwrap(),
         }
     }
 
-    /// Does something on a thread of its own in the node's network namespace.
+    /// Runs a closure on a new thread in the node's network namespace.
     fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         self.topology.node.enter(act).unwrap()
     }
 
-    fn check(&self, hook: Hook) -> Report {
-        let asked = Asked {
+    fn check(&self, hook: HookChoice) -> Report {
+        let request = CheckRequest {
             interfaces: vec![interface(hook)],
             persistence: Persistence::Pinned,
             bpffs: self.bpffs.path().into(),
-            ..Asked::from(Settings::default())
+            ..CheckRequest::from(RunSettings::default())
         };
-        runtime().block_on(check(&asked))
+        runtime().block_on(check(&request))
     }
 
-    /// What a real agent does, which takes it off again.
-    fn attach(&self, hook: Hook) -> Result<AttachedStatus, String> {
+    /// Attaches like an agent, detaches, and returns the status of the hook.
+    fn attach(&self, hook: HookChoice) -> Result<AttachedStatus, String> {
         self.try_attach(hook).map_err(|error| format!("{error:#}"))
     }
 
-    fn try_attach(&self, hook: Hook) -> anyhow::Result<AttachedStatus> {
-        let config = Config {
+    fn try_attach(&self, hook: HookChoice) -> anyhow::Result<AttachedStatus> {
+        let config = DatapathConfig {
             interfaces: vec![interface(hook)],
             allow: Vec::new(),
             rate_limit: 0,
             serve: Vec::new(),
-            clients: Clients::Any,
+            clients: VethClients::Any,
             capacity: None,
             stale_after: Duration::from_secs(10),
             persistence: Persistence::Pinned,
             bpffs: self.bpffs.path().into(),
         };
-        let Claim::Ours(pins) = Pins::claim(self.bpffs.path())? else {
-            anyhow::bail!("somebody has the hooks");
+        let Claim::Claimed(pins) = Pins::claim(self.bpffs.path())? else {
+            anyhow::bail!("another agent has the hooks");
         };
         let mut devices = Devices::default();
         let devices = runtime().block_on(devices.list())?.to_vec();
-        let mut datapath = Datapath::start(config, Some(pins), &devices, &model(), Lease::Begins)?;
+        let mut datapath = Datapath::start(
+            config,
+            Some(pins),
+            &devices,
+            &model(),
+            InitialLease::Running,
+        )?;
         let status = datapath.status()?;
-        datapath.stop(Ending::Detached);
+        datapath.stop(StopMode::Detach);
         match &status.attached[..] {
             [attached] => Ok(attached.clone()),
             _ => anyhow::bail!("{:?}", status.failed),
         }
     }
 
-    /// What is said of the pod's veth.
-    fn text<'a>(&self, report: &'a Report) -> &'a str {
+    /// The report's finding about the pod's veth.
+    fn interface_finding<'a>(&self, report: &'a Report) -> &'a str {
         let text = report.findings.iter().find_map(|finding| {
             let is_here = finding.subject == "interface";
             is_here.then_some(finding.text.as_str())
@@ -166,26 +175,26 @@ impl Node {
     }
 }
 
-/// A limit of locked memory below what is in use, for the whole process: before Linux 5.11 no table can be made
-/// then without SYS_RESOURCE. The guests that have such kernels run one test at a time.
-struct LockedMemory(u64, u64);
+/// Limits the process's locked memory to less than is in use. Before Linux 5.11 no map can then be
+/// created without SYS_RESOURCE. The guests with such kernels run one test at a time.
+struct LockedMemoryLimit(u64, u64);
 
-impl LockedMemory {
-    fn limited() -> LockedMemory {
+impl LockedMemoryLimit {
+    fn limited() -> LockedMemoryLimit {
         let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK).unwrap();
         setrlimit(Resource::RLIMIT_MEMLOCK, 1 << 16, 1 << 16).unwrap();
-        LockedMemory(soft, hard)
+        LockedMemoryLimit(soft, hard)
     }
 }
 
-impl Drop for LockedMemory {
+impl Drop for LockedMemoryLimit {
     fn drop(&mut self) {
         setrlimit(Resource::RLIMIT_MEMLOCK, self.0, self.1).unwrap();
     }
 }
 
-/// Puts an empty folder over one, for the calling thread only.
-fn hide(folder: &Path) {
+/// Mounts an empty directory over another, for the calling thread only.
+fn hide_directory(folder: &Path) {
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(NONE, "/", NONE, private, NONE).unwrap();
@@ -196,7 +205,7 @@ fn has_tcx() -> bool {
     KernelVersion::current().unwrap() >= KernelVersion::new(6, 6, 0)
 }
 
-fn interface(hook: Hook) -> Interface {
+fn interface(hook: HookChoice) -> Interface {
     Interface {
         name: HOST_VETH.to_owned(),
         hook,

@@ -1,38 +1,38 @@
-//! Random and mutated packets: what the kernel answers is what the user plane answers, which has
-//! another parser; what it does not answer is what went in.
+//! Random and mutated packets: the kernel's answers equal those of the user plane, which has
+//! another parser, and a passed packet is unchanged.
 
 use dns_agent::{
-    datapath::object::Program,
-    resolver::message::{Reply, Transport, respond},
+    datapath::program::HookProgram,
+    resolver::message::{QueryAction, Transport, respond},
     zone::Model,
 };
 use dns_common::outcomes::Hook;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use zerohop_tests::packet::{self, Query};
+use zerohop_tests::packet::{self, QueryPacket};
 
-use super::fixture::Fixture;
+use super::fixture::KernelFixture;
 
-/// Packets for each hook.
+/// Number of packets for each hook.
 const PACKETS: usize = 10_000;
 
 const TYPES: [u16; 14] = [1, 1, 1, 28, 28, 12, 33, 16, 6, 2, 5, 65, 255, 0];
 
 #[test]
-fn at_tc() {
-    compare(Program::TcPeer, 1);
+fn tc_answers_random_packets_like_the_user_plane() {
+    compare(HookProgram::TcPeer, 1);
 }
 
 #[test]
-fn by_xdp() {
-    compare(Program::XdpVeth, 2);
+fn xdp_answers_random_packets_like_the_user_plane() {
+    compare(HookProgram::XdpVeth, 2);
 }
 
-fn compare(program: Program, seed: u64) {
+fn compare(program: HookProgram, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
-    let mut fixture = Fixture::shared();
+    let mut fixture = KernelFixture::shared();
     let names: Vec<Vec<u8>> = fixture
         .model
-        .nodes()
+        .entries()
         .map(|(name, _)| name.wire().to_vec())
         .collect();
     let (mut answers, mut passes) = (0, 0);
@@ -42,9 +42,9 @@ fn compare(program: Program, seed: u64) {
         if random.random_bool(0.3) {
             mutate(&mut random, &mut message);
         }
-        let mut frame = query.frame_of(&message);
-        let bent = random.random_bool(0.2);
-        if bent {
+        let mut frame = query.frame_with(&message);
+        let mutated = random.random_bool(0.2);
+        if mutated {
             mutate(&mut random, &mut frame);
         }
         let (verdict, out) = fixture.object.test_run(program, &frame).unwrap();
@@ -56,11 +56,11 @@ fn compare(program: Program, seed: u64) {
         }
         answers += 1;
         let start = if frame[12] == 8 { 42 } else { 62 };
-        let reply = if bent {
-            // A bent header stays bent: only the message can be compared.
+        let reply = if mutated {
+            // The reply repeats mutated headers, so only the message can be compared.
             out[start..].to_vec()
         } else {
-            packet::reply(&frame, &out).unwrap_or_else(|error| panic!("{error}: {}", what()))
+            packet::parse_reply(&frame, &out).unwrap_or_else(|error| panic!("{error}: {}", what()))
         };
         let length = usize::from(u16::from_be_bytes([frame[start - 4], frame[start - 3]])) - 8;
         let asked = &frame[start..start + length];
@@ -70,7 +70,7 @@ fn compare(program: Program, seed: u64) {
     assert!(answers > PACKETS / 5 && passes > PACKETS / 5);
 }
 
-fn pass(program: Program) -> u32 {
+fn pass(program: HookProgram) -> u32 {
     match program.hook() {
         Hook::Xdp => 2,
         Hook::Tc => u32::MAX,
@@ -80,17 +80,17 @@ fn pass(program: Program) -> u32 {
 fn is_right(asked: &[u8], reply: &[u8], model: &Model) -> bool {
     (0..64).any(
         |rotation| match respond(asked, model, Transport::Udp, rotation) {
-            Reply::Message(expected) => expected == reply,
+            QueryAction::Send(expected) => expected == reply,
             _ => false,
         },
     )
 }
 
-/// A query for a name of the model, or for a neighbour of one.
-fn query(random: &mut StdRng, names: &[Vec<u8>]) -> Query {
+/// A query for a name of the model, or for a slightly different name.
+fn query(random: &mut StdRng, names: &[Vec<u8>]) -> QueryPacket {
     let mut name = names[random.random_range(0..names.len())].clone();
     match random.random_range(0..8) {
-        // A label more, a label less, a letter changed.
+        // One label added, one label removed, one letter changed.
         0 => name = [&[3, b'a', b'b', b'c'][..], &name].concat(),
         1 if name[0] != 0 => {
             name.drain(..=usize::from(name[0]));
@@ -98,9 +98,9 @@ fn query(random: &mut StdRng, names: &[Vec<u8>]) -> Query {
         2 if name.len() > 1 => name[1] = random.random_range(b'a'..=b'z'),
         3 => name.make_ascii_uppercase(),
         4 => {
-            for octet in &mut name {
+            for byte in &mut name {
                 if random.random_bool(0.5) {
-                    octet.make_ascii_uppercase();
+                    byte.make_ascii_uppercase();
                 }
             }
         }
@@ -108,11 +108,11 @@ fn query(random: &mut StdRng, names: &[Vec<u8>]) -> Query {
     }
     let rtype = TYPES[random.random_range(0..TYPES.len())];
     let query = if random.random_bool(0.5) {
-        Fixture::query("", rtype)
+        KernelFixture::query("", rtype)
     } else {
-        Fixture::query6("", rtype)
+        KernelFixture::query6("", rtype)
     };
-    let query = Query {
+    let query = QueryPacket {
         id: random.random(),
         port: random.random_range(1024..=u16::MAX),
         bits: [0x0100, 0x0000, 0x0120, 0x0110][random.random_range(0..4)],
@@ -122,28 +122,27 @@ fn query(random: &mut StdRng, names: &[Vec<u8>]) -> Query {
     if random.random_bool(0.5) {
         return query;
     }
-    let octets = vec![random.random(); random.random_range(0..40)];
+    let data = vec![random.random(); random.random_range(0..40)];
     let options = match random.random_range(0..4) {
-        // An option that fills the record, as dig's cookie; and what may be none.
-        0 | 1 => [&[0, 10, 0, octets.len() as u8][..], &octets].concat(),
-        2 => octets,
+        // One option that fills the record, like dig's cookie; or bytes that may be no option.
+        0 | 1 => [&[0, 10, 0, data.len() as u8][..], &data].concat(),
+        2 => data,
         _ => Vec::new(),
     };
     let size = [512, 1232, 4096, random.random()][random.random_range(0..4)];
     query.with_edns(size, random.random_range(0..2), &options)
 }
 
-/// Changes a few octets, or cuts some off (BPF_PROG_TEST_RUN wants whole IP headers), or
-/// adds some.
-fn mutate(random: &mut StdRng, octets: &mut Vec<u8>) {
+/// Changes, removes or adds a few bytes. IP headers stay complete, as BPF_PROG_TEST_RUN requires.
+fn mutate(random: &mut StdRng, bytes: &mut Vec<u8>) {
     for _ in 0..random.random_range(1..4) {
-        let at = random.random_range(0..octets.len());
+        let at = random.random_range(0..bytes.len());
         match random.random_range(0..6) {
-            0 => octets[at] = random.random(),
-            1 | 2 => octets[at] ^= 1 << random.random_range(0..8),
-            3 => octets[at] = octets[at].wrapping_add(1),
-            4 => octets.truncate(at.max(54)),
-            _ => octets.extend(vec![random.random::<u8>(); random.random_range(1..20)]),
+            0 => bytes[at] = random.random(),
+            1 | 2 => bytes[at] ^= 1 << random.random_range(0..8),
+            3 => bytes[at] = bytes[at].wrapping_add(1),
+            4 => bytes.truncate(at.max(54)),
+            _ => bytes.extend(vec![random.random::<u8>(); random.random_range(1..20)]),
         }
     }
 }

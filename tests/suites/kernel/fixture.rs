@@ -1,4 +1,4 @@
-//! A small cluster in the kernel's tables, not attached to anything.
+//! A small cluster in the kernel's tables, with programs that are attached nowhere.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -8,90 +8,91 @@ use std::{
 
 use dns_agent::{
     datapath::{
-        Clients, Config, Persistence, Tables,
+        DatapathConfig, KernelTables, Persistence, VethClients,
         grace::Rcu,
-        object::{Object, Program, Size},
-        settings::Limit,
+        program::{EbpfObject, HookProgram, TableSize},
+        settings::RateLimit,
     },
-    zone::{Below, Model, ModelBuilder, Name, Rdata, Record, Srv},
+    zone::{ComputedNames, Model, ModelBuilder, Name, Rdata, Record, Srv},
 };
-use dns_common::outcomes::{Counters, Hook, Outcome, Source};
+use dns_common::outcomes::{Hook, Outcome, OutcomeCounters, PacketSource};
 use zerohop_tests::{
-    packet::Query,
+    packet::QueryPacket,
     topology::{HOST_VETH_MAC, POD, SERVED},
 };
 
-/// Tables in the kernel, a lease of an hour, and what is in them.
-pub(crate) struct Fixture {
-    pub(crate) object: Object,
-    pub(crate) tables: Tables<Rcu>,
+/// Tables in the kernel with a lease of an hour, and the published model.
+pub(crate) struct KernelFixture {
+    pub(crate) object: EbpfObject,
+    pub(crate) tables: KernelTables<Rcu>,
     pub(crate) model: Model,
 }
 
-/// What became of a frame.
+/// The result of a program run over one frame.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// With this outcome, and the frame that was sent back.
+pub(crate) enum TestRunResult {
+    /// Answered with this outcome and this frame.
     Answered(Outcome, Vec<u8>),
-    /// Unchanged, with this outcome.
+    /// Passed unchanged, with this outcome.
     Passed(Outcome),
 }
 
-impl Fixture {
-    /// The one of all tests that don't change it: loading the programs takes its time,
-    /// above all in an emulated machine.
+impl KernelFixture {
+    /// The fixture that tests share unless they need another model. Sharing saves the time to load
+    /// the programs, which is long in an emulated machine.
     pub(crate) fn shared() -> MutexGuard<'static, Self> {
-        static SHARED: LazyLock<Mutex<Fixture>> =
-            LazyLock::new(|| Mutex::new(Fixture::of(model())));
+        static SHARED: LazyLock<Mutex<KernelFixture>> =
+            LazyLock::new(|| Mutex::new(KernelFixture::of(model())));
         SHARED.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The one of all tests that bring a model of their own.
-    pub(crate) fn with(model: Model) -> MutexGuard<'static, Self> {
+    /// The fixture that tests share one after another, each with its own model.
+    pub(crate) fn with_model(model: Model) -> MutexGuard<'static, Self> {
         // Room for the generated cluster.
-        const SIZE: Size = Size {
+        const SIZE: TableSize = TableSize {
             buckets: 1 << 15,
             chunks: 256,
         };
-        static LENT: LazyLock<Mutex<Fixture>> = LazyLock::new(|| {
-            let nothing = ModelBuilder::new(1).build();
-            Mutex::new(Fixture::sized(nothing, SIZE))
+        static FIXTURE: LazyLock<Mutex<KernelFixture>> = LazyLock::new(|| {
+            let empty = ModelBuilder::new(1).build();
+            Mutex::new(KernelFixture::sized(empty, SIZE))
         });
-        let mut fixture = LENT.lock().unwrap_or_else(PoisonError::into_inner);
-        fixture.change(model);
+        let mut fixture = FIXTURE.lock().unwrap_or_else(PoisonError::into_inner);
+        fixture.publish_model(model);
         fixture
     }
 
     fn of(model: Model) -> Self {
-        let size = Size {
+        let size = TableSize {
             buckets: 1024,
             chunks: 16,
         };
         Self::sized(model, size)
     }
 
-    /// One whose cards answer everybody, as bridges of pods do.
-    pub(crate) fn without_networks() -> Self {
-        let size = Size {
+    /// A fixture without allowed networks: programs for network cards answer every client, as on
+    /// bridges of pods.
+    pub(crate) fn answering_any_client() -> Self {
+        let size = TableSize {
             buckets: 1024,
             chunks: 16,
         };
         Self::allowing(&[], model(), size)
     }
 
-    fn sized(model: Model, size: Size) -> Self {
+    fn sized(model: Model, size: TableSize) -> Self {
         Self::allowing(&["10.244.0.0/16", "fd00:10:244::/64"], model, size)
     }
 
-    fn allowing(networks: &[&str], model: Model, size: Size) -> Self {
-        let config = Config {
+    fn allowing(networks: &[&str], model: Model, size: TableSize) -> Self {
+        let config = DatapathConfig {
             allow: networks.iter().map(|text| text.parse().unwrap()).collect(),
             ..config()
         };
-        let object = Object::load(size).unwrap();
-        let mut tables = Tables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();
-        tables.receive(vec![HOST_VETH_MAC]);
-        tables.publish(&model, &mut || {}).unwrap();
+        let object = EbpfObject::load(size).unwrap();
+        let mut tables = KernelTables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();
+        tables.publish_card_addresses(vec![HOST_VETH_MAC]);
+        tables.publish_all(&model, &mut || {}).unwrap();
         object.set_lease(1000 * 3600).unwrap();
         Self {
             object,
@@ -100,34 +101,34 @@ impl Fixture {
         }
     }
 
-    /// The counters of both hooks for packets that came from here.
-    pub(crate) fn counted(&self) -> [Counters; 2] {
-        Hook::ALL.map(|hook| self.object.counters(hook, Source::TestRun).unwrap())
+    /// The counters of both hooks for packets of BPF_PROG_TEST_RUN.
+    pub(crate) fn counters(&self) -> [OutcomeCounters; 2] {
+        Hook::ALL.map(|hook| self.object.counters(hook, PacketSource::TestRun).unwrap())
     }
 
-    /// Brings the tables to another model.
-    pub(crate) fn change(&mut self, model: Model) {
-        let published = self.tables.publish(&model, &mut || {}).unwrap();
+    /// Publishes another model and renews the lease.
+    pub(crate) fn publish_model(&mut self, model: Model) {
+        let published = self.tables.publish_all(&model, &mut || {}).unwrap();
         assert_eq!(published.left_out, 0, "the tables are too small");
         self.object.set_lease(1000 * 3600).unwrap();
         self.model = model;
     }
 
-    /// Answers one client on network cards only so often.
-    pub(crate) fn limit(&mut self, limit: Option<Limit>) {
-        self.tables.limit(limit);
+    /// Sets the rate limit of each client on network cards.
+    pub(crate) fn set_rate_limit(&mut self, limit: Option<RateLimit>) {
+        self.tables.publish_rate_limit(limit);
     }
 
-    /// Answers only these clients on pods' veths.
-    pub(crate) fn admit(&mut self, clients: Clients) {
-        self.tables.admit(&self.model, clients).unwrap();
+    /// Sets the clients that are answered on pods' veths.
+    pub(crate) fn set_clients(&mut self, clients: VethClients) {
+        self.tables.publish_clients(&self.model, clients).unwrap();
     }
 
-    /// Runs a program over a frame. Checks that its verdict, its counter and its frame agree.
-    pub(crate) fn run(&mut self, program: Program, frame: &[u8]) -> Ended {
-        let before = self.counted();
+    /// Runs a program over a frame, and checks that verdict, counter and frame agree.
+    pub(crate) fn run_program(&mut self, program: HookProgram, frame: &[u8]) -> TestRunResult {
+        let before = self.counters();
         let (verdict, out) = self.object.test_run(program, frame).unwrap();
-        let after = self.counted();
+        let after = self.counters();
         let outcome = moved(program.hook(), before, after);
         let (pass, answer) = match program.hook() {
             Hook::Xdp => (2, 3),
@@ -136,29 +137,29 @@ impl Fixture {
         };
         if outcome.is_answer() {
             assert_eq!(verdict, answer, "{program:?} says {outcome:?}");
-            return Ended::Answered(outcome, out);
+            return TestRunResult::Answered(outcome, out);
         }
         assert_eq!(verdict, pass, "{program:?} says {outcome:?}");
         assert_eq!(
             out, frame,
-            "{program:?} says {outcome:?}, but changed the frame"
+            "{program:?} counted {outcome:?}, but changed the frame"
         );
-        Ended::Passed(outcome)
+        TestRunResult::Passed(outcome)
     }
 
-    /// A query of the pod to the served address of its family.
-    pub(crate) fn query(name: &str, rtype: u16) -> Query {
-        Query::new(POD[0], SERVED[0], name, rtype)
+    /// A query from the pod to the served IPv4 address.
+    pub(crate) fn query(name: &str, rtype: u16) -> QueryPacket {
+        QueryPacket::new(POD[0], SERVED[0], name, rtype)
     }
 
-    /// The same over IPv6.
-    pub(crate) fn query6(name: &str, rtype: u16) -> Query {
-        Query::new(POD[1], SERVED[1], name, rtype)
+    /// A query from the pod to the served IPv6 address.
+    pub(crate) fn query6(name: &str, rtype: u16) -> QueryPacket {
+        QueryPacket::new(POD[1], SERVED[1], name, rtype)
     }
 }
 
-/// The one counter that moved.
-fn moved(hook: Hook, before: [Counters; 2], after: [Counters; 2]) -> Outcome {
+/// The outcome of the one counter that changed.
+fn moved(hook: Hook, before: [OutcomeCounters; 2], after: [OutcomeCounters; 2]) -> Outcome {
     let moved: Vec<_> = Hook::ALL
         .into_iter()
         .flat_map(|hook| Outcome::ALL.map(|outcome| (hook, outcome)))
@@ -179,14 +180,14 @@ pub(crate) fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
 }
 
-/// A kernel plane that is attached nowhere and answers everybody.
-pub(crate) fn config() -> Config {
-    Config {
+/// A configuration without interfaces in which every client is answered.
+pub(crate) fn config() -> DatapathConfig {
+    DatapathConfig {
         interfaces: Vec::new(),
         allow: Vec::new(),
         rate_limit: 0,
         serve: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
-        clients: Clients::Any,
+        clients: VethClients::Any,
         capacity: None,
         stale_after: Duration::from_secs(10),
         persistence: Persistence::None,
@@ -194,7 +195,7 @@ pub(crate) fn config() -> Config {
     }
 }
 
-/// Names of every kind that the kernel tells apart.
+/// A model with every kind of name that the kernel distinguishes.
 pub(crate) fn model() -> Model {
     let mut builder = ModelBuilder::new(1);
     for zone in ["cluster.local", "96.10.in-addr.arpa"] {
@@ -227,7 +228,7 @@ pub(crate) fn model() -> Model {
     ));
     builder.add(address("cart.shop.svc.cluster.local", "10.96.1.2"));
     builder.add(address("cart.shop.svc.cluster.local", "fd00:10:96::2"));
-    // The name's length is odd, and so is where the answer starts.
+    // A name of odd length, so that its answer starts at an odd offset.
     builder.add(address("odd1.shop.svc.cluster.local", "10.96.1.3"));
     builder.add(address("odd22.shop.svc.cluster.local", "10.96.1.4"));
     for last in 1..=4 {
@@ -245,7 +246,7 @@ pub(crate) fn model() -> Model {
             "crowd.shop.svc.cluster.local",
             &format!("10.244.1.{last}"),
         ));
-        // More than a record holds.
+        // More addresses than a record holds.
         for third in 0..2 {
             let owner = "throng.shop.svc.cluster.local";
             builder.add(address(owner, &format!("10.244.{third}.{last}")));
@@ -266,12 +267,12 @@ pub(crate) fn model() -> Model {
         let owner = format!("{owner}.shop.svc.cluster.local");
         builder.add(record(&owner, Rdata::Cname(name(target))));
     }
-    builder.compute_below(name("shop.pod.cluster.local"), Below::Addresses(5));
+    builder.set_computed_names(name("shop.pod.cluster.local"), ComputedNames::Addresses(5));
     let zonal = |word: &str| name(&format!("{word}._zone.db.shop.svc.cluster.local"));
-    builder.compute_below(zonal("pin"), Below::Empty);
-    builder.compute_below(
+    builder.set_computed_names(zonal("pin"), ComputedNames::Empty);
+    builder.set_computed_names(
         zonal("prefer"),
-        Below::Like(name("db.shop.svc.cluster.local")),
+        ComputedNames::Like(name("db.shop.svc.cluster.local")),
     );
     builder.add(address(
         "west.prefer._zone.db.shop.svc.cluster.local",

@@ -1,5 +1,5 @@
-//! A large cluster in the tables: what the kernel says about each of its names, and about their
-//! neighbours, is what the user plane says, octet by octet.
+//! A large generated cluster: for each of its names, and for similar names, the kernel's reply
+//! equals the user plane's byte for byte.
 
 mod mix;
 mod objects;
@@ -8,25 +8,25 @@ mod questions;
 use std::{env, fmt::Write as _};
 
 use dns_agent::{
-    datapath::object::Program,
-    resolver::message::{Reply, Transport, respond},
+    datapath::program::HookProgram,
+    resolver::message::{QueryAction, Transport, respond},
     zone::{Answer, Model, Name, Rtype, ZoneData},
 };
-use dns_common::outcomes::{Counters, Hook, Outcome};
+use dns_common::outcomes::{Hook, Outcome, OutcomeCounters};
 use rand::{SeedableRng as _, rngs::StdRng};
 use zerohop_tests::{
     message::Message,
-    packet::{self, Query},
+    packet::{self, QueryPacket},
 };
 
 use super::{
-    cluster::{is_right, model_of},
-    fixture::Fixture,
+    fixture::KernelFixture,
+    models::{matches_user_plane, model_of_objects},
 };
 
 const SEED: u64 = 20_261_124;
 
-/// Both domains, and networks that hold a part of the addresses only.
+/// Two cluster domains, and reverse networks that hold only some of the addresses.
 const FLAGS: [&str; 8] = [
     "--cluster-domain=cluster.local",
     "--cluster-domain=k8s.example.org",
@@ -38,26 +38,26 @@ const FLAGS: [&str; 8] = [
     "--pods=insecure",
 ];
 
-/// How large the cluster is.
-struct Scale {
-    /// Services of the cluster whose names are all asked for.
+/// The size of the generated clusters.
+struct ClusterScale {
+    /// Services of the large cluster.
     services: usize,
-    /// Services of the smaller ones.
+    /// Services of the smaller clusters.
     fewer_services: usize,
-    /// Questions there are at least.
+    /// The least number of questions about the large cluster.
     questions: usize,
 }
 
-impl Scale {
-    /// An emulated machine gets a cluster that it can finish in its time.
-    fn of_this_machine() -> Scale {
+impl ClusterScale {
+    /// The scale for this machine: smaller in an emulated one.
+    fn of_this_machine() -> ClusterScale {
         match env::var_os("ZEROHOP_GUEST") {
-            None => Scale {
+            None => ClusterScale {
                 services: 2000,
                 fewer_services: 200,
                 questions: 200_000,
             },
-            Some(_) => Scale {
+            Some(_) => ClusterScale {
                 services: 60,
                 fewer_services: 10,
                 questions: 5000,
@@ -66,68 +66,68 @@ impl Scale {
     }
 }
 
-/// What came of many questions.
+/// Counts of questions and of answers by the kernel.
 #[derive(Default)]
-struct Tally {
+struct QuestionTally {
     questions: u64,
     answers: u64,
 }
 
 #[test]
-fn a_large_cluster() {
-    let scale = Scale::of_this_machine();
-    let tally = compare("pods insecure", &FLAGS, scale.services);
+fn the_kernel_answers_as_the_user_plane_in_a_large_cluster() {
+    let scale = ClusterScale::of_this_machine();
+    let tally = compare_planes("pods insecure", &FLAGS, scale.services);
     assert!(tally.questions >= scale.questions as u64);
-    // Names that are too long, ANY, and aliases that lead away are some 13 of a hundred.
+    // Too long names, ANY, and aliases to names outside the zones are about 13 %.
     assert!(tally.answers > tally.questions * 3 / 4);
 }
 
 #[test]
-fn with_verified_pods() {
+fn the_kernel_answers_as_the_user_plane_with_verified_pods() {
     let flags = [&FLAGS[..7], &["--pods=verified"]].concat();
-    compare(
+    compare_planes(
         "pods verified",
         &flags,
-        Scale::of_this_machine().fewer_services,
+        ClusterScale::of_this_machine().fewer_services,
     );
 }
 
 #[test]
-fn without_pods() {
+fn the_kernel_answers_as_the_user_plane_without_pods() {
     let flags = [&FLAGS[..7], &["--pods=disabled"]].concat();
-    compare(
+    compare_planes(
         "pods disabled",
         &flags,
-        Scale::of_this_machine().fewer_services,
+        ClusterScale::of_this_machine().fewer_services,
     );
 }
 
 #[test]
 fn a_realistic_mix() {
-    let services = Scale::of_this_machine().services;
+    let services = ClusterScale::of_this_machine().services;
     let mut random = StdRng::seed_from_u64(SEED);
-    let objects = objects::objects(&mut random, services);
-    let mut fixture = Fixture::with(model_of(&objects, &FLAGS));
-    // Weighted: questions, those for names of ours, and answers.
-    let (mut all, mut ours, mut answered) = (0.0, 0.0, 0.0);
+    let objects = objects::generate_objects(&mut random, services);
+    let mut fixture = KernelFixture::with_model(model_of_objects(&objects, &FLAGS));
+    // Weighted counts of questions, of those for names in the zones, and of answers.
+    let (mut all, mut in_zones, mut answered) = (0.0, 0.0, 0.0);
     println!(
-        "{:>7} {:>9} {:>6} {:>8}  lookup",
-        "weight", "questions", "ours", "answered"
+        "{:>7} {:>9} {:>8} {:>8}  lookup",
+        "weight", "questions", "in zones", "answered"
     );
     for kind in &mix::KINDS {
-        let queries: Vec<Query> = mix::lookups(kind, &objects, &mut random);
-        let is_ours = |query: &Query| {
+        let queries: Vec<QueryPacket> = mix::lookups(kind, &objects, &mut random);
+        let is_in_zones = |query: &QueryPacket| {
             let name = Name::from_wire(&query.name).unwrap();
-            fixture.model.answer(&name, Rtype::from_int(query.rtype)) != Answer::NotOurs
+            fixture.model.answer(&name, Rtype::from_int(query.rtype)) != Answer::NotAuthoritative
         };
-        let inside = queries.iter().filter(|query| is_ours(query)).count();
+        let inside = queries.iter().filter(|query| is_in_zones(query)).count();
         let answers = queries
             .iter()
-            .filter(|query| ask(&mut fixture, query, SEED))
+            .filter(|query| ask_kernel(&mut fixture, query, SEED))
             .count();
         let each = |count: usize| count as f64 / mix::LOOKUPS as f64;
         println!(
-            "{:>7} {:>9.1} {:>6.1} {:>8.1}  {}",
+            "{:>7} {:>9.1} {:>8.1} {:>8.1}  {}",
             kind.weight,
             each(queries.len()),
             each(inside),
@@ -136,75 +136,78 @@ fn a_realistic_mix() {
         );
         let weight = f64::from(kind.weight);
         all += weight * each(queries.len());
-        ours += weight * each(inside);
+        in_zones += weight * each(inside);
         answered += weight * each(answers);
     }
     println!(
-        "of the mix the kernel answers {:.1} % of the questions, and {:.1} % of those for names of ours",
+        "the kernel answers {:.1} % of the mix's questions, and {:.1} % of those for names in the zones",
         100.0 * answered / all,
-        100.0 * answered / ours
+        100.0 * answered / in_zones
     );
-    assert!(answered > 0.95 * ours, "{answered} of {ours}");
+    assert!(answered > 0.95 * in_zones, "{answered} of {in_zones}");
 }
 
-/// Asks everything about a cluster and prints what came of it.
-fn compare(what: &str, flags: &[&str], services: usize) -> Tally {
+/// Asks the kernel all questions about a generated cluster, and prints how many it answered.
+fn compare_planes(what: &str, flags: &[&str], services: usize) -> QuestionTally {
     let mut random = StdRng::seed_from_u64(SEED);
-    let objects = objects::objects(&mut random, services);
-    let mut fixture = Fixture::with(model_of(&objects, flags));
+    let objects = objects::generate_objects(&mut random, services);
+    let mut fixture = KernelFixture::with_model(model_of_objects(&objects, flags));
     let questions = questions::questions(&fixture.model, &mut random);
-    let before = fixture.counted();
-    let mut tally = Tally::default();
+    let before = fixture.counters();
+    let mut tally = QuestionTally::default();
     for query in &questions {
         tally.questions += 1;
-        tally.answers += u64::from(ask(&mut fixture, query, SEED));
+        tally.answers += u64::from(ask_kernel(&mut fixture, query, SEED));
     }
-    let after = fixture.counted();
+    let after = fixture.counters();
     println!(
         "{what}: {} names, {} questions, {} ({:.1} %) answered by the kernel, seed {SEED}\n{}",
-        fixture.model.nodes().count(),
+        fixture.model.entries().count(),
         tally.questions,
         tally.answers,
         100.0 * tally.answers as f64 / tally.questions as f64,
-        table(before, after)
+        outcome_table(before, after)
     );
     tally
 }
 
-/// Asks the kernel; says whether it answered. Panics when it is wrong.
-fn ask(fixture: &mut Fixture, query: &Query, seed: u64) -> bool {
+/// Asks the kernel and returns whether it answered. Panics if the answer is wrong.
+fn ask_kernel(fixture: &mut KernelFixture, query: &QueryPacket, seed: u64) -> bool {
     let frame = query.frame();
-    let (verdict, out) = fixture.object.test_run(Program::TcPeer, &frame).unwrap();
+    let (verdict, out) = fixture
+        .object
+        .test_run(HookProgram::TcPeer, &frame)
+        .unwrap();
     if verdict == u32::MAX {
         assert_eq!(out, frame, "seed {seed}: a pass changed {query:?}");
         return false;
     }
-    let reply = packet::reply(&frame, &out)
+    let reply = packet::parse_reply(&frame, &out)
         .unwrap_or_else(|error| panic!("seed {seed}: {query:?} became {out:02x?}: {error}"));
     let asked = query.message();
     assert!(
-        is_right(&asked, &reply, &fixture.model),
+        matches_user_plane(&asked, &reply, &fixture.model),
         "seed {seed}: {}",
-        difference(&asked, &reply, &fixture.model)
+        format_replies(&asked, &reply, &fixture.model)
     );
     true
 }
 
-/// Both planes' words for who has to find the mistake.
-fn difference(asked: &[u8], reply: &[u8], model: &Model) -> String {
+/// Formats the replies of both planes for a failure.
+fn format_replies(asked: &[u8], reply: &[u8], model: &Model) -> String {
     let expected = match respond(asked, model, Transport::Udp, 0) {
-        Reply::Message(expected) => format!("{:#?}", Message::read(&expected)),
+        QueryAction::Send(expected) => format!("{:#?}", Message::read(&expected)),
         other => format!("{other:#?}"),
     };
     format!(
-        "{:#?}\nthe kernel says {:#?}\n{reply:02x?}\nthe user plane says {expected}",
+        "{:#?}\nthe kernel replied {:#?}\n{reply:02x?}\nthe user plane replied {expected}",
         Message::read(asked),
         Message::read(reply)
     )
 }
 
-/// How many packets ended in which way.
-fn table(before: [Counters; 2], after: [Counters; 2]) -> String {
+/// A table of the number of packets by outcome.
+fn outcome_table(before: [OutcomeCounters; 2], after: [OutcomeCounters; 2]) -> String {
     let mut table = String::new();
     for outcome in Outcome::ALL {
         let [before, after] =

@@ -1,12 +1,12 @@
-//! The harness itself: packets must go the way the other tests rely on.
+//! Tests of the harness: packets must take the paths that the other tests rely on.
 
 use std::{net::SocketAddr, time::Duration};
 
 use zerohop_tests::{
     ethtool,
-    netns::Namespace,
+    netns::NetworkNamespace,
     topology::{POD_DEVICE, SERVED, Topology},
-    udp::{Client, Server},
+    udp::{UdpClient, UdpServer},
 };
 
 const LIMIT: Duration = Duration::from_secs(5);
@@ -24,26 +24,26 @@ fn a_bridged_pod_reaches_the_served_addresses() {
 }
 
 #[test]
-fn a_pod_with_finished_checksums_reaches_the_served_addresses() {
+fn a_pod_with_complete_checksums_reaches_the_served_addresses() {
     let topology = Topology::routed().unwrap();
-    ethtool::tx_off(&topology.pod, POD_DEVICE).unwrap();
+    ethtool::disable_tx_checksums(&topology.pod, POD_DEVICE).unwrap();
     check_echo(&topology, &topology.pod);
 }
 
 #[test]
 fn a_namespace_behind_the_pod_reaches_the_served_addresses() {
     for topology in [Topology::routed().unwrap(), Topology::bridged().unwrap()] {
-        let inner = topology.nest().unwrap();
-        ethtool::tx_off(&inner, POD_DEVICE).unwrap();
+        let inner = topology.add_nested_namespace().unwrap();
+        ethtool::disable_tx_checksums(&inner, POD_DEVICE).unwrap();
         check_echo(&topology, &inner);
     }
 }
 
 #[test]
-fn what_nobody_answers_is_lost_without_an_error() {
+fn unanswered_queries_are_lost_without_an_error() {
     let topology = Topology::routed().unwrap();
     for served in SERVED {
-        let client = Client::new(&topology.pod, SocketAddr::new(served, 53)).unwrap();
+        let client = UdpClient::new(&topology.pod, SocketAddr::new(served, 53)).unwrap();
         assert_eq!(
             client.ask(b"question", Duration::from_millis(200)).unwrap(),
             None
@@ -51,14 +51,14 @@ fn what_nobody_answers_is_lost_without_an_error() {
     }
 }
 
-/// Whether a payload goes from `client` to a server on the node and back.
-fn check_echo(topology: &Topology, client: &Namespace) {
-    topology.assign_served().unwrap();
+/// Checks that a payload goes from `client` to a server on the node and back.
+fn check_echo(topology: &Topology, client: &NetworkNamespace) {
+    topology.assign_served_addresses().unwrap();
     for served in SERVED {
         let address = SocketAddr::new(served, 53);
         let _server =
-            Server::start(&topology.node, address, |payload| Some(payload.repeat(2))).unwrap();
-        let client = Client::new(client, address).unwrap();
+            UdpServer::start(&topology.node, address, |payload| Some(payload.repeat(2))).unwrap();
+        let client = UdpClient::new(client, address).unwrap();
         assert_eq!(
             client.ask(b"question", LIMIT).unwrap().as_deref(),
             Some(&b"questionquestion"[..])

@@ -1,12 +1,12 @@
-//! The lease: it begins when the agent says that what is published may be answered, and by nothing else.
+//! The lease begins only when the agent renews it, and not by publishing.
 
 use std::{thread, time::Duration};
 
-use dns_agent::datapath::{Config, Datapath, Ending, Lease};
+use dns_agent::datapath::{Datapath, DatapathConfig, InitialLease, StopMode};
 
-use super::{cluster::model, fixture};
+use super::{fixture, models::model};
 
-/// Long enough for what is tested in it.
+/// Longer than every step of these tests.
 const STALE_AFTER: Duration = Duration::from_secs(4);
 
 const ANOTHER: &str = "
@@ -17,29 +17,29 @@ spec: {clusterIP: 10.96.1.77}
 ";
 
 #[test]
-fn what_may_not_be_answered_is_not_answered_after_a_round() {
-    let mut datapath = start(Lease::IsOver);
+fn publishing_does_not_begin_an_ended_lease() {
+    let mut datapath = start(InitialLease::Ended);
     pass_time();
-    datapath.publish(&model(ANOTHER, &[])).unwrap();
+    datapath.publish_all(&model(ANOTHER, &[])).unwrap();
     assert!(!is_leased(&datapath));
     datapath.renew_lease().unwrap();
     assert!(is_leased(&datapath));
     datapath.end_lease();
     pass_time();
-    datapath.publish(&fixture::model()).unwrap();
+    datapath.publish_all(&fixture::model()).unwrap();
     assert!(!is_leased(&datapath));
 }
 
 #[test]
-fn what_may_not_be_answered_is_not_answered_after_the_agents_end() {
-    let mut datapath = start(Lease::Begins);
+fn stopping_the_agent_does_not_begin_an_ended_lease() {
+    let mut datapath = start(InitialLease::Running);
     assert!(is_leased(&datapath));
     datapath.end_lease();
-    datapath.stop(Ending::Left);
+    datapath.stop(StopMode::KeepHooks);
     assert!(!is_leased(&datapath));
 }
 
-/// Until a lease would be renewed, if there was one.
+/// Sleeps until a running lease would be renewed.
 fn pass_time() {
     thread::sleep(STALE_AFTER / 3);
 }
@@ -48,8 +48,8 @@ fn is_leased(datapath: &Datapath) -> bool {
     datapath.status().unwrap().lease.remaining_seconds > 0.0
 }
 
-fn start(lease: Lease) -> Datapath {
-    let config = Config {
+fn start(lease: InitialLease) -> Datapath {
+    let config = DatapathConfig {
         stale_after: STALE_AFTER,
         ..fixture::config()
     };

@@ -1,14 +1,14 @@
-//! The loaded programs, one packet at a time, by BPF_PROG_TEST_RUN.
+//! Runs the loaded programs on one packet at a time, by BPF_PROG_TEST_RUN.
 
 use aya::programs::{TestRun as _, TestRunOptions};
 use dns_agent::{
-    datapath::object::Program,
+    datapath::program::HookProgram,
     zone::{Name, Rtype, ZoneData, render},
 };
 use dns_common::outcomes::{Hook, Outcome};
-use zerohop_tests::packet::{self, Query};
+use zerohop_tests::packet::{self, QueryPacket};
 
-use super::fixture::{Ended, Fixture};
+use super::fixture::{KernelFixture, TestRunResult};
 
 pub(super) const A: u16 = 1;
 const CNAME: u16 = 5;
@@ -22,19 +22,19 @@ const HTTPS: u16 = 65;
 
 #[test]
 fn every_program_loads() {
-    let mut fixture = Fixture::shared();
-    for program in Program::ALL {
-        let frame = Fixture::query("web.shop.svc.cluster.local", A).frame();
+    let mut fixture = KernelFixture::shared();
+    for program in HookProgram::ALL {
+        let frame = KernelFixture::query("web.shop.svc.cluster.local", A).frame();
         assert!(matches!(
-            fixture.run(program, &frame),
-            Ended::Answered(Outcome::Data, _)
+            fixture.run_program(program, &frame),
+            TestRunResult::Answered(Outcome::Data, _)
         ));
     }
 }
 
 #[test]
-fn answers() {
-    let mut fixture = Fixture::shared();
+fn every_answer_equals_the_rendered_message() {
+    let mut fixture = KernelFixture::shared();
     for (name, rtype, outcome) in [
         ("web.shop.svc.cluster.local", A, Outcome::Data),
         ("WeB.shoP.svc.CLUSTER.local", A, Outcome::Data),
@@ -135,7 +135,10 @@ fn answers() {
         ("a.b.shop.pod.cluster.local", A, Outcome::NxDomain),
         ("2.1.96.10.in-addr.arpa", PTR, Outcome::NxDomain),
     ] {
-        for query in [Fixture::query(name, rtype), Fixture::query6(name, rtype)] {
+        for query in [
+            KernelFixture::query(name, rtype),
+            KernelFixture::query6(name, rtype),
+        ] {
             for query in [
                 query.clone(),
                 query.clone().with_edns(1232, 0, &[]),
@@ -144,13 +147,13 @@ fn answers() {
                     .clone()
                     .with_edns(1232, 0, &[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8]),
                 query.clone().with_edns(1232, 1, &[0, 12, 0, 1, 0]),
-                Query {
+                QueryPacket {
                     bits: 0x0130,
                     ..query.clone()
                 },
-                Query { bits: 0, ..query },
+                QueryPacket { bits: 0, ..query },
             ] {
-                for program in Program::ALL {
+                for program in HookProgram::ALL {
                     check_answer(&mut fixture, program, &query, outcome);
                 }
             }
@@ -158,15 +161,20 @@ fn answers() {
     }
 }
 
-/// An answer is, octet by octet, a message made by the book with some rotation.
-fn check_answer(fixture: &mut Fixture, program: Program, query: &Query, outcome: Outcome) {
+/// Checks that the answer is byte for byte the expected message, in some rotation.
+fn check_answer(
+    fixture: &mut KernelFixture,
+    program: HookProgram,
+    query: &QueryPacket,
+    outcome: Outcome,
+) {
     let frame = query.frame();
     let what = format!("{program:?} on {query:?}");
-    let Ended::Answered(ended, out) = fixture.run(program, &frame) else {
-        panic!("{what}: {:?}", fixture.run(program, &frame));
+    let TestRunResult::Answered(ended, out) = fixture.run_program(program, &frame) else {
+        panic!("{what}: {:?}", fixture.run_program(program, &frame));
     };
     assert_eq!(ended, outcome, "{what}");
-    let message = match packet::reply(&frame, &out) {
+    let message = match packet::parse_reply(&frame, &out) {
         Ok(message) => message,
         Err(error) => panic!("{what}: {error}\n{out:02x?}"),
     };
@@ -178,7 +186,12 @@ fn check_answer(fixture: &mut Fixture, program: Program, query: &Query, outcome:
     );
 }
 
-fn expected(fixture: &Fixture, query: &Query, outcome: Outcome, rotation: usize) -> Vec<u8> {
+fn expected(
+    fixture: &KernelFixture,
+    query: &QueryPacket,
+    outcome: Outcome,
+    rotation: usize,
+) -> Vec<u8> {
     let name = Name::from_wire(&query.name).unwrap();
     let model = &fixture.model;
     let answer = model.answer(&name, Rtype::from_int(query.rtype));
@@ -209,18 +222,20 @@ fn expected(fixture: &Fixture, query: &Query, outcome: Outcome, rotation: usize)
 }
 
 #[test]
-fn every_address_takes_its_turn() {
-    let mut fixture = Fixture::shared();
+fn every_address_comes_first_equally_often() {
+    let mut fixture = KernelFixture::shared();
     let mut first = [0; 4];
     for id in 0..400 {
-        let query = Query {
+        let query = QueryPacket {
             id,
-            ..Fixture::query("db.shop.svc.cluster.local", A)
+            ..KernelFixture::query("db.shop.svc.cluster.local", A)
         };
-        let Ended::Answered(_, out) = fixture.run(Program::TcPeer, &query.frame()) else {
+        let TestRunResult::Answered(_, out) =
+            fixture.run_program(HookProgram::TcPeer, &query.frame())
+        else {
             panic!("{query:?} passed");
         };
-        // The address of the first record: behind headers, question and the record's head.
+        // The address of the first record, after headers, question and the record's fixed fields.
         let at = 14 + 20 + 8 + 12 + query.name.len() + 4 + 12;
         first[usize::from(out[at + 3]) - 1] += 1;
     }
@@ -230,15 +245,16 @@ fn every_address_takes_its_turn() {
 }
 
 #[test]
-fn a_large_answer_for_who_takes_it() {
-    let mut fixture = Fixture::shared();
-    let query = Fixture::query("crowd.shop.svc.cluster.local", A).with_edns(1232, 0, &[]);
-    for program in Program::ALL {
+fn a_client_with_a_large_edns_size_gets_a_large_answer() {
+    let mut fixture = KernelFixture::shared();
+    let query = KernelFixture::query("crowd.shop.svc.cluster.local", A).with_edns(1232, 0, &[]);
+    for program in HookProgram::ALL {
         let frame = query.frame();
-        let Ended::Answered(Outcome::Data, out) = fixture.run(program, &frame) else {
+        let TestRunResult::Answered(Outcome::Data, out) = fixture.run_program(program, &frame)
+        else {
             panic!("{program:?} passed");
         };
-        let message = packet::reply(&frame, &out).unwrap();
+        let message = packet::parse_reply(&frame, &out).unwrap();
         let possible =
             (0..60).any(|rotation| expected(&fixture, &query, Outcome::Data, rotation) == message);
         assert!(possible, "{message:02x?}");
@@ -246,83 +262,92 @@ fn a_large_answer_for_who_takes_it() {
 }
 
 #[test]
-fn octets_behind_the_ip_packet_are_padding() {
-    let mut fixture = Fixture::shared();
+fn bytes_after_the_ip_packet_are_padding() {
+    let mut fixture = KernelFixture::shared();
     for query in [
-        Fixture::query("web.shop.svc.cluster.local", A),
-        Fixture::query6("absent.svc.cluster.local", AAAA).with_edns(1232, 1, &[]),
+        KernelFixture::query("web.shop.svc.cluster.local", A),
+        KernelFixture::query6("absent.svc.cluster.local", AAAA).with_edns(1232, 1, &[]),
     ] {
         for padding in [1, 7, 8, 60] {
             let frame = query.frame();
             let padded = [&frame[..], &vec![0xee; padding]].concat();
-            for program in Program::ALL {
-                let Ended::Answered(_, out) = fixture.run(program, &padded) else {
-                    panic!("{program:?} passed {query:?} with {padding} octets of padding");
+            for program in HookProgram::ALL {
+                let TestRunResult::Answered(_, out) = fixture.run_program(program, &padded) else {
+                    panic!("{program:?} passed {query:?} with {padding} bytes of padding");
                 };
-                packet::reply(&frame, &out).unwrap();
+                packet::parse_reply(&frame, &out).unwrap();
             }
         }
     }
 }
 
 #[test]
-fn an_ipv4_checksum_of_zero_stays_one_at_tc() {
-    let mut fixture = Fixture::shared();
-    let mut frame = Fixture::query("web.shop.svc.cluster.local", A).frame();
+fn a_zero_ipv4_udp_checksum_stays_zero_at_tc() {
+    let mut fixture = KernelFixture::shared();
+    let mut frame = KernelFixture::query("web.shop.svc.cluster.local", A).frame();
     frame[40..42].fill(0);
-    let Ended::Answered(_, out) = fixture.run(Program::TcPeer, &frame) else {
+    let TestRunResult::Answered(_, out) = fixture.run_program(HookProgram::TcPeer, &frame) else {
         panic!("passed");
     };
     assert_eq!(out[40..42], [0, 0]);
-    let Ended::Answered(_, out) = fixture.run(Program::XdpVeth, &frame) else {
+    let TestRunResult::Answered(_, out) = fixture.run_program(HookProgram::XdpVeth, &frame) else {
         panic!("passed");
     };
-    packet::reply(&frame, &out).unwrap();
+    packet::parse_reply(&frame, &out).unwrap();
 }
 
 #[test]
 fn only_allowed_clients_are_answered_on_a_card() {
-    let mut fixture = Fixture::shared();
+    let mut fixture = KernelFixture::shared();
     for (query, client) in [
-        (Fixture::query("web.shop.svc.cluster.local", A), "192.0.2.1"),
         (
-            Fixture::query6("web.shop.svc.cluster.local", A),
+            KernelFixture::query("web.shop.svc.cluster.local", A),
+            "192.0.2.1",
+        ),
+        (
+            KernelFixture::query6("web.shop.svc.cluster.local", A),
             "2001:db8::1",
         ),
     ] {
-        let frame = Query {
+        let frame = QueryPacket {
             client: client.parse().unwrap(),
             ..query
         }
         .frame();
-        for program in [Program::Xdp, Program::Tc] {
+        for program in [HookProgram::Xdp, HookProgram::Tc] {
             assert_eq!(
-                fixture.run(program, &frame),
-                Ended::Passed(Outcome::NotAllowed)
+                fixture.run_program(program, &frame),
+                TestRunResult::Passed(Outcome::NotAllowed)
             );
         }
-        for program in [Program::XdpVeth, Program::TcPeer] {
-            assert!(matches!(fixture.run(program, &frame), Ended::Answered(..)));
+        for program in [HookProgram::XdpVeth, HookProgram::TcPeer] {
+            assert!(matches!(
+                fixture.run_program(program, &frame),
+                TestRunResult::Answered(..)
+            ));
         }
     }
 }
 
 #[test]
-fn what_segmentation_offload_put_together_passes() {
-    let mut fixture = Fixture::shared();
-    let frame = Fixture::query("web.shop.svc.cluster.local", A).frame();
+fn aggregated_packets_pass() {
+    let mut fixture = KernelFixture::shared();
+    let frame = KernelFixture::query("web.shop.svc.cluster.local", A).frame();
     // struct __sk_buff up to `gso_size` and padding (include/uapi/linux/bpf.h, Linux 5.10).
     let mut context = [0u8; 184];
     context[176..180].copy_from_slice(&1000u32.to_le_bytes());
-    let before = fixture.counted();
-    let program = fixture.object.tc(Program::TcPeer.name()).unwrap();
+    let before = fixture.counters();
+    let program = fixture
+        .object
+        .loaded_tc(HookProgram::TcPeer.name())
+        .unwrap();
     let result = program.test_run(TestRunOptions {
         data_in: Some(&frame),
         ctx_in: Some(&context),
         ..TestRunOptions::default()
     });
     assert_eq!(result.unwrap().return_value, u32::MAX);
-    let after = fixture.counted();
+    let after = fixture.counters();
     let [before, after] =
         [before, after].map(|counters| counters[Hook::Tc as usize][Outcome::Aggregated as usize]);
     assert_eq!(after, before + 1);
@@ -330,17 +355,20 @@ fn what_segmentation_offload_put_together_passes() {
 
 #[test]
 fn nothing_is_answered_after_the_lease() {
-    let mut fixture = Fixture::shared();
-    let frame = Fixture::query("web.shop.svc.cluster.local", A).frame();
+    let mut fixture = KernelFixture::shared();
+    let frame = KernelFixture::query("web.shop.svc.cluster.local", A).frame();
     fixture.object.set_lease(0).unwrap();
-    for program in Program::ALL {
+    for program in HookProgram::ALL {
         assert_eq!(
-            fixture.run(program, &frame),
-            Ended::Passed(Outcome::LeaseStale)
+            fixture.run_program(program, &frame),
+            TestRunResult::Passed(Outcome::LeaseStale)
         );
     }
     fixture.object.set_lease(1_000_000).unwrap();
-    for program in Program::ALL {
-        assert!(matches!(fixture.run(program, &frame), Ended::Answered(..)));
+    for program in HookProgram::ALL {
+        assert!(matches!(
+            fixture.run_program(program, &frame),
+            TestRunResult::Answered(..)
+        ));
     }
 }

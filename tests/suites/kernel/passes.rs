@@ -1,22 +1,23 @@
-//! Every way to pass that one packet can show: the packet leaves as it came, and the outcome says why.
+//! Every outcome with which a single packet can pass: the packet is unchanged, and its outcome is
+//! counted.
 
-use dns_agent::datapath::object::Program;
+use dns_agent::datapath::program::HookProgram;
 use dns_common::Outcome;
-use zerohop_tests::packet::{self, Query};
+use zerohop_tests::packet::{self, QueryPacket};
 
 use super::{
-    fixture::{Ended, Fixture},
+    fixture::{KernelFixture, TestRunResult},
     packets::{A, PTR, SRV, TXT},
 };
 
 const ANY: u16 = 255;
 
-/// One line for each way to pass.
+/// One case for each way to pass.
 #[test]
-fn passes() {
-    let web = || Fixture::query("web.shop.svc.cluster.local", A);
-    let web6 = || Fixture::query6("web.shop.svc.cluster.local", A);
-    let bent = |query: Query, bend: &dyn Fn(&mut Vec<u8>)| {
+fn every_pass_leaves_the_packet_unchanged_and_is_counted() {
+    let web = || KernelFixture::query("web.shop.svc.cluster.local", A);
+    let web6 = || KernelFixture::query6("web.shop.svc.cluster.local", A);
+    let bent = |query: QueryPacket, bend: &dyn Fn(&mut Vec<u8>)| {
         let mut frame = query.frame();
         bend(&mut frame);
         frame
@@ -25,9 +26,9 @@ fn passes() {
         let query = web();
         let mut message = query.message();
         bend(&mut message);
-        query.frame_of(&message)
+        query.frame_with(&message)
     };
-    let options = |octets: &[u8]| web().with_edns(1232, 0, octets).frame();
+    let options = |data: &[u8]| web().with_edns(1232, 0, data).frame();
     let of_labels = |count| format!("{}.shop.svc.cluster.local", vec!["a"; count].join("."));
     let cases: Vec<(&str, Vec<u8>, Outcome)> = vec![
         ("ARP", bent(web(), &|frame| frame[13] = 6), Outcome::NotIp),
@@ -39,22 +40,22 @@ fn passes() {
             Outcome::NotIp,
         ),
         (
-            "half a header",
+            "a truncated DNS header",
             web().frame()[..50].to_vec(),
             Outcome::Short,
         ),
         (
-            "half an IPv6 header",
+            "a truncated DNS header over IPv6",
             web6().frame()[..70].to_vec(),
             Outcome::Short,
         ),
         (
-            "half a message",
+            "a truncated message",
             web().frame()[..80].to_vec(),
             Outcome::Short,
         ),
         (
-            "half a message over IPv6",
+            "a truncated message over IPv6",
             web6().frame()[..100].to_vec(),
             Outcome::Short,
         ),
@@ -104,7 +105,7 @@ fn passes() {
         ),
         (
             "another port",
-            Query {
+            QueryPacket {
                 server: (web().server.0, 5353),
                 ..web()
             }
@@ -113,7 +114,7 @@ fn passes() {
         ),
         (
             "another address",
-            Query {
+            QueryPacket {
                 server: ("10.96.0.11".parse().unwrap(), 53),
                 ..web()
             }
@@ -122,7 +123,7 @@ fn passes() {
         ),
         (
             "another IPv6 address",
-            Query {
+            QueryPacket {
                 server: ("fd00:10:96::b".parse().unwrap(), 53),
                 ..web6()
             }
@@ -130,23 +131,23 @@ fn passes() {
             Outcome::NotServed,
         ),
         (
-            "a UDP length that is too long",
+            "a UDP length greater than the packet's",
             bent(web(), &|frame| frame[39] += 1),
-            Outcome::OddUdp,
+            Outcome::NonstandardUdp,
         ),
         (
-            "a UDP length that is too short",
+            "a UDP length less than the packet's",
             bent(web(), &|frame| frame[39] -= 1),
-            Outcome::OddUdp,
+            Outcome::NonstandardUdp,
         ),
         (
             "IPv6 without a checksum",
             bent(web6(), &|frame| frame[60..62].fill(0)),
-            Outcome::OddUdp,
+            Outcome::NonstandardUdp,
         ),
         (
             "a reply",
-            Query {
+            QueryPacket {
                 bits: 0x8180,
                 ..web()
             }
@@ -155,88 +156,88 @@ fn passes() {
         ),
         (
             "NOTIFY",
-            Query {
+            QueryPacket {
                 bits: 0x2000,
                 ..web()
             }
             .frame(),
-            Outcome::OddHeader,
+            Outcome::NonstandardHeader,
         ),
         (
             "AA in a query",
-            Query {
+            QueryPacket {
                 bits: 0x0500,
                 ..web()
             }
             .frame(),
-            Outcome::OddHeader,
+            Outcome::NonstandardHeader,
         ),
         (
             "TC in a query",
-            Query {
+            QueryPacket {
                 bits: 0x0300,
                 ..web()
             }
             .frame(),
-            Outcome::OddHeader,
+            Outcome::NonstandardHeader,
         ),
         (
-            "the reserved bit",
-            Query {
+            "the reserved header bit",
+            QueryPacket {
                 bits: 0x0140,
                 ..web()
             }
             .frame(),
-            Outcome::OddHeader,
+            Outcome::NonstandardHeader,
         ),
         (
             "no question",
             message(&|message| message[5] = 0),
-            Outcome::OddCounts,
+            Outcome::NonstandardCounts,
         ),
         (
             "two questions",
             message(&|message| message[5] = 2),
-            Outcome::OddCounts,
+            Outcome::NonstandardCounts,
         ),
         (
-            "an answer",
+            "one answer record",
             message(&|message| message[7] = 1),
-            Outcome::OddCounts,
+            Outcome::NonstandardCounts,
         ),
         (
-            "an authority",
+            "one authority record",
             message(&|message| message[9] = 1),
-            Outcome::OddCounts,
+            Outcome::NonstandardCounts,
         ),
         (
-            "two additionals",
+            "two additional records",
             message(&|message| message[11] = 2),
-            Outcome::OddCounts,
+            Outcome::NonstandardCounts,
         ),
         (
-            "the root",
-            Fixture::query("", A).frame_of(&[&web().message()[..12], &[0; 20]].concat()),
+            "the root name",
+            KernelFixture::query("", A).frame_with(&[&web().message()[..12], &[0; 20]].concat()),
             Outcome::NameLength,
         ),
         (
-            "a name longer than names can be",
-            Fixture::query(&of_labels(120), A).frame(),
+            "a name of more than 255 bytes",
+            KernelFixture::query(&of_labels(120), A).frame(),
             Outcome::NameLength,
         ),
         (
-            "more labels than are walked",
-            Fixture::query(&of_labels(60), A).frame(),
-            Outcome::OddName,
+            "more labels than the program walks",
+            KernelFixture::query(&of_labels(60), A).frame(),
+            Outcome::NonstandardName,
         ),
         (
-            "a name without end",
+            "a name without a terminating root label",
             message(&|message| message[12..].fill(b'a')),
-            Outcome::OddName,
+            Outcome::NonstandardName,
         ),
         (
-            "a zero octet in a label",
-            Query {
+            "a zero byte in a label",
+            QueryPacket {
                 name: b"\x0aab\0defghij\x07cluster\x05local\0".to_vec(),
                 ..web()
             }
@@ -244,17 +245,17 @@ fn passes() {
             Outcome::NameLength,
         ),
         (
-            "a label of 64 octets",
-            Query {
+            "a label of 64 bytes",
+            QueryPacket {
                 name: [&[64][..], &[b'a'; 64], b"\x07cluster\x05local\0"].concat(),
                 ..web()
             }
             .frame(),
-            Outcome::OddName,
+            Outcome::NonstandardName,
         ),
         (
-            "labels that lead past the end, and 256 octets later into other ones",
-            Query {
+            "labels that lead past the end of the name, and 256 bytes later into other labels",
+            QueryPacket {
                 name: {
                     let mut name = [b'a'; 230].to_vec();
                     let lengths = [(0, 63), (64, 63), (128, 63), (192, 7), (200, 63)];
@@ -267,58 +268,58 @@ fn passes() {
                 ..web()
             }
             .frame(),
-            Outcome::OddName,
+            Outcome::NonstandardName,
         ),
         (
             "a compressed name",
-            Query {
+            QueryPacket {
                 name: b"\x03web\xc0\x0c\x07cluster\x05local\0".to_vec(),
                 ..web()
             }
             .frame(),
-            Outcome::OddName,
+            Outcome::NonstandardName,
         ),
         (
             "a suffix inside a label",
-            Query {
+            QueryPacket {
                 name: b"\x10xxx\x07cluster\x05local\0".to_vec(),
                 ..web()
             }
             .frame(),
-            Outcome::OddName,
+            Outcome::NonstandardName,
         ),
         (
             "class CH",
-            Query { class: 3, ..web() }.frame(),
-            Outcome::OddClass,
+            QueryPacket { class: 3, ..web() }.frame(),
+            Outcome::NonstandardClass,
         ),
         (
             "ANY",
-            Fixture::query("web.shop.svc.cluster.local", ANY).frame(),
+            KernelFixture::query("web.shop.svc.cluster.local", ANY).frame(),
             Outcome::MetaType,
         ),
         (
             "AXFR",
-            Fixture::query("cluster.local", 252).frame(),
+            KernelFixture::query("cluster.local", 252).frame(),
             Outcome::MetaType,
         ),
         (
-            "ANY of no name",
-            Fixture::query("absent.cluster.local", ANY).frame(),
+            "ANY for a nonexistent name",
+            KernelFixture::query("absent.cluster.local", ANY).frame(),
             Outcome::MetaType,
         ),
         (
-            "an additional that is no OPT",
+            "an additional record other than OPT",
             message(&|message| {
                 message[11] = 1;
                 message.extend([0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0]);
             }),
-            Outcome::OddEdns,
+            Outcome::NonstandardEdns,
         ),
         (
             "EDNS version 1",
-            Query {
-                edns: Some(packet::Edns {
+            QueryPacket {
+                edns: Some(packet::QueryEdns {
                     size: 1232,
                     ttl: 1 << 16,
                     options: vec![],
@@ -326,12 +327,12 @@ fn passes() {
                 ..web()
             }
             .frame(),
-            Outcome::OddEdns,
+            Outcome::NonstandardEdns,
         ),
         (
             "an EDNS flag",
-            Query {
-                edns: Some(packet::Edns {
+            QueryPacket {
+                edns: Some(packet::QueryEdns {
                     size: 1232,
                     ttl: 0x4000,
                     options: vec![],
@@ -339,140 +340,144 @@ fn passes() {
                 ..web()
             }
             .frame(),
-            Outcome::OddEdns,
+            Outcome::NonstandardEdns,
         ),
-        ("half an option", options(&[0, 10]), Outcome::OddEdns),
         (
-            "an option that is longer than its record",
+            "a truncated option",
+            options(&[0, 10]),
+            Outcome::NonstandardEdns,
+        ),
+        (
+            "an option longer than its OPT record",
             options(&[0xfd, 0xe9, 0x00, 0xc8, b'a', b'b']),
-            Outcome::OddEdns,
+            Outcome::NonstandardEdns,
         ),
         (
-            "an option that is one octet longer than its record",
+            "an option one byte longer than its OPT record",
             options(&[0, 10, 0, 9, 1, 2, 3, 4, 5, 6, 7, 8]),
-            Outcome::OddEdns,
+            Outcome::NonstandardEdns,
         ),
         (
-            "an option that is shorter than its record",
+            "an option shorter than its OPT record",
             options(&[0, 10, 0, 7, 1, 2, 3, 4, 5, 6, 7, 8]),
-            Outcome::OddEdns,
+            Outcome::NonstandardEdns,
         ),
         (
             "two options",
             options(&[0, 10, 0, 1, 9, 0, 12, 0, 0]),
-            Outcome::OddEdns,
+            Outcome::NonstandardEdns,
         ),
         (
-            "an OPT record of another name than the root",
+            "an OPT record whose owner name is not the root",
             message(&|message| {
                 message[11] = 1;
                 message.extend([1, b'a', 0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
             }),
-            Outcome::OddEdns,
+            Outcome::NonstandardEdns,
         ),
         (
-            "a second OPT record that isn't counted",
+            "a second OPT record beyond the additional count",
             {
                 let query = web().with_edns(1232, 0, &[]);
                 let opt = [0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
-                query.frame_of(&[&query.message()[..], &opt].concat())
+                query.frame_with(&[&query.message()[..], &opt].concat())
             },
-            Outcome::TrailingOctets,
+            Outcome::TrailingBytes,
         ),
         (
-            "an OPT record that is counted and missing",
+            "an additional count without an OPT record",
             message(&|message| message[11] = 1),
             Outcome::Short,
         ),
         (
-            "octets behind the question",
+            "bytes after the question",
             message(&|message| message.push(0)),
-            Outcome::TrailingOctets,
+            Outcome::TrailingBytes,
         ),
         (
-            "octets behind the OPT",
+            "bytes after the OPT record",
             {
                 let query = web().with_edns(1232, 0, &[]);
-                query.frame_of(&[&query.message()[..], &[0]].concat())
+                query.frame_with(&[&query.message()[..], &[0]].concat())
             },
-            Outcome::TrailingOctets,
+            Outcome::TrailingBytes,
         ),
         (
-            "an alias that leads away",
-            Fixture::query("away.shop.svc.cluster.local", A).frame(),
+            "an alias to a name outside the zone",
+            KernelFixture::query("away.shop.svc.cluster.local", A).frame(),
             Outcome::PassMark,
         ),
         (
-            "another type of an alias that leads away",
-            Fixture::query("away.shop.svc.cluster.local", TXT).frame(),
+            "another type at an alias to a name outside the zone",
+            KernelFixture::query("away.shop.svc.cluster.local", TXT).frame(),
             Outcome::PassMark,
         ),
         (
-            "another type of an alias that leads to a name of ours",
-            Fixture::query("near.shop.svc.cluster.local", SRV).frame(),
+            "another type at an alias to a name inside the zone",
+            KernelFixture::query("near.shop.svc.cluster.local", SRV).frame(),
             Outcome::PassMark,
         ),
         (
             "more addresses than a record holds",
-            Fixture::query("throng.shop.svc.cluster.local", A)
+            KernelFixture::query("throng.shop.svc.cluster.local", A)
                 .with_edns(1232, 0, &[])
                 .frame(),
             Outcome::PassMark,
         ),
         (
             "a pod's name that could be an IPv6 address",
-            Fixture::query("fd00--9.shop.pod.cluster.local", A).frame(),
+            KernelFixture::query("fd00--9.shop.pod.cluster.local", A).frame(),
             Outcome::BelowUnknown,
         ),
         (
-            "one with three dashes",
-            Fixture::query("1--2-3.shop.pod.cluster.local", A).frame(),
+            "a pod's name with two groups of dashes",
+            KernelFixture::query("1--2-3.shop.pod.cluster.local", A).frame(),
             Outcome::BelowUnknown,
         ),
         (
-            "one with all groups",
-            Fixture::query("1-2-3-4-5-6-7-8.shop.pod.cluster.local", A).frame(),
+            "a pod's name with all eight groups of an IPv6 address",
+            KernelFixture::query("1-2-3-4-5-6-7-8.shop.pod.cluster.local", A).frame(),
             Outcome::BelowUnknown,
         ),
         (
-            "the SRV of a pod's name, which holds the name in full",
-            Fixture::query("10-244-0-9.shop.pod.cluster.local", SRV).frame(),
+            "SRV of a pod's name, whose rdata has the full name",
+            KernelFixture::query("10-244-0-9.shop.pod.cluster.local", SRV).frame(),
             Outcome::PassMark,
         ),
         (
-            "another zone",
-            Fixture::query("www.example.com", A).frame(),
-            Outcome::NotOwned,
+            "a name outside every zone",
+            KernelFixture::query("www.example.com", A).frame(),
+            Outcome::NotAuthoritative,
         ),
         (
-            "another type where only the PTR is ours",
-            Fixture::query("9.9.244.10.in-addr.arpa", A).frame(),
-            Outcome::NotOwned,
+            "another type at a reverse name outside every zone",
+            KernelFixture::query("9.9.244.10.in-addr.arpa", A).frame(),
+            Outcome::NotAuthoritative,
         ),
         (
-            "an unknown PTR",
-            Fixture::query("8.9.244.10.in-addr.arpa", PTR).frame(),
-            Outcome::NotOwned,
+            "an unknown reverse name outside every zone",
+            KernelFixture::query("8.9.244.10.in-addr.arpa", PTR).frame(),
+            Outcome::NotAuthoritative,
         ),
         (
-            "more than 512 octets for a client without EDNS",
-            Fixture::query("crowd.shop.svc.cluster.local", A).frame(),
+            "an answer over 512 bytes for a client without EDNS",
+            KernelFixture::query("crowd.shop.svc.cluster.local", A).frame(),
             Outcome::TooLarge,
         ),
         (
-            "more than the client's EDNS size",
-            Fixture::query("crowd.shop.svc.cluster.local", A)
+            "an answer over the client's EDNS size",
+            KernelFixture::query("crowd.shop.svc.cluster.local", A)
                 .with_edns(900, 0, &[])
                 .frame(),
             Outcome::TooLarge,
         ),
     ];
-    let mut fixture = Fixture::shared();
+    let mut fixture = KernelFixture::shared();
     for (what, frame, outcome) in cases {
-        for program in Program::ALL {
+        for program in HookProgram::ALL {
             assert_eq!(
-                fixture.run(program, &frame),
-                Ended::Passed(outcome),
+                fixture.run_program(program, &frame),
+                TestRunResult::Passed(outcome),
                 "{what}: {program:?}"
             );
         }

@@ -1,27 +1,27 @@
-//! Every address takes its turn in the first place, whatever IDs and ports clients choose: 10,000
-//! queries bring each of n addresses to the front 10,000/n times, give or take a fifth.
+//! Every address comes first equally often, whatever IDs and ports clients choose: of 10,000
+//! queries for n addresses, each address is first 10,000/n times, within 20 %.
 
 use std::{collections::BTreeMap, env, fmt::Write as _};
 
 use dns_agent::{
-    datapath::object::Program,
-    resolver::message::{Reply, Transport, respond},
+    datapath::program::HookProgram,
+    resolver::message::{QueryAction, Transport, respond},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use zerohop_tests::{
     message::Message,
-    packet::{self, Query},
+    packet::{self, QueryPacket},
 };
 
-use super::{cluster::model, fixture::Fixture};
+use super::{fixture::KernelFixture, models::model};
 
 const A: u16 = 1;
 const SEED: u64 = 3;
 
-/// Chooses ID and port of a client's query, from its number.
-type Choose = fn(u16, &mut StdRng) -> (u16, u16);
+/// Chooses ID and source port of a client's query from its number.
+type ChooseIdAndPort = fn(u16, &mut StdRng) -> (u16, u16);
 
-const CLIENTS: [(&str, Choose); 5] = [
+const CLIENTS: [(&str, ChooseIdAndPort); 5] = [
     ("random IDs", |_, random| (random.random(), 40_000)),
     ("counting IDs", |number, _| (number, 40_000)),
     ("one ID, random ports", |_, random| {
@@ -33,8 +33,8 @@ const CLIENTS: [(&str, Choose); 5] = [
     }),
 ];
 
-/// Numbers of addresses, and queries for each. In an emulated machine fewer of both, but enough for
-/// the fifth to be six standard deviations.
+/// Numbers of addresses to test, and queries for each. Fewer of both in an emulated machine, but
+/// enough for 20 % to be six standard deviations.
 fn scale() -> (&'static [usize], u16) {
     match env::var_os("ZEROHOP_GUEST") {
         None => (&[2, 3, 7, 12], 10_000),
@@ -43,72 +43,75 @@ fn scale() -> (&'static [usize], u16) {
 }
 
 #[test]
-fn in_the_kernel() {
+fn the_kernel_rotates_addresses_evenly() {
     let (counts, queries) = scale();
-    let mut fixture = Fixture::with(model(&manifests(counts), &[]));
+    let mut fixture = KernelFixture::with_model(model(&manifests(counts), &[]));
     for &count in counts {
         for (client, choose) in CLIENTS {
             let mut random = StdRng::seed_from_u64(SEED);
             let mut first = BTreeMap::new();
             for number in 0..queries {
                 let (id, port) = choose(number, &mut random);
-                let query = Query {
+                let query = QueryPacket {
                     id,
                     port,
-                    ..Fixture::query(&service(count), A)
+                    ..KernelFixture::query(&service(count), A)
                 };
-                let reply = answer(&mut fixture, &query).expect("an answer of the kernel's");
+                let reply = answer_of_kernel(&mut fixture, &query).expect("the kernel answers");
                 *first.entry(first_address(&reply)).or_default() += 1;
             }
-            check(client, count, queries, &first);
+            check_shares(client, count, queries, &first);
         }
     }
 }
 
 #[test]
-fn behind_an_alias() {
+fn the_kernel_rotates_addresses_behind_an_alias_evenly() {
     let (counts, queries) = scale();
-    let mut fixture = Fixture::with(model(&manifests(counts), &[]));
+    let mut fixture = KernelFixture::with_model(model(&manifests(counts), &[]));
     let count = counts[0];
     let mut first = BTreeMap::new();
     for number in 0..queries {
-        let query = Query {
+        let query = QueryPacket {
             id: number,
-            ..Fixture::query("alias.shop.svc.cluster.local", A)
+            ..KernelFixture::query("alias.shop.svc.cluster.local", A)
         };
-        let reply = answer(&mut fixture, &query).expect("an answer of the kernel's");
+        let reply = answer_of_kernel(&mut fixture, &query).expect("the kernel answers");
         *first.entry(first_address(&reply)).or_default() += 1;
     }
-    check("behind an alias", count, queries, &first);
+    check_shares("behind an alias", count, queries, &first);
 }
 
 #[test]
-fn in_the_user_plane() {
+fn the_user_plane_rotates_addresses_evenly() {
     let (counts, queries) = scale();
-    let fixture = Fixture::with(model(&manifests(counts), &[]));
+    let fixture = KernelFixture::with_model(model(&manifests(counts), &[]));
     for &count in counts {
-        let query = Fixture::query(&service(count), A);
+        let query = KernelFixture::query(&service(count), A);
         let mut first = BTreeMap::new();
         for _ in 0..queries {
-            let reply = by_the_user_plane(&query, &fixture);
+            let reply = answer_of_user_plane(&query, &fixture);
             *first.entry(first_address(&reply)).or_default() += 1;
         }
-        check("user plane", count, queries, &first);
+        check_shares("user plane", count, queries, &first);
     }
 }
 
-/// The kernel's answer, if it gives one.
-fn answer(fixture: &mut Fixture, query: &Query) -> Option<Vec<u8>> {
+/// The kernel's answer. `None`: the query passed.
+fn answer_of_kernel(fixture: &mut KernelFixture, query: &QueryPacket) -> Option<Vec<u8>> {
     let frame = query.frame();
-    let (verdict, out) = fixture.object.test_run(Program::TcPeer, &frame).unwrap();
-    (verdict != u32::MAX).then(|| packet::reply(&frame, &out).unwrap())
+    let (verdict, out) = fixture
+        .object
+        .test_run(HookProgram::TcPeer, &frame)
+        .unwrap();
+    (verdict != u32::MAX).then(|| packet::parse_reply(&frame, &out).unwrap())
 }
 
-/// The user plane's, turned as the resolver turns it.
-fn by_the_user_plane(query: &Query, fixture: &Fixture) -> Vec<u8> {
+/// The user plane's answer, with a random rotation as in the resolver.
+fn answer_of_user_plane(query: &QueryPacket, fixture: &KernelFixture) -> Vec<u8> {
     let rotation = rand::random_range(..usize::MAX);
     match respond(&query.message(), &fixture.model, Transport::Udp, rotation) {
-        Reply::Message(reply) => reply,
+        QueryAction::Send(reply) => reply,
         other => panic!("{other:?}"),
     }
 }
@@ -120,7 +123,7 @@ fn first_address(reply: &[u8]) -> String {
     address.expect("an address").1.to_owned()
 }
 
-fn check(what: &str, count: usize, queries: u16, first: &BTreeMap<String, u32>) {
+fn check_shares(what: &str, count: usize, queries: u16, first: &BTreeMap<String, u32>) {
     println!("{what}, {count} addresses: {:?}", first.values());
     let fair = f64::from(queries) / count as f64;
     assert_eq!(first.len(), count, "{what}: {first:?}");
@@ -137,7 +140,7 @@ fn service(count: usize) -> String {
     format!("of-{count}.shop.svc.cluster.local")
 }
 
-/// A headless service for each number of addresses, and an alias of the first.
+/// A headless service for each number of addresses, and an alias to the first.
 fn manifests(counts: &[usize]) -> String {
     let mut text = format!(
         "

@@ -1,34 +1,34 @@
-//! The contract: every scenario of `tests/scenarios/` holds in the user plane and, where it does
-//! not pass, in the kernel.
+//! The contract: every scenario of `tests/scenarios/` holds in the user plane and, for packets that
+//! don't pass, in the kernel.
 //!
-//! They are compiled in, since the guests of the kernel matrix don't have the files.
+//! The scenarios are compiled in, because the guests of the kernel matrix don't have the files.
 
 use dns_agent::{
-    datapath::object::Program,
-    resolver::message::{Reply, Transport, respond},
+    datapath::program::HookProgram,
+    resolver::message::{QueryAction, Transport, respond},
     zone::{Model, Rdata},
 };
 use zerohop_tests::{
     message::Message,
     packet,
-    scenario::{Kernel, Question, Scenario},
+    scenario::{KernelAction, Scenario, ScenarioQuestion},
 };
 
 use super::{
-    cluster::{is_right, model},
-    fixture::{Ended, Fixture},
+    fixture::{KernelFixture, TestRunResult},
+    models::{matches_user_plane, model},
 };
 
-/// A test for each file, and the list of them all.
+/// Defines a test for each file, and the list of all files.
 macro_rules! scenarios {
     ($($test:ident: $file:literal,)*) => {
-        /// The files that are run.
+        /// The names of all scenario files.
         pub(crate) const FILES: &[&str] = &[$(concat!($file, ".scn")),*];
 
         $(
             #[test]
             fn $test() {
-                run($file, include_str!(concat!("../../scenarios/", $file, ".scn")));
+                run_scenario($file, include_str!(concat!("../../scenarios/", $file, ".scn")));
             }
         )*
     };
@@ -59,7 +59,7 @@ scenarios! {
     rule_1_11_apex: "rule-1.11-apex",
     rule_1_11_name_servers: "rule-1.11-name-servers",
     rule_1_13_header_and_ttl: "rule-1.13-header-and-ttl",
-    rule_2_odd_queries: "rule-2-odd-queries",
+    rule_2_nonstandard_queries: "rule-2-nonstandard-queries",
     rule_3_existing_names: "rule-3-existing-names",
     rule_3_reverse_names: "rule-3-reverse-names",
     rfc1035_size: "rfc1035-size",
@@ -70,48 +70,57 @@ scenarios! {
     rfc8020_nothing_below: "rfc8020-nothing-below",
 }
 
-fn run(file: &str, text: &str) {
+fn run_scenario(file: &str, text: &str) {
     let scenario = Scenario::read(text).unwrap_or_else(|error| panic!("{file}.scn: {error:#}"));
     let flags: Vec<&str> = scenario.flags.iter().map(String::as_str).collect();
-    let mut fixture = Fixture::with(model(&scenario.manifests, &flags));
+    let mut fixture = KernelFixture::with_model(model(&scenario.manifests, &flags));
     let mut faults = Vec::new();
     let mut answered = 0;
     for question in &scenario.questions {
-        let mut faulty = |plane: &str, said: &[String]| {
-            let Question { line, text, .. } = question;
+        let mut report = |plane: &str, lines: &[String]| {
+            let ScenarioQuestion { line, text, .. } = question;
             faults.push(format!(
-                "{file}.scn:{line}: ? {text}\n  {plane} says\n    {}\n  instead of\n    {}",
-                said.join("\n    "),
+                "{file}.scn:{line}: ? {text}\n  {plane} replied\n    {}\n  instead of\n    {}",
+                lines.join("\n    "),
                 question.reply.join("\n    ")
             ));
         };
-        let said = question.in_its_words(user_plane(question, &fixture.model));
-        if said != question.reply {
-            faulty("the user plane", &said);
+        let lines = question.count_records_as_required(ask_user_plane(question, &fixture.model));
+        if lines != question.reply {
+            report("the user plane", &lines);
         }
         if question.over_tcp {
             continue;
         }
         for (query, over) in question.queries.iter().zip(["IPv4", "IPv6"]) {
-            let frame = query.frame_of(&question.message);
+            let frame = query.frame_with(&question.message);
             let plane = format!("the kernel over {over}");
-            match (fixture.run(Program::TcPeer, &frame), question.kernel) {
-                (Ended::Passed(outcome), Some(Kernel::Answers)) => {
-                    faulty(&plane, &[format!("nothing: {}", outcome.name())]);
+            match (
+                fixture.run_program(HookProgram::TcPeer, &frame),
+                question.kernel_action,
+            ) {
+                (TestRunResult::Passed(outcome), Some(KernelAction::Answers)) => {
+                    report(&plane, &[format!("with a pass: {}", outcome.name())]);
                 }
-                (Ended::Passed(_), _) => {}
-                (Ended::Answered(..), Some(Kernel::Passes)) => {
-                    faulty(&plane, &["something, and was to pass".to_owned()]);
+                (TestRunResult::Passed(_), _) => {}
+                (TestRunResult::Answered(..), Some(KernelAction::Passes)) => {
+                    report(&plane, &["with an answer instead of a pass".to_owned()]);
                 }
-                (Ended::Answered(_, out), _) => {
+                (TestRunResult::Answered(_, out), _) => {
                     answered += 1;
-                    let reply = packet::reply(&frame, &out)
+                    let reply = packet::parse_reply(&frame, &out)
                         .unwrap_or_else(|error| panic!("{file}.scn: {}: {error}", question.text));
-                    let said = question.in_its_words(Message::read(&reply).unwrap().lines());
-                    if said != question.reply {
-                        faulty(&plane, &said);
-                    } else if !is_right(&question.message, &reply, &fixture.model) {
-                        faulty(&plane, &[format!("this in other octets: {reply:02x?}")]);
+                    let lines =
+                        question.count_records_as_required(Message::read(&reply).unwrap().lines());
+                    if lines != question.reply {
+                        report(&plane, &lines);
+                    } else if !matches_user_plane(&question.message, &reply, &fixture.model) {
+                        report(
+                            &plane,
+                            &[format!(
+                                "with other bytes than the user plane: {reply:02x?}"
+                            )],
+                        );
                     }
                 }
             }
@@ -125,21 +134,22 @@ fn run(file: &str, text: &str) {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
-/// What the user plane does about a question, in the words of scenarios.
-fn user_plane(question: &Question, model: &Model) -> Vec<String> {
-    let transport = match question.over_tcp {
-        true => Transport::Tcp,
-        false => Transport::Udp,
+/// The user plane's reply to a question, in the lines of a scenario.
+fn ask_user_plane(question: &ScenarioQuestion, model: &Model) -> Vec<String> {
+    let transport = if question.over_tcp {
+        Transport::Tcp
+    } else {
+        Transport::Udp
     };
     match respond(&question.message, model, transport, 0) {
-        Reply::Message(reply) => Message::read(&reply).unwrap().lines(),
-        Reply::Forward(_) => vec!["upstream".to_owned()],
-        Reply::Ignore => vec!["ignored".to_owned()],
-        Reply::Chase(chase) => {
+        QueryAction::Send(reply) => Message::read(&reply).unwrap().lines(),
+        QueryAction::Forward(_) => vec!["upstream".to_owned()],
+        QueryAction::Ignore => vec!["ignored".to_owned()],
+        QueryAction::Chase(chase) => {
             let mut lines = vec![format!("upstream {}", chase.target)];
             lines.extend(chase.chain.iter().map(|link| {
                 let Rdata::Cname(target) = &link.data else {
-                    panic!("{link:?} is no link");
+                    panic!("{link:?} is no CNAME");
                 };
                 format!("answer {} {} IN CNAME {target}", link.owner, link.ttl)
             }));

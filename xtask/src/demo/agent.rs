@@ -1,4 +1,4 @@
-//! The agent in the node's namespace, and what it says of itself.
+//! The agent in the node's namespace, its status and its counters.
 
 use std::{
     fmt,
@@ -21,84 +21,82 @@ use nix::{
 };
 use serde_json::Value;
 use zerohop_tests::{
-    netns::Namespace,
+    netns::NetworkNamespace,
     topology::{HOST_VETH, SERVED},
     udp::eventually,
 };
 
-use super::{answer::Source, signals::Signals};
+use super::{answer::AnswerSource, signals::CaughtSignals};
 use crate::process::root;
 
-/// Where it tells its status: the default, which nobody else can have in a new
-/// namespace.
+/// The address of the agent's admin endpoints: the default, which is free in a new namespace.
 pub(crate) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9153);
 
-/// How long it may take to start, to answer, and to end.
+/// How long the agent may take to start, to answer, and to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A running agent. It ends when dropped.
-pub(crate) struct Agent<'a> {
-    node: &'a Namespace,
+/// A running agent. Dropping it ends the process.
+pub(crate) struct DemoAgent<'a> {
+    node: &'a NetworkNamespace,
     process: Child,
-    /// What it wrote to its standard error; a file in memory.
+    /// The agent's standard error, as a file in memory.
     log: File,
 }
 
-/// Whether the kernel answers too.
+/// Whether the agent runs with the kernel plane.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Plane {
+pub(crate) enum KernelPlaneSwitch {
     On,
     Off,
 }
 
-/// Numbers of queries.
+/// Numbers of queries, by the plane that answered.
 #[derive(Clone, Copy)]
-pub(crate) struct Counts {
+pub(crate) struct QueryCounts {
     /// Answered in the kernel.
     pub(super) kernel: u64,
     /// Answered by the agent's resolver.
     pub(super) agent: u64,
-    /// Of these, sent on to the upstream.
+    /// Those of `agent` that were forwarded to the upstream.
     pub(super) forwarded: u64,
 }
 
-impl<'a> Agent<'a> {
-    /// Starts it on examples/, and waits until it is ready.
+impl<'a> DemoAgent<'a> {
+    /// Starts an agent with the objects of examples/, and waits until it is ready.
     pub(crate) fn start(
         program: &Path,
-        node: &'a Namespace,
-        plane: Plane,
+        node: &'a NetworkNamespace,
+        plane: KernelPlaneSwitch,
         upstream: SocketAddr,
-        signals: &Signals,
-    ) -> Result<Agent<'a>> {
+        signals: &CaughtSignals,
+    ) -> Result<DemoAgent<'a>> {
         let log = memfd_create("dns-agent.log", MFdFlags::MFD_CLOEXEC)
             .context("cannot make a file in memory")?;
         let log = File::from(log);
         let mut command = node.command(&program.to_string_lossy())?;
-        arguments(&mut command, plane, upstream);
+        add_arguments(&mut command, plane, upstream);
         let process = command
             .current_dir(root())
-            // Ctrl-C is for the demo, which ends this one in order.
+            // Ctrl-C must reach only the demo, which then ends the agent in order.
             .process_group(0)
             .stderr(log.try_clone().context("cannot duplicate the log")?)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        let mut agent = Agent { node, process, log };
+        let mut agent = DemoAgent { node, process, log };
         agent.wait_until_ready(signals)?;
         Ok(agent)
     }
 
-    /// Its number.
-    pub(crate) fn process(&self) -> u32 {
+    pub(crate) fn process_id(&self) -> u32 {
         self.process.id()
     }
 
-    /// What its kernel plane is attached to.
-    pub(crate) fn attached(&self) -> Result<String> {
+    /// The attachment of the kernel plane, as text.
+    pub(crate) fn attachment(&self) -> Result<String> {
         let status = self.status()?;
         let Some(attached) = status.pointer("/datapath/attached/0") else {
             let reasons = &status["degraded"];
-            return Err(self.failed(&format!("has no kernel plane: {reasons}")));
+            return Err(self.error_with_log(&format!("has no kernel plane: {reasons}")));
         };
         let field = |name: &str| attached[name].as_str().unwrap_or("?").to_owned();
         Ok(format!(
@@ -110,15 +108,15 @@ impl<'a> Agent<'a> {
         ))
     }
 
-    /// How many queries were answered since it started.
-    pub(crate) fn counts(&self) -> Result<Counts> {
+    /// The queries that were answered since the agent started.
+    pub(crate) fn counts(&self) -> Result<QueryCounts> {
         let status = self.status()?;
         let number = |value: &Value| value.as_u64().unwrap_or_default();
         let outcomes = status
             .pointer("/datapath/outcomes")
             .and_then(Value::as_array);
         let resolver = &status["resolver"]["counts"];
-        Ok(Counts {
+        Ok(QueryCounts {
             kernel: outcomes
                 .into_iter()
                 .flatten()
@@ -130,28 +128,29 @@ impl<'a> Agent<'a> {
         })
     }
 
-    fn wait_until_ready(&mut self, signals: &Signals) -> Result<()> {
+    fn wait_until_ready(&mut self, signals: &CaughtSignals) -> Result<()> {
         let ready = eventually(PATIENCE, || {
             signals.check()?;
             if let Some(status) = self.process.try_wait()? {
-                return Err(self.failed(&format!("ended with {status}")));
+                return Err(self.error_with_log(&format!("ended with {status}")));
             }
             Ok(self.get("/readyz").is_ok_and(|(code, _)| code == 200))
         })?;
         if !ready {
-            return Err(self.failed("did not become ready"));
+            return Err(self.error_with_log("did not become ready"));
         }
         Ok(())
     }
 
     fn status(&self) -> Result<Value> {
-        let (_, body) = self
-            .get("/status")
-            .map_err(|error| self.failed(&format!("gives no status ({error:#})")))?;
-        serde_json::from_str(&body).map_err(|_| self.failed(&format!("gives as its status {body}")))
+        let (_, body) = self.get("/status").map_err(|error| {
+            self.error_with_log(&format!("does not give its status ({error:#})"))
+        })?;
+        serde_json::from_str(&body)
+            .map_err(|_| self.error_with_log(&format!("gives an unreadable status: {body}")))
     }
 
-    /// The code and body of a page of its admin endpoints.
+    /// The status code and the body of an admin endpoint's response.
     fn get(&self, path: &str) -> Result<(u16, String)> {
         let ask = || {
             let mut stream = TcpStream::connect(ADMIN)?;
@@ -168,17 +167,16 @@ impl<'a> Agent<'a> {
         Ok((code.parse()?, body.to_owned()))
     }
 
-    /// An error of the agent's, with what it has logged. An unreadable log is an
-    /// empty one: there is an error to report already.
-    fn failed(&self, how: &str) -> Error {
+    /// An error about the agent, with its log. An unreadable log counts as empty.
+    fn error_with_log(&self, what: &str) -> Error {
         let length = self.log.metadata().map_or(0, |metadata| metadata.len());
-        let mut octets = vec![0; usize::try_from(length).unwrap_or_default()];
-        let read = self.log.read_at(&mut octets, 0).unwrap_or_default();
-        let log = String::from_utf8_lossy(&octets[..read]);
-        anyhow!("dns-agent {how}. It logged:\n{}", log.trim_end())
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
+        let read = self.log.read_at(&mut bytes, 0).unwrap_or_default();
+        let log = String::from_utf8_lossy(&bytes[..read]);
+        anyhow!("dns-agent {what}. Its log:\n{}", log.trim_end())
     }
 
-    /// Ends it as the kubelet does, and gives how it ended.
+    /// Ends the agent by SIGTERM, as the kubelet does, and returns its exit status.
     fn stop(&mut self) -> Result<ExitStatus> {
         kill(
             Pid::from_raw(self.process.id().cast_signed()),
@@ -189,28 +187,31 @@ impl<'a> Agent<'a> {
             ended = self.process.try_wait()?;
             Ok(ended.is_some())
         })?;
-        ended.context("it did not end")
+        ended.context("SIGTERM did not end it")
     }
 }
 
-impl Drop for Agent<'_> {
+impl Drop for DemoAgent<'_> {
     fn drop(&mut self) {
         if self.process.try_wait().is_ok_and(|ended| ended.is_some()) {
-            // Whoever talked to it last has said so.
+            // The last request to the agent has reported this.
             return;
         }
         match self.stop() {
             Ok(status) if status.success() => return,
-            Ok(status) => eprintln!("{}", self.failed(&format!("ended with {status}"))),
-            Err(error) => eprintln!("{}", self.failed(&format!("had to be killed ({error:#})"))),
+            Ok(status) => eprintln!("{}", self.error_with_log(&format!("ended with {status}"))),
+            Err(error) => eprintln!(
+                "{}",
+                self.error_with_log(&format!("had to be killed ({error:#})"))
+            ),
         }
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// The command line, but for the program.
-fn arguments(command: &mut Command, plane: Plane, upstream: SocketAddr) {
+/// Adds the agent's arguments to a command.
+fn add_arguments(command: &mut Command, plane: KernelPlaneSwitch, upstream: SocketAddr) {
     command.args(["run", "--manifests", "examples"]);
     command.args(["--reverse", "10.96.0.0/16", "--pods", "verified"]);
     command.args(["--upstream", &upstream.to_string()]);
@@ -220,53 +221,55 @@ fn arguments(command: &mut Command, plane: Plane, upstream: SocketAddr) {
         command.args(["--listen", &socket.to_string()]);
     }
     match plane {
-        Plane::On => {
+        KernelPlaneSwitch::On => {
             command.args(["--interface", HOST_VETH]);
             for address in SERVED {
                 command.args(["--serve", &address.to_string()]);
             }
         }
-        Plane::Off => {}
+        KernelPlaneSwitch::Off => {}
     }
 }
 
-impl Plane {
-    /// Who should answer, in words.
-    pub(crate) fn expected(self, source: Source) -> &'static str {
+impl KernelPlaneSwitch {
+    /// The plane that must answer, as text.
+    pub(crate) fn expected_plane(self, source: AnswerSource) -> &'static str {
         match (self, source) {
-            (Plane::On, Source::Cluster) => "kernel",
-            (Plane::On, Source::Outside) | (Plane::Off, _) => "agent",
+            (KernelPlaneSwitch::On, AnswerSource::Cluster) => "kernel",
+            (KernelPlaneSwitch::On, AnswerSource::Outside) | (KernelPlaneSwitch::Off, _) => "agent",
         }
     }
 }
 
-impl fmt::Display for Plane {
+impl fmt::Display for KernelPlaneSwitch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Plane::On => "with the kernel plane",
-            Plane::Off => "without the kernel plane",
+            KernelPlaneSwitch::On => "with the kernel plane",
+            KernelPlaneSwitch::Off => "without the kernel plane",
         })
     }
 }
 
-impl Counts {
-    /// What was counted after `earlier`.
-    pub(crate) fn since(self, earlier: Counts) -> Counts {
-        Counts {
+impl QueryCounts {
+    /// The queries after `earlier`.
+    pub(crate) fn since(self, earlier: QueryCounts) -> QueryCounts {
+        QueryCounts {
             kernel: self.kernel - earlier.kernel,
             agent: self.agent - earlier.agent,
             forwarded: self.forwarded - earlier.forwarded,
         }
     }
 
-    /// Whether the right plane answered.
-    pub(crate) fn right(self, source: Source, plane: Plane) -> bool {
+    /// Whether the expected plane answered.
+    pub(crate) fn is_right(self, source: AnswerSource, plane: KernelPlaneSwitch) -> bool {
         match (plane, source) {
-            (Plane::On, Source::Cluster) => self.kernel > 0 && self.agent == 0,
-            // Names that the search list makes up are the cluster's: only what
-            // must be forwarded may reach the agent.
-            (Plane::On, Source::Outside) => self.forwarded > 0 && self.agent == self.forwarded,
-            (Plane::Off, _) => self.kernel == 0 && self.agent > 0,
+            (KernelPlaneSwitch::On, AnswerSource::Cluster) => self.kernel > 0 && self.agent == 0,
+            // The names that the search list makes are the cluster's, so only forwarded queries
+            // may reach the agent.
+            (KernelPlaneSwitch::On, AnswerSource::Outside) => {
+                self.forwarded > 0 && self.agent == self.forwarded
+            }
+            (KernelPlaneSwitch::Off, _) => self.kernel == 0 && self.agent > 0,
         }
     }
 }

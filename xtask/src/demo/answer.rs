@@ -1,42 +1,42 @@
-//! What may come back.
+//! Answers, and where they come from.
 
 use std::{collections::BTreeSet, fmt};
 
-/// An answer, as far as the demo looks at it.
+/// The parts of an answer that the demo checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// The data of all records, in whatever order they came.
+pub(crate) enum DemoAnswer {
+    /// The rdata of all records, without their order.
     Data(BTreeSet<String>),
     /// The name exists, the type does not (RFC 2308 section 2.2).
     NoData,
     /// The name does not exist (RFC 2308 section 2.1).
     NxDomain,
-    /// None of these, or not well-formed: why.
-    Odd(String),
+    /// Any other reply, or a malformed one; the reason.
+    Unexpected(String),
 }
 
-/// Where the answer to a question is known.
+/// The source of the answer to a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// In the cluster: its names, and the addresses of its services.
+pub(crate) enum AnswerSource {
+    /// The cluster: its names, and the reverse names of its Services.
     Cluster,
-    /// Outside: the agent must ask its upstream.
+    /// The upstream, which the agent must ask.
     Outside,
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for DemoAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
-            Answer::Data(data) => data
+            DemoAnswer::Data(data) => data
                 .iter()
                 .map(String::as_str)
                 .collect::<Vec<_>>()
                 .join(", "),
-            Answer::NoData => "NODATA".to_owned(),
-            Answer::NxDomain => "NXDOMAIN".to_owned(),
-            Answer::Odd(reason) => reason.clone(),
+            DemoAnswer::NoData => "NODATA".to_owned(),
+            DemoAnswer::NxDomain => "NXDOMAIN".to_owned(),
+            DemoAnswer::Unexpected(reason) => reason.clone(),
         };
-        // So that a width is obeyed.
+        // `pad` applies a width in the format.
         f.pad(&text)
     }
 }

@@ -1,8 +1,8 @@
-//! The process in the pod, which asks as any program does: by getaddrinfo().
+//! The process in the pod, which looks names up as any program does: by getaddrinfo().
 //!
-//! It is this program again, in the pod's network namespace and with an /etc of
-//! its own, since getaddrinfo() reads that of the process it runs in. The demo
-//! writes it a name a line, and reads a line back.
+//! The process is this program again, in the pod's network namespace and with an /etc of its own,
+//! because getaddrinfo() reads the /etc of its process. The demo writes it a name a line, and reads
+//! a line of results for each.
 
 use std::{
     collections::BTreeSet,
@@ -22,22 +22,22 @@ use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
-use zerohop_tests::{netns::Namespace, topology::SERVED};
+use zerohop_tests::{netns::NetworkNamespace, topology::SERVED};
 
-use super::answer::Answer;
+use super::answer::DemoAnswer;
 
-/// How many times each name is looked up; enough for a steady median.
-pub(crate) const TIMES: usize = 51;
+/// Number of lookups of each name; enough for a stable median.
+pub(crate) const REPETITIONS: usize = 51;
 
-/// The running process. Should this one be killed, it ends too.
-pub(crate) struct Pod {
+/// The running process. If the demo is killed, the process ends too, because its input ends.
+pub(crate) struct PodProcess {
     process: Child,
     line: UnixStream,
 }
 
-impl Pod {
-    /// Starts it in a namespace.
-    pub(crate) fn start(namespace: &Namespace) -> Result<Pod> {
+impl PodProcess {
+    /// Starts the process in a namespace.
+    pub(crate) fn start(namespace: &NetworkNamespace) -> Result<PodProcess> {
         let (line, theirs) = UnixStream::pair().context("cannot make a pair of sockets")?;
         let input = OwnedFd::from(theirs);
         let output = input.try_clone().context("cannot duplicate a socket")?;
@@ -47,20 +47,19 @@ impl Pod {
             .arg("demo-pod")
             .stdin(input)
             .stdout(output)
-            // Ctrl-C is for the demo, which ends this one in order.
+            // Ctrl-C must reach only the demo, which then ends this process in order.
             .process_group(0)
             .spawn()
             .context("cannot start the process in the pod")?;
-        Ok(Pod { process, line })
+        Ok(PodProcess { process, line })
     }
 
-    /// Its number.
-    pub(crate) fn process(&self) -> u32 {
+    pub(crate) fn process_id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Looks a name up again and again. Gives the answer and how long each took.
-    pub(crate) fn look_up(&self, name: &str) -> Result<(Answer, Vec<Duration>)> {
+    /// Looks a name up repeatedly. Returns the answer, and the time of each lookup.
+    pub(crate) fn look_up_name(&self, name: &str) -> Result<(DemoAnswer, Vec<Duration>)> {
         let ask = || {
             writeln!(&self.line, "{name}")?;
             let mut reply = String::new();
@@ -68,23 +67,24 @@ impl Pod {
             Ok::<_, io::Error>(reply)
         };
         let reply = ask().context("the process in the pod ended")?;
-        parse(reply.trim_end()).with_context(|| format!("the process in the pod said {reply:?}"))
+        parse_results(reply.trim_end())
+            .with_context(|| format!("cannot read the reply {reply:?} of the process in the pod"))
     }
 }
 
-impl Drop for Pod {
+impl Drop for PodProcess {
     fn drop(&mut self) {
-        // It has nothing that outlives it. If it can't be killed it is gone already.
+        // The process leaves nothing behind. Killing fails only if it has ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// What the process does.
+/// Runs the process: reads names, and writes results.
 pub(crate) fn run() -> Result<()> {
-    take_etc()?;
+    mount_own_etc()?;
     for name in io::stdin().lines() {
-        let (answer, times) = look_up(&name?);
+        let (answer, times) = look_up_repeatedly(&name?);
         let times: Vec<_> = times
             .iter()
             .map(|time| time.as_nanos().to_string())
@@ -98,13 +98,13 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// Reads one of those lines.
-fn parse(line: &str) -> Option<(Answer, Vec<Duration>)> {
+/// Parses a line of results.
+fn parse_results(line: &str) -> Option<(DemoAnswer, Vec<Duration>)> {
     let mut parts = line.split('\t');
     let (outcome, text, times) = (parts.next()?, parts.next()?, parts.next()?);
     let answer = match outcome {
-        "found" => Answer::Data(text.split(' ').map(str::to_owned).collect()),
-        _ => Answer::Odd(text.to_owned()),
+        "found" => DemoAnswer::Data(text.split(' ').map(str::to_owned).collect()),
+        _ => DemoAnswer::Unexpected(text.to_owned()),
     };
     let times = times
         .split(' ')
@@ -113,9 +113,9 @@ fn parse(line: &str) -> Option<(Answer, Vec<Duration>)> {
     Some((answer, times))
 }
 
-/// Gives this process an /etc with what getaddrinfo() reads in a pod, and nothing
-/// else. Nobody else sees it, and it goes with the process.
-fn take_etc() -> Result<()> {
+/// Gives this process an /etc with only the files that getaddrinfo() reads in a pod. The mount is
+/// private to the process and ends with it.
+fn mount_own_etc() -> Result<()> {
     let [kube_dns, _] = SERVED;
     let resolv_conf = format!(
         "search shop.svc.cluster.local svc.cluster.local cluster.local\n\
@@ -126,7 +126,7 @@ fn take_etc() -> Result<()> {
     let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
         .context("cannot make the mounts private")?;
-    // In /run would be the socket of nscd, which would answer for us.
+    // /run is replaced too, because nscd's socket is there and nscd would answer lookups.
     for directory in ["/etc", "/run"] {
         let flags = MsFlags::empty();
         mount(Some("tmpfs"), directory, Some("tmpfs"), flags, None::<&str>)
@@ -137,13 +137,13 @@ fn take_etc() -> Result<()> {
         .context("cannot write into the pod's /etc")
 }
 
-/// The addresses of a name, and how long each look-up took.
-fn look_up(name: &str) -> (Result<Vec<String>, String>, Vec<Duration>) {
+/// The addresses of a name, and the time of each lookup.
+fn look_up_repeatedly(name: &str) -> (Result<Vec<String>, String>, Vec<Duration>) {
     let mut seen = BTreeSet::new();
     let mut times = Vec::new();
-    for _ in 0..TIMES {
+    for _ in 0..REPETITIONS {
         let start = Instant::now();
-        // This is getaddrinfo().
+        // This calls getaddrinfo().
         let found = (name, 0).to_socket_addrs();
         times.push(start.elapsed());
         match found {
@@ -153,7 +153,7 @@ fn look_up(name: &str) -> (Result<Vec<String>, String>, Vec<Duration>) {
     }
     let addresses = match seen.pop_first() {
         Some(addresses) if seen.is_empty() => Ok(addresses),
-        _ => Err("other addresses at other times".to_owned()),
+        _ => Err("the addresses differ between lookups".to_owned()),
     };
     (addresses, times)
 }

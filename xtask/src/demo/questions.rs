@@ -1,4 +1,4 @@
-//! What is asked, and what must come.
+//! The questions, and their right answers.
 //!
 //! The names and addresses are those of examples/.
 
@@ -10,12 +10,12 @@ use std::{
 use zerohop_tests::topology::SERVED;
 
 use super::{
-    answer::{Answer, Source},
+    answer::{AnswerSource, DemoAnswer},
     upstream,
 };
 
 /// All questions, in the order of the table: calls first.
-pub(crate) fn all() -> Vec<Question> {
+pub(crate) fn all() -> Vec<DemoQuestion> {
     let kube_dns = SERVED.map(|address| address.to_string());
     vec![
         call("frontend", data(&[FRONTEND])),
@@ -25,8 +25,8 @@ pub(crate) fn all() -> Vec<Question> {
         call("kube-dns.kube-system", data(&kube_dns)),
         call(upstream::NAME, data(&[upstream::ADDRESS])).outside(),
         packet("frontend.shop.svc.cluster.local", A, data(&[FRONTEND])),
-        packet("frontend.shop.svc.cluster.local", AAAA, Answer::NoData),
-        packet("frontend.shop.svc.cluster.local", TXT, Answer::NoData),
+        packet("frontend.shop.svc.cluster.local", AAAA, DemoAnswer::NoData),
+        packet("frontend.shop.svc.cluster.local", TXT, DemoAnswer::NoData),
         packet("FrontEnd.SHOP.svc.Cluster.Local", A, data(&[FRONTEND])),
         packet("cart.shop.svc.cluster.local", A, data(&[CART])),
         packet("cart.shop.svc.cluster.local", AAAA, data(&[CART6])),
@@ -43,48 +43,48 @@ pub(crate) fn all() -> Vec<Question> {
             A,
             data(&["10.244.0.2"]),
         ),
-        packet("shop.svc.cluster.local", A, Answer::NoData),
-        packet("basket.shop.svc.cluster.local", A, Answer::NxDomain),
-        packet("basket.shop.svc.cluster.local", AAAA, Answer::NxDomain).over_ipv6(),
-        packet("www.example.com.svc.cluster.local", A, Answer::NxDomain),
+        packet("shop.svc.cluster.local", A, DemoAnswer::NoData),
+        packet("basket.shop.svc.cluster.local", A, DemoAnswer::NxDomain),
+        packet("basket.shop.svc.cluster.local", AAAA, DemoAnswer::NxDomain).over_ipv6(),
+        packet("www.example.com.svc.cluster.local", A, DemoAnswer::NxDomain),
         pointer([10, 96, 12, 7], data(&["frontend.shop.svc.cluster.local."])),
         pointer(
             [0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x403],
             data(&["cart.shop.svc.cluster.local."]),
         ),
-        pointer([10, 96, 99, 99], Answer::NxDomain),
+        pointer([10, 96, 99, 99], DemoAnswer::NxDomain),
         packet(upstream::NAME, A, data(&[upstream::ADDRESS])).outside(),
-        packet("nowhere.example.com", A, Answer::NxDomain).outside(),
+        packet("nowhere.example.com", A, DemoAnswer::NxDomain).outside(),
     ]
 }
 
-/// One question.
-pub(crate) struct Question {
-    pub(super) asked: Asked,
-    pub(super) source: Source,
-    pub(super) expected: Answer,
+/// A question, with its right answer.
+pub(crate) struct DemoQuestion {
+    pub(super) method: AskMethod,
+    pub(super) source: AnswerSource,
+    pub(super) expected: DemoAnswer,
 }
 
-/// The ways to ask.
-pub(crate) enum Asked {
+/// How a question is asked.
+pub(crate) enum AskMethod {
     /// A program calls getaddrinfo() with this name.
     Call(&'static str),
-    /// A query is sent as it is.
-    Packet(Packet),
+    /// The demo sends one query.
+    Query(DemoQuery),
 }
 
 /// A query.
-pub(crate) struct Packet {
-    pub(super) subject: Subject,
+pub(crate) struct DemoQuery {
+    pub(super) subject: QuerySubject,
     pub(super) rtype: u16,
     pub(super) server: IpAddr,
     pub(super) edns: Option<u16>,
 }
 
-/// What a query is about.
-pub(crate) enum Subject {
+/// The name that a query asks for.
+pub(crate) enum QuerySubject {
     Name(&'static str),
-    /// The name that belongs to an address in the reverse tree.
+    /// The reverse name of an address.
     Address(IpAddr),
 }
 
@@ -99,101 +99,101 @@ const PTR: u16 = 12;
 const TXT: u16 = 16;
 const AAAA: u16 = 28;
 
-/// The size that most resolvers give (RFC 9715 section 3.1).
+/// The EDNS payload size in bytes that most resolvers send (RFC 9715 section 3.1).
 const EDNS_SIZE: u16 = 1232;
 
-fn call(name: &'static str, expected: Answer) -> Question {
-    Question {
-        asked: Asked::Call(name),
-        source: Source::Cluster,
+fn call(name: &'static str, expected: DemoAnswer) -> DemoQuestion {
+    DemoQuestion {
+        method: AskMethod::Call(name),
+        source: AnswerSource::Cluster,
         expected,
     }
 }
 
-fn packet(name: &'static str, rtype: u16, expected: Answer) -> Question {
-    query(Subject::Name(name), rtype, expected)
+fn packet(name: &'static str, rtype: u16, expected: DemoAnswer) -> DemoQuestion {
+    query(QuerySubject::Name(name), rtype, expected)
 }
 
-fn pointer(address: impl Into<IpAddr>, expected: Answer) -> Question {
-    query(Subject::Address(address.into()), PTR, expected)
+fn pointer(address: impl Into<IpAddr>, expected: DemoAnswer) -> DemoQuestion {
+    query(QuerySubject::Address(address.into()), PTR, expected)
 }
 
-fn query(subject: Subject, rtype: u16, expected: Answer) -> Question {
+fn query(subject: QuerySubject, rtype: u16, expected: DemoAnswer) -> DemoQuestion {
     let [server, _] = SERVED;
-    Question {
-        asked: Asked::Packet(Packet {
+    DemoQuestion {
+        method: AskMethod::Query(DemoQuery {
             subject,
             rtype,
             server,
             edns: None,
         }),
-        source: Source::Cluster,
+        source: AnswerSource::Cluster,
         expected,
     }
 }
 
-fn data<T: ToString>(data: &[T]) -> Answer {
-    Answer::Data(data.iter().map(ToString::to_string).collect())
+fn data<T: ToString>(data: &[T]) -> DemoAnswer {
+    DemoAnswer::Data(data.iter().map(ToString::to_string).collect())
 }
 
-impl Question {
-    fn outside(mut self) -> Question {
-        self.source = Source::Outside;
+impl DemoQuestion {
+    fn outside(mut self) -> DemoQuestion {
+        self.source = AnswerSource::Outside;
         self
     }
 
-    fn with_edns(mut self) -> Question {
-        if let Asked::Packet(packet) = &mut self.asked {
-            packet.edns = Some(EDNS_SIZE);
+    fn with_edns(mut self) -> DemoQuestion {
+        if let AskMethod::Query(query) = &mut self.method {
+            query.edns = Some(EDNS_SIZE);
         }
         self
     }
 
-    fn over_ipv6(mut self) -> Question {
-        if let Asked::Packet(packet) = &mut self.asked {
+    fn over_ipv6(mut self) -> DemoQuestion {
+        if let AskMethod::Query(query) = &mut self.method {
             let [_, server] = SERVED;
-            packet.server = server;
+            query.server = server;
         }
         self
     }
 }
 
-impl Subject {
+impl QuerySubject {
     /// The name asked for.
     pub(super) fn name(&self) -> String {
         match self {
-            Subject::Name(name) => (*name).to_owned(),
-            Subject::Address(IpAddr::V4(address)) => reverse4(*address),
-            Subject::Address(IpAddr::V6(address)) => reverse6(*address),
+            QuerySubject::Name(name) => (*name).to_owned(),
+            QuerySubject::Address(IpAddr::V4(address)) => reverse4(*address),
+            QuerySubject::Address(IpAddr::V6(address)) => reverse6(*address),
         }
     }
 }
 
-/// RFC 1035 section 3.5.
+/// The reverse name of an IPv4 address (RFC 1035 section 3.5).
 fn reverse4(address: Ipv4Addr) -> String {
     let [a, b, c, d] = address.octets();
     format!("{d}.{c}.{b}.{a}.in-addr.arpa")
 }
 
-/// RFC 3596 section 2.5.
+/// The reverse name of an IPv6 address (RFC 3596 section 2.5).
 fn reverse6(address: Ipv6Addr) -> String {
     let digits = format!("{:032x}", address.to_bits());
     let labels = digits.chars().rev().map(|digit| format!("{digit}."));
     labels.collect::<String>() + "ip6.arpa"
 }
 
-impl fmt::Display for Question {
+impl fmt::Display for DemoQuestion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = match &self.asked {
-            Asked::Call(name) => format!("getaddrinfo(\"{name}\")"),
-            Asked::Packet(packet) => packet.to_string(),
+        let text = match &self.method {
+            AskMethod::Call(name) => format!("getaddrinfo(\"{name}\")"),
+            AskMethod::Query(query) => query.to_string(),
         };
-        // So that a width is obeyed.
+        // `pad` applies a width in the format.
         f.pad(&text)
     }
 }
 
-impl fmt::Display for Packet {
+impl fmt::Display for DemoQuery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rtype = match self.rtype {
             A => "A",
@@ -202,8 +202,8 @@ impl fmt::Display for Packet {
             _ => "TXT",
         };
         match &self.subject {
-            Subject::Name(name) => write!(f, "{rtype:<5}{name}")?,
-            Subject::Address(address) => write!(f, "{rtype:<5}{address}")?,
+            QuerySubject::Name(name) => write!(f, "{rtype:<5}{name}")?,
+            QuerySubject::Address(address) => write!(f, "{rtype:<5}{address}")?,
         }
         if self.edns.is_some() {
             f.write_str(" (EDNS)")?;

@@ -1,4 +1,4 @@
-//! Signals that end the demo, taken when there is time to tidy up.
+//! Signals that end the demo. They are read at points where the demo can clean up.
 
 use std::{
     io::{self, Read},
@@ -15,12 +15,13 @@ use nix::{
     },
 };
 
-/// The signals that have arrived.
-pub(crate) struct Signals(SignalFd);
+/// The signals that have arrived and were not read yet.
+pub(crate) struct CaughtSignals(SignalFd);
 
-impl Signals {
-    /// Takes them from now on, on this thread and those that it starts later.
-    pub(crate) fn catch() -> Result<Signals> {
+impl CaughtSignals {
+    /// Blocks the signals on this thread and on those that it starts later, so that they can be
+    /// read.
+    pub(crate) fn catch() -> Result<CaughtSignals> {
         let set = SigSet::from_iter([
             Signal::SIGINT,
             Signal::SIGTERM,
@@ -30,15 +31,15 @@ impl Signals {
         set.thread_block().context("cannot block signals")?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let arrived = SignalFd::with_flags(&set, flags).context("cannot wait for signals")?;
-        Ok(Signals(arrived))
+        Ok(CaughtSignals(arrived))
     }
 
-    /// Fails if one has arrived.
+    /// Fails if a signal has arrived.
     pub(crate) fn check(&self) -> Result<()> {
         let Some(signal) = self.arrived()? else {
             return Ok(());
         };
-        bail!("stopped by {signal}; everything that was made is gone again");
+        bail!("stopped by {signal}; the demo has removed everything that it made");
     }
 
     /// Waits for a signal, or for Enter.
@@ -62,7 +63,7 @@ impl Signals {
             let mut character = [0];
             match io::stdin().read(&mut character) {
                 Ok(1..) => return Ok(()),
-                // There is no keyboard, so a signal it must be.
+                // Standard input has ended, so only a signal can end the wait.
                 _ => stdin = None,
             }
         }

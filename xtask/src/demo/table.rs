@@ -1,88 +1,91 @@
-//! The tables, row by row as the replies come, and what they say together.
+//! The printed tables, row by row as replies arrive, and a summary.
 
 use std::time::Duration;
 
 use super::{
-    Reply, Show,
-    agent::Plane,
-    answer::Source,
+    MeasuredReply, ReplyTable,
+    agent::KernelPlaneSwitch,
+    answer::AnswerSource,
     median,
-    questions::{Asked, Question},
+    questions::{AskMethod, DemoQuestion},
     upstream,
 };
 
-/// With the kernel plane: questions and answers.
-pub(crate) struct First {
-    question: usize,
-    answer: usize,
+/// The table of answers with the kernel plane.
+pub(crate) struct AnswerTable {
+    question_width: usize,
+    answer_width: usize,
 }
 
-impl First {
-    /// Writes the head.
-    pub(crate) fn new(questions: &[Question]) -> First {
+impl AnswerTable {
+    /// Prints the header.
+    pub(crate) fn new(questions: &[DemoQuestion]) -> AnswerTable {
         let answers = questions.iter().map(|question| width(&question.expected));
-        let table = First {
-            question: question_width(questions),
-            answer: answers.max().unwrap_or_default(),
+        let table = AnswerTable {
+            question_width: question_width(questions),
+            answer_width: answers.max().unwrap_or_default(),
         };
-        table.row("question", "answer", "answered by", "round trip");
+        table.print_cells("question", "answer", "answered by", "round trip");
         table
     }
 
-    fn row(&self, question: &str, answer: &str, planes: &str, time: &str) {
+    fn print_cells(&self, question: &str, answer: &str, planes: &str, time: &str) {
         println!(
-            "  {question:<0$}  {answer:<1$}  {planes:<PLANES$}  {time:>TIME$}",
-            self.question, self.answer
+            "  {question:<0$}  {answer:<1$}  {planes:<PLANES_WIDTH$}  {time:>TIME_WIDTH$}",
+            self.question_width, self.answer_width
         );
     }
 }
 
-impl Show for First {
-    fn show(&mut self, question: &Question, reply: &Reply) {
-        self.row(
+impl ReplyTable for AnswerTable {
+    fn print_row(&mut self, question: &DemoQuestion, reply: &MeasuredReply) {
+        self.print_cells(
             &question.to_string(),
             &reply.answer.to_string(),
-            &marked(question, reply, Plane::On),
+            &marked_planes(question, reply, KernelPlaneSwitch::On),
             &time(reply.median),
         );
     }
 }
 
-/// Without it: the times beside each other.
-pub(crate) struct Second<'a> {
-    question: usize,
-    /// The replies with the kernel plane that are still to be shown.
-    with: std::slice::Iter<'a, Reply>,
+/// The table without the kernel plane, with the times of both runs.
+pub(crate) struct TimeComparisonTable<'a> {
+    question_width: usize,
+    /// The replies with the kernel plane for the rows that are not printed yet.
+    with: std::slice::Iter<'a, MeasuredReply>,
 }
 
-impl<'a> Second<'a> {
-    /// Writes the head.
-    pub(crate) fn new(questions: &[Question], with: &'a [Reply]) -> Second<'a> {
-        let table = Second {
-            question: question_width(questions),
+impl<'a> TimeComparisonTable<'a> {
+    /// Prints the header.
+    pub(crate) fn new(
+        questions: &[DemoQuestion],
+        with: &'a [MeasuredReply],
+    ) -> TimeComparisonTable<'a> {
+        let table = TimeComparisonTable {
+            question_width: question_width(questions),
             with: with.iter(),
         };
-        table.row("question", "answered by", "round trip", "with it", "");
+        table.print_cells("question", "answered by", "round trip", "with it", "");
         table
     }
 
-    fn row(&self, question: &str, planes: &str, time: &str, before: &str, ratio: &str) {
+    fn print_cells(&self, question: &str, planes: &str, time: &str, before: &str, ratio: &str) {
         println!(
-            "  {question:<0$}  {planes:<PLANES$}  {time:>TIME$}  {before:>TIME$}  {ratio:>6}",
-            self.question
+            "  {question:<0$}  {planes:<PLANES_WIDTH$}  {time:>TIME_WIDTH$}  {before:>TIME_WIDTH$}  {ratio:>6}",
+            self.question_width
         );
     }
 }
 
-impl Show for Second<'_> {
-    fn show(&mut self, question: &Question, reply: &Reply) {
+impl ReplyTable for TimeComparisonTable<'_> {
+    fn print_row(&mut self, question: &DemoQuestion, reply: &MeasuredReply) {
         let (before, ratio) = match self.with.next() {
             Some(before) => (time(before.median), ratio(reply.median, before.median)),
             None => Default::default(),
         };
-        self.row(
+        self.print_cells(
             &question.to_string(),
-            &marked(question, reply, Plane::Off),
+            &marked_planes(question, reply, KernelPlaneSwitch::Off),
             &time(reply.median),
             &before,
             &format!("×{ratio:.1}"),
@@ -90,11 +93,16 @@ impl Show for Second<'_> {
     }
 }
 
-/// What both tables say, in a few sentences.
-pub(crate) fn summary(questions: &[Question], with: &[Reply], without: &[Reply]) -> String {
-    let of_cluster = |replies: &[Reply]| {
+/// A summary of both tables.
+pub(crate) fn summary(
+    questions: &[DemoQuestion],
+    with: &[MeasuredReply],
+    without: &[MeasuredReply],
+) -> String {
+    let of_cluster = |replies: &[MeasuredReply]| {
         let queries = questions.iter().zip(replies).filter(|(question, _)| {
-            question.source == Source::Cluster && matches!(question.asked, Asked::Packet(_))
+            question.source == AnswerSource::Cluster
+                && matches!(question.method, AskMethod::Query(_))
         });
         median(queries.map(|(_, reply)| reply.median).collect())
     };
@@ -106,12 +114,15 @@ pub(crate) fn summary(questions: &[Question], with: &[Reply], without: &[Reply])
         ratio(slow, fast),
     );
     let mut calls = questions.iter().zip(with).filter(|(question, _)| {
-        question.source == Source::Outside && matches!(question.asked, Asked::Call(_))
+        question.source == AnswerSource::Outside && matches!(question.method, AskMethod::Call(_))
     });
     if let Some((_, reply)) = calls.next() {
-        let (kernel, agent) = (reply.by.kernel / reply.times, reply.by.agent / reply.times);
+        let (kernel, agent) = (
+            reply.queries.kernel / reply.repetitions,
+            reply.queries.agent / reply.repetitions,
+        );
         text += &format!(
-            "\nOne getaddrinfo(\"{}\") makes {} queries, since the search list comes first: the kernel ended {kernel} of them on the spot.",
+            "\nOne getaddrinfo(\"{}\") makes {} queries, since the search list comes first: the kernel answered {kernel} of them.",
             upstream::NAME,
             kernel + agent,
         );
@@ -120,21 +131,25 @@ pub(crate) fn summary(questions: &[Question], with: &[Reply], without: &[Reply])
 }
 
 /// Room for "kernel ×6, agent ×2".
-const PLANES: usize = 19;
+const PLANES_WIDTH: usize = 19;
 /// Room for "round trip".
-const TIME: usize = 10;
+const TIME_WIDTH: usize = 10;
 
-/// Who answered, and a mark if something is not as it should be.
-fn marked(question: &Question, reply: &Reply, plane: Plane) -> String {
+/// The planes that answered, with a mark if the reply is wrong.
+fn marked_planes(
+    question: &DemoQuestion,
+    reply: &MeasuredReply,
+    plane: KernelPlaneSwitch,
+) -> String {
     let mark = if reply.is_right(question, plane) {
         ""
     } else {
         " WRONG"
     };
-    reply.planes() + mark
+    reply.answering_planes() + mark
 }
 
-fn question_width(questions: &[Question]) -> usize {
+fn question_width(questions: &[DemoQuestion]) -> usize {
     questions.iter().map(width).max().unwrap_or_default()
 }
 

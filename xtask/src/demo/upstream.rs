@@ -1,4 +1,4 @@
-//! The server outside the cluster: a script of one name.
+//! The upstream outside the cluster: a server that knows one name.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -7,20 +7,20 @@ use domain::{
     base::{Message, MessageBuilder, Rtype, Ttl, iana::Rcode},
     rdata::A,
 };
-use zerohop_tests::{netns::Namespace, udp::Server};
+use zerohop_tests::{netns::NetworkNamespace, udp::UdpServer};
 
-/// The one name it knows.
+/// The only name that exists.
 pub(crate) const NAME: &str = "www.example.com";
 /// That name's address.
 pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
 
-/// It answers until dropped.
-pub(crate) struct Upstream(Server);
+/// A server that runs until it is dropped.
+pub(crate) struct ScriptedUpstream(UdpServer);
 
-impl Upstream {
-    pub(crate) fn start(node: &Namespace) -> Result<Upstream> {
+impl ScriptedUpstream {
+    pub(crate) fn start(node: &NetworkNamespace) -> Result<ScriptedUpstream> {
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Server::start(node, any_port, reply).map(Upstream)
+        UdpServer::start(node, any_port, reply).map(ScriptedUpstream)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -28,7 +28,7 @@ impl Upstream {
     }
 }
 
-/// The address, NODATA for other types, NXDOMAIN for other names.
+/// Answers with the address of [`NAME`], NODATA for other types, and NXDOMAIN for other names.
 fn reply(query: &[u8]) -> Option<Vec<u8>> {
     let query = Message::from_octets(query).ok()?;
     let question = query.sole_question().ok()?;

@@ -1,4 +1,4 @@
-//! A build of the agent whose tables are laid out otherwise, as another release's may be.
+//! A build of the agent with another layout of the tables, as another release may have.
 
 use std::{
     fs,
@@ -12,11 +12,11 @@ use crate::{
     process::{build, cargo, root},
 };
 
-/// Builds it from a copy of the sources, in which [`DIFFERENCES`] are made.
-pub(super) fn agent() -> Result<PathBuf> {
+/// Builds the agent from a copy of the sources to which [`SOURCE_EDITS`] are applied.
+pub(super) fn build_agent() -> Result<PathBuf> {
     let copy = root().join("target/other-layout");
     for source in SOURCES {
-        copy_changed(source.as_ref(), &copy)?;
+        copy_edited(source.as_ref(), &copy)?;
     }
     build_ebpf::programs_of(&copy)?;
     build(
@@ -29,7 +29,7 @@ pub(super) fn agent() -> Result<PathBuf> {
     )
 }
 
-/// The workspace, as far as Cargo looks at it.
+/// The parts of the workspace that Cargo needs.
 const SOURCES: [&str; 8] = [
     ".cargo",
     "Cargo.toml",
@@ -41,70 +41,71 @@ const SOURCES: [&str; 8] = [
     "xtask",
 ];
 
-struct Difference {
+struct SourceEdit {
     file: &'static str,
-    /// Stands there once.
-    here: &'static str,
-    there: &'static str,
+    /// Text that occurs once in the file.
+    original: &'static str,
+    replacement: &'static str,
 }
 
-/// Where the lease is, and which of how many settings count; what a directory's word says, where
-/// its number leads, and where the name's length is there.
-const DIFFERENCES: [Difference; 10] = [
-    Difference {
+/// These move the lease and the index of the current settings, add a copy of the settings, swap the
+/// halves of a directory word, halve the chunks, and move a record's name length.
+const SOURCE_EDITS: [SourceEdit; 10] = [
+    SourceEdit {
         file: "dns-common/src/settings.rs",
-        here: "pub struct Control {\n",
-        there: "pub struct Control {\n    /// Moves the others.\n    pub first: u64,\n",
+        original: "pub struct Control {\n",
+        replacement: "pub struct Control {\n    /// Moves the other fields.\n    pub first: u64,\n",
     },
-    Difference {
+    SourceEdit {
         file: "dns-common/src/settings.rs",
-        here: "pub reserved: [u64; 6],",
-        there: "pub reserved: [u64; 5],",
+        original: "pub reserved: [u64; 6],",
+        replacement: "pub reserved: [u64; 5],",
     },
-    Difference {
+    SourceEdit {
         file: "dns-common/src/settings.rs",
-        here: "SLOTS: u32 = 4;",
-        there: "SLOTS: u32 = 5;",
+        original: "SETTINGS_COPIES: u32 = 4;",
+        replacement: "SETTINGS_COPIES: u32 = 5;",
     },
-    Difference {
+    SourceEdit {
         file: "dns-common/src/directory.rs",
-        here: "Self((tag as u64) << 32 | record as u64)",
-        there: "Self((record as u64) << 32 | tag as u64)",
+        original: "Self((tag as u64) << 32 | record as u64)",
+        replacement: "Self((record as u64) << 32 | tag as u64)",
     },
-    Difference {
+    SourceEdit {
         file: "dns-common/src/directory.rs",
-        here: "Self(0xffff_ffff_0000_0000)",
-        there: "Self(0x0000_0000_ffff_ffff)",
+        original: "Self(0xffff_ffff_0000_0000)",
+        replacement: "Self(0x0000_0000_ffff_ffff)",
     },
-    Difference {
+    SourceEdit {
         file: "dns-common/src/directory.rs",
-        here: "tag(self) -> u32 {\n        (self.0 >> 32) as u32",
-        there: "tag(self) -> u32 {\n        self.0 as u32",
+        original: "tag(self) -> u32 {\n        (self.0 >> 32) as u32",
+        replacement: "tag(self) -> u32 {\n        self.0 as u32",
     },
-    Difference {
+    SourceEdit {
         file: "dns-common/src/directory.rs",
-        here: "record(self) -> u32 {\n        self.0 as u32",
-        there: "record(self) -> u32 {\n        (self.0 >> 32) as u32",
+        original: "record(self) -> u32 {\n        self.0 as u32",
+        replacement: "record(self) -> u32 {\n        (self.0 >> 32) as u32",
     },
-    Difference {
+    SourceEdit {
         file: "dns-common/src/records.rs",
-        here: "CHUNK: usize = 1 << 18;",
-        there: "CHUNK: usize = 1 << 17;",
+        original: "CHUNK: usize = 1 << 18;",
+        replacement: "CHUNK: usize = 1 << 17;",
     },
-    Difference {
+    SourceEdit {
         file: "dns-common/src/records.rs",
-        here: "pub name_len: u16,",
-        there: "pub reserved: u16,",
+        original: "pub name_length: u16,",
+        replacement: "pub too_large: u16,",
     },
-    Difference {
+    SourceEdit {
         file: "dns-common/src/records.rs",
-        here: "pub reserved: u16,\n    /// The name's hash",
-        there: "pub name_len: u16,\n    /// The name's hash",
+        original: "pub too_large: u16,\n    /// The hash of the name",
+        replacement: "pub name_length: u16,\n    /// The hash of the name",
     },
 ];
 
-/// Copies a file or directory, but leaves alone what is as it should be, so that Cargo does too.
-fn copy_changed(source: &Path, copy: &Path) -> Result<()> {
+/// Copies a file or directory, with its edits. Leaves identical files untouched, so that Cargo does
+/// not build them again.
+fn copy_edited(source: &Path, copy: &Path) -> Result<()> {
     let from = root().join(source);
     if from.is_dir() {
         let entries = fs::read_dir(&from)
@@ -116,10 +117,10 @@ fn copy_changed(source: &Path, copy: &Path) -> Result<()> {
             .with_context(|| format!("cannot list {}", from.display()))?;
         return entries
             .iter()
-            .try_for_each(|name| copy_changed(&source.join(name), copy));
+            .try_for_each(|name| copy_edited(&source.join(name), copy));
     }
     let text = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
-    let text = changed(source, text)?;
+    let text = apply_edits(source, text)?;
     let to = copy.join(source);
     if fs::read(&to).is_ok_and(|there| there == text) {
         return Ok(());
@@ -130,20 +131,25 @@ fn copy_changed(source: &Path, copy: &Path) -> Result<()> {
         .with_context(|| format!("cannot write {}", to.display()))
 }
 
-fn changed(source: &Path, text: Vec<u8>) -> Result<Vec<u8>> {
-    let mut differences = DIFFERENCES
+fn apply_edits(source: &Path, text: Vec<u8>) -> Result<Vec<u8>> {
+    let mut edits = SOURCE_EDITS
         .iter()
-        .filter(|difference| source == Path::new(difference.file))
+        .filter(|edit| source == Path::new(edit.file))
         .peekable();
-    if differences.peek().is_none() {
+    if edits.peek().is_none() {
         return Ok(text);
     }
     let mut text =
         String::from_utf8(text).with_context(|| format!("{} is not UTF-8", source.display()))?;
-    for Difference { file, here, there } in differences {
+    for SourceEdit {
+        file,
+        original: here,
+        replacement: there,
+    } in edits
+    {
         ensure!(
             text.matches(here).count() == 1,
-            "{file} does not have {here:?} once: the differences in {} are out of date",
+            "{file} does not have {here:?} once: the edits in {} are out of date",
             file!()
         );
         text = text.replace(here, there);

@@ -1,4 +1,4 @@
-//! `cargo xtask kind bench`: what a pod gets, with Zerohop off and on.
+//! `cargo xtask kind bench`: query rate and latency of a pod, with Zerohop off and on.
 
 use std::{path::PathBuf, thread, time::Duration};
 
@@ -10,14 +10,15 @@ use super::kubeconfig;
 use crate::{image, kubectl::Kubectl};
 
 #[derive(Args)]
-pub(crate) struct Options {
-    /// Another test cluster than kind's; its nodes have both images already, and Zerohop runs there afterwards.
+pub(crate) struct KindBenchOptions {
+    /// A test cluster to use instead of kind's. Its nodes must have both images; Zerohop stays
+    /// installed afterwards.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Runs with Zerohop off and on each, which take turns.
+    /// Number of runs with Zerohop off, and of runs with Zerohop on; they take turns.
     #[arg(long, value_name = "NUMBER", default_value_t = 3)]
     rounds: usize,
-    /// How long a run takes.
+    /// Duration of a run.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     seconds: u32,
     /// A name outside the cluster that its DNS resolves.
@@ -25,16 +26,16 @@ pub(crate) struct Options {
     outside: String,
 }
 
-/// What answers.
+/// The DNS that answers in a run.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Plane {
+enum DnsUnderTest {
     CoreDns,
     Zerohop,
 }
 
-/// What dnsperf says of a run.
-struct Run {
-    plane: Plane,
+/// dnsperf's statistics of a run; latencies in seconds.
+struct DnsperfRun {
+    dns: DnsUnderTest,
     completed: f64,
     lost: f64,
     per_second: f64,
@@ -42,14 +43,14 @@ struct Run {
     maximum: f64,
 }
 
-/// The job itself.
-pub(crate) fn run(options: &Options) -> Result<()> {
+/// Runs the job.
+pub(crate) fn run(options: &KindBenchOptions) -> Result<()> {
     let default = kubeconfig();
     let kubectl = Kubectl::new(options.kubeconfig.as_ref().unwrap_or(&default))?;
     let manifests = kubectl.manifests(image::AGENT)?;
     let objects = objects(options);
     let outcome = measure(options, &kubectl, &manifests, &objects);
-    kubectl.feed(&["delete", "--ignore-not-found"], &objects)?;
+    kubectl.send_objects(&["delete", "--ignore-not-found"], &objects)?;
     print(&outcome?);
     Ok(())
 }
@@ -58,27 +59,32 @@ const SPACE: &str = "zerohop-bench";
 const SERVICES: usize = 50;
 
 fn measure(
-    options: &Options,
+    options: &KindBenchOptions,
     kubectl: &Kubectl,
     manifests: &str,
     objects: &str,
-) -> Result<Vec<Run>> {
-    kubectl.feed(&["apply"], objects)?;
-    // Services come to CoreDNS and to the agents a moment later.
+) -> Result<Vec<DnsperfRun>> {
+    kubectl.send_objects(&["apply"], objects)?;
+    // CoreDNS and the agents learn of the Services a moment later.
     thread::sleep(Duration::from_secs(5));
     let mut runs = Vec::new();
     for round in 0..options.rounds {
         kubectl.uninstall(manifests)?;
-        runs.push(ask(options, kubectl, Plane::CoreDns, round)?);
+        runs.push(run_dnsperf(options, kubectl, DnsUnderTest::CoreDns, round)?);
         kubectl.install(manifests)?;
-        runs.push(ask(options, kubectl, Plane::Zerohop, round)?);
+        runs.push(run_dnsperf(options, kubectl, DnsUnderTest::Zerohop, round)?);
     }
     Ok(runs)
 }
 
-/// A run: a Job's pod asks as fast as answers come, 20 questions at a time.
-fn ask(options: &Options, kubectl: &Kubectl, plane: Plane, round: usize) -> Result<Run> {
-    let name = format!("ask-{}-{round}", plane.name());
+/// Runs dnsperf in a Job's pod, as fast as answers arrive, with at most 20 queries in flight.
+fn run_dnsperf(
+    options: &KindBenchOptions,
+    kubectl: &Kubectl,
+    dns: DnsUnderTest,
+    round: usize,
+) -> Result<DnsperfRun> {
+    let name = format!("ask-{}-{round}", dns.name());
     let script = format!(
         "server=$(awk '/^nameserver/ {{ print $2; exit }}' /etc/resolv.conf)
          exec dnsperf -s $server -d /mix/questions -c 4 -T 1 -q 20 -t 2 -l {} -n 1000000",
@@ -105,7 +111,7 @@ fn ask(options: &Options, kubectl: &Kubectl, plane: Plane, round: usize) -> Resu
             },
         },
     });
-    kubectl.feed(&["apply"], &job.to_string())?;
+    kubectl.send_objects(&["apply"], &job.to_string())?;
     let job = format!("job/{name}");
     let timeout = format!("--timeout={}s", options.seconds + 60);
     let space = ["--namespace", SPACE];
@@ -117,20 +123,20 @@ fn ask(options: &Options, kubectl: &Kubectl, plane: Plane, round: usize) -> Resu
         .concat(),
     )?;
     let text = kubectl.output(&[&space[..], &["logs", &job]].concat())?;
-    Run::read(plane, &text).with_context(|| format!("dnsperf said something else: {text}"))
+    DnsperfRun::read(dns, &text).with_context(|| format!("cannot read dnsperf's output: {text}"))
 }
 
-impl Plane {
+impl DnsUnderTest {
     fn name(self) -> &'static str {
         match self {
-            Plane::CoreDns => "off",
-            Plane::Zerohop => "on",
+            DnsUnderTest::CoreDns => "off",
+            DnsUnderTest::Zerohop => "on",
         }
     }
 }
 
-impl Run {
-    fn read(plane: Plane, text: &str) -> Option<Run> {
+impl DnsperfRun {
+    fn read(dns: DnsUnderTest, text: &str) -> Option<DnsperfRun> {
         let number = |label: &str| -> Option<f64> {
             let line = text.lines().find(|line| line.contains(label))?;
             let words = line.split_once(label)?.1;
@@ -138,8 +144,8 @@ impl Run {
         };
         let maximum = text.lines().find(|line| line.contains("Average Latency"))?;
         let maximum = maximum.split_once("max ")?.1.trim_end_matches(')');
-        Some(Run {
-            plane,
+        Some(DnsperfRun {
+            dns,
             completed: number("Queries completed:")?,
             lost: number("Queries lost:")?,
             per_second: number("Queries per second:")?,
@@ -149,8 +155,8 @@ impl Run {
     }
 }
 
-/// The objects that are asked for, and the questions.
-fn objects(options: &Options) -> String {
+/// The Services that are asked for, and a ConfigMap with the questions.
+fn objects(options: &KindBenchOptions) -> String {
     let metadata = |name: &str| json!({ "name": name, "namespace": SPACE });
     let mut items = vec![
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": SPACE } }),
@@ -172,8 +178,9 @@ fn objects(options: &Options) -> String {
     json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string()
 }
 
-/// What a pod's libc makes of the names that programs use, with the kubelet's search list: A and AAAA of each,
-/// most of them services of the own namespace, and a name outside now and then, after it was sought inside.
+/// The queries that a pod's libc makes for typical names with the kubelet's search list: A and AAAA
+/// for each. Most names are Services of the pod's namespace. One in five is outside the cluster,
+/// and the search list is tried first.
 fn questions(outside: &str) -> String {
     let zones = [
         format!("{SPACE}.svc.cluster.local"),
@@ -187,13 +194,13 @@ fn questions(outside: &str) -> String {
         }
     };
     for number in 0..SERVICES {
-        let own = &zones[0];
-        ask(&format!("service-{number}.{own}"));
+        let namespace = &zones[0];
+        ask(&format!("service-{number}.{namespace}"));
         match number % 5 {
-            // By a name with the namespace, which is sought in the own one first.
+            // A name with the namespace; the search list tries the pod's own namespace first.
             0 => {
-                ask(&format!("service-{number}.{SPACE}.{own}"));
-                ask(&format!("service-{number}.{own}"));
+                ask(&format!("service-{number}.{SPACE}.{namespace}"));
+                ask(&format!("service-{number}.{namespace}"));
             }
             1 => {
                 for zone in &zones {
@@ -207,12 +214,12 @@ fn questions(outside: &str) -> String {
     questions
 }
 
-fn print(runs: &[Run]) {
+fn print(runs: &[DnsperfRun]) {
     println!("Zerohop   queries/s   average ms   maximum ms   completed   lost");
     for run in runs {
         println!(
             "{:<7} {:>11.0} {:>12.3} {:>12.1} {:>11} {:>6}",
-            run.plane.name(),
+            run.dns.name(),
             run.per_second,
             run.average * 1e3,
             run.maximum * 1e3,
@@ -220,12 +227,12 @@ fn print(runs: &[Run]) {
             run.lost
         );
     }
-    for plane in [Plane::CoreDns, Plane::Zerohop] {
-        let rates = runs.iter().filter(|run| run.plane == plane);
+    for dns in [DnsUnderTest::CoreDns, DnsUnderTest::Zerohop] {
+        let rates = runs.iter().filter(|run| run.dns == dns);
         let mut rates: Vec<f64> = rates.map(|run| run.per_second).collect();
         rates.sort_by(f64::total_cmp);
         if let Some(median) = rates.get(rates.len() / 2) {
-            println!("{}: {median:.0} queries/s in the median", plane.name());
+            println!("{}: {median:.0} queries/s in the median", dns.name());
         }
     }
 }
@@ -235,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_dnsperf_says() {
+    fn statistics_are_read_from_dnsperf_output() {
         let text = "Statistics:
 
   Queries sent:         17500
@@ -246,7 +253,7 @@ mod tests {
   Average Latency (s):  0.000039 (min 0.000004, max 0.008537)
   Latency StdDev (s):   0.000184
 ";
-        let run = Run::read(Plane::Zerohop, text).unwrap();
+        let run = DnsperfRun::read(DnsUnderTest::Zerohop, text).unwrap();
         let numbers = [
             run.completed,
             run.lost,
@@ -255,6 +262,6 @@ mod tests {
             run.maximum,
         ];
         assert_eq!(numbers, [17499.0, 1.0, 499.98, 0.000_039, 0.008_537]);
-        assert!(Run::read(Plane::Zerohop, "Error: no server").is_none());
+        assert!(DnsperfRun::read(DnsUnderTest::Zerohop, "Error: no server").is_none());
     }
 }

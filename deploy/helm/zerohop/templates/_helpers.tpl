@@ -1,9 +1,9 @@
-{{/* What finds the agents' pods. */}}
+{{/* The labels that select the agents' pods. */}}
 {{- define "zerohop.selector" -}}
 app.kubernetes.io/name: zerohop
 {{- end }}
 
-{{/* What every object is labelled with. */}}
+{{/* The labels of every object. */}}
 {{- define "zerohop.labels" -}}
 {{ include "zerohop.selector" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}

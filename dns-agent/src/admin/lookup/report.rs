@@ -1,4 +1,4 @@
-//! What `dns-agent lookup` prints, as JSON (see docs/lookup.md) and for people.
+//! The output of `dns-agent lookup`, as JSON (see docs/lookup.md) and as text.
 
 use std::{fmt, net::SocketAddr};
 
@@ -6,72 +6,72 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::ObjectRef;
 
-/// The answer to a question, and where it comes from.
+/// The answer to a question, and its origin.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Lookup {
-    /// The name asked for, absolute and in lower case.
+    /// The queried name, absolute and in lower case.
     pub name: String,
-    /// The type asked for.
+    /// The queried type.
     #[serde(rename = "type")]
     pub rtype: String,
-    /// The response code; none when no upstream has answered yet.
+    /// The response code; `None` when no upstream has answered yet.
     pub rcode: Option<String>,
     /// Whether the answer is authoritative.
     pub aa: bool,
-    /// The answer section. Addresses take turns in it.
+    /// The answer section. The order of addresses rotates.
     pub answer: Vec<RecordReport>,
     /// The authority section.
     pub authority: Vec<RecordReport>,
     /// The additional section.
     pub additional: Vec<RecordReport>,
-    /// Who answers a client without EDNS.
-    pub plane: Plane,
-    /// Why the kernel does not; none when it does.
+    /// The plane that answers a client without EDNS.
+    pub plane: AnsweringPlane,
+    /// Why the kernel does not answer; `None` when it does.
     pub why: Option<String>,
-    /// What the kernel program does with the question.
+    /// The kernel program's outcome.
     pub kernel: KernelReport,
-    /// The servers that were asked for what is not ours; empty when none was.
+    /// The upstreams that were asked, for names outside the zones; empty when none was.
     pub upstreams: Vec<SocketAddr>,
-    /// What else there is to say, for people.
+    /// Remarks.
     pub notes: Vec<String>,
 }
 
-/// A record, and what it is made of.
+/// A record, and its origin.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct RecordReport {
     /// The record as a line of a zone file.
     pub record: String,
-    /// The objects that it is made of.
+    /// The objects that the record is made from.
     pub objects: Vec<ObjectRef>,
-    /// Whether it is there because of settings alone, without any object.
+    /// Whether the record results from settings alone.
     pub settings: bool,
-    /// Whether an upstream said it.
+    /// Whether the record is from an upstream's response.
     #[serde(default)]
     pub upstream: bool,
 }
 
-/// Who answers.
+/// The plane that answers.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Plane {
+pub enum AnsweringPlane {
     /// The kernel program.
     Kernel,
     /// The agent's resolver.
     Agent,
     /// An upstream, through the agent's resolver.
     Upstream,
-    /// Neither: the query goes where it went without Zerohop.
+    /// Neither plane: the query goes to its destination, as without Zerohop.
     None,
 }
 
-/// What the kernel program does with the question.
+/// The kernel program's treatment of a query.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct KernelReport {
-    /// Whether it gets the question at all.
+    /// Whether the kernel program receives queries.
     pub state: KernelState,
-    /// The outcome's name, for a client without EDNS; none without tables.
+    /// The outcome's name for a client without EDNS; `None` without tables.
     pub outcome: Option<String>,
-    /// The same for a client with EDNS, when the answer is too large without.
+    /// The outcome's name for a client with EDNS, if the answer is too large without EDNS.
     pub outcome_edns: Option<String>,
 }
 
@@ -79,13 +79,13 @@ pub struct KernelReport {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KernelState {
-    /// Not asked for.
+    /// No `--interface` is given.
     Off,
-    /// It could not be started.
+    /// The kernel plane could not be started.
     Failed,
-    /// Attached nowhere.
+    /// The program is attached to no interface.
     Unattached,
-    /// Attached.
+    /// The program is attached.
     On,
 }
 
@@ -101,7 +101,7 @@ impl fmt::Display for Lookup {
             additional,
             plane,
             why,
-            // What is to be said of it is in `why`.
+            // `why` explains it.
             kernel: _,
             upstreams,
             notes,
@@ -116,19 +116,21 @@ impl fmt::Display for Lookup {
         ] {
             for same in records.chunk_by(|a, b| a.origin() == b.origin()) {
                 for record in same {
-                    line(f, label, &record.record)?;
+                    write_line(f, label, &record.record)?;
                 }
-                line(f, "", &same[0].origin())?;
+                write_line(f, "", &same[0].origin())?;
             }
         }
-        line(f, "plane", plane.name())?;
+        write_line(f, "plane", plane.name())?;
         if let Some(why) = why {
-            line(f, "why", why)?;
+            write_line(f, "why", why)?;
         }
         for upstream in upstreams {
-            line(f, "upstream", &upstream.to_string())?;
+            write_line(f, "upstream", &upstream.to_string())?;
         }
-        notes.iter().try_for_each(|note| line(f, "note", note))
+        notes
+            .iter()
+            .try_for_each(|note| write_line(f, "note", note))
     }
 }
 
@@ -146,17 +148,17 @@ impl RecordReport {
     }
 }
 
-impl Plane {
+impl AnsweringPlane {
     fn name(self) -> &'static str {
         match self {
-            Plane::Kernel => "kernel",
-            Plane::Agent => "agent",
-            Plane::Upstream => "upstream, through the agent",
-            Plane::None => "none",
+            AnsweringPlane::Kernel => "kernel",
+            AnsweringPlane::Agent => "agent",
+            AnsweringPlane::Upstream => "upstream, through the agent",
+            AnsweringPlane::None => "none",
         }
     }
 }
 
-fn line(f: &mut fmt::Formatter<'_>, label: &str, text: &str) -> fmt::Result {
+fn write_line(f: &mut fmt::Formatter<'_>, label: &str, text: &str) -> fmt::Result {
     writeln!(f, "{label:<10} {text}")
 }

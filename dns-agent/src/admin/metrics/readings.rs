@@ -1,4 +1,4 @@
-//! What is read at the time of a scrape: the same that `status` shows.
+//! Metrics that are read at the time of a scrape, from the same state as `status`.
 
 use std::{collections::BTreeMap, fmt, time::UNIX_EPOCH};
 
@@ -16,26 +16,25 @@ use crate::{
     },
     cluster::ObjectCounts,
     datapath,
-    resolver::Counts,
+    resolver::ResolverCounts,
 };
 
-/// The state of the agent at one moment.
+/// The state of the agent at the time of a scrape.
 #[derive(Debug)]
 pub(super) struct Readings {
     pub(super) status: Status,
     pub(super) kernel: KernelStatus,
 }
 
-/// Where readings are written.
-struct Page<'a>(DescriptorEncoder<'a>);
+/// Writes metrics to an encoder.
+struct MetricsPage<'a>(DescriptorEncoder<'a>);
 
-/// A value, and what tells it apart from others of the same name.
+/// The labels and the value of a sample.
 type Sample<T> = (Vec<(&'static str, String)>, T);
 
 impl Collector for Readings {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut page = Page(encoder);
-        let page = &mut page;
+        let page = &mut MetricsPage(encoder);
         let Status {
             version,
             missing,
@@ -54,39 +53,39 @@ impl Collector for Readings {
         let is_ready = usize::from(missing.is_empty());
         page.gauge(
             "zerohop_ready",
-            "Whether nothing is missing that was asked for",
+            "1 if everything that the configuration asks for is in place, else 0",
             is_ready,
         )?;
         page.gauge(
             "zerohop_missing",
-            "Things that keep the agent from being ready",
+            "Number of reasons for not being ready",
             missing.len(),
         )?;
         page.gauge(
             "zerohop_degraded",
-            "Things that don't work though the agent is ready",
+            "Number of things that do not work although the agent is ready",
             degraded.len(),
         )?;
         page.gauge(
             "zerohop_limits",
-            "Things that pass because the kernel holds only so much of them",
+            "Number of limits of the kernel's tables because of which something passes",
             limits.len(),
         )?;
         page.gauge(
             "zerohop_problems",
-            "Objects, or parts of them, that are left out",
+            "Objects, or parts of objects, that are ignored",
             problems.len(),
         )?;
         page.gauge(
             "zerohop_zones",
-            "Zones that are answered with authority",
+            "Zones that are answered authoritatively",
             zones.len(),
         )?;
         page.objects(objects)?;
         if let Some(policy) = network_policy {
             page.gauge(
                 "zerohop_pods_left_out",
-                "Pods whose questions pass because of NetworkPolicies",
+                "Pods whose queries pass because of NetworkPolicies",
                 policy.left_out.len(),
             )?;
         }
@@ -94,18 +93,18 @@ impl Collector for Readings {
             SourceStatus::Manifests(manifests) => page.manifests(manifests)?,
             SourceStatus::Kubernetes(kubernetes) => page.kubernetes(kubernetes)?,
         }
-        let mut answers = user_answers(&resolver.counts);
+        let mut answers = user_answer_samples(&resolver.counts);
         page.resolver(&resolver.counts)?;
         page.states(&self.kernel)?;
         if let KernelStatus::On(kernel) = &self.kernel {
-            answers.extend(packets(kernel, |outcome| outcome.answered));
+            answers.extend(packet_samples(kernel, |outcome| outcome.answered));
             page.kernel(kernel)?;
         }
-        page.counters("zerohop_answers", "Questions answered", answers)
+        page.counters("zerohop_answers", "Queries answered", answers)
     }
 }
 
-impl Page<'_> {
+impl MetricsPage<'_> {
     fn objects(&mut self, objects: &ObjectCounts) -> fmt::Result {
         let ObjectCounts {
             namespaces,
@@ -120,12 +119,7 @@ impl Page<'_> {
             ("Pod", pods),
         ];
         let counts = counts.map(|(kind, count)| (vec![("kind", kind.to_owned())], *count as f64));
-        self.gauges(
-            "zerohop_objects",
-            None,
-            "Kubernetes objects that are known",
-            counts,
-        )
+        self.gauges("zerohop_objects", None, "Known Kubernetes objects", counts)
     }
 
     fn manifests(&mut self, manifests: &ManifestsStatus) -> fmt::Result {
@@ -135,12 +129,12 @@ impl Page<'_> {
         self.gauges(
             "zerohop_manifests_loaded_timestamp",
             Some(&Unit::Seconds),
-            "When the files were last loaded without errors, in Unix time",
+            "Unix time of the last load of the manifests without errors",
             loaded.map(|loaded| (Vec::new(), loaded.as_secs_f64())),
         )?;
         self.gauge(
             "zerohop_manifests_errors",
-            "Files that could not be loaded since; what was loaded before is served",
+            "Manifests that could not be loaded since then; the objects loaded before stay published",
             errors.len(),
         )
     }
@@ -155,13 +149,13 @@ impl Page<'_> {
         self.gauges(
             "zerohop_source_age",
             Some(&Unit::Seconds),
-            "How long ago the stalest watch was last heard; nothing before everything has been listed",
+            "Time since the stalest watch received something; absent before everything has been listed",
             age_seconds.map(|age| (Vec::new(), age)),
         )?;
         self.gauges(
             "zerohop_feed_state",
             None,
-            "1 for what a list and its watch do now, 0 for what they don't",
+            "1 for the current state of a list and its watch, 0 for the other states",
             feeds.iter().flat_map(|feed| {
                 FeedState::ALL.map(|state| {
                     let name = state.name().to_owned();
@@ -174,7 +168,7 @@ impl Page<'_> {
         self.gauges(
             "zerohop_feed_age",
             Some(&Unit::Seconds),
-            "How long ago a watch was last heard; nothing before its first list has ended",
+            "Time since a watch received something; absent before its first list has ended",
             feeds
                 .iter()
                 .filter_map(|feed| Some((of_feed(&feed.name), feed.age_seconds?))),
@@ -186,20 +180,20 @@ impl Page<'_> {
         )?;
         self.counters(
             "zerohop_feed_unusable_objects",
-            "Objects received that could not be used",
+            "Received objects that could not be used",
             feeds
                 .iter()
                 .map(|feed| (of_feed(&feed.name), feed.unusable)),
         )?;
         self.counters(
             "zerohop_api_requests",
-            "Requests made to the API server; every watch that is opened again is one",
+            "Requests to the API server; every reopened watch counts as one",
             by_label("verb", requests),
         )
     }
 
-    fn resolver(&mut self, counts: &Counts) -> fmt::Result {
-        let Counts {
+    fn resolver(&mut self, counts: &ResolverCounts) -> fmt::Result {
+        let ResolverCounts {
             replies: _,
             udp_queries,
             tcp_queries,
@@ -213,13 +207,13 @@ impl Page<'_> {
         let queries = [("udp", udp_queries), ("tcp", tcp_queries)];
         self.counters(
             "zerohop_queries",
-            "Messages that came to the agent's resolver",
+            "Messages received by the agent's resolver",
             queries.map(|(transport, count)| (vec![("transport", transport.to_owned())], *count)),
         )?;
         for (name, help, count) in [
             (
                 "zerohop_queries_ignored",
-                "Messages that were no query and got no reply",
+                "Messages that are not queries and got no reply",
                 ignored,
             ),
             (
@@ -229,7 +223,7 @@ impl Page<'_> {
             ),
             (
                 "zerohop_upstream_queries",
-                "Queries sent on to another server",
+                "Queries forwarded to another server",
                 forwarded,
             ),
             (
@@ -258,7 +252,7 @@ impl Page<'_> {
         self.gauges(
             "zerohop_kernel_plane",
             None,
-            "1 for the state that the kernel plane is in, 0 for others",
+            "1 for the current state of the kernel plane, 0 for the other states",
             PlaneState::ALL.map(|state| {
                 let labels = vec![("state", state.name().to_owned())];
                 (labels, f64::from(u8::from(state == now)))
@@ -266,7 +260,7 @@ impl Page<'_> {
         )
     }
 
-    fn kernel(&mut self, kernel: &datapath::Status) -> fmt::Result {
+    fn kernel(&mut self, kernel: &datapath::DatapathStatus) -> fmt::Result {
         let mut hooks = BTreeMap::new();
         for attached in &kernel.attached {
             *hooks.entry((attached.hook, attached.mode)).or_default() += 1.0;
@@ -278,55 +272,55 @@ impl Page<'_> {
         self.gauges(
             "zerohop_hooks",
             None,
-            "Interfaces with a program of ours",
+            "Interfaces with a program of Zerohop",
             hooks,
         )?;
         self.gauge(
             "zerohop_hooks_failed",
-            "Interfaces that match, but could not be attached to",
+            "Interfaces that match and could not be attached to",
             kernel.failed.len(),
         )?;
         self.gauge(
             "zerohop_hooks_left_alone",
-            "Interfaces that match, but are left to other people's programs",
-            kernel.left_alone.len(),
+            "Interfaces that match and are skipped because of a foreign program",
+            kernel.skipped.len(),
         )?;
         self.counters(
             "zerohop_passes",
-            "Packets that the kernel program left as they were",
-            packets(kernel, |outcome| !outcome.answered),
+            "Packets that the kernel program passed unchanged",
+            packet_samples(kernel, |outcome| !outcome.answered),
         )?;
         let (lease, tables) = (&kernel.lease, &kernel.tables);
         for (name, unit, help, value) in [
             (
                 "zerohop_lease_age",
                 Unit::Seconds,
-                "Since the lease was renewed",
+                "Time since the lease was renewed",
                 lease.age_seconds,
             ),
             (
                 "zerohop_lease_remaining",
                 Unit::Seconds,
-                "For how long the kernel answers, should the lease not be renewed; 0 when it passes everything",
+                "How long the kernel still answers if the lease is not renewed; 0 when it passes everything",
                 lease.remaining_seconds,
             ),
             (
                 "zerohop_table_record",
                 Unit::Bytes,
-                "Records in the kernel's tables, with the slots they are in",
-                tables.record_octets as f64,
+                "Memory that records take in the kernel's tables, with unused parts of their slots",
+                tables.record_bytes as f64,
             ),
             (
                 "zerohop_table_record_capacity",
                 Unit::Bytes,
-                "Room for records in the kernel's tables",
-                tables.record_octets_capacity as f64,
+                "Memory for records in the kernel's tables",
+                tables.record_bytes_capacity as f64,
             ),
             (
                 "zerohop_table_memory",
                 Unit::Bytes,
-                "Memory of the kernel's tables in all",
-                tables.memory_octets as f64,
+                "Memory of all the kernel's tables",
+                tables.memory_bytes as f64,
             ),
         ] {
             self.gauges(name, Some(&unit), help, [(Vec::new(), value)])?;
@@ -338,12 +332,12 @@ impl Page<'_> {
         )?;
         self.gauge(
             "zerohop_table_name_slots",
-            "Places for names in the kernel's tables",
+            "Slots for names in the kernel's tables",
             tables.words,
         )?;
         self.gauge(
             "zerohop_table_names_left_out",
-            "Names for which there is no room in the kernel's tables",
+            "Names that do not fit into the kernel's tables",
             kernel.published.left_out,
         )
     }
@@ -366,9 +360,10 @@ impl Page<'_> {
     ) -> fmt::Result {
         let mut metric = self.metric(name, unit, help, MetricType::Gauge)?;
         for (labels, value) in samples {
-            match labels.is_empty() {
-                true => metric.encode_gauge(&value)?,
-                false => metric.encode_family(&labels)?.encode_gauge(&value)?,
+            if labels.is_empty() {
+                metric.encode_gauge(&value)?;
+            } else {
+                metric.encode_family(&labels)?.encode_gauge(&value)?;
             }
         }
         Ok(())
@@ -383,11 +378,11 @@ impl Page<'_> {
         const NONE: Option<&Exemplar<NoLabelSet, f64>> = None;
         let mut metric = self.metric(name, None, help, MetricType::Counter)?;
         for (labels, value) in samples {
-            match labels.is_empty() {
-                true => metric.encode_counter(&value, NONE)?,
-                false => metric
-                    .encode_family(&labels)?
-                    .encode_counter(&value, NONE)?,
+            if labels.is_empty() {
+                metric.encode_counter(&value, NONE)?;
+            } else {
+                let mut metric = metric.encode_family(&labels)?;
+                metric.encode_counter(&value, NONE)?;
             }
         }
         Ok(())
@@ -404,9 +399,9 @@ impl Page<'_> {
     }
 }
 
-/// The kernel's counters that are wanted.
-fn packets(
-    kernel: &datapath::Status,
+/// The kernel's packet counters of the outcomes that `is_wanted` selects.
+fn packet_samples(
+    kernel: &datapath::DatapathStatus,
     is_wanted: impl Fn(&datapath::status::OutcomeStatus) -> bool,
 ) -> Vec<Sample<u64>> {
     let wanted = kernel.outcomes.iter().filter(|outcome| is_wanted(outcome));
@@ -422,8 +417,8 @@ fn packets(
     samples.collect()
 }
 
-/// What the resolver answered, by response code.
-fn user_answers(counts: &Counts) -> Vec<Sample<u64>> {
+/// The resolver's answers by response code.
+fn user_answer_samples(counts: &ResolverCounts) -> Vec<Sample<u64>> {
     let replies = counts.replies.iter().map(|(rcode, count)| {
         let outcome = rcode.to_lowercase();
         let labels = vec![("plane", "user".to_owned()), ("outcome", outcome)];

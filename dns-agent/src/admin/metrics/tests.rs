@@ -7,24 +7,24 @@ use dns_common::Outcome;
 
 use super::*;
 use crate::{
-    admin::board::Feeds,
     admin::status::{
         FeedState, FeedStatus, KernelStatus, KubernetesStatus, ManifestsStatus, PlaneState,
         PolicyStatus, SourceStatus, Status,
     },
+    admin::status_board::KubernetesFeeds,
     datapath::{
         self,
         hooks::AttachedStatus,
-        object::Program,
+        program::HookProgram,
         status::{LeaseStatus, OutcomeStatus},
     },
-    resolver::{Counters, Counts},
+    resolver::{ResolverCounters, ResolverCounts},
 };
 
-/// What is exposed, or written down: its type and its labels.
-type Known = BTreeMap<String, (String, BTreeSet<String>)>;
+/// Metrics by name, each with its type and its labels.
+type MetricCatalog = BTreeMap<String, (String, BTreeSet<String>)>;
 
-fn kernel() -> datapath::Status {
+fn kernel() -> datapath::DatapathStatus {
     let outcome = |outcome: Outcome, packets| OutcomeStatus {
         hook: "tc",
         interface: "pods".to_owned(),
@@ -32,7 +32,7 @@ fn kernel() -> datapath::Status {
         answered: outcome.is_answer(),
         packets,
     };
-    datapath::Status {
+    datapath::DatapathStatus {
         attached: vec![AttachedStatus {
             interface: "veth1".to_owned(),
             index: 7,
@@ -43,18 +43,18 @@ fn kernel() -> datapath::Status {
             reason: None,
         }],
         failed: Vec::new(),
-        left_alone: Vec::new(),
-        others: Vec::new(),
+        skipped: Vec::new(),
+        foreign_programs: Vec::new(),
         serve: Vec::new(),
-        tables: datapath::table::Fill {
+        tables: datapath::hash_table::TableUsage {
             names: 10,
             words: 64,
-            record_octets: 1280,
+            record_bytes: 1280,
             names_too_large: 0,
-            record_octets_capacity: 4096,
-            memory_octets: 8192,
+            record_bytes_capacity: 4096,
+            memory_bytes: 8192,
         },
-        published: datapath::Published::default(),
+        published: datapath::PublicationCounts::default(),
         lease: LeaseStatus {
             age_seconds: 1.5,
             remaining_seconds: 8.5,
@@ -72,16 +72,16 @@ fn status(source: SourceStatus) -> Status {
         network_policy: Some(PolicyStatus::default()),
         ..Status::default()
     };
-    status.resolver.counts = Counts {
+    status.resolver.counts = ResolverCounts {
         replies: BTreeMap::from([("NXDOMAIN".to_owned(), 3)]),
-        ..Counts::default()
+        ..ResolverCounts::default()
     };
     status
 }
 
 fn text(source: SourceStatus) -> String {
     let metrics = Metrics::default();
-    metrics.programmed(Some(&ServiceKind::Headless), SystemTime::now());
+    metrics.observe_programming(Some(&ServiceKind::Headless), SystemTime::now());
     let readings = Readings {
         status: status(source),
         kernel: KernelStatus::On(Box::new(kernel())),
@@ -109,7 +109,7 @@ fn manifests() -> SourceStatus {
 }
 
 #[test]
-fn values_are_what_was_read() {
+fn samples_have_the_values_of_the_status() {
     let text = text(kubernetes());
     for line in [
         "# TYPE zerohop_answers counter",
@@ -137,10 +137,10 @@ fn values_are_what_was_read() {
 }
 
 #[test]
-fn what_a_board_shows_is_read_when_it_is_asked_for() {
-    let board = Board::new(
+fn metrics_show_the_current_state_of_the_board() {
+    let board = StatusBoard::new(
         Status::default(),
-        Arc::new(Counters::default()),
+        Arc::new(ResolverCounters::default()),
         Box::new(|| KernelStatus::Without(PlaneState::Waiting)),
     );
     let metrics = Metrics::default();
@@ -156,14 +156,14 @@ fn what_a_board_shows_is_read_when_it_is_asked_for() {
     board.update(|status| status.missing.push("interface eth7".to_owned()));
     assert!(has("zerohop_ready 0.0") && has("zerohop_missing 1.0"));
     board.update(|status| status.source = kubernetes());
-    board.show_feeds(Feeds::default());
+    board.set_feeds(KubernetesFeeds::default());
     assert!(!has(
         r#"zerohop_feed_state{feed="services",state="retrying"} 1.0"#
     ));
 }
 
 #[test]
-fn the_guide_knows_every_metric_and_no_other() {
+fn the_guide_documents_exactly_the_exposed_metrics() {
     let mut exposed = exposed(&text(kubernetes()));
     exposed.extend(self::exposed(&text(manifests())));
     let guide = include_str!("../../../../docs/metrics.md");
@@ -184,7 +184,7 @@ fn the_guide_knows_every_metric_and_no_other() {
 }
 
 #[test]
-fn dashboards_and_alerts_ask_for_what_there_is() {
+fn dashboards_and_alerts_use_only_exposed_metrics() {
     let mut exposed = exposed(&text(kubernetes()));
     exposed.extend(self::exposed(&text(manifests())));
     for text in [
@@ -193,8 +193,8 @@ fn dashboards_and_alerts_ask_for_what_there_is() {
     ] {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let mut count = 0;
-        // Programs are called so too.
-        let programs = Program::ALL.map(Program::name);
+        // Programs' names have the same prefix.
+        let programs = HookProgram::ALL.map(HookProgram::name);
         let words = words.filter(|word| word.starts_with("zerohop_") && !programs.contains(word));
         for word in words {
             let series = ["_bucket", "_sum", "_count"];
@@ -212,10 +212,10 @@ fn dashboards_and_alerts_ask_for_what_there_is() {
     }
 }
 
-/// The metrics in an OpenMetrics text, under the names that samples have; histograms under their own.
-fn exposed(text: &str) -> Known {
+/// The metrics in an OpenMetrics text, by the names of their samples; histograms by their family.
+fn exposed(text: &str) -> MetricCatalog {
     let mut kinds = BTreeMap::new();
-    let mut exposed = Known::new();
+    let mut exposed = MetricCatalog::new();
     for line in text.lines() {
         if let Some(kind) = line.strip_prefix("# TYPE ") {
             let (name, kind) = kind.split_once(' ').unwrap();
@@ -251,9 +251,9 @@ fn exposed(text: &str) -> Known {
     exposed
 }
 
-/// The metrics in the guide's tables: name, type, labels.
-fn documented(guide: &str) -> Known {
-    let mut documented = Known::new();
+/// The metrics in the tables of the guide.
+fn documented(guide: &str) -> MetricCatalog {
+    let mut documented = MetricCatalog::new();
     for line in guide.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         let name = cells[1].trim_matches('`').to_owned();

@@ -1,11 +1,11 @@
-//! The status as people read it.
+//! The status as text.
 
 use std::{collections::BTreeMap, fmt};
 
 use super::{PolicyStatus, SourceStatus, Status};
 use crate::{
-    cluster::{LeftOut, ObjectCounts},
-    resolver::Counts,
+    cluster::{LeftOutPod, ObjectCounts},
+    resolver::ResolverCounts,
 };
 
 impl fmt::Display for Status {
@@ -30,15 +30,15 @@ impl fmt::Display for Status {
             "not ready"
         };
         writeln!(f, "dns-agent {version}: {ready}")?;
-        lines(f, "missing", missing)?;
-        lines(f, "degraded", degraded)?;
-        lines(f, "limit", limits)?;
+        write_lines(f, "missing", missing)?;
+        write_lines(f, "degraded", degraded)?;
+        write_lines(f, "limit", limits)?;
         source.fmt(f)?;
-        lines(f, "problem", problems)?;
+        write_lines(f, "problem", problems)?;
         let zones = zones
             .iter()
             .map(|zone| format!("{} serial {}", zone.name, zone.serial));
-        lines(f, "zone", zones)?;
+        write_lines(f, "zone", zones)?;
         let ObjectCounts {
             namespaces,
             services,
@@ -52,13 +52,13 @@ impl fmt::Display for Status {
         if let Some(policy) = network_policy {
             policy.fmt(f)?;
         }
-        lines(f, "listening", &resolver.listen)?;
-        lines(f, "upstream", &resolver.upstreams)?;
+        write_lines(f, "listening", &resolver.listen)?;
+        write_lines(f, "upstream", &resolver.upstreams)?;
         resolver.counts.fmt(f)?;
         writeln!(f, "kernel     {}", kernel.name())?;
         match datapath {
             None => Ok(()),
-            Some(datapath) => tree(f, datapath, 1),
+            Some(datapath) => write_tree(f, datapath, 1),
         }
     }
 }
@@ -75,11 +75,11 @@ impl fmt::Display for PolicyStatus {
             )?,
             Some(count) => writeln!(
                 f,
-                "policies   queries of {count} addresses of pods are answered, others pass"
+                "policies   queries from {count} pod addresses are answered, others pass"
             )?,
         }
         for left_out in &self.left_out {
-            let LeftOut {
+            let LeftOutPod {
                 pod,
                 addresses,
                 reason,
@@ -106,24 +106,24 @@ impl fmt::Display for SourceStatus {
                         let age = manifests.age_seconds.unwrap_or_default();
                         writeln!(
                             f,
-                            "source     {path}, loaded {loaded}, looked at {age:.0} s ago"
+                            "source     {path}, loaded {loaded}, checked {age:.0} s ago"
                         )?;
                     }
                 }
-                return lines(f, "stale", &manifests.errors);
+                return write_lines(f, "stale", &manifests.errors);
             }
             SourceStatus::Kubernetes(kubernetes) => kubernetes,
         };
         match kubernetes.age_seconds {
             Some(age) => writeln!(
                 f,
-                "source     the Kubernetes API, all of it heard in the last {age:.0} s"
+                "source     the Kubernetes API, current to within {age:.0} s"
             )?,
             None => writeln!(f, "source     the Kubernetes API, not all listed yet")?,
         }
         for feed in &kubernetes.feeds {
-            let heard = match feed.age_seconds {
-                Some(age) => format!("heard {age:.0} s ago"),
+            let last_received = match feed.age_seconds {
+                Some(age) => format!("last received {age:.0} s ago"),
                 None => "not listed yet".to_owned(),
             };
             let state = match &feed.error {
@@ -132,7 +132,7 @@ impl fmt::Display for SourceStatus {
             };
             writeln!(
                 f,
-                "feed       {}: {state} for {:.0} s, {heard}, {} objects received, {} unusable",
+                "feed       {}: {state} for {:.0} s, {last_received}, {} objects received, {} unusable",
                 feed.name, feed.since_seconds, feed.applied, feed.unusable
             )?;
         }
@@ -142,11 +142,11 @@ impl fmt::Display for SourceStatus {
             .map(|(verb, count)| format!("{verb} {count}"))
             .collect();
         writeln!(f, "requests   {}", requests.join(", "))?;
-        lines(f, "because", &kubernetes.reasons)
+        write_lines(f, "because", &kubernetes.reasons)
     }
 }
 
-impl fmt::Display for Counts {
+impl fmt::Display for ResolverCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let words = |counts: &BTreeMap<String, u64>| {
             let words: Vec<_> = counts
@@ -174,8 +174,8 @@ impl fmt::Display for Counts {
     }
 }
 
-/// One line for each value.
-fn lines<T: fmt::Display>(
+/// Writes one line for each value.
+fn write_lines<T: fmt::Display>(
     f: &mut fmt::Formatter<'_>,
     label: &str,
     values: impl IntoIterator<Item = T>,
@@ -185,13 +185,13 @@ fn lines<T: fmt::Display>(
         .try_for_each(|value| writeln!(f, "{label:<10} {value}"))
 }
 
-/// Nested values, indented.
-fn tree(f: &mut fmt::Formatter<'_>, value: &serde_json::Value, depth: usize) -> fmt::Result {
+/// Writes nested values, indented.
+fn write_tree(f: &mut fmt::Formatter<'_>, value: &serde_json::Value, depth: usize) -> fmt::Result {
     let indent = "  ".repeat(depth);
     let mut entry = |label: &str, value: &serde_json::Value| match value {
         serde_json::Value::Object(_) | serde_json::Value::Array(_) => {
             writeln!(f, "{indent}{label}")?;
-            tree(f, value, depth + 1)
+            write_tree(f, value, depth + 1)
         }
         serde_json::Value::String(text) => writeln!(f, "{indent}{label} {text}"),
         scalar => writeln!(f, "{indent}{label} {scalar}"),

@@ -1,46 +1,46 @@
-//! What the events of feeds make known of the path.
+//! The path that results from events of the feeds.
 
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
-use super::{Observer, Starts};
+use super::{DnsPathObserver, PodStarts};
 use crate::{
-    cluster::{ApiPod, Client, DnsService, Fact, Key, Labels, NodeCache, Object, Problem},
+    cluster::{ApiPod, DnsService, Fact, Labels, NodeCache, Object, ObjectKey, PolicyPod, Problem},
     source::{Event, Feed},
 };
 
-fn key(name: &str) -> Key {
-    Key::new("kube-system", name)
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("kube-system", name)
 }
 
-/// A time so many seconds after a fixed one.
+/// A time, in seconds after a fixed one.
 fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
 }
 
-/// A pod of the cluster's DNS that runs.
-fn dns_pod(name: &str, started: Option<SystemTime>) -> Client {
+/// A running pod of the cluster's DNS.
+fn dns_pod(name: &str, started: Option<SystemTime>) -> PolicyPod {
     let pod = json!({
         "metadata": {"namespace": "kube-system", "name": name},
         "status": {"phase": "Running", "podIPs": [{"ip": "10.244.0.9"}]},
     });
     let pod: ApiPod = serde_json::from_value(pod).unwrap();
-    let Fact::Pod(pod) = Fact::of_pod(&pod).unwrap() else {
+    let Fact::Pod(pod) = Fact::from_pod(&pod).unwrap() else {
         panic!("a Pod is one");
     };
-    Client { started, ..pod }
+    PolicyPod { started, ..pod }
 }
 
 /// A pod of this node that is a node cache.
-fn cache_pod(name: &str) -> Client {
-    Client {
+fn cache_pod(name: &str) -> PolicyPod {
+    PolicyPod {
         node_cache: Some(Box::new(NodeCache::unreadable("of a test"))),
         ..dns_pod(name, Some(at(0)))
     }
 }
 
-fn applied(feed: Feed, pod: Client) -> Event {
+fn applied(feed: Feed, pod: PolicyPod) -> Event {
     Event::Applied {
         feed,
         object: Object::Fact(Fact::Pod(pod)),
@@ -48,21 +48,21 @@ fn applied(feed: Feed, pod: Client) -> Event {
     }
 }
 
-fn gone(feed: Feed, name: &str) -> Event {
+fn deleted(feed: Feed, name: &str) -> Event {
     Event::Deleted {
         feed,
         key: key(name),
     }
 }
 
-/// An observer that was told all this.
-fn told(events: &[Event]) -> Observer {
-    let mut observer = Observer::default();
-    events.iter().for_each(|event| observer.event(event));
+/// An observer after these events.
+fn observer_after(events: &[Event]) -> DnsPathObserver {
+    let mut observer = DnsPathObserver::default();
+    events.iter().for_each(|event| observer.apply_event(event));
     observer
 }
 
-fn caches(observer: &Observer) -> Option<Vec<String>> {
+fn caches(observer: &DnsPathObserver) -> Option<Vec<String>> {
     let caches = observer.path().caches?;
     Some(caches.keys().map(|key| key.name.to_string()).collect())
 }
@@ -70,39 +70,42 @@ fn caches(observer: &Observer) -> Option<Vec<String>> {
 #[test]
 fn nothing_is_known_before_a_list_has_ended() {
     let clients = Feed::Clients;
-    let mut observer = told(&[Event::Listing(clients), applied(clients, cache_pod("a"))]);
+    let mut observer = observer_after(&[
+        Event::ListStarted(clients),
+        applied(clients, cache_pod("a")),
+    ]);
     let path = observer.path();
     assert_eq!((path.caches, path.service, path.starts), (None, None, None));
 
-    observer.event(&Event::Listed(clients));
+    observer.apply_event(&Event::ListEnded(clients));
     assert_eq!(caches(&observer), Some(vec!["a".to_owned()]));
-    // The other feeds have not been heard.
+    // The other feeds have reported nothing.
     let path = observer.path();
     assert_eq!((path.service, path.starts), (None, None));
 
-    observer.event(&Event::Listing(Feed::DnsService));
-    observer.event(&Event::Listed(Feed::DnsService));
+    observer.apply_event(&Event::ListStarted(Feed::DnsService));
+    observer.apply_event(&Event::ListEnded(Feed::DnsService));
     assert_eq!(observer.path().service, Some(None));
 }
 
 #[test]
 fn node_caches_go_when_they_are_deleted_or_not_listed_again() {
     let clients = Feed::Clients;
-    let mut observer = told(&[
-        Event::Listing(clients),
+    let mut observer = observer_after(&[
+        Event::ListStarted(clients),
         applied(clients, cache_pod("a")),
         applied(clients, cache_pod("b")),
         applied(clients, cache_pod("c")),
-        Event::Listed(clients),
-        gone(clients, "a"),
+        Event::ListEnded(clients),
+        deleted(clients, "a"),
     ]);
     let names = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
     assert_eq!(caches(&observer), names(&["b", "c"]));
 
-    // They stay until the next list has ended; one that can't be read stays after it.
-    observer.event(&Event::Listing(clients));
+    // They stay until the next list has ended. A pod that can't be read stays after it, too.
+    observer.apply_event(&Event::ListStarted(clients));
     assert_eq!(caches(&observer), names(&["b", "c"]));
-    observer.event(&Event::unusable(
+    observer.apply_event(&Event::unusable(
         clients,
         Problem {
             kind: "Pod",
@@ -112,36 +115,36 @@ fn node_caches_go_when_they_are_deleted_or_not_listed_again() {
             reason: "of a test".to_owned(),
         },
     ));
-    observer.event(&Event::Listed(clients));
+    observer.apply_event(&Event::ListEnded(clients));
     assert_eq!(caches(&observer), names(&["c"]));
 
-    // The pod is no node cache any more.
-    observer.event(&applied(clients, dns_pod("c", None)));
+    // The pod stops being a node cache.
+    observer.apply_event(&applied(clients, dns_pod("c", None)));
     assert_eq!(caches(&observer), names(&[]));
 }
 
 #[test]
 fn only_pods_that_run_have_a_start() {
     let feed = Feed::DnsPods;
-    let ended = Client {
+    let ended = PolicyPod {
         addresses: [].into(),
         ..dns_pod("old", Some(at(0)))
     };
-    let observer = told(&[
-        Event::Listing(feed),
+    let observer = observer_after(&[
+        Event::ListStarted(feed),
         applied(feed, dns_pod("a", Some(at(5)))),
         applied(feed, dns_pod("b", None)),
         applied(feed, ended),
-        // Pods of this node say nothing about those of the cluster's DNS.
+        // Pods of this node don't count as pods of the cluster's DNS.
         applied(Feed::Clients, dns_pod("other", Some(at(0)))),
-        Event::Listed(feed),
+        Event::ListEnded(feed),
     ]);
     let starts = observer.path().starts;
-    assert_eq!(starts, Some(Starts(vec![Some(at(5)), None])));
+    assert_eq!(starts, Some(PodStarts(vec![Some(at(5)), None])));
 }
 
 #[test]
-fn the_service_is_the_one_told_last() {
+fn the_service_is_the_one_reported_last() {
     let service = |address: &str| DnsService {
         key: key("kube-dns"),
         addresses: [address.parse().unwrap()].into(),
@@ -153,39 +156,39 @@ fn the_service_is_the_one_told_last() {
         object: Object::Fact(Fact::Service(service)),
         changed: None,
     };
-    let mut observer = told(&[
-        Event::Listing(Feed::DnsService),
+    let mut observer = observer_after(&[
+        Event::ListStarted(Feed::DnsService),
         applied(service("10.96.0.10")),
-        Event::Listed(Feed::DnsService),
+        Event::ListEnded(Feed::DnsService),
         applied(service("10.96.0.11")),
     ]);
     assert_eq!(observer.path().service, Some(Some(service("10.96.0.11"))));
-    observer.event(&gone(Feed::DnsService, "kube-dns"));
+    observer.apply_event(&deleted(Feed::DnsService, "kube-dns"));
     assert_eq!(observer.path().service, Some(None));
 }
 
 #[test]
 fn pods_without_a_start_are_neither_before_nor_since() {
     let starts =
-        |starts: &[Option<u64>]| Starts(starts.iter().map(|start| start.map(at)).collect());
-    assert!(starts(&[Some(5), Some(7)]).are_since(at(5)));
-    assert!(!starts(&[Some(5), Some(4)]).are_since(at(5)));
-    assert!(!starts(&[Some(5), None]).are_since(at(5)));
-    assert!(!starts(&[]).are_since(at(5)));
+        |starts: &[Option<u64>]| PodStarts(starts.iter().map(|start| start.map(at)).collect());
+    assert!(starts(&[Some(5), Some(7)]).all_since(at(5)));
+    assert!(!starts(&[Some(5), Some(4)]).all_since(at(5)));
+    assert!(!starts(&[Some(5), None]).all_since(at(5)));
+    assert!(!starts(&[]).all_since(at(5)));
     assert!(starts(&[None, Some(4)]).any_before(at(5)));
     assert!(!starts(&[None, Some(5)]).any_before(at(5)));
 }
 
 #[test]
-fn what_is_forgotten_is_not_known_before_the_next_list_has_ended() {
+fn objects_of_a_reset_feed_are_unknown_until_the_next_list_has_ended() {
     let feed = Feed::DnsPods;
-    let mut observer = told(&[Event::Listing(feed), Event::Listed(feed)]);
-    assert_eq!(observer.path().starts, Some(Starts::default()));
-    observer.forget(feed);
+    let mut observer = observer_after(&[Event::ListStarted(feed), Event::ListEnded(feed)]);
+    assert_eq!(observer.path().starts, Some(PodStarts::default()));
+    observer.reset_feed(feed);
     assert_eq!(observer.path().starts, None);
-    observer.event(&Event::Listing(feed));
-    observer.event(&applied(feed, dns_pod("a", Some(at(5)))));
+    observer.apply_event(&Event::ListStarted(feed));
+    observer.apply_event(&applied(feed, dns_pod("a", Some(at(5)))));
     assert_eq!(observer.path().starts, None);
-    observer.event(&Event::Listed(feed));
-    assert_eq!(observer.path().starts, Some(Starts(vec![Some(at(5))])));
+    observer.apply_event(&Event::ListEnded(feed));
+    assert_eq!(observer.path().starts, Some(PodStarts(vec![Some(at(5))])));
 }

@@ -1,94 +1,96 @@
-//! What stands between us and names, and how people are told.
+//! Findings that make names pass, and their wording for people.
 
 use std::fmt::Display;
 
 use crate::zone::Name;
 
-use super::node_cache::meeting;
+use super::node_cache_effect::intersect_zones;
 
-/// How many names a reason lists.
-const LISTED: usize = 4;
+/// How many names a reason lists at most.
+const MAX_LISTED_NAMES: usize = 4;
 
-/// Something for which names pass.
+/// Why some names pass.
 #[derive(Debug)]
-pub(super) struct Finding {
-    /// The number of its line, from 1, if it stands on one.
+pub(super) struct CorefileFinding {
+    /// The Corefile line, counted from 1. `None`: the Corefile as a whole.
     line: Option<usize>,
-    /// A clause.
+    /// The cause, as a clause.
     what: String,
-    /// What passes because of it, with everything below.
+    /// The names that pass because of it, with everything below them.
     pub(super) names: Vec<Name>,
 }
 
-/// Why nothing can be concluded.
+/// Why no conclusion is possible from a line, or from the whole Corefile.
 #[derive(Debug)]
-pub(super) struct Unclear {
-    /// The number of the line that is in the way, from 1, if one is.
+pub(super) struct CorefileProblem {
+    /// The Corefile line, counted from 1. `None`: the Corefile as a whole.
     line: Option<usize>,
-    /// A clause.
+    /// The cause, as a clause.
     what: String,
-    /// What CoreDNS makes of the text.
-    pub(super) loading: Loading,
+    /// Whether CoreDNS can load the Corefile.
+    pub(super) loadability: Loadability,
 }
 
-/// What CoreDNS makes of a text that Zerohop can't read.
+/// Whether CoreDNS can load a Corefile that Zerohop can't read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Loading {
-    /// It may load the text.
+pub(super) enum Loadability {
+    /// CoreDNS may load it.
     Possible,
-    /// It refuses the text.
+    /// CoreDNS refuses it.
     Refused,
 }
 
-/// A sentence about a line.
+/// A sentence about a Corefile line.
 pub(super) struct Note {
     line: Option<usize>,
     text: String,
 }
 
-impl Finding {
-    pub(super) fn new(line: usize, what: impl Into<String>, names: Vec<Name>) -> Finding {
-        Finding {
+impl CorefileFinding {
+    pub(super) fn new(line: usize, what: impl Into<String>, names: Vec<Name>) -> CorefileFinding {
+        CorefileFinding {
             line: Some(line),
             what: what.into(),
             names,
         }
     }
 
-    /// About the text as a whole.
-    pub(super) fn anywhere(what: impl Into<String>, names: Vec<Name>) -> Finding {
-        Finding {
+    /// About the Corefile as a whole.
+    pub(super) fn anywhere(what: impl Into<String>, names: Vec<Name>) -> CorefileFinding {
+        CorefileFinding {
             line: None,
             what: what.into(),
             names,
         }
     }
 
-    /// The same for what it covers of these zones only.
-    pub(super) fn within(self, zones: &[Name]) -> Finding {
+    /// The finding reduced to names in these zones.
+    pub(super) fn restricted_to(self, zones: &[Name]) -> CorefileFinding {
         let names = self.names.iter();
-        Finding {
-            names: names.flat_map(|name| meeting(name, zones)).collect(),
+        CorefileFinding {
+            names: names
+                .flat_map(|name| intersect_zones(name, zones))
+                .collect(),
             ..self
         }
     }
 
-    /// For which everything passes.
-    pub(super) fn everything(unclear: Unclear) -> Finding {
-        Finding {
-            line: unclear.line,
-            what: unclear.what,
+    /// A problem because of which everything passes.
+    pub(super) fn about_everything(problem: CorefileProblem) -> CorefileFinding {
+        CorefileFinding {
+            line: problem.line,
+            what: problem.what,
             names: vec![Name::root()],
         }
     }
 
-    /// Whether a zone passes whole.
+    /// Whether a zone passes entirely.
     pub(super) fn covers(&self, zone: &Name) -> bool {
         self.names.iter().any(|name| zone.is_at_or_below(name))
     }
 
-    /// What it means for these zones, if anything.
-    fn note(&self, zones: &[Name]) -> Option<Note> {
+    /// The sentence that says which names of these zones pass. `None` if none do.
+    fn note_for_zones(&self, zones: &[Name]) -> Option<Note> {
         let (whole, rest): (Vec<&Name>, Vec<&Name>) =
             zones.iter().partition(|zone| self.covers(zone));
         let is_part = |name: &&Name| rest.iter().any(|zone| name.is_at_or_below(zone));
@@ -100,7 +102,7 @@ impl Finding {
             _ if rest.is_empty() => "everything passes".to_owned(),
             [] => return None,
             [name] => format!("{name} passes"),
-            names => format!("{} pass", listed(names)),
+            names => format!("{} pass", join_for_people(names)),
         };
         let text = format!("{}, so {consequence}", self.what);
         Some(Note {
@@ -110,38 +112,38 @@ impl Finding {
     }
 }
 
-impl Unclear {
-    pub(super) fn new(line: usize, what: impl Into<String>) -> Unclear {
-        Unclear {
+impl CorefileProblem {
+    pub(super) fn new(line: usize, what: impl Into<String>) -> CorefileProblem {
+        CorefileProblem {
             line: Some(line),
             what: what.into(),
-            loading: Loading::Possible,
+            loadability: Loadability::Possible,
         }
     }
 
-    /// About a line for which CoreDNS refuses the text.
-    pub(super) fn refused(line: usize, what: impl Into<String>) -> Unclear {
-        Unclear {
-            loading: Loading::Refused,
-            ..Unclear::new(line, what)
+    /// About a line because of which CoreDNS refuses the Corefile.
+    pub(super) fn refused(line: usize, what: impl Into<String>) -> CorefileProblem {
+        CorefileProblem {
+            loadability: Loadability::Refused,
+            ..CorefileProblem::new(line, what)
         }
     }
 
-    /// These names pass because of it.
-    pub(super) fn passing(self, names: Vec<Name>) -> Finding {
-        Finding {
+    /// The finding that these names pass because of the problem.
+    pub(super) fn into_finding(self, names: Vec<Name>) -> CorefileFinding {
+        CorefileFinding {
             line: self.line,
             what: self.what,
             names,
         }
     }
 
-    /// About the text as a whole.
-    pub(super) fn anywhere(what: impl Into<String>) -> Unclear {
-        Unclear {
+    /// About the Corefile as a whole.
+    pub(super) fn anywhere(what: impl Into<String>) -> CorefileProblem {
+        CorefileProblem {
             line: None,
             what: what.into(),
-            loading: Loading::Possible,
+            loadability: Loadability::Possible,
         }
     }
 }
@@ -155,9 +157,18 @@ impl Note {
     }
 }
 
-/// All notes and what the findings mean for these zones, as sentences in the order of lines.
-pub(super) fn reasons(findings: &[Finding], zones: &[Name], mut notes: Vec<Note>) -> Vec<String> {
-    notes.extend(findings.iter().filter_map(|finding| finding.note(zones)));
+/// Writes notes and findings as sentences in the order of lines. `zones` are the zones that the
+/// findings are applied to.
+pub(super) fn write_reasons(
+    findings: &[CorefileFinding],
+    zones: &[Name],
+    mut notes: Vec<Note>,
+) -> Vec<String> {
+    notes.extend(
+        findings
+            .iter()
+            .filter_map(|finding| finding.note_for_zones(zones)),
+    );
     notes.sort_by_key(|note| note.line);
     let sentence = |note: Note| match note.line {
         Some(line) => format!("line {line}: {}", note.text),
@@ -166,10 +177,17 @@ pub(super) fn reasons(findings: &[Finding], zones: &[Name], mut notes: Vec<Note>
     notes.into_iter().map(sentence).collect()
 }
 
-/// A list for people, of one thing or more.
-pub(super) fn listed<T: Display>(things: &[T]) -> String {
-    let texts: Vec<String> = things.iter().take(LISTED).map(T::to_string).collect();
-    match (texts.as_slice(), things.len().saturating_sub(LISTED)) {
+/// Joins one or more things to a list for people, of at most [`MAX_LISTED_NAMES`].
+pub(super) fn join_for_people<T: Display>(things: &[T]) -> String {
+    let texts: Vec<String> = things
+        .iter()
+        .take(MAX_LISTED_NAMES)
+        .map(T::to_string)
+        .collect();
+    match (
+        texts.as_slice(),
+        things.len().saturating_sub(MAX_LISTED_NAMES),
+    ) {
         ([only], 0) => only.clone(),
         ([first @ .., last], 0) => format!("{} and {last}", first.join(", ")),
         (texts, more) => format!("{} and {more} more", texts.join(", ")),

@@ -1,46 +1,46 @@
-//! How often CoreDNS looks for another Corefile (CoreDNS, `plugin/reload/setup.go`).
+//! How often CoreDNS checks for a changed Corefile (CoreDNS, `plugin/reload/setup.go`).
 
 use std::fmt;
 use std::time::Duration;
 
-use super::finding::{Loading, Unclear};
-use super::parse::{Corefile, Directive, Line};
+use super::finding::{CorefileProblem, Loadability};
+use super::parser::{Corefile, CorefileLine, Directive};
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(30);
 const DEFAULT_JITTER: Duration = Duration::from_secs(15);
 const MIN_INTERVAL: Duration = Duration::from_secs(2);
 const MIN_JITTER: Duration = Duration::from_secs(1);
 
-/// How often a CoreDNS that runs with a Corefile looks for another one.
+/// How often a CoreDNS that runs with a Corefile checks for a changed one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {
-    /// Again and again.
+    /// Periodically.
     Every {
         /// The interval, without the jitter.
         interval: Duration,
-        /// By how much the interval may be longer. CoreDNS adds at most half of this.
+        /// The longest extension of the interval. CoreDNS adds at most half of this.
         jitter: Duration,
     },
-    /// The text has no `reload`: CoreDNS keeps it until it is started again.
+    /// The Corefile has no `reload`. CoreDNS keeps it until a restart.
     Never,
-    /// The text brings in other text, which may have a `reload` of its own.
+    /// The Corefile includes other text, which may have a `reload`.
     Unknown,
-    /// CoreDNS refuses the text, so no CoreDNS runs with it.
+    /// CoreDNS refuses the Corefile, so no CoreDNS runs with it.
     Refused,
 }
 
 impl Reload {
-    /// Reads the `reload` of all server blocks. CoreDNS has one interval for all of them, that of
-    /// the last block; here the longest counts.
+    /// Reads the `reload` directives of all server blocks. CoreDNS uses the interval of the last
+    /// block for all of them; here the longest one counts.
     #[must_use]
     pub fn read(text: &str) -> Reload {
         let corefile = match Corefile::parse(text) {
             Ok(corefile) => corefile,
-            Err(unclear) if unclear.loading == Loading::Refused => return Reload::Refused,
+            Err(problem) if problem.loadability == Loadability::Refused => return Reload::Refused,
             Err(_) => return Reload::Unknown,
         };
         let directives = || corefile.blocks.iter().flat_map(|block| &block.directives);
-        let is_import = |line: &Line| line.name() == "import";
+        let is_import = |line: &CorefileLine| line.name() == "import";
         let mut heads = directives().map(|directive| &directive.head);
         if corefile.unread.iter().any(is_import) || heads.any(is_import) {
             return Reload::Unknown;
@@ -50,7 +50,7 @@ impl Reload {
             if directive.check_complete().is_err() {
                 return Reload::Unknown;
             }
-            let Ok((interval, jitter)) = interval(directive) else {
+            let Ok((interval, jitter)) = read_interval(directive) else {
                 return Reload::Refused;
             };
             if longest
@@ -63,7 +63,7 @@ impl Reload {
         longest
     }
 
-    /// The longest time after which CoreDNS looks again; none where no such time is known.
+    /// The longest time between two checks. `None` if no such time is known.
     #[must_use]
     pub fn period(&self) -> Option<Duration> {
         match self {
@@ -90,40 +90,43 @@ impl fmt::Display for Reload {
     }
 }
 
-/// Fails for a `reload` for which CoreDNS refuses the whole Corefile.
-pub(super) fn check(directive: &Directive) -> Result<(), Unclear> {
+/// Fails for a `reload` that makes CoreDNS refuse the whole Corefile.
+pub(super) fn check_reload(directive: &Directive) -> Result<(), CorefileProblem> {
     directive.check_complete()?;
     let what = || {
         let head = &directive.head;
-        head.unclear(format!("CoreDNS refuses a Corefile with `{head}`"))
+        head.problem(format!("CoreDNS refuses a Corefile with `{head}`"))
     };
-    interval(directive).map(|_| ()).map_err(|Refused| what())
+    read_interval(directive)
+        .map(|_| ())
+        .map_err(|RefusedReload| what())
 }
 
-/// CoreDNS refuses the directive.
-struct Refused;
+/// CoreDNS refuses a `reload` directive.
+struct RefusedReload;
 
-/// The interval and the jitter.
-fn interval(directive: &Directive) -> Result<(Duration, Duration), Refused> {
-    // CoreDNS takes an opening brace for an argument.
+/// Reads the interval and the jitter.
+fn read_interval(directive: &Directive) -> Result<(Duration, Duration), RefusedReload> {
+    // CoreDNS reads an opening brace as an argument.
     if !directive.body.is_empty() {
-        return Err(Refused);
+        return Err(RefusedReload);
     }
     let (interval, jitter) = match directive.head.args() {
         [] => (DEFAULT_INTERVAL, DEFAULT_JITTER),
-        [interval] => (duration(interval)?, DEFAULT_JITTER),
-        [interval, jitter] => (duration(interval)?, duration(jitter)?),
-        _ => return Err(Refused),
+        [interval] => (parse_duration(interval)?, DEFAULT_JITTER),
+        [interval, jitter] => (parse_duration(interval)?, parse_duration(jitter)?),
+        _ => return Err(RefusedReload),
     };
     if interval < MIN_INTERVAL || (!jitter.is_zero() && jitter < MIN_JITTER) {
-        return Err(Refused);
+        return Err(RefusedReload);
     }
     Ok((interval, jitter.min(interval / 2)))
 }
 
-/// A duration in Go's spelling, such as `1h30m` or `1.5s` (Go, `time.ParseDuration`). One below
-/// zero is refused: CoreDNS refuses all of those too, since they are below its minimum.
-fn duration(text: &str) -> Result<Duration, Refused> {
+/// Reads a duration in Go's notation, such as `1h30m` or `1.5s` (Go, `time.ParseDuration`).
+/// Negative durations are refused here; CoreDNS refuses them too, because they are below its
+/// minimum.
+fn parse_duration(text: &str) -> Result<Duration, RefusedReload> {
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     if rest == "0" {
         return Ok(Duration::ZERO);
@@ -131,7 +134,7 @@ fn duration(text: &str) -> Result<Duration, Refused> {
     let mut total = Duration::ZERO;
     while {
         let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.');
-        let (number, unit) = rest.split_at(end.ok_or(Refused)?);
+        let (number, unit) = rest.split_at(end.ok_or(RefusedReload)?);
         let end = unit.find(|c: char| c.is_ascii_digit() || c == '.');
         let (unit, others) = unit.split_at(end.unwrap_or(unit.len()));
         let seconds = match unit {
@@ -141,17 +144,18 @@ fn duration(text: &str) -> Result<Duration, Refused> {
             "ms" => 1e-3,
             "us" | "µs" | "μs" => 1e-6,
             "ns" => 1e-9,
-            _ => return Err(Refused),
+            _ => return Err(RefusedReload),
         };
-        let number: f64 = number.parse().map_err(|_| Refused)?;
-        let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| Refused)?;
-        total = total.checked_add(part).ok_or(Refused)?;
+        let number: f64 = number.parse().map_err(|_| RefusedReload)?;
+        let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| RefusedReload)?;
+        total = total.checked_add(part).ok_or(RefusedReload)?;
         rest = others;
         !rest.is_empty()
     } {}
     // Go's durations end at about 292 years.
-    match total.as_nanos() <= i64::MAX.unsigned_abs().into() {
-        true => Ok(total),
-        false => Err(Refused),
+    if total.as_nanos() <= i64::MAX.unsigned_abs().into() {
+        Ok(total)
+    } else {
+        Err(RefusedReload)
     }
 }

@@ -1,15 +1,15 @@
-//! Which pods are node caches, and where their configuration is.
+//! Detection of node caches, and their configuration.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1 as core;
 use serde_json::{Value, json};
 
-use super::{Binds, MapData, NodeCache, TakesUp};
-use crate::cluster::objects::Key;
+use super::{CacheAddresses, ConfigMapData, NodeCache, ReloadMode};
+use crate::cluster::objects::ObjectKey;
 
-/// The pod of kubernetes' own manifest, in iptables mode.
-fn upstream() -> Value {
+/// The pod of Kubernetes' own manifest, in iptables mode.
+fn upstream_pod() -> Value {
     json!({
         "metadata": {"namespace": "kube-system", "name": "node-local-dns-x7"},
         "spec": {
@@ -37,9 +37,9 @@ fn upstream() -> Value {
     })
 }
 
-/// kubespray's: the ConfigMap holds the Corefile itself.
-fn kubespray() -> Value {
-    let mut pod = upstream();
+/// kubespray's pod: its ConfigMap holds the Corefile itself.
+fn kubespray_pod() -> Value {
+    let mut pod = upstream_pod();
     pod["spec"]["containers"][0]["args"] = json!([
         "-localip",
         "169.254.25.10",
@@ -56,20 +56,20 @@ fn kubespray() -> Value {
 }
 
 fn cache_of(pod: Value) -> Option<NodeCache> {
-    NodeCache::of_pod(&serde_json::from_value::<core::Pod>(pod).unwrap())
+    NodeCache::find_in_pod(&serde_json::from_value::<core::Pod>(pod).unwrap())
 }
 
 fn with_args(args: &[&str]) -> Value {
-    let mut pod = upstream();
+    let mut pod = upstream_pod();
     pod["spec"]["containers"][0]["args"] = json!(args);
     pod
 }
 
-fn map(name: &str) -> Key {
-    Key::new("kube-system", name)
+fn map(name: &str) -> ObjectKey {
+    ObjectKey::new("kube-system", name)
 }
 
-fn data(texts: &[(&str, &str)]) -> Option<MapData> {
+fn data(texts: &[(&str, &str)]) -> Option<ConfigMapData> {
     let texts = texts.iter();
     Some(
         texts
@@ -78,21 +78,21 @@ fn data(texts: &[(&str, &str)]) -> Option<MapData> {
     )
 }
 
-/// Changes the spec of a pod.
-type Change = fn(&mut Value);
+/// A change to a pod's spec.
+type SpecChange = fn(&mut Value);
 
-/// What is wrong with the configuration.
-fn trouble(pod: Value) -> String {
+/// Why the configuration is unknown.
+fn config_error(pod: Value) -> String {
     cache_of(pod).unwrap().config.unwrap_err()
 }
 
 #[test]
-fn pods_are_known_by_their_command_and_network() {
-    let cache = cache_of(upstream()).unwrap();
+fn node_caches_are_detected_by_command_and_network() {
+    let cache = cache_of(upstream_pod()).unwrap();
     let addresses = ["169.254.20.10", "10.96.0.10"].map(|text| text.parse().unwrap());
-    assert_eq!(cache.binds, Binds::Addresses(addresses.to_vec()));
+    assert_eq!(cache.addresses, CacheAddresses::Known(addresses.to_vec()));
     let served = ["10.96.0.10", "10.96.0.11"].map(|text| text.parse().unwrap());
-    assert_eq!(cache.bound(&served), served[..1]);
+    assert_eq!(cache.bound_addresses(&served), served[..1]);
 
     for args in [
         &["-localip=10.96.0.10"][..],
@@ -108,33 +108,33 @@ fn pods_are_known_by_their_command_and_network() {
         &["-localip", "0.0.0.0"],
     ] {
         let cache = cache_of(with_args(args)).unwrap();
-        assert_eq!(cache.bound(&served[..1]), served[..1], "{args:?}");
+        assert_eq!(cache.bound_addresses(&served[..1]), served[..1], "{args:?}");
     }
     let mut by_command = with_args(&[]);
     by_command["spec"]["containers"][0]["command"] =
         json!(["/node-cache", "-localip", "10.96.0.10"]);
     assert!(cache_of(by_command).is_some());
-    let mut sidecar = upstream();
+    let mut sidecar = upstream_pod();
     let container = sidecar["spec"]["containers"][0].take();
     sidecar["spec"]["containers"] = json!([{"name": "main"}]);
     sidecar["spec"]["initContainers"] = json!([container]);
     assert!(cache_of(sidecar).is_some());
 
-    let mut in_own_network = upstream();
+    let mut in_own_network = upstream_pod();
     in_own_network["spec"]["hostNetwork"] = json!(false);
     assert_eq!(
         cache_of(in_own_network),
         None,
         "it binds nothing of the node"
     );
-    let mut ended = upstream();
+    let mut ended = upstream_pod();
     ended["status"]["phase"] = json!("Failed");
     assert_eq!(cache_of(ended), None);
     assert_eq!(cache_of(with_args(&["-conf", "/etc/Corefile"])), None);
 }
 
 #[test]
-fn what_can_not_be_read_may_answer_anywhere() {
+fn an_unreadable_localip_may_be_any_address() {
     let served = ["10.96.0.10".parse().unwrap()];
     for args in [
         &["-localip", "$(LOCAL_IP)"][..],
@@ -143,24 +143,27 @@ fn what_can_not_be_read_may_answer_anywhere() {
         &["-c", "exec /node-cache -localip 10.96.0.10"],
     ] {
         let cache = cache_of(with_args(args)).unwrap();
-        assert_eq!(cache.bound(&served), served, "{args:?}");
+        assert_eq!(cache.bound_addresses(&served), served, "{args:?}");
         assert!(cache.config.is_err());
     }
-    let mut two = upstream();
+    let mut two = upstream_pod();
     let container = two["spec"]["containers"][0].clone();
     two["spec"]["containers"] = json!([container, container]);
-    assert_eq!(cache_of(two).unwrap().binds, Binds::Unknown);
+    assert_eq!(cache_of(two).unwrap().addresses, CacheAddresses::Unknown);
 }
 
 #[test]
-fn the_template_is_filled_in_as_node_cache_does() {
-    let config = cache_of(upstream()).unwrap().config.unwrap();
-    assert_eq!(config.maps(), [&map("node-local-dns"), &map("kube-dns")]);
+fn the_template_is_filled_as_node_cache_does() {
+    let config = cache_of(upstream_pod()).unwrap().config.unwrap();
+    assert_eq!(
+        config.config_maps(),
+        [&map("node-local-dns"), &map("kube-dns")]
+    );
     assert_eq!(config.upstream_service, "kube-dns-upstream");
-    assert_eq!(config.takes_up, TakesUp::AsReloadSays);
+    assert_eq!(config.reload_mode, ReloadMode::ByPlugin);
     let template = "cluster.local:53 {\n bind __PILLAR__LOCAL__DNS__ __PILLAR__DNS__SERVER__\n forward . __PILLAR__CLUSTER__DNS__\n}\n.:53 {\n forward . __PILLAR__UPSTREAM__SERVERS__\n}\n";
     let text = |kube_dns| {
-        config.text(&BTreeMap::from([
+        config.corefile_text(&BTreeMap::from([
             (map("node-local-dns"), data(&[("Corefile", template)])),
             (map("kube-dns"), kube_dns),
         ]))
@@ -185,31 +188,35 @@ fn the_template_is_filled_in_as_node_cache_does() {
     for (key, json, wanted) in [
         ("stubDomains", "{", "stubDomains"),
         ("upstreamNameservers", "10.0.0.4", "upstreamNameservers"),
-        // What node-cache refuses, and goes on with what it had.
+        // node-cache refuses these and keeps its former settings.
         (
             "stubDomains",
             r#"{"Corp_X.example": ["10.0.0.3"]}"#,
-            "no DNS name",
+            "not a DNS name",
         ),
         (
             "stubDomains",
             r#"{"corp.example": ["10.0.0.3:0"]}"#,
-            "no address",
+            "not an address",
         ),
         (
             "upstreamNameservers",
             r#"["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"]"#,
             "more than 3",
         ),
-        ("upstreamNameservers", r#"["dns.example"]"#, "no address"),
+        (
+            "upstreamNameservers",
+            r#"["dns.example"]"#,
+            "not an address",
+        ),
         ("federations", r#"{"a": "example.org"}"#, "federations"),
-        ("other", "\u{fffd}", "no UTF-8"),
+        ("other", "\u{fffd}", "not UTF-8"),
     ] {
         let reason = text(data(&[(key, json)])).unwrap_err();
         assert!(reason.contains(wanted), "{json}: {reason}");
     }
 
-    let without = |maps| config.text(&maps).unwrap_err();
+    let without = |maps| config.corefile_text(&maps).unwrap_err();
     assert_eq!(
         without(BTreeMap::new()),
         "there is no ConfigMap kube-system/node-local-dns"
@@ -226,17 +233,17 @@ fn the_template_is_filled_in_as_node_cache_does() {
 
 #[test]
 fn a_corefile_in_a_config_map_is_not_filled_in() {
-    let config = cache_of(kubespray()).unwrap().config.unwrap();
-    assert_eq!(config.maps(), [&map("nodelocaldns")]);
+    let config = cache_of(kubespray_pod()).unwrap().config.unwrap();
+    assert_eq!(config.config_maps(), [&map("nodelocaldns")]);
     let text = ". {\n bind __PILLAR__LOCAL__DNS__\n}\n";
     let maps = BTreeMap::from([(map("nodelocaldns"), data(&[("Corefile", text)]))]);
-    assert_eq!(config.text(&maps).unwrap(), text);
+    assert_eq!(config.corefile_text(&maps).unwrap(), text);
 }
 
 #[test]
-fn mounts_are_followed() {
+fn mounts_lead_to_config_maps() {
     let change = |change: fn(&mut Value)| {
-        let mut pod = upstream();
+        let mut pod = upstream_pod();
         change(&mut pod["spec"]);
         pod
     };
@@ -244,7 +251,7 @@ fn mounts_are_followed() {
     let whole = change(|spec| spec["volumes"][2]["configMap"] = json!({"name": "mine"}));
     let config = cache_of(whole).unwrap().config.unwrap();
     let maps = BTreeMap::from([(map("mine"), data(&[("Corefile.base", ". {\n}\n")]))]);
-    assert_eq!(config.text(&maps).unwrap(), ". {\n}\n");
+    assert_eq!(config.corefile_text(&maps).unwrap(), ". {\n}\n");
 
     let alone = change(|spec| {
         spec["containers"][0]["volumeMounts"][1] = json!({
@@ -254,13 +261,13 @@ fn mounts_are_followed() {
         });
     });
     let config = cache_of(alone).unwrap().config.unwrap();
-    assert_eq!(config.takes_up, TakesUp::Never);
-    let mut signalled = upstream();
+    assert_eq!(config.reload_mode, ReloadMode::Never);
+    let mut signalled = upstream_pod();
     let args = signalled["spec"]["containers"][0]["args"].as_array_mut();
     args.unwrap().push(json!("-reloadwithsignal"));
     let config = cache_of(signalled).unwrap().config.unwrap();
-    assert_eq!(config.takes_up, TakesUp::AtOnce);
-    // It writes the Corefile beside the template.
+    assert_eq!(config.reload_mode, ReloadMode::BySignal);
+    // The node cache writes its Corefile into an emptyDir.
     let scratch = change(|spec| {
         spec["containers"][0]["args"][3] = json!("/scratch/Corefile");
         spec["containers"][0]["volumeMounts"][0] = json!({"name": "w", "mountPath": "/scratch/"});
@@ -268,10 +275,10 @@ fn mounts_are_followed() {
     });
     assert!(cache_of(scratch).unwrap().config.is_ok());
 
-    let cases: [(Change, &str); 8] = [
+    let cases: [(SpecChange, &str); 8] = [
         (
             |spec| spec["volumes"][2] = json!({"name": "config-volume", "emptyDir": {}}),
-            "in no ConfigMap",
+            "not in a ConfigMap",
         ),
         (
             |spec| spec["volumes"][2] = json!({"name": "config-volume", "projected": {}}),
@@ -279,12 +286,12 @@ fn mounts_are_followed() {
         ),
         (
             |spec| spec["volumes"][2]["configMap"]["items"][0]["path"] = json!("other"),
-            "no file",
+            "not a file",
         ),
         (|spec| spec["volumes"] = json!([]), "doesn't have"),
         (
             |spec| spec["containers"][0]["volumeMounts"] = json!([]),
-            "in no ConfigMap",
+            "not in a ConfigMap",
         ),
         (
             |spec| spec["containers"][0]["args"][3] = json!("etc/Corefile"),
@@ -300,14 +307,14 @@ fn mounts_are_followed() {
         ),
     ];
     for (how, wanted) in cases {
-        let reason = trouble(change(how));
+        let reason = config_error(change(how));
         assert!(reason.contains(wanted), "{wanted}: {reason}");
     }
-    assert!(trouble(with_args(&["-localip", "10.96.0.10"])).contains("can follow"));
+    assert!(config_error(with_args(&["-localip", "10.96.0.10"])).contains("can follow"));
 }
 
 #[test]
-fn variables_of_the_container_may_say_anything() {
+fn container_variables_may_change_the_configuration() {
     let with_variable = |name: &str, value: &str, args: &[&str]| {
         let mut pod = with_args(args);
         pod["spec"]["containers"][0]["env"] = json!([{"name": name, "value": value}]);
@@ -315,7 +322,7 @@ fn variables_of_the_container_may_say_anything() {
     };
     let args = ["-localip", "10.96.0.10", "-conf", "/etc/Corefile"];
     let cache = with_variable("LOCAL", "-localip=10.96.0.10", &["$(LOCAL)"]).unwrap();
-    assert_eq!(cache.binds, Binds::Unknown);
+    assert_eq!(cache.addresses, CacheAddresses::Unknown);
     let cache = with_variable("KUBE_DNS_SERVICE_HOST", "10.0.0.9", &args).unwrap();
     assert!(cache.config.unwrap_err().contains("KUBE_DNS_SERVICE_HOST"));
     let cache = with_variable("OTHER", "10.0.0.9", &args).unwrap();
@@ -324,18 +331,22 @@ fn variables_of_the_container_may_say_anything() {
 
 #[test]
 fn flags_are_true_as_go_reads_them() {
-    let takes_up = |flag: &str| {
+    let reload_mode = |flag: &str| {
         let args = ["-localip", "10.96.0.10", "-conf", "/etc/Corefile", flag];
-        cache_of(with_args(&args)).unwrap().config.unwrap().takes_up
+        cache_of(with_args(&args))
+            .unwrap()
+            .config
+            .unwrap()
+            .reload_mode
     };
     for flag in [
         "-reloadwithsignal",
         "--reloadwithsignal=True",
         "-reloadwithsignal=1",
     ] {
-        assert_eq!(takes_up(flag), TakesUp::AtOnce, "{flag}");
+        assert_eq!(reload_mode(flag), ReloadMode::BySignal, "{flag}");
     }
     for flag in ["-reloadwithsignal=False", "-reloadwithsignal=0", "-other"] {
-        assert_eq!(takes_up(flag), TakesUp::AsReloadSays, "{flag}");
+        assert_eq!(reload_mode(flag), ReloadMode::ByPlugin, "{flag}");
     }
 }

@@ -1,4 +1,4 @@
-//! Objects as the API writes them, read into facts.
+//! Conversion of API objects into facts.
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
@@ -7,21 +7,21 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::objects::{
-    Client, DnsService, DnsSlice, Fact, LabelledNamespace, Peer, Peers, PodNetwork, Policy,
+    DnsService, DnsSlice, Fact, LabelledNamespace, Peer, Peers, PodNetwork, Policy, PolicyPod,
     PortRange, Ports, Rule, Stage,
 };
 use crate::cluster::convert::{ApiPod, ApiPodStatus, key};
 use crate::cluster::objects::{
-    EndpointSlice, Key, Object, ObjectError, Problem, Reading, Service, ServiceKind,
+    EndpointSlice, Object, ObjectError, ObjectKey, Problem, Service, ServiceKind, SliceReadability,
 };
 use crate::cluster::selector::{Labels, Selector};
 
 impl Fact {
-    /// A Pod, as one that may ask or is asked.
+    /// Reads a Pod.
     ///
     /// # Errors
-    /// When it makes no sense.
-    pub fn of_pod(pod: &ApiPod) -> Result<Fact, ObjectError> {
+    /// If the Pod is invalid.
+    pub fn from_pod(pod: &ApiPod) -> Result<Fact, ObjectError> {
         let key = key("Pod", &pod.metadata)?;
         let status = pod.status.as_ref();
         let phase = status.and_then(|status| status.phase.as_deref());
@@ -36,12 +36,13 @@ impl Fact {
         let ports = containers.unwrap_or_default().iter();
         let ports = ports.flat_map(|container| container.ports.as_deref().unwrap_or_default());
         let ports = ports.filter(|port| port.protocol.as_deref() == Some("UDP"));
-        Ok(Fact::Pod(Client {
+        Ok(Fact::Pod(PolicyPod {
             labels: labels(pod.metadata.labels.as_ref()),
             addresses,
-            stage: match is_ending {
-                true => Stage::Ending,
-                false => Stage::Alive,
+            stage: if is_ending {
+                Stage::Ending
+            } else {
+                Stage::Alive
             },
             network: match spec.and_then(|spec| spec.host_network) {
                 Some(true) => PodNetwork::Host,
@@ -59,22 +60,22 @@ impl Fact {
         }))
     }
 
-    /// A Namespace, with its labels.
+    /// Reads a Namespace with its labels.
     ///
     /// # Errors
-    /// When it makes no sense.
-    pub fn of_namespace(namespace: &core::Namespace) -> Result<Fact, ObjectError> {
+    /// If the Namespace is invalid.
+    pub fn from_namespace(namespace: &core::Namespace) -> Result<Fact, ObjectError> {
         Ok(Fact::Namespace(LabelledNamespace {
             key: key("Namespace", &namespace.metadata)?,
             labels: labels(namespace.metadata.labels.as_ref()),
         }))
     }
 
-    /// A Service, which may be the cluster's DNS.
+    /// Reads a Service that may be the cluster's DNS.
     ///
     /// # Errors
-    /// When it makes no sense.
-    pub fn of_service(service: &core::Service) -> Result<Fact, ObjectError> {
+    /// If the Service is invalid.
+    pub fn from_service(service: &core::Service) -> Result<Fact, ObjectError> {
         let spec = service.spec.as_ref();
         let selector = labels(spec.and_then(|spec| spec.selector.as_ref()));
         let service = Service::try_from(service.clone())?;
@@ -83,7 +84,7 @@ impl Fact {
             addresses: match service.kind {
                 ServiceKind::ClusterIp(addresses) => addresses,
                 ServiceKind::Headless
-                | ServiceKind::HeadlessElsewhere
+                | ServiceKind::HeadlessWithoutSlices
                 | ServiceKind::ExternalName(_)
                 | ServiceKind::Unreadable => [].into(),
             },
@@ -92,16 +93,22 @@ impl Fact {
         }))
     }
 
-    /// An EndpointSlice, which may be the cluster's DNS's.
+    /// Reads an EndpointSlice that may belong to the cluster's DNS.
     ///
     /// # Errors
-    /// When it makes no sense, or others may read addresses from it that we don't: those endpoints are asked too.
-    pub fn of_slice(slice: &discovery::EndpointSlice) -> Result<Fact, ObjectError> {
+    /// If the slice is invalid, or if other software may read addresses from it that Zerohop
+    /// doesn't: those endpoints get questions too.
+    pub fn from_slice(slice: &discovery::EndpointSlice) -> Result<Fact, ObjectError> {
         let slice = EndpointSlice::try_from(slice.clone())?;
-        if slice.reading != Reading::Plain {
-            let reason = "not all of its addresses can be read without doubt".to_owned();
+        if slice.readability != SliceReadability::Plain {
+            let reason = "some of its addresses can be read in more than one way".to_owned();
             let field = "endpoints".to_owned();
-            return Err(Problem::of("EndpointSlice", &slice.key, field, reason));
+            return Err(Problem::with_key(
+                "EndpointSlice",
+                &slice.key,
+                field,
+                reason,
+            ));
         }
         let service = slice.service_key();
         let addresses = slice.endpoints.iter().map(|endpoint| endpoint.address);
@@ -141,59 +148,62 @@ impl TryFrom<networking::NetworkPolicy> for Policy {
                         "spec.policyTypes".to_owned(),
                         format!("{other:?} is neither Ingress nor Egress"),
                     );
-                    return Err(Problem::of("NetworkPolicy", &key, field, reason));
+                    return Err(Problem::with_key("NetworkPolicy", &key, field, reason));
                 }
                 (has("Egress"), has("Ingress"))
             }
             _ => (egress.len() > 0, true),
         };
-        let reader = Reader { key: &key };
+        let reader = PolicyReader { key: &key };
         Ok(Policy {
-            pods: reader.selector("spec.podSelector", spec.pod_selector.unwrap_or_default())?,
-            egress: match is_about_egress {
-                true => Some(reader.rules(&EGRESS, egress)?),
-                false => None,
+            pods: reader
+                .read_selector("spec.podSelector", spec.pod_selector.unwrap_or_default())?,
+            egress: if is_about_egress {
+                Some(reader.read_rules(&EGRESS, egress)?)
+            } else {
+                None
             },
-            ingress: match is_about_ingress {
-                true => Some(reader.rules(&INGRESS, ingress)?),
-                false => None,
+            ingress: if is_about_ingress {
+                Some(reader.read_rules(&INGRESS, ingress)?)
+            } else {
+                None
             },
             key,
         })
     }
 }
 
-/// The names of the fields of one direction.
-struct Fields {
+/// The field names of one direction.
+struct DirectionFields {
     rules: &'static str,
     peers: &'static str,
 }
 
-const EGRESS: Fields = Fields {
+const EGRESS: DirectionFields = DirectionFields {
     rules: "egress",
     peers: "to",
 };
 
-const INGRESS: Fields = Fields {
+const INGRESS: DirectionFields = DirectionFields {
     rules: "ingress",
     peers: "from",
 };
 
-/// The peers and ports of a rule, as the API writes them.
+/// The peers and ports of a rule in the form of the API.
 type ApiRule = (
     Option<Vec<networking::NetworkPolicyPeer>>,
     Option<Vec<networking::NetworkPolicyPort>>,
 );
 
-/// Reads the parts of a policy.
-struct Reader<'a> {
-    key: &'a Key,
+/// Reads the parts of one policy.
+struct PolicyReader<'a> {
+    key: &'a ObjectKey,
 }
 
-impl Reader<'_> {
-    fn rules(
+impl PolicyReader<'_> {
+    fn read_rules(
         &self,
-        fields: &Fields,
+        fields: &DirectionFields,
         rules: impl Iterator<Item = ApiRule>,
     ) -> Result<Box<[Rule]>, Problem> {
         let rules = rules.enumerate();
@@ -202,15 +212,15 @@ impl Reader<'_> {
                 let field = format!("spec.{}[{at}]", fields.rules);
                 let peers_field = format!("{field}.{}", fields.peers);
                 Ok(Rule {
-                    peers: self.peers(&peers_field, peers.unwrap_or_default())?,
-                    ports: self.ports(&field, ports.unwrap_or_default())?,
+                    peers: self.read_peers(&peers_field, peers.unwrap_or_default())?,
+                    ports: self.read_ports(&field, ports.unwrap_or_default())?,
                 })
             })
             .collect()
     }
 
-    /// No peers are all.
-    fn peers(
+    /// An empty list means all peers.
+    fn read_peers(
         &self,
         field: &str,
         peers: Vec<networking::NetworkPolicyPeer>,
@@ -220,12 +230,12 @@ impl Reader<'_> {
         }
         let mut read = Vec::new();
         for (at, peer) in peers.into_iter().enumerate() {
-            read.push(self.peer(&format!("{field}[{at}]"), peer)?);
+            read.push(self.read_peer(&format!("{field}[{at}]"), peer)?);
         }
         Ok(Peers::Some(read.into()))
     }
 
-    fn peer(&self, field: &str, peer: networking::NetworkPolicyPeer) -> Result<Peer, Problem> {
+    fn read_peer(&self, field: &str, peer: networking::NetworkPolicyPeer) -> Result<Peer, Problem> {
         let selectors = (peer.namespace_selector, peer.pod_selector);
         match (peer.ip_block, selectors) {
             (Some(block), (None, None)) => {
@@ -245,19 +255,20 @@ impl Reader<'_> {
                 "is neither selectors nor an ipBlock alone".to_owned(),
             )),
             (None, (namespaces, pods)) => {
-                let namespaces = namespaces
-                    .map(|selector| self.selector(&format!("{field}.namespaceSelector"), selector));
+                let namespaces = namespaces.map(|selector| {
+                    self.read_selector(&format!("{field}.namespaceSelector"), selector)
+                });
                 Ok(Peer::Pods {
                     namespaces: namespaces.transpose()?,
                     pods: self
-                        .selector(&format!("{field}.podSelector"), pods.unwrap_or_default())?,
+                        .read_selector(&format!("{field}.podSelector"), pods.unwrap_or_default())?,
                 })
             }
         }
     }
 
-    /// No ports are all.
-    fn ports(
+    /// An empty list means all ports.
+    fn read_ports(
         &self,
         field: &str,
         ports: Vec<networking::NetworkPolicyPort>,
@@ -293,12 +304,12 @@ impl Reader<'_> {
         Ok(Ports::Some(ranges.into()))
     }
 
-    fn selector(&self, field: &str, selector: LabelSelector) -> Result<Selector, Problem> {
-        Selector::of(selector).map_err(|reason| self.problem(field, reason))
+    fn read_selector(&self, field: &str, selector: LabelSelector) -> Result<Selector, Problem> {
+        Selector::from_api(selector).map_err(|reason| self.problem(field, reason))
     }
 
     fn problem(&self, field: &str, reason: String) -> Problem {
-        Problem::of("NetworkPolicy", self.key, field.to_owned(), reason)
+        Problem::with_key("NetworkPolicy", self.key, field.to_owned(), reason)
     }
 }
 

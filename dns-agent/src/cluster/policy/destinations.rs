@@ -1,46 +1,46 @@
-//! Where a question to the cluster's DNS goes, and which rules let it.
+//! Where a question to the cluster's DNS goes, and which egress rules allow it.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use super::facts::Facts;
-use super::objects::{Client, DnsService, Peer, Peers, PodNetwork, Policy, Rule};
+use super::objects::{DnsService, Peer, Peers, PodNetwork, Policy, PolicyPod, Rule};
 
-/// A place that a question must be allowed to go to.
+/// A destination that policies must allow for a question.
 #[derive(Clone, Debug)]
 pub(super) enum Destination<'a> {
-    /// An address of a Service, before it is replaced by that of one of its endpoints.
+    /// A Service address, before it is translated to an endpoint's address.
     Service {
         address: SocketAddr,
-        endpoints: Vec<Endpoint<'a>>,
+        endpoints: Vec<ServerEndpoint<'a>>,
     },
     /// One of the servers.
-    Endpoint(Endpoint<'a>),
-    /// A program in this node's network, at this address: a packet to it stays as it is.
+    Endpoint(ServerEndpoint<'a>),
+    /// A process in this node's network. Packets to this address are not translated.
     Node(SocketAddr),
-    /// It isn't known where a question to this address goes.
+    /// An address whose servers are unknown.
     Unknown(SocketAddr),
 }
 
-/// One of the servers.
+/// A server of the cluster's DNS.
 #[derive(Clone, Debug)]
-pub(super) struct Endpoint<'a> {
+pub(super) struct ServerEndpoint<'a> {
     pub(super) address: SocketAddr,
-    /// The pods that have the address.
-    pub(super) pods: Vec<&'a Client>,
+    /// The known pods that have this address.
+    pub(super) pods: Vec<&'a PolicyPod>,
 }
 
 impl<'a> Destination<'a> {
-    /// Everywhere that questions to the served addresses go.
-    pub(super) fn all(facts: &'a Facts, served: &[SocketAddr]) -> Vec<Destination<'a>> {
+    /// Every destination of questions to the served addresses.
+    pub(super) fn find_all(facts: &'a Facts, served: &[SocketAddr]) -> Vec<Destination<'a>> {
         served
             .iter()
-            .flat_map(|address| Destination::of(facts, *address))
+            .flat_map(|address| Destination::find_for_address(facts, *address))
             .collect()
     }
 
-    fn of(facts: &'a Facts, address: SocketAddr) -> Vec<Destination<'a>> {
+    fn find_for_address(facts: &'a Facts, address: SocketAddr) -> Vec<Destination<'a>> {
         let Some(services) = facts.services().collect::<Option<Vec<_>>>() else {
             return vec![Destination::Unknown(address)];
         };
@@ -50,21 +50,21 @@ impl<'a> Destination<'a> {
             .collect();
         let is_cache_here = facts.has_node_cache_at(address.ip());
         let mut destinations = Vec::new();
-        if is_cache_here || (services.is_empty() && is_of_node(address.ip())) {
+        if is_cache_here || (services.is_empty() && is_node_local(address.ip())) {
             destinations.push(Destination::Node(address));
         }
         if services.is_empty() {
-            match Endpoint::new(facts, address) {
+            match ServerEndpoint::new(facts, address) {
                 endpoint if !endpoint.pods.is_empty() => {
                     destinations.push(Destination::Endpoint(endpoint));
                 }
-                // It may be replaced by another one.
+                // The address may be translated to another one.
                 _ if destinations.is_empty() => destinations.push(Destination::Unknown(address)),
                 _ => {}
             }
         }
         for service in services {
-            let Some(endpoints) = endpoints(facts, service, address) else {
+            let Some(endpoints) = find_endpoints(facts, service, address) else {
                 return vec![Destination::Unknown(address)];
             };
             destinations.extend(endpoints.iter().cloned().map(Destination::Endpoint));
@@ -73,12 +73,13 @@ impl<'a> Destination<'a> {
         destinations
     }
 
-    /// The namespaces of all servers; none if one of them may be in any namespace.
-    pub(super) fn namespaces(
+    /// The namespaces of all servers. `None` if a server may be in any namespace.
+    pub(super) fn server_namespaces(
         facts: &'a Facts,
         destinations: &[Destination<'a>],
     ) -> Option<BTreeSet<&'a str>> {
-        // A Service whose pods are not in its namespace is written by hand; policies beside it count.
+        // Endpoints written by hand may be pods of another namespace. Policies in the Service's
+        // namespace count all the same.
         let services = facts.services().flatten();
         let mut namespaces: BTreeSet<&str> =
             services.map(|service| &*service.key.namespace).collect();
@@ -98,25 +99,24 @@ impl<'a> Destination<'a> {
         Some(namespaces)
     }
 
-    /// Whether a policy has a rule that surely lets a question go there.
+    /// Whether a policy has a rule that provably allows a question to this destination.
     pub(super) fn is_allowed_by(&self, facts: &Facts, policy: &Policy) -> bool {
         let mut rules = policy.egress.iter().flatten();
-        rules.any(|rule| self.is_allowed(facts, policy, rule))
+        rules.any(|rule| self.is_allowed_by_rule(facts, policy, rule))
     }
 
-    fn is_allowed(&self, facts: &Facts, policy: &Policy, rule: &Rule) -> bool {
+    fn is_allowed_by_rule(&self, facts: &Facts, policy: &Policy, rule: &Rule) -> bool {
         match self {
             Destination::Service { address, endpoints } => {
-                // Whoever enforces selectors looks at a packet that has got a pod's address, and
-                // its port.
+                // Plugins enforce selectors on translated packets, with a pod's address and port.
                 allows_address(rule, *address)
                     || endpoints
                         .iter()
-                        .all(|endpoint| endpoint.is_selected(facts, policy, rule))
+                        .all(|endpoint| endpoint.is_selected_by_rule(facts, policy, rule))
             }
             Destination::Endpoint(endpoint) => {
                 allows_address(rule, endpoint.address)
-                    || endpoint.is_selected(facts, policy, rule)
+                    || endpoint.is_selected_by_rule(facts, policy, rule)
                     || rule.peers == Peers::All && endpoint.has_port(rule)
             }
             Destination::Node(address) => allows_address(rule, *address),
@@ -125,36 +125,37 @@ impl<'a> Destination<'a> {
     }
 }
 
-impl<'a> Endpoint<'a> {
-    fn new(facts: &'a Facts, address: SocketAddr) -> Endpoint<'a> {
-        Endpoint {
+impl<'a> ServerEndpoint<'a> {
+    fn new(facts: &'a Facts, address: SocketAddr) -> ServerEndpoint<'a> {
+        ServerEndpoint {
             address,
             pods: facts.pods_at(address.ip()).collect(),
         }
     }
 
-    /// Whether its address says which pod it is. A pod in its node's network shares its address with
-    /// other pods, which may not be known.
+    /// Whether the address identifies a pod. A pod in its node's network shares its address with
+    /// other pods, which may be unknown.
     pub(super) fn is_known_pod(&self) -> bool {
         let mut pods = self.pods.iter();
         !self.pods.is_empty() && pods.all(|pod| pod.network == PodNetwork::Own)
     }
 
-    /// Whether a rule surely selects the pod behind it, and its port.
-    fn is_selected(&self, facts: &Facts, policy: &Policy, rule: &Rule) -> bool {
+    /// Whether a rule provably selects the pod behind the endpoint, and its port.
+    fn is_selected_by_rule(&self, facts: &Facts, policy: &Policy, rule: &Rule) -> bool {
         let Peers::Some(peers) = &rule.peers else {
             return false;
         };
         let mut peers = peers.iter();
         self.has_port(rule)
             && peers.any(|peer| {
-                // Nobody knows which of several pods it is, if they claim the same address.
+                // If several pods claim the same address, the server may be any of them.
                 let mut pods = self.pods.iter();
-                !self.pods.is_empty() && pods.all(|pod| selects(facts, policy, peer, pod))
+                !self.pods.is_empty() && pods.all(|pod| selects_pod(facts, policy, peer, pod))
             })
     }
 
-    /// Whether a rule surely has the endpoint's port, by number or by a name that its pod gives it.
+    /// Whether a rule provably allows the endpoint's port, by number or by the name that its pod
+    /// gives it.
     pub(super) fn has_port(&self, rule: &Rule) -> bool {
         let number = self.address.port();
         let Some(first) = self.pods.first() else {
@@ -162,7 +163,7 @@ impl<'a> Endpoint<'a> {
         };
         let is_shared = |name: &str| {
             let mut pods = self.pods.iter();
-            pods.all(|pod| has_name(pod, name, number))
+            pods.all(|pod| has_named_port(pod, name, number))
         };
         let names = first.named_ports.iter().map(|(name, _)| &**name);
         let names: Vec<&str> = names.filter(|name| is_shared(name)).collect();
@@ -178,18 +179,18 @@ impl fmt::Display for Destination<'_> {
             }
             Destination::Endpoint(endpoint) => write!(f, "{}", endpoint.address),
             Destination::Unknown(address) => {
-                write!(f, "the servers behind {address}, which are not known,")
+                write!(f, "the unknown servers behind {address}")
             }
         }
     }
 }
 
-/// The endpoints that get what is asked at an address of a Service; none if they are not known.
-fn endpoints<'a>(
+/// The endpoints that receive questions to a Service address. `None` if they are unknown.
+fn find_endpoints<'a>(
     facts: &'a Facts,
     service: &DnsService,
     asked: SocketAddr,
-) -> Option<Vec<Endpoint<'a>>> {
+) -> Option<Vec<ServerEndpoint<'a>>> {
     let ports = service.ports.iter();
     let mut ports =
         ports.filter(|port| port.protocol == "udp" && port.number == Some(asked.port()));
@@ -203,26 +204,28 @@ fn endpoints<'a>(
         };
         for target in slice.ports.iter().filter(same) {
             let number = target.number?;
-            // A slice holds addresses of one family, and only those of the asked one's are sent there.
+            // A slice holds addresses of one family. Questions go only to endpoints of the same
+            // family.
             let addresses = slice.addresses.iter();
             let addresses = addresses.filter(|address| is_same_family(**address, asked.ip()));
             endpoints.extend(
-                addresses.map(|address| Endpoint::new(facts, SocketAddr::new(*address, number))),
+                addresses
+                    .map(|address| ServerEndpoint::new(facts, SocketAddr::new(*address, number))),
             );
         }
     }
     (!endpoints.is_empty()).then_some(endpoints)
 }
 
-/// Whether packets to an address stay on this node, for a program in its network.
-fn is_of_node(address: IpAddr) -> bool {
+/// Whether packets to an address stay on this node, for a process in its network.
+fn is_node_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local() || address.is_loopback(),
         IpAddr::V6(address) => address.is_unicast_link_local() || address.is_loopback(),
     }
 }
 
-/// Whether a rule allows an address and port, whoever has them.
+/// Whether a rule allows an address and a port by network and number alone.
 fn allows_address(rule: &Rule, address: SocketAddr) -> bool {
     let is_inside = match &rule.peers {
         Peers::All => true,
@@ -238,8 +241,8 @@ fn allows_address(rule: &Rule, address: SocketAddr) -> bool {
     is_inside && rule.ports.contain(address.port(), &[])
 }
 
-/// Whether a peer of a policy's rule is surely this pod.
-fn selects(facts: &Facts, policy: &Policy, peer: &Peer, pod: &Client) -> bool {
+/// Whether a peer of a policy's rule provably selects this pod.
+fn selects_pod(facts: &Facts, policy: &Policy, peer: &Peer, pod: &PolicyPod) -> bool {
     let Peer::Pods { namespaces, pods } = peer else {
         return false;
     };
@@ -247,14 +250,14 @@ fn selects(facts: &Facts, policy: &Policy, peer: &Peer, pod: &Client) -> bool {
         None => pod.key.namespace == policy.key.namespace,
         Some(namespaces) => facts.selects_namespace(namespaces, &pod.key.namespace),
     };
-    // What selectors mean for pods in their nodes' network, Kubernetes leaves open.
+    // Kubernetes doesn't define what selectors mean for pods in their node's network.
     pod.network == PodNetwork::Own && is_in_namespace && pods.matches(&pod.labels)
 }
 
-fn has_name(pod: &Client, name: &str, number: u16) -> bool {
+fn has_named_port(pod: &PolicyPod, name: &str, number: u16) -> bool {
     let ports = pod.named_ports.iter();
     let mut ports = ports.filter(|(other, _)| **other == *name).peekable();
-    // Which one counts of several is not defined.
+    // Kubernetes doesn't define which of several ports with one name counts.
     ports.peek().is_some() && ports.all(|(_, port)| *port == number)
 }
 

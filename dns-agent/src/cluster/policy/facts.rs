@@ -1,91 +1,91 @@
-//! All that is known about who may ask.
+//! Everything known that client policy depends on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::kinds::{PolicyKind, Reach};
 use super::objects::{
-    Client, DnsService, DnsSlice, Fact, LabelledNamespace, NAMESPACE_NAME, PodNetwork, Policy,
+    DnsService, DnsSlice, Fact, LabelledNamespace, NAMESPACE_NAME, PodNetwork, Policy, PolicyPod,
 };
-use super::others::{MAX_OBJECTS, Others};
+use super::other_policies::{MAX_OBJECTS, OtherPolicies};
 use crate::cluster::feed::Feed;
-use crate::cluster::objects::Key;
+use crate::cluster::objects::ObjectKey;
 use crate::cluster::selector::{Labels, Selector};
 
-/// Objects by key; none for one that is there and can't be read.
-type Kept<T> = BTreeMap<Key, Option<T>>;
+/// Objects by key. `None`: the object exists but can't be read.
+type ObjectsByKey<T> = BTreeMap<ObjectKey, Option<T>>;
 
-/// Objects of any kind, as far as their keys say what becomes of them. Each function says whether it
-/// changed anything.
-trait Shelf {
-    /// A list brought these, and is over.
-    fn listed(&mut self, listed: &BTreeSet<Key>) -> bool;
-    /// This one is there, and can't be read.
-    fn hide(&mut self, key: Key) -> bool;
-    /// This one is gone.
-    fn lose(&mut self, key: &Key) -> bool;
+/// Objects of one feed, changed by key alone. Each function returns whether it changed anything.
+trait ObjectStore {
+    /// Ends a list: keeps only the objects that it returned.
+    fn retain_listed(&mut self, listed: &BTreeSet<ObjectKey>) -> bool;
+    /// Records that an object exists but can't be read.
+    fn mark_unreadable(&mut self, key: ObjectKey) -> bool;
+    /// Removes an object.
+    fn remove_object(&mut self, key: &ObjectKey) -> bool;
 }
 
 /// What is known of policies, of pods, and of the cluster's DNS.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// NetworkPolicies about any direction.
-    policies: Kept<Policy>,
-    /// Policies of the kinds that are not evaluated, but served by the API.
-    others: BTreeMap<PolicyKind, Others>,
-    /// Those that may ask.
-    clients: Kept<Client>,
-    /// Those of the cluster's DNS, if they are not among the others.
-    dns_pods: Kept<Client>,
+    /// NetworkPolicies of both directions.
+    policies: ObjectsByKey<Policy>,
+    /// Policies of the unevaluated kinds that the API serves.
+    other_policies: BTreeMap<PolicyKind, OtherPolicies>,
+    /// This node's pods.
+    clients: ObjectsByKey<PolicyPod>,
+    /// The cluster's DNS pods, as far as [`Feed::DnsPods`] reports them.
+    dns_pods: ObjectsByKey<PolicyPod>,
     /// The Namespaces of the cluster's DNS.
-    dns_namespaces: Kept<LabelledNamespace>,
+    dns_namespaces: ObjectsByKey<LabelledNamespace>,
     /// All Namespaces, if they are read.
-    namespaces: Kept<LabelledNamespace>,
-    services: Kept<DnsService>,
-    slices: Kept<DnsSlice>,
-    /// What the list of a feed that goes on has brought so far.
-    listing: BTreeMap<Feed, BTreeSet<Key>>,
-    /// Feeds without which nothing can be judged, and that have not been listed yet.
+    namespaces: ObjectsByKey<LabelledNamespace>,
+    services: ObjectsByKey<DnsService>,
+    slices: ObjectsByKey<DnsSlice>,
+    /// What each list in progress has returned so far.
+    listing: BTreeMap<Feed, BTreeSet<ObjectKey>>,
+    /// Required feeds that have not been listed yet. No pod can be judged before.
     awaited: BTreeSet<Feed>,
     /// Whether all pods of this node are known.
-    node: NodePods,
+    node_pods: NodePods,
 }
 
 /// Whether all pods of this node are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum NodePods {
-    /// They are.
+    /// All of this node's pods are known.
     #[default]
     Known,
-    /// They have not been listed, and maybe never will.
+    /// This node's pods have not been listed, and may never be.
     Unlisted,
 }
 
 impl Facts {
-    /// Nothing is known before these feeds have been listed once.
+    /// Facts that are incomplete until each of these feeds has been listed once.
     #[must_use]
     pub fn awaiting(feeds: impl IntoIterator<Item = Feed>) -> Facts {
         Facts {
             awaited: feeds.into_iter().collect(),
-            node: NodePods::Unlisted,
+            node_pods: NodePods::Unlisted,
             ..Facts::default()
         }
     }
 
-    /// The feeds whose first list is still to come.
+    /// The required feeds that have not been listed yet.
     #[must_use]
     pub fn awaited(&self) -> &BTreeSet<Feed> {
         &self.awaited
     }
 
-    /// Whether there is any policy that may keep a pod from the cluster's DNS.
+    /// Whether any policy, or any served kind of unevaluated policy, may keep a pod from the
+    /// cluster's DNS.
     #[must_use]
-    pub fn restrict(&self) -> bool {
-        !self.policies.is_empty() || !self.others.is_empty()
+    pub fn may_restrict(&self) -> bool {
+        !self.policies.is_empty() || !self.other_policies.is_empty()
     }
 
-    /// Whether any NetworkPolicy is about egress, as far as it can be read.
-    pub(super) fn restrict_egress(&self) -> bool {
+    /// Whether any NetworkPolicy restricts egress. An unreadable one counts as restricting.
+    pub(super) fn has_egress_policy(&self) -> bool {
         let mut policies = self.policies.values();
         policies.any(|policy| match policy {
             None => true,
@@ -93,7 +93,7 @@ impl Facts {
         })
     }
 
-    /// Puts an object in the place of the one with the same kind and key.
+    /// Adds an object, or replaces the one with the same kind and key.
     pub fn insert(&mut self, fact: Fact) {
         let feed = match &fact {
             Fact::Policy(_) => Feed::Policies,
@@ -101,9 +101,9 @@ impl Facts {
             Fact::Namespace(_) => Feed::ClientNamespaces,
             Fact::Service(_) => Feed::DnsService,
             Fact::Slice(_) => Feed::DnsEndpoints,
-            Fact::Other(policy) => {
-                let others = self.others.entry(policy.kind);
-                others.or_insert_with(Others::complete);
+            Fact::OtherPolicy(policy) => {
+                let policies = self.other_policies.entry(policy.kind);
+                policies.or_insert_with(OtherPolicies::new_complete);
                 Feed::OtherPolicies(policy.kind)
             }
             Fact::Unreadable { feed, .. } => *feed,
@@ -111,156 +111,162 @@ impl Facts {
         self.apply(feed, fact);
     }
 
-    /// The API serves these kinds of policies that are not evaluated, and no others. Until each of them
-    /// has been listed, its objects are not known.
-    pub fn discovered(&mut self, kinds: impl IntoIterator<Item = PolicyKind>) {
+    /// Sets the kinds of unevaluated policies that the API serves. The objects of a kind are
+    /// unknown until the kind has been listed.
+    pub fn set_served_kinds(&mut self, kinds: impl IntoIterator<Item = PolicyKind>) {
         let kinds = kinds.into_iter();
-        self.others = kinds.map(|kind| (kind, Others::default())).collect();
+        self.other_policies = kinds.map(|kind| (kind, OtherPolicies::default())).collect();
         self.listing
             .retain(|feed, _| !matches!(feed, Feed::OtherPolicies(_)));
         self.awaited.remove(&Feed::PolicyKinds);
     }
 
-    /// A list of a feed starts.
-    pub fn listing(&mut self, feed: Feed) {
+    /// Starts a list of a feed.
+    pub fn start_list(&mut self, feed: Feed) {
         self.listing.insert(feed, BTreeSet::new());
     }
 
-    /// A list of a feed has ended: what it did not bring is gone. Says whether that changes anything.
-    pub fn listed(&mut self, feed: Feed) -> bool {
+    /// Ends a list of a feed: objects that it did not return are removed. Returns whether anything
+    /// changed.
+    pub fn finish_list(&mut self, feed: Feed) -> bool {
         let listed = self.listing.remove(&feed).unwrap_or_default();
         let was_awaited = self.awaited.remove(&feed);
-        let was_unlisted = feed == Feed::Clients && self.node == NodePods::Unlisted;
+        let was_unlisted = feed == Feed::Clients && self.node_pods == NodePods::Unlisted;
         if was_unlisted {
-            self.node = NodePods::Known;
+            self.node_pods = NodePods::Known;
         }
-        let has_changed = self.kept(feed).is_some_and(|kept| kept.listed(&listed));
+        let has_changed = self
+            .store_for(feed)
+            .is_some_and(|store| store.retain_listed(&listed));
         was_awaited || was_unlisted || has_changed
     }
 
-    /// An object is there: new, or as it is now. Says whether that changes anything.
+    /// Adds or updates an object. Returns whether anything changed.
     pub fn apply(&mut self, feed: Feed, fact: Fact) -> bool {
         let key = fact.key().clone();
-        self.note(feed, &key);
+        self.note_listed(feed, &key);
         match fact {
-            Fact::Policy(policy) => put(&mut self.policies, key, policy),
+            Fact::Policy(policy) => replace_object(&mut self.policies, key, policy),
             Fact::Pod(pod) => match feed {
-                Feed::DnsPods => put(&mut self.dns_pods, key, pod),
-                _ => put(&mut self.clients, key, pod),
+                Feed::DnsPods => replace_object(&mut self.dns_pods, key, pod),
+                _ => replace_object(&mut self.clients, key, pod),
             },
             Fact::Namespace(mut namespace) => {
                 let name = key.name.to_string();
                 namespace.labels.insert(NAMESPACE_NAME.to_owned(), name);
                 match feed {
-                    Feed::DnsNamespace => put(&mut self.dns_namespaces, key, namespace),
-                    _ => put(&mut self.namespaces, key, namespace),
+                    Feed::DnsNamespace => replace_object(&mut self.dns_namespaces, key, namespace),
+                    _ => replace_object(&mut self.namespaces, key, namespace),
                 }
             }
-            Fact::Service(service) => put(&mut self.services, key, service),
-            Fact::Slice(slice) => put(&mut self.slices, key, slice),
-            Fact::Unreadable { .. } => self.unusable(feed, key),
-            Fact::Other(policy) => match self.others.get_mut(&policy.kind) {
-                Some(others) => others.insert(key, policy.reach),
+            Fact::Service(service) => replace_object(&mut self.services, key, service),
+            Fact::Slice(slice) => replace_object(&mut self.slices, key, slice),
+            Fact::Unreadable { .. } => self.mark_unreadable(feed, key),
+            Fact::OtherPolicy(policy) => match self.other_policies.get_mut(&policy.kind) {
+                Some(policies) => policies.insert(key, policy.reach),
                 None => false,
             },
         }
     }
 
-    /// An object is there, and can't be read: what it was before counts no more. Says whether that
-    /// changes anything.
-    pub fn unusable(&mut self, feed: Feed, key: Key) -> bool {
-        self.note(feed, &key);
-        self.kept(feed).is_some_and(|kept| kept.hide(key))
+    /// Records that an object exists but can't be read; its former value no longer counts. Returns
+    /// whether anything changed.
+    pub fn mark_unreadable(&mut self, feed: Feed, key: ObjectKey) -> bool {
+        self.note_listed(feed, &key);
+        self.store_for(feed)
+            .is_some_and(|store| store.mark_unreadable(key))
     }
 
-    /// An object is gone. Says whether that changes anything.
-    pub fn delete(&mut self, feed: Feed, key: &Key) -> bool {
-        // A list that is a stream may tell of it before its end. One that is too long stays so.
+    /// Removes an object. Returns whether anything changed.
+    pub fn delete(&mut self, feed: Feed, key: &ObjectKey) -> bool {
+        // A streamed list may return an object that is deleted before the list ends. A list that is
+        // already too long stays too long.
         if let Some(listed) = self.listing.get_mut(&feed)
             && listed.len() <= MAX_OBJECTS
         {
             listed.remove(key);
         }
-        self.kept(feed).is_some_and(|kept| kept.lose(key))
+        self.store_for(feed)
+            .is_some_and(|store| store.remove_object(key))
     }
 
-    /// Every NetworkPolicy; none for one that can't be read.
-    pub(super) fn policies(&self) -> impl Iterator<Item = (&Key, Option<&Policy>)> {
+    /// Every NetworkPolicy. `None`: it can't be read.
+    pub(super) fn policies(&self) -> impl Iterator<Item = (&ObjectKey, Option<&Policy>)> {
         let policies = self.policies.iter();
         policies.map(|(key, policy)| (key, policy.as_ref()))
     }
 
-    /// Whether there is a NetworkPolicy of this name.
-    pub(super) fn has_policy(&self, key: &Key) -> bool {
+    /// Whether there is a NetworkPolicy with this key.
+    pub(super) fn has_policy(&self, key: &ObjectKey) -> bool {
         self.policies.contains_key(key)
     }
 
-    /// The policies of the kinds that are not evaluated.
-    pub(super) fn others(&self) -> impl Iterator<Item = (&PolicyKind, &Others)> {
-        self.others.iter()
+    /// The policies of the unevaluated kinds.
+    pub(super) fn other_policies(&self) -> impl Iterator<Item = (&PolicyKind, &OtherPolicies)> {
+        self.other_policies.iter()
     }
 
-    /// The NetworkPolicies of a namespace; none for one that can't be read.
+    /// The NetworkPolicies of a namespace. `None`: it can't be read.
     pub(super) fn policies_in(
         &self,
         namespace: &str,
-    ) -> impl Iterator<Item = (&Key, Option<&Policy>)> {
-        let policies = self.policies.range(Key::first_in(namespace)..);
+    ) -> impl Iterator<Item = (&ObjectKey, Option<&Policy>)> {
+        let policies = self.policies.range(ObjectKey::first_in(namespace)..);
         policies
             .take_while(move |(key, _)| key.is_in(namespace))
             .map(|(key, policy)| (key, policy.as_ref()))
     }
 
-    /// Every pod that may ask.
-    pub(super) fn clients(&self) -> impl Iterator<Item = &Client> {
+    /// Every pod of this node that can be read.
+    pub(super) fn clients(&self) -> impl Iterator<Item = &PolicyPod> {
         self.clients.values().flatten()
     }
 
-    /// The pods in this node's own network; none if they may not all be known.
-    pub(super) fn host_pods(&self) -> Option<impl Iterator<Item = &Client>> {
+    /// The pods in this node's network. `None` if this node's pods may not all be known.
+    pub(super) fn host_pods(&self) -> Option<impl Iterator<Item = &PolicyPod>> {
         let pods = self.clients();
         let pods = pods.filter(|pod| pod.network == PodNetwork::Host);
-        (self.node == NodePods::Known).then_some(pods)
+        (self.node_pods == NodePods::Known).then_some(pods)
     }
 
     /// Whether a node cache on this node may answer at an address.
     pub(super) fn has_node_cache_at(&self, address: IpAddr) -> bool {
         let mut caches = self.clients().filter_map(|pod| pod.node_cache.as_ref());
-        caches.any(|cache| !cache.bound(&[address]).is_empty())
+        caches.any(|cache| !cache.bound_addresses(&[address]).is_empty())
     }
 
-    /// The pods that have an address.
-    pub(super) fn pods_at(&self, address: IpAddr) -> impl Iterator<Item = &Client> {
+    /// The known pods that have an address.
+    pub(super) fn pods_at(&self, address: IpAddr) -> impl Iterator<Item = &PolicyPod> {
         let pods = self.dns_pods.values().chain(self.clients.values());
         pods.flatten()
             .filter(move |pod| pod.addresses.contains(&address))
     }
 
-    /// Every Service that may be the cluster's DNS; none for one that can't be read.
+    /// Every Service that may be the cluster's DNS. `None`: it can't be read.
     pub(super) fn services(&self) -> impl Iterator<Item = Option<&DnsService>> {
         self.services.values().map(Option::as_ref)
     }
 
-    /// The slices that may be a Service's: its own, and those of its namespace that can't be read.
+    /// The slices that may belong to a Service: its own, and the unreadable ones of its namespace.
     pub(super) fn slices_of<'a>(
         &'a self,
-        service: &'a Key,
+        service: &'a ObjectKey,
     ) -> impl Iterator<Item = Option<&'a DnsSlice>> {
-        let slices = self.slices.range(Key::first_in(&service.namespace)..);
+        let slices = self.slices.range(ObjectKey::first_in(&service.namespace)..);
         slices
             .take_while(|(key, _)| key.is_in(&service.namespace))
             .map(|(_, slice)| slice.as_ref())
             .filter(|slice| slice.is_none_or(|slice| slice.service.as_ref() == Some(service)))
     }
 
-    /// Whether a Namespace surely has labels that a selector selects.
+    /// Whether a selector provably matches a Namespace.
     pub(super) fn selects_namespace(&self, selector: &Selector, name: &str) -> bool {
-        let key = Key::new("", name);
+        let key = ObjectKey::new("", name);
         let known = [&self.dns_namespaces, &self.namespaces];
-        let known: Vec<_> = known.iter().filter_map(|kept| kept.get(&key)).collect();
+        let known: Vec<_> = known.iter().filter_map(|store| store.get(&key)).collect();
         let label = (NAMESPACE_NAME.to_owned(), name.to_owned());
         let least = Labels::from([label]);
-        // Two feeds may know different labels of it for a moment.
+        // Two feeds may know different labels of one Namespace for a moment.
         let mut known = known.into_iter();
         match known.len() {
             0 => selector.matches_at_least(&least),
@@ -271,13 +277,13 @@ impl Facts {
         }
     }
 
-    /// Where the objects of a feed are kept; nowhere if it says nothing of who may ask.
-    fn kept(&mut self, feed: Feed) -> Option<&mut dyn Shelf> {
+    /// The store of a feed's objects. `None` if client policy doesn't depend on the feed.
+    fn store_for(&mut self, feed: Feed) -> Option<&mut dyn ObjectStore> {
         match feed {
             Feed::Policies => Some(&mut self.policies),
             Feed::Clients => Some(&mut self.clients),
             Feed::DnsPods => Some(&mut self.dns_pods),
-            Feed::OtherPolicies(kind) => Some(self.others.get_mut(&kind)?),
+            Feed::OtherPolicies(kind) => Some(self.other_policies.get_mut(&kind)?),
             Feed::DnsNamespace => Some(&mut self.dns_namespaces),
             Feed::ClientNamespaces => Some(&mut self.namespaces),
             Feed::DnsService => Some(&mut self.services),
@@ -286,7 +292,7 @@ impl Facts {
         }
     }
 
-    fn note(&mut self, feed: Feed, key: &Key) {
+    fn note_listed(&mut self, feed: Feed, key: &ObjectKey) {
         if let Some(listed) = self.listing.get_mut(&feed)
             && (listed.len() <= MAX_OBJECTS || !matches!(feed, Feed::OtherPolicies(_)))
         {
@@ -295,38 +301,38 @@ impl Facts {
     }
 }
 
-impl<T> Shelf for Kept<T> {
-    fn listed(&mut self, listed: &BTreeSet<Key>) -> bool {
+impl<T> ObjectStore for ObjectsByKey<T> {
+    fn retain_listed(&mut self, listed: &BTreeSet<ObjectKey>) -> bool {
         let before = self.len();
         self.retain(|key, _| listed.contains(key));
         self.len() != before
     }
 
-    fn hide(&mut self, key: Key) -> bool {
+    fn mark_unreadable(&mut self, key: ObjectKey) -> bool {
         !matches!(self.insert(key, None), Some(None))
     }
 
-    fn lose(&mut self, key: &Key) -> bool {
+    fn remove_object(&mut self, key: &ObjectKey) -> bool {
         self.remove(key).is_some()
     }
 }
 
-impl Shelf for Others {
-    fn listed(&mut self, listed: &BTreeSet<Key>) -> bool {
-        Others::listed(self, listed)
+impl ObjectStore for OtherPolicies {
+    fn retain_listed(&mut self, listed: &BTreeSet<ObjectKey>) -> bool {
+        OtherPolicies::retain_listed(self, listed)
     }
 
-    fn hide(&mut self, key: Key) -> bool {
+    fn mark_unreadable(&mut self, key: ObjectKey) -> bool {
         self.insert(key, Reach::Both)
     }
 
-    fn lose(&mut self, key: &Key) -> bool {
+    fn remove_object(&mut self, key: &ObjectKey) -> bool {
         self.remove(key)
     }
 }
 
-/// Keeps an object; says whether it is another one than before.
-fn put<T: PartialEq>(kept: &mut Kept<T>, key: Key, object: T) -> bool {
+/// Stores an object. Returns whether it differs from the one stored before.
+fn replace_object<T: PartialEq>(kept: &mut ObjectsByKey<T>, key: ObjectKey, object: T) -> bool {
     let object = Some(object);
     if kept.get(&key) == Some(&object) {
         return false;

@@ -1,75 +1,83 @@
-//! What ingress policies say at the servers of the cluster's DNS.
+//! Ingress policies at the servers of the cluster's DNS.
 //!
-//! The policies about a server depend on no client, so they are gathered once, as [`Gate`]s, for all
-//! clients. A cluster whose policies leave the servers open to every pod has no gates.
+//! The policies that apply to a server don't depend on the client, so they are gathered once for
+//! all clients, as [`Gate`]s. If policies leave the servers open to every pod, there are no gates.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::destinations::{Destination, Endpoint};
+use super::destinations::{Destination, ServerEndpoint};
 use super::facts::Facts;
-use super::objects::{Client, Peer, Peers, Policy, Rule};
-use crate::cluster::objects::Key;
+use super::objects::{Peer, Peers, Policy, PolicyPod, Rule};
+use crate::cluster::objects::ObjectKey;
 
-/// Ingress policies that a question must pass to reach one place.
+/// The ingress policies that must admit a question at one address.
 #[derive(Debug)]
 pub(super) struct Gate<'a> {
-    /// Where the question arrives.
+    /// The address at which the question arrives.
     address: SocketAddr,
-    closed_by: Closed<'a>,
+    policies: GatePolicies<'a>,
 }
 
 /// The policies of a gate.
 #[derive(Debug)]
-enum Closed<'a> {
-    /// These select the server: one of them must admit the client at the server's port.
+enum GatePolicies<'a> {
+    /// These policies select the server. One of them must admit the client at the server's port.
     Selecting {
         policies: Vec<&'a Policy>,
-        endpoint: &'a Endpoint<'a>,
+        endpoint: &'a ServerEndpoint<'a>,
     },
-    /// Any of these may be the only one that selects the server, which is no known pod: each of them
-    /// must admit the client at every port.
-    Maybe(Vec<&'a Policy>),
-    /// This policy can't be read, so it may select the server and admit nobody.
-    Unreadable(&'a Key),
+    /// The server is not a known pod, so any one of these policies may be the only one that selects
+    /// it. Each of them must admit the client at every port.
+    MaySelect(Vec<&'a Policy>),
+    /// This policy can't be read, so it may select the server and admit no client.
+    Unreadable(&'a ObjectKey),
 }
 
 impl<'a> Gate<'a> {
     /// The gates on the way to these destinations.
-    pub(super) fn all(facts: &'a Facts, destinations: &'a [Destination<'a>]) -> Vec<Gate<'a>> {
+    pub(super) fn find_all(facts: &'a Facts, destinations: &'a [Destination<'a>]) -> Vec<Gate<'a>> {
         let mut gates = Vec::new();
         for destination in destinations {
             match destination {
-                Destination::Endpoint(endpoint) => gates.extend(Gate::at(facts, endpoint)),
-                Destination::Node(address) => gates.extend(Gate::at_node(facts, *address)),
-                Destination::Unknown(address) => {
-                    gates.extend(Gate::before_unknown(facts, *address));
+                Destination::Endpoint(endpoint) => {
+                    gates.extend(Gate::before_endpoint(facts, endpoint));
                 }
-                // Its endpoints are destinations too.
+                Destination::Node(address) => {
+                    gates.extend(Gate::before_node_address(facts, *address));
+                }
+                Destination::Unknown(address) => {
+                    gates.extend(Gate::before_unknown_server(facts, *address));
+                }
+                // The Service's endpoints are destinations too.
                 Destination::Service { .. } => {}
             }
         }
         gates
     }
 
-    /// The gates before an endpoint: one for each pod that it may be.
-    fn at(facts: &'a Facts, endpoint: &'a Endpoint<'a>) -> Vec<Gate<'a>> {
+    /// The gates before an endpoint: at most one for each pod that the endpoint may be.
+    fn before_endpoint(facts: &'a Facts, endpoint: &'a ServerEndpoint<'a>) -> Vec<Gate<'a>> {
         if !endpoint.is_known_pod() {
-            return Gate::before_unknown(facts, endpoint.address)
+            return Gate::before_unknown_server(facts, endpoint.address)
                 .into_iter()
                 .collect();
         }
         let pods = endpoint.pods.iter();
-        pods.filter_map(|pod| Gate::of_pod(facts, endpoint, pod))
+        pods.filter_map(|pod| Gate::before_pod(facts, endpoint, pod))
             .collect()
     }
 
-    fn of_pod(facts: &'a Facts, endpoint: &'a Endpoint<'a>, pod: &Client) -> Option<Gate<'a>> {
-        let gate = |closed_by| {
+    fn before_pod(
+        facts: &'a Facts,
+        endpoint: &'a ServerEndpoint<'a>,
+        pod: &PolicyPod,
+    ) -> Option<Gate<'a>> {
+        let gate = |gate_policies| {
             Some(Gate {
                 address: endpoint.address,
-                closed_by,
+                policies: gate_policies,
             })
         };
         // A policy whose metadata can't be read may be in any namespace.
@@ -77,7 +85,7 @@ impl<'a> Gate<'a> {
         let mut policies = Vec::new();
         for (key, policy) in facts.policies_in("").chain(in_namespace) {
             let Some(policy) = policy else {
-                return gate(Closed::Unreadable(key));
+                return gate(GatePolicies::Unreadable(key));
             };
             if policy.ingress.is_some() && policy.pods.matches(&pod.labels) {
                 policies.push(policy);
@@ -90,17 +98,17 @@ impl<'a> Gate<'a> {
         if policies.is_empty() || policies.iter().any(is_open) {
             return None;
         }
-        gate(Closed::Selecting { policies, endpoint })
+        gate(GatePolicies::Selecting { policies, endpoint })
     }
 
-    /// The gate before an address of this node alone, which is that of a pod in the node's network, or of
-    /// no pod.
-    fn at_node(facts: &'a Facts, address: SocketAddr) -> Option<Gate<'a>> {
+    /// The gate before a node-local address, which belongs to a pod in the node's network or to no
+    /// pod.
+    fn before_node_address(facts: &'a Facts, address: SocketAddr) -> Option<Gate<'a>> {
         let Some(pods) = facts.host_pods() else {
-            return Gate::before_unknown(facts, address);
+            return Gate::before_unknown_server(facts, address);
         };
         let pods: Vec<_> = pods.collect();
-        Gate::before_any(facts, address, |key, policy| {
+        Gate::before_possible_server(facts, address, |key, policy| {
             let mut pods = pods.iter();
             pods.any(|pod| {
                 let is_there = key.namespace.is_empty() || key.namespace == pod.key.namespace;
@@ -109,16 +117,16 @@ impl<'a> Gate<'a> {
         })
     }
 
-    /// The gate before an address of which nothing is known: it may be any pod's.
-    fn before_unknown(facts: &'a Facts, address: SocketAddr) -> Option<Gate<'a>> {
-        Gate::before_any(facts, address, |_, _| true)
+    /// The gate before an address that may belong to any pod.
+    fn before_unknown_server(facts: &'a Facts, address: SocketAddr) -> Option<Gate<'a>> {
+        Gate::before_possible_server(facts, address, |_, _| true)
     }
 
-    /// The gate before a server that these policies may select.
-    fn before_any(
+    /// The gate before a server that the policies chosen by `may_select` may apply to.
+    fn before_possible_server(
         facts: &'a Facts,
         address: SocketAddr,
-        mut may_select: impl FnMut(&Key, Option<&Policy>) -> bool,
+        mut may_select: impl FnMut(&ObjectKey, Option<&Policy>) -> bool,
     ) -> Option<Gate<'a>> {
         let is_open = |policy: &Policy| {
             let mut rules = policy.ingress.iter().flatten();
@@ -130,8 +138,11 @@ impl<'a> Gate<'a> {
                 continue;
             }
             let Some(policy) = policy else {
-                let closed_by = Closed::Unreadable(key);
-                return Some(Gate { address, closed_by });
+                let gate_policies = GatePolicies::Unreadable(key);
+                return Some(Gate {
+                    address,
+                    policies: gate_policies,
+                });
             };
             if policy.ingress.is_some() && !is_open(policy) {
                 policies.push(policy);
@@ -139,35 +150,37 @@ impl<'a> Gate<'a> {
         }
         (!policies.is_empty()).then_some(Gate {
             address,
-            closed_by: Closed::Maybe(policies),
+            policies: GatePolicies::MaySelect(policies),
         })
     }
 
-    /// Why a client can't be proven to pass, if it can't.
-    pub(super) fn objection(&self, facts: &Facts, client: &Client) -> Option<String> {
+    /// Why the policies do not provably admit a client, or `None` if they do.
+    pub(super) fn find_objection(&self, facts: &Facts, client: &PolicyPod) -> Option<String> {
         let address = self.address;
-        match &self.closed_by {
-            Closed::Unreadable(key) => Some(format!(
-                "NetworkPolicy {key} can't be read, and may restrict who asks {address}"
+        match &self.policies {
+            GatePolicies::Unreadable(key) => Some(format!(
+                "NetworkPolicy {key} can't be read, and may restrict access to {address}"
             )),
-            Closed::Maybe(policies) => {
+            GatePolicies::MaySelect(policies) => {
                 let mut policies = policies.iter();
                 let policy = policies.find(|policy| {
                     let is_admitted = |rule: &Rule| {
-                        rule.ports.contain_all() && admits(facts, policy, rule, client, address)
+                        rule.ports.contain_all()
+                            && admits_client(facts, policy, rule, client, address)
                     };
                     !policy.ingress.iter().flatten().any(is_admitted)
                 })?;
                 Some(format!(
-                    "NetworkPolicy {} may restrict who asks {address}, which is no known pod, and does not provably admit it there over UDP",
+                    "NetworkPolicy {} may apply to the server at {address}, which is not a known pod, and does not provably admit this pod over UDP",
                     policy.key
                 ))
             }
-            Closed::Selecting { policies, endpoint } => {
+            GatePolicies::Selecting { policies, endpoint } => {
                 let is_admitted = |policy: &&Policy| {
                     let mut rules = policy.ingress.iter().flatten();
                     rules.any(|rule| {
-                        endpoint.has_port(rule) && admits(facts, policy, rule, client, address)
+                        endpoint.has_port(rule)
+                            && admits_client(facts, policy, rule, client, address)
                     })
                 };
                 if policies.iter().any(is_admitted) {
@@ -182,7 +195,7 @@ impl<'a> Gate<'a> {
                     _ => "do",
                 };
                 Some(format!(
-                    "NetworkPolicy {} {does} not provably admit it at {address} over UDP",
+                    "NetworkPolicy {} {does} not provably admit this pod at {address} over UDP",
                     names.join(", ")
                 ))
             }
@@ -190,12 +203,12 @@ impl<'a> Gate<'a> {
     }
 }
 
-/// Whether a rule surely has this client among its peers, when the client asks this address.
-fn admits(
+/// Whether the peers of a rule provably include this client when it asks at this address.
+fn admits_client(
     facts: &Facts,
     policy: &Policy,
     rule: &Rule,
-    client: &Client,
+    client: &PolicyPod,
     address: SocketAddr,
 ) -> bool {
     let Peers::Some(peers) = &rule.peers else {
@@ -209,12 +222,15 @@ fn admits(
             };
             is_in_namespace && pods.matches(&client.labels)
         }
-        // What source address the server's node sees is not known: it may be translated on the way.
-        Peer::Block { network, except } => except.is_empty() && has_all(network, address.ip()),
+        // The client's address may be translated on the way, so the source that the server's node
+        // sees is unknown.
+        Peer::Block { network, except } => {
+            except.is_empty() && covers_whole_family(network, address.ip())
+        }
     })
 }
 
-/// Whether a network has all addresses of the family of this one.
-fn has_all(network: &IpNet, address: IpAddr) -> bool {
+/// Whether a network holds every address of this address's family.
+fn covers_whole_family(network: &IpNet, address: IpAddr) -> bool {
     network.prefix_len() == 0 && network.contains(&address)
 }

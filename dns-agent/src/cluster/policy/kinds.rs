@@ -1,60 +1,61 @@
-//! Kinds of policies that are noticed, but not evaluated.
+//! Kinds of policies that are noticed but not evaluated.
 //!
-//! An object of such a kind may restrict who asks the cluster's DNS in ways that are not known here. So
-//! its presence alone keeps pods from being answered: see [`super::others`].
+//! An object of such a kind may restrict access to the cluster's DNS in ways that Zerohop doesn't
+//! know. Its presence alone keeps pods from being answered: see [`super::other_policies`].
 //!
-//! The agent must list and watch these resources, so each row here needs its rule in
-//! `deploy/kustomize/rbac.yaml` and in the chart: a test holds them together.
+//! The agent lists and watches these resources, so each row needs a rule in
+//! `deploy/kustomize/rbac.yaml` and in the chart. A test compares them.
 
 use std::fmt;
 
 use serde_json::Value;
 
-/// A kind of policy that is not evaluated.
+/// A kind of policy that is not evaluated: an index into `ROWS`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyKind(u8);
 
-/// What objects of a kind may restrict.
+/// How an object of a kind restricts connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
-    /// Packets to the pods of its namespace; and from them, unless the word egress is nowhere in it.
+    /// The object restricts packets to its pods. It also restricts packets from them if the word
+    /// "egress" occurs anywhere in the object.
     ByDirection,
-    /// Packets of both directions.
+    /// The object restricts packets of both directions.
     Both,
-    /// Packets of both directions, if one of these fields of its spec is set.
+    /// The object restricts packets of both directions if one of these fields of its spec is set.
     BothIfSet(&'static [&'static str]),
 }
 
-/// The connections of its namespace's pods that an object may restrict. An object without a namespace
-/// may restrict every pod's.
+/// Which connections an object may restrict. They are those of the pods in its namespace, or of
+/// every pod if the object has no namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Those to its pods.
+    /// Connections to these pods.
     Ingress,
-    /// Those to its pods, and those from them.
+    /// Connections to and from these pods.
     Both,
-    /// None.
+    /// No connections.
     Nothing,
 }
 
-struct Row {
+struct KindRow {
     /// The resource, with its group, as RBAC and `kubectl` name it.
     resource: &'static str,
     kind: &'static str,
     effect: Effect,
 }
 
-const fn row(resource: &'static str, kind: &'static str, effect: Effect) -> Row {
-    Row {
+const fn row(resource: &'static str, kind: &'static str, effect: Effect) -> KindRow {
+    KindRow {
         resource,
         kind,
         effect,
     }
 }
 
-/// Every kind. Calico's staged policies, AWS's PolicyEndpoints and Antrea's `controlplane` group are left
-/// out: they enforce nothing, or repeat what other objects say.
-const ROWS: &[Row] = &[
+/// Every kind. Calico's staged policies, AWS's PolicyEndpoints and Antrea's `controlplane` group
+/// are not listed, because they enforce nothing or repeat other objects.
+const ROWS: &[KindRow] = &[
     // The network policy API: OVN-Kubernetes, Antrea, Kube-OVN, Calico, kube-network-policies.
     row(
         "adminnetworkpolicies.policy.networking.k8s.io",
@@ -71,7 +72,7 @@ const ROWS: &[Row] = &[
         "ClusterNetworkPolicy",
         Effect::Both,
     ),
-    // Calico: its stored objects, and the API of its API server (or, since 3.32, its only one).
+    // Calico: its stored objects, and the API of its API server (since 3.32 its only API).
     row(
         "globalnetworkpolicies.crd.projectcalico.org",
         "GlobalNetworkPolicy",
@@ -103,7 +104,7 @@ const ROWS: &[Row] = &[
         "CiliumNetworkPolicy",
         Effect::ByDirection,
     ),
-    // It leads what pods send to the cluster's DNS to other pods.
+    // This kind redirects packets for the cluster's DNS to other pods.
     row(
         "ciliumlocalredirectpolicies.cilium.io",
         "CiliumLocalRedirectPolicy",
@@ -119,7 +120,7 @@ const ROWS: &[Row] = &[
         "IsovalentNetworkPolicy",
         Effect::ByDirection,
     ),
-    // Antrea, today and before 1.0.
+    // Antrea: today's group, and the one before 1.0.
     row(
         "clusternetworkpolicies.crd.antrea.io",
         "ClusterNetworkPolicy",
@@ -140,7 +141,7 @@ const ROWS: &[Row] = &[
         "NetworkPolicy",
         Effect::ByDirection,
     ),
-    // Kube-OVN. Every cluster has Subnets; these fields of one separate pods.
+    // Kube-OVN. Every cluster has Subnets; only these fields separate pods.
     row("security-groups.kubeovn.io", "SecurityGroup", Effect::Both),
     row(
         "subnets.kubeovn.io",
@@ -204,9 +205,9 @@ impl PolicyKind {
         (0..).map(PolicyKind).take(ROWS.len())
     }
 
-    /// The kind with this `apiVersion` and `kind`, of any version.
+    /// The kind with this `kind` in the group of this `apiVersion`, whatever the version.
     #[must_use]
-    pub fn of(api_version: &str, kind: &str) -> Option<PolicyKind> {
+    pub fn from_api(api_version: &str, kind: &str) -> Option<PolicyKind> {
         let (group, _) = api_version.split_once('/')?;
         PolicyKind::all().find(|it| it.group() == group && it.name() == kind)
     }
@@ -217,7 +218,7 @@ impl PolicyKind {
         self.row().resource
     }
 
-    /// The group of the API.
+    /// The API group.
     #[must_use]
     pub fn group(self) -> &'static str {
         let parts = self.resource().split_once('.');
@@ -231,13 +232,13 @@ impl PolicyKind {
         parts.map_or("", |(plural, _)| plural)
     }
 
-    /// The `kind` of its objects.
+    /// The `kind` field of its objects.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.row().kind
     }
 
-    /// What an object of this kind may restrict.
+    /// Which connections an object of this kind may restrict.
     #[must_use]
     pub fn reach(self, object: &Value) -> Reach {
         let is_set = |field: &str| match &object["spec"][field] {
@@ -254,7 +255,7 @@ impl PolicyKind {
         }
     }
 
-    fn row(self) -> &'static Row {
+    fn row(self) -> &'static KindRow {
         &ROWS[usize::from(self.0)]
     }
 }
@@ -265,8 +266,8 @@ impl fmt::Debug for PolicyKind {
     }
 }
 
-/// Whether the word egress is in a key or a text of an object, in any spelling: `egress`,
-/// `egressDeny`, `types: [Egress]`.
+/// Whether a key or a string of an object contains "egress" in any case: `egress`, `egressDeny`,
+/// `types: [Egress]`.
 fn mentions_egress(object: &Value) -> bool {
     let is_egress = |text: &str| text.to_ascii_lowercase().contains("egress");
     match object {

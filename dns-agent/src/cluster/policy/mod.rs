@@ -1,16 +1,19 @@
-//! Who may ask the cluster's DNS, as NetworkPolicies say.
+//! Client policy: which pods NetworkPolicies allow to ask the cluster's DNS.
 //!
-//! The kernel answers before whatever enforces policies sees the question. So a pod is answered only if
-//! policies provably let its question leave the pod and enter every server of the cluster's DNS. In
-//! doubt they don't, and its questions go the way they went before.
+//! The kernel answers a question before the network plugin can enforce a policy on it. A pod is
+//! therefore answered only if policies provably let its question leave the pod and enter every
+//! server of the cluster's DNS. In doubt the pod isn't answered, and its questions pass through.
 //!
-//! [`destinations`] holds the egress rules against the places that a question goes to, [`ingress`] the
-//! ingress rules against the client, and [`others`] looks for policies that are not evaluated.
+//! [`destinations`] checks egress rules against the places that a question goes to. [`ingress`]
+//! checks the servers' ingress rules against the client. [`other_policies`] looks for policies of
+//! kinds that aren't evaluated.
 //!
-//! Pure: [`Facts`] are told of objects, [`Facts::verdicts`] judges this node's pods by them.
+//! Pure and synchronous: [`Facts`] collects objects, and [`Facts::judge_clients`] judges this
+//! node's pods.
 //!
-//! Where in the network a policy is enforced differs: some see a question as it leaves the pod, to a
-//! ClusterIP, others as it arrives, at a pod's address and port. Here it must be allowed either way.
+//! Network plugins enforce policies at different places. Some see a question as it leaves the pod,
+//! addressed to a ClusterIP; others see it arrive at a pod's address and port. Both views must
+//! allow the question here.
 
 mod convert;
 mod destinations;
@@ -18,7 +21,7 @@ mod facts;
 mod ingress;
 mod kinds;
 mod objects;
-mod others;
+mod other_policies;
 mod verdicts;
 
 #[cfg(test)]
@@ -26,6 +29,6 @@ mod tests;
 
 pub use facts::Facts;
 pub use kinds::{PolicyKind, Reach};
-pub use objects::{Client, DnsService, DnsSlice, Fact, LabelledNamespace, Policy};
-pub use others::OtherPolicy;
-pub use verdicts::{LeftOut, Verdicts};
+pub use objects::{DnsService, DnsSlice, Fact, LabelledNamespace, Policy, PolicyPod};
+pub use other_policies::OtherPolicy;
+pub use verdicts::{ClientVerdicts, LeftOutPod};

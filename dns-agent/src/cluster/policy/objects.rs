@@ -1,4 +1,4 @@
-//! Objects, as far as they matter for who may ask.
+//! Kubernetes objects, reduced to what client policy needs.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -6,22 +6,22 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 
-use super::others::OtherPolicy;
+use super::other_policies::OtherPolicy;
 use crate::cluster::feed::Feed;
 use crate::cluster::node_cache::NodeCache;
-use crate::cluster::objects::{Key, Port};
+use crate::cluster::objects::{ObjectKey, Port};
 use crate::cluster::selector::{Labels, Selector};
 
-/// The label that every Namespace has, with its name (Kubernetes 1.22).
+/// The label that holds a Namespace's name. Every Namespace has it since Kubernetes 1.22.
 pub(super) const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
-/// An object, as far as it matters for who may ask.
+/// An object that client policy depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact {
     /// A NetworkPolicy.
     Policy(Policy),
     /// A Pod.
-    Pod(Client),
+    Pod(PolicyPod),
     /// A Namespace.
     Namespace(LabelledNamespace),
     /// A Service.
@@ -29,13 +29,13 @@ pub enum Fact {
     /// An EndpointSlice.
     Slice(DnsSlice),
     /// A policy of a kind that is not evaluated.
-    Other(OtherPolicy),
-    /// An object that can't be read, or not without doubt.
+    OtherPolicy(OtherPolicy),
+    /// An object that can't be read, or only with doubt.
     Unreadable {
-        /// The feed that tells of such objects.
+        /// The feed that reported the object.
         feed: Feed,
         /// Namespace and name.
-        key: Key,
+        key: ObjectKey,
     },
 }
 
@@ -43,115 +43,117 @@ pub enum Fact {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Namespace and name.
-    pub key: Key,
-    /// The pods of its namespace that it is about.
+    pub key: ObjectKey,
+    /// Selects the pods in the policy's namespace that the policy applies to.
     pub pods: Selector,
-    /// What they may ask; nothing else, if no other policy allows it. None: it isn't about egress.
+    /// What the selected pods may connect to, in addition to what other policies allow. `None`: the
+    /// policy doesn't restrict egress.
     pub egress: Option<Box<[Rule]>>,
-    /// Which packets may reach the pods; no others, if no other policy admits them. None: the policy
-    /// isn't about ingress.
+    /// Which packets may reach the selected pods, in addition to what other policies admit. `None`:
+    /// the policy doesn't restrict ingress.
     pub ingress: Option<Box<[Rule]>>,
 }
 
-/// What a policy allows, in one direction.
+/// Connections that a policy allows in one direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// The other end of the connection: its destination for egress, its source for ingress.
+    /// The other end of the connection: the destination for egress, the source for ingress.
     pub peers: Peers,
     /// The UDP ports at the destination.
     pub ports: Ports,
 }
 
-/// The other ends of connections that a rule allows.
+/// The peers that a rule allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peers {
-    /// Every other end.
+    /// Every peer.
     All,
-    /// Any of these.
+    /// Any peer that matches one of these.
     Some(Box<[Peer]>),
 }
 
-/// Some other ends of connections.
+/// A set of peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// Pods.
+    /// Pods, by labels.
     Pods {
-        /// In the namespaces with such labels; none: in the policy's own.
+        /// Selects the pods' namespaces. `None`: the policy's own namespace.
         namespaces: Option<Selector>,
-        /// With such labels.
+        /// Selects pods within these namespaces.
         pods: Selector,
     },
-    /// Addresses.
+    /// Addresses, by network (`ipBlock`).
     Block {
-        /// In this network.
+        /// The network that holds the addresses.
         network: IpNet,
-        /// But not in these.
+        /// Networks within it that are excluded.
         except: Box<[IpNet]>,
     },
 }
 
-/// To which UDP ports a rule allows packets.
+/// The UDP ports that a rule allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ports {
-    /// All.
+    /// Every port.
     All,
-    /// Any of these; none where the rule is about other protocols.
+    /// Any of these. Empty if the rule lists only ports of other protocols.
     Some(Box<[PortRange]>),
 }
 
-/// Some UDP ports.
+/// A set of UDP ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortRange {
-    /// By number.
+    /// Ports by number.
     Numbers(RangeInclusive<u16>),
-    /// What the pod that is asked calls so.
+    /// The ports to which the destination pod gives this name.
     Name(Box<str>),
 }
 
-/// A pod: one that may ask, or that is asked.
+/// A pod, as a client or as a server of DNS.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Client {
+pub struct PolicyPod {
     /// Namespace and name.
-    pub key: Key,
+    pub key: ObjectKey,
     /// Its labels.
     pub labels: Labels,
-    /// Its addresses; none when it has ended.
+    /// The pod's addresses. Empty once the pod has ended.
     pub addresses: Box<[IpAddr]>,
-    /// Where it is in its life.
+    /// Whether the pod is alive or ending.
     pub stage: Stage,
-    /// Whose addresses these are.
+    /// The network that `addresses` belong to.
     pub network: PodNetwork,
-    /// Its UDP ports that have names.
+    /// The pod's named UDP ports.
     pub named_ports: Box<[(Box<str>, u16)]>,
-    /// When the first of its containers that run was started last; none while none runs.
+    /// When the longest-running container was started. `None` while no container runs.
     pub started: Option<SystemTime>,
-    /// The node cache that it is, if it is one.
+    /// The node cache that runs in this pod, if any.
     pub node_cache: Option<Box<NodeCache>>,
 }
 
-/// Where a pod is in its life.
+/// The stage of a pod's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// It is there.
+    /// The pod keeps its addresses.
     Alive,
-    /// It is being deleted, or its node doesn't answer: its addresses may be another's any moment.
+    /// The pod is being deleted, or its node doesn't answer. Another pod may get its addresses at
+    /// any moment.
     Ending,
 }
 
-/// Whose network a pod is in.
+/// The network namespace that a pod runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PodNetwork {
-    /// Its own.
+    /// The pod's own.
     Own,
-    /// Its node's: policies are not about it, and its packets cross no veth.
+    /// The node's. Policies don't apply to the pod, and its packets cross no veth.
     Host,
 }
 
-/// A Namespace, by its labels.
+/// A Namespace with its labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LabelledNamespace {
-    /// Its name, in no namespace.
-    pub key: Key,
+    /// The Namespace's name; the key's own namespace is empty.
+    pub key: ObjectKey,
     /// Its labels.
     pub labels: Labels,
 }
@@ -160,47 +162,46 @@ pub struct LabelledNamespace {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsService {
     /// Namespace and name.
-    pub key: Key,
-    /// Its ClusterIPs.
+    pub key: ObjectKey,
+    /// The ClusterIPs.
     pub addresses: Box<[IpAddr]>,
-    /// Its ports.
+    /// The Service's ports.
     pub ports: Box<[Port]>,
-    /// The labels of its pods.
+    /// The labels that select the Service's pods.
     pub selector: Labels,
 }
 
-/// A part of the endpoints of a Service.
+/// An EndpointSlice: some of a Service's endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsSlice {
     /// Namespace and name.
-    pub key: Key,
-    /// The Service that it belongs to, if any.
-    pub service: Option<Key>,
-    /// The addresses of its endpoints that are ready.
+    pub key: ObjectKey,
+    /// The Service that the slice belongs to, if any.
+    pub service: Option<ObjectKey>,
+    /// The addresses of the ready endpoints.
     pub addresses: Box<[IpAddr]>,
-    /// The port of each of them for each of the Service's, by its name.
+    /// The endpoints' port for each port of the Service, matched by name.
     pub ports: Box<[Port]>,
 }
 
 impl Fact {
-    /// Namespace and name of the object.
+    /// The object's namespace and name.
     #[must_use]
-    pub fn key(&self) -> &Key {
+    pub fn key(&self) -> &ObjectKey {
         match self {
             Fact::Policy(policy) => &policy.key,
             Fact::Pod(pod) => &pod.key,
             Fact::Namespace(namespace) => &namespace.key,
             Fact::Service(service) => &service.key,
             Fact::Slice(slice) => &slice.key,
-            Fact::Other(policy) => &policy.key,
+            Fact::OtherPolicy(policy) => &policy.key,
             Fact::Unreadable { key, .. } => key,
         }
     }
 }
 
 impl Policy {
-    /// Whether its ingress rules select peers by labels of Namespaces, other than the one with the
-    /// Namespace's name.
+    /// Whether an ingress rule selects peers by a Namespace label other than `NAMESPACE_NAME`.
     #[must_use]
     pub fn needs_namespaces(&self) -> bool {
         let rules = self.ingress.iter().flatten();
@@ -220,7 +221,7 @@ impl Policy {
 }
 
 impl Ports {
-    /// Whether a UDP port is among them, by its number or by one of the names that it has.
+    /// Whether a UDP port is among them, by its number or by one of its names.
     pub(super) fn contain(&self, number: u16, names: &[&str]) -> bool {
         let Ports::Some(ranges) = self else {
             return true;

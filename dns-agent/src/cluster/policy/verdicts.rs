@@ -8,54 +8,54 @@ use serde::{Deserialize, Serialize};
 use super::destinations::Destination;
 use super::facts::Facts;
 use super::ingress::Gate;
-use super::objects::{Client, PodNetwork, Policy, Stage};
-use super::others::Suspects;
-use crate::cluster::objects::Key;
+use super::objects::{PodNetwork, Policy, PolicyPod, Stage};
+use super::other_policies::PossibleRestrictions;
+use crate::cluster::objects::ObjectKey;
 use crate::cluster::selector::Labels;
 
 /// Which pods may be answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verdicts {
-    /// The addresses of those that may; none while no policy may keep any pod from the cluster's DNS:
-    /// then all may.
+pub struct ClientVerdicts {
+    /// The addresses of the pods that may be answered. `None`: every pod may be answered, because
+    /// no policy can keep a pod from the cluster's DNS.
     pub permitted: Option<BTreeSet<IpAddr>>,
-    /// Those that may not, in the order of their names.
-    pub left_out: Vec<LeftOut>,
+    /// The pods that may not be answered, ordered by namespace and name.
+    pub left_out: Vec<LeftOutPod>,
 }
 
 /// A pod that is not answered.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct LeftOut {
-    /// Namespace and name, with a slash between.
+pub struct LeftOutPod {
+    /// `namespace/name`.
     pub pod: String,
-    /// Its addresses.
+    /// The pod's addresses.
     pub addresses: Vec<IpAddr>,
-    /// Why.
+    /// Why the pod isn't answered, as a clause for people.
     pub reason: String,
 }
 
 impl Facts {
-    /// Judges every pod that may ask at the served addresses.
+    /// Judges which of this node's pods may be answered when they ask at the served addresses.
     #[must_use]
-    pub fn verdicts(&self, served: &[SocketAddr]) -> Verdicts {
-        if !self.restrict() {
-            return Verdicts::default();
+    pub fn judge_clients(&self, served: &[SocketAddr]) -> ClientVerdicts {
+        if !self.may_restrict() {
+            return ClientVerdicts::default();
         }
-        let destinations = Destination::all(self, served);
-        let judge = Judge {
-            gates: Gate::all(self, &destinations),
-            suspects: Suspects::of(self, &destinations),
+        let destinations = Destination::find_all(self, served);
+        let judge = ClientJudge {
+            gates: Gate::find_all(self, &destinations),
+            restrictions: PossibleRestrictions::find(self, &destinations),
             destinations: &destinations,
             facts: self,
         };
         if !judge.may_object() {
-            return Verdicts::default();
+            return ClientVerdicts::default();
         }
         let clients = || {
             let clients = self.clients();
             clients.filter(|pod| pod.network == PodNetwork::Own && !pod.addresses.is_empty())
         };
-        let mut owners: BTreeMap<IpAddr, Vec<&Key>> = BTreeMap::new();
+        let mut owners: BTreeMap<IpAddr, Vec<&ObjectKey>> = BTreeMap::new();
         for pod in clients() {
             for address in &pod.addresses {
                 owners.entry(*address).or_default().push(&pod.key);
@@ -63,68 +63,73 @@ impl Facts {
         }
         let mut permitted = BTreeSet::new();
         let mut left_out = Vec::new();
-        // Policies know a pod by its namespace and labels alone.
+        // Policies select a pod by its namespace and labels alone, so equal pods share one result.
         let mut objections: BTreeMap<(&str, &Labels), Option<String>> = BTreeMap::new();
         for pod in clients() {
             let same = objections.entry((&pod.key.namespace, &pod.labels));
-            let objection = same.or_insert_with(|| judge.objection(pod));
-            let reason = ending(pod)
+            let objection = same.or_insert_with(|| judge.find_objection(pod));
+            let reason = describe_ending(pod)
                 .or_else(|| objection.clone())
-                .or_else(|| other_owner(pod, &owners));
+                .or_else(|| describe_other_owner(pod, &owners));
             match reason {
                 None => permitted.extend(pod.addresses.iter().copied()),
-                Some(reason) => left_out.push(LeftOut {
+                Some(reason) => left_out.push(LeftOutPod {
                     pod: pod.key.to_string(),
                     addresses: pod.addresses.to_vec(),
                     reason,
                 }),
             }
         }
-        Verdicts {
+        ClientVerdicts {
             permitted: Some(permitted),
             left_out,
         }
     }
 }
 
-/// What policies say, for all pods.
-struct Judge<'a> {
+/// What policies require of every pod.
+struct ClientJudge<'a> {
     facts: &'a Facts,
     destinations: &'a [Destination<'a>],
     gates: Vec<Gate<'a>>,
-    suspects: Suspects<'a>,
+    restrictions: PossibleRestrictions<'a>,
 }
 
-impl Judge<'_> {
-    /// Whether any pod may be kept from the cluster's DNS.
+impl ClientJudge<'_> {
+    /// Whether policies may keep any pod from the cluster's DNS.
     fn may_object(&self) -> bool {
-        self.facts.restrict_egress() || !self.gates.is_empty() || self.suspects.restrict()
+        self.facts.has_egress_policy()
+            || !self.gates.is_empty()
+            || self.restrictions.affect_any_pod()
     }
 
-    /// Why policies may not let a pod ask, if there is a reason. Depends on nothing of the pod but its
-    /// namespace and its labels.
-    fn objection(&self, pod: &Client) -> Option<String> {
-        if let Some(reason) = self.suspects.objection(&pod.key.namespace) {
+    /// Why policies may not let a pod ask, or `None` if they provably do. Depends only on the pod's
+    /// namespace and labels.
+    fn find_objection(&self, pod: &PolicyPod) -> Option<String> {
+        if let Some(reason) = self.restrictions.find_objection(&pod.key.namespace) {
             return Some(reason);
         }
-        self.egress_objection(pod).or_else(|| {
+        self.find_egress_objection(pod).or_else(|| {
             let mut gates = self.gates.iter();
-            gates.find_map(|gate| gate.objection(self.facts, pod))
+            gates.find_map(|gate| gate.find_objection(self.facts, pod))
         })
     }
 
-    /// Why policies about the pod's own packets may not let it ask, if there is a reason.
-    fn egress_objection(&self, pod: &Client) -> Option<String> {
-        // Of a policy of which nothing can be read it isn't known where it is.
+    /// Why egress policies may not let a pod ask, or `None` if they provably do.
+    fn find_egress_objection(&self, pod: &PolicyPod) -> Option<String> {
+        // A policy whose metadata can't be read may apply to any namespace.
         if self.facts.policies_in("").next().is_some() {
-            return Some("there is a NetworkPolicy that can't be read".to_owned());
+            return Some(
+                "a NetworkPolicy in an unknown namespace can't be read, and may apply to this pod"
+                    .to_owned(),
+            );
         }
         let mut names = Vec::new();
         let mut policies: Vec<&Policy> = Vec::new();
         for (key, policy) in self.facts.policies_in(&pod.key.namespace) {
             let Some(policy) = policy else {
                 return Some(format!(
-                    "NetworkPolicy {key} can't be read, and may be about it"
+                    "NetworkPolicy {key} can't be read, and may apply to this pod"
                 ));
             };
             if policy.egress.is_some() && policy.pods.matches(&pod.labels) {
@@ -138,7 +143,7 @@ impl Judge<'_> {
         let names = names.join(", ");
         if self.destinations.is_empty() {
             return Some(format!(
-                "NetworkPolicy {names} restricts whom it may ask, and it isn't known where its questions go"
+                "NetworkPolicy {names} restricts this pod's egress, and the servers behind the served addresses are unknown"
             ));
         }
         let forbidden = self.destinations.iter().find(|destination| {
@@ -150,24 +155,27 @@ impl Judge<'_> {
             _ => "do",
         };
         Some(format!(
-            "NetworkPolicy {names} {does} not provably let it ask {forbidden} over UDP"
+            "NetworkPolicy {names} {does} not provably let this pod reach {forbidden} over UDP"
         ))
     }
 }
 
-/// Why a pod may not be answered whatever policies say, if it is about to end.
-fn ending(pod: &Client) -> Option<String> {
+/// Why an ending pod isn't answered, whatever policies say.
+fn describe_ending(pod: &PolicyPod) -> Option<String> {
     (pod.stage == Stage::Ending)
-        .then(|| "it is being deleted, or its node does not answer".to_owned())
+        .then(|| "the pod is being deleted, or its node does not answer".to_owned())
 }
 
-/// Another pod that claims an address of this one.
-fn other_owner(pod: &Client, owners: &BTreeMap<IpAddr, Vec<&Key>>) -> Option<String> {
+/// Why a pod isn't answered if another pod claims one of its addresses.
+fn describe_other_owner(
+    pod: &PolicyPod,
+    owners: &BTreeMap<IpAddr, Vec<&ObjectKey>>,
+) -> Option<String> {
     pod.addresses.iter().find_map(|address| {
         let other = owners
             .get(address)?
             .iter()
             .find(|other| ***other != pod.key)?;
-        Some(format!("Pod {other} has its address {address} too"))
+        Some(format!("Pod {other} has the address {address} too"))
     })
 }

@@ -1,12 +1,13 @@
-//! Services of type ExternalName (dns-rules.md, section 1, rule 7).
+//! Services of type ExternalName (docs/naming.md, rule 1.7).
 
 use serde_json::json;
 
-use crate::cluster::{Departures, Index, ZoneSettings};
+use crate::cluster::{Deviations, Index, ZoneSettings};
 use crate::zone::{Answer, Model, Rtype, ZoneData};
 
 use super::{
-    ask, build, default_model, model_with, name, namespace, object, objects, say, service, slice,
+    answer_text, ask, build_model, default_model, model_with, name, namespace, object, objects,
+    service, slice,
 };
 
 fn aliases() -> Model {
@@ -42,28 +43,28 @@ fn aliases() -> Model {
 }
 
 #[test]
-fn an_external_name_leads_out() {
+fn an_alias_chain_ends_at_a_target_outside() {
     let model = aliases();
     for rtype in [Rtype::A, Rtype::AAAA] {
         assert_eq!(
-            say(&model, "out.default", rtype),
+            answer_text(&model, "out.default", rtype),
             "CNAME www.example.org. ..."
         );
     }
     assert_eq!(
-        say(&model, "out.default", Rtype::CNAME),
+        answer_text(&model, "out.default", Rtype::CNAME),
         "CNAME www.example.org."
     );
-    // RFC 1034 section 3.6.2: a CNAME speaks for every type.
+    // RFC 1034 section 3.6.2: a CNAME answers every type.
     for rtype in [Rtype::SRV, Rtype::TXT, Rtype::MX, Rtype::HTTPS] {
         assert_eq!(
-            say(&model, "out.default", rtype),
+            answer_text(&model, "out.default", rtype),
             "CNAME www.example.org. ..."
         );
     }
-    assert_eq!(say(&model, "out.default", Rtype::ANY), "NODATA");
+    assert_eq!(answer_text(&model, "out.default", Rtype::ANY), "NODATA");
     for name in ["ep.out.default", "_http._tcp.out.default"] {
-        assert_eq!(say(&model, name, Rtype::CNAME), "NXDOMAIN");
+        assert_eq!(answer_text(&model, name, Rtype::CNAME), "NXDOMAIN");
     }
     let Answer::Alias { chain, target } =
         model.answer(&name("in-out.default.svc.cluster.local"), Rtype::AAAA)
@@ -75,38 +76,38 @@ fn an_external_name_leads_out() {
 }
 
 #[test]
-fn an_external_name_is_followed_inside() {
+fn an_alias_is_followed_inside_the_zones() {
     let model = aliases();
     assert_eq!(
-        say(&model, "in.default", Rtype::A),
+        answer_text(&model, "in.default", Rtype::A),
         "CNAME web.default.svc.cluster.local., A 10.0.0.1"
     );
-    assert_eq!(say(&model, "in.default", Rtype::AAAA), "NODATA");
-    assert_eq!(say(&model, "gone.default", Rtype::A), "NODATA");
+    assert_eq!(answer_text(&model, "in.default", Rtype::AAAA), "NODATA");
+    assert_eq!(answer_text(&model, "gone.default", Rtype::A), "NODATA");
     assert_eq!(
-        say(&model, "gone.default", Rtype::CNAME),
+        answer_text(&model, "gone.default", Rtype::CNAME),
         "CNAME nothing.default.svc.cluster.local."
     );
     assert_eq!(
-        say(&model, "pod.default", Rtype::A),
+        answer_text(&model, "pod.default", Rtype::A),
         "CNAME 1-2-3-4.default.pod.cluster.local., A 1.2.3.4"
     );
 }
 
 #[test]
-fn other_types_of_an_external_name_are_followed_inside() {
+fn other_types_follow_an_alias_inside_the_zones_too() {
     let model = aliases();
     let web = "CNAME web.default.svc.cluster.local.";
-    assert_eq!(say(&model, "in.default", Rtype::MX), web);
+    assert_eq!(answer_text(&model, "in.default", Rtype::MX), web);
     assert_eq!(
-        say(&model, "named.default", Rtype::SRV),
+        answer_text(&model, "named.default", Rtype::SRV),
         "CNAME ported.default.svc.cluster.local., SRV 0 100 80 ported.default.svc.cluster.local."
     );
     assert_eq!(
-        say(&model, "gone.default", Rtype::MX),
+        answer_text(&model, "gone.default", Rtype::MX),
         "CNAME nothing.default.svc.cluster.local."
     );
-    assert_eq!(say(&model, "self.default", Rtype::MX), "NODATA");
+    assert_eq!(answer_text(&model, "self.default", Rtype::MX), "NODATA");
     let Answer::Alias { chain, .. } =
         model.answer(&name("in-out.default.svc.cluster.local"), Rtype::MX)
     else {
@@ -115,11 +116,11 @@ fn other_types_of_an_external_name_are_followed_inside() {
     assert_eq!(chain.len(), 2);
 }
 
-/// CoreDNS says that there are none.
+/// CoreDNS answers NODATA for other types.
 #[test]
-fn other_types_of_an_external_name_may_be_left_to_coredns() {
+fn other_types_of_an_alias_pass_if_deviations_pass() {
     let settings = ZoneSettings {
-        departures: Departures::Passed,
+        deviations: Deviations::Passed,
         ..ZoneSettings::default()
     };
     let external = |target: &str| json!({"type": "ExternalName", "externalName": target});
@@ -129,36 +130,40 @@ fn other_types_of_an_external_name_may_be_left_to_coredns() {
         service("in", external("web.default.svc.cluster.local.")),
     ]));
     all.insert(object(namespace("default")));
-    let index = Index::of(all, settings, 3);
+    let index = Index::from_objects(all, settings, 3);
     let web = "CNAME web.default.svc.cluster.local.";
-    for (name, rtype, said) in [
+    for (name, rtype, expected) in [
         ("out.default", Rtype::A, "CNAME www.example.org. ..."),
         ("out.default", Rtype::CNAME, "CNAME www.example.org."),
-        ("out.default", Rtype::TXT, "NOT OURS"),
+        ("out.default", Rtype::TXT, "PASSES"),
         ("in.default", Rtype::A, &format!("{web}, A 10.0.0.1")),
         ("in.default", Rtype::AAAA, "NODATA"),
-        ("in.default", Rtype::TXT, "NOT OURS"),
+        ("in.default", Rtype::TXT, "PASSES"),
         ("web.default", Rtype::TXT, "NODATA"),
     ] {
-        assert_eq!(say(&index.view(), name, rtype), said, "{name} {rtype}");
+        assert_eq!(
+            answer_text(&index.view(), name, rtype),
+            expected,
+            "{name} {rtype}"
+        );
     }
 }
 
 #[test]
-fn at_most_eleven_links_and_no_loops() {
+fn an_alias_chain_has_at_most_eleven_links_and_no_loops() {
     let model = aliases();
     for name in ["self.default", "ping.default", "pong.default"] {
-        assert_eq!(say(&model, name, Rtype::A), "NODATA", "{name}");
+        assert_eq!(answer_text(&model, name, Rtype::A), "NODATA", "{name}");
     }
     // link10 is eleven links away from the address, link11 twelve.
-    let eleven = say(&model, "link10.default", Rtype::A);
+    let eleven = answer_text(&model, "link10.default", Rtype::A);
     assert_eq!(eleven.matches("CNAME").count(), 11);
     assert!(eleven.ends_with(", A 10.0.0.1"));
-    assert_eq!(say(&model, "link11.default", Rtype::A), "NODATA");
+    assert_eq!(answer_text(&model, "link11.default", Rtype::A), "NODATA");
 }
 
 #[test]
-fn a_target_that_is_no_name_is_a_problem() {
+fn an_invalid_target_is_a_problem() {
     for (target, reason) in [
         (
             "10.0.0.1",
@@ -177,16 +182,16 @@ fn a_target_that_is_no_name_is_a_problem() {
             service("web", json!({"clusterIP": "10.0.0.1"})),
         ]));
         all.insert(object(namespace("default")));
-        let (model, problems) = build(&all, &ZoneSettings::default(), 3);
+        let (model, problems) = build_model(&all, &ZoneSettings::default(), 3);
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(problems, [format!("Service default/bad: {reason}")]);
-        assert_eq!(say(&model, "bad.default", Rtype::A), "NXDOMAIN");
-        assert_eq!(say(&model, "web.default", Rtype::A), "A 10.0.0.1");
+        assert_eq!(answer_text(&model, "bad.default", Rtype::A), "NXDOMAIN");
+        assert_eq!(answer_text(&model, "web.default", Rtype::A), "A 10.0.0.1");
     }
 }
 
 #[test]
-fn another_of_our_domains_is_inside() {
+fn a_target_in_another_cluster_domain_is_followed() {
     let settings = ZoneSettings {
         cluster_domains: vec![name("cluster.local"), name("k8s.example")],
         ..ZoneSettings::default()

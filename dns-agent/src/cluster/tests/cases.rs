@@ -1,6 +1,5 @@
-//! The checked cases of `tests/cases/cases.json`, as far as the model answers
-//! them. What the upstream says about a name outside is the resolver's matter:
-//! here the chain that leads to it is checked.
+//! The checked cases of `tests/cases/cases.json`, answered from the model. The resolver answers
+//! names outside; here only the alias chain that leads to them is checked.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,13 +10,13 @@ use crate::cluster::{PodMode, ZoneSettings};
 use super::{ask, model, objects, sorted};
 
 #[derive(Deserialize)]
-struct File {
+struct CheckedCases {
     objects: BTreeMap<String, Value>,
-    cases: Vec<Case>,
+    cases: Vec<CheckedCase>,
 }
 
 #[derive(Deserialize)]
-struct Case {
+struct CheckedCase {
     objects: String,
     flags: Vec<String>,
     name: String,
@@ -30,8 +29,9 @@ struct Case {
 
 #[test]
 fn every_checked_case() {
-    let file: File = serde_json::from_str(include_str!("../../../../tests/cases/cases.json"))
-        .expect("the cases file");
+    let file: CheckedCases =
+        serde_json::from_str(include_str!("../../../../tests/cases/cases.json"))
+            .expect("the cases file");
     assert_eq!(file.cases.len(), 88);
     let mut wrong = Vec::new();
     for case in &file.cases {
@@ -55,7 +55,7 @@ fn every_checked_case() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The records as we write them. Serials are not compared: ours is always 3.
+/// The expected records, sorted. Serials are replaced by the model's serial, which is always 3.
 fn expected(records: &[String]) -> Vec<String> {
     sorted(records.iter().map(|record| {
         let mut fields: Vec<&str> = record.split(' ').collect();

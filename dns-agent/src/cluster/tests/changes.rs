@@ -1,12 +1,13 @@
-//! Objects told one by one: what is noted as changed is all that changes, and what comes out is
-//! what comes out of the same objects at once.
+//! Random sequences of events. Only recorded names change, and the result equals that of the same
+//! objects inserted all together.
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
 use crate::cluster::{
-    Endpoints, Feed, Index, Key, KnownPods, NameServers, Namespace, Object, Objects, ZoneSettings,
+    EndpointScope, Feed, Index, KnownPods, NameServers, Namespace, Object, ObjectKey, Objects,
+    ZoneSettings,
 };
 use crate::zone::{Answer, Model, Name, Rtype, ZoneData};
 
@@ -22,18 +23,18 @@ const TYPES: [Rtype; 7] = [
     Rtype::SRV,
 ];
 
-/// What a source tells.
+/// An event from a source.
 #[derive(Clone, Debug)]
-enum Told {
+enum IndexEvent {
     Applied(Feed, Object),
-    Deleted(Feed, Key),
-    /// A list with these objects in it, of which some may not be of its kind.
+    Deleted(Feed, ObjectKey),
+    /// A list with these objects. Objects of another kind are skipped.
     Listed(Feed, Vec<Object>),
-    Renumbered(u32),
+    SerialChanged(u32),
 }
 
-/// What the kernel's tables hold: for each name its answers, brought up to date only where the
-/// index says that something has changed.
+/// A model of the kernel's tables: the answers of each name, updated only for the names that the
+/// index records as changed.
 #[derive(Default)]
 struct Mirror(BTreeMap<Name, Vec<Answer>>);
 
@@ -46,7 +47,7 @@ impl Mirror {
             return;
         }
         for name in changes.names {
-            match view.node(&name) {
+            match view.entry(&name) {
                 Some(_) => self.0.insert(name.clone(), answers(&view, &name)),
                 None => self.0.remove(&name),
             };
@@ -55,8 +56,8 @@ impl Mirror {
 
     fn of(index: &Index) -> Mirror {
         let view = index.view();
-        let model = Model::of(&view);
-        let names = model.nodes().map(|(name, _)| name);
+        let model = Model::from_zone_data(&view);
+        let names = model.entries().map(|(name, _)| name);
         Mirror(
             names
                 .map(|name| (name.clone(), answers(&view, name)))
@@ -65,7 +66,7 @@ impl Mirror {
     }
 }
 
-/// All answers at a name, without the serials of negative ones.
+/// The answers to all types at a name. Negative answers hold no serial.
 fn answers(data: &dyn ZoneData, name: &Name) -> Vec<Answer> {
     TYPES
         .into_iter()
@@ -77,52 +78,55 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn only_what_is_noted_changes(
+    fn only_recorded_names_change(
         cluster in clusters(),
         settings in more_settings(),
-        told in prop::collection::vec(told(), 1..40),
+        events in prop::collection::vec(index_event(), 1..40),
     ) {
         let settings = ZoneSettings {
-            endpoints: settings.endpoints,
+            endpoint_scope: settings.endpoint_scope,
             known_pods: settings.known_pods,
             name_servers: settings.name_servers,
-            served: settings.served,
+            served_addresses: settings.served_addresses,
             ..cluster.settings.clone()
         };
-        let mut index = Index::of(Objects::default(), settings.clone(), 7);
+        let mut index = Index::from_objects(Objects::default(), settings.clone(), 7);
         index.take_changes();
         let mut mirror = Mirror::of(&index);
-        let first = cluster.list.iter().map(|object| Told::Applied(feed(object), object.clone()));
-        for told in first.chain(told) {
-            tell(&mut index, told.clone());
+        let first = cluster.list.iter().map(|object| IndexEvent::Applied(feed_of(object), object.clone()));
+        for event in first.chain(events) {
+            apply_event(&mut index, event.clone());
             mirror.update(&mut index);
-            prop_assert_eq!(&mirror.0, &Mirror::of(&index).0, "after {:?}", told);
+            prop_assert_eq!(&mirror.0, &Mirror::of(&index).0, "after {:?}", event);
         }
 
-        let again = Index::of(index.objects(), settings, index.serial());
+        let again = Index::from_objects(index.objects(), settings, index.serial());
         prop_assert_eq!(&mirror.0, &Mirror::of(&again).0);
         prop_assert_eq!(again.problems(), index.problems());
     }
 }
 
-fn tell(index: &mut Index, told: Told) {
-    match told {
-        Told::Applied(feed, object) => {
-            index.apply(feed, object);
+fn apply_event(index: &mut Index, event: IndexEvent) {
+    match event {
+        IndexEvent::Applied(feed, object) => {
+            index.apply_object(feed, object);
         }
-        Told::Deleted(feed, key) => index.delete(feed, &key),
-        Told::Listed(feed, objects) => {
-            index.listing(feed);
-            for object in objects.into_iter().filter(|object| is_of(feed, object)) {
-                index.apply(feed, object);
+        IndexEvent::Deleted(feed, key) => index.delete_object(feed, &key),
+        IndexEvent::Listed(feed, objects) => {
+            index.begin_list(feed);
+            for object in objects
+                .into_iter()
+                .filter(|object| is_in_list(feed, object))
+            {
+                index.apply_object(feed, object);
             }
-            index.listed(feed);
+            index.end_list(feed);
         }
-        Told::Renumbered(serial) => index.set_serial(serial),
+        IndexEvent::SerialChanged(serial) => index.set_serial(serial),
     }
 }
 
-fn told() -> impl Strategy<Value = Told> {
+fn index_event() -> impl Strategy<Value = IndexEvent> {
     let feeds = || {
         prop::sample::select(vec![
             Feed::Namespaces,
@@ -136,47 +140,47 @@ fn told() -> impl Strategy<Value = Told> {
     prop_oneof![
         4 => (objects(), any::<prop::sample::Index>(), any::<bool>()).prop_map(|(list, at, other)| {
             let Some(object) = (!list.is_empty()).then(|| list[at.index(list.len())].clone()) else {
-                return Told::Renumbered(8);
+                return IndexEvent::SerialChanged(8);
             };
-            match (feed(&object), other) {
-                (Feed::SLICES, true) => Told::Applied(Feed::Slices(1), object),
-                (feed, _) => Told::Applied(feed, object),
+            match (feed_of(&object), other) {
+                (Feed::SLICES, true) => IndexEvent::Applied(Feed::Slices(1), object),
+                (feed, _) => IndexEvent::Applied(feed, object),
             }
         }),
-        3 => (feeds(), key()).prop_map(|(feed, key)| Told::Deleted(feed, key)),
-        1 => word().prop_map(|name| Told::Deleted(Feed::Namespaces, Key::new("", name))),
-        2 => word().prop_map(|name| Told::Applied(Feed::Namespaces, Object::Namespace(Namespace { name: name.into() }))),
-        2 => (feeds(), objects()).prop_map(|(feed, objects)| Told::Listed(feed, objects)),
-        1 => (1..100u32).prop_map(Told::Renumbered),
+        3 => (feeds(), key()).prop_map(|(feed, key)| IndexEvent::Deleted(feed, key)),
+        1 => word().prop_map(|name| IndexEvent::Deleted(Feed::Namespaces, ObjectKey::new("", name))),
+        2 => word().prop_map(|name| IndexEvent::Applied(Feed::Namespaces, Object::Namespace(Namespace { name: name.into() }))),
+        2 => (feeds(), objects()).prop_map(|(feed, objects)| IndexEvent::Listed(feed, objects)),
+        1 => (1..100u32).prop_map(IndexEvent::SerialChanged),
     ]
 }
 
 fn more_settings() -> impl Strategy<Value = ZoneSettings> {
-    let endpoints = prop::sample::select(vec![Endpoints::All, Endpoints::Headless]);
+    let endpoints = prop::sample::select(vec![EndpointScope::All, EndpointScope::Headless]);
     let pods = prop::sample::select(vec![KnownPods::All, KnownPods::Some]);
-    let servers = prop::sample::select(vec![NameServers::Ours, NameServers::Passed]);
+    let servers = prop::sample::select(vec![NameServers::Answered, NameServers::Passed]);
     (endpoints, pods, servers, any::<bool>()).prop_map(
         |(endpoints, known_pods, name_servers, serves)| ZoneSettings {
-            endpoints,
+            endpoint_scope: endpoints,
             known_pods,
             name_servers,
-            served: serves.then(|| [10, 0, 0, 1].into()).into_iter().collect(),
+            served_addresses: serves.then(|| [10, 0, 0, 1].into()).into_iter().collect(),
             ..ZoneSettings::default()
         },
     )
 }
 
-pub(super) fn feed(object: &Object) -> Feed {
+pub(super) fn feed_of(object: &Object) -> Feed {
     match object {
         Object::Namespace(_) => Feed::Namespaces,
         Object::Service(_) => Feed::Services,
         Object::EndpointSlice(_) => Feed::SLICES,
         Object::Pod(_) => Feed::Pods,
-        Object::Fact(_) => panic!("it makes no records"),
+        Object::Fact(_) => panic!("a fact makes no records"),
     }
 }
 
-fn is_of(list: Feed, object: &Object) -> bool {
-    let feed = feed(object);
+fn is_in_list(list: Feed, object: &Object) -> bool {
+    let feed = feed_of(object);
     feed == list || (feed == Feed::SLICES && list == Feed::Slices(1))
 }

@@ -1,34 +1,34 @@
-//! Headless Services whose EndpointSlices may not all be watched.
+//! Headless Services for which some EndpointSlices may not be watched.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Coverage, Covered, Endpoints, Feed, Index, Object, ZoneSettings};
+use crate::cluster::{Coverage, Covered, EndpointScope, Feed, Index, Object, ZoneSettings};
 use crate::zone::Rtype;
 
-use super::{name, namespace, object, say, service, slice};
+use super::{answer_text, name, namespace, object, service, slice};
 
-/// The headless Service `db` with one slice, `web` with a ClusterIP, and an alias of `db`; with everything
-/// listed, as the API tells of it.
+/// A complete index of the headless Service `db` with one slice, of `web` with a ClusterIP, and of
+/// an alias of `db`.
 fn index() -> Index {
     let settings = ZoneSettings {
-        endpoints: Endpoints::Headless,
+        endpoint_scope: EndpointScope::Headless,
         ..ZoneSettings::default()
     };
     let mut index = Index::new(settings, 3);
-    index.begin(&feeds(), Coverage::NOTHING);
-    index.apply(Feed::Namespaces, object(namespace("default")));
+    index.begin_listing(&feeds(), Coverage::NOTHING);
+    index.apply_object(Feed::Namespaces, object(namespace("default")));
     let alias = json!({"type": "ExternalName", "externalName": "db.default.svc.cluster.local"});
     for (name, spec) in [
         ("db", json!({"clusterIP": "None"})),
         ("web", json!({"clusterIP": "10.96.0.2"})),
         ("alias", alias),
     ] {
-        index.apply(Feed::Services, object(service(name, spec)));
+        index.apply_object(Feed::Services, object(service(name, spec)));
     }
-    index.apply(Feed::SLICES, db_slice("a", "10.0.0.7"));
-    index.complete();
+    index.apply_object(Feed::SLICES, db_slice("a", "10.0.0.7"));
+    index.mark_complete();
     index.take_changes();
     index
 }
@@ -43,7 +43,7 @@ fn db_slice(name: &str, address: &str) -> Object {
     object(slice(name, "db", endpoints, http))
 }
 
-fn named(names: &[&str]) -> Covered {
+fn covered_names(names: &[&str]) -> Covered {
     let names = names.iter().map(|name| Arc::from(*name));
     Covered::Named(Arc::new(names.collect()))
 }
@@ -62,15 +62,21 @@ fn names_of_a_headless_service_pass_until_all_its_slices_are_watched() {
     let mut index = index();
     for question in NAMES_OF_DB {
         for rtype in [Rtype::A, Rtype::AAAA, Rtype::SRV] {
-            let said = say(&index.view(), question, rtype);
-            assert_eq!(said, "NOT OURS", "{question} {rtype}");
+            let answer = answer_text(&index.view(), question, rtype);
+            assert_eq!(answer, "PASSES", "{question} {rtype}");
         }
     }
     assert_eq!(index.count_uncovered(), 1);
-    assert_eq!(say(&index.view(), "web.default", Rtype::A), "A 10.96.0.2");
-    assert_eq!(say(&index.view(), "ghost.default", Rtype::A), "NXDOMAIN");
+    assert_eq!(
+        answer_text(&index.view(), "web.default", Rtype::A),
+        "A 10.96.0.2"
+    );
+    assert_eq!(
+        answer_text(&index.view(), "ghost.default", Rtype::A),
+        "NXDOMAIN"
+    );
 
-    index.cover(Feed::SLICES, named(&["other", "db"]));
+    index.record_coverage(Feed::SLICES, covered_names(&["other", "db"]));
     assert_eq!(index.count_uncovered(), 0);
     let changed = index.take_changes();
     for question in NAMES_OF_DB
@@ -80,62 +86,72 @@ fn names_of_a_headless_service_pass_until_all_its_slices_are_watched() {
         let question = name(&format!("{question}.svc.cluster.local."));
         assert!(changed.names.contains(&question), "{question}");
     }
-    assert_eq!(say(&index.view(), "db.default", Rtype::A), "A 10.0.0.7");
-    assert_eq!(say(&index.view(), "a.db.default", Rtype::A), "A 10.0.0.7");
     assert_eq!(
-        say(&index.view(), "absent.db.default", Rtype::A),
+        answer_text(&index.view(), "db.default", Rtype::A),
+        "A 10.0.0.7"
+    );
+    assert_eq!(
+        answer_text(&index.view(), "a.db.default", Rtype::A),
+        "A 10.0.0.7"
+    );
+    assert_eq!(
+        answer_text(&index.view(), "absent.db.default", Rtype::A),
         "NXDOMAIN"
     );
 }
 
 #[test]
-fn a_feed_covers_what_it_reported_last_and_other_feeds_go_on() {
+fn a_feeds_coverage_is_replaced_and_other_feeds_keep_theirs() {
     let mut index = index();
-    let is_answered = |index: &Index| say(&index.view(), "db.default", Rtype::A) == "A 10.0.0.7";
-    index.cover(Feed::Slices(1), named(&["db"]));
-    index.cover(Feed::SLICES, named(&["web"]));
+    let is_answered =
+        |index: &Index| answer_text(&index.view(), "db.default", Rtype::A) == "A 10.0.0.7";
+    index.record_coverage(Feed::Slices(1), covered_names(&["db"]));
+    index.record_coverage(Feed::SLICES, covered_names(&["web"]));
     assert!(is_answered(&index));
-    index.cover(Feed::Slices(1), named(&[]));
+    index.record_coverage(Feed::Slices(1), covered_names(&[]));
     assert!(!is_answered(&index));
-    index.cover(Feed::SLICES, Covered::Every);
+    index.record_coverage(Feed::SLICES, Covered::Every);
     assert!(is_answered(&index));
-    index.begin(&feeds(), Coverage::NOTHING);
-    index.complete();
+    index.begin_listing(&feeds(), Coverage::NOTHING);
+    index.mark_complete();
     assert!(!is_answered(&index));
 }
 
 #[test]
-fn what_a_part_told_is_gone_when_everything_is_told_again_without_it() {
+fn objects_of_a_feed_that_is_no_longer_listed_are_removed() {
     let mut index = index();
-    index.listing(Feed::Slices(1));
-    index.apply(Feed::Slices(1), db_slice("b", "10.0.0.8"));
-    index.listed(Feed::Slices(1));
-    index.begin(&feeds(), Coverage::Every);
-    index.complete();
-    assert_eq!(say(&index.view(), "db.default", Rtype::A), "A 10.0.0.7");
+    index.begin_list(Feed::Slices(1));
+    index.apply_object(Feed::Slices(1), db_slice("b", "10.0.0.8"));
+    index.end_list(Feed::Slices(1));
+    index.begin_listing(&feeds(), Coverage::Every);
+    index.mark_complete();
+    assert_eq!(
+        answer_text(&index.view(), "db.default", Rtype::A),
+        "A 10.0.0.7"
+    );
 }
 
-/// Its slice says that another controller wrote it, or that it is not a headless Service's (kubernetes/kubernetes
-/// issue 103804), or has no label but the one that counts.
+/// The slices have no further label, or claim to be written by another controller, or claim to
+/// belong to a Service that isn't headless (kubernetes/kubernetes issue 103804).
 #[test]
-fn no_other_label_of_a_slice_counts() {
+fn only_the_service_name_label_assigns_a_slice() {
     let labels = [
         json!({}),
         json!({"endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"}),
         json!({"endpointslice.kubernetes.io/managed-by": "mirror", "service.kubernetes.io/headless": ""}),
     ];
     let mut index = index();
-    index.cover(Feed::SLICES, named(&["db"]));
+    index.record_coverage(Feed::SLICES, covered_names(&["db"]));
     for (number, more) in labels.into_iter().enumerate() {
         let endpoints = json!([{"addresses": [format!("10.0.1.{number}")]}]);
         let mut one = slice(&format!("more-{number}"), "db", endpoints, Value::Null);
         for (label, value) in more.as_object().unwrap() {
             one["metadata"]["labels"][label] = value.clone();
         }
-        index.apply(Feed::SLICES, object(one));
+        index.apply_object(Feed::SLICES, object(one));
     }
     assert_eq!(
-        say(&index.view(), "db.default", Rtype::A),
+        answer_text(&index.view(), "db.default", Rtype::A),
         "A 10.0.0.7, A 10.0.1.0, A 10.0.1.1, A 10.0.1.2"
     );
 }

@@ -1,12 +1,11 @@
-//! Names of endpoints, with all they have (dns-rules.md, section 1, rules 3 to 6
-//! and 8), and services without any.
+//! Names of endpoints (docs/naming.md, rules 1.3 to 1.6 and 1.8), and Services without endpoints.
 
 use serde_json::{Value, json};
 
-use crate::cluster::{EmptyServices, OddEndpoints, ZoneSettings, build};
+use crate::cluster::{EmptyServices, NonstandardEndpoints, ZoneSettings, build_model};
 use crate::zone::{Model, Rtype};
 
-use super::{ask, default_model, model_with, namespace, objects, say, service, slice};
+use super::{answer_text, ask, default_model, model_with, namespace, objects, service, slice};
 
 fn ports() -> Value {
     json!([
@@ -40,14 +39,18 @@ fn rule_5_endpoints_of_a_cluster_ip_have_all_types() {
         (&six, Rtype::AAAA, "AAAA fd01::1"),
         (&six, Rtype::A, "NODATA"),
         (&six, Rtype::SRV, &format!("SRV 0 100 80 {six}")),
-        // The service's own port, not the endpoints'.
+        // The Service's port, not the endpoints' port.
         (
             &below("_http._tcp", "web"),
             Rtype::SRV,
             "SRV 0 100 8080 web.default.svc.cluster.local.",
         ),
     ] {
-        assert_eq!(say(&model, question, rtype), data, "{question} {rtype}");
+        assert_eq!(
+            answer_text(&model, question, rtype),
+            data,
+            "{question} {rtype}"
+        );
     }
     assert_eq!(
         ask(&model, &six, Rtype::SRV).additional,
@@ -65,7 +68,7 @@ fn rule_5_one_name_for_several_addresses() {
             json!([
                 {"addresses": ["172.0.0.1"], "hostname": "shared"},
                 {"addresses": ["172.0.0.2"], "hostname": "shared"},
-                // The name that 172.0.0.4 has by itself.
+                // The dashed address of 172.0.0.4.
                 {"addresses": ["172.0.0.3"], "hostname": "172-0-0-4"},
                 {"addresses": ["172.0.0.4"]}
             ]),
@@ -79,29 +82,35 @@ fn rule_5_one_name_for_several_addresses() {
         ),
     ]));
     let shared = below("shared", "db");
-    assert_eq!(say(&model, &shared, Rtype::A), "A 172.0.0.1, A 172.0.0.2");
-    assert_eq!(say(&model, &shared, Rtype::AAAA), "AAAA fd01::1");
     assert_eq!(
-        say(&model, &shared, Rtype::SRV),
+        answer_text(&model, &shared, Rtype::A),
+        "A 172.0.0.1, A 172.0.0.2"
+    );
+    assert_eq!(answer_text(&model, &shared, Rtype::AAAA), "AAAA fd01::1");
+    assert_eq!(
+        answer_text(&model, &shared, Rtype::SRV),
         format!("SRV 0 33 5432 {shared}")
     );
     assert_eq!(
-        say(&model, &below("172-0-0-4", "db"), Rtype::A),
+        answer_text(&model, &below("172-0-0-4", "db"), Rtype::A),
         "A 172.0.0.3, A 172.0.0.4"
     );
-    assert_eq!(say(&model, &below("172-0-0-3", "db"), Rtype::A), "NXDOMAIN");
-    // Five pairs, of which two targets are left.
-    let all = say(&model, "_sql._tcp.db.default", Rtype::SRV);
+    assert_eq!(
+        answer_text(&model, &below("172-0-0-3", "db"), Rtype::A),
+        "NXDOMAIN"
+    );
+    // Five pairs with two distinct targets.
+    let all = answer_text(&model, "_sql._tcp.db.default", Rtype::SRV);
     assert_eq!(all.matches("SRV 0 20 5432 ").count(), 2, "{all}");
     assert_eq!(all.matches("SRV").count(), 2, "{all}");
     assert_eq!(
-        say(&model, "4.0.0.172.in-addr.arpa.", Rtype::PTR),
+        answer_text(&model, "4.0.0.172.in-addr.arpa.", Rtype::PTR),
         format!("PTR {}", below("172-0-0-4", "db"))
     );
 }
 
 #[test]
-fn rule_6_a_host_is_given_with_the_addresses_that_serve_the_port() {
+fn rule_6_additional_addresses_are_those_that_serve_the_port() {
     let sql = json!([{"name": "sql", "port": 5432}]);
     let all = json!([{"name": "sql", "port": 5432}, {"name": "admin", "port": 1}]);
     let model = default_model(json!([
@@ -148,9 +157,13 @@ fn rule_6_every_protocol_has_its_label() {
         ("_9000._tcp", "NXDOMAIN".into()),
     ] {
         let question = format!("{port}.web.default");
-        assert_eq!(say(&model, &question, Rtype::SRV), data, "{question}");
+        assert_eq!(
+            answer_text(&model, &question, Rtype::SRV),
+            data,
+            "{question}"
+        );
     }
-    let all = say(&model, "web.default", Rtype::SRV);
+    let all = answer_text(&model, "web.default", Rtype::SRV);
     assert_eq!(all.matches("SRV 0 25 ").count(), 4, "{all}");
 }
 
@@ -166,12 +179,12 @@ fn rule_8_pointers_of_one_address_in_several_services() {
         slice("b1", "b", same(), json!([])),
     ]));
     assert_eq!(
-        say(&model, "1.0.0.172.in-addr.arpa.", Rtype::PTR),
+        answer_text(&model, "1.0.0.172.in-addr.arpa.", Rtype::PTR),
         format!("PTR {}, PTR {}", below("ep", "a"), below("ep", "b"))
     );
-    // A ClusterIP that is also an endpoint goes by the service.
+    // An address that is both a ClusterIP and an endpoint points at the Service.
     assert_eq!(
-        say(&model, "1.0.0.10.in-addr.arpa.", Rtype::PTR),
+        answer_text(&model, "1.0.0.10.in-addr.arpa.", Rtype::PTR),
         "PTR b.default.svc.cluster.local."
     );
 }
@@ -199,7 +212,7 @@ fn with_empty_ones(empty_services: EmptyServices) -> Model {
 }
 
 #[test]
-fn empty_services_are_ignored_if_wished() {
+fn empty_services_can_be_ignored() {
     let ignored = with_empty_ones(EmptyServices::Ignored);
     for question in [
         "bare.default",
@@ -209,29 +222,39 @@ fn empty_services_are_ignored_if_wished() {
         "_http._tcp.unready.default",
     ] {
         for rtype in [Rtype::A, Rtype::SRV, Rtype::PTR] {
-            assert_eq!(say(&ignored, question, rtype), "NXDOMAIN", "{question}");
+            assert_eq!(
+                answer_text(&ignored, question, rtype),
+                "NXDOMAIN",
+                "{question}"
+            );
         }
     }
-    // CoreDNS looks for a ClusterIP's service without asking for its endpoints.
+    // CoreDNS answers PTR for a ClusterIP regardless of endpoints.
     assert_eq!(
-        say(&ignored, "2.0.0.10.in-addr.arpa.", Rtype::PTR),
+        answer_text(&ignored, "2.0.0.10.in-addr.arpa.", Rtype::PTR),
         "PTR bare.default.svc.cluster.local."
     );
-    assert_eq!(say(&ignored, "full.default", Rtype::A), "A 10.0.0.1");
     assert_eq!(
-        say(&ignored, "out.default", Rtype::A),
+        answer_text(&ignored, "full.default", Rtype::A),
+        "A 10.0.0.1"
+    );
+    assert_eq!(
+        answer_text(&ignored, "out.default", Rtype::A),
         "CNAME example.org. ..."
     );
     let answered = with_empty_ones(EmptyServices::Answered);
-    assert_eq!(say(&answered, "bare.default", Rtype::A), "A 10.0.0.2");
     assert_eq!(
-        say(&answered, "3.0.0.10.in-addr.arpa.", Rtype::PTR),
+        answer_text(&answered, "bare.default", Rtype::A),
+        "A 10.0.0.2"
+    );
+    assert_eq!(
+        answer_text(&answered, "3.0.0.10.in-addr.arpa.", Rtype::PTR),
         "PTR unready.default.svc.cluster.local."
     );
 }
 
 #[test]
-fn an_endpoint_that_can_have_no_name_is_an_address_of_its_service() {
+fn an_endpoint_with_an_invalid_label_is_an_address_of_its_service() {
     let long = "h".repeat(64);
     let endpoints = json!([
         {"addresses": ["172.0.0.1"], "hostname": "a.b", "zone": "west"},
@@ -246,24 +269,31 @@ fn an_endpoint_that_can_have_no_name_is_an_address_of_its_service() {
     ]));
     let all_addresses = "A 172.0.0.1, A 172.0.0.2, A 172.0.0.3";
     let srv = "SRV 0 33 80 ep.db.default.svc.cluster.local.";
-    for (odd_endpoints, srv) in [
-        (OddEndpoints::Read, srv),
-        (OddEndpoints::Passed, "NOT OURS"),
+    for (nonstandard_endpoints, srv) in [
+        (NonstandardEndpoints::Read, srv),
+        (NonstandardEndpoints::Passed, "PASSES"),
     ] {
         let settings = ZoneSettings {
-            odd_endpoints,
+            nonstandard_endpoints,
             reverse: vec!["172.0.0.0/24".parse().unwrap()],
             ..ZoneSettings::default()
         };
-        let (model, problems) = build(&all, &settings, 3);
+        let (model, problems) = build_model(&all, &settings, 3);
         for question in ["db.default", "_http._tcp.db.default"] {
-            assert_eq!(say(&model, question, Rtype::A), all_addresses, "{question}");
-            assert_eq!(say(&model, question, Rtype::SRV), srv, "{question}");
+            assert_eq!(
+                answer_text(&model, question, Rtype::A),
+                all_addresses,
+                "{question}"
+            );
+            assert_eq!(answer_text(&model, question, Rtype::SRV), srv, "{question}");
         }
-        let zonal = say(&model, "west.pin._zone.db.default", Rtype::A);
+        let zonal = answer_text(&model, "west.pin._zone.db.default", Rtype::A);
         assert_eq!(zonal, "A 172.0.0.1");
-        assert_eq!(say(&model, "ep.db.default", Rtype::A), "A 172.0.0.2");
-        assert_eq!(say(&model, "a.b.db.default", Rtype::A), "NXDOMAIN");
+        assert_eq!(
+            answer_text(&model, "ep.db.default", Rtype::A),
+            "A 172.0.0.2"
+        );
+        assert_eq!(answer_text(&model, "a.b.db.default", Rtype::A), "NXDOMAIN");
         assert_eq!(problems.len(), 2, "{problems:?}");
     }
 }

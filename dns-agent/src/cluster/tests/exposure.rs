@@ -1,5 +1,5 @@
-//! Which names exist at all: namespaces, pods, apexes, several domains
-//! (dns-rules.md, section 1, rules 2, 9 and 11).
+//! Existence of names: namespaces, Pods, apexes, several cluster domains (docs/naming.md, rules
+//! 1.2, 1.9 and 1.11).
 
 use serde_json::json;
 
@@ -7,8 +7,8 @@ use crate::cluster::{KnownPods, Objects, PodMode, ZoneSettings};
 use crate::zone::{Model, Rtype, ZoneData};
 
 use super::{
-    ask, build, default_model, model, model_with, name, namespace, object, objects, say, service,
-    slice,
+    answer_text, ask, build_model, default_model, model, model_with, name, namespace, object,
+    objects, service, slice,
 };
 
 fn pod(name: &str, addresses: &[&str], status: &str) -> serde_json::Value {
@@ -47,11 +47,11 @@ fn rule_2_a_namespace_must_exist_and_be_listed() {
     ]);
     let mut settings = ZoneSettings::default();
     let all = model(&objects(list.clone()), &settings);
-    assert_eq!(say(&all, "web.hidden", Rtype::A), "A 10.0.0.2");
-    // Without a list CoreDNS gives every address its pointer.
-    assert_eq!(say(&all, "web.ghost", Rtype::A), "NXDOMAIN");
+    assert_eq!(answer_text(&all, "web.hidden", Rtype::A), "A 10.0.0.2");
+    // If no namespaces are listed, CoreDNS gives every address its pointer.
+    assert_eq!(answer_text(&all, "web.ghost", Rtype::A), "NXDOMAIN");
     assert_eq!(
-        say(&all, "3.0.0.10.in-addr.arpa.", Rtype::PTR),
+        answer_text(&all, "3.0.0.10.in-addr.arpa.", Rtype::PTR),
         "PTR web.ghost.svc.cluster.local."
     );
     settings.namespaces = vec!["default".into(), "empty".into(), "ghost".into()];
@@ -69,13 +69,13 @@ fn rule_2_a_namespace_must_exist_and_be_listed() {
         ("web.ghost", "NXDOMAIN"),
         ("svc.cluster.local.", "NODATA"),
         ("pod.cluster.local.", "NODATA"),
-        ("2.0.0.10.in-addr.arpa.", "NOT OURS"),
+        ("2.0.0.10.in-addr.arpa.", "PASSES"),
     ] {
-        assert_eq!(say(&model, name, Rtype::A), data, "{name}");
+        assert_eq!(answer_text(&model, name, Rtype::A), data, "{name}");
     }
     assert_eq!(
-        say(&model, "2.0.0.10.in-addr.arpa.", Rtype::PTR),
-        "NOT OURS"
+        answer_text(&model, "2.0.0.10.in-addr.arpa.", Rtype::PTR),
+        "PASSES"
     );
 }
 
@@ -96,14 +96,14 @@ fn without_namespace_objects_all_of_them_exist() {
         ("blah.any.pod.cluster.local.", "NXDOMAIN"),
         ("x.1-2-3-4.any.pod.cluster.local.", "NXDOMAIN"),
     ] {
-        assert_eq!(say(&open, name, Rtype::A), data, "{name}");
+        assert_eq!(answer_text(&open, name, Rtype::A), data, "{name}");
     }
     let depth = |model: &Model, wanted: &str| {
         let wanted = name(wanted);
-        let mut nodes = model.nodes();
-        nodes
+        let mut entries = model.entries();
+        entries
             .find(|(name, _)| **name == wanted)
-            .map(|(_, node)| node.computed_depth())
+            .map(|(_, entry)| entry.computed_depth())
     };
     assert_eq!(depth(&open, "svc.cluster.local"), Some(1));
     assert_eq!(depth(&open, "pod.cluster.local"), Some(2));
@@ -114,39 +114,45 @@ fn without_namespace_objects_all_of_them_exist() {
         ..ZoneSettings::default()
     });
     assert_eq!(
-        say(&disabled, "any.pod.cluster.local.", Rtype::A),
+        answer_text(&disabled, "any.pod.cluster.local.", Rtype::A),
         "NXDOMAIN"
     );
     let verified = with(&ZoneSettings {
         pods: PodMode::Verified,
         ..ZoneSettings::default()
     });
-    assert_eq!(say(&verified, "any.pod.cluster.local.", Rtype::A), "NODATA");
     assert_eq!(
-        say(&verified, "1-2-3-4.any.pod.cluster.local.", Rtype::A),
+        answer_text(&verified, "any.pod.cluster.local.", Rtype::A),
+        "NODATA"
+    );
+    assert_eq!(
+        answer_text(&verified, "1-2-3-4.any.pod.cluster.local.", Rtype::A),
         "NXDOMAIN"
     );
 
-    // A list says which namespaces there are, even if no object does.
+    // Listed namespaces exist even without objects.
     let listed = with(&ZoneSettings {
         namespaces: vec!["other".into()],
         ..ZoneSettings::default()
     });
-    assert_eq!(say(&listed, "other", Rtype::A), "NODATA");
-    assert_eq!(say(&listed, "default", Rtype::A), "NXDOMAIN");
-    assert_eq!(say(&listed, "web.default", Rtype::A), "NXDOMAIN");
+    assert_eq!(answer_text(&listed, "other", Rtype::A), "NODATA");
+    assert_eq!(answer_text(&listed, "default", Rtype::A), "NXDOMAIN");
+    assert_eq!(answer_text(&listed, "web.default", Rtype::A), "NXDOMAIN");
 }
 
 #[test]
 fn rule_9_pods_disabled() {
     let model = with_pods(PodMode::Disabled);
-    assert_eq!(say(&model, "pod.cluster.local.", Rtype::A), "NODATA");
     assert_eq!(
-        say(&model, "default.pod.cluster.local.", Rtype::A),
+        answer_text(&model, "pod.cluster.local.", Rtype::A),
+        "NODATA"
+    );
+    assert_eq!(
+        answer_text(&model, "default.pod.cluster.local.", Rtype::A),
         "NXDOMAIN"
     );
     assert_eq!(
-        say(&model, "10-240-0-1.default.pod.cluster.local.", Rtype::A),
+        answer_text(&model, "10-240-0-1.default.pod.cluster.local.", Rtype::A),
         "NXDOMAIN"
     );
 }
@@ -175,15 +181,19 @@ fn rule_9_pods_insecure() {
         ("9-8-7-6.default", Rtype::TXT, "NODATA"),
     ] {
         let question = format!("{question}.pod.cluster.local.");
-        assert_eq!(say(&model, &question, rtype), data, "{question} {rtype}");
+        assert_eq!(
+            answer_text(&model, &question, rtype),
+            data,
+            "{question} {rtype}"
+        );
     }
     assert_eq!(
         ask(&model, "9-8-7-6.default.pod.cluster.local", Rtype::SRV).additional,
         ["9-8-7-6.default.pod.cluster.local. 5 IN A 9.8.7.6"]
     );
     let computed: Vec<String> = model
-        .nodes()
-        .filter(|(_, node)| node.below_is_computed())
+        .entries()
+        .filter(|(_, entry)| entry.has_computed_names())
         .map(|(name, _)| name.to_string())
         .collect();
     assert_eq!(computed.len(), 2, "{computed:?}");
@@ -191,7 +201,7 @@ fn rule_9_pods_insecure() {
 }
 
 #[test]
-fn of_pods_that_are_known_in_part_none_is_denied() {
+fn no_pod_is_denied_if_only_some_pods_are_known() {
     let settings = ZoneSettings {
         pods: PodMode::Verified,
         known_pods: KnownPods::Some,
@@ -201,14 +211,14 @@ fn of_pods_that_are_known_in_part_none_is_denied() {
     let model = model_with(pods, &settings);
     for (question, data) in [
         ("10-240-0-1.default", "A 10.240.0.1"),
-        ("10-240-0-2.default", "NOT OURS"),
-        ("no-address.default", "NOT OURS"),
+        ("10-240-0-2.default", "PASSES"),
+        ("no-address.default", "PASSES"),
         ("x.10-240-0-2.default", "NXDOMAIN"),
         ("default", "NODATA"),
         ("10-240-0-1.ghost", "NXDOMAIN"),
     ] {
         let question = format!("{question}.pod.cluster.local.");
-        assert_eq!(say(&model, &question, Rtype::A), data, "{question}");
+        assert_eq!(answer_text(&model, &question, Rtype::A), data, "{question}");
     }
 }
 
@@ -240,20 +250,28 @@ fn rule_9_pods_verified() {
         ),
     ] {
         let question = format!("{question}.pod.cluster.local.");
-        assert_eq!(say(&model, &question, rtype), data, "{question} {rtype}");
+        assert_eq!(
+            answer_text(&model, &question, rtype),
+            data,
+            "{question} {rtype}"
+        );
     }
-    assert!(model.nodes().all(|(_, node)| !node.below_is_computed()));
+    assert!(
+        model
+            .entries()
+            .all(|(_, entry)| !entry.has_computed_names())
+    );
 }
 
 #[test]
-fn rule_11_the_apex() {
+fn rule_11_records_of_the_apex() {
     let settings = ZoneSettings {
         ttl: 3600,
         ..ZoneSettings::default()
     };
     let model = model_with(json!([]), &settings);
     let apex = |rtype| ask(&model, "cluster.local", rtype);
-    // The SOA's own TTL is 300 at most, also in a negative answer.
+    // The TTL of a SOA record is at most 300, also in a negative answer.
     let soa = "cluster.local. 300 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. \
                3 7200 1800 86400 3600";
     assert_eq!(apex(Rtype::SOA).answer, [soa]);
@@ -267,12 +285,15 @@ fn rule_11_the_apex() {
         ask(&model, "dns-version.cluster.local", Rtype::TXT).answer,
         ["dns-version.cluster.local. 28800 IN TXT \"1.1.0\""]
     );
-    assert_eq!(say(&model, "ns.dns.cluster.local.", Rtype::A), "NODATA");
+    assert_eq!(
+        answer_text(&model, "ns.dns.cluster.local.", Rtype::A),
+        "NODATA"
+    );
     assert_eq!(model.zones()[0].soa.serial, 3);
 }
 
 #[test]
-fn rule_13_a_ttl_of_0_is_one() {
+fn rule_13_a_ttl_of_0_is_valid() {
     let settings = ZoneSettings {
         ttl: 0,
         ..ZoneSettings::default()
@@ -297,7 +318,7 @@ fn rule_13_a_ttl_of_0_is_one() {
 }
 
 #[test]
-fn rule_11_the_name_server_has_the_addresses_it_is_given() {
+fn rule_11_the_name_server_has_the_configured_addresses() {
     let settings = ZoneSettings {
         name_server_addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
         reverse: vec!["10.0.0.0/16".parse().unwrap()],
@@ -305,15 +326,15 @@ fn rule_11_the_name_server_has_the_addresses_it_is_given() {
     };
     let model = model_with(json!([]), &settings);
     assert_eq!(
-        say(&model, "ns.dns.cluster.local.", Rtype::A),
+        answer_text(&model, "ns.dns.cluster.local.", Rtype::A),
         "A 192.0.2.1"
     );
     assert_eq!(
-        say(&model, "ns.dns.cluster.local.", Rtype::AAAA),
+        answer_text(&model, "ns.dns.cluster.local.", Rtype::AAAA),
         "AAAA 2001:db8::1"
     );
     assert_eq!(
-        say(&model, "ns.dns.0.10.in-addr.arpa.", Rtype::A),
+        answer_text(&model, "ns.dns.0.10.in-addr.arpa.", Rtype::A),
         "A 192.0.2.1"
     );
     assert_eq!(
@@ -343,21 +364,21 @@ fn every_cluster_domain_has_all_names_and_ptr_names_the_first() {
     let model = model_with(list, &settings);
     for domain in ["cluster.local.", "a.b.cluster.local.", "k8s.example."] {
         assert_eq!(
-            say(&model, &format!("web.default.svc.{domain}"), Rtype::A),
+            answer_text(&model, &format!("web.default.svc.{domain}"), Rtype::A),
             "A 10.0.0.1"
         );
         let gone = ask(&model, &format!("x.svc.{domain}"), Rtype::A);
         assert!(gone.authority[0].starts_with(domain), "{gone:?}");
     }
-    // Between the outer zone and the inner one.
-    assert_eq!(say(&model, "b.cluster.local.", Rtype::A), "NODATA");
-    assert_eq!(say(&model, "example.", Rtype::A), "NOT OURS");
+    // A name between the outer zone and the inner zone.
+    assert_eq!(answer_text(&model, "b.cluster.local.", Rtype::A), "NODATA");
+    assert_eq!(answer_text(&model, "example.", Rtype::A), "PASSES");
     assert_eq!(
-        say(&model, "1.0.0.10.in-addr.arpa.", Rtype::PTR),
+        answer_text(&model, "1.0.0.10.in-addr.arpa.", Rtype::PTR),
         "PTR web.default.svc.cluster.local."
     );
     assert_eq!(
-        say(&model, "1.0.0.172.in-addr.arpa.", Rtype::PTR),
+        answer_text(&model, "1.0.0.172.in-addr.arpa.", Rtype::PTR),
         "PTR ep.web.default.svc.cluster.local."
     );
     let lengths: Vec<usize> = model
@@ -369,7 +390,7 @@ fn every_cluster_domain_has_all_names_and_ptr_names_the_first() {
 }
 
 #[test]
-fn names_that_cannot_be_are_problems_and_the_rest_is_built() {
+fn invalid_names_are_problems_and_the_rest_is_built() {
     let long = "n".repeat(64);
     let all = objects(json!([
         namespace("default"),
@@ -388,7 +409,7 @@ fn names_that_cannot_be_are_problems_and_the_rest_is_built() {
         cluster_domains: vec![name("cluster.local"), name(&vec!["aaaaa"; 42].join("."))],
         ..ZoneSettings::default()
     };
-    let (model, problems) = build(&all, &settings, 3);
+    let (model, problems) = build_model(&all, &settings, 3);
     let of = |kind: &str| {
         problems
             .iter()
@@ -410,7 +431,7 @@ fn names_that_cannot_be_are_problems_and_the_rest_is_built() {
         .map(|problem| problem.field.as_str())
         .collect();
     assert!(services.contains(&"metadata.name") && services.contains(&"spec.clusterIP"));
-    assert_eq!(say(&model, "web.default", Rtype::A), "A 10.0.0.2");
+    assert_eq!(answer_text(&model, "web.default", Rtype::A), "A 10.0.0.2");
 }
 
 #[test]
@@ -419,7 +440,7 @@ fn a_domain_too_long_for_its_names_is_a_problem() {
         cluster_domains: vec![name(&vec!["aaaaa"; 42].join(".")), name("cluster.local")],
         ..ZoneSettings::default()
     };
-    let (model, problems) = build(&Objects::default(), &settings, 3);
+    let (model, problems) = build_model(&Objects::default(), &settings, 3);
     assert_eq!(problems.len(), 1);
     assert_eq!(problems[0].kind, "cluster domain");
     assert_eq!(model.zones().len(), 1);
@@ -430,7 +451,7 @@ fn an_object_replaces_the_one_before() {
     let mut all = objects(json!([service("web", json!({"clusterIP": "10.0.0.1"}))]));
     all.insert(object(service("web", json!({"clusterIP": "10.0.0.2"}))));
     assert_eq!(
-        say(
+        answer_text(
             &model(&all, &ZoneSettings::default()),
             "web.default",
             Rtype::A

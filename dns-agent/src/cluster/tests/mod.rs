@@ -1,18 +1,18 @@
-//! Whole models: objects in, answers out.
+//! Tests of whole models: objects in, answers out.
 
 mod aliases;
 mod cases;
 mod changes;
+mod conversion;
 mod coverage;
-mod departures;
+mod deviations;
 mod endpoints;
 mod exposure;
 mod name_servers;
-mod odd_endpoints;
-mod passed;
+mod nonstandard_endpoints;
+mod passed_names;
 mod properties;
 mod provenance;
-mod reading;
 mod reverse;
 mod selectors;
 mod services;
@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 
 use crate::zone::{Answer, Apex, Model, Name, Rdata, Record, Rtype, ZoneData};
 
-use super::{ApiPod, Object, Objects, ZoneSettings, build};
+use super::{ApiPod, Object, Objects, ZoneSettings, build_model};
 
 /// The objects of a JSON list, in the API's form.
 fn objects(list: Value) -> Objects {
@@ -53,7 +53,7 @@ where
     Object: TryFrom<T, Error = super::ObjectError>,
 {
     let read: T = serde_json::from_value(value).expect("the API's form");
-    Object::try_from(read).expect("an object that makes sense")
+    Object::try_from(read).expect("a valid object")
 }
 
 fn name(text: &str) -> Name {
@@ -62,7 +62,7 @@ fn name(text: &str) -> Name {
 
 /// A model without problems, with serial 3.
 fn model(objects: &Objects, settings: &ZoneSettings) -> Model {
-    let (model, problems) = build(objects, settings, 3);
+    let (model, problems) = build_model(objects, settings, 3);
     assert_eq!(problems, []);
     model
 }
@@ -94,8 +94,8 @@ fn slice(name: &str, service: &str, endpoints: Value, ports: Value) -> Value {
     slice
 }
 
-/// The model of the namespace `default` with these objects in it, otherwise as
-/// the command line has it by default.
+/// The model of these objects and a Namespace `default`, with the default settings of the command
+/// line.
 fn default_model(list: Value) -> Model {
     model_with(list, &ZoneSettings::default())
 }
@@ -106,12 +106,15 @@ fn model_with(list: Value, settings: &ZoneSettings) -> Model {
     model(&all, settings)
 }
 
-/// The data of the answer section, in order; or `NODATA`, `NXDOMAIN`, `NOT OURS`.
-/// An answer that ends outside is followed by `...`. `question` is relative to
-/// `svc.cluster.local` unless it ends with a dot.
-fn say(model: &impl ZoneData, question: &str, rtype: Rtype) -> String {
+/// The data of the answer section, in order; or `NODATA`, `NXDOMAIN`, `NOT YET KNOWN`, `PASSES`.
+/// `...` follows an alias chain that ends outside. `question` is relative to `svc.cluster.local`
+/// unless it ends with a dot.
+fn answer_text(model: &impl ZoneData, question: &str, rtype: Rtype) -> String {
     let data = |records: &[Record]| {
-        let data: Vec<String> = records.iter().map(|record| data(&record.data)).collect();
+        let data: Vec<String> = records
+            .iter()
+            .map(|record| rdata_text(&record.data))
+            .collect();
         data.join(", ")
     };
     match model.answer(&name(&absolute(question)), rtype) {
@@ -120,40 +123,45 @@ fn say(model: &impl ZoneData, question: &str, rtype: Rtype) -> String {
         Answer::NoData { .. } => "NODATA".into(),
         Answer::NxDomain { .. } => "NXDOMAIN".into(),
         Answer::NotYetKnown => "NOT YET KNOWN".into(),
-        Answer::NotOurs => "NOT OURS".into(),
+        Answer::NotAuthoritative => "PASSES".into(),
     }
 }
 
 fn absolute(question: &str) -> String {
-    match question.ends_with('.') {
-        true => question.into(),
-        false => format!("{question}.svc.cluster.local."),
+    if question.ends_with('.') {
+        question.into()
+    } else {
+        format!("{question}.svc.cluster.local.")
     }
 }
 
 /// An answer as text, the records of each section sorted.
 #[derive(Debug, PartialEq, Eq)]
-struct Reply {
+struct ReplyText {
     rcode: &'static str,
     answer: Vec<String>,
     authority: Vec<String>,
     additional: Vec<String>,
 }
 
-fn ask(model: &Model, question: &str, rtype: Rtype) -> Reply {
+fn ask(model: &Model, question: &str, rtype: Rtype) -> ReplyText {
     let (rcode, answer, authority, additional) = match model.answer(&name(question), rtype) {
         Answer::Data { answer, additional } => ("NOERROR", answer, None, additional),
         Answer::NoData { zone } => ("NOERROR", vec![], Some(zone), vec![]),
         Answer::NxDomain { zone } => ("NXDOMAIN", vec![], Some(zone), vec![]),
         Answer::Alias { chain, .. } => ("ALIAS", chain, None, vec![]),
         Answer::NotYetKnown => ("NOT YET KNOWN", vec![], None, vec![]),
-        Answer::NotOurs => ("NOT OURS", vec![], None, vec![]),
+        Answer::NotAuthoritative => ("PASSES", vec![], None, vec![]),
     };
-    Reply {
+    ReplyText {
         rcode,
-        answer: sorted(answer.iter().map(text)),
-        authority: sorted(authority.iter().map(|zone| soa(&model.zones()[*zone]))),
-        additional: sorted(additional.iter().map(text)),
+        answer: sorted(answer.iter().map(record_text)),
+        authority: sorted(
+            authority
+                .iter()
+                .map(|zone| negative_soa_text(&model.zones()[*zone])),
+        ),
+        additional: sorted(additional.iter().map(record_text)),
     }
 }
 
@@ -164,11 +172,16 @@ fn sorted(records: impl Iterator<Item = String>) -> Vec<String> {
 }
 
 /// A record as a line of a zone file.
-fn text(record: &Record) -> String {
-    format!("{} {} IN {}", record.owner, record.ttl, data(&record.data))
+fn record_text(record: &Record) -> String {
+    format!(
+        "{} {} IN {}",
+        record.owner,
+        record.ttl,
+        rdata_text(&record.data)
+    )
 }
 
-fn data(data: &Rdata) -> String {
+fn rdata_text(data: &Rdata) -> String {
     match data {
         Rdata::A(address) => format!("A {address}"),
         Rdata::Aaaa(address) => format!("AAAA {address}"),
@@ -184,12 +197,12 @@ fn data(data: &Rdata) -> String {
             srv.priority, srv.weight, srv.port, srv.target
         ),
         Rdata::Txt(text) => format!("TXT {:?}", String::from_utf8_lossy(text)),
-        Rdata::Opaque(..) => panic!("no record of ours is opaque"),
+        Rdata::Opaque(..) => panic!("an index makes no opaque records"),
     }
 }
 
-fn soa(apex: &Apex) -> String {
-    text(&Record {
+fn negative_soa_text(apex: &Apex) -> String {
+    record_text(&Record {
         owner: apex.name.clone(),
         ttl: apex.negative_ttl,
         data: Rdata::Soa(apex.soa.clone()),

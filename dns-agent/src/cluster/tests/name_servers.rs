@@ -1,11 +1,11 @@
-//! NS records of the apex (dns-rules.md, section 1, rule 11).
+//! NS records of the apex (docs/naming.md, rule 1.11).
 
 use serde_json::{Value, json};
 
 use crate::cluster::{EmptyServices, Index, NameServers, Objects, ZoneSettings};
 use crate::zone::{Model, Rtype, ZoneData};
 
-use super::{ask, model, name, namespace, objects, say};
+use super::{answer_text, ask, model, name, namespace, objects};
 
 fn dns(name: &str, addresses: &[&str]) -> Value {
     json!({
@@ -16,7 +16,7 @@ fn dns(name: &str, addresses: &[&str]) -> Value {
 
 fn settings() -> ZoneSettings {
     ZoneSettings {
-        served: vec!["10.96.0.10".parse().unwrap(), "fd00::a".parse().unwrap()],
+        served_addresses: vec!["10.96.0.10".parse().unwrap(), "fd00::a".parse().unwrap()],
         name_server_addresses: vec!["192.0.2.1".parse().unwrap()],
         ..ZoneSettings::default()
     }
@@ -64,34 +64,34 @@ fn the_services_with_a_served_address_are_the_name_servers() {
             format!("{} 5 IN AAAA fd00::a", server("other-dns")),
         ]
     );
-    // The SOA record names the agent's own all the same.
+    // `ns.dns`, which the SOA record names, still has its address.
     assert_eq!(
-        say(&model, "ns.dns.cluster.local.", Rtype::A),
+        answer_text(&model, "ns.dns.cluster.local.", Rtype::A),
         "A 192.0.2.1"
     );
 }
 
 #[test]
-fn each_domain_has_its_own_names_for_them() {
+fn name_servers_are_named_below_each_domain() {
     let model = cluster(&ZoneSettings {
         cluster_domains: vec![name("cluster.local"), name("k8s.example")],
-        served: vec!["10.96.0.10".parse().unwrap()],
+        served_addresses: vec!["10.96.0.10".parse().unwrap()],
         ..ZoneSettings::default()
     });
     for domain in ["cluster.local.", "k8s.example."] {
         assert_eq!(
-            say(&model, domain, Rtype::NS),
+            answer_text(&model, domain, Rtype::NS),
             format!("NS kube-dns.kube-system.svc.{domain}")
         );
     }
 }
 
 #[test]
-fn without_such_a_service_it_is_the_agents_own_name() {
+fn without_such_a_service_the_name_server_is_ns_dns() {
     let own = "NS ns.dns.cluster.local.";
     for other in [
         ZoneSettings {
-            served: vec!["10.96.0.12".parse().unwrap()],
+            served_addresses: vec!["10.96.0.12".parse().unwrap()],
             ..settings()
         },
         ZoneSettings {
@@ -104,7 +104,7 @@ fn without_such_a_service_it_is_the_agents_own_name() {
         },
     ] {
         let model = cluster(&other);
-        assert_eq!(say(&model, "cluster.local.", Rtype::NS), own);
+        assert_eq!(answer_text(&model, "cluster.local.", Rtype::NS), own);
         assert_eq!(
             ask(&model, "cluster.local", Rtype::NS).additional,
             ["ns.dns.cluster.local. 5 IN A 192.0.2.1"]
@@ -115,25 +115,28 @@ fn without_such_a_service_it_is_the_agents_own_name() {
         ..settings()
     };
     let model = cluster(&reverse);
-    assert_eq!(say(&model, "96.10.in-addr.arpa.", Rtype::NS), "NODATA");
+    assert_eq!(
+        answer_text(&model, "96.10.in-addr.arpa.", Rtype::NS),
+        "NODATA"
+    );
 }
 
 #[test]
-fn those_of_somebody_else_are_passed_by_the_index_and_by_a_model_of_it() {
+fn passed_name_servers_pass_in_the_index_and_in_a_stored_model() {
     let settings = ZoneSettings {
         name_servers: NameServers::Passed,
         ..ZoneSettings::default()
     };
-    let index = Index::of(Objects::default(), settings, 3);
+    let index = Index::from_objects(Objects::default(), settings, 3);
     for name in ["ns.dns.cluster.local.", "x.ns.dns.cluster.local."] {
         for rtype in [Rtype::A, Rtype::TXT] {
-            assert_eq!(say(&index.view(), name, rtype), "NOT OURS", "{name}");
-            let stored = Model::of(&index.view());
-            assert_eq!(say(&stored, name, rtype), "NOT OURS", "{name}");
+            assert_eq!(answer_text(&index.view(), name, rtype), "PASSES", "{name}");
+            let stored = Model::from_zone_data(&index.view());
+            assert_eq!(answer_text(&stored, name, rtype), "PASSES", "{name}");
         }
     }
     let view = index.view();
-    assert_eq!(say(&view, "cluster.local.", Rtype::NS), "NOT OURS");
-    assert_eq!(say(&view, "dns.cluster.local.", Rtype::A), "NODATA");
-    assert_eq!(view.passed().len(), 1);
+    assert_eq!(answer_text(&view, "cluster.local.", Rtype::NS), "PASSES");
+    assert_eq!(answer_text(&view, "dns.cluster.local.", Rtype::A), "NODATA");
+    assert_eq!(view.delegated_names().len(), 1);
 }

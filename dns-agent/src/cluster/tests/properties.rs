@@ -1,4 +1,4 @@
-//! What holds for every cluster.
+//! Properties of every model, checked on random clusters.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -7,11 +7,13 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use crate::cluster::{
-    Endpoint, EndpointNames, EndpointSlice, Key, Namespace, Object, Objects, OddEndpoints, Pod,
-    PodMode, Port, Reading, Service, ServiceKind, ZoneSettings, build,
+    Endpoint, EndpointNames, EndpointSlice, Namespace, NonstandardEndpoints, Object, ObjectKey,
+    Objects, Pod, PodMode, Port, Service, ServiceKind, SliceReadability, ZoneSettings, build_model,
 };
 use crate::zone::tests::rendering::parse;
-use crate::zone::{Absent, Answer, Model, Name, Node, Rdata, Record, Rtype, ZoneData, render};
+use crate::zone::{
+    AbsentNames, Answer, Model, Name, NameEntry, Rdata, Record, Rtype, ZoneData, render,
+};
 
 use super::name;
 
@@ -30,15 +32,15 @@ const TYPES: [Rtype; 10] = [
 
 proptest! {
     #[test]
-    fn every_node_answers_as_it_says(cluster in clusters()) {
+    fn every_entry_answers_its_types(cluster in clusters()) {
         let model = cluster.model();
-        for (name, node) in model.nodes() {
-            let types: HashSet<Rtype> = node.types().collect();
+        for (name, entry) in model.entries() {
+            let types: HashSet<Rtype> = entry.types().collect();
             for rtype in TYPES {
                 let answer = model.answer(name, rtype);
-                let followed = node.is_alias() && !matches!(rtype, Rtype::CNAME | Rtype::ANY);
+                let followed = entry.is_alias() && !matches!(rtype, Rtype::CNAME | Rtype::ANY);
                 let right = match &answer {
-                    // A CNAME alone leads into another zone.
+                    // A CNAME without addresses leads out of all zones.
                     Answer::Data { answer, .. } if followed => !answer.is_empty(),
                     Answer::Alias { target, .. } => followed && model.zone_of(target).is_none(),
                     Answer::Data { answer, .. } => {
@@ -50,10 +52,10 @@ proptest! {
                     Answer::NoData { zone } => {
                         model.zone_of(name) == Some(*zone) && (followed || !types.contains(&rtype))
                     }
-                    Answer::NotOurs => {
-                        // An alias may lead to a name that is left to somebody else.
+                    Answer::NotAuthoritative => {
+                        // An alias may lead to a delegated name.
                         let is_beyond = model.zone_of(name).is_none() && !types.contains(&rtype);
-                        followed || is_beyond || node.passes(rtype)
+                        followed || is_beyond || entry.delegates_type(rtype)
                     }
                     Answer::NxDomain { .. } | Answer::NotYetKnown => false,
                 };
@@ -63,55 +65,55 @@ proptest! {
     }
 
     #[test]
-    fn names_exist_down_to_those_with_something_to_say(cluster in clusters()) {
+    fn every_name_has_its_parents_and_a_reason_to_exist(cluster in clusters()) {
         let model = cluster.model();
-        let nodes: HashMap<&Name, &Node> = model.nodes().collect();
-        let parents: HashSet<Name> = nodes.keys().filter_map(|name| name.parent()).collect();
-        for (name, node) in &nodes {
-            let parent = name.parent().expect("the root is no node");
+        let entries: HashMap<&Name, &NameEntry> = model.entries().collect();
+        let parents: HashSet<Name> = entries.keys().filter_map(|name| name.parent()).collect();
+        for (name, entry) in &entries {
+            let parent = name.parent().expect("the root has no entry");
             if model.zone_of(&parent).is_some() {
-                prop_assert!(nodes.contains_key(&parent), "{} without its parent", name);
+                prop_assert!(entries.contains_key(&parent), "{} without its parent", name);
             }
-            // A node without data, and without names below it, is one of the few
-            // that are always there: svc, pod, a namespace below them, ns.dns.
-            if node.types().next().is_none() && !parents.contains(*name) && !node.below_is_computed() {
+            // An entry without data and without names below it must be one of the fixed names: svc,
+            // pod, a namespace below them, ns.dns.
+            if entry.types().next().is_none() && !parents.contains(*name) && !entry.has_computed_names() {
                 let labels: Vec<&[u8]> = name.labels().take(2).collect();
                 let fixed = [&b"svc"[..], b"pod", b"ns"].contains(&labels[0])
                     || [&b"svc"[..], b"pod"].contains(&labels[1]);
-                prop_assert!(fixed, "{} exists for nothing", name);
+                prop_assert!(fixed, "{} exists without a reason", name);
             }
         }
     }
 
     #[test]
-    fn a_name_that_is_no_node_does_not_exist(cluster in clusters(), octet in b'a'..=b'z', at in any::<prop::sample::Index>()) {
+    fn a_name_without_an_entry_does_not_exist(cluster in clusters(), letter in b'a'..=b'z', at in any::<prop::sample::Index>()) {
         let model = cluster.model();
-        let nodes: HashMap<&Name, &Node> = model.nodes().collect();
+        let entries: HashMap<&Name, &NameEntry> = model.entries().collect();
         let computed = |name: &Name| {
             let mut ancestors = std::iter::successors(name.parent(), Name::parent);
             let (parent, grandparent) = (ancestors.next(), ancestors.next());
             let depth = |name: Option<Name>| {
-                name.and_then(|name| nodes.get(&name).map(|node| node.computed_depth())).unwrap_or(0)
+                name.and_then(|name| entries.get(&name).map(|entry| entry.computed_depth())).unwrap_or(0)
             };
             depth(parent) > 0 || depth(grandparent) > 1
         };
-        for name in nodes.keys() {
+        for name in entries.keys() {
             let mut changed = name.wire().to_vec();
             let letters: Vec<usize> =
                 (0..changed.len()).filter(|&at| changed[at].is_ascii_alphanumeric()).collect();
-            changed[letters[at.index(letters.len())]] = octet;
+            changed[letters[at.index(letters.len())]] = letter;
             let above = name.child(b"x").expect("room for a label");
             let twice = above.child(b"x").expect("room for a label");
             for other in [Name::from_wire(&changed).expect("a name still"), above, twice] {
-                if nodes.contains_key(&other) || computed(&other) {
+                if entries.contains_key(&other) || computed(&other) {
                     continue;
                 }
                 for rtype in [Rtype::A, Rtype::SOA, Rtype::PTR] {
                     let expected = match model.zone_of(&other) {
-                        Some(zone) if model.zones()[zone].absent == Absent::Denied => {
+                        Some(zone) if model.zones()[zone].absent_names == AbsentNames::Denied => {
                             Answer::NxDomain { zone }
                         }
-                        _ => Answer::NotOurs,
+                        _ => Answer::NotAuthoritative,
                     };
                     prop_assert_eq!(model.answer(&other, rtype), expected, "{} {}", other, rtype);
                 }
@@ -120,9 +122,9 @@ proptest! {
     }
 
     #[test]
-    fn answers_survive_the_wire(cluster in clusters(), rotation in any::<usize>()) {
+    fn rendered_answers_parse_back_to_the_same_records(cluster in clusters(), rotation in any::<usize>()) {
         let model = cluster.model();
-        for (name, _) in model.nodes() {
+        for (name, _) in model.entries() {
             for rtype in TYPES {
                 let answer = model.answer(name, rtype);
                 let sections = render(name, &answer, model.zones(), rotation);
@@ -137,7 +139,7 @@ proptest! {
                         let soa = Record { owner: apex.name.clone(), ttl: apex.negative_ttl, data };
                         [vec![], vec![soa], vec![]]
                     }
-                    Answer::NotYetKnown | Answer::NotOurs => [vec![], vec![], vec![]],
+                    Answer::NotYetKnown | Answer::NotAuthoritative => [vec![], vec![], vec![]],
                 };
                 prop_assert_eq!(parsed, expected, "{} {}", name, rtype);
             }
@@ -145,8 +147,8 @@ proptest! {
     }
 }
 
-/// What a message shows of an answer: in ours all addresses have one owner, and
-/// stand at the end.
+/// The answer section as rendered: the addresses, which are at the end and share one owner, are
+/// rotated.
 fn turned(mut answer: Vec<Record>, rotation: usize) -> Vec<Record> {
     let is_address = |record: &Record| matches!(record.data, Rdata::A(_) | Rdata::Aaaa(_));
     let first = answer.iter().position(is_address).unwrap_or(answer.len());
@@ -158,24 +160,24 @@ fn turned(mut answer: Vec<Record>, rotation: usize) -> Vec<Record> {
 }
 
 #[derive(Debug)]
-pub(super) struct Cluster {
+pub(super) struct ArbitraryCluster {
     pub(super) list: Vec<Object>,
     pub(super) settings: ZoneSettings,
 }
 
-impl Cluster {
+impl ArbitraryCluster {
     fn model(&self) -> Model {
         let mut objects = Objects::default();
         for object in &self.list {
             objects.insert(object.clone());
         }
-        build(&objects, &self.settings, 7).0
+        build_model(&objects, &self.settings, 7).0
     }
 }
 
-/// Clusters of few names and addresses, so that they meet often. No two objects
-/// have one key.
-pub(super) fn clusters() -> impl Strategy<Value = Cluster> {
+/// Random clusters with few names and addresses, so that collisions are frequent. Each key has at
+/// most one object of a kind.
+pub(super) fn clusters() -> impl Strategy<Value = ArbitraryCluster> {
     let objects = (
         prop::collection::btree_set(word(), 0..3),
         prop::collection::btree_map(key(), service(), 0..8),
@@ -192,13 +194,13 @@ pub(super) fn clusters() -> impl Strategy<Value = Cluster> {
         });
         let slices = slices
             .into_iter()
-            .map(|(key, (service, endpoints, ports, reading))| {
+            .map(|(key, (service, endpoints, ports, readability))| {
                 let service = Some(service);
                 Object::EndpointSlice(EndpointSlice {
                     key,
                     service: service.map(Into::into),
                     endpoints: endpoints.into(),
-                    reading,
+                    readability,
                     ports: ports.into(),
                 })
             });
@@ -214,7 +216,7 @@ pub(super) fn clusters() -> impl Strategy<Value = Cluster> {
             .chain(slices)
             .chain(pods)
             .collect();
-        Cluster { list, settings }
+        ArbitraryCluster { list, settings }
     })
 }
 
@@ -232,30 +234,44 @@ fn settings() -> impl Strategy<Value = ZoneSettings> {
     ]);
     let names = prop::sample::select(vec![EndpointNames::Address, EndpointNames::Pod]);
     let listed = prop::sample::select(vec![vec![], vec!["a"], vec!["a", "b"]]);
-    let odd = prop::sample::select(vec![OddEndpoints::Read, OddEndpoints::Passed]);
-    (domains, reverse, pods, names, odd, listed, addresses()).prop_map(
-        |(domains, reverse, pods, endpoint_names, odd_endpoints, listed, servers)| ZoneSettings {
-            cluster_domains: domains.into_iter().map(name).collect(),
-            reverse: reverse
-                .iter()
-                .map(|text| text.parse().expect("a network"))
-                .collect(),
-            pods,
-            endpoint_names,
-            odd_endpoints,
-            namespaces: listed.into_iter().map(String::from).collect(),
-            name_server_addresses: servers,
-            ..ZoneSettings::default()
-        },
+    let nonstandard = prop::sample::select(vec![
+        NonstandardEndpoints::Read,
+        NonstandardEndpoints::Passed,
+    ]);
+    (
+        domains,
+        reverse,
+        pods,
+        names,
+        nonstandard,
+        listed,
+        addresses(),
     )
+        .prop_map(
+            |(domains, reverse, pods, endpoint_names, nonstandard_endpoints, listed, servers)| {
+                ZoneSettings {
+                    cluster_domains: domains.into_iter().map(name).collect(),
+                    reverse: reverse
+                        .iter()
+                        .map(|text| text.parse().expect("a network"))
+                        .collect(),
+                    pods,
+                    endpoint_names,
+                    nonstandard_endpoints,
+                    namespaces: listed.into_iter().map(String::from).collect(),
+                    name_server_addresses: servers,
+                    ..ZoneSettings::default()
+                }
+            },
+        )
 }
 
 pub(super) fn word() -> impl Strategy<Value = String> {
     prop::sample::select(vec!["a", "b", "c", "d"]).prop_map(String::from)
 }
 
-pub(super) fn key() -> impl Strategy<Value = Key> {
-    (word(), word()).prop_map(|(namespace, name)| Key::new(namespace, name))
+pub(super) fn key() -> impl Strategy<Value = ObjectKey> {
+    (word(), word()).prop_map(|(namespace, name)| ObjectKey::new(namespace, name))
 }
 
 fn service() -> impl Strategy<Value = (ServiceKind, Vec<Port>)> {
@@ -274,7 +290,7 @@ fn service() -> impl Strategy<Value = (ServiceKind, Vec<Port>)> {
     (kind, ports())
 }
 
-fn slice() -> impl Strategy<Value = (String, Vec<Endpoint>, Vec<Port>, Reading)> {
+fn slice() -> impl Strategy<Value = (String, Vec<Endpoint>, Vec<Port>, SliceReadability)> {
     let endpoint = (
         address(),
         prop::option::of(word()),
@@ -288,12 +304,12 @@ fn slice() -> impl Strategy<Value = (String, Vec<Endpoint>, Vec<Port>, Reading)>
             zone: zone.map(Into::into),
         });
     let endpoints = prop::collection::vec(endpoint, 0..5);
-    let reading = prop_oneof![
-        8 => Just(Reading::Plain),
-        1 => Just(Reading::Odd),
-        1 => Just(Reading::Unreadable),
+    let readability = prop_oneof![
+        8 => Just(SliceReadability::Plain),
+        1 => Just(SliceReadability::Nonstandard),
+        1 => Just(SliceReadability::Unreadable),
     ];
-    (word(), endpoints, ports(), reading)
+    (word(), endpoints, ports(), readability)
 }
 
 fn ports() -> impl Strategy<Value = Vec<Port>> {

@@ -1,4 +1,4 @@
-//! Where the records of a model came from.
+//! Origins of records.
 
 use serde_json::{Value, json};
 
@@ -41,11 +41,11 @@ fn settings() -> ZoneSettings {
     }
 }
 
-/// The objects of each record of the answer.
+/// The origin of each record of the answer, as text.
 fn origins(settings: &ZoneSettings, question: &str, rtype: Rtype) -> Vec<String> {
     let objects = cluster();
     let model = model(&objects, settings);
-    let index = Index::of(objects, settings.clone(), 3);
+    let index = Index::from_objects(objects, settings.clone(), 3);
     let provenance = Provenance::new(&index);
     let records = match model.answer(&name(&absolute(question)), rtype) {
         Answer::Data { answer, additional } => [answer, additional].concat(),
@@ -54,15 +54,15 @@ fn origins(settings: &ZoneSettings, question: &str, rtype: Rtype) -> Vec<String>
     };
     records
         .iter()
-        .map(|record| match provenance.of(record) {
-            Origin::Objects(objects) => said(&objects),
+        .map(|record| match provenance.origin_of(record) {
+            Origin::Objects(objects) => objects_text(&objects),
             Origin::Settings => "settings".to_owned(),
-            Origin::Unknown => panic!("{record}: from nowhere"),
+            Origin::Unknown => panic!("{record} has no origin"),
         })
         .collect()
 }
 
-fn said(objects: &[ObjectRef]) -> String {
+fn objects_text(objects: &[ObjectRef]) -> String {
     let objects: Vec<_> = objects.iter().map(ToString::to_string).collect();
     objects.join(", ")
 }
@@ -86,10 +86,10 @@ fn records_of_services_and_endpoints() {
         ("two.db.default", Rtype::A, &[both]),
         ("172-0-0-3.db.default", Rtype::A, &[b]),
         ("one.db.default", Rtype::SRV, &[a, a]),
-        // The weight of a record is not that of one slice alone.
+        // The weight of a record differs from that of one slice alone.
         ("db.default", Rtype::SRV, &[a, both, b, a, both, b]),
         ("out.default", Rtype::A, &["Service default/out"]),
-        // Stored, and computed.
+        // Stored names, and a computed name.
         ("eu.pin._zone.db.default", Rtype::A, &[a, both]),
         ("eu.prefer._zone.db.default", Rtype::A, &[a, both]),
         ("us.prefer._zone.db.default", Rtype::A, &[a, both, b]),
@@ -103,7 +103,7 @@ fn records_of_services_and_endpoints() {
 }
 
 #[test]
-fn pointers_are_of_services_or_of_their_slices() {
+fn pointers_come_from_services_or_slices() {
     for (question, expected) in [
         ("1.0.0.10.in-addr.arpa.", "Service default/web"),
         (
@@ -121,7 +121,7 @@ fn pointers_are_of_services_or_of_their_slices() {
 }
 
 #[test]
-fn what_is_there_without_objects_is_of_the_settings() {
+fn records_without_objects_come_from_the_settings() {
     let settings = ZoneSettings {
         name_server_addresses: vec!["10.9.9.9".parse().unwrap()],
         ..settings()
@@ -142,7 +142,7 @@ fn what_is_there_without_objects_is_of_the_settings() {
 }
 
 #[test]
-fn names_of_pods_are_of_pods_or_of_namespaces() {
+fn pod_names_come_from_pods_or_namespaces() {
     let with = |pods| ZoneSettings { pods, ..settings() };
     let question = "10-1-0-1.default.pod.cluster.local.";
     for (pods, expected) in [
@@ -162,18 +162,18 @@ fn every_stored_record_has_an_origin_in_every_domain() {
     };
     let objects = cluster();
     let model = model(&objects, &settings);
-    let index = Index::of(objects, settings.clone(), 3);
+    let index = Index::from_objects(objects, settings.clone(), 3);
     let provenance = Provenance::new(&index);
     let mut seen = 0;
-    for (owner, node) in model.nodes() {
-        for rtype in node.types() {
+    for (owner, entry) in model.entries() {
+        for rtype in entry.types() {
             let records = match model.answer(owner, rtype) {
                 Answer::Data { answer, .. } => answer,
                 Answer::NoData { .. } => continue,
                 other => panic!("{owner} {rtype}: {other:?}"),
             };
             for record in records {
-                assert_ne!(provenance.of(&record), Origin::Unknown, "{record}");
+                assert_ne!(provenance.origin_of(&record), Origin::Unknown, "{record}");
                 seen += 1;
             }
         }
@@ -182,9 +182,9 @@ fn every_stored_record_has_an_origin_in_every_domain() {
 }
 
 #[test]
-fn a_record_that_no_object_makes_is_unknown() {
+fn a_record_that_no_object_makes_has_an_unknown_origin() {
     let (objects, settings) = (cluster(), settings());
-    let index = Index::of(objects, settings.clone(), 3);
+    let index = Index::from_objects(objects, settings.clone(), 3);
     let provenance = Provenance::new(&index);
     for (owner, address) in [
         ("web.default", [10, 0, 0, 2]),
@@ -197,16 +197,16 @@ fn a_record_that_no_object_makes_is_unknown() {
             ttl: 5,
             data: crate::zone::Rdata::A(address.into()),
         };
-        assert_eq!(provenance.of(&record), Origin::Unknown, "{record}");
+        assert_eq!(provenance.origin_of(&record), Origin::Unknown, "{record}");
     }
 }
 
 #[test]
-fn what_is_missing_is_said() {
+fn absence_is_explained() {
     let objects = cluster();
     let reason = |settings: &ZoneSettings, question: &str, rtype| {
-        Provenance::new(&Index::of(objects.clone(), settings.clone(), 3))
-            .why_empty(&name(&absolute(question)), rtype)
+        Provenance::new(&Index::from_objects(objects.clone(), settings.clone(), 3))
+            .reasons_for_absence(&name(&absolute(question)), rtype)
             .join("\n")
     };
     let settings = settings();
@@ -222,7 +222,7 @@ fn what_is_missing_is_said() {
         (
             "pod-0.default.pod.cluster.local.",
             Rtype::A,
-            "no address with dashes",
+            "not a dashed address",
         ),
         ("cluster.local.", Rtype::A, ""),
         ("example.org.", Rtype::A, ""),

@@ -1,4 +1,4 @@
-//! Label selectors, and what they leave of a cluster.
+//! Label selectors: parsing, matching and writing.
 
 use proptest::prelude::*;
 
@@ -13,7 +13,7 @@ fn labels(pairs: &[(&str, &str)]) -> Labels {
 }
 
 #[test]
-fn what_a_selector_selects() {
+fn a_selector_matches_labels_by_its_operators() {
     let web = labels(&[("app", "web"), ("example.org/tier", "front"), ("empty", "")]);
     for (text, selected) in [
         ("app=web", true),
@@ -54,14 +54,14 @@ fn what_a_selector_selects() {
 }
 
 #[test]
-fn what_is_no_selector() {
+fn invalid_selectors_are_rejected_with_a_reason() {
     let long = "a".repeat(64);
     for (text, reason) in [
-        ("", "a label's key is missing at the end"),
-        ("app=web,", "a label's key is missing at the end"),
-        (",app", "a label's key is missing before \",app\""),
-        ("=web", "a label's key is missing before \"=web\""),
-        ("!", "a label's key is missing at the end"),
+        ("", "a label key is missing at the end"),
+        ("app=web,", "a label key is missing at the end"),
+        (",app", "a label key is missing before \",app\""),
+        ("=web", "a label key is missing before \"=web\""),
+        ("!", "a label key is missing at the end"),
         (
             "app in",
             "a list of values in parentheses is missing at the end",
@@ -78,17 +78,17 @@ fn what_is_no_selector() {
             "app in (web) x",
             "a comma or the end is missing before \"x\"",
         ),
-        ("app web", "\"web\" is no operator"),
-        ("app>1", "\"app>1\" is no label's key"),
+        ("app web", "\"web\" is not an operator"),
+        ("app>1", "\"app>1\" is not a label key"),
         ("app=a b", "a comma or the end is missing before \"b\""),
         ("app=web=db", "a comma or the end is missing before \"=db\""),
-        ("app=-a", "\"-a\" is no label's value"),
-        ("a/b/c", "\"a/b/c\" is no label's key"),
-        ("/a", "\"/a\" is no label's key"),
-        ("A.b/c", "\"A.b/c\" is no label's key"),
-        (long.as_str(), "is no label's key"),
-        (&format!("a={long}"), "is no label's value"),
-        ("ä=a", "\"ä\" is no label's key"),
+        ("app=-a", "\"-a\" is not a label value"),
+        ("a/b/c", "\"a/b/c\" is not a label key"),
+        ("/a", "\"/a\" is not a label key"),
+        ("A.b/c", "\"A.b/c\" is not a label key"),
+        (long.as_str(), "is not a label key"),
+        (&format!("a={long}"), "is not a label value"),
+        ("ä=a", "\"ä\" is not a label key"),
     ] {
         let error = text.parse::<Selector>().expect_err(text).to_string();
         assert!(error.contains(reason), "{text}: {error}");
@@ -96,7 +96,7 @@ fn what_is_no_selector() {
     }
 }
 
-/// A selector's text, with as much and as little white space as is allowed.
+/// The text of a valid selector, with varying white space.
 fn selector_text() -> impl Strategy<Value = String> {
     let key = "([a-z][a-z0-9]{0,3}(\\.[a-z]{1,3})?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,4}[A-Za-z0-9])?";
     let value = "([A-Za-z0-9]([-_.A-Za-z0-9]{0,4}[A-Za-z0-9])?)?";
@@ -123,7 +123,7 @@ proptest! {
 }
 
 #[test]
-fn how_a_selector_is_written() {
+fn a_selector_is_written_in_its_shortest_form() {
     for (text, written) in [
         ("app == web", "app=web"),
         (" app != web , ! tier", "app!=web,!tier"),

@@ -1,18 +1,18 @@
-//! Names of services and endpoints: dns-rules.md, section 1, rules 1 and 3 to 6,
-//! and the zonal names of rule 10.
+//! Names of Services and endpoints (docs/naming.md, rules 1.1 and 1.3 to 1.6), and names by
+//! topology zone (rule 1.10).
 
 use serde_json::{Value, json};
 
 use crate::cluster::{EndpointNames, ZoneSettings};
 use crate::zone::{Model, Rtype};
 
-use super::{ask, default_model, model_with, say, service, slice};
+use super::{answer_text, ask, default_model, model_with, service, slice};
 
 fn http() -> Value {
     json!([{"name": "http", "port": 80}])
 }
 
-/// A ClusterIP service with an endpoint, and a headless one with three.
+/// A ClusterIP Service with one endpoint, and a headless Service with three.
 fn shop() -> Model {
     default_model(json!([
         service("web", json!({"clusterIP": "10.0.0.1", "ports": http()})),
@@ -50,7 +50,7 @@ fn rule_1_only_these_shapes_exist() {
         "west-a.pin._zone.db.default",
         "1-2-3-4.default.pod.cluster.local.",
     ] {
-        assert_ne!(say(&model, shape, Rtype::A), "NXDOMAIN", "{shape}");
+        assert_ne!(answer_text(&model, shape, Rtype::A), "NXDOMAIN", "{shape}");
     }
     for shape in [
         "other.cluster.local.",
@@ -67,10 +67,10 @@ fn rule_1_only_these_shapes_exist() {
         "x.1-2-3-4.default.pod.cluster.local.",
         "web.default.cluster.local.",
     ] {
-        assert_eq!(say(&model, shape, Rtype::A), "NXDOMAIN", "{shape}");
+        assert_eq!(answer_text(&model, shape, Rtype::A), "NXDOMAIN", "{shape}");
     }
-    assert_eq!(say(&model, "www.example.org.", Rtype::A), "NOT OURS");
-    assert_eq!(say(&model, "local.", Rtype::SOA), "NOT OURS");
+    assert_eq!(answer_text(&model, "www.example.org.", Rtype::A), "PASSES");
+    assert_eq!(answer_text(&model, "local.", Rtype::SOA), "PASSES");
 }
 
 #[test]
@@ -79,9 +79,12 @@ fn rule_3_a_cluster_ip_answers_without_endpoints() {
         "web",
         json!({"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1", "fd00::1"]})
     )]));
-    assert_eq!(say(&model, "web.default", Rtype::A), "A 10.0.0.1");
-    assert_eq!(say(&model, "web.default", Rtype::AAAA), "AAAA fd00::1");
-    assert_eq!(say(&model, "WEB.Default", Rtype::A), "A 10.0.0.1");
+    assert_eq!(answer_text(&model, "web.default", Rtype::A), "A 10.0.0.1");
+    assert_eq!(
+        answer_text(&model, "web.default", Rtype::AAAA),
+        "AAAA fd00::1"
+    );
+    assert_eq!(answer_text(&model, "WEB.Default", Rtype::A), "A 10.0.0.1");
 }
 
 #[test]
@@ -104,17 +107,17 @@ fn rule_3_a_headless_service_has_its_ready_addresses_once() {
         ),
     ]));
     assert_eq!(
-        say(&model, "db.default", Rtype::A),
+        answer_text(&model, "db.default", Rtype::A),
         "A 172.0.0.1, A 172.0.0.2"
     );
-    assert_eq!(say(&model, "db.default", Rtype::AAAA), "NODATA");
+    assert_eq!(answer_text(&model, "db.default", Rtype::AAAA), "NODATA");
     for name in [
         "idle.default",
         "172-0-0-3.idle.default",
         "_http._tcp.idle.default",
         "x.pin._zone.idle.default",
     ] {
-        assert_eq!(say(&model, name, Rtype::A), "NXDOMAIN", "{name}");
+        assert_eq!(answer_text(&model, name, Rtype::A), "NXDOMAIN", "{name}");
     }
 }
 
@@ -135,13 +138,13 @@ fn rule_4_ready_is_true_or_absent() {
         ),
     ]));
     assert_eq!(
-        say(&model, "db.default", Rtype::A),
+        answer_text(&model, "db.default", Rtype::A),
         "A 172.0.0.1, A 172.0.0.2, A 172.0.0.3"
     );
 }
 
 #[test]
-fn rule_5_what_an_endpoint_is_called() {
+fn rule_5_labels_of_endpoints() {
     let long = "p".repeat(64);
     let list = json!([
         service("web", json!({"clusterIP": "10.0.0.1"})),
@@ -175,12 +178,18 @@ fn rule_5_what_an_endpoint_is_called() {
         ("pod-2", "NXDOMAIN"),
     ] {
         assert_eq!(
-            say(&model, &format!("{endpoint}.web.default"), Rtype::A),
+            answer_text(&model, &format!("{endpoint}.web.default"), Rtype::A),
             data
         );
     }
-    assert_eq!(say(&model, "10--0.web.default", Rtype::AAAA), "AAAA 10::");
-    assert_eq!(say(&model, "10--1.web.default", Rtype::AAAA), "AAAA 10::1");
+    assert_eq!(
+        answer_text(&model, "10--0.web.default", Rtype::AAAA),
+        "AAAA 10::"
+    );
+    assert_eq!(
+        answer_text(&model, "10--1.web.default", Rtype::AAAA),
+        "AAAA 10::1"
+    );
 
     let model = named_by(EndpointNames::Pod);
     for (endpoint, data) in [
@@ -192,7 +201,7 @@ fn rule_5_what_an_endpoint_is_called() {
         ("172-0-0-4", "A 172.0.0.4"),
     ] {
         assert_eq!(
-            say(&model, &format!("{endpoint}.web.default"), Rtype::A),
+            answer_text(&model, &format!("{endpoint}.web.default"), Rtype::A),
             data
         );
     }
@@ -213,15 +222,15 @@ fn rule_6_srv_of_a_cluster_ip() {
     ]));
     let target = "web.default.svc.cluster.local.";
     assert_eq!(
-        say(&model, "_http._tcp.web.default", Rtype::SRV),
+        answer_text(&model, "_http._tcp.web.default", Rtype::SRV),
         format!("SRV 0 50 80 {target}")
     );
     assert_eq!(
-        say(&model, "_dns._udp.web.default", Rtype::SRV),
+        answer_text(&model, "_dns._udp.web.default", Rtype::SRV),
         format!("SRV 0 50 53 {target}")
     );
     assert_eq!(
-        say(&model, "web.default", Rtype::SRV),
+        answer_text(&model, "web.default", Rtype::SRV),
         format!("SRV 0 16 53 {target}, SRV 0 16 80 {target}, SRV 0 16 9000 {target}")
     );
     assert_eq!(
@@ -231,17 +240,17 @@ fn rule_6_srv_of_a_cluster_ip() {
             format!("{target} 5 IN AAAA fd00::1")
         ]
     );
-    // Three ports on one target: its two addresses are said once.
+    // Three ports of one target: its two addresses appear once.
     assert_eq!(ask(&model, target, Rtype::SRV).additional.len(), 2);
     assert_eq!(
-        say(&model, "_http._tcp.web.default", Rtype::A),
+        answer_text(&model, "_http._tcp.web.default", Rtype::A),
         "A 10.0.0.1"
     );
     assert_eq!(
-        say(&model, "_http._tcp.web.default", Rtype::AAAA),
+        answer_text(&model, "_http._tcp.web.default", Rtype::AAAA),
         "AAAA fd00::1"
     );
-    assert_eq!(say(&model, "bare.default", Rtype::SRV), "NODATA");
+    assert_eq!(answer_text(&model, "bare.default", Rtype::SRV), "NODATA");
 }
 
 #[test]
@@ -265,9 +274,9 @@ fn rule_6_srv_of_a_headless_service_and_its_endpoints() {
         ),
     ]));
     let below = |endpoint: &str| format!("{endpoint}.db.default.svc.cluster.local.");
-    // Four (address, port) pairs; the twin's two are one target.
+    // Four pairs of address and port; two of them share the target `twin`.
     assert_eq!(
-        say(&model, "_sql._tcp.db.default", Rtype::SRV),
+        answer_text(&model, "_sql._tcp.db.default", Rtype::SRV),
         format!(
             "SRV 0 25 5432 {}, SRV 0 25 5432 {}, SRV 0 25 5433 {}",
             below("twin"),
@@ -282,17 +291,20 @@ fn rule_6_srv_of_a_headless_service_and_its_endpoints() {
         4
     );
     assert_eq!(
-        say(&model, "twin.db.default", Rtype::SRV),
+        answer_text(&model, "twin.db.default", Rtype::SRV),
         format!("SRV 0 25 5432 {}", below("twin"))
     );
     assert_eq!(
-        say(&model, "_sql._tcp.db.default", Rtype::A),
+        answer_text(&model, "_sql._tcp.db.default", Rtype::A),
         "A 172.0.0.1, A 172.0.0.2, A 172.0.0.3, A 172.0.0.4"
     );
-    // A port without a number: addresses, but nothing a SRV could say.
-    assert_eq!(say(&model, "_any._tcp.db.default", Rtype::SRV), "NODATA");
+    // A port without a number has addresses, but no SRV record.
     assert_eq!(
-        say(&model, "_any._tcp.db.default", Rtype::A),
+        answer_text(&model, "_any._tcp.db.default", Rtype::SRV),
+        "NODATA"
+    );
+    assert_eq!(
+        answer_text(&model, "_any._tcp.db.default", Rtype::A),
         "A 172.0.0.1, A 172.0.0.2, A 172.0.0.3"
     );
 }
@@ -306,7 +318,7 @@ fn rule_6_weights_never_reach_zero() {
         service("db", json!({"clusterIP": "None"})),
         slice("a", "db", json!(endpoints), http()),
     ]));
-    let all = say(&model, "_http._tcp.db.default", Rtype::SRV);
+    let all = answer_text(&model, "_http._tcp.db.default", Rtype::SRV);
     assert_eq!(all.matches("SRV 0 1 80 ").count(), 120);
 }
 
@@ -317,7 +329,7 @@ fn rule_6_two_services_of_one_ip_keep_their_names_apart() {
         service("b", json!({"clusterIP": "10.0.0.1", "ports": http()})),
     ]));
     assert_eq!(
-        say(&model, "b.default", Rtype::SRV),
+        answer_text(&model, "b.default", Rtype::SRV),
         "SRV 0 100 80 b.default.svc.cluster.local."
     );
 }
@@ -325,7 +337,7 @@ fn rule_6_two_services_of_one_ip_keep_their_names_apart() {
 #[test]
 fn rule_10_zonal_names() {
     let model = shop();
-    let zonal = |question: &str, rtype| say(&model, &format!("{question}.default"), rtype);
+    let zonal = |question: &str, rtype| answer_text(&model, &format!("{question}.default"), rtype);
     for (question, data) in [
         ("west-a.pin._zone.db", "A 172.0.0.1"),
         ("west-b.pin._zone.db", "A 172.0.0.2, A 172.0.0.3"),

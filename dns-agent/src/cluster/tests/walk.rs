@@ -1,4 +1,4 @@
-//! Names in order, a few at a time: all that there are, each once.
+//! Walks return every name once, in order.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,13 +6,13 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use crate::cluster::{Index, PodMode, View, WalkPosition, ZoneSettings};
-use crate::zone::{Answer, Model, Name, Node, Rtype, ZoneData};
+use crate::zone::{Answer, Model, Name, NameEntry, Rtype, ZoneData};
 
 use super::properties::clusters;
 use super::{objects, service};
 
-/// The names of a zone, or of none, in the order of a walk.
-fn walked(view: &View<'_>, zone: Option<usize>) -> Vec<(Name, Arc<Node>)> {
+/// The names of a zone, or of names in no zone, in the order of a walk.
+fn walk_zone(view: &View<'_>, zone: Option<usize>) -> Vec<(Name, Arc<NameEntry>)> {
     let mut all = Vec::new();
     let mut at = match zone {
         Some(_) => WalkPosition::START,
@@ -25,18 +25,18 @@ fn walked(view: &View<'_>, zone: Option<usize>) -> Vec<(Name, Arc<Node>)> {
     all
 }
 
-/// Holds walks to what is visited.
-fn check(index: &Index) {
+/// Checks that the walks of all zones together return the names that `visit` visits.
+fn assert_walk_is_complete(index: &Index) {
     let view = index.view();
-    let model = Model::of(&view);
+    let model = Model::from_zone_data(&view);
     let mut seen = BTreeMap::new();
     let zones = (0..view.zones().len()).map(Some);
     for zone in zones.chain([None]) {
-        let names = walked(&view, zone);
-        for (at, (name, node)) in names.iter().enumerate() {
+        let names = walk_zone(&view, zone);
+        for (at, (name, entry)) in names.iter().enumerate() {
             assert_eq!(view.zone_of(name), zone, "{name}");
-            let before = seen.insert(name.clone(), node.clone());
-            assert!(before.is_none(), "{name} is there twice");
+            let before = seen.insert(name.clone(), entry.clone());
+            assert!(before.is_none(), "{name} is returned twice");
             let first_below = names
                 .iter()
                 .position(|(other, _)| other.is_at_or_below(name));
@@ -47,9 +47,9 @@ fn check(index: &Index) {
             );
         }
     }
-    let visited: BTreeMap<Name, Arc<Node>> = model
-        .nodes()
-        .map(|(name, node)| (name.clone(), Arc::new(node.clone())))
+    let visited: BTreeMap<Name, Arc<NameEntry>> = model
+        .entries()
+        .map(|(name, entry)| (name.clone(), Arc::new(entry.clone())))
         .collect();
     assert_eq!(seen, visited);
 }
@@ -58,18 +58,18 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
-    fn a_walk_shows_each_name_once(cluster in clusters()) {
+    fn a_walk_returns_each_name_once(cluster in clusters()) {
         let mut index = Index::new(cluster.settings.clone(), 7);
         for object in cluster.list {
-            index.apply(super::changes::feed(&object), object);
+            index.apply_object(super::changes::feed_of(&object), object);
         }
-        index.complete();
-        check(&index);
+        index.mark_complete();
+        assert_walk_is_complete(&index);
     }
 }
 
 #[test]
-fn a_walk_goes_through_zones_in_zones() {
+fn a_walk_goes_through_nested_zones() {
     let list = serde_json::json!([
         service(
             "web",
@@ -94,9 +94,9 @@ fn a_walk_goes_through_zones_in_zones() {
         pods: PodMode::Verified,
         ..ZoneSettings::default()
     };
-    let index = Index::of(objects(list), settings, 7);
-    check(&index);
-    // A zone in a zone has its SOA, whatever is below it.
+    let index = Index::from_objects(objects(list), settings, 7);
+    assert_walk_is_complete(&index);
+    // A nested zone has its own SOA record.
     let inner = index
         .view()
         .answer(&super::name("1.10.in-addr.arpa"), Rtype::SOA);

@@ -1,4 +1,5 @@
-//! Addresses: of servers that are asked, of this node, and those that are listened on or answered for.
+//! Settings that are addresses: served addresses, upstream servers, node addresses, listening
+//! addresses.
 
 use std::{
     fmt,
@@ -8,14 +9,14 @@ use std::{
 
 use nix::net::if_::{Interface as NetworkInterface, if_nameindex};
 
-/// The port of DNS, RFC 1035 section 4.2.
+/// The port of DNS (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
 
-/// An address that the kernel answers for, port 53 unless given.
+/// An address whose queries the kernel answers, by default at port 53.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Server(pub SocketAddr);
+pub struct ServedAddress(pub SocketAddr);
 
-impl FromStr for Server {
+impl FromStr for ServedAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -32,12 +33,12 @@ impl FromStr for Server {
                 ));
             }
         };
-        single_server(text, address).map(Server)
+        require_single_server(text, address).map(ServedAddress)
     }
 }
 
-/// The address of a DNS server that is asked, port 53 unless given. A link-local IPv6 address stands
-/// with its interface (RFC 4007 section 11): `fe80::1%eth0`, `[fe80::1%eth0]:53`.
+/// The address of a DNS server that the agent queries, by default at port 53. A link-local IPv6
+/// address needs its interface (RFC 4007 section 11): `fe80::1%eth0`, `[fe80::1%eth0]:53`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upstream(pub SocketAddr);
 
@@ -45,16 +46,16 @@ impl FromStr for Upstream {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let address = with_interface(text, Some(DNS_PORT))?.ok_or_else(|| {
+        let address = parse_with_interface(text, Some(DNS_PORT))?.ok_or_else(|| {
             format!(
                 "{text:?} is not a server's address: give IP or IP:PORT, such as 10.96.0.10, fd00::a, [fd00::a]:53 or fe80::1%eth0"
             )
         })?;
-        single_server(text, address).map(Upstream)
+        require_single_server(text, address).map(Upstream)
     }
 }
 
-fn single_server(text: &str, address: SocketAddr) -> Result<SocketAddr, String> {
+fn require_single_server(text: &str, address: SocketAddr) -> Result<SocketAddr, String> {
     if address.ip().is_unspecified() || address.port() == 0 {
         return Err(format!(
             "{text:?} stands for no single server: give its own address and port"
@@ -63,11 +64,11 @@ fn single_server(text: &str, address: SocketAddr) -> Result<SocketAddr, String> 
     Ok(address)
 }
 
-/// Reads an address and a port, which is `port` unless given. `Ok(None)`: the text is no address.
+/// Parses an address and a port, which defaults to `port`. `Ok(None)`: the text is no address.
 ///
 /// # Errors
-/// When the interface is missing, or not there.
-fn with_interface(text: &str, port: Option<u16>) -> Result<Option<SocketAddr>, String> {
+/// When the interface is missing or doesn't exist.
+fn parse_with_interface(text: &str, port: Option<u16>) -> Result<Option<SocketAddr>, String> {
     let (address, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, "")) => (address, port),
         Some((address, behind)) => {
@@ -95,17 +96,17 @@ fn with_interface(text: &str, port: Option<u16>) -> Result<Option<SocketAddr>, S
     let scope = match (address.is_unicast_link_local(), interface) {
         (true, Some(interface)) => interface_index(interface).ok_or_else(|| {
             format!(
-                "{text:?}: no interface is called {interface:?} at the moment, so the server can't be asked: give one of `ip link`, and start the agent when it is there"
+                "{text:?}: no interface is called {interface:?} at the moment, so the server can't be queried: give an interface that `ip link` shows, and start the agent when it exists"
             )
         })?,
         (true, None) => {
             return Err(format!(
-                "{text:?} is a link-local address, which means another host on each interface: give the interface too, as in {address}%eth0 or [{address}%eth0]:{port}"
+                "{text:?} is a link-local address, which is valid on one interface only: give the interface too, as in {address}%eth0 or [{address}%eth0]:{port}"
             ));
         }
         (false, Some(interface)) => {
             return Err(format!(
-                "{text:?}: only link-local addresses have an interface: leave %{interface} out"
+                "{text:?}: only link-local addresses take an interface: leave %{interface} out"
             ));
         }
         (false, None) => 0,
@@ -113,15 +114,15 @@ fn with_interface(text: &str, port: Option<u16>) -> Result<Option<SocketAddr>, S
     Ok(Some(SocketAddrV6::new(address, port, 0, scope).into()))
 }
 
-/// The index of an interface that is there, by its name or as it is.
+/// The index of an existing interface, given by its name or index.
 fn interface_index(interface: &str) -> Option<u32> {
     let interfaces = if_nameindex().ok()?;
     let mut interfaces = interfaces.iter();
     let number: Option<u32> = interface.parse().ok();
-    let is_it = |known: &&NetworkInterface| {
-        known.name().to_bytes() == interface.as_bytes() || Some(known.index()) == number
+    let is_meant = |existing: &&NetworkInterface| {
+        existing.name().to_bytes() == interface.as_bytes() || Some(existing.index()) == number
     };
-    interfaces.find(is_it).map(NetworkInterface::index)
+    interfaces.find(is_meant).map(NetworkInterface::index)
 }
 
 /// An address of this node.
@@ -141,16 +142,16 @@ impl FromStr for NodeIp {
     }
 }
 
-/// An address and port to listen on; port 0 lets the system choose.
+/// An address and port to listen on. With port 0 the system chooses a free port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Socket(pub SocketAddr);
+pub struct ListenAddress(pub SocketAddr);
 
-impl FromStr for Socket {
+impl FromStr for ListenAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match with_interface(text, None)? {
-            Some(address) => Ok(Socket(address)),
+        match parse_with_interface(text, None)? {
+            Some(address) => Ok(ListenAddress(address)),
             None => Err(format!(
                 "{text:?} is not an address and port: give IP:PORT, such as 127.0.0.1:53 or [::1]:53"
             )),
@@ -158,7 +159,7 @@ impl FromStr for Socket {
     }
 }
 
-impl fmt::Display for Socket {
+impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

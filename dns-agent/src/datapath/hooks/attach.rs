@@ -1,4 +1,4 @@
-//! Putting one program on one device, or in the place of one that an agent before left there.
+//! Attaches one program to one device, or replaces the program that an earlier agent left there.
 
 use std::{io, path::PathBuf};
 
@@ -14,34 +14,35 @@ use aya::programs::{
 };
 use dns_common::outcomes::Hook;
 
-use super::{AttachedStatus, program_on};
+use super::{AttachedStatus, program_for};
 use crate::{
-    config::Hook as Choice,
+    config::HookChoice as Choice,
     datapath::{
-        interfaces::{Device, Filter},
-        object::{Object, Program},
-        pins::{self, HeldLink, Mode, Pin, Pins},
+        interfaces::{Device, TcFilter},
+        pins::{self, AttachMode, HeldLink, Pin, Pins},
+        program::{EbpfObject, HookProgram},
     },
 };
 
-/// The filter's place before tcx: it runs first.
+/// The priority of the tc filter on kernels without tcx. Filters with the lowest number run first.
 const PRIORITY: u16 = 1;
 
-/// A program on a device.
-pub(super) struct Attached {
+/// A program attached to a device.
+pub(super) struct Attachment {
     pub(super) status: AttachedStatus,
-    pub(super) program: Program,
+    pub(super) program: HookProgram,
     link: Link,
 }
 
-/// What holds a program on its device.
+/// The link that keeps a program attached.
 enum Link {
-    /// It goes with this process.
+    /// An XDP link, detached when this process ends.
     Xdp(XdpLink),
-    /// It goes with this process; a filter when it is taken off.
+    /// A tcx link, detached when this process ends; or a clsact filter, which stays until it is
+    /// removed.
     Tc(SchedClassifierLink),
-    /// It stays until its pin is removed. It is held as well, so that it outlives the BPF file system,
-    /// and can be pinned again.
+    /// A pinned link, detached when its pin is removed. The descriptor keeps it attached when the
+    /// BPF file system is unmounted, so that it can be pinned again.
     Pinned(Box<Pinned>),
 }
 
@@ -52,26 +53,26 @@ struct Pinned {
     path: PathBuf,
 }
 
-/// Where links are pinned, and whether they stay so.
+/// What to do with the pins of links.
 #[derive(Clone, Copy)]
 pub(super) enum Pinning<'a> {
-    /// Links go with this process, those that were pinned before as well.
-    Released(&'a Pins),
-    /// Links stay.
-    Kept(&'a Pins),
-    /// There is nowhere to pin.
-    Nowhere,
+    /// Remove the pins of earlier agents' links, so that all links end with this process.
+    Unpin(&'a Pins),
+    /// Pin the links, so that they outlive this process.
+    Pin(&'a Pins),
+    /// Links can't be pinned.
+    Unavailable,
 }
 
-impl Attached {
-    /// Attaches what is right for a device. An agent's program that is there already is replaced by
-    /// ours at one stroke: no packet sees none of them.
+impl Attachment {
+    /// Attaches the right program to a device. The program of an earlier agent is replaced
+    /// atomically, so every packet meets one of the two.
     pub(super) fn new(
-        object: &mut Object,
+        object: &mut EbpfObject,
         device: &Device,
         choice: Choice,
         pinning: Pinning<'_>,
-    ) -> anyhow::Result<Attached> {
+    ) -> anyhow::Result<Attachment> {
         if !device.is_ethernet {
             bail!("its packets have no Ethernet header");
         }
@@ -79,19 +80,19 @@ impl Attached {
         for &(mode, _) in modes {
             let pin = pin(mode, device);
             if let Some(left) = pinning.pins().and_then(|pins| pins.find(pin)) {
-                return Attached::take_over(object, device, pin, left, pinning);
+                return Attachment::take_over(object, device, pin, left, pinning);
             }
         }
         if let Some(pins) = pinning.pins() {
-            // What is pinned there otherwise is in the way.
-            pins.keep(|pin| pin.index != device.index)?;
+            // Links pinned in another mode would be in the way.
+            pins.remove_all_except(|pin| pin.device != device.index)?;
         }
         let mut refused: Option<anyhow::Error> = None;
         for &(mode, why) in modes {
             let reason = match (&refused, why) {
                 (Some(error), _) => Some(format!(
                     "native XDP was refused: {error:#}; {}",
-                    why_refused(device)
+                    likely_refusal(device)
                 )),
                 (None, why) => why.map(str::to_owned),
             };
@@ -100,55 +101,63 @@ impl Attached {
                 Hook::Xdp => attach_xdp(object, device, mode, pinning),
             };
             match attached {
-                Ok(attached) => return Ok(attached.because(reason)),
+                Ok(attached) => return Ok(attached.with_reason(reason)),
                 Err(error) => refused = Some(error),
             }
         }
-        Err(refused.unwrap_or_else(|| anyhow!("there is no way to attach to it")))
+        Err(refused.unwrap_or_else(|| anyhow!("no attach mode is left to try")))
     }
 
-    /// Puts our program in the place of the one that a pinned link holds.
+    /// Replaces the program of a pinned link by this agent's.
     fn take_over(
-        object: &mut Object,
+        object: &mut EbpfObject,
         device: &Device,
         pin: Pin,
         left: PinnedLink,
         pinning: Pinning<'_>,
-    ) -> anyhow::Result<Attached> {
+    ) -> anyhow::Result<Attachment> {
         let hook = pin.mode.hook();
-        let program = program_on(device, hook);
+        let program = program_for(device, hook);
         let left = match pinning {
-            Pinning::Released(_) => left.unpin()?,
-            Pinning::Kept(_) | Pinning::Nowhere => FdLink::from(left),
+            Pinning::Unpin(_) => left.unpin()?,
+            Pinning::Pin(_) | Pinning::Unavailable => FdLink::from(left),
         };
         let link = match hook {
-            Hook::Tc => replace_tc(object.tc(program.name())?, left.try_into()?).map(Link::from),
-            Hook::Xdp => replace_xdp(object.xdp(program.name())?, left.try_into()?).map(Link::from),
+            Hook::Tc => {
+                replace_tc(object.loaded_tc(program.name())?, left.try_into()?).map(Link::from)
+            }
+            Hook::Xdp => {
+                replace_xdp(object.loaded_xdp(program.name())?, left.try_into()?).map(Link::from)
+            }
         };
         let link = link.context("taking over the link that was pinned")?;
         let link = match pinning {
-            // The pin is still there.
-            Pinning::Kept(pins) => {
+            // The pin still exists.
+            Pinning::Pin(pins) => {
                 let path = pins.path(pin);
                 Link::pinned(PinnedLink::from_pin(&path)?, path)?
             }
-            Pinning::Released(_) | Pinning::Nowhere => link,
+            Pinning::Unpin(_) | Pinning::Unavailable => link,
         };
-        let reason = "taken over from the agent before".to_owned();
-        Ok(Attached::of(device, program, pin.mode.name(), link).because(Some(reason)))
+        let reason = "taken over from an earlier agent".to_owned();
+        Ok(Attachment::with_link(device, program, pin.mode.name(), link).with_reason(Some(reason)))
     }
 
-    /// Puts another object's program in the place of this one.
-    pub(super) fn replaced(self, object: &mut Object) -> anyhow::Result<Attached> {
+    /// Replaces the program by the same one of another object.
+    pub(super) fn replaced(self, object: &mut EbpfObject) -> anyhow::Result<Attachment> {
         let name = self.program.name();
         let link = match self.link {
-            Link::Xdp(link) => replace_xdp(object.xdp(name)?, link)?.into(),
-            Link::Tc(link) => replace_tc(object.tc(name)?, link)?.into(),
+            Link::Xdp(link) => replace_xdp(object.loaded_xdp(name)?, link)?.into(),
+            Link::Tc(link) => replace_tc(object.loaded_tc(name)?, link)?.into(),
             Link::Pinned(pinned) => {
                 let Pinned { link, held, path } = *pinned;
                 let replaced: FdLink = match self.program.hook() {
-                    Hook::Tc => replace_tc(object.tc(name)?, link.try_into()?)?.try_into()?,
-                    Hook::Xdp => replace_xdp(object.xdp(name)?, link.try_into()?)?.try_into()?,
+                    Hook::Tc => {
+                        replace_tc(object.loaded_tc(name)?, link.try_into()?)?.try_into()?
+                    }
+                    Hook::Xdp => {
+                        replace_xdp(object.loaded_xdp(name)?, link.try_into()?)?.try_into()?
+                    }
                 };
                 Link::Pinned(Box::new(Pinned {
                     link: replaced,
@@ -157,10 +166,10 @@ impl Attached {
                 }))
             }
         };
-        Ok(Attached { link, ..self })
+        Ok(Attachment { link, ..self })
     }
 
-    /// Pins the link again where it is to be pinned and is not.
+    /// Pins a link again that should be pinned and isn't.
     pub(super) fn repin(&mut self, pins: &Pins) -> anyhow::Result<()> {
         let Link::Pinned(pinned) = &self.link else {
             return Ok(());
@@ -169,7 +178,7 @@ impl Attached {
         self.status.outlives = repinned.is_ok();
         if repinned? {
             tracing::warn!(
-                "{}: the pin {} was gone or replaced, and is there again",
+                "{}: the pin {} was removed or replaced, and has been restored",
                 self.status.interface,
                 pinned.path.display()
             );
@@ -177,42 +186,47 @@ impl Attached {
         Ok(())
     }
 
-    /// Notes that the link goes with this process: there is nowhere to pin it.
-    pub(super) fn is_not_pinned(&mut self) {
+    /// Records that the link ends with this process, because it can't be pinned.
+    pub(super) fn mark_unpinned(&mut self) {
         if let Link::Pinned(_) = &self.link {
             self.status.outlives = false;
         }
     }
 
-    /// Takes the program off.
-    pub(super) fn take_off(self) -> io::Result<()> {
+    /// Detaches the program.
+    pub(super) fn detach(self) -> io::Result<()> {
         match self.link {
-            Link::Pinned(pinned) => pins::remove(&pinned.path),
+            Link::Pinned(pinned) => pins::remove_pin(&pinned.path),
             Link::Xdp(_) | Link::Tc(_) => Ok(()),
         }
     }
 
-    /// Leaves the program where it is, as far as that can be.
-    pub(super) fn leave(self) {
+    /// Leaves a pinned link or a filter attached. Other links end when they are dropped.
+    pub(super) fn keep_attached(self) {
         match self.link {
             Link::Tc(link) if is_filter(&link) => std::mem::forget(link),
             Link::Pinned(..) | Link::Tc(_) | Link::Xdp(_) => {}
         }
     }
 
-    /// Says why it is so, if there is a reason.
-    fn because(mut self, reason: Option<String>) -> Attached {
+    /// Sets the reason in the status, if there is one.
+    fn with_reason(mut self, reason: Option<String>) -> Attachment {
         self.status.reason = reason.or(self.status.reason);
         self
     }
 
-    fn of(device: &Device, program: Program, mode: &'static str, link: Link) -> Attached {
+    fn with_link(
+        device: &Device,
+        program: HookProgram,
+        mode: &'static str,
+        link: Link,
+    ) -> Attachment {
         let outlives = match &link {
             Link::Pinned(..) => true,
             Link::Tc(link) => is_filter(link),
             Link::Xdp(_) => false,
         };
-        Attached {
+        Attachment {
             status: AttachedStatus {
                 interface: device.name.clone(),
                 index: device.index,
@@ -229,9 +243,9 @@ impl Attached {
 }
 
 impl Link {
-    /// A link that has just been pinned.
+    /// Wraps a link that has just been pinned at `path`.
     fn pinned(link: PinnedLink, path: PathBuf) -> io::Result<Link> {
-        let held = HeldLink::of(&path)?;
+        let held = HeldLink::open_pinned(&path)?;
         let link = link.into();
         Ok(Link::Pinned(Box::new(Pinned { link, held, path })))
     }
@@ -252,42 +266,48 @@ impl From<SchedClassifierLink> for Link {
 impl Pinning<'_> {
     fn pins(&self) -> Option<&Pins> {
         match self {
-            Pinning::Released(pins) | Pinning::Kept(pins) => Some(pins),
-            Pinning::Nowhere => None,
+            Pinning::Unpin(pins) | Pinning::Pin(pins) => Some(pins),
+            Pinning::Unavailable => None,
         }
     }
 
-    /// Where a new link is pinned.
-    fn kept(&self) -> Option<&Pins> {
+    /// Where to pin a new link; `None` if it is not to be pinned.
+    fn pins_for_new_links(&self) -> Option<&Pins> {
         match self {
-            Pinning::Kept(pins) => Some(pins),
-            Pinning::Released(_) | Pinning::Nowhere => None,
+            Pinning::Pin(pins) => Some(pins),
+            Pinning::Unpin(_) | Pinning::Unavailable => None,
         }
     }
 }
 
-/// Whether a filter is an agent's.
-fn is_ours(filter: &Filter) -> bool {
-    is_our_name(&filter.name)
+/// Whether a filter belongs to an agent.
+fn is_agents_filter(filter: &TcFilter) -> bool {
+    is_agents_name(&filter.name)
 }
 
-/// Whether filters of this name are an agent's.
-pub(in crate::datapath) fn is_our_name(name: &str) -> bool {
-    Program::ALL.iter().any(|program| program.name() == name)
+/// Whether a filter of this name belongs to an agent.
+pub(in crate::datapath) fn is_agents_name(name: &str) -> bool {
+    HookProgram::ALL
+        .iter()
+        .any(|program| program.name() == name)
 }
 
-/// Removes the filters that an agent left on a device, on a kernel before tcx. Says their names; there
-/// may be none.
+/// Removes the filters that an agent left on a device, on a kernel without tcx. Returns their
+/// names.
 pub(in crate::datapath) fn remove_filters(device: &Device) -> anyhow::Result<Vec<String>> {
     let mut names = Vec::new();
-    for filter in device.filters.iter().filter(|filter| is_ours(filter)) {
+    for filter in device
+        .ingress_filters
+        .iter()
+        .filter(|filter| is_agents_filter(filter))
+    {
         let removed = qdisc_detach_program(&device.name, TcAttachType::Ingress, &filter.name);
         match removed {
             Ok(()) => names.push(filter.name.clone()),
             Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 return Err(error).with_context(|| {
-                    format!("taking the filter {} off {}", filter.name, device.name)
+                    format!("removing the filter {} from {}", filter.name, device.name)
                 });
             }
         }
@@ -295,42 +315,47 @@ pub(in crate::datapath) fn remove_filters(device: &Device) -> anyhow::Result<Vec
     Ok(names)
 }
 
-/// What a driver may have against XDP: what it says goes to the kernel's log, at best.
-fn why_refused(device: &Device) -> String {
+/// Likely reasons why a driver refused XDP. Drivers report the actual one only in the kernel's log,
+/// if at all.
+fn likely_refusal(device: &Device) -> String {
     let [receiving, sending] = device.queues;
     let driver = device.driver().unwrap_or_else(|| "no driver".to_owned());
     format!(
-        "{driver}, an MTU of {}, {receiving} receive and {sending} transmit queues: drivers refuse it for want of support, \
-         for packets longer than a page or for want of queues, about one for each CPU",
+        "{driver}, an MTU of {}, {receiving} receive and {sending} transmit queues: drivers refuse native XDP when they don't \
+         support it, when packets are longer than a page, or when there are fewer queues than about one for each CPU",
         device.mtu
     )
 }
 
-/// The ways to attach, best first, each with the reason why it is not another one.
-pub(super) fn modes(device: &Device, choice: Choice) -> &'static [(Mode, Option<&'static str>)] {
+/// The modes to try, best first, each with the reason why a better one isn't tried.
+pub(super) fn modes(
+    device: &Device,
+    choice: Choice,
+) -> &'static [(AttachMode, Option<&'static str>)] {
     match choice {
-        Choice::Tc => &[(Mode::Tcx, None)],
-        Choice::Auto if device.is_veth => &[(Mode::Tcx, None)],
+        Choice::Tc => &[(AttachMode::Tcx, None)],
+        Choice::Auto if device.is_veth => &[(AttachMode::Tcx, None)],
         // An answer sent by native XDP is lost at a peer that runs no XDP program.
-        Choice::Xdp if device.is_veth => {
-            &[(Mode::Generic, Some("a veth loses native XDP's answers"))]
-        }
-        Choice::XdpGeneric => &[(Mode::Generic, None)],
-        Choice::Auto | Choice::Xdp => &[(Mode::Native, None), (Mode::Generic, None)],
+        Choice::Xdp if device.is_veth => &[(
+            AttachMode::Generic,
+            Some("a veth loses native XDP's answers"),
+        )],
+        Choice::XdpGeneric => &[(AttachMode::Generic, None)],
+        Choice::Auto | Choice::Xdp => &[(AttachMode::Native, None), (AttachMode::Generic, None)],
     }
 }
 
 fn attach_xdp(
-    object: &mut Object,
+    object: &mut EbpfObject,
     device: &Device,
-    mode: Mode,
+    mode: AttachMode,
     pinning: Pinning<'_>,
-) -> anyhow::Result<Attached> {
-    let program = program_on(device, Hook::Xdp);
-    let xdp = object.xdp(program.name())?;
+) -> anyhow::Result<Attachment> {
+    let program = program_for(device, Hook::Xdp);
+    let xdp = object.loaded_xdp(program.name())?;
     let flags = match mode {
-        Mode::Generic => XdpMode::Skb,
-        Mode::Native | Mode::Tcx => XdpMode::Driver,
+        AttachMode::Generic => XdpMode::Skb,
+        AttachMode::Native | AttachMode::Tcx => XdpMode::Driver,
     };
     let attach = || -> anyhow::Result<XdpLink> {
         let id = xdp
@@ -338,35 +363,40 @@ fn attach_xdp(
             .with_context(|| format!("attaching {} to {}", program.name(), device.name))?;
         Ok(xdp.take_link(id)?)
     };
-    let (link, reason) = hold(attach, pinning, pin(mode, device))?;
-    Ok(Attached::of(device, program, mode.name(), link).because(reason))
+    let (link, reason) = attach_and_pin(attach, pinning, pin(mode, device))?;
+    Ok(Attachment::with_link(device, program, mode.name(), link).with_reason(reason))
 }
 
 fn attach_tc(
-    object: &mut Object,
+    object: &mut EbpfObject,
     device: &Device,
     pinning: Pinning<'_>,
-) -> anyhow::Result<Attached> {
-    let program = program_on(device, Hook::Tc);
-    let tc = object.tc(program.name())?;
-    let by_tcx = hold(|| attach_tcx(tc, device), pinning, pin(Mode::Tcx, device));
+) -> anyhow::Result<Attachment> {
+    let program = program_for(device, Hook::Tc);
+    let tc = object.loaded_tc(program.name())?;
+    let by_tcx = attach_and_pin(
+        || attach_tcx(tc, device),
+        pinning,
+        pin(AttachMode::Tcx, device),
+    );
     let tcx = match by_tcx {
         Ok((link, reason)) => {
-            let attached = Attached::of(device, program, Mode::Tcx.name(), link);
-            return Ok(attached.because(reason));
+            let attached = Attachment::with_link(device, program, AttachMode::Tcx.name(), link);
+            return Ok(attached.with_reason(reason));
         }
         Err(tcx) => tcx,
     };
     let link = attach_filter(tc, device)
         .map_err(|clsact| anyhow!("by tcx: {tcx:#}; by clsact: {clsact:#}"))?;
     let reason = format!("tcx was refused: {tcx:#}");
-    Ok(Attached::of(device, program, "clsact", Link::Tc(link)).because(Some(reason)))
+    Ok(Attachment::with_link(device, program, "clsact", Link::Tc(link)).with_reason(Some(reason)))
 }
 
-/// Attaches, and pins if links are to stay. What can't be pinned is off then: it is attached once more,
-/// to go with this process, with the reason. Where aya attaches by netlink, for want of links, that
-/// takes the place of the first.
-fn hold<L>(
+/// Attaches, and pins the link if links are to be pinned. A link that can't be pinned is dropped
+/// and so detached; the program is then attached again without a pin, and the reason is returned.
+/// Where aya attaches by netlink because the kernel has no such links, the second attachment
+/// replaces the first.
+fn attach_and_pin<L>(
     mut attach: impl FnMut() -> anyhow::Result<L>,
     pinning: Pinning<'_>,
     pin: Pin,
@@ -376,7 +406,7 @@ where
     FdLink: TryFrom<L>,
 {
     let link = attach()?;
-    let Some(pins) = pinning.kept() else {
+    let Some(pins) = pinning.pins_for_new_links() else {
         return Ok((link.into(), None));
     };
     let path = pins.path(pin);
@@ -396,18 +426,21 @@ fn attach_tcx(tc: &mut SchedClassifier, device: &Device) -> anyhow::Result<Sched
     Ok(tc.take_link(id)?)
 }
 
-/// Before Linux 6.6 there is no tcx. The filter gets the highest priority, so it runs first.
+/// Attaches by a clsact filter, for kernels without tcx (before Linux 6.6). The filter runs first.
 fn attach_filter(tc: &mut SchedClassifier, device: &Device) -> anyhow::Result<SchedClassifierLink> {
-    // It may be there already, ours from an earlier run or somebody else's; either will do, and if
-    // it is not there the next step says so.
+    // An existing clsact qdisc will do, whoever added it. If it can't be added, attaching fails
+    // below.
     let _ = qdisc_add_clsact(&device.name);
-    let mut ours = device.filters.iter().filter(|filter| is_ours(filter));
-    if let Some(left) = ours.next() {
+    let mut own_filters = device
+        .ingress_filters
+        .iter()
+        .filter(|filter| is_agents_filter(filter));
+    if let Some(left) = own_filters.next() {
         let ingress = TcAttachType::Ingress;
         let handle = left.handle.into();
         let left =
             SchedClassifierLink::attached(&device.name, ingress, left.priority, handle, None)?;
-        // One that is gone meanwhile can't be replaced.
+        // Fails if the filter has been removed meanwhile.
         if let Ok(link) = replace_tc(tc, left) {
             return Ok(link);
         }
@@ -437,14 +470,14 @@ fn replace_xdp(xdp: &mut Xdp, left: XdpLink) -> anyhow::Result<XdpLink> {
     Ok(xdp.take_link(id)?)
 }
 
-fn pin(mode: Mode, device: &Device) -> Pin {
+fn pin(mode: AttachMode, device: &Device) -> Pin {
     Pin {
         mode,
-        index: device.index,
+        device: device.index,
     }
 }
 
-/// Whether it is a filter of before tcx, which stays when nobody takes it off.
+/// Whether the link is a clsact filter, which stays attached until it is removed.
 fn is_filter(link: &SchedClassifierLink) -> bool {
     <&FdLink>::try_from(link).is_err()
 }

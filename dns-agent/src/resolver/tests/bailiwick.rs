@@ -5,15 +5,15 @@ use domain::base::iana::Rtype;
 use super::{address, name, opt, query, with_additional, word};
 use crate::{
     resolver::{
-        bailiwick::OwnNames,
-        message::{Reply, Transport, respond},
+        bailiwick::LocalNames,
+        message::{QueryAction, Transport, respond},
         response::{Response, UpstreamQuery},
     },
-    zone::{Below, Model, ModelBuilder, Name, Rdata, Record, ZoneData, render_sections},
+    zone::{ComputedNames, Model, ModelBuilder, Name, Rdata, Record, ZoneData, render_sections},
 };
 
-/// A zone `z` with an address at `one.z`, an alias of it, aliases that lead out, and one name that
-/// the cluster's DNS answers for.
+/// A zone `z` with an address at `one.z`, an alias of it, aliases that lead out of the zone, and a
+/// subtree that is delegated to the cluster's DNS.
 fn model() -> Model {
     let mut builder = ModelBuilder::new(7);
     builder.add_zone(name("z"), 5).unwrap();
@@ -30,7 +30,7 @@ fn model() -> Model {
         let next = format!("back-{number}.org");
         add(&format!("out-{number}.z"), cname(&next));
     }
-    builder.compute_below(name("theirs.z"), Below::Unknown);
+    builder.set_computed_names(name("theirs.z"), ComputedNames::Unknown);
     builder.build()
 }
 
@@ -46,8 +46,8 @@ fn record(owner: &str, data: Rdata) -> Record {
     }
 }
 
-fn opaque(owner: &str, rtype: Rtype, octets: &[&[u8]]) -> Record {
-    record(owner, Rdata::Opaque(rtype, octets.concat().into()))
+fn opaque(owner: &str, rtype: Rtype, bytes: &[&[u8]]) -> Record {
+    record(owner, Rdata::Opaque(rtype, bytes.concat().into()))
 }
 
 fn ns(owner: &str, host: &str) -> Record {
@@ -68,20 +68,20 @@ fn nsec(owner: &str) -> Record {
     opaque(owner, Rtype::NSEC, &[&[0], &[0, 1, 0x40]])
 }
 
-/// An upstream's message: its header's second word, and its sections.
+/// The response code and sections of an upstream's message.
 #[derive(Clone, Default)]
-struct Said {
+struct UpstreamMessage {
     rcode: u8,
     answer: Vec<Record>,
     authority: Vec<Record>,
     additional: Vec<Record>,
 }
 
-impl Said {
-    fn message(&self, asked: &[u8], question: &Name) -> Vec<u8> {
+impl UpstreamMessage {
+    fn message(&self, upstream_query: &[u8], question: &Name) -> Vec<u8> {
         let records = [&self.answer[..], &self.authority, &self.additional];
         let sections = render_sections(question, records, 0);
-        let mut message = asked[..12 + question.wire().len() + 4].to_vec();
+        let mut message = upstream_query[..12 + question.wire().len() + 4].to_vec();
         message[2..4].copy_from_slice(&[0x81, 0x80 | self.rcode]);
         for (at, count) in [
             (6, sections.answers),
@@ -95,63 +95,70 @@ impl Said {
     }
 }
 
-/// What a client gets that asks this, and each upstream question with what is said to it in turn.
-struct Asked {
+/// A client's reply, and the names queried from upstreams, in order.
+struct ClientExchange {
     reply: Vec<u8>,
     questions: Vec<Name>,
 }
 
-fn ask(text: &str, rtype: Rtype, said: impl Fn(&Name) -> Said) -> Asked {
+fn run_exchange(
+    text: &str,
+    rtype: Rtype,
+    respond_to: impl Fn(&Name) -> UpstreamMessage,
+) -> ClientExchange {
     let model = model();
-    let own = OwnNames {
+    let local_names = LocalNames {
         data: &model,
         domains: &[name("cluster")],
     };
     let mut questions = Vec::new();
     let mut reply = respond(&query(text, rtype), &model, Transport::Tcp, 0);
     loop {
-        assert!(questions.len() < 10, "asked without end: {questions:?}");
+        assert!(
+            questions.len() < 10,
+            "too many upstream queries: {questions:?}"
+        );
         reply = match reply {
-            Reply::Message(reply) => return Asked { reply, questions },
-            Reply::Forward(query) => {
-                let asked = UpstreamQuery::forwarding(&query).with_id(1);
+            QueryAction::Send(reply) => return ClientExchange { reply, questions },
+            QueryAction::Forward(query) => {
+                let upstream_query = UpstreamQuery::forwarding(&query).with_id(1);
                 questions.push(query.name.clone());
-                let message = said(&query.name).message(&asked, &query.name);
-                let response = Response::parse(&message, &asked).unwrap();
-                query.relay(&response, &own, 0)
+                let message = respond_to(&query.name).message(&upstream_query, &query.name);
+                let response = Response::parse(&message, &upstream_query).unwrap();
+                query.relay(&response, &local_names, 0)
             }
-            Reply::Chase(chase) => {
-                let asked = UpstreamQuery::chasing(&chase).with_id(1);
+            QueryAction::Chase(chase) => {
+                let upstream_query = UpstreamQuery::chasing(&chase).with_id(1);
                 questions.push(chase.target.clone());
-                let message = said(&chase.target).message(&asked, &chase.target);
-                let response = Response::parse(&message, &asked).unwrap();
-                chase.complete(Some(&response), &own, 0)
+                let message = respond_to(&chase.target).message(&upstream_query, &chase.target);
+                let response = Response::parse(&message, &upstream_query).unwrap();
+                chase.complete(Some(&response), &local_names, 0)
             }
-            Reply::Ignore => panic!("ignored"),
+            QueryAction::Ignore => panic!("ignored"),
         }
     }
 }
 
 /// Checks the sections of a reply.
 #[track_caller]
-fn assert_sections(asked: &Asked, text: &str, flags: u16, records: [&[Record]; 3]) {
+fn assert_sections(exchange: &ClientExchange, text: &str, flags: u16, records: [&[Record]; 3]) {
     let sections = render_sections(&name(text), records, 0);
-    let counts = [6, 8, 10].map(|at| word(&asked.reply, at));
+    let counts = [6, 8, 10].map(|at| word(&exchange.reply, at));
     let right = [sections.answers, sections.authorities, sections.additionals];
-    assert_eq!(counts, right, "{:02x?}", asked.reply);
-    assert_eq!(word(&asked.reply, 2), flags, "{:02x?}", asked.reply);
+    assert_eq!(counts, right, "{:02x?}", exchange.reply);
+    assert_eq!(word(&exchange.reply, 2), flags, "{:02x?}", exchange.reply);
     let behind = 12 + name(text).wire().len() + 4;
-    assert_eq!(asked.reply[behind..], sections.bytes);
+    assert_eq!(exchange.reply[behind..], sections.bytes);
 }
 
-/// What a forwarder hands on.
+/// Responses that a forwarder should relay unchanged.
 #[test]
-fn what_belongs_to_the_question_is_relayed_as_it_came() {
+fn relevant_records_are_relayed_unchanged() {
     let text = "www.example.org";
-    for (rtype, said) in [
+    for (rtype, upstream) in [
         (
             Rtype::A,
-            Said {
+            UpstreamMessage {
                 answer: vec![
                     record(text, cname("web.example.net")),
                     rrsig(text, Rtype::CNAME),
@@ -168,12 +175,12 @@ fn what_belongs_to_the_question_is_relayed_as_it_came() {
                     record("ns.example.net", address(2)),
                     rrsig("ns.example.net", Rtype::A),
                 ],
-                ..Said::default()
+                ..UpstreamMessage::default()
             },
         ),
         (
             Rtype::TXT,
-            Said {
+            UpstreamMessage {
                 rcode: 3,
                 authority: vec![
                     soa("org"),
@@ -181,65 +188,69 @@ fn what_belongs_to_the_question_is_relayed_as_it_came() {
                     nsec("wide.org"),
                     opaque("0abc.org", Rtype::NSEC3, &[&[1, 0, 0, 0, 0, 0]]),
                 ],
-                ..Said::default()
+                ..UpstreamMessage::default()
             },
         ),
         (
             Rtype::A,
-            Said {
+            UpstreamMessage {
                 answer: vec![
                     opaque("org", Rtype::DNAME, &[name("net").wire()]),
                     rrsig("org", Rtype::DNAME),
                     record(text, cname("www.example.net")),
                     record("www.example.net", address(1)),
                 ],
-                ..Said::default()
+                ..UpstreamMessage::default()
             },
         ),
         (
             Rtype::MX,
-            Said {
+            UpstreamMessage {
                 answer: vec![opaque(
                     text,
                     Rtype::MX,
                     &[&[0, 5], name("mail.example.com").wire()],
                 )],
                 additional: vec![record("mail.example.com", address(3))],
-                ..Said::default()
+                ..UpstreamMessage::default()
             },
         ),
         (
             Rtype::ANY,
-            Said {
+            UpstreamMessage {
                 answer: vec![record(text, address(1)), nsec(text), rrsig(text, Rtype::A)],
-                ..Said::default()
+                ..UpstreamMessage::default()
             },
         ),
         (
             Rtype::A,
-            Said {
+            UpstreamMessage {
                 rcode: 5,
-                ..Said::default()
+                ..UpstreamMessage::default()
             },
         ),
     ] {
-        let asked = ask(text, rtype, |_| said.clone());
-        let records = [&said.answer[..], &said.authority, &said.additional];
-        let flags = 0x8180 | u16::from(said.rcode);
-        assert_sections(&asked, text, flags, records);
+        let exchange = run_exchange(text, rtype, |_| upstream.clone());
+        let records = [
+            &upstream.answer[..],
+            &upstream.authority,
+            &upstream.additional,
+        ];
+        let flags = 0x8180 | u16::from(upstream.rcode);
+        assert_sections(&exchange, text, flags, records);
     }
 }
 
 #[test]
-fn what_does_not_belong_to_the_question_is_left_out() {
+fn irrelevant_records_are_left_out() {
     let text = "www.example.org";
-    let right = Said {
+    let right = UpstreamMessage {
         answer: vec![record(text, address(1))],
         authority: vec![ns("example.org", "ns.example.org")],
         additional: vec![record("ns.example.org", address(2))],
-        ..Said::default()
+        ..UpstreamMessage::default()
     };
-    let asked = ask(text, Rtype::A, |_| Said {
+    let exchange = run_exchange(text, Rtype::A, |_| UpstreamMessage {
         answer: [
             &right.answer[..],
             &[
@@ -274,35 +285,35 @@ fn what_does_not_belong_to_the_question_is_left_out() {
         rcode: 0,
     });
     let records = [&right.answer[..], &right.authority, &right.additional];
-    assert_sections(&asked, text, 0x8180, records);
+    assert_sections(&exchange, text, 0x8180, records);
 }
 
-/// `v1.good.svc.cluster.local A 6.6.6.6` as an upstream would like to have it.
+/// An upstream tries to forge addresses of local names.
 #[test]
-fn names_of_ours_come_from_our_data() {
+fn local_names_are_answered_from_local_data() {
     let forged = |to: &'static str| {
-        move |asked: &Name| Said {
+        move |queried: &Name| UpstreamMessage {
             answer: vec![
-                record(&asked.to_string(), cname(to)),
+                record(&queried.to_string(), cname(to)),
                 record(to, address(66)),
             ],
             authority: vec![ns("z", to)],
             additional: vec![record(to, address(66))],
-            ..Said::default()
+            ..UpstreamMessage::default()
         }
     };
-    let ours = Record {
+    let local_record = Record {
         owner: name("one.z"),
         ttl: 5,
         data: address(1),
     };
     let link = record("x.org", cname("one.z"));
-    let asked = ask("x.org", Rtype::A, forged("one.z"));
+    let exchange = run_exchange("x.org", Rtype::A, forged("one.z"));
     assert_sections(
-        &asked,
+        &exchange,
         "x.org",
         0x8180,
-        [&[link.clone(), ours.clone()], &[], &[]],
+        [&[link.clone(), local_record.clone()], &[], &[]],
     );
 
     let alias = Record {
@@ -311,65 +322,78 @@ fn names_of_ours_come_from_our_data() {
         data: cname("back-0.org"),
     };
     let back = record("back-0.org", cname("one.z"));
-    let asked = ask("out-0.z", Rtype::A, forged("one.z"));
+    let exchange = run_exchange("out-0.z", Rtype::A, forged("one.z"));
     assert_sections(
-        &asked,
+        &exchange,
         "out-0.z",
         0x8500,
-        [&[alias.clone(), back, ours], &[], &[]],
+        [&[alias.clone(), back, local_record], &[], &[]],
     );
 
-    // What is not there, is not there: with our SOA record.
+    // Nonexistent local names and types get a negative answer with the local SOA record.
     let model = model();
     let soa = model.zones()[0].negative_soa();
     for (to, rtype, rcode) in [("no.z", Rtype::A, 3), ("one.z", Rtype::AAAA, 0)] {
-        let asked = ask("out-0.z", rtype, forged(to));
+        let exchange = run_exchange("out-0.z", rtype, forged(to));
         let back = record("back-0.org", cname(to));
         let records = [&[alias.clone(), back][..], slice::from_ref(&soa), &[]];
-        assert_sections(&asked, "out-0.z", 0x8500 | rcode, records);
+        assert_sections(&exchange, "out-0.z", 0x8500 | rcode, records);
     }
 }
 
-/// They are asked for themselves, where they are known.
+/// The names are queried again from the cluster's DNS.
 #[test]
-fn names_of_the_cluster_that_we_leave_to_others_are_asked_for() {
-    for theirs in ["x.theirs.z", "svc.cluster"] {
-        let asked = ask("x.org", Rtype::A, |asked| match *asked == name("x.org") {
-            true => Said {
-                answer: vec![record("x.org", cname(theirs)), record(theirs, address(66))],
-                ..Said::default()
-            },
-            false => Said {
-                answer: vec![record(theirs, address(7))],
-                ..Said::default()
-            },
+fn delegated_names_of_the_cluster_are_queried() {
+    for delegated in ["x.theirs.z", "svc.cluster"] {
+        let exchange = run_exchange("x.org", Rtype::A, |queried| {
+            match *queried == name("x.org") {
+                true => UpstreamMessage {
+                    answer: vec![
+                        record("x.org", cname(delegated)),
+                        record(delegated, address(66)),
+                    ],
+                    ..UpstreamMessage::default()
+                },
+                false => UpstreamMessage {
+                    answer: vec![record(delegated, address(7))],
+                    ..UpstreamMessage::default()
+                },
+            }
         });
-        assert_eq!(asked.questions, [name("x.org"), name(theirs)]);
-        let records = [record("x.org", cname(theirs)), record(theirs, address(7))];
-        assert_sections(&asked, "x.org", 0x8180, [&records, &[], &[]]);
+        assert_eq!(exchange.questions, [name("x.org"), name(delegated)]);
+        let records = [
+            record("x.org", cname(delegated)),
+            record(delegated, address(7)),
+        ];
+        assert_sections(&exchange, "x.org", 0x8180, [&records, &[], &[]]);
     }
-    // The cluster's DNS says all about a name that it is asked for.
+    // The whole response of the cluster's DNS is trusted if it was queried for the name.
     let text = "x.theirs.z";
-    let said = Said {
+    let upstream = UpstreamMessage {
         rcode: 3,
         authority: vec![soa("z")],
-        ..Said::default()
+        ..UpstreamMessage::default()
     };
-    let asked = ask(text, Rtype::A, |_| said.clone());
-    assert_sections(&asked, text, 0x8183, [&[], &said.authority, &[]]);
+    let exchange = run_exchange(text, Rtype::A, |_| upstream.clone());
+    assert_sections(&exchange, text, 0x8183, [&[], &upstream.authority, &[]]);
     let target = [&[0, 0, 0, 1, 0, 80][..], name("pod.z").wire()].concat();
-    let said = Said {
+    let upstream = UpstreamMessage {
         answer: vec![opaque(text, Rtype::SRV, &[&target])],
         additional: vec![record("pod.z", address(8))],
-        ..Said::default()
+        ..UpstreamMessage::default()
     };
-    let asked = ask(text, Rtype::SRV, |_| said.clone());
-    assert_sections(&asked, text, 0x8180, [&said.answer, &[], &said.additional]);
+    let exchange = run_exchange(text, Rtype::SRV, |_| upstream.clone());
+    assert_sections(
+        &exchange,
+        text,
+        0x8180,
+        [&upstream.answer, &[], &upstream.additional],
+    );
 }
 
 /// CoreDNS gives a headless Service whose endpoints are domain names a CNAME for each.
 #[test]
-fn the_clusters_dns_is_believed_about_the_clusters_names() {
+fn the_clusters_dns_is_trusted_about_the_clusters_names() {
     let text = "x.theirs.z";
     let answer = vec![
         record(text, cname("y.theirs.z")),
@@ -377,56 +401,56 @@ fn the_clusters_dns_is_believed_about_the_clusters_names() {
         record("y.theirs.z", address(7)),
         record("www.org", address(8)),
     ];
-    let said = Said {
+    let upstream = UpstreamMessage {
         answer: answer.clone(),
-        ..Said::default()
+        ..UpstreamMessage::default()
     };
-    let asked = ask(text, Rtype::A, |_| said.clone());
-    assert_eq!(asked.questions.len(), 1);
-    assert_sections(&asked, text, 0x8180, [&answer, &[], &[]]);
+    let exchange = run_exchange(text, Rtype::A, |_| upstream.clone());
+    assert_eq!(exchange.questions.len(), 1);
+    assert_sections(&exchange, text, 0x8180, [&answer, &[], &[]]);
 
-    // But not where another server's name leads to them.
-    let said = Said {
+    // It is not trusted if a name outside leads to the local name.
+    let upstream = UpstreamMessage {
         answer: vec![
             record(text, cname("www.org")),
             record("www.org", cname("one.z")),
             record("one.z", address(66)),
         ],
-        ..Said::default()
+        ..UpstreamMessage::default()
     };
-    let asked = ask(text, Rtype::A, |_| said.clone());
-    assert_eq!(asked.reply[asked.reply.len() - 4..], [10, 0, 0, 1]);
+    let exchange = run_exchange(text, Rtype::A, |_| upstream.clone());
+    assert_eq!(exchange.reply[exchange.reply.len() - 4..], [10, 0, 0, 1]);
 }
 
-/// Out and back again, and out: each way is a question, and there are four at most.
+/// Each time the chain leaves the zone costs an upstream query, and there are at most four.
 #[test]
-fn chains_that_lead_out_and_back_end() {
-    let number = |asked: &Name| -> usize {
-        let text = asked.to_string();
+fn chains_that_alternate_between_zones_end() {
+    let number = |queried: &Name| -> usize {
+        let text = queried.to_string();
         text["back-".len()..][..1].parse().unwrap()
     };
-    let next = |asked: &Name| Said {
+    let next = |queried: &Name| UpstreamMessage {
         answer: vec![record(
-            &asked.to_string(),
-            cname(&format!("out-{}.z", number(asked) + 1)),
+            &queried.to_string(),
+            cname(&format!("out-{}.z", number(queried) + 1)),
         )],
-        ..Said::default()
+        ..UpstreamMessage::default()
     };
-    let asked = ask("out-0.z", Rtype::A, next);
-    assert_eq!(asked.questions.len(), 4);
-    assert_eq!([asked.reply[2], asked.reply[3]], [0x81, 2]);
-    // A circle is noticed at once.
-    let back = |asked: &Name| Said {
-        answer: vec![record(&asked.to_string(), cname("out-0.z"))],
-        ..Said::default()
+    let exchange = run_exchange("out-0.z", Rtype::A, next);
+    assert_eq!(exchange.questions.len(), 4);
+    assert_eq!([exchange.reply[2], exchange.reply[3]], [0x81, 2]);
+    // A loop is detected at once.
+    let back = |queried: &Name| UpstreamMessage {
+        answer: vec![record(&queried.to_string(), cname("out-0.z"))],
+        ..UpstreamMessage::default()
     };
-    let asked = ask("out-0.z", Rtype::A, back);
-    assert_eq!(asked.questions.len(), 1);
-    assert_eq!([asked.reply[2], asked.reply[3]], [0x81, 2]);
+    let exchange = run_exchange("out-0.z", Rtype::A, back);
+    assert_eq!(exchange.questions.len(), 1);
+    assert_eq!([exchange.reply[2], exchange.reply[3]], [0x81, 2]);
 }
 
 #[test]
-fn a_chain_that_is_long_ends() {
+fn a_long_chain_fails() {
     let links = |count: usize| {
         let mut answer: Vec<Record> = (0..count)
             .map(|link| {
@@ -442,35 +466,35 @@ fn a_chain_that_is_long_ends() {
     for (count, rcode) in [(30, 0), (40, 2)] {
         let mut answer = links(count);
         answer.insert(0, record("back-0.org", cname("l0.org")));
-        let said = Said {
+        let upstream = UpstreamMessage {
             answer,
-            ..Said::default()
+            ..UpstreamMessage::default()
         };
-        let asked = ask("out-0.z", Rtype::A, |_| said.clone());
-        assert_eq!(asked.reply[3] & 15, rcode, "{count} links");
+        let exchange = run_exchange("out-0.z", Rtype::A, |_| upstream.clone());
+        assert_eq!(exchange.reply[3] & 15, rcode, "{count} links");
     }
 }
 
 #[test]
-fn an_upstreams_opt_record_stays_behind() {
-    let said = Said {
+fn an_upstreams_opt_record_is_not_relayed() {
+    let upstream = UpstreamMessage {
         answer: vec![record("x.org", address(1)), record("one.z", address(6))],
-        ..Said::default()
+        ..UpstreamMessage::default()
     };
     let model = model();
     let client = with_additional(query("x.org", Rtype::A), &opt(4096, [0; 4], &[]));
-    let Reply::Forward(query) = respond(&client, &model, Transport::Udp, 0) else {
+    let QueryAction::Forward(query) = respond(&client, &model, Transport::Udp, 0) else {
         panic!("not forwarded");
     };
-    let asked = UpstreamQuery::forwarding(&query).with_id(1);
-    let message = said.message(&asked, &query.name);
+    let upstream_query = UpstreamQuery::forwarding(&query).with_id(1);
+    let message = upstream.message(&upstream_query, &query.name);
     let message = with_additional(message, &opt(4096, [0; 4], &[0, 10, 0, 1, 7]));
-    let response = Response::parse(&message, &asked).unwrap();
-    let own = OwnNames {
+    let response = Response::parse(&message, &upstream_query).unwrap();
+    let local_names = LocalNames {
         data: &model,
         domains: &[],
     };
-    let Reply::Message(reply) = query.relay(&response, &own, 0) else {
+    let QueryAction::Send(reply) = query.relay(&response, &local_names, 0) else {
         panic!("no message");
     };
     assert_eq!([word(&reply, 6), word(&reply, 10)], [1, 1]);
@@ -478,25 +502,25 @@ fn an_upstreams_opt_record_stays_behind() {
 }
 
 #[test]
-fn signatures_are_given_to_those_who_ask_for_them() {
+fn queries_for_signatures_get_signatures() {
     let text = "www.example.org";
     let answer = vec![rrsig(text, Rtype::A), rrsig(text, Rtype::NS)];
-    let said = Said {
+    let upstream = UpstreamMessage {
         answer: answer.clone(),
-        ..Said::default()
+        ..UpstreamMessage::default()
     };
-    let asked = ask(text, Rtype::RRSIG, |_| said.clone());
-    assert_eq!(word(&asked.reply, 6), 2);
+    let exchange = run_exchange(text, Rtype::RRSIG, |_| upstream.clone());
+    assert_eq!(word(&exchange.reply, 6), 2);
 }
 
-/// HTTPS is type 65, which is a letter: 97 is another type.
+/// HTTPS is type 65, the code of the letter A. Type 97, the code of a, is another type.
 #[test]
-fn questions_are_the_same_but_for_the_casing_of_their_names() {
+fn identities_ignore_the_casing_of_names() {
     let model = model();
     let identity = |text: &str, rtype: u16| {
         let query = query(text, Rtype::from_int(rtype));
         match respond(&query, &model, Transport::Tcp, 0) {
-            Reply::Forward(query) => UpstreamQuery::forwarding(&query).identity(),
+            QueryAction::Forward(query) => UpstreamQuery::forwarding(&query).identity(),
             _ => panic!("not forwarded"),
         }
     };

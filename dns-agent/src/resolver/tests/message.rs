@@ -2,34 +2,33 @@ use domain::base::iana::{OptRcode, Rcode, Rtype};
 
 use super::{TTL, model, name, opt, query, with_additional, with_edns, word};
 use crate::{
-    resolver::message::{Reply, Transport, respond},
+    resolver::message::{QueryAction, Transport, respond},
     zone::{ModelBuilder, Rdata, Record, ZoneData, render},
 };
 
 const TC: u16 = 0x0200;
-/// A record of the root: 1.2.3.4.
+/// An A record of the root: 1.2.3.4.
 const RECORD: &[u8] = b"\0\0\x01\0\x01\0\0\0\0\0\x04\x01\x02\x03\x04";
 
-/// The reply to a query that is answered at once.
+/// The reply to a query that needs no upstream.
 #[track_caller]
-fn reply(octets: &[u8], transport: Transport) -> Vec<u8> {
-    match respond(octets, &model(), transport, 0) {
-        Reply::Message(message) => message,
+fn reply(bytes: &[u8], transport: Transport) -> Vec<u8> {
+    match respond(bytes, &model(), transport, 0) {
+        QueryAction::Send(message) => message,
         other => panic!("no message but {other:?}"),
     }
 }
 
-/// Checks the response code, and that nothing is said beside the question and,
-/// if the query had one, the OPT record.
+/// Checks the response code, and that the answer and authority sections are empty.
 #[track_caller]
-fn refused(octets: &[u8], rcode: OptRcode) {
-    let message = reply(octets, Transport::Udp);
+fn check_error(bytes: &[u8], rcode: OptRcode) {
+    let message = reply(bytes, Transport::Udp);
     let (low, high) = rcode.to_parts();
     assert_eq!(Rcode::masked_from_int(message[3]), low, "{message:02x?}");
     if high != 0 {
         assert_eq!(message[message.len() - 6], high, "{message:02x?}");
     }
-    assert_eq!(message[..2], octets[..2], "not the query's ID");
+    assert_eq!(message[..2], bytes[..2], "not the query's ID");
     assert_eq!(
         word(&message, 2) & 0x8480,
         0x8000,
@@ -39,7 +38,7 @@ fn refused(octets: &[u8], rcode: OptRcode) {
 }
 
 #[test]
-fn an_answer_octet_by_octet() {
+fn an_answer_byte_by_byte() {
     let query = with_additional(
         query("oNe.Z", Rtype::A),
         &opt(4096, [0, 0, 0x80, 0], &[0, 10, 0, 1, 9]),
@@ -56,7 +55,7 @@ fn an_answer_octet_by_octet() {
 }
 
 #[test]
-fn the_sections_are_the_renderers() {
+fn sections_equal_the_renderers_output() {
     let model = model();
     for (text, rtype) in [
         ("one.z", Rtype::A),
@@ -68,13 +67,14 @@ fn the_sections_are_the_renderers() {
         ("z", Rtype::SOA),
     ] {
         for rotation in [0, 1, usize::MAX] {
-            let asked = query(text, rtype);
-            let Reply::Message(message) = respond(&asked, &model, Transport::Tcp, rotation) else {
+            let request = query(text, rtype);
+            let QueryAction::Send(message) = respond(&request, &model, Transport::Tcp, rotation)
+            else {
                 panic!("no message for {text}");
             };
             let answer = model.answer(&name(text), rtype);
             let sections = render(&name(text), &answer, model.zones(), rotation);
-            assert_eq!(message[asked.len()..], sections.bytes, "{text} {rtype}");
+            assert_eq!(message[request.len()..], sections.bytes, "{text} {rtype}");
             assert_eq!(
                 [word(&message, 6), word(&message, 8), word(&message, 10)],
                 [sections.answers, sections.authorities, sections.additionals]
@@ -87,7 +87,7 @@ fn the_sections_are_the_renderers() {
 
 #[test]
 fn header_bits_are_copied_or_cleared() {
-    for (asked, answered) in [
+    for (request, answer_flags) in [
         (0x0000, 0x8400), // AA always
         (0x0100, 0x8500), // RD
         (0x0010, 0x8410), // CD
@@ -98,29 +98,32 @@ fn header_bits_are_copied_or_cleared() {
         (0x000f, 0x8400), // a response code
     ] {
         let mut query = query("one.z", Rtype::A);
-        query[2..4].copy_from_slice(&u16::to_be_bytes(asked));
+        query[2..4].copy_from_slice(&u16::to_be_bytes(request));
         assert_eq!(
             word(&reply(&query, Transport::Udp), 2),
-            answered,
-            "{asked:04x}"
+            answer_flags,
+            "{request:04x}"
         );
     }
 }
 
 #[test]
-fn what_is_no_query_gets_no_reply() {
+fn messages_that_are_no_query_get_no_reply() {
     let mut response = query("one.z", Rtype::A);
     response[2] |= 0x80;
-    for octets in [&[][..], &response[..11], &response] {
+    for bytes in [&[][..], &response[..11], &response] {
         assert!(
-            matches!(respond(octets, &model(), Transport::Udp, 0), Reply::Ignore),
-            "{octets:02x?}"
+            matches!(
+                respond(bytes, &model(), Transport::Udp, 0),
+                QueryAction::Ignore
+            ),
+            "{bytes:02x?}"
         );
     }
 }
 
 #[test]
-fn opcodes() {
+fn unsupported_opcodes_are_refused() {
     for opcode in 1..16 {
         let mut query = query("one.z", Rtype::A);
         query[2] |= opcode << 3;
@@ -129,43 +132,44 @@ fn opcodes() {
         } else {
             OptRcode::NOTIMP
         };
-        refused(&query, rcode);
+        check_error(&query, rcode);
         assert_eq!(reply(&query, Transport::Udp)[2] >> 3 & 0xf, opcode);
     }
 }
 
 #[test]
-fn counts() {
+fn wrong_record_counts_are_format_errors() {
     for (offset, count) in [(4, 0), (4, 2), (6, 2), (8, 2), (10, 3)] {
         let mut query = query("one.z", Rtype::A);
         query[offset + 1] = count;
-        refused(&query, OptRcode::FORMERR);
+        check_error(&query, OptRcode::FORMERR);
     }
-    // Two additional records that are no OPT: odd, and answered.
+    // Two additional records that are no OPT record are nonstandard and answered.
     let mut query = query("one.z", Rtype::A);
     for _ in 0..2 {
         query = with_additional(query, RECORD);
     }
     assert_eq!(word(&reply(&query, Transport::Udp), 6), 1);
-    // The last record's data is cut short.
+    // The last record's data is truncated.
     query.pop();
-    refused(&query, OptRcode::FORMERR);
+    check_error(&query, OptRcode::FORMERR);
 }
 
 #[test]
-fn records_that_a_query_does_not_have() {
+fn unexpected_records_are_refused() {
     #[track_caller]
     fn check(mut query: Vec<u8>, count: usize, rcode: OptRcode) {
         query[count] += 1;
         query.extend_from_slice(RECORD);
-        refused(&query, rcode);
+        check_error(&query, rcode);
     }
     const ANSWERS: usize = 7;
     const AUTHORITIES: usize = 9;
     check(query("one.z", Rtype::A), ANSWERS, OptRcode::FORMERR);
     check(query("one.z", Rtype::A), AUTHORITIES, OptRcode::FORMERR);
     check(query("z", Rtype::IXFR), ANSWERS, OptRcode::FORMERR);
-    // RFC 1995 section 3, RFC 1996 section 3.7: well-formed, and refused for what they are.
+    // RFC 1995 section 3, RFC 1996 section 3.7: these are well-formed, and the resolver refuses
+    // their type or opcode.
     check(query("z", Rtype::IXFR), AUTHORITIES, OptRcode::REFUSED);
     let mut notify = query("z", Rtype::SOA);
     notify[2] |= 4 << 3;
@@ -173,34 +177,34 @@ fn records_that_a_query_does_not_have() {
 }
 
 #[test]
-fn malformed_questions() {
+fn malformed_questions_are_format_errors() {
     let good = query("one.z", Rtype::A);
     for length in 12..good.len() {
-        refused(&good[..length], OptRcode::FORMERR);
+        check_error(&good[..length], OptRcode::FORMERR);
     }
-    for (label, octet) in [
+    for (label, byte) in [
         ("a pointer", 0xc0),
         ("label type 01", 0x40),
         ("label type 10", 0x80),
     ] {
         let mut query = good.clone();
-        query[12] = octet;
+        query[12] = byte;
         assert_eq!(
             Rcode::masked_from_int(reply(&query, Transport::Udp)[3]),
             Rcode::FORMERR,
             "{label}"
         );
     }
-    // A pointer to the header's QDCOUNT, whose first octet could be the root.
+    // A pointer to the header's QDCOUNT, whose first byte could pass for the root.
     let mut compressed = query("", Rtype::A);
     compressed.splice(12..13, [0xc0, 4]);
-    refused(&compressed, OptRcode::FORMERR);
+    check_error(&compressed, OptRcode::FORMERR);
     let long: String = "a.".repeat(128);
-    refused(&query(&long, Rtype::A), OptRcode::FORMERR);
+    check_error(&query(&long, Rtype::A), OptRcode::FORMERR);
 }
 
 #[test]
-fn octets_behind_the_message_are_a_format_error() {
+fn bytes_after_the_message_are_a_format_error() {
     for message in [
         query("one.z", Rtype::A),
         with_edns(query("one.z", Rtype::A), 1232),
@@ -208,7 +212,7 @@ fn octets_behind_the_message_are_a_format_error() {
     ] {
         for length in [1, 20] {
             let longer = [&message[..], &vec![0; length]].concat();
-            refused(&longer, OptRcode::FORMERR);
+            check_error(&longer, OptRcode::FORMERR);
         }
     }
 }
@@ -218,19 +222,19 @@ fn classes_and_transfers_are_refused() {
     for class in [0, 2, 3, 4, 254, 255] {
         let mut query = query("one.z", Rtype::A);
         *query.last_mut().unwrap() = class;
-        refused(&query, OptRcode::REFUSED);
+        check_error(&query, OptRcode::REFUSED);
     }
-    refused(&query("z", Rtype::AXFR), OptRcode::REFUSED);
-    refused(&query("z", Rtype::IXFR), OptRcode::REFUSED);
-    refused(&query("elsewhere.org", Rtype::AXFR), OptRcode::REFUSED);
+    check_error(&query("z", Rtype::AXFR), OptRcode::REFUSED);
+    check_error(&query("z", Rtype::IXFR), OptRcode::REFUSED);
+    check_error(&query("elsewhere.org", Rtype::AXFR), OptRcode::REFUSED);
 }
 
 #[test]
-fn edns() {
+fn edns_errors() {
     let plain = || query("one.z", Rtype::A);
     let versioned = with_additional(plain(), &opt(1232, [0, 1, 0, 0], &[]));
-    refused(&versioned, OptRcode::BADVERS);
-    // Our own version, no options, no answer.
+    check_error(&versioned, OptRcode::BADVERS);
+    // The OPT record has version 0 and no options, and the reply has no answer.
     assert_eq!(
         reply(&versioned, Transport::Udp)[23..],
         [0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0]
@@ -238,14 +242,14 @@ fn edns() {
 
     let mut named = vec![1, b'a'];
     named.extend_from_slice(&opt(1232, [0; 4], &[]));
-    refused(&with_additional(plain(), &named), OptRcode::FORMERR);
+    check_error(&with_additional(plain(), &named), OptRcode::FORMERR);
 
     let mut misplaced = with_edns(plain(), 1232);
     misplaced.swap(9, 11);
-    refused(&misplaced, OptRcode::FORMERR);
+    check_error(&misplaced, OptRcode::FORMERR);
     let mut short = with_additional(plain(), &opt(1232, [0; 4], &[0, 10, 0, 1, 9]));
     short.pop();
-    refused(&short, OptRcode::FORMERR);
+    check_error(&short, OptRcode::FORMERR);
 }
 
 /// RFC 6891 sections 6.1.1, 6.1.2 and 7: FORMERR, with an OPT record.
@@ -253,26 +257,23 @@ fn edns() {
 fn malformed_opt_records() {
     let plain = || query("one.z", Rtype::A);
     let with_options = |options: &[u8]| with_additional(plain(), &opt(1232, [0; 4], options));
-    for (what, malformed) in [
-        ("one octet", with_options(&[0xff; 1])),
-        ("three octets", with_options(&[0xff; 3])),
+    for (description, malformed) in [
+        ("one byte", with_options(&[0xff; 1])),
+        ("three bytes", with_options(&[0xff; 3])),
         (
             "an option that is too long",
             with_options(&[0xfd, 0xe9, 0x00, 0xc8, b'a', b'b']),
         ),
-        (
-            "octets behind an option",
-            with_options(&[0, 10, 0, 1, 9, 0]),
-        ),
+        ("a byte after an option", with_options(&[0, 10, 0, 1, 9, 0])),
         (
             "a second option that is too long",
             with_options(&[0, 10, 0, 0, 0, 10, 0, 1]),
         ),
         ("two OPT records", with_edns(with_edns(plain(), 1232), 1232)),
     ] {
-        refused(&malformed, OptRcode::FORMERR);
+        check_error(&malformed, OptRcode::FORMERR);
         let message = reply(&malformed, Transport::Udp);
-        assert_eq!(message[23..], opt(1232, [0; 4], &[]), "{what}");
+        assert_eq!(message[23..], opt(1232, [0; 4], &[]), "{description}");
     }
     for options in [
         &[][..],
@@ -280,21 +281,21 @@ fn malformed_opt_records() {
         &[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8],
         &[0, 10, 0, 1, 9, 0xfd, 0xe9, 0, 2, 1, 2, 0, 12, 0, 0],
     ] {
-        let answered = reply(&with_options(options), Transport::Udp);
-        assert_eq!(word(&answered, 6), 1, "{options:02x?}");
+        let message = reply(&with_options(options), Transport::Udp);
+        assert_eq!(word(&message, 6), 1, "{options:02x?}");
     }
-    // What the options of another version are isn't known.
+    // The options of another EDNS version are not parsed.
     let versioned = with_additional(plain(), &opt(1232, [0, 1, 0, 0], &[0xff; 3]));
-    refused(&versioned, OptRcode::BADVERS);
+    check_error(&versioned, OptRcode::BADVERS);
 }
 
 #[test]
-fn answers_are_cut_to_what_the_client_takes() {
-    // 16 octets for each of 60 addresses, after 12 + 12.
+fn answers_are_truncated_to_the_clients_limit() {
+    // Each of 60 addresses takes 16 bytes, after 12 bytes of header and 12 of question.
     #[track_caller]
     fn check(query: &[u8], transport: Transport, limit: usize, answers: u16) {
         let message = reply(query, transport);
-        assert!(message.len() <= limit, "{} octets", message.len());
+        assert!(message.len() <= limit, "{} bytes", message.len());
         assert_eq!(word(&message, 6), answers);
         assert_eq!(word(&message, 2) & TC != 0, answers < 60);
         let opt = usize::from(word(&message, 10)) * 11;
@@ -328,8 +329,8 @@ fn answers_are_cut_to_what_the_client_takes() {
 }
 
 #[test]
-fn no_answer_is_longer_than_a_stream_can_say() {
-    // 16 octets for each of 5000 addresses.
+fn tcp_answers_fit_the_length_prefix() {
+    // Each of 5000 addresses takes 16 bytes.
     let mut builder = ModelBuilder::new(7);
     builder.add_zone(name("z"), TTL).unwrap();
     for number in 0..5000_u32 {
@@ -342,7 +343,7 @@ fn no_answer_is_longer_than_a_stream_can_say() {
     let model = builder.build();
     let plain = query("huge.z", Rtype::A);
     for (query, opt) in [(plain.clone(), 0), (with_edns(plain, 1232), 11)] {
-        let Reply::Message(message) = respond(&query, &model, Transport::Tcp, 0) else {
+        let QueryAction::Send(message) = respond(&query, &model, Transport::Tcp, 0) else {
             panic!("no message");
         };
         let answers = (65535 - 24 - opt) / 16;
@@ -354,25 +355,26 @@ fn no_answer_is_longer_than_a_stream_can_say() {
 }
 
 #[test]
-fn additional_records_are_no_reason_for_tc() {
+fn removed_additional_records_do_not_set_tc() {
     let query = query("srv.z", Rtype::SRV);
     let whole = reply(&query, Transport::Tcp);
     assert_eq!([word(&whole, 6), word(&whole, 10)], [14, 14]);
     assert!(whole.len() > 512);
-    let cut = reply(&query, Transport::Udp);
-    assert_eq!([word(&cut, 6), word(&cut, 10)], [14, 0]);
-    assert_eq!(word(&cut, 2), 0x8500);
-    assert_eq!(cut[12..], whole[12..cut.len()]);
+    let truncated = reply(&query, Transport::Udp);
+    assert_eq!([word(&truncated, 6), word(&truncated, 10)], [14, 0]);
+    assert_eq!(word(&truncated, 2), 0x8500);
+    assert_eq!(truncated[12..], whole[12..truncated.len()]);
 }
 
 #[test]
-fn names_of_others_and_aliases_leaving_us_are_for_an_upstream() {
+fn outside_names_and_aliases_need_an_upstream() {
     let model = model();
     assert!(matches!(
         respond(&query("example.org", Rtype::A), &model, Transport::Udp, 0),
-        Reply::Forward(_)
+        QueryAction::Forward(_)
     ));
-    let Reply::Chase(chase) = respond(&query("out.z", Rtype::A), &model, Transport::Udp, 0) else {
+    let QueryAction::Chase(chase) = respond(&query("out.z", Rtype::A), &model, Transport::Udp, 0)
+    else {
         panic!("not chased");
     };
     assert_eq!(chase.target, name("example.org"));

@@ -1,4 +1,4 @@
-//! What is decided without sockets.
+//! Tests of the parts that need no sockets.
 
 mod bailiwick;
 mod message;
@@ -13,7 +13,7 @@ use crate::zone::{Model, ModelBuilder, Name, Rdata, Record, Srv};
 /// The TTL of all records here.
 const TTL: u32 = 5;
 
-/// A zone `z.` with one name for each way to answer.
+/// A zone `z.` with one name for each kind of answer.
 fn model() -> Model {
     let mut builder = ModelBuilder::new(7);
     builder.add_zone(name("z"), TTL).unwrap();
@@ -55,17 +55,17 @@ fn address(last: u8) -> Rdata {
     Rdata::A(Ipv4Addr::new(10, 0, 0, last))
 }
 
-/// A query with RD set, from its text: ID 0x1234, one question of class IN.
+/// A query with ID 0x1234, RD set, and one question of class IN.
 fn query(name: &str, rtype: Rtype) -> Vec<u8> {
-    let mut octets = vec![0x12, 0x34, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
+    let mut bytes = vec![0x12, 0x34, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split_terminator('.') {
-        octets.push(label.len() as u8);
-        octets.extend_from_slice(label.as_bytes());
+        bytes.push(label.len() as u8);
+        bytes.extend_from_slice(label.as_bytes());
     }
-    octets.push(0);
-    octets.extend_from_slice(&rtype.to_int().to_be_bytes());
-    octets.extend_from_slice(&[0, 1]);
-    octets
+    bytes.push(0);
+    bytes.extend_from_slice(&rtype.to_int().to_be_bytes());
+    bytes.extend_from_slice(&[0, 1]);
+    bytes
 }
 
 /// Adds a record to the additional section.
@@ -77,12 +77,12 @@ fn with_additional(mut message: Vec<u8>, record: &[u8]) -> Vec<u8> {
 
 /// An OPT record.
 fn opt(size: u16, ttl: [u8; 4], options: &[u8]) -> Vec<u8> {
-    let mut octets = vec![0, 0, 41];
-    octets.extend_from_slice(&size.to_be_bytes());
-    octets.extend_from_slice(&ttl);
-    octets.extend_from_slice(&(options.len() as u16).to_be_bytes());
-    octets.extend_from_slice(options);
-    octets
+    let mut bytes = vec![0, 0, 41];
+    bytes.extend_from_slice(&size.to_be_bytes());
+    bytes.extend_from_slice(&ttl);
+    bytes.extend_from_slice(&(options.len() as u16).to_be_bytes());
+    bytes.extend_from_slice(options);
+    bytes
 }
 
 /// A query with a plain OPT record of this size.

@@ -3,31 +3,31 @@ use domain::base::iana::Rtype;
 use super::{address, model, name, opt, query, with_additional, with_edns, word};
 use crate::{
     resolver::{
-        bailiwick::OwnNames,
-        message::{Chase, Query, Reply, Transport, respond},
+        bailiwick::LocalNames,
+        message::{Chase, Query, QueryAction, Transport, respond},
         response::{Response, UpstreamQuery},
     },
     zone::{Answer, Rdata, Record, ZoneData, render, render_sections},
 };
 
-/// A client's query for another's name, and what an upstream is asked for it.
-fn forwarded(octets: &[u8]) -> (Query, Vec<u8>) {
-    let Reply::Forward(query) = respond(octets, &model(), Transport::Udp, 0) else {
+/// A client's query for an outside name, and the query sent to an upstream.
+fn forwarded(bytes: &[u8]) -> (Query, Vec<u8>) {
+    let QueryAction::Forward(query) = respond(bytes, &model(), Transport::Udp, 0) else {
         panic!("not forwarded");
     };
-    let asked = UpstreamQuery::forwarding(&query).with_id(0xabcd);
-    (query, asked)
+    let upstream_query = UpstreamQuery::forwarding(&query).with_id(0xabcd);
+    (query, upstream_query)
 }
 
-/// The reply an upstream would give with these records.
-fn answered(asked: &[u8], text: &str, answer: Vec<Record>) -> Vec<u8> {
+/// An upstream's response with these records.
+fn response_with(upstream_query: &[u8], text: &str, answer: Vec<Record>) -> Vec<u8> {
     let answer = Answer::Data {
         answer,
         additional: Vec::new(),
     };
     let sections = render(&name(text), &answer, &[], 0);
     let question_end = 12 + name(text).wire().len() + 4;
-    let mut message = asked[..question_end].to_vec();
+    let mut message = upstream_query[..question_end].to_vec();
     message[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, sections.answers as u8, 0, 0, 0, 0]);
     message.extend_from_slice(&sections.bytes);
     message
@@ -42,36 +42,39 @@ fn record(owner: &str, data: Rdata) -> Record {
 }
 
 #[test]
-fn an_upstream_is_asked_only_what_concerns_it() {
+fn an_upstream_gets_only_the_question_and_relevant_flags() {
     let plain = query("Example.org", Rtype::A);
-    let (_, asked) = forwarded(&plain);
-    assert_eq!(asked[..2], [0xab, 0xcd]);
-    assert_eq!(asked[2..], plain[2..]);
+    let (_, upstream_query) = forwarded(&plain);
+    assert_eq!(upstream_query[..2], [0xab, 0xcd]);
+    assert_eq!(upstream_query[2..], plain[2..]);
 
-    let mut odd = with_additional(
+    let mut extended = with_additional(
         plain.clone(),
         &opt(4096, [0, 0, 0x80, 0], &[0, 10, 0, 1, 9]),
     );
-    odd[3] |= 0x30; // AD and CD
-    let (_, asked) = forwarded(&odd);
-    assert_eq!(word(&asked, 2), 0x0130);
-    assert_eq!(asked[12..plain.len()], plain[12..]);
-    assert_eq!(asked[plain.len()..], opt(1232, [0, 0, 0x80, 0], &[]));
+    extended[3] |= 0x30; // AD and CD
+    let (_, upstream_query) = forwarded(&extended);
+    assert_eq!(word(&upstream_query, 2), 0x0130);
+    assert_eq!(upstream_query[12..plain.len()], plain[12..]);
+    assert_eq!(
+        upstream_query[plain.len()..],
+        opt(1232, [0, 0, 0x80, 0], &[])
+    );
 }
 
 #[test]
-fn only_the_answer_to_the_question_counts() {
-    let (_, asked) = forwarded(&query("example.org", Rtype::A));
-    let good = answered(
-        &asked,
+fn only_a_matching_response_is_accepted() {
+    let (_, upstream_query) = forwarded(&query("example.org", Rtype::A));
+    let good = response_with(
+        &upstream_query,
         "example.org",
         vec![record("example.org", address(1))],
     );
-    assert!(Response::parse(&good, &asked).is_some());
+    assert!(Response::parse(&good, &upstream_query).is_some());
 
     let mut recased = good.clone();
     recased[13] = b'E';
-    assert!(Response::parse(&recased, &asked).is_some());
+    assert!(Response::parse(&recased, &upstream_query).is_some());
 
     let changes: [(&str, usize, u8); 7] = [
         ("the ID", 0, 0xff),
@@ -82,19 +85,19 @@ fn only_the_answer_to_the_question_counts() {
         ("the type", 26, 28),
         ("the class", 28, 3),
     ];
-    for (what, offset, octet) in changes {
+    for (description, offset, byte) in changes {
         let mut changed = good.clone();
-        assert_ne!(changed[offset], octet, "{what} is not changed");
-        changed[offset] = octet;
+        assert_ne!(changed[offset], byte, "{description} is not changed");
+        changed[offset] = byte;
         assert!(
-            Response::parse(&changed, &asked).is_none(),
-            "{what} is not looked at"
+            Response::parse(&changed, &upstream_query).is_none(),
+            "{description} is not checked"
         );
     }
     for length in 0..good.len() {
         assert!(
-            Response::parse(&good[..length], &asked).is_none(),
-            "cut to {length}"
+            Response::parse(&good[..length], &upstream_query).is_none(),
+            "truncated to {length}"
         );
     }
 }
@@ -106,96 +109,104 @@ fn the_client_gets_its_own_id_question_and_opt() {
         query("ExAmple.org", Rtype::A),
         with_edns(query("ExAmple.org", Rtype::A), 4096),
     ] {
-        let (query, asked) = forwarded(&client);
-        let mut bare = answered(&asked, text, vec![record(text, address(1))]);
+        let (query, upstream_query) = forwarded(&client);
+        let mut bare = response_with(&upstream_query, text, vec![record(text, address(1))]);
         bare[12..25].make_ascii_lowercase();
         let with_opt = with_additional(bare.clone(), &opt(4096, [0; 4], &[0, 10, 0, 0]));
-        // What stands behind the OPT record goes with it.
+        // Records after the OPT record are removed with it.
         let with_more = with_additional(with_opt.clone(), &opt(1, [0; 4], &[]));
         for reply in [bare.clone(), with_opt, with_more] {
-            let relayed = relayed(&query, &asked, &reply);
+            let relayed = relayed(&query, &upstream_query, &reply);
             let end = bare.len();
             assert_eq!(relayed[..2], client[..2]);
             assert_eq!(relayed[2..10], bare[2..10]);
             assert_eq!(relayed[12..29], client[12..29]);
             assert_eq!(relayed[29..end], bare[29..]);
-            let own_opt = if client.len() > 29 {
+            let expected_opt = if client.len() > 29 {
                 opt(1232, [0; 4], &[])
             } else {
                 Vec::new()
             };
-            assert_eq!(relayed[end..], own_opt);
-            assert_eq!(usize::from(word(&relayed, 10)), own_opt.len() / 11);
+            assert_eq!(relayed[end..], expected_opt);
+            assert_eq!(usize::from(word(&relayed, 10)), expected_opt.len() / 11);
         }
     }
 }
 
 #[test]
-fn a_long_answer_is_cut_for_the_client() {
-    let (query, asked) = forwarded(&query("example.org", Rtype::A));
+fn a_long_answer_is_truncated_for_the_client() {
+    let (query, upstream_query) = forwarded(&query("example.org", Rtype::A));
     let records = (0..50)
         .map(|last| record("example.org", address(last)))
         .collect();
-    let response = Response::parse(&answered(&asked, "example.org", records), &asked).unwrap();
+    let response = Response::parse(
+        &response_with(&upstream_query, "example.org", records),
+        &upstream_query,
+    )
+    .unwrap();
     assert!(!response.is_truncated());
-    let relayed = said(query.relay(&response, &own(&model()), 0));
+    let relayed = sent_message(query.relay(&response, &local_names(&model()), 0));
     assert_eq!(relayed.len(), 29 + 30 * 16);
     assert_eq!(word(&relayed, 6), 30);
     assert_eq!(word(&relayed, 2) & 0x0200, 0x0200);
 }
 
-/// The names of the model.
-fn own(data: &dyn ZoneData) -> OwnNames<'_> {
-    OwnNames { data, domains: &[] }
+/// The local names of the model.
+fn local_names(data: &dyn ZoneData) -> LocalNames<'_> {
+    LocalNames { data, domains: &[] }
 }
 
 #[track_caller]
-fn said(reply: Reply) -> Vec<u8> {
+fn sent_message(reply: QueryAction) -> Vec<u8> {
     match reply {
-        Reply::Message(message) => message,
+        QueryAction::Send(message) => message,
         other => panic!("no message but {other:?}"),
     }
 }
 
-/// What the client gets of an upstream's message.
+/// The client's reply to a forwarded query after an upstream's message.
 #[track_caller]
-fn relayed(query: &Query, asked: &[u8], message: &[u8]) -> Vec<u8> {
-    let response = Response::parse(message, asked).expect("no response");
-    said(query.relay(&response, &own(&model()), 0))
+fn relayed(query: &Query, upstream_query: &[u8], message: &[u8]) -> Vec<u8> {
+    let response = Response::parse(message, upstream_query).expect("no response");
+    sent_message(query.relay(&response, &local_names(&model()), 0))
 }
 
 /// The chase of `out.z`, an alias of `example.org`.
 fn chase() -> (Chase, Vec<u8>) {
-    let Reply::Chase(chase) = respond(&query("out.z", Rtype::A), &model(), Transport::Udp, 0)
+    let QueryAction::Chase(chase) = respond(&query("out.z", Rtype::A), &model(), Transport::Udp, 0)
     else {
         panic!("not chased");
     };
-    let asked = UpstreamQuery::chasing(&chase).with_id(1);
-    (chase, asked)
+    let upstream_query = UpstreamQuery::chasing(&chase).with_id(1);
+    (chase, upstream_query)
 }
 
-/// The reply to `out.z A` after an upstream gave these records.
+/// The client's reply to `out.z A` after an upstream's response with these records.
 fn chased(answer: Vec<Record>) -> Vec<u8> {
-    let (chase, asked) = chase();
-    completed(chase, &asked, &answered(&asked, "example.org", answer))
+    let (chase, upstream_query) = chase();
+    completed(
+        chase,
+        &upstream_query,
+        &response_with(&upstream_query, "example.org", answer),
+    )
 }
 
-/// What the client gets of an upstream's message about a target.
+/// The client's reply to a chased query after an upstream's message.
 #[track_caller]
-fn completed(chase: Chase, asked: &[u8], message: &[u8]) -> Vec<u8> {
-    let response = Response::parse(message, asked).expect("no response");
-    said(chase.complete(Some(&response), &own(&model()), 0))
+fn completed(chase: Chase, upstream_query: &[u8], message: &[u8]) -> Vec<u8> {
+    let response = Response::parse(message, upstream_query).expect("no response");
+    sent_message(chase.complete(Some(&response), &local_names(&model()), 0))
 }
 
-/// Checks a reply that says nothing but SERVFAIL, with the CNAME of `out.z`.
+/// Checks a SERVFAIL reply that has only the CNAME of `out.z`.
 #[track_caller]
-fn assert_failed(message: &[u8], what: &str) {
+fn assert_failed(message: &[u8], description: &str) {
     let mut failed = expected(Vec::new());
     failed[2..4].copy_from_slice(&[0x81, 0x02]);
-    assert_eq!(message, failed, "{what}");
+    assert_eq!(message, failed, "{description}");
 }
 
-/// The message that answers `out.z A` with these records after the alias.
+/// The expected reply to `out.z A` with these records after the alias.
 fn expected(mut records: Vec<Record>) -> Vec<u8> {
     records.insert(
         0,
@@ -205,15 +216,15 @@ fn expected(mut records: Vec<Record>) -> Vec<u8> {
             data: Rdata::Cname(name("example.org")),
         },
     );
-    let mut message = answered(&query("out.z", Rtype::A), "out.z", records);
+    let mut message = response_with(&query("out.z", Rtype::A), "out.z", records);
     message[2..4].copy_from_slice(&[0x85, 0x00]);
     message
 }
 
 #[test]
 fn a_chased_target_follows_its_alias() {
-    let (_, asked) = chase();
-    assert_eq!(asked[2..], query("example.org", Rtype::A)[2..]);
+    let (_, upstream_query) = chase();
+    assert_eq!(upstream_query[2..], query("example.org", Rtype::A)[2..]);
 
     let found = vec![record("example.org", address(1))];
     assert_eq!(chased(found.clone()), expected(found));
@@ -228,20 +239,20 @@ fn a_chased_target_follows_its_alias() {
 }
 
 #[test]
-fn what_an_upstream_denies_is_denied_behind_the_alias() {
+fn a_negative_answer_for_the_target_is_relayed_with_the_alias() {
     for rcode in [0, 3] {
-        // The zone's SOA record says for how long; one of another zone says nothing.
-        let (chase, asked) = chase();
-        let mut denied = answered(&asked, "example.org", Vec::new());
+        // The SOA record of the target's zone is kept, and one of another zone is dropped.
+        let (chase, upstream_query) = chase();
+        let mut denied = response_with(&upstream_query, "example.org", Vec::new());
         denied[3] |= rcode;
         let mut right = expected(Vec::new());
         right[3] |= rcode;
-        assert_eq!(completed(chase, &asked, &denied), right);
+        assert_eq!(completed(chase, &upstream_query, &denied), right);
 
-        let (chase, asked) = self::chase();
+        let (chase, upstream_query) = self::chase();
         let denied = with_authority(denied, &soa("stranger.org"));
         let denied = with_authority(denied, &soa("org"));
-        let message = completed(chase, &asked, &denied);
+        let message = completed(chase, &upstream_query, &denied);
         assert_eq!([word(&message, 6), word(&message, 8)], [1, 1]);
         assert_eq!(word(&message, 2), 0x8500 | u16::from(rcode));
         let sections = render_sections(&name("out.z"), [&[link()], &[soa("org")], &[]], 0);
@@ -249,26 +260,29 @@ fn what_an_upstream_denies_is_denied_behind_the_alias() {
     }
 }
 
-/// RFC 2308: only a server that knows it may say that there is no such data.
+/// RFC 2308: only a response that proves the absence of data may become a negative answer.
 #[test]
-fn a_failure_is_never_a_denial() {
-    let (silent, asked) = chase();
-    assert_failed(&said(silent.complete(None, &own(&model()), 0)), "silence");
-    let nothing = answered(&asked, "example.org", Vec::new());
+fn a_failure_is_never_a_negative_answer() {
+    let (silent, upstream_query) = chase();
+    assert_failed(
+        &sent_message(silent.complete(None, &local_names(&model()), 0)),
+        "silence",
+    );
+    let nothing = response_with(&upstream_query, "example.org", Vec::new());
     let with_code = |code: u8| {
         let mut message = nothing.clone();
         message[3] |= code;
         message
     };
     let here = |data| vec![record("example.org", data)];
-    let mut denied_data = answered(&asked, "example.org", here(address(1)));
+    let mut denied_data = response_with(&upstream_query, "example.org", here(address(1)));
     denied_data[3] |= 3;
-    let mut unreadable = answered(&asked, "example.org", here(address(1)));
+    let mut unreadable = response_with(&upstream_query, "example.org", here(address(1)));
     let end = unreadable.len();
     unreadable[end - 5] = 3;
     unreadable.pop();
     let referral = record("org", Rdata::Ns(name("ns.org")));
-    for (what, message) in [
+    for (description, message) in [
         ("FORMERR", with_code(1)),
         ("SERVFAIL", with_code(2)),
         ("NOTIMP", with_code(4)),
@@ -278,12 +292,12 @@ fn a_failure_is_never_a_denial() {
             "BADVERS",
             with_additional(nothing.clone(), &opt(1232, [1, 0, 0, 0], &[])),
         ),
-        ("an address of three octets", unreadable),
+        ("an address of three bytes", unreadable),
         ("an address at a name that doesn't exist", denied_data),
         ("a referral", with_authority(nothing.clone(), &referral)),
     ] {
-        let (chase, asked) = chase();
-        assert_failed(&completed(chase, &asked, &message), what);
+        let (chase, upstream_query) = chase();
+        assert_failed(&completed(chase, &upstream_query, &message), description);
     }
 }
 
@@ -298,29 +312,29 @@ fn a_loop_of_aliases_is_a_failure() {
 
 #[test]
 fn a_truncated_target_truncates_the_answer() {
-    let (chase, asked) = chase();
-    let mut cut = answered(&asked, "example.org", Vec::new());
-    cut[2] |= 0x02;
-    let message = completed(chase, &asked, &cut);
+    let (chase, upstream_query) = chase();
+    let mut truncated = response_with(&upstream_query, "example.org", Vec::new());
+    truncated[2] |= 0x02;
+    let message = completed(chase, &upstream_query, &truncated);
     assert_eq!(word(&message, 2), 0x8700);
     assert_eq!(word(&message, 6), 1);
 }
 
-/// By TCP there is nothing to ask again for.
+/// A TCP client can't retry over a transport with a larger limit.
 #[test]
 fn a_truncated_answer_is_a_failure_over_tcp() {
     let over_tcp = |text| match respond(&query(text, Rtype::A), &model(), Transport::Tcp, 0) {
-        Reply::Chase(chase) => {
-            let asked = UpstreamQuery::chasing(&chase).with_id(1);
-            let mut cut = answered(&asked, "example.org", Vec::new());
-            cut[2] |= 0x02;
-            completed(chase, &asked, &cut)
+        QueryAction::Chase(chase) => {
+            let upstream_query = UpstreamQuery::chasing(&chase).with_id(1);
+            let mut truncated = response_with(&upstream_query, "example.org", Vec::new());
+            truncated[2] |= 0x02;
+            completed(chase, &upstream_query, &truncated)
         }
-        Reply::Forward(query) => {
-            let asked = UpstreamQuery::forwarding(&query).with_id(1);
-            let mut cut = answered(&asked, "example.org", Vec::new());
-            cut[2] |= 0x02;
-            relayed(&query, &asked, &cut)
+        QueryAction::Forward(query) => {
+            let upstream_query = UpstreamQuery::forwarding(&query).with_id(1);
+            let mut truncated = response_with(&upstream_query, "example.org", Vec::new());
+            truncated[2] |= 0x02;
+            relayed(&query, &upstream_query, &truncated)
         }
         other => panic!("{other:?}"),
     };
@@ -330,17 +344,18 @@ fn a_truncated_answer_is_a_failure_over_tcp() {
 }
 
 #[test]
-fn other_types_of_an_alias_are_asked_for_too() {
-    let Reply::Chase(chase) = respond(&query("out.z", Rtype::MX), &model(), Transport::Udp, 0)
+fn other_types_of_an_alias_are_queried_too() {
+    let QueryAction::Chase(chase) =
+        respond(&query("out.z", Rtype::MX), &model(), Transport::Udp, 0)
     else {
         panic!("not chased");
     };
-    let asked = UpstreamQuery::chasing(&chase).with_id(1);
-    assert_eq!(asked[12..], query("example.org", Rtype::MX)[12..]);
+    let upstream_query = UpstreamQuery::chasing(&chase).with_id(1);
+    assert_eq!(upstream_query[12..], query("example.org", Rtype::MX)[12..]);
     let exchange = [&[0, 10][..], name("mail.example.org").wire()].concat();
     let exchange = record("example.org", Rdata::Opaque(Rtype::MX, exchange.into()));
-    let message = answered(&asked, "example.org", vec![exchange.clone()]);
-    let message = completed(chase, &asked, &message);
+    let message = response_with(&upstream_query, "example.org", vec![exchange.clone()]);
+    let message = completed(chase, &upstream_query, &message);
     let sections = render_sections(&name("out.z"), [&[link(), exchange], &[], &[]], 0);
     assert!(message.ends_with(&sections.bytes), "{message:02x?}");
 }
@@ -357,8 +372,8 @@ fn link() -> Record {
 /// The SOA record of a zone.
 fn soa(zone: &str) -> Record {
     let name = name(zone);
-    let octets = [name.wire(), name.wire(), &[0; 20]].concat();
-    record(zone, Rdata::Opaque(Rtype::SOA, octets.into()))
+    let bytes = [name.wire(), name.wire(), &[0; 20]].concat();
+    record(zone, Rdata::Opaque(Rtype::SOA, bytes.into()))
 }
 
 /// Adds a record to the authority section of a message without additional records.
@@ -371,18 +386,18 @@ fn with_authority(message: Vec<u8>, record: &Record) -> Vec<u8> {
 
 /// A record in wire form, without compressed names.
 fn uncompressed(record: &Record) -> Vec<u8> {
-    let octets = match &record.data {
-        Rdata::Opaque(_, octets) => octets.to_vec(),
+    let bytes = match &record.data {
+        Rdata::Opaque(_, bytes) => bytes.to_vec(),
         Rdata::Ns(host) => host.wire().to_vec(),
-        other => panic!("not written here: {other}"),
+        other => panic!("unsupported type: {other}"),
     };
     [
         record.owner.wire(),
         &record.data.rtype().to_int().to_be_bytes(),
         &[0, 1],
         &record.ttl.to_be_bytes(),
-        &(octets.len() as u16).to_be_bytes(),
-        &octets,
+        &(bytes.len() as u16).to_be_bytes(),
+        &bytes,
     ]
     .concat()
 }

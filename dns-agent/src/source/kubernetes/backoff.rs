@@ -1,4 +1,4 @@
-//! How long to wait between attempts.
+//! Delays between attempts.
 
 use std::time::Duration;
 
@@ -7,22 +7,22 @@ const FIRST: Duration = Duration::from_millis(500);
 /// The longest wait after any failure.
 const CAP: Duration = Duration::from_secs(30);
 
-/// Exponential back-off with full jitter: any wait up to a ceiling is as likely as another, so that those
-/// who failed together don't come back together.
+/// Exponential back-off with full jitter: waits are uniform between zero and a ceiling, so that
+/// clients that failed together don't retry together.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Backoff {
     ceiling: Duration,
 }
 
 impl Backoff {
-    /// The longest wait after this failure; twice that after the next.
+    /// The longest wait after this failure. Doubles the ceiling for the next failure.
     pub(super) fn ceiling(&mut self) -> Duration {
         let ceiling = self.ceiling;
         self.ceiling = (ceiling * 2).min(CAP);
         ceiling
     }
 
-    /// What failed works again.
+    /// Returns to the first ceiling after a success.
     pub(super) fn reset(&mut self) {
         *self = Backoff::default();
     }
@@ -34,7 +34,7 @@ impl Default for Backoff {
     }
 }
 
-/// A random time of at most this.
+/// A random duration up to `longest`.
 pub(super) fn jitter(longest: Duration) -> Duration {
     rand::random_range(Duration::ZERO..=longest)
 }
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_takes_all_of_its_range() {
+    fn jitter_covers_its_whole_range() {
         let waits: Vec<_> = (0..1000).map(|_| jitter(CAP)).collect();
         assert!(waits.iter().all(|wait| *wait <= CAP));
         assert!(waits.iter().any(|wait| *wait < CAP / 10));

@@ -1,4 +1,4 @@
-//! Where the API server is, and how to prove to it who asks.
+//! The API server's address, and the agent's credentials.
 
 use std::path::Path;
 
@@ -9,17 +9,20 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-/// What the API server's audit log and flow control know the agent by.
+/// The user agent, which the API server's audit log shows.
 const AGENT: &str = concat!("zerohop-dns-agent/", env!("CARGO_PKG_VERSION"));
 
-/// A client for the API server that a kubeconfig file names; without one, for that of the Pod this runs in,
-/// or of the user's own kubeconfig. Nothing is sent yet.
+/// Creates a client for the API server in `kubeconfig`. Without `kubeconfig`, the client is for the
+/// cluster of the Pod that the agent runs in or, outside a Pod, for the user's own kubeconfig.
+/// Sends no request.
 ///
-/// What the kubelet rotates takes effect by itself: kube reads a ServiceAccount's token from its file again
-/// for the first request after 50 seconds, and the API server's certificate authority about once a minute.
+/// Credentials that the kubelet rotates take effect without a restart: kube reads the
+/// ServiceAccount's token from its file again for the first request after 50 seconds, and the API
+/// server's certificate authority about once a minute.
 ///
 /// # Errors
-/// When there is no configuration, or it can't be used: which, and what to do.
+/// When there is no configuration or it can't be used. The error names the configuration and what
+/// to do.
 pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
     let config = adjusted(match kubeconfig {
         Some(file) => from_file(file).await?,
@@ -37,7 +40,7 @@ pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
 fn adjusted(mut config: Config) -> Config {
     let agent = (USER_AGENT, HeaderValue::from_static(AGENT));
     config.headers.push(agent);
-    // Retries are the feeds' own: they tell of them, and know when to list again.
+    // The feeds retry by themselves, because they report failures and decide when to list again.
     config.default_retry = false;
     config
 }
@@ -55,8 +58,8 @@ async fn from_file(file: &Path) -> anyhow::Result<Config> {
     })
 }
 
-/// kube's own way is the other way round: a kubeconfig that lies about in an image would win over the
-/// cluster that the Pod runs in.
+/// The Pod's cluster takes precedence over a kubeconfig. In kube's own order, a kubeconfig left in
+/// an image would take precedence over the Pod's cluster.
 async fn from_surroundings() -> anyhow::Result<Config> {
     let in_cluster = match Config::incluster() {
         Ok(config) => return Ok(config),
@@ -65,7 +68,7 @@ async fn from_surroundings() -> anyhow::Result<Config> {
     let options = KubeConfigOptions::default();
     Config::from_kubeconfig(&options).await.with_context(|| {
         format!(
-            "no Kubernetes API is known, neither from a Pod's ServiceAccount ({in_cluster:#}) nor from a kubeconfig: \
+            "no Kubernetes API is configured, neither by a Pod's ServiceAccount ({in_cluster:#}) nor by a kubeconfig: \
              run in a Pod with a ServiceAccount, or give --kubeconfig FILE"
         )
     })
@@ -78,7 +81,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_kubeconfig_that_can_not_be_used_is_named() {
+    async fn the_error_names_an_unusable_kubeconfig() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("config");
         for text in [
@@ -113,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_say_who_asks_and_are_not_retried_by_kube() {
+    fn requests_have_a_user_agent_and_kube_does_not_retry_them() {
         let config = adjusted(Config::new("https://127.0.0.1:1".parse().unwrap()));
         assert!(!config.default_retry);
         let (name, value) = &config.headers[0];

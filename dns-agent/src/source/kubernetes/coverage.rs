@@ -1,17 +1,20 @@
-//! Watches every EndpointSlice of the headless Services, by the one label that makes it theirs.
+//! Watches every EndpointSlice of the headless Services, by the label that assigns a slice to its
+//! Service.
 //!
-//! The selector is `kubernetes.io/service-name in (…)` with the names of all headless Services, of any
-//! namespace. It is a proof because it is the very condition by which CoreDNS finds a Service's slices; other
-//! labels say what a controller or a person once wrote (Kubernetes 1.35,
-//! `staging/src/k8s.io/endpointslice/utils.go`: the label `service.kubernetes.io/headless` is set when a slice
-//! is written for other reasons, not when its Service becomes headless).
+//! The selector is `kubernetes.io/service-name in (…)` with the names of all headless Services of
+//! all namespaces. The selector proves completeness because CoreDNS finds a Service's slices by the
+//! same condition. Other labels record what a controller or a person once wrote. For example,
+//! `service.kubernetes.io/headless` is set when a slice is written for other reasons, not when its
+//! Service becomes headless (Kubernetes 1.35, `staging/src/k8s.io/endpointslice/utils.go`).
 //!
-//! A request holds only so many names, so they are shared out among *parts*, each with a watch of its own.
-//! A new name goes into the last part, which lists again; names that are not headless any more stay, because
-//! watching them costs little. When all parts are full, the names of today are shared out anew, and if they
-//! fill more than half of the parts, every slice of the cluster is watched instead.
+//! A request holds a limited number of names, so the names are divided into *parts*, each with a
+//! watch of its own. A new name goes into the last part, which lists again. Names of Services that
+//! are no longer headless stay, because watching them costs little. When all parts are full, the
+//! current names are divided again. If they fill more than half of the parts, every slice of the
+//! cluster is watched instead.
 //!
-//! [`Event::Covered`] reports what a part has listed. All other headless Services are delegated to CoreDNS.
+//! [`Event::Covered`] reports the Services whose slices a part has listed. All other headless
+//! Services are delegated to CoreDNS.
 
 use std::{
     collections::BTreeSet,
@@ -27,38 +30,42 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{api::Api, backoff::jitter, health::State, reflector::Reflector, selection::Selection};
+use super::{
+    api_server::ApiServer, backoff::jitter, health::FeedActivity, reflector::Reflector,
+    selection::FeedSelection,
+};
 use crate::{
-    cluster::{Covered, Key, Object, ServiceKind, ServiceNames},
+    cluster::{Covered, Object, ObjectKey, ServiceKind, ServiceNames},
     source::{Event, Feed},
 };
 
-/// The names of one part, with commas between them, are no longer than this many bytes: proxies in front of
-/// API servers take request lines of 8 KiB, and a comma is three bytes there.
+/// Upper bound on the names of one part, joined with commas, in bytes. Proxies in front of API
+/// servers accept request lines of 8 KiB, and an encoded comma is three bytes.
 const PART_BYTES: usize = 4096;
-/// New names are waited for during this time before a part lists again.
+/// Shortest delay between a new name and the list of its part, so that one list serves several new
+/// names.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-/// The same while new names keep coming: the pause doubles up to this, so that whoever makes Services with
-/// ever new names costs the API server a list of one part in this time.
+/// Longest such delay. The delay doubles while new names keep arriving, so that a client that keeps
+/// creating Services with new names costs the API server at most one list of one part in this time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// The headless Services, noted while their events pass by.
+/// The headless Services, collected from the events of the Services feed.
 #[derive(Debug, Default)]
 pub(super) struct HeadlessServices {
-    services: Mutex<Services>,
+    services: Mutex<HeadlessIndex>,
     names: watch::Sender<Option<ServiceNames>>,
 }
 
 #[derive(Debug, Default)]
-struct Services {
-    /// Those that are headless now.
-    headless: BTreeSet<Key>,
-    /// Those that the list which is being read has brought so far.
-    listing: Option<BTreeSet<Key>>,
+struct HeadlessIndex {
+    /// The Services that are headless now.
+    headless: BTreeSet<ObjectKey>,
+    /// The headless Services in the list that is being read. `None` while no list is being read.
+    listing: Option<BTreeSet<ObjectKey>>,
 }
 
 impl HeadlessServices {
-    /// Notes an event of the feed of Services.
+    /// Updates the headless Services with an event of the Services feed.
     pub(super) fn note(&self, event: &Event) {
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(names) = services.note(event) {
@@ -66,21 +73,21 @@ impl HeadlessServices {
         }
     }
 
-    /// The names of all headless Services; none before the first list has ended.
+    /// The names of all headless Services. `None` before the first list has ended.
     fn names(&self) -> watch::Receiver<Option<ServiceNames>> {
         self.names.subscribe()
     }
 }
 
-impl Services {
-    /// Takes an event in. The names of all headless Services, if that changed them.
+impl HeadlessIndex {
+    /// Applies an event. Returns the names of all headless Services if the event changed them.
     fn note(&mut self, event: &Event) -> Option<ServiceNames> {
         let is_changed = match event {
-            Event::Listing(_) => {
+            Event::ListStarted(_) => {
                 self.listing = Some(BTreeSet::new());
                 false
             }
-            Event::Listed(_) => {
+            Event::ListEnded(_) => {
                 self.headless = self.listing.take().unwrap_or_default();
                 true
             }
@@ -96,41 +103,41 @@ impl Services {
             }
             Event::Applied { object, .. } => self.headless.remove(&object.key()),
             Event::Unusable {
-                stand_in: Some(object),
+                placeholder: Some(object),
                 ..
             } => self.headless.remove(&object.key()),
             Event::Deleted { key, .. } => self.headless.remove(key),
             _ => false,
         };
-        let is_known = is_changed && self.listing.is_none();
-        is_known.then(|| {
+        let is_listed = is_changed && self.listing.is_none();
+        is_listed.then(|| {
             let names = self.headless.iter().map(|key| key.name.clone());
             Arc::new(names.collect())
         })
     }
 }
 
-/// Watches the slices of headless Services for as long as their events are received.
+/// Watches the EndpointSlices of headless Services until the event channel is closed.
 pub(super) async fn watch_slices(
     services: Arc<HeadlessServices>,
-    slices: Selection,
-    api: Arc<Api>,
+    slices: FeedSelection,
+    api: Arc<ApiServer>,
     events: mpsc::Sender<Event>,
 ) {
     let is_received = events.clone();
     tokio::select! {
         () = is_received.closed() => {}
-        () = follow(&services, slices, api, events) => {}
+        () = follow_names(&services, slices, api, events) => {}
     }
 }
 
-async fn follow(
+async fn follow_names(
     services: &HeadlessServices,
-    slices: Selection,
-    api: Arc<Api>,
+    slices: FeedSelection,
+    api: Arc<ApiServer>,
     events: mpsc::Sender<Event>,
 ) {
-    let mut parts = Parts {
+    let mut watches = SliceWatches {
         slices,
         api,
         events,
@@ -142,72 +149,78 @@ async fn follow(
     let mut pause = SHORTEST_PAUSE;
     let mut last_change = Instant::now();
     loop {
-        let known = names.wait_for(Option::is_some).await;
-        let Ok(Some(known)) = known.map(|known| known.clone()) else {
+        let current = names.wait_for(Option::is_some).await;
+        let Ok(Some(current)) = current.map(|current| current.clone()) else {
             return;
         };
-        let has_changed = parts.follow(&known).await;
-        if has_changed {
-            pause = match last_change.elapsed() > pause * 4 {
-                true => SHORTEST_PAUSE,
-                false => (pause * 2).min(LONGEST_PAUSE),
+        let watches_changed = watches.add_names(&current).await;
+        if watches_changed {
+            pause = if last_change.elapsed() > pause * 4 {
+                SHORTEST_PAUSE
+            } else {
+                (pause * 2).min(LONGEST_PAUSE)
             };
             last_change = Instant::now();
         }
         if names.changed().await.is_err() {
             return;
         }
-        // More may come, and other agents have seen the same.
+        // More names may follow, and other agents have received the same event.
         sleep(pause + jitter(pause)).await;
     }
 }
 
-/// The parts, and the watches that follow them.
-struct Parts {
-    /// What is asked of all of them.
-    slices: Selection,
-    api: Arc<Api>,
+/// The parts, and the watch of each part.
+struct SliceWatches {
+    /// The selection that all parts share.
+    slices: FeedSelection,
+    api: Arc<ApiServer>,
     events: mpsc::Sender<Event>,
     allotment: Allotment,
-    /// How each watch is told what to select.
-    running: Vec<watch::Sender<Selection>>,
+    /// The sender of each watch's selection.
+    running: Vec<watch::Sender<FeedSelection>>,
     tasks: JoinSet<()>,
 }
 
-impl Parts {
-    /// Sees to it that all of these names are watched. Says whether that changed anything.
-    async fn follow(&mut self, names: &ServiceNames) -> bool {
+impl SliceWatches {
+    /// Makes the watches cover all of these names. Returns whether that changed any watch.
+    async fn add_names(&mut self, names: &ServiceNames) -> bool {
         let is_first = self.running.is_empty();
         match self.allotment.add(names) {
-            Added::Nothing if is_first => {
-                self.rest().await;
+            AllotmentChange::Nothing if is_first => {
+                self.report_no_services().await;
                 false
             }
-            Added::Nothing => false,
-            Added::ToParts(changed) => {
+            AllotmentChange::Nothing => false,
+            AllotmentChange::PartsGrew(changed) => {
                 for part in changed {
-                    self.select(part);
+                    self.update_watch(part);
                 }
                 true
             }
-            Added::SharedOut => {
-                self.start_over().await;
+            AllotmentChange::Redivided => {
+                self.restart_watches().await;
                 true
             }
         }
     }
 
-    /// There is no headless Service, so there is nothing to ask for.
-    async fn rest(&self) {
-        self.api.health.becomes(Feed::SLICES, State::Resting);
-        for event in [Event::Listing(Feed::SLICES), Event::Listed(Feed::SLICES)] {
-            // When nobody receives any more, the reading ends.
+    /// Reports an empty list, because there is no headless Service.
+    async fn report_no_services(&self) {
+        self.api
+            .health
+            .set_activity(Feed::SLICES, FeedActivity::Resting);
+        for event in [
+            Event::ListStarted(Feed::SLICES),
+            Event::ListEnded(Feed::SLICES),
+        ] {
+            // A closed channel ends the source.
             let _ = self.events.send(event).await;
         }
     }
 
-    /// Tells a part's watch what to select, and starts it if it is not there.
-    fn select(&mut self, part: usize) {
+    /// Updates the selection of a part's watch, or starts the watch.
+    fn update_watch(&mut self, part: usize) {
         let Some((feed, covered)) = self.allotment.covered(part) else {
             return;
         };
@@ -218,80 +231,85 @@ impl Parts {
         }
         self.api.health.add(feed);
         let (sender, selections) = watch::channel(selection);
-        let reflector = Reflector::following(selections, self.api.clone(), self.events.clone());
+        let reflector =
+            Reflector::with_changing_selection(selections, self.api.clone(), self.events.clone());
         self.tasks.spawn(reflector.run(Duration::ZERO));
         self.running.push(sender);
     }
 
-    /// Ends all watches and starts those of a new allotment. Until they have listed, every headless Service
-    /// is delegated to CoreDNS.
-    async fn start_over(&mut self) {
+    /// Ends all watches and starts the watches of a new allotment. Until the new watches have
+    /// listed, every headless Service is delegated to CoreDNS.
+    async fn restart_watches(&mut self) {
         self.tasks.shutdown().await;
         for part in 0..mem::take(&mut self.running).len() {
-            let feed = feed(part);
+            let feed = part_feed(part);
             let nothing = Covered::Named(ServiceNames::default());
             for event in [
                 Event::Covered(feed, nothing),
-                Event::Listing(feed),
-                Event::Listed(feed),
+                Event::ListStarted(feed),
+                Event::ListEnded(feed),
             ] {
                 let _ = self.events.send(event).await;
             }
-            self.api.health.becomes(feed, State::Resting);
+            self.api.health.set_activity(feed, FeedActivity::Resting);
         }
         for part in 0..self.allotment.parts() {
-            self.select(part);
+            self.update_watch(part);
         }
     }
 }
 
-/// Which names each part has.
+/// The division of names into parts.
 #[derive(Debug)]
 enum Allotment {
     Named(Vec<BTreeSet<Arc<str>>>),
-    /// There are too many names: the one part has every slice.
+    /// There are too many names, so the only part has every slice.
     Every,
 }
 
-/// What adding names has changed.
+/// The effect of adding names on an allotment.
 #[derive(Debug, PartialEq, Eq)]
-enum Added {
+enum AllotmentChange {
     Nothing,
     /// These parts have more names.
-    ToParts(BTreeSet<usize>),
-    /// All parts are other ones.
-    SharedOut,
+    PartsGrew(BTreeSet<usize>),
+    /// All names were divided into new parts.
+    Redivided,
 }
 
 impl Allotment {
-    /// Adds the names that no part has.
-    fn add(&mut self, names: &BTreeSet<Arc<str>>) -> Added {
+    /// Adds the names that are in no part yet.
+    fn add(&mut self, names: &BTreeSet<Arc<str>>) -> AllotmentChange {
         let Allotment::Named(parts) = self else {
-            return Added::Nothing;
+            return AllotmentChange::Nothing;
         };
         let mut changed = BTreeSet::new();
         for name in names {
             if parts.iter().any(|part| part.contains(name)) {
                 continue;
             }
-            match place(parts, name) {
+            match add_to_last_part(parts, name) {
                 Some(part) => changed.insert(part),
                 None => {
-                    *self = Allotment::of(names);
-                    return Added::SharedOut;
+                    *self = Allotment::divide(names);
+                    return AllotmentChange::Redivided;
                 }
             };
         }
-        match changed.is_empty() {
-            true => Added::Nothing,
-            false => Added::ToParts(changed),
+        if changed.is_empty() {
+            AllotmentChange::Nothing
+        } else {
+            AllotmentChange::PartsGrew(changed)
         }
     }
 
-    /// Shares out these names, if they leave half of the room for others.
-    fn of(names: &BTreeSet<Arc<str>>) -> Allotment {
+    /// Divides the names into parts, or chooses every slice if the names fill more than half of the
+    /// parts.
+    fn divide(names: &BTreeSet<Arc<str>>) -> Allotment {
         let mut parts = Vec::new();
-        let fit = names.iter().all(|name| place(&mut parts, name).is_some());
+        let fit = names
+            .iter()
+            .all(|name| add_to_last_part(&mut parts, name).is_some());
         if fit && parts.len() <= usize::from(Feed::SLICE_PARTS / 2) {
             return Allotment::Named(parts);
         }
@@ -309,13 +327,13 @@ impl Allotment {
         }
     }
 
-    /// What a part covers.
+    /// The feed of a part and the Services that the part covers. `None` if there is no such part.
     fn covered(&self, part: usize) -> Option<(Feed, Covered)> {
         let covered = match self {
             Allotment::Named(parts) => Covered::Named(Arc::new(parts.get(part)?.clone())),
             Allotment::Every => Covered::Every,
         };
-        Some((feed(part), covered))
+        Some((part_feed(part), covered))
     }
 }
 
@@ -325,8 +343,9 @@ impl Default for Allotment {
     }
 }
 
-/// Puts a name into the last part, or into one more. The part's number; none if all are full.
-fn place(parts: &mut Vec<BTreeSet<Arc<str>>>, name: &Arc<str>) -> Option<usize> {
+/// Adds a name to the last part, or to a new part if the last one is full. Returns the part's
+/// number, or `None` if all parts are full.
+fn add_to_last_part(parts: &mut Vec<BTreeSet<Arc<str>>>, name: &Arc<str>) -> Option<usize> {
     let bytes = |part: &BTreeSet<Arc<str>>| part.iter().map(|name| name.len() + 1).sum::<usize>();
     let has_room = parts
         .last()
@@ -342,6 +361,6 @@ fn place(parts: &mut Vec<BTreeSet<Arc<str>>>, name: &Arc<str>) -> Option<usize> 
 }
 
 /// The feed of a part. There are never more parts than [`Feed::SLICE_PARTS`].
-fn feed(part: usize) -> Feed {
+fn part_feed(part: usize) -> Feed {
     Feed::Slices(u8::try_from(part).unwrap_or(u8::MAX))
 }

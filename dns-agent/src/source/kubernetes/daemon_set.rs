@@ -1,4 +1,4 @@
-//! The DaemonSet that an agent is of: whether it is still wanted.
+//! The agent's own DaemonSet, read at shutdown to learn whether Zerohop is being removed.
 
 use std::time::Duration;
 
@@ -6,44 +6,46 @@ use k8s_openapi::api::apps::v1::DaemonSet as Object;
 use kube::{Api, Client, Error, core::PartialObjectMeta};
 use tokio::time::timeout;
 
-use crate::cluster::Key;
+use crate::cluster::ObjectKey;
 
-/// How long the API server may take. The agent serves meanwhile, and pods have 30 s to end.
+/// Time limit for the API server's response. The agent keeps answering meanwhile, and Pods have 30
+/// s to end.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// A DaemonSet that can be asked for.
+/// The agent's DaemonSet in the API server.
 #[derive(Clone, Debug)]
 pub struct DaemonSet {
     api: Box<Api<Object>>,
-    key: Key,
+    key: ObjectKey,
 }
 
 impl DaemonSet {
-    /// By its namespace and name.
+    /// A handle for the DaemonSet with this namespace and name. Sends no request.
     #[must_use]
-    pub fn new(client: Client, key: Key) -> DaemonSet {
+    pub fn new(client: Client, key: ObjectKey) -> DaemonSet {
         DaemonSet {
             api: Box::new(Api::namespaced(client, &key.namespace)),
             key,
         }
     }
 
-    /// Asks the API server. A sentence when it was taken away; none when it is there, or nobody can tell.
-    pub async fn why_taken_away(&self) -> Option<String> {
+    /// Asks the API server whether the DaemonSet is being removed. Returns the reason as a clause,
+    /// or `None` if the DaemonSet still exists or its state is unknown.
+    pub async fn removal_reason(&self) -> Option<String> {
         let answer = timeout(LIMIT, self.api.get_metadata(&self.key.name)).await;
-        let reason = taken_away(&answer.ok()?)?;
-        let Key { namespace, name } = &self.key;
+        let reason = why_removed(&answer.ok()?)?;
+        let ObjectKey { namespace, name } = &self.key;
         Some(format!("the DaemonSet {namespace}/{name} {reason}"))
     }
 }
 
-/// Why an answer means that the DaemonSet was taken away; errors of the way there don't.
-fn taken_away(answer: &Result<PartialObjectMeta<Object>, Error>) -> Option<&'static str> {
+/// Why a response means that the DaemonSet is being removed. Transport errors don't mean that.
+fn why_removed(answer: &Result<PartialObjectMeta<Object>, Error>) -> Option<&'static str> {
     match answer {
         Ok(found) if found.metadata.deletion_timestamp.is_some() => Some("is being deleted"),
         Err(Error::Api(status)) if status.code == 404 => Some("is gone"),
         Err(Error::Api(status)) if matches!(status.code, 401 | 403) => {
-            Some("may not be read any more, so it is being taken away with its rights")
+            Some("may not be read any more, so it is being removed together with its permissions")
         }
         _ => None,
     }
@@ -57,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_means_that_it_was_taken_away() {
+    fn deletion_and_lost_permissions_mean_removal() {
         let found = |deleted: bool| {
             let mut metadata: ObjectMeta =
                 serde_json::from_value(json!({"name": "zerohop"})).unwrap();
@@ -74,7 +76,7 @@ mod tests {
                 Status::failure("no", "No").with_code(code),
             )))
         };
-        for (answer, is_taken_away) in [
+        for (answer, is_removed) in [
             (found(false), false),
             (found(true), true),
             (refused(404), true),
@@ -84,7 +86,7 @@ mod tests {
             (refused(500), false),
             (refused(503), false),
         ] {
-            assert_eq!(taken_away(&answer).is_some(), is_taken_away, "{answer:?}");
+            assert_eq!(why_removed(&answer).is_some(), is_removed, "{answer:?}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Which kinds of policies the API serves that are not evaluated: asked again and again.
+//! Polls the API server for the kinds of policies that it serves and that are not evaluated.
 //!
-//! A watch would tell of changes sooner, but there is none of API groups. A watch of
-//! CustomResourceDefinitions would need a right to read all of them, and would not know of groups that
-//! other API servers serve behind this one, such as Calico's.
+//! A watch would report changes sooner, but API groups can't be watched. A watch of
+//! CustomResourceDefinitions would need permission to read all of them, and would miss groups of
+//! aggregated API servers, such as Calico's.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,71 +17,73 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::{
-    api::{Api, Failure},
+    api_server::{ApiServer, Failure},
     backoff::{Backoff, jitter},
-    health::{Health, State},
+    health::{FeedActivity, SourceHealth},
 };
 use crate::{cluster::PolicyKind, source::Feed};
 
-/// The API is asked again after one to two times this.
+/// The interval between polls is one to two times this.
 pub(super) const PAUSE: Duration = Duration::from_secs(30);
 
-/// The kinds of policies that the API serves and that are not evaluated, each with the version to read.
+/// The kinds of policies that the API server serves and that are not evaluated, each with the
+/// version to read.
 pub type ServedKinds = BTreeMap<PolicyKind, String>;
 
-/// Asks the API server which kinds of policies it serves, for as long as this exists and is received.
+/// Polls the API server for the kinds of policies that it serves, until dropped or its channel is
+/// closed.
 #[derive(Debug)]
 pub struct Discovery {
-    health: Arc<Health>,
+    health: Arc<SourceHealth>,
     _task: AbortOnDropHandle<()>,
 }
 
-/// The groups of the API, as `/apis` lists them.
+/// The response to `/apis`: the API groups.
 #[derive(Debug, Deserialize)]
-struct Groups {
-    groups: Vec<Group>,
+struct GroupList {
+    groups: Vec<ApiGroup>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Group {
+struct ApiGroup {
     name: String,
-    versions: Vec<Version>,
-    preferred_version: Option<Version>,
+    versions: Vec<GroupVersion>,
+    preferred_version: Option<GroupVersion>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Version {
+struct GroupVersion {
     version: String,
 }
 
 /// The resources of one version of a group.
 #[derive(Debug, Deserialize)]
-struct Resources {
-    resources: Vec<Resource>,
+struct ResourceList {
+    resources: Vec<ApiResource>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Resource {
-    /// The plural; with a slash and a word behind it for a part of a resource.
+struct ApiResource {
+    /// The plural, such as `pods`, or the plural and a subresource, such as `pods/status`.
     name: String,
 }
 
 impl Discovery {
-    /// Starts asking. Must be called within a runtime. Sends the kinds when they are known first, and
-    /// whenever they are others than before.
+    /// Starts polling. Must be called within a Tokio runtime. Sends the served kinds once they are
+    /// known, and after each change.
     #[must_use]
     pub fn start(
         client: Client,
         first_jitter: Duration,
         kinds: mpsc::Sender<ServedKinds>,
     ) -> Discovery {
-        let health = Arc::new(Health::new([Feed::PolicyKinds].into_iter()));
-        let api = Api::new(client, health.clone());
+        let health = Arc::new(SourceHealth::new([Feed::PolicyKinds].into_iter()));
+        let api = ApiServer::new(client, health.clone());
         let task = async move {
             tokio::select! {
                 () = kinds.closed() => {}
-                () = follow(&api, first_jitter, &kinds) => {}
+                () = poll_kinds(&api, first_jitter, &kinds) => {}
             }
         };
         Discovery {
@@ -90,28 +92,31 @@ impl Discovery {
         }
     }
 
-    /// How the asking goes.
+    /// The health of the polling.
     #[must_use]
-    pub fn health(&self) -> Arc<Health> {
+    pub fn health(&self) -> Arc<SourceHealth> {
         self.health.clone()
     }
 }
 
-async fn follow(api: &Api, first_jitter: Duration, sender: &mpsc::Sender<ServedKinds>) {
+async fn poll_kinds(api: &ApiServer, first_jitter: Duration, sender: &mpsc::Sender<ServedKinds>) {
     let mut before: Option<ServedKinds> = None;
     let mut missing = BTreeSet::new();
     let mut backoff = Backoff::default();
     sleep(jitter(first_jitter)).await;
     loop {
-        let pause = match served(api).await {
+        let pause = match read_served_kinds(api).await {
             Ok(mut kinds) => {
-                missing = keep(before.iter().flatten(), &mut kinds, &missing);
+                missing = retain_missing_once(before.iter().flatten(), &mut kinds, &missing);
                 backoff.reset();
-                api.health.heard(Feed::PolicyKinds);
-                api.health.becomes(Feed::PolicyKinds, State::Watching);
+                api.health.record_received(Feed::PolicyKinds);
+                api.health
+                    .set_activity(Feed::PolicyKinds, FeedActivity::Watching);
                 if before.as_ref() != Some(&kinds) {
                     for kind in kinds.keys() {
-                        info!("the API serves {kind:?}, which are not evaluated");
+                        info!(
+                            "the API server serves policies of the kind {kind:?}, which the agent doesn't evaluate"
+                        );
                     }
                     let _ = sender.send(kinds.clone()).await;
                     before = Some(kinds);
@@ -119,14 +124,16 @@ async fn follow(api: &Api, first_jitter: Duration, sender: &mpsc::Sender<ServedK
                 PAUSE + jitter(PAUSE)
             }
             Err(failure) => {
-                let error =
-                    format!("the API server does not say which groups it serves: {failure}");
-                let state = State::Retrying {
+                let error = format!("can't read which API groups the API server serves: {failure}");
+                let state = FeedActivity::Retrying {
                     error: error.clone(),
                 };
-                let was = api.health.becomes(Feed::PolicyKinds, state);
-                if !matches!(was, State::Retrying { .. }) {
-                    warn!(error, "trying again");
+                let previous = api.health.set_activity(Feed::PolicyKinds, state);
+                if !matches!(previous, FeedActivity::Retrying { .. }) {
+                    warn!(
+                        error,
+                        "can't look for unevaluated kinds of policies: retrying"
+                    );
                 }
                 jitter(backoff.ceiling())
             }
@@ -135,11 +142,11 @@ async fn follow(api: &Api, first_jitter: Duration, sender: &mpsc::Sender<ServedK
     }
 }
 
-impl Group {
-    /// Its versions, each once, the preferred one first.
+impl ApiGroup {
+    /// The group's versions without duplicates, the preferred one first.
     fn versions(&self) -> Vec<&str> {
         let mut versions = Vec::new();
-        for Version { version } in self.preferred_version.iter().chain(&self.versions) {
+        for GroupVersion { version } in self.preferred_version.iter().chain(&self.versions) {
             if !versions.contains(&&**version) {
                 versions.push(version);
             }
@@ -148,9 +155,10 @@ impl Group {
     }
 }
 
-/// Keeps the kinds of before that are missing for the first time: an API server that has just started says
-/// for a moment that it has none of its CustomResourceDefinitions. Gives them.
-fn keep<'a>(
+/// Adds kinds to `kinds` that were served before and are missing for the first time, because an API
+/// server that has just started lists none of its CustomResourceDefinitions for a moment. Returns
+/// the added kinds.
+fn retain_missing_once<'a>(
     before: impl Iterator<Item = (&'a PolicyKind, &'a String)>,
     kinds: &mut ServedKinds,
     missing: &BTreeSet<PolicyKind>,
@@ -165,9 +173,9 @@ fn keep<'a>(
     missing_now
 }
 
-/// The kinds that the API serves.
-async fn served(api: &Api) -> Result<ServedKinds, Failure> {
-    let Groups { groups } = api.get("/apis").await?;
+/// Reads the kinds that the API server serves.
+async fn read_served_kinds(api: &ApiServer) -> Result<ServedKinds, Failure> {
+    let GroupList { groups } = api.get("/apis").await?;
     let mut served = ServedKinds::new();
     for group in groups {
         let kinds: Vec<_> = PolicyKind::all()
@@ -178,16 +186,17 @@ async fn served(api: &Api) -> Result<ServedKinds, Failure> {
         }
         for version in group.versions() {
             let path = format!("/apis/{}/{version}", group.name);
-            let resources = api.get::<Resources>(&path).await;
+            let resources = api.get::<ResourceList>(&path).await;
             for kind in &kinds {
                 let is_served = match &resources {
-                    Ok(Resources { resources }) => {
+                    Ok(ResourceList { resources }) => {
                         let mut resources = resources.iter();
                         resources.any(|resource| resource.name == kind.plural())
                     }
-                    // The group has just gone.
+                    // The group was removed after `/apis` was read.
                     Err(Failure::Refused { code: 404, .. }) => false,
-                    // Its lists will say what is wrong; until they do not, nothing is known of the kind.
+                    // Listing the kind will report the error, and the kind's policies stay unknown
+                    // until then.
                     Err(_) => true,
                 };
                 if is_served {

@@ -1,4 +1,4 @@
-//! What is known of each feed: whether it works, and how old what it told may be.
+//! The health of each feed: whether it works, and how old its data may be.
 
 use std::{
     collections::BTreeMap,
@@ -11,90 +11,90 @@ use tokio::time::Instant;
 
 use crate::source::{Event, Feed};
 
-/// How all feeds are.
+/// The health of a source's feeds, shared between the feeds and readers such as `/status`.
 #[derive(Debug)]
-pub struct Health(Mutex<Known>);
+pub struct SourceHealth(Mutex<HealthRecords>);
 
-/// How one feed is.
+/// The health of one feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedHealth {
-    /// What it does.
-    pub state: State,
-    /// Since when it does that.
+    /// The feed's current activity.
+    pub state: FeedActivity,
+    /// When the activity began.
     pub since: Instant,
-    /// When the API server last told something of it: a list's end, and after that a change or a bookmark.
-    /// That a watch could be opened doesn't count. None before the first list has ended.
-    pub heard: Option<Instant>,
-    /// What it means that it has told nothing yet.
-    silence: Silence,
-    /// The lists asked for.
+    /// When the API server last sent the end of a list or, after the list, a change or a bookmark.
+    /// An opened watch alone doesn't count. `None` before the first list has ended.
+    pub last_received: Option<Instant>,
+    /// Whether the feed's silence counts as age.
+    silence: SilenceRule,
+    /// Number of list requests.
     pub lists: u64,
-    /// The watches asked for, those that begin with a list among them.
+    /// Number of watch requests, including streamed lists.
     pub watches: u64,
-    /// The objects told as they are now, by lists and by watches.
+    /// Number of objects reported as existing, by lists and watches.
     pub applied: u64,
-    /// The objects that could not be used.
+    /// Number of unusable objects reported.
     pub unusable: u64,
 }
 
-/// What it means that a feed has told nothing.
+/// Whether the silence of a feed counts as age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Silence {
-    /// What depends on it waits.
+enum SilenceRule {
+    /// The feed's names are answered, or wait for its first list.
     Counts,
-    /// Nothing depends on it before it tells something.
-    Harmless,
+    /// The feed's first list has not ended, and its names pass until then.
+    Ignored,
 }
 
-/// What a feed does.
+/// The current activity of a feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Has nothing to ask for, as where there is no headless Service.
+pub enum FeedActivity {
+    /// Has no request to send, for example because there is no headless Service.
     Resting,
-    /// Waits for its turn, or for an answer, to list for the first time.
+    /// Waits to send its first list request, or for the response.
     Waiting,
     /// Reads a list.
     Listing,
     /// Reads changes.
     Watching,
-    /// Waits, or tries again after an error. It lasts until the API server answers.
+    /// Waits or retries after an error, until the API server responds.
     Retrying {
-        /// What went wrong the last time, and what to do.
+        /// The last error, with advice for the operator.
         error: String,
     },
 }
 
-/// The requests made to the API server, by their verb as RBAC and the API server's metrics know it.
+/// Numbers of requests sent to the API server, by the verb that RBAC and the API server's metrics
+/// use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Requests {
-    /// Lists.
+pub struct RequestCounts {
+    /// List requests.
     pub list: u64,
-    /// Watches, those that begin with a list among them.
+    /// Watch requests, including streamed lists.
     pub watch: u64,
-    /// Others.
+    /// Other requests.
     pub get: u64,
 }
 
-/// What a request for objects is for.
+/// The verb of a request for objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verb {
+pub(super) enum RequestVerb {
     List,
     Watch,
 }
 
 #[derive(Debug)]
-struct Known {
+struct HealthRecords {
     feeds: BTreeMap<Feed, FeedHealth>,
-    got: u64,
+    gets: u64,
 }
 
-impl Health {
-    /// How long ago the feed that is worst off was last heard; none while there is a feed whose first list
-    /// has not ended.
+impl SourceHealth {
+    /// The largest age of a feed. `None` while a feed's first list has not ended.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         let ages = self
-            .known()
+            .records()
             .feeds
             .values()
             .map(FeedHealth::age)
@@ -102,75 +102,75 @@ impl Health {
         ages.into_iter().max()
     }
 
-    /// Every feed.
+    /// The health of every feed.
     #[must_use]
     pub fn feeds(&self) -> BTreeMap<Feed, FeedHealth> {
-        self.known().feeds.clone()
+        self.records().feeds.clone()
     }
 
-    /// The requests made so far.
+    /// The numbers of requests sent so far.
     #[must_use]
-    pub fn requests(&self) -> Requests {
-        let known = self.known();
-        Requests {
-            list: known.feeds.values().map(|feed| feed.lists).sum(),
-            watch: known.feeds.values().map(|feed| feed.watches).sum(),
-            get: known.got,
+    pub fn requests(&self) -> RequestCounts {
+        let records = self.records();
+        RequestCounts {
+            list: records.feeds.values().map(|feed| feed.lists).sum(),
+            watch: records.feeds.values().map(|feed| feed.watches).sum(),
+            get: records.gets,
         }
     }
 
-    pub(super) fn new(feeds: impl Iterator<Item = Feed>) -> Health {
+    pub(super) fn new(feeds: impl Iterator<Item = Feed>) -> SourceHealth {
         let feeds = feeds.map(|feed| (feed, FeedHealth::new())).collect();
-        Health(Mutex::new(Known { feeds, got: 0 }))
+        SourceHealth(Mutex::new(HealthRecords { feeds, gets: 0 }))
     }
 
-    /// There is one more feed, or one again. What it is to tell is not answered before it has told it, so
-    /// nothing waits for it.
+    /// Adds a feed, or restarts one. The feed's silence is ignored until its first list has ended,
+    /// because names that depend on the feed pass until then.
     pub(super) fn add(&self, feed: Feed) {
-        let mut known = self.known();
-        let health = known.feeds.entry(feed).or_insert_with(FeedHealth::new);
-        health.heard = None;
-        health.silence = Silence::Harmless;
-        health.becomes(State::Waiting);
+        let mut records = self.records();
+        let health = records.feeds.entry(feed).or_insert_with(FeedHealth::new);
+        health.last_received = None;
+        health.silence = SilenceRule::Ignored;
+        health.set_activity(FeedActivity::Waiting);
     }
 
-    /// A feed asks.
-    pub(super) fn requested(&self, feed: Feed, verb: Verb) {
+    /// Counts a request of a feed.
+    pub(super) fn count_request(&self, feed: Feed, verb: RequestVerb) {
         self.change(feed, |health| match verb {
-            Verb::List => health.lists += 1,
-            Verb::Watch => health.watches += 1,
+            RequestVerb::List => health.lists += 1,
+            RequestVerb::Watch => health.watches += 1,
         });
     }
 
-    /// Something else was asked.
-    pub(super) fn got(&self) {
-        self.known().got += 1;
+    /// Counts a request for a document.
+    pub(super) fn count_get(&self) {
+        self.records().gets += 1;
     }
 
-    /// A feed does something else now. How it was before.
-    pub(super) fn becomes(&self, feed: Feed, state: State) -> State {
-        let mut before = State::Waiting;
-        self.change(feed, |health| before = health.becomes(state));
+    /// Sets a feed's activity. Returns the previous activity.
+    pub(super) fn set_activity(&self, feed: Feed, state: FeedActivity) -> FeedActivity {
+        let mut before = FeedActivity::Waiting;
+        self.change(feed, |health| before = health.set_activity(state));
         before
     }
 
-    /// A list has ended, or a change or bookmark came after it.
-    pub(super) fn heard(&self, feed: Feed) {
+    /// Records that the API server sent the end of a list or, after a list, a change or a bookmark.
+    pub(super) fn record_received(&self, feed: Feed) {
         self.change(feed, |health| {
-            health.heard = Some(Instant::now());
-            health.silence = Silence::Counts;
+            health.last_received = Some(Instant::now());
+            health.silence = SilenceRule::Counts;
         });
     }
 
-    /// A feed tells an event.
-    pub(super) fn told(&self, feed: Feed, event: &Event) {
+    /// Counts an event that a feed sends.
+    pub(super) fn count_event(&self, feed: Feed, event: &Event) {
         self.change(feed, |health| match event {
             Event::Applied { .. }
             | Event::Corefile { text: Some(_), .. }
             | Event::CacheConfig { data: Some(_), .. } => health.applied += 1,
             Event::Unusable { .. } => health.unusable += 1,
-            Event::Listing(_)
-            | Event::Listed(_)
+            Event::ListStarted(_)
+            | Event::ListEnded(_)
             | Event::Covered(..)
             | Event::Deleted { .. }
             | Event::Corefile { text: None, .. }
@@ -179,33 +179,33 @@ impl Health {
     }
 
     fn change(&self, feed: Feed, change: impl FnOnce(&mut FeedHealth)) {
-        if let Some(health) = self.known().feeds.get_mut(&feed) {
+        if let Some(health) = self.records().feeds.get_mut(&feed) {
             change(health);
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn records(&self) -> MutexGuard<'_, HealthRecords> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl FeedHealth {
-    /// How long ago it was heard; none before its first list has ended. Nothing is missed while it rests,
-    /// nor while nothing depends on it.
+    /// The time since [`FeedHealth::last_received`]. `None` before the first list has ended. Zero
+    /// while the feed is resting or its silence is ignored.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
-        if self.state == State::Resting || self.silence == Silence::Harmless {
+        if self.state == FeedActivity::Resting || self.silence == SilenceRule::Ignored {
             return Some(Duration::ZERO);
         }
-        self.heard.map(|heard| heard.elapsed())
+        self.last_received.map(|received| received.elapsed())
     }
 
     fn new() -> FeedHealth {
         FeedHealth {
-            state: State::Waiting,
+            state: FeedActivity::Waiting,
             since: Instant::now(),
-            heard: None,
-            silence: Silence::Counts,
+            last_received: None,
+            silence: SilenceRule::Counts,
             lists: 0,
             watches: 0,
             applied: 0,
@@ -213,27 +213,27 @@ impl FeedHealth {
         }
     }
 
-    fn becomes(&mut self, state: State) -> State {
-        let goes_on = matches!(
+    fn set_activity(&mut self, state: FeedActivity) -> FeedActivity {
+        let is_same = matches!(
             (&self.state, &state),
-            (State::Resting, State::Resting)
-                | (State::Waiting, State::Waiting)
-                | (State::Listing, State::Listing)
-                | (State::Watching, State::Watching)
-                | (State::Retrying { .. }, State::Retrying { .. })
+            (FeedActivity::Resting, FeedActivity::Resting)
+                | (FeedActivity::Waiting, FeedActivity::Waiting)
+                | (FeedActivity::Listing, FeedActivity::Listing)
+                | (FeedActivity::Watching, FeedActivity::Watching)
+                | (FeedActivity::Retrying { .. }, FeedActivity::Retrying { .. })
         );
-        if !goes_on {
+        if !is_same {
             self.since = Instant::now();
         }
         std::mem::replace(&mut self.state, state)
     }
 }
 
-impl fmt::Display for Verb {
+impl fmt::Display for RequestVerb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Verb::List => "list",
-            Verb::Watch => "watch",
+            RequestVerb::List => "list",
+            RequestVerb::Watch => "watch",
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Objects as lists and watches bring them, read into events.
+//! Converts the objects in lists and watches to events.
 
 use std::{borrow::Cow, time::SystemTime};
 
@@ -12,93 +12,94 @@ use serde_json::value::RawValue;
 
 use crate::{
     cluster::{
-        ApiObject, ApiPod, EndpointSlice, Fact, Key, MapData, NodeCache, Object, OtherPolicy,
-        Problem, Service,
+        ApiObject, ApiPod, ConfigMapData, EndpointSlice, Fact, NodeCache, Object, ObjectKey,
+        OtherPolicy, Problem, Service,
     },
-    source::{Event, Feed, Updates, Written},
+    source::{ConfigMapUpdates, Event, Feed, WriteTime},
 };
 
-/// The key of the ConfigMap's text that CoreDNS reads.
+/// The key of the ConfigMap entry that CoreDNS reads.
 const COREFILE: &str = "Corefile";
-/// What is in the JSON of every Pod that may be a node cache.
+/// A substring of the JSON of every Pod that may be a node cache.
 const LOCAL_IP: &[u8] = b"-localip";
 
-/// An object's JSON.
-pub(super) struct Item<'a> {
+/// The JSON of one object.
+pub(super) struct ObjectJson<'a> {
     feed: Feed,
     json: &'a [u8],
-    metadata: Metadata,
+    metadata: ReadableMetadata,
 }
 
-/// What a watch's line says.
-pub(super) enum Change<'a> {
-    /// An object is there, new or changed.
-    Applied(Item<'a>),
-    /// An object is gone, or not selected any more.
-    Deleted(Item<'a>),
-    /// All changes up to this version were told.
+/// One line of a watch's body.
+pub(super) enum WatchEvent<'a> {
+    /// An object was created or changed.
+    Applied(ObjectJson<'a>),
+    /// An object was deleted, or is no longer selected.
+    Deleted(ObjectJson<'a>),
+    /// All changes up to this resource version have been sent.
     Bookmark(String),
-    /// All objects that existed at this version were told.
+    /// All objects that existed at this resource version have been sent.
     InitialEnd(String),
-    /// The watch can't go on.
+    /// The watch failed.
     Error(Status),
-    /// It makes no sense.
+    /// The line can't be parsed.
     Unreadable(Problem),
 }
 
-/// Whatever can be read of an object's metadata.
+/// The readable part of an object's metadata.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Metadata {
+struct ReadableMetadata {
     namespace: String,
     name: String,
     resource_version: String,
-    annotations: Option<Annotations>,
-    labels: Option<Labels>,
+    annotations: Option<ObjectAnnotations>,
+    labels: Option<SliceLabels>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Labels {
-    /// The service that a slice belongs to.
+struct SliceLabels {
+    /// The Service that an EndpointSlice belongs to.
     #[serde(rename = "kubernetes.io/service-name")]
     service: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Annotations {
-    /// When the change happened that a slice was written for.
+struct ObjectAnnotations {
+    /// When the change happened that caused an EndpointSlice to be written.
     #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
     changed: Option<String>,
-    /// Marks the bookmark after a watch's first events.
+    /// Marks the bookmark after the initial events of a streamed list.
     #[serde(rename = "k8s.io/initial-events-end")]
     initial_end: Option<String>,
 }
 
-impl<'a> Item<'a> {
-    pub(super) fn new(feed: Feed, json: &'a [u8]) -> Item<'a> {
+impl<'a> ObjectJson<'a> {
+    pub(super) fn new(feed: Feed, json: &'a [u8]) -> ObjectJson<'a> {
         #[derive(Default, Deserialize)]
         #[serde(default)]
-        struct Outline {
-            metadata: Metadata,
+        struct ObjectOutline {
+            metadata: ReadableMetadata,
         }
-        // Where this fails the object as a whole will, and says why.
-        let Outline { metadata } = serde_json::from_slice(json).unwrap_or_default();
-        Item {
+        // If this fails, parsing the whole object fails too and reports the reason.
+        let ObjectOutline { metadata } = serde_json::from_slice(json).unwrap_or_default();
+        ObjectJson {
             feed,
             json,
             metadata,
         }
     }
 
-    /// The version of the object, which is that of the change too; none if it can't be read.
-    pub(super) fn version(&self) -> Option<&str> {
+    /// The resource version of the object, which is also that of the change. `None` if it can't be
+    /// read.
+    pub(super) fn resource_version(&self) -> Option<&str> {
         Some(self.metadata.resource_version.as_str()).filter(|version| !version.is_empty())
     }
 
-    /// It is there.
-    pub(super) fn applied(&self) -> Event {
+    /// The event for a new, changed or listed object.
+    pub(super) fn applied_event(&self) -> Event {
         let object = match self.feed {
             Feed::Namespaces => self.object::<core::Namespace>(),
             Feed::Services => self.object::<core::Service>(),
@@ -106,14 +107,14 @@ impl<'a> Item<'a> {
             Feed::Pods => self.object::<ApiPod>(),
             Feed::Policies => self.object::<networking::NetworkPolicy>(),
             Feed::Clients | Feed::DnsPods => self.pod(),
-            Feed::DnsNamespace | Feed::ClientNamespaces => self.fact(Fact::of_namespace),
+            Feed::DnsNamespace | Feed::ClientNamespaces => self.fact(Fact::from_namespace),
             Feed::OtherPolicies(kind) => {
-                self.fact(|object| OtherPolicy::of(kind, object).map(Fact::Other))
+                self.fact(|object| OtherPolicy::from_object(kind, object).map(Fact::OtherPolicy))
             }
-            // It is no list of objects.
-            Feed::PolicyKinds => Err(self.problem("kind", "is not expected here".into())),
-            Feed::DnsService | Feed::UpstreamServices => self.fact(Fact::of_service),
-            Feed::DnsEndpoints => self.fact(Fact::of_slice),
+            // This feed has no objects.
+            Feed::PolicyKinds => Err(self.problem("kind", "is unexpected here".into())),
+            Feed::DnsService | Feed::UpstreamServices => self.fact(Fact::from_service),
+            Feed::DnsEndpoints => self.fact(Fact::from_slice),
             Feed::Corefile => return self.corefile(),
             Feed::CacheConfig => return self.cache_config(),
         };
@@ -126,13 +127,13 @@ impl<'a> Item<'a> {
             Err(problem) => Event::Unusable {
                 feed: self.feed,
                 problem,
-                stand_in: self.stand_in(),
+                placeholder: self.placeholder(),
             },
         }
     }
 
-    /// It is gone.
-    pub(super) fn deleted(&self) -> Event {
+    /// The event for a deleted object.
+    pub(super) fn deleted_event(&self) -> Event {
         if let Some(absent) = Event::absent(self.feed) {
             return absent;
         }
@@ -142,7 +143,7 @@ impl<'a> Item<'a> {
         }
         Event::Deleted {
             feed: self.feed,
-            key: Key::new(&*self.metadata.namespace, &*self.metadata.name),
+            key: ObjectKey::new(&*self.metadata.namespace, &*self.metadata.name),
         }
     }
 
@@ -179,17 +180,17 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// A Pod as one that may ask or is asked, and as a node cache. Only a Pod that may be one is read
-    /// whole.
+    /// Reads a Pod as a DNS client or server, and as a node cache. Only a Pod that may be a node
+    /// cache is parsed completely.
     fn pod(&self) -> Result<Object, Problem> {
-        let mut fact = Fact::of_pod(&self.parse::<ApiPod>()?)?;
+        let mut fact = Fact::from_pod(&self.parse::<ApiPod>()?)?;
         let is_candidate = self
             .json
             .windows(LOCAL_IP.len())
-            .any(|octets| octets == LOCAL_IP);
+            .any(|bytes| bytes == LOCAL_IP);
         if let (Fact::Pod(pod), true) = (&mut fact, is_candidate) {
             let cache = match self.parse::<core::Pod>() {
-                Ok(whole) => NodeCache::of_pod(&whole),
+                Ok(whole) => NodeCache::find_in_pod(&whole),
                 Err(_) => Some(NodeCache::unreadable("its Pod can't be read")),
             };
             pod.node_cache = cache.map(Box::new);
@@ -197,9 +198,10 @@ impl<'a> Item<'a> {
         Ok(Object::Fact(fact))
     }
 
-    /// What leaves the names that it may make to somebody else.
-    fn stand_in(&self) -> Option<Object> {
-        let Metadata {
+    /// A placeholder that delegates this object's names to CoreDNS. `None` if the object makes no
+    /// names.
+    fn placeholder(&self) -> Option<Object> {
+        let ReadableMetadata {
             namespace,
             name,
             labels,
@@ -208,7 +210,7 @@ impl<'a> Item<'a> {
         if name.is_empty() {
             return None;
         }
-        let key = Key::new(&**namespace, &**name);
+        let key = ObjectKey::new(&**namespace, &**name);
         match self.feed {
             Feed::Services => Some(Object::Service(Service::unreadable(key))),
             Feed::Slices(_) | Feed::DnsSlices => {
@@ -244,84 +246,84 @@ impl<'a> Item<'a> {
     }
 }
 
-impl<'a> Change<'a> {
-    pub(super) fn new(feed: Feed, line: &'a [u8]) -> Change<'a> {
+impl<'a> WatchEvent<'a> {
+    pub(super) fn new(feed: Feed, line: &'a [u8]) -> WatchEvent<'a> {
         #[derive(Deserialize)]
-        struct Line<'a> {
+        struct WatchLine<'a> {
             #[serde(borrow, rename = "type")]
             verb: Cow<'a, str>,
             #[serde(borrow)]
             object: &'a RawValue,
         }
-        let Line { verb, object } = match serde_json::from_slice(line) {
+        let WatchLine { verb, object } = match serde_json::from_slice(line) {
             Ok(line) => line,
-            Err(error) => return Change::unreadable(feed, &error.to_string()),
+            Err(error) => return WatchEvent::unreadable(feed, &error.to_string()),
         };
-        let item = Item::new(feed, object.get().as_bytes());
+        let object_json = ObjectJson::new(feed, object.get().as_bytes());
         match verb.as_ref() {
-            "ADDED" | "MODIFIED" => Change::Applied(item),
-            "DELETED" => Change::Deleted(item),
+            "ADDED" | "MODIFIED" => WatchEvent::Applied(object_json),
+            "DELETED" => WatchEvent::Deleted(object_json),
             "BOOKMARK" => {
-                let Metadata {
+                let ReadableMetadata {
                     resource_version,
                     annotations,
                     ..
-                } = item.metadata;
+                } = object_json.metadata;
                 match annotations
                     .and_then(|annotations| annotations.initial_end)
                     .as_deref()
                 {
-                    Some("true") => Change::InitialEnd(resource_version),
-                    _ => Change::Bookmark(resource_version),
+                    Some("true") => WatchEvent::InitialEnd(resource_version),
+                    _ => WatchEvent::Bookmark(resource_version),
                 }
             }
             "ERROR" => match serde_json::from_str(object.get()) {
-                Ok(status) => Change::Error(status),
-                Err(error) => Change::Error(Status::failure(
-                    &format!("an error that can't be read: {error}"),
+                Ok(status) => WatchEvent::Error(status),
+                Err(error) => WatchEvent::Error(Status::failure(
+                    &format!("an unreadable error: {error}"),
                     "Unknown",
                 )),
             },
-            other => Change::unreadable(feed, &format!("{other:?} is no type of event")),
+            other => WatchEvent::unreadable(feed, &format!("unknown event type {other:?}")),
         }
     }
 
-    fn unreadable(feed: Feed, reason: &str) -> Change<'static> {
-        let event = Item {
+    fn unreadable(feed: Feed, reason: &str) -> WatchEvent<'static> {
+        let object = ObjectJson {
             feed,
             json: &[],
-            metadata: Metadata::default(),
+            metadata: ReadableMetadata::default(),
         };
-        Change::Unreadable(
-            event.problem("type", format!("a watch's event can't be read: {reason}")),
+        WatchEvent::Unreadable(
+            object.problem("type", format!("can't parse a watch event: {reason}")),
         )
     }
 }
 
-/// When an object was written last, as far as it says so.
-fn written(metadata: &ObjectMeta) -> Option<Written> {
+/// When an object was last written, if its metadata has a creation time.
+fn written(metadata: &ObjectMeta) -> Option<WriteTime> {
     let made = metadata.creation_timestamp.as_ref()?;
     let fields = metadata.managed_fields.iter().flatten();
     let edited = fields.filter_map(|fields| fields.time.as_ref()).max();
     Some(match edited.filter(|edited| *edited > made) {
-        Some(edited) => Written::Edited(edited.0.into()),
-        None => Written::Made(made.0.into()),
+        Some(edited) => WriteTime::Edited(edited.0.into()),
+        None => WriteTime::Created(made.0.into()),
     })
 }
 
-fn updates(map: &core::ConfigMap) -> Updates {
+fn updates(map: &core::ConfigMap) -> ConfigMapUpdates {
     match map.immutable {
-        Some(true) => Updates::Never,
-        _ => Updates::Brought,
+        Some(true) => ConfigMapUpdates::Never,
+        _ => ConfigMapUpdates::Propagated,
     }
 }
 
-/// All that a ConfigMap holds. What is no UTF-8 stands in `binaryData`, and is a file in pods like the
-/// rest; octets that are none become U+FFFD.
-fn texts(map: core::ConfigMap) -> MapData {
+/// All entries of a ConfigMap. Entries of `binaryData` need not be UTF-8 and become files in Pods
+/// like the entries of `data`. Invalid UTF-8 becomes U+FFFD.
+fn texts(map: core::ConfigMap) -> ConfigMapData {
     let binary = map.binary_data.into_iter().flatten();
-    let binary = binary.map(|(key, octets)| {
-        let text = String::from_utf8_lossy(&octets.0).into_owned();
+    let binary = binary.map(|(key, bytes)| {
+        let text = String::from_utf8_lossy(&bytes.0).into_owned();
         (key, text)
     });
     map.data.into_iter().flatten().chain(binary).collect()

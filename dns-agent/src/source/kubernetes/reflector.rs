@@ -1,4 +1,4 @@
-//! One feed: lists what there is, watches what changes, and finds back after whatever goes wrong.
+//! One feed: lists the objects, watches their changes, and recovers from failures.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,72 +9,73 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    api::{Api, Failure, SILENCE, Stream},
+    api_server::{ApiServer, Failure, MAX_SILENCE, Stream},
     backoff::{Backoff, jitter},
     coverage::HeadlessServices,
-    health::{State, Verb},
-    object::{Change, Item},
-    pieces::{Lines, ListPieces},
-    selection::{Selection, Since},
+    health::{FeedActivity, RequestVerb},
+    json_stream::{LineSplitter, ListSplitter},
+    object::{ObjectJson, WatchEvent},
+    selection::{FeedSelection, ResourceVersion},
 };
 use crate::source::Event;
 
-/// A list that an API server made necessary, maybe for all agents at once, waits for up to this time.
+/// Upper bound of the random delay before a list that an API server forces, maybe on all agents at
+/// once.
 const LIST_JITTER: Duration = Duration::from_secs(5);
-/// A watch that ends sooner is not reopened at once, or an API server, or what stands before it, that ends
-/// all of them would be asked without a pause.
+/// A watch that ends sooner counts as a failure and is reopened after a delay. Otherwise an API
+/// server or a proxy that ends all watches at once would get requests without a pause.
 const SHORT: Duration = Duration::from_secs(1);
-/// A feed whose watches were open for so long, together, and said nothing lists again. A watch from a
-/// version that the API server has not reached, as after etcd was restored, is opened and stays silent; and
-/// without bookmarks silence would be all there is to tell of objects that don't change.
-const QUIET: Duration = SILENCE.saturating_mul(2);
+/// A feed lists again after its watches were open without an event for this long in total. A watch
+/// from a version that the API server has not reached, as after a restore of etcd, opens and stays
+/// silent. Without bookmarks, a watch of objects that don't change stays silent too.
+const QUIET: Duration = MAX_SILENCE.saturating_mul(2);
 
-/// Keeps whoever listens informed of the objects of one feed.
+/// Sends the events of one feed.
 pub(super) struct Reflector {
-    selection: Selection,
-    /// What is to be selected from now on, if that changes.
-    selections: Option<watch::Receiver<Selection>>,
-    /// Who notes the Services that are headless.
+    selection: FeedSelection,
+    /// New selections, if the selection changes.
+    selections: Option<watch::Receiver<FeedSelection>>,
+    /// Receives the events of the Services feed.
     services: Option<Arc<HeadlessServices>>,
-    api: Arc<Api>,
+    api: Arc<ApiServer>,
     events: mpsc::Sender<Event>,
-    next: Next,
-    since: Since,
+    next: NextRequest,
+    version: ResourceVersion,
     backoff: Backoff,
-    /// When the open watch was opened, or said something.
+    /// When the open watch was opened, or last had an event.
     quiet_since: Instant,
-    /// How long the watches before it said nothing, since one of them did.
+    /// How long previous watches were open since the last event.
     quiet: Duration,
-    /// Whether the only object of a feed with one object was in the list, readable or not.
-    single: Single,
+    /// Whether the list held the object of a single-object feed, readable or not.
+    single: SingleObject,
 }
 
-/// What is to be asked for.
+/// The next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
+enum NextRequest {
     List,
     Watch,
 }
 
-/// What a watch's events are.
+/// The meaning of a watch's events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// The objects that there are.
+enum WatchPhase {
+    /// Events list the existing objects.
     Initial,
-    /// Changes.
+    /// Events report changes.
     Changes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Single {
-    Unlisted,
+enum SingleObject {
+    NotListed,
     Listed,
 }
 
 impl Reflector {
     pub(super) fn new(
-        selection: Selection,
-        api: Arc<Api>,
+        selection: FeedSelection,
+        api: Arc<ApiServer>,
         events: mpsc::Sender<Event>,
     ) -> Reflector {
         Reflector {
@@ -83,19 +84,19 @@ impl Reflector {
             services: None,
             api,
             events,
-            next: Next::List,
-            since: Since::Any,
+            next: NextRequest::List,
+            version: ResourceVersion::Any,
             backoff: Backoff::default(),
             quiet_since: Instant::now(),
             quiet: Duration::ZERO,
-            single: Single::Unlisted,
+            single: SingleObject::NotListed,
         }
     }
 
-    /// One that lists again whenever the selection changes.
-    pub(super) fn following(
-        mut selections: watch::Receiver<Selection>,
-        api: Arc<Api>,
+    /// A reflector that lists again whenever the selection changes.
+    pub(super) fn with_changing_selection(
+        mut selections: watch::Receiver<FeedSelection>,
+        api: Arc<ApiServer>,
         events: mpsc::Sender<Event>,
     ) -> Reflector {
         let selection = selections.borrow_and_update().clone();
@@ -105,15 +106,15 @@ impl Reflector {
         }
     }
 
-    /// The same, whose Services are noted.
-    pub(super) fn noting(self, services: Arc<HeadlessServices>) -> Reflector {
+    /// Passes the feed's events to `services` too.
+    pub(super) fn with_headless_services(self, services: Arc<HeadlessServices>) -> Reflector {
         Reflector {
             services: Some(services),
             ..self
         }
     }
 
-    /// Goes on until nobody listens any more.
+    /// Sends events until the channel is closed.
     pub(super) async fn run(self, first_list_jitter: Duration) {
         let events = self.events.clone();
         tokio::select! {
@@ -128,232 +129,252 @@ impl Reflector {
         loop {
             tokio::select! {
                 biased;
-                selection = changed(&mut selections) => {
+                selection = next_selection(&mut selections) => {
                     self.selection = selection;
-                    self.next = Next::List;
+                    self.next = NextRequest::List;
                 }
-                () = self.step() => {}
+                () = self.send_next_request() => {}
             }
         }
     }
 
-    /// Asks for what comes next, and waits after a failure. What it was doing may be given up at any time, if a
-    /// list follows.
-    async fn step(&mut self) {
-        let done = match self.next {
-            Next::List if self.api.streams_lists() => self.streamed_list().await,
-            Next::List => self.list().await,
-            Next::Watch => self.watch().await,
+    /// Sends the next request and reads the response. Waits after a failure. Dropping this future
+    /// is safe if a list follows.
+    async fn send_next_request(&mut self) {
+        let result = match self.next {
+            NextRequest::List if self.api.streams_lists() => self.streamed_list().await,
+            NextRequest::List => self.list().await,
+            NextRequest::Watch => self.watch().await,
         };
-        if let Err(failure) = done {
+        if let Err(failure) = result {
             let pause = self.recover(&failure);
-            self.tell_trouble(&failure, pause);
+            self.report_failure(&failure, pause);
             sleep(pause).await;
         }
     }
 
     /// Reads a list.
     async fn list(&mut self) -> Result<(), Failure> {
-        let request = self.selection.list(&self.since);
-        let mut stream = self.open(Verb::List, request).await?;
-        self.listing().await;
-        let mut list = ListPieces::default();
-        while let Some(octets) = stream.next().await? {
-            list.push(&octets)?;
+        let request = self.selection.list(&self.version);
+        let mut stream = self.open(RequestVerb::List, request).await?;
+        self.start_list().await;
+        let mut list = ListSplitter::default();
+        while let Some(bytes) = stream.next().await? {
+            list.push(&bytes)?;
             while let Some(json) = list.next()? {
-                let event = Item::new(self.selection.feed, json).applied();
-                self.tell(event).await;
+                let event = ObjectJson::new(self.selection.feed, json).applied_event();
+                self.send_event(event).await;
             }
         }
-        self.listed(list.finish()?).await;
+        self.finish_list(list.finish()?).await;
         Ok(())
     }
 
-    /// Reads a list and, on the same stream, the changes after it.
+    /// Reads a streamed list and, on the same stream, the changes after it.
     async fn streamed_list(&mut self) -> Result<(), Failure> {
-        let request = self.selection.streamed_list(&self.since);
-        match self.open(Verb::Watch, request).await {
+        let request = self.selection.streamed_list(&self.version);
+        match self.open(RequestVerb::Watch, request).await {
             Ok(stream) => {
-                self.listing().await;
-                self.follow(stream, Phase::Initial).await
+                self.start_list().await;
+                self.follow_watch(stream, WatchPhase::Initial).await
             }
             Err(Failure::Refused { code, reason, .. }) if is_unknown_request(code) => {
-                info!(%reason, "the API server sends no lists as streams: asking for plain ones");
-                self.api.stream_no_lists();
+                info!(%reason, "the API server doesn't support streamed lists: using plain lists");
+                self.api.disable_streamed_lists();
                 Ok(())
             }
             Err(failure) => Err(failure),
         }
     }
 
-    /// Reads the changes after what is known.
+    /// Reads the changes after the last version seen.
     async fn watch(&mut self) -> Result<(), Failure> {
-        let Since::Seen(version) = &self.since else {
-            self.next = Next::List;
+        let ResourceVersion::Seen(version) = &self.version else {
+            self.next = NextRequest::List;
             return Ok(());
         };
         if self.quiet >= QUIET {
             warn!(
                 feed = self.selection.feed.name(),
-                "watches say nothing: listing again"
+                "the feed's watches have been silent for too long: listing again"
             );
-            self.next = Next::List;
+            self.next = NextRequest::List;
             sleep(jitter(LIST_JITTER)).await;
             return Ok(());
         }
         let request = self.selection.watch(version);
-        let stream = self.open(Verb::Watch, request).await?;
-        self.becomes(State::Watching);
-        self.follow(stream, Phase::Changes).await
+        let stream = self.open(RequestVerb::Watch, request).await?;
+        self.set_activity(FeedActivity::Watching);
+        self.follow_watch(stream, WatchPhase::Changes).await
     }
 
-    /// Reads a watch to its end.
-    async fn follow(&mut self, stream: Stream, phase: Phase) -> Result<(), Failure> {
+    /// Reads a watch to its end, and adds up its silence.
+    async fn follow_watch(&mut self, stream: Stream, phase: WatchPhase) -> Result<(), Failure> {
         self.quiet_since = Instant::now();
-        let done = self.take_all(stream, phase).await;
-        // Longer than that it was this process that didn't run.
-        self.quiet += self.quiet_since.elapsed().min(SILENCE);
-        done
+        let result = self.read_events(stream, phase).await;
+        // A longer time means that this process was stopped.
+        self.quiet += self.quiet_since.elapsed().min(MAX_SILENCE);
+        result
     }
 
-    async fn take_all(&mut self, mut stream: Stream, mut phase: Phase) -> Result<(), Failure> {
+    async fn read_events(
+        &mut self,
+        mut stream: Stream,
+        mut phase: WatchPhase,
+    ) -> Result<(), Failure> {
         let opened = Instant::now();
-        let mut lines = Lines::default();
-        while let Some(octets) = stream.next().await? {
-            lines.push(&octets)?;
+        let mut lines = LineSplitter::default();
+        while let Some(bytes) = stream.next().await? {
+            lines.push(&bytes)?;
             while let Some(line) = lines.next() {
                 phase = self
-                    .take(Change::new(self.selection.feed, line), phase)
+                    .handle_line(WatchEvent::new(self.selection.feed, line), phase)
                     .await?;
             }
         }
         lines.finish()?;
-        if phase == Phase::Initial {
+        if phase == WatchPhase::Initial {
             return Err(Failure::broken("the list broke off"));
         }
         if opened.elapsed() < SHORT {
-            return Err(Failure::broken("the API server ended a watch at once"));
+            return Err(Failure::broken(
+                "the API server ended a watch within a second",
+            ));
         }
         Ok(())
     }
 
-    /// Passes on what a watch says. What the next event will be.
-    async fn take(&mut self, change: Change<'_>, phase: Phase) -> Result<Phase, Failure> {
+    /// Sends the event for a line of a watch. Returns the phase of the next line.
+    async fn handle_line(
+        &mut self,
+        line: WatchEvent<'_>,
+        phase: WatchPhase,
+    ) -> Result<WatchPhase, Failure> {
         let feed = self.selection.feed;
-        let (event, version) = match change {
-            Change::Applied(item) => (Some(item.applied()), item.version().map(str::to_owned)),
-            Change::Deleted(item) => (Some(item.deleted()), item.version().map(str::to_owned)),
-            Change::Unreadable(problem) => (Some(Event::unusable(feed, problem)), None),
-            Change::Bookmark(version) => (None, Some(version)),
-            Change::InitialEnd(version) if phase == Phase::Initial => {
-                self.listed(version).await;
-                self.becomes(State::Watching);
-                return Ok(Phase::Changes);
+        let (event, version) = match line {
+            WatchEvent::Applied(object) => (
+                Some(object.applied_event()),
+                object.resource_version().map(str::to_owned),
+            ),
+            WatchEvent::Deleted(object) => (
+                Some(object.deleted_event()),
+                object.resource_version().map(str::to_owned),
+            ),
+            WatchEvent::Unreadable(problem) => (Some(Event::unusable(feed, problem)), None),
+            WatchEvent::Bookmark(version) => (None, Some(version)),
+            WatchEvent::InitialEnd(version) if phase == WatchPhase::Initial => {
+                self.finish_list(version).await;
+                self.set_activity(FeedActivity::Watching);
+                return Ok(WatchPhase::Changes);
             }
-            Change::InitialEnd(version) => (None, Some(version)),
-            Change::Error(status) => {
-                return Err(Failure::told(status).explained(Verb::Watch, &self.selection));
+            WatchEvent::InitialEnd(version) => (None, Some(version)),
+            WatchEvent::Error(status) => {
+                return Err(
+                    Failure::from_status(status).with_advice(RequestVerb::Watch, &self.selection)
+                );
             }
         };
         if let Some(event) = event {
-            self.tell(event).await;
+            self.send_event(event).await;
         }
-        if phase == Phase::Changes {
-            // Until a list is whole, its objects' versions say nothing of the others.
+        if phase == WatchPhase::Changes {
+            // Until a list is complete, the version of one object is not a version of the list.
             if let Some(version) = version.filter(|version| !version.is_empty()) {
-                self.since = Since::Seen(version);
+                self.version = ResourceVersion::Seen(version);
             }
-            self.heard();
+            self.record_received();
         }
         Ok(phase)
     }
 
-    async fn listing(&mut self) {
-        self.becomes(State::Listing);
-        self.single = Single::Unlisted;
-        self.tell(Event::Listing(self.selection.feed)).await;
+    async fn start_list(&mut self) {
+        self.set_activity(FeedActivity::Listing);
+        self.single = SingleObject::NotListed;
+        self.send_event(Event::ListStarted(self.selection.feed))
+            .await;
     }
 
-    async fn listed(&mut self, version: String) {
+    async fn finish_list(&mut self, version: String) {
         let feed = self.selection.feed;
-        if let Some(absent) = Event::absent(feed).filter(|_| self.single == Single::Unlisted) {
-            self.tell(absent).await;
+        if let Some(absent) = Event::absent(feed).filter(|_| self.single == SingleObject::NotListed)
+        {
+            self.send_event(absent).await;
         }
         if let Some(covered) = self.selection.covers.clone() {
-            self.tell(Event::Covered(feed, covered)).await;
+            self.send_event(Event::Covered(feed, covered)).await;
         }
-        self.tell(Event::Listed(feed)).await;
-        self.since = Since::Seen(version);
-        self.next = Next::Watch;
-        self.api.health.heard(feed);
-        self.end_quiet();
-        debug!(feed = feed.name(), since = ?self.since, "listed");
+        self.send_event(Event::ListEnded(feed)).await;
+        self.version = ResourceVersion::Seen(version);
+        self.next = NextRequest::Watch;
+        self.api.health.record_received(feed);
+        self.reset_quiet();
+        debug!(feed = feed.name(), version = ?self.version, "listed");
     }
 
-    /// A watch works.
-    fn heard(&mut self) {
-        self.api.health.heard(self.selection.feed);
-        self.end_quiet();
-        // A list alone is not enough: an API server that lists, and then refuses to watch from there,
-        // would have to list all the time.
+    /// Records that a watch works.
+    fn record_received(&mut self) {
+        self.api.health.record_received(self.selection.feed);
+        self.reset_quiet();
+        // A list alone doesn't reset the back-off: an API server that lists and then refuses the
+        // watch would get list requests all the time.
         self.backoff.reset();
     }
 
-    fn end_quiet(&mut self) {
+    fn reset_quiet(&mut self) {
         self.quiet_since = Instant::now();
         self.quiet = Duration::ZERO;
     }
 
-    async fn tell(&mut self, event: Event) {
+    async fn send_event(&mut self, event: Event) {
         let is_single = matches!(
             event,
             Event::Corefile { .. } | Event::CacheConfig { .. } | Event::Unusable { .. }
         );
         if is_single {
-            self.single = Single::Listed;
+            self.single = SingleObject::Listed;
         }
-        self.api.health.told(self.selection.feed, &event);
+        self.api.health.count_event(self.selection.feed, &event);
         if let Some(services) = &self.services {
             services.note(&event);
         }
-        // When nobody listens any more, `run` ends.
+        // A closed channel ends `run`.
         let _ = self.events.send(event).await;
     }
 
     async fn open(
         &self,
-        verb: Verb,
+        verb: RequestVerb,
         request: Result<hyper::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<Stream, Failure> {
         self.api.open(verb, &self.selection, request).await
     }
 
-    /// Decides what to do after a failure, and how long to wait before.
+    /// Chooses the next request after a failure, and returns how long to wait before it.
     fn recover(&mut self, failure: &Failure) -> Duration {
-        if *failure == Failure::Silent && self.next == Next::Watch {
-            // It waited long enough.
+        if *failure == Failure::Silent && self.next == NextRequest::Watch {
+            // The silence was long enough a delay.
             return Duration::ZERO;
         }
         let ceiling = self.backoff.ceiling();
         match (failure, self.next) {
-            // What a watch can't go on from, a list may still have reached: as long as it isn't older, any
-            // state will do.
-            (Failure::Expired(_), Next::Watch) => {
-                self.next = Next::List;
+            // A list may succeed where the watch failed, because any state that isn't older will
+            // do.
+            (Failure::Expired(_), NextRequest::Watch) => {
+                self.next = NextRequest::List;
                 jitter(ceiling.max(LIST_JITTER))
             }
-            // Not the version, but the request as a whole was refused: watching like this can't work.
+            // The request was refused as invalid, so repeating the same watch can't work.
             (
                 Failure::Refused {
                     code: 400 | 422, ..
                 },
-                Next::Watch,
+                NextRequest::Watch,
             ) => {
-                self.next = Next::List;
+                self.next = NextRequest::List;
                 jitter(ceiling.max(LIST_JITTER))
             }
-            (Failure::Expired(_), Next::List) => {
-                self.since = Since::Newest;
+            (Failure::Expired(_), NextRequest::List) => {
+                self.version = ResourceVersion::Newest;
                 jitter(ceiling.max(LIST_JITTER))
             }
             (Failure::Refused { retry_after, .. }, _) => *retry_after + jitter(ceiling),
@@ -361,32 +382,37 @@ impl Reflector {
         }
     }
 
-    fn becomes(&self, state: State) {
+    fn set_activity(&self, state: FeedActivity) {
         let feed = self.selection.feed;
-        if let State::Retrying { error } = self.api.health.becomes(feed, state) {
+        if let FeedActivity::Retrying { error } = self.api.health.set_activity(feed, state) {
             info!(
                 feed = feed.name(),
                 after = error,
-                "the API server answers again"
+                "the API server responds again"
             );
         }
     }
 
-    fn tell_trouble(&self, failure: &Failure, pause: Duration) {
+    fn report_failure(&self, failure: &Failure, pause: Duration) {
         let feed = self.selection.feed;
         let error = failure.to_string();
-        let state = State::Retrying {
+        let state = FeedActivity::Retrying {
             error: error.clone(),
         };
-        match self.api.health.becomes(feed, state) {
-            State::Retrying { .. } => debug!(feed = feed.name(), error, ?pause, "trying again"),
-            _ => warn!(feed = feed.name(), error, ?pause, "trying again"),
+        match self.api.health.set_activity(feed, state) {
+            FeedActivity::Retrying { .. } => debug!(feed = feed.name(), error, ?pause, "retrying"),
+            _ => warn!(
+                feed = feed.name(),
+                error,
+                ?pause,
+                "a request to the API server failed: retrying, with the objects known so far"
+            ),
         }
     }
 }
 
-/// The next selection; never, when it doesn't change any more.
-async fn changed(selections: &mut Option<watch::Receiver<Selection>>) -> Selection {
+/// The next selection. Never completes if the selection doesn't change any more.
+async fn next_selection(selections: &mut Option<watch::Receiver<FeedSelection>>) -> FeedSelection {
     if let Some(selections) = selections
         && selections.changed().await.is_ok()
     {
@@ -395,7 +421,8 @@ async fn changed(selections: &mut Option<watch::Receiver<Selection>>) -> Selecti
     std::future::pending().await
 }
 
-/// Whether the API server refuses not who asks or what is asked for, but how.
+/// Whether the status code means that the API server doesn't support the form of the request, as
+/// opposed to rejecting the credentials or the resource.
 fn is_unknown_request(code: u16) -> bool {
     (400..500).contains(&code) && !matches!(code, 401 | 403 | 404 | 408 | 409 | 410 | 429)
 }

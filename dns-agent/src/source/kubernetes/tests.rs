@@ -1,4 +1,4 @@
-//! Feeds against a made-up API server, in the process and in made-up time.
+//! Feeds against a fake API server in the same process, with paused time.
 
 mod coverage;
 mod discovery;
@@ -17,54 +17,57 @@ use kube::Client;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
-use self::fake::{Asked, FakeApi};
-use super::{FeedHealth, Health, Options, State, api::Api, reflector::Reflector, selection};
+use self::fake::{FakeApi, PendingRequest};
+use super::{
+    FeedActivity, FeedHealth, SourceHealth, SourceOptions, api_server::ApiServer,
+    reflector::Reflector, selection,
+};
 use crate::{
-    cluster::{Endpoints, Key, Object},
-    source::{Event, Feed, Updates},
+    cluster::{EndpointScope, Object, ObjectKey},
+    source::{ConfigMapUpdates, Event, Feed},
 };
 
-/// One feed, its API server, and what it tells.
-struct Setup {
+/// One feed, its fake API server, and its events.
+struct FeedSetup {
     api: FakeApi,
     events: mpsc::Receiver<Event>,
-    health: Arc<Health>,
+    health: Arc<SourceHealth>,
     feed: Feed,
     task: JoinHandle<()>,
 }
 
-/// Whether lists are asked for as streams.
+/// Whether the feed requests streamed lists.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Lists {
+enum ListStreaming {
     Plain,
     Streamed,
 }
 
-impl Setup {
+impl FeedSetup {
     /// A feed that is about to list.
-    fn new(feed: Feed) -> Setup {
-        Setup::with(feed, Lists::Plain)
+    fn new(feed: Feed) -> FeedSetup {
+        FeedSetup::with(feed, ListStreaming::Plain)
     }
 
-    fn with(feed: Feed, lists: Lists) -> Setup {
-        let options = Options {
-            endpoints: Endpoints::All,
-            ..Options::default()
+    fn with(feed: Feed, lists: ListStreaming) -> FeedSetup {
+        let options = SourceOptions {
+            endpoints: EndpointScope::All,
+            ..SourceOptions::default()
         };
-        let mut selections = selection::all(&options);
+        let mut selections = selection::object_feeds(&options);
         selections.push(selection::corefile(&key("kube-system", "coredns")));
         let selection = selections
             .into_iter()
             .find(|selection| selection.feed == feed);
         let (router, fake) = FakeApi::new();
-        let health = Arc::new(Health::new([feed].into_iter()));
-        let api = Api::new(Client::new(router, "default"), health.clone());
-        if lists == Lists::Streamed {
-            api.stream_lists();
+        let health = Arc::new(SourceHealth::new([feed].into_iter()));
+        let api = ApiServer::new(Client::new(router, "default"), health.clone());
+        if lists == ListStreaming::Streamed {
+            api.enable_streamed_lists();
         }
         let (sender, events) = mpsc::channel(1024);
         let reflector = Reflector::new(selection.unwrap(), Arc::new(api), sender);
-        Setup {
+        FeedSetup {
             api: fake,
             events,
             health,
@@ -74,8 +77,8 @@ impl Setup {
     }
 
     /// A feed of Services that has listed `a` at a version, and its watch.
-    async fn watching(version: &str) -> (Setup, Asked) {
-        let mut setup = Setup::new(Feed::Services);
+    async fn watching(version: &str) -> (FeedSetup, PendingRequest) {
+        let mut setup = FeedSetup::new(Feed::Services);
         setup
             .api
             .next()
@@ -84,21 +87,21 @@ impl Setup {
         let watch = setup.api.next().await;
         assert_eq!(watch.get("watch"), Some("true"));
         assert_eq!(watch.get("resourceVersion"), Some(version));
-        assert_eq!(setup.told(), ["listing", "+a", "listed"]);
+        assert_eq!(setup.received(), ["listing", "+a", "listed"]);
         (setup, watch)
     }
 
-    /// What was told since the last time, in short.
-    fn told(&mut self) -> Vec<String> {
+    /// The events since the last call, abbreviated.
+    fn received(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.events.try_recv().ok())
-            .map(|event| short(&event))
+            .map(|event| describe_event(&event))
             .collect()
     }
 
-    /// The next event, in short.
+    /// The next event, abbreviated.
     async fn event(&mut self) -> String {
         let event = timeout(Duration::from_secs(3600), self.events.recv()).await;
-        short(&event.expect("no event").expect("the feed ended"))
+        describe_event(&event.expect("no event").expect("the feed ended"))
     }
 
     fn health(&self) -> FeedHealth {
@@ -107,29 +110,29 @@ impl Setup {
 
     fn error(&self) -> String {
         match self.health().state {
-            State::Retrying { error } => error,
+            FeedActivity::Retrying { error } => error,
             other => panic!("{other:?}"),
         }
     }
 }
 
-impl Drop for Setup {
+impl Drop for FeedSetup {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-fn short(event: &Event) -> String {
+fn describe_event(event: &Event) -> String {
     match event {
-        Event::Listing(_) => "listing".into(),
-        Event::Listed(_) => "listed".into(),
-        Event::Covered(_, covered) => format!("covered {}", coverage::shown(covered)),
+        Event::ListStarted(_) => "listing".into(),
+        Event::ListEnded(_) => "listed".into(),
+        Event::Covered(_, covered) => format!("covered {}", coverage::describe_coverage(covered)),
         Event::Applied { object, .. } => format!("+{}", name(object)),
         Event::Deleted { key, .. } => format!("-{}", key.name),
         Event::Unusable { problem, .. } => format!("?{problem}"),
         Event::Corefile { text, updates, .. } => match updates {
-            Updates::Brought => format!("corefile {text:?}"),
-            Updates::Never => format!("corefile {text:?}, never brought into pods again"),
+            ConfigMapUpdates::Propagated => format!("corefile {text:?}"),
+            ConfigMapUpdates::Never => format!("corefile {text:?}, never updated in pods again"),
         },
         Event::CacheConfig { data, .. } => format!("cache config {data:?}"),
     }
@@ -145,11 +148,11 @@ fn name(object: &Object) -> &str {
     }
 }
 
-fn key(namespace: &str, name: &str) -> Key {
-    Key::new(namespace, name)
+fn key(namespace: &str, name: &str) -> ObjectKey {
+    ObjectKey::new(namespace, name)
 }
 
-/// A Service as lists and watches hold it.
+/// The JSON of a Service.
 fn service(name: &str, version: &str) -> Value {
     json!({
         "metadata": {"namespace": "ns", "name": name, "resourceVersion": version},
@@ -161,13 +164,13 @@ fn bookmark(version: &str) -> Value {
     json!({"kind": "Service", "apiVersion": "v1", "metadata": {"resourceVersion": version}})
 }
 
-/// A new Service, and what else is to be told of it.
+/// The watch event for a new Service.
 fn added(name: &str, version: &str) -> (&'static str, Value) {
     ("ADDED", service(name, version))
 }
 
-/// The Services of this test are what k8s-openapi takes for such.
+/// k8s-openapi accepts the Services of these tests.
 #[test]
-fn made_up_objects_are_valid() {
+fn test_objects_are_valid() {
     serde_json::from_value::<core::Service>(service("a", "1")).unwrap();
 }

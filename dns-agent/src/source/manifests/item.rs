@@ -1,4 +1,4 @@
-//! Objects read where an outline says they are.
+//! Objects, read at the positions that an outline gives.
 
 use std::fmt;
 
@@ -19,17 +19,17 @@ use super::{
     outline::{Mapping, Outline},
 };
 use crate::cluster::{
-    ApiObject, ApiPod, Fact, Feed, Key, Labels, Object, OtherPolicy, PolicyKind, Problem,
+    ApiObject, ApiPod, Fact, Feed, Labels, Object, ObjectKey, OtherPolicy, PolicyKind, Problem,
 };
 
-/// What is to be read at a node of a document.
-pub(super) struct Item<'a> {
+/// A YAML node and the kind of object to read there.
+pub(super) struct ManifestItem<'a> {
     outline: &'a Spanned<Outline>,
-    kind: Kind<'a>,
+    kind: ManifestKind<'a>,
 }
 
-/// The kinds that matter, and the rest.
-enum Kind<'a> {
+/// The kind of a manifest item.
+enum ManifestKind<'a> {
     Namespace,
     Service,
     EndpointSlice,
@@ -37,19 +37,24 @@ enum Kind<'a> {
     NetworkPolicy,
     /// A policy of a kind that is not evaluated.
     OtherPolicy(PolicyKind),
-    List(Vec<Item<'a>>),
-    /// A kind without records of its own, or nothing at all.
+    List(Vec<ManifestItem<'a>>),
+    /// A kind without DNS records, or an empty document.
     Ignored,
 }
 
-/// An object with its labels, or what is wrong with it.
-type Found = Result<(Object, Labels), LineError>;
+/// An object with its labels, or its error.
+type ItemResult = Result<(Object, Labels), LineError>;
 
-impl<'a> Item<'a> {
-    /// Finds out which objects a document holds.
-    pub(super) fn of(outline: &'a Spanned<Outline>) -> Result<Item<'a>, LineError> {
+impl<'a> ManifestItem<'a> {
+    /// Determines which objects a document holds.
+    ///
+    /// # Errors
+    /// When the node is no Kubernetes object.
+    pub(super) fn from_outline(
+        outline: &'a Spanned<Outline>,
+    ) -> Result<ManifestItem<'a>, LineError> {
         let kind = match &outline.value {
-            Outline::Empty => Kind::Ignored,
+            Outline::Empty => ManifestKind::Ignored,
             Outline::Mapping(mapping) => {
                 let Some(kind) = mapping.kind.as_deref() else {
                     return Err(LineError::at(
@@ -63,7 +68,7 @@ impl<'a> Item<'a> {
                         format!("the {kind} has no `apiVersion`"),
                     ));
                 };
-                Kind::new(api_version, kind, mapping)?
+                ManifestKind::new(api_version, kind, mapping)?
             }
             Outline::Sequence(_) | Outline::Scalar => {
                 return Err(LineError::at(
@@ -72,78 +77,92 @@ impl<'a> Item<'a> {
                 ));
             }
         };
-        Ok(Item { outline, kind })
+        Ok(ManifestItem { outline, kind })
     }
 
-    /// An entry of a list of one kind, which need not say its kind again.
-    fn of_kind(outline: &'a Spanned<Outline>, kind: Kind<'a>) -> Item<'a> {
-        Item { outline, kind }
+    /// An entry of a list of one kind. The entry need not have `kind` and `apiVersion`.
+    fn of_kind(outline: &'a Spanned<Outline>, kind: ManifestKind<'a>) -> ManifestItem<'a> {
+        ManifestItem { outline, kind }
     }
 
-    /// What reads the item's objects into `found`.
-    pub(super) fn reader<'f>(&'a self, found: &'f mut Vec<Found>) -> ItemReader<'a, 'f> {
+    /// A deserializer seed that reads the item's objects into `found`.
+    pub(super) fn reader<'f>(&'a self, found: &'f mut Vec<ItemResult>) -> ItemReader<'a, 'f> {
         ItemReader { item: self, found }
     }
 }
 
-impl<'a> Kind<'a> {
-    fn new(api_version: &str, kind: &str, mapping: &'a Mapping) -> Result<Kind<'a>, LineError> {
+impl<'a> ManifestKind<'a> {
+    fn new(
+        api_version: &str,
+        kind: &str,
+        mapping: &'a Mapping,
+    ) -> Result<ManifestKind<'a>, LineError> {
         let items = mapping.items.iter();
         let kind = match (api_version, kind) {
-            ("v1", "Namespace") => Kind::Namespace,
-            ("v1", "Service") => Kind::Service,
-            ("v1", "Pod") => Kind::Pod,
-            ("discovery.k8s.io/v1", "EndpointSlice") => Kind::EndpointSlice,
-            ("networking.k8s.io/v1", "NetworkPolicy") => Kind::NetworkPolicy,
-            ("v1", "List") => Kind::List(items.map(Item::of).collect::<Result<_, _>>()?),
-            ("v1", "NamespaceList") => Kind::List(
+            ("v1", "Namespace") => ManifestKind::Namespace,
+            ("v1", "Service") => ManifestKind::Service,
+            ("v1", "Pod") => ManifestKind::Pod,
+            ("discovery.k8s.io/v1", "EndpointSlice") => ManifestKind::EndpointSlice,
+            ("networking.k8s.io/v1", "NetworkPolicy") => ManifestKind::NetworkPolicy,
+            ("v1", "List") => ManifestKind::List(
                 items
-                    .map(|item| Item::of_kind(item, Kind::Namespace))
+                    .map(ManifestItem::from_outline)
+                    .collect::<Result<_, _>>()?,
+            ),
+            ("v1", "NamespaceList") => ManifestKind::List(
+                items
+                    .map(|item| ManifestItem::of_kind(item, ManifestKind::Namespace))
                     .collect(),
             ),
-            ("v1", "ServiceList") => Kind::List(
+            ("v1", "ServiceList") => ManifestKind::List(
                 items
-                    .map(|item| Item::of_kind(item, Kind::Service))
+                    .map(|item| ManifestItem::of_kind(item, ManifestKind::Service))
                     .collect(),
             ),
-            ("v1", "PodList") => {
-                Kind::List(items.map(|item| Item::of_kind(item, Kind::Pod)).collect())
+            ("v1", "PodList") => ManifestKind::List(
+                items
+                    .map(|item| ManifestItem::of_kind(item, ManifestKind::Pod))
+                    .collect(),
+            ),
+            ("discovery.k8s.io/v1", "EndpointSliceList") => ManifestKind::List(
+                items
+                    .map(|item| ManifestItem::of_kind(item, ManifestKind::EndpointSlice))
+                    .collect(),
+            ),
+            ("networking.k8s.io/v1", "NetworkPolicyList") => ManifestKind::List(
+                items
+                    .map(|item| ManifestItem::of_kind(item, ManifestKind::NetworkPolicy))
+                    .collect(),
+            ),
+            _ if let Some(kind) = PolicyKind::from_api(api_version, kind) => {
+                ManifestKind::OtherPolicy(kind)
             }
-            ("discovery.k8s.io/v1", "EndpointSliceList") => Kind::List(
+            _ if let Some(kind) = listed_policy(api_version, kind) => ManifestKind::List(
                 items
-                    .map(|item| Item::of_kind(item, Kind::EndpointSlice))
-                    .collect(),
-            ),
-            ("networking.k8s.io/v1", "NetworkPolicyList") => Kind::List(
-                items
-                    .map(|item| Item::of_kind(item, Kind::NetworkPolicy))
-                    .collect(),
-            ),
-            _ if let Some(kind) = PolicyKind::of(api_version, kind) => Kind::OtherPolicy(kind),
-            _ if let Some(kind) = listed_policy(api_version, kind) => Kind::List(
-                items
-                    .map(|item| Item::of_kind(item, Kind::OtherPolicy(kind)))
+                    .map(|item| ManifestItem::of_kind(item, ManifestKind::OtherPolicy(kind)))
                     .collect(),
             ),
             _ => {
-                debug!(api_version, kind, "a kind without records is ignored");
-                Kind::Ignored
+                debug!(
+                    api_version,
+                    kind, "ignoring an object, because its kind has no DNS records"
+                );
+                ManifestKind::Ignored
             }
         };
         Ok(kind)
     }
 }
 
-/// The kind of policies that a list of one kind holds.
+/// The kind of policy in a list such as `CiliumNetworkPolicyList`.
 fn listed_policy(api_version: &str, kind: &str) -> Option<PolicyKind> {
-    PolicyKind::of(api_version, kind.strip_suffix("List")?)
+    PolicyKind::from_api(api_version, kind.strip_suffix("List")?)
 }
 
-/// Reads an item where it stands, so that the parser knows the line of whatever
-/// is wrong inside.
+/// Reads an item in place, so that the parser knows the line of an error inside the item.
 pub(super) struct ItemReader<'a, 'f> {
-    item: &'a Item<'a>,
-    found: &'f mut Vec<Found>,
+    item: &'a ManifestItem<'a>,
+    found: &'f mut Vec<ItemResult>,
 }
 
 impl ItemReader<'_, '_> {
@@ -157,10 +176,10 @@ impl ItemReader<'_, '_> {
         let fact = object.fact();
         let wrong = |problem: Problem| LineError::at(self.item.outline, problem.to_string());
         let object = object.try_into().map(|object| (object, labels));
-        // What is wrong with an object is wrong with what it says of who may ask, too. But an object that
-        // makes its records may leave that in doubt.
+        // A usable object can still carry an unreadable fact. An unusable object is reported only
+        // once.
         if let (Ok(_), Some(fact)) = (&object, fact.transpose()) {
-            let fact = fact.or_else(|problem| unreadable(&problem).ok_or(problem));
+            let fact = fact.or_else(|problem| unreadable_fact(&problem).ok_or(problem));
             let fact = fact.map(|fact| (Object::Fact(fact), Labels::new()));
             self.found.push(fact.map_err(wrong));
         }
@@ -169,16 +188,16 @@ impl ItemReader<'_, '_> {
     }
 }
 
-/// What stands for an object that says nothing certain of who may ask; none of a kind that is not
-/// judged by.
-fn unreadable(problem: &Problem) -> Option<Fact> {
+/// The fact for an object whose effect on allowed clients is unknown. `None` for kinds that have no
+/// effect on allowed clients.
+fn unreadable_fact(problem: &Problem) -> Option<Fact> {
     let feed = match problem.kind {
         "EndpointSlice" => Feed::DnsEndpoints,
         "Service" => Feed::DnsService,
         "Pod" => Feed::Clients,
         _ => return None,
     };
-    let key = Key::new(&*problem.namespace, &*problem.name);
+    let key = ObjectKey::new(&*problem.namespace, &*problem.name);
     Some(Fact::Unreadable { feed, key })
 }
 
@@ -187,33 +206,33 @@ impl<'de> DeserializeSeed<'de> for ItemReader<'_, '_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         match &self.item.kind {
-            Kind::Namespace => self.object::<Namespace, D>(deserializer),
-            Kind::Service => self.object::<Service, D>(deserializer),
-            Kind::EndpointSlice => self.object::<EndpointSlice, D>(deserializer),
-            Kind::Pod => self.object::<ApiPod, D>(deserializer),
-            Kind::NetworkPolicy => self.object::<NetworkPolicy, D>(deserializer),
-            Kind::OtherPolicy(kind) => {
+            ManifestKind::Namespace => self.object::<Namespace, D>(deserializer),
+            ManifestKind::Service => self.object::<Service, D>(deserializer),
+            ManifestKind::EndpointSlice => self.object::<EndpointSlice, D>(deserializer),
+            ManifestKind::Pod => self.object::<ApiPod, D>(deserializer),
+            ManifestKind::NetworkPolicy => self.object::<NetworkPolicy, D>(deserializer),
+            ManifestKind::OtherPolicy(kind) => {
                 let object = serde_json::Value::deserialize(deserializer)?;
-                let policy = OtherPolicy::of(*kind, &object).map(Fact::Other);
+                let policy = OtherPolicy::from_object(*kind, &object).map(Fact::OtherPolicy);
                 let object = policy.map(|policy| (Object::Fact(policy), Labels::new()));
                 let wrong =
                     |problem: Problem| LineError::at(self.item.outline, problem.to_string());
                 self.found.push(object.map_err(wrong));
                 Ok(())
             }
-            Kind::List(items) => deserializer.deserialize_map(ListReader {
+            ManifestKind::List(items) => deserializer.deserialize_map(ListReader {
                 items,
                 found: self.found,
             }),
-            Kind::Ignored => IgnoredAny::deserialize(deserializer).map(|IgnoredAny| ()),
+            ManifestKind::Ignored => IgnoredAny::deserialize(deserializer).map(|IgnoredAny| ()),
         }
     }
 }
 
 /// Reads the objects under a list's `items`.
 struct ListReader<'a, 'f> {
-    items: &'a [Item<'a>],
-    found: &'f mut Vec<Found>,
+    items: &'a [ManifestItem<'a>],
+    found: &'f mut Vec<ItemResult>,
 }
 
 impl<'de> Visitor<'de> for ListReader<'_, '_> {
@@ -238,10 +257,10 @@ impl<'de> Visitor<'de> for ListReader<'_, '_> {
     }
 }
 
-/// Reads the entries of a list, each as what its outline says.
+/// Reads the entries of a list, each as the kind in its outline.
 struct ItemsReader<'a, 'f> {
-    items: &'a [Item<'a>],
-    found: &'f mut Vec<Found>,
+    items: &'a [ManifestItem<'a>],
+    found: &'f mut Vec<ItemResult>,
 }
 
 impl<'de> DeserializeSeed<'de> for ItemsReader<'_, '_> {
@@ -263,7 +282,7 @@ impl<'de> Visitor<'de> for ItemsReader<'_, '_> {
         for item in self.items {
             seq.next_element_seed(item.reader(self.found))?;
         }
-        // The parser wants to be asked for the end.
+        // The parser requires the end of the sequence to be consumed.
         seq.next_element::<IgnoredAny>()?;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What kind of object stands where.
+//! The outline of a YAML document: which kind of object is on which line.
 
 use std::fmt;
 
@@ -8,21 +8,21 @@ use serde::{
 };
 use serde_saphyr::Spanned;
 
-/// A node of a document, seen from far away.
+/// The outline of a YAML node.
 #[derive(Debug, Default)]
 pub(super) enum Outline {
-    /// Nothing: an empty document.
+    /// An empty document.
     #[default]
     Empty,
     /// A mapping, which may be an object.
     Mapping(Mapping),
-    /// A list, of objects where the kind is one of lists.
+    /// A sequence, such as the items of a list.
     Sequence(Vec<Spanned<Outline>>),
     /// Text or a number.
     Scalar,
 }
 
-/// The parts of a mapping that say which object it is.
+/// The keys of a mapping that identify an object.
 #[derive(Debug, Default)]
 pub(super) struct Mapping {
     pub(super) api_version: Option<String>,
@@ -63,7 +63,7 @@ impl<'de> Visitor<'de> for OutlineVisitor {
             match key.as_str() {
                 "apiVersion" => mapping.api_version = map.next_value()?,
                 "kind" => mapping.kind = map.next_value()?,
-                // Other kinds may use the word for something else.
+                // Kinds that are no lists may use the key for other values.
                 "items" => {
                     if let Outline::Sequence(items) = map.next_value()? {
                         mapping.items = items;

@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::cluster::{Key, Selector, ServiceKind};
+use crate::cluster::{ObjectKey, Selector, ServiceKind};
 
 const SERVICE: &str = "\
 apiVersion: v1
@@ -10,7 +10,7 @@ metadata: {name: web, namespace: shop}
 spec: {clusterIP: 10.0.0.1, ports: [{port: 80}]}
 ";
 
-/// The objects of a text, or its errors as `line: reason`.
+/// Reads a text's objects. Errors have the form `line: reason`.
 fn read_text(text: &str) -> Result<Objects, Vec<String>> {
     let mut objects = Objects::default();
     match read(text, &Selectors::default(), &mut objects) {
@@ -22,9 +22,9 @@ fn read_text(text: &str) -> Result<Objects, Vec<String>> {
     }
 }
 
-/// How many namespaces, services, slices and pods a text holds.
+/// Checks how many namespaces, services, slices and pods a text holds.
 #[track_caller]
-fn counts(text: &str, expected: [usize; 4]) {
+fn check_counts(text: &str, expected: [usize; 4]) {
     let objects = read_text(text).unwrap();
     let counts = [
         objects.namespaces.len(),
@@ -36,7 +36,7 @@ fn counts(text: &str, expected: [usize; 4]) {
 }
 
 #[track_caller]
-fn refused(text: &str, expected: &[(usize, &str)]) {
+fn check_errors(text: &str, expected: &[(usize, &str)]) {
     let errors = read_text(text).expect_err("accepted");
     assert_eq!(errors.len(), expected.len(), "{errors:?}");
     for (error, (line, reason)) in errors.iter().zip(expected) {
@@ -50,7 +50,7 @@ fn refused(text: &str, expected: &[(usize, &str)]) {
 }
 
 #[test]
-fn documents_are_cut_at_their_markers() {
+fn documents_are_split_at_markers() {
     #[track_caller]
     fn check(text: &str, expected: &[(&str, usize)]) {
         let found: Vec<_> = documents(text)
@@ -74,7 +74,7 @@ fn documents_are_cut_at_their_markers() {
 }
 
 #[test]
-fn nothing_is_no_object() {
+fn empty_documents_hold_no_object() {
     for text in [
         "",
         "\n",
@@ -83,7 +83,7 @@ fn nothing_is_no_object() {
         "---\n---\n# x\n---\n",
         "null\n",
     ] {
-        counts(text, [0, 0, 0, 0]);
+        check_counts(text, [0, 0, 0, 0]);
     }
 }
 
@@ -107,39 +107,39 @@ metadata: {{name: web-0, namespace: shop}}
 status: {{podIP: 10.1.0.1}}
 "
     );
-    counts(&text, [1, 1, 1, 1]);
+    check_counts(&text, [1, 1, 1, 1]);
 }
 
 #[test]
 fn other_kinds_are_ignored() {
-    counts(
+    check_counts(
         "apiVersion: apps/v1\nkind: Deployment\nspec: {a: [1, {b: null}]}\n",
         [0, 0, 0, 0],
     );
-    counts(
+    check_counts(
         "apiVersion: v1\nkind: Node\nmetadata: {name: n}\n",
         [0, 0, 0, 0],
     );
-    counts(
+    check_counts(
         "apiVersion: serving.knative.dev/v1\nkind: Service\nspec: {ports: what}\n",
         [0, 0, 0, 0],
     );
-    counts(
+    check_counts(
         "apiVersion: discovery.k8s.io/v1beta1\nkind: EndpointSlice\nendpoints: what\n",
         [0, 0, 0, 0],
     );
-    counts(
+    check_counts(
         "apiVersion: v1\nkind: ConfigMap\nitems: what\n",
         [0, 0, 0, 0],
     );
 }
 
 #[test]
-fn policies_that_are_not_evaluated_are_noticed() {
+fn policies_of_unsupported_kinds_restrict_clients() {
     let served = ["10.96.0.10:53".parse().unwrap()];
     let is_restricted = |text: &str| {
         let objects = read_text(text).unwrap();
-        objects.facts.verdicts(&served).permitted.is_some()
+        objects.facts.judge_clients(&served).permitted.is_some()
     };
     let policy =
         "kind: CiliumNetworkPolicy\nmetadata: {name: a, namespace: b}\nspec: {egress: []}\n";
@@ -159,31 +159,31 @@ fn policies_that_are_not_evaluated_are_noticed() {
         assert_eq!(is_restricted(&text), expected, "{text}");
     }
     let nameless = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {}\n";
-    refused(nameless, &[(1, "metadata.name")]);
+    check_errors(nameless, &[(1, "metadata.name")]);
 }
 
 #[test]
 fn lists_are_read() {
-    counts(
+    check_counts(
         "apiVersion: v1\nkind: List\nitems:\n\
          - {apiVersion: v1, kind: Namespace, metadata: {name: a}}\n\
          - {apiVersion: apps/v1, kind: Deployment}\n\
          - {apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: Pod, metadata: {name: p}}]}\n",
         [1, 0, 0, 1],
     );
-    counts(
+    check_counts(
         "items: [{metadata: {name: a}}, {metadata: {name: b}}]\nkind: NamespaceList\napiVersion: v1\n",
         [2, 0, 0, 0],
     );
-    counts(
+    check_counts(
         "apiVersion: v1\nkind: ServiceList\nitems: [{metadata: {name: a}, spec: {}}]\n",
         [0, 1, 0, 0],
     );
-    counts(
+    check_counts(
         "apiVersion: v1\nkind: PodList\nmetadata: {}\nitems: []\n",
         [0, 0, 0, 0],
     );
-    counts(
+    check_counts(
         "apiVersion: discovery.k8s.io/v1\nkind: EndpointSliceList\nitems: [{metadata: {name: a}, addressType: IPv4, endpoints: null}]\n",
         [0, 0, 1, 0],
     );
@@ -191,11 +191,11 @@ fn lists_are_read() {
 
 #[test]
 fn json_is_read() {
-    counts(
+    check_counts(
         "{\n\t\"apiVersion\": \"v1\",\n\t\"items\": [\n\t\t{\"apiVersion\": \"v1\", \"kind\": \"Namespace\",\n\t\t\"metadata\": {\"name\": \"a\", \"annotations\": {\"x\": \"\\ud83d\\ude00 \\/\"}}}\n\t],\n\t\"kind\": \"List\"\n}\n",
         [1, 0, 0, 0],
     );
-    refused(
+    check_errors(
         "{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [\n{\"apiVersion\": \"v1\", \"kind\": \"Pod\",\n\"status\": {\"podIPs\": 5}}]}",
         &[(3, "expected sequence")],
     );
@@ -203,26 +203,26 @@ fn json_is_read() {
 
 #[test]
 fn errors_name_the_line_of_the_file() {
-    refused("a: [\n", &[(1, "unclosed")]);
-    refused("kind: Service\n", &[(1, "apiVersion")]);
-    refused("\n\nmetadata: {}\n", &[(3, "kind")]);
-    refused("- a\n", &[(1, "mapping")]);
-    refused("hello\n", &[(1, "mapping")]);
-    refused(
+    check_errors("a: [\n", &[(1, "unclosed")]);
+    check_errors("kind: Service\n", &[(1, "apiVersion")]);
+    check_errors("\n\nmetadata: {}\n", &[(3, "kind")]);
+    check_errors("- a\n", &[(1, "mapping")]);
+    check_errors("hello\n", &[(1, "mapping")]);
+    check_errors(
         &format!(
             "{SERVICE}---\n{SERVICE}---\napiVersion: v1\nkind: Service\nspec:\n  ports:\n  - port: many\n"
         ),
         &[(15, "i32")],
     );
-    refused(
+    check_errors(
         "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Service\n  spec: 5\n",
         &[(6, "")],
     );
-    refused(
+    check_errors(
         "apiVersion: v1\nkind: List\nitems:\n- a\n",
         &[(4, "mapping")],
     );
-    refused(
+    check_errors(
         "apiVersion: v1\nkind: Pod\nkind: Service\n",
         &[(3, "duplicate")],
     );
@@ -235,7 +235,7 @@ fn every_broken_document_and_object_is_reported() {
          - apiVersion: v1\n  kind: Service\n  metadata: {{name: a}}\n  spec: {{clusterIP: nonsense}}\n\
          - apiVersion: v1\n  kind: Pod\n  metadata: {{}}\n"
     );
-    refused(&text, &[(1, "unclosed"), (11, "nonsense"), (15, "name")]);
+    check_errors(&text, &[(1, "unclosed"), (11, "nonsense"), (15, "name")]);
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn a_directory_is_read_in_order() {
     let service = format!("{:?}", objects.services);
     assert!(
         service.contains("10.0.0.1"),
-        "the later file did not win: {service}"
+        "the earlier file won: {service}"
     );
 
     put("z.yaml", "a: [\n");
@@ -270,42 +270,42 @@ fn a_directory_is_read_in_order() {
 }
 
 #[test]
-fn only_regular_files_within_bounds_are_read() {
+fn only_regular_files_within_limits_are_read() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
-    let errors = |bounds| {
-        let errors = load_within(bounds, directory.path(), &Selectors::default());
+    let errors = |limits| {
+        let errors = load_within(limits, directory.path(), &Selectors::default());
         let errors = errors.err().unwrap_or_default();
         let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
         errors
     };
     fs::write(at("a.yaml"), SERVICE).unwrap();
     let size = SERVICE.len() as u64;
-    let bounds = Bounds {
+    let limits = ManifestLimits {
         files: 2,
         file: size,
         all: 2 * size,
     };
-    assert_eq!(errors(bounds), [""; 0]);
-    let smaller = Bounds {
+    assert_eq!(errors(limits), [""; 0]);
+    let smaller = ManifestLimits {
         file: size - 1,
-        ..bounds
+        ..limits
     };
     assert!(errors(smaller)[0].contains("a.yaml: can't be read: it is larger than"));
     fs::write(at("b.yaml"), SERVICE).unwrap();
-    assert_eq!(errors(bounds), [""; 0]);
-    let smaller = Bounds {
+    assert_eq!(errors(limits), [""; 0]);
+    let smaller = ManifestLimits {
         all: 2 * size - 1,
-        ..bounds
+        ..limits
     };
-    assert!(errors(smaller)[0].contains("b.yaml: with it the files are larger than"));
-    let fewer = Bounds { files: 1, ..bounds };
-    assert!(errors(fewer)[0].contains("holds 2 files, and 1 are read"));
+    assert!(errors(smaller)[0].contains("b.yaml: with this file, the files are larger than"));
+    let fewer = ManifestLimits { files: 1, ..limits };
+    assert!(errors(fewer)[0].contains("holds 2 files, but the limit is 1"));
 
-    // Nobody writes to the FIFO, and the device never ends.
+    // Reading the FIFO would block, and reading the device would never end.
     nix::unistd::mkfifo(&at("y.yaml"), nix::sys::stat::Mode::S_IRUSR).unwrap();
     std::os::unix::fs::symlink("/dev/zero", at("z.yaml")).unwrap();
-    let errors = errors(BOUNDS);
+    let errors = errors(LIMITS);
     assert_eq!(errors.len(), 2, "{errors:?}");
     assert!(
         errors[0].contains("y.yaml: can't be read: it is a FIFO"),
@@ -320,10 +320,10 @@ fn only_regular_files_within_bounds_are_read() {
 }
 
 #[test]
-fn a_stamp_tells_states_of_files_apart() {
+fn stamps_differ_when_files_change() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
-    let stamp = || Stamp::of(directory.path()).unwrap();
+    let stamp = || FileStamps::read(directory.path()).unwrap();
     let empty = stamp();
     fs::write(at("a.yaml"), SERVICE).unwrap();
     let one = stamp();
@@ -331,14 +331,14 @@ fn a_stamp_tells_states_of_files_apart() {
     assert_eq!(one, stamp());
     fs::write(at("notes.txt"), "").unwrap();
     assert_eq!(one, stamp());
-    // As long, and of the same time.
+    // The new file has the same length and the same modification time.
     let written = fs::metadata(at("a.yaml")).unwrap().modified().unwrap();
     fs::write(at("new"), SERVICE).unwrap();
     fs::rename(at("new"), at("a.yaml")).unwrap();
     let file = fs::File::options().write(true).open(at("a.yaml")).unwrap();
     file.set_modified(written).unwrap();
     assert_ne!(one, stamp());
-    assert!(Stamp::of(&at("nowhere")).is_err());
+    assert!(FileStamps::read(&at("nowhere")).is_err());
 }
 
 #[test]
@@ -367,9 +367,9 @@ endpoints: []
     let kind = |text: &str| {
         fs::write(&file, text).unwrap();
         let objects = load(&file, &Selectors::default()).unwrap();
-        objects.services[&Key::new("shop", "db")].kind.clone()
+        objects.services[&ObjectKey::new("shop", "db")].kind.clone()
     };
-    assert_eq!(kind(objects), ServiceKind::HeadlessElsewhere);
+    assert_eq!(kind(objects), ServiceKind::HeadlessWithoutSlices);
     assert_eq!(kind(&format!("{objects}{slice}")), ServiceKind::Headless);
 }
 
@@ -385,7 +385,7 @@ fn a_missing_path_is_an_error() {
 }
 
 #[test]
-fn what_is_not_selected_is_left_out() {
+fn unselected_objects_are_left_out() {
     let directory = tempfile::tempdir().unwrap();
     let objects = "\
 apiVersion: v1
@@ -430,7 +430,7 @@ metadata: {name: p, namespace: shop}
     };
     let selected = load(&file, &selectors).unwrap();
     assert!(selected.namespaces.iter().map(|name| &**name).eq(["shop"]));
-    let names = |keys: Vec<&Key>| {
+    let names = |keys: Vec<&ObjectKey>| {
         keys.iter()
             .map(|key| key.name.to_string())
             .collect::<Vec<_>>()
@@ -441,19 +441,19 @@ metadata: {name: p, namespace: shop}
     let slice = selected.endpoint_slices.values().next().unwrap();
     assert_eq!(slice.service.as_deref(), Some("web"));
 
-    // No Namespace is selected, and so none exists.
+    // No Namespace is selected, so none exists.
     selectors.namespaces = "env=none".parse().unwrap();
     let none = load(&file, &selectors).unwrap();
     assert!(none.namespaces.is_empty() && none.namespaces_known);
 
-    // The later object counts, though it is not selected.
+    // The later object counts, although it is not selected.
     let later = directory.path().join("b.yaml");
     fs::write(&later, SERVICE).unwrap();
     selectors.namespaces = Selector::default();
     let selected = load(directory.path(), &selectors).unwrap();
     assert!(selected.services.is_empty());
 
-    // Without any Namespace object a namespace has no labels.
+    // A namespace without a Namespace object has no labels.
     selectors.namespaces = "!env".parse().unwrap();
     assert!(!load(&later, &selectors).unwrap().namespaces_known);
     selectors.namespaces = "env".parse().unwrap();
@@ -461,7 +461,7 @@ metadata: {name: p, namespace: shop}
 }
 
 #[test]
-fn a_slice_that_others_may_read_otherwise_is_loaded() {
+fn a_slice_with_a_noncanonical_address_is_loaded() {
     let slice = "\
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -470,12 +470,12 @@ addressType: IPv6
 endpoints: [{addresses: ['2001:DB8::5']}]
 ";
     let objects = read_text(slice).unwrap();
-    let key = Key::new("shop", "db-1");
+    let key = ObjectKey::new("shop", "db-1");
     assert_eq!(objects.endpoint_slices[&key].endpoints.len(), 1);
 }
 
 #[test]
-fn a_policy_of_an_unknown_direction_is_an_error() {
+fn a_policy_with_an_unknown_policy_type_is_an_error() {
     let policy = "\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy

@@ -1,6 +1,6 @@
-//! The model by itself.
+//! Answers of a model, before rendering.
 
-use crate::zone::{Answer, Below, ModelBuilder, Rdata, Rtype, ZoneData};
+use crate::zone::{Answer, ComputedNames, ModelBuilder, Rdata, Rtype, ZoneData};
 
 use super::{model, name, record};
 
@@ -9,7 +9,7 @@ fn a(last: u8) -> Rdata {
 }
 
 #[test]
-fn a_set_is_in_canonical_order_without_duplicates() {
+fn an_rrset_is_in_canonical_order_without_duplicates() {
     let model = model([
         record("a.z", a(3)),
         record("a.z", a(1)),
@@ -35,42 +35,42 @@ fn names_between_a_name_and_its_apex_exist() {
         ("a.b.c.z", Rtype::TXT, &no_data),
         ("x.a.b.c.z", Rtype::A, &nx_domain),
         ("x.c.z", Rtype::A, &nx_domain),
-        ("y", Rtype::A, &Answer::NotOurs),
-        ("x.y", Rtype::A, &Answer::NotOurs),
-        ("out.y", Rtype::AAAA, &Answer::NotOurs),
-        ("az", Rtype::A, &Answer::NotOurs),
-        (".", Rtype::NS, &Answer::NotOurs),
+        ("y", Rtype::A, &Answer::NotAuthoritative),
+        ("x.y", Rtype::A, &Answer::NotAuthoritative),
+        ("out.y", Rtype::AAAA, &Answer::NotAuthoritative),
+        ("az", Rtype::A, &Answer::NotAuthoritative),
+        (".", Rtype::NS, &Answer::NotAuthoritative),
     ] {
         assert_eq!(&model.answer(&name(question), rtype), answer, "{question}");
     }
-    assert_eq!(model.nodes().count(), 5);
+    assert_eq!(model.entries().count(), 5);
 }
 
 #[test]
-fn a_node_says_what_it_has() {
+fn an_entry_lists_its_types() {
     let alias = Rdata::Cname(name("elsewhere"));
     let model = model([record("a.z", a(1)), record("alias.z", alias)]);
-    let node = |wanted: &str| {
+    let entry = |wanted: &str| {
         let wanted = name(wanted);
-        let mut nodes = model.nodes();
-        nodes.find(|(name, _)| **name == wanted).unwrap().1
+        let mut entries = model.entries();
+        entries.find(|(name, _)| **name == wanted).unwrap().1
     };
-    assert_eq!(node("a.z").types().collect::<Vec<_>>(), [Rtype::A]);
-    assert!(!node("a.z").is_alias());
-    assert_eq!(node("alias.z").types().collect::<Vec<_>>(), [Rtype::CNAME]);
-    assert!(node("alias.z").is_alias());
-    assert_eq!(node("z").types().collect::<Vec<_>>(), [Rtype::SOA]);
+    assert_eq!(entry("a.z").types().collect::<Vec<_>>(), [Rtype::A]);
+    assert!(!entry("a.z").is_alias());
+    assert_eq!(entry("alias.z").types().collect::<Vec<_>>(), [Rtype::CNAME]);
+    assert!(entry("alias.z").is_alias());
+    assert_eq!(entry("z").types().collect::<Vec<_>>(), [Rtype::SOA]);
 }
 
 #[test]
-fn names_below_that_are_not_stored() {
+fn computed_names_are_answered() {
     let mut builder = ModelBuilder::new(7);
     builder.add_zone(name("z"), 5).unwrap();
     builder.add(record("a.z", a(1)));
-    builder.compute_below(name("empty.z"), Below::Empty);
-    builder.compute_below(name("like.z"), Below::Like(name("a.z")));
-    builder.compute_below(name("ip.z"), Below::Addresses(9));
-    builder.compute_below(name("any.z"), Below::EmptyThenAddresses(9));
+    builder.set_computed_names(name("empty.z"), ComputedNames::Empty);
+    builder.set_computed_names(name("like.z"), ComputedNames::Like(name("a.z")));
+    builder.set_computed_names(name("ip.z"), ComputedNames::Addresses(9));
+    builder.set_computed_names(name("any.z"), ComputedNames::EmptyThenAddresses(9));
     let model = builder.build();
     let kind = |question: &str| match model.answer(&name(question), Rtype::A) {
         Answer::Data { answer, .. } => {

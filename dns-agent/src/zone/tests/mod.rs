@@ -1,4 +1,4 @@
-//! Models made of records, and answers read back from the wire by another parser.
+//! Tests of models built from records, and of rendered answers as read by another parser.
 
 mod answers;
 pub(crate) mod rendering;
@@ -15,7 +15,7 @@ fn record(owner: &str, data: Rdata) -> Record {
     Record { owner, ttl, data }
 }
 
-/// A model of the zone `z` with these records.
+/// A model of the zone `z` that has these records.
 fn model(records: impl IntoIterator<Item = Record>) -> Model {
     let mut builder = ModelBuilder::new(7);
     builder.add_zone(name("z"), 5).unwrap();

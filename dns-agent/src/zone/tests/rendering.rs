@@ -1,4 +1,4 @@
-//! The wire form, read back with the `domain` crate.
+//! Tests of the wire form, which is parsed with the `domain` crate.
 
 use domain::base::iana::Class;
 use domain::base::name::ToName;
@@ -10,7 +10,7 @@ use crate::zone::{Answer, Apex, Name, Rdata, Record, Rtype, Sections, Soa, Srv, 
 
 use super::{model, name, record};
 
-/// The three sections of a message made of a question and these.
+/// Parses the three sections of a message that has `question` and the rendered `sections`.
 pub(crate) fn parse(question: &Name, sections: &Sections) -> [Vec<Record>; 3] {
     let mut message = vec![0, 0, 0x84, 0, 0, 1];
     for count in [sections.answers, sections.authorities, sections.additionals] {
@@ -66,7 +66,7 @@ fn read(record: &ParsedRecord<'_, Vec<u8>>) -> Record {
             })
         }
         Rtype::TXT => Rdata::Txt(data!(Txt<_>).text::<Vec<u8>>().into()),
-        rtype => panic!("we never write {rtype}"),
+        rtype => panic!("the agent writes no {rtype} records"),
     };
     Record {
         owner: read_name(&record.owner()),
@@ -88,7 +88,7 @@ fn apex(zone: &str) -> Apex {
 }
 
 #[test]
-fn the_question_is_pointed_at() {
+fn names_are_compressed_against_the_question() {
     let question = name("web.z");
     let address = record("web.z", Rdata::A([10, 0, 0, 1].into()));
     let sections = render(&question, &data(vec![address], vec![]), &[], 0);
@@ -99,7 +99,7 @@ fn the_question_is_pointed_at() {
         (1, 0, 0)
     );
 
-    // The target's ending is in the question: 12 + the four octets of "web".
+    // The target's parent is in the question, at 12 plus the four bytes of the label "web".
     let alias = record("web.z", Rdata::Cname(name("db.z")));
     let sections = render(&question, &data(vec![alias], vec![]), &[], 0);
     assert_eq!(sections.bytes[10..], [0, 5, 2, b'd', b'b', 0xc0, 16]);
@@ -118,13 +118,13 @@ fn srv_data_is_not_compressed_but_pointed_into() {
     let answer = data(vec![record("_a._b.web.z", srv)], vec![additional]);
     let sections = render(&question, &answer, &[], 0);
     assert_eq!(sections.bytes[18..28], *b"\x02ep\x03web\x01z\0");
-    // 12 octets of header, 13 of name and 4 of type and class, 18 up to the target.
+    // 12 bytes of header, 13 of name and 4 of type and class, 18 up to the target.
     assert_eq!(sections.bytes[28..30], [0xc0, 12 + 13 + 4 + 18]);
     assert_eq!((sections.answers, sections.additionals), (1, 1));
 }
 
 #[test]
-fn a_negative_answer_is_always_54_octets() {
+fn negative_answers_always_have_54_bytes() {
     let zones = [apex("cluster.local"), apex("z")];
     for (question, zone, at) in [
         ("a.svc.cluster.local", 0, 12 + 6),
@@ -158,7 +158,7 @@ fn a_negative_answer_is_always_54_octets() {
 }
 
 #[test]
-fn addresses_turn_and_nothing_else_does() {
+fn only_addresses_of_the_answer_section_are_rotated() {
     let addresses = |owner: &str, lasts: &[u8]| -> Vec<Record> {
         let data = |last: &u8| Rdata::A([10, 0, 0, *last].into());
         lasts.iter().map(|last| record(owner, data(last))).collect()
@@ -185,7 +185,7 @@ fn addresses_turn_and_nothing_else_does() {
 }
 
 #[test]
-fn a_chain_and_nothing() {
+fn alias_chains_and_empty_answers_are_rendered() {
     let question = name("q.z");
     let chain = vec![record("q.z", Rdata::Cname(name("www.example.org")))];
     let alias = Answer::Alias {
@@ -196,14 +196,14 @@ fn a_chain_and_nothing() {
         parse(&question, &render(&question, &alias, &[], 1))[0],
         chain
     );
-    let nothing = render(&question, &Answer::NotOurs, &[], 1);
+    let nothing = render(&question, &Answer::NotAuthoritative, &[], 1);
     assert_eq!((nothing.answers, nothing.bytes), (0, vec![]));
 }
 
 #[test]
 fn names_past_the_reach_of_pointers_are_written_out() {
     let question = name("q.z");
-    // Each name twice, so that the far ones would be pointed at if they could be.
+    // Each name occurs twice, so that distant ones would be compressed if pointers reached them.
     let target = |host: u32| name(&format!("host-{host}.far-{host}.example"));
     let many: Vec<Record> = (0..2000)
         .map(|index| record("q.z", Rdata::Ptr(target(index / 2))))

@@ -1,4 +1,4 @@
-//! An API server that holds what a test puts into it.
+//! A Kubernetes API server with objects in memory.
 
 use std::{
     collections::BTreeMap,
@@ -18,65 +18,65 @@ use futures_util::stream;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
-use zerohop_tests::netns::Namespace;
+use zerohop_tests::netns::NetworkNamespace;
 
-use crate::agent::Source;
+use crate::agent::ObjectSource;
 
-/// A running API server. It goes, with every connection, when it is dropped.
-pub(crate) struct Api {
+/// A running API server. Dropping it closes every connection.
+pub(crate) struct MemoryApiServer {
     store: Arc<Store>,
     address: SocketAddr,
     kubeconfig: TempDir,
     runtime: Option<Runtime>,
 }
 
-/// The objects, and how they came to be.
+/// The objects, and the history of their changes.
 struct Store {
-    objects: Mutex<Objects>,
+    objects: Mutex<StoredObjects>,
     /// The version of the last change.
     version: watch::Sender<u64>,
 }
 
 #[derive(Default)]
-struct Objects {
-    now: BTreeMap<Place, Value>,
-    /// Every change: the version after it is one more than its place here.
-    changes: Vec<Change>,
+struct StoredObjects {
+    now: BTreeMap<ObjectPath, Value>,
+    /// Every change, in order. Element n has resource version n + 2.
+    changes: Vec<StoredChange>,
 }
 
-/// An object that became another one.
-struct Change {
-    place: Place,
-    /// The watch's event, for those who select the object as it is now.
+/// A change of one object.
+struct StoredChange {
+    path: ObjectPath,
+    /// The event for watches that select the changed object.
     event: Value,
-    /// The object as it was.
+    /// The object before the change.
     before: Option<Value>,
 }
 
-/// The plural of an object's kind, its namespace and its name.
+/// The key of an object: plural of its kind, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct ObjectPath {
     plural: String,
     namespace: String,
     name: String,
 }
 
-/// Which objects a request is for.
+/// The objects that a request selects.
 #[derive(Clone)]
-struct Selection {
+struct RequestSelection {
     plural: String,
-    /// All namespaces if there is none.
+    /// `None`: all namespaces.
     namespace: Option<String>,
-    /// Requirements of labels and fields, as in a URL.
+    /// Label and field selectors, as in the URL.
     labels: String,
     fields: String,
 }
 
-impl Api {
-    /// An API server with nothing in it, on a node's loopback.
-    pub(crate) fn start(node: &Namespace) -> Api {
+impl MemoryApiServer {
+    /// Starts an empty API server on a node's loopback.
+    pub(crate) fn start(node: &NetworkNamespace) -> MemoryApiServer {
         let kubeconfig = tempfile::tempdir().unwrap();
-        let mut api = Api {
+        let mut api = MemoryApiServer {
             store: Arc::new(Store {
                 objects: Mutex::default(),
                 version: watch::Sender::new(1),
@@ -96,15 +96,15 @@ impl Api {
         api
     }
 
-    /// Goes away, with every connection.
+    /// Stops listening and closes every connection.
     pub(crate) fn stop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
 
-    /// Is there, at the address that it had before.
-    pub(crate) fn resume(&mut self, node: &Namespace) {
+    /// Listens again at the previous address.
+    pub(crate) fn resume(&mut self, node: &NetworkNamespace) {
         let bind = || std::net::TcpListener::bind(self.address);
         let listener = node.enter(bind).unwrap().unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -115,7 +115,7 @@ impl Api {
             .build()
             .unwrap();
         let router = Router::new()
-            .fallback(answer)
+            .fallback(handle_request)
             .with_state(self.store.clone());
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
@@ -124,29 +124,30 @@ impl Api {
         self.runtime = Some(runtime);
     }
 
-    /// Puts an object where one with its name was.
+    /// Creates or replaces an object.
     pub(crate) fn apply(&self, plural: &str, object: Value) {
-        self.store.change(Place::of(plural, &object), Some(object));
+        self.store
+            .change(ObjectPath::of(plural, &object), Some(object));
     }
 
-    /// Takes one away.
+    /// Deletes an object.
     pub(crate) fn delete(&self, plural: &str, namespace: &str, name: &str) {
-        let place = Place {
+        let path = ObjectPath {
             plural: plural.to_owned(),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         };
-        self.store.change(place, None);
+        self.store.change(path, None);
     }
 }
 
-impl Drop for Api {
+impl Drop for MemoryApiServer {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-impl Source for Api {
+impl ObjectSource for MemoryApiServer {
     fn arguments(&self) -> Vec<String> {
         let kubeconfig = self.kubeconfig.path().join("config");
         vec!["--kubeconfig".to_owned(), kubeconfig.display().to_string()]
@@ -154,9 +155,9 @@ impl Source for Api {
 }
 
 impl Store {
-    fn change(&self, place: Place, object: Option<Value>) {
+    fn change(&self, path: ObjectPath, object: Option<Value>) {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        let Objects { now, changes } = &mut *objects;
+        let StoredObjects { now, changes } = &mut *objects;
         let version = changes.len() as u64 + 2;
         let versioned = |mut object: Value| {
             object["metadata"]["resourceVersion"] = json!(version.to_string());
@@ -165,7 +166,7 @@ impl Store {
         let (event, before) = match object {
             Some(object) => {
                 let object = versioned(object);
-                let before = now.insert(place.clone(), object.clone());
+                let before = now.insert(path.clone(), object.clone());
                 let verb = match before {
                     Some(_) => "MODIFIED",
                     None => "ADDED",
@@ -173,27 +174,27 @@ impl Store {
                 (json!({"type": verb, "object": object}), before)
             }
             None => {
-                let object = now.remove(&place).expect("what is deleted is there");
+                let object = now.remove(&path).expect("what is deleted is there");
                 let event = json!({"type": "DELETED", "object": versioned(object.clone())});
                 (event, Some(object))
             }
         };
-        changes.push(Change {
-            place,
+        changes.push(StoredChange {
+            path,
             event,
             before,
         });
         self.version.send_replace(version);
     }
 
-    /// What a watch is told after a version: events, and the version of the last change.
-    fn since(&self, version: u64, selection: &Selection) -> (String, u64) {
+    /// The events of a watch after `version`, and the version of the last change.
+    fn events_since(&self, version: u64, selection: &RequestSelection) -> (String, u64) {
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         let after = objects.changes.iter().skip(version as usize - 1);
         let mut lines = String::new();
-        for change in after.filter(|change| selection.is_in(&change.place)) {
+        for change in after.filter(|change| selection.covers(&change.path)) {
             let mut event = change.event.clone();
-            let is_selected = |object: &Value| selection.matches(&change.place, object);
+            let is_selected = |object: &Value| selection.matches(&change.path, object);
             if !is_selected(&event["object"]) {
                 if !change.before.as_ref().is_some_and(is_selected) {
                     continue;
@@ -206,10 +207,10 @@ impl Store {
     }
 }
 
-impl Place {
-    fn of(plural: &str, object: &Value) -> Place {
+impl ObjectPath {
+    fn of(plural: &str, object: &Value) -> ObjectPath {
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
-        Place {
+        ObjectPath {
             plural: plural.to_owned(),
             namespace: text("namespace").to_owned(),
             name: text("name").to_owned(),
@@ -217,17 +218,17 @@ impl Place {
     }
 }
 
-impl Selection {
-    fn is_in(&self, place: &Place) -> bool {
+impl RequestSelection {
+    fn covers(&self, path: &ObjectPath) -> bool {
         let namespace = self.namespace.as_ref();
-        place.plural == self.plural && namespace.is_none_or(|name| *name == place.namespace)
+        path.plural == self.plural && namespace.is_none_or(|name| *name == path.namespace)
     }
 
-    fn matches(&self, place: &Place, object: &Value) -> bool {
+    fn matches(&self, path: &ObjectPath, object: &Value) -> bool {
         let label = |key: &str| object["metadata"]["labels"][key].as_str();
         let node = object["spec"]["nodeName"].as_str();
         let field = |key: &str| match key {
-            "metadata.name" => Some(place.name.as_str()),
+            "metadata.name" => Some(path.name.as_str()),
             "spec.nodeName" => node,
             _ => object["status"]["phase"].as_str(),
         };
@@ -235,7 +236,8 @@ impl Selection {
     }
 }
 
-/// Whether requirements hold: `key`, `!key`, `key=value`, `key!=value` and `key in (value,…)`.
+/// Whether all requirements of a selector hold: `key`, `!key`, `key=value`, `key!=value` and
+/// `key in (value,…)`.
 fn all_hold<'v>(requirements: &str, value: impl Fn(&str) -> Option<&'v str>) -> bool {
     let mut is_within = false;
     let each = requirements.split(|character| {
@@ -261,7 +263,7 @@ fn all_hold<'v>(requirements: &str, value: impl Fn(&str) -> Option<&'v str>) -> 
     })
 }
 
-async fn answer(
+async fn handle_request(
     State(store): State<Arc<Store>>,
     Query(query): Query<BTreeMap<String, String>>,
     request: Request,
@@ -275,38 +277,38 @@ async fn answer(
     }
     let parts = match parts.as_slice() {
         ["api", _, rest @ ..] | ["apis", _, _, rest @ ..] => rest,
-        _ => return refuse(StatusCode::NOT_FOUND),
+        _ => return refuse_request(StatusCode::NOT_FOUND),
     };
     let (namespace, plural) = match parts {
         ["namespaces", namespace, plural] => (Some((*namespace).to_owned()), *plural),
         [plural] => (None, *plural),
-        _ => return refuse(StatusCode::NOT_FOUND),
+        _ => return refuse_request(StatusCode::NOT_FOUND),
     };
-    let selection = Selection {
+    let selection = RequestSelection {
         plural: plural.to_owned(),
         namespace,
         labels: get("labelSelector"),
         fields: get("fieldSelector"),
     };
     if get("sendInitialEvents") == "true" {
-        return refuse(StatusCode::UNPROCESSABLE_ENTITY);
+        return refuse_request(StatusCode::UNPROCESSABLE_ENTITY);
     }
     match get("watch").as_str() {
-        "true" => watch(
+        "true" => watch_objects(
             store,
             selection,
             get("resourceVersion").parse().unwrap_or(1),
         ),
-        _ => list(&store, &selection),
+        _ => list_objects(&store, &selection),
     }
 }
 
-fn list(store: &Store, selection: &Selection) -> Response {
+fn list_objects(store: &Store, selection: &RequestSelection) -> Response {
     let objects = store.objects.lock().unwrap_or_else(PoisonError::into_inner);
     let selected = objects
         .now
         .iter()
-        .filter(|(place, object)| selection.is_in(place) && selection.matches(place, object));
+        .filter(|(path, object)| selection.covers(path) && selection.matches(path, object));
     let items: Vec<&Value> = selected.map(|(_, object)| object).collect();
     let version = (objects.changes.len() as u64 + 1).to_string();
     let list = json!({
@@ -315,22 +317,22 @@ fn list(store: &Store, selection: &Selection) -> Response {
     ([(CONTENT_TYPE, "application/json")], list.to_string()).into_response()
 }
 
-/// Tells changes as they come, for ever.
-fn watch(store: Arc<Store>, selection: Selection, from: u64) -> Response {
+/// Streams events until the client or the server closes the connection.
+fn watch_objects(store: Arc<Store>, selection: RequestSelection, from: u64) -> Response {
     let seen = store.version.subscribe();
-    let told = stream::unfold((seen, from), move |(mut seen, version)| {
+    let events = stream::unfold((seen, from), move |(mut seen, version)| {
         let (store, selection) = (store.clone(), selection.clone());
         async move {
             seen.wait_for(|now| *now > version).await.ok()?;
-            let (lines, version) = store.since(version, &selection);
+            let (lines, version) = store.events_since(version, &selection);
             Some((io::Result::Ok(lines), (seen, version)))
         }
     });
-    let body = Body::from_stream(told);
+    let body = Body::from_stream(events);
     ([(CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-fn refuse(code: StatusCode) -> Response {
+fn refuse_request(code: StatusCode) -> Response {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "reason": "Invalid", "message": "not in this test's API", "code": code.as_u16(),

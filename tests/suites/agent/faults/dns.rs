@@ -1,60 +1,60 @@
-//! A cluster's names, and what is right about them.
+//! The names of the fault tests, and their right answers.
 
 use std::ops::Range;
 
 use rand::{Rng, RngExt as _};
 use zerohop_tests::{
-    packet::Query,
+    packet::QueryPacket,
     topology::{POD, SERVED},
 };
 
-/// How many services are looked up; there may be more.
+/// Number of services that are looked up. The cluster may have more.
 pub(super) const LOOKED_UP: u16 = 40;
 
-/// The TTL of whatever the cluster's own DNS answers.
+/// The TTL of answers of the stand-in for the cluster's DNS.
 pub(super) const STAND_IN_TTL: u32 = 77;
 
-/// What a pod may ask.
+/// A question of the pod, by the number of a service.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Question {
+pub(super) enum PodQuestion {
     /// A service's IPv4 address.
     Service(u16),
-    /// Its IPv6 address, which it has not.
+    /// The IPv6 address of a service that has none.
     NoData(u16),
-    /// A service that there is not.
+    /// A nonexistent service.
     NotThere(u16),
     /// A name outside of the cluster.
     Outside,
 }
 
-/// Who answered.
+/// The sender of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum By {
+pub(super) enum Answerer {
     Kernel,
     StandIn,
 }
 
-/// Where the answers of a reply without EDNS begin.
+/// Length of the DNS header, in bytes.
 const HEADER: usize = 12;
 const OUTSIDE: [u8; 4] = [203, 0, 113, 7];
 
-impl Question {
+impl PodQuestion {
     pub(super) fn message(self, id: u16) -> Vec<u8> {
         let (name, rtype) = match self {
-            Question::Service(number) => (format!("s{number}.shop.svc.cluster.local"), 1),
-            Question::NoData(number) => (format!("s{number}.shop.svc.cluster.local"), 28),
-            Question::NotThere(number) => (format!("none{number}.shop.svc.cluster.local"), 1),
-            Question::Outside => ("www.example.com".to_owned(), 1),
+            PodQuestion::Service(number) => (format!("s{number}.shop.svc.cluster.local"), 1),
+            PodQuestion::NoData(number) => (format!("s{number}.shop.svc.cluster.local"), 28),
+            PodQuestion::NotThere(number) => (format!("none{number}.shop.svc.cluster.local"), 1),
+            PodQuestion::Outside => ("www.example.com".to_owned(), 1),
         };
-        Query {
+        QueryPacket {
             id,
-            ..Query::new(POD[0], SERVED[0], &name, rtype)
+            ..QueryPacket::new(POD[0], SERVED[0], &name, rtype)
         }
         .message()
     }
 
-    /// What is wrong about a reply, or whose it is.
-    pub(super) fn check(self, query: &[u8], reply: &[u8]) -> Result<By, String> {
+    /// Checks a reply. Returns its sender, or a description of what is wrong.
+    pub(super) fn check_reply(self, query: &[u8], reply: &[u8]) -> Result<Answerer, String> {
         let wrong = |what: &str| Err(format!("{self:?}: {what} in {reply:02x?}"));
         let end = query.len();
         if reply.len() < end || reply[2] & 0x80 == 0 || reply[HEADER..end] != query[HEADER..] {
@@ -65,10 +65,10 @@ impl Question {
         }
         let answers = u16::from_be_bytes([reply[6], reply[7]]);
         let Some(address) = self.address() else {
-            // The stand-in leaves out the SOA.
+            // The stand-in omits the SOA record.
             return match (answers, reply[9]) {
-                (0, 1) => Ok(By::Kernel),
-                (0, 0) => Ok(By::StandIn),
+                (0, 1) => Ok(Answerer::Kernel),
+                (0, 0) => Ok(Answerer::StandIn),
                 _ => wrong("records"),
             };
         };
@@ -76,61 +76,62 @@ impl Question {
             return wrong("the address");
         }
         let ttl = &reply[end + 6..end + 10];
-        Ok(match ttl == STAND_IN_TTL.to_be_bytes() {
-            true => By::StandIn,
-            false => By::Kernel,
+        Ok(if ttl == STAND_IN_TTL.to_be_bytes() {
+            Answerer::StandIn
+        } else {
+            Answerer::Kernel
         })
     }
 
-    /// What a query asks, if it is one of these questions.
-    fn of(query: &[u8]) -> Option<Question> {
+    /// Parses a query. `None`: it is none of these questions.
+    fn parse(query: &[u8]) -> Option<PodQuestion> {
         let length = usize::from(*query.get(HEADER)?);
         let label = query.get(HEADER + 1..HEADER + 1 + length)?;
         let label = std::str::from_utf8(label).ok()?;
         let rtype = query.get(query.len().checked_sub(4)?..)?[1];
         let number = |prefix| label.strip_prefix(prefix)?.parse().ok();
         match rtype {
-            _ if label == "www" => Some(Question::Outside),
+            _ if label == "www" => Some(PodQuestion::Outside),
             1 => {
-                let service = number("s").map(Question::Service);
-                service.or_else(|| number("none").map(Question::NotThere))
+                let service = number("s").map(PodQuestion::Service);
+                service.or_else(|| number("none").map(PodQuestion::NotThere))
             }
-            28 => number("s").map(Question::NoData),
+            28 => number("s").map(PodQuestion::NoData),
             _ => None,
         }
     }
 
     fn rcode(self) -> u8 {
         match self {
-            Question::NotThere(_) => 3,
+            PodQuestion::NotThere(_) => 3,
             _ => 0,
         }
     }
 
     fn address(self) -> Option<[u8; 4]> {
         match self {
-            Question::Service(number) => Some(address(number)),
-            Question::Outside => Some(OUTSIDE),
-            Question::NoData(_) | Question::NotThere(_) => None,
+            PodQuestion::Service(number) => Some(service_address(number)),
+            PodQuestion::Outside => Some(OUTSIDE),
+            PodQuestion::NoData(_) | PodQuestion::NotThere(_) => None,
         }
     }
 }
 
-/// A service's address.
-pub(super) fn address(number: u16) -> [u8; 4] {
+/// The ClusterIP of a service.
+pub(super) fn service_address(number: u16) -> [u8; 4] {
     let [high, low] = number.to_be_bytes();
     [10, 97, high, low]
 }
 
-/// So many services, as manifests.
+/// Manifests of `count` services.
 pub(super) fn services(count: u16) -> String {
-    services_called("s", 0..count)
+    services_named("s", 0..count)
 }
 
-/// Services with these numbers, and whatever names that end in them.
-pub(super) fn services_called(name: &str, numbers: Range<u16>) -> String {
+/// Manifests of services whose names are `name` with these numbers appended.
+pub(super) fn services_named(name: &str, numbers: Range<u16>) -> String {
     let service = |number| {
-        let [a, b, c, d] = address(number);
+        let [a, b, c, d] = service_address(number);
         format!(
             "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}{number}, namespace: shop}}\n\
              spec: {{clusterIP: {a}.{b}.{c}.{d}, clusterIPs: [{a}.{b}.{c}.{d}], ports: [{{name: http, port: 80}}]}}\n"
@@ -139,9 +140,9 @@ pub(super) fn services_called(name: &str, numbers: Range<u16>) -> String {
     numbers.map(service).collect()
 }
 
-/// What the cluster's own DNS says.
-pub(super) fn reply(query: &[u8]) -> Option<Vec<u8>> {
-    let question = Question::of(query)?;
+/// The reply of the stand-in for the cluster's DNS. `None`: no reply.
+pub(super) fn stand_in_reply(query: &[u8]) -> Option<Vec<u8>> {
+    let question = PodQuestion::parse(query)?;
     let mut reply = query.to_vec();
     reply[2] |= 0x84;
     reply[3] = question.rcode();
@@ -155,9 +156,10 @@ pub(super) fn reply(query: &[u8]) -> Option<Vec<u8>> {
     Some(reply)
 }
 
-/// A query with something wrong about it, or no query at all.
-pub(super) fn malformed(random: &mut impl Rng) -> Vec<u8> {
-    let mut message = Question::Service(random.random_range(0..LOOKED_UP)).message(random.random());
+/// A random malformed query.
+pub(super) fn malformed_message(random: &mut impl Rng) -> Vec<u8> {
+    let mut message =
+        PodQuestion::Service(random.random_range(0..LOOKED_UP)).message(random.random());
     match random.random_range(0..4) {
         0 => message.truncate(random.random_range(0..message.len())),
         1 => {

@@ -1,4 +1,4 @@
-//! A pod that looks names up, one after another, and checks what it hears.
+//! A pod that looks names up one after another, and checks the replies.
 
 use std::{
     fmt,
@@ -11,33 +11,35 @@ use std::{
     time::{Duration, Instant},
 };
 
-use zerohop_tests::{netns::Namespace, topology::SERVED, udp::Client};
+use zerohop_tests::{netns::NetworkNamespace, topology::SERVED, udp::UdpClient};
 
-use super::dns::{By, LOOKED_UP, Question};
+use super::dns::{Answerer, LOOKED_UP, PodQuestion};
 
-/// Lookups that go on until they are stopped: 2,000 a second, each after the answer to the one before.
-pub(super) struct Load {
+/// Lookups on a thread until it is stopped: at most 2,000 a second, each after the answer to the
+/// previous one.
+pub(super) struct LookupLoad {
     is_over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Tally>>,
+    thread: Option<JoinHandle<LookupTally>>,
 }
 
-/// Which names are looked up.
+/// The selection of names to look up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mix {
-    /// A tenth are names outside of the cluster.
+pub(super) enum LookupMix {
+    /// Names of the cluster, and a tenth names outside.
     All,
-    /// None are.
+    /// Only names of the cluster.
     OfTheCluster,
 }
 
-/// What came of the lookups.
+/// Counts of lookups.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct LookupTally {
     pub(super) asked: usize,
     pub(super) by_kernel: usize,
-    /// Nothing within [`PATIENCE`]. A resolver would wait for five seconds, and then ask again.
+    /// Lookups without a reply within [`PATIENCE`]. (A resolver would wait for five seconds and ask
+    /// again.)
     failed: usize,
-    /// Answered, but not within [`SLOW`].
+    /// Lookups with a reply later than [`SLOW`].
     slow: usize,
     slowest: Duration,
     pub(super) wrong: Vec<String>,
@@ -47,46 +49,47 @@ const INTERVAL: Duration = Duration::from_micros(500);
 const SLOW: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Where pods ask.
-pub(super) fn served() -> SocketAddr {
+/// The served IPv4 address.
+pub(super) fn served_address() -> SocketAddr {
     SocketAddr::new(SERVED[0], 53)
 }
 
-impl Load {
-    pub(super) fn start(pod: &Namespace, mix: Mix) -> Load {
-        let client = Client::new(pod, served()).unwrap();
+impl LookupLoad {
+    pub(super) fn start(pod: &NetworkNamespace, mix: LookupMix) -> LookupLoad {
+        let client = UdpClient::new(pod, served_address()).unwrap();
         let is_over = Arc::new(AtomicBool::new(false));
         let thread = thread::spawn({
             let is_over = is_over.clone();
             move || look_up(&client, mix, &is_over)
         });
-        Load {
+        LookupLoad {
             is_over,
             thread: Some(thread),
         }
     }
 
-    pub(super) fn stop(mut self) -> Tally {
+    pub(super) fn stop(mut self) -> LookupTally {
         self.is_over.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap()
     }
 }
 
-/// Also when what is done meanwhile panics.
-impl Drop for Load {
+/// Stops the thread, also when the test panics.
+impl Drop for LookupLoad {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
 }
 
-impl Tally {
+impl LookupTally {
     pub(super) fn assert_none_failed(&self) {
         assert_eq!(self.failed, 0, "{self}");
     }
 }
 
-/// Cells of a table: lookups, from the kernel, failed, wrong, over 100 ms, the slowest in ms.
-impl fmt::Display for Tally {
+/// Prints table cells: lookups, percentage from the kernel, failed, wrong, over 100 ms, slowest in
+/// ms.
+impl fmt::Display for LookupTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -101,35 +104,35 @@ impl fmt::Display for Tally {
     }
 }
 
-fn look_up(client: &Client, mix: Mix, is_over: &AtomicBool) -> Tally {
-    let mut tally = Tally::default();
+fn look_up(client: &UdpClient, mix: LookupMix, is_over: &AtomicBool) -> LookupTally {
+    let mut tally = LookupTally::default();
     let mut next = Instant::now();
     while !is_over.load(Ordering::Relaxed) {
-        let question = nth(tally.asked, mix);
+        let question = question_number(tally.asked, mix);
         let asked = Instant::now();
         tally.asked += 1;
         let query = question.message(tally.asked as u16);
         client.send(&query).unwrap();
-        let heard = hear(client, &query, asked);
+        let reply = receive_reply(client, &query, asked);
         let took = asked.elapsed();
-        match heard.map(|reply| question.check(&query, &reply)) {
+        match reply.map(|reply| question.check_reply(&query, &reply)) {
             None => tally.failed += 1,
             Some(Ok(by)) => {
-                tally.by_kernel += usize::from(by == By::Kernel);
+                tally.by_kernel += usize::from(by == Answerer::Kernel);
                 tally.slow += usize::from(took > SLOW);
                 tally.slowest = tally.slowest.max(took);
             }
             Some(Err(wrong)) => tally.wrong.push(wrong),
         }
-        // Time that was lost is not made up for.
+        // After a delay the rate is not raised to catch up.
         next = (next + INTERVAL).max(asked);
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     tally
 }
 
-/// The reply with the query's ID. Nobody listening is an error to the socket, and no reply.
-fn hear(client: &Client, query: &[u8], asked: Instant) -> Option<Vec<u8>> {
+/// Receives the reply with the query's ID. `None`: no reply in time, or an ICMP error.
+fn receive_reply(client: &UdpClient, query: &[u8], asked: Instant) -> Option<Vec<u8>> {
     loop {
         let left = PATIENCE.checked_sub(asked.elapsed())?;
         match client.receive(left.max(Duration::from_millis(1))) {
@@ -140,12 +143,12 @@ fn hear(client: &Client, query: &[u8], asked: Instant) -> Option<Vec<u8>> {
     }
 }
 
-fn nth(number: usize, mix: Mix) -> Question {
+fn question_number(number: usize, mix: LookupMix) -> PodQuestion {
     let which = (number / 10) as u16 % LOOKED_UP;
     match number % 10 {
-        0..6 => Question::Service(which),
-        6..8 => Question::NoData(which),
-        8 if mix == Mix::All => Question::Outside,
-        _ => Question::NotThere(which),
+        0..6 => PodQuestion::Service(which),
+        6..8 => PodQuestion::NoData(which),
+        8 if mix == LookupMix::All => PodQuestion::Outside,
+        _ => PodQuestion::NotThere(which),
     }
 }

@@ -1,4 +1,4 @@
-//! The kernel's tables run full, while a pod looks names up.
+//! The kernel's tables become full while a pod looks names up.
 
 use std::{
     collections::BTreeSet,
@@ -10,18 +10,18 @@ use std::{
 use zerohop_tests::{topology::HOST_VETH, udp::eventually};
 
 use super::{
-    super::{Agent, LIMIT, Pod, binary},
-    Cluster, dns, lease,
-    load::Mix,
+    super::{AgentProcess, LIMIT, PodClient, binary},
+    OneNodeCluster, dns, lease_flags,
+    load::LookupMix,
 };
 
 #[test]
-fn full() {
-    let cluster = Cluster::new();
-    let agent = cluster.agent(&["--capacity=100"]);
-    let tally = cluster.during(
+fn tables_with_a_fixed_capacity_become_full() {
+    let cluster = OneNodeCluster::new();
+    let agent = cluster.start_agent(&["--capacity=100"]);
+    let tally = cluster.look_up_during(
         "more services than --capacity has room for",
-        Mix::All,
+        LookupMix::All,
         || {
             let services = 20_000;
             cluster.node.manifests.write(&dns::services(services));
@@ -30,35 +30,43 @@ fn full() {
                 Ok(status.contains("the tables are full"))
             };
             assert!(eventually(3 * LIMIT, is_full).unwrap());
-            let pod = Pod::new(&cluster.node.topology);
+            let pod = PodClient::new(&cluster.node.topology);
             for number in (0..services).step_by(97) {
                 let name = format!("s{number}");
-                assert_eq!(pod.address(&name), Some(dns::address(number)), "{name}");
+                assert_eq!(
+                    pod.service_address(&name),
+                    Some(dns::service_address(number)),
+                    "{name}"
+                );
             }
         },
     );
     tally.assert_none_failed();
 }
 
-/// Larger tables come in the place of those that nobody has said the size of.
+/// Without --capacity, larger tables replace full ones.
 #[test]
-fn grow() {
-    let cluster = Cluster::new();
-    let agent = cluster.agent(&[]);
-    let tally = cluster.during(
-        "more services than there is room for: the tables grow",
-        Mix::All,
+fn full_tables_grow() {
+    let cluster = OneNodeCluster::new();
+    let agent = cluster.start_agent(&[]);
+    let tally = cluster.look_up_during(
+        "more services than fit: the tables grow",
+        LookupMix::All,
         || {
             let services = 20_000;
             cluster.node.manifests.write(&dns::services(services));
-            agent.line_with("other tables are in the place");
-            let pod = Pod::new(&cluster.node.topology);
-            let is_served = || Ok(pod.ttl_of(&format!("s{}", services - 1)) == Some(5));
+            agent.wait_for_line("larger tables have replaced");
+            let pod = PodClient::new(&cluster.node.topology);
+            let is_served = || Ok(pod.service_ttl(&format!("s{}", services - 1)) == Some(5));
             assert!(eventually(LIMIT, is_served).unwrap());
             for number in (0..services).step_by(97) {
                 let name = format!("s{number}");
-                assert_eq!(pod.address(&name), Some(dns::address(number)), "{name}");
-                assert_eq!(pod.ttl_of(&name), Some(5), "{name}");
+                assert_eq!(
+                    pod.service_address(&name),
+                    Some(dns::service_address(number)),
+                    "{name}"
+                );
+                assert_eq!(pod.service_ttl(&name), Some(5), "{name}");
             }
             let status = agent.status(&cluster.node.topology.node);
             assert!(!status.contains("the tables are full"), "{status}");
@@ -67,46 +75,46 @@ fn grow() {
     tally.assert_none_failed();
 }
 
-/// Where hooks are links, they stay: setting a card up anew takes a moment without it.
+/// Hooks that are links stay attached, because attaching a network card again interrupts it.
 #[test]
-fn grow_below_a_link() {
-    let cluster = Cluster::new();
+fn full_tables_grow_under_a_link() {
+    let cluster = OneNodeCluster::new();
     let interface = format!("{HOST_VETH}=xdp-generic");
     let node = &cluster.node;
-    let mut command = node.command_at(&interface, &binary(), &node.manifests);
-    command.arg("--persist").args(lease());
-    let agent = Agent::follow(command);
-    cluster.until_answered();
-    let before = pins(node.bpffs.path());
+    let mut command = node.command_on(&interface, &binary(), &node.manifests);
+    command.arg("--persist").args(lease_flags());
+    let agent = AgentProcess::start_command(command);
+    cluster.wait_until_answered();
+    let before = pin_inodes(node.bpffs.path());
     assert_eq!(before.len(), 1, "{before:?}");
-    let what = "the tables grow below a link of generic XDP";
-    let tally = cluster.during(what, Mix::All, || {
+    let what = "the tables grow under a generic XDP link";
+    let tally = cluster.look_up_during(what, LookupMix::All, || {
         node.manifests.write(&dns::services(20_000));
-        agent.line_with("other tables are in the place");
-        let is_served = || Ok(node.pod.ttl_of("s19999") == Some(5));
+        agent.wait_for_line("larger tables have replaced");
+        let is_served = || Ok(node.pod.service_ttl("s19999") == Some(5));
         assert!(eventually(LIMIT, is_served).unwrap());
     });
     tally.assert_none_failed();
-    assert_eq!(pins(node.bpffs.path()), before);
+    assert_eq!(pin_inodes(node.bpffs.path()), before);
 }
 
-/// What is free in tables of the right size can be in slots that are too small for what comes.
+/// Tables with enough free bytes may have them in slots too small for new records.
 #[test]
-fn are_filled_anew() {
-    let cluster = Cluster::new();
-    let agent = cluster.agent(&[]);
-    let what = "other services, for which the room is in the wrong places";
-    let tally = cluster.during(what, Mix::All, || {
-        let served = |name: &str| cluster.node.pod.ttl_of(name) == Some(5);
+fn tables_with_slots_of_wrong_sizes_are_replaced() {
+    let cluster = OneNodeCluster::new();
+    let agent = cluster.start_agent(&[]);
+    let what = "new services whose records do not fit the free slots";
+    let tally = cluster.look_up_during(what, LookupMix::All, || {
+        let served = |name: &str| cluster.node.pod.service_ttl(name) == Some(5);
         cluster.node.manifests.write(&dns::services(20_000));
-        agent.line_with("other tables are in the place");
+        agent.wait_for_line("larger tables have replaced");
         assert!(eventually(LIMIT, || Ok(served("s19999"))).unwrap());
 
         let long = "s".repeat(50);
-        let others = dns::services_called(&long, dns::LOOKED_UP..13_000);
+        let others = dns::services_named(&long, dns::LOOKED_UP..13_000);
         let manifests = dns::services(dns::LOOKED_UP) + &others;
         cluster.node.manifests.write(&manifests);
-        agent.line_with("other tables are in the place");
+        agent.wait_for_line("larger tables have replaced");
         for number in (dns::LOOKED_UP..13_000).step_by(97) {
             let name = format!("{long}{number}");
             assert!(eventually(LIMIT, || Ok(served(&name))).unwrap(), "{name}");
@@ -115,8 +123,8 @@ fn are_filled_anew() {
     tally.assert_none_failed();
 }
 
-/// The numbers of the files in which links are pinned: one that is pinned anew has another.
-fn pins(bpffs: &Path) -> BTreeSet<u64> {
+/// The inode numbers of the pins. A link that is pinned again has another number.
+fn pin_inodes(bpffs: &Path) -> BTreeSet<u64> {
     let inside = |folder: PathBuf| {
         let entries = fs::read_dir(folder).unwrap();
         entries.map(|entry| entry.unwrap())

@@ -1,132 +1,133 @@
-//! What the pods of a cluster ask, in proportions that are assumed, not measured: no public trace
-//! of a cluster's queries is known to us. What a lookup becomes is not assumed: it follows from the
-//! search list that kubelet writes and from how resolvers walk it. The shares are printed for
-//! each kind, so that whoever knows better weights can do the sum again.
+//! Lookups of a cluster's pods, in assumed proportions: we know no public trace of a cluster's
+//! queries. The queries of each lookup are not assumed: they follow from the search list that
+//! kubelet writes and from how resolvers walk it. The shares of each kind are printed, so that
+//! readers can weigh them anew.
 
 use std::net::IpAddr;
 
 use dns_agent::{
-    cluster::{Key, Objects, ServiceKind},
+    cluster::{ObjectKey, Objects, ServiceKind},
     zone::{dashed, reverse_name},
 };
 use rand::{RngExt as _, rngs::StdRng};
-use zerohop_tests::packet::Query;
+use zerohop_tests::packet::QueryPacket;
 
-use crate::kernel::fixture::Fixture;
+use crate::kernel::fixture::KernelFixture;
 
-/// Lookups of each kind.
+/// The number of lookups of each kind.
 pub(super) const LOOKUPS: usize = 500;
 
-/// One kind of lookup: what a program asks of its resolver once.
-pub(super) struct Kind {
-    /// How many of a hundred lookups.
+/// One kind of lookup, that is, of a call to a resolver.
+pub(super) struct LookupKind {
+    /// Percentage of all lookups.
     pub(super) weight: u32,
     pub(super) what: &'static str,
-    questions: fn(&mut Asker<'_>) -> Vec<(String, u16)>,
+    questions: fn(&mut SimulatedPod<'_>) -> Vec<(String, u16)>,
 }
 
-/// Addresses are always asked for in both families (`getaddrinfo` with AF_UNSPEC, Go, JVM, musl).
-pub(super) const KINDS: [Kind; 11] = [
-    // Programs call outside services by names without a final dot, which have fewer than five dots:
-    // every entry of the search list comes first, the node's own domain (DHCP) among them.
-    Kind {
+/// Address lookups always ask for both families (`getaddrinfo` with AF_UNSPEC, Go, JVM, musl).
+pub(super) const KINDS: [LookupKind; 11] = [
+    // Programs use names of outside services without a final dot and with fewer than five dots, so
+    // every entry of the search list comes first, the node's own domain (DHCP) included.
+    LookupKind {
         weight: 40,
         what: "outside, through the search list",
-        questions: |asker| asker.search("www.example.com"),
+        questions: |pod| pod.search("www.example.com"),
     },
-    // What Kubernetes' documentation recommends within a namespace; the first entry finds it.
-    Kind {
+    // The form that Kubernetes' documentation recommends within a namespace; found by the first
+    // entry.
+    LookupKind {
         weight: 25,
         what: "service",
-        questions: |asker| {
-            let service = asker.cluster_ip();
-            asker.namespace = service.namespace.to_string();
-            asker.search(&service.name)
+        questions: |pod| {
+            let service = pod.cluster_ip();
+            pod.namespace = service.namespace.to_string();
+            pod.search(&service.name)
         },
     },
-    // And across namespaces; the second entry finds it.
-    Kind {
+    // The form that it recommends across namespaces; found by the second entry.
+    LookupKind {
         weight: 14,
         what: "service.namespace",
-        questions: |asker| {
-            let service = asker.cluster_ip();
-            asker.search(&format!("{}.{}", service.name, service.namespace))
+        questions: |pod| {
+            let service = pod.cluster_ip();
+            pod.search(&format!("{}.{}", service.name, service.namespace))
         },
     },
-    // As Helm charts write it: four dots, so the list is walked to its end first.
-    Kind {
+    // The form in Helm charts: four dots, so the whole search list is tried first.
+    LookupKind {
         weight: 8,
         what: "service.namespace.svc.zone",
-        questions: |asker| {
-            let service = asker.cluster_ip();
-            asker.search(&asker.full(&service))
+        questions: |pod| {
+            let service = pod.cluster_ip();
+            pod.search(&pod.full_name(&service))
         },
     },
-    // With a final dot, or with ndots:1 in the pod's dnsConfig: who has read about ndots.
-    Kind {
+    // A final dot, or ndots:1 in the pod's dnsConfig, by authors who know about ndots.
+    LookupKind {
         weight: 4,
         what: "service.namespace.svc.zone.",
-        questions: |asker| {
-            let service = asker.cluster_ip();
-            both(&asker.full(&service))
+        questions: |pod| {
+            let service = pod.cluster_ip();
+            both_families(&pod.full_name(&service))
         },
     },
     // Databases, and gRPC clients that balance load themselves.
-    Kind {
+    LookupKind {
         weight: 3,
         what: "headless service",
-        questions: |asker| {
-            let service = asker.headless();
-            asker.namespace = service.namespace.to_string();
-            asker.search(&service.name)
+        questions: |pod| {
+            let service = pod.headless();
+            pod.namespace = service.namespace.to_string();
+            pod.search(&service.name)
         },
     },
-    // The members of a StatefulSet call each other so.
-    Kind {
+    // Names by which members of a StatefulSet reach each other.
+    LookupKind {
         weight: 2,
         what: "endpoint.service",
-        questions: |asker| {
-            let (service, address) = asker.endpoint();
+        questions: |pod| {
+            let (service, address) = pod.endpoint();
             let name = format!("{}.{}", dashed(address), service.name);
-            asker.namespace = service.namespace.to_string();
-            asker.search(&name)
+            pod.namespace = service.namespace.to_string();
+            pod.search(&name)
         },
     },
-    // Kafka, etcd, SIP and gRPC discover ports so; they ask for the full name.
-    Kind {
+    // Port discovery of Kafka, etcd, SIP and gRPC, by the full name.
+    LookupKind {
         weight: 1,
         what: "SRV",
-        questions: |asker| {
-            let service = asker.headless();
-            vec![(asker.full(&service), SRV)]
+        questions: |pod| {
+            let service = pod.headless();
+            vec![(pod.full_name(&service), SRV)]
         },
     },
-    // Logs and access lists with names in them.
-    Kind {
+    // Programs that log names or have names in access lists.
+    LookupKind {
         weight: 1,
         what: "PTR",
-        questions: |asker| {
-            let (_, address) = asker.endpoint();
+        questions: |pod| {
+            let (_, address) = pod.endpoint();
             vec![(reverse_name(address).to_string(), PTR)]
         },
     },
-    // Aliases for what stands outside the cluster.
-    Kind {
+    // Aliases for services outside the cluster.
+    LookupKind {
         weight: 1,
         what: "ExternalName",
-        questions: |asker| {
-            let service = asker.alias();
-            asker.namespace = service.namespace.to_string();
-            asker.search(&service.name)
+        questions: |pod| {
+            let service = pod.alias();
+            pod.namespace = service.namespace.to_string();
+            pod.search(&service.name)
         },
     },
-    // Programs that make certificates or host names of pods' addresses.
-    Kind {
+    // Programs that make certificates or host names from pods' addresses.
+    LookupKind {
         weight: 1,
         what: "pod",
-        questions: |asker| {
-            let (service, address) = asker.endpoint();
-            both(&format!(
+        questions: |pod| {
+            let (service, address) = pod.endpoint();
+            both_families(&format!(
                 "{}.{}.pod.{ZONE}",
                 dashed(address),
                 service.namespace
@@ -145,42 +146,48 @@ const ZONE: &str = "cluster.local";
 const NODE_DOMAIN: &str = "eu-west-1.compute.internal";
 
 /// The questions of [`LOOKUPS`] lookups of one kind.
-pub(super) fn lookups(kind: &Kind, objects: &Objects, random: &mut StdRng) -> Vec<Query> {
+pub(super) fn lookups(
+    kind: &LookupKind,
+    objects: &Objects,
+    random: &mut StdRng,
+) -> Vec<QueryPacket> {
     let mut queries = Vec::new();
     for _ in 0..LOOKUPS {
-        let mut asker = Asker {
+        let mut pod = SimulatedPod {
             objects,
             random,
             namespace: "default".to_owned(),
         };
-        let questions = (kind.questions)(&mut asker);
-        // glibc and musl ask without EDNS, Go with this size.
+        let questions = (kind.questions)(&mut pod);
+        // glibc and musl ask without EDNS, Go with a size of 1232.
         let with_edns = random.random_bool(0.5);
         queries.extend(questions.iter().map(|(name, rtype)| {
-            let query = Query {
+            let query = QueryPacket {
                 id: random.random(),
                 port: random.random_range(1024..=u16::MAX),
-                ..Fixture::query(name, *rtype)
+                ..KernelFixture::query(name, *rtype)
             };
-            match with_edns {
-                true => query.with_edns(1232, 0, &[]),
-                false => query,
+            if with_edns {
+                query.with_edns(1232, 0, &[])
+            } else {
+                query
             }
         }));
     }
     queries
 }
 
-/// A pod, and the cluster it knows.
-struct Asker<'a> {
+/// A pod that looks names up, and the objects of its cluster.
+struct SimulatedPod<'a> {
     objects: &'a Objects,
     random: &'a mut StdRng,
-    /// Where the pod is.
+    /// The pod's namespace.
     namespace: String,
 }
 
-impl Asker<'_> {
-    /// What a resolver asks until it has an address: the search list of kubelet with `ndots:5`.
+impl SimulatedPod<'_> {
+    /// The questions of a resolver until it has an address, with kubelet's search list and
+    /// `ndots:5`.
     fn search(&self, name: &str) -> Vec<(String, u16)> {
         let list = [
             format!("{}.svc.{ZONE}", self.namespace),
@@ -191,12 +198,12 @@ impl Asker<'_> {
         let mut questions = Vec::new();
         for domain in &list {
             let full = format!("{name}.{domain}");
-            questions.extend(both(&full));
+            questions.extend(both_families(&full));
             if self.exists(&full) {
                 return questions;
             }
         }
-        questions.extend(both(name));
+        questions.extend(both_families(name));
         questions
     }
 
@@ -207,60 +214,60 @@ impl Asker<'_> {
         let labels: Vec<&str> = name.split('.').collect();
         let (service, namespace) = match labels[..] {
             [service, namespace] => (service, namespace),
-            // An endpoint; they are all looked for where they are.
+            // An endpoint name. Pods look endpoints up only in the namespace that has them.
             [_, service, namespace] => (service, namespace),
             _ => return false,
         };
         self.objects
             .services
-            .contains_key(&Key::new(namespace, service))
+            .contains_key(&ObjectKey::new(namespace, service))
     }
 
-    fn full(&self, service: &Key) -> String {
+    fn full_name(&self, service: &ObjectKey) -> String {
         format!("{}.{}.svc.{ZONE}", service.name, service.namespace)
     }
 
-    fn cluster_ip(&mut self) -> Key {
+    fn cluster_ip(&mut self) -> ObjectKey {
         self.service(|kind| matches!(kind, ServiceKind::ClusterIp(_)))
     }
 
-    fn headless(&mut self) -> Key {
+    fn headless(&mut self) -> ObjectKey {
         self.service(|kind| matches!(kind, ServiceKind::Headless))
     }
 
-    fn alias(&mut self) -> Key {
+    fn alias(&mut self) -> ObjectKey {
         self.service(|kind| matches!(kind, ServiceKind::ExternalName(_)))
     }
 
-    fn service(&mut self, is_meant: impl Fn(&ServiceKind) -> bool) -> Key {
+    fn service(&mut self, is_wanted: impl Fn(&ServiceKind) -> bool) -> ObjectKey {
         let services = self.objects.services.values();
-        let meant: Vec<&Key> = services
-            .filter(|service| is_meant(&service.kind))
+        let wanted: Vec<&ObjectKey> = services
+            .filter(|service| is_wanted(&service.kind))
             .map(|service| &service.key)
             .collect();
-        meant[self.random.random_range(0..meant.len())].clone()
+        wanted[self.random.random_range(0..wanted.len())].clone()
     }
 
-    /// An endpoint that goes by its address.
-    fn endpoint(&mut self) -> (Key, IpAddr) {
+    /// A random endpoint without a host name, whose label is its address.
+    fn endpoint(&mut self) -> (ObjectKey, IpAddr) {
         let slices = self.objects.endpoint_slices.values();
-        let endpoints: Vec<(Key, IpAddr)> = slices
+        let endpoints: Vec<(ObjectKey, IpAddr)> = slices
             .flat_map(|slice| {
-                let service = Key {
+                let service = ObjectKey {
                     namespace: slice.key.namespace.clone(),
                     name: slice.service.clone().unwrap_or_default(),
                 };
-                let named = slice
+                let nameless = slice
                     .endpoints
                     .iter()
                     .filter(|endpoint| endpoint.hostname.is_none());
-                named.map(move |endpoint| (service.clone(), endpoint.address))
+                nameless.map(move |endpoint| (service.clone(), endpoint.address))
             })
             .collect();
         endpoints[self.random.random_range(0..endpoints.len())].clone()
     }
 }
 
-fn both(name: &str) -> Vec<(String, u16)> {
+fn both_families(name: &str) -> Vec<(String, u16)> {
     vec![(name.to_owned(), A), (name.to_owned(), AAAA)]
 }

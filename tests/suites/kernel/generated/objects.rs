@@ -1,24 +1,24 @@
-//! A cluster from a seed: objects of every kind, with strange but legal names.
+//! Generates a cluster from a seed: objects of every kind, with unusual but legal names.
 
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use dns_agent::cluster::{ApiPod, ApiPodStatus, Key, Object, ObjectError, Objects};
+use dns_agent::cluster::{ApiPod, ApiPodStatus, Object, ObjectError, ObjectKey, Objects};
 use k8s_openapi::{
     api::{core::v1 as core, discovery::v1 as discovery},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use rand::{RngExt as _, rngs::StdRng};
 
-/// The zones that names are in.
+/// The cluster domains.
 pub(super) const DOMAINS: [&str; 2] = ["cluster.local", "k8s.example.org"];
 
 /// The longest label.
 const LONGEST: &str = "a23456789-123456789-123456789-123456789-123456789-123456789-123";
 
-/// Among them the words that mean something elsewhere in a name, and a top-level domain.
+/// Includes words with a meaning elsewhere in a name, and a top-level domain.
 const NAMESPACES: [&str; 10] = [
     "default",
     "kube-system",
@@ -31,7 +31,7 @@ const NAMESPACES: [&str; 10] = [
     "empty",
     LONGEST,
 ];
-/// The one that nothing is put into.
+/// The namespace that stays empty.
 const EMPTY: &str = "empty";
 
 const SERVICES: [&str; 14] = [
@@ -63,12 +63,12 @@ const PORTS: [&str; 7] = [
     "a23456789-12345",
 ];
 
-/// Links of the chain of aliases that is longer than any that is followed.
+/// Length of a chain of aliases that is longer than either plane follows.
 const CHAIN: usize = 14;
 
 /// The objects of `services` services, their endpoints, and pods.
-pub(super) fn objects(random: &mut StdRng, services: usize) -> Objects {
-    let mut cluster = Cluster {
+pub(super) fn generate_objects(random: &mut StdRng, services: usize) -> Objects {
+    let mut cluster = GeneratedCluster {
         objects: Objects::default(),
         keys: Vec::new(),
         cluster_ips: 0,
@@ -83,26 +83,26 @@ pub(super) fn objects(random: &mut StdRng, services: usize) -> Objects {
             ..core::Namespace::default()
         });
     }
-    cluster.keys = keys(random, services);
+    cluster.keys = random_keys(random, services);
     for key in cluster.keys.clone() {
         match random.random_range(0..100) {
-            0..50 => cluster.cluster_ip(random, &key),
-            50..85 => cluster.headless(random, &key),
+            0..50 => cluster.insert_cluster_ip(random, &key),
+            50..85 => cluster.insert_headless(random, &key),
             _ => {
-                let target = cluster.target(random, &key);
-                cluster.alias(&key, &target);
+                let target = cluster.random_target(random, &key);
+                cluster.insert_alias(&key, &target);
             }
         }
     }
-    cluster.chain();
+    cluster.insert_chain();
     for number in 0..services / 4 {
-        cluster.pod(random, number);
+        cluster.insert_pod(random, number);
     }
     cluster.objects
 }
 
-/// So many different keys, first those of the special names.
-fn keys(random: &mut StdRng, count: usize) -> Vec<Key> {
+/// `count` different keys; half of them have special names.
+fn random_keys(random: &mut StdRng, count: usize) -> Vec<ObjectKey> {
     let namespaces: Vec<&str> = NAMESPACES
         .into_iter()
         .filter(|name| *name != EMPTY)
@@ -118,17 +118,17 @@ fn keys(random: &mut StdRng, count: usize) -> Vec<Key> {
     while keys.len() < count {
         let namespace = namespaces[random.random_range(0..namespaces.len())];
         let length = random.random_range(1..30);
-        keys.insert(key(namespace, &label(random, length)));
+        keys.insert(key(namespace, &random_label(random, length)));
     }
     keys.into_iter().collect()
 }
 
-fn key(namespace: &str, name: &str) -> Key {
-    Key::new(namespace, name)
+fn key(namespace: &str, name: &str) -> ObjectKey {
+    ObjectKey::new(namespace, name)
 }
 
 /// A label of letters, digits and dashes that neither starts nor ends with a dash.
-fn label(random: &mut StdRng, length: usize) -> String {
+fn random_label(random: &mut StdRng, length: usize) -> String {
     const INNER: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789-";
     (0..length)
         .map(|at| {
@@ -138,16 +138,17 @@ fn label(random: &mut StdRng, length: usize) -> String {
         .collect()
 }
 
-struct Cluster {
+struct GeneratedCluster {
     objects: Objects,
-    /// Every service that there will be.
-    keys: Vec<Key>,
-    /// Addresses given out.
+    /// The keys of all services, also of those not yet inserted.
+    keys: Vec<ObjectKey>,
+    /// Number of ClusterIPs assigned.
     cluster_ips: u16,
+    /// Number of endpoint addresses assigned.
     endpoints: u16,
 }
 
-impl Cluster {
+impl GeneratedCluster {
     fn insert<T>(&mut self, object: T)
     where
         Object: TryFrom<T, Error = ObjectError>,
@@ -155,15 +156,15 @@ impl Cluster {
         self.objects.insert(Object::try_from(object).unwrap());
     }
 
-    fn cluster_ip(&mut self, random: &mut StdRng, key: &Key) {
+    fn insert_cluster_ip(&mut self, random: &mut StdRng, key: &ObjectKey) {
         let (v4, v6) = self.next_cluster_ip(random);
         let addresses = match random.random_range(0..4) {
             0 | 1 => vec![v4.to_string()],
             2 => vec![v6.to_string()],
             _ => vec![v4.to_string(), v6.to_string()],
         };
-        let ports = ports(random);
-        self.service(
+        let ports = random_ports(random);
+        self.insert_service(
             key,
             core::ServiceSpec {
                 type_: Some("ClusterIP".to_owned()),
@@ -174,25 +175,25 @@ impl Cluster {
             },
         );
         if random.random_bool(0.4) {
-            self.slices(random, key, 3);
+            self.insert_slices(random, key, 3);
         }
     }
 
-    fn headless(&mut self, random: &mut StdRng, key: &Key) {
-        self.service(
+    fn insert_headless(&mut self, random: &mut StdRng, key: &ObjectKey) {
+        self.insert_service(
             key,
             core::ServiceSpec {
                 cluster_ip: Some("None".to_owned()),
                 cluster_ips: Some(vec!["None".to_owned()]),
-                ports: Some(ports(random)),
+                ports: Some(random_ports(random)),
                 ..core::ServiceSpec::default()
             },
         );
-        self.slices(random, key, 20);
+        self.insert_slices(random, key, 20);
     }
 
-    fn alias(&mut self, key: &Key, target: &str) {
-        self.service(
+    fn insert_alias(&mut self, key: &ObjectKey, target: &str) {
+        self.insert_service(
             key,
             core::ServiceSpec {
                 type_: Some("ExternalName".to_owned()),
@@ -202,11 +203,12 @@ impl Cluster {
         );
     }
 
-    /// Where an alias leads: away, to any other service, and so in circles too, or nowhere.
-    fn target(&self, random: &mut StdRng, own: &Key) -> String {
+    /// A random target of an alias: outside the zones, another service (possibly in a loop), or a
+    /// nonexistent name.
+    fn random_target(&self, random: &mut StdRng, own: &ObjectKey) -> String {
         let domain = DOMAINS[random.random_range(0..DOMAINS.len())];
         let other = &self.keys[random.random_range(0..self.keys.len())];
-        let name = |key: &Key| format!("{}.{}.svc.{domain}", key.name, key.namespace);
+        let name = |key: &ObjectKey| format!("{}.{}.svc.{domain}", key.name, key.namespace);
         match random.random_range(0..16) {
             0 => "www.example.com".to_owned(),
             1 => "www.Example.com.".to_owned(),
@@ -224,13 +226,13 @@ impl Cluster {
         }
     }
 
-    /// Aliases each of which leads to the next; the last leads to an address.
-    fn chain(&mut self) {
+    /// Inserts a chain of aliases that ends in a service with an address.
+    fn insert_chain(&mut self) {
         for link in 0..CHAIN {
             let target = format!("link-{}.default.svc.{}", link + 1, DOMAINS[0]);
-            self.alias(&key("default", &format!("link-{link}")), &target);
+            self.insert_alias(&key("default", &format!("link-{link}")), &target);
         }
-        self.service(
+        self.insert_service(
             &key("default", &format!("link-{CHAIN}")),
             core::ServiceSpec {
                 cluster_ip: Some("10.96.255.1".to_owned()),
@@ -239,7 +241,7 @@ impl Cluster {
         );
     }
 
-    fn service(&mut self, key: &Key, spec: core::ServiceSpec) {
+    fn insert_service(&mut self, key: &ObjectKey, spec: core::ServiceSpec) {
         self.insert(core::Service {
             metadata: metadata(key),
             spec: Some(spec),
@@ -247,18 +249,20 @@ impl Cluster {
         });
     }
 
-    /// The service's slices, with at most `most` endpoints in all, or none.
-    fn slices(&mut self, random: &mut StdRng, key: &Key, most: usize) {
+    /// Inserts up to three slices of a service, with at most `most` endpoints in all.
+    fn insert_slices(&mut self, random: &mut StdRng, key: &ObjectKey, most: usize) {
         for (number, family) in ["IPv4", "IPv6", "IPv4"].into_iter().enumerate() {
             if random.random_bool(0.4) {
                 continue;
             }
             let share = if number == 0 { most / 2 } else { most / 4 };
             let count = random.random_range(0..=share);
-            let endpoints = (0..count).map(|_| self.endpoint(random, family)).collect();
-            let ports = ports(random).into_iter().map(slice_port).collect();
+            let endpoints = (0..count)
+                .map(|_| self.random_endpoint(random, family))
+                .collect();
+            let ports = random_ports(random).into_iter().map(slice_port).collect();
             let name = format!("{}-{number}", key.name);
-            let mut metadata = metadata(&Key::new(key.namespace.clone(), name));
+            let mut metadata = metadata(&ObjectKey::new(key.namespace.clone(), name));
             let label = (
                 "kubernetes.io/service-name".to_owned(),
                 key.name.to_string(),
@@ -273,8 +277,8 @@ impl Cluster {
         }
     }
 
-    fn endpoint(&mut self, random: &mut StdRng, family: &str) -> discovery::Endpoint {
-        // Some pods are behind several services, and some stand in for a ClusterIP.
+    fn random_endpoint(&mut self, random: &mut StdRng, family: &str) -> discovery::Endpoint {
+        // Some endpoints belong to several services, and some have a ClusterIP as their address.
         let number = match random.random_range(0..20) {
             0..4 => random.random_range(0..=self.endpoints),
             _ => self.next_endpoint(),
@@ -309,7 +313,7 @@ impl Cluster {
         }
     }
 
-    fn pod(&mut self, random: &mut StdRng, number: usize) {
+    fn insert_pod(&mut self, random: &mut StdRng, number: usize) {
         let namespace = NAMESPACES[random.random_range(0..NAMESPACES.len())];
         let phase = ["Running", "Running", "Pending", "Succeeded"][random.random_range(0..4)];
         let address = self.next_endpoint();
@@ -332,7 +336,7 @@ impl Cluster {
         });
     }
 
-    /// The next ClusterIPs; now and then those of another service again.
+    /// The next pair of ClusterIPs; in 1 % of the cases the previous pair again.
     fn next_cluster_ip(&mut self, random: &mut StdRng) -> (Ipv4Addr, Ipv6Addr) {
         if self.cluster_ips == 0 || random.random_bool(0.99) {
             self.cluster_ips += 1;
@@ -346,7 +350,7 @@ impl Cluster {
     }
 }
 
-fn metadata(key: &Key) -> ObjectMeta {
+fn metadata(key: &ObjectKey) -> ObjectMeta {
     ObjectMeta {
         namespace: Some(key.namespace.to_string()),
         name: Some(key.name.to_string()),
@@ -354,12 +358,13 @@ fn metadata(key: &Key) -> ObjectMeta {
     }
 }
 
-/// Addresses whose IPv6 form ends in zeros are among them: their labels end in a dash.
+/// The IPv4 address of a number.
 fn v4(network: u8, number: u16) -> Ipv4Addr {
     let [high, low] = number.to_be_bytes();
     Ipv4Addr::new(10, network, high, low)
 }
 
+/// The IPv6 address of a number. Every 16th ends in zeros, so that its label would end in a dash.
 fn v6(network: u8, number: u16) -> Ipv6Addr {
     let third = u16::from_str_radix(&network.to_string(), 16).unwrap();
     match number % 16 {
@@ -368,8 +373,8 @@ fn v6(network: u8, number: u16) -> Ipv6Addr {
     }
 }
 
-/// None, one without a name, or several with names.
-fn ports(random: &mut StdRng) -> Vec<core::ServicePort> {
+/// Random ports: none, one with or without a name, or several with names.
+fn random_ports(random: &mut StdRng) -> Vec<core::ServicePort> {
     let count = random.random_range(0..4);
     let first = random.random_range(0..PORTS.len());
     (0..count)
@@ -387,7 +392,7 @@ fn ports(random: &mut StdRng) -> Vec<core::ServicePort> {
 fn slice_port(port: core::ServicePort) -> discovery::EndpointPort {
     discovery::EndpointPort {
         name: port.name,
-        // Of all ports, when there is no number.
+        // A slice port without a number stands for all ports.
         port: (port.port % 16 != 0).then_some(port.port),
         protocol: port.protocol,
         ..discovery::EndpointPort::default()

@@ -1,18 +1,19 @@
-//! Questions about every name of a model, and about names that are nearly one.
+//! Questions about every name of a model, and about similar names.
 
 use dns_agent::zone::Model;
 use rand::{RngExt as _, rngs::StdRng};
-use zerohop_tests::packet::{Query, wire};
+use zerohop_tests::packet::{QueryPacket, wire_name};
 
-use crate::kernel::fixture::Fixture;
+use crate::kernel::fixture::KernelFixture;
 
-/// A, AAAA, SRV, PTR, CNAME, TXT, SOA, NS, HTTPS, MX, ANY; what clients ask most, twice.
+/// A, AAAA, SRV, PTR, CNAME, TXT, SOA, NS, HTTPS, MX, ANY. A and AAAA, the most frequent, are
+/// listed twice.
 const TYPES: [u16; 13] = [1, 1, 28, 28, 33, 12, 5, 16, 6, 2, 65, 15, 255];
 
-/// The longest name (RFC 1035 section 3.1).
-const LONGEST: usize = 255;
+/// The longest name in wire form, in bytes (RFC 1035 section 3.1).
+const MAX_NAME: usize = 255;
 
-/// What may stand in front of a name: labels that mean something there, and one that doesn't.
+/// Labels to put in front of a name. Most have a meaning below some names.
 const LABELS: [&str; 9] = [
     "10-244-0-9",
     "fd00-10-244--9",
@@ -25,32 +26,32 @@ const LABELS: [&str; 9] = [
     "www.example.com",
 ];
 
-/// Every name with all its neighbours, each asked once, in an order of the seed's.
-pub(super) fn questions(model: &Model, random: &mut StdRng) -> Vec<Query> {
-    let mut names: Vec<&[u8]> = model.nodes().map(|(name, _)| name.wire()).collect();
-    // The model has no order, the seed is to tell everything.
+/// Questions for every name and its neighbours, each once, with types and IDs chosen by the seed.
+pub(super) fn questions(model: &Model, random: &mut StdRng) -> Vec<QueryPacket> {
+    let mut names: Vec<&[u8]> = model.entries().map(|(name, _)| name.wire()).collect();
+    // The model is unordered; sorting makes the questions depend on the seed alone.
     names.sort_unstable();
     names
         .into_iter()
         .flat_map(|name| neighbours(name, random))
-        .filter(|name| name.len() <= LONGEST)
+        .filter(|name| name.len() <= MAX_NAME)
         .collect::<Vec<_>>()
         .into_iter()
-        .map(|name| query(name, random))
+        .map(|name| random_query(name, random))
         .collect()
 }
 
-/// The name, and what is nearly it.
+/// The name and similar names.
 fn neighbours(name: &[u8], random: &mut StdRng) -> Vec<Vec<u8>> {
     let mut names = vec![
         name.to_vec(),
         name.to_ascii_uppercase(),
-        in_any_case(name, random),
+        with_random_case(name, random),
         name[usize::from(name[0]) + 1..].to_vec(),
         with_another_letter(name, random),
     ];
     for label in LABELS {
-        let mut longer = wire(label);
+        let mut longer = wire_name(label);
         longer.pop();
         longer.extend(name);
         names.push(longer);
@@ -58,16 +59,19 @@ fn neighbours(name: &[u8], random: &mut StdRng) -> Vec<Vec<u8>> {
     names
 }
 
-fn in_any_case(name: &[u8], random: &mut StdRng) -> Vec<u8> {
+fn with_random_case(name: &[u8], random: &mut StdRng) -> Vec<u8> {
     name.iter()
-        .map(|octet| match random.random_bool(0.5) {
-            true => octet.to_ascii_uppercase(),
-            false => *octet,
+        .map(|byte| {
+            if random.random_bool(0.5) {
+                byte.to_ascii_uppercase()
+            } else {
+                *byte
+            }
         })
         .collect()
 }
 
-/// The name with one character changed, in any of its labels.
+/// Changes one character of a random label.
 fn with_another_letter(name: &[u8], random: &mut StdRng) -> Vec<u8> {
     let mut changed = name.to_vec();
     let at = random.random_range(0..name.len());
@@ -77,13 +81,14 @@ fn with_another_letter(name: &[u8], random: &mut StdRng) -> Vec<u8> {
     changed
 }
 
-fn query(name: Vec<u8>, random: &mut StdRng) -> Query {
+fn random_query(name: Vec<u8>, random: &mut StdRng) -> QueryPacket {
     let rtype = TYPES[random.random_range(0..TYPES.len())];
-    let query = match random.random_bool(0.5) {
-        true => Fixture::query("", rtype),
-        false => Fixture::query6("", rtype),
+    let query = if random.random_bool(0.5) {
+        KernelFixture::query("", rtype)
+    } else {
+        KernelFixture::query6("", rtype)
     };
-    let query = Query {
+    let query = QueryPacket {
         id: random.random(),
         port: random.random_range(1024..=u16::MAX),
         name,

@@ -1,4 +1,4 @@
-//! Several server blocks, their keys, and their ports.
+//! Several server blocks, their keys and ports.
 
 use super::{Conclusions, answered, refusal};
 
@@ -6,7 +6,7 @@ const KUBERNETES: &str = "{\nkubernetes cluster.local in-addr.arpa\n}\n";
 const ALL: &str = "cluster.local. in-addr.arpa.";
 
 #[test]
-fn another_server_block() {
+fn names_of_other_server_blocks_pass() {
     for (own, other, left) in [
         (".", "example.org", ALL.to_owned()),
         (
@@ -24,7 +24,7 @@ fn another_server_block() {
             "x.cluster.local, 10.0.0.0/8",
             format!("{ALL} -x.cluster.local. -10.in-addr.arpa."),
         ),
-        // It is asked instead.
+        // The other block receives all questions.
         (".", "cluster.local", "nothing".to_owned()),
         (".", "local", "nothing".to_owned()),
         (".", "in-addr.arpa", "cluster.local.".to_owned()),
@@ -39,10 +39,10 @@ fn another_server_block() {
         ),
         (".:53 .:5353", "example.org:5353", ALL.to_owned()),
         (".:53 .:5353", "local:5353", "nothing".to_owned()),
-        // On one port the longest key wins, but for DS.
+        // On one port the longest key wins, except for DS.
         ("cluster.local in-addr.arpa", ".:53", ALL.to_owned()),
         ("cluster.local in-addr.arpa", "local", "nothing".to_owned()),
-        // Other transports are never asked where we stand.
+        // Zerohop sees no questions of other transports.
         (".", "tls://.", ALL.to_owned()),
         (
             ".",
@@ -60,7 +60,7 @@ fn another_server_block() {
     }
     let text = format!(". {KUBERNETES}.:5353 {{\n}}\nlocal {{\n}}\n");
     let expected = [
-        "line 4: the server block for . has another port, which may be the one that is asked, so everything passes",
+        "line 4: the server block for . has another port, which may be the one that the Service uses, so everything passes",
         "line 6: the server block for local. is asked instead, so cluster.local. passes",
     ];
     assert_eq!(Conclusions::read(&text).reasons, expected);
@@ -73,7 +73,7 @@ fn sorted(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn zones_outside_of_their_server_block() {
+fn zones_outside_their_server_block_pass() {
     assert_eq!(
         answered(&format!("cluster.local {KUBERNETES}")),
         "cluster.local."
@@ -85,14 +85,14 @@ fn zones_outside_of_their_server_block() {
     );
     let reasons = Conclusions::read(&format!("cluster.local {KUBERNETES}")).reasons;
     let expected = [
-        "line 2: answers for cluster.local.; what `kubernetes` doesn't have there doesn't exist",
+        "line 2: answers for cluster.local.; names that `kubernetes` lacks there don't exist",
         "line 2: `kubernetes` is never asked for zones outside its server block, so in-addr.arpa. passes",
     ];
     assert_eq!(reasons, expected);
 }
 
 #[test]
-fn one_kubernetes_plugin() {
+fn exactly_one_kubernetes_plugin_is_required() {
     for (text, reason) in [
         (
             "",
@@ -108,11 +108,11 @@ fn one_kubernetes_plugin() {
         ),
         (
             ". {\nkubernetes a.local\n}\nb.local {\nkubernetes\n}\n",
-            "line 5: `kubernetes` is there a second time, so everything passes",
+            "line 5: there is a second `kubernetes` plugin, so everything passes",
         ),
         (
             ". {\nkubernetes a.local\nkubernetes b.local\n}\n",
-            "line 3: `kubernetes` is there a second time, so everything passes",
+            "line 3: there is a second `kubernetes` plugin, so everything passes",
         ),
     ] {
         assert_eq!(refusal(text), reason);
@@ -122,7 +122,7 @@ fn one_kubernetes_plugin() {
 }
 
 #[test]
-fn keys_that_are_not_understood() {
+fn unknown_keys_make_everything_pass() {
     for key in [
         "a..b",
         "foo://x",
@@ -137,7 +137,7 @@ fn keys_that_are_not_understood() {
     ] {
         let text = format!("{key} {{\n}}\n. {KUBERNETES}");
         let reason =
-            format!("line 1: `{key}` is no zone that Zerohop understands, so everything passes");
+            format!("line 1: `{key}` is not a zone that Zerohop understands, so everything passes");
         assert_eq!(refusal(&text), reason);
     }
 }

@@ -3,8 +3,8 @@
 use super::{Conclusions, name, standard};
 
 const ADOPTED: [&str; 2] = [
-    "answers for cluster.local.; what `kubernetes` doesn't have there doesn't exist",
-    "answers for in-addr.arpa. and ip6.arpa.; what `kubernetes` doesn't have there falls through and passes",
+    "answers for cluster.local.; names that `kubernetes` lacks there don't exist",
+    "answers for in-addr.arpa. and ip6.arpa.; names that `kubernetes` lacks there fall through and pass",
 ];
 
 fn reasons(line: usize) -> Vec<String> {
@@ -89,7 +89,7 @@ consul.local:53 {
     cache 30
     forward . 10.0.0.1
 }
-# Below a zone of ours.
+# Below a zone of the plugin.
 mesh.cluster.local:53 {
     forward . 10.0.0.2
 }
@@ -205,9 +205,9 @@ import /etc/coredns/custom/*.server
     assert_eq!(Conclusions::read(text), conclusions);
 }
 
-/// The first example of `docs/coredns.md` is concluded as it says there.
+/// The first example of `docs/coredns.md` has the conclusions that stand there.
 #[test]
-fn example_of_the_documentation() {
+fn the_documented_example_has_the_documented_conclusions() {
     let documentation = include_str!("../../../../../docs/coredns.md");
     let mut examples = documentation.split("```\n").skip(1).step_by(2);
     let (text, reasons) = (examples.next().unwrap(), examples.next().unwrap());

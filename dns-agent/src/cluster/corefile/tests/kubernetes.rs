@@ -2,7 +2,7 @@
 
 use crate::cluster::{EmptyServices, EndpointNames, PodMode, Selectors};
 
-use super::{Absent, Adopted, Conclusions, ZonalNames, answered, refusal, zone};
+use super::{AbsentNames, AdoptedSettings, Conclusions, ZonalNames, answered, refusal, zone};
 
 fn kubernetes(zones: &str, options: &str) -> String {
     format!(".:53 {{\nkubernetes {zones} {{\n{options}\n}}\n}}\n")
@@ -11,8 +11,8 @@ fn kubernetes(zones: &str, options: &str) -> String {
 #[test]
 fn defaults_are_those_of_coredns() {
     let bare = Conclusions::read("cluster.local {\nkubernetes\n}\n");
-    let adopted = Adopted {
-        zones: vec![zone("cluster.local", Absent::Denied)],
+    let adopted = AdoptedSettings {
+        zones: vec![zone("cluster.local", AbsentNames::Denied)],
         passed: Vec::new(),
         ttl: 5,
         version_ttl: 28800,
@@ -27,7 +27,7 @@ fn defaults_are_those_of_coredns() {
 }
 
 #[test]
-fn options() {
+fn every_option_is_adopted() {
     let text = kubernetes(
         "cluster.local other.local:53 10.96.0.0/15",
         "    ttl 0
@@ -45,16 +45,16 @@ fn options() {
     apiserver_burst 20
     apiserver_max_inflight 3",
     );
-    // The first `labels` has a comma too much.
+    // The first `labels` has a surplus comma.
     let reason = "line 7: \"env in (prod, test),\" is not a label selector";
     assert!(refusal(&text).starts_with(reason), "{}", refusal(&text));
     let text = text.replace("(prod, test),", "(prod, test)");
-    let adopted = Adopted {
+    let adopted = AdoptedSettings {
         zones: vec![
-            zone("cluster.local", Absent::Denied),
-            zone("other.local", Absent::Passed),
-            zone("96.10.in-addr.arpa", Absent::Denied),
-            zone("97.10.in-addr.arpa", Absent::Denied),
+            zone("cluster.local", AbsentNames::Denied),
+            zone("other.local", AbsentNames::Passed),
+            zone("96.10.in-addr.arpa", AbsentNames::Denied),
+            zone("97.10.in-addr.arpa", AbsentNames::Denied),
         ],
         passed: Vec::new(),
         ttl: 0,
@@ -76,7 +76,7 @@ fn options() {
 }
 
 #[test]
-fn unclear_options() {
+fn unknown_options_make_everything_pass() {
     for (options, reason) in [
         (
             "endpoint https://api",
@@ -92,20 +92,20 @@ fn unclear_options() {
         ),
         (
             "noendpoints",
-            "`noendpoints` leaves out what Zerohop answers",
+            "`noendpoints` removes names that Zerohop answers",
         ),
         (
             "upstream",
-            "`upstream` is no option that Zerohop understands",
+            "`upstream` is not an option that Zerohop understands",
         ),
-        ("ttl", "`ttl` is no option that Zerohop understands"),
+        ("ttl", "`ttl` is not an option that Zerohop understands"),
         (
             "ttl 3601",
-            "`3601` is no TTL: it is a number of seconds up to 3600",
+            "`3601` is not a TTL, which is a number of seconds up to 3600",
         ),
         (
             "ttl -1",
-            "`-1` is no TTL: it is a number of seconds up to 3600",
+            "`-1` is not a TTL, which is a number of seconds up to 3600",
         ),
         (
             "ttl {$TTL}",
@@ -117,25 +117,28 @@ fn unclear_options() {
         ),
         (
             "pods maybe",
-            "`maybe` is no mode of `pods`: they are disabled, insecure and verified",
+            "`maybe` is not a mode of `pods`, which is disabled, insecure or verified",
         ),
-        ("pods", "`pods` is no option that Zerohop understands"),
+        ("pods", "`pods` is not an option that Zerohop understands"),
         (
             "namespaces",
-            "`namespaces` is no option that Zerohop understands",
+            "`namespaces` is not an option that Zerohop understands",
         ),
-        ("ignore", "`ignore` is no option that Zerohop understands"),
+        (
+            "ignore",
+            "`ignore` is not an option that Zerohop understands",
+        ),
         (
             "ignore all",
-            "`ignore all` is no option that Zerohop understands",
+            "`ignore all` is not an option that Zerohop understands",
         ),
         (
             "fallthrough a..b",
-            "`a..b` is no zone that Zerohop understands",
+            "`a..b` is not a zone that Zerohop understands",
         ),
         (
             "multicluster x.local",
-            "`multicluster` is for x.local., which is none of the plugin's zones",
+            "`multicluster` is for x.local., which is not one of the plugin's zones",
         ),
     ] {
         let reason = format!("line 3: {reason}, so everything passes");
@@ -148,7 +151,7 @@ fn unclear_options() {
 }
 
 #[test]
-fn zones() {
+fn zones_decide_what_is_answered() {
     for (zones, options, left) in [
         ("cluster.local cluster.local.", "", "cluster.local."),
         (
@@ -163,7 +166,7 @@ fn zones() {
         ("in-addr.arpa", "", "nothing"),
         ("cluster.local ::/0", "", "nothing"),
         ("cluster.local fd00::/8", "", "cluster.local. d.f.ip6.arpa."),
-        // PTR records name in-addr.arpa, to CoreDNS a cluster domain.
+        // PTR records name in-addr.arpa, which is a cluster domain to CoreDNS.
         ("in-addr.arpa cluster.local", "", "cluster.local."),
         (
             "10.in-addr.arpa cluster.local",
@@ -199,8 +202,8 @@ fn zones() {
     ))
     .reasons;
     let expected = [
-        "line 2: answers for b.local.; what `kubernetes` doesn't have there doesn't exist",
-        "line 2: PTR records point into a.local., which is no cluster domain of ours, so ip6.arpa. passes",
+        "line 2: answers for b.local.; names that `kubernetes` lacks there don't exist",
+        "line 2: PTR records point into a.local., which Zerohop doesn't answer as a cluster domain, so ip6.arpa. passes",
         "line 3: `multicluster` asks for Services of other clusters, so a.local. passes",
     ];
     assert_eq!(reasons, expected);
@@ -212,18 +215,21 @@ fn names_that_fall_through_pass() {
         let adopted = Conclusions::read(&kubernetes("cluster.local", options)).adopted;
         adopted.unwrap().zones[0].absent
     };
-    assert_eq!(absent(""), Absent::Denied);
-    assert_eq!(absent("fallthrough"), Absent::Passed);
-    assert_eq!(absent("fallthrough local"), Absent::Passed);
-    assert_eq!(absent("fallthrough in-addr.arpa"), Absent::Denied);
+    assert_eq!(absent(""), AbsentNames::Denied);
+    assert_eq!(absent("fallthrough"), AbsentNames::Passed);
+    assert_eq!(absent("fallthrough local"), AbsentNames::Passed);
+    assert_eq!(absent("fallthrough in-addr.arpa"), AbsentNames::Denied);
     // The last line counts.
-    assert_eq!(absent("fallthrough\nfallthrough ip6.arpa"), Absent::Denied);
+    assert_eq!(
+        absent("fallthrough\nfallthrough ip6.arpa"),
+        AbsentNames::Denied
+    );
 }
 
 #[test]
 fn many_zones_are_not_all_listed() {
     let reasons = Conclusions::read(&kubernetes("cluster.local 10.96.0.0/12", "")).reasons;
     let reason = "line 2: answers for cluster.local., 96.10.in-addr.arpa., 97.10.in-addr.arpa., \
-                  98.10.in-addr.arpa. and 13 more; what `kubernetes` doesn't have there doesn't exist";
+                  98.10.in-addr.arpa. and 13 more; names that `kubernetes` lacks there don't exist";
     assert_eq!(reasons, [reason]);
 }

@@ -1,4 +1,4 @@
-//! What is concluded from Corefiles.
+//! Conclusions from Corefiles.
 
 mod blocks;
 mod distributions;
@@ -13,10 +13,11 @@ use crate::cluster::{EmptyServices, EndpointNames, PodMode, Selectors};
 use crate::zone::Name;
 
 use super::{
-    Absent, Adopted, AdoptedZone, Conclusions, Filter, Surroundings, UpstreamService, ZonalNames,
+    AbsentNames, AdoptedSettings, AdoptedZone, Conclusions, NodeCacheContext, NodeCacheEffect,
+    UpstreamService, ZonalNames,
 };
 
-/// The server block of kubeadm's default with these lines more.
+/// The server block of kubeadm's default, with additional lines.
 fn with(lines: &str) -> String {
     format!(
         ".:53 {{
@@ -31,13 +32,13 @@ fn with(lines: &str) -> String {
     )
 }
 
-/// What is adopted of kubeadm's default, which has `cache 30`.
-fn standard(ttl: u32) -> Adopted {
-    Adopted {
+/// The settings adopted from kubeadm's default, which has `cache 30`.
+fn standard(ttl: u32) -> AdoptedSettings {
+    AdoptedSettings {
         zones: vec![
-            zone("cluster.local", Absent::Denied),
-            zone("in-addr.arpa", Absent::Passed),
-            zone("ip6.arpa", Absent::Passed),
+            zone("cluster.local", AbsentNames::Denied),
+            zone("in-addr.arpa", AbsentNames::Passed),
+            zone("ip6.arpa", AbsentNames::Passed),
         ],
         passed: Vec::new(),
         ttl,
@@ -51,7 +52,7 @@ fn standard(ttl: u32) -> Adopted {
     }
 }
 
-fn zone(text: &str, absent: Absent) -> AdoptedZone {
+fn zone(text: &str, absent: AbsentNames) -> AdoptedZone {
     AdoptedZone {
         name: name(text),
         absent,
@@ -62,7 +63,7 @@ fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
 }
 
-/// The zones that are answered, and after a minus what passes of them.
+/// The zones that are answered, then the names in them that pass, each after a minus.
 fn answered(text: &str) -> String {
     let Some(adopted) = Conclusions::read(text).adopted else {
         return "nothing".to_owned();
@@ -72,7 +73,7 @@ fn answered(text: &str) -> String {
     zones.chain(passed).collect::<Vec<_>>().join(" ")
 }
 
-/// The only reason for which nothing is answered.
+/// The only reason because of which nothing is answered.
 fn refusal(text: &str) -> String {
     let Conclusions { adopted, reasons } = Conclusions::read(text);
     assert_eq!(adopted, None, "{text}");

@@ -1,9 +1,9 @@
-//! What is concluded from the Corefiles of node caches.
+//! Conclusions from the Corefiles of node caches.
 
-use super::{Filter, Surroundings, UpstreamService, name};
+use super::{NodeCacheContext, NodeCacheEffect, UpstreamService, name};
 use crate::zone::Name;
 
-/// What kubernetes' own manifest has, as node-cache writes it in iptables mode
+/// The Corefile that node-cache generates from Kubernetes' own manifest in iptables mode
 /// (kubernetes/kubernetes, `cluster/addons/dns/nodelocaldns/nodelocaldns.yaml`).
 const UPSTREAM: &str = "cluster.local:53 {
     errors
@@ -53,7 +53,7 @@ ip6.arpa:53 {
     }
 ";
 
-/// kops: reverse zones go to the servers of the node.
+/// kops: reverse zones are forwarded to the node's servers.
 const KOPS: &str = "cluster.local:53 {
   errors
   cache {
@@ -80,7 +80,7 @@ const KOPS: &str = "cluster.local:53 {
 }
 ";
 
-/// kubespray: the addresses of the cluster's DNS are written in.
+/// kubespray: the Corefile holds the address of the cluster's DNS.
 const KUBESPRAY: &str = "cluster.local:53 {
     errors
     cache {
@@ -147,9 +147,9 @@ fn zones() -> Vec<Name> {
         .to_vec()
 }
 
-fn around() -> Surroundings {
+fn context() -> NodeCacheContext {
     let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-    Surroundings {
+    NodeCacheContext {
         bound: addresses(&["10.96.0.10"]),
         cluster_dns: addresses(&["10.96.0.10", "10.96.0.99"])
             .into_iter()
@@ -158,19 +158,19 @@ fn around() -> Surroundings {
     }
 }
 
-fn read(text: &str) -> Filter {
-    Filter::read(text, &zones(), 30, &around())
+fn read(text: &str) -> NodeCacheEffect {
+    NodeCacheEffect::read(text, &zones(), 30, &context())
 }
 
-/// What passes, and the TTL of what doesn't.
+/// The names that pass, and the TTL of the others.
 fn effect(text: &str) -> (String, u32) {
-    let filter = read(text);
-    let mut passed: Vec<String> = filter.passed.iter().map(Name::to_string).collect();
+    let effect = read(text);
+    let mut passed: Vec<String> = effect.passed.iter().map(Name::to_string).collect();
     passed.sort();
-    (passed.join(" "), filter.capped(30))
+    (passed.join(" "), effect.cap_ttl(30))
 }
 
-/// The block for the cluster's domain with these lines more, and blocks for reverse zones.
+/// Kubernetes' Corefile with an additional line in the first block.
 fn with_line(line: &str) -> String {
     UPSTREAM.replacen("    reload\n", &format!("    reload\n    {line}\n"), 1)
 }
@@ -178,7 +178,7 @@ fn with_line(line: &str) -> String {
 const ALL: &str = "cluster.local. in-addr.arpa. ip6.arpa.";
 
 #[test]
-fn distributions_lower_the_ttl_and_let_names_be_answered() {
+fn distributions_lower_the_ttl_and_pass_no_forwarded_zone() {
     assert_eq!(effect(UPSTREAM), (String::new(), 5));
     assert_eq!(effect(KUBESPRAY), (String::new(), 5));
     assert_eq!(effect(KOPS), ("in-addr.arpa. ip6.arpa.".to_owned(), 5));
@@ -190,7 +190,7 @@ fn distributions_lower_the_ttl_and_let_names_be_answered() {
 }
 
 #[test]
-fn what_a_node_cache_answers_itself_passes() {
+fn names_answered_by_the_node_cache_pass() {
     let (passed, _) = effect(B14);
     assert_eq!(
         passed,
@@ -222,7 +222,7 @@ fn what_a_node_cache_answers_itself_passes() {
 }
 
 #[test]
-fn other_server_blocks_count_where_they_are_asked() {
+fn names_of_other_node_cache_blocks_pass() {
     for (block, wanted) in [
         (
             "shop.svc.cluster.local:53 {\n forward . 10.0.0.2\n}\n",
@@ -247,7 +247,7 @@ fn other_server_blocks_count_where_they_are_asked() {
 }
 
 #[test]
-fn what_does_not_lead_to_the_cluster_dns_passes() {
+fn zones_not_forwarded_to_the_cluster_dns_pass() {
     let one = |block: &str| {
         let (passed, _) = effect(&format!("cluster.local:53 {{\n{block}\n}}\n"));
         !passed.contains("cluster.local.")
@@ -261,7 +261,7 @@ fn what_does_not_lead_to_the_cluster_dns_passes() {
             true,
         ),
         ("forward . 10.96.0.99 10.96.0.10", true),
-        // Several, some of them unknown.
+        // One of the two servers is unknown.
         ("forward . 10.96.0.99 10.96.0.98", false),
         ("forward . /etc/resolv.conf", false),
         ("forward . tls://10.96.0.99", false),
@@ -276,7 +276,7 @@ fn what_does_not_lead_to_the_cluster_dns_passes() {
         ("errors", false),
         ("bind 169.254.20.10 10.96.0.10\n forward . 10.96.0.99", true),
         ("bind 0.0.0.0\n forward . 10.96.0.99", true),
-        // Another server block, or none, answers at the address that pods ask.
+        // This block doesn't answer at the served address.
         ("bind 169.254.20.10\n forward . 10.96.0.99", false),
         ("bind nodelocaldns\n forward . 10.96.0.99", false),
         (
@@ -286,21 +286,21 @@ fn what_does_not_lead_to_the_cluster_dns_passes() {
     ] {
         assert_eq!(one(block), is_clear, "{block}");
     }
-    let other = Surroundings {
+    let other = NodeCacheContext {
         upstream: UpstreamService::Other,
-        ..around()
+        ..context()
     };
-    let passed = Filter::read(UPSTREAM, &zones(), 30, &other).passed;
+    let passed = NodeCacheEffect::read(UPSTREAM, &zones(), 30, &other).passed;
     assert_eq!(passed.len(), 3);
 }
 
 #[test]
-fn what_can_not_be_read_passes_everything() {
+fn an_unreadable_node_cache_corefile_makes_everything_pass() {
     for text in [
         "",
         "cluster.local:53 {\n forward . 10.96.0.99\n",
         "{$DOMAIN}:53 {\n forward . 10.96.0.99\n}\n",
-        // Nobody put the domain in the place of this word.
+        // This placeholder was never replaced with the domain.
         "__PILLAR__DNS__DOMAIN__:53 {\n forward . 10.96.0.99\n}\n",
     ] {
         assert_eq!(effect(text).0, ALL, "{text}");
@@ -308,7 +308,7 @@ fn what_can_not_be_read_passes_everything() {
 }
 
 #[test]
-fn caps_count_for_the_zones_that_they_are_asked_for() {
+fn caps_count_only_for_answered_zones() {
     let (_, ttl) = effect(&UPSTREAM.replace("denial 9984 5", "denial 9984 20"));
     assert_eq!(ttl, 20);
     let (_, ttl) = effect(&KOPS.replacen("cache 30", "cache 1", 1));

@@ -1,7 +1,7 @@
-//! What other plugins leave to answer.
+//! The effect of other plugins on the conclusions.
 
 use super::{Conclusions, answered, refusal, standard, with};
-use crate::cluster::Adopted;
+use crate::cluster::AdoptedSettings;
 
 const ALL: &str = "cluster.local. in-addr.arpa. ip6.arpa.";
 
@@ -28,7 +28,7 @@ fn plugins_that_change_no_answer() {
 }
 
 #[test]
-fn plugins_of_which_nothing_is_known() {
+fn unknown_plugins_make_everything_pass() {
     for lines in [
         "acl {\n block\n}",
         "any",
@@ -60,16 +60,17 @@ fn plugins_of_which_nothing_is_known() {
     ] {
         assert_eq!(answered(&with(lines)), "nothing", "{lines}");
     }
-    let reason = "line 7: `acl` is no plugin that Zerohop understands here, so everything passes";
+    let reason =
+        "line 7: `acl` is not a plugin that Zerohop understands here, so everything passes";
     assert_eq!(refusal(&with("acl")), reason);
 }
 
 #[test]
-fn plugins_with_zones_of_their_own() {
+fn plugins_with_zones_make_their_zones_pass() {
     for (lines, left) in [
         ("template IN A example.org", ALL),
         ("template IN A", "nothing"),
-        // A cluster domain that passes takes the PTR records along that name it.
+        // If a cluster domain passes, so do the PTR records that name it.
         ("template ANY ANY local", "nothing"),
         (
             "template ANY ANY x.cluster.local y.cluster.local {\n rcode NXDOMAIN\n}",
@@ -99,14 +100,14 @@ fn plugins_with_zones_of_their_own() {
     }
     let reasons = Conclusions::read(&with("template ANY ANY local")).reasons;
     let expected = [
-        "line 3: PTR records point into cluster.local., which is no cluster domain of ours, so in-addr.arpa. and ip6.arpa. pass",
+        "line 3: PTR records point into cluster.local., which Zerohop doesn't answer as a cluster domain, so in-addr.arpa. and ip6.arpa. pass",
         "line 7: `template` may answer names in its zones, so cluster.local. passes",
     ];
     assert_eq!(reasons, expected);
 }
 
 #[test]
-fn hosts() {
+fn names_in_hosts_pass() {
     let forward = "cluster.local.";
     for (lines, left) in [
         (
@@ -163,7 +164,7 @@ fn hosts() {
 }
 
 #[test]
-fn rewrite() {
+fn rewritten_names_pass() {
     for (lines, left) in [
         (
             "rewrite name x.svc.cluster.local y.svc.cluster.local",
@@ -189,13 +190,13 @@ fn rewrite() {
             "rewrite stop {\n name exact x.svc.cluster.local y\n answer auto\n}",
             "-x.svc.cluster.local.",
         ),
-        // The name that is asked for instead is answered as ever.
+        // Direct questions for the replacement name are answered as before.
         (
             "rewrite name www.example.org web.shop.svc.cluster.local",
             "",
         ),
         ("rewrite name suffix .example.org .svc.cluster.local", ""),
-        // These are ends of other names, too.
+        // Other names end with these texts too.
         (
             "rewrite name suffix shop.svc.cluster.local web",
             "-svc.cluster.local.",
@@ -226,7 +227,7 @@ fn rewrite() {
     ] {
         assert_eq!(answered(&with(lines)), "nothing", "{lines}");
     }
-    let reason = "line 7: `rewrite name regex x y` is no rule that Zerohop understands, so everything passes";
+    let reason = "line 7: `rewrite name regex x y` is not a rule that Zerohop understands, so everything passes";
     assert_eq!(refusal(&with("rewrite name regex x y")), reason);
 }
 
@@ -246,12 +247,12 @@ fn cache_caps_ttls() {
             20,
             20,
         ),
-        // What isn't kept is capped all the same.
+        // Answers that aren't cached are capped too.
         ("cache 30 {\n disable success cluster.local\n}", 30, 30),
         ("cache 30 {\n disable denial cluster.local\n}", 30, 30),
     ] {
         let text = with(cache).replace("pods insecure", "pods insecure\nttl 3600");
-        let adopted = Adopted {
+        let adopted = AdoptedSettings {
             version_ttl,
             ..standard(ttl)
         };

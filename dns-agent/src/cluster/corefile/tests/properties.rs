@@ -1,11 +1,11 @@
-//! What holds for every text.
+//! Properties that hold for every text.
 
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::{Conclusions, answered, with};
 
-/// A Corefile with much in it, of which something is adopted.
+/// A Corefile with many features, from which settings are adopted.
 const GOOD: &str = ".:53 cluster.local {
     errors
     kubernetes cluster.local other.local in-addr.arpa fd00::/8 {
@@ -32,7 +32,7 @@ tls://x.cluster.local:853, y.cluster.local {
 }
 ";
 
-/// Pieces that mean something.
+/// Pieces of text with a meaning to the parser.
 const PIECES: [&str; 16] = [
     "{", "}", "\n", " ", "\"", "#", "\\", ",", ":", "/", ".", "{$X}", "import", "(a)", "\u{a0}",
     "ä",
@@ -72,22 +72,23 @@ proptest! {
     }
 
     #[test]
-    fn an_unknown_plugin_leaves_nothing_to_answer(
+    fn an_unknown_plugin_makes_everything_pass(
         before in any::<bool>(),
         directive in "[a-z][a-z0-9_]{0,9}( [a-z./:0-9]{1,8}){0,3}",
     ) {
         let name = directive.split(' ').next().unwrap_or_default();
-        prop_assume!(!KNOWN.contains(&name));
-        let text = match before {
-            true => with("errors").replacen("errors", &directive, 1),
-            false => with(&directive),
+        prop_assume!(!KNOWN_PLUGINS.contains(&name));
+        let text = if before {
+            with("errors").replacen("errors", &directive, 1)
+        } else {
+            with(&directive)
         };
         prop_assert_eq!(Conclusions::read(&text).adopted, None);
     }
 }
 
-/// Plugins that may leave something to answer.
-const KNOWN: [&str; 20] = [
+/// Plugins beside which `kubernetes` may still be answered.
+const KNOWN_PLUGINS: [&str; 20] = [
     "errors",
     "log",
     "health",
@@ -120,7 +121,7 @@ fn words() -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn the_good_one_is_adopted() {
+fn the_good_corefile_is_adopted() {
     let expected = "cluster.local. in-addr.arpa. d.f.ip6.arpa. -b.cluster.local. -x.cluster.local. -y.cluster.local. -db.cluster.local.";
     assert_eq!(answered(GOOD), expected);
 }

@@ -1,11 +1,11 @@
-//! How often CoreDNS looks for another Corefile.
+//! How often CoreDNS checks for a changed Corefile.
 
 use std::time::Duration;
 
 use super::{refusal, with};
 use crate::cluster::Reload;
 
-/// Interval and jitter in seconds.
+/// A reload with this interval and jitter, in seconds.
 fn every(interval: f64, jitter: f64) -> Reload {
     Reload::Every {
         interval: Duration::from_secs_f64(interval),
@@ -28,10 +28,10 @@ fn intervals_are_read_as_coredns_reads_them() {
         ("reload \"1m\" 2s # often", every(60.0, 2.0)),
         ("", Reload::Never),
         ("health", Reload::Never),
-        // Another plugin's.
+        // `reload` options of other plugins.
         ("hosts {\n reload 5s\n fallthrough\n }", Reload::Never),
         ("auto {\n reload 1m\n }", Reload::Never),
-        // CoreDNS refuses these, with the whole text.
+        // CoreDNS refuses the whole Corefile because of these.
         ("reload 1s", Reload::Refused),
         ("reload 30", Reload::Refused),
         ("reload 10x", Reload::Refused),
@@ -43,7 +43,7 @@ fn intervals_are_read_as_coredns_reads_them() {
         ("reload 9999999h", Reload::Refused),
         ("reload {\n 1m\n }", Reload::Refused),
         ("reload 1m", every(60.0, 15.0)),
-        // Something else may stand there.
+        // CoreDNS may insert other text here.
         ("reload {$INTERVAL}", Reload::Unknown),
         ("reload\n import more", Reload::Unknown),
     ] {
@@ -57,7 +57,7 @@ fn intervals_are_read_as_coredns_reads_them() {
 }
 
 #[test]
-fn the_longest_of_all_server_blocks_counts() {
+fn the_longest_reload_of_all_server_blocks_counts() {
     let block = |line| format!("example.org {{\n {line}\n}}\n");
     let texts = ["reload 1m", "reload 10m 2m", "whoami"].map(block).concat();
     assert_eq!(Reload::read(&texts), every(600.0, 120.0));
@@ -70,7 +70,7 @@ fn the_longest_of_all_server_blocks_counts() {
 }
 
 #[test]
-fn texts_that_are_not_understood() {
+fn invalid_texts_have_a_refused_or_unknown_reload() {
     for (text, wanted) in [
         (".:53 {\n reload\n", Reload::Refused),
         ("{$ZONE} {\n reload\n}\n", Reload::Unknown),

@@ -3,7 +3,7 @@
 use super::{Conclusions, answered, refusal};
 
 #[test]
-fn spellings() {
+fn equivalent_spellings_are_read_alike() {
     for text in [
         "cluster.local {\nkubernetes\n}",
         "\u{feff}cluster.local\n{\nkubernetes\n}",
@@ -18,7 +18,7 @@ fn spellings() {
         "cluster.local {\nkubernetes {\n}\n}",
         "cluster.local {\nkubernetes { }\n}",
         "cluster.local {\nkubernetes { pods insecure\n}\n}",
-        // Words can hold line breaks, and what follows is on the line they end on.
+        // A word can contain line breaks. The next word is on the line where it ends.
         "cluster.local {\nlog \"a\nb\" c\nkubernetes\n}",
         "cluster.local {\nlog \"say \\\"import\\\" \\\\ \"\nkubernetes\n}",
         "cluster.local {\nlog import {\nclass all import\n}\nkubernetes\n}",
@@ -36,7 +36,7 @@ fn spellings() {
 
 #[test]
 fn a_comment_behind_a_word_ends_with_the_next_space() {
-    // To CoreDNS, too, "x.local" is a zone of the plugin here.
+    // CoreDNS too reads "x.local" as a zone of the plugin.
     assert_eq!(
         answered(". {\nkubernetes cluster.local#and x.local\n}"),
         "cluster.local. x.local."
@@ -48,7 +48,7 @@ fn a_comment_behind_a_word_ends_with_the_next_space() {
 }
 
 #[test]
-fn texts_that_cannot_be_read() {
+fn invalid_texts_make_everything_pass() {
     for (text, reason) in [
         ("{\nkubernetes\n}", "line 1: a server block has no zone"),
         (
@@ -130,7 +130,7 @@ fn texts_that_cannot_be_read() {
 }
 
 #[test]
-fn snippets_and_imports() {
+fn snippets_and_imports_make_everything_pass() {
     let text = "(common) {\n    errors\n    log {\n    }\n}\n. {\n    kubernetes cluster.local\n    import common\n}\nimport more\nimport\n";
     let Conclusions { adopted, reasons } = Conclusions::read(text);
     assert_eq!(adopted, None);

@@ -1,11 +1,11 @@
-//! Who asks: pods of this node, and their addresses.
+//! Clients: this node's pods and their addresses.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use serde_json::{Value, json};
 
 use super::{dns, facts, pod, policy, verdicts, web};
-use crate::cluster::Verdicts;
+use crate::cluster::ClientVerdicts;
 
 fn deny() -> Value {
     policy(
@@ -14,8 +14,8 @@ fn deny() -> Value {
     )
 }
 
-/// The verdicts about these pods, and those of the DNS.
-fn of(pods: impl IntoIterator<Item = Value>) -> Verdicts {
+/// The verdicts about these pods. The DNS pods exist too and are removed from the result.
+fn judge_pods(pods: impl IntoIterator<Item = Value>) -> ClientVerdicts {
     let mut verdicts = verdicts(&facts(dns(53).into_iter().chain(pods)));
     if let Some(permitted) = &mut verdicts.permitted {
         for dns in ["10.244.0.9", "10.244.1.9"] {
@@ -30,16 +30,16 @@ fn addresses(list: &[&str]) -> Option<BTreeSet<IpAddr>> {
 }
 
 #[test]
-fn without_a_policy_about_egress_everybody_may_ask() {
+fn every_pod_may_ask_without_an_egress_policy() {
     let ingress = policy("in", json!({"podSelector": {}, "policyTypes": ["Ingress"]}));
-    assert_eq!(of([web(), ingress]), Verdicts::default());
+    assert_eq!(judge_pods([web(), ingress]), ClientVerdicts::default());
 }
 
 #[test]
 fn a_pod_that_no_policy_selects_may_ask() {
     let db = pod("shop", "db", "10.244.0.3", json!({"app": "db"}));
     let same = pod("other", "web", "10.244.0.4", json!({"app": "web"}));
-    let verdicts = of([web(), db, same, deny()]);
+    let verdicts = judge_pods([web(), db, same, deny()]);
     assert_eq!(verdicts.permitted, addresses(&["10.244.0.3", "10.244.0.4"]));
     let [left_out] = &verdicts.left_out[..] else {
         panic!("{verdicts:?}");
@@ -51,22 +51,22 @@ fn a_pod_that_no_policy_selects_may_ask() {
     );
     assert_eq!(
         left_out.reason,
-        "NetworkPolicy shop/deny does not provably let it ask 10.244.0.9:53 over UDP"
+        "NetworkPolicy shop/deny does not provably let this pod reach 10.244.0.9:53 over UDP"
     );
 }
 
 #[test]
-fn all_addresses_of_a_pod_count() {
+fn every_address_of_a_pod_is_permitted() {
     let mut db = pod("shop", "db", "10.244.0.3", json!({}));
     db["status"]["podIPs"] = json!([{"ip": "10.244.0.3"}, {"ip": "fd00::3"}]);
     assert_eq!(
-        of([db, deny()]).permitted,
+        judge_pods([db, deny()]).permitted,
         addresses(&["10.244.0.3", "fd00::3"])
     );
 }
 
 #[test]
-fn what_has_no_veth_or_no_address_is_not_spoken_of() {
+fn pods_without_a_veth_or_an_address_are_not_judged() {
     let mut on_host = web();
     on_host["spec"] = json!({"hostNetwork": true});
     let mut ended = web();
@@ -76,22 +76,25 @@ fn what_has_no_veth_or_no_address_is_not_spoken_of() {
     let mut pending = web();
     pending["status"] = json!({"phase": "Pending"});
     for pod in [on_host, ended, failed, pending] {
-        let verdicts = of([pod, deny()]);
+        let verdicts = judge_pods([pod, deny()]);
         assert_eq!(verdicts.permitted, addresses(&[]));
         assert_eq!(verdicts.left_out, []);
     }
 }
 
 #[test]
-fn a_pod_that_ends_loses_its_addresses() {
+fn an_ending_pod_is_not_permitted() {
     let db = pod("shop", "db", "10.244.0.3", json!({}));
     let mut deleted = db.clone();
     deleted["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     let mut lost = db.clone();
     lost["status"]["phase"] = json!("Unknown");
-    assert_eq!(of([db, deny()]).permitted, addresses(&["10.244.0.3"]));
+    assert_eq!(
+        judge_pods([db, deny()]).permitted,
+        addresses(&["10.244.0.3"])
+    );
     for pod in [deleted, lost] {
-        let verdicts = of([pod, deny()]);
+        let verdicts = judge_pods([pod, deny()]);
         assert_eq!(verdicts.permitted, addresses(&[]));
         assert!(
             verdicts.left_out[0].reason.contains("deleted"),
@@ -101,22 +104,22 @@ fn a_pod_that_ends_loses_its_addresses() {
 }
 
 #[test]
-fn an_address_of_two_pods_is_nobodys() {
+fn an_address_claimed_by_two_pods_is_permitted_for_neither() {
     let old = pod("other", "old", "10.244.0.2", json!({}));
-    let verdicts = of([web(), old.clone(), deny()]);
+    let verdicts = judge_pods([web(), old.clone(), deny()]);
     assert_eq!(verdicts.permitted, addresses(&[]));
     assert!(
         verdicts.left_out[0]
             .reason
-            .contains("Pod shop/web has its address"),
+            .contains("Pod shop/web has the address"),
         "{verdicts:?}"
     );
-    // The old one is known to be gone.
+    // The old pod has ended.
     let mut ended = old;
     ended["status"]["phase"] = json!("Succeeded");
     let allow = policy("allow", json!({"podSelector": {}, "egress": [{}]}));
     assert_eq!(
-        of([web(), ended, allow]).permitted,
+        judge_pods([web(), ended, allow]).permitted,
         addresses(&["10.244.0.2"])
     );
 }

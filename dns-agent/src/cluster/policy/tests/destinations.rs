@@ -1,9 +1,9 @@
-//! Where questions go: Services, their endpoints, and addresses of which nothing is known.
+//! Where questions go: Services, their endpoints, and unknown addresses.
 
 use serde_json::{Value, json};
 
 use super::{SERVED, dns, fact, facts, objection, pod, policy, read, web};
-use crate::cluster::{Binds, Client, Fact, Facts, Feed, Key, NodeCache};
+use crate::cluster::{CacheAddresses, Fact, Facts, Feed, NodeCache, ObjectKey, PolicyPod};
 
 fn allowing(to: Value) -> Value {
     let mut rule = json!({"ports": [{"protocol": "UDP", "port": 53}]});
@@ -24,7 +24,7 @@ fn everything() -> Value {
     policy("dns", spec)
 }
 
-/// The DNS without the object of this kind and name.
+/// The objects of the cluster's DNS without the one of this kind and name.
 fn without(kind: &str, name: &str) -> Vec<Value> {
     let is_it = |value: &Value| value["kind"] == kind && value["metadata"]["name"] == name;
     let all: Vec<_> = dns(53).into_iter().filter(|value| !is_it(value)).collect();
@@ -37,7 +37,7 @@ fn with(dns: Vec<Value>, policy: Value) -> Facts {
 }
 
 #[test]
-fn what_is_not_known_of_the_dns_is_not_proven() {
+fn unknown_parts_of_the_dns_prove_nothing() {
     for (kind, name) in [
         ("Service", "kube-dns"),
         ("EndpointSlice", "kube-dns-x"),
@@ -51,7 +51,7 @@ fn what_is_not_known_of_the_dns_is_not_proven() {
 }
 
 #[test]
-fn without_its_namespace_object_only_the_name_is_known() {
+fn an_unknown_dns_namespace_matches_by_its_name_only() {
     for (labels, may) in [
         (
             json!({"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}),
@@ -81,12 +81,12 @@ fn every_server_must_be_allowed() {
     let reason = objection(&with(dns, selecting())).unwrap();
     assert_eq!(
         reason,
-        "NetworkPolicy shop/dns does not provably let it ask 10.244.1.9:53 over UDP"
+        "NetworkPolicy shop/dns does not provably let this pod reach 10.244.1.9:53 over UDP"
     );
 }
 
 #[test]
-fn selectors_mean_nothing_for_servers_in_their_nodes_network() {
+fn selectors_do_not_match_servers_in_the_host_network() {
     let mut dns = dns(53);
     dns[3]["spec"]["hostNetwork"] = json!(true);
     assert!(objection(&with(dns.clone(), selecting())).is_some());
@@ -95,16 +95,22 @@ fn selectors_mean_nothing_for_servers_in_their_nodes_network() {
 }
 
 #[test]
-fn a_slice_that_can_not_be_read_may_hold_anybody() {
+fn an_unreadable_slice_may_hold_any_server() {
     let mut facts = with(dns(53), selecting());
-    facts.unusable(Feed::DnsEndpoints, Key::new("kube-system", "kube-dns-y"));
+    facts.mark_unreadable(
+        Feed::DnsEndpoints,
+        ObjectKey::new("kube-system", "kube-dns-y"),
+    );
     assert!(objection(&facts).is_some());
-    facts.delete(Feed::DnsEndpoints, &Key::new("kube-system", "kube-dns-y"));
+    facts.delete(
+        Feed::DnsEndpoints,
+        &ObjectKey::new("kube-system", "kube-dns-y"),
+    );
     assert_eq!(objection(&facts), None);
 }
 
 #[test]
-fn addresses_that_others_may_read_otherwise_may_be_anybodys() {
+fn a_slice_with_ambiguous_addresses_is_an_error() {
     let mut slice = dns(53)[2].clone();
     slice["endpoints"][1]["addresses"] = json!(["010.244.1.9"]);
     let problem = read(slice).unwrap_err();
@@ -112,16 +118,16 @@ fn addresses_that_others_may_read_otherwise_may_be_anybodys() {
 }
 
 #[test]
-fn a_service_that_can_not_be_read_may_have_the_address() {
+fn an_unreadable_service_may_have_the_address() {
     let to = json!([{"ipBlock": {"cidr": "0.0.0.0/0"}}]);
     let mut facts = with(dns(53), allowing(to));
     assert_eq!(objection(&facts), None);
-    facts.unusable(Feed::DnsService, Key::new("kube-system", "kube-dns"));
+    facts.mark_unreadable(Feed::DnsService, ObjectKey::new("kube-system", "kube-dns"));
     assert!(objection(&facts).is_some());
 }
 
 #[test]
-fn endpoints_that_are_not_ready_are_not_asked() {
+fn unready_endpoints_receive_no_questions() {
     let mut dns = dns(53);
     dns[2]["endpoints"][1]["conditions"] = json!({"ready": false});
     dns[4]["metadata"]["labels"] = json!({});
@@ -136,9 +142,9 @@ fn every_served_address_must_be_allowed() {
     let facts = with(dns(53), allowing(to));
     let left_out = |served: &[&str]| {
         let served: Vec<_> = served.iter().map(|text| text.parse().unwrap()).collect();
-        facts.verdicts(&served).left_out.len()
+        facts.judge_clients(&served).left_out.len()
     };
-    // The pod itself, and nobody else is in its namespace.
+    // `count` is 1 when `shop/web` isn't answered, the only pod in its namespace.
     for (served, count) in [
         (&[SERVED][..], 0),
         (&[SERVED, "169.254.20.10:53"], 0),
@@ -147,7 +153,7 @@ fn every_served_address_must_be_allowed() {
         // Endpoints, as socket load balancing addresses them.
         (&["10.244.0.9:53", "10.244.1.9:53"], 0),
         (&["10.244.7.7:53"], 1),
-        // A port that the Service doesn't have.
+        // The Service lacks this port.
         (&["10.96.0.10:54"], 1),
         (&[], 1),
     ] {
@@ -155,22 +161,25 @@ fn every_served_address_must_be_allowed() {
     }
 }
 
-/// kubernetes/kubernetes #70555: a packet to the cache's address is never replaced by one to a pod.
+/// kubernetes/kubernetes #70555: packets to the node cache's address are never translated to a
+/// pod's.
 #[test]
-fn a_node_cache_at_the_clusters_address_must_be_allowed_too() {
+fn a_node_cache_at_the_cluster_ip_must_be_allowed_too() {
     let mut cache = pod("kube-system", "cache", "192.168.0.1", json!({}));
     cache["spec"] = json!({"hostNetwork": true});
     let Fact::Pod(cache) = fact(cache) else {
         panic!("a Pod is one");
     };
-    let bound = |addresses: &[&str]| Client {
+    let bound = |addresses: &[&str]| PolicyPod {
         node_cache: Some(Box::new(NodeCache {
-            binds: Binds::Addresses(addresses.iter().map(|text| text.parse().unwrap()).collect()),
+            addresses: CacheAddresses::Known(
+                addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            ),
             config: Err("of a test".to_owned()),
         })),
         ..cache.clone()
     };
-    let unknown = Client {
+    let unknown = PolicyPod {
         node_cache: Some(Box::new(NodeCache::unreadable("of a test"))),
         ..cache.clone()
     };
@@ -193,9 +202,9 @@ fn a_node_cache_at_the_clusters_address_must_be_allowed_too() {
 }
 
 #[test]
-fn an_address_of_no_known_service_may_be_replaced() {
+fn an_address_without_a_known_service_may_be_translated() {
     let block = json!([{"ipBlock": {"cidr": "10.96.0.0/12"}}]);
     let facts = with(dns(53), allowing(block));
     let served = ["10.96.0.53:53".parse().unwrap()];
-    assert_eq!(facts.verdicts(&served).left_out.len(), 1);
+    assert_eq!(facts.judge_clients(&served).left_out.len(), 1);
 }

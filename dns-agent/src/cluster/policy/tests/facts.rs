@@ -1,9 +1,9 @@
-//! What is told and listed again, and what can't be read.
+//! Lists, updates and unreadable objects.
 
 use serde_json::{Value, json};
 
 use super::{dns, fact, facts, objection, policy, read, verdicts, web};
-use crate::cluster::{Facts, Feed, Key, Verdicts};
+use crate::cluster::{ClientVerdicts, Facts, Feed, ObjectKey};
 
 fn deny() -> Value {
     policy(
@@ -17,16 +17,16 @@ fn all(more: impl IntoIterator<Item = Value>) -> Facts {
 }
 
 #[test]
-fn a_list_takes_away_what_it_does_not_bring_at_its_end() {
+fn the_end_of_a_list_removes_objects_it_did_not_return() {
     let mut facts = all([deny()]);
-    facts.listing(Feed::Policies);
+    facts.start_list(Feed::Policies);
     assert!(objection(&facts).is_some());
-    facts.listed(Feed::Policies);
-    assert!(!facts.restrict());
+    facts.finish_list(Feed::Policies);
+    assert!(!facts.may_restrict());
 
-    facts.listing(Feed::Policies);
+    facts.start_list(Feed::Policies);
     facts.apply(Feed::Policies, fact(deny()));
-    facts.listed(Feed::Policies);
+    facts.finish_list(Feed::Policies);
     assert!(objection(&facts).is_some());
 }
 
@@ -38,14 +38,14 @@ fn nothing_is_awaited_once_all_feeds_were_listed() {
         (Feed::DnsService, 1),
         (Feed::Policies, 0),
     ] {
-        facts.listing(feed);
-        facts.listed(feed);
+        facts.start_list(feed);
+        facts.finish_list(feed);
         assert_eq!(facts.awaited().len(), left);
     }
 }
 
 #[test]
-fn a_policy_that_is_no_longer_about_egress_restricts_nobody() {
+fn a_policy_that_no_longer_covers_egress_restricts_no_pod() {
     let mut facts = all([deny()]);
     assert!(objection(&facts).is_some());
     let ingress = policy(
@@ -53,20 +53,20 @@ fn a_policy_that_is_no_longer_about_egress_restricts_nobody() {
         json!({"podSelector": {}, "policyTypes": ["Ingress"]}),
     );
     facts.apply(Feed::Policies, fact(ingress));
-    assert_eq!(verdicts(&facts), Verdicts::default());
-    let key = Key::new("shop", "deny");
+    assert_eq!(verdicts(&facts), ClientVerdicts::default());
+    let key = ObjectKey::new("shop", "deny");
     facts.delete(Feed::Policies, &key);
-    assert!(!facts.restrict());
+    assert!(!facts.may_restrict());
 
-    // Of a direction that is unknown it may be about both.
+    // A policy with an unknown direction may restrict both.
     let unknown = policy("deny", json!({"podSelector": {}, "policyTypes": ["Other"]}));
     assert_eq!(read(unknown).unwrap_err().field, "spec.policyTypes");
-    facts.unusable(Feed::Policies, key);
+    facts.mark_unreadable(Feed::Policies, key);
     assert!(objection(&facts).is_some());
 }
 
 #[test]
-fn pods_of_the_dns_are_no_clients() {
+fn dns_pods_are_not_clients() {
     let mut facts = Facts::default();
     for value in dns(53) {
         match value["kind"].as_str() {
@@ -82,37 +82,37 @@ fn pods_of_the_dns_are_no_clients() {
     assert_eq!(objection(&facts), None);
     let verdicts = verdicts(&facts);
     assert_eq!(verdicts.permitted.unwrap().len(), 1);
-    facts.delete(Feed::DnsPods, &Key::new("kube-system", "coredns-1"));
+    facts.delete(Feed::DnsPods, &ObjectKey::new("kube-system", "coredns-1"));
     assert!(objection(&facts).is_some());
 }
 
 #[test]
-fn a_policy_that_can_not_be_read_is_about_everybody_in_its_namespace() {
+fn an_unreadable_policy_applies_to_every_pod_in_its_namespace() {
     let other = policy(
         "other",
         json!({"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Egress"]}),
     );
     let mut facts = all([other]);
     assert_eq!(objection(&facts), None);
-    facts.unusable(Feed::Policies, Key::new("elsewhere", "bad"));
+    facts.mark_unreadable(Feed::Policies, ObjectKey::new("elsewhere", "bad"));
     assert_eq!(objection(&facts), None);
-    facts.unusable(Feed::Policies, Key::new("shop", "bad"));
+    facts.mark_unreadable(Feed::Policies, ObjectKey::new("shop", "bad"));
     let reason = objection(&facts).unwrap();
     assert!(
         reason.contains("NetworkPolicy shop/bad can't be read"),
         "{reason}"
     );
-    // It can be read now.
+    // The policy becomes readable.
     let good = policy("bad", json!({"podSelector": {}, "egress": [{}]}));
     facts.apply(Feed::Policies, fact(good));
     assert_eq!(objection(&facts), None);
-    // One of which not even the namespace is known.
-    facts.unusable(Feed::Policies, Key::new("", ""));
+    // A policy whose namespace is unknown.
+    facts.mark_unreadable(Feed::Policies, ObjectKey::new("", ""));
     assert!(objection(&facts).is_some());
 }
 
 #[test]
-fn policies_that_make_no_sense() {
+fn invalid_policies_are_errors() {
     for (egress, field) in [
         (
             json!([{"to": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}]),
@@ -137,7 +137,7 @@ fn policies_that_make_no_sense() {
         ),
         (
             json!([{"to": [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "Is"}]}}]}]),
-            "podSelector: \"Is\" is no operator",
+            "podSelector: \"Is\" is not an operator",
         ),
     ] {
         let problem = read(policy("bad", json!({"podSelector": {}, "egress": egress})));

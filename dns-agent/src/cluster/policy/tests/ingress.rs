@@ -3,27 +3,27 @@
 use serde_json::{Value, json};
 
 use super::{dns, fact, facts, objection, pod, policy, verdicts, web};
-use crate::cluster::{Facts, Feed, Key, Policy, Verdicts};
+use crate::cluster::{ClientVerdicts, Facts, Feed, ObjectKey, Policy};
 
-/// A policy beside the cluster's DNS.
-fn beside(spec: Value) -> Value {
+/// A policy in the namespace of the cluster's DNS.
+fn dns_policy(spec: Value) -> Value {
     let mut policy = policy("in", spec);
     policy["metadata"]["namespace"] = json!("kube-system");
     policy
 }
 
-/// A policy about every pod beside the cluster's DNS, with these ingress rules.
-fn ingress(rules: Value) -> Value {
+/// A policy with these ingress rules for every pod in the namespace of the cluster's DNS.
+fn ingress_policy(rules: Value) -> Value {
     let mut spec = json!({"podSelector": {}, "policyTypes": ["Ingress"]});
     spec["ingress"] = rules;
-    beside(spec)
+    dns_policy(spec)
 }
 
-/// One that admits these peers at the port of DNS.
-fn from(peers: Value) -> Value {
+/// Such a policy that admits these peers at port 53.
+fn policy_admitting(peers: Value) -> Value {
     let mut rules = json!([{"ports": [{"port": 53, "protocol": "UDP"}]}]);
     rules[0]["from"] = peers;
-    ingress(rules)
+    ingress_policy(rules)
 }
 
 fn cluster(policies: impl IntoIterator<Item = Value>) -> Facts {
@@ -37,7 +37,7 @@ fn is_admitted(policy: Value) -> bool {
 }
 
 #[test]
-fn which_policies_are_about_ingress_and_about_which_servers() {
+fn types_and_selectors_decide_which_servers_are_restricted() {
     for (what, spec, may) in [
         (
             "deny all ingress",
@@ -86,14 +86,14 @@ fn which_policies_are_about_ingress_and_about_which_servers() {
             true,
         ),
     ] {
-        assert_eq!(is_admitted(beside(spec)), may, "{what}");
+        assert_eq!(is_admitted(dns_policy(spec)), may, "{what}");
     }
     let elsewhere = policy("in", json!({"podSelector": {}, "policyTypes": ["Ingress"]}));
     assert!(is_admitted(elsewhere), "of the client's own namespace");
 }
 
 #[test]
-fn which_clients_are_admitted() {
+fn peers_decide_which_clients_are_admitted() {
     for (what, peers, may) in [
         ("no peers are all", json!([]), true),
         ("all pods", json!([{"namespaceSelector": {}}]), true),
@@ -147,7 +147,7 @@ fn which_clients_are_admitted() {
             json!([{"ipBlock": {"cidr": "::/0"}}]),
             false,
         ),
-        // Its address may be another one when the packet arrives.
+        // The client's address may be translated before the packet arrives.
         (
             "its address",
             json!([{"ipBlock": {"cidr": "10.244.0.0/16"}}]),
@@ -159,16 +159,16 @@ fn which_clients_are_admitted() {
             false,
         ),
     ] {
-        assert_eq!(is_admitted(from(peers)), may, "{what}");
+        assert_eq!(is_admitted(policy_admitting(peers)), may, "{what}");
     }
 }
 
 #[test]
-fn which_ports_are_open() {
+fn ports_decide_whether_a_client_is_admitted() {
     let open = |ports: Value| {
         let mut rules = json!([{"from": [{"namespaceSelector": {}}]}]);
         rules[0]["ports"] = ports;
-        ingress(rules)
+        ingress_policy(rules)
     };
     for (ports, may) in [
         (json!([]), true),
@@ -190,7 +190,7 @@ fn which_ports_are_open() {
     ] {
         assert_eq!(is_admitted(open(ports.clone())), may, "{ports}");
     }
-    // The port of the pods, not the Service's.
+    // The pods' port counts, not the Service's.
     for (port, may) in [(53, false), (1053, true)] {
         let policy = open(json!([{"protocol": "UDP", "port": port}]));
         let facts = facts(dns(1053).into_iter().chain([web(), policy]));
@@ -199,13 +199,13 @@ fn which_ports_are_open() {
 }
 
 #[test]
-fn a_name_that_a_server_gives_to_two_ports_says_nothing() {
+fn a_port_name_used_twice_by_a_server_proves_nothing() {
     let mut objects = dns(53);
     objects[3]["spec"]["containers"][0]["ports"] = json!([
         {"name": "dns", "containerPort": 53, "protocol": "UDP"},
         {"name": "dns", "containerPort": 54, "protocol": "UDP"},
     ]);
-    let policy = ingress(json!([
+    let policy = ingress_policy(json!([
         {"from": [{"namespaceSelector": {}}], "ports": [{"protocol": "UDP", "port": "dns"}]}
     ]));
     assert!(objection(&facts(objects.into_iter().chain([web(), policy]))).is_some());
@@ -213,16 +213,16 @@ fn a_name_that_a_server_gives_to_two_ports_says_nothing() {
 
 #[test]
 fn policies_add_up_at_each_server() {
-    let deny = || ingress(json!([]));
+    let deny = || ingress_policy(json!([]));
     let named = |mut policy: Value, name: &str| {
         policy["metadata"]["name"] = json!(name);
         policy
     };
-    let all = || from(json!([{"namespaceSelector": {}}]));
+    let all = || policy_admitting(json!([{"namespaceSelector": {}}]));
     let facts = cluster([deny(), named(all(), "allow")]);
     assert_eq!(objection(&facts), None);
 
-    // One that opens one of the two servers alone.
+    // The second policy opens only one of the two servers.
     let mut one = named(all(), "allow");
     one["spec"]["podSelector"] = json!({"matchLabels": {"first": "yes"}});
     let mut objects = dns(53);
@@ -230,15 +230,15 @@ fn policies_add_up_at_each_server() {
     let facts = super::facts(objects.into_iter().chain([web(), deny(), one]));
     assert_eq!(
         objection(&facts).unwrap(),
-        "NetworkPolicy kube-system/in does not provably admit it at 10.244.1.9:53 over UDP"
+        "NetworkPolicy kube-system/in does not provably admit this pod at 10.244.1.9:53 over UDP"
     );
 }
 
 #[test]
-fn both_ends_must_allow() {
+fn egress_and_ingress_must_both_allow() {
     let deny = policy("out", json!({"podSelector": {}, "policyTypes": ["Egress"]}));
     let let_out = policy("out", json!({"podSelector": {}, "egress": [{}]}));
-    let (open, closed) = (from(json!([])), ingress(json!([])));
+    let (open, closed) = (policy_admitting(json!([])), ingress_policy(json!([])));
     for (egress, ingress, may) in [
         (&let_out, &open, true),
         (&let_out, &closed, false),
@@ -251,28 +251,32 @@ fn both_ends_must_allow() {
 }
 
 #[test]
-fn servers_that_every_pod_may_enter_cost_nothing() {
+fn servers_open_to_every_pod_restrict_no_client() {
     let elsewhere = policy("in", json!({"podSelector": {}}));
-    for policy in [from(json!([])), ingress(json!([{}])), elsewhere] {
-        assert_eq!(verdicts(&cluster([policy])), Verdicts::default());
+    for policy in [
+        policy_admitting(json!([])),
+        ingress_policy(json!([{}])),
+        elsewhere,
+    ] {
+        assert_eq!(verdicts(&cluster([policy])), ClientVerdicts::default());
     }
 }
 
 #[test]
-fn a_client_beside_the_servers_is_judged_like_any_other() {
+fn a_client_in_the_servers_namespace_is_judged_like_any_other() {
     let client = || pod("kube-system", "client", "10.244.0.3", json!({"app": "x"}));
     let left_out = |policy: Value| {
         let facts = cluster([client(), policy]);
         let left_out = verdicts(&facts).left_out.into_iter();
         left_out.filter(|it| it.pod == "kube-system/client").count()
     };
-    assert_eq!(left_out(from(json!([{"podSelector": {}}]))), 0);
+    assert_eq!(left_out(policy_admitting(json!([{"podSelector": {}}]))), 0);
     let others = json!([{"podSelector": {"matchLabels": {"app": "y"}}}]);
-    assert_eq!(left_out(from(others)), 1);
+    assert_eq!(left_out(policy_admitting(others)), 1);
 }
 
 #[test]
-fn a_server_that_is_no_known_pod_may_be_under_any_policy() {
+fn any_policy_may_apply_to_an_unknown_server() {
     let elsewhere = || policy("in", json!({"podSelector": {"matchLabels": {"a": "b"}}}));
     let open = || policy("in", json!({"podSelector": {}, "ingress": [{}]}));
     let some_ports =
@@ -301,12 +305,15 @@ fn a_server_that_is_no_known_pod_may_be_under_any_policy() {
     let reason = objection(&facts(unknown().into_iter().chain([web(), elsewhere()]))).unwrap();
     assert_eq!(
         reason,
-        "NetworkPolicy shop/in may restrict who asks 10.244.1.9:53, which is no known pod, and does not provably admit it there over UDP"
+        "NetworkPolicy shop/in may apply to the server at 10.244.1.9:53, which is not a known pod, and does not provably admit this pod over UDP"
     );
-    // Where the servers are not known at all.
+    // No server is known at all.
     let mut facts = cluster([elsewhere()]);
     assert_eq!(objection(&facts), None);
-    facts.unusable(Feed::DnsEndpoints, Key::new("kube-system", "kube-dns-y"));
+    facts.mark_unreadable(
+        Feed::DnsEndpoints,
+        ObjectKey::new("kube-system", "kube-dns-y"),
+    );
     assert!(objection(&facts).is_some());
 }
 
@@ -314,14 +321,14 @@ fn a_server_that_is_no_known_pod_may_be_under_any_policy() {
 fn a_server_that_has_ended_has_no_address() {
     let mut objects = dns(53);
     objects[3]["status"]["phase"] = json!("Succeeded");
-    let open = from(json!([{"namespaceSelector": {}}]));
+    let open = policy_admitting(json!([{"namespaceSelector": {}}]));
     assert_eq!(objection(&cluster([open.clone()])), None);
     let facts = facts(objects.into_iter().chain([web(), open]));
     assert!(objection(&facts).is_some());
 }
 
 #[test]
-fn a_link_local_address_is_one_of_this_nodes_own_pods() {
+fn a_link_local_address_belongs_to_a_pod_in_this_nodes_network() {
     let served = ["169.254.20.10:53".parse().unwrap()];
     let mut cache = pod(
         "kube-system",
@@ -331,22 +338,22 @@ fn a_link_local_address_is_one_of_this_nodes_own_pods() {
     );
     cache["spec"] = json!({"hostNetwork": true});
     let elsewhere = policy("in", json!({"podSelector": {}}));
-    let about_cache = beside(json!({"podSelector": {"matchLabels": {"app": "cache"}}}));
-    let about_dns = beside(json!({"podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}));
+    let about_cache = dns_policy(json!({"podSelector": {"matchLabels": {"app": "cache"}}}));
+    let about_dns = dns_policy(json!({"podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}));
     for (policy, may) in [(elsewhere, true), (about_dns, true), (about_cache, false)] {
         let facts = cluster([cache.clone(), policy.clone()]);
-        let permitted = facts.verdicts(&served).permitted;
+        let permitted = facts.judge_clients(&served).permitted;
         assert_eq!(permitted.is_none(), may, "{policy}");
     }
-    // Until this node's pods have been listed it may be any.
+    // Until this node's pods have been listed, the server may be any pod.
     let mut facts = Facts::awaiting([]);
     facts.insert(fact(web()));
     facts.insert(fact(policy("in", json!({"podSelector": {}}))));
-    assert!(facts.verdicts(&served).permitted.is_some());
-    facts.listing(Feed::Clients);
+    assert!(facts.judge_clients(&served).permitted.is_some());
+    facts.start_list(Feed::Clients);
     facts.apply(Feed::Clients, fact(web()));
-    assert!(facts.listed(Feed::Clients));
-    assert_eq!(facts.verdicts(&served).permitted, None);
+    assert!(facts.finish_list(Feed::Clients));
+    assert_eq!(facts.judge_clients(&served).permitted, None);
 }
 
 #[test]
@@ -359,27 +366,27 @@ fn two_pods_with_a_servers_address_must_both_be_open() {
 }
 
 #[test]
-fn a_policy_that_can_not_be_read_may_keep_everybody_out() {
+fn an_unreadable_policy_may_exclude_every_client() {
     let mut facts = cluster([]);
-    facts.unusable(Feed::Policies, Key::new("lab", "bad"));
+    facts.mark_unreadable(Feed::Policies, ObjectKey::new("lab", "bad"));
     assert_eq!(objection(&facts), None);
-    facts.unusable(Feed::Policies, Key::new("kube-system", "bad"));
+    facts.mark_unreadable(Feed::Policies, ObjectKey::new("kube-system", "bad"));
     assert_eq!(
         objection(&facts).unwrap(),
-        "NetworkPolicy kube-system/bad can't be read, and may restrict who asks 10.244.0.9:53"
+        "NetworkPolicy kube-system/bad can't be read, and may restrict access to 10.244.0.9:53"
     );
-    facts.delete(Feed::Policies, &Key::new("kube-system", "bad"));
+    facts.delete(Feed::Policies, &ObjectKey::new("kube-system", "bad"));
     assert_eq!(objection(&facts), None);
-    facts.unusable(Feed::Policies, Key::new("", ""));
+    facts.mark_unreadable(Feed::Policies, ObjectKey::new("", ""));
     assert!(objection(&facts).is_some());
 }
 
 #[test]
-fn of_a_namespace_without_labels_only_the_name_is_known() {
+fn an_unknown_namespace_matches_by_its_name_only() {
     let by = |selector: Value| {
         let mut peers = json!([{}]);
         peers[0]["namespaceSelector"] = selector;
-        facts(dns(53).into_iter().chain([web(), from(peers)]))
+        facts(dns(53).into_iter().chain([web(), policy_admitting(peers)]))
     };
     for (selector, may) in [
         (json!({}), true),
@@ -399,18 +406,18 @@ fn of_a_namespace_without_labels_only_the_name_is_known() {
             "{selector}"
         );
     }
-    // It becomes known, and unknown again.
+    // The Namespace becomes known, and then unreadable.
     let mut facts = by(json!({"matchLabels": {"team": "web"}}));
     let shop =
         json!({"kind": "Namespace", "metadata": {"name": "shop", "labels": {"team": "web"}}});
     assert!(facts.apply(Feed::ClientNamespaces, fact(shop)));
     assert_eq!(objection(&facts), None);
-    facts.unusable(Feed::ClientNamespaces, Key::new("", "shop"));
+    facts.mark_unreadable(Feed::ClientNamespaces, ObjectKey::new("", "shop"));
     assert!(objection(&facts).is_some());
 }
 
 #[test]
-fn which_policies_need_labels_of_namespaces() {
+fn selectors_decide_whether_a_policy_needs_namespace_labels() {
     for (peers, needs) in [
         (json!([]), false),
         (json!([{"podSelector": {}}]), false),
@@ -425,7 +432,7 @@ fn which_policies_need_labels_of_namespaces() {
             true,
         ),
     ] {
-        let policy: Policy = match fact(from(peers.clone())) {
+        let policy: Policy = match fact(policy_admitting(peers.clone())) {
             crate::cluster::Fact::Policy(policy) => policy,
             other => panic!("{other:?}"),
         };
@@ -434,14 +441,14 @@ fn which_policies_need_labels_of_namespaces() {
 }
 
 #[test]
-fn facts_that_are_told_again_change_nothing() {
-    let mut facts = cluster([ingress(json!([]))]);
+fn repeated_facts_change_nothing() {
+    let mut facts = cluster([ingress_policy(json!([]))]);
     let mut again = web();
     again["status"]["conditions"] = json!([{"type": "Ready"}]);
     assert!(!facts.apply(Feed::Clients, fact(again)));
     let mut other = web();
     other["metadata"]["labels"] = json!({"app": "other"});
     assert!(facts.apply(Feed::Clients, fact(other)));
-    assert!(!facts.apply(Feed::Policies, fact(ingress(json!([])))));
-    assert!(facts.apply(Feed::Policies, fact(ingress(json!([{}])))));
+    assert!(!facts.apply(Feed::Policies, fact(ingress_policy(json!([])))));
+    assert!(facts.apply(Feed::Policies, fact(ingress_policy(json!([{}])))));
 }

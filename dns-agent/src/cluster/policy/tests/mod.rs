@@ -1,12 +1,12 @@
-//! Policies in, verdicts out.
+//! Client policy: objects in, verdicts out.
 
 mod clients;
 mod destinations;
 mod facts;
 mod ingress;
-mod others;
-mod plain;
+mod other_policies;
 mod random;
+mod reference_model;
 mod rules;
 
 use k8s_openapi::api::{
@@ -14,22 +14,22 @@ use k8s_openapi::api::{
 };
 use serde_json::{Value, json};
 
-use super::{Fact, Facts, Policy, Verdicts};
+use super::{ClientVerdicts, Fact, Facts, Policy};
 use crate::cluster::{ApiPod, ObjectError};
 
-/// The ClusterIP of the cluster's DNS.
+/// The ClusterIP and port of the cluster's DNS.
 const SERVED: &str = "10.96.0.10:53";
 
-/// An object of the API, as a fact.
+/// Reads an API object as a fact.
 fn read(value: Value) -> Result<Fact, ObjectError> {
     fn of<T: serde::de::DeserializeOwned>(value: Value) -> T {
         serde_json::from_value(value).expect("the API's form")
     }
     match value["kind"].as_str() {
-        Some("Namespace") => Fact::of_namespace(&of::<core::Namespace>(value)),
-        Some("Service") => Fact::of_service(&of::<core::Service>(value)),
-        Some("EndpointSlice") => Fact::of_slice(&of::<discovery::EndpointSlice>(value)),
-        Some("Pod") => Fact::of_pod(&of::<ApiPod>(value)),
+        Some("Namespace") => Fact::from_namespace(&of::<core::Namespace>(value)),
+        Some("Service") => Fact::from_service(&of::<core::Service>(value)),
+        Some("EndpointSlice") => Fact::from_slice(&of::<discovery::EndpointSlice>(value)),
+        Some("Pod") => Fact::from_pod(&of::<ApiPod>(value)),
         Some("NetworkPolicy") => {
             Policy::try_from(of::<networking::NetworkPolicy>(value)).map(Fact::Policy)
         }
@@ -49,7 +49,7 @@ fn facts(list: impl IntoIterator<Item = Value>) -> Facts {
     facts
 }
 
-/// A pod that is there, with an address.
+/// A running pod with an address.
 fn pod(namespace: &str, name: &str, address: &str, labels: Value) -> Value {
     let mut pod = json!({
         "kind": "Pod",
@@ -60,7 +60,7 @@ fn pod(namespace: &str, name: &str, address: &str, labels: Value) -> Value {
     pod
 }
 
-/// A policy of the namespace `shop`.
+/// A policy in the namespace `shop`.
 fn policy(name: &str, spec: Value) -> Value {
     let mut policy =
         json!({"kind": "NetworkPolicy", "metadata": {"namespace": "shop", "name": name}});
@@ -68,7 +68,7 @@ fn policy(name: &str, spec: Value) -> Value {
     policy
 }
 
-/// The pod that asks in most tests.
+/// The client in most tests.
 fn web() -> Value {
     pod(
         "shop",
@@ -78,7 +78,7 @@ fn web() -> Value {
     )
 }
 
-/// The cluster's DNS: two pods that listen on this port.
+/// The objects of the cluster's DNS, with two pods that listen on this port.
 fn dns(port: u16) -> Vec<Value> {
     let labels = json!({"k8s-app": "kube-dns", "app.kubernetes.io/name": "coredns"});
     let mut pods = [
@@ -122,11 +122,11 @@ fn dns(port: u16) -> Vec<Value> {
     ]
 }
 
-fn verdicts(facts: &Facts) -> Verdicts {
-    facts.verdicts(&[SERVED.parse().unwrap()])
+fn verdicts(facts: &Facts) -> ClientVerdicts {
+    facts.judge_clients(&[SERVED.parse().unwrap()])
 }
 
-/// Why `shop/web` is left out; none if it may ask.
+/// Why `shop/web` isn't answered. `None` if it is answered.
 fn objection(facts: &Facts) -> Option<String> {
     let verdicts = verdicts(facts);
     let mut left_out = verdicts.left_out.into_iter();
@@ -140,7 +140,8 @@ fn objection(facts: &Facts) -> Option<String> {
     reason
 }
 
-/// Whether `shop/web` may ask a DNS on this port, with these policies about it.
+/// Whether `shop/web` is answered when DNS pods listen on this port and the namespace `shop` has
+/// policies with these specs.
 fn may_ask(port: u16, policies: &[Value]) -> bool {
     let policies = policies.iter().enumerate();
     let policies = policies.map(|(at, spec)| policy(&format!("p{at}"), spec.clone()));

@@ -1,4 +1,4 @@
-//! Random policies of both directions, against the plain evaluator.
+//! Random policies of both directions, compared with the reference model.
 
 use std::net::Ipv4Addr;
 
@@ -7,11 +7,14 @@ use serde_json::{Value, json};
 
 use super::{
     fact,
-    plain::{Cluster, Labels, Network, Peer, Pod, Policy, Port, Rule, SERVICE, Selector},
+    reference_model::{
+        ModelCluster, ModelLabels, ModelNetwork, ModelPeer, ModelPod, ModelPolicy, ModelPort,
+        ModelRule, ModelSelector, SERVICE,
+    },
 };
 use crate::cluster::{Facts, Feed};
 
-const SETS: u64 = 10_000;
+const CLUSTERS: u64 = 10_000;
 
 const NAMESPACES: [&str; 4] = ["kube-system", "shop", "other", "lab"];
 const LABELS: [(&str, [&str; 3]); 2] = [("app", ["dns", "web", "db"]), ("tier", ["a", "b", "c"])];
@@ -23,27 +26,27 @@ const NAMESPACE_LABELS: [(&str, [&str; 3]); 2] = [
     ),
 ];
 
-/// What the agent is told of a cluster.
-struct Told {
+/// The objects of a cluster that the agent receives.
+struct AgentInput {
     objects: Vec<Value>,
-    /// The servers that its Service selects.
+    /// The DNS pods that the Service selects.
     servers: Vec<Value>,
 }
 
 #[test]
-fn no_pod_is_answered_that_a_plain_reading_of_the_rules_denies() {
+fn no_pod_is_answered_that_the_reference_model_denies() {
     let (mut allowed, mut denied, mut answered) = (0_u32, 0_u32, 0_u32);
-    for seed in 0..SETS {
+    for seed in 0..CLUSTERS {
         let mut random = StdRng::seed_from_u64(seed);
         let cluster = cluster(&mut random);
-        let told = told(&mut random, &cluster);
-        let permitted = permitted(&told);
+        let input = agent_input(&mut random, &cluster);
+        let permitted = permitted(&input);
         for client in &cluster.clients {
             let is_answered = permitted(client);
             if client.host_network {
                 continue;
             }
-            if cluster.lets_ask(client) {
+            if cluster.allows_query(client) {
                 allowed += 1;
                 answered += u32::from(is_answered);
                 continue;
@@ -56,7 +59,7 @@ fn no_pod_is_answered_that_a_plain_reading_of_the_rules_denies() {
         }
     }
     println!("allowed {allowed}, of these answered {answered}; denied {denied}");
-    // The sets are worth something: much is denied, and much is allowed, provably.
+    // The clusters are diverse enough: many clients are denied, and many are provably allowed.
     let all = allowed + denied;
     assert!(denied > all / 5, "{denied} of {all} denied");
     assert!(allowed > all / 5, "{allowed} of {all} allowed");
@@ -66,17 +69,17 @@ fn no_pod_is_answered_that_a_plain_reading_of_the_rules_denies() {
     );
 }
 
-/// Whether the agent answers a pod, after all that it was told.
-fn permitted(told: &Told) -> impl Fn(&Pod) -> bool {
+/// Whether the agent answers a pod, given its input.
+fn permitted(input: &AgentInput) -> impl Fn(&ModelPod) -> bool {
     let mut facts = Facts::default();
-    for object in &told.objects {
+    for object in &input.objects {
         facts.insert(fact(object.clone()));
     }
-    for server in &told.servers {
+    for server in &input.servers {
         facts.apply(Feed::DnsPods, fact(server.clone()));
     }
     let served = (SERVICE.0, SERVICE.1).into();
-    let permitted = facts.verdicts(&[served]).permitted;
+    let permitted = facts.judge_clients(&[served]).permitted;
     move |pod| {
         let address = pod.address.into();
         permitted
@@ -85,33 +88,33 @@ fn permitted(told: &Told) -> impl Fn(&Pod) -> bool {
     }
 }
 
-/// Mostly everything, but for the policies something may be missing.
-fn told(random: &mut StdRng, cluster: &Cluster) -> Told {
+/// All objects of a cluster, sometimes without a Namespace or a server. No policy is missing.
+fn agent_input(random: &mut StdRng, cluster: &ModelCluster) -> AgentInput {
     let mut objects = cluster.objects();
     if random.random_bool(0.1) {
         let gone = *NAMESPACES.choose(random).unwrap();
         objects
             .retain(|object| object["kind"] != "Namespace" || object["metadata"]["name"] != gone);
     }
-    let is_selected = |server: &Pod| {
+    let is_selected = |server: &ModelPod| {
         server.namespace == "kube-system" && server.labels.get("app") == Some(&"dns")
     };
     let servers = cluster.servers.iter().map(|(server, _)| server);
     let servers = servers.filter(|server| is_selected(server));
-    let mut servers: Vec<_> = servers.map(Pod::object).collect();
+    let mut servers: Vec<_> = servers.map(ModelPod::object).collect();
     if random.random_bool(0.05) {
         servers.pop();
     }
-    Told { objects, servers }
+    AgentInput { objects, servers }
 }
 
-fn cluster(random: &mut StdRng) -> Cluster {
+fn cluster(random: &mut StdRng) -> ModelCluster {
     let namespaces = NAMESPACES.map(|name| {
         let mut labels = labels(random, &NAMESPACE_LABELS[..1]);
         labels.insert("kubernetes.io/metadata.name", name);
         (name, labels)
     });
-    let clients = (0..random.random_range(1..4)).map(|at| Pod {
+    let clients = (0..random.random_range(1..4)).map(|at| ModelPod {
         namespace: NAMESPACES.choose(random).unwrap(),
         name: format!("client-{at}"),
         labels: labels(random, &LABELS),
@@ -124,7 +127,7 @@ fn cluster(random: &mut StdRng) -> Cluster {
     let servers = servers.collect();
     let policies = (0..random.random_range(0..5)).map(|_| policy(random));
     let policies = policies.collect();
-    Cluster {
+    ModelCluster {
         namespaces: namespaces.into(),
         clients,
         servers,
@@ -132,25 +135,26 @@ fn cluster(random: &mut StdRng) -> Cluster {
     }
 }
 
-/// A server, mostly one that the Service selects.
-fn server(random: &mut StdRng, at: u8) -> (Pod, u16) {
+/// A server and its port; usually one that the Service selects.
+fn server(random: &mut StdRng, at: u8) -> (ModelPod, u16) {
     let port = *[53, 53, 1053].choose(random).unwrap();
     let mut labels = labels(random, &LABELS[1..]);
     labels.insert("app", "dns");
     let host_network = random.random_bool(0.05);
-    let mut pod = Pod {
+    let mut pod = ModelPod {
         namespace: "kube-system",
         name: format!("dns-{at}"),
         labels,
-        address: match host_network {
-            true => Ipv4Addr::new(192, 168, 0, 1 + at),
-            false => Ipv4Addr::new(10, 244, 1, 9 + at),
+        address: if host_network {
+            Ipv4Addr::new(192, 168, 0, 1 + at)
+        } else {
+            Ipv4Addr::new(10, 244, 1, 9 + at)
         },
         host_network,
         ports: vec![("dns", "UDP", port), ("dns-tcp", "TCP", port)],
     };
     if random.random_bool(0.05) {
-        // Somebody wrote its address into a slice by hand.
+        // The address is in a slice written by hand.
         pod.namespace = "lab";
         pod.labels.insert("app", "web");
     }
@@ -160,7 +164,7 @@ fn server(random: &mut StdRng, at: u8) -> (Pod, u16) {
     (pod, port)
 }
 
-fn policy(random: &mut StdRng) -> Policy {
+fn policy(random: &mut StdRng) -> ModelPolicy {
     let types: [Option<&[&str]>; 6] = [
         None,
         Some(&[]),
@@ -169,10 +173,11 @@ fn policy(random: &mut StdRng) -> Policy {
         Some(&["Egress"]),
         Some(&["Ingress", "Egress"]),
     ];
-    Policy {
-        namespace: match random.random_bool(0.4) {
-            true => "kube-system",
-            false => NAMESPACES.choose(random).unwrap(),
+    ModelPolicy {
+        namespace: if random.random_bool(0.4) {
+            "kube-system"
+        } else {
+            NAMESPACES.choose(random).unwrap()
         },
         selector: selector(random, &LABELS),
         types: types.choose(random).unwrap().map(<[_]>::to_vec),
@@ -181,50 +186,50 @@ fn policy(random: &mut StdRng) -> Policy {
     }
 }
 
-fn rules(random: &mut StdRng) -> Option<Vec<Rule>> {
+fn rules(random: &mut StdRng) -> Option<Vec<ModelRule>> {
     let count = [None, Some(0), Some(1), Some(1), Some(1), Some(2)];
     let count = (*count.choose(random).unwrap())?;
     Some((0..count).map(|_| rule(random)).collect())
 }
 
-fn rule(random: &mut StdRng) -> Rule {
+fn rule(random: &mut StdRng) -> ModelRule {
     let mut count = || {
         *[None, Some(0), Some(1), Some(1), Some(2)]
             .choose(random)
             .unwrap()
     };
     let (peers, ports) = (count(), count());
-    Rule {
+    ModelRule {
         peers: peers.map(|count| (0..count).map(|_| peer(random)).collect()),
         ports: ports.map(|count| (0..count).map(|_| port(random)).collect()),
     }
 }
 
-fn peer(random: &mut StdRng) -> Peer {
+fn peer(random: &mut StdRng) -> ModelPeer {
     match random.random_range(0..4) {
-        0 => Peer::Block {
+        0 => ModelPeer::Block {
             network: network(random),
             except: match random.random_range(0..3) {
                 0 => vec![network(random)],
                 _ => Vec::new(),
             },
         },
-        1 => Peer::Selectors {
+        1 => ModelPeer::Selectors {
             namespaces: None,
             pods: Some(selector(random, &LABELS)),
         },
-        2 => Peer::Selectors {
+        2 => ModelPeer::Selectors {
             namespaces: Some(selector(random, &NAMESPACE_LABELS)),
             pods: None,
         },
-        _ => Peer::Selectors {
+        _ => ModelPeer::Selectors {
             namespaces: Some(selector(random, &NAMESPACE_LABELS)),
             pods: Some(selector(random, &LABELS)),
         },
     }
 }
 
-fn network(random: &mut StdRng) -> Network {
+fn network(random: &mut StdRng) -> ModelNetwork {
     let networks = [
         ([0, 0, 0, 0], 0),
         ([0, 0, 0, 0], 0),
@@ -235,11 +240,11 @@ fn network(random: &mut StdRng) -> Network {
         ([10, 96, 0, 0], 12),
         ([192, 168, 0, 0], 16),
     ];
-    let (octets, length) = *networks.choose(random).unwrap();
-    (Ipv4Addr::from(octets), length)
+    let (bytes, length) = *networks.choose(random).unwrap();
+    (Ipv4Addr::from(bytes), length)
 }
 
-fn port(random: &mut StdRng) -> Port {
+fn port(random: &mut StdRng) -> ModelPort {
     let protocols = [
         None,
         Some("TCP"),
@@ -258,16 +263,16 @@ fn port(random: &mut StdRng) -> Port {
         6 => (Some(json!(50)), Some(60)),
         _ => (Some(json!(53)), Some(2000)),
     };
-    Port {
+    ModelPort {
         protocol: *protocols.choose(random).unwrap(),
         port,
         end_port,
     }
 }
 
-/// Often everything; else one or two conditions.
-fn selector(random: &mut StdRng, known: &[(&'static str, [&'static str; 3])]) -> Selector {
-    let mut selector = Selector::default();
+/// A selector: with probability 0.4 of everything, otherwise with up to two conditions.
+fn selector(random: &mut StdRng, known: &[(&'static str, [&'static str; 3])]) -> ModelSelector {
+    let mut selector = ModelSelector::default();
     if random.random_bool(0.4) {
         return selector;
     }
@@ -288,8 +293,8 @@ fn selector(random: &mut StdRng, known: &[(&'static str, [&'static str; 3])]) ->
     selector
 }
 
-fn labels(random: &mut StdRng, known: &[(&'static str, [&'static str; 3])]) -> Labels {
-    let mut labels = Labels::new();
+fn labels(random: &mut StdRng, known: &[(&'static str, [&'static str; 3])]) -> ModelLabels {
+    let mut labels = ModelLabels::new();
     for (key, values) in known {
         if random.random_bool(0.8) {
             labels.insert(key, values.choose(random).unwrap());

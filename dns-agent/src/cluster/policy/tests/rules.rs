@@ -1,10 +1,10 @@
-//! What policies allow: the table of Kubernetes' own rules.
+//! Egress rules, as Kubernetes defines them.
 
 use serde_json::{Value, json};
 
 use super::may_ask;
 
-/// A policy about every pod of the namespace, with one rule.
+/// A policy for every pod of the namespace, with this egress rule.
 fn allowing(rule: Value) -> Value {
     let mut policy = json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [null]});
     policy["egress"][0] = rule;
@@ -24,7 +24,7 @@ fn ports(ports: Value) -> Value {
 }
 
 #[test]
-fn which_policies_are_about_egress_and_about_which_pods() {
+fn types_and_selectors_decide_which_pods_are_restricted() {
     let everything = json!({"egress": [{}]});
     for (what, spec, may) in [
         (
@@ -134,7 +134,7 @@ fn which_policies_are_about_egress_and_about_which_pods() {
 }
 
 #[test]
-fn which_ports_are_allowed() {
+fn ports_decide_whether_a_question_is_allowed() {
     for (what, spec, may) in [
         ("all", allowing(json!({})), true),
         ("all, as an empty list", ports(json!([])), true),
@@ -188,9 +188,9 @@ fn which_ports_are_allowed() {
             ports(json!([{"port": 50, "endPort": 60}])),
             false,
         ),
-        // Before the address is replaced it is a ClusterIP's port, which has no such name.
+        // Before translation the port is the ClusterIP's, which has no such name.
         (
-            "a name, to everybody",
+            "a name, to any peer",
             ports(json!([{"protocol": "UDP", "port": "dns"}])),
             false,
         ),
@@ -200,7 +200,7 @@ fn which_ports_are_allowed() {
 }
 
 #[test]
-fn names_of_ports_are_those_of_the_pods_that_are_asked() {
+fn port_names_are_those_of_the_servers() {
     let named = |name: &str, protocol: &str| {
         allowing(json!({
             "to": [{"namespaceSelector": {}}],
@@ -219,7 +219,7 @@ fn names_of_ports_are_those_of_the_pods_that_are_asked() {
 }
 
 #[test]
-fn which_destinations_are_allowed() {
+fn peers_decide_which_destinations_are_allowed() {
     for (what, spec, may) in [
         (
             "all pods of all namespaces",
@@ -360,7 +360,7 @@ fn policies_add_up() {
     assert!(may_ask(53, &[dns.clone(), deny.clone()]));
     assert!(may_ask(53, &[deny.clone(), web, dns.clone()]));
 
-    // One part by one policy, the rest by another; but not within one rule's selectors and ports.
+    // Two policies may each allow one destination, but one rule must match both peer and port.
     let pods = to(json!([{"ipBlock": {"cidr": "10.244.0.0/16"}}]));
     let cluster_ip = to(json!([{"ipBlock": {"cidr": "10.96.0.0/16"}}]));
     assert!(may_ask(53, &[pods, cluster_ip]));
@@ -371,21 +371,21 @@ fn policies_add_up() {
         allowing(json!({"to": [{"podSelector": {}}], "ports": [{"protocol": "UDP", "port": 53}]}));
     assert!(!may_ask(53, &[places, port]));
 
-    // What is allowed to others is of no use.
+    // A policy for other pods doesn't help this one.
     let mut others = dns;
     others["podSelector"] = json!({"matchLabels": {"app": "db"}});
     assert!(!may_ask(53, &[deny, others]));
 }
 
 #[test]
-fn the_port_of_the_pods_counts_where_pods_are_selected() {
+fn selectors_apply_to_the_pods_port() {
     let pods = |port: u16| {
         allowing(json!({
             "to": [{"namespaceSelector": {}}],
             "ports": [{"protocol": "UDP", "port": port}],
         }))
     };
-    let everybody = |list: &[u16]| {
+    let any_peer = |list: &[u16]| {
         let list: Vec<_> = list
             .iter()
             .map(|port| json!({"protocol": "UDP", "port": port}))
@@ -395,9 +395,9 @@ fn the_port_of_the_pods_counts_where_pods_are_selected() {
     assert!(may_ask(5353, &[pods(5353)]));
     assert!(!may_ask(5353, &[pods(53)]));
     assert!(!may_ask(5353, &[pods(54)]));
-    // Before the address is replaced it is the Service's port, and after it the pods'.
-    assert!(!may_ask(5353, &[everybody(&[53])]));
-    assert!(!may_ask(5353, &[everybody(&[5353])]));
-    assert!(may_ask(5353, &[everybody(&[53, 5353])]));
-    assert!(may_ask(5353, &[everybody(&[53]), pods(5353)]));
+    // Before translation the port is the Service's, afterwards the pods'.
+    assert!(!may_ask(5353, &[any_peer(&[53])]));
+    assert!(!may_ask(5353, &[any_peer(&[5353])]));
+    assert!(may_ask(5353, &[any_peer(&[53, 5353])]));
+    assert!(may_ask(5353, &[any_peer(&[53]), pods(5353)]));
 }

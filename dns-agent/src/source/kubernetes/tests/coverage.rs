@@ -1,36 +1,40 @@
-//! The slices of headless Services.
+//! EndpointSlices of headless Services.
 
 use super::{
-    super::{Kubernetes, Options},
-    fake::Writer,
+    super::{KubernetesSource, SourceOptions},
+    fake::BodyWriter,
     *,
 };
 use crate::cluster::Covered;
 
-/// A whole source, whose Services were listed, and its API server.
-struct Source {
+/// A whole source that has listed its Services, and its fake API server.
+struct CoverageSetup {
     api: FakeApi,
     events: mpsc::Receiver<Event>,
-    source: Kubernetes,
-    services: Writer,
+    source: KubernetesSource,
+    services: BodyWriter,
 }
 
-impl Source {
-    async fn with(services: &[Value]) -> Source {
+impl CoverageSetup {
+    async fn with(services: &[Value]) -> CoverageSetup {
         let (router, mut api) = FakeApi::new();
         let (sender, events) = mpsc::channel(4096);
-        let source = Kubernetes::start(Client::new(router, "default"), &Options::default(), sender);
+        let source = KubernetesSource::start(
+            Client::new(router, "default"),
+            &SourceOptions::default(),
+            sender,
+        );
         api.next().await.refuse(404, "NotFound", "no version");
         let services = loop {
-            let asked = api.next().await;
-            match (asked.path.as_str(), asked.get("watch")) {
-                ("/api/v1/services", Some(_)) => break asked.open(),
-                ("/api/v1/services", None) => asked.list("7", services),
-                (_, Some(_)) => drop(asked.open()),
-                (_, None) => asked.list("7", &[]),
+            let request = api.next().await;
+            match (request.path.as_str(), request.get("watch")) {
+                ("/api/v1/services", Some(_)) => break request.open(),
+                ("/api/v1/services", None) => request.list("7", services),
+                (_, Some(_)) => drop(request.open()),
+                (_, None) => request.list("7", &[]),
             }
         };
-        Source {
+        CoverageSetup {
             api,
             events,
             source,
@@ -38,43 +42,46 @@ impl Source {
         }
     }
 
-    /// The next request for slices, and its selector.
-    async fn slices(&mut self) -> (Asked, String) {
+    /// The next request for EndpointSlices, and its selector.
+    async fn slices(&mut self) -> (PendingRequest, String) {
         loop {
-            let asked = self.api.next().await;
-            if asked.path.ends_with("/endpointslices") {
-                let selector = asked.get("labelSelector").unwrap_or_default().to_owned();
-                return (asked, selector);
+            let request = self.api.next().await;
+            if request.path.ends_with("/endpointslices") {
+                let selector = request.get("labelSelector").unwrap_or_default().to_owned();
+                return (request, selector);
             }
-            drop(asked.open());
+            drop(request.open());
         }
     }
 
-    /// Answers a list of slices, and gives its watch.
-    async fn list(&mut self, selector: &str) -> Writer {
-        let (asked, asked_for) = self.slices().await;
-        assert_eq!((asked_for.as_str(), asked.get("watch")), (selector, None));
-        asked.list("9", &[]);
-        let (asked, asked_for) = self.slices().await;
+    /// Responds to a list of EndpointSlices, and returns the watch that follows.
+    async fn list(&mut self, selector: &str) -> BodyWriter {
+        let (request, requested_selector) = self.slices().await;
         assert_eq!(
-            (asked_for.as_str(), asked.get("watch")),
+            (requested_selector.as_str(), request.get("watch")),
+            (selector, None)
+        );
+        request.list("9", &[]);
+        let (request, requested_selector) = self.slices().await;
+        assert_eq!(
+            (requested_selector.as_str(), request.get("watch")),
             (selector, Some("true"))
         );
-        asked.open()
+        request.open()
     }
 
-    /// The events of slices so far, in short.
-    fn told(&mut self) -> Vec<String> {
-        let mut told = Vec::new();
+    /// The events of EndpointSlices since the last call, abbreviated.
+    fn received(&mut self) -> Vec<String> {
+        let mut received = Vec::new();
         while let Ok(event) = self.events.try_recv() {
             match &event {
-                Event::Listing(Feed::Slices(_))
-                | Event::Listed(Feed::Slices(_))
-                | Event::Covered(..) => told.push(short(&event)),
+                Event::ListStarted(Feed::Slices(_))
+                | Event::ListEnded(Feed::Slices(_))
+                | Event::Covered(..) => received.push(describe_event(&event)),
                 _ => {}
             }
         }
-        told
+        received
     }
 }
 
@@ -85,13 +92,13 @@ fn headless(name: &str) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn they_are_asked_for_by_the_services_names() {
+async fn slices_are_selected_by_service_names() {
     let services = [headless("db"), service("web", "7"), headless("cache")];
-    let mut source = Source::with(&services).await;
+    let mut source = CoverageSetup::with(&services).await;
     let both = "kubernetes.io/service-name in (cache,db)";
     let _watch = source.list(both).await;
     assert_eq!(
-        source.told(),
+        source.received(),
         ["listing", "covered cache,db", "listed"],
         "before the list's end"
     );
@@ -99,25 +106,25 @@ async fn they_are_asked_for_by_the_services_names() {
 
 #[tokio::test(start_paused = true)]
 async fn a_service_that_becomes_headless_is_covered_after_another_list() {
-    let mut source = Source::with(&[headless("db"), service("web", "7")]).await;
+    let mut source = CoverageSetup::with(&[headless("db"), service("web", "7")]).await;
     let _watch = source.list("kubernetes.io/service-name in (db)").await;
-    source.told();
+    source.received();
     source.services.event(("MODIFIED", headless("web"))).await;
-    let (asked, selector) = source.slices().await;
+    let (request, selector) = source.slices().await;
     assert_eq!(selector, "kubernetes.io/service-name in (db,web)");
-    // Time must not go backwards for those that were known.
-    assert_eq!(asked.get("resourceVersion"), Some("9"));
-    assert_eq!(asked.get("resourceVersionMatch"), Some("NotOlderThan"));
-    assert_eq!(source.told(), [""; 0], "nothing is covered by asking");
-    asked.list("12", &[]);
+    // The state of the slices read before must not go back in time.
+    assert_eq!(request.get("resourceVersion"), Some("9"));
+    assert_eq!(request.get("resourceVersionMatch"), Some("NotOlderThan"));
+    assert_eq!(source.received(), [""; 0], "a request alone covers nothing");
+    request.list("12", &[]);
     let (_, selector) = source.slices().await;
     assert_eq!(selector, "kubernetes.io/service-name in (db,web)");
-    assert_eq!(source.told(), ["listing", "covered db,web", "listed"]);
+    assert_eq!(source.received(), ["listing", "covered db,web", "listed"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_that_are_known_cost_no_request() {
-    let mut source = Source::with(&[headless("db")]).await;
+async fn known_names_cause_no_request() {
+    let mut source = CoverageSetup::with(&[headless("db")]).await;
     let _watch = source.list("kubernetes.io/service-name in (db)").await;
     source
         .services
@@ -134,21 +141,21 @@ async fn names_that_are_known_cost_no_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_no_service_is_headless_nothing_is_missing() {
-    let mut source = Source::with(&[service("web", "7")]).await;
-    let told = loop {
-        let told = source.told();
-        if !told.is_empty() {
-            break told;
+async fn without_headless_services_the_list_is_empty_and_fresh() {
+    let mut source = CoverageSetup::with(&[service("web", "7")]).await;
+    let received = loop {
+        let received = source.received();
+        if !received.is_empty() {
+            break received;
         }
         tokio::task::yield_now().await;
     };
-    assert_eq!(told, ["listing", "listed"]);
+    assert_eq!(received, ["listing", "listed"]);
     let health = source.source.health();
     tokio::time::advance(Duration::from_secs(3600)).await;
     let age = health.feeds()[&Feed::SLICES].age();
     assert_eq!(age, Some(Duration::ZERO));
-    // The first one that comes is asked for.
+    // The slices of the first headless Service are requested.
     source.services.event(("ADDED", headless("db"))).await;
     let (_, selector) = source.slices().await;
     assert_eq!(selector, "kubernetes.io/service-name in (db)");
@@ -156,25 +163,25 @@ async fn where_no_service_is_headless_nothing_is_missing() {
 
 #[tokio::test(start_paused = true)]
 async fn too_many_names_are_watched_in_parts_and_then_all_slices_are() {
-    // 60 bytes each, with the comma: 68 of them fit into a part.
+    // Each name has 60 bytes with its comma, so 68 names fit into a part.
     let services = |numbers: std::ops::Range<usize>| -> Vec<Value> {
         numbers
             .map(|number| headless(&format!("{number:059}")))
             .collect()
     };
-    let mut source = Source::with(&services(0..200)).await;
+    let mut source = CoverageSetup::with(&services(0..200)).await;
     let mut covered = 0;
     let mut watches = Vec::new();
     while covered < 200 {
-        let (asked, selector) = source.slices().await;
+        let (request, selector) = source.slices().await;
         let names = selector.matches('0').count();
         assert!(names > 0 && selector.len() < 4200, "{selector}");
-        match asked.get("watch") {
-            Some(_) => watches.push(asked.open()),
-            None => asked.list("9", &[]),
+        match request.get("watch") {
+            Some(_) => watches.push(request.open()),
+            None => request.list("9", &[]),
         }
         covered += source
-            .told()
+            .received()
             .iter()
             .filter_map(|event| event.strip_prefix("covered "))
             .map(|names| names.split(',').count())
@@ -186,25 +193,31 @@ async fn too_many_names_are_watched_in_parts_and_then_all_slices_are() {
         source.services.event(("ADDED", service)).await;
     }
     loop {
-        let (asked, selector) = source.slices().await;
+        let (request, selector) = source.slices().await;
         if selector.is_empty() {
-            asked.list("20", &[]);
+            request.list("20", &[]);
             break;
         }
-        match asked.get("watch") {
-            Some(_) => watches.push(asked.open()),
-            None => asked.list("9", &[]),
+        match request.get("watch") {
+            Some(_) => watches.push(request.open()),
+            None => request.list("9", &[]),
         }
     }
-    let (asked, selector) = source.slices().await;
-    assert_eq!((selector.as_str(), asked.get("watch")), ("", Some("true")));
-    let told = source.told();
-    assert_eq!(told[told.len() - 2..], ["covered everything", "listed"]);
-    // In between nothing was.
-    assert!(told.contains(&"covered ".to_owned()), "{told:?}");
+    let (request, selector) = source.slices().await;
+    assert_eq!(
+        (selector.as_str(), request.get("watch")),
+        ("", Some("true"))
+    );
+    let received = source.received();
+    assert_eq!(
+        received[received.len() - 2..],
+        ["covered everything", "listed"]
+    );
+    // In between, nothing was covered.
+    assert!(received.contains(&"covered ".to_owned()), "{received:?}");
 }
 
-pub(super) fn shown(covered: &Covered) -> String {
+pub(super) fn describe_coverage(covered: &Covered) -> String {
     match covered {
         Covered::Every => "everything".to_owned(),
         Covered::Named(names) => {

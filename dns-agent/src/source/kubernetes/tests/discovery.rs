@@ -1,4 +1,4 @@
-//! Which kinds of policies the API serves.
+//! Discovery of the kinds of policies that the API server serves.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,47 +6,47 @@ use kube::Client;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::fake::{Asked, FakeApi};
+use super::fake::{FakeApi, PendingRequest};
 use crate::source::{
     Feed,
-    kubernetes::{Discovery, State, discovery::PAUSE},
+    kubernetes::{Discovery, FeedActivity, discovery::PAUSE},
 };
 
-/// An API server that is asked for its groups, and what is made of its answers.
-struct Asking {
+/// A running discovery and its fake API server.
+struct DiscoverySetup {
     api: FakeApi,
     kinds: mpsc::Receiver<crate::source::kubernetes::ServedKinds>,
     discovery: Discovery,
 }
 
-impl Asking {
-    fn new() -> Asking {
+impl DiscoverySetup {
+    fn new() -> DiscoverySetup {
         let (router, api) = FakeApi::new();
         let (sender, kinds) = mpsc::channel(1);
         let client = Client::new(router, "default");
-        Asking {
+        DiscoverySetup {
             api,
             kinds,
             discovery: Discovery::start(client, Duration::ZERO, sender),
         }
     }
 
-    /// Answers the next request, which must be for this path.
+    /// Responds to the next request, which must be for this path.
     async fn answer(&mut self, path: &str, document: &Value) -> Instant {
-        let asked = self.next(path).await;
-        let at = asked.at;
-        asked.document(document);
+        let request = self.next(path).await;
+        let at = request.at;
+        request.document(document);
         at
     }
 
-    async fn next(&mut self, path: &str) -> Asked {
-        let asked = self.api.next().await;
-        assert_eq!(asked.path, path);
-        asked
+    async fn next(&mut self, path: &str) -> PendingRequest {
+        let request = self.api.next().await;
+        assert_eq!(request.path, path);
+        request
     }
 
-    /// The kinds that were told last: each resource with its version.
-    async fn told(&mut self) -> BTreeMap<&'static str, String> {
+    /// The next kinds reported: each resource with its version.
+    async fn received(&mut self) -> BTreeMap<&'static str, String> {
         let kinds = self.kinds.recv().await.unwrap().into_iter();
         kinds
             .map(|(kind, version)| (kind.resource(), version))
@@ -78,13 +78,13 @@ fn kinds(list: &[(&'static str, &str)]) -> BTreeMap<&'static str, String> {
 
 #[tokio::test(start_paused = true)]
 async fn groups_that_come_and_go_are_noticed_within_a_minute() {
-    let mut asking = Asking::new();
+    let mut setup = DiscoverySetup::new();
     let plain = groups(&[("apps", &["v1"]), ("networking.k8s.io", &["v1"])]);
-    let mut last = asking.answer("/apis", &plain).await;
-    assert_eq!(asking.told().await, kinds(&[]));
+    let mut last = setup.answer("/apis", &plain).await;
+    assert_eq!(setup.received().await, kinds(&[]));
 
     let policies = groups(&[("policy.networking.k8s.io", &["v1alpha2", "v1alpha1"])]);
-    let at = asking.answer("/apis", &policies).await;
+    let at = setup.answer("/apis", &policies).await;
     assert!(
         (PAUSE..=2 * PAUSE).contains(&(at - last)),
         "{:?}",
@@ -97,18 +97,18 @@ async fn groups_that_come_and_go_are_noticed_within_a_minute() {
     );
     // Each kind is read in the first version that has it.
     let both = ["clusternetworkpolicies", "clusternetworkpolicies/status"];
-    asking
+    setup
         .answer("/apis/policy.networking.k8s.io/v1alpha2", &resources(&both))
         .await;
     let older = ["adminnetworkpolicies", "clusternetworkpolicies"];
-    asking
+    setup
         .answer(
             "/apis/policy.networking.k8s.io/v1alpha1",
             &resources(&older),
         )
         .await;
     assert_eq!(
-        asking.told().await,
+        setup.received().await,
         kinds(&[
             ("adminnetworkpolicies.policy.networking.k8s.io", "v1alpha1"),
             (
@@ -118,58 +118,58 @@ async fn groups_that_come_and_go_are_noticed_within_a_minute() {
         ])
     );
 
-    // The same again is not told; that they are gone is.
+    // Unchanged kinds are not reported again, but removed kinds are.
     for _ in 0..3 {
-        last = asking.answer("/apis", &policies).await;
-        asking
+        last = setup.answer("/apis", &policies).await;
+        setup
             .answer("/apis/policy.networking.k8s.io/v1alpha2", &resources(&both))
             .await;
-        asking
+        setup
             .answer(
                 "/apis/policy.networking.k8s.io/v1alpha1",
                 &resources(&older),
             )
             .await;
     }
-    let at = asking.answer("/apis", &plain).await;
+    let at = setup.answer("/apis", &plain).await;
     assert!(at - last <= 2 * PAUSE, "{:?}", at - last);
-    assert!(asking.kinds.try_recv().is_err(), "missing once");
-    asking.answer("/apis", &plain).await;
-    assert_eq!(asking.told().await, kinds(&[]));
+    assert!(setup.kinds.try_recv().is_err(), "missing once");
+    setup.answer("/apis", &plain).await;
+    assert_eq!(setup.received().await, kinds(&[]));
 }
 
-/// An API server that has just started says for a moment that it has no CustomResourceDefinitions.
+/// An API server that has just started lists no CustomResourceDefinitions for a moment.
 #[tokio::test(start_paused = true)]
 async fn a_group_that_is_missing_once_has_not_gone() {
-    let mut asking = Asking::new();
+    let mut setup = DiscoverySetup::new();
     let (plain, cilium) = (
         groups(&[("apps", &["v1"])]),
         groups(&[("apps", &["v1"]), ("cilium.io", &["v2"])]),
     );
     let there = resources(&["ciliumnetworkpolicies"]);
     for _ in 0..2 {
-        asking.answer("/apis", &cilium).await;
-        asking.answer("/apis/cilium.io/v2", &there).await;
-        asking.answer("/apis", &plain).await;
+        setup.answer("/apis", &cilium).await;
+        setup.answer("/apis/cilium.io/v2", &there).await;
+        setup.answer("/apis", &plain).await;
     }
-    asking.answer("/apis", &plain).await;
+    setup.answer("/apis", &plain).await;
     let policies = [("ciliumnetworkpolicies.cilium.io", "v2")];
-    assert_eq!(asking.told().await, kinds(&policies));
-    assert_eq!(asking.told().await, kinds(&[]));
+    assert_eq!(setup.received().await, kinds(&policies));
+    assert_eq!(setup.received().await, kinds(&[]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_a_group_that_does_not_say_what_it_has_all_kinds_may_be_there() {
-    let mut asking = Asking::new();
+async fn all_kinds_of_an_unreadable_group_count_as_served() {
+    let mut setup = DiscoverySetup::new();
     let calico = groups(&[("projectcalico.org", &["v3"]), ("cilium.io", &["v2"])]);
-    asking.answer("/apis", &calico).await;
-    let asked = asking.next("/apis/projectcalico.org/v3").await;
-    asked.refuse(503, "ServiceUnavailable", "its API server is away");
-    // It has gone since.
-    let asked = asking.next("/apis/cilium.io/v2").await;
-    asked.refuse(404, "NotFound", "no such group");
+    setup.answer("/apis", &calico).await;
+    let request = setup.next("/apis/projectcalico.org/v3").await;
+    request.refuse(503, "ServiceUnavailable", "its API server is away");
+    // This group was removed after `/apis` was read.
+    let request = setup.next("/apis/cilium.io/v2").await;
+    request.refuse(404, "NotFound", "no such group");
     assert_eq!(
-        asking.told().await,
+        setup.received().await,
         kinds(&[
             ("globalnetworkpolicies.projectcalico.org", "v3"),
             ("networkpolicies.projectcalico.org", "v3"),
@@ -178,23 +178,26 @@ async fn of_a_group_that_does_not_say_what_it_has_all_kinds_may_be_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_told_before_the_api_has_answered() {
-    let mut asking = Asking::new();
-    let asked = asking.next("/apis").await;
-    asked.refuse(403, "Forbidden", "not you");
-    let asked = asking.next("/apis").await;
-    let health = || asking.discovery.health().feeds()[&Feed::PolicyKinds].clone();
-    let State::Retrying { error } = health().state else {
+async fn nothing_is_reported_before_the_api_server_has_responded() {
+    let mut setup = DiscoverySetup::new();
+    let request = setup.next("/apis").await;
+    request.refuse(403, "Forbidden", "not you");
+    let request = setup.next("/apis").await;
+    let health = || setup.discovery.health().feeds()[&Feed::PolicyKinds].clone();
+    let FeedActivity::Retrying { error } = health().state else {
         panic!("{:?}", health());
     };
-    assert!(error.contains("which groups it serves: not you"), "{error}");
-    assert_eq!(health().heard, None);
-    assert!(asking.kinds.try_recv().is_err());
-    // Something else than groups is no answer either.
-    asked.document(&json!({"kind": "List", "items": []}));
-    asking.answer("/apis", &groups(&[("apps", &["v1"])])).await;
-    assert_eq!(asking.told().await, kinds(&[]));
-    let health = asking.discovery.health().feeds()[&Feed::PolicyKinds].clone();
-    assert_eq!(health.state, State::Watching);
-    assert!(health.heard.is_some());
+    assert!(
+        error.contains("which API groups the API server serves: not you"),
+        "{error}"
+    );
+    assert_eq!(health().last_received, None);
+    assert!(setup.kinds.try_recv().is_err());
+    // A document without groups is an error too.
+    request.document(&json!({"kind": "List", "items": []}));
+    setup.answer("/apis", &groups(&[("apps", &["v1"])])).await;
+    assert_eq!(setup.received().await, kinds(&[]));
+    let health = setup.discovery.health().feeds()[&Feed::PolicyKinds].clone();
+    assert_eq!(health.state, FeedActivity::Watching);
+    assert!(health.last_received.is_some());
 }

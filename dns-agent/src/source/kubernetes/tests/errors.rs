@@ -1,4 +1,4 @@
-//! What is done, and told, when the API server refuses.
+//! Errors of the API server: delays, retries and messages.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use tokio::time::Instant;
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn errors_are_retried_after_longer_and_longer_random_times() {
-    let mut setup = Setup::new(Feed::Services);
+async fn errors_are_retried_after_growing_random_delays() {
+    let mut setup = FeedSetup::new(Feed::Services);
     let mut list = setup.api.next().await;
     let mut waits = Vec::new();
     for _ in 0..106 {
-        let asked = list.at;
+        let request = list.at;
         list.refuse(500, "InternalError", "etcd is away");
         list = setup.api.next().await;
-        waits.push(list.at - asked);
+        waits.push(list.at - request);
     }
     for (wait, ceiling) in waits.iter().zip([500, 1000, 2000, 4000, 8000, 16000]) {
         assert!(
@@ -30,7 +30,7 @@ async fn errors_are_retried_after_longer_and_longer_random_times() {
     let later = &waits[6..];
     let longest = Duration::from_secs(30);
     assert!(later.iter().all(|wait| *wait <= longest));
-    // The mean of 100 even ones is 15 s, give or take 0.87 s.
+    // The mean of 100 uniform delays is 15 s with a standard deviation of 0.87 s.
     let mean = later.iter().sum::<Duration>() / 100;
     assert!(
         mean > Duration::from_secs(10) && mean < Duration::from_secs(20),
@@ -43,13 +43,13 @@ async fn errors_are_retried_after_longer_and_longer_random_times() {
         "{}",
         setup.error()
     );
-    assert_eq!(setup.told(), [""; 0]);
+    assert_eq!(setup.received(), [""; 0]);
     assert_eq!(setup.health().lists, 107);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_says_something_ends_the_back_off() {
-    let mut setup = Setup::new(Feed::Services);
+async fn an_event_of_a_watch_resets_the_back_off() {
+    let mut setup = FeedSetup::new(Feed::Services);
     for _ in 0..10 {
         setup
             .api
@@ -64,7 +64,7 @@ async fn a_watch_that_says_something_ends_the_back_off() {
         assert_eq!(setup.event().await, expected);
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(setup.health().state, State::Watching);
+    assert_eq!(setup.health().state, FeedActivity::Watching);
     let broken = Instant::now();
     body.cut().await;
     assert!(setup.api.next().await.at - broken <= Duration::from_millis(500));
@@ -72,7 +72,7 @@ async fn a_watch_that_says_something_ends_the_back_off() {
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_needs_no_new_list() {
-    let (mut setup, mut watch) = Setup::watching("7").await;
+    let (mut setup, mut watch) = FeedSetup::watching("7").await;
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(3600) {
         watch.respond(
@@ -97,13 +97,13 @@ async fn an_outage_needs_no_new_list() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_server_that_asks_for_time_gets_it() {
+async fn retry_after_is_respected() {
     for code in [429, 503] {
-        let mut setup = Setup::new(Feed::Services);
+        let mut setup = FeedSetup::new(Feed::Services);
         let list = setup.api.next().await;
-        let asked = list.at;
+        let request = list.at;
         list.refuse_with(code, "TooManyRequests", "slow down", &[(RETRY_AFTER, "20")]);
-        let wait = setup.api.next().await.at - asked;
+        let wait = setup.api.next().await.at - request;
         assert!(
             wait >= Duration::from_secs(20) && wait <= Duration::from_millis(20_500),
             "{wait:?}"
@@ -112,21 +112,21 @@ async fn an_api_server_that_asks_for_time_gets_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_api_server_stops_a_feed_for_a_day() {
-    let mut setup = Setup::new(Feed::Services);
+async fn retry_after_is_bounded() {
+    let mut setup = FeedSetup::new(Feed::Services);
     let list = setup.api.next().await;
-    let asked = list.at;
+    let request = list.at;
     list.refuse_with(
         429,
         "TooManyRequests",
         "slow down",
         &[(RETRY_AFTER, "86400")],
     );
-    assert!(setup.api.next().await.at - asked <= Duration::from_millis(300_500));
+    assert!(setup.api.next().await.at - request <= Duration::from_millis(300_500));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_permitted_is_told_with_what_to_do() {
+async fn refusals_say_what_to_do() {
     for (feed, code, parts) in [
         (
             Feed::Services,
@@ -156,12 +156,12 @@ async fn what_is_not_permitted_is_told_with_what_to_do() {
             Feed::Services,
             401,
             [
-                "does not accept who asks to list services",
+                "rejects the agent's credentials when it tries to list services",
                 "check the ServiceAccount's token",
             ],
         ),
     ] {
-        let mut setup = Setup::new(feed);
+        let mut setup = FeedSetup::new(feed);
         let list = setup.api.next().await;
         let refused = list.at;
         list.refuse(code, "Reason", "what the API server says");
@@ -171,10 +171,10 @@ async fn what_is_not_permitted_is_told_with_what_to_do() {
         for part in parts.iter().chain(&["what the API server says"]) {
             assert!(error.contains(part), "{error}");
         }
-        // Once it is permitted, all is well.
+        // After the permission is granted, the feed works.
         list.list("7", &[]);
         let watch = setup.api.next().await;
-        assert_eq!(setup.health().state, State::Listing);
+        assert_eq!(setup.health().state, FeedActivity::Listing);
         watch.refuse(code, "Reason", "what the API server says");
         setup.api.next().await;
         assert!(setup.error().contains("to watch "), "{}", setup.error());
@@ -182,9 +182,9 @@ async fn what_is_not_permitted_is_told_with_what_to_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_is_refused_as_such_is_listed_again_but_not_all_the_time() {
+async fn refused_watches_cause_lists_at_growing_intervals() {
     for (code, reason) in [(400, "BadRequest"), (410, "Expired")] {
-        let (mut setup, mut watch) = Setup::watching("7").await;
+        let (mut setup, mut watch) = FeedSetup::watching("7").await;
         let started = Instant::now();
         for _ in 0..40 {
             watch.refuse(code, reason, "no such version");

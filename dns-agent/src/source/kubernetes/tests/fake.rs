@@ -1,7 +1,7 @@
-//! An API server whose every answer the test gives.
+//! A fake API server. The test supplies every response.
 //!
-//! This file needs nothing of the crate, so that other tests can take it in by its path; what it gives is a
-//! router, for kube's client as it is, or for a socket.
+//! This file uses nothing of the crate, so that integration tests can include it by its path. It
+//! provides a router, which works with kube's client directly or behind a socket.
 
 use std::{collections::BTreeMap, io, time::Duration};
 
@@ -19,41 +19,42 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// The requests, in the order in which they arrived.
-pub(crate) struct FakeApi(mpsc::Receiver<Asked>);
+/// The fake API server's requests, in order of arrival.
+pub(crate) struct FakeApi(mpsc::Receiver<PendingRequest>);
 
-/// A request that waits for its answer.
-pub(crate) struct Asked {
+/// A request that waits for its response.
+pub(crate) struct PendingRequest {
     pub(crate) path: String,
     pub(crate) query: BTreeMap<String, String>,
-    /// When it arrived.
+    /// When the request arrived.
     pub(crate) at: Instant,
-    answer: oneshot::Sender<Response>,
+    response_sender: oneshot::Sender<Response>,
 }
 
-/// An answer's body, as it is written. It ends when this is dropped.
-pub(crate) struct Writer(mpsc::Sender<io::Result<Bytes>>);
+/// Writes a response body. Dropping the writer ends the body.
+pub(crate) struct BodyWriter(mpsc::Sender<io::Result<Bytes>>);
 
 impl FakeApi {
     pub(crate) fn new() -> (Router, FakeApi) {
-        let (sender, asked) = mpsc::channel(64);
-        let router = Router::new().fallback(move |request: Request| ask(sender.clone(), request));
-        (router, FakeApi(asked))
+        let (sender, requests) = mpsc::channel(64);
+        let router = Router::new()
+            .fallback(move |request: Request| forward_request(sender.clone(), request));
+        (router, FakeApi(requests))
     }
 
     /// The next request, which must come within an hour.
-    pub(crate) async fn next(&mut self) -> Asked {
-        let asked = timeout(Duration::from_secs(3600), self.0.recv()).await;
-        asked.expect("no request").expect("the client is gone")
+    pub(crate) async fn next(&mut self) -> PendingRequest {
+        let request = timeout(Duration::from_secs(3600), self.0.recv()).await;
+        request.expect("no request").expect("the client is gone")
     }
 }
 
-impl Asked {
+impl PendingRequest {
     pub(crate) fn get(&self, parameter: &str) -> Option<&str> {
         self.query.get(parameter).map(String::as_str)
     }
 
-    /// Answers with a whole list.
+    /// Responds with a complete list.
     pub(crate) fn list(self, version: &str, items: &[Value]) {
         let list = json!({
             "kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": items
@@ -61,12 +62,12 @@ impl Asked {
         self.respond(StatusCode::OK, &[], list.to_string().into());
     }
 
-    /// Answers with a document that is no list of objects.
+    /// Responds with a document that is no list of objects.
     pub(crate) fn document(self, document: &Value) {
         self.respond(StatusCode::OK, &[], document.to_string().into());
     }
 
-    /// Answers with an error as API servers write them.
+    /// Responds with an error in the API server's format.
     pub(crate) fn refuse(self, code: u16, reason: &str, message: &str) {
         self.refuse_with(code, reason, message, &[]);
     }
@@ -82,15 +83,15 @@ impl Asked {
         self.respond(StatusCode::from_u16(code).unwrap(), headers, body.into());
     }
 
-    /// Starts an answer.
-    pub(crate) fn open(self) -> Writer {
-        // One piece is on its way at a time, so that a slow reader is noticed.
+    /// Starts a streamed response.
+    pub(crate) fn open(self) -> BodyWriter {
+        // Only one chunk is in flight at a time, so that the writer notices a slow reader.
         let (sender, receiver) = mpsc::channel(1);
         let pieces = stream::unfold(receiver, async |mut receiver| {
             receiver.recv().await.map(|piece| (piece, receiver))
         });
         self.respond(StatusCode::OK, &[], Body::from_stream(pieces));
-        Writer(sender)
+        BodyWriter(sender)
     }
 
     pub(crate) fn respond(
@@ -104,18 +105,18 @@ impl Asked {
             response = response.header(name, *value);
         }
         // The client may have gone.
-        let _ = self.answer.send(response.body(body).unwrap());
+        let _ = self.response_sender.send(response.body(body).unwrap());
     }
 }
 
-impl Writer {
-    /// Sends a watch's event.
+impl BodyWriter {
+    /// Sends a watch event.
     pub(crate) async fn event(&self, (verb, object): (&str, Value)) {
         self.text(&format!("{}\n", json!({"type": verb, "object": object})))
             .await;
     }
 
-    /// Sends any text.
+    /// Sends a chunk of text.
     pub(crate) async fn text(&self, text: &str) {
         // The client may have gone.
         let _ = self.0.send(Ok(text.to_owned().into())).await;
@@ -135,7 +136,7 @@ impl Writer {
     }
 }
 
-/// An error as API servers write it.
+/// A `Status` object of an API server's error.
 pub(crate) fn status(code: u16, reason: &str, message: &str) -> Value {
     json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -143,23 +144,23 @@ pub(crate) fn status(code: u16, reason: &str, message: &str) -> Value {
     })
 }
 
-async fn ask(asked: mpsc::Sender<Asked>, request: Request) -> Response {
+async fn forward_request(requests: mpsc::Sender<PendingRequest>, request: Request) -> Response {
     let query = request.uri().query().unwrap_or_default();
-    let (sender, answer) = oneshot::channel();
-    let ask = Asked {
+    let (sender, response_sender) = oneshot::channel();
+    let pending = PendingRequest {
         path: request.uri().path().to_owned(),
         query: form_urlencoded::parse(query.as_bytes())
             .into_owned()
             .collect(),
         at: Instant::now(),
-        answer: sender,
+        response_sender: sender,
     };
-    let unanswered = || {
+    let unavailable = || {
         let response = Response::builder().status(StatusCode::SERVICE_UNAVAILABLE);
         response.body(Body::empty()).unwrap()
     };
-    if asked.send(ask).await.is_err() {
-        return unanswered();
+    if requests.send(pending).await.is_err() {
+        return unavailable();
     }
-    answer.await.unwrap_or_else(|_| unanswered())
+    response_sender.await.unwrap_or_else(|_| unavailable())
 }

@@ -1,29 +1,29 @@
-//! What health tells of all feeds together.
+//! The health of all feeds together.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::sleep;
 
 use super::{
-    super::{Endpoints, Kubernetes, Options, PodScope},
+    super::{EndpointScope, KubernetesSource, PodScope, SourceOptions},
     *,
 };
 
-/// A source of Namespaces, Services, slices and Pods, with the first requests for their lists.
+/// A source of Namespaces, Services, EndpointSlices and Pods, with its first list requests.
 async fn started() -> (
-    Kubernetes,
+    KubernetesSource,
     FakeApi,
-    BTreeMap<String, Asked>,
+    BTreeMap<String, PendingRequest>,
     mpsc::Receiver<Event>,
 ) {
-    let options = Options {
-        endpoints: Endpoints::All,
+    let options = SourceOptions {
+        endpoints: EndpointScope::All,
         pods: Some(PodScope::All),
-        ..Options::default()
+        ..SourceOptions::default()
     };
     let (router, mut api) = FakeApi::new();
     let (sender, events) = mpsc::channel(64);
-    let source = Kubernetes::start(Client::new(router, "default"), &options, sender);
+    let source = KubernetesSource::start(Client::new(router, "default"), &options, sender);
     api.next().await.refuse(404, "NotFound", "no version");
     let mut lists = BTreeMap::new();
     for _ in 0..4 {
@@ -35,14 +35,14 @@ async fn started() -> (
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_age_is_that_of_the_feed_that_is_worst_off() {
+async fn the_age_is_the_largest_of_all_feeds() {
     let (source, mut api, mut lists, _events) = started().await;
     let health = source.health();
     assert!(
         health
             .feeds()
             .values()
-            .all(|feed| feed.state == State::Waiting)
+            .all(|feed| feed.state == FeedActivity::Waiting)
     );
     let mut watches = Vec::new();
     for plural in ["namespaces", "services", "endpointslices", "pods"] {
@@ -62,12 +62,16 @@ async fn the_age_is_that_of_the_feed_that_is_worst_off() {
         "that of the Pods"
     );
     let feeds = health.feeds();
-    assert!(feeds.values().all(|feed| feed.state == State::Watching));
+    assert!(
+        feeds
+            .values()
+            .all(|feed| feed.state == FeedActivity::Watching)
+    );
     assert_eq!(feeds[&Feed::Services].age(), Some(Duration::from_secs(1)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kind_that_may_not_be_read_keeps_nothing_else_from_working() {
+async fn a_forbidden_kind_does_not_affect_other_feeds() {
     for code in [403, 404] {
         let (source, mut api, mut lists, mut events) = started().await;
         lists.remove("pods").unwrap().refuse(code, "Reason", "no");
@@ -77,18 +81,18 @@ async fn a_kind_that_may_not_be_read_keeps_nothing_else_from_working() {
         let mut watches = Vec::new();
         let mut refused = 0;
         while watches.len() < 3 || refused < 20 {
-            let asked = api.next().await;
-            if asked.path.ends_with("pods") {
-                asked.refuse(code, "Reason", "no");
+            let request = api.next().await;
+            if request.path.ends_with("pods") {
+                request.refuse(code, "Reason", "no");
                 refused += 1;
             } else {
-                // Kept open; that they are silent is no matter here.
-                watches.push(asked.open());
+                // The watches stay open and silent.
+                watches.push(request.open());
             }
         }
         let mut listed = Vec::new();
         while let Ok(event) = events.try_recv() {
-            if let Event::Listed(feed) = event {
+            if let Event::ListEnded(feed) = event {
                 listed.push(feed);
             }
         }
@@ -99,10 +103,10 @@ async fn a_kind_that_may_not_be_read_keeps_nothing_else_from_working() {
         assert_eq!(health.age(), None, "not in sync");
         let feed = &health.feeds()[&Feed::Pods];
         assert!(
-            matches!(feed.state, State::Retrying { .. }),
+            matches!(feed.state, FeedActivity::Retrying { .. }),
             "{:?}",
             feed.state
         );
-        assert_eq!(feed.heard, None);
+        assert_eq!(feed.last_received, None);
     }
 }

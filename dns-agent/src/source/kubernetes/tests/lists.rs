@@ -1,4 +1,4 @@
-//! Lists: what is asked for, how they are told, and what becomes of broken ones.
+//! Lists: requests, events, and failures.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_list_is_asked_for_at_the_least_cost_and_told_in_order() {
-    let mut setup = Setup::new(Feed::Services);
+async fn a_list_request_is_cheap_and_events_are_in_order() {
+    let mut setup = FeedSetup::new(Feed::Services);
     let list = setup.api.next().await;
     assert_eq!(list.path, "/api/v1/services");
     let query: Vec<_> = list
@@ -25,30 +25,30 @@ async fn a_list_is_asked_for_at_the_least_cost_and_told_in_order() {
     list.list("7", &[service("a", "3"), service("b", "5")]);
     let watch = setup.api.next().await;
     assert_eq!(watch.get("resourceVersion"), Some("7"));
-    assert_eq!(setup.told(), ["listing", "+a", "+b", "listed"]);
+    assert_eq!(setup.received(), ["listing", "+a", "+b", "listed"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn objects_are_told_before_the_list_has_ended() {
-    let mut setup = Setup::new(Feed::Services);
+async fn objects_are_reported_before_the_list_has_ended() {
+    let mut setup = FeedSetup::new(Feed::Services);
     let body = setup.api.next().await.open();
     body.text(r#"{"metadata":{"resourceVersion":"7"},"items":["#)
         .await;
     body.text(&service("a", "1").to_string()).await;
     assert_eq!(setup.event().await, "listing");
     assert_eq!(setup.event().await, "+a");
-    assert_eq!(setup.health().heard, None);
+    assert_eq!(setup.health().last_received, None);
     body.text(&format!(",{}]}}", service("b", "2"))).await;
     drop(body);
     assert_eq!(setup.event().await, "+b");
     assert_eq!(setup.event().await, "listed");
-    assert!(setup.health().heard.is_some());
+    assert!(setup.health().last_received.is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_that_breaks_off_is_listed_again_and_not_ended() {
-    for how in ["cut", "ended"] {
-        let mut setup = Setup::new(Feed::Services);
+async fn a_list_that_breaks_off_is_retried_and_not_ended() {
+    for ending in ["cut", "ended"] {
+        let mut setup = FeedSetup::new(Feed::Services);
         let body = setup.api.next().await.open();
         body.text(r#"{"metadata":{"resourceVersion":"7"},"items":["#)
             .await;
@@ -56,24 +56,24 @@ async fn a_list_that_breaks_off_is_listed_again_and_not_ended() {
         assert_eq!(setup.event().await, "listing");
         assert_eq!(setup.event().await, "+a");
         let broken = Instant::now();
-        match how {
+        match ending {
             "cut" => body.cut().await,
             _ => drop(body),
         }
         let list = setup.api.next().await;
         assert!(list.at - broken <= Duration::from_millis(500));
         assert_eq!(list.get("resourceVersion"), Some("0"));
-        assert_eq!(setup.told(), [""; 0]);
-        assert_eq!(setup.health().heard, None);
+        assert_eq!(setup.received(), [""; 0]);
+        assert_eq!(setup.health().last_received, None);
         list.list("8", &[service("a", "1")]);
         setup.api.next().await;
-        assert_eq!(setup.told(), ["listing", "+a", "listed"]);
+        assert_eq!(setup.received(), ["listing", "+a", "listed"]);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_that_stops_arriving_is_given_up() {
-    let mut setup = Setup::new(Feed::Services);
+async fn a_silent_list_is_abandoned() {
+    let mut setup = FeedSetup::new(Feed::Services);
     let body = setup.api.next().await.open();
     body.text(r#"{"metadata":{"resourceVersion":"7"},"items":["#)
         .await;
@@ -89,8 +89,8 @@ async fn a_list_that_stops_arriving_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_does_not_begin_is_given_up() {
-    let mut setup = Setup::new(Feed::Services);
+async fn a_response_that_does_not_begin_is_abandoned() {
+    let mut setup = FeedSetup::new(Feed::Services);
     let unanswered = setup.api.next().await;
     let list = setup.api.next().await;
     let after = list.at - unanswered.at;
@@ -99,15 +99,15 @@ async fn an_answer_that_does_not_begin_is_given_up() {
         "{after:?}"
     );
     assert!(
-        setup.error().contains("no answer for 70 s"),
+        setup.error().contains("no response within 70 s"),
         "{}",
         setup.error()
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_can_not_be_read_is_told_and_passed_over() {
-    let mut setup = Setup::new(Feed::Services);
+async fn an_unreadable_object_is_reported_and_skipped() {
+    let mut setup = FeedSetup::new(Feed::Services);
     let mut port = service("port", "1");
     port["spec"]["ports"] = json!([{"port": "eighty"}]);
     let mut address = service("address", "1");
@@ -121,9 +121,9 @@ async fn an_object_that_can_not_be_read_is_told_and_passed_over() {
     ];
     setup.api.next().await.list("7", &items);
     setup.api.next().await;
-    let told = setup.told();
-    let [listing, number, port, address, nameless, a, listed] = told.as_slice() else {
-        panic!("{told:?}");
+    let received = setup.received();
+    let [listing, number, port, address, nameless, a, listed] = received.as_slice() else {
+        panic!("{received:?}");
     };
     assert_eq!([listing, a, listed], ["listing", "+a", "listed"]);
     assert!(number.starts_with("?Service : .: invalid type"), "{number}");
@@ -143,7 +143,7 @@ async fn an_object_that_can_not_be_read_is_told_and_passed_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_no_list_is_an_error() {
+async fn a_response_that_is_no_list_is_an_error() {
     for (body, reason) in [
         ("<html>Welcome</html>", "isn't JSON"),
         (
@@ -151,7 +151,7 @@ async fn an_answer_that_is_no_list_is_an_error() {
             "resourceVersion",
         ),
     ] {
-        let mut setup = Setup::new(Feed::Services);
+        let mut setup = FeedSetup::new(Feed::Services);
         setup
             .api
             .next()
@@ -159,12 +159,12 @@ async fn an_answer_that_is_no_list_is_an_error() {
             .respond(StatusCode::OK, &[], Body::from(body));
         setup.api.next().await;
         assert!(setup.error().contains(reason), "{}", setup.error());
-        assert_eq!(setup.told(), ["listing"]);
+        assert_eq!(setup.received(), ["listing"]);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_a_slice_was_changed() {
+async fn slices_report_when_they_changed() {
     for (annotations, changed) in [
         (
             json!({"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-02T03:04:05.123456789Z"}),
@@ -181,7 +181,7 @@ async fn when_a_slice_was_changed() {
         (json!({"another": "annotation"}), None),
         (json!(null), None),
     ] {
-        let mut setup = Setup::new(Feed::SLICES);
+        let mut setup = FeedSetup::new(Feed::SLICES);
         let slice = json!({
             "metadata": {"namespace": "ns", "name": "a", "annotations": annotations},
             "addressType": "IPv4", "endpoints": [], "ports": null,
@@ -189,15 +189,17 @@ async fn when_a_slice_was_changed() {
         setup.api.next().await.list("7", &[slice]);
         assert_eq!(setup.event().await, "listing");
         match setup.events.recv().await.unwrap() {
-            Event::Applied { changed: told, .. } => assert_eq!(told, changed, "{annotations}"),
+            Event::Applied {
+                changed: received, ..
+            } => assert_eq!(received, changed, "{annotations}"),
             other => panic!("{other:?}"),
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_listener_slows_the_reading() {
-    let mut setup = Setup::new(Feed::Services);
+async fn a_slow_receiver_slows_reading() {
+    let mut setup = FeedSetup::new(Feed::Services);
     let body = setup.api.next().await.open();
     let writer = tokio::spawn(async move {
         body.text(r#"{"metadata":{"resourceVersion":"7"},"items":["#)
@@ -209,13 +211,13 @@ async fn a_slow_listener_slows_the_reading() {
         }
         body.text("]}").await;
     });
-    // All that can happen without the listener has happened after this.
+    // Afterwards, everything that can happen without the receiver has happened.
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert!(!writer.is_finished());
     let applied = setup.health().applied;
     assert!(
         applied <= 1024 + 1,
-        "{applied} objects read while 1024 could be told"
+        "{applied} objects were read although the channel holds 1024"
     );
     assert_eq!(setup.event().await, "listing");
     for index in 0..5000 {
@@ -226,13 +228,13 @@ async fn a_slow_listener_slows_the_reading() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_corefile_is_told_from_lists_and_changes() {
+async fn the_corefile_is_reported_from_lists_and_changes() {
     let map = |text: &str| json!({"metadata": {"namespace": "kube-system", "name": "coredns"}, "data": {"Corefile": text}});
-    let mut setup = Setup::new(Feed::Corefile);
+    let mut setup = FeedSetup::new(Feed::Corefile);
     setup.api.next().await.list("7", &[map(".:53 {}")]);
     let watch = setup.api.next().await.open();
     assert_eq!(
-        setup.told(),
+        setup.received(),
         ["listing", "corefile Some(\".:53 {}\")", "listed"]
     );
     watch.event(("MODIFIED", map(".:54 {}"))).await;
@@ -246,7 +248,7 @@ async fn the_corefile_is_told_from_lists_and_changes() {
     assert_eq!(setup.event().await, "corefile None");
     watch.event(("MODIFIED", map(".:55 {}"))).await;
     assert_eq!(setup.event().await, "corefile Some(\".:55 {}\")");
-    // CoreDNS reads the file whatever its octets are.
+    // CoreDNS reads the file even if it is not UTF-8.
     let binary =
         json!({"metadata": {"name": "coredns"}, "binaryData": {"Corefile": "Ljo1NiB7fSAjIOk="}});
     watch.event(("MODIFIED", binary)).await;
@@ -254,10 +256,10 @@ async fn the_corefile_is_told_from_lists_and_changes() {
     let mut immutable = map(".:57 {}");
     immutable["immutable"] = json!(true);
     watch.event(("MODIFIED", immutable)).await;
-    let told = setup.event().await;
+    let received = setup.event().await;
     assert_eq!(
-        told,
-        "corefile Some(\".:57 {}\"), never brought into pods again"
+        received,
+        "corefile Some(\".:57 {}\"), never updated in pods again"
     );
     watch.event(("DELETED", map(".:55 {}"))).await;
     assert_eq!(setup.event().await, "corefile None");
@@ -267,36 +269,42 @@ async fn the_corefile_is_told_from_lists_and_changes() {
             json!({"metadata": {"name": "coredns"}, "data": 5}),
         ))
         .await;
-    let told = setup.event().await;
-    assert!(told.starts_with("?ConfigMap coredns: data"), "{told}");
+    let received = setup.event().await;
+    assert!(
+        received.starts_with("?ConfigMap coredns: data"),
+        "{received}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_corefile_that_can_not_be_read_is_not_none() {
-    let mut setup = Setup::new(Feed::Corefile);
+async fn an_unreadable_corefile_is_not_reported_as_absent() {
+    let mut setup = FeedSetup::new(Feed::Corefile);
     let map = json!({"metadata": {"name": "coredns"}, "data": 5});
     setup.api.next().await.list("7", &[map]);
     setup.api.next().await;
-    let told = setup.told();
-    assert!(told[1].starts_with("?ConfigMap coredns: "), "{told:?}");
-    assert_eq!((told.len(), told[2].as_str()), (3, "listed"));
+    let received = setup.received();
+    assert!(
+        received[1].starts_with("?ConfigMap coredns: "),
+        "{received:?}"
+    );
+    assert_eq!((received.len(), received[2].as_str()), (3, "listed"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_corefile_that_is_not_listed_is_none() {
-    let mut setup = Setup::new(Feed::Corefile);
+async fn a_corefile_missing_from_the_list_is_reported_as_absent() {
+    let mut setup = FeedSetup::new(Feed::Corefile);
     setup.api.next().await.list("7", &[]);
     let watch = setup.api.next().await;
-    assert_eq!(setup.told(), ["listing", "corefile None", "listed"]);
+    assert_eq!(setup.received(), ["listing", "corefile None", "listed"]);
     watch.refuse(410, "Expired", "too old resource version");
     setup.api.next().await.list("8", &[]);
     setup.api.next().await;
-    assert_eq!(setup.told(), ["listing", "corefile None", "listed"]);
+    assert_eq!(setup.received(), ["listing", "corefile None", "listed"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_feed_ends_when_nobody_listens() {
-    let (mut setup, watch) = Setup::watching("7").await;
+async fn a_feed_ends_when_its_channel_is_closed() {
+    let (mut setup, watch) = FeedSetup::watching("7").await;
     let body = watch.open();
     setup.events.close();
     body.closed().await;

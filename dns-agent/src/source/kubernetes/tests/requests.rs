@@ -1,49 +1,55 @@
-//! What the source as a whole asks for.
+//! The requests of a whole source.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
-    super::{Endpoints, Kubernetes, Options, PodScope, PolicyScope, Requests, ServedKinds},
+    super::{
+        EndpointScope, KubernetesSource, PodScope, PolicyScope, RequestCounts, ServedKinds,
+        SourceOptions,
+    },
     *,
 };
 use crate::cluster::{Labels, PolicyKind, Selectors};
 
-/// How often each selection was listed and watched.
-type Counts = BTreeMap<String, (u64, u64)>;
+/// Numbers of lists and watches of each selection.
+type SelectionCounts = BTreeMap<String, (u64, u64)>;
 
-/// Runs a source for a while, next to an API server that has no objects, sends a bookmark a minute, and ends
-/// watches when it shall.
-async fn run(options: &Options, time: Duration) -> (Counts, Arc<Health>) {
-    let start = |client, sender| Kubernetes::start(client, options, sender);
+/// Runs a source for some time against an API server that has no objects, sends a bookmark a
+/// minute, and ends watches at their timeout.
+async fn run(options: &SourceOptions, time: Duration) -> (SelectionCounts, Arc<SourceHealth>) {
+    let start = |client, sender| KubernetesSource::start(client, options, sender);
     run_started(start, time).await
 }
 
 async fn run_started(
-    start: impl FnOnce(Client, mpsc::Sender<Event>) -> Kubernetes,
+    start: impl FnOnce(Client, mpsc::Sender<Event>) -> KubernetesSource,
     time: Duration,
-) -> (Counts, Arc<Health>) {
+) -> (SelectionCounts, Arc<SourceHealth>) {
     let (router, mut api) = FakeApi::new();
     let (sender, mut events) = mpsc::channel(64);
     let source = start(Client::new(router, "default"), sender);
-    let mut counts = Counts::new();
+    let mut counts = SelectionCounts::new();
     let end = Instant::now() + time;
     api.next().await.refuse(404, "NotFound", "no version");
-    while let Ok(asked) = timeout_at(end, api.next()).await {
+    while let Ok(request) = timeout_at(end, api.next()).await {
         let selectors = ["labelSelector", "fieldSelector"]
             .into_iter()
-            .filter_map(|name| asked.get(name).map(|value| format!(" {name}: {value}")));
-        let selection: String = [asked.path.clone()].into_iter().chain(selectors).collect();
+            .filter_map(|name| request.get(name).map(|value| format!(" {name}: {value}")));
+        let selection: String = [request.path.clone()]
+            .into_iter()
+            .chain(selectors)
+            .collect();
         let (lists, watches) = counts.entry(selection).or_default();
-        let Some(seconds) = asked.get("timeoutSeconds") else {
+        let Some(seconds) = request.get("timeoutSeconds") else {
             *lists += 1;
-            asked.list("7", &[]);
+            request.list("7", &[]);
             continue;
         };
         *watches += 1;
         let watch_end = Instant::now() + Duration::from_secs(seconds.parse().unwrap());
-        let body = asked.open();
+        let body = request.open();
         tokio::spawn(async move {
             while Instant::now() + Duration::from_secs(60) < watch_end {
                 sleep(Duration::from_secs(60)).await;
@@ -57,7 +63,7 @@ async fn run_started(
     (counts, health)
 }
 
-async fn selections(options: &Options) -> Vec<String> {
+async fn selections(options: &SourceOptions) -> Vec<String> {
     let (counts, _) = run(options, Duration::from_secs(10)).await;
     for (selection, count) in &counts {
         assert_eq!(*count, (1, 1), "{selection}");
@@ -67,10 +73,10 @@ async fn selections(options: &Options) -> Vec<String> {
 
 #[tokio::test(start_paused = true)]
 async fn after_the_first_lists_there_are_only_watches() {
-    let options = Options {
+    let options = SourceOptions {
         dns: Some(key("kube-system", "kube-dns")),
         pods: Some(PodScope::Node("node-1".into())),
-        ..Options::default()
+        ..SourceOptions::default()
     };
     let (counts, health) = run(&options, Duration::from_secs(3600)).await;
     assert_eq!(counts.len(), 4);
@@ -79,26 +85,26 @@ async fn after_the_first_lists_there_are_only_watches() {
         assert!((6..=12).contains(watches), "{selection}: {watches}");
     }
     let watches = counts.values().map(|(_, watches)| watches).sum();
-    let requests = Requests {
+    let request_counts = RequestCounts {
         list: 4,
         watch: watches,
         get: 1,
     };
-    assert_eq!(health.requests(), requests);
+    assert_eq!(health.requests(), request_counts);
     assert!(
         health.age() <= Some(Duration::from_secs(120)),
         "{:?}",
         health.age()
     );
-    println!("{requests:?} in an hour");
+    println!("{request_counts:?} in an hour");
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_headless_services_no_slices_are_asked_for() {
-    let options = Options {
+async fn without_headless_services_no_slices_are_requested() {
+    let options = SourceOptions {
         dns: Some(key("kube-system", "kube-dns")),
         pods: Some(PodScope::Node("node-1".into())),
-        ..Options::default()
+        ..SourceOptions::default()
     };
     assert_eq!(
         selections(&options).await,
@@ -113,24 +119,24 @@ async fn without_headless_services_no_slices_are_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_config_maps_one_alone_is_asked_for() {
+async fn only_the_corefiles_config_map_is_requested() {
     let corefile = key("kube-system", "coredns");
-    let start = |client, sender| Kubernetes::start_corefile(client, &corefile, sender);
+    let start = |client, sender| KubernetesSource::start_corefile(client, &corefile, sender);
     let (counts, _) = run_started(start, Duration::from_secs(10)).await;
-    let asked: Vec<_> = counts.into_keys().collect();
+    let request: Vec<_> = counts.into_keys().collect();
     assert_eq!(
-        asked,
+        request,
         ["/api/v1/namespaces/kube-system/configmaps fieldSelector: metadata.name=coredns"]
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn all_endpoints_are_one_feed() {
-    let options = Options {
-        endpoints: Endpoints::All,
+    let options = SourceOptions {
+        endpoints: EndpointScope::All,
         dns: Some(key("kube-system", "kube-dns")),
         pods: Some(PodScope::All),
-        ..Options::default()
+        ..SourceOptions::default()
     };
     assert_eq!(
         selections(&options).await,
@@ -144,15 +150,15 @@ async fn all_endpoints_are_one_feed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_operators_selectors_come_on_top() {
-    let options = Options {
+async fn the_operators_selectors_are_added() {
+    let options = SourceOptions {
         selectors: Selectors {
             namespaces: "team in (a,b)".parse().unwrap(),
             objects: "app=web,!hidden".parse().unwrap(),
         },
         dns: Some(key("kube-system", "kube-dns")),
         pods: Some(PodScope::Node("node-1".into())),
-        ..Options::default()
+        ..SourceOptions::default()
     };
     assert_eq!(
         selections(&options).await,
@@ -168,16 +174,16 @@ async fn the_operators_selectors_come_on_top() {
 
 #[tokio::test(start_paused = true)]
 async fn the_first_lists_are_spread() {
-    let options = Options {
-        endpoints: Endpoints::All,
+    let options = SourceOptions {
+        endpoints: EndpointScope::All,
         first_list_jitter: Duration::from_secs(60),
-        ..Options::default()
+        ..SourceOptions::default()
     };
     let mut waits = Vec::new();
     for _ in 0..10 {
         let (router, mut api) = FakeApi::new();
         let (sender, _events) = mpsc::channel(64);
-        let _source = Kubernetes::start(Client::new(router, "default"), &options, sender);
+        let _source = KubernetesSource::start(Client::new(router, "default"), &options, sender);
         let start = Instant::now();
         api.next().await.refuse(404, "NotFound", "no version");
         let mut unanswered = Vec::new();
@@ -196,7 +202,7 @@ async fn the_first_lists_are_spread() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_says_who_may_ask() {
+async fn requests_for_allowed_clients() {
     let dns = key("kube-system", "kube-dns");
     for (node, pods) in [
         (None, None),
@@ -209,8 +215,9 @@ async fn what_says_who_may_ask() {
             node: node.map(str::to_owned),
             dns: dns.clone(),
         };
-        let start =
-            |client, sender| Kubernetes::start_policies(client, &scope, Duration::ZERO, sender);
+        let start = |client, sender| {
+            KubernetesSource::start_policies(client, &scope, Duration::ZERO, sender)
+        };
         let (counts, _) = run_started(start, Duration::from_secs(10)).await;
         let mut wanted = vec![
             "/api/v1/namespaces fieldSelector: metadata.name=kube-system",
@@ -226,34 +233,37 @@ async fn what_says_who_may_ask() {
     let labels = Labels::from(
         [("a", "b"), ("k8s-app", "kube-dns")].map(|(key, value)| (key.into(), value.into())),
     );
-    let start = |client, sender| Kubernetes::start_dns_pods(client, "kube-system", &labels, sender);
+    let start =
+        |client, sender| KubernetesSource::start_dns_pods(client, "kube-system", &labels, sender);
     let (counts, _) = run_started(start, Duration::from_secs(10)).await;
-    let asked: Vec<_> = counts.into_keys().collect();
+    let request: Vec<_> = counts.into_keys().collect();
     assert_eq!(
-        asked,
+        request,
         ["/api/v1/namespaces/kube-system/pods labelSelector: a=b,k8s-app=kube-dns"]
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn policies_that_are_not_evaluated_are_listed_plainly() {
+async fn unevaluated_policies_are_read_by_plain_lists() {
     let mut kinds = PolicyKind::all();
     let kind = kinds.find(|kind| kind.resource() == "networkpolicies.projectcalico.org");
     let kinds = ServedKinds::from([(kind.unwrap(), "v3".to_owned())]);
     let (router, mut api) = FakeApi::new();
     let (sender, _events) = mpsc::channel(64);
     let client = Client::new(router, "default");
-    let _source = Kubernetes::start_other_policies(client, &kinds, sender);
-    // Not even the version of the API server matters.
-    let asked = api.next().await;
-    assert_eq!(asked.path, "/apis/projectcalico.org/v3/networkpolicies");
-    assert_eq!(asked.get("watch"), None);
+    let _source = KubernetesSource::start_other_policies(client, &kinds, sender);
+    // The API server's version is not requested.
+    let request = api.next().await;
+    assert_eq!(request.path, "/apis/projectcalico.org/v3/networkpolicies");
+    assert_eq!(request.get("watch"), None);
     assert_eq!(
-        asked.get("labelSelector").or(asked.get("fieldSelector")),
+        request
+            .get("labelSelector")
+            .or(request.get("fieldSelector")),
         None
     );
-    asked.list("7", &[]);
-    let asked = api.next().await;
-    assert_eq!(asked.get("watch"), Some("true"));
-    assert_eq!(asked.get("resourceVersion"), Some("7"));
+    request.list("7", &[]);
+    let request = api.next().await;
+    assert_eq!(request.get("watch"), Some("true"));
+    assert_eq!(request.get("resourceVersion"), Some("7"));
 }

@@ -1,4 +1,4 @@
-//! Lists that come as a watch's first events.
+//! Streamed lists: lists that arrive as the initial events of a watch.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use serde_json::json;
 
 use super::{
-    super::{Kubernetes, Options},
+    super::{KubernetesSource, SourceOptions},
     *,
 };
 
@@ -17,8 +17,8 @@ fn initial_end(version: &str) -> (&'static str, Value) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_comes_as_events_and_goes_on_as_a_watch() {
-    let mut setup = Setup::with(Feed::Services, Lists::Streamed);
+async fn a_streamed_list_continues_as_a_watch() {
+    let mut setup = FeedSetup::with(Feed::Services, ListStreaming::Streamed);
     let list = setup.api.next().await;
     for (parameter, value) in [
         ("watch", "true"),
@@ -36,13 +36,13 @@ async fn a_list_comes_as_events_and_goes_on_as_a_watch() {
     assert_eq!(setup.event().await, "listing");
     assert_eq!(setup.event().await, "+a");
     assert_eq!(setup.event().await, "+b");
-    assert_eq!(setup.health().heard, None);
-    assert_eq!(setup.health().state, State::Listing);
+    assert_eq!(setup.health().last_received, None);
+    assert_eq!(setup.health().state, FeedActivity::Listing);
     body.event(initial_end("7")).await;
     assert_eq!(setup.event().await, "listed");
     body.event(added("c", "8")).await;
     assert_eq!(setup.event().await, "+c");
-    assert_eq!(setup.health().state, State::Watching);
+    assert_eq!(setup.health().state, FeedActivity::Watching);
     assert_eq!((setup.health().lists, setup.health().watches), (0, 1));
     body.cut().await;
     let watch = setup.api.next().await;
@@ -57,20 +57,20 @@ async fn a_list_comes_as_events_and_goes_on_as_a_watch() {
 
 #[tokio::test(start_paused = true)]
 async fn a_streamed_list_that_breaks_off_starts_again() {
-    for how in ["cut", "ended"] {
-        let mut setup = Setup::with(Feed::Services, Lists::Streamed);
+    for ending in ["cut", "ended"] {
+        let mut setup = FeedSetup::with(Feed::Services, ListStreaming::Streamed);
         let body = setup.api.next().await.open();
         body.event(added("a", "3")).await;
         assert_eq!(setup.event().await, "listing");
         assert_eq!(setup.event().await, "+a");
-        match how {
+        match ending {
             "cut" => body.cut().await,
             _ => drop(body),
         }
         let list = setup.api.next().await;
         assert_eq!(list.get("sendInitialEvents"), Some("true"));
-        assert_eq!(list.get("resourceVersion"), Some("0"), "{how}");
-        assert_eq!(setup.told(), [""; 0]);
+        assert_eq!(list.get("resourceVersion"), Some("0"), "{ending}");
+        assert_eq!(setup.received(), [""; 0]);
         let body = list.open();
         body.event(initial_end("7")).await;
         assert_eq!(setup.event().await, "listing");
@@ -79,8 +79,8 @@ async fn a_streamed_list_that_breaks_off_starts_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_version_ahead_is_given_up_by_streamed_lists_too() {
-    let mut setup = Setup::with(Feed::Services, Lists::Streamed);
+async fn streamed_lists_abandon_a_version_in_the_future() {
+    let mut setup = FeedSetup::with(Feed::Services, ListStreaming::Streamed);
     let body = setup.api.next().await.open();
     body.event(initial_end("100")).await;
     assert_eq!(setup.event().await, "listing");
@@ -98,29 +98,29 @@ async fn a_version_ahead_is_given_up_by_streamed_lists_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_server_that_does_not_know_them_is_asked_for_plain_lists_for_good() {
-    let mut setup = Setup::with(Feed::Services, Lists::Streamed);
+async fn an_unsupported_streamed_list_switches_to_plain_lists() {
+    let mut setup = FeedSetup::with(Feed::Services, ListStreaming::Streamed);
     let list = setup.api.next().await;
-    let asked = list.at;
+    let request = list.at;
     list.refuse(
         422,
         "Invalid",
         "sendInitialEvents: Forbidden: needs the feature WatchList",
     );
     let list = setup.api.next().await;
-    assert_eq!(list.at, asked, "at once");
+    assert_eq!(list.at, request, "at once");
     assert_eq!(list.get("watch"), None);
     list.list("7", &[]);
     setup.api.next().await.refuse(410, "Expired", "too old");
     let list = setup.api.next().await;
     assert_eq!(list.get("watch"), None);
-    assert_eq!(setup.told(), ["listing", "listed"]);
+    assert_eq!(setup.received(), ["listing", "listed"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_refusals_are_errors() {
+async fn other_refusals_keep_streamed_lists() {
     for code in [401, 403, 404, 429, 500] {
-        let mut setup = Setup::with(Feed::Services, Lists::Streamed);
+        let mut setup = FeedSetup::with(Feed::Services, ListStreaming::Streamed);
         setup.api.next().await.refuse(code, "No", "no");
         let list = setup.api.next().await;
         assert_eq!(list.get("sendInitialEvents"), Some("true"), "{code}");
@@ -128,7 +128,7 @@ async fn other_refusals_are_errors() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_api_servers_version_decides() {
+async fn the_api_servers_version_selects_the_list_format() {
     for (code, body, streamed) in [
         (
             200,
@@ -143,7 +143,7 @@ async fn the_api_servers_version_decides() {
         let (router, mut api) = FakeApi::new();
         let (sender, _events) = mpsc::channel(64);
         let client = Client::new(router, "default");
-        let source = Kubernetes::start(client, &Options::default(), sender);
+        let source = KubernetesSource::start(client, &SourceOptions::default(), sender);
         let version = api.next().await;
         assert_eq!(version.path, "/version");
         version.respond(StatusCode::from_u16(code).unwrap(), &[], body.into());
@@ -158,10 +158,14 @@ async fn the_api_servers_version_decides() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_server_that_does_not_answer_is_taken_to_be_old() {
+async fn without_a_version_lists_are_plain() {
     let (router, mut api) = FakeApi::new();
     let (sender, _events) = mpsc::channel(64);
-    let source = Kubernetes::start(Client::new(router, "default"), &Options::default(), sender);
+    let source = KubernetesSource::start(
+        Client::new(router, "default"),
+        &SourceOptions::default(),
+        sender,
+    );
     let version = api.next().await;
     let list = api.next().await;
     assert_eq!(list.at - version.at, Duration::from_secs(70));

@@ -1,4 +1,4 @@
-//! Watches: changes, ends, and ways back.
+//! Watches: changes, ends, and recovery.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::{fake::status, *};
 
 #[tokio::test(start_paused = true)]
-async fn changes_are_told_and_the_version_moves_on() {
-    let (mut setup, watch) = Setup::watching("7").await;
+async fn changes_are_reported_and_the_version_advances() {
+    let (mut setup, watch) = FeedSetup::watching("7").await;
     assert_eq!(watch.path, "/api/v1/services");
     assert_eq!(watch.get("allowWatchBookmarks"), Some("true"));
     let seconds: u64 = watch.get("timeoutSeconds").unwrap().parse().unwrap();
@@ -21,7 +21,7 @@ async fn changes_are_told_and_the_version_moves_on() {
     assert_eq!(setup.event().await, "+b");
     assert_eq!(setup.event().await, "+a");
     assert_eq!(setup.event().await, "-b");
-    assert_eq!(setup.health().state, State::Watching);
+    assert_eq!(setup.health().state, FeedActivity::Watching);
     tokio::time::sleep(Duration::from_secs(60)).await;
     let ended = Instant::now();
     drop(body);
@@ -35,16 +35,16 @@ async fn changes_are_told_and_the_version_moves_on() {
     drop(body);
     let watch = setup.api.next().await;
     assert_eq!(watch.get("resourceVersion"), Some("99"));
-    assert_eq!(setup.told(), [""; 0]);
+    assert_eq!(setup.received(), [""; 0]);
     assert_eq!((setup.health().lists, setup.health().watches), (1, 3));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_version_that_is_gone_is_listed_again_from_what_was_seen() {
-    for how in ["status", "event", "event without a code"] {
-        let (mut setup, watch) = Setup::watching("7").await;
+async fn an_expired_version_causes_a_list_that_is_not_older() {
+    for ending in ["status", "event", "event without a code"] {
+        let (mut setup, watch) = FeedSetup::watching("7").await;
         let expired = Instant::now();
-        match how {
+        match ending {
             "status" => watch.refuse(410, "Expired", "too old resource version: 7 (9)"),
             "event" => {
                 watch
@@ -71,15 +71,15 @@ async fn a_version_that_is_gone_is_listed_again_from_what_was_seen() {
         list.list("12", &[]);
         let watch = setup.api.next().await;
         assert_eq!(watch.get("resourceVersion"), Some("12"));
-        assert_eq!(setup.told(), ["listing", "listed"]);
+        assert_eq!(setup.received(), ["listing", "listed"]);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn lists_that_were_made_necessary_are_spread() {
+async fn forced_lists_are_spread() {
     let mut waits = Vec::new();
     for _ in 0..50 {
-        let (mut setup, watch) = Setup::watching("7").await;
+        let (mut setup, watch) = FeedSetup::watching("7").await;
         let expired = Instant::now();
         watch.refuse(410, "Expired", "too old");
         waits.push(setup.api.next().await.at - expired);
@@ -90,7 +90,7 @@ async fn lists_that_were_made_necessary_are_spread() {
 
 #[tokio::test(start_paused = true)]
 async fn an_api_server_with_an_older_state_is_followed_back() {
-    let (mut setup, watch) = Setup::watching("100").await;
+    let (mut setup, watch) = FeedSetup::watching("100").await;
     watch.refuse(
         504,
         "Timeout",
@@ -110,15 +110,15 @@ async fn an_api_server_with_an_older_state_is_followed_back() {
     list.list("50", &[]);
     let watch = setup.api.next().await;
     assert_eq!(watch.get("resourceVersion"), Some("50"));
-    // And the next time what was seen counts again.
+    // The next list is again not older than the version seen.
     watch.refuse(410, "Expired", "too old");
     assert_eq!(setup.api.next().await.get("resourceVersion"), Some("50"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_version_in_the_future_does_not_keep_a_feed_waiting_for_ever() {
-    // What API servers do after etcd was restored: the watch is opened, and says nothing.
-    let (mut setup, watch) = Setup::watching("100").await;
+async fn a_version_in_the_future_does_not_block_a_feed_for_ever() {
+    // After a restore of etcd, the API server opens the watch and sends nothing.
+    let (mut setup, watch) = FeedSetup::watching("100").await;
     let started = watch.at;
     let _first = watch.open();
     let watch = setup.api.next().await;
@@ -136,7 +136,7 @@ async fn a_version_in_the_future_does_not_keep_a_feed_waiting_for_ever() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_watch_is_dropped_and_reopened() {
-    let (mut setup, watch) = Setup::watching("7").await;
+    let (mut setup, watch) = FeedSetup::watching("7").await;
     let body = watch.open();
     tokio::time::sleep(Duration::from_secs(179)).await;
     body.event(("BOOKMARK", bookmark("8"))).await;
@@ -146,11 +146,11 @@ async fn a_silent_watch_is_dropped_and_reopened() {
     body.closed().await;
     assert_eq!(setup.health().age(), Some(Duration::from_secs(180)));
     assert_eq!(watch.get("resourceVersion"), Some("8"));
-    // Opening it is no sign of life.
+    // Opening the watch is no sign of life.
     let body = watch.open();
     tokio::time::sleep(Duration::from_secs(100)).await;
     assert_eq!(setup.health().age(), Some(Duration::from_secs(280)));
-    // This is, and it starts the time anew.
+    // An event is, and it resets the age.
     body.event(added("b", "9")).await;
     assert_eq!(setup.event().await, "+b");
     let watch = setup.api.next().await;
@@ -160,75 +160,82 @@ async fn a_silent_watch_is_dropped_and_reopened() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn watches_that_end_before_they_said_anything_are_no_sign_of_life() {
-    // As behind a proxy that ends what was idle for a minute, and an API server without bookmarks.
-    let (mut setup, mut asked) = Setup::watching("7").await;
+async fn watches_that_end_without_an_event_are_no_sign_of_life() {
+    // This happens behind a proxy that closes connections after an idle minute, if the API server
+    // sends no bookmarks.
+    let (mut setup, mut request) = FeedSetup::watching("7").await;
     let mut watches = 0;
-    while asked.get("watch").is_some() {
-        let body = asked.open();
+    while request.get("watch").is_some() {
+        let body = request.open();
         tokio::time::sleep(Duration::from_secs(60)).await;
         drop(body);
         watches += 1;
         assert!(watches < 10, "no list");
-        asked = setup.api.next().await;
+        request = setup.api.next().await;
     }
     assert_eq!(watches, 6);
-    assert_eq!(asked.get("resourceVersion"), Some("7"));
+    assert_eq!(request.get("resourceVersion"), Some("7"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_broken_watch_is_reopened_from_the_last_whole_event() {
-    for how in ["cut", "cut within a line", "ended within a line"] {
-        let (mut setup, watch) = Setup::watching("7").await;
+    for ending in ["cut", "cut within a line", "ended within a line"] {
+        let (mut setup, watch) = FeedSetup::watching("7").await;
         let body = watch.open();
         body.event(added("b", "8")).await;
         assert_eq!(setup.event().await, "+b");
         let broken = Instant::now();
-        if how != "cut" {
+        if ending != "cut" {
             let line = json!({"type": "ADDED", "object": service("c", "9")}).to_string();
             body.text(&line[..line.len() - 20]).await;
         }
-        if how == "ended within a line" {
+        if ending == "ended within a line" {
             drop(body);
         } else {
             body.cut().await;
         }
         let watch = setup.api.next().await;
         assert!(watch.at - broken <= Duration::from_millis(500));
-        assert_eq!(watch.get("watch"), Some("true"), "{how}");
-        assert_eq!(watch.get("resourceVersion"), Some("8"), "{how}");
-        assert_eq!(setup.told(), [""; 0], "{how}");
+        assert_eq!(watch.get("watch"), Some("true"), "{ending}");
+        assert_eq!(watch.get("resourceVersion"), Some("8"), "{ending}");
+        assert_eq!(setup.received(), [""; 0], "{ending}");
         let error = setup.error();
         assert_eq!(
             error.contains("within an event"),
-            how.starts_with("ended"),
-            "{how}: {error}"
+            ending.starts_with("ended"),
+            "{ending}: {error}"
         );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_that_can_not_be_read_are_told_and_passed_over() {
-    let (mut setup, watch) = Setup::watching("7").await;
+async fn unreadable_events_are_reported_and_skipped() {
+    let (mut setup, watch) = FeedSetup::watching("7").await;
     let body = watch.open();
     let mut broken = service("broken", "8");
     broken["spec"]["ports"] = json!(5);
     body.event(("MODIFIED", broken)).await;
-    let told = setup.event().await;
+    let received = setup.event().await;
     assert!(
-        told.starts_with("?Service ns/broken: spec.ports: invalid type"),
-        "{told}"
+        received.starts_with("?Service ns/broken: spec.ports: invalid type"),
+        "{received}"
     );
     body.text("rubbish\n").await;
-    let told = setup.event().await;
-    assert!(told.contains("event can't be read"), "{told}");
+    let received = setup.event().await;
+    assert!(received.contains("can't parse a watch event"), "{received}");
     body.event(("NEWS", service("x", "9"))).await;
-    let told = setup.event().await;
-    assert!(told.contains("\"NEWS\" is no type of event"), "{told}");
+    let received = setup.event().await;
+    assert!(
+        received.contains("unknown event type \"NEWS\""),
+        "{received}"
+    );
     body.event(("DELETED", json!({"metadata": {}}))).await;
-    let told = setup.event().await;
-    assert!(told.starts_with("?Service : metadata.name: "), "{told}");
-    // What is gone need not be valid.
+    let received = setup.event().await;
+    assert!(
+        received.starts_with("?Service : metadata.name: "),
+        "{received}"
+    );
+    // A deleted object need not be valid.
     body.event((
         "DELETED",
         json!({"metadata": {"namespace": "ns", "name": "a"}, "spec": 5}),
@@ -243,8 +250,8 @@ async fn events_that_can_not_be_read_are_told_and_passed_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unreadable_object_moves_the_version_too() {
-    let (mut setup, watch) = Setup::watching("7").await;
+async fn an_unreadable_object_advances_the_version_too() {
+    let (mut setup, watch) = FeedSetup::watching("7").await;
     let body = watch.open();
     let mut broken = service("broken", "8");
     broken["spec"] = json!(5);
@@ -256,14 +263,14 @@ async fn an_unreadable_object_moves_the_version_too() {
 
 #[tokio::test(start_paused = true)]
 async fn watches_that_end_at_once_are_not_reopened_without_a_pause() {
-    let (mut setup, mut watch) = Setup::watching("7").await;
+    let (mut setup, mut watch) = FeedSetup::watching("7").await;
     let started = Instant::now();
     for _ in 0..40 {
         drop(watch.open());
         watch = setup.api.next().await;
         assert_eq!(watch.get("watch"), Some("true"));
     }
-    // On average half of 15.5 s and 34 times 30 s.
+    // The expected sum is half of 15.5 s plus half of 34 times 30 s.
     assert!(
         started.elapsed() > Duration::from_secs(200),
         "{:?}",
@@ -273,11 +280,11 @@ async fn watches_that_end_at_once_are_not_reopened_without_a_pause() {
 
 #[tokio::test(start_paused = true)]
 async fn a_jump_in_time_needs_no_new_list() {
-    let (mut setup, watch) = Setup::watching("7").await;
+    let (mut setup, watch) = FeedSetup::watching("7").await;
     let body = watch.open();
     body.event(("BOOKMARK", bookmark("8"))).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    // As when the machine slept: nothing ran in between.
+    // The machine was suspended, so nothing ran in between.
     tokio::time::advance(Duration::from_secs(5 * 3600)).await;
     let watch = setup.api.next().await;
     body.closed().await;

@@ -1,0 +1,306 @@
+//! Client policy: which pods of this node NetworkPolicies allow to query the served addresses.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use tracing::info;
+
+use crate::{
+    admin::status::PolicyStatus,
+    cluster::{ClientVerdicts, Facts, LeftOutPod, Object, ObjectKey, PolicyKind},
+    config::{Config, NetworkPolicy, SourceConfig},
+    datapath::VethClients,
+    source::{
+        Event, Feed,
+        kubernetes::{FeedActivity, FeedHealth, SourceHealth},
+    },
+};
+
+/// Lists that must be complete before any pod can be allowed.
+const NEEDED: [Feed; 4] = [
+    Feed::Policies,
+    Feed::PolicyKinds,
+    Feed::DnsService,
+    Feed::DnsEndpoints,
+];
+
+/// Keeps the facts that NetworkPolicies are judged by, and the clients that result from them.
+pub(super) struct ClientPolicy {
+    fact_source: FactSource,
+    facts: Facts,
+    /// The inputs of the last evaluation, besides the facts.
+    inputs: PolicyInputs,
+    /// Whether facts changed after the last evaluation.
+    have_facts_changed: bool,
+    clients: VethClients,
+    left_out: Vec<LeftOutPod>,
+}
+
+/// The source of facts.
+enum FactSource {
+    /// No facts are needed, because there is no kernel plane.
+    Off,
+    /// No facts are needed, because `--network-policy ignore` allows every client.
+    Ignored,
+    /// Manifests, which are always complete.
+    Files,
+    /// The Kubernetes API.
+    Api {
+        /// The health of the feeds of facts.
+        health: Vec<Arc<SourceHealth>>,
+        max_age: Option<Duration>,
+        /// Whether the name of this node is known, and with it which pods run here.
+        has_node: bool,
+    },
+}
+
+/// The inputs of an evaluation, besides the facts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct PolicyInputs {
+    state: PolicyKnowledge,
+    served: Vec<SocketAddr>,
+}
+
+/// Whether the facts may be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum PolicyKnowledge {
+    /// Some lists are not complete yet.
+    #[default]
+    Incomplete,
+    /// A feed received nothing for `--max-age`.
+    Outdated,
+    /// All facts are known and current.
+    Complete,
+}
+
+impl ClientPolicy {
+    /// A policy that allows no client before the lists are complete, unless policies are ignored.
+    pub(super) fn new(config: &Config) -> ClientPolicy {
+        let fact_source = match &config.source {
+            _ if config.interfaces.is_empty() => FactSource::Off,
+            _ if config.network_policy == NetworkPolicy::Ignore => FactSource::Ignored,
+            SourceConfig::Manifests(_) => FactSource::Files,
+            SourceConfig::Kubernetes(kubernetes) => FactSource::Api {
+                health: Vec::new(),
+                max_age: kubernetes.max_age,
+                has_node: kubernetes.node_name.is_some(),
+            },
+        };
+        ClientPolicy {
+            clients: match fact_source {
+                FactSource::Off | FactSource::Ignored => VethClients::Any,
+                FactSource::Files | FactSource::Api { .. } => VethClients::Known(BTreeSet::new()),
+            },
+            facts: match fact_source {
+                FactSource::Off | FactSource::Ignored | FactSource::Files => Facts::default(),
+                FactSource::Api { .. } => Facts::awaiting(NEEDED),
+            },
+            fact_source,
+            inputs: PolicyInputs::default(),
+            have_facts_changed: true,
+            left_out: Vec::new(),
+        }
+    }
+
+    /// The clients of the last evaluation.
+    pub(super) fn clients(&self) -> &VethClients {
+        &self.clients
+    }
+
+    /// Replaces all facts.
+    pub(super) fn replace_facts(&mut self, facts: Facts) {
+        self.facts = facts;
+        self.have_facts_changed = true;
+    }
+
+    /// Applies an event of a feed.
+    pub(super) fn apply_event(&mut self, event: Event) {
+        // Most events change no fact, such as those about the status of a pod.
+        self.have_facts_changed |= match event {
+            Event::ListStarted(feed) => {
+                self.facts.start_list(feed);
+                false
+            }
+            Event::ListEnded(feed) => self.facts.finish_list(feed),
+            Event::Applied {
+                feed,
+                object: Object::Fact(fact),
+                ..
+            } => self.facts.apply(feed, fact),
+            Event::Deleted { feed, key } => self.facts.delete(feed, &key),
+            Event::Unusable { feed, problem, .. } => {
+                let key = ObjectKey::new(problem.namespace, problem.name);
+                self.facts.mark_unreadable(feed, key)
+            }
+            Event::Applied { .. }
+            | Event::Covered(..)
+            | Event::Corefile { .. }
+            | Event::CacheConfig { .. } => false,
+        };
+    }
+
+    /// Sets the kinds of unevaluated policies that the API serves.
+    pub(super) fn set_policy_kinds(&mut self, kinds: BTreeSet<PolicyKind>) {
+        self.have_facts_changed = true;
+        self.facts.set_served_kinds(kinds);
+    }
+
+    /// Sets the health of the feeds of facts.
+    pub(super) fn set_feed_health(&mut self, feed_health: Vec<Arc<SourceHealth>>) {
+        if let FactSource::Api { health, .. } = &mut self.fact_source {
+            *health = feed_health;
+        }
+    }
+
+    /// The clients that may query these addresses; `None` when no input changed since the last
+    /// evaluation.
+    pub(super) fn evaluate_clients(&mut self, served: &[SocketAddr]) -> Option<VethClients> {
+        if matches!(self.fact_source, FactSource::Off | FactSource::Ignored) {
+            return None;
+        }
+        let inputs = PolicyInputs {
+            state: self.knowledge(),
+            served: served.to_vec(),
+        };
+        if !self.have_facts_changed && inputs == self.inputs {
+            return None;
+        }
+        self.have_facts_changed = false;
+        let verdicts = match inputs.state {
+            PolicyKnowledge::Incomplete | PolicyKnowledge::Outdated => ClientVerdicts {
+                permitted: Some(BTreeSet::new()),
+                left_out: Vec::new(),
+            },
+            PolicyKnowledge::Complete => self.facts.judge_clients(served),
+        };
+        self.inputs = inputs;
+        self.log_new_exclusions(&verdicts.left_out);
+        self.left_out = verdicts.left_out;
+        self.clients = verdicts
+            .permitted
+            .map_or(VethClients::Any, VethClients::Known);
+        Some(self.clients.clone())
+    }
+
+    /// Whether every feed has received something or failed, so that the kernel plane need not wait.
+    pub(super) fn is_settled(&self) -> bool {
+        self.feeds_without_reply().is_empty()
+    }
+
+    /// The feeds from which nothing was received yet, as a reason for not being ready.
+    pub(super) fn missing(&self) -> Option<String> {
+        let feeds = self.feeds_without_reply();
+        let names: Vec<_> = feeds.iter().map(|feed| feed.name()).collect();
+        (!names.is_empty()).then(|| format!("no list yet of {}", names.join(", ")))
+    }
+
+    /// Why the kernel answers fewer pods than NetworkPolicies allow.
+    pub(super) fn degraded(&self) -> Vec<String> {
+        let FactSource::Api { has_node, .. } = &self.fact_source else {
+            return Vec::new();
+        };
+        let mut degraded = Vec::new();
+        let is_restricted = matches!(self.clients, VethClients::Known(_));
+        for (feed, health) in self.feed_health() {
+            let is_needed = self.facts.awaited().contains(&feed) || is_restricted;
+            if let FeedActivity::Retrying { error } = &health.state
+                && health.last_received.is_none()
+                && is_needed
+            {
+                degraded.push(format!(
+                    "pods' queries pass to the cluster's DNS, because it isn't known which pods NetworkPolicies allow: {error}; correct that, or give --network-policy ignore"
+                ));
+            }
+        }
+        if self.inputs.state == PolicyKnowledge::Outdated {
+            degraded.push(
+                "pods' queries pass to the cluster's DNS: nothing about NetworkPolicies was received from the API for --max-age"
+                    .to_owned(),
+            );
+        }
+        if !has_node && self.inputs.state == PolicyKnowledge::Complete && is_restricted {
+            degraded.push(
+                "pods' queries pass to the cluster's DNS: there are policies about egress or about the cluster's DNS, and it isn't known which pods run on this node; give the node's name as --node-name"
+                    .to_owned(),
+            );
+        }
+        degraded
+    }
+
+    /// The status; `None` without a kernel plane.
+    pub(super) fn status(&self) -> Option<PolicyStatus> {
+        let mode = match self.fact_source {
+            FactSource::Off => return None,
+            FactSource::Ignored => "ignore",
+            FactSource::Files | FactSource::Api { .. } => "respect",
+        };
+        Some(PolicyStatus {
+            mode: mode.to_owned(),
+            permitted: match &self.clients {
+                VethClients::Any => None,
+                VethClients::Known(addresses) => Some(addresses.len()),
+            },
+            left_out: self.left_out.clone(),
+        })
+    }
+
+    /// Logs pods that are newly excluded, with the reason.
+    fn log_new_exclusions(&self, left_out: &[LeftOutPod]) {
+        let before: BTreeSet<_> = self.left_out.iter().collect();
+        for LeftOutPod { pod, reason, .. } in left_out.iter().filter(|it| !before.contains(it)) {
+            info!(
+                "the kernel does not answer Pod {pod}, which asks the cluster's DNS instead: {reason}"
+            );
+        }
+    }
+
+    fn knowledge(&self) -> PolicyKnowledge {
+        if !self.facts.awaited().is_empty() {
+            return PolicyKnowledge::Incomplete;
+        }
+        let FactSource::Api {
+            max_age: Some(max_age),
+            ..
+        } = &self.fact_source
+        else {
+            return PolicyKnowledge::Complete;
+        };
+        let feed_health = self.feed_health();
+        let mut ages = feed_health.values().filter_map(FeedHealth::age);
+        if ages.all(|age| age <= *max_age) {
+            PolicyKnowledge::Complete
+        } else {
+            PolicyKnowledge::Outdated
+        }
+    }
+
+    /// Feeds that have received nothing yet and have not failed.
+    fn feeds_without_reply(&self) -> Vec<Feed> {
+        let is_waiting = |health: &FeedHealth| {
+            health.last_received.is_none() && !matches!(health.state, FeedActivity::Retrying { .. })
+        };
+        match &self.fact_source {
+            FactSource::Off | FactSource::Ignored | FactSource::Files => Vec::new(),
+            // The feeds have not started.
+            FactSource::Api { health, .. } if health.is_empty() => NEEDED.to_vec(),
+            FactSource::Api { .. } => {
+                let waiting = self.feed_health().into_iter();
+                let waiting = waiting.filter(|(_, health)| is_waiting(health));
+                waiting.map(|(feed, _)| feed).collect()
+            }
+        }
+    }
+
+    fn feed_health(&self) -> BTreeMap<Feed, FeedHealth> {
+        match &self.fact_source {
+            FactSource::Off | FactSource::Ignored | FactSource::Files => BTreeMap::new(),
+            FactSource::Api { health, .. } => {
+                health.iter().flat_map(|health| health.feeds()).collect()
+            }
+        }
+    }
+}

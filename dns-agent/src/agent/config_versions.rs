@@ -1,0 +1,302 @@
+//! The configurations that CoreDNS or a node cache may run with after an edit.
+//!
+//! An edit of a ConfigMap reaches a program in two steps: the kubelet writes the new text into the
+//! pod's volume, and the program checks the file. The text that the program runs with says how
+//! often it checks, so the previous text matters as much as the new one.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::dns_path::PodStarts;
+use crate::{cluster::Reload, source::WriteTime};
+
+/// How long the kubelet takes at most to write an edited ConfigMap into the pods. It syncs each pod
+/// every 60 to 90 s (`syncFrequency` of 1m, `workerResyncIntervalJitterFactor` of 0.5 in
+/// Kubernetes, `pkg/kubelet`). At a sync it knows the newest ConfigMap, because it watches it
+/// (`configMapAndSecretChangeDetectionStrategy: Watch`, the default). A pod that is started later
+/// than this after an edit has the new text with any strategy, because the kubelet caches a
+/// ConfigMap for 60 s at most.
+pub(super) const KUBELET_DELAY: Duration = Duration::from_secs(90);
+
+/// Maximum number of versions kept. Older ones are merged, and only their `reload` still counts.
+const MAX_VERSIONS: usize = 8;
+
+/// The versions of a configuration that a program may run with, from the oldest to the newest.
+#[derive(Debug)]
+pub(super) struct ConfigVersions<T> {
+    versions: Vec<ConfigVersion<T>>,
+    /// How long an edit takes to reach the file that the program reads.
+    delay: Duration,
+}
+
+#[derive(Clone, Debug)]
+struct ConfigVersion<T> {
+    text: VersionText<T>,
+    reload: Reload,
+    /// When it replaced the previous version.
+    edited_at: EditTime,
+}
+
+/// The text of a version, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum VersionText<T> {
+    /// It was read by this agent.
+    Known(T),
+    /// It was replaced before this agent ran, or was merged into an older version.
+    Unknown,
+    /// The version before the ConfigMap's creation at this time. It existed only if a pod was
+    /// started before that time, because no pod starts before its ConfigMap exists.
+    IfStartedBefore(SystemTime),
+}
+
+/// The time of an edit.
+#[derive(Clone, Copy, Debug)]
+struct EditTime {
+    /// By the wall clock of the API server or of this node.
+    at: SystemTime,
+    /// When this agent read the new text, and how old the edit was then.
+    first_seen: Instant,
+    age: Duration,
+}
+
+/// The pods that run with a configuration.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum RunningPods<'a> {
+    /// Pods are not watched.
+    NotFollowed,
+    /// Pods are watched, but not listed yet.
+    Unknown,
+    /// The start times of the pods.
+    Started(&'a PodStarts),
+}
+
+/// Holds the kernel's answers back while a program may run with another version than the newest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hold {
+    /// The end of the hold; `None` when only an event ends it.
+    pub(super) until: Option<Instant>,
+    /// The reason, for the log and the status.
+    pub(super) reason: String,
+}
+
+impl<T: Clone + PartialEq> ConfigVersions<T> {
+    pub(super) fn new(delay: Duration) -> ConfigVersions<T> {
+        ConfigVersions {
+            versions: Vec::new(),
+            delay,
+        }
+    }
+
+    /// The text of the newest version.
+    pub(super) fn newest(&self) -> Option<&T> {
+        match &self.versions.last()?.text {
+            VersionText::Known(text) => Some(text),
+            VersionText::Unknown | VersionText::IfStartedBefore(_) => None,
+        }
+    }
+
+    /// Adds the current text. `reload` was read from it, and `pods` run with the configuration.
+    pub(super) fn add_version(
+        &mut self,
+        text: T,
+        reload: Reload,
+        written: Option<WriteTime>,
+        pods: RunningPods<'_>,
+    ) {
+        let text = VersionText::Known(text);
+        if self.versions.last().is_some_and(|last| last.text == text) {
+            return;
+        }
+        self.drop_abandoned(pods);
+        // A program refuses to load such a text and keeps an earlier one, which isn't known here.
+        let was_in_force = |version: &ConfigVersion<T>| version.reload != Reload::Refused;
+        let edited_at = match self.versions.last() {
+            Some(last) if self.versions.iter().any(was_in_force) => {
+                EditTime::after(last.edited_at, written)
+            }
+            _ => self.add_prior_version(reload, written),
+        };
+        self.versions.push(ConfigVersion {
+            text,
+            reload,
+            edited_at,
+        });
+        if self.versions.len() > MAX_VERSIONS {
+            self.merge_oldest();
+        }
+    }
+
+    /// The hold while `program`, which runs in `pods`, may run with another version than the
+    /// newest. `is_harmless` says whether a text leads to the same answers as the newest.
+    pub(super) fn hold(
+        &mut self,
+        program: &str,
+        pods: RunningPods<'_>,
+        mut is_harmless: impl FnMut(&T) -> bool,
+    ) -> Option<Hold> {
+        let adoption_time = self.drop_abandoned(pods);
+        let (newest, older) = self.versions.split_last()?;
+        let leads_to_other_answers = |version: &&ConfigVersion<T>| match &version.text {
+            VersionText::Known(text) => !is_harmless(text),
+            VersionText::Unknown | VersionText::IfStartedBefore(_) => true,
+        };
+        let mut others = older
+            .iter()
+            .filter(|version| version.reload != Reload::Refused);
+        others.find(leads_to_other_answers)?;
+        let adoption_time = adoption_time.filter(|_| newest.reload != Reload::Refused);
+        let reload = self.slowest_reload();
+        let reason = match adoption_time {
+            Some(adoption_time) => {
+                let left = adoption_time.saturating_duration_since(Instant::now());
+                let time = format_time_of_day(SystemTime::now() + left);
+                format!("{program} may still run with the previous one until {time} ({reload})")
+            }
+            None => {
+                let seconds = self.delay.as_secs();
+                format!(
+                    "{program} may still run with the previous one until its pods are restarted, \
+                     {seconds} s after the change or later ({reload})"
+                )
+            }
+        };
+        Some(Hold {
+            until: adoption_time,
+            reason,
+        })
+    }
+
+    /// Adds the unknown version before the first text that this agent reads, and returns the time
+    /// of the edit. The unknown version's `reload` is assumed to be that of the new text.
+    fn add_prior_version(&mut self, reload: Reload, written: Option<WriteTime>) -> EditTime {
+        let now = EditTime::now();
+        let (text, at) = match written {
+            None => return now,
+            Some(WriteTime::Edited(at)) => (VersionText::Unknown, at),
+            Some(WriteTime::Created(at)) => (VersionText::IfStartedBefore(at), at),
+        };
+        self.versions.push(ConfigVersion {
+            text,
+            reload,
+            edited_at: now,
+        });
+        EditTime {
+            at,
+            // If the clocks differ the hold is longer or shorter, but never longer than after an
+            // edit that this agent saw.
+            age: now.at.duration_since(at).unwrap_or_default(),
+            ..now
+        }
+    }
+
+    /// Drops the versions that the program no longer runs with. Returns when the program runs with
+    /// the newest one; `None` when that isn't known.
+    fn drop_abandoned(&mut self, pods: RunningPods<'_>) -> Option<Instant> {
+        self.drop_uncreated(pods);
+        let adoption_time = self.adoption_time(pods);
+        if adoption_time.is_some_and(|adoption_time| adoption_time <= Instant::now()) {
+            self.drop_all_but_newest();
+        }
+        adoption_time
+    }
+
+    fn drop_uncreated(&mut self, pods: RunningPods<'_>) {
+        self.versions.retain(|version| match (&version.text, pods) {
+            (VersionText::IfStartedBefore(made), RunningPods::Started(starts)) => {
+                starts.any_before(*made)
+            }
+            (VersionText::IfStartedBefore(_), RunningPods::NotFollowed) => false,
+            _ => true,
+        });
+    }
+
+    /// When the program certainly runs with the newest version; `None` when that isn't known.
+    fn adoption_time(&self, pods: RunningPods<'_>) -> Option<Instant> {
+        let (newest, older) = self.versions.split_last()?;
+        let EditTime {
+            at,
+            first_seen,
+            age,
+        } = newest.edited_at;
+        if let RunningPods::Started(starts) = pods
+            && starts.all_since(at + self.delay)
+        {
+            return Some(first_seen);
+        }
+        let mut longest = newest.reload.period().unwrap_or_default();
+        for version in older
+            .iter()
+            .filter(|version| version.reload != Reload::Refused)
+        {
+            let period = match (version.reload.period(), pods) {
+                // Without a kernel plane a hold is only reported, and the report must end.
+                (None, RunningPods::NotFollowed) => Some(Duration::ZERO),
+                (period, _) => period,
+            };
+            longest = longest.max(period?);
+        }
+        Some(first_seen + (self.delay + longest).saturating_sub(age))
+    }
+
+    /// Drops all versions but the newest, unless the program refuses the newest.
+    fn drop_all_but_newest(&mut self) {
+        let is_taken = |version: &ConfigVersion<T>| version.reload != Reload::Refused;
+        if self.versions.last().is_some_and(is_taken) {
+            self.versions.drain(..self.versions.len() - 1);
+        }
+    }
+
+    /// The `reload` that delays the newest version longest.
+    fn slowest_reload(&self) -> Reload {
+        let reloads = || self.versions.iter().map(|version| version.reload);
+        let (_, older) = self.versions.split_last().unzip();
+        let mut endless = older.into_iter().flatten().map(|version| version.reload);
+        let endless = endless.find(|reload| matches!(reload, Reload::Never | Reload::Unknown));
+        let longest = || reloads().max_by_key(Reload::period);
+        endless.or_else(longest).unwrap_or(Reload::Unknown)
+    }
+
+    fn merge_oldest(&mut self) {
+        let oldest = self.versions.remove(0);
+        let Some(next) = self.versions.first_mut() else {
+            return;
+        };
+        let is_endless = |reload: Reload| matches!(reload, Reload::Never | Reload::Unknown);
+        let is_slower = oldest.reload.period() > next.reload.period();
+        if is_endless(oldest.reload) || (is_slower && !is_endless(next.reload)) {
+            next.reload = oldest.reload;
+        }
+        next.text = VersionText::Unknown;
+    }
+}
+
+impl EditTime {
+    /// An edit that this agent sees at once.
+    fn now() -> EditTime {
+        EditTime {
+            at: SystemTime::now(),
+            first_seen: Instant::now(),
+            age: Duration::ZERO,
+        }
+    }
+
+    /// An edit that this agent sees at once, with the time in the object if that is newer than the
+    /// edit before.
+    fn after(previous: EditTime, written: Option<WriteTime>) -> EditTime {
+        let now = EditTime::now();
+        let at = written.map(|(WriteTime::Created(at) | WriteTime::Edited(at))| at);
+        EditTime {
+            at: at.filter(|at| *at > previous.at).unwrap_or(now.at),
+            ..now
+        }
+    }
+}
+
+/// The time of day in UTC.
+fn format_time_of_day(time: SystemTime) -> String {
+    let text = humantime::format_rfc3339_seconds(time).to_string();
+    let time = text.split_once('T').map_or(&*text, |(_, time)| time);
+    format!("{} UTC", time.trim_end_matches('Z'))
+}
+
+#[cfg(test)]
+mod tests;

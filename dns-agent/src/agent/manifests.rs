@@ -1,0 +1,158 @@
+//! Loads objects from manifest files at the start, and again whenever the files change.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tracing::error;
+
+use super::{publisher::PublisherMessage, threads::run_privileged};
+use crate::{
+    admin::{
+        status::{ManifestsStatus, SourceStatus},
+        status_board::StatusBoard,
+    },
+    cluster::{Objects, Selectors},
+    source::{
+        manifests::{self, FileStamps, ManifestError},
+        path_watch::PathWatch,
+    },
+};
+
+/// How often the files are checked for changes, besides the notifications of inotify.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Receives the result of the first load.
+pub(super) type FirstLoad = oneshot::Receiver<anyhow::Result<()>>;
+
+/// Loads the objects, and loads them again whenever the files change. `first` receives the result
+/// of the first load after its objects are published. If a later load fails, the objects of the
+/// load before stay published.
+pub(super) async fn follow(
+    path: PathBuf,
+    selectors: Selectors,
+    first: oneshot::Sender<anyhow::Result<()>>,
+    publisher: mpsc::Sender<PublisherMessage>,
+    board: Arc<StatusBoard>,
+) {
+    // The watch starts before the first read, so that no change is missed.
+    let watch = PathWatch::new(&path)
+        .with_context(|| format!("can't watch {} for changes", path.display()));
+    let mut watch = match watch {
+        Ok(watch) => watch,
+        Err(error) => {
+            let _ = first.send(Err(error));
+            // The error ends the agent.
+            return std::future::pending().await;
+        }
+    };
+    let mut stamp = stamp_of(&path).await;
+    match load(&path, &selectors).await {
+        Err(errors) => {
+            let _ = first.send(Err(load_error(&errors)));
+            return std::future::pending().await;
+        }
+        Ok(objects) => {
+            set_status(&board, ManifestsStatus::loaded_now(&path));
+            if publish(objects, &publisher).await.is_err() {
+                return;
+            }
+            let _ = first.send(Ok(()));
+        }
+    }
+    loop {
+        let is_notified = timeout(CHECK_INTERVAL, watch.changed()).await.is_ok();
+        let latest = stamp_of(&path).await;
+        if !is_notified && latest == stamp {
+            board.record_file_check();
+            continue;
+        }
+        if !is_notified {
+            // The watched path may be another file by now.
+            watch.rearm();
+        }
+        stamp = latest;
+        let loaded = load(&path, &selectors).await;
+        set_status(&board, status_after_load(&path, &loaded, &board));
+        if let Ok(objects) = loaded
+            && publish(objects, &publisher).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// The status after a load.
+fn status_after_load(
+    path: &Path,
+    loaded: &Result<Objects, Vec<ManifestError>>,
+    board: &StatusBoard,
+) -> ManifestsStatus {
+    match loaded {
+        Ok(_) => ManifestsStatus::loaded_now(path),
+        Err(errors) => {
+            for error in errors {
+                error!("{error}; the objects loaded before stay published");
+            }
+            ManifestsStatus {
+                errors: errors.iter().map(ToString::to_string).collect(),
+                ..board.manifests()
+            }
+        }
+    }
+}
+
+fn set_status(board: &StatusBoard, status: ManifestsStatus) {
+    board.record_file_check();
+    board.update(|all| all.source = SourceStatus::Manifests(status));
+}
+
+/// Sends the objects to the publisher, and waits until they are published.
+async fn publish(objects: Objects, publisher: &mpsc::Sender<PublisherMessage>) -> Result<(), ()> {
+    let (published, done) = oneshot::channel();
+    let message = PublisherMessage::Objects(objects, published);
+    publisher.send(message).await.map_err(drop)?;
+    done.await.map_err(drop)
+}
+
+/// Reads the files on a privileged thread.
+async fn load(path: &Path, selectors: &Selectors) -> Result<Objects, Vec<ManifestError>> {
+    let (owned, selectors) = (path.to_owned(), selectors.clone());
+    run_blocking(move || manifests::load(&owned, &selectors))
+        .await
+        .unwrap_or_else(|error| {
+            Err(vec![ManifestError {
+                file: path.to_owned(),
+                line: None,
+                reason: format!("reading failed: {error:#}"),
+            }])
+        })
+}
+
+/// The files' stamp; `None` when it can't be read.
+async fn stamp_of(path: &Path) -> Option<FileStamps> {
+    let owned = path.to_owned();
+    run_blocking(move || FileStamps::read(&owned))
+        .await
+        .ok()?
+        .ok()
+}
+
+/// Runs blocking work on a privileged thread, so that it blocks no worker of the runtime.
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<T> {
+    Ok(run_privileged("files", work)?.await?)
+}
+
+fn load_error(errors: &[ManifestError]) -> anyhow::Error {
+    let lines: String = errors.iter().map(|error| format!("\n  {error}")).collect();
+    anyhow!("can't load the manifests; correct these errors and start again:{lines}")
+}

@@ -1,0 +1,313 @@
+//! Reads from the Kubernetes API the facts that NetworkPolicies are judged by.
+//!
+//! These feeds are separate from the feeds of names: while facts are unknown pods are not answered,
+//! but names are published. The same objects make up the path from this node's pods to CoreDNS
+//! ([`super::dns_path`]), which is needed also where policies are ignored.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::Client;
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    dns_path::{DnsPath, DnsPathObserver},
+    publisher::PublisherMessage,
+};
+use crate::{
+    admin::status_board::StatusBoard,
+    cluster::{Fact, Labels, Object, ObjectKey},
+    config::NetworkPolicy,
+    source::{
+        Event, Feed,
+        kubernetes::{Discovery, KubernetesSource, PolicyScope, ServedKinds},
+    },
+};
+
+/// Events that may wait for the publisher. More wait in the API server's connections.
+const WAITING: usize = 256;
+
+/// Sends events to the publisher until the publisher has ended. Returns the task's name.
+pub(super) async fn follow(
+    client: Client,
+    scope: PolicyScope,
+    policy: NetworkPolicy,
+    jitter: Duration,
+    publisher: mpsc::Sender<PublisherMessage>,
+    path: watch::Sender<DnsPath>,
+    board: Arc<StatusBoard>,
+) -> &'static str {
+    let (sender, events) = mpsc::channel(WAITING);
+    let (policies, discovery) = match policy {
+        NetworkPolicy::Respect => {
+            let (kinds, served_kinds) = mpsc::channel(1);
+            let discovery = KindDiscovery {
+                discovery: Discovery::start(client.clone(), jitter, kinds),
+                served_kinds,
+            };
+            let policies = KubernetesSource::start_policies(client.clone(), &scope, jitter, sender);
+            (policies, Some(discovery))
+        }
+        NetworkPolicy::Ignore => {
+            let path = KubernetesSource::start_dns_path(client.clone(), &scope, jitter, sender);
+            (path, None)
+        }
+    };
+    let mut follower = PolicyFollower {
+        client,
+        dns: scope.dns,
+        policies: EventSource {
+            events,
+            source: policies,
+        },
+        discovery,
+        dns_pods: None,
+        namespaces: None,
+        unevaluated_policies: None,
+        observer: DnsPathObserver::default(),
+        path,
+    };
+    let _ = follower.send_all(&publisher, &board).await;
+    "the source of policies"
+}
+
+/// Starts and stops the sources of facts as events require.
+struct PolicyFollower {
+    client: Client,
+    dns: ObjectKey,
+    policies: EventSource,
+    /// `None` where policies are ignored.
+    discovery: Option<KindDiscovery>,
+    /// The pods of the cluster's DNS; `None` before its Service is known, or if the Service has no
+    /// selector.
+    dns_pods: Option<DnsPods>,
+    /// All Namespaces with their labels; started when a policy about the cluster's DNS selects by
+    /// these labels.
+    namespaces: Option<EventSource>,
+    /// Policies of the kinds that are not evaluated; `None` when the API serves none of the kinds.
+    unevaluated_policies: Option<EventSource>,
+    observer: DnsPathObserver,
+    /// Receives the path from this node's pods to CoreDNS.
+    path: watch::Sender<DnsPath>,
+}
+
+/// Discovers which kinds of unevaluated policies the API serves.
+struct KindDiscovery {
+    discovery: Discovery,
+    served_kinds: mpsc::Receiver<ServedKinds>,
+}
+
+/// A source with its own channel, so that no event of the source arrives after it is dropped.
+struct EventSource {
+    source: KubernetesSource,
+    events: mpsc::Receiver<Event>,
+}
+
+/// The pods of the cluster's DNS.
+struct DnsPods {
+    labels: Labels,
+    source: EventSource,
+}
+
+/// An event, or a change of the served kinds.
+enum PolicyUpdate {
+    Event(Box<Event>),
+    Kinds(ServedKinds),
+}
+
+/// The publisher has ended.
+struct PublisherGone;
+
+impl PolicyFollower {
+    async fn send_all(
+        &mut self,
+        publisher: &mpsc::Sender<PublisherMessage>,
+        board: &StatusBoard,
+    ) -> Result<(), PublisherGone> {
+        self.send_health(publisher, board).await?;
+        while let Some(update) = self.next_update().await {
+            match update {
+                PolicyUpdate::Event(event) => {
+                    let has_selector_changed = self.follow_selector(&event);
+                    if has_selector_changed | self.follow_namespaces(&event) {
+                        self.send_health(publisher, board).await?;
+                    }
+                    if has_selector_changed {
+                        self.reset_dns_pods(publisher, &event).await?;
+                    }
+                    self.update_path(&event);
+                    publisher
+                        .send(PublisherMessage::PolicyEvent(*event))
+                        .await
+                        .map_err(|_| PublisherGone)?;
+                }
+                PolicyUpdate::Kinds(kinds) => {
+                    self.follow_kinds(&kinds);
+                    self.send_health(publisher, board).await?;
+                    let message = PublisherMessage::PolicyKinds(kinds.into_keys().collect());
+                    publisher.send(message).await.map_err(|_| PublisherGone)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn next_update(&mut self) -> Option<PolicyUpdate> {
+        let pods = self.dns_pods.as_mut().map(|pods| &mut pods.source);
+        let event = tokio::select! {
+            kinds = next_served_kinds(self.discovery.as_mut()) => return kinds.map(PolicyUpdate::Kinds),
+            event = self.policies.events.recv() => event,
+            event = next_event(pods) => event,
+            event = next_event(self.namespaces.as_mut()) => event,
+            event = next_event(self.unevaluated_policies.as_mut()) => event,
+        };
+        event.map(Box::new).map(PolicyUpdate::Event)
+    }
+
+    /// Starts reading the policies of these kinds instead of those of before.
+    fn follow_kinds(&mut self, kinds: &ServedKinds) {
+        self.unevaluated_policies = (!kinds.is_empty()).then(|| {
+            EventSource::start(|sender| {
+                KubernetesSource::start_other_policies(self.client.clone(), kinds, sender)
+            })
+        });
+    }
+
+    /// Starts reading all Namespaces when the first policy needs their labels. Returns whether it
+    /// started now.
+    fn follow_namespaces(&mut self, event: &Event) -> bool {
+        let Event::Applied {
+            object: Object::Fact(Fact::Policy(policy)),
+            ..
+        } = event
+        else {
+            return false;
+        };
+        let is_about_dns = policy.key.namespace == self.dns.namespace;
+        if self.namespaces.is_some() || !is_about_dns || !policy.needs_namespaces() {
+            return false;
+        }
+        let client = self.client.clone();
+        let start = |sender| KubernetesSource::start_client_namespaces(client, sender);
+        self.namespaces = Some(EventSource::start(start));
+        true
+    }
+
+    /// Updates the path by an event.
+    fn update_path(&mut self, event: &Event) {
+        self.observer.apply_event(event);
+        self.send_path();
+    }
+
+    fn send_path(&mut self) {
+        let now = self.observer.path();
+        self.path.send_if_modified(|path| {
+            let has_changed = *path != now;
+            *path = now;
+            has_changed
+        });
+    }
+
+    /// Drops the pods of the cluster's DNS because the Service selects others now. Until these are
+    /// listed, policies are judged as if there were no such pods, and start times are unknown. A
+    /// Service without a selector has no pods, which is known at once.
+    async fn reset_dns_pods(
+        &mut self,
+        publisher: &mpsc::Sender<PublisherMessage>,
+        by: &Event,
+    ) -> Result<(), PublisherGone> {
+        self.observer.reset_feed(Feed::DnsPods);
+        let is_there = matches!(by, Event::Applied { .. });
+        let has_none = is_there && self.dns_pods.is_none();
+        for event in [
+            Event::ListStarted(Feed::DnsPods),
+            Event::ListEnded(Feed::DnsPods),
+        ] {
+            if has_none {
+                self.observer.apply_event(&event);
+            }
+            self.send_path();
+            publisher
+                .send(PublisherMessage::PolicyEvent(event))
+                .await
+                .map_err(|_| PublisherGone)?;
+        }
+        Ok(())
+    }
+
+    /// Starts reading the pods that the Service of the cluster's DNS selects. Returns whether the
+    /// selector changed.
+    fn follow_selector(&mut self, event: &Event) -> bool {
+        let labels = match event {
+            Event::Applied {
+                feed: Feed::DnsService,
+                object: Object::Fact(Fact::Service(service)),
+                ..
+            } => &service.selector,
+            Event::Deleted {
+                feed: Feed::DnsService,
+                ..
+            } => &Labels::new(),
+            _ => return false,
+        };
+        let before = self.dns_pods.as_ref().map(|pods| &pods.labels);
+        // The endpoints of a Service without a selector are written by hand and need not be pods.
+        let wanted = Some(labels).filter(|labels| !labels.is_empty());
+        if before == wanted {
+            return false;
+        }
+        self.dns_pods = wanted.map(|labels| {
+            let (client, namespace) = (self.client.clone(), &self.dns.namespace);
+            let start =
+                |sender| KubernetesSource::start_dns_pods(client, namespace, labels, sender);
+            DnsPods {
+                labels: labels.clone(),
+                source: EventSource::start(start),
+            }
+        });
+        true
+    }
+
+    async fn send_health(
+        &self,
+        publisher: &mpsc::Sender<PublisherMessage>,
+        board: &StatusBoard,
+    ) -> Result<(), PublisherGone> {
+        let dns_pods = self.dns_pods.iter().map(|pods| &pods.source);
+        let sources = std::iter::once(&self.policies).chain(dns_pods);
+        let sources = sources
+            .chain(&self.namespaces)
+            .chain(&self.unevaluated_policies);
+        let health = sources.map(|source| source.source.health());
+        let discovery = self.discovery.iter().map(|it| it.discovery.health());
+        let health: Vec<_> = health.chain(discovery).collect();
+        board.set_policy_feeds(health.clone());
+        let message = PublisherMessage::PolicyHealth(health);
+        publisher.send(message).await.map_err(|_| PublisherGone)
+    }
+}
+
+impl EventSource {
+    fn start(start: impl FnOnce(mpsc::Sender<Event>) -> KubernetesSource) -> EventSource {
+        let (sender, events) = mpsc::channel(WAITING);
+        EventSource {
+            source: start(sender),
+            events,
+        }
+    }
+}
+
+/// The kinds that are served now; waits for ever where policies are ignored.
+async fn next_served_kinds(kinds: Option<&mut KindDiscovery>) -> Option<ServedKinds> {
+    match kinds {
+        Some(kinds) => kinds.served_kinds.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next event of a source; waits for ever without one.
+async fn next_event(source: Option<&mut EventSource>) -> Option<Event> {
+    match source {
+        Some(source) => source.events.recv().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,107 @@
+//! Freshness: whether what was read from the Kubernetes API may still be answered.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Freshness, Hold, StaleReason};
+use crate::{
+    cluster::{Feed, ObjectKey, ZoneSettings},
+    config::{DnsAddresses, KubernetesConfig},
+    resolver::UpstreamServers,
+    source::kubernetes::{FeedHealth, SourceHealth},
+};
+
+/// The publisher's state about the Kubernetes API: the current plan and the health of its feeds.
+pub(super) struct ApiFreshness {
+    pub(super) dns_service: ObjectKey,
+    pub(super) serves: DnsAddresses,
+    max_age: Option<Duration>,
+    /// The resolver's servers of the cluster's DNS; `None` if `--cluster-dns` sets them.
+    pub(super) cluster_dns: Option<UpstreamServers>,
+    pub(super) feed_health: Vec<Arc<SourceHealth>>,
+    /// The health of the feeds of facts, one of which reports node caches.
+    pub(super) policy_feed_health: Vec<Arc<SourceHealth>>,
+    pub(super) planned_feeds: BTreeSet<Feed>,
+    /// Feeds whose first list has not ended yet.
+    pub(super) unlisted_feeds: BTreeSet<Feed>,
+    /// The zone settings of the current plan.
+    settings: Option<ZoneSettings>,
+    /// Reasons why the plan may not be answered yet.
+    holds: Vec<Hold>,
+}
+
+/// Whether a plan's settings differ from those of the plan before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PlanChange {
+    /// The settings are the same, or this is the first plan.
+    Unchanged,
+    /// The settings differ.
+    Changed,
+}
+
+impl ApiFreshness {
+    /// The state before the first plan.
+    pub(super) fn new(kubernetes: &KubernetesConfig, cluster_dns: UpstreamServers) -> ApiFreshness {
+        ApiFreshness {
+            dns_service: kubernetes.dns_service.clone(),
+            serves: kubernetes.dns_addresses,
+            max_age: kubernetes.max_age,
+            cluster_dns: kubernetes.cluster_dns.is_empty().then_some(cluster_dns),
+            feed_health: Vec::new(),
+            policy_feed_health: Vec::new(),
+            planned_feeds: BTreeSet::new(),
+            unlisted_feeds: BTreeSet::new(),
+            settings: None,
+            holds: Vec::new(),
+        }
+    }
+
+    /// Sets the plan's settings, which may not be answered before `holds` have ended.
+    pub(super) fn replace_plan(&mut self, settings: &ZoneSettings, holds: Vec<Hold>) -> PlanChange {
+        let before = self.settings.replace(settings.clone());
+        self.holds = holds;
+        if before.is_none_or(|before| before == *settings) {
+            PlanChange::Unchanged
+        } else {
+            PlanChange::Changed
+        }
+    }
+
+    /// The holds that have not ended.
+    pub(super) fn active_holds(&self) -> impl Iterator<Item = &Hold> {
+        let now = Instant::now();
+        let is_active = move |hold: &&Hold| hold.until.is_none_or(|until| now < until);
+        self.holds.iter().filter(is_active)
+    }
+
+    /// Whether any hold has not ended.
+    pub(super) fn is_held(&self) -> bool {
+        self.active_holds().next().is_some()
+    }
+
+    /// Whether no hold is active and every feed received something within `--max-age`.
+    pub(super) fn freshness(&self) -> Freshness {
+        if self.is_held() {
+            return Freshness::Stale(StaleReason::Held);
+        }
+        let Some(max_age) = self.max_age else {
+            return Freshness::Current;
+        };
+        let is_fresh = |health: &Arc<SourceHealth>| health.age().is_some_and(|age| age <= max_age);
+        let feeds = self
+            .policy_feed_health
+            .iter()
+            .flat_map(|health| health.feeds());
+        let mut caches = feeds.filter(|(feed, _)| *feed == Feed::Clients);
+        let knows_caches =
+            |(_, health): (_, FeedHealth)| health.age().is_some_and(|age| age <= max_age);
+        if self.feed_health.iter().all(is_fresh) && caches.all(knows_caches) {
+            Freshness::Current
+        } else {
+            Freshness::Stale(StaleReason::Silence)
+        }
+    }
+}

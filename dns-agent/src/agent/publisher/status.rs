@@ -1,0 +1,143 @@
+//! The publisher's part of the log and of the status board.
+
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::{Freshness, Publisher, StaleReason, read_lock};
+use crate::{
+    admin::{status::ZoneStatus, status_board::StatusBoard},
+    cluster::ObjectKey,
+    source::Event,
+    zone::ZoneData as _,
+};
+
+/// How long a check of the manifests may take before it is reported.
+const FILES_CHECK_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl Publisher {
+    /// Keeps the problems of objects that can't be read, and logs new ones.
+    pub(super) fn track_unusable_objects(&mut self, event: &Event) {
+        match event {
+            Event::Unusable { feed, problem, .. } => {
+                let key = ObjectKey::new(&*problem.namespace, &*problem.name);
+                self.unusable_unlisted.remove(&(*feed, key.clone()));
+                let before = self.unusable.insert((*feed, key), problem.clone());
+                if before.as_ref() != Some(problem) {
+                    warn!("{problem}; its names are delegated to the cluster's DNS");
+                }
+            }
+            Event::ListStarted(feed) => {
+                let keys = self.unusable.keys().filter(|(of, _)| of == feed);
+                self.unusable_unlisted.extend(keys.cloned());
+            }
+            // Objects that the list did not report are gone.
+            Event::ListEnded(feed) => {
+                for gone in self.unusable_unlisted.extract_if(.., |(of, _)| of == feed) {
+                    self.unusable.remove(&gone);
+                }
+            }
+            Event::Applied { feed, object, .. } if !self.unusable.is_empty() => {
+                self.unusable.remove(&(*feed, object.key()));
+            }
+            Event::Deleted { feed, key } => {
+                self.unusable.remove(&(*feed, key.clone()));
+            }
+            _ => {}
+        }
+    }
+
+    /// Logs new problems of objects in the index.
+    fn log_new_problems(&mut self) {
+        let problems = read_lock(&self.index).problems();
+        for problem in problems.difference(&self.problems) {
+            warn!("{problem}; it is ignored");
+        }
+        self.problems = problems;
+    }
+
+    /// Puts the publisher's state on the board.
+    pub(in crate::agent) fn update_board(&mut self, board: &StatusBoard) {
+        self.log_new_problems();
+        let (zones, objects) = {
+            let index = read_lock(&self.index);
+            let view = index.view();
+            let zones = view.zones().iter();
+            let zones = zones.map(|zone| ZoneStatus {
+                name: zone.name.to_string(),
+                serial: zone.soa.serial,
+            });
+            (zones.collect(), index.counts())
+        };
+        let problems = self.problems.iter().chain(self.unusable.values());
+        let problems = problems.map(ToString::to_string).collect();
+        board.update(|status| {
+            status.zones = zones;
+            status.objects = objects;
+            status.problems = problems;
+            status.network_policy = self.client_policy.status();
+        });
+        self.update_board_state(board);
+    }
+
+    fn update_board_state(&self, board: &StatusBoard) {
+        let (mut missing, mut degraded) =
+            (self.kernel_plane.missing(), self.kernel_plane.degraded());
+        missing.extend(self.client_policy.missing());
+        degraded.extend(self.client_policy.degraded());
+        if self.api.is_none() {
+            if !read_lock(&self.index).is_complete() {
+                missing.push("the files of --manifests are not loaded yet".to_owned());
+            }
+            if let Some(age) = board
+                .time_since_file_check()
+                .filter(|age| *age > FILES_CHECK_TIMEOUT)
+            {
+                degraded.push(format!(
+                    "the files of --manifests were last checked {} s ago, so reading them takes long or hangs: the objects loaded before stay published",
+                    age.as_secs()
+                ));
+            }
+        }
+        if let Some(api) = &self.api {
+            let awaited: Vec<_> = api.unlisted_feeds.iter().map(|feed| feed.name()).collect();
+            if !awaited.is_empty() {
+                missing.push(format!("no list yet of {}", awaited.join(", ")));
+            }
+            let index = read_lock(&self.index);
+            if !index.is_complete() && api.planned_feeds.is_empty() {
+                missing.push("CoreDNS's Corefile has not been read yet".to_owned());
+            }
+            let uncovered = index.count_uncovered();
+            if index.is_complete() && uncovered > 0 {
+                degraded.push(format!(
+                    "{uncovered} headless Services are delegated to the cluster's DNS, because not all of their EndpointSlices are watched yet"
+                ));
+            }
+            if index.is_complete() && index.view().zones().is_empty() {
+                degraded.push(
+                    "the kernel passes everything to the cluster's DNS, for the reasons below"
+                        .to_owned(),
+                );
+            }
+            match self.freshness {
+                Freshness::Stale(StaleReason::Held) => degraded.extend(api.active_holds().map(|hold| {
+                    let reason = &hold.reason;
+                    format!("{reason}: the kernel passes everything to the cluster's DNS")
+                })),
+                Freshness::Stale(StaleReason::Silence) => degraded.push(
+                    "nothing was received from the API for --max-age: the kernel passes everything to the cluster's DNS"
+                        .to_owned(),
+                ),
+                // Reported as missing.
+                Freshness::Stale(StaleReason::Unlisted) | Freshness::Current => {}
+            }
+        }
+        let limits = self.kernel_plane.limits();
+        board.update(|status| {
+            status.missing = missing;
+            status.degraded = degraded;
+            status.limits = limits;
+        });
+    }
+}

@@ -1,0 +1,321 @@
+//! Splits a Corefile into server blocks and directives exactly as CoreDNS's parser does
+//! (github.com/coredns/caddy, `caddyfile/parse.go`).
+//!
+//! Text that CoreDNS would replace with other text is never guessed: see [`Corefile::unread`] and
+//! [`Directive::check_complete`].
+
+use std::fmt;
+
+use super::finding::CorefileProblem;
+use super::words::{CorefileWord, split_words};
+
+/// A Corefile's server blocks and the lines between them.
+pub(super) struct Corefile {
+    /// The server blocks, in their order.
+    pub(super) blocks: Vec<ParsedBlock>,
+    /// Lines outside of server blocks that include or define text: `import` and snippets.
+    pub(super) unread: Vec<CorefileLine>,
+}
+
+/// A server block with unparsed keys.
+pub(super) struct ParsedBlock {
+    pub(super) keys: Vec<BlockKeyText>,
+    pub(super) directives: Vec<Directive>,
+}
+
+/// A server block's key: a zone with an optional scheme and port.
+pub(super) struct BlockKeyText {
+    pub(super) text: String,
+    /// The key's line, counted from 1.
+    pub(super) line: usize,
+}
+
+/// A plugin's line, and the lines in its braces.
+pub(super) struct Directive {
+    /// The first line: the plugin's name and arguments.
+    pub(super) head: CorefileLine,
+    /// The lines in its braces. Inner braces are ordinary words.
+    pub(super) body: Vec<CorefileLine>,
+}
+
+/// A line's words: a name and arguments.
+pub(super) struct CorefileLine {
+    /// The line's number, counted from 1.
+    pub(super) number: usize,
+    words: Vec<String>,
+}
+
+impl Corefile {
+    /// Parses the text of a Corefile.
+    pub(super) fn parse(text: &str) -> Result<Corefile, CorefileProblem> {
+        let words = split_words(text)?;
+        Parser { words, at: 0 }.parse_corefile()
+    }
+}
+
+impl Directive {
+    /// The plugin's name.
+    pub(super) fn name(&self) -> &str {
+        self.head.name()
+    }
+
+    /// Fails if CoreDNS would insert unknown text into a line: a file, a snippet or an environment
+    /// variable.
+    pub(super) fn check_complete(&self) -> Result<(), CorefileProblem> {
+        let mut lines = std::iter::once(&self.head).chain(&self.body);
+        let unread = lines.find(|line| {
+            line.name() == "import" || line.words.iter().any(|word| has_variable(word))
+        });
+        unread.map_or(Ok(()), |line| Err(line.unread_problem()))
+    }
+}
+
+impl CorefileLine {
+    /// The first word. Every line has one.
+    pub(super) fn name(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
+    /// The other words.
+    pub(super) fn args(&self) -> &[String] {
+        self.words.get(1..).unwrap_or_default()
+    }
+
+    /// The problem with a line that includes text from elsewhere.
+    pub(super) fn unread_problem(&self) -> CorefileProblem {
+        self.problem(format!("`{self}` brings in text that Zerohop can't see"))
+    }
+
+    /// All words of the line.
+    pub(super) fn words(&self) -> &[String] {
+        &self.words
+    }
+
+    /// A problem with this line.
+    pub(super) fn problem(&self, what: impl Into<String>) -> CorefileProblem {
+        CorefileProblem::new(self.number, what)
+    }
+}
+
+impl fmt::Display for CorefileLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words.join(" "))
+    }
+}
+
+/// Reads words from left to right.
+struct Parser {
+    words: Vec<CorefileWord>,
+    at: usize,
+}
+
+impl Parser {
+    fn parse_corefile(mut self) -> Result<Corefile, CorefileProblem> {
+        let (mut blocks, mut unread) = (Vec::new(), Vec::new());
+        while let Some(text) = self.peek_word() {
+            if text == "import" && self.starts_line() {
+                unread.push(self.parse_line());
+                continue;
+            }
+            let keys = self.parse_keys()?;
+            match keys.as_slice() {
+                [] => return Err(self.problem("a server block has no zone")),
+                [key] if key.text.starts_with('(') && key.text.ends_with(')') => {
+                    unread.push(CorefileLine {
+                        number: key.line,
+                        words: vec![key.text.clone()],
+                    });
+                    self.parse_block()?;
+                }
+                _ => {
+                    let directives = self.parse_block()?;
+                    blocks.push(ParsedBlock { keys, directives });
+                }
+            }
+        }
+        Ok(Corefile { blocks, unread })
+    }
+
+    /// Reads keys up to the opening brace or the end of the line. After a comma the next line
+    /// continues the list.
+    fn parse_keys(&mut self) -> Result<Vec<BlockKeyText>, CorefileProblem> {
+        let mut keys = Vec::new();
+        let mut expects_more = false;
+        while let Some(text) = self.peek_word() {
+            if text == "{" && expects_more {
+                return Err(self.problem("a zone is missing after the comma"));
+            }
+            if text == "{" {
+                return Ok(keys);
+            }
+            if text == "}" {
+                return Err(self.problem("no brace was opened before this one"));
+            }
+            if has_variable(text) || (text == "import" && self.starts_line()) {
+                let what =
+                    format!("`{text}` among the zones stands for text that Zerohop can't see");
+                return Err(self.problem(what));
+            }
+            if !text.is_empty() {
+                let key = text.strip_suffix(',');
+                expects_more = key.is_some();
+                keys.push(BlockKeyText {
+                    text: key.unwrap_or(text).to_owned(),
+                    line: self.line_number(),
+                });
+            }
+            self.at += 1;
+            if !expects_more && self.starts_line() {
+                return Ok(keys);
+            }
+        }
+        if expects_more {
+            return Err(self.problem("a zone is missing after the comma"));
+        }
+        Ok(keys)
+    }
+
+    /// Reads directives in braces, or without braces up to the end of the text.
+    fn parse_block(&mut self) -> Result<Vec<Directive>, CorefileProblem> {
+        let opened = (self.peek_word() == Some("{")).then(|| self.line_number());
+        if opened.is_some() {
+            self.at += 1;
+        }
+        let mut directives = Vec::new();
+        loop {
+            match (self.peek_word(), opened) {
+                (None, None) => return Ok(directives),
+                (None, Some(line)) => {
+                    return Err(CorefileProblem::refused(
+                        line,
+                        "the opening brace is never closed",
+                    ));
+                }
+                (Some("}"), Some(_)) => {
+                    self.at += 1;
+                    return Ok(directives);
+                }
+                (Some("}"), None) => {
+                    return Err(self.problem("no brace was opened before this one"));
+                }
+                (Some("{"), _) => return Err(self.problem("a brace opens without a plugin's name")),
+                (Some(_), _) => directives.push(self.parse_directive()?),
+            }
+        }
+    }
+
+    fn parse_directive(&mut self) -> Result<Directive, CorefileProblem> {
+        let mut head = CorefileLine {
+            number: self.line_number(),
+            words: Vec::new(),
+        };
+        loop {
+            match self.peek_word() {
+                Some("{") if self.starts_line() => {
+                    return Err(self.problem("the brace must stand on the line of its plugin"));
+                }
+                Some("{") => break,
+                Some("}") if !self.starts_line() => {
+                    return Err(self.problem("the closing brace must stand on a line of its own"));
+                }
+                Some(_) if head.words.is_empty() || !self.starts_line() => {
+                    head.words.extend(self.take_word());
+                }
+                Some(_) | None => {
+                    return Ok(Directive {
+                        head,
+                        body: Vec::new(),
+                    });
+                }
+            }
+        }
+        let body = self.parse_body()?;
+        Ok(Directive { head, body })
+    }
+
+    /// Reads the lines in a plugin's braces.
+    fn parse_body(&mut self) -> Result<Vec<CorefileLine>, CorefileProblem> {
+        let opened = self.line_number();
+        self.at += 1;
+        let mut lines: Vec<CorefileLine> = Vec::new();
+        let mut depth = 0;
+        while let Some(text) = self.peek_word() {
+            match text {
+                "{" => depth += 1,
+                "}" if depth > 0 => depth -= 1,
+                "}" => {
+                    // CoreDNS's parser ends the block at any closing brace, but plugins read one at
+                    // the end of a line as an argument. The result isn't guessed.
+                    if !lines.is_empty() && !self.starts_line() {
+                        return Err(
+                            self.problem("the closing brace must stand on a line of its own")
+                        );
+                    }
+                    self.at += 1;
+                    if self.peek_word().is_some() && !self.starts_line() {
+                        return Err(self.problem("text follows the closing brace of a plugin"));
+                    }
+                    return Ok(lines);
+                }
+                _ => {}
+            }
+            let (starts_line, number) = (self.starts_line(), self.line_number());
+            let word = self.take_word();
+            match lines.last_mut() {
+                Some(line) if !starts_line => line.words.extend(word),
+                _ => lines.push(CorefileLine {
+                    number,
+                    words: word.into_iter().collect(),
+                }),
+            }
+        }
+        Err(CorefileProblem::refused(
+            opened,
+            "the opening brace is never closed",
+        ))
+    }
+
+    /// Reads words up to the end of the line.
+    fn parse_line(&mut self) -> CorefileLine {
+        let number = self.line_number();
+        let mut words: Vec<String> = self.take_word().into_iter().collect();
+        while self.peek_word().is_some() && !self.starts_line() {
+            words.extend(self.take_word());
+        }
+        CorefileLine { number, words }
+    }
+
+    fn peek_word(&self) -> Option<&str> {
+        self.words.get(self.at).map(|word| word.text.as_str())
+    }
+
+    fn take_word(&mut self) -> Option<String> {
+        let word = self.words.get_mut(self.at)?;
+        self.at += 1;
+        Some(std::mem::take(&mut word.text))
+    }
+
+    /// Whether the next word begins on a later line than the one before it ends.
+    fn starts_line(&self) -> bool {
+        let before = self.at.checked_sub(1).and_then(|at| self.words.get(at));
+        match (before, self.words.get(self.at)) {
+            (Some(before), Some(word)) => before.last_line < word.line,
+            _ => true,
+        }
+    }
+
+    /// The line of the next word, or of the last one at the end of the text.
+    fn line_number(&self) -> usize {
+        let word = self.words.get(self.at).or(self.words.last());
+        word.map_or(1, |word| word.line)
+    }
+
+    fn problem(&self, what: impl Into<String>) -> CorefileProblem {
+        CorefileProblem::new(self.line_number(), what)
+    }
+}
+
+/// Whether CoreDNS replaces a part of the word with the value of an environment variable.
+fn has_variable(word: &str) -> bool {
+    word.contains("{$") || word.contains("{%")
+}

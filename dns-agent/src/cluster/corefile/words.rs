@@ -1,0 +1,91 @@
+//! Splitting of a Corefile into words.
+
+use super::finding::CorefileProblem;
+
+/// Text between white space, or in quotes.
+pub(super) struct CorefileWord {
+    /// The text without its quotes.
+    pub(super) text: String,
+    /// The line on which the word begins, counted from 1.
+    pub(super) line: usize,
+    /// The line on which the word ends. A quoted word can span several lines.
+    pub(super) last_line: usize,
+}
+
+/// Splits a Corefile into words as CoreDNS does (github.com/coredns/caddy, `caddyfile/lexer.go`).
+pub(super) fn split_words(text: &str) -> Result<Vec<CorefileWord>, CorefileProblem> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut lexer = Lexer {
+        words: Vec::new(),
+        word: String::new(),
+        line: 1,
+    };
+    let mut chars = text.chars();
+    let mut in_comment = false;
+    while let Some(c) = chars.next() {
+        match c {
+            '\r' => {}
+            // A comment right behind a word ends at the next white space, not at the end of the
+            // line. CoreDNS reads it like this too.
+            _ if c.is_whitespace() => in_comment &= !lexer.end_word() && c != '\n',
+            _ if in_comment => {}
+            '#' => in_comment = true,
+            '"' if lexer.word.is_empty() => lexer.read_quoted(&mut chars)?,
+            _ => lexer.word.push(c),
+        }
+        lexer.line += usize::from(c == '\n');
+    }
+    lexer.end_word();
+    Ok(lexer.words)
+}
+
+struct Lexer {
+    words: Vec<CorefileWord>,
+    /// The unfinished word on this line. Empty if there is none.
+    word: String,
+    line: usize,
+}
+
+impl Lexer {
+    /// Ends the unfinished word. Returns whether there was one.
+    fn end_word(&mut self) -> bool {
+        let text = std::mem::take(&mut self.word);
+        let has_begun = !text.is_empty();
+        if has_begun {
+            self.push_word(text, self.line);
+        }
+        has_begun
+    }
+
+    /// Reads the rest of a quoted word. Only quotes can be escaped.
+    fn read_quoted(&mut self, chars: &mut std::str::Chars<'_>) -> Result<(), CorefileProblem> {
+        let (mut text, first_line) = (String::new(), self.line);
+        while let Some(c) = chars.next() {
+            let escaped = if c == '\\' { chars.next() } else { None };
+            match (c, escaped) {
+                ('"', None) => {
+                    self.push_word(text, first_line);
+                    return Ok(());
+                }
+                (_, Some('"')) => text.push('"'),
+                (c, escaped) => {
+                    text.push(c);
+                    text.extend(escaped);
+                    self.line += usize::from(c == '\n' || escaped == Some('\n'));
+                }
+            }
+        }
+        Err(CorefileProblem::new(
+            first_line,
+            "the quotes are never closed",
+        ))
+    }
+
+    fn push_word(&mut self, text: String, line: usize) {
+        self.words.push(CorefileWord {
+            text,
+            line,
+            last_line: self.line,
+        });
+    }
+}

@@ -1,0 +1,91 @@
+//! The ConfigMap of kube-dns, from which a node cache reads stub domains and upstream servers.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::de::DeserializeOwned;
+
+use super::ConfigMapData;
+
+/// node-cache refuses a ConfigMap with more upstream servers.
+const MAX_UPSTREAMS: usize = 3;
+
+/// The settings that node-cache reads from the ConfigMap of kube-dns.
+#[derive(Debug, Default)]
+pub(super) struct StubConfig {
+    /// The servers of each stub domain.
+    pub(super) stub_domains: BTreeMap<String, Vec<String>>,
+    /// The servers for all other names. Empty: the node's own servers.
+    pub(super) upstreams: Vec<String>,
+}
+
+impl StubConfig {
+    /// Reads the ConfigMap as node-cache does (kubernetes/dns, `pkg/dns/config`).
+    ///
+    /// # Errors
+    /// If node-cache may refuse any part, because it then keeps its former settings; and if there
+    /// are federations, which are obsolete. The error is the reason.
+    pub(super) fn read(data: &ConfigMapData) -> Result<StubConfig, String> {
+        let refused = |what: &str| Err(format!("the ConfigMap of kube-dns {what}"));
+        if data
+            .values()
+            .any(|text| text.contains(char::REPLACEMENT_CHARACTER))
+        {
+            return refused("holds bytes that are not UTF-8");
+        }
+        let federations: BTreeMap<String, String> = parse_entry(data, "federations")?;
+        let stub_domains: BTreeMap<String, Vec<String>> = parse_entry(data, "stubDomains")?;
+        let upstreams: Vec<String> = parse_entry(data, "upstreamNameservers")?;
+        if !federations.is_empty() {
+            return refused("has federations");
+        }
+        if !stub_domains.keys().all(|domain| is_subdomain(domain)) {
+            return refused("has a stub domain that is not a DNS name");
+        }
+        if upstreams.len() > MAX_UPSTREAMS {
+            return refused(&format!(
+                "has more than {MAX_UPSTREAMS} upstreamNameservers"
+            ));
+        }
+        if !stub_domains
+            .values()
+            .flatten()
+            .chain(&upstreams)
+            .all(|server| is_server(server))
+        {
+            return refused("has a server that is not an address");
+        }
+        Ok(StubConfig {
+            stub_domains,
+            upstreams,
+        })
+    }
+}
+
+fn parse_entry<T: Default + DeserializeOwned>(
+    data: &ConfigMapData,
+    key: &str,
+) -> Result<T, String> {
+    let Some(json) = data.get(key) else {
+        return Ok(T::default());
+    };
+    serde_json::from_str(json)
+        .map_err(|_| format!("{key} in the ConfigMap of kube-dns can't be read"))
+}
+
+/// Whether a text is a subdomain by Kubernetes' check (RFC 1123, in lower case).
+fn is_subdomain(text: &str) -> bool {
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let is_label = |label: &str| {
+        let is_ended = label.starts_with('-') || label.ends_with('-');
+        !label.is_empty() && !is_ended && label.bytes().all(is_inner)
+    };
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
+fn is_server(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok()
+        || text
+            .parse::<SocketAddr>()
+            .is_ok_and(|server| server.port() != 0)
+}

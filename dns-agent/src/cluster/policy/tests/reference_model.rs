@@ -1,0 +1,454 @@
+//! A reference model of NetworkPolicies that follows the Kubernetes documentation literally.
+//!
+//! Written from <https://kubernetes.io/docs/concepts/services-networking/network-policies/> with
+//! separate types, so that it shares no mistake with the code under test. The model knows the whole
+//! cluster, including objects that the agent doesn't receive.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use serde_json::{Value, json};
+
+pub(super) type ModelLabels = BTreeMap<&'static str, &'static str>;
+
+#[derive(Debug)]
+pub(super) struct ModelCluster {
+    pub(super) namespaces: BTreeMap<&'static str, ModelLabels>,
+    pub(super) clients: Vec<ModelPod>,
+    /// The servers behind the ClusterIP, each with its port.
+    pub(super) servers: Vec<(ModelPod, u16)>,
+    pub(super) policies: Vec<ModelPolicy>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct ModelPod {
+    pub(super) namespace: &'static str,
+    pub(super) name: String,
+    pub(super) labels: ModelLabels,
+    pub(super) address: Ipv4Addr,
+    pub(super) host_network: bool,
+    /// Name, protocol and number.
+    pub(super) ports: Vec<(&'static str, &'static str, u16)>,
+}
+
+#[derive(Debug)]
+pub(super) struct ModelPolicy {
+    pub(super) namespace: &'static str,
+    pub(super) selector: ModelSelector,
+    pub(super) types: Option<Vec<&'static str>>,
+    pub(super) ingress: Option<Vec<ModelRule>>,
+    pub(super) egress: Option<Vec<ModelRule>>,
+}
+
+#[derive(Debug)]
+pub(super) struct ModelRule {
+    pub(super) peers: Option<Vec<ModelPeer>>,
+    pub(super) ports: Option<Vec<ModelPort>>,
+}
+
+#[derive(Debug)]
+pub(super) enum ModelPeer {
+    Selectors {
+        namespaces: Option<ModelSelector>,
+        pods: Option<ModelSelector>,
+    },
+    Block {
+        network: ModelNetwork,
+        except: Vec<ModelNetwork>,
+    },
+}
+
+/// A network's address and prefix length.
+pub(super) type ModelNetwork = (Ipv4Addr, u32);
+
+#[derive(Debug)]
+pub(super) struct ModelPort {
+    pub(super) protocol: Option<&'static str>,
+    pub(super) port: Option<Value>,
+    pub(super) end_port: Option<u16>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct ModelSelector {
+    pub(super) labels: ModelLabels,
+    /// Key, operator and values.
+    pub(super) expressions: Vec<(&'static str, &'static str, Vec<&'static str>)>,
+}
+
+/// Behaviour that the documentation leaves to the network plugin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NetworkPlugin {
+    /// Whether policies apply to pods in their node's network. If not, such pods are ignored.
+    applies_to_host_pods: bool,
+    /// Whether an `ipBlock` is compared with the Service's address before translation, and with the
+    /// client's after it. If not, the other way round.
+    sees_other_addresses: bool,
+}
+
+/// The ClusterIP and port of the cluster's DNS.
+pub(super) const SERVICE: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 96, 0, 10), 53);
+
+/// The address that a client's may be translated to.
+const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 7);
+
+pub(super) const PLUGINS: [NetworkPlugin; 4] = {
+    const fn plugin(sees_host_pods: bool, sees_other_addresses: bool) -> NetworkPlugin {
+        NetworkPlugin {
+            applies_to_host_pods: sees_host_pods,
+            sees_other_addresses,
+        }
+    }
+    [
+        plugin(false, false),
+        plugin(false, true),
+        plugin(true, false),
+        plugin(true, true),
+    ]
+};
+
+impl ModelCluster {
+    /// Whether a client's question reaches every server with every plugin.
+    pub(super) fn allows_query(&self, client: &ModelPod) -> bool {
+        PLUGINS.iter().all(|plugin| {
+            let mut servers = self.servers.iter();
+            servers.all(|(server, port)| self.allows_connection(*plugin, client, server, *port))
+        })
+    }
+
+    /// "For a connection from a source pod to a destination pod to be allowed, both the egress
+    /// policy on the source pod and the ingress policy on the destination pod need to allow the
+    /// connection. If either side does not allow the connection, it will not happen."
+    fn allows_connection(
+        &self,
+        plugin: NetworkPlugin,
+        client: &ModelPod,
+        server: &ModelPod,
+        port: u16,
+    ) -> bool {
+        self.allows_egress(plugin, client, server, port)
+            && self.allows_ingress(plugin, client, server, port)
+    }
+
+    /// "By default, a pod is non-isolated for egress; all outbound connections are allowed. A pod
+    /// is isolated for egress if there is any NetworkPolicy that both selects the pod and has
+    /// "Egress" in its policyTypes … When a pod is isolated for egress, the only allowed
+    /// connections from the pod are those allowed by the egress list of some NetworkPolicy that
+    /// applies to the pod for egress."
+    fn allows_egress(
+        &self,
+        plugin: NetworkPlugin,
+        client: &ModelPod,
+        server: &ModelPod,
+        port: u16,
+    ) -> bool {
+        let mut is_isolated = false;
+        let mut is_allowed = false;
+        for policy in &self.policies {
+            if policy.namespace != client.namespace || !policy.selector.selects(&client.labels) {
+                continue;
+            }
+            if !policy.has_type("Egress") {
+                continue;
+            }
+            is_isolated = true;
+            let asked = if plugin.sees_other_addresses {
+                SERVICE
+            } else {
+                (server.address, port)
+            };
+            for rule in policy.egress.iter().flatten() {
+                let peers = match &rule.peers {
+                    Some(peers) if !peers.is_empty() => peers,
+                    _ => {
+                        is_allowed |= rule.has_port(asked.1, server);
+                        continue;
+                    }
+                };
+                for peer in peers {
+                    // Selectors apply to pods at the pods' ports; blocks apply to the address and
+                    // port that the plugin sees.
+                    let number = match peer {
+                        ModelPeer::Selectors { .. } => port,
+                        ModelPeer::Block { .. } => asked.1,
+                    };
+                    let is_peer = self.is_peer(plugin, policy, peer, server, asked.0);
+                    is_allowed |= is_peer && rule.has_port(number, server);
+                }
+            }
+        }
+        !is_isolated || is_allowed
+    }
+
+    /// The same for ingress.
+    fn allows_ingress(
+        &self,
+        plugin: NetworkPlugin,
+        client: &ModelPod,
+        server: &ModelPod,
+        port: u16,
+    ) -> bool {
+        let mut is_isolated = false;
+        let mut is_allowed = false;
+        if server.host_network && !plugin.applies_to_host_pods {
+            return true;
+        }
+        for policy in &self.policies {
+            if policy.namespace != server.namespace || !policy.selector.selects(&server.labels) {
+                continue;
+            }
+            if !policy.has_type("Ingress") {
+                continue;
+            }
+            is_isolated = true;
+            let source = if plugin.sees_other_addresses {
+                NODE
+            } else {
+                client.address
+            };
+            for rule in policy.ingress.iter().flatten() {
+                let has_peer = match &rule.peers {
+                    None => true,
+                    Some(peers) if peers.is_empty() => true,
+                    Some(peers) => peers
+                        .iter()
+                        .any(|peer| self.is_peer(plugin, policy, peer, client, source)),
+                };
+                if has_peer && rule.has_port(port, server) {
+                    is_allowed = true;
+                }
+            }
+        }
+        !is_isolated || is_allowed
+    }
+
+    fn is_peer(
+        &self,
+        plugin: NetworkPlugin,
+        policy: &ModelPolicy,
+        peer: &ModelPeer,
+        pod: &ModelPod,
+        address: Ipv4Addr,
+    ) -> bool {
+        match peer {
+            ModelPeer::Block { network, except } => {
+                is_in(address, *network) && !except.iter().any(|it| is_in(address, *it))
+            }
+            ModelPeer::Selectors { namespaces, pods } => {
+                if pod.host_network && !plugin.applies_to_host_pods {
+                    return false;
+                }
+                let is_in_namespace = match namespaces {
+                    None => pod.namespace == policy.namespace,
+                    Some(selector) => selector.selects(&self.namespaces[pod.namespace]),
+                };
+                let is_selected = match pods {
+                    None => true,
+                    Some(selector) => selector.selects(&pod.labels),
+                };
+                is_in_namespace && is_selected
+            }
+        }
+    }
+
+    /// The cluster's objects in the form of the API. The policies' names are arbitrary.
+    pub(super) fn objects(&self) -> Vec<Value> {
+        let mut objects = Vec::new();
+        for (name, labels) in &self.namespaces {
+            objects
+                .push(json!({"kind": "Namespace", "metadata": {"name": name, "labels": labels}}));
+        }
+        objects.push(json!({
+            "kind": "Service", "metadata": {"namespace": "kube-system", "name": "kube-dns"},
+            "spec": {
+                "clusterIP": SERVICE.0, "clusterIPs": [SERVICE.0],
+                "selector": {"app": "dns"},
+                "ports": [{"name": "dns", "port": SERVICE.1, "protocol": "UDP"}],
+            },
+        }));
+        for (at, (server, port)) in self.servers.iter().enumerate() {
+            objects.push(json!({
+                "kind": "EndpointSlice", "addressType": "IPv4",
+                "metadata": {
+                    "namespace": "kube-system", "name": format!("kube-dns-{at}"),
+                    "labels": {"kubernetes.io/service-name": "kube-dns"},
+                },
+                "endpoints": [{"addresses": [server.address]}],
+                "ports": [{"name": "dns", "port": port, "protocol": "UDP"}],
+            }));
+        }
+        let policies = self.policies.iter().enumerate();
+        objects.extend(policies.map(|(at, policy)| policy.object(at)));
+        objects.extend(self.clients.iter().map(ModelPod::object));
+        objects
+    }
+}
+
+impl ModelPolicy {
+    /// "If no policyTypes are specified on a NetworkPolicy then by default Ingress will always be
+    /// set and Egress will be set if the NetworkPolicy has any egress rules."
+    fn has_type(&self, name: &str) -> bool {
+        match &self.types {
+            Some(types) if !types.is_empty() => types.contains(&name),
+            _ if name == "Ingress" => true,
+            _ => self.egress.as_ref().is_some_and(|rules| !rules.is_empty()),
+        }
+    }
+
+    fn object(&self, at: usize) -> Value {
+        let rules = |rules: &Vec<ModelRule>, peers: &str| -> Vec<Value> {
+            rules.iter().map(|rule| rule.object(peers)).collect()
+        };
+        let mut spec = json!({"podSelector": self.selector.object()});
+        if let Some(types) = &self.types {
+            spec["policyTypes"] = json!(types);
+        }
+        if let Some(ingress) = &self.ingress {
+            spec["ingress"] = rules(ingress, "from").into();
+        }
+        if let Some(egress) = &self.egress {
+            spec["egress"] = rules(egress, "to").into();
+        }
+        json!({
+            "kind": "NetworkPolicy",
+            "metadata": {"namespace": self.namespace, "name": format!("p{at}")},
+            "spec": spec,
+        })
+    }
+}
+
+impl ModelRule {
+    fn has_port(&self, number: u16, server: &ModelPod) -> bool {
+        match &self.ports {
+            None => true,
+            Some(ports) if ports.is_empty() => true,
+            Some(ports) => ports.iter().any(|port| port.is(number, server)),
+        }
+    }
+
+    fn object(&self, peers_field: &str) -> Value {
+        let mut rule = json!({});
+        if let Some(peers) = &self.peers {
+            rule[peers_field] = peers.iter().map(ModelPeer::object).collect();
+        }
+        if let Some(ports) = &self.ports {
+            rule["ports"] = ports.iter().map(ModelPort::object).collect();
+        }
+        rule
+    }
+}
+
+impl ModelPeer {
+    fn object(&self) -> Value {
+        let text = |(address, length): &ModelNetwork| format!("{address}/{length}");
+        match self {
+            ModelPeer::Block { network, except } => {
+                let except: Vec<_> = except.iter().map(text).collect();
+                json!({"ipBlock": {"cidr": text(network), "except": except}})
+            }
+            ModelPeer::Selectors { namespaces, pods } => {
+                let mut peer = json!({});
+                if let Some(namespaces) = namespaces {
+                    peer["namespaceSelector"] = namespaces.object();
+                }
+                if let Some(pods) = pods {
+                    peer["podSelector"] = pods.object();
+                }
+                peer
+            }
+        }
+    }
+}
+
+impl ModelPort {
+    fn is(&self, number: u16, server: &ModelPod) -> bool {
+        // "protocol … If not specified, this field defaults to TCP."
+        if self.protocol.unwrap_or("TCP") != "UDP" {
+            return false;
+        }
+        match (&self.port, self.end_port) {
+            (None, _) => true,
+            (Some(Value::String(name)), _) => {
+                let mut ports = server.ports.iter();
+                ports.any(|port| port.0 == name && port.1 == "UDP" && port.2 == number)
+            }
+            (Some(first), None) => *first == json!(number),
+            (Some(first), Some(last)) => {
+                let first = first.as_u64().expect("a number");
+                first <= u64::from(number) && number <= last
+            }
+        }
+    }
+
+    fn object(&self) -> Value {
+        let mut port = json!({});
+        if let Some(protocol) = self.protocol {
+            port["protocol"] = json!(protocol);
+        }
+        if let Some(number) = &self.port {
+            port["port"] = number.clone();
+        }
+        if let Some(last) = self.end_port {
+            port["endPort"] = json!(last);
+        }
+        port
+    }
+}
+
+impl ModelPod {
+    pub(super) fn object(&self) -> Value {
+        let ports = self.ports.iter();
+        let ports: Vec<_> = ports
+            .map(|(name, protocol, number)| {
+                json!({"name": name, "protocol": protocol, "containerPort": number})
+            })
+            .collect();
+        json!({
+            "kind": "Pod",
+            "metadata": {"namespace": self.namespace, "name": self.name, "labels": self.labels},
+            "spec": {"hostNetwork": self.host_network, "containers": [{"ports": ports}]},
+            "status": {"phase": "Running", "podIPs": [{"ip": self.address}]},
+        })
+    }
+}
+
+impl ModelSelector {
+    fn selects(&self, labels: &ModelLabels) -> bool {
+        for (key, value) in &self.labels {
+            if labels.get(key) != Some(value) {
+                return false;
+            }
+        }
+        for (key, operator, values) in &self.expressions {
+            let value = labels.get(key);
+            let holds = match *operator {
+                "In" => value.is_some_and(|value| values.contains(value)),
+                "NotIn" => !value.is_some_and(|value| values.contains(value)),
+                "Exists" => value.is_some(),
+                "DoesNotExist" => value.is_none(),
+                other => panic!("{other} is no operator"),
+            };
+            if !holds {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn object(&self) -> Value {
+        let expressions = self.expressions.iter();
+        let expressions: Vec<_> = expressions
+            .map(|(key, operator, values)| match *operator {
+                "In" | "NotIn" => json!({"key": key, "operator": operator, "values": values}),
+                _ => json!({"key": key, "operator": operator}),
+            })
+            .collect();
+        json!({"matchLabels": self.labels, "matchExpressions": expressions})
+    }
+}
+
+fn is_in(address: Ipv4Addr, (network, length): ModelNetwork) -> bool {
+    let mask = match length {
+        0 => 0,
+        _ => u32::MAX << (32 - length),
+    };
+    u32::from(address) & mask == u32::from(network) & mask
+}

@@ -1,0 +1,278 @@
+//! Foreign programs: BPF programs of other software on matching devices. They are reported, and
+//! never replaced.
+//!
+//! Program IDs come from BPF_PROG_QUERY and netlink. Names of filters come from netlink; reading
+//! names of other programs needs CAP_SYS_ADMIN. A program's owner is derived from its name or its
+//! pin.
+
+mod owner;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use self::owner::owner_by_name;
+pub use self::owner::{Owner, pin_owners};
+use super::{
+    interfaces::{Device, TcFilter},
+    program::HookProgram,
+    syscall::{self, Direction},
+};
+
+/// The interval between searches of the pins for programs of unknown owner.
+const PIN_SCAN_INTERVAL: Duration = Duration::from_secs(30);
+/// The length, in bytes, to which the kernel truncates names of programs.
+const KERNEL_NAME_BYTES: usize = 15;
+
+/// A foreign program on a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ForeignProgram {
+    /// The device's name.
+    pub interface: String,
+    /// `xdp native`, `xdp generic`, `xdp offloaded`, `tcx ingress`, `tcx egress`, `clsact ingress`
+    /// or `clsact egress`.
+    pub hook: &'static str,
+    /// The program's ID, if the kernel reports it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<u32>,
+    /// The name of the program or filter, if this process may read it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The program's owner, if known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+    /// A filter's priority. Filters with lower numbers run first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u16>,
+    /// A filter's handle, which is unique within its priority.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handle: Option<u32>,
+}
+
+/// Finds foreign programs and remembers their names and owners.
+#[derive(Debug)]
+pub struct ForeignPrograms {
+    bpffs: PathBuf,
+    identities: BTreeMap<u32, Identity>,
+    /// When the pins were last searched.
+    pins_scanned: Option<Instant>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Identity {
+    name: Option<String>,
+    owner: Option<Owner>,
+}
+
+impl ForeignPrograms {
+    /// Starts without known programs. `bpffs` is searched for pins.
+    #[must_use]
+    pub fn new(bpffs: PathBuf) -> Self {
+        Self {
+            bpffs,
+            identities: BTreeMap::new(),
+            pins_scanned: None,
+        }
+    }
+
+    /// Finds the foreign programs on `devices`, each with its device index. `own` holds the program
+    /// IDs of agents.
+    pub fn find_on<'a>(
+        &mut self,
+        devices: impl Iterator<Item = &'a Device>,
+        own: &BTreeSet<u32>,
+    ) -> Vec<(u32, ForeignProgram)> {
+        let mut found: Vec<(u32, ForeignProgram)> = devices
+            .flat_map(|device| {
+                programs_on(device)
+                    .into_iter()
+                    .map(|other| (device.index, other))
+            })
+            .filter(|(_, other)| !other.id.is_some_and(|id| own.contains(&id)))
+            .filter(|(_, other)| {
+                !other
+                    .name
+                    .as_deref()
+                    .is_some_and(super::hooks::is_agents_name)
+            })
+            .collect();
+        self.identify_programs(&found);
+        for (_, other) in &mut found {
+            let identity = other.id.and_then(|id| self.identities.get(&id));
+            let identity = identity.cloned().unwrap_or_default();
+            let named = other.name.as_deref().and_then(owner_by_name);
+            other.owner = named.or(identity.owner);
+            other.name = other.name.take().or(identity.name);
+        }
+        found
+    }
+
+    /// Looks up names and owners of new programs, and forgets programs that are gone.
+    fn identify_programs(&mut self, found: &[(u32, ForeignProgram)]) {
+        let ids: BTreeSet<u32> = found.iter().filter_map(|(_, other)| other.id).collect();
+        self.identities.retain(|id, _| ids.contains(id));
+        let mut has_new = false;
+        for id in ids {
+            self.identities.entry(id).or_insert_with(|| {
+                has_new = true;
+                let name = syscall::program_name(id).ok();
+                let owner = name.as_deref().and_then(owner_by_name);
+                Identity { name, owner }
+            });
+        }
+        let has_unknown = found.iter().any(|(_, other)| {
+            let identity = other.id.and_then(|id| self.identities.get(&id));
+            let named = other.name.as_deref().and_then(owner_by_name);
+            named.is_none() && identity.is_some_and(|identity| identity.owner.is_none())
+        });
+        // A program may be pinned after it is attached, so the search is repeated.
+        let is_due = has_new
+            || self
+                .pins_scanned
+                .is_none_or(|looked| looked.elapsed() >= PIN_SCAN_INTERVAL);
+        if has_unknown && is_due {
+            for (path, owner) in owner::owned_pins(&self.bpffs) {
+                let Ok(Some((id, name))) = syscall::pinned_program(&path) else {
+                    continue;
+                };
+                if let Some(identity) = self.identities.get_mut(&id) {
+                    identity.owner = identity.owner.or(Some(owner));
+                    identity.name = identity.name.take().or(name);
+                }
+            }
+            self.pins_scanned = Some(Instant::now());
+        }
+    }
+}
+
+impl ForeignProgram {
+    /// The owner whose network policy this program is assumed to enforce: the known owner of any tc
+    /// program except libxdp's. An answer from a hook would bypass such a policy.
+    #[must_use]
+    pub fn policy_owner(&self) -> Option<Owner> {
+        let is_tc = !self.hook.starts_with("xdp");
+        self.owner.filter(|owner| is_tc && *owner != Owner::Libxdp)
+    }
+
+    /// Whether the name is that of a Zerohop program, in full or as truncated by the kernel.
+    #[must_use]
+    pub fn is_zerohop(&self) -> bool {
+        let Some(name) = self.name.as_deref() else {
+            return false;
+        };
+        let truncated = |full: &'static str| full.get(..KERNEL_NAME_BYTES).unwrap_or(full);
+        HookProgram::ALL
+            .iter()
+            .any(|program| program.name() == name || truncated(program.name()) == name)
+    }
+}
+
+impl fmt::Display for ForeignProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the program")?;
+        if let Some(name) = &self.name {
+            write!(f, " {name}")?;
+        }
+        if let Some(id) = self.id {
+            write!(f, " (number {id})")?;
+        }
+        if let Some(owner) = self.owner {
+            write!(f, " of {owner}")?;
+        }
+        write!(f, " at {}", self.hook)
+    }
+}
+
+/// All programs on a device, without their owners.
+fn programs_on(device: &Device) -> Vec<ForeignProgram> {
+    let other = |hook, id| ForeignProgram {
+        interface: device.name.clone(),
+        hook,
+        id,
+        name: None,
+        owner: None,
+        priority: None,
+        handle: None,
+    };
+    let filter = |hook, filter: &TcFilter| ForeignProgram {
+        name: Some(filter.name.clone()),
+        priority: Some(filter.priority),
+        handle: Some(filter.handle),
+        ..other(hook, filter.id)
+    };
+    let mut programs = Vec::new();
+    programs.extend(device.xdp_programs.iter().map(|xdp| {
+        let hook = match xdp.mode {
+            "native" => "xdp native",
+            "generic" => "xdp generic",
+            _ => "xdp offloaded",
+        };
+        other(hook, Some(xdp.id))
+    }));
+    for (hook, direction) in [
+        ("tcx ingress", Direction::Ingress),
+        ("tcx egress", Direction::Egress),
+    ] {
+        // An error means that the kernel has no tcx (before Linux 6.6) or that the device is gone.
+        let ids = syscall::tcx_programs(device.index, direction).unwrap_or_default();
+        programs.extend(ids.into_iter().map(|id| other(hook, Some(id))));
+    }
+    programs.extend(
+        device
+            .ingress_filters
+            .iter()
+            .map(|ingress| filter("clsact ingress", ingress)),
+    );
+    let egress = device.egress_filters.iter();
+    programs.extend(egress.map(|egress| filter("clsact egress", egress)));
+    programs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_programs_are_recognised_by_name() {
+        for (name, is_ours) in [
+            ("zerohop_tc_peer", true),
+            ("zerohop_xdp_veth", true),
+            ("zerohop_xdp_vet", true),
+            ("zerohop_t", false),
+            ("cil_from_contai", false),
+        ] {
+            let other = ForeignProgram {
+                name: Some(name.to_owned()),
+                ..other("tcx ingress", None)
+            };
+            assert_eq!(other.is_zerohop(), is_ours, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_tc_programs_of_known_owners_enforce_policy() {
+        let cilium = Some(Owner::Cilium);
+        assert_eq!(other("tcx egress", cilium).policy_owner(), cilium);
+        assert_eq!(other("xdp native", cilium).policy_owner(), None);
+        assert_eq!(other("tcx ingress", None).policy_owner(), None);
+        let text = other("tcx ingress", cilium).to_string();
+        assert_eq!(text, "the program (number 7) of Cilium at tcx ingress");
+    }
+
+    fn other(hook: &'static str, owner: Option<Owner>) -> ForeignProgram {
+        ForeignProgram {
+            interface: "veth1".to_owned(),
+            hook,
+            id: Some(7),
+            name: None,
+            owner,
+            priority: None,
+            handle: None,
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Negative answers: below which suffixes an absent name does not exist, and the SOA record that
+//! says so.
+
+use dns_common::{
+    Outcome, names,
+    settings::{MAX_SUFFIX_LENGTH, MAX_SUFFIXES, SOA_LENGTH, Suffix, ZoneSoa},
+};
+
+use crate::{
+    answer::AnswerBody,
+    query::{NAME_MASK, ParsedQuery, TO_NAME},
+    verifier::{element, forget_byte, load, offset},
+};
+
+/// The number of labels before a suffix that are checked. It suffices for a search list after a
+/// long name, and for every name in ip6.arpa.
+const MAX_LABELS: usize = 40;
+
+/// The type SOA (RFC 1035 section 3.2.2), in network order.
+const SOA: u16 = 6_u16.to_be();
+
+/// NXDOMAIN (RFC 1035 section 4.1.1) in the flags of the DNS header.
+const RCODE_NXDOMAIN: u16 = 3_u16.to_be();
+
+const ONE: u16 = 1_u16.to_be();
+
+/// The suffix of a name without a record, if the absence of the record proves that the name does
+/// not exist. Otherwise the query passes.
+#[inline(always)]
+pub(crate) fn find_authoritative_suffix(query: &ParsedQuery<'_>) -> Result<MatchedSuffix, Outcome> {
+    let suffix = find_suffix(query)?;
+    let is_authoritative = match suffix.action {
+        Suffix::AUTHORITATIVE => true,
+        Suffix::AUTHORITATIVE_EXCEPT_SOA => query.rtype != SOA,
+        _ => false,
+    };
+    if !is_authoritative {
+        return Err(Outcome::NotAuthoritative);
+    }
+    if is_meta_type(query.rtype) {
+        return Err(Outcome::MetaType);
+    }
+    Ok(suffix)
+}
+
+/// The suffix in the settings with which a name ends.
+pub(crate) struct MatchedSuffix {
+    /// Its length in bytes, root label included.
+    pub(crate) length: usize,
+    /// The position in the settings of the zone whose SOA record goes into negative answers.
+    pub(crate) zone: u16,
+    action: u16,
+}
+
+/// The longest suffix in the settings with which the name ends. It may start inside a label:
+/// [`check_labels`] decides that.
+#[inline(always)]
+fn find_suffix(query: &ParsedQuery<'_>) -> Result<MatchedSuffix, Outcome> {
+    let settings = query.settings;
+    // Suffixes are compared backwards from the end of a window that ends with the name. At least 54
+    // bytes of headers precede the name, so the window starts inside the packet.
+    let name_end = query.layer4 + TO_NAME + query.name_length;
+    if !(MAX_SUFFIX_LENGTH..=0x1ff).contains(&name_end) {
+        return Err(Outcome::NotAuthoritative);
+    }
+    let window = offset::<0x1ff>(query.start, name_end - MAX_SUFFIX_LENGTH);
+    if window + MAX_SUFFIX_LENGTH > query.end {
+        return Err(Outcome::Short);
+    }
+    let count = settings.suffix_count as usize;
+    let mut found = MAX_SUFFIXES;
+    let mut at = 0;
+    while at < MAX_SUFFIXES {
+        if at >= count {
+            break;
+        }
+        let suffix = &settings.suffixes[at];
+        if (suffix.length as usize) <= query.name_length && ends_with(window, suffix) {
+            found = at;
+            break;
+        }
+        at += 1;
+    }
+    let found = forget_byte(found, query.hash.0);
+    if found >= MAX_SUFFIXES {
+        return Err(Outcome::NotAuthoritative);
+    }
+    let suffix = element(&settings.suffixes, found);
+    Ok(MatchedSuffix {
+        length: suffix.length as usize,
+        zone: suffix.zone,
+        action: suffix.action,
+    })
+}
+
+/// Whether the [`MAX_SUFFIX_LENGTH`] bytes at the address `window` end with the suffix. Letter case
+/// is ignored.
+#[inline(always)]
+fn ends_with(window: usize, suffix: &Suffix) -> bool {
+    let words = (suffix.length as usize).div_ceil(8);
+    let mut back = 1;
+    while back <= MAX_SUFFIX_LENGTH / 8 {
+        let at = MAX_SUFFIX_LENGTH / 8 - back;
+        // SAFETY: the window lies in the packet.
+        let asked: u64 = unsafe { load(window + 8 * at) };
+        let mut difference = asked ^ suffix.words[at];
+        if difference != 0 {
+            difference = names::lower_case(asked) ^ suffix.words[at];
+        }
+        if back == words {
+            return difference & suffix.mask == 0;
+        }
+        if difference != 0 {
+            return false;
+        }
+        back += 1;
+    }
+    false
+}
+
+/// Checks the labels of the question's first `to` bytes. They must end where the suffix starts.
+///
+/// Returns the length of the first label in bytes, its length byte included.
+#[inline(always)]
+pub(crate) fn check_labels(query: &ParsedQuery<'_>, to: usize) -> Result<usize, Outcome> {
+    let name = query.name();
+    let mut at = 0;
+    let mut first = 0;
+    let mut label = 0;
+    while label < MAX_LABELS {
+        if at == to {
+            return Ok(first);
+        }
+        let length_byte = offset::<NAME_MASK>(name, at);
+        if length_byte + 1 > query.end {
+            return Err(Outcome::NonstandardName);
+        }
+        // SAFETY: just checked.
+        let length: u8 = unsafe { load(length_byte) };
+        if length == 0 || length > 63 {
+            return Err(Outcome::NonstandardName);
+        }
+        let next = at + length as usize + 1;
+        if next > to {
+            return Err(Outcome::NonstandardName);
+        }
+        at = forget_byte(next, query.hash.0);
+        if label == 0 {
+            first = at;
+        }
+        label += 1;
+    }
+    Err(Outcome::NonstandardName)
+}
+
+/// Whether a type is never answered by the kernel program: OPT, the QTYPEs and meta-types, and the
+/// reserved 0 (RFC 6895 section 3.1).
+#[inline(always)]
+pub(crate) fn is_meta_type(rtype: u16) -> bool {
+    let rtype = u16::from_be(rtype);
+    rtype == 41 || rtype == 0 || (128..=255).contains(&rtype)
+}
+
+/// A negative answer: the SOA record of the zone in the authority section (RFC 2308). `outcome` is
+/// [`Outcome::NoData`] or [`Outcome::NxDomain`].
+#[inline(always)]
+pub(crate) fn negative_answer(query: &ParsedQuery<'_>, zone: u16, outcome: Outcome) -> AnswerBody {
+    let zone = element(&query.settings.zones, zone as usize);
+    let pointer = ZoneSoa::pointer(zone.name_length, query.name_length as u32);
+    let rcode = if outcome as u32 == Outcome::NxDomain as u32 {
+        RCODE_NXDOMAIN
+    } else {
+        0
+    };
+    AnswerBody {
+        outcome,
+        rcode,
+        counts: [0, ONE, 0],
+        bytes: &raw const zone.soa as usize,
+        length: SOA_LENGTH,
+        // Two of the pointers start at even offsets, one at an odd one.
+        sum: u64::from(zone.sum) + (u64::from(pointer) << 8) + 2 * u64::from(pointer),
+        soa_pointer: pointer,
+        address: 0,
+    }
+}

@@ -1,0 +1,144 @@
+//! Finding the record of a name. `dns_common::records` describes the layout.
+
+use dns_common::{
+    Outcome,
+    directory::{Bucket, DirectoryWord, WORDS},
+    names::{self, MAX_WORDS, MIN_NAME, NameHash},
+    records::{self, CHUNK, REACH, RecordHead},
+};
+
+use crate::{
+    Tables,
+    query::{NAME_MASK, ParsedQuery},
+    verifier::{forget_byte, load, load_shared, offset},
+};
+
+/// A name in the packet that may have a record: the question's name or its parent.
+pub(crate) struct NameInPacket {
+    /// The address of its first byte.
+    pub(crate) at: usize,
+    /// Its length in bytes, root label included: [`MIN_NAME`] to [`names::MAX_NAME`].
+    pub(crate) length: usize,
+    /// Its hash.
+    pub(crate) hash: NameHash,
+}
+
+/// The address of the name's record, from which [`REACH`] bytes can be read. `None` if it has no
+/// record.
+#[inline(always)]
+pub(crate) fn find_record<T: Tables>(
+    name: &NameInPacket,
+    query: &ParsedQuery<'_>,
+    tables: &T,
+) -> Result<Option<usize>, Outcome> {
+    let word = find_word(name.hash, query.settings.directory_mask, tables)?;
+    if word.record() == 0 {
+        return Ok(None);
+    }
+    let record = record_address(word, tables)?;
+    if !has_name(record, name, query.end) {
+        // The record is another name's with the same tag. This name's record may be in a later
+        // word.
+        return Err(Outcome::TagCollision);
+    }
+    Ok(Some(record))
+}
+
+/// The directory word of a hash. A word without a record if there is none.
+#[inline(always)]
+fn find_word<T: Tables>(hash: NameHash, mask: u32, tables: &T) -> Result<DirectoryWord, Outcome> {
+    let first = tables.bucket(hash.bucket(mask)).ok_or(Outcome::NotReady)?;
+    let found = find_in_bucket(first, hash.tag());
+    // An empty last word means that no name of this bucket stands in its second bucket.
+    if found.record() != 0 || found == DirectoryWord::EMPTY {
+        return Ok(found);
+    }
+    let second = tables
+        .bucket(hash.second_bucket(mask))
+        .ok_or(Outcome::NotReady)?;
+    let found = find_in_bucket(second, hash.tag());
+    if found.record() != 0 {
+        return Ok(found);
+    }
+    Ok(DirectoryWord::EMPTY)
+}
+
+/// The word with this tag. Without one, [`DirectoryWord::EMPTY`] if the last word is empty, else
+/// [`DirectoryWord::OVERFLOWED`].
+#[inline(always)]
+fn find_in_bucket(bucket: *const Bucket, tag: u32) -> DirectoryWord {
+    let mut word = DirectoryWord::EMPTY;
+    let mut at = 0;
+    while at < WORDS {
+        // SAFETY: map elements are never freed while the program runs, and words are stored whole.
+        word = DirectoryWord(unsafe { load_shared(bucket as usize + 8 * at) });
+        if word.tag() == tag && word.record() != 0 {
+            return word;
+        }
+        at += 1;
+    }
+    if word == DirectoryWord::EMPTY {
+        return DirectoryWord::EMPTY;
+    }
+    DirectoryWord::OVERFLOWED
+}
+
+/// The address of the record that a word names. [`REACH`] bytes from it can be read.
+#[inline(always)]
+fn record_address<T: Tables>(word: DirectoryWord, tables: &T) -> Result<usize, Outcome> {
+    let (chunk, at) = records::record_location(word.record());
+    let chunk = tables.chunk(chunk).ok_or(Outcome::NotReady)?;
+    let at = at as usize;
+    if at > CHUNK - REACH {
+        return Err(Outcome::NotReady);
+    }
+    Ok(offset::<{ CHUNK - 1 }>(chunk as usize, at))
+}
+
+/// Whether the record's name is this name. Letter case is ignored.
+#[inline(always)]
+fn has_name(record: usize, name: &NameInPacket, end: usize) -> bool {
+    // SAFETY: `record` and the bytes in its reach lie in a chunk, and the agent does not write to a
+    // record while a directory word names it.
+    let stored_length = unsafe { (*(record as *const RecordHead)).name_length };
+    // The verifier must not apply what it learns about a length in this comparison to the length
+    // that is used later: it holds for one of many paths only.
+    let length = forget_byte(name.length, name.hash.0);
+    if stored_length as usize != length {
+        return false;
+    }
+    let stored = record + size_of::<RecordHead>();
+    let mut at = 0;
+    while at < MAX_WORDS {
+        // The last word is compared below. It ends with the name and overlaps the word before it.
+        if 8 * at + 8 > length {
+            break;
+        }
+        if name.at + 8 * at + 8 > end {
+            return false;
+        }
+        // SAFETY: just checked; and within the record's reach.
+        if !is_same_word(unsafe { load(name.at + 8 * at) }, unsafe {
+            load(stored + 8 * at)
+        }) {
+            return false;
+        }
+        at += 1;
+    }
+    let last = length - MIN_NAME;
+    let tail = offset::<NAME_MASK>(name.at, last);
+    if tail + 8 > end {
+        return false;
+    }
+    // SAFETY: just checked; and within the record's reach.
+    is_same_word(unsafe { load(tail) }, unsafe {
+        load(offset::<NAME_MASK>(stored, last))
+    })
+}
+
+/// Whether two words are equal without regard to letter case. Most clients ask in lower case, so
+/// the words are compared unchanged first.
+#[inline(always)]
+fn is_same_word(asked: u64, stored: u64) -> bool {
+    asked == stored || names::lower_case(asked) == stored
+}

@@ -1,0 +1,271 @@
+//! Generates transitions: single changes of a Service, a slice or a pod.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use serde_json::{Value, json};
+
+use super::{
+    form::ServiceForm,
+    slices::{delete_slice, label_headless, label_manager, label_other},
+};
+use crate::{cluster::LiveCluster, objects::NamespacedName};
+
+/// Generates random transitions from a seed.
+pub(crate) struct TransitionGenerator {
+    seed: u64,
+    pub(super) zone: String,
+    pub(crate) namespaces: [String; 2],
+    /// How often each Service was renamed, by namespace and number.
+    renamed: BTreeMap<(String, usize), usize>,
+    /// Number of random generators made so far.
+    drawn: u64,
+    /// Number of addresses used so far.
+    pub(super) addresses: u32,
+    /// Number of changes from each form of a Service to each other form.
+    pub(crate) directions: BTreeMap<(ServiceForm, ServiceForm), usize>,
+}
+
+/// A transition that was made.
+pub(crate) struct Transition {
+    pub(crate) kind: &'static str,
+    /// Details, with the objects' names.
+    pub(crate) description: String,
+    /// The Services whose names may change.
+    pub(crate) services: BTreeSet<NamespacedName>,
+    pub(crate) writes: WriteCount,
+}
+
+/// Whether a transition took one request or several. Servers may see the states between several.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WriteCount {
+    One,
+    Several,
+}
+
+/// Number of Services in a namespace.
+pub(super) const SERVICES: usize = 6;
+/// Number of pods in a namespace; more than one for each Service.
+pub(super) const PODS: usize = 9;
+/// Number of slices in a namespace from which on slices are deleted instead of made.
+const SLICES: usize = 24;
+
+/// Labels without a meaning for DNS.
+pub(super) const OTHER_LABELS: [&str; 3] = ["app", "example.com/tier", "kubernetes.io/service"];
+
+impl TransitionGenerator {
+    pub(crate) fn new(seed: u64, prefix: &str, zone: &str) -> TransitionGenerator {
+        let directions = ServiceForm::ALL.iter().flat_map(|from| {
+            let others = ServiceForm::ALL.iter().filter(move |to| *to != from);
+            others.map(move |to| ((*from, *to), 0))
+        });
+        TransitionGenerator {
+            seed,
+            zone: zone.to_owned(),
+            namespaces: [0, 1].map(|number| format!("{prefix}-t{number}")),
+            renamed: BTreeMap::new(),
+            drawn: 0,
+            addresses: 0,
+            directions: directions.collect(),
+        }
+    }
+
+    /// Makes the namespaces, their pods, and a Service of each name.
+    pub(crate) fn prepare(&mut self, cluster: &mut LiveCluster) -> Result<()> {
+        for namespace in self.namespaces.clone() {
+            cluster.create_namespace(&namespace)?;
+            for number in 0..PODS {
+                self.make_pod(cluster, &namespace, number)?;
+            }
+            for number in 0..SERVICES {
+                let key = (namespace.clone(), self.service_name(&namespace, number));
+                let mut random = self.random();
+                let form = pick(&ServiceForm::ALL, &mut random);
+                self.make_service(cluster, &key, form, &mut random)?;
+            }
+            cluster.refresh(&namespace)?;
+        }
+        Ok(())
+    }
+
+    /// The names of all Services, of which some may not exist now.
+    pub(crate) fn services(&self) -> BTreeSet<NamespacedName> {
+        let namespaces = self.namespaces.iter();
+        let keys = namespaces.flat_map(|namespace| {
+            let names = (0..SERVICES).map(|number| self.service_name(namespace, number));
+            names.map(|name| (namespace.clone(), name))
+        });
+        keys.collect()
+    }
+
+    /// The current name of a Service.
+    pub(super) fn service_name(&self, namespace: &str, number: usize) -> String {
+        let service = (namespace.to_owned(), number);
+        match self.renamed.get(&service) {
+            None => app(number),
+            Some(renamed) => format!("{}-{renamed}", app(number)),
+        }
+    }
+
+    /// Makes a transition. All choices follow from the seed, except which of several slices it
+    /// affects, because the controller manager makes and deletes slices in its own time.
+    pub(crate) fn make_transition(&mut self, cluster: &mut LiveCluster) -> Result<Transition> {
+        loop {
+            let mut random = self.random();
+            if let Some(transition) = self.try_transition(cluster, &mut random)? {
+                return Ok(transition);
+            }
+        }
+    }
+
+    /// `None` if no object exists for the kind that was drawn.
+    fn try_transition(
+        &mut self,
+        cluster: &mut LiveCluster,
+        random: &mut StdRng,
+    ) -> Result<Option<Transition>> {
+        let namespace = pick(&self.namespaces, random);
+        let number = random.random_range(0..SERVICES);
+        let key = (namespace.clone(), self.service_name(&namespace, number));
+        let choice = random.random_range(0..100);
+        let which = random.random::<u32>() as usize;
+        let slices = cluster.objects.slices.iter();
+        let slices: Vec<&EndpointSlice> = slices
+            .filter(|(key, _)| key.0 == namespace)
+            .map(|(_, slice)| slice)
+            .collect();
+        let count = slices.len();
+        let slice = slices.get(which % count.max(1)).copied().cloned();
+        let service = cluster.objects.services.get(&key).cloned();
+        match (choice, service, slice) {
+            (0..38, Some(service), _) => {
+                self.change_form(cluster, &key, &service, random).map(Some)
+            }
+            (38..42, Some(_), _) => self.change_ports(cluster, &key, random).map(Some),
+            (42..45, Some(_), _) => self.change_labels(cluster, &key, random).map(Some),
+            (45..50, Some(_), _) => {
+                cluster.delete_service(&key)?;
+                // A Service with a new name and one whose name returns are different cases.
+                if random.random_bool(0.7) {
+                    *self.renamed.entry((namespace, number)).or_default() += 1;
+                }
+                Ok(Some(Transition::by_one_write(
+                    "a Service deleted",
+                    &key,
+                    "",
+                )))
+            }
+            (0..50, None, _) => {
+                let form = pick(&ServiceForm::ALL, random);
+                self.make_service(cluster, &key, form, random)?;
+                let text = format!("as {form:?}");
+                Ok(Some(Transition::by_one_write(
+                    "a Service made",
+                    &key,
+                    &text,
+                )))
+            }
+            (50..53, ..) => self.change_pod(cluster, &namespace, random).map(Some),
+            (53..100, _, Some(slice)) if count > SLICES => delete_slice(cluster, &slice).map(Some),
+            (53..60, _, Some(slice)) => self.move_slice(cluster, &slice, random),
+            (60..66, _, Some(slice)) => label_headless(cluster, &slice, random),
+            (66..73, _, Some(slice)) => label_manager(cluster, &slice, random),
+            (73..76, _, Some(slice)) => label_other(cluster, &slice, random),
+            (76..83, _, Some(slice)) => self.copy_slice(cluster, &slice, random).map(Some),
+            (83..88, _, Some(slice)) => self.change_family(cluster, &slice, random).map(Some),
+            (88..91, _, Some(slice)) => self.change_endpoints(cluster, &slice, random),
+            (91..93, _, Some(slice)) => delete_slice(cluster, &slice).map(Some),
+            (53.., ..) => self.make_slice(cluster, &key, random).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    pub(super) fn address(&mut self, family: &str) -> String {
+        self.addresses += 1;
+        let number = self.addresses;
+        match family {
+            "FQDN" => format!("endpoint-{number}.invalid"),
+            "IPv6" => format!("fd00:5a48:70::{number:x}"),
+            _ => format!(
+                "100.{}.{}.{}",
+                70 + number / 62_500,
+                number / 250 % 250,
+                number % 250 + 1
+            ),
+        }
+    }
+
+    pub(super) fn unused_name(&self, prefix: &str) -> String {
+        format!("{prefix}-{}", self.drawn)
+    }
+
+    /// A new random generator. Each transition has its own, because the number of choices depends
+    /// on the controller manager's slices.
+    pub(super) fn random(&mut self) -> StdRng {
+        self.drawn += 1;
+        StdRng::seed_from_u64(self.seed ^ (self.drawn << 32))
+    }
+}
+
+impl Transition {
+    pub(super) fn by_one_write(
+        kind: &'static str,
+        service: &NamespacedName,
+        text: &str,
+    ) -> Transition {
+        Transition {
+            kind,
+            description: format!("{}/{} {text}", service.0, service.1),
+            services: [service.clone()].into(),
+            writes: WriteCount::One,
+        }
+    }
+
+    pub(super) fn by_several_writes(
+        kind: &'static str,
+        service: &NamespacedName,
+        text: &str,
+    ) -> Transition {
+        Transition {
+            writes: WriteCount::Several,
+            ..Transition::by_one_write(kind, service, text)
+        }
+    }
+
+    pub(super) fn of_slice(
+        kind: &'static str,
+        text: String,
+        services: BTreeSet<NamespacedName>,
+    ) -> Transition {
+        Transition {
+            kind,
+            description: text,
+            services,
+            writes: WriteCount::One,
+        }
+    }
+}
+
+/// The `app` label of a Service's pods, which stays when the Service is renamed.
+pub(super) fn app(number: usize) -> String {
+    format!("s{number}")
+}
+
+/// One port without a name, or one or two ports with names.
+pub(super) fn ports(random: &mut StdRng) -> Value {
+    let names: &[&str] = pick(&[&[][..], &["http"], &["http", "dns"], &["sql"]], random);
+    match names {
+        [] => json!([{"port": 80}]),
+        names => names
+            .iter()
+            .zip([80, 53])
+            .map(|(name, port)| json!({"name": name, "port": port, "protocol": "TCP"}))
+            .collect(),
+    }
+}
+
+pub(super) fn pick<T: Clone>(all: &[T], random: &mut StdRng) -> T {
+    all[random.random_range(0..all.len())].clone()
+}

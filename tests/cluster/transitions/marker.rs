@@ -1,0 +1,163 @@
+//! A marker that moves. A server that knows its current state knows everything written before.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use serde_json::{Value, json};
+
+use crate::{
+    client::RetryingClient,
+    cluster::LiveCluster,
+    objects::{NamespacedName, SliceWriter, WrittenObject, label_slice, service, slice},
+    pod::PASSED,
+    questions::{ComparedQuestion, EdnsChoice},
+    reply::ComparedReply,
+};
+
+/// Objects of every feed of Services and slices, in a namespace of their own. A number, from which
+/// their port and addresses follow, grows with each move.
+pub(crate) struct MovingMarker {
+    namespace: String,
+    zone: String,
+    number: u32,
+}
+
+/// The questions that show whether a server knows the marker's current state.
+struct MarkerProbe {
+    /// The current port of a Service.
+    port: ComparedQuestion,
+    /// A headless Service with two slices: one labelled as the controller manager's, one by hand.
+    endpoints: ComparedQuestion,
+    addresses: [String; 2],
+}
+
+/// How long every server may take to learn of a write.
+const LIMIT: Duration = Duration::from_secs(120);
+
+impl MovingMarker {
+    pub(crate) fn new(cluster: &mut LiveCluster, zone: &str) -> Result<MovingMarker> {
+        let moving = MovingMarker {
+            namespace: format!("{}-tm", cluster.prefix),
+            zone: zone.to_owned(),
+            number: 0,
+        };
+        cluster.create_namespace(&moving.namespace)?;
+        cluster.write(service(
+            &moving.key("ports"),
+            &json!({"ports": moving.ports()}),
+        )?)?;
+        let headless = json!({"clusterIP": "None"});
+        cluster.write(service(&moving.key("marker"), &headless)?)?;
+        for (name, writer, address) in moving.slices() {
+            let endpoints = json!([{"addresses": [address]}]);
+            let slice = slice(&moving.key(name), "IPv4", &endpoints, &Value::Null)?;
+            let slice = label_slice(slice, "marker", Some(true), writer);
+            cluster.write(WrittenObject::Slice(Box::new(slice)))?;
+        }
+        Ok(moving)
+    }
+
+    /// Moves the marker, and waits until all servers know that. Calls `observe` in each round.
+    pub(crate) fn move_and_wait(
+        &mut self,
+        cluster: &LiveCluster,
+        clients: &[&RetryingClient],
+        mut observe: impl FnMut() -> Result<()>,
+    ) -> Result<()> {
+        self.number += 1;
+        let ports = json!({"spec": {"ports": self.ports()}});
+        let moved = cluster.patch::<Service>(&self.key("ports"), &ports)?;
+        ensure!(moved.is_some(), "the marker is gone");
+        for (name, _, address) in self.slices() {
+            let endpoints = json!({"endpoints": [{"addresses": [address]}]});
+            let moved = cluster.patch::<EndpointSlice>(&self.key(name), &endpoints)?;
+            ensure!(moved.is_some(), "the marker is gone");
+        }
+        let probe = self.probe();
+        let start = Instant::now();
+        let mut pending = clients.to_vec();
+        while !pending.is_empty() {
+            observe()?;
+            let mut still_pending = Vec::new();
+            for client in pending {
+                if !probe.is_known(client, &self.zone)? {
+                    still_pending.push(client);
+                }
+            }
+            pending = still_pending;
+            if start.elapsed() > LIMIT {
+                bail!(
+                    "{} servers do not know a write after {LIMIT:?}",
+                    pending.len()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn probe(&self) -> MarkerProbe {
+        let question = |name: String, rtype| ComparedQuestion {
+            name,
+            rtype,
+            edns: EdnsChoice::Without,
+        };
+        let MovingMarker {
+            namespace,
+            zone,
+            number,
+        } = self;
+        MarkerProbe {
+            port: question(format!("_p{number}._tcp.ports.{namespace}.svc.{zone}"), SRV),
+            endpoints: question(format!("marker.{namespace}.svc.{zone}"), A),
+            addresses: self.slices().map(|(_, _, address)| address),
+        }
+    }
+
+    fn ports(&self) -> Value {
+        json!([{"name": format!("p{}", self.number), "port": 80}])
+    }
+
+    /// Name, writer and address of both slices.
+    fn slices(&self) -> [(&'static str, SliceWriter, String); 2] {
+        let [high, low] = [self.number / 250, self.number % 250 + 1];
+        [
+            (
+                "labelled",
+                SliceWriter::Kubernetes,
+                format!("100.66.{high}.{low}"),
+            ),
+            ("written", SliceWriter::Hand, format!("100.67.{high}.{low}")),
+        ]
+    }
+
+    fn key(&self, name: &str) -> NamespacedName {
+        (self.namespace.clone(), name.to_owned())
+    }
+}
+
+impl MarkerProbe {
+    /// Whether the server knows the marker's state. A kernel that passes a question does not know
+    /// it yet.
+    fn is_known(&self, client: &RetryingClient, zone: &str) -> Result<bool> {
+        let ask = |question: &ComparedQuestion| -> Result<Option<ComparedReply>> {
+            let reply = client.ask(&question.message())?;
+            if reply.get(3).is_none_or(|byte| byte & 15 == PASSED) {
+                Ok(None)
+            } else {
+                ComparedReply::read(&reply, zone).map(Some)
+            }
+        };
+        let Some(port) = ask(&self.port)? else {
+            return Ok(false);
+        };
+        let Some(endpoints) = ask(&self.endpoints)? else {
+            return Ok(false);
+        };
+        let addresses = endpoints.answer().iter().map(|record| &record.data);
+        Ok(port.has_data() && addresses.eq(&self.addresses))
+    }
+}
+
+const A: u16 = 1;
+const SRV: u16 = 33;

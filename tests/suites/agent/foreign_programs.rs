@@ -1,0 +1,189 @@
+//! Foreign programs: shown in the status, never replaced, and their devices are skipped where they
+//! decide what a pod may send.
+
+use std::{fs, path::PathBuf};
+
+use aya::{
+    programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp},
+    util::KernelVersion,
+};
+use serde_json::Value;
+use zerohop_tests::{
+    netns::NetworkNamespace, noop_program::NoopProgram, topology::HOST_VETH, udp::eventually,
+};
+
+use super::{AgentProcess, LIMIT, WEB, binary, node::TestNode};
+
+#[test]
+fn a_veth_with_a_cnis_filter_is_skipped() {
+    for (name, owner) in [
+        ("cil_from_container", "cilium"),
+        ("cali_tc_preamble", "calico"),
+        ("handle_ingress", "aws"),
+    ] {
+        let node = TestNode::new(WEB);
+        let mut filter = node.tc(name, "filter");
+        node.inside(|| {
+            filter
+                .attach_filter(HOST_VETH, TcAttachType::Ingress)
+                .unwrap();
+        });
+        let agent = node.start_agent(&[]);
+        assert_eq!(node.pod.web_ttl(), None, "{name}");
+
+        let status = node.status(&agent);
+        assert_eq!(status["missing"], Value::Array(Vec::new()), "{status:#}");
+        let degraded = status["degraded"][0].as_str().unwrap();
+        assert!(degraded.contains(HOST_VETH), "{degraded}");
+        let kernel = &status["datapath"];
+        assert_eq!(kernel["attached"], Value::Array(Vec::new()), "{status:#}");
+        assert_eq!(
+            kernel["left_alone"][0]["interface"], HOST_VETH,
+            "{status:#}"
+        );
+        let other = &kernel["others"][0];
+        assert_eq!(other["hook"], "clsact ingress", "{status:#}");
+        assert_eq!(other["owner"], owner, "{status:#}");
+        assert!(other["id"].as_u64().is_some(), "{status:#}");
+
+        // Without the filter the veth is attached.
+        node.inside(move || drop(filter));
+        assert!(eventually(LIMIT, || Ok(node.pod.web_ttl() == Some(5))).unwrap());
+    }
+}
+
+#[test]
+fn a_veth_that_gets_a_cnis_filter_is_detached() {
+    let node = TestNode::new(WEB);
+    let agent = node.start_agent(&[]);
+    assert_eq!(node.pod.web_ttl(), Some(5));
+    let mut filter = node.tc("cil_to_container", "filter");
+    node.inside(|| {
+        filter
+            .attach_filter(HOST_VETH, TcAttachType::Egress)
+            .unwrap();
+    });
+    assert!(eventually(LIMIT, || Ok(node.pod.web_ttl().is_none())).unwrap());
+    let status = node.status(&agent);
+    let others = status["datapath"]["others"].as_array().unwrap();
+    assert!(
+        others.iter().any(|other| other["hook"] == "clsact egress"),
+        "{status:#}"
+    );
+    node.inside(move || drop(filter));
+}
+
+#[test]
+fn a_filter_of_unknown_owner_is_shown_and_stays() {
+    let node = TestNode::new(WEB);
+    let mut filter = node.tc("accounting", "filter");
+    node.inside(|| {
+        filter
+            .attach_filter(HOST_VETH, TcAttachType::Ingress)
+            .unwrap();
+    });
+    let mut agent = node.start_agent(&[]);
+    assert_eq!(node.pod.web_ttl(), Some(5));
+    let shown = |status: &Value| {
+        let others = status["datapath"]["others"].as_array().unwrap();
+        let [other] = &others[..] else {
+            panic!("{status:#}");
+        };
+        assert_eq!(other["name"], "accounting", "{status:#}");
+        assert_eq!(other["interface"], HOST_VETH, "{status:#}");
+        assert!(other["owner"].is_null(), "{status:#}");
+        other["id"].as_u64().unwrap()
+    };
+    let id = shown(&node.status(&agent));
+    agent.end_by(nix::sys::signal::Signal::SIGTERM);
+    let agent = node.start_agent(&[]);
+    assert_eq!(shown(&node.status(&agent)), id);
+    node.inside(move || drop(filter));
+}
+
+/// Only on kernels with tcx.
+#[test]
+fn a_veth_with_a_cnis_tcx_program_is_skipped() {
+    let node = TestNode::new(WEB);
+    // The name has no hint of the owner, only the path of the pin.
+    let mut program = node.tc("entry", "cilium/endpoints/7/cil_from_container");
+    let has_tcx = node.inside(|| {
+        let ingress = TcAttachType::Ingress;
+        program
+            .attach_tcx(HOST_VETH, ingress, LinkOrder::last())
+            .is_ok()
+    });
+    assert_eq!(
+        has_tcx,
+        KernelVersion::current().unwrap() >= KernelVersion::new(6, 6, 0)
+    );
+    if !has_tcx {
+        return;
+    }
+    let agent = node.start_agent(&[]);
+    assert_eq!(node.pod.web_ttl(), None);
+    let status = node.status(&agent);
+    let other = &status["datapath"]["others"][0];
+    assert_eq!(other["hook"], "tcx ingress", "{status:#}");
+    assert_eq!(other["owner"], "cilium", "{status:#}");
+    assert_eq!(other["name"], "entry", "{status:#}");
+    drop(program);
+    assert!(eventually(LIMIT, || Ok(node.pod.web_ttl() == Some(5))).unwrap());
+}
+
+#[test]
+fn an_xdp_program_is_not_replaced() {
+    let node = TestNode::new(WEB);
+    let mut dispatcher = node.xdp("xdp_dispatcher", "dispatcher");
+    node.inside(|| dispatcher.attach_generic(HOST_VETH).unwrap());
+    let interface = format!("{HOST_VETH}=xdp-generic");
+    let agent = node.agent_at(&interface);
+    assert_eq!(node.pod.web_ttl(), None);
+    let status = node.status(&agent);
+    assert_eq!(status["missing"], Value::Array(Vec::new()), "{status:#}");
+    let kernel = &status["datapath"];
+    let other = &kernel["others"][0];
+    assert_eq!(other["hook"], "xdp generic", "{status:#}");
+    assert_eq!(other["owner"], "libxdp", "{status:#}");
+    let reason = kernel["left_alone"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("room for one"), "{status:#}");
+    drop(dispatcher);
+    assert!(eventually(LIMIT, || Ok(node.pod.web_ttl() == Some(5))).unwrap());
+}
+
+impl TestNode {
+    fn agent_at(&self, interface: &str) -> AgentProcess {
+        AgentProcess::start_command(self.command_on(interface, &binary(), &self.manifests))
+    }
+
+    fn tc(&self, name: &str, pin: &str) -> NoopProgram<SchedClassifier> {
+        NoopProgram::load_tc(name, &self.pin(pin)).unwrap()
+    }
+
+    fn xdp(&self, name: &str, pin: &str) -> NoopProgram<Xdp> {
+        NoopProgram::load_xdp(name, &self.pin(pin)).unwrap()
+    }
+
+    fn pin(&self, place: &str) -> PathBuf {
+        let pin = self.bpffs.path().join(place);
+        fs::create_dir_all(pin.parent().unwrap()).unwrap();
+        pin
+    }
+
+    /// Runs a closure in the node's network namespace.
+    fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        let node: &NetworkNamespace = &self.topology.node;
+        node.enter(act).unwrap()
+    }
+
+    /// The output of `dns-agent status --json`.
+    fn status(&self, agent: &AgentProcess) -> Value {
+        let mut command = self
+            .topology
+            .node
+            .command(binary().to_str().unwrap())
+            .unwrap();
+        let command = command.args(["status", "--json", "--admin", &agent.admin]);
+        serde_json::from_slice(&command.output().unwrap().stdout).unwrap()
+    }
+}

@@ -1,0 +1,234 @@
+//! NetworkPolicies: which pods the kernel answers, and which pods' questions pass to the cluster's
+//! DNS.
+
+use std::net::SocketAddr;
+
+use zerohop_tests::{
+    topology::{SERVED, Topology},
+    udp::{UdpServer, eventually},
+};
+
+use super::{AgentProcess, LIMIT, ManifestFolder, PodClient, SHORT_LEASE, WEB, stand_in_reply};
+
+/// The TTL of the kernel's answers, and of those of the cluster's DNS.
+const KERNEL: Option<u32> = Some(5);
+const PASSED: Option<u32> = Some(77);
+
+/// The cluster's DNS: Service, EndpointSlices and pod.
+const CLUSTER: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: kube-dns, namespace: kube-system}
+spec:
+  clusterIP: 10.96.0.10
+  clusterIPs: [10.96.0.10, 'fd00:10:96::a']
+  selector: {k8s-app: kube-dns}
+  ports: [{name: dns, port: 53, protocol: UDP}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: kube-dns-4, namespace: kube-system, labels: {kubernetes.io/service-name: kube-dns}}
+addressType: IPv4
+endpoints: [{addresses: [10.244.3.9]}]
+ports: [{name: dns, port: 53, protocol: UDP}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: kube-dns-6, namespace: kube-system, labels: {kubernetes.io/service-name: kube-dns}}
+addressType: IPv6
+endpoints: [{addresses: ['fd00:10:244:3::9']}]
+ports: [{name: dns, port: 53, protocol: UDP}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: coredns, namespace: kube-system, labels: {k8s-app: kube-dns}}
+status: {phase: Running, podIPs: [{ip: 10.244.3.9}, {ip: 'fd00:10:244:3::9'}]}
+---
+";
+
+const CLIENT: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: shop, labels: {app: client}}
+status: {phase: Running, podIPs: [{ip: 10.244.0.2}, {ip: 'fd00:10:244::2'}]}
+---
+";
+
+const DENY: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny, namespace: shop}
+spec: {podSelector: {}, policyTypes: [Egress]}
+---
+";
+
+const ALLOW: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: allow-dns, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: client}}
+  policyTypes: [Egress]
+  egress:
+    - to:
+        - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}
+          podSelector: {matchLabels: {k8s-app: kube-dns}}
+      ports: [{port: 53, protocol: UDP}]
+---
+";
+
+const CLOSED: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: kube-system}
+spec:
+  podSelector: {matchLabels: {k8s-app: kube-dns}}
+  policyTypes: [Ingress]
+  ingress:
+    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: other}}}]
+---
+";
+
+const OPEN: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: open, namespace: kube-system}
+spec:
+  podSelector: {}
+  policyTypes: [Ingress]
+  ingress:
+    - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}}]
+      ports: [{port: 53, protocol: UDP}]
+---
+";
+
+const CILIUM: &str = "
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: cnp, namespace: shop}
+spec: {endpointSelector: {}, egress: [{}]}
+---
+";
+
+/// A node with a pod and a stand-in for the cluster's DNS.
+struct PolicyNode {
+    topology: Topology,
+    manifests: ManifestFolder,
+    pod: PodClient,
+    _dns: UdpServer,
+}
+
+impl PolicyNode {
+    fn new(documents: &[&str]) -> PolicyNode {
+        let topology = Topology::routed().unwrap();
+        topology.assign_served_addresses().unwrap();
+        let address = SocketAddr::new(SERVED[0], 53);
+        let dns = UdpServer::start(&topology.node, address, |query| Some(stand_in_reply(query)));
+        PolicyNode {
+            manifests: ManifestFolder::new(&text(documents)),
+            pod: PodClient::new(&topology),
+            topology,
+            _dns: dns.unwrap(),
+        }
+    }
+
+    fn start_agent(&self, more: &[&str]) -> AgentProcess {
+        let flags = [&[SHORT_LEASE], more].concat();
+        AgentProcess::start(&self.topology.node, &self.manifests, &flags)
+    }
+
+    /// Replaces the objects, and waits until the pod's question is answered with this TTL.
+    fn apply_and_wait(&self, documents: &[&str], ttl: Option<u32>) {
+        self.manifests.write(&text(documents));
+        let has_ttl = || Ok(self.pod.web_ttl() == ttl);
+        assert!(eventually(LIMIT, has_ttl).unwrap(), "{documents:?}");
+    }
+}
+
+fn text(documents: &[&str]) -> String {
+    [documents, &[WEB]].concat().concat()
+}
+
+#[test]
+fn questions_of_a_pod_with_denied_egress_pass() {
+    let node = PolicyNode::new(&[CLUSTER, CLIENT]);
+    let agent = node.start_agent(&[]);
+    assert_eq!(node.pod.web_ttl(), KERNEL);
+    assert!(
+        agent
+            .status(&node.topology.node)
+            .contains("policies   none about egress")
+    );
+
+    node.apply_and_wait(&[CLUSTER, CLIENT, DENY], PASSED);
+    let line = agent.wait_for_line("the kernel does not answer Pod shop/client");
+    assert!(line.contains("NetworkPolicy shop/deny"), "{line}");
+    let listed = || {
+        let status = agent.status(&node.topology.node);
+        Ok(status.contains(
+            "left out   Pod shop/client (10.244.0.2, fd00:10:244::2): NetworkPolicy shop/deny",
+        ))
+    };
+    assert!(
+        eventually(LIMIT, listed).unwrap(),
+        "{}",
+        agent.status(&node.topology.node)
+    );
+    let status = agent.status(&node.topology.node);
+    assert!(status.contains("outcome not_permitted"), "{status}");
+    // The questions keep passing.
+    assert_eq!(node.pod.web_ttl(), PASSED);
+
+    node.apply_and_wait(&[CLUSTER, CLIENT, DENY, ALLOW], KERNEL);
+    // Without its Pod object the pod's address may belong to any pod.
+    node.apply_and_wait(&[CLUSTER, DENY, ALLOW], PASSED);
+    node.apply_and_wait(&[CLUSTER, CLIENT, DENY, ALLOW], KERNEL);
+    // Without the objects of the cluster's DNS the destination of the pod's questions is unknown.
+    node.apply_and_wait(&[CLIENT, DENY, ALLOW], PASSED);
+    node.apply_and_wait(&[CLUSTER, CLIENT], KERNEL);
+}
+
+#[test]
+fn questions_of_a_pod_that_the_dns_servers_ingress_denies_pass() {
+    let node = PolicyNode::new(&[CLUSTER, CLIENT, CLOSED]);
+    let agent = node.start_agent(&[]);
+    assert_eq!(node.pod.web_ttl(), PASSED);
+    let line = agent.wait_for_line("the kernel does not answer Pod shop/client");
+    assert!(line.contains("NetworkPolicy kube-system/closed"), "{line}");
+    node.apply_and_wait(&[CLUSTER, CLIENT, CLOSED, OPEN], KERNEL);
+    node.apply_and_wait(&[CLUSTER, CLIENT, CLOSED, OPEN, DENY], PASSED);
+    node.apply_and_wait(&[CLUSTER, CLIENT, CLOSED, OPEN, DENY, ALLOW], KERNEL);
+    node.apply_and_wait(&[CLUSTER, CLIENT, CLOSED, DENY, ALLOW], PASSED);
+    node.apply_and_wait(&[CLUSTER, CLIENT], KERNEL);
+}
+
+#[test]
+fn questions_of_a_pod_that_a_cilium_policy_may_restrict_pass() {
+    let node = PolicyNode::new(&[CLUSTER, CLIENT, CILIUM]);
+    let agent = node.start_agent(&[]);
+    assert_eq!(node.pod.web_ttl(), PASSED);
+    agent.wait_for_line("CiliumNetworkPolicy shop/cnp");
+    node.apply_and_wait(&[CLUSTER, CLIENT], KERNEL);
+    node.apply_and_wait(&[CLUSTER, CLIENT, CILIUM], PASSED);
+}
+
+#[test]
+fn a_pod_that_is_restricted_at_the_start_is_never_answered() {
+    let node = PolicyNode::new(&[CLUSTER, CLIENT, DENY]);
+    let _agent = node.start_agent(&[]);
+    for _ in 0..10 {
+        assert_eq!(node.pod.web_ttl(), PASSED);
+    }
+}
+
+#[test]
+fn policies_can_be_ignored() {
+    let node = PolicyNode::new(&[CLUSTER, CLIENT, DENY]);
+    let agent = node.start_agent(&["--network-policy=ignore"]);
+    assert_eq!(node.pod.web_ttl(), KERNEL);
+    assert!(
+        agent
+            .status(&node.topology.node)
+            .contains("policies   ignored")
+    );
+}

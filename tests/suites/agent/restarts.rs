@@ -1,0 +1,311 @@
+//! Restarts of agents: the hooks that stay on the node, and the answers in between.
+
+use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use zerohop_tests::{netns::NetworkNamespace, udp::eventually};
+
+use super::{
+    AgentProcess, LIMIT, ManifestFolder, PodClient, SHORT_LEASE, WEB, binary, node::TestNode,
+};
+
+#[test]
+fn a_killed_agent_is_replaced_without_a_gap() {
+    let node = TestNode::new(WEB);
+    // Outlasts the start of the next agent.
+    let long = &["--stale-after=60s"];
+    let mut agent = node.start_persisting(long);
+    assert!(node.has_hooks());
+    let asked = while_asking(&node.pod, || {
+        for _ in 0..3 {
+            agent.end_by(Signal::SIGKILL);
+            agent = node.start_persisting(long);
+        }
+    });
+    assert!(asked > 100, "{asked}");
+}
+
+#[test]
+fn a_stopped_agent_is_replaced_without_a_gap() {
+    let node = TestNode::new(WEB);
+    // Tables of another size and another lease stand for another version.
+    let versions = [
+        ["--capacity=20000", "--stale-after=2s"],
+        ["--capacity=200000", "--stale-after=10s"],
+    ];
+    let start = |version: usize| {
+        let [capacity, stale_after] = versions[version % 2];
+        node.start_persisting(&[capacity, stale_after])
+    };
+    let mut agent = start(0);
+    let pod = PodClient::new(&node.topology);
+    let asked = while_asking(&node.pod, || {
+        for version in 1..4 {
+            agent.end_by(Signal::SIGTERM);
+            // Longer than the lease while it ran.
+            let stopped = Instant::now();
+            while stopped.elapsed() < Duration::from_secs(3) {
+                assert_eq!(pod.web_ttl(), Some(5));
+            }
+            agent = start(version);
+        }
+    });
+    assert!(asked > 100, "{asked}");
+}
+
+#[test]
+fn an_agent_without_persist_detaches_hooks_that_it_finds() {
+    let node = TestNode::new(WEB);
+    let mut agent = node.start_persisting(&[]);
+    agent.end_by(Signal::SIGTERM);
+    assert!(node.has_hooks());
+    assert_eq!(node.pod.web_ttl(), Some(5));
+
+    let mut agent = node.start_agent(&[]);
+    assert_eq!(node.pod.web_ttl(), Some(5));
+    agent.end_by(Signal::SIGTERM);
+    assert_eq!(node.pod.web_ttl(), None);
+    assert!(!node.has_hooks());
+}
+
+/// The previous agent may have left a link or a filter.
+#[test]
+fn an_agent_detaches_hooks_of_interfaces_that_it_does_not_match() {
+    let node = TestNode::new(WEB);
+    let mut agent = node.start_persisting(&[]);
+    agent.end_by(Signal::SIGTERM);
+    assert_eq!(node.pod.web_ttl(), Some(5));
+    let mut command = node.command_on("another", &binary(), &node.manifests);
+    command.arg("--persist");
+    let _agent = AgentProcess::start_command(command);
+    // The old hook would still answer, had it not been detached.
+    assert_eq!(node.pod.web_ttl(), None);
+}
+
+#[test]
+fn a_second_agent_waits() {
+    let node = TestNode::new(WEB);
+    let mut first = node.start_persisting(&[]);
+    let others = ManifestFolder::new(&WEB.replace("10.96.1.1", "10.96.1.2"));
+    let second = node.start_agent_from(&others, &["--persist"]);
+    let output = second.status(&node.topology.node);
+    assert!(
+        output.contains("another agent holds the hooks of this node"),
+        "{output}"
+    );
+    assert_eq!(node.pod.service_address("web"), Some([10, 96, 1, 1]));
+
+    first.end_by(Signal::SIGTERM);
+    let is_second = || Ok(node.pod.service_address("web") == Some([10, 96, 1, 2]));
+    assert!(eventually(LIMIT, is_second).unwrap());
+}
+
+#[test]
+fn detach_removes_hooks_without_an_agent() {
+    let node = TestNode::new(WEB);
+    let mut agent = node.start_persisting(&[]);
+    let (succeeded, output) = node.run_detach();
+    assert!(
+        !succeeded && output.contains("a running agent owns the hooks"),
+        "{output}"
+    );
+
+    agent.end_by(Signal::SIGKILL);
+    assert_eq!(node.pod.web_ttl(), Some(5));
+    let (succeeded, output) = node.run_detach();
+    assert!(succeeded && output.contains("removed: "), "{output}");
+    assert_eq!(node.pod.web_ttl(), None);
+    assert!(!node.has_hooks());
+    let (succeeded, output) = node.run_detach();
+    assert!(
+        succeeded && output.contains("no hook or pin of Zerohop"),
+        "{output}"
+    );
+}
+
+#[test]
+fn hooks_of_a_killed_agent_pass_after_their_lease() {
+    let node = TestNode::new(WEB);
+    let mut agent = node.start_persisting(&[SHORT_LEASE]);
+    assert_eq!(node.pod.web_ttl(), Some(5));
+    agent.end_by(Signal::SIGKILL);
+    assert!(eventually(LIMIT, || Ok(node.pod.web_ttl().is_none())).unwrap());
+    let (succeeded, output) = node.run_detach();
+    assert!(succeeded, "{output}");
+}
+
+#[test]
+fn removed_pins_are_created_again() {
+    let node = TestNode::new(WEB);
+    let mut agent = node.start_persisting(&["--stale-after=60s"]);
+    // On kernels without tcx the hooks are filters, which need no pins.
+    let pins = node.pins().unwrap();
+    for pin in &pins {
+        fs::remove_file(pin).unwrap();
+    }
+    let are_there = || Ok(node.pins().is_ok_and(|there| there == pins));
+    assert!(eventually(LIMIT, are_there).unwrap());
+    fs::remove_dir_all(node.bpffs.path().join("zerohop")).unwrap();
+    assert!(eventually(LIMIT, are_there).unwrap());
+    let output = agent.status(&node.topology.node);
+    assert!(!output.contains("degraded"), "{output}");
+
+    // The new pins keep the hooks attached, like the removed ones.
+    let asked = while_asking(&node.pod, || {
+        agent.end_by(Signal::SIGKILL);
+        agent = node.start_persisting(&["--stale-after=60s"]);
+    });
+    assert!(asked > 0);
+}
+
+#[test]
+fn pins_that_cannot_be_created_again_are_reported() {
+    let node = TestNode::new(WEB);
+    let agent = node.start_persisting(&[]);
+    node.bpffs.unmount().unwrap();
+    let is_told = || {
+        let output = agent.status(&node.topology.node);
+        Ok(output.contains("pins are gone") && !output.contains("outlives true"))
+    };
+    // On kernels without tcx the hook is a filter, which outlives the agent without a pin.
+    let has_pins =
+        aya::util::KernelVersion::current().unwrap() >= aya::util::KernelVersion::new(6, 6, 0);
+    if has_pins {
+        assert!(eventually(LIMIT, is_told).unwrap());
+    }
+    assert_eq!(node.pod.web_ttl(), Some(5));
+}
+
+#[test]
+fn only_the_owner_can_open_the_directory_of_the_pins() {
+    let node = TestNode::new(WEB);
+    let all = node.bpffs.path().join("zerohop");
+    fs::create_dir(&all).unwrap();
+    fs::set_permissions(&all, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut agent = node.start_persisting(&[]);
+    let mode = |folder: &Path| fs::metadata(folder).unwrap().mode() & 0o7777;
+    let own = node.pins_folder().unwrap();
+    assert_eq!((mode(&all), mode(&own)), (0o700, 0o700));
+    agent.end_by(Signal::SIGKILL);
+
+    // An older agent created the directory with another mode.
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut agent = node.start_persisting(&[]);
+    assert_eq!(mode(&own), 0o700);
+    agent.end_by(Signal::SIGTERM);
+}
+
+#[test]
+fn a_directory_of_another_user_is_not_trusted() {
+    let node = TestNode::new(WEB);
+    let folder = node.bpffs.path().join("zerohop");
+    fs::create_dir(&folder).unwrap();
+    chown(&folder, Some(65534), Some(65534)).unwrap();
+    let agent = node.start_persisting(&[]);
+    assert_eq!(node.pod.web_ttl(), Some(5));
+    let output = agent.status(&node.topology.node);
+    assert!(output.contains("belongs to the user 65534"), "{output}");
+    assert!(output.contains("rm -r"), "{output}");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+}
+
+#[test]
+fn veths_are_attached_when_created_and_forgotten_when_removed() {
+    let node = TestNode::new(WEB);
+    let agent = node.start_persisting(&["--interface=pods"]);
+    let is_attached = |name: &str| Ok(agent.status(&node.topology.node).contains(name));
+    for round in 0..5 {
+        let late = NetworkNamespace::new("late").unwrap();
+        let pair = format!(
+            "link add veth-late{round} type veth peer name eth0 netns {}",
+            late.name()
+        );
+        let start = Instant::now();
+        node.topology.node.ip(&[&pair]).unwrap();
+        assert!(eventually(LIMIT, || is_attached("veth-late")).unwrap());
+        println!("attached {:?} after `ip` was started", start.elapsed());
+        drop(late);
+        assert!(eventually(LIMIT, || Ok(!is_attached("veth-late")?)).unwrap());
+    }
+    assert_eq!(node.pod.web_ttl(), Some(5));
+}
+
+/// Asks continuously while `act` runs, and requires an answer to every question. Returns the number
+/// of questions.
+fn while_asking(pod: &PodClient, act: impl FnOnce()) -> usize {
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut asked = 0;
+            while !is_done.load(Ordering::Relaxed) {
+                assert_eq!(pod.web_ttl(), Some(5), "after {asked} questions");
+                asked += 1;
+            }
+            asked
+        });
+        // Set also when `act` panics, because the scope waits for the asking thread.
+        let _done = SetWhenDropped(&is_done);
+        act();
+        drop(_done);
+        asking.join().unwrap()
+    })
+}
+
+/// Sets the flag when dropped.
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl TestNode {
+    fn start_persisting(&self, more: &[&str]) -> AgentProcess {
+        self.start_agent(&[&["--persist"], more].concat())
+    }
+
+    /// Whether hooks of an agent are on the node, or may be.
+    fn has_hooks(&self) -> bool {
+        let bpffs = self.bpffs.path();
+        let inside = || dns_agent::datapath::pins::folder_exists(bpffs);
+        self.topology.node.enter(inside).unwrap()
+    }
+
+    /// The directory of the pins of the node's network namespace.
+    fn pins_folder(&self) -> io::Result<PathBuf> {
+        let mut folders = fs::read_dir(self.bpffs.path().join("zerohop"))?;
+        let folder = folders.next().ok_or(io::ErrorKind::NotFound)?;
+        Ok(folder?.path())
+    }
+
+    /// The paths of the pins, sorted.
+    fn pins(&self) -> io::Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(self.pins_folder()?)?;
+        let pins: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
+        let mut pins = pins?;
+        pins.sort();
+        Ok(pins)
+    }
+
+    /// Runs `dns-agent detach`. Returns whether it succeeded, and its output.
+    fn run_detach(&self) -> (bool, String) {
+        let program = binary();
+        let mut command = self
+            .topology
+            .node
+            .command(program.to_str().unwrap())
+            .unwrap();
+        let command = command.arg("detach").arg("--bpffs").arg(self.bpffs.path());
+        let output = command.output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    }
+}

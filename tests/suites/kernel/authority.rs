@@ -1,0 +1,337 @@
+//! Authoritative suffixes: where the kernel may answer NXDOMAIN, and where its tables can't tell.
+//! For zones with names that don't fit into the tables see `updates.rs`.
+
+use std::collections::BTreeSet;
+
+use dns_agent::{
+    datapath::{
+        KernelTables,
+        grace::Rcu,
+        program::{EbpfObject, HookProgram, TableSize},
+    },
+    zone::{AbsentNames, Model, ModelBuilder, Name, Rdata, Record, ZoneData as _},
+};
+use dns_common::Outcome;
+use zerohop_tests::{
+    packet::{self, QueryPacket},
+    topology::{POD, SERVED},
+};
+
+use super::{
+    fixture::{self, KernelFixture, TestRunResult},
+    models::model,
+};
+
+const A: u16 = 1;
+const SOA: u16 = 6;
+
+/// Two namespaces with a service each, and a pod.
+const OBJECTS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.96.1.1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: hidden}
+spec: {clusterIP: 10.96.1.2}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-0, namespace: shop}
+status: {phase: Running, podIPs: [{ip: 10.244.0.9}]}
+";
+
+const NAMESPACES: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: hidden}
+---
+";
+
+/// Names that exist, or may exist, possibly without a record in the tables: the kernel passes or
+/// answers them, but never with NXDOMAIN.
+struct NeverDenied {
+    what: &'static str,
+    manifests: fn() -> String,
+    flags: &'static [&'static str],
+    names: &'static [&'static str],
+}
+
+const NEVER_DENIED: [NeverDenied; 7] = [
+    NeverDenied {
+        what: "namespaces while no Namespace object is known",
+        manifests: || OBJECTS.to_owned(),
+        flags: &[],
+        names: &[
+            "shop.svc.cluster.local",
+            "anything.svc.cluster.local",
+            "anything.pod.cluster.local",
+            "10-244-0-9.anything.pod.cluster.local",
+            "fd00--1.anything.pod.cluster.local",
+        ],
+    },
+    NeverDenied {
+        what: "namespaces below a parent that is too short to be looked up",
+        manifests: || OBJECTS.to_owned(),
+        flags: &["--cluster-domain=a", "--pods=verified"],
+        names: &["anything.svc.a", "anything.pod.a"],
+    },
+    NeverDenied {
+        what: "pod names of any address",
+        manifests: || [NAMESPACES, OBJECTS].concat(),
+        flags: &["--pods=insecure"],
+        names: &[
+            "10-244-0-9.shop.pod.cluster.local",
+            "192-0-2-1.shop.pod.cluster.local",
+            "192-0-2-1.hidden.pod.cluster.local",
+            "2001-db8--1.shop.pod.cluster.local",
+            "10--0.shop.pod.cluster.local",
+        ],
+    },
+    NeverDenied {
+        what: "pod names of known pods",
+        manifests: || [NAMESPACES, OBJECTS].concat(),
+        flags: &["--pods=verified"],
+        names: &["10-244-0-9.shop.pod.cluster.local"],
+    },
+    NeverDenied {
+        what: "names that --pass delegates, and the names above them",
+        manifests: || [NAMESPACES, OBJECTS].concat(),
+        flags: &[
+            "--pass=a.b.cluster.local",
+            "--pass=x.shop.svc.cluster.local",
+        ],
+        names: &[
+            "a.b.cluster.local",
+            "c.a.b.cluster.local",
+            "b.cluster.local",
+            "x.shop.svc.cluster.local",
+            "_http._tcp.x.shop.svc.cluster.local",
+        ],
+    },
+    NeverDenied {
+        what: "any name, while a passed suffix is too long for the settings",
+        manifests: || [NAMESPACES, OBJECTS].concat(),
+        flags: &[
+            "--pass=a-name-of-more-than-sixty-four.octets-which-has-no.suffix-entry.cluster.local",
+        ],
+        names: &[
+            "x.a-name-of-more-than-sixty-four.octets-which-has-no.suffix-entry.cluster.local",
+            "absent.shop.svc.cluster.local",
+        ],
+    },
+    NeverDenied {
+        what: "names outside every zone",
+        manifests: || [NAMESPACES, OBJECTS].concat(),
+        flags: &["--reverse=10.96.0.0/16"],
+        names: &[
+            "www.example.com",
+            "local",
+            "notcluster.local",
+            "cluster.local.example.com",
+            "9.0.244.10.in-addr.arpa",
+            "10.in-addr.arpa",
+        ],
+    },
+];
+
+#[test]
+fn names_that_may_exist_are_never_denied() {
+    for case in &NEVER_DENIED {
+        let mut fixture = KernelFixture::with_model(model(&(case.manifests)(), case.flags));
+        for name in case.names {
+            for rtype in [A, 28, 16] {
+                let frame = KernelFixture::query(name, rtype).frame();
+                let ended = fixture.run_program(HookProgram::TcPeer, &frame);
+                assert!(
+                    !matches!(ended, TestRunResult::Answered(Outcome::NxDomain, _)),
+                    "{}: {name} {rtype}: {ended:?}",
+                    case.what
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn namespaces_that_are_not_exposed_are_denied() {
+    let manifests = [NAMESPACES, OBJECTS].concat();
+    let mut fixture = KernelFixture::with_model(model(&manifests, &["--namespace=shop"]));
+    for name in [
+        "hidden.svc.cluster.local",
+        "web.hidden.svc.cluster.local",
+        "_http._tcp.web.hidden.svc.cluster.local",
+        "hidden.pod.cluster.local",
+        "10-244-0-9.hidden.pod.cluster.local",
+        "absent.svc.cluster.local",
+        "web.absent.svc.cluster.local",
+        "10-244-0-9.absent.pod.cluster.local",
+    ] {
+        let frame = KernelFixture::query(name, A).frame();
+        let ended = fixture.run_program(HookProgram::TcPeer, &frame);
+        assert!(
+            matches!(ended, TestRunResult::Answered(Outcome::NxDomain, _)),
+            "{name}: {ended:?}"
+        );
+    }
+}
+
+#[test]
+fn the_soa_type_of_absent_names_passes_when_so_configured() {
+    let mut builder = builder_with_services(1);
+    builder.set_absent_names(|_| AbsentNames::DeniedExceptSoa);
+    let mut fixture = KernelFixture::with_model(builder.build());
+    let mut end = |name: &str, rtype| {
+        let frame = KernelFixture::query(name, rtype).frame();
+        let (TestRunResult::Answered(outcome, _) | TestRunResult::Passed(outcome)) =
+            fixture.run_program(HookProgram::TcPeer, &frame);
+        outcome
+    };
+    let absent = "absent.shop.svc.cluster.local";
+    assert_eq!(end(absent, A), Outcome::NxDomain);
+    assert_eq!(end(absent, SOA), Outcome::NotAuthoritative);
+    assert_eq!(end("cluster.local", SOA), Outcome::Data);
+    assert_eq!(end(&service(0), SOA), Outcome::NoData);
+}
+
+#[test]
+fn nothing_is_denied_before_everything_is_published() {
+    const NAMES: usize = 500;
+    let model = model_with_services(NAMES);
+    let size = TableSize {
+        buckets: 1024,
+        chunks: 4,
+    };
+    let mut object = EbpfObject::load(size).unwrap();
+    let mut tables =
+        KernelTables::new(&object, size, &fixture::config(), Rcu::new().unwrap()).unwrap();
+    object.set_lease(1_000_000).unwrap();
+
+    let absent = QueryPacket::new(POD[0], SERVED[0], "absent.shop.svc.cluster.local", A).frame();
+    let (mut turn, mut passes, mut answers) = (0, 0, 0);
+    tables
+        .publish_all(&model, &mut || {
+            turn += 1;
+            let (verdict, _) = object.test_run(HookProgram::TcPeer, &absent).unwrap();
+            assert_eq!(verdict, u32::MAX, "denied at step {turn}");
+            // Asks for every service once, for some before and for some after their publication.
+            let frame = query_frame(turn % NAMES);
+            let (verdict, out) = object.test_run(HookProgram::TcPeer, &frame).unwrap();
+            if verdict == u32::MAX {
+                passes += 1;
+                return;
+            }
+            answers += 1;
+            let reply = packet::parse_reply(&frame, &out).unwrap();
+            assert_eq!(reply[3] & 15, 0, "step {turn}: {reply:02x?}");
+        })
+        .unwrap();
+    assert!(
+        passes > NAMES / 4 && answers > NAMES / 4,
+        "{passes} passes, {answers} answers"
+    );
+    let (verdict, out) = object.test_run(HookProgram::TcPeer, &absent).unwrap();
+    assert_ne!(verdict, u32::MAX);
+    assert_eq!(packet::parse_reply(&absent, &out).unwrap()[3] & 15, 3);
+}
+
+/// The settings list zones longest first, so a longer new zone moves the others to later positions.
+#[test]
+fn a_new_first_zone_is_not_denied_before_it_is_published() {
+    const NAMES: usize = 50;
+    let mut fixture = KernelFixture::with_model(model_with_services(NAMES));
+    let KernelFixture { object, tables, .. } = &mut *fixture;
+    let longer = Name::parse("a-longer-zone.cluster.example").unwrap();
+    let name = longer.child(b"web").unwrap();
+    let mut after = builder_with_services(NAMES);
+    after.add_zone(longer, 5).unwrap();
+    after.add(Record {
+        owner: name.clone(),
+        ttl: 5,
+        data: Rdata::A([10, 96, 0, 2].into()),
+    });
+    let after = after.build();
+    assert_eq!(
+        after.zones()[0].name.to_string(),
+        "a-longer-zone.cluster.example."
+    );
+    let frame = KernelFixture::query("web.a-longer-zone.cluster.example", A).frame();
+    let mut ends = BTreeSet::new();
+    let mut ask = |object: &mut EbpfObject| {
+        let (verdict, out) = object.test_run(HookProgram::TcPeer, &frame).unwrap();
+        let rcode =
+            (verdict != u32::MAX).then(|| packet::parse_reply(&frame, &out).unwrap()[3] & 15);
+        ends.insert(rcode);
+        rcode
+    };
+    let mut progress = || {
+        ask(object);
+    };
+    tables.publish_all(&after, &mut progress).unwrap();
+    assert_eq!(ask(object), Some(0));
+    assert!(!ends.contains(&Some(3)), "{ends:?}");
+}
+
+#[test]
+fn existing_namespaces_are_not_denied_while_they_become_known() {
+    const NAMES: usize = 100;
+    let namespaces: String = (0..NAMES)
+        .map(|number| {
+            format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: n{number}}}\n---\n")
+        })
+        .collect();
+    let mut fixture = KernelFixture::with_model(model(OBJECTS, &["--pods=verified"]));
+    let KernelFixture { object, tables, .. } = &mut *fixture;
+    let after = model(
+        &[&namespaces, NAMESPACES, OBJECTS].concat(),
+        &["--pods=verified"],
+    );
+    let mut turn = 0;
+    tables
+        .publish_all(&after, &mut || {
+            // At first every namespace may exist; afterwards these namespaces still exist.
+            for zone in ["svc", "pod"] {
+                let name = format!("n{}.{zone}.cluster.local", turn % NAMES);
+                let frame = KernelFixture::query(&name, A).frame();
+                let (verdict, out) = object.test_run(HookProgram::TcPeer, &frame).unwrap();
+                let is_denial =
+                    verdict != u32::MAX && packet::parse_reply(&frame, &out).unwrap()[3] & 15 != 0;
+                assert!(!is_denial, "{name} at step {turn}");
+            }
+            turn += 1;
+        })
+        .unwrap();
+    assert!(turn > NAMES, "{turn}");
+}
+
+fn query_frame(number: usize) -> Vec<u8> {
+    QueryPacket::new(POD[0], SERVED[0], &service(number), A).frame()
+}
+
+fn service(number: usize) -> String {
+    format!("service-{number}.shop.svc.cluster.local")
+}
+
+fn model_with_services(count: usize) -> Model {
+    builder_with_services(count).build()
+}
+
+fn builder_with_services(count: usize) -> ModelBuilder {
+    let mut builder = ModelBuilder::new(1);
+    let zone = Name::parse("cluster.local").unwrap();
+    builder.add_zone(zone, 5).unwrap();
+    for number in 0..count {
+        builder.add(Record {
+            owner: Name::parse(&service(number)).unwrap(),
+            ttl: 5,
+            data: Rdata::A([10, 96, 0, 1].into()),
+        });
+    }
+    builder
+}

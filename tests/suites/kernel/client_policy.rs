@@ -1,0 +1,116 @@
+//! The client policy in the kernel: which clients are answered while network policies restrict
+//! them.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use dns_agent::datapath::{VethClients, program::HookProgram};
+use dns_common::Outcome;
+use zerohop_tests::{packet::QueryPacket, topology::POD};
+
+use super::{
+    fixture::{KernelFixture, TestRunResult},
+    packets::A,
+};
+
+const WEB: &str = "web.shop.svc.cluster.local";
+
+/// Programs for pods' veths.
+const VETH: [HookProgram; 2] = [HookProgram::XdpVeth, HookProgram::TcPeer];
+/// Programs for network cards, where --allow names the clients.
+const CARD: [HookProgram; 2] = [HookProgram::Xdp, HookProgram::Tc];
+
+/// Questions from the pod over IPv4 and IPv6, and from another client of each family.
+fn questions() -> [(IpAddr, Vec<u8>); 4] {
+    let query = KernelFixture::query(WEB, A);
+    let query6 = KernelFixture::query6(WEB, A);
+    // The IPv4 address differs from the pod's in the last byte, the IPv6 address in the seventh
+    // group.
+    let other: IpAddr = "10.244.0.3".parse().unwrap();
+    let other6: IpAddr = "fd00:10:244:0:0:0:1:2".parse().unwrap();
+    [
+        (POD[0], query.frame()),
+        (POD[1], query6.frame()),
+        (
+            other,
+            QueryPacket {
+                client: other,
+                ..query
+            }
+            .frame(),
+        ),
+        (
+            other6,
+            QueryPacket {
+                client: other6,
+                ..query6
+            }
+            .frame(),
+        ),
+    ]
+}
+
+/// Checks which clients these programs answer.
+fn check(
+    fixture: &mut KernelFixture,
+    programs: [HookProgram; 2],
+    answered: &dyn Fn(IpAddr) -> bool,
+) {
+    for program in programs {
+        for (client, frame) in questions() {
+            let ended = fixture.run_program(program, &frame);
+            match answered(client) {
+                true => assert!(
+                    matches!(ended, TestRunResult::Answered(Outcome::Data, _)),
+                    "{client} by {program:?}: {ended:?}"
+                ),
+                false => assert_eq!(
+                    ended,
+                    TestRunResult::Passed(Outcome::NotPermitted),
+                    "{client} by {program:?}"
+                ),
+            }
+        }
+    }
+}
+
+#[test]
+fn only_known_clients_are_answered_on_veths_under_a_restricting_policy() {
+    let mut fixture = KernelFixture::shared();
+    check(&mut fixture, VETH, &|_| true);
+
+    for known in [
+        BTreeSet::new(),
+        BTreeSet::from([POD[0]]),
+        BTreeSet::from([POD[1]]),
+        BTreeSet::from(POD),
+        // The pod is removed, another client is known.
+        BTreeSet::from(["10.244.0.3".parse().unwrap()]),
+    ] {
+        fixture.set_clients(VethClients::Known(known.clone()));
+        check(&mut fixture, VETH, &|client| known.contains(&client));
+        // The client policy does not apply to network cards.
+        check(&mut fixture, CARD, &|_| true);
+    }
+
+    fixture.set_clients(VethClients::Any);
+    check(&mut fixture, VETH, &|_| true);
+}
+
+#[test]
+fn clients_known_before_a_restriction_ended_are_unknown_when_it_begins_again() {
+    let mut fixture = KernelFixture::shared();
+    fixture.set_clients(VethClients::Known(BTreeSet::from(POD)));
+    fixture.set_clients(VethClients::Any);
+    fixture.set_clients(VethClients::Known(BTreeSet::from([POD[1]])));
+    check(&mut fixture, VETH, &|client| client == POD[1]);
+    fixture.set_clients(VethClients::Any);
+}
+
+#[test]
+fn without_allowed_networks_the_client_policy_applies_to_every_device() {
+    let mut fixture = KernelFixture::answering_any_client();
+    let programs = [HookProgram::Tc, HookProgram::TcPeer];
+    check(&mut fixture, programs, &|_| true);
+    fixture.set_clients(VethClients::Known(BTreeSet::from([POD[0]])));
+    check(&mut fixture, programs, &|client| client == POD[0]);
+}

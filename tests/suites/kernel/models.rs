@@ -1,0 +1,59 @@
+//! Builds models from Kubernetes objects and the agent's flags, and compares replies with the user
+//! plane.
+
+use clap::Parser as _;
+use dns_agent::{
+    cluster::{Objects, Selectors, build_model},
+    config::{AgentCommand, Cli, Config},
+    resolver::message::{QueryAction, Transport, respond},
+    source::manifests,
+    zone::Model,
+};
+
+/// The serial of every zone.
+const SERIAL: u32 = 1;
+
+/// Builds the agent's model of manifests and flags. Problems with objects are ignored, because some
+/// scenarios are about such objects.
+pub(crate) fn model(manifests: &str, flags: &[&str]) -> Model {
+    let config = config(flags);
+    let objects = objects(manifests, &config.selectors);
+    build_model(&objects, &config.zone, SERIAL).0
+}
+
+/// Builds the agent's model of objects that are selected already and have no problems.
+pub(crate) fn model_of_objects(objects: &Objects, flags: &[&str]) -> Model {
+    let (model, problems) = build_model(objects, &config(flags).zone, SERIAL);
+    assert_eq!(problems, []);
+    model
+}
+
+/// Loads manifests as the agent does: from a file.
+fn objects(text: &str, selectors: &Selectors) -> Objects {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("objects.yaml");
+    std::fs::write(&file, text).unwrap();
+    manifests::load(&file, selectors).unwrap_or_else(|errors| panic!("{errors:#?}\n{text}"))
+}
+
+/// Parses flags of `dns-agent run`.
+fn config(flags: &[&str]) -> Config {
+    let command_line = ["dns-agent", "run", "--manifests", "/objects"];
+    let cli = Cli::try_parse_from(command_line.iter().chain(flags)).unwrap();
+    let AgentCommand::Run(args) = cli.command else {
+        panic!("{flags:?} are not flags of `run`");
+    };
+    Config::from_args(*args).unwrap()
+}
+
+/// Whether `reply` is byte for byte the user plane's reply to `asked`, in some rotation of
+/// addresses.
+pub(crate) fn matches_user_plane(asked: &[u8], reply: &[u8], model: &Model) -> bool {
+    // An answer has one RRset of addresses, always fewer than 256.
+    (0..256).any(
+        |rotation| match respond(asked, model, Transport::Udp, rotation) {
+            QueryAction::Send(expected) => expected == reply,
+            _ => false,
+        },
+    )
+}

@@ -1,0 +1,160 @@
+//! Network cards, where unknown hosts may ask: packets that pass there and are answered on pods'
+//! veths.
+
+use std::net::IpAddr;
+
+use dns_agent::datapath::{program::HookProgram, settings::RateLimit};
+use dns_common::{Outcome, settings::TOKEN};
+use zerohop_tests::{
+    packet::QueryPacket,
+    topology::{BRIDGE_MAC, POD, SERVED},
+};
+
+use super::{
+    fixture::{KernelFixture, TestRunResult},
+    packets::A,
+};
+
+const WEB: &str = "web.shop.svc.cluster.local";
+
+/// Programs for network cards.
+const CARD: [HookProgram; 2] = [HookProgram::Xdp, HookProgram::Tc];
+/// Programs for pods' veths.
+const VETH: [HookProgram; 2] = [HookProgram::XdpVeth, HookProgram::TcPeer];
+
+/// A question from `client`, over its address family.
+fn question(client: IpAddr) -> QueryPacket {
+    let query = match client {
+        IpAddr::V4(_) => KernelFixture::query(WEB, A),
+        IpAddr::V6(_) => KernelFixture::query6(WEB, A),
+    };
+    QueryPacket { client, ..query }
+}
+
+fn answered(ended: &TestRunResult) -> bool {
+    matches!(ended, TestRunResult::Answered(Outcome::Data, _))
+}
+
+#[test]
+fn packets_for_another_hardware_address_pass() {
+    let mut fixture = KernelFixture::shared();
+    for client in POD {
+        let mut frame = question(client).frame();
+        frame[..6].copy_from_slice(&BRIDGE_MAC);
+        for program in CARD {
+            let ended = fixture.run_program(program, &frame);
+            assert_eq!(
+                ended,
+                TestRunResult::Passed(Outcome::Misdirected),
+                "{program:?}"
+            );
+        }
+        // On a veth the destination may be a bridge's hardware address.
+        for program in VETH {
+            assert!(
+                answered(&fixture.run_program(program, &frame)),
+                "{program:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn without_known_hardware_addresses_every_packet_passes() {
+    let mut fixture = KernelFixture::answering_any_client();
+    fixture.tables.publish_card_addresses(Vec::new());
+    let frame = question(POD[0]).frame();
+    let ended = fixture.run_program(HookProgram::Tc, &frame);
+    assert_eq!(ended, TestRunResult::Passed(Outcome::Misdirected));
+    fixture
+        .tables
+        .publish_card_addresses(vec![BRIDGE_MAC, [2, 0, 0, 0, 0, 1]]);
+    assert!(answered(&fixture.run_program(HookProgram::Tc, &frame)));
+}
+
+#[test]
+fn source_addresses_that_no_client_can_have_pass() {
+    // No allowed networks are set, so every client address would be answered.
+    let mut fixture = KernelFixture::answering_any_client();
+    let impossible = [
+        "0.0.0.0",
+        "127.0.0.1",
+        "224.0.0.251",
+        "240.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "ff02::fb",
+    ];
+    let impossible = impossible.map(|text| text.parse().unwrap());
+    for client in impossible.into_iter().chain(SERVED) {
+        let frame = question(client).frame();
+        let ended = fixture.run_program(HookProgram::Tc, &frame);
+        assert_eq!(
+            ended,
+            TestRunResult::Passed(Outcome::NonstandardSource),
+            "{client}"
+        );
+    }
+    for client in ["1.0.0.1", "126.0.0.1", "223.255.255.255", "fe80::1"] {
+        let frame = question(client.parse().unwrap()).frame();
+        assert!(
+            answered(&fixture.run_program(HookProgram::Tc, &frame)),
+            "{client}"
+        );
+    }
+}
+
+#[test]
+fn questions_over_the_rate_limit_pass() {
+    let mut fixture = KernelFixture::shared();
+    // A burst of three, and no refill.
+    fixture.set_rate_limit(Some(RateLimit {
+        refill: 0,
+        burst: 3 * TOKEN as u32,
+    }));
+    let clients = ["10.244.0.77", "fd00:10:244::77"].map(|text| text.parse().unwrap());
+    for client in clients {
+        let frame = question(client).frame();
+        // A passed packet takes no token.
+        let absent = QueryPacket {
+            server: (SERVED[usize::from(client.is_ipv6())], 5353),
+            ..question(client)
+        };
+        for _ in 0..5 {
+            let ended = fixture.run_program(HookProgram::Xdp, &absent.frame());
+            assert_eq!(ended, TestRunResult::Passed(Outcome::NotServed));
+        }
+        for _ in 0..3 {
+            assert!(
+                answered(&fixture.run_program(HookProgram::Xdp, &frame)),
+                "{client}"
+            );
+        }
+        for program in CARD {
+            let ended = fixture.run_program(program, &frame);
+            assert_eq!(ended, TestRunResult::Passed(Outcome::OverLimit), "{client}");
+        }
+        for program in VETH {
+            assert!(answered(&fixture.run_program(program, &frame)), "{client}");
+        }
+    }
+    // A host can use every address of its IPv6 network, so the whole network is one client.
+    let neighbour = question("fd00:10:244::78".parse().unwrap()).frame();
+    let ended = fixture.run_program(HookProgram::Xdp, &neighbour);
+    assert_eq!(ended, TestRunResult::Passed(Outcome::OverLimit));
+    // Other clients have their own bucket.
+    let other = question("10.244.0.78".parse().unwrap()).frame();
+    assert!(answered(&fixture.run_program(HookProgram::Xdp, &other)));
+
+    // The bucket is refilled completely in each jiffy.
+    fixture.set_rate_limit(Some(RateLimit {
+        refill: 3 * TOKEN as u32,
+        burst: 3 * TOKEN as u32,
+    }));
+    let frame = question(clients[0]).frame();
+    let again = || Ok(answered(&fixture.run_program(HookProgram::Xdp, &frame)));
+    let limit = std::time::Duration::from_secs(5);
+    assert!(zerohop_tests::udp::eventually(limit, again).unwrap());
+    fixture.set_rate_limit(None);
+}

@@ -25,7 +25,6 @@ pub mod threads;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, anyhow};
-use kube::Client;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch},
@@ -33,6 +32,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use zerohop_datapath::{StopMode, interfaces::DeviceChanges};
+use zerohop_kubernetes_api::{Client, PolicyScope, connect};
+use zerohop_resolver::{
+    ClusterDns, Resolver, Sockets, UpstreamServers, Upstreams, raise_file_limit,
+};
+use zerohop_sources::files::{MAX_SETTINGS, read_text};
 
 use self::{
     dns_path::DnsPath,
@@ -41,18 +46,12 @@ use self::{
     threads::{run_privileged, spawn_privileged_task},
 };
 use crate::{
-    admin::{
-        self,
-        lookup::AdminState,
-        metrics::Metrics,
-        status::{KubernetesStatus, ManifestsStatus, ResolverStatus, SourceStatus, Status},
-        status_board::StatusBoard,
-    },
+    admin,
+    admin::lookup::AdminState,
+    admin::metrics::Metrics,
+    admin::status::{KubernetesStatus, ManifestsStatus, ResolverStatus, SourceStatus, Status},
+    admin::status_board::StatusBoard,
     config::{self, Config, SourceConfig},
-    datapath::{StopMode, interfaces::DeviceChanges},
-    files::{MAX_SETTINGS, read_text},
-    resolver::{ClusterDns, Resolver, Sockets, UpstreamServers, Upstreams, raise_file_limit},
-    source::kubernetes::{PolicyScope, connect},
 };
 
 /// Messages that may wait for the publisher.

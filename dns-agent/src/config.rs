@@ -25,14 +25,12 @@ pub use self::values::{
     NamespaceName, NetworkPolicy, NodeIp, ObjectName, PodsSetting, QueryName, QueryType,
     ServedAddress, StaleAfter, Ttl, Upstream,
 };
-use crate::{
-    cluster::{
-        Deviations, EmptyServices, EndpointNames, EndpointScope, NameServers, NonstandardEndpoints,
-        ObjectKey, PodMode, Selector, Selectors, ZoneSettings,
-    },
-    datapath::{Persistence, pins::BPFFS},
-    zone::Name,
+use zerohop_datapath::{Persistence, pins::BPFFS};
+use zerohop_kubernetes::{
+    Deviations, EmptyServices, EndpointNames, EndpointScope, NameServers, NonstandardEndpoints,
+    ObjectKey, PodMode, Selector, Selectors, ZoneSettings,
 };
+use zerohop_zone::Name;
 
 /// The default of `--rate-limit`, in answers per second and client: far more than a node needs, and
 /// too few to flood the victim of a spoofed source address.

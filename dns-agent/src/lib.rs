@@ -1,17 +1,23 @@
 //! Zerohop's agent.
 //!
-//! A *source* reads Kubernetes objects ([`source`]). Pure code turns objects into records
-//! ([`cluster`], [`zone`]). Two *planes* answer queries from the records: the kernel plane
-//! ([`datapath`]) and the user plane ([`resolver`]). [`agent`] runs the tasks, [`config`] is their
-//! configuration, [`admin`] reports their state, and [`check`] tests whether a node supports them.
+//! [`agent`] runs the tasks, [`config`] is their configuration, [`admin`] reports their state, and [`check`]
+//! tests whether a node supports them.
+//!
+//! The rest is in crates of its own: `zerohop_kubernetes` turns objects into names, and `zerohop_zone` answers
+//! questions about them. Two *planes* serve the answers: the kernel plane (`zerohop_datapath`) and the user
+//! plane (`zerohop_resolver`).
+
+#![forbid(unsafe_code)]
 
 pub mod admin;
 pub mod agent;
 pub mod check;
-pub mod cluster;
 pub mod config;
-pub mod datapath;
-mod files;
-pub mod resolver;
-pub mod source;
-pub mod zone;
+
+use zerohop_datapath::{ObjectFile, include_bytes_aligned};
+
+/// The kernel programs, built by `cargo xtask build-ebpf` and copied to `OUT_DIR` by `build.rs`.
+pub const KERNEL_OBJECT: ObjectFile = ObjectFile(include_bytes_aligned!(concat!(
+    env!("OUT_DIR"),
+    "/zerohop.o"
+)));

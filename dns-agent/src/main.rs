@@ -9,12 +9,12 @@ use anyhow::Context;
 use clap::Parser;
 use dns_agent::{
     admin,
-    agent::{Agent, threads::drop_capabilities},
+    agent::Agent,
+    agent::threads::drop_capabilities,
     check::{self, CheckRequest, CheckVerdict},
     config::{
         AgentCommand, CheckArgs, Cli, Config, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs,
     },
-    datapath::{self, interfaces::Devices},
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -22,6 +22,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+use zerohop_datapath::interfaces::Devices;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -74,7 +75,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
                 .with_default_directive(tracing::Level::INFO.into())
                 .from_env()
                 .context(
-                    "RUST_LOG is not a log filter: give one such as info or dns_agent=debug",
+                    "RUST_LOG is not a log filter: give one such as info or zerohop_resolver=debug",
                 )?,
         )
         .with_ansi(io::stderr().is_terminal())
@@ -151,7 +152,7 @@ async fn dump(args: DumpArgs) -> anyhow::Result<()> {
 /// Removes the hooks and pins that agents left on this node.
 async fn detach(args: DetachArgs) -> anyhow::Result<()> {
     let mut devices = Devices::default();
-    let removed = datapath::detach(&args.bpffs, devices.list().await?)?;
+    let removed = zerohop_datapath::detach(&args.bpffs, devices.list().await?)?;
     let text: String = if removed.is_empty() {
         "no hook or pin of Zerohop is on this node\n".to_owned()
     } else {

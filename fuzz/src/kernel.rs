@@ -1,16 +1,16 @@
 //! Runs the kernel's packet logic on the host. An answer must equal the user plane's answer, and a
 //! passed packet must be unchanged.
 
-use dns_agent::resolver::message::{QueryAction, Transport, respond};
 use dns_common::{Outcome, checksum};
 use dns_ebpf::{
     Frame,
     frame::{AnsweredClients, UdpChecksum},
 };
-use zerohop_tests::{
+use zerohop_contract::{
+    addresses::{POD, SERVED},
     packet::{self, QueryPacket},
-    topology::{POD, SERVED},
 };
+use zerohop_resolver::message::{QueryAction, Transport, respond};
 
 use super::{
     input::FuzzInput,

@@ -1,7 +1,7 @@
 //! Messages that arrive at the user plane's sockets.
 
-use dns_agent::resolver::message::{QueryAction, Transport, respond};
 use domain::base::{Message, iana::Rcode};
+use zerohop_resolver::message::{QueryAction, Transport, respond};
 
 use super::{model::MODEL, reply};
 

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::LazyLock};
 
-use dns_agent::zone::{ComputedNames, Model, ModelBuilder, Name, Rdata, Record, Srv};
+use zerohop_zone::{ComputedNames, Model, ModelBuilder, Name, Rdata, Record, Srv};
 
 /// The model that all fuzz targets answer from.
 pub static MODEL: LazyLock<Model> = LazyLock::new(build);

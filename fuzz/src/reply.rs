@@ -1,6 +1,5 @@
 //! Checks that hold for every reply, parsed by the `domain` crate.
 
-use dns_agent::resolver::message::Transport;
 use domain::{
     base::{
         Message, ParsedName, ParsedRecord,
@@ -8,6 +7,7 @@ use domain::{
     },
     rdata::AllRecordData,
 };
+use zerohop_resolver::message::Transport;
 
 /// Length of a DNS header in bytes.
 pub const HEADER: usize = 12;

@@ -2,14 +2,6 @@
 
 use std::{net::Ipv4Addr, sync::LazyLock};
 
-use dns_agent::{
-    resolver::{
-        bailiwick::LocalNames,
-        message::{QueryAction, Transport, respond},
-        response::{Response, UpstreamQuery},
-    },
-    zone::{Answer, Name, Rdata, ZoneData},
-};
 use domain::{
     base::{
         Message, Name as WireName, ParsedRecord, ToName,
@@ -17,7 +9,13 @@ use domain::{
     },
     rdata::A,
 };
-use zerohop_tests::packet::QueryPacket;
+use zerohop_contract::packet::QueryPacket;
+use zerohop_resolver::{
+    bailiwick::LocalNames,
+    message::{QueryAction, Transport, respond},
+    response::{Response, UpstreamQuery},
+};
+use zerohop_zone::{Answer, Name, Rdata, ZoneData};
 
 use super::{input::FuzzInput, model::MODEL, reply};
 

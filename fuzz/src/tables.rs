@@ -11,16 +11,6 @@ use std::{
 };
 
 use bytemuck::Pod;
-use dns_agent::{
-    datapath::{
-        grace::Grace,
-        hash_table::HashTable,
-        memory::Memory,
-        records,
-        settings::{FixedSettings, SettingsPublisher, build_settings},
-    },
-    zone::{Model, ZoneData},
-};
 use dns_common::{
     Control, Settings,
     directory::Bucket,
@@ -28,7 +18,16 @@ use dns_common::{
     records::CHUNK,
     settings::{ClientKey, SETTINGS_COPIES},
 };
-use zerohop_tests::topology::{HOST_VETH_MAC, SERVED};
+use zerohop_contract::addresses::SERVED;
+use zerohop_datapath::{
+    grace::Grace,
+    hash_table::HashTable,
+    memory::Memory,
+    records,
+    settings::{FixedSettings, SettingsPublisher, build_settings},
+};
+use zerohop_tests::topology::HOST_VETH_MAC;
+use zerohop_zone::{Model, ZoneData};
 
 use super::model::MODEL;
 

@@ -7,9 +7,9 @@ use std::{
 
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use rand::{RngExt as _, rngs::StdRng};
-use zerohop_tests::{
+use zerohop_contract::{
+    addresses::{POD, SERVED},
     packet::{QueryPacket, wire_name},
-    topology::{POD, SERVED},
 };
 
 use crate::objects::{LiveObjects, NamespacedName, service_of};

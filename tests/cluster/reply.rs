@@ -1,7 +1,7 @@
 //! The parts of a reply that are compared.
 
 use anyhow::{Context as _, Result};
-use zerohop_tests::message::{Message, SECTIONS};
+use zerohop_contract::message::{Message, SECTIONS};
 
 use crate::questions::is_at_or_below;
 

@@ -7,19 +7,13 @@
 //! * A [`Bpffs`](bpffs::Bpffs) is a BPF file system in which agents pin hooks.
 //! * A [`NoopProgram`](noop_program::NoopProgram) stands for a foreign program.
 //! * [`ethtool`] and [`capabilities`] change offloads and rights.
-//! * [`packet`] makes queries and [`message`] parses replies.
-//! * [`cases`] and [`scenario`] read the questions with their right replies.
 //!
 //! The harness needs only root, `ip` and a kernel from 5.10 on, so it runs in the guests too.
 
 pub mod bpffs;
 pub mod capabilities;
-pub mod cases;
 pub mod ethtool;
-pub mod message;
 pub mod netns;
 pub mod noop_program;
-pub mod packet;
-pub mod scenario;
 pub mod topology;
 pub mod udp;

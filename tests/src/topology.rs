@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
+use zerohop_contract::addresses::{POD, SERVED};
 
 use crate::netns::NetworkNamespace;
 
@@ -21,16 +22,6 @@ pub const POD_DEVICE: &str = "eth0";
 /// The bridge of [`Topology::bridged`].
 pub const BRIDGE: &str = "cni0";
 
-/// The served addresses, which stand for the ClusterIPs of kube-dns. No interface has them.
-pub const SERVED: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0xa)),
-];
-/// The pod's addresses.
-pub const POD: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(10, 244, 0, 2)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 2)),
-];
 /// The address of [`Topology::add_pod`].
 const ANOTHER_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 3);
 /// The node's addresses towards the pod.

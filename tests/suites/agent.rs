@@ -26,10 +26,13 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use zerohop_contract::{
+    addresses::{POD, SERVED},
+    packet::QueryPacket,
+};
 use zerohop_tests::{
     netns::NetworkNamespace,
-    packet::QueryPacket,
-    topology::{HOST_VETH, POD, SERVED, Topology},
+    topology::{HOST_VETH, Topology},
     udp::{UdpClient, UdpServer, eventually},
 };
 

@@ -7,10 +7,13 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use zerohop_tests::{
+use zerohop_contract::{
+    addresses::{POD, SERVED},
     cases::{Case, CaseGroup, Cases},
     packet::{QueryPacket, wire_name},
-    topology::{GATEWAY, POD, SERVED, Topology},
+};
+use zerohop_tests::{
+    topology::{GATEWAY, Topology},
     udp::{UdpClient, UdpServer},
 };
 

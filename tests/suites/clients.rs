@@ -13,14 +13,17 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use zerohop_tests::{
+use programs::{ClientBuilds, InstalledBy, PodShell};
+use zerohop_contract::{
+    addresses::{POD, SERVED},
     packet::{self, QueryPacket},
-    topology::{POD, SERVED, Topology},
+};
+use zerohop_tests::{
+    topology::Topology,
     udp::{UdpClient, UdpServer},
 };
 
 use super::agent::{AgentProcess, ManifestFolder};
-use programs::{ClientBuilds, InstalledBy, PodShell};
 
 /// Every client must end within this time, before it would repeat a lost query: a repetition would
 /// hide the loss. The tools wait for five seconds, the libraries as long as [`RESOLV_CONF`] says,

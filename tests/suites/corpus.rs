@@ -7,11 +7,10 @@ mod checks;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use dns_agent::resolver::message::QueryAction;
+use checks::response::ResponseOutcome;
 use dns_common::Outcome;
 use domain::base::Message;
-
-use checks::response::ResponseOutcome;
+use zerohop_resolver::message::QueryAction;
 
 #[test]
 fn the_message_corpus_reaches_every_reply_and_rcode() {

@@ -8,12 +8,11 @@ use std::{
     time::Duration,
 };
 
-use zerohop_tests::{
-    netns::NetworkNamespace,
+use zerohop_contract::{
+    addresses::{POD, SERVED},
     packet::QueryPacket,
-    topology::{POD, SERVED, Topology},
-    udp::UdpClient,
 };
+use zerohop_tests::{netns::NetworkNamespace, topology::Topology, udp::UdpClient};
 
 use crate::agent::{AgentProcess, ManifestFolder, binary};
 

@@ -14,16 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dns_agent::{
-    datapath::{
-        grace::Grace,
-        hash_table::{HashTable, PutOutcome, TableFull},
-        memory::Memory,
-        records,
-        settings::{FixedSettings, SettingsPublisher, build_settings},
-    },
-    zone::{Model, ModelBuilder, Name, Rdata, Record},
-};
 use dns_common::{
     Control, Outcome, Settings,
     directory::Bucket,
@@ -37,10 +27,18 @@ use dns_ebpf::{
     respond,
 };
 use proptest::prelude::*;
-use zerohop_tests::{
+use zerohop_contract::{
+    addresses::{POD, SERVED},
     packet::QueryPacket,
-    topology::{POD, SERVED},
 };
+use zerohop_datapath::{
+    grace::Grace,
+    hash_table::{HashTable, PutOutcome, TableFull},
+    memory::Memory,
+    records,
+    settings::{FixedSettings, SettingsPublisher, build_settings},
+};
+use zerohop_zone::{Model, ModelBuilder, Name, Rdata, Record};
 
 /// Number of names in random operations; more than a directory of 32 words holds.
 const NAMES: u32 = 40;

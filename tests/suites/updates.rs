@@ -8,22 +8,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dns_agent::{
-    datapath::{
-        KernelTables,
-        grace::Rcu,
-        hash_table::HashTable,
-        program::{EbpfObject, HookProgram, TableSize},
-        records,
-        settings::{FixedSettings, SettingsPublisher, build_settings},
-    },
-    zone::{Model, ModelBuilder, Name, Rdata, Record},
-};
 use dns_common::{checksum, names::HashKey, records as layout};
-use zerohop_tests::{
+use zerohop_contract::{
+    addresses::{POD, SERVED},
     packet::{self, QueryPacket},
-    topology::{POD, SERVED},
 };
+use zerohop_datapath::{
+    KernelTables,
+    grace::Rcu,
+    hash_table::HashTable,
+    program::{EbpfObject, HookProgram, TableSize},
+    records,
+    settings::{FixedSettings, SettingsPublisher, build_settings},
+};
+use zerohop_zone::{Model, ModelBuilder, Name, Rdata, Record};
 
 use crate::kernel::fixture::config;
 
@@ -41,7 +39,7 @@ fn a_flood_of_queries_never_sees_a_partial_record() {
         buckets: 1024,
         chunks: 64,
     };
-    let mut object = EbpfObject::load(size).unwrap();
+    let mut object = EbpfObject::load(dns_agent::KERNEL_OBJECT, size).unwrap();
     let memories = object.map_tables(size).unwrap();
     let key = HashKey {
         words: std::array::from_fn(|_| rand::random()),
@@ -166,9 +164,9 @@ fn a_hundred_thousand_names() {
     const COUNT: u32 = 100_000;
     let model = model(COUNT, 1);
     let config = config();
-    let size = dns_agent::datapath::table_size(&model, None);
+    let size = zerohop_datapath::table_size(&model, None);
     let start = Instant::now();
-    let mut object = EbpfObject::load(size).unwrap();
+    let mut object = EbpfObject::load(dns_agent::KERNEL_OBJECT, size).unwrap();
     let mut tables = KernelTables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();
     let published = tables.publish_all(&model, &mut || {}).unwrap();
     let took = start.elapsed();
@@ -222,7 +220,7 @@ fn full_tables_never_deny_a_name_that_exists() {
         chunks: 4,
     };
     let config = config();
-    let mut object = EbpfObject::load(size).unwrap();
+    let mut object = EbpfObject::load(dns_agent::KERNEL_OBJECT, size).unwrap();
     let mut tables = KernelTables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();
     object.set_lease(1_000_000).unwrap();
     let mut passes = 0;

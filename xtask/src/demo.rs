@@ -26,7 +26,8 @@ use std::{
 
 use anyhow::{Result, bail};
 use clap::Args;
-use zerohop_tests::topology::{POD, SERVED, Topology};
+use zerohop_contract::addresses::{POD, SERVED};
+use zerohop_tests::topology::Topology;
 
 use self::{
     agent::{DemoAgent, KernelPlaneSwitch, QueryCounts},

@@ -12,9 +12,9 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::{net::TcpStream, time::timeout};
+use zerohop_zone::{Name, Rtype};
 
 use super::{lookup::Lookup, status::Status};
-use crate::zone::{Name, Rtype};
 
 /// How long the agent may take to answer.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -18,13 +18,10 @@ use tokio::{
     sync::{Semaphore, SemaphorePermit},
     task::spawn_blocking,
 };
-
-use crate::{
-    cluster::{Index, View, WalkPosition},
-    zone::{
-        Name, ZoneData as _,
-        zone_file::{OutsideZones, ZoneFile},
-    },
+use zerohop_kubernetes::{Index, View, WalkPosition};
+use zerohop_zone::{
+    Name, ZoneData as _,
+    zone_file::{OutsideZones, ZoneFile},
 };
 
 /// Size of a piece in bytes. A piece may be somewhat larger, because the names of one Service stay

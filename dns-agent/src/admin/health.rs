@@ -4,12 +4,10 @@ use std::sync::{Arc, PoisonError};
 
 use dns_common::Outcome;
 use tokio::task::{JoinError, spawn_blocking};
+use zerohop_datapath::canary::CanaryReport;
+use zerohop_zone::{Name, ZoneData as _};
 
 use super::lookup::AdminState;
-use crate::{
-    datapath::canary::CanaryReport,
-    zone::{Name, ZoneData as _},
-};
 
 /// Runs the kernel program on a query for the SOA record of one of these zones.
 pub type KernelCanary = Box<dyn Fn(&[Name]) -> KernelHealth + Send + Sync>;

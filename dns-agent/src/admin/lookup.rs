@@ -19,13 +19,12 @@ use tokio::{
 };
 
 pub use self::report::{AnsweringPlane, KernelReport, KernelState, Lookup, RecordReport};
+use zerohop_datapath::explain::Explanation;
+use zerohop_kubernetes::{Index, Origin, Provenance};
+use zerohop_resolver::{Canary, NoResponse, Records, Resolver, UpstreamLookup, is_transfer};
+use zerohop_zone::{Answer, Apex, Name, Rdata, Record, Rtype, ZoneData};
+
 use super::{health::KernelCanary, metrics::Metrics, status_board::StatusBoard};
-use crate::{
-    cluster::{Index, Origin, Provenance},
-    datapath::explain::Explanation,
-    resolver::{Canary, NoResponse, Records, Resolver, UpstreamLookup, is_transfer},
-    zone::{Answer, Apex, Name, Rdata, Record, Rtype, ZoneData},
-};
 
 /// The state that the admin endpoints read.
 pub struct AdminState {

@@ -21,10 +21,10 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+use zerohop_kubernetes::ServiceKind;
 
 use self::readings::Readings;
 use super::status_board::StatusBoard;
-use crate::cluster::ServiceKind;
 
 /// The measurements since the start.
 #[derive(Debug)]

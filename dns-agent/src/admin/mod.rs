@@ -30,8 +30,9 @@ use tokio::{
 };
 
 pub use self::connections::serve;
+use zerohop_zone::{Name, Rtype};
+
 use self::{lookup::AdminState, status_board::StatusBoard};
-use crate::zone::{Name, Rtype};
 
 /// Serialises the public endpoints that lock the kernel plane, so that the publisher never has to
 /// wait for more than one of them.

@@ -10,13 +10,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-
-use crate::{
-    cluster::{Feed, LeftOutPod, ObjectCounts},
-    datapath,
-    resolver::ResolverCounts,
-    source::kubernetes::{FeedActivity, FeedHealth},
-};
+use zerohop_datapath as datapath;
+use zerohop_kubernetes::{Feed, LeftOutPod, ObjectCounts};
+use zerohop_kubernetes_api::{FeedActivity, FeedHealth};
+use zerohop_resolver::ResolverCounts;
 
 /// The status of a running agent.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]

@@ -7,13 +7,11 @@ use std::{
 };
 
 use tokio::sync::watch;
+use zerohop_kubernetes_api::{RequestCounts, SourceHealth};
+use zerohop_resolver::{ResolverCounters, loops};
 
 use super::status::{
     FeedStatus, KernelStatus, KubernetesStatus, ManifestsStatus, SourceStatus, Status,
-};
-use crate::{
-    resolver::{ResolverCounters, loops},
-    source::kubernetes::{RequestCounts, SourceHealth},
 };
 
 /// The current state of the agent's tasks.

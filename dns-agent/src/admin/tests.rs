@@ -1,11 +1,14 @@
 use std::sync::{Arc, RwLock};
 
 use axum::body::Body;
+use dns_common::Outcome;
 use http_body_util::BodyExt;
 use serde_json::json;
-
 use tokio::{io::AsyncWriteExt, net::TcpListener};
 use tower::ServiceExt as _;
+use zerohop_datapath::{canary::CanaryReport, explain::Explanation};
+use zerohop_kubernetes::{Index, ObjectCounts, ObjectRef, Objects, ZoneSettings};
+use zerohop_resolver::{Resolver, ResolverCounters, Upstreams};
 
 use super::{
     health::KernelHealth,
@@ -13,12 +16,6 @@ use super::{
     status::{KernelStatus, ManifestsStatus, PlaneState, SourceStatus, Status, ZoneStatus},
     *,
 };
-use crate::{
-    cluster::{Index, ObjectCounts, ObjectRef, Objects, ZoneSettings},
-    datapath::{canary::CanaryReport, explain::Explanation},
-    resolver::{Resolver, ResolverCounters, Upstreams},
-};
-use dns_common::Outcome;
 
 fn board(status: Status) -> State<Arc<StatusBoard>> {
     State(Arc::new(StatusBoard::new(

@@ -8,16 +8,15 @@ use std::{
 };
 
 use tracing::info;
+use zerohop_datapath::VethClients;
+use zerohop_kubernetes::{
+    ClientVerdicts, Event, Facts, Feed, LeftOutPod, Object, ObjectKey, PolicyKind,
+};
+use zerohop_kubernetes_api::{FeedActivity, FeedHealth, SourceHealth};
 
 use crate::{
     admin::status::PolicyStatus,
-    cluster::{ClientVerdicts, Facts, LeftOutPod, Object, ObjectKey, PolicyKind},
     config::{Config, NetworkPolicy, SourceConfig},
-    datapath::VethClients,
-    source::{
-        Event, Feed,
-        kubernetes::{FeedActivity, FeedHealth, SourceHealth},
-    },
 };
 
 /// Lists that must be complete before any pod can be allowed.

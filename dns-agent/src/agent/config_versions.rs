@@ -6,8 +6,9 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use zerohop_kubernetes::{Reload, WriteTime};
+
 use super::dns_path::PodStarts;
-use crate::{cluster::Reload, source::WriteTime};
 
 /// How long the kubelet takes at most to write an edited ConfigMap into the pods. It syncs each pod
 /// every 60 to 90 s (`syncFrequency` of 1m, `workerResyncIntervalJitterFactor` of 0.5 in

@@ -9,10 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::{
-    cluster::{DnsService, Fact, NodeCache, Object, ObjectKey, PolicyPod},
-    source::{Event, Feed},
-};
+use zerohop_kubernetes::{DnsService, Event, Fact, Feed, NodeCache, Object, ObjectKey, PolicyPod};
 
 /// The path from this node's pods to CoreDNS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

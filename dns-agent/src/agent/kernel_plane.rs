@@ -12,17 +12,16 @@ use std::{
 use anyhow::Context;
 use tokio::runtime::Handle;
 use tracing::{debug, error, info, warn};
-
-use crate::{
-    config::Config,
-    datapath::{
-        self, Datapath, Growth, InitialLease, Persistence, StopMode, VethClients, hooks,
-        interfaces::{Device, Devices},
-        pins::{Claim, Pins},
-        settings,
-    },
-    zone::{Name, ZoneData},
+use zerohop_datapath as datapath;
+use zerohop_datapath::{
+    Datapath, Growth, InitialLease, Persistence, StopMode, VethClients, hooks,
+    interfaces::{Device, Devices},
+    pins::{Claim, Pins},
+    settings,
 };
+use zerohop_zone::{Name, ZoneData};
+
+use crate::{KERNEL_OBJECT, config::Config};
 
 /// How often to scan for interfaces, besides the kernel's notifications.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(1);
@@ -112,6 +111,7 @@ impl KernelPlane {
     /// When it would answer any client on a network card.
     pub(super) fn new(config: &Config, clients: &VethClients) -> anyhow::Result<KernelPlane> {
         let settings = datapath::DatapathConfig {
+            object_file: KERNEL_OBJECT,
             interfaces: config.interfaces.clone(),
             allow: config.allow.clone(),
             rate_limit: config.rate_limit,

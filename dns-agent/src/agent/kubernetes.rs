@@ -8,9 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
+use zerohop_datapath::pins;
+use zerohop_kubernetes::{ConfigMapUpdates, Event, Feed, ObjectKey, Reload, WriteTime};
+use zerohop_kubernetes_api::{Client, KubernetesSource, SourceOptions};
 
 use super::{
     config_versions::{ConfigVersions, Hold, KUBELET_DELAY, RunningPods},
@@ -21,13 +23,7 @@ use super::{
 };
 use crate::{
     admin::status_board::{KubernetesFeeds, StatusBoard},
-    cluster::{ObjectKey, Reload},
     config::{self, Config},
-    datapath::pins,
-    source::{
-        ConfigMapUpdates, Event, Feed, WriteTime,
-        kubernetes::{KubernetesSource, SourceOptions},
-    },
 };
 
 /// Events that may wait for the publisher. More wait in the API server's connections.

@@ -12,18 +12,16 @@ use tokio::{
     time::timeout,
 };
 use tracing::error;
+use zerohop_kubernetes::{Objects, Selectors};
+use zerohop_sources::{
+    manifests::{self, FileStamps, ManifestError},
+    path_watch::PathWatch,
+};
 
 use super::{publisher::PublisherMessage, threads::run_privileged};
 use crate::{
-    admin::{
-        status::{ManifestsStatus, SourceStatus},
-        status_board::StatusBoard,
-    },
-    cluster::{Objects, Selectors},
-    source::{
-        manifests::{self, FileStamps, ManifestError},
-        path_watch::PathWatch,
-    },
+    admin::status::{ManifestsStatus, SourceStatus},
+    admin::status_board::StatusBoard,
 };
 
 /// How often the files are checked for changes, besides the notifications of inotify.

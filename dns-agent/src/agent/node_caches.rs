@@ -8,25 +8,19 @@ use std::{
     time::Duration,
 };
 
-use kube::Client;
 use tokio::sync::{mpsc, watch};
+use zerohop_kubernetes::{
+    CacheConfig, ConfigMapData, ConfigMapUpdates, DnsService, Event, Fact, Labels,
+    NodeCacheContext, Object, ObjectKey, Reload, ReloadMode, UpstreamService, WriteTime,
+};
+use zerohop_kubernetes_api::{Client, FeedActivity, KubernetesSource, SourceHealth};
 
 use super::{
     config_versions::{ConfigVersions, Hold, KUBELET_DELAY, RunningPods},
     dns_path::{CachePod, DnsPath, ListEvent, ListedObjects, PodStarts},
     plan::CacheCorefile,
 };
-use crate::{
-    cluster::{
-        CacheConfig, ConfigMapData, DnsService, Fact, Labels, NodeCacheContext, Object, ObjectKey,
-        Reload, ReloadMode, UpstreamService,
-    },
-    config::{self, Config, DnsAddresses},
-    source::{
-        ConfigMapUpdates, Event, WriteTime,
-        kubernetes::{FeedActivity, KubernetesSource, SourceHealth},
-    },
-};
+use crate::config::{self, Config, DnsAddresses};
 
 /// Maximum number of node caches on a node whose configuration is read. With more, everything
 /// passes.

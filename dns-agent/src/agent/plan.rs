@@ -1,15 +1,14 @@
 //! The plan: which objects to read from the Kubernetes API and how to answer. It is computed from
 //! the operator's settings, CoreDNS's Corefile and the node caches' Corefiles.
 
-use crate::{
-    cluster::{
-        AdoptedSettings, Conclusions, EmptyServices, EndpointScope, KnownPods, NodeCacheContext,
-        NodeCacheEffect, PodMode, Selectors, ZoneSettings,
-    },
-    config::{Config, DnsAddresses, KubernetesConfig, WithoutCorefile},
-    source::kubernetes::{PodScope, SourceOptions},
-    zone::{AbsentNames, Name, reverse_network, reverse_range, reverse_zones},
+use zerohop_kubernetes::{
+    AdoptedSettings, Conclusions, EmptyServices, EndpointScope, KnownPods, NodeCacheContext,
+    NodeCacheEffect, PodMode, Selectors, ZoneSettings,
 };
+use zerohop_kubernetes_api::{PodScope, SourceOptions};
+use zerohop_zone::{AbsentNames, Name, reverse_network, reverse_range, reverse_zones};
+
+use crate::config::{Config, DnsAddresses, KubernetesConfig, WithoutCorefile};
 
 /// The objects to read and the way to answer.
 #[derive(Clone, Debug)]

@@ -6,22 +6,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::Client;
 use tokio::sync::{mpsc, watch};
+use zerohop_kubernetes::{Event, Fact, Feed, Labels, Object, ObjectKey};
+use zerohop_kubernetes_api::{Client, Discovery, KubernetesSource, PolicyScope, ServedKinds};
 
 use super::{
     dns_path::{DnsPath, DnsPathObserver},
     publisher::PublisherMessage,
 };
-use crate::{
-    admin::status_board::StatusBoard,
-    cluster::{Fact, Labels, Object, ObjectKey},
-    config::NetworkPolicy,
-    source::{
-        Event, Feed,
-        kubernetes::{Discovery, KubernetesSource, PolicyScope, ServedKinds},
-    },
-};
+use crate::{admin::status_board::StatusBoard, config::NetworkPolicy};
 
 /// Events that may wait for the publisher. More wait in the API server's connections.
 const WAITING: usize = 256;

@@ -15,6 +15,14 @@ use tokio::{
     time::timeout,
 };
 use tracing::{info, warn};
+use zerohop_datapath::{StopMode, VethClients, settings};
+use zerohop_kubernetes::{
+    Coverage, EndpointScope, Event, Feed, Index, NameChanges, Object, ObjectKey, Objects,
+    PolicyKind, Problem, ZoneSettings,
+};
+use zerohop_kubernetes_api::SourceHealth;
+use zerohop_resolver::UpstreamServers;
+use zerohop_zone::ZoneData;
 
 use self::freshness::{ApiFreshness, PlanChange};
 use super::{
@@ -23,16 +31,9 @@ use super::{
     kernel_plane::{Freshness, KernelPlane, StaleReason, StartCondition},
 };
 use crate::{
-    admin::{metrics::Metrics, status_board::StatusBoard},
-    cluster::{
-        Coverage, EndpointScope, Feed, Index, NameChanges, Object, ObjectKey, Objects, PolicyKind,
-        Problem, ZoneSettings,
-    },
+    admin::metrics::Metrics,
+    admin::status_board::StatusBoard,
     config::{Config, DnsAddresses, SourceConfig},
-    datapath::{StopMode, VethClients, settings},
-    resolver::UpstreamServers,
-    source::{Event, kubernetes::SourceHealth},
-    zone::ZoneData,
 };
 
 /// Shortest time between two changes of the zones' serial. Each change rewrites the kernel's

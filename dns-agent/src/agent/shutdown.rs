@@ -1,13 +1,9 @@
 //! Shutdown: whether hooks stay for the next agent, or go with the agent.
 
-use kube::Client;
 use tracing::info;
-
-use crate::{
-    cluster::ObjectKey,
-    datapath::{Persistence, StopMode},
-    source::kubernetes::DaemonSet,
-};
+use zerohop_datapath::{Persistence, StopMode};
+use zerohop_kubernetes::ObjectKey;
+use zerohop_kubernetes_api::{Client, DaemonSet};
 
 /// Decides whether the hooks stay when the agent ends.
 #[derive(Debug)]

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use zerohop_datapath::{
+    foreign_programs::{ForeignProgram, Owner},
+    pins::PinFolderState,
+};
+
 use super::{
     Finding,
     rights::{Capability, ProcessRights},
-};
-use crate::datapath::{
-    foreign_programs::{ForeignProgram, Owner},
-    pins::PinFolderState,
 };
 
 /// Maximum number of programs listed. A node may have hundreds of pods with the same programs.

@@ -1,15 +1,14 @@
 //! Findings about the network devices that match `--interface`.
 
-use super::{CheckVerdict, Finding, Tcx};
-use crate::{
-    config::Interface,
-    datapath::{
-        hooks::{PODS, Prospect, matching_devices},
-        interfaces::Device,
-        pins::AttachMode,
-        program::HookProgram,
-    },
+use zerohop_datapath::{
+    hooks::{PODS, Prospect, matching_devices},
+    interfaces::Device,
+    pins::AttachMode,
+    program::HookProgram,
 };
+
+use super::{CheckVerdict, Finding, Tcx};
+use crate::config::Interface;
 
 /// The conditions of a driver's native XDP, which needs a packet to lie in one page.
 struct Driver {

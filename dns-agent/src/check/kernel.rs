@@ -2,8 +2,9 @@
 
 use std::{fs, path::Path};
 
+use zerohop_datapath::probe::{KernelRefusal, Trial};
+
 use super::{Finding, Tcx};
-use crate::datapath::probe::{KernelRefusal, Trial};
 
 /// The oldest tested kernel. It is the first with bpf_redirect_peer (commit 9aa1206e8f48), which
 /// carries answers into pods.

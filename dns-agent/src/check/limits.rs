@@ -1,10 +1,9 @@
 //! Findings about settings that do not fit into the kernel's tables, so that names pass.
 
+use zerohop_datapath::{limits, settings};
+use zerohop_kubernetes::{Index, ZoneSettings};
+
 use super::{CheckRequest, Finding};
-use crate::{
-    cluster::{Index, ZoneSettings},
-    datapath::{limits, settings},
-};
 
 const SUBJECT: &str = "limits";
 
@@ -46,8 +45,8 @@ mod tests {
     use crate::{
         check::CheckVerdict::{Fails, Limited, Works},
         config::RunSettings,
-        zone::Name,
     };
+    use zerohop_zone::Name;
 
     #[test]
     fn settings_that_do_not_fit_are_reported() {

@@ -3,12 +3,13 @@
 use std::{io, net::SocketAddr};
 
 use ipnet::IpNet;
+use zerohop_datapath::pins::PinFolderState;
+use zerohop_resolver::Sockets;
 
 use super::{
     Finding,
     rights::{Capability, ProcessRights},
 };
-use crate::{datapath::pins::PinFolderState, resolver::Sockets};
 
 const SUBJECT: &str = "listen";
 /// RFC 1035 section 4.2.
@@ -83,7 +84,10 @@ mod tests {
     use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
 
     use super::*;
-    use crate::check::CheckVerdict::{self, Fails, Works};
+    use crate::{
+        check::CheckVerdict,
+        check::CheckVerdict::{Fails, Works},
+    };
 
     #[test]
     fn binding_decides_the_finding() {

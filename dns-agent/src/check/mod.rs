@@ -1,6 +1,6 @@
 //! `dns-agent check`: what works on this node, what does not, and why.
 //!
-//! [`check`] collects facts, most of them by trials in [`crate::datapath::probe`]. Pure functions
+//! [`check`] collects facts, most of them by trials in [`zerohop_datapath::probe`]. Pure functions
 //! derive findings from the facts, one file for each subject. Nothing is attached, and a running
 //! agent is not disturbed.
 
@@ -21,25 +21,26 @@ mod tests;
 use std::{net::SocketAddr, path::PathBuf};
 
 use ipnet::IpNet;
+use kernel::KernelVersion;
+use rights::ProcessRights;
 use serde::Serialize;
+use zerohop_datapath::{
+    Persistence,
+    hooks::PODS,
+    interfaces::Devices,
+    pins::BPFFS,
+    probe::{self, KernelRefusal, Trial},
+};
+use zerohop_kubernetes::ZoneSettings;
+use zerohop_zone::Name;
 
 use crate::{
-    cluster::ZoneSettings,
+    KERNEL_OBJECT,
     config::{
         Cidr, DelegatedName, Domain, HookChoice, Interface, ListenAddress, RunSettings,
         ServedAddress,
     },
-    datapath::{
-        Persistence,
-        hooks::PODS,
-        interfaces::Devices,
-        pins::BPFFS,
-        probe::{self, KernelRefusal, Trial},
-    },
-    zone::Name,
 };
-use kernel::KernelVersion;
-use rights::ProcessRights;
 
 /// The configuration to check.
 #[derive(Clone, Debug)]
@@ -115,11 +116,11 @@ type Tcx = Result<bool, String>;
 pub async fn check(request: &CheckRequest) -> Report {
     let kernel = KernelVersion::read();
     let rights = ProcessRights::read();
-    let trial: Result<Trial, KernelRefusal> = probe::try_kernel();
+    let trial: Result<Trial, KernelRefusal> = probe::try_kernel(KERNEL_OBJECT);
     let tcx: Tcx = probe::has_tcx().map_err(|error| error.to_string());
-    let pinned = crate::datapath::pins::inspect_folder(&request.bpffs);
+    let pinned = zerohop_datapath::pins::inspect_folder(&request.bpffs);
     let proxy = proxy::request_mode().await;
-    let mut owners = crate::datapath::foreign_programs::pin_owners(&request.bpffs);
+    let mut owners = zerohop_datapath::foreign_programs::pin_owners(&request.bpffs);
 
     let mut findings = vec![
         kernel::kernel(&kernel, &trial),

@@ -1,7 +1,8 @@
 //! The finding about the folder for pins.
 
+use zerohop_datapath::{Persistence, pins::PinFolderState};
+
 use super::{CheckRequest, Finding};
-use crate::datapath::{Persistence, pins::PinFolderState};
 
 pub(super) fn pins(pin_folder: &PinFolderState, request: &CheckRequest) -> Finding {
     let bpffs = request.bpffs.display();

@@ -2,12 +2,13 @@
 
 use std::io;
 
+use zerohop_datapath::probe::{ExecutionMode, KernelRefusal, Trial};
+
 use super::{
     Finding,
     kernel::KernelVersion,
     rights::{Capability, ProcessRights},
 };
-use crate::datapath::probe::{ExecutionMode, KernelRefusal, Trial};
 
 /// Maximum length of a refusal's text, in bytes. A verifier's log may have thousands of lines.
 const SHOWN: usize = 600;

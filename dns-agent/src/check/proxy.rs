@@ -11,9 +11,10 @@ use anyhow::{Context as _, ensure};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::StatusCode;
 use tokio::time::timeout;
+use zerohop_datapath::foreign_programs::Owner;
 
 use super::{DnsEndpoints, Finding};
-use crate::{admin::client, datapath::foreign_programs::Owner};
+use crate::admin::client;
 
 /// The default of kube-proxy's `metricsBindAddress`, where it serves its mode.
 const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10249);

@@ -3,9 +3,9 @@
 use std::fs;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use zerohop_datapath::probe::{KernelRefusal, Trial};
 
 use super::{Finding, Tcx, kernel::KernelVersion};
-use crate::datapath::probe::{KernelRefusal, Trial};
 
 /// A capability, with its bit number in `linux/capability.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

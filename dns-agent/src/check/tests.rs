@@ -2,17 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    CheckVerdict, DnsEndpoints, Finding, Report, kernel::KernelVersion,
-    kernel_config::KernelConfig, rights::ProcessRights, *,
-};
-use crate::datapath::{
+use CheckVerdict::{Fails, Limited, Works};
+use zerohop_datapath::{
     foreign_programs::{ForeignProgram, Owner},
     pins::PinFolderState,
     probe::{ExecutionMode, KernelRefusal, Trial},
 };
 
-use CheckVerdict::{Fails, Limited, Works};
+use super::{
+    CheckVerdict, DnsEndpoints, Finding, Report, kernel::KernelVersion,
+    kernel_config::KernelConfig, rights::ProcessRights, *,
+};
 
 /// All capabilities, as root has them.
 const ROOT: &str = "CapEff:\t000001ffffffffff\nSeccomp:\t0\n";

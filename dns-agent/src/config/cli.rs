@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Arg, Args, Parser, Subcommand};
+use zerohop_datapath::pins::BPFFS;
+use zerohop_zone::Rtype;
 
 use super::{DEFAULT_ADMIN, ListenAddress, QueryName, QueryType, RunSettings};
-use crate::{datapath::pins::BPFFS, zone::Rtype};
 
 /// Zerohop's agent: answers Kubernetes DNS queries in the kernel and in user space.
 #[derive(Debug, Parser)]

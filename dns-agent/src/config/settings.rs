@@ -5,15 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use serde::Deserialize;
+use zerohop_kubernetes::{EndpointScope, Selector};
+use zerohop_sources::files;
 
 use super::values::{
     Capacity, Cidr, DelegatedName, Domain, Interface, ListenAddress, MaxAge, NamespaceName,
     NetworkPolicy, NodeIp, ObjectName, PodsSetting, ServedAddress, StaleAfter, Ttl, Upstream,
     parse_list, parse_value,
-};
-use crate::{
-    cluster::{EndpointScope, Selector},
-    files,
 };
 
 /// All settings of the command line or of the file. `None` and `false`: not given there. The

@@ -1,9 +1,10 @@
 use std::path::Path;
 
 use clap::Parser as _;
+use zerohop_kubernetes::PodMode;
+use zerohop_zone::Name;
 
 use super::*;
-use crate::{cluster::PodMode, zone::Name};
 
 /// The configuration of a `run` command line, or its error in full.
 fn run(arguments: &[&str]) -> Result<Config, String> {

@@ -9,63 +9,15 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+pub use zerohop_datapath::{HookChoice, Interface};
+
 pub use self::addresses::{ListenAddress, NodeIp, ServedAddress, Upstream};
-use crate::{
-    cluster::{ObjectKey, PodMode},
-    zone::{Name, Rtype},
-};
+use zerohop_kubernetes::{ObjectKey, PodMode};
+use zerohop_zone::{Name, Rtype};
 
 /// The shortest `--max-age`. API servers send a bookmark about once a minute to watches without
 /// other events.
 const MIN_AGE: Duration = Duration::from_secs(120);
-
-/// `--interface`: interfaces on which the kernel answers, and the hook.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interface {
-    /// A name, a shell pattern, or `pods`.
-    pub name: String,
-    /// The requested hook.
-    pub hook: HookChoice,
-}
-
-/// The hook requested for an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HookChoice {
-    /// tc on a veth; XDP on other devices, native where the driver supports it.
-    Auto,
-    /// XDP in the driver.
-    Xdp,
-    /// XDP in the network stack, for drivers without XDP.
-    XdpGeneric,
-    /// tc ingress.
-    Tc,
-}
-
-impl FromStr for Interface {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, hook) = match text.split_once('=') {
-            None => (text, HookChoice::Auto),
-            Some((name, "auto")) => (name, HookChoice::Auto),
-            Some((name, "xdp")) => (name, HookChoice::Xdp),
-            Some((name, "xdp-generic")) => (name, HookChoice::XdpGeneric),
-            Some((name, "tc")) => (name, HookChoice::Tc),
-            Some((_, hook)) => {
-                return Err(format!(
-                    "no hook is called {hook:?}: use auto, xdp, xdp-generic or tc"
-                ));
-            }
-        };
-        if name.is_empty() {
-            return Err("the interface's name is missing: give NAME or NAME=HOOK".to_owned());
-        }
-        Ok(Interface {
-            name: name.to_owned(),
-            hook,
-        })
-    }
-}
 
 /// `--pods`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ValueEnum)]

@@ -3,10 +3,8 @@
 use std::{fs, net::SocketAddr, path::Path};
 
 use dns_agent::{
-    admin::{
-        client,
-        status::{ManifestsStatus, SourceStatus, Status},
-    },
+    admin::client,
+    admin::status::{ManifestsStatus, SourceStatus, Status},
     agent::Agent,
     config::Config,
 };

@@ -3,7 +3,7 @@
 use dns_agent::agent::Agent;
 use domain::base::iana::Rtype;
 use tokio_util::sync::CancellationToken;
-use zerohop_tests::cases::Cases;
+use zerohop_contract::cases::Cases;
 
 use crate::support::{FakeUpstream, address_reply, ask, config, query, reply, without_delay};
 

@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
-use dns_agent::resolver::raise_file_limit;
 use domain::base::iana::Rtype;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::{Duration, Instant, timeout},
 };
+use zerohop_resolver::raise_file_limit;
 
 use crate::support::{
     FakeUpstream, PATIENCE, ResolverUnderTest, ask, ask_over_tcp, framed, last_address, query,

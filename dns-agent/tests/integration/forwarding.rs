@@ -10,12 +10,12 @@ use std::{
     time::Duration,
 };
 
-use dns_agent::resolver::raise_file_limit;
 use domain::base::iana::Rtype;
 use tokio::{
     task::JoinSet,
     time::{Instant, timeout},
 };
+use zerohop_resolver::raise_file_limit;
 
 use crate::support::{
     FakeUpstream, PATIENCE, ResolverUnderTest, address_reply, ask, ask_over_tcp, last_address,
@@ -401,7 +401,7 @@ async fn queries_above_the_limit_in_flight_get_servfail() {
         let asked = query(7, &format!("{number}.example.org"), Rtype::A);
         waiting.spawn(async move {
             resolver
-                .answer_message(&asked, dns_agent::resolver::message::Transport::Udp)
+                .answer_message(&asked, zerohop_resolver::message::Transport::Udp)
                 .await
         });
     }

@@ -6,9 +6,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use dns_agent::admin::{
-    lookup::AnsweringPlane,
-    status::{SourceStatus, Status},
+use dns_agent::{
+    admin::lookup::AnsweringPlane,
+    admin::status::{SourceStatus, Status},
 };
 use domain::base::iana::Rtype;
 use serde_json::{Value, json};

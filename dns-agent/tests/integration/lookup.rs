@@ -3,15 +3,12 @@
 use std::{fs, net::SocketAddr};
 
 use dns_agent::{
-    admin::{
-        client,
-        lookup::{AnsweringPlane, KernelState, Lookup},
-    },
-    zone::Name,
+    admin::client,
+    admin::lookup::{AnsweringPlane, KernelState, Lookup},
 };
 use domain::base::iana::Rtype;
-
-use zerohop_tests::message::Message;
+use zerohop_contract::message::Message;
+use zerohop_zone::Name;
 
 use crate::{
     agent::RunningAgent,

@@ -5,7 +5,7 @@ mod cases;
 mod connections;
 mod dns_path;
 #[expect(dead_code, reason = "shared with the tests of the source")]
-#[path = "../../src/source/kubernetes/tests/fake.rs"]
+#[path = "../../kubernetes-api/src/tests/fake.rs"]
 mod fake;
 mod forwarding;
 mod kubernetes;

@@ -9,11 +9,7 @@ use std::{
 };
 
 use clap::Parser;
-use dns_agent::{
-    config::{AgentCommand, Cli, Config},
-    resolver::{Resolver, Sockets, Upstreams},
-    zone::{ModelBuilder, Name, Rdata, Record},
-};
+use dns_agent::config::{AgentCommand, Cli, Config};
 use domain::base::iana::Rtype;
 use serde_json::json;
 use tempfile::TempDir;
@@ -23,6 +19,8 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+use zerohop_resolver::{Resolver, Sockets, Upstreams};
+use zerohop_zone::{ModelBuilder, Name, Rdata, Record};
 
 /// After this time a test fails instead of waiting longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -6,12 +6,12 @@
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use dns_agent::zone::{
-    Answer, Model, ModelBuilder, Name, Rdata, Record, Rtype, ZoneData, render, reverse_name,
-};
-use zerohop_tests::{
+use zerohop_contract::{
+    addresses::{POD, SERVED},
     packet::QueryPacket,
-    topology::{POD, SERVED},
+};
+use zerohop_zone::{
+    Answer, Model, ModelBuilder, Name, Rdata, Record, Rtype, ZoneData, render, reverse_name,
 };
 
 use crate::programs::{self, ExpectedFrame, VARIANTS, WORDS};

@@ -9,27 +9,22 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use aya::programs::ProgramFd;
+use cases::{BenchCase, CaseFrames};
 use clap::Parser;
-use dns_agent::{
-    datapath::{
-        DatapathConfig, KernelTables, Persistence, VethClients,
-        grace::Rcu,
-        program::{EbpfObject, HookProgram},
-        table_size,
-    },
-    zone::Model,
-};
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
 };
-use zerohop_tests::{
-    netns::NetworkNamespace,
-    topology::{SERVED, Topology},
-};
-
-use cases::{BenchCase, CaseFrames};
 use programs::{BenchPrograms, ExpectedFrame, FrameCounts, VethPair};
+use zerohop_contract::addresses::SERVED;
+use zerohop_datapath::{
+    DatapathConfig, KernelTables, Persistence, VethClients,
+    grace::Rcu,
+    program::{EbpfObject, HookProgram},
+    table_size,
+};
+use zerohop_tests::{netns::NetworkNamespace, topology::Topology};
+use zerohop_zone::Model;
 
 #[derive(Parser)]
 #[command(name = "bench", about = "Measures the kernel program")]
@@ -155,7 +150,7 @@ impl ReadyResponder {
     fn new() -> Result<Self> {
         let model = cases::model()?;
         let size = table_size(&model, None);
-        let object = EbpfObject::load(size)?;
+        let object = EbpfObject::load(dns_agent::KERNEL_OBJECT, size)?;
         let mut tables = KernelTables::new(&object, size, &config(), Rcu::new()?)?;
         tables.publish_all(&model, &mut || {})?;
         // 3,600,000 jiffies: at least one hour at any HZ, longer than a run takes.
@@ -170,6 +165,7 @@ impl ReadyResponder {
 
 fn config() -> DatapathConfig {
     DatapathConfig {
+        object_file: dns_agent::KERNEL_OBJECT,
         interfaces: Vec::new(),
         allow: Vec::new(),
         rate_limit: 0,

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::programs::{LinkOrder, TcAttachType, tc::TcAttachOptions};
-use dns_agent::datapath::program::{EbpfObject, HookProgram};
+use zerohop_datapath::program::{EbpfObject, HookProgram};
 use zerohop_tests::topology::{GATEWAY, HOST_VETH, Topology};
 
 /// The direction in which the data flows.

@@ -3,11 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use dns_agent::{
-    datapath::{DatapathConfig, KernelTables, grace::Rcu, program::EbpfObject, table_size},
-    zone::{Model, ModelBuilder, Name, Rdata, Record},
-};
 use dns_common::{directory::Bucket, records::CHUNK};
+use zerohop_datapath::{DatapathConfig, KernelTables, grace::Rcu, program::EbpfObject, table_size};
+use zerohop_zone::{Model, ModelBuilder, Name, Rdata, Record};
 
 /// The limit for the time until 100,000 names are answered.
 pub(crate) const BAR: Duration = Duration::from_secs(2);
@@ -47,7 +45,7 @@ pub(crate) fn measure(config: &DatapathConfig, names: u32) -> Result<TableMeasur
     let (model, model_time) = timed(|| build(records))?;
     let size = table_size(&model, None);
     let ((object, mut tables), maps) = timed(|| {
-        let object = EbpfObject::load(size)?;
+        let object = EbpfObject::load(dns_agent::KERNEL_OBJECT, size)?;
         let tables = KernelTables::new(&object, size, config, Rcu::new()?)?;
         Ok((object, tables))
     })?;

@@ -97,7 +97,7 @@ fn hooks_that_outlive_an_agent_pass_after_a_change_of_the_corefile() {
     api.apply("configmaps", corefile(&COREFILE.replace("ttl 5", "ttl 7")));
     assert!(eventually(LIMIT, || Ok(pod.web_ttl().is_none())).unwrap());
     agent.end_by(Signal::SIGTERM);
-    let has_hooks = || dns_agent::datapath::pins::folder_exists(bpffs.path());
+    let has_hooks = || zerohop_datapath::pins::folder_exists(bpffs.path());
     assert!(topology.node.enter(has_hooks).unwrap());
     for _ in 0..10 {
         assert_eq!(pod.web_ttl(), None);

@@ -3,8 +3,9 @@
 
 use std::net::SocketAddr;
 
+use zerohop_contract::addresses::SERVED;
 use zerohop_tests::{
-    topology::{SERVED, Topology},
+    topology::Topology,
     udp::{UdpServer, eventually},
 };
 

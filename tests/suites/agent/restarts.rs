@@ -275,7 +275,7 @@ impl TestNode {
     /// Whether hooks of an agent are on the node, or may be.
     fn has_hooks(&self) -> bool {
         let bpffs = self.bpffs.path();
-        let inside = || dns_agent::datapath::pins::folder_exists(bpffs);
+        let inside = || zerohop_datapath::pins::folder_exists(bpffs);
         self.topology.node.enter(inside).unwrap()
     }
 

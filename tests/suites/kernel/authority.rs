@@ -3,19 +3,17 @@
 
 use std::collections::BTreeSet;
 
-use dns_agent::{
-    datapath::{
-        KernelTables,
-        grace::Rcu,
-        program::{EbpfObject, HookProgram, TableSize},
-    },
-    zone::{AbsentNames, Model, ModelBuilder, Name, Rdata, Record, ZoneData as _},
-};
 use dns_common::Outcome;
-use zerohop_tests::{
+use zerohop_contract::{
+    addresses::{POD, SERVED},
     packet::{self, QueryPacket},
-    topology::{POD, SERVED},
 };
+use zerohop_datapath::{
+    KernelTables,
+    grace::Rcu,
+    program::{EbpfObject, HookProgram, TableSize},
+};
+use zerohop_zone::{AbsentNames, Model, ModelBuilder, Name, Rdata, Record, ZoneData as _};
 
 use super::{
     fixture::{self, KernelFixture, TestRunResult},
@@ -208,7 +206,7 @@ fn nothing_is_denied_before_everything_is_published() {
         buckets: 1024,
         chunks: 4,
     };
-    let mut object = EbpfObject::load(size).unwrap();
+    let mut object = EbpfObject::load(dns_agent::KERNEL_OBJECT, size).unwrap();
     let mut tables =
         KernelTables::new(&object, size, &fixture::config(), Rcu::new().unwrap()).unwrap();
     object.set_lease(1_000_000).unwrap();

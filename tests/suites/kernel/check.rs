@@ -6,12 +6,6 @@ use aya::util::KernelVersion;
 use dns_agent::{
     check::{CheckRequest, CheckVerdict, Report, check},
     config::{HookChoice, Interface, RunSettings},
-    datapath::{
-        Datapath, DatapathConfig, InitialLease, Persistence, StopMode, VethClients,
-        hooks::AttachedStatus,
-        interfaces::Devices,
-        pins::{Claim, Pins},
-    },
 };
 use nix::{
     mount::{MsFlags, mount},
@@ -19,6 +13,12 @@ use nix::{
     sys::resource::{Resource, getrlimit, setrlimit},
 };
 use rustix::thread::CapabilitySet;
+use zerohop_datapath::{
+    Datapath, DatapathConfig, InitialLease, Persistence, StopMode, VethClients,
+    hooks::AttachedStatus,
+    interfaces::Devices,
+    pins::{Claim, Pins},
+};
 use zerohop_tests::{
     bpffs::Bpffs,
     capabilities,
@@ -135,6 +135,7 @@ impl ProbedNode {
 
     fn try_attach(&self, hook: HookChoice) -> anyhow::Result<AttachedStatus> {
         let config = DatapathConfig {
+            object_file: dns_agent::KERNEL_OBJECT,
             interfaces: vec![interface(hook)],
             allow: Vec::new(),
             rate_limit: 0,

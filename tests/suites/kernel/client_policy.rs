@@ -3,9 +3,9 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use dns_agent::datapath::{VethClients, program::HookProgram};
 use dns_common::Outcome;
-use zerohop_tests::{packet::QueryPacket, topology::POD};
+use zerohop_contract::{addresses::POD, packet::QueryPacket};
+use zerohop_datapath::{VethClients, program::HookProgram};
 
 use super::{
     fixture::{KernelFixture, TestRunResult},

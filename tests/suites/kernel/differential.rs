@@ -1,14 +1,12 @@
 //! Random and mutated packets: the kernel's answers equal those of the user plane, which has
 //! another parser, and a passed packet is unchanged.
 
-use dns_agent::{
-    datapath::program::HookProgram,
-    resolver::message::{QueryAction, Transport, respond},
-    zone::Model,
-};
 use dns_common::outcomes::Hook;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use zerohop_tests::packet::{self, QueryPacket};
+use zerohop_contract::packet::{self, QueryPacket};
+use zerohop_datapath::program::HookProgram;
+use zerohop_resolver::message::{QueryAction, Transport, respond};
+use zerohop_zone::Model;
 
 use super::fixture::KernelFixture;
 

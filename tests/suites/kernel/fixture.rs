@@ -6,20 +6,19 @@ use std::{
     time::Duration,
 };
 
-use dns_agent::{
-    datapath::{
-        DatapathConfig, KernelTables, Persistence, VethClients,
-        grace::Rcu,
-        program::{EbpfObject, HookProgram, TableSize},
-        settings::RateLimit,
-    },
-    zone::{ComputedNames, Model, ModelBuilder, Name, Rdata, Record, Srv},
-};
 use dns_common::outcomes::{Hook, Outcome, OutcomeCounters, PacketSource};
-use zerohop_tests::{
+use zerohop_contract::{
+    addresses::{POD, SERVED},
     packet::QueryPacket,
-    topology::{HOST_VETH_MAC, POD, SERVED},
 };
+use zerohop_datapath::{
+    DatapathConfig, KernelTables, Persistence, VethClients,
+    grace::Rcu,
+    program::{EbpfObject, HookProgram, TableSize},
+    settings::RateLimit,
+};
+use zerohop_tests::topology::HOST_VETH_MAC;
+use zerohop_zone::{ComputedNames, Model, ModelBuilder, Name, Rdata, Record, Srv};
 
 /// Tables in the kernel with a lease of an hour, and the published model.
 pub(crate) struct KernelFixture {
@@ -89,7 +88,7 @@ impl KernelFixture {
             allow: networks.iter().map(|text| text.parse().unwrap()).collect(),
             ..config()
         };
-        let object = EbpfObject::load(size).unwrap();
+        let object = EbpfObject::load(dns_agent::KERNEL_OBJECT, size).unwrap();
         let mut tables = KernelTables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();
         tables.publish_card_addresses(vec![HOST_VETH_MAC]);
         tables.publish_all(&model, &mut || {}).unwrap();
@@ -183,6 +182,7 @@ pub(crate) fn name(text: &str) -> Name {
 /// A configuration without interfaces in which every client is answered.
 pub(crate) fn config() -> DatapathConfig {
     DatapathConfig {
+        object_file: dns_agent::KERNEL_OBJECT,
         interfaces: Vec::new(),
         allow: Vec::new(),
         rate_limit: 0,

@@ -7,17 +7,12 @@ mod questions;
 
 use std::{env, fmt::Write as _};
 
-use dns_agent::{
-    datapath::program::HookProgram,
-    resolver::message::{QueryAction, Transport, respond},
-    zone::{Answer, Model, Name, Rtype, ZoneData},
-};
 use dns_common::outcomes::{Hook, Outcome, OutcomeCounters};
 use rand::{SeedableRng as _, rngs::StdRng};
-use zerohop_tests::{
-    message::Message,
-    packet::{self, QueryPacket},
-};
+use zerohop_contract::{message::Message, packet, packet::QueryPacket};
+use zerohop_datapath::program::HookProgram;
+use zerohop_resolver::message::{QueryAction, Transport, respond};
+use zerohop_zone::{Answer, Model, Name, Rtype, ZoneData};
 
 use super::{
     fixture::KernelFixture,

@@ -2,10 +2,11 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use zerohop_contract::addresses::SERVED;
 use zerohop_tests::{
     ethtool,
     netns::NetworkNamespace,
-    topology::{POD_DEVICE, SERVED, Topology},
+    topology::{POD_DEVICE, Topology},
     udp::{UdpClient, UdpServer},
 };
 

@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use dns_agent::datapath::{Datapath, DatapathConfig, InitialLease, StopMode};
+use zerohop_datapath::{Datapath, DatapathConfig, InitialLease, StopMode};
 
 use super::{fixture, models::model};
 

@@ -2,13 +2,11 @@
 //! plane.
 
 use clap::Parser as _;
-use dns_agent::{
-    cluster::{Objects, Selectors, build_model},
-    config::{AgentCommand, Cli, Config},
-    resolver::message::{QueryAction, Transport, respond},
-    source::manifests,
-    zone::Model,
-};
+use dns_agent::config::{AgentCommand, Cli, Config};
+use zerohop_kubernetes::{Objects, Selectors, build_model};
+use zerohop_resolver::message::{QueryAction, Transport, respond};
+use zerohop_sources::manifests;
+use zerohop_zone::Model;
 
 /// The serial of every zone.
 const SERIAL: u32 = 1;

@@ -3,12 +3,13 @@
 
 use std::net::IpAddr;
 
-use dns_agent::datapath::{program::HookProgram, settings::RateLimit};
 use dns_common::{Outcome, settings::TOKEN};
-use zerohop_tests::{
+use zerohop_contract::{
+    addresses::{POD, SERVED},
     packet::QueryPacket,
-    topology::{BRIDGE_MAC, POD, SERVED},
 };
+use zerohop_datapath::{program::HookProgram, settings::RateLimit};
+use zerohop_tests::topology::BRIDGE_MAC;
 
 use super::{
     fixture::{KernelFixture, TestRunResult},

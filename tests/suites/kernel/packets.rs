@@ -1,12 +1,10 @@
 //! Runs the loaded programs on one packet at a time, by BPF_PROG_TEST_RUN.
 
 use aya::programs::{TestRun as _, TestRunOptions};
-use dns_agent::{
-    datapath::program::HookProgram,
-    zone::{Name, Rtype, ZoneData, render},
-};
 use dns_common::outcomes::{Hook, Outcome};
-use zerohop_tests::packet::{self, QueryPacket};
+use zerohop_contract::packet::{self, QueryPacket};
+use zerohop_datapath::program::HookProgram;
+use zerohop_zone::{Name, Rtype, ZoneData, render};
 
 use super::fixture::{KernelFixture, TestRunResult};
 

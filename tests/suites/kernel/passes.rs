@@ -1,9 +1,9 @@
 //! Every outcome with which a single packet can pass: the packet is unchanged, and its outcome is
 //! counted.
 
-use dns_agent::datapath::program::HookProgram;
 use dns_common::Outcome;
-use zerohop_tests::packet::{self, QueryPacket};
+use zerohop_contract::packet::{self, QueryPacket};
+use zerohop_datapath::program::HookProgram;
 
 use super::{
     fixture::{KernelFixture, TestRunResult},

@@ -3,15 +3,10 @@
 
 use std::{collections::BTreeMap, env, fmt::Write as _};
 
-use dns_agent::{
-    datapath::program::HookProgram,
-    resolver::message::{QueryAction, Transport, respond},
-};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use zerohop_tests::{
-    message::Message,
-    packet::{self, QueryPacket},
-};
+use zerohop_contract::{message::Message, packet, packet::QueryPacket};
+use zerohop_datapath::program::HookProgram;
+use zerohop_resolver::message::{QueryAction, Transport, respond};
 
 use super::{fixture::KernelFixture, models::model};
 

@@ -3,16 +3,14 @@
 //!
 //! The scenarios are compiled in, because the guests of the kernel matrix don't have the files.
 
-use dns_agent::{
-    datapath::program::HookProgram,
-    resolver::message::{QueryAction, Transport, respond},
-    zone::{Model, Rdata},
-};
-use zerohop_tests::{
+use zerohop_contract::{
     message::Message,
     packet,
     scenario::{KernelAction, Scenario, ScenarioQuestion},
 };
+use zerohop_datapath::program::HookProgram;
+use zerohop_resolver::message::{QueryAction, Transport, respond};
+use zerohop_zone::{Model, Rdata};
 
 use super::{
     fixture::{KernelFixture, TestRunResult},

@@ -2,9 +2,8 @@
 //! cluster.
 
 use dns_common::Outcome;
-use zerohop_tests::{message::Message, packet};
-
-use dns_agent::datapath::program::HookProgram;
+use zerohop_contract::{message::Message, packet};
+use zerohop_datapath::program::HookProgram;
 
 use super::{
     fixture::{KernelFixture, TestRunResult},

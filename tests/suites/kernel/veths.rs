@@ -3,21 +3,19 @@
 use std::{net::SocketAddr, time::Duration};
 
 use aya::programs::XdpMode;
-use dns_agent::{
-    config::{HookChoice, Interface},
-    datapath::{
-        Datapath, DatapathConfig, InitialLease, StopMode, interfaces::Devices, program::HookProgram,
-    },
-    resolver::message::{QueryAction, Transport, respond},
-    zone::Model,
+use dns_agent::config::{HookChoice, Interface};
+use zerohop_contract::{addresses::SERVED, packet::QueryPacket};
+use zerohop_datapath::{
+    Datapath, DatapathConfig, InitialLease, StopMode, interfaces::Devices, program::HookProgram,
 };
+use zerohop_resolver::message::{QueryAction, Transport, respond};
 use zerohop_tests::{
     ethtool,
     netns::NetworkNamespace,
-    packet::QueryPacket,
-    topology::{HOST_VETH, POD_DEVICE, SERVED, Topology},
+    topology::{HOST_VETH, POD_DEVICE, Topology},
     udp::{UdpClient, eventually},
 };
+use zerohop_zone::Model;
 
 use super::fixture::{self, KernelFixture, model};
 

@@ -20,11 +20,8 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
-use zerohop_tests::{
-    netns::NetworkNamespace,
-    topology::{HOST_VETH, SERVED},
-    udp::eventually,
-};
+use zerohop_contract::addresses::SERVED;
+use zerohop_tests::{netns::NetworkNamespace, topology::HOST_VETH, udp::eventually};
 
 use super::{answer::AnswerSource, signals::CaughtSignals};
 use crate::process::root;

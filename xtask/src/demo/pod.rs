@@ -22,7 +22,8 @@ use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
-use zerohop_tests::{netns::NetworkNamespace, topology::SERVED};
+use zerohop_contract::addresses::SERVED;
+use zerohop_tests::netns::NetworkNamespace;
 
 use super::answer::DemoAnswer;
 

@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use zerohop_tests::topology::SERVED;
+use zerohop_contract::addresses::SERVED;
 
 use super::{
     answer::{AnswerSource, DemoAnswer},

@@ -12,7 +12,8 @@ use domain::{
     base::{Message, ParsedName, Rtype, iana::Rcode, wire::ParseError},
     rdata::AllRecordData,
 };
-use zerohop_tests::{netns::NetworkNamespace, packet::QueryPacket, topology::POD};
+use zerohop_contract::{addresses::POD, packet::QueryPacket};
+use zerohop_tests::netns::NetworkNamespace;
 
 use super::{
     answer::{AnswerSource, DemoAnswer},

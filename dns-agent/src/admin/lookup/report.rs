@@ -3,8 +3,7 @@
 use std::{fmt, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
-
-use crate::cluster::ObjectRef;
+use zerohop_kubernetes::ObjectRef;
 
 /// The answer to a question, and its origin.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]

@@ -8,15 +8,12 @@ use prometheus_client::{
     metrics::{MetricType, exemplar::Exemplar},
     registry::Unit,
 };
+use zerohop_datapath as datapath;
+use zerohop_kubernetes::ObjectCounts;
+use zerohop_resolver::ResolverCounts;
 
-use crate::{
-    admin::status::{
-        FeedState, KernelStatus, KubernetesStatus, ManifestsStatus, PlaneState, SourceStatus,
-        Status,
-    },
-    cluster::ObjectCounts,
-    datapath,
-    resolver::ResolverCounts,
+use crate::admin::status::{
+    FeedState, KernelStatus, KubernetesStatus, ManifestsStatus, PlaneState, SourceStatus, Status,
 };
 
 /// The state of the agent at the time of a scrape.

@@ -4,6 +4,13 @@ use std::{
 };
 
 use dns_common::Outcome;
+use zerohop_datapath as datapath;
+use zerohop_datapath::{
+    hooks::AttachedStatus,
+    program::HookProgram,
+    status::{LeaseStatus, OutcomeStatus},
+};
+use zerohop_resolver::{ResolverCounters, ResolverCounts};
 
 use super::*;
 use crate::{
@@ -12,13 +19,6 @@ use crate::{
         PolicyStatus, SourceStatus, Status,
     },
     admin::status_board::KubernetesFeeds,
-    datapath::{
-        self,
-        hooks::AttachedStatus,
-        program::HookProgram,
-        status::{LeaseStatus, OutcomeStatus},
-    },
-    resolver::{ResolverCounters, ResolverCounts},
 };
 
 /// Metrics by name, each with its type and its labels.

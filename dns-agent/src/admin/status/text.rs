@@ -1,12 +1,10 @@
 //! The status as text.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
+
+use zerohop_kubernetes::{LeftOutPod, ObjectCounts};
 
 use super::{PolicyStatus, SourceStatus, Status};
-use crate::{
-    cluster::{LeftOutPod, ObjectCounts},
-    resolver::ResolverCounts,
-};
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -143,34 +141,6 @@ impl fmt::Display for SourceStatus {
             .collect();
         writeln!(f, "requests   {}", requests.join(", "))?;
         write_lines(f, "because", &kubernetes.reasons)
-    }
-}
-
-impl fmt::Display for ResolverCounts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words = |counts: &BTreeMap<String, u64>| {
-            let words: Vec<_> = counts
-                .iter()
-                .map(|(name, count)| format!("{name} {count}"))
-                .collect();
-            if words.is_empty() {
-                "none".to_owned()
-            } else {
-                words.join(", ")
-            }
-        };
-        writeln!(
-            f,
-            "queries    UDP {}, TCP {}, ignored {}",
-            self.udp_queries, self.tcp_queries, self.ignored
-        )?;
-        writeln!(f, "replies    {}", words(&self.replies))?;
-        writeln!(
-            f,
-            "upstreams  asked {}, timed out {}, failed {}, too many at once {}",
-            self.forwarded, self.upstream_timeouts, self.upstream_errors, self.overloaded
-        )?;
-        writeln!(f, "refused    {} connections", self.connections_refused)
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use zerohop_kubernetes::{Reload, WriteTime};
+
 use super::{ConfigVersions, Hold, KUBELET_DELAY, RunningPods};
-use crate::{agent::dns_path::PodStarts, cluster::Reload, source::WriteTime};
+use crate::agent::dns_path::PodStarts;
 
 const NEVER: Reload = Reload::Never;
 

@@ -3,12 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
+use zerohop_kubernetes::{
+    ApiPod, DnsService, Event, Fact, Feed, Labels, NodeCache, Object, ObjectKey, PolicyPod, Problem,
+};
 
 use super::{DnsPathObserver, PodStarts};
-use crate::{
-    cluster::{ApiPod, DnsService, Fact, Labels, NodeCache, Object, ObjectKey, PolicyPod, Problem},
-    source::{Event, Feed},
-};
 
 fn key(name: &str) -> ObjectKey {
     ObjectKey::new("kube-system", name)

@@ -1,18 +1,16 @@
 //! The kernel plane's state for the status, for `dns-agent lookup` and for `/healthz`.
 
 use dns_common::settings::MAX_SERVED;
+use zerohop_datapath::{Datapath, hooks::FailedAttachment};
 
 use super::{
     HOOKS_HELD_ELSEWHERE, KernelLifecycle, KernelPlane, StartCondition, TAKEOVER_TIMEOUT, lock,
 };
 use crate::{
-    admin::{
-        health::{KernelCanary, KernelHealth},
-        lookup::{KernelExplainer, KernelExplanation},
-        status::{KernelStatus, PlaneState},
-        status_board,
-    },
-    datapath::{Datapath, hooks::FailedAttachment},
+    admin::health::{KernelCanary, KernelHealth},
+    admin::lookup::{KernelExplainer, KernelExplanation},
+    admin::status::{KernelStatus, PlaneState},
+    admin::status_board,
 };
 
 const WAITING: &str =
@@ -165,7 +163,8 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::{config::Config, datapath::VethClients};
+    use crate::config::Config;
+    use zerohop_datapath::VethClients;
 
     #[test]
     fn an_agent_that_waits_longer_than_a_takeover_lasts_is_not_ready() {

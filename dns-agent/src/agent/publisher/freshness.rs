@@ -6,13 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use zerohop_kubernetes::{Feed, ObjectKey, ZoneSettings};
+use zerohop_kubernetes_api::{FeedHealth, SourceHealth};
+use zerohop_resolver::UpstreamServers;
+
 use super::{Freshness, Hold, StaleReason};
-use crate::{
-    cluster::{Feed, ObjectKey, ZoneSettings},
-    config::{DnsAddresses, KubernetesConfig},
-    resolver::UpstreamServers,
-    source::kubernetes::{FeedHealth, SourceHealth},
-};
+use crate::config::{DnsAddresses, KubernetesConfig};
 
 /// The publisher's state about the Kubernetes API: the current plan and the health of its feeds.
 pub(super) struct ApiFreshness {

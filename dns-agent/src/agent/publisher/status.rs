@@ -3,14 +3,11 @@
 use std::time::Duration;
 
 use tracing::warn;
+use zerohop_kubernetes::{Event, ObjectKey};
+use zerohop_zone::ZoneData as _;
 
 use super::{Freshness, Publisher, StaleReason, read_lock};
-use crate::{
-    admin::{status::ZoneStatus, status_board::StatusBoard},
-    cluster::ObjectKey,
-    source::Event,
-    zone::ZoneData as _,
-};
+use crate::{admin::status::ZoneStatus, admin::status_board::StatusBoard};
 
 /// How long a check of the manifests may take before it is reported.
 const FILES_CHECK_TIMEOUT: Duration = Duration::from_secs(60);

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use rand::{Rng, RngExt as _};
-use zerohop_tests::{
+use zerohop_contract::{
+    addresses::{POD, SERVED},
     packet::QueryPacket,
-    topology::{POD, SERVED},
 };
 
 /// Number of services that are looked up. The cluster may have more.

@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use zerohop_tests::{netns::NetworkNamespace, topology::SERVED, udp::UdpClient};
+use zerohop_contract::addresses::SERVED;
+use zerohop_tests::{netns::NetworkNamespace, udp::UdpClient};
 
 use super::dns::{Answerer, LOOKED_UP, PodQuestion};
 

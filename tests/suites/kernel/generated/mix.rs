@@ -5,12 +5,10 @@
 
 use std::net::IpAddr;
 
-use dns_agent::{
-    cluster::{ObjectKey, Objects, ServiceKind},
-    zone::{dashed, reverse_name},
-};
 use rand::{RngExt as _, rngs::StdRng};
-use zerohop_tests::packet::QueryPacket;
+use zerohop_contract::packet::QueryPacket;
+use zerohop_kubernetes::{ObjectKey, Objects, ServiceKind};
+use zerohop_zone::{dashed, reverse_name};
 
 use crate::kernel::fixture::KernelFixture;
 

@@ -5,12 +5,12 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use dns_agent::cluster::{ApiPod, ApiPodStatus, Object, ObjectError, ObjectKey, Objects};
 use k8s_openapi::{
     api::{core::v1 as core, discovery::v1 as discovery},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use rand::{RngExt as _, rngs::StdRng};
+use zerohop_kubernetes::{ApiPod, ApiPodStatus, Object, ObjectError, ObjectKey, Objects};
 
 /// The cluster domains.
 pub(super) const DOMAINS: [&str; 2] = ["cluster.local", "k8s.example.org"];

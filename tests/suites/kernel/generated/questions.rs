@@ -1,8 +1,8 @@
 //! Questions about every name of a model, and about similar names.
 
-use dns_agent::zone::Model;
 use rand::{RngExt as _, rngs::StdRng};
-use zerohop_tests::packet::{QueryPacket, wire_name};
+use zerohop_contract::packet::{QueryPacket, wire_name};
+use zerohop_zone::Model;
 
 use crate::kernel::fixture::KernelFixture;
 

@@ -1,0 +1,147 @@
+//! A canary: a query of the agent itself, which checks that the attached programs answer.
+//!
+//! The attached programs are run by BPF_PROG_TEST_RUN, so no packet is sent. The run is counted
+//! apart ([`PacketSource::TestRun`]), and these counters give its outcome.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::{bail, ensure};
+use dns_common::{Outcome, outcomes::PacketSource};
+use dns_ebpf::headers::{ethernet, ipv4, ipv6, udp};
+use zerohop_zone::{Name, Rtype, query};
+
+use super::{Datapath, VethClients, explain::build_frame, program::HookProgram};
+
+/// The result of a canary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CanaryReport {
+    /// The zone whose SOA record was queried.
+    pub zone: Name,
+    /// The outcome in each attached program, by the program's name.
+    pub outcomes: Vec<(&'static str, Outcome)>,
+    /// The number of devices to which attaching failed.
+    pub failed: usize,
+}
+
+impl Datapath {
+    /// Queries every attached program for the SOA record of the first of `zones` that is in the
+    /// tables.
+    ///
+    /// `None` if none of them is.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel can't run a program, or when the resulting packet is not the counted answer.
+    pub fn run_canary(&mut self, zones: &[Name]) -> anyhow::Result<Option<CanaryReport>> {
+        let is_there = |zone: &&Name| is_there(self.explain_question(zone, Rtype::SOA).plain);
+        let Some(zone) = zones.iter().find(is_there).cloned() else {
+            return Ok(None);
+        };
+        let mut programs: Vec<HookProgram> = Vec::new();
+        for (program, _) in self.hooks.running() {
+            if !programs.contains(&program) {
+                programs.push(program);
+            }
+        }
+        let mut ends = Vec::new();
+        for program in programs {
+            ends.push((program.name(), self.test_program(program, &zone)?));
+        }
+        let failed = self.failed_attachments().count();
+        Ok(Some(CanaryReport {
+            zone,
+            outcomes: ends,
+            failed,
+        }))
+    }
+
+    /// Queries one program for the SOA record of a zone. Returns the outcome.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel can't run the program, or when the resulting packet is not the counted
+    /// answer.
+    pub(super) fn test_program(
+        &mut self,
+        program: HookProgram,
+        zone: &Name,
+    ) -> anyhow::Result<Outcome> {
+        if self.config.serve.is_empty() {
+            return Ok(Outcome::NotServed);
+        }
+        let Some((client, served)) = self.test_addresses(program) else {
+            return Ok(Outcome::NotPermitted);
+        };
+        let message = query(0, zone, Rtype::SOA);
+        let mut asked = build_frame(client, served, &message);
+        if let Some(card) = self.tables.fixed_settings.card_addresses.first() {
+            asked[..card.len()].copy_from_slice(card);
+        }
+        let hook = program.hook();
+        let before = self.object.counters(hook, PacketSource::TestRun)?;
+        let (_, reply) = self.object.test_run(program, &asked)?;
+        let after = self.object.counters(hook, PacketSource::TestRun)?;
+        let moved = |outcome: &Outcome| before[*outcome as usize] != after[*outcome as usize];
+        let ends: Vec<Outcome> = Outcome::ALL.into_iter().filter(moved).collect();
+        let [outcome] = ends[..] else {
+            bail!("{} counted {ends:?} for one query", program.name());
+        };
+        if outcome.is_answer() {
+            let ip = if served.is_ipv4() {
+                ipv4::LENGTH
+            } else {
+                ipv6::LENGTH
+            };
+            let header = ethernet::LENGTH + ip + udp::LENGTH;
+            let flags = reply.get(header + 2..header + 4);
+            ensure!(
+                flags.is_some_and(|flags| flags[0] & 0x80 != 0 && flags[1] & 0x0f == 0),
+                "{} counted {outcome:?}, but the resulting packet is {reply:02x?}",
+                program.name()
+            );
+        }
+        Ok(outcome)
+    }
+
+    /// The addresses of a client that a program answers, and of the server. `None` if no client is
+    /// answered.
+    fn test_addresses(&self, program: HookProgram) -> Option<(IpAddr, SocketAddr)> {
+        let is_card = program.is_for_cards() && !self.config.allow.is_empty();
+        self.config.serve.iter().find_map(|served| {
+            let example = if served.is_ipv4() {
+                EXAMPLE_CLIENTS[0]
+            } else {
+                EXAMPLE_CLIENTS[1]
+            };
+            let is_of_family = |client: &IpAddr| client.is_ipv4() == served.is_ipv4();
+            let client = match self.tables.clients() {
+                _ if is_card => {
+                    let networks = self.config.allow.iter();
+                    let mut networks = networks.filter(|network| is_of_family(&network.addr()));
+                    let network = networks.next()?;
+                    if network.contains(&example) {
+                        example
+                    } else {
+                        network.hosts().next()?
+                    }
+                }
+                VethClients::Known(known) => *known.iter().find(|client| is_of_family(client))?,
+                VethClients::Any => example,
+            };
+            Some((client, *served))
+        })
+    }
+}
+
+/// Addresses reserved for documentation: RFC 5737 section 3 and RFC 3849 section 2.
+const EXAMPLE_CLIENTS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
+
+/// Whether the outcome shows that a name is in the tables, even if the kernel doesn't answer at
+/// present.
+fn is_there(outcome: Outcome) -> bool {
+    use Outcome::{LeaseStale, NotReady, NotServed};
+    outcome.is_answer() || matches!(outcome, LeaseStale | NotReady | NotServed)
+}

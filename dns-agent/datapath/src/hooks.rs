@@ -1,0 +1,357 @@
+//! Attaches the programs to network devices, and detaches them.
+
+mod attach;
+mod matching;
+mod prospect;
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+pub(super) use self::attach::{is_agents_name, remove_filters};
+pub use self::matching::{
+    PODS, SkippedDevice, card_addresses, check_cards_restricted, matching_devices, wanted_programs,
+};
+pub use self::prospect::{Prospect, prospects};
+use self::{
+    attach::{Attachment, Pinning},
+    matching::{chosen_hook, program_for, skipped_devices},
+};
+use super::{
+    Persistence,
+    foreign_programs::ForeignProgram,
+    interfaces::Device,
+    pins::{Pin, Pins},
+    program::{EbpfObject, HookProgram},
+};
+use crate::Interface;
+
+/// The interval between attempts to attach to a device after a failure.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// The hooks of this agent, and the devices without a hook.
+pub struct Hooks {
+    wanted: Vec<Interface>,
+    /// The number of networks whose clients are answered on network cards.
+    allowed_networks: usize,
+    pins: Option<Pins>,
+    persistence: Persistence,
+    /// Why missing pins can't be restored.
+    pinning_error: Option<String>,
+    attached: BTreeMap<u32, Attachment>,
+    /// Devices to which attaching failed, by index.
+    failed: BTreeMap<u32, FailedAttachment>,
+    /// Devices that are skipped because of a foreign program, by index.
+    skipped: BTreeMap<u32, SkippedDevice>,
+}
+
+/// One attached program, as `status` reports it.
+#[derive(Clone, Debug, Serialize)]
+pub struct AttachedStatus {
+    /// The device's name.
+    pub interface: String,
+    /// The device's index.
+    pub index: u32,
+    /// `xdp` or `tc`.
+    pub hook: &'static str,
+    /// `native`, `generic`, `tcx` or `clsact`.
+    pub mode: &'static str,
+    /// The program's name.
+    pub program: &'static str,
+    /// Whether the program stays attached when the agent is killed.
+    pub outlives: bool,
+    /// Why this mode was chosen, if it isn't the preferred one, and what went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// A matching device to which attaching failed.
+#[derive(Clone, Debug, Serialize)]
+pub struct FailedAttachment {
+    /// The device's name.
+    pub interface: String,
+    /// The error.
+    pub reason: String,
+    /// When attaching was last tried.
+    #[serde(skip)]
+    tried: Instant,
+}
+
+impl Hooks {
+    /// Starts without attached programs.
+    #[must_use]
+    pub fn new(
+        wanted: Vec<Interface>,
+        allowed: usize,
+        pins: Option<Pins>,
+        persistence: Persistence,
+    ) -> Self {
+        Self {
+            wanted,
+            allowed_networks: allowed,
+            pins,
+            persistence,
+            pinning_error: None,
+            attached: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            skipped: BTreeMap::new(),
+        }
+    }
+
+    /// Restores the folder of pins and each pin, if they were removed. A failure is logged once for
+    /// each reason, and retried by the next call.
+    pub fn restore_pins(&mut self) {
+        let Some(pins) = &mut self.pins else {
+            return;
+        };
+        let mut failure = pins.restore().err();
+        for attached in self.attached.values_mut() {
+            if failure.is_some() {
+                attached.mark_unpinned();
+                continue;
+            }
+            failure = attached.repin(pins).err();
+        }
+        let reason = failure.map(|error| {
+            format!("pins are gone and can't be restored, so hooks end with this agent: {error:#}")
+        });
+        if let Some(reason) = &reason
+            && self.pinning_error.as_ref() != Some(reason)
+        {
+            tracing::error!("{reason}");
+        }
+        self.pinning_error = reason;
+    }
+
+    /// Why missing pins can't be restored.
+    pub fn pinning_error(&self) -> Option<&str> {
+        self.pinning_error.as_deref()
+    }
+
+    /// Attaches to all matching devices without a hook, and detaches from devices that are gone or
+    /// no longer match. A failure is logged once for each reason, and retried after [`RETRY`].
+    /// `foreign` holds the foreign programs with their device indices.
+    pub fn reconcile(
+        &mut self,
+        object: &mut EbpfObject,
+        devices: &[Device],
+        foreign: &[(u32, ForeignProgram)],
+    ) {
+        let skipped = skipped_devices(&self.wanted, devices, foreign);
+        let wanted = &self.wanted;
+        let find = |index: u32, name: &str| {
+            devices
+                .iter()
+                .find(|device| device.index == index && device.name == name)
+                .filter(|device| chosen_hook(wanted, device).is_some())
+        };
+        let stays = |index: u32, attached: &Attachment| {
+            // A veth whose peer has moved to another namespace needs another program.
+            find(index, &attached.status.interface).is_some_and(|device| {
+                program_for(device, attached.program.hook()) == attached.program
+            }) && !skipped.contains_key(&index)
+        };
+        for (_, gone) in self
+            .attached
+            .extract_if(.., |index, attached| !stays(*index, attached))
+        {
+            let AttachedStatus {
+                interface, program, ..
+            } = gone.status.clone();
+            match gone.detach() {
+                Ok(()) => {
+                    tracing::info!(
+                        "{interface} is gone, has changed or is skipped: detached {program}"
+                    );
+                }
+                Err(error) => tracing::warn!("{interface}: {program} can't be detached: {error}"),
+            }
+        }
+        self.failed.retain(|index, failed| {
+            find(*index, &failed.interface).is_some() && !skipped.contains_key(index)
+        });
+        for (index, device) in &skipped {
+            if self.skipped.get(index) != Some(device) {
+                tracing::warn!(
+                    "{} is skipped, so its queries go to the cluster's DNS: {}",
+                    device.interface,
+                    device.reason
+                );
+            }
+        }
+        self.skipped = skipped;
+        let pinning = match (&self.pins, self.persistence) {
+            (Some(pins), Persistence::Pinned) => Pinning::Pin(pins),
+            (Some(pins), Persistence::None) => Pinning::Unpin(pins),
+            (None, _) => Pinning::Unavailable,
+        };
+        for device in devices {
+            let index = device.index;
+            let is_recent = |failed: &FailedAttachment| failed.tried.elapsed() < RETRY;
+            if self.attached.contains_key(&index)
+                || self.skipped.contains_key(&index)
+                || self.failed.get(&index).is_some_and(is_recent)
+            {
+                continue;
+            }
+            let Some(choice) = chosen_hook(&self.wanted, device) else {
+                continue;
+            };
+            // A network card may appear after the check at the start.
+            let may = check_cards_restricted(
+                &self.wanted,
+                self.allowed_networks,
+                std::slice::from_ref(device),
+            );
+            match may.and_then(|()| Attachment::new(object, device, choice, pinning)) {
+                Ok(attached) => {
+                    let AttachedStatus { hook, mode, .. } = attached.status;
+                    tracing::info!("{}: attached by {hook} ({mode})", device.name);
+                    self.attached.insert(index, attached);
+                    self.failed.remove(&index);
+                }
+                Err(error) => {
+                    let failed = FailedAttachment {
+                        interface: device.name.clone(),
+                        reason: format!("{error:#}"),
+                        tried: Instant::now(),
+                    };
+                    let before = self.failed.insert(index, failed.clone());
+                    if before.is_none_or(|before| before.reason != failed.reason) {
+                        tracing::error!("{}: not attached: {}", device.name, failed.reason);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Replaces all attached programs by those of another object, each atomically. A program that
+    /// can't be replaced is detached, and the next [`Hooks::reconcile`] attaches again.
+    pub fn move_to(&mut self, object: &mut EbpfObject) -> Hooks {
+        let mut attached = BTreeMap::new();
+        for (index, before) in std::mem::take(&mut self.attached) {
+            let interface = before.status.interface.clone();
+            match before.replaced(object) {
+                Ok(replaced) => {
+                    attached.insert(index, replaced);
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        "{interface}: the program can't be replaced, so it is detached and attached anew: {error:#}"
+                    );
+                }
+            }
+        }
+        Hooks {
+            wanted: self.wanted.clone(),
+            allowed_networks: self.allowed_networks,
+            pins: self.pins.take(),
+            persistence: self.persistence,
+            pinning_error: self.pinning_error.take(),
+            attached,
+            failed: std::mem::take(&mut self.failed),
+            skipped: std::mem::take(&mut self.skipped),
+        }
+    }
+
+    /// The status of all attached programs.
+    pub fn attached(&self) -> impl Iterator<Item = &AttachedStatus> {
+        self.attached.values().map(|attached| &attached.status)
+    }
+
+    /// All attached programs, with their status.
+    pub fn running(&self) -> impl Iterator<Item = (HookProgram, &AttachedStatus)> {
+        let attached = self.attached.values();
+        attached.map(|attached| (attached.program, &attached.status))
+    }
+
+    /// Matching devices to which attaching failed.
+    pub fn failed(&self) -> impl Iterator<Item = &FailedAttachment> {
+        self.failed.values()
+    }
+
+    /// Matching devices that are skipped because of a foreign program.
+    pub fn skipped(&self) -> impl Iterator<Item = &SkippedDevice> {
+        self.skipped.values()
+    }
+
+    /// The devices that match `--interface`.
+    pub fn wanted_devices<'a>(&self, devices: &'a [Device]) -> impl Iterator<Item = &'a Device> {
+        matching_devices(&self.wanted, devices)
+    }
+
+    /// The IDs of programs with pinned links, including those of earlier agents.
+    pub fn pinned_program_ids(&self) -> Vec<u32> {
+        self.pins
+            .as_ref()
+            .map(Pins::program_ids)
+            .unwrap_or_default()
+    }
+
+    /// Removes hooks that an earlier agent left where this one has none.
+    pub fn remove_stale_hooks(&mut self, devices: &[Device]) {
+        let Some(pins) = &self.pins else {
+            return;
+        };
+        let attached = &self.attached;
+        let keep = |pin: Pin| {
+            let attached = attached.get(&pin.device);
+            attached.is_some_and(|attached| attached.status.mode == pin.mode.name())
+        };
+        match pins.remove_all_except(keep) {
+            Ok(removed) => {
+                for path in removed {
+                    tracing::info!(
+                        "removed an unused hook of an earlier agent: {}",
+                        path.display()
+                    );
+                }
+            }
+            Err(error) => tracing::warn!("pins of an earlier agent can't be removed: {error}"),
+        }
+        for device in devices {
+            if self.attached.contains_key(&device.index) {
+                continue;
+            }
+            match remove_filters(device) {
+                Ok(names) => {
+                    for name in names {
+                        tracing::info!(
+                            "removed an unused hook of an earlier agent: {}: {name}",
+                            device.name
+                        );
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!("filters of an earlier agent can't be removed: {error:#}");
+                }
+            }
+        }
+    }
+
+    /// Detaches all programs and removes the folder of pins.
+    pub fn detach(&mut self) {
+        for (_, attached) in std::mem::take(&mut self.attached) {
+            let interface = attached.status.interface.clone();
+            if let Err(error) = attached.detach() {
+                tracing::error!("{interface}: the program can't be detached: {error}");
+            }
+        }
+        if let Some(pins) = self.pins.take()
+            && let Err(error) = pins.remove_all()
+        {
+            tracing::warn!("the folder of pins can't be removed: {error}");
+        }
+    }
+
+    /// Leaves all hooks attached for the next agent.
+    pub fn keep_attached(&mut self) {
+        for (_, attached) in std::mem::take(&mut self.attached) {
+            attached.keep_attached();
+        }
+        self.pins = None;
+    }
+}

@@ -1,0 +1,481 @@
+//! Attaches one program to one device, or replaces the program that an earlier agent left there.
+
+use std::{io, path::PathBuf};
+
+use anyhow::{Context as _, anyhow, bail};
+use aya::programs::{
+    LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode,
+    links::{FdLink, PinnedLink},
+    tc::{
+        NlOptions, SchedClassifierLink, TcAttachOptions, TcError, qdisc_add_clsact,
+        qdisc_detach_program,
+    },
+    xdp::XdpLink,
+};
+use dns_common::outcomes::Hook;
+
+use super::{AttachedStatus, program_for};
+use crate::HookChoice as Choice;
+use crate::{
+    interfaces::{Device, TcFilter},
+    pins::{self, AttachMode, HeldLink, Pin, Pins},
+    program::{EbpfObject, HookProgram},
+};
+
+/// The priority of the tc filter on kernels without tcx. Filters with the lowest number run first.
+const PRIORITY: u16 = 1;
+
+/// A program attached to a device.
+pub(super) struct Attachment {
+    pub(super) status: AttachedStatus,
+    pub(super) program: HookProgram,
+    link: Link,
+}
+
+/// The link that keeps a program attached.
+enum Link {
+    /// An XDP link, detached when this process ends.
+    Xdp(XdpLink),
+    /// A tcx link, detached when this process ends; or a clsact filter, which stays until it is
+    /// removed.
+    Tc(SchedClassifierLink),
+    /// A pinned link, detached when its pin is removed. The descriptor keeps it attached when the
+    /// BPF file system is unmounted, so that it can be pinned again.
+    Pinned(Box<Pinned>),
+}
+
+/// A link with its pin.
+struct Pinned {
+    link: FdLink,
+    held: HeldLink,
+    path: PathBuf,
+}
+
+/// What to do with the pins of links.
+#[derive(Clone, Copy)]
+pub(super) enum Pinning<'a> {
+    /// Remove the pins of earlier agents' links, so that all links end with this process.
+    Unpin(&'a Pins),
+    /// Pin the links, so that they outlive this process.
+    Pin(&'a Pins),
+    /// Links can't be pinned.
+    Unavailable,
+}
+
+impl Attachment {
+    /// Attaches the right program to a device. The program of an earlier agent is replaced
+    /// atomically, so every packet meets one of the two.
+    pub(super) fn new(
+        object: &mut EbpfObject,
+        device: &Device,
+        choice: Choice,
+        pinning: Pinning<'_>,
+    ) -> anyhow::Result<Attachment> {
+        if !device.is_ethernet {
+            bail!("its packets have no Ethernet header");
+        }
+        let modes = modes(device, choice);
+        for &(mode, _) in modes {
+            let pin = pin(mode, device);
+            if let Some(left) = pinning.pins().and_then(|pins| pins.find(pin)) {
+                return Attachment::take_over(object, device, pin, left, pinning);
+            }
+        }
+        if let Some(pins) = pinning.pins() {
+            // Links pinned in another mode would be in the way.
+            pins.remove_all_except(|pin| pin.device != device.index)?;
+        }
+        let mut refused: Option<anyhow::Error> = None;
+        for &(mode, why) in modes {
+            let reason = match (&refused, why) {
+                (Some(error), _) => Some(format!(
+                    "native XDP was refused: {error:#}; {}",
+                    likely_refusal(device)
+                )),
+                (None, why) => why.map(str::to_owned),
+            };
+            let attached = match mode.hook() {
+                Hook::Tc => attach_tc(object, device, pinning),
+                Hook::Xdp => attach_xdp(object, device, mode, pinning),
+            };
+            match attached {
+                Ok(attached) => return Ok(attached.with_reason(reason)),
+                Err(error) => refused = Some(error),
+            }
+        }
+        Err(refused.unwrap_or_else(|| anyhow!("no attach mode is left to try")))
+    }
+
+    /// Replaces the program of a pinned link by this agent's.
+    fn take_over(
+        object: &mut EbpfObject,
+        device: &Device,
+        pin: Pin,
+        left: PinnedLink,
+        pinning: Pinning<'_>,
+    ) -> anyhow::Result<Attachment> {
+        let hook = pin.mode.hook();
+        let program = program_for(device, hook);
+        let left = match pinning {
+            Pinning::Unpin(_) => left.unpin()?,
+            Pinning::Pin(_) | Pinning::Unavailable => FdLink::from(left),
+        };
+        let link = match hook {
+            Hook::Tc => {
+                replace_tc(object.loaded_tc(program.name())?, left.try_into()?).map(Link::from)
+            }
+            Hook::Xdp => {
+                replace_xdp(object.loaded_xdp(program.name())?, left.try_into()?).map(Link::from)
+            }
+        };
+        let link = link.context("taking over the link that was pinned")?;
+        let link = match pinning {
+            // The pin still exists.
+            Pinning::Pin(pins) => {
+                let path = pins.path(pin);
+                Link::pinned(PinnedLink::from_pin(&path)?, path)?
+            }
+            Pinning::Unpin(_) | Pinning::Unavailable => link,
+        };
+        let reason = "taken over from an earlier agent".to_owned();
+        Ok(Attachment::with_link(device, program, pin.mode.name(), link).with_reason(Some(reason)))
+    }
+
+    /// Replaces the program by the same one of another object.
+    pub(super) fn replaced(self, object: &mut EbpfObject) -> anyhow::Result<Attachment> {
+        let name = self.program.name();
+        let link = match self.link {
+            Link::Xdp(link) => replace_xdp(object.loaded_xdp(name)?, link)?.into(),
+            Link::Tc(link) => replace_tc(object.loaded_tc(name)?, link)?.into(),
+            Link::Pinned(pinned) => {
+                let Pinned { link, held, path } = *pinned;
+                let replaced: FdLink = match self.program.hook() {
+                    Hook::Tc => {
+                        replace_tc(object.loaded_tc(name)?, link.try_into()?)?.try_into()?
+                    }
+                    Hook::Xdp => {
+                        replace_xdp(object.loaded_xdp(name)?, link.try_into()?)?.try_into()?
+                    }
+                };
+                Link::Pinned(Box::new(Pinned {
+                    link: replaced,
+                    held,
+                    path,
+                }))
+            }
+        };
+        Ok(Attachment { link, ..self })
+    }
+
+    /// Pins a link again that should be pinned and isn't.
+    pub(super) fn repin(&mut self, pins: &Pins) -> anyhow::Result<()> {
+        let Link::Pinned(pinned) = &self.link else {
+            return Ok(());
+        };
+        let repinned = pins.repin(&pinned.path, &pinned.held);
+        self.status.outlives = repinned.is_ok();
+        if repinned? {
+            tracing::warn!(
+                "{}: the pin {} was removed or replaced, and has been restored",
+                self.status.interface,
+                pinned.path.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// Records that the link ends with this process, because it can't be pinned.
+    pub(super) fn mark_unpinned(&mut self) {
+        if let Link::Pinned(_) = &self.link {
+            self.status.outlives = false;
+        }
+    }
+
+    /// Detaches the program.
+    pub(super) fn detach(self) -> io::Result<()> {
+        match self.link {
+            Link::Pinned(pinned) => pins::remove_pin(&pinned.path),
+            Link::Xdp(_) | Link::Tc(_) => Ok(()),
+        }
+    }
+
+    /// Leaves a pinned link or a filter attached. Other links end when they are dropped.
+    pub(super) fn keep_attached(self) {
+        match self.link {
+            Link::Tc(link) if is_filter(&link) => std::mem::forget(link),
+            Link::Pinned(..) | Link::Tc(_) | Link::Xdp(_) => {}
+        }
+    }
+
+    /// Sets the reason in the status, if there is one.
+    fn with_reason(mut self, reason: Option<String>) -> Attachment {
+        self.status.reason = reason.or(self.status.reason);
+        self
+    }
+
+    fn with_link(
+        device: &Device,
+        program: HookProgram,
+        mode: &'static str,
+        link: Link,
+    ) -> Attachment {
+        let outlives = match &link {
+            Link::Pinned(..) => true,
+            Link::Tc(link) => is_filter(link),
+            Link::Xdp(_) => false,
+        };
+        Attachment {
+            status: AttachedStatus {
+                interface: device.name.clone(),
+                index: device.index,
+                hook: program.hook().name(),
+                mode,
+                program: program.name(),
+                outlives,
+                reason: None,
+            },
+            program,
+            link,
+        }
+    }
+}
+
+impl Link {
+    /// Wraps a link that has just been pinned at `path`.
+    fn pinned(link: PinnedLink, path: PathBuf) -> io::Result<Link> {
+        let held = HeldLink::open_pinned(&path)?;
+        let link = link.into();
+        Ok(Link::Pinned(Box::new(Pinned { link, held, path })))
+    }
+}
+
+impl From<XdpLink> for Link {
+    fn from(link: XdpLink) -> Link {
+        Link::Xdp(link)
+    }
+}
+
+impl From<SchedClassifierLink> for Link {
+    fn from(link: SchedClassifierLink) -> Link {
+        Link::Tc(link)
+    }
+}
+
+impl Pinning<'_> {
+    fn pins(&self) -> Option<&Pins> {
+        match self {
+            Pinning::Unpin(pins) | Pinning::Pin(pins) => Some(pins),
+            Pinning::Unavailable => None,
+        }
+    }
+
+    /// Where to pin a new link; `None` if it is not to be pinned.
+    fn pins_for_new_links(&self) -> Option<&Pins> {
+        match self {
+            Pinning::Pin(pins) => Some(pins),
+            Pinning::Unpin(_) | Pinning::Unavailable => None,
+        }
+    }
+}
+
+/// Whether a filter belongs to an agent.
+fn is_agents_filter(filter: &TcFilter) -> bool {
+    is_agents_name(&filter.name)
+}
+
+/// Whether a filter of this name belongs to an agent.
+pub(crate) fn is_agents_name(name: &str) -> bool {
+    HookProgram::ALL
+        .iter()
+        .any(|program| program.name() == name)
+}
+
+/// Removes the filters that an agent left on a device, on a kernel without tcx. Returns their
+/// names.
+pub(crate) fn remove_filters(device: &Device) -> anyhow::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for filter in device
+        .ingress_filters
+        .iter()
+        .filter(|filter| is_agents_filter(filter))
+    {
+        let removed = qdisc_detach_program(&device.name, TcAttachType::Ingress, &filter.name);
+        match removed {
+            Ok(()) => names.push(filter.name.clone()),
+            Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("removing the filter {} from {}", filter.name, device.name)
+                });
+            }
+        }
+    }
+    Ok(names)
+}
+
+/// Likely reasons why a driver refused XDP. Drivers report the actual one only in the kernel's log,
+/// if at all.
+fn likely_refusal(device: &Device) -> String {
+    let [receiving, sending] = device.queues;
+    let driver = device.driver().unwrap_or_else(|| "no driver".to_owned());
+    format!(
+        "{driver}, an MTU of {}, {receiving} receive and {sending} transmit queues: drivers refuse native XDP when they don't \
+         support it, when packets are longer than a page, or when there are fewer queues than about one for each CPU",
+        device.mtu
+    )
+}
+
+/// The modes to try, best first, each with the reason why a better one isn't tried.
+pub(super) fn modes(
+    device: &Device,
+    choice: Choice,
+) -> &'static [(AttachMode, Option<&'static str>)] {
+    match choice {
+        Choice::Tc => &[(AttachMode::Tcx, None)],
+        Choice::Auto if device.is_veth => &[(AttachMode::Tcx, None)],
+        // An answer sent by native XDP is lost at a peer that runs no XDP program.
+        Choice::Xdp if device.is_veth => &[(
+            AttachMode::Generic,
+            Some("a veth loses native XDP's answers"),
+        )],
+        Choice::XdpGeneric => &[(AttachMode::Generic, None)],
+        Choice::Auto | Choice::Xdp => &[(AttachMode::Native, None), (AttachMode::Generic, None)],
+    }
+}
+
+fn attach_xdp(
+    object: &mut EbpfObject,
+    device: &Device,
+    mode: AttachMode,
+    pinning: Pinning<'_>,
+) -> anyhow::Result<Attachment> {
+    let program = program_for(device, Hook::Xdp);
+    let xdp = object.loaded_xdp(program.name())?;
+    let flags = match mode {
+        AttachMode::Generic => XdpMode::Skb,
+        AttachMode::Native | AttachMode::Tcx => XdpMode::Driver,
+    };
+    let attach = || -> anyhow::Result<XdpLink> {
+        let id = xdp
+            .attach_to_if_index(device.index, flags)
+            .with_context(|| format!("attaching {} to {}", program.name(), device.name))?;
+        Ok(xdp.take_link(id)?)
+    };
+    let (link, reason) = attach_and_pin(attach, pinning, pin(mode, device))?;
+    Ok(Attachment::with_link(device, program, mode.name(), link).with_reason(reason))
+}
+
+fn attach_tc(
+    object: &mut EbpfObject,
+    device: &Device,
+    pinning: Pinning<'_>,
+) -> anyhow::Result<Attachment> {
+    let program = program_for(device, Hook::Tc);
+    let tc = object.loaded_tc(program.name())?;
+    let by_tcx = attach_and_pin(
+        || attach_tcx(tc, device),
+        pinning,
+        pin(AttachMode::Tcx, device),
+    );
+    let tcx = match by_tcx {
+        Ok((link, reason)) => {
+            let attached = Attachment::with_link(device, program, AttachMode::Tcx.name(), link);
+            return Ok(attached.with_reason(reason));
+        }
+        Err(tcx) => tcx,
+    };
+    let link = attach_filter(tc, device)
+        .map_err(|clsact| anyhow!("by tcx: {tcx:#}; by clsact: {clsact:#}"))?;
+    let reason = format!("tcx was refused: {tcx:#}");
+    Ok(Attachment::with_link(device, program, "clsact", Link::Tc(link)).with_reason(Some(reason)))
+}
+
+/// Attaches, and pins the link if links are to be pinned. A link that can't be pinned is dropped
+/// and so detached; the program is then attached again without a pin, and the reason is returned.
+/// Where aya attaches by netlink because the kernel has no such links, the second attachment
+/// replaces the first.
+fn attach_and_pin<L>(
+    mut attach: impl FnMut() -> anyhow::Result<L>,
+    pinning: Pinning<'_>,
+    pin: Pin,
+) -> anyhow::Result<(Link, Option<String>)>
+where
+    L: Into<Link>,
+    FdLink: TryFrom<L>,
+{
+    let link = attach()?;
+    let Some(pins) = pinning.pins_for_new_links() else {
+        return Ok((link.into(), None));
+    };
+    let path = pins.path(pin);
+    let pinned = FdLink::try_from(link)
+        .map_err(|_| "there is no link".to_owned())
+        .and_then(|link| link.pin(&path).map_err(|error| error.to_string()))
+        .and_then(|link| Link::pinned(link, path).map_err(|error| error.to_string()));
+    match pinned {
+        Ok(link) => Ok((link, None)),
+        Err(reason) => Ok((attach()?.into(), Some(format!("not pinned: {reason}")))),
+    }
+}
+
+fn attach_tcx(tc: &mut SchedClassifier, device: &Device) -> anyhow::Result<SchedClassifierLink> {
+    let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = tc.attach_with_options(&device.name, TcAttachType::Ingress, first)?;
+    Ok(tc.take_link(id)?)
+}
+
+/// Attaches by a clsact filter, for kernels without tcx (before Linux 6.6). The filter runs first.
+fn attach_filter(tc: &mut SchedClassifier, device: &Device) -> anyhow::Result<SchedClassifierLink> {
+    // An existing clsact qdisc will do, whoever added it. If it can't be added, attaching fails
+    // below.
+    let _ = qdisc_add_clsact(&device.name);
+    let mut own_filters = device
+        .ingress_filters
+        .iter()
+        .filter(|filter| is_agents_filter(filter));
+    if let Some(left) = own_filters.next() {
+        let ingress = TcAttachType::Ingress;
+        let handle = left.handle.into();
+        let left =
+            SchedClassifierLink::attached(&device.name, ingress, left.priority, handle, None)?;
+        // Fails if the filter has been removed meanwhile.
+        if let Ok(link) = replace_tc(tc, left) {
+            return Ok(link);
+        }
+    }
+    remove_filters(device)?;
+    let options = NlOptions {
+        priority: PRIORITY,
+        ..NlOptions::default()
+    };
+    let options = TcAttachOptions::Netlink(options);
+    let id = tc
+        .attach_with_options(&device.name, TcAttachType::Ingress, options)
+        .with_context(|| format!("attaching a filter to {}", device.name))?;
+    Ok(tc.take_link(id)?)
+}
+
+fn replace_tc(
+    tc: &mut SchedClassifier,
+    left: SchedClassifierLink,
+) -> anyhow::Result<SchedClassifierLink> {
+    let id = tc.attach_to_link(left)?;
+    Ok(tc.take_link(id)?)
+}
+
+fn replace_xdp(xdp: &mut Xdp, left: XdpLink) -> anyhow::Result<XdpLink> {
+    let id = xdp.attach_to_link(left)?;
+    Ok(xdp.take_link(id)?)
+}
+
+fn pin(mode: AttachMode, device: &Device) -> Pin {
+    Pin {
+        mode,
+        device: device.index,
+    }
+}
+
+/// Whether the link is a clsact filter, which stays attached until it is removed.
+fn is_filter(link: &SchedClassifierLink) -> bool {
+    <&FdLink>::try_from(link).is_err()
+}

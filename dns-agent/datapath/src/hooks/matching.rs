@@ -1,0 +1,165 @@
+//! Selects the devices that get a program, and the program and hook for each.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{HookChoice as Choice, Interface};
+use anyhow::bail;
+use dns_common::outcomes::Hook;
+use serde::Serialize;
+
+use crate::{
+    foreign_programs::ForeignProgram,
+    interfaces::{Device, HardwareAddress},
+    program::HookProgram,
+};
+
+/// The name that stands for all pods' veths, in `--interface` and in metrics.
+pub const PODS: &str = "pods";
+
+/// A matching device that is skipped because a foreign program owns it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SkippedDevice {
+    /// The device's name.
+    pub interface: String,
+    /// The foreign program, and why it prevents attaching.
+    pub reason: String,
+}
+
+/// The matching devices that are skipped because of a foreign program, by index.
+///
+/// A CNI's programs on a pod's veth enforce network policy, and an answer of a hook would bypass
+/// them. And a device has room for one XDP program.
+pub(super) fn skipped_devices(
+    wanted: &[Interface],
+    devices: &[Device],
+    foreign: &[(u32, ForeignProgram)],
+) -> BTreeMap<u32, SkippedDevice> {
+    let mut skipped = BTreeMap::new();
+    for device in devices {
+        let Some(choice) = chosen_hook(wanted, device) else {
+            continue;
+        };
+        let is_xdp = hook_of(choice, device) == Hook::Xdp;
+        let mut on_device = foreign.iter().filter(|(index, _)| *index == device.index);
+        let reason = on_device.find_map(|(_, program)| {
+            if device.is_veth && program.policy_owner().is_some() {
+                let reason =
+                    format!("{program} may filter the pod's queries, and Zerohop's program would answer before it");
+                return Some(reason);
+            }
+            let is_in_the_way = is_xdp && program.hook.starts_with("xdp");
+            is_in_the_way.then(|| format!("{program} is attached, and a device has room for one"))
+        });
+        if let Some(reason) = reason {
+            let interface = device.name.clone();
+            skipped.insert(device.index, SkippedDevice { interface, reason });
+        }
+    }
+    skipped
+}
+
+/// Refuses a configuration that would answer all clients on a network card.
+///
+/// # Errors
+///
+/// When a device that is no veth would get a hook, and no network of clients is allowed.
+pub fn check_cards_restricted(
+    wanted: &[Interface],
+    allowed: usize,
+    devices: &[Device],
+) -> anyhow::Result<()> {
+    if allowed > 0 {
+        return Ok(());
+    }
+    for device in devices.iter().filter(|device| !device.is_veth) {
+        if chosen_hook(wanted, device).is_some() {
+            bail!(
+                "--interface: {} is no veth, and on a network card any host could send queries: give the networks of \
+                 the clients to answer with --allow CIDR",
+                device.name
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The hardware addresses of network cards that get a hook. On these the kernel answers only
+/// packets to the card's own address.
+pub fn card_addresses(wanted: &[Interface], devices: &[Device]) -> Vec<HardwareAddress> {
+    let wanting = devices.iter().filter_map(|device| {
+        let program = wanted_programs(wanted, std::slice::from_ref(device)).next()?;
+        device.address.filter(|_| program.is_for_cards())
+    });
+    let addresses: BTreeSet<_> = wanting.collect();
+    addresses.into_iter().collect()
+}
+
+/// The programs that matching devices need.
+pub fn wanted_programs(
+    wanted: &[Interface],
+    devices: &[Device],
+) -> impl Iterator<Item = HookProgram> {
+    devices.iter().filter_map(|device| {
+        let hook = hook_of(chosen_hook(wanted, device)?, device);
+        Some(program_for(device, hook))
+    })
+}
+
+/// The hook at which a device gets its program.
+pub(super) fn hook_of(choice: Choice, device: &Device) -> Hook {
+    match choice {
+        Choice::Tc => Hook::Tc,
+        Choice::Auto if device.is_veth => Hook::Tc,
+        Choice::Auto | Choice::Xdp | Choice::XdpGeneric => Hook::Xdp,
+    }
+}
+
+/// The right program for a device and hook.
+pub(super) fn program_for(device: &Device, hook: Hook) -> HookProgram {
+    match hook {
+        Hook::Xdp if device.is_veth => HookProgram::XdpVeth,
+        Hook::Xdp => HookProgram::Xdp,
+        // A redirect to the peer inside one namespace would be dropped.
+        Hook::Tc if device.is_veth && device.peer_in_other_namespace => HookProgram::TcPeer,
+        Hook::Tc => HookProgram::Tc,
+    }
+}
+
+/// The devices that match any of the wanted interfaces.
+pub fn matching_devices<'a>(
+    wanted: &[Interface],
+    devices: &'a [Device],
+) -> impl Iterator<Item = &'a Device> {
+    devices
+        .iter()
+        .filter(|device| chosen_hook(wanted, device).is_some())
+}
+
+/// The hook that the first matching interface asks for. `None` if none matches.
+pub(super) fn chosen_hook(wanted: &[Interface], device: &Device) -> Option<Choice> {
+    wanted
+        .iter()
+        .find(|interface| match interface.name.as_str() {
+            PODS => device.is_veth && device.peer_in_other_namespace && !device.is_default_route,
+            pattern => matches_pattern(pattern.as_bytes(), device.name.as_bytes()),
+        })
+        .map(|interface| interface.hook)
+}
+
+/// Matches a shell pattern: `*` stands for any bytes, `?` for one byte.
+fn matches_pattern(pattern: &[u8], name: &[u8]) -> bool {
+    match (pattern.split_first(), name.split_first()) {
+        (None, None) => true,
+        (Some((b'*', rest)), _) => {
+            (0..=name.len()).any(|skipped| matches_pattern(rest, &name[skipped..]))
+        }
+        (Some((b'?', pattern)), Some((_, name))) => matches_pattern(pattern, name),
+        (Some((expected, pattern)), Some((byte, name))) => {
+            expected == byte && matches_pattern(pattern, name)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,56 @@
+//! Predicts what an agent would do with each device, without touching any.
+
+use super::{
+    attach::modes,
+    matching::{check_cards_restricted, chosen_hook, hook_of, program_for, skipped_devices},
+};
+use crate::Interface;
+use crate::{
+    foreign_programs::ForeignProgram, interfaces::Device, pins::AttachMode, program::HookProgram,
+};
+
+/// What an agent would do with a device that matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prospect {
+    /// It would attach this program in the first of these modes that the kernel accepts, each with
+    /// the reason why a better one isn't tried.
+    Attached(HookProgram, &'static [(AttachMode, Option<&'static str>)]),
+    /// It would skip the device because of a foreign program, for this reason.
+    Skipped(String),
+    /// Attaching would fail, because packets have no Ethernet header.
+    NotEthernet,
+    /// The agent would not start, because no networks of clients are allowed and any host could
+    /// send queries.
+    AnyClient,
+}
+
+/// Predicts what an agent would do with each matching device. `allowed` is the number of networks
+/// whose clients are answered on network cards. `foreign` holds the foreign programs with their
+/// device indices.
+#[must_use]
+pub fn prospects<'a>(
+    wanted: &[Interface],
+    allowed: usize,
+    devices: &'a [Device],
+    foreign: &[(u32, ForeignProgram)],
+) -> Vec<(&'a Device, Prospect)> {
+    let skipped = skipped_devices(wanted, devices, foreign);
+    let prospect = |device: &Device| {
+        let choice = chosen_hook(wanted, device)?;
+        if check_cards_restricted(wanted, allowed, std::slice::from_ref(device)).is_err() {
+            return Some(Prospect::AnyClient);
+        }
+        if let Some(device) = skipped.get(&device.index) {
+            return Some(Prospect::Skipped(device.reason.clone()));
+        }
+        if !device.is_ethernet {
+            return Some(Prospect::NotEthernet);
+        }
+        let program = program_for(device, hook_of(choice, device));
+        Some(Prospect::Attached(program, modes(device, choice)))
+    };
+    let matching = devices.iter();
+    matching
+        .filter_map(|device| Some((device, prospect(device)?)))
+        .collect()
+}

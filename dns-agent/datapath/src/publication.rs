@@ -1,0 +1,470 @@
+//! Publishes zone data into the kernel's tables, in an order in which no reader is ever given a
+//! wrong negative answer.
+
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+
+use anyhow::Context as _;
+use dns_common::{
+    Settings,
+    directory::WORDS,
+    names::{HashKey, MAX_WORDS},
+    records::{CHUNK, REACH},
+    settings::SETTINGS_COPIES,
+};
+use serde::Serialize;
+use zerohop_zone::{Name, NameEntry, ZoneData};
+
+use super::{
+    DatapathConfig, VethClients,
+    grace::Grace,
+    hash_table::{HashTable, PutOutcome, TableUsage},
+    interfaces::HardwareAddress,
+    limits,
+    program::{EbpfObject, TableSize},
+    records,
+    settings::{self, FixedSettings, RateLimit, SettingsPublisher},
+    slots,
+    veth_clients::ClientTable,
+};
+
+/// The least number of names that tables have room for.
+const MIN_CAPACITY: usize = 16_384;
+/// One spare name per this many names: 12.5 % headroom.
+const NAMES_PER_SPARE: usize = 8;
+/// Directory words per name. At this load few names need their second bucket.
+const WORDS_PER_NAME: f64 = 2.5;
+/// Bytes of record space for each spare name.
+const BYTES_PER_NEW_NAME: usize = 256;
+
+/// The kernel's tables, settings and map of clients, with their single writer.
+pub struct KernelTables<G> {
+    pub(super) table: HashTable<G>,
+    pub(super) settings: SettingsPublisher,
+    pub(super) fixed_settings: FixedSettings,
+    clients: VethClients,
+    client_table: ClientTable,
+    /// The zones in the current settings.
+    zones: Vec<Name>,
+    /// For each of `zones`, whether its suffix is authoritative: absent names may be denied.
+    authoritative: Vec<bool>,
+    /// The suffixes in the current settings below which absent names pass. See
+    /// [`ZoneData::pass_suffixes`].
+    pass_suffixes: BTreeSet<Name>,
+    /// Names for which there was no room.
+    left_out: BTreeSet<Name>,
+    /// Publications of settings since the last grace period. Readers may still use that many older
+    /// copies.
+    unsettled_copies: u32,
+    pub(super) published: PublicationCounts,
+    /// Descriptions of the limits that the zones exceed.
+    zone_limits: Vec<String>,
+}
+
+/// Counts of what [`KernelTables::publish_all`] or [`KernelTables::publish_names`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PublicationCounts {
+    /// Names whose answers are unchanged.
+    pub unchanged: usize,
+    /// Names whose answers changed.
+    pub replaced: usize,
+    /// New names.
+    pub inserted: usize,
+    /// Names that were removed.
+    pub removed: usize,
+    /// Names for which there is no room. The kernel answers no NXDOMAIN in their zones.
+    pub left_out: usize,
+}
+
+/// The state of one publication.
+struct PublicationRound<'a> {
+    data: &'a dyn ZoneData,
+    /// The suffixes below which absent names pass, of the old and the new data.
+    pass_suffixes: &'a BTreeSet<Name>,
+    published: PublicationCounts,
+    /// Entries that replace a record with computed names by one without. The old record must stay
+    /// until every reader can find the records of the names below it.
+    postponed: Vec<(Name, Arc<NameEntry>)>,
+}
+
+impl<G: Grace> KernelTables<G> {
+    /// Empty tables over the maps of `object`.
+    ///
+    /// # Errors
+    ///
+    /// When the maps can't be mapped.
+    pub fn new(
+        object: &EbpfObject,
+        size: TableSize,
+        config: &DatapathConfig,
+        grace: G,
+    ) -> anyhow::Result<Self> {
+        let memories = object.map_tables(size)?;
+        let hash_key = HashKey {
+            words: rand::random::<[u64; MAX_WORDS]>(),
+            finish: rand::random::<u64>() | 1,
+        };
+        let table = HashTable::new(memories.directory, memories.records, hash_key, grace);
+        let fixed = FixedSettings {
+            hash_key,
+            directory_mask: table.directory_mask(),
+            secret: rand::random(),
+            serve: config.serve.clone(),
+            allow: config.allow.clone(),
+            card_addresses: Vec::new(),
+            rate_limit: None,
+        };
+        let mut client_table = ClientTable::new(object.client_map()?);
+        if let VethClients::Known(addresses) = &config.clients {
+            client_table.replace_addresses(addresses)?;
+        }
+        Ok(Self {
+            table,
+            settings: SettingsPublisher::new(memories.control, memories.settings),
+            fixed_settings: fixed,
+            clients: config.clients.clone(),
+            client_table,
+            zones: Vec::new(),
+            authoritative: Vec::new(),
+            pass_suffixes: BTreeSet::new(),
+            left_out: BTreeSet::new(),
+            unsettled_copies: 0,
+            published: PublicationCounts::default(),
+            zone_limits: Vec::new(),
+        })
+    }
+
+    /// Descriptions of the exceeded size limits.
+    pub(super) fn limits(&self) -> Vec<String> {
+        let other_limits = [
+            limits::answer_limit(self.usage().names_too_large),
+            limits::client_limit(self.client_table.left_out()),
+            limits::card_limit(self.fixed_settings.card_addresses.len()),
+        ];
+        let zones = self.zone_limits.iter().cloned();
+        zones.chain(other_limits.into_iter().flatten()).collect()
+    }
+
+    /// The clients answered on pods' veths.
+    pub(super) fn clients(&self) -> &VethClients {
+        &self.clients
+    }
+
+    /// The usage of directory and records.
+    #[must_use]
+    pub fn usage(&self) -> TableUsage {
+        self.table.usage()
+    }
+
+    /// Whether names were left out for want of room.
+    pub(super) fn are_full(&self) -> bool {
+        !self.left_out.is_empty()
+    }
+
+    /// Whether names were left out, or more than 31/32 of the record space is in use. Larger tables
+    /// are then created before names have to be left out.
+    pub(super) fn are_nearly_full(&self) -> bool {
+        let usage = self.usage();
+        self.are_full() || usage.record_bytes > usage.record_bytes_capacity / 32 * 31
+    }
+
+    /// Publishes all names of `data`, and calls `progress` after each.
+    ///
+    /// During the round, absent names pass below the suffixes of the old and the new data. Only the
+    /// settings published at its end can deny more names.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Datapath::publish_all`](super::Datapath::publish_all).
+    pub fn publish_all(
+        &mut self,
+        data: &dyn ZoneData,
+        progress: &mut dyn FnMut(),
+    ) -> anyhow::Result<PublicationCounts> {
+        let pass_suffixes = data.pass_suffixes();
+        let mut old_and_new = self.pass_suffixes.clone();
+        old_and_new.extend(pass_suffixes.iter().cloned());
+        let zones: Vec<Name> = data.zones().iter().map(|zone| zone.name.clone()).collect();
+        if self.zones != zones {
+            self.authoritative = vec![false; zones.len()];
+            self.zones = zones;
+        }
+        self.zone_limits = limits::zone_limits(data);
+        self.publish_settings_and_wait(data, &old_and_new)?;
+
+        let mut round = PublicationRound::new(data, &old_and_new);
+        self.table.begin_full_round();
+        self.left_out.clear();
+        let mut done = Ok(());
+        data.visit(&mut |name, entry| {
+            if done.is_ok() {
+                done = self.put_or_postpone(&mut round, name, entry);
+                progress();
+            }
+        });
+        done?;
+        self.put_postponed(&mut round)?;
+        round.published.removed = self.table.sweep();
+        // After a grace period every reader sees all words, so absent names may be denied.
+        self.wait_for_readers();
+        self.authoritative = self.complete_zones(data);
+        self.pass_suffixes = pass_suffixes.clone();
+        self.publish_settings_and_wait(data, &pass_suffixes)?;
+        Ok(self.finish_round(&round))
+    }
+
+    /// Publishes those of `names` that have changed in `data`. All other names must be unchanged,
+    /// and the zones too, except for their serials.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Datapath::publish_names`](super::Datapath::publish_names).
+    pub fn publish_names(
+        &mut self,
+        data: &dyn ZoneData,
+        names: &BTreeSet<Name>,
+    ) -> anyhow::Result<PublicationCounts> {
+        let pass_suffixes = self.pass_suffixes.clone();
+        let mut round = PublicationRound::new(data, &pass_suffixes);
+        self.table.begin_partial_round();
+        let was_full = !self.left_out.is_empty();
+        let retried = std::mem::take(&mut self.left_out);
+        let mut names: Vec<&Name> = names.union(&retried).collect();
+        // Parents before children: a reader that finds a child also finds its parents.
+        names.sort_by_key(|name| name.wire().len());
+        let mut gone = Vec::new();
+        for name in names {
+            match data.entry(name) {
+                Some(entry) => self.put_or_postpone(&mut round, name, &entry)?,
+                None => gone.push(name),
+            }
+        }
+        self.put_postponed(&mut round)?;
+        for name in gone.into_iter().rev() {
+            round.published.removed += usize::from(self.table.remove(name.wire()));
+        }
+        if was_full && self.left_out.is_empty() {
+            self.wait_for_readers();
+            self.authoritative = self.complete_zones(data);
+        }
+        self.publish_zone_settings(data, &pass_suffixes)?;
+        Ok(self.finish_round(&round))
+    }
+
+    /// Replaces the addresses whose queries the kernel answers.
+    ///
+    /// # Errors
+    ///
+    /// When there are more than the settings hold. Then the present addresses stay.
+    pub(super) fn publish_served_addresses(
+        &mut self,
+        data: &dyn ZoneData,
+        addresses: &[SocketAddr],
+    ) -> anyhow::Result<()> {
+        let before = std::mem::replace(&mut self.fixed_settings.serve, addresses.to_vec());
+        let pass_suffixes = self.pass_suffixes.clone();
+        let done = self.publish_zone_settings(data, &pass_suffixes);
+        if done.is_err() {
+            self.fixed_settings.serve = before;
+        }
+        done
+    }
+
+    /// Replaces the hardware addresses of the network cards on which the kernel answers.
+    pub fn publish_card_addresses(&mut self, addresses: Vec<HardwareAddress>) {
+        if self.fixed_settings.card_addresses == addresses {
+            return;
+        }
+        self.fixed_settings.card_addresses = addresses;
+        self.publish_card_settings();
+    }
+
+    /// Replaces the rate limit of clients on network cards.
+    pub fn publish_rate_limit(&mut self, limit: Option<RateLimit>) {
+        self.fixed_settings.rate_limit = limit;
+        self.publish_card_settings();
+    }
+
+    fn publish_card_settings(&mut self) {
+        if let Some(mut settings) = self.settings.current().copied() {
+            settings::set_card_settings(&mut settings, &self.fixed_settings);
+            self.publish_settings(&settings);
+        }
+    }
+
+    /// Replaces the clients that are answered on pods' veths. The map of clients is complete before
+    /// the settings make it effective.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Datapath::publish_clients`](super::Datapath::publish_clients).
+    pub fn publish_clients(
+        &mut self,
+        data: &dyn ZoneData,
+        clients: VethClients,
+    ) -> anyhow::Result<()> {
+        if let VethClients::Known(addresses) = &clients {
+            self.client_table.replace_addresses(addresses)?;
+        }
+        self.clients = clients;
+        let pass_suffixes = self.pass_suffixes.clone();
+        self.publish_zone_settings(data, &pass_suffixes)
+    }
+
+    /// Writes the record of a name, or postpones it. See [`PublicationRound::postponed`].
+    fn put_or_postpone(
+        &mut self,
+        round: &mut PublicationRound<'_>,
+        name: &Name,
+        entry: &NameEntry,
+    ) -> anyhow::Result<()> {
+        if !entry.has_computed_names() && self.table.has_computed_names(name.wire()) {
+            round
+                .postponed
+                .push((name.clone(), Arc::new(entry.clone())));
+            return Ok(());
+        }
+        self.write_record(round, name, entry)
+    }
+
+    fn put_postponed(&mut self, round: &mut PublicationRound<'_>) -> anyhow::Result<()> {
+        let postponed = std::mem::take(&mut round.postponed);
+        if !postponed.is_empty() {
+            self.wait_for_readers();
+        }
+        for (name, entry) in postponed {
+            self.write_record(round, &name, &entry)?;
+        }
+        Ok(())
+    }
+
+    fn write_record(
+        &mut self,
+        round: &mut PublicationRound<'_>,
+        name: &Name,
+        entry: &NameEntry,
+    ) -> anyhow::Result<()> {
+        let Some(mut record) = records::build_record(round.data, name, entry) else {
+            return Ok(());
+        };
+        match self.table.put(&mut record) {
+            Ok(PutOutcome::Unchanged) => round.published.unchanged += 1,
+            Ok(PutOutcome::Replaced) => round.published.replaced += 1,
+            Ok(PutOutcome::Inserted) => round.published.inserted += 1,
+            Err(_) => {
+                self.left_out.insert(name.clone());
+                // Readers must no longer deny names of the zone before this one is left out.
+                if let Some(zone) = round.data.zone_of(name)
+                    && std::mem::replace(&mut self.authoritative[zone], false)
+                {
+                    self.publish_settings_and_wait(round.data, round.pass_suffixes)?;
+                }
+                // The old record is out of date.
+                self.table.remove(name.wire());
+            }
+        }
+        Ok(())
+    }
+
+    /// For each zone, whether the tables have all its names.
+    fn complete_zones(&self, data: &dyn ZoneData) -> Vec<bool> {
+        let mut complete = vec![true; data.zones().len()];
+        for zone in self.left_out.iter().filter_map(|name| data.zone_of(name)) {
+            complete[zone] = false;
+        }
+        complete
+    }
+
+    fn finish_round(&mut self, round: &PublicationRound<'_>) -> PublicationCounts {
+        self.published = PublicationCounts {
+            left_out: self.left_out.len(),
+            ..round.published
+        };
+        self.published
+    }
+
+    fn wait_for_readers(&mut self) {
+        self.table.wait_for_readers();
+        self.unsettled_copies = 0;
+    }
+
+    /// Publishes the settings and waits until every reader uses them.
+    fn publish_settings_and_wait(
+        &mut self,
+        data: &dyn ZoneData,
+        pass_suffixes: &BTreeSet<Name>,
+    ) -> anyhow::Result<()> {
+        self.publish_zone_settings(data, pass_suffixes)?;
+        if self.unsettled_copies > 0 {
+            self.wait_for_readers();
+        }
+        Ok(())
+    }
+
+    /// Builds and publishes the settings. Waits for readers only when no unused copy is left.
+    fn publish_zone_settings(
+        &mut self,
+        data: &dyn ZoneData,
+        pass_suffixes: &BTreeSet<Name>,
+    ) -> anyhow::Result<()> {
+        let mut settings = settings::build_settings(
+            &self.fixed_settings,
+            data,
+            &self.authoritative,
+            pass_suffixes,
+        )
+        .context("building the settings")?;
+        settings.clients = self.clients.setting();
+        self.publish_settings(&settings);
+        Ok(())
+    }
+
+    fn publish_settings(&mut self, settings: &Settings) {
+        if self.settings.is_current(settings) {
+            return;
+        }
+        // One copy is current. The copy that is written next must not be in use by a reader.
+        if self.unsettled_copies + 1 >= SETTINGS_COPIES {
+            self.wait_for_readers();
+        }
+        self.unsettled_copies += u32::from(self.settings.publish(settings));
+    }
+}
+
+impl<'a> PublicationRound<'a> {
+    fn new(data: &'a dyn ZoneData, pass_suffixes: &'a BTreeSet<Name>) -> PublicationRound<'a> {
+        PublicationRound {
+            data,
+            pass_suffixes,
+            published: PublicationCounts::default(),
+            postponed: Vec::new(),
+        }
+    }
+}
+
+/// The size of tables with room for all of `data` and 12.5 % more, or for `capacity` names.
+#[must_use]
+pub fn table_size(data: &dyn ZoneData, capacity: Option<usize>) -> TableSize {
+    let (mut names, mut bytes) = (0, 0);
+    data.visit(&mut |name, entry| {
+        if let Some(record) = records::build_record(data, name, entry) {
+            names += 1;
+            bytes += slots::slot_bytes(record.len());
+        }
+    });
+    let room = capacity
+        .unwrap_or(names + names / NAMES_PER_SPARE)
+        .max(names)
+        .max(MIN_CAPACITY);
+    let words = (room as f64 * WORDS_PER_NAME) as usize;
+    // Without a capacity, new names are assumed to be as long as the present ones, if those are
+    // longer.
+    let spare = match capacity {
+        Some(_) => 0,
+        None => bytes / NAMES_PER_SPARE,
+    };
+    let bytes = bytes + spare.max((room - names) * BYTES_PER_NEW_NAME);
+    TableSize {
+        buckets: words.div_ceil(WORDS).next_power_of_two() as u32,
+        chunks: bytes.div_ceil(CHUNK - REACH) as u32 + 1,
+    }
+}

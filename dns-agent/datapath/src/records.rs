@@ -1,0 +1,271 @@
+//! Builds the record of a name for the tables.
+
+use bytemuck::Zeroable as _;
+use dns_common::{
+    checksum,
+    names::{MAX_NAME, MIN_NAME},
+    records::{
+        ANSWERS, GRANULE, MAX_ANSWER_LENGTH, MAX_RECORD_LENGTH, MIN_ANSWER_LENGTH, RecordHead,
+        StoredAnswer,
+    },
+    settings::MAX_SUFFIXES,
+};
+use zerohop_zone as zone;
+use zerohop_zone::{ComputedNames, Name, NameEntry, OtherTypes, Rdata, Rtype, Sections, ZoneData};
+
+/// Builds the record of an existing name in the layout of [`dns_common::records`], padded to whole
+/// granules.
+///
+/// `None` for a name of a length that the kernel doesn't look up. Queries for such names pass.
+#[must_use]
+pub fn build_record(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> Option<Vec<u8>> {
+    let bytes = name.wire();
+    if bytes.len() < MIN_NAME || bytes.len() > MAX_NAME {
+        return None;
+    }
+    let mut head = RecordHead {
+        name_length: bytes.len() as u16,
+        flags: 0,
+        slot: 0,
+        zone: zone_number(data, name),
+        too_large: 0,
+        hash: 0,
+        answers: [StoredAnswer::zeroed(); ANSWERS],
+    };
+    let mut body = bytes.to_vec();
+    body.resize(bytes.len().next_multiple_of(8), 0);
+    let computed = render_computed_names(data, name, entry);
+    if computed.is_some() {
+        body.resize(body.len() + size_of_val(&head.answers), 0);
+    }
+
+    let own = own_answers(data, name, entry);
+    let has_data: Vec<bool> = own
+        .iter()
+        .map(|(rtype, _)| has_data(data, name, *rtype))
+        .collect();
+    // An alias always has the addresses of its target. `RecordHead::ALIAS` makes other types pass.
+    let others_pass = entry.other_types() == OtherTypes::Passed && !entry.is_alias();
+    if own.len() > ANSWERS || others_pass {
+        head.flags |= RecordHead::OTHER_TYPES_PASS;
+    }
+    if entry.is_alias() {
+        head.flags |= RecordHead::ALIAS;
+    }
+    head.answers = place_answers(own, &mut body);
+    let placed = head.answers.iter().map(|answer| answer.length > 0);
+    let placed = placed.chain(std::iter::repeat(false));
+    let missing = has_data
+        .iter()
+        .zip(placed)
+        .filter(|(has_data, placed)| **has_data && !placed);
+    head.too_large = missing.count() as u16;
+    match computed {
+        Some(computed) => {
+            head.flags |= computed.flags;
+            let answers = place_answers(computed.answers, &mut body);
+            let at = RecordHead::computed_answers_at(bytes.len()) - size_of::<RecordHead>();
+            let bytes = bytemuck::bytes_of(&answers);
+            body[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        None if entry.has_computed_names() => head.flags |= RecordHead::BELOW_UNKNOWN,
+        None => {}
+    }
+
+    let length = size_of::<RecordHead>() + body.len();
+    let mut record = bytemuck::bytes_of(&head).to_vec();
+    record.append(&mut body);
+    record.resize(length.next_multiple_of(GRANULE), 0);
+    Some(record)
+}
+
+/// A rendered answer in all its orders.
+struct RenderedAnswer {
+    /// The answer in its first order.
+    sections: Sections,
+    /// The bytes to store: `rotations` orders of the answer, which start `stride` bytes apart.
+    stored: Vec<u8>,
+    rotations: usize,
+    stride: usize,
+}
+
+/// Rendered answers by type. `None` for a type that has data, but whose queries must pass.
+type RenderedAnswers = Vec<(Rtype, Option<RenderedAnswer>)>;
+
+/// The answers of the computed names one label below a name.
+struct ComputedRecords {
+    flags: u8,
+    answers: RenderedAnswers,
+}
+
+/// Renders the answers of a name: for each type that it has data of, and for the addresses of an
+/// alias.
+fn own_answers(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> RenderedAnswers {
+    let mut types: Vec<Rtype> = entry.types().collect();
+    if entry.is_alias() {
+        types.extend([Rtype::A, Rtype::AAAA]);
+    }
+    types
+        .into_iter()
+        .filter_map(|rtype| match data.answer(name, rtype) {
+            zone::Answer::NoData { .. } => None,
+            answer => Some((rtype, render_answer(data, name, &answer))),
+        })
+        .collect()
+}
+
+/// Whether the agent answers this type with data.
+fn has_data(data: &dyn ZoneData, name: &Name, rtype: Rtype) -> bool {
+    matches!(data.answer(name, rtype), zone::Answer::Data { .. })
+}
+
+/// Renders the answers that all computed names one label below share. `None` when there are no such
+/// names, or when their answers differ.
+fn render_computed_names(
+    data: &dyn ZoneData,
+    name: &Name,
+    entry: &NameEntry,
+) -> Option<ComputedRecords> {
+    // Represents every child, because the rendered answers don't depend on the child's name.
+    let child = name.child(b"0").ok()?;
+    let render_shared = |owner: &Name, rtype: Rtype| {
+        let answer = match data.answer(owner, rtype) {
+            zone::Answer::Data { answer, additional } if additional.is_empty() => answer,
+            _ => return None,
+        };
+        let answer = answer.into_iter().map(|record| zone::Record {
+            owner: child.clone(),
+            ..record
+        });
+        let answer = zone::Answer::Data {
+            answer: answer.collect(),
+            additional: Vec::new(),
+        };
+        render_answer(data, &child, &answer)
+    };
+    match entry.computed_names() {
+        ComputedNames::Nothing | ComputedNames::EmptyThenAddresses(_) | ComputedNames::Unknown => {
+            None
+        }
+        ComputedNames::Empty => Some(ComputedRecords {
+            flags: RecordHead::COMPUTED_NAMES,
+            answers: Vec::new(),
+        }),
+        ComputedNames::Like(other) => {
+            let other_node = data.entry(other)?;
+            let types = other_node.types();
+            // SRV data and additional records contain names, whose compression depends on the
+            // child's name.
+            let answers: RenderedAnswers = types
+                .map(|rtype| (rtype, render_shared(other, rtype)))
+                .collect();
+            (answers.len() <= ANSWERS).then_some(ComputedRecords {
+                flags: RecordHead::COMPUTED_NAMES,
+                answers,
+            })
+        }
+        ComputedNames::Addresses(ttl) => {
+            let address = zone::Answer::Data {
+                answer: vec![zone::Record {
+                    owner: child.clone(),
+                    ttl: *ttl,
+                    data: Rdata::A([0; 4].into()),
+                }],
+                additional: Vec::new(),
+            };
+            Some(ComputedRecords {
+                flags: RecordHead::COMPUTED_NAMES | RecordHead::COMPUTED_NAMES_ARE_ADDRESSES,
+                answers: vec![
+                    (Rtype::A, render_answer(data, &child, &address)),
+                    (Rtype::SRV, None),
+                ],
+            })
+        }
+    }
+}
+
+/// Appends answers to the body of a record, and returns their descriptions. Answers that are
+/// `None`, or for which there is no room, get length 0: their queries pass.
+fn place_answers(answers: RenderedAnswers, body: &mut Vec<u8>) -> [StoredAnswer; ANSWERS] {
+    let mut placed = [StoredAnswer::zeroed(); ANSWERS];
+    for (answer, (rtype, rendered)) in placed.iter_mut().zip(answers) {
+        answer.rtype = rtype.to_int().to_be();
+        let offset = size_of::<RecordHead>() + body.len();
+        let Some(rendered) = rendered.filter(|it| offset + it.stored.len() <= MAX_RECORD_LENGTH)
+        else {
+            continue;
+        };
+        body.extend_from_slice(&rendered.stored);
+        body.resize(body.len().next_multiple_of(8), 0);
+        let RenderedAnswer {
+            sections,
+            rotations,
+            stride,
+            ..
+        } = rendered;
+        *answer = StoredAnswer {
+            rtype: answer.rtype,
+            offset: offset as u16,
+            length: sections.bytes.len() as u16,
+            rotations: rotations as u16,
+            stride: stride as u16,
+            answers: sections.answers.to_be(),
+            additionals: sections.additionals.to_be(),
+            sum: checksum::fold(checksum::sum(&sections.bytes)),
+        };
+    }
+    placed
+}
+
+/// Renders an answer to a question for `name`. `None` when it isn't data, or has a length that
+/// records can't hold.
+fn render_answer(
+    data: &dyn ZoneData,
+    name: &Name,
+    answer: &zone::Answer,
+) -> Option<RenderedAnswer> {
+    let zone::Answer::Data {
+        answer: records,
+        additional,
+    } = answer
+    else {
+        return None;
+    };
+    let order = |rotation| zone::render(name, answer, data.zones(), rotation);
+    let sections = order(0);
+    let length = sections.bytes.len();
+    if !(MIN_ANSWER_LENGTH..=MAX_ANSWER_LENGTH).contains(&length) {
+        return None;
+    }
+    let rotations = zone::answer_orders(records);
+    let (stored, stride) = if rotations == 1 {
+        (sections.bytes.clone(), 0)
+    } else if rotations == records.len() && additional.is_empty() {
+        // All records have the same length, so any order is a slice of two rounds in sequence.
+        let stride = length / rotations;
+        let more = &sections.bytes[..length - stride];
+        ([&sections.bytes, more].concat(), stride)
+    } else {
+        let stride = length.next_multiple_of(8);
+        let mut stored = Vec::with_capacity(rotations * stride);
+        for rotation in 0..rotations {
+            stored.extend(order(rotation).bytes);
+            stored.resize((rotation + 1) * stride, 0);
+        }
+        (stored, stride)
+    };
+    Some(RenderedAnswer {
+        sections,
+        stored,
+        rotations,
+        stride,
+    })
+}
+
+/// The index in the settings of the zone that `name` belongs to.
+fn zone_number(data: &dyn ZoneData, name: &Name) -> u16 {
+    match data.zone_of(name) {
+        Some(number) if number < MAX_SUFFIXES => number as u16,
+        _ => RecordHead::NO_ZONE,
+    }
+}

@@ -1,0 +1,413 @@
+//! Builds and publishes the settings that the kernel program reads.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::atomic::Ordering,
+};
+
+use anyhow::{Context as _, bail};
+use bytemuck::Zeroable as _;
+use dns_common::{
+    Control, Settings, checksum,
+    names::HashKey,
+    settings::{
+        AllowedIpv4Network, AllowedIpv6Network, MAX_ALLOWED, MAX_HARDWARE, MAX_SERVED,
+        MAX_SUFFIX_LENGTH, MAX_SUFFIXES, SETTINGS_COPIES, SOA_LENGTH, SOA_POINTERS, ServedIpv4,
+        ServedIpv6, Suffix, TOKEN, ZoneSoa,
+    },
+};
+use ipnet::IpNet;
+use zerohop_zone::{AbsentNames, Answer, Name, ZoneData, render};
+
+use super::{interfaces::HardwareAddress, lease::Clock, memory::Memory};
+
+/// The words of [`Control`].
+const SETTINGS_WORD: usize = std::mem::offset_of!(Control, settings) / 8;
+pub(super) const LEASE_WORD: usize = std::mem::offset_of!(Control, lease) / 8;
+
+/// The largest rate limit, in answers per second, whose tokens fit into 32 bits.
+const MAX_RATE: u32 = (u32::MAX as u64 / TOKEN) as u32;
+
+/// The settings that don't depend on zone data: keys, configuration, served addresses and devices.
+#[derive(Clone, Debug)]
+pub struct FixedSettings {
+    /// The key of the hash that selects a name's buckets.
+    pub hash_key: HashKey,
+    /// Buckets in the directory, minus 1.
+    pub directory_mask: u32,
+    /// See [`Settings::secret`].
+    pub secret: u64,
+    /// Addresses and ports whose queries the kernel answers.
+    pub serve: Vec<SocketAddr>,
+    /// Networks whose clients are answered on network cards.
+    pub allow: Vec<IpNet>,
+    /// Hardware addresses of the network cards on which the kernel answers.
+    pub card_addresses: Vec<HardwareAddress>,
+    /// The rate limit of each client on network cards.
+    pub rate_limit: Option<RateLimit>,
+}
+
+/// The rate limit of one client, in fractions of a [`TOKEN`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Tokens added per jiffy.
+    pub refill: u32,
+    /// Capacity of the token bucket.
+    pub burst: u32,
+}
+
+/// Builds the settings for zone data.
+///
+/// `authoritative` says for each zone whether absent names may be denied. Absent names below
+/// `pass_suffixes` pass in any case.
+///
+/// # Errors
+///
+/// When there are more served addresses than the settings hold.
+pub fn build_settings(
+    fixed: &FixedSettings,
+    data: &dyn ZoneData,
+    authoritative: &[bool],
+    pass_suffixes: &BTreeSet<Name>,
+) -> anyhow::Result<Settings> {
+    let mut settings = Settings {
+        hash_key: fixed.hash_key,
+        secret: fixed.secret,
+        directory_mask: fixed.directory_mask,
+        ..Settings::zeroed()
+    };
+    for address in &fixed.serve {
+        add_served_address(&mut settings, *address)?;
+    }
+    for network in &fixed.allow {
+        add_allowed_network(&mut settings, *network)?;
+    }
+    set_card_settings(&mut settings, fixed);
+    let mut suffixes: Vec<(&[u8], u16, u16)> = pass_suffixes
+        .iter()
+        .map(|name| (name.wire(), 0, Suffix::PASS))
+        .collect();
+    let zones = || data.zones().iter().take(MAX_SUFFIXES);
+    for (number, apex) in zones().enumerate() {
+        settings.zones[number] = build_zone(data, number)
+            .with_context(|| format!("building the SOA record of {}", apex.name))?;
+        // A suffix that is too long for the settings would otherwise be answered as part of this
+        // zone.
+        let covers_all = || {
+            let inner = data
+                .zones()
+                .iter()
+                .map(|inner| &inner.name)
+                .chain(pass_suffixes);
+            inner
+                .filter(|inner| inner.wire().len() > MAX_SUFFIX_LENGTH)
+                .all(|inner| *inner == apex.name || !inner.is_at_or_below(&apex.name))
+        };
+        let action = match apex.absent_names {
+            AbsentNames::Denied => Suffix::AUTHORITATIVE,
+            AbsentNames::DeniedExceptSoa => Suffix::AUTHORITATIVE_EXCEPT_SOA,
+            AbsentNames::Passed | AbsentNames::NotYetKnown => Suffix::PASS,
+        };
+        let action = if authoritative[number] && covers_all() {
+            action
+        } else {
+            Suffix::PASS
+        };
+        suffixes.push((apex.name.wire(), number as u16, action));
+    }
+    suffixes.sort_by_key(|(name, ..)| (std::cmp::Reverse(name.len()), *name));
+    for (name, zone, action) in suffixes {
+        push_suffix(&mut settings, name, zone, action);
+    }
+    Ok(settings)
+}
+
+/// Checks that the served addresses and allowed networks fit into the settings.
+///
+/// # Errors
+///
+/// Names the option that has too many values.
+pub fn check_counts(serve: &[SocketAddr], allow: &[IpNet]) -> anyhow::Result<()> {
+    let mut settings = Settings::zeroed();
+    serve
+        .iter()
+        .try_for_each(|address| add_served_address(&mut settings, *address))?;
+    allow
+        .iter()
+        .try_for_each(|network| add_allowed_network(&mut settings, *network))
+}
+
+/// The addresses that fit into the settings: the first [`MAX_SERVED`] of each family.
+#[must_use]
+pub fn first_of_each_family(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let (mut v4, mut v6) = (0, 0);
+    addresses.retain(|address| {
+        let count = match address.ip() {
+            IpAddr::V4(_) => &mut v4,
+            IpAddr::V6(_) => &mut v6,
+        };
+        *count += 1;
+        *count <= MAX_SERVED
+    });
+    addresses
+}
+
+/// Adds a suffix if there is room. Absent names below a suffix that is not in the settings pass.
+fn push_suffix(settings: &mut Settings, name: &[u8], zone: u16, action: u16) {
+    let number = settings.suffix_count as usize;
+    match Suffix::new(name, zone, action) {
+        Some(suffix) if number < MAX_SUFFIXES => {
+            settings.suffixes[number] = suffix;
+            settings.suffix_count += 1;
+        }
+        _ => tracing::debug!(
+            "no room for a suffix of {} bytes (at most {MAX_SUFFIX_LENGTH}; at most {MAX_SUFFIXES} of them)",
+            name.len()
+        ),
+    }
+}
+
+/// Sets the hardware addresses and the rate limit for network cards. Cards beyond the first
+/// [`MAX_HARDWARE`] pass all queries.
+pub(super) fn set_card_settings(settings: &mut Settings, fixed: &FixedSettings) {
+    settings.hardware = [0; MAX_HARDWARE];
+    settings.hardware_count = fixed.card_addresses.len().min(MAX_HARDWARE) as u32;
+    for (word, [a, b, c, d, e, f]) in settings.hardware.iter_mut().zip(&fixed.card_addresses) {
+        *word = u64::from_le_bytes([*a, *b, *c, *d, *e, *f, 0, 0]);
+    }
+    let limit = fixed.rate_limit.map(|limit| (limit.refill, limit.burst));
+    (settings.limit_refill, settings.limit_burst) = limit.unwrap_or_default();
+}
+
+fn add_served_address(settings: &mut Settings, address: SocketAddr) -> anyhow::Result<()> {
+    let port = address.port().to_be();
+    let count = match address.ip() {
+        IpAddr::V4(_) => &mut settings.served4_count,
+        IpAddr::V6(_) => &mut settings.served6_count,
+    };
+    let number = *count as usize;
+    if number == MAX_SERVED {
+        bail!("--serve {address}: the kernel serves at most {MAX_SERVED} addresses of each family");
+    }
+    *count += 1;
+    match address.ip() {
+        IpAddr::V4(ip) => {
+            settings.served4[number] = ServedIpv4::new(u32::from_le_bytes(ip.octets()), port);
+        }
+        IpAddr::V6(ip) => {
+            settings.served6[number] = ServedIpv6 {
+                address: bytemuck::cast(ip.octets()),
+                port: port.into(),
+            };
+        }
+    }
+    Ok(())
+}
+
+fn add_allowed_network(settings: &mut Settings, network: IpNet) -> anyhow::Result<()> {
+    let count = match network {
+        IpNet::V4(_) => &mut settings.allowed4_count,
+        IpNet::V6(_) => &mut settings.allowed6_count,
+    };
+    let number = *count as usize;
+    if number == MAX_ALLOWED {
+        bail!("--allow {network}: at most {MAX_ALLOWED} networks of each family");
+    }
+    *count += 1;
+    match network {
+        IpNet::V4(network) => {
+            settings.allowed4[number] = AllowedIpv4Network {
+                address: u32::from_le_bytes(network.network().octets()),
+                mask: u32::from_le_bytes(network.netmask().octets()),
+            };
+        }
+        IpNet::V6(network) => {
+            settings.allowed6[number] = AllowedIpv6Network {
+                address: bytemuck::cast(network.network().octets()),
+                mask: bytemuck::cast(network.netmask().octets()),
+            };
+        }
+    }
+    Ok(())
+}
+
+/// The zone's SOA record as in negative answers, with its compression pointers zeroed.
+fn build_zone(data: &dyn ZoneData, number: usize) -> anyhow::Result<ZoneSoa> {
+    let name = &data.zones()[number].name;
+    // Rendered for a question for the zone's own name, so that all pointers are the same.
+    let answer = render(name, &Answer::NoData { zone: number }, data.zones(), 0);
+    let mut soa = [0; 56];
+    if answer.bytes.len() != SOA_LENGTH {
+        bail!(
+            "it has {} bytes instead of {SOA_LENGTH}",
+            answer.bytes.len()
+        );
+    }
+    soa[..SOA_LENGTH].copy_from_slice(&answer.bytes);
+    for at in SOA_POINTERS {
+        if soa[at..at + 2] != [0xc0, 0x0c] {
+            bail!("there is no pointer to the zone at byte {at}");
+        }
+        soa[at..at + 2].fill(0);
+    }
+    Ok(ZoneSoa {
+        soa,
+        name_length: name.wire().len() as u32,
+        sum: checksum::fold(checksum::sum(&soa)).into(),
+    })
+}
+
+/// The writer's side of the control word and the copies of the settings.
+pub struct SettingsPublisher {
+    control: Memory,
+    copies: Memory,
+    current: Option<Settings>,
+    slot: u32,
+}
+
+impl RateLimit {
+    /// A limit of `rate` answers per second, which is also the largest burst. `None` if `rate` is
+    /// 0.
+    #[must_use]
+    pub fn new(rate: u32, clock: Clock) -> Option<RateLimit> {
+        // Rates above `MAX_RATE`, more than a million per second, are treated as `MAX_RATE`.
+        let burst = u64::from(rate.min(MAX_RATE)) * TOKEN;
+        let refill = burst / u64::from(clock.rate);
+        (rate > 0).then_some(RateLimit {
+            refill: refill.max(1) as u32,
+            burst: burst as u32,
+        })
+    }
+}
+
+impl SettingsPublisher {
+    /// Wraps zeroed memory: one [`Control`], and [`SETTINGS_COPIES`] copies of [`Settings`].
+    #[must_use]
+    pub fn new(control: Memory, copies: Memory) -> Self {
+        Self {
+            control,
+            copies,
+            current: None,
+            slot: 0,
+        }
+    }
+
+    /// Whether `settings` equals the current settings.
+    #[must_use]
+    pub fn is_current(&self, settings: &Settings) -> bool {
+        let current = self.current.as_ref().map(bytemuck::bytes_of);
+        current == Some(bytemuck::bytes_of(settings))
+    }
+
+    /// The current settings: those published last.
+    #[must_use]
+    pub fn current(&self) -> Option<&Settings> {
+        self.current.as_ref()
+    }
+
+    /// Publishes `settings` if they differ from the current ones. Returns whether they did.
+    ///
+    /// A copy is written again after [`SETTINGS_COPIES`] − 1 others. The caller must ensure that a
+    /// grace period passes in every [`SETTINGS_COPIES`] − 1 publications.
+    pub fn publish(&mut self, settings: &Settings) -> bool {
+        if self.is_current(settings) {
+            return false;
+        }
+        let bytes = bytemuck::bytes_of(settings);
+        self.slot = (self.slot + 1) % SETTINGS_COPIES;
+        let words = size_of::<Settings>() / 8;
+        let copy = &self.copies.words()[self.slot as usize * words..][..words];
+        for (word, bytes) in copy.iter().zip(bytes.chunks_exact(8)) {
+            word.store(bytemuck::pod_read_unaligned(bytes), Ordering::Relaxed);
+        }
+        self.control.words()[SETTINGS_WORD].store(u64::from(self.slot) + 1, Ordering::Release);
+        self.current = Some(*settings);
+        true
+    }
+
+    /// The memory of the control word, and that of the copies.
+    pub(super) fn memory(&self) -> [&Memory; 2] {
+        [&self.control, &self.copies]
+    }
+
+    /// The end of the lease in jiffies; 0 after [`SettingsPublisher::end_lease`].
+    pub(super) fn lease(&self) -> u64 {
+        self.control.words()[LEASE_WORD].load(Ordering::Relaxed)
+    }
+
+    /// Ends the lease immediately.
+    pub fn end_lease(&self) {
+        self.control.words()[LEASE_WORD].store(0, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerohop_zone::ModelBuilder;
+
+    /// Length and action of each suffix for the zone `zone.test` with these names delegated.
+    fn suffixes(passed: &[&str]) -> Vec<(u32, u16)> {
+        let name = |text: &str| Name::parse(text).unwrap();
+        let mut builder = ModelBuilder::new(1);
+        builder.add_zone(name("zone.test"), 5).unwrap();
+        for text in passed {
+            builder.delegate(name(text));
+        }
+        let model = builder.build();
+        let fixed = FixedSettings {
+            hash_key: HashKey::zeroed(),
+            directory_mask: 0,
+            secret: 0,
+            serve: Vec::new(),
+            allow: Vec::new(),
+            card_addresses: Vec::new(),
+            rate_limit: None,
+        };
+        let settings =
+            build_settings(&fixed, &model, &[true], &ZoneData::pass_suffixes(&model)).unwrap();
+        let suffixes = &settings.suffixes[..settings.suffix_count as usize];
+        suffixes
+            .iter()
+            .map(|suffix| (suffix.length, suffix.action))
+            .collect()
+    }
+
+    #[test]
+    fn the_first_addresses_of_each_family_fit() {
+        let v4 = |number: u8| SocketAddr::from(([10, 0, 0, number], 53));
+        let v6 = SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, 1], 53));
+        let all: Vec<_> = (0..20).map(v4).chain([v6]).collect();
+        let fit = first_of_each_family(all.clone());
+        assert_eq!(fit, [&all[..MAX_SERVED], &[v6]].concat());
+        assert!(check_counts(&fit, &[]).is_ok() && check_counts(&all, &[]).is_err());
+    }
+
+    #[test]
+    fn delegated_names_precede_their_zone() {
+        assert_eq!(suffixes(&[]), [(11, Suffix::AUTHORITATIVE)]);
+        assert_eq!(
+            suffixes(&["b.zone.test", "a.b.c.zone.test"]),
+            [
+                (17, Suffix::PASS),
+                (13, Suffix::PASS),
+                (11, Suffix::AUTHORITATIVE)
+            ]
+        );
+        assert_eq!(suffixes(&["elsewhere.test"]), [(11, Suffix::AUTHORITATIVE)]);
+    }
+
+    #[test]
+    fn a_delegated_name_too_long_for_a_suffix_makes_its_zone_pass() {
+        let fits = format!("{}.zone.test", "a".repeat(MAX_SUFFIX_LENGTH - 12));
+        assert_eq!(
+            suffixes(&[&fits]),
+            [
+                (MAX_SUFFIX_LENGTH as u32, Suffix::PASS),
+                (11, Suffix::AUTHORITATIVE)
+            ]
+        );
+        assert_eq!(suffixes(&[&format!("a{fits}")]), [(11, Suffix::PASS)]);
+    }
+}

@@ -1,0 +1,363 @@
+//! Watches every EndpointSlice of the headless Services, by the label that assigns a slice to its
+//! Service.
+//!
+//! The selector is `kubernetes.io/service-name in (…)` with the names of all headless Services of
+//! all namespaces. The selector proves completeness because CoreDNS finds a Service's slices by the
+//! same condition. Other labels record what a controller or a person once wrote. For example,
+//! `service.kubernetes.io/headless` is set when a slice is written for other reasons, not when its
+//! Service becomes headless (Kubernetes 1.35, `staging/src/k8s.io/endpointslice/utils.go`).
+//!
+//! A request holds a limited number of names, so the names are divided into *parts*, each with a
+//! watch of its own. A new name goes into the last part, which lists again. Names of Services that
+//! are no longer headless stay, because watching them costs little. When all parts are full, the
+//! current names are divided again. If they fill more than half of the parts, every slice of the
+//! cluster is watched instead.
+//!
+//! [`Event::Covered`] reports the Services whose slices a part has listed. All other headless
+//! Services are delegated to CoreDNS.
+
+use std::{
+    collections::BTreeSet,
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tracing::warn;
+use zerohop_kubernetes::{Covered, Event, Feed, Object, ObjectKey, ServiceKind, ServiceNames};
+
+use super::{
+    api_server::ApiServer, backoff::jitter, health::FeedActivity, reflector::Reflector,
+    selection::FeedSelection,
+};
+
+/// Upper bound on the names of one part, joined with commas, in bytes. Proxies in front of API
+/// servers accept request lines of 8 KiB, and an encoded comma is three bytes.
+const PART_BYTES: usize = 4096;
+/// Shortest delay between a new name and the list of its part, so that one list serves several new
+/// names.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest such delay. The delay doubles while new names keep arriving, so that a client that keeps
+/// creating Services with new names costs the API server at most one list of one part in this time.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// The headless Services, collected from the events of the Services feed.
+#[derive(Debug, Default)]
+pub(super) struct HeadlessServices {
+    services: Mutex<HeadlessIndex>,
+    names: watch::Sender<Option<ServiceNames>>,
+}
+
+#[derive(Debug, Default)]
+struct HeadlessIndex {
+    /// The Services that are headless now.
+    headless: BTreeSet<ObjectKey>,
+    /// The headless Services in the list that is being read. `None` while no list is being read.
+    listing: Option<BTreeSet<ObjectKey>>,
+}
+
+impl HeadlessServices {
+    /// Updates the headless Services with an event of the Services feed.
+    pub(super) fn note(&self, event: &Event) {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(names) = services.note(event) {
+            self.names.send_replace(Some(names));
+        }
+    }
+
+    /// The names of all headless Services. `None` before the first list has ended.
+    fn names(&self) -> watch::Receiver<Option<ServiceNames>> {
+        self.names.subscribe()
+    }
+}
+
+impl HeadlessIndex {
+    /// Applies an event. Returns the names of all headless Services if the event changed them.
+    fn note(&mut self, event: &Event) -> Option<ServiceNames> {
+        let is_changed = match event {
+            Event::ListStarted(_) => {
+                self.listing = Some(BTreeSet::new());
+                false
+            }
+            Event::ListEnded(_) => {
+                self.headless = self.listing.take().unwrap_or_default();
+                true
+            }
+            Event::Applied {
+                object: Object::Service(service),
+                ..
+            } if service.kind == ServiceKind::Headless => {
+                let key = &service.key;
+                if let Some(listing) = &mut self.listing {
+                    listing.insert(key.clone());
+                }
+                self.headless.insert(key.clone())
+            }
+            Event::Applied { object, .. } => self.headless.remove(&object.key()),
+            Event::Unusable {
+                placeholder: Some(object),
+                ..
+            } => self.headless.remove(&object.key()),
+            Event::Deleted { key, .. } => self.headless.remove(key),
+            _ => false,
+        };
+        let is_listed = is_changed && self.listing.is_none();
+        is_listed.then(|| {
+            let names = self.headless.iter().map(|key| key.name.clone());
+            Arc::new(names.collect())
+        })
+    }
+}
+
+/// Watches the EndpointSlices of headless Services until the event channel is closed.
+pub(super) async fn watch_slices(
+    services: Arc<HeadlessServices>,
+    slices: FeedSelection,
+    api: Arc<ApiServer>,
+    events: mpsc::Sender<Event>,
+) {
+    let is_received = events.clone();
+    tokio::select! {
+        () = is_received.closed() => {}
+        () = follow_names(&services, slices, api, events) => {}
+    }
+}
+
+async fn follow_names(
+    services: &HeadlessServices,
+    slices: FeedSelection,
+    api: Arc<ApiServer>,
+    events: mpsc::Sender<Event>,
+) {
+    let mut watches = SliceWatches {
+        slices,
+        api,
+        events,
+        allotment: Allotment::default(),
+        running: Vec::new(),
+        tasks: JoinSet::new(),
+    };
+    let mut names = services.names();
+    let mut pause = SHORTEST_PAUSE;
+    let mut last_change = Instant::now();
+    loop {
+        let current = names.wait_for(Option::is_some).await;
+        let Ok(Some(current)) = current.map(|current| current.clone()) else {
+            return;
+        };
+        let watches_changed = watches.add_names(&current).await;
+        if watches_changed {
+            pause = if last_change.elapsed() > pause * 4 {
+                SHORTEST_PAUSE
+            } else {
+                (pause * 2).min(LONGEST_PAUSE)
+            };
+            last_change = Instant::now();
+        }
+        if names.changed().await.is_err() {
+            return;
+        }
+        // More names may follow, and other agents have received the same event.
+        sleep(pause + jitter(pause)).await;
+    }
+}
+
+/// The parts, and the watch of each part.
+struct SliceWatches {
+    /// The selection that all parts share.
+    slices: FeedSelection,
+    api: Arc<ApiServer>,
+    events: mpsc::Sender<Event>,
+    allotment: Allotment,
+    /// The sender of each watch's selection.
+    running: Vec<watch::Sender<FeedSelection>>,
+    tasks: JoinSet<()>,
+}
+
+impl SliceWatches {
+    /// Makes the watches cover all of these names. Returns whether that changed any watch.
+    async fn add_names(&mut self, names: &ServiceNames) -> bool {
+        let is_first = self.running.is_empty();
+        match self.allotment.add(names) {
+            AllotmentChange::Nothing if is_first => {
+                self.report_no_services().await;
+                false
+            }
+            AllotmentChange::Nothing => false,
+            AllotmentChange::PartsGrew(changed) => {
+                for part in changed {
+                    self.update_watch(part);
+                }
+                true
+            }
+            AllotmentChange::Redivided => {
+                self.restart_watches().await;
+                true
+            }
+        }
+    }
+
+    /// Reports an empty list, because there is no headless Service.
+    async fn report_no_services(&self) {
+        self.api
+            .health
+            .set_activity(Feed::SLICES, FeedActivity::Resting);
+        for event in [
+            Event::ListStarted(Feed::SLICES),
+            Event::ListEnded(Feed::SLICES),
+        ] {
+            // A closed channel ends the source.
+            let _ = self.events.send(event).await;
+        }
+    }
+
+    /// Updates the selection of a part's watch, or starts the watch.
+    fn update_watch(&mut self, part: usize) {
+        let Some((feed, covered)) = self.allotment.covered(part) else {
+            return;
+        };
+        let selection = self.slices.clone().of_services(feed, covered);
+        if let Some(watch) = self.running.get(part) {
+            watch.send_replace(selection);
+            return;
+        }
+        self.api.health.add(feed);
+        let (sender, selections) = watch::channel(selection);
+        let reflector =
+            Reflector::with_changing_selection(selections, self.api.clone(), self.events.clone());
+        self.tasks.spawn(reflector.run(Duration::ZERO));
+        self.running.push(sender);
+    }
+
+    /// Ends all watches and starts the watches of a new allotment. Until the new watches have
+    /// listed, every headless Service is delegated to CoreDNS.
+    async fn restart_watches(&mut self) {
+        self.tasks.shutdown().await;
+        for part in 0..mem::take(&mut self.running).len() {
+            let feed = part_feed(part);
+            let nothing = Covered::Named(ServiceNames::default());
+            for event in [
+                Event::Covered(feed, nothing),
+                Event::ListStarted(feed),
+                Event::ListEnded(feed),
+            ] {
+                let _ = self.events.send(event).await;
+            }
+            self.api.health.set_activity(feed, FeedActivity::Resting);
+        }
+        for part in 0..self.allotment.parts() {
+            self.update_watch(part);
+        }
+    }
+}
+
+/// The division of names into parts.
+#[derive(Debug)]
+enum Allotment {
+    Named(Vec<BTreeSet<Arc<str>>>),
+    /// There are too many names, so the only part has every slice.
+    Every,
+}
+
+/// The effect of adding names on an allotment.
+#[derive(Debug, PartialEq, Eq)]
+enum AllotmentChange {
+    Nothing,
+    /// These parts have more names.
+    PartsGrew(BTreeSet<usize>),
+    /// All names were divided into new parts.
+    Redivided,
+}
+
+impl Allotment {
+    /// Adds the names that are in no part yet.
+    fn add(&mut self, names: &BTreeSet<Arc<str>>) -> AllotmentChange {
+        let Allotment::Named(parts) = self else {
+            return AllotmentChange::Nothing;
+        };
+        let mut changed = BTreeSet::new();
+        for name in names {
+            if parts.iter().any(|part| part.contains(name)) {
+                continue;
+            }
+            match add_to_last_part(parts, name) {
+                Some(part) => changed.insert(part),
+                None => {
+                    *self = Allotment::divide(names);
+                    return AllotmentChange::Redivided;
+                }
+            };
+        }
+        if changed.is_empty() {
+            AllotmentChange::Nothing
+        } else {
+            AllotmentChange::PartsGrew(changed)
+        }
+    }
+
+    /// Divides the names into parts, or chooses every slice if the names fill more than half of the
+    /// parts.
+    fn divide(names: &BTreeSet<Arc<str>>) -> Allotment {
+        let mut parts = Vec::new();
+        let fit = names
+            .iter()
+            .all(|name| add_to_last_part(&mut parts, name).is_some());
+        if fit && parts.len() <= usize::from(Feed::SLICE_PARTS / 2) {
+            return Allotment::Named(parts);
+        }
+        warn!(
+            services = names.len(),
+            "there are too many headless Services to watch their EndpointSlices by name: watching all EndpointSlices"
+        );
+        Allotment::Every
+    }
+
+    fn parts(&self) -> usize {
+        match self {
+            Allotment::Named(parts) => parts.len(),
+            Allotment::Every => 1,
+        }
+    }
+
+    /// The feed of a part and the Services that the part covers. `None` if there is no such part.
+    fn covered(&self, part: usize) -> Option<(Feed, Covered)> {
+        let covered = match self {
+            Allotment::Named(parts) => Covered::Named(Arc::new(parts.get(part)?.clone())),
+            Allotment::Every => Covered::Every,
+        };
+        Some((part_feed(part), covered))
+    }
+}
+
+impl Default for Allotment {
+    fn default() -> Allotment {
+        Allotment::Named(Vec::new())
+    }
+}
+
+/// Adds a name to the last part, or to a new part if the last one is full. Returns the part's
+/// number, or `None` if all parts are full.
+fn add_to_last_part(parts: &mut Vec<BTreeSet<Arc<str>>>, name: &Arc<str>) -> Option<usize> {
+    let bytes = |part: &BTreeSet<Arc<str>>| part.iter().map(|name| name.len() + 1).sum::<usize>();
+    let has_room = parts
+        .last()
+        .is_some_and(|last| bytes(last) + name.len() < PART_BYTES);
+    if !has_room {
+        if parts.len() == usize::from(Feed::SLICE_PARTS) {
+            return None;
+        }
+        parts.push(BTreeSet::new());
+    }
+    parts.last_mut()?.insert(name.clone());
+    Some(parts.len() - 1)
+}
+
+/// The feed of a part. There are never more parts than [`Feed::SLICE_PARTS`].
+fn part_feed(part: usize) -> Feed {
+    Feed::Slices(u8::try_from(part).unwrap_or(u8::MAX))
+}

@@ -1,0 +1,91 @@
+//! The agent's own DaemonSet, read at shutdown to learn whether Zerohop is being removed.
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::DaemonSet as Object;
+use kube::{Api, Client, Error, core::PartialObjectMeta};
+use tokio::time::timeout;
+use zerohop_kubernetes::ObjectKey;
+
+/// Time limit for the API server's response. The agent keeps answering meanwhile, and Pods have 30
+/// s to end.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// The agent's DaemonSet in the API server.
+#[derive(Clone, Debug)]
+pub struct DaemonSet {
+    api: Box<Api<Object>>,
+    key: ObjectKey,
+}
+
+impl DaemonSet {
+    /// A handle for the DaemonSet with this namespace and name. Sends no request.
+    #[must_use]
+    pub fn new(client: Client, key: ObjectKey) -> DaemonSet {
+        DaemonSet {
+            api: Box::new(Api::namespaced(client, &key.namespace)),
+            key,
+        }
+    }
+
+    /// Asks the API server whether the DaemonSet is being removed. Returns the reason as a clause,
+    /// or `None` if the DaemonSet still exists or its state is unknown.
+    pub async fn removal_reason(&self) -> Option<String> {
+        let answer = timeout(LIMIT, self.api.get_metadata(&self.key.name)).await;
+        let reason = why_removed(&answer.ok()?)?;
+        let ObjectKey { namespace, name } = &self.key;
+        Some(format!("the DaemonSet {namespace}/{name} {reason}"))
+    }
+}
+
+/// Why a response means that the DaemonSet is being removed. Transport errors don't mean that.
+fn why_removed(answer: &Result<PartialObjectMeta<Object>, Error>) -> Option<&'static str> {
+    match answer {
+        Ok(found) if found.metadata.deletion_timestamp.is_some() => Some("is being deleted"),
+        Err(Error::Api(status)) if status.code == 404 => Some("is gone"),
+        Err(Error::Api(status)) if matches!(status.code, 401 | 403) => {
+            Some("may not be read any more, so it is being removed together with its permissions")
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::{ObjectMeta, Status};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn deletion_and_lost_permissions_mean_removal() {
+        let found = |deleted: bool| {
+            let mut metadata: ObjectMeta =
+                serde_json::from_value(json!({"name": "zerohop"})).unwrap();
+            let time = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
+            let time: ObjectMeta = serde_json::from_value(time).unwrap();
+            metadata.deletion_timestamp = time.deletion_timestamp.filter(|_| deleted);
+            Ok(PartialObjectMeta {
+                metadata,
+                ..PartialObjectMeta::default()
+            })
+        };
+        let refused = |code| {
+            Err(Error::Api(Box::new(
+                Status::failure("no", "No").with_code(code),
+            )))
+        };
+        for (answer, is_removed) in [
+            (found(false), false),
+            (found(true), true),
+            (refused(404), true),
+            (refused(401), true),
+            (refused(403), true),
+            (refused(429), false),
+            (refused(500), false),
+            (refused(503), false),
+        ] {
+            assert_eq!(why_removed(&answer).is_some(), is_removed, "{answer:?}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The health of each feed: whether it works, and how old its data may be.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use zerohop_kubernetes::{Event, Feed};
+
+/// The health of a source's feeds, shared between the feeds and readers such as `/status`.
+#[derive(Debug)]
+pub struct SourceHealth(Mutex<HealthRecords>);
+
+/// The health of one feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedHealth {
+    /// The feed's current activity.
+    pub state: FeedActivity,
+    /// When the activity began.
+    pub since: Instant,
+    /// When the API server last sent the end of a list or, after the list, a change or a bookmark.
+    /// An opened watch alone doesn't count. `None` before the first list has ended.
+    pub last_received: Option<Instant>,
+    /// Whether the feed's silence counts as age.
+    silence: SilenceRule,
+    /// Number of list requests.
+    pub lists: u64,
+    /// Number of watch requests, including streamed lists.
+    pub watches: u64,
+    /// Number of objects reported as existing, by lists and watches.
+    pub applied: u64,
+    /// Number of unusable objects reported.
+    pub unusable: u64,
+}
+
+/// Whether the silence of a feed counts as age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SilenceRule {
+    /// The feed's names are answered, or wait for its first list.
+    Counts,
+    /// The feed's first list has not ended, and its names pass until then.
+    Ignored,
+}
+
+/// The current activity of a feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FeedActivity {
+    /// Has no request to send, for example because there is no headless Service.
+    Resting,
+    /// Waits to send its first list request, or for the response.
+    Waiting,
+    /// Reads a list.
+    Listing,
+    /// Reads changes.
+    Watching,
+    /// Waits or retries after an error, until the API server responds.
+    Retrying {
+        /// The last error, with advice for the operator.
+        error: String,
+    },
+}
+
+/// Numbers of requests sent to the API server, by the verb that RBAC and the API server's metrics
+/// use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestCounts {
+    /// List requests.
+    pub list: u64,
+    /// Watch requests, including streamed lists.
+    pub watch: u64,
+    /// Other requests.
+    pub get: u64,
+}
+
+/// The verb of a request for objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequestVerb {
+    List,
+    Watch,
+}
+
+#[derive(Debug)]
+struct HealthRecords {
+    feeds: BTreeMap<Feed, FeedHealth>,
+    gets: u64,
+}
+
+impl SourceHealth {
+    /// The largest age of a feed. `None` while a feed's first list has not ended.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        let ages = self
+            .records()
+            .feeds
+            .values()
+            .map(FeedHealth::age)
+            .collect::<Option<Vec<_>>>()?;
+        ages.into_iter().max()
+    }
+
+    /// The health of every feed.
+    #[must_use]
+    pub fn feeds(&self) -> BTreeMap<Feed, FeedHealth> {
+        self.records().feeds.clone()
+    }
+
+    /// The numbers of requests sent so far.
+    #[must_use]
+    pub fn requests(&self) -> RequestCounts {
+        let records = self.records();
+        RequestCounts {
+            list: records.feeds.values().map(|feed| feed.lists).sum(),
+            watch: records.feeds.values().map(|feed| feed.watches).sum(),
+            get: records.gets,
+        }
+    }
+
+    pub(super) fn new(feeds: impl Iterator<Item = Feed>) -> SourceHealth {
+        let feeds = feeds.map(|feed| (feed, FeedHealth::new())).collect();
+        SourceHealth(Mutex::new(HealthRecords { feeds, gets: 0 }))
+    }
+
+    /// Adds a feed, or restarts one. The feed's silence is ignored until its first list has ended,
+    /// because names that depend on the feed pass until then.
+    pub(super) fn add(&self, feed: Feed) {
+        let mut records = self.records();
+        let health = records.feeds.entry(feed).or_insert_with(FeedHealth::new);
+        health.last_received = None;
+        health.silence = SilenceRule::Ignored;
+        health.set_activity(FeedActivity::Waiting);
+    }
+
+    /// Counts a request of a feed.
+    pub(super) fn count_request(&self, feed: Feed, verb: RequestVerb) {
+        self.change(feed, |health| match verb {
+            RequestVerb::List => health.lists += 1,
+            RequestVerb::Watch => health.watches += 1,
+        });
+    }
+
+    /// Counts a request for a document.
+    pub(super) fn count_get(&self) {
+        self.records().gets += 1;
+    }
+
+    /// Sets a feed's activity. Returns the previous activity.
+    pub(super) fn set_activity(&self, feed: Feed, state: FeedActivity) -> FeedActivity {
+        let mut before = FeedActivity::Waiting;
+        self.change(feed, |health| before = health.set_activity(state));
+        before
+    }
+
+    /// Records that the API server sent the end of a list or, after a list, a change or a bookmark.
+    pub(super) fn record_received(&self, feed: Feed) {
+        self.change(feed, |health| {
+            health.last_received = Some(Instant::now());
+            health.silence = SilenceRule::Counts;
+        });
+    }
+
+    /// Counts an event that a feed sends.
+    pub(super) fn count_event(&self, feed: Feed, event: &Event) {
+        self.change(feed, |health| match event {
+            Event::Applied { .. }
+            | Event::Corefile { text: Some(_), .. }
+            | Event::CacheConfig { data: Some(_), .. } => health.applied += 1,
+            Event::Unusable { .. } => health.unusable += 1,
+            Event::ListStarted(_)
+            | Event::ListEnded(_)
+            | Event::Covered(..)
+            | Event::Deleted { .. }
+            | Event::Corefile { text: None, .. }
+            | Event::CacheConfig { data: None, .. } => {}
+        });
+    }
+
+    fn change(&self, feed: Feed, change: impl FnOnce(&mut FeedHealth)) {
+        if let Some(health) = self.records().feeds.get_mut(&feed) {
+            change(health);
+        }
+    }
+
+    fn records(&self) -> MutexGuard<'_, HealthRecords> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FeedHealth {
+    /// The time since [`FeedHealth::last_received`]. `None` before the first list has ended. Zero
+    /// while the feed is resting or its silence is ignored.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        if self.state == FeedActivity::Resting || self.silence == SilenceRule::Ignored {
+            return Some(Duration::ZERO);
+        }
+        self.last_received.map(|received| received.elapsed())
+    }
+
+    fn new() -> FeedHealth {
+        FeedHealth {
+            state: FeedActivity::Waiting,
+            since: Instant::now(),
+            last_received: None,
+            silence: SilenceRule::Counts,
+            lists: 0,
+            watches: 0,
+            applied: 0,
+            unusable: 0,
+        }
+    }
+
+    fn set_activity(&mut self, state: FeedActivity) -> FeedActivity {
+        let is_same = matches!(
+            (&self.state, &state),
+            (FeedActivity::Resting, FeedActivity::Resting)
+                | (FeedActivity::Waiting, FeedActivity::Waiting)
+                | (FeedActivity::Listing, FeedActivity::Listing)
+                | (FeedActivity::Watching, FeedActivity::Watching)
+                | (FeedActivity::Retrying { .. }, FeedActivity::Retrying { .. })
+        );
+        if !is_same {
+            self.since = Instant::now();
+        }
+        std::mem::replace(&mut self.state, state)
+    }
+}
+
+impl fmt::Display for RequestVerb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RequestVerb::List => "list",
+            RequestVerb::Watch => "watch",
+        })
+    }
+}

@@ -1,0 +1,302 @@
+//! Kubernetes objects from the API server: lists, and watches after them.
+//!
+//! kube provides transport, credentials and requests. The list and watch loop is written here
+//! instead of using kube-runtime's `watcher`, for three reasons:
+//! * A list is read as a stream, object by object: relisting 50,000 EndpointSlices holds neither
+//!   the body nor a second set of objects in memory.
+//! * Lists request `resourceVersion=0` without a limit, which API servers answer from memory, at
+//!   the least cost.
+//! * An unreadable object is reported as [`Event::Unusable`] and doesn't stop the list.
+//!
+//! The protocol follows client-go's reflector, so that API servers see a familiar client. Resource
+//! versions are opaque. A list after the first one requests a state not older than the last version
+//! seen, or the newest state if that version is gone. Watches end themselves after 5 to 10 minutes.
+//!
+//! A list that breaks off sends no [`Event::ListEnded`]. The retry sends another
+//! [`Event::ListStarted`], and the objects reported by the broken list stay reported.
+
+#![forbid(unsafe_code)]
+
+mod api_server;
+mod backoff;
+mod connect;
+mod coverage;
+mod daemon_set;
+mod discovery;
+mod health;
+mod json_stream;
+mod object;
+mod reflector;
+mod selection;
+
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::task::AbortOnDropHandle;
+use zerohop_kubernetes::{EndpointScope, Event, Feed, Labels, ObjectKey, Selectors};
+
+use self::{
+    api_server::ApiServer,
+    coverage::{HeadlessServices, watch_slices},
+    reflector::Reflector,
+    selection::FeedSelection,
+};
+
+pub use kube::Client;
+
+pub use self::{
+    connect::connect,
+    daemon_set::DaemonSet,
+    discovery::{Discovery, ServedKinds},
+    health::{FeedActivity, FeedHealth, RequestCounts, SourceHealth},
+};
+
+/// Reads objects from an API server until it is dropped or its event channel is closed.
+#[derive(Debug)]
+pub struct KubernetesSource {
+    health: Arc<SourceHealth>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// Which objects are read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceOptions {
+    /// The Services whose EndpointSlices are read.
+    pub endpoints: EndpointScope,
+    /// Label selectors for Namespaces, and for Services, EndpointSlices and Pods. They do not apply
+    /// to `dns`.
+    pub selectors: Selectors,
+    /// The Pods to read, if any.
+    pub pods: Option<PodScope>,
+    /// The Service of the cluster's DNS, whose EndpointSlices are read. [`EndpointScope::All`]
+    /// includes them anyway.
+    pub dns: Option<ObjectKey>,
+    /// Upper bound of a random delay before the first lists, so that the agents of a starting
+    /// cluster don't all list at once.
+    pub first_list_jitter: Duration,
+}
+
+/// Which Pods are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodScope {
+    /// The Pods on the node with this name.
+    Node(String),
+    /// All Pods.
+    All,
+}
+
+/// The scope in which allowed clients are determined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyScope {
+    /// The node whose Pods are read. `None`: no Pods are read.
+    pub node: Option<String>,
+    /// The Service of the cluster's DNS.
+    pub dns: ObjectKey,
+}
+
+/// The feeds of a source, and how to list them.
+struct SourceFeeds {
+    selections: Vec<FeedSelection>,
+    /// The EndpointSlices of headless Services. `None` if other feeds cover all EndpointSlices, or
+    /// none are needed.
+    slices_of_services: Option<FeedSelection>,
+    lists: ListFormat,
+}
+
+/// How lists are requested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ListFormat {
+    /// As streamed lists, if the API server's version supports them.
+    StreamedIfSupported,
+    /// As plain list documents.
+    Plain,
+}
+
+impl From<Vec<FeedSelection>> for SourceFeeds {
+    fn from(selections: Vec<FeedSelection>) -> SourceFeeds {
+        SourceFeeds {
+            selections,
+            slices_of_services: None,
+            lists: ListFormat::StreamedIfSupported,
+        }
+    }
+}
+
+impl KubernetesSource {
+    /// Starts reading the objects that `options` selects. Must be called within a Tokio runtime.
+    /// Doesn't wait for the API server.
+    ///
+    /// A full event channel slows reading down, and a closed one ends it.
+    #[must_use]
+    pub fn start(
+        client: Client,
+        options: &SourceOptions,
+        events: mpsc::Sender<Event>,
+    ) -> KubernetesSource {
+        let feeds = SourceFeeds {
+            selections: selection::object_feeds(options),
+            slices_of_services: selection::slices_of_services(options),
+            lists: ListFormat::StreamedIfSupported,
+        };
+        KubernetesSource::start_feeds(client, feeds, options.first_list_jitter, events)
+    }
+
+    /// Starts reading the ConfigMap with CoreDNS's configuration. Otherwise as
+    /// [`KubernetesSource::start`].
+    #[must_use]
+    pub fn start_corefile(
+        client: Client,
+        corefile: &ObjectKey,
+        events: mpsc::Sender<Event>,
+    ) -> KubernetesSource {
+        let feeds = vec![selection::corefile(corefile)].into();
+        KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
+    }
+
+    /// Starts reading the objects that decide which pods may query the cluster's DNS. Otherwise as
+    /// [`KubernetesSource::start`].
+    #[must_use]
+    pub fn start_policies(
+        client: Client,
+        scope: &PolicyScope,
+        first_list_jitter: Duration,
+        events: mpsc::Sender<Event>,
+    ) -> KubernetesSource {
+        let feeds = selection::policies(scope).into();
+        KubernetesSource::start_feeds(client, feeds, first_list_jitter, events)
+    }
+
+    /// Starts reading the Pods of the cluster's DNS: those with `labels` in `namespace`. Otherwise
+    /// as [`KubernetesSource::start`].
+    #[must_use]
+    pub fn start_dns_pods(
+        client: Client,
+        namespace: &str,
+        labels: &Labels,
+        events: mpsc::Sender<Event>,
+    ) -> KubernetesSource {
+        let feeds = vec![selection::dns_pods(namespace, labels)].into();
+        KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
+    }
+
+    /// Starts reading all Namespaces with their labels. Otherwise as [`KubernetesSource::start`].
+    #[must_use]
+    pub fn start_client_namespaces(
+        client: Client,
+        events: mpsc::Sender<Event>,
+    ) -> KubernetesSource {
+        let feeds = vec![selection::client_namespaces()].into();
+        KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
+    }
+
+    /// Starts reading policies of kinds that are not evaluated. Otherwise as
+    /// [`KubernetesSource::start`].
+    #[must_use]
+    pub fn start_other_policies(
+        client: Client,
+        kinds: &ServedKinds,
+        events: mpsc::Sender<Event>,
+    ) -> KubernetesSource {
+        let policies = kinds.iter();
+        let feeds = SourceFeeds {
+            selections: policies
+                .map(|(kind, version)| selection::other_policies(*kind, version))
+                .collect(),
+            slices_of_services: None,
+            // An aggregated API server, such as Calico's, may serve these kinds without streamed
+            // lists.
+            lists: ListFormat::Plain,
+        };
+        KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
+    }
+
+    /// Starts reading the Pods of the scope's node, if known, and the Service of the cluster's DNS.
+    /// Used instead of [`KubernetesSource::start_policies`] when policies don't matter. Otherwise
+    /// as [`KubernetesSource::start`].
+    #[must_use]
+    pub fn start_dns_path(
+        client: Client,
+        scope: &PolicyScope,
+        first_list_jitter: Duration,
+        events: mpsc::Sender<Event>,
+    ) -> KubernetesSource {
+        let feeds = selection::dns_path(scope).into();
+        KubernetesSource::start_feeds(client, feeds, first_list_jitter, events)
+    }
+
+    /// Starts reading the Services of a namespace, which may be the upstreams of a node cache.
+    /// Otherwise as [`KubernetesSource::start`].
+    #[must_use]
+    pub fn start_upstream_services(
+        client: Client,
+        namespace: &str,
+        events: mpsc::Sender<Event>,
+    ) -> KubernetesSource {
+        let feeds = vec![selection::upstream_services(namespace)].into();
+        KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
+    }
+
+    /// Starts reading a ConfigMap with the configuration of a node cache. Otherwise as
+    /// [`KubernetesSource::start`].
+    #[must_use]
+    pub fn start_cache_config(
+        client: Client,
+        map: &ObjectKey,
+        events: mpsc::Sender<Event>,
+    ) -> KubernetesSource {
+        let feeds = vec![selection::cache_config(map)].into();
+        KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
+    }
+
+    fn start_feeds(
+        client: Client,
+        feeds: SourceFeeds,
+        first_list_jitter: Duration,
+        events: mpsc::Sender<Event>,
+    ) -> KubernetesSource {
+        let SourceFeeds {
+            selections,
+            slices_of_services,
+            lists,
+        } = feeds;
+        let all_selections = selections.iter().chain(&slices_of_services);
+        let health = Arc::new(SourceHealth::new(
+            all_selections.map(|selection| selection.feed),
+        ));
+        let api = ApiServer::new(client, health.clone());
+        let task = async move {
+            let api = Arc::new(match lists {
+                ListFormat::StreamedIfSupported => api.with_version_features().await,
+                ListFormat::Plain => api,
+            });
+            let mut feeds = JoinSet::new();
+            let services = Arc::new(HeadlessServices::default());
+            for selection in selections {
+                let is_services_feed = selection.feed == Feed::Services;
+                let mut reflector = Reflector::new(selection, api.clone(), events.clone());
+                if is_services_feed && slices_of_services.is_some() {
+                    reflector = reflector.with_headless_services(services.clone());
+                }
+                feeds.spawn(reflector.run(first_list_jitter));
+            }
+            if let Some(slices) = slices_of_services {
+                feeds.spawn(watch_slices(services, slices, api, events.clone()));
+            }
+            drop(events);
+            feeds.join_all().await;
+        };
+        KubernetesSource {
+            health,
+            _task: AbortOnDropHandle::new(tokio::spawn(task)),
+        }
+    }
+
+    /// The health of the source's feeds, updated while the source runs.
+    #[must_use]
+    pub fn health(&self) -> Arc<SourceHealth> {
+        self.health.clone()
+    }
+}

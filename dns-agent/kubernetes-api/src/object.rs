@@ -1,0 +1,339 @@
+//! Converts the objects in lists and watches to events.
+
+use std::{borrow::Cow, time::SystemTime};
+
+use k8s_openapi::{
+    api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::core::Status;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+use zerohop_kubernetes::{
+    ApiObject, ApiPod, ConfigMapData, ConfigMapUpdates, EndpointSlice, Event, Fact, Feed,
+    NodeCache, Object, ObjectKey, OtherPolicy, Problem, Service, WriteTime,
+};
+
+/// The key of the ConfigMap entry that CoreDNS reads.
+const COREFILE: &str = "Corefile";
+/// A substring of the JSON of every Pod that may be a node cache.
+const LOCAL_IP: &[u8] = b"-localip";
+
+/// The JSON of one object.
+pub(super) struct ObjectJson<'a> {
+    feed: Feed,
+    json: &'a [u8],
+    metadata: ReadableMetadata,
+}
+
+/// One line of a watch's body.
+pub(super) enum WatchEvent<'a> {
+    /// An object was created or changed.
+    Applied(ObjectJson<'a>),
+    /// An object was deleted, or is no longer selected.
+    Deleted(ObjectJson<'a>),
+    /// All changes up to this resource version have been sent.
+    Bookmark(String),
+    /// All objects that existed at this resource version have been sent.
+    InitialEnd(String),
+    /// The watch failed.
+    Error(Status),
+    /// The line can't be parsed.
+    Unreadable(Problem),
+}
+
+/// The readable part of an object's metadata.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ReadableMetadata {
+    namespace: String,
+    name: String,
+    resource_version: String,
+    annotations: Option<ObjectAnnotations>,
+    labels: Option<SliceLabels>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct SliceLabels {
+    /// The Service that an EndpointSlice belongs to.
+    #[serde(rename = "kubernetes.io/service-name")]
+    service: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ObjectAnnotations {
+    /// When the change happened that caused an EndpointSlice to be written.
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+    changed: Option<String>,
+    /// Marks the bookmark after the initial events of a streamed list.
+    #[serde(rename = "k8s.io/initial-events-end")]
+    initial_end: Option<String>,
+}
+
+impl<'a> ObjectJson<'a> {
+    pub(super) fn new(feed: Feed, json: &'a [u8]) -> ObjectJson<'a> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct ObjectOutline {
+            metadata: ReadableMetadata,
+        }
+        // If this fails, parsing the whole object fails too and reports the reason.
+        let ObjectOutline { metadata } = serde_json::from_slice(json).unwrap_or_default();
+        ObjectJson {
+            feed,
+            json,
+            metadata,
+        }
+    }
+
+    /// The resource version of the object, which is also that of the change. `None` if it can't be
+    /// read.
+    pub(super) fn resource_version(&self) -> Option<&str> {
+        Some(self.metadata.resource_version.as_str()).filter(|version| !version.is_empty())
+    }
+
+    /// The event for a new, changed or listed object.
+    pub(super) fn applied_event(&self) -> Event {
+        let object = match self.feed {
+            Feed::Namespaces => self.object::<core::Namespace>(),
+            Feed::Services => self.object::<core::Service>(),
+            Feed::Slices(_) | Feed::DnsSlices => self.object::<discovery::EndpointSlice>(),
+            Feed::Pods => self.object::<ApiPod>(),
+            Feed::Policies => self.object::<networking::NetworkPolicy>(),
+            Feed::Clients | Feed::DnsPods => self.pod(),
+            Feed::DnsNamespace | Feed::ClientNamespaces => self.fact(Fact::from_namespace),
+            Feed::OtherPolicies(kind) => {
+                self.fact(|object| OtherPolicy::from_object(kind, object).map(Fact::OtherPolicy))
+            }
+            // This feed has no objects.
+            Feed::PolicyKinds => Err(self.problem("kind", "is unexpected here".into())),
+            Feed::DnsService | Feed::UpstreamServices => self.fact(Fact::from_service),
+            Feed::DnsEndpoints => self.fact(Fact::from_slice),
+            Feed::Corefile => return self.corefile(),
+            Feed::CacheConfig => return self.cache_config(),
+        };
+        match object {
+            Ok(object) => Event::Applied {
+                feed: self.feed,
+                object,
+                changed: self.changed(),
+            },
+            Err(problem) => Event::Unusable {
+                feed: self.feed,
+                problem,
+                placeholder: self.placeholder(),
+            },
+        }
+    }
+
+    /// The event for a deleted object.
+    pub(super) fn deleted_event(&self) -> Event {
+        if let Some(absent) = Event::absent(self.feed) {
+            return absent;
+        }
+        if self.metadata.name.is_empty() {
+            let problem = self.problem("metadata.name", "can't be read".into());
+            return Event::unusable(self.feed, problem);
+        }
+        Event::Deleted {
+            feed: self.feed,
+            key: ObjectKey::new(&*self.metadata.namespace, &*self.metadata.name),
+        }
+    }
+
+    fn object<K: ApiObject>(&self) -> Result<Object, Problem> {
+        self.parse::<K>()?.try_into()
+    }
+
+    fn fact<K: DeserializeOwned>(
+        &self,
+        read: impl FnOnce(&K) -> Result<Fact, Problem>,
+    ) -> Result<Object, Problem> {
+        read(&self.parse::<K>()?).map(Object::Fact)
+    }
+
+    fn corefile(&self) -> Event {
+        match self.parse::<core::ConfigMap>() {
+            Ok(map) => Event::Corefile {
+                written: written(&map.metadata),
+                updates: updates(&map),
+                text: texts(map).remove(COREFILE),
+            },
+            Err(problem) => Event::unusable(self.feed, problem),
+        }
+    }
+
+    fn cache_config(&self) -> Event {
+        match self.parse::<core::ConfigMap>() {
+            Ok(map) => Event::CacheConfig {
+                written: written(&map.metadata),
+                updates: updates(&map),
+                data: Some(texts(map)),
+            },
+            Err(problem) => Event::unusable(self.feed, problem),
+        }
+    }
+
+    /// Reads a Pod as a DNS client or server, and as a node cache. Only a Pod that may be a node
+    /// cache is parsed completely.
+    fn pod(&self) -> Result<Object, Problem> {
+        let mut fact = Fact::from_pod(&self.parse::<ApiPod>()?)?;
+        let is_candidate = self
+            .json
+            .windows(LOCAL_IP.len())
+            .any(|bytes| bytes == LOCAL_IP);
+        if let (Fact::Pod(pod), true) = (&mut fact, is_candidate) {
+            let cache = match self.parse::<core::Pod>() {
+                Ok(whole) => NodeCache::find_in_pod(&whole),
+                Err(_) => Some(NodeCache::unreadable("its Pod can't be read")),
+            };
+            pod.node_cache = cache.map(Box::new);
+        }
+        Ok(Object::Fact(fact))
+    }
+
+    /// A placeholder that delegates this object's names to CoreDNS. `None` if the object makes no
+    /// names.
+    fn placeholder(&self) -> Option<Object> {
+        let ReadableMetadata {
+            namespace,
+            name,
+            labels,
+            ..
+        } = &self.metadata;
+        if name.is_empty() {
+            return None;
+        }
+        let key = ObjectKey::new(&**namespace, &**name);
+        match self.feed {
+            Feed::Services => Some(Object::Service(Service::unreadable(key))),
+            Feed::Slices(_) | Feed::DnsSlices => {
+                let service = labels.as_ref()?.service.as_deref()?.into();
+                let slice = EndpointSlice::unreadable(key, Some(service));
+                Some(Object::EndpointSlice(slice))
+            }
+            _ => None,
+        }
+    }
+
+    fn parse<K: DeserializeOwned>(&self) -> Result<K, Problem> {
+        let mut json = serde_json::Deserializer::from_slice(self.json);
+        serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            let field = error.path().to_string();
+            self.problem(&field, error.into_inner().to_string())
+        })
+    }
+
+    fn changed(&self) -> Option<SystemTime> {
+        let text = self.metadata.annotations.as_ref()?.changed.as_ref()?;
+        humantime::parse_rfc3339(text).ok()
+    }
+
+    fn problem(&self, field: &str, reason: String) -> Problem {
+        Problem {
+            kind: kind(self.feed),
+            namespace: self.metadata.namespace.clone(),
+            name: self.metadata.name.clone(),
+            field: field.to_owned(),
+            reason,
+        }
+    }
+}
+
+impl<'a> WatchEvent<'a> {
+    pub(super) fn new(feed: Feed, line: &'a [u8]) -> WatchEvent<'a> {
+        #[derive(Deserialize)]
+        struct WatchLine<'a> {
+            #[serde(borrow, rename = "type")]
+            verb: Cow<'a, str>,
+            #[serde(borrow)]
+            object: &'a RawValue,
+        }
+        let WatchLine { verb, object } = match serde_json::from_slice(line) {
+            Ok(line) => line,
+            Err(error) => return WatchEvent::unreadable(feed, &error.to_string()),
+        };
+        let object_json = ObjectJson::new(feed, object.get().as_bytes());
+        match verb.as_ref() {
+            "ADDED" | "MODIFIED" => WatchEvent::Applied(object_json),
+            "DELETED" => WatchEvent::Deleted(object_json),
+            "BOOKMARK" => {
+                let ReadableMetadata {
+                    resource_version,
+                    annotations,
+                    ..
+                } = object_json.metadata;
+                match annotations
+                    .and_then(|annotations| annotations.initial_end)
+                    .as_deref()
+                {
+                    Some("true") => WatchEvent::InitialEnd(resource_version),
+                    _ => WatchEvent::Bookmark(resource_version),
+                }
+            }
+            "ERROR" => match serde_json::from_str(object.get()) {
+                Ok(status) => WatchEvent::Error(status),
+                Err(error) => WatchEvent::Error(Status::failure(
+                    &format!("an unreadable error: {error}"),
+                    "Unknown",
+                )),
+            },
+            other => WatchEvent::unreadable(feed, &format!("unknown event type {other:?}")),
+        }
+    }
+
+    fn unreadable(feed: Feed, reason: &str) -> WatchEvent<'static> {
+        let object = ObjectJson {
+            feed,
+            json: &[],
+            metadata: ReadableMetadata::default(),
+        };
+        WatchEvent::Unreadable(
+            object.problem("type", format!("can't parse a watch event: {reason}")),
+        )
+    }
+}
+
+/// When an object was last written, if its metadata has a creation time.
+fn written(metadata: &ObjectMeta) -> Option<WriteTime> {
+    let made = metadata.creation_timestamp.as_ref()?;
+    let fields = metadata.managed_fields.iter().flatten();
+    let edited = fields.filter_map(|fields| fields.time.as_ref()).max();
+    Some(match edited.filter(|edited| *edited > made) {
+        Some(edited) => WriteTime::Edited(edited.0.into()),
+        None => WriteTime::Created(made.0.into()),
+    })
+}
+
+fn updates(map: &core::ConfigMap) -> ConfigMapUpdates {
+    match map.immutable {
+        Some(true) => ConfigMapUpdates::Never,
+        _ => ConfigMapUpdates::Propagated,
+    }
+}
+
+/// All entries of a ConfigMap. Entries of `binaryData` need not be UTF-8 and become files in Pods
+/// like the entries of `data`. Invalid UTF-8 becomes U+FFFD.
+fn texts(map: core::ConfigMap) -> ConfigMapData {
+    let binary = map.binary_data.into_iter().flatten();
+    let binary = binary.map(|(key, bytes)| {
+        let text = String::from_utf8_lossy(&bytes.0).into_owned();
+        (key, text)
+    });
+    map.data.into_iter().flatten().chain(binary).collect()
+}
+
+fn kind(feed: Feed) -> &'static str {
+    match feed {
+        Feed::Namespaces | Feed::DnsNamespace | Feed::ClientNamespaces => "Namespace",
+        Feed::Services | Feed::DnsService | Feed::UpstreamServices => "Service",
+        Feed::Slices(_) | Feed::DnsSlices | Feed::DnsEndpoints => "EndpointSlice",
+        Feed::Pods | Feed::Clients | Feed::DnsPods => "Pod",
+        Feed::Policies => "NetworkPolicy",
+        Feed::OtherPolicies(kind) => kind.name(),
+        Feed::PolicyKinds => "APIGroup",
+        Feed::Corefile | Feed::CacheConfig => "ConfigMap",
+    }
+}

@@ -1,0 +1,173 @@
+//! Feeds against a fake API server in the same process, with paused time.
+
+mod coverage;
+mod discovery;
+mod errors;
+mod fake;
+mod health;
+mod lists;
+mod requests;
+mod streamed;
+mod watches;
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1 as core;
+use kube::Client;
+use serde_json::{Value, json};
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use zerohop_kubernetes::{ConfigMapUpdates, EndpointScope, Event, Feed, Object, ObjectKey};
+
+use self::fake::{FakeApi, PendingRequest};
+use super::{
+    FeedActivity, FeedHealth, SourceHealth, SourceOptions, api_server::ApiServer,
+    reflector::Reflector, selection,
+};
+
+/// One feed, its fake API server, and its events.
+struct FeedSetup {
+    api: FakeApi,
+    events: mpsc::Receiver<Event>,
+    health: Arc<SourceHealth>,
+    feed: Feed,
+    task: JoinHandle<()>,
+}
+
+/// Whether the feed requests streamed lists.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ListStreaming {
+    Plain,
+    Streamed,
+}
+
+impl FeedSetup {
+    /// A feed that is about to list.
+    fn new(feed: Feed) -> FeedSetup {
+        FeedSetup::with(feed, ListStreaming::Plain)
+    }
+
+    fn with(feed: Feed, lists: ListStreaming) -> FeedSetup {
+        let options = SourceOptions {
+            endpoints: EndpointScope::All,
+            ..SourceOptions::default()
+        };
+        let mut selections = selection::object_feeds(&options);
+        selections.push(selection::corefile(&key("kube-system", "coredns")));
+        let selection = selections
+            .into_iter()
+            .find(|selection| selection.feed == feed);
+        let (router, fake) = FakeApi::new();
+        let health = Arc::new(SourceHealth::new([feed].into_iter()));
+        let api = ApiServer::new(Client::new(router, "default"), health.clone());
+        if lists == ListStreaming::Streamed {
+            api.enable_streamed_lists();
+        }
+        let (sender, events) = mpsc::channel(1024);
+        let reflector = Reflector::new(selection.unwrap(), Arc::new(api), sender);
+        FeedSetup {
+            api: fake,
+            events,
+            health,
+            feed,
+            task: tokio::spawn(reflector.run(Duration::ZERO)),
+        }
+    }
+
+    /// A feed of Services that has listed `a` at a version, and its watch.
+    async fn watching(version: &str) -> (FeedSetup, PendingRequest) {
+        let mut setup = FeedSetup::new(Feed::Services);
+        setup
+            .api
+            .next()
+            .await
+            .list(version, &[service("a", version)]);
+        let watch = setup.api.next().await;
+        assert_eq!(watch.get("watch"), Some("true"));
+        assert_eq!(watch.get("resourceVersion"), Some(version));
+        assert_eq!(setup.received(), ["listing", "+a", "listed"]);
+        (setup, watch)
+    }
+
+    /// The events since the last call, abbreviated.
+    fn received(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.events.try_recv().ok())
+            .map(|event| describe_event(&event))
+            .collect()
+    }
+
+    /// The next event, abbreviated.
+    async fn event(&mut self) -> String {
+        let event = timeout(Duration::from_secs(3600), self.events.recv()).await;
+        describe_event(&event.expect("no event").expect("the feed ended"))
+    }
+
+    fn health(&self) -> FeedHealth {
+        self.health.feeds()[&self.feed].clone()
+    }
+
+    fn error(&self) -> String {
+        match self.health().state {
+            FeedActivity::Retrying { error } => error,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Drop for FeedSetup {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn describe_event(event: &Event) -> String {
+    match event {
+        Event::ListStarted(_) => "listing".into(),
+        Event::ListEnded(_) => "listed".into(),
+        Event::Covered(_, covered) => format!("covered {}", coverage::describe_coverage(covered)),
+        Event::Applied { object, .. } => format!("+{}", name(object)),
+        Event::Deleted { key, .. } => format!("-{}", key.name),
+        Event::Unusable { problem, .. } => format!("?{problem}"),
+        Event::Corefile { text, updates, .. } => match updates {
+            ConfigMapUpdates::Propagated => format!("corefile {text:?}"),
+            ConfigMapUpdates::Never => format!("corefile {text:?}, never updated in pods again"),
+        },
+        Event::CacheConfig { data, .. } => format!("cache config {data:?}"),
+    }
+}
+
+fn name(object: &Object) -> &str {
+    match object {
+        Object::Namespace(namespace) => &namespace.name,
+        Object::Service(service) => &service.key.name,
+        Object::EndpointSlice(slice) => &slice.key.name,
+        Object::Pod(pod) => &pod.key.name,
+        Object::Fact(fact) => &fact.key().name,
+    }
+}
+
+fn key(namespace: &str, name: &str) -> ObjectKey {
+    ObjectKey::new(namespace, name)
+}
+
+/// The JSON of a Service.
+fn service(name: &str, version: &str) -> Value {
+    json!({
+        "metadata": {"namespace": "ns", "name": name, "resourceVersion": version},
+        "spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 80}]},
+    })
+}
+
+fn bookmark(version: &str) -> Value {
+    json!({"kind": "Service", "apiVersion": "v1", "metadata": {"resourceVersion": version}})
+}
+
+/// The watch event for a new Service.
+fn added(name: &str, version: &str) -> (&'static str, Value) {
+    ("ADDED", service(name, version))
+}
+
+/// k8s-openapi accepts the Services of these tests.
+#[test]
+fn test_objects_are_valid() {
+    serde_json::from_value::<core::Service>(service("a", "1")).unwrap();
+}

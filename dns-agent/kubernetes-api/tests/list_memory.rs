@@ -1,0 +1,117 @@
+//! The memory needed to read a large list.
+//!
+//! This is a separate test program because it counts allocations.
+
+#[expect(dead_code, reason = "shared with the tests of the source")]
+#[path = "../src/tests/fake.rs"]
+mod fake;
+
+#[path = "../../tests/counting_allocator/mod.rs"]
+mod counting_allocator;
+
+use fake::{FakeApi, PendingRequest};
+use kube::Client;
+use serde_json::json;
+use tokio::sync::mpsc;
+use zerohop_kubernetes::{EndpointScope, Event, Feed};
+use zerohop_kubernetes_api::{KubernetesSource, SourceOptions};
+
+/// Number of slices of a large cluster.
+const SLICES: usize = 50_000;
+/// Size in bytes of a piece of the body, as hyper reads it.
+const PIECE: usize = 16 << 10;
+
+#[tokio::test]
+async fn a_list_of_any_length_takes_little_memory() {
+    let (router, mut api) = FakeApi::new();
+    // A small channel, because waiting events take memory too.
+    let (sender, mut events) = mpsc::channel(16);
+    let client = Client::new(router, "default");
+    let options = SourceOptions {
+        endpoints: EndpointScope::All,
+        ..SourceOptions::default()
+    };
+    let _source = KubernetesSource::start(client, &options, sender);
+    api.next().await.refuse(404, "NotFound", "no version");
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        asked.push(api.next().await);
+    }
+    // The other lists stay unanswered.
+    let slices = asked
+        .iter()
+        .position(|list| list.path.ends_with("/endpointslices"));
+    let list = asked.swap_remove(slices.unwrap());
+
+    let before = counting_allocator::bytes_in_use();
+    counting_allocator::take_peak();
+    let body = tokio::spawn(write(list));
+    let mut applied = 0;
+    loop {
+        match events.recv().await.unwrap() {
+            Event::Applied { .. } => applied += 1,
+            Event::ListEnded(feed) => {
+                assert_eq!(feed, Feed::SLICES);
+                break;
+            }
+            Event::ListStarted(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(applied, SLICES);
+    let peak = counting_allocator::take_peak() - before;
+    let body = body.await.unwrap();
+    println!("at most {peak} bytes allocated for a body of {body} bytes");
+    assert!(peak < 1 << 20, "{peak}");
+    assert!(body > 100 * peak, "{body}");
+}
+
+/// Writes the list's body, and returns its length in bytes.
+async fn write(list: PendingRequest) -> usize {
+    let body = list.open();
+    let template = slice();
+    let mut length = 0;
+    let mut piece = String::from(r#"{"metadata":{"resourceVersion":"7"},"items":["#);
+    for index in 0..SLICES {
+        if index > 0 {
+            piece.push(',');
+        }
+        piece.push_str(&template.replace("INDEX", &index.to_string()));
+        if piece.len() >= PIECE {
+            length += piece.len();
+            body.text(&piece).await;
+            piece.clear();
+        }
+    }
+    piece.push_str("]}");
+    body.text(&piece).await;
+    length + piece.len()
+}
+
+/// A slice of ten endpoints in the form that the Kubernetes controller writes. `INDEX` stands for
+/// the Service's number.
+fn slice() -> String {
+    let endpoints: Vec<_> = (0..10)
+        .map(|endpoint| {
+            json!({
+                "addresses": [format!("10.0.0.{endpoint}")],
+                "conditions": {"ready": true, "serving": true, "terminating": false},
+                "nodeName": format!("node-{endpoint}"),
+                "zone": "zone-a",
+                "targetRef": {"kind": "Pod", "namespace": "ns", "name": format!("pod-INDEX-{endpoint}")},
+            })
+        })
+        .collect();
+    let slice = json!({
+        "metadata": {
+            "namespace": "ns",
+            "name": "service-INDEX-abcde",
+            "resourceVersion": "INDEX",
+            "labels": {"kubernetes.io/service-name": "service-INDEX"},
+        },
+        "addressType": "IPv4",
+        "endpoints": endpoints,
+        "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
+    });
+    slice.to_string()
+}

@@ -1,0 +1,194 @@
+//! Which names Zerohop may answer in front of a CoreDNS with a given Corefile.
+//!
+//! A Corefile is read by an allow-list, because no answer may differ from what this CoreDNS would
+//! answer. Lines that aren't fully understood make every name pass that they can affect, or all
+//! names if the affected names are unclear. `docs/coredns.md` is the table for operators. The
+//! meaning of plugins and options is taken from the sources of CoreDNS 1.14.
+
+mod blocks;
+mod cache;
+mod finding;
+mod kubernetes;
+mod node_cache_effect;
+mod parser;
+mod plugins;
+mod reload;
+mod words;
+mod zones;
+
+use zerohop_zone::{AbsentNames, Name};
+
+pub use node_cache_effect::{NodeCacheContext, NodeCacheEffect, UpstreamService};
+pub use reload::Reload;
+
+use blocks::ServerBlock;
+use cache::TtlCap;
+use finding::{CorefileFinding, CorefileProblem};
+use kubernetes::KubernetesPlugin;
+use parser::Corefile;
+use zones::is_reverse;
+
+use super::selector::Selectors;
+use super::settings::{EmptyServices, EndpointNames, PodMode, VERSION_TTL, ZonalNames};
+
+/// Which names Zerohop may answer with a Corefile, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conclusions {
+    /// The zones to answer and their settings. `None`: everything passes.
+    pub adopted: Option<AdoptedSettings>,
+    /// The conclusions as sentences for people, in the order of the Corefile lines that they name.
+    pub reasons: Vec<String>,
+}
+
+/// The zones to answer and their settings, as the Corefile has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdoptedSettings {
+    /// The zones of the `kubernetes` plugin, in its order: at least one cluster domain, and reverse
+    /// zones. No zone is below another. PTR records name the first cluster domain.
+    pub zones: Vec<AdoptedZone>,
+    /// Names within these zones that are delegated to CoreDNS, with everything below them.
+    pub passed: Vec<Name>,
+    /// The TTL of records, in seconds.
+    pub ttl: u32,
+    /// The TTL of the `dns-version` record, in seconds.
+    pub version_ttl: u32,
+    /// How pod names are answered.
+    pub pods: PodMode,
+    /// The namespaces whose names are answered. Empty: all.
+    pub namespaces: Vec<String>,
+    /// Label selectors of the objects that make records.
+    pub selectors: Selectors,
+    /// How Services without endpoints are answered.
+    pub empty_services: EmptyServices,
+    /// How an endpoint without a host name is named.
+    pub endpoint_names: EndpointNames,
+    /// Whether endpoints have names by topology zone.
+    pub zonal_names: ZonalNames,
+}
+
+/// A zone of the `kubernetes` plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdoptedZone {
+    /// The zone's apex.
+    pub name: Name,
+    /// How names that don't exist in the zone are answered.
+    pub absent: AbsentNames,
+}
+
+/// The server block of the `kubernetes` plugin: the plugin, and the caches that lower its TTLs.
+struct ServerBlockReading {
+    kubernetes: KubernetesPlugin,
+    caps: Vec<TtlCap>,
+}
+
+impl Conclusions {
+    /// Concludes from a Corefile which names Zerohop may answer.
+    ///
+    /// CoreDNS keeps its former Corefile if it can't load a new one. Of the errors that CoreDNS
+    /// would find, only those that affect the conclusions are detected here.
+    pub fn read(text: &str) -> Conclusions {
+        let mut findings = Vec::new();
+        match ServerBlockReading::read(text, &mut findings) {
+            Ok(reading) => reading.conclude(findings),
+            Err(problem) => {
+                findings.push(CorefileFinding::about_everything(problem));
+                Conclusions {
+                    adopted: None,
+                    reasons: finding::write_reasons(&findings, &[], Vec::new()),
+                }
+            }
+        }
+    }
+}
+
+impl ServerBlockReading {
+    /// Reads a Corefile, and collects the findings that make names pass.
+    fn read(
+        text: &str,
+        findings: &mut Vec<CorefileFinding>,
+    ) -> Result<ServerBlockReading, CorefileProblem> {
+        let corefile = Corefile::parse(text)?;
+        findings.extend(
+            corefile
+                .unread
+                .iter()
+                .map(|line| CorefileFinding::about_everything(line.unread_problem())),
+        );
+        let directives = corefile.blocks.iter().flat_map(|block| &block.directives);
+        let reloads = directives.filter(|directive| directive.name() == "reload");
+        let refused = reloads.filter_map(|directive| reload::check_reload(directive).err());
+        findings.extend(refused.map(CorefileFinding::about_everything));
+        let blocks = corefile.blocks.iter().map(ServerBlock::read);
+        let blocks: Vec<ServerBlock<'_>> = blocks.collect::<Result<_, _>>()?;
+
+        let (block, directive) = blocks::find_kubernetes(&blocks)?;
+        let block_zones = block.zones();
+        let kubernetes = KubernetesPlugin::read(directive, &block_zones)?;
+        findings.extend(kubernetes.findings());
+        findings.extend(block.find_lost_names(&blocks, kubernetes.line, &kubernetes.zones));
+
+        let mut caps = Vec::new();
+        for directive in block.directives {
+            let read = match directive.name() {
+                "kubernetes" => continue,
+                "cache" => TtlCap::read(directive, &block_zones).map(|cap| caps.push(cap)),
+                _ => plugins::read_plugin(directive, &block_zones, &kubernetes.zones)
+                    .map(|found| findings.extend(found)),
+            };
+            findings.extend(read.err().map(CorefileFinding::about_everything));
+        }
+        Ok(ServerBlockReading { kubernetes, caps })
+    }
+
+    fn conclude(self, mut findings: Vec<CorefileFinding>) -> Conclusions {
+        let ServerBlockReading { kubernetes, caps } = self;
+        let mut zones = answered_zones(&kubernetes.zones, &findings);
+        let first = zones.iter().find(|zone| !is_reverse(zone));
+        if first != kubernetes.primary_domain() && zones.iter().any(is_reverse) {
+            findings.push(kubernetes.pointer_finding());
+            zones = answered_zones(&zones, &findings);
+        }
+        let (ttl, mut notes) = cache::cap_ttl(kubernetes.ttl, &caps, &zones);
+        // No note for `dns-version`: its cap concerns a single record.
+        let (version_ttl, _) = cache::cap_ttl(VERSION_TTL, &caps, &zones);
+        notes.extend(kubernetes.note_zones(&zones));
+        let reasons = finding::write_reasons(&findings, &kubernetes.zones, notes);
+
+        let is_inside = |name: &Name| zones.iter().any(|zone| name.is_at_or_below(zone));
+        let passed = findings.into_iter().flat_map(|finding| finding.names);
+        let mut passed: Vec<Name> = passed.filter(is_inside).collect();
+        passed.sort();
+        passed.dedup();
+        let zones: Vec<AdoptedZone> = (zones.into_iter())
+            .map(|name| AdoptedZone {
+                absent: kubernetes.absence_in(&name),
+                name,
+            })
+            .collect();
+        let adopted = AdoptedSettings {
+            zones,
+            passed,
+            ttl,
+            version_ttl,
+            pods: kubernetes.pods,
+            namespaces: kubernetes.namespaces,
+            selectors: kubernetes.selectors,
+            empty_services: kubernetes.empty_services,
+            endpoint_names: kubernetes.endpoint_names,
+            zonal_names: kubernetes.zonal_names,
+        };
+        Conclusions {
+            adopted: (!adopted.zones.is_empty()).then_some(adopted),
+            reasons,
+        }
+    }
+}
+
+/// The zones that don't pass entirely.
+fn answered_zones(zones: &[Name], findings: &[CorefileFinding]) -> Vec<Name> {
+    let passes = |zone: &&Name| findings.iter().any(|finding| finding.covers(zone));
+    zones.iter().filter(|zone| !passes(zone)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! Which server block receives a question for a name (CoreDNS, `core/dnsserver/server.go`).
+
+use std::collections::BTreeMap;
+
+use zerohop_zone::Name;
+
+use super::finding::{CorefileFinding, CorefileProblem};
+use super::parser::{Directive, ParsedBlock};
+use super::zones::{BlockTransport, ZoneAddress};
+
+/// A server block with parsed keys.
+pub(super) struct ServerBlock<'a> {
+    /// The block's keys, which share its plugins.
+    keys: Vec<BlockKey>,
+    pub(super) directives: &'a [Directive],
+}
+
+struct BlockKey {
+    line: usize,
+    zone: Name,
+    transport: BlockTransport,
+}
+
+/// Finds the only `kubernetes` plugin and its server block.
+pub(super) fn find_kubernetes<'a, 'b>(
+    blocks: &'b [ServerBlock<'a>],
+) -> Result<(&'b ServerBlock<'a>, &'a Directive), CorefileProblem> {
+    // Zerohop sees only plain DNS, so blocks for other transports alone don't matter.
+    let plain = blocks
+        .iter()
+        .filter(|block| block.plain_keys().next().is_some());
+    let mut all = plain.flat_map(|block| {
+        let directives = block
+            .directives
+            .iter()
+            .filter(|directive| directive.name() == "kubernetes");
+        directives.map(move |directive| (block, directive))
+    });
+    let only = all
+        .next()
+        .ok_or_else(|| CorefileProblem::anywhere("no server block has a `kubernetes` plugin"))?;
+    match all.next() {
+        None => Ok(only),
+        Some((_, second)) => Err(second.head.problem("there is a second `kubernetes` plugin")),
+    }
+}
+
+impl<'a> ServerBlock<'a> {
+    pub(super) fn read(block: &'a ParsedBlock) -> Result<ServerBlock<'a>, CorefileProblem> {
+        let mut keys = Vec::new();
+        for key in &block.keys {
+            let line = key.line;
+            let address =
+                ZoneAddress::parse(&key.text).map_err(|what| CorefileProblem::new(line, what))?;
+            let transport = address.transport;
+            keys.extend((address.zones.into_iter()).map(|zone| BlockKey {
+                line,
+                zone,
+                transport,
+            }));
+        }
+        let directives = &block.directives;
+        Ok(ServerBlock { keys, directives })
+    }
+
+    /// The block's zones, which are also those of plugins without zones in their arguments.
+    pub(super) fn zones(&self) -> Vec<Name> {
+        self.keys.iter().map(|key| key.zone.clone()).collect()
+    }
+
+    /// The line of the block's first key, counted from 1. `None` if the block has no key.
+    pub(super) fn first_line(&self) -> Option<usize> {
+        self.keys.first().map(|key| key.line)
+    }
+
+    /// The wire length in bytes of the block's longest key that `zone` is at or below. `None` if no
+    /// key matches.
+    pub(super) fn matched_length(&self, zone: &Name) -> Option<usize> {
+        let keys = self
+            .plain_keys()
+            .filter(|(key, _)| zone.is_at_or_below(&key.zone));
+        keys.map(|(key, _)| key.zone.wire().len()).max()
+    }
+
+    /// Finds names in these zones of this block for which another block, or no block, receives
+    /// questions. `line` is the Corefile line of the zones.
+    pub(super) fn find_lost_names(
+        &self,
+        blocks: &[ServerBlock<'_>],
+        line: usize,
+        zones: &[Name],
+    ) -> Vec<CorefileFinding> {
+        let is_lost = |zone: &&Name| {
+            !self
+                .plain_keys()
+                .any(|(key, _)| zone.is_at_or_below(&key.zone))
+        };
+        let lost = zones.iter().filter(is_lost).cloned().collect();
+        let what = "`kubernetes` is never asked for zones outside its server block";
+        let mut findings = vec![CorefileFinding::new(line, what, lost)];
+        let others = blocks.iter().filter(|other| !std::ptr::eq(*other, self));
+        for (key, port) in others.flat_map(ServerBlock::plain_keys) {
+            let mut taken: BTreeMap<&str, Vec<Name>> = BTreeMap::new();
+            for (why, name) in
+                (zones.iter()).filter_map(|zone| self.find_taken_name(zone, &key.zone, port))
+            {
+                taken.entry(why).or_default().push(name);
+            }
+            findings.extend(taken.into_iter().map(|(why, names)| {
+                let what = format!("the server block for {} {why}", key.zone);
+                CorefileFinding::new(key.line, what, names)
+            }));
+        }
+        findings
+    }
+
+    /// The name in a zone of this block for which another block's key on this port receives
+    /// questions, and why.
+    fn find_taken_name(&self, zone: &Name, key: &Name, port: u16) -> Option<(&'static str, Name)> {
+        if key != zone && key.is_at_or_below(zone) {
+            return Some(("is asked for the names in it", key.clone()));
+        }
+        if !zone.is_at_or_below(key) {
+            return None;
+        }
+        let own = self
+            .plain_keys()
+            .filter(|(own, on)| *on == port && zone.is_at_or_below(&own.zone));
+        let Some((own, _)) = own.max_by_key(|(own, _)| own.zone.wire().len()) else {
+            // The Corefile doesn't say which port the Service uses.
+            return Some((
+                "has another port, which may be the one that the Service uses",
+                zone.clone(),
+            ));
+        };
+        if key.is_at_or_below(&own.zone) {
+            return Some(("is asked instead", zone.clone()));
+        }
+        // The longest key wins. Only questions for DS go to the shortest key below the root.
+        (*key != Name::root()).then(|| ("is asked for DS records", zone.clone()))
+    }
+
+    fn plain_keys(&self) -> impl Iterator<Item = (&BlockKey, u16)> {
+        self.keys.iter().filter_map(|key| match key.transport {
+            BlockTransport::Plain(port) => Some((key, port)),
+            BlockTransport::Other => None,
+        })
+    }
+}

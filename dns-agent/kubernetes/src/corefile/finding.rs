@@ -1,0 +1,195 @@
+//! Findings that make names pass, and their wording for people.
+
+use std::fmt::Display;
+
+use zerohop_zone::Name;
+
+use super::node_cache_effect::intersect_zones;
+
+/// How many names a reason lists at most.
+const MAX_LISTED_NAMES: usize = 4;
+
+/// Why some names pass.
+#[derive(Debug)]
+pub(super) struct CorefileFinding {
+    /// The Corefile line, counted from 1. `None`: the Corefile as a whole.
+    line: Option<usize>,
+    /// The cause, as a clause.
+    what: String,
+    /// The names that pass because of it, with everything below them.
+    pub(super) names: Vec<Name>,
+}
+
+/// Why no conclusion is possible from a line, or from the whole Corefile.
+#[derive(Debug)]
+pub(super) struct CorefileProblem {
+    /// The Corefile line, counted from 1. `None`: the Corefile as a whole.
+    line: Option<usize>,
+    /// The cause, as a clause.
+    what: String,
+    /// Whether CoreDNS can load the Corefile.
+    pub(super) loadability: Loadability,
+}
+
+/// Whether CoreDNS can load a Corefile that Zerohop can't read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loadability {
+    /// CoreDNS may load it.
+    Possible,
+    /// CoreDNS refuses it.
+    Refused,
+}
+
+/// A sentence about a Corefile line.
+pub(super) struct Note {
+    line: Option<usize>,
+    text: String,
+}
+
+impl CorefileFinding {
+    pub(super) fn new(line: usize, what: impl Into<String>, names: Vec<Name>) -> CorefileFinding {
+        CorefileFinding {
+            line: Some(line),
+            what: what.into(),
+            names,
+        }
+    }
+
+    /// About the Corefile as a whole.
+    pub(super) fn anywhere(what: impl Into<String>, names: Vec<Name>) -> CorefileFinding {
+        CorefileFinding {
+            line: None,
+            what: what.into(),
+            names,
+        }
+    }
+
+    /// The finding reduced to names in these zones.
+    pub(super) fn restricted_to(self, zones: &[Name]) -> CorefileFinding {
+        let names = self.names.iter();
+        CorefileFinding {
+            names: names
+                .flat_map(|name| intersect_zones(name, zones))
+                .collect(),
+            ..self
+        }
+    }
+
+    /// A problem because of which everything passes.
+    pub(super) fn about_everything(problem: CorefileProblem) -> CorefileFinding {
+        CorefileFinding {
+            line: problem.line,
+            what: problem.what,
+            names: vec![Name::root()],
+        }
+    }
+
+    /// Whether a zone passes entirely.
+    pub(super) fn covers(&self, zone: &Name) -> bool {
+        self.names.iter().any(|name| zone.is_at_or_below(name))
+    }
+
+    /// The sentence that says which names of these zones pass. `None` if none do.
+    fn note_for_zones(&self, zones: &[Name]) -> Option<Note> {
+        let (whole, rest): (Vec<&Name>, Vec<&Name>) =
+            zones.iter().partition(|zone| self.covers(zone));
+        let is_part = |name: &&Name| rest.iter().any(|zone| name.is_at_or_below(zone));
+        let passing: Vec<&Name> = whole
+            .into_iter()
+            .chain(self.names.iter().filter(is_part))
+            .collect();
+        let consequence = match passing.as_slice() {
+            _ if rest.is_empty() => "everything passes".to_owned(),
+            [] => return None,
+            [name] => format!("{name} passes"),
+            names => format!("{} pass", join_for_people(names)),
+        };
+        let text = format!("{}, so {consequence}", self.what);
+        Some(Note {
+            line: self.line,
+            text,
+        })
+    }
+}
+
+impl CorefileProblem {
+    pub(super) fn new(line: usize, what: impl Into<String>) -> CorefileProblem {
+        CorefileProblem {
+            line: Some(line),
+            what: what.into(),
+            loadability: Loadability::Possible,
+        }
+    }
+
+    /// About a line because of which CoreDNS refuses the Corefile.
+    pub(super) fn refused(line: usize, what: impl Into<String>) -> CorefileProblem {
+        CorefileProblem {
+            loadability: Loadability::Refused,
+            ..CorefileProblem::new(line, what)
+        }
+    }
+
+    /// The finding that these names pass because of the problem.
+    pub(super) fn into_finding(self, names: Vec<Name>) -> CorefileFinding {
+        CorefileFinding {
+            line: self.line,
+            what: self.what,
+            names,
+        }
+    }
+
+    /// About the Corefile as a whole.
+    pub(super) fn anywhere(what: impl Into<String>) -> CorefileProblem {
+        CorefileProblem {
+            line: None,
+            what: what.into(),
+            loadability: Loadability::Possible,
+        }
+    }
+}
+
+impl Note {
+    pub(super) fn new(line: usize, text: String) -> Note {
+        Note {
+            line: Some(line),
+            text,
+        }
+    }
+}
+
+/// Writes notes and findings as sentences in the order of lines. `zones` are the zones that the
+/// findings are applied to.
+pub(super) fn write_reasons(
+    findings: &[CorefileFinding],
+    zones: &[Name],
+    mut notes: Vec<Note>,
+) -> Vec<String> {
+    notes.extend(
+        findings
+            .iter()
+            .filter_map(|finding| finding.note_for_zones(zones)),
+    );
+    notes.sort_by_key(|note| note.line);
+    let sentence = |note: Note| match note.line {
+        Some(line) => format!("line {line}: {}", note.text),
+        None => note.text,
+    };
+    notes.into_iter().map(sentence).collect()
+}
+
+/// Joins one or more things to a list for people, of at most [`MAX_LISTED_NAMES`].
+pub(super) fn join_for_people<T: Display>(things: &[T]) -> String {
+    let texts: Vec<String> = things
+        .iter()
+        .take(MAX_LISTED_NAMES)
+        .map(T::to_string)
+        .collect();
+    match (
+        texts.as_slice(),
+        things.len().saturating_sub(MAX_LISTED_NAMES),
+    ) {
+        ([only], 0) => only.clone(),
+        ([first @ .., last], 0) => format!("{} and {last}", first.join(", ")),
+        (texts, more) => format!("{} and {more} more", texts.join(", ")),
+    }
+}

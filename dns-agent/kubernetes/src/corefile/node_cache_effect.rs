@@ -1,0 +1,294 @@
+//! How a node cache in front of CoreDNS changes the answers of zones.
+//!
+//! A node cache's Corefile is read by the same rules as CoreDNS's. A server block changes no answer
+//! if it forwards to the cluster's DNS and otherwise only monitors and caches.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use zerohop_zone::Name;
+
+use super::blocks::ServerBlock;
+use super::cache::{self, TtlCap};
+use super::finding::{self, CorefileFinding, CorefileProblem, Note};
+use super::parser::{Corefile, CorefileLine, Directive};
+use super::plugins;
+use crate::node_cache::is_cluster_dns_placeholder;
+
+/// The addresses and Services around a node cache.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeCacheContext {
+    /// The served addresses that the node cache binds.
+    pub bound: Vec<IpAddr>,
+    /// The addresses of the cluster's DNS that the node cache may ask.
+    pub cluster_dns: BTreeSet<IpAddr>,
+    /// Whether the Service that the node cache asks for the cluster's names is the cluster's DNS.
+    pub upstream: UpstreamService,
+}
+
+/// Whether the Service that a node cache asks for the cluster's names is the cluster's DNS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamService {
+    /// The Service is the cluster's DNS, as far as is known.
+    #[default]
+    ClusterDns,
+    /// The Service has other pods.
+    Other,
+}
+
+/// How a node cache changes the answers of zones.
+#[derive(Debug)]
+pub struct NodeCacheEffect {
+    /// Names that the node cache may answer differently from CoreDNS, with everything below them.
+    pub passed: Vec<Name>,
+    /// The conclusions as sentences for people, in the order of Corefile lines.
+    pub reasons: Vec<String>,
+    caps: Vec<BlockCap>,
+}
+
+/// The TTL cap of a server block, for the zones that are assigned to it and don't pass.
+#[derive(Debug)]
+struct BlockCap {
+    cap: TtlCap,
+    zones: Vec<Name>,
+}
+
+/// A server block and the zones for which it receives questions.
+struct AssignedBlock<'b, 'a> {
+    block: &'b ServerBlock<'a>,
+    zones: Vec<Name>,
+}
+
+impl NodeCacheEffect {
+    /// Reads a node cache's Corefile for zones that CoreDNS answers. `ttl` is the TTL of records in
+    /// seconds, before any cap.
+    #[must_use]
+    pub fn read(
+        text: &str,
+        zones: &[Name],
+        ttl: u32,
+        context: &NodeCacheContext,
+    ) -> NodeCacheEffect {
+        let (mut caps, mut findings) = (Vec::new(), Vec::new());
+        if let Err(problem) = collect_effects(text, zones, context, &mut caps, &mut findings) {
+            findings.push(CorefileFinding::about_everything(problem));
+        }
+        let passes = |zone: &Name| findings.iter().any(|finding| finding.covers(zone));
+        for cap in &mut caps {
+            cap.zones.retain(|zone| !passes(zone));
+        }
+        let notes = caps.iter().flat_map(|cap: &BlockCap| cap.cap_ttl(ttl).1);
+        let names = findings.iter().flat_map(|finding| &finding.names);
+        let passed: BTreeSet<Name> = names
+            .flat_map(|name| intersect_zones(name, zones))
+            .collect();
+        NodeCacheEffect {
+            passed: passed.into_iter().collect(),
+            reasons: finding::write_reasons(&findings, zones, notes.collect()),
+            caps,
+        }
+    }
+
+    /// Lowers a TTL in seconds to the caps of the node cache.
+    #[must_use]
+    pub fn cap_ttl(&self, ttl: u32) -> u32 {
+        let capped = self.caps.iter().map(|cap| cap.cap_ttl(ttl).0);
+        capped.min().unwrap_or(ttl)
+    }
+}
+
+impl BlockCap {
+    fn cap_ttl(&self, ttl: u32) -> (u32, Vec<Note>) {
+        cache::cap_ttl(ttl, std::slice::from_ref(&self.cap), &self.zones)
+    }
+}
+
+/// Collects the effects of a Corefile on these zones.
+fn collect_effects(
+    text: &str,
+    zones: &[Name],
+    context: &NodeCacheContext,
+    caps: &mut Vec<BlockCap>,
+    findings: &mut Vec<CorefileFinding>,
+) -> Result<(), CorefileProblem> {
+    let corefile = Corefile::parse(text)?;
+    let unread = corefile.unread.iter().map(CorefileLine::unread_problem);
+    findings.extend(unread.map(CorefileFinding::about_everything));
+    let blocks = corefile.blocks.iter().map(ServerBlock::read);
+    let blocks: Vec<ServerBlock<'_>> = blocks.collect::<Result<_, _>>()?;
+    let (asked, unasked) = assign_zones(&blocks, zones);
+    if !unasked.is_empty() {
+        let what = "no server block receives questions for these zones";
+        findings.push(CorefileFinding::anywhere(what, unasked));
+    }
+    for AssignedBlock { block, zones } in asked {
+        let Some(line) = block.first_line() else {
+            continue;
+        };
+        findings.extend(block.find_lost_names(&blocks, line, &zones));
+        if let Err(what) = check_forwarding(block, context) {
+            findings.push(CorefileFinding::new(line, what, zones.clone()));
+        }
+        let block_zones = block.zones();
+        for directive in block.directives {
+            let found = match directive.name() {
+                "forward" | "bind" => Ok(Vec::new()),
+                "cache" => TtlCap::read(directive, &block_zones).map(|cap| {
+                    let zones = zones.clone();
+                    caps.push(BlockCap { cap, zones });
+                    Vec::new()
+                }),
+                "hosts" => plugins::read_plugin(directive, &block_zones, &zones)
+                    .map(|found| add_hosts_file_finding(directive, found, &zones)),
+                _ => plugins::read_plugin(directive, &block_zones, &zones),
+            };
+            match found {
+                Ok(found) => findings.extend(found.into_iter().map(|it| it.restricted_to(&zones))),
+                Err(problem) => findings.push(problem.into_finding(zones.clone())),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Assigns zones to the server blocks that receive their questions. Also returns the zones without
+/// a block.
+fn assign_zones<'b, 'a>(
+    blocks: &'b [ServerBlock<'a>],
+    zones: &[Name],
+) -> (Vec<AssignedBlock<'b, 'a>>, Vec<Name>) {
+    let mut asked: BTreeMap<usize, Vec<Name>> = BTreeMap::new();
+    let mut unasked = Vec::new();
+    for zone in zones {
+        let candidates = blocks.iter().enumerate();
+        let candidates =
+            candidates.filter_map(|(at, block)| Some((block.matched_length(zone)?, at)));
+        match candidates.max() {
+            Some((_, at)) => asked.entry(at).or_default().push(zone.clone()),
+            None => unasked.push(zone.clone()),
+        }
+    }
+    let asked = asked.into_iter().map(|(at, zones)| AssignedBlock {
+        block: &blocks[at],
+        zones,
+    });
+    (asked.collect(), unasked)
+}
+
+/// Checks that a server block answers at the served addresses and forwards only to the cluster's
+/// DNS. `Err` holds the reason as a clause.
+fn check_forwarding(block: &ServerBlock<'_>, context: &NodeCacheContext) -> Result<(), String> {
+    let named = |name: &'static str| {
+        let directives = block.directives.iter();
+        directives.filter(move |directive| directive.name() == name)
+    };
+    let mut bound = Vec::new();
+    for directive in named("bind") {
+        if !directive.body.is_empty() {
+            return Err("`bind` has options".to_owned());
+        }
+        bound.extend(
+            directive
+                .head
+                .args()
+                .iter()
+                .map(|word| word.parse::<IpAddr>()),
+        );
+    }
+    let is_bound = |address: &IpAddr| {
+        let mut bound = bound.iter().flatten();
+        bound.any(|bound| bound == address || bound.is_unspecified())
+    };
+    if !bound.is_empty() && !context.bound.iter().all(is_bound) {
+        return Err("`bind` doesn't name every served address".to_owned());
+    }
+    let forwards: Vec<&Directive> = named("forward").collect();
+    let [forward] = forwards.as_slice() else {
+        return Err("there is not exactly one `forward`".to_owned());
+    };
+    if forward.check_complete().is_err() {
+        return Err(format!(
+            "`{}` brings in text that Zerohop can't see",
+            forward.head
+        ));
+    }
+    let to = match forward.head.args() {
+        [from, to @ ..] if from == "." && !to.is_empty() => to,
+        _ => return Err(format!("`{}` is not for all names", forward.head)),
+    };
+    let is_known = |word: &String| {
+        if is_cluster_dns_placeholder(word) {
+            context.upstream == UpstreamService::ClusterDns
+        } else {
+            parse_address(word).is_some_and(|address| context.cluster_dns.contains(&address))
+        }
+    };
+    if let Some(other) = to.iter().find(|word| !is_known(word)) {
+        return Err(format!(
+            "`forward` asks {other}, which isn't known to be the cluster's DNS"
+        ));
+    }
+    let is_harmless = |name: &str| {
+        matches!(
+            name,
+            "force_tcp"
+                | "prefer_udp"
+                | "expire"
+                | "max_fails"
+                | "max_idle_conns"
+                | "max_concurrent"
+                | "max_age"
+                | "policy"
+                | "health_check"
+                | "failfast_all_unhealthy_upstreams"
+        )
+    };
+    match forward
+        .body
+        .iter()
+        .find(|option| !is_harmless(option.name()))
+    {
+        Some(option) => Err(format!(
+            "`{option}` is not an option of `forward` that Zerohop understands"
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Reads an address with or without a port.
+fn parse_address(word: &str) -> Option<IpAddr> {
+    let word = word.strip_prefix("dns://").unwrap_or(word);
+    let bare = word.trim_start_matches('[').trim_end_matches(']');
+    let with_port = || word.parse::<SocketAddr>().ok();
+    bare.parse()
+        .ok()
+        .or_else(|| with_port().map(|address| address.ip()))
+}
+
+/// Adds the finding for `hosts` without a file: it reads its container's /etc/hosts, which is the
+/// node's because a node cache runs in the node's network.
+fn add_hosts_file_finding(
+    directive: &Directive,
+    mut found: Vec<CorefileFinding>,
+    zones: &[Name],
+) -> Vec<CorefileFinding> {
+    if directive.head.args().is_empty() {
+        let what = "`hosts` has names from the node's /etc/hosts";
+        found.push(CorefileFinding::new(
+            directive.head.number,
+            what,
+            zones.to_vec(),
+        ));
+    }
+    found
+}
+
+/// The zones at or below a name. If there are none, the name itself if it is within a zone.
+pub(super) fn intersect_zones(name: &Name, zones: &[Name]) -> Vec<Name> {
+    let covered = zones.iter().filter(|zone| zone.is_at_or_below(name));
+    let mut covered: Vec<Name> = covered.cloned().collect();
+    if covered.is_empty() && zones.iter().any(|zone| name.is_at_or_below(zone)) {
+        covered.push(name.clone());
+    }
+    covered
+}

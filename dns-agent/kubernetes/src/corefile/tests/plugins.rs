@@ -1,0 +1,261 @@
+//! The effect of other plugins on the conclusions.
+
+use super::{Conclusions, answered, refusal, standard, with};
+use crate::AdoptedSettings;
+
+const ALL: &str = "cluster.local. in-addr.arpa. ip6.arpa.";
+
+#[test]
+fn plugins_that_change_no_answer() {
+    for lines in [
+        "errors {\n consolidate 5m \".* i/o timeout$\"\n}",
+        "health :8080 {\n}",
+        "log . {\n class denial\n}",
+        "ready localhost:8091",
+        "prometheus",
+        "loop",
+        "reload 30s",
+        "loadbalance",
+        "loadbalance round_robin",
+        "forward . tls://9.9.9.9 {\n tls_servername dns.quad9.net\n}",
+        "bufsize 1232",
+        "transfer {\n to *\n}",
+        "cache {\n success 5000\n denial 2500 5\n prefetch 1 1m 10%\n serve_stale 1h verify\n serve_stale_policy prefer_positive\n servfail 5s\n keepttl\n disable success\n}",
+        "health { }",
+    ] {
+        assert_eq!(answered(&with(lines)), ALL, "{lines}");
+    }
+}
+
+#[test]
+fn unknown_plugins_make_everything_pass() {
+    for lines in [
+        "acl {\n block\n}",
+        "any",
+        "autopath @kubernetes",
+        "bind 10.0.0.1",
+        "dns64",
+        "dnssec",
+        "header {\n response set aa\n}",
+        "import custom",
+        "import_x",
+        "minimal",
+        "tsig {\n require all\n}",
+        "view v {\n expr true\n}",
+        "kubernetes",
+        "loadbalance weighted file",
+        "loadbalance {\n prefer 10.0.0.0/8\n}",
+        "forward . {$UPSTREAM}",
+        "forward . 1.1.1.1 {\n import policy\n}",
+        "template",
+        "template IN A \"not a zone\" {\n}",
+        "file",
+        "secondary x.local {\n transfer from 10.0.0.1\n catalog y.local\n}",
+        "cache 0",
+        "cache -5",
+        "cache {\n success 100 0\n}",
+        "cache {\n unknown\n}",
+        "cache 30 {\n success {$CAPACITY}\n}",
+        "ERRORS",
+    ] {
+        assert_eq!(answered(&with(lines)), "nothing", "{lines}");
+    }
+    let reason =
+        "line 7: `acl` is not a plugin that Zerohop understands here, so everything passes";
+    assert_eq!(refusal(&with("acl")), reason);
+}
+
+#[test]
+fn plugins_with_zones_make_their_zones_pass() {
+    for (lines, left) in [
+        ("template IN A example.org", ALL),
+        ("template IN A", "nothing"),
+        // If a cluster domain passes, so do the PTR records that name it.
+        ("template ANY ANY local", "nothing"),
+        (
+            "template ANY ANY x.cluster.local y.cluster.local {\n rcode NXDOMAIN\n}",
+            "-x.cluster.local. -y.cluster.local.",
+        ),
+        ("file /db example.org", ALL),
+        ("file /db", "nothing"),
+        ("file /db db.cluster.local", "-db.cluster.local."),
+        (
+            "auto db.cluster.local {\n directory /zones\n}",
+            "-db.cluster.local.",
+        ),
+        ("auto", "nothing"),
+        (
+            "secondary 10.0.0.0/8 {\n transfer from 10.0.0.1\n}",
+            "-10.in-addr.arpa.",
+        ),
+        ("etcd skydns.local {\n path /skydns\n}", ALL),
+        ("k8s_external example.org", ALL),
+        ("k8s_external", "nothing"),
+    ] {
+        let left = match left.strip_prefix('-') {
+            Some(_) => format!("{ALL} {left}"),
+            None => left.to_owned(),
+        };
+        assert_eq!(answered(&with(lines)), left, "{lines}");
+    }
+    let reasons = Conclusions::read(&with("template ANY ANY local")).reasons;
+    let expected = [
+        "line 3: PTR records point into cluster.local., which Zerohop doesn't answer as a cluster domain, so in-addr.arpa. and ip6.arpa. pass",
+        "line 7: `template` may answer names in its zones, so cluster.local. passes",
+    ];
+    assert_eq!(reasons, expected);
+}
+
+#[test]
+fn names_in_hosts_pass() {
+    let forward = "cluster.local.";
+    for (lines, left) in [
+        (
+            "hosts {\n 10.0.0.1 db.cluster.local www.example.org\n fallthrough\n}",
+            "cluster.local. -db.cluster.local.",
+        ),
+        (
+            "hosts {\n 10.0.0.1 *.db.cluster.local\n fallthrough local\n ttl 60\n}",
+            "cluster.local. -db.cluster.local.",
+        ),
+        (
+            "hosts {\n fe80::1%eth0 db.cluster.local\n fallthrough local\n}",
+            "cluster.local. -db.cluster.local.",
+        ),
+        (
+            "hosts {\n fallthrough\n no_reverse\n fallthrough_unsupported\n reload 0\n}",
+            ALL,
+        ),
+        ("hosts {\n fallthrough\n}", forward),
+        (
+            "hosts {\n 10.0.0.1 *.cluster.local\n fallthrough\n}",
+            "nothing",
+        ),
+        ("hosts {\n 10.0.0.1 x.example.org\n}", "nothing"),
+        ("hosts", "nothing"),
+        ("hosts {\n fallthrough example.org\n}", "nothing"),
+        ("hosts {\n 10.0.0 x.example.org\n fallthrough\n}", "nothing"),
+        (
+            "hosts {\n 10.0.0.1 x..example.org\n fallthrough\n}",
+            "nothing",
+        ),
+        (
+            "hosts {\n 10.0.0.1 \"db.cluster.local#x\"\n fallthrough\n}",
+            "nothing",
+        ),
+        ("hosts /etc/h {\n fallthrough\n}", "nothing"),
+        ("hosts /etc/h example.org {\n fallthrough\n}", forward),
+        ("hosts /etc/h example.org {\n no_reverse\n}", ALL),
+        (
+            "hosts /etc/h db.cluster.local {\n no_reverse\n}",
+            "cluster.local. in-addr.arpa. ip6.arpa. -db.cluster.local.",
+        ),
+    ] {
+        assert_eq!(answered(&with(lines)), left, "{lines}");
+    }
+    let text =
+        with("hosts {\n 10.0.0.1 a.cluster.local b.cluster.local\n 10.0.0.2 x.example.org\n}");
+    let expected = [
+        "line 7: `hosts` answers for the addresses in a file that Zerohop doesn't read, so in-addr.arpa. and ip6.arpa. pass",
+        "line 7: `hosts` answers all names in zones that it has no `fallthrough` for, so everything passes",
+        "line 8: `hosts` has addresses of its own, so a.cluster.local. and b.cluster.local. pass",
+    ];
+    assert_eq!(Conclusions::read(&text).reasons, expected);
+}
+
+#[test]
+fn rewritten_names_pass() {
+    for (lines, left) in [
+        (
+            "rewrite name x.svc.cluster.local y.svc.cluster.local",
+            "-x.svc.cluster.local.",
+        ),
+        (
+            "rewrite name exact X.svc.Cluster.local. y",
+            "-x.svc.cluster.local.",
+        ),
+        (
+            "rewrite NAME EXACT x.svc.cluster.local y",
+            "-x.svc.cluster.local.",
+        ),
+        (
+            "rewrite stop name x.svc.cluster.local y",
+            "-x.svc.cluster.local.",
+        ),
+        (
+            "rewrite continue name exact x.svc.cluster.local y answer auto",
+            "-x.svc.cluster.local.",
+        ),
+        (
+            "rewrite stop {\n name exact x.svc.cluster.local y\n answer auto\n}",
+            "-x.svc.cluster.local.",
+        ),
+        // Direct questions for the replacement name are answered as before.
+        (
+            "rewrite name www.example.org web.shop.svc.cluster.local",
+            "",
+        ),
+        ("rewrite name suffix .example.org .svc.cluster.local", ""),
+        // Other names end with these texts too.
+        (
+            "rewrite name suffix shop.svc.cluster.local web",
+            "-svc.cluster.local.",
+        ),
+        (
+            "rewrite name suffix .shop.svc.cluster.local .web",
+            "-svc.cluster.local.",
+        ),
+        ("rewrite name suffix example.org web", ""),
+    ] {
+        let left = format!("{ALL} {left}");
+        assert_eq!(answered(&with(lines)), left.trim_end(), "{lines}");
+    }
+    for lines in [
+        "rewrite",
+        "rewrite name",
+        "rewrite name suffix cluster.local x",
+        "rewrite name suffix local x",
+        "rewrite name suffix . x",
+        "rewrite name prefix x y",
+        "rewrite name substring x y",
+        "rewrite name regex x y",
+        "rewrite type ANY HINFO",
+        "rewrite ttl exact x.example.org 30",
+        "rewrite edns0 local set 0xffee x",
+        "rewrite name exact a\\.b.example.org y",
+        "rewrite name x y {\n answer auto\n}",
+    ] {
+        assert_eq!(answered(&with(lines)), "nothing", "{lines}");
+    }
+    let reason = "line 7: `rewrite name regex x y` is not a rule that Zerohop understands, so everything passes";
+    assert_eq!(refusal(&with("rewrite name regex x y")), reason);
+}
+
+#[test]
+fn cache_caps_ttls() {
+    for (cache, ttl, version_ttl) in [
+        ("", 3600, 28800),
+        ("cache", 1800, 1800),
+        ("cache 30", 30, 30),
+        ("cache 30 example.org", 3600, 28800),
+        ("cache 30 cluster.local", 30, 30),
+        ("cache 30 svc.cluster.local", 30, 30),
+        ("cache 9000", 3600, 9000),
+        ("cache {\n success 1000 60\n}", 60, 60),
+        (
+            "cache 300 {\n success 1000 200 7\n denial 1000 20 3\n}",
+            20,
+            20,
+        ),
+        // Answers that aren't cached are capped too.
+        ("cache 30 {\n disable success cluster.local\n}", 30, 30),
+        ("cache 30 {\n disable denial cluster.local\n}", 30, 30),
+    ] {
+        let text = with(cache).replace("pods insecure", "pods insecure\nttl 3600");
+        let adopted = AdoptedSettings {
+            version_ttl,
+            ..standard(ttl)
+        };
+        assert_eq!(Conclusions::read(&text).adopted, Some(adopted), "{cache}");
+    }
+}

@@ -1,0 +1,85 @@
+//! How often CoreDNS checks for a changed Corefile.
+
+use std::time::Duration;
+
+use super::{refusal, with};
+use crate::Reload;
+
+/// A reload with this interval and jitter, in seconds.
+fn every(interval: f64, jitter: f64) -> Reload {
+    Reload::Every {
+        interval: Duration::from_secs_f64(interval),
+        jitter: Duration::from_secs_f64(jitter),
+    }
+}
+
+#[test]
+fn intervals_are_read_as_coredns_reads_them() {
+    for (line, wanted) in [
+        ("reload", every(30.0, 15.0)),
+        ("reload 10m", every(600.0, 15.0)),
+        ("reload 10m 1m", every(600.0, 60.0)),
+        ("reload 10s", every(10.0, 5.0)),
+        ("reload 2s 1s", every(2.0, 1.0)),
+        ("reload 1h30m 0", every(5400.0, 0.0)),
+        ("reload 1.5h 0s", every(5400.0, 0.0)),
+        ("reload +1m .5m", every(60.0, 30.0)),
+        ("reload 120000ms 1000000us", every(120.0, 1.0)),
+        ("reload \"1m\" 2s # often", every(60.0, 2.0)),
+        ("", Reload::Never),
+        ("health", Reload::Never),
+        // `reload` options of other plugins.
+        ("hosts {\n reload 5s\n fallthrough\n }", Reload::Never),
+        ("auto {\n reload 1m\n }", Reload::Never),
+        // CoreDNS refuses the whole Corefile because of these.
+        ("reload 1s", Reload::Refused),
+        ("reload 30", Reload::Refused),
+        ("reload 10x", Reload::Refused),
+        ("reload -1m", Reload::Refused),
+        ("reload off", Reload::Refused),
+        ("reload 0", Reload::Refused),
+        ("reload 1m 500ms", Reload::Refused),
+        ("reload 1m 1s 1s", Reload::Refused),
+        ("reload 9999999h", Reload::Refused),
+        ("reload {\n 1m\n }", Reload::Refused),
+        ("reload 1m", every(60.0, 15.0)),
+        // CoreDNS may insert other text here.
+        ("reload {$INTERVAL}", Reload::Unknown),
+        ("reload\n import more", Reload::Unknown),
+    ] {
+        assert_eq!(Reload::read(&with(line)), wanted, "{line}");
+        let is_refused = wanted == Reload::Refused;
+        if is_refused {
+            let reason = refusal(&with(line));
+            assert!(reason.contains("CoreDNS refuses"), "{reason}");
+        }
+    }
+}
+
+#[test]
+fn the_longest_reload_of_all_server_blocks_counts() {
+    let block = |line| format!("example.org {{\n {line}\n}}\n");
+    let texts = ["reload 1m", "reload 10m 2m", "whoami"].map(block).concat();
+    assert_eq!(Reload::read(&texts), every(600.0, 120.0));
+    let over_tls = "tls://example.org {\n reload 1h\n}\n";
+    assert_eq!(
+        Reload::read(&(texts + over_tls)),
+        every(3600.0, 15.0),
+        "it is the same process"
+    );
+}
+
+#[test]
+fn invalid_texts_have_a_refused_or_unknown_reload() {
+    for (text, wanted) in [
+        (".:53 {\n reload\n", Reload::Refused),
+        ("{$ZONE} {\n reload\n}\n", Reload::Unknown),
+        ("import more\n.:53 {\n reload\n}\n", Reload::Unknown),
+        (
+            "(a) {\n reload 1h\n}\n.:53 {\n reload\n}\n",
+            every(30.0, 15.0),
+        ),
+    ] {
+        assert_eq!(Reload::read(text), wanted, "{text}");
+    }
+}

@@ -1,0 +1,108 @@
+//! Zones in CoreDNS's notation: names or networks, with an optional scheme and port.
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use zerohop_zone::{Name, reverse_zones};
+
+/// The schemes of transports other than plain DNS (CoreDNS, `plugin/pkg/transport`).
+const OTHER_SCHEMES: [&str; 6] = [
+    "tls://",
+    "quic://",
+    "grpc://",
+    "https3://",
+    "https://",
+    "unix://",
+];
+/// The port of plain DNS if a key has none. CoreDNS's flag `-dns.port` can change it.
+const DEFAULT_PORT: u16 = 53;
+
+/// Zones and their transport.
+pub(super) struct ZoneAddress {
+    /// The zones. A network that isn't exactly one zone makes several.
+    pub(super) zones: Vec<Name>,
+    pub(super) transport: BlockTransport,
+}
+
+/// The transport that a server block's key listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BlockTransport {
+    /// Plain DNS, over UDP and TCP, on this port.
+    Plain(u16),
+    /// TLS, HTTPS, gRPC…
+    Other,
+}
+
+impl ZoneAddress {
+    /// Reads a server block's key or a plugin's zone. `Err` holds the reason as a clause.
+    ///
+    /// Stricter than CoreDNS, which accepts nearly any text as a domain name
+    /// (`plugin/normalize.go`): names with colons, slashes or escapes are rejected.
+    pub(super) fn parse(text: &str) -> Result<ZoneAddress, String> {
+        let other = OTHER_SCHEMES
+            .iter()
+            .find_map(|scheme| text.strip_prefix(scheme));
+        let plain = text.strip_prefix("dns://").unwrap_or(text);
+        let (zone, port) = split_port(other.unwrap_or(plain));
+        let transport = match other {
+            Some(_) => BlockTransport::Other,
+            None => BlockTransport::Plain(port.unwrap_or(DEFAULT_PORT)),
+        };
+        let zones = parse_zone(zone)
+            .ok_or_else(|| format!("`{text}` is not a zone that Zerohop understands"))?;
+        Ok(ZoneAddress { zones, transport })
+    }
+}
+
+/// Reads zones from a plugin's arguments, in their order. `Err` holds the reason as a clause.
+pub(super) fn parse_zones(args: &[String]) -> Result<Vec<Name>, String> {
+    let mut zones = Vec::new();
+    for arg in args {
+        zones.extend(ZoneAddress::parse(arg)?.zones);
+    }
+    Ok(zones)
+}
+
+/// Reads a name from a plugin's arguments, with or without a final dot. `Err` holds the reason as a
+/// clause.
+pub(super) fn parse_name(text: &str) -> Result<Name, String> {
+    // CoreDNS compares texts, so an escaped letter is a different letter.
+    if text.contains('\\') {
+        return Err(format!(
+            "`{text}` has escapes, which CoreDNS doesn't resolve"
+        ));
+    }
+    Name::parse(text).map_err(|error| format!("`{text}` is not a domain name ({error})"))
+}
+
+/// The zones of all reverse names: `in-addr.arpa` and `ip6.arpa`.
+pub(super) fn reverse_trees() -> Vec<Name> {
+    let v4 = reverse_zones(Ipv4Net::default().into());
+    let v6 = reverse_zones(Ipv6Net::default().into());
+    [v4, v6].concat()
+}
+
+/// Whether a zone is a reverse zone.
+pub(super) fn is_reverse(zone: &Name) -> bool {
+    reverse_trees().iter().any(|tree| zone.is_at_or_below(tree))
+}
+
+/// Splits a text at its last colon if digits that make a port follow.
+fn split_port(text: &str) -> (&str, Option<u16>) {
+    match text.rsplit_once(':') {
+        Some((zone, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            port.parse().map_or((text, None), |port| (zone, Some(port)))
+        }
+        _ => (text, None),
+    }
+}
+
+fn parse_zone(text: &str) -> Option<Vec<Name>> {
+    if let Ok(network) = text.parse::<IpNet>() {
+        // CoreDNS refuses some of these networks, and reads IPv4-mapped ones in its own way.
+        let is_odd = text.contains(':') && text.starts_with([':', '0']);
+        return (!is_odd).then(|| reverse_zones(network));
+    }
+    if text.contains([':', '/']) {
+        return None;
+    }
+    Some(vec![parse_name(text).ok()?])
+}

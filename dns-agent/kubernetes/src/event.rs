@@ -1,0 +1,122 @@
+//! Events: what a source of Kubernetes objects sends.
+//!
+//! A source sends lists of objects, and the changes after each list. The events alone are enough to know
+//! which objects exist.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use crate::{Covered, Feed, Object, ObjectKey, Problem};
+
+/// An event that a source sends about one of its feeds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A list starts. Objects reported before the list remain valid until the list has ended.
+    ListStarted(Feed),
+    /// An object exists: it is new, changed, or listed again.
+    Applied {
+        /// The feed that reports the object.
+        feed: Feed,
+        /// The current state of the object.
+        object: Object,
+        /// When the cluster change behind this event happened. Known only for EndpointSlices with
+        /// the annotation `endpoints.kubernetes.io/last-change-trigger-time`.
+        changed: Option<SystemTime>,
+    },
+    /// An object was deleted, or is no longer selected. Another feed may report it by now.
+    Deleted {
+        /// The feed that reports the deletion.
+        feed: Feed,
+        /// The object's namespace and name.
+        key: ObjectKey,
+    },
+    /// An object can't be used.
+    Unusable {
+        /// The feed that reports the object.
+        feed: Feed,
+        /// The object and the reason.
+        problem: Problem,
+        /// A placeholder that delegates the object's names to CoreDNS. `None` if objects of this
+        /// kind make no names, or if the object's name can't be read.
+        placeholder: Option<Object>,
+    },
+    /// A feed of EndpointSlices has listed all slices of these Services, and watches them. This
+    /// replaces the feed's previous coverage.
+    Covered(Feed, Covered),
+    /// The list has ended. Objects that the feed reported before the list, but not in the list, are
+    /// gone.
+    ListEnded(Feed),
+    /// CoreDNS's configuration.
+    Corefile {
+        /// The Corefile's text. `None` if there is no Corefile.
+        text: Option<String>,
+        /// When the ConfigMap was last written, if known. CoreDNS may not have loaded this version
+        /// yet.
+        written: Option<WriteTime>,
+        /// Whether the kubelet updates the Corefile in running pods.
+        updates: ConfigMapUpdates,
+    },
+    /// A ConfigMap with the configuration of a node cache.
+    CacheConfig {
+        /// The ConfigMap's entries. `None` if the ConfigMap doesn't exist.
+        data: Option<BTreeMap<String, String>>,
+        /// When the ConfigMap was last written, if known.
+        written: Option<WriteTime>,
+        /// Whether the kubelet updates the entries in running pods.
+        updates: ConfigMapUpdates,
+    },
+}
+
+/// Whether running pods receive later changes of a ConfigMap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigMapUpdates {
+    /// The kubelet updates the mounted files.
+    Propagated,
+    /// The kubelet never reads a ConfigMap with `immutable: true` again, even after the ConfigMap
+    /// is deleted and recreated (kubernetes/kubernetes,
+    /// `pkg/kubelet/util/manager/watch_based_manager.go`).
+    Never,
+}
+
+/// When an object was last written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteTime {
+    /// The object was created then and has not been edited since.
+    Created(SystemTime),
+    /// The object was edited then, after its creation.
+    Edited(SystemTime),
+}
+
+impl Event {
+    /// Reports that the ConfigMap with CoreDNS's configuration doesn't exist.
+    pub(crate) const NO_COREFILE: Event = Event::Corefile {
+        text: None,
+        written: None,
+        updates: ConfigMapUpdates::Propagated,
+    };
+
+    /// Reports that a node cache's ConfigMap doesn't exist.
+    pub(crate) const NO_CACHE_CONFIG: Event = Event::CacheConfig {
+        data: None,
+        written: None,
+        updates: ConfigMapUpdates::Propagated,
+    };
+
+    /// The event for a missing object in a feed of a single object. `None` for feeds of many
+    /// objects.
+    pub fn absent(feed: Feed) -> Option<Event> {
+        match feed {
+            Feed::Corefile => Some(Event::NO_COREFILE),
+            Feed::CacheConfig => Some(Event::NO_CACHE_CONFIG),
+            _ => None,
+        }
+    }
+
+    /// An object that can't be used and has no placeholder.
+    pub fn unusable(feed: Feed, problem: Problem) -> Event {
+        Event::Unusable {
+            feed,
+            problem,
+            placeholder: None,
+        }
+    }
+}

@@ -1,0 +1,508 @@
+//! Stores all objects, and determines which names a change of an object changes.
+//!
+//! Names are not stored: [`View`] computes them from the objects on demand, one Service at a time.
+//! Besides the objects, the index stores only look-up structures: the slices of a Service, the
+//! Services of an address, the aliases of a name.
+
+mod changes;
+mod interning;
+mod queries;
+mod reverse_lookup;
+mod successors;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use zerohop_zone::{Name, ZoneData, ZoneDataOwner};
+
+use self::interning::Interner;
+use super::coverage::{Coverage, Covered};
+use super::feed::Feed;
+use super::names::View;
+use super::objects::{
+    EndpointSlice, Object, ObjectCounts, ObjectKey, Objects, Pod, Problem, Service, ServiceKind,
+};
+use super::settings::ZoneSettings;
+use super::zone_skeleton::{SkeletonInputs, ZoneSkeleton};
+
+/// All objects reported by the sources, the settings, and look-up structures.
+#[derive(Debug)]
+pub struct Index {
+    settings: ZoneSettings,
+    pub(super) skeleton: ZoneSkeleton,
+    serial: u32,
+    completeness: Completeness,
+    /// Whether `namespaces` lists every Namespace that exists. If false, every namespace exists.
+    namespaces_known: bool,
+    namespaces: BTreeMap<Arc<str>, StoredObject<()>>,
+    services: BTreeMap<ObjectKey, StoredObject<Service>>,
+    slices: BTreeMap<ObjectKey, StoredObject<EndpointSlice>>,
+    /// The Services for which `slices` holds every slice.
+    coverage: Coverage,
+    pods: BTreeMap<ObjectKey, StoredObject<Pod>>,
+    /// The names of each Service's slices, sorted.
+    slices_of: BTreeMap<ObjectKey, Vec<Arc<str>>>,
+    /// The Services that may give an address a name.
+    pub(super) pointers: BTreeSet<(IpAddr, Arc<ObjectKey>)>,
+    /// The ExternalName Services whose target is a name, or is one label below it.
+    aliases: BTreeMap<Name, BTreeSet<ObjectKey>>,
+    /// The number of Pods with an address, for each namespace and address.
+    pod_addresses: BTreeMap<(Arc<str>, IpAddr), PodCount>,
+    /// Services and slices that exist but can't be read.
+    unreadable: BTreeSet<ObjectKey>,
+    /// The number of each feed's latest list.
+    lists: BTreeMap<Feed, u32>,
+    problems: BTreeMap<ObjectKey, Vec<Problem>>,
+    interner: Interner,
+    changes: NameChanges,
+}
+
+/// Names that may have changed.
+#[derive(Debug, Default)]
+pub struct NameChanges {
+    /// The names that may have changed, unless `everything` is set.
+    pub names: BTreeSet<Name>,
+    /// Whether every name may have changed.
+    pub everything: bool,
+}
+
+/// An object, and the feed that reported it last.
+#[derive(Debug)]
+struct StoredObject<T> {
+    object: T,
+    feed: Feed,
+    /// The number of the feed's list that reported the object, or after which it was reported.
+    list: u32,
+}
+
+/// The number of Pods with an address in a namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct PodCount {
+    /// Pods that are not being deleted.
+    pub(super) running: usize,
+    /// Pods that are being deleted.
+    pub(super) terminating: usize,
+}
+
+/// Whether all feeds have been listed once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Completeness {
+    /// At least one list is outstanding. An absent name may exist.
+    Partial,
+    /// All feeds have been listed.
+    Complete,
+}
+
+impl Index {
+    /// An empty, incomplete index.
+    #[must_use]
+    pub fn new(settings: ZoneSettings, serial: u32) -> Index {
+        let known = SkeletonInputs {
+            serial,
+            all_namespaces_exist: false,
+            complete: false,
+            has_unreadable: false,
+            servers: Vec::new(),
+        };
+        Index {
+            skeleton: ZoneSkeleton::new(&settings, &known),
+            settings,
+            serial,
+            completeness: Completeness::Partial,
+            namespaces_known: true,
+            namespaces: BTreeMap::new(),
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            coverage: Coverage::Every,
+            pods: BTreeMap::new(),
+            slices_of: BTreeMap::new(),
+            pointers: BTreeSet::new(),
+            aliases: BTreeMap::new(),
+            pod_addresses: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
+            lists: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            interner: Interner::default(),
+            changes: NameChanges::default(),
+        }
+    }
+
+    /// A complete index of exactly these objects.
+    #[must_use]
+    pub fn from_objects(objects: Objects, settings: ZoneSettings, serial: u32) -> Index {
+        let mut index = Index::new(settings, serial);
+        index.replace_objects(objects);
+        index.mark_complete();
+        index
+    }
+
+    /// All current names.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        View::new(self)
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn settings(&self) -> &ZoneSettings {
+        &self.settings
+    }
+
+    /// The serial of the zones: the Unix time of the last change.
+    #[must_use]
+    pub fn serial(&self) -> u32 {
+        self.serial
+    }
+
+    /// Whether all feeds have been listed once.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.completeness == Completeness::Complete
+    }
+
+    /// Number of stored objects of each kind.
+    #[must_use]
+    pub fn counts(&self) -> ObjectCounts {
+        ObjectCounts {
+            namespaces: self.namespaces.len(),
+            services: self.services.len(),
+            endpoint_slices: self.slices.len(),
+            pods: self.pods.len(),
+        }
+    }
+
+    /// Problems with objects or settings. The parts that they concern are left out.
+    pub fn problems(&self) -> BTreeSet<Problem> {
+        let namespaces = self.namespaces.keys();
+        let of_namespaces = namespaces.filter_map(|name| self.problem_of_namespace(name));
+        let others = self.problems.values().flatten();
+        let others = others.chain(&self.skeleton.problems).cloned();
+        others.chain(of_namespaces).collect()
+    }
+
+    /// Returns and clears the changes since the last call.
+    pub fn take_changes(&mut self) -> NameChanges {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Starts to list everything again from these feeds. The index is incomplete until
+    /// [`Index::mark_complete`]. Objects of other feeds are removed. `coverage` replaces the
+    /// coverage known so far.
+    pub fn begin_listing(&mut self, feeds: &BTreeSet<Feed>, coverage: Coverage) {
+        self.completeness = Completeness::Partial;
+        self.coverage = coverage;
+        let silent: Vec<Feed> = (self.lists.keys())
+            .filter(|feed| !feeds.contains(feed))
+            .copied()
+            .collect();
+        for feed in silent {
+            self.begin_list(feed);
+            self.end_list(feed);
+        }
+        self.build_skeleton();
+    }
+
+    /// All feeds have been listed. From now on an absent name does not exist.
+    pub fn mark_complete(&mut self) {
+        self.completeness = Completeness::Complete;
+        self.rebuild();
+    }
+
+    /// Replaces the settings.
+    pub fn set_settings(&mut self, settings: ZoneSettings) {
+        if settings != self.settings {
+            self.settings = settings;
+            self.rebuild();
+        }
+    }
+
+    /// Records that a feed has listed and watches all slices of these Services.
+    pub fn record_coverage(&mut self, feed: Feed, covered: Covered) {
+        let mut coverage = self.coverage.clone();
+        coverage.record(feed, covered);
+        let changed: BTreeSet<ObjectKey> = (self.services.values())
+            .filter(|stored| stored.object.kind == ServiceKind::Headless)
+            .map(|stored| &stored.object.key)
+            .filter(|key| self.coverage.covers(&key.name) != coverage.covers(&key.name))
+            .cloned()
+            .collect();
+        self.change_services(&changed, |index| index.coverage = coverage);
+    }
+
+    /// Sets the serial of the zones.
+    pub fn set_serial(&mut self, serial: u32) {
+        self.serial = serial;
+        self.refresh_skeleton();
+    }
+
+    /// A feed starts a new list.
+    pub fn begin_list(&mut self, feed: Feed) {
+        *self.lists.entry(feed).or_default() += 1;
+    }
+
+    /// A feed's list has ended. Removes objects that the feed reported before this list but not
+    /// since.
+    pub fn end_list(&mut self, feed: Feed) {
+        let list = self.current_list(feed);
+        let is_gone =
+            |reported_by: Feed, reported_in: u32| reported_by == feed && reported_in != list;
+        let mut gone = Vec::new();
+        for (namespace, stored) in &self.namespaces {
+            if is_gone(stored.feed, stored.list) {
+                gone.push(ObjectKey::new("", namespace.clone()));
+            }
+        }
+        fn keys<T>(
+            objects: &BTreeMap<ObjectKey, StoredObject<T>>,
+            is_gone: impl Fn(Feed, u32) -> bool,
+        ) -> impl Iterator<Item = ObjectKey> {
+            let gone = objects
+                .iter()
+                .filter(move |(_, stored)| is_gone(stored.feed, stored.list));
+            gone.map(|(key, _)| key.clone())
+        }
+        gone.extend(keys(&self.services, is_gone));
+        gone.extend(keys(&self.slices, is_gone));
+        gone.extend(keys(&self.pods, is_gone));
+        for key in gone {
+            self.delete_object(feed, &key);
+        }
+        self.interner.remove_unused();
+    }
+
+    /// Stores a new or changed object. Returns whether it differs from the stored one.
+    pub fn apply_object(&mut self, feed: Feed, object: Object) -> bool {
+        let list = self.current_list(feed);
+        match object {
+            Object::Namespace(namespace) => {
+                let name = namespace.name;
+                let stored = StoredObject {
+                    object: (),
+                    feed,
+                    list,
+                };
+                if let Some(old) = self.namespaces.get_mut(&name) {
+                    *old = stored;
+                    return false;
+                }
+                self.change_namespace(&name, |index| {
+                    index.namespaces.insert(name.clone(), stored);
+                });
+            }
+            Object::Service(mut object) => {
+                if let Some(known) = self.services.get_mut(&object.key)
+                    && known.refresh_if_equal(&object, feed, list)
+                {
+                    return false;
+                }
+                self.interner.intern_service(&mut object);
+                let key = object.key.clone();
+                let stored = StoredObject { object, feed, list };
+                self.change_services(&BTreeSet::from([key.clone()]), |index| {
+                    index.services.insert(key.clone(), stored);
+                });
+                self.update_unreadable(&key);
+            }
+            Object::EndpointSlice(mut object) => {
+                if let Some(known) = self.slices.get_mut(&object.key)
+                    && known.refresh_if_equal(&object, feed, list)
+                {
+                    return false;
+                }
+                self.interner.intern_slice(&mut object);
+                let mut services: BTreeSet<ObjectKey> = object.service_key().into_iter().collect();
+                services.extend(
+                    self.slices
+                        .get(&object.key)
+                        .and_then(|old| old.object.service_key()),
+                );
+                let key = object.key.clone();
+                let stored = StoredObject { object, feed, list };
+                self.change_services(&services, |index| {
+                    index.unlink_slice(&stored.object.key);
+                    if let Some(service) = stored.object.service_key() {
+                        let names = index.slices_of.entry(service).or_default();
+                        let name = &stored.object.key.name;
+                        let at = names.partition_point(|other| other < name);
+                        names.reserve_exact(1);
+                        names.insert(at, name.clone());
+                    }
+                    index.slices.insert(stored.object.key.clone(), stored);
+                });
+                self.update_unreadable(&key);
+            }
+            Object::Pod(object) => {
+                if let Some(known) = self.pods.get_mut(&object.key)
+                    && known.refresh_if_equal(&object, feed, list)
+                {
+                    return false;
+                }
+                let key = object.key.clone();
+                self.change_pod(&key, Some(StoredObject { object, feed, list }));
+            }
+            Object::Fact(_) => return false,
+        }
+        true
+    }
+
+    /// Removes an object that a feed reported. A slice stays if another feed has reported it since.
+    pub fn delete_object(&mut self, feed: Feed, key: &ObjectKey) {
+        match feed {
+            Feed::Namespaces => {
+                let name = &key.name;
+                if self.namespaces.contains_key(name) {
+                    self.change_namespace(name, |index| {
+                        index.namespaces.remove(name);
+                    });
+                }
+            }
+            Feed::Services => {
+                if self.services.contains_key(key) {
+                    self.change_services(&BTreeSet::from([key.clone()]), |index| {
+                        index.services.remove(key);
+                    });
+                    self.update_unreadable(key);
+                }
+            }
+            Feed::Slices(_) | Feed::DnsSlices => {
+                let Some(stored) = self.slices.get(key).filter(|stored| stored.feed == feed) else {
+                    return;
+                };
+                self.change_services(
+                    &stored.object.service_key().into_iter().collect(),
+                    |index| {
+                        index.unlink_slice(key);
+                        index.slices.remove(key);
+                    },
+                );
+                self.update_unreadable(key);
+            }
+            Feed::Pods => self.change_pod(key, None),
+            Feed::Corefile
+            | Feed::Policies
+            | Feed::PolicyKinds
+            | Feed::OtherPolicies(_)
+            | Feed::ClientNamespaces
+            | Feed::Clients
+            | Feed::DnsNamespace
+            | Feed::DnsService
+            | Feed::DnsEndpoints
+            | Feed::DnsPods
+            | Feed::UpstreamServices
+            | Feed::CacheConfig => {}
+        }
+    }
+
+    /// Replaces all objects by these, as one list of each kind.
+    pub fn replace_objects(&mut self, objects: Objects) {
+        let Objects {
+            namespaces,
+            services,
+            endpoint_slices,
+            pods,
+            namespaces_known,
+            facts: _,
+        } = objects;
+        if self.namespaces_known != namespaces_known {
+            self.namespaces_known = namespaces_known;
+            self.rebuild();
+        }
+        let namespaces = namespaces
+            .into_iter()
+            .map(|name| Object::Namespace(super::Namespace { name }));
+        self.replace_list(Feed::Namespaces, namespaces);
+        self.replace_list(Feed::Services, services.into_values().map(Object::Service));
+        let slices = endpoint_slices.into_values().map(Object::EndpointSlice);
+        self.replace_list(Feed::SLICES, slices);
+        self.replace_list(Feed::Pods, pods.into_values().map(Object::Pod));
+    }
+
+    /// The stored objects.
+    #[cfg(test)]
+    pub(super) fn objects(&self) -> Objects {
+        let mut objects = Objects {
+            namespaces_known: self.namespaces_known,
+            namespaces: self.namespaces.keys().cloned().collect(),
+            ..Objects::default()
+        };
+        for stored in self.services.values() {
+            objects.insert(Object::Service(stored.object.clone()));
+        }
+        for stored in self.slices.values() {
+            objects.insert(Object::EndpointSlice(stored.object.clone()));
+        }
+        for stored in self.pods.values() {
+            objects.insert(Object::Pod(stored.object.clone()));
+        }
+        objects
+    }
+
+    fn replace_list(&mut self, feed: Feed, objects: impl Iterator<Item = Object>) {
+        self.begin_list(feed);
+        for object in objects {
+            self.apply_object(feed, object);
+        }
+        self.end_list(feed);
+    }
+
+    /// The keys of a namespace's Services, including Services that only slices name.
+    fn keys_in(&self, namespace: &str) -> BTreeSet<ObjectKey> {
+        let start = ObjectKey::first_in(namespace);
+        let services = self.services.range(start.clone()..).map(|(key, _)| key);
+        let others = self.slices_of.range(start..).map(|(key, _)| key);
+        let is_inside = |key: &&ObjectKey| key.is_in(namespace);
+        let services = services.take_while(is_inside);
+        services
+            .chain(others.take_while(is_inside))
+            .cloned()
+            .collect()
+    }
+
+    fn current_list(&self, feed: Feed) -> u32 {
+        self.lists.get(&feed).copied().unwrap_or_default()
+    }
+
+    fn has_objects(&self, namespace: &str) -> bool {
+        fn first<'a, T>(
+            objects: &'a BTreeMap<ObjectKey, T>,
+            namespace: &str,
+        ) -> Option<&'a ObjectKey> {
+            let start = ObjectKey::first_in(namespace);
+            let mut keys = objects.range(start..).map(|(key, _)| key);
+            keys.next().filter(|key| key.is_in(namespace))
+        }
+        first(&self.services, namespace).is_some()
+            || first(&self.slices_of, namespace).is_some()
+            || first(&self.pods, namespace).is_some()
+    }
+}
+
+impl<T: PartialEq> StoredObject<T> {
+    /// If the object is unchanged, updates only its feed and list. Returns whether it is unchanged.
+    fn refresh_if_equal(&mut self, object: &T, feed: Feed, list: u32) -> bool {
+        let is_same = self.object == *object;
+        if is_same {
+            (self.feed, self.list) = (feed, list);
+        }
+        is_same
+    }
+}
+
+impl ZoneDataOwner for Index {
+    fn with_zone_data(&self, see: &mut dyn FnMut(&dyn ZoneData)) {
+        see(&self.view());
+    }
+}
+
+/// Builds a stored model of all objects. An invalid object is left out and returned as a problem.
+/// `serial` is the serial of all zones: the Unix time of the last change.
+pub fn build_model(
+    objects: &Objects,
+    settings: &ZoneSettings,
+    serial: u32,
+) -> (zerohop_zone::Model, Vec<Problem>) {
+    let index = Index::from_objects(objects.clone(), settings.clone(), serial);
+    let problems = index.problems().into_iter().collect();
+    (zerohop_zone::Model::from_zone_data(&index.view()), problems)
+}

@@ -1,0 +1,177 @@
+//! Queries of the stored objects.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Index, PodCount};
+use crate::objects::{EndpointSlice, ObjectKey, Pod, Port, Service, ServiceKind};
+use crate::service::{Contribution, contribute_pointers, contribute_service};
+use crate::zone_skeleton::ClusterDomain;
+
+impl Index {
+    /// The UDP sockets of a Service: those of its ClusterIPs, and those of its known endpoints.
+    #[must_use]
+    pub fn dns_addresses(&self, key: &ObjectKey) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
+        let Some(service) = self.service(key) else {
+            return (Vec::new(), Vec::new());
+        };
+        let own = match &service.kind {
+            ServiceKind::ClusterIp(addresses) => sockets(addresses, &service.ports),
+            _ => Vec::new(),
+        };
+        let slices = self.slices_of(key).into_iter();
+        let endpoints = slices.flat_map(|slice| {
+            let endpoints = slice.endpoints.iter();
+            endpoints.flat_map(|endpoint| sockets(&[endpoint.address], &slice.ports))
+        });
+        let endpoints: BTreeSet<SocketAddr> = endpoints.collect();
+        (own, endpoints.into_iter().collect())
+    }
+
+    /// What a Service's name resolves to. `None` for an unknown Service.
+    #[must_use]
+    pub fn service_kind(&self, key: &ObjectKey) -> Option<&ServiceKind> {
+        self.service(key).map(|service| &service.kind)
+    }
+
+    /// Whether a namespace is exposed.
+    pub(crate) fn exposes(&self, namespace: &str) -> bool {
+        let listed = &self.settings.namespaces;
+        let is_listed = listed.is_empty() || listed.iter().any(|name| name == namespace);
+        if self.namespaces_known {
+            return is_listed && self.namespaces.contains_key(namespace);
+        }
+        if listed.is_empty() {
+            // The zone skeleton computes the names of namespaces without objects.
+            self.has_objects(namespace)
+        } else {
+            is_listed
+        }
+    }
+
+    /// Whether every namespace counts as existing.
+    pub(crate) fn any_namespace(&self) -> bool {
+        !self.namespaces_known && self.settings.namespaces.is_empty()
+    }
+
+    /// Whether the stored Namespaces are all that exist.
+    pub(crate) fn knows_namespaces(&self) -> bool {
+        self.namespaces_known
+    }
+
+    /// Whether this Namespace object is stored.
+    pub(crate) fn has_namespace(&self, name: &str) -> bool {
+        self.namespaces.contains_key(name)
+    }
+
+    /// The exposed namespaces that settings or objects name.
+    pub(crate) fn exposed_namespaces(&self) -> BTreeSet<&str> {
+        let listed = self.settings.namespaces.iter().map(String::as_str);
+        let stored = self.namespaces.keys().map(|name| &**name);
+        let services = self.services.keys().map(|key| &*key.namespace);
+        let pods = self.pods.keys().map(|key| &*key.namespace);
+        let slices = self.slices_of.keys().map(|key| &*key.namespace);
+        let of_objects = services.chain(slices).chain(pods);
+        let all: BTreeSet<&str> = listed.chain(stored).chain(of_objects).collect();
+        all.into_iter().filter(|name| self.exposes(name)).collect()
+    }
+
+    /// A Service.
+    pub(crate) fn service(&self, key: &ObjectKey) -> Option<&Service> {
+        self.services.get(key).map(|stored| &stored.object)
+    }
+
+    /// Whether a Service is headless and some of its slices may not be watched.
+    pub(crate) fn is_uncovered(&self, service: &Service) -> bool {
+        service.kind == ServiceKind::Headless && !self.coverage.covers(&service.key.name)
+    }
+
+    /// Number of Services delegated to CoreDNS because not all of their slices are watched yet.
+    #[must_use]
+    pub fn count_uncovered(&self) -> usize {
+        let services = self.services.values().map(|stored| &stored.object);
+        services
+            .filter(|service| self.is_uncovered(service))
+            .count()
+    }
+
+    /// All Services.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.services.keys()
+    }
+
+    /// The slices of a Service.
+    pub(crate) fn slices_of(&self, service: &ObjectKey) -> Vec<&EndpointSlice> {
+        let names = self.slices_of.get(service).into_iter().flatten();
+        let slices = names.filter_map(|name| {
+            self.slices.get(&ObjectKey {
+                namespace: service.namespace.clone(),
+                name: name.clone(),
+            })
+        });
+        slices.map(|stored| &stored.object).collect()
+    }
+
+    /// All Pods.
+    pub(crate) fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values().map(|stored| &stored.object)
+    }
+
+    /// The addresses of Pods in exposed namespaces, with the namespace.
+    pub(crate) fn pod_addresses(&self) -> impl Iterator<Item = (&str, IpAddr)> {
+        let addresses = self.pod_addresses.keys();
+        addresses
+            .map(|(namespace, address)| (&**namespace, *address))
+            .filter(|(namespace, _)| self.exposes(namespace))
+    }
+
+    /// Number of Pods of a namespace with this address.
+    pub(crate) fn count_pods(&self, namespace: &str, address: IpAddr) -> PodCount {
+        let count = self.pod_addresses.get(&(namespace.into(), address));
+        count.copied().unwrap_or_default()
+    }
+
+    /// Whether addresses of a namespace's Services have pointers. If the settings list namespaces,
+    /// the namespace must be exposed. If they list none, CoreDNS makes pointers even for names that
+    /// it denies.
+    pub(crate) fn points_into(&self, namespace: &str) -> bool {
+        self.settings.namespaces.is_empty() || self.exposes(namespace)
+    }
+
+    /// What a Service and its slices make in a cluster domain. `None` if neither exists, or if they
+    /// make nothing.
+    pub(crate) fn contribution(
+        &self,
+        key: &ObjectKey,
+        domain: &ClusterDomain,
+    ) -> Option<Contribution> {
+        let (service, slices) = (self.service(key), self.slices_of(key));
+        let (svc, settings) = (&domain.svc, &self.settings);
+        match service {
+            Some(service) if self.exposes(&key.namespace) && self.is_uncovered(service) => {
+                let delegated = Service::unreadable(key.clone());
+                Some(contribute_service(&delegated, &[], svc, settings))
+            }
+            Some(service) if self.exposes(&key.namespace) => {
+                Some(contribute_service(service, &slices, svc, settings))
+            }
+            None if slices.is_empty() => None,
+            _ if self.points_into(&key.namespace) => {
+                Some(contribute_pointers(key, service, &slices, svc, settings))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The addresses combined with each UDP port.
+fn sockets(addresses: &[IpAddr], ports: &[Port]) -> Vec<SocketAddr> {
+    let numbers = ports.iter().filter(|port| port.protocol == "udp");
+    let numbers = numbers.filter_map(|port| port.number);
+    numbers
+        .flat_map(|number| {
+            let addresses = addresses.iter();
+            addresses.map(move |address| SocketAddr::new(*address, number))
+        })
+        .collect()
+}

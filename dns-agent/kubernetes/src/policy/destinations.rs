@@ -1,0 +1,266 @@
+//! Where a question to the cluster's DNS goes, and which egress rules allow it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use super::facts::Facts;
+use super::objects::{DnsService, Peer, Peers, PodNetwork, Policy, PolicyPod, Rule};
+
+/// A destination that policies must allow for a question.
+#[derive(Clone, Debug)]
+pub(super) enum Destination<'a> {
+    /// A Service address, before it is translated to an endpoint's address.
+    Service {
+        address: SocketAddr,
+        endpoints: Vec<ServerEndpoint<'a>>,
+    },
+    /// One of the servers.
+    Endpoint(ServerEndpoint<'a>),
+    /// A process in this node's network. Packets to this address are not translated.
+    Node(SocketAddr),
+    /// An address whose servers are unknown.
+    Unknown(SocketAddr),
+}
+
+/// A server of the cluster's DNS.
+#[derive(Clone, Debug)]
+pub(super) struct ServerEndpoint<'a> {
+    pub(super) address: SocketAddr,
+    /// The known pods that have this address.
+    pub(super) pods: Vec<&'a PolicyPod>,
+}
+
+impl<'a> Destination<'a> {
+    /// Every destination of questions to the served addresses.
+    pub(super) fn find_all(facts: &'a Facts, served: &[SocketAddr]) -> Vec<Destination<'a>> {
+        served
+            .iter()
+            .flat_map(|address| Destination::find_for_address(facts, *address))
+            .collect()
+    }
+
+    fn find_for_address(facts: &'a Facts, address: SocketAddr) -> Vec<Destination<'a>> {
+        let Some(services) = facts.services().collect::<Option<Vec<_>>>() else {
+            return vec![Destination::Unknown(address)];
+        };
+        let services = services.into_iter();
+        let services: Vec<_> = services
+            .filter(|service| service.addresses.contains(&address.ip()))
+            .collect();
+        let is_cache_here = facts.has_node_cache_at(address.ip());
+        let mut destinations = Vec::new();
+        if is_cache_here || (services.is_empty() && is_node_local(address.ip())) {
+            destinations.push(Destination::Node(address));
+        }
+        if services.is_empty() {
+            match ServerEndpoint::new(facts, address) {
+                endpoint if !endpoint.pods.is_empty() => {
+                    destinations.push(Destination::Endpoint(endpoint));
+                }
+                // The address may be translated to another one.
+                _ if destinations.is_empty() => destinations.push(Destination::Unknown(address)),
+                _ => {}
+            }
+        }
+        for service in services {
+            let Some(endpoints) = find_endpoints(facts, service, address) else {
+                return vec![Destination::Unknown(address)];
+            };
+            destinations.extend(endpoints.iter().cloned().map(Destination::Endpoint));
+            destinations.push(Destination::Service { address, endpoints });
+        }
+        destinations
+    }
+
+    /// The namespaces of all servers. `None` if a server may be in any namespace.
+    pub(super) fn server_namespaces(
+        facts: &'a Facts,
+        destinations: &[Destination<'a>],
+    ) -> Option<BTreeSet<&'a str>> {
+        // Endpoints written by hand may be pods of another namespace. Policies in the Service's
+        // namespace count all the same.
+        let services = facts.services().flatten();
+        let mut namespaces: BTreeSet<&str> =
+            services.map(|service| &*service.key.namespace).collect();
+        for destination in destinations {
+            match destination {
+                Destination::Service { .. } => {}
+                Destination::Endpoint(endpoint) if endpoint.is_known_pod() => {
+                    let pods = endpoint.pods.iter();
+                    namespaces.extend(pods.map(|pod| &*pod.key.namespace));
+                }
+                Destination::Node(_) => {
+                    namespaces.extend(facts.host_pods()?.map(|pod| &*pod.key.namespace));
+                }
+                Destination::Endpoint(_) | Destination::Unknown(_) => return None,
+            }
+        }
+        Some(namespaces)
+    }
+
+    /// Whether a policy has a rule that provably allows a question to this destination.
+    pub(super) fn is_allowed_by(&self, facts: &Facts, policy: &Policy) -> bool {
+        let mut rules = policy.egress.iter().flatten();
+        rules.any(|rule| self.is_allowed_by_rule(facts, policy, rule))
+    }
+
+    fn is_allowed_by_rule(&self, facts: &Facts, policy: &Policy, rule: &Rule) -> bool {
+        match self {
+            Destination::Service { address, endpoints } => {
+                // Plugins enforce selectors on translated packets, with a pod's address and port.
+                allows_address(rule, *address)
+                    || endpoints
+                        .iter()
+                        .all(|endpoint| endpoint.is_selected_by_rule(facts, policy, rule))
+            }
+            Destination::Endpoint(endpoint) => {
+                allows_address(rule, endpoint.address)
+                    || endpoint.is_selected_by_rule(facts, policy, rule)
+                    || rule.peers == Peers::All && endpoint.has_port(rule)
+            }
+            Destination::Node(address) => allows_address(rule, *address),
+            Destination::Unknown(_) => rule.peers == Peers::All && rule.ports.contain_all(),
+        }
+    }
+}
+
+impl<'a> ServerEndpoint<'a> {
+    fn new(facts: &'a Facts, address: SocketAddr) -> ServerEndpoint<'a> {
+        ServerEndpoint {
+            address,
+            pods: facts.pods_at(address.ip()).collect(),
+        }
+    }
+
+    /// Whether the address identifies a pod. A pod in its node's network shares its address with
+    /// other pods, which may be unknown.
+    pub(super) fn is_known_pod(&self) -> bool {
+        let mut pods = self.pods.iter();
+        !self.pods.is_empty() && pods.all(|pod| pod.network == PodNetwork::Own)
+    }
+
+    /// Whether a rule provably selects the pod behind the endpoint, and its port.
+    fn is_selected_by_rule(&self, facts: &Facts, policy: &Policy, rule: &Rule) -> bool {
+        let Peers::Some(peers) = &rule.peers else {
+            return false;
+        };
+        let mut peers = peers.iter();
+        self.has_port(rule)
+            && peers.any(|peer| {
+                // If several pods claim the same address, the server may be any of them.
+                let mut pods = self.pods.iter();
+                !self.pods.is_empty() && pods.all(|pod| selects_pod(facts, policy, peer, pod))
+            })
+    }
+
+    /// Whether a rule provably allows the endpoint's port, by number or by the name that its pod
+    /// gives it.
+    pub(super) fn has_port(&self, rule: &Rule) -> bool {
+        let number = self.address.port();
+        let Some(first) = self.pods.first() else {
+            return rule.ports.contain(number, &[]);
+        };
+        let is_shared = |name: &str| {
+            let mut pods = self.pods.iter();
+            pods.all(|pod| has_named_port(pod, name, number))
+        };
+        let names = first.named_ports.iter().map(|(name, _)| &**name);
+        let names: Vec<&str> = names.filter(|name| is_shared(name)).collect();
+        rule.ports.contain(number, &names)
+    }
+}
+
+impl fmt::Display for Destination<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Destination::Service { address, .. } | Destination::Node(address) => {
+                write!(f, "{address}")
+            }
+            Destination::Endpoint(endpoint) => write!(f, "{}", endpoint.address),
+            Destination::Unknown(address) => {
+                write!(f, "the unknown servers behind {address}")
+            }
+        }
+    }
+}
+
+/// The endpoints that receive questions to a Service address. `None` if they are unknown.
+fn find_endpoints<'a>(
+    facts: &'a Facts,
+    service: &DnsService,
+    asked: SocketAddr,
+) -> Option<Vec<ServerEndpoint<'a>>> {
+    let ports = service.ports.iter();
+    let mut ports =
+        ports.filter(|port| port.protocol == "udp" && port.number == Some(asked.port()));
+    let port = ports.next()?;
+    let mut endpoints = Vec::new();
+    for slice in facts.slices_of(&service.key) {
+        let slice = slice?;
+        let same = |other: &&_| {
+            let other: &crate::objects::Port = other;
+            other.protocol == "udp" && other.name == port.name
+        };
+        for target in slice.ports.iter().filter(same) {
+            let number = target.number?;
+            // A slice holds addresses of one family. Questions go only to endpoints of the same
+            // family.
+            let addresses = slice.addresses.iter();
+            let addresses = addresses.filter(|address| is_same_family(**address, asked.ip()));
+            endpoints.extend(
+                addresses
+                    .map(|address| ServerEndpoint::new(facts, SocketAddr::new(*address, number))),
+            );
+        }
+    }
+    (!endpoints.is_empty()).then_some(endpoints)
+}
+
+/// Whether packets to an address stay on this node, for a process in its network.
+fn is_node_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local() || address.is_loopback(),
+        IpAddr::V6(address) => address.is_unicast_link_local() || address.is_loopback(),
+    }
+}
+
+/// Whether a rule allows an address and a port by network and number alone.
+fn allows_address(rule: &Rule, address: SocketAddr) -> bool {
+    let is_inside = match &rule.peers {
+        Peers::All => true,
+        Peers::Some(peers) => peers.iter().any(|peer| match peer {
+            Peer::Pods { .. } => false,
+            Peer::Block { network, except } => {
+                let mut except = except.iter();
+                network.contains(&address.ip())
+                    && !except.any(|network| network.contains(&address.ip()))
+            }
+        }),
+    };
+    is_inside && rule.ports.contain(address.port(), &[])
+}
+
+/// Whether a peer of a policy's rule provably selects this pod.
+fn selects_pod(facts: &Facts, policy: &Policy, peer: &Peer, pod: &PolicyPod) -> bool {
+    let Peer::Pods { namespaces, pods } = peer else {
+        return false;
+    };
+    let is_in_namespace = match namespaces {
+        None => pod.key.namespace == policy.key.namespace,
+        Some(namespaces) => facts.selects_namespace(namespaces, &pod.key.namespace),
+    };
+    // Kubernetes doesn't define what selectors mean for pods in their node's network.
+    pod.network == PodNetwork::Own && is_in_namespace && pods.matches(&pod.labels)
+}
+
+fn has_named_port(pod: &PolicyPod, name: &str, number: u16) -> bool {
+    let ports = pod.named_ports.iter();
+    let mut ports = ports.filter(|(other, _)| **other == *name).peekable();
+    // Kubernetes doesn't define which of several ports with one name counts.
+    ports.peek().is_some() && ports.all(|(_, port)| *port == number)
+}
+
+fn is_same_family(one: IpAddr, other: IpAddr) -> bool {
+    one.is_ipv4() == other.is_ipv4()
+}

@@ -1,0 +1,342 @@
+//! Everything known that client policy depends on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::kinds::{PolicyKind, Reach};
+use super::objects::{
+    DnsService, DnsSlice, Fact, LabelledNamespace, NAMESPACE_NAME, PodNetwork, Policy, PolicyPod,
+};
+use super::other_policies::{MAX_OBJECTS, OtherPolicies};
+use crate::feed::Feed;
+use crate::objects::ObjectKey;
+use crate::selector::{Labels, Selector};
+
+/// Objects by key. `None`: the object exists but can't be read.
+type ObjectsByKey<T> = BTreeMap<ObjectKey, Option<T>>;
+
+/// Objects of one feed, changed by key alone. Each function returns whether it changed anything.
+trait ObjectStore {
+    /// Ends a list: keeps only the objects that it returned.
+    fn retain_listed(&mut self, listed: &BTreeSet<ObjectKey>) -> bool;
+    /// Records that an object exists but can't be read.
+    fn mark_unreadable(&mut self, key: ObjectKey) -> bool;
+    /// Removes an object.
+    fn remove_object(&mut self, key: &ObjectKey) -> bool;
+}
+
+/// What is known of policies, of pods, and of the cluster's DNS.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// NetworkPolicies of both directions.
+    policies: ObjectsByKey<Policy>,
+    /// Policies of the unevaluated kinds that the API serves.
+    other_policies: BTreeMap<PolicyKind, OtherPolicies>,
+    /// This node's pods.
+    clients: ObjectsByKey<PolicyPod>,
+    /// The cluster's DNS pods, as far as [`Feed::DnsPods`] reports them.
+    dns_pods: ObjectsByKey<PolicyPod>,
+    /// The Namespaces of the cluster's DNS.
+    dns_namespaces: ObjectsByKey<LabelledNamespace>,
+    /// All Namespaces, if they are read.
+    namespaces: ObjectsByKey<LabelledNamespace>,
+    services: ObjectsByKey<DnsService>,
+    slices: ObjectsByKey<DnsSlice>,
+    /// What each list in progress has returned so far.
+    listing: BTreeMap<Feed, BTreeSet<ObjectKey>>,
+    /// Required feeds that have not been listed yet. No pod can be judged before.
+    awaited: BTreeSet<Feed>,
+    /// Whether all pods of this node are known.
+    node_pods: NodePods,
+}
+
+/// Whether all pods of this node are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum NodePods {
+    /// All of this node's pods are known.
+    #[default]
+    Known,
+    /// This node's pods have not been listed, and may never be.
+    Unlisted,
+}
+
+impl Facts {
+    /// Facts that are incomplete until each of these feeds has been listed once.
+    #[must_use]
+    pub fn awaiting(feeds: impl IntoIterator<Item = Feed>) -> Facts {
+        Facts {
+            awaited: feeds.into_iter().collect(),
+            node_pods: NodePods::Unlisted,
+            ..Facts::default()
+        }
+    }
+
+    /// The required feeds that have not been listed yet.
+    #[must_use]
+    pub fn awaited(&self) -> &BTreeSet<Feed> {
+        &self.awaited
+    }
+
+    /// Whether any policy, or any served kind of unevaluated policy, may keep a pod from the
+    /// cluster's DNS.
+    #[must_use]
+    pub fn may_restrict(&self) -> bool {
+        !self.policies.is_empty() || !self.other_policies.is_empty()
+    }
+
+    /// Whether any NetworkPolicy restricts egress. An unreadable one counts as restricting.
+    pub(super) fn has_egress_policy(&self) -> bool {
+        let mut policies = self.policies.values();
+        policies.any(|policy| match policy {
+            None => true,
+            Some(policy) => policy.egress.is_some(),
+        })
+    }
+
+    /// Adds an object, or replaces the one with the same kind and key.
+    pub fn insert(&mut self, fact: Fact) {
+        let feed = match &fact {
+            Fact::Policy(_) => Feed::Policies,
+            Fact::Pod(_) => Feed::Clients,
+            Fact::Namespace(_) => Feed::ClientNamespaces,
+            Fact::Service(_) => Feed::DnsService,
+            Fact::Slice(_) => Feed::DnsEndpoints,
+            Fact::OtherPolicy(policy) => {
+                let policies = self.other_policies.entry(policy.kind);
+                policies.or_insert_with(OtherPolicies::new_complete);
+                Feed::OtherPolicies(policy.kind)
+            }
+            Fact::Unreadable { feed, .. } => *feed,
+        };
+        self.apply(feed, fact);
+    }
+
+    /// Sets the kinds of unevaluated policies that the API serves. The objects of a kind are
+    /// unknown until the kind has been listed.
+    pub fn set_served_kinds(&mut self, kinds: impl IntoIterator<Item = PolicyKind>) {
+        let kinds = kinds.into_iter();
+        self.other_policies = kinds.map(|kind| (kind, OtherPolicies::default())).collect();
+        self.listing
+            .retain(|feed, _| !matches!(feed, Feed::OtherPolicies(_)));
+        self.awaited.remove(&Feed::PolicyKinds);
+    }
+
+    /// Starts a list of a feed.
+    pub fn start_list(&mut self, feed: Feed) {
+        self.listing.insert(feed, BTreeSet::new());
+    }
+
+    /// Ends a list of a feed: objects that it did not return are removed. Returns whether anything
+    /// changed.
+    pub fn finish_list(&mut self, feed: Feed) -> bool {
+        let listed = self.listing.remove(&feed).unwrap_or_default();
+        let was_awaited = self.awaited.remove(&feed);
+        let was_unlisted = feed == Feed::Clients && self.node_pods == NodePods::Unlisted;
+        if was_unlisted {
+            self.node_pods = NodePods::Known;
+        }
+        let has_changed = self
+            .store_for(feed)
+            .is_some_and(|store| store.retain_listed(&listed));
+        was_awaited || was_unlisted || has_changed
+    }
+
+    /// Adds or updates an object. Returns whether anything changed.
+    pub fn apply(&mut self, feed: Feed, fact: Fact) -> bool {
+        let key = fact.key().clone();
+        self.note_listed(feed, &key);
+        match fact {
+            Fact::Policy(policy) => replace_object(&mut self.policies, key, policy),
+            Fact::Pod(pod) => match feed {
+                Feed::DnsPods => replace_object(&mut self.dns_pods, key, pod),
+                _ => replace_object(&mut self.clients, key, pod),
+            },
+            Fact::Namespace(mut namespace) => {
+                let name = key.name.to_string();
+                namespace.labels.insert(NAMESPACE_NAME.to_owned(), name);
+                match feed {
+                    Feed::DnsNamespace => replace_object(&mut self.dns_namespaces, key, namespace),
+                    _ => replace_object(&mut self.namespaces, key, namespace),
+                }
+            }
+            Fact::Service(service) => replace_object(&mut self.services, key, service),
+            Fact::Slice(slice) => replace_object(&mut self.slices, key, slice),
+            Fact::Unreadable { .. } => self.mark_unreadable(feed, key),
+            Fact::OtherPolicy(policy) => match self.other_policies.get_mut(&policy.kind) {
+                Some(policies) => policies.insert(key, policy.reach),
+                None => false,
+            },
+        }
+    }
+
+    /// Records that an object exists but can't be read; its former value no longer counts. Returns
+    /// whether anything changed.
+    pub fn mark_unreadable(&mut self, feed: Feed, key: ObjectKey) -> bool {
+        self.note_listed(feed, &key);
+        self.store_for(feed)
+            .is_some_and(|store| store.mark_unreadable(key))
+    }
+
+    /// Removes an object. Returns whether anything changed.
+    pub fn delete(&mut self, feed: Feed, key: &ObjectKey) -> bool {
+        // A streamed list may return an object that is deleted before the list ends. A list that is
+        // already too long stays too long.
+        if let Some(listed) = self.listing.get_mut(&feed)
+            && listed.len() <= MAX_OBJECTS
+        {
+            listed.remove(key);
+        }
+        self.store_for(feed)
+            .is_some_and(|store| store.remove_object(key))
+    }
+
+    /// Every NetworkPolicy. `None`: it can't be read.
+    pub(super) fn policies(&self) -> impl Iterator<Item = (&ObjectKey, Option<&Policy>)> {
+        let policies = self.policies.iter();
+        policies.map(|(key, policy)| (key, policy.as_ref()))
+    }
+
+    /// Whether there is a NetworkPolicy with this key.
+    pub(super) fn has_policy(&self, key: &ObjectKey) -> bool {
+        self.policies.contains_key(key)
+    }
+
+    /// The policies of the unevaluated kinds.
+    pub(super) fn other_policies(&self) -> impl Iterator<Item = (&PolicyKind, &OtherPolicies)> {
+        self.other_policies.iter()
+    }
+
+    /// The NetworkPolicies of a namespace. `None`: it can't be read.
+    pub(super) fn policies_in(
+        &self,
+        namespace: &str,
+    ) -> impl Iterator<Item = (&ObjectKey, Option<&Policy>)> {
+        let policies = self.policies.range(ObjectKey::first_in(namespace)..);
+        policies
+            .take_while(move |(key, _)| key.is_in(namespace))
+            .map(|(key, policy)| (key, policy.as_ref()))
+    }
+
+    /// Every pod of this node that can be read.
+    pub(super) fn clients(&self) -> impl Iterator<Item = &PolicyPod> {
+        self.clients.values().flatten()
+    }
+
+    /// The pods in this node's network. `None` if this node's pods may not all be known.
+    pub(super) fn host_pods(&self) -> Option<impl Iterator<Item = &PolicyPod>> {
+        let pods = self.clients();
+        let pods = pods.filter(|pod| pod.network == PodNetwork::Host);
+        (self.node_pods == NodePods::Known).then_some(pods)
+    }
+
+    /// Whether a node cache on this node may answer at an address.
+    pub(super) fn has_node_cache_at(&self, address: IpAddr) -> bool {
+        let mut caches = self.clients().filter_map(|pod| pod.node_cache.as_ref());
+        caches.any(|cache| !cache.bound_addresses(&[address]).is_empty())
+    }
+
+    /// The known pods that have an address.
+    pub(super) fn pods_at(&self, address: IpAddr) -> impl Iterator<Item = &PolicyPod> {
+        let pods = self.dns_pods.values().chain(self.clients.values());
+        pods.flatten()
+            .filter(move |pod| pod.addresses.contains(&address))
+    }
+
+    /// Every Service that may be the cluster's DNS. `None`: it can't be read.
+    pub(super) fn services(&self) -> impl Iterator<Item = Option<&DnsService>> {
+        self.services.values().map(Option::as_ref)
+    }
+
+    /// The slices that may belong to a Service: its own, and the unreadable ones of its namespace.
+    pub(super) fn slices_of<'a>(
+        &'a self,
+        service: &'a ObjectKey,
+    ) -> impl Iterator<Item = Option<&'a DnsSlice>> {
+        let slices = self.slices.range(ObjectKey::first_in(&service.namespace)..);
+        slices
+            .take_while(|(key, _)| key.is_in(&service.namespace))
+            .map(|(_, slice)| slice.as_ref())
+            .filter(|slice| slice.is_none_or(|slice| slice.service.as_ref() == Some(service)))
+    }
+
+    /// Whether a selector provably matches a Namespace.
+    pub(super) fn selects_namespace(&self, selector: &Selector, name: &str) -> bool {
+        let key = ObjectKey::new("", name);
+        let known = [&self.dns_namespaces, &self.namespaces];
+        let known: Vec<_> = known.iter().filter_map(|store| store.get(&key)).collect();
+        let label = (NAMESPACE_NAME.to_owned(), name.to_owned());
+        let least = Labels::from([label]);
+        // Two feeds may know different labels of one Namespace for a moment.
+        let mut known = known.into_iter();
+        match known.len() {
+            0 => selector.matches_at_least(&least),
+            _ => known.all(|namespace| match namespace {
+                Some(namespace) => selector.matches(&namespace.labels),
+                None => selector.matches_at_least(&least),
+            }),
+        }
+    }
+
+    /// The store of a feed's objects. `None` if client policy doesn't depend on the feed.
+    fn store_for(&mut self, feed: Feed) -> Option<&mut dyn ObjectStore> {
+        match feed {
+            Feed::Policies => Some(&mut self.policies),
+            Feed::Clients => Some(&mut self.clients),
+            Feed::DnsPods => Some(&mut self.dns_pods),
+            Feed::OtherPolicies(kind) => Some(self.other_policies.get_mut(&kind)?),
+            Feed::DnsNamespace => Some(&mut self.dns_namespaces),
+            Feed::ClientNamespaces => Some(&mut self.namespaces),
+            Feed::DnsService => Some(&mut self.services),
+            Feed::DnsEndpoints => Some(&mut self.slices),
+            _ => None,
+        }
+    }
+
+    fn note_listed(&mut self, feed: Feed, key: &ObjectKey) {
+        if let Some(listed) = self.listing.get_mut(&feed)
+            && (listed.len() <= MAX_OBJECTS || !matches!(feed, Feed::OtherPolicies(_)))
+        {
+            listed.insert(key.clone());
+        }
+    }
+}
+
+impl<T> ObjectStore for ObjectsByKey<T> {
+    fn retain_listed(&mut self, listed: &BTreeSet<ObjectKey>) -> bool {
+        let before = self.len();
+        self.retain(|key, _| listed.contains(key));
+        self.len() != before
+    }
+
+    fn mark_unreadable(&mut self, key: ObjectKey) -> bool {
+        !matches!(self.insert(key, None), Some(None))
+    }
+
+    fn remove_object(&mut self, key: &ObjectKey) -> bool {
+        self.remove(key).is_some()
+    }
+}
+
+impl ObjectStore for OtherPolicies {
+    fn retain_listed(&mut self, listed: &BTreeSet<ObjectKey>) -> bool {
+        OtherPolicies::retain_listed(self, listed)
+    }
+
+    fn mark_unreadable(&mut self, key: ObjectKey) -> bool {
+        self.insert(key, Reach::Both)
+    }
+
+    fn remove_object(&mut self, key: &ObjectKey) -> bool {
+        self.remove(key)
+    }
+}
+
+/// Stores an object. Returns whether it differs from the one stored before.
+fn replace_object<T: PartialEq>(kept: &mut ObjectsByKey<T>, key: ObjectKey, object: T) -> bool {
+    let object = Some(object);
+    if kept.get(&key) == Some(&object) {
+        return false;
+    }
+    kept.insert(key, object);
+    true
+}

@@ -1,0 +1,236 @@
+//! Ingress policies at the servers of the cluster's DNS.
+//!
+//! The policies that apply to a server don't depend on the client, so they are gathered once for
+//! all clients, as [`Gate`]s. If policies leave the servers open to every pod, there are no gates.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use super::destinations::{Destination, ServerEndpoint};
+use super::facts::Facts;
+use super::objects::{Peer, Peers, Policy, PolicyPod, Rule};
+use crate::objects::ObjectKey;
+
+/// The ingress policies that must admit a question at one address.
+#[derive(Debug)]
+pub(super) struct Gate<'a> {
+    /// The address at which the question arrives.
+    address: SocketAddr,
+    policies: GatePolicies<'a>,
+}
+
+/// The policies of a gate.
+#[derive(Debug)]
+enum GatePolicies<'a> {
+    /// These policies select the server. One of them must admit the client at the server's port.
+    Selecting {
+        policies: Vec<&'a Policy>,
+        endpoint: &'a ServerEndpoint<'a>,
+    },
+    /// The server is not a known pod, so any one of these policies may be the only one that selects
+    /// it. Each of them must admit the client at every port.
+    MaySelect(Vec<&'a Policy>),
+    /// This policy can't be read, so it may select the server and admit no client.
+    Unreadable(&'a ObjectKey),
+}
+
+impl<'a> Gate<'a> {
+    /// The gates on the way to these destinations.
+    pub(super) fn find_all(facts: &'a Facts, destinations: &'a [Destination<'a>]) -> Vec<Gate<'a>> {
+        let mut gates = Vec::new();
+        for destination in destinations {
+            match destination {
+                Destination::Endpoint(endpoint) => {
+                    gates.extend(Gate::before_endpoint(facts, endpoint));
+                }
+                Destination::Node(address) => {
+                    gates.extend(Gate::before_node_address(facts, *address));
+                }
+                Destination::Unknown(address) => {
+                    gates.extend(Gate::before_unknown_server(facts, *address));
+                }
+                // The Service's endpoints are destinations too.
+                Destination::Service { .. } => {}
+            }
+        }
+        gates
+    }
+
+    /// The gates before an endpoint: at most one for each pod that the endpoint may be.
+    fn before_endpoint(facts: &'a Facts, endpoint: &'a ServerEndpoint<'a>) -> Vec<Gate<'a>> {
+        if !endpoint.is_known_pod() {
+            return Gate::before_unknown_server(facts, endpoint.address)
+                .into_iter()
+                .collect();
+        }
+        let pods = endpoint.pods.iter();
+        pods.filter_map(|pod| Gate::before_pod(facts, endpoint, pod))
+            .collect()
+    }
+
+    fn before_pod(
+        facts: &'a Facts,
+        endpoint: &'a ServerEndpoint<'a>,
+        pod: &PolicyPod,
+    ) -> Option<Gate<'a>> {
+        let gate = |gate_policies| {
+            Some(Gate {
+                address: endpoint.address,
+                policies: gate_policies,
+            })
+        };
+        // A policy whose metadata can't be read may be in any namespace.
+        let in_namespace = facts.policies_in(&pod.key.namespace);
+        let mut policies = Vec::new();
+        for (key, policy) in facts.policies_in("").chain(in_namespace) {
+            let Some(policy) = policy else {
+                return gate(GatePolicies::Unreadable(key));
+            };
+            if policy.ingress.is_some() && policy.pods.matches(&pod.labels) {
+                policies.push(policy);
+            }
+        }
+        let is_open = |policy: &&Policy| {
+            let mut rules = policy.ingress.iter().flatten();
+            rules.any(|rule| rule.peers == Peers::All && endpoint.has_port(rule))
+        };
+        if policies.is_empty() || policies.iter().any(is_open) {
+            return None;
+        }
+        gate(GatePolicies::Selecting { policies, endpoint })
+    }
+
+    /// The gate before a node-local address, which belongs to a pod in the node's network or to no
+    /// pod.
+    fn before_node_address(facts: &'a Facts, address: SocketAddr) -> Option<Gate<'a>> {
+        let Some(pods) = facts.host_pods() else {
+            return Gate::before_unknown_server(facts, address);
+        };
+        let pods: Vec<_> = pods.collect();
+        Gate::before_possible_server(facts, address, |key, policy| {
+            let mut pods = pods.iter();
+            pods.any(|pod| {
+                let is_there = key.namespace.is_empty() || key.namespace == pod.key.namespace;
+                is_there && policy.is_none_or(|policy| policy.pods.matches(&pod.labels))
+            })
+        })
+    }
+
+    /// The gate before an address that may belong to any pod.
+    fn before_unknown_server(facts: &'a Facts, address: SocketAddr) -> Option<Gate<'a>> {
+        Gate::before_possible_server(facts, address, |_, _| true)
+    }
+
+    /// The gate before a server that the policies chosen by `may_select` may apply to.
+    fn before_possible_server(
+        facts: &'a Facts,
+        address: SocketAddr,
+        mut may_select: impl FnMut(&ObjectKey, Option<&Policy>) -> bool,
+    ) -> Option<Gate<'a>> {
+        let is_open = |policy: &Policy| {
+            let mut rules = policy.ingress.iter().flatten();
+            rules.any(|rule| rule.peers == Peers::All && rule.ports.contain_all())
+        };
+        let mut policies = Vec::new();
+        for (key, policy) in facts.policies() {
+            if !may_select(key, policy) {
+                continue;
+            }
+            let Some(policy) = policy else {
+                let gate_policies = GatePolicies::Unreadable(key);
+                return Some(Gate {
+                    address,
+                    policies: gate_policies,
+                });
+            };
+            if policy.ingress.is_some() && !is_open(policy) {
+                policies.push(policy);
+            }
+        }
+        (!policies.is_empty()).then_some(Gate {
+            address,
+            policies: GatePolicies::MaySelect(policies),
+        })
+    }
+
+    /// Why the policies do not provably admit a client, or `None` if they do.
+    pub(super) fn find_objection(&self, facts: &Facts, client: &PolicyPod) -> Option<String> {
+        let address = self.address;
+        match &self.policies {
+            GatePolicies::Unreadable(key) => Some(format!(
+                "NetworkPolicy {key} can't be read, and may restrict access to {address}"
+            )),
+            GatePolicies::MaySelect(policies) => {
+                let mut policies = policies.iter();
+                let policy = policies.find(|policy| {
+                    let is_admitted = |rule: &Rule| {
+                        rule.ports.contain_all()
+                            && admits_client(facts, policy, rule, client, address)
+                    };
+                    !policy.ingress.iter().flatten().any(is_admitted)
+                })?;
+                Some(format!(
+                    "NetworkPolicy {} may apply to the server at {address}, which is not a known pod, and does not provably admit this pod over UDP",
+                    policy.key
+                ))
+            }
+            GatePolicies::Selecting { policies, endpoint } => {
+                let is_admitted = |policy: &&Policy| {
+                    let mut rules = policy.ingress.iter().flatten();
+                    rules.any(|rule| {
+                        endpoint.has_port(rule)
+                            && admits_client(facts, policy, rule, client, address)
+                    })
+                };
+                if policies.iter().any(is_admitted) {
+                    return None;
+                }
+                let names: Vec<_> = policies
+                    .iter()
+                    .map(|policy| policy.key.to_string())
+                    .collect();
+                let does = match names.len() {
+                    1 => "does",
+                    _ => "do",
+                };
+                Some(format!(
+                    "NetworkPolicy {} {does} not provably admit this pod at {address} over UDP",
+                    names.join(", ")
+                ))
+            }
+        }
+    }
+}
+
+/// Whether the peers of a rule provably include this client when it asks at this address.
+fn admits_client(
+    facts: &Facts,
+    policy: &Policy,
+    rule: &Rule,
+    client: &PolicyPod,
+    address: SocketAddr,
+) -> bool {
+    let Peers::Some(peers) = &rule.peers else {
+        return true;
+    };
+    peers.iter().any(|peer| match peer {
+        Peer::Pods { namespaces, pods } => {
+            let is_in_namespace = match namespaces {
+                None => client.key.namespace == policy.key.namespace,
+                Some(namespaces) => facts.selects_namespace(namespaces, &client.key.namespace),
+            };
+            is_in_namespace && pods.matches(&client.labels)
+        }
+        // The client's address may be translated on the way, so the source that the server's node
+        // sees is unknown.
+        Peer::Block { network, except } => {
+            except.is_empty() && covers_whole_family(network, address.ip())
+        }
+    })
+}
+
+/// Whether a network holds every address of this address's family.
+fn covers_whole_family(network: &IpNet, address: IpAddr) -> bool {
+    network.prefix_len() == 0 && network.contains(&address)
+}

@@ -1,0 +1,243 @@
+//! Kubernetes objects, reduced to what client policy needs.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::SystemTime;
+
+use ipnet::IpNet;
+
+use super::other_policies::OtherPolicy;
+use crate::feed::Feed;
+use crate::node_cache::NodeCache;
+use crate::objects::{ObjectKey, Port};
+use crate::selector::{Labels, Selector};
+
+/// The label that holds a Namespace's name. Every Namespace has it since Kubernetes 1.22.
+pub(super) const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+/// An object that client policy depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// A NetworkPolicy.
+    Policy(Policy),
+    /// A Pod.
+    Pod(PolicyPod),
+    /// A Namespace.
+    Namespace(LabelledNamespace),
+    /// A Service.
+    Service(DnsService),
+    /// An EndpointSlice.
+    Slice(DnsSlice),
+    /// A policy of a kind that is not evaluated.
+    OtherPolicy(OtherPolicy),
+    /// An object that can't be read, or only with doubt.
+    Unreadable {
+        /// The feed that reported the object.
+        feed: Feed,
+        /// Namespace and name.
+        key: ObjectKey,
+    },
+}
+
+/// A NetworkPolicy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// Selects the pods in the policy's namespace that the policy applies to.
+    pub pods: Selector,
+    /// What the selected pods may connect to, in addition to what other policies allow. `None`: the
+    /// policy doesn't restrict egress.
+    pub egress: Option<Box<[Rule]>>,
+    /// Which packets may reach the selected pods, in addition to what other policies admit. `None`:
+    /// the policy doesn't restrict ingress.
+    pub ingress: Option<Box<[Rule]>>,
+}
+
+/// Connections that a policy allows in one direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The other end of the connection: the destination for egress, the source for ingress.
+    pub peers: Peers,
+    /// The UDP ports at the destination.
+    pub ports: Ports,
+}
+
+/// The peers that a rule allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peers {
+    /// Every peer.
+    All,
+    /// Any peer that matches one of these.
+    Some(Box<[Peer]>),
+}
+
+/// A set of peers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Pods, by labels.
+    Pods {
+        /// Selects the pods' namespaces. `None`: the policy's own namespace.
+        namespaces: Option<Selector>,
+        /// Selects pods within these namespaces.
+        pods: Selector,
+    },
+    /// Addresses, by network (`ipBlock`).
+    Block {
+        /// The network that holds the addresses.
+        network: IpNet,
+        /// Networks within it that are excluded.
+        except: Box<[IpNet]>,
+    },
+}
+
+/// The UDP ports that a rule allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// Every port.
+    All,
+    /// Any of these. Empty if the rule lists only ports of other protocols.
+    Some(Box<[PortRange]>),
+}
+
+/// A set of UDP ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortRange {
+    /// Ports by number.
+    Numbers(RangeInclusive<u16>),
+    /// The ports to which the destination pod gives this name.
+    Name(Box<str>),
+}
+
+/// A pod, as a client or as a server of DNS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyPod {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// Its labels.
+    pub labels: Labels,
+    /// The pod's addresses. Empty once the pod has ended.
+    pub addresses: Box<[IpAddr]>,
+    /// Whether the pod is alive or ending.
+    pub stage: Stage,
+    /// The network that `addresses` belong to.
+    pub network: PodNetwork,
+    /// The pod's named UDP ports.
+    pub named_ports: Box<[(Box<str>, u16)]>,
+    /// When the longest-running container was started. `None` while no container runs.
+    pub started: Option<SystemTime>,
+    /// The node cache that runs in this pod, if any.
+    pub node_cache: Option<Box<NodeCache>>,
+}
+
+/// The stage of a pod's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The pod keeps its addresses.
+    Alive,
+    /// The pod is being deleted, or its node doesn't answer. Another pod may get its addresses at
+    /// any moment.
+    Ending,
+}
+
+/// The network namespace that a pod runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodNetwork {
+    /// The pod's own.
+    Own,
+    /// The node's. Policies don't apply to the pod, and its packets cross no veth.
+    Host,
+}
+
+/// A Namespace with its labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelledNamespace {
+    /// The Namespace's name; the key's own namespace is empty.
+    pub key: ObjectKey,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// A Service that may be the cluster's DNS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsService {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// The ClusterIPs.
+    pub addresses: Box<[IpAddr]>,
+    /// The Service's ports.
+    pub ports: Box<[Port]>,
+    /// The labels that select the Service's pods.
+    pub selector: Labels,
+}
+
+/// An EndpointSlice: some of a Service's endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsSlice {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// The Service that the slice belongs to, if any.
+    pub service: Option<ObjectKey>,
+    /// The addresses of the ready endpoints.
+    pub addresses: Box<[IpAddr]>,
+    /// The endpoints' port for each port of the Service, matched by name.
+    pub ports: Box<[Port]>,
+}
+
+impl Fact {
+    /// The object's namespace and name.
+    #[must_use]
+    pub fn key(&self) -> &ObjectKey {
+        match self {
+            Fact::Policy(policy) => &policy.key,
+            Fact::Pod(pod) => &pod.key,
+            Fact::Namespace(namespace) => &namespace.key,
+            Fact::Service(service) => &service.key,
+            Fact::Slice(slice) => &slice.key,
+            Fact::OtherPolicy(policy) => &policy.key,
+            Fact::Unreadable { key, .. } => key,
+        }
+    }
+}
+
+impl Policy {
+    /// Whether an ingress rule selects peers by a Namespace label other than `NAMESPACE_NAME`.
+    #[must_use]
+    pub fn needs_namespaces(&self) -> bool {
+        let rules = self.ingress.iter().flatten();
+        let peers = rules.flat_map(|rule| match &rule.peers {
+            Peers::All => &[][..],
+            Peers::Some(peers) => peers,
+        });
+        let mut peers = peers;
+        peers.any(|peer| match peer {
+            Peer::Pods {
+                namespaces: Some(selector),
+                ..
+            } => !selector.is_only_about(NAMESPACE_NAME),
+            Peer::Pods { .. } | Peer::Block { .. } => false,
+        })
+    }
+}
+
+impl Ports {
+    /// Whether a UDP port is among them, by its number or by one of its names.
+    pub(super) fn contain(&self, number: u16, names: &[&str]) -> bool {
+        let Ports::Some(ranges) = self else {
+            return true;
+        };
+        ranges.iter().any(|range| match range {
+            PortRange::Numbers(numbers) => numbers.contains(&number),
+            PortRange::Name(name) => names.contains(&&**name),
+        })
+    }
+
+    /// Whether every UDP port is among them.
+    pub(super) fn contain_all(&self) -> bool {
+        let Ports::Some(ranges) = self else {
+            return true;
+        };
+        let all = PortRange::Numbers(0..=u16::MAX);
+        ranges.contains(&all)
+    }
+}

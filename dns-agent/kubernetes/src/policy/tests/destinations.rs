@@ -1,0 +1,210 @@
+//! Where questions go: Services, their endpoints, and unknown addresses.
+
+use serde_json::{Value, json};
+
+use super::{SERVED, dns, fact, facts, objection, pod, policy, read, web};
+use crate::{CacheAddresses, Fact, Facts, Feed, NodeCache, ObjectKey, PolicyPod};
+
+fn allowing(to: Value) -> Value {
+    let mut rule = json!({"ports": [{"protocol": "UDP", "port": 53}]});
+    rule["to"] = to;
+    let mut spec = json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [null]});
+    spec["egress"][0] = rule;
+    policy("dns", spec)
+}
+
+fn selecting() -> Value {
+    allowing(
+        json!([{"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}]),
+    )
+}
+
+fn everything() -> Value {
+    let spec = json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]});
+    policy("dns", spec)
+}
+
+/// The objects of the cluster's DNS without the one of this kind and name.
+fn without(kind: &str, name: &str) -> Vec<Value> {
+    let is_it = |value: &Value| value["kind"] == kind && value["metadata"]["name"] == name;
+    let all: Vec<_> = dns(53).into_iter().filter(|value| !is_it(value)).collect();
+    assert_eq!(all.len(), 4);
+    all
+}
+
+fn with(dns: Vec<Value>, policy: Value) -> Facts {
+    facts(dns.into_iter().chain([web(), policy]))
+}
+
+#[test]
+fn unknown_parts_of_the_dns_prove_nothing() {
+    for (kind, name) in [
+        ("Service", "kube-dns"),
+        ("EndpointSlice", "kube-dns-x"),
+        ("Pod", "coredns-2"),
+    ] {
+        let facts = with(without(kind, name), selecting());
+        assert!(objection(&facts).is_some(), "{kind} {name}");
+        assert_eq!(objection(&with(without(kind, name), everything())), None);
+    }
+    assert_eq!(objection(&with(dns(53), selecting())), None);
+}
+
+#[test]
+fn an_unknown_dns_namespace_matches_by_its_name_only() {
+    for (labels, may) in [
+        (
+            json!({"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}),
+            true,
+        ),
+        (json!({}), true),
+        (json!({"matchLabels": {"team": "core"}}), false),
+        (
+            json!({"matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]}),
+            false,
+        ),
+        (
+            json!({"matchExpressions": [{"key": "zone", "operator": "NotIn", "values": ["a"]}]}),
+            false,
+        ),
+    ] {
+        let to = allowing(json!([{"namespaceSelector": labels}]));
+        let facts = with(without("Namespace", "kube-system"), to);
+        assert_eq!(objection(&facts).is_none(), may, "{labels}");
+    }
+}
+
+#[test]
+fn every_server_must_be_allowed() {
+    let mut dns = dns(53);
+    dns[4]["metadata"]["labels"] = json!({"k8s-app": "other"});
+    let reason = objection(&with(dns, selecting())).unwrap();
+    assert_eq!(
+        reason,
+        "NetworkPolicy shop/dns does not provably let this pod reach 10.244.1.9:53 over UDP"
+    );
+}
+
+#[test]
+fn selectors_do_not_match_servers_in_the_host_network() {
+    let mut dns = dns(53);
+    dns[3]["spec"]["hostNetwork"] = json!(true);
+    assert!(objection(&with(dns.clone(), selecting())).is_some());
+    let to = json!([{"ipBlock": {"cidr": "0.0.0.0/0"}}]);
+    assert_eq!(objection(&with(dns, allowing(to))), None);
+}
+
+#[test]
+fn an_unreadable_slice_may_hold_any_server() {
+    let mut facts = with(dns(53), selecting());
+    facts.mark_unreadable(
+        Feed::DnsEndpoints,
+        ObjectKey::new("kube-system", "kube-dns-y"),
+    );
+    assert!(objection(&facts).is_some());
+    facts.delete(
+        Feed::DnsEndpoints,
+        &ObjectKey::new("kube-system", "kube-dns-y"),
+    );
+    assert_eq!(objection(&facts), None);
+}
+
+#[test]
+fn a_slice_with_ambiguous_addresses_is_an_error() {
+    let mut slice = dns(53)[2].clone();
+    slice["endpoints"][1]["addresses"] = json!(["010.244.1.9"]);
+    let problem = read(slice).unwrap_err();
+    assert_eq!(problem.field, "endpoints");
+}
+
+#[test]
+fn an_unreadable_service_may_have_the_address() {
+    let to = json!([{"ipBlock": {"cidr": "0.0.0.0/0"}}]);
+    let mut facts = with(dns(53), allowing(to));
+    assert_eq!(objection(&facts), None);
+    facts.mark_unreadable(Feed::DnsService, ObjectKey::new("kube-system", "kube-dns"));
+    assert!(objection(&facts).is_some());
+}
+
+#[test]
+fn unready_endpoints_receive_no_questions() {
+    let mut dns = dns(53);
+    dns[2]["endpoints"][1]["conditions"] = json!({"ready": false});
+    dns[4]["metadata"]["labels"] = json!({});
+    assert_eq!(objection(&with(dns.clone(), selecting())), None);
+    dns[2]["endpoints"][0]["conditions"] = json!({"ready": false});
+    assert!(objection(&with(dns, selecting())).is_some());
+}
+
+#[test]
+fn every_served_address_must_be_allowed() {
+    let to = json!([{"namespaceSelector": {}}, {"ipBlock": {"cidr": "169.254.0.0/16"}}]);
+    let facts = with(dns(53), allowing(to));
+    let left_out = |served: &[&str]| {
+        let served: Vec<_> = served.iter().map(|text| text.parse().unwrap()).collect();
+        facts.judge_clients(&served).left_out.len()
+    };
+    // `count` is 1 when `shop/web` isn't answered, the only pod in its namespace.
+    for (served, count) in [
+        (&[SERVED][..], 0),
+        (&[SERVED, "169.254.20.10:53"], 0),
+        (&[SERVED, "192.168.0.10:53"], 1),
+        (&[SERVED, "169.254.20.10:5353"], 1),
+        // Endpoints, as socket load balancing addresses them.
+        (&["10.244.0.9:53", "10.244.1.9:53"], 0),
+        (&["10.244.7.7:53"], 1),
+        // The Service lacks this port.
+        (&["10.96.0.10:54"], 1),
+        (&[], 1),
+    ] {
+        assert_eq!(left_out(served), count, "{served:?}");
+    }
+}
+
+/// kubernetes/kubernetes #70555: packets to the node cache's address are never translated to a
+/// pod's.
+#[test]
+fn a_node_cache_at_the_cluster_ip_must_be_allowed_too() {
+    let mut cache = pod("kube-system", "cache", "192.168.0.1", json!({}));
+    cache["spec"] = json!({"hostNetwork": true});
+    let Fact::Pod(cache) = fact(cache) else {
+        panic!("a Pod is one");
+    };
+    let bound = |addresses: &[&str]| PolicyPod {
+        node_cache: Some(Box::new(NodeCache {
+            addresses: CacheAddresses::Known(
+                addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            ),
+            config: Err("of a test".to_owned()),
+        })),
+        ..cache.clone()
+    };
+    let unknown = PolicyPod {
+        node_cache: Some(Box::new(NodeCache::unreadable("of a test"))),
+        ..cache.clone()
+    };
+    let both = json!([
+        {"namespaceSelector": {}},
+        {"ipBlock": {"cidr": "10.96.0.10/32"}},
+    ]);
+    for (client, with_selector) in [
+        (cache.clone(), true),
+        (bound(&["169.254.20.10"]), true),
+        (bound(&["169.254.20.10", "10.96.0.10"]), false),
+        (unknown, false),
+    ] {
+        for (policy, may) in [(selecting(), with_selector), (allowing(both.clone()), true)] {
+            let mut facts = with(dns(53), policy);
+            facts.insert(Fact::Pod(client.clone()));
+            assert_eq!(objection(&facts).is_none(), may, "{:?}", client.node_cache);
+        }
+    }
+}
+
+#[test]
+fn an_address_without_a_known_service_may_be_translated() {
+    let block = json!([{"ipBlock": {"cidr": "10.96.0.0/12"}}]);
+    let facts = with(dns(53), allowing(block));
+    let served = ["10.96.0.53:53".parse().unwrap()];
+    assert_eq!(facts.judge_clients(&served).left_out.len(), 1);
+}

@@ -1,0 +1,150 @@
+//! Lists, updates and unreadable objects.
+
+use serde_json::{Value, json};
+
+use super::{dns, fact, facts, objection, policy, read, verdicts, web};
+use crate::{ClientVerdicts, Facts, Feed, ObjectKey};
+
+fn deny() -> Value {
+    policy(
+        "deny",
+        json!({"podSelector": {}, "policyTypes": ["Egress"]}),
+    )
+}
+
+fn all(more: impl IntoIterator<Item = Value>) -> Facts {
+    facts(dns(53).into_iter().chain([web()]).chain(more))
+}
+
+#[test]
+fn the_end_of_a_list_removes_objects_it_did_not_return() {
+    let mut facts = all([deny()]);
+    facts.start_list(Feed::Policies);
+    assert!(objection(&facts).is_some());
+    facts.finish_list(Feed::Policies);
+    assert!(!facts.may_restrict());
+
+    facts.start_list(Feed::Policies);
+    facts.apply(Feed::Policies, fact(deny()));
+    facts.finish_list(Feed::Policies);
+    assert!(objection(&facts).is_some());
+}
+
+#[test]
+fn nothing_is_awaited_once_all_feeds_were_listed() {
+    let mut facts = Facts::awaiting([Feed::Policies, Feed::Clients]);
+    for (feed, left) in [
+        (Feed::Clients, 1),
+        (Feed::DnsService, 1),
+        (Feed::Policies, 0),
+    ] {
+        facts.start_list(feed);
+        facts.finish_list(feed);
+        assert_eq!(facts.awaited().len(), left);
+    }
+}
+
+#[test]
+fn a_policy_that_no_longer_covers_egress_restricts_no_pod() {
+    let mut facts = all([deny()]);
+    assert!(objection(&facts).is_some());
+    let ingress = policy(
+        "deny",
+        json!({"podSelector": {}, "policyTypes": ["Ingress"]}),
+    );
+    facts.apply(Feed::Policies, fact(ingress));
+    assert_eq!(verdicts(&facts), ClientVerdicts::default());
+    let key = ObjectKey::new("shop", "deny");
+    facts.delete(Feed::Policies, &key);
+    assert!(!facts.may_restrict());
+
+    // A policy with an unknown direction may restrict both.
+    let unknown = policy("deny", json!({"podSelector": {}, "policyTypes": ["Other"]}));
+    assert_eq!(read(unknown).unwrap_err().field, "spec.policyTypes");
+    facts.mark_unreadable(Feed::Policies, key);
+    assert!(objection(&facts).is_some());
+}
+
+#[test]
+fn dns_pods_are_not_clients() {
+    let mut facts = Facts::default();
+    for value in dns(53) {
+        match value["kind"].as_str() {
+            Some("Pod") => {
+                facts.apply(Feed::DnsPods, fact(value));
+            }
+            _ => facts.insert(fact(value)),
+        }
+    }
+    facts.insert(fact(web()));
+    let to_pods = json!({"podSelector": {}, "egress": [{"to": [{"namespaceSelector": {}}]}]});
+    facts.insert(fact(policy("dns", to_pods)));
+    assert_eq!(objection(&facts), None);
+    let verdicts = verdicts(&facts);
+    assert_eq!(verdicts.permitted.unwrap().len(), 1);
+    facts.delete(Feed::DnsPods, &ObjectKey::new("kube-system", "coredns-1"));
+    assert!(objection(&facts).is_some());
+}
+
+#[test]
+fn an_unreadable_policy_applies_to_every_pod_in_its_namespace() {
+    let other = policy(
+        "other",
+        json!({"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Egress"]}),
+    );
+    let mut facts = all([other]);
+    assert_eq!(objection(&facts), None);
+    facts.mark_unreadable(Feed::Policies, ObjectKey::new("elsewhere", "bad"));
+    assert_eq!(objection(&facts), None);
+    facts.mark_unreadable(Feed::Policies, ObjectKey::new("shop", "bad"));
+    let reason = objection(&facts).unwrap();
+    assert!(
+        reason.contains("NetworkPolicy shop/bad can't be read"),
+        "{reason}"
+    );
+    // The policy becomes readable.
+    let good = policy("bad", json!({"podSelector": {}, "egress": [{}]}));
+    facts.apply(Feed::Policies, fact(good));
+    assert_eq!(objection(&facts), None);
+    // A policy whose namespace is unknown.
+    facts.mark_unreadable(Feed::Policies, ObjectKey::new("", ""));
+    assert!(objection(&facts).is_some());
+}
+
+#[test]
+fn invalid_policies_are_errors() {
+    for (egress, field) in [
+        (
+            json!([{"to": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}]),
+            "spec.egress[0].to[0].ipBlock: \"10.0.0.0/33\"",
+        ),
+        (
+            json!([{}, {"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["x"]}}]}]),
+            "spec.egress[1].to[0].ipBlock: \"x\"",
+        ),
+        (json!([{"to": [{}]}]), "spec.egress[0].to[0]: is neither"),
+        (
+            json!([{"to": [{"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}}]}]),
+            "spec.egress[0].to[0]: is neither",
+        ),
+        (
+            json!([{"ports": [{"protocol": "UDP", "port": 70000}]}]),
+            "spec.egress[0].ports[0]: 70000",
+        ),
+        (
+            json!([{"ports": [{"protocol": "UDP", "port": "dns", "endPort": 60}]}]),
+            "endPort",
+        ),
+        (
+            json!([{"to": [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "Is"}]}}]}]),
+            "podSelector: \"Is\" is not an operator",
+        ),
+    ] {
+        let problem = read(policy("bad", json!({"podSelector": {}, "egress": egress})));
+        let problem = problem.unwrap_err().to_string();
+        assert!(
+            problem.starts_with("NetworkPolicy shop/bad: ") && problem.contains(field),
+            "{problem}"
+        );
+    }
+}

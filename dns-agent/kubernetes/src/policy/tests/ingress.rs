@@ -1,0 +1,454 @@
+//! Ingress policies at the servers of the cluster's DNS.
+
+use serde_json::{Value, json};
+
+use super::{dns, fact, facts, objection, pod, policy, verdicts, web};
+use crate::{ClientVerdicts, Facts, Feed, ObjectKey, Policy};
+
+/// A policy in the namespace of the cluster's DNS.
+fn dns_policy(spec: Value) -> Value {
+    let mut policy = policy("in", spec);
+    policy["metadata"]["namespace"] = json!("kube-system");
+    policy
+}
+
+/// A policy with these ingress rules for every pod in the namespace of the cluster's DNS.
+fn ingress_policy(rules: Value) -> Value {
+    let mut spec = json!({"podSelector": {}, "policyTypes": ["Ingress"]});
+    spec["ingress"] = rules;
+    dns_policy(spec)
+}
+
+/// Such a policy that admits these peers at port 53.
+fn policy_admitting(peers: Value) -> Value {
+    let mut rules = json!([{"ports": [{"port": 53, "protocol": "UDP"}]}]);
+    rules[0]["from"] = peers;
+    ingress_policy(rules)
+}
+
+fn cluster(policies: impl IntoIterator<Item = Value>) -> Facts {
+    let shop =
+        json!({"kind": "Namespace", "metadata": {"name": "shop", "labels": {"team": "web"}}});
+    facts(dns(53).into_iter().chain([web(), shop]).chain(policies))
+}
+
+fn is_admitted(policy: Value) -> bool {
+    objection(&cluster([policy])).is_none()
+}
+
+#[test]
+fn types_and_selectors_decide_which_servers_are_restricted() {
+    for (what, spec, may) in [
+        (
+            "deny all ingress",
+            json!({"podSelector": {}, "policyTypes": ["Ingress"]}),
+            false,
+        ),
+        ("ingress by default", json!({"podSelector": {}}), false),
+        (
+            "ingress by default, without types",
+            json!({"podSelector": {}, "policyTypes": []}),
+            false,
+        ),
+        (
+            "ingress by default, beside egress",
+            json!({"podSelector": {}, "egress": [{}]}),
+            false,
+        ),
+        (
+            "both, and ingress allows nothing",
+            json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "egress": [{}]}),
+            false,
+        ),
+        (
+            "no rules",
+            json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": []}),
+            false,
+        ),
+        (
+            "everything",
+            json!({"podSelector": {}, "ingress": [{}]}),
+            true,
+        ),
+        (
+            "rules that the types leave out",
+            json!({"podSelector": {}, "policyTypes": ["Egress"], "ingress": [], "egress": [{}]}),
+            true,
+        ),
+        (
+            "about the servers",
+            json!({"podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}),
+            false,
+        ),
+        (
+            "about other pods",
+            json!({"podSelector": {"matchLabels": {"k8s-app": "metrics"}}}),
+            true,
+        ),
+    ] {
+        assert_eq!(is_admitted(dns_policy(spec)), may, "{what}");
+    }
+    let elsewhere = policy("in", json!({"podSelector": {}, "policyTypes": ["Ingress"]}));
+    assert!(is_admitted(elsewhere), "of the client's own namespace");
+}
+
+#[test]
+fn peers_decide_which_clients_are_admitted() {
+    for (what, peers, may) in [
+        ("no peers are all", json!([]), true),
+        ("all pods", json!([{"namespaceSelector": {}}]), true),
+        (
+            "pods beside the servers",
+            json!([{"podSelector": {}}]),
+            false,
+        ),
+        (
+            "by the namespace's name",
+            json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}}]),
+            true,
+        ),
+        (
+            "by the namespace's label",
+            json!([{"namespaceSelector": {"matchLabels": {"team": "web"}}}]),
+            true,
+        ),
+        (
+            "by another label",
+            json!([{"namespaceSelector": {"matchLabels": {"team": "core"}}}]),
+            false,
+        ),
+        (
+            "by a label that the namespace lacks",
+            json!([{"namespaceSelector": {"matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]}}]),
+            true,
+        ),
+        (
+            "by both",
+            json!([{"namespaceSelector": {"matchLabels": {"team": "web"}}, "podSelector": {"matchLabels": {"app": "web"}}}]),
+            true,
+        ),
+        (
+            "by both, another pod",
+            json!([{"namespaceSelector": {"matchLabels": {"team": "web"}}, "podSelector": {"matchLabels": {"app": "db"}}}]),
+            false,
+        ),
+        (
+            "one of two peers",
+            json!([{"podSelector": {}}, {"namespaceSelector": {}}]),
+            true,
+        ),
+        (
+            "every address",
+            json!([{"ipBlock": {"cidr": "0.0.0.0/0"}}]),
+            true,
+        ),
+        (
+            "every address of the other family",
+            json!([{"ipBlock": {"cidr": "::/0"}}]),
+            false,
+        ),
+        // The client's address may be translated before the packet arrives.
+        (
+            "its address",
+            json!([{"ipBlock": {"cidr": "10.244.0.0/16"}}]),
+            false,
+        ),
+        (
+            "every address but some",
+            json!([{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.9.0.0/16"]}}]),
+            false,
+        ),
+    ] {
+        assert_eq!(is_admitted(policy_admitting(peers)), may, "{what}");
+    }
+}
+
+#[test]
+fn ports_decide_whether_a_client_is_admitted() {
+    let open = |ports: Value| {
+        let mut rules = json!([{"from": [{"namespaceSelector": {}}]}]);
+        rules[0]["ports"] = ports;
+        ingress_policy(rules)
+    };
+    for (ports, may) in [
+        (json!([]), true),
+        (json!([{"protocol": "UDP"}]), true),
+        (json!([{"protocol": "UDP", "port": 53}]), true),
+        (json!([{"protocol": "UDP", "port": 54}]), false),
+        (json!([{"port": 53}]), false),
+        (
+            json!([{"protocol": "UDP", "port": 50, "endPort": 60}]),
+            true,
+        ),
+        (
+            json!([{"protocol": "UDP", "port": 54, "endPort": 60}]),
+            false,
+        ),
+        (json!([{"protocol": "UDP", "port": "dns"}]), true),
+        (json!([{"protocol": "UDP", "port": "dns-tcp"}]), false),
+        (json!([{"protocol": "UDP", "port": "metrics"}]), false),
+    ] {
+        assert_eq!(is_admitted(open(ports.clone())), may, "{ports}");
+    }
+    // The pods' port counts, not the Service's.
+    for (port, may) in [(53, false), (1053, true)] {
+        let policy = open(json!([{"protocol": "UDP", "port": port}]));
+        let facts = facts(dns(1053).into_iter().chain([web(), policy]));
+        assert_eq!(objection(&facts).is_none(), may, "{port}");
+    }
+}
+
+#[test]
+fn a_port_name_used_twice_by_a_server_proves_nothing() {
+    let mut objects = dns(53);
+    objects[3]["spec"]["containers"][0]["ports"] = json!([
+        {"name": "dns", "containerPort": 53, "protocol": "UDP"},
+        {"name": "dns", "containerPort": 54, "protocol": "UDP"},
+    ]);
+    let policy = ingress_policy(json!([
+        {"from": [{"namespaceSelector": {}}], "ports": [{"protocol": "UDP", "port": "dns"}]}
+    ]));
+    assert!(objection(&facts(objects.into_iter().chain([web(), policy]))).is_some());
+}
+
+#[test]
+fn policies_add_up_at_each_server() {
+    let deny = || ingress_policy(json!([]));
+    let named = |mut policy: Value, name: &str| {
+        policy["metadata"]["name"] = json!(name);
+        policy
+    };
+    let all = || policy_admitting(json!([{"namespaceSelector": {}}]));
+    let facts = cluster([deny(), named(all(), "allow")]);
+    assert_eq!(objection(&facts), None);
+
+    // The second policy opens only one of the two servers.
+    let mut one = named(all(), "allow");
+    one["spec"]["podSelector"] = json!({"matchLabels": {"first": "yes"}});
+    let mut objects = dns(53);
+    objects[3]["metadata"]["labels"]["first"] = json!("yes");
+    let facts = super::facts(objects.into_iter().chain([web(), deny(), one]));
+    assert_eq!(
+        objection(&facts).unwrap(),
+        "NetworkPolicy kube-system/in does not provably admit this pod at 10.244.1.9:53 over UDP"
+    );
+}
+
+#[test]
+fn egress_and_ingress_must_both_allow() {
+    let deny = policy("out", json!({"podSelector": {}, "policyTypes": ["Egress"]}));
+    let let_out = policy("out", json!({"podSelector": {}, "egress": [{}]}));
+    let (open, closed) = (policy_admitting(json!([])), ingress_policy(json!([])));
+    for (egress, ingress, may) in [
+        (&let_out, &open, true),
+        (&let_out, &closed, false),
+        (&deny, &open, false),
+        (&deny, &closed, false),
+    ] {
+        let facts = cluster([egress.clone(), ingress.clone()]);
+        assert_eq!(objection(&facts).is_none(), may, "{egress} {ingress}");
+    }
+}
+
+#[test]
+fn servers_open_to_every_pod_restrict_no_client() {
+    let elsewhere = policy("in", json!({"podSelector": {}}));
+    for policy in [
+        policy_admitting(json!([])),
+        ingress_policy(json!([{}])),
+        elsewhere,
+    ] {
+        assert_eq!(verdicts(&cluster([policy])), ClientVerdicts::default());
+    }
+}
+
+#[test]
+fn a_client_in_the_servers_namespace_is_judged_like_any_other() {
+    let client = || pod("kube-system", "client", "10.244.0.3", json!({"app": "x"}));
+    let left_out = |policy: Value| {
+        let facts = cluster([client(), policy]);
+        let left_out = verdicts(&facts).left_out.into_iter();
+        left_out.filter(|it| it.pod == "kube-system/client").count()
+    };
+    assert_eq!(left_out(policy_admitting(json!([{"podSelector": {}}]))), 0);
+    let others = json!([{"podSelector": {"matchLabels": {"app": "y"}}}]);
+    assert_eq!(left_out(policy_admitting(others)), 1);
+}
+
+#[test]
+fn any_policy_may_apply_to_an_unknown_server() {
+    let elsewhere = || policy("in", json!({"podSelector": {"matchLabels": {"a": "b"}}}));
+    let open = || policy("in", json!({"podSelector": {}, "ingress": [{}]}));
+    let some_ports =
+        json!({"podSelector": {}, "ingress": [{"ports": [{"port": 53, "protocol": "UDP"}]}]});
+    let unknown = || {
+        let mut objects = dns(53);
+        objects.truncate(4);
+        objects
+    };
+    let in_host_network = || {
+        let mut objects = dns(53);
+        objects[3]["spec"]["hostNetwork"] = json!(true);
+        objects
+    };
+    for (servers, policy, may) in [
+        (dns(53), elsewhere(), true),
+        (unknown(), elsewhere(), false),
+        (in_host_network(), elsewhere(), false),
+        (unknown(), open(), true),
+        (in_host_network(), open(), true),
+        (unknown(), policy("in", some_ports), false),
+    ] {
+        let facts = facts(servers.into_iter().chain([web(), policy.clone()]));
+        assert_eq!(objection(&facts).is_none(), may, "{policy}");
+    }
+    let reason = objection(&facts(unknown().into_iter().chain([web(), elsewhere()]))).unwrap();
+    assert_eq!(
+        reason,
+        "NetworkPolicy shop/in may apply to the server at 10.244.1.9:53, which is not a known pod, and does not provably admit this pod over UDP"
+    );
+    // No server is known at all.
+    let mut facts = cluster([elsewhere()]);
+    assert_eq!(objection(&facts), None);
+    facts.mark_unreadable(
+        Feed::DnsEndpoints,
+        ObjectKey::new("kube-system", "kube-dns-y"),
+    );
+    assert!(objection(&facts).is_some());
+}
+
+#[test]
+fn a_server_that_has_ended_has_no_address() {
+    let mut objects = dns(53);
+    objects[3]["status"]["phase"] = json!("Succeeded");
+    let open = policy_admitting(json!([{"namespaceSelector": {}}]));
+    assert_eq!(objection(&cluster([open.clone()])), None);
+    let facts = facts(objects.into_iter().chain([web(), open]));
+    assert!(objection(&facts).is_some());
+}
+
+#[test]
+fn a_link_local_address_belongs_to_a_pod_in_this_nodes_network() {
+    let served = ["169.254.20.10:53".parse().unwrap()];
+    let mut cache = pod(
+        "kube-system",
+        "cache",
+        "192.168.0.1",
+        json!({"app": "cache"}),
+    );
+    cache["spec"] = json!({"hostNetwork": true});
+    let elsewhere = policy("in", json!({"podSelector": {}}));
+    let about_cache = dns_policy(json!({"podSelector": {"matchLabels": {"app": "cache"}}}));
+    let about_dns = dns_policy(json!({"podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}));
+    for (policy, may) in [(elsewhere, true), (about_dns, true), (about_cache, false)] {
+        let facts = cluster([cache.clone(), policy.clone()]);
+        let permitted = facts.judge_clients(&served).permitted;
+        assert_eq!(permitted.is_none(), may, "{policy}");
+    }
+    // Until this node's pods have been listed, the server may be any pod.
+    let mut facts = Facts::awaiting([]);
+    facts.insert(fact(web()));
+    facts.insert(fact(policy("in", json!({"podSelector": {}}))));
+    assert!(facts.judge_clients(&served).permitted.is_some());
+    facts.start_list(Feed::Clients);
+    facts.apply(Feed::Clients, fact(web()));
+    assert!(facts.finish_list(Feed::Clients));
+    assert_eq!(facts.judge_clients(&served).permitted, None);
+}
+
+#[test]
+fn two_pods_with_a_servers_address_must_both_be_open() {
+    let other = pod("lab", "other", "10.244.0.9", json!({}));
+    let mut closed = policy("in", json!({"podSelector": {}}));
+    closed["metadata"]["namespace"] = json!("lab");
+    assert_eq!(objection(&cluster([other.clone()])), None);
+    assert!(objection(&cluster([other, closed])).is_some());
+}
+
+#[test]
+fn an_unreadable_policy_may_exclude_every_client() {
+    let mut facts = cluster([]);
+    facts.mark_unreadable(Feed::Policies, ObjectKey::new("lab", "bad"));
+    assert_eq!(objection(&facts), None);
+    facts.mark_unreadable(Feed::Policies, ObjectKey::new("kube-system", "bad"));
+    assert_eq!(
+        objection(&facts).unwrap(),
+        "NetworkPolicy kube-system/bad can't be read, and may restrict access to 10.244.0.9:53"
+    );
+    facts.delete(Feed::Policies, &ObjectKey::new("kube-system", "bad"));
+    assert_eq!(objection(&facts), None);
+    facts.mark_unreadable(Feed::Policies, ObjectKey::new("", ""));
+    assert!(objection(&facts).is_some());
+}
+
+#[test]
+fn an_unknown_namespace_matches_by_its_name_only() {
+    let by = |selector: Value| {
+        let mut peers = json!([{}]);
+        peers[0]["namespaceSelector"] = selector;
+        facts(dns(53).into_iter().chain([web(), policy_admitting(peers)]))
+    };
+    for (selector, may) in [
+        (json!({}), true),
+        (
+            json!({"matchLabels": {"kubernetes.io/metadata.name": "shop"}}),
+            true,
+        ),
+        (json!({"matchLabels": {"team": "web"}}), false),
+        (
+            json!({"matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]}),
+            false,
+        ),
+    ] {
+        assert_eq!(
+            objection(&by(selector.clone())).is_none(),
+            may,
+            "{selector}"
+        );
+    }
+    // The Namespace becomes known, and then unreadable.
+    let mut facts = by(json!({"matchLabels": {"team": "web"}}));
+    let shop =
+        json!({"kind": "Namespace", "metadata": {"name": "shop", "labels": {"team": "web"}}});
+    assert!(facts.apply(Feed::ClientNamespaces, fact(shop)));
+    assert_eq!(objection(&facts), None);
+    facts.mark_unreadable(Feed::ClientNamespaces, ObjectKey::new("", "shop"));
+    assert!(objection(&facts).is_some());
+}
+
+#[test]
+fn selectors_decide_whether_a_policy_needs_namespace_labels() {
+    for (peers, needs) in [
+        (json!([]), false),
+        (json!([{"podSelector": {}}]), false),
+        (json!([{"ipBlock": {"cidr": "0.0.0.0/0"}}]), false),
+        (json!([{"namespaceSelector": {}}]), false),
+        (
+            json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "a"}}}]),
+            false,
+        ),
+        (
+            json!([{"podSelector": {}}, {"namespaceSelector": {"matchLabels": {"team": "a"}}}]),
+            true,
+        ),
+    ] {
+        let policy: Policy = match fact(policy_admitting(peers.clone())) {
+            crate::Fact::Policy(policy) => policy,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(policy.needs_namespaces(), needs, "{peers}");
+    }
+}
+
+#[test]
+fn repeated_facts_change_nothing() {
+    let mut facts = cluster([ingress_policy(json!([]))]);
+    let mut again = web();
+    again["status"]["conditions"] = json!([{"type": "Ready"}]);
+    assert!(!facts.apply(Feed::Clients, fact(again)));
+    let mut other = web();
+    other["metadata"]["labels"] = json!({"app": "other"});
+    assert!(facts.apply(Feed::Clients, fact(other)));
+    assert!(!facts.apply(Feed::Policies, fact(ingress_policy(json!([])))));
+    assert!(facts.apply(Feed::Policies, fact(ingress_policy(json!([{}])))));
+}

@@ -1,0 +1,150 @@
+//! Client policy: objects in, verdicts out.
+
+mod clients;
+mod destinations;
+mod facts;
+mod ingress;
+mod other_policies;
+mod random;
+mod reference_model;
+mod rules;
+
+use k8s_openapi::api::{
+    core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
+};
+use serde_json::{Value, json};
+
+use super::{ClientVerdicts, Fact, Facts, Policy};
+use crate::{ApiPod, ObjectError};
+
+/// The ClusterIP and port of the cluster's DNS.
+const SERVED: &str = "10.96.0.10:53";
+
+/// Reads an API object as a fact.
+fn read(value: Value) -> Result<Fact, ObjectError> {
+    fn of<T: serde::de::DeserializeOwned>(value: Value) -> T {
+        serde_json::from_value(value).expect("the API's form")
+    }
+    match value["kind"].as_str() {
+        Some("Namespace") => Fact::from_namespace(&of::<core::Namespace>(value)),
+        Some("Service") => Fact::from_service(&of::<core::Service>(value)),
+        Some("EndpointSlice") => Fact::from_slice(&of::<discovery::EndpointSlice>(value)),
+        Some("Pod") => Fact::from_pod(&of::<ApiPod>(value)),
+        Some("NetworkPolicy") => {
+            Policy::try_from(of::<networking::NetworkPolicy>(value)).map(Fact::Policy)
+        }
+        kind => panic!("no such kind here: {kind:?}"),
+    }
+}
+
+fn fact(value: Value) -> Fact {
+    read(value).expect("an object that makes sense")
+}
+
+fn facts(list: impl IntoIterator<Item = Value>) -> Facts {
+    let mut facts = Facts::default();
+    for value in list {
+        facts.insert(fact(value));
+    }
+    facts
+}
+
+/// A running pod with an address.
+fn pod(namespace: &str, name: &str, address: &str, labels: Value) -> Value {
+    let mut pod = json!({
+        "kind": "Pod",
+        "metadata": {"namespace": namespace, "name": name},
+        "status": {"phase": "Running", "podIPs": [{"ip": address}]},
+    });
+    pod["metadata"]["labels"] = labels;
+    pod
+}
+
+/// A policy in the namespace `shop`.
+fn policy(name: &str, spec: Value) -> Value {
+    let mut policy =
+        json!({"kind": "NetworkPolicy", "metadata": {"namespace": "shop", "name": name}});
+    policy["spec"] = spec;
+    policy
+}
+
+/// The client in most tests.
+fn web() -> Value {
+    pod(
+        "shop",
+        "web",
+        "10.244.0.2",
+        json!({"app": "web", "tier": "front"}),
+    )
+}
+
+/// The objects of the cluster's DNS, with two pods that listen on this port.
+fn dns(port: u16) -> Vec<Value> {
+    let labels = json!({"k8s-app": "kube-dns", "app.kubernetes.io/name": "coredns"});
+    let mut pods = [
+        pod("kube-system", "coredns-1", "10.244.0.9", labels.clone()),
+        pod("kube-system", "coredns-2", "10.244.1.9", labels),
+    ];
+    for pod in &mut pods {
+        pod["spec"] = json!({"containers": [{"ports": [
+            {"name": "dns", "containerPort": port, "protocol": "UDP"},
+            {"name": "dns-tcp", "containerPort": port, "protocol": "TCP"},
+        ]}]});
+    }
+    let [one, two] = pods;
+    vec![
+        json!({"kind": "Namespace", "metadata": {"name": "kube-system", "labels": {"team": "core"}}}),
+        json!({
+            "kind": "Service", "metadata": {"namespace": "kube-system", "name": "kube-dns"},
+            "spec": {
+                "clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"],
+                "selector": {"k8s-app": "kube-dns"},
+                "ports": [
+                    {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
+                    {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": port},
+                ],
+            },
+        }),
+        json!({
+            "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {
+                "namespace": "kube-system", "name": "kube-dns-x",
+                "labels": {"kubernetes.io/service-name": "kube-dns"},
+            },
+            "endpoints": [{"addresses": ["10.244.0.9"]}, {"addresses": ["10.244.1.9"]}],
+            "ports": [
+                {"name": "dns", "port": port, "protocol": "UDP"},
+                {"name": "dns-tcp", "port": port, "protocol": "TCP"},
+            ],
+        }),
+        one,
+        two,
+    ]
+}
+
+fn verdicts(facts: &Facts) -> ClientVerdicts {
+    facts.judge_clients(&[SERVED.parse().unwrap()])
+}
+
+/// Why `shop/web` isn't answered. `None` if it is answered.
+fn objection(facts: &Facts) -> Option<String> {
+    let verdicts = verdicts(facts);
+    let mut left_out = verdicts.left_out.into_iter();
+    let reason = left_out
+        .find(|left_out| left_out.pod == "shop/web")
+        .map(|left_out| left_out.reason);
+    let is_permitted = verdicts
+        .permitted
+        .is_none_or(|permitted| permitted.contains(&"10.244.0.2".parse().unwrap()));
+    assert_eq!(is_permitted, reason.is_none(), "{reason:?}");
+    reason
+}
+
+/// Whether `shop/web` is answered when DNS pods listen on this port and the namespace `shop` has
+/// policies with these specs.
+fn may_ask(port: u16, policies: &[Value]) -> bool {
+    let policies = policies.iter().enumerate();
+    let policies = policies.map(|(at, spec)| policy(&format!("p{at}"), spec.clone()));
+    let all = dns(port).into_iter().chain([web()]).chain(policies);
+    objection(&facts(all)).is_none()
+}

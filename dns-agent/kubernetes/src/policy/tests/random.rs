@@ -1,0 +1,304 @@
+//! Random policies of both directions, compared with the reference model.
+
+use std::net::Ipv4Addr;
+
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use serde_json::{Value, json};
+
+use super::{
+    fact,
+    reference_model::{
+        ModelCluster, ModelLabels, ModelNetwork, ModelPeer, ModelPod, ModelPolicy, ModelPort,
+        ModelRule, ModelSelector, SERVICE,
+    },
+};
+use crate::{Facts, Feed};
+
+const CLUSTERS: u64 = 10_000;
+
+const NAMESPACES: [&str; 4] = ["kube-system", "shop", "other", "lab"];
+const LABELS: [(&str, [&str; 3]); 2] = [("app", ["dns", "web", "db"]), ("tier", ["a", "b", "c"])];
+const NAMESPACE_LABELS: [(&str, [&str; 3]); 2] = [
+    ("team", ["core", "web", "lab"]),
+    (
+        "kubernetes.io/metadata.name",
+        ["kube-system", "shop", "other"],
+    ),
+];
+
+/// The objects of a cluster that the agent receives.
+struct AgentInput {
+    objects: Vec<Value>,
+    /// The DNS pods that the Service selects.
+    servers: Vec<Value>,
+}
+
+#[test]
+fn no_pod_is_answered_that_the_reference_model_denies() {
+    let (mut allowed, mut denied, mut answered) = (0_u32, 0_u32, 0_u32);
+    for seed in 0..CLUSTERS {
+        let mut random = StdRng::seed_from_u64(seed);
+        let cluster = cluster(&mut random);
+        let input = agent_input(&mut random, &cluster);
+        let permitted = permitted(&input);
+        for client in &cluster.clients {
+            let is_answered = permitted(client);
+            if client.host_network {
+                continue;
+            }
+            if cluster.allows_query(client) {
+                allowed += 1;
+                answered += u32::from(is_answered);
+                continue;
+            }
+            denied += 1;
+            assert!(
+                !is_answered,
+                "seed {seed}: {client:?} is answered in {cluster:#?}"
+            );
+        }
+    }
+    println!("allowed {allowed}, of these answered {answered}; denied {denied}");
+    // The clusters are diverse enough: many clients are denied, and many are provably allowed.
+    let all = allowed + denied;
+    assert!(denied > all / 5, "{denied} of {all} denied");
+    assert!(allowed > all / 5, "{allowed} of {all} allowed");
+    assert!(
+        answered > allowed * 3 / 10,
+        "{answered} of {allowed} answered"
+    );
+}
+
+/// Whether the agent answers a pod, given its input.
+fn permitted(input: &AgentInput) -> impl Fn(&ModelPod) -> bool {
+    let mut facts = Facts::default();
+    for object in &input.objects {
+        facts.insert(fact(object.clone()));
+    }
+    for server in &input.servers {
+        facts.apply(Feed::DnsPods, fact(server.clone()));
+    }
+    let served = (SERVICE.0, SERVICE.1).into();
+    let permitted = facts.judge_clients(&[served]).permitted;
+    move |pod| {
+        let address = pod.address.into();
+        permitted
+            .as_ref()
+            .is_none_or(|permitted| permitted.contains(&address))
+    }
+}
+
+/// All objects of a cluster, sometimes without a Namespace or a server. No policy is missing.
+fn agent_input(random: &mut StdRng, cluster: &ModelCluster) -> AgentInput {
+    let mut objects = cluster.objects();
+    if random.random_bool(0.1) {
+        let gone = *NAMESPACES.choose(random).unwrap();
+        objects
+            .retain(|object| object["kind"] != "Namespace" || object["metadata"]["name"] != gone);
+    }
+    let is_selected = |server: &ModelPod| {
+        server.namespace == "kube-system" && server.labels.get("app") == Some(&"dns")
+    };
+    let servers = cluster.servers.iter().map(|(server, _)| server);
+    let servers = servers.filter(|server| is_selected(server));
+    let mut servers: Vec<_> = servers.map(ModelPod::object).collect();
+    if random.random_bool(0.05) {
+        servers.pop();
+    }
+    AgentInput { objects, servers }
+}
+
+fn cluster(random: &mut StdRng) -> ModelCluster {
+    let namespaces = NAMESPACES.map(|name| {
+        let mut labels = labels(random, &NAMESPACE_LABELS[..1]);
+        labels.insert("kubernetes.io/metadata.name", name);
+        (name, labels)
+    });
+    let clients = (0..random.random_range(1..4)).map(|at| ModelPod {
+        namespace: NAMESPACES.choose(random).unwrap(),
+        name: format!("client-{at}"),
+        labels: labels(random, &LABELS),
+        address: Ipv4Addr::new(10, 244, 0, 2 + at),
+        host_network: random.random_bool(0.05),
+        ports: Vec::new(),
+    });
+    let clients = clients.collect();
+    let servers = (0..random.random_range(1..3)).map(|at| server(random, at));
+    let servers = servers.collect();
+    let policies = (0..random.random_range(0..5)).map(|_| policy(random));
+    let policies = policies.collect();
+    ModelCluster {
+        namespaces: namespaces.into(),
+        clients,
+        servers,
+        policies,
+    }
+}
+
+/// A server and its port; usually one that the Service selects.
+fn server(random: &mut StdRng, at: u8) -> (ModelPod, u16) {
+    let port = *[53, 53, 1053].choose(random).unwrap();
+    let mut labels = labels(random, &LABELS[1..]);
+    labels.insert("app", "dns");
+    let host_network = random.random_bool(0.05);
+    let mut pod = ModelPod {
+        namespace: "kube-system",
+        name: format!("dns-{at}"),
+        labels,
+        address: if host_network {
+            Ipv4Addr::new(192, 168, 0, 1 + at)
+        } else {
+            Ipv4Addr::new(10, 244, 1, 9 + at)
+        },
+        host_network,
+        ports: vec![("dns", "UDP", port), ("dns-tcp", "TCP", port)],
+    };
+    if random.random_bool(0.05) {
+        // The address is in a slice written by hand.
+        pod.namespace = "lab";
+        pod.labels.insert("app", "web");
+    }
+    if random.random_bool(0.1) {
+        pod.ports.clear();
+    }
+    (pod, port)
+}
+
+fn policy(random: &mut StdRng) -> ModelPolicy {
+    let types: [Option<&[&str]>; 6] = [
+        None,
+        Some(&[]),
+        Some(&["Ingress"]),
+        Some(&["Ingress"]),
+        Some(&["Egress"]),
+        Some(&["Ingress", "Egress"]),
+    ];
+    ModelPolicy {
+        namespace: if random.random_bool(0.4) {
+            "kube-system"
+        } else {
+            NAMESPACES.choose(random).unwrap()
+        },
+        selector: selector(random, &LABELS),
+        types: types.choose(random).unwrap().map(<[_]>::to_vec),
+        ingress: rules(random),
+        egress: rules(random),
+    }
+}
+
+fn rules(random: &mut StdRng) -> Option<Vec<ModelRule>> {
+    let count = [None, Some(0), Some(1), Some(1), Some(1), Some(2)];
+    let count = (*count.choose(random).unwrap())?;
+    Some((0..count).map(|_| rule(random)).collect())
+}
+
+fn rule(random: &mut StdRng) -> ModelRule {
+    let mut count = || {
+        *[None, Some(0), Some(1), Some(1), Some(2)]
+            .choose(random)
+            .unwrap()
+    };
+    let (peers, ports) = (count(), count());
+    ModelRule {
+        peers: peers.map(|count| (0..count).map(|_| peer(random)).collect()),
+        ports: ports.map(|count| (0..count).map(|_| port(random)).collect()),
+    }
+}
+
+fn peer(random: &mut StdRng) -> ModelPeer {
+    match random.random_range(0..4) {
+        0 => ModelPeer::Block {
+            network: network(random),
+            except: match random.random_range(0..3) {
+                0 => vec![network(random)],
+                _ => Vec::new(),
+            },
+        },
+        1 => ModelPeer::Selectors {
+            namespaces: None,
+            pods: Some(selector(random, &LABELS)),
+        },
+        2 => ModelPeer::Selectors {
+            namespaces: Some(selector(random, &NAMESPACE_LABELS)),
+            pods: None,
+        },
+        _ => ModelPeer::Selectors {
+            namespaces: Some(selector(random, &NAMESPACE_LABELS)),
+            pods: Some(selector(random, &LABELS)),
+        },
+    }
+}
+
+fn network(random: &mut StdRng) -> ModelNetwork {
+    let networks = [
+        ([0, 0, 0, 0], 0),
+        ([0, 0, 0, 0], 0),
+        ([10, 0, 0, 0], 8),
+        ([10, 244, 0, 0], 16),
+        ([10, 244, 0, 2], 32),
+        ([10, 244, 1, 9], 32),
+        ([10, 96, 0, 0], 12),
+        ([192, 168, 0, 0], 16),
+    ];
+    let (bytes, length) = *networks.choose(random).unwrap();
+    (Ipv4Addr::from(bytes), length)
+}
+
+fn port(random: &mut StdRng) -> ModelPort {
+    let protocols = [
+        None,
+        Some("TCP"),
+        Some("UDP"),
+        Some("UDP"),
+        Some("UDP"),
+        Some("UDP"),
+        Some("SCTP"),
+    ];
+    let (port, end_port) = match random.random_range(0..8) {
+        0 => (None, None),
+        1 | 2 => (Some(json!(53)), None),
+        3 => (Some(json!(1053)), None),
+        4 => (Some(json!("dns")), None),
+        5 => (Some(json!("dns-tcp")), None),
+        6 => (Some(json!(50)), Some(60)),
+        _ => (Some(json!(53)), Some(2000)),
+    };
+    ModelPort {
+        protocol: *protocols.choose(random).unwrap(),
+        port,
+        end_port,
+    }
+}
+
+/// A selector: with probability 0.4 of everything, otherwise with up to two conditions.
+fn selector(random: &mut StdRng, known: &[(&'static str, [&'static str; 3])]) -> ModelSelector {
+    let mut selector = ModelSelector::default();
+    if random.random_bool(0.4) {
+        return selector;
+    }
+    let (key, values) = *known.choose(random).unwrap();
+    if random.random_bool(0.6) {
+        selector.labels.insert(key, values.choose(random).unwrap());
+    }
+    if random.random_bool(0.5) {
+        let operators = ["In", "NotIn", "Exists", "DoesNotExist"];
+        let operator = *operators.choose(random).unwrap();
+        let values = values.into_iter().filter(|_| random.random_bool(0.5));
+        let mut values: Vec<_> = values.collect();
+        if values.is_empty() {
+            values.push("none");
+        }
+        selector.expressions.push((key, operator, values));
+    }
+    selector
+}
+
+fn labels(random: &mut StdRng, known: &[(&'static str, [&'static str; 3])]) -> ModelLabels {
+    let mut labels = ModelLabels::new();
+    for (key, values) in known {
+        if random.random_bool(0.8) {
+            labels.insert(key, values.choose(random).unwrap());
+        }
+    }
+    labels
+}

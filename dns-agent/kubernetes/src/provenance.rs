@@ -1,0 +1,391 @@
+//! The objects that a record was made from, and the reasons why a record is absent.
+//!
+//! Provenance is not stored. The rules that made a record are applied again, to one Service and
+//! one slice at a time.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{Deserialize, Serialize};
+use zerohop_zone::{ComputedNames, Name, Rdata, Record, Rtype, reverse_name, undashed};
+
+use super::index::Index;
+use super::names::pod_label;
+use super::objects::{EndpointSlice, ObjectKey, Service, ServiceKind};
+use super::service::{Contribution, contribute_pointers, contribute_service};
+use super::settings::{EmptyServices, PodMode, ZoneSettings};
+
+/// Finds the objects behind the records of an index.
+pub struct Provenance<'a> {
+    index: &'a Index,
+    settings: &'a ZoneSettings,
+}
+
+/// Where a record came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// These objects. The record would be absent without the first object, or without all of the
+    /// other objects.
+    Objects(Vec<ObjectRef>),
+    /// The operator's settings. The record exists without any object.
+    Settings,
+    /// No origin was found because the objects have changed since the record was made.
+    Unknown,
+}
+
+/// A reference to an object of the cluster.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct ObjectRef {
+    /// The object's kind, such as `Service`.
+    pub kind: String,
+    /// The object's namespace; empty for a kind without namespaces.
+    pub namespace: String,
+    /// The object's name.
+    pub name: String,
+}
+
+/// A name in a cluster domain, split into labels.
+struct SplitName<'a> {
+    /// `svc.<zone>`.
+    svc: Name,
+    /// The labels left of the zone, from right to left.
+    labels: Vec<&'a [u8]>,
+}
+
+impl<'a> Provenance<'a> {
+    /// Provenance of the records that `index` makes.
+    #[must_use]
+    pub fn new(index: &'a Index) -> Provenance<'a> {
+        Provenance {
+            index,
+            settings: index.settings(),
+        }
+    }
+
+    /// Finds the origin of a record.
+    #[must_use]
+    pub fn origin_of(&self, record: &Record) -> Origin {
+        let mut objects = Vec::new();
+        match &record.data {
+            Rdata::Soa(_) | Rdata::Txt(_) => return Origin::Settings,
+            // PTR and NS records are made from the objects of their target.
+            Rdata::Ptr(target) | Rdata::Ns(target) => {
+                for split in self.split_in_domains(target) {
+                    objects.extend(self.target_objects(&split, target, record));
+                }
+                if objects.is_empty() && matches!(record.data, Rdata::Ns(_)) {
+                    return Origin::Settings;
+                }
+            }
+            _ => {
+                for split in self.split_in_domains(&record.owner) {
+                    match split.labels.as_slice() {
+                        [b"dns", b"ns"] => return Origin::Settings,
+                        [b"svc", ..] => objects.extend(self.service_record_objects(&split, record)),
+                        [b"pod", namespace, label] => match self.pod_origin(namespace, label) {
+                            Origin::Objects(found) => objects.extend(found),
+                            other => return other,
+                        },
+                        _ => {}
+                    }
+                }
+            }
+        }
+        objects.dedup();
+        if objects.is_empty() {
+            return Origin::Unknown;
+        }
+        Origin::Objects(objects)
+    }
+
+    /// Explains to an operator why a name has no record of a type. One sentence for each cluster
+    /// domain that the name is in; empty if there is nothing to explain.
+    #[must_use]
+    pub fn reasons_for_absence(&self, name: &Name, rtype: Rtype) -> Vec<String> {
+        let splits = self.split_in_domains(name);
+        let mut reasons: Vec<String> = splits
+            .iter()
+            .filter_map(|split| match split.labels.as_slice() {
+                [b"svc" | b"pod", namespace, ..] if !self.exposes_label(namespace) => {
+                    Some(self.why_hidden(&text(namespace)))
+                }
+                [b"svc", namespace, service, below @ ..] => {
+                    Some(self.why_no_service(&key(namespace, service), below, rtype))
+                }
+                [b"pod", _, label] => Some(self.why_no_pod(label)),
+                _ => None,
+            })
+            .collect();
+        reasons.dedup();
+        reasons
+    }
+
+    /// Splits a name once for each cluster domain that it is in.
+    fn split_in_domains<'n>(&self, name: &'n Name) -> Vec<SplitName<'n>> {
+        let domains = self.settings.cluster_domains.iter();
+        domains
+            .filter(|domain| name.is_at_or_below(domain))
+            .filter_map(|domain| {
+                let count = name.labels().count() - domain.labels().count();
+                let mut labels: Vec<_> = name.labels().take(count).collect();
+                labels.reverse();
+                let svc = domain.child(b"svc").ok()?;
+                Some(SplitName { svc, labels })
+            })
+            .collect()
+    }
+
+    /// The Service that a name below `svc.<zone>` belongs to, and the Service's slices. `None` if
+    /// the Service is absent or its namespace isn't exposed.
+    fn service(&self, split: &SplitName<'_>) -> Option<(&'a Service, Vec<&'a EndpointSlice>)> {
+        let [b"svc", namespace, service, ..] = split.labels.as_slice() else {
+            return None;
+        };
+        let service = self.index.service(&key(namespace, service))?;
+        let is_exposed = self.index.exposes(&service.key.namespace);
+        is_exposed.then(|| (service, self.index.slices_of(&service.key)))
+    }
+
+    fn service_record_objects(&self, split: &SplitName<'_>, record: &Record) -> Vec<ObjectRef> {
+        let Some((service, slices)) = self.service(split) else {
+            return Vec::new();
+        };
+        let all = contribute_service(service, &slices, &split.svc, self.settings);
+        let owner = stored_owner(&all, &record.owner);
+        let is_it = |other: &Record| other.owner == *owner && is_same(&other.data, &record.data);
+        self.contributing_objects(split, |given| given.records.iter().any(is_it))
+    }
+
+    fn target_objects(
+        &self,
+        split: &SplitName<'_>,
+        target: &Name,
+        record: &Record,
+    ) -> Vec<ObjectRef> {
+        match record.data {
+            Rdata::Ptr(_) => self.pointer_objects(split, target, record),
+            _ => self.contributing_objects(split, |given| {
+                given.records.iter().any(|other| other.owner == *target)
+            }),
+        }
+    }
+
+    /// A PTR record comes from a Service alone or from slices. Slices make it even if their Service
+    /// is absent or not answered.
+    fn pointer_objects(
+        &self,
+        split: &SplitName<'_>,
+        target: &Name,
+        record: &Record,
+    ) -> Vec<ObjectRef> {
+        let [b"svc", namespace, service, ..] = split.labels.as_slice() else {
+            return Vec::new();
+        };
+        let key = key(namespace, service);
+        let service = self.index.service(&key);
+        let gives = |slices: &[&EndpointSlice]| {
+            let given = contribute_pointers(&key, service, slices, &split.svc, self.settings);
+            given.pointers.iter().any(|pointer| {
+                pointer.target == *target && reverse_name(pointer.address) == record.owner
+            })
+        };
+        let mut objects: Vec<ObjectRef> = service
+            .map(|_| ObjectRef::new("Service", &key))
+            .into_iter()
+            .collect();
+        if gives(&[]) {
+            return objects;
+        }
+        let slices = self.index.slices_of(&key).into_iter();
+        let slices = slices.filter(|slice| gives(&[slice]));
+        objects.extend(slices.map(|slice| ObjectRef::new("EndpointSlice", &slice.key)));
+        objects
+    }
+
+    /// The Service alone, if its contribution without slices satisfies `gives`. Otherwise the
+    /// Service and each slice whose contribution together with the Service satisfies `gives`.
+    fn contributing_objects(
+        &self,
+        split: &SplitName<'_>,
+        gives: impl Fn(&Contribution) -> bool,
+    ) -> Vec<ObjectRef> {
+        let Some((service, slices)) = self.service(split) else {
+            return Vec::new();
+        };
+        let with = |slices: &[&EndpointSlice]| {
+            contribute_service(service, slices, &split.svc, self.settings)
+        };
+        let itself = ObjectRef::new("Service", &service.key);
+        if gives(&with(&[])) {
+            return vec![itself];
+        }
+        let slices: Vec<_> = slices
+            .iter()
+            .filter(|slice| gives(&with(&[slice])))
+            .map(|slice| ObjectRef::new("EndpointSlice", &slice.key))
+            .collect();
+        if slices.is_empty() {
+            return Vec::new();
+        }
+        [vec![itself], slices].concat()
+    }
+
+    fn pod_origin(&self, namespace: &[u8], label: &[u8]) -> Origin {
+        let namespace = text(namespace);
+        match self.settings.pods {
+            PodMode::Disabled => Origin::Unknown,
+            PodMode::Insecure if self.index.knows_namespaces() => {
+                Origin::Objects(vec![ObjectRef {
+                    kind: "Namespace".to_owned(),
+                    namespace: String::new(),
+                    name: namespace,
+                }])
+            }
+            PodMode::Insecure => Origin::Settings,
+            PodMode::Verified => {
+                let pods = self.index.pods().filter(|pod| {
+                    let mut addresses = pod.addresses.iter();
+                    pod.key.is_in(&namespace)
+                        && addresses.any(|address| pod_label(*address).as_bytes() == label)
+                });
+                Origin::Objects(pods.map(|pod| ObjectRef::new("Pod", &pod.key)).collect())
+            }
+        }
+    }
+
+    fn exposes_label(&self, namespace: &[u8]) -> bool {
+        self.index.any_namespace() || self.index.exposes(&text(namespace))
+    }
+
+    fn why_hidden(&self, namespace: &str) -> String {
+        if self.index.knows_namespaces() && !self.index.has_namespace(namespace) {
+            return format!(
+                "no Namespace {namespace} is known, or --namespace-labels leaves it out"
+            );
+        }
+        format!("the namespace {namespace} is not exposed: --namespace does not list it")
+    }
+
+    fn why_no_service(&self, key: &ObjectKey, below: &[&[u8]], rtype: Rtype) -> String {
+        let ObjectKey { namespace, name } = key;
+        let Some(service) = self.index.service(key) else {
+            return format!("no Service {namespace}/{name} is known, or --labels leaves it out");
+        };
+        let it = format!("Service {namespace}/{name}");
+        let slices = self.index.slices_of(key).into_iter();
+        let ready: usize = slices.map(|slice| slice.endpoints.len()).sum();
+        let lacks = match rtype {
+            Rtype::A => "an IPv4 address".to_owned(),
+            Rtype::AAAA => "an IPv6 address".to_owned(),
+            Rtype::SRV => "a port".to_owned(),
+            _ => format!("a {rtype} record"),
+        };
+        match (&service.kind, below) {
+            (ServiceKind::ExternalName(target), []) => format!("{it} is an alias of {target}"),
+            (ServiceKind::ExternalName(target), _) => {
+                format!("{it} is an alias of {target}, so it has no names below it")
+            }
+            (ServiceKind::ClusterIp(addresses), _) if addresses.is_empty() => {
+                format!("{it} has no address yet")
+            }
+            (ServiceKind::HeadlessWithoutSlices, _) => {
+                format!("{it} is headless, and the files have no EndpointSlice for it")
+            }
+            (ServiceKind::ClusterIp(_), _)
+                if ready == 0 && self.settings.empty_services == EmptyServices::Ignored =>
+            {
+                format!("{it} has no ready endpoint (--ignore-empty-service)")
+            }
+            (ServiceKind::Unreadable, _) => format!("{it} can't be read"),
+            (ServiceKind::Headless, _) if self.index.is_uncovered(service) => {
+                format!("{it} is headless, and not all of its EndpointSlices are watched yet")
+            }
+            (ServiceKind::ClusterIp(_), []) => format!("{it} does not have {lacks}"),
+            (ServiceKind::Headless, []) if ready == 0 => {
+                format!("{it} is headless, and none of its endpoints is ready")
+            }
+            (ServiceKind::Headless, []) => {
+                format!("{it} is headless, and none of its {ready} ready endpoints has {lacks}")
+            }
+            (_, [protocol @ (b"tcp" | b"udp" | b"sctp"), ..]) => format!(
+                "labels of ports and protocols start with an underscore: _{}",
+                text(protocol)
+            ),
+            _ => format!(
+                "{it} exists with {ready} ready endpoints, but no port or endpoint has this name and {lacks}"
+            ),
+        }
+    }
+
+    fn why_no_pod(&self, label: &[u8]) -> String {
+        let label_text = text(label);
+        match (self.settings.pods, undashed(label)) {
+            (PodMode::Disabled, _) => "names of pods are not answered (--pods disabled)".to_owned(),
+            (_, None) => format!("{label_text} is not a dashed address such as 10-0-0-1"),
+            (PodMode::Insecure, Some(address)) => {
+                format!("{label_text} is the address {address}, which has no record of this type")
+            }
+            (PodMode::Verified, Some(address)) => {
+                format!(
+                    "no Pod of that namespace has the address {address} and a record of this type"
+                )
+            }
+        }
+    }
+}
+
+impl ObjectRef {
+    fn new(kind: &str, key: &ObjectKey) -> ObjectRef {
+        ObjectRef {
+            kind: kind.to_owned(),
+            namespace: key.namespace.to_string(),
+            name: key.name.to_string(),
+        }
+    }
+}
+
+/// As in `Service shop/web`.
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ObjectRef {
+            kind,
+            namespace,
+            name,
+        } = self;
+        match namespace.as_str() {
+            "" => write!(f, "{kind} {name}"),
+            _ => write!(f, "{kind} {namespace}/{name}"),
+        }
+    }
+}
+
+/// The name under which the records of `owner` are stored. It differs from `owner` if `owner` is a
+/// computed name.
+fn stored_owner<'a>(given: &'a Contribution, owner: &Name) -> Cow<'a, Name> {
+    let is_stored = given.records.iter().any(|record| record.owner == *owner);
+    let computed = given.below.iter().find_map(|(name, below)| match below {
+        ComputedNames::Like(other) if owner.parent().as_ref() == Some(name) => Some(other),
+        _ => None,
+    });
+    match computed {
+        Some(other) if !is_stored => Cow::Borrowed(other),
+        _ => Cow::Owned(owner.clone()),
+    }
+}
+
+/// Whether the records are equal apart from the weight of SRV records. The weight depends on the
+/// number of records, so one slice alone yields another weight.
+fn is_same(a: &Rdata, b: &Rdata) -> bool {
+    match (a, b) {
+        (Rdata::Srv(a), Rdata::Srv(b)) => a.port == b.port && a.target == b.target,
+        _ => a == b,
+    }
+}
+
+fn key(namespace: &[u8], name: &[u8]) -> ObjectKey {
+    ObjectKey::new(text(namespace), text(name))
+}
+
+/// A label as text. Names of objects are ASCII.
+fn text(label: &[u8]) -> String {
+    String::from_utf8_lossy(label).into_owned()
+}

@@ -1,0 +1,442 @@
+//! The records of one Service.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use zerohop_zone::{ComputedNames, Name, Rdata, Record, Rtype, Srv};
+
+use super::objects::{
+    EndpointSlice, ObjectKey, Port, Problem, Service, ServiceKind, SliceReadability,
+};
+use super::pointers::{Pointer, endpoint_name, is_nonstandard, service_pointers};
+use super::settings::{
+    Deviations, EmptyServices, EndpointScope, NonstandardEndpoints, ZonalNames, ZoneSettings,
+};
+use super::zone_skeleton::label_below;
+
+/// The protocols of Service ports, in lower case.
+const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
+
+/// All names and records that one Service and its slices make in one cluster domain.
+#[derive(Debug, Default)]
+pub(super) struct Contribution {
+    /// Records at and below the Service's name.
+    pub(super) records: Vec<Record>,
+    /// Names with computed names below them.
+    pub(super) below: Vec<(Name, ComputedNames)>,
+    /// Names delegated to CoreDNS.
+    pub(super) delegated: Vec<Name>,
+    /// Names with a type whose questions pass to CoreDNS.
+    pub(super) passed_types: Vec<(Name, Rtype)>,
+    /// Candidates for PTR records. Which of them become records depends on all Services together.
+    pub(super) pointers: Vec<Pointer>,
+    /// Parts of the objects that were left out, with the reason.
+    pub(super) problems: Vec<Problem>,
+}
+
+/// An address as one slice lists it.
+struct ListedAddress<'a> {
+    address: IpAddr,
+    /// The endpoint's name below the Service. `None` if its label is invalid.
+    name: Option<Name>,
+    ports: &'a [Port],
+    zone: Option<&'a str>,
+}
+
+/// One address with one of its ports, from which a SRV record is made.
+#[derive(Clone, Copy)]
+struct AddressPort<'a> {
+    address: IpAddr,
+    /// The name that a SRV record points at. `None` if the address has no name.
+    target: Option<&'a Name>,
+    port: &'a Port,
+    zone: Option<&'a str>,
+}
+
+/// Makes the records of `service` and of the endpoints in its `slices`, below the name `svc`, which
+/// is `svc.<zone>`. They depend on nothing else, so a change of a Service is handled by calling
+/// this function again.
+pub(super) fn contribute_service(
+    service: &Service,
+    slices: &[&EndpointSlice],
+    svc: &Name,
+    settings: &ZoneSettings,
+) -> Contribution {
+    let mut out = Contribution::default();
+    let name = service_name(&service.key, svc);
+    let name = match &name {
+        Ok(name) => name,
+        Err(reason) => {
+            out.add_problem(service, "metadata.name", reason.clone());
+            return out;
+        }
+    };
+    out.pointers = service_pointers(Some(service), slices, name, settings);
+    let addresses: &[IpAddr] = match &service.kind {
+        kind if kind.is_undetermined() => {
+            if let Err(reason) = out.delegate_service(name, BTreeSet::from(PROTOCOLS), settings) {
+                out.add_problem(service, "metadata.name", reason);
+            }
+            let reason = match kind {
+                ServiceKind::ClusterIp(_) => {
+                    "no address yet, so its names pass to CoreDNS; a manifest must state the address"
+                }
+                ServiceKind::HeadlessWithoutSlices => {
+                    "headless, but the files have no EndpointSlice for it, so its names pass to CoreDNS"
+                }
+                _ => return out,
+            };
+            out.add_problem(service, "spec.clusterIP", reason.into());
+            return out;
+        }
+        ServiceKind::ExternalName(target) => {
+            out.add_alias(service, name, target, settings.ttl);
+            return out;
+        }
+        ServiceKind::ClusterIp(_)
+            if settings.empty_services == EmptyServices::Ignored
+                && has_no_ready_endpoint(slices) =>
+        {
+            return out;
+        }
+        ServiceKind::ClusterIp(addresses) => addresses,
+        ServiceKind::Headless | ServiceKind::HeadlessWithoutSlices | ServiceKind::Unreadable => &[],
+    };
+
+    let is_headless = service.kind == ServiceKind::Headless;
+    let any_nonstandard = slices.iter().any(|slice| is_nonstandard(slice, settings));
+    // CoreDNS denies a headless Service without endpoints, but answers the topology zones below it.
+    let has_only_zones = settings.nonstandard_endpoints == NonstandardEndpoints::Passed
+        && settings.zonal_names == ZonalNames::Answered
+        && has_no_ready_endpoint(slices);
+    if is_headless && (any_nonstandard || has_only_zones) {
+        if let Err(reason) = out.delegate_service(name, protocols(slices), settings) {
+            out.add_problem(service, "metadata.name", reason);
+        }
+        return out;
+    }
+    let knows_endpoints =
+        (is_headless || settings.endpoint_scope == EndpointScope::All) && !any_nonstandard;
+    let listed = if knows_endpoints {
+        list_addresses(slices, name, settings, &mut out.problems)
+    } else {
+        Vec::new()
+    };
+    let endpoints: Vec<AddressPort<'_>> = listed.iter().flat_map(ListedAddress::pairs).collect();
+    let own: Vec<AddressPort<'_>> = if is_headless {
+        endpoints.clone()
+    } else {
+        addresses
+            .iter()
+            .flat_map(|address| pairs(*address, Some(name), &service.ports, None))
+            .collect()
+    };
+
+    out.add_addresses(name, &own, settings);
+    for ((protocol, port), pairs) in group_by_port(&own) {
+        match port_name(name, protocol, port) {
+            Ok(owner) => out.add_addresses(&owner, &pairs, settings),
+            Err(reason) => out.add_problem(service, "spec.ports", reason),
+        }
+    }
+    for (owner, pairs) in group_by(&endpoints, |pair| pair.target) {
+        out.add_addresses(owner, &pairs, settings);
+    }
+    if settings.nonstandard_endpoints == NonstandardEndpoints::Passed {
+        out.pass_partial_srv(is_headless.then_some(name), &endpoints);
+    }
+    if !knows_endpoints {
+        out.below.push((name.clone(), ComputedNames::Unknown));
+    }
+    if is_headless
+        && settings.zonal_names == ZonalNames::Answered
+        && !own.is_empty()
+        && let Err(reason) = out.add_zonal_names(name, &own, settings)
+    {
+        out.add_problem(service, "metadata.name", reason);
+    }
+    let protocols = own.iter().map(|pair| &*pair.port.protocol);
+    if settings.deviations == Deviations::Passed
+        && let Err(reason) = out.delegate_port_names(name, protocols.collect())
+    {
+        out.add_problem(service, "spec.ports", reason);
+    }
+    out
+}
+
+/// Makes only the pointers of a Service whose names are not answered. CoreDNS makes pointers also
+/// for Services that it doesn't answer, and for slices without checking that their Service exists.
+pub(super) fn contribute_pointers(
+    key: &ObjectKey,
+    service: Option<&Service>,
+    slices: &[&EndpointSlice],
+    svc: &Name,
+    settings: &ZoneSettings,
+) -> Contribution {
+    let name = service_name(key, svc);
+    let pointers = name.map(|name| service_pointers(service, slices, &name, settings));
+    Contribution {
+        pointers: pointers.unwrap_or_default(),
+        ..Contribution::default()
+    }
+}
+
+/// The name of a Service below `svc.<zone>`.
+pub(super) fn service_name(key: &ObjectKey, svc: &Name) -> Result<Name, String> {
+    let namespace = label_below(svc, &key.namespace)?;
+    label_below(&namespace, &key.name)
+}
+
+impl Contribution {
+    /// Adds the addresses of the pairs, and a SRV record for each pair with a port number and a
+    /// target. A target must be a name with addresses (RFC 2782), so an endpoint without a name
+    /// gets no SRV record. As in CoreDNS, every pair counts for the weight, including pairs that
+    /// another slice repeats and pairs without a port.
+    fn add_addresses(&mut self, owner: &Name, pairs: &[AddressPort<'_>], settings: &ZoneSettings) {
+        let ttl = settings.ttl;
+        let weight = weight(pairs.len());
+        // CoreDNS answers with a target that doesn't exist.
+        let has_nameless = pairs.iter().any(|pair| pair.target.is_none());
+        if has_nameless && settings.nonstandard_endpoints == NonstandardEndpoints::Passed {
+            self.passed_types.push((owner.clone(), Rtype::SRV));
+        }
+        for pair in pairs {
+            self.add_record(owner, ttl, pair.address.into());
+            if let (Some(port), Some(target)) = (pair.port.number, pair.target) {
+                let srv = Srv {
+                    priority: 0,
+                    weight,
+                    port,
+                    target: target.clone(),
+                };
+                self.add_record(owner, ttl, Rdata::Srv(srv));
+            }
+        }
+    }
+
+    /// Makes SRV questions pass if endpoints share a host name and only some of them have a port
+    /// number. CoreDNS makes no SRV record for an endpoint without a port number, so it leaves out
+    /// that endpoint's address; records alone can't tell the addresses of one host apart. `service`
+    /// is the Service's name if that name has the endpoints' addresses; it passes too.
+    fn pass_partial_srv(&mut self, service: Option<&Name>, pairs: &[AddressPort<'_>]) {
+        for (target, pairs) in group_by(pairs, |pair| pair.target) {
+            let numbered = pairs.iter().filter(|pair| pair.port.number.is_some());
+            let served: BTreeSet<IpAddr> = numbered.map(|pair| pair.address).collect();
+            let is_served = |pair: &AddressPort<'_>| served.contains(&pair.address);
+            if !served.is_empty() && !pairs.iter().all(is_served) {
+                let names = service.into_iter().chain([target]);
+                self.passed_types
+                    .extend(names.map(|name| (name.clone(), Rtype::SRV)));
+            }
+        }
+    }
+
+    /// Adds the names by topology zone. `<zone>.pin._zone.<service>` and
+    /// `<zone>.prefer._zone.<service>` have the endpoints of that topology zone. For an unknown
+    /// zone, the name below `pin` is empty and the name below `prefer` has all endpoints.
+    fn add_zonal_names(
+        &mut self,
+        name: &Name,
+        pairs: &[AddressPort<'_>],
+        settings: &ZoneSettings,
+    ) -> Result<(), String> {
+        let anchor = label_below(name, "_zone")?;
+        let pin = label_below(&anchor, "pin")?;
+        let prefer = label_below(&anchor, "prefer")?;
+        for (zone, pairs) in group_by(pairs, |pair| pair.zone) {
+            // A topology zone may be several labels. A zone that isn't valid labels gets no name.
+            let below = |name: &Name| {
+                let mut labels = zone.rsplit('.');
+                labels.try_fold(name.clone(), |name, label| label_below(&name, label))
+            };
+            let (Ok(pin), Ok(prefer)) = (below(&pin), below(&prefer)) else {
+                continue;
+            };
+            self.add_addresses(&pin, &pairs, settings);
+            self.add_addresses(&prefer, &pairs, settings);
+        }
+        self.below.push((pin, ComputedNames::Empty));
+        self.below.push((prefer, ComputedNames::Like(name.clone())));
+        Ok(())
+    }
+
+    /// Delegates all names of a Service to CoreDNS, including names of ports and topology zones.
+    fn delegate_service(
+        &mut self,
+        name: &Name,
+        protocols: BTreeSet<&str>,
+        settings: &ZoneSettings,
+    ) -> Result<(), String> {
+        self.delegated.push(name.clone());
+        self.delegate_port_names(name, protocols)?;
+        if settings.zonal_names == ZonalNames::Answered {
+            let anchor = label_below(name, "_zone")?;
+            self.delegated.push(label_below(&anchor, "pin")?);
+            self.delegated.push(label_below(&anchor, "prefer")?);
+            self.delegated.push(anchor);
+        }
+        Ok(())
+    }
+
+    /// Delegates nonstandard names of ports to CoreDNS. CoreDNS answers them also without
+    /// underscores, and takes `_` for any port and any protocol.
+    fn delegate_port_names(
+        &mut self,
+        name: &Name,
+        protocols: BTreeSet<&str>,
+    ) -> Result<(), String> {
+        for protocol in protocols {
+            self.delegated
+                .push(label_below(name, &format!("_{protocol}"))?);
+            if !protocol.is_empty() {
+                self.delegated.push(label_below(name, protocol)?);
+            }
+        }
+        self.delegated.push(label_below(name, "_")?);
+        Ok(())
+    }
+
+    fn add_alias(&mut self, service: &Service, name: &Name, target: &str, ttl: u32) {
+        let field = "spec.externalName";
+        if target.parse::<IpAddr>().is_ok() {
+            let reason = format!("{target:?} is an address; an alias needs a domain name");
+            return self.add_problem(service, field, reason);
+        }
+        match Name::parse(target) {
+            Ok(target) => self.add_record(name, ttl, Rdata::Cname(target)),
+            Err(error) => self.add_problem(service, field, format!("{target:?}: {error}")),
+        }
+    }
+
+    fn add_record(&mut self, owner: &Name, ttl: u32, data: Rdata) {
+        let owner = owner.clone();
+        self.records.push(Record { owner, ttl, data });
+    }
+
+    fn add_problem(&mut self, service: &Service, field: &str, reason: String) {
+        let problem = Problem::with_key("Service", &service.key, field.into(), reason);
+        self.problems.push(problem);
+    }
+}
+
+impl ListedAddress<'_> {
+    fn pairs(&self) -> impl Iterator<Item = AddressPort<'_>> {
+        pairs(self.address, self.name.as_ref(), self.ports, self.zone)
+    }
+}
+
+/// The weight of each of `count` SRV records.
+pub(super) fn weight(count: usize) -> u16 {
+    match count {
+        0..=1 => 100,
+        2..=100 => (100 / count) as u16,
+        _ => 1,
+    }
+}
+
+/// Pairs the address with each port. Without ports, it is paired once with a port that has neither
+/// name nor number.
+fn pairs<'a>(
+    address: IpAddr,
+    target: Option<&'a Name>,
+    ports: &'a [Port],
+    zone: Option<&'a str>,
+) -> impl Iterator<Item = AddressPort<'a>> {
+    static NO_PORT: Port = Port {
+        name: None,
+        protocol: Cow::Borrowed(""),
+        number: None,
+    };
+    let ports = match ports {
+        [] => std::slice::from_ref(&NO_PORT),
+        _ => ports,
+    };
+    ports.iter().map(move |port| AddressPort {
+        address,
+        target,
+        port,
+        zone,
+    })
+}
+
+/// The protocols of the ports of all slices. If a slice can't be read, all protocols.
+fn protocols<'a>(slices: &[&'a EndpointSlice]) -> BTreeSet<&'a str> {
+    if slices
+        .iter()
+        .any(|slice| slice.readability == SliceReadability::Unreadable)
+    {
+        return BTreeSet::from(PROTOCOLS);
+    }
+    let ports = slices.iter().flat_map(|slice| slice.ports.iter());
+    ports.map(|port| &*port.protocol).collect()
+}
+
+/// Whether no endpoint is ready. Nonstandard endpoints count as ready, as in CoreDNS.
+fn has_no_ready_endpoint(slices: &[&EndpointSlice]) -> bool {
+    slices
+        .iter()
+        .all(|slice| slice.endpoints.is_empty() && slice.readability == SliceReadability::Plain)
+}
+
+/// The ready addresses of all slices, with their names below `service`. An endpoint with an invalid
+/// label is still an address of the Service; the label is added to `problems`.
+fn list_addresses<'a>(
+    slices: &[&'a EndpointSlice],
+    service: &Name,
+    settings: &ZoneSettings,
+    problems: &mut Vec<Problem>,
+) -> Vec<ListedAddress<'a>> {
+    let mut listed = Vec::new();
+    for slice in slices {
+        for endpoint in &slice.endpoints {
+            let name = endpoint_name(endpoint, service, settings);
+            let name = name.map_err(|reason| {
+                let reason = format!("{reason}, so this endpoint has no name of its own");
+                let field = "endpoints".into();
+                problems.push(Problem::with_key(
+                    "EndpointSlice",
+                    &slice.key,
+                    field,
+                    reason,
+                ));
+            });
+            listed.push(ListedAddress {
+                address: endpoint.address,
+                name: name.ok(),
+                ports: &slice.ports,
+                zone: endpoint.zone.as_deref(),
+            });
+        }
+    }
+    listed
+}
+
+/// The pairs of each named port, keyed by protocol and port name.
+fn group_by_port<'a>(
+    pairs: &[AddressPort<'a>],
+) -> BTreeMap<(&'a str, &'a str), Vec<AddressPort<'a>>> {
+    group_by(pairs, |pair| {
+        let name = pair.port.name.as_deref()?;
+        Some((&*pair.port.protocol, name))
+    })
+}
+
+fn group_by<'a, K: Ord>(
+    pairs: &[AddressPort<'a>],
+    key: impl Fn(&AddressPort<'a>) -> Option<K>,
+) -> BTreeMap<K, Vec<AddressPort<'a>>> {
+    let mut groups: BTreeMap<K, Vec<AddressPort<'a>>> = BTreeMap::new();
+    for pair in pairs {
+        if let Some(key) = key(pair) {
+            groups.entry(key).or_default().push(*pair);
+        }
+    }
+    groups
+}
+
+/// `_<port>._<protocol>.<service>`.
+fn port_name(service: &Name, protocol: &str, port: &str) -> Result<Name, String> {
+    let protocol = label_below(service, &format!("_{protocol}"))?;
+    label_below(&protocol, &format!("_{port}"))
+}

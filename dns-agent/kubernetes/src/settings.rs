@@ -1,0 +1,183 @@
+//! Settings of the zones.
+
+use std::net::IpAddr;
+
+use clap::ValueEnum;
+use ipnet::IpNet;
+use serde::Deserialize;
+use zerohop_zone::Name;
+
+/// The TTL of `dns-version.<zone>` in CoreDNS, in seconds.
+pub(super) const VERSION_TTL: u32 = 28800;
+
+/// The operator's settings of the zones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ZoneSettings {
+    /// The cluster domains. Each holds all names; PTR records point into the first one.
+    pub cluster_domains: Vec<Name>,
+    /// The networks for whose reverse zones the agent is authoritative.
+    pub reverse: Vec<IpNet>,
+    /// The TTL of records, in seconds.
+    pub ttl: u32,
+    /// The TTL of `dns-version.<zone>`, in seconds.
+    pub version_ttl: u32,
+    /// How names of pods are answered.
+    pub pods: PodMode,
+    /// The exposed namespaces. Empty means all.
+    pub namespaces: Vec<String>,
+    /// How Services without a ready endpoint are answered.
+    pub empty_services: EmptyServices,
+    /// Names inside the zones that are delegated to other software, with all names below them.
+    pub passed: Vec<Name>,
+    /// The label of an endpoint without a host name.
+    pub endpoint_names: EndpointNames,
+    /// The DNS addresses that the cluster's clients use. A Service with one of them is a name
+    /// server of the cluster domains.
+    pub served_addresses: Vec<IpAddr>,
+    /// The addresses of `ns.dns.<zone>`, which is the name server if no Service is one. May be
+    /// empty.
+    pub name_server_addresses: Vec<IpAddr>,
+    /// How questions for the name servers of the cluster domains are answered.
+    pub name_servers: NameServers,
+    /// The Services whose endpoints are known.
+    pub endpoint_scope: EndpointScope,
+    /// The nodes whose Pods are known.
+    pub known_pods: KnownPods,
+    /// The zones in which questions for absent names pass (CoreDNS's `fallthrough`).
+    pub fallthrough_zones: Vec<Name>,
+    /// The suffixes below which PTR records are answered.
+    pub pointer_suffixes: Vec<Name>,
+    /// Whether endpoints have names by topology zone.
+    pub zonal_names: ZonalNames,
+    /// How endpoints that CoreDNS reads differently are answered.
+    pub nonstandard_endpoints: NonstandardEndpoints,
+    /// How questions are answered where CoreDNS deviates from the standards.
+    pub deviations: Deviations,
+}
+
+/// Whether names `<topology zone>.pin|prefer._zone.<service>…` exist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ZonalNames {
+    /// They do not exist.
+    Absent,
+    /// They have the endpoints of the topology zone.
+    #[default]
+    Answered,
+}
+
+/// How nonstandard names are answered, which CoreDNS reads differently: endpoints that are domain
+/// names or addresses in an unusual spelling, and nonstandard reverse names of IPv6 addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NonstandardEndpoints {
+    /// Only valid addresses count.
+    #[default]
+    Read,
+    /// Every name that depends on them is delegated to CoreDNS.
+    Passed,
+}
+
+/// How questions are answered where CoreDNS deviates from the standards. CoreDNS answers NXDOMAIN
+/// for an empty non-terminal (RFC 8020), and for types that such a name lacks. It ignores labels in
+/// front of a Pod's label, and missing underscores in the labels of ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Deviations {
+    /// As the standards require.
+    #[default]
+    Answered,
+    /// The questions pass to CoreDNS.
+    Passed,
+}
+
+/// Whether the agent answers for the name servers of the cluster domains and their addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NameServers {
+    /// The agent answers.
+    #[default]
+    Answered,
+    /// NS questions at the apex, and all questions at and below `ns.dns`, pass.
+    Passed,
+}
+
+/// The Services whose endpoints are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum EndpointScope {
+    /// Headless Services only. Names of endpoints below other Services, and PTR records of
+    /// endpoints, are delegated to CoreDNS.
+    #[default]
+    Headless,
+    /// All Services.
+    All,
+}
+
+/// The nodes whose Pods are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KnownPods {
+    /// All nodes. An unknown address belongs to no Pod.
+    #[default]
+    All,
+    /// Some nodes. An unknown address may belong to a Pod of another node.
+    Some,
+}
+
+/// How `<dashed-ip>.<namespace>.pod.<zone>` is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PodMode {
+    /// The names do not exist.
+    Disabled,
+    /// Any address below an existing namespace is answered with that address.
+    #[default]
+    Insecure,
+    /// Only the addresses of Pods in the namespace are answered.
+    Verified,
+}
+
+/// The label of an endpoint without a host name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EndpointNames {
+    /// The dashed address.
+    #[default]
+    Address,
+    /// The Pod's name if that is a valid label; else the dashed address.
+    Pod,
+}
+
+/// How Services with a ClusterIP, but without a ready endpoint, are answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EmptyServices {
+    /// With the ClusterIP, like other Services.
+    #[default]
+    Answered,
+    /// Their names do not exist.
+    Ignored,
+}
+
+/// The defaults of the command line.
+impl Default for ZoneSettings {
+    fn default() -> ZoneSettings {
+        ZoneSettings {
+            cluster_domains: Name::parse("cluster.local").into_iter().collect(),
+            reverse: Vec::new(),
+            ttl: 5,
+            version_ttl: VERSION_TTL,
+            pods: PodMode::default(),
+            namespaces: Vec::new(),
+            empty_services: EmptyServices::default(),
+            passed: Vec::new(),
+            endpoint_names: EndpointNames::default(),
+            served_addresses: Vec::new(),
+            name_server_addresses: Vec::new(),
+            name_servers: NameServers::default(),
+            endpoint_scope: EndpointScope::All,
+            known_pods: KnownPods::default(),
+            fallthrough_zones: Vec::new(),
+            pointer_suffixes: ["in-addr.arpa", "ip6.arpa"]
+                .into_iter()
+                .flat_map(Name::parse)
+                .collect(),
+            zonal_names: ZonalNames::default(),
+            nonstandard_endpoints: NonstandardEndpoints::default(),
+            deviations: Deviations::default(),
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! Existence of names: namespaces, Pods, apexes, several cluster domains (docs/naming.md, rules
+//! 1.2, 1.9 and 1.11).
+
+use serde_json::json;
+use zerohop_zone::{Model, Rtype, ZoneData};
+
+use super::{
+    answer_text, ask, build_model, default_model, model, model_with, name, namespace, object,
+    objects, service, slice,
+};
+use crate::{KnownPods, Objects, PodMode, ZoneSettings};
+
+fn pod(name: &str, addresses: &[&str], status: &str) -> serde_json::Value {
+    let addresses: Vec<_> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
+    json!({
+        "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+        "status": {"phase": status, "podIPs": addresses}
+    })
+}
+
+fn with_pods(pods: PodMode) -> Model {
+    let settings = ZoneSettings {
+        pods,
+        ..ZoneSettings::default()
+    };
+    let list = json!([
+        namespace("empty"),
+        pod("p", &["10.240.0.1", "fd00::1"], "Running"),
+        pod("done", &["10.240.0.2"], "Succeeded"),
+        pod("host", &["10.240.0.3"], "Pending"),
+        pod("zeros", &["fd01::"], "Running"),
+        pod("host-1", &["10.240.0.9"], "Running"),
+        pod("host-2", &["10.240.0.9"], "Running"),
+        pod("lost", &["10.240.0.8"], "Unknown"),
+    ]);
+    model_with(list, &settings)
+}
+
+#[test]
+fn rule_2_a_namespace_must_exist_and_be_listed() {
+    let list = json!([
+        namespace("default"), namespace("empty"), namespace("hidden"),
+        service("web", json!({"clusterIP": "10.0.0.1"})),
+        {"kind": "Service", "metadata": {"name": "web", "namespace": "hidden"}, "spec": {"clusterIP": "10.0.0.2"}},
+        {"kind": "Service", "metadata": {"name": "web", "namespace": "ghost"}, "spec": {"clusterIP": "10.0.0.3"}},
+    ]);
+    let mut settings = ZoneSettings::default();
+    let all = model(&objects(list.clone()), &settings);
+    assert_eq!(answer_text(&all, "web.hidden", Rtype::A), "A 10.0.0.2");
+    // If no namespaces are listed, CoreDNS gives every address its pointer.
+    assert_eq!(answer_text(&all, "web.ghost", Rtype::A), "NXDOMAIN");
+    assert_eq!(
+        answer_text(&all, "3.0.0.10.in-addr.arpa.", Rtype::PTR),
+        "PTR web.ghost.svc.cluster.local."
+    );
+    settings.namespaces = vec!["default".into(), "empty".into(), "ghost".into()];
+    let model = model(&objects(list.clone()), &settings);
+    for (name, data) in [
+        ("web.default", "A 10.0.0.1"),
+        ("default", "NODATA"),
+        ("empty", "NODATA"),
+        ("empty.pod.cluster.local.", "NODATA"),
+        ("hidden", "NXDOMAIN"),
+        ("web.hidden", "NXDOMAIN"),
+        ("hidden.pod.cluster.local.", "NXDOMAIN"),
+        ("1-2-3-4.hidden.pod.cluster.local.", "NXDOMAIN"),
+        ("ghost", "NXDOMAIN"),
+        ("web.ghost", "NXDOMAIN"),
+        ("svc.cluster.local.", "NODATA"),
+        ("pod.cluster.local.", "NODATA"),
+        ("2.0.0.10.in-addr.arpa.", "PASSES"),
+    ] {
+        assert_eq!(answer_text(&model, name, Rtype::A), data, "{name}");
+    }
+    assert_eq!(
+        answer_text(&model, "2.0.0.10.in-addr.arpa.", Rtype::PTR),
+        "PASSES"
+    );
+}
+
+#[test]
+fn without_namespace_objects_all_of_them_exist() {
+    let list = json!([service("web", json!({"clusterIP": "10.0.0.1"}))]);
+    let with = |settings: &ZoneSettings| model(&objects(list.clone()), settings);
+    let open = with(&ZoneSettings::default());
+    for (name, data) in [
+        ("web.default", "A 10.0.0.1"),
+        ("default", "NODATA"),
+        ("any", "NODATA"),
+        ("web.any", "NXDOMAIN"),
+        ("x.web.any", "NXDOMAIN"),
+        ("any.pod.cluster.local.", "NODATA"),
+        ("1-2-3-4.any.pod.cluster.local.", "A 1.2.3.4"),
+        ("1-2-3-4.default.pod.cluster.local.", "A 1.2.3.4"),
+        ("blah.any.pod.cluster.local.", "NXDOMAIN"),
+        ("x.1-2-3-4.any.pod.cluster.local.", "NXDOMAIN"),
+    ] {
+        assert_eq!(answer_text(&open, name, Rtype::A), data, "{name}");
+    }
+    let depth = |model: &Model, wanted: &str| {
+        let wanted = name(wanted);
+        let mut entries = model.entries();
+        entries
+            .find(|(name, _)| **name == wanted)
+            .map(|(_, entry)| entry.computed_depth())
+    };
+    assert_eq!(depth(&open, "svc.cluster.local"), Some(1));
+    assert_eq!(depth(&open, "pod.cluster.local"), Some(2));
+    assert_eq!(depth(&open, "default.pod.cluster.local"), Some(1));
+
+    let disabled = with(&ZoneSettings {
+        pods: PodMode::Disabled,
+        ..ZoneSettings::default()
+    });
+    assert_eq!(
+        answer_text(&disabled, "any.pod.cluster.local.", Rtype::A),
+        "NXDOMAIN"
+    );
+    let verified = with(&ZoneSettings {
+        pods: PodMode::Verified,
+        ..ZoneSettings::default()
+    });
+    assert_eq!(
+        answer_text(&verified, "any.pod.cluster.local.", Rtype::A),
+        "NODATA"
+    );
+    assert_eq!(
+        answer_text(&verified, "1-2-3-4.any.pod.cluster.local.", Rtype::A),
+        "NXDOMAIN"
+    );
+
+    // Listed namespaces exist even without objects.
+    let listed = with(&ZoneSettings {
+        namespaces: vec!["other".into()],
+        ..ZoneSettings::default()
+    });
+    assert_eq!(answer_text(&listed, "other", Rtype::A), "NODATA");
+    assert_eq!(answer_text(&listed, "default", Rtype::A), "NXDOMAIN");
+    assert_eq!(answer_text(&listed, "web.default", Rtype::A), "NXDOMAIN");
+}
+
+#[test]
+fn rule_9_pods_disabled() {
+    let model = with_pods(PodMode::Disabled);
+    assert_eq!(
+        answer_text(&model, "pod.cluster.local.", Rtype::A),
+        "NODATA"
+    );
+    assert_eq!(
+        answer_text(&model, "default.pod.cluster.local.", Rtype::A),
+        "NXDOMAIN"
+    );
+    assert_eq!(
+        answer_text(&model, "10-240-0-1.default.pod.cluster.local.", Rtype::A),
+        "NXDOMAIN"
+    );
+}
+
+#[test]
+fn rule_9_pods_insecure() {
+    let model = with_pods(PodMode::Insecure);
+    for (question, rtype, data) in [
+        ("9-8-7-6.default", Rtype::A, "A 9.8.7.6"),
+        ("9-8-7-6.default", Rtype::AAAA, "NODATA"),
+        ("9-8-7-6.empty", Rtype::A, "A 9.8.7.6"),
+        ("9-8-7-6.ghost", Rtype::A, "NXDOMAIN"),
+        ("fd00--2.default", Rtype::AAAA, "AAAA fd00::2"),
+        ("FD00--2.default", Rtype::AAAA, "AAAA fd00::2"),
+        ("fd00-0-0-0-0-0-0-2.default", Rtype::AAAA, "AAAA fd00::2"),
+        // An IPv4-mapped address is the IPv4 address.
+        ("--ffff-102-304.default", Rtype::A, "A 1.2.3.4"),
+        ("--ffff-102-304.default", Rtype::AAAA, "NODATA"),
+        ("9-8-7-256.default", Rtype::A, "NXDOMAIN"),
+        ("9-8-7.default", Rtype::A, "NXDOMAIN"),
+        (
+            "9-8-7-6.default",
+            Rtype::SRV,
+            "SRV 0 100 0 9-8-7-6.default.pod.cluster.local.",
+        ),
+        ("9-8-7-6.default", Rtype::TXT, "NODATA"),
+    ] {
+        let question = format!("{question}.pod.cluster.local.");
+        assert_eq!(
+            answer_text(&model, &question, rtype),
+            data,
+            "{question} {rtype}"
+        );
+    }
+    assert_eq!(
+        ask(&model, "9-8-7-6.default.pod.cluster.local", Rtype::SRV).additional,
+        ["9-8-7-6.default.pod.cluster.local. 5 IN A 9.8.7.6"]
+    );
+    let computed: Vec<String> = model
+        .entries()
+        .filter(|(_, entry)| entry.has_computed_names())
+        .map(|(name, _)| name.to_string())
+        .collect();
+    assert_eq!(computed.len(), 2, "{computed:?}");
+    assert!(computed.contains(&"default.pod.cluster.local.".into()));
+}
+
+#[test]
+fn no_pod_is_denied_if_only_some_pods_are_known() {
+    let settings = ZoneSettings {
+        pods: PodMode::Verified,
+        known_pods: KnownPods::Some,
+        ..ZoneSettings::default()
+    };
+    let pods = json!([pod("p", &["10.240.0.1"], "Running")]);
+    let model = model_with(pods, &settings);
+    for (question, data) in [
+        ("10-240-0-1.default", "A 10.240.0.1"),
+        ("10-240-0-2.default", "PASSES"),
+        ("no-address.default", "PASSES"),
+        ("x.10-240-0-2.default", "NXDOMAIN"),
+        ("default", "NODATA"),
+        ("10-240-0-1.ghost", "NXDOMAIN"),
+    ] {
+        let question = format!("{question}.pod.cluster.local.");
+        assert_eq!(answer_text(&model, &question, Rtype::A), data, "{question}");
+    }
+}
+
+#[test]
+fn rule_9_pods_verified() {
+    let model = with_pods(PodMode::Verified);
+    for (question, rtype, data) in [
+        ("10-240-0-1.default", Rtype::A, "A 10.240.0.1"),
+        ("fd00--1.default", Rtype::AAAA, "AAAA fd00::1"),
+        ("10-240-0-3.default", Rtype::A, "A 10.240.0.3"),
+        ("10-240-0-2.default", Rtype::A, "NXDOMAIN"),
+        ("10-240-0-1.default", Rtype::AAAA, "NODATA"),
+        ("fd00--2.default", Rtype::AAAA, "NXDOMAIN"),
+        ("fd01--.default", Rtype::AAAA, "AAAA fd01::"),
+        ("fd01--0.default", Rtype::AAAA, "NXDOMAIN"),
+        ("10-240-0-9.default", Rtype::A, "A 10.240.0.9"),
+        (
+            "10-240-0-9.default",
+            Rtype::SRV,
+            "SRV 0 50 0 10-240-0-9.default.pod.cluster.local.",
+        ),
+        ("10-240-0-8.default", Rtype::A, "NXDOMAIN"),
+        ("10-240-0-1.empty", Rtype::A, "NXDOMAIN"),
+        ("9-8-7-6.default", Rtype::A, "NXDOMAIN"),
+        (
+            "10-240-0-1.default",
+            Rtype::SRV,
+            "SRV 0 100 0 10-240-0-1.default.pod.cluster.local.",
+        ),
+    ] {
+        let question = format!("{question}.pod.cluster.local.");
+        assert_eq!(
+            answer_text(&model, &question, rtype),
+            data,
+            "{question} {rtype}"
+        );
+    }
+    assert!(
+        model
+            .entries()
+            .all(|(_, entry)| !entry.has_computed_names())
+    );
+}
+
+#[test]
+fn rule_11_records_of_the_apex() {
+    let settings = ZoneSettings {
+        ttl: 3600,
+        ..ZoneSettings::default()
+    };
+    let model = model_with(json!([]), &settings);
+    let apex = |rtype| ask(&model, "cluster.local", rtype);
+    // The TTL of a SOA record is at most 300, also in a negative answer.
+    let soa = "cluster.local. 300 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. \
+               3 7200 1800 86400 3600";
+    assert_eq!(apex(Rtype::SOA).answer, [soa]);
+    assert_eq!(apex(Rtype::A).authority, [soa]);
+    assert_eq!(
+        apex(Rtype::NS).answer,
+        ["cluster.local. 3600 IN NS ns.dns.cluster.local."]
+    );
+    assert_eq!(apex(Rtype::NS).additional, [""; 0]);
+    assert_eq!(
+        ask(&model, "dns-version.cluster.local", Rtype::TXT).answer,
+        ["dns-version.cluster.local. 28800 IN TXT \"1.1.0\""]
+    );
+    assert_eq!(
+        answer_text(&model, "ns.dns.cluster.local.", Rtype::A),
+        "NODATA"
+    );
+    assert_eq!(model.zones()[0].soa.serial, 3);
+}
+
+#[test]
+fn rule_13_a_ttl_of_0_is_valid() {
+    let settings = ZoneSettings {
+        ttl: 0,
+        ..ZoneSettings::default()
+    };
+    let list = json!([service("web", json!({"clusterIP": "10.0.0.1"}))]);
+    let model = model_with(list, &settings);
+    for (question, record) in [
+        ("web.default.svc.cluster.local", "A 10.0.0.1"),
+        ("1-2-3-4.default.pod.cluster.local", "A 1.2.3.4"),
+    ] {
+        assert_eq!(
+            ask(&model, question, Rtype::A).answer,
+            [format!("{question}. 0 IN {record}")]
+        );
+    }
+    let denied = ask(&model, "ghost.default.svc.cluster.local", Rtype::A).authority;
+    assert!(
+        denied[0].starts_with("cluster.local. 0 IN SOA"),
+        "{denied:?}"
+    );
+    assert!(denied[0].ends_with(" 7200 1800 86400 0"), "{denied:?}");
+}
+
+#[test]
+fn rule_11_the_name_server_has_the_configured_addresses() {
+    let settings = ZoneSettings {
+        name_server_addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        reverse: vec!["10.0.0.0/16".parse().unwrap()],
+        ..ZoneSettings::default()
+    };
+    let model = model_with(json!([]), &settings);
+    assert_eq!(
+        answer_text(&model, "ns.dns.cluster.local.", Rtype::A),
+        "A 192.0.2.1"
+    );
+    assert_eq!(
+        answer_text(&model, "ns.dns.cluster.local.", Rtype::AAAA),
+        "AAAA 2001:db8::1"
+    );
+    assert_eq!(
+        answer_text(&model, "ns.dns.0.10.in-addr.arpa.", Rtype::A),
+        "A 192.0.2.1"
+    );
+    assert_eq!(
+        ask(&model, "cluster.local", Rtype::NS).additional,
+        [
+            "ns.dns.cluster.local. 5 IN A 192.0.2.1",
+            "ns.dns.cluster.local. 5 IN AAAA 2001:db8::1"
+        ]
+    );
+}
+
+#[test]
+fn every_cluster_domain_has_all_names_and_ptr_names_the_first() {
+    let settings = ZoneSettings {
+        cluster_domains: vec![
+            name("cluster.local"),
+            name("a.b.cluster.local"),
+            name("k8s.example"),
+        ],
+        ..ZoneSettings::default()
+    };
+    let endpoints = json!([{"addresses": ["172.0.0.1"], "hostname": "ep"}]);
+    let list = json!([
+        service("web", json!({"clusterIP": "10.0.0.1"})),
+        slice("a", "web", endpoints, json!([])),
+    ]);
+    let model = model_with(list, &settings);
+    for domain in ["cluster.local.", "a.b.cluster.local.", "k8s.example."] {
+        assert_eq!(
+            answer_text(&model, &format!("web.default.svc.{domain}"), Rtype::A),
+            "A 10.0.0.1"
+        );
+        let gone = ask(&model, &format!("x.svc.{domain}"), Rtype::A);
+        assert!(gone.authority[0].starts_with(domain), "{gone:?}");
+    }
+    // A name between the outer zone and the inner zone.
+    assert_eq!(answer_text(&model, "b.cluster.local.", Rtype::A), "NODATA");
+    assert_eq!(answer_text(&model, "example.", Rtype::A), "PASSES");
+    assert_eq!(
+        answer_text(&model, "1.0.0.10.in-addr.arpa.", Rtype::PTR),
+        "PTR web.default.svc.cluster.local."
+    );
+    assert_eq!(
+        answer_text(&model, "1.0.0.172.in-addr.arpa.", Rtype::PTR),
+        "PTR ep.web.default.svc.cluster.local."
+    );
+    let lengths: Vec<usize> = model
+        .zones()
+        .iter()
+        .map(|zone| zone.name.wire().len())
+        .collect();
+    assert!(lengths.is_sorted_by(|a, b| a >= b));
+}
+
+#[test]
+fn invalid_names_are_problems_and_the_rest_is_built() {
+    let long = "n".repeat(64);
+    let all = objects(json!([
+        namespace("default"),
+        namespace("not.one"),
+        service(&long, json!({"clusterIP": "10.0.0.1"})),
+        service("pending", json!({"type": "ClusterIP"})),
+        service("web", json!({"clusterIP": "10.0.0.2"})),
+        slice(
+            "a",
+            "web",
+            json!([{"addresses": ["172.0.0.1"], "hostname": "a.b"}]),
+            json!([])
+        ),
+    ]));
+    let settings = ZoneSettings {
+        cluster_domains: vec![name("cluster.local"), name(&vec!["aaaaa"; 42].join("."))],
+        ..ZoneSettings::default()
+    };
+    let (model, problems) = build_model(&all, &settings, 3);
+    let of = |kind: &str| {
+        problems
+            .iter()
+            .find(|problem| problem.kind == kind)
+            .unwrap()
+            .to_string()
+    };
+    assert_eq!(
+        of("Namespace"),
+        "Namespace not.one: metadata.name: \"not.one\" is not a label of a domain name"
+    );
+    assert_eq!(
+        of("EndpointSlice"),
+        "EndpointSlice default/a: endpoints: \"a.b\" is not a label of a domain name, so this endpoint has no name of its own"
+    );
+    let services: Vec<&str> = problems
+        .iter()
+        .filter(|problem| problem.kind == "Service")
+        .map(|problem| problem.field.as_str())
+        .collect();
+    assert!(services.contains(&"metadata.name") && services.contains(&"spec.clusterIP"));
+    assert_eq!(answer_text(&model, "web.default", Rtype::A), "A 10.0.0.2");
+}
+
+#[test]
+fn a_domain_too_long_for_its_names_is_a_problem() {
+    let settings = ZoneSettings {
+        cluster_domains: vec![name(&vec!["aaaaa"; 42].join(".")), name("cluster.local")],
+        ..ZoneSettings::default()
+    };
+    let (model, problems) = build_model(&Objects::default(), &settings, 3);
+    assert_eq!(problems.len(), 1);
+    assert_eq!(problems[0].kind, "cluster domain");
+    assert_eq!(model.zones().len(), 1);
+}
+
+#[test]
+fn an_object_replaces_the_one_before() {
+    let mut all = objects(json!([service("web", json!({"clusterIP": "10.0.0.1"}))]));
+    all.insert(object(service("web", json!({"clusterIP": "10.0.0.2"}))));
+    assert_eq!(
+        answer_text(
+            &model(&all, &ZoneSettings::default()),
+            "web.default",
+            Rtype::A
+        ),
+        "A 10.0.0.2"
+    );
+    assert_eq!(default_model(json!([])).zones().len(), 1);
+}

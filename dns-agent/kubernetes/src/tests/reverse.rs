@@ -1,0 +1,155 @@
+//! PTR records and reverse zones (docs/naming.md, rule 1.8).
+
+use serde_json::json;
+use zerohop_zone::{Model, Rtype, ZoneData};
+
+use super::{answer_text, ask, model_with, name, service, slice};
+use crate::ZoneSettings;
+
+fn reverse(networks: &[&str]) -> Model {
+    let settings = ZoneSettings {
+        reverse: networks
+            .iter()
+            .map(|network| network.parse().unwrap())
+            .collect(),
+        ..ZoneSettings::default()
+    };
+    let twice = json!([{"addresses": ["10.96.0.9", "10.96.0.1", "fd00::9"], "hostname": "ep"}]);
+    let list = json!([
+        service("web", json!({"clusterIPs": ["10.96.0.1", "fd00::1"]})),
+        service("web-too", json!({"clusterIP": "10.96.0.1"})),
+        service("db", json!({"clusterIP": "None"})),
+        slice("a", "db", twice.clone(), json!([])),
+        slice("b", "db", twice.clone(), json!([])),
+        slice("c", "web", twice, json!([])),
+        slice(
+            "orphan",
+            "gone",
+            json!([{"addresses": ["10.96.0.8"]}]),
+            json!([])
+        ),
+    ]);
+    model_with(list, &settings)
+}
+
+#[test]
+fn a_cluster_ip_points_only_at_its_service() {
+    let model = reverse(&[]);
+    let web = "PTR web.default.svc.cluster.local.";
+    assert_eq!(
+        answer_text(&model, "1.0.96.10.in-addr.arpa.", Rtype::PTR),
+        web
+    );
+    let v6 = format!("1.{}0.0.d.f.ip6.arpa.", "0.".repeat(27));
+    assert_eq!(answer_text(&model, &v6, Rtype::PTR), web);
+}
+
+#[test]
+fn an_endpoints_address_points_at_every_endpoint_once() {
+    assert_eq!(
+        answer_text(&reverse(&[]), "9.0.96.10.in-addr.arpa.", Rtype::PTR),
+        "PTR ep.db.default.svc.cluster.local., PTR ep.web.default.svc.cluster.local."
+    );
+}
+
+#[test]
+fn slices_make_pointers_even_if_their_service_has_no_endpoints() {
+    let external = json!({"type": "ExternalName", "externalName": "example.org"});
+    let addresses = json!([{"addresses": ["10.244.0.1"]}]);
+    let model = model_with(
+        json!([
+            service("db", json!({"clusterIP": "None"})),
+            service("out", external),
+            slice("a", "db", addresses.clone(), json!([])),
+            slice("b", "out", addresses.clone(), json!([])),
+            slice("c", "gone", addresses, json!([])),
+        ]),
+        &ZoneSettings::default(),
+    );
+    let target = |service| format!("PTR 10-244-0-1.{service}.default.svc.cluster.local.");
+    assert_eq!(
+        answer_text(&model, "1.0.244.10.in-addr.arpa.", Rtype::PTR),
+        ["db", "out", "gone"].map(target).join(", ")
+    );
+    assert_eq!(answer_text(&model, "gone.default", Rtype::A), "NXDOMAIN");
+    assert_eq!(
+        answer_text(&model, "10-244-0-1.gone.default", Rtype::A),
+        "NXDOMAIN"
+    );
+}
+
+#[test]
+fn outside_reverse_zones_only_ptr_questions_are_answered() {
+    let model = reverse(&[]);
+    for (question, rtype) in [
+        ("1.0.96.10.in-addr.arpa.", Rtype::A),
+        ("1.0.96.10.in-addr.arpa.", Rtype::ANY),
+        ("0.96.10.in-addr.arpa.", Rtype::PTR),
+        ("7.0.96.10.in-addr.arpa.", Rtype::PTR),
+        ("x.1.0.96.10.in-addr.arpa.", Rtype::PTR),
+        ("in-addr.arpa.", Rtype::SOA),
+    ] {
+        assert_eq!(
+            answer_text(&model, question, rtype),
+            "PASSES",
+            "{question} {rtype}"
+        );
+    }
+    let pointer = name("1.0.96.10.in-addr.arpa");
+    assert_eq!(model.zone_of(&pointer), None);
+    assert!(model.entries().any(|(name, _)| *name == pointer));
+    assert!(
+        model
+            .entries()
+            .all(|(name, _)| *name != pointer.parent().unwrap())
+    );
+}
+
+#[test]
+fn inside_a_reverse_zone_other_names_are_denied() {
+    let model = reverse(&["10.96.0.0/12", "fd00::/8"]);
+    assert_eq!(model.zones().len(), 1 + 16 + 1);
+    for (question, data) in [
+        (
+            "1.0.96.10.in-addr.arpa.",
+            "PTR web.default.svc.cluster.local.",
+        ),
+        ("0.96.10.in-addr.arpa.", "NODATA"),
+        ("96.10.in-addr.arpa.", "NODATA"),
+        ("111.10.in-addr.arpa.", "NODATA"),
+        ("7.0.96.10.in-addr.arpa.", "NXDOMAIN"),
+        ("1.96.10.in-addr.arpa.", "NXDOMAIN"),
+        ("1.1.111.10.in-addr.arpa.", "NXDOMAIN"),
+        ("x.1.0.96.10.in-addr.arpa.", "NXDOMAIN"),
+        ("1.1.112.10.in-addr.arpa.", "PASSES"),
+        ("1.1.95.10.in-addr.arpa.", "PASSES"),
+        ("10.in-addr.arpa.", "PASSES"),
+        ("0.0.d.f.ip6.arpa.", "NODATA"),
+        ("1.0.d.f.ip6.arpa.", "NXDOMAIN"),
+        ("e.f.ip6.arpa.", "PASSES"),
+    ] {
+        assert_eq!(
+            answer_text(&model, question, Rtype::PTR),
+            data,
+            "{question}"
+        );
+    }
+    let gone = ask(&model, "7.0.111.10.in-addr.arpa", Rtype::PTR);
+    assert_eq!(
+        gone.authority,
+        ["111.10.in-addr.arpa. 5 IN SOA ns.dns.111.10.in-addr.arpa. \
+          hostmaster.111.10.in-addr.arpa. 3 7200 1800 86400 5"]
+    );
+}
+
+#[test]
+fn a_repeated_network_is_one_zone_and_the_longest_prefix_wins() {
+    let model = reverse(&["10.96.0.0/16", "10.96.0.0/16", "10.96.0.0/24"]);
+    assert_eq!(model.zones().len(), 3);
+    let zone = |question: &str| {
+        let zone = model.zone_of(&name(question)).expect("a zone");
+        model.zones()[zone].name.to_string()
+    };
+    assert_eq!(zone("1.0.96.10.in-addr.arpa"), "0.96.10.in-addr.arpa.");
+    assert_eq!(zone("1.1.96.10.in-addr.arpa"), "96.10.in-addr.arpa.");
+}

@@ -1,0 +1,257 @@
+//! The zone skeleton: names that exist without any Service or Pod. These are the zones, their name
+//! servers, and the parents `svc` and `pod` of all object names.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use zerohop_zone::{
+    AbsentNames, Apex, ComputedNames, Model, ModelBuilder, Name, NameError, Rdata, Record, Rtype,
+    ZoneData, reverse_zones,
+};
+
+use super::objects::Problem;
+use super::settings::{
+    Deviations, EndpointScope, KnownPods, NameServers, NonstandardEndpoints, PodMode, ZoneSettings,
+};
+
+/// The version of the Kubernetes DNS specification, published at `dns-version.<zone>`.
+const DNS_VERSION: &[u8] = b"1.1.0";
+
+/// The names that exist because of the settings alone.
+#[derive(Debug)]
+pub(super) struct ZoneSkeleton {
+    pub(super) model: Model,
+    pub(super) domains: Vec<ClusterDomain>,
+    /// Invalid settings, which are left out.
+    pub(super) problems: Vec<Problem>,
+}
+
+/// The fixed names of one cluster domain.
+#[derive(Clone, Debug)]
+pub(super) struct ClusterDomain {
+    pub(super) apex: Name,
+    /// `ns.dns.<zone>`: the name server if no Service is one.
+    server: Name,
+    pub(super) svc: Name,
+    pub(super) pod: Name,
+}
+
+/// What the skeleton depends on besides the settings.
+pub(super) struct SkeletonInputs {
+    /// The Unix time of the last change.
+    pub(super) serial: u32,
+    /// Whether every namespace counts as existing.
+    pub(super) all_namespaces_exist: bool,
+    /// Whether all feeds have been listed once.
+    pub(super) complete: bool,
+    /// Whether some objects can't be read, so that addresses may have further names.
+    pub(super) has_unreadable: bool,
+    /// For each cluster domain, the names of the Services that clients use as DNS servers.
+    pub(super) servers: Vec<BTreeSet<Name>>,
+}
+
+impl ZoneSkeleton {
+    pub(super) fn new(settings: &ZoneSettings, known: &SkeletonInputs) -> ZoneSkeleton {
+        let mut builder = ModelBuilder::new(known.serial);
+        let mut problems = Vec::new();
+        let mut domains = Vec::new();
+        for (index, name) in settings.cluster_domains.iter().enumerate() {
+            match add_domain(&mut builder, name, settings) {
+                Ok(domain) => {
+                    let servers = known.servers.get(index);
+                    add_name_servers(&mut builder, &domain, servers, settings);
+                    if known.all_namespaces_exist {
+                        add_all_namespaces(&mut builder, &domain, settings);
+                    }
+                    domains.push(domain);
+                }
+                Err(error) => problems.push(setting("cluster domain", name.to_string(), error)),
+            }
+        }
+        for network in &settings.reverse {
+            if let Err(error) = add_reverse(&mut builder, *network, settings) {
+                problems.push(setting("reverse network", network.to_string(), error));
+            }
+        }
+        for name in &settings.passed {
+            builder.delegate(name.clone());
+        }
+        // With `Headless`, only CoreDNS knows the endpoints' pointers.
+        let lacks_pointers =
+            settings.endpoint_scope == EndpointScope::Headless || known.has_unreadable;
+        // CoreDNS answers a name with further labels in front of an IPv6 address with the
+        // address's pointer.
+        let passes_ipv6 = settings.nonstandard_endpoints == NonstandardEndpoints::Passed;
+        builder.set_absent_names(|name| {
+            if settings.fallthrough_zones.contains(name)
+                || lacks_pointers && is_reverse(name)
+                || passes_ipv6 && is_ipv6(name)
+            {
+                AbsentNames::Passed
+            } else if !known.complete {
+                AbsentNames::NotYetKnown
+            } else if settings.deviations == Deviations::Passed {
+                AbsentNames::DeniedExceptSoa
+            } else {
+                AbsentNames::Denied
+            }
+        });
+        ZoneSkeleton {
+            model: builder.build(),
+            domains,
+            problems,
+        }
+    }
+
+    /// The apexes of all zones.
+    pub(super) fn apexes(&self) -> impl Iterator<Item = Name> {
+        let zones = ZoneData::zones(&self.model).iter();
+        zones.map(|apex: &Apex| apex.name.clone())
+    }
+}
+
+impl ClusterDomain {
+    fn new(name: &Name, server: Name) -> Result<ClusterDomain, NameError> {
+        Ok(ClusterDomain {
+            svc: name.child(b"svc")?,
+            pod: name.child(b"pod")?,
+            apex: name.clone(),
+            server,
+        })
+    }
+
+    /// The names that exist because of a namespace: below `svc` and below `pod`.
+    pub(super) fn namespace_names(&self, namespace: &str) -> Result<[Name; 2], String> {
+        Ok([
+            label_below(&self.svc, namespace)?,
+            label_below(&self.pod, namespace)?,
+        ])
+    }
+}
+
+/// The computed names below `<namespace>.pod`, or `None` if that name doesn't exist.
+pub(super) fn computed_pod_names(settings: &ZoneSettings) -> Option<ComputedNames> {
+    match (settings.pods, settings.known_pods) {
+        (PodMode::Disabled, _) => None,
+        (PodMode::Insecure, _) => Some(ComputedNames::Addresses(settings.ttl)),
+        (PodMode::Verified, KnownPods::All) => Some(ComputedNames::Nothing),
+        (PodMode::Verified, KnownPods::Some) => Some(ComputedNames::Unknown),
+    }
+}
+
+/// Puts a label taken from an object in front of a name. The label may hold only letters, digits,
+/// `-` and `_`; a dot would become part of the label instead of starting a new one.
+pub(super) fn label_below(name: &Name, label: &str) -> Result<Name, String> {
+    if !label
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    {
+        return Err(format!("{label:?} is not a label of a domain name"));
+    }
+    name.child(label.as_bytes())
+        .map_err(|error| format!("{label:?} below {name}: {error}"))
+}
+
+/// Adds a zone, its name server and `dns-version`. Returns the name server's name.
+fn add_zone(
+    builder: &mut ModelBuilder,
+    name: &Name,
+    settings: &ZoneSettings,
+) -> Result<Name, NameError> {
+    let version = name.child(b"dns-version")?;
+    let server = builder.add_zone(name.clone(), settings.ttl)?.soa.mname;
+    builder.add(Record {
+        owner: version,
+        ttl: settings.version_ttl,
+        data: Rdata::Txt(DNS_VERSION.into()),
+    });
+    if settings.name_servers == NameServers::Passed {
+        builder.delegate(server.clone());
+        return Ok(server);
+    }
+    builder.add_name(server.clone());
+    for address in &settings.name_server_addresses {
+        builder.add(Record {
+            owner: server.clone(),
+            ttl: settings.ttl,
+            data: (*address).into(),
+        });
+    }
+    Ok(server)
+}
+
+fn add_domain(
+    builder: &mut ModelBuilder,
+    name: &Name,
+    settings: &ZoneSettings,
+) -> Result<ClusterDomain, NameError> {
+    // If the names would become too long, fail before anything is added.
+    ClusterDomain::new(name, name.clone())?;
+    let server = add_zone(builder, name, settings)?;
+    let domain = ClusterDomain::new(name, server)?;
+    builder.add_name(domain.svc.clone());
+    builder.add_name(domain.pod.clone());
+    Ok(domain)
+}
+
+fn add_name_servers(
+    builder: &mut ModelBuilder,
+    domain: &ClusterDomain,
+    servers: Option<&BTreeSet<Name>>,
+    settings: &ZoneSettings,
+) {
+    if settings.name_servers == NameServers::Passed {
+        builder.delegate_type(domain.apex.clone(), Rtype::NS);
+        return;
+    }
+    let servers = servers.filter(|servers| !servers.is_empty());
+    let own = BTreeSet::from([domain.server.clone()]);
+    let servers = servers.unwrap_or(&own).iter();
+    builder.extend(servers.map(|server| Record {
+        owner: domain.apex.clone(),
+        ttl: settings.ttl,
+        data: Rdata::Ns(server.clone()),
+    }));
+}
+
+fn add_all_namespaces(builder: &mut ModelBuilder, domain: &ClusterDomain, settings: &ZoneSettings) {
+    builder.set_computed_names(domain.svc.clone(), ComputedNames::Empty);
+    let pods = match settings.pods {
+        PodMode::Disabled => ComputedNames::Nothing,
+        PodMode::Insecure => ComputedNames::EmptyThenAddresses(settings.ttl),
+        PodMode::Verified => ComputedNames::Empty,
+    };
+    builder.set_computed_names(domain.pod.clone(), pods);
+}
+
+fn add_reverse(
+    builder: &mut ModelBuilder,
+    network: IpNet,
+    settings: &ZoneSettings,
+) -> Result<(), NameError> {
+    for name in reverse_zones(network) {
+        add_zone(builder, &name, settings)?;
+        if settings.name_servers == NameServers::Passed {
+            builder.delegate_type(name, Rtype::NS);
+        }
+    }
+    Ok(())
+}
+
+fn is_reverse(zone: &Name) -> bool {
+    zerohop_zone::reverse_range(zone).is_some()
+}
+
+fn is_ipv6(zone: &Name) -> bool {
+    zerohop_zone::reverse_range(zone).is_some_and(|range| range.start().is_ipv6())
+}
+
+fn setting(kind: &'static str, name: String, error: NameError) -> Problem {
+    Problem {
+        kind,
+        namespace: String::new(),
+        name,
+        field: "name".into(),
+        reason: error.to_string(),
+    }
+}

@@ -1,0 +1,247 @@
+//! Selects the records of an upstream's response that belong to the question.
+//!
+//! The resolver trusts an upstream about the queried name and the names that its CNAMEs lead to. It
+//! doesn't trust an upstream about local names, because these are answered from local data. The
+//! exception is the cluster's DNS when it was queried for a local name.
+
+use std::collections::{HashSet, VecDeque};
+
+use domain::base::iana::Rtype;
+use zerohop_zone::{Name, Rdata, Record, ZoneData};
+
+use super::response::{Records, Response};
+
+/// Upper bound on the CNAMEs of a response that are followed.
+const MAX_CHAIN_LINKS: usize = 32;
+
+/// The local names: those in local zones or in the cluster's domains.
+#[derive(Clone, Copy)]
+pub struct LocalNames<'a> {
+    /// The local zones.
+    pub data: &'a dyn ZoneData,
+    /// The cluster's domains, which may have no local zone.
+    pub domains: &'a [Name],
+}
+
+/// The records of a response that belong to its question.
+#[derive(Debug)]
+pub(super) struct RelevantRecords {
+    /// The CNAMEs from the queried name on, and the data at their end.
+    pub(super) answer: Vec<Record>,
+    /// SOA, NS and DS records of zones at or above the last name, and proofs of nonexistence.
+    pub(super) authority: Vec<Record>,
+    /// The addresses of hosts named in the other sections.
+    pub(super) additional: Vec<Record>,
+    /// The last name: the queried name, or the name that the CNAMEs lead to.
+    pub(super) last_name: Name,
+    /// The kind of the last name.
+    pub(super) chain_end: ChainEnd,
+    /// Number of records in the response that are left out.
+    pub(super) left_out: usize,
+}
+
+/// Where the CNAME chain of a response ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ChainEnd {
+    /// At a name that the upstream is trusted about.
+    Upstream,
+    /// At a local name, about which the upstream is not trusted.
+    Local,
+    /// Nowhere: the chain is a loop, or longer than [`MAX_CHAIN_LINKS`].
+    Endless,
+}
+
+impl LocalNames<'_> {
+    /// Whether `name` is a local name.
+    pub(super) fn contains(&self, name: &Name) -> bool {
+        self.data.zone_of(name).is_some()
+            || self
+                .domains
+                .iter()
+                .any(|domain| name.is_at_or_below(domain))
+    }
+}
+
+impl Response {
+    /// The records of the response that belong to the question for `queried_name` and `qtype`.
+    /// `None`: a record can't be parsed.
+    pub(super) fn relevant_records(
+        &self,
+        queried_name: &Name,
+        qtype: Rtype,
+        local_names: &LocalNames<'_>,
+    ) -> Option<RelevantRecords> {
+        let Records {
+            sections: [answers, authorities, additionals],
+            count,
+        } = self.records()?;
+        let (answer, last_name, chain_end) =
+            follow_chain(answers, queried_name, qtype, local_names);
+        let (mut authority, mut additional) = (Vec::new(), Vec::new());
+        // If the chain ends at a local name, only the CNAMEs that lead there are trusted.
+        if chain_end != ChainEnd::Local {
+            let is_trusted =
+                |name: &Name| !local_names.contains(name) || local_names.contains(&last_name);
+            authority = retain_zone_records(authorities, &last_name, is_trusted);
+            let hosts: HashSet<Name> = answer
+                .iter()
+                .chain(&authority)
+                .filter_map(named_host)
+                .collect();
+            additional = additionals;
+            additional.retain(|record| {
+                is_address(record) && hosts.contains(&record.owner) && is_trusted(&record.owner)
+            });
+        }
+        let left_out = count - answer.len() - authority.len() - additional.len();
+        Some(RelevantRecords {
+            answer,
+            authority,
+            additional,
+            last_name,
+            chain_end,
+            left_out,
+        })
+    }
+}
+
+/// Follows the CNAMEs from `queried_name` on. Returns the records of the visited names, the last
+/// name, and its kind.
+///
+/// The cluster's DNS, when queried for a local name, is trusted about other local names too, unless
+/// the chain reaches them through a name outside. CoreDNS gives several CNAMEs to a headless
+/// Service whose endpoints are domain names.
+fn follow_chain(
+    answers: Vec<Record>,
+    queried_name: &Name,
+    qtype: Rtype,
+    local_names: &LocalNames<'_>,
+) -> (Vec<Record>, Name, ChainEnd) {
+    let follows = !matches!(qtype, Rtype::CNAME | Rtype::ANY);
+    let mut rest = answers;
+    let mut chain = Vec::new();
+    let mut seen = HashSet::from([queried_name.clone()]);
+    let mut next = VecDeque::from([(
+        queried_name.clone(),
+        Responder::for_query(queried_name, local_names),
+    )]);
+    let mut last_name = queried_name.clone();
+    while let Some((name, responder)) = next.pop_front() {
+        if responder == Responder::Other && local_names.contains(&name) {
+            return (chain, name, ChainEnd::Local);
+        }
+        last_name = name;
+        let (here, others): (Vec<Record>, Vec<Record>) = rest.into_iter().partition(|record| {
+            let has_queried_type = [Rtype::ANY, record.data.rtype()].contains(&qtype)
+                || [qtype, Rtype::CNAME].contains(&signed_type(record));
+            let redirects = signed_type(record) == Rtype::DNAME
+                && last_name != record.owner
+                && last_name.is_at_or_below(&record.owner);
+            (record.owner == last_name && has_queried_type) || redirects
+        });
+        rest = others;
+        let links = here.iter().filter_map(|record| match &record.data {
+            Rdata::Cname(target) if follows && record.owner == last_name => Some(target),
+            _ => None,
+        });
+        let links = links.take(match responder {
+            Responder::ClusterDns => usize::MAX,
+            Responder::Other => 1,
+        });
+        for target in links {
+            if !seen.insert(target.clone()) || seen.len() > MAX_CHAIN_LINKS {
+                chain.extend(here);
+                return (chain, last_name, ChainEnd::Endless);
+            }
+            let responder = if local_names.contains(target) {
+                responder
+            } else {
+                Responder::Other
+            };
+            next.push_back((target.clone(), responder));
+        }
+        chain.extend(here);
+    }
+    (chain, last_name, ChainEnd::Upstream)
+}
+
+/// The server that a name's records come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Responder {
+    /// The cluster's DNS, for a local name.
+    ClusterDns,
+    /// Another server, or the cluster's DNS for a name outside.
+    Other,
+}
+
+impl Responder {
+    fn for_query(queried_name: &Name, local_names: &LocalNames<'_>) -> Responder {
+        if local_names.contains(queried_name) {
+            Responder::ClusterDns
+        } else {
+            Responder::Other
+        }
+    }
+}
+
+/// Keeps the authority records of the zone that contains `last_name`: SOA, NS and DS at or above
+/// it, and proofs of nonexistence (RFC 4035 section 3.1.3, RFC 5155 section 7.2) in the zone.
+fn retain_zone_records(
+    mut records: Vec<Record>,
+    last_name: &Name,
+    is_trusted: impl Fn(&Name) -> bool,
+) -> Vec<Record> {
+    let is_above = |record: &Record| last_name.is_at_or_below(&record.owner);
+    let is_apex = |record: &&Record| {
+        matches!(record.data.rtype(), Rtype::SOA | Rtype::NS) && is_above(record)
+    };
+    let apexes: Vec<Name> = (records.iter().filter(is_apex))
+        .map(|record| record.owner.clone())
+        .collect();
+    let is_in_zone =
+        |name: &Name| apexes.is_empty() || apexes.iter().any(|apex| name.is_at_or_below(apex));
+    records.retain(|record| match signed_type(record) {
+        Rtype::SOA | Rtype::NS | Rtype::DS => is_above(record),
+        Rtype::NSEC | Rtype::NSEC3 => is_trusted(&record.owner) && is_in_zone(&record.owner),
+        _ => false,
+    });
+    records
+}
+
+/// The type of a record, or the type covered by a signature (RFC 4034 section 3.1.1).
+fn signed_type(record: &Record) -> Rtype {
+    match &record.data {
+        Rdata::Opaque(Rtype::RRSIG, bytes) => match bytes[..] {
+            [high, low, ..] => Rtype::from_int(u16::from_be_bytes([high, low])),
+            _ => Rtype::RRSIG,
+        },
+        data => data.rtype(),
+    }
+}
+
+/// Whether the record is A or AAAA, or a signature that covers one of them.
+fn is_address(record: &Record) -> bool {
+    matches!(signed_type(record), Rtype::A | Rtype::AAAA)
+}
+
+/// The host named in a record's data, if the host's addresses belong in the additional section (RFC
+/// 1035 section 3.3, RFC 2782, RFC 9460 section 4.2).
+fn named_host(record: &Record) -> Option<Name> {
+    let Rdata::Opaque(rtype, bytes) = &record.data else {
+        return record.data.host().cloned();
+    };
+    let before = match *rtype {
+        Rtype::NS => 0,
+        Rtype::MX | Rtype::SVCB | Rtype::HTTPS => 2,
+        Rtype::SRV => 6,
+        _ => return None,
+    };
+    let name = Name::from_wire_prefix(bytes.get(before..)?)?;
+    // RFC 9460 section 2.5.2: the target "." means the owner itself.
+    let is_service = matches!(*rtype, Rtype::SVCB | Rtype::HTTPS);
+    Some(if is_service && name == Name::root() {
+        record.owner.clone()
+    } else {
+        name
+    })
+}

@@ -1,0 +1,394 @@
+//! The user plane: DNS over UDP and TCP. It answers from the same model as the kernel's tables, and
+//! forwards all other queries to upstreams.
+//!
+//! [`message::respond`] decides what to do with a query, without sockets or time. `udp` and `tcp`
+//! read queries and write replies. `forward` queries upstreams, and `response` parses their
+//! responses. `bailiwick` drops records that don't belong to the question, and `chase` turns the
+//! rest into the client's answer. `loops` finds upstreams that forward back to this resolver.
+//! `compose` builds messages.
+//!
+//! `message`, `response`, `bailiwick` and `chase` are pure and parse untrusted input. They are
+//! public so that the fuzz targets can call them.
+
+#![forbid(unsafe_code)]
+
+pub mod bailiwick;
+mod canary;
+mod chase;
+mod compose;
+mod counters;
+mod forward;
+pub mod loops;
+pub mod message;
+pub mod response;
+mod tcp;
+mod udp;
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use anyhow::Context;
+use domain::base::iana::OptRcode;
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    socket::{setsockopt, sockopt},
+};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    task::JoinSet,
+};
+
+pub use self::response::Records;
+use self::{
+    bailiwick::LocalNames,
+    counters::increment,
+    forward::Forwarder,
+    loops::LoopProbe,
+    message::{QueryAction, Transport, respond},
+    response::{Response, UpstreamQuery},
+};
+pub use self::{
+    canary::Canary,
+    counters::{ResolverCounters, ResolverCounts},
+    forward::{NoResponse, UpstreamServers},
+    message::is_transfer,
+};
+use zerohop_zone as zone;
+use zerohop_zone::{Apex, LiveZoneData, Name, Rtype, reverse_range};
+
+/// Upper bound on the connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
+/// Number of attempts to find a port that is free for both UDP and TCP.
+const PORT_ATTEMPTS: usize = 16;
+
+/// Answers queries.
+pub struct Resolver {
+    /// The data to answer from. The agent's publisher changes it.
+    data: Arc<dyn LiveZoneData>,
+    upstreams: Upstreams,
+    forwarder: Forwarder,
+    probe: LoopProbe,
+    counters: Arc<ResolverCounters>,
+}
+
+/// A question sent to upstreams, and its result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamLookup {
+    /// The queried name.
+    pub name: Name,
+    /// The servers, in order of preference. Empty if there is no server for the name.
+    pub servers: Vec<SocketAddr>,
+    /// The response code, or the failure. `None` while the query is running.
+    pub outcome: Option<Result<String, NoResponse>>,
+}
+
+/// The upstream servers.
+#[derive(Clone, Debug, Default)]
+pub struct Upstreams {
+    /// The servers for names outside the cluster, in order of preference.
+    pub outside: Vec<SocketAddr>,
+    /// The cluster's DNS.
+    pub cluster: Option<ClusterDns>,
+}
+
+/// The cluster's DNS, which knows names of the cluster that the local zones don't have.
+#[derive(Clone, Debug)]
+pub struct ClusterDns {
+    /// The cluster's domains, whether or not a local zone exists for them.
+    pub domains: Vec<Name>,
+    /// The servers of the cluster's DNS. While there are none, names of the cluster get SERVFAIL,
+    /// because other servers would answer NXDOMAIN.
+    pub servers: UpstreamServers,
+}
+
+/// Bound sockets, for UDP and TCP on the same address and port.
+#[derive(Debug)]
+pub struct Sockets {
+    address: SocketAddr,
+    udp: udp::UdpListener,
+    tcp: TcpListener,
+    canary: Arc<Canary>,
+}
+
+impl Resolver {
+    /// A resolver that answers from `data`, and forwards queries for other names to `upstreams`.
+    pub fn new(data: Arc<dyn LiveZoneData>, upstreams: Upstreams) -> Resolver {
+        let counters = Arc::new(ResolverCounters::default());
+        Resolver {
+            data,
+            upstreams,
+            forwarder: Forwarder::new(counters.clone()),
+            probe: LoopProbe::default(),
+            counters,
+        }
+    }
+
+    /// The resolver's counters.
+    pub fn counters(&self) -> &Arc<ResolverCounters> {
+        &self.counters
+    }
+
+    /// Spawns the tasks that serve these sockets. The result of a task is its name. The tasks end
+    /// only when aborted.
+    pub fn spawn_servers(self: &Arc<Self>, sockets: Sockets, tasks: &mut JoinSet<&'static str>) {
+        let (resolver, udp, canary) = (self.clone(), sockets.udp, sockets.canary.source());
+        tasks.spawn(async move {
+            udp::serve_queries(udp, resolver, canary).await;
+            "the UDP server"
+        });
+        let (resolver, tcp) = (self.clone(), sockets.tcp);
+        tasks.spawn(async move {
+            tcp::serve_connections(tcp, resolver).await;
+            "the TCP server"
+        });
+    }
+
+    /// The reply to a message. `None` if the message gets no reply.
+    pub async fn answer_message(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        let action = self.start_answer(bytes, transport);
+        self.finish_answer(action).await
+    }
+
+    /// Decides what to do with a message, and counts the message. Doesn't wait.
+    fn start_answer(&self, bytes: &[u8], transport: Transport) -> QueryAction {
+        increment(match transport {
+            Transport::Udp => &self.counters.udp_queries,
+            Transport::Tcp => &self.counters.tcp_queries,
+        });
+        let rotation = rand::random_range(..usize::MAX);
+        let action = self.decide_action(bytes, transport, rotation);
+        match &action {
+            QueryAction::Send(message) => self.counters.count_reply(message),
+            QueryAction::Ignore => increment(&self.counters.ignored),
+            QueryAction::Forward(_) | QueryAction::Chase(_) => {}
+        }
+        action
+    }
+
+    /// Decides what to do with a message without counting it.
+    fn decide_action(&self, bytes: &[u8], transport: Transport, rotation: usize) -> QueryAction {
+        let mut action = QueryAction::Ignore;
+        self.data
+            .with_data(&mut |data| action = respond(bytes, data, transport, rotation));
+        match action {
+            QueryAction::Forward(query) if self.probe.detect(&query.name) => {
+                QueryAction::Send(query.error(OptRcode::REFUSED))
+            }
+            action => action,
+        }
+    }
+
+    /// The complete, untruncated reply to a question. Appends the questions sent to upstreams to
+    /// `consulted`. The query and its reply are not counted, but the questions to upstreams are.
+    pub async fn explain_answer(
+        &self,
+        name: &Name,
+        rtype: Rtype,
+        consulted: &mut Vec<UpstreamLookup>,
+    ) -> Vec<u8> {
+        let bytes = zone::query(rand::random(), name, rtype);
+        let action = self.decide_action(&bytes, Transport::Tcp, 0);
+        let message = self.run_action(action, 0, consulted).await;
+        message.unwrap_or_default()
+    }
+
+    /// Carries out an action, including any upstream queries, and counts the reply.
+    async fn finish_answer(&self, action: QueryAction) -> Option<Vec<u8>> {
+        let rotation = rand::random_range(..usize::MAX);
+        let message = self.run_action(action, rotation, &mut Vec::new()).await?;
+        self.counters.count_reply(&message);
+        Some(message)
+    }
+
+    /// Queries upstreams until there is a reply. Appends the questions to `consulted`.
+    async fn run_action(
+        &self,
+        mut action: QueryAction,
+        rotation: usize,
+        consulted: &mut Vec<UpstreamLookup>,
+    ) -> Option<Vec<u8>> {
+        loop {
+            action = match action {
+                QueryAction::Ignore => return None,
+                QueryAction::Send(message) => return Some(message),
+                QueryAction::Forward(query) => {
+                    let upstream_query = UpstreamQuery::forwarding(&query);
+                    match self
+                        .query_upstreams(&query.name, &upstream_query, consulted)
+                        .await
+                    {
+                        Ok(response) => self.with_local_names(|local_names| {
+                            query.relay(&response, local_names, rotation)
+                        }),
+                        Err(NoResponse::NoUpstream) => {
+                            QueryAction::Send(query.error(OptRcode::REFUSED))
+                        }
+                        Err(_) => QueryAction::Send(query.error(OptRcode::SERVFAIL)),
+                    }
+                }
+                QueryAction::Chase(chase) => {
+                    let upstream_query = UpstreamQuery::chasing(&chase);
+                    let response = self
+                        .query_upstreams(&chase.target, &upstream_query, consulted)
+                        .await
+                        .ok();
+                    self.with_local_names(|local_names| {
+                        chase.complete(response.as_deref(), local_names, rotation)
+                    })
+                }
+            }
+        }
+    }
+
+    /// Sends a query to the upstreams that are responsible for `name`, and appends it to
+    /// `consulted`.
+    async fn query_upstreams(
+        &self,
+        name: &Name,
+        query: &UpstreamQuery,
+        consulted: &mut Vec<UpstreamLookup>,
+    ) -> Result<Arc<Response>, NoResponse> {
+        let mut servers = None;
+        self.data
+            .with_data(&mut |data| servers = self.upstreams.servers_for(name, data.zones()));
+        let server_is_known = servers.is_some();
+        let servers = servers.unwrap_or_default();
+        let number = consulted.len();
+        consulted.push(UpstreamLookup {
+            name: name.clone(),
+            servers: servers.clone(),
+            outcome: None,
+        });
+        let result = if server_is_known {
+            self.forwarder.query_servers(&servers, query).await
+        } else {
+            Err(NoResponse::ClusterDnsUnknown)
+        };
+        consulted[number].outcome = Some(match &result {
+            Ok(response) => Ok(response.rcode().to_string()),
+            Err(reason) => Err(*reason),
+        });
+        result
+    }
+
+    /// Calls `make` with the current local names.
+    fn with_local_names(&self, make: impl FnOnce(&LocalNames<'_>) -> QueryAction) -> QueryAction {
+        let domains = self.upstreams.cluster_domains();
+        let (mut make, mut action) = (Some(make), QueryAction::Ignore);
+        self.data.with_data(&mut |data| {
+            if let Some(make) = make.take() {
+                action = make(&LocalNames { data, domains });
+            }
+        });
+        action
+    }
+}
+
+impl Upstreams {
+    /// The servers for names outside the cluster.
+    fn servers_for_outside_names(&self) -> Vec<SocketAddr> {
+        match &self.cluster {
+            Some(cluster) if self.outside.is_empty() => cluster.servers.usable(),
+            _ => self.outside.clone(),
+        }
+    }
+
+    /// Servers of the cluster's DNS that are not queried, because they are this resolver.
+    fn excluded_cluster_servers(&self) -> Vec<SocketAddr> {
+        let cluster = self.cluster.as_ref();
+        cluster.map_or_else(Vec::new, |cluster| cluster.servers.excluded())
+    }
+
+    /// The cluster's domains. Empty if no cluster DNS is configured.
+    fn cluster_domains(&self) -> &[Name] {
+        self.cluster
+            .as_ref()
+            .map_or(&[], |cluster| &cluster.domains)
+    }
+
+    /// The servers for a name, given the local zones. `None`: the cluster's DNS is responsible for
+    /// the name, and its address is unknown.
+    fn servers_for(&self, name: &Name, zones: &[Apex]) -> Option<Vec<SocketAddr>> {
+        let Some(cluster) = &self.cluster else {
+            return Some(self.outside.clone());
+        };
+        let zones_are_unknown = zones.is_empty();
+        let mut zones = zones.iter().map(|zone| &zone.name).chain(&cluster.domains);
+        // Without any local zone, the cluster's domains are unknown.
+        let belongs_to_cluster = zones_are_unknown
+            || zones.any(|zone| name.is_at_or_below(zone))
+            || reverse_range(name).is_some();
+        if !belongs_to_cluster && !self.outside.is_empty() {
+            return Some(self.outside.clone());
+        }
+        Some(cluster.servers.usable()).filter(|servers| !servers.is_empty())
+    }
+}
+
+/// Raises the soft limit on open files to the hard limit. Each waiting query and each connection
+/// needs a socket, and the usual soft limit of 1024 exists for `select`.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn raise_file_limit() -> io::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}
+
+impl Sockets {
+    /// Binds an address for UDP and TCP. Port 0 selects a port that is free for both.
+    ///
+    /// # Errors
+    /// When the address can't be bound. The error says what to check.
+    pub fn bind(address: SocketAddr) -> anyhow::Result<Sockets> {
+        let attempts = if address.port() == 0 {
+            PORT_ATTEMPTS
+        } else {
+            1
+        };
+        let mut bound = Sockets::try_bind(address);
+        for _ in 1..attempts {
+            if bound.is_ok() {
+                break;
+            }
+            bound = Sockets::try_bind(address);
+        }
+        bound.with_context(|| {
+            format!(
+                "can't listen on {address}: check that this machine has the address, the port is free, and the agent may bind it"
+            )
+        })
+    }
+
+    fn try_bind(address: SocketAddr) -> io::Result<Sockets> {
+        let udp = udp::UdpListener::bind(address)?;
+        let address = udp.local_addr()?;
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        if address.is_ipv6() {
+            setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+        }
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(Sockets {
+            address,
+            udp,
+            tcp: socket.listen(BACKLOG)?,
+            canary: Arc::new(Canary::new(address)),
+        })
+    }
+
+    /// The canary that queries these sockets.
+    pub fn canary(&self) -> &Arc<Canary> {
+        &self.canary
+    }
+
+    /// The bound address, with the actual port.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+#[cfg(test)]
+mod tests;

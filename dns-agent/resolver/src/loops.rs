@@ -1,0 +1,140 @@
+//! Finds upstreams that forward queries back to this resolver.
+//!
+//! Like CoreDNS's `loop` plugin, the resolver queries each upstream for a random name. If this
+//! resolver then receives a query for that name, the upstream has forwarded it back. Probes are
+//! sent at the start, and again after upstream timeouts, because every loop causes timeouts. A loop
+//! only causes a message to the operator: it costs one query anyway ([`super::forward`]), so a
+//! client that learns the name can do no harm.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
+use tracing::{info, warn};
+use zerohop_zone::Name;
+
+use super::{
+    Resolver,
+    forward::{TIMEOUT, query_over_udp},
+    response::UpstreamQuery,
+};
+
+/// Interval between checks for a reason to probe again.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// The parent of probe names. No name exists below it (RFC 6761 section 6.4), so that a probe gets
+/// no real data from other servers.
+const PARENT: &str = "zerohop-loop.invalid";
+
+/// The name of the current probe, and whether the probe has returned.
+#[derive(Debug, Default)]
+pub(super) struct LoopProbe {
+    name: Mutex<Option<Name>>,
+    has_returned: AtomicBool,
+    returned: Notify,
+}
+
+impl LoopProbe {
+    /// Whether `name` is the current probe's name. If so, records that the probe has returned.
+    pub(super) fn detect(&self, name: &Name) -> bool {
+        let expected = self.name.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_probe = expected.as_ref() == Some(name);
+        if is_probe {
+            self.has_returned.store(true, Relaxed);
+            self.returned.notify_one();
+        }
+        is_probe
+    }
+
+    /// Waits until the probe has returned.
+    async fn wait_for_return(&self) {
+        while !self.has_returned.load(Relaxed) {
+            // The notification may be for an earlier probe.
+            self.returned.notified().await;
+        }
+    }
+
+    fn set_name(&self, name: Option<Name>) {
+        *self.name.lock().unwrap_or_else(PoisonError::into_inner) = name;
+        self.has_returned.store(false, Relaxed);
+    }
+}
+
+impl Resolver {
+    /// Probes for upstreams that forward back to this resolver, until dropped. Calls `publish` with
+    /// them after each change.
+    pub async fn watch_for_loops(&self, mut publish: impl FnMut(&[SocketAddr])) -> Infallible {
+        let mut known = Vec::new();
+        loop {
+            let unanswered = self.counters.snapshot().upstream_timeouts;
+            let servers = self.upstreams.servers_for_outside_names();
+            let excluded = self.upstreams.excluded_cluster_servers();
+            let mut looping = excluded.clone();
+            for &server in &servers {
+                if self.leads_back(server).await {
+                    looping.push(server);
+                }
+            }
+            if looping != known {
+                log_loops(&looping);
+                publish(&looping);
+                known = looping;
+            }
+            loop {
+                sleep(INTERVAL).await;
+                let is_unchanged = self.counters.snapshot().upstream_timeouts == unanswered
+                    && self.upstreams.servers_for_outside_names() == servers
+                    && self.upstreams.excluded_cluster_servers() == excluded;
+                if !is_unchanged || !known.is_empty() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Probes whether an upstream forwards queries back to this resolver.
+    async fn leads_back(&self, server: SocketAddr) -> bool {
+        let label = format!("{:032x}", rand::random::<u128>());
+        let Ok(name) = Name::parse(&format!("{label}.{PARENT}")) else {
+            return false;
+        };
+        let query = UpstreamQuery::probing(&name);
+        self.probe.set_name(Some(name));
+        let answered = async {
+            let exchange = timeout(TIMEOUT, query_over_udp(server, &query)).await;
+            drop(exchange);
+        };
+        tokio::select! {
+            () = answered => {}
+            () = self.probe.wait_for_return() => {}
+        }
+        let leads_back = self.probe.has_returned.load(Relaxed);
+        self.probe.set_name(None);
+        leads_back
+    }
+}
+
+fn log_loops(looping: &[SocketAddr]) {
+    if looping.is_empty() {
+        info!("no upstream forwards queries back to this agent any more");
+    }
+    for server in looping {
+        warn!("{}", describe_loop(*server));
+    }
+}
+
+/// Describes an upstream that forwards back to this resolver, for the operator.
+pub fn describe_loop(server: SocketAddr) -> String {
+    format!(
+        "the upstream {server} forwards queries back to this agent: names resolved through it get no answer; give --upstream or --cluster-dns a server that doesn't forward to this agent"
+    )
+}

@@ -1,0 +1,269 @@
+//! Queries to upstreams, and their responses.
+
+use domain::{
+    base::{
+        Message, Name as WireName, ParsedName, ParsedRecord, ToName,
+        iana::{Class, Opcode, OptRcode, Rcode, Rtype},
+        message::Section,
+        rdata::ComposeRecordData,
+    },
+    dep::octseq::Parser,
+    rdata::{A, Aaaa, AllRecordData, Cname},
+};
+use zerohop_zone::{Name, Rdata, Record};
+
+use super::{
+    compose::{self, AUTHENTIC_DATA, CHECKING_DISABLED, HEADER_LEN, RECURSION_DESIRED, TRUNCATED},
+    message::{Chase, Query},
+};
+
+/// A query to an upstream. From the client's query it takes only the question and the header bits
+/// that affect the answer.
+#[derive(Clone, Debug)]
+pub struct UpstreamQuery {
+    bytes: Vec<u8>,
+}
+
+/// An upstream's response to a query.
+#[derive(Debug)]
+pub struct Response {
+    /// The message without its OPT record.
+    message: Vec<u8>,
+    /// The upper bits of the response code, from the OPT record.
+    extended_rcode: u8,
+}
+
+impl UpstreamQuery {
+    /// The upstream query for a client's question.
+    pub fn forwarding(query: &Query) -> UpstreamQuery {
+        let bits = RECURSION_DESIRED | AUTHENTIC_DATA | CHECKING_DISABLED;
+        let mut upstream = UpstreamQuery::new(query.flags & bits, &query.question);
+        if let Some(edns) = query.edns {
+            compose::push_opt(&mut upstream.bytes, edns, 0);
+        }
+        upstream
+    }
+
+    /// The upstream query for the target of an alias.
+    pub fn chasing(chase: &Chase) -> UpstreamQuery {
+        let mut question = chase.target.wire().to_vec();
+        question.extend_from_slice(&chase.query.qtype.to_int().to_be_bytes());
+        question.extend_from_slice(&Class::IN.to_int().to_be_bytes());
+        UpstreamQuery::new(RECURSION_DESIRED, &question)
+    }
+
+    fn new(flags: u16, question: &[u8]) -> UpstreamQuery {
+        let mut bytes = Vec::with_capacity(HEADER_LEN + question.len());
+        for word in [0, flags, 1, 0, 0, 0] {
+            bytes.extend_from_slice(&word.to_be_bytes());
+        }
+        bytes.extend_from_slice(question);
+        UpstreamQuery { bytes }
+    }
+
+    /// A loop probe: an upstream query for the address of a random name.
+    pub(super) fn probing(name: &Name) -> UpstreamQuery {
+        let types = [Rtype::A.to_int(), Class::IN.to_int()].map(u16::to_be_bytes);
+        UpstreamQuery::new(
+            RECURSION_DESIRED,
+            &[name.wire(), types.as_flattened()].concat(),
+        )
+    }
+
+    /// The identity of the query: the message with ID 0 and the name in lower case.
+    pub(super) fn identity(&self) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        let mut rest = bytes.get_mut(HEADER_LEN..).unwrap_or_default();
+        // Only the labels are lower-cased, because the type and class after them are numbers.
+        while let Some((length, labels)) = rest.split_first_mut() {
+            let length = usize::from(*length).min(labels.len());
+            if length == 0 {
+                break;
+            }
+            let (label, others) = labels.split_at_mut(length);
+            label.make_ascii_lowercase();
+            rest = others;
+        }
+        bytes
+    }
+
+    /// The message to send, with this ID.
+    pub fn with_id(&self, id: u16) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        bytes[..2].copy_from_slice(&id.to_be_bytes());
+        bytes
+    }
+}
+
+impl Response {
+    /// Parses a received message as the response to `upstream_query`. `None` if the message
+    /// is malformed or has another ID or question.
+    pub fn parse(bytes: &[u8], upstream_query: &[u8]) -> Option<Response> {
+        let message = Message::from_slice(bytes).ok()?;
+        let header = message.header();
+        let expected = Message::from_slice(upstream_query).ok()?;
+        let is_response = header.qr()
+            && header.id() == expected.header().id()
+            && header.opcode() == Opcode::QUERY
+            && message.header_counts().qdcount() == 1;
+        if !is_response {
+            return None;
+        }
+        let mut questions = expected.question();
+        questions.next()?.ok()?;
+        let question = &upstream_query[HEADER_LEN..questions.pos()];
+        if !is_same_question(bytes.get(HEADER_LEN..questions.pos())?, question) {
+            return None;
+        }
+        Response::without_opt(bytes, question.len())
+    }
+
+    /// Parses all records. The message is truncated before the OPT record, which drops the records
+    /// after it too.
+    fn without_opt(bytes: &[u8], question_len: usize) -> Option<Response> {
+        // A compression pointer into the header is an error, because the header changes later. The
+        // byte 0xff can't be part of a name.
+        let mut blanked = bytes.to_vec();
+        blanked[..HEADER_LEN].fill(0xff);
+        let mut parser = Parser::from_ref(blanked.as_slice());
+        parser.advance(HEADER_LEN + question_len).ok()?;
+        let mut response = Response {
+            message: bytes.to_vec(),
+            extended_rcode: 0,
+        };
+        let records = |offset| u32::from(compose::header_word(bytes, offset));
+        for _ in 0..records(6) + records(8) {
+            next_record(&blanked, &mut parser)?;
+        }
+        for index in 0..compose::header_word(bytes, 10) {
+            let start = parser.pos();
+            let record = next_record(&blanked, &mut parser)?;
+            if record.rtype() == Rtype::OPT {
+                response.message.truncate(start);
+                compose::set_header_word(&mut response.message, 10, index);
+                [response.extended_rcode, ..] = record.ttl().as_secs().to_be_bytes();
+                return Some(response);
+            }
+        }
+        response.message.truncate(parser.pos());
+        Some(response)
+    }
+
+    /// Whether the upstream truncated the response.
+    pub fn is_truncated(&self) -> bool {
+        compose::header_word(&self.message, 2) & TRUNCATED != 0
+    }
+
+    /// The response code, with the upper bits from the OPT record (RFC 6891 section 6.1.3).
+    pub(super) fn rcode(&self) -> OptRcode {
+        let low = Rcode::masked_from_int(self.message[3]);
+        OptRcode::from_parts(low, self.extended_rcode)
+    }
+
+    /// The second 16-bit word of the header, masked with `bits`.
+    pub(super) fn flags(&self, bits: u16) -> u16 {
+        compose::header_word(&self.message, 2) & bits
+    }
+
+    /// Whether the response is a positive or negative answer. Any other response code is a failure
+    /// of the upstream.
+    pub(super) fn is_answer(&self) -> bool {
+        matches!(self.rcode(), OptRcode::NOERROR | OptRcode::NXDOMAIN)
+    }
+
+    /// The message without its OPT record.
+    pub(super) fn message(&self) -> &[u8] {
+        &self.message
+    }
+
+    /// The records of the message.
+    pub(super) fn records(&self) -> Option<Records> {
+        Records::read(&self.message)
+    }
+}
+
+/// The records of a message.
+#[derive(Debug, Default)]
+pub struct Records {
+    /// The records of class IN in the answer, authority and additional section.
+    pub sections: [Vec<Record>; 3],
+    /// Number of records of all classes.
+    pub(crate) count: usize,
+}
+
+impl Records {
+    /// Parses a message. `None`: a record's data can't be parsed.
+    pub fn read(message: &[u8]) -> Option<Records> {
+        let message = Message::from_slice(message).ok()?;
+        let mut records = Records::default();
+        for entry in message.iter() {
+            let (parsed, section) = entry.ok()?;
+            let section = match section {
+                Section::Answer => 0,
+                Section::Authority => 1,
+                Section::Additional => 2,
+            };
+            records.count += 1;
+            if parsed.class() == Class::IN {
+                records.sections[section].push(convert_record(&parsed)?);
+            }
+        }
+        Some(records)
+    }
+}
+
+/// The next record of a message. `None` if its owner name has a compression pointer beyond the
+/// record (RFC 1035 section 4.1.4), because the name would break when the message is truncated
+/// after the record.
+fn next_record<'a>(
+    message: &'a [u8],
+    parser: &mut Parser<'a, [u8]>,
+) -> Option<ParsedRecord<'a, [u8]>> {
+    let start = parser.pos();
+    ParsedRecord::skip(parser).ok()?;
+    let mut alone = Parser::from_ref(&message[..parser.pos()]);
+    alone.advance(start).ok()?;
+    ParsedRecord::parse(&mut alone).ok()
+}
+
+/// Whether a question in wire format equals `expected`. The name's casing may differ, because some
+/// servers don't preserve it.
+fn is_same_question(bytes: &[u8], expected: &[u8]) -> bool {
+    let Some(name_len) = expected.len().checked_sub(4) else {
+        return false;
+    };
+    bytes.len() == expected.len()
+        && bytes[..name_len].eq_ignore_ascii_case(&expected[..name_len])
+        && bytes[name_len..] == expected[name_len..]
+}
+
+/// Converts a parsed record. `None`: its data can't be parsed.
+fn convert_record(parsed: &ParsedRecord<'_, [u8]>) -> Option<Record> {
+    let data = match parsed.rtype() {
+        Rtype::A => Rdata::A(parsed.to_record::<A>().ok()??.data().addr()),
+        Rtype::AAAA => Rdata::Aaaa(parsed.to_record::<Aaaa>().ok()??.data().addr()),
+        Rtype::CNAME => {
+            let parsed = parsed.to_record::<Cname<ParsedName<&[u8]>>>().ok()??;
+            Rdata::Cname(convert_name(parsed.data().cname())?)
+        }
+        rtype => Rdata::Opaque(rtype, uncompressed_data(parsed)?.into()),
+    };
+    Some(Record {
+        owner: convert_name(&parsed.owner())?,
+        ttl: parsed.ttl().as_secs(),
+        data,
+    })
+}
+
+/// A record's data with uncompressed names.
+fn uncompressed_data(parsed: &ParsedRecord<'_, [u8]>) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let any = parsed.to_any_record::<AllRecordData<&[u8], ParsedName<&[u8]>>>();
+    any.ok()?.data().compose_rdata(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+fn convert_name(parsed: &impl ToName) -> Option<Name> {
+    let wire: WireName<Vec<u8>> = parsed.try_to_name().ok()?;
+    Name::from_wire(wire.as_slice()).ok()
+}

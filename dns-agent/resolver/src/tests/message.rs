@@ -1,0 +1,384 @@
+use domain::base::iana::{OptRcode, Rcode, Rtype};
+use zerohop_zone::{ModelBuilder, Rdata, Record, ZoneData, render};
+
+use super::{TTL, model, name, opt, query, with_additional, with_edns, word};
+use crate::message::{QueryAction, Transport, respond};
+
+const TC: u16 = 0x0200;
+/// An A record of the root: 1.2.3.4.
+const RECORD: &[u8] = b"\0\0\x01\0\x01\0\0\0\0\0\x04\x01\x02\x03\x04";
+
+/// The reply to a query that needs no upstream.
+#[track_caller]
+fn reply(bytes: &[u8], transport: Transport) -> Vec<u8> {
+    match respond(bytes, &model(), transport, 0) {
+        QueryAction::Send(message) => message,
+        other => panic!("no message but {other:?}"),
+    }
+}
+
+/// Checks the response code, and that the answer and authority sections are empty.
+#[track_caller]
+fn check_error(bytes: &[u8], rcode: OptRcode) {
+    let message = reply(bytes, Transport::Udp);
+    let (low, high) = rcode.to_parts();
+    assert_eq!(Rcode::masked_from_int(message[3]), low, "{message:02x?}");
+    if high != 0 {
+        assert_eq!(message[message.len() - 6], high, "{message:02x?}");
+    }
+    assert_eq!(message[..2], bytes[..2], "not the query's ID");
+    assert_eq!(
+        word(&message, 2) & 0x8480,
+        0x8000,
+        "QR, AA or RA is wrong: {message:02x?}"
+    );
+    assert_eq!([word(&message, 6), word(&message, 8)], [0, 0]);
+}
+
+#[test]
+fn an_answer_byte_by_byte() {
+    let query = with_additional(
+        query("oNe.Z", Rtype::A),
+        &opt(4096, [0, 0, 0x80, 0], &[0, 10, 0, 1, 9]),
+    );
+    let expected = [
+        &[0x12, 0x34, 0x85, 0x00, 0, 1, 0, 1, 0, 0, 0, 1][..],
+        b"\x03oNe\x01Z\0\0\x01\0\x01",
+        b"\xc0\x0c\0\x01\0\x01\0\0\0\x05\0\x04\x0a\0\0\x01",
+        &[0, 0, 0x29, 0x04, 0xd0, 0, 0, 0x80, 0, 0, 0],
+    ]
+    .concat();
+    assert_eq!(reply(&query, Transport::Udp), expected);
+    assert_eq!(reply(&query, Transport::Tcp), expected);
+}
+
+#[test]
+fn sections_equal_the_renderers_output() {
+    let model = model();
+    for (text, rtype) in [
+        ("one.z", Rtype::A),
+        ("two.z", Rtype::A),
+        ("srv.z", Rtype::SRV),
+        ("one.z", Rtype::AAAA),
+        ("one.z", Rtype::ANY),
+        ("nope.z", Rtype::A),
+        ("z", Rtype::SOA),
+    ] {
+        for rotation in [0, 1, usize::MAX] {
+            let request = query(text, rtype);
+            let QueryAction::Send(message) = respond(&request, &model, Transport::Tcp, rotation)
+            else {
+                panic!("no message for {text}");
+            };
+            let answer = model.answer(&name(text), rtype);
+            let sections = render(&name(text), &answer, model.zones(), rotation);
+            assert_eq!(message[request.len()..], sections.bytes, "{text} {rtype}");
+            assert_eq!(
+                [word(&message, 6), word(&message, 8), word(&message, 10)],
+                [sections.answers, sections.authorities, sections.additionals]
+            );
+            let rcode = if text == "nope.z" { 3 } else { 0 };
+            assert_eq!(word(&message, 2), 0x8500 | rcode, "{text} {rtype}");
+        }
+    }
+}
+
+#[test]
+fn header_bits_are_copied_or_cleared() {
+    for (request, answer_flags) in [
+        (0x0000, 0x8400), // AA always
+        (0x0100, 0x8500), // RD
+        (0x0010, 0x8410), // CD
+        (0x0020, 0x8400), // AD
+        (0x0040, 0x8400), // the reserved bit
+        (0x0080, 0x8400), // RA
+        (0x0600, 0x8400), // AA and TC
+        (0x000f, 0x8400), // a response code
+    ] {
+        let mut query = query("one.z", Rtype::A);
+        query[2..4].copy_from_slice(&u16::to_be_bytes(request));
+        assert_eq!(
+            word(&reply(&query, Transport::Udp), 2),
+            answer_flags,
+            "{request:04x}"
+        );
+    }
+}
+
+#[test]
+fn messages_that_are_no_query_get_no_reply() {
+    let mut response = query("one.z", Rtype::A);
+    response[2] |= 0x80;
+    for bytes in [&[][..], &response[..11], &response] {
+        assert!(
+            matches!(
+                respond(bytes, &model(), Transport::Udp, 0),
+                QueryAction::Ignore
+            ),
+            "{bytes:02x?}"
+        );
+    }
+}
+
+#[test]
+fn unsupported_opcodes_are_refused() {
+    for opcode in 1..16 {
+        let mut query = query("one.z", Rtype::A);
+        query[2] |= opcode << 3;
+        let rcode = if opcode == 4 {
+            OptRcode::REFUSED
+        } else {
+            OptRcode::NOTIMP
+        };
+        check_error(&query, rcode);
+        assert_eq!(reply(&query, Transport::Udp)[2] >> 3 & 0xf, opcode);
+    }
+}
+
+#[test]
+fn wrong_record_counts_are_format_errors() {
+    for (offset, count) in [(4, 0), (4, 2), (6, 2), (8, 2), (10, 3)] {
+        let mut query = query("one.z", Rtype::A);
+        query[offset + 1] = count;
+        check_error(&query, OptRcode::FORMERR);
+    }
+    // Two additional records that are no OPT record are nonstandard and answered.
+    let mut query = query("one.z", Rtype::A);
+    for _ in 0..2 {
+        query = with_additional(query, RECORD);
+    }
+    assert_eq!(word(&reply(&query, Transport::Udp), 6), 1);
+    // The last record's data is truncated.
+    query.pop();
+    check_error(&query, OptRcode::FORMERR);
+}
+
+#[test]
+fn unexpected_records_are_refused() {
+    #[track_caller]
+    fn check(mut query: Vec<u8>, count: usize, rcode: OptRcode) {
+        query[count] += 1;
+        query.extend_from_slice(RECORD);
+        check_error(&query, rcode);
+    }
+    const ANSWERS: usize = 7;
+    const AUTHORITIES: usize = 9;
+    check(query("one.z", Rtype::A), ANSWERS, OptRcode::FORMERR);
+    check(query("one.z", Rtype::A), AUTHORITIES, OptRcode::FORMERR);
+    check(query("z", Rtype::IXFR), ANSWERS, OptRcode::FORMERR);
+    // RFC 1995 section 3, RFC 1996 section 3.7: these are well-formed, and the resolver refuses
+    // their type or opcode.
+    check(query("z", Rtype::IXFR), AUTHORITIES, OptRcode::REFUSED);
+    let mut notify = query("z", Rtype::SOA);
+    notify[2] |= 4 << 3;
+    check(notify, ANSWERS, OptRcode::REFUSED);
+}
+
+#[test]
+fn malformed_questions_are_format_errors() {
+    let good = query("one.z", Rtype::A);
+    for length in 12..good.len() {
+        check_error(&good[..length], OptRcode::FORMERR);
+    }
+    for (label, byte) in [
+        ("a pointer", 0xc0),
+        ("label type 01", 0x40),
+        ("label type 10", 0x80),
+    ] {
+        let mut query = good.clone();
+        query[12] = byte;
+        assert_eq!(
+            Rcode::masked_from_int(reply(&query, Transport::Udp)[3]),
+            Rcode::FORMERR,
+            "{label}"
+        );
+    }
+    // A pointer to the header's QDCOUNT, whose first byte could pass for the root.
+    let mut compressed = query("", Rtype::A);
+    compressed.splice(12..13, [0xc0, 4]);
+    check_error(&compressed, OptRcode::FORMERR);
+    let long: String = "a.".repeat(128);
+    check_error(&query(&long, Rtype::A), OptRcode::FORMERR);
+}
+
+#[test]
+fn bytes_after_the_message_are_a_format_error() {
+    for message in [
+        query("one.z", Rtype::A),
+        with_edns(query("one.z", Rtype::A), 1232),
+        query("example.org", Rtype::A),
+    ] {
+        for length in [1, 20] {
+            let longer = [&message[..], &vec![0; length]].concat();
+            check_error(&longer, OptRcode::FORMERR);
+        }
+    }
+}
+
+#[test]
+fn classes_and_transfers_are_refused() {
+    for class in [0, 2, 3, 4, 254, 255] {
+        let mut query = query("one.z", Rtype::A);
+        *query.last_mut().unwrap() = class;
+        check_error(&query, OptRcode::REFUSED);
+    }
+    check_error(&query("z", Rtype::AXFR), OptRcode::REFUSED);
+    check_error(&query("z", Rtype::IXFR), OptRcode::REFUSED);
+    check_error(&query("elsewhere.org", Rtype::AXFR), OptRcode::REFUSED);
+}
+
+#[test]
+fn edns_errors() {
+    let plain = || query("one.z", Rtype::A);
+    let versioned = with_additional(plain(), &opt(1232, [0, 1, 0, 0], &[]));
+    check_error(&versioned, OptRcode::BADVERS);
+    // The OPT record has version 0 and no options, and the reply has no answer.
+    assert_eq!(
+        reply(&versioned, Transport::Udp)[23..],
+        [0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0]
+    );
+
+    let mut named = vec![1, b'a'];
+    named.extend_from_slice(&opt(1232, [0; 4], &[]));
+    check_error(&with_additional(plain(), &named), OptRcode::FORMERR);
+
+    let mut misplaced = with_edns(plain(), 1232);
+    misplaced.swap(9, 11);
+    check_error(&misplaced, OptRcode::FORMERR);
+    let mut short = with_additional(plain(), &opt(1232, [0; 4], &[0, 10, 0, 1, 9]));
+    short.pop();
+    check_error(&short, OptRcode::FORMERR);
+}
+
+/// RFC 6891 sections 6.1.1, 6.1.2 and 7: FORMERR, with an OPT record.
+#[test]
+fn malformed_opt_records() {
+    let plain = || query("one.z", Rtype::A);
+    let with_options = |options: &[u8]| with_additional(plain(), &opt(1232, [0; 4], options));
+    for (description, malformed) in [
+        ("one byte", with_options(&[0xff; 1])),
+        ("three bytes", with_options(&[0xff; 3])),
+        (
+            "an option that is too long",
+            with_options(&[0xfd, 0xe9, 0x00, 0xc8, b'a', b'b']),
+        ),
+        ("a byte after an option", with_options(&[0, 10, 0, 1, 9, 0])),
+        (
+            "a second option that is too long",
+            with_options(&[0, 10, 0, 0, 0, 10, 0, 1]),
+        ),
+        ("two OPT records", with_edns(with_edns(plain(), 1232), 1232)),
+    ] {
+        check_error(&malformed, OptRcode::FORMERR);
+        let message = reply(&malformed, Transport::Udp);
+        assert_eq!(message[23..], opt(1232, [0; 4], &[]), "{description}");
+    }
+    for options in [
+        &[][..],
+        &[0, 10, 0, 0],
+        &[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8],
+        &[0, 10, 0, 1, 9, 0xfd, 0xe9, 0, 2, 1, 2, 0, 12, 0, 0],
+    ] {
+        let message = reply(&with_options(options), Transport::Udp);
+        assert_eq!(word(&message, 6), 1, "{options:02x?}");
+    }
+    // The options of another EDNS version are not parsed.
+    let versioned = with_additional(plain(), &opt(1232, [0, 1, 0, 0], &[0xff; 3]));
+    check_error(&versioned, OptRcode::BADVERS);
+}
+
+#[test]
+fn answers_are_truncated_to_the_clients_limit() {
+    // Each of 60 addresses takes 16 bytes, after 12 bytes of header and 12 of question.
+    #[track_caller]
+    fn check(query: &[u8], transport: Transport, limit: usize, answers: u16) {
+        let message = reply(query, transport);
+        assert!(message.len() <= limit, "{} bytes", message.len());
+        assert_eq!(word(&message, 6), answers);
+        assert_eq!(word(&message, 2) & TC != 0, answers < 60);
+        let opt = usize::from(word(&message, 10)) * 11;
+        assert_eq!(message.len(), 24 + usize::from(answers) * 16 + opt);
+    }
+    let plain = query("many.z", Rtype::A);
+    check(&plain, Transport::Udp, 512, 30);
+    check(&plain, Transport::Tcp, 65535, 60);
+    for (size, limit, answers) in [
+        (0, 512, 29),
+        (511, 512, 29),
+        (512, 512, 29),
+        (513, 513, 29),
+        (600, 600, 35),
+        (1232, 1232, 60),
+        (4096, 1232, 60),
+        (65535, 1232, 60),
+    ] {
+        check(
+            &with_edns(plain.clone(), size),
+            Transport::Udp,
+            limit,
+            answers,
+        );
+    }
+    assert_eq!(
+        reply(&with_edns(plain.clone(), 1232), Transport::Udp).len(),
+        995
+    );
+    check(&with_edns(plain, 512), Transport::Tcp, 65535, 60);
+}
+
+#[test]
+fn tcp_answers_fit_the_length_prefix() {
+    // Each of 5000 addresses takes 16 bytes.
+    let mut builder = ModelBuilder::new(7);
+    builder.add_zone(name("z"), TTL).unwrap();
+    for number in 0..5000_u32 {
+        builder.add(Record {
+            owner: name("huge.z"),
+            ttl: TTL,
+            data: Rdata::A(number.into()),
+        });
+    }
+    let model = builder.build();
+    let plain = query("huge.z", Rtype::A);
+    for (query, opt) in [(plain.clone(), 0), (with_edns(plain, 1232), 11)] {
+        let QueryAction::Send(message) = respond(&query, &model, Transport::Tcp, 0) else {
+            panic!("no message");
+        };
+        let answers = (65535 - 24 - opt) / 16;
+        assert_eq!(usize::from(word(&message, 6)), answers);
+        assert_eq!(message.len(), 24 + 16 * answers + opt);
+        assert_eq!(word(&message, 2) & TC, TC);
+        assert_eq!(usize::from(word(&message, 10)), opt / 11);
+    }
+}
+
+#[test]
+fn removed_additional_records_do_not_set_tc() {
+    let query = query("srv.z", Rtype::SRV);
+    let whole = reply(&query, Transport::Tcp);
+    assert_eq!([word(&whole, 6), word(&whole, 10)], [14, 14]);
+    assert!(whole.len() > 512);
+    let truncated = reply(&query, Transport::Udp);
+    assert_eq!([word(&truncated, 6), word(&truncated, 10)], [14, 0]);
+    assert_eq!(word(&truncated, 2), 0x8500);
+    assert_eq!(truncated[12..], whole[12..truncated.len()]);
+}
+
+#[test]
+fn outside_names_and_aliases_need_an_upstream() {
+    let model = model();
+    assert!(matches!(
+        respond(&query("example.org", Rtype::A), &model, Transport::Udp, 0),
+        QueryAction::Forward(_)
+    ));
+    let QueryAction::Chase(chase) = respond(&query("out.z", Rtype::A), &model, Transport::Udp, 0)
+    else {
+        panic!("not chased");
+    };
+    assert_eq!(chase.target, name("example.org"));
+    assert!(
+        matches!(&chase.chain[..], [link] if link.ttl == TTL && link.data == Rdata::Cname(name("example.org")))
+    );
+    let cname = reply(&query("out.z", Rtype::CNAME), Transport::Udp);
+    assert_eq!(word(&cname, 6), 1);
+}

@@ -1,0 +1,95 @@
+//! Tests of the parts that need no sockets.
+
+mod bailiwick;
+mod message;
+mod response;
+
+use std::net::Ipv4Addr;
+
+use domain::base::iana::Rtype;
+use zerohop_zone::{Model, ModelBuilder, Name, Rdata, Record, Srv};
+
+/// The TTL of all records here.
+const TTL: u32 = 5;
+
+/// A zone `z.` with one name for each kind of answer.
+fn model() -> Model {
+    let mut builder = ModelBuilder::new(7);
+    builder.add_zone(name("z"), TTL).unwrap();
+    let mut add = |owner: &str, data| {
+        builder.add(Record {
+            owner: name(owner),
+            ttl: TTL,
+            data,
+        });
+    };
+    add("one.z", address(1));
+    add("two.z", address(1));
+    add("two.z", address(2));
+    for last in 0..60 {
+        add("many.z", address(last));
+    }
+    for host in 0..14 {
+        let target = name(&format!("host-{host}.z"));
+        add(&format!("host-{host}.z"), address(host));
+        add(
+            "srv.z",
+            Rdata::Srv(Srv {
+                priority: 0,
+                weight: 1,
+                port: 80,
+                target,
+            }),
+        );
+    }
+    add("out.z", Rdata::Cname(name("example.org")));
+    builder.build()
+}
+
+fn name(text: &str) -> Name {
+    Name::parse(text).unwrap()
+}
+
+fn address(last: u8) -> Rdata {
+    Rdata::A(Ipv4Addr::new(10, 0, 0, last))
+}
+
+/// A query with ID 0x1234, RD set, and one question of class IN.
+fn query(name: &str, rtype: Rtype) -> Vec<u8> {
+    let mut bytes = vec![0x12, 0x34, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split_terminator('.') {
+        bytes.push(label.len() as u8);
+        bytes.extend_from_slice(label.as_bytes());
+    }
+    bytes.push(0);
+    bytes.extend_from_slice(&rtype.to_int().to_be_bytes());
+    bytes.extend_from_slice(&[0, 1]);
+    bytes
+}
+
+/// Adds a record to the additional section.
+fn with_additional(mut message: Vec<u8>, record: &[u8]) -> Vec<u8> {
+    message[11] += 1;
+    message.extend_from_slice(record);
+    message
+}
+
+/// An OPT record.
+fn opt(size: u16, ttl: [u8; 4], options: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0, 0, 41];
+    bytes.extend_from_slice(&size.to_be_bytes());
+    bytes.extend_from_slice(&ttl);
+    bytes.extend_from_slice(&(options.len() as u16).to_be_bytes());
+    bytes.extend_from_slice(options);
+    bytes
+}
+
+/// A query with a plain OPT record of this size.
+fn with_edns(message: Vec<u8>, size: u16) -> Vec<u8> {
+    with_additional(message, &opt(size, [0; 4], &[]))
+}
+
+/// The word at an offset of a message's header.
+fn word(message: &[u8], offset: usize) -> u16 {
+    u16::from_be_bytes([message[offset], message[offset + 1]])
+}

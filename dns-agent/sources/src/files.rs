@@ -1,0 +1,120 @@
+//! Reads files that an operator names: regular files only, whole, up to a size limit, and without
+//! blocking on another process.
+
+use std::{
+    fs::{self, File, FileType, Metadata, OpenOptions},
+    io::{self, Read as _},
+    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
+    path::Path,
+};
+
+/// Largest `--config` and `--kubeconfig` file, in bytes.
+pub const MAX_SETTINGS: u64 = 1 << 20;
+
+/// The text of a regular file of at most `max_bytes` bytes. Symbolic links are followed.
+///
+/// # Errors
+/// I/O errors; and when the file is not a regular one, is larger than that, or is not UTF-8.
+pub fn read_text(path: &Path, max_bytes: u64) -> io::Result<String> {
+    // Checked before opening, because opening a device may have effects.
+    check_metadata(&fs::metadata(path)?, max_bytes)?;
+    let file = open_nonblocking(path)?;
+    // Checked again, because the path may name another file by now.
+    check_metadata(&file.metadata()?, max_bytes)?;
+    let mut bytes = Vec::new();
+    // Read up to the limit, because a file may grow, and files in /proc have size 0.
+    file.take(max_bytes + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max_bytes {
+        return Err(too_large(max_bytes));
+    }
+    String::from_utf8(bytes).map_err(|error| invalid_input(format!("it is not UTF-8: {error}")))
+}
+
+/// Opens a file without waiting for the writer of a FIFO.
+fn open_nonblocking(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+}
+
+fn check_metadata(metadata: &Metadata, max_bytes: u64) -> io::Result<()> {
+    if !metadata.is_file() {
+        let kind = kind_name(metadata.file_type());
+        return Err(invalid_input(format!(
+            "it is {kind}, and only regular files are read"
+        )));
+    }
+    if metadata.len() > max_bytes {
+        Err(too_large(max_bytes))
+    } else {
+        Ok(())
+    }
+}
+
+fn kind_name(kind: FileType) -> &'static str {
+    if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a FIFO"
+    } else if kind.is_socket() {
+        "a socket"
+    } else if kind.is_char_device() || kind.is_block_device() {
+        "a device"
+    } else {
+        "not a regular file"
+    }
+}
+
+fn too_large(max_bytes: u64) -> io::Error {
+    invalid_input(format!("it is larger than {max_bytes} bytes"))
+}
+
+fn invalid_input(reason: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::{fs::symlink, net::UnixListener};
+
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+
+    use super::*;
+
+    #[test]
+    fn only_regular_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("text"), "12345").unwrap();
+        symlink("text", at("link")).unwrap();
+        symlink("/dev/zero", at("zero")).unwrap();
+        symlink("nowhere", at("dangling")).unwrap();
+        mkfifo(&at("fifo"), Mode::S_IRUSR).unwrap();
+        let _socket = UnixListener::bind(at("socket")).unwrap();
+        fs::write(at("binary"), b"\xff").unwrap();
+        for name in ["text", "link"] {
+            assert_eq!(read_text(&at(name), 5).unwrap(), "12345");
+        }
+        // Its size is 0.
+        assert!(
+            !read_text(Path::new("/proc/self/status"), 1 << 20)
+                .unwrap()
+                .is_empty()
+        );
+        for (name, max_bytes, reason) in [
+            ("text", 4, "larger than 4 bytes"),
+            ("zero", 5, "a device"),
+            ("fifo", 5, "a FIFO"),
+            ("socket", 5, "a socket"),
+            ("", 5, "a directory"),
+            ("dangling", 5, "No such file"),
+            ("binary", 5, "not UTF-8"),
+        ] {
+            let error = read_text(&at(name), max_bytes).unwrap_err().to_string();
+            assert!(error.contains(reason), "{name}: {error}");
+        }
+        let error = read_text(Path::new("/proc/self/status"), 5).unwrap_err();
+        assert!(error.to_string().contains("larger"), "{error}");
+    }
+}

@@ -1,0 +1,392 @@
+//! Zone data, and the function that answers questions from it.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::name_entry::{RrSet, address_data};
+use super::{AbsentNames, Apex, ComputedNames, Name, NameEntry, Rdata, Record, Rtype, undashed};
+
+/// The largest number of CNAMEs that one answer follows: as many as CoreDNS does.
+const MAX_LINKS: usize = 11;
+
+/// All names of the agent's zones, from which both planes answer.
+///
+/// Implementors provide [`ZoneData::entry`]. This trait turns entries into answers.
+pub trait ZoneData {
+    /// Cluster domains and reverse zones, longest name first.
+    fn zones(&self) -> &[Apex];
+
+    /// Names in the zones that other software answers, with all names below them. They have no
+    /// entries, and questions for them pass.
+    fn delegated_names(&self) -> &[Name];
+
+    /// The entry of a name. `None` for computed names and names that don't exist.
+    fn entry(&self, name: &Name) -> Option<Arc<NameEntry>>;
+
+    /// Calls `see` once for each name with an entry, in no particular order. Reverse names of known
+    /// addresses may be outside all zones.
+    fn visit(&self, see: &mut dyn FnMut(&Name, &NameEntry));
+
+    /// The suffixes below which names that are not in the kernel's tables must pass: names with
+    /// computed names more than one label deep, and [delegated names](ZoneData::delegated_names).
+    fn pass_suffixes(&self) -> BTreeSet<Name> {
+        let mut suffixes: BTreeSet<Name> = self.delegated_names().iter().cloned().collect();
+        self.visit(&mut |name, entry| {
+            if entry.computed_depth() > 1 {
+                suffixes.insert(name.clone());
+            }
+        });
+        suffixes
+    }
+
+    /// Answers a question of class IN.
+    fn answer(&self, name: &Name, rtype: Rtype) -> Answer {
+        let Some(found) = self.find_name(name) else {
+            return self.absent_answer(name, rtype);
+        };
+        if found.delegates_type(rtype) {
+            return Answer::NotAuthoritative;
+        }
+        if let Some(link) = found.alias()
+            && rtype != Rtype::CNAME
+            && !is_meta(rtype)
+        {
+            return self.follow_alias(name, link, rtype);
+        }
+        let answer = found.records(name, rtype);
+        if answer.is_empty() {
+            return self.no_data_answer(name);
+        }
+        let additional = self.additional_records(&found, &answer);
+        Answer::Data { answer, additional }
+    }
+
+    /// The zone that a name belongs to, as an index into [`ZoneData::zones`]: the one with the
+    /// longest apex at or above the name. `None` for [delegated names](ZoneData::delegated_names)
+    /// and for names outside all zones.
+    fn zone_of(&self, name: &Name) -> Option<usize> {
+        if self.is_delegated(name) {
+            return None;
+        }
+        self.zones()
+            .iter()
+            .position(|zone| name.is_at_or_below(&zone.name))
+    }
+
+    /// Whether a name is at or below a [delegated name](ZoneData::delegated_names).
+    fn is_delegated(&self, name: &Name) -> bool {
+        let mut delegated = self.delegated_names().iter();
+        delegated.any(|delegated| name.is_at_or_below(delegated))
+    }
+
+    /// Finds the data of a name: its entry, or the computed name that an entry above it makes.
+    #[doc(hidden)]
+    fn find_name(&self, name: &Name) -> Option<NameData> {
+        if let Some(entry) = self.entry(name) {
+            return Some(NameData::Entry(entry));
+        }
+        // An entry above may make computed names, but none inside a delegated name.
+        if self.is_delegated(name) {
+            return None;
+        }
+        let label = name.labels().next()?;
+        let parent = name.parent()?;
+        if let Some(parent) = self.entry(&parent) {
+            return match &parent.computed_names {
+                ComputedNames::Nothing => None,
+                ComputedNames::Empty | ComputedNames::EmptyThenAddresses(_) => {
+                    Some(NameData::Empty)
+                }
+                ComputedNames::Addresses(ttl) => NameData::address(label, *ttl),
+                ComputedNames::Like(other) => self.entry(other).map(NameData::Entry),
+                ComputedNames::Unknown => Some(NameData::Unknown),
+            };
+        }
+        match self.entry(&parent.parent()?)?.computed_names {
+            ComputedNames::EmptyThenAddresses(ttl) => NameData::address(label, ttl),
+            _ => None,
+        }
+    }
+
+    /// The answer for an absent name.
+    #[doc(hidden)]
+    fn absent_answer(&self, name: &Name, rtype: Rtype) -> Answer {
+        let Some(zone) = self.zone_of(name) else {
+            return Answer::NotAuthoritative;
+        };
+        match self.zones()[zone].absent_names {
+            AbsentNames::DeniedExceptSoa if rtype == Rtype::SOA => Answer::NotAuthoritative,
+            AbsentNames::Denied | AbsentNames::DeniedExceptSoa => Answer::NxDomain { zone },
+            AbsentNames::Passed => Answer::NotAuthoritative,
+            AbsentNames::NotYetKnown => Answer::NotYetKnown,
+        }
+    }
+
+    /// Follows CNAMEs from `owner`, whose CNAME is `link`, while they stay in the zones (RFC 1034
+    /// section 3.6.2). If CoreDNS decides the data of a name in the chain, the whole question
+    /// passes.
+    ///
+    /// If A or AAAA is asked and the end of the chain has no such data, the answer has only the
+    /// CNAMEs up to the last one that crosses into another zone, and is NODATA if there is none.
+    /// CoreDNS answers in the same way. For other types the answer then has all CNAMEs. A chain
+    /// that is too long, as any loop is, gets the CNAMEs up to the last crossing too.
+    #[doc(hidden)]
+    fn follow_alias(&self, owner: &Name, link: (Name, u32), rtype: Rtype) -> Answer {
+        let mut chain = Vec::new();
+        let mut crossing = 0;
+        let (mut at, mut link) = (owner.clone(), link);
+        for _ in 0..MAX_LINKS {
+            let (target, ttl) = link;
+            chain.push(Record {
+                owner: at,
+                ttl,
+                data: Rdata::Cname(target.clone()),
+            });
+            let zone = self.zone_of(&target);
+            if zone.is_none() {
+                return Answer::Alias { chain, target };
+            }
+            if zone != self.zone_of(&chain[chain.len() - 1].owner) {
+                crossing = chain.len();
+            }
+            let Some(found) = self.find_name(&target) else {
+                match self.absent_answer(&target, rtype) {
+                    Answer::NxDomain { .. } => {
+                        return self.alias_without_data(owner, chain, crossing, rtype);
+                    }
+                    answer => return answer,
+                }
+            };
+            if found.delegates_type(rtype) {
+                return Answer::NotAuthoritative;
+            }
+            if let Some(next) = found.alias() {
+                (at, link) = (target, next);
+                continue;
+            }
+            let data = found.records(&target, rtype);
+            if data.is_empty() {
+                return self.alias_without_data(owner, chain, crossing, rtype);
+            }
+            let additional = self.additional_records(&found, &data);
+            chain.extend(data);
+            return Answer::Data {
+                answer: chain,
+                additional,
+            };
+        }
+        self.alias_links(owner, chain, crossing)
+    }
+
+    /// The answer for an alias whose target has no data of the type. The CNAME at `crossing` - 1 is
+    /// the last one that leads into another zone.
+    #[doc(hidden)]
+    fn alias_without_data(
+        &self,
+        owner: &Name,
+        chain: Vec<Record>,
+        crossing: usize,
+        rtype: Rtype,
+    ) -> Answer {
+        let kept = match rtype {
+            Rtype::A | Rtype::AAAA => crossing,
+            _ => chain.len(),
+        };
+        self.alias_links(owner, chain, kept)
+    }
+
+    /// The answer with the first `kept` CNAMEs of a chain. NODATA if that is none.
+    #[doc(hidden)]
+    fn alias_links(&self, owner: &Name, mut chain: Vec<Record>, kept: usize) -> Answer {
+        chain.truncate(kept);
+        if chain.is_empty() {
+            return self.no_data_answer(owner);
+        }
+        Answer::Data {
+            answer: chain,
+            additional: Vec::new(),
+        }
+    }
+
+    /// NODATA for an existing name. Like NXDOMAIN, it isn't given while the lists of objects are
+    /// incomplete.
+    #[doc(hidden)]
+    fn no_data_answer(&self, name: &Name) -> Answer {
+        match self.zone_of(name) {
+            Some(zone) if self.zones()[zone].absent_names == AbsentNames::NotYetKnown => {
+                Answer::NotYetKnown
+            }
+            Some(zone) => Answer::NoData { zone },
+            // For reverse names outside the zones, only PTR records are answered.
+            None => Answer::NotAuthoritative,
+        }
+    }
+
+    /// The addresses of the hosts named in an answer, each host once.
+    ///
+    /// If the owner of SRV records has addresses, only addresses that it shares with the hosts are
+    /// added. Other addresses of a host don't serve the port.
+    #[doc(hidden)]
+    fn additional_records(&self, found: &NameData, answer: &[Record]) -> Vec<Record> {
+        let mut seen = HashSet::new();
+        let mut additional = Vec::new();
+        for record in answer {
+            let Some(host) = record.data.host().filter(|host| seen.insert(*host)) else {
+                continue;
+            };
+            let Some(host_found) = self.find_name(host) else {
+                continue;
+            };
+            for rtype in [Rtype::A, Rtype::AAAA] {
+                let addresses = host_found.records(host, rtype).into_iter();
+                let is_meant = |address: &Record| match record.data {
+                    Rdata::Srv(_) if found.is_host() => found.has(&address.data),
+                    _ => true,
+                };
+                additional.extend(addresses.filter(is_meant));
+            }
+        }
+        additional
+    }
+}
+
+/// An owner of zone data that changes, such as an index of objects. A lock around it is
+/// [`LiveZoneData`].
+pub trait ZoneDataOwner: Send + Sync {
+    /// Calls `see` with the present data.
+    fn with_zone_data(&self, see: &mut dyn FnMut(&dyn ZoneData));
+}
+
+impl<T: ZoneDataOwner> LiveZoneData for RwLock<T> {
+    fn with_data(&self, see: &mut dyn FnMut(&dyn ZoneData)) {
+        // A writer that panics ends the agent, so data that it left halfway is never answered from.
+        let owner = self.read().unwrap_or_else(PoisonError::into_inner);
+        owner.with_zone_data(see);
+    }
+}
+
+/// Read access to zone data that changes.
+pub trait LiveZoneData: Send + Sync {
+    /// Calls `see` with the present data. Changes wait until `see` returns.
+    fn with_data(&self, see: &mut dyn FnMut(&dyn ZoneData));
+}
+
+/// The answer to a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Data, in canonical order (the renderer rotates addresses).
+    Data {
+        /// The answer section: the CNAMEs that were followed, then the data.
+        answer: Vec<Record>,
+        /// The additional section: addresses of the hosts named in the answer section.
+        additional: Vec<Record>,
+    },
+    /// The name exists, but has no data of the type (RFC 2308 §2.2).
+    NoData {
+        /// The zone whose SOA record is in the answer: an index into [`ZoneData::zones`].
+        zone: usize,
+    },
+    /// Neither the name nor anything below it exists (RFC 2308 §2.1, RFC 8020).
+    NxDomain {
+        /// The zone whose SOA record is in the answer: an index into [`ZoneData::zones`].
+        zone: usize,
+    },
+    /// CNAMEs that lead out of the zones. The resolver queries an upstream for `target` and appends
+    /// its answer.
+    Alias {
+        /// The CNAMEs, in order.
+        chain: Vec<Record>,
+        /// The target of the last CNAME.
+        target: Name,
+    },
+    /// The name or type is absent, but may exist, because the lists of objects are incomplete.
+    NotYetKnown,
+    /// The name, or its data of this type, is outside the zones or delegated: the question passes.
+    NotAuthoritative,
+}
+
+/// The data of an existing name.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum NameData {
+    Entry(Arc<NameEntry>),
+    Empty,
+    Address { address: IpAddr, ttl: u32 },
+    Unknown,
+}
+
+impl NameData {
+    fn address(label: &[u8], ttl: u32) -> Option<NameData> {
+        undashed(label).map(|address| NameData::Address { address, ttl })
+    }
+
+    fn set(&self, rtype: Rtype) -> Option<&RrSet> {
+        match self {
+            NameData::Entry(entry) => entry.rrset(rtype),
+            _ => None,
+        }
+    }
+
+    /// Whether questions for this type pass.
+    fn delegates_type(&self, rtype: Rtype) -> bool {
+        match self {
+            NameData::Unknown => true,
+            NameData::Entry(entry) => entry.delegates_type(rtype),
+            NameData::Empty | NameData::Address { .. } => false,
+        }
+    }
+
+    /// The target and the TTL of the name's CNAME.
+    fn alias(&self) -> Option<(Name, u32)> {
+        let set = self.set(Rtype::CNAME)?;
+        match set.data.first() {
+            Some(Rdata::Cname(target)) => Some((target.clone(), set.ttl)),
+            _ => None,
+        }
+    }
+
+    /// Whether the name has addresses.
+    fn is_host(&self) -> bool {
+        match self {
+            NameData::Address { .. } => true,
+            _ => [Rtype::A, Rtype::AAAA]
+                .into_iter()
+                .any(|rtype| self.set(rtype).is_some()),
+        }
+    }
+
+    /// Whether the name has this data.
+    fn has(&self, data: &Rdata) -> bool {
+        match self {
+            NameData::Address { address, .. } => *data == Rdata::from(*address),
+            // Data of an RRset is sorted.
+            _ => (self.set(data.rtype())).is_some_and(|set| set.data.binary_search(data).is_ok()),
+        }
+    }
+
+    /// The records of one type, owned by `owner`. Empty if there are none.
+    fn records(&self, owner: &Name, rtype: Rtype) -> Vec<Record> {
+        let record = |ttl, data| Record {
+            owner: owner.clone(),
+            ttl,
+            data,
+        };
+        if let NameData::Address { address, ttl } = *self {
+            return address_data(owner, address)
+                .into_iter()
+                .filter(|data| data.rtype() == rtype)
+                .map(|data| record(ttl, data))
+                .collect();
+        }
+        self.set(rtype).map_or_else(Vec::new, |set| {
+            let data = set.data.iter();
+            data.map(|data| record(set.ttl, data.clone())).collect()
+        })
+    }
+}
+
+/// Whether a type is a meta-type or a type of questions only (RFC 6895 section 3.1).
+fn is_meta(rtype: Rtype) -> bool {
+    rtype == Rtype::OPT || matches!(rtype.to_int(), 0 | 128..=255)
+}

@@ -1,0 +1,226 @@
+//! Builds a [`Model`] from records.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::name_entry::RrSet;
+use super::{
+    AbsentNames, Apex, ComputedNames, Model, Name, NameEntry, NameError, OtherTypes, Rdata, Record,
+    Rtype,
+};
+
+/// Collects names and records in any order, for [`ModelBuilder::build`].
+#[derive(Debug)]
+pub struct ModelBuilder {
+    zones: Vec<Apex>,
+    entries: HashMap<Name, NameEntry>,
+    delegated: Vec<Name>,
+    serial: u32,
+}
+
+impl ModelBuilder {
+    /// An empty builder. All zones get this serial.
+    pub fn new(serial: u32) -> ModelBuilder {
+        ModelBuilder {
+            zones: Vec::new(),
+            entries: HashMap::new(),
+            delegated: Vec::new(),
+            serial,
+        }
+    }
+
+    /// Adds a zone whose records have a TTL of `ttl` seconds, with its SOA record. Fails when names
+    /// in the SOA data are too long.
+    pub fn add_zone(&mut self, name: Name, ttl: u32) -> Result<Apex, NameError> {
+        let apex = Apex::new(name, self.serial, ttl)?;
+        self.add(Record {
+            owner: apex.name.clone(),
+            ttl: apex.ttl,
+            data: Rdata::Soa(apex.soa.clone()),
+        });
+        self.zones.push(apex.clone());
+        Ok(apex)
+    }
+
+    /// Adds a record. A duplicate is dropped by `build`. The first record of an RRset decides the
+    /// TTL of all (RFC 2181 §5.2).
+    pub fn add(&mut self, record: Record) {
+        let Record { owner, ttl, data } = record;
+        let rtype = data.rtype();
+        let sets = &mut self.entries.entry(owner).or_default().rrsets;
+        match sets.iter_mut().find(|set| set.rtype == rtype) {
+            Some(set) => set.data.push(data),
+            None => sets.push(RrSet::with_record(ttl, data)),
+        }
+    }
+
+    /// Sets for each zone added so far how questions for absent names are answered. `choose` gets
+    /// the zone's name.
+    pub fn set_absent_names(&mut self, choose: impl Fn(&Name) -> AbsentNames) {
+        for apex in &mut self.zones {
+            apex.absent_names = choose(&apex.name);
+        }
+    }
+
+    /// Makes questions for one type of a name pass.
+    pub fn delegate_type(&mut self, name: Name, rtype: Rtype) {
+        let sets = &mut self.entries.entry(name).or_default().rrsets;
+        sets.retain(|set| set.rtype != rtype);
+        sets.push(RrSet {
+            rtype,
+            ttl: 0,
+            data: Vec::new(),
+        });
+    }
+
+    /// Adds a name, which may stay without data.
+    pub fn add_name(&mut self, name: Name) {
+        self.entries.entry(name).or_default();
+    }
+
+    /// Adds a name with computed names below it.
+    pub fn set_computed_names(&mut self, name: Name, below: ComputedNames) {
+        self.entries.entry(name).or_default().computed_names = below;
+    }
+
+    /// Makes questions pass for the types that a name has no data of, and for names one label below
+    /// that are not added.
+    pub fn delegate_remainder(&mut self, name: Name) {
+        let entry = self.entries.entry(name).or_default();
+        entry.computed_names = ComputedNames::Unknown;
+        entry.other_types = OtherTypes::Passed;
+    }
+
+    /// Delegates a name and all names below it. `build` drops zones and records there.
+    pub fn delegate(&mut self, name: Name) {
+        self.delegated.push(name);
+    }
+
+    /// Puts the records into canonical order, and adds empty non-terminals: all names between a
+    /// name and the apex of its zone (RFC 8020), also above delegated names.
+    pub fn build(mut self) -> Model {
+        self.remove_delegated();
+        self.zones.sort_by(|a, b| {
+            let length = |zone: &Apex| zone.name.wire().len();
+            (length(b).cmp(&length(a))).then_with(|| a.name.cmp(&b.name))
+        });
+        self.zones.dedup_by(|a, b| a.name == b.name);
+        self.sort_rrsets();
+        let missing = self.missing_names();
+        self.insert_missing(missing);
+        Model {
+            zones: self.zones,
+            entries: (self.entries.into_iter())
+                .map(|(name, entry)| (name, Arc::new(entry)))
+                .collect(),
+            delegated: self.delegated,
+        }
+    }
+
+    /// Removes zones and names at or below delegated names. Also removes delegations that are
+    /// outside all zones or below another delegation.
+    fn remove_delegated(&mut self) {
+        let delegated = std::mem::take(&mut self.delegated);
+        let stays = |name: &Name| {
+            let mut delegated = delegated.iter();
+            !delegated.any(|delegated| name.is_at_or_below(delegated))
+        };
+        self.zones.retain(|zone| stays(&zone.name));
+        self.entries.retain(|name, _| stays(name));
+        let (zones, all) = (&self.zones, &delegated);
+        let below_a_zone = |name: &&Name| zones.iter().any(|zone| name.is_at_or_below(&zone.name));
+        let below_another =
+            |name: &Name| (all.iter()).any(|other| name != other && name.is_at_or_below(other));
+        self.delegated = (all.iter().filter(below_a_zone))
+            .filter(|name| !below_another(name))
+            .cloned()
+            .collect();
+        self.delegated.sort_unstable();
+        self.delegated.dedup();
+    }
+
+    /// Builds only the entries, with all names between them and `root`, which must be above all of
+    /// them.
+    pub fn build_below(mut self, root: &Name) -> HashMap<Name, Arc<NameEntry>> {
+        self.sort_rrsets();
+        let mut missing = HashSet::new();
+        for name in self.entries.keys() {
+            self.add_missing(name, root.wire().len(), &mut missing);
+        }
+        self.insert_missing(missing);
+        let entries = self.entries.into_iter();
+        entries
+            .map(|(name, entry)| (name, Arc::new(entry)))
+            .collect()
+    }
+
+    /// Puts the records of each name into canonical order.
+    fn sort_rrsets(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.rrsets.shrink_to_fit();
+            for set in &mut entry.rrsets {
+                set.data.sort_unstable();
+                set.data.dedup();
+                set.data.shrink_to_fit();
+            }
+        }
+    }
+
+    /// Adds entries for `missing` names. Each gets the data of the computed name that it replaces,
+    /// if its parent has computed names.
+    fn insert_missing(&mut self, missing: HashSet<Name>) {
+        let mut missing = Vec::from_iter(missing);
+        // Parents come before children.
+        missing.sort_by_key(|name| name.wire().len());
+        for name in missing {
+            let parent = name.parent().and_then(|parent| self.entries.get(&parent));
+            let entry = match parent {
+                Some(parent) => parent
+                    .computed_names
+                    .child(&name, |other| self.entries.get(other).cloned()),
+                None => NameEntry::default(),
+            };
+            self.entries.insert(name, entry);
+        }
+    }
+
+    fn missing_names(&self) -> HashSet<Name> {
+        let mut missing: HashSet<Name> = HashSet::new();
+        for name in self.entries.keys().chain(&self.delegated) {
+            // The shortest apex, because between an inner zone and an outer one there are names of
+            // the outer zone.
+            let Some(apex) = self
+                .zones
+                .iter()
+                .rfind(|zone| name.is_at_or_below(&zone.name))
+            else {
+                continue;
+            };
+            self.add_missing(name, apex.name.wire().len(), &mut missing);
+        }
+        missing
+    }
+
+    /// Adds to `missing` the names above this one that have no entry and whose wire form has at
+    /// least `shortest` bytes.
+    fn add_missing(&self, name: &Name, shortest: usize, missing: &mut HashSet<Name>) {
+        for ancestor in name.suffixes().skip(1) {
+            // The ancestors of a name that is present are added for that name.
+            if ancestor.len() < shortest
+                || self.entries.contains_key(ancestor)
+                || missing.contains(ancestor)
+            {
+                break;
+            }
+            missing.insert(Name::from_suffix(ancestor));
+        }
+    }
+}
+
+impl Extend<Record> for ModelBuilder {
+    fn extend<T: IntoIterator<Item = Record>>(&mut self, records: T) {
+        for record in records {
+            self.add(record);
+        }
+    }
+}

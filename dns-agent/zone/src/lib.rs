@@ -1,0 +1,32 @@
+//! Names, records and answers, without I/O.
+//!
+//! [`ZoneData`] holds names, and answers questions for both planes by one function,
+//! [`ZoneData::answer`]. [`Model`] stores such data. [`render`] writes answers in wire form for
+//! both planes. Nothing in this module depends on Kubernetes, the kernel or sockets.
+
+#![forbid(unsafe_code)]
+
+mod address;
+mod answer;
+mod builder;
+mod model;
+mod name;
+mod name_entry;
+mod record;
+mod renderer;
+pub mod zone_file;
+
+pub use address::{dashed, reverse_name, reverse_network, reverse_range, reverse_zones, undashed};
+pub use answer::{Answer, LiveZoneData, ZoneData, ZoneDataOwner};
+pub use builder::ModelBuilder;
+pub use model::{AbsentNames, Apex, Model};
+pub use name::MAX_LABEL;
+pub use name::{Name, NameError};
+pub use name_entry::address_data;
+pub use name_entry::{ComputedNames, NameEntry, OtherTypes};
+pub use record::{Rdata, Record, Rtype, Soa, Srv};
+pub use renderer::query;
+pub use renderer::{Sections, answer_orders, render, render_sections};
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,210 @@
+//! The entry of a name: its RRsets, and the computed names below it.
+
+use std::net::IpAddr;
+
+use super::{Name, Rdata, Rtype, Srv, undashed};
+
+/// The data of an existing name. Without data, the name exists because a name below it does (an
+/// empty non-terminal, RFC 8020).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NameEntry {
+    pub(super) rrsets: Vec<RrSet>,
+    pub(super) computed_names: ComputedNames,
+    pub(super) other_types: OtherTypes,
+}
+
+/// How questions for types without data at a name are answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OtherTypes {
+    /// With NODATA.
+    #[default]
+    Denied,
+    /// Not at all: they pass.
+    Passed,
+    /// With NODATA, but at an alias all types except A and AAAA pass, because of a CoreDNS
+    /// deviation.
+    PassedAtAlias,
+}
+
+/// An RRset: the records of one owner and type (RFC 2181 §5), in canonical order. Questions for an
+/// RRset without data pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RrSet {
+    pub(super) rtype: Rtype,
+    pub(super) ttl: u32,
+    pub(super) data: Vec<Rdata>,
+}
+
+/// The computed names below a name, which exist without entries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ComputedNames {
+    /// No computed names.
+    #[default]
+    Nothing,
+    /// Any one label, without data.
+    Empty,
+    /// One label that is a dashed address, with that address as data. Has the TTL in seconds.
+    Addresses(u32),
+    /// Any one label, without data; and below it, names as in [`ComputedNames::Addresses`].
+    EmptyThenAddresses(u32),
+    /// Any one label, with the data of the entry of this name.
+    Like(Name),
+    /// Any one label may exist. Questions for such names pass.
+    Unknown,
+}
+
+impl NameEntry {
+    /// An entry without data, with computed names below it.
+    pub fn with_computed_names(computed_names: ComputedNames) -> NameEntry {
+        NameEntry {
+            computed_names,
+            ..NameEntry::default()
+        }
+    }
+
+    /// The types that have data, or whose questions pass.
+    pub fn types(&self) -> impl Iterator<Item = Rtype> {
+        self.rrsets.iter().map(|set| set.rtype)
+    }
+
+    /// Whether the name is an alias: it has a CNAME.
+    pub fn is_alias(&self) -> bool {
+        self.rrset(Rtype::CNAME).is_some()
+    }
+
+    /// How questions for types without data are answered.
+    pub fn other_types(&self) -> OtherTypes {
+        self.other_types
+    }
+
+    /// This entry, with questions for types without data passing.
+    pub fn delegating_other_types(&self) -> NameEntry {
+        NameEntry {
+            other_types: OtherTypes::Passed,
+            ..self.clone()
+        }
+    }
+
+    /// This entry, with questions for other types passing if it is an alias.
+    pub fn delegating_types_at_alias(&self) -> NameEntry {
+        let other_types = match self.other_types {
+            OtherTypes::Denied => OtherTypes::PassedAtAlias,
+            other_types => other_types,
+        };
+        NameEntry {
+            other_types,
+            ..self.clone()
+        }
+    }
+
+    /// Whether the name has addresses or is an alias.
+    pub fn is_host(&self) -> bool {
+        [Rtype::A, Rtype::AAAA, Rtype::CNAME]
+            .into_iter()
+            .any(|rtype| self.rrset(rtype).is_some())
+    }
+
+    /// The hosts that its records name.
+    pub fn hosts(&self) -> impl Iterator<Item = &Name> {
+        let data = self.rrsets.iter().flat_map(|set| &set.data);
+        data.filter_map(Rdata::host)
+    }
+
+    /// The computed names below this name.
+    pub fn computed_names(&self) -> &ComputedNames {
+        &self.computed_names
+    }
+
+    /// Whether there are computed names below this name.
+    pub fn has_computed_names(&self) -> bool {
+        self.computed_depth() > 0
+    }
+
+    /// The largest number of labels that computed names have below this name: 0, 1, or 2 for
+    /// `pod.<zone>` while it is not known which namespaces exist.
+    pub fn computed_depth(&self) -> usize {
+        match self.computed_names {
+            ComputedNames::Nothing => 0,
+            ComputedNames::Empty
+            | ComputedNames::Addresses(_)
+            | ComputedNames::Like(_)
+            | ComputedNames::Unknown => 1,
+            ComputedNames::EmptyThenAddresses(_) => 2,
+        }
+    }
+
+    /// Whether the name has neither RRsets nor computed names.
+    pub fn is_bare(&self) -> bool {
+        self.rrsets.is_empty() && self.computed_names == ComputedNames::Nothing
+    }
+
+    /// Whether questions for this type pass.
+    pub fn delegates_type(&self, rtype: Rtype) -> bool {
+        match self.rrset(rtype) {
+            Some(set) => set.data.is_empty(),
+            // An alias has the addresses of its target.
+            None if self.is_alias() && matches!(rtype, Rtype::A | Rtype::AAAA) => false,
+            None => match self.other_types {
+                OtherTypes::Denied => false,
+                OtherTypes::Passed => true,
+                OtherTypes::PassedAtAlias => self.is_alias(),
+            },
+        }
+    }
+
+    pub(super) fn rrset(&self, rtype: Rtype) -> Option<&RrSet> {
+        self.rrsets.iter().find(|set| set.rtype == rtype)
+    }
+}
+
+impl ComputedNames {
+    /// The entry of a name one label below, which gets one because names below it exist. `like`
+    /// finds the entry of another name.
+    pub fn child(&self, name: &Name, like: impl Fn(&Name) -> Option<NameEntry>) -> NameEntry {
+        let label = name.labels().next().unwrap_or_default();
+        match self {
+            ComputedNames::Nothing | ComputedNames::Empty | ComputedNames::Unknown => {
+                NameEntry::default()
+            }
+            ComputedNames::EmptyThenAddresses(ttl) => NameEntry {
+                computed_names: ComputedNames::Addresses(*ttl),
+                ..NameEntry::default()
+            },
+            ComputedNames::Addresses(ttl) => match undashed(label) {
+                None => NameEntry::default(),
+                Some(address) => NameEntry {
+                    rrsets: address_data(name, address)
+                        .map(|data| RrSet::with_record(*ttl, data))
+                        .into(),
+                    ..NameEntry::default()
+                },
+            },
+            ComputedNames::Like(other) => NameEntry {
+                rrsets: like(other).map_or(Vec::new(), |entry| entry.rrsets),
+                ..NameEntry::default()
+            },
+        }
+    }
+}
+
+impl RrSet {
+    /// An RRset of one record.
+    pub(super) fn with_record(ttl: u32, data: Rdata) -> RrSet {
+        RrSet {
+            rtype: data.rtype(),
+            ttl,
+            data: vec![data],
+        }
+    }
+}
+
+/// The data of a pod's name: its address, and an SRV record with itself as target.
+pub fn address_data(owner: &Name, address: IpAddr) -> [Rdata; 2] {
+    let srv = Srv {
+        priority: 0,
+        weight: 100,
+        port: 0,
+        target: owner.clone(),
+    };
+    [address.into(), Rdata::Srv(srv)]
+}

@@ -1,0 +1,14 @@
+//! The addresses of the pod and of the cluster's DNS in all tests.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The served addresses, which stand for the ClusterIPs of kube-dns. No interface has them.
+pub const SERVED: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0xa)),
+];
+/// The pod's addresses.
+pub const POD: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 244, 0, 2)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 2)),
+];

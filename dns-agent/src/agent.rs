@@ -47,8 +47,8 @@ use self::{
 };
 use crate::{
     admin,
-    admin::lookup::AdminState,
     admin::metrics::Metrics,
+    admin::state::AdminState,
     admin::status::{KubernetesStatus, ManifestsStatus, ResolverStatus, SourceStatus, Status},
     admin::status_board::StatusBoard,
     config::{self, Config, SourceConfig},

@@ -12,43 +12,10 @@ use dns_common::{
 use crate::{
     Tables, authority, computed,
     query::ParsedQuery,
-    records::{NameInPacket, find_record},
+    records::{ExistingName, NameInPacket, find_record},
+    reply::AnswerBody,
     verifier::{forget_byte, load, offset},
 };
-
-/// What the reply holds after the question, without OPT.
-#[derive(Clone, Copy)]
-pub struct AnswerBody {
-    /// [`Outcome::Data`], [`Outcome::NoData`] or [`Outcome::NxDomain`].
-    pub outcome: Outcome,
-    /// The RCODE, in its place in the flags of the DNS header.
-    pub rcode: u16,
-    /// ANCOUNT, NSCOUNT and ARCOUNT without the OPT, in network order.
-    pub counts: [u16; 3],
-    /// The address of the answer's bytes.
-    pub bytes: usize,
-    /// The number of bytes.
-    pub length: usize,
-    /// The one's complement sum of the bytes, including `soa_pointer` and `address`.
-    pub sum: u64,
-    /// The value for the compression pointers of the SOA record. 0 if the bytes hold their
-    /// pointers.
-    pub soa_pointer: u16,
-    /// The value for the last four bytes, in network order. 0 if they stay as they are: the address
-    /// 0.0.0.0 is stored as four zeros.
-    pub address: u32,
-}
-
-/// A name that exists: it has a record, or is a computed name below one.
-pub(crate) struct ExistingName {
-    /// The address of the record.
-    pub(crate) record: usize,
-    /// The address of the name's stored answers, which are part of the record.
-    pub(crate) answers: usize,
-    /// The value for the last four bytes of an answer, in network order. 0 if they stay as they
-    /// are.
-    pub(crate) address: u32,
-}
 
 /// Finds the answer to a query.
 #[inline(always)]

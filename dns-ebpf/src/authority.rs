@@ -7,8 +7,8 @@ use dns_common::{
 };
 
 use crate::{
-    answer::AnswerBody,
     query::{NAME_MASK, ParsedQuery, TO_NAME},
+    reply::AnswerBody,
     verifier::{element, forget_byte, load, offset},
 };
 

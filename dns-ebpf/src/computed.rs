@@ -5,9 +5,8 @@ use dns_common::{Outcome, records::RecordHead};
 
 use crate::{
     Tables,
-    answer::ExistingName,
     query::{NAME_MASK, ParsedQuery, scan_name},
-    records::{NameInPacket, find_record},
+    records::{ExistingName, NameInPacket, find_record},
     verifier::{forget, load, offset},
 };
 

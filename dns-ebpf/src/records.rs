@@ -23,6 +23,17 @@ pub(crate) struct NameInPacket {
     pub(crate) hash: NameHash,
 }
 
+/// A name that exists: it has a record, or is a computed name below one.
+pub(crate) struct ExistingName {
+    /// The address of the record.
+    pub(crate) record: usize,
+    /// The address of the name's stored answers, which are part of the record.
+    pub(crate) answers: usize,
+    /// The value for the last four bytes of an answer, in network order. 0 if they stay as they
+    /// are.
+    pub(crate) address: u32,
+}
+
 /// The address of the name's record, from which [`REACH`] bytes can be read. `None` if it has no
 /// record.
 #[inline(always)]

@@ -8,7 +8,6 @@ use dns_common::{
 
 use crate::{
     Frame,
-    answer::AnswerBody,
     frame::UdpChecksum,
     headers::{dns, ethernet, ipv4, ipv6, opt, question, udp},
     query::{NAME_MASK, ParsedQuery, TO_NAME, udp_header},
@@ -34,6 +33,29 @@ const OPT_HEAD_SUM: u64 = checksum::add(0, OPT_HEAD);
 
 /// The mask for offsets in an answer, see [`offset`].
 const ANSWER_MASK: usize = MAX_ANSWER_LENGTH - 1;
+
+/// What the reply holds after the question, without OPT.
+#[derive(Clone, Copy)]
+pub struct AnswerBody {
+    /// [`Outcome::Data`], [`Outcome::NoData`] or [`Outcome::NxDomain`].
+    pub outcome: Outcome,
+    /// The RCODE, in its place in the flags of the DNS header.
+    pub rcode: u16,
+    /// ANCOUNT, NSCOUNT and ARCOUNT without the OPT, in network order.
+    pub counts: [u16; 3],
+    /// The address of the answer's bytes.
+    pub bytes: usize,
+    /// The number of bytes.
+    pub length: usize,
+    /// The one's complement sum of the bytes, including `soa_pointer` and `address`.
+    pub sum: u64,
+    /// The value for the compression pointers of the SOA record. 0 if the bytes hold their
+    /// pointers.
+    pub soa_pointer: u16,
+    /// The value for the last four bytes, in network order. 0 if they stay as they are: the address
+    /// 0.0.0.0 is stored as four zeros.
+    pub address: u32,
+}
 
 /// Turns the query's packet into the reply with this answer.
 ///

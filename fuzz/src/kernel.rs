@@ -10,7 +10,10 @@ use zerohop_contract::{
     addresses::{POD, SERVED},
     packet::{self, QueryPacket},
 };
-use zerohop_resolver::message::{QueryAction, Transport, respond};
+use zerohop_resolver::{
+    message::{QueryAction, respond},
+    query::Transport,
+};
 
 use super::{
     input::FuzzInput,

@@ -1,7 +1,10 @@
 //! Messages that arrive at the user plane's sockets.
 
 use domain::base::{Message, iana::Rcode};
-use zerohop_resolver::message::{QueryAction, Transport, respond};
+use zerohop_resolver::{
+    message::{QueryAction, respond},
+    query::Transport,
+};
 
 use super::{model::MODEL, reply};
 

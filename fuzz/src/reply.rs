@@ -7,7 +7,7 @@ use domain::{
     },
     rdata::AllRecordData,
 };
-use zerohop_resolver::message::Transport;
+use zerohop_resolver::query::Transport;
 
 /// Length of a DNS header in bytes.
 pub const HEADER: usize = 12;

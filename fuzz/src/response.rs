@@ -12,7 +12,8 @@ use domain::{
 use zerohop_contract::packet::QueryPacket;
 use zerohop_resolver::{
     bailiwick::LocalNames,
-    message::{QueryAction, Transport, respond},
+    message::{QueryAction, respond},
+    query::Transport,
     response::{Response, UpstreamQuery},
 };
 use zerohop_zone::{Answer, Name, Rdata, ZoneData};

@@ -8,8 +8,9 @@ use clap::Args;
 
 use crate::{
     build_ebpf,
+    packages::Verbosity,
     process::{build, cargo, root, run as run_command},
-    setup::{self, Need, Verbosity},
+    setup::{self, Need},
 };
 
 #[derive(Args)]

@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::{
+    packages::Verbosity,
     process::{cargo, root, run as run_command},
-    setup::Verbosity,
     toolchain::{self, Toolchain},
 };
 

@@ -40,8 +40,9 @@ use self::{
 };
 use crate::{
     build_ebpf,
+    packages::Verbosity,
     process::{build, cargo},
-    setup::{self, Need, Verbosity},
+    setup::{self, Need},
 };
 
 #[derive(Args)]

@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::{
+    packages::Verbosity,
     process::{find, output, root},
-    setup::Verbosity,
 };
 
 /// Whether the manifests can be checked on this machine.

@@ -14,8 +14,9 @@ use clap::Args;
 
 use crate::{
     build_ebpf,
+    packages::Verbosity,
     process::root,
-    setup::{self, Need, Verbosity},
+    setup::{self, Need},
     test::BuiltSuites,
 };
 

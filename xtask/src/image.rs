@@ -12,8 +12,9 @@ use serde_json::json;
 use crate::{
     build_ebpf,
     oci::{Image, Layer},
+    packages::Verbosity,
     process::{applets, build, cargo, find, libraries, root},
-    setup::{self, Need, Verbosity},
+    setup::{self, Need},
 };
 
 #[derive(Args)]

@@ -12,8 +12,9 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     apt::Apt,
+    packages::Verbosity,
     process::{output, root},
-    setup::{self, Need, Verbosity},
+    setup::{self, Need},
 };
 
 #[derive(Args)]

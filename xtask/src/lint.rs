@@ -4,8 +4,8 @@ use anyhow::{Result, bail};
 
 use crate::{
     build_ebpf,
+    packages::Verbosity,
     process::{cargo, root, run as run_command},
-    setup::Verbosity,
     toolchain,
 };
 

@@ -20,6 +20,7 @@ mod kind;
 mod kubectl;
 mod lint;
 mod oci;
+mod packages;
 mod picture;
 mod process;
 mod setup;

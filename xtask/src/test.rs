@@ -11,8 +11,9 @@ use crate::{
     deployment::{self, ManifestCheck},
     guest::Guest,
     kernels::{self, BootableKernel, KernelName},
+    packages::Verbosity,
     process::{build, build_each, cargo, root, run as run_command},
-    setup::{self, Need, Verbosity},
+    setup::{self, Need},
 };
 
 #[derive(Args)]

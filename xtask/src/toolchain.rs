@@ -13,8 +13,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
+    packages::{Verbosity, install_packages},
     process::{cargo, find, output, root, run},
-    setup::{Verbosity, install_packages},
 };
 
 /// The programs that build an eBPF object.

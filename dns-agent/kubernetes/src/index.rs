@@ -1,6 +1,6 @@
 //! Stores all objects, and determines which names a change of an object changes.
 //!
-//! Names are not stored: [`View`] computes them from the objects on demand, one Service at a time.
+//! Names are not stored: [`View`](super::View) computes them from the objects on demand, one Service at a time.
 //! Besides the objects, the index stores only look-up structures: the slices of a Service, the
 //! Services of an address, the aliases of a name.
 
@@ -14,12 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use zerohop_zone::{Name, ZoneData, ZoneDataOwner};
+use zerohop_zone::Name;
 
 use self::interning::Interner;
 use super::coverage::{Coverage, Covered};
 use super::feed::Feed;
-use super::names::View;
 use super::objects::{
     EndpointSlice, Object, ObjectCounts, ObjectKey, Objects, Pod, Problem, Service, ServiceKind,
 };
@@ -135,12 +134,6 @@ impl Index {
         index.replace_objects(objects);
         index.mark_complete();
         index
-    }
-
-    /// All current names.
-    #[must_use]
-    pub fn view(&self) -> View<'_> {
-        View::new(self)
     }
 
     /// The settings in force.
@@ -487,22 +480,4 @@ impl<T: PartialEq> StoredObject<T> {
         }
         is_same
     }
-}
-
-impl ZoneDataOwner for Index {
-    fn with_zone_data(&self, see: &mut dyn FnMut(&dyn ZoneData)) {
-        see(&self.view());
-    }
-}
-
-/// Builds a stored model of all objects. An invalid object is left out and returned as a problem.
-/// `serial` is the serial of all zones: the Unix time of the last change.
-pub fn build_model(
-    objects: &Objects,
-    settings: &ZoneSettings,
-    serial: u32,
-) -> (zerohop_zone::Model, Vec<Problem>) {
-    let index = Index::from_objects(objects.clone(), settings.clone(), serial);
-    let problems = index.problems().into_iter().collect();
-    (zerohop_zone::Model::from_zone_data(&index.view()), problems)
 }

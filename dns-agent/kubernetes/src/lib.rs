@@ -30,8 +30,8 @@ pub use corefile::{
 pub use coverage::{Coverage, Covered, ServiceNames};
 pub use event::{ConfigMapUpdates, Event, WriteTime};
 pub use feed::Feed;
-pub use index::{Index, NameChanges, build_model};
-pub use names::{Names, View, WalkPosition};
+pub use index::{Index, NameChanges};
+pub use names::{Names, View, WalkPosition, build_model};
 pub use node_cache::{CacheAddresses, CacheConfig, ConfigMapData, NodeCache, ReloadMode};
 pub use objects::{
     Endpoint, EndpointSlice, Namespace, Object, ObjectCounts, ObjectError, ObjectKey, Objects, Pod,

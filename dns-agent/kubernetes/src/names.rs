@@ -9,16 +9,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use zerohop_zone::{
-    Apex, ModelBuilder, Name, NameEntry, Rdata, Record, ZoneData, address_data, reverse_name,
-    reverse_range, undashed,
+    Apex, Model, ModelBuilder, Name, NameEntry, Rdata, Record, ZoneData, ZoneDataOwner,
+    address_data, reverse_name, reverse_range, undashed,
 };
 
 pub use self::walk::{Names, WalkPosition};
 use super::index::{Index, PodCount};
-use super::objects::ObjectKey;
+use super::objects::{ObjectKey, Objects, Problem};
 use super::pointers::{PointerSource, selected_pointers};
 use super::service::{self, Contribution, weight};
-use super::settings::{Deviations, PodMode, ZonalNames};
+use super::settings::{Deviations, PodMode, ZonalNames, ZoneSettings};
 use super::zone_skeleton::{ClusterDomain, computed_pod_names};
 
 /// The names at and below a Service's name.
@@ -489,4 +489,30 @@ fn labels_below<'n>(name: &'n Name, above: &Name) -> Option<Vec<&'n str>> {
         .ok()?;
     labels.reverse();
     Some(labels)
+}
+
+impl Index {
+    /// All current names.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        View::new(self)
+    }
+}
+
+impl ZoneDataOwner for Index {
+    fn with_zone_data(&self, see: &mut dyn FnMut(&dyn ZoneData)) {
+        see(&self.view());
+    }
+}
+
+/// Builds a stored model of all objects. An invalid object is left out and returned as a problem.
+/// `serial` is the serial of all zones: the Unix time of the last change.
+pub fn build_model(
+    objects: &Objects,
+    settings: &ZoneSettings,
+    serial: u32,
+) -> (Model, Vec<Problem>) {
+    let index = Index::from_objects(objects.clone(), settings.clone(), serial);
+    let problems = index.problems().into_iter().collect();
+    (Model::from_zone_data(&index.view()), problems)
 }

@@ -13,8 +13,9 @@ use zerohop_zone::{Answer, Name, Rdata, Record, render_sections};
 
 use super::{
     bailiwick::{ChainEnd, LocalNames, RelevantRecords},
-    compose::{self, AUTHORITATIVE, HEADER_LEN, RECURSION_AVAILABLE, RESERVED, TRUNCATED},
-    message::{Chase, Query, QueryAction, Transport},
+    header::{self, AUTHORITATIVE, HEADER_LEN, RECURSION_AVAILABLE, RESERVED, TRUNCATED},
+    message::{Chase, QueryAction},
+    query::{Query, Transport},
     response::Response,
 };
 
@@ -54,7 +55,7 @@ impl Query {
         if found.left_out == 0 {
             let mut message = response.message().to_vec();
             message[..2].copy_from_slice(&self.id.to_be_bytes());
-            compose::clear_flags(&mut message, RESERVED);
+            header::clear_flags(&mut message, RESERVED);
             message[HEADER_LEN..HEADER_LEN + self.question.len()].copy_from_slice(&self.question);
             return QueryAction::Send(self.finish_message(message, rcode.ext()));
         }

@@ -1,13 +1,13 @@
 //! The user plane: DNS over UDP and TCP. It answers from the same model as the kernel's tables, and
 //! forwards all other queries to upstreams.
 //!
-//! [`message::respond`] decides what to do with a query, without sockets or time. `udp` and `tcp`
-//! read queries and write replies. `forward` queries upstreams, and `response` parses their
+//! [`query`] parses queries. [`message::respond`] decides what to do with a query, without sockets
+//! or time. `udp` and `tcp` read queries and write replies. `forward` queries upstreams, and `response` parses their
 //! responses. `bailiwick` drops records that don't belong to the question, and `chase` turns the
 //! rest into the client's answer. `loops` finds upstreams that forward back to this resolver.
-//! `compose` builds messages.
+//! `compose` builds messages, and `header` accesses their headers.
 //!
-//! `message`, `response`, `bailiwick` and `chase` are pure and parse untrusted input. They are
+//! `query`, `message`, `response`, `bailiwick` and `chase` are pure and parse untrusted input. They are
 //! public so that the fuzz targets can call them.
 
 #![forbid(unsafe_code)]
@@ -18,8 +18,10 @@ mod chase;
 mod compose;
 mod counters;
 mod forward;
+mod header;
 pub mod loops;
 pub mod message;
+pub mod query;
 pub mod response;
 mod tcp;
 mod udp;
@@ -43,14 +45,15 @@ use self::{
     counters::increment,
     forward::Forwarder,
     loops::LoopProbe,
-    message::{QueryAction, Transport, respond},
+    message::{QueryAction, respond},
+    query::Transport,
     response::{Response, UpstreamQuery},
 };
 pub use self::{
     canary::Canary,
     counters::{ResolverCounters, ResolverCounts},
     forward::{NoResponse, UpstreamServers},
-    message::is_transfer,
+    query::is_transfer,
 };
 use zerohop_zone as zone;
 use zerohop_zone::{Apex, LiveZoneData, Name, Rtype, reverse_range};

@@ -13,8 +13,10 @@ use domain::{
 use zerohop_zone::{Name, Rdata, Record};
 
 use super::{
-    compose::{self, AUTHENTIC_DATA, CHECKING_DISABLED, HEADER_LEN, RECURSION_DESIRED, TRUNCATED},
-    message::{Chase, Query},
+    compose,
+    header::{self, AUTHENTIC_DATA, CHECKING_DISABLED, HEADER_LEN, RECURSION_DESIRED, TRUNCATED},
+    message::Chase,
+    query::Query,
 };
 
 /// A query to an upstream. From the client's query it takes only the question and the header bits
@@ -131,16 +133,16 @@ impl Response {
             message: bytes.to_vec(),
             extended_rcode: 0,
         };
-        let records = |offset| u32::from(compose::header_word(bytes, offset));
+        let records = |offset| u32::from(header::header_word(bytes, offset));
         for _ in 0..records(6) + records(8) {
             next_record(&blanked, &mut parser)?;
         }
-        for index in 0..compose::header_word(bytes, 10) {
+        for index in 0..header::header_word(bytes, 10) {
             let start = parser.pos();
             let record = next_record(&blanked, &mut parser)?;
             if record.rtype() == Rtype::OPT {
                 response.message.truncate(start);
-                compose::set_header_word(&mut response.message, 10, index);
+                header::set_header_word(&mut response.message, 10, index);
                 [response.extended_rcode, ..] = record.ttl().as_secs().to_be_bytes();
                 return Some(response);
             }
@@ -151,7 +153,7 @@ impl Response {
 
     /// Whether the upstream truncated the response.
     pub fn is_truncated(&self) -> bool {
-        compose::header_word(&self.message, 2) & TRUNCATED != 0
+        header::header_word(&self.message, 2) & TRUNCATED != 0
     }
 
     /// The response code, with the upper bits from the OPT record (RFC 6891 section 6.1.3).
@@ -162,7 +164,7 @@ impl Response {
 
     /// The second 16-bit word of the header, masked with `bits`.
     pub(super) fn flags(&self, bits: u16) -> u16 {
-        compose::header_word(&self.message, 2) & bits
+        header::header_word(&self.message, 2) & bits
     }
 
     /// Whether the response is a positive or negative answer. Any other response code is a failure

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{Resolver, counters::increment, message::Transport};
+use super::{Resolver, counters::increment, query::Transport};
 
 /// Time limit for an idle connection, and for a client to read a reply.
 const IDLE: Duration = Duration::from_secs(10);

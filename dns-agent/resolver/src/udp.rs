@@ -19,10 +19,7 @@ use nix::{
 use tokio::{io::Interest, net::UdpSocket, task::JoinSet, time::sleep};
 use tracing::{debug, warn};
 
-use super::{
-    Resolver,
-    message::{QueryAction, Transport},
-};
+use super::{Resolver, message::QueryAction, query::Transport};
 
 /// The longest UDP datagram, in bytes.
 const MAX_DATAGRAM: usize = 65535;

@@ -22,7 +22,7 @@ use tokio::{
 use tower_service::Service as _;
 use tracing::{debug, warn};
 
-use super::{lookup::AdminState, router};
+use super::{router, state::AdminState};
 
 /// Maximum number of open connections from pods and other machines.
 const MAX_REMOTE: usize = 64;

@@ -7,21 +7,7 @@ use tokio::task::{JoinError, spawn_blocking};
 use zerohop_datapath::canary::CanaryReport;
 use zerohop_zone::{Name, ZoneData as _};
 
-use super::lookup::AdminState;
-
-/// Runs the kernel program on a query for the SOA record of one of these zones.
-pub type KernelCanary = Box<dyn Fn(&[Name]) -> KernelHealth + Send + Sync>;
-
-/// Whether the kernel plane answers.
-#[derive(Clone, Debug)]
-pub enum KernelHealth {
-    /// No `--interface` is given.
-    Off,
-    /// The kernel plane does not answer, for this reason.
-    Failed(String),
-    /// The results of the attached programs; `None` when there is no zone.
-    On(Option<CanaryReport>),
-}
+use super::state::{AdminState, KernelHealth};
 
 /// One line of the response: a success or a failure.
 pub(super) type HealthLine = Result<String, String>;

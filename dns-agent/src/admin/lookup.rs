@@ -3,8 +3,7 @@
 mod report;
 
 use std::{
-    net::SocketAddr,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -19,46 +18,11 @@ use tokio::{
 };
 
 pub use self::report::{AnsweringPlane, KernelReport, KernelState, Lookup, RecordReport};
-use zerohop_datapath::explain::Explanation;
-use zerohop_kubernetes::{Index, Origin, Provenance};
-use zerohop_resolver::{Canary, NoResponse, Records, Resolver, UpstreamLookup, is_transfer};
+use zerohop_kubernetes::{Origin, Provenance};
+use zerohop_resolver::{NoResponse, Records, UpstreamLookup, is_transfer};
 use zerohop_zone::{Answer, Apex, Name, Rdata, Record, Rtype, ZoneData};
 
-use super::{health::KernelCanary, metrics::Metrics, status_board::StatusBoard};
-
-/// The state that the admin endpoints read.
-pub struct AdminState {
-    /// The index of objects.
-    pub index: Arc<RwLock<Index>>,
-    /// The addresses that the resolver listens on.
-    pub listen: Vec<SocketAddr>,
-    /// The resolver, which answers look-ups.
-    pub resolver: Arc<Resolver>,
-    /// Explains what the kernel plane does with a question.
-    pub kernel: KernelExplainer,
-    /// Tests the kernel plane.
-    pub kernel_canary: KernelCanary,
-    /// Test the resolver, each at one of its addresses.
-    pub resolver_canaries: Vec<Arc<Canary>>,
-    /// The status.
-    pub board: Arc<StatusBoard>,
-    /// The metrics.
-    pub metrics: Arc<Metrics>,
-}
-
-/// Explains what the kernel plane does with a question.
-pub type KernelExplainer = Box<dyn Fn(&Name, Rtype) -> KernelExplanation + Send + Sync>;
-
-/// The kernel plane's result for one question.
-#[derive(Clone, Debug)]
-pub enum KernelExplanation {
-    /// No `--interface` is given.
-    Off,
-    /// The kernel plane has no tables, for this reason.
-    Failed(String),
-    /// The outcome of a look-up in the tables.
-    On(Explanation),
-}
+use super::state::{AdminState, KernelExplanation};
 
 /// How long the resolver may take. `dns-agent lookup` waits for 5 s.
 const RESOLVER_TIMEOUT: Duration = Duration::from_millis(4500);

@@ -2,7 +2,7 @@
 //!
 //! [`health`] queries both planes. [`metrics`] encodes the metrics. [`status`] is the agent's
 //! state, which tasks write to the [`status_board`]. [`lookup`] explains the answer to one
-//! question, and [`dump`] prints every record. [`client`] requests these from a running agent.
+//! question, and [`dump`] prints every record. All of them read the [`state`]. [`client`] requests these from a running agent.
 
 pub mod client;
 mod connections;
@@ -11,6 +11,7 @@ pub mod health;
 mod host;
 pub mod lookup;
 pub mod metrics;
+pub mod state;
 pub mod status;
 pub mod status_board;
 
@@ -29,10 +30,10 @@ use tokio::{
     task::{JoinError, spawn_blocking},
 };
 
-pub use self::connections::serve;
 use zerohop_zone::{Name, Rtype};
 
-use self::{lookup::AdminState, status_board::StatusBoard};
+pub use self::connections::serve;
+use self::{state::AdminState, status_board::StatusBoard};
 
 /// Serialises the public endpoints that lock the kernel plane, so that the publisher never has to
 /// wait for more than one of them.

@@ -11,8 +11,8 @@ use zerohop_kubernetes::{Index, ObjectCounts, ObjectRef, Objects, ZoneSettings};
 use zerohop_resolver::{Resolver, ResolverCounters, Upstreams};
 
 use super::{
-    health::KernelHealth,
-    lookup::{AnsweringPlane, KernelExplanation, KernelReport, KernelState, Lookup, RecordReport},
+    lookup::{AnsweringPlane, KernelReport, KernelState, Lookup, RecordReport},
+    state::{KernelExplanation, KernelHealth},
     status::{KernelStatus, ManifestsStatus, PlaneState, SourceStatus, Status, ZoneStatus},
     *,
 };

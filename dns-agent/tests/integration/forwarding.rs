@@ -401,7 +401,7 @@ async fn queries_above_the_limit_in_flight_get_servfail() {
         let asked = query(7, &format!("{number}.example.org"), Rtype::A);
         waiting.spawn(async move {
             resolver
-                .answer_message(&asked, zerohop_resolver::message::Transport::Udp)
+                .answer_message(&asked, zerohop_resolver::query::Transport::Udp)
                 .await
         });
     }

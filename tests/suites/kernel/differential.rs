@@ -5,7 +5,10 @@ use dns_common::outcomes::Hook;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use zerohop_contract::packet::{self, QueryPacket};
 use zerohop_datapath::program::HookProgram;
-use zerohop_resolver::message::{QueryAction, Transport, respond};
+use zerohop_resolver::{
+    message::{QueryAction, respond},
+    query::Transport,
+};
 use zerohop_zone::Model;
 
 use super::fixture::KernelFixture;

@@ -11,7 +11,10 @@ use dns_common::outcomes::{Hook, Outcome, OutcomeCounters};
 use rand::{SeedableRng as _, rngs::StdRng};
 use zerohop_contract::{message::Message, packet, packet::QueryPacket};
 use zerohop_datapath::program::HookProgram;
-use zerohop_resolver::message::{QueryAction, Transport, respond};
+use zerohop_resolver::{
+    message::{QueryAction, respond},
+    query::Transport,
+};
 use zerohop_zone::{Answer, Model, Name, Rtype, ZoneData};
 
 use super::{

@@ -4,7 +4,10 @@
 use clap::Parser as _;
 use dns_agent::config::{AgentCommand, Cli, Config};
 use zerohop_kubernetes::{Objects, Selectors, build_model};
-use zerohop_resolver::message::{QueryAction, Transport, respond};
+use zerohop_resolver::{
+    message::{QueryAction, respond},
+    query::Transport,
+};
 use zerohop_sources::manifests;
 use zerohop_zone::Model;
 

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, env, fmt::Write as _};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use zerohop_contract::{message::Message, packet, packet::QueryPacket};
 use zerohop_datapath::program::HookProgram;
-use zerohop_resolver::message::{QueryAction, Transport, respond};
+use zerohop_resolver::{
+    message::{QueryAction, respond},
+    query::Transport,
+};
 
 use super::{fixture::KernelFixture, models::model};
 

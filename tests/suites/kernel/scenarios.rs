@@ -9,7 +9,10 @@ use zerohop_contract::{
     scenario::{KernelAction, Scenario, ScenarioQuestion},
 };
 use zerohop_datapath::program::HookProgram;
-use zerohop_resolver::message::{QueryAction, Transport, respond};
+use zerohop_resolver::{
+    message::{QueryAction, respond},
+    query::Transport,
+};
 use zerohop_zone::{Model, Rdata};
 
 use super::{

@@ -8,7 +8,10 @@ use zerohop_contract::{addresses::SERVED, packet::QueryPacket};
 use zerohop_datapath::{
     Datapath, DatapathConfig, InitialLease, StopMode, interfaces::Devices, program::HookProgram,
 };
-use zerohop_resolver::message::{QueryAction, Transport, respond};
+use zerohop_resolver::{
+    message::{QueryAction, respond},
+    query::Transport,
+};
 use zerohop_tests::{
     ethtool,
     netns::NetworkNamespace,

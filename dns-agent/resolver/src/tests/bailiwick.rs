@@ -8,7 +8,8 @@ use zerohop_zone::{
 use super::{address, name, opt, query, with_additional, word};
 use crate::{
     bailiwick::LocalNames,
-    message::{QueryAction, Transport, respond},
+    message::{QueryAction, respond},
+    query::Transport,
     response::{Response, UpstreamQuery},
 };
 

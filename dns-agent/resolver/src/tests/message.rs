@@ -2,7 +2,10 @@ use domain::base::iana::{OptRcode, Rcode, Rtype};
 use zerohop_zone::{ModelBuilder, Rdata, Record, ZoneData, render};
 
 use super::{TTL, model, name, opt, query, with_additional, with_edns, word};
-use crate::message::{QueryAction, Transport, respond};
+use crate::{
+    message::{QueryAction, respond},
+    query::Transport,
+};
 
 const TC: u16 = 0x0200;
 /// An A record of the root: 1.2.3.4.

@@ -4,7 +4,8 @@ use zerohop_zone::{Answer, Rdata, Record, ZoneData, render, render_sections};
 use super::{address, model, name, opt, query, with_additional, with_edns, word};
 use crate::{
     bailiwick::LocalNames,
-    message::{Chase, Query, QueryAction, Transport, respond},
+    message::{Chase, QueryAction, respond},
+    query::{Query, Transport},
     response::{Response, UpstreamQuery},
 };
 

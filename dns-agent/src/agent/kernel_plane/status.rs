@@ -7,8 +7,7 @@ use super::{
     HOOKS_HELD_ELSEWHERE, KernelLifecycle, KernelPlane, StartCondition, TAKEOVER_TIMEOUT, lock,
 };
 use crate::{
-    admin::health::{KernelCanary, KernelHealth},
-    admin::lookup::{KernelExplainer, KernelExplanation},
+    admin::state::{KernelCanary, KernelExplainer, KernelExplanation, KernelHealth},
     admin::status::{KernelStatus, PlaneState},
     admin::status_board,
 };

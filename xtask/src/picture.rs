@@ -148,7 +148,7 @@ fn draw() -> String {
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
          font-family=\"system-ui, sans-serif\" font-size=\"13\" role=\"img\" \
-         aria-label=\"The way of a query\">\n\
+         aria-label=\"The path of a query\">\n\
          <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#ffffff\"/>\n"
     );
     for block in BLOCKS {

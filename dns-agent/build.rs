@@ -1,6 +1,8 @@
 //! Copies the kernel program's object file into `OUT_DIR`, or fails with the command that builds
 //! it.
 
+#![forbid(unsafe_code)]
+
 use std::{env, fs, path::Path, path::PathBuf};
 
 fn main() {

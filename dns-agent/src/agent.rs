@@ -72,18 +72,19 @@ pub struct Agent {
     publisher_end: oneshot::Receiver<()>,
     publisher_messages: mpsc::Sender<PublisherMessage>,
     shutdown_policy: ShutdownPolicy,
-    /// The result of the first load of the manifests; `None` after that, and without manifests.
+    /// Receives the result of the first load of the manifests. `None` after that load, and without
+    /// manifests.
     first_load: Option<manifests::FirstLoad>,
 }
 
-/// The kernel plane's ending when the manifests can't be loaded: nothing was published, and the
-/// hooks that an earlier agent left stay.
-const ENDING_IF_UNLOADABLE: StopMode = StopMode::KeepHooks;
+/// How the kernel plane stops when the manifests can't be loaded: nothing was published, and the
+/// hooks of an earlier agent stay.
+const STOP_MODE_IF_UNLOADABLE: StopMode = StopMode::KeepHooks;
 
 /// Why the agent ends.
 #[derive(Debug)]
 enum EndCause {
-    /// A signal, or the caller of [`Agent::run`], asked for it.
+    /// The caller of [`Agent::run`] cancelled its token, as for a signal.
     Requested,
     /// The manifests can't be loaded.
     Unloadable(anyhow::Error),
@@ -96,14 +97,13 @@ impl Agent {
     /// published.
     ///
     /// # Errors
-    /// When the manifests can't be loaded, the API's address or credentials can't be determined, or
-    /// an address can't be bound.
+    /// As for [`Agent::spawn`], and when the manifests can't be loaded.
     pub async fn start(config: Config) -> anyhow::Result<Agent> {
         let mut agent = Agent::spawn(config).await?;
         match agent.finish_first_load().await {
             Ok(()) => Ok(agent),
             Err(error) => {
-                agent.end(ENDING_IF_UNLOADABLE).await?;
+                agent.stop(STOP_MODE_IF_UNLOADABLE).await?;
                 Err(error)
             }
         }
@@ -113,7 +113,10 @@ impl Agent {
     /// that make privileged system calls inherit the capabilities of the calling thread.
     ///
     /// # Errors
-    /// When the API's address or credentials can't be determined, or an address can't be bound.
+    /// * The API's address or credentials can't be determined.
+    /// * An address can't be bound, or an upstream is the agent itself.
+    /// * The kernel plane would answer any client on a network card.
+    /// * A thread can't be started.
     pub async fn spawn(config: Config) -> anyhow::Result<Agent> {
         let source = OpenedSource::open(&config).await?;
         let sockets = config
@@ -125,12 +128,17 @@ impl Agent {
         own_addresses::check_upstreams(&config, &listen)?;
         let resolver_canaries = sockets.iter().map(Sockets::canary).cloned().collect();
         let admin_listener = TcpListener::bind(config.admin).await.with_context(|| {
-            format!("can't listen on {} for the admin endpoints: give a free address of this machine as --admin", config.admin)
+            format!(
+                "can't listen on {} for the admin endpoints: give a free address of this machine \
+                 as --admin",
+                config.admin
+            )
         })?;
         let admin = admin_listener.local_addr()?;
         if config.interfaces.is_empty() && listen.is_empty() {
             warn!(
-                "this agent answers no queries, because neither --interface nor --listen is given; give one of them"
+                "this agent answers no queries, because neither --interface nor --listen is \
+                 given: give one of them"
             );
         }
         if config.interfaces.is_empty() && !config.serve.is_empty() {
@@ -138,7 +146,11 @@ impl Agent {
         }
 
         if let Err(error) = raise_file_limit() {
-            warn!(%error, "can't raise the limit of open files, so fewer queries can wait for upstreams at the same time");
+            warn!(
+                %error,
+                "the limit of open files can't be raised, so fewer queries can wait for upstreams \
+                 at the same time"
+            );
         }
 
         let status = source.status();
@@ -217,7 +229,7 @@ impl Agent {
                 let follow = spawn_privileged_task("files", follow)?;
                 tasks.spawn(async {
                     follow.await;
-                    "the source of objects"
+                    "the reader of the manifests"
                 });
             }
             OpenedSource::Kubernetes(client, kubernetes) => {
@@ -271,10 +283,12 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Waits until the manifests, if there are any, are loaded and published.
+    /// Waits until the manifests are loaded and published. Returns at once without manifests.
     async fn finish_first_load(&mut self) -> anyhow::Result<()> {
         if let Some(first_load) = &mut self.first_load {
-            let loaded = first_load.await.context("the source of objects failed")?;
+            let loaded = first_load
+                .await
+                .context("the reader of the manifests failed")?;
             self.first_load = None;
             loaded?;
         }
@@ -313,12 +327,12 @@ impl Agent {
                 _ = &mut self.publisher_end => EndCause::TaskEnded(Ok("the publisher")),
             },
         };
-        let ending = match cause {
-            EndCause::Requested => self.shutdown_policy.ending_on_request().await,
-            EndCause::Unloadable(_) => ENDING_IF_UNLOADABLE,
-            EndCause::TaskEnded(_) => self.shutdown_policy.ending_after_failure(),
+        let stop_mode = match cause {
+            EndCause::Requested => self.shutdown_policy.stop_mode_on_request().await,
+            EndCause::Unloadable(_) => STOP_MODE_IF_UNLOADABLE,
+            EndCause::TaskEnded(_) => self.shutdown_policy.stop_mode_after_failure(),
         };
-        self.end(ending).await?;
+        self.stop(stop_mode).await?;
         match cause {
             EndCause::Requested => {
                 info!("stopped");
@@ -331,11 +345,11 @@ impl Agent {
     }
 
     /// Stops everything in order: the publisher with the kernel plane first, then all tasks.
-    async fn end(mut self, ending: StopMode) -> anyhow::Result<()> {
+    async fn stop(mut self, stop_mode: StopMode) -> anyhow::Result<()> {
         // Sending fails when the publisher has ended already.
         if self
             .publisher_messages
-            .send(PublisherMessage::Shutdown(ending))
+            .send(PublisherMessage::Shutdown(stop_mode))
             .await
             .is_ok()
         {
@@ -358,7 +372,7 @@ impl OpenedSource {
             SourceConfig::Manifests(path) => Ok(OpenedSource::Manifests(path.clone())),
             SourceConfig::Kubernetes(kubernetes) => {
                 if let Some(file) = &kubernetes.kubeconfig {
-                    // Checked first, because kube reads any file to its end, such as a FIFO.
+                    // Checked first, because kube would read a FIFO or an endless file to its end.
                     read_text(file, MAX_SETTINGS)
                         .with_context(|| format!("can't read the kubeconfig {}", file.display()))?;
                 }
@@ -407,14 +421,15 @@ fn upstreams(config: &Config) -> Upstreams {
     }
 }
 
-/// Reports upstreams that forward back to this agent.
+/// Reports upstreams that forward queries back to this agent.
 async fn watch_for_loops(resolver: Arc<Resolver>, board: Arc<StatusBoard>) -> &'static str {
-    let show = |servers: &[SocketAddr]| board.update(|all| all.resolver.loops = servers.to_vec());
-    match resolver.watch_for_loops(show).await {}
+    let report =
+        |servers: &[SocketAddr]| board.update(|status| status.resolver.loops = servers.to_vec());
+    match resolver.watch_for_loops(report).await {}
 }
 
-/// Notifies the publisher of network devices that come and go. The publisher also scans for devices
-/// every second, so the agent goes on when notifications can't be had.
+/// Notifies the publisher of changed network devices. Without notifications the agent goes on,
+/// because the publisher also scans for devices every second.
 async fn watch_devices(publisher_messages: mpsc::Sender<PublisherMessage>) -> &'static str {
     match DeviceChanges::listen() {
         Ok(mut changes) => {
@@ -425,10 +440,11 @@ async fn watch_devices(publisher_messages: mpsc::Sender<PublisherMessage>) -> &'
                     .is_ok()
             {}
         }
-        Err(error) => warn!("{error:#}"),
+        Err(error) => warn!("can't subscribe to the kernel's notifications: {error:#}"),
     }
     warn!(
-        "the kernel no longer reports changes of network devices: new pods are attached up to a second later"
+        "the kernel does not report changes of network devices: for up to a second CoreDNS \
+         answers the queries of new pods"
     );
     std::future::pending().await
 }

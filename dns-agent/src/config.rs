@@ -1,14 +1,17 @@
 //! The command line and the configuration file.
 //!
-//! Both are read into [`RunSettings`], so every flag is also a key of the file, under the same
-//! name. [`Config`] combines the two, with defaults filled in and combinations checked.
+//! `settings` declares each setting once. It is a flag and a key of the file, under the same name.
+//! `given` lays the flags over the file, and [`Config`] checks the settings against each other.
 
 mod cli;
+mod declaration;
+mod file;
+mod given;
 mod settings;
 mod values;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -17,27 +20,22 @@ use anyhow::bail;
 use ipnet::IpNet;
 
 pub use self::cli::{
-    AgentCommand, CheckArgs, Cli, DetachArgs, DumpArgs, LookupArgs, RunArgs, StatusArgs,
+    AgentAddress, AgentCommand, CheckArgs, Cli, DetachArgs, DumpArgs, LookupArgs, RunArgs,
+    StatusArgs,
 };
+pub use self::given::GivenSettings;
 pub use self::settings::RunSettings;
 pub use self::values::{
     Capacity, Cidr, DelegatedName, Domain, HookChoice, Interface, ListenAddress, MaxAge,
     NamespaceName, NetworkPolicy, NodeIp, ObjectName, PodsSetting, QueryName, QueryType,
     ServedAddress, StaleAfter, Ttl, Upstream,
 };
-use zerohop_datapath::{Persistence, pins::BPFFS};
+use zerohop_datapath::Persistence;
 use zerohop_kubernetes::{
     Deviations, EmptyServices, EndpointNames, EndpointScope, NameServers, NonstandardEndpoints,
     ObjectKey, PodMode, Selector, Selectors, ZoneSettings,
 };
 use zerohop_zone::Name;
-
-/// The default of `--rate-limit`, in answers per second and client: far more than a node needs, and
-/// too few to flood the victim of a spoofed source address.
-const DEFAULT_RATE_LIMIT: u32 = 1000;
-
-/// The default of `--admin`.
-pub const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9153);
 
 /// The complete and consistent configuration of `dns-agent run`.
 #[derive(Clone, Debug)]
@@ -143,12 +141,13 @@ impl Config {
     /// When a required setting is missing, or two settings contradict each other.
     pub fn new(settings: RunSettings) -> anyhow::Result<Config> {
         let source = object_source(&settings)?;
-        let interfaces = settings.interface.unwrap_or_default();
+        let interfaces = settings.interface;
         let serve = unwrap_each(settings.serve, |ServedAddress(address)| address);
         let finds_addresses = matches!(source, SourceConfig::Kubernetes(_));
         if !interfaces.is_empty() && serve.is_empty() && !finds_addresses {
             bail!(
-                "--interface needs --serve: give the address that pods send their queries to, such as the ClusterIP of kube-dns, as --serve IP"
+                "--interface needs --serve: give the address that pods send their queries to, such \
+                 as the ClusterIP of kube-dns, as --serve IP"
             );
         }
         if let Some(twice) = first_repeated(&interfaces) {
@@ -161,7 +160,8 @@ impl Config {
             && let Some(own) = upstreams.iter().find(|upstream| serve.contains(upstream))
         {
             bail!(
-                "--upstream {own} is one of the --serve addresses, which this agent answers for: give the address of a server that answers other names"
+                "--upstream {own} is one of the --serve addresses, which this agent answers for: \
+                 give the address of a server that answers other names"
             );
         }
         let selectors = Selectors {
@@ -171,13 +171,11 @@ impl Config {
         let namespaces = unwrap_each(settings.namespace, |NamespaceName(name)| name);
         if !namespaces.is_empty() && selectors.namespaces != Selector::default() {
             bail!(
-                "--namespace and --namespace-labels contradict each other: name the namespaces, or select them by labels"
+                "--namespace and --namespace-labels contradict each other: name the namespaces, or \
+                 select them by labels"
             );
         }
-        let cluster_domains = match settings.cluster_domain {
-            None => ZoneSettings::default().cluster_domains,
-            domains => unwrap_each(domains, |Domain(name)| name),
-        };
+        let cluster_domains = unwrap_each(settings.cluster_domain, |Domain(name)| name);
         let passed = unwrap_each(settings.pass, |DelegatedName(name)| name);
         // With --kubernetes, the zones are those of the Corefile, which isn't known yet.
         if !finds_addresses {
@@ -189,7 +187,7 @@ impl Config {
             true => EmptyServices::Ignored,
             false => EmptyServices::Answered,
         };
-        let pods: PodMode = settings.pods.unwrap_or_default().into();
+        let pods: PodMode = settings.pods.into();
         let (name_servers, odd_endpoints, endpoints) = match &source {
             SourceConfig::Manifests(_) => (
                 NameServers::Answered,
@@ -208,7 +206,7 @@ impl Config {
             zone: ZoneSettings {
                 cluster_domains,
                 reverse: networks(settings.reverse),
-                ttl: settings.ttl.unwrap_or_default().0,
+                ttl: settings.ttl.0,
                 pods,
                 namespaces,
                 passed,
@@ -230,19 +228,17 @@ impl Config {
             },
             interfaces,
             allow: networks(settings.allow),
-            rate_limit: settings.rate_limit.unwrap_or(DEFAULT_RATE_LIMIT),
-            network_policy: settings.network_policy.unwrap_or_default(),
+            rate_limit: settings.rate_limit,
+            network_policy: settings.network_policy,
             serve,
             listen: unwrap_each(settings.listen, |ListenAddress(address)| address),
             upstreams,
-            admin: settings
-                .admin
-                .map_or(DEFAULT_ADMIN, |ListenAddress(address)| address),
-            stale_after: settings.stale_after.unwrap_or_default().0,
-            bpffs: settings.bpffs.unwrap_or(BPFFS.into()),
+            admin: settings.admin.0,
+            stale_after: settings.stale_after.0,
+            bpffs: settings.bpffs,
             persistence: match settings.persist {
                 true => Persistence::Pinned,
-                false => Persistence::None,
+                false => Persistence::UntilAgentStops,
             },
             capacity: settings.capacity.map(|Capacity(names)| names),
         })
@@ -257,13 +253,14 @@ fn object_source(settings: &RunSettings) -> anyhow::Result<SourceConfig> {
             bail!("--manifests and --kubernetes are two sources of objects: give only one of them")
         }
         (Some(path), false) => {
-            if let Some(flag) = settings.first_kubernetes_setting() {
-                bail!("{flag} is about the Kubernetes API: give it together with --kubernetes");
+            if let Some(flag) = settings.first_with_kubernetes {
+                bail!("--{flag} is about the Kubernetes API: give it together with --kubernetes");
             }
             Ok(SourceConfig::Manifests(path.clone()))
         }
         (None, false) => bail!(
-            "no source of Kubernetes objects: give --kubernetes for the cluster's API, or --manifests PATH, a file or directory of objects in YAML or JSON"
+            "no source of Kubernetes objects: give --kubernetes for the cluster's API, or \
+             --manifests PATH, a file or directory of objects in YAML or JSON"
         ),
         (None, true) => kubernetes_config(settings).map(SourceConfig::Kubernetes),
     }
@@ -275,43 +272,43 @@ fn kubernetes_config(settings: &RunSettings) -> anyhow::Result<KubernetesConfig>
         false => WithoutCorefile::Pass,
     };
     if without_corefile == WithoutCorefile::Pass
-        && let Some(flag) = settings.first_corefile_setting()
+        && let Some(flag) = settings.first_without_corefile
     {
         bail!(
-            "{flag} is taken from CoreDNS's Corefile: leave it out, or give --trust-zone to answer by the flags when no Corefile is found"
+            "--{flag} is taken from CoreDNS's Corefile: leave it out, or give --trust-zone to \
+             answer by the flags when no Corefile is found"
         );
     }
-    let key = |given: &Option<ObjectName>, name: &str| match given {
-        Some(ObjectName(key)) => key.clone(),
-        None => ObjectKey::new("kube-system", name),
-    };
-    let serves = match (&settings.serve, settings.serve_dns_endpoints) {
-        (Some(_), true) => bail!(
-            "--serve and --serve-dns-endpoints contradict each other: give the addresses with --serve, or let them be found"
+    let serves = match (settings.serve.is_empty(), settings.serve_dns_endpoints) {
+        (false, true) => bail!(
+            "--serve and --serve-dns-endpoints contradict each other: give the addresses with \
+             --serve, or let them be found"
         ),
-        (Some(_), false) => DnsAddresses::Given,
-        (None, true) => DnsAddresses::ServiceAndEndpoints,
-        (None, false) => DnsAddresses::Service,
+        (false, false) => DnsAddresses::Given,
+        (true, true) => DnsAddresses::ServiceAndEndpoints,
+        (true, false) => DnsAddresses::Service,
     };
     if settings.daemon_set.is_some() && !settings.persist {
         bail!(
-            "--daemon-set has an effect only with --persist: give --persist too, or leave --daemon-set out"
+            "--daemon-set has an effect only with --persist: give --persist too, or leave \
+             --daemon-set out"
         );
     }
     if settings.ignore_empty_service && settings.endpoints == Some(EndpointScope::Headless) {
         bail!(
-            "--ignore-empty-service needs all endpoints: give --endpoints all, or leave --ignore-empty-service out"
+            "--ignore-empty-service needs all endpoints: give --endpoints all, or leave \
+             --ignore-empty-service out"
         );
     }
     Ok(KubernetesConfig {
         kubeconfig: settings.kubeconfig.clone(),
         node_name: settings.node_name.clone(),
-        corefile: key(&settings.corefile, "coredns"),
+        corefile: settings.corefile.0.clone(),
         without_corefile,
-        dns_service: key(&settings.dns_service, "kube-dns"),
+        dns_service: settings.dns_service.0.clone(),
         dns_addresses: serves,
         cluster_dns: upstream_addresses(settings.cluster_dns.clone()),
-        max_age: settings.max_age.unwrap_or_default().0,
+        max_age: settings.max_age.0,
         daemon_set: settings
             .daemon_set
             .as_ref()
@@ -327,7 +324,8 @@ fn check_delegated_name(name: &Name, cluster_domains: &[Name]) -> anyhow::Result
         .find(|domain| domain.is_at_or_below(name))
     {
         bail!(
-            "--pass {name} would pass all of --cluster-domain {domain}: give a name below it, or leave the domain out"
+            "--pass {name} would pass all of --cluster-domain {domain}: give a name below it, or \
+             leave the domain out"
         );
     }
     let is_reverse = ["in-addr.arpa", "ip6.arpa"]
@@ -339,23 +337,24 @@ fn check_delegated_name(name: &Name, cluster_domains: &[Name]) -> anyhow::Result
         .any(|domain| name.is_at_or_below(domain));
     if !is_inside && !is_reverse {
         bail!(
-            "--pass {name} is below no --cluster-domain: queries for such names pass anyway, so leave it out"
+            "--pass {name} is below no --cluster-domain: queries for such names pass anyway, so \
+             leave it out"
         );
     }
     Ok(())
 }
 
-fn networks(given: Option<Vec<Cidr>>) -> Vec<IpNet> {
+fn networks(given: Vec<Cidr>) -> Vec<IpNet> {
     unwrap_each(given, |Cidr(network)| network)
 }
 
-fn upstream_addresses(given: Option<Vec<Upstream>>) -> Vec<SocketAddr> {
+fn upstream_addresses(given: Vec<Upstream>) -> Vec<SocketAddr> {
     unwrap_each(given, |Upstream(address)| address)
 }
 
 /// Unwraps each value of a repeatable setting.
-fn unwrap_each<T, U>(given: Option<Vec<T>>, inside: impl FnMut(T) -> U) -> Vec<U> {
-    given.unwrap_or_default().into_iter().map(inside).collect()
+fn unwrap_each<T, U>(given: Vec<T>, inside: impl FnMut(T) -> U) -> Vec<U> {
+    given.into_iter().map(inside).collect()
 }
 
 fn ip_addresses(sockets: &[SocketAddr]) -> impl Iterator<Item = IpAddr> {

@@ -1,5 +1,7 @@
 //! The command line of Zerohop's agent.
 
+#![forbid(unsafe_code)]
+
 use std::{
     io::{self, IsTerminal, Write},
     process::ExitCode,
@@ -26,7 +28,7 @@ use zerohop_datapath::interfaces::Devices;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = runtime(&cli.command)
+    let result = build_runtime(&cli.command)
         .context("can't start the runtime")
         .and_then(|runtime| runtime.block_on(run_command(cli.command)));
     match result {
@@ -39,8 +41,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// A runtime whose worker threads have no capabilities while the agent runs.
-fn runtime(command: &AgentCommand) -> io::Result<Runtime> {
+/// Builds the runtime of a command. The worker threads of `dns-agent run` have no capabilities.
+fn build_runtime(command: &AgentCommand) -> io::Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
     builder.enable_all().thread_name("worker");
     if let AgentCommand::Run(_) = command {
@@ -57,25 +59,26 @@ fn runtime(command: &AgentCommand) -> io::Result<Runtime> {
 
 async fn run_command(command: AgentCommand) -> anyhow::Result<ExitCode> {
     match command {
-        AgentCommand::Run(args) => run(*args).await?,
-        AgentCommand::Check(args) => return check(*args).await,
-        AgentCommand::Status(args) => status(args).await?,
-        AgentCommand::Lookup(args) => lookup(args).await?,
-        AgentCommand::Dump(args) => dump(args).await?,
-        AgentCommand::Detach(args) => detach(args).await?,
+        AgentCommand::Run(args) => run_agent(*args).await?,
+        AgentCommand::Check(args) => return check_node(*args).await,
+        AgentCommand::Status(args) => print_status(args).await?,
+        AgentCommand::Lookup(args) => print_lookup(args).await?,
+        AgentCommand::Dump(args) => print_dump(args).await?,
+        AgentCommand::Detach(args) => detach_hooks(args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs the agent until SIGTERM, SIGINT or SIGHUP.
-async fn run(args: RunArgs) -> anyhow::Result<()> {
+async fn run_agent(args: RunArgs) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(
             EnvFilter::builder()
                 .with_default_directive(tracing::Level::INFO.into())
                 .from_env()
                 .context(
-                    "RUST_LOG is not a log filter: give one such as info or zerohop_resolver=debug",
+                    "RUST_LOG is not a log filter: give a filter such as info or \
+                     zerohop_resolver=debug",
                 )?,
         )
         .with_ansi(io::stderr().is_terminal())
@@ -97,16 +100,16 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     agent.run(shutdown).await
 }
 
-/// Prints what works on this node. The exit status is 1 when something does not.
-async fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
-    let asked = CheckRequest::from(args.run.settings()?);
-    let report = check::check(&asked).await;
+/// Prints what works on this node. The exit status is 1 when something does not work.
+async fn check_node(args: CheckArgs) -> anyhow::Result<ExitCode> {
+    let request = CheckRequest::from(args.run.settings()?);
+    let report = check::check_node(&request).await;
     let text = if args.json {
         serde_json::to_string_pretty(&report)? + "\n"
     } else {
         report.to_string()
     };
-    print(text.as_bytes())?;
+    write_stdout(text.as_bytes())?;
     match report.verdict {
         CheckVerdict::Works | CheckVerdict::Limited => Ok(ExitCode::SUCCESS),
         CheckVerdict::Fails => Ok(ExitCode::FAILURE),
@@ -114,35 +117,35 @@ async fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints the status of the running agent.
-async fn status(args: StatusArgs) -> anyhow::Result<()> {
-    let status = admin::client::status(args.admin.0).await?;
+async fn print_status(args: StatusArgs) -> anyhow::Result<()> {
+    let status = admin::client::status(args.agent.admin.0).await?;
     let text = if args.json {
         serde_json::to_string_pretty(&status)? + "\n"
     } else {
         status.to_string()
     };
-    print(text.as_bytes())?;
+    write_stdout(text.as_bytes())?;
     Ok(())
 }
 
-/// Prints the running agent's answer to a question, and how it comes about.
-async fn lookup(args: LookupArgs) -> anyhow::Result<()> {
-    let lookup = admin::client::lookup(args.admin.0, &args.name.0, args.rtype.0).await?;
+/// Prints the running agent's answer to a question, which plane gives it, and from which objects.
+async fn print_lookup(args: LookupArgs) -> anyhow::Result<()> {
+    let lookup = admin::client::lookup(args.agent.admin.0, &args.name.0, args.rtype.0).await?;
     let text = if args.json {
         serde_json::to_string_pretty(&lookup)? + "\n"
     } else {
         lookup.to_string()
     };
-    print(text.as_bytes())?;
+    write_stdout(text.as_bytes())?;
     Ok(())
 }
 
 /// Prints every record of the running agent.
-async fn dump(args: DumpArgs) -> anyhow::Result<()> {
+async fn print_dump(args: DumpArgs) -> anyhow::Result<()> {
     let zone = args.zone.as_ref().map(|zone| &zone.0);
-    let mut text = admin::client::dump(args.admin.0, zone).await?;
+    let mut text = admin::client::dump(args.agent.admin.0, zone).await?;
     while let Some(piece) = text.next().await? {
-        if print(&piece)? == OutputReader::Gone {
+        if write_stdout(&piece)? == OutputReader::Gone {
             break;
         }
     }
@@ -150,7 +153,7 @@ async fn dump(args: DumpArgs) -> anyhow::Result<()> {
 }
 
 /// Removes the hooks and pins that agents left on this node.
-async fn detach(args: DetachArgs) -> anyhow::Result<()> {
+async fn detach_hooks(args: DetachArgs) -> anyhow::Result<()> {
     let mut devices = Devices::default();
     let removed = zerohop_datapath::detach(&args.bpffs, devices.list().await?)?;
     let text: String = if removed.is_empty() {
@@ -158,22 +161,22 @@ async fn detach(args: DetachArgs) -> anyhow::Result<()> {
     } else {
         removed
             .iter()
-            .map(|what| format!("removed: {what}\n"))
+            .map(|hook| format!("removed: {hook}\n"))
             .collect()
     };
-    print(text.as_bytes())?;
+    write_stdout(text.as_bytes())?;
     Ok(())
 }
 
-/// Whether anything still reads the standard output.
+/// Whether a process still reads the standard output.
 #[derive(PartialEq, Eq)]
 enum OutputReader {
     There,
-    /// The pipe is closed, as by `head`: no error, but a reason to stop.
+    /// The pipe is closed, as by `head`. Printing stops without an error.
     Gone,
 }
 
-fn print(text: &[u8]) -> anyhow::Result<OutputReader> {
+fn write_stdout(text: &[u8]) -> anyhow::Result<OutputReader> {
     let mut out = io::stdout().lock();
     match out.write_all(text).and_then(|()| out.flush()) {
         Ok(()) => Ok(OutputReader::There),

@@ -2,6 +2,9 @@
 //!
 //! This is a separate test program because it counts allocations.
 
+#![deny(unsafe_code)]
+
+#[expect(unsafe_code, reason = "it is an allocator")]
 mod counting_allocator;
 
 use std::{fmt::Write as _, fs, time::Duration};
@@ -46,7 +49,9 @@ async fn a_dump_of_any_length_takes_little_memory() {
     let mut silent = TcpStream::connect(admin).await.unwrap();
     let request = b"GET /dump HTTP/1.1\r\nhost: localhost\r\n\r\n";
     silent.write_all(request).await.unwrap();
-    let length = timeout(PATIENCE, read(admin)).await.expect("it stalls");
+    let length = timeout(PATIENCE, read_dump(admin))
+        .await
+        .expect("it stalls");
     let peak = counting_allocator::take_peak() - before;
     println!("{length} bytes of records, {peak} bytes of memory");
     assert!(length > 2 * FEW_PIECES, "{length}");
@@ -58,7 +63,7 @@ async fn a_dump_of_any_length_takes_little_memory() {
 }
 
 /// Reads a whole dump, and returns its length in bytes.
-async fn read(admin: std::net::SocketAddr) -> usize {
+async fn read_dump(admin: std::net::SocketAddr) -> usize {
     let mut text = client::dump(admin, None).await.unwrap();
     let mut length = 0;
     while let Some(piece) = text.next().await.unwrap() {

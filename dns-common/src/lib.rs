@@ -1,10 +1,10 @@
 //! The contract between Zerohop's agent and its kernel program.
 //!
 //! The agent writes finished answers into memory that it shares with the kernel. The kernel
-//! program reads that memory. This crate describes its layout and nothing else: it allocates
+//! program reads that memory. This crate only describes the layout of the memory. It allocates
 //! nothing and does no I/O.
 //!
-//! The kernel program answers a question in these steps:
+//! The kernel program answers a query in these steps:
 //!
 //! 1. [`settings`]: is the destination served, is [`Control::lease`] fresh, which key hashes names?
 //! 2. [`names`]: hash the name, eight bytes at a time.

@@ -169,7 +169,8 @@ mod tests {
         #[test]
         fn lower_case_changes_ascii_letters_only(bytes: [u8; 8]) {
             let expected = bytes.map(|byte| byte.to_ascii_lowercase());
-            proptest::prop_assert_eq!(lower_case(u64::from_le_bytes(bytes)).to_le_bytes(), expected);
+            let lower = lower_case(u64::from_le_bytes(bytes)).to_le_bytes();
+            proptest::prop_assert_eq!(lower, expected);
         }
 
         #[test]

@@ -36,8 +36,8 @@ pub enum Outcome {
     Misdirected,
     /// On a network card, from a client that exceeded the rate limit.
     OverLimit,
-    /// On a pod veth, from an address that is not in CLIENTS while NetworkPolicies restrict DNS
-    /// queries.
+    /// From an address that is not in CLIENTS while NetworkPolicies restrict DNS queries: on a pod
+    /// veth, or at tc on another device if there are no allowed networks.
     NotPermitted,
     /// The agent has not renewed the lease.
     LeaseStale,
@@ -62,13 +62,13 @@ pub enum Outcome {
     NonstandardEdns,
     /// Bytes after the end of the message.
     TrailingBytes,
-    /// The record of the name says that the question passes.
+    /// The record of the name says that the query passes.
     PassMark,
     /// Names that are not in the tables may exist below the parent.
     BelowUnknown,
     /// Another name with the same tag was found, so whether this name has a record is unknown.
     TagCollision,
-    /// Below no authoritative suffix.
+    /// The name has no record, and is below no authoritative suffix.
     NotAuthoritative,
     /// The answer is longer than the client accepts.
     TooLarge,

@@ -1,10 +1,10 @@
-//! Records: what the kernel needs to answer questions for one existing name.
+//! Records: what the kernel needs to answer queries for one existing name.
 //!
 //! ```text
 //!   0 ┌ name_length flags slot zone too_large hash
 //!  16 │ three stored answers of 16 bytes
 //!  64 ├ the name, padded with zeros to a multiple of eight bytes
-//!     ├ with the flag COMPUTED_NAMES: three more stored answers of 16 bytes, for the computed names
+//!     ├ with the flag COMPUTED_NAMES: three more stored answers of 16 bytes, for those names
 //!     ├ the bytes of the answers, each as it follows the question
 //!     └ padding to a multiple of 64
 //! ```
@@ -70,20 +70,20 @@ pub struct RecordHead {
     /// Position in [`crate::Settings::zones`] of the zone whose SOA goes into NODATA answers, or
     /// [`RecordHead::NO_ZONE`].
     pub zone: u16,
-    /// Answers that were too large for the record. Only the writer uses it, to count them.
+    /// The number of answers that were too large for the record. Only the writer uses it.
     pub too_large: u16,
     /// The hash of the name. Only the writer uses it, to move directory words.
     pub hash: u64,
-    /// One for each type. Unused ones are zero.
+    /// The stored answers, one for each type. Unused elements are zero.
     pub answers: [StoredAnswer; ANSWERS],
 }
 
 impl RecordHead {
-    /// Every question for this name passes.
+    /// Every query for this name passes.
     pub const PASS: u8 = 1;
-    /// Questions for types that are not in [`RecordHead::answers`] pass.
+    /// Queries for types that are not in [`RecordHead::answers`] pass.
     pub const OTHER_TYPES_PASS: u8 = 2;
-    /// Names without a record may exist below this name, so questions for absent names below it
+    /// Names without a record may exist below this name, so queries for absent names below it
     /// pass.
     pub const BELOW_UNKNOWN: u8 = 4;
     /// Names one label below exist although they have no record. Their stored answers follow the
@@ -93,7 +93,7 @@ impl RecordHead {
     /// IPv4 address replaces the last four bytes of the answer, which are stored as zero. Questions
     /// whose label may be an IPv6 address pass.
     pub const COMPUTED_NAMES_ARE_ADDRESSES: u8 = 16;
-    /// The name is an alias. Questions for types that are not in [`RecordHead::answers`] pass,
+    /// The name is an alias. Queries for types that are not in [`RecordHead::answers`] pass,
     /// except A and AAAA: if they are not stored, the target of the alias has none, which is
     /// NODATA.
     pub const ALIAS: u8 = 32;
@@ -125,7 +125,7 @@ pub struct StoredAnswer {
     pub rtype: u16,
     /// Bytes from the record's start to the answer's.
     pub offset: u16,
-    /// Bytes of the answer, [`MIN_ANSWER_LENGTH`] to [`MAX_ANSWER_LENGTH`]. 0 if questions for this
+    /// Bytes of the answer, [`MIN_ANSWER_LENGTH`] to [`MAX_ANSWER_LENGTH`]. 0 if queries for this
     /// type pass.
     pub length: u16,
     /// The number of positions where the answer may start. Each position gives another order of its

@@ -78,8 +78,8 @@ pub struct Settings {
     pub allowed4_count: u32,
     /// The number of used elements of `allowed6`.
     pub allowed6_count: u32,
-    /// The clients that are answered on pod veths: [`Settings::ANY_CLIENT`] or
-    /// [`Settings::KNOWN_CLIENTS`].
+    /// The clients that policies permit: [`Settings::ANY_CLIENT`] or [`Settings::KNOWN_CLIENTS`].
+    /// They are checked on pod veths, and at tc on other devices if there are no allowed networks.
     pub clients: u64,
     /// The number of used elements of `hardware`.
     pub hardware_count: u32,
@@ -91,24 +91,25 @@ pub struct Settings {
     pub reserved: u32,
     /// The hardware addresses of network cards, in network order in the lower 48 bits.
     pub hardware: [u64; MAX_HARDWARE],
-    /// The served IPv4 addresses and ports: questions to them are answered.
+    /// The served IPv4 addresses and ports. The kernel answers only queries to one of these.
     pub served4: [ServedIpv4; MAX_SERVED],
     /// The same for IPv6.
     pub served6: [ServedIpv6; MAX_SERVED],
-    /// The allowed IPv4 networks: their clients are answered on network cards.
+    /// The allowed IPv4 networks: their clients are answered on network cards, without regard to
+    /// `clients`.
     pub allowed4: [AllowedIpv4Network; MAX_ALLOWED],
     /// The same for IPv6.
     pub allowed6: [AllowedIpv6Network; MAX_ALLOWED],
-    /// The suffixes, longest first. The first one that matches a name decides.
+    /// The suffixes, longest first. The first suffix with which a name ends decides.
     pub suffixes: [Suffix; MAX_SUFFIXES],
     /// The SOA records of negative answers.
     pub zones: [ZoneSoa; MAX_SUFFIXES],
 }
 
 impl Settings {
-    /// All clients: no policy restricts DNS queries.
+    /// All clients are permitted, because no policy restricts DNS queries.
     pub const ANY_CLIENT: u64 = 0;
-    /// Only clients whose address is in the map CLIENTS.
+    /// Only clients with an address in the map CLIENTS are permitted.
     pub const KNOWN_CLIENTS: u64 = 1;
 }
 
@@ -167,7 +168,7 @@ pub struct AllowedIpv6Network {
     pub mask: [u64; 2],
 }
 
-/// The end of names, and what the absence of a record means for names with this end.
+/// A suffix of names, and what the absence of a record means for names with this suffix.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Suffix {
@@ -185,11 +186,11 @@ pub struct Suffix {
 }
 
 impl Suffix {
-    /// Questions for names without a record pass, because the name may exist.
+    /// Queries for names without a record pass, because the name may exist.
     pub const PASS: u16 = 0;
     /// A name without a record does not exist.
     pub const AUTHORITATIVE: u16 = 1;
-    /// A name without a record does not exist, but questions for SOA pass.
+    /// A name without a record does not exist, but queries for SOA pass.
     pub const AUTHORITATIVE_EXCEPT_SOA: u16 = 2;
 
     /// The suffix `name`, in wire form and lower case.

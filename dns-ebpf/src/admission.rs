@@ -1,5 +1,5 @@
-//! The second step of parsing: whether this packet may be answered. The destination must be served,
-//! the client must be one that is answered at this hook, and the lease must be fresh.
+//! The second step of parsing: whether this packet may be answered. The destination must be a
+//! served address, this hook must answer the client, and the lease must be fresh.
 
 use dns_common::{
     Outcome, Settings,
@@ -91,7 +91,7 @@ fn check_lease<T: Tables>(tables: &T) -> Result<(), Outcome> {
     Ok(())
 }
 
-/// Whether questions to this IPv4 address and port are answered.
+/// Whether queries to this IPv4 address and port are answered.
 #[inline(always)]
 fn serves_ipv4(settings: &Settings, destination: ServedIpv4) -> bool {
     let count = settings.served4_count as usize;
@@ -108,7 +108,7 @@ fn serves_ipv4(settings: &Settings, destination: ServedIpv4) -> bool {
     false
 }
 
-/// Whether questions to this IPv6 address and port are answered.
+/// Whether queries to this IPv6 address and port are answered.
 #[inline(always)]
 fn serves_ipv6(settings: &Settings, address: [u64; 2], port: u16) -> bool {
     let count = settings.served6_count as usize;
@@ -129,7 +129,7 @@ fn serves_ipv6(settings: &Settings, address: [u64; 2], port: u16) -> bool {
     false
 }
 
-/// Fails unless an IPv4 client is answered at the frame's hook.
+/// Fails unless the frame's hook answers this IPv4 client.
 #[inline(always)]
 fn admit_ipv4_client<F: Frame, T: Tables>(
     tables: &T,
@@ -145,7 +145,7 @@ fn admit_ipv4_client<F: Frame, T: Tables>(
     check_policy::<F, T>(tables, settings, &ipv4_client_key(client))
 }
 
-/// Fails unless an IPv6 client is answered at the frame's hook.
+/// Fails unless the frame's hook answers this IPv6 client.
 #[inline(always)]
 fn admit_ipv6_client<F: Frame, T: Tables>(
     tables: &T,
@@ -161,8 +161,8 @@ fn admit_ipv6_client<F: Frame, T: Tables>(
     check_policy::<F, T>(tables, settings, &client)
 }
 
-/// Fails unless policies permit the client. Policies apply to the pods of this node only: the
-/// allowed networks hold other clients, which the operator has allowed.
+/// Fails unless policies permit the client. Where the allowed networks decide, policies do not
+/// count, because the operator has allowed these clients.
 #[inline(always)]
 fn check_policy<F: Frame, T: Tables>(
     tables: &T,

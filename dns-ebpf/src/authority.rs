@@ -1,5 +1,5 @@
-//! Negative answers: below which suffixes an absent name does not exist, and the SOA record that
-//! says so.
+//! Negative answers: below which suffixes an absent name does not exist, and the SOA record of
+//! these answers.
 
 use dns_common::{
     Outcome, names,

@@ -18,7 +18,8 @@ const MAX_ADDRESS: u64 = 39;
 const IPV4_DASHES: u64 = 3;
 const IPV6_DASHES: u64 = 7;
 
-/// The computed name that a question without a record asks for. `None` if there is no such name.
+/// The computed name in the question of a query for a name without a record. `None` if there is
+/// none.
 ///
 /// `first_label` is the length of the name's first label in bytes, its length byte included.
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 /// A packet at a hook.
 pub trait Frame {
-    /// The clients that are answered at this hook.
+    /// The clients that this hook answers.
     const CLIENTS: AnsweredClients;
 
     /// The address of the packet's first byte.
@@ -21,12 +21,13 @@ pub trait Frame {
     fn set_udp_checksum(&mut self, header: usize, checksum: UdpChecksum);
 }
 
-/// The clients that are answered at a hook.
+/// The clients that a hook answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum AnsweredClients {
-    /// Every pod that policies permit.
+    /// Every client that policies permit.
     All,
-    /// Clients of the allowed networks, or all clients if the settings have no allowed networks.
+    /// Clients of the allowed networks. If the settings have none, every client that policies
+    /// permit.
     AllowedOrAll,
     /// Clients of the allowed networks.
     Allowed,

@@ -1,4 +1,4 @@
-//! Parsing a packet into the question that it asks.
+//! Parsing a packet into a [`ParsedQuery`].
 
 use dns_common::{
     Outcome, Settings, checksum,

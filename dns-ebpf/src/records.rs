@@ -147,8 +147,8 @@ fn has_name(record: usize, name: &NameInPacket, end: usize) -> bool {
     })
 }
 
-/// Whether two words are equal without regard to letter case. Most clients ask in lower case, so
-/// the words are compared unchanged first.
+/// Whether two words are equal without regard to letter case. Most clients send names in lower
+/// case, so the words are compared unchanged first.
 #[inline(always)]
 fn is_same_word(asked: u64, stored: u64) -> bool {
     asked == stored || names::lower_case(asked) == stored

@@ -3,6 +3,8 @@
 //! The fuzz targets run the checks on inputs that libFuzzer generates. `tests/suites/corpus.rs`
 //! includes this file as a module and runs the checks on the inputs in `corpus/`.
 
+#![forbid(unsafe_code)]
+
 pub mod input;
 pub mod kernel;
 pub mod message;

@@ -90,7 +90,7 @@ fn publish_model(model: &Model, [control, settings, directory, records]: [Memory
         hash_key: key,
         directory_mask: table.directory_mask(),
         secret: 0,
-        serve: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
+        served_addresses: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
         allow: vec![
             "10.244.0.0/16".parse().unwrap(),
             "fd00:10:244::/64".parse().unwrap(),

@@ -45,7 +45,7 @@ pub(crate) struct ComparedAgent {
     _pod: ClientPod,
 }
 
-/// How long the agent may take to start.
+/// The longest time that the agent may take to start.
 const LIMIT: Duration = Duration::from_secs(30);
 
 impl AgentMode {
@@ -59,13 +59,13 @@ impl AgentMode {
         match self {
             AgentMode::Headless => "--endpoints=headless",
             AgentMode::All => "--endpoints=all",
-            AgentMode::PassDeviations => "--endpoints=all --pass-departures",
+            AgentMode::PassDeviations => "--endpoints=all --pass-deviations",
         }
     }
 }
 
 impl ComparedAgent {
-    /// Starts an agent, and a pod that asks it. The agent attaches to the pod's host veth.
+    /// Starts an agent, and a pod that queries it. The agent attaches to the pod's host veth.
     pub(crate) fn start(
         settings: &ComparisonSettings,
         cluster: &LiveCluster,

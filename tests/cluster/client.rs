@@ -14,9 +14,9 @@ pub(crate) struct RetryingClient {
     server: SocketAddr,
 }
 
-/// How often a query is sent before the client gives up.
+/// The number of attempts to send a query before the client gives up.
 const ATTEMPTS: u32 = 5;
-/// How long the client waits for a reply to each attempt.
+/// The longest time until the reply to an attempt.
 const LIMIT: Duration = Duration::from_secs(3);
 
 impl RetryingClient {

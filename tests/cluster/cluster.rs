@@ -60,9 +60,9 @@ pub(crate) struct Marker {
 const LABEL: &str = "zerohop.test/run";
 /// The finalizer that keeps a pod while it is being deleted.
 const FINALIZER: &str = "zerohop.test/held";
-/// How long the API server may take to delete a namespace, or to come back.
+/// The longest time that the API server may take to delete a namespace, or to start again.
 const LIMIT: Duration = Duration::from_secs(180);
-/// The interval at which it is asked.
+/// The interval between requests while the suite waits for the API server.
 const PAUSE: Duration = Duration::from_millis(100);
 /// After this time every pod has the new text of an edited ConfigMap. It is longer than the 90 s
 /// that an agent allows the kubelet.
@@ -107,10 +107,11 @@ impl LiveCluster {
         self.write(WrittenObject::Namespace(Box::new(namespace_object(name)?)))
     }
 
-    /// Adds the label [`HIDDEN`] to a namespace, or removes it. Returns which.
+    /// Adds the label [`HIDDEN`] to a namespace, or removes it. Returns a description of the
+    /// change.
     pub(crate) fn toggle_hidden(&mut self, name: &str) -> Result<&'static str> {
         let api: Api<Namespace> = Api::all(self.client.clone());
-        let (label, what) = if self.objects.hidden.contains(name) {
+        let (label, change) = if self.objects.hidden.contains(name) {
             (Value::Null, "a namespace shown")
         } else {
             (json!(""), "a namespace hidden")
@@ -121,7 +122,7 @@ impl LiveCluster {
         if !self.objects.hidden.remove(name) {
             self.objects.hidden.insert(name.to_owned());
         }
-        Ok(what)
+        Ok(change)
     }
 
     /// Deletes a namespace and its objects, and waits until the namespace is gone.
@@ -473,7 +474,7 @@ fn namespace_object(name: &str) -> Result<Namespace> {
 /// The spec of a Pod that no scheduler places.
 pub(crate) fn unscheduled_spec() -> Result<PodSpec> {
     Ok(serde_json::from_value(json!({
-        "schedulerName": "nobody",
+        "schedulerName": "none",
         "containers": [{"name": "none", "image": "none"}],
     }))?)
 }

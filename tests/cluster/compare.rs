@@ -1,4 +1,4 @@
-//! Asks CoreDNS and both planes of every agent the same questions, and compares the replies.
+//! Sends the same queries to CoreDNS and to both planes of every agent, and compares the replies.
 
 use std::{
     collections::HashSet,
@@ -48,7 +48,7 @@ pub(crate) struct QuestionTallies<'a> {
 
 /// Number of questions in a batch.
 const CHUNK: usize = 4096;
-/// How long CoreDNS's cache may keep records outside the cluster's zone.
+/// The longest time that CoreDNS's cache keeps records outside the cluster's zone.
 pub(crate) const CACHED: Duration = Duration::from_secs(35);
 
 impl Comparison<'_> {
@@ -370,7 +370,7 @@ fn wrong(
     )
 }
 
-/// The objects that make a name, or that it names.
+/// The objects that make a name, or that the name refers to.
 fn related_objects(name: &str, objects: &LiveObjects) -> Vec<String> {
     let name = name.to_ascii_lowercase();
     let is_about = |(namespace, service): &(String, String)| {

@@ -13,7 +13,7 @@ use crate::{
 /// A question that CoreDNS and Zerohop answered differently.
 pub(crate) struct AnswerDifference<'a> {
     pub(crate) question: &'a ComparedQuestion,
-    /// The name asked for, in lower case.
+    /// The queried name, in lower case.
     pub(crate) name: String,
     pub(crate) coredns: &'a ComparedReply,
     pub(crate) zerohop: &'a ComparedReply,
@@ -25,7 +25,7 @@ pub(crate) struct AnswerDifference<'a> {
 pub(crate) struct ComparisonContext<'a> {
     pub(crate) zone: &'a str,
     pub(crate) objects: &'a LiveObjects,
-    /// Names that CoreDNS answers with NXDOMAIN when they are asked for A records.
+    /// Names for which CoreDNS answers queries for A records with NXDOMAIN.
     pub(crate) denied: HashSet<String>,
     /// Ancestors of names for which CoreDNS and every user plane have data.
     pub(crate) above: HashSet<String>,
@@ -39,7 +39,7 @@ pub(crate) struct Deviation {
     covered: CoveredByFlag,
 }
 
-/// Whether `--pass-departures` delegates the deviation's names to CoreDNS.
+/// Whether `--pass-deviations` delegates the deviation's names to CoreDNS.
 #[derive(PartialEq, Eq)]
 enum CoveredByFlag {
     Yes,

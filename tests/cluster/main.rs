@@ -1,8 +1,10 @@
-//! Compares Zerohop with a CoreDNS that serves the same API server. Every name that the objects
-//! make, and many near misses, are asked of CoreDNS, of the agent's resolver and of the kernel. A
+//! Compares Zerohop with a CoreDNS that reads the same API server. CoreDNS, the agent's resolver
+//! and the kernel receive queries for every name that the objects make, and for many near misses. A
 //! difference is either an agreed CoreDNS deviation or an error.
 //!
 //! `cargo xtask test --cluster KUBECONFIG --dns IP:PORT` starts it.
+
+#![forbid(unsafe_code)]
 
 mod agent;
 mod changes;
@@ -46,9 +48,9 @@ use crate::{
     tally::ComparisonTally,
 };
 
-/// Changes that are made while the API server or an agent is away.
+/// The number of changes that are made while the API server or an agent does not run.
 const MISSED_CHANGES: usize = 100;
-/// How long every server may take to learn of a write.
+/// The longest time until every server must know a write.
 const LIMIT: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
@@ -67,10 +69,10 @@ fn main() -> ExitCode {
 
 fn run() -> Result<ComparisonTally> {
     if let Some(watched) = WatchCostSettings::from_environment()? {
-        return watch_cost::run(&watched).map(|()| ComparisonTally::default());
+        return watch_cost::measure_watch_cost(&watched).map(|()| ComparisonTally::default());
     }
     match MeasurementSettings::from_environment()? {
-        Some(measured) => measure::run(&measured).map(|()| ComparisonTally::default()),
+        Some(measured) => measure::measure_agents(&measured).map(|()| ComparisonTally::default()),
         None => compare(),
     }
 }
@@ -113,7 +115,7 @@ fn compare() -> Result<ComparisonTally> {
 
     let transitions = match settings.transitions {
         0 => ComparisonTally::default(),
-        _ => transitions::run(&comparison, &mut cluster)?,
+        _ => transitions::run_transitions(&comparison, &mut cluster)?,
     };
     if !is_all {
         println!("\nnot run, because of --only transitions: all other parts");
@@ -171,7 +173,7 @@ fn compare() -> Result<ComparisonTally> {
     Ok(total)
 }
 
-/// Waits until every server knows what was written, then asks all questions.
+/// Waits until every server knows all writes, then asks all questions.
 fn compare_everything(
     comparison: &Comparison<'_>,
     cluster: &mut LiveCluster,
@@ -203,7 +205,7 @@ fn write_zoo(cluster: &mut LiveCluster, zone: &str) -> Result<()> {
     Ok(())
 }
 
-/// Makes random changes, and prints how many of each kind.
+/// Makes random changes, and prints the number of changes of each kind.
 fn make_changes(
     cluster: &mut LiveCluster,
     random: &mut StdRng,
@@ -214,8 +216,8 @@ fn make_changes(
     let mut changes = RandomChanges::new(random, &settings.zone);
     changes.make_changes(cluster, count)?;
     println!("\n{count} changes in {:.1?}:", start.elapsed());
-    for (what, count) in &changes.made {
-        println!("{count:>9} {what}");
+    for (kind, count) in &changes.made {
+        println!("{count:>9} {kind}");
     }
     Ok(())
 }

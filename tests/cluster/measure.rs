@@ -1,5 +1,5 @@
-//! Measures an agent beside CoreDNS in the same run: how long a change takes, memory, requests to
-//! the API server, and answers while the API server is away.
+//! Measures an agent and CoreDNS in the same run: how long a change takes, memory, requests to the
+//! API server, and answers while the API server does not run.
 //!
 //! `cargo xtask bench --cluster KUBECONFIG --dns IP:PORT` starts it.
 
@@ -31,13 +31,13 @@ use crate::{
 
 /// The pause between two questions about a change.
 const PAUSE: Duration = Duration::from_micros(200);
-/// How long a change may take.
+/// The longest time that a change may take until it is answered.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Number of names that are asked for while the API server is away.
+/// Number of queried names while the API server does not run.
 const NAMES: usize = 200;
 
 /// Measures an agent that knows headless Services' endpoints, then one that knows all endpoints.
-pub(crate) fn run(measured: &MeasurementSettings) -> Result<()> {
+pub(crate) fn measure_agents(measured: &MeasurementSettings) -> Result<()> {
     let settings = ComparisonSettings::from_environment()?;
     let signals = StopRequest::new()?;
     let mut cluster = LiveCluster::connect(&settings.kubeconfig, settings.seed, signals.clone())?;
@@ -186,7 +186,11 @@ fn make_services(
             )
         };
         let endpoints: Vec<Value> = (0..5)
-            .map(|at| json!({"addresses": [address(at)], "zone": format!("zone-{}", at % 3), "targetRef": {"kind": "Pod", "name": format!("service-{number}-6bb4d5c7f9-{at:05}")}}))
+            .map(|at| json!({
+                "addresses": [address(at)],
+                "zone": format!("zone-{}", at % 3),
+                "targetRef": {"kind": "Pod", "name": format!("service-{number}-6bb4d5c7f9-{at:05}")}
+            }))
             .collect();
         let slice = slice(&key, "IPv4", &json!(endpoints), &ports)?;
         let slice = label_slice(slice, &key.1, Some(is_headless), SliceWriter::Kubernetes);
@@ -290,7 +294,8 @@ fn print_requests(agent: &ComparedAgent, start: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Checks that the kernel answers every name while the API server is away. No CoreDNS is behind it.
+/// Checks that the kernel answers every name while the API server does not run. Queries that it
+/// passes reach no CoreDNS.
 fn measure_outage(
     agent: &ComparedAgent,
     names: &[(String, String)],

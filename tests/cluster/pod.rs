@@ -9,15 +9,15 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use zerohop_tests::{netns::NetworkNamespace, topology::POD_DEVICE, udp::UdpServer};
 
-/// Makes pods that ask one address, and answers the queries that the kernel passes.
+/// Makes pods that query one address, and answers the queries that the kernel passes.
 pub(crate) struct ClientPods {
-    /// The address that the pods ask. The first pod's host veth has it.
+    /// The address that the pods query. The first pod's host veth has this address.
     served: Ipv4Addr,
     /// The first three bytes of the pods' addresses.
     network: [u8; 3],
     /// Number of pods made.
     made: u8,
-    /// Answers what the kernel passes, with the RCODE [`PASSED`].
+    /// Answers the queries that the kernel passes, with the RCODE [`PASSED`].
     stand_in: Option<UdpServer>,
 }
 
@@ -28,7 +28,7 @@ pub(crate) struct ClientPod {
     pub(crate) interface: String,
 }
 
-/// The RCODE that the stand-in answers with: 11, which no other server in the comparison uses.
+/// The RCODE of answers to passed queries: 11, which no server in the comparison uses.
 pub(crate) const PASSED: u8 = 11;
 
 impl ClientPods {
@@ -70,8 +70,12 @@ impl ClientPods {
         ])?;
         if self.made == 0 {
             ip(&format!("address add {}/32 dev {interface}", self.served))?;
-            let socket = UdpSocket::bind(self.served())
-                .with_context(|| format!("cannot bind the stand-in to {}", self.served()))?;
+            let socket = UdpSocket::bind(self.served()).with_context(|| {
+                format!(
+                    "can't bind the server for passed queries to {}",
+                    self.served()
+                )
+            })?;
             self.stand_in = Some(UdpServer::on_socket(socket, |query| {
                 Some(passed_reply(query))
             })?);
@@ -80,7 +84,7 @@ impl ClientPods {
         Ok(pod)
     }
 
-    /// The address and port that the pods ask.
+    /// The address and port that the pods query.
     pub(crate) fn served(&self) -> SocketAddr {
         (self.served, 53).into()
     }
@@ -98,7 +102,7 @@ impl ClientPod {
     }
 }
 
-/// The stand-in's reply to a query.
+/// The reply to a query that the kernel passed.
 fn passed_reply(query: &[u8]) -> Vec<u8> {
     let mut reply = query.to_vec();
     if let [_, _, flags, rcode, ..] = reply.as_mut_slice() {

@@ -38,7 +38,7 @@ const SIZE: u16 = 1232;
 /// The longest name in wire form, in bytes (RFC 1035 section 3.1).
 const LONGEST: usize = 255;
 
-/// Prefixes of names that exist without any object, and of some that do not exist.
+/// Prefixes of names that exist without an object, and of some names that do not exist.
 const APEX: [&str; 15] = [
     "",
     "svc.",
@@ -132,7 +132,7 @@ pub(crate) enum NameRole {
 }
 
 impl NameRole {
-    /// The types to ask for. A is always among them, because it shows which names CoreDNS denies.
+    /// The types to query. A is always among them, because it shows which names CoreDNS denies.
     fn types(self) -> &'static [u16] {
         match self {
             NameRole::Service => &[A, AAAA, SRV, CNAME, TXT],
@@ -143,7 +143,8 @@ impl NameRole {
 }
 
 /// The questions about these Services in both states, before and now: their own names, names of
-/// endpoints and ports, absent names beside and below them, and reverse names of all addresses.
+/// endpoints and ports, absent names next to these names and below them, and reverse names of all
+/// addresses.
 pub(crate) fn questions_about(
     services: &BTreeSet<NamespacedName>,
     states: [&LiveObjects; 2],
@@ -239,8 +240,8 @@ pub(crate) fn is_at_or_below(name: &str, above: &str) -> bool {
 pub(crate) fn reverse(address: IpAddr) -> String {
     let (parts, suffix): (Vec<String>, _) = match address {
         IpAddr::V4(address) => {
-            let octets = address.octets();
-            (octets.iter().map(u8::to_string).collect(), "in-addr.arpa")
+            let bytes = address.octets();
+            (bytes.iter().map(u8::to_string).collect(), "in-addr.arpa")
         }
         IpAddr::V6(address) => {
             let nibbles = format!("{:032x}", u128::from(address));

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 /// Settings of `cargo xtask test --cluster`.
 pub(crate) struct ComparisonSettings {
     pub(crate) kubeconfig: PathBuf,
-    /// The CoreDNS that serves the same API server.
+    /// The address of the CoreDNS that reads the same API server.
     pub(crate) dns: SocketAddr,
     /// The Corefile of that CoreDNS.
     pub(crate) corefile: String,
@@ -19,9 +19,9 @@ pub(crate) struct ComparisonSettings {
     pub(crate) parts: ComparisonParts,
     /// Seeds all random choices; the namespaces are named after it.
     pub(crate) seed: u64,
-    /// Number of random changes before everything is asked again.
+    /// Number of random changes before all questions are asked again.
     pub(crate) changes: usize,
-    /// Number of transitions beside the controller manager. Questions follow each of them.
+    /// Number of transitions while the controller manager runs. Questions follow each transition.
     pub(crate) transitions: usize,
     /// Shell command that kills the API server and starts it again.
     pub(crate) restart_api: Option<String>,

@@ -1,4 +1,5 @@
-//! SIGINT and SIGTERM end the run in order, so that everything it made is removed.
+//! SIGINT and SIGTERM end the run in order, so that all objects and namespaces of the run are
+//! removed.
 
 use std::{
     sync::{

@@ -8,7 +8,7 @@ use crate::agent::AgentMode;
 #[derive(Default)]
 pub(crate) struct ComparisonTally {
     pub(crate) counts: BTreeMap<(&'static str, AskedPlane), ReplyCounts>,
-    /// How often each deviation was seen, by its summary and the agent's flags.
+    /// The number of times that each deviation was seen, by its summary and the agent's flags.
     pub(crate) deviations: BTreeMap<(&'static str, &'static str), u64>,
     /// Differences that no rule explains, by kind.
     pub(crate) wrong: BTreeMap<String, Vec<String>>,

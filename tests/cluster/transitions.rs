@@ -1,7 +1,8 @@
-//! Transitions of Services and slices beside a real controller manager. After each transition the
-//! names that it concerns are asked of both planes, until every reply is right or a time limit has
-//! passed.
+//! Transitions of Services and slices while a real controller manager runs. After each transition
+//! both planes receive queries for the names that it concerns, until every reply is right or a time
+//! limit has passed.
 
+mod choice;
 mod form;
 mod generator;
 mod marker;
@@ -33,14 +34,14 @@ use crate::{
     tally::ComparisonTally,
 };
 
-/// How long a difference may last before it counts as lasting: ten times the allowed time.
+/// The time after which a difference counts as lasting: ten times the allowed time.
 const LASTING_AFTER: Duration = Duration::from_secs(10);
 /// The same after [`MANY`] lasting differences, so that such a run ends in reasonable time.
 const LASTING_AFTER_MANY: Duration = Duration::from_secs(2);
 /// Lasting differences from which the shorter limit holds.
 const MANY: usize = 10;
-/// The controller manager looks at a Service 1 s after a change of its slices. This allows 0.5 s
-/// more.
+/// The time that the controller manager gets to react to a change. It reads a Service 1 s after a
+/// change of the Service's slices, and 0.5 s are a margin.
 const CONTROLLER_REACTION: Duration = Duration::from_millis(1500);
 /// The pause between two rounds of questions.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -48,7 +49,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const HISTORY_PRINTED: usize = 8;
 
 /// Makes transitions, and asks questions after each.
-pub(crate) fn run(
+pub(crate) fn run_transitions(
     comparison: &Comparison<'_>,
     cluster: &mut LiveCluster,
 ) -> Result<ComparisonTally> {
@@ -67,7 +68,7 @@ pub(crate) fn run(
         reverse: ReverseNames::default(),
         history: BTreeMap::new(),
     };
-    // The agents have only just started.
+    // The agents have just started.
     phase.wait_until_known(|| Ok(()))?;
     let start = Instant::now();
     for number in 1..=settings.transitions {

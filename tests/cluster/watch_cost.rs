@@ -1,8 +1,8 @@
 //! Measures what different sets of EndpointSlice watches cost an API server.
 //!
 //! `cargo xtask bench --watches KUBECONFIG` starts it. A strategy is the set of watches that each
-//! node's agent would hold in order to know every slice of a headless Service. The strategies, and
-//! no watch at all, take turns for several rounds with the same changes. The cost is the API
+//! node's agent would hold in order to know every slice of a headless Service. The strategies, one
+//! of which has no watch, take turns for several rounds with the same changes. The cost is the API
 //! server's own `process_cpu_seconds_total`.
 
 use std::{
@@ -41,7 +41,7 @@ const SLICES: u64 = 200;
 const ENDPOINTS: u64 = 20;
 /// Number of headless Services that a selector names.
 const HEADLESS_SERVICES: usize = 100;
-/// How often every strategy is measured.
+/// Number of measurements of each strategy.
 const ROUNDS: usize = 2;
 
 /// The name of a strategy, and the watches of one agent: label selectors, with the requested
@@ -56,7 +56,7 @@ enum WatchedContent {
 }
 
 /// Measures every strategy, and prints its cost.
-pub(crate) fn run(watched: &WatchCostSettings) -> Result<()> {
+pub(crate) fn measure_watch_cost(watched: &WatchCostSettings) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -184,7 +184,11 @@ fn make_slice(namespace: &str, number: u64) -> Result<EndpointSlice> {
                 "addresses": [format!("100.65.{number}.{}", endpoint + 1)],
                 "conditions": {"ready": true, "serving": true, "terminating": false},
                 "nodeName": format!("node-{endpoint}"),
-                "targetRef": {"kind": "Pod", "namespace": namespace, "name": format!("{name}-{endpoint}")},
+                "targetRef": {
+                    "kind": "Pod",
+                    "namespace": namespace,
+                    "name": format!("{name}-{endpoint}")
+                },
                 "zone": "zone-a",
             })
         })

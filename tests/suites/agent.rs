@@ -15,7 +15,7 @@ use std::{
     cell::RefCell,
     fs,
     io::{BufRead as _, BufReader},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -28,7 +28,7 @@ use nix::{
 };
 use zerohop_contract::{
     addresses::{POD, SERVED},
-    packet::QueryPacket,
+    packet::{self, QueryPacket},
 };
 use zerohop_tests::{
     netns::NetworkNamespace,
@@ -73,10 +73,8 @@ fn a_stopped_agent_answers_until_its_lease_ends() {
     assert!((shortest..longest).contains(&lasted), "{lasted:?}");
 
     topology.assign_served_addresses().unwrap();
-    let _stand_in = UdpServer::start(&topology.node, SocketAddr::new(SERVED[0], 53), |query| {
-        Some(stand_in_reply(query))
-    })
-    .unwrap();
+    let served = SocketAddr::new(SERVED[0], 53);
+    let _stand_in = UdpServer::start(&topology.node, served, stand_in_reply).unwrap();
     assert_eq!(pod.web_ttl(), Some(77));
     assert_eq!(pod.web_ttl(), Some(77));
 
@@ -169,7 +167,7 @@ endpoints: [{}]
     let agent = AgentProcess::start(&topology.node, &manifests, &[&domain]);
     let status = || agent.status(&topology.node);
     let said = status();
-    let answers = "names have answers that their records can't hold";
+    let answers = "names have more answers than their records can hold";
     assert!(said.contains(answers), "{said}");
     assert!(said.contains("suffixes of up to 64"), "{said}");
     assert!(!said.contains("degraded"), "{said}");
@@ -423,10 +421,7 @@ impl PodClient {
 }
 
 /// The answer of the stand-in for the cluster's DNS: 10.96.1.1 with a TTL of 77.
-fn stand_in_reply(query: &[u8]) -> Vec<u8> {
-    let mut reply = query.to_vec();
-    reply[2] |= 0x84;
-    reply[7] = 1;
-    reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 77, 0, 4, 10, 96, 1, 1]);
-    reply
+fn stand_in_reply(query: &[u8]) -> Option<Vec<u8>> {
+    // QR, AA and RD.
+    packet::address_reply(query, 0x8500, 77, Ipv4Addr::new(10, 96, 1, 1))
 }

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use zerohop_contract::{
     addresses::{POD, SERVED},
     cases::{Case, CaseGroup, Cases},
-    packet::{QueryPacket, wire_name},
+    packet::{QueryPacket, address_reply, empty_reply, wire_name},
 };
 use zerohop_tests::{
     topology::{GATEWAY, Topology},
@@ -60,13 +60,10 @@ struct CaseResults {
 fn ask_everything(group: &CaseGroup<'_>, results: &mut CaseResults) {
     let topology = Topology::routed().unwrap();
     let upstream = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-    let upstream = UdpServer::start(&topology.node, upstream, |query| {
-        Some(upstream_reply(query))
-    })
-    .unwrap();
+    let upstream = UdpServer::start(&topology.node, upstream, upstream_reply).unwrap();
     topology.assign_served_addresses().unwrap();
     let _stand_in = UdpServer::start(&topology.node, SocketAddr::new(SERVED[0], 53), |query| {
-        Some(reply_with_rcode(query, PASSED))
+        empty_reply(query, 0x8180 | u16::from(PASSED))
     })
     .unwrap();
     let agent_address = SocketAddr::new(GATEWAY[0], 53);
@@ -113,23 +110,11 @@ fn ask(client: &UdpClient, case: &Case) -> Vec<u8> {
     reply
 }
 
-/// The upstream's reply: an address for [`OUTSIDE`], NXDOMAIN for every other name.
-fn upstream_reply(query: &[u8]) -> Vec<u8> {
+/// The upstream's reply: an address for [`OUTSIDE`], NXDOMAIN for every other name or type.
+fn upstream_reply(query: &[u8]) -> Option<Vec<u8>> {
     let question = [&wire_name(OUTSIDE)[..], &[0, 1, 0, 1]].concat();
-    if !query[12..].starts_with(&question) {
-        return reply_with_rcode(query, 3);
+    if !query.get(12..)?.starts_with(&question) {
+        return empty_reply(query, 0x8183);
     }
-    let mut answer = reply_with_rcode(&query[..12 + question.len()], 0);
-    answer[7] = 1;
-    answer[11] = 0;
-    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 1, 2, 3, 4]);
-    answer
-}
-
-/// Turns the query into a reply with this response code.
-fn reply_with_rcode(query: &[u8], rcode: u8) -> Vec<u8> {
-    let mut reply = query.to_vec();
-    reply[2] |= 0x80;
-    reply[3] = 0x80 | rcode;
-    reply
+    address_reply(query, 0x8180, 5, Ipv4Addr::new(1, 2, 3, 4))
 }

@@ -16,11 +16,13 @@ use nix::sys::signal::Signal;
 use programs::{ClientBuilds, InstalledBy, PodShell};
 use zerohop_contract::{
     addresses::{POD, SERVED},
-    packet::{self, QueryPacket},
+    packet::QueryPacket,
 };
 use zerohop_tests::{
+    not_run::report_not_run,
     topology::Topology,
-    udp::{UdpClient, UdpServer},
+    udp::UdpClient,
+    upstream::{self, UpstreamName},
 };
 
 use super::agent::{AgentProcess, ManifestFolder};
@@ -38,7 +40,10 @@ options ndots:5 timeout:10
 ";
 
 /// The one name outside the cluster, and its address.
-const OUTSIDE: (&str, Ipv4Addr) = ("www.example.com", Ipv4Addr::new(192, 0, 2, 80));
+const OUTSIDE: UpstreamName = UpstreamName {
+    name: "www.example.com",
+    address: Ipv4Addr::new(192, 0, 2, 80),
+};
 
 /// Number of addresses of `crowd`, more than fit in 512 bytes.
 const CROWD: usize = 60;
@@ -117,7 +122,7 @@ fn every_client_finds_the_right_addresses() {
     let topology = Topology::routed().unwrap();
     topology.assign_served_addresses().unwrap();
     let outside = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let upstream = UdpServer::start(&topology.node, outside, upstream_reply).unwrap();
+    let upstream = upstream::start(&topology.node, outside, OUTSIDE).unwrap();
     let manifests = ManifestFolder::new(&manifests());
     let dns = SocketAddr::new(SERVED[0], 53);
     let options = [
@@ -136,24 +141,18 @@ fn every_client_finds_the_right_addresses() {
     let tools = programs
         .tools()
         .map(|program| (program, ask as CheckClient));
-    let (mut ran, mut missing) = (0, 0);
     for (program, check) in libraries.into_iter().chain(tools) {
         match &program.found {
             Ok(found) => {
                 println!("{}: {}", program.name, found.version);
                 check(&shell, program.name, &found.words);
-                ran += 1;
             }
             Err(reason) if program.origin == InstalledBy::Setup => {
                 panic!("{}: {reason}: run `cargo xtask setup`", program.name);
             }
-            Err(reason) => {
-                println!("{}: not run: {reason}", program.name);
-                missing += 1;
-            }
+            Err(reason) => report_not_run(program.name, reason),
         }
     }
-    println!("{ran} clients ran, {missing} are not installed");
 
     // The clients can't tell which plane answers. With the agent stopped only the kernel can.
     agent.send_signal(Signal::SIGSTOP);
@@ -286,29 +285,4 @@ fn manifests() -> String {
         ),
     ]
     .concat()
-}
-
-/// The upstream's reply: an IPv4 address for [`OUTSIDE`], NXDOMAIN for every other name.
-fn upstream_reply(query: &[u8]) -> Option<Vec<u8>> {
-    let (name, address) = OUTSIDE;
-    let mut reply = query.to_vec();
-    // QR, RA.
-    *reply.get_mut(2)? |= 0x80;
-    *reply.get_mut(3)? = 0x80;
-    let name = packet::wire_name(name);
-    let end = 12 + name.len();
-    let asked = query.get(12..end).unwrap_or_default();
-    if !asked.eq_ignore_ascii_case(&name) {
-        reply[3] |= 3;
-        return Some(reply);
-    }
-    // Removes an OPT record after the question, since this server does not support EDNS.
-    reply.truncate(end + 4);
-    reply[10..12].fill(0);
-    if query[end..end + 2] == [0, 1] {
-        reply[7] = 1;
-        reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 77, 0, 4]);
-        reply.extend(address.octets());
-    }
-    Some(reply)
 }

@@ -248,7 +248,7 @@ impl<G: Grace> TableBench<G> {
             hash_key: key,
             directory_mask: table.directory_mask(),
             secret: 0,
-            serve: vec![SocketAddr::new(SERVED[0], 53)],
+            served_addresses: vec![SocketAddr::new(SERVED[0], 53)],
             allow: Vec::new(),
             card_addresses: Vec::new(),
             rate_limit: None,

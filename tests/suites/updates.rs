@@ -56,7 +56,7 @@ fn a_flood_of_queries_never_sees_a_partial_record() {
         hash_key: key,
         directory_mask: table.directory_mask(),
         secret: 1,
-        serve: SERVED.map(|address| (address, 53).into()).to_vec(),
+        served_addresses: SERVED.map(|address| (address, 53).into()).to_vec(),
         allow: Vec::new(),
         card_addresses: Vec::new(),
         rate_limit: None,

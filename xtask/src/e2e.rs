@@ -433,7 +433,7 @@ impl E2eTest<'_> {
 const POLICY: &str = r#"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
-metadata: {name: nobody, namespace: zerohop-e2e}
+metadata: {name: no-egress, namespace: zerohop-e2e}
 spec: {podSelector: {matchLabels: {app: client}}, policyTypes: [Egress]}
 "#;
 /// More seconds than two pods take to end and to start.

@@ -67,11 +67,13 @@ pub(crate) fn build_agent(name: &str) -> Result<PathBuf> {
             environment: &["MALLOC_ARENA_MAX=1"],
             labels: json!({
                 "org.opencontainers.image.title": "Zerohop",
-                "org.opencontainers.image.description": "Cluster DNS, answered inside the Linux kernel",
+                "org.opencontainers.image.description":
+                    "Cluster DNS, answered inside the Linux kernel",
                 "org.opencontainers.image.version": env!("CARGO_PKG_VERSION"),
                 // The second part is the license of dns-ebpf and dns-common, which the agent
                 // embeds.
-                "org.opencontainers.image.licenses": "(Apache-2.0 OR MIT) AND (MIT OR GPL-2.0-only)",
+                "org.opencontainers.image.licenses":
+                    "(Apache-2.0 OR MIT) AND (MIT OR GPL-2.0-only)",
             }),
             layer,
         },

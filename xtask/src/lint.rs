@@ -14,15 +14,11 @@ pub(crate) fn run() -> Result<()> {
     run_command(cargo().args(["fmt", "--all", "--check"]))?;
     // The agent embeds the kernel programs.
     build_ebpf::programs()?;
-    run_command(cargo().args([
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        // The comparison has `test = false`, so `--all-targets` does not include it.
-        "--test=cluster",
-        "--",
-        "--deny=warnings",
-    ]))?;
+    // The comparison has `test = false`, so `--all-targets` does not include it, and Cargo ignores
+    // `--test` beside `--all-targets`.
+    for targets in ["--all-targets", "--test=cluster"] {
+        run_command(cargo().args(["clippy", "--workspace", targets, "--", "--deny=warnings"]))?;
+    }
 
     let tools = toolchain::ensure(Verbosity::Changes)?;
     // The clippy of the compiler that builds the programs. `cargo clippy` would use the active

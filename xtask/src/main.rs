@@ -48,7 +48,7 @@ fn run(job: &XtaskJob) -> Result<()> {
         XtaskJob::Setup => setup::run(),
         XtaskJob::BuildEbpf(options) => build_ebpf::run(options),
         XtaskJob::Demo(options) => demo::run(options),
-        XtaskJob::DemoPod => demo::pod::run(),
+        XtaskJob::DemoPod { name } => demo::pod::run(name.as_deref()),
         XtaskJob::Lint => lint::run(),
         XtaskJob::Kernels(options) => kernels::run(options),
         XtaskJob::Test(options) => test::run(options),
@@ -79,7 +79,7 @@ enum XtaskJob {
     Demo(demo::DemoOptions),
     /// The process in the demo's pod; only the demo starts it.
     #[command(hide = true)]
-    DemoPod,
+    DemoPod { name: Option<String> },
     /// Checks the formatting and lints of all code, the kernel programs included.
     Lint,
     /// Downloads the kernels of the matrix into target/kernels.

@@ -10,14 +10,15 @@ use dns_common::{Outcome, outcomes::PacketSource};
 use dns_ebpf::headers::{ethernet, ipv4, ipv6, udp};
 use zerohop_zone::{Name, Rtype, query};
 
-use super::{Datapath, VethClients, explain::build_frame, program::HookProgram};
+use super::{Datapath, PermittedClients, explain::build_frame, program::HookProgram};
 
 /// The result of a canary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CanaryReport {
     /// The zone whose SOA record was queried.
     pub zone: Name,
-    /// The outcome in each attached program, by the program's name.
+    /// The outcome in each attached program, by the program's name; empty when no device has a
+    /// hook.
     pub outcomes: Vec<(&'static str, Outcome)>,
     /// The number of devices to which attaching failed.
     pub failed: usize,
@@ -25,16 +26,15 @@ pub struct CanaryReport {
 
 impl Datapath {
     /// Queries every attached program for the SOA record of the first of `zones` that is in the
-    /// tables.
-    ///
-    /// `None` if none of them is.
+    /// tables. `None` when the tables hold no zone of `zones`.
     ///
     /// # Errors
     ///
-    /// When the kernel can't run a program, or when the resulting packet is not the counted answer.
+    /// When a program can't be tested. See `Datapath::test_program`.
     pub fn run_canary(&mut self, zones: &[Name]) -> anyhow::Result<Option<CanaryReport>> {
-        let is_there = |zone: &&Name| is_there(self.explain_question(zone, Rtype::SOA).plain);
-        let Some(zone) = zones.iter().find(is_there).cloned() else {
+        let is_in_tables =
+            |zone: &&Name| shows_record(self.explain_question(zone, Rtype::SOA).plain);
+        let Some(zone) = zones.iter().find(is_in_tables).cloned() else {
             return Ok(None);
         };
         let mut programs: Vec<HookProgram> = Vec::new();
@@ -43,14 +43,14 @@ impl Datapath {
                 programs.push(program);
             }
         }
-        let mut ends = Vec::new();
+        let mut outcomes = Vec::new();
         for program in programs {
-            ends.push((program.name(), self.test_program(program, &zone)?));
+            outcomes.push((program.name(), self.test_program(program, &zone)?));
         }
         let failed = self.failed_attachments().count();
         Ok(Some(CanaryReport {
             zone,
-            outcomes: ends,
+            outcomes,
             failed,
         }))
     }
@@ -59,32 +59,32 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// When the kernel can't run the program, or when the resulting packet is not the counted
-    /// answer.
+    /// When the kernel can't load or run the program or read its counters, when the program counts
+    /// the query not exactly once, or when the resulting packet is not the counted answer.
     pub(super) fn test_program(
         &mut self,
         program: HookProgram,
         zone: &Name,
     ) -> anyhow::Result<Outcome> {
-        if self.config.serve.is_empty() {
+        if self.config.served_addresses.is_empty() {
             return Ok(Outcome::NotServed);
         }
         let Some((client, served)) = self.test_addresses(program) else {
             return Ok(Outcome::NotPermitted);
         };
         let message = query(0, zone, Rtype::SOA);
-        let mut asked = build_frame(client, served, &message);
+        let mut query = build_frame(client, served, &message);
         if let Some(card) = self.tables.fixed_settings.card_addresses.first() {
-            asked[..card.len()].copy_from_slice(card);
+            query[..card.len()].copy_from_slice(card);
         }
         let hook = program.hook();
         let before = self.object.counters(hook, PacketSource::TestRun)?;
-        let (_, reply) = self.object.test_run(program, &asked)?;
+        let (_, reply) = self.object.test_run(program, &query)?;
         let after = self.object.counters(hook, PacketSource::TestRun)?;
         let moved = |outcome: &Outcome| before[*outcome as usize] != after[*outcome as usize];
-        let ends: Vec<Outcome> = Outcome::ALL.into_iter().filter(moved).collect();
-        let [outcome] = ends[..] else {
-            bail!("{} counted {ends:?} for one query", program.name());
+        let counted: Vec<Outcome> = Outcome::ALL.into_iter().filter(moved).collect();
+        let [outcome] = counted[..] else {
+            bail!("{} counted {counted:?} for one query", program.name());
         };
         if outcome.is_answer() {
             let ip = if served.is_ipv4() {
@@ -103,11 +103,11 @@ impl Datapath {
         Ok(outcome)
     }
 
-    /// The addresses of a client that a program answers, and of the server. `None` if no client is
-    /// answered.
+    /// The addresses of a client that a program may answer, and of the server. `None` when no
+    /// client may be answered.
     fn test_addresses(&self, program: HookProgram) -> Option<(IpAddr, SocketAddr)> {
-        let is_card = program.is_for_cards() && !self.config.allow.is_empty();
-        self.config.serve.iter().find_map(|served| {
+        let uses_allowed_networks = program.is_for_cards() && !self.config.allow.is_empty();
+        self.config.served_addresses.iter().find_map(|served| {
             let example = if served.is_ipv4() {
                 EXAMPLE_CLIENTS[0]
             } else {
@@ -115,7 +115,7 @@ impl Datapath {
             };
             let is_of_family = |client: &IpAddr| client.is_ipv4() == served.is_ipv4();
             let client = match self.tables.clients() {
-                _ if is_card => {
+                _ if uses_allowed_networks => {
                     let networks = self.config.allow.iter();
                     let mut networks = networks.filter(|network| is_of_family(&network.addr()));
                     let network = networks.next()?;
@@ -125,8 +125,10 @@ impl Datapath {
                         network.hosts().next()?
                     }
                 }
-                VethClients::Known(known) => *known.iter().find(|client| is_of_family(client))?,
-                VethClients::Any => example,
+                PermittedClients::Only(permitted) => {
+                    *permitted.iter().find(|client| is_of_family(client))?
+                }
+                PermittedClients::Any => example,
             };
             Some((client, *served))
         })
@@ -139,9 +141,8 @@ const EXAMPLE_CLIENTS: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
 ];
 
-/// Whether the outcome shows that a name is in the tables, even if the kernel doesn't answer at
-/// present.
-fn is_there(outcome: Outcome) -> bool {
+/// Whether the outcome shows that a name is in the tables, even if the kernel doesn't answer now.
+fn shows_record(outcome: Outcome) -> bool {
     use Outcome::{LeaseStale, NotReady, NotServed};
     outcome.is_answer() || matches!(outcome, LeaseStale | NotReady | NotServed)
 }

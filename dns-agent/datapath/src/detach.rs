@@ -14,22 +14,24 @@ use super::{
 ///
 /// # Errors
 ///
-/// When a running agent owns the hooks, or when one can't be removed.
+/// When a running agent owns the hooks, when their folder belongs to another user, or when a pin
+/// or a filter can't be removed.
 pub fn detach(bpffs: &Path, devices: &[Device]) -> anyhow::Result<Vec<String>> {
-    let mut taken_off = Vec::new();
+    let mut removed = Vec::new();
     if folder_exists(bpffs) {
         let pins = match Pins::claim(bpffs)? {
             Claim::Claimed(pins) => pins,
             Claim::Untrusted(reason) => bail!(reason),
             Claim::HeldByAnotherAgent => bail!(
-                "a running agent owns the hooks of this node: stop it first; it removes its hooks itself unless it runs with --persist"
+                "a running agent owns the hooks of this node: stop that agent first; without \
+                 --persist it removes its hooks itself"
             ),
         };
-        let removed = pins.remove_all().context("removing pins")?;
-        taken_off.extend(removed.iter().map(|path| path.display().to_string()));
+        let unpinned = pins.remove_all().context("removing pins")?;
+        removed.extend(unpinned.iter().map(|path| path.display().to_string()));
     }
-    taken_off.extend(detach_filters(devices)?);
-    Ok(taken_off)
+    removed.extend(detach_filters(devices)?);
+    Ok(removed)
 }
 
 /// Removes the filters that an agent has left, on kernels without tcx. Returns a description of
@@ -39,11 +41,11 @@ pub fn detach(bpffs: &Path, devices: &[Device]) -> anyhow::Result<Vec<String>> {
 ///
 /// When a filter can't be removed.
 pub fn detach_filters(devices: &[Device]) -> anyhow::Result<Vec<String>> {
-    let mut taken_off = Vec::new();
+    let mut removed = Vec::new();
     for device in devices {
         let names = remove_filters(device)?;
         let names = names.iter();
-        taken_off.extend(names.map(|name| format!("{}: the filter {name}", device.name)));
+        removed.extend(names.map(|name| format!("{}: the filter {name}", device.name)));
     }
-    Ok(taken_off)
+    Ok(removed)
 }

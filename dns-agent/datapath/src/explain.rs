@@ -1,5 +1,4 @@
-//! Predicts what the kernel does with a question, by running the kernel program's code in user
-//! space.
+//! Predicts what the kernel does with a query, by running the kernel program's code in user space.
 //!
 //! The library of `dns-ebpf` reads the mapped tables and answers a packet in plain memory. No
 //! counter and no real packet is touched.
@@ -26,7 +25,7 @@ use zerohop_zone::{Name, Rtype, query};
 
 use super::{Datapath, memory::Memory, settings::LEASE_WORD};
 
-/// What the kernel does with a question.
+/// What the kernel does with a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Explanation {
     /// Whether any device has a hook. Without one no packet reaches the program.
@@ -39,7 +38,8 @@ pub struct Explanation {
 }
 
 impl Datapath {
-    /// Predicts what the kernel does with a question to the first served address.
+    /// Predicts what the kernel does with a query to the first served address, from a client that
+    /// may be answered. Without served addresses the outcome is [`Outcome::NotServed`].
     #[must_use]
     pub fn explain_question(&self, name: &Name, rtype: Rtype) -> Explanation {
         let [directory, records] = self.tables.table.memory();
@@ -55,20 +55,20 @@ impl Datapath {
         } else {
             LeaseState::Stale
         };
-        let ask = |client| match self.config.serve.first() {
+        let outcome_for = |client| match self.config.served_addresses.first() {
             Some(served) => explain(&memory, lease, *served, (name, rtype), client),
             None => Outcome::NotServed,
         };
-        let plain = ask(ResponseLimit::Plain);
+        let plain = outcome_for(ResponseLimit::Plain);
         Explanation {
             is_attached: self.hooks.attached().next().is_some(),
             plain,
-            edns: (plain == Outcome::TooLarge).then(|| ask(ResponseLimit::Edns)),
+            edns: (plain == Outcome::TooLarge).then(|| outcome_for(ResponseLimit::Edns)),
         }
     }
 }
 
-/// The tables' memory. The borrow of [`Datapath`] keeps it from being written meanwhile.
+/// The tables' memory. It does not change while [`Datapath`] is borrowed.
 struct TableMemory<'a> {
     control: &'a Memory,
     settings: &'a Memory,
@@ -88,12 +88,13 @@ enum ResponseLimit {
 /// Whether the lease is assumed to last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LeaseState {
+    /// The lease has not expired, unless it was ended.
     Fresh,
     /// Expired according to the agent's clock. User space can't read the kernel's jiffies.
     Stale,
 }
 
-/// The outcome of a question to a served address.
+/// The outcome of a query to a served address.
 fn explain(
     memories: &TableMemory<'_>,
     lease: LeaseState,
@@ -154,7 +155,7 @@ impl Tables for Snapshot<'_> {
         element::<[u8; CHUNK]>(self.memories.records, number).map(<*const _>::cast)
     }
 
-    /// The client is assumed to be allowed.
+    /// The client is assumed to be permitted.
     fn permits(&self, _: &ClientKey) -> bool {
         true
     }
@@ -239,7 +240,7 @@ pub(super) fn build_frame(client: IpAddr, served: SocketAddr, message: &[u8]) ->
             IpAddr::V6(address) => frame.extend(address.octets()),
         }
     }
-    // Any port, and any checksum except 0, which means none: the program doesn't verify it.
+    // An arbitrary port. The program doesn't verify the checksum, but 0 means that there is none.
     frame.extend([0x80, 0]);
     frame.extend(served.port().to_be_bytes());
     frame.extend(udp_length.to_be_bytes());
@@ -320,7 +321,7 @@ mod tests {
             hash_key: key,
             directory_mask: table.directory_mask(),
             secret: 0,
-            serve: SERVED.map(|served| served.parse().unwrap()).to_vec(),
+            served_addresses: SERVED.map(|served| served.parse().unwrap()).to_vec(),
             allow: Vec::new(),
             card_addresses: Vec::new(),
             rate_limit: None,

@@ -20,7 +20,7 @@ use self::owner::owner_by_name;
 pub use self::owner::{Owner, pin_owners};
 use super::{
     interfaces::{Device, TcFilter},
-    program::HookProgram,
+    program::{HookProgram, is_zerohop_name},
     syscall::{self, Direction},
 };
 
@@ -43,13 +43,13 @@ pub struct ForeignProgram {
     /// The name of the program or filter, if this process may read it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The program's owner, if known.
+    /// The program's owner; `None` when neither the name nor a pin tells it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<Owner>,
-    /// A filter's priority. Filters with lower numbers run first.
+    /// A filter's priority; `None` for other programs. Filters with lower numbers run first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<u16>,
-    /// A filter's handle, which is unique within its priority.
+    /// A filter's handle, which is unique within its priority; `None` for other programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handle: Option<u32>,
 }
@@ -57,12 +57,15 @@ pub struct ForeignProgram {
 /// Finds foreign programs and remembers their names and owners.
 #[derive(Debug)]
 pub struct ForeignPrograms {
+    /// The mount point of the BPF file system that is searched for pins.
     bpffs: PathBuf,
+    /// What is known about each program, by its ID.
     identities: BTreeMap<u32, Identity>,
-    /// When the pins were last searched.
+    /// When the pins were last searched; `None` before the first search.
     pins_scanned: Option<Instant>,
 }
 
+/// The name and owner of a program, as far as they are known.
 #[derive(Clone, Debug, Default)]
 struct Identity {
     name: Option<String>,
@@ -80,12 +83,12 @@ impl ForeignPrograms {
         }
     }
 
-    /// Finds the foreign programs on `devices`, each with its device index. `own` holds the program
-    /// IDs of agents.
+    /// Finds the foreign programs on `devices`, each with its device index. `zerohop_ids` holds the
+    /// IDs of Zerohop's programs.
     pub fn find_on<'a>(
         &mut self,
         devices: impl Iterator<Item = &'a Device>,
-        own: &BTreeSet<u32>,
+        zerohop_ids: &BTreeSet<u32>,
     ) -> Vec<(u32, ForeignProgram)> {
         let mut found: Vec<(u32, ForeignProgram)> = devices
             .flat_map(|device| {
@@ -93,13 +96,8 @@ impl ForeignPrograms {
                     .into_iter()
                     .map(|other| (device.index, other))
             })
-            .filter(|(_, other)| !other.id.is_some_and(|id| own.contains(&id)))
-            .filter(|(_, other)| {
-                !other
-                    .name
-                    .as_deref()
-                    .is_some_and(super::hooks::is_agents_name)
-            })
+            .filter(|(_, other)| !other.id.is_some_and(|id| zerohop_ids.contains(&id)))
+            .filter(|(_, other)| !other.name.as_deref().is_some_and(is_zerohop_name))
             .collect();
         self.identify_programs(&found);
         for (_, other) in &mut found {
@@ -134,7 +132,7 @@ impl ForeignPrograms {
         let is_due = has_new
             || self
                 .pins_scanned
-                .is_none_or(|looked| looked.elapsed() >= PIN_SCAN_INTERVAL);
+                .is_none_or(|scanned| scanned.elapsed() >= PIN_SCAN_INTERVAL);
         if has_unknown && is_due {
             for (path, owner) in owner::owned_pins(&self.bpffs) {
                 let Ok(Some((id, name))) = syscall::pinned_program(&path) else {
@@ -179,7 +177,7 @@ impl fmt::Display for ForeignProgram {
             write!(f, " {name}")?;
         }
         if let Some(id) = self.id {
-            write!(f, " (number {id})")?;
+            write!(f, " (ID {id})")?;
         }
         if let Some(owner) = self.owner {
             write!(f, " of {owner}")?;
@@ -239,7 +237,7 @@ mod tests {
 
     #[test]
     fn agents_programs_are_recognised_by_name() {
-        for (name, is_ours) in [
+        for (name, is_zerohop) in [
             ("zerohop_tc_peer", true),
             ("zerohop_xdp_veth", true),
             ("zerohop_xdp_vet", true),
@@ -250,7 +248,7 @@ mod tests {
                 name: Some(name.to_owned()),
                 ..other("tcx ingress", None)
             };
-            assert_eq!(other.is_zerohop(), is_ours, "{name}");
+            assert_eq!(other.is_zerohop(), is_zerohop, "{name}");
         }
     }
 
@@ -261,7 +259,7 @@ mod tests {
         assert_eq!(other("xdp native", cilium).policy_owner(), None);
         assert_eq!(other("tcx ingress", None).policy_owner(), None);
         let text = other("tcx ingress", cilium).to_string();
-        assert_eq!(text, "the program (number 7) of Cilium at tcx ingress");
+        assert_eq!(text, "the program (ID 7) of Cilium at tcx ingress");
     }
 
     fn other(hook: &'static str, owner: Option<Owner>) -> ForeignProgram {

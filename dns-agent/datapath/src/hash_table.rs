@@ -1,5 +1,8 @@
 //! The writer's side of the hash table: directory and records.
 //!
+//! The publisher changes the table in *rounds*. A full round puts every name that exists, and its
+//! sweep removes the others. A partial round puts and removes only some names.
+//!
 //! Readers take no lock, so the order of stores matters. A record is complete before the directory
 //! word that refers to it is stored. A slot is written again only after a grace period has passed
 //! since the last word that referred to it was overwritten.
@@ -20,7 +23,7 @@ use super::{
 
 /// Bytes of a bucket.
 const BUCKET_BYTES: usize = WORDS * 8;
-/// Words of a record's head.
+/// The number of 64-bit words in a record's head.
 const HEAD_WORDS: usize = size_of::<RecordHead>() / 8;
 /// The word of a bucket that stays non-empty while any name of the bucket is in its second bucket.
 const LAST_WORD: usize = WORDS - 1;
@@ -43,8 +46,9 @@ pub struct HashTable<G> {
     retired: Vec<Slot>,
     /// A bit for each directory word: whether it was put since [`HashTable::begin_full_round`].
     kept: Vec<u64>,
+    /// The number of names in the table.
     names: usize,
-    /// Names with answers that don't fit into their records.
+    /// The number of names with answers that don't fit into their records.
     too_large: usize,
     /// The number of words that may still be moved in this round.
     moves_left: u32,
@@ -67,19 +71,20 @@ pub enum PutOutcome {
 pub enum TableFull {
     /// No slot for the record is free.
     Records,
-    /// Both buckets of the name are full, and so are all buckets that their names could move to. Or
-    /// too many words have been moved in this round.
+    /// Both buckets of the name are full and no name in them can move to its other bucket, or this
+    /// round has moved as many words as a round may.
     Directory,
 }
 
 /// The usage of directory and records. The field names in JSON are part of the `/status` endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct TableUsage {
-    /// Names in the directory.
+    /// The number of names in the directory.
     pub names: usize,
-    /// Names with answers that don't fit into their records. Queries for those answers pass.
+    /// The number of names with answers that don't fit into their records. Queries for these
+    /// answers pass.
     pub names_too_large: usize,
-    /// Words in the directory.
+    /// The number of words in the directory, used or free.
     pub words: usize,
     /// Bytes in the slots of records.
     #[serde(rename = "record_octets")]
@@ -267,7 +272,7 @@ impl<G: Grace> HashTable<G> {
     }
 
     /// Finds a free word for a name with this hash. If both buckets are full, moves another name to
-    /// its other bucket.
+    /// its other bucket. `None` when no name can be moved.
     fn make_room(&mut self, hash: NameHash) -> Option<(u32, usize)> {
         let buckets = [hash.bucket(self.mask), hash.second_bucket(self.mask)];
         for bucket in buckets {
@@ -311,7 +316,7 @@ impl<G: Grace> HashTable<G> {
         }
     }
 
-    /// Counts one name less of bucket `primary` in its second bucket.
+    /// Records that one name fewer of bucket `primary` is in its second bucket.
     fn release_overflow(&mut self, primary: u32) {
         let overflowed = &mut self.overflowed[primary as usize];
         *overflowed -= 1;

@@ -1,11 +1,11 @@
-//! The interfaces on which the kernel answers, as an operator chooses them.
+//! The values of `--interface`: interfaces, and the hook for each.
 
 use std::str::FromStr;
 
-/// `--interface`: interfaces on which the kernel answers, and the hook.
+/// A value of `--interface`: the interfaces that it matches, and the hook for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// A name, a shell pattern, or `pods`.
+    /// A name, a shell pattern, or [`PODS`](crate::hooks::PODS).
     pub name: String,
     /// The requested hook.
     pub hook: HookChoice,

@@ -11,7 +11,7 @@ use std::{
 
 use serde::Serialize;
 
-pub(super) use self::attach::{is_agents_name, remove_filters};
+pub(super) use self::attach::remove_filters;
 pub use self::matching::{
     PODS, SkippedDevice, card_addresses, check_cards_restricted, matching_devices, wanted_programs,
 };
@@ -34,13 +34,16 @@ const RETRY: Duration = Duration::from_secs(30);
 
 /// The hooks of this agent, and the devices without a hook.
 pub struct Hooks {
+    /// The values of `--interface`.
     wanted: Vec<Interface>,
-    /// The number of networks whose clients are answered on network cards.
+    /// The number of values of `--allow`.
     allowed_networks: usize,
+    /// `None` when hooks can't be pinned.
     pins: Option<Pins>,
     persistence: Persistence,
-    /// Why missing pins can't be restored.
+    /// Why missing pins can't be restored; `None` when no pin is missing.
     pinning_error: Option<String>,
+    /// Attached programs, by the device's index.
     attached: BTreeMap<u32, Attachment>,
     /// Devices to which attaching failed, by index.
     failed: BTreeMap<u32, FailedAttachment>,
@@ -63,7 +66,8 @@ pub struct AttachedStatus {
     pub program: &'static str,
     /// Whether the program stays attached when the agent is killed.
     pub outlives: bool,
-    /// Why this mode was chosen, if it isn't the preferred one, and what went wrong.
+    /// Why this mode was chosen if it isn't the preferred one, and why the link is not pinned if it
+    /// should be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -73,7 +77,7 @@ pub struct AttachedStatus {
 pub struct FailedAttachment {
     /// The device's name.
     pub interface: String,
-    /// The error.
+    /// Why attaching failed.
     pub reason: String,
     /// When attaching was last tried.
     #[serde(skip)]
@@ -85,13 +89,13 @@ impl Hooks {
     #[must_use]
     pub fn new(
         wanted: Vec<Interface>,
-        allowed: usize,
+        allowed_networks: usize,
         pins: Option<Pins>,
         persistence: Persistence,
     ) -> Self {
         Self {
             wanted,
-            allowed_networks: allowed,
+            allowed_networks,
             pins,
             persistence,
             pinning_error: None,
@@ -116,7 +120,8 @@ impl Hooks {
             failure = attached.repin(pins).err();
         }
         let reason = failure.map(|error| {
-            format!("pins are gone and can't be restored, so hooks end with this agent: {error:#}")
+            format!("the pins of the hooks were removed and can't be restored, so CoreDNS answers while \
+                 no agent runs: {error:#}")
         });
         if let Some(reason) = &reason
             && self.pinning_error.as_ref() != Some(reason)
@@ -126,7 +131,7 @@ impl Hooks {
         self.pinning_error = reason;
     }
 
-    /// Why missing pins can't be restored.
+    /// Why missing pins can't be restored; `None` when no pin is missing.
     pub fn pinning_error(&self) -> Option<&str> {
         self.pinning_error.as_deref()
     }
@@ -164,10 +169,14 @@ impl Hooks {
             match gone.detach() {
                 Ok(()) => {
                     tracing::info!(
-                        "{interface} is gone, has changed or is skipped: detached {program}"
+                        "{program} is detached from {interface}, because the interface is gone, \
+                         has changed or is skipped"
                     );
                 }
-                Err(error) => tracing::warn!("{interface}: {program} can't be detached: {error}"),
+                Err(error) => tracing::warn!(
+                    "{program} can't be detached from {interface}, so it still answers there; `ip \
+                     link` and `tc filter` show programs: {error}"
+                ),
             }
         }
         self.failed.retain(|index, failed| {
@@ -176,7 +185,7 @@ impl Hooks {
         for (index, device) in &skipped {
             if self.skipped.get(index) != Some(device) {
                 tracing::warn!(
-                    "{} is skipped, so its queries go to the cluster's DNS: {}",
+                    "interface {} is skipped, so CoreDNS answers its queries: {}",
                     device.interface,
                     device.reason
                 );
@@ -185,7 +194,7 @@ impl Hooks {
         self.skipped = skipped;
         let pinning = match (&self.pins, self.persistence) {
             (Some(pins), Persistence::Pinned) => Pinning::Pin(pins),
-            (Some(pins), Persistence::None) => Pinning::Unpin(pins),
+            (Some(pins), Persistence::UntilAgentStops) => Pinning::Unpin(pins),
             (None, _) => Pinning::Unavailable,
         };
         for device in devices {
@@ -201,15 +210,15 @@ impl Hooks {
                 continue;
             };
             // A network card may appear after the check at the start.
-            let may = check_cards_restricted(
+            let permitted = check_cards_restricted(
                 &self.wanted,
                 self.allowed_networks,
                 std::slice::from_ref(device),
             );
-            match may.and_then(|()| Attachment::new(object, device, choice, pinning)) {
+            match permitted.and_then(|()| Attachment::new(object, device, choice, pinning)) {
                 Ok(attached) => {
                     let AttachedStatus { hook, mode, .. } = attached.status;
-                    tracing::info!("{}: attached by {hook} ({mode})", device.name);
+                    tracing::info!("attached to {} by {hook} ({mode})", device.name);
                     self.attached.insert(index, attached);
                     self.failed.remove(&index);
                 }
@@ -221,7 +230,13 @@ impl Hooks {
                     };
                     let before = self.failed.insert(index, failed.clone());
                     if before.is_none_or(|before| before.reason != failed.reason) {
-                        tracing::error!("{}: not attached: {}", device.name, failed.reason);
+                        tracing::error!(
+                            "interface {} is not attached, so CoreDNS answers its queries; the \
+                             next attempt is in {} s: {}",
+                            device.name,
+                            RETRY.as_secs(),
+                            failed.reason
+                        );
                     }
                 }
             }
@@ -240,7 +255,8 @@ impl Hooks {
                 }
                 Err(error) => {
                     tracing::warn!(
-                        "{interface}: the program can't be replaced, so it is detached and attached anew: {error:#}"
+                        "the program on {interface} can't be replaced, so it is detached and \
+                         attached again: {error:#}"
                     );
                 }
             }
@@ -278,7 +294,7 @@ impl Hooks {
         self.skipped.values()
     }
 
-    /// The devices that match `--interface`.
+    /// The devices of `devices` that match `--interface`.
     pub fn wanted_devices<'a>(&self, devices: &'a [Device]) -> impl Iterator<Item = &'a Device> {
         matching_devices(&self.wanted, devices)
     }
@@ -291,7 +307,7 @@ impl Hooks {
             .unwrap_or_default()
     }
 
-    /// Removes hooks that an earlier agent left where this one has none.
+    /// Removes the hooks of earlier agents from devices on which this agent has no hook.
     pub fn remove_stale_hooks(&mut self, devices: &[Device]) {
         let Some(pins) = &self.pins else {
             return;
@@ -310,7 +326,10 @@ impl Hooks {
                     );
                 }
             }
-            Err(error) => tracing::warn!("pins of an earlier agent can't be removed: {error}"),
+            Err(error) => tracing::warn!(
+                "pins of an earlier agent can't be removed; its hooks answer until their lease \
+                 ends: {error}"
+            ),
         }
         for device in devices {
             if self.attached.contains_key(&device.index) {
@@ -326,7 +345,10 @@ impl Hooks {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!("filters of an earlier agent can't be removed: {error:#}");
+                    tracing::warn!(
+                        "filters of an earlier agent can't be removed; they answer until their \
+                         lease ends: {error:#}"
+                    );
                 }
             }
         }
@@ -337,13 +359,18 @@ impl Hooks {
         for (_, attached) in std::mem::take(&mut self.attached) {
             let interface = attached.status.interface.clone();
             if let Err(error) = attached.detach() {
-                tracing::error!("{interface}: the program can't be detached: {error}");
+                tracing::error!(
+                    "the program can't be detached from {interface}; it passes all queries from \
+                     now on: {error}"
+                );
             }
         }
         if let Some(pins) = self.pins.take()
             && let Err(error) = pins.remove_all()
         {
-            tracing::warn!("the folder of pins can't be removed: {error}");
+            tracing::warn!(
+                "the folder of pins can't be removed; remove it with `dns-agent detach`: {error}"
+            );
         }
     }
 

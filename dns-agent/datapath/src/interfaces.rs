@@ -30,7 +30,7 @@ pub struct Device {
     pub index: u32,
     /// The name.
     pub name: String,
-    /// The hardware address, if it is an Ethernet address.
+    /// The hardware address; `None` if it is no Ethernet address.
     pub address: Option<HardwareAddress>,
     /// The size in bytes of the largest IP packet that the device sends.
     pub mtu: u32,
@@ -64,7 +64,7 @@ pub struct TcFilter {
     pub priority: u16,
     /// The handle, which is unique within the priority.
     pub handle: u32,
-    /// The program's ID (since Linux 4.13).
+    /// The program's ID; `None` before Linux 4.13, which doesn't report it.
     pub id: Option<u32>,
 }
 
@@ -78,7 +78,8 @@ pub struct XdpProgram {
 }
 
 impl Device {
-    /// The driver of the device's hardware, if there is one and /sys is readable.
+    /// The driver of the device's hardware. `None` for a virtual device, and when /sys can't be
+    /// read.
     #[must_use]
     pub fn driver(&self) -> Option<String> {
         let link = format!("/sys/class/net/{}/device/driver", self.name);
@@ -111,13 +112,17 @@ impl Devices {
     ///
     /// # Errors
     ///
-    /// When the kernel doesn't answer over netlink.
+    /// When no netlink socket can be opened, or when the kernel doesn't answer within
+    /// `NETLINK_TIMEOUT` or answers with an error.
     pub async fn list(&mut self) -> anyhow::Result<&[Device]> {
         let (connection, handle, _) = new_connection().context("opening a netlink socket")?;
         let connection = tokio::spawn(connection);
         let listed = timeout(NETLINK_TIMEOUT, self.read_devices(&handle)).await;
         connection.abort();
-        listed.context("the kernel does not answer over netlink")??;
+        listed.with_context(|| {
+            let seconds = NETLINK_TIMEOUT.as_secs();
+            format!("the kernel did not answer over netlink within {seconds} s")
+        })??;
         Ok(&self.devices)
     }
 
@@ -127,7 +132,7 @@ impl Devices {
         &self.devices
     }
 
-    /// Makes the next [`Devices::list`] read the filters.
+    /// Makes the next [`Devices::list`] read the filters again.
     pub fn forget_filters(&mut self) {
         self.filters_read = None;
     }
@@ -139,12 +144,12 @@ impl Devices {
             .execute()
             .try_collect()
             .await
-            .context("asking the kernel for its network devices")?;
+            .context("reading the network devices")?;
         let links: Vec<Device> = links.into_iter().filter_map(parse_device).collect();
         if links != self.links {
             let defaults = read_default_routes(handle)
                 .await
-                .context("asking the kernel for its routes")?;
+                .context("reading the routes")?;
             self.devices.clone_from(&links);
             for device in &mut self.devices {
                 device.is_default_route = defaults.contains(&device.index);
@@ -159,12 +164,12 @@ impl Devices {
             return Ok(());
         }
         for device in &mut self.devices {
-            let of = || format!("asking the kernel for the filters of {}", device.name);
+            let reading = || format!("reading the filters of {}", device.name);
             let request = handle.traffic_filter(device.index as i32).get();
             device.ingress_filters = read_filters(request.clone().ingress())
                 .await
-                .with_context(of)?;
-            device.egress_filters = read_filters(request.egress()).await.with_context(of)?;
+                .with_context(reading)?;
+            device.egress_filters = read_filters(request.egress()).await.with_context(reading)?;
         }
         self.filters_read = Some(Instant::now());
         Ok(())

@@ -7,8 +7,8 @@ use super::program::EbpfObject;
 /// The values of `CONFIG_HZ`, jiffies per second, that kernels are built with.
 const KERNEL_RATES: [u32; 4] = [100, 250, 300, 1000];
 
-/// The duration of a measurement. In this time the two closest rates, 250 and 300, differ by five
-/// jiffies.
+/// The duration of a measurement. In this time clocks of the two closest rates, 250 and 300 Hz,
+/// differ by five jiffies.
 const MEASUREMENT: Duration = Duration::from_millis(100);
 
 /// The rate of the kernel's clock.
@@ -19,11 +19,12 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Measures the clock's rate, which takes a fifth of a second. Ends the lease.
+    /// Measures the clock's rate, which takes a fifth of a second. The lease expires at the
+    /// beginning.
     ///
     /// When a virtual CPU runs again after a pause, the clock advances by many jiffies at once and
-    /// the rate seems too high. Therefore the lower of two measurements counts: a lease may be too
-    /// short, but not too long.
+    /// the rate seems too high. The lower of two measurements counts, because a lease may be too
+    /// short but not too long.
     ///
     /// # Errors
     ///
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_never_shorter_than_asked() {
+    fn a_lease_is_never_shorter_than_requested() {
         let clock = Clock { rate: 250 };
         assert_eq!(clock.jiffies(Duration::from_secs(10)), 2500);
         assert_eq!(clock.jiffies(Duration::from_millis(1)), 1);

@@ -1,8 +1,8 @@
 //! The agent's side of the kernel plane.
 //!
-//! Only this module uses aya. [`Datapath`] creates the tables, fills them from a [`ZoneData`],
-//! attaches the programs and renews the lease. File names mirror `dns-common` and `dns-ebpf`: a
-//! record is laid out in `dns-common/src/records.rs`, built in [`records`] and read in `dns-ebpf`.
+//! [`Datapath`] creates the tables, fills them from a [`ZoneData`], attaches the programs and
+//! renews the lease. No other crate of the agent uses aya. A record is laid out in
+//! `dns-common/src/records.rs`, built in [`records`] and read in `dns-ebpf/src/records.rs`.
 
 #![deny(unsafe_code)]
 
@@ -10,7 +10,6 @@ pub mod canary;
 mod detach;
 pub mod explain;
 pub mod foreign_programs;
-#[expect(unsafe_code, reason = "it speaks to the kernel")]
 pub mod grace;
 pub mod hash_table;
 mod hook_choice;
@@ -18,8 +17,9 @@ pub mod hooks;
 pub mod interfaces;
 pub mod lease;
 pub mod limits;
-#[expect(unsafe_code, reason = "it speaks to the kernel")]
+#[expect(unsafe_code, reason = "raw system calls")]
 pub mod memory;
+mod permitted_clients;
 pub mod pins;
 pub mod probe;
 pub mod program;
@@ -28,13 +28,13 @@ pub mod records;
 pub mod settings;
 pub mod slots;
 pub mod status;
-#[expect(unsafe_code, reason = "it speaks to the kernel")]
+#[expect(unsafe_code, reason = "raw system calls")]
 mod syscall;
-mod veth_clients;
 
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
+    num::NonZeroU32,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -49,13 +49,13 @@ pub use hook_choice::{HookChoice, Interface};
 use hooks::{FailedAttachment, Hooks};
 use interfaces::Device;
 use lease::Clock;
+pub use permitted_clients::PermittedClients;
 use pins::Pins;
 pub use program::ObjectFile;
 use program::{EbpfObject, TableSize};
 pub use publication::{KernelTables, PublicationCounts, table_size};
 use settings::RateLimit;
 pub use status::DatapathStatus;
-pub use veth_clients::VethClients;
 use zerohop_zone::{Name, ZoneData};
 
 /// Renewals of the lease within [`DatapathConfig::stale_after`].
@@ -67,10 +67,11 @@ const HANDOVER_LEASE: Duration = Duration::from_secs(30);
 /// Whether hooks outlive the agent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Persistence {
-    /// Hooks are detached when the agent stops.
+    /// Hooks are detached when the agent stops. Filters on kernels without tcx stay when the agent
+    /// is killed, and pass all queries after the lease has expired.
     #[default]
-    None,
-    /// Hooks are pinned and stay attached.
+    UntilAgentStops,
+    /// Hooks are pinned, and stay attached when the agent stops or is killed.
     Pinned,
 }
 
@@ -95,12 +96,14 @@ pub enum InitialLease {
 /// The result of [`Datapath::grow`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Growth {
-    /// The present tables have room.
+    /// The current tables have room, or their capacity is configured.
     Unneeded,
-    /// New tables would have no more room, or are full as well.
-    Useless,
-    /// All names are in new tables, which the hooks now use.
+    /// New tables would not be larger, so the current ones stay in use.
+    NotLarger,
+    /// The hooks now use new tables, which hold all names.
     Moved,
+    /// The hooks now use new tables, but names were left out of these too.
+    MovedButFull,
 }
 
 /// The configuration of the kernel plane.
@@ -110,22 +113,24 @@ pub struct DatapathConfig {
     pub object_file: ObjectFile,
     /// Interfaces to attach to.
     pub interfaces: Vec<Interface>,
-    /// Networks whose clients are answered on network cards.
+    /// Networks whose clients are answered on network cards. When it is empty, network cards get no
+    /// hook.
     pub allow: Vec<IpNet>,
-    /// Answers per second for each client on network cards; 0 means no limit.
-    pub rate_limit: u32,
-    /// Addresses and ports whose queries the kernel answers.
-    pub serve: Vec<SocketAddr>,
-    /// Clients answered on pods' veths until [`Datapath::publish_clients`] changes them.
-    pub clients: VethClients,
-    /// Number of names that the tables have room for. `None`: 12.5 % more than there are, and the
-    /// tables grow.
+    /// Answers per second for each client on network cards; `None` means no limit.
+    pub rate_limit: Option<NonZeroU32>,
+    /// Server addresses (IP and port) at which the kernel answers queries. When it is empty, all
+    /// queries pass.
+    pub served_addresses: Vec<SocketAddr>,
+    /// Clients that policies permit, until [`Datapath::publish_clients`] replaces them.
+    pub clients: PermittedClients,
+    /// Number of names that the tables have room for. `None`: room for 12.5 % more names than
+    /// exist, and the tables grow.
     pub capacity: Option<usize>,
-    /// Duration of the lease.
+    /// Duration of the lease: how long the kernel answers after the last renewal.
     pub stale_after: Duration,
     /// Whether hooks outlive the agent.
     pub persistence: Persistence,
-    /// Mount point of the BPF file system, which is searched for pins of foreign programs.
+    /// Mount point of the BPF file system. It is searched for pins of foreign programs.
     pub bpffs: PathBuf,
 }
 
@@ -137,7 +142,9 @@ pub struct Datapath {
     /// Foreign programs found by the last [`Datapath::reconcile`], each with its device index.
     foreign_programs_found: Vec<(u32, ForeignProgram)>,
     clock: Clock,
+    /// When the lease was last renewed.
     renewed: Instant,
+    /// The size of `tables`.
     size: TableSize,
     tables: KernelTables<Rcu>,
     // Dropped last: everything above refers to its programs and maps.
@@ -146,11 +153,14 @@ pub struct Datapath {
 
 impl Datapath {
     /// Creates and fills the tables, then attaches to all matching `devices`. Hooks of an earlier
-    /// agent answer until this agent's program replaces them atomically.
+    /// agent answer until this agent's program replaces them atomically. Without `pins`, hooks
+    /// can't be pinned.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses the maps or the lease program.
+    /// When the kernel refuses a map, a program or a run of the lease program, when the tables
+    /// can't be mapped, or when the settings can't be built. A device to which attaching fails is
+    /// no error: see [`Datapath::failed_attachments`].
     pub fn start(
         config: DatapathConfig,
         pins: Option<Pins>,
@@ -168,7 +178,7 @@ impl Datapath {
         Ok(datapath)
     }
 
-    /// Moves to new tables when the present ones are full or nearly full and no capacity is
+    /// Moves to new tables when the current ones are full or nearly full and no capacity is
     /// configured.
     ///
     /// The new tables are filled while the old ones answer. Then each hook's program is replaced
@@ -177,7 +187,7 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// When the kernel refuses the new tables. The old ones stay in use.
+    /// As for [`Datapath::start`]. The old tables stay in use.
     pub fn grow(
         &mut self,
         config: DatapathConfig,
@@ -189,23 +199,23 @@ impl Datapath {
         }
         let size = table_size(data, None);
         // When names were left out, new tables of the same size also have more room, because the
-        // free slots of the present ones have the wrong sizes.
+        // free slots of the current tables have the wrong sizes.
         if !size.exceeds(self.size) && !self.tables.are_full() {
-            return Ok(Growth::Useless);
+            return Ok(Growth::NotLarger);
         }
         let mut larger = Datapath::with_filled_tables(config, size, None, devices, data)?;
         if self.tables.settings.lease() != 0 {
             larger.renew_lease()?;
         }
         larger.publish_card_addresses(devices);
-        // The known foreign programs were found with the old programs' IDs. The next `reconcile`
-        // finds them anew.
+        // These foreign programs were found by the IDs of the old programs. The next `reconcile`
+        // finds them by the new IDs.
         larger.hooks = self.hooks.move_to(&mut larger.object);
         std::mem::swap(&mut larger.foreign_programs, &mut self.foreign_programs);
         larger.foreign_programs_found = std::mem::take(&mut self.foreign_programs_found);
         *self = larger;
         Ok(if self.tables.are_full() {
-            Growth::Useless
+            Growth::MovedButFull
         } else {
             Growth::Moved
         })
@@ -226,7 +236,8 @@ impl Datapath {
         let mut tables = KernelTables::new(&object, size, &config, Rcu::new()?)?;
         let clock = Clock::measure(&object)?;
         tables.settings.end_lease();
-        tables.publish_rate_limit(RateLimit::new(config.rate_limit, clock));
+        let rate_limit = config.rate_limit;
+        tables.publish_rate_limit(rate_limit.map(|rate| RateLimit::new(rate, clock)));
         let mut datapath = Self {
             hooks: Hooks::new(
                 config.interfaces.clone(),
@@ -251,7 +262,7 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// When the settings can't be built.
+    /// When the settings can't be built. The tables may hold a part of `data` then.
     pub fn publish_all(&mut self, data: &dyn ZoneData) -> anyhow::Result<PublicationCounts> {
         let Self {
             config,
@@ -263,8 +274,8 @@ impl Datapath {
         } = self;
         let interval = config.stale_after / RENEWALS_PER_LEASE;
         let jiffies = clock.jiffies(config.stale_after);
-        // The records published so far are right, so a running lease is renewed during a long
-        // round. An ended one isn't, because the tables are incomplete or out of date.
+        // A long publication renews a running lease, because the records published so far are
+        // right. An ended lease stays ended, because the tables are incomplete or outdated.
         let is_leased = tables.settings.lease() != 0;
         tables.publish_all(data, &mut || {
             if is_leased && renewed.elapsed() > interval && object.set_lease(jiffies).is_ok() {
@@ -273,11 +284,11 @@ impl Datapath {
         })
     }
 
-    /// Publishes those of `names` that have changed in `data`.
+    /// Publishes `names` from `data`. Unchanged records are not written.
     ///
     /// # Errors
     ///
-    /// When the settings can't be built.
+    /// When the settings can't be built. The tables may hold a part of `names` then.
     pub fn publish_names(
         &mut self,
         data: &dyn ZoneData,
@@ -286,30 +297,31 @@ impl Datapath {
         self.tables.publish_names(data, names)
     }
 
-    /// Replaces the addresses whose queries the kernel answers.
+    /// Replaces the server addresses at which the kernel answers queries.
     ///
     /// # Errors
     ///
-    /// When there are more than the settings hold. Then the present addresses stay.
+    /// When the settings can't be built, as when there are too many addresses. The old
+    /// addresses stay.
     pub fn publish_served_addresses(
         &mut self,
         data: &dyn ZoneData,
         addresses: Vec<SocketAddr>,
     ) -> anyhow::Result<()> {
         self.tables.publish_served_addresses(data, &addresses)?;
-        self.config.serve = addresses;
+        self.config.served_addresses = addresses;
         Ok(())
     }
 
-    /// Replaces the clients that are answered on pods' veths.
+    /// Replaces the clients that policies permit.
     ///
     /// # Errors
     ///
-    /// When a client can't be removed from the kernel's map, or the settings can't be built.
+    /// When a client can't be removed from the kernel's map, or when the settings can't be built.
     pub fn publish_clients(
         &mut self,
         data: &dyn ZoneData,
-        clients: VethClients,
+        clients: PermittedClients,
     ) -> anyhow::Result<()> {
         self.tables.publish_clients(data, clients)
     }
@@ -338,15 +350,16 @@ impl Datapath {
         self.config.stale_after / RENEWALS_PER_LEASE
     }
 
-    /// Attaches to new devices and detaches from those that are gone or no longer match.
+    /// Attaches to new devices, and detaches from devices that are gone, no longer match, or have a
+    /// foreign program that owns them.
     pub fn reconcile(&mut self, devices: &[Device]) {
         self.publish_card_addresses(devices);
         self.hooks.restore_pins();
-        let mut own: BTreeSet<u32> = self.object.program_ids().into_iter().collect();
-        own.extend(self.hooks.pinned_program_ids());
+        let mut zerohop_ids: BTreeSet<u32> = self.object.program_ids().into_iter().collect();
+        zerohop_ids.extend(self.hooks.pinned_program_ids());
         self.foreign_programs_found = self
             .foreign_programs
-            .find_on(self.hooks.wanted_devices(devices), &own);
+            .find_on(self.hooks.wanted_devices(devices), &zerohop_ids);
         self.hooks
             .reconcile(&mut self.object, devices, &self.foreign_programs_found);
     }
@@ -368,43 +381,10 @@ impl Datapath {
         self.hooks.failed()
     }
 
-    /// Descriptions of the names and queries that pass because of a size limit of tables or
-    /// settings.
+    /// Descriptions of the queries that pass because of a size limit of tables or settings.
     #[must_use]
     pub fn limits(&self) -> Vec<String> {
         self.tables.limits()
-    }
-
-    /// Reasons why the kernel plane answers less than configured, for `/readyz` and `status`.
-    #[must_use]
-    pub fn degradations(&self) -> Vec<String> {
-        let mut degraded = Vec::new();
-        let mut skipped = self.hooks.skipped();
-        if let Some(first) = skipped.next() {
-            let count = 1 + skipped.count();
-            degraded.push(format!(
-                "interfaces skipped: {count}; the kernel passes their queries to the cluster's DNS; {}, because {}",
-                first.interface, first.reason
-            ));
-        } else if !self.is_attached() && self.hooks.failed().next().is_none() {
-            degraded.push(
-                "no interface matches --interface yet: the kernel answers no queries".to_owned(),
-            );
-        }
-        degraded.extend(self.hooks.pinning_error().map(str::to_owned));
-        let left_out = self.tables.published.left_out;
-        if left_out > 0 {
-            let what_next = match self.config.capacity {
-                Some(_) => "give a larger --capacity, or leave it out to let the tables grow",
-                None => "larger tables are made when memory allows",
-            };
-            let names = self.tables.usage().names;
-            degraded.push(format!(
-                "the tables are full: they hold {names} names and {left_out} found no room; in the zones of those, queries for names \
-                 that are not found pass; {what_next}",
-            ));
-        }
-        degraded
     }
 
     /// Stops the kernel plane.
@@ -421,7 +401,10 @@ impl Datapath {
                     && let Err(error) = self.object.set_lease(self.clock.jiffies(HANDOVER_LEASE))
                 {
                     tracing::warn!(
-                        "the lease can't be extended to {HANDOVER_LEASE:?}, so the kernel stops answering sooner: {error:#}"
+                        "the lease can't be extended for the handover: hooks answer for {:?} at \
+                         most after the last renewal, then CoreDNS answers until the next agent \
+                         is ready: {error:#}",
+                        self.config.stale_after
                     );
                 }
                 self.hooks.keep_attached();

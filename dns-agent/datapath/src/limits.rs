@@ -1,5 +1,5 @@
-//! Descriptions of the size limits of tables and settings that are exceeded, and of what passes
-//! because of each.
+//! Descriptions of exceeded size limits of the tables and settings, and of the queries that pass
+//! because of each limit.
 
 use std::collections::BTreeSet;
 
@@ -20,14 +20,15 @@ pub fn zone_limits(data: &dyn ZoneData) -> Vec<String> {
         let bytes = zone.wire().len();
         if bytes > MAX_SUFFIX_LENGTH {
             limits.push(format!(
-                "{zone} takes {bytes} bytes, and the kernel compares suffixes of up to {MAX_SUFFIX_LENGTH}: names that don't exist \
-                 there pass, and so do computed names such as pods'"
+                "the zone {zone} has {bytes} bytes, and the kernel compares suffixes of up to \
+                 {MAX_SUFFIX_LENGTH} bytes: CoreDNS answers names that don't exist in the zone, \
+                 and computed names such as those of pods"
             ));
         }
         if bytes < MIN_NAME {
             limits.push(format!(
-                "{zone} takes {bytes} bytes, and the kernel looks up names of {MIN_NAME} to {MAX_NAME}: queries for shorter \
-                 names pass"
+                "the zone {zone} has {bytes} bytes, and the kernel looks up names of {MIN_NAME} \
+                 to {MAX_NAME} bytes: CoreDNS answers shorter names of the zone"
             ));
         }
     }
@@ -38,8 +39,9 @@ pub fn zone_limits(data: &dyn ZoneData) -> Vec<String> {
         let bytes = name.wire().len();
         for zone in zones.iter().filter(|zone| name.is_at_or_below(zone)) {
             limits.push(format!(
-                "{name} passes and takes {bytes} bytes, and the kernel compares suffixes of up to {MAX_SUFFIX_LENGTH}: names that \
-                 don't exist in {zone} pass too"
+                "{name} is delegated to CoreDNS and has {bytes} bytes, and the kernel compares \
+                 suffixes of up to {MAX_SUFFIX_LENGTH} bytes: CoreDNS also answers names that \
+                 don't exist in {zone}"
             ));
         }
     }
@@ -50,45 +52,47 @@ pub fn zone_limits(data: &dyn ZoneData) -> Vec<String> {
         .count();
     if suffixes > MAX_SUFFIXES {
         limits.push(format!(
-            "there are {suffixes} zones and names that pass, and the settings hold the {MAX_SUFFIXES} longest: names that \
-             don't exist in the other zones pass"
+            "there are {suffixes} zones and names that pass, and the kernel has room for the \
+             {MAX_SUFFIXES} longest: CoreDNS answers names that don't exist in the other zones"
         ));
     }
     if zones.len() > MAX_SUFFIXES {
         limits.push(format!(
-            "there are {} zones, and the settings hold {MAX_SUFFIXES}: in the other zones, queries for names that don't \
-             exist and for types that a name lacks pass",
+            "there are {} zones, and the kernel has room for {MAX_SUFFIXES}: in the other zones, \
+             CoreDNS answers queries for names that don't exist and for types that a name lacks",
             zones.len()
         ));
     }
     limits
 }
 
-/// The limit exceeded by `names` names whose answers don't all fit into their records.
+/// The limit exceeded by `names` names whose answers don't all fit into their records. `None` for
+/// 0.
 pub(super) fn answer_limit(names: usize) -> Option<String> {
     (names > 0).then(|| {
         format!(
-            "{names} names have answers that their records can't hold, because they are longer than {MAX_ANSWER_LENGTH} bytes or \
-             too many: queries for those answers pass"
+            "{names} names have more answers than their records can hold, or answers longer than \
+             {MAX_ANSWER_LENGTH} bytes: CoreDNS answers these queries"
         )
     })
 }
 
-/// The limit exceeded when `left_out` addresses don't fit into the map of clients.
+/// The limit exceeded when `left_out` addresses don't fit into the map of clients. `None` for 0.
 pub(super) fn client_limit(left_out: usize) -> Option<String> {
     (left_out > 0).then(|| {
         format!(
-            "{left_out} addresses of allowed pods don't fit into the kernel's map of {MAX_CLIENTS} clients: their queries pass"
+            "{left_out} addresses of permitted pods don't fit into the kernel's map of \
+             {MAX_CLIENTS} clients: CoreDNS answers their queries"
         )
     })
 }
 
-/// The limit exceeded when `count` network cards have a hook.
+/// The limit exceeded when `count` network cards have a hook. `None` when there is room for all.
 pub(super) fn card_limit(count: usize) -> Option<String> {
     (count > MAX_HARDWARE).then(|| {
         format!(
-            "{count} network cards have a hook, and the settings hold the hardware addresses of {MAX_HARDWARE}: all queries \
-             on the other cards pass"
+            "{count} network cards have a hook, and the kernel has room for the hardware \
+             addresses of {MAX_HARDWARE}: CoreDNS answers all queries on the other cards"
         )
     })
 }
@@ -120,12 +124,12 @@ mod tests {
         assert_eq!(limits(&[&fits], &[]), [""; 0]);
         let long = limits(&[&format!("a{fits}")], &[]);
         assert!(
-            long[0].contains("takes 65 bytes") && long[0].contains("64"),
+            long[0].contains("has 65 bytes") && long[0].contains("64"),
             "{long:?}"
         );
 
         let short = limits(&["k8s"], &[]);
-        assert!(short[0].contains("takes 5 bytes"), "{short:?}");
+        assert!(short[0].contains("has 5 bytes"), "{short:?}");
 
         let passed = format!("{}.zone.test", "a".repeat(63));
         let passed = limits(&["zone.test"], &[passed]);

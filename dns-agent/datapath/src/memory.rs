@@ -1,7 +1,7 @@
 //! Memory shared with the kernel: a mapped BPF array.
 //!
-//! The memory is accessed only as atomic 64-bit words. Code that uses it needs no `unsafe`,
-//! whatever the kernel reads at the same time.
+//! The memory is accessed only as atomic 64-bit words. Code that uses it needs no `unsafe`, even
+//! while the kernel reads it.
 
 use std::{
     io,
@@ -25,7 +25,7 @@ impl Memory {
     ///
     /// # Errors
     ///
-    /// Errors of mmap(2).
+    /// Errors of mmap(2), such as ENOMEM.
     pub fn map(map: BorrowedFd<'_>, bytes: usize) -> io::Result<Self> {
         // SAFETY: the mapping is new, at an address that the kernel chooses.
         let address = unsafe {

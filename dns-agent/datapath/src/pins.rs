@@ -37,8 +37,11 @@ const MODE_BITS: u32 = 0o7777;
 /// The pins of this network namespace. No other agent can claim them while this value exists.
 #[derive(Debug)]
 pub struct Pins {
+    /// The folder of this network namespace's pins.
     folder: PathBuf,
+    /// The mount point of the BPF file system.
     bpffs: PathBuf,
+    /// The folder, opened and locked.
     lock: File,
 }
 
@@ -49,7 +52,8 @@ pub enum Claim {
     Claimed(Pins),
     /// Another running agent owns the hooks.
     HeldByAnotherAgent,
-    /// The owner is unknown, because another user can write to the folder. Has the reason as text.
+    /// The owner is unknown, because the folder belongs to another user. The text describes it and
+    /// gives a remedy.
     Untrusted(String),
 }
 
@@ -60,7 +64,7 @@ pub enum PinFolderState {
     Free,
     /// A running agent owns the hooks.
     Held,
-    /// Nothing can be pinned. Has the reason as text.
+    /// Hooks can't be pinned. The text says why.
     Unusable(String),
 }
 
@@ -93,7 +97,7 @@ impl HeldLink {
     ///
     /// # Errors
     ///
-    /// When there is no pin.
+    /// When there is no pin, or this process may not open it.
     pub fn open_pinned(path: &Path) -> io::Result<HeldLink> {
         syscall::open_pinned(path).map(HeldLink)
     }
@@ -104,7 +108,7 @@ impl Pins {
     ///
     /// # Errors
     ///
-    /// When there is no BPF file system, or it is not writable.
+    /// When `bpffs` is no BPF file system, or the folder can't be created, opened or locked.
     pub fn claim(bpffs: &Path) -> anyhow::Result<Claim> {
         let folder = namespace_folder(bpffs)?;
         for folder in [&bpffs.join(FOLDER), &folder] {
@@ -130,11 +134,12 @@ impl Pins {
     ///
     /// # Errors
     ///
-    /// When another agent has claimed a new folder, or the folder can't be created.
+    /// When another agent has claimed a new folder, when the folder belongs to another user, or
+    /// when it can't be created.
     pub fn restore(&mut self) -> anyhow::Result<()> {
         let locked = self.lock.metadata().context("inspecting the lock")?;
-        let present = fs::symlink_metadata(&self.folder);
-        if present.is_ok_and(|present| is_same(&present, &locked)) {
+        let current = fs::symlink_metadata(&self.folder);
+        if current.is_ok_and(|current| is_same_file(&current, &locked)) {
             return Ok(());
         }
         match Pins::claim(&self.bpffs)? {
@@ -148,8 +153,8 @@ impl Pins {
         Ok(())
     }
 
-    /// Pins a link at `path` unless it is pinned there already. Returns whether the link was pinned
-    /// anew.
+    /// Pins a link at `path` unless it is pinned there already. Returns whether the pin was
+    /// missing.
     ///
     /// # Errors
     ///
@@ -159,8 +164,8 @@ impl Pins {
         if syscall::pinned_link_id(path).is_ok_and(|pinned| pinned == id) {
             return Ok(false);
         }
-        // The pin of another link may be there. It is not an agent's, because this agent has the
-        // lock.
+        // Another link may be pinned at the path. No other agent pinned it, because this agent has
+        // the lock.
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
@@ -177,8 +182,9 @@ impl Pins {
             .join(format!("{}-{}", pin.mode.name(), pin.device))
     }
 
-    /// The link that an earlier agent left on a device. The kernel reuses device indices, but a
-    /// link whose device is gone reports no device.
+    /// The link that an earlier agent left on a device. `None` when there is none, or when its
+    /// device is gone. The kernel reuses device indices, but a link whose device is gone reports no
+    /// device.
     pub fn find(&self, pin: Pin) -> Option<PinnedLink> {
         let path = self.path(pin);
         match syscall::pinned_link_device(&path) {
@@ -193,6 +199,10 @@ impl Pins {
     }
 
     /// Detaches and unpins all links except those that `keep` accepts. Returns the removed paths.
+    ///
+    /// # Errors
+    ///
+    /// When the folder can't be read, or a pin can't be removed.
     pub fn remove_all_except(&self, keep: impl Fn(Pin) -> bool) -> io::Result<Vec<PathBuf>> {
         let mut removed = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
@@ -211,7 +221,7 @@ impl Pins {
     ///
     /// # Errors
     ///
-    /// When a pin can't be removed.
+    /// When the folder can't be read, or a pin or the folder can't be removed.
     pub fn remove_all(self) -> io::Result<Vec<PathBuf>> {
         let removed = self.remove_all_except(|_| false)?;
         fs::remove_dir(&self.folder)?;
@@ -225,8 +235,8 @@ impl Pins {
 
 /// Detaches and unpins a link.
 pub(super) fn remove_pin(path: &Path) -> io::Result<()> {
-    // Fails for a link whose device is gone and for a pin of no link. Both are attached to no
-    // device.
+    // Fails if the link's device is gone, or if the pinned object is no link. Neither is attached
+    // to a device.
     let _ = syscall::detach_pinned_link(path);
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -264,11 +274,11 @@ fn check_owner(folder: &Path, found: &Metadata) -> Result<(), String> {
     let fault = match (found.is_dir(), found.uid()) {
         (true, owner) if owner == this_user || owner == 0 => return Ok(()),
         (true, owner) => format!("belongs to the user {owner}"),
-        (false, _) => "is no folder".to_owned(),
+        (false, _) => "is not a folder".to_owned(),
     };
     Err(format!(
-        "{} {fault}, so its pins and its lock can't be trusted and are not used: find out who created it, then remove it \
-         with its contents (rm -r {0}) and restart the agent",
+        "{} {fault}, so its pins and its lock can't be trusted and are not used: find out who \
+         created it, then remove it with its contents (rm -r {0}) and restart the agent",
         folder.display()
     ))
 }
@@ -281,7 +291,7 @@ fn open_folder(folder: &Path) -> io::Result<File> {
         .open(folder)
 }
 
-fn is_same(one: &Metadata, other: &Metadata) -> bool {
+fn is_same_file(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
@@ -374,7 +384,8 @@ impl FromStr for Pin {
 fn namespace_folder(bpffs: &Path) -> anyhow::Result<PathBuf> {
     if !syscall::is_bpffs(bpffs).with_context(|| format!("inspecting {}", bpffs.display()))? {
         bail!(
-            "{} is no BPF file system: mount one (mount -t bpf bpf {0}), or mount the node's into the container",
+            "{} is not a BPF file system: mount one (mount -t bpf bpf {0}), or mount the node's into \
+             the container",
             bpffs.display()
         );
     }
@@ -401,10 +412,10 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_no_bpf_file_system_is_refused() {
+    fn a_folder_that_is_not_a_bpf_file_system_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let error = Pins::claim(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("is no BPF file system"), "{error}");
+        assert!(error.contains("is not a BPF file system"), "{error}");
         assert!(!folder_exists(folder.path()));
         assert!(matches!(
             inspect_folder(folder.path()),

@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use zerohop_zone::{ModelBuilder, Name};
 
 use super::{
-    Datapath, DatapathConfig, InitialLease, Persistence, VethClients,
+    Datapath, DatapathConfig, InitialLease, PermittedClients, Persistence,
     foreign_programs::{ForeignProgram, ForeignPrograms},
     hooks::{self, Prospect},
     interfaces::Device,
@@ -20,11 +20,12 @@ use crate::{Interface, ObjectFile};
 /// The result of [`try_kernel`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trial {
-    /// The size in bytes of the tables that were mapped: that of a small cluster.
+    /// The size in bytes of the mapped tables, which have the smallest size.
     pub memory_bytes: usize,
     /// The measured rate of the kernel's clock, in jiffies per second.
     pub rate: u32,
-    /// The result of each program, by the program's name.
+    /// The result of each program, by the program's name: how the kernel runs it, or why the kernel
+    /// refuses it.
     pub programs: Vec<(&'static str, Result<ExecutionMode, KernelRefusal>)>,
 }
 
@@ -42,7 +43,7 @@ pub enum ExecutionMode {
 pub struct KernelRefusal {
     /// The operation and the kernel's error.
     pub reason: String,
-    /// The error number, if a system call failed.
+    /// The error number of the failed system call; `None` if no system call failed.
     pub error: Option<i32>,
 }
 
@@ -58,7 +59,7 @@ const CARD: [u8; 6] = [2, 0, 0, 0, 0, 1];
 ///
 /// # Errors
 ///
-/// When a step before the loading of programs fails.
+/// When a step before the loading of programs fails. Programs that fail are in the result.
 pub fn try_kernel(object_file: ObjectFile) -> Result<Trial, KernelRefusal> {
     let zone = Name::parse("check.zerohop.invalid").map_err(|error| refusal(&error.into()))?;
     let mut builder = ModelBuilder::new(1);
@@ -70,12 +71,12 @@ pub fn try_kernel(object_file: ObjectFile) -> Result<Trial, KernelRefusal> {
         interfaces: Vec::new(),
         // A network for documentation: RFC 5737 section 3.
         allow: vec![Ipv4Net::new_assert([192, 0, 2, 0].into(), 24).into()],
-        rate_limit: 0,
-        serve: vec![SocketAddr::from(([192, 0, 2, 53], 53))],
-        clients: VethClients::Any,
+        rate_limit: None,
+        served_addresses: vec![SocketAddr::from(([192, 0, 2, 53], 53))],
+        clients: PermittedClients::Any,
         capacity: None,
         stale_after: Duration::from_secs(60),
-        persistence: Persistence::None,
+        persistence: Persistence::UntilAgentStops,
         bpffs: Path::new("").into(),
     };
     let started = Datapath::start(config, None, &[], &builder.build(), InitialLease::Running);
@@ -125,21 +126,22 @@ pub struct Survey<'a> {
     pub foreign_programs: Vec<ForeignProgram>,
 }
 
-/// Finds out what an agent would do with each device. Programs of a running agent are recognised by
-/// their pins, or by their names if this process may read them. See [`hooks::prospects`].
+/// Predicts what an agent would do with each matching device. Programs of a running agent are
+/// recognised by their pins, or by their names if this process may read them. `allowed_networks` is
+/// the number of values of `--allow`. See [`hooks::prospects`].
 #[must_use]
 pub fn survey_devices<'a>(
     wanted: &[Interface],
-    allowed: usize,
+    allowed_networks: usize,
     devices: &'a [Device],
     bpffs: &Path,
 ) -> Survey<'a> {
-    let own = pins::pinned_program_ids(bpffs).into_iter().collect();
-    let mut foreign =
-        ForeignPrograms::new(bpffs.into()).find_on(hooks::matching_devices(wanted, devices), &own);
+    let zerohop_ids = pins::pinned_program_ids(bpffs).into_iter().collect();
+    let mut foreign = ForeignPrograms::new(bpffs.into())
+        .find_on(hooks::matching_devices(wanted, devices), &zerohop_ids);
     foreign.retain(|(_, program)| !program.is_zerohop());
     Survey {
-        prospects: hooks::prospects(wanted, allowed, devices, &foreign),
+        prospects: hooks::prospects(wanted, allowed_networks, devices, &foreign),
         foreign_programs: foreign.into_iter().map(|(_, program)| program).collect(),
     }
 }
@@ -155,7 +157,7 @@ pub fn has_tcx() -> io::Result<bool> {
         Err(error) => match error.raw_os_error() {
             // The kernel doesn't know the attach type.
             Some(libc::EINVAL) => Ok(false),
-            // Linux 6.6 reports so that no program is attached.
+            // Linux 6.6 returns this error when no program is attached.
             Some(libc::ENOENT) => Ok(true),
             _ => Err(error),
         },

@@ -101,19 +101,26 @@ impl HookProgram {
         }
     }
 
-    /// Whether the program is for network cards, which untrusted hosts can reach. The others are
-    /// for pods' veths.
+    /// Whether the program is for devices that untrusted hosts can reach: network cards, and all
+    /// devices that are not a pod's veth. The other programs are for pods' veths.
     #[must_use]
     pub const fn is_for_cards(self) -> bool {
         matches!(self, Self::Xdp | Self::Tc)
     }
 }
 
+/// Whether a program or filter of this name is one of Zerohop's.
+pub(crate) fn is_zerohop_name(name: &str) -> bool {
+    HookProgram::ALL
+        .iter()
+        .any(|program| program.name() == name)
+}
+
 /// The memory of the tables, mapped into this process.
 pub struct TableMappings {
     /// One [`Control`].
     pub control: Memory,
-    /// [`SLOTS`] copies of [`Settings`].
+    /// [`SETTINGS_COPIES`] copies of [`Settings`].
     pub settings: Memory,
     /// Buckets ([`dns_common::directory`]).
     pub directory: Memory,
@@ -130,15 +137,16 @@ impl EbpfObject {
     ///
     /// # Errors
     ///
-    /// When the kernel refuses one: no privilege, no memory, or a kernel before 5.10.
+    /// When the kernel refuses a map or the program: no privilege, no memory, or a kernel before
+    /// 5.10. When the object file has no lease program, or its log can't be read.
     pub fn load(file: ObjectFile, size: TableSize) -> anyhow::Result<Self> {
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("DIRECTORY", size.buckets)
             .map_max_entries("RECORDS", size.chunks)
             .load(file.0)
             .context(
-                "creating the kernel tables (this needs Linux 5.10 or newer and root, or the capabilities \
-                 BPF, NET_ADMIN and PERFMON)",
+                "creating the kernel tables (this needs Linux 5.10 or newer and root, or the \
+                 capabilities BPF, NET_ADMIN and PERFMON)",
             )?;
         let log = match ebpf.map(LOG_MAP) {
             None => None,
@@ -153,7 +161,7 @@ impl EbpfObject {
     ///
     /// # Errors
     ///
-    /// Errors of mmap(2).
+    /// Errors of mmap(2), and when the object file lacks one of the arrays.
     pub fn map_tables(&self, size: TableSize) -> anyhow::Result<TableMappings> {
         Ok(TableMappings {
             control: self.map_array("CONTROL", size_of::<Control>())?,
@@ -164,11 +172,11 @@ impl EbpfObject {
         })
     }
 
-    /// The map of answered clients.
+    /// The map of permitted clients.
     ///
     /// # Errors
     ///
-    /// When this process can't open another file descriptor.
+    /// When this process can't open another file descriptor, or the object file lacks the map.
     pub fn client_map(&self) -> anyhow::Result<HashMap<MapData, ClientKey, u8>> {
         let Some(Map::HashMap(data)) = self.ebpf.map("CLIENTS") else {
             return Err(anyhow!("the object has no hash map CLIENTS"));
@@ -182,7 +190,8 @@ impl EbpfObject {
     ///
     /// # Errors
     ///
-    /// When the verifier refuses the program; the error has the end of the verifier's log.
+    /// When the object file has no such program, or the verifier refuses it. The error has the end
+    /// of the verifier's log.
     pub fn loaded_xdp(&mut self, name: &str) -> anyhow::Result<&mut Xdp> {
         let program: &mut Xdp = self
             .ebpf
@@ -245,7 +254,7 @@ impl EbpfObject {
             .collect()
     }
 
-    /// Sets the lease to end `jiffies` from now. Returns the lower 32 bits of the present jiffies.
+    /// Sets the lease to end `jiffies` from now. Returns the lower 32 bits of the current jiffies.
     ///
     /// # Errors
     ///
@@ -264,7 +273,7 @@ impl EbpfObject {
                 data_in: Some(&packet),
                 ..TestRunOptions::default()
             })
-            .context("renewing the lease")?;
+            .context("running the lease program")?;
         Ok(result.return_value)
     }
 

@@ -1,5 +1,5 @@
-//! Publishes zone data into the kernel's tables, in an order in which no reader is ever given a
-//! wrong negative answer.
+//! Publishes zone data into the kernel's tables. The order of the writes ensures that the kernel
+//! never gives a wrong negative answer.
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
@@ -15,16 +15,16 @@ use serde::Serialize;
 use zerohop_zone::{Name, NameEntry, ZoneData};
 
 use super::{
-    DatapathConfig, VethClients,
+    DatapathConfig, PermittedClients,
     grace::Grace,
     hash_table::{HashTable, PutOutcome, TableUsage},
     interfaces::HardwareAddress,
     limits,
+    permitted_clients::ClientTable,
     program::{EbpfObject, TableSize},
     records,
     settings::{self, FixedSettings, RateLimit, SettingsPublisher},
     slots,
-    veth_clients::ClientTable,
 };
 
 /// The least number of names that tables have room for.
@@ -41,7 +41,8 @@ pub struct KernelTables<G> {
     pub(super) table: HashTable<G>,
     pub(super) settings: SettingsPublisher,
     pub(super) fixed_settings: FixedSettings,
-    clients: VethClients,
+    /// The clients that the settings permit.
+    clients: PermittedClients,
     client_table: ClientTable,
     /// The zones in the current settings.
     zones: Vec<Name>,
@@ -50,11 +51,12 @@ pub struct KernelTables<G> {
     /// The suffixes in the current settings below which absent names pass. See
     /// [`ZoneData::pass_suffixes`].
     pass_suffixes: BTreeSet<Name>,
-    /// Names for which there was no room.
+    /// Names for which the last publication had no room.
     left_out: BTreeSet<Name>,
-    /// Publications of settings since the last grace period. Readers may still use that many older
-    /// copies.
+    /// The number of publications of settings since the last grace period. Readers may still use
+    /// that many older copies.
     unsettled_copies: u32,
+    /// The counts of the last publication.
     pub(super) published: PublicationCounts,
     /// Descriptions of the limits that the zones exceed.
     zone_limits: Vec<String>,
@@ -63,15 +65,15 @@ pub struct KernelTables<G> {
 /// Counts of what [`KernelTables::publish_all`] or [`KernelTables::publish_names`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PublicationCounts {
-    /// Names whose answers are unchanged.
+    /// Published names whose answers are unchanged.
     pub unchanged: usize,
-    /// Names whose answers changed.
+    /// Published names whose answers changed.
     pub replaced: usize,
-    /// New names.
+    /// Published names that are new.
     pub inserted: usize,
-    /// Names that were removed.
+    /// Removed names.
     pub removed: usize,
-    /// Names for which there is no room. The kernel answers no NXDOMAIN in their zones.
+    /// Names for which the tables have no room. The kernel answers no NXDOMAIN in their zones.
     pub left_out: usize,
 }
 
@@ -91,7 +93,7 @@ impl<G: Grace> KernelTables<G> {
     ///
     /// # Errors
     ///
-    /// When the maps can't be mapped.
+    /// When a map can't be opened or mapped, or a permitted client can't be added to its map.
     pub fn new(
         object: &EbpfObject,
         size: TableSize,
@@ -108,13 +110,13 @@ impl<G: Grace> KernelTables<G> {
             hash_key,
             directory_mask: table.directory_mask(),
             secret: rand::random(),
-            serve: config.serve.clone(),
+            served_addresses: config.served_addresses.clone(),
             allow: config.allow.clone(),
             card_addresses: Vec::new(),
             rate_limit: None,
         };
         let mut client_table = ClientTable::new(object.client_map()?);
-        if let VethClients::Known(addresses) = &config.clients {
+        if let PermittedClients::Only(addresses) = &config.clients {
             client_table.replace_addresses(addresses)?;
         }
         Ok(Self {
@@ -144,8 +146,8 @@ impl<G: Grace> KernelTables<G> {
         zones.chain(other_limits.into_iter().flatten()).collect()
     }
 
-    /// The clients answered on pods' veths.
-    pub(super) fn clients(&self) -> &VethClients {
+    /// The permitted clients.
+    pub(super) fn clients(&self) -> &PermittedClients {
         &self.clients
     }
 
@@ -155,19 +157,19 @@ impl<G: Grace> KernelTables<G> {
         self.table.usage()
     }
 
-    /// Whether names were left out for want of room.
+    /// Whether names were left out because there is no room.
     pub(super) fn are_full(&self) -> bool {
         !self.left_out.is_empty()
     }
 
-    /// Whether names were left out, or more than 31/32 of the record space is in use. Larger tables
-    /// are then created before names have to be left out.
+    /// Whether names were left out, or more than 31/32 of the record space is in use. The agent
+    /// then creates larger tables, so that names need not be left out.
     pub(super) fn are_nearly_full(&self) -> bool {
         let usage = self.usage();
         self.are_full() || usage.record_bytes > usage.record_bytes_capacity / 32 * 31
     }
 
-    /// Publishes all names of `data`, and calls `progress` after each.
+    /// Publishes all names of `data`, and calls `progress` after each name.
     ///
     /// During the round, absent names pass below the suffixes of the old and the new data. Only the
     /// settings published at its end can deny more names.
@@ -212,8 +214,8 @@ impl<G: Grace> KernelTables<G> {
         Ok(self.finish_round(&round))
     }
 
-    /// Publishes those of `names` that have changed in `data`. All other names must be unchanged,
-    /// and the zones too, except for their serials.
+    /// Publishes `names` from `data`. Unchanged records are not written. All other names of `data`
+    /// must be as published before, and the zones too, except for their serials.
     ///
     /// # Errors
     ///
@@ -250,21 +252,24 @@ impl<G: Grace> KernelTables<G> {
         Ok(self.finish_round(&round))
     }
 
-    /// Replaces the addresses whose queries the kernel answers.
+    /// Replaces the server addresses at which the kernel answers queries.
     ///
     /// # Errors
     ///
-    /// When there are more than the settings hold. Then the present addresses stay.
+    /// As for [`Datapath::publish_served_addresses`](super::Datapath::publish_served_addresses).
     pub(super) fn publish_served_addresses(
         &mut self,
         data: &dyn ZoneData,
         addresses: &[SocketAddr],
     ) -> anyhow::Result<()> {
-        let before = std::mem::replace(&mut self.fixed_settings.serve, addresses.to_vec());
+        let before = std::mem::replace(
+            &mut self.fixed_settings.served_addresses,
+            addresses.to_vec(),
+        );
         let pass_suffixes = self.pass_suffixes.clone();
         let done = self.publish_zone_settings(data, &pass_suffixes);
         if done.is_err() {
-            self.fixed_settings.serve = before;
+            self.fixed_settings.served_addresses = before;
         }
         done
     }
@@ -291,8 +296,8 @@ impl<G: Grace> KernelTables<G> {
         }
     }
 
-    /// Replaces the clients that are answered on pods' veths. The map of clients is complete before
-    /// the settings make it effective.
+    /// Replaces the permitted clients. The map of clients is complete before the settings refer to
+    /// it.
     ///
     /// # Errors
     ///
@@ -300,9 +305,9 @@ impl<G: Grace> KernelTables<G> {
     pub fn publish_clients(
         &mut self,
         data: &dyn ZoneData,
-        clients: VethClients,
+        clients: PermittedClients,
     ) -> anyhow::Result<()> {
-        if let VethClients::Known(addresses) = &clients {
+        if let PermittedClients::Only(addresses) = &clients {
             self.client_table.replace_addresses(addresses)?;
         }
         self.clients = clients;
@@ -441,7 +446,8 @@ impl<'a> PublicationRound<'a> {
     }
 }
 
-/// The size of tables with room for all of `data` and 12.5 % more, or for `capacity` names.
+/// The size of tables with room for `capacity` names; if it is `None`, for 12.5 % more names than
+/// `data` has. There is always room for all names of `data`, and for `MIN_CAPACITY` names.
 #[must_use]
 pub fn table_size(data: &dyn ZoneData, capacity: Option<usize>) -> TableSize {
     let (mut names, mut bytes) = (0, 0);
@@ -456,8 +462,8 @@ pub fn table_size(data: &dyn ZoneData, capacity: Option<usize>) -> TableSize {
         .max(names)
         .max(MIN_CAPACITY);
     let words = (room as f64 * WORDS_PER_NAME) as usize;
-    // Without a capacity, new names are assumed to be as long as the present ones, if those are
-    // longer.
+    // Without a capacity, records of new names are assumed to be as long as the current records on
+    // average, or `BYTES_PER_NEW_NAME` if that is more.
     let spare = match capacity {
         Some(_) => 0,
         None => bytes / NAMES_PER_SPARE,

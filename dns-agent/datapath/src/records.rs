@@ -98,7 +98,7 @@ struct ComputedRecords {
     answers: RenderedAnswers,
 }
 
-/// Renders the answers of a name: for each type that it has data of, and for the addresses of an
+/// Renders the answers of a name: for each type that the name has, and for the addresses of an
 /// alias.
 fn own_answers(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> RenderedAnswers {
     let mut types: Vec<Rtype> = entry.types().collect();
@@ -114,7 +114,7 @@ fn own_answers(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> RenderedA
         .collect()
 }
 
-/// Whether the agent answers this type with data.
+/// Whether the user plane answers queries for this type with data.
 fn has_data(data: &dyn ZoneData, name: &Name, rtype: Rtype) -> bool {
     matches!(data.answer(name, rtype), zone::Answer::Data { .. })
 }
@@ -126,7 +126,7 @@ fn render_computed_names(
     name: &Name,
     entry: &NameEntry,
 ) -> Option<ComputedRecords> {
-    // Represents every child, because the rendered answers don't depend on the child's name.
+    // One child stands for all, because the rendered answers don't depend on the child's name.
     let child = name.child(b"0").ok()?;
     let render_shared = |owner: &Name, rtype: Rtype| {
         let answer = match data.answer(owner, rtype) {
@@ -152,8 +152,8 @@ fn render_computed_names(
             answers: Vec::new(),
         }),
         ComputedNames::Like(other) => {
-            let other_node = data.entry(other)?;
-            let types = other_node.types();
+            let other_entry = data.entry(other)?;
+            let types = other_entry.types();
             // SRV data and additional records contain names, whose compression depends on the
             // child's name.
             let answers: RenderedAnswers = types

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     sync::atomic::Ordering,
 };
 
@@ -38,13 +39,14 @@ pub struct FixedSettings {
     pub directory_mask: u32,
     /// See [`Settings::secret`].
     pub secret: u64,
-    /// Addresses and ports whose queries the kernel answers.
-    pub serve: Vec<SocketAddr>,
-    /// Networks whose clients are answered on network cards.
+    /// Server addresses (IP and port) at which the kernel answers queries.
+    pub served_addresses: Vec<SocketAddr>,
+    /// Networks whose clients are answered on network cards. When it is empty, network cards get no
+    /// hook.
     pub allow: Vec<IpNet>,
     /// Hardware addresses of the network cards on which the kernel answers.
     pub card_addresses: Vec<HardwareAddress>,
-    /// The rate limit of each client on network cards.
+    /// The rate limit of each client on network cards; `None` means no limit.
     pub rate_limit: Option<RateLimit>,
 }
 
@@ -64,7 +66,8 @@ pub struct RateLimit {
 ///
 /// # Errors
 ///
-/// When there are more served addresses than the settings hold.
+/// When there are more served addresses or allowed networks than the settings hold, or when a
+/// zone's SOA record has an unexpected form.
 pub fn build_settings(
     fixed: &FixedSettings,
     data: &dyn ZoneData,
@@ -77,7 +80,7 @@ pub fn build_settings(
         directory_mask: fixed.directory_mask,
         ..Settings::zeroed()
     };
-    for address in &fixed.serve {
+    for address in &fixed.served_addresses {
         add_served_address(&mut settings, *address)?;
     }
     for network in &fixed.allow {
@@ -127,10 +130,10 @@ pub fn build_settings(
 ///
 /// # Errors
 ///
-/// Names the option that has too many values.
-pub fn check_counts(serve: &[SocketAddr], allow: &[IpNet]) -> anyhow::Result<()> {
+/// When an option has too many values. The error names the option.
+pub fn check_counts(served_addresses: &[SocketAddr], allow: &[IpNet]) -> anyhow::Result<()> {
     let mut settings = Settings::zeroed();
-    serve
+    served_addresses
         .iter()
         .try_for_each(|address| add_served_address(&mut settings, *address))?;
     allow
@@ -162,14 +165,15 @@ fn push_suffix(settings: &mut Settings, name: &[u8], zone: u16, action: u16) {
             settings.suffix_count += 1;
         }
         _ => tracing::debug!(
-            "no room for a suffix of {} bytes (at most {MAX_SUFFIX_LENGTH}; at most {MAX_SUFFIXES} of them)",
+            "the settings have no room for a suffix of {} bytes: they hold {MAX_SUFFIXES} \
+             suffixes of at most {MAX_SUFFIX_LENGTH} bytes",
             name.len()
         ),
     }
 }
 
-/// Sets the hardware addresses and the rate limit for network cards. Cards beyond the first
-/// [`MAX_HARDWARE`] pass all queries.
+/// Sets the hardware addresses and the rate limit for network cards. All queries on cards after the
+/// first [`MAX_HARDWARE`] pass.
 pub(super) fn set_card_settings(settings: &mut Settings, fixed: &FixedSettings) {
     settings.hardware = [0; MAX_HARDWARE];
     settings.hardware_count = fixed.card_addresses.len().min(MAX_HARDWARE) as u32;
@@ -188,7 +192,10 @@ fn add_served_address(settings: &mut Settings, address: SocketAddr) -> anyhow::R
     };
     let number = *count as usize;
     if number == MAX_SERVED {
-        bail!("--serve {address}: the kernel serves at most {MAX_SERVED} addresses of each family");
+        bail!(
+            "--serve {address}: the kernel has room for at most {MAX_SERVED} addresses of \
+             each family; give fewer"
+        );
     }
     *count += 1;
     match address.ip() {
@@ -212,7 +219,10 @@ fn add_allowed_network(settings: &mut Settings, network: IpNet) -> anyhow::Resul
     };
     let number = *count as usize;
     if number == MAX_ALLOWED {
-        bail!("--allow {network}: at most {MAX_ALLOWED} networks of each family");
+        bail!(
+            "--allow {network}: the kernel has room for at most {MAX_ALLOWED} networks of \
+             each family; give fewer"
+        );
     }
     *count += 1;
     match network {
@@ -240,7 +250,7 @@ fn build_zone(data: &dyn ZoneData, number: usize) -> anyhow::Result<ZoneSoa> {
     let mut soa = [0; 56];
     if answer.bytes.len() != SOA_LENGTH {
         bail!(
-            "it has {} bytes instead of {SOA_LENGTH}",
+            "the record has {} bytes instead of {SOA_LENGTH}",
             answer.bytes.len()
         );
     }
@@ -262,22 +272,23 @@ fn build_zone(data: &dyn ZoneData, number: usize) -> anyhow::Result<ZoneSoa> {
 pub struct SettingsPublisher {
     control: Memory,
     copies: Memory,
+    /// The settings published last; `None` before the first publication.
     current: Option<Settings>,
+    /// The copy that holds `current`.
     slot: u32,
 }
 
 impl RateLimit {
-    /// A limit of `rate` answers per second, which is also the largest burst. `None` if `rate` is
-    /// 0.
+    /// A limit of `rate` answers per second, which is also the largest burst. Rates above
+    /// `MAX_RATE`, more than a million per second, count as `MAX_RATE`.
     #[must_use]
-    pub fn new(rate: u32, clock: Clock) -> Option<RateLimit> {
-        // Rates above `MAX_RATE`, more than a million per second, are treated as `MAX_RATE`.
-        let burst = u64::from(rate.min(MAX_RATE)) * TOKEN;
+    pub fn new(rate: NonZeroU32, clock: Clock) -> RateLimit {
+        let burst = u64::from(rate.get().min(MAX_RATE)) * TOKEN;
         let refill = burst / u64::from(clock.rate);
-        (rate > 0).then_some(RateLimit {
+        RateLimit {
             refill: refill.max(1) as u32,
             burst: burst as u32,
-        })
+        }
     }
 }
 
@@ -300,7 +311,7 @@ impl SettingsPublisher {
         current == Some(bytemuck::bytes_of(settings))
     }
 
-    /// The current settings: those published last.
+    /// The settings published last; `None` before the first publication.
     #[must_use]
     pub fn current(&self) -> Option<&Settings> {
         self.current.as_ref()
@@ -360,7 +371,7 @@ mod tests {
             hash_key: HashKey::zeroed(),
             directory_mask: 0,
             secret: 0,
-            serve: Vec::new(),
+            served_addresses: Vec::new(),
             allow: Vec::new(),
             card_addresses: Vec::new(),
             rate_limit: None,

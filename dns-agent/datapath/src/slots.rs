@@ -13,6 +13,7 @@ const LAST_START: u32 = ((CHUNK - REACH) / GRANULE) as u32;
 /// The allocator: freed slots by size, and the granules that have never been allocated.
 #[derive(Debug)]
 pub struct SlotAllocator {
+    /// Numbers of the freed slots of each size.
     free: [Vec<u32>; SIZES.len()],
     /// The first granule that has never been allocated.
     fresh: u32,
@@ -25,8 +26,9 @@ pub struct SlotAllocator {
 /// An allocated slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// The record's number.
+    /// The record's number: the position of its first granule.
     pub number: u32,
+    /// The slot's position in `SIZES`.
     size_index: u8,
 }
 
@@ -73,11 +75,8 @@ impl SlotAllocator {
     /// The slot with this number and size index. The size index is stored in the record, because a
     /// record may be in a larger slot than it needs.
     #[must_use]
-    pub fn slot(number: u32, size: u8) -> Slot {
-        Slot {
-            number,
-            size_index: size,
-        }
+    pub fn slot(number: u32, size_index: u8) -> Slot {
+        Slot { number, size_index }
     }
 
     /// Bytes in allocated slots, and in all chunks.
@@ -135,7 +134,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn slots_never_overlap(steps in prop::collection::vec((65usize..=MAX_RECORD_LENGTH, any::<bool>()), 1..400)) {
+        fn slots_never_overlap(
+            steps in prop::collection::vec((65usize..=MAX_RECORD_LENGTH, any::<bool>()), 1..400)
+        ) {
             let mut slots = SlotAllocator::new(2);
             let mut taken: BTreeMap<u32, Slot> = BTreeMap::new();
             for (bytes, is_free) in steps {

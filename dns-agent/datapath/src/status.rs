@@ -33,13 +33,14 @@ pub struct DatapathStatus {
     /// Foreign programs on matching devices.
     #[serde(rename = "others")]
     pub foreign_programs: Vec<ForeignProgram>,
-    /// Addresses and ports whose queries the kernel answers.
-    pub serve: Vec<SocketAddr>,
+    /// Server addresses (IP and port) at which the kernel answers queries.
+    #[serde(rename = "serve")]
+    pub served_addresses: Vec<SocketAddr>,
     /// Usage of the tables.
     pub tables: TableUsage,
     /// Counts of the last publication.
     pub published: PublicationCounts,
-    /// The lease.
+    /// The state of the lease.
     pub lease: LeaseStatus,
     /// Packets by outcome, hook and interface.
     pub outcomes: Vec<OutcomeStatus>,
@@ -72,7 +73,7 @@ pub struct OutcomeStatus {
 }
 
 impl Datapath {
-    /// The present state.
+    /// The current state.
     ///
     /// # Errors
     ///
@@ -88,11 +89,58 @@ impl Datapath {
                 .iter()
                 .map(|(_, other)| other.clone())
                 .collect(),
-            serve: self.config.serve.clone(),
+            served_addresses: self.config.served_addresses.clone(),
             tables: self.tables.table.usage(),
             published: self.tables.published,
             lease: self.lease(),
         })
+    }
+
+    /// Reasons why the kernel plane answers less than configured, for `/readyz` and `status`.
+    #[must_use]
+    pub fn degradations(&self) -> Vec<String> {
+        let mut degraded = Vec::new();
+        let mut skipped = self.hooks.skipped();
+        if let Some(first) = skipped.next() {
+            let SkippedDevice { interface, reason } = first;
+            degraded.push(match skipped.count() {
+                0 => format!(
+                    "interface {interface} is skipped, so CoreDNS answers its queries: {reason}"
+                ),
+                others => format!(
+                    "{} interfaces are skipped, so CoreDNS answers their queries; the first is \
+                     {interface}: {reason}",
+                    others + 1
+                ),
+            });
+        } else if !self.is_attached() && self.hooks.failed().next().is_none() {
+            let values: Vec<&str> = self
+                .config
+                .interfaces
+                .iter()
+                .map(|interface| interface.name.as_str())
+                .collect();
+            degraded.push(format!(
+                "no interface matches --interface {} yet, so CoreDNS answers all queries: compare \
+                 --interface with `ip link`",
+                values.join(",")
+            ));
+        }
+        degraded.extend(self.hooks.pinning_error().map(str::to_owned));
+        let left_out = self.tables.published.left_out;
+        if left_out > 0 {
+            let remedy = match self.config.capacity {
+                Some(_) => "give a larger --capacity, or leave it out to let the tables grow",
+                None => "the agent tries again every 60 s: raise the pod's memory limit",
+            };
+            let names = self.tables.usage().names;
+            degraded.push(format!(
+                "the tables are full: {names} names are in them, {left_out} are not; CoreDNS \
+                 answers these {left_out} names and, in their zones, every name that is not in \
+                 the tables; {remedy}",
+            ));
+        }
+        degraded
     }
 
     fn lease(&self) -> LeaseStatus {

@@ -1,7 +1,8 @@
-//! System calls that aya doesn't offer.
+//! System calls that aya doesn't offer. The structs of bpf(2) are those of `linux/bpf.h`, as
+//! aya-obj has them.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     fs, io, mem,
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
@@ -10,38 +11,15 @@ use std::{
     path::Path,
 };
 
-/// Commands of bpf(2), from `enum bpf_cmd` in `linux/bpf.h`.
-const OBJ_PIN: libc::c_long = 6;
-const OBJ_GET: libc::c_long = 7;
-const PROG_GET_FD_BY_ID: libc::c_long = 13;
-const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
-const PROG_QUERY: libc::c_long = 16;
-const LINK_DETACH: libc::c_long = 34;
+use aya_obj::generated::{
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type, bpf_prog_info,
+};
 
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPFFS: libc::c_long = 0xcafe_4a11;
 
-/// `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS` of `enum bpf_attach_type`.
-const TCX_INGRESS: u32 = 46;
-const TCX_EGRESS: u32 = 47;
-
 /// The kernel's limit of tcx programs for one device and direction.
 const TCX_PROGRAMS: usize = 64;
-
-/// The part of `union bpf_attr` that the newest kernels read for these commands. Older kernels
-/// accept zeros in the fields that they don't know.
-#[repr(C, align(8))]
-struct Attributes([u32; 16]);
-
-/// The start of `struct bpf_link_info`: type, ID, program ID, padding to an alignment of eight,
-/// then fields by type. For XDP and tcx the first of them is the device's index.
-#[repr(C, align(8))]
-struct LinkInfo([u32; 16]);
-
-/// The start of `struct bpf_prog_info`. The program's ID is its second word; the name begins at its
-/// 17th.
-#[repr(C, align(8))]
-struct ProgramInfo([u32; 20]);
 
 /// The direction of packets at a tcx hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +45,10 @@ pub(super) fn is_bpffs(folder: &Path) -> io::Result<bool> {
 
 /// The index of the device that a pinned XDP or tcx link is attached to; 0 when the device is gone.
 pub(super) fn pinned_link_device(path: &Path) -> io::Result<u32> {
-    Ok(link_info(&open_pinned(path)?)?.0[4])
+    let info = link_info(&open_pinned(path)?)?;
+    // SAFETY: the kernel has filled the struct, and every value of the field is valid. The index
+    // has the same place for XDP and for tcx.
+    Ok(unsafe { info.__bindgen_anon_1.tcx.ifindex })
 }
 
 /// The ID of a pinned link.
@@ -77,41 +58,43 @@ pub(super) fn pinned_link_id(path: &Path) -> io::Result<u32> {
 
 /// The ID of a link.
 pub(super) fn link_id(link: &OwnedFd) -> io::Result<u32> {
-    Ok(link_info(link)?.0[1])
+    Ok(link_info(link)?.id)
 }
 
 /// Pins an object at a path that doesn't exist.
 pub(super) fn pin_object(object: &OwnedFd, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut pin = Attributes([0; 16]);
-    pin.set_pointer(0, path.as_ptr() as u64);
-    pin.0[2] = object.as_raw_fd() as u32;
-    bpf(OBJ_PIN, &mut pin).map(drop)
+    let mut attributes = zeroed_attributes();
+    attributes.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attributes.__bindgen_anon_4.bpf_fd = descriptor(object);
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attributes).map(drop)
 }
 
 /// The IDs of the tcx programs on a device, in the order in which they run. EINVAL before Linux
 /// 6.6, which has no tcx.
 pub(super) fn tcx_programs(device: u32, direction: Direction) -> io::Result<Vec<u32>> {
     let mut ids = [0u32; TCX_PROGRAMS];
-    let mut query = Attributes([0; 16]);
-    query.0[0] = device;
-    query.0[1] = match direction {
-        Direction::Ingress => TCX_INGRESS,
-        Direction::Egress => TCX_EGRESS,
+    let attach_type = match direction {
+        Direction::Ingress => bpf_attach_type::BPF_TCX_INGRESS,
+        Direction::Egress => bpf_attach_type::BPF_TCX_EGRESS,
     };
-    query.set_pointer(4, &raw mut ids as u64);
-    query.0[6] = TCX_PROGRAMS as u32;
-    bpf(PROG_QUERY, &mut query)?;
-    let count = (query.0[6] as usize).min(TCX_PROGRAMS);
-    Ok(ids[..count].to_vec())
+    let mut attributes = zeroed_attributes();
+    attributes.query.__bindgen_anon_1.target_ifindex = device;
+    attributes.query.attach_type = attach_type as u32;
+    attributes.query.prog_ids = ids.as_mut_ptr() as u64;
+    attributes.query.__bindgen_anon_2.prog_cnt = TCX_PROGRAMS as u32;
+    bpf(bpf_cmd::BPF_PROG_QUERY, &mut attributes)?;
+    // SAFETY: every value of the field is valid. The kernel has set it to the number of programs.
+    let count = unsafe { attributes.query.__bindgen_anon_2.prog_cnt };
+    Ok(ids[..(count as usize).min(TCX_PROGRAMS)].to_vec())
 }
 
 /// The name of a program, truncated by the kernel to 15 bytes. Needs CAP_SYS_ADMIN.
 pub(super) fn program_name(id: u32) -> io::Result<String> {
-    let mut get = Attributes([0; 16]);
-    get.0[0] = id;
-    let fd = take_descriptor(bpf(PROG_GET_FD_BY_ID, &mut get)?);
-    Ok(program_info(&fd)?.name())
+    let mut attributes = zeroed_attributes();
+    attributes.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    let program = open_descriptor(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attributes)?;
+    Ok(name_of(&program_info(&program)?))
 }
 
 /// The ID and name of a pinned program, or the ID of a pinned link's program. `None` for a pin of
@@ -122,83 +105,122 @@ pub(super) fn pinned_program(path: &Path) -> io::Result<Option<(u32, Option<Stri
     match kind.to_str() {
         Some("anon_inode:bpf-prog") => {
             let info = program_info(&fd)?;
-            Ok(Some((info.0[1], Some(info.name()))))
+            Ok(Some((info.id, Some(name_of(&info)))))
         }
         Some("anon_inode:bpf_link" | "anon_inode:bpf-link") => {
-            Ok(Some((link_info(&fd)?.0[2], None)))
+            Ok(Some((link_info(&fd)?.prog_id, None)))
         }
         _ => Ok(None),
     }
 }
 
-fn link_info(fd: &OwnedFd) -> io::Result<LinkInfo> {
-    let mut info = LinkInfo([0; 16]);
-    let mut ask = Attributes([0; 16]);
-    ask.0[0] = fd.as_raw_fd() as u32;
-    ask.0[1] = size_of::<LinkInfo>() as u32;
-    ask.set_pointer(2, &raw mut info as u64);
-    bpf(OBJ_GET_INFO_BY_FD, &mut ask)?;
-    Ok(info)
-}
-
-fn program_info(fd: &OwnedFd) -> io::Result<ProgramInfo> {
-    let mut info = ProgramInfo([0; 20]);
-    let mut ask = Attributes([0; 16]);
-    ask.0[0] = fd.as_raw_fd() as u32;
-    ask.0[1] = size_of::<ProgramInfo>() as u32;
-    ask.set_pointer(2, &raw mut info as u64);
-    bpf(OBJ_GET_INFO_BY_FD, &mut ask)?;
-    Ok(info)
-}
-
 /// Detaches a pinned link from its device immediately. Removing the last pin detaches it only a
 /// moment later.
 pub(super) fn detach_pinned_link(path: &Path) -> io::Result<()> {
-    let fd = open_pinned(path)?;
-    let mut detach = Attributes([0; 16]);
-    detach.0[0] = fd.as_raw_fd() as u32;
-    bpf(LINK_DETACH, &mut detach).map(drop)
+    let link = open_pinned(path)?;
+    let mut attributes = zeroed_attributes();
+    attributes.link_detach.link_fd = descriptor(&link);
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attributes).map(drop)
 }
 
 /// Opens the object that is pinned at a path.
 pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut get = Attributes([0; 16]);
-    get.set_pointer(0, path.as_ptr() as u64);
-    Ok(take_descriptor(bpf(OBJ_GET, &mut get)?))
+    let mut attributes = zeroed_attributes();
+    attributes.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    open_descriptor(bpf_cmd::BPF_OBJ_GET, &mut attributes)
 }
 
-/// Takes ownership of a descriptor that the kernel has just opened.
-fn take_descriptor(fd: libc::c_long) -> OwnedFd {
+/// Creates an array with one element of four bytes.
+pub(super) fn create_array() -> io::Result<OwnedFd> {
+    create_map(bpf_map_type::BPF_MAP_TYPE_ARRAY, 0)
+}
+
+/// Creates an array with one element, which is a map like `inner`.
+pub(super) fn create_array_of_maps(inner: &OwnedFd) -> io::Result<OwnedFd> {
+    create_map(bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS, descriptor(inner))
+}
+
+/// Puts the map `inner` into the element 0 of an array of maps.
+pub(super) fn set_inner_map(array: &OwnedFd, inner: &OwnedFd) -> io::Result<()> {
+    let key = 0u32;
+    let value = descriptor(inner);
+    let mut attributes = zeroed_attributes();
+    attributes.__bindgen_anon_2.map_fd = descriptor(array);
+    attributes.__bindgen_anon_2.key = &raw const key as u64;
+    attributes.__bindgen_anon_2.__bindgen_anon_1.value = &raw const value as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attributes).map(drop)
+}
+
+fn create_map(map_type: bpf_map_type, inner: u32) -> io::Result<OwnedFd> {
+    let mut attributes = zeroed_attributes();
+    attributes.__bindgen_anon_1.map_type = map_type as u32;
+    attributes.__bindgen_anon_1.key_size = 4;
+    attributes.__bindgen_anon_1.value_size = 4;
+    attributes.__bindgen_anon_1.max_entries = 1;
+    attributes.__bindgen_anon_1.inner_map_fd = inner;
+    open_descriptor(bpf_cmd::BPF_MAP_CREATE, &mut attributes)
+}
+
+fn link_info(link: &OwnedFd) -> io::Result<bpf_link_info> {
+    // SAFETY: all zeros is a valid value of this struct of integers.
+    let mut info: bpf_link_info = unsafe { mem::zeroed() };
+    read_info(link, &raw mut info as u64, size_of::<bpf_link_info>())?;
+    Ok(info)
+}
+
+fn program_info(program: &OwnedFd) -> io::Result<bpf_prog_info> {
+    // SAFETY: all zeros is a valid value of this struct of integers. The kernel reads zeros as
+    // "no buffers" for instructions and lists.
+    let mut info: bpf_prog_info = unsafe { mem::zeroed() };
+    read_info(program, &raw mut info as u64, size_of::<bpf_prog_info>())?;
+    Ok(info)
+}
+
+/// Fills the zeroed info struct at the address `info`. A kernel with a shorter struct leaves the
+/// rest zero.
+fn read_info(object: &OwnedFd, info: u64, length: usize) -> io::Result<()> {
+    let mut attributes = zeroed_attributes();
+    attributes.info.bpf_fd = descriptor(object);
+    attributes.info.info_len = length as u32;
+    attributes.info.info = info;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes).map(drop)
+}
+
+fn name_of(info: &bpf_prog_info) -> String {
+    let bytes = info.name.map(|byte| byte as u8);
+    let name = CStr::from_bytes_until_nul(&bytes).unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// A descriptor as the attributes hold it.
+fn descriptor(fd: &OwnedFd) -> u32 {
+    fd.as_raw_fd() as u32
+}
+
+/// Calls bpf(2) with a command that opens a descriptor.
+fn open_descriptor(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attributes)?;
     // SAFETY: the descriptor is new, so it has no other owner.
-    unsafe { OwnedFd::from_raw_fd(fd as i32) }
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-impl ProgramInfo {
-    fn name(&self) -> String {
-        let bytes = self.0[16..].iter().flat_map(|word| word.to_ne_bytes());
-        let name: Vec<u8> = bytes.take_while(|byte| *byte != 0).collect();
-        String::from_utf8_lossy(&name).into_owned()
-    }
+/// Attributes whose fields are all zero, the default of every command.
+fn zeroed_attributes() -> bpf_attr {
+    // SAFETY: all zeros is a valid value of this union of structs of integers.
+    unsafe { mem::zeroed() }
 }
 
-impl Attributes {
-    /// Writes a 64-bit pointer to the words at `at`.
-    fn set_pointer(&mut self, at: usize, pointer: u64) {
-        self.0[at] = pointer as u32;
-        self.0[at + 1] = (pointer >> 32) as u32;
-    }
-}
-
-fn bpf(command: libc::c_long, attributes: &mut Attributes) -> io::Result<libc::c_long> {
+fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<libc::c_long> {
     // SAFETY: the size is that of the attributes. The buffers they point at outlive the call and
-    // have the lengths that the attributes state.
+    // have the lengths that the attributes state. Older kernels accept zeros in the fields that
+    // they don't know.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
-            command,
+            command as libc::c_long,
             &raw mut *attributes,
-            size_of::<Attributes>(),
+            size_of::<bpf_attr>(),
         )
     };
     match result {

@@ -31,7 +31,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(70);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 /// Upper bound on the body of an error response, in bytes.
 const MAX_ERROR: usize = 64 << 10;
-/// Upper bound on a document that is no list of objects, in bytes.
+/// Upper bound on a document that isn't a list of objects, in bytes.
 const MAX_DOCUMENT: usize = 8 << 20;
 
 /// The API server. All feeds of a source share it.
@@ -100,7 +100,7 @@ impl ApiServer {
     }
 
     /// Sends a request for a selection, and waits until the response begins.
-    pub(super) async fn open(
+    pub(super) async fn open_stream(
         &self,
         verb: RequestVerb,
         selection: &FeedSelection,
@@ -117,7 +117,7 @@ impl ApiServer {
         self.get("/version").await
     }
 
-    /// Gets a document that is no list of objects.
+    /// Gets a JSON document that isn't a list of objects, of at most [`MAX_DOCUMENT`] bytes.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let request = Request::get(path).body(Vec::new());
         self.health.count_get();
@@ -138,7 +138,7 @@ impl ApiServer {
             .await
             .map_err(|_| {
                 let seconds = RESPONSE_TIMEOUT.as_secs();
-                Failure::broken(format!("no response within {seconds} s"))
+                Failure::broken(format!("the API server didn't respond within {seconds} s"))
             })?
             .map_err(Failure::from_error)?;
         if response.status().is_success() {
@@ -208,7 +208,7 @@ impl Failure {
         }
     }
 
-    /// Adds the request, and advice to the operator, to the reason of a read_refusal.
+    /// Adds the request, and advice for the operator, to the reason of a refusal.
     pub(super) fn with_advice(self, verb: RequestVerb, selection: &FeedSelection) -> Failure {
         let Failure::Refused {
             code,
@@ -228,12 +228,14 @@ impl Failure {
         };
         let reason = match code {
             401 => format!(
-                "the API server rejects the agent's credentials when it tries to {verb} {resource}{place} ({reason}): \
+                "the API server rejects the agent's credentials when the agent tries to {verb} \
+                 {resource}{place} ({reason}): \
                  check the ServiceAccount's token, or the kubeconfig's user"
             ),
             403 => format!(
                 "the API server doesn't permit the agent to {verb} {resource}{place} ({reason}): \
-                 bind a {role} with the verbs list and watch on {resource} to the agent's ServiceAccount"
+                 bind a {role} with the verbs list and watch on {resource} \
+                 to the agent's ServiceAccount"
             ),
             _ => format!("the API server can't {verb} {resource}{place}: {code} {reason}"),
         };
@@ -255,7 +257,10 @@ impl fmt::Display for Failure {
                 )
             }
             Failure::Refused { reason, .. } | Failure::Broken(reason) => f.write_str(reason),
-            Failure::Silent => write!(f, "no data for {} s", MAX_SILENCE.as_secs()),
+            Failure::Silent => {
+                let seconds = MAX_SILENCE.as_secs();
+                write!(f, "the API server sent no data for {seconds} s")
+            }
         }
     }
 }
@@ -294,8 +299,8 @@ async fn read_refusal(response: Response<Body>) -> Failure {
     }
 }
 
-/// The response's `Retry-After` in seconds, the only form that API servers use. Zero if there is
-/// none.
+/// The response's `Retry-After` in seconds, the only form that API servers use. Zero if the
+/// response has no such header.
 fn retry_after(headers: &HeaderMap) -> Duration {
     let text = headers
         .get(RETRY_AFTER)

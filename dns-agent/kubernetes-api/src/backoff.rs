@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 /// The longest wait after a first failure.
-const FIRST: Duration = Duration::from_millis(500);
+const FIRST_CEILING: Duration = Duration::from_millis(500);
 /// The longest wait after any failure.
-const CAP: Duration = Duration::from_secs(30);
+const LONGEST_CEILING: Duration = Duration::from_secs(30);
 
 /// Exponential back-off with full jitter: waits are uniform between zero and a ceiling, so that
 /// clients that failed together don't retry together.
@@ -18,7 +18,7 @@ impl Backoff {
     /// The longest wait after this failure. Doubles the ceiling for the next failure.
     pub(super) fn ceiling(&mut self) -> Duration {
         let ceiling = self.ceiling;
-        self.ceiling = (ceiling * 2).min(CAP);
+        self.ceiling = (ceiling * 2).min(LONGEST_CEILING);
         ceiling
     }
 
@@ -30,7 +30,9 @@ impl Backoff {
 
 impl Default for Backoff {
     fn default() -> Backoff {
-        Backoff { ceiling: FIRST }
+        Backoff {
+            ceiling: FIRST_CEILING,
+        }
     }
 }
 
@@ -52,15 +54,15 @@ mod tests {
             [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000]
         );
         backoff.reset();
-        assert_eq!(backoff.ceiling(), FIRST);
+        assert_eq!(backoff.ceiling(), FIRST_CEILING);
     }
 
     #[test]
     fn jitter_covers_its_whole_range() {
-        let waits: Vec<_> = (0..1000).map(|_| jitter(CAP)).collect();
-        assert!(waits.iter().all(|wait| *wait <= CAP));
-        assert!(waits.iter().any(|wait| *wait < CAP / 10));
-        assert!(waits.iter().any(|wait| *wait > CAP / 10 * 9));
+        let waits: Vec<_> = (0..1000).map(|_| jitter(LONGEST_CEILING)).collect();
+        assert!(waits.iter().all(|wait| *wait <= LONGEST_CEILING));
+        assert!(waits.iter().any(|wait| *wait < LONGEST_CEILING / 10));
+        assert!(waits.iter().any(|wait| *wait > LONGEST_CEILING / 10 * 9));
         assert_eq!(jitter(Duration::ZERO), Duration::ZERO);
     }
 }

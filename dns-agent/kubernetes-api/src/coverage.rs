@@ -16,12 +16,7 @@
 //! [`Event::Covered`] reports the Services whose slices a part has listed. All other headless
 //! Services are delegated to CoreDNS.
 
-use std::{
-    collections::BTreeSet,
-    mem,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, mem, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -29,11 +24,11 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tracing::warn;
-use zerohop_kubernetes::{Covered, Event, Feed, Object, ObjectKey, ServiceKind, ServiceNames};
+use zerohop_kubernetes::{Covered, Event, Feed, ServiceNames};
 
 use super::{
-    api_server::ApiServer, backoff::jitter, health::FeedActivity, reflector::Reflector,
-    selection::FeedSelection,
+    api_server::ApiServer, backoff::jitter, headless_services::HeadlessServices,
+    health::FeedActivity, reflector::Reflector, selection::FeedSelection,
 };
 
 /// Upper bound on the names of one part, joined with commas, in bytes. Proxies in front of API
@@ -46,74 +41,6 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 /// creating Services with new names costs the API server at most one list of one part in this time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// The headless Services, collected from the events of the Services feed.
-#[derive(Debug, Default)]
-pub(super) struct HeadlessServices {
-    services: Mutex<HeadlessIndex>,
-    names: watch::Sender<Option<ServiceNames>>,
-}
-
-#[derive(Debug, Default)]
-struct HeadlessIndex {
-    /// The Services that are headless now.
-    headless: BTreeSet<ObjectKey>,
-    /// The headless Services in the list that is being read. `None` while no list is being read.
-    listing: Option<BTreeSet<ObjectKey>>,
-}
-
-impl HeadlessServices {
-    /// Updates the headless Services with an event of the Services feed.
-    pub(super) fn note(&self, event: &Event) {
-        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(names) = services.note(event) {
-            self.names.send_replace(Some(names));
-        }
-    }
-
-    /// The names of all headless Services. `None` before the first list has ended.
-    fn names(&self) -> watch::Receiver<Option<ServiceNames>> {
-        self.names.subscribe()
-    }
-}
-
-impl HeadlessIndex {
-    /// Applies an event. Returns the names of all headless Services if the event changed them.
-    fn note(&mut self, event: &Event) -> Option<ServiceNames> {
-        let is_changed = match event {
-            Event::ListStarted(_) => {
-                self.listing = Some(BTreeSet::new());
-                false
-            }
-            Event::ListEnded(_) => {
-                self.headless = self.listing.take().unwrap_or_default();
-                true
-            }
-            Event::Applied {
-                object: Object::Service(service),
-                ..
-            } if service.kind == ServiceKind::Headless => {
-                let key = &service.key;
-                if let Some(listing) = &mut self.listing {
-                    listing.insert(key.clone());
-                }
-                self.headless.insert(key.clone())
-            }
-            Event::Applied { object, .. } => self.headless.remove(&object.key()),
-            Event::Unusable {
-                placeholder: Some(object),
-                ..
-            } => self.headless.remove(&object.key()),
-            Event::Deleted { key, .. } => self.headless.remove(key),
-            _ => false,
-        };
-        let is_listed = is_changed && self.listing.is_none();
-        is_listed.then(|| {
-            let names = self.headless.iter().map(|key| key.name.clone());
-            Arc::new(names.collect())
-        })
-    }
-}
-
 /// Watches the EndpointSlices of headless Services until the event channel is closed.
 pub(super) async fn watch_slices(
     services: Arc<HeadlessServices>,
@@ -121,9 +48,9 @@ pub(super) async fn watch_slices(
     api: Arc<ApiServer>,
     events: mpsc::Sender<Event>,
 ) {
-    let is_received = events.clone();
+    let event_channel = events.clone();
     tokio::select! {
-        () = is_received.closed() => {}
+        () = event_channel.closed() => {}
         () = follow_names(&services, slices, api, events) => {}
     }
 }
@@ -142,7 +69,7 @@ async fn follow_names(
         running: Vec::new(),
         tasks: JoinSet::new(),
     };
-    let mut names = services.names();
+    let mut names = services.subscribe_names();
     let mut pause = SHORTEST_PAUSE;
     let mut last_change = Instant::now();
     loop {
@@ -183,7 +110,7 @@ impl SliceWatches {
     /// Makes the watches cover all of these names. Returns whether that changed any watch.
     async fn add_names(&mut self, names: &ServiceNames) -> bool {
         let is_first = self.running.is_empty();
-        match self.allotment.add(names) {
+        match self.allotment.add_names(names) {
             AllotmentChange::Nothing if is_first => {
                 self.report_no_services().await;
                 false
@@ -226,11 +153,11 @@ impl SliceWatches {
             watch.send_replace(selection);
             return;
         }
-        self.api.health.add(feed);
+        self.api.health.add_feed(feed);
         let (sender, selections) = watch::channel(selection);
         let reflector =
             Reflector::with_changing_selection(selections, self.api.clone(), self.events.clone());
-        self.tasks.spawn(reflector.run(Duration::ZERO));
+        self.tasks.spawn(reflector.send_events(Duration::ZERO));
         self.running.push(sender);
     }
 
@@ -276,7 +203,7 @@ enum AllotmentChange {
 
 impl Allotment {
     /// Adds the names that are in no part yet.
-    fn add(&mut self, names: &BTreeSet<Arc<str>>) -> AllotmentChange {
+    fn add_names(&mut self, names: &BTreeSet<Arc<str>>) -> AllotmentChange {
         let Allotment::Named(parts) = self else {
             return AllotmentChange::Nothing;
         };
@@ -312,7 +239,8 @@ impl Allotment {
         }
         warn!(
             services = names.len(),
-            "there are too many headless Services to watch their EndpointSlices by name: watching all EndpointSlices"
+            "there are too many headless Services to watch their EndpointSlices by name: \
+             the agent watches all EndpointSlices, which costs more network traffic"
         );
         Allotment::Every
     }

@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::DaemonSet as Object;
+use k8s_openapi::api::apps::v1 as apps;
 use kube::{Api, Client, Error, core::PartialObjectMeta};
 use tokio::time::timeout;
 use zerohop_kubernetes::ObjectKey;
 
-/// Time limit for the API server's response. The agent keeps answering meanwhile, and Pods have 30
-/// s to end.
-const LIMIT: Duration = Duration::from_secs(5);
+/// Time limit for the API server's response. The agent keeps answering while it waits. Kubernetes
+/// gives Pods 30 s to end.
+const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// The agent's DaemonSet in the API server.
 #[derive(Clone, Debug)]
 pub struct DaemonSet {
-    api: Box<Api<Object>>,
+    api: Box<Api<apps::DaemonSet>>,
     key: ObjectKey,
 }
 
@@ -28,19 +28,21 @@ impl DaemonSet {
         }
     }
 
-    /// Asks the API server whether the DaemonSet is being removed. Returns the reason as a clause,
-    /// or `None` if the DaemonSet still exists or its state is unknown.
+    /// Reads the DaemonSet, and returns why it is being removed, as a clause. `None` if the
+    /// DaemonSet still exists or its state is unknown.
     pub async fn removal_reason(&self) -> Option<String> {
-        let answer = timeout(LIMIT, self.api.get_metadata(&self.key.name)).await;
-        let reason = why_removed(&answer.ok()?)?;
+        let response = timeout(TIME_LIMIT, self.api.get_metadata(&self.key.name)).await;
+        let reason = why_removed(&response.ok()?)?;
         let ObjectKey { namespace, name } = &self.key;
         Some(format!("the DaemonSet {namespace}/{name} {reason}"))
     }
 }
 
 /// Why a response means that the DaemonSet is being removed. Transport errors don't mean that.
-fn why_removed(answer: &Result<PartialObjectMeta<Object>, Error>) -> Option<&'static str> {
-    match answer {
+fn why_removed(
+    response: &Result<PartialObjectMeta<apps::DaemonSet>, Error>,
+) -> Option<&'static str> {
+    match response {
         Ok(found) if found.metadata.deletion_timestamp.is_some() => Some("is being deleted"),
         Err(Error::Api(status)) if status.code == 404 => Some("is gone"),
         Err(Error::Api(status)) if matches!(status.code, 401 | 403) => {
@@ -75,7 +77,7 @@ mod tests {
                 Status::failure("no", "No").with_code(code),
             )))
         };
-        for (answer, is_removed) in [
+        for (response, is_removed) in [
             (found(false), false),
             (found(true), true),
             (refused(404), true),
@@ -85,7 +87,7 @@ mod tests {
             (refused(500), false),
             (refused(503), false),
         ] {
-            assert_eq!(why_removed(&answer).is_some(), is_removed, "{answer:?}");
+            assert_eq!(why_removed(&response).is_some(), is_removed, "{response:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Polls the API server for the kinds of policies that it serves and that are not evaluated.
+//! Polls the API server for the kinds of policies that it serves and Zerohop doesn't evaluate.
 //!
 //! A watch would report changes sooner, but API groups can't be watched. A watch of
 //! CustomResourceDefinitions would need permission to read all of them, and would miss groups of
@@ -24,10 +24,10 @@ use super::{
 };
 
 /// The interval between polls is one to two times this.
-pub(super) const PAUSE: Duration = Duration::from_secs(30);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The kinds of policies that the API server serves and that are not evaluated, each with the
-/// version to read.
+/// The kinds of policies that the API server serves and Zerohop doesn't evaluate, each with the
+/// version of its API group to read.
 pub type ServedKinds = BTreeMap<PolicyKind, String>;
 
 /// Polls the API server for the kinds of policies that it serves, until dropped or its channel is
@@ -115,13 +115,14 @@ async fn poll_kinds(api: &ApiServer, first_jitter: Duration, sender: &mpsc::Send
                 if before.as_ref() != Some(&kinds) {
                     for kind in kinds.keys() {
                         info!(
-                            "the API server serves policies of the kind {kind:?}, which the agent doesn't evaluate"
+                            "the API server serves {kind:?}, which the agent doesn't evaluate: \
+                             CoreDNS answers every pod that an object of this kind may restrict"
                         );
                     }
                     let _ = sender.send(kinds.clone()).await;
                     before = Some(kinds);
                 }
-                PAUSE + jitter(PAUSE)
+                POLL_INTERVAL + jitter(POLL_INTERVAL)
             }
             Err(failure) => {
                 let error = format!("can't read which API groups the API server serves: {failure}");
@@ -132,7 +133,8 @@ async fn poll_kinds(api: &ApiServer, first_jitter: Duration, sender: &mpsc::Send
                 if !matches!(previous, FeedActivity::Retrying { .. }) {
                     warn!(
                         error,
-                        "can't look for unevaluated kinds of policies: retrying"
+                        "can't read which kinds of policies the API server serves: \
+                         the agent uses the kinds that it read last, and retries"
                     );
                 }
                 jitter(backoff.ceiling())
@@ -195,8 +197,8 @@ async fn read_served_kinds(api: &ApiServer) -> Result<ServedKinds, Failure> {
                     }
                     // The group was removed after `/apis` was read.
                     Err(Failure::Refused { code: 404, .. }) => false,
-                    // Listing the kind will report the error, and the kind's policies stay unknown
-                    // until then.
+                    // The feed of this kind will list the kind and report the error. Until that
+                    // list succeeds, the kind's policies stay unknown.
                     Err(_) => true,
                 };
                 if is_served {

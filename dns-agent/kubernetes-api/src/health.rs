@@ -125,7 +125,7 @@ impl SourceHealth {
 
     /// Adds a feed, or restarts one. The feed's silence is ignored until its first list has ended,
     /// because names that depend on the feed pass until then.
-    pub(super) fn add(&self, feed: Feed) {
+    pub(super) fn add_feed(&self, feed: Feed) {
         let mut records = self.records();
         let health = records.feeds.entry(feed).or_insert_with(FeedHealth::new);
         health.last_received = None;

@@ -1,16 +1,18 @@
 //! Kubernetes objects from the API server: lists, and watches after them.
 //!
-//! kube provides transport, credentials and requests. The list and watch loop is written here
-//! instead of using kube-runtime's `watcher`, for three reasons:
+//! kube provides transport, credentials and requests. This crate lists and watches by itself, not
+//! by kube-runtime's `watcher`, for three reasons:
 //! * A list is read as a stream, object by object: relisting 50,000 EndpointSlices holds neither
 //!   the body nor a second set of objects in memory.
-//! * Lists request `resourceVersion=0` without a limit, which API servers answer from memory, at
-//!   the least cost.
+//! * API servers answer the lists from memory, at the least cost. Since Kubernetes 1.34, the list
+//!   is the beginning of a watch (a streamed list). Older API servers receive a plain list request
+//!   with `resourceVersion=0` and without a limit.
 //! * An unreadable object is reported as [`Event::Unusable`] and doesn't stop the list.
 //!
 //! The protocol follows client-go's reflector, so that API servers see a familiar client. Resource
 //! versions are opaque. A list after the first one requests a state not older than the last version
-//! seen, or the newest state if that version is gone. Watches end themselves after 5 to 10 minutes.
+//! seen, or the newest state if that version is gone. Each watch requests a timeout of 5 to 10
+//! minutes, after which the API server ends it.
 //!
 //! A list that breaks off sends no [`Event::ListEnded`]. The retry sends another
 //! [`Event::ListStarted`], and the objects reported by the broken list stay reported.
@@ -23,6 +25,7 @@ mod connect;
 mod coverage;
 mod daemon_set;
 mod discovery;
+mod headless_services;
 mod health;
 mod json_stream;
 mod object;
@@ -39,10 +42,8 @@ use tokio_util::task::AbortOnDropHandle;
 use zerohop_kubernetes::{EndpointScope, Event, Feed, Labels, ObjectKey, Selectors};
 
 use self::{
-    api_server::ApiServer,
-    coverage::{HeadlessServices, watch_slices},
-    reflector::Reflector,
-    selection::FeedSelection,
+    api_server::ApiServer, coverage::watch_slices, headless_services::HeadlessServices,
+    reflector::Reflector, selection::FeedSelection,
 };
 
 pub use kube::Client;
@@ -67,12 +68,12 @@ pub struct SourceOptions {
     /// The Services whose EndpointSlices are read.
     pub endpoints: EndpointScope,
     /// Label selectors for Namespaces, and for Services, EndpointSlices and Pods. They do not apply
-    /// to `dns`.
+    /// to the EndpointSlices of `dns`.
     pub selectors: Selectors,
-    /// The Pods to read, if any.
+    /// Which Pods are read. `None`: no Pods.
     pub pods: Option<PodScope>,
-    /// The Service of the cluster's DNS, whose EndpointSlices are read. [`EndpointScope::All`]
-    /// includes them anyway.
+    /// The Service of the cluster's DNS. Its EndpointSlices are read even if `endpoints` doesn't
+    /// select them. `None`: only `endpoints` selects EndpointSlices.
     pub dns: Option<ObjectKey>,
     /// Upper bound of a random delay before the first lists, so that the agents of a starting
     /// cluster don't all list at once.
@@ -88,7 +89,7 @@ pub enum PodScope {
     All,
 }
 
-/// The scope in which allowed clients are determined.
+/// Which objects are read to decide which pods may query DNS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyScope {
     /// The node whose Pods are read. `None`: no Pods are read.
@@ -102,7 +103,7 @@ struct SourceFeeds {
     selections: Vec<FeedSelection>,
     /// The EndpointSlices of headless Services. `None` if other feeds cover all EndpointSlices, or
     /// none are needed.
-    slices_of_services: Option<FeedSelection>,
+    headless_slices: Option<FeedSelection>,
     lists: ListFormat,
 }
 
@@ -119,7 +120,7 @@ impl From<Vec<FeedSelection>> for SourceFeeds {
     fn from(selections: Vec<FeedSelection>) -> SourceFeeds {
         SourceFeeds {
             selections,
-            slices_of_services: None,
+            headless_slices: None,
             lists: ListFormat::StreamedIfSupported,
         }
     }
@@ -138,7 +139,7 @@ impl KubernetesSource {
     ) -> KubernetesSource {
         let feeds = SourceFeeds {
             selections: selection::object_feeds(options),
-            slices_of_services: selection::slices_of_services(options),
+            headless_slices: selection::headless_slices(options),
             lists: ListFormat::StreamedIfSupported,
         };
         KubernetesSource::start_feeds(client, feeds, options.first_list_jitter, events)
@@ -184,18 +185,15 @@ impl KubernetesSource {
 
     /// Starts reading all Namespaces with their labels. Otherwise as [`KubernetesSource::start`].
     #[must_use]
-    pub fn start_client_namespaces(
-        client: Client,
-        events: mpsc::Sender<Event>,
-    ) -> KubernetesSource {
-        let feeds = vec![selection::client_namespaces()].into();
+    pub fn start_all_namespaces(client: Client, events: mpsc::Sender<Event>) -> KubernetesSource {
+        let feeds = vec![selection::all_namespaces()].into();
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    /// Starts reading policies of kinds that are not evaluated. Otherwise as
+    /// Starts reading the policies of kinds that Zerohop doesn't evaluate. Otherwise as
     /// [`KubernetesSource::start`].
     #[must_use]
-    pub fn start_other_policies(
+    pub fn start_unevaluated_policies(
         client: Client,
         kinds: &ServedKinds,
         events: mpsc::Sender<Event>,
@@ -203,9 +201,9 @@ impl KubernetesSource {
         let policies = kinds.iter();
         let feeds = SourceFeeds {
             selections: policies
-                .map(|(kind, version)| selection::other_policies(*kind, version))
+                .map(|(kind, version)| selection::unevaluated_policies(*kind, version))
                 .collect(),
-            slices_of_services: None,
+            headless_slices: None,
             // An aggregated API server, such as Calico's, may serve these kinds without streamed
             // lists.
             lists: ListFormat::Plain,
@@ -213,22 +211,23 @@ impl KubernetesSource {
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    /// Starts reading the Pods of the scope's node, if known, and the Service of the cluster's DNS.
-    /// Used instead of [`KubernetesSource::start_policies`] when policies don't matter. Otherwise
-    /// as [`KubernetesSource::start`].
+    /// Starts reading the Pods of the scope's node, if `scope` names a node, and the Service of the
+    /// cluster's DNS. They show which pods answer DNS in front of CoreDNS (NodeLocal DNSCache).
+    /// [`KubernetesSource::start_policies`] reads them too. Otherwise as
+    /// [`KubernetesSource::start`].
     #[must_use]
-    pub fn start_dns_path(
+    pub fn start_dns_service_and_pods(
         client: Client,
         scope: &PolicyScope,
         first_list_jitter: Duration,
         events: mpsc::Sender<Event>,
     ) -> KubernetesSource {
-        let feeds = selection::dns_path(scope).into();
+        let feeds = selection::dns_service_and_pods(scope).into();
         KubernetesSource::start_feeds(client, feeds, first_list_jitter, events)
     }
 
-    /// Starts reading the Services of a namespace, which may be the upstreams of a node cache.
-    /// Otherwise as [`KubernetesSource::start`].
+    /// Starts reading the Services of a namespace. NodeLocal DNSCache may forward queries to one of
+    /// them. Otherwise as [`KubernetesSource::start`].
     #[must_use]
     pub fn start_upstream_services(
         client: Client,
@@ -239,7 +238,7 @@ impl KubernetesSource {
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    /// Starts reading a ConfigMap with the configuration of a node cache. Otherwise as
+    /// Starts reading a ConfigMap with the configuration of NodeLocal DNSCache. Otherwise as
     /// [`KubernetesSource::start`].
     #[must_use]
     pub fn start_cache_config(
@@ -259,10 +258,10 @@ impl KubernetesSource {
     ) -> KubernetesSource {
         let SourceFeeds {
             selections,
-            slices_of_services,
+            headless_slices,
             lists,
         } = feeds;
-        let all_selections = selections.iter().chain(&slices_of_services);
+        let all_selections = selections.iter().chain(&headless_slices);
         let health = Arc::new(SourceHealth::new(
             all_selections.map(|selection| selection.feed),
         ));
@@ -272,21 +271,21 @@ impl KubernetesSource {
                 ListFormat::StreamedIfSupported => api.with_version_features().await,
                 ListFormat::Plain => api,
             });
-            let mut feeds = JoinSet::new();
+            let mut tasks = JoinSet::new();
             let services = Arc::new(HeadlessServices::default());
             for selection in selections {
                 let is_services_feed = selection.feed == Feed::Services;
                 let mut reflector = Reflector::new(selection, api.clone(), events.clone());
-                if is_services_feed && slices_of_services.is_some() {
+                if is_services_feed && headless_slices.is_some() {
                     reflector = reflector.with_headless_services(services.clone());
                 }
-                feeds.spawn(reflector.run(first_list_jitter));
+                tasks.spawn(reflector.send_events(first_list_jitter));
             }
-            if let Some(slices) = slices_of_services {
-                feeds.spawn(watch_slices(services, slices, api, events.clone()));
+            if let Some(slices) = headless_slices {
+                tasks.spawn(watch_slices(services, slices, api, events.clone()));
             }
             drop(events);
-            feeds.join_all().await;
+            tasks.join_all().await;
         };
         KubernetesSource {
             health,

@@ -16,7 +16,7 @@ use zerohop_kubernetes::{
 
 /// The key of the ConfigMap entry that CoreDNS reads.
 const COREFILE: &str = "Corefile";
-/// A substring of the JSON of every Pod that may be a node cache.
+/// A substring of the JSON of every Pod that may be NodeLocal DNSCache.
 const LOCAL_IP: &[u8] = b"-localip";
 
 /// The JSON of one object.
@@ -118,7 +118,7 @@ impl<'a> ObjectJson<'a> {
             Ok(object) => Event::Applied {
                 feed: self.feed,
                 object,
-                changed: self.changed(),
+                changed: self.change_time(),
             },
             Err(problem) => Event::Unusable {
                 feed: self.feed,
@@ -157,9 +157,9 @@ impl<'a> ObjectJson<'a> {
     fn corefile(&self) -> Event {
         match self.parse::<core::ConfigMap>() {
             Ok(map) => Event::Corefile {
-                written: written(&map.metadata),
-                updates: updates(&map),
-                text: texts(map).remove(COREFILE),
+                written: write_time(&map.metadata),
+                updates: config_map_updates(&map),
+                text: config_map_data(map).remove(COREFILE),
             },
             Err(problem) => Event::unusable(self.feed, problem),
         }
@@ -168,16 +168,16 @@ impl<'a> ObjectJson<'a> {
     fn cache_config(&self) -> Event {
         match self.parse::<core::ConfigMap>() {
             Ok(map) => Event::CacheConfig {
-                written: written(&map.metadata),
-                updates: updates(&map),
-                data: Some(texts(map)),
+                written: write_time(&map.metadata),
+                updates: config_map_updates(&map),
+                data: Some(config_map_data(map)),
             },
             Err(problem) => Event::unusable(self.feed, problem),
         }
     }
 
-    /// Reads a Pod as a DNS client or server, and as a node cache. Only a Pod that may be a node
-    /// cache is parsed completely.
+    /// Reads a Pod as a DNS client or server, and as NodeLocal DNSCache. Only a Pod that may be
+    /// NodeLocal DNSCache is parsed completely.
     fn pod(&self) -> Result<Object, Problem> {
         let mut fact = Fact::from_pod(&self.parse::<ApiPod>()?)?;
         let is_candidate = self
@@ -226,14 +226,14 @@ impl<'a> ObjectJson<'a> {
         })
     }
 
-    fn changed(&self) -> Option<SystemTime> {
+    fn change_time(&self) -> Option<SystemTime> {
         let text = self.metadata.annotations.as_ref()?.changed.as_ref()?;
         humantime::parse_rfc3339(text).ok()
     }
 
     fn problem(&self, field: &str, reason: String) -> Problem {
         Problem {
-            kind: kind(self.feed),
+            kind: object_kind(self.feed),
             namespace: self.metadata.namespace.clone(),
             name: self.metadata.name.clone(),
             field: field.to_owned(),
@@ -297,17 +297,17 @@ impl<'a> WatchEvent<'a> {
 }
 
 /// When an object was last written, if its metadata has a creation time.
-fn written(metadata: &ObjectMeta) -> Option<WriteTime> {
-    let made = metadata.creation_timestamp.as_ref()?;
+fn write_time(metadata: &ObjectMeta) -> Option<WriteTime> {
+    let created = metadata.creation_timestamp.as_ref()?;
     let fields = metadata.managed_fields.iter().flatten();
     let edited = fields.filter_map(|fields| fields.time.as_ref()).max();
-    Some(match edited.filter(|edited| *edited > made) {
+    Some(match edited.filter(|edited| *edited > created) {
         Some(edited) => WriteTime::Edited(edited.0.into()),
-        None => WriteTime::Created(made.0.into()),
+        None => WriteTime::Created(created.0.into()),
     })
 }
 
-fn updates(map: &core::ConfigMap) -> ConfigMapUpdates {
+fn config_map_updates(map: &core::ConfigMap) -> ConfigMapUpdates {
     match map.immutable {
         Some(true) => ConfigMapUpdates::Never,
         _ => ConfigMapUpdates::Propagated,
@@ -316,7 +316,7 @@ fn updates(map: &core::ConfigMap) -> ConfigMapUpdates {
 
 /// All entries of a ConfigMap. Entries of `binaryData` need not be UTF-8 and become files in Pods
 /// like the entries of `data`. Invalid UTF-8 becomes U+FFFD.
-fn texts(map: core::ConfigMap) -> ConfigMapData {
+fn config_map_data(map: core::ConfigMap) -> ConfigMapData {
     let binary = map.binary_data.into_iter().flatten();
     let binary = binary.map(|(key, bytes)| {
         let text = String::from_utf8_lossy(&bytes.0).into_owned();
@@ -325,7 +325,7 @@ fn texts(map: core::ConfigMap) -> ConfigMapData {
     map.data.into_iter().flatten().chain(binary).collect()
 }
 
-fn kind(feed: Feed) -> &'static str {
+fn object_kind(feed: Feed) -> &'static str {
     match feed {
         Feed::Namespaces | Feed::DnsNamespace | Feed::ClientNamespaces => "Namespace",
         Feed::Services | Feed::DnsService | Feed::UpstreamServices => "Service",

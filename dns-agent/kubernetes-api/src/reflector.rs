@@ -12,7 +12,7 @@ use zerohop_kubernetes::Event;
 use super::{
     api_server::{ApiServer, Failure, MAX_SILENCE, Stream},
     backoff::{Backoff, jitter},
-    coverage::HeadlessServices,
+    headless_services::HeadlessServices,
     health::{FeedActivity, RequestVerb},
     json_stream::{LineSplitter, ListSplitter},
     object::{ObjectJson, WatchEvent},
@@ -22,13 +22,13 @@ use super::{
 /// Upper bound of the random delay before a list that an API server forces, maybe on all agents at
 /// once.
 const LIST_JITTER: Duration = Duration::from_secs(5);
-/// A watch that ends sooner counts as a failure and is reopened after a delay. Otherwise an API
-/// server or a proxy that ends all watches at once would get requests without a pause.
-const SHORT: Duration = Duration::from_secs(1);
+/// A watch that ends within this time counts as a failure and is reopened after a delay. Otherwise
+/// an API server or a proxy that ends all watches at once would get requests without a pause.
+const MIN_WATCH_DURATION: Duration = Duration::from_secs(1);
 /// A feed lists again after its watches were open without an event for this long in total. A watch
 /// from a version that the API server has not reached, as after a restore of etcd, opens and stays
 /// silent. Without bookmarks, a watch of objects that don't change stays silent too.
-const QUIET: Duration = MAX_SILENCE.saturating_mul(2);
+const MAX_QUIET: Duration = MAX_SILENCE.saturating_mul(2);
 
 /// Sends the events of one feed.
 pub(super) struct Reflector {
@@ -115,7 +115,7 @@ impl Reflector {
     }
 
     /// Sends events until the channel is closed.
-    pub(super) async fn run(self, first_list_jitter: Duration) {
+    pub(super) async fn send_events(self, first_list_jitter: Duration) {
         let events = self.events.clone();
         tokio::select! {
             () = events.closed() => {}
@@ -142,9 +142,9 @@ impl Reflector {
     /// is safe if a list follows.
     async fn send_next_request(&mut self) {
         let result = match self.next {
-            NextRequest::List if self.api.streams_lists() => self.streamed_list().await,
-            NextRequest::List => self.list().await,
-            NextRequest::Watch => self.watch().await,
+            NextRequest::List if self.api.streams_lists() => self.read_streamed_list().await,
+            NextRequest::List => self.read_list().await,
+            NextRequest::Watch => self.read_changes().await,
         };
         if let Err(failure) = result {
             let pause = self.recover(&failure);
@@ -154,9 +154,9 @@ impl Reflector {
     }
 
     /// Reads a list.
-    async fn list(&mut self) -> Result<(), Failure> {
-        let request = self.selection.list(&self.version);
-        let mut stream = self.open(RequestVerb::List, request).await?;
+    async fn read_list(&mut self) -> Result<(), Failure> {
+        let request = self.selection.list_request(&self.version);
+        let mut stream = self.open_stream(RequestVerb::List, request).await?;
         self.start_list().await;
         let mut list = ListSplitter::default();
         while let Some(bytes) = stream.next().await? {
@@ -171,9 +171,9 @@ impl Reflector {
     }
 
     /// Reads a streamed list and, on the same stream, the changes after it.
-    async fn streamed_list(&mut self) -> Result<(), Failure> {
-        let request = self.selection.streamed_list(&self.version);
-        match self.open(RequestVerb::Watch, request).await {
+    async fn read_streamed_list(&mut self) -> Result<(), Failure> {
+        let request = self.selection.streamed_list_request(&self.version);
+        match self.open_stream(RequestVerb::Watch, request).await {
             Ok(stream) => {
                 self.start_list().await;
                 self.follow_watch(stream, WatchPhase::Initial).await
@@ -188,22 +188,23 @@ impl Reflector {
     }
 
     /// Reads the changes after the last version seen.
-    async fn watch(&mut self) -> Result<(), Failure> {
+    async fn read_changes(&mut self) -> Result<(), Failure> {
         let ResourceVersion::Seen(version) = &self.version else {
             self.next = NextRequest::List;
             return Ok(());
         };
-        if self.quiet >= QUIET {
+        if self.quiet >= MAX_QUIET {
             warn!(
                 feed = self.selection.feed.name(),
-                "the feed's watches have been silent for too long: listing again"
+                "the API server has sent no event for {} s: the agent lists the objects again",
+                MAX_QUIET.as_secs()
             );
             self.next = NextRequest::List;
             sleep(jitter(LIST_JITTER)).await;
             return Ok(());
         }
-        let request = self.selection.watch(version);
-        let stream = self.open(RequestVerb::Watch, request).await?;
+        let request = self.selection.watch_request(version);
+        let stream = self.open_stream(RequestVerb::Watch, request).await?;
         self.set_activity(FeedActivity::Watching);
         self.follow_watch(stream, WatchPhase::Changes).await
     }
@@ -236,7 +237,7 @@ impl Reflector {
         if phase == WatchPhase::Initial {
             return Err(Failure::broken("the list broke off"));
         }
-        if opened.elapsed() < SHORT {
+        if opened.elapsed() < MIN_WATCH_DURATION {
             return Err(Failure::broken(
                 "the API server ended a watch within a second",
             ));
@@ -335,18 +336,18 @@ impl Reflector {
         }
         self.api.health.count_event(self.selection.feed, &event);
         if let Some(services) = &self.services {
-            services.note(&event);
+            services.apply_event(&event);
         }
-        // A closed channel ends `run`.
+        // A closed channel ends `send_events`.
         let _ = self.events.send(event).await;
     }
 
-    async fn open(
+    async fn open_stream(
         &self,
         verb: RequestVerb,
         request: Result<hyper::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<Stream, Failure> {
-        self.api.open(verb, &self.selection, request).await
+        self.api.open_stream(verb, &self.selection, request).await
     }
 
     /// Chooses the next request after a failure, and returns how long to wait before it.
@@ -405,7 +406,8 @@ impl Reflector {
                 feed = feed.name(),
                 error,
                 ?pause,
-                "a request to the API server failed: retrying, with the objects known so far"
+                "a request to the API server failed: \
+                 the agent uses the objects that it received so far, and retries"
             ),
         }
     }

@@ -17,8 +17,8 @@ use super::{PodScope, PolicyScope, SourceOptions, backoff::jitter};
 
 /// The label that assigns an EndpointSlice to its Service, for CoreDNS too.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// Watches end after one to two times this, as client-go's do, so that watches opened together, for
-/// example when an API server starts, don't end together.
+/// Each watch requests a timeout of one to two times this, as client-go does. Watches that were
+/// opened together, for example when an API server started, therefore don't end together.
 const WATCH_DURATION: Duration = Duration::from_secs(300);
 
 /// The objects of one feed.
@@ -46,8 +46,8 @@ pub(super) enum ResourceVersion {
     Any,
     /// A state not older than this received version, so that the feed doesn't go back in time.
     Seen(String),
-    /// The newest state, because the API server doesn't have the received version any more, or not
-    /// yet.
+    /// The newest state, because the API server no longer has the received version, or doesn't
+    /// have it yet.
     Newest,
 }
 
@@ -79,8 +79,8 @@ pub(super) fn object_feeds(options: &SourceOptions) -> Vec<FeedSelection> {
 }
 
 /// The common selection for the EndpointSlices of headless Services, without the Services' names.
-/// `None` if not only the EndpointSlices of headless Services are read.
-pub(super) fn slices_of_services(options: &SourceOptions) -> Option<FeedSelection> {
+/// `None` if all EndpointSlices are read.
+pub(super) fn headless_slices(options: &SourceOptions) -> Option<FeedSelection> {
     let is_wanted = options.endpoints == EndpointScope::Headless;
     is_wanted.then(|| slices(Feed::SLICES).with_labels(options.selectors.objects.to_string()))
 }
@@ -107,22 +107,22 @@ pub(super) fn policies(scope: &PolicyScope) -> Vec<FeedSelection> {
     all
 }
 
-/// The objects that reveal node caches between this node's pods and CoreDNS, when [`policies`] are
-/// not read.
-pub(super) fn dns_path(scope: &PolicyScope) -> Vec<FeedSelection> {
+/// The objects that show which pods answer DNS in front of CoreDNS (NodeLocal DNSCache). They are
+/// part of [`policies`] too.
+pub(super) fn dns_service_and_pods(scope: &PolicyScope) -> Vec<FeedSelection> {
     let read = [Feed::DnsService, Feed::Clients];
     let mut selections = policies(scope);
     selections.retain(|selection| read.contains(&selection.feed));
     selections
 }
 
-/// The Services of a namespace, which may be the upstreams of a node cache.
+/// The Services of a namespace. NodeLocal DNSCache may forward queries to one of them.
 pub(super) fn upstream_services(namespace: &str) -> FeedSelection {
     FeedSelection::all_of::<core::Service>(Feed::UpstreamServices, "services")
         .in_namespace::<core::Service>(namespace)
 }
 
-/// A ConfigMap with the configuration of a node cache.
+/// A ConfigMap with the configuration of NodeLocal DNSCache.
 pub(super) fn cache_config(key: &ObjectKey) -> FeedSelection {
     config_map(Feed::CacheConfig, key)
 }
@@ -138,12 +138,12 @@ pub(super) fn dns_pods(namespace: &str, labels: &Labels) -> FeedSelection {
 }
 
 /// All Namespaces, with their labels.
-pub(super) fn client_namespaces() -> FeedSelection {
+pub(super) fn all_namespaces() -> FeedSelection {
     FeedSelection::all_of::<core::Namespace>(Feed::ClientNamespaces, "namespaces")
 }
 
-/// The policies of a kind that is not evaluated, in this version of their group.
-pub(super) fn other_policies(kind: PolicyKind, version: &str) -> FeedSelection {
+/// The policies of a kind that Zerohop doesn't evaluate, in this version of their API group.
+pub(super) fn unevaluated_policies(kind: PolicyKind, version: &str) -> FeedSelection {
     FeedSelection {
         feed: Feed::OtherPolicies(kind),
         resource: kind.resource(),
@@ -173,7 +173,7 @@ fn slices(feed: Feed) -> FeedSelection {
 impl FeedSelection {
     /// The request for a complete list. It has no limit, because API servers of all versions answer
     /// such requests from memory.
-    pub(super) fn list(
+    pub(super) fn list_request(
         &self,
         version: &ResourceVersion,
     ) -> Result<Request<Vec<u8>>, request::Error> {
@@ -191,12 +191,12 @@ impl FeedSelection {
     }
 
     /// The request for the changes after a resource version.
-    pub(super) fn watch(&self, version: &str) -> Result<Request<Vec<u8>>, request::Error> {
+    pub(super) fn watch_request(&self, version: &str) -> Result<Request<Vec<u8>>, request::Error> {
         RequestPath::new(&self.path).watch(&self.watch_params(), version)
     }
 
     /// The request for a list that arrives as the initial events of a watch.
-    pub(super) fn streamed_list(
+    pub(super) fn streamed_list_request(
         &self,
         version: &ResourceVersion,
     ) -> Result<Request<Vec<u8>>, request::Error> {

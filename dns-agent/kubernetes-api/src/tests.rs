@@ -69,7 +69,7 @@ impl FeedSetup {
             events,
             health,
             feed,
-            task: tokio::spawn(reflector.run(Duration::ZERO)),
+            task: tokio::spawn(reflector.send_events(Duration::ZERO)),
         }
     }
 

@@ -2,10 +2,13 @@
 //!
 //! This is a separate test program because it counts allocations.
 
+#![deny(unsafe_code)]
+
 #[expect(dead_code, reason = "shared with the tests of the source")]
 #[path = "../src/tests/fake.rs"]
 mod fake;
 
+#[expect(unsafe_code, reason = "it is an allocator")]
 #[path = "../../tests/counting_allocator/mod.rs"]
 mod counting_allocator;
 
@@ -33,19 +36,19 @@ async fn a_list_of_any_length_takes_little_memory() {
     };
     let _source = KubernetesSource::start(client, &options, sender);
     api.next().await.refuse(404, "NotFound", "no version");
-    let mut asked = Vec::new();
+    let mut lists = Vec::new();
     for _ in 0..3 {
-        asked.push(api.next().await);
+        lists.push(api.next().await);
     }
     // The other lists stay unanswered.
-    let slices = asked
+    let slices = lists
         .iter()
         .position(|list| list.path.ends_with("/endpointslices"));
-    let list = asked.swap_remove(slices.unwrap());
+    let list = lists.swap_remove(slices.unwrap());
 
     let before = counting_allocator::bytes_in_use();
     counting_allocator::take_peak();
-    let body = tokio::spawn(write(list));
+    let body = tokio::spawn(write_list(list));
     let mut applied = 0;
     loop {
         match events.recv().await.unwrap() {
@@ -67,7 +70,7 @@ async fn a_list_of_any_length_takes_little_memory() {
 }
 
 /// Writes the list's body, and returns its length in bytes.
-async fn write(list: PendingRequest) -> usize {
+async fn write_list(list: PendingRequest) -> usize {
     let body = list.open();
     let template = slice();
     let mut length = 0;
@@ -98,7 +101,11 @@ fn slice() -> String {
                 "conditions": {"ready": true, "serving": true, "terminating": false},
                 "nodeName": format!("node-{endpoint}"),
                 "zone": "zone-a",
-                "targetRef": {"kind": "Pod", "namespace": "ns", "name": format!("pod-INDEX-{endpoint}")},
+                "targetRef": {
+                    "kind": "Pod",
+                    "namespace": "ns",
+                    "name": format!("pod-INDEX-{endpoint}")
+                },
             })
         })
         .collect();

@@ -12,9 +12,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use serde::{Deserialize, de::DeserializeOwned};
 
+use super::object_set::Object;
 use super::objects::{
-    Endpoint, EndpointSlice, Namespace, Object, ObjectError, ObjectKey, Pod, Port, Problem,
-    Service, ServiceKind, SliceReadability,
+    Endpoint, EndpointSlice, Namespace, ObjectError, ObjectKey, Pod, Port, Problem, Service,
+    ServiceKind, SliceReadability,
 };
 use super::policy::Fact;
 
@@ -125,7 +126,7 @@ impl TryFrom<discovery::EndpointSlice> for EndpointSlice {
                 .collect::<Result<_, _>>();
             let addresses = addresses
                 .map_err(|reason| problem(format!("endpoints[{index}].addresses"), reason))?;
-            Endpoint::read(endpoint, addresses, &mut endpoints);
+            Endpoint::append_for_addresses(endpoint, addresses, &mut endpoints);
         }
         share_zones(&mut endpoints);
         Ok(EndpointSlice {
@@ -200,7 +201,8 @@ pub trait ApiObject: DeserializeOwned + TryInto<Object, Error = ObjectError> {
     /// The object's metadata.
     fn metadata(&self) -> &ObjectMeta;
 
-    /// The fact for the client policy that this object holds besides DNS names, if any.
+    /// The fact that this object holds for the client policy. `None`: the object holds no fact in
+    /// addition to its DNS names.
     ///
     /// # Errors
     /// When a field that the fact needs is invalid.
@@ -312,14 +314,18 @@ impl ApiPodStatus {
 }
 
 impl Endpoint {
-    /// Appends one endpoint to `to` for each address.
-    fn read(endpoint: discovery::Endpoint, addresses: Vec<IpAddr>, to: &mut Vec<Endpoint>) {
+    /// Appends one endpoint to `endpoints` for each address.
+    fn append_for_addresses(
+        endpoint: discovery::Endpoint,
+        addresses: Vec<IpAddr>,
+        endpoints: &mut Vec<Endpoint>,
+    ) {
         let stated = |text: Option<String>| text.filter(|text| !text.is_empty());
         let hostname = stated(endpoint.hostname).map(Box::from);
         let pod = endpoint.target_ref.and_then(|target| target.name);
         let pod = pod.map(Box::from);
         let zone = stated(endpoint.zone).map(|zone| zone.to_ascii_lowercase().into());
-        to.extend(addresses.into_iter().map(|address| Endpoint {
+        endpoints.extend(addresses.into_iter().map(|address| Endpoint {
             address,
             hostname: hostname.clone(),
             pod: pod.clone(),

@@ -1,8 +1,8 @@
 //! Which names Zerohop may answer in front of a CoreDNS with a given Corefile.
 //!
-//! A Corefile is read by an allow-list, because no answer may differ from what this CoreDNS would
-//! answer. Lines that aren't fully understood make every name pass that they can affect, or all
-//! names if the affected names are unclear. `docs/coredns.md` is the table for operators. The
+//! A Corefile is read by an allow-list, because no answer may differ from the answer of this
+//! CoreDNS. A line that isn't fully understood makes every name pass that the line can affect, or
+//! all names if the affected names are unclear. `docs/coredns.md` is the table for operators. The
 //! meaning of plugins and options is taken from the sources of CoreDNS 1.14.
 
 mod blocks;
@@ -28,10 +28,10 @@ use kubernetes::KubernetesPlugin;
 use parser::Corefile;
 use zones::is_reverse;
 
-use super::selector::Selectors;
+use super::selectors::Selectors;
 use super::settings::{EmptyServices, EndpointNames, PodMode, VERSION_TTL, ZonalNames};
 
-/// Which names Zerohop may answer with a Corefile, and why.
+/// Which names Zerohop may answer if CoreDNS runs with a given Corefile, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conclusions {
     /// The zones to answer and their settings. `None`: everything passes.
@@ -84,8 +84,8 @@ struct ServerBlockReading {
 impl Conclusions {
     /// Concludes from a Corefile which names Zerohop may answer.
     ///
-    /// CoreDNS keeps its former Corefile if it can't load a new one. Of the errors that CoreDNS
-    /// would find, only those that affect the conclusions are detected here.
+    /// CoreDNS keeps its former Corefile if it can't load a new one. This function detects only the
+    /// load errors that affect the conclusions.
     pub fn read(text: &str) -> Conclusions {
         let mut findings = Vec::new();
         match ServerBlockReading::read(text, &mut findings) {

@@ -1,10 +1,10 @@
 //! Tracks for which headless Services all EndpointSlices are watched.
 //!
 //! A slice belongs to the Service that its label `kubernetes.io/service-name` names. CoreDNS reads
-//! no other label. Controllers write further labels when they create a slice and keep them when
-//! the Service changes, and people copy them. Therefore the names of a headless Service are
-//! answered only while its slices are watched by that one label. Until then they are delegated to
-//! CoreDNS.
+//! no other label. Other labels are unreliable: controllers write them when they create a slice and
+//! keep them when the Service changes, and people copy them. Therefore the names of a headless
+//! Service are answered only while its slices are watched by that one label. Otherwise the names
+//! are delegated to CoreDNS.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl Coverage {
         }
     }
 
-    /// Replaces what a feed covers.
+    /// Replaces the coverage of a feed. [`Coverage::Every`] stays, whatever a feed covers.
     pub(super) fn record(&mut self, feed: Feed, covered: Covered) {
         match (self, covered) {
             (coverage, Covered::Every) => *coverage = Coverage::Every,

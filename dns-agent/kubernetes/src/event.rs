@@ -1,6 +1,6 @@
 //! Events: what a source of Kubernetes objects sends.
 //!
-//! A source sends lists of objects, and the changes after each list. The events alone are enough to know
+//! A source sends lists of objects, and the changes after each list. The events alone determine
 //! which objects exist.
 
 use std::{collections::BTreeMap, time::SystemTime};
@@ -55,7 +55,7 @@ pub enum Event {
         /// Whether the kubelet updates the Corefile in running pods.
         updates: ConfigMapUpdates,
     },
-    /// A ConfigMap with the configuration of a node cache.
+    /// A ConfigMap with the configuration of NodeLocal DNSCache.
     CacheConfig {
         /// The ConfigMap's entries. `None` if the ConfigMap doesn't exist.
         data: Option<BTreeMap<String, String>>,
@@ -94,7 +94,7 @@ impl Event {
         updates: ConfigMapUpdates::Propagated,
     };
 
-    /// Reports that a node cache's ConfigMap doesn't exist.
+    /// Reports that a ConfigMap of NodeLocal DNSCache doesn't exist.
     pub(crate) const NO_CACHE_CONFIG: Event = Event::CacheConfig {
         data: None,
         written: None,

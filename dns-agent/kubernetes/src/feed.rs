@@ -21,9 +21,9 @@ pub enum Feed {
     Corefile,
     /// NetworkPolicies.
     Policies,
-    /// The kinds of policies that the API serves and this agent does not evaluate.
+    /// The kinds of policies that the API server serves and the agent doesn't evaluate.
     PolicyKinds,
-    /// Policies of one kind that is not evaluated.
+    /// Policies of one kind that the agent doesn't evaluate.
     OtherPolicies(PolicyKind),
     /// Namespaces with their labels, for the client policy.
     ClientNamespaces,
@@ -37,9 +37,9 @@ pub enum Feed {
     DnsEndpoints,
     /// Pods of the cluster's DNS, for the client policy.
     DnsPods,
-    /// Services to which a node cache may forward questions for cluster names.
+    /// Services to which NodeLocal DNSCache may forward queries for cluster names.
     UpstreamServices,
-    /// A ConfigMap with a node cache's configuration.
+    /// A ConfigMap with the configuration of NodeLocal DNSCache.
     CacheConfig,
 }
 

@@ -1,8 +1,8 @@
 //! Stores all objects, and determines which names a change of an object changes.
 //!
-//! Names are not stored: [`View`](super::View) computes them from the objects on demand, one Service at a time.
-//! Besides the objects, the index stores only look-up structures: the slices of a Service, the
-//! Services of an address, the aliases of a name.
+//! Names are not stored: [`View`](super::View) computes them from the objects on demand, one
+//! Service at a time. Besides the objects, the index stores only look-up structures: the slices of
+//! a Service, the Services of an address, the aliases of a name.
 
 mod changes;
 mod interning;
@@ -19,9 +19,8 @@ use zerohop_zone::Name;
 use self::interning::Interner;
 use super::coverage::{Coverage, Covered};
 use super::feed::Feed;
-use super::objects::{
-    EndpointSlice, Object, ObjectCounts, ObjectKey, Objects, Pod, Problem, Service, ServiceKind,
-};
+use super::object_set::{Object, ObjectCounts, Objects};
+use super::objects::{EndpointSlice, ObjectKey, Pod, Problem, Service, ServiceKind};
 use super::settings::ZoneSettings;
 use super::zone_skeleton::{SkeletonInputs, ZoneSkeleton};
 
@@ -196,7 +195,7 @@ impl Index {
         self.build_skeleton();
     }
 
-    /// All feeds have been listed. From now on an absent name does not exist.
+    /// Records that all feeds have been listed. From now on an absent name does not exist.
     pub fn mark_complete(&mut self) {
         self.completeness = Completeness::Complete;
         self.rebuild();
@@ -229,13 +228,13 @@ impl Index {
         self.refresh_skeleton();
     }
 
-    /// A feed starts a new list.
+    /// Records that a feed starts a new list.
     pub fn begin_list(&mut self, feed: Feed) {
         *self.lists.entry(feed).or_default() += 1;
     }
 
-    /// A feed's list has ended. Removes objects that the feed reported before this list but not
-    /// since.
+    /// Records that a feed's list has ended. Removes objects that the feed reported before this
+    /// list and not during it.
     pub fn end_list(&mut self, feed: Feed) {
         let list = self.current_list(feed);
         let is_gone =

@@ -1,7 +1,8 @@
-//! Kubernetes objects in, names and records out ([`zerohop_zone::ZoneData`]).
+//! Turns Kubernetes objects into DNS names and records ([`zerohop_zone::ZoneData`]).
 //!
-//! Pure and synchronous: an [`Index`] stores objects, and its [`View`] computes records from them.
-//! Nothing here talks to an API server.
+//! An [`Index`] stores objects, and its [`View`] computes records from the objects. This crate also
+//! reads CoreDNS's configuration ([`Conclusions`]), and decides which pods may query DNS
+//! ([`Facts`]). All code is pure and synchronous. No code sends requests to an API server.
 
 #![forbid(unsafe_code)]
 
@@ -13,11 +14,13 @@ mod feed;
 mod index;
 mod names;
 mod node_cache;
+mod object_set;
 mod objects;
 mod pointers;
 mod policy;
 mod provenance;
 mod selector;
+mod selectors;
 mod service;
 mod settings;
 mod zone_skeleton;
@@ -33,16 +36,18 @@ pub use feed::Feed;
 pub use index::{Index, NameChanges};
 pub use names::{Names, View, WalkPosition, build_model};
 pub use node_cache::{CacheAddresses, CacheConfig, ConfigMapData, NodeCache, ReloadMode};
+pub use object_set::{Object, ObjectCounts, Objects};
 pub use objects::{
-    Endpoint, EndpointSlice, Namespace, Object, ObjectCounts, ObjectError, ObjectKey, Objects, Pod,
-    Port, Problem, Service, ServiceKind, SliceReadability,
+    Endpoint, EndpointSlice, Namespace, ObjectError, ObjectKey, Pod, Port, Problem, Service,
+    ServiceKind, SliceReadability,
 };
 pub use policy::{
     ClientVerdicts, DnsService, DnsSlice, Fact, Facts, LabelledNamespace, LeftOutPod, OtherPolicy,
     Policy, PolicyKind, PolicyPod, Reach,
 };
 pub use provenance::{ObjectRef, Origin, Provenance};
-pub use selector::{Labels, Selector, SelectorError, Selectors};
+pub use selector::{Labels, Selector, SelectorError};
+pub use selectors::Selectors;
 pub use settings::{
     Deviations, EmptyServices, EndpointNames, EndpointScope, KnownPods, NameServers,
     NonstandardEndpoints, PodMode, ZonalNames, ZoneSettings,

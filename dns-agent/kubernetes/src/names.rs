@@ -15,7 +15,8 @@ use zerohop_zone::{
 
 pub use self::walk::{Names, WalkPosition};
 use super::index::{Index, PodCount};
-use super::objects::{ObjectKey, Objects, Problem};
+use super::object_set::Objects;
+use super::objects::{ObjectKey, Problem};
 use super::pointers::{PointerSource, selected_pointers};
 use super::service::{self, Contribution, weight};
 use super::settings::{Deviations, PodMode, ZonalNames, ZoneSettings};
@@ -146,7 +147,7 @@ impl<'a> View<'a> {
         self.service_names(key, at, domain)?.get(name).cloned()
     }
 
-    /// Computes the names of a Service, and caches them for the next question.
+    /// Computes the names of a Service, and caches them for the next query.
     fn service_names(
         &self,
         service: ObjectKey,
@@ -183,7 +184,7 @@ impl<'a> View<'a> {
     }
 
     /// The entry of a reverse name: the PTR records of an address, or an empty non-terminal above
-    /// some.
+    /// reverse names that have PTR records.
     fn reverse_entry(&self, name: &Name) -> Option<Arc<NameEntry>> {
         let range = reverse_range(name)?;
         let settings = self.index.settings();
@@ -223,8 +224,8 @@ impl<'a> View<'a> {
             })
     }
 
-    /// The targets of an address's PTR records: only the first Service with this ClusterIP, or, if
-    /// there is none, every endpoint.
+    /// The targets of an address's PTR records: only the first Service with this ClusterIP. If no
+    /// Service has it, every endpoint with this address.
     fn targets_of_address(&self, address: IpAddr) -> PointerTargets {
         let Some(domain) = self.index.skeleton.domains.first() else {
             return PointerTargets::Known(BTreeSet::new());
@@ -258,8 +259,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The entry as it is answered. With [`Deviations::Passed`], types pass for which CoreDNS
-    /// deviates from the standards.
+    /// The entry as it is answered. With [`Deviations::Passed`], queries pass for the types for
+    /// which CoreDNS deviates from the standards.
     fn pass_deviations(&self, entry: Arc<NameEntry>) -> Arc<NameEntry> {
         match self.index.settings().deviations {
             Deviations::Passed if entry.is_host() => Arc::new(entry.delegating_types_at_alias()),
@@ -276,10 +277,11 @@ impl<'a> View<'a> {
             && domains.any(|ClusterDomain { svc, pod, .. }| {
                 if name.is_at_or_below(svc) {
                     let labels = labels_below(name, svc);
-                    let directives = ["pin", "prefer"];
-                    return self.has_zonal_names()
-                        && matches!(labels.as_deref(),
-                            Some([_, _, "_zone", directive, _, _, ..]) if directives.contains(directive));
+                    let has_surplus_labels = matches!(
+                        labels.as_deref(),
+                        Some([_, _, "_zone", "pin" | "prefer", _, _, ..])
+                    );
+                    return self.has_zonal_names() && has_surplus_labels;
                 }
                 name.is_at_or_below(pod) && name.labels().count() > pod.labels().count() + 2
             })

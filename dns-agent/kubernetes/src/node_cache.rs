@@ -1,8 +1,9 @@
-//! Node caches: pods in their node's network that answer DNS in front of CoreDNS.
+//! NodeLocal DNSCache (github.com/kubernetes/dns, `cmd/node-cache`): pods in their node's network
+//! that answer DNS in front of CoreDNS. In this code, such a pod is a *node cache*.
 //!
-//! A node cache is NodeLocal DNSCache (github.com/kubernetes/dns, `cmd/node-cache`), whatever its
-//! pods and ConfigMaps are called. It is detected by the flag `-localip` in a container's command.
-//! It generates its Corefile from a template in a ConfigMap and from the ConfigMap of kube-dns.
+//! A node cache is detected by the flag `-localip` in a container's command, because its pods and
+//! ConfigMaps may have any name. It generates its Corefile from a template in a ConfigMap and from
+//! the ConfigMap of kube-dns.
 
 mod command_flags;
 mod mounts;
@@ -21,7 +22,7 @@ use self::mounts::{FileLocation, Mounts};
 use self::stub_config::StubConfig;
 use super::objects::ObjectKey;
 
-/// Placeholders that a node cache replaces in its template.
+// Placeholders that a node cache replaces in its template.
 const CLUSTER_DNS: &str = "__PILLAR__CLUSTER__DNS__";
 const UPSTREAM_SERVERS: &str = "__PILLAR__UPSTREAM__SERVERS__";
 const LOCAL_DNS: &str = "__PILLAR__LOCAL__DNS__";
@@ -33,12 +34,12 @@ const MAX_COREFILE_LENGTH: usize = 1 << 20;
 /// The texts of a ConfigMap by key.
 pub type ConfigMapData = BTreeMap<String, String>;
 
-/// A node cache.
+/// A pod of NodeLocal DNSCache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeCache {
-    /// The addresses at which it answers.
+    /// The addresses at which the node cache answers.
     pub addresses: CacheAddresses,
-    /// Where its configuration is. `Err` holds the reason why that is unknown.
+    /// Where the configuration of the node cache is. `Err`: that is unknown, and why.
     pub config: Result<CacheConfig, String>,
 }
 
@@ -47,7 +48,7 @@ pub struct NodeCache {
 pub enum CacheAddresses {
     /// These addresses.
     Known(Vec<IpAddr>),
-    /// Addresses that can't be read; it may answer at any.
+    /// Unreadable addresses. The node cache may answer at any address.
     Unknown,
 }
 
@@ -55,9 +56,10 @@ pub enum CacheAddresses {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheConfig {
     corefile: CorefileSource,
-    /// The Service that it asks for the cluster's names, in its own namespace.
+    /// The name of the Service to which the node cache forwards queries for the cluster's names.
+    /// The Service is in the namespace of the node cache.
     pub upstream_service: String,
-    /// When it loads a changed configuration.
+    /// When the node cache loads a changed configuration.
     pub reload_mode: ReloadMode,
     /// The value of `-localip`: addresses separated by commas.
     local_ip: String,
@@ -126,15 +128,15 @@ impl NodeCache {
         }
     }
 
-    /// Which of these addresses it may answer at.
+    /// The served addresses at which the node cache may answer.
     #[must_use]
     pub fn bound_addresses(&self, served: &[IpAddr]) -> Vec<IpAddr> {
-        let CacheAddresses::Known(own) = &self.addresses else {
+        let CacheAddresses::Known(bound) = &self.addresses else {
             return served.to_vec();
         };
         let is_bound = |address: &&IpAddr| {
-            let mut own = own.iter();
-            own.any(|own| own == *address || own.is_unspecified())
+            let mut bound = bound.iter();
+            bound.any(|bound| bound == *address || bound.is_unspecified())
         };
         served.iter().filter(is_bound).copied().collect()
     }
@@ -155,7 +157,7 @@ impl NodeCache {
         let command = CommandFlags::read(&words);
         let Some(local_ip) = command.value("localip") else {
             return Some(NodeCache::unreadable(
-                "its command has no -localip that can be read",
+                "its command has an unreadable -localip",
             ));
         };
         let addresses: Result<Vec<IpAddr>, _> = local_ip.split(',').map(str::parse).collect();
@@ -238,7 +240,7 @@ impl CacheConfig {
                 key,
                 mount_form,
             } => {
-                if mount_form == mounts::MountForm::Alone {
+                if mount_form == mounts::MountForm::SingleFile {
                     reload_mode = ReloadMode::Never;
                 }
                 Ok(ConfigMapEntry { map, key })
@@ -263,7 +265,7 @@ impl CacheConfig {
         let mut variables = container.env.iter().flatten();
         if variables.any(|variable| variable.name == address) {
             return Err(format!(
-                "the variable {address} sets the server that it asks"
+                "the variable {address} sets the server to which it forwards queries"
             ));
         }
         Ok(CacheConfig {
@@ -306,8 +308,8 @@ impl CacheConfig {
     }
 }
 
-/// Whether a word is the placeholder for the Service that a node cache asks for the cluster's
-/// names.
+/// Whether a word is the placeholder for the Service to which a node cache forwards queries for the
+/// cluster's names.
 #[must_use]
 pub(super) fn is_cluster_dns_placeholder(word: &str) -> bool {
     word == CLUSTER_DNS

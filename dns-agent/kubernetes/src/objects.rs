@@ -1,45 +1,9 @@
 //! Kubernetes objects, reduced to the fields that decide DNS answers.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-
-use serde::{Deserialize, Serialize};
-
-use super::policy::{Fact, Facts};
-
-/// All known objects of the kinds that make records.
-#[derive(Clone, Debug, Default)]
-pub struct Objects {
-    /// The names of the Namespaces.
-    pub namespaces: BTreeSet<Arc<str>>,
-    /// The Services.
-    pub services: BTreeMap<ObjectKey, Service>,
-    /// The EndpointSlices, by namespace and name of the slice.
-    pub endpoint_slices: BTreeMap<ObjectKey, EndpointSlice>,
-    /// The Pods.
-    pub pods: BTreeMap<ObjectKey, Pod>,
-    /// Whether `namespaces` lists every Namespace that exists. If no Namespace object was ever
-    /// inserted, every namespace counts as existing.
-    pub namespaces_known: bool,
-    /// The facts for the client policy.
-    pub facts: Box<Facts>,
-}
-
-/// Number of objects of each kind.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
-pub struct ObjectCounts {
-    /// Namespaces.
-    pub namespaces: usize,
-    /// Services.
-    pub services: usize,
-    /// EndpointSlices.
-    pub endpoint_slices: usize,
-    /// Pods.
-    pub pods: usize,
-}
 
 /// Identifies an object among those of its kind. Keys are stored in every index, so their strings
 /// are shared.
@@ -49,21 +13,6 @@ pub struct ObjectKey {
     pub namespace: Arc<str>,
     /// The object's name.
     pub name: Arc<str>,
-}
-
-/// One object, converted from the API's form with `TryFrom`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Object {
-    /// A Namespace.
-    Namespace(Namespace),
-    /// A Service.
-    Service(Service),
-    /// An EndpointSlice.
-    EndpointSlice(EndpointSlice),
-    /// A Pod.
-    Pod(Pod),
-    /// A fact for the client policy. It makes no records.
-    Fact(Fact),
 }
 
 /// A Namespace.
@@ -95,7 +44,7 @@ pub enum ServiceKind {
     HeadlessWithoutSlices,
     /// Another domain name.
     ExternalName(Box<str>),
-    /// Not readable here. The names are delegated to CoreDNS, which may read the object.
+    /// The object can't be read. The names are delegated to CoreDNS, which may read the object.
     Unreadable,
 }
 
@@ -123,7 +72,7 @@ pub enum SliceReadability {
     Plain,
     /// CoreDNS takes some addresses for domain names, or for different addresses than Zerohop.
     Nonstandard,
-    /// Not readable here. The endpoints' names are delegated to CoreDNS.
+    /// The slice can't be read. The endpoints' names are delegated to CoreDNS.
     Unreadable,
 }
 
@@ -170,9 +119,10 @@ pub struct Problem {
     pub kind: &'static str,
     /// The object's namespace; empty for a kind without namespaces.
     pub namespace: String,
-    /// The object's name.
+    /// The object's name; empty if it can't be read.
     pub name: String,
-    /// The field, as a path from the object's root.
+    /// The field, as a path from the object's root. Empty or `.` if the problem concerns the whole
+    /// object.
     pub field: String,
     /// Why the field is rejected.
     pub reason: String,
@@ -180,76 +130,6 @@ pub struct Problem {
 
 /// Why an object could not be read.
 pub type ObjectError = Problem;
-
-impl Object {
-    /// The object's namespace and name. A Namespace has an empty namespace.
-    pub fn key(&self) -> ObjectKey {
-        match self {
-            Object::Namespace(namespace) => ObjectKey::new("", namespace.name.clone()),
-            Object::Service(service) => service.key.clone(),
-            Object::EndpointSlice(slice) => slice.key.clone(),
-            Object::Pod(pod) => pod.key.clone(),
-            Object::Fact(fact) => fact.key().clone(),
-        }
-    }
-}
-
-impl Objects {
-    /// Adds an object, or replaces the one with the same kind and key.
-    pub fn insert(&mut self, object: Object) {
-        match object {
-            Object::Namespace(namespace) => {
-                self.namespaces_known = true;
-                self.namespaces.insert(namespace.name);
-            }
-            Object::Service(service) => {
-                self.services.insert(service.key.clone(), service);
-            }
-            Object::EndpointSlice(slice) => {
-                self.endpoint_slices.insert(slice.key.clone(), slice);
-            }
-            Object::Pod(pod) => {
-                self.pods.insert(pod.key.clone(), pod);
-            }
-            Object::Fact(fact) => self.facts.insert(fact),
-        }
-    }
-
-    /// Marks headless Services without an EndpointSlice, so that their names are delegated. Call
-    /// this after a source of files was read to its end. Objects from the API need no mark because
-    /// the API has the slices of every Service.
-    pub fn mark_services_without_slices(&mut self) {
-        let slices = self.endpoint_slices.values();
-        let with_slices: BTreeSet<ObjectKey> =
-            slices.filter_map(EndpointSlice::service_key).collect();
-        for service in self.services.values_mut() {
-            if service.kind == ServiceKind::Headless && !with_slices.contains(&service.key) {
-                service.kind = ServiceKind::HeadlessWithoutSlices;
-            }
-        }
-    }
-
-    /// Removes the object with the same kind and key as this one. After a Namespace is removed,
-    /// `namespaces_known` stays true, so no other namespace comes into existence by its absence.
-    pub fn remove(&mut self, object: &Object) {
-        match object {
-            Object::Namespace(namespace) => {
-                self.namespaces_known = true;
-                self.namespaces.remove(&namespace.name);
-            }
-            Object::Service(service) => {
-                self.services.remove(&service.key);
-            }
-            Object::EndpointSlice(slice) => {
-                self.endpoint_slices.remove(&slice.key);
-            }
-            Object::Pod(pod) => {
-                self.pods.remove(&pod.key);
-            }
-            Object::Fact(_) => {}
-        }
-    }
-}
 
 impl ObjectKey {
     /// Builds a key of a namespace and a name.
@@ -347,9 +227,15 @@ impl fmt::Display for Problem {
             field,
             reason,
         } = self;
-        match namespace.as_str() {
-            "" => write!(f, "{kind} {name}: {field}: {reason}"),
-            _ => write!(f, "{kind} {namespace}/{name}: {field}: {reason}"),
+        match (namespace.as_str(), name.as_str()) {
+            (_, "") => write!(f, "a {kind} without a readable name: ")?,
+            ("", name) => write!(f, "{kind} {name}: ")?,
+            (namespace, name) => write!(f, "{kind} {namespace}/{name}: ")?,
+        }
+        match field.as_str() {
+            // The path of the object itself.
+            "" | "." => f.write_str(reason),
+            field => write!(f, "{field}: {reason}"),
         }
     }
 }

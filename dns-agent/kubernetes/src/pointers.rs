@@ -1,7 +1,7 @@
 //! Candidates for PTR records: the names that one Service gives to addresses.
 //!
-//! A Pod may be behind several Services, and each of them gives it a name. So which candidates
-//! become PTR records depends on all Services together.
+//! A Pod may be behind several Services, and each Service gives it a name. Therefore all Services
+//! together decide which candidates become PTR records.
 
 use std::net::IpAddr;
 
@@ -38,9 +38,9 @@ pub(super) fn service_pointers(
     selected_pointers(|_| true, service, slices, name, settings)
 }
 
-/// The pointers of those addresses of a Service that satisfy `is_meant`.
+/// The pointers of the addresses of a Service that satisfy `is_selected`.
 pub(super) fn selected_pointers(
-    is_meant: impl Fn(IpAddr) -> bool,
+    is_selected: impl Fn(IpAddr) -> bool,
     service: Option<&Service>,
     slices: &[&EndpointSlice],
     name: &Name,
@@ -56,7 +56,7 @@ pub(super) fn selected_pointers(
     };
     let cluster_ips = cluster_ips
         .iter()
-        .filter(|address| is_meant(**address))
+        .filter(|address| is_selected(**address))
         .map(|address| Pointer {
             address: *address,
             target: name.clone(),
@@ -69,8 +69,8 @@ pub(super) fn selected_pointers(
             PointerSource::Endpoint
         };
         let endpoints = slice.endpoints.iter();
-        let meant = endpoints.filter(|endpoint| is_meant(endpoint.address));
-        meant.filter_map(move |endpoint| {
+        let selected = endpoints.filter(|endpoint| is_selected(endpoint.address));
+        selected.filter_map(move |endpoint| {
             Some(Pointer {
                 address: endpoint.address,
                 target: endpoint_name(endpoint, name, settings).ok()?,

@@ -169,8 +169,8 @@ impl<'a> Provenance<'a> {
         }
     }
 
-    /// A PTR record comes from a Service alone or from slices. Slices make it even if their Service
-    /// is absent or not answered.
+    /// A PTR record comes from a Service without slices, or from slices. Slices make it even if
+    /// their Service is absent or not answered.
     fn pointer_objects(
         &self,
         split: &SplitName<'_>,
@@ -201,8 +201,8 @@ impl<'a> Provenance<'a> {
         objects
     }
 
-    /// The Service alone, if its contribution without slices satisfies `gives`. Otherwise the
-    /// Service and each slice whose contribution together with the Service satisfies `gives`.
+    /// Only the Service, if its contribution without slices satisfies `gives`. Otherwise the
+    /// Service, and each slice for which the contribution of Service and slice satisfies `gives`.
     fn contributing_objects(
         &self,
         split: &SplitName<'_>,
@@ -259,7 +259,7 @@ impl<'a> Provenance<'a> {
     fn why_hidden(&self, namespace: &str) -> String {
         if self.index.knows_namespaces() && !self.index.has_namespace(namespace) {
             return format!(
-                "no Namespace {namespace} is known, or --namespace-labels leaves it out"
+                "there is no Namespace {namespace}, or --namespace-labels doesn't select it"
             );
         }
         format!("the namespace {namespace} is not exposed: --namespace does not list it")
@@ -268,7 +268,9 @@ impl<'a> Provenance<'a> {
     fn why_no_service(&self, key: &ObjectKey, below: &[&[u8]], rtype: Rtype) -> String {
         let ObjectKey { namespace, name } = key;
         let Some(service) = self.index.service(key) else {
-            return format!("no Service {namespace}/{name} is known, or --labels leaves it out");
+            return format!(
+                "there is no Service {namespace}/{name}, or --labels doesn't select it"
+            );
         };
         let it = format!("Service {namespace}/{name}");
         let slices = self.index.slices_of(key).into_iter();

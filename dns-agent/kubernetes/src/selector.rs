@@ -6,19 +6,8 @@ use std::str::FromStr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
-use super::objects::Object;
-
 /// An object's labels.
 pub type Labels = BTreeMap<String, String>;
-
-/// Selectors for the objects that make records.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selectors {
-    /// The Namespaces that are exposed.
-    pub namespaces: Selector,
-    /// The Services, EndpointSlices and Pods that make records.
-    pub objects: Selector,
-}
 
 /// Conditions on an object's labels, all of which must hold. The default has no condition and
 /// selects every object.
@@ -42,22 +31,9 @@ enum Operator {
     NotIn(Vec<String>),
 }
 
-/// The reason why a text is not a selector.
+/// Why a text is not a selector, as a sentence for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SelectorError(String);
-
-impl Selectors {
-    /// Whether an object with these labels makes records.
-    pub fn select(&self, object: &Object, labels: &Labels) -> bool {
-        match object {
-            Object::Namespace(_) => self.namespaces.matches(labels),
-            Object::Service(_) | Object::EndpointSlice(_) | Object::Pod(_) => {
-                self.objects.matches(labels)
-            }
-            Object::Fact(_) => true,
-        }
-    }
-}
 
 impl Selector {
     /// Whether all conditions hold for these labels.

@@ -27,7 +27,7 @@ pub(super) struct Contribution {
     pub(super) below: Vec<(Name, ComputedNames)>,
     /// Names delegated to CoreDNS.
     pub(super) delegated: Vec<Name>,
-    /// Names with a type whose questions pass to CoreDNS.
+    /// Names with a type whose queries pass to CoreDNS.
     pub(super) passed_types: Vec<(Name, Rtype)>,
     /// Candidates for PTR records. Which of them become records depends on all Services together.
     pub(super) pointers: Vec<Pointer>,
@@ -55,8 +55,8 @@ struct AddressPort<'a> {
 }
 
 /// Makes the records of `service` and of the endpoints in its `slices`, below the name `svc`, which
-/// is `svc.<zone>`. They depend on nothing else, so a change of a Service is handled by calling
-/// this function again.
+/// is `svc.<zone>`. The records depend only on these arguments, so a change of a Service is handled
+/// by another call of this function.
 pub(super) fn contribute_service(
     service: &Service,
     slices: &[&EndpointSlice],
@@ -80,10 +80,12 @@ pub(super) fn contribute_service(
             }
             let reason = match kind {
                 ServiceKind::ClusterIp(_) => {
-                    "no address yet, so its names pass to CoreDNS; a manifest must state the address"
+                    "the Service has no address yet, so CoreDNS answers its names; \
+                     a manifest must state the address"
                 }
                 ServiceKind::HeadlessWithoutSlices => {
-                    "headless, but the files have no EndpointSlice for it, so its names pass to CoreDNS"
+                    "the Service is headless and the files have no EndpointSlice for it, so CoreDNS \
+                     answers its names; add its EndpointSlices to the files"
                 }
                 _ => return out,
             };
@@ -124,7 +126,7 @@ pub(super) fn contribute_service(
         Vec::new()
     };
     let endpoints: Vec<AddressPort<'_>> = listed.iter().flat_map(ListedAddress::pairs).collect();
-    let own: Vec<AddressPort<'_>> = if is_headless {
+    let service_pairs: Vec<AddressPort<'_>> = if is_headless {
         endpoints.clone()
     } else {
         addresses
@@ -133,8 +135,8 @@ pub(super) fn contribute_service(
             .collect()
     };
 
-    out.add_addresses(name, &own, settings);
-    for ((protocol, port), pairs) in group_by_port(&own) {
+    out.add_addresses(name, &service_pairs, settings);
+    for ((protocol, port), pairs) in group_by_port(&service_pairs) {
         match port_name(name, protocol, port) {
             Ok(owner) => out.add_addresses(&owner, &pairs, settings),
             Err(reason) => out.add_problem(service, "spec.ports", reason),
@@ -151,12 +153,12 @@ pub(super) fn contribute_service(
     }
     if is_headless
         && settings.zonal_names == ZonalNames::Answered
-        && !own.is_empty()
-        && let Err(reason) = out.add_zonal_names(name, &own, settings)
+        && !service_pairs.is_empty()
+        && let Err(reason) = out.add_zonal_names(name, &service_pairs, settings)
     {
         out.add_problem(service, "metadata.name", reason);
     }
-    let protocols = own.iter().map(|pair| &*pair.port.protocol);
+    let protocols = service_pairs.iter().map(|pair| &*pair.port.protocol);
     if settings.deviations == Deviations::Passed
         && let Err(reason) = out.delegate_port_names(name, protocols.collect())
     {
@@ -215,7 +217,7 @@ impl Contribution {
         }
     }
 
-    /// Makes SRV questions pass if endpoints share a host name and only some of them have a port
+    /// Makes SRV queries pass if endpoints share a host name and only some of them have a port
     /// number. CoreDNS makes no SRV record for an endpoint without a port number, so it leaves out
     /// that endpoint's address; records alone can't tell the addresses of one host apart. `service`
     /// is the Service's name if that name has the endpoints' addresses; it passes too.
@@ -392,7 +394,7 @@ fn list_addresses<'a>(
         for endpoint in &slice.endpoints {
             let name = endpoint_name(endpoint, service, settings);
             let name = name.map_err(|reason| {
-                let reason = format!("{reason}, so this endpoint has no name of its own");
+                let reason = format!("{reason}, so this endpoint has no name");
                 let field = "endpoints".into();
                 problems.push(Problem::with_key(
                     "EndpointSlice",

@@ -13,7 +13,7 @@ pub(super) const VERSION_TTL: u32 = 28800;
 /// The operator's settings of the zones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ZoneSettings {
-    /// The cluster domains. Each holds all names; PTR records point into the first one.
+    /// The cluster domains. Each domain has all names. PTR records point into the first domain.
     pub cluster_domains: Vec<Name>,
     /// The networks for whose reverse zones the agent is authoritative.
     pub reverse: Vec<IpNet>,
@@ -34,16 +34,16 @@ pub struct ZoneSettings {
     /// The DNS addresses that the cluster's clients use. A Service with one of them is a name
     /// server of the cluster domains.
     pub served_addresses: Vec<IpAddr>,
-    /// The addresses of `ns.dns.<zone>`, which is the name server if no Service is one. May be
-    /// empty.
+    /// The addresses of `ns.dns.<zone>`, which is the name server of a zone if no Service is its
+    /// name server. Empty: the name has no address.
     pub name_server_addresses: Vec<IpAddr>,
-    /// How questions for the name servers of the cluster domains are answered.
+    /// How queries for the name servers of the cluster domains are answered.
     pub name_servers: NameServers,
     /// The Services whose endpoints are known.
     pub endpoint_scope: EndpointScope,
     /// The nodes whose Pods are known.
     pub known_pods: KnownPods,
-    /// The zones in which questions for absent names pass (CoreDNS's `fallthrough`).
+    /// The zones in which queries for absent names pass (CoreDNS's `fallthrough`).
     pub fallthrough_zones: Vec<Name>,
     /// The suffixes below which PTR records are answered.
     pub pointer_suffixes: Vec<Name>,
@@ -51,7 +51,7 @@ pub struct ZoneSettings {
     pub zonal_names: ZonalNames,
     /// How endpoints that CoreDNS reads differently are answered.
     pub nonstandard_endpoints: NonstandardEndpoints,
-    /// How questions are answered where CoreDNS deviates from the standards.
+    /// How queries are answered where CoreDNS deviates from the standards.
     pub deviations: Deviations,
 }
 
@@ -65,26 +65,26 @@ pub enum ZonalNames {
     Answered,
 }
 
-/// How nonstandard names are answered, which CoreDNS reads differently: endpoints that are domain
-/// names or addresses in an unusual spelling, and nonstandard reverse names of IPv6 addresses.
+/// How names are answered whose objects CoreDNS reads differently: endpoints that are domain names
+/// or addresses in an unusual spelling, and nonstandard reverse names of IPv6 addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NonstandardEndpoints {
-    /// Only valid addresses count.
+    /// Valid addresses are answered, and all other endpoints are ignored.
     #[default]
     Read,
-    /// Every name that depends on them is delegated to CoreDNS.
+    /// Every name that depends on such an endpoint or reverse name is delegated to CoreDNS.
     Passed,
 }
 
-/// How questions are answered where CoreDNS deviates from the standards. CoreDNS answers NXDOMAIN
-/// for an empty non-terminal (RFC 8020), and for types that such a name lacks. It ignores labels in
-/// front of a Pod's label, and missing underscores in the labels of ports.
+/// How queries are answered where CoreDNS deviates from the standards. CoreDNS answers NXDOMAIN
+/// for an empty non-terminal (RFC 8020). CoreDNS ignores labels in front of a Pod's label, and
+/// missing underscores in the labels of ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Deviations {
     /// As the standards require.
     #[default]
     Answered,
-    /// The questions pass to CoreDNS.
+    /// The queries pass to CoreDNS.
     Passed,
 }
 
@@ -94,7 +94,7 @@ pub enum NameServers {
     /// The agent answers.
     #[default]
     Answered,
-    /// NS questions at the apex, and all questions at and below `ns.dns`, pass.
+    /// NS queries at the apex, and all queries at and below `ns.dns`, pass.
     Passed,
 }
 

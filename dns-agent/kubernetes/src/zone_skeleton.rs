@@ -17,7 +17,7 @@ use super::settings::{
 /// The version of the Kubernetes DNS specification, published at `dns-version.<zone>`.
 const DNS_VERSION: &[u8] = b"1.1.0";
 
-/// The names that exist because of the settings alone.
+/// The names that exist because of the settings, without any object.
 #[derive(Debug)]
 pub(super) struct ZoneSkeleton {
     pub(super) model: Model,
@@ -30,13 +30,13 @@ pub(super) struct ZoneSkeleton {
 #[derive(Clone, Debug)]
 pub(super) struct ClusterDomain {
     pub(super) apex: Name,
-    /// `ns.dns.<zone>`: the name server if no Service is one.
+    /// `ns.dns.<zone>`: the name server of the zone if no Service is its name server.
     server: Name,
     pub(super) svc: Name,
     pub(super) pod: Name,
 }
 
-/// What the skeleton depends on besides the settings.
+/// The inputs of the skeleton, in addition to the settings.
 pub(super) struct SkeletonInputs {
     /// The Unix time of the last change.
     pub(super) serial: u32,
@@ -205,8 +205,8 @@ fn add_name_servers(
         return;
     }
     let servers = servers.filter(|servers| !servers.is_empty());
-    let own = BTreeSet::from([domain.server.clone()]);
-    let servers = servers.unwrap_or(&own).iter();
+    let default_servers = BTreeSet::from([domain.server.clone()]);
+    let servers = servers.unwrap_or(&default_servers).iter();
     builder.extend(servers.map(|server| Record {
         owner: domain.apex.clone(),
         ttl: settings.ttl,

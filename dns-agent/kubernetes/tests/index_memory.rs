@@ -2,6 +2,9 @@
 //!
 //! This is a separate test program because it counts allocations.
 
+#![deny(unsafe_code)]
+
+#[expect(unsafe_code, reason = "it is an allocator")]
 #[path = "../../tests/counting_allocator/mod.rs"]
 mod counting_allocator;
 
@@ -82,11 +85,16 @@ fn slice(number: usize) -> Object {
         .map(|at| {
             let host = number * 5 + at;
             json!({
-                "addresses": [format!("10.{}.{}.{}", 128 + host / 65536, host / 256 % 256, host % 256)],
+                "addresses": [
+                    format!("10.{}.{}.{}", 128 + host / 65536, host / 256 % 256, host % 256)
+                ],
                 "conditions": {"ready": true},
                 "nodeName": format!("node-{at}"),
                 "zone": format!("zone-{}", at % 3),
-                "targetRef": {"kind": "Pod", "name": format!("service-{number}-6bb4d5c7f9-{at:05}")},
+                "targetRef": {
+                    "kind": "Pod",
+                    "name": format!("service-{number}-6bb4d5c7f9-{at:05}")
+                },
             })
         })
         .collect();

@@ -47,7 +47,7 @@ pub(super) enum ChainEnd {
     Upstream,
     /// At a local name, about which the upstream is not trusted.
     Local,
-    /// Nowhere: the chain is a loop, or longer than [`MAX_CHAIN_LINKS`].
+    /// At no name, because the chain is a loop, or longer than [`MAX_CHAIN_LINKS`].
     Endless,
 }
 

@@ -51,8 +51,8 @@ impl Canary {
     /// Queries the SOA record of a local zone, which always exists.
     ///
     /// # Errors
-    /// When there is no reply, or the reply has no answer record. The error is a clause about the
-    /// server.
+    /// When the server can't be queried, sends no reply within a second, or sends a reply other
+    /// than NOERROR with one answer record. The error is a clause about the server.
     pub async fn query_soa(&self, zone: &Name) -> Result<(), String> {
         let client = self.client.as_ref().map_err(String::clone)?;
         let socket = client.socket.lock().await;

@@ -63,13 +63,13 @@ impl Query {
 
     /// An error reply with empty sections.
     pub(super) fn error(&self, rcode: OptRcode) -> Vec<u8> {
-        let nothing = Sections {
+        let empty_sections = Sections {
             answers: 0,
             authorities: 0,
             additionals: 0,
             bytes: Vec::new(),
         };
-        self.reply(rcode, 0, &nothing)
+        self.reply(rcode, 0, &empty_sections)
     }
 
     /// Truncates a message without OPT record to the client's limit, and adds the resolver's OPT
@@ -125,7 +125,7 @@ fn response_flags(query: u16, bits: u16, rcode: OptRcode) -> u16 {
 /// Truncates a message to at most `limit` bytes by removing whole records from its end.
 ///
 /// Removed answer or authority records set TC. Removed additional records don't, because the client
-/// didn't ask for them (RFC 2181 section 9).
+/// didn't request them (RFC 2181 section 9).
 fn truncate_message(message: &mut Vec<u8>, limit: usize) {
     if message.len() <= limit {
         return;

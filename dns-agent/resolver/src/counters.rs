@@ -37,7 +37,7 @@ pub struct ResolverCounts {
     pub udp_queries: u64,
     /// Queries received over TCP.
     pub tcp_queries: u64,
-    /// Received messages that were no query and got no reply.
+    /// Received messages that were not queries and got no reply.
     pub ignored: u64,
     /// Queries sent to upstreams, including queries for targets of aliases.
     pub forwarded: u64,
@@ -111,7 +111,7 @@ impl fmt::Display for ResolverCounts {
         writeln!(f, "replies    {}", words(&self.replies))?;
         writeln!(
             f,
-            "upstreams  asked {}, timed out {}, failed {}, too many at once {}",
+            "upstreams  queries {}, timed out {}, failed {}, too many at once {}",
             self.forwarded, self.upstream_timeouts, self.upstream_errors, self.overloaded
         )?;
         writeln!(f, "refused    {} connections", self.connections_refused)

@@ -33,7 +33,7 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
 /// Upper bound on concurrent upstream queries. Each holds a socket.
 pub(super) const MAX_IN_FLIGHT: usize = 512;
 /// Longest accepted datagram in bytes. Servers that ignore the limit in the OPT record may send
-/// more than the resolver asked for.
+/// more than this limit.
 const MAX_DATAGRAM: usize = 4096;
 
 /// Upper bound on client queries that wait for upstreams.
@@ -47,7 +47,8 @@ pub struct UpstreamServers(Arc<RwLock<ServerList>>);
 #[derive(Debug, Default)]
 struct ServerList {
     servers: Vec<SocketAddr>,
-    /// This resolver's own addresses, which are excluded because it would query itself.
+    /// The addresses that this resolver listens on. They are excluded because the resolver would
+    /// query itself.
     own_addresses: Vec<SocketAddr>,
 }
 
@@ -169,7 +170,7 @@ impl Forwarder {
     }
 
     /// The first response of an upstream. A truncated response is returned only if no upstream
-    /// gives a complete one.
+    /// gives a complete response.
     pub(super) async fn query_servers(
         &self,
         upstreams: &[SocketAddr],
@@ -189,8 +190,8 @@ impl Forwarder {
         exchange.await
     }
 
-    /// The exchange for this query: the one in flight, or a new one. `None`: too many are in
-    /// flight.
+    /// The exchange for this query: an exchange in flight, or a new exchange. `None`: too many
+    /// exchanges are in flight.
     fn join_or_start_exchange(
         &self,
         upstreams: &[SocketAddr],
@@ -306,9 +307,40 @@ async fn query_over_tcp(upstream: SocketAddr, query: &UpstreamQuery) -> io::Resu
     let message = query.with_id(rand::random());
     tcp::write_message(&mut stream, &message).await?;
     loop {
-        let message = tcp::read_message(&mut stream).await?;
-        if let Some(response) = Response::parse(&message, &message) {
+        let received = tcp::read_message(&mut stream).await?;
+        if let Some(response) = Response::parse(&received, &message) {
             return Ok(response);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::base::iana::OptRcode;
+    use tokio::net::TcpListener;
+    use zerohop_zone::Name;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_response_over_tcp_must_have_the_id_of_the_query() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let upstream = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut response = tcp::read_message(&mut stream).await.unwrap();
+            // QR: the message is a response.
+            response[2] |= 0x80;
+            let mut foreign_response = response.clone();
+            foreign_response[1] ^= 1;
+            foreign_response[3] |= 5;
+            for message in [&foreign_response, &response] {
+                tcp::write_message(&mut stream, message).await.unwrap();
+            }
+        });
+        let query = UpstreamQuery::probing(&Name::parse("a.example").unwrap());
+        let response = query_over_tcp(upstream, &query).await.unwrap();
+        assert_eq!(response.rcode(), OptRcode::NOERROR);
+        server.await.unwrap();
     }
 }

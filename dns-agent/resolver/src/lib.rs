@@ -2,13 +2,13 @@
 //! forwards all other queries to upstreams.
 //!
 //! [`query`] parses queries. [`message::respond`] decides what to do with a query, without sockets
-//! or time. `udp` and `tcp` read queries and write replies. `forward` queries upstreams, and `response` parses their
-//! responses. `bailiwick` drops records that don't belong to the question, and `chase` turns the
-//! rest into the client's answer. `loops` finds upstreams that forward back to this resolver.
-//! `compose` builds messages, and `header` accesses their headers.
+//! or time. `udp` and `tcp` read queries and write replies. `forward` queries upstreams, and
+//! `response` parses their responses. `bailiwick` drops records that don't belong to the question,
+//! and `chase` turns the rest into the client's answer. `loops` finds upstreams that forward back
+//! to this resolver. `compose` builds messages, and `header` accesses their headers.
 //!
-//! `query`, `message`, `response`, `bailiwick` and `chase` are pure and parse untrusted input. They are
-//! public so that the fuzz targets can call them.
+//! `query`, `message`, `response`, `bailiwick` and `chase` are pure and parse untrusted input. They
+//! are public so that the fuzz targets can call them.
 
 #![forbid(unsafe_code)]
 
@@ -73,7 +73,7 @@ pub struct Resolver {
     counters: Arc<ResolverCounters>,
 }
 
-/// A question sent to upstreams, and its result.
+/// A query to upstreams, and its outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamLookup {
     /// The queried name.
@@ -87,9 +87,10 @@ pub struct UpstreamLookup {
 /// The upstream servers.
 #[derive(Clone, Debug, Default)]
 pub struct Upstreams {
-    /// The servers for names outside the cluster, in order of preference.
+    /// The servers for names outside the cluster, in order of preference. Empty: the cluster's DNS
+    /// receives these queries too.
     pub outside: Vec<SocketAddr>,
-    /// The cluster's DNS.
+    /// The cluster's DNS. `None`: not configured, so `outside` receives all queries.
     pub cluster: Option<ClusterDns>,
 }
 
@@ -130,8 +131,8 @@ impl Resolver {
         &self.counters
     }
 
-    /// Spawns the tasks that serve these sockets. The result of a task is its name. The tasks end
-    /// only when aborted.
+    /// Spawns the tasks that answer queries on these sockets. The result of a task is its name. The
+    /// tasks end only when aborted.
     pub fn spawn_servers(self: &Arc<Self>, sockets: Sockets, tasks: &mut JoinSet<&'static str>) {
         let (resolver, udp, canary) = (self.clone(), sockets.udp, sockets.canary.source());
         tasks.spawn(async move {
@@ -180,17 +181,17 @@ impl Resolver {
         }
     }
 
-    /// The complete, untruncated reply to a question. Appends the questions sent to upstreams to
-    /// `consulted`. The query and its reply are not counted, but the questions to upstreams are.
+    /// The complete, untruncated reply to a question. Appends the queries to upstreams to
+    /// `lookups`. The reply is not counted. The queries to upstreams are counted.
     pub async fn explain_answer(
         &self,
         name: &Name,
         rtype: Rtype,
-        consulted: &mut Vec<UpstreamLookup>,
+        lookups: &mut Vec<UpstreamLookup>,
     ) -> Vec<u8> {
         let bytes = zone::query(rand::random(), name, rtype);
         let action = self.decide_action(&bytes, Transport::Tcp, 0);
-        let message = self.run_action(action, 0, consulted).await;
+        let message = self.run_action(action, 0, lookups).await;
         message.unwrap_or_default()
     }
 
@@ -202,12 +203,12 @@ impl Resolver {
         Some(message)
     }
 
-    /// Queries upstreams until there is a reply. Appends the questions to `consulted`.
+    /// Queries upstreams until there is a reply. Appends these queries to `lookups`.
     async fn run_action(
         &self,
         mut action: QueryAction,
         rotation: usize,
-        consulted: &mut Vec<UpstreamLookup>,
+        lookups: &mut Vec<UpstreamLookup>,
     ) -> Option<Vec<u8>> {
         loop {
             action = match action {
@@ -216,7 +217,7 @@ impl Resolver {
                 QueryAction::Forward(query) => {
                     let upstream_query = UpstreamQuery::forwarding(&query);
                     match self
-                        .query_upstreams(&query.name, &upstream_query, consulted)
+                        .query_upstreams(&query.name, &upstream_query, lookups)
                         .await
                     {
                         Ok(response) => self.with_local_names(|local_names| {
@@ -231,7 +232,7 @@ impl Resolver {
                 QueryAction::Chase(chase) => {
                     let upstream_query = UpstreamQuery::chasing(&chase);
                     let response = self
-                        .query_upstreams(&chase.target, &upstream_query, consulted)
+                        .query_upstreams(&chase.target, &upstream_query, lookups)
                         .await
                         .ok();
                     self.with_local_names(|local_names| {
@@ -242,31 +243,31 @@ impl Resolver {
         }
     }
 
-    /// Sends a query to the upstreams that are responsible for `name`, and appends it to
-    /// `consulted`.
+    /// Sends a query to the upstreams that are responsible for `name`, and appends the query to
+    /// `lookups`.
     async fn query_upstreams(
         &self,
         name: &Name,
         query: &UpstreamQuery,
-        consulted: &mut Vec<UpstreamLookup>,
+        lookups: &mut Vec<UpstreamLookup>,
     ) -> Result<Arc<Response>, NoResponse> {
         let mut servers = None;
         self.data
             .with_data(&mut |data| servers = self.upstreams.servers_for(name, data.zones()));
-        let server_is_known = servers.is_some();
+        let is_server_known = servers.is_some();
         let servers = servers.unwrap_or_default();
-        let number = consulted.len();
-        consulted.push(UpstreamLookup {
+        let number = lookups.len();
+        lookups.push(UpstreamLookup {
             name: name.clone(),
             servers: servers.clone(),
             outcome: None,
         });
-        let result = if server_is_known {
+        let result = if is_server_known {
             self.forwarder.query_servers(&servers, query).await
         } else {
             Err(NoResponse::ClusterDnsUnknown)
         };
-        consulted[number].outcome = Some(match &result {
+        lookups[number].outcome = Some(match &result {
             Ok(response) => Ok(response.rcode().to_string()),
             Err(reason) => Err(*reason),
         });

@@ -30,10 +30,10 @@ use super::{
 };
 
 /// Interval between checks for a reason to probe again.
-const INTERVAL: Duration = Duration::from_secs(10);
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// The parent of probe names. No name exists below it (RFC 6761 section 6.4), so that a probe gets
 /// no real data from other servers.
-const PARENT: &str = "zerohop-loop.invalid";
+const PROBE_PARENT: &str = "zerohop-loop.invalid";
 
 /// The name of the current probe, and whether the probe has returned.
 #[derive(Debug, Default)]
@@ -75,7 +75,7 @@ impl Resolver {
     pub async fn watch_for_loops(&self, mut publish: impl FnMut(&[SocketAddr])) -> Infallible {
         let mut known = Vec::new();
         loop {
-            let unanswered = self.counters.snapshot().upstream_timeouts;
+            let timeouts = self.counters.snapshot().upstream_timeouts;
             let servers = self.upstreams.servers_for_outside_names();
             let excluded = self.upstreams.excluded_cluster_servers();
             let mut looping = excluded.clone();
@@ -90,8 +90,8 @@ impl Resolver {
                 known = looping;
             }
             loop {
-                sleep(INTERVAL).await;
-                let is_unchanged = self.counters.snapshot().upstream_timeouts == unanswered
+                sleep(CHECK_INTERVAL).await;
+                let is_unchanged = self.counters.snapshot().upstream_timeouts == timeouts
                     && self.upstreams.servers_for_outside_names() == servers
                     && self.upstreams.excluded_cluster_servers() == excluded;
                 if !is_unchanged || !known.is_empty() {
@@ -104,7 +104,7 @@ impl Resolver {
     /// Probes whether an upstream forwards queries back to this resolver.
     async fn leads_back(&self, server: SocketAddr) -> bool {
         let label = format!("{:032x}", rand::random::<u128>());
-        let Ok(name) = Name::parse(&format!("{label}.{PARENT}")) else {
+        let Ok(name) = Name::parse(&format!("{label}.{PROBE_PARENT}")) else {
             return false;
         };
         let query = UpstreamQuery::probing(&name);

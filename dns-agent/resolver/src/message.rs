@@ -21,7 +21,7 @@ pub enum QueryAction {
     Forward(Query),
     /// An alias leads out of the local zones: query an upstream for its target.
     Chase(Chase),
-    /// The message is no query: send nothing.
+    /// The message is not a query: send nothing.
     Ignore,
 }
 

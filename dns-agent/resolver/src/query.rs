@@ -68,7 +68,8 @@ impl Query {
     /// Parses a message.
     ///
     /// # Errors
-    /// The response code for a message whose question can't be repeated in the reply.
+    /// The response code for a message that is not a well-formed QUERY or NOTIFY with one question.
+    /// Its reply has only a header.
     pub(super) fn parse(message: &Message<[u8]>, transport: Transport) -> Result<Query, OptRcode> {
         if !matches!(message.header().opcode(), Opcode::QUERY | Opcode::NOTIFY) {
             return Err(OptRcode::NOTIMP);
@@ -110,7 +111,7 @@ impl Query {
                 return Some(OptRcode::FORMERR);
             }
         }
-        // NOTIFY is for secondary servers (RFC 1996), and the resolver is none.
+        // NOTIFY is for secondary servers (RFC 1996), and the resolver is not a secondary server.
         if opcode_of_flags(self.flags) == Opcode::NOTIFY {
             return Some(OptRcode::REFUSED);
         }

@@ -20,7 +20,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// Upper bound on open connections per listening address.
 const MAX_CONNECTIONS: usize = 512;
 /// Upper bound on concurrent queries of one connection.
-const PIPELINE: usize = 32;
+const MAX_CONCURRENT_QUERIES: usize = 32;
 /// Delay after a failed accept, which means that the system is short of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -32,7 +32,10 @@ pub(super) async fn serve_connections(listener: TcpListener, resolver: Arc<Resol
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                warn!(%error, "can't accept a TCP connection: retrying");
+                warn!(
+                    %error,
+                    "can't accept a TCP connection: the agent retries after {ACCEPT_PAUSE:?}"
+                );
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -64,7 +67,7 @@ async fn serve_connection(stream: TcpStream, resolver: &Resolver) -> io::Result<
     let mut replies = pin!(
         queries
             .map(|query| async move { resolver.answer_message(&query, Transport::Tcp).await })
-            .buffer_unordered(PIPELINE)
+            .buffer_unordered(MAX_CONCURRENT_QUERIES)
     );
     while let Some(reply) = replies.next().await {
         if let Some(message) = reply {

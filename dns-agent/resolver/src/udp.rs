@@ -55,7 +55,10 @@ pub(super) async fn serve_queries(
         let (length, route) = match listener.receive(&mut buffer).await {
             Ok(received) => received,
             Err(error) => {
-                warn!(%error, "can't receive UDP queries: retrying");
+                warn!(
+                    %error,
+                    "can't receive a UDP query: the agent retries after {RECEIVE_PAUSE:?}"
+                );
                 sleep(RECEIVE_PAUSE).await;
                 continue;
             }

@@ -14,7 +14,7 @@ pub const MAX_SETTINGS: u64 = 1 << 20;
 /// The text of a regular file of at most `max_bytes` bytes. Symbolic links are followed.
 ///
 /// # Errors
-/// I/O errors; and when the file is not a regular one, is larger than that, or is not UTF-8.
+/// When the file can't be read, is not a regular file, is larger than `max_bytes`, or is not UTF-8.
 pub fn read_text(path: &Path, max_bytes: u64) -> io::Result<String> {
     // Checked before opening, because opening a device may have effects.
     check_metadata(&fs::metadata(path)?, max_bytes)?;
@@ -96,7 +96,7 @@ mod tests {
         for name in ["text", "link"] {
             assert_eq!(read_text(&at(name), 5).unwrap(), "12345");
         }
-        // Its size is 0.
+        // Files in /proc have size 0.
         assert!(
             !read_text(Path::new("/proc/self/status"), 1 << 20)
                 .unwrap()

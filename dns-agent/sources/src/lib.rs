@@ -1,4 +1,5 @@
-//! Objects from files: Kubernetes manifests, which are read again when they change.
+//! Kubernetes objects from files ([`manifests`]), and the watch that reports changed files
+//! ([`path_watch`]).
 
 #![forbid(unsafe_code)]
 

@@ -15,7 +15,7 @@ use std::{
 };
 
 use serde::{Deserialize, de::DeserializeSeed};
-use serde_saphyr::Spanned;
+use serde_saphyr::{Deserializer, Spanned};
 use zerohop_kubernetes::{Labels, Objects, Selectors};
 
 use self::{item::ManifestItem, outline::Outline};
@@ -79,7 +79,7 @@ fn load_within(
         ..Objects::default()
     };
     let mut errors = Vec::new();
-    let files = files(path).map_err(|error| vec![read_error(path, &error)])?;
+    let files = manifest_files(path).map_err(|error| vec![read_error(path, &error)])?;
     if files.len() > limits.files {
         let reason = format!(
             "holds {} files, but the limit is {}",
@@ -100,18 +100,18 @@ fn load_within(
         bytes += text.len() as u64;
         if bytes > limits.all {
             let reason = format!(
-                "with this file, the files are larger than {} bytes",
+                "with this file, all files together are larger than the limit of {} bytes",
                 limits.all
             );
             errors.push(file_error(&file, reason));
             break;
         }
-        read(&text, selectors, &mut objects).unwrap_or_else(|found| {
-            errors.extend(found.into_iter().map(|error| error.within(&file)));
+        read_objects(&text, selectors, &mut objects).unwrap_or_else(|found| {
+            errors.extend(found.into_iter().map(|error| error.in_file(&file)));
         });
     }
     objects.mark_services_without_slices();
-    // Facts about allowed clients matter only if a policy restricts clients.
+    // Facts for the client policy matter only if a policy restricts clients.
     if !objects.facts.may_restrict() {
         objects.facts = Box::default();
     }
@@ -144,7 +144,7 @@ impl FileStamps {
     /// When the metadata of the path, or the directory, can't be read.
     pub fn read(path: &Path) -> io::Result<FileStamps> {
         let mut stamps = BTreeMap::new();
-        for file in files(path)? {
+        for file in manifest_files(path)? {
             // A dangling link has a stamp too.
             let stamp = fs::metadata(&file).map_or([0; 6], |it| {
                 let (device, number) = (it.dev().cast_signed(), it.ino().cast_signed());
@@ -159,7 +159,7 @@ impl FileStamps {
 }
 
 /// The manifest files at a path, sorted by name.
-fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
+fn manifest_files(path: &Path) -> io::Result<Vec<PathBuf>> {
     if !fs::metadata(path)?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
@@ -190,13 +190,13 @@ fn file_error(file: &Path, reason: String) -> ManifestError {
 /// Whether a directory entry is a manifest. Hidden entries belong to an editor or to a ConfigMap
 /// volume. A dangling link counts as a manifest, so that [`load`] reports it.
 fn is_manifest(file: &Path) -> bool {
-    let hidden = file
+    let is_hidden = file
         .file_name()
         .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-    let named = file
+    let has_extension = file
         .extension()
         .is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known));
-    named && !hidden && !file.is_dir()
+    has_extension && !is_hidden && !file.is_dir()
 }
 
 /// An error at a line of a file or document that the caller knows.
@@ -215,7 +215,7 @@ impl LineError {
         }
     }
 
-    fn within(self, file: &Path) -> ManifestError {
+    fn in_file(self, file: &Path) -> ManifestError {
         ManifestError {
             file: file.to_owned(),
             line: self.line,
@@ -226,9 +226,13 @@ impl LineError {
 
 /// Adds the objects of a file's documents to `objects`. A broken document doesn't hide the errors
 /// of the other documents.
-fn read(text: &str, selectors: &Selectors, objects: &mut Objects) -> Result<(), Vec<LineError>> {
+fn read_objects(
+    text: &str,
+    selectors: &Selectors,
+    objects: &mut Objects,
+) -> Result<(), Vec<LineError>> {
     let mut errors = Vec::new();
-    for document in documents(text) {
+    for document in split_documents(text) {
         if let Err(error) = document.read(selectors, objects, &mut errors) {
             errors.push(error);
         }
@@ -250,7 +254,7 @@ struct Document<'a> {
 
 /// Splits a text at its document markers. A line that starts with `---` is always a marker, even
 /// inside a block scalar (YAML 1.2 section 9.1.2).
-fn documents(text: &str) -> Vec<Document<'_>> {
+fn split_documents(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
     let mut start = 0;
     let mut lines_before = 0;
@@ -314,7 +318,7 @@ impl Document<'_> {
 
     fn parse<'de, T>(
         &'de self,
-        read: impl for<'e> FnOnce(serde_saphyr::Deserializer<'de, 'e>) -> Result<T, serde_saphyr::Error>,
+        read: impl for<'e> FnOnce(Deserializer<'de, 'e>) -> Result<T, serde_saphyr::Error>,
     ) -> Result<T, LineError> {
         serde_saphyr::with_deserializer_from_str_with_options(self.text, options(), read)
             .map_err(|error| self.parser_error(&error))

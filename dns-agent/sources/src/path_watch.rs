@@ -40,7 +40,7 @@ impl PathWatch {
     /// Starts watching. Changes from now on are noticed.
     ///
     /// # Errors
-    /// When the system has no inotify watches left.
+    /// When the path can't be resolved, or the system has no inotify watches left.
     pub fn new(path: &Path) -> notify::Result<PathWatch> {
         let change = Arc::new(Notify::new());
         let watcher = arm(path, &change)?;
@@ -205,7 +205,11 @@ mod tests {
 
     /// Sets up a directory, watches a path in it, makes a change, and waits until the change is
     /// noticed.
-    async fn check(path: &str, set_up: impl FnOnce(&Path), change: impl FnOnce(&Path)) {
+    async fn check_change_is_noticed(
+        path: &str,
+        set_up: impl FnOnce(&Path),
+        change: impl FnOnce(&Path),
+    ) {
         let directory = tempfile::tempdir().unwrap();
         set_up(directory.path());
         let mut watch = PathWatch::new(&directory.path().join(path)).unwrap();
@@ -221,7 +225,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_written_in_place() {
-        check(
+        check_change_is_noticed(
             "f",
             |at| write(&at.join("f"), "1"),
             |at| write(&at.join("f"), "2"),
@@ -235,7 +239,7 @@ mod tests {
             write(&at.join("f"), "1");
             write(&at.join("f~"), "2");
         };
-        check("f", set_up, |at| {
+        check_change_is_noticed("f", set_up, |at| {
             fs::rename(at.join("f~"), at.join("f")).unwrap();
         })
         .await;
@@ -244,7 +248,7 @@ mod tests {
     #[tokio::test]
     async fn a_file_in_a_directory() {
         let set_up = |at: &Path| fs::create_dir(at.join("d")).unwrap();
-        check("d", set_up, |at| write(&at.join("d/f"), "1")).await;
+        check_change_is_noticed("d", set_up, |at| write(&at.join("d/f"), "1")).await;
     }
 
     #[tokio::test]
@@ -287,21 +291,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_config_map_swapped_under_its_directory() {
-        check("", config_map, swap).await;
+        check_change_is_noticed("", config_map, swap).await;
     }
 
     #[tokio::test]
     async fn a_config_map_swapped_under_its_file() {
-        check("f", config_map, swap).await;
+        check_change_is_noticed("f", config_map, swap).await;
     }
 
     #[tokio::test]
     async fn a_file_behind_links_written_in_place() {
-        check("", config_map, |at| write(&at.join("..1/f"), "3")).await;
+        check_change_is_noticed("", config_map, |at| write(&at.join("..1/f"), "3")).await;
     }
 
     #[test]
-    fn reading_and_neighbours_are_no_change() {
+    fn reads_and_changes_of_neighbours_are_ignored() {
         let directory = tempfile::tempdir().unwrap();
         let path = fs::canonicalize(directory.path()).unwrap();
         let file = path.join("f");

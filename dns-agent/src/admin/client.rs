@@ -1,4 +1,5 @@
-//! The HTTP client of `dns-agent status`, `lookup` and `dump`, which ask a running agent.
+//! The HTTP client of `dns-agent status`, `lookup` and `dump`, which send requests to a running
+//! agent.
 
 use std::{fmt::Write as _, net::SocketAddr, time::Duration};
 
@@ -16,21 +17,21 @@ use zerohop_zone::{Name, Rtype};
 
 use super::{lookup::Lookup, status::Status};
 
-/// How long the agent may take to answer.
+/// The longest time until the agent's response begins.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long each piece of the body may take. The first takes longest, because the agent sorts all
-/// names before it.
+/// The longest time until the next piece of the body. The first piece takes longest, because the
+/// agent sorts all names before it.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The status of the agent whose admin endpoints listen at `admin`.
 ///
 /// # Errors
-/// When no agent answers at that address.
+/// When no agent of this version answers at that address in time, or when it answers with an error.
 pub async fn status(admin: SocketAddr) -> anyhow::Result<Status> {
     get_json(admin, "/status").await
 }
 
-/// The agent's answer to a question, and how it comes about.
+/// The agent's answer to a question, which plane gives it, and from which objects.
 ///
 /// # Errors
 /// As for [`status`].
@@ -41,7 +42,7 @@ pub async fn lookup(admin: SocketAddr, name: &Name, rtype: Rtype) -> anyhow::Res
 /// Every record of a zone, or of all zones.
 ///
 /// # Errors
-/// As for [`status`], and when there is no such zone.
+/// As for [`status`], and when the agent has no such zone.
 pub async fn dump(admin: SocketAddr, zone: Option<&Name>) -> anyhow::Result<ResponseText> {
     match zone {
         Some(zone) => get_checked(admin, &format!("/dump/{}", path_segment(zone))).await,
@@ -62,7 +63,7 @@ impl ResponseText {
     /// # Errors
     /// When the connection closes before the end, or a piece takes longer than 60 seconds.
     pub async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
-        let cut = || {
+        let stopped = || {
             format!(
                 "the answer from the agent at {} stopped before its end",
                 self.admin
@@ -71,8 +72,8 @@ impl ResponseText {
         loop {
             let frame = timeout(PIECE_TIMEOUT, self.body.frame())
                 .await
-                .with_context(cut)?;
-            match frame.transpose().with_context(cut)? {
+                .with_context(stopped)?;
+            match frame.transpose().with_context(stopped)? {
                 None => return Ok(None),
                 Some(frame) => match frame.into_data() {
                     Ok(piece) => return Ok(Some(piece)),
@@ -95,7 +96,11 @@ impl ResponseText {
 async fn get_json<T: DeserializeOwned>(admin: SocketAddr, path: &str) -> anyhow::Result<T> {
     let body = get_checked(admin, path).await?.read_all().await?;
     serde_json::from_slice(&body).with_context(|| {
-        format!("the answer from {admin} is not from an agent of version {}: is another program listening there?", env!("CARGO_PKG_VERSION"))
+        format!(
+            "the answer from {admin} is not from an agent of version {}: another agent or another \
+             program may listen there; give the address of the agent's --admin",
+            env!("CARGO_PKG_VERSION")
+        )
     })
 }
 
@@ -103,13 +108,17 @@ async fn get_json<T: DeserializeOwned>(admin: SocketAddr, path: &str) -> anyhow:
 async fn get_checked(admin: SocketAddr, path: &str) -> anyhow::Result<ResponseText> {
     let advice = || {
         format!(
-            "no agent answers at {admin}: is `dns-agent run` running on this machine, and is this the address of its --admin?"
+            "no agent answers at {admin}: check that `dns-agent run` runs on this machine, and \
+             give the address of its --admin"
         )
     };
     let (code, body) = timeout(RESPONSE_TIMEOUT, get(admin, path))
         .await
         .with_context(|| {
-            format!("no answer from {admin} within {RESPONSE_TIMEOUT:?}: the agent may be busy publishing, or stuck; try again, and see its log")
+            format!(
+                "no answer from {admin} within {RESPONSE_TIMEOUT:?}: the agent may be busy or \
+                 stuck; try again, and see the agent's log"
+            )
         })?
         .with_context(advice)?;
     let text = ResponseText { admin, body };

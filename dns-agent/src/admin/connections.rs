@@ -31,11 +31,12 @@ const MAX_REMOTE: usize = 64;
 const MAX_LOCAL: usize = 256;
 /// Maximum size of a request's head, in bytes.
 const MAX_HEAD: usize = 16 << 10;
-/// How long a client may take to send the head.
+/// The longest time in which a client must send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may last.
+/// The longest lifetime of a connection.
 const LIFETIME: Duration = Duration::from_secs(300);
-/// How long to wait after accept(2) failed, because a resource is exhausted then.
+/// The pause after accept(2) failed. It fails when a resource, such as file descriptors, is
+/// exhausted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the endpoints until the future is dropped.
@@ -48,7 +49,11 @@ pub async fn serve(listener: TcpListener, admin_state: Arc<AdminState>) -> Infal
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(%error, "can't accept a connection to the admin endpoints");
+                warn!(
+                    %error,
+                    "can't accept a connection to the admin endpoints, so probes and `dns-agent \
+                     status` may fail"
+                );
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -65,7 +70,7 @@ pub async fn serve(listener: TcpListener, admin_state: Arc<AdminState>) -> Infal
                 .await
                 .is_err()
             {
-                debug!(%peer, "a connection to the admin endpoints lasted too long");
+                debug!(%peer, "a connection to the admin endpoints is closed after {LIFETIME:?}");
             }
         });
         slots.add(peer.ip(), task);
@@ -74,7 +79,7 @@ pub async fn serve(listener: TcpListener, admin_state: Arc<AdminState>) -> Infal
     }
 }
 
-/// Whether a peer is this machine.
+/// Whether a peer has a loopback address.
 pub(super) fn is_loopback_peer(peer: SocketAddr) -> bool {
     peer.ip().to_canonical().is_loopback()
 }
@@ -108,7 +113,7 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router) {
 /// client gets in among several that count as one peer.
 struct ConnectionSlots {
     max_open: usize,
-    /// The oldest first.
+    /// The open connections, oldest first. Some may have ended.
     open: Vec<OpenConnection>,
 }
 

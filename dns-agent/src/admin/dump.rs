@@ -1,7 +1,7 @@
 //! `dns-agent dump`: all records, rendered piece by piece as the client reads them.
 //!
-//! While a client is slow the agent keeps only the current piece and the position of the next. So
-//! each piece is a consistent snapshot, but the dump as a whole is not.
+//! While a client is slow, the agent keeps only the current piece and the position of the next
+//! piece. Each piece is a consistent snapshot, but the dump as a whole is not.
 
 use std::{
     io,
@@ -28,8 +28,8 @@ use zerohop_zone::{
 /// together.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Maximum number of steps of a walk under the index's lock, so that the publisher need not wait
-/// long. Many steps may write nothing.
+/// Maximum number of steps of a walk while the index is locked, so that the publisher need not wait
+/// long. A step may write nothing.
 const MAX_STEPS: usize = 512;
 
 /// Limits the number of dumps at the same time.
@@ -81,7 +81,7 @@ fn start_dump(
     extent: DumpExtent,
 ) -> Response {
     let Ok(slot) = DUMP_SLOTS.try_acquire() else {
-        let reason = "too many dumps at the same time: end one, and try again\n";
+        let reason = "too many dumps run at the same time: end one of them, and try again\n";
         return (StatusCode::SERVICE_UNAVAILABLE, reason).into_response();
     };
     let dump = Dump {
@@ -125,8 +125,11 @@ enum DumpExtent {
 enum DumpPosition {
     /// Before a zone, by its index.
     Before(usize),
+    /// Inside a zone, by its index.
     Inside(usize, ZoneFile, WalkPosition),
+    /// Before the records outside the zones.
     BeforeOutside,
+    /// Inside the records outside the zones.
     Outside(OutsideZones, WalkPosition),
     End,
 }
@@ -146,7 +149,7 @@ impl Dump {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         let view = index.view();
         if names_of_zones(&view) != self.zones {
-            // The client notices that the chunked body has no end.
+            // The client notices the error, because the chunked body has no end.
             return Err(io::Error::other("the zones changed while they were dumped"));
         }
         for _ in 0..MAX_STEPS {
@@ -174,8 +177,8 @@ fn write_step(
         }
         DumpPosition::Inside(zone, mut file, position) => match view.walk(Some(zone), &position) {
             Some((names, next)) => {
-                for (name, node) in &names {
-                    file.write_entry(view, (name, node), out)?;
+                for (name, entry) in &names {
+                    file.write_entry(view, (name, entry), out)?;
                 }
                 Ok(DumpPosition::Inside(zone, file, next))
             }
@@ -194,8 +197,8 @@ fn write_step(
         }
         DumpPosition::Outside(mut outside, position) => match view.walk(None, &position) {
             Some((names, next)) => {
-                for (name, node) in &names {
-                    outside.write((name, node), out)?;
+                for (name, entry) in &names {
+                    outside.write((name, entry), out)?;
                 }
                 Ok(DumpPosition::Outside(outside, next))
             }

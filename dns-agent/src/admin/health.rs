@@ -9,13 +9,13 @@ use zerohop_zone::{Name, ZoneData as _};
 
 use super::state::{AdminState, KernelHealth};
 
-/// One line of the response: a success or a failure.
+/// One line of the response: `Ok` for a success, `Err` for a failure.
 pub(super) type HealthLine = Result<String, String>;
 
 /// Queries both planes. No metric counts these queries.
 ///
 /// # Errors
-/// When the task that asks the kernel plane panicked.
+/// When the task that queries the kernel plane panicked.
 pub(super) async fn query_planes(
     admin_state: Arc<AdminState>,
 ) -> Result<Vec<HealthLine>, JoinError> {
@@ -27,10 +27,10 @@ pub(super) async fn query_planes(
         let view = index.view();
         view.zones().iter().map(|zone| zone.name.clone()).collect()
     };
-    let asked = (admin_state.clone(), zones.clone());
+    let canary_input = (admin_state.clone(), zones.clone());
     // On a blocking thread, because the publisher may hold the kernel plane's lock for long.
     let kernel = spawn_blocking(move || {
-        let (admin_state, zones) = asked;
+        let (admin_state, zones) = canary_input;
         (admin_state.kernel_canary)(&zones)
     });
     let mut lines = kernel_lines(kernel.await?, &admin_state.board.missing_and_degraded());
@@ -44,31 +44,26 @@ fn kernel_lines(health: KernelHealth, missing_and_degraded: &[String]) -> Vec<He
         KernelHealth::Failed(reason) => vec![Err(format!("kernel: {reason}"))],
         KernelHealth::On(None) => {
             vec![Ok(
-                "kernel: there is no zone to answer for: the cluster's DNS answers everything"
-                    .to_owned(),
+                "kernel: there is no zone to answer for, so CoreDNS answers everything".to_owned(),
             )]
         }
         KernelHealth::On(Some(CanaryReport {
-            outcomes: ends,
-            failed,
-            ..
-        })) if ends.is_empty() => {
+            outcomes, failed, ..
+        })) if outcomes.is_empty() => {
             let line = format!(
-                "kernel: attached to no interface: {}",
+                "kernel: attached to no interface, so CoreDNS answers everything: {}",
                 missing_and_degraded.join("; ")
             );
-            // Having no matching interface, or only ones with foreign programs, is not a failure.
+            // It is not a failure that no interface matches, or that foreign programs own all of
+            // them.
             vec![if failed == 0 { Ok(line) } else { Err(line) }]
         }
-        KernelHealth::On(Some(CanaryReport {
-            zone,
-            outcomes: ends,
-            ..
-        })) => ends
+        KernelHealth::On(Some(CanaryReport { zone, outcomes, .. })) => outcomes
             .into_iter()
             .map(|(program, outcome)| match outcome {
                 Outcome::NotPermitted => Ok(format!(
-                    "kernel: {program} passes everything: NetworkPolicies allow no pod of this node"
+                    "kernel: {program} passes everything, because NetworkPolicies permit no pod \
+                     of this node"
                 )),
                 outcome if outcome.is_answer() => {
                     Ok(format!("kernel: {program} answered {zone} SOA"))
@@ -107,24 +102,24 @@ mod tests {
     #[test]
     fn failures_of_the_kernel_plane_are_reported() {
         let zone = Name::parse("z.example").unwrap();
-        let with_failed = |ends: &[(&'static str, Outcome)], failed| {
+        let with_failed = |outcomes: &[(&'static str, Outcome)], failed| {
             KernelHealth::On(Some(CanaryReport {
                 zone: zone.clone(),
-                outcomes: ends.to_vec(),
+                outcomes: outcomes.to_vec(),
                 failed,
             }))
         };
-        let on = |ends: &[(&'static str, Outcome)]| with_failed(ends, 0);
-        let missing_and_degraded = ["eth7 it is".to_owned()];
+        let on = |outcomes: &[(&'static str, Outcome)]| with_failed(outcomes, 0);
+        let missing_and_degraded = ["eth7 is gone".to_owned()];
         for (health, is_success, expected) in [
             (KernelHealth::Off, true, "off"),
             (KernelHealth::Failed("no BPF".to_owned()), false, "no BPF"),
             (KernelHealth::On(None), true, "answers everything"),
-            (on(&[]), true, "attached to no interface: eth7 it is"),
+            (on(&[]), true, "answers everything: eth7 is gone"),
             (
                 with_failed(&[], 1),
                 false,
-                "attached to no interface: eth7 it is",
+                "answers everything: eth7 is gone",
             ),
             (
                 with_failed(&[("tc", Outcome::Data)], 1),
@@ -134,7 +129,7 @@ mod tests {
             (
                 on(&[("tc", Outcome::NotPermitted)]),
                 true,
-                "allow no pod of this node",
+                "permit no pod of this node",
             ),
             (
                 on(&[("tc", Outcome::LeaseStale)]),
@@ -147,7 +142,7 @@ mod tests {
                 panic!("{health:?}: {lines:?}");
             };
             assert_eq!(line.is_ok(), is_success, "{health:?}: {line:?}");
-            let text = line.as_ref().unwrap_or_else(|wrong| wrong);
+            let text = line.as_ref().unwrap_or_else(|failure| failure);
             assert!(text.contains(expected), "{health:?}: {text}");
         }
     }

@@ -24,7 +24,7 @@ use zerohop_zone::{Answer, Apex, Name, Rdata, Record, Rtype, ZoneData};
 
 use super::state::{AdminState, KernelExplanation};
 
-/// How long the resolver may take. `dns-agent lookup` waits for 5 s.
+/// The longest time that the resolver may take. `dns-agent lookup` waits for 5 s.
 const RESOLVER_TIMEOUT: Duration = Duration::from_millis(4500);
 
 /// The resolver's answer.
@@ -34,7 +34,7 @@ struct ResolverAnswer {
     /// The answer, authority and additional sections.
     sections: [Vec<Record>; 3],
     /// The questions that were forwarded to upstreams.
-    consulted: Vec<UpstreamLookup>,
+    forwarded: Vec<UpstreamLookup>,
 }
 
 impl AdminState {
@@ -43,10 +43,10 @@ impl AdminState {
     /// # Errors
     /// When the task that makes the report panicked.
     pub async fn lookup(self: Arc<Self>, name: Name, rtype: Rtype) -> Result<Lookup, JoinError> {
-        let mut consulted = Vec::new();
-        let answer = self.resolver.explain_answer(&name, rtype, &mut consulted);
+        let mut forwarded = Vec::new();
+        let answer = self.resolver.explain_answer(&name, rtype, &mut forwarded);
         let message = timeout(RESOLVER_TIMEOUT, answer).await.ok();
-        let answered = ResolverAnswer::read(message.as_deref(), consulted);
+        let answered = ResolverAnswer::read(message.as_deref(), forwarded);
         // On a blocking thread, because the publisher may hold the kernel plane's lock for long.
         spawn_blocking(move || self.report(&name, rtype, answered)).await
     }
@@ -58,9 +58,9 @@ impl AdminState {
         let ResolverAnswer {
             head,
             sections,
-            consulted,
+            forwarded,
         } = answered;
-        let was_forwarded = !consulted.is_empty();
+        let was_forwarded = !forwarded.is_empty();
         let [answer, authority, additional] = sections.map(|records| -> Vec<RecordReport> {
             let records = records.iter();
             let reports = records.map(|record| {
@@ -75,7 +75,7 @@ impl AdminState {
 
         let kernel = (self.kernel)(name, rtype);
         let why = self.why_not_kernel(&kernel, &model, name, rtype);
-        let is_forwarded = consulted
+        let is_answered_by_upstream = forwarded
             .first()
             .is_some_and(|first| first.name == *name && !first.servers.is_empty());
         let plane = match &kernel {
@@ -85,10 +85,10 @@ impl AdminState {
                 AnsweringPlane::Kernel
             }
             _ if self.listen.is_empty() => AnsweringPlane::None,
-            _ if is_forwarded => AnsweringPlane::Upstream,
+            _ if is_answered_by_upstream => AnsweringPlane::Upstream,
             _ => AnsweringPlane::Agent,
         };
-        let mut notes: Vec<String> = consulted.iter().map(forwarding_note).collect();
+        let mut notes: Vec<String> = forwarded.iter().map(forwarding_note).collect();
         if is_transfer(rtype) {
             notes.push("zone transfers are refused: `dns-agent dump` prints zones".to_owned());
         }
@@ -97,12 +97,13 @@ impl AdminState {
         }
         if plane == AnsweringPlane::None {
             notes.push(
-                "the agent has no --listen: the query goes to its destination as without Zerohop; this is what the agent would answer"
+                "the agent has no --listen, so the query goes to its destination as without \
+                 Zerohop; the records above are the answer that the agent would give"
                     .to_owned(),
             );
         }
         let mut upstreams = Vec::new();
-        for server in consulted.iter().flat_map(|question| &question.servers) {
+        for server in forwarded.iter().flat_map(|question| &question.servers) {
             if !upstreams.contains(server) {
                 upstreams.push(*server);
             }
@@ -123,7 +124,7 @@ impl AdminState {
         }
     }
 
-    /// Why the kernel doesn't answer, or doesn't answer every client.
+    /// Why the kernel doesn't answer, or doesn't answer every client. `None` when it does.
     fn why_not_kernel(
         &self,
         kernel: &KernelExplanation,
@@ -133,7 +134,9 @@ impl AdminState {
     ) -> Option<String> {
         let explained = match kernel {
             KernelExplanation::Off => {
-                return Some("no kernel plane: --interface is not given".to_owned());
+                return Some(
+                    "the kernel plane is off, because --interface is not given".to_owned(),
+                );
             }
             KernelExplanation::Failed(reason) => return Some(reason.clone()),
             KernelExplanation::On(explained) => explained,
@@ -155,7 +158,7 @@ impl AdminState {
         let mut why = format!("{}: {}", outcome.name(), explain(outcome));
         match explained.edns {
             Some(outcome) if outcome.is_answer() => {
-                why += "; clients with EDNS (1232 bytes) get it from the kernel";
+                why += "; clients with EDNS (1232 bytes) get the answer from the kernel";
             }
             Some(outcome) => {
                 why += &format!(
@@ -184,7 +187,7 @@ impl AdminState {
 }
 
 impl ResolverAnswer {
-    fn read(message: Option<&[u8]>, consulted: Vec<UpstreamLookup>) -> ResolverAnswer {
+    fn read(message: Option<&[u8]>, forwarded: Vec<UpstreamLookup>) -> ResolverAnswer {
         let header = message.and_then(|message| Message::from_slice(message).ok());
         let records = message.and_then(Records::read).unwrap_or_default();
         let typed = |record: Record| Record {
@@ -194,7 +197,7 @@ impl ResolverAnswer {
         ResolverAnswer {
             head: header.map(|message| (message.opt_rcode().to_string(), message.header().aa())),
             sections: (records.sections).map(|records| records.into_iter().map(typed).collect()),
-            consulted,
+            forwarded,
         }
     }
 }
@@ -214,13 +217,14 @@ fn forwarding_note(question: &UpstreamLookup) -> String {
             format!("{name} would be forwarded, but no --upstream is given")
         }
         Some(Err(NoResponse::ClusterDnsUnknown)) => format!(
-            "{name} is answered by the cluster's DNS, whose address is not known: correct --dns-service, or give --cluster-dns"
+            "{name} would be forwarded to the cluster's DNS, but its address is not known: \
+             correct --dns-service, or give --cluster-dns"
         ),
         Some(Err(NoResponse::NoAnswer)) => {
             format!("{name} is forwarded, but no upstream answered")
         }
         Some(Err(NoResponse::Overloaded)) => {
-            format!("{name} was not forwarded, because too many queries are waiting for upstreams")
+            format!("{name} was not forwarded, because too many queries wait for upstreams")
         }
     }
 }
@@ -298,19 +302,21 @@ fn explain_outcome(outcome: Outcome, model: &dyn ZoneData, name: &Name, rtype: R
             parent()
         ),
         Outcome::TagCollision => {
-            "another name with the same hash is in its place in the kernel's tables".to_owned()
+            "another name with the same hash takes this name's place in the kernel's tables"
+                .to_owned()
         }
         Outcome::NotAuthoritative => match model.zone_of(name) {
             None => "the name is outside the zones".to_owned(),
             Some(zone) => format!(
-                "the kernel's tables don't hold all names of this part of {}, so the kernel can't tell which names do not exist",
+                "the kernel's tables don't hold all names of this part of {}, so the kernel \
+                 doesn't know which names exist",
                 model.zones()[zone].name
             ),
         },
         Outcome::TooLarge => {
             "the answer is longer than the client accepts: 512 bytes without EDNS".to_owned()
         }
-        _ => "the kernel program passes it".to_owned(),
+        _ => "the kernel program passes the query".to_owned(),
     }
 }
 
@@ -318,7 +324,7 @@ fn explain_outcome(outcome: Outcome, model: &dyn ZoneData, name: &Name, rtype: R
 fn explain_pass_mark(model: &dyn ZoneData, name: &Name, rtype: Rtype) -> String {
     match model.answer(name, rtype) {
         Answer::Alias { target, .. } => {
-            format!("the name is an alias that leads to {target}, which other servers answer")
+            format!("the name is an alias of {target}, and other servers answer for {target}")
         }
         Answer::Data { answer, .. }
             if !matches!(
@@ -337,7 +343,7 @@ fn explain_pass_mark(model: &dyn ZoneData, name: &Name, rtype: Rtype) -> String 
                 answer.len()
             )
         }
-        _ => "the name's record is marked to pass: the agent computes the answer, as for aliases"
+        _ => "the name's record is marked to pass, because the agent computes the answer, as for aliases"
             .to_owned(),
     }
 }

@@ -30,7 +30,9 @@ use super::status_board::StatusBoard;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Mutex<Registry>,
+    /// Times from a change of endpoints in the cluster until it is published.
     programming: Family<ProgrammingLabels, Histogram, ProgrammingBuckets>,
+    /// Times from reading a change until it is published.
     publish: Histogram,
 }
 
@@ -74,13 +76,14 @@ impl Default for Metrics {
         let mut registry = Registry::default();
         registry.register_with_unit(
             "coredns_kubernetes_dns_programming_duration",
-            "Time from the change of a Service's endpoints in the cluster until it is published; same as the CoreDNS metric of this name",
+            "Time from the change of a Service's endpoints in the cluster until it is published; \
+             same as the CoreDNS metric of this name",
             Unit::Seconds,
             programming.clone(),
         );
         registry.register_with_unit(
             "zerohop_publish_duration",
-            "Time from reading a change until both planes answer by it",
+            "Time from reading a change until both planes answer from the changed data",
             Unit::Seconds,
             publish.clone(),
         );
@@ -109,10 +112,10 @@ impl Metrics {
             Some(ServiceKind::ExternalName(_) | ServiceKind::Unreadable) | None => return,
         };
         // If the clocks differ so that the change is in the future, the duration counts as 0.
-        let took = changed.elapsed().unwrap_or_default();
-        let observe_programming = ProgrammingLabels { service_kind };
-        let histogram = self.programming.get_or_create(&observe_programming);
-        histogram.observe(took.as_secs_f64());
+        let duration = changed.elapsed().unwrap_or_default();
+        let labels = ProgrammingLabels { service_kind };
+        let histogram = self.programming.get_or_create(&labels);
+        histogram.observe(duration.as_secs_f64());
     }
 
     /// All metrics as text, with the current state of `board`.
@@ -125,12 +128,12 @@ impl Metrics {
     }
 
     fn write(&self, readings: Readings) -> Result<String, fmt::Error> {
-        let mut read = Registry::default();
-        read.register_collector(Box::new(readings));
+        let mut current = Registry::default();
+        current.register_collector(Box::new(readings));
         let mut text = String::new();
-        encode_registry(&mut text, &read)?;
-        let observed = self.registry.lock();
-        encode_registry(&mut text, &observed.unwrap_or_else(PoisonError::into_inner))?;
+        encode_registry(&mut text, &current)?;
+        let measured = self.registry.lock();
+        encode_registry(&mut text, &measured.unwrap_or_else(PoisonError::into_inner))?;
         encode_eof(&mut text)?;
         Ok(text)
     }

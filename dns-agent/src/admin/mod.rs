@@ -2,7 +2,8 @@
 //!
 //! [`health`] queries both planes. [`metrics`] encodes the metrics. [`status`] is the agent's
 //! state, which tasks write to the [`status_board`]. [`lookup`] explains the answer to one
-//! question, and [`dump`] prints every record. All of them read the [`state`]. [`client`] requests these from a running agent.
+//! question, and [`dump`] prints every record. All of them read the [`state`]. [`client`] requests
+//! these from a running agent.
 
 pub mod client;
 mod connections;
@@ -40,7 +41,7 @@ use self::{state::AdminState, status_board::StatusBoard};
 static KERNEL_PLANE_TURN: Semaphore = Semaphore::const_new(1);
 
 /// The paths that every peer may request. All other responses contain names of objects and hosts,
-/// and are given to this machine only.
+/// so only this machine gets them.
 const PUBLIC_PATHS: [&str; 4] = ["/metrics", "/healthz", "/livez", "/readyz"];
 
 fn router(admin_state: Arc<AdminState>) -> Router {
@@ -62,8 +63,8 @@ fn router(admin_state: Arc<AdminState>) -> Router {
 }
 
 /// Refuses paths outside [`PUBLIC_PATHS`] to remote peers, and to requests whose host is not this
-/// machine. The latter prevents DNS rebinding: a web page's own host name may lead a browser here
-/// through `kubectl port-forward`.
+/// machine. The check of the host prevents DNS rebinding: a web page's own host name may lead a
+/// browser here through `kubectl port-forward`.
 async fn refuse_private_paths(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
@@ -73,16 +74,18 @@ async fn refuse_private_paths(
         return next.run(request).await;
     }
     let body = if !connections::is_loopback_peer(peer) {
-        "only loopback peers may request this path: ask from this machine, at 127.0.0.1 or ::1\n"
+        "only loopback peers may request this path: send the request from this machine to \
+         127.0.0.1 or ::1\n"
     } else if !host::is_loopback(&request) {
-        "this path needs a request whose Host is localhost or a loopback address: ask at 127.0.0.1, [::1] or localhost\n"
+        "this path needs a request whose Host is localhost or a loopback address: send the \
+         request to 127.0.0.1, [::1] or localhost\n"
     } else {
         return next.run(request).await;
     };
     (StatusCode::FORBIDDEN, body).into_response()
 }
 
-/// How long the publisher may take for one round.
+/// The longest time that a round of the publisher may take.
 const MAX_ROUND: Duration = Duration::from_secs(120);
 
 /// Succeeds if the runtime works and the publisher finishes its rounds.
@@ -92,7 +95,7 @@ async fn livez(State(board): State<Arc<StatusBoard>>) -> Response {
         return "ok\n".into_response();
     }
     let reason = format!(
-        "the publisher has finished no round for {} s: it is busy or stuck\n",
+        "the publisher has finished no round for {} s, so it is busy or stuck\n",
         idle.as_secs()
     );
     (StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
@@ -105,7 +108,7 @@ async fn healthz(State(admin_state): State<Arc<AdminState>>) -> Response {
     };
     let lines = match health::query_planes(admin_state).await {
         Ok(lines) => lines,
-        Err(error) => return failed("asking", &error),
+        Err(error) => return failed("querying the planes", &error),
     };
     let code = if lines.iter().all(Result::is_ok) {
         StatusCode::OK
@@ -114,7 +117,7 @@ async fn healthz(State(admin_state): State<Arc<AdminState>>) -> Response {
     };
     let body: String = lines
         .into_iter()
-        .map(|line| line.unwrap_or_else(|wrong| wrong) + "\n")
+        .map(|line| line.unwrap_or_else(|failure| failure) + "\n")
         .collect();
     (code, body).into_response()
 }
@@ -127,7 +130,7 @@ async fn readyz(State(board): State<Arc<StatusBoard>>) -> Response {
     }
     let body: String = missing
         .iter()
-        .map(|part| format!("missing: {part}\n"))
+        .map(|reason| format!("missing: {reason}\n"))
         .collect();
     (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
 }
@@ -141,7 +144,7 @@ async fn status(State(board): State<Arc<StatusBoard>>) -> Response {
     }
 }
 
-/// The answer to a question, and how it comes about.
+/// The answer to a question, which plane gives it, and from which objects, as JSON.
 async fn lookup(
     State(admin_state): State<Arc<AdminState>>,
     Path((name, rtype)): Path<(String, String)>,
@@ -161,18 +164,18 @@ async fn lookup(
 
 /// The metrics, for Prometheus.
 async fn metrics_text(State(admin_state): State<Arc<AdminState>>) -> Response {
-    const FORM: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let Ok(_turn) = KERNEL_PLANE_TURN.acquire().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     // On a blocking thread, because it locks the kernel plane.
     match spawn_blocking(move || admin_state.metrics.text(&admin_state.board)).await {
-        Ok(Ok(text)) => ([(CONTENT_TYPE, FORM)], text).into_response(),
+        Ok(Ok(text)) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Ok(Err(error)) => {
             let reason = format!("the metrics can't be written: {error}\n");
             (StatusCode::INTERNAL_SERVER_ERROR, reason).into_response()
         }
-        Err(error) => failed("measuring", &error),
+        Err(error) => failed("reading the metrics", &error),
     }
 }
 
@@ -196,8 +199,8 @@ fn bad_request(reason: String) -> Response {
     (StatusCode::BAD_REQUEST, reason).into_response()
 }
 
-fn failed(what: &str, error: &JoinError) -> Response {
-    let reason = format!("{what} failed: {error}\n");
+fn failed(operation: &str, error: &JoinError) -> Response {
+    let reason = format!("{operation} failed: {error}\n");
     (StatusCode::INTERNAL_SERVER_ERROR, reason).into_response()
 }
 

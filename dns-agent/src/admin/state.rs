@@ -16,31 +16,31 @@ use super::{metrics::Metrics, status_board::StatusBoard};
 pub struct AdminState {
     /// The index of objects.
     pub index: Arc<RwLock<Index>>,
-    /// The addresses that the resolver listens on.
+    /// The addresses that the resolver listens on; empty when it is off.
     pub listen: Vec<SocketAddr>,
     /// The resolver, which answers look-ups.
     pub resolver: Arc<Resolver>,
-    /// Explains what the kernel plane does with a question.
+    /// Explains what the kernel plane does with a query.
     pub kernel: KernelExplainer,
-    /// Tests the kernel plane.
+    /// Queries the kernel plane and reports whether it answers.
     pub kernel_canary: KernelCanary,
-    /// Test the resolver, each at one of its addresses.
+    /// A canary for each address that the resolver listens on.
     pub resolver_canaries: Vec<Arc<Canary>>,
-    /// The status.
+    /// The current status.
     pub board: Arc<StatusBoard>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
 }
 
-/// Explains what the kernel plane does with a question.
+/// Explains what the kernel plane does with a query.
 pub type KernelExplainer = Box<dyn Fn(&Name, Rtype) -> KernelExplanation + Send + Sync>;
 
-/// The kernel plane's result for one question.
+/// What the kernel plane does with a query.
 #[derive(Clone, Debug)]
 pub enum KernelExplanation {
     /// No `--interface` is given.
     Off,
-    /// The kernel plane has no tables, for this reason.
+    /// The kernel plane has no tables, for the reason in the text.
     Failed(String),
     /// The outcome of a look-up in the tables.
     On(Explanation),
@@ -54,7 +54,7 @@ pub type KernelCanary = Box<dyn Fn(&[Name]) -> KernelHealth + Send + Sync>;
 pub enum KernelHealth {
     /// No `--interface` is given.
     Off,
-    /// The kernel plane does not answer, for this reason.
+    /// The kernel plane does not answer, for the reason in the text.
     Failed(String),
     /// The results of the attached programs; `None` when there is no zone.
     On(Option<CanaryReport>),

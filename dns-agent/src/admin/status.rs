@@ -24,8 +24,8 @@ pub struct Status {
     pub missing: Vec<String>,
     /// Failures that do not keep the agent from being ready.
     pub degraded: Vec<String>,
-    /// Names and addresses that pass because they do not fit into the kernel's tables, each with
-    /// the limit. A limit is not a failure.
+    /// Descriptions of the queries that pass because of a size limit of the kernel's tables. A
+    /// limit is not a failure.
     #[serde(default)]
     pub limits: Vec<String>,
     /// The source of the objects.
@@ -42,8 +42,8 @@ pub struct Status {
     pub resolver: ResolverStatus,
     /// The state of the kernel plane.
     pub kernel: PlaneState,
-    /// The kernel plane's attached hooks, tables, lease and outcomes, when it is on. A string says
-    /// why they can't be read.
+    /// The kernel plane's attached hooks, tables, lease and outcomes; `None` when it is not on. It
+    /// is a string with the reason when they can't be read.
     pub datapath: Option<serde_json::Value>,
 }
 
@@ -68,7 +68,8 @@ pub struct ManifestsStatus {
     /// Seconds since the manifests were last checked for changes; `None` before the first check.
     /// They are checked every ten seconds, and when inotify reports a change.
     pub age_seconds: Option<f64>,
-    /// Errors of the last load, each with file and line. The objects loaded before stay published.
+    /// Errors of the last load, each with file and line. The objects of the previous load stay
+    /// published.
     pub errors: Vec<String>,
 }
 
@@ -93,7 +94,7 @@ pub struct FeedStatus {
     pub name: String,
     /// The feed's current activity.
     pub state: FeedState,
-    /// The error, while the feed is retrying.
+    /// The error; `None` unless the feed is retrying.
     pub error: Option<String>,
     /// Seconds since the activity began.
     pub since_seconds: f64,
@@ -136,10 +137,9 @@ pub struct ZoneStatus {
 pub struct PolicyStatus {
     /// `respect`, or `ignore`, which answers every pod.
     pub mode: String,
-    /// The number of addresses that the kernel answers on pods' veths. `None` means all, because no
-    /// policy is about egress or about the cluster's DNS.
+    /// The number of permitted client addresses. `None` means that all clients are permitted.
     pub permitted: Option<usize>,
-    /// The pods that are not answered, with the reason.
+    /// The pods that are not permitted, with the reasons.
     pub left_out: Vec<LeftOutPod>,
 }
 
@@ -171,7 +171,7 @@ pub enum PlaneState {
     Idle,
     /// Another agent holds the hooks of this node.
     Behind,
-    /// The kernel plane could not be started, or broke.
+    /// The kernel plane could not be started, or its tables could not be written.
     Failed,
     /// The kernel plane runs.
     On,
@@ -184,12 +184,12 @@ pub enum KernelStatus {
     Without(PlaneState),
     /// The kernel plane runs.
     On(Box<datapath::DatapathStatus>),
-    /// The kernel plane runs, but its counters can't be read, for this reason.
+    /// The kernel plane runs, but its counters can't be read, for the reason in the text.
     Unreadable(String),
 }
 
 impl KernelStatus {
-    /// The state.
+    /// The state of the kernel plane.
     #[must_use]
     pub fn state(&self) -> PlaneState {
         match self {
@@ -205,7 +205,9 @@ impl KernelStatus {
                 status.outcomes.retain(|outcome| outcome.packets > 0);
                 serde_json::to_value(status).ok()
             }
-            KernelStatus::Unreadable(reason) => Some(format!("can't be read: {reason}").into()),
+            KernelStatus::Unreadable(reason) => {
+                Some(format!("the kernel plane's counters can't be read: {reason}").into())
+            }
             KernelStatus::Without(_) => None,
         }
     }

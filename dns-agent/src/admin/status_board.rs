@@ -16,6 +16,7 @@ use super::status::{
 
 /// The current state of the agent's tasks.
 pub struct StatusBoard {
+    /// The status without the parts that are read with the board.
     status: watch::Sender<Status>,
     counters: Arc<ResolverCounters>,
     kernel: KernelStatusReader,
@@ -113,7 +114,7 @@ impl StatusBoard {
         status
     }
 
-    /// The current status without the kernel plane's, and the kernel plane's status as numbers.
+    /// The current status without the kernel plane's part, and the kernel plane's status.
     pub fn read_with_kernel(&self) -> (Status, KernelStatus) {
         let mut status = self.status.borrow().clone();
         status.resolver.counts = self.counters.snapshot();
@@ -141,7 +142,7 @@ impl StatusBoard {
     }
 }
 
-/// The publisher's reasons for being degraded, and the upstreams that lead back to this agent.
+/// The publisher's reasons for being degraded, and the upstreams that forward back to this agent.
 fn degraded(status: &Status) -> Vec<String> {
     let loops = status.resolver.loops.iter().copied();
     let loops = loops.map(loops::describe_loop);
@@ -150,19 +151,19 @@ fn degraded(status: &Status) -> Vec<String> {
 
 impl KubernetesFeeds {
     /// The status of all feeds. The feeds of policies don't count for `age_seconds`, because
-    /// without them the kernel answers fewer pods but no outdated records.
+    /// without them the kernel answers fewer pods, but no outdated records.
     fn read(&self, policies: &[Arc<SourceHealth>]) -> KubernetesStatus {
         let ages: Option<Vec<_>> = self.health.iter().map(|health| health.age()).collect();
         let oldest = ages.and_then(|ages| ages.into_iter().max());
         let mut requests = BTreeMap::new();
-        let all = || self.health.iter().chain(policies);
-        for health in all() {
+        let sources = || self.health.iter().chain(policies);
+        for health in sources() {
             let RequestCounts { list, watch, get } = health.requests();
             for (verb, count) in [("list", list), ("watch", watch), ("get", get)] {
                 *requests.entry(verb.to_owned()).or_default() += count;
             }
         }
-        let feeds = all().flat_map(|health| health.feeds());
+        let feeds = sources().flat_map(|health| health.feeds());
         KubernetesStatus {
             reasons: self.reasons.clone(),
             age_seconds: oldest.map(|age| age.as_secs_f64()),

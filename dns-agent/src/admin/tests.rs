@@ -219,7 +219,7 @@ async fn a_lookup_says_which_plane_answers_and_why() {
         (
             on(true, Outcome::TooLarge, Some(Outcome::Data)),
             AnsweringPlane::Agent,
-            Some("clients with EDNS (1232 bytes) get it from the kernel"),
+            Some("clients with EDNS (1232 bytes) get the answer from the kernel"),
         ),
     ] {
         let admin_state = Arc::new(admin_state(kernel.clone()));
@@ -361,7 +361,7 @@ zone       cluster.local. serial 7
 objects    1 Namespaces, 2 Services, 3 EndpointSlices, 4 Pods
 queries    UDP 0, TCP 0, ignored 0
 replies    none
-upstreams  asked 0, timed out 0, failed 0, too many at once 0
+upstreams  queries 0, timed out 0, failed 0, too many at once 0
 refused    0 connections
 kernel     on
   hooks

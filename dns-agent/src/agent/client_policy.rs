@@ -1,4 +1,4 @@
-//! Client policy: which pods of this node NetworkPolicies allow to query the served addresses.
+//! Client policy: which pods of this node NetworkPolicies permit to query the served addresses.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +8,7 @@ use std::{
 };
 
 use tracing::info;
-use zerohop_datapath::VethClients;
+use zerohop_datapath::PermittedClients;
 use zerohop_kubernetes::{
     ClientVerdicts, Event, Facts, Feed, LeftOutPod, Object, ObjectKey, PolicyKind,
 };
@@ -19,23 +19,25 @@ use crate::{
     config::{Config, NetworkPolicy, SourceConfig},
 };
 
-/// Lists that must be complete before any pod can be allowed.
-const NEEDED: [Feed; 4] = [
+/// Feeds whose lists must be complete before any pod can be permitted.
+const NEEDED_FEEDS: [Feed; 4] = [
     Feed::Policies,
     Feed::PolicyKinds,
     Feed::DnsService,
     Feed::DnsEndpoints,
 ];
 
-/// Keeps the facts that NetworkPolicies are judged by, and the clients that result from them.
+/// Keeps the facts that NetworkPolicies are judged by, and the permitted clients that result.
 pub(super) struct ClientPolicy {
     fact_source: FactSource,
     facts: Facts,
-    /// The inputs of the last evaluation, besides the facts.
+    /// The other inputs of the last evaluation.
     inputs: PolicyInputs,
     /// Whether facts changed after the last evaluation.
     have_facts_changed: bool,
-    clients: VethClients,
+    /// The clients of the last evaluation.
+    clients: PermittedClients,
+    /// The pods of the last evaluation that are not permitted.
     left_out: Vec<LeftOutPod>,
 }
 
@@ -43,25 +45,26 @@ pub(super) struct ClientPolicy {
 enum FactSource {
     /// No facts are needed, because there is no kernel plane.
     Off,
-    /// No facts are needed, because `--network-policy ignore` allows every client.
+    /// No facts are needed, because `--network-policy ignore` permits every client.
     Ignored,
     /// Manifests, which are always complete.
     Files,
     /// The Kubernetes API.
     Api {
-        /// The health of the feeds of facts.
+        /// The health of the feeds of facts; empty before the feeds start.
         health: Vec<Arc<SourceHealth>>,
+        /// `--max-age`; `None` means that facts never become outdated.
         max_age: Option<Duration>,
-        /// Whether the name of this node is known, and with it which pods run here.
-        has_node: bool,
+        /// Whether the name of this node is known. Only then is it known which pods run here.
+        has_node_name: bool,
     },
 }
 
-/// The inputs of an evaluation, besides the facts.
+/// The inputs of an evaluation that are not facts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct PolicyInputs {
-    state: PolicyKnowledge,
-    served: Vec<SocketAddr>,
+    knowledge: PolicyKnowledge,
+    served_addresses: Vec<SocketAddr>,
 }
 
 /// Whether the facts may be used.
@@ -70,14 +73,14 @@ enum PolicyKnowledge {
     /// Some lists are not complete yet.
     #[default]
     Incomplete,
-    /// A feed received nothing for `--max-age`.
+    /// The agent has received nothing from a feed for `--max-age`.
     Outdated,
     /// All facts are known and current.
     Complete,
 }
 
 impl ClientPolicy {
-    /// A policy that allows no client before the lists are complete, unless policies are ignored.
+    /// A policy that permits no client before the lists are complete, unless policies are ignored.
     pub(super) fn new(config: &Config) -> ClientPolicy {
         let fact_source = match &config.source {
             _ if config.interfaces.is_empty() => FactSource::Off,
@@ -86,17 +89,19 @@ impl ClientPolicy {
             SourceConfig::Kubernetes(kubernetes) => FactSource::Api {
                 health: Vec::new(),
                 max_age: kubernetes.max_age,
-                has_node: kubernetes.node_name.is_some(),
+                has_node_name: kubernetes.node_name.is_some(),
             },
         };
         ClientPolicy {
             clients: match fact_source {
-                FactSource::Off | FactSource::Ignored => VethClients::Any,
-                FactSource::Files | FactSource::Api { .. } => VethClients::Known(BTreeSet::new()),
+                FactSource::Off | FactSource::Ignored => PermittedClients::Any,
+                FactSource::Files | FactSource::Api { .. } => {
+                    PermittedClients::Only(BTreeSet::new())
+                }
             },
             facts: match fact_source {
                 FactSource::Off | FactSource::Ignored | FactSource::Files => Facts::default(),
-                FactSource::Api { .. } => Facts::awaiting(NEEDED),
+                FactSource::Api { .. } => Facts::awaiting(NEEDED_FEEDS),
             },
             fact_source,
             inputs: PolicyInputs::default(),
@@ -106,7 +111,7 @@ impl ClientPolicy {
     }
 
     /// The clients of the last evaluation.
-    pub(super) fn clients(&self) -> &VethClients {
+    pub(super) fn clients(&self) -> &PermittedClients {
         &self.clients
     }
 
@@ -155,55 +160,61 @@ impl ClientPolicy {
         }
     }
 
-    /// The clients that may query these addresses; `None` when no input changed since the last
-    /// evaluation.
-    pub(super) fn evaluate_clients(&mut self, served: &[SocketAddr]) -> Option<VethClients> {
+    /// The clients that may query these addresses. `None` when no input has changed since the last
+    /// evaluation, and when no facts are needed.
+    pub(super) fn evaluate_clients(
+        &mut self,
+        served_addresses: &[SocketAddr],
+    ) -> Option<PermittedClients> {
         if matches!(self.fact_source, FactSource::Off | FactSource::Ignored) {
             return None;
         }
         let inputs = PolicyInputs {
-            state: self.knowledge(),
-            served: served.to_vec(),
+            knowledge: self.knowledge(),
+            served_addresses: served_addresses.to_vec(),
         };
         if !self.have_facts_changed && inputs == self.inputs {
             return None;
         }
         self.have_facts_changed = false;
-        let verdicts = match inputs.state {
+        let verdicts = match inputs.knowledge {
             PolicyKnowledge::Incomplete | PolicyKnowledge::Outdated => ClientVerdicts {
                 permitted: Some(BTreeSet::new()),
                 left_out: Vec::new(),
             },
-            PolicyKnowledge::Complete => self.facts.judge_clients(served),
+            PolicyKnowledge::Complete => self.facts.judge_clients(served_addresses),
         };
         self.inputs = inputs;
         self.log_new_exclusions(&verdicts.left_out);
         self.left_out = verdicts.left_out;
         self.clients = verdicts
             .permitted
-            .map_or(VethClients::Any, VethClients::Known);
+            .map_or(PermittedClients::Any, PermittedClients::Only);
         Some(self.clients.clone())
     }
 
-    /// Whether every feed has received something or failed, so that the kernel plane need not wait.
+    /// Whether the agent has received something from every feed that did not fail. Then the kernel
+    /// plane need not wait.
     pub(super) fn is_settled(&self) -> bool {
         self.feeds_without_reply().is_empty()
     }
 
-    /// The feeds from which nothing was received yet, as a reason for not being ready.
+    /// The feeds from which nothing was received yet, as a reason for not being ready. `None` when
+    /// there are none.
     pub(super) fn missing(&self) -> Option<String> {
         let feeds = self.feeds_without_reply();
         let names: Vec<_> = feeds.iter().map(|feed| feed.name()).collect();
-        (!names.is_empty()).then(|| format!("no list yet of {}", names.join(", ")))
+        let reason = || format!("the first list of {} is not complete yet", names.join(", "));
+        (!names.is_empty()).then(reason)
     }
 
-    /// Why the kernel answers fewer pods than NetworkPolicies allow.
+    /// Why the kernel answers fewer pods than NetworkPolicies permit.
     pub(super) fn degraded(&self) -> Vec<String> {
-        let FactSource::Api { has_node, .. } = &self.fact_source else {
+        let FactSource::Api { has_node_name, .. } = &self.fact_source else {
             return Vec::new();
         };
         let mut degraded = Vec::new();
-        let is_restricted = matches!(self.clients, VethClients::Known(_));
+        let is_restricted = matches!(self.clients, PermittedClients::Only(_));
         for (feed, health) in self.feed_health() {
             let is_needed = self.facts.awaited().contains(&feed) || is_restricted;
             if let FeedActivity::Retrying { error } = &health.state
@@ -211,26 +222,31 @@ impl ClientPolicy {
                 && is_needed
             {
                 degraded.push(format!(
-                    "pods' queries pass to the cluster's DNS, because it isn't known which pods NetworkPolicies allow: {error}; correct that, or give --network-policy ignore"
+                    "CoreDNS answers all queries, because it isn't known which pods \
+                     NetworkPolicies permit to query it: {error}; correct this error, or give \
+                     --network-policy ignore"
                 ));
             }
         }
-        if self.inputs.state == PolicyKnowledge::Outdated {
+        if self.inputs.knowledge == PolicyKnowledge::Outdated {
             degraded.push(
-                "pods' queries pass to the cluster's DNS: nothing about NetworkPolicies was received from the API for --max-age"
+                "CoreDNS answers all queries, because the agent has received nothing about \
+                 NetworkPolicies from the API for --max-age: see the feeds in `dns-agent status`"
                     .to_owned(),
             );
         }
-        if !has_node && self.inputs.state == PolicyKnowledge::Complete && is_restricted {
+        if !has_node_name && self.inputs.knowledge == PolicyKnowledge::Complete && is_restricted {
             degraded.push(
-                "pods' queries pass to the cluster's DNS: there are policies about egress or about the cluster's DNS, and it isn't known which pods run on this node; give the node's name as --node-name"
+                "CoreDNS answers all queries, because there are NetworkPolicies for egress or for \
+                 the cluster's DNS, and it isn't known which pods run on this node: give the \
+                 node's name as --node-name"
                     .to_owned(),
             );
         }
         degraded
     }
 
-    /// The status; `None` without a kernel plane.
+    /// The client policy's status; `None` without a kernel plane.
     pub(super) fn status(&self) -> Option<PolicyStatus> {
         let mode = match self.fact_source {
             FactSource::Off => return None,
@@ -240,8 +256,8 @@ impl ClientPolicy {
         Some(PolicyStatus {
             mode: mode.to_owned(),
             permitted: match &self.clients {
-                VethClients::Any => None,
-                VethClients::Known(addresses) => Some(addresses.len()),
+                PermittedClients::Any => None,
+                PermittedClients::Only(addresses) => Some(addresses.len()),
             },
             left_out: self.left_out.clone(),
         })
@@ -252,7 +268,7 @@ impl ClientPolicy {
         let before: BTreeSet<_> = self.left_out.iter().collect();
         for LeftOutPod { pod, reason, .. } in left_out.iter().filter(|it| !before.contains(it)) {
             info!(
-                "the kernel does not answer Pod {pod}, which asks the cluster's DNS instead: {reason}"
+                "CoreDNS answers the queries of Pod {pod}, because the kernel does not: {reason}"
             );
         }
     }
@@ -277,7 +293,7 @@ impl ClientPolicy {
         }
     }
 
-    /// Feeds that have received nothing yet and have not failed.
+    /// Feeds from which the agent has received nothing yet, and which have not failed.
     fn feeds_without_reply(&self) -> Vec<Feed> {
         let is_waiting = |health: &FeedHealth| {
             health.last_received.is_none() && !matches!(health.state, FeedActivity::Retrying { .. })
@@ -285,7 +301,7 @@ impl ClientPolicy {
         match &self.fact_source {
             FactSource::Off | FactSource::Ignored | FactSource::Files => Vec::new(),
             // The feeds have not started.
-            FactSource::Api { health, .. } if health.is_empty() => NEEDED.to_vec(),
+            FactSource::Api { health, .. } if health.is_empty() => NEEDED_FEEDS.to_vec(),
             FactSource::Api { .. } => {
                 let waiting = self.feed_health().into_iter();
                 let waiting = waiting.filter(|(_, health)| is_waiting(health));

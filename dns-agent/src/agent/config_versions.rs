@@ -1,4 +1,4 @@
-//! The configurations that CoreDNS or a node cache may run with after an edit.
+//! The configurations that CoreDNS or NodeLocal DNSCache may run with after an edit.
 //!
 //! An edit of a ConfigMap reaches a program in two steps: the kubelet writes the new text into the
 //! pod's volume, and the program checks the file. The text that the program runs with says how
@@ -10,15 +10,16 @@ use zerohop_kubernetes::{Reload, WriteTime};
 
 use super::dns_path::PodStarts;
 
-/// How long the kubelet takes at most to write an edited ConfigMap into the pods. It syncs each pod
-/// every 60 to 90 s (`syncFrequency` of 1m, `workerResyncIntervalJitterFactor` of 0.5 in
-/// Kubernetes, `pkg/kubelet`). At a sync it knows the newest ConfigMap, because it watches it
-/// (`configMapAndSecretChangeDetectionStrategy: Watch`, the default). A pod that is started later
-/// than this after an edit has the new text with any strategy, because the kubelet caches a
-/// ConfigMap for 60 s at most.
+/// The longest time that the kubelet takes to write an edited ConfigMap into the pods. The kubelet
+/// syncs each pod every 60 to 90 s (`syncFrequency` of 1m, `workerResyncIntervalJitterFactor`
+/// of 0.5 in Kubernetes, `pkg/kubelet`). At a sync the kubelet knows the newest ConfigMap, because
+/// it watches the ConfigMap (`configMapAndSecretChangeDetectionStrategy: Watch`, the default). With
+/// any strategy, a pod that starts later than this time after an edit has the new text, because the
+/// kubelet caches a ConfigMap for 60 s at most.
 pub(super) const KUBELET_DELAY: Duration = Duration::from_secs(90);
 
-/// Maximum number of versions kept. Older ones are merged, and only their `reload` still counts.
+/// Maximum number of versions kept. Older versions are merged into one, and only the slowest
+/// `reload` of them counts.
 const MAX_VERSIONS: usize = 8;
 
 /// The versions of a configuration that a program may run with, from the oldest to the newest.
@@ -32,17 +33,18 @@ pub(super) struct ConfigVersions<T> {
 #[derive(Clone, Debug)]
 struct ConfigVersion<T> {
     text: VersionText<T>,
+    /// How often a program that runs with this version checks for a new one.
     reload: Reload,
-    /// When it replaced the previous version.
+    /// When this version replaced the previous one.
     edited_at: EditTime,
 }
 
 /// The text of a version, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum VersionText<T> {
-    /// It was read by this agent.
+    /// This agent has read it.
     Known(T),
-    /// It was replaced before this agent ran, or was merged into an older version.
+    /// It was replaced before this agent ran, or it stands for several merged versions.
     Unknown,
     /// The version before the ConfigMap's creation at this time. It existed only if a pod was
     /// started before that time, because no pod starts before its ConfigMap exists.
@@ -54,8 +56,9 @@ enum VersionText<T> {
 struct EditTime {
     /// By the wall clock of the API server or of this node.
     at: SystemTime,
-    /// When this agent read the new text, and how old the edit was then.
+    /// When this agent read the new text.
     first_seen: Instant,
+    /// The time from `at` until `first_seen`.
     age: Duration,
 }
 
@@ -70,10 +73,11 @@ pub(super) enum RunningPods<'a> {
     Started(&'a PodStarts),
 }
 
-/// Holds the kernel's answers back while a program may run with another version than the newest.
+/// A time during which the kernel passes all queries, because a program may run with an older
+/// version of its configuration than the newest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hold {
-    /// The end of the hold; `None` when only an event ends it.
+    /// The end of the hold; `None` when only an event can end it, such as the restart of a pod.
     pub(super) until: Option<Instant>,
     /// The reason, for the log and the status.
     pub(super) reason: String,
@@ -87,7 +91,7 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         }
     }
 
-    /// The text of the newest version.
+    /// The text of the newest version; `None` before the first one is read.
     pub(super) fn newest(&self) -> Option<&T> {
         match &self.versions.last()?.text {
             VersionText::Known(text) => Some(text),
@@ -108,7 +112,7 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
             return;
         }
         self.drop_abandoned(pods);
-        // A program refuses to load such a text and keeps an earlier one, which isn't known here.
+        // A program refuses to load such a text and keeps an earlier one that isn't known here.
         let was_in_force = |version: &ConfigVersion<T>| version.reload != Reload::Refused;
         let edited_at = match self.versions.last() {
             Some(last) if self.versions.iter().any(was_in_force) => {
@@ -126,8 +130,9 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         }
     }
 
-    /// The hold while `program`, which runs in `pods`, may run with another version than the
-    /// newest. `is_harmless` says whether a text leads to the same answers as the newest.
+    /// The hold while `program`, in `pods`, may run with an older version than the newest. `None`
+    /// when it does not, or when all such versions lead to the same answers. `is_harmless` says
+    /// whether a text leads to the same answers as the newest text.
     pub(super) fn hold(
         &mut self,
         program: &str,
@@ -150,13 +155,13 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
             Some(adoption_time) => {
                 let left = adoption_time.saturating_duration_since(Instant::now());
                 let time = format_time_of_day(SystemTime::now() + left);
-                format!("{program} may still run with the previous one until {time} ({reload})")
+                format!("{program} may still run with the previous version until {time} ({reload})")
             }
             None => {
                 let seconds = self.delay.as_secs();
                 format!(
-                    "{program} may still run with the previous one until its pods are restarted, \
-                     {seconds} s after the change or later ({reload})"
+                    "{program} may still run with the previous version until its pods are \
+                     restarted, {seconds} s after the change or later ({reload})"
                 )
             }
         };
@@ -190,7 +195,7 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
     }
 
     /// Drops the versions that the program no longer runs with. Returns when the program runs with
-    /// the newest one; `None` when that isn't known.
+    /// the newest version; `None` when the time isn't known.
     fn drop_abandoned(&mut self, pods: RunningPods<'_>) -> Option<Instant> {
         self.drop_uncreated(pods);
         let adoption_time = self.adoption_time(pods);
@@ -210,7 +215,8 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         });
     }
 
-    /// When the program certainly runs with the newest version; `None` when that isn't known.
+    /// When the program runs with the newest version at the latest; `None` when the time isn't
+    /// known.
     fn adoption_time(&self, pods: RunningPods<'_>) -> Option<Instant> {
         let (newest, older) = self.versions.split_last()?;
         let EditTime {
@@ -280,8 +286,8 @@ impl EditTime {
         }
     }
 
-    /// An edit that this agent sees at once, with the time in the object if that is newer than the
-    /// edit before.
+    /// An edit that this agent sees at once. Its time is `written`, if that is later than the
+    /// previous edit, and else the current time.
     fn after(previous: EditTime, written: Option<WriteTime>) -> EditTime {
         let now = EditTime::now();
         let at = written.map(|(WriteTime::Created(at) | WriteTime::Edited(at))| at);

@@ -1,5 +1,5 @@
-//! The path from this node's pods to CoreDNS, as read from the Kubernetes API: node caches on this
-//! node, the Service of the cluster's DNS, and the start times of its pods.
+//! The path from this node's pods to CoreDNS, as read from the Kubernetes API: NodeLocal DNSCache
+//! on this node, the Service of the cluster's DNS, and the start times of its pods.
 //!
 //! The events come from the feeds that NetworkPolicies are judged by ([`super::policy_feeds`]), so
 //! no object is watched twice.
@@ -27,12 +27,13 @@ pub(super) struct DnsPath {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CachePod {
     pub(super) cache: NodeCache,
-    /// When the container was started; `None` while it does not run, or if the status lacks it.
+    /// When the container was started; `None` while it does not run, or if the status lacks the
+    /// time.
     pub(super) started: Option<SystemTime>,
 }
 
 /// The start times of the pods that run with a configuration; `None` for a running pod whose status
-/// lacks it.
+/// lacks the time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PodStarts(pub(super) Vec<Option<SystemTime>>);
 
@@ -97,8 +98,8 @@ impl DnsPathObserver {
         }
     }
 
-    /// Drops a feed's objects because the feed selects others from now on. They are unknown until
-    /// the next list has ended.
+    /// Drops a feed's objects because the feed selects other objects from now on. The objects are
+    /// unknown until the next list has ended.
     pub(super) fn reset_feed(&mut self, feed: Feed) {
         self.apply_list_event(feed, Reset);
     }
@@ -169,7 +170,8 @@ pub(super) enum ListEvent<'a> {
 use ListEvent::{Deleted, ListEnded, ListStarted, Present, Reset};
 
 impl<T> ListedObjects<T> {
-    /// Sets the value of an object; `None` when the object has none of interest.
+    /// Sets the value of an object; `None` when the object has no value, such as a pod that is no
+    /// node cache.
     pub(super) fn set(&mut self, key: &ObjectKey, value: Option<T>) {
         self.not_yet_listed.remove(key);
         match value {

@@ -5,6 +5,7 @@ mod status;
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
+    num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -14,7 +15,7 @@ use tokio::runtime::Handle;
 use tracing::{debug, error, info, warn};
 use zerohop_datapath as datapath;
 use zerohop_datapath::{
-    Datapath, Growth, InitialLease, Persistence, StopMode, VethClients, hooks,
+    Datapath, Growth, InitialLease, PermittedClients, Persistence, StopMode, hooks,
     interfaces::{Device, Devices},
     pins::{Claim, Pins},
     settings,
@@ -23,19 +24,19 @@ use zerohop_zone::{Name, ZoneData};
 
 use crate::{KERNEL_OBJECT, config::Config};
 
-/// How often to scan for interfaces, besides the kernel's notifications.
+/// The interval between scans for interfaces without a notification of the kernel.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long to wait before another attempt to start a kernel plane that failed.
+/// The time between attempts to start a kernel plane that failed.
 const RESTART_DELAY: Duration = Duration::from_secs(60);
 
-/// How long to wait before another attempt to grow full tables.
+/// The time between attempts to grow full tables.
 const REGROWTH_DELAY: Duration = Duration::from_secs(60);
 
 const HOOKS_HELD_ELSEWHERE: &str = "another agent holds the hooks of this node";
 
-/// How long the takeover of the hooks from another agent may last. By default Kubernetes gives a
-/// pod 30 seconds to end. An agent that waits longer than this is not ready.
+/// The longest time that the takeover of the hooks from another agent takes. By default Kubernetes
+/// gives a pod 30 seconds to end. An agent that waits longer is not ready.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The kernel plane. The publisher drives it; the admin endpoints read its status through the lock.
@@ -44,18 +45,19 @@ pub(super) struct KernelPlane {
     /// The network devices of the last scan.
     devices: Devices,
     settings: datapath::DatapathConfig,
-    /// Addresses of the cluster's DNS that do not fit into the settings.
+    /// The number of addresses of the cluster's DNS that do not fit into the settings.
     unserved_count: usize,
-    /// Why hooks can't be pinned, so that they don't outlive the agent.
+    /// Why hooks can't be pinned and don't outlive the agent; `None` when they can be pinned, or
+    /// need not be.
     unpinned_reason: Option<String>,
-    /// The last growth that failed or had no effect.
+    /// The last attempt to grow the tables, if it failed or did not give room for all names.
     failed_growth: Option<FailedGrowth>,
 }
 
-/// An attempt to grow the tables that failed or had no effect.
+/// An attempt to grow the tables that failed, or did not give room for all names.
 struct FailedGrowth {
     attempted: Instant,
-    /// The error; `None` when larger tables would have had no more room.
+    /// The error; `None` when new tables would not have been larger, or are full as well.
     reason: Option<String>,
 }
 
@@ -63,22 +65,23 @@ struct FailedGrowth {
 enum KernelLifecycle {
     /// No `--interface` is given.
     Off,
-    /// There is nothing to answer yet.
+    /// The condition is not met yet.
     Waiting(StartCondition),
-    /// There is something to answer, but another agent holds the hooks, at least since `since`.
+    /// The condition is met, but another agent holds the hooks, at least since `since`.
     Behind { since: Instant },
-    /// It could not be started, or broke. The user plane answers all the same.
+    /// It could not be started, or its tables could not be written. The user plane still answers.
     Failed { reason: String, since: Instant },
-    /// The tables are there and the programs are attached.
+    /// The tables exist, and the programs are attached to all matching interfaces.
     On(Box<Datapath>),
 }
 
 /// The condition for starting the kernel plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StartCondition {
-    /// The first lists of objects.
+    /// The first lists of objects must be complete.
     Lists,
-    /// A zone: CoreDNS's configuration delegates everything to CoreDNS.
+    /// There must be a zone. There is none while CoreDNS's configuration delegates everything to
+    /// CoreDNS.
     Zones,
 }
 
@@ -108,14 +111,15 @@ impl KernelPlane {
     /// It answers `clients` until [`KernelPlane::set_clients`].
     ///
     /// # Errors
-    /// When it would answer any client on a network card.
-    pub(super) fn new(config: &Config, clients: &VethClients) -> anyhow::Result<KernelPlane> {
+    /// When the addresses of `--serve` or the networks of `--allow` don't fit into the settings,
+    /// when network devices can't be read, or when any client on a network card would be answered.
+    pub(super) fn new(config: &Config, clients: &PermittedClients) -> anyhow::Result<KernelPlane> {
         let settings = datapath::DatapathConfig {
             object_file: KERNEL_OBJECT,
             interfaces: config.interfaces.clone(),
             allow: config.allow.clone(),
-            rate_limit: config.rate_limit,
-            serve: config.serve.clone(),
+            rate_limit: NonZeroU32::new(config.rate_limit),
+            served_addresses: config.serve.clone(),
             clients: clients.clone(),
             capacity: config.capacity.map(|names| names as usize),
             stale_after: config.stale_after,
@@ -136,7 +140,7 @@ impl KernelPlane {
         settings::check_counts(&config.serve, &config.allow)?;
         let scan = Handle::current()
             .block_on(kernel.devices.list())
-            .context("can't look for --interface")?;
+            .context("the network devices can't be read, so --interface can't be checked")?;
         hooks::check_cards_restricted(&config.interfaces, config.allow.len(), scan)?;
         *kernel.lock_lifecycle() = KernelLifecycle::Waiting(StartCondition::Lists);
         Ok(kernel)
@@ -151,22 +155,23 @@ impl KernelPlane {
         }
     }
 
-    /// Sets what the kernel plane waits for, if it waits.
-    pub(super) fn set_start_condition(&self, what: StartCondition) {
+    /// Sets the condition for starting, if the kernel plane waits for one.
+    pub(super) fn set_start_condition(&self, condition: StartCondition) {
         if let KernelLifecycle::Waiting(before) = &mut *self.lock_lifecycle() {
-            *before = what;
+            *before = condition;
         }
     }
 
-    /// Whether it waits only for another agent to end.
+    /// Whether the kernel plane waits only for another agent to end.
     pub(super) fn is_behind_another_agent(&self) -> bool {
         matches!(*self.lock_lifecycle(), KernelLifecycle::Behind { .. })
     }
 
-    /// Makes and fills the tables and attaches the programs, unless another agent holds the hooks.
+    /// Creates and fills the tables and attaches the programs, unless another agent holds the
+    /// hooks.
     ///
-    /// A failure is no error, because the user plane still answers. The kernel plane is degraded
-    /// then.
+    /// A failure is not an error of the agent, because the user plane still answers. It is among
+    /// [`KernelPlane::degraded`].
     pub(super) fn start(&mut self, data: &dyn ZoneData, freshness: Freshness) {
         let pins = match Pins::claim(&self.settings.bpffs) {
             Ok(Claim::Claimed(pins)) => {
@@ -176,7 +181,8 @@ impl KernelPlane {
             Ok(Claim::HeldByAnotherAgent) => {
                 if !self.is_behind_another_agent() {
                     warn!(
-                        "{HOOKS_HELD_ELSEWHERE}: this agent takes them over when the other one ends"
+                        "{HOOKS_HELD_ELSEWHERE}: this agent takes the hooks over when that agent \
+                         ends"
                     );
                     let since = Instant::now();
                     *self.lock_lifecycle() = KernelLifecycle::Behind { since };
@@ -195,7 +201,8 @@ impl KernelPlane {
             }
         };
         let scan = Handle::current().block_on(self.devices.list());
-        let started = scan.context("can't look for --interface").and_then(|scan| {
+        let scan = scan.context("the network devices can't be read");
+        let started = scan.and_then(|scan| {
             let lease = match freshness {
                 Freshness::Current => InitialLease::Running,
                 Freshness::Stale(_) => InitialLease::Ended,
@@ -206,12 +213,17 @@ impl KernelPlane {
         *plane = match started {
             Ok(datapath) => KernelLifecycle::On(Box::new(datapath)),
             Err(reason) => {
-                let reason = format!("no kernel plane: {reason:#}");
+                let reason = format!(
+                    "the kernel plane can't be started, so CoreDNS answers pods' queries as \
+                     without Zerohop; the agent tries again every {} s, and `dns-agent check` \
+                     tests this node: {reason:#}",
+                    RESTART_DELAY.as_secs()
+                );
                 // Attempts repeat, so only the first failure is an error in the log.
                 if matches!(*plane, KernelLifecycle::Failed { .. }) {
                     debug!("{reason}");
                 } else {
-                    error!("{reason}; pods' queries go to the cluster's DNS as without Zerohop");
+                    error!("{reason}");
                 }
                 KernelLifecycle::failed(reason)
             }
@@ -220,9 +232,8 @@ impl KernelPlane {
 
     /// Remembers why hooks can't be pinned.
     fn note_unpinned(&mut self, reason: &str) {
-        let reason = format!(
-            "hooks can't be pinned, so the cluster's DNS answers while no agent runs: {reason}"
-        );
+        let reason =
+            format!("hooks can't be pinned, so CoreDNS answers while no agent runs: {reason}");
         if self.unpinned_reason.as_ref() != Some(&reason) {
             warn!("{reason}");
         }
@@ -241,7 +252,7 @@ impl KernelPlane {
     pub(super) fn publish_all_names(&mut self, data: &dyn ZoneData) {
         self.write_tables(|datapath| {
             let published = datapath.publish_all(data)?;
-            info!(?published, "wrote the kernel's tables");
+            info!(?published, "all names were written to the kernel's tables");
             Ok(())
         });
     }
@@ -250,21 +261,24 @@ impl KernelPlane {
     pub(super) fn publish_names(&mut self, data: &dyn ZoneData, names: &BTreeSet<Name>) {
         self.write_tables(|datapath| {
             let published = datapath.publish_names(data, names)?;
-            debug!(?published, "updated the kernel's tables");
+            debug!(
+                ?published,
+                "changed names were written to the kernel's tables"
+            );
             Ok(())
         });
     }
 
-    /// Answers queries to these addresses from now on.
+    /// Replaces the server addresses at which the kernel answers queries.
     pub(super) fn set_served_addresses(&mut self, data: &dyn ZoneData, addresses: &[SocketAddr]) {
-        if self.settings.serve == addresses {
+        if self.settings.served_addresses == addresses {
             return;
         }
         info!(
             ?addresses,
-            "the kernel now answers queries to these addresses"
+            "the kernel answers queries at these addresses from now on"
         );
-        self.settings.serve = addresses.to_vec();
+        self.settings.served_addresses = addresses.to_vec();
         self.write_tables(|datapath| datapath.publish_served_addresses(data, addresses.to_vec()));
     }
 
@@ -273,13 +287,13 @@ impl KernelPlane {
         self.unserved_count = count;
     }
 
-    /// The addresses whose queries the kernel answers.
+    /// The server addresses (IP and port) at which the kernel answers queries.
     pub(super) fn served_addresses(&self) -> &[SocketAddr] {
-        &self.settings.serve
+        &self.settings.served_addresses
     }
 
-    /// Answers only these clients on pods' veths from now on.
-    pub(super) fn set_clients(&mut self, data: &dyn ZoneData, clients: &VethClients) {
+    /// Replaces the permitted clients.
+    pub(super) fn set_clients(&mut self, data: &dyn ZoneData, clients: &PermittedClients) {
         if self.settings.clients == *clients {
             return;
         }
@@ -287,8 +301,8 @@ impl KernelPlane {
         self.write_tables(|datapath| datapath.publish_clients(data, clients.clone()));
     }
 
-    /// Runs a write to the tables. If the write fails the kernel plane is stopped, because the
-    /// tables' contents are unknown.
+    /// Runs a write to the tables. If the write fails, the kernel plane is stopped, because the
+    /// contents of the tables are unknown.
     fn write_tables(&mut self, write: impl FnOnce(&mut Datapath) -> anyhow::Result<()>) {
         let mut plane = self.lock_lifecycle();
         let KernelLifecycle::On(datapath) = &mut *plane else {
@@ -296,15 +310,19 @@ impl KernelPlane {
         };
         if let Err(reason) = write(datapath) {
             datapath.stop(StopMode::Detach);
-            let reason = format!("the kernel's tables can't be written: {reason:#}");
-            error!("{reason}; the kernel plane is off, and pods' queries go to the cluster's DNS");
+            let reason = format!(
+                "the kernel's tables can't be written, so the hooks are removed and CoreDNS \
+                 answers; the agent starts the kernel plane again in {} s: {reason:#}",
+                RESTART_DELAY.as_secs()
+            );
+            error!("{reason}");
             *plane = KernelLifecycle::failed(reason);
         }
     }
 
     /// Replaces tables that are nearly full by larger ones. The old tables answer meanwhile.
     pub(super) fn grow_tables(&mut self, data: &dyn ZoneData) {
-        let is_recent = |ungrown: &FailedGrowth| ungrown.attempted.elapsed() < REGROWTH_DELAY;
+        let is_recent = |growth: &FailedGrowth| growth.attempted.elapsed() < REGROWTH_DELAY;
         if self.failed_growth.as_ref().is_some_and(is_recent) {
             return;
         }
@@ -314,17 +332,22 @@ impl KernelPlane {
         };
         let devices = self.devices.latest();
         let reason = match datapath.grow(self.settings.clone(), devices, data) {
-            Ok(Growth::Useless) => None,
-            Ok(growth) => {
-                if growth == Growth::Moved {
-                    info!("larger tables have replaced those that were nearly full");
-                }
+            Ok(Growth::Unneeded) => {
                 self.failed_growth = None;
                 return;
             }
+            Ok(Growth::Moved) => {
+                info!("larger tables have replaced tables that were nearly full");
+                self.failed_growth = None;
+                return;
+            }
+            Ok(Growth::NotLarger | Growth::MovedButFull) => None,
             Err(reason) => {
-                let reason = format!("larger tables can't be made: {reason:#}");
-                error!("{reason}; names that do not fit pass to the cluster's DNS");
+                let reason = format!(
+                    "larger tables can't be created, so CoreDNS answers the names that do not \
+                     fit: {reason:#}"
+                );
+                error!("{reason}");
                 Some(reason)
             }
         };
@@ -349,7 +372,8 @@ impl KernelPlane {
             Freshness::Current => {
                 if let Err(reason) = datapath.renew_lease() {
                     error!(
-                        "{reason:#}; when the lease ends, pods' queries go to the cluster's DNS"
+                        "the lease can't be renewed, so CoreDNS answers all queries when it \
+                         expires: {reason:#}"
                     );
                 }
             }
@@ -357,8 +381,8 @@ impl KernelPlane {
         reconcile(datapath, scan);
     }
 
-    /// Scans for devices: attaches to new ones, forgets those that are gone, and detaches from
-    /// those that a foreign program owns by now.
+    /// Scans for devices: attaches to new devices, forgets devices that are gone, and detaches from
+    /// devices that a foreign program owns now.
     pub(super) fn rescan_devices(&mut self) {
         self.devices.forget_filters();
         let scan = Handle::current().block_on(self.devices.list());
@@ -367,7 +391,7 @@ impl KernelPlane {
         }
     }
 
-    /// Ends the lease, so that the kernel passes everything until the next tick.
+    /// Ends the lease, so that the kernel passes all queries until [`KernelPlane::tick`] renews it.
     pub(super) fn pass_everything(&mut self) {
         if let KernelLifecycle::On(datapath) = &mut *self.lock_lifecycle() {
             datapath.end_lease();
@@ -375,12 +399,12 @@ impl KernelPlane {
     }
 
     /// Stops the kernel plane.
-    pub(super) fn stop(&mut self, ending: StopMode) {
+    pub(super) fn stop(&mut self, mode: StopMode) {
         match &mut *lock(&self.lifecycle) {
-            KernelLifecycle::On(datapath) => datapath.stop(ending),
+            KernelLifecycle::On(datapath) => datapath.stop(mode),
             // Hooks that an earlier agent left are still attached.
             KernelLifecycle::Waiting(_) | KernelLifecycle::Failed { .. }
-                if ending == StopMode::Detach =>
+                if mode == StopMode::Detach =>
             {
                 let Ok(Claim::Claimed(pins)) = Pins::claim(&self.settings.bpffs) else {
                     return;
@@ -390,7 +414,8 @@ impl KernelPlane {
                 let filters = scan.and_then(datapath::detach_filters);
                 for reason in [removed.err(), filters.err()].into_iter().flatten() {
                     error!(
-                        "some hooks of an earlier agent are still attached: {reason:#}; remove them with `dns-agent detach`"
+                        "hooks of an earlier agent can't be removed and answer until their lease \
+                         ends: {reason:#}; remove them with `dns-agent detach`"
                     );
                 }
             }
@@ -418,11 +443,14 @@ impl KernelLifecycle {
 fn reconcile(datapath: &mut Datapath, scan: anyhow::Result<&[Device]>) {
     match scan {
         Ok(devices) => datapath.reconcile(devices),
-        Err(reason) => warn!("can't look for interfaces: {reason:#}"),
+        Err(reason) => warn!(
+            "the network devices can't be read, so no program is attached to new interfaces: \
+             {reason:#}"
+        ),
     }
 }
 
-/// Ignores poisoning: a publisher that panicked ends the agent, so its state is not used any more.
+/// Ignores poisoning: a publisher that panicked ends the agent, so its state is no longer used.
 fn lock(plane: &Mutex<KernelLifecycle>) -> MutexGuard<'_, KernelLifecycle> {
     plane.lock().unwrap_or_else(PoisonError::into_inner)
 }

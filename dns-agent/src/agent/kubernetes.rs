@@ -26,8 +26,9 @@ use crate::{
     config::{self, Config},
 };
 
-/// Events that may wait for the publisher. More wait in the API server's connections.
-const WAITING: usize = 1024;
+/// The number of events that may wait for the publisher. More events wait in the connections to the
+/// API server.
+const EVENT_QUEUE: usize = 1024;
 
 /// The first lists of all agents of a cluster are spread over this time.
 const FIRST_LIST_JITTER: Duration = Duration::from_secs(5);
@@ -47,10 +48,10 @@ pub(super) async fn follow(
             break;
         }
     }
-    "the source of objects"
+    "the reader of the Kubernetes API"
 }
 
-/// The time over which first lists are spread.
+/// The time over which the first lists are spread; zero if hooks of an earlier agent may answer.
 pub(super) fn first_list_jitter(bpffs: &Path) -> Duration {
     // Pinned hooks of an earlier agent answer only until their lease ends.
     if pins::folder_exists(bpffs) {
@@ -60,7 +61,7 @@ pub(super) fn first_list_jitter(bpffs: &Path) -> Duration {
     }
 }
 
-/// Follows the Corefiles, and reads the objects of the current plan.
+/// Follows the Corefiles of CoreDNS and of node caches, and reads the objects of the current plan.
 struct KubernetesFollower {
     client: Client,
     config: Config,
@@ -68,10 +69,13 @@ struct KubernetesFollower {
     board: Arc<StatusBoard>,
     corefiles: mpsc::Receiver<Event>,
     corefile_source: KubernetesSource,
-    /// The Corefiles that CoreDNS may run with; `None` where the ConfigMap has no Corefile.
+    /// The Corefiles that CoreDNS may run with; a version is `None` if its ConfigMap has no
+    /// Corefile.
     corefile_versions: ConfigVersions<Option<String>>,
-    /// The node caches of this node; `None` without a kernel plane, where they don't matter.
+    /// The node caches of this node; `None` without a kernel plane, because then node caches don't
+    /// matter.
     caches: Option<NodeCaches>,
+    /// `None` before the first plan, and when everything passes.
     reader: Option<ObjectReader>,
     /// The time over which the next first lists are spread.
     first_list_jitter_left: Duration,
@@ -215,21 +219,24 @@ impl KubernetesFollower {
         self.caches.as_mut()?.hold(key, name, is_harmless)
     }
 
-    /// Starts reading the objects of this plan, if they differ from those of the plan before.
+    /// Starts reading the objects of this plan, unless the previous plan has the same objects.
     fn follow_plan(&mut self, plan: Plan, holds: Vec<Hold>) -> AnswerPlan {
         if plan.reasons != self.reasons {
             for reason in &plan.reasons {
                 info!("{reason}");
             }
             if plan.settings.cluster_domains.is_empty() {
-                warn!("the kernel passes everything to the cluster's DNS, for the reasons above");
+                warn!(
+                    "CoreDNS answers all queries, because the kernel has no zone to answer for: \
+                     see the reasons above"
+                );
             }
             self.reasons.clone_from(&plan.reasons);
         }
         let before = self.reader.as_ref().map(|reader| &reader.options);
         let is_same = before == plan.options.as_ref();
         if !is_same {
-            // Dropped first, so that no event of the old reader follows the plan.
+            // Dropped first, so that no event of the old reader arrives after the plan.
             self.reader = None;
             let jitter = std::mem::take(&mut self.first_list_jitter_left);
             let start = |options| ObjectReader::start(self.client.clone(), options, jitter);
@@ -284,7 +291,7 @@ async fn next_event(reader: &mut Option<ObjectReader>) -> Option<Event> {
 
 impl ObjectReader {
     fn start(client: Client, options: SourceOptions, jitter: Duration) -> ObjectReader {
-        let (sender, events) = mpsc::channel(WAITING);
+        let (sender, events) = mpsc::channel(EVENT_QUEUE);
         let spread = SourceOptions {
             first_list_jitter: jitter,
             ..options.clone()

@@ -24,7 +24,7 @@ use crate::{
     admin::status_board::StatusBoard,
 };
 
-/// How often the files are checked for changes, besides the notifications of inotify.
+/// The interval between checks of the files for changes without a notification of inotify.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Receives the result of the first load.
@@ -32,7 +32,7 @@ pub(super) type FirstLoad = oneshot::Receiver<anyhow::Result<()>>;
 
 /// Loads the objects, and loads them again whenever the files change. `first` receives the result
 /// of the first load after its objects are published. If a later load fails, the objects of the
-/// load before stay published.
+/// previous load stay published.
 pub(super) async fn follow(
     path: PathBuf,
     selectors: Selectors,
@@ -51,7 +51,7 @@ pub(super) async fn follow(
             return std::future::pending().await;
         }
     };
-    let mut stamp = stamp_of(&path).await;
+    let mut stamps = read_stamps(&path).await;
     match load(&path, &selectors).await {
         Err(errors) => {
             let _ = first.send(Err(load_error(&errors)));
@@ -67,16 +67,16 @@ pub(super) async fn follow(
     }
     loop {
         let is_notified = timeout(CHECK_INTERVAL, watch.changed()).await.is_ok();
-        let latest = stamp_of(&path).await;
-        if !is_notified && latest == stamp {
+        let latest = read_stamps(&path).await;
+        if !is_notified && latest == stamps {
             board.record_file_check();
             continue;
         }
         if !is_notified {
-            // The watched path may be another file by now.
+            // The path may have become another file.
             watch.rearm();
         }
-        stamp = latest;
+        stamps = latest;
         let loaded = load(&path, &selectors).await;
         set_status(&board, status_after_load(&path, &loaded, &board));
         if let Ok(objects) = loaded
@@ -97,7 +97,10 @@ fn status_after_load(
         Ok(_) => ManifestsStatus::loaded_now(path),
         Err(errors) => {
             for error in errors {
-                error!("{error}; the objects loaded before stay published");
+                error!(
+                    "{error}; the objects of the previous load stay published until this error is \
+                     corrected"
+                );
             }
             ManifestsStatus {
                 errors: errors.iter().map(ToString::to_string).collect(),
@@ -107,12 +110,13 @@ fn status_after_load(
     }
 }
 
-fn set_status(board: &StatusBoard, status: ManifestsStatus) {
+fn set_status(board: &StatusBoard, manifests: ManifestsStatus) {
     board.record_file_check();
-    board.update(|all| all.source = SourceStatus::Manifests(status));
+    board.update(|status| status.source = SourceStatus::Manifests(manifests));
 }
 
-/// Sends the objects to the publisher, and waits until they are published.
+/// Sends the objects to the publisher, and waits until they are published. Fails when the publisher
+/// has ended.
 async fn publish(objects: Objects, publisher: &mpsc::Sender<PublisherMessage>) -> Result<(), ()> {
     let (published, done) = oneshot::channel();
     let message = PublisherMessage::Objects(objects, published);
@@ -129,13 +133,13 @@ async fn load(path: &Path, selectors: &Selectors) -> Result<Objects, Vec<Manifes
             Err(vec![ManifestError {
                 file: path.to_owned(),
                 line: None,
-                reason: format!("reading failed: {error:#}"),
+                reason: format!("the file can't be read: {error:#}"),
             }])
         })
 }
 
-/// The files' stamp; `None` when it can't be read.
-async fn stamp_of(path: &Path) -> Option<FileStamps> {
+/// The files' stamps; `None` when they can't be read.
+async fn read_stamps(path: &Path) -> Option<FileStamps> {
     let owned = path.to_owned();
     run_blocking(move || FileStamps::read(&owned))
         .await

@@ -1,4 +1,5 @@
-//! Watches the configuration of the node caches that answer at served addresses on this node.
+//! Watches the configuration of the node caches (NodeLocal DNSCache) that answer at served
+//! addresses on this node.
 
 use std::{
     collections::BTreeMap,
@@ -22,29 +23,34 @@ use super::{
 };
 use crate::config::{self, Config, DnsAddresses};
 
-/// Maximum number of node caches on a node whose configuration is read. With more, everything
-/// passes.
+/// Maximum number of node caches on this node. With more node caches, everything passes.
 const MAX_CACHES: usize = 8;
 
-/// How often a node cache checks the files that its Corefile is made from (kubernetes/dns,
-/// `DefaultConfigSyncPeriod`).
+/// The interval at which a node cache checks the files that its Corefile is made from
+/// (kubernetes/dns, `DefaultConfigSyncPeriod`).
 const CACHE_SYNC_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Events of one source that may wait. More wait in the API server's connections.
-const WAITING: usize = 16;
+/// The number of events of one source that may wait. More events wait in the connections to the API
+/// server.
+const EVENT_QUEUE: usize = 16;
 
 /// The node caches on this node that answer at served addresses.
 pub(super) struct NodeCaches {
     client: Client,
     /// The name of this node; `None` without `--node-name`.
     node: Option<String>,
-    dns: ObjectKey,
-    serves: DnsAddresses,
-    /// The addresses of `--serve` and of `--cluster-dns`.
+    /// The Service of the cluster's DNS.
+    dns_service: ObjectKey,
+    /// Which addresses of the cluster's DNS are served addresses.
+    dns_addresses: DnsAddresses,
+    /// The addresses of `--serve`.
     given: Vec<IpAddr>,
+    /// The addresses of `--cluster-dns`.
     cluster_dns: Vec<IpAddr>,
     path: watch::Receiver<DnsPath>,
-    maps: BTreeMap<ObjectKey, WatchedConfigMap>,
+    /// The ConfigMaps that the node caches' configurations are made from.
+    config_maps: BTreeMap<ObjectKey, WatchedConfigMap>,
+    /// `None` while there are no node caches.
     services: Option<WatchedServices>,
     /// The Corefiles that each node cache may run with, by its pod.
     texts: BTreeMap<ObjectKey, ConfigVersions<String>>,
@@ -55,9 +61,9 @@ pub(super) struct NodeCaches {
 pub(super) struct NodeCacheConfigs {
     /// The node caches whose configuration is known, by pod.
     pub(super) known: Vec<(ObjectKey, CacheCorefile)>,
-    /// Holds for node caches whose configuration is not known, so that everything passes.
+    /// A hold for each node cache whose configuration is not known. The kernel passes everything.
     pub(super) unknown: Vec<Hold>,
-    /// A remark for the log and the status that changes no answer.
+    /// A remark for the log and the status, which changes no answer.
     pub(super) note: Option<String>,
 }
 
@@ -65,8 +71,10 @@ pub(super) struct NodeCacheConfigs {
 struct WatchedConfigMap {
     source: KubernetesSource,
     events: mpsc::Receiver<Event>,
-    /// The ConfigMap's texts: `None` before it is read, `Some(None)` if it does not exist.
+    /// The ConfigMap's texts: `None` while they are not known, `Some(None)` if the ConfigMap does
+    /// not exist.
     data: Option<Option<ConfigMapData>>,
+    /// When the ConfigMap was last written, if known.
     written: Option<WriteTime>,
     updates: ConfigMapUpdates,
 }
@@ -88,14 +96,14 @@ impl NodeCaches {
         NodeCaches {
             client,
             node: kubernetes.node_name.clone(),
-            dns: kubernetes.dns_service.clone(),
-            serves: kubernetes.dns_addresses,
+            dns_service: kubernetes.dns_service.clone(),
+            dns_addresses: kubernetes.dns_addresses,
             given: config.serve.iter().map(SocketAddr::ip).collect(),
             cluster_dns: (kubernetes.cluster_dns.iter())
                 .map(SocketAddr::ip)
                 .collect(),
             path,
-            maps: BTreeMap::new(),
+            config_maps: BTreeMap::new(),
             services: None,
             texts: BTreeMap::new(),
         }
@@ -108,23 +116,23 @@ impl NodeCaches {
 
     /// The health of all sources.
     pub(super) fn health(&self) -> impl Iterator<Item = Arc<SourceHealth>> {
-        let maps = self.maps.values().map(|map| map.source.health());
+        let config_maps = self.config_maps.values().map(|map| map.source.health());
         let services = self.services.iter();
-        maps.chain(services.map(|services| services.source.health()))
+        config_maps.chain(services.map(|services| services.source.health()))
     }
 
     /// Waits until a configuration may have changed.
     pub(super) async fn changed(&mut self) {
         let NodeCaches {
             path,
-            maps,
+            config_maps,
             services,
             ..
         } = self;
         tokio::select! {
             // The sender is dropped only when the agent ends.
             Ok(()) = path.changed() => {}
-            () = std::future::poll_fn(|context| poll_sources(maps, services, context)) => {}
+            () = std::future::poll_fn(|context| poll_sources(config_maps, services, context)) => {}
         }
     }
 
@@ -132,24 +140,24 @@ impl NodeCaches {
     pub(super) fn read_configs(&mut self) -> NodeCacheConfigs {
         let path = self.path.borrow_and_update().clone();
         let mut configs = NodeCacheConfigs::default();
-        let unknown = |what: &str| Hold {
+        let unknown = |reason: &str| Hold {
             until: None,
-            reason: what.to_owned(),
+            reason: reason.to_owned(),
         };
         if self.node.is_none() {
             configs.note = Some(
-                "a node cache in front of CoreDNS would not be noticed, because it isn't known which \
-                 pods run on this node; give the node's name as --node-name"
+                "a node cache in front of CoreDNS would not be noticed, because it isn't known \
+                 which pods run on this node: give the node's name as --node-name"
                     .to_owned(),
             );
             return configs;
         }
         let (Some(caches), Some(service)) = (&path.caches, &path.service) else {
-            let what = "it isn't known yet whether a node cache answers on this node";
-            configs.unknown.push(unknown(what));
+            let reason = "it isn't known yet whether a node cache answers on this node";
+            configs.unknown.push(unknown(reason));
             return configs;
         };
-        let served = match (self.serves, service) {
+        let served = match (self.dns_addresses, service) {
             (DnsAddresses::Given, _) => self.given.clone(),
             (_, Some(service)) => service.addresses.to_vec(),
             (_, None) => Vec::new(),
@@ -160,8 +168,12 @@ impl NodeCaches {
         let bound: Vec<_> = bound.filter(|(_, _, bound)| !bound.is_empty()).collect();
         self.watch_configs(bound.iter().map(|(key, pod, _)| (*key, *pod)));
         if bound.len() > MAX_CACHES {
-            let what = format!("more than {MAX_CACHES} node caches answer on this node");
-            configs.unknown.push(unknown(&what));
+            let reason = format!(
+                "{} node caches answer on this node, and the configurations of {MAX_CACHES} at \
+                 most are read",
+                bound.len()
+            );
+            configs.unknown.push(unknown(&reason));
             return configs;
         }
         for (key, pod, bound) in bound {
@@ -181,17 +193,17 @@ impl NodeCaches {
                 Err(reason) => {
                     let listed: Vec<String> = bound.iter().map(IpAddr::to_string).collect();
                     let listed = listed.join(", ");
-                    let what = format!(
-                        "{name} answers at {listed}, and what it answers isn't known: {reason}"
+                    let reason = format!(
+                        "{name} answers at {listed}, and its configuration isn't known: {reason}"
                     );
-                    configs.unknown.push(unknown(&what));
+                    configs.unknown.push(unknown(&reason));
                 }
             }
         }
         configs
     }
 
-    /// The hold while a node cache may run with an earlier Corefile.
+    /// The hold while a node cache may run with an earlier Corefile. See [`ConfigVersions::hold`].
     pub(super) fn hold(
         &mut self,
         key: &ObjectKey,
@@ -205,7 +217,8 @@ impl NodeCaches {
         Some(Hold { reason, ..hold })
     }
 
-    /// The Corefile of a node cache, and the servers around it. The error says what isn't known.
+    /// The Corefile of a node cache, and the servers around it. The error says which part isn't
+    /// known.
     fn corefile(
         &mut self,
         key: &ObjectKey,
@@ -220,7 +233,7 @@ impl NodeCaches {
         let (mut data, mut written, mut updates) =
             (BTreeMap::new(), None, ConfigMapUpdates::Propagated);
         for map in config.config_maps() {
-            let Some(config_map) = self.maps.get(map) else {
+            let Some(config_map) = self.config_maps.get(map) else {
                 continue;
             };
             let Some(texts) = &config_map.data else {
@@ -259,13 +272,14 @@ impl NodeCaches {
         let no_labels = Labels::new();
         let selector = dns.map_or(&no_labels, |dns| &dns.selector);
         let is_like_dns = |service: &&DnsService| {
-            service.key == self.dns || (!selector.is_empty() && service.selector == *selector)
+            service.key == self.dns_service
+                || (!selector.is_empty() && service.selector == *selector)
         };
         let like_dns = services.values().filter(is_like_dns);
         let upstream = ObjectKey::new(&*key.namespace, &*config.upstream_service);
         let is_other = match services.get(&upstream) {
             Some(service) => !is_like_dns(&service) && service.selector != *selector,
-            None => upstream.namespace != self.dns.namespace,
+            None => upstream.namespace != self.dns_service.namespace,
         };
         NodeCacheContext {
             bound: Vec::new(),
@@ -288,10 +302,10 @@ impl NodeCaches {
             .iter()
             .filter_map(|(_, pod)| pod.cache.config.as_ref().ok());
         let wanted: Vec<&ObjectKey> = configs.flat_map(CacheConfig::config_maps).collect();
-        self.maps.retain(|key, _| wanted.contains(&key));
+        self.config_maps.retain(|key, _| wanted.contains(&key));
         for key in wanted {
-            if !self.maps.contains_key(key) {
-                let (sender, events) = mpsc::channel(WAITING);
+            if !self.config_maps.contains_key(key) {
+                let (sender, events) = mpsc::channel(EVENT_QUEUE);
                 let source = KubernetesSource::start_cache_config(self.client.clone(), key, sender);
                 let map = WatchedConfigMap {
                     source,
@@ -300,7 +314,7 @@ impl NodeCaches {
                     written: None,
                     updates: ConfigMapUpdates::Propagated,
                 };
-                self.maps.insert(key.clone(), map);
+                self.config_maps.insert(key.clone(), map);
             }
         }
         self.texts
@@ -308,10 +322,13 @@ impl NodeCaches {
         if caches.is_empty() {
             self.services = None;
         } else if self.services.is_none() {
-            let (sender, events) = mpsc::channel(WAITING);
+            let (sender, events) = mpsc::channel(EVENT_QUEUE);
             let client = self.client.clone();
-            let source =
-                KubernetesSource::start_upstream_services(client, &self.dns.namespace, sender);
+            let source = KubernetesSource::start_upstream_services(
+                client,
+                &self.dns_service.namespace,
+                sender,
+            );
             self.services = Some(WatchedServices {
                 source,
                 events,
@@ -353,7 +370,8 @@ impl WatchedConfigMap {
         });
         match errors.next() {
             Some(error) => format!(
-                "ConfigMap {key} can't be read: {error}; the rule needs resourceNames: [{}]",
+                "ConfigMap {key} can't be read: {error}; the Role of the agent needs \
+                 resourceNames: [{}]",
                 key.name
             ),
             None => format!("ConfigMap {key} has not been read yet"),
@@ -382,11 +400,11 @@ impl WatchedServices {
 
 /// Applies the next event of any source.
 fn poll_sources(
-    maps: &mut BTreeMap<ObjectKey, WatchedConfigMap>,
+    config_maps: &mut BTreeMap<ObjectKey, WatchedConfigMap>,
     services: &mut Option<WatchedServices>,
     context: &mut Context<'_>,
 ) -> Poll<()> {
-    for map in maps.values_mut() {
+    for map in config_maps.values_mut() {
         if let Poll::Ready(Some(event)) = map.events.poll_recv(context) {
             map.apply_event(event);
             return Poll::Ready(());
@@ -401,7 +419,7 @@ fn poll_sources(
     Poll::Pending
 }
 
-/// The later of two times, either of which may be unknown.
+/// The later of two times. An unknown time counts as earlier than any other.
 fn later_write(a: Option<WriteTime>, b: Option<WriteTime>) -> Option<WriteTime> {
     let at = |written: &WriteTime| match written {
         WriteTime::Created(at) | WriteTime::Edited(at) => *at,

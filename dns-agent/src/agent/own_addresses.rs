@@ -14,7 +14,7 @@ const IPVS: &str = "kube-ipvs0";
 /// Checks that no address of `--upstream` and `--cluster-dns` is one of `listen`.
 ///
 /// # Errors
-/// When one is: the agent would forward each query to itself.
+/// When one of them is, because the agent would forward each query to itself.
 pub(super) fn check_upstreams(config: &Config, listen: &[SocketAddr]) -> anyhow::Result<()> {
     let cluster_dns = match &config.source {
         SourceConfig::Kubernetes(kubernetes) => &kubernetes.cluster_dns[..],
@@ -27,7 +27,8 @@ pub(super) fn check_upstreams(config: &Config, listen: &[SocketAddr]) -> anyhow:
         for server in servers {
             if let Some(own) = listen.iter().find(|own| reaches_socket(**own, *server)) {
                 bail!(
-                    "{flag} {server} is this agent itself, which listens on {own}: each query would be forwarded for ever; give the address of another server"
+                    "{flag} {server} is this agent itself, because it listens on {own}: each \
+                     query would be forwarded for ever; give the address of another server"
                 );
             }
         }
@@ -37,15 +38,15 @@ pub(super) fn check_upstreams(config: &Config, listen: &[SocketAddr]) -> anyhow:
 
 /// Whether a packet to `server` reaches the socket that is bound to `listen`.
 fn reaches_socket(listen: SocketAddr, server: SocketAddr) -> bool {
-    let (own, asked) = (listen.ip().to_canonical(), server.ip().to_canonical());
-    let same_family = own.is_ipv4() == asked.is_ipv4();
+    let (own, upstream) = (listen.ip().to_canonical(), server.ip().to_canonical());
+    let same_family = own.is_ipv4() == upstream.is_ipv4();
     if listen.port() != server.port() || !same_family {
         return false;
     }
     if own.is_unspecified() {
-        is_local(asked)
+        is_local(upstream)
     } else {
-        own == asked && scope(listen) == scope(server)
+        own == upstream && scope(listen) == scope(server)
     }
 }
 
@@ -56,7 +57,8 @@ fn scope(address: SocketAddr) -> u32 {
     }
 }
 
-/// Whether an address is one of this network namespace.
+/// Whether an interface of this network namespace has an address. False if interfaces can't be
+/// read.
 fn is_local(address: IpAddr) -> bool {
     if address.is_loopback() {
         return true;
@@ -96,8 +98,12 @@ mod tests {
             ("[fe80::1%2]:53", "[fe80::1%2]:53", true),
             ("[fe80::1%2]:53", "[fe80::1%3]:53", false),
         ] {
-            let (own, asked) = (listen.parse().unwrap(), server.parse().unwrap());
-            assert_eq!(reaches_socket(own, asked), reaches, "{listen} and {server}");
+            let (own, upstream) = (listen.parse().unwrap(), server.parse().unwrap());
+            assert_eq!(
+                reaches_socket(own, upstream),
+                reaches,
+                "{listen} and {server}"
+            );
         }
     }
 }

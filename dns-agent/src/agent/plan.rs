@@ -13,11 +13,11 @@ use crate::config::{Config, DnsAddresses, KubernetesConfig, WithoutCorefile};
 /// The objects to read and the way to answer.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    /// How objects become records. Everything passes if this has no zone.
+    /// How objects become records. Everything passes if the settings have no zone.
     pub(super) settings: ZoneSettings,
     /// The objects to read from the API; `None` when everything passes.
     pub(super) options: Option<SourceOptions>,
-    /// Conclusions and their reasons, for the log and the status.
+    /// Conclusions from the Corefiles and their reasons, for the log and the status.
     pub(super) reasons: Vec<String>,
 }
 
@@ -27,11 +27,13 @@ pub(super) struct CacheCorefile {
     /// The node cache's name in messages.
     pub(super) name: String,
     pub(super) text: String,
+    /// The addresses at which the node cache answers, and the servers that it forwards to.
     pub(super) surroundings: NodeCacheContext,
 }
 
 impl Plan {
-    /// The plan for CoreDNS with this Corefile, or without any, behind these node caches.
+    /// The plan for CoreDNS with this Corefile behind these node caches. `corefile` is `None` if
+    /// the ConfigMap has no Corefile.
     pub(super) fn new(
         config: &Config,
         kubernetes: &KubernetesConfig,
@@ -74,7 +76,7 @@ impl Plan {
         self
     }
 
-    /// The plan for CoreDNS alone.
+    /// The plan for CoreDNS without node caches.
     fn for_coredns(config: &Config, kubernetes: &KubernetesConfig, corefile: Option<&str>) -> Plan {
         let name = format!(
             "ConfigMap {}/{}",
@@ -84,14 +86,17 @@ impl Plan {
             return match kubernetes.without_corefile {
                 WithoutCorefile::Trust => Plan {
                     reasons: vec![format!(
-                        "{name} has no Corefile: answering by the settings alone (--trust-zone)"
+                        "{name} has no Corefile, so the agent answers by its own settings, \
+                         because --trust-zone is given"
                     )],
                     ..Plan::from_settings(config.zone.clone(), config.selectors.clone(), kubernetes)
                 },
                 WithoutCorefile::Pass => Plan::pass_everything(
                     &config.zone,
                     vec![format!(
-                        "{name} has no Corefile, so it isn't known what CoreDNS answers and everything passes; name another ConfigMap with --corefile, or give --trust-zone"
+                        "{name} has no Corefile, so it isn't known what CoreDNS answers, and \
+                         everything passes: name another ConfigMap with --corefile, or give \
+                         --trust-zone"
                     )],
                 ),
             };

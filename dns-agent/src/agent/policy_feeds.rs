@@ -1,8 +1,9 @@
 //! Reads from the Kubernetes API the facts that NetworkPolicies are judged by.
 //!
-//! These feeds are separate from the feeds of names: while facts are unknown pods are not answered,
-//! but names are published. The same objects make up the path from this node's pods to CoreDNS
-//! ([`super::dns_path`]), which is needed also where policies are ignored.
+//! These feeds are separate from the feeds of names, because names are published while facts are
+//! unknown, though no pod is answered then. The path from this node's pods to CoreDNS
+//! ([`super::dns_path`]) results from the same objects. The path is needed also where policies are
+//! ignored.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,8 +17,9 @@ use super::{
 };
 use crate::{admin::status_board::StatusBoard, config::NetworkPolicy};
 
-/// Events that may wait for the publisher. More wait in the API server's connections.
-const WAITING: usize = 256;
+/// The number of events that may wait for the publisher. More events wait in the connections to the
+/// API server.
+const EVENT_QUEUE: usize = 256;
 
 /// Sends events to the publisher until the publisher has ended. Returns the task's name.
 pub(super) async fn follow(
@@ -29,7 +31,7 @@ pub(super) async fn follow(
     path: watch::Sender<DnsPath>,
     board: Arc<StatusBoard>,
 ) -> &'static str {
-    let (sender, events) = mpsc::channel(WAITING);
+    let (sender, events) = mpsc::channel(EVENT_QUEUE);
     let (policies, discovery) = match policy {
         NetworkPolicy::Respect => {
             let (kinds, served_kinds) = mpsc::channel(1);
@@ -41,13 +43,14 @@ pub(super) async fn follow(
             (policies, Some(discovery))
         }
         NetworkPolicy::Ignore => {
-            let path = KubernetesSource::start_dns_path(client.clone(), &scope, jitter, sender);
+            let client = client.clone();
+            let path = KubernetesSource::start_dns_service_and_pods(client, &scope, jitter, sender);
             (path, None)
         }
     };
     let mut follower = PolicyFollower {
         client,
-        dns: scope.dns,
+        dns_service: scope.dns,
         policies: EventSource {
             events,
             source: policies,
@@ -60,24 +63,26 @@ pub(super) async fn follow(
         path,
     };
     let _ = follower.send_all(&publisher, &board).await;
-    "the source of policies"
+    "the reader of policies"
 }
 
 /// Starts and stops the sources of facts as events require.
 struct PolicyFollower {
     client: Client,
-    dns: ObjectKey,
+    /// The Service of the cluster's DNS.
+    dns_service: ObjectKey,
     policies: EventSource,
     /// `None` where policies are ignored.
     discovery: Option<KindDiscovery>,
     /// The pods of the cluster's DNS; `None` before its Service is known, or if the Service has no
     /// selector.
     dns_pods: Option<DnsPods>,
-    /// All Namespaces with their labels; started when a policy about the cluster's DNS selects by
+    /// All Namespaces with their labels; `None` until a policy for the cluster's DNS selects by
     /// these labels.
     namespaces: Option<EventSource>,
     /// Policies of the kinds that are not evaluated; `None` when the API serves none of the kinds.
     unevaluated_policies: Option<EventSource>,
+    /// Computes the path from the same events.
     observer: DnsPathObserver,
     /// Receives the path from this node's pods to CoreDNS.
     path: watch::Sender<DnsPath>,
@@ -147,7 +152,9 @@ impl PolicyFollower {
     async fn next_update(&mut self) -> Option<PolicyUpdate> {
         let pods = self.dns_pods.as_mut().map(|pods| &mut pods.source);
         let event = tokio::select! {
-            kinds = next_served_kinds(self.discovery.as_mut()) => return kinds.map(PolicyUpdate::Kinds),
+            kinds = next_served_kinds(self.discovery.as_mut()) => {
+                return kinds.map(PolicyUpdate::Kinds);
+            }
             event = self.policies.events.recv() => event,
             event = next_event(pods) => event,
             event = next_event(self.namespaces.as_mut()) => event,
@@ -156,17 +163,17 @@ impl PolicyFollower {
         event.map(Box::new).map(PolicyUpdate::Event)
     }
 
-    /// Starts reading the policies of these kinds instead of those of before.
+    /// Starts reading the policies of these kinds, and stops reading the previous kinds.
     fn follow_kinds(&mut self, kinds: &ServedKinds) {
         self.unevaluated_policies = (!kinds.is_empty()).then(|| {
             EventSource::start(|sender| {
-                KubernetesSource::start_other_policies(self.client.clone(), kinds, sender)
+                KubernetesSource::start_unevaluated_policies(self.client.clone(), kinds, sender)
             })
         });
     }
 
-    /// Starts reading all Namespaces when the first policy needs their labels. Returns whether it
-    /// started now.
+    /// Starts reading all Namespaces when the first policy needs their labels. Returns whether this
+    /// call started it.
     fn follow_namespaces(&mut self, event: &Event) -> bool {
         let Event::Applied {
             object: Object::Fact(Fact::Policy(policy)),
@@ -175,12 +182,12 @@ impl PolicyFollower {
         else {
             return false;
         };
-        let is_about_dns = policy.key.namespace == self.dns.namespace;
+        let is_about_dns = policy.key.namespace == self.dns_service.namespace;
         if self.namespaces.is_some() || !is_about_dns || !policy.needs_namespaces() {
             return false;
         }
         let client = self.client.clone();
-        let start = |sender| KubernetesSource::start_client_namespaces(client, sender);
+        let start = |sender| KubernetesSource::start_all_namespaces(client, sender);
         self.namespaces = Some(EventSource::start(start));
         true
     }
@@ -192,30 +199,30 @@ impl PolicyFollower {
     }
 
     fn send_path(&mut self) {
-        let now = self.observer.path();
+        let current = self.observer.path();
         self.path.send_if_modified(|path| {
-            let has_changed = *path != now;
-            *path = now;
+            let has_changed = *path != current;
+            *path = current;
             has_changed
         });
     }
 
-    /// Drops the pods of the cluster's DNS because the Service selects others now. Until these are
-    /// listed, policies are judged as if there were no such pods, and start times are unknown. A
-    /// Service without a selector has no pods, which is known at once.
+    /// Drops the pods of the cluster's DNS because the Service selects other pods now. Until the
+    /// new pods are listed, policies are judged as if there were none, and start times are unknown.
+    /// A Service without a selector has no pods, so its start times are known at once.
     async fn reset_dns_pods(
         &mut self,
         publisher: &mpsc::Sender<PublisherMessage>,
-        by: &Event,
+        service_event: &Event,
     ) -> Result<(), PublisherGone> {
         self.observer.reset_feed(Feed::DnsPods);
-        let is_there = matches!(by, Event::Applied { .. });
-        let has_none = is_there && self.dns_pods.is_none();
+        let exists = matches!(service_event, Event::Applied { .. });
+        let has_no_pods = exists && self.dns_pods.is_none();
         for event in [
             Event::ListStarted(Feed::DnsPods),
             Event::ListEnded(Feed::DnsPods),
         ] {
-            if has_none {
+            if has_no_pods {
                 self.observer.apply_event(&event);
             }
             self.send_path();
@@ -249,7 +256,7 @@ impl PolicyFollower {
             return false;
         }
         self.dns_pods = wanted.map(|labels| {
-            let (client, namespace) = (self.client.clone(), &self.dns.namespace);
+            let (client, namespace) = (self.client.clone(), &self.dns_service.namespace);
             let start =
                 |sender| KubernetesSource::start_dns_pods(client, namespace, labels, sender);
             DnsPods {
@@ -281,7 +288,7 @@ impl PolicyFollower {
 
 impl EventSource {
     fn start(start: impl FnOnce(mpsc::Sender<Event>) -> KubernetesSource) -> EventSource {
-        let (sender, events) = mpsc::channel(WAITING);
+        let (sender, events) = mpsc::channel(EVENT_QUEUE);
         EventSource {
             source: start(sender),
             events,

@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 use tracing::{info, warn};
-use zerohop_datapath::{StopMode, VethClients, settings};
+use zerohop_datapath::{PermittedClients, StopMode, settings};
 use zerohop_kubernetes::{
     Coverage, EndpointScope, Event, Feed, Index, NameChanges, Object, ObjectKey, Objects,
     PolicyKind, Problem, ZoneSettings,
@@ -36,7 +36,7 @@ use crate::{
     config::{Config, DnsAddresses, SourceConfig},
 };
 
-/// Shortest time between two changes of the zones' serial. Each change rewrites the kernel's
+/// Shortest time between two changes of the zones' serial. Each change publishes the kernel's
 /// settings, because every negative answer contains the serial.
 const SERIAL_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -46,7 +46,7 @@ const BATCH: usize = 4096;
 /// Messages to the publisher.
 #[derive(Debug)]
 pub(super) enum PublisherMessage {
-    /// All objects of the manifests. The sender is used when they are published.
+    /// All objects of the manifests. The publisher sends `()` when they are published.
     Objects(Objects, oneshot::Sender<()>),
     /// A new plan.
     Plan(AnswerPlan),
@@ -58,9 +58,9 @@ pub(super) enum PublisherMessage {
     PolicyKinds(BTreeSet<PolicyKind>),
     /// The health of the feeds of facts.
     PolicyHealth(Vec<Arc<SourceHealth>>),
-    /// Network devices came or went.
+    /// Network devices were added, changed or removed.
     DevicesChanged,
-    /// Stops the publisher and the kernel plane.
+    /// Stops the publisher, and the kernel plane in this mode.
     Shutdown(StopMode),
 }
 
@@ -71,8 +71,8 @@ pub(super) struct AnswerPlan {
     pub(super) settings: ZoneSettings,
     /// Reasons why the kernel may not answer yet, each with its end.
     pub(super) holds: Vec<Hold>,
-    /// The feeds that list anew; `None` when the feeds are the same as before. The kernel passes
-    /// everything until all of them have listed.
+    /// The feeds that list again; `None` when the feeds are the same as before. The kernel passes
+    /// everything until the lists of all these feeds are complete.
     pub(super) feeds: Option<BTreeSet<Feed>>,
     /// The health of the feeds of objects.
     pub(super) health: Vec<Arc<SourceHealth>>,
@@ -91,26 +91,31 @@ pub(super) struct Publisher {
     client_policy: ClientPolicy,
     /// Whether names changed after the serial was set.
     has_changed_since_serial: bool,
+    /// When the serial was set.
     serial_set: Instant,
     /// When the lease is to be renewed.
     next_tick: Instant,
+    /// The freshness at the last tick.
     freshness: Freshness,
+    /// `None` with manifests as the source.
     api: Option<ApiFreshness>,
     metrics: Arc<Metrics>,
     /// Changes that are applied to the index and not yet published.
     unpublished: Vec<UnpublishedChange>,
-    /// Whether network devices came or went after the last scan.
+    /// Whether network devices have changed after the last scan.
     have_devices_changed: bool,
-    /// Notified after the next round.
+    /// Notified when the current changes are published.
     publication_waiters: Vec<oneshot::Sender<()>>,
-    /// How to stop; `None` while running.
-    ending: Option<StopMode>,
+    /// How to stop the kernel plane; `None` while the publisher runs.
+    stop_mode: Option<StopMode>,
 }
 
 /// A change that is not published yet.
 struct UnpublishedChange {
+    /// When the change was read from the API.
     read: Instant,
-    /// The Service whose endpoints changed, and when they changed in the cluster.
+    /// The Service whose endpoints changed, and when they changed in the cluster. `None` for other
+    /// changes.
     endpoints: Option<(ObjectKey, SystemTime)>,
 }
 
@@ -118,7 +123,7 @@ impl Publisher {
     /// A publisher that has published nothing.
     ///
     /// # Errors
-    /// When the kernel plane would answer any client on a network card.
+    /// As for [`KernelPlane::new`].
     pub(super) fn new(
         config: &Config,
         cluster_dns: UpstreamServers,
@@ -148,7 +153,7 @@ impl Publisher {
             unpublished: Vec::new(),
             have_devices_changed: false,
             publication_waiters: Vec::new(),
-            ending: None,
+            stop_mode: None,
         })
     }
 
@@ -164,19 +169,19 @@ impl Publisher {
 
     /// Handles messages until [`PublisherMessage::Shutdown`], then stops the kernel plane.
     ///
-    /// Only this loop renews the lease, after it has published the messages that were waiting. So
-    /// the lease is fresh only while the publisher works.
+    /// Each round of this loop publishes the messages that were waiting, and renews the lease if it
+    /// is due. Nothing else renews the lease, so it is fresh only while the publisher works.
     pub(super) fn run(
         mut self,
         messages: &mut mpsc::Receiver<PublisherMessage>,
         board: &StatusBoard,
     ) {
         let runtime = Handle::current();
-        while self.ending.is_none() {
+        while self.stop_mode.is_none() {
             let wait = self.next_tick.saturating_duration_since(Instant::now());
             match runtime.block_on(timeout(wait, messages.recv())) {
                 Ok(Some(first)) => self.handle_message(first),
-                Ok(None) => self.ending = Some(StopMode::Detach),
+                Ok(None) => self.stop_mode = Some(StopMode::Detach),
                 Err(_) => {}
             }
             // Bounded, so that the lease is renewed even if changes come faster than they can be
@@ -191,9 +196,9 @@ impl Publisher {
             if self.publish_changes() && self.api.is_none() {
                 self.update_board(board);
             }
-            for waiting in self.publication_waiters.drain(..) {
-                // The receiver may be gone.
-                let _ = waiting.send(());
+            for waiter in self.publication_waiters.drain(..) {
+                // Fails when the reader of the manifests has ended.
+                let _ = waiter.send(());
             }
             board.record_round();
             if std::mem::take(&mut self.have_devices_changed) {
@@ -204,7 +209,7 @@ impl Publisher {
             }
         }
         self.kernel_plane
-            .stop(self.ending.unwrap_or(StopMode::Detach));
+            .stop(self.stop_mode.unwrap_or(StopMode::Detach));
     }
 
     fn handle_message(&mut self, message: PublisherMessage) {
@@ -233,7 +238,7 @@ impl Publisher {
                 self.client_policy.set_feed_health(health);
             }
             PublisherMessage::DevicesChanged => self.have_devices_changed = true,
-            PublisherMessage::Shutdown(ending) => self.ending = Some(ending),
+            PublisherMessage::Shutdown(stop_mode) => self.stop_mode = Some(stop_mode),
         }
     }
 
@@ -302,10 +307,10 @@ impl Publisher {
             }
             Event::Unusable {
                 feed,
-                placeholder: Some(stand_in),
+                placeholder: Some(placeholder),
                 ..
             } => {
-                index.apply_object(feed, stand_in);
+                index.apply_object(feed, placeholder);
             }
             Event::Unusable {
                 placeholder: None, ..
@@ -319,7 +324,7 @@ impl Publisher {
                 api.unlisted_feeds.remove(&feed);
                 if api.unlisted_feeds.is_empty() && !index.is_complete() {
                     index.mark_complete();
-                    info!(objects = ?index.counts(), "everything has been listed");
+                    info!(objects = ?index.counts(), "the first lists of all objects are complete");
                 }
             }
             Event::Corefile { .. } | Event::CacheConfig { .. } => {}
@@ -331,19 +336,20 @@ impl Publisher {
         let changes = {
             let mut index = write_lock(&self.index);
             let changes = index.take_changes();
-            // They need not be kept, because completing the index marks everything changed.
+            // Changes of an incomplete index need not be kept, because completing the index marks
+            // all names as changed.
             if !index.is_complete() {
                 return false;
             }
             changes
         };
         self.publish_served_addresses();
-        let has_admitted = self.publish_clients();
+        let have_clients_changed = self.publish_clients();
         let has_changed = changes.everything || !changes.names.is_empty();
         if has_changed {
             self.publish_names(&changes);
         }
-        if has_admitted && self.can_start_kernel_plane() {
+        if have_clients_changed && self.can_start_kernel_plane() {
             let freshness = self.current_freshness();
             self.kernel_plane
                 .start(&read_lock(&self.index).view(), freshness);
@@ -366,7 +372,7 @@ impl Publisher {
             // The change may have ended the reason for being stale.
             self.next_tick = Instant::now();
         }
-        has_changed || has_admitted || is_due
+        has_changed || have_clients_changed || is_due
     }
 
     /// Publishes the addresses of the cluster's DNS. They may change without any name, because its
@@ -380,7 +386,7 @@ impl Publisher {
         if let Some(cluster_dns) = &api.cluster_dns {
             cluster_dns.set(&services);
         }
-        let addresses = match api.serves {
+        let addresses = match api.dns_addresses {
             DnsAddresses::Given => return,
             DnsAddresses::Service => services,
             DnsAddresses::ServiceAndEndpoints => [services, endpoints].concat(),
@@ -394,11 +400,11 @@ impl Publisher {
             return;
         }
         let view = index.view();
-        // No client is allowed during the change, because a client that may query the old addresses
-        // need not be allowed to query the new ones.
+        // No client is permitted during the change, because a client that may query the old
+        // addresses may not be permitted to query the new ones.
         if let Some(clients) = self.client_policy.evaluate_clients(&addresses) {
             self.kernel_plane
-                .set_clients(&view, &VethClients::Known(BTreeSet::new()));
+                .set_clients(&view, &PermittedClients::Only(BTreeSet::new()));
             self.kernel_plane.set_served_addresses(&view, &addresses);
             self.kernel_plane.set_clients(&view, &clients);
         } else {
@@ -456,11 +462,12 @@ impl Publisher {
         if was_current != (freshness == Freshness::Current) && self.api.is_some() {
             match freshness {
                 Freshness::Current => {
-                    info!("the published data is current: the kernel answers");
+                    info!("the published data is current, so the kernel answers from now on");
                 }
                 Freshness::Stale(_) => {
                     warn!(
-                        "the published data may not be current: the kernel passes everything to the cluster's DNS; `dns-agent status` says why"
+                        "the published data may not be current, so the kernel passes everything, \
+                         and CoreDNS answers: `dns-agent status` shows the reason"
                     );
                 }
             }
@@ -512,7 +519,7 @@ impl Publisher {
     }
 }
 
-/// Ignores poisoning: a publisher that panicked ends the agent, so its state is not used any more.
+/// Ignores poisoning: a publisher that panicked ends the agent, so its state is no longer used.
 fn read_lock(index: &RwLock<Index>) -> RwLockReadGuard<'_, Index> {
     index.read().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Shutdown: whether hooks stay for the next agent, or go with the agent.
+//! Shutdown: whether the hooks stay for the next agent, or are detached.
 
 use tracing::info;
 use zerohop_datapath::{Persistence, StopMode};
@@ -8,9 +8,9 @@ use zerohop_kubernetes_api::{Client, DaemonSet};
 /// Decides whether the hooks stay when the agent ends.
 #[derive(Debug)]
 pub(super) enum ShutdownPolicy {
-    /// The same in every case.
+    /// The kernel plane always stops in this mode.
     Always(StopMode),
-    /// Hooks stay as long as this DaemonSet exists, and are removed when it is gone.
+    /// Hooks stay while this DaemonSet exists, and are detached when it is gone.
     WhileExists(DaemonSet),
 }
 
@@ -21,35 +21,35 @@ impl ShutdownPolicy {
         daemon_set: Option<ObjectKey>,
     ) -> ShutdownPolicy {
         match (persistence, client, daemon_set) {
-            (Persistence::None, ..) => ShutdownPolicy::Always(StopMode::Detach),
+            (Persistence::UntilAgentStops, ..) => ShutdownPolicy::Always(StopMode::Detach),
             (Persistence::Pinned, Some(client), Some(key)) => {
                 ShutdownPolicy::WhileExists(DaemonSet::new(client, key))
             }
-            (Persistence::Pinned, ..) => ShutdownPolicy::Always(StopMode::KeepHooks),
+            (Persistence::Pinned, _, _) => ShutdownPolicy::Always(StopMode::KeepHooks),
         }
     }
 
-    /// The ending after a failure: hooks stay, because the agent will be started again.
-    pub(super) fn ending_after_failure(&self) -> StopMode {
+    /// The stop mode after a failure: pinned hooks stay, because the agent will be started again.
+    pub(super) fn stop_mode_after_failure(&self) -> StopMode {
         match self {
-            ShutdownPolicy::Always(ending) => *ending,
-            ShutdownPolicy::WhileExists(..) => StopMode::KeepHooks,
+            ShutdownPolicy::Always(stop_mode) => *stop_mode,
+            ShutdownPolicy::WhileExists(_) => StopMode::KeepHooks,
         }
     }
 
-    /// The ending when a signal asked for it.
-    pub(super) async fn ending_on_request(&self) -> StopMode {
+    /// The stop mode after a signal.
+    pub(super) async fn stop_mode_on_request(&self) -> StopMode {
         let daemon_set = match self {
-            ShutdownPolicy::Always(ending) => return *ending,
+            ShutdownPolicy::Always(stop_mode) => return *stop_mode,
             ShutdownPolicy::WhileExists(daemon_set) => daemon_set,
         };
         match daemon_set.removal_reason().await {
             Some(reason) => {
-                info!("{reason}: removing the hooks");
+                info!("{reason}: the hooks are removed, and CoreDNS answers all queries");
                 StopMode::Detach
             }
             None => {
-                info!("leaving the hooks for the next agent");
+                info!("the hooks stay for the next agent, and answer until their lease ends");
                 StopMode::KeepHooks
             }
         }

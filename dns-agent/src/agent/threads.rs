@@ -39,7 +39,7 @@ pub(super) fn run_privileged<T: Send + 'static>(
         .name(name.to_owned())
         .spawn(move || {
             let _inside = runtime.enter();
-            // The receiver may be gone.
+            // Fails when the caller no longer waits.
             let _ = done.send(work());
         })?;
     Ok(result)
@@ -49,7 +49,7 @@ pub(super) fn run_privileged<T: Send + 'static>(
 /// when the task ends; dropping the future ends the task.
 ///
 /// # Errors
-/// When no thread can be started, or the runtime of the thread can't be made.
+/// When no thread can be started, or no runtime can be created for it.
 pub(super) fn spawn_privileged_task(
     name: &str,
     task: impl Future<Output = ()> + Send + 'static,
@@ -64,8 +64,11 @@ pub(super) fn spawn_privileged_task(
         .spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = task => {}
+                    // First, because a runtime that shuts down closes this channel before the
+                    // sockets that the task uses begin to fail.
+                    biased;
                     () = alive.closed() => {}
+                    () = task => {}
                 }
             });
         })?;

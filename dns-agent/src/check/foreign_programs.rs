@@ -1,4 +1,4 @@
-//! Findings about foreign programs, and about the pods' network that they belong to.
+//! Findings about foreign programs, and about the pod network that they belong to.
 
 use std::collections::BTreeSet;
 
@@ -22,47 +22,48 @@ pub(super) fn foreign_programs(
 ) -> Vec<Finding> {
     const SUBJECT: &str = "others";
     if programs.is_empty() {
-        let text = "no other BPF program is on these interfaces";
+        let text = "no BPF program of other software is on these interfaces";
         return vec![Finding::works(SUBJECT, text)];
     }
     let shown = programs.iter().take(SHOWN).map(|program| {
-        let text = format!("{}: {program}; it stays where it is", program.interface);
+        let text = format!("{}: {program}; Zerohop never removes it", program.interface);
         Finding::works(SUBJECT, text)
     });
     let mut findings: Vec<Finding> = shown.collect();
     let more = programs.len() - findings.len();
     if more > 0 {
-        let text = format!("and {more} more; `bpftool net show` has them all");
+        let text = format!("and {more} more; `bpftool net show` lists all programs");
         findings.push(Finding::works(SUBJECT, text));
     }
     if programs.iter().any(|program| program.name.is_none()) && !rights.has(Capability::SysAdmin) {
         let indistinguishable = match pin_folder {
             PinFolderState::Held => {
-                ", so programs of the running agent can't be told from foreign ones"
+                ", so the programs listed here may be those of the running agent"
             }
             PinFolderState::Free | PinFolderState::Unusable(_) => "",
         };
         let text = format!(
-            "the kernel shows names of tcx and XDP programs only to CAP_SYS_ADMIN{indistinguishable}: run this check as root on the \
-             node to see them"
+            "the kernel shows the names of tcx and XDP programs only to \
+             CAP_SYS_ADMIN{indistinguishable}: run this check as root on the node to see the names"
         );
         findings.push(Finding::works(SUBJECT, text));
     }
     findings
 }
 
-/// The finding about the pods' network, from its programs and pins.
+/// The finding about the pod network, from the owners of the programs and pins on this node.
 pub(super) fn pod_network(owners: &BTreeSet<Owner>) -> Finding {
     const SUBJECT: &str = "pod network";
     let deciding = owners.iter().filter(|owner| **owner != Owner::Libxdp);
     let deciding: Vec<String> = deciding.map(Owner::to_string).collect();
     if deciding.is_empty() {
-        let text = "no BPF program or pin of Cilium, Calico or the AWS VPC CNI is here; such a program could filter pods' queries";
+        let text = "no BPF program or pin of Cilium, Calico or the AWS VPC CNI is on this node, so \
+                    none filters pods' queries";
         return Finding::works(SUBJECT, text);
     }
     let text = format!(
-        "programs or pins of {} are here. A pod's veth with such a program is left alone, because the program may filter the pod's \
-         queries: the pod uses the cluster's DNS",
+        "programs or pins of {} are on this node. Such a program may filter a pod's queries, so a \
+         veth with one is skipped, and CoreDNS answers the pod",
         deciding.join(" and ")
     );
     Finding::limited(SUBJECT, text)

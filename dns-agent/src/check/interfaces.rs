@@ -13,10 +13,10 @@ use crate::config::Interface;
 /// The conditions of a driver's native XDP, which needs a packet to lie in one page.
 struct Driver {
     name: &'static str,
-    /// The largest MTU with native XDP.
-    mtu: u32,
-    /// Another condition, as text.
-    wants: Option<&'static str>,
+    /// The largest MTU in bytes with native XDP.
+    max_mtu: u32,
+    /// Another condition, as text; `None` if there is none.
+    condition: Option<&'static str>,
 }
 
 const HALF_THE_QUEUES: Option<&str> = Some("at most half of its queues in use (ethtool -L)");
@@ -43,18 +43,18 @@ const SUBJECT: &str = "interface";
 
 /// One finding for each group of devices with the same result.
 pub(super) fn interfaces(prospects: &[(&Device, Prospect)], tcx: &Tcx) -> Vec<Finding> {
-    let mut alike: Vec<(CheckVerdict, String, Vec<&str>)> = Vec::new();
+    let mut groups: Vec<(CheckVerdict, String, Vec<&str>)> = Vec::new();
     for (device, prospect) in prospects {
         let (verdict, text) = result_for(device, prospect, tcx);
-        let same = alike
+        let group = groups
             .iter_mut()
-            .find(|(known, said, _)| *known == verdict && *said == text);
-        match same {
+            .find(|group| group.0 == verdict && group.1 == text);
+        match group {
             Some((_, _, names)) => names.push(&device.name),
-            None => alike.push((verdict, text, vec![&device.name])),
+            None => groups.push((verdict, text, vec![&device.name])),
         }
     }
-    let findings = alike.into_iter().map(|(verdict, text, names)| {
+    let findings = groups.into_iter().map(|(verdict, text, names)| {
         Finding::new(SUBJECT, verdict, format!("{}: {text}", join_names(&names)))
     });
     findings.collect()
@@ -68,22 +68,26 @@ pub(super) fn unmatched(wanted: &[Interface], devices: &[Device]) -> Vec<Finding
     });
     let findings = unmatched.map(|interface| {
         let text = match interface.name.as_str() {
-            PODS => "no pod's veth exists yet: each is attached when it appears. A container sees veths only on the host's \
-                     network. Pods on ipvlan, macvlan, netkit or SR-IOV have no veth, and use the cluster's DNS"
+            PODS => "no pod's veth exists yet: the agent attaches to each one when it appears. A \
+                     container sees veths only on the host's network. Pods on ipvlan, macvlan, netkit or SR-IOV have no veth, \
+                     so CoreDNS answers them"
                 .to_owned(),
-            name => format!("{name}: no device has this name yet: it is attached when it appears"),
+            name => format!(
+                "no device matches --interface {name} yet: the agent attaches to one when it \
+                 appears; compare with `ip link`"
+            ),
         };
         Finding::limited(SUBJECT, text)
     });
     findings.collect()
 }
 
-/// The clients that the kernel never answers, with any interfaces.
+/// The finding about clients that the kernel never answers, on any interface.
 pub(super) fn host_network() -> Finding {
     Finding::works(
         SUBJECT,
-        "pods on the host's network and the node itself send through no veth: the kernel never answers them, and they use \
-         the cluster's DNS",
+        "pods on the host's network and the node itself send through no veth, so CoreDNS answers \
+         them and the kernel never does",
     )
 }
 
@@ -91,16 +95,18 @@ fn result_for(device: &Device, prospect: &Prospect, tcx: &Tcx) -> (CheckVerdict,
     match prospect {
         Prospect::Attached(program, modes) => attached(device, *program, modes, tcx),
         Prospect::Skipped(reason) => {
-            let text = format!("left alone, so its queries go to the cluster's DNS: {reason}");
+            let text = format!("skipped, so CoreDNS answers its queries: {reason}");
             (CheckVerdict::Limited, text)
         }
         Prospect::NotEthernet => {
-            let text = "its packets have no Ethernet header, so nothing can be attached: leave it out of --interface";
+            let text = "its packets have no Ethernet header, so no program can be attached: leave \
+                        it out of --interface";
             (CheckVerdict::Fails, text.to_owned())
         }
         Prospect::AnyClient => {
-            let text = "not a veth, so any host could query it and the agent won't start: name the clients to answer with \
-                        --allow CIDR, or leave it out of --interface";
+            let text = "not a veth, so any host could send queries to it, and the agent won't \
+                        start: give the networks of the clients to answer with --allow CIDR, or \
+                        leave it out of --interface";
             (CheckVerdict::Fails, text.to_owned())
         }
     }
@@ -112,7 +118,7 @@ fn attached(
     modes: &[(AttachMode, Option<&str>)],
     tcx: &Tcx,
 ) -> (CheckVerdict, String) {
-    let way = match modes.first() {
+    let hook = match modes.first() {
         Some((AttachMode::Native, _)) => return native(device),
         Some((AttachMode::Generic, Some(why))) => format!("generic XDP, because {why}"),
         Some((AttachMode::Generic, None)) => "generic XDP".to_owned(),
@@ -122,11 +128,11 @@ fn attached(
             Err(_) => "tc by tcx or clsact".to_owned(),
         },
     };
-    let rest = match program {
-        HookProgram::TcPeer => "; answers go straight to its other end",
+    let delivery = match program {
+        HookProgram::TcPeer => "; answers go directly to the pod's end of the veth",
         HookProgram::Tc | HookProgram::Xdp | HookProgram::XdpVeth => "",
     };
-    (CheckVerdict::Works, format!("{way}{rest}"))
+    (CheckVerdict::Works, format!("{hook}{delivery}"))
 }
 
 /// The result for native XDP, which a driver accepts or refuses only when it is attached.
@@ -153,26 +159,28 @@ fn result_for_driver(
         device.mtu
     );
     match driver {
-        Some(driver) if device.mtu > driver.mtu => {
+        Some(driver) if device.mtu > driver.max_mtu => {
             let text = format!(
-                "generic XDP, which costs more CPU ({description}): {} supports native XDP up to an MTU of {}",
-                driver.name, driver.mtu
+                "generic XDP, which costs more CPU ({description}): {} supports native XDP up to \
+                 an MTU of {}",
+                driver.name, driver.max_mtu
             );
             (CheckVerdict::Limited, text)
         }
         Some(driver) => {
-            let wants = driver
-                .wants
-                .map_or_else(String::new, |wants| format!(", which needs {wants}"));
+            let condition = driver
+                .condition
+                .map_or_else(String::new, |condition| format!(" (it needs {condition})"));
             let text = format!(
-                "native XDP if the driver accepts it{wants}; else generic XDP, which costs more CPU ({description})"
+                "native XDP if the driver accepts it{condition}; else generic XDP, which costs \
+                 more CPU ({description})"
             );
             (CheckVerdict::Works, text)
         }
         None => {
             let text = format!(
-                "native XDP if the driver accepts it, which shows when it is attached; else generic XDP, which costs \
-                                more CPU ({description})"
+                "native XDP if the driver accepts it, which is known only after attaching; else \
+                 generic XDP, which costs more CPU ({description})"
             );
             (CheckVerdict::Works, text)
         }
@@ -193,8 +201,12 @@ fn join_names(names: &[&str]) -> String {
 }
 
 impl Driver {
-    const fn new(name: &'static str, mtu: u32, wants: Option<&'static str>) -> Driver {
-        Driver { name, mtu, wants }
+    const fn new(name: &'static str, max_mtu: u32, condition: Option<&'static str>) -> Driver {
+        Driver {
+            name,
+            max_mtu,
+            condition,
+        }
     }
 }
 

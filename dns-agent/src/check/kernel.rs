@@ -54,37 +54,40 @@ pub(super) fn kernel(kernel: &KernelVersion, trial: &Result<Trial, KernelRefusal
     if !kernel.is_too_old() {
         return Finding::works("kernel", format!("{release}; 5.10 or newer is needed"));
     }
-    let takes_all = trial
+    let accepts_all = trial
         .as_ref()
-        .is_ok_and(|trial| trial.programs.iter().all(|(_, taken)| taken.is_ok()));
-    if takes_all {
+        .is_ok_and(|trial| trial.programs.iter().all(|(_, result)| result.is_ok()));
+    if accepts_all {
         Finding::limited(
             "kernel",
             format!(
-                "{release}: it accepts the programs, although nothing older than 5.10 is tested"
+                "{release}: the kernel accepts the programs, but no kernel older than 5.10 is \
+                 tested"
             ),
         )
     } else {
         Finding::fails(
             "kernel",
             format!(
-                "{release}: Linux 5.10 or newer is needed; pods' queries go to the cluster's DNS as without Zerohop"
+                "{release}: Linux 5.10 or newer is needed, so CoreDNS answers pods' queries as \
+                 without Zerohop"
             ),
         )
     }
 }
 
-/// BTF is not needed, as a test shows on every kernel.
+/// The finding about BTF, which no program needs. A test shows this on every kernel.
 pub(super) fn btf() -> Finding {
-    let there = if Path::new(BTF).exists() {
-        "is there"
+    let presence = if Path::new(BTF).exists() {
+        "exists"
     } else {
-        "is not there"
+        "does not exist"
     };
     Finding::works(
         "BTF",
         format!(
-            "{BTF} {there}; nothing needs it, because the programs read no structure of the kernel"
+            "{BTF} {presence}; Zerohop does not need it, because its programs read no structure \
+             of the kernel"
         ),
     )
 }
@@ -93,17 +96,20 @@ pub(super) fn tc(tcx: &Tcx) -> Finding {
     match tcx {
         Ok(true) => Finding::works(
             "tc",
-            "tcx links: they run before all other programs, and are detached when the agent dies unless they are pinned",
+            "the kernel has tcx: the programs run before all other tc programs, and are detached \
+             when the agent dies unless they are pinned",
         ),
         Ok(false) => Finding::works(
             "tc",
-            "no tcx, which Linux has since 6.6: clsact filters of the highest priority are used. They stay when the agent is \
-             killed, pass everything once the lease has ended, and are taken over by the next agent",
+            "the kernel has no tcx, which Linux has since 6.6, so clsact filters of the highest \
+             priority are used. The filters stay when the agent is killed, pass everything after \
+             the lease has expired, and are taken over by the next agent",
         ),
         Err(reason) => Finding::limited(
             "tc",
             format!(
-                "whether there is tcx is not known ({reason}); without it clsact filters are used"
+                "it isn't known whether the kernel has tcx: {reason}; without tcx, clsact filters \
+                 are used"
             ),
         ),
     }

@@ -60,25 +60,28 @@ pub(super) fn config(config: Option<&KernelConfig>, tcx: &Tcx) -> Finding {
         ]
     };
     let Some(KernelConfig { path, options }) = config else {
-        let rest = if has_tcx {
+        let consequence = if has_tcx {
             "the features were tried instead"
         } else {
-            "whether it has clsact filters (NET_SCH_INGRESS, NET_CLS_BPF), as distributions' kernels do, shows at the \
-                 first interface"
+            "attaching to the first interface shows whether the kernel has clsact filters \
+             (NET_SCH_INGRESS, NET_CLS_BPF), as kernels of distributions do"
         };
-        return Finding::works("config", format!("can't be read here; {rest}"));
+        return Finding::works(
+            "config",
+            format!("the kernel's configuration can't be read here; {consequence}"),
+        );
     };
     let missing = needed
         .iter()
         .filter(|(option, _)| !options.contains_key(*option));
     let missing: Vec<String> = missing
-        .map(|(option, what)| format!("CONFIG_{option} ({what})"))
+        .map(|(option, purpose)| format!("CONFIG_{option} ({purpose})"))
         .collect();
     if !missing.is_empty() {
         return Finding::fails(
             "config",
             format!(
-                "this kernel was built without {} ({path}): another kernel is needed",
+                "this kernel was built without {} ({path}): use another kernel",
                 missing.join(", ")
             ),
         );
@@ -96,5 +99,5 @@ pub(super) fn config(config: Option<&KernelConfig>, tcx: &Tcx) -> Finding {
             modules.join(" and ")
         )
     };
-    Finding::works("config", format!("{path} has what is needed{loaded}"))
+    Finding::works("config", format!("{path} has all needed options{loaded}"))
 }

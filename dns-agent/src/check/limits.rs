@@ -1,4 +1,4 @@
-//! Findings about settings that do not fit into the kernel's tables, so that names pass.
+//! Findings about settings that do not fit into the kernel's tables, which makes queries pass.
 
 use zerohop_datapath::{limits, settings};
 use zerohop_kubernetes::{Index, ZoneSettings};
@@ -7,17 +7,17 @@ use super::{CheckRequest, Finding};
 
 const SUBJECT: &str = "limits";
 
-pub(super) fn limits(asked: &CheckRequest) -> Vec<Finding> {
-    if let Err(error) = settings::check_counts(&asked.serve, &asked.allow) {
+pub(super) fn limits(request: &CheckRequest) -> Vec<Finding> {
+    if let Err(error) = settings::check_counts(&request.served_addresses, &request.allow) {
         return vec![Finding::fails(
             SUBJECT,
-            format!("an agent won't start with these: {error:#}"),
+            format!("the agent won't start with these settings: {error:#}"),
         )];
     }
     let zones = ZoneSettings {
-        cluster_domains: asked.cluster_domains.clone(),
-        reverse: asked.reverse.clone(),
-        passed: asked.passed.clone(),
+        cluster_domains: request.cluster_domains.clone(),
+        reverse: request.reverse.clone(),
+        passed: request.passed.clone(),
         ..ZoneSettings::default()
     };
     let index = Index::new(zones, 0);
@@ -33,7 +33,8 @@ pub(super) fn limits(asked: &CheckRequest) -> Vec<Finding> {
     if findings.is_empty() {
         findings.push(Finding::works(
             SUBJECT,
-            "the kernel has room for these zones and addresses; `dns-agent status` shows what a Corefile adds",
+            "the kernel has room for these zones and addresses; `dns-agent status` also counts \
+             the zones of the Corefile",
         ));
     }
     findings
@@ -50,22 +51,22 @@ mod tests {
 
     #[test]
     fn settings_that_do_not_fit_are_reported() {
-        let asked = |domain: &str, served: u8| CheckRequest {
+        let request = |domain: &str, served: u8| CheckRequest {
             cluster_domains: vec![Name::parse(domain).unwrap()],
-            serve: (0..served)
+            served_addresses: (0..served)
                 .map(|last| ([10, 0, 0, last], 53).into())
                 .collect(),
             ..CheckRequest::from(RunSettings::default())
         };
         let long = format!("{}.test", "a".repeat(58));
         let too_long = vec!["aaaaa"; 42].join(".");
-        for (asked, verdict, words) in [
-            (asked("cluster.local", 16), Works, "has room"),
-            (asked(&long, 1), Limited, "suffixes of up to 64"),
-            (asked(&too_long, 1), Fails, "cluster domain"),
-            (asked("cluster.local", 17), Fails, "at most 16 addresses"),
+        for (request, verdict, words) in [
+            (request("cluster.local", 16), Works, "has room"),
+            (request(&long, 1), Limited, "suffixes of up to 64"),
+            (request(&too_long, 1), Fails, "cluster domain"),
+            (request("cluster.local", 17), Fails, "at most 16 addresses"),
         ] {
-            let findings = limits(&asked);
+            let findings = limits(&request);
             assert_eq!(findings[0].verdict, verdict, "{findings:?}");
             assert!(findings[0].text.contains(words), "{findings:?}");
         }

@@ -12,8 +12,8 @@ use super::{
 };
 
 const SUBJECT: &str = "listen";
-/// RFC 1035 section 4.2.
-const PORT: u16 = 53;
+/// The port of DNS (RFC 1035 section 4.2).
+const DNS_PORT: u16 = 53;
 
 pub(super) fn listen(
     addresses: &[SocketAddr],
@@ -24,8 +24,8 @@ pub(super) fn listen(
         return vec![without_listen(rights)];
     }
     let findings = addresses.iter().map(|address| {
-        let refused = Sockets::bind(*address).err();
-        let kind = refused.as_ref().map(|error| {
+        let refusal = Sockets::bind(*address).err();
+        let kind = refusal.as_ref().map(|error| {
             let mut causes = error.chain();
             let kind = causes.find_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind()));
             kind.unwrap_or(io::ErrorKind::Other)
@@ -36,22 +36,23 @@ pub(super) fn listen(
 }
 
 fn without_listen(rights: &ProcessRights) -> Finding {
-    let may = rights.has(Capability::NetBindService) || rights.first_free_port <= PORT;
-    let text = if may {
-        "no --listen, so the resolver is off; it could use port 53"
+    let can_bind = rights.has(Capability::NetBindService) || rights.first_free_port <= DNS_PORT;
+    let text = if can_bind {
+        "the resolver is off, because --listen is not given; it could use port 53"
     } else {
-        "no --listen, so the resolver is off; port 53 would need the capability NET_BIND_SERVICE"
+        "the resolver is off, because --listen is not given; port 53 would need the capability \
+         NET_BIND_SERVICE"
     };
     Finding::works(SUBJECT, text)
 }
 
-/// The finding for an address, from the result of binding it.
+/// The finding for an address; `refusal` is `None` if it could be bound.
 fn finding_for_address(
     address: SocketAddr,
-    refused: Option<io::ErrorKind>,
+    refusal: Option<io::ErrorKind>,
     pin_folder: &PinFolderState,
 ) -> Finding {
-    match (refused, pin_folder) {
+    match (refusal, pin_folder) {
         (None, _) => Finding::works(SUBJECT, format!("{address} can be used, by UDP and TCP")),
         (Some(io::ErrorKind::AddrInUse), PinFolderState::Held) => Finding::works(
             SUBJECT,
@@ -60,18 +61,23 @@ fn finding_for_address(
         (Some(io::ErrorKind::AddrInUse), _) => Finding::fails(
             SUBJECT,
             format!(
-                "{address} is in use: `ss -lnp sport = :{}` names the program; give another --listen, or end that program",
+                "{address} is in use: find the program with `ss -lnp sport = :{}` and end it, or \
+                 give another --listen",
                 address.port()
             ),
         ),
         (Some(io::ErrorKind::PermissionDenied), _) => Finding::fails(
             SUBJECT,
-            format!("{address} is refused: ports below 1024 need the capability NET_BIND_SERVICE"),
+            format!(
+                "{address} is refused: add the capability NET_BIND_SERVICE, which ports below \
+                 1024 need"
+            ),
         ),
         (Some(io::ErrorKind::AddrNotAvailable), _) => Finding::fails(
             SUBJECT,
             format!(
-                "{address}: no interface has this address: `ip address add {} dev lo` gives it to the node",
+                "no interface has the address of {address}: give it to the node with `ip address \
+                 add {} dev lo`",
                 IpNet::from(address.ip())
             ),
         ),
@@ -119,8 +125,8 @@ mod tests {
                 "ip address add 169.254.20.10/32",
             ),
         ];
-        for (refused, pin_folder, verdict, words) in cases {
-            let finding = finding_for_address(address, refused, &pin_folder);
+        for (refusal, pin_folder, verdict, words) in cases {
+            let finding = finding_for_address(address, refusal, &pin_folder);
             assert_eq!(finding.verdict, verdict, "{finding}");
             assert!(finding.text.contains(words), "{finding}");
         }

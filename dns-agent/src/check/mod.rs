@@ -1,8 +1,8 @@
 //! `dns-agent check`: what works on this node, what does not, and why.
 //!
-//! [`check`] collects facts, most of them by trials in [`zerohop_datapath::probe`]. Pure functions
-//! derive findings from the facts, one file for each subject. Nothing is attached, and a running
-//! agent is not disturbed.
+//! [`check_node`] collects facts, most of them by trials in [`zerohop_datapath::probe`]. Pure
+//! functions derive findings from the facts. There is one file for each subject. Nothing is
+//! attached, and a running agent is not disturbed.
 
 mod foreign_programs;
 mod interfaces;
@@ -28,10 +28,8 @@ use zerohop_datapath::{
     Persistence,
     hooks::PODS,
     interfaces::Devices,
-    pins::BPFFS,
     probe::{self, KernelRefusal, Trial},
 };
-use zerohop_kubernetes::ZoneSettings;
 use zerohop_zone::Name;
 
 use crate::{
@@ -47,9 +45,9 @@ use crate::{
 pub struct CheckRequest {
     /// The interfaces that would get hooks.
     pub interfaces: Vec<Interface>,
-    /// The clients that would be answered on network cards.
+    /// The networks whose clients would be answered on network cards.
     pub allow: Vec<IpNet>,
-    /// The addresses that the resolver would listen on.
+    /// The addresses that the resolver would listen on; empty if it would be off.
     pub listen: Vec<SocketAddr>,
     /// Whether the kernel would also answer queries to endpoints of the cluster's DNS.
     pub endpoints: DnsEndpoints,
@@ -57,9 +55,9 @@ pub struct CheckRequest {
     pub persistence: Persistence,
     /// The mount point of the BPF file system.
     pub bpffs: PathBuf,
-    /// The addresses whose queries the kernel would answer.
-    pub serve: Vec<SocketAddr>,
-    /// The cluster's zones, as far as the settings name them.
+    /// The addresses of `--serve`. The kernel would answer queries to these.
+    pub served_addresses: Vec<SocketAddr>,
+    /// The cluster domains of the settings, or the default one.
     pub cluster_domains: Vec<Name>,
     /// The networks whose reverse zones would be answered.
     pub reverse: Vec<IpNet>,
@@ -92,7 +90,7 @@ pub struct Finding {
     pub subject: &'static str,
     /// Whether the subject works.
     pub verdict: CheckVerdict,
-    /// The observation, its consequence, and a remedy.
+    /// The observation, its consequence, and a remedy if something does not work.
     pub text: String,
 }
 
@@ -108,12 +106,12 @@ pub enum CheckVerdict {
     Fails,
 }
 
-/// Whether the kernel has tcx, or why that is not known.
+/// Whether the kernel has tcx. The error says why the answer is not known.
 type Tcx = Result<bool, String>;
 
 /// Checks what an agent with this configuration can do on this node. Takes a few seconds, most of
 /// them in the verifier. Blocks the calling thread, which must be in the agent's network namespace.
-pub async fn check(request: &CheckRequest) -> Report {
+pub async fn check_node(request: &CheckRequest) -> Report {
     let kernel = KernelVersion::read();
     let rights = ProcessRights::read();
     let trial: Result<Trial, KernelRefusal> = probe::try_kernel(KERNEL_OBJECT);
@@ -137,12 +135,16 @@ pub async fn check(request: &CheckRequest) -> Report {
     match devices.list().await {
         Err(error) => findings.push(Finding::fails(
             "interfaces",
-            format!("the kernel can't list network interfaces: {error:#}"),
+            format!("the network interfaces can't be read: {error:#}"),
         )),
         Ok(devices) => {
-            let allowed = request.allow.len();
-            let survey =
-                probe::survey_devices(&request.interfaces, allowed, devices, &request.bpffs);
+            let allowed_networks = request.allow.len();
+            let survey = probe::survey_devices(
+                &request.interfaces,
+                allowed_networks,
+                devices,
+                &request.bpffs,
+            );
             findings.extend(interfaces::interfaces(&survey.prospects, &tcx));
             findings.extend(interfaces::unmatched(&request.interfaces, devices));
             findings.extend(foreign_programs::foreign_programs(
@@ -167,21 +169,19 @@ pub async fn check(request: &CheckRequest) -> Report {
 }
 
 impl From<RunSettings> for CheckRequest {
-    /// The default interfaces are pods' veths.
+    /// Without `--interface`, the interfaces are the pods' veths.
     fn from(settings: RunSettings) -> CheckRequest {
-        let pods = || Interface {
-            name: PODS.to_owned(),
-            hook: HookChoice::Auto,
-        };
-        let allow = settings.allow.unwrap_or_default();
-        let listen = settings.listen.unwrap_or_default();
+        let mut interfaces = settings.interface;
+        if interfaces.is_empty() {
+            interfaces.push(Interface {
+                name: PODS.to_owned(),
+                hook: HookChoice::Auto,
+            });
+        }
         CheckRequest {
-            interfaces: settings.interface.unwrap_or_else(|| vec![pods()]),
-            allow: allow.into_iter().map(|Cidr(network)| network).collect(),
-            listen: listen
-                .into_iter()
-                .map(|ListenAddress(address)| address)
-                .collect(),
+            interfaces,
+            allow: inner_values(settings.allow, |Cidr(network)| network),
+            listen: inner_values(settings.listen, |ListenAddress(address)| address),
             endpoints: if settings.serve_dns_endpoints {
                 DnsEndpoints::Served
             } else {
@@ -190,23 +190,20 @@ impl From<RunSettings> for CheckRequest {
             persistence: if settings.persist {
                 Persistence::Pinned
             } else {
-                Persistence::None
+                Persistence::UntilAgentStops
             },
-            bpffs: settings.bpffs.unwrap_or_else(|| BPFFS.into()),
-            serve: inner(settings.serve, |ServedAddress(address)| address),
-            cluster_domains: match settings.cluster_domain {
-                None => ZoneSettings::default().cluster_domains,
-                domains => inner(domains, |Domain(name)| name),
-            },
-            reverse: inner(settings.reverse, |Cidr(network)| network),
-            passed: inner(settings.pass, |DelegatedName(name)| name),
+            bpffs: settings.bpffs,
+            served_addresses: inner_values(settings.serve, |ServedAddress(address)| address),
+            cluster_domains: inner_values(settings.cluster_domain, |Domain(name)| name),
+            reverse: inner_values(settings.reverse, |Cidr(network)| network),
+            passed: inner_values(settings.pass, |DelegatedName(name)| name),
         }
     }
 }
 
 /// The inner values of a repeatable setting.
-fn inner<T, U>(given: Option<Vec<T>>, inside: impl FnMut(T) -> U) -> Vec<U> {
-    given.unwrap_or_default().into_iter().map(inside).collect()
+fn inner_values<T, U>(setting: Vec<T>, unwrap: impl FnMut(T) -> U) -> Vec<U> {
+    setting.into_iter().map(unwrap).collect()
 }
 
 impl Finding {

@@ -9,24 +9,27 @@ pub(super) fn pins(pin_folder: &PinFolderState, request: &CheckRequest) -> Findi
     match (pin_folder, request.persistence) {
         (PinFolderState::Free, _) => Finding::works(
             "bpffs",
-            format!("{bpffs} can hold pins, and no agent holds the hooks"),
+            format!("hooks can be pinned in {bpffs}, and no agent holds the hooks"),
         ),
         (PinFolderState::Held, _) => Finding::works(
             "bpffs",
             format!(
-                "{bpffs} can hold pins. An agent is running here and holds the hooks; another agent would wait until it ends"
+                "hooks can be pinned in {bpffs}. An agent is running here and holds the hooks; \
+                 another agent would wait until that agent ends"
             ),
         ),
-        (PinFolderState::Unusable(reason), Persistence::None) => Finding::works(
+        (PinFolderState::Unusable(reason), Persistence::UntilAgentStops) => Finding::works(
             "bpffs",
             format!(
-                "needed only with --persist, and to keep a second agent from attaching: {reason}"
+                "hooks can't be pinned, which is needed only with --persist, and to keep a second \
+                 agent from attaching: {reason}"
             ),
         ),
         (PinFolderState::Unusable(reason), Persistence::Pinned) => Finding::limited(
             "bpffs",
             format!(
-                "hooks won't outlive the agent, so the cluster's DNS answers while an agent is replaced: {reason}"
+                "hooks can't be pinned, so they won't outlive the agent, and CoreDNS answers \
+                 while an agent is replaced: {reason}"
             ),
         ),
     }

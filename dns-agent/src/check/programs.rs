@@ -1,4 +1,4 @@
-//! Findings about the tables and the programs, from a trial.
+//! Findings about the tables and the programs, from a trial on this kernel.
 
 use std::io;
 
@@ -24,46 +24,54 @@ pub(super) fn programs(
     let trial = match trial {
         Ok(trial) => trial,
         Err(refusal) => {
-            let text = format!("refused: {}", why(refusal, kernel, rights));
+            let text = format!(
+                "the kernel refused the tables: {}",
+                explain_refusal(refusal, kernel, rights)
+            );
             return vec![Finding::fails(TABLES, text)];
         }
     };
     let mut findings = vec![Finding::works(
         TABLES,
         format!(
-            "{:.1} MB were made, mapped and filled, and a lease was set by the kernel's clock ({} Hz)",
+            "{:.1} MB were created, mapped and filled, and a lease was set by the kernel's clock \
+             ({} Hz)",
             trial.memory_bytes as f64 / 1e6,
             trial.rate
         ),
     )];
-    // The programs are alike, so the kernel mostly refuses them for the same reason.
+    // The programs are similar, so the kernel mostly refuses all of them for the same reason.
     let mut refused: Vec<(String, Vec<&str>)> = Vec::new();
-    let mut taken = Vec::new();
+    let mut accepted = Vec::new();
     for (name, result) in &trial.programs {
         match result {
-            Ok(code) => taken.push(*code),
+            Ok(execution) => accepted.push(*execution),
             Err(refusal) => {
-                let why = why(refusal, kernel, rights);
-                match refused.iter_mut().find(|(known, _)| *known == why) {
+                let reason = explain_refusal(refusal, kernel, rights);
+                match refused.iter_mut().find(|(known, _)| *known == reason) {
                     Some((_, names)) => names.push(name),
-                    None => refused.push((why, vec![name])),
+                    None => refused.push((reason, vec![name])),
                 }
             }
         }
     }
-    findings.extend(refused.into_iter().map(|(why, names)| {
-        Finding::fails(PROGRAMS, format!("{} refused: {why}", names.join(", ")))
+    findings.extend(refused.into_iter().map(|(reason, names)| {
+        Finding::fails(
+            PROGRAMS,
+            format!("the kernel refused {}: {reason}", names.join(", ")),
+        )
     }));
-    if taken.is_empty() {
+    if accepted.is_empty() {
         return findings;
     }
-    let count = format!("{} of {}", taken.len(), trial.programs.len());
-    findings.push(if taken.contains(&ExecutionMode::Interpreted) {
+    let count = format!("{} of {}", accepted.len(), trial.programs.len());
+    findings.push(if accepted.contains(&ExecutionMode::Interpreted) {
         Finding::limited(
             PROGRAMS,
             format!(
-                "the kernel accepted {count}, and each answered a query, but the kernel interprets them, which is several times \
-                 slower: `sysctl -w net.core.bpf_jit_enable=1` makes it compile programs that are loaded afterwards"
+                "the kernel accepted {count}, and each answered a query, but the kernel \
+                 interprets them, which is several times slower: let it compile programs with \
+                 `sysctl -w net.core.bpf_jit_enable=1`, and restart the agent"
             ),
         )
     } else {
@@ -75,8 +83,12 @@ pub(super) fn programs(
     findings
 }
 
-/// Why the kernel refused something, and what to do about it.
-fn why(refusal: &KernelRefusal, kernel: &KernelVersion, rights: &ProcessRights) -> String {
+/// Why the kernel refused an operation, and what to do.
+fn explain_refusal(
+    refusal: &KernelRefusal,
+    kernel: &KernelVersion,
+    rights: &ProcessRights,
+) -> String {
     match (refusal.error, remedy(refusal, kernel, rights)) {
         // With a known remedy the verifier's log is not needed.
         (Some(error), Some(remedy)) => {
@@ -84,12 +96,13 @@ fn why(refusal: &KernelRefusal, kernel: &KernelVersion, rights: &ProcessRights) 
         }
         (None, Some(remedy)) => format!("{}; {remedy}", shortened(&refusal.reason)),
         (_, None) => format!(
-            "{}; please report this, with the versions of the kernel and of the agent",
+            "{}; please report this message with the versions of the kernel and of the agent",
             shortened(&refusal.reason)
         ),
     }
 }
 
+/// What is missing and how to add it; `None` if the reason is not known.
 fn remedy(
     refusal: &KernelRefusal,
     kernel: &KernelVersion,
@@ -99,26 +112,35 @@ fn remedy(
     let is_forbidden = refusal.error == Some(libc::EPERM);
     // The verifier returns EACCES where a program needs PERFMON.
     if !missing.is_empty() && (is_forbidden || refusal.error == Some(libc::EACCES)) {
-        return Some(format!("it needs {}", missing.join(", ")));
+        return Some(format!(
+            "add the capabilities {}, or run as root",
+            missing.join(", ")
+        ));
     }
     let known = match refusal.error {
-        Some(libc::ENOSYS) => "this kernel was built without CONFIG_BPF_SYSCALL",
+        Some(libc::ENOSYS) => {
+            "this kernel was built without CONFIG_BPF_SYSCALL: use another kernel"
+        }
         _ if kernel.is_too_old() => "Linux 5.10 or newer is needed",
         Some(libc::EPERM) if !rights.is_in_first_user_namespace => {
-            "this process is in a user namespace, whose capabilities don't count for bpf(2): run it in the node's own \
-             (hostUsers: true, no rootless container)"
+            "this process is in a user namespace, and capabilities in user namespaces don't count \
+             for bpf(2): run it in the node's user namespace (hostUsers: true, no rootless \
+             container)"
         }
         Some(libc::EPERM) if kernel.locks_memory() && !rights.has(Capability::SysResource) => {
-            "before Linux 5.11 tables count as locked memory, which is limited here: add the capability SYS_RESOURCE"
+            "before Linux 5.11 tables count as locked memory, and locked memory is limited here: \
+             add the capability SYS_RESOURCE"
         }
         Some(libc::EPERM) if rights.is_filtered => {
-            "the capabilities are there, so the container's seccomp profile may refuse bpf(2), as that of old containerds \
-             does: set its seccompProfile to Unconfined"
+            "the process has the capabilities, so the container's seccomp profile may refuse \
+             bpf(2), as the default profile of old versions of containerd does: set the \
+             container's seccompProfile to Unconfined"
         }
         Some(libc::EPERM) => {
-            "the capabilities are there, so something else forbids it, such as a security module"
+            "the process has the capabilities, so a security module may forbid the operation: see \
+             its audit log"
         }
-        Some(libc::ENOMEM) => "there is not enough memory, or the container's limit is too low",
+        Some(libc::ENOMEM) => "there is not enough memory: raise the container's memory limit",
         _ => return None,
     };
     Some(known.to_owned())

@@ -1,5 +1,5 @@
-//! The finding about kube-proxy, which translates Services' addresses to endpoints'. Cilium may do
-//! so instead, before the packet is made.
+//! The finding about kube-proxy. It replaces a Service's address in packets by an endpoint's
+//! address. Cilium may do this instead, before the packet exists.
 
 use std::{
     collections::BTreeSet,
@@ -16,19 +16,18 @@ use zerohop_datapath::foreign_programs::Owner;
 use super::{DnsEndpoints, Finding};
 use crate::admin::client;
 
-/// The default of kube-proxy's `metricsBindAddress`, where it serves its mode.
+/// The address at which kube-proxy reports its mode: the default of its `metricsBindAddress`.
 const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10249);
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum length of a mode, in bytes.
 const MAX_MODE_LENGTH: usize = 64;
 
-/// The mode of kube-proxy, or why it is not known.
+/// The mode of kube-proxy. The error says why the mode is not known.
 pub(super) type ProxyMode = Result<String, String>;
 
 /// Requests the mode from kube-proxy on this node.
 pub(super) async fn request_mode() -> ProxyMode {
-    let asked = timeout(TIMEOUT, get_mode()).await;
-    match asked {
+    match timeout(TIMEOUT, get_mode()).await {
         Ok(mode) => mode.map_err(|error| error.to_string()),
         Err(_) => Err(format!("no answer from {ADDRESS} within {TIMEOUT:?}")),
     }
@@ -39,15 +38,15 @@ async fn get_mode() -> anyhow::Result<String> {
         .await
         .with_context(|| format!("no answer from {ADDRESS}"))?;
     ensure!(code == StatusCode::OK, "{ADDRESS} answers {code}");
-    let strange = || format!("the answer from {ADDRESS} is not a mode");
+    let not_a_mode = || format!("the answer from {ADDRESS} is not a mode");
     let body = Limited::new(body, MAX_MODE_LENGTH).collect().await;
     let body = body
         .map_err(anyhow::Error::from_boxed)
-        .with_context(strange)?;
-    let mode = String::from_utf8(body.to_bytes().to_vec()).with_context(strange)?;
+        .with_context(not_a_mode)?;
+    let mode = String::from_utf8(body.to_bytes().to_vec()).with_context(not_a_mode)?;
     let mode = mode.trim();
     let is_word = !mode.is_empty() && mode.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    ensure!(is_word, strange());
+    ensure!(is_word, not_a_mode());
     Ok(mode.to_owned())
 }
 
@@ -60,7 +59,8 @@ pub(super) fn proxy(
     let reason = match mode {
         Ok(mode) => {
             let text = format!(
-                "mode {mode}; pods' queries are answered before kube-proxy handles them, in any mode"
+                "mode {mode}; in any mode, the kernel answers pods' queries before kube-proxy \
+                 handles them"
             );
             return Finding::works(SUBJECT, text);
         }
@@ -70,22 +70,24 @@ pub(super) fn proxy(
         (true, DnsEndpoints::Passed) => Finding::limited(
             SUBJECT,
             format!(
-                "not known: {reason}, and Cilium is here. Where Cilium replaces kube-proxy, pods' queries carry the address \
-                 of a CoreDNS pod, and pass: give --serve-dns-endpoints"
+                "the mode is not known ({reason}), and Cilium is on this node. If Cilium replaces \
+                 kube-proxy, pods' queries have the address of a CoreDNS pod, so CoreDNS answers \
+                 them: give --serve-dns-endpoints"
             ),
         ),
         (true, DnsEndpoints::Served) => Finding::works(
             SUBJECT,
             format!(
-                "not known: {reason}, and Cilium is here. Where Cilium replaces kube-proxy, pods' queries carry the address \
-                 of a CoreDNS pod, which the kernel answers because of --serve-dns-endpoints"
+                "the mode is not known ({reason}), and Cilium is on this node. If Cilium replaces \
+                 kube-proxy, pods' queries have the address of a CoreDNS pod, and the kernel \
+                 answers them because of --serve-dns-endpoints"
             ),
         ),
         (false, _) => Finding::works(
             SUBJECT,
             format!(
-                "not known: {reason}. The mode matters only where kube-proxy is replaced, as by Cilium: give \
-                 --serve-dns-endpoints there"
+                "the mode is not known ({reason}). The mode matters only if other software, such \
+                 as Cilium, replaces kube-proxy: in that case give --serve-dns-endpoints"
             ),
         ),
     }

@@ -40,8 +40,8 @@ impl fmt::Display for Report {
         writeln!(f)?;
         match self.count(CheckVerdict::Fails) {
             0 => writeln!(f, "the kernel plane works here{limits}"),
-            1 => writeln!(f, "not everything works here: 1 thing fails{limits}"),
-            count => writeln!(f, "not everything works here: {count} things fail{limits}"),
+            1 => writeln!(f, "not everything works here: 1 check fails{limits}"),
+            count => writeln!(f, "not everything works here: {count} checks fail{limits}"),
         }
     }
 }

@@ -28,9 +28,9 @@ pub(super) struct ProcessRights {
     /// Whether the process is in the initial user namespace, where capabilities count for the
     /// whole machine.
     pub(super) is_in_first_user_namespace: bool,
-    /// The first port that needs no capability.
+    /// The first port that a process may use without the capability NET_BIND_SERVICE.
     pub(super) first_free_port: u16,
-    /// Bytes that may be locked; `None` means no limit.
+    /// The number of bytes that may be locked; `None` means no limit.
     lockable: Option<u64>,
 }
 
@@ -92,25 +92,27 @@ pub(super) fn rights(rights: &ProcessRights, tcx: &Tcx) -> Finding {
     if missing == ["NET_ADMIN"] && rights.has(Capability::SysAdmin) && matches!(tcx, Ok(true)) {
         return Finding::works(
             "rights",
-            "SYS_ADMIN is there, which includes BPF and PERFMON; with tcx NET_ADMIN is not needed",
+            "the process has the capability SYS_ADMIN, which includes BPF and PERFMON; with tcx \
+             NET_ADMIN is not needed",
         );
     }
     if missing.is_empty() {
         return Finding::works(
             "rights",
-            "the capabilities BPF, NET_ADMIN and PERFMON are there",
+            "the process has the capabilities BPF, NET_ADMIN and PERFMON",
         );
     }
     Finding::fails(
         "rights",
         format!(
-            "without {}: add what is missing to the container's capabilities, or run as root",
+            "the process has no {}: add this to the container's capabilities, or run as root",
             missing.join(", ")
         ),
     )
 }
 
-/// Whether tables can grow where they count as locked memory; `None` where they don't.
+/// The finding about the limit of locked memory. `None` where tables don't count as locked memory,
+/// and where there is no limit.
 pub(super) fn locked_memory(
     kernel: &KernelVersion,
     rights: &ProcessRights,
@@ -124,8 +126,9 @@ pub(super) fn locked_memory(
     Some(Finding::limited(
         "memory",
         format!(
-            "before Linux 5.11 tables count as locked memory, which is limited to {} MB: the tables tried fit ({} MB), but \
-             larger ones won't; add the capability SYS_RESOURCE",
+            "before Linux 5.11 tables count as locked memory, which is limited to {} MB: the \
+             tables of this check fit ({} MB), but larger tables may not: add the capability \
+             SYS_RESOURCE",
             limit / 1_000_000,
             trial.memory_bytes / 1_000_000
         ),

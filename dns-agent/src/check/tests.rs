@@ -62,7 +62,7 @@ fn kernels_are_judged_by_the_trial_rather_than_by_version() {
 }
 
 #[test]
-fn missing_capabilities_are_named() {
+fn missing_capabilities_are_listed() {
     expect(
         &rights::rights(&ProcessRights::of(ROOT, FIRST), &Ok(true)),
         Works,
@@ -79,7 +79,7 @@ fn missing_capabilities_are_named() {
     let admin = ProcessRights::of(&format!("CapEff:\t{:016x}\n", 1u64 << 21), FIRST);
     expect(&rights::rights(&admin, &Ok(true)), Works, &["SYS_ADMIN"]);
     let finding = rights::rights(&admin, &Ok(false));
-    expect(&finding, Fails, &["without NET_ADMIN:"]);
+    expect(&finding, Fails, &["has no NET_ADMIN:"]);
 }
 
 #[test]
@@ -94,14 +94,14 @@ fn a_refusal_is_reported_with_its_remedy() {
             NOTHING,
             FIRST,
             eperm,
-            "it needs BPF, NET_ADMIN, PERFMON",
+            "add the capabilities BPF, NET_ADMIN, PERFMON",
         ),
         (
             &new,
             NOTHING,
             FIRST,
             eacces,
-            "it needs BPF, NET_ADMIN, PERFMON",
+            "add the capabilities BPF, NET_ADMIN, PERFMON",
         ),
         (&new, ROOT, inner, eperm, "user namespace"),
         (&old, POD, FIRST, eperm, "SYS_RESOURCE"),
@@ -128,7 +128,7 @@ fn a_refusal_is_reported_with_its_remedy() {
 }
 
 #[test]
-fn alike_programs_make_one_finding() {
+fn programs_with_the_same_result_share_a_finding() {
     let (kernel, rights) = (KernelVersion::new("6.1.0"), ProcessRights::of(ROOT, FIRST));
     let found = |code| {
         let mut findings = programs::programs(&kernel, &rights, &trial(code));
@@ -143,7 +143,11 @@ fn alike_programs_make_one_finding() {
         &["bpf_jit_enable=1"],
     );
     let finding = found(Err(refusal(libc::EINVAL)));
-    expect(&finding, Fails, &["zerohop_xdp, zerohop_tc refused"]);
+    expect(
+        &finding,
+        Fails,
+        &["the kernel refused zerohop_xdp, zerohop_tc:"],
+    );
     // The verifier's log may be very long.
     let long = KernelRefusal {
         reason: "word ".repeat(10_000),
@@ -185,7 +189,7 @@ fn a_kernel_configuration_explains_but_is_not_needed() {
 
 #[test]
 fn pins_are_needed_to_persist() {
-    let unusable = PinFolderState::Unusable("/sys/fs/bpf is no BPF file system".to_owned());
+    let unusable = PinFolderState::Unusable("/sys/fs/bpf is not a BPF file system".to_owned());
     for (pin_folder, persistence, verdict, words) in [
         (
             &PinFolderState::Free,
@@ -199,7 +203,12 @@ fn pins_are_needed_to_persist() {
             Works,
             "An agent is running",
         ),
-        (&unusable, Persistence::None, Works, "only with --persist"),
+        (
+            &unusable,
+            Persistence::UntilAgentStops,
+            Works,
+            "only with --persist",
+        ),
         (
             &unusable,
             Persistence::Pinned,
@@ -207,24 +216,24 @@ fn pins_are_needed_to_persist() {
             "won't outlive the agent",
         ),
     ] {
-        let asked = CheckRequest {
+        let request = CheckRequest {
             persistence,
             ..CheckRequest::from(RunSettings::default())
         };
-        expect(&pins::pins(pin_folder, &asked), verdict, &[words]);
+        expect(&pins::pins(pin_folder, &request), verdict, &[words]);
     }
 }
 
 #[test]
 fn cilium_without_kube_proxy_needs_the_endpoints() {
-    let nobody = || BTreeSet::new();
+    let no_owner = || BTreeSet::new();
     let cilium = || BTreeSet::from([Owner::Cilium]);
     let unknown = || Err("no answer".to_owned());
     let flag = "--serve-dns-endpoints";
     let (passed, served) = (DnsEndpoints::Passed, DnsEndpoints::Served);
     for (mode, owners, endpoints, verdict, words) in [
         (Ok("ipvs".to_owned()), cilium(), passed, Works, "mode ipvs"),
-        (unknown(), nobody(), passed, Works, "not known"),
+        (unknown(), no_owner(), passed, Works, "not known"),
         (unknown(), cilium(), passed, Limited, flag),
         (unknown(), cilium(), served, Works, flag),
     ] {
@@ -250,7 +259,7 @@ fn foreign_programs_are_listed() {
         &PinFolderState::Held,
     );
     assert_eq!(findings.len(), 12);
-    expect(&findings[0], Works, &["veth1: the program (number 1)"]);
+    expect(&findings[0], Works, &["veth1: the program (ID 1)"]);
     expect(&findings[10], Works, &["2 more"]);
     expect(&findings[11], Works, &["CAP_SYS_ADMIN", "running agent"]);
     assert_eq!(
@@ -289,7 +298,7 @@ fn a_report_has_a_summary() {
         (
             vec![works(), fails(), limited()],
             Fails,
-            "not everything works here: 1 thing fails, with 1 limit",
+            "not everything works here: 1 check fails, with 1 limit",
         ),
     ] {
         let report = Report::new(findings);

@@ -6,7 +6,13 @@ use clap::{Arg, Args, Parser, Subcommand};
 use zerohop_datapath::pins::BPFFS;
 use zerohop_zone::Rtype;
 
-use super::{DEFAULT_ADMIN, ListenAddress, QueryName, QueryType, RunSettings};
+use super::{
+    ListenAddress, QueryName, QueryType, RunSettings,
+    declaration::{find_setting, is_in_group},
+    file,
+    given::GivenSettings,
+    settings::{CHECKED, DEFAULT_ADMIN},
+};
 
 /// Zerohop's agent: answers Kubernetes DNS queries in the kernel and in user space.
 #[derive(Debug, Parser)]
@@ -45,16 +51,16 @@ pub enum AgentCommand {
 /// The arguments of `dns-agent run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// A YAML file with any of the settings below. A key is the name of a flag
-    /// without the leading dashes; the value of a repeatable flag is a list.
-    /// Flags override the file, but a switch that the file turns on can't be
-    /// turned off by a flag.
+    /// A YAML file with any settings of `dns-agent run`. A key is the name of a flag
+    /// without the leading dashes; the value of a repeatable flag is a list. A
+    /// flag replaces the file's value; --switch=false turns off a switch that the
+    /// file turns on.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
     /// The settings on the command line.
     #[command(flatten)]
-    pub settings: RunSettings,
+    pub flags: GivenSettings,
 }
 
 impl RunArgs {
@@ -63,10 +69,11 @@ impl RunArgs {
     /// # Errors
     /// When the file can't be read or parsed.
     pub fn settings(self) -> anyhow::Result<RunSettings> {
-        match &self.config {
-            Some(path) => Ok(self.settings.overlay(RunSettings::read(path)?)),
-            None => Ok(self.settings),
-        }
+        let file = match &self.config {
+            Some(path) => file::read(path)?,
+            None => GivenSettings::default(),
+        };
+        Ok(self.flags.overlay(file).parse()?)
     }
 }
 
@@ -74,7 +81,8 @@ impl RunArgs {
 /// can be checked. The help shows only those that have an effect.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit code: 0 when nothing fails, with or without limits; 1 when something fails; 2 when the command line is wrong.",
+    after_help = "Exit code: 0 when nothing fails, with or without limits; 1 when something fails; \
+                  2 when the command line is wrong.",
     mut_args(hide_unchecked)
 )]
 pub struct CheckArgs {
@@ -87,24 +95,19 @@ pub struct CheckArgs {
     pub run: RunArgs,
 }
 
-/// Hides the arguments of `run` that have no effect in `check`.
+/// Hides the settings that have no effect in `check`.
 fn hide_unchecked(argument: Arg) -> Arg {
-    const CHECKED: [&str; 12] = [
-        "json",
-        "config",
-        "interface",
-        "allow",
-        "listen",
-        "serve_dns_endpoints",
-        "persist",
-        "bpffs",
-        "serve",
-        "cluster_domain",
-        "reverse",
-        "pass",
-    ];
-    let is_checked = CHECKED.contains(&argument.get_id().as_str());
-    argument.hide(!is_checked)
+    let name = argument.get_long().unwrap_or_default();
+    let is_unchecked = find_setting(name).is_some_and(|setting| !is_in_group(setting, CHECKED));
+    argument.hide(is_unchecked)
+}
+
+/// The address of the running agent.
+#[derive(Debug, Args)]
+pub struct AgentAddress {
+    /// Where the running agent's admin endpoints listen.
+    #[arg(long, value_name = "IP:PORT", default_value = DEFAULT_ADMIN)]
+    pub admin: ListenAddress,
 }
 
 /// The arguments of `dns-agent status`.
@@ -114,9 +117,9 @@ pub struct StatusArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Where the running agent's admin endpoints listen.
-    #[arg(long, value_name = "IP:PORT", default_value_t = ListenAddress(DEFAULT_ADMIN))]
-    pub admin: ListenAddress,
+    /// The agent to ask.
+    #[command(flatten)]
+    pub agent: AgentAddress,
 }
 
 /// The arguments of `dns-agent lookup`.
@@ -136,9 +139,9 @@ pub struct LookupArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Where the running agent's admin endpoints listen.
-    #[arg(long, value_name = "IP:PORT", default_value_t = ListenAddress(DEFAULT_ADMIN))]
-    pub admin: ListenAddress,
+    /// The agent to ask.
+    #[command(flatten)]
+    pub agent: AgentAddress,
 }
 
 /// The arguments of `dns-agent detach`.
@@ -158,7 +161,7 @@ pub struct DumpArgs {
     #[arg(long, value_name = "NAME")]
     pub zone: Option<QueryName>,
 
-    /// Where the running agent's admin endpoints listen.
-    #[arg(long, value_name = "IP:PORT", default_value_t = ListenAddress(DEFAULT_ADMIN))]
-    pub admin: ListenAddress,
+    /// The agent to ask.
+    #[command(flatten)]
+    pub agent: AgentAddress,
 }

@@ -1,3 +1,6 @@
+mod document;
+mod given;
+
 use std::path::Path;
 
 use clap::Parser as _;
@@ -8,12 +11,24 @@ use super::*;
 
 /// The configuration of a `run` command line, or its error in full.
 fn run(arguments: &[&str]) -> Result<Config, String> {
+    let args = run_args(arguments).map_err(|error| error.to_string())?;
+    Config::from_args(args).map_err(|error| format!("{error:#}"))
+}
+
+fn run_args(arguments: &[&str]) -> Result<RunArgs, clap::Error> {
     let line = ["dns-agent", "run"].iter().chain(arguments);
-    let cli = Cli::try_parse_from(line).map_err(|error| error.to_string())?;
-    let AgentCommand::Run(args) = cli.command else {
+    let AgentCommand::Run(args) = Cli::try_parse_from(line)?.command else {
         panic!("not a run command")
     };
-    Config::from_args(*args).map_err(|error| format!("{error:#}"))
+    Ok(*args)
+}
+
+/// The settings of a `run` command line whose file has this text.
+#[track_caller]
+fn settings(file: &str, flags: &[&str]) -> RunSettings {
+    let file = file::parse(file).unwrap();
+    let flags = run_args(flags).unwrap().flags;
+    flags.overlay(file).parse().unwrap()
 }
 
 #[track_caller]
@@ -355,105 +370,6 @@ fn served_addresses_without_an_interface_are_no_error() {
 }
 
 #[test]
-fn a_file_holds_every_setting_and_flags_win() {
-    let file = RunSettings::parse(
-        "manifests: objects\n\
-         cluster-domain: [a.example]\n\
-         reverse: [10.0.0.0/8]\n\
-         ttl: 30\n\
-         pods: disabled\n\
-         namespace: [one, two]\n\
-         pass: [legacy.a.example]\n\
-         labels: app in (web, db)\n\
-         ignore-empty-service: true\n\
-         endpoint-pod-names: true\n\
-         interface: [eth0=tc]\n\
-         allow: [10.0.0.0/8]\n\
-         rate-limit: 0\n\
-         serve: [10.0.0.10]\n\
-         listen: ['[::1]:53', 127.0.0.1:53]\n\
-         upstream: [192.0.2.1]\n\
-         admin: 127.0.0.1:1\n\
-         stale-after: 20s\n\
-         capacity: 7\n",
-    )
-    .unwrap();
-    let flags = RunSettings {
-        ttl: Some(Ttl(1)),
-        namespace: Some(vec![NamespaceName("three".to_owned())]),
-        ..RunSettings::default()
-    };
-    let config = Config::new(flags.overlay(file)).unwrap();
-    assert!(
-        matches!(&config.source, SourceConfig::Manifests(path) if path == Path::new("objects"))
-    );
-    assert_eq!(
-        config.zone.cluster_domains,
-        [Name::parse("a.example").unwrap()]
-    );
-    assert_eq!(
-        config.zone.reverse,
-        ["10.0.0.0/8".parse::<IpNet>().unwrap()]
-    );
-    assert_eq!(config.zone.ttl, 1);
-    assert!(matches!(config.zone.pods, PodMode::Disabled));
-    assert_eq!(config.zone.namespaces, ["three"]);
-    assert_eq!(config.selectors.objects, "app in (web,db)".parse().unwrap());
-    assert_eq!(config.zone.empty_services, EmptyServices::Ignored);
-    assert_eq!(config.zone.endpoint_names, EndpointNames::Pod);
-    assert_eq!(
-        config.zone.passed,
-        [Name::parse("legacy.a.example").unwrap()]
-    );
-    assert_eq!(
-        config.interfaces,
-        [Interface {
-            name: "eth0".to_owned(),
-            hook: HookChoice::Tc
-        }]
-    );
-    assert_eq!(config.allow, ["10.0.0.0/8".parse::<IpNet>().unwrap()]);
-    assert_eq!(config.rate_limit, 0);
-    assert_eq!(config.serve, ["10.0.0.10:53".parse().unwrap()]);
-    assert_eq!(config.listen.len(), 2);
-    assert_eq!(config.upstreams, ["192.0.2.1:53".parse().unwrap()]);
-    assert_eq!(config.admin, "127.0.0.1:1".parse().unwrap());
-    assert_eq!(config.stale_after, Duration::from_secs(20));
-    assert_eq!(config.capacity, Some(7));
-}
-
-#[test]
-fn errors_in_a_file_name_the_line() {
-    #[track_caller]
-    fn check(text: &str, reasons: &[&str]) {
-        let error = format!("{:#}", RunSettings::parse(text).expect_err("accepted"));
-        for reason in reasons {
-            assert!(error.contains(reason), "no {reason:?} in: {error}");
-        }
-    }
-    check(
-        "ttl: 5\ncluster_domain: [a]\n",
-        &["cluster_domain", "cluster-domain", "line 2"],
-    );
-    check("ttl: 5\npods: maybe\n", &["maybe", "line 2"]);
-    check(
-        "listen:\n- 127.0.0.1:53\n- 127.0.0.1\n",
-        &["IP:PORT", "line 3"],
-    );
-    check("ttl: 5\nttl: 6\n", &["line 2"]);
-    check("upstream: 192.0.2.1\n", &["sequence", "line 1"]);
-    check("manifests: [\n", &["line"]);
-}
-
-#[test]
-fn a_missing_file_is_named() {
-    refused(
-        &["--config", "/nonexistent/agent.yaml"],
-        &["/nonexistent/agent.yaml", "can't read"],
-    );
-}
-
-#[test]
 fn check_accepts_the_flags_of_run_and_shows_those_with_an_effect() {
     let line = |flags: &[&str]| {
         let words = ["dns-agent", "check"];
@@ -465,7 +381,7 @@ fn check_accepts_the_flags_of_run_and_shows_those_with_an_effect() {
     };
     assert!(args.json);
     let settings = args.run.settings().unwrap();
-    assert_eq!(settings.interface.unwrap()[0].hook, HookChoice::Xdp);
+    assert_eq!(settings.interface[0].hook, HookChoice::Xdp);
     let help = line(&["--help"]).unwrap_err().to_string();
     for shown in ["--json", "--config", "--interface", "--allow", "--bpffs"] {
         assert!(help.contains(shown), "no {shown} in: {help}");

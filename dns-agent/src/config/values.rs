@@ -7,7 +7,6 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use clap::ValueEnum;
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, de::Error as _};
 
 pub use zerohop_datapath::{HookChoice, Interface};
 
@@ -20,13 +19,11 @@ use zerohop_zone::{Name, Rtype};
 const MIN_AGE: Duration = Duration::from_secs(120);
 
 /// `--pods`.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PodsSetting {
     /// No names of pods.
     Disabled,
     /// Any address under an existing namespace.
-    #[default]
     Insecure,
     /// Addresses of existing pods only.
     Verified,
@@ -43,11 +40,9 @@ impl From<PodsSetting> for PodMode {
 }
 
 /// `--network-policy`.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum NetworkPolicy {
     /// A pod is answered if NetworkPolicies provably let it ask the cluster's DNS.
-    #[default]
     Respect,
     /// Every pod is answered.
     Ignore,
@@ -63,7 +58,8 @@ impl FromStr for QueryName {
     fn from_str(text: &str) -> Result<Self, String> {
         Name::parse(text).map(QueryName).map_err(|error| {
             format!(
-                "{text:?} is not a domain name ({error}): give one such as web.shop.svc.cluster.local"
+                "{text:?} is not a domain name ({error}): give one such as \
+                 web.shop.svc.cluster.local"
             )
         })
     }
@@ -147,12 +143,6 @@ impl FromStr for Cidr {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ttl(pub u32);
 
-impl Default for Ttl {
-    fn default() -> Self {
-        Ttl(5)
-    }
-}
-
 impl FromStr for Ttl {
     type Err = String;
 
@@ -182,7 +172,8 @@ impl FromStr for NamespaceName {
             && bytes.last().copied().is_some_and(alphanumeric);
         if !is_label {
             return Err(format!(
-                "{text:?} is not a namespace's name: use 1 to 63 characters of a-z, 0-9 and -, without - at either end"
+                "{text:?} is not a namespace's name: use 1 to 63 characters of a-z, 0-9 and -, \
+                 without - at either end"
             ));
         }
         Ok(NamespaceName(text.to_owned()))
@@ -193,12 +184,6 @@ impl FromStr for NamespaceName {
 /// busy node the lease should be some seconds. A longer lease would not fail open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StaleAfter(pub Duration);
-
-impl Default for StaleAfter {
-    fn default() -> Self {
-        StaleAfter(Duration::from_secs(10))
-    }
-}
 
 impl FromStr for StaleAfter {
     type Err = String;
@@ -221,12 +206,6 @@ impl FromStr for StaleAfter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaxAge(pub Option<Duration>);
 
-impl Default for MaxAge {
-    fn default() -> Self {
-        MaxAge(Some(Duration::from_secs(15 * 60)))
-    }
-}
-
 impl FromStr for MaxAge {
     type Err = String;
 
@@ -238,7 +217,8 @@ impl FromStr for MaxAge {
             Ok(duration) if duration.is_zero() => Ok(MaxAge(None)),
             Ok(duration) if duration >= MIN_AGE => Ok(MaxAge(Some(duration))),
             Ok(_) => Err(format!(
-                "{text} is too short, because a watch may have no events for a minute: give {} or more, or 0 for no limit",
+                "{text} is too short, because a watch may have no events for a minute: give {} or \
+                 more, or 0 for no limit",
                 humantime::format_duration(MIN_AGE)
             )),
             Err(error) => Err(format!(
@@ -281,39 +261,5 @@ impl FromStr for Capacity {
             Ok(0) | Err(_) => Err(format!("{text:?} is not a number of names: give 1 or more")),
             Ok(names) => Ok(Capacity(names)),
         }
-    }
-}
-
-/// Deserialises a setting from its text in the file.
-pub(super) fn parse_value<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr<Err: fmt::Display>,
-{
-    ParsedScalar::deserialize(deserializer).map(|ParsedScalar(value)| Some(value))
-}
-
-/// Deserialises a repeatable setting from a list in the file.
-pub(super) fn parse_list<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr<Err: fmt::Display>,
-{
-    let values = Vec::<ParsedScalar<T>>::deserialize(deserializer)?;
-    Ok(Some(
-        values
-            .into_iter()
-            .map(|ParsedScalar(value)| value)
-            .collect(),
-    ))
-}
-
-/// A value parsed from its text, whatever type YAML gives to the scalar.
-struct ParsedScalar<T>(T);
-
-impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for ParsedScalar<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map(ParsedScalar).map_err(D::Error::custom)
     }
 }

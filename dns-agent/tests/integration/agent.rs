@@ -346,8 +346,8 @@ async fn only_selected_objects_are_answered() {
     let file = directory.path().join("web.yaml");
     fs::write(&file, service("10.0.0.1")).unwrap();
     let running = RunningAgent::start(directory.path(), &["--labels=app=web"]).await;
-    let asked = query(1, WEB, Rtype::A);
-    assert_eq!(rcode(&ask(running.server, &asked).await), 3);
+    let query_bytes = query(1, WEB, Rtype::A);
+    assert_eq!(rcode(&ask(running.server, &query_bytes).await), 3);
 
     let serial = running.status().await.zones[0].serial;
     let labelled = service("10.0.0.1").replace("shop}", "shop, labels: {app: web}}");

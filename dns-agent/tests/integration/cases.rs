@@ -13,11 +13,11 @@ async fn every_case() {
     assert_eq!(cases.count(), 88);
 
     let external = query(0, "ext.interwebs.test", Rtype::A)[12..].to_vec();
-    let script = move |asked: &[u8]| {
-        without_delay(if asked[12..] == external {
-            address_reply(asked, [1, 2, 3, 4])
+    let script = move |query_bytes: &[u8]| {
+        without_delay(if query_bytes[12..] == external {
+            address_reply(query_bytes, [1, 2, 3, 4])
         } else {
-            reply(asked, 0x8183)
+            reply(query_bytes, 0x8183)
         })
     };
     let upstream = FakeUpstream::new(script, |_| Vec::new()).await;

@@ -16,14 +16,17 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn replies_come_from_the_address_asked() {
+async fn replies_come_from_the_queried_address() {
     let served = ResolverUnderTest::new("0.0.0.0:0", &[]);
     for host in ["127.0.0.1", "127.0.0.53", "127.8.9.10"] {
         let server = SocketAddr::new(host.parse().unwrap(), served.address.port());
-        let asked = query(1, "one.z", Rtype::A);
-        assert_eq!(last_address(&ask(server, &asked).await), [10, 0, 0, 1]);
+        let query_bytes = query(1, "one.z", Rtype::A);
         assert_eq!(
-            last_address(&ask_over_tcp(server, &asked).await),
+            last_address(&ask(server, &query_bytes).await),
+            [10, 0, 0, 1]
+        );
+        assert_eq!(
+            last_address(&ask_over_tcp(server, &query_bytes).await),
             [10, 0, 0, 1]
         );
     }
@@ -51,14 +54,14 @@ async fn both_families_can_share_a_port() {
 #[tokio::test]
 async fn a_long_answer_is_whole_over_tcp() {
     let served = ResolverUnderTest::local(&[]);
-    let asked = query(1, "many.z", Rtype::A);
-    let cut = ask(served.address, &asked).await;
+    let query_bytes = query(1, "many.z", Rtype::A);
+    let cut = ask(served.address, &query_bytes).await;
     assert!(
         cut.len() <= 512 && word(&cut, 2) == 0x8700,
         "{:04x}",
         word(&cut, 2)
     );
-    let whole = ask_over_tcp(served.address, &asked).await;
+    let whole = ask_over_tcp(served.address, &query_bytes).await;
     assert_eq!((word(&whole, 2), word(&whole, 6)), (0x8500, 60));
 }
 

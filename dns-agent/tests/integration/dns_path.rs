@@ -126,7 +126,14 @@ fn node_cache(local_ip: &str) -> Value {
         "hostNetwork": true,
         "containers": [{
             "name": "node-cache",
-            "args": ["-localip", local_ip, "-conf", "/etc/Corefile", "-upstreamsvc", "kube-dns-upstream"],
+            "args": [
+                "-localip",
+                local_ip,
+                "-conf",
+                "/etc/Corefile",
+                "-upstreamsvc",
+                "kube-dns-upstream"
+            ],
             "volumeMounts": [{"name": "config-volume", "mountPath": "/etc/coredns"}],
         }],
         "volumes": [{"name": "config-volume", "configMap": {
@@ -169,8 +176,8 @@ async fn ask_ttl(running: &RunningAgent, name: &str) -> u32 {
     u32::from_be_bytes(ttl.try_into().unwrap())
 }
 
-fn any_contains(texts: &[String], what: &str) -> bool {
-    texts.iter().any(|text| text.contains(what))
+fn any_contains(texts: &[String], part: &str) -> bool {
+    texts.iter().any(|text| text.contains(part))
 }
 
 fn reasons(status: &Status) -> &[String] {
@@ -333,9 +340,9 @@ async fn everything_passes_if_a_node_caches_config_map_can_not_be_read() {
     let status = running
         .status_when(|status| any_contains(&status.degraded, "resourceNames: [node-local-dns]"))
         .await;
-    let what =
-        "node cache kube-system/cache-x7 answers at 10.96.0.10, and what it answers isn't known";
-    assert!(any_contains(&status.degraded, what), "{status}");
+    let reason =
+        "node cache kube-system/cache-x7 answers at 10.96.0.10, and its configuration isn't known";
+    assert!(any_contains(&status.degraded, reason), "{status}");
     assert!(
         any_contains(&status.degraded, "the kernel passes everything"),
         "{status}"
@@ -356,7 +363,7 @@ async fn a_node_cache_at_an_address_not_served_changes_nothing() {
     let status = running.status_when(is_settled).await;
     assert!(!any_contains(reasons(&status), "cache-x7"), "{status}");
     assert_eq!(ask_ttl(&running, WEB).await, 30);
-    assert!(!server.was_asked(CACHE_MAP));
+    assert!(!server.was_requested(CACHE_MAP));
     running.stop().await;
 
     // With `--serve`, the node cache's address is served, so its configuration counts.

@@ -34,14 +34,14 @@ fn example() -> Vec<u8> {
 async fn an_upstreams_answer_is_relayed() {
     let upstream = FakeUpstream::answering([192, 0, 2, 1]).await;
     let served = ResolverUnderTest::local(&[&upstream]);
-    let asked = example();
+    let query_bytes = example();
     assert_eq!(
-        ask(served.address, &asked).await,
-        address_reply(&asked, [192, 0, 2, 1])
+        ask(served.address, &query_bytes).await,
+        address_reply(&query_bytes, [192, 0, 2, 1])
     );
     assert_eq!(
-        ask_over_tcp(served.address, &asked).await,
-        address_reply(&asked, [192, 0, 2, 1])
+        ask_over_tcp(served.address, &query_bytes).await,
+        address_reply(&query_bytes, [192, 0, 2, 1])
     );
     let counts = served.resolver.counters().snapshot();
     assert_eq!(
@@ -73,16 +73,16 @@ async fn each_query_goes_out_under_a_random_id() {
 
 #[tokio::test(start_paused = true)]
 async fn answers_to_other_questions_are_ignored() {
-    let script = |asked: &[u8]| {
-        let right = address_reply(asked, [192, 0, 2, 1]);
-        let mut wrong_id = address_reply(asked, [6, 6, 6, 1]);
+    let script = |query_bytes: &[u8]| {
+        let right = address_reply(query_bytes, [192, 0, 2, 1]);
+        let mut wrong_id = address_reply(query_bytes, [6, 6, 6, 1]);
         wrong_id[1] ^= 1;
-        let mut wrong_name = address_reply(asked, [6, 6, 6, 2]);
+        let mut wrong_name = address_reply(query_bytes, [6, 6, 6, 2]);
         wrong_name[13] = b'f';
-        let mut wrong_type = reply(asked, 0x8180);
+        let mut wrong_type = reply(query_bytes, 0x8180);
         let length = wrong_type.len();
         wrong_type[length - 3] = 28;
-        let not_a_reply = asked.to_vec();
+        let not_a_reply = query_bytes.to_vec();
         let cut_short = right[..right.len() - 1].to_vec();
         [
             wrong_id,
@@ -105,7 +105,7 @@ async fn answers_to_other_questions_are_ignored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_two_seconds_of_silence_the_next_upstream_is_asked() {
+async fn after_two_seconds_of_silence_the_next_upstream_receives_the_query() {
     let (silent, good) = (
         FakeUpstream::silent().await,
         FakeUpstream::answering([192, 0, 2, 2]).await,
@@ -122,12 +122,17 @@ async fn after_two_seconds_of_silence_the_next_upstream_is_asked() {
 
 #[tokio::test(start_paused = true)]
 async fn a_late_answer_is_ignored() {
-    let late = |asked: &[u8]| vec![(Duration::from_secs(3), address_reply(asked, [192, 0, 2, 1]))];
+    let late = |query_bytes: &[u8]| {
+        vec![(
+            Duration::from_secs(3),
+            address_reply(query_bytes, [192, 0, 2, 1]),
+        )]
+    };
     let late = FakeUpstream::new(late, |_| Vec::new()).await;
-    let slow = |asked: &[u8]| {
+    let slow = |query_bytes: &[u8]| {
         vec![(
             Duration::from_millis(1900),
-            address_reply(asked, [192, 0, 2, 2]),
+            address_reply(query_bytes, [192, 0, 2, 2]),
         )]
     };
     let slow = FakeUpstream::new(slow, |_| Vec::new()).await;
@@ -156,7 +161,7 @@ async fn an_unreachable_upstream_is_skipped_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn if_all_upstreams_are_silent_the_reply_is_servfail() {
+async fn if_no_upstream_answers_the_reply_is_servfail() {
     let (one, two) = (FakeUpstream::silent().await, FakeUpstream::silent().await);
     let served = ResolverUnderTest::local(&[&one, &two]);
     let start = Instant::now();
@@ -177,7 +182,8 @@ async fn without_upstreams_other_names_are_refused() {
 #[tokio::test(start_paused = true)]
 async fn errors_of_an_upstream_are_relayed() {
     for code in [SERVFAIL, NXDOMAIN, REFUSED] {
-        let script = move |asked: &[u8]| without_delay(reply(asked, 0x8180 | u16::from(code)));
+        let script =
+            move |query_bytes: &[u8]| without_delay(reply(query_bytes, 0x8180 | u16::from(code)));
         let upstream = FakeUpstream::new(script, |_| Vec::new()).await;
         let served = ResolverUnderTest::local(&[&upstream]);
         assert_eq!(rcode(&ask(served.address, &example()).await), code);
@@ -186,9 +192,9 @@ async fn errors_of_an_upstream_are_relayed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_truncated_answer_is_fetched_over_tcp() {
-    let truncated = |asked: &[u8]| without_delay(reply(asked, 0x8380));
-    let upstream = FakeUpstream::new(truncated, |asked| {
-        without_delay(address_reply(asked, [192, 0, 2, 3]))
+    let truncated = |query_bytes: &[u8]| without_delay(reply(query_bytes, 0x8380));
+    let upstream = FakeUpstream::new(truncated, |query_bytes| {
+        without_delay(address_reply(query_bytes, [192, 0, 2, 3]))
     })
     .await;
     let served = ResolverUnderTest::local(&[&upstream]);
@@ -199,7 +205,7 @@ async fn a_truncated_answer_is_fetched_over_tcp() {
 
 #[tokio::test(start_paused = true)]
 async fn a_truncated_answer_is_better_than_none() {
-    let truncated = |asked: &[u8]| without_delay(reply(asked, 0x8380));
+    let truncated = |query_bytes: &[u8]| without_delay(reply(query_bytes, 0x8380));
     let upstream = FakeUpstream::new(truncated, |_| Vec::new()).await;
     let served = ResolverUnderTest::local(&[&upstream]);
     assert_eq!(word(&ask(served.address, &example()).await, 2), 0x8380);
@@ -230,7 +236,8 @@ async fn the_target_of_an_alias_is_forwarded() {
 #[tokio::test(start_paused = true)]
 async fn an_alias_that_no_upstream_resolves_is_servfail() {
     let failing = |code: u8| {
-        let script = move |asked: &[u8]| without_delay(reply(asked, 0x8180 | u16::from(code)));
+        let script =
+            move |query_bytes: &[u8]| without_delay(reply(query_bytes, 0x8180 | u16::from(code)));
         FakeUpstream::new(script, |_| Vec::new())
     };
     let upstreams = [
@@ -263,8 +270,8 @@ async fn an_alias_that_no_upstream_resolves_is_servfail() {
 #[tokio::test(start_paused = true)]
 async fn an_upstream_can_not_answer_for_authoritative_names() {
     // `example.org CNAME one.z`, and `one.z A 6.6.6.6` in each section.
-    let script = |asked: &[u8]| {
-        let mut message = reply(asked, 0x8180);
+    let script = |query_bytes: &[u8]| {
+        let mut message = reply(query_bytes, 0x8180);
         message[7..12].copy_from_slice(&[2, 0, 1, 0, 1]);
         message.extend(b"\xc0\x0c\0\x05\0\x01\0\0\x01\x2c\0\x07\x03one\x01z\0");
         for _ in 0..3 {
@@ -275,10 +282,10 @@ async fn an_upstream_can_not_answer_for_authoritative_names() {
     let upstream = FakeUpstream::new(script, |_| Vec::new()).await;
     let served = ResolverUnderTest::local(&[&upstream]);
     for name in ["example.org", "out.z"] {
-        let asked = query(7, name, Rtype::A);
+        let query_bytes = query(7, name, Rtype::A);
         for answer in [
-            ask(served.address, &asked).await,
-            ask_over_tcp(served.address, &asked).await,
+            ask(served.address, &query_bytes).await,
+            ask_over_tcp(served.address, &query_bytes).await,
         ] {
             assert_eq!(last_address(&answer), [10, 0, 0, 1], "{name}");
             assert_eq!([word(&answer, 8), word(&answer, 10)], [0, 0]);
@@ -291,10 +298,10 @@ async fn an_upstream_can_not_answer_for_authoritative_names() {
 /// forged answer succeeds more often.
 #[tokio::test(start_paused = true)]
 async fn equal_questions_in_flight_are_forwarded_once() {
-    let late = |asked: &[u8]| {
+    let late = |query_bytes: &[u8]| {
         vec![(
             Duration::from_millis(500),
-            address_reply(asked, [192, 0, 2, 1]),
+            address_reply(query_bytes, [192, 0, 2, 1]),
         )]
     };
     let upstream = FakeUpstream::new(late, |_| Vec::new()).await;
@@ -307,12 +314,12 @@ async fn equal_questions_in_flight_are_forwarded_once() {
         } else {
             "EXAMPLE.org"
         };
-        let mut asked = query(id, "example.org", Rtype::A);
-        asked[13..20].copy_from_slice(&name.as_bytes()[..7]);
+        let mut query_bytes = query(id, "example.org", Rtype::A);
+        query_bytes[13..20].copy_from_slice(&name.as_bytes()[..7]);
         let address = served.address;
         clients.spawn(async move {
-            let answer = ask(address, &asked).await;
-            assert_eq!(answer, address_reply(&asked, [192, 0, 2, 1]));
+            let answer = ask(address, &query_bytes).await;
+            assert_eq!(answer, address_reply(&query_bytes, [192, 0, 2, 1]));
         });
     }
     while let Some(client) = clients.join_next().await {
@@ -333,9 +340,9 @@ async fn start_looping_upstream(
 ) -> (SocketAddr, Arc<AtomicUsize>, JoinSet<()>) {
     let socket = Arc::new(tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap());
     let address = socket.local_addr().unwrap();
-    let asked = Arc::new(AtomicUsize::new(0));
+    let query_count = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
-    let count = asked.clone();
+    let count = query_count.clone();
     tasks.spawn(async move {
         let mut handed_on = JoinSet::new();
         loop {
@@ -354,21 +361,21 @@ async fn start_looping_upstream(
             });
         }
     });
-    (address, asked, tasks)
+    (address, query_count, tasks)
 }
 
 #[tokio::test]
 async fn a_loop_costs_one_question_and_is_detected() {
     let server = Arc::new(OnceLock::new());
-    let (upstream, asked, _round) = start_looping_upstream(server.clone()).await;
+    let (upstream, query_count, _round) = start_looping_upstream(server.clone()).await;
     let good = FakeUpstream::answering([192, 0, 2, 2]).await;
     let served = ResolverUnderTest::new("127.0.0.1:0", &[upstream, good.address]);
     server.set(served.address).unwrap();
 
-    // After the loop, the next upstream is asked.
+    // After the loop, the next upstream receives the query.
     let answer = ask(served.address, &example()).await;
     assert_eq!(last_address(&answer), [192, 0, 2, 2]);
-    assert_eq!(asked.load(Relaxed), 1);
+    assert_eq!(query_count.load(Relaxed), 1);
     assert_eq!(served.resolver.counters().snapshot().forwarded, 1);
 
     let (sender, mut reports) = tokio::sync::mpsc::unbounded_channel();
@@ -398,10 +405,10 @@ async fn queries_above_the_limit_in_flight_get_servfail() {
     let in_flight = 512;
     for number in 0..in_flight {
         let resolver = served.resolver.clone();
-        let asked = query(7, &format!("{number}.example.org"), Rtype::A);
+        let query_bytes = query(7, &format!("{number}.example.org"), Rtype::A);
         waiting.spawn(async move {
             resolver
-                .answer_message(&asked, zerohop_resolver::query::Transport::Udp)
+                .answer_message(&query_bytes, zerohop_resolver::query::Transport::Udp)
                 .await
         });
     }

@@ -40,7 +40,7 @@ struct SteppedApi {
     api: FakeApi,
     kubeconfig: TempDir,
     /// Unanswered requests, by the last segment of the path and whether they are watches.
-    asked: BTreeMap<(String, bool), PendingRequest>,
+    unanswered: BTreeMap<(String, bool), PendingRequest>,
     _served: JoinHandle<()>,
 }
 
@@ -53,7 +53,7 @@ impl SteppedApi {
         SteppedApi {
             api,
             kubeconfig,
-            asked: BTreeMap::new(),
+            unanswered: BTreeMap::new(),
             _served: tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }),
         }
     }
@@ -74,17 +74,17 @@ impl SteppedApi {
     /// The next request for these objects.
     async fn next_request(&mut self, plural: &str, is_watch: bool) -> PendingRequest {
         loop {
-            if let Some(asked) = self.asked.remove(&(plural.to_owned(), is_watch)) {
-                return asked;
+            if let Some(request) = self.unanswered.remove(&(plural.to_owned(), is_watch)) {
+                return request;
             }
-            let asked = self.api.next().await;
-            let last = asked.path.rsplit('/').next().unwrap().to_owned();
+            let request = self.api.next().await;
+            let last = request.path.rsplit('/').next().unwrap().to_owned();
             if last == "version" {
-                asked.refuse(404, "NotFound", "no version");
+                request.refuse(404, "NotFound", "no version");
                 continue;
             }
-            let is_watch = asked.get("watch").is_some();
-            self.asked.insert((last, is_watch), asked);
+            let is_watch = request.get("watch").is_some();
+            self.unanswered.insert((last, is_watch), request);
         }
     }
 
@@ -100,7 +100,10 @@ impl SteppedApi {
 }
 
 fn config_map(text: &str) -> Value {
-    json!({"metadata": {"namespace": "kube-system", "name": "coredns", "resourceVersion": "8"}, "data": {"Corefile": text}})
+    json!({
+        "metadata": {"namespace": "kube-system", "name": "coredns", "resourceVersion": "8"},
+        "data": {"Corefile": text}
+    })
 }
 
 fn namespace() -> Value {
@@ -403,7 +406,7 @@ async fn lookup_matches_the_resolver_without_upstream_flags() {
 
 /// The cluster's DNS Service has the agent's own address.
 #[tokio::test]
-async fn the_agent_never_asks_itself() {
+async fn the_agent_never_queries_itself() {
     let mut server = SteppedApi::start().await;
     let file = server.kubeconfig.path().join("config");
     let flags = ["--kubeconfig", file.to_str().unwrap(), "--endpoints=all"];

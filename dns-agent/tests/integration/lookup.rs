@@ -87,7 +87,7 @@ async fn lookup_names_the_objects_behind_answers() {
     assert!(ghost.authority[0].settings);
     assert_eq!(
         ghost.notes,
-        ["no Service shop/ghost is known, or --labels leaves it out"]
+        ["there is no Service shop/ghost, or --labels doesn't select it"]
     );
 
     // Names with bytes that are special in a URL path.
@@ -107,9 +107,9 @@ pub(crate) async fn assert_lookup_matches_resolver(
     let lookup = lookup(running, text, rtype).await;
     let reply = ask_over_tcp(running.server, &query(1, text, rtype)).await;
     let message = Message::read(&reply).unwrap();
-    let what = format!("{text} {rtype}: {lookup:?} and {message:?}");
-    assert_eq!(lookup.rcode, Some(message.rcode()), "{what}");
-    assert_eq!(lookup.aa, message.flags().contains(&"aa"), "{what}");
+    let context = format!("{text} {rtype}: {lookup:?} and {message:?}");
+    assert_eq!(lookup.rcode, Some(message.rcode()), "{context}");
+    assert_eq!(lookup.aa, message.flags().contains(&"aa"), "{context}");
     let sections = [&lookup.answer, &lookup.authority, &lookup.additional];
     for (reported, received) in sections.into_iter().zip(message.sections) {
         let reported = reported.iter().map(|record| without_serial(&record.record));
@@ -117,7 +117,7 @@ pub(crate) async fn assert_lookup_matches_resolver(
         let mut received: Vec<String> = received.iter().map(|line| without_serial(line)).collect();
         reported.sort_unstable();
         received.sort_unstable();
-        assert_eq!(reported, received, "{what}");
+        assert_eq!(reported, received, "{context}");
     }
     lookup
 }
@@ -134,13 +134,13 @@ fn without_serial(line: &str) -> String {
 /// An upstream that has an address for most names, denies names that start with `absent`, and fails
 /// for `broken` and `refused`.
 pub(crate) async fn mixed_upstream() -> FakeUpstream {
-    let script = |asked: &[u8]| {
-        let asks = |label: &[u8]| asked[12..].starts_with(label);
+    let script = |query_bytes: &[u8]| {
+        let asks = |label: &[u8]| query_bytes[12..].starts_with(label);
         without_delay(match () {
-            () if asks(b"\x06absent") => reply(asked, 0x8183),
-            () if asks(b"\x06broken") => reply(asked, 0x8182),
-            () if asks(b"\x07refused") => reply(asked, 0x8185),
-            () => address_reply(asked, [192, 0, 2, 1]),
+            () if asks(b"\x06absent") => reply(query_bytes, 0x8183),
+            () if asks(b"\x06broken") => reply(query_bytes, 0x8182),
+            () if asks(b"\x07refused") => reply(query_bytes, 0x8185),
+            () => address_reply(query_bytes, [192, 0, 2, 1]),
         })
     };
     FakeUpstream::new(script, |_| Vec::new()).await

@@ -1,5 +1,7 @@
 //! The agent and its resolver over real sockets.
 
+#![forbid(unsafe_code)]
+
 mod agent;
 mod cases;
 mod connections;

@@ -37,32 +37,33 @@ pub(crate) struct ApiContents {
     /// Documents other than lists, by path.
     documents: BTreeMap<&'static str, Value>,
     pub(crate) refused: Vec<&'static str>,
-    asked: Vec<String>,
+    /// The requested resources, in order.
+    requested: Vec<String>,
     /// Open watches, by path and selector. Two feeds may watch the same objects.
     watches: BTreeMap<String, Vec<Arc<BodyWriter>>>,
 }
 
 impl ApiContents {
-    fn answer(&mut self, asked: PendingRequest) {
+    fn answer(&mut self, request: PendingRequest) {
         let selectors = ["fieldSelector", "labelSelector"];
-        let selector = selectors.iter().find_map(|name| asked.get(name));
-        let what = match selector {
-            Some(selector) => format!("{}?{selector}", asked.path),
-            None => asked.path.clone(),
+        let selector = selectors.iter().find_map(|name| request.get(name));
+        let resource = match selector {
+            Some(selector) => format!("{}?{selector}", request.path),
+            None => request.path.clone(),
         };
-        self.asked.push(what.clone());
-        if asked.path == "/version" {
-            asked.refuse(404, "NotFound", "no version");
-        } else if let Some(document) = self.documents.get(&*what) {
-            asked.document(document);
-        } else if self.refused.contains(&&*what) {
-            asked.refuse(403, "Forbidden", "not you");
-        } else if asked.get("watch").is_some() {
-            let watches = self.watches.entry(what).or_default();
-            watches.push(Arc::new(asked.open()));
+        self.requested.push(resource.clone());
+        if request.path == "/version" {
+            request.refuse(404, "NotFound", "no version");
+        } else if let Some(document) = self.documents.get(&*resource) {
+            request.document(document);
+        } else if self.refused.contains(&&*resource) {
+            request.refuse(403, "Forbidden", "not you");
+        } else if request.get("watch").is_some() {
+            let watches = self.watches.entry(resource).or_default();
+            watches.push(Arc::new(request.open()));
         } else {
-            let items = self.items.get(&*what).cloned().unwrap_or_default();
-            asked.list("7", &items);
+            let items = self.items.get(&*resource).cloned().unwrap_or_default();
+            request.list("7", &items);
         }
     }
 }
@@ -78,8 +79,8 @@ impl PreparedApi {
             let lists = lists.clone();
             async move {
                 loop {
-                    let asked = api.next().await;
-                    lists.lock().unwrap().answer(asked);
+                    let request = api.next().await;
+                    lists.lock().unwrap().answer(request);
                 }
             }
         };
@@ -109,9 +110,9 @@ impl PreparedApi {
     }
 
     /// Sends an event to all watches of a resource.
-    pub(crate) async fn send_event(&self, what: &str, verb: &str, object: Value) {
+    pub(crate) async fn send_event(&self, resource: &str, verb: &str, object: Value) {
         let watches = loop {
-            if let Some(watches) = self.lists.lock().unwrap().watches.get(what) {
+            if let Some(watches) = self.lists.lock().unwrap().watches.get(resource) {
                 break watches.clone();
             }
             tokio::task::yield_now().await;
@@ -122,19 +123,25 @@ impl PreparedApi {
     }
 
     /// Waits until at least `count` watches of a resource are open.
-    async fn wait_for_watches(&self, what: &str, count: usize) {
+    async fn wait_for_watches(&self, resource: &str, count: usize) {
         let has = || {
             let lists = self.lists.lock().unwrap();
-            lists.watches.get(what).is_some_and(|it| it.len() >= count)
+            lists
+                .watches
+                .get(resource)
+                .is_some_and(|it| it.len() >= count)
         };
         while !has() {
             tokio::task::yield_now().await;
         }
     }
 
-    pub(crate) fn was_asked(&self, what: &str) -> bool {
+    pub(crate) fn was_requested(&self, resource: &str) -> bool {
         let lists = self.lists.lock().unwrap();
-        lists.asked.iter().any(|asked| asked.starts_with(what))
+        lists
+            .requested
+            .iter()
+            .any(|path| path.starts_with(resource))
     }
 }
 
@@ -191,7 +198,9 @@ pub(crate) fn cluster(policies: &[Value]) -> ApiContents {
         "endpoints": [{"addresses": ["10.244.0.9"]}],
         "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}],
     });
-    let namespace = json!({"metadata": {"name": "kube-system", "labels": {"team": "core"}, "resourceVersion": "7"}});
+    let namespace = json!({
+        "metadata": {"name": "kube-system", "labels": {"team": "core"}, "resourceVersion": "7"}
+    });
     let dns_pod = pod(
         "kube-system",
         "coredns",
@@ -331,7 +340,7 @@ async fn without_the_node_name_no_pod_is_answered_once_a_policy_exists() {
             permitted_and_left_out(status) == (Some(0), vec![]) && is_reported(status)
         })
         .await;
-    assert!(!server.was_asked("/api/v1/pods"));
+    assert!(!server.was_requested("/api/v1/pods"));
     running.stop().await;
 }
 
@@ -346,7 +355,7 @@ async fn ignored_policies_are_not_listed() {
         .await;
     let policy = status.network_policy.unwrap();
     assert_eq!((&*policy.mode, policy.permitted), ("ignore", None));
-    assert!(!server.was_asked(POLICIES));
+    assert!(!server.was_requested(POLICIES));
     running.stop().await;
 }
 
@@ -364,7 +373,11 @@ fn ingress_from(namespaces: Value) -> Value {
 #[tokio::test]
 async fn ingress_policies_of_the_dns_are_followed_with_the_labels_of_namespaces() {
     const NAMESPACES: &str = "/api/v1/namespaces";
-    let namespace = |name: &str, team: &str| json!({"metadata": {"name": name, "labels": {"team": team}, "resourceVersion": "7"}});
+    let namespace = |name: &str, team: &str| {
+        json!({
+            "metadata": {"name": name, "labels": {"team": team}, "resourceVersion": "7"}
+        })
+    };
     let mut lists = cluster(&[]);
     let namespaces = vec![namespace("shop", "a"), namespace("other", "b")];
     lists.items.insert(NAMESPACES, namespaces);
@@ -451,13 +464,13 @@ async fn policies_that_are_not_evaluated_leave_out_the_pods_they_may_select() {
     let policy = status.network_policy.unwrap();
     assert_eq!(
         policy.left_out[0].reason,
-        "CiliumNetworkPolicy shop/cnp (cilium.io) may restrict this pod, and is not evaluated"
+        "CiliumNetworkPolicy shop/cnp (cilium.io) may restrict this pod, and Zerohop doesn't evaluate this kind"
     );
     server.send_event(CILIUM, "DELETED", egress).await;
     running
         .status_when(|status| permitted_and_left_out(status) == (None, vec![]))
         .await;
-    assert!(!server.was_asked("/apis/apps"));
+    assert!(!server.was_requested("/apis/apps"));
     running.stop().await;
 }
 

@@ -19,6 +19,10 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+use zerohop_contract::{
+    addresses::{POD, SERVED},
+    packet::{self, QueryPacket},
+};
 use zerohop_resolver::{Resolver, Sockets, Upstreams};
 use zerohop_zone::{ModelBuilder, Name, Rdata, Record};
 
@@ -98,33 +102,24 @@ pub(crate) fn without_delay(message: Vec<u8>) -> DelayedMessages {
 
 /// A query of one question with RD set.
 pub(crate) fn query(id: u16, name: &str, rtype: Rtype) -> Vec<u8> {
-    let mut bytes = id.to_be_bytes().to_vec();
-    bytes.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
-    bytes.extend_from_slice(Name::parse(name).unwrap().wire());
-    bytes.extend_from_slice(&rtype.to_int().to_be_bytes());
-    bytes.extend_from_slice(&[0, 1]);
-    bytes
+    QueryPacket {
+        id,
+        ..QueryPacket::new(POD[0], SERVED[0], name, rtype.to_int())
+    }
+    .message()
 }
 
 /// A reply to a query with these flags, without records.
 pub(crate) fn reply(query: &[u8], flags: u16) -> Vec<u8> {
-    let name = query[12..].iter().position(|byte| *byte == 0).unwrap();
-    let mut bytes = query[..12 + name + 5].to_vec();
-    bytes[2..4].copy_from_slice(&flags.to_be_bytes());
-    bytes[6..12].fill(0);
-    bytes
+    packet::empty_reply(query, flags).unwrap()
 }
 
 /// A reply with one address if the query is for type A, else without records.
 pub(crate) fn address_reply(query: &[u8], address: [u8; 4]) -> Vec<u8> {
-    let mut bytes = reply(query, 0x8180);
-    let rtype = &bytes[bytes.len() - 4..bytes.len() - 2];
-    if rtype == [0, 1] {
-        bytes[7] = 1;
-        bytes.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4]);
-        bytes.extend_from_slice(&address);
+    if packet::question_type(query) != Some(Rtype::A.to_int()) {
+        return reply(query, 0x8180);
     }
-    bytes
+    packet::address_reply(query, 0x8180, 300, address.into()).unwrap()
 }
 
 /// The last address in a message, which ends with a record of type A.
@@ -152,7 +147,7 @@ pub(crate) async fn ask(server: SocketAddr, query: &[u8]) -> Vec<u8> {
         "[::]:0"
     };
     let socket = UdpSocket::bind(local).await.unwrap();
-    // A connected socket receives replies only from the address asked.
+    // A connected socket receives replies only from the queried address.
     socket.connect(server).await.unwrap();
     socket.send(query).await.unwrap();
     let mut buffer = vec![0; 65535];

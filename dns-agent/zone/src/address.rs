@@ -49,15 +49,15 @@ pub fn reverse_range(name: &Name) -> Option<RangeInclusive<IpAddr>> {
     let mut labels: Vec<&[u8]> = name.labels().collect();
     labels.reverse();
     match labels.as_slice() {
-        [b"arpa", b"in-addr", octets @ ..] if octets.len() <= 4 => {
+        [b"arpa", b"in-addr", parts @ ..] if parts.len() <= 4 => {
             let (mut first, mut last) = ([0; 4], [255; 4]);
-            for (at, label) in octets.iter().enumerate() {
+            for (at, label) in parts.iter().enumerate() {
                 let text = std::str::from_utf8(label).ok()?;
-                let octet: u8 = text.parse().ok()?;
-                if octet.to_string() != text {
+                let byte: u8 = text.parse().ok()?;
+                if byte.to_string() != text {
                     return None;
                 }
-                (first[at], last[at]) = (octet, octet);
+                (first[at], last[at]) = (byte, byte);
             }
             Some(IpAddr::from(first)..=IpAddr::from(last))
         }
@@ -80,7 +80,7 @@ pub fn reverse_range(name: &Name) -> Option<RangeInclusive<IpAddr>> {
     }
 }
 
-/// The network of a reverse zone. `None` if `zone` is no reverse zone.
+/// The network of a reverse zone. `None` if `zone` is not a reverse zone.
 pub fn reverse_network(zone: &Name) -> Option<IpNet> {
     let range = reverse_range(zone)?;
     let cuts = zone.labels().count() - 2;
@@ -119,8 +119,8 @@ fn v6_cuts(network: Ipv6Net) -> impl Iterator<Item = Ipv6Net> {
 
 /// The reverse name of the first `prefix` bits of an address, a multiple of 8.
 fn reverse_v4(address: Ipv4Addr, prefix: u8) -> Name {
-    let octets = address.octets();
-    let digits = octets[..usize::from(prefix / 8)].iter().rev();
+    let bytes = address.octets();
+    let digits = bytes[..usize::from(prefix / 8)].iter().rev();
     let labels: Vec<String> = digits.map(u8::to_string).collect();
     Name::from_labels(
         labels.iter().map(String::as_bytes),
@@ -130,8 +130,8 @@ fn reverse_v4(address: Ipv4Addr, prefix: u8) -> Name {
 
 /// The reverse name of the first `prefix` bits of an address, a multiple of 4.
 fn reverse_v6(address: Ipv6Addr, prefix: u8) -> Name {
-    let octets = address.octets();
-    let nibbles = octets.iter().flat_map(|octet| [octet >> 4, octet & 15]);
+    let bytes = address.octets();
+    let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
     let nibbles: Vec<u8> = nibbles.take(usize::from(prefix / 4)).collect();
     let labels = nibbles.iter().rev();
     Name::from_labels(
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_labels_are_no_addresses() {
+    fn malformed_labels_are_not_addresses() {
         for label in [
             "blah",
             "1-2-3",

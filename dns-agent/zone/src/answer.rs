@@ -18,7 +18,7 @@ pub trait ZoneData {
     fn zones(&self) -> &[Apex];
 
     /// Names in the zones that other software answers, with all names below them. They have no
-    /// entries, and questions for them pass.
+    /// entries, and queries for them pass.
     fn delegated_names(&self) -> &[Name];
 
     /// The entry of a name. `None` for computed names and names that don't exist.
@@ -124,13 +124,16 @@ pub trait ZoneData {
     }
 
     /// Follows CNAMEs from `owner`, whose CNAME is `link`, while they stay in the zones (RFC 1034
-    /// section 3.6.2). If CoreDNS decides the data of a name in the chain, the whole question
+    /// section 3.6.2). If CoreDNS decides the data of a name in the chain, the whole query
     /// passes.
     ///
-    /// If A or AAAA is asked and the end of the chain has no such data, the answer has only the
-    /// CNAMEs up to the last one that crosses into another zone, and is NODATA if there is none.
-    /// CoreDNS answers in the same way. For other types the answer then has all CNAMEs. A chain
-    /// that is too long, as any loop is, gets the CNAMEs up to the last crossing too.
+    /// If the end of the chain has no data of the type, the answer has these CNAMEs, as in CoreDNS:
+    /// * For A and AAAA, the CNAMEs up to the last one that crosses into another zone. If no CNAME
+    ///   crosses, the answer is NODATA.
+    /// * For other types, all CNAMEs.
+    ///
+    /// The answer for a chain that is too long, as any loop is, has the CNAMEs up to the last
+    /// crossing.
     #[doc(hidden)]
     fn follow_alias(&self, owner: &Name, link: (Name, u32), rtype: Rtype) -> Answer {
         let mut chain = Vec::new();
@@ -209,8 +212,8 @@ pub trait ZoneData {
         }
     }
 
-    /// NODATA for an existing name. Like NXDOMAIN, it isn't given while the lists of objects are
-    /// incomplete.
+    /// NODATA for an existing name. While the lists of objects are incomplete, the answer is
+    /// [`Answer::NotYetKnown`], as for absent names.
     #[doc(hidden)]
     fn no_data_answer(&self, name: &Name) -> Answer {
         match self.zone_of(name) {
@@ -240,21 +243,21 @@ pub trait ZoneData {
             };
             for rtype in [Rtype::A, Rtype::AAAA] {
                 let addresses = host_found.records(host, rtype).into_iter();
-                let is_meant = |address: &Record| match record.data {
-                    Rdata::Srv(_) if found.is_host() => found.has(&address.data),
+                let is_wanted = |address: &Record| match record.data {
+                    Rdata::Srv(_) if found.is_host() => found.has_data(&address.data),
                     _ => true,
                 };
-                additional.extend(addresses.filter(is_meant));
+                additional.extend(addresses.filter(is_wanted));
             }
         }
         additional
     }
 }
 
-/// An owner of zone data that changes, such as an index of objects. A lock around it is
-/// [`LiveZoneData`].
+/// An owner of zone data that changes, such as an index of objects. An [`RwLock`] of an owner
+/// implements [`LiveZoneData`].
 pub trait ZoneDataOwner: Send + Sync {
-    /// Calls `see` with the present data.
+    /// Calls `see` with the current data.
     fn with_zone_data(&self, see: &mut dyn FnMut(&dyn ZoneData));
 }
 
@@ -268,7 +271,7 @@ impl<T: ZoneDataOwner> LiveZoneData for RwLock<T> {
 
 /// Read access to zone data that changes.
 pub trait LiveZoneData: Send + Sync {
-    /// Calls `see` with the present data. Changes wait until `see` returns.
+    /// Calls `see` with the current data. Changes wait until `see` returns.
     fn with_data(&self, see: &mut dyn FnMut(&dyn ZoneData));
 }
 
@@ -302,7 +305,7 @@ pub enum Answer {
     },
     /// The name or type is absent, but may exist, because the lists of objects are incomplete.
     NotYetKnown,
-    /// The name, or its data of this type, is outside the zones or delegated: the question passes.
+    /// The name, or its data of this type, is outside the zones or delegated: the query passes.
     NotAuthoritative,
 }
 
@@ -321,14 +324,14 @@ impl NameData {
         undashed(label).map(|address| NameData::Address { address, ttl })
     }
 
-    fn set(&self, rtype: Rtype) -> Option<&RrSet> {
+    fn rrset(&self, rtype: Rtype) -> Option<&RrSet> {
         match self {
             NameData::Entry(entry) => entry.rrset(rtype),
             _ => None,
         }
     }
 
-    /// Whether questions for this type pass.
+    /// Whether queries for this type pass.
     fn delegates_type(&self, rtype: Rtype) -> bool {
         match self {
             NameData::Unknown => true,
@@ -339,7 +342,7 @@ impl NameData {
 
     /// The target and the TTL of the name's CNAME.
     fn alias(&self) -> Option<(Name, u32)> {
-        let set = self.set(Rtype::CNAME)?;
+        let set = self.rrset(Rtype::CNAME)?;
         match set.data.first() {
             Some(Rdata::Cname(target)) => Some((target.clone(), set.ttl)),
             _ => None,
@@ -352,16 +355,16 @@ impl NameData {
             NameData::Address { .. } => true,
             _ => [Rtype::A, Rtype::AAAA]
                 .into_iter()
-                .any(|rtype| self.set(rtype).is_some()),
+                .any(|rtype| self.rrset(rtype).is_some()),
         }
     }
 
     /// Whether the name has this data.
-    fn has(&self, data: &Rdata) -> bool {
+    fn has_data(&self, data: &Rdata) -> bool {
         match self {
             NameData::Address { address, .. } => *data == Rdata::from(*address),
             // Data of an RRset is sorted.
-            _ => (self.set(data.rtype())).is_some_and(|set| set.data.binary_search(data).is_ok()),
+            _ => (self.rrset(data.rtype())).is_some_and(|set| set.data.binary_search(data).is_ok()),
         }
     }
 
@@ -379,14 +382,14 @@ impl NameData {
                 .map(|data| record(ttl, data))
                 .collect();
         }
-        self.set(rtype).map_or_else(Vec::new, |set| {
+        self.rrset(rtype).map_or_else(Vec::new, |set| {
             let data = set.data.iter();
             data.map(|data| record(set.ttl, data.clone())).collect()
         })
     }
 }
 
-/// Whether a type is a meta-type or a type of questions only (RFC 6895 section 3.1).
+/// Whether a type is a meta-type or a type of queries only (RFC 6895 section 3.1).
 fn is_meta(rtype: Rtype) -> bool {
     rtype == Rtype::OPT || matches!(rtype.to_int(), 0 | 128..=255)
 }

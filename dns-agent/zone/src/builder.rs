@@ -54,7 +54,7 @@ impl ModelBuilder {
         }
     }
 
-    /// Sets for each zone added so far how questions for absent names are answered. `choose` gets
+    /// Sets for each zone added so far how queries for absent names are answered. `choose` gets
     /// the zone's name.
     pub fn set_absent_names(&mut self, choose: impl Fn(&Name) -> AbsentNames) {
         for apex in &mut self.zones {
@@ -62,7 +62,7 @@ impl ModelBuilder {
         }
     }
 
-    /// Makes questions for one type of a name pass.
+    /// Makes queries for one type of a name pass.
     pub fn delegate_type(&mut self, name: Name, rtype: Rtype) {
         let sets = &mut self.entries.entry(name).or_default().rrsets;
         sets.retain(|set| set.rtype != rtype);
@@ -83,7 +83,7 @@ impl ModelBuilder {
         self.entries.entry(name).or_default().computed_names = below;
     }
 
-    /// Makes questions pass for the types that a name has no data of, and for names one label below
+    /// Makes queries pass for the types that a name has no data of, and for names one label below
     /// that are not added.
     pub fn delegate_remainder(&mut self, name: Name) {
         let entry = self.entries.entry(name).or_default();
@@ -139,8 +139,8 @@ impl ModelBuilder {
         self.delegated.dedup();
     }
 
-    /// Builds only the entries, with all names between them and `root`, which must be above all of
-    /// them.
+    /// Builds only the entries, and adds entries for all names between these names and `root`. All
+    /// names must be at or below `root`.
     pub fn build_below(mut self, root: &Name) -> HashMap<Name, Arc<NameEntry>> {
         self.sort_rrsets();
         let mut missing = HashSet::new();

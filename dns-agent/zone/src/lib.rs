@@ -1,13 +1,14 @@
 //! Names, records and answers, without I/O.
 //!
-//! [`ZoneData`] holds names, and answers questions for both planes by one function,
-//! [`ZoneData::answer`]. [`Model`] stores such data. [`render`] writes answers in wire form for
-//! both planes. Nothing in this module depends on Kubernetes, the kernel or sockets.
+//! [`ZoneData::answer`] answers questions for both planes. [`Model`] stores zone data. [`render`]
+//! writes answers in wire form for both planes. This crate doesn't depend on Kubernetes, the kernel
+//! or sockets.
 
 #![forbid(unsafe_code)]
 
 mod address;
 mod answer;
+mod apex;
 mod builder;
 mod model;
 mod name;
@@ -18,8 +19,9 @@ pub mod zone_file;
 
 pub use address::{dashed, reverse_name, reverse_network, reverse_range, reverse_zones, undashed};
 pub use answer::{Answer, LiveZoneData, ZoneData, ZoneDataOwner};
+pub use apex::{AbsentNames, Apex};
 pub use builder::ModelBuilder;
-pub use model::{AbsentNames, Apex, Model};
+pub use model::Model;
 pub use name::MAX_LABEL;
 pub use name::{Name, NameError};
 pub use name_entry::address_data;

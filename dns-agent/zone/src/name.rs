@@ -349,7 +349,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn names_survive_both_forms(labels in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 0..10)) {
+        fn names_survive_both_forms(
+            labels in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 0..10)
+        ) {
             let mut name = name(".");
             for label in &labels {
                 name = name.child(label).unwrap();

@@ -13,7 +13,7 @@ pub struct NameEntry {
     pub(super) other_types: OtherTypes,
 }
 
-/// How questions for types without data at a name are answered.
+/// How queries for types without data at a name are answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OtherTypes {
     /// With NODATA.
@@ -26,7 +26,7 @@ pub enum OtherTypes {
     PassedAtAlias,
 }
 
-/// An RRset: the records of one owner and type (RFC 2181 §5), in canonical order. Questions for an
+/// An RRset: the records of one owner and type (RFC 2181 §5), in canonical order. Queries for an
 /// RRset without data pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RrSet {
@@ -49,7 +49,7 @@ pub enum ComputedNames {
     EmptyThenAddresses(u32),
     /// Any one label, with the data of the entry of this name.
     Like(Name),
-    /// Any one label may exist. Questions for such names pass.
+    /// Any one label may exist. Queries for such names pass.
     Unknown,
 }
 
@@ -62,7 +62,7 @@ impl NameEntry {
         }
     }
 
-    /// The types that have data, or whose questions pass.
+    /// The types that have data, or whose queries pass.
     pub fn types(&self) -> impl Iterator<Item = Rtype> {
         self.rrsets.iter().map(|set| set.rtype)
     }
@@ -72,12 +72,12 @@ impl NameEntry {
         self.rrset(Rtype::CNAME).is_some()
     }
 
-    /// How questions for types without data are answered.
+    /// How queries for types without data are answered.
     pub fn other_types(&self) -> OtherTypes {
         self.other_types
     }
 
-    /// This entry, with questions for types without data passing.
+    /// This entry, with queries for types without data passing.
     pub fn delegating_other_types(&self) -> NameEntry {
         NameEntry {
             other_types: OtherTypes::Passed,
@@ -85,7 +85,7 @@ impl NameEntry {
         }
     }
 
-    /// This entry, with questions for other types passing if it is an alias.
+    /// This entry, with queries for other types passing if it is an alias.
     pub fn delegating_types_at_alias(&self) -> NameEntry {
         let other_types = match self.other_types {
             OtherTypes::Denied => OtherTypes::PassedAtAlias,
@@ -104,7 +104,7 @@ impl NameEntry {
             .any(|rtype| self.rrset(rtype).is_some())
     }
 
-    /// The hosts that its records name.
+    /// The hosts that the records of this name refer to.
     pub fn hosts(&self) -> impl Iterator<Item = &Name> {
         let data = self.rrsets.iter().flat_map(|set| &set.data);
         data.filter_map(Rdata::host)
@@ -138,7 +138,7 @@ impl NameEntry {
         self.rrsets.is_empty() && self.computed_names == ComputedNames::Nothing
     }
 
-    /// Whether questions for this type pass.
+    /// Whether queries for this type pass.
     pub fn delegates_type(&self, rtype: Rtype) -> bool {
         match self.rrset(rtype) {
             Some(set) => set.data.is_empty(),

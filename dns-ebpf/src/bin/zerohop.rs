@@ -42,8 +42,8 @@ use dns_ebpf::{
     verifier::{distance, load, offset, store},
 };
 
-/// The number of the settings in force, and the lease. The agent and `zerohop_lease` write it, the
-/// hooks read it.
+/// The number of the settings in force, and the lease. The agent and `zerohop_lease` write this
+/// map, the hooks read it.
 #[map]
 static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
@@ -52,8 +52,8 @@ static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(SETTINGS_COPIES, BPF_F_MMAPABLE);
 
-/// From hashes of names to record numbers. The agent writes it, the hooks read it. The agent sets
-/// its size when it loads this object.
+/// The directory, from hashes of names to record numbers. The agent writes it, the hooks read it.
+/// The agent sets its size when it loads this object.
 #[map]
 static DIRECTORY: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
@@ -62,8 +62,8 @@ static DIRECTORY: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static RECORDS: Array<[u64; CHUNK / 8]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// The addresses of permitted pods, while policies restrict DNS queries. The agent writes it, the
-/// hooks read it.
+/// The addresses of permitted clients, used while policies restrict DNS queries. The agent writes
+/// the map, the hooks read it.
 #[map]
 static CLIENTS: HashMap<ClientKey, u8> = HashMap::with_max_entries(MAX_CLIENTS, BPF_F_NO_PREALLOC);
 

@@ -14,25 +14,13 @@ use zerohop_zone::{
     Answer, Model, ModelBuilder, Name, Rdata, Record, Rtype, ZoneData, render, reverse_name,
 };
 
-use crate::programs::{self, ExpectedFrame, VARIANTS, WORDS};
+use crate::programs::{CaseFrames, ExpectedFrame, GeneratedQuery, VARIANTS, WORDS};
 
 /// A question that is measured.
 pub(crate) struct BenchCase {
     /// The name in the printed tables.
     pub(crate) name: &'static str,
     query: QueryPacket,
-}
-
-/// The frames of a case, in the form that the BPF programs need.
-pub(crate) struct CaseFrames {
-    /// The frame that the generator sends.
-    pub(crate) query: programs::GeneratedQuery,
-    /// The frame that the reflector returns.
-    pub(crate) reflected: ExpectedFrame,
-    /// The frames that the kernel program returns.
-    pub(crate) answered: ExpectedFrame,
-    /// Length in bytes of the frames on the veth pair, a multiple of eight.
-    pub(crate) length: usize,
 }
 
 /// The case with a required rate.
@@ -114,7 +102,7 @@ impl BenchCase {
         Ok(CaseFrames {
             reflected: ExpectedFrame::new(&[reflected], udp, (0, 0)),
             answered: ExpectedFrame::new(&answers, udp, which),
-            query: programs::GeneratedQuery::new(&query, udp),
+            query: GeneratedQuery::new(&query, udp),
             length,
         })
     }

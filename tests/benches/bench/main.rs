@@ -1,6 +1,9 @@
 //! The benchmark. `docs/benchmarks.md` describes the measurements and their output.
 
+#![deny(unsafe_code)]
+
 mod cases;
+#[expect(unsafe_code, reason = "it shares structures with BPF programs")]
 mod programs;
 mod stream;
 mod tables;
@@ -9,16 +12,16 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use aya::programs::ProgramFd;
-use cases::{BenchCase, CaseFrames};
+use cases::BenchCase;
 use clap::Parser;
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
 };
-use programs::{BenchPrograms, ExpectedFrame, FrameCounts, VethPair};
+use programs::{BenchPrograms, CaseFrames, ExpectedFrame, FrameCounts, VethPair};
 use zerohop_contract::addresses::SERVED;
 use zerohop_datapath::{
-    DatapathConfig, KernelTables, Persistence, VethClients,
+    DatapathConfig, KernelTables, PermittedClients, Persistence,
     grace::Rcu,
     program::{EbpfObject, HookProgram},
     table_size,
@@ -32,7 +35,7 @@ struct BenchmarkOptions {
     /// A smoke test: few frames, no required rates.
     #[arg(long)]
     quick: bool,
-    /// Measures only the cases whose names contain this.
+    /// Measures only the cases with this text in their names.
     #[arg(long, default_value = "")]
     case: String,
     /// Pairs of calls for each case.
@@ -57,7 +60,7 @@ struct Effort {
     rounds: u32,
     /// Number of names in the tables.
     names: u32,
-    /// How long a TCP stream lasts.
+    /// The duration of a TCP stream.
     stream: Duration,
 }
 
@@ -168,12 +171,12 @@ fn config() -> DatapathConfig {
         object_file: dns_agent::KERNEL_OBJECT,
         interfaces: Vec::new(),
         allow: Vec::new(),
-        rate_limit: 0,
-        serve: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
-        clients: VethClients::Any,
+        rate_limit: None,
+        served_addresses: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
+        clients: PermittedClients::Any,
         capacity: None,
         stale_after: Duration::from_secs(10),
-        persistence: Persistence::None,
+        persistence: Persistence::UntilAgentStops,
         bpffs: "/sys/fs/bpf".into(),
     }
 }

@@ -13,8 +13,6 @@ use aya::{
 };
 use zerohop_tests::netns::NetworkNamespace;
 
-use crate::cases::CaseFrames;
-
 /// 64-bit words of the longest frame. This constant, [`VARIANTS`] and the three `repr(C)`
 /// structures repeat those of `dns-ebpf/src/bin/bench.rs`.
 pub(crate) const WORDS: usize = 24;
@@ -55,6 +53,18 @@ pub(crate) struct FrameCounts {
     pub(crate) sent: u64,
     pub(crate) right: u64,
     pub(crate) wrong: u64,
+}
+
+/// The frames of a case, in the form that the BPF programs need.
+pub(crate) struct CaseFrames {
+    /// The frame that the generator sends.
+    pub(crate) query: GeneratedQuery,
+    /// The frame that the reflector returns.
+    pub(crate) reflected: ExpectedFrame,
+    /// The frames that the kernel program returns.
+    pub(crate) answered: ExpectedFrame,
+    /// Length in bytes of the frames on the veth pair, a multiple of eight.
+    pub(crate) length: usize,
 }
 
 // SAFETY: only integers, without padding between them; every bit pattern is a valid value.
@@ -112,7 +122,8 @@ fn words<const N: usize>(bytes: &[u8]) -> [u64; N] {
     words
 }
 
-/// The loaded object with the generator, the checker, the reflector and the others.
+/// The loaded object with the benchmark's programs: the generator, the checker, the reflector, and
+/// more.
 pub(crate) struct BenchPrograms {
     ebpf: Ebpf,
 }
@@ -138,7 +149,7 @@ const NATIVE: XdpMode = XdpMode::Driver;
 const XDP_TX: u32 = 3;
 /// The most frames in flight.
 const BATCH: u32 = 64;
-/// How long the last frames may take to arrive.
+/// The longest time until the last frames must arrive.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 impl BenchPrograms {
@@ -221,8 +232,8 @@ impl BenchPrograms {
         })
     }
 
-    /// Runs a program over one frame, which is made a query again before each round. Returns the
-    /// nanoseconds of a round. `None` stands for a program that does nothing.
+    /// Runs a program over one frame. Before each round the frame becomes the query again. Returns
+    /// the nanoseconds of a round. `None` stands for a program that does nothing.
     pub(crate) fn run_repeatedly(
         &mut self,
         program: Option<&ProgramFd>,

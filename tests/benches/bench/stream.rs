@@ -21,7 +21,7 @@ pub(crate) enum StreamDirection {
     ToPod,
 }
 
-/// Rates of streams in bytes a second.
+/// Rates of streams in bytes per second.
 pub(crate) struct Streams {
     pub(crate) without: Vec<f64>,
     pub(crate) with: Vec<f64>,
@@ -79,7 +79,7 @@ fn attach(object: &mut EbpfObject) -> Result<impl Sized + use<>> {
     Ok(program.take_link(id)?)
 }
 
-/// The rate of one stream in bytes a second.
+/// The rate of one stream in bytes per second.
 fn measure_stream(
     topology: &Topology,
     direction: StreamDirection,

@@ -1,16 +1,12 @@
-//! Generates transitions: single changes of a Service, a slice or a pod.
+//! The state of the random generator of transitions: single changes of a Service, a slice or a pod.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
 
-use super::{
-    form::ServiceForm,
-    slices::{delete_slice, label_headless, label_manager, label_other},
-};
+use super::form::ServiceForm;
 use crate::{cluster::LiveCluster, objects::NamespacedName};
 
 /// Generates random transitions from a seed.
@@ -18,8 +14,8 @@ pub(crate) struct TransitionGenerator {
     seed: u64,
     pub(super) zone: String,
     pub(crate) namespaces: [String; 2],
-    /// How often each Service was renamed, by namespace and number.
-    renamed: BTreeMap<(String, usize), usize>,
+    /// The number of times that each Service was renamed, by namespace and number.
+    pub(super) renamed: BTreeMap<(String, usize), usize>,
     /// Number of random generators made so far.
     drawn: u64,
     /// Number of addresses used so far.
@@ -38,7 +34,7 @@ pub(crate) struct Transition {
     pub(crate) writes: WriteCount,
 }
 
-/// Whether a transition took one request or several. Servers may see the states between several.
+/// Whether a transition took one request or several. Servers may see the states between requests.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WriteCount {
     One,
@@ -49,8 +45,6 @@ pub(crate) enum WriteCount {
 pub(super) const SERVICES: usize = 6;
 /// Number of pods in a namespace; more than one for each Service.
 pub(super) const PODS: usize = 9;
-/// Number of slices in a namespace from which on slices are deleted instead of made.
-const SLICES: usize = 24;
 
 /// Labels without a meaning for DNS.
 pub(super) const OTHER_LABELS: [&str; 3] = ["app", "example.com/tier", "kubernetes.io/service"];
@@ -106,79 +100,6 @@ impl TransitionGenerator {
         match self.renamed.get(&service) {
             None => app(number),
             Some(renamed) => format!("{}-{renamed}", app(number)),
-        }
-    }
-
-    /// Makes a transition. All choices follow from the seed, except which of several slices it
-    /// affects, because the controller manager makes and deletes slices in its own time.
-    pub(crate) fn make_transition(&mut self, cluster: &mut LiveCluster) -> Result<Transition> {
-        loop {
-            let mut random = self.random();
-            if let Some(transition) = self.try_transition(cluster, &mut random)? {
-                return Ok(transition);
-            }
-        }
-    }
-
-    /// `None` if no object exists for the kind that was drawn.
-    fn try_transition(
-        &mut self,
-        cluster: &mut LiveCluster,
-        random: &mut StdRng,
-    ) -> Result<Option<Transition>> {
-        let namespace = pick(&self.namespaces, random);
-        let number = random.random_range(0..SERVICES);
-        let key = (namespace.clone(), self.service_name(&namespace, number));
-        let choice = random.random_range(0..100);
-        let which = random.random::<u32>() as usize;
-        let slices = cluster.objects.slices.iter();
-        let slices: Vec<&EndpointSlice> = slices
-            .filter(|(key, _)| key.0 == namespace)
-            .map(|(_, slice)| slice)
-            .collect();
-        let count = slices.len();
-        let slice = slices.get(which % count.max(1)).copied().cloned();
-        let service = cluster.objects.services.get(&key).cloned();
-        match (choice, service, slice) {
-            (0..38, Some(service), _) => {
-                self.change_form(cluster, &key, &service, random).map(Some)
-            }
-            (38..42, Some(_), _) => self.change_ports(cluster, &key, random).map(Some),
-            (42..45, Some(_), _) => self.change_labels(cluster, &key, random).map(Some),
-            (45..50, Some(_), _) => {
-                cluster.delete_service(&key)?;
-                // A Service with a new name and one whose name returns are different cases.
-                if random.random_bool(0.7) {
-                    *self.renamed.entry((namespace, number)).or_default() += 1;
-                }
-                Ok(Some(Transition::by_one_write(
-                    "a Service deleted",
-                    &key,
-                    "",
-                )))
-            }
-            (0..50, None, _) => {
-                let form = pick(&ServiceForm::ALL, random);
-                self.make_service(cluster, &key, form, random)?;
-                let text = format!("as {form:?}");
-                Ok(Some(Transition::by_one_write(
-                    "a Service made",
-                    &key,
-                    &text,
-                )))
-            }
-            (50..53, ..) => self.change_pod(cluster, &namespace, random).map(Some),
-            (53..100, _, Some(slice)) if count > SLICES => delete_slice(cluster, &slice).map(Some),
-            (53..60, _, Some(slice)) => self.move_slice(cluster, &slice, random),
-            (60..66, _, Some(slice)) => label_headless(cluster, &slice, random),
-            (66..73, _, Some(slice)) => label_manager(cluster, &slice, random),
-            (73..76, _, Some(slice)) => label_other(cluster, &slice, random),
-            (76..83, _, Some(slice)) => self.copy_slice(cluster, &slice, random).map(Some),
-            (83..88, _, Some(slice)) => self.change_family(cluster, &slice, random).map(Some),
-            (88..91, _, Some(slice)) => self.change_endpoints(cluster, &slice, random),
-            (91..93, _, Some(slice)) => delete_slice(cluster, &slice).map(Some),
-            (53.., ..) => self.make_slice(cluster, &key, random).map(Some),
-            _ => Ok(None),
         }
     }
 

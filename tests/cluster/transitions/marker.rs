@@ -1,4 +1,4 @@
-//! A marker that moves. A server that knows its current state knows everything written before.
+//! A marker that moves. A server that knows the marker's current state knows all earlier writes.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ struct MarkerProbe {
     addresses: [String; 2],
 }
 
-/// How long every server may take to learn of a write.
+/// The longest time until every server must know a write.
 const LIMIT: Duration = Duration::from_secs(120);
 
 impl MovingMarker {
@@ -58,7 +58,8 @@ impl MovingMarker {
         Ok(moving)
     }
 
-    /// Moves the marker, and waits until all servers know that. Calls `observe` in each round.
+    /// Moves the marker, and waits until all servers know its new state. Calls `observe` in each
+    /// round.
     pub(crate) fn move_and_wait(
         &mut self,
         cluster: &LiveCluster,

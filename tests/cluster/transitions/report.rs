@@ -74,8 +74,8 @@ impl TransitionReport {
     }
 
     pub(crate) fn print(&self, generator: &TransitionGenerator) {
-        for (what, count) in &self.made {
-            println!("{count:>9} {what}");
+        for (kind, count) in &self.made {
+            println!("{count:>9} {kind}");
         }
         let fewest = generator
             .directions

@@ -1,8 +1,9 @@
-//! Builds Ethernet frames with queries, and checks and parses frames with replies.
+//! Makes the messages and Ethernet frames of queries and the messages of other servers' replies,
+//! and checks and parses frames with replies.
 //!
 //! Written from the RFCs alone; shares no code with the code under test.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Result, ensure};
 
@@ -136,6 +137,53 @@ impl QueryPacket {
         }
         frame.extend(udp);
         frame
+    }
+}
+
+/// The reply of a server without EDNS to the message `query`: the ID and the question of the query,
+/// and no records. `bits` are bytes 2 and 3 of the header.
+///
+/// `None` if the query has no complete question.
+#[must_use]
+pub fn empty_reply(query: &[u8], bits: u16) -> Option<Vec<u8>> {
+    let mut reply = query.get(..question_end(query)?)?.to_vec();
+    reply[2..4].copy_from_slice(&bits.to_be_bytes());
+    // One question, and no record in any section.
+    reply[4..12].copy_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
+    Some(reply)
+}
+
+/// As [`empty_reply`], with an A record of the question's name.
+#[must_use]
+pub fn address_reply(query: &[u8], bits: u16, ttl: u32, address: Ipv4Addr) -> Option<Vec<u8>> {
+    let mut reply = empty_reply(query, bits)?;
+    reply[7] = 1;
+    // A pointer to the question's name, type A, class IN.
+    reply.extend([0xc0, 12, 0, 1, 0, 1]);
+    reply.extend(ttl.to_be_bytes());
+    reply.extend([0, 4]);
+    reply.extend(address.octets());
+    Some(reply)
+}
+
+/// The type of a message's question. `None` if the question is incomplete.
+#[must_use]
+pub fn question_type(message: &[u8]) -> Option<u16> {
+    let end = question_end(message)?;
+    let rtype = message.get(end - 4..end - 2)?;
+    Some(u16::from_be_bytes([rtype[0], rtype[1]]))
+}
+
+/// The position after the question, whose name is not compressed.
+fn question_end(message: &[u8]) -> Option<usize> {
+    let mut at = 12;
+    loop {
+        let length = usize::from(*message.get(at)?);
+        at += 1 + length;
+        if length == 0 {
+            // Type and class.
+            return Some(at + 4);
+        }
     }
 }
 
@@ -274,4 +322,38 @@ fn ones_complement_sum(bytes: &[u8]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     sum as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        addresses::{POD, SERVED},
+        message::Message,
+    };
+
+    #[test]
+    fn replies_have_the_question_and_no_opt_record() {
+        let query =
+            QueryPacket::new(POD[0], SERVED[0], "www.example.com", 1).with_edns(1232, 0, &[]);
+        let query = query.message();
+        let empty = Message::read(&empty_reply(&query, 0x8183).unwrap()).unwrap();
+        assert_eq!((empty.id, empty.bits), (0x1234, 0x8183));
+        assert_eq!(empty.question, ["www.example.com. IN A"]);
+        assert_eq!((&empty.sections, &empty.edns), (&Default::default(), &None));
+
+        let address = Ipv4Addr::new(192, 0, 2, 1);
+        let reply = Message::read(&address_reply(&query, 0x8180, 77, address).unwrap()).unwrap();
+        assert_eq!(reply.question, empty.question);
+        assert_eq!(reply.sections[0], ["www.example.com. 77 IN A 192.0.2.1"]);
+        assert_eq!(question_type(&query), Some(1));
+    }
+
+    #[test]
+    fn incomplete_questions_have_no_reply() {
+        let query = QueryPacket::new(POD[0], SERVED[0], "www.example.com", 1).message();
+        for length in 0..query.len() {
+            assert_eq!(empty_reply(&query[..length], 0x8180), None, "{length}");
+        }
+    }
 }

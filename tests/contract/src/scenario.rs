@@ -82,7 +82,7 @@ pub enum KernelAction {
 
 /// The options of a question.
 pub const OPTIONS: &str = "+edns=SIZE +edns-version=N +do +cookie +options=HEX +norec +aa +tc +z +ad +cd +qr +opcode=N +class=N \
-     +questions=N +answers=N +authorities=N +additionals=N +octets=N +tcp";
+     +questions=N +answers=N +authorities=N +additionals=N +trailing-bytes=N +tcp";
 
 /// The serial of all zones in scenarios.
 pub const SERIAL: u32 = 1;
@@ -268,8 +268,7 @@ impl QueryDraft {
             "answers" => self.edits.push((7, number()?.try_into()?)),
             "authorities" => self.edits.push((9, number()?.try_into()?)),
             "additionals" => self.edits.push((11, number()?.try_into()?)),
-            // Bytes after the message.
-            "octets" => self.edits.extend((0..number()?).map(|_| (usize::MAX, 0))),
+            "trailing-bytes" => self.edits.extend((0..number()?).map(|_| (usize::MAX, 0))),
             "tcp" => self.over_tcp = true,
             _ => bail!("{word} is none of {OPTIONS}"),
         }

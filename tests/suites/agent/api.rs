@@ -43,7 +43,12 @@ fn web(address: &str) -> Value {
 pub(super) fn service(namespace: &str, name: &str, address: &str, ports: &Value) -> Value {
     json!({
         "metadata": {"namespace": namespace, "name": name},
-        "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": ports},
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": address,
+            "clusterIPs": [address],
+            "ports": ports
+        },
     })
 }
 

@@ -54,7 +54,12 @@ fn missing_bpf_is_reported() {
     let node = CheckedNode::new();
     let (code, output) = node.check_without("bpf", &[]);
     assert_eq!(code, 1, "{output}");
-    for words in ["rights      without BPF:", "it needs BPF", "2 things fail"] {
+    let output = join_lines(&output);
+    for words in [
+        "the process has no BPF:",
+        "add the capabilities BPF",
+        "2 checks fail",
+    ] {
         assert!(output.contains(words), "no {words:?} in {output}");
     }
 }
@@ -65,7 +70,7 @@ fn missing_perfmon_is_reported() {
     let (code, output) = node.check_without("perfmon", &[]);
     assert_eq!(code, 1, "{output}");
     let output = join_lines(&output);
-    for words in ["without PERFMON:", "it needs PERFMON"] {
+    for words in ["has no PERFMON:", "add the capabilities PERFMON"] {
         assert!(output.contains(words), "no {words:?} in {output}");
     }
 }
@@ -80,7 +85,7 @@ fn a_veth_of_a_cni_is_skipped_with_limits() {
     assert_eq!(code, 0, "{output}");
     let output = join_lines(&output);
     for words in [
-        "veth-pod: left alone",
+        "veth-pod: skipped",
         "cil_from_contai",
         "of Cilium at clsact ingress",
         "give --serve-dns-endpoints",
@@ -112,7 +117,7 @@ fn a_foreign_xdp_program_limits_xdp_only() {
     // At tc the XDP program does not interfere.
     let (_, output) = node.check(&[]);
     let output = join_lines(&output);
-    assert!(output.contains("it stays where it is"), "{output}");
+    assert!(output.contains("Zerohop never removes it"), "{output}");
     assert!(output.ends_with("the kernel plane works here"), "{output}");
 }
 
@@ -138,12 +143,12 @@ fn unusable_interfaces_and_flags_are_reported() {
         (
             &["--interface=eth7"],
             0,
-            "eth7: no device has this name yet",
+            "no device matches --interface eth7 yet",
         ),
         (
             &["--bpffs=/tmp", "--persist"],
             0,
-            "hooks won't outlive the agent",
+            "they won't outlive the agent",
         ),
         (
             &["--listen=192.0.2.1:53"],
@@ -174,7 +179,10 @@ fn a_running_agent_is_reported_and_not_disturbed() {
         assert_eq!(code, 0, "{output}");
         let output = join_lines(&output);
         assert!(output.contains("An agent is running here"), "{output}");
-        assert!(output.contains("no other BPF program"), "{output}");
+        assert!(
+            output.contains("no BPF program of other software"),
+            "{output}"
+        );
         assert_eq!(pod.web_ttl(), Some(5));
     }
 }

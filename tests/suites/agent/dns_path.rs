@@ -68,7 +68,11 @@ const AFTER: &str = "2126-01-01T00:00:00Z";
 /// The pod of CoreDNS, started at this time.
 fn dns_pod(started: &str) -> Value {
     json!({
-        "metadata": {"namespace": "kube-system", "name": "coredns", "labels": {"k8s-app": "kube-dns"}},
+        "metadata": {
+            "namespace": "kube-system",
+            "name": "coredns",
+            "labels": {"k8s-app": "kube-dns"}
+        },
         "spec": {"nodeName": "other"},
         "status": {
             "phase": "Running", "podIPs": [{"ip": "10.244.0.9"}],

@@ -24,6 +24,7 @@ use serde_json::json;
 use zerohop_tests::{
     netns::NetworkNamespace,
     noop_program::NoopProgram,
+    not_run::report_not_run,
     topology::HOST_VETH,
     udp::{UdpClient, UdpServer, eventually},
 };
@@ -80,7 +81,10 @@ fn a_stopped_agent_continues() {
 fn an_agent_killed_for_lack_of_memory_is_started_again() {
     let cgroup = match MemoryCgroup::new() {
         Ok(cgroup) => cgroup,
-        Err(error) => return println!("| OOM kill | not run: {error:#} |"),
+        Err(error) => {
+            println!("| OOM kill | not run |");
+            return report_not_run("an OOM kill", format!("{error:#}"));
+        }
     };
     let cluster = OneNodeCluster::new();
     let mut agent = cluster.start_agent(&[]);

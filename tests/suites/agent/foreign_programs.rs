@@ -9,7 +9,8 @@ use aya::{
 };
 use serde_json::Value;
 use zerohop_tests::{
-    netns::NetworkNamespace, noop_program::NoopProgram, topology::HOST_VETH, udp::eventually,
+    netns::NetworkNamespace, noop_program::NoopProgram, not_run::report_not_run,
+    topology::HOST_VETH, udp::eventually,
 };
 
 use super::{AgentProcess, LIMIT, WEB, binary, node::TestNode};
@@ -101,7 +102,6 @@ fn a_filter_of_unknown_owner_is_shown_and_stays() {
     node.inside(move || drop(filter));
 }
 
-/// Only on kernels with tcx.
 #[test]
 fn a_veth_with_a_cnis_tcx_program_is_skipped() {
     let node = TestNode::new(WEB);
@@ -118,7 +118,7 @@ fn a_veth_with_a_cnis_tcx_program_is_skipped() {
         KernelVersion::current().unwrap() >= KernelVersion::new(6, 6, 0)
     );
     if !has_tcx {
-        return;
+        return report_not_run("a veth with a CNI's tcx program", "this kernel has no tcx");
     }
     let agent = node.start_agent(&[]);
     assert_eq!(node.pod.web_ttl(), None);

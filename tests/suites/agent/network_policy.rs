@@ -124,7 +124,7 @@ impl PolicyNode {
         let topology = Topology::routed().unwrap();
         topology.assign_served_addresses().unwrap();
         let address = SocketAddr::new(SERVED[0], 53);
-        let dns = UdpServer::start(&topology.node, address, |query| Some(stand_in_reply(query)));
+        let dns = UdpServer::start(&topology.node, address, stand_in_reply);
         PolicyNode {
             manifests: ManifestFolder::new(&text(documents)),
             pod: PodClient::new(&topology),
@@ -158,11 +158,11 @@ fn questions_of_a_pod_with_denied_egress_pass() {
     assert!(
         agent
             .status(&node.topology.node)
-            .contains("policies   none about egress")
+            .contains("policies   none for egress")
     );
 
     node.apply_and_wait(&[CLUSTER, CLIENT, DENY], PASSED);
-    let line = agent.wait_for_line("the kernel does not answer Pod shop/client");
+    let line = agent.wait_for_line("CoreDNS answers the queries of Pod shop/client");
     assert!(line.contains("NetworkPolicy shop/deny"), "{line}");
     let listed = || {
         let status = agent.status(&node.topology.node);
@@ -194,7 +194,7 @@ fn questions_of_a_pod_that_the_dns_servers_ingress_denies_pass() {
     let node = PolicyNode::new(&[CLUSTER, CLIENT, CLOSED]);
     let agent = node.start_agent(&[]);
     assert_eq!(node.pod.web_ttl(), PASSED);
-    let line = agent.wait_for_line("the kernel does not answer Pod shop/client");
+    let line = agent.wait_for_line("CoreDNS answers the queries of Pod shop/client");
     assert!(line.contains("NetworkPolicy kube-system/closed"), "{line}");
     node.apply_and_wait(&[CLUSTER, CLIENT, CLOSED, OPEN], KERNEL);
     node.apply_and_wait(&[CLUSTER, CLIENT, CLOSED, OPEN, DENY], PASSED);

@@ -172,7 +172,8 @@ fn pins_that_cannot_be_created_again_are_reported() {
     node.bpffs.unmount().unwrap();
     let is_told = || {
         let output = agent.status(&node.topology.node);
-        Ok(output.contains("pins are gone") && !output.contains("outlives true"))
+        Ok(output.contains("the pins of the hooks were removed")
+            && !output.contains("outlives true"))
     };
     // On kernels without tcx the hook is a filter, which outlives the agent without a pin.
     let has_pins =

@@ -1,4 +1,4 @@
-/* Looks up each argument by getaddrinfo() of glibc or musl, and prints its addresses on one line. */
+/* Looks up each argument by getaddrinfo() of glibc or musl. Prints its addresses on one line. */
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <stdio.h>

@@ -117,10 +117,10 @@ const NEVER_DENIED: [NeverDenied; 7] = [
         what: "any name, while a passed suffix is too long for the settings",
         manifests: || [NAMESPACES, OBJECTS].concat(),
         flags: &[
-            "--pass=a-name-of-more-than-sixty-four.octets-which-has-no.suffix-entry.cluster.local",
+            "--pass=a-name-of-more-than-sixty-four.letters-which-has-no.suffix-entry.cluster.local",
         ],
         names: &[
-            "x.a-name-of-more-than-sixty-four.octets-which-has-no.suffix-entry.cluster.local",
+            "x.a-name-of-more-than-sixty-four.letters-which-has-no.suffix-entry.cluster.local",
             "absent.shop.svc.cluster.local",
         ],
     },

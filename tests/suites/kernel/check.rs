@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use aya::util::KernelVersion;
 use dns_agent::{
-    check::{CheckRequest, CheckVerdict, Report, check},
+    check::{CheckRequest, CheckVerdict, Report, check_node},
     config::{HookChoice, Interface, RunSettings},
 };
 use nix::{
@@ -14,7 +14,7 @@ use nix::{
 };
 use rustix::thread::CapabilitySet;
 use zerohop_datapath::{
-    Datapath, DatapathConfig, InitialLease, Persistence, StopMode, VethClients,
+    Datapath, DatapathConfig, InitialLease, PermittedClients, Persistence, StopMode,
     hooks::AttachedStatus,
     interfaces::Devices,
     pins::{Claim, Pins},
@@ -94,7 +94,7 @@ fn the_kernel_plane_works_without_kernel_btf() {
         .findings
         .iter()
         .find(|finding| finding.subject == "BTF");
-    assert!(btf.unwrap().text.contains("is not there"), "{report}");
+    assert!(btf.unwrap().text.contains("does not exist"), "{report}");
     assert_eq!(report.verdict, CheckVerdict::Works, "{report}");
     attached.unwrap();
 }
@@ -125,7 +125,7 @@ impl ProbedNode {
             bpffs: self.bpffs.path().into(),
             ..CheckRequest::from(RunSettings::default())
         };
-        runtime().block_on(check(&request))
+        runtime().block_on(check_node(&request))
     }
 
     /// Attaches like an agent, detaches, and returns the status of the hook.
@@ -138,9 +138,9 @@ impl ProbedNode {
             object_file: dns_agent::KERNEL_OBJECT,
             interfaces: vec![interface(hook)],
             allow: Vec::new(),
-            rate_limit: 0,
-            serve: Vec::new(),
-            clients: VethClients::Any,
+            rate_limit: None,
+            served_addresses: Vec::new(),
+            clients: PermittedClients::Any,
             capacity: None,
             stale_after: Duration::from_secs(10),
             persistence: Persistence::Pinned,

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use dns_common::Outcome;
 use zerohop_contract::{addresses::POD, packet::QueryPacket};
-use zerohop_datapath::{VethClients, program::HookProgram};
+use zerohop_datapath::{PermittedClients, program::HookProgram};
 
 use super::{
     fixture::{KernelFixture, TestRunResult},
@@ -86,24 +86,24 @@ fn only_known_clients_are_answered_on_veths_under_a_restricting_policy() {
         // The pod is removed, another client is known.
         BTreeSet::from(["10.244.0.3".parse().unwrap()]),
     ] {
-        fixture.set_clients(VethClients::Known(known.clone()));
+        fixture.set_clients(PermittedClients::Only(known.clone()));
         check(&mut fixture, VETH, &|client| known.contains(&client));
         // The client policy does not apply to network cards.
         check(&mut fixture, CARD, &|_| true);
     }
 
-    fixture.set_clients(VethClients::Any);
+    fixture.set_clients(PermittedClients::Any);
     check(&mut fixture, VETH, &|_| true);
 }
 
 #[test]
 fn clients_known_before_a_restriction_ended_are_unknown_when_it_begins_again() {
     let mut fixture = KernelFixture::shared();
-    fixture.set_clients(VethClients::Known(BTreeSet::from(POD)));
-    fixture.set_clients(VethClients::Any);
-    fixture.set_clients(VethClients::Known(BTreeSet::from([POD[1]])));
+    fixture.set_clients(PermittedClients::Only(BTreeSet::from(POD)));
+    fixture.set_clients(PermittedClients::Any);
+    fixture.set_clients(PermittedClients::Only(BTreeSet::from([POD[1]])));
     check(&mut fixture, VETH, &|client| client == POD[1]);
-    fixture.set_clients(VethClients::Any);
+    fixture.set_clients(PermittedClients::Any);
 }
 
 #[test]
@@ -111,6 +111,6 @@ fn without_allowed_networks_the_client_policy_applies_to_every_device() {
     let mut fixture = KernelFixture::answering_any_client();
     let programs = [HookProgram::Tc, HookProgram::TcPeer];
     check(&mut fixture, programs, &|_| true);
-    fixture.set_clients(VethClients::Known(BTreeSet::from([POD[0]])));
+    fixture.set_clients(PermittedClients::Only(BTreeSet::from([POD[0]])));
     check(&mut fixture, programs, &|client| client == POD[0]);
 }

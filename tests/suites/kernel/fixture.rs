@@ -12,7 +12,7 @@ use zerohop_contract::{
     packet::QueryPacket,
 };
 use zerohop_datapath::{
-    DatapathConfig, KernelTables, Persistence, VethClients,
+    DatapathConfig, KernelTables, PermittedClients, Persistence,
     grace::Rcu,
     program::{EbpfObject, HookProgram, TableSize},
     settings::RateLimit,
@@ -119,7 +119,7 @@ impl KernelFixture {
     }
 
     /// Sets the clients that are answered on pods' veths.
-    pub(crate) fn set_clients(&mut self, clients: VethClients) {
+    pub(crate) fn set_clients(&mut self, clients: PermittedClients) {
         self.tables.publish_clients(&self.model, clients).unwrap();
     }
 
@@ -185,12 +185,12 @@ pub(crate) fn config() -> DatapathConfig {
         object_file: dns_agent::KERNEL_OBJECT,
         interfaces: Vec::new(),
         allow: Vec::new(),
-        rate_limit: 0,
-        serve: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
-        clients: VethClients::Any,
+        rate_limit: None,
+        served_addresses: SERVED.map(|address| SocketAddr::new(address, 53)).to_vec(),
+        clients: PermittedClients::Any,
         capacity: None,
         stale_after: Duration::from_secs(10),
-        persistence: Persistence::None,
+        persistence: Persistence::UntilAgentStops,
         bpffs: "/sys/fs/bpf".into(),
     }
 }

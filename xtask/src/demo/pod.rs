@@ -1,20 +1,14 @@
 //! The process in the pod, which looks names up as any program does: by getaddrinfo().
 //!
 //! The process is this program again, in the pod's network namespace and with an /etc of its own,
-//! because getaddrinfo() reads the /etc of its process. The demo writes it a name a line, and reads
-//! a line of results for each.
+//! because getaddrinfo() reads the /etc of its process.
 
 use std::{
-    collections::BTreeSet,
-    env, fs,
-    io::{self, BufRead, BufReader, Write},
-    net::{SocketAddr, ToSocketAddrs},
-    os::{
-        fd::OwnedFd,
-        unix::{net::UnixStream, process::CommandExt},
-    },
-    process::Child,
-    time::{Duration, Instant},
+    env, fs, io,
+    net::ToSocketAddrs,
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+    time::Instant,
 };
 
 use anyhow::{Context, Result};
@@ -25,93 +19,49 @@ use nix::{
 use zerohop_contract::addresses::SERVED;
 use zerohop_tests::netns::NetworkNamespace;
 
-use super::answer::DemoAnswer;
+use super::ask::{RepeatedAnswer, list, repeat};
+use crate::process::output;
 
-/// Number of lookups of each name; enough for a stable median.
-pub(crate) const REPETITIONS: usize = 51;
+/// How many times each name is looked up; enough for a stable median.
+pub(crate) const CALLS: u16 = 51;
 
-/// The running process. If the demo is killed, the process ends too, because its input ends.
-pub(crate) struct PodProcess {
-    process: Child,
-    line: UnixStream,
+/// Looks a name up in the pod.
+pub(crate) fn call(pod: &NetworkNamespace, name: &str) -> Result<RepeatedAnswer> {
+    let answer = output(pod_process(pod)?.arg(name))?;
+    serde_json::from_str(&answer).with_context(|| format!("the pod's process wrote {answer:?}"))
 }
 
-impl PodProcess {
-    /// Starts the process in a namespace.
-    pub(crate) fn start(namespace: &NetworkNamespace) -> Result<PodProcess> {
-        let (line, theirs) = UnixStream::pair().context("cannot make a pair of sockets")?;
-        let input = OwnedFd::from(theirs);
-        let output = input.try_clone().context("cannot duplicate a socket")?;
-        let this = env::current_exe().context("cannot find this program's file")?;
-        let process = namespace
-            .command(&this.to_string_lossy())?
-            .arg("demo-pod")
-            .stdin(input)
-            .stdout(output)
-            // Ctrl-C must reach only the demo, which then ends this process in order.
-            .process_group(0)
-            .spawn()
-            .context("cannot start the process in the pod")?;
-        Ok(PodProcess { process, line })
-    }
-
-    pub(crate) fn process_id(&self) -> u32 {
-        self.process.id()
-    }
-
-    /// Looks a name up repeatedly. Returns the answer, and the time of each lookup.
-    pub(crate) fn look_up_name(&self, name: &str) -> Result<(DemoAnswer, Vec<Duration>)> {
-        let ask = || {
-            writeln!(&self.line, "{name}")?;
-            let mut reply = String::new();
-            BufReader::new(&self.line).read_line(&mut reply)?;
-            Ok::<_, io::Error>(reply)
-        };
-        let reply = ask().context("the process in the pod ended")?;
-        parse_results(reply.trim_end())
-            .with_context(|| format!("cannot read the reply {reply:?} of the process in the pod"))
-    }
+/// Starts a process that stays in the pod until its standard input ends, which the demo holds.
+pub(crate) fn keep(pod: &NetworkNamespace) -> Result<Child> {
+    let process = pod_process(pod)?.stdin(Stdio::piped()).spawn();
+    process.context("cannot start a process in the pod")
 }
 
-impl Drop for PodProcess {
-    fn drop(&mut self) {
-        // The process leaves nothing behind. Killing fails only if it has ended already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// Runs the process: reads names, and writes results.
-pub(crate) fn run() -> Result<()> {
+/// The process in the pod: looks a name up, or only stays.
+pub(crate) fn run(name: Option<&str>) -> Result<()> {
     mount_own_etc()?;
-    for name in io::stdin().lines() {
-        let (answer, times) = look_up_repeatedly(&name?);
-        let times: Vec<_> = times
-            .iter()
-            .map(|time| time.as_nanos().to_string())
-            .collect();
-        let line = match answer {
-            Ok(addresses) => format!("found\t{}\t{}", addresses.join(" "), times.join(" ")),
-            Err(reason) => format!("failed\t{reason}\t{}", times.join(" ")),
-        };
-        println!("{line}");
-    }
+    let Some(name) = name else {
+        io::copy(&mut io::stdin(), &mut io::sink())?;
+        return Ok(());
+    };
+    let answer = repeat(CALLS, |_| {
+        let start = Instant::now();
+        // This calls getaddrinfo().
+        let addresses = (name, 0).to_socket_addrs();
+        let time = start.elapsed();
+        let addresses = addresses?.map(|address| address.ip().to_string());
+        Ok((list(addresses), time))
+    });
+    println!("{}", serde_json::to_string(&answer)?);
     Ok(())
 }
 
-/// Parses a line of results.
-fn parse_results(line: &str) -> Option<(DemoAnswer, Vec<Duration>)> {
-    let mut parts = line.split('\t');
-    let (outcome, text, times) = (parts.next()?, parts.next()?, parts.next()?);
-    let answer = match outcome {
-        "found" => DemoAnswer::Data(text.split(' ').map(str::to_owned).collect()),
-        _ => DemoAnswer::Unexpected(text.to_owned()),
-    };
-    let times = times
-        .split(' ')
-        .map(|nanoseconds| Some(Duration::from_nanos(nanoseconds.parse().ok()?)))
-        .collect::<Option<_>>()?;
-    Some((answer, times))
+fn pod_process(pod: &NetworkNamespace) -> Result<Command> {
+    let this = env::current_exe().context("cannot find this program's file")?;
+    let mut command = pod.command(&this.to_string_lossy())?;
+    // Ctrl-C must reach only the demo, which then ends in order.
+    command.arg("demo-pod").process_group(0);
+    Ok(command)
 }
 
 /// Gives this process an /etc with only the files that getaddrinfo() reads in a pod. The mount is
@@ -136,30 +86,4 @@ fn mount_own_etc() -> Result<()> {
     fs::write("/etc/resolv.conf", resolv_conf)
         .and_then(|()| fs::write("/etc/nsswitch.conf", "hosts: dns\n"))
         .context("cannot write into the pod's /etc")
-}
-
-/// The addresses of a name, and the time of each lookup.
-fn look_up_repeatedly(name: &str) -> (Result<Vec<String>, String>, Vec<Duration>) {
-    let mut seen = BTreeSet::new();
-    let mut times = Vec::new();
-    for _ in 0..REPETITIONS {
-        let start = Instant::now();
-        // This calls getaddrinfo().
-        let found = (name, 0).to_socket_addrs();
-        times.push(start.elapsed());
-        match found {
-            Ok(addresses) => seen.insert(sorted(addresses)),
-            Err(error) => return (Err(error.to_string()), times),
-        };
-    }
-    let addresses = match seen.pop_first() {
-        Some(addresses) if seen.is_empty() => Ok(addresses),
-        _ => Err("the addresses differ between lookups".to_owned()),
-    };
-    (addresses, times)
-}
-
-fn sorted(addresses: impl Iterator<Item = SocketAddr>) -> Vec<String> {
-    let addresses: BTreeSet<_> = addresses.map(|address| address.ip().to_string()).collect();
-    addresses.into_iter().collect()
 }

@@ -2,138 +2,123 @@
 //!
 //! The names and addresses are those of examples/.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+use zerohop_contract::{
+    addresses::{POD, SERVED},
+    packet::QueryPacket,
 };
 
-use zerohop_contract::addresses::SERVED;
-
-use super::{
-    answer::{AnswerSource, DemoAnswer},
-    upstream,
-};
-
-/// All questions, in the order of the table: calls first.
+/// All questions, in the order of the tables: calls first.
 pub(crate) fn all() -> Vec<DemoQuestion> {
-    let kube_dns = SERVED.map(|address| address.to_string());
     vec![
-        call("frontend", data(&[FRONTEND])),
-        call("cart.shop", data(&[CART, CART6])),
-        call("database.data", data(&DATABASE)),
-        call("db-0.database.data", data(&DATABASE[..1])),
-        call("kube-dns.kube-system", data(&kube_dns)),
-        call(upstream::NAME, data(&[upstream::ADDRESS])).outside(),
-        packet("frontend.shop.svc.cluster.local", A, data(&[FRONTEND])),
-        packet("frontend.shop.svc.cluster.local", AAAA, DemoAnswer::NoData),
-        packet("frontend.shop.svc.cluster.local", TXT, DemoAnswer::NoData),
-        packet("FrontEnd.SHOP.svc.Cluster.Local", A, data(&[FRONTEND])),
-        packet("cart.shop.svc.cluster.local", A, data(&[CART])),
-        packet("cart.shop.svc.cluster.local", AAAA, data(&[CART6])),
-        packet("cart.shop.svc.cluster.local", AAAA, data(&[CART6])).with_edns(),
-        packet("cart.shop.svc.cluster.local", AAAA, data(&[CART6])).over_ipv6(),
-        packet("database.data.svc.cluster.local", A, data(&DATABASE)),
-        packet(
-            "db-1.database.data.svc.cluster.local",
-            A,
-            data(&DATABASE[1..2]),
-        ),
-        packet(
-            "10-244-0-2.shop.pod.cluster.local",
-            A,
-            data(&["10.244.0.2"]),
-        ),
-        packet("shop.svc.cluster.local", A, DemoAnswer::NoData),
-        packet("basket.shop.svc.cluster.local", A, DemoAnswer::NxDomain),
-        packet("basket.shop.svc.cluster.local", AAAA, DemoAnswer::NxDomain).over_ipv6(),
-        packet("www.example.com.svc.cluster.local", A, DemoAnswer::NxDomain),
-        pointer([10, 96, 12, 7], data(&["frontend.shop.svc.cluster.local."])),
+        call("frontend", FRONTEND),
+        call("cart.shop", "10.96.40.3, fd00:10:96::403"),
+        call("database.data", DATABASE),
+        call("db-0.database.data", "10.244.1.1"),
+        call("kube-dns.kube-system", "10.96.0.10, fd00:10:96::a"),
+        call(OUTSIDE_NAME, OUTSIDE_ADDRESS).outside(),
+        query(A, "frontend.shop.svc.cluster.local", FRONTEND),
+        query(AAAA, "frontend.shop.svc.cluster.local", NODATA),
+        query(TXT, "frontend.shop.svc.cluster.local", NODATA),
+        query(A, "FrontEnd.SHOP.svc.Cluster.Local", FRONTEND),
+        query(A, "cart.shop.svc.cluster.local", "10.96.40.3"),
+        query(AAAA, "cart.shop.svc.cluster.local", CART6),
+        query(AAAA, "cart.shop.svc.cluster.local", CART6).with_edns(),
+        query(AAAA, "cart.shop.svc.cluster.local", CART6).over_ipv6(),
+        query(A, "database.data.svc.cluster.local", DATABASE),
+        query(A, "db-1.database.data.svc.cluster.local", "10.244.1.2"),
+        query(A, "10-244-0-2.shop.pod.cluster.local", "10.244.0.2"),
+        query(A, "shop.svc.cluster.local", NODATA),
+        query(A, "basket.shop.svc.cluster.local", NXDOMAIN),
+        query(AAAA, "basket.shop.svc.cluster.local", NXDOMAIN).over_ipv6(),
+        query(A, "www.example.com.svc.cluster.local", NXDOMAIN),
         pointer(
-            [0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x403],
-            data(&["cart.shop.svc.cluster.local."]),
+            FRONTEND,
+            FRONTEND_REVERSE,
+            "frontend.shop.svc.cluster.local.",
         ),
-        pointer([10, 96, 99, 99], DemoAnswer::NxDomain),
-        packet(upstream::NAME, A, data(&[upstream::ADDRESS])).outside(),
-        packet("nowhere.example.com", A, DemoAnswer::NxDomain).outside(),
+        pointer(CART6, CART6_REVERSE, "cart.shop.svc.cluster.local."),
+        pointer("10.96.99.99", "99.99.96.10.in-addr.arpa", NXDOMAIN),
+        query(A, OUTSIDE_NAME, OUTSIDE_ADDRESS).outside(),
+        query(A, "nowhere.example.com", NXDOMAIN).outside(),
     ]
 }
 
 /// A question, with its right answer.
 pub(crate) struct DemoQuestion {
+    /// The question in the tables.
+    pub(super) text: String,
     pub(super) method: AskMethod,
     pub(super) source: AnswerSource,
-    pub(super) expected: DemoAnswer,
+    /// The rdata of all records, sorted and joined by commas; or [`NODATA`] or `NXDOMAIN`.
+    pub(super) answer: &'static str,
 }
 
 /// How a question is asked.
 pub(crate) enum AskMethod {
     /// A program calls getaddrinfo() with this name.
     Call(&'static str),
-    /// The demo sends one query.
-    Query(DemoQuery),
+    /// The demo sends this query.
+    Query(QueryPacket),
 }
 
-/// A query.
-pub(crate) struct DemoQuery {
-    pub(super) subject: QuerySubject,
-    pub(super) rtype: u16,
-    pub(super) server: IpAddr,
-    pub(super) edns: Option<u16>,
+/// The source of the answer to a question.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AnswerSource {
+    /// The cluster: its names, and the reverse names of its Services.
+    Cluster,
+    /// The upstream, which the agent must ask.
+    Outside,
 }
 
-/// The name that a query asks for.
-pub(crate) enum QuerySubject {
-    Name(&'static str),
-    /// The reverse name of an address.
-    Address(IpAddr),
-}
+/// The only name that the upstream knows.
+pub(super) const OUTSIDE_NAME: &str = "www.example.com";
+pub(super) const OUTSIDE_ADDRESS: &str = "192.0.2.80";
+/// The name exists, the type does not (RFC 2308 section 2.2).
+pub(super) const NODATA: &str = "NODATA";
+/// The name does not exist (RFC 2308 section 2.1).
+const NXDOMAIN: &str = "NXDOMAIN";
 
 const FRONTEND: &str = "10.96.12.7";
-const CART: &str = "10.96.40.3";
+const FRONTEND_REVERSE: &str = "7.12.96.10.in-addr.arpa";
 const CART6: &str = "fd00:10:96::403";
-const DATABASE: [&str; 3] = ["10.244.1.1", "10.244.1.2", "10.244.1.3"];
+const CART6_REVERSE: &str =
+    "3.0.4.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa";
+const DATABASE: &str = "10.244.1.1, 10.244.1.2, 10.244.1.3";
 
 // Types, RFC 1035 section 3.2.2 and RFC 3596 section 2.1.
-const A: u16 = 1;
-const PTR: u16 = 12;
-const TXT: u16 = 16;
-const AAAA: u16 = 28;
+const A: (&str, u16) = ("A", 1);
+const PTR: (&str, u16) = ("PTR", 12);
+const TXT: (&str, u16) = ("TXT", 16);
+const AAAA: (&str, u16) = ("AAAA", 28);
 
 /// The EDNS payload size in bytes that most resolvers send (RFC 9715 section 3.1).
 const EDNS_SIZE: u16 = 1232;
 
-fn call(name: &'static str, expected: DemoAnswer) -> DemoQuestion {
+fn call(name: &'static str, answer: &'static str) -> DemoQuestion {
     DemoQuestion {
+        text: format!("getaddrinfo(\"{name}\")"),
         method: AskMethod::Call(name),
         source: AnswerSource::Cluster,
-        expected,
+        answer,
     }
 }
 
-fn packet(name: &'static str, rtype: u16, expected: DemoAnswer) -> DemoQuestion {
-    query(QuerySubject::Name(name), rtype, expected)
-}
-
-fn pointer(address: impl Into<IpAddr>, expected: DemoAnswer) -> DemoQuestion {
-    query(QuerySubject::Address(address.into()), PTR, expected)
-}
-
-fn query(subject: QuerySubject, rtype: u16, expected: DemoAnswer) -> DemoQuestion {
-    let [server, _] = SERVED;
+fn query((rtype, number): (&str, u16), name: &str, answer: &'static str) -> DemoQuestion {
+    let ([client, _], [server, _]) = (POD, SERVED);
     DemoQuestion {
-        method: AskMethod::Query(DemoQuery {
-            subject,
-            rtype,
-            server,
-            edns: None,
-        }),
+        text: format!("{rtype:<5}{name}"),
+        method: AskMethod::Query(QueryPacket::new(client, server, name, number)),
         source: AnswerSource::Cluster,
-        expected,
+        answer,
     }
 }
 
-fn data<T: ToString>(data: &[T]) -> DemoAnswer {
-    DemoAnswer::Data(data.iter().map(ToString::to_string).collect())
+/// Asks for the name of an address.
+fn pointer(address: &str, reverse_name: &str, answer: &'static str) -> DemoQuestion {
+    DemoQuestion {
+        text: format!("PTR  {address}"),
+        ..query(PTR, reverse_name, answer)
+    }
 }
 
 impl DemoQuestion {
@@ -143,74 +128,18 @@ impl DemoQuestion {
     }
 
     fn with_edns(mut self) -> DemoQuestion {
-        if let AskMethod::Query(query) = &mut self.method {
-            query.edns = Some(EDNS_SIZE);
+        self.text += " (EDNS)";
+        if let AskMethod::Query(query) = self.method {
+            self.method = AskMethod::Query(query.with_edns(EDNS_SIZE, 0, &[]));
         }
         self
     }
 
     fn over_ipv6(mut self) -> DemoQuestion {
+        self.text += " (IPv6)";
         if let AskMethod::Query(query) = &mut self.method {
-            let [_, server] = SERVED;
-            query.server = server;
+            query.server.0 = SERVED[1];
         }
         self
-    }
-}
-
-impl QuerySubject {
-    /// The name asked for.
-    pub(super) fn name(&self) -> String {
-        match self {
-            QuerySubject::Name(name) => (*name).to_owned(),
-            QuerySubject::Address(IpAddr::V4(address)) => reverse4(*address),
-            QuerySubject::Address(IpAddr::V6(address)) => reverse6(*address),
-        }
-    }
-}
-
-/// The reverse name of an IPv4 address (RFC 1035 section 3.5).
-fn reverse4(address: Ipv4Addr) -> String {
-    let [a, b, c, d] = address.octets();
-    format!("{d}.{c}.{b}.{a}.in-addr.arpa")
-}
-
-/// The reverse name of an IPv6 address (RFC 3596 section 2.5).
-fn reverse6(address: Ipv6Addr) -> String {
-    let digits = format!("{:032x}", address.to_bits());
-    let labels = digits.chars().rev().map(|digit| format!("{digit}."));
-    labels.collect::<String>() + "ip6.arpa"
-}
-
-impl fmt::Display for DemoQuestion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = match &self.method {
-            AskMethod::Call(name) => format!("getaddrinfo(\"{name}\")"),
-            AskMethod::Query(query) => query.to_string(),
-        };
-        // `pad` applies a width in the format.
-        f.pad(&text)
-    }
-}
-
-impl fmt::Display for DemoQuery {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rtype = match self.rtype {
-            A => "A",
-            AAAA => "AAAA",
-            PTR => "PTR",
-            _ => "TXT",
-        };
-        match &self.subject {
-            QuerySubject::Name(name) => write!(f, "{rtype:<5}{name}")?,
-            QuerySubject::Address(address) => write!(f, "{rtype:<5}{address}")?,
-        }
-        if self.edns.is_some() {
-            f.write_str(" (EDNS)")?;
-        }
-        if self.server.is_ipv6() {
-            f.write_str(" (IPv6)")?;
-        }
-        Ok(())
     }
 }

@@ -1,26 +1,23 @@
 //! Signals that end the demo. They are read at points where the demo can clean up.
 
 use std::{
-    io::{self, Read},
-    os::fd::AsFd,
+    io,
+    sync::mpsc::{self, Receiver, Sender},
+    thread,
 };
 
 use anyhow::{Context, Result, bail};
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        signal::{SigSet, Signal},
-        signalfd::{SfdFlags, SignalFd},
-    },
-};
+use nix::sys::signal::{SigSet, Signal};
 
 /// The signals that have arrived and were not read yet.
-pub(crate) struct CaughtSignals(SignalFd);
+pub(crate) struct CaughtSignals {
+    arrived: Receiver<&'static str>,
+    sender: Sender<&'static str>,
+}
 
 impl CaughtSignals {
-    /// Blocks the signals on this thread and on those that it starts later, so that they can be
-    /// read.
+    /// Blocks the signals on this thread and on those that it starts later, and starts a thread
+    /// that waits for them.
     pub(crate) fn catch() -> Result<CaughtSignals> {
         let set = SigSet::from_iter([
             Signal::SIGINT,
@@ -29,49 +26,36 @@ impl CaughtSignals {
             Signal::SIGQUIT,
         ]);
         set.thread_block().context("cannot block signals")?;
-        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let arrived = SignalFd::with_flags(&set, flags).context("cannot wait for signals")?;
-        Ok(CaughtSignals(arrived))
+        let (sender, arrived) = mpsc::channel();
+        let signals = sender.clone();
+        thread::spawn(move || {
+            while let Ok(signal) = set.wait() {
+                let _ = signals.send(signal.as_str());
+            }
+        });
+        Ok(CaughtSignals { arrived, sender })
     }
 
     /// Fails if a signal has arrived.
     pub(crate) fn check(&self) -> Result<()> {
-        let Some(signal) = self.arrived()? else {
-            return Ok(());
-        };
-        bail!("stopped by {signal}; the demo has removed everything that it made");
-    }
-
-    /// Waits for a signal, or for Enter.
-    pub(crate) fn wait_or_enter(&self) -> Result<()> {
-        let mut stdin = Some(io::stdin());
-        while self.arrived()?.is_none() {
-            let mut waiting = vec![PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
-            waiting.extend(
-                stdin
-                    .as_ref()
-                    .map(|stdin| PollFd::new(stdin.as_fd(), PollFlags::POLLIN)),
-            );
-            match poll(&mut waiting, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => return Err(error).context("cannot wait for Enter"),
-            }
-            let typed = waiting.get(1).and_then(PollFd::any).unwrap_or_default();
-            if !typed {
-                continue;
-            }
-            let mut character = [0];
-            match io::stdin().read(&mut character) {
-                Ok(1..) => return Ok(()),
-                // Standard input has ended, so only a signal can end the wait.
-                _ => stdin = None,
-            }
+        if let Ok(signal) = self.arrived.try_recv() {
+            bail!("stopped by {signal}; the demo has removed everything that it made");
         }
         Ok(())
     }
 
-    fn arrived(&self) -> Result<Option<Signal>> {
-        let signal = self.0.read_signal().context("cannot read signals")?;
-        Ok(signal.and_then(|signal| Signal::try_from(signal.ssi_signo.cast_signed()).ok()))
+    /// Waits for a signal, or for Enter.
+    pub(crate) fn wait_or_enter(&self) {
+        let sender = self.sender.clone();
+        thread::spawn(move || {
+            // At the end of standard input only a signal can end the wait.
+            if io::stdin()
+                .read_line(&mut String::new())
+                .is_ok_and(|read| read > 0)
+            {
+                let _ = sender.send("Enter");
+            }
+        });
+        let _ = self.arrived.recv();
     }
 }

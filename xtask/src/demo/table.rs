@@ -2,162 +2,165 @@
 
 use std::time::Duration;
 
+use anyhow::Result;
+
 use super::{
-    MeasuredReply, ReplyTable,
-    agent::KernelPlaneSwitch,
-    answer::AnswerSource,
-    median,
-    questions::{AskMethod, DemoQuestion},
-    upstream,
+    agent::{DemoAgent, KernelPlaneSwitch, QueryCounts},
+    ask, pod,
+    questions::{AnswerSource, AskMethod, DemoQuestion, OUTSIDE_NAME},
 };
 
-/// The table of answers with the kernel plane.
-pub(crate) struct AnswerTable {
-    question_width: usize,
-    answer_width: usize,
+/// The result of a question that was asked several times.
+pub(crate) struct MeasuredReply<'q> {
+    question: &'q DemoQuestion,
+    plane: KernelPlaneSwitch,
+    answer: String,
+    /// The median round trip.
+    median: Duration,
+    /// How many times the question was asked.
+    repetitions: u64,
+    /// The queries that the planes answered for it.
+    queries: QueryCounts,
 }
 
-impl AnswerTable {
-    /// Prints the header.
-    pub(crate) fn new(questions: &[DemoQuestion]) -> AnswerTable {
-        let answers = questions.iter().map(|question| width(&question.expected));
-        let table = AnswerTable {
-            question_width: question_width(questions),
-            answer_width: answers.max().unwrap_or_default(),
+impl<'q> MeasuredReply<'q> {
+    /// Asks the question many times.
+    pub(crate) fn measure(question: &'q DemoQuestion, agent: &DemoAgent<'_>) -> Result<Self> {
+        agent.scene.signals.check()?;
+        let asking_pod = &agent.scene.topology.pod;
+        let before = agent.counts()?;
+        let (answer, times) = match &question.method {
+            AskMethod::Call(name) => pod::call(asking_pod, name)?,
+            AskMethod::Query(query) => ask::send_query(asking_pod, query, question.source)?,
         };
-        table.print_cells("question", "answer", "answered by", "round trip");
-        table
+        let after = agent.counts()?;
+        Ok(MeasuredReply {
+            question,
+            plane: agent.plane,
+            answer,
+            repetitions: times.len().max(1) as u64,
+            median: median(times),
+            queries: QueryCounts {
+                kernel: after.kernel - before.kernel,
+                agent: after.agent - before.agent,
+                forwarded: after.forwarded - before.forwarded,
+            },
+        })
     }
 
-    fn print_cells(&self, question: &str, answer: &str, planes: &str, time: &str) {
-        println!(
-            "  {question:<0$}  {answer:<1$}  {planes:<PLANES_WIDTH$}  {time:>TIME_WIDTH$}",
-            self.question_width, self.answer_width
-        );
-    }
-}
-
-impl ReplyTable for AnswerTable {
-    fn print_row(&mut self, question: &DemoQuestion, reply: &MeasuredReply) {
-        self.print_cells(
-            &question.to_string(),
-            &reply.answer.to_string(),
-            &marked_planes(question, reply, KernelPlaneSwitch::On),
-            &time(reply.median),
-        );
-    }
-}
-
-/// The table without the kernel plane, with the times of both runs.
-pub(crate) struct TimeComparisonTable<'a> {
-    question_width: usize,
-    /// The replies with the kernel plane for the rows that are not printed yet.
-    with: std::slice::Iter<'a, MeasuredReply>,
-}
-
-impl<'a> TimeComparisonTable<'a> {
-    /// Prints the header.
-    pub(crate) fn new(
-        questions: &[DemoQuestion],
-        with: &'a [MeasuredReply],
-    ) -> TimeComparisonTable<'a> {
-        let table = TimeComparisonTable {
-            question_width: question_width(questions),
-            with: with.iter(),
+    /// Whether the expected answer came from the expected plane.
+    pub(crate) fn is_right(&self) -> bool {
+        let QueryCounts {
+            kernel,
+            agent,
+            forwarded,
+        } = self.queries;
+        let is_outside = self.question.source == AnswerSource::Outside;
+        let right_plane = match self.plane {
+            // The names that the search list makes are the cluster's, so only forwarded queries
+            // may reach the agent.
+            KernelPlaneSwitch::On => agent == forwarded,
+            KernelPlaneSwitch::Off => kernel == 0,
         };
-        table.print_cells("question", "answered by", "round trip", "with it", "");
-        table
+        self.answer == self.question.answer
+            && right_plane
+            && kernel + agent > 0
+            && is_outside == (forwarded > 0)
     }
 
-    fn print_cells(&self, question: &str, planes: &str, time: &str, before: &str, ratio: &str) {
-        println!(
-            "  {question:<0$}  {planes:<PLANES_WIDTH$}  {time:>TIME_WIDTH$}  {before:>TIME_WIDTH$}  {ratio:>6}",
-            self.question_width
-        );
+    pub(crate) fn print_answer(&self) {
+        let (planes, time) = (self.answering_planes(), microseconds(self.median));
+        print_answer_row([&self.question.text, &self.answer, &planes, &time]);
+    }
+
+    /// Prints the time of this reply and that of `with`, which the kernel plane gave.
+    pub(crate) fn print_times(&self, with: &MeasuredReply) {
+        let planes = self.answering_planes();
+        let times = [self, with].map(|reply| microseconds(reply.median));
+        let ratio = format!("×{:.1}", ratio(self.median, with.median));
+        print_time_row([&self.question.text, &planes, &times[0], &times[1], &ratio]);
+    }
+
+    /// The planes that answered, with the number of queries for each if a question makes several;
+    /// and what is wrong.
+    fn answering_planes(&self) -> String {
+        let count = |queries: u64| (queries / self.repetitions, queries % self.repetitions);
+        let text = |plane: &str, queries: u64| match count(queries) {
+            (0, 0) => None,
+            (1, 0) => Some(plane.to_owned()),
+            (each, 0) => Some(format!("{plane} ×{each}")),
+            _ => Some(format!("{plane} {queries} in {}", self.repetitions)),
+        };
+        let kernel = text("kernel", self.queries.kernel);
+        let parts: Vec<_> = kernel
+            .into_iter()
+            .chain(text("agent", self.queries.agent))
+            .collect();
+        if self.is_right() {
+            return parts.join(", ");
+        }
+        let plane = match (self.plane, self.question.source) {
+            (KernelPlaneSwitch::On, AnswerSource::Cluster) => "kernel",
+            _ => "agent",
+        };
+        let (answer, expected) = (&self.answer, self.question.answer);
+        parts.join(", ") + &format!(" WRONG: {answer}; expected {expected} from the {plane}")
     }
 }
 
-impl ReplyTable for TimeComparisonTable<'_> {
-    fn print_row(&mut self, question: &DemoQuestion, reply: &MeasuredReply) {
-        let (before, ratio) = match self.with.next() {
-            Some(before) => (time(before.median), ratio(reply.median, before.median)),
-            None => Default::default(),
-        };
-        self.print_cells(
-            &question.to_string(),
-            &marked_planes(question, reply, KernelPlaneSwitch::Off),
-            &time(reply.median),
-            &before,
-            &format!("×{ratio:.1}"),
-        );
-    }
+// The widths of the columns, in characters: those of the longest texts.
+const QUESTION: usize = 41;
+const ANSWER: usize = 34;
+const PLANES: usize = 19;
+const TIME: usize = 10;
+
+/// Prints a row of the table with answers.
+pub(crate) fn print_answer_row([question, answer, planes, time]: [&str; 4]) {
+    println!("  {question:<QUESTION$}  {answer:<ANSWER$}  {planes:<PLANES$}  {time:>TIME$}");
+}
+
+/// Prints a row of the table with the times without and with the kernel plane.
+pub(crate) fn print_time_row([question, planes, time, with, ratio]: [&str; 5]) {
+    println!(
+        "  {question:<QUESTION$}  {planes:<PLANES$}  {time:>TIME$}  {with:>TIME$}  {ratio:>6}"
+    );
 }
 
 /// A summary of both tables.
-pub(crate) fn summary(
-    questions: &[DemoQuestion],
-    with: &[MeasuredReply],
-    without: &[MeasuredReply],
-) -> String {
-    let of_cluster = |replies: &[MeasuredReply]| {
-        let queries = questions.iter().zip(replies).filter(|(question, _)| {
-            question.source == AnswerSource::Cluster
-                && matches!(question.method, AskMethod::Query(_))
+pub(crate) fn summary(with: &[MeasuredReply], without: &[MeasuredReply]) -> String {
+    let [fast, slow] = [with, without].map(|replies| {
+        let queries = replies.iter().filter(|reply| {
+            reply.question.source == AnswerSource::Cluster
+                && matches!(reply.question.method, AskMethod::Query(_))
         });
-        median(queries.map(|(_, reply)| reply.median).collect())
-    };
-    let (fast, slow) = (of_cluster(with), of_cluster(without));
+        median(queries.map(|reply| reply.median).collect())
+    });
     let mut text = format!(
-        "A query for a cluster name took {} in the kernel and {} through the agent, {:.1} times as long (medians).",
-        time(fast),
-        time(slow),
+        "A query for a cluster name took {} in the kernel and {} through the agent, \
+         {:.1} times as long (medians).",
+        microseconds(fast),
+        microseconds(slow),
         ratio(slow, fast),
     );
-    let mut calls = questions.iter().zip(with).filter(|(question, _)| {
-        question.source == AnswerSource::Outside && matches!(question.method, AskMethod::Call(_))
-    });
-    if let Some((_, reply)) = calls.next() {
-        let (kernel, agent) = (
-            reply.queries.kernel / reply.repetitions,
-            reply.queries.agent / reply.repetitions,
-        );
+    let calls_outside =
+        |reply: &&MeasuredReply| matches!(reply.question.method, AskMethod::Call(OUTSIDE_NAME));
+    if let Some(reply) = with.iter().find(calls_outside) {
+        let kernel = reply.queries.kernel / reply.repetitions;
         text += &format!(
-            "\nOne getaddrinfo(\"{}\") makes {} queries, since the search list comes first: the kernel answered {kernel} of them.",
-            upstream::NAME,
-            kernel + agent,
+            "\nOne getaddrinfo(\"{OUTSIDE_NAME}\") makes {} queries, since the search list comes \
+             first: the kernel answered {kernel} of them.",
+            kernel + reply.queries.agent / reply.repetitions,
         );
     }
     text
 }
 
-/// Room for "kernel ×6, agent ×2".
-const PLANES_WIDTH: usize = 19;
-/// Room for "round trip".
-const TIME_WIDTH: usize = 10;
-
-/// The planes that answered, with a mark if the reply is wrong.
-fn marked_planes(
-    question: &DemoQuestion,
-    reply: &MeasuredReply,
-    plane: KernelPlaneSwitch,
-) -> String {
-    let mark = if reply.is_right(question, plane) {
-        ""
-    } else {
-        " WRONG"
-    };
-    reply.answering_planes() + mark
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-fn question_width(questions: &[DemoQuestion]) -> usize {
-    questions.iter().map(width).max().unwrap_or_default()
-}
-
-fn width(text: &impl ToString) -> usize {
-    text.to_string().chars().count()
-}
-
-fn time(time: Duration) -> String {
+fn microseconds(time: Duration) -> String {
     format!("{:.1} µs", time.as_secs_f64() * 1e6)
 }
 

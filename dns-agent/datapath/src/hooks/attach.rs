@@ -19,7 +19,7 @@ use crate::HookChoice as Choice;
 use crate::{
     interfaces::{Device, TcFilter},
     pins::{self, AttachMode, HeldLink, Pin, Pins},
-    program::{EbpfObject, HookProgram},
+    program::{EbpfObject, HookProgram, is_zerohop_name},
 };
 
 /// The priority of the tc filter on kernels without tcx. Filters with the lowest number run first.
@@ -106,7 +106,7 @@ impl Attachment {
         Err(refused.unwrap_or_else(|| anyhow!("no attach mode is left to try")))
     }
 
-    /// Replaces the program of a pinned link by this agent's.
+    /// Replaces the program of a link that an earlier agent pinned by this agent's program.
     fn take_over(
         object: &mut EbpfObject,
         device: &Device,
@@ -167,7 +167,11 @@ impl Attachment {
         Ok(Attachment { link, ..self })
     }
 
-    /// Pins a link again that should be pinned and isn't.
+    /// Restores the pin of a pinned link if it was removed or replaced.
+    ///
+    /// # Errors
+    ///
+    /// When the link can't be pinned. Then it ends with this process.
     pub(super) fn repin(&mut self, pins: &Pins) -> anyhow::Result<()> {
         let Link::Pinned(pinned) = &self.link else {
             return Ok(());
@@ -176,9 +180,9 @@ impl Attachment {
         self.status.outlives = repinned.is_ok();
         if repinned? {
             tracing::warn!(
-                "{}: the pin {} was removed or replaced, and has been restored",
-                self.status.interface,
-                pinned.path.display()
+                "the pin {} of the hook on {} was removed or replaced, and has been restored",
+                pinned.path.display(),
+                self.status.interface
             );
         }
         Ok(())
@@ -269,7 +273,7 @@ impl Pinning<'_> {
         }
     }
 
-    /// Where to pin a new link; `None` if it is not to be pinned.
+    /// Where to pin a new link; `None` if new links are not pinned.
     fn pins_for_new_links(&self) -> Option<&Pins> {
         match self {
             Pinning::Pin(pins) => Some(pins),
@@ -278,16 +282,9 @@ impl Pinning<'_> {
     }
 }
 
-/// Whether a filter belongs to an agent.
-fn is_agents_filter(filter: &TcFilter) -> bool {
-    is_agents_name(&filter.name)
-}
-
-/// Whether a filter of this name belongs to an agent.
-pub(crate) fn is_agents_name(name: &str) -> bool {
-    HookProgram::ALL
-        .iter()
-        .any(|program| program.name() == name)
+/// Whether a filter is one of Zerohop's.
+fn is_zerohop_filter(filter: &TcFilter) -> bool {
+    is_zerohop_name(&filter.name)
 }
 
 /// Removes the filters that an agent left on a device, on a kernel without tcx. Returns their
@@ -297,7 +294,7 @@ pub(crate) fn remove_filters(device: &Device) -> anyhow::Result<Vec<String>> {
     for filter in device
         .ingress_filters
         .iter()
-        .filter(|filter| is_agents_filter(filter))
+        .filter(|filter| is_zerohop_filter(filter))
     {
         let removed = qdisc_detach_program(&device.name, TcAttachType::Ingress, &filter.name);
         match removed {
@@ -317,15 +314,20 @@ pub(crate) fn remove_filters(device: &Device) -> anyhow::Result<Vec<String>> {
 /// if at all.
 fn likely_refusal(device: &Device) -> String {
     let [receiving, sending] = device.queues;
-    let driver = device.driver().unwrap_or_else(|| "no driver".to_owned());
+    let driver = device.driver().map_or_else(
+        || "no driver in /sys".to_owned(),
+        |driver| format!("the driver {driver}"),
+    );
     format!(
-        "{driver}, an MTU of {}, {receiving} receive and {sending} transmit queues: drivers refuse native XDP when they don't \
-         support it, when packets are longer than a page, or when there are fewer queues than about one for each CPU",
+        "the device has {driver}, an MTU of {}, {receiving} receive and {sending} transmit \
+         queues: drivers refuse native XDP when they don't support it, when packets are longer \
+         than a page, or when the device has fewer queues than CPUs",
         device.mtu
     )
 }
 
-/// The modes to try, best first, each with the reason why a better one isn't tried.
+/// The modes to try, best first. Each has the reason why a better mode isn't tried, if there is a
+/// better one.
 pub(super) fn modes(
     device: &Device,
     choice: Choice,
@@ -390,10 +392,11 @@ fn attach_tc(
     Ok(Attachment::with_link(device, program, "clsact", Link::Tc(link)).with_reason(Some(reason)))
 }
 
-/// Attaches, and pins the link if links are to be pinned. A link that can't be pinned is dropped
-/// and so detached; the program is then attached again without a pin, and the reason is returned.
-/// Where aya attaches by netlink because the kernel has no such links, the second attachment
-/// replaces the first.
+/// Attaches a program, and pins the link if links are to be pinned.
+///
+/// A link that can't be pinned is dropped, which detaches the program. The program is then attached
+/// again without a pin, and the reason is returned. On a kernel without links of this kind aya
+/// attaches by netlink, and the second attachment replaces the first.
 fn attach_and_pin<L>(
     mut attach: impl FnMut() -> anyhow::Result<L>,
     pinning: Pinning<'_>,
@@ -426,14 +429,14 @@ fn attach_tcx(tc: &mut SchedClassifier, device: &Device) -> anyhow::Result<Sched
 
 /// Attaches by a clsact filter, for kernels without tcx (before Linux 6.6). The filter runs first.
 fn attach_filter(tc: &mut SchedClassifier, device: &Device) -> anyhow::Result<SchedClassifierLink> {
-    // An existing clsact qdisc will do, whoever added it. If it can't be added, attaching fails
-    // below.
+    // Fails if the device has a clsact qdisc, which is used then. If the qdisc can't be added,
+    // attaching fails below.
     let _ = qdisc_add_clsact(&device.name);
-    let mut own_filters = device
+    let mut earlier_filters = device
         .ingress_filters
         .iter()
-        .filter(|filter| is_agents_filter(filter));
-    if let Some(left) = own_filters.next() {
+        .filter(|filter| is_zerohop_filter(filter));
+    if let Some(left) = earlier_filters.next() {
         let ingress = TcAttachType::Ingress;
         let handle = left.handle.into();
         let left =

@@ -21,14 +21,14 @@ pub const PODS: &str = "pods";
 pub struct SkippedDevice {
     /// The device's name.
     pub interface: String,
-    /// The foreign program, and why it prevents attaching.
+    /// Which foreign program prevents attaching, and why.
     pub reason: String,
 }
 
 /// The matching devices that are skipped because of a foreign program, by index.
 ///
-/// A CNI's programs on a pod's veth enforce network policy, and an answer of a hook would bypass
-/// them. And a device has room for one XDP program.
+/// A CNI's tc programs on a pod's veth enforce network policy, and an answer of a hook would bypass
+/// them. A second XDP program can't be attached, because a device has room for one.
 pub(super) fn skipped_devices(
     wanted: &[Interface],
     devices: &[Device],
@@ -43,8 +43,9 @@ pub(super) fn skipped_devices(
         let mut on_device = foreign.iter().filter(|(index, _)| *index == device.index);
         let reason = on_device.find_map(|(_, program)| {
             if device.is_veth && program.policy_owner().is_some() {
-                let reason =
-                    format!("{program} may filter the pod's queries, and Zerohop's program would answer before it");
+                let reason = format!(
+                    "{program} may filter the pod's queries, and Zerohop's answers would bypass it"
+                );
                 return Some(reason);
             }
             let is_in_the_way = is_xdp && program.hook.starts_with("xdp");
@@ -65,17 +66,18 @@ pub(super) fn skipped_devices(
 /// When a device that is no veth would get a hook, and no network of clients is allowed.
 pub fn check_cards_restricted(
     wanted: &[Interface],
-    allowed: usize,
+    allowed_networks: usize,
     devices: &[Device],
 ) -> anyhow::Result<()> {
-    if allowed > 0 {
+    if allowed_networks > 0 {
         return Ok(());
     }
     for device in devices.iter().filter(|device| !device.is_veth) {
         if chosen_hook(wanted, device).is_some() {
             bail!(
-                "--interface: {} is no veth, and on a network card any host could send queries: give the networks of \
-                 the clients to answer with --allow CIDR",
+                "--interface matches {}, which is not a veth, so any host could send queries to \
+                 it: give the networks of the clients to answer with --allow CIDR, or leave {0} \
+                 out of --interface",
                 device.name
             );
         }
@@ -83,18 +85,18 @@ pub fn check_cards_restricted(
     Ok(())
 }
 
-/// The hardware addresses of network cards that get a hook. On these the kernel answers only
-/// packets to the card's own address.
+/// The hardware addresses of network cards that get a hook. On network cards the kernel answers
+/// only packets to one of these addresses.
 pub fn card_addresses(wanted: &[Interface], devices: &[Device]) -> Vec<HardwareAddress> {
-    let wanting = devices.iter().filter_map(|device| {
+    let cards = devices.iter().filter_map(|device| {
         let program = wanted_programs(wanted, std::slice::from_ref(device)).next()?;
         device.address.filter(|_| program.is_for_cards())
     });
-    let addresses: BTreeSet<_> = wanting.collect();
+    let addresses: BTreeSet<_> = cards.collect();
     addresses.into_iter().collect()
 }
 
-/// The programs that matching devices need.
+/// The program of each matching device.
 pub fn wanted_programs(
     wanted: &[Interface],
     devices: &[Device],
@@ -135,7 +137,7 @@ pub fn matching_devices<'a>(
         .filter(|device| chosen_hook(wanted, device).is_some())
 }
 
-/// The hook that the first matching interface asks for. `None` if none matches.
+/// The hook that the first matching value of `--interface` requests. `None` when no value matches.
 pub(super) fn chosen_hook(wanted: &[Interface], device: &Device) -> Option<Choice> {
     wanted
         .iter()

@@ -1,4 +1,4 @@
-//! Predicts what an agent would do with each device, without touching any.
+//! Predicts what an agent would do with each device. Nothing is attached.
 
 use super::{
     attach::modes,
@@ -12,8 +12,8 @@ use crate::{
 /// What an agent would do with a device that matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prospect {
-    /// It would attach this program in the first of these modes that the kernel accepts, each with
-    /// the reason why a better one isn't tried.
+    /// It would attach this program in the first of these modes that the kernel accepts. Each mode
+    /// has the reason why a better one isn't tried, if there is a better one.
     Attached(HookProgram, &'static [(AttachMode, Option<&'static str>)]),
     /// It would skip the device because of a foreign program, for this reason.
     Skipped(String),
@@ -24,20 +24,19 @@ pub enum Prospect {
     AnyClient,
 }
 
-/// Predicts what an agent would do with each matching device. `allowed` is the number of networks
-/// whose clients are answered on network cards. `foreign` holds the foreign programs with their
-/// device indices.
+/// Predicts what an agent would do with each matching device. `allowed_networks` is the number of
+/// values of `--allow`. `foreign` holds the foreign programs with their device indices.
 #[must_use]
 pub fn prospects<'a>(
     wanted: &[Interface],
-    allowed: usize,
+    allowed_networks: usize,
     devices: &'a [Device],
     foreign: &[(u32, ForeignProgram)],
 ) -> Vec<(&'a Device, Prospect)> {
     let skipped = skipped_devices(wanted, devices, foreign);
     let prospect = |device: &Device| {
         let choice = chosen_hook(wanted, device)?;
-        if check_cards_restricted(wanted, allowed, std::slice::from_ref(device)).is_err() {
+        if check_cards_restricted(wanted, allowed_networks, std::slice::from_ref(device)).is_err() {
             return Some(Prospect::AnyClient);
         }
         if let Some(device) = skipped.get(&device.index) {

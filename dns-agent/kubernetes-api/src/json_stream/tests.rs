@@ -5,7 +5,7 @@ use super::*;
 
 /// Reads a list that arrives in chunks of these lengths, in turn. Returns the version and the
 /// items.
-fn read(body: &str, lengths: &[usize]) -> Result<(String, Vec<String>), Failure> {
+fn read_list(body: &str, lengths: &[usize]) -> Result<(String, Vec<String>), Failure> {
     let mut list = ListSplitter::default();
     let mut items = Vec::new();
     for piece in split(body.as_bytes(), lengths) {
@@ -56,11 +56,20 @@ proptest! {
         lengths in proptest::collection::vec(1_usize..9, 1..5),
     ) {
         let list = json!({
-            "kind": "List", "a": other, "metadata": {"resourceVersion": "7"}, "items": items, "z": other
+            "kind": "List",
+            "a": other,
+            "metadata": {"resourceVersion": "7"},
+            "items": items,
+            "z": other
         });
-        let body = if pretty { serde_json::to_string_pretty(&list) } else { serde_json::to_string(&list) };
-        let (version, found) = read(&body.unwrap(), &lengths).unwrap();
-        let found: Vec<Value> = found.iter().map(|item| serde_json::from_str(item).unwrap()).collect();
+        let body = if pretty {
+            serde_json::to_string_pretty(&list)
+        } else {
+            serde_json::to_string(&list)
+        };
+        let (version, found) = read_list(&body.unwrap(), &lengths).unwrap();
+        let found = found.iter().map(|item| serde_json::from_str(item).unwrap());
+        let found: Vec<Value> = found.collect();
         prop_assert_eq!(version, "7");
         prop_assert_eq!(found, items);
     }
@@ -74,15 +83,16 @@ proptest! {
         while !body.is_char_boundary(end) {
             end -= 1;
         }
-        prop_assert!(read(&body[..end], &[5]).is_err());
+        prop_assert!(read_list(&body[..end], &[5]).is_err());
     }
 
     #[test]
     fn malformed_bodies_do_not_panic(
-        body in "[\\[\\]{}\",:\\\\ a]{0,40}", lengths in proptest::collection::vec(1_usize..9, 1..5),
+        body in "[\\[\\]{}\",:\\\\ a]{0,40}",
+        lengths in proptest::collection::vec(1_usize..9, 1..5),
     ) {
-        let _ = read(&body, &lengths);
-        let _ = read(&format!("{{\"items\":[{body}]}}"), &lengths);
+        let _ = read_list(&body, &lengths);
+        let _ = read_list(&format!("{{\"items\":[{body}]}}"), &lengths);
     }
 
     #[test]
@@ -109,7 +119,7 @@ proptest! {
 fn a_broken_item_does_not_affect_its_neighbours() {
     let body =
         r#"{"metadata":{"resourceVersion":"7"},"items":[{"a":1},{"b":tru},{5},nul,{"c":1}]}"#;
-    let (_, items) = read(body, &[3]).unwrap();
+    let (_, items) = read_list(body, &[3]).unwrap();
     assert_eq!(
         items,
         [r#"{"a":1}"#, r#"{"b":tru}"#, "{5}", "nul", r#"{"c":1}"#]
@@ -136,11 +146,11 @@ fn malformed_lists_are_refused() {
             "isn't JSON",
         ),
     ] {
-        let error = read(body, &[4]).expect_err(body).to_string();
+        let error = read_list(body, &[4]).expect_err(body).to_string();
         assert!(error.contains(reason), "{body}: {error}");
     }
     let empty = r#"{"metadata":{"resourceVersion":"7"},"items":null}"#;
-    assert_eq!(read(empty, &[4]).unwrap(), ("7".into(), vec![]));
+    assert_eq!(read_list(empty, &[4]).unwrap(), ("7".into(), vec![]));
 }
 
 #[test]

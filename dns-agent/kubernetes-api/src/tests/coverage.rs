@@ -116,7 +116,11 @@ async fn a_service_that_becomes_headless_is_covered_after_another_list() {
     // The state of the slices read before must not go back in time.
     assert_eq!(request.get("resourceVersion"), Some("9"));
     assert_eq!(request.get("resourceVersionMatch"), Some("NotOlderThan"));
-    assert_eq!(source.received(), [""; 0], "a request alone covers nothing");
+    assert_eq!(
+        source.received(),
+        [""; 0],
+        "a request without a response covers nothing"
+    );
     request.list("12", &[]);
     let (_, selector) = source.slices().await;
     assert_eq!(selector, "kubernetes.io/service-name in (db,web)");

@@ -8,7 +8,7 @@ use tokio::{sync::mpsc, time::Instant};
 use zerohop_kubernetes::Feed;
 
 use super::fake::{FakeApi, PendingRequest};
-use crate::{Discovery, FeedActivity, discovery::PAUSE};
+use crate::{Discovery, FeedActivity, discovery::POLL_INTERVAL};
 
 /// A running discovery and its fake API server.
 struct DiscoverySetup {
@@ -84,12 +84,12 @@ async fn groups_that_come_and_go_are_noticed_within_a_minute() {
     let policies = groups(&[("policy.networking.k8s.io", &["v1alpha2", "v1alpha1"])]);
     let at = setup.answer("/apis", &policies).await;
     assert!(
-        (PAUSE..=2 * PAUSE).contains(&(at - last)),
+        (POLL_INTERVAL..=2 * POLL_INTERVAL).contains(&(at - last)),
         "{:?}",
         at - last
     );
     assert_eq!(
-        PAUSE,
+        POLL_INTERVAL,
         Duration::from_secs(30),
         "docs/network-policy.md says so"
     );
@@ -130,7 +130,7 @@ async fn groups_that_come_and_go_are_noticed_within_a_minute() {
             .await;
     }
     let at = setup.answer("/apis", &plain).await;
-    assert!(at - last <= 2 * PAUSE, "{:?}", at - last);
+    assert!(at - last <= 2 * POLL_INTERVAL, "{:?}", at - last);
     assert!(setup.kinds.try_recv().is_err(), "missing once");
     setup.answer("/apis", &plain).await;
     assert_eq!(setup.received().await, kinds(&[]));

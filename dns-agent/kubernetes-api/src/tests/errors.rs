@@ -17,7 +17,7 @@ async fn errors_are_retried_after_growing_random_delays() {
     let mut waits = Vec::new();
     for _ in 0..106 {
         let request = list.at;
-        list.refuse(500, "InternalError", "etcd is away");
+        list.refuse(500, "InternalError", "etcd is unavailable");
         list = setup.api.next().await;
         waits.push(list.at - request);
     }
@@ -39,7 +39,7 @@ async fn errors_are_retried_after_growing_random_delays() {
     assert!(
         setup
             .error()
-            .contains("can't list services: 500 etcd is away"),
+            .contains("can't list services: 500 etcd is unavailable"),
         "{}",
         setup.error()
     );
@@ -55,7 +55,7 @@ async fn an_event_of_a_watch_resets_the_back_off() {
             .api
             .next()
             .await
-            .refuse(500, "InternalError", "etcd is away");
+            .refuse(500, "InternalError", "etcd is unavailable");
     }
     setup.api.next().await.list("7", &[]);
     let body = setup.api.next().await.open();
@@ -156,7 +156,7 @@ async fn refusals_say_what_to_do() {
             Feed::Services,
             401,
             [
-                "rejects the agent's credentials when it tries to list services",
+                "rejects the agent's credentials when the agent tries to list services",
                 "check the ServiceAccount's token",
             ],
         ),

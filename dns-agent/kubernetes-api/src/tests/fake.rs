@@ -57,12 +57,15 @@ impl PendingRequest {
     /// Responds with a complete list.
     pub(crate) fn list(self, version: &str, items: &[Value]) {
         let list = json!({
-            "kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": items
+            "kind": "List",
+            "apiVersion": "v1",
+            "metadata": {"resourceVersion": version},
+            "items": items
         });
         self.respond(StatusCode::OK, &[], list.to_string().into());
     }
 
-    /// Responds with a document that is no list of objects.
+    /// Responds with a document that isn't a list of objects.
     pub(crate) fn document(self, document: &Value) {
         self.respond(StatusCode::OK, &[], document.to_string().into());
     }

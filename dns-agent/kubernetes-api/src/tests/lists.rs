@@ -99,7 +99,7 @@ async fn a_response_that_does_not_begin_is_abandoned() {
         "{after:?}"
     );
     assert!(
-        setup.error().contains("no response within 70 s"),
+        setup.error().contains("didn't respond within 70 s"),
         "{}",
         setup.error()
     );
@@ -126,7 +126,10 @@ async fn an_unreadable_object_is_reported_and_skipped() {
         panic!("{received:?}");
     };
     assert_eq!([listing, a, listed], ["listing", "+a", "listed"]);
-    assert!(number.starts_with("?Service : .: invalid type"), "{number}");
+    assert!(
+        number.starts_with("?a Service without a readable name: invalid type"),
+        "{number}"
+    );
     assert!(
         port.starts_with("?Service ns/port: spec.ports[0].port: invalid type"),
         "{port}"
@@ -136,14 +139,14 @@ async fn an_unreadable_object_is_reported_and_skipped() {
         "{address}"
     );
     assert!(
-        nameless.starts_with("?Service : metadata.name: invalid type"),
+        nameless.starts_with("?a Service without a readable name: metadata.name: invalid type"),
         "{nameless}"
     );
     assert_eq!((setup.health().applied, setup.health().unusable), (1, 4));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_response_that_is_no_list_is_an_error() {
+async fn a_response_that_is_not_a_list_is_an_error() {
     for (body, reason) in [
         ("<html>Welcome</html>", "isn't JSON"),
         (
@@ -167,7 +170,9 @@ async fn a_response_that_is_no_list_is_an_error() {
 async fn slices_report_when_they_changed() {
     for (annotations, changed) in [
         (
-            json!({"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-02T03:04:05.123456789Z"}),
+            json!({
+                "endpoints.kubernetes.io/last-change-trigger-time": "2026-01-02T03:04:05.123456789Z"
+            }),
             Some(SystemTime::UNIX_EPOCH + Duration::new(1_767_323_045, 123_456_789)),
         ),
         (
@@ -229,7 +234,12 @@ async fn a_slow_receiver_slows_reading() {
 
 #[tokio::test(start_paused = true)]
 async fn the_corefile_is_reported_from_lists_and_changes() {
-    let map = |text: &str| json!({"metadata": {"namespace": "kube-system", "name": "coredns"}, "data": {"Corefile": text}});
+    let map = |text: &str| {
+        json!({
+            "metadata": {"namespace": "kube-system", "name": "coredns"},
+            "data": {"Corefile": text}
+        })
+    };
     let mut setup = FeedSetup::new(Feed::Corefile);
     setup.api.next().await.list("7", &[map(".:53 {}")]);
     let watch = setup.api.next().await.open();

@@ -202,7 +202,7 @@ async fn the_first_lists_are_spread() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_for_allowed_clients() {
+async fn requests_for_the_client_policy() {
     let dns = key("kube-system", "kube-dns");
     for (node, pods) in [
         (None, None),
@@ -251,7 +251,7 @@ async fn unevaluated_policies_are_read_by_plain_lists() {
     let (router, mut api) = FakeApi::new();
     let (sender, _events) = mpsc::channel(64);
     let client = Client::new(router, "default");
-    let _source = KubernetesSource::start_other_policies(client, &kinds, sender);
+    let _source = KubernetesSource::start_unevaluated_policies(client, &kinds, sender);
     // The API server's version is not requested.
     let request = api.next().await;
     assert_eq!(request.path, "/apis/projectcalico.org/v3/networkpolicies");

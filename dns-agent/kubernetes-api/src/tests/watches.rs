@@ -146,11 +146,11 @@ async fn a_silent_watch_is_dropped_and_reopened() {
     body.closed().await;
     assert_eq!(setup.health().age(), Some(Duration::from_secs(180)));
     assert_eq!(watch.get("resourceVersion"), Some("8"));
-    // Opening the watch is no sign of life.
+    // An opened watch without an event doesn't count as received data.
     let body = watch.open();
     tokio::time::sleep(Duration::from_secs(100)).await;
     assert_eq!(setup.health().age(), Some(Duration::from_secs(280)));
-    // An event is, and it resets the age.
+    // An event counts and resets the age.
     body.event(added("b", "9")).await;
     assert_eq!(setup.event().await, "+b");
     let watch = setup.api.next().await;
@@ -160,7 +160,7 @@ async fn a_silent_watch_is_dropped_and_reopened() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn watches_that_end_without_an_event_are_no_sign_of_life() {
+async fn watches_that_end_without_an_event_do_not_reset_the_silence() {
     // This happens behind a proxy that closes connections after an idle minute, if the API server
     // sends no bookmarks.
     let (mut setup, mut request) = FeedSetup::watching("7").await;
@@ -232,7 +232,7 @@ async fn unreadable_events_are_reported_and_skipped() {
     body.event(("DELETED", json!({"metadata": {}}))).await;
     let received = setup.event().await;
     assert!(
-        received.starts_with("?Service : metadata.name: "),
+        received.starts_with("?a Service without a readable name: metadata.name: "),
         "{received}"
     );
     // A deleted object need not be valid.

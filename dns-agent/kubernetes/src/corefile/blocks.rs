@@ -1,4 +1,4 @@
-//! Which server block receives a question for a name (CoreDNS, `core/dnsserver/server.go`).
+//! Which server block receives a query for a name (CoreDNS, `core/dnsserver/server.go`).
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ struct BlockKey {
 pub(super) fn find_kubernetes<'a, 'b>(
     blocks: &'b [ServerBlock<'a>],
 ) -> Result<(&'b ServerBlock<'a>, &'a Directive), CorefileProblem> {
-    // Zerohop sees only plain DNS, so blocks for other transports alone don't matter.
+    // Zerohop receives only plain DNS, so blocks that have only other transports don't matter.
     let plain = blocks
         .iter()
         .filter(|block| block.plain_keys().next().is_some());
@@ -82,8 +82,8 @@ impl<'a> ServerBlock<'a> {
         keys.map(|(key, _)| key.zone.wire().len()).max()
     }
 
-    /// Finds names in these zones of this block for which another block, or no block, receives
-    /// questions. `line` is the Corefile line of the zones.
+    /// Finds the names in `zones` whose queries don't reach this block. `line` is the Corefile line
+    /// of the zones.
     pub(super) fn find_lost_names(
         &self,
         blocks: &[ServerBlock<'_>],
@@ -96,48 +96,47 @@ impl<'a> ServerBlock<'a> {
                 .any(|(key, _)| zone.is_at_or_below(&key.zone))
         };
         let lost = zones.iter().filter(is_lost).cloned().collect();
-        let what = "`kubernetes` is never asked for zones outside its server block";
+        let what = "`kubernetes` lists zones that its server block does not serve";
         let mut findings = vec![CorefileFinding::new(line, what, lost)];
         let others = blocks.iter().filter(|other| !std::ptr::eq(*other, self));
         for (key, port) in others.flat_map(ServerBlock::plain_keys) {
-            let mut taken: BTreeMap<&str, Vec<Name>> = BTreeMap::new();
-            for (why, name) in
+            let mut taken: BTreeMap<String, Vec<Name>> = BTreeMap::new();
+            for (reason, name) in
                 (zones.iter()).filter_map(|zone| self.find_taken_name(zone, &key.zone, port))
             {
-                taken.entry(why).or_default().push(name);
+                taken.entry(reason).or_default().push(name);
             }
-            findings.extend(taken.into_iter().map(|(why, names)| {
-                let what = format!("the server block for {} {why}", key.zone);
+            findings.extend(taken.into_iter().map(|(reason, names)| {
+                let what = format!("the server block for {} {reason}", key.zone);
                 CorefileFinding::new(key.line, what, names)
             }));
         }
         findings
     }
 
-    /// The name in a zone of this block for which another block's key on this port receives
-    /// questions, and why.
-    fn find_taken_name(&self, zone: &Name, key: &Name, port: u16) -> Option<(&'static str, Name)> {
+    /// The name in a zone of this block whose queries reach another block, which has `key` on
+    /// `port`. With the reason, as a clause about the other block.
+    fn find_taken_name(&self, zone: &Name, key: &Name, port: u16) -> Option<(String, Name)> {
         if key != zone && key.is_at_or_below(zone) {
-            return Some(("is asked for the names in it", key.clone()));
+            let reason = "receives the queries for this name and the names below it";
+            return Some((reason.to_owned(), key.clone()));
         }
         if !zone.is_at_or_below(key) {
             return None;
         }
-        let own = self
+        let own_keys = self
             .plain_keys()
-            .filter(|(own, on)| *on == port && zone.is_at_or_below(&own.zone));
-        let Some((own, _)) = own.max_by_key(|(own, _)| own.zone.wire().len()) else {
+            .filter(|(own, own_port)| *own_port == port && zone.is_at_or_below(&own.zone));
+        let Some((own, _)) = own_keys.max_by_key(|(own, _)| own.zone.wire().len()) else {
             // The Corefile doesn't say which port the Service uses.
-            return Some((
-                "has another port, which may be the one that the Service uses",
-                zone.clone(),
-            ));
+            let reason = format!("listens on port {port}, and the DNS Service may use that port");
+            return Some((reason, zone.clone()));
         };
         if key.is_at_or_below(&own.zone) {
-            return Some(("is asked instead", zone.clone()));
+            return Some(("receives these queries".to_owned(), zone.clone()));
         }
-        // The longest key wins. Only questions for DS go to the shortest key below the root.
-        (*key != Name::root()).then(|| ("is asked for DS records", zone.clone()))
+        // The longest key wins. Only DS queries go to the shortest key below the root.
+        (*key != Name::root()).then(|| ("receives the DS queries".to_owned(), zone.clone()))
     }
 
     fn plain_keys(&self) -> impl Iterator<Item = (&BlockKey, u16)> {

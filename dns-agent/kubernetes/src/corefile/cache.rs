@@ -61,17 +61,17 @@ impl TtlCap {
         })
     }
 
-    /// Whether any name can be both in one of the cap's zones and in one of these.
+    /// Whether any name can be both in one of the cap's zones and in one of `zones`.
     fn applies_to(&self, zones: &[Name]) -> bool {
-        let meet = |a: &Name, b: &Name| a.is_at_or_below(b) || b.is_at_or_below(a);
+        let overlap = |a: &Name, b: &Name| a.is_at_or_below(b) || b.is_at_or_below(a);
         zones
             .iter()
-            .any(|zone| self.zones.iter().any(|own| meet(own, zone)))
+            .any(|zone| self.zones.iter().any(|own| overlap(own, zone)))
     }
 }
 
-/// Lowers a TTL to the caps that apply to these zones. Returns it with a note for each cap below
-/// `ttl`.
+/// Lowers `ttl` to the caps that apply to `zones`. Returns the lower TTL, and a note for each cap
+/// below `ttl`.
 ///
 /// CoreDNS also raises TTLs that are below 5 seconds by default. A lower TTL is always right,
 /// because a cached answer has it a little later.
@@ -83,7 +83,7 @@ pub(super) fn cap_ttl(ttl: u32, caps: &[TtlCap], zones: &[Name]) -> (u32, Vec<No
         .filter(|cap| cap.seconds < ttl && cap.applies_to(zones))
     {
         let text = format!(
-            "`cache` caps TTLs, so they are {} s instead of {ttl} s",
+            "`cache` caps TTLs, so TTLs are {} s instead of {ttl} s",
             cap.seconds
         );
         notes.push(Note::new(cap.line, text));

@@ -4,8 +4,6 @@ use std::fmt::Display;
 
 use zerohop_zone::Name;
 
-use super::node_cache_effect::intersect_zones;
-
 /// How many names a reason lists at most.
 const MAX_LISTED_NAMES: usize = 4;
 
@@ -16,7 +14,7 @@ pub(super) struct CorefileFinding {
     line: Option<usize>,
     /// The cause, as a clause.
     what: String,
-    /// The names that pass because of it, with everything below them.
+    /// The names that pass because of the cause, with everything below them.
     pub(super) names: Vec<Name>,
 }
 
@@ -55,7 +53,7 @@ impl CorefileFinding {
         }
     }
 
-    /// About the Corefile as a whole.
+    /// A finding about the Corefile as a whole.
     pub(super) fn anywhere(what: impl Into<String>, names: Vec<Name>) -> CorefileFinding {
         CorefileFinding {
             line: None,
@@ -121,7 +119,7 @@ impl CorefileProblem {
         }
     }
 
-    /// About a line because of which CoreDNS refuses the Corefile.
+    /// A problem with a line because of which CoreDNS refuses the Corefile.
     pub(super) fn refused(line: usize, what: impl Into<String>) -> CorefileProblem {
         CorefileProblem {
             loadability: Loadability::Refused,
@@ -138,7 +136,7 @@ impl CorefileProblem {
         }
     }
 
-    /// About the Corefile as a whole.
+    /// A problem with the Corefile as a whole.
     pub(super) fn anywhere(what: impl Into<String>) -> CorefileProblem {
         CorefileProblem {
             line: None,
@@ -192,4 +190,14 @@ pub(super) fn join_for_people<T: Display>(things: &[T]) -> String {
         ([first @ .., last], 0) => format!("{} and {last}", first.join(", ")),
         (texts, more) => format!("{} and {more} more", texts.join(", ")),
     }
+}
+
+/// The zones at or below a name. If there are none, the name itself if it is within a zone.
+pub(super) fn intersect_zones(name: &Name, zones: &[Name]) -> Vec<Name> {
+    let covered = zones.iter().filter(|zone| zone.is_at_or_below(name));
+    let mut covered: Vec<Name> = covered.cloned().collect();
+    if covered.is_empty() && zones.iter().any(|zone| name.is_at_or_below(zone)) {
+        covered.push(name.clone());
+    }
+    covered
 }

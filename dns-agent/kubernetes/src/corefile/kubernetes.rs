@@ -68,7 +68,7 @@ impl KubernetesPlugin {
     }
 
     /// The cluster domain that PTR records name: the first zone that CoreDNS doesn't consider a
-    /// reverse zone. To CoreDNS, `in-addr.arpa` itself isn't one.
+    /// reverse zone. CoreDNS doesn't consider `in-addr.arpa` itself a reverse zone.
     pub(super) fn primary_domain(&self) -> Option<&Name> {
         let trees = reverse_trees();
         let is_below_tree = |zone: &Name| !trees.contains(zone) && is_reverse(zone);
@@ -84,11 +84,11 @@ impl KubernetesPlugin {
         AbsentNames::Denied
     }
 
-    /// The findings about the plugin's own options and zones.
+    /// The findings about the plugin's options and zones.
     pub(super) fn findings(&self) -> Vec<CorefileFinding> {
         let mut findings = Vec::new();
         for (line, zone) in &self.multicluster {
-            let what = "`multicluster` asks for Services of other clusters";
+            let what = "`multicluster` adds Services of other clusters";
             findings.push(CorefileFinding::new(*line, what, vec![zone.clone()]));
         }
         let inside = |name: &Name| {
@@ -100,7 +100,7 @@ impl KubernetesPlugin {
         };
         let nested = self.zones.iter().filter(|zone| inside(zone));
         find(
-            "a zone of `kubernetes` is inside another",
+            "a zone of `kubernetes` is inside another zone of `kubernetes`",
             nested.cloned().collect(),
         );
         let through = self.fallthrough.iter().filter(|zone| inside(zone));
@@ -133,19 +133,22 @@ impl KubernetesPlugin {
     /// Notes on how these zones of the plugin are answered.
     pub(super) fn note_zones(&self, zones: &[Name]) -> Vec<Note> {
         let mut notes = Vec::new();
-        for (absent, end) in [
-            (AbsentNames::Denied, "don't exist"),
-            (AbsentNames::Passed, "fall through and pass"),
+        for (absent, limit) in [
+            (
+                AbsentNames::Denied,
+                "with NXDOMAIN for names that `kubernetes` doesn't have",
+            ),
+            (
+                AbsentNames::Passed,
+                "except names that `kubernetes` doesn't have, which fall through and pass",
+            ),
         ] {
             let zones: Vec<&Name> = zones
                 .iter()
                 .filter(|zone| self.absence_in(zone) == absent)
                 .collect();
             if !zones.is_empty() {
-                let text = format!(
-                    "answers for {}; names that `kubernetes` lacks there {end}",
-                    join_for_people(&zones)
-                );
+                let text = format!("Zerohop answers {}, {limit}", join_for_people(&zones));
                 notes.push(Note::new(self.line, text));
             }
         }
@@ -175,7 +178,7 @@ impl KubernetesPlugin {
                 self.multicluster
                     .extend(zones.map(|zone| (option.number, zone)));
             }
-            // They set the rate of API requests, and how long CoreDNS waits at its start.
+            // These options set the rate of API requests, and how long CoreDNS waits at its start.
             (
                 "startup_timeout" | "apiserver_qps" | "apiserver_burst" | "apiserver_max_inflight",
                 [_],

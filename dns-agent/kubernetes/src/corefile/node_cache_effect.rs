@@ -1,7 +1,7 @@
-//! How a node cache in front of CoreDNS changes the answers of zones.
+//! How NodeLocal DNSCache, in front of CoreDNS, changes the answers of zones.
 //!
-//! A node cache's Corefile is read by the same rules as CoreDNS's. A server block changes no answer
-//! if it forwards to the cluster's DNS and otherwise only monitors and caches.
+//! The Corefile of NodeLocal DNSCache is read by the same rules as CoreDNS's. A server block
+//! changes no answer if it forwards to the cluster's DNS and otherwise only monitors and caches.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -10,23 +10,23 @@ use zerohop_zone::Name;
 
 use super::blocks::ServerBlock;
 use super::cache::{self, TtlCap};
-use super::finding::{self, CorefileFinding, CorefileProblem, Note};
+use super::finding::{self, CorefileFinding, CorefileProblem, Note, intersect_zones};
 use super::parser::{Corefile, CorefileLine, Directive};
 use super::plugins;
 use crate::node_cache::is_cluster_dns_placeholder;
 
-/// The addresses and Services around a node cache.
+/// The addresses and Services around a pod of NodeLocal DNSCache.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeCacheContext {
     /// The served addresses that the node cache binds.
     pub bound: Vec<IpAddr>,
-    /// The addresses of the cluster's DNS that the node cache may ask.
+    /// The addresses of the cluster's DNS to which the node cache may forward queries.
     pub cluster_dns: BTreeSet<IpAddr>,
-    /// Whether the Service that the node cache asks for the cluster's names is the cluster's DNS.
+    /// Whether the node cache forwards queries for the cluster's names to the cluster's DNS.
     pub upstream: UpstreamService,
 }
 
-/// Whether the Service that a node cache asks for the cluster's names is the cluster's DNS.
+/// The Service to which NodeLocal DNSCache forwards queries for the cluster's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UpstreamService {
     /// The Service is the cluster's DNS, as far as is known.
@@ -36,7 +36,7 @@ pub enum UpstreamService {
     Other,
 }
 
-/// How a node cache changes the answers of zones.
+/// How NodeLocal DNSCache changes the answers of zones.
 #[derive(Debug)]
 pub struct NodeCacheEffect {
     /// Names that the node cache may answer differently from CoreDNS, with everything below them.
@@ -53,15 +53,15 @@ struct BlockCap {
     zones: Vec<Name>,
 }
 
-/// A server block and the zones for which it receives questions.
+/// A server block and the zones for which it receives queries.
 struct AssignedBlock<'b, 'a> {
     block: &'b ServerBlock<'a>,
     zones: Vec<Name>,
 }
 
 impl NodeCacheEffect {
-    /// Reads a node cache's Corefile for zones that CoreDNS answers. `ttl` is the TTL of records in
-    /// seconds, before any cap.
+    /// Reads the Corefile of NodeLocal DNSCache for zones that CoreDNS answers. `ttl` is the TTL of
+    /// records in seconds, before any cap.
     #[must_use]
     pub fn read(
         text: &str,
@@ -116,12 +116,12 @@ fn collect_effects(
     findings.extend(unread.map(CorefileFinding::about_everything));
     let blocks = corefile.blocks.iter().map(ServerBlock::read);
     let blocks: Vec<ServerBlock<'_>> = blocks.collect::<Result<_, _>>()?;
-    let (asked, unasked) = assign_zones(&blocks, zones);
-    if !unasked.is_empty() {
-        let what = "no server block receives questions for these zones";
-        findings.push(CorefileFinding::anywhere(what, unasked));
+    let (assigned, unassigned) = assign_zones(&blocks, zones);
+    if !unassigned.is_empty() {
+        let what = "no server block receives queries for these zones";
+        findings.push(CorefileFinding::anywhere(what, unassigned));
     }
-    for AssignedBlock { block, zones } in asked {
+    for AssignedBlock { block, zones } in assigned {
         let Some(line) = block.first_line() else {
             continue;
         };
@@ -151,28 +151,28 @@ fn collect_effects(
     Ok(())
 }
 
-/// Assigns zones to the server blocks that receive their questions. Also returns the zones without
-/// a block.
+/// Assigns zones to the server blocks that receive their queries. Also returns the zones without a
+/// block.
 fn assign_zones<'b, 'a>(
     blocks: &'b [ServerBlock<'a>],
     zones: &[Name],
 ) -> (Vec<AssignedBlock<'b, 'a>>, Vec<Name>) {
-    let mut asked: BTreeMap<usize, Vec<Name>> = BTreeMap::new();
-    let mut unasked = Vec::new();
+    let mut assigned: BTreeMap<usize, Vec<Name>> = BTreeMap::new();
+    let mut unassigned = Vec::new();
     for zone in zones {
         let candidates = blocks.iter().enumerate();
         let candidates =
             candidates.filter_map(|(at, block)| Some((block.matched_length(zone)?, at)));
         match candidates.max() {
-            Some((_, at)) => asked.entry(at).or_default().push(zone.clone()),
-            None => unasked.push(zone.clone()),
+            Some((_, at)) => assigned.entry(at).or_default().push(zone.clone()),
+            None => unassigned.push(zone.clone()),
         }
     }
-    let asked = asked.into_iter().map(|(at, zones)| AssignedBlock {
+    let assigned = assigned.into_iter().map(|(at, zones)| AssignedBlock {
         block: &blocks[at],
         zones,
     });
-    (asked.collect(), unasked)
+    (assigned.collect(), unassigned)
 }
 
 /// Checks that a server block answers at the served addresses and forwards only to the cluster's
@@ -208,7 +208,7 @@ fn check_forwarding(block: &ServerBlock<'_>, context: &NodeCacheContext) -> Resu
     };
     if forward.check_complete().is_err() {
         return Err(format!(
-            "`{}` brings in text that Zerohop can't see",
+            "`{}` includes text that Zerohop can't read",
             forward.head
         ));
     }
@@ -216,16 +216,16 @@ fn check_forwarding(block: &ServerBlock<'_>, context: &NodeCacheContext) -> Resu
         [from, to @ ..] if from == "." && !to.is_empty() => to,
         _ => return Err(format!("`{}` is not for all names", forward.head)),
     };
-    let is_known = |word: &String| {
+    let is_cluster_dns = |word: &String| {
         if is_cluster_dns_placeholder(word) {
             context.upstream == UpstreamService::ClusterDns
         } else {
             parse_address(word).is_some_and(|address| context.cluster_dns.contains(&address))
         }
     };
-    if let Some(other) = to.iter().find(|word| !is_known(word)) {
+    if let Some(other) = to.iter().find(|word| !is_cluster_dns(word)) {
         return Err(format!(
-            "`forward` asks {other}, which isn't known to be the cluster's DNS"
+            "`forward` sends queries to {other}, which may not be the cluster's DNS"
         ));
     }
     let is_harmless = |name: &str| {
@@ -265,8 +265,8 @@ fn parse_address(word: &str) -> Option<IpAddr> {
         .or_else(|| with_port().map(|address| address.ip()))
 }
 
-/// Adds the finding for `hosts` without a file: it reads its container's /etc/hosts, which is the
-/// node's because a node cache runs in the node's network.
+/// Adds the finding for `hosts` without a file. The plugin then reads /etc/hosts of its container,
+/// which is the node's file because NodeLocal DNSCache runs in the node's network.
 fn add_hosts_file_finding(
     directive: &Directive,
     mut found: Vec<CorefileFinding>,
@@ -281,14 +281,4 @@ fn add_hosts_file_finding(
         ));
     }
     found
-}
-
-/// The zones at or below a name. If there are none, the name itself if it is within a zone.
-pub(super) fn intersect_zones(name: &Name, zones: &[Name]) -> Vec<Name> {
-    let covered = zones.iter().filter(|zone| zone.is_at_or_below(name));
-    let mut covered: Vec<Name> = covered.cloned().collect();
-    if covered.is_empty() && zones.iter().any(|zone| name.is_at_or_below(zone)) {
-        covered.push(name.clone());
-    }
-    covered
 }

@@ -34,7 +34,7 @@ pub(super) struct BlockKeyText {
 pub(super) struct Directive {
     /// The first line: the plugin's name and arguments.
     pub(super) head: CorefileLine,
-    /// The lines in its braces. Inner braces are ordinary words.
+    /// The lines in the plugin's braces. Inner braces are ordinary words.
     pub(super) body: Vec<CorefileLine>,
 }
 
@@ -83,7 +83,7 @@ impl CorefileLine {
 
     /// The problem with a line that includes text from elsewhere.
     pub(super) fn unread_problem(&self) -> CorefileProblem {
-        self.problem(format!("`{self}` brings in text that Zerohop can't see"))
+        self.problem(format!("`{self}` includes text that Zerohop can't read"))
     }
 
     /// All words of the line.
@@ -149,11 +149,11 @@ impl Parser {
                 return Ok(keys);
             }
             if text == "}" {
-                return Err(self.problem("no brace was opened before this one"));
+                return Err(self.problem("this closing brace has no opening brace"));
             }
             if has_variable(text) || (text == "import" && self.starts_line()) {
                 let what =
-                    format!("`{text}` among the zones stands for text that Zerohop can't see");
+                    format!("`{text}` among the zones includes text that Zerohop can't read");
                 return Err(self.problem(what));
             }
             if !text.is_empty() {
@@ -196,7 +196,7 @@ impl Parser {
                     return Ok(directives);
                 }
                 (Some("}"), None) => {
-                    return Err(self.problem("no brace was opened before this one"));
+                    return Err(self.problem("this closing brace has no opening brace"));
                 }
                 (Some("{"), _) => return Err(self.problem("a brace opens without a plugin's name")),
                 (Some(_), _) => directives.push(self.parse_directive()?),

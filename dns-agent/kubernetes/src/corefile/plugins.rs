@@ -11,7 +11,7 @@ use super::parser::{CorefileLine, Directive};
 use super::zones::{parse_name, parse_zones, reverse_trees};
 
 /// The findings about a plugin in the server block of `kubernetes`. `block_zones` are the zones of
-/// the server block, `answered` those of `kubernetes`.
+/// the server block, `answered` the zones of `kubernetes`.
 pub(super) fn read_plugin(
     directive: &Directive,
     block_zones: &[Name],
@@ -21,13 +21,13 @@ pub(super) fn read_plugin(
     let head = &directive.head;
     let args = head.args();
     match directive.name() {
-        // They monitor answers, or manage the process.
+        // These plugins monitor answers, or manage the process.
         "errors" | "health" | "log" | "loop" | "prometheus" | "ready" | "reload" => Ok(Vec::new()),
-        // It runs after `kubernetes`, for names that pass anyway.
+        // `forward` runs after `kubernetes`, for names that pass anyway.
         "forward" => Ok(Vec::new()),
-        // It shortens answers over UDP and changes none over TCP.
+        // `bufsize` shortens answers over UDP and changes none over TCP.
         "bufsize" => Ok(Vec::new()),
-        // It answers AXFR and IXFR, which always pass.
+        // `transfer` answers AXFR and IXFR, which always pass.
         "transfer" => Ok(Vec::new()),
         "loadbalance" => read_loadbalance(directive),
         "hosts" => read_hosts(directive, block_zones, answered),
@@ -96,7 +96,7 @@ fn read_hosts(
 ) -> Result<Vec<CorefileFinding>, CorefileProblem> {
     let head = &directive.head;
     let mut findings = Vec::new();
-    // `hosts` answers PTR questions whatever its zones are. Without a file argument it reads its
+    // `hosts` answers PTR queries whatever its zones are. Without a file argument it reads its
     // container's /etc/hosts, which has the pod's own address.
     if directive
         .body
@@ -158,13 +158,13 @@ fn read_hosts_entry(line: &CorefileLine) -> Result<CorefileFinding, CorefileProb
     }
     Ok(CorefileFinding::new(
         line.number,
-        "`hosts` has addresses of its own",
+        "`hosts` has addresses for these names",
         names,
     ))
 }
 
-/// Reads rules for single names and for suffixes (CoreDNS, `plugin/rewrite`). Direct questions for
-/// the replacement name are answered as without the rule.
+/// Reads rules for single names and for suffixes (CoreDNS, `plugin/rewrite`). Queries for the
+/// replacement name itself are answered as without the rule.
 fn read_rewrite(directive: &Directive) -> Result<Vec<CorefileFinding>, CorefileProblem> {
     let head = &directive.head;
     let mut rule: Vec<&str> = head.args().iter().map(String::as_str).collect();
@@ -192,7 +192,7 @@ fn read_rewrite(directive: &Directive) -> Result<Vec<CorefileFinding>, CorefileP
     let names = vec![names.map_err(|what| head.problem(what))?];
     Ok(vec![CorefileFinding::new(
         head.number,
-        "`rewrite` asks for other names instead",
+        "`rewrite` replaces the name in the query",
         names,
     )])
 }

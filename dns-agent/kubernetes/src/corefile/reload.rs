@@ -11,7 +11,7 @@ const DEFAULT_JITTER: Duration = Duration::from_secs(15);
 const MIN_INTERVAL: Duration = Duration::from_secs(2);
 const MIN_JITTER: Duration = Duration::from_secs(1);
 
-/// How often a CoreDNS that runs with a Corefile checks for a changed one.
+/// How often CoreDNS checks for a changed Corefile. The Corefile that CoreDNS runs with decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {
     /// Periodically.
@@ -31,7 +31,7 @@ pub enum Reload {
 
 impl Reload {
     /// Reads the `reload` directives of all server blocks. CoreDNS uses the interval of the last
-    /// block for all of them; here the longest one counts.
+    /// block for all blocks; here the longest interval counts.
     #[must_use]
     pub fn read(text: &str) -> Reload {
         let corefile = match Corefile::parse(text) {
@@ -84,7 +84,7 @@ impl fmt::Display for Reload {
                 write!(f, "reload {interval}, jitter {jitter}")
             }
             Reload::Never => f.write_str("no reload"),
-            Reload::Unknown => f.write_str("a reload that Zerohop can't see"),
+            Reload::Unknown => f.write_str("a reload that Zerohop can't read"),
             Reload::Refused => f.write_str("a text that CoreDNS refuses"),
         }
     }

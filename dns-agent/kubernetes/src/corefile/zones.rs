@@ -12,7 +12,7 @@ const OTHER_SCHEMES: [&str; 6] = [
     "https://",
     "unix://",
 ];
-/// The port of plain DNS if a key has none. CoreDNS's flag `-dns.port` can change it.
+/// The port of plain DNS if a key has no port. CoreDNS's flag `-dns.port` can change it.
 const DEFAULT_PORT: u16 = 53;
 
 /// Zones and their transport.
@@ -97,9 +97,9 @@ fn split_port(text: &str) -> (&str, Option<u16>) {
 
 fn parse_zone(text: &str) -> Option<Vec<Name>> {
     if let Ok(network) = text.parse::<IpNet>() {
-        // CoreDNS refuses some of these networks, and reads IPv4-mapped ones in its own way.
-        let is_odd = text.contains(':') && text.starts_with([':', '0']);
-        return (!is_odd).then(|| reverse_zones(network));
+        // CoreDNS refuses some of these networks, and reads IPv4-mapped networks differently.
+        let is_nonstandard = text.contains(':') && text.starts_with([':', '0']);
+        return (!is_nonstandard).then(|| reverse_zones(network));
     }
     if text.contains([':', '/']) {
         return None;

@@ -31,8 +31,8 @@ pub(super) enum FileLocation {
 pub(super) enum MountForm {
     /// With its directory, which the kubelet keeps up to date.
     WithDirectory,
-    /// Alone, by `subPath`. The kubelet never updates the file.
-    Alone,
+    /// Without its directory, by `subPath`. The kubelet never updates the file.
+    SingleFile,
 }
 
 impl<'a> Mounts<'a> {
@@ -93,7 +93,7 @@ impl<'a> Mounts<'a> {
             mount_form: if sub_path.is_empty() {
                 MountForm::WithDirectory
             } else {
-                MountForm::Alone
+                MountForm::SingleFile
             },
         }
     }

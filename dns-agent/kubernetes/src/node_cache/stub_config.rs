@@ -1,4 +1,5 @@
-//! The ConfigMap of kube-dns, from which a node cache reads stub domains and upstream servers.
+//! The ConfigMap of kube-dns, from which NodeLocal DNSCache reads stub domains and upstream
+//! servers.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -23,8 +24,8 @@ impl StubConfig {
     /// Reads the ConfigMap as node-cache does (kubernetes/dns, `pkg/dns/config`).
     ///
     /// # Errors
-    /// If node-cache may refuse any part, because it then keeps its former settings; and if there
-    /// are federations, which are obsolete. The error is the reason.
+    /// When node-cache may refuse any part, because node-cache then keeps its former settings. When
+    /// there are federations, which are obsolete. The error is the reason, as a clause.
     pub(super) fn read(data: &ConfigMapData) -> Result<StubConfig, String> {
         let refused = |what: &str| Err(format!("the ConfigMap of kube-dns {what}"));
         if data

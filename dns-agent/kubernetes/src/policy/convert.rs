@@ -11,8 +11,9 @@ use super::objects::{
     PortRange, Ports, Rule, Stage,
 };
 use crate::convert::{ApiPod, ApiPodStatus, key};
+use crate::object_set::Object;
 use crate::objects::{
-    EndpointSlice, Object, ObjectError, ObjectKey, Problem, Service, ServiceKind, SliceReadability,
+    EndpointSlice, ObjectError, ObjectKey, Problem, Service, ServiceKind, SliceReadability,
 };
 use crate::selector::{Labels, Selector};
 
@@ -96,8 +97,8 @@ impl Fact {
     /// Reads an EndpointSlice that may belong to the cluster's DNS.
     ///
     /// # Errors
-    /// If the slice is invalid, or if other software may read addresses from it that Zerohop
-    /// doesn't: those endpoints get questions too.
+    /// When the slice is invalid, or when other software may read more addresses from it than
+    /// Zerohop does, because these endpoints receive queries too.
     pub fn from_slice(slice: &discovery::EndpointSlice) -> Result<Fact, ObjectError> {
         let slice = EndpointSlice::try_from(slice.clone())?;
         if slice.readability != SliceReadability::Plain {
@@ -252,7 +253,7 @@ impl PolicyReader<'_> {
             }
             (None, (None, None)) | (Some(_), _) => Err(self.problem(
                 field,
-                "is neither selectors nor an ipBlock alone".to_owned(),
+                "has neither selectors nor an ipBlock, or has both".to_owned(),
             )),
             (None, (namespaces, pods)) => {
                 let namespaces = namespaces.map(|selector| {

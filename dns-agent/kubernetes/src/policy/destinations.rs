@@ -1,4 +1,4 @@
-//! Where a question to the cluster's DNS goes, and which egress rules allow it.
+//! The destinations of queries to the cluster's DNS, and the egress rules that allow them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::facts::Facts;
 use super::objects::{DnsService, Peer, Peers, PodNetwork, Policy, PolicyPod, Rule};
 
-/// A destination that policies must allow for a question.
+/// A destination that policies must allow for a query.
 #[derive(Clone, Debug)]
 pub(super) enum Destination<'a> {
     /// A Service address, before it is translated to an endpoint's address.
@@ -32,7 +32,7 @@ pub(super) struct ServerEndpoint<'a> {
 }
 
 impl<'a> Destination<'a> {
-    /// Every destination of questions to the served addresses.
+    /// Every destination of queries to the served addresses.
     pub(super) fn find_all(facts: &'a Facts, served: &[SocketAddr]) -> Vec<Destination<'a>> {
         served
             .iter()
@@ -79,7 +79,7 @@ impl<'a> Destination<'a> {
         destinations: &[Destination<'a>],
     ) -> Option<BTreeSet<&'a str>> {
         // Endpoints written by hand may be pods of another namespace. Policies in the Service's
-        // namespace count all the same.
+        // namespace count in this case too.
         let services = facts.services().flatten();
         let mut namespaces: BTreeSet<&str> =
             services.map(|service| &*service.key.namespace).collect();
@@ -99,7 +99,7 @@ impl<'a> Destination<'a> {
         Some(namespaces)
     }
 
-    /// Whether a policy has a rule that provably allows a question to this destination.
+    /// Whether a policy has a rule that provably allows a query to this destination.
     pub(super) fn is_allowed_by(&self, facts: &Facts, policy: &Policy) -> bool {
         let mut rules = policy.egress.iter().flatten();
         rules.any(|rule| self.is_allowed_by_rule(facts, policy, rule))
@@ -185,16 +185,15 @@ impl fmt::Display for Destination<'_> {
     }
 }
 
-/// The endpoints that receive questions to a Service address. `None` if they are unknown.
+/// The endpoints that receive queries to a Service address. `None` if they are unknown.
 fn find_endpoints<'a>(
     facts: &'a Facts,
     service: &DnsService,
-    asked: SocketAddr,
+    service_address: SocketAddr,
 ) -> Option<Vec<ServerEndpoint<'a>>> {
-    let ports = service.ports.iter();
-    let mut ports =
-        ports.filter(|port| port.protocol == "udp" && port.number == Some(asked.port()));
-    let port = ports.next()?;
+    let number = Some(service_address.port());
+    let mut ports = service.ports.iter();
+    let port = ports.find(|port| port.protocol == "udp" && port.number == number)?;
     let mut endpoints = Vec::new();
     for slice in facts.slices_of(&service.key) {
         let slice = slice?;
@@ -204,10 +203,11 @@ fn find_endpoints<'a>(
         };
         for target in slice.ports.iter().filter(same) {
             let number = target.number?;
-            // A slice holds addresses of one family. Questions go only to endpoints of the same
+            // A slice holds addresses of one family. Queries go only to endpoints of the same
             // family.
             let addresses = slice.addresses.iter();
-            let addresses = addresses.filter(|address| is_same_family(**address, asked.ip()));
+            let addresses =
+                addresses.filter(|address| is_same_family(**address, service_address.ip()));
             endpoints.extend(
                 addresses
                     .map(|address| ServerEndpoint::new(facts, SocketAddr::new(*address, number))),
@@ -225,7 +225,7 @@ fn is_node_local(address: IpAddr) -> bool {
     }
 }
 
-/// Whether a rule allows an address and a port by network and number alone.
+/// Whether a rule allows an address and a port by network and number, without selectors and names.
 fn allows_address(rule: &Rule, address: SocketAddr) -> bool {
     let is_inside = match &rule.peers {
         Peers::All => true,

@@ -1,4 +1,4 @@
-//! Everything known that client policy depends on.
+//! The objects that client policy depends on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,9 +15,9 @@ use crate::selector::{Labels, Selector};
 /// Objects by key. `None`: the object exists but can't be read.
 type ObjectsByKey<T> = BTreeMap<ObjectKey, Option<T>>;
 
-/// Objects of one feed, changed by key alone. Each function returns whether it changed anything.
+/// Objects of one feed, changed by their keys. Each function returns whether it changed anything.
 trait ObjectStore {
-    /// Ends a list: keeps only the objects that it returned.
+    /// Ends a list: keeps only the objects in `listed`.
     fn retain_listed(&mut self, listed: &BTreeSet<ObjectKey>) -> bool;
     /// Records that an object exists but can't be read.
     fn mark_unreadable(&mut self, key: ObjectKey) -> bool;
@@ -25,12 +25,13 @@ trait ObjectStore {
     fn remove_object(&mut self, key: &ObjectKey) -> bool;
 }
 
-/// What is known of policies, of pods, and of the cluster's DNS.
+/// The objects that decide which pods may query the cluster's DNS: policies, pods, Namespaces, and
+/// the Services and EndpointSlices of the cluster's DNS.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// NetworkPolicies of both directions.
     policies: ObjectsByKey<Policy>,
-    /// Policies of the unevaluated kinds that the API serves.
+    /// Policies of the unevaluated kinds that the API server serves.
     other_policies: BTreeMap<PolicyKind, OtherPolicies>,
     /// This node's pods.
     clients: ObjectsByKey<PolicyPod>,
@@ -42,9 +43,9 @@ pub struct Facts {
     namespaces: ObjectsByKey<LabelledNamespace>,
     services: ObjectsByKey<DnsService>,
     slices: ObjectsByKey<DnsSlice>,
-    /// What each list in progress has returned so far.
+    /// The objects that each list in progress has returned so far.
     listing: BTreeMap<Feed, BTreeSet<ObjectKey>>,
-    /// Required feeds that have not been listed yet. No pod can be judged before.
+    /// Required feeds that have not been listed yet. No pod can be judged before this set is empty.
     awaited: BTreeSet<Feed>,
     /// Whether all pods of this node are known.
     node_pods: NodePods,
@@ -56,7 +57,7 @@ enum NodePods {
     /// All of this node's pods are known.
     #[default]
     Known,
-    /// This node's pods have not been listed, and may never be.
+    /// This node's pods have not been listed, and may never be listed.
     Unlisted,
 }
 
@@ -169,7 +170,7 @@ impl Facts {
         }
     }
 
-    /// Records that an object exists but can't be read; its former value no longer counts. Returns
+    /// Records that an object exists but can't be read. Its former value no longer counts. Returns
     /// whether anything changed.
     pub fn mark_unreadable(&mut self, feed: Feed, key: ObjectKey) -> bool {
         self.note_listed(feed, &key);
@@ -229,7 +230,7 @@ impl Facts {
         (self.node_pods == NodePods::Known).then_some(pods)
     }
 
-    /// Whether a node cache on this node may answer at an address.
+    /// Whether NodeLocal DNSCache on this node may answer at an address.
     pub(super) fn has_node_cache_at(&self, address: IpAddr) -> bool {
         let mut caches = self.clients().filter_map(|pod| pod.node_cache.as_ref());
         caches.any(|cache| !cache.bound_addresses(&[address]).is_empty())
@@ -247,7 +248,8 @@ impl Facts {
         self.services.values().map(Option::as_ref)
     }
 
-    /// The slices that may belong to a Service: its own, and the unreadable ones of its namespace.
+    /// The slices that may belong to a Service: its slices, and the unreadable slices of its
+    /// namespace (`None`).
     pub(super) fn slices_of<'a>(
         &'a self,
         service: &'a ObjectKey,

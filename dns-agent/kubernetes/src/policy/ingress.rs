@@ -1,7 +1,7 @@
 //! Ingress policies at the servers of the cluster's DNS.
 //!
-//! The policies that apply to a server don't depend on the client, so they are gathered once for
-//! all clients, as [`Gate`]s. If policies leave the servers open to every pod, there are no gates.
+//! The policies that apply to a server don't depend on the client, so they are collected once for
+//! all clients, as [`Gate`]s. There are no gates if policies let every pod reach the servers.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,10 +12,10 @@ use super::facts::Facts;
 use super::objects::{Peer, Peers, Policy, PolicyPod, Rule};
 use crate::objects::ObjectKey;
 
-/// The ingress policies that must admit a question at one address.
+/// The ingress policies that must admit a query at one address.
 #[derive(Debug)]
 pub(super) struct Gate<'a> {
-    /// The address at which the question arrives.
+    /// The address at which the query arrives.
     address: SocketAddr,
     policies: GatePolicies<'a>,
 }
@@ -154,7 +154,7 @@ impl<'a> Gate<'a> {
         })
     }
 
-    /// Why the policies do not provably admit a client, or `None` if they do.
+    /// Why the policies do not provably admit a client. `None`: they do.
     pub(super) fn find_objection(&self, facts: &Facts, client: &PolicyPod) -> Option<String> {
         let address = self.address;
         match &self.policies {
@@ -203,7 +203,7 @@ impl<'a> Gate<'a> {
     }
 }
 
-/// Whether the peers of a rule provably include this client when it asks at this address.
+/// Whether the peers of a rule provably include this client when it queries this address.
 fn admits_client(
     facts: &Facts,
     policy: &Policy,

@@ -1,7 +1,8 @@
-//! Kinds of policies that are noticed but not evaluated.
+//! Kinds of policies that Zerohop lists and watches but doesn't evaluate.
 //!
 //! An object of such a kind may restrict access to the cluster's DNS in ways that Zerohop doesn't
-//! know. Its presence alone keeps pods from being answered: see [`super::other_policies`].
+//! know. While such an object exists, the pods that it may restrict aren't answered: see
+//! [`super::possible_restrictions`].
 //!
 //! The agent lists and watches these resources, so each row needs a rule in
 //! `deploy/kustomize/rbac.yaml` and in the chart. A test compares them.
@@ -10,7 +11,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-/// A kind of policy that is not evaluated: an index into `ROWS`.
+/// A kind of policy that Zerohop doesn't evaluate: an index into `ROWS`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyKind(u8);
 
@@ -26,8 +27,8 @@ enum Effect {
     BothIfSet(&'static [&'static str]),
 }
 
-/// Which connections an object may restrict. They are those of the pods in its namespace, or of
-/// every pod if the object has no namespace.
+/// Which connections an object may restrict: connections of the pods in its namespace, or of every
+/// pod if the object has no namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// Connections to these pods.

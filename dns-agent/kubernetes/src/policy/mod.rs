@@ -1,19 +1,20 @@
-//! Client policy: which pods NetworkPolicies allow to ask the cluster's DNS.
+//! Client policy: which pods may be answered, because NetworkPolicies permit them to query the
+//! cluster's DNS.
 //!
-//! The kernel answers a question before the network plugin can enforce a policy on it. A pod is
-//! therefore answered only if policies provably let its question leave the pod and enter every
-//! server of the cluster's DNS. In doubt the pod isn't answered, and its questions pass through.
+//! The kernel answers a query before the network plugin can enforce a policy on the query. A pod is
+//! therefore answered only if policies provably let its query leave the pod and enter every server
+//! of the cluster's DNS. In doubt the pod isn't answered, and its queries pass.
 //!
-//! [`destinations`] checks egress rules against the places that a question goes to. [`ingress`]
-//! checks the servers' ingress rules against the client. [`other_policies`] looks for policies of
-//! kinds that aren't evaluated.
+//! [`destinations`] checks egress rules against the destinations of a query. [`ingress`] checks the
+//! servers' ingress rules against the client. [`possible_restrictions`] finds policies of kinds
+//! that Zerohop doesn't evaluate.
 //!
 //! Pure and synchronous: [`Facts`] collects objects, and [`Facts::judge_clients`] judges this
 //! node's pods.
 //!
-//! Network plugins enforce policies at different places. Some see a question as it leaves the pod,
-//! addressed to a ClusterIP; others see it arrive at a pod's address and port. Both views must
-//! allow the question here.
+//! Network plugins enforce policies at different places. Some plugins check a query as it leaves
+//! the pod, with a ClusterIP as its destination. Other plugins check the query when it arrives,
+//! with the address and port of a DNS server's pod. Here the rules must permit both.
 
 mod convert;
 mod destinations;
@@ -22,6 +23,7 @@ mod ingress;
 mod kinds;
 mod objects;
 mod other_policies;
+mod possible_restrictions;
 mod verdicts;
 
 #[cfg(test)]

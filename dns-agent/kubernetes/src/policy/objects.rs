@@ -1,4 +1,4 @@
-//! Kubernetes objects, reduced to what client policy needs.
+//! Kubernetes objects, reduced to the fields that client policy needs.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -28,7 +28,7 @@ pub enum Fact {
     Service(DnsService),
     /// An EndpointSlice.
     Slice(DnsSlice),
-    /// A policy of a kind that is not evaluated.
+    /// A policy of a kind that Zerohop doesn't evaluate.
     OtherPolicy(OtherPolicy),
     /// An object that can't be read, or only with doubt.
     Unreadable {
@@ -46,10 +46,10 @@ pub struct Policy {
     pub key: ObjectKey,
     /// Selects the pods in the policy's namespace that the policy applies to.
     pub pods: Selector,
-    /// What the selected pods may connect to, in addition to what other policies allow. `None`: the
+    /// The connections that the selected pods may open. Other policies may allow more. `None`: the
     /// policy doesn't restrict egress.
     pub egress: Option<Box<[Rule]>>,
-    /// Which packets may reach the selected pods, in addition to what other policies admit. `None`:
+    /// The connections that the selected pods may receive. Other policies may allow more. `None`:
     /// the policy doesn't restrict ingress.
     pub ingress: Option<Box<[Rule]>>,
 }
@@ -68,7 +68,7 @@ pub struct Rule {
 pub enum Peers {
     /// Every peer.
     All,
-    /// Any peer that matches one of these.
+    /// The peers in any of these sets.
     Some(Box<[Peer]>),
 }
 
@@ -96,7 +96,7 @@ pub enum Peer {
 pub enum Ports {
     /// Every port.
     All,
-    /// Any of these. Empty if the rule lists only ports of other protocols.
+    /// Any of these ports. Empty if the rule lists only ports of other protocols.
     Some(Box<[PortRange]>),
 }
 
@@ -126,7 +126,7 @@ pub struct PolicyPod {
     pub named_ports: Box<[(Box<str>, u16)]>,
     /// When the longest-running container was started. `None` while no container runs.
     pub started: Option<SystemTime>,
-    /// The node cache that runs in this pod, if any.
+    /// NodeLocal DNSCache, if this is one of its pods.
     pub node_cache: Option<Box<NodeCache>>,
 }
 
@@ -143,16 +143,17 @@ pub enum Stage {
 /// The network namespace that a pod runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PodNetwork {
-    /// The pod's own.
+    /// A network namespace of the pod.
     Own,
-    /// The node's. Policies don't apply to the pod, and its packets cross no veth.
+    /// The node's network namespace. Policies don't apply to the pod, and its packets cross no
+    /// veth.
     Host,
 }
 
 /// A Namespace with its labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LabelledNamespace {
-    /// The Namespace's name; the key's own namespace is empty.
+    /// The Namespace's name. The field `namespace` of the key is empty.
     pub key: ObjectKey,
     /// Its labels.
     pub labels: Labels,
@@ -205,11 +206,10 @@ impl Policy {
     #[must_use]
     pub fn needs_namespaces(&self) -> bool {
         let rules = self.ingress.iter().flatten();
-        let peers = rules.flat_map(|rule| match &rule.peers {
+        let mut peers = rules.flat_map(|rule| match &rule.peers {
             Peers::All => &[][..],
             Peers::Some(peers) => peers,
         });
-        let mut peers = peers;
         peers.any(|peer| match peer {
             Peer::Pods {
                 namespaces: Some(selector),
@@ -221,7 +221,7 @@ impl Policy {
 }
 
 impl Ports {
-    /// Whether a UDP port is among them, by its number or by one of its names.
+    /// Whether these ports include a UDP port, by its number or by one of its names.
     pub(super) fn contain(&self, number: u16, names: &[&str]) -> bool {
         let Ports::Some(ranges) = self else {
             return true;
@@ -232,7 +232,7 @@ impl Ports {
         })
     }
 
-    /// Whether every UDP port is among them.
+    /// Whether these ports include every UDP port.
     pub(super) fn contain_all(&self) -> bool {
         let Ports::Some(ranges) = self else {
             return true;

@@ -9,7 +9,7 @@ use super::destinations::Destination;
 use super::facts::Facts;
 use super::ingress::Gate;
 use super::objects::{PodNetwork, Policy, PolicyPod, Stage};
-use super::other_policies::PossibleRestrictions;
+use super::possible_restrictions::PossibleRestrictions;
 use crate::objects::ObjectKey;
 use crate::selector::Labels;
 
@@ -35,7 +35,7 @@ pub struct LeftOutPod {
 }
 
 impl Facts {
-    /// Judges which of this node's pods may be answered when they ask at the served addresses.
+    /// Judges which of this node's pods may be answered when they query the served addresses.
     #[must_use]
     pub fn judge_clients(&self, served: &[SocketAddr]) -> ClientVerdicts {
         if !self.may_restrict() {
@@ -63,7 +63,8 @@ impl Facts {
         }
         let mut permitted = BTreeSet::new();
         let mut left_out = Vec::new();
-        // Policies select a pod by its namespace and labels alone, so equal pods share one result.
+        // Policies select a pod only by its namespace and labels, so pods that are equal in both
+        // share one result.
         let mut objections: BTreeMap<(&str, &Labels), Option<String>> = BTreeMap::new();
         for pod in clients() {
             let same = objections.entry((&pod.key.namespace, &pod.labels));
@@ -87,7 +88,7 @@ impl Facts {
     }
 }
 
-/// What policies require of every pod.
+/// Judges pods by the policies that apply to them.
 struct ClientJudge<'a> {
     facts: &'a Facts,
     destinations: &'a [Destination<'a>],
@@ -103,8 +104,8 @@ impl ClientJudge<'_> {
             || self.restrictions.affect_any_pod()
     }
 
-    /// Why policies may not let a pod ask, or `None` if they provably do. Depends only on the pod's
-    /// namespace and labels.
+    /// Why policies may forbid a pod's queries. `None`: the policies provably permit the queries.
+    /// Depends only on the pod's namespace and labels.
     fn find_objection(&self, pod: &PolicyPod) -> Option<String> {
         if let Some(reason) = self.restrictions.find_objection(&pod.key.namespace) {
             return Some(reason);
@@ -115,7 +116,8 @@ impl ClientJudge<'_> {
         })
     }
 
-    /// Why egress policies may not let a pod ask, or `None` if they provably do.
+    /// Why egress policies may forbid a pod's queries. `None`: the policies provably permit the
+    /// queries.
     fn find_egress_objection(&self, pod: &PolicyPod) -> Option<String> {
         // A policy whose metadata can't be read may apply to any namespace.
         if self.facts.policies_in("").next().is_some() {

@@ -92,7 +92,8 @@ proptest! {
         let mut index = Index::from_objects(Objects::default(), settings.clone(), 7);
         index.take_changes();
         let mut mirror = Mirror::of(&index);
-        let first = cluster.list.iter().map(|object| IndexEvent::Applied(feed_of(object), object.clone()));
+        let applied = |object: &Object| IndexEvent::Applied(feed_of(object), object.clone());
+        let first = cluster.list.iter().map(applied);
         for event in first.chain(events) {
             apply_event(&mut index, event.clone());
             mirror.update(&mut index);
@@ -147,8 +148,13 @@ fn index_event() -> impl Strategy<Value = IndexEvent> {
             }
         }),
         3 => (feeds(), key()).prop_map(|(feed, key)| IndexEvent::Deleted(feed, key)),
-        1 => word().prop_map(|name| IndexEvent::Deleted(Feed::Namespaces, ObjectKey::new("", name))),
-        2 => word().prop_map(|name| IndexEvent::Applied(Feed::Namespaces, Object::Namespace(Namespace { name: name.into() }))),
+        1 => word().prop_map(|name| {
+            IndexEvent::Deleted(Feed::Namespaces, ObjectKey::new("", name))
+        }),
+        2 => word().prop_map(|name| {
+            let namespace = Namespace { name: name.into() };
+            IndexEvent::Applied(Feed::Namespaces, Object::Namespace(namespace))
+        }),
         2 => (feeds(), objects()).prop_map(|(feed, objects)| IndexEvent::Listed(feed, objects)),
         1 => (1..100u32).prop_map(IndexEvent::SerialChanged),
     ]

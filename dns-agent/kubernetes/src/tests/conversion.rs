@@ -38,7 +38,7 @@ fn invalid_fields_are_reported_with_their_path() {
     assert_eq!(web(Value::Null), "Service default/web: spec: is missing");
     assert_eq!(
         refusal::<core::Namespace>(json!({"metadata": {}})),
-        "Namespace : metadata.name: is missing"
+        "a Namespace without a readable name: metadata.name: is missing"
     );
     let addresses = json!([{"addresses": ["10.0.0.1"]}, {"addresses": ["x"]}]);
     assert_eq!(

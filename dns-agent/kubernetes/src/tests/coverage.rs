@@ -137,7 +137,10 @@ fn only_the_service_name_label_assigns_a_slice() {
     let labels = [
         json!({}),
         json!({"endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"}),
-        json!({"endpointslice.kubernetes.io/managed-by": "mirror", "service.kubernetes.io/headless": ""}),
+        json!({
+            "endpointslice.kubernetes.io/managed-by": "mirror",
+            "service.kubernetes.io/headless": ""
+        }),
     ];
     let mut index = index();
     index.record_coverage(Feed::SLICES, covered_names(&["db"]));

@@ -17,7 +17,11 @@ fn cluster(pods: PodMode) -> Model {
         service("web", json!({"clusterIP": "10.0.0.1", "ports": http})),
         service("db", json!({"clusterIP": "None"})),
         slice("a", "db", json!([{"addresses": ["172.0.0.1"], "hostname": "ep"}]), http),
-        {"kind": "Pod", "metadata": {"name": "p", "namespace": "default"}, "status": {"podIP": "10.1.0.1"}},
+        {
+            "kind": "Pod",
+            "metadata": {"name": "p", "namespace": "default"},
+            "status": {"podIP": "10.1.0.1"}
+        },
     ]);
     model_with(list, &settings)
 }
@@ -49,60 +53,6 @@ fn an_existing_name_is_never_nxdomain() {
             for rtype in [Rtype::HINFO, Rtype::MX, Rtype::ANY, Rtype::from_int(65280)] {
                 assert_eq!(answer_text(&model, name, rtype), "NODATA", "{name} {rtype}");
             }
-        }
-    }
-}
-
-#[test]
-fn a_name_with_something_below_it_exists() {
-    let model = cluster(PodMode::Insecure);
-    assert_eq!(
-        answer_text(&model, "_tcp.web.default", Rtype::SRV),
-        "NODATA"
-    );
-    assert_eq!(
-        answer_text(&model, "_udp.web.default", Rtype::SRV),
-        "NXDOMAIN"
-    );
-    assert_eq!(
-        answer_text(&model, "0.0.10.in-addr.arpa.", Rtype::PTR),
-        "NODATA"
-    );
-    assert_eq!(
-        answer_text(&model, "1.0.10.in-addr.arpa.", Rtype::PTR),
-        "NXDOMAIN"
-    );
-    assert_eq!(
-        answer_text(&model, "1.0.0.10.in-addr.arpa.", Rtype::A),
-        "NODATA"
-    );
-}
-
-#[test]
-fn soa_of_a_name_that_does_not_exist_is_nxdomain() {
-    let model = cluster(PodMode::Insecure);
-    for name in [
-        "ghost.default",
-        "ghost",
-        "ghost.cluster.local.",
-        "7.0.0.10.in-addr.arpa.",
-    ] {
-        assert_eq!(answer_text(&model, name, Rtype::SOA), "NXDOMAIN", "{name}");
-    }
-    assert_eq!(answer_text(&model, "web.default", Rtype::SOA), "NODATA");
-}
-
-#[test]
-fn labels_in_front_of_a_pods_address_are_nxdomain() {
-    for pods in [PodMode::Insecure, PodMode::Verified] {
-        let model = cluster(pods);
-        assert_eq!(
-            answer_text(&model, "10-1-0-1.default.pod.cluster.local.", Rtype::A),
-            "A 10.1.0.1"
-        );
-        for front in ["x", "_http._tcp"] {
-            let name = format!("{front}.10-1-0-1.default.pod.cluster.local.");
-            assert_eq!(answer_text(&model, &name, Rtype::A), "NXDOMAIN", "{name}");
         }
     }
 }
@@ -149,19 +99,6 @@ fn soa_of_a_name_that_does_not_exist_passes_if_deviations_pass() {
             );
         }
     }
-}
-
-#[test]
-fn targets_are_in_lower_case_whatever_the_query() {
-    let model = cluster(PodMode::Insecure);
-    assert_eq!(
-        answer_text(
-            &model,
-            "_HTTP._TCP.WEB.Default.svc.Cluster.Local.",
-            Rtype::SRV
-        ),
-        "SRV 0 100 80 web.default.svc.cluster.local."
-    );
 }
 
 #[test]

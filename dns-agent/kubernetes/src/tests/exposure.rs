@@ -18,66 +18,6 @@ fn pod(name: &str, addresses: &[&str], status: &str) -> serde_json::Value {
     })
 }
 
-fn with_pods(pods: PodMode) -> Model {
-    let settings = ZoneSettings {
-        pods,
-        ..ZoneSettings::default()
-    };
-    let list = json!([
-        namespace("empty"),
-        pod("p", &["10.240.0.1", "fd00::1"], "Running"),
-        pod("done", &["10.240.0.2"], "Succeeded"),
-        pod("host", &["10.240.0.3"], "Pending"),
-        pod("zeros", &["fd01::"], "Running"),
-        pod("host-1", &["10.240.0.9"], "Running"),
-        pod("host-2", &["10.240.0.9"], "Running"),
-        pod("lost", &["10.240.0.8"], "Unknown"),
-    ]);
-    model_with(list, &settings)
-}
-
-#[test]
-fn rule_2_a_namespace_must_exist_and_be_listed() {
-    let list = json!([
-        namespace("default"), namespace("empty"), namespace("hidden"),
-        service("web", json!({"clusterIP": "10.0.0.1"})),
-        {"kind": "Service", "metadata": {"name": "web", "namespace": "hidden"}, "spec": {"clusterIP": "10.0.0.2"}},
-        {"kind": "Service", "metadata": {"name": "web", "namespace": "ghost"}, "spec": {"clusterIP": "10.0.0.3"}},
-    ]);
-    let mut settings = ZoneSettings::default();
-    let all = model(&objects(list.clone()), &settings);
-    assert_eq!(answer_text(&all, "web.hidden", Rtype::A), "A 10.0.0.2");
-    // If no namespaces are listed, CoreDNS gives every address its pointer.
-    assert_eq!(answer_text(&all, "web.ghost", Rtype::A), "NXDOMAIN");
-    assert_eq!(
-        answer_text(&all, "3.0.0.10.in-addr.arpa.", Rtype::PTR),
-        "PTR web.ghost.svc.cluster.local."
-    );
-    settings.namespaces = vec!["default".into(), "empty".into(), "ghost".into()];
-    let model = model(&objects(list.clone()), &settings);
-    for (name, data) in [
-        ("web.default", "A 10.0.0.1"),
-        ("default", "NODATA"),
-        ("empty", "NODATA"),
-        ("empty.pod.cluster.local.", "NODATA"),
-        ("hidden", "NXDOMAIN"),
-        ("web.hidden", "NXDOMAIN"),
-        ("hidden.pod.cluster.local.", "NXDOMAIN"),
-        ("1-2-3-4.hidden.pod.cluster.local.", "NXDOMAIN"),
-        ("ghost", "NXDOMAIN"),
-        ("web.ghost", "NXDOMAIN"),
-        ("svc.cluster.local.", "NODATA"),
-        ("pod.cluster.local.", "NODATA"),
-        ("2.0.0.10.in-addr.arpa.", "PASSES"),
-    ] {
-        assert_eq!(answer_text(&model, name, Rtype::A), data, "{name}");
-    }
-    assert_eq!(
-        answer_text(&model, "2.0.0.10.in-addr.arpa.", Rtype::PTR),
-        "PASSES"
-    );
-}
-
 #[test]
 fn without_namespace_objects_all_of_them_exist() {
     let list = json!([service("web", json!({"clusterIP": "10.0.0.1"}))]);
@@ -140,66 +80,6 @@ fn without_namespace_objects_all_of_them_exist() {
 }
 
 #[test]
-fn rule_9_pods_disabled() {
-    let model = with_pods(PodMode::Disabled);
-    assert_eq!(
-        answer_text(&model, "pod.cluster.local.", Rtype::A),
-        "NODATA"
-    );
-    assert_eq!(
-        answer_text(&model, "default.pod.cluster.local.", Rtype::A),
-        "NXDOMAIN"
-    );
-    assert_eq!(
-        answer_text(&model, "10-240-0-1.default.pod.cluster.local.", Rtype::A),
-        "NXDOMAIN"
-    );
-}
-
-#[test]
-fn rule_9_pods_insecure() {
-    let model = with_pods(PodMode::Insecure);
-    for (question, rtype, data) in [
-        ("9-8-7-6.default", Rtype::A, "A 9.8.7.6"),
-        ("9-8-7-6.default", Rtype::AAAA, "NODATA"),
-        ("9-8-7-6.empty", Rtype::A, "A 9.8.7.6"),
-        ("9-8-7-6.ghost", Rtype::A, "NXDOMAIN"),
-        ("fd00--2.default", Rtype::AAAA, "AAAA fd00::2"),
-        ("FD00--2.default", Rtype::AAAA, "AAAA fd00::2"),
-        ("fd00-0-0-0-0-0-0-2.default", Rtype::AAAA, "AAAA fd00::2"),
-        // An IPv4-mapped address is the IPv4 address.
-        ("--ffff-102-304.default", Rtype::A, "A 1.2.3.4"),
-        ("--ffff-102-304.default", Rtype::AAAA, "NODATA"),
-        ("9-8-7-256.default", Rtype::A, "NXDOMAIN"),
-        ("9-8-7.default", Rtype::A, "NXDOMAIN"),
-        (
-            "9-8-7-6.default",
-            Rtype::SRV,
-            "SRV 0 100 0 9-8-7-6.default.pod.cluster.local.",
-        ),
-        ("9-8-7-6.default", Rtype::TXT, "NODATA"),
-    ] {
-        let question = format!("{question}.pod.cluster.local.");
-        assert_eq!(
-            answer_text(&model, &question, rtype),
-            data,
-            "{question} {rtype}"
-        );
-    }
-    assert_eq!(
-        ask(&model, "9-8-7-6.default.pod.cluster.local", Rtype::SRV).additional,
-        ["9-8-7-6.default.pod.cluster.local. 5 IN A 9.8.7.6"]
-    );
-    let computed: Vec<String> = model
-        .entries()
-        .filter(|(_, entry)| entry.has_computed_names())
-        .map(|(name, _)| name.to_string())
-        .collect();
-    assert_eq!(computed.len(), 2, "{computed:?}");
-    assert!(computed.contains(&"default.pod.cluster.local.".into()));
-}
-
-#[test]
 fn no_pod_is_denied_if_only_some_pods_are_known() {
     let settings = ZoneSettings {
         pods: PodMode::Verified,
@@ -219,76 +99,6 @@ fn no_pod_is_denied_if_only_some_pods_are_known() {
         let question = format!("{question}.pod.cluster.local.");
         assert_eq!(answer_text(&model, &question, Rtype::A), data, "{question}");
     }
-}
-
-#[test]
-fn rule_9_pods_verified() {
-    let model = with_pods(PodMode::Verified);
-    for (question, rtype, data) in [
-        ("10-240-0-1.default", Rtype::A, "A 10.240.0.1"),
-        ("fd00--1.default", Rtype::AAAA, "AAAA fd00::1"),
-        ("10-240-0-3.default", Rtype::A, "A 10.240.0.3"),
-        ("10-240-0-2.default", Rtype::A, "NXDOMAIN"),
-        ("10-240-0-1.default", Rtype::AAAA, "NODATA"),
-        ("fd00--2.default", Rtype::AAAA, "NXDOMAIN"),
-        ("fd01--.default", Rtype::AAAA, "AAAA fd01::"),
-        ("fd01--0.default", Rtype::AAAA, "NXDOMAIN"),
-        ("10-240-0-9.default", Rtype::A, "A 10.240.0.9"),
-        (
-            "10-240-0-9.default",
-            Rtype::SRV,
-            "SRV 0 50 0 10-240-0-9.default.pod.cluster.local.",
-        ),
-        ("10-240-0-8.default", Rtype::A, "NXDOMAIN"),
-        ("10-240-0-1.empty", Rtype::A, "NXDOMAIN"),
-        ("9-8-7-6.default", Rtype::A, "NXDOMAIN"),
-        (
-            "10-240-0-1.default",
-            Rtype::SRV,
-            "SRV 0 100 0 10-240-0-1.default.pod.cluster.local.",
-        ),
-    ] {
-        let question = format!("{question}.pod.cluster.local.");
-        assert_eq!(
-            answer_text(&model, &question, rtype),
-            data,
-            "{question} {rtype}"
-        );
-    }
-    assert!(
-        model
-            .entries()
-            .all(|(_, entry)| !entry.has_computed_names())
-    );
-}
-
-#[test]
-fn rule_11_records_of_the_apex() {
-    let settings = ZoneSettings {
-        ttl: 3600,
-        ..ZoneSettings::default()
-    };
-    let model = model_with(json!([]), &settings);
-    let apex = |rtype| ask(&model, "cluster.local", rtype);
-    // The TTL of a SOA record is at most 300, also in a negative answer.
-    let soa = "cluster.local. 300 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. \
-               3 7200 1800 86400 3600";
-    assert_eq!(apex(Rtype::SOA).answer, [soa]);
-    assert_eq!(apex(Rtype::A).authority, [soa]);
-    assert_eq!(
-        apex(Rtype::NS).answer,
-        ["cluster.local. 3600 IN NS ns.dns.cluster.local."]
-    );
-    assert_eq!(apex(Rtype::NS).additional, [""; 0]);
-    assert_eq!(
-        ask(&model, "dns-version.cluster.local", Rtype::TXT).answer,
-        ["dns-version.cluster.local. 28800 IN TXT \"1.1.0\""]
-    );
-    assert_eq!(
-        answer_text(&model, "ns.dns.cluster.local.", Rtype::A),
-        "NODATA"
-    );
-    assert_eq!(model.zones()[0].soa.serial, 3);
 }
 
 #[test]
@@ -422,7 +232,7 @@ fn invalid_names_are_problems_and_the_rest_is_built() {
     );
     assert_eq!(
         of("EndpointSlice"),
-        "EndpointSlice default/a: endpoints: \"a.b\" is not a label of a domain name, so this endpoint has no name of its own"
+        "EndpointSlice default/a: endpoints: \"a.b\" is not a label of a domain name, so this endpoint has no name"
     );
     let services: Vec<&str> = problems
         .iter()

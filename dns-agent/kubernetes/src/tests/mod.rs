@@ -1,7 +1,6 @@
 //! Tests of whole models: objects in, answers out.
 
 mod aliases;
-mod cases;
 mod changes;
 mod conversion;
 mod coverage;
@@ -15,7 +14,6 @@ mod properties;
 mod provenance;
 mod reverse;
 mod selectors;
-mod services;
 mod unreadable;
 mod walk;
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use zerohop_zone::{Model, Rtype, ZoneData};
 
-use super::{answer_text, ask, model, name, namespace, objects};
+use super::{answer_text, ask, model, namespace, objects};
 use crate::{EmptyServices, Index, NameServers, Objects, ZoneSettings};
 
 fn dns(name: &str, addresses: &[&str]) -> Value {
@@ -68,21 +68,6 @@ fn the_services_with_a_served_address_are_the_name_servers() {
         answer_text(&model, "ns.dns.cluster.local.", Rtype::A),
         "A 192.0.2.1"
     );
-}
-
-#[test]
-fn name_servers_are_named_below_each_domain() {
-    let model = cluster(&ZoneSettings {
-        cluster_domains: vec![name("cluster.local"), name("k8s.example")],
-        served_addresses: vec!["10.96.0.10".parse().unwrap()],
-        ..ZoneSettings::default()
-    });
-    for domain in ["cluster.local.", "k8s.example."] {
-        assert_eq!(
-            answer_text(&model, domain, Rtype::NS),
-            format!("NS kube-dns.kube-system.svc.{domain}")
-        );
-    }
 }
 
 #[test]

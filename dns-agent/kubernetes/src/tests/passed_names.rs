@@ -81,15 +81,6 @@ fn questions_at_and_below_a_passed_name_pass() {
 }
 
 #[test]
-fn an_alias_chain_ends_at_a_passed_name() {
-    let model = cluster(&["legacy.default.svc.cluster.local"]);
-    assert_eq!(
-        answer_text(&model, "old.default", Rtype::A),
-        "CNAME x.legacy.default.svc.cluster.local. ..."
-    );
-}
-
-#[test]
 fn a_passed_name_does_not_change_computed_names_above_it() {
     let passed = [
         "x.1-2-3-4.default.pod.cluster.local",

@@ -9,7 +9,14 @@ use crate::{Index, ObjectRef, Objects, Origin, PodMode, Provenance, ZoneSettings
 /// A cluster with two slices for `db`, which share an address.
 fn cluster() -> Objects {
     let http = json!([{"name": "http", "port": 80}]);
-    let endpoint = |address: &str, host: &str| json!({"addresses": [address], "hostname": host, "zone": "eu", "targetRef": {"kind": "Pod", "name": host}});
+    let endpoint = |address: &str, host: &str| {
+        json!({
+            "addresses": [address],
+            "hostname": host,
+            "zone": "eu",
+            "targetRef": {"kind": "Pod", "name": host}
+        })
+    };
     let in_slice = |name: &str, endpoints: Value| slice(name, "db", endpoints, http.clone());
     objects(json!([
         namespace("default"),
@@ -29,7 +36,11 @@ fn cluster() -> Objects {
         ),
         in_slice("b", json!([endpoint("172.0.0.2", "two"), {"addresses": ["172.0.0.3"]}])),
         slice("w", "web", json!([{"addresses": ["172.0.0.9"], "hostname": "ep"}]), http.clone()),
-        {"kind": "Pod", "metadata": {"name": "p", "namespace": "default"}, "status": {"podIP": "10.1.0.1"}},
+        {
+            "kind": "Pod",
+            "metadata": {"name": "p", "namespace": "default"},
+            "status": {"podIP": "10.1.0.1"}
+        },
     ]))
 }
 

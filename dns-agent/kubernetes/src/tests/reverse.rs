@@ -33,52 +33,6 @@ fn reverse(networks: &[&str]) -> Model {
 }
 
 #[test]
-fn a_cluster_ip_points_only_at_its_service() {
-    let model = reverse(&[]);
-    let web = "PTR web.default.svc.cluster.local.";
-    assert_eq!(
-        answer_text(&model, "1.0.96.10.in-addr.arpa.", Rtype::PTR),
-        web
-    );
-    let v6 = format!("1.{}0.0.d.f.ip6.arpa.", "0.".repeat(27));
-    assert_eq!(answer_text(&model, &v6, Rtype::PTR), web);
-}
-
-#[test]
-fn an_endpoints_address_points_at_every_endpoint_once() {
-    assert_eq!(
-        answer_text(&reverse(&[]), "9.0.96.10.in-addr.arpa.", Rtype::PTR),
-        "PTR ep.db.default.svc.cluster.local., PTR ep.web.default.svc.cluster.local."
-    );
-}
-
-#[test]
-fn slices_make_pointers_even_if_their_service_has_no_endpoints() {
-    let external = json!({"type": "ExternalName", "externalName": "example.org"});
-    let addresses = json!([{"addresses": ["10.244.0.1"]}]);
-    let model = model_with(
-        json!([
-            service("db", json!({"clusterIP": "None"})),
-            service("out", external),
-            slice("a", "db", addresses.clone(), json!([])),
-            slice("b", "out", addresses.clone(), json!([])),
-            slice("c", "gone", addresses, json!([])),
-        ]),
-        &ZoneSettings::default(),
-    );
-    let target = |service| format!("PTR 10-244-0-1.{service}.default.svc.cluster.local.");
-    assert_eq!(
-        answer_text(&model, "1.0.244.10.in-addr.arpa.", Rtype::PTR),
-        ["db", "out", "gone"].map(target).join(", ")
-    );
-    assert_eq!(answer_text(&model, "gone.default", Rtype::A), "NXDOMAIN");
-    assert_eq!(
-        answer_text(&model, "10-244-0-1.gone.default", Rtype::A),
-        "NXDOMAIN"
-    );
-}
-
-#[test]
 fn outside_reverse_zones_only_ptr_questions_are_answered() {
     let model = reverse(&[]);
     for (question, rtype) in [

@@ -347,18 +347,17 @@ fn local_names_are_answered_from_local_data() {
 fn delegated_names_of_the_cluster_are_queried() {
     for delegated in ["x.theirs.z", "svc.cluster"] {
         let exchange = run_exchange("x.org", Rtype::A, |queried| {
-            match *queried == name("x.org") {
-                true => UpstreamMessage {
-                    answer: vec![
-                        record("x.org", cname(delegated)),
-                        record(delegated, address(66)),
-                    ],
-                    ..UpstreamMessage::default()
-                },
-                false => UpstreamMessage {
-                    answer: vec![record(delegated, address(7))],
-                    ..UpstreamMessage::default()
-                },
+            let answer = if *queried == name("x.org") {
+                vec![
+                    record("x.org", cname(delegated)),
+                    record(delegated, address(66)),
+                ]
+            } else {
+                vec![record(delegated, address(7))]
+            };
+            UpstreamMessage {
+                answer,
+                ..UpstreamMessage::default()
             }
         });
         assert_eq!(exchange.questions, [name("x.org"), name(delegated)]);

@@ -35,7 +35,7 @@ enum ManifestKind<'a> {
     EndpointSlice,
     Pod,
     NetworkPolicy,
-    /// A policy of a kind that is not evaluated.
+    /// A policy of a kind that Zerohop doesn't evaluate.
     OtherPolicy(PolicyKind),
     List(Vec<ManifestItem<'a>>),
     /// A kind without DNS records, or an empty document.
@@ -49,7 +49,7 @@ impl<'a> ManifestItem<'a> {
     /// Determines which objects a document holds.
     ///
     /// # Errors
-    /// When the node is no Kubernetes object.
+    /// When the YAML node, or an item of its list, is not a Kubernetes object.
     pub(super) fn from_outline(
         outline: &'a Spanned<Outline>,
     ) -> Result<ManifestItem<'a>, LineError> {
@@ -59,7 +59,7 @@ impl<'a> ManifestItem<'a> {
                 let Some(kind) = mapping.kind.as_deref() else {
                     return Err(LineError::at(
                         outline,
-                        "is no Kubernetes object: it has no `kind`",
+                        "is not a Kubernetes object: it has no `kind`",
                     ));
                 };
                 let Some(api_version) = mapping.api_version.as_deref() else {
@@ -73,7 +73,7 @@ impl<'a> ManifestItem<'a> {
             Outline::Sequence(_) | Outline::Scalar => {
                 return Err(LineError::at(
                     outline,
-                    "is no Kubernetes object: it must be a mapping with `apiVersion` and `kind`",
+                    "is not a Kubernetes object: it must be a mapping with `apiVersion` and `kind`",
                 ));
             }
         };
@@ -174,22 +174,22 @@ impl ItemReader<'_, '_> {
         let object = T::deserialize(deserializer)?;
         let labels = object.metadata().labels.clone().unwrap_or_default();
         let fact = object.fact();
-        let wrong = |problem: Problem| LineError::at(self.item.outline, problem.to_string());
+        let line_error = |problem: Problem| LineError::at(self.item.outline, problem.to_string());
         let object = object.try_into().map(|object| (object, labels));
         // A usable object can still carry an unreadable fact. An unusable object is reported only
         // once.
         if let (Ok(_), Some(fact)) = (&object, fact.transpose()) {
             let fact = fact.or_else(|problem| unreadable_fact(&problem).ok_or(problem));
             let fact = fact.map(|fact| (Object::Fact(fact), Labels::new()));
-            self.found.push(fact.map_err(wrong));
+            self.found.push(fact.map_err(line_error));
         }
-        self.found.push(object.map_err(wrong));
+        self.found.push(object.map_err(line_error));
         Ok(())
     }
 }
 
-/// The fact for an object whose effect on allowed clients is unknown. `None` for kinds that have no
-/// effect on allowed clients.
+/// The fact for an object whose effect on the client policy is unknown. `None` for kinds that don't
+/// affect the client policy.
 fn unreadable_fact(problem: &Problem) -> Option<Fact> {
     let feed = match problem.kind {
         "EndpointSlice" => Feed::DnsEndpoints,
@@ -215,9 +215,9 @@ impl<'de> DeserializeSeed<'de> for ItemReader<'_, '_> {
                 let object = serde_json::Value::deserialize(deserializer)?;
                 let policy = OtherPolicy::from_object(*kind, &object).map(Fact::OtherPolicy);
                 let object = policy.map(|policy| (Object::Fact(policy), Labels::new()));
-                let wrong =
+                let line_error =
                     |problem: Problem| LineError::at(self.item.outline, problem.to_string());
-                self.found.push(object.map_err(wrong));
+                self.found.push(object.map_err(line_error));
                 Ok(())
             }
             ManifestKind::List(items) => deserializer.deserialize_map(ListReader {

@@ -63,7 +63,7 @@ impl<'de> Visitor<'de> for OutlineVisitor {
             match key.as_str() {
                 "apiVersion" => mapping.api_version = map.next_value()?,
                 "kind" => mapping.kind = map.next_value()?,
-                // Kinds that are no lists may use the key for other values.
+                // Kinds that are not lists may use the key for other values.
                 "items" => {
                     if let Outline::Sequence(items) = map.next_value()? {
                         mapping.items = items;

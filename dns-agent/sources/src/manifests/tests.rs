@@ -14,7 +14,7 @@ spec: {clusterIP: 10.0.0.1, ports: [{port: 80}]}
 /// Reads a text's objects. Errors have the form `line: reason`.
 fn read_text(text: &str) -> Result<Objects, Vec<String>> {
     let mut objects = Objects::default();
-    match read(text, &Selectors::default(), &mut objects) {
+    match read_objects(text, &Selectors::default(), &mut objects) {
         Ok(()) => Ok(objects),
         Err(errors) => Err(errors
             .into_iter()
@@ -54,7 +54,7 @@ fn check_errors(text: &str, expected: &[(usize, &str)]) {
 fn documents_are_split_at_markers() {
     #[track_caller]
     fn check(text: &str, expected: &[(&str, usize)]) {
-        let found: Vec<_> = documents(text)
+        let found: Vec<_> = split_documents(text)
             .iter()
             .map(|document| (document.text, document.lines_before))
             .collect();
@@ -299,7 +299,8 @@ fn only_regular_files_within_limits_are_read() {
         all: 2 * size - 1,
         ..limits
     };
-    assert!(errors(smaller)[0].contains("b.yaml: with this file, the files are larger than"));
+    let too_large = "b.yaml: with this file, all files together are larger than";
+    assert!(errors(smaller)[0].contains(too_large));
     let fewer = ManifestLimits { files: 1, ..limits };
     assert!(errors(fewer)[0].contains("holds 2 files, but the limit is 1"));
 
@@ -316,8 +317,8 @@ fn only_regular_files_within_limits_are_read() {
         errors[1].contains("z.yaml: can't be read: it is a device"),
         "{errors:?}"
     );
-    let alone = load(&at("y.yaml"), &Selectors::default()).unwrap_err();
-    assert!(alone[0].reason.contains("it is a FIFO"), "{alone:?}");
+    let errors = load(&at("y.yaml"), &Selectors::default()).unwrap_err();
+    assert!(errors[0].reason.contains("it is a FIFO"), "{errors:?}");
 }
 
 #[test]

@@ -23,15 +23,16 @@ pub struct Lookup {
     pub authority: Vec<RecordReport>,
     /// The additional section.
     pub additional: Vec<RecordReport>,
-    /// The plane that answers a client without EDNS.
+    /// Which plane answers a client without EDNS.
     pub plane: AnsweringPlane,
-    /// Why the kernel does not answer; `None` when it does.
+    /// Why the kernel does not answer; `None` when it answers.
     pub why: Option<String>,
     /// The kernel program's outcome.
     pub kernel: KernelReport,
-    /// The upstreams that were asked, for names outside the zones; empty when none was.
+    /// The upstreams to which the question was forwarded, for names outside the zones; empty when
+    /// it was not forwarded.
     pub upstreams: Vec<SocketAddr>,
-    /// Remarks.
+    /// Remarks, such as the results of forwarding.
     pub notes: Vec<String>,
 }
 
@@ -100,7 +101,7 @@ impl fmt::Display for Lookup {
             additional,
             plane,
             why,
-            // `why` explains it.
+            // `why` explains the kernel program's outcome.
             kernel: _,
             upstreams,
             notes,
@@ -113,11 +114,11 @@ impl fmt::Display for Lookup {
             ("authority", authority),
             ("additional", additional),
         ] {
-            for same in records.chunk_by(|a, b| a.origin() == b.origin()) {
-                for record in same {
+            for group in records.chunk_by(|a, b| a.origin() == b.origin()) {
+                for record in group {
                     write_line(f, label, &record.record)?;
                 }
-                write_line(f, "", &same[0].origin())?;
+                write_line(f, "", &group[0].origin())?;
             }
         }
         write_line(f, "plane", plane.name())?;

@@ -60,12 +60,12 @@ impl Collector for Readings {
         )?;
         page.gauge(
             "zerohop_degraded",
-            "Number of things that do not work although the agent is ready",
+            "Number of failures that do not keep the agent from being ready",
             degraded.len(),
         )?;
         page.gauge(
             "zerohop_limits",
-            "Number of limits of the kernel's tables because of which something passes",
+            "Number of exceeded limits of the kernel's tables; each makes some queries pass",
             limits.len(),
         )?;
         page.gauge(
@@ -131,7 +131,8 @@ impl MetricsPage<'_> {
         )?;
         self.gauge(
             "zerohop_manifests_errors",
-            "Manifests that could not be loaded since then; the objects loaded before stay published",
+            "Errors of the last load of the manifests; the objects of the previous load stay \
+             published",
             errors.len(),
         )
     }
@@ -146,7 +147,8 @@ impl MetricsPage<'_> {
         self.gauges(
             "zerohop_source_age",
             Some(&Unit::Seconds),
-            "Time since the stalest watch received something; absent before everything has been listed",
+            "Time since the stalest watch received something; absent before everything has been \
+             listed",
             age_seconds.map(|age| (Vec::new(), age)),
         )?;
         self.gauges(
@@ -298,7 +300,8 @@ impl MetricsPage<'_> {
             (
                 "zerohop_lease_remaining",
                 Unit::Seconds,
-                "How long the kernel still answers if the lease is not renewed; 0 when it passes everything",
+                "Time until the lease expires and the kernel passes everything; 0 when the lease \
+                 has expired",
                 lease.remaining_seconds,
             ),
             (

@@ -45,7 +45,7 @@ fn kernel() -> datapath::DatapathStatus {
         failed: Vec::new(),
         skipped: Vec::new(),
         foreign_programs: Vec::new(),
-        serve: Vec::new(),
+        served_addresses: Vec::new(),
         tables: datapath::hash_table::TableUsage {
             names: 10,
             words: 64,

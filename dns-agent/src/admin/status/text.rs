@@ -45,7 +45,8 @@ impl fmt::Display for Status {
         } = objects;
         writeln!(
             f,
-            "objects    {namespaces} Namespaces, {services} Services, {endpoint_slices} EndpointSlices, {pods} Pods"
+            "objects    {namespaces} Namespaces, {services} Services, {endpoint_slices} \
+             EndpointSlices, {pods} Pods"
         )?;
         if let Some(policy) = network_policy {
             policy.fmt(f)?;
@@ -65,15 +66,16 @@ impl fmt::Display for PolicyStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.permitted {
             None if self.mode == "ignore" => {
-                writeln!(f, "policies   ignored: every pod's queries are answered")?;
+                writeln!(f, "policies   ignored: the kernel answers every pod")?;
             }
             None => writeln!(
                 f,
-                "policies   none about egress or the cluster's DNS: every pod's queries are answered"
+                "policies   none for egress or for the cluster's DNS: the kernel answers every pod"
             )?,
             Some(count) => writeln!(
                 f,
-                "policies   queries from {count} pod addresses are answered, others pass"
+                "policies   the kernel answers {count} permitted pod addresses, and CoreDNS \
+                 answers all others"
             )?,
         }
         for left_out in &self.left_out {
@@ -130,7 +132,8 @@ impl fmt::Display for SourceStatus {
             };
             writeln!(
                 f,
-                "feed       {}: {state} for {:.0} s, {last_received}, {} objects received, {} unusable",
+                "feed       {}: {state} for {:.0} s, {last_received}, {} objects received, {} \
+                 unusable",
                 feed.name, feed.since_seconds, feed.applied, feed.unusable
             )?;
         }

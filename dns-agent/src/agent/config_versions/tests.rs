@@ -1,4 +1,4 @@
-//! How long the kernel's answers are held back after an edit.
+//! How long the kernel passes all queries after an edit.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -241,7 +241,7 @@ fn the_reason_says_how_long_and_why() {
         .hold("CoreDNS", RunningPods::Unknown, |_| false)
         .unwrap();
     let (before, after) = hold.reason.split_once(" UTC ").unwrap();
-    assert!(before.starts_with("CoreDNS may still run with the previous one until "));
+    assert!(before.starts_with("CoreDNS may still run with the previous version until "));
     assert_eq!(after, "(reload 10m, jitter 1m)");
     let mut versions = versions_of(&[("old", NEVER), ("new", every(30, 15))]);
     let hold = versions
@@ -249,8 +249,8 @@ fn the_reason_says_how_long_and_why() {
         .unwrap();
     assert_eq!(
         hold.reason,
-        "CoreDNS may still run with the previous one until its pods are restarted, \
-         90 s after the change or later (no reload)"
+        "CoreDNS may still run with the previous version until its pods are restarted, 90 s after \
+         the change or later (no reload)"
     );
 }
 

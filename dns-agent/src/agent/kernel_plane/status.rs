@@ -13,21 +13,22 @@ use crate::{
 };
 
 const WAITING: &str =
-    "the kernel plane waits for the first lists of objects: the cluster's DNS answers everything";
-const IDLE: &str =
-    "the kernel plane has no zone to answer for: the cluster's DNS answers everything";
+    "the kernel plane waits for the first lists of objects, so CoreDNS answers everything";
+const IDLE: &str = "the kernel plane has no zone to answer for, so CoreDNS answers everything";
 
 impl KernelPlane {
-    /// Reasons for not being ready: interfaces that can't be attached to, and hooks that another
-    /// agent holds longer than a takeover lasts. If no interface can be attached to, the node does
-    /// not support it, and that is no reason to stop a rollout.
+    /// Reasons for not being ready: interfaces to which attaching failed, and hooks that another
+    /// agent holds longer than a takeover takes. If attaching failed everywhere, the node does not
+    /// support hooks. That is no reason to stop a rollout, so the agent is degraded and ready.
     pub(in crate::agent) fn missing(&self) -> Vec<String> {
         match &*self.lock_lifecycle() {
             KernelLifecycle::On(datapath) if datapath.is_attached() => attach_failures(datapath),
             KernelLifecycle::Behind { since } if since.elapsed() > TAKEOVER_TIMEOUT => {
                 vec![format!(
-                    "another process has held the lock on this node's hooks for {} s, and a takeover lasts {} s at most: the kernel answers \
-                 only if that process is a working agent. `lslocks` or `fuser -v {}/zerohop/net-*` names it; end it, and this agent takes over",
+                    "another process has held the lock on this node's hooks for {} s, and a \
+                     takeover takes {} s at most: the kernel answers only if that process is a \
+                     working agent. Find the process with `lslocks` or `fuser -v \
+                     {}/zerohop/net-*` and end it; then this agent takes over",
                     since.elapsed().as_secs(),
                     TAKEOVER_TIMEOUT.as_secs(),
                     self.settings.bpffs.display()
@@ -37,12 +38,12 @@ impl KernelPlane {
         }
     }
 
-    /// Failures that do not keep the agent from being ready.
+    /// Failures of the kernel plane that do not keep the agent from being ready.
     pub(in crate::agent) fn degraded(&self) -> Vec<String> {
         match &*self.lock_lifecycle() {
             KernelLifecycle::Off | KernelLifecycle::Waiting(_) => Vec::new(),
             KernelLifecycle::Behind { .. } => vec![format!(
-                "{HOOKS_HELD_ELSEWHERE}, and answers as long as that agent runs"
+                "{HOOKS_HELD_ELSEWHERE}: the kernel answers as long as that agent runs"
             )],
             KernelLifecycle::Failed { reason, .. } => vec![reason.clone()],
             KernelLifecycle::On(datapath) => {
@@ -52,7 +53,9 @@ impl KernelPlane {
                 }
                 if self.unserved_count > 0 {
                     degraded.push(format!(
-                        "queries to {} addresses of --dns-service's endpoints pass: the kernel has room for {MAX_SERVED} addresses of each family",
+                        "CoreDNS answers the queries to {} addresses of --dns-service's \
+                         endpoints, because the kernel has room for {MAX_SERVED} addresses of \
+                         each family",
                         self.unserved_count
                     ));
                 }
@@ -60,11 +63,12 @@ impl KernelPlane {
                 degraded.extend(
                     self.failed_growth
                         .iter()
-                        .filter_map(|ungrown| ungrown.reason.clone()),
+                        .filter_map(|growth| growth.reason.clone()),
                 );
-                if self.settings.serve.is_empty() {
+                if self.settings.served_addresses.is_empty() {
                     degraded.push(
-                        "the kernel answers queries to no address, because --dns-service names no Service with a ClusterIP and a UDP port"
+                        "CoreDNS answers all queries, because --dns-service names no Service with \
+                         a ClusterIP and a UDP port: correct --dns-service, or give --serve"
                             .to_owned(),
                     );
                 }
@@ -73,8 +77,7 @@ impl KernelPlane {
         }
     }
 
-    /// Names and addresses that pass because they do not fit into the kernel's tables, each with
-    /// the limit.
+    /// Descriptions of the queries that pass because of a size limit of the kernel's tables.
     pub(in crate::agent) fn limits(&self) -> Vec<String> {
         match &*self.lock_lifecycle() {
             KernelLifecycle::On(datapath) => datapath.limits(),
@@ -82,7 +85,7 @@ impl KernelPlane {
         }
     }
 
-    /// A function that explains what the kernel plane does with a question.
+    /// A function that explains what the kernel plane does with a query.
     pub(in crate::agent) fn explainer(&self) -> KernelExplainer {
         let plane = self.lifecycle.clone();
         Box::new(move |name, rtype| match &*lock(&plane) {
@@ -94,7 +97,7 @@ impl KernelPlane {
         })
     }
 
-    /// A function that tests whether the kernel plane answers.
+    /// A function that queries the kernel plane, and reports whether it answers.
     pub(in crate::agent) fn canary(&self) -> KernelCanary {
         let plane = self.lifecycle.clone();
         Box::new(move |zones| match &mut *lock(&plane) {
@@ -138,10 +141,10 @@ impl KernelLifecycle {
             KernelLifecycle::Waiting(StartCondition::Lists) => WAITING.to_owned(),
             KernelLifecycle::Waiting(StartCondition::Zones) => IDLE.to_owned(),
             KernelLifecycle::Behind { .. } => {
-                format!("{HOOKS_HELD_ELSEWHERE}: that agent answers, not this one")
+                format!("{HOOKS_HELD_ELSEWHERE}, so that agent answers")
             }
             KernelLifecycle::Failed { reason, .. } => reason.clone(),
-            KernelLifecycle::On(_) => "it answers".to_owned(),
+            KernelLifecycle::On(_) => "the kernel plane runs".to_owned(),
         }
     }
 }
@@ -152,7 +155,7 @@ fn attach_failures(datapath: &Datapath) -> Vec<String> {
         let FailedAttachment {
             interface, reason, ..
         } = failed;
-        format!("interface {interface} is not attached: {reason}")
+        format!("interface {interface} is not attached, so CoreDNS answers its queries: {reason}")
     });
     lines.collect()
 }
@@ -163,16 +166,16 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use zerohop_datapath::VethClients;
+    use zerohop_datapath::PermittedClients;
 
     #[test]
-    fn an_agent_that_waits_longer_than_a_takeover_lasts_is_not_ready() {
+    fn an_agent_that_waits_longer_than_a_takeover_takes_is_not_ready() {
         let settings = crate::config::RunSettings {
             manifests: Some("/objects".into()),
             ..crate::config::RunSettings::default()
         };
         let config = Config::new(settings).unwrap();
-        let kernel = KernelPlane::new(&config, &VethClients::Any).unwrap();
+        let kernel = KernelPlane::new(&config, &PermittedClients::Any).unwrap();
         let now = Instant::now();
         for (since, is_missing) in [
             (Some(now), false),

@@ -15,24 +15,29 @@ use crate::config::{DnsAddresses, KubernetesConfig};
 
 /// The publisher's state about the Kubernetes API: the current plan and the health of its feeds.
 pub(super) struct ApiFreshness {
+    /// The Service of the cluster's DNS.
     pub(super) dns_service: ObjectKey,
-    pub(super) serves: DnsAddresses,
+    /// Which addresses of the cluster's DNS are served addresses.
+    pub(super) dns_addresses: DnsAddresses,
+    /// `--max-age`; `None` means that data never becomes outdated.
     max_age: Option<Duration>,
     /// The resolver's servers of the cluster's DNS; `None` if `--cluster-dns` sets them.
     pub(super) cluster_dns: Option<UpstreamServers>,
+    /// The health of the feeds of objects.
     pub(super) feed_health: Vec<Arc<SourceHealth>>,
-    /// The health of the feeds of facts, one of which reports node caches.
+    /// The health of the feeds of facts. One of them reports node caches.
     pub(super) policy_feed_health: Vec<Arc<SourceHealth>>,
+    /// The feeds of objects in the current plan; empty before the first plan.
     pub(super) planned_feeds: BTreeSet<Feed>,
     /// Feeds whose first list has not ended yet.
     pub(super) unlisted_feeds: BTreeSet<Feed>,
-    /// The zone settings of the current plan.
+    /// The zone settings of the current plan; `None` before the first plan.
     settings: Option<ZoneSettings>,
-    /// Reasons why the plan may not be answered yet.
+    /// Reasons why the kernel may not answer by the plan yet.
     holds: Vec<Hold>,
 }
 
-/// Whether a plan's settings differ from those of the plan before.
+/// Whether a plan's settings differ from those of the previous plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PlanChange {
     /// The settings are the same, or this is the first plan.
@@ -46,7 +51,7 @@ impl ApiFreshness {
     pub(super) fn new(kubernetes: &KubernetesConfig, cluster_dns: UpstreamServers) -> ApiFreshness {
         ApiFreshness {
             dns_service: kubernetes.dns_service.clone(),
-            serves: kubernetes.dns_addresses,
+            dns_addresses: kubernetes.dns_addresses,
             max_age: kubernetes.max_age,
             cluster_dns: kubernetes.cluster_dns.is_empty().then_some(cluster_dns),
             feed_health: Vec::new(),
@@ -58,7 +63,7 @@ impl ApiFreshness {
         }
     }
 
-    /// Sets the plan's settings, which may not be answered before `holds` have ended.
+    /// Sets the plan's settings. The kernel may not answer by them before `holds` have ended.
     pub(super) fn replace_plan(&mut self, settings: &ZoneSettings, holds: Vec<Hold>) -> PlanChange {
         let before = self.settings.replace(settings.clone());
         self.holds = holds;
@@ -81,7 +86,8 @@ impl ApiFreshness {
         self.active_holds().next().is_some()
     }
 
-    /// Whether no hold is active and every feed received something within `--max-age`.
+    /// The freshness: current if no hold is active, and if every feed has received something within
+    /// `--max-age`.
     pub(super) fn freshness(&self) -> Freshness {
         if self.is_held() {
             return Freshness::Stale(StaleReason::Held);

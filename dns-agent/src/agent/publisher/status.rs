@@ -9,11 +9,11 @@ use zerohop_zone::ZoneData as _;
 use super::{Freshness, Publisher, StaleReason, read_lock};
 use crate::{admin::status::ZoneStatus, admin::status_board::StatusBoard};
 
-/// How long a check of the manifests may take before it is reported.
+/// The duration of a check of the manifests from which on it is reported.
 const FILES_CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Publisher {
-    /// Keeps the problems of objects that can't be read, and logs new ones.
+    /// Keeps the problems of objects that can't be read, and logs new problems.
     pub(super) fn track_unusable_objects(&mut self, event: &Event) {
         match event {
             Event::Unusable { feed, problem, .. } => {
@@ -21,7 +21,7 @@ impl Publisher {
                 self.unusable_unlisted.remove(&(*feed, key.clone()));
                 let before = self.unusable.insert((*feed, key), problem.clone());
                 if before.as_ref() != Some(problem) {
-                    warn!("{problem}; its names are delegated to the cluster's DNS");
+                    warn!("{problem}; the object's names are delegated to CoreDNS");
                 }
             }
             Event::ListStarted(feed) => {
@@ -48,7 +48,7 @@ impl Publisher {
     fn log_new_problems(&mut self) {
         let problems = read_lock(&self.index).problems();
         for problem in problems.difference(&self.problems) {
-            warn!("{problem}; it is ignored");
+            warn!("{problem}; this part is ignored");
         }
         self.problems = problems;
     }
@@ -91,7 +91,9 @@ impl Publisher {
                 .filter(|age| *age > FILES_CHECK_TIMEOUT)
             {
                 degraded.push(format!(
-                    "the files of --manifests were last checked {} s ago, so reading them takes long or hangs: the objects loaded before stay published",
+                    "the files of --manifests were last checked {} s ago, so reading them takes \
+                     long or hangs: the objects of the previous load stay published until the \
+                     files can be read",
                     age.as_secs()
                 ));
             }
@@ -99,7 +101,10 @@ impl Publisher {
         if let Some(api) = &self.api {
             let awaited: Vec<_> = api.unlisted_feeds.iter().map(|feed| feed.name()).collect();
             if !awaited.is_empty() {
-                missing.push(format!("no list yet of {}", awaited.join(", ")));
+                missing.push(format!(
+                    "the first list of {} is not complete yet",
+                    awaited.join(", ")
+                ));
             }
             let index = read_lock(&self.index);
             if !index.is_complete() && api.planned_feeds.is_empty() {
@@ -108,22 +113,27 @@ impl Publisher {
             let uncovered = index.count_uncovered();
             if index.is_complete() && uncovered > 0 {
                 degraded.push(format!(
-                    "{uncovered} headless Services are delegated to the cluster's DNS, because not all of their EndpointSlices are watched yet"
+                    "CoreDNS answers the names of {uncovered} headless Services, because not all \
+                     of their EndpointSlices are watched yet"
                 ));
             }
             if index.is_complete() && index.view().zones().is_empty() {
                 degraded.push(
-                    "the kernel passes everything to the cluster's DNS, for the reasons below"
+                    "the kernel passes everything, and CoreDNS answers, because there is no zone \
+                     to answer for: see the reasons below"
                         .to_owned(),
                 );
             }
             match self.freshness {
-                Freshness::Stale(StaleReason::Held) => degraded.extend(api.active_holds().map(|hold| {
-                    let reason = &hold.reason;
-                    format!("{reason}: the kernel passes everything to the cluster's DNS")
-                })),
+                Freshness::Stale(StaleReason::Held) => {
+                    let reasons = api.active_holds().map(|hold| &hold.reason);
+                    degraded.extend(reasons.map(|reason| {
+                        format!("{reason}: the kernel passes everything, and CoreDNS answers")
+                    }));
+                }
                 Freshness::Stale(StaleReason::Silence) => degraded.push(
-                    "nothing was received from the API for --max-age: the kernel passes everything to the cluster's DNS"
+                    "nothing was received from the API for --max-age, so the kernel passes \
+                     everything, and CoreDNS answers: see the feeds in `dns-agent status`"
                         .to_owned(),
                 ),
                 // Reported as missing.

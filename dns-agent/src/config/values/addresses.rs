@@ -29,7 +29,8 @@ impl FromStr for ServedAddress {
             (Err(_), Ok(address)) => SocketAddr::new(address, DNS_PORT),
             (Err(_), Err(_)) => {
                 return Err(format!(
-                    "{text:?} is not a server's address: give IP or IP:PORT, such as 10.96.0.10, fd00::a or [fd00::a]:53"
+                    "{text:?} is not a server's address: give IP or IP:PORT, such as 10.96.0.10, \
+                     fd00::a or [fd00::a]:53"
                 ));
             }
         };
@@ -48,7 +49,8 @@ impl FromStr for Upstream {
     fn from_str(text: &str) -> Result<Self, String> {
         let address = parse_with_interface(text, Some(DNS_PORT))?.ok_or_else(|| {
             format!(
-                "{text:?} is not a server's address: give IP or IP:PORT, such as 10.96.0.10, fd00::a, [fd00::a]:53 or fe80::1%eth0"
+                "{text:?} is not a server's address: give IP or IP:PORT, such as 10.96.0.10, \
+                 fd00::a, [fd00::a]:53 or fe80::1%eth0"
             )
         })?;
         require_single_server(text, address).map(Upstream)
@@ -96,12 +98,15 @@ fn parse_with_interface(text: &str, port: Option<u16>) -> Result<Option<SocketAd
     let scope = match (address.is_unicast_link_local(), interface) {
         (true, Some(interface)) => interface_index(interface).ok_or_else(|| {
             format!(
-                "{text:?}: no interface is called {interface:?} at the moment, so the server can't be queried: give an interface that `ip link` shows, and start the agent when it exists"
+                "{text:?}: no interface is called {interface:?} at the moment, so the server can't \
+                 be queried: give an interface that `ip link` shows, and start the agent when it \
+                 exists"
             )
         })?,
         (true, None) => {
             return Err(format!(
-                "{text:?} is a link-local address, which is valid on one interface only: give the interface too, as in {address}%eth0 or [{address}%eth0]:{port}"
+                "{text:?} is a link-local address, which is valid on one interface only: give the \
+                 interface too, as in {address}%eth0 or [{address}%eth0]:{port}"
             ));
         }
         (false, Some(interface)) => {
@@ -153,7 +158,8 @@ impl FromStr for ListenAddress {
         match parse_with_interface(text, None)? {
             Some(address) => Ok(ListenAddress(address)),
             None => Err(format!(
-                "{text:?} is not an address and port: give IP:PORT, such as 127.0.0.1:53 or [::1]:53"
+                "{text:?} is not an address and port: give IP:PORT, such as 127.0.0.1:53 or \
+                 [::1]:53"
             )),
         }
     }

@@ -27,11 +27,14 @@ pub(crate) fn parse(question: &Name, sections: &Sections) -> [Vec<Record>; 3] {
     let mut end = additional;
     assert!(end.by_ref().all(|record| record.is_ok()));
     assert_eq!(end.pos(), message.as_slice().len(), "nothing follows");
-    [answer, authority, additional]
-        .map(|section| section.map(|record| read(&record.unwrap())).collect())
+    [answer, authority, additional].map(|section| {
+        section
+            .map(|record| read_record(&record.unwrap()))
+            .collect()
+    })
 }
 
-fn read(record: &ParsedRecord<'_, Vec<u8>>) -> Record {
+fn read_record(record: &ParsedRecord<'_, Vec<u8>>) -> Record {
     assert_eq!(record.class(), Class::IN);
     macro_rules! data {
         ($type:ty) => {
@@ -224,8 +227,8 @@ fn any_name() -> impl Strategy<Value = Name> {
 
 fn any_data() -> impl Strategy<Value = Rdata> {
     prop_oneof![
-        any::<[u8; 4]>().prop_map(|octets| Rdata::A(octets.into())),
-        any::<[u8; 16]>().prop_map(|octets| Rdata::Aaaa(octets.into())),
+        any::<[u8; 4]>().prop_map(|bytes| Rdata::A(bytes.into())),
+        any::<[u8; 16]>().prop_map(|bytes| Rdata::Aaaa(bytes.into())),
         any_name().prop_map(Rdata::Cname),
         any_name().prop_map(Rdata::Ns),
         any_name().prop_map(Rdata::Ptr),

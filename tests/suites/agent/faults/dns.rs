@@ -5,7 +5,7 @@ use std::ops::Range;
 use rand::{Rng, RngExt as _};
 use zerohop_contract::{
     addresses::{POD, SERVED},
-    packet::QueryPacket,
+    packet::{self, QueryPacket},
 };
 
 /// Number of services that are looked up. The cluster may have more.
@@ -143,17 +143,12 @@ pub(super) fn services_named(name: &str, numbers: Range<u16>) -> String {
 /// The reply of the stand-in for the cluster's DNS. `None`: no reply.
 pub(super) fn stand_in_reply(query: &[u8]) -> Option<Vec<u8>> {
     let question = PodQuestion::parse(query)?;
-    let mut reply = query.to_vec();
-    reply[2] |= 0x84;
-    reply[3] = question.rcode();
-    if let Some(address) = question.address() {
-        reply[7] = 1;
-        reply.extend([0xc0, 12, 0, 1, 0, 1]);
-        reply.extend(STAND_IN_TTL.to_be_bytes());
-        reply.extend([0, 4]);
-        reply.extend(address);
+    // QR, AA and RD.
+    let bits = 0x8500 | u16::from(question.rcode());
+    match question.address() {
+        Some(address) => packet::address_reply(query, bits, STAND_IN_TTL, address.into()),
+        None => packet::empty_reply(query, bits),
     }
-    Some(reply)
 }
 
 /// A random malformed query.

@@ -218,7 +218,7 @@ impl GeneratedCluster {
             5 => format!("{}.", name(other).to_uppercase()),
             6 => format!("10-244-0-9.default.pod.{domain}"),
             7 => format!("fd00-10-244--9.default.pod.{domain}"),
-            8 => format!("nobody.default.pod.{domain}"),
+            8 => format!("absent.default.pod.{domain}"),
             9 => format!("default.svc.{domain}"),
             10 => format!("eu-west-1a.prefer._zone.{}", name(other)),
             11 => "1.0.96.10.in-addr.arpa".to_owned(),

@@ -142,9 +142,9 @@ fn veths_with_policy_programs_and_cards_with_xdp_programs_are_skipped() {
         (vec![(2, other("eth0", "clsact ingress", cilium))], vec![]),
     ] {
         let wanted = [interface("*", Choice::Auto)];
-        let left = skipped_devices(&wanted, &[pod.clone(), card.clone()], &foreign);
-        let left: Vec<u32> = left.into_keys().collect();
-        assert_eq!(left, expected, "{foreign:?}");
+        let skipped = skipped_devices(&wanted, &[pod.clone(), card.clone()], &foreign);
+        let skipped: Vec<u32> = skipped.into_keys().collect();
+        assert_eq!(skipped, expected, "{foreign:?}");
     }
     let wanted = [interface("other", Choice::Auto)];
     let foreign = [(1, other("veth1", "clsact ingress", cilium))];

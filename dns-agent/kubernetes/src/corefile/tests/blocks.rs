@@ -24,7 +24,7 @@ fn names_of_other_server_blocks_pass() {
             "x.cluster.local, 10.0.0.0/8",
             format!("{ALL} -x.cluster.local. -10.in-addr.arpa."),
         ),
-        // The other block receives all questions.
+        // The other block receives all queries.
         (".", "cluster.local", "nothing".to_owned()),
         (".", "local", "nothing".to_owned()),
         (".", "in-addr.arpa", "cluster.local.".to_owned()),
@@ -42,7 +42,7 @@ fn names_of_other_server_blocks_pass() {
         // On one port the longest key wins, except for DS.
         ("cluster.local in-addr.arpa", ".:53", ALL.to_owned()),
         ("cluster.local in-addr.arpa", "local", "nothing".to_owned()),
-        // Zerohop sees no questions of other transports.
+        // Zerohop receives no queries over other transports.
         (".", "tls://.", ALL.to_owned()),
         (
             ".",
@@ -60,8 +60,8 @@ fn names_of_other_server_blocks_pass() {
     }
     let text = format!(". {KUBERNETES}.:5353 {{\n}}\nlocal {{\n}}\n");
     let expected = [
-        "line 4: the server block for . has another port, which may be the one that the Service uses, so everything passes",
-        "line 6: the server block for local. is asked instead, so cluster.local. passes",
+        "line 4: the server block for . listens on port 5353, and the DNS Service may use that port, so everything passes",
+        "line 6: the server block for local. receives these queries, so cluster.local. passes",
     ];
     assert_eq!(Conclusions::read(&text).reasons, expected);
 }
@@ -85,8 +85,8 @@ fn zones_outside_their_server_block_pass() {
     );
     let reasons = Conclusions::read(&format!("cluster.local {KUBERNETES}")).reasons;
     let expected = [
-        "line 2: answers for cluster.local.; names that `kubernetes` lacks there don't exist",
-        "line 2: `kubernetes` is never asked for zones outside its server block, so in-addr.arpa. passes",
+        "line 2: Zerohop answers cluster.local., with NXDOMAIN for names that `kubernetes` doesn't have",
+        "line 2: `kubernetes` lists zones that its server block does not serve, so in-addr.arpa. passes",
     ];
     assert_eq!(reasons, expected);
 }

@@ -3,8 +3,8 @@
 use super::{Conclusions, name, standard};
 
 const ADOPTED: [&str; 2] = [
-    "answers for cluster.local.; names that `kubernetes` lacks there don't exist",
-    "answers for in-addr.arpa. and ip6.arpa.; names that `kubernetes` lacks there fall through and pass",
+    "Zerohop answers cluster.local., with NXDOMAIN for names that `kubernetes` doesn't have",
+    "Zerohop answers in-addr.arpa. and ip6.arpa., except names that `kubernetes` doesn't have, which fall through and pass",
 ];
 
 fn reasons(line: usize) -> Vec<String> {
@@ -103,9 +103,9 @@ mesh.cluster.local:53 {
     let mut reasons = reasons(4);
     reasons.extend(
         [
-            "line 10: `cache` caps TTLs, so they are 30 s instead of 60 s",
-            "line 18: the server block for mesh.cluster.local. is asked for the names in it, so mesh.cluster.local. passes",
-            "line 21: the server block for 168.192.in-addr.arpa. is asked for the names in it, so 168.192.in-addr.arpa. passes",
+            "line 10: `cache` caps TTLs, so TTLs are 30 s instead of 60 s",
+            "line 18: the server block for mesh.cluster.local. receives the queries for this name and the names below it, so mesh.cluster.local. passes",
+            "line 21: the server block for 168.192.in-addr.arpa. receives the queries for this name and the names below it, so 168.192.in-addr.arpa. passes",
         ]
         .map(str::to_owned),
     );
@@ -195,8 +195,8 @@ import /etc/coredns/custom/*.server
     let reasons = [
         "line 9: `hosts` answers for the addresses in a file that Zerohop doesn't read, so in-addr.arpa. and ip6.arpa. pass",
         "line 9: `hosts` has names from /etc/coredns/NodeHosts, which Zerohop doesn't read, so everything passes",
-        "line 19: `import /etc/coredns/custom/*.override` brings in text that Zerohop can't see, so everything passes",
-        "line 22: `import /etc/coredns/custom/*.server` brings in text that Zerohop can't see, so everything passes",
+        "line 19: `import /etc/coredns/custom/*.override` includes text that Zerohop can't read, so everything passes",
+        "line 22: `import /etc/coredns/custom/*.server` includes text that Zerohop can't read, so everything passes",
     ];
     let conclusions = Conclusions {
         adopted: None,

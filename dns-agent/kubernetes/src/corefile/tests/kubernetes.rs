@@ -109,11 +109,11 @@ fn unknown_options_make_everything_pass() {
         ),
         (
             "ttl {$TTL}",
-            "`ttl {$TTL}` brings in text that Zerohop can't see",
+            "`ttl {$TTL}` includes text that Zerohop can't read",
         ),
         (
             "import x",
-            "`import x` brings in text that Zerohop can't see",
+            "`import x` includes text that Zerohop can't read",
         ),
         (
             "pods maybe",
@@ -202,9 +202,9 @@ fn zones_decide_what_is_answered() {
     ))
     .reasons;
     let expected = [
-        "line 2: answers for b.local.; names that `kubernetes` lacks there don't exist",
+        "line 2: Zerohop answers b.local., with NXDOMAIN for names that `kubernetes` doesn't have",
         "line 2: PTR records point into a.local., which Zerohop doesn't answer as a cluster domain, so ip6.arpa. passes",
-        "line 3: `multicluster` asks for Services of other clusters, so a.local. passes",
+        "line 3: `multicluster` adds Services of other clusters, so a.local. passes",
     ];
     assert_eq!(reasons, expected);
 }
@@ -229,7 +229,7 @@ fn names_that_fall_through_pass() {
 #[test]
 fn many_zones_are_not_all_listed() {
     let reasons = Conclusions::read(&kubernetes("cluster.local 10.96.0.0/12", "")).reasons;
-    let reason = "line 2: answers for cluster.local., 96.10.in-addr.arpa., 97.10.in-addr.arpa., \
-                  98.10.in-addr.arpa. and 13 more; names that `kubernetes` lacks there don't exist";
+    let reason = "line 2: Zerohop answers cluster.local., 96.10.in-addr.arpa., \
+                  97.10.in-addr.arpa., 98.10.in-addr.arpa. and 13 more, with NXDOMAIN for names that `kubernetes` doesn't have";
     assert_eq!(reasons, [reason]);
 }

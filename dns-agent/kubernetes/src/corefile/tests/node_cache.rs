@@ -186,7 +186,7 @@ fn distributions_lower_the_ttl_and_pass_no_forwarded_zone() {
     let reasons = read(UPSTREAM).reasons;
     assert_eq!(
         reasons,
-        ["line 3: `cache` caps TTLs, so they are 5 s instead of 30 s"]
+        ["line 3: `cache` caps TTLs, so TTLs are 5 s instead of 30 s"]
     );
 }
 

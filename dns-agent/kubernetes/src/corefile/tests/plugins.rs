@@ -158,7 +158,7 @@ fn names_in_hosts_pass() {
     let expected = [
         "line 7: `hosts` answers for the addresses in a file that Zerohop doesn't read, so in-addr.arpa. and ip6.arpa. pass",
         "line 7: `hosts` answers all names in zones that it has no `fallthrough` for, so everything passes",
-        "line 8: `hosts` has addresses of its own, so a.cluster.local. and b.cluster.local. pass",
+        "line 8: `hosts` has addresses for these names, so a.cluster.local. and b.cluster.local. pass",
     ];
     assert_eq!(Conclusions::read(&text).reasons, expected);
 }
@@ -190,7 +190,7 @@ fn rewritten_names_pass() {
             "rewrite stop {\n name exact x.svc.cluster.local y\n answer auto\n}",
             "-x.svc.cluster.local.",
         ),
-        // Direct questions for the replacement name are answered as before.
+        // Queries for the replacement name itself are answered as before.
         (
             "rewrite name www.example.org web.shop.svc.cluster.local",
             "",

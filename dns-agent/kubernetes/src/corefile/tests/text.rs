@@ -69,11 +69,11 @@ fn invalid_texts_make_everything_pass() {
         ),
         (
             "a.local {\nkubernetes\n}\n}\n",
-            "line 4: no brace was opened before this one",
+            "line 4: this closing brace has no opening brace",
         ),
         (
             "a.local\nkubernetes\n}\n",
-            "line 3: no brace was opened before this one",
+            "line 3: this closing brace has no opening brace",
         ),
         (
             "a.local {\n{\n}\n}\n",
@@ -114,11 +114,11 @@ fn invalid_texts_make_everything_pass() {
         ),
         (
             "{$ZONE} {\n}\n",
-            "line 1: `{$ZONE}` among the zones stands for text that Zerohop can't see",
+            "line 1: `{$ZONE}` among the zones includes text that Zerohop can't read",
         ),
         (
             "a.local,\nimport x {\n}\n",
-            "line 2: `import` among the zones stands for text that Zerohop can't see",
+            "line 2: `import` among the zones includes text that Zerohop can't read",
         ),
     ] {
         assert_eq!(
@@ -135,10 +135,10 @@ fn snippets_and_imports_make_everything_pass() {
     let Conclusions { adopted, reasons } = Conclusions::read(text);
     assert_eq!(adopted, None);
     let expected = [
-        "line 1: `(common)` brings in text that Zerohop can't see, so everything passes",
-        "line 8: `import common` brings in text that Zerohop can't see, so everything passes",
-        "line 10: `import more` brings in text that Zerohop can't see, so everything passes",
-        "line 11: `import` brings in text that Zerohop can't see, so everything passes",
+        "line 1: `(common)` includes text that Zerohop can't read, so everything passes",
+        "line 8: `import common` includes text that Zerohop can't read, so everything passes",
+        "line 10: `import more` includes text that Zerohop can't read, so everything passes",
+        "line 11: `import` includes text that Zerohop can't read, so everything passes",
     ];
     assert_eq!(reasons, expected);
 }

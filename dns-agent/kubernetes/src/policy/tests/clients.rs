@@ -30,13 +30,13 @@ fn addresses(list: &[&str]) -> Option<BTreeSet<IpAddr>> {
 }
 
 #[test]
-fn every_pod_may_ask_without_an_egress_policy() {
+fn every_pod_may_query_without_an_egress_policy() {
     let ingress = policy("in", json!({"podSelector": {}, "policyTypes": ["Ingress"]}));
     assert_eq!(judge_pods([web(), ingress]), ClientVerdicts::default());
 }
 
 #[test]
-fn a_pod_that_no_policy_selects_may_ask() {
+fn a_pod_that_no_policy_selects_may_query() {
     let db = pod("shop", "db", "10.244.0.3", json!({"app": "db"}));
     let same = pod("other", "web", "10.244.0.4", json!({"app": "web"}));
     let verdicts = judge_pods([web(), db, same, deny()]);

@@ -1,4 +1,4 @@
-//! Where questions go: Services, their endpoints, and unknown addresses.
+//! The destinations of queries: Services, their endpoints, and unknown addresses.
 
 use serde_json::{Value, json};
 
@@ -127,7 +127,7 @@ fn an_unreadable_service_may_have_the_address() {
 }
 
 #[test]
-fn unready_endpoints_receive_no_questions() {
+fn unready_endpoints_receive_no_queries() {
     let mut dns = dns(53);
     dns[2]["endpoints"][1]["conditions"] = json!({"ready": false});
     dns[4]["metadata"]["labels"] = json!({});

@@ -122,10 +122,10 @@ fn invalid_policies_are_errors() {
             json!([{}, {"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["x"]}}]}]),
             "spec.egress[1].to[0].ipBlock: \"x\"",
         ),
-        (json!([{"to": [{}]}]), "spec.egress[0].to[0]: is neither"),
+        (json!([{"to": [{}]}]), "spec.egress[0].to[0]: has neither"),
         (
             json!([{"to": [{"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}}]}]),
-            "spec.egress[0].to[0]: is neither",
+            "spec.egress[0].to[0]: has neither",
         ),
         (
             json!([{"ports": [{"protocol": "UDP", "port": 70000}]}]),
@@ -136,7 +136,9 @@ fn invalid_policies_are_errors() {
             "endPort",
         ),
         (
-            json!([{"to": [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "Is"}]}}]}]),
+            json!([{
+                "to": [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "Is"}]}}]
+            }]),
             "podSelector: \"Is\" is not an operator",
         ),
     ] {

@@ -104,7 +104,9 @@ fn peers_decide_which_clients_are_admitted() {
         ),
         (
             "by the namespace's name",
-            json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}}]),
+            json!([{
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}
+            }]),
             true,
         ),
         (
@@ -119,17 +121,27 @@ fn peers_decide_which_clients_are_admitted() {
         ),
         (
             "by a label that the namespace lacks",
-            json!([{"namespaceSelector": {"matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]}}]),
+            json!([{
+                "namespaceSelector": {
+                    "matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]
+                }
+            }]),
             true,
         ),
         (
             "by both",
-            json!([{"namespaceSelector": {"matchLabels": {"team": "web"}}, "podSelector": {"matchLabels": {"app": "web"}}}]),
+            json!([{
+                "namespaceSelector": {"matchLabels": {"team": "web"}},
+                "podSelector": {"matchLabels": {"app": "web"}}
+            }]),
             true,
         ),
         (
             "by both, another pod",
-            json!([{"namespaceSelector": {"matchLabels": {"team": "web"}}, "podSelector": {"matchLabels": {"app": "db"}}}]),
+            json!([{
+                "namespaceSelector": {"matchLabels": {"team": "web"}},
+                "podSelector": {"matchLabels": {"app": "db"}}
+            }]),
             false,
         ),
         (

@@ -93,7 +93,10 @@ fn dns(port: u16) -> Vec<Value> {
     }
     let [one, two] = pods;
     vec![
-        json!({"kind": "Namespace", "metadata": {"name": "kube-system", "labels": {"team": "core"}}}),
+        json!({
+            "kind": "Namespace",
+            "metadata": {"name": "kube-system", "labels": {"team": "core"}}
+        }),
         json!({
             "kind": "Service", "metadata": {"namespace": "kube-system", "name": "kube-dns"},
             "spec": {
@@ -142,7 +145,7 @@ fn objection(facts: &Facts) -> Option<String> {
 
 /// Whether `shop/web` is answered when DNS pods listen on this port and the namespace `shop` has
 /// policies with these specs.
-fn may_ask(port: u16, policies: &[Value]) -> bool {
+fn may_query(port: u16, policies: &[Value]) -> bool {
     let policies = policies.iter().enumerate();
     let policies = policies.map(|(at, spec)| policy(&format!("p{at}"), spec.clone()));
     let all = dns(port).into_iter().chain([web()]).chain(policies);

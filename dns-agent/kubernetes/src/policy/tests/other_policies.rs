@@ -135,7 +135,7 @@ fn the_reason_names_the_object() {
         left_out(&facts),
         [(
             "shop/web".to_owned(),
-            "CiliumNetworkPolicy shop/p (cilium.io) may restrict this pod, and is not evaluated"
+            "CiliumNetworkPolicy shop/p (cilium.io) may restrict this pod, and Zerohop doesn't evaluate this kind"
                 .to_owned()
         )]
     );
@@ -144,7 +144,7 @@ fn the_reason_names_the_object() {
     let (_, reason) = &left_out(&facts)[0];
     assert_eq!(
         reason,
-        "ClusterNetworkPolicy p (policy.networking.k8s.io) may restrict this pod, and is not evaluated"
+        "ClusterNetworkPolicy p (policy.networking.k8s.io) may restrict this pod, and Zerohop doesn't evaluate this kind"
     );
 }
 

@@ -77,36 +77,50 @@ pub(super) struct ModelSelector {
 /// Behaviour that the documentation leaves to the network plugin.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NetworkPlugin {
-    /// Whether policies apply to pods in their node's network. If not, such pods are ignored.
-    applies_to_host_pods: bool,
-    /// Whether an `ipBlock` is compared with the Service's address before translation, and with the
-    /// client's after it. If not, the other way round.
-    sees_other_addresses: bool,
+    host_pods: HostPods,
+    block_addresses: BlockAddresses,
+}
+
+/// Whether policies apply to pods in their node's network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HostPods {
+    Ignored,
+    Restricted,
+}
+
+/// The addresses that a plugin compares with an `ipBlock`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BlockAddresses {
+    /// The server's address and the client's address.
+    ServerAndClient,
+    /// The Service's address before its translation, and the client's address after its
+    /// translation.
+    ServiceAndNode,
 }
 
 /// The ClusterIP and port of the cluster's DNS.
 pub(super) const SERVICE: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 96, 0, 10), 53);
 
-/// The address that a client's may be translated to.
+/// The address to which a client's address may be translated.
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 7);
 
 pub(super) const PLUGINS: [NetworkPlugin; 4] = {
-    const fn plugin(sees_host_pods: bool, sees_other_addresses: bool) -> NetworkPlugin {
+    const fn plugin(host_pods: HostPods, block_addresses: BlockAddresses) -> NetworkPlugin {
         NetworkPlugin {
-            applies_to_host_pods: sees_host_pods,
-            sees_other_addresses,
+            host_pods,
+            block_addresses,
         }
     }
     [
-        plugin(false, false),
-        plugin(false, true),
-        plugin(true, false),
-        plugin(true, true),
+        plugin(HostPods::Ignored, BlockAddresses::ServerAndClient),
+        plugin(HostPods::Ignored, BlockAddresses::ServiceAndNode),
+        plugin(HostPods::Restricted, BlockAddresses::ServerAndClient),
+        plugin(HostPods::Restricted, BlockAddresses::ServiceAndNode),
     ]
 };
 
 impl ModelCluster {
-    /// Whether a client's question reaches every server with every plugin.
+    /// Whether a client's query reaches every server with every plugin.
     pub(super) fn allows_query(&self, client: &ModelPod) -> bool {
         PLUGINS.iter().all(|plugin| {
             let mut servers = self.servers.iter();
@@ -150,7 +164,7 @@ impl ModelCluster {
                 continue;
             }
             is_isolated = true;
-            let asked = if plugin.sees_other_addresses {
+            let destination = if plugin.block_addresses == BlockAddresses::ServiceAndNode {
                 SERVICE
             } else {
                 (server.address, port)
@@ -159,7 +173,7 @@ impl ModelCluster {
                 let peers = match &rule.peers {
                     Some(peers) if !peers.is_empty() => peers,
                     _ => {
-                        is_allowed |= rule.has_port(asked.1, server);
+                        is_allowed |= rule.has_port(destination.1, server);
                         continue;
                     }
                 };
@@ -168,9 +182,9 @@ impl ModelCluster {
                     // port that the plugin sees.
                     let number = match peer {
                         ModelPeer::Selectors { .. } => port,
-                        ModelPeer::Block { .. } => asked.1,
+                        ModelPeer::Block { .. } => destination.1,
                     };
-                    let is_peer = self.is_peer(plugin, policy, peer, server, asked.0);
+                    let is_peer = self.is_peer(plugin, policy, peer, server, destination.0);
                     is_allowed |= is_peer && rule.has_port(number, server);
                 }
             }
@@ -188,7 +202,7 @@ impl ModelCluster {
     ) -> bool {
         let mut is_isolated = false;
         let mut is_allowed = false;
-        if server.host_network && !plugin.applies_to_host_pods {
+        if server.host_network && plugin.host_pods == HostPods::Ignored {
             return true;
         }
         for policy in &self.policies {
@@ -199,7 +213,7 @@ impl ModelCluster {
                 continue;
             }
             is_isolated = true;
-            let source = if plugin.sees_other_addresses {
+            let source = if plugin.block_addresses == BlockAddresses::ServiceAndNode {
                 NODE
             } else {
                 client.address
@@ -233,7 +247,7 @@ impl ModelCluster {
                 is_in(address, *network) && !except.iter().any(|it| is_in(address, *it))
             }
             ModelPeer::Selectors { namespaces, pods } => {
-                if pod.host_network && !plugin.applies_to_host_pods {
+                if pod.host_network && plugin.host_pods == HostPods::Ignored {
                     return false;
                 }
                 let is_in_namespace = match namespaces {
@@ -424,7 +438,7 @@ impl ModelSelector {
                 "NotIn" => !value.is_some_and(|value| values.contains(value)),
                 "Exists" => value.is_some(),
                 "DoesNotExist" => value.is_none(),
-                other => panic!("{other} is no operator"),
+                other => panic!("{other} is not an operator"),
             };
             if !holds {
                 return false;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::may_ask;
+use super::may_query;
 
 /// A policy for every pod of the namespace, with this egress rule.
 fn allowing(rule: Value) -> Value {
@@ -50,7 +50,11 @@ fn types_and_selectors_decide_which_pods_are_restricted() {
         ),
         (
             "rules that the types leave out",
-            json!({"podSelector": {}, "policyTypes": ["Ingress"], "egress": [{"to": [{"podSelector": {}}]}]}),
+            json!({
+                "podSelector": {},
+                "policyTypes": ["Ingress"],
+                "egress": [{"to": [{"podSelector": {}}]}]
+            }),
             true,
         ),
         (
@@ -75,66 +79,109 @@ fn types_and_selectors_decide_which_pods_are_restricted() {
         ),
         (
             "both labels",
-            json!({"podSelector": {"matchLabels": {"app": "web", "tier": "front"}}, "policyTypes": ["Egress"]}),
+            json!({
+                "podSelector": {"matchLabels": {"app": "web", "tier": "front"}},
+                "policyTypes": ["Egress"]
+            }),
             false,
         ),
         (
             "one label of two",
-            json!({"podSelector": {"matchLabels": {"app": "web", "tier": "back"}}, "policyTypes": ["Egress"]}),
+            json!({
+                "podSelector": {"matchLabels": {"app": "web", "tier": "back"}},
+                "policyTypes": ["Egress"]
+            }),
             true,
         ),
         (
             "In",
-            json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["db", "web"]}]}, "policyTypes": ["Egress"]}),
+            json!({
+                "podSelector": {
+                    "matchExpressions": [{"key": "app", "operator": "In", "values": ["db", "web"]}]
+                },
+                "policyTypes": ["Egress"]
+            }),
             false,
         ),
         (
             "not In",
-            json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["db"]}]}, "policyTypes": ["Egress"]}),
+            json!({
+                "podSelector": {
+                    "matchExpressions": [{"key": "app", "operator": "In", "values": ["db"]}]
+                },
+                "policyTypes": ["Egress"]
+            }),
             true,
         ),
         (
             "NotIn",
-            json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["db"]}]}, "policyTypes": ["Egress"]}),
+            json!({
+                "podSelector": {
+                    "matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["db"]}]
+                },
+                "policyTypes": ["Egress"]
+            }),
             false,
         ),
         (
             "NotIn without the label",
-            json!({"podSelector": {"matchExpressions": [{"key": "zone", "operator": "NotIn", "values": ["a"]}]}, "policyTypes": ["Egress"]}),
+            json!({
+                "podSelector": {
+                    "matchExpressions": [{"key": "zone", "operator": "NotIn", "values": ["a"]}]
+                },
+                "policyTypes": ["Egress"]
+            }),
             false,
         ),
         (
             "NotIn with the value",
-            json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]}, "policyTypes": ["Egress"]}),
+            json!({
+                "podSelector": {
+                    "matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]
+                },
+                "policyTypes": ["Egress"]
+            }),
             true,
         ),
         (
             "Exists",
-            json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}, "policyTypes": ["Egress"]}),
+            json!({
+                "podSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]},
+                "policyTypes": ["Egress"]
+            }),
             false,
         ),
         (
             "no such label",
-            json!({"podSelector": {"matchExpressions": [{"key": "zone", "operator": "Exists"}]}, "policyTypes": ["Egress"]}),
+            json!({
+                "podSelector": {"matchExpressions": [{"key": "zone", "operator": "Exists"}]},
+                "policyTypes": ["Egress"]
+            }),
             true,
         ),
         (
             "DoesNotExist",
-            json!({"podSelector": {"matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]}, "policyTypes": ["Egress"]}),
+            json!({
+                "podSelector": {"matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]},
+                "policyTypes": ["Egress"]
+            }),
             false,
         ),
         (
             "it does exist",
-            json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]}, "policyTypes": ["Egress"]}),
+            json!({
+                "podSelector": {"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]},
+                "policyTypes": ["Egress"]
+            }),
             true,
         ),
     ] {
-        assert_eq!(may_ask(53, &[spec]), may, "{what}");
+        assert_eq!(may_query(53, &[spec]), may, "{what}");
     }
 }
 
 #[test]
-fn ports_decide_whether_a_question_is_allowed() {
+fn ports_decide_whether_a_query_is_allowed() {
     for (what, spec, may) in [
         ("all", allowing(json!({})), true),
         ("all, as an empty list", ports(json!([])), true),
@@ -195,7 +242,7 @@ fn ports_decide_whether_a_question_is_allowed() {
             false,
         ),
     ] {
-        assert_eq!(may_ask(53, &[spec]), may, "{what}");
+        assert_eq!(may_query(53, &[spec]), may, "{what}");
     }
 }
 
@@ -208,13 +255,13 @@ fn port_names_are_those_of_the_servers() {
         }))
     };
     for port in [53, 1053] {
-        assert!(may_ask(port, &[named("dns", "UDP")]));
+        assert!(may_query(port, &[named("dns", "UDP")]));
         assert!(
-            !may_ask(port, &[named("dns-tcp", "UDP")]),
+            !may_query(port, &[named("dns-tcp", "UDP")]),
             "a TCP port's name"
         );
-        assert!(!may_ask(port, &[named("dns", "TCP")]));
-        assert!(!may_ask(port, &[named("domain", "UDP")]));
+        assert!(!may_query(port, &[named("dns", "TCP")]));
+        assert!(!may_query(port, &[named("domain", "UDP")]));
     }
 }
 
@@ -243,16 +290,19 @@ fn peers_decide_which_destinations_are_allowed() {
         ),
         (
             "by both",
-            to(
-                json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}]),
-            ),
+            to(json!([{
+                "namespaceSelector": {
+                    "matchLabels": {"kubernetes.io/metadata.name": "kube-system"}
+                },
+                "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}
+            }])),
             true,
         ),
         (
             "another namespace",
-            to(
-                json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}}]),
-            ),
+            to(json!([{
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}
+            }])),
             false,
         ),
         (
@@ -262,23 +312,27 @@ fn peers_decide_which_destinations_are_allowed() {
         ),
         (
             "a label that it lacks",
-            to(
-                json!([{"namespaceSelector": {"matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]}}]),
-            ),
+            to(json!([{
+                "namespaceSelector": {
+                    "matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]
+                }
+            }])),
             true,
         ),
         (
             "other pods of the namespace",
-            to(
-                json!([{"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "proxy"}}}]),
-            ),
+            to(json!([{
+                "namespaceSelector": {},
+                "podSelector": {"matchLabels": {"k8s-app": "proxy"}}
+            }])),
             false,
         ),
         (
             "a label that the Service does not ask for",
-            to(
-                json!([{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "coredns"}}}]),
-            ),
+            to(json!([{
+                "namespaceSelector": {},
+                "podSelector": {"matchLabels": {"app.kubernetes.io/name": "coredns"}}
+            }])),
             true,
         ),
         (
@@ -309,16 +363,18 @@ fn peers_decide_which_destinations_are_allowed() {
         ),
         (
             "the pods' and the ClusterIP",
-            to(
-                json!([{"ipBlock": {"cidr": "10.244.0.0/16"}}, {"ipBlock": {"cidr": "10.96.0.10/32"}}]),
-            ),
+            to(json!([
+                {"ipBlock": {"cidr": "10.244.0.0/16"}},
+                {"ipBlock": {"cidr": "10.96.0.10/32"}}
+            ])),
             true,
         ),
         (
             "one pod and the ClusterIP",
-            to(
-                json!([{"ipBlock": {"cidr": "10.244.0.0/24"}}, {"ipBlock": {"cidr": "10.96.0.10/32"}}]),
-            ),
+            to(json!([
+                {"ipBlock": {"cidr": "10.244.0.0/24"}},
+                {"ipBlock": {"cidr": "10.96.0.10/32"}}
+            ])),
             false,
         ),
         (
@@ -333,9 +389,9 @@ fn peers_decide_which_destinations_are_allowed() {
         ),
         (
             "all but others",
-            to(
-                json!([{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.97.0.0/16", "192.168.0.0/16"]}}]),
-            ),
+            to(json!([{
+                "ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.97.0.0/16", "192.168.0.0/16"]}
+            }])),
             true,
         ),
         (
@@ -344,37 +400,37 @@ fn peers_decide_which_destinations_are_allowed() {
             true,
         ),
     ] {
-        assert_eq!(may_ask(53, &[spec]), may, "{what}");
+        assert_eq!(may_query(53, &[spec]), may, "{what}");
     }
 }
 
 #[test]
 fn policies_add_up() {
     let deny = json!({"podSelector": {}, "policyTypes": ["Egress"]});
-    let dns = to(
-        json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}]),
-    );
+    let dns = to(json!([{
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}
+    }]));
     let web = allowing(json!({"to": [{"podSelector": {}}], "ports": [{"port": 80}]}));
-    assert!(!may_ask(53, &[deny.clone(), web.clone()]));
-    assert!(may_ask(53, &[deny.clone(), dns.clone()]));
-    assert!(may_ask(53, &[dns.clone(), deny.clone()]));
-    assert!(may_ask(53, &[deny.clone(), web, dns.clone()]));
+    assert!(!may_query(53, &[deny.clone(), web.clone()]));
+    assert!(may_query(53, &[deny.clone(), dns.clone()]));
+    assert!(may_query(53, &[dns.clone(), deny.clone()]));
+    assert!(may_query(53, &[deny.clone(), web, dns.clone()]));
 
     // Two policies may each allow one destination, but one rule must match both peer and port.
     let pods = to(json!([{"ipBlock": {"cidr": "10.244.0.0/16"}}]));
     let cluster_ip = to(json!([{"ipBlock": {"cidr": "10.96.0.0/16"}}]));
-    assert!(may_ask(53, &[pods, cluster_ip]));
+    assert!(may_query(53, &[pods, cluster_ip]));
     let places = allowing(
         json!({"to": [{"namespaceSelector": {}}], "ports": [{"protocol": "UDP", "port": 9}]}),
     );
     let port =
         allowing(json!({"to": [{"podSelector": {}}], "ports": [{"protocol": "UDP", "port": 53}]}));
-    assert!(!may_ask(53, &[places, port]));
+    assert!(!may_query(53, &[places, port]));
 
     // A policy for other pods doesn't help this one.
     let mut others = dns;
     others["podSelector"] = json!({"matchLabels": {"app": "db"}});
-    assert!(!may_ask(53, &[deny, others]));
+    assert!(!may_query(53, &[deny, others]));
 }
 
 #[test]
@@ -392,12 +448,12 @@ fn selectors_apply_to_the_pods_port() {
             .collect();
         ports(json!(list))
     };
-    assert!(may_ask(5353, &[pods(5353)]));
-    assert!(!may_ask(5353, &[pods(53)]));
-    assert!(!may_ask(5353, &[pods(54)]));
+    assert!(may_query(5353, &[pods(5353)]));
+    assert!(!may_query(5353, &[pods(53)]));
+    assert!(!may_query(5353, &[pods(54)]));
     // Before translation the port is the Service's, afterwards the pods'.
-    assert!(!may_ask(5353, &[any_peer(&[53])]));
-    assert!(!may_ask(5353, &[any_peer(&[5353])]));
-    assert!(may_ask(5353, &[any_peer(&[53, 5353])]));
-    assert!(may_ask(5353, &[any_peer(&[53]), pods(5353)]));
+    assert!(!may_query(5353, &[any_peer(&[53])]));
+    assert!(!may_query(5353, &[any_peer(&[5353])]));
+    assert!(may_query(5353, &[any_peer(&[53, 5353])]));
+    assert!(may_query(5353, &[any_peer(&[53]), pods(5353)]));
 }

@@ -1,4 +1,4 @@
-//! The clients answered on pods' veths: all of them, or the addresses in the kernel's map.
+//! The client policy in the kernel: any client, or only the addresses in the map CLIENTS.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -9,22 +9,26 @@ use dns_common::{
     settings::{ClientKey, ipv4_client_key},
 };
 
-/// The clients whose queries the kernel answers on pods' veths.
+/// The clients that policies permit to query the served addresses.
+///
+/// The kernel checks them on every pod veth, and at tc on every other device while
+/// [`DatapathConfig::allow`](crate::DatapathConfig::allow) is empty. Elsewhere the allowed networks
+/// decide which clients are answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum VethClients {
-    /// All clients, because no NetworkPolicy restricts access to the DNS servers.
+pub enum PermittedClients {
+    /// All clients, because no policy restricts DNS queries or policies are ignored.
     #[default]
     Any,
-    /// Clients with these addresses.
-    Known(BTreeSet<IpAddr>),
+    /// Clients with these addresses. An empty set permits no client.
+    Only(BTreeSet<IpAddr>),
 }
 
-impl VethClients {
-    /// The value for [`Settings::clients`].
+impl PermittedClients {
+    /// The value of [`Settings::clients`].
     pub(super) fn setting(&self) -> u64 {
         match self {
-            VethClients::Any => Settings::ANY_CLIENT,
-            VethClients::Known(_) => Settings::KNOWN_CLIENTS,
+            PermittedClients::Any => Settings::ANY_CLIENT,
+            PermittedClients::Only(_) => Settings::KNOWN_CLIENTS,
         }
     }
 }
@@ -32,8 +36,9 @@ impl VethClients {
 /// The kernel's map of clients, and a copy of its contents.
 pub(super) struct ClientTable {
     map: HashMap<MapData, ClientKey, u8>,
+    /// The addresses in `map`.
     addresses: BTreeSet<IpAddr>,
-    /// Number of addresses for which the map had no room.
+    /// Number of addresses that could not be added to the map.
     left_out: usize,
 }
 
@@ -47,13 +52,13 @@ impl ClientTable {
         }
     }
 
-    /// Number of addresses for which the map had no room.
+    /// Number of permitted addresses that could not be added to the map.
     pub(super) fn left_out(&self) -> usize {
         self.left_out
     }
 
     /// Replaces the map's addresses. Removals come first: no outdated address is left when new ones
-    /// are added. An address for which there is no room is not answered.
+    /// are added. Queries from an address that can't be added pass.
     ///
     /// # Errors
     ///
@@ -64,7 +69,7 @@ impl ClientTable {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(error) => {
                     return Err(error).with_context(|| {
-                        format!("removing the client {address} from the kernel's map")
+                        format!("removing the client {address} from the kernel's map of clients")
                     });
                 }
             }
@@ -82,7 +87,8 @@ impl ClientTable {
                 Err(error) => {
                     self.left_out += 1;
                     tracing::warn!(
-                        "the queries of the client {address} pass: it can't be added to the kernel's map of clients: {error}"
+                        "the client {address} can't be added to the kernel's map of clients, so \
+                         CoreDNS answers its queries: {error}"
                     );
                 }
             }

@@ -1,0 +1,69 @@
+//! The apexes of zones.
+
+use super::{Name, NameError, Rdata, Record, Soa};
+
+/// The largest TTL of a SOA record, in seconds.
+const MAX_SOA_TTL: u32 = 300;
+
+/// The apex of a zone, which is a cluster domain or a reverse zone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Apex {
+    /// The zone's name.
+    pub name: Name,
+    /// The SOA data. The primary name server is `ns.dns.<name>`, the mailbox `hostmaster.<name>`.
+    pub soa: Soa,
+    /// The TTL of the SOA record in an answer, in seconds.
+    pub ttl: u32,
+    /// The TTL of the SOA record in a negative answer, in seconds: how long resolvers may cache it
+    /// (RFC 2308 §5).
+    pub negative_ttl: u32,
+    /// How queries for absent names are answered.
+    pub absent_names: AbsentNames,
+}
+
+/// How queries for absent names in a zone are answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AbsentNames {
+    /// With NXDOMAIN.
+    #[default]
+    Denied,
+    /// With NXDOMAIN, but queries for SOA records pass.
+    DeniedExceptSoa,
+    /// Not at all: they pass, because CoreDNS may know the names.
+    Passed,
+    /// Not yet: the lists of objects are incomplete.
+    NotYetKnown,
+}
+
+impl Apex {
+    /// The SOA record of a negative answer (RFC 2308 §3).
+    pub fn negative_soa(&self) -> Record {
+        Record {
+            owner: self.name.clone(),
+            ttl: self.negative_ttl,
+            data: Rdata::Soa(self.soa.clone()),
+        }
+    }
+
+    /// The apex of a zone whose records have a TTL of `ttl` seconds. Fails when names in the SOA
+    /// data are too long.
+    pub(super) fn new(name: Name, serial: u32, ttl: u32) -> Result<Apex, NameError> {
+        let soa = Soa {
+            mname: name.child(b"dns")?.child(b"ns")?,
+            rname: name.child(b"hostmaster")?,
+            serial,
+            refresh: 7200,
+            retry: 1800,
+            expire: 86400,
+            minimum: ttl,
+        };
+        let ttl = ttl.min(MAX_SOA_TTL);
+        Ok(Apex {
+            name,
+            soa,
+            ttl,
+            negative_ttl: ttl,
+            absent_names: AbsentNames::default(),
+        })
+    }
+}

@@ -1,0 +1,123 @@
+//! Which crate may depend on which. The code map of `docs/architecture.md` decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    manifests::{CargoManifest, DependencySection, crate_manifests},
+    markdown::{MarkdownKind, section, table_cells},
+    repository::repository,
+    violations::Violations,
+};
+
+const ARCHITECTURE: &str = "docs/architecture.md";
+
+/// Crates that the tests of every crate may use.
+const TEST_CRATES: [&str; 2] = ["zerohop-contract", "zerohop-tests"];
+
+/// Dependencies that only these crates may have.
+const CONFINED: [(&str, &[&str]); 7] = [
+    ("aya", &["zerohop-datapath", "zerohop-tests"]),
+    ("aya-log", &["zerohop-datapath"]),
+    ("aya-obj", &["zerohop-datapath", "zerohop-tests"]),
+    ("aya-ebpf", &["dns-ebpf"]),
+    ("aya-log-ebpf", &["dns-ebpf"]),
+    ("kube", &["zerohop-kubernetes-api", "zerohop-tests"]),
+    (
+        "tokio",
+        &[
+            "dns-agent",
+            "zerohop-datapath",
+            "zerohop-kubernetes-api",
+            "zerohop-resolver",
+            "zerohop-sources",
+            "zerohop-tests",
+        ],
+    ),
+];
+
+/// The crates that each crate may depend on.
+type AllowedLayers = BTreeMap<String, BTreeSet<String>>;
+
+#[test]
+fn crates_depend_only_on_what_the_code_map_allows() {
+    let allowed = read_code_map();
+    let manifests = crate_manifests();
+    let own: BTreeSet<&str> = manifests.iter().map(CargoManifest::name).collect();
+    let mut violations = Violations::default();
+    for manifest in &manifests {
+        let name = manifest.name();
+        let path = &manifest.file.path;
+        let Some(allowed) = allowed.get(name) else {
+            let remedy = format!("add a row to the code map of {ARCHITECTURE}");
+            violations.add(path, 1, &format!("{name} is not in the code map"), &remedy);
+            continue;
+        };
+        for dependency in manifest.dependencies() {
+            let used = &*dependency.name;
+            let is_for_tests = dependency.section == DependencySection::Development
+                && TEST_CRATES.contains(&used)
+                && name != "zerohop-contract";
+            if !own.contains(used) || allowed.contains(used) || is_for_tests {
+                continue;
+            }
+            violations.add(
+                path,
+                dependency.number,
+                &format!("{name} may not depend on {used}"),
+                &format!("remove the dependency; the code map of {ARCHITECTURE} decides"),
+            );
+        }
+    }
+    violations.check();
+}
+
+#[test]
+fn some_dependencies_are_confined_to_few_crates() {
+    let mut violations = Violations::default();
+    for manifest in crate_manifests() {
+        for dependency in manifest.dependencies() {
+            let mut confined = CONFINED.iter();
+            let Some((used, users)) = confined.find(|(used, _)| *used == dependency.name) else {
+                continue;
+            };
+            if !users.contains(&manifest.name()) {
+                violations.add(
+                    &manifest.file.path,
+                    dependency.number,
+                    &format!("{} uses {used}", manifest.name()),
+                    &format!("use it through {}", users[0]),
+                );
+            }
+        }
+    }
+    violations.check();
+}
+
+/// Reads the table of crates. `all above` stands for the crates of the rows above.
+fn read_code_map() -> AllowedLayers {
+    let mut layers = AllowedLayers::new();
+    for line in section(repository().file(ARCHITECTURE), "## Code map") {
+        let cells = table_cells(line.text);
+        let [_, name, _, depends_on] = cells.as_slice() else {
+            continue;
+        };
+        if line.kind != MarkdownKind::TableRow || !name.starts_with('`') {
+            continue;
+        }
+        let allowed = match *depends_on {
+            "nothing" => BTreeSet::new(),
+            "all above" => layers.keys().cloned().collect(),
+            names => names.split(", ").map(full_name).collect(),
+        };
+        layers.insert(full_name(name), allowed);
+    }
+    layers
+}
+
+/// The name of a crate that the table may shorten: `zone` stands for `zerohop-zone`.
+fn full_name(name: &str) -> String {
+    match name.strip_prefix('`') {
+        Some(name) => name.trim_end_matches('`').to_owned(),
+        None => format!("zerohop-{name}"),
+    }
+}

@@ -1,0 +1,94 @@
+//! Lines have at most 100 columns.
+
+use crate::{
+    markdown::{MarkdownKind, markdown_lines},
+    repository::{RepositoryFile, repository},
+    rust_text::RustText,
+    violations::Violations,
+};
+
+/// The most characters of a line.
+const COLUMNS: usize = 100;
+
+/// Sources in other languages, whose lines are all checked.
+const OTHER_SOURCES: [&str; 5] = ["c", "go", "py", "sh", "dict"];
+
+/// Data in which only comments are checked, because a value can't be broken.
+const DATA: [&str; 5] = ["toml", "yaml", "scn", "tpl", "gitignore"];
+
+/// Fences with output of programs.
+const OUTPUT: [&str; 3] = ["", "console", "text"];
+
+#[test]
+fn sources_have_short_lines() {
+    let mut violations = Violations::default();
+    for file in repository().with_extension(&["rs"]) {
+        let literals = RustText::read(&file.text).longest_literals();
+        for ((number, line), literal) in file.lines().zip(literals) {
+            if is_long(line) && !is_unbreakable(line, literal) {
+                add_long_line(&mut violations, file, number, line);
+            }
+        }
+    }
+    for file in repository().with_extension(&OTHER_SOURCES) {
+        for (number, line) in file.lines().filter(|(_, line)| is_long(line)) {
+            add_long_line(&mut violations, file, number, line);
+        }
+    }
+    violations.check();
+}
+
+#[test]
+fn comments_of_data_have_short_lines() {
+    let mut violations = Violations::default();
+    for file in repository().with_extension(&DATA) {
+        let comments = file.lines();
+        let comments = comments.filter(|(_, line)| line.trim_start().starts_with('#'));
+        for (number, line) in comments.filter(|(_, line)| is_long(line)) {
+            add_long_line(&mut violations, file, number, line);
+        }
+    }
+    violations.check();
+}
+
+#[test]
+fn documents_have_short_lines() {
+    let mut violations = Violations::default();
+    for file in repository().with_extension(&["md"]) {
+        for line in markdown_lines(file) {
+            let is_exempt = match line.kind {
+                MarkdownKind::Prose => false,
+                MarkdownKind::TableRow => true,
+                MarkdownKind::Fenced(language) => OUTPUT.contains(&language),
+            };
+            if !is_exempt && is_long(line.text) {
+                add_long_line(&mut violations, file, line.number, line.text);
+            }
+        }
+    }
+    violations.check();
+}
+
+/// Whether a line is too long and has no URL that makes it so.
+fn is_long(line: &str) -> bool {
+    let columns = line.chars().count();
+    let urls = line.split_whitespace().filter(|word| word.contains("://"));
+    columns > COLUMNS && urls.map(|url| url.chars().count()).sum::<usize>() < COLUMNS / 2
+}
+
+/// Whether a line is too long because of a literal that would be too long even on a line of its
+/// own, indented once more and with a comma. rustfmt leaves such lines. A literal that begins on an
+/// earlier line includes the indentation.
+fn is_unbreakable(line: &str, literal: usize) -> bool {
+    let text = line.trim_start();
+    let indentation = line.len() - text.len();
+    let deeper = if text.starts_with('"') { 0 } else { 4 };
+    indentation + deeper + literal + 1 > COLUMNS
+}
+
+fn add_long_line(violations: &mut Violations, file: &RepositoryFile, number: usize, line: &str) {
+    let columns = line.chars().count();
+    let what = format!("the line has {columns} columns");
+    let remedy = format!("break it into lines of at most {COLUMNS}");
+    violations.add(&file.path, number, &what, &remedy);
+}

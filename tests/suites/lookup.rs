@@ -88,7 +88,7 @@ fn lookup_reports_what_the_kernel_does() {
             "pay.shop.svc.cluster.local",
             ("A", 1),
             "agent",
-            "pass_mark: the name is an alias that leads to pay.example.com.",
+            "pass_mark: the name is an alias of pay.example.com., and other servers answer",
         ),
         (
             "some.shop.svc.cluster.local",

@@ -36,7 +36,7 @@ const ONE_QUESTION: u64 = 0x0001_0000_0000_0000_u64.to_be();
 /// QDCOUNT and ARCOUNT are 1, the other counts are 0.
 const ONE_QUESTION_ONE_ADDITIONAL: u64 = 0x0001_0000_0000_0001_u64.to_be();
 
-const CLASS_IN: u16 = 1_u16.to_be();
+pub(crate) const CLASS_IN: u16 = 1_u16.to_be();
 const TYPE_OPT: u16 = 41_u16.to_be();
 
 /// The DO bit in the TTL of an OPT record (RFC 3225), in network order.

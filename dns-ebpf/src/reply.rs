@@ -10,7 +10,7 @@ use crate::{
     Frame,
     frame::UdpChecksum,
     headers::{dns, ethernet, ipv4, ipv6, opt, question, udp},
-    query::{NAME_MASK, ParsedQuery, TO_NAME, udp_header},
+    query::{CLASS_IN, NAME_MASK, ParsedQuery, TO_NAME, udp_header},
     verifier::{load, offset, store},
 };
 
@@ -21,7 +21,6 @@ const HOPS: u8 = 64;
 const REPLY_FLAGS: u16 = 0x8400_u16.to_be();
 
 const ONE_QUESTION: u16 = 1_u16.to_be();
-const CLASS_IN: u16 = 1_u16.to_be();
 /// The OPT record in ARCOUNT.
 const ONE_ADDITIONAL: u64 = 1_u16.to_be() as u64;
 const PROTOCOL_UDP: u16 = 17_u16.to_be();

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 
 use clap::ValueEnum;
 use ipnet::IpNet;
-use serde::Deserialize;
 use zerohop_zone::Name;
 
 /// The TTL of `dns-version.<zone>` in CoreDNS, in seconds.
@@ -99,8 +98,7 @@ pub enum NameServers {
 }
 
 /// The Services whose endpoints are known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum EndpointScope {
     /// Headless Services only. Names of endpoints below other Services, and PTR records of
     /// endpoints, are delegated to CoreDNS.

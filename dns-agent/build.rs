@@ -1,5 +1,5 @@
-//! Copies the kernel program's object file into `OUT_DIR`, or fails with the command that builds
-//! it.
+//! Copies the kernel program's object file into `OUT_DIR`. If the file is missing, the build fails
+//! and names the command that builds the file.
 
 #![forbid(unsafe_code)]
 

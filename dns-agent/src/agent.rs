@@ -5,8 +5,11 @@
 //! API ──► feeds ──► follow: plan ─────┴─► publisher: index ──► kernel plane's tables, resolver
 //! ```
 //!
-//! Only the publisher writes the index and the tables. The agent stops when any task ends, because
-//! an agent with a missing task would look healthy and answer from outdated data.
+//! A *feed* is a list of objects in the Kubernetes API, followed by a watch. The *plan* says which
+//! objects to read and how to answer. Only the publisher writes the index and the tables.
+//!
+//! The agent stops when any task ends, because an agent with a missing task would look healthy and
+//! answer from outdated data.
 
 mod client_policy;
 mod config_versions;
@@ -54,11 +57,11 @@ use crate::{
     config::{self, Config, SourceConfig},
 };
 
-/// Messages that may wait for the publisher.
+/// The number of messages that may wait for the publisher.
 const PUBLISHER_QUEUE: usize = 1024;
 
-/// The tasks that run until shutdown. A task returns its name, which is in the error message when
-/// the task ends on its own.
+/// The tasks that run until shutdown. A task that ends on its own returns its name for the error
+/// message.
 type Tasks = JoinSet<&'static str>;
 
 /// A started agent.
@@ -67,8 +70,8 @@ pub struct Agent {
     listen: Vec<SocketAddr>,
     admin: SocketAddr,
     tasks: Tasks,
-    /// Completes when the publisher ends. The publisher is not in `tasks`, which are aborted,
-    /// because it still has to stop the kernel plane.
+    /// Completes when the publisher ends. The publisher is not in `tasks`, because a shutdown
+    /// aborts the tasks, and the publisher must stop the kernel plane before it ends.
     publisher_end: oneshot::Receiver<()>,
     publisher_messages: mpsc::Sender<PublisherMessage>,
     shutdown_policy: ShutdownPolicy,
@@ -77,14 +80,14 @@ pub struct Agent {
     first_load: Option<manifests::FirstLoad>,
 }
 
-/// How the kernel plane stops when the manifests can't be loaded: nothing was published, and the
-/// hooks of an earlier agent stay.
+/// How the kernel plane stops when the manifests can't be loaded. This agent has published nothing,
+/// so the hooks of an earlier agent may stay.
 const STOP_MODE_IF_UNLOADABLE: StopMode = StopMode::KeepHooks;
 
 /// Why the agent ends.
 #[derive(Debug)]
 enum EndCause {
-    /// The caller of [`Agent::run`] cancelled its token, as for a signal.
+    /// The caller of [`Agent::run`] cancelled the token, for example because of a signal.
     Requested,
     /// The manifests can't be loaded.
     Unloadable(anyhow::Error),
@@ -113,9 +116,10 @@ impl Agent {
     /// that make privileged system calls inherit the capabilities of the calling thread.
     ///
     /// # Errors
-    /// * The API's address or credentials can't be determined.
+    /// * The kubeconfig can't be read, or the API's address or credentials can't be determined.
     /// * An address can't be bound, or an upstream is the agent itself.
-    /// * The kernel plane would answer any client on a network card.
+    /// * The kernel plane refuses its settings, for example because any client on a network card
+    ///   would be answered, or the network devices can't be read.
     /// * A thread can't be started.
     pub async fn spawn(config: Config) -> anyhow::Result<Agent> {
         let source = OpenedSource::open(&config).await?;
@@ -141,8 +145,8 @@ impl Agent {
                  given: give one of them"
             );
         }
-        if config.interfaces.is_empty() && !config.serve.is_empty() {
-            warn!("--serve has no effect without --interface");
+        if config.interfaces.is_empty() && !config.served_addresses.is_empty() {
+            warn!("--serve has no effect without --interface: give --interface too");
         }
 
         if let Err(error) = raise_file_limit() {
@@ -153,7 +157,7 @@ impl Agent {
             );
         }
 
-        let status = source.status();
+        let source_status = source.status();
         let upstreams = upstreams(&config);
         if let Some(cluster) = &upstreams.cluster {
             cluster.servers.exclude(&listen);
@@ -173,7 +177,7 @@ impl Agent {
         let resolver = Arc::new(Resolver::new(publisher.index().clone(), upstreams));
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            source: status,
+            source: source_status,
             resolver: ResolverStatus {
                 listen: listen.clone(),
                 upstreams: config.upstreams.clone(),
@@ -233,8 +237,8 @@ impl Agent {
                 });
             }
             OpenedSource::Kubernetes(client, kubernetes) => {
-                let path = (!config.interfaces.is_empty()).then(|| {
-                    let (path, path_receiver) = watch::channel(DnsPath::default());
+                let dns_path = (!config.interfaces.is_empty()).then(|| {
+                    let (path_sender, path_receiver) = watch::channel(DnsPath::default());
                     let scope = PolicyScope {
                         node: kubernetes.node_name.clone(),
                         dns: kubernetes.dns_service.clone(),
@@ -245,7 +249,7 @@ impl Agent {
                         config.network_policy,
                         kubernetes::first_list_jitter(&config.bpffs),
                         publisher_messages.clone(),
-                        path,
+                        path_sender,
                         board.clone(),
                     ));
                     path_receiver
@@ -254,7 +258,7 @@ impl Agent {
                     client,
                     config,
                     *kubernetes,
-                    path,
+                    dns_path,
                     publisher_messages.clone(),
                     board,
                 ));
@@ -283,7 +287,7 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Waits until the manifests are loaded and published. Returns at once without manifests.
+    /// Waits until the manifests are loaded and published. Without manifests, returns immediately.
     async fn finish_first_load(&mut self) -> anyhow::Result<()> {
         if let Some(first_load) = &mut self.first_load {
             let loaded = first_load
@@ -306,11 +310,11 @@ impl Agent {
         self.admin
     }
 
-    /// Runs until `shutdown`, also while the manifests are still being loaded, then stops
-    /// everything in order.
+    /// Runs until `shutdown` is cancelled, then stops everything in order. It may be called while
+    /// the manifests are still being loaded.
     ///
     /// # Errors
-    /// When a task ended on its own, or the manifests can't be loaded.
+    /// When a task or the publisher ended on its own, or the manifests can't be loaded.
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let loaded = match self.first_load {
             None => Ok(()),
@@ -339,8 +343,13 @@ impl Agent {
                 Ok(())
             }
             EndCause::Unloadable(error) => Err(error),
-            EndCause::TaskEnded(Ok(name)) => Err(anyhow!("{name} ended unexpectedly")),
-            EndCause::TaskEnded(Err(error)) => Err(anyhow!(error).context("a task failed")),
+            EndCause::TaskEnded(Ok(name)) => Err(anyhow!(
+                "{name} ended unexpectedly, so the agent stops: start it again, and report this \
+                 with the log"
+            )),
+            EndCause::TaskEnded(Err(error)) => Err(anyhow!(error).context(
+                "a task failed, so the agent stops: start it again, and report this with the log",
+            )),
         }
     }
 
@@ -385,10 +394,12 @@ impl OpenedSource {
         }
     }
 
-    /// The source's status before anything was read.
+    /// The status of the source before any object is read.
     fn status(&self) -> SourceStatus {
         match self {
-            OpenedSource::Manifests(path) => SourceStatus::Manifests(ManifestsStatus::of(path)),
+            OpenedSource::Manifests(path) => {
+                SourceStatus::Manifests(ManifestsStatus::not_loaded(path))
+            }
             OpenedSource::Kubernetes(..) => SourceStatus::Kubernetes(KubernetesStatus::default()),
         }
     }
@@ -425,11 +436,12 @@ fn upstreams(config: &Config) -> Upstreams {
 async fn watch_for_loops(resolver: Arc<Resolver>, board: Arc<StatusBoard>) -> &'static str {
     let report =
         |servers: &[SocketAddr]| board.update(|status| status.resolver.loops = servers.to_vec());
+    // `match` without arms: the call never returns.
     match resolver.watch_for_loops(report).await {}
 }
 
-/// Notifies the publisher of changed network devices. Without notifications the agent goes on,
-/// because the publisher also scans for devices every second.
+/// Notifies the publisher of changed network devices. If the kernel sends no notifications, this
+/// task waits forever: the agent still works, because the publisher scans for devices every second.
 async fn watch_devices(publisher_messages: mpsc::Sender<PublisherMessage>) -> &'static str {
     match DeviceChanges::listen() {
         Ok(mut changes) => {

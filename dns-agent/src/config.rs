@@ -1,7 +1,8 @@
 //! The command line and the configuration file.
 //!
-//! `settings` declares each setting once. It is a flag and a key of the file, under the same name.
-//! `given` lays the flags over the file, and [`Config`] checks the settings against each other.
+//! `settings` declares each setting once. Each setting is a flag and a key of the file, with the
+//! same name. `given` combines the flags with the file; flags take precedence. [`Config`] checks
+//! the settings against each other.
 
 mod cli;
 mod declaration;
@@ -46,23 +47,27 @@ pub struct Config {
     pub selectors: Selectors,
     /// How objects become records.
     pub zone: ZoneSettings,
-    /// The interfaces on which the kernel answers; without any there is no kernel plane.
+    /// The interfaces on which the kernel answers. If empty, there is no kernel plane.
     pub interfaces: Vec<Interface>,
-    /// Networks whose clients are answered on interfaces that are no veths.
+    /// Networks whose clients the kernel answers on interfaces that are not veths. If empty,
+    /// network cards get no hook.
     pub allow: Vec<IpNet>,
-    /// Answers per second for each client on network cards; 0 means no limit.
+    /// The number of queries per second that the kernel answers for each client on interfaces that
+    /// are not veths. 0 means no limit.
     pub rate_limit: u32,
     /// Whether NetworkPolicies restrict which pods the kernel answers.
     pub network_policy: NetworkPolicy,
-    /// Addresses and ports whose queries the kernel answers.
-    pub serve: Vec<SocketAddr>,
+    /// Server addresses (IP and port) at which the kernel answers queries, from `--serve`.
+    pub served_addresses: Vec<SocketAddr>,
     /// Addresses and ports on which the resolver answers, over UDP and TCP.
     pub listen: Vec<SocketAddr>,
-    /// The upstream servers for names outside the agent's zones, in order of preference.
+    /// The upstream servers for names outside the agent's zones, in order of preference. If empty,
+    /// the resolver queries the cluster's DNS with `--kubernetes`, and otherwise answers REFUSED.
     pub upstreams: Vec<SocketAddr>,
     /// The address of the admin endpoints.
     pub admin: SocketAddr,
-    /// Duration of the kernel plane's lease.
+    /// The lease of the kernel plane: how long the kernel answers after the agent has stopped
+    /// working.
     pub stale_after: Duration,
     /// Mount point of the BPF file system.
     pub bpffs: PathBuf,
@@ -90,31 +95,32 @@ pub struct KubernetesConfig {
     pub node_name: Option<String>,
     /// The ConfigMap with CoreDNS's Corefile.
     pub corefile: ObjectKey,
-    /// What to answer when there is no Corefile.
+    /// What the kernel answers when there is no Corefile.
     pub without_corefile: WithoutCorefile,
     /// The Service of the cluster's DNS.
     pub dns_service: ObjectKey,
-    /// The addresses of the cluster's DNS whose queries the kernel answers.
+    /// The addresses of the cluster's DNS at which the kernel answers queries.
     pub dns_addresses: DnsAddresses,
     /// The servers that the agent queries for names delegated to CoreDNS. If empty, the ClusterIPs
     /// of `dns_service`.
     pub cluster_dns: Vec<SocketAddr>,
-    /// How long the kernel answers without a message from the API server. `None`: without limit.
+    /// How long the kernel answers after the last message from the API server. `None`: without
+    /// limit.
     pub max_age: Option<Duration>,
     /// The DaemonSet of this agent. If it is gone, hooks are removed in spite of `--persist`.
     pub daemon_set: Option<ObjectKey>,
 }
 
-/// What to answer when there is no Corefile.
+/// What the kernel answers when there is no Corefile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WithoutCorefile {
     /// Nothing: all queries pass.
     Pass,
-    /// The zones of the settings.
+    /// The zones that the settings name.
     Trust,
 }
 
-/// The addresses of the cluster's DNS whose queries the kernel answers.
+/// The addresses of the cluster's DNS at which the kernel answers queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DnsAddresses {
     /// The addresses of `--serve`.
@@ -126,7 +132,7 @@ pub enum DnsAddresses {
 }
 
 impl Config {
-    /// The configuration of a `run` command. Flags override the settings of the file.
+    /// The configuration for these arguments. Flags override the settings of the file.
     ///
     /// # Errors
     /// When the file can't be read or parsed, a required setting is missing, or two settings
@@ -142,9 +148,9 @@ impl Config {
     pub fn new(settings: RunSettings) -> anyhow::Result<Config> {
         let source = object_source(&settings)?;
         let interfaces = settings.interface;
-        let serve = unwrap_each(settings.serve, |ServedAddress(address)| address);
-        let finds_addresses = matches!(source, SourceConfig::Kubernetes(_));
-        if !interfaces.is_empty() && serve.is_empty() && !finds_addresses {
+        let served_addresses = unwrap_each(settings.serve, |ServedAddress(address)| address);
+        let is_kubernetes = matches!(source, SourceConfig::Kubernetes(_));
+        if !interfaces.is_empty() && served_addresses.is_empty() && !is_kubernetes {
             bail!(
                 "--interface needs --serve: give the address that pods send their queries to, such \
                  as the ClusterIP of kube-dns, as --serve IP"
@@ -156,11 +162,13 @@ impl Config {
         let upstreams = upstream_addresses(settings.upstream);
         // With --kubernetes, CoreDNS answers at these addresses, and the agent's own queries bypass
         // the kernel program.
-        if !finds_addresses
-            && let Some(own) = upstreams.iter().find(|upstream| serve.contains(upstream))
+        if !is_kubernetes
+            && let Some(served) = upstreams
+                .iter()
+                .find(|upstream| served_addresses.contains(upstream))
         {
             bail!(
-                "--upstream {own} is one of the --serve addresses, which this agent answers for: \
+                "--upstream {served} is one of the --serve addresses, at which this agent answers: \
                  give the address of a server that answers other names"
             );
         }
@@ -177,26 +185,42 @@ impl Config {
         }
         let cluster_domains = unwrap_each(settings.cluster_domain, |Domain(name)| name);
         let passed = unwrap_each(settings.pass, |DelegatedName(name)| name);
-        // With --kubernetes, the zones are those of the Corefile, which isn't known yet.
-        if !finds_addresses {
+        // With --kubernetes, the Corefile names the zones, and it isn't known yet.
+        if !is_kubernetes {
             for name in &passed {
                 check_delegated_name(name, &cluster_domains)?;
             }
         }
-        let empty_services = match settings.ignore_empty_service {
-            true => EmptyServices::Ignored,
-            false => EmptyServices::Answered,
+        let empty_services = if settings.ignore_empty_service {
+            EmptyServices::Ignored
+        } else {
+            EmptyServices::Answered
+        };
+        let endpoint_names = if settings.endpoint_pod_names {
+            EndpointNames::Pod
+        } else {
+            EndpointNames::Address
+        };
+        let deviations = if settings.pass_deviations {
+            Deviations::Passed
+        } else {
+            Deviations::Answered
+        };
+        let persistence = if settings.persist {
+            Persistence::Pinned
+        } else {
+            Persistence::UntilAgentStops
         };
         let pods: PodMode = settings.pods.into();
-        let (name_servers, odd_endpoints, endpoints) = match &source {
+        let (name_servers, nonstandard_endpoints, endpoint_scope) = match &source {
             SourceConfig::Manifests(_) => (
                 NameServers::Answered,
                 NonstandardEndpoints::Read,
                 EndpointScope::All,
             ),
             SourceConfig::Kubernetes(_) => {
-                let endpoints = settings.endpoints.unwrap_or(EndpointScope::Headless);
-                (NameServers::Passed, NonstandardEndpoints::Passed, endpoints)
+                let scope = settings.endpoints.unwrap_or(EndpointScope::Headless);
+                (NameServers::Passed, NonstandardEndpoints::Passed, scope)
             }
         };
 
@@ -211,35 +235,26 @@ impl Config {
                 namespaces,
                 passed,
                 empty_services,
-                endpoint_names: match settings.endpoint_pod_names {
-                    true => EndpointNames::Pod,
-                    false => EndpointNames::Address,
-                },
-                served_addresses: ip_addresses(&serve).collect(),
+                endpoint_names,
+                served_addresses: ip_addresses(&served_addresses).collect(),
                 name_server_addresses: unwrap_each(settings.node_ip, |NodeIp(address)| address),
                 name_servers,
-                nonstandard_endpoints: odd_endpoints,
-                endpoint_scope: endpoints,
-                deviations: match settings.pass_deviations {
-                    true => Deviations::Passed,
-                    false => Deviations::Answered,
-                },
+                nonstandard_endpoints,
+                endpoint_scope,
+                deviations,
                 ..ZoneSettings::default()
             },
             interfaces,
             allow: networks(settings.allow),
             rate_limit: settings.rate_limit,
             network_policy: settings.network_policy,
-            serve,
+            served_addresses,
             listen: unwrap_each(settings.listen, |ListenAddress(address)| address),
             upstreams,
             admin: settings.admin.0,
             stale_after: settings.stale_after.0,
             bpffs: settings.bpffs,
-            persistence: match settings.persist {
-                true => Persistence::Pinned,
-                false => Persistence::UntilAgentStops,
-            },
+            persistence,
             capacity: settings.capacity.map(|Capacity(names)| names),
         })
     }
@@ -267,9 +282,10 @@ fn object_source(settings: &RunSettings) -> anyhow::Result<SourceConfig> {
 }
 
 fn kubernetes_config(settings: &RunSettings) -> anyhow::Result<KubernetesConfig> {
-    let without_corefile = match settings.trust_zone {
-        true => WithoutCorefile::Trust,
-        false => WithoutCorefile::Pass,
+    let without_corefile = if settings.trust_zone {
+        WithoutCorefile::Trust
+    } else {
+        WithoutCorefile::Pass
     };
     if without_corefile == WithoutCorefile::Pass
         && let Some(flag) = settings.first_without_corefile
@@ -279,11 +295,10 @@ fn kubernetes_config(settings: &RunSettings) -> anyhow::Result<KubernetesConfig>
              answer by the flags when no Corefile is found"
         );
     }
-    let serves = match (settings.serve.is_empty(), settings.serve_dns_endpoints) {
-        (false, true) => bail!(
-            "--serve and --serve-dns-endpoints contradict each other: give the addresses with \
-             --serve, or let them be found"
-        ),
+    let dns_addresses = match (settings.serve.is_empty(), settings.serve_dns_endpoints) {
+        (false, true) => {
+            bail!("--serve and --serve-dns-endpoints contradict each other: give only one of them")
+        }
         (false, false) => DnsAddresses::Given,
         (true, true) => DnsAddresses::ServiceAndEndpoints,
         (true, false) => DnsAddresses::Service,
@@ -306,7 +321,7 @@ fn kubernetes_config(settings: &RunSettings) -> anyhow::Result<KubernetesConfig>
         corefile: settings.corefile.0.clone(),
         without_corefile,
         dns_service: settings.dns_service.0.clone(),
-        dns_addresses: serves,
+        dns_addresses,
         cluster_dns: upstream_addresses(settings.cluster_dns.clone()),
         max_age: settings.max_age.0,
         daemon_set: settings
@@ -316,8 +331,9 @@ fn kubernetes_config(settings: &RunSettings) -> anyhow::Result<KubernetesConfig>
     })
 }
 
-/// Refuses to delegate a whole cluster domain, or a name outside all cluster domains, which passes
-/// anyway. Reverse names are accepted, because known addresses have one in any network.
+/// Refuses to delegate a whole cluster domain, or a name outside all cluster domains, because such
+/// a name passes anyway. Reverse names are accepted, because the agent answers the reverse names of
+/// its objects in any network.
 fn check_delegated_name(name: &Name, cluster_domains: &[Name]) -> anyhow::Result<()> {
     if let Some(domain) = cluster_domains
         .iter()
@@ -353,8 +369,8 @@ fn upstream_addresses(given: Vec<Upstream>) -> Vec<SocketAddr> {
 }
 
 /// Unwraps each value of a repeatable setting.
-fn unwrap_each<T, U>(given: Vec<T>, inside: impl FnMut(T) -> U) -> Vec<U> {
-    given.into_iter().map(inside).collect()
+fn unwrap_each<T, U>(given: Vec<T>, unwrap: impl FnMut(T) -> U) -> Vec<U> {
+    given.into_iter().map(unwrap).collect()
 }
 
 fn ip_addresses(sockets: &[SocketAddr]) -> impl Iterator<Item = IpAddr> {

@@ -34,14 +34,14 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            // A closed terminal is no error.
+            // Nothing can be reported if the standard error is closed.
             let _ = writeln!(io::stderr(), "dns-agent: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Builds the runtime of a command. The worker threads of `dns-agent run` have no capabilities.
+/// Builds the runtime of a command. The worker threads of `dns-agent run` drop their capabilities.
 fn build_runtime(command: &AgentCommand) -> io::Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
     builder.enable_all().thread_name("worker");
@@ -49,7 +49,8 @@ fn build_runtime(command: &AgentCommand) -> io::Result<Runtime> {
         builder.on_thread_start(|| {
             if let Err(error) = drop_capabilities() {
                 tracing::warn!(
-                    "a worker thread can't drop its capabilities and keeps them: {error}"
+                    "a worker thread can't drop its capabilities, so it runs with more rights \
+                     than it needs: {error}"
                 );
             }
         });
@@ -95,8 +96,8 @@ async fn run_agent(args: RunArgs) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    // This thread only waits from here on.
-    drop_capabilities().context("can't give up the capabilities")?;
+    // From here on, this thread only waits, so it needs no capabilities.
+    drop_capabilities().context("the main thread can't drop its capabilities")?;
     agent.run(shutdown).await
 }
 
@@ -128,7 +129,8 @@ async fn print_status(args: StatusArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints the running agent's answer to a question, which plane gives it, and from which objects.
+/// Prints how the running agent answers a question: the answer, the plane that gives it, and the
+/// objects that it comes from.
 async fn print_lookup(args: LookupArgs) -> anyhow::Result<()> {
     let lookup = admin::client::lookup(args.agent.admin.0, &args.name.0, args.rtype.0).await?;
     let text = if args.json {
@@ -140,7 +142,7 @@ async fn print_lookup(args: LookupArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints every record of the running agent.
+/// Prints the running agent's records as a zone file.
 async fn print_dump(args: DumpArgs) -> anyhow::Result<()> {
     let zone = args.zone.as_ref().map(|zone| &zone.0);
     let mut text = admin::client::dump(args.agent.admin.0, zone).await?;
@@ -172,7 +174,7 @@ async fn detach_hooks(args: DetachArgs) -> anyhow::Result<()> {
 #[derive(PartialEq, Eq)]
 enum OutputReader {
     There,
-    /// The pipe is closed, as by `head`. Printing stops without an error.
+    /// The reader, such as `head`, has closed the pipe. Printing stops without an error.
     Gone,
 }
 

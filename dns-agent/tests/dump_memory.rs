@@ -1,10 +1,10 @@
-//! The memory needed to dump the records of a large cluster.
+//! The memory that the agent needs to dump the records of a large cluster.
 //!
 //! This is a separate test program because it counts allocations.
 
 #![deny(unsafe_code)]
 
-#[expect(unsafe_code, reason = "it is an allocator")]
+#[expect(unsafe_code, reason = "global allocator")]
 mod counting_allocator;
 
 use std::{fmt::Write as _, fs, time::Duration};
@@ -19,8 +19,9 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 const SERVICES: usize = 20_000;
-/// Limit in bytes for a few pieces of the dump and the connections. All names would take 20 MB.
-const FEW_PIECES: usize = 3 << 20;
+/// The largest allowed peak, in bytes: enough for the connections and a few pieces of the dump. The
+/// whole dump would need 20 MB.
+const MAX_PEAK: usize = 3 << 20;
 /// After this time the test fails instead of waiting longer.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -45,19 +46,19 @@ async fn a_dump_of_any_length_takes_little_memory() {
 
     let before = counting_allocator::bytes_in_use();
     counting_allocator::take_peak();
-    // A client that never reads its dump.
-    let mut silent = TcpStream::connect(admin).await.unwrap();
+    // This client never reads its dump. The agent must not buffer the whole dump for it.
+    let mut idle_client = TcpStream::connect(admin).await.unwrap();
     let request = b"GET /dump HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    silent.write_all(request).await.unwrap();
+    idle_client.write_all(request).await.unwrap();
     let length = timeout(PATIENCE, read_dump(admin))
         .await
-        .expect("it stalls");
+        .expect("the dump stalls");
     let peak = counting_allocator::take_peak() - before;
     println!("{length} bytes of records, {peak} bytes of memory");
-    assert!(length > 2 * FEW_PIECES, "{length}");
-    assert!(peak < FEW_PIECES, "{peak}");
+    assert!(length > 2 * MAX_PEAK, "{length}");
+    assert!(peak < MAX_PEAK, "{peak}");
 
-    drop(silent);
+    drop(idle_client);
     shutdown.cancel();
     running.await.unwrap().unwrap();
 }

@@ -1,8 +1,8 @@
 //! One's complement sums (RFC 1071).
 //!
 //! A sum stays unfolded in 64 bits and adds up words as they lie in memory, because the sum does
-//! not depend on byte order (RFC 1071 section 2 B). Moving data by one byte swaps the two bytes of
-//! its folded sum, which is a shift of the unfolded sum by eight bits.
+//! not depend on byte order (RFC 1071 section 2 B). Data at an odd offset
+//! adds its sum with the two bytes swapped, which is its unfolded sum shifted left by eight bits.
 
 /// Adds a word of eight bytes to a sum. A sum of 2³¹ words cannot overflow.
 #[inline(always)]
@@ -25,6 +25,7 @@ pub fn sum(bytes: &[u8]) -> u64 {
 #[inline(always)]
 #[must_use]
 pub const fn fold(sum: u64) -> u16 {
+    // Each step adds the carry of the step before.
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -48,7 +49,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn equals_the_textbook_sum(bytes: [u8; 61], length in 0usize..61) {
+        fn the_sum_equals_the_textbook_sum(bytes: [u8; 61], length in 0usize..61) {
             let bytes = &bytes[..length];
             proptest::prop_assert_eq!(fold(sum(bytes)).swap_bytes(), textbook_sum(bytes));
         }

@@ -1,13 +1,13 @@
 //! The directory: from a name's hash to the number of its record.
 //!
-//! A bucket is one cache line of eight words. A name's word stands in one of two buckets. The words
-//! are the only memory that the readers and the writer access at the same time, so two rules hold:
+//! A bucket is one cache line of eight words. A name's word stands in one of two buckets. The
+//! kernel program may load a word while the agent stores it, so two rules hold:
 //!
-//! * The writer publishes a word by one 64-bit release store. A reader loads the word once and
-//!   takes both tag and record number from that value. The reader therefore sees the record as it
-//!   was when the word was stored.
-//! * A word never moves inside its bucket. The last word of a bucket is empty only if no name of
-//!   this bucket stands in its second bucket, so a failed look-up may stop at an empty last word.
+//! * The agent publishes a word by one 64-bit release store. The kernel program loads the word once
+//!   and takes both tag and record number from that value. So it sees the whole record that the
+//!   agent wrote before it stored the word.
+//! * A word never moves inside its bucket. While a name's word stands in its second bucket, the
+//!   last word of its first bucket is not empty. So look-ups may stop at an empty last word.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -18,7 +18,7 @@ pub const WORDS: usize = 8;
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct Bucket {
-    /// Each is a [`DirectoryWord`].
+    /// The words. Each is the value of a [`DirectoryWord`].
     pub words: [u64; WORDS],
 }
 
@@ -30,11 +30,11 @@ impl DirectoryWord {
     /// An unused word.
     pub const EMPTY: Self = Self(0);
 
-    /// An unused last word of a bucket from which names have moved to their second bucket. It
-    /// matches no name, because no record has number 0.
+    /// An unused last word of a bucket, while names of this bucket stand in their second bucket. It
+    /// is not empty, so look-ups continue there. It matches no name, as no record has number 0.
     pub const OVERFLOWED: Self = Self(0xffff_ffff_0000_0000);
 
-    /// The word of a record. `record` is its number, never 0.
+    /// The word of a name with this tag. `record` is the number of the name's record, never 0.
     #[inline(always)]
     #[must_use]
     pub const fn new(tag: u32, record: u32) -> Self {

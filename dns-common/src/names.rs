@@ -6,15 +6,18 @@ use bytemuck::{Pod, Zeroable};
 /// Bytes of the longest name, rounded up to whole words. RFC 1035 section 2.3.4 allows 255.
 pub const MAX_NAME: usize = 256;
 
-/// Bytes of the shortest name that the kernel looks up, root label included: one word. Questions
-/// for shorter names pass.
+/// Bytes of the shortest name that the kernel looks up, root label included: one word. Queries for
+/// shorter names pass.
 pub const MIN_NAME: usize = 8;
 
 /// Words of eight bytes in the longest name. The last word of a name is padded with zeros.
 pub const MAX_WORDS: usize = MAX_NAME / 8;
 
+/// The lowest bit of every byte.
 const ONES: u64 = 0x0101_0101_0101_0101;
+/// The highest bit of every byte.
 const HIGHS: u64 = 0x8080_8080_8080_8080;
+/// The bit of every byte that distinguishes lower-case from upper-case ASCII letters.
 const CASE: u64 = 0x2020_2020_2020_2020;
 
 /// The secret key of the name hash. Tenants choose names; without a secret they could choose names
@@ -22,9 +25,9 @@ const CASE: u64 = 0x2020_2020_2020_2020;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct HashKey {
-    /// The key of each word of a name.
+    /// One key for each word of a name.
     pub words: [u64; MAX_WORDS],
-    /// The odd factor that mixes the finished sum.
+    /// An odd factor that mixes the bits of the finished sum.
     pub finish: u64,
 }
 
@@ -32,15 +35,17 @@ pub struct HashKey {
 ///
 /// This is NH of UMAC (Black et al., CRYPTO '99): the halves of each word are added to the halves
 /// of its key and multiplied; the products are summed. For a random key two names collide with a
-/// probability of 2⁻³². No multiplication waits for another one.
+/// probability of 2⁻³². The multiplications are independent, so the processor overlaps them.
 ///
-/// Bit 0x20 is set in every byte first, which makes upper and lower case equal, and a few other
-/// bytes too. A comparison of the whole names follows every look-up, so such collisions do no harm.
+/// First, bit 0x20 is set in every byte, so that letter case does not change the hash. Some other
+/// bytes become equal too, such as `@` and `` ` ``. Such collisions do no harm, because every
+/// look-up compares the whole name.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NameHasher(u64);
 
 impl NameHasher {
-    /// Adds the next word. `mask` selects the bytes that belong to the name.
+    /// Adds the next word. `mask` selects its bytes that belong to the name, and `key` is the
+    /// word's element of [`HashKey::words`].
     #[inline(always)]
     #[must_use]
     pub const fn add(self, word: u64, mask: u64, key: u64) -> Self {
@@ -50,10 +55,12 @@ impl NameHasher {
         Self(self.0.wrapping_add(low as u64 * high as u64))
     }
 
-    /// The hash, after all words of the name have been added.
+    /// The hash, after all words of the name have been added. `finish` is [`HashKey::finish`].
     #[inline(always)]
     #[must_use]
     pub const fn finish(self, finish: u64) -> NameHash {
+        // Every bit of the sum affects both halves of the hash, because the tag is the upper half
+        // and the bucket number comes from the lower half.
         let hash = self.0 ^ (self.0 >> 32);
         let hash = hash.wrapping_mul(finish);
         NameHash(hash ^ (hash >> 29))
@@ -88,10 +95,12 @@ impl NameHash {
     }
 }
 
-/// The number of the other bucket in which a word with this tag may stand.
+/// The number of the other bucket in which a word with this tag may stand. `mask` is the number of
+/// buckets minus 1.
 #[inline(always)]
 #[must_use]
 pub const fn other_bucket(bucket: u32, tag: u32, mask: u32) -> u32 {
+    // The odd factor of MurmurHash2, so that similar tags lead to different buckets.
     (bucket ^ tag.wrapping_mul(0x5bd1_e995)) & mask
 }
 
@@ -111,8 +120,8 @@ pub fn hash(name: &[u8], key: &HashKey) -> Option<NameHash> {
     Some(hasher.finish(key.finish))
 }
 
-/// Marks the first zero byte of a word: the result has this byte's top bit set and no other, or is
-/// 0 if no byte is zero.
+/// Marks the first zero byte of a word: only the top bit of this byte is set in the result. 0 if no
+/// byte is zero.
 #[inline(always)]
 #[must_use]
 pub const fn first_zero(word: u64) -> u64 {
@@ -124,6 +133,8 @@ pub const fn first_zero(word: u64) -> u64 {
 #[inline(always)]
 #[must_use]
 pub const fn bytes_to(first_zero: u64) -> u64 {
+    // One bit for each byte up to the zero byte. The multiplication adds up the bits in the top
+    // byte.
     ((first_zero - 1) & ONES).wrapping_mul(ONES) >> 56
 }
 
@@ -145,6 +156,7 @@ pub const fn lower_case(word: u64) -> u64 {
     let at_least_a = low + (0x80 - b'A' as u64) * ONES;
     let after_z = low + (0x80 - b'Z' as u64 - 1) * ONES;
     let letters = at_least_a & !after_z & !word & HIGHS;
+    // Shifted by two, the top bit becomes the case bit 0x20.
     word | (letters >> 2)
 }
 

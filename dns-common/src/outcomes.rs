@@ -32,14 +32,14 @@ pub enum Outcome {
     /// On a network card, from an address that no client has: multicast, broadcast, loopback or
     /// served.
     NonstandardSource,
-    /// On a network card, to a hardware address that is not the card's.
+    /// On a network card, to a hardware address that no network card of the node has.
     Misdirected,
     /// On a network card, from a client that exceeded the rate limit.
     OverLimit,
-    /// From an address that is not in CLIENTS while NetworkPolicies restrict DNS queries: on a pod
-    /// veth, or at tc on another device if there are no allowed networks.
+    /// From an address that is not in CLIENTS while policies restrict DNS queries: on a pod veth,
+    /// or at tc on another device if there are no allowed networks.
     NotPermitted,
-    /// The agent has not renewed the lease.
+    /// The lease has expired, or the agent has revoked it.
     LeaseStale,
     /// The IP and UDP lengths differ, or the UDP checksum is missing over IPv6.
     NonstandardUdp,
@@ -49,7 +49,8 @@ pub enum Outcome {
     NonstandardHeader,
     /// QDCOUNT is not 1, or there are records in the answer or authority section.
     NonstandardCounts,
-    /// A name that is too long or too short for the kernel program.
+    /// A name of fewer than [`MIN_NAME`](crate::names::MIN_NAME) or more than
+    /// [`MAX_NAME`](crate::names::MAX_NAME) bytes.
     NameLength,
     /// A name that is compressed, or not a sequence of labels.
     NonstandardName,
@@ -64,19 +65,20 @@ pub enum Outcome {
     TrailingBytes,
     /// The record of the name says that the query passes.
     PassMark,
-    /// Names that are not in the tables may exist below the parent.
+    /// The name has no record but may exist: its parent's record says so, or its label may be the
+    /// IPv6 address of a pod.
     BelowUnknown,
     /// Another name with the same tag was found, so whether this name has a record is unknown.
     TagCollision,
-    /// The name has no record, and is below no authoritative suffix.
+    /// The answer would be negative, but no authoritative suffix covers the name and type.
     NotAuthoritative,
-    /// The answer is longer than the client accepts.
+    /// The reply would be longer than the client accepts.
     TooLarge,
     /// The kernel could not resize the packet.
     NoRoom,
-    /// Aggregated by segmentation offload.
+    /// Several packets that segmentation offload has aggregated into one (GRO or GSO).
     Aggregated,
-    /// The tables are not complete yet.
+    /// The agent has not published the tables yet.
     NotReady,
 }
 
@@ -186,7 +188,8 @@ impl Hook {
     /// Both hooks.
     pub const ALL: [Self; 2] = [Self::Xdp, Self::Tc];
 
-    /// The number of the counter line of packets from `source`.
+    /// The number of the counter line of packets from `source`. Each hook has a line for test runs,
+    /// a line for pod veths, and [`COUNTED_DEVICES`] lines for other devices.
     #[inline(always)]
     #[must_use]
     pub const fn line(self, source: PacketSource) -> u32 {

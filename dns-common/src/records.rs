@@ -1,20 +1,21 @@
-//! Records: what the kernel needs to answer queries for one existing name.
+//! A record: what the kernel needs to answer queries for one existing name.
 //!
 //! ```text
 //!   0 ┌ name_length flags slot zone too_large hash
 //!  16 │ three stored answers of 16 bytes
 //!  64 ├ the name, padded with zeros to a multiple of eight bytes
-//!     ├ with the flag COMPUTED_NAMES: three more stored answers of 16 bytes, for those names
+//!     ├ with the flag COMPUTED_NAMES: the three stored answers of computed names
 //!     ├ the bytes of the answers, each as it follows the question
 //!     └ padding to a multiple of 64
 //! ```
 //!
-//! *Computed names* are names one label below that have no record of their own: the names of pods,
-//! and topology zones without endpoints. All of them have the same answers, because the owner in an
-//! answer is a pointer to the name in the question.
+//! *Computed names* are names one label below the record's name, without a record of their own: the
+//! names of pods, and topology zones without endpoints. They share their stored answers, because
+//! the owner in an answer is a pointer to the name in the question. In an answer for a pod, the
+//! kernel program fills in the IPv4 address.
 //!
 //! Records lie in *chunks*, the elements of a BPF array, at multiples of [`GRANULE`]. The number of
-//! a record is the number of its granule, counted over all chunks. Number 0 is never used.
+//! a record is the number of its first granule, counted over all chunks. Number 0 is never used.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -32,9 +33,9 @@ pub const CHUNK_GRANULES: u32 = (CHUNK / GRANULE) as u32;
 /// Bytes of the longest record.
 pub const MAX_RECORD_LENGTH: usize = 4096;
 
-/// Bytes from a record's start that the kernel program may read, as the verifier bounds its
-/// accesses: an offset below [`MAX_RECORD_LENGTH`], plus a length below [`MAX_ANSWER_LENGTH`], plus
-/// 16. Every record starts at least this far before the end of its chunk.
+/// Bytes from a record's start that the verifier lets the kernel program read: an offset below
+/// [`MAX_RECORD_LENGTH`], plus a length below [`MAX_ANSWER_LENGTH`], plus 16. Every record starts
+/// at least this far before the end of its chunk.
 pub const REACH: usize = (MAX_RECORD_LENGTH + MAX_ANSWER_LENGTH + 16).next_multiple_of(GRANULE);
 
 /// Bytes of the longest answer: all that follows the question, without OPT. A power of two, like
@@ -44,7 +45,8 @@ pub const MAX_ANSWER_LENGTH: usize = 1024;
 /// Bytes of the shortest answer: a resource record with a compressed owner and four bytes of rdata.
 pub const MIN_ANSWER_LENGTH: usize = 16;
 
-/// Stored answers in a record. A name with more types has [`RecordHead::OTHER_TYPES_PASS`].
+/// The number of stored answers in a record. A name with more types has
+/// [`RecordHead::OTHER_TYPES_PASS`].
 pub const ANSWERS: usize = 3;
 
 /// The location of a record by its number: the chunk, and the offset in it in bytes.
@@ -65,14 +67,14 @@ pub struct RecordHead {
     pub name_length: u16,
     /// Any of the flags below.
     pub flags: u8,
-    /// The size class of the slot that holds the record. Only the writer uses it.
+    /// The size class of the slot that holds the record. Only the agent uses it.
     pub slot: u8,
     /// Position in [`crate::Settings::zones`] of the zone whose SOA goes into NODATA answers, or
     /// [`RecordHead::NO_ZONE`].
     pub zone: u16,
-    /// The number of answers that were too large for the record. Only the writer uses it.
+    /// The number of answers that do not fit into the record. Only the agent uses it.
     pub too_large: u16,
-    /// The hash of the name. Only the writer uses it, to move directory words.
+    /// The hash of the name. Only the agent uses it, to find the first bucket of a directory word.
     pub hash: u64,
     /// The stored answers, one for each type. Unused elements are zero.
     pub answers: [StoredAnswer; ANSWERS],
@@ -87,11 +89,11 @@ impl RecordHead {
     /// pass.
     pub const BELOW_UNKNOWN: u8 = 4;
     /// Names one label below exist although they have no record. Their stored answers follow the
-    /// name ([`RecordHead::computed_answers_at`]).
+    /// name, at [`RecordHead::computed_answers_at`].
     pub const COMPUTED_NAMES: u8 = 8;
-    /// With [`RecordHead::COMPUTED_NAMES`]: only labels that are an address with dashes exist. An
-    /// IPv4 address replaces the last four bytes of the answer, which are stored as zero. Questions
-    /// whose label may be an IPv6 address pass.
+    /// With [`RecordHead::COMPUTED_NAMES`]: only names exist whose label is an address with dashes.
+    /// The IPv4 address in the label replaces the last four bytes of the answer, which are stored
+    /// as zeros. Queries for names whose label may be an IPv6 address pass.
     pub const COMPUTED_NAMES_ARE_ADDRESSES: u8 = 16;
     /// The name is an alias. Queries for types that are not in [`RecordHead::answers`] pass,
     /// except A and AAAA: if they are not stored, the target of the alias has none, which is
@@ -101,11 +103,11 @@ impl RecordHead {
     /// The name is in no zone of [`crate::Settings::zones`].
     pub const NO_ZONE: u16 = u16::MAX;
 
-    /// Offset of the stored answers of computed names. In a record without
+    /// Offset in bytes of the stored answers of computed names. In a record without
     /// [`RecordHead::COMPUTED_NAMES`] the bytes of the answers start here.
     #[must_use]
-    pub const fn computed_answers_at(name_len: usize) -> usize {
-        size_of::<Self>() + name_len.next_multiple_of(8)
+    pub const fn computed_answers_at(name_length: usize) -> usize {
+        size_of::<Self>() + name_length.next_multiple_of(8)
     }
 }
 
@@ -117,19 +119,19 @@ const _: () = assert!(
         <= MAX_RECORD_LENGTH
 );
 
-/// Description of the answer for one type.
+/// Describes the answer for one type.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct StoredAnswer {
     /// The type, in network order. 0 if this answer is unused.
     pub rtype: u16,
-    /// Bytes from the record's start to the answer's.
+    /// Bytes from the record's start to the answer.
     pub offset: u16,
     /// Bytes of the answer, [`MIN_ANSWER_LENGTH`] to [`MAX_ANSWER_LENGTH`]. 0 if queries for this
     /// type pass.
     pub length: u16,
-    /// The number of positions where the answer may start. Each position gives another order of its
-    /// addresses; 1 if there is one order only. An answer that consists of n address records is
+    /// The number of positions at which the answer may start, each with another order of its
+    /// addresses. 1 if there is only one order. An answer that consists of n address records is
     /// stored as 2n−1 records and may start at the first n. Any other answer with n addresses is
     /// stored n times.
     pub rotations: u16,

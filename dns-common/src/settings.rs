@@ -11,27 +11,27 @@ use crate::names::HashKey;
 /// period.
 pub const SETTINGS_COPIES: u32 = 4;
 
-/// The limit of served addresses of each family.
+/// The maximum number of served addresses of each address family.
 pub const MAX_SERVED: usize = 16;
 
-/// The limit of allowed networks of each family.
+/// The maximum number of allowed networks of each address family.
 pub const MAX_ALLOWED: usize = 16;
 
-/// The limit of suffixes, and of zones. A /12 reverse network takes sixteen of each. A power of
-/// two, so that the kernel program can mask positions.
+/// The maximum number of suffixes, and of zones. A /12 network takes sixteen of each for its
+/// reverse zones. A power of two, so that the kernel program can mask positions.
 pub const MAX_SUFFIXES: usize = 64;
 
-/// The limit of permitted client addresses, both families together.
+/// The maximum number of permitted client addresses, both address families together.
 pub const MAX_CLIENTS: u32 = 8192;
 
-/// The limit of hardware addresses of network cards.
+/// The maximum number of hardware addresses of network cards.
 pub const MAX_HARDWARE: usize = 16;
 
-/// Token buckets for the rate limit of clients on network cards.
+/// The number of token buckets for the rate limit of clients on network cards.
 pub const TOKEN_BUCKETS: u32 = 1 << 16;
 
-/// Parts of a token. An answer costs one token; levels of buckets are counted in these parts, so
-/// that the refill of one jiffy may be less than a token.
+/// One token, which is the cost of an answer. Bucket levels are counted in 4096ths of a token, so
+/// that the refill of one jiffy can be less than a token.
 pub const TOKEN: u64 = 1 << 12;
 
 /// Bytes of the longest suffix, root label included.
@@ -51,7 +51,7 @@ pub struct Control {
     /// The number of the copy of the settings in force, plus 1. 0 before the first one is
     /// published.
     pub settings: u64,
-    /// The time, in jiffies, until which the kernel program answers.
+    /// The time, in jiffies, until which the kernel program answers. 0 before the first lease.
     pub lease: u64,
     /// Padding, so that nothing else shares the cache line.
     pub reserved: [u64; 6],
@@ -66,7 +66,7 @@ pub struct Settings {
     /// A secret that is mixed into the choice of the first address and of a client's token bucket,
     /// so that clients can predict neither.
     pub secret: u64,
-    /// Buckets in the directory, minus 1; a power of two minus 1.
+    /// The number of buckets in the directory, which is a power of two, minus 1.
     pub directory_mask: u32,
     /// The number of used elements of `served4`.
     pub served4_count: u32,
@@ -78,14 +78,15 @@ pub struct Settings {
     pub allowed4_count: u32,
     /// The number of used elements of `allowed6`.
     pub allowed6_count: u32,
-    /// The clients that policies permit: [`Settings::ANY_CLIENT`] or [`Settings::KNOWN_CLIENTS`].
-    /// They are checked on pod veths, and at tc on other devices if there are no allowed networks.
+    /// The clients that policies permit: [`Settings::ANY_CLIENT`] or
+    /// [`Settings::PERMITTED_CLIENTS`]. They are checked on pod veths, and at tc on other devices
+    /// if there are no allowed networks.
     pub clients: u64,
     /// The number of used elements of `hardware`.
     pub hardware_count: u32,
-    /// The refill of a token bucket per jiffy, in parts of a [`TOKEN`].
+    /// The refill of a token bucket per jiffy, in the unit of [`TOKEN`].
     pub limit_refill: u32,
-    /// The capacity of a token bucket, in parts of a [`TOKEN`]. 0 if there is no rate limit.
+    /// The capacity of a token bucket, in the unit of [`TOKEN`]. 0 if there is no rate limit.
     pub limit_burst: u32,
     /// Padding.
     pub reserved: u32,
@@ -95,8 +96,9 @@ pub struct Settings {
     pub served4: [ServedIpv4; MAX_SERVED],
     /// The same for IPv6.
     pub served6: [ServedIpv6; MAX_SERVED],
-    /// The allowed IPv4 networks: their clients are answered on network cards, without regard to
-    /// `clients`.
+    /// The allowed IPv4 networks. Their clients are answered on network cards, whatever `clients`
+    /// says. If there are none of either address family, XDP on network cards answers no client,
+    /// and tc answers the clients that policies permit.
     pub allowed4: [AllowedIpv4Network; MAX_ALLOWED],
     /// The same for IPv6.
     pub allowed6: [AllowedIpv6Network; MAX_ALLOWED],
@@ -110,7 +112,7 @@ impl Settings {
     /// All clients are permitted, because no policy restricts DNS queries.
     pub const ANY_CLIENT: u64 = 0;
     /// Only clients with an address in the map CLIENTS are permitted.
-    pub const KNOWN_CLIENTS: u64 = 1;
+    pub const PERMITTED_CLIENTS: u64 = 1;
 }
 
 /// A key of the map CLIENTS: an IPv6 address, or an IPv4-mapped one (RFC 4291 section 2.5.5.2).
@@ -142,9 +144,9 @@ impl ServedIpv4 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct ServedIpv6 {
-    /// The address's two halves.
+    /// The two halves of the address.
     pub address: [u64; 2],
-    /// The port.
+    /// The port, in the lower 16 bits.
     pub port: u64,
 }
 
@@ -152,7 +154,7 @@ pub struct ServedIpv6 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct AllowedIpv4Network {
-    /// The address, zero outside the mask.
+    /// The network address. Bits outside the mask are zero.
     pub address: u32,
     /// The netmask.
     pub mask: u32,
@@ -162,22 +164,22 @@ pub struct AllowedIpv4Network {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct AllowedIpv6Network {
-    /// The address's two halves, zero outside the mask.
+    /// The two halves of the network address. Bits outside the mask are zero.
     pub address: [u64; 2],
-    /// The netmask's two halves.
+    /// The two halves of the netmask.
     pub mask: [u64; 2],
 }
 
-/// A suffix of names, and what the absence of a record means for names with this suffix.
+/// A suffix of names, and what the absence of a record proves for names with this suffix.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Suffix {
-    /// The suffix in wire form, in lower case, at the end of the array. `mask` and `length` exclude
+    /// The suffix in wire form and lower case, at the end of the array. `mask` and `length` exclude
     /// the bytes before it.
     pub words: [u64; MAX_SUFFIX_LENGTH / 8],
     /// Bytes of the suffix, root label included.
     pub length: u32,
-    /// Position in [`Settings::zones`].
+    /// Position in [`Settings::zones`] of the zone that gives negative answers their SOA record.
     pub zone: u16,
     /// [`Suffix::AUTHORITATIVE`], [`Suffix::AUTHORITATIVE_EXCEPT_SOA`] or [`Suffix::PASS`].
     pub action: u16,
@@ -215,7 +217,8 @@ impl Suffix {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct ZoneSoa {
-    /// The SOA record. The pointers at [`SOA_POINTERS`] are zero.
+    /// The SOA record ([`SOA_LENGTH`] bytes), padded to whole words. The pointers at
+    /// [`SOA_POINTERS`] are zero.
     pub soa: [u8; 56],
     /// Bytes of the zone's name, root label included.
     pub name_length: u32,
@@ -224,8 +227,11 @@ pub struct ZoneSoa {
 }
 
 impl ZoneSoa {
-    /// The value of all three pointers, in network order, in an answer to a question of
-    /// `name_length` bytes. `zone_length` is the zone's [`ZoneSoa::name_length`].
+    /// The compression pointer (RFC 1035 section 4.1.4) to the zone's name, which is the end of the
+    /// question's name, in network order. It goes to all of [`SOA_POINTERS`].
+    ///
+    /// `zone_length` is [`ZoneSoa::name_length`]. `name_length` is the length of the question's
+    /// name, which starts after the 12 bytes of the DNS header.
     #[inline(always)]
     #[must_use]
     pub const fn pointer(zone_length: u32, name_length: u32) -> u16 {

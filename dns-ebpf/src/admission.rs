@@ -1,5 +1,5 @@
-//! The second step of parsing: whether this packet may be answered. The destination must be a
-//! served address, this hook must answer the client, and the lease must be fresh.
+//! The second step of parsing: whether this packet may be answered. It must be sent to a served
+//! address and to this device, its hook must answer the client, and the lease must be valid.
 
 use dns_common::{
     Outcome, Settings,
@@ -16,13 +16,13 @@ use crate::{
     verifier::{load, load_shared},
 };
 
-/// Selects a hardware address in a word that starts with it.
-const HARDWARE: u64 = u64::from_le_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
+/// The mask of a hardware address in a word that starts with it.
+const HARDWARE_MASK: u64 = u64::from_le_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
 
 /// The bit of a hardware address that marks multicast and broadcast (IEEE 802.3).
 const MULTICAST: u8 = 1;
 
-/// The settings in force, if the packet may be answered.
+/// Returns the settings in force if the packet may be answered.
 #[inline(always)]
 pub(crate) fn admit<'t, F: Frame, T: Tables>(
     headers: &Headers,
@@ -65,11 +65,11 @@ pub(crate) fn admit<'t, F: Frame, T: Tables>(
     Ok(settings)
 }
 
-/// The copy of the settings whose number the control line holds.
+/// The copy of the settings that [`Control::settings`](dns_common::Control::settings) selects.
 #[inline(always)]
 fn current_settings<T: Tables>(tables: &T) -> Result<&Settings, Outcome> {
     let control = tables.control().ok_or(Outcome::NotReady)?;
-    // SAFETY: the control line is a map element, which is never freed while the program runs.
+    // SAFETY: the control words are a map element, which is never freed while the program runs.
     let copy = unsafe { load_shared(&raw const (*control).settings as usize) };
     if copy == 0 {
         return Err(Outcome::NotReady);
@@ -161,8 +161,8 @@ fn admit_ipv6_client<F: Frame, T: Tables>(
     check_policy::<F, T>(tables, settings, &client)
 }
 
-/// Fails unless policies permit the client. Where the allowed networks decide, policies do not
-/// count, because the operator has allowed these clients.
+/// Fails unless policies permit the client. Policies do not matter where the allowed networks
+/// decide, because the operator has allowed these clients.
 #[inline(always)]
 fn check_policy<F: Frame, T: Tables>(
     tables: &T,
@@ -178,7 +178,7 @@ fn check_policy<F: Frame, T: Tables>(
     Err(Outcome::NotPermitted)
 }
 
-/// Whether this IPv4 client may be answered at the frame's hook.
+/// Whether this IPv4 client is in an allowed network. True at hooks that answer all clients.
 #[inline(always)]
 fn allows_ipv4<F: Frame>(settings: &Settings, client: u32) -> bool {
     let count = settings.allowed4_count as usize;
@@ -199,7 +199,7 @@ fn allows_ipv4<F: Frame>(settings: &Settings, client: u32) -> bool {
     false
 }
 
-/// Whether this IPv6 client may be answered at the frame's hook.
+/// Whether this IPv6 client is in an allowed network. True at hooks that answer all clients.
 #[inline(always)]
 fn allows_ipv6<F: Frame>(settings: &Settings, client: [u64; 2]) -> bool {
     let count = settings.allowed6_count as usize;
@@ -223,8 +223,8 @@ fn allows_ipv6<F: Frame>(settings: &Settings, client: [u64; 2]) -> bool {
 }
 
 /// Whether the frame is addressed to the device on which it arrived. On a network card its
-/// destination must be one of the cards' addresses. On a pod veth it may be the address of a
-/// bridge, so every address counts.
+/// destination must be the address of one of the cards. On a pod veth it may be the address of a
+/// bridge, so every address is accepted.
 #[inline(always)]
 fn is_for_this_device<F: Frame>(settings: &Settings, start: usize) -> bool {
     if F::CLIENTS == AnsweredClients::All {
@@ -232,7 +232,7 @@ fn is_for_this_device<F: Frame>(settings: &Settings, start: usize) -> bool {
     }
     // SAFETY: `headers::read` checked that the frame is longer than an Ethernet header.
     let address: u64 = unsafe { load(start + ethernet::DESTINATION) };
-    let address = address & HARDWARE;
+    let address = address & HARDWARE_MASK;
     let count = settings.hardware_count as usize;
     let mut at = 0;
     while at < MAX_HARDWARE {
@@ -247,8 +247,8 @@ fn is_for_this_device<F: Frame>(settings: &Settings, start: usize) -> bool {
     false
 }
 
-/// Whether no client can have this IPv4 address: 0.0.0.0/8, loopback, multicast and reserved
-/// addresses (RFC 6890), and the served addresses.
+/// Whether this IPv4 address can't be a client's. That holds for 0.0.0.0/8, loopback, multicast and
+/// reserved addresses (RFC 6890), and for the served addresses.
 #[inline(always)]
 fn is_nonstandard_ipv4(settings: &Settings, client: u32) -> bool {
     let [first, ..] = client.to_ne_bytes();
@@ -258,6 +258,7 @@ fn is_nonstandard_ipv4(settings: &Settings, client: u32) -> bool {
     let count = settings.served4_count as usize;
     let mut at = 0;
     while at < MAX_SERVED && at < count {
+        // The lower half is the address.
         if settings.served4[at].0 as u32 == client {
             return true;
         }
@@ -266,8 +267,8 @@ fn is_nonstandard_ipv4(settings: &Settings, client: u32) -> bool {
     false
 }
 
-/// Whether no client can have this IPv6 address: ::/8, which holds the unspecified address and
-/// loopback, multicast, and the served addresses.
+/// Whether this IPv6 address can't be a client's. That holds for ::/8 (with the unspecified address
+/// and loopback), for multicast, and for the served addresses.
 #[inline(always)]
 fn is_nonstandard_ipv6(settings: &Settings, client: [u64; 2]) -> bool {
     let [first, ..] = client[0].to_ne_bytes();
@@ -285,7 +286,7 @@ fn is_nonstandard_ipv6(settings: &Settings, client: [u64; 2]) -> bool {
     false
 }
 
-/// Whether all clients are answered at the frame's hook.
+/// Whether the frame's hook answers clients outside the allowed networks too.
 #[inline(always)]
 pub(crate) fn answers_all_clients<F: Frame>(settings: &Settings) -> bool {
     match F::CLIENTS {

@@ -1,4 +1,4 @@
-//! Finding the answer to a query: the data of a record, or a negative answer.
+//! Finding the answer to a query: stored data, or a negative answer.
 
 use core::mem::offset_of;
 
@@ -14,7 +14,7 @@ use crate::{
     query::ParsedQuery,
     records::{ExistingName, NameInPacket, find_record},
     reply::AnswerBody,
-    verifier::{forget_byte, load, offset},
+    verifier::{add_masked, forget_byte, load},
 };
 
 /// Finds the answer to a query.
@@ -64,7 +64,7 @@ pub fn find<T: Tables>(query: &ParsedQuery<'_>, tables: &T) -> Result<AnswerBody
         }
         at += 1;
     }
-    // One state of the verifier stands for all stored answers.
+    // From here on, one verifier state stands for all stored answers.
     let found = forget_byte(found, query.hash.0);
     if found >= ANSWERS {
         if authority::is_meta_type(query.rtype) {
@@ -85,7 +85,8 @@ pub fn find<T: Tables>(query: &ParsedQuery<'_>, tables: &T) -> Result<AnswerBody
         ));
     }
 
-    let stored = offset::<0x30>(existing.answers, found << 4);
+    // Stored answers have 16 bytes, so their offsets are 0, 0x10 and 0x20.
+    let stored = add_masked::<0x30>(existing.answers, found << 4);
     // SAFETY: one of the stored answers.
     let stored = unsafe { &*(stored as *const StoredAnswer) };
     let length = stored.length as usize;
@@ -94,6 +95,7 @@ pub fn find<T: Tables>(query: &ParsedQuery<'_>, tables: &T) -> Result<AnswerBody
     }
     let first = choose_rotation(query, stored.rotations);
     let start = stored.offset as usize + first * stored.stride as usize;
+    // Never true, because answers lie inside their record.
     if start > MAX_RECORD_LENGTH - MIN_ANSWER_LENGTH {
         return Err(Outcome::PassMark);
     }
@@ -101,7 +103,7 @@ pub fn find<T: Tables>(query: &ParsedQuery<'_>, tables: &T) -> Result<AnswerBody
         outcome: Outcome::Data,
         rcode: 0,
         counts: [stored.answers, 0, stored.additionals],
-        bytes: offset::<{ MAX_RECORD_LENGTH - 1 }>(existing.record, start),
+        bytes: add_masked::<{ MAX_RECORD_LENGTH - 1 }>(existing.record, start),
         length,
         sum: u64::from(stored.sum) + u64::from(existing.address),
         soa_pointer: 0,
@@ -111,12 +113,14 @@ pub fn find<T: Tables>(query: &ParsedQuery<'_>, tables: &T) -> Result<AnswerBody
 
 /// Chooses one of `rotations` start positions by the query's ID and source port.
 ///
-/// The factors of ID and port are fractions of 2⁶⁴ that are far from every ratio of small numbers.
-/// So clients that count up their IDs or ports get each address equally often, as random ones do.
+/// The factors of ID and port are the fractional parts of the golden ratio and of √2, times 2⁶⁴.
+/// Multiples of such numbers spread evenly. So each address comes first equally often, even if a
+/// client counts up its IDs or ports.
 #[inline(always)]
 fn choose_rotation(query: &ParsedQuery<'_>, rotations: u16) -> usize {
     let key = query.settings.secret;
     let id = u64::from(u16::from_be(query.id));
+    // The source port is the lower half of the ports.
     let port = u64::from(u16::from_be(query.ports as u16));
     let mixed = id
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)

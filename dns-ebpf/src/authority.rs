@@ -1,5 +1,5 @@
-//! Negative answers: below which suffixes an absent name does not exist, and the SOA record of
-//! these answers.
+//! Negative answers: whether the absence of a record proves that a name does not exist, and the SOA
+//! record of these answers.
 
 use dns_common::{
     Outcome, names,
@@ -9,11 +9,11 @@ use dns_common::{
 use crate::{
     query::{NAME_MASK, ParsedQuery, TO_NAME},
     reply::AnswerBody,
-    verifier::{element, forget_byte, load, offset},
+    verifier::{add_masked, element, forget_byte, load},
 };
 
-/// The number of labels before a suffix that are checked. It suffices for a search list after a
-/// long name, and for every name in ip6.arpa.
+/// The maximum number of labels before a suffix. Names with more labels pass. The limit leaves room
+/// for a long name with a search domain appended, and for every name in ip6.arpa.
 const MAX_LABELS: usize = 40;
 
 /// The type SOA (RFC 1035 section 3.2.2), in network order.
@@ -22,7 +22,8 @@ const SOA: u16 = 6_u16.to_be();
 /// NXDOMAIN (RFC 1035 section 4.1.1) in the flags of the DNS header.
 const RCODE_NXDOMAIN: u16 = 3_u16.to_be();
 
-const ONE: u16 = 1_u16.to_be();
+/// NSCOUNT of a negative answer, in network order.
+const ONE_AUTHORITY: u16 = 1_u16.to_be();
 
 /// The suffix of a name without a record, if the absence of the record proves that the name does
 /// not exist. Otherwise the query passes.
@@ -49,21 +50,23 @@ pub(crate) struct MatchedSuffix {
     pub(crate) length: usize,
     /// The position in the settings of the zone whose SOA record goes into negative answers.
     pub(crate) zone: u16,
+    /// What the absence of a record proves: one of the constants of [`Suffix`].
     action: u16,
 }
 
-/// The longest suffix in the settings with which the name ends. It may start inside a label:
-/// [`check_labels`] decides that.
+/// The longest suffix in the settings with which the name ends. The match may start inside a label,
+/// which [`check_labels`] rejects.
 #[inline(always)]
 fn find_suffix(query: &ParsedQuery<'_>) -> Result<MatchedSuffix, Outcome> {
     let settings = query.settings;
-    // Suffixes are compared backwards from the end of a window that ends with the name. At least 54
-    // bytes of headers precede the name, so the window starts inside the packet.
+    // Suffixes are compared backwards from the end of a window that ends with the name. Up to 74
+    // bytes of headers precede the name, so the name ends before offset 0x1ff. The window of a name
+    // of fewer than ten bytes would start before an IPv4 packet, so such a name passes.
     let name_end = query.layer4 + TO_NAME + query.name_length;
     if !(MAX_SUFFIX_LENGTH..=0x1ff).contains(&name_end) {
         return Err(Outcome::NotAuthoritative);
     }
-    let window = offset::<0x1ff>(query.start, name_end - MAX_SUFFIX_LENGTH);
+    let window = add_masked::<0x1ff>(query.start, name_end - MAX_SUFFIX_LENGTH);
     if window + MAX_SUFFIX_LENGTH > query.end {
         return Err(Outcome::Short);
     }
@@ -102,10 +105,10 @@ fn ends_with(window: usize, suffix: &Suffix) -> bool {
     while back <= MAX_SUFFIX_LENGTH / 8 {
         let at = MAX_SUFFIX_LENGTH / 8 - back;
         // SAFETY: the window lies in the packet.
-        let asked: u64 = unsafe { load(window + 8 * at) };
-        let mut difference = asked ^ suffix.words[at];
+        let word: u64 = unsafe { load(window + 8 * at) };
+        let mut difference = word ^ suffix.words[at];
         if difference != 0 {
-            difference = names::lower_case(asked) ^ suffix.words[at];
+            difference = names::lower_case(word) ^ suffix.words[at];
         }
         if back == words {
             return difference & suffix.mask == 0;
@@ -118,9 +121,10 @@ fn ends_with(window: usize, suffix: &Suffix) -> bool {
     false
 }
 
-/// Checks the labels of the question's first `to` bytes. They must end where the suffix starts.
+/// Checks the labels in the first `to` bytes of the question's name. The last one must end where
+/// the suffix starts, at `to`.
 ///
-/// Returns the length of the first label in bytes, its length byte included.
+/// Returns the length of the first label in bytes, its length byte included. 0 if `to` is 0.
 #[inline(always)]
 pub(crate) fn check_labels(query: &ParsedQuery<'_>, to: usize) -> Result<usize, Outcome> {
     let name = query.name();
@@ -131,7 +135,7 @@ pub(crate) fn check_labels(query: &ParsedQuery<'_>, to: usize) -> Result<usize, 
         if at == to {
             return Ok(first);
         }
-        let length_byte = offset::<NAME_MASK>(name, at);
+        let length_byte = add_masked::<NAME_MASK>(name, at);
         if length_byte + 1 > query.end {
             return Err(Outcome::NonstandardName);
         }
@@ -153,8 +157,8 @@ pub(crate) fn check_labels(query: &ParsedQuery<'_>, to: usize) -> Result<usize, 
     Err(Outcome::NonstandardName)
 }
 
-/// Whether a type is never answered by the kernel program: OPT, the QTYPEs and meta-types, and the
-/// reserved 0 (RFC 6895 section 3.1).
+/// Whether the kernel program never answers queries for this type: OPT, QTYPEs, meta-types and the
+/// reserved type 0 (RFC 6895 section 3.1).
 #[inline(always)]
 pub(crate) fn is_meta_type(rtype: u16) -> bool {
     let rtype = u16::from_be(rtype);
@@ -175,7 +179,7 @@ pub(crate) fn negative_answer(query: &ParsedQuery<'_>, zone: u16, outcome: Outco
     AnswerBody {
         outcome,
         rcode,
-        counts: [0, ONE, 0],
+        counts: [0, ONE_AUTHORITY, 0],
         bytes: &raw const zone.soa as usize,
         length: SOA_LENGTH,
         // Two of the pointers start at even offsets, one at an odd one.

@@ -7,7 +7,7 @@ use crate::{
     Tables,
     query::{NAME_MASK, ParsedQuery, scan_name},
     records::{ExistingName, NameInPacket, find_record},
-    verifier::{forget, load, offset},
+    verifier::{add_masked, forget, load},
 };
 
 /// Bytes of a label that are read: one more than the longest IPv4 address with dashes.
@@ -18,8 +18,8 @@ const MAX_ADDRESS: u64 = 39;
 const IPV4_DASHES: u64 = 3;
 const IPV6_DASHES: u64 = 7;
 
-/// The computed name in the question of a query for a name without a record. `None` if there is
-/// none.
+/// Finds the question's name, which has no record, among the computed names of its parent. `None`
+/// if it is not one of them.
 ///
 /// `first_label` is the length of the name's first label in bytes, its length byte included.
 #[inline(always)]
@@ -28,9 +28,9 @@ pub(crate) fn find<T: Tables>(
     first_label: usize,
     tables: &T,
 ) -> Result<Option<ExistingName>, Outcome> {
-    let at = offset::<NAME_MASK>(query.name(), first_label);
-    // A parent that is too short to be looked up makes the query pass, because it may have computed
-    // names.
+    let at = add_masked::<NAME_MASK>(query.name(), first_label);
+    // If the parent is too short to be looked up, the query passes, because the parent may have
+    // computed names.
     let scanned = scan_name(at, query.end, query.settings)?;
     let parent = NameInPacket {
         at,
@@ -58,8 +58,8 @@ pub(crate) fn find<T: Tables>(
             None => return Ok(None),
         }
     };
-    // `RecordHead::computed_answers_at`. The mask rounds down to a multiple of eight.
-    let answers = offset::<0x1f8>(record + size_of::<RecordHead>(), parent.length + 7);
+    // As in `RecordHead::computed_answers_at`: the mask rounds down to a multiple of eight.
+    let answers = add_masked::<0x1f8>(record + size_of::<RecordHead>(), parent.length + 7);
     Ok(Some(ExistingName {
         record,
         answers,
@@ -67,14 +67,14 @@ pub(crate) fn find<T: Tables>(
     }))
 }
 
-/// The IPv4 address, in network order, that the label of `length` bytes at the address `label`
-/// spells.
+/// Reads the label of `length` bytes at the address `label` as an IPv4 address with dashes. Returns
+/// the IPv4 address in network order.
 ///
 /// `None` if the label is an address of neither family. A label that may be an IPv6 address makes
 /// the query pass. `unknown` is any value that the verifier does not know.
 ///
-/// All decisions in the loop are arithmetic. A branch would be a branch in every round, and the
-/// verifier would follow every possible label.
+/// The loop decides by arithmetic. If it branched for each byte, the verifier would walk every
+/// combination of branches.
 #[inline(always)]
 fn read_address(
     label: usize,
@@ -82,8 +82,8 @@ fn read_address(
     end: usize,
     unknown: u64,
 ) -> Result<Option<u32>, Outcome> {
-    // An address, a parent that is long enough to be looked up, type and class are longer than
-    // this.
+    // The shortest address, the shortest parent, type and class together are longer than this. A
+    // shorter question passes.
     if label + WINDOW > end {
         return Err(Outcome::Short);
     }
@@ -94,8 +94,8 @@ fn read_address(
     let mut address = 0u64;
     // The current number, its digits so far, and the dashes so far.
     let (mut number, mut digits, mut dashes) = (0, 0, 0);
-    // Not 0 if the label is not an IPv4 address; is not an address; is an IPv6 address, if it is
-    // one.
+    // Each becomes 1: if the label is not an IPv4 address; if it is no address at all; if it has
+    // two dashes in a row, as only IPv6 addresses do.
     let (mut not_ipv4, mut not_address, mut has_double_dash) = (0, 0, 0);
     let mut after_dash = 0;
     let mut at = 0;
@@ -103,7 +103,8 @@ fn read_address(
         let byte = low & 0xff;
         low = low >> 8 | high << 56;
         high >>= 8;
-        // Each of these is 0 or 1.
+        // `inside` and the values named `is_…` are 0 or 1. Their negation is a mask of all bits or
+        // of none.
         let inside = forget(is_less(at, length), unknown);
         let digit = byte.wrapping_sub(u64::from(b'0')) & 0xff;
         let letter = (byte | 0x20).wrapping_sub(u64::from(b'a')) & 0xff;
@@ -173,15 +174,15 @@ mod tests {
             let mut bytes = [b'1'; 64];
             bytes[..label.len()].copy_from_slice(label.as_bytes());
             let mut text = [0; 64];
-            let mut spelt = |separator: u8| {
+            let mut parse_with = |separator: u8| {
                 for (to, from) in text.iter_mut().zip(label.bytes()) {
                     *to = if from == b'-' { separator } else { from };
                 }
                 let text = core::str::from_utf8(&text[..label.len()]).unwrap();
                 (text.parse::<Ipv4Addr>().ok(), text.parse::<Ipv6Addr>().ok())
             };
-            let (ipv4, _) = spelt(b'.');
-            let (_, ipv6) = spelt(b':');
+            let (ipv4, _) = parse_with(b'.');
+            let (_, ipv6) = parse_with(b':');
             match read(&bytes, label.len()) {
                 Ok(Some(address)) => proptest::prop_assert_eq!(Some(address), ipv4),
                 Ok(None) => proptest::prop_assert_eq!((ipv4, ipv6), (None, None)),

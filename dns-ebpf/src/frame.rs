@@ -1,4 +1,4 @@
-//! The packet as a hook sees it, from its Ethernet header on.
+//! A packet at a hook, from its Ethernet header on.
 
 /// A packet at a hook.
 pub trait Frame {
@@ -11,9 +11,9 @@ pub trait Frame {
     /// The address after the last byte that can be accessed directly.
     fn end(&self) -> usize;
 
-    /// Changes the packet's length to `length` bytes. Addresses from before are invalid afterwards.
+    /// Changes the packet's length to `length` bytes. Earlier addresses become invalid.
     ///
-    /// Returns `false`, and changes nothing, if the kernel has no room.
+    /// Returns `false`, and changes nothing, if the packet's buffer has no room.
     fn resize(&mut self, length: usize) -> bool;
 
     /// Completes the UDP checksum after everything else has been written. `header` is the offset of
@@ -24,12 +24,12 @@ pub trait Frame {
 /// The clients that a hook answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum AnsweredClients {
-    /// Every client that policies permit.
+    /// Pod veths: every client that policies permit.
     All,
-    /// Clients of the allowed networks. If the settings have none, every client that policies
-    /// permit.
+    /// tc on other devices: clients in the allowed networks. If the settings have no allowed
+    /// networks, every client that policies permit.
     AllowedOrAll,
-    /// Clients of the allowed networks.
+    /// XDP on network cards: clients in the allowed networks.
     Allowed,
 }
 
@@ -38,10 +38,11 @@ pub enum AnsweredClients {
 /// The sums are one's complement sums, see [`dns_common::checksum`].
 #[derive(Clone, Copy)]
 pub struct UdpChecksum {
-    /// The sum over pseudo header, UDP header without its checksum, and message.
+    /// The sum of pseudo header, UDP header without its checksum, and DNS message.
     pub full: u64,
     /// The checksum of the query, which is still in the packet.
     pub old: u16,
-    /// The new UDP length minus the old one. The pseudo header contains the length too.
+    /// The new UDP length minus the old one. The tc program applies it to a field that holds only
+    /// the sum of the pseudo header, which contains the length.
     pub length_change: u64,
 }

@@ -118,10 +118,10 @@ const PROTOCOL_UDP: u8 = 17;
 
 /// Version 4, and a header of five words: no options.
 const IPV4_WITHOUT_OPTIONS: u8 = 0x45;
-/// All bits of flags and fragment offset but DF: one of them is set in every fragment.
+/// All bits of flags and fragment offset except DF. At least one of them is set in every fragment.
 const IPV4_IS_FRAGMENT: u16 = !0x4000_u16.to_be();
 
-/// Where the headers of a frame are, and its addresses. The UDP header itself may be incomplete.
+/// Where the headers of a frame are, and its addresses. The UDP length has not been checked.
 #[derive(Clone, Copy)]
 pub(crate) struct Headers {
     /// The address of the frame's first byte.
@@ -130,13 +130,13 @@ pub(crate) struct Headers {
     pub(crate) end: usize,
     /// Bytes from the frame's start to the UDP header. It differs for IPv4 and IPv6.
     pub(crate) layer4: usize,
-    /// Bytes after the IP header, as the IP header says.
+    /// The length of the IP payload in bytes, according to the IP header.
     pub(crate) ip_payload: usize,
-    /// Source and destination.
+    /// The addresses of client and server, and the server's port.
     pub(crate) addresses: Addresses,
 }
 
-/// The addresses of a UDP packet, in network order.
+/// Source address, destination address and destination port of a UDP packet, in network order.
 #[derive(Clone, Copy)]
 pub(crate) enum Addresses {
     Ipv4 {
@@ -151,11 +151,11 @@ pub(crate) enum Addresses {
     },
 }
 
-/// Reads the Ethernet and IP headers. Packets pass that are not UDP, have options, or are
-/// fragments.
+/// Reads the Ethernet and IP headers. Packets that are not UDP, have IP options, or are fragments
+/// pass.
 ///
-/// [`ethernet::LENGTH`] + [`ipv4::LENGTH`] + [`udp::LENGTH`] + [`dns::LENGTH`] bytes of the frame
-/// are readable after it.
+/// If it succeeds, the frame has at least [`ethernet::LENGTH`] + [`ipv4::LENGTH`] +
+/// [`udp::LENGTH`] + [`dns::LENGTH`] bytes.
 #[inline(always)]
 pub(crate) fn read<F: Frame>(frame: &F) -> Result<Headers, Outcome> {
     let (start, end) = (frame.start(), frame.end());
@@ -196,6 +196,7 @@ pub(crate) fn read<F: Frame>(frame: &F) -> Result<Headers, Outcome> {
             };
             (
                 ethernet::LENGTH + ipv4::LENGTH,
+                // If the total length is too small, this wraps and differs from every UDP length.
                 (u16::from_be(length) as usize).wrapping_sub(ipv4::LENGTH),
                 Addresses::Ipv4 {
                     client,

@@ -5,16 +5,17 @@
 //! 1. [`query`] parses the packet in three steps: the [`headers`], the admission of the client, and
 //!    the DNS message.
 //! 2. [`answer`] finds the answer in the tables.
-//! 3. [`reply`] turns the packet into the reply.
+//! 3. `rate_limit` takes a token from the client's bucket. It applies only on network cards.
+//! 4. [`reply`] turns the packet into the reply.
 //!
-//! Every step either succeeds or returns the [`Outcome`] for which the packet passes. Nothing is
-//! written before everything is known, so a packet that passes is unchanged.
+//! Every step either succeeds or returns the [`Outcome`] that says why the packet passes. Only the
+//! last step writes to the packet, so a packet that passes is unchanged.
 //!
 //! The logic uses two traits: a [`Frame`] is the packet, and [`Tables`] is the memory shared with
 //! the agent. `src/bin/zerohop.rs` implements them for XDP and tc. On the host both are plain
 //! memory, so `cargo test` runs the same code.
 //!
-//! [`verifier`] holds the code that exists for the kernel's verifier and not for the reader.
+//! [`verifier`] holds the code that only the kernel's verifier needs.
 
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -39,8 +40,8 @@ pub use frame::Frame;
 pub use tables::Tables;
 pub use verdict::Verdict;
 
-/// Answers the query in `frame` if the tables hold its answer. Otherwise leaves the frame
-/// unchanged.
+/// Turns the query in `frame` into its reply if the tables hold the answer. Otherwise leaves the
+/// frame unchanged.
 #[inline(always)]
 pub fn respond<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
     let query = match query::parse(frame, tables) {

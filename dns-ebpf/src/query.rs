@@ -8,16 +8,16 @@ use dns_common::{
 use crate::{
     Frame, Tables, admission,
     headers::{self, Headers, dns, ethernet, ipv6, opt, question, udp},
-    verifier::{distance, forget_byte, load, offset},
+    verifier::{add_masked, distance, forget_byte, load},
 };
 
-/// Bytes from the UDP header to the question's name.
+/// Bytes from the start of the UDP header to the question's name.
 pub const TO_NAME: usize = udp::LENGTH + dns::LENGTH;
 
-/// Bytes of the largest UDP message that is sent to any client (RFC 9715), and the payload size in
-/// the OPT record of replies.
+/// Bytes of the longest UDP message that is sent to any client (DNS Flag Day 2020), and the payload
+/// size in the OPT record of replies.
 pub const MAX_MESSAGE: usize = 1232;
-/// Bytes of the largest message to a client without EDNS (RFC 1035 section 4.2.1).
+/// Bytes of the longest message to a client without EDNS (RFC 1035 section 4.2.1).
 pub const PLAIN_MESSAGE: usize = 512;
 
 /// Masks for offsets, so that the verifier can bound pointers.
@@ -29,6 +29,7 @@ const QUERY_FLAGS: u16 = 0x0130_u16.to_be();
 /// The flags that a reply copies from the query: RD and CD (RFC 1035 section 4.1.1, RFC 4035
 /// section 3.2.2).
 const COPIED_FLAGS: u16 = 0x0110_u16.to_be();
+/// The flag QR, which is set in replies.
 const QR: u16 = 0x8000_u16.to_be();
 
 /// QDCOUNT is 1, the other counts are 0.
@@ -51,7 +52,7 @@ pub struct ParsedQuery<'t> {
     pub end: usize,
     /// Bytes from the frame's start to the UDP header. It differs for IPv4 and IPv6.
     pub layer4: usize,
-    /// The UDP length in bytes.
+    /// The length of UDP header and message in bytes.
     pub udp_length: usize,
     /// The settings in force.
     pub settings: &'t Settings,
@@ -71,10 +72,10 @@ pub struct ParsedQuery<'t> {
     pub ports: u32,
     /// The UDP checksum, in network order.
     pub udp_checksum: u16,
-    /// Without EDNS 0, else 1 + the TTL of the reply's OPT record in network order. One word,
-    /// because an `Option` would be two states for the verifier.
+    /// 0 if the query has no EDNS. Otherwise 1 plus the TTL of the reply's OPT record in network
+    /// order. A single word, because the verifier would treat an `Option` as two states.
     pub edns: u64,
-    /// Bytes of the longest message that the client accepts.
+    /// The maximum length of the reply's message in bytes: the client's limit, or [`MAX_MESSAGE`].
     pub limit: usize,
 }
 
@@ -98,7 +99,7 @@ impl ParsedQuery<'_> {
 #[inline(always)]
 #[must_use]
 pub fn udp_header(start: usize, layer4: usize) -> usize {
-    offset::<LAYER4_MASK>(start, layer4)
+    add_masked::<LAYER4_MASK>(start, layer4)
 }
 
 /// Parses the packet in three steps: headers, admission, message.
@@ -117,7 +118,7 @@ pub fn parse<'t, F: Frame, T: Tables>(
 fn read_message<'t>(headers: &Headers, settings: &'t Settings) -> Result<ParsedQuery<'t>, Outcome> {
     let (start, end) = (headers.start, headers.end);
     let length = distance(start, end);
-    // From here on one state of the verifier stands for both IP versions.
+    // From here on, one verifier state stands for both IP versions.
     let layer4 = forget_byte(headers.layer4, length as u64);
     let udp = udp_header(start, layer4);
     if udp + TO_NAME + MIN_NAME > end {
@@ -135,7 +136,8 @@ fn read_message<'t>(headers: &Headers, settings: &'t Settings) -> Result<ParsedQ
     if udp_length != headers.ip_payload {
         return Err(Outcome::NonstandardUdp);
     }
-    // In this order: otherwise the verifier walks the rest of the program for each IP version.
+    // The checksum is compared first. Otherwise the verifier walks the rest of the program once for
+    // each IP version.
     if udp_checksum == 0 && layer4 == ethernet::LENGTH + ipv6::LENGTH {
         return Err(Outcome::NonstandardUdp);
     }
@@ -163,7 +165,7 @@ fn read_message<'t>(headers: &Headers, settings: &'t Settings) -> Result<ParsedQ
     }
 
     let name = scan_name(udp + TO_NAME, end, settings)?;
-    let after_name = offset::<NAME_MASK>(udp + TO_NAME, name.length);
+    let after_name = add_masked::<NAME_MASK>(udp + TO_NAME, name.length);
     if after_name + question::LENGTH > end {
         return Err(Outcome::Short);
     }
@@ -178,7 +180,8 @@ fn read_message<'t>(headers: &Headers, settings: &'t Settings) -> Result<ParsedQ
         return Err(Outcome::NonstandardClass);
     }
 
-    // Bytes of the message after the question.
+    // Bytes of the message after the question. If the message ends inside the question, this wraps
+    // and is no valid length.
     let rest = udp_length.wrapping_sub(TO_NAME + question::LENGTH + name.length);
     let mut edns = 0;
     let mut limit = PLAIN_MESSAGE;
@@ -225,7 +228,8 @@ struct QueryOpt {
     payload_size: usize,
 }
 
-/// Reads the OPT record at the address `at`, with which the message must end after `length` bytes.
+/// Reads the OPT record at the address `at`. It must be the rest of the message, which has `length`
+/// bytes.
 #[inline(always)]
 fn read_opt(at: usize, length: usize, end: usize) -> Result<QueryOpt, Outcome> {
     if at + opt::LENGTH > end {
@@ -258,7 +262,7 @@ fn read_opt(at: usize, length: usize, end: usize) -> Result<QueryOpt, Outcome> {
 }
 
 /// Whether the `length` bytes of options at the address `at` are exactly one option. Several
-/// options are legal too, but only a loop over all of them could check their lengths.
+/// options are legal too, but checking their lengths would take a loop.
 #[inline(always)]
 fn is_one_option(at: usize, length: usize, end: usize) -> bool {
     if at + opt::OPTION_HEADER > end {
@@ -282,8 +286,8 @@ pub struct ScannedName {
 /// Finds the first zero byte of the name at the address `name`, and computes hash and sum.
 ///
 /// In every name in the tables the first zero byte is the root label. So a match in the tables
-/// proves that the labels are well-formed. Before a name is denied, [`crate::authority`] checks its
-/// labels.
+/// proves that the labels are well-formed. Before NXDOMAIN is answered, [`crate::authority`] checks
+/// the labels.
 #[inline(always)]
 pub fn scan_name(name: usize, end: usize, settings: &Settings) -> Result<ScannedName, Outcome> {
     let key = &settings.hash_key;
@@ -294,13 +298,14 @@ pub fn scan_name(name: usize, end: usize, settings: &Settings) -> Result<Scanned
     let mut word_number = 0;
     while word_number < MAX_WORDS {
         let word: u64 = if at + 8 > end {
-            // Type and class follow the root label, so four bytes of the packet's last word are
-            // enough to find the root label in.
+            // Type and class, four bytes, follow the root label. Fewer than eight bytes are left,
+            // so the root label is among the next four.
             if at + 4 > end {
                 return Err(Outcome::NonstandardName);
             }
             // SAFETY: just checked.
             let half: u32 = unsafe { load(at) };
+            // The missing bytes are filled with ones, so that no zero byte is found in them.
             u64::from(half) | !0xffff_ffff
         } else {
             // SAFETY: just checked.
@@ -319,7 +324,7 @@ pub fn scan_name(name: usize, end: usize, settings: &Settings) -> Result<Scanned
         at += 8;
         word_number += 1;
     }
-    // The exits of the loop join here, so that one state of the verifier stands for every length.
+    // The exits of the loop join here, so that one verifier state stands for every length.
     let length = forget_byte(length, sum);
     if !(MIN_NAME..=MAX_NAME).contains(&length) {
         return Err(Outcome::NameLength);

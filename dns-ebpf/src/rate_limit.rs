@@ -13,14 +13,14 @@ use crate::{
     verifier::{load, load_shared},
 };
 
-/// The fraction of the golden ratio in 64 bits, which is odd. Multiplying by it spreads similar
-/// addresses over the buckets.
+/// The fractional part of the golden ratio, times 2⁶⁴. Multiplying by it spreads similar addresses
+/// over the buckets.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Takes a token from the client's bucket. Without a token the query passes.
 ///
-/// Several clients share a bucket. CPUs that access a bucket at the same time may take one token
-/// together: the limit is approximate.
+/// Several clients may share a bucket. If two CPUs access a bucket at the same time, both may take
+/// the same token. So the limit is approximate.
 #[inline(always)]
 pub(crate) fn take_token<F: Frame, T: Tables>(
     query: &ParsedQuery<'_>,
@@ -31,12 +31,12 @@ pub(crate) fn take_token<F: Frame, T: Tables>(
         return Ok(());
     }
     let ip = query.start + ethernet::LENGTH;
-    // A query is always longer. The check is for the verifier.
+    // The packet of a query is always longer. The check is for the verifier.
     if ip + ipv6::LENGTH > query.end {
         return Ok(());
     }
-    // A client is one IPv4 address, or an IPv6 network of 64 bits, because one host may use all of
-    // it.
+    // A client is one IPv4 address or a /64 IPv6 network, because one host may use all addresses of
+    // its /64.
     // SAFETY: just checked.
     let client: u64 = unsafe {
         if query.is_ipv6() {

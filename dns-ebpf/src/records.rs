@@ -10,7 +10,7 @@ use dns_common::{
 use crate::{
     Tables,
     query::{NAME_MASK, ParsedQuery},
-    verifier::{forget_byte, load, load_shared, offset},
+    verifier::{add_masked, forget_byte, load, load_shared},
 };
 
 /// A name in the packet that may have a record: the question's name or its parent.
@@ -29,8 +29,8 @@ pub(crate) struct ExistingName {
     pub(crate) record: usize,
     /// The address of the name's stored answers, which are part of the record.
     pub(crate) answers: usize,
-    /// The value for the last four bytes of an answer, in network order. 0 if they stay as they
-    /// are.
+    /// The IPv4 address for the last four bytes of an answer, in network order. 0 if these bytes
+    /// stay as they are.
     pub(crate) address: u32,
 }
 
@@ -48,19 +48,19 @@ pub(crate) fn find_record<T: Tables>(
     }
     let record = record_address(word, tables)?;
     if !has_name(record, name, query.end) {
-        // The record is another name's with the same tag. This name's record may be in a later
-        // word.
+        // The record belongs to another name with the same tag. A later word may lead to this
+        // name's record.
         return Err(Outcome::TagCollision);
     }
     Ok(Some(record))
 }
 
-/// The directory word of a hash. A word without a record if there is none.
+/// The directory word of the name with this hash. Its record number is 0 if there is no such name.
 #[inline(always)]
 fn find_word<T: Tables>(hash: NameHash, mask: u32, tables: &T) -> Result<DirectoryWord, Outcome> {
     let first = tables.bucket(hash.bucket(mask)).ok_or(Outcome::NotReady)?;
     let found = find_in_bucket(first, hash.tag());
-    // An empty last word means that no name of this bucket stands in its second bucket.
+    // If the last word is empty, no name of this bucket stands in its second bucket.
     if found.record() != 0 || found == DirectoryWord::EMPTY {
         return Ok(found);
     }
@@ -94,7 +94,7 @@ fn find_in_bucket(bucket: *const Bucket, tag: u32) -> DirectoryWord {
     DirectoryWord::OVERFLOWED
 }
 
-/// The address of the record that a word names. [`REACH`] bytes from it can be read.
+/// The address of a word's record. [`REACH`] bytes from it can be read.
 #[inline(always)]
 fn record_address<T: Tables>(word: DirectoryWord, tables: &T) -> Result<usize, Outcome> {
     let (chunk, at) = records::record_location(word.record());
@@ -103,17 +103,17 @@ fn record_address<T: Tables>(word: DirectoryWord, tables: &T) -> Result<usize, O
     if at > CHUNK - REACH {
         return Err(Outcome::NotReady);
     }
-    Ok(offset::<{ CHUNK - 1 }>(chunk as usize, at))
+    Ok(add_masked::<{ CHUNK - 1 }>(chunk as usize, at))
 }
 
-/// Whether the record's name is this name. Letter case is ignored.
+/// Whether the record at the address `record` is this name's. Letter case is ignored.
 #[inline(always)]
 fn has_name(record: usize, name: &NameInPacket, end: usize) -> bool {
     // SAFETY: `record` and the bytes in its reach lie in a chunk, and the agent does not write to a
     // record while a directory word names it.
     let stored_length = unsafe { (*(record as *const RecordHead)).name_length };
-    // The verifier must not apply what it learns about a length in this comparison to the length
-    // that is used later: it holds for one of many paths only.
+    // The comparison uses a copy of the length. The verifier learns a bound for it on each path,
+    // and must not apply these bounds to `name.length`, which is used after the paths have joined.
     let length = forget_byte(name.length, name.hash.0);
     if stored_length as usize != length {
         return false;
@@ -137,19 +137,19 @@ fn has_name(record: usize, name: &NameInPacket, end: usize) -> bool {
         at += 1;
     }
     let last = length - MIN_NAME;
-    let tail = offset::<NAME_MASK>(name.at, last);
+    let tail = add_masked::<NAME_MASK>(name.at, last);
     if tail + 8 > end {
         return false;
     }
     // SAFETY: just checked; and within the record's reach.
     is_same_word(unsafe { load(tail) }, unsafe {
-        load(offset::<NAME_MASK>(stored, last))
+        load(add_masked::<NAME_MASK>(stored, last))
     })
 }
 
 /// Whether two words are equal without regard to letter case. Most clients send names in lower
 /// case, so the words are compared unchanged first.
 #[inline(always)]
-fn is_same_word(asked: u64, stored: u64) -> bool {
-    asked == stored || names::lower_case(asked) == stored
+fn is_same_word(in_packet: u64, stored: u64) -> bool {
+    in_packet == stored || names::lower_case(in_packet) == stored
 }

@@ -1,4 +1,4 @@
-//! Turning the packet into the reply. No other module writes to packets.
+//! Turning the packet into the reply. Only this module and the hooks write to packets.
 
 use dns_common::{
     Outcome, checksum,
@@ -11,7 +11,7 @@ use crate::{
     frame::UdpChecksum,
     headers::{dns, ethernet, ipv4, ipv6, opt, question, udp},
     query::{CLASS_IN, NAME_MASK, ParsedQuery, TO_NAME, udp_header},
-    verifier::{load, offset, store},
+    verifier::{add_masked, load, store},
 };
 
 /// The TTL or hop limit of replies.
@@ -21,7 +21,7 @@ const HOPS: u8 = 64;
 const REPLY_FLAGS: u16 = 0x8400_u16.to_be();
 
 const ONE_QUESTION: u16 = 1_u16.to_be();
-/// The OPT record in ARCOUNT.
+/// What the OPT record adds to ARCOUNT, in network order.
 const ONE_ADDITIONAL: u64 = 1_u16.to_be() as u64;
 const PROTOCOL_UDP: u16 = 17_u16.to_be();
 
@@ -30,36 +30,36 @@ const OPT_HEAD: u64 = 0x0000_2904_d000_0000_u64.to_be();
 /// The one's complement sum of [`OPT_HEAD`].
 const OPT_HEAD_SUM: u64 = checksum::add(0, OPT_HEAD);
 
-/// The mask for offsets in an answer, see [`offset`].
+/// The mask for offsets in an answer, see [`add_masked`].
 const ANSWER_MASK: usize = MAX_ANSWER_LENGTH - 1;
 
-/// What the reply holds after the question, without OPT.
+/// What the reply holds after the question, without the OPT record.
 #[derive(Clone, Copy)]
 pub struct AnswerBody {
     /// [`Outcome::Data`], [`Outcome::NoData`] or [`Outcome::NxDomain`].
     pub outcome: Outcome,
     /// The RCODE, in its place in the flags of the DNS header.
     pub rcode: u16,
-    /// ANCOUNT, NSCOUNT and ARCOUNT without the OPT, in network order.
+    /// ANCOUNT, NSCOUNT and ARCOUNT without the OPT record, in network order.
     pub counts: [u16; 3],
     /// The address of the answer's bytes.
     pub bytes: usize,
-    /// The number of bytes.
+    /// The length of the answer in bytes.
     pub length: usize,
     /// The one's complement sum of the bytes, including `soa_pointer` and `address`.
     pub sum: u64,
-    /// The value for the compression pointers of the SOA record. 0 if the bytes hold their
-    /// pointers.
+    /// The value of the compression pointers in the SOA record of a negative answer, in network
+    /// order. 0 in other answers, which are stored with their pointers.
     pub soa_pointer: u16,
-    /// The value for the last four bytes, in network order. 0 if they stay as they are: the address
-    /// 0.0.0.0 is stored as four zeros.
+    /// The IPv4 address for the last four bytes, in network order. 0 if these bytes stay as they
+    /// are. For the address 0.0.0.0 they are zeros already.
     pub address: u32,
 }
 
 /// Turns the query's packet into the reply with this answer.
 ///
-/// Returns the outcome of the answer. If the reply is too large or the packet can't be resized, the
-/// packet is unchanged.
+/// Returns the outcome of the answer. If the reply is too long or the packet can't be resized,
+/// returns [`Outcome::TooLarge`] or [`Outcome::NoRoom`], and the packet is unchanged.
 #[inline(always)]
 pub fn write<F: Frame>(frame: &mut F, query: &ParsedQuery<'_>, answer: &AnswerBody) -> Outcome {
     let has_opt = query.edns != 0;
@@ -74,10 +74,11 @@ pub fn write<F: Frame>(frame: &mut F, query: &ParsedQuery<'_>, answer: &AnswerBo
 
     let (start, end) = (frame.start(), frame.end());
     let udp = udp_header(start, query.layer4);
-    let after_question = offset::<NAME_MASK>(udp + TO_NAME, query.name_length) + question::LENGTH;
-    let last = offset::<ANSWER_MASK>(after_question, answer.length - MIN_ANSWER_LENGTH);
-    // All of this is false: the frame has the length of the reply now, which is longer than the
-    // longest headers. The checks are for the verifier.
+    let after_question =
+        add_masked::<NAME_MASK>(udp + TO_NAME, query.name_length) + question::LENGTH;
+    let last = add_masked::<ANSWER_MASK>(after_question, answer.length - MIN_ANSWER_LENGTH);
+    // None of this is ever true, because the frame now has the length of the reply, which is longer
+    // than the longest headers. The checks are for the verifier.
     if start + ethernet::LENGTH + ipv6::LENGTH > end
         || udp + TO_NAME > end
         || after_question + MIN_ANSWER_LENGTH > end
@@ -106,13 +107,13 @@ pub fn write<F: Frame>(frame: &mut F, query: &ParsedQuery<'_>, answer: &AnswerBo
     }
 
     copy_answer(answer, after_question, last, end);
-    // The sum of all that follows the question's name.
+    // The sum of everything after the question's name.
     let mut after_name = u64::from(query.rtype) + u64::from(CLASS_IN) + answer.sum;
     if has_opt {
         let at = last + MIN_ANSWER_LENGTH;
         let ttl = query.edns - 1;
-        // The verifier of 6.1 has forgotten by now that the check above included the OPT record.
-        // `end` is read again because LLVM would remove a check of the same value.
+        // The verifier of Linux 6.1 has forgotten that the check above included the OPT record.
+        // The end is read again, because LLVM would remove a check of the same value.
         if at + opt::LENGTH > frame.end() {
             return Outcome::NoRoom;
         }
@@ -124,9 +125,11 @@ pub fn write<F: Frame>(frame: &mut F, query: &ParsedQuery<'_>, answer: &AnswerBo
         }
         // The TTL starts at an odd byte of the OPT record.
         let sum = OPT_HEAD_SUM + (ttl << 8);
+        // A sum at an odd offset is shifted by eight bits, see `checksum`.
         after_name += checksum::add(0, sum) << (8 * (answer.length & 1));
     }
 
+    // The UDP length counts twice: in the pseudo header and in the UDP header.
     let new_length = u64::from((udp_length as u16).to_be());
     let full = addresses
         + u64::from(PROTOCOL_UDP)
@@ -184,10 +187,10 @@ fn reverse_direction(start: usize, query: &ParsedQuery<'_>, udp_length: usize) -
     unsafe {
         let addresses: u64 = load(ip + ipv4::SOURCE);
         store(ip + ipv4::SOURCE, addresses.rotate_left(32));
-        // Length and TTL change, and the header checksum with them (RFC 1624).
+        // Length and TTL change, so the header checksum is updated (RFC 1624).
         let new_length = ((udp_length + ipv4::LENGTH) as u16).to_be();
         let old_length: u16 = load(ip + ipv4::TOTAL_LENGTH);
-        // TTL and protocol, of which the TTL is the first byte.
+        // These two bytes are the TTL and the protocol.
         let old_hops: u16 = load(ip + ipv4::TTL);
         let new_hops = old_hops & 0xff00 | u16::from(HOPS);
         let old_sum: u16 = load(ip + ipv4::CHECKSUM);
@@ -203,10 +206,11 @@ fn reverse_direction(start: usize, query: &ParsedQuery<'_>, udp_length: usize) -
     }
 }
 
-/// Copies the answer to the address `to`, where the frame ends at the address `end`.
+/// Copies the answer to the address `to`. `last` is the address to which its last 16 bytes go, and
+/// `end` is the address after the frame.
 ///
-/// The first and the last 16 bytes are copied first, and may overlap. Then follow the bytes
-/// between, 16 at a time. `last` is the address of the last 16 bytes in the frame.
+/// The first and the last 16 bytes are copied first, and may overlap. The bytes between follow, 16
+/// at a time.
 #[inline(always)]
 fn copy_answer(answer: &AnswerBody, to: usize, last: usize, end: usize) {
     let from = answer.bytes;
@@ -215,7 +219,7 @@ fn copy_answer(answer: &AnswerBody, to: usize, last: usize, end: usize) {
     unsafe {
         copy_16_bytes(from, to);
         copy_16_bytes(
-            offset::<ANSWER_MASK>(from, answer.length - MIN_ANSWER_LENGTH),
+            add_masked::<ANSWER_MASK>(from, answer.length - MIN_ANSWER_LENGTH),
             last,
         );
         if answer.address != 0 {

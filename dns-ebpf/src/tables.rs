@@ -1,13 +1,13 @@
-//! The memory shared with the agent, as the kernel program reads it.
+//! The BPF maps, as the packet logic uses them.
 
 use dns_common::{Control, Settings, directory::Bucket, settings::ClientKey};
 
 /// The tables. A method returns `None` if the map has no such element.
 pub trait Tables {
-    /// The control line.
+    /// The control words.
     fn control(&self) -> Option<*const Control>;
 
-    /// One copy of the settings. The agent does not write to the copy in force.
+    /// One copy of the settings, counted from 0. The agent does not write to the copy in force.
     fn settings(&self, copy: u32) -> Option<&Settings>;
 
     /// A bucket of the directory.

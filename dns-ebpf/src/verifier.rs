@@ -1,8 +1,8 @@
 //! Memory access, and functions that hide values from LLVM or from the verifier.
 //!
-//! LLVM folds, splits and hoists address arithmetic so that the verifier can't follow it. The
-//! verifier follows every value of a counter as a state of its own. Each function here prevents one
-//! of these. On the host they have no such effect.
+//! LLVM folds, splits and hoists address arithmetic in ways that the verifier can't follow. And the
+//! verifier walks the rest of the program once for each value of a loop counter that it can tell
+//! apart. The functions with inline assembly prevent this. On the host they are plain arithmetic.
 
 use dns_common::settings::MAX_SUFFIXES;
 
@@ -30,7 +30,8 @@ pub unsafe fn store<T: Copy>(address: usize, value: T) {
 
 /// Reads a word that the agent may store at the same time.
 ///
-/// No barrier is needed: the address of what the word names depends on the value that is read.
+/// The kernel program needs no barrier, because it computes the address of the data that it reads
+/// next from this word.
 ///
 /// # Safety
 ///
@@ -50,8 +51,7 @@ pub unsafe fn load_shared(address: usize) -> u64 {
     }
 }
 
-/// `end - start`. LLVM would fold it into 32-bit arithmetic, which the verifier rejects for
-/// pointers.
+/// `end - start`. LLVM could make it 32-bit arithmetic, which the verifier rejects for pointers.
 #[inline(always)]
 #[must_use]
 pub fn distance(start: usize, end: usize) -> usize {
@@ -75,8 +75,8 @@ pub fn distance(start: usize, end: usize) -> usize {
     }
 }
 
-/// `value`, about which LLVM and the verifier then know nothing. `unknown` is any value that the
-/// verifier does not know.
+/// Returns `value`, but makes LLVM and the verifier forget what they know about it. `unknown` is
+/// any value that the verifier does not know.
 #[inline(always)]
 #[must_use]
 pub fn forget(value: u64, unknown: u64) -> u64 {
@@ -102,10 +102,10 @@ pub fn forget(value: u64, unknown: u64) -> u64 {
     }
 }
 
-/// `value & 255`, about which LLVM and the verifier then know only that it is at most 255.
-/// `unknown` is any value that the verifier does not know.
+/// Returns `value & 255`, but makes LLVM and the verifier forget everything about it, except that
+/// it is at most 255. `unknown` is any value that the verifier does not know.
 ///
-/// Without it the verifier walks the rest of the program once for each value.
+/// Otherwise the verifier would walk the rest of the program once for each value.
 #[inline(always)]
 #[must_use]
 pub fn forget_byte(value: usize, unknown: u64) -> usize {
@@ -132,12 +132,12 @@ pub fn forget_byte(value: usize, unknown: u64) -> usize {
     }
 }
 
-/// `base + (offset & MASK)`, with the mask directly before the addition. The verifier may forget a
-/// bound from an earlier check (before Linux 6.3 when the value was spilled to the stack), and LLVM
-/// removes a mask that it can prove to change nothing.
+/// The address `base + (offset & MASK)`, with the mask directly before the addition. The mask gives
+/// the verifier a bound, because it may forget the bound of an earlier check (before Linux 6.3 when
+/// the value was spilled to the stack). LLVM would remove a mask that changes nothing.
 #[inline(always)]
 #[must_use]
-pub fn offset<const MASK: usize>(base: usize, offset: usize) -> usize {
+pub fn add_masked<const MASK: usize>(base: usize, offset: usize) -> usize {
     #[cfg(target_arch = "bpf")]
     {
         let mut offset = offset;
@@ -158,10 +158,10 @@ pub fn offset<const MASK: usize>(base: usize, offset: usize) -> usize {
     }
 }
 
-/// The element at position `at`. The position is masked and not checked, see [`offset`].
+/// The element at position `at`, which is masked instead of checked, see [`add_masked`].
 #[inline(always)]
 pub(crate) fn element<T>(array: &[T; MAX_SUFFIXES], at: usize) -> &T {
-    let at = offset::<{ MAX_SUFFIXES - 1 }>(0, at) * size_of::<T>();
+    let at = add_masked::<{ MAX_SUFFIXES - 1 }>(0, at) * size_of::<T>();
     // SAFETY: the mask leaves only positions inside the array.
     unsafe { &*((array.as_ptr() as usize + at) as *const T) }
 }

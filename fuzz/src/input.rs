@@ -1,6 +1,6 @@
 //! A fuzzer input, read as a sequence of decisions.
 
-/// The unread bytes. Reads beyond the end give zeros.
+/// The unread rest of the input.
 pub struct FuzzInput<'a>(pub &'a [u8]);
 
 impl<'a> FuzzInput<'a> {
@@ -9,7 +9,7 @@ impl<'a> FuzzInput<'a> {
         self.bytes(1).first().copied().unwrap_or(0)
     }
 
-    /// The next two bytes, as a big-endian number.
+    /// The next two bytes, as a big-endian number. Zeros stand for bytes beyond the end.
     pub fn word(&mut self) -> u16 {
         u16::from_be_bytes([self.byte(), self.byte()])
     }
@@ -21,7 +21,7 @@ impl<'a> FuzzInput<'a> {
         bytes
     }
 
-    /// One of the choices, picked by the next byte.
+    /// The element of `choices` that the next byte selects.
     pub fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[usize::from(self.byte()) % choices.len()]
     }

@@ -21,7 +21,7 @@ use super::{
     tables::TABLES,
 };
 
-/// Record types with data in the model, record types without, meta-types, and unassigned numbers.
+/// Record types with data in the model, record types without, meta-types, and the reserved type 0.
 const TYPES: [u16; 16] = [
     1, 28, 33, 12, 5, 6, 2, 16, 65, 255, 252, 41, 0, 128, 250, 257,
 ];
@@ -34,13 +34,15 @@ const ETHERNET: usize = 14;
 ///
 /// # Panics
 ///
-/// When a passed frame was changed, or an answer differs from the user plane's.
+/// When a passed frame was changed, a reply can't be parsed, or a reply differs from the user
+/// plane's.
 pub fn check(input: &[u8]) -> Outcome {
     let mut input = FuzzInput(input);
     let flags = input.byte();
     let bytes = frame(flags, &mut input);
     let mut packet = HostFrame {
         bytes: bytes.clone().into(),
+        // Bits 0 to 5 are for `frame`.
         can_grow: flags & 0x80 == 0,
     };
     let outcome = dns_ebpf::respond(&mut packet, &*TABLES);
@@ -51,6 +53,7 @@ pub fn check(input: &[u8]) -> Outcome {
         );
         return outcome;
     }
+    // The UDP header starts after an IPv4 header (EtherType 0x0800) or an IPv6 header.
     let udp = if bytes[12] == 8 { 34 } else { 54 };
     let length = usize::from(u16::from_be_bytes([bytes[udp + 4], bytes[udp + 5]]));
     let query_message = &bytes[udp + 8..udp + length];
@@ -65,8 +68,8 @@ pub fn check(input: &[u8]) -> Outcome {
     outcome
 }
 
-/// Checks that the user plane, which has a parser of its own, gives the same reply for some
-/// rotation.
+/// Checks that the user plane gives the same reply for some rotation. The user plane has a parser
+/// of its own.
 fn check_reply(query_message: &[u8], reply: &[u8]) {
     let addresses = usize::from(u16::from_be_bytes([reply[6], reply[7]]));
     let matches_user_plane = (0..addresses.max(1)).any(|rotation| {
@@ -82,7 +85,14 @@ fn check_reply(query_message: &[u8], reply: &[u8]) {
     );
 }
 
-/// Builds an Ethernet frame with a query, and mutates it, as the input decides.
+/// Builds an Ethernet frame with a query. The bits of `flags` mean, if they are set:
+///
+/// * Bit 0: The query is sent over IPv6.
+/// * Bit 1: The query has EDNS.
+/// * Bit 2: The DNS message consists of bytes from the input.
+/// * Bit 3: The DNS message is mutated.
+/// * Bit 4: The frame is padded.
+/// * Bit 5: The frame is mutated.
 fn frame(flags: u8, input: &mut FuzzInput<'_>) -> Vec<u8> {
     let family = usize::from(flags & 1);
     let mut query = QueryPacket::new(POD[family], SERVED[family], "", 0);
@@ -100,7 +110,6 @@ fn frame(flags: u8, input: &mut FuzzInput<'_>) -> Vec<u8> {
     let mut message = if flags & 4 == 0 {
         query.message()
     } else {
-        // The message's bytes come from the input.
         let length = usize::from(input.word()) % 600;
         input.bytes(length).to_vec()
     };
@@ -150,10 +159,11 @@ fn name(input: &mut FuzzInput<'_>) -> Vec<u8> {
     name
 }
 
-/// An Ethernet frame in an allocation of exactly its length, so that the address sanitizer sees
+/// An Ethernet frame in an allocation of exactly its length, so that the address sanitizer detects
 /// every access outside the frame.
 struct HostFrame {
     bytes: Box<[u8]>,
+    /// Whether resizing succeeds.
     can_grow: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Messages that arrive at the user plane's sockets.
+//! Answers messages as the user plane does, and checks the replies.
 
 use domain::base::{Message, iana::Rcode};
 use zerohop_resolver::{
@@ -43,6 +43,7 @@ fn check_message(query: &[u8], transport: Transport, bytes: &[u8]) {
     }
     let reply = reply::check(query, transport, bytes);
     reply::check_local_reply(query, &reply);
+    // Up to NXDOMAIN (3), the reply is an answer. The RCODE's upper bits are in the OPT record.
     let is_answer = reply.message.opt_rcode().to_int() <= 3;
     assert_eq!(header.aa(), is_answer && header.rcode() != Rcode::FORMERR);
     assert!(transport == Transport::Udp || !header.tc(), "TC over TCP");

@@ -1,4 +1,4 @@
-//! A small model with at least one name for each kind of answer.
+//! A small model of zones, with at least one name for each kind of answer.
 
 use std::{net::IpAddr, sync::LazyLock};
 
@@ -90,7 +90,7 @@ fn build() -> Model {
     for last in 1..=60 {
         let crowd = "crowd.shop.svc.cluster.local";
         add(crowd, address(&format!("10.244.1.{last}")));
-        // More addresses than a record of the tables can hold.
+        // More addresses than the longest stored answer holds.
         for third in 0..2 {
             let throng = "throng.shop.svc.cluster.local";
             add(throng, address(&format!("10.244.{third}.{last}")));
@@ -113,13 +113,12 @@ fn build() -> Model {
     add("a.inner.cluster.local", address("10.96.1.5"));
     for owner in [
         "1.1.96.10.in-addr.arpa",
-        // In no authoritative zone.
+        // In no zone of the model.
         "9.9.244.10.in-addr.arpa",
         "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa",
     ] {
         add(owner, Rdata::Ptr(name(web)));
     }
-    // A name too long for the tables.
     let long = "long-name-that-is-quite-long.".repeat(4) + "cluster.local";
     add(&long, address("10.96.1.6"));
 

@@ -28,9 +28,9 @@ pub struct ParsedReply<'a> {
 ///
 /// # Panics
 ///
-/// When the reply is malformed, longer than the client's limit, or doesn't match the query.
+/// When the reply is malformed, is longer than the client accepts, or doesn't match the query.
 pub fn check<'a>(query: &[u8], transport: Transport, reply: &'a [u8]) -> ParsedReply<'a> {
-    let query_message = Message::from_slice(query).expect("a reply to no message");
+    let query_message = Message::from_slice(query).expect("a reply to a query without a header");
     let message = Message::from_slice(reply).expect("a reply without a header");
     let (header, query_header) = (message.header(), query_message.header());
     assert!(header.qr(), "no QR");
@@ -72,14 +72,14 @@ pub fn check<'a>(query: &[u8], transport: Transport, reply: &'a [u8]) -> ParsedR
     }
 }
 
-/// Checks a reply that the resolver made itself: its flags and the data of its records. A relayed
-/// reply has the upstream's.
+/// Checks the flags and the records' data of a reply that the resolver made itself. A relayed reply
+/// has the flags and data of the upstream's response.
 ///
 /// # Panics
 ///
-/// As [`check`].
+/// When a flag is wrong, or a record's data can't be parsed.
 pub fn check_local_reply(query: &[u8], reply: &ParsedReply<'_>) {
-    let query_message = Message::from_slice(query).expect("a reply to no message");
+    let query_message = Message::from_slice(query).expect("a reply to a query without a header");
     let header = reply.message.header();
     assert_eq!(header.rd(), query_message.header().rd(), "RD");
     assert_eq!(header.cd(), query_message.header().cd(), "CD");

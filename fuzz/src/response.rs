@@ -1,4 +1,4 @@
-//! Responses of upstreams.
+//! Turns responses of upstreams into replies to clients, and checks the replies.
 
 use std::{net::Ipv4Addr, sync::LazyLock};
 
@@ -33,8 +33,8 @@ pub enum ResponseOutcome {
     NeedsQuery,
 }
 
-/// Queries that need an upstream: names outside the model's zones, and an alias that leads out of
-/// them.
+/// Queries that need an upstream: for names outside the model's zones, and for an alias whose
+/// target is outside.
 static QUERIES: LazyLock<[QueryPacket; 4]> = LazyLock::new(|| {
     let any = Ipv4Addr::UNSPECIFIED.into();
     [
@@ -48,9 +48,16 @@ static QUERIES: LazyLock<[QueryPacket; 4]> = LazyLock::new(|| {
 
 /// Turns an upstream's message into the client's reply, and checks the reply.
 ///
+/// The bits of the input's first byte mean, if they are set:
+///
+/// * Bits 0 and 1: the number of the client's query in `QUERIES`.
+/// * Bit 2: The query has EDNS. Bit 7 is its DO bit.
+/// * Bit 3: The client uses TCP.
+/// * Bit 4: All bytes of the upstream's message come from the input.
+///
 /// # Panics
 ///
-/// When the reply breaks a rule.
+/// When the reply breaks a rule of [`reply::check`] or of this target.
 pub fn check(input: &[u8]) -> ResponseOutcome {
     let mut input = FuzzInput(input);
     let flags = input.byte();
@@ -73,7 +80,7 @@ pub fn check(input: &[u8]) -> ResponseOutcome {
     .with_id(input.word());
 
     let bytes = if flags & 16 == 0 {
-        answer(&upstream_query, &mut input)
+        build_response(&upstream_query, &mut input)
     } else {
         input.0.to_vec()
     };
@@ -120,7 +127,7 @@ fn check_completed_alias(query: &[u8], reply: &reply::ParsedReply<'_>) {
     assert!(!failed || reply.authorities.is_empty());
 }
 
-/// Checks that a name in a local zone has no address from an upstream.
+/// Checks that each IPv4 address of a name in a local zone is in the model.
 fn check_addresses(reply: &reply::ParsedReply<'_>) {
     for record in reply.message.iter() {
         let (record, _) = record.expect("parsed before");
@@ -137,13 +144,14 @@ fn check_addresses(reply: &reply::ParsedReply<'_>) {
         };
         assert!(
             !is_local || has_data(MODEL.answer(&owner, Rtype::A)),
-            "{owner} has {data}"
+            "{owner} is local, but the model has no {data}"
         );
     }
 }
 
-/// A response to `upstream_query`, with the remaining header fields and the records from the input.
-fn answer(upstream_query: &[u8], input: &mut FuzzInput<'_>) -> Vec<u8> {
+/// Builds a response with the ID and the question of `upstream_query`. The other header fields and
+/// the records come from the input.
+fn build_response(upstream_query: &[u8], input: &mut FuzzInput<'_>) -> Vec<u8> {
     let sent = Message::from_slice(upstream_query).expect("an upstream query");
     let mut question = sent.question();
     question.next();

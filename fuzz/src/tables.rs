@@ -1,7 +1,7 @@
 //! The tables in plain memory, filled by the agent's own code.
 //!
-//! Each element is an allocation of its own, exactly as long as the kernel map's element, so that
-//! the address sanitizer sees every read beyond one.
+//! Each element is an allocation of its own, exactly as long as the element of the BPF map, so that
+//! the address sanitizer detects every read beyond its end.
 
 use std::{
     fs::File,
@@ -31,10 +31,10 @@ use zerohop_zone::{Model, ZoneData};
 
 use super::model::MODEL;
 
-/// The tables that answer for the model.
+/// The tables with the names of the model.
 pub static TABLES: LazyLock<HostTables> = LazyLock::new(|| HostTables::publish(&MODEL));
 
-/// Number of directory buckets: few enough that some names are in their second bucket.
+/// The number of directory buckets, so few that some names stand in their second bucket.
 const BUCKETS: usize = 16;
 
 /// The elements of the kernel's maps.
@@ -43,7 +43,7 @@ pub struct HostTables {
     control: Box<Control>,
     settings: Vec<Box<Settings>>,
     buckets: Vec<Box<Bucket>>,
-    /// Stored as 64-bit words, because records are aligned to 8 bytes.
+    /// The only chunk. It consists of 64-bit words, because records are aligned to 8 bytes.
     chunk: Box<[u64]>,
 }
 
@@ -79,6 +79,7 @@ fn map(files: &[(File, usize); 4]) -> [Memory; 4] {
 
 /// Publishes the model with the agent's own code.
 fn publish_model(model: &Model, [control, settings, directory, records]: [Memory; 4]) {
+    // An arbitrary, fixed key, so that every run fills the same buckets.
     let key = HashKey {
         words: std::array::from_fn(|number| {
             (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -99,7 +100,7 @@ fn publish_model(model: &Model, [control, settings, directory, records]: [Memory
         rate_limit: None,
     };
     let mut entries: Vec<_> = model.entries().collect();
-    // The order makes each record's position the same in every run.
+    // Sorted, so that every run stores the records at the same positions.
     entries.sort_by_key(|(name, _)| *name);
     for (name, entry) in entries {
         if let Some(mut record) = records::build_record(model, name, entry) {
@@ -107,6 +108,7 @@ fn publish_model(model: &Model, [control, settings, directory, records]: [Memory
         }
     }
     let lease = std::mem::offset_of!(Control, lease) / 8;
+    // The lease never ends, because `now` is always 0.
     control.words()[lease].store(u64::MAX >> 1, Ordering::Relaxed);
     let authoritative_zones = vec![true; model.zones().len()];
     let settings_copy =
@@ -114,7 +116,7 @@ fn publish_model(model: &Model, [control, settings, directory, records]: [Memory
     SettingsPublisher::new(control, settings).publish(&settings_copy);
 }
 
-/// A grace period that needs no waiting, because nothing reads the table while it is written.
+/// A grace period that ends at once, because nothing reads the table while it is written.
 struct NoGracePeriod;
 
 impl Grace for NoGracePeriod {

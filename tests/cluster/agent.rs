@@ -1,20 +1,9 @@
 //! The agent's binary, started as a process, and a DNS client for each of its planes.
 
-use std::{
-    collections::BTreeSet,
-    io::{BufRead as _, BufReader},
-    net::SocketAddr,
-    process::{Child, Command, Stdio},
-    sync::mpsc::{self, Receiver},
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeSet, process::Command};
 
-use anyhow::{Context as _, Result, ensure};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use anyhow::Result;
+use zerohop_tests::agent::AgentProcess;
 
 use crate::{
     client::RetryingClient,
@@ -34,19 +23,14 @@ pub(crate) enum AgentMode {
     PassDeviations,
 }
 
-/// A running agent; killed when dropped.
+/// A running agent, with a client for each of its planes.
 pub(crate) struct ComparedAgent {
     pub(crate) mode: AgentMode,
     pub(crate) user_plane: RetryingClient,
     pub(crate) kernel: RetryingClient,
-    child: Child,
-    /// The address of its admin endpoints.
-    pub(crate) admin: String,
+    pub(crate) process: AgentProcess,
     _pod: ClientPod,
 }
-
-/// The longest time that the agent may take to start.
-const LIMIT: Duration = Duration::from_secs(30);
 
 impl AgentMode {
     pub(crate) const ALL: [AgentMode; 3] = [
@@ -72,9 +56,10 @@ impl ComparedAgent {
         pods: &mut ClientPods,
         mode: AgentMode,
     ) -> Result<ComparedAgent> {
-        let pod = pods.add()?;
+        let pod = pods.add_pod()?;
         let namespace = cluster.dns_namespace();
-        let mut child = Command::new(&settings.agent)
+        let mut command = Command::new(&settings.agent);
+        command
             .arg("run")
             .arg("--kubeconfig")
             .arg(&settings.kubeconfig)
@@ -83,45 +68,21 @@ impl ComparedAgent {
             .args(["--dns-service", &format!("{namespace}/dns")])
             .args(["--cluster-dns", &settings.dns.to_string()])
             .args(["--interface", &pod.interface])
-            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {}", settings.agent.display()))?;
-        let lines = follow_log(mode, &mut child)?;
-        let (listen, admin) = loop {
-            let line = lines
-                .recv_timeout(LIMIT)
-                .context("the agent did not start")?;
-            if let Some(addresses) = addresses(&line) {
-                break addresses;
-            }
-        };
+            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        let process = AgentProcess::start(command)?;
         Ok(ComparedAgent {
             mode,
-            user_plane: RetryingClient::new(listen)?,
+            user_plane: RetryingClient::new(process.listen[0])?,
             kernel: RetryingClient::from_socket(pod.socket(pods.served())?)?,
-            child,
-            admin,
+            process,
             _pod: pod,
         })
     }
 
     /// All names on those lines of `dns-agent dump` that contain `part`: owner names, and names in
     /// rdata.
-    pub(crate) fn dump(
-        &self,
-        settings: &ComparisonSettings,
-        part: &str,
-    ) -> Result<BTreeSet<String>> {
-        let output = Command::new(&settings.agent)
-            .args(["dump", "--admin", &self.admin])
-            .output()?;
-        ensure!(
-            output.status.success(),
-            "dns-agent dump: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let text = String::from_utf8(output.stdout)?;
+    pub(crate) fn dump(&self, part: &str) -> Result<BTreeSet<String>> {
+        let text = self.process.output(&["dump"])?;
         let lines = text.lines().filter(|line| line.contains(part));
         let words = lines.flat_map(|line| line.split([' ', '\t', ';']));
         let names = words.filter_map(|word| word.strip_suffix('.'));
@@ -130,41 +91,14 @@ impl ComparedAgent {
             .map(str::to_owned)
             .collect())
     }
-
-    pub(crate) fn process_id(&self) -> u32 {
-        self.child.id()
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = i32::try_from(self.child.id())?;
-        Ok(kill(Pid::from_raw(pid), signal)?)
-    }
 }
 
 impl Drop for ComparedAgent {
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        eprintln!(
+            "The log of dns-agent {}:\n{}",
+            self.mode.flags(),
+            self.process.log()
+        );
     }
-}
-
-/// Prints the agent's log lines, and sends each to the channel that it returns.
-fn follow_log(mode: AgentMode, child: &mut Child) -> Result<Receiver<String>> {
-    let stderr = child.stderr.take().context("no standard error")?;
-    let (sender, lines) = mpsc::channel();
-    thread::spawn(move || {
-        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            eprintln!("[{}] {line}", mode.flags());
-            // The receiver is gone once the agent has started.
-            sender.send(line).ok();
-        }
-    });
-    Ok(lines)
-}
-
-/// The resolver's and the admin address, from the log line that reports all sockets as bound.
-fn addresses(line: &str) -> Option<(SocketAddr, String)> {
-    let (_, addresses) = line.split_once("started listen=[")?;
-    let (listen, admin) = addresses.split_once("] admin=")?;
-    Some((listen.parse().ok()?, admin.trim().to_owned()))
 }

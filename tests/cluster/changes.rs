@@ -23,9 +23,9 @@ pub(crate) struct RandomChanges<'a> {
     pub(crate) made: BTreeMap<&'static str, usize>,
 }
 
-/// Number of Services that may exist, in all namespaces together.
+/// The largest number of Services in all these namespaces together.
 const SERVICES: usize = 40;
-/// Number of namespaces that hold these Services.
+/// Number of namespaces in which objects change.
 const NAMESPACES: usize = 4;
 /// One in this many changes replaces a namespace; that takes seconds.
 const NAMESPACE_EVERY: usize = 250;
@@ -65,11 +65,11 @@ impl<'a> RandomChanges<'a> {
             }
         }
         for number in 1..=count {
-            let what = match number % NAMESPACE_EVERY {
+            let kind = match number % NAMESPACE_EVERY {
                 0 => self.replace_namespace(cluster)?,
                 _ => self.make_change(cluster)?,
             };
-            *self.made.entry(what).or_default() += 1;
+            *self.made.entry(kind).or_default() += 1;
         }
         Ok(())
     }
@@ -78,6 +78,7 @@ impl<'a> RandomChanges<'a> {
         let service = self.service_key(cluster);
         let slice = self.slice_key(cluster);
         let has_service = cluster.objects.services.contains_key(&service);
+        // The ranges are weights. If the drawn object does not exist, a Service or slice is made.
         match (self.random.random_range(0..115), has_service, slice) {
             (100..110, ..) => self.change_pod(cluster),
             (110..115, ..) => cluster.toggle_hidden(&service.0),
@@ -88,7 +89,7 @@ impl<'a> RandomChanges<'a> {
             (10..25, true, _) => {
                 cluster.delete_service(&service)?;
                 self.create_service(cluster, &service)?;
-                Ok("a service deleted and made anew")
+                Ok("a service deleted and made again")
             }
             (25..40, true, _) => self.update_service(cluster, &service),
             (40..50, _, Some(slice)) => {
@@ -117,7 +118,7 @@ impl<'a> RandomChanges<'a> {
         let (namespace, _) = self.service_key(cluster);
         cluster.delete_namespace(&namespace)?;
         cluster.create_namespace(&namespace)?;
-        Ok("a namespace deleted and made anew")
+        Ok("a namespace deleted and made again")
     }
 
     fn service_key(&mut self, cluster: &LiveCluster) -> NamespacedName {
@@ -129,7 +130,7 @@ impl<'a> RandomChanges<'a> {
         )
     }
 
-    /// An existing slice in the changing namespaces.
+    /// An existing slice in these namespaces.
     fn slice_key(&mut self, cluster: &LiveCluster) -> Option<NamespacedName> {
         let changing = format!("{}-r", cluster.prefix);
         let slices = cluster.objects.slices.keys();
@@ -168,10 +169,10 @@ impl<'a> RandomChanges<'a> {
         let Some(spec) = &mut changed.spec else {
             return Ok("nothing");
         };
-        let what = match spec.type_.as_deref() {
+        let kind = match spec.type_.as_deref() {
             Some("ExternalName") => {
                 spec.external_name = Some(target);
-                "an alias led elsewhere"
+                "an alias's target changed"
             }
             _ => {
                 spec.ports = serde_json::from_value(ports)?;
@@ -179,7 +180,7 @@ impl<'a> RandomChanges<'a> {
             }
         };
         cluster.write(WrittenObject::Service(Box::new(changed)))?;
-        Ok(what)
+        Ok(kind)
     }
 
     /// Adds or removes an endpoint, or changes whether it is ready.
@@ -190,27 +191,27 @@ impl<'a> RandomChanges<'a> {
     ) -> Result<&'static str> {
         let mut changed = cluster.objects.slices[key].clone();
         let at = self.random.random_range(0..changed.endpoints.len().max(1));
-        let what = match (
+        let kind = match (
             self.random.random_range(0..3),
             changed.endpoints.get_mut(at),
         ) {
             (0, Some(endpoint)) => {
                 let conditions = endpoint.conditions.get_or_insert_default();
                 conditions.ready = Some(conditions.ready == Some(false));
-                "an endpoint became ready, or not"
+                "an endpoint's readiness changed"
             }
             (1, Some(_)) => {
                 changed.endpoints.remove(at);
-                "an endpoint went"
+                "an endpoint removed"
             }
             _ => {
                 let endpoint = self.endpoint(cluster, &changed.address_type);
                 changed.endpoints.push(serde_json::from_value(endpoint)?);
-                "an endpoint came"
+                "an endpoint added"
             }
         };
         cluster.write(WrittenObject::Slice(Box::new(changed)))?;
-        Ok(what)
+        Ok(kind)
     }
 
     fn create_slice(&mut self, cluster: &mut LiveCluster, service: &NamespacedName) -> Result<()> {
@@ -223,7 +224,7 @@ impl<'a> RandomChanges<'a> {
         let count = self.random.random_range(0..6);
         let endpoints = (0..count).map(|_| self.endpoint(cluster, family)).collect();
         let mut ports = self.service_ports(0);
-        // A port without a number stands for all ports.
+        // Kubernetes accepts a port without a number, which stands for all ports.
         if self.random.random_bool(0.05)
             && let Some(port) = ports.get_mut(0)
         {
@@ -231,7 +232,7 @@ impl<'a> RandomChanges<'a> {
         }
         let key = (service.0.clone(), name);
         let new = slice(&key, family, &endpoints, &ports)?;
-        let by = if self.random.random_bool(0.7) {
+        let writer = if self.random.random_bool(0.7) {
             SliceWriter::Kubernetes
         } else {
             SliceWriter::Hand
@@ -241,7 +242,7 @@ impl<'a> RandomChanges<'a> {
             new,
             &service.1,
             is_headless,
-            by,
+            writer,
         ))))
     }
 
@@ -263,6 +264,7 @@ impl<'a> RandomChanges<'a> {
         Ok("a pod made, or its state changed")
     }
 
+    /// Writes a slice with the labels that its writer would give it as a slice of `service`.
     fn write_slice(
         &mut self,
         cluster: &mut LiveCluster,
@@ -270,18 +272,19 @@ impl<'a> RandomChanges<'a> {
         service: &NamespacedName,
     ) -> Result<()> {
         let is_headless = cluster.objects.is_headless(service);
-        let by = writer_of(&slice);
-        let slice = label_slice(slice, &service.1, is_headless, by);
+        let writer = writer_of(&slice);
+        let slice = label_slice(slice, &service.1, is_headless, writer);
         debug_assert_eq!(key(&slice.metadata).0, service.0);
         cluster.write(WrittenObject::Slice(Box::new(slice)))
     }
 
-    /// An endpoint. Two Services may share its address.
+    /// An endpoint. Its address is one of 199, so that Services may share addresses.
     fn endpoint(&mut self, cluster: &LiveCluster, family: &str) -> Value {
         let number = self.random.random_range(1..200);
         let address = match family {
             "IPv4" => format!("100.64.100.{number}"),
             "FQDN" => self.alias_target(cluster),
+            // The label of such an address ends with a dash, to which a 0 is appended.
             _ if number % 8 == 0 => format!("fd00:5a48:{number:x}::"),
             _ => format!("fd00:5a48::{number:x}"),
         };
@@ -324,7 +327,7 @@ impl<'a> RandomChanges<'a> {
         match self.random.random_range(0..8) {
             0 => "www.example.com".to_owned(),
             1 => format!("ghost.{namespace}.svc.{zone}"),
-            2 => format!("_http._tcp.{name}.{namespace}.svc.{zone}").replace('_', "x"),
+            2 => format!("xhttp.xtcp.{name}.{namespace}.svc.{zone}"),
             3 => format!("10-1-2-3.{namespace}.pod.{zone}"),
             4 => format!(
                 "100-64-100-{}.{name}.{namespace}.svc.{zone}",

@@ -1,4 +1,4 @@
-//! A DNS client for one server, which repeats a query until it is answered.
+//! A client of one DNS server. It repeats a query that gets no reply.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -8,15 +8,15 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// Sends queries to one server over UDP, and repeats those without a reply.
+/// Sends queries to one server: over UDP with repetitions, or once over TCP.
 pub(crate) struct RetryingClient {
     socket: UdpSocket,
     server: SocketAddr,
 }
 
-/// The number of attempts to send a query before the client gives up.
+/// Number of times that a query is sent over UDP before the client gives up.
 const ATTEMPTS: u32 = 5;
-/// The longest time until the reply to an attempt.
+/// The time that each attempt waits for a reply.
 const LIMIT: Duration = Duration::from_secs(3);
 
 impl RetryingClient {
@@ -37,7 +37,7 @@ impl RetryingClient {
         Ok(RetryingClient { socket, server })
     }
 
-    /// Sends a message, and returns the reply.
+    /// Sends a message over UDP until a reply arrives, and returns the reply.
     pub(crate) fn ask(&self, message: &[u8]) -> Result<Vec<u8>> {
         for _ in 0..ATTEMPTS {
             self.socket.send(message)?;
@@ -50,7 +50,7 @@ impl RetryingClient {
 
     /// Sends a message over TCP once, and returns the reply.
     pub(crate) fn ask_tcp(&self, message: &[u8]) -> Result<Vec<u8>> {
-        let reply = || {
+        let exchange = || {
             let mut stream = TcpStream::connect_timeout(&self.server, LIMIT)?;
             stream.set_read_timeout(Some(LIMIT))?;
             let length = u16::try_from(message.len())?;
@@ -61,7 +61,7 @@ impl RetryingClient {
             stream.read_exact(&mut reply)?;
             anyhow::Ok(reply)
         };
-        reply().with_context(|| format!("{} did not answer over TCP", self.server))
+        exchange().with_context(|| format!("{} did not answer over TCP", self.server))
     }
 
     fn receive(&self, message: &[u8]) -> Result<Option<Vec<u8>>> {

@@ -38,21 +38,23 @@ use crate::{
 pub(crate) struct LiveCluster {
     runtime: Runtime,
     client: Client,
-    /// The prefix of all its namespaces' names.
+    /// Prefix of the names of all its namespaces.
     pub(crate) prefix: String,
-    /// The objects that questions are made from.
+    /// The objects about which questions are asked.
     pub(crate) objects: LiveObjects,
     /// Pods that are being deleted, and that a finalizer keeps.
     terminating: BTreeSet<NamespacedName>,
+    /// Number of markers written so far.
     markers: u32,
     signals: StopRequest,
 }
 
-/// A name. A server that answers it with `addresses` knows everything that was written before.
+/// A name that shows what a server knows: a server that answers it with `addresses` knows all
+/// earlier writes.
 pub(crate) struct Marker {
     pub(crate) name: String,
     pub(crate) addresses: [&'static str; 2],
-    /// The name of a pod in the same namespace.
+    /// The DNS name of a pod in the same namespace.
     pub(crate) pod: String,
 }
 
@@ -60,13 +62,14 @@ pub(crate) struct Marker {
 const LABEL: &str = "zerohop.test/run";
 /// The finalizer that keeps a pod while it is being deleted.
 const FINALIZER: &str = "zerohop.test/held";
-/// The longest time that the API server may take to delete a namespace, or to start again.
+/// The longest wait for the API server: to delete a namespace, to create a service account, or to
+/// start again.
 const LIMIT: Duration = Duration::from_secs(180);
 /// The interval between requests while the suite waits for the API server.
 const PAUSE: Duration = Duration::from_millis(100);
-/// After this time every pod has the new text of an edited ConfigMap. It is longer than the 90 s
-/// that an agent allows the kubelet.
-const CONFIG_AGE: Duration = Duration::from_secs(120);
+/// The time from the creation of the Corefile's ConfigMap to the claimed start of the DNS pod. It
+/// is longer than the 90 s that an agent allows the kubelet to write a ConfigMap into the pods.
+const POD_START_DELAY: Duration = Duration::from_secs(120);
 
 impl LiveCluster {
     /// Connects to the API server. The names of the namespaces follow from the seed, so that a
@@ -102,7 +105,6 @@ impl LiveCluster {
         })
     }
 
-    /// Makes a namespace.
     pub(crate) fn create_namespace(&mut self, name: &str) -> Result<()> {
         self.write(WrittenObject::Namespace(Box::new(namespace_object(name)?)))
     }
@@ -183,7 +185,7 @@ impl LiveCluster {
         Ok(())
     }
 
-    /// Deletes a slice. A slice that a controller has deleted already is no error.
+    /// Deletes a slice, which a controller may already have deleted.
     pub(crate) fn delete_slice(&mut self, key: &NamespacedName) -> Result<()> {
         self.delete::<EndpointSlice>(key)?;
         self.objects.slices.remove(key);
@@ -209,7 +211,8 @@ impl LiveCluster {
         Ok(())
     }
 
-    /// Applies a JSON merge patch. `None` if a controller has deleted the object.
+    /// Applies a JSON merge patch, and returns the new object. `None` if a controller has deleted
+    /// the object.
     pub(crate) fn patch<K>(&self, key: &NamespacedName, patch: &Value) -> Result<Option<K>>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
@@ -265,8 +268,8 @@ impl LiveCluster {
             .with_context(|| format!("cannot set the finalizers of pod {key:?}"))
     }
 
-    /// Makes the suite's DNS namespace: a ConfigMap with the Corefile, a Service whose ClusterIP
-    /// the pods ask, and a Pod in the place of CoreDNS's.
+    /// Makes the suite's DNS namespace: a ConfigMap with the Corefile, a Service with the ClusterIP
+    /// that the client pods query, and a Pod object that represents CoreDNS's pod.
     pub(crate) fn create_dns_namespace(&self, corefile: &str) -> Result<Service> {
         let name = self.dns_namespace();
         self.add_namespace(namespace_object(&name)?)?;
@@ -283,9 +286,9 @@ impl LiveCluster {
             bail!("`service` made no Service");
         };
         let service = self.put(*service, None)?;
-        // CoreDNS has used this Corefile all along, but the ConfigMap is new. An agent trusts the
-        // ConfigMap only if the pod started long enough after its creation.
-        let started = Time(Timestamp::now() + CONFIG_AGE);
+        // CoreDNS already uses this Corefile, but the ConfigMap is new. An agent trusts the
+        // ConfigMap only if the pod started long enough after the ConfigMap's creation.
+        let started = Time(Timestamp::now() + POD_START_DELAY);
         let status = json!({
             "phase": "Running",
             "podIP": "100.64.0.4",
@@ -308,9 +311,9 @@ impl LiveCluster {
         format!("{}-own", self.prefix)
     }
 
-    /// Writes objects of every feed. A server that knows all of them knows everything that was
-    /// written before.
-    pub(crate) fn mark(&mut self) -> Result<Marker> {
+    /// Writes one object of every kind that the servers watch. A server that knows these objects
+    /// knows all earlier writes.
+    pub(crate) fn write_marker(&mut self) -> Result<Marker> {
         self.markers += 1;
         let namespace = format!("{}-marker-{}", self.prefix, self.markers);
         let key = (namespace.clone(), "marker".to_owned());
@@ -354,6 +357,7 @@ impl LiveCluster {
         })
     }
 
+    /// Creates a namespace with the run's label, but does not add it to `objects`.
     fn add_namespace(&self, mut namespace: Namespace) -> Result<()> {
         let labels = namespace.metadata.labels.get_or_insert_default();
         labels.insert(LABEL.to_owned(), self.prefix.clone());
@@ -366,7 +370,7 @@ impl LiveCluster {
             .with_context(|| format!("cannot create namespace {:?}", namespace.metadata.name))
     }
 
-    /// Writes a Pod and its status, which is a subresource.
+    /// Writes a Pod and then its status, because the status is a subresource.
     fn put_pod(&self, mut pod: Pod) -> Result<Pod> {
         let (namespace, name) = key(&pod.metadata);
         let status = json!({"status": pod.status});
@@ -376,6 +380,7 @@ impl LiveCluster {
             .pods
             .contains_key(&(namespace.clone(), name.clone()))
         {
+            // The API server rejects pods in a namespace without its default service account.
             let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &namespace);
             self.wait("a namespace's service account", async || {
                 Ok(accounts.get_opt("default").await?.is_some())
@@ -393,6 +398,7 @@ impl LiveCluster {
         stored.with_context(|| format!("cannot write the status of pod {namespace}/{name}"))
     }
 
+    /// Creates `object`, or replaces `old`. Returns the object as stored.
     fn put<K>(&self, mut object: K, old: Option<&K>) -> Result<K>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
@@ -423,11 +429,12 @@ impl LiveCluster {
             .with_context(|| format!("cannot delete {} {key:?}", K::kind(&())))
     }
 
+    /// Waits until `is_there` returns true. `what` describes the state in the error message.
     fn wait(&self, what: &str, is_there: impl AsyncFn() -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         self.runtime.block_on(async {
             while !is_there().await? {
-                self.signals.check()?;
+                self.signals.fail_if_stopped()?;
                 if Instant::now() > deadline {
                     bail!("waited {LIMIT:?} for {what}");
                 }

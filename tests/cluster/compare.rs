@@ -1,7 +1,7 @@
 //! Sends the same queries to CoreDNS and to both planes of every agent, and compares the replies.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     thread,
     time::{Duration, Instant},
 };
@@ -15,8 +15,8 @@ use crate::{
     cluster::LiveCluster,
     deviations::{AnswerDifference, ComparisonContext, find_deviation},
     objects::{LiveObjects, key, service_of},
-    pod::PASSED,
-    questions::{ComparedQuestion, questions, reverse},
+    pod::is_passed,
+    questions::{A, ComparedQuestion, make_questions, reverse},
     reply::ComparedReply,
     settings::ComparisonSettings,
     signals::StopRequest,
@@ -34,12 +34,12 @@ pub(crate) struct Comparison<'a> {
 /// All replies to one question.
 struct QuestionReplies {
     coredns: Vec<u8>,
-    /// For each agent the replies of the user plane and of the kernel; `None` if the kernel passed
-    /// the question.
+    /// For each agent the replies of the user plane and of the kernel plane; `None` if the kernel
+    /// passed the query.
     agents: Vec<[Option<Vec<u8>>; 2]>,
 }
 
-/// The outcome of questions that were asked once.
+/// The comparison of the replies to questions that were each asked once.
 pub(crate) struct QuestionTallies<'a> {
     pub(crate) context: ComparisonContext<'a>,
     /// One for each question, in order.
@@ -48,25 +48,26 @@ pub(crate) struct QuestionTallies<'a> {
 
 /// Number of questions in a batch.
 const CHUNK: usize = 4096;
-/// The longest time that CoreDNS's cache keeps records outside the cluster's zone.
+/// The longest time that CoreDNS's cache keeps records outside the cluster's zone: 30 s by the
+/// Corefile, and a margin.
 pub(crate) const CACHED: Duration = Duration::from_secs(35);
 
 impl Comparison<'_> {
-    /// Asks all questions about the current objects.
+    /// Asks all questions about the current objects and about all names that the agents serve, and
+    /// compares the replies.
     pub(crate) fn compare_all_names(&self, cluster: &LiveCluster) -> Result<ComparisonTally> {
         let mut random = StdRng::seed_from_u64(self.settings.seed);
         let zone = &self.settings.zone;
-        let mut others = Default::default();
+        let mut served_names = BTreeSet::new();
         for agent in &self.agents {
-            let mut dumped = agent.dump(self.settings, &cluster.prefix)?;
-            dumped.append(&mut others);
-            others = dumped;
+            served_names.append(&mut agent.dump(&cluster.prefix)?);
         }
-        let questions = questions(&cluster.objects, zone, &others, &mut random);
+        let questions = make_questions(&cluster.objects, zone, &served_names, &mut random);
         let QuestionTallies { context, tallies } = self.ask_once(&cluster.objects, &questions)?;
         let mut tally = ComparisonTally::default();
         let mut again = Vec::new();
         for (question, found) in questions.iter().zip(tallies) {
+            // CoreDNS's cache may still hold an old record of a name outside the zone.
             if found.is_wrong() && !question.is_inside(zone) {
                 again.push(question.clone());
             } else {
@@ -85,7 +86,7 @@ impl Comparison<'_> {
     ) -> Result<QuestionTallies<'k>> {
         let mut replies = Vec::new();
         for chunk in questions.chunks(CHUNK) {
-            self.signals.check()?;
+            self.signals.fail_if_stopped()?;
             replies.extend(self.ask_all_servers(chunk)?);
         }
         let context = self.collect_context(objects, questions, &replies)?;
@@ -105,7 +106,7 @@ impl Comparison<'_> {
     ) -> Result<()> {
         let deadline = Instant::now() + CACHED;
         while !questions.is_empty() {
-            self.signals.check()?;
+            self.signals.fail_if_stopped()?;
             let is_late = Instant::now() > deadline;
             let replies = self.ask_all_servers(&questions)?;
             let mut again = Vec::new();
@@ -122,7 +123,7 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// Asks all servers at the same time.
+    /// Sends the queries to all servers at the same time.
     fn ask_all_servers(&self, questions: &[ComparedQuestion]) -> Result<Vec<QuestionReplies>> {
         let messages: Vec<Vec<u8>> = questions.iter().map(ComparedQuestion::message).collect();
         let ask = |client: &RetryingClient| {
@@ -145,6 +146,7 @@ impl Comparison<'_> {
                 .collect();
             (coredns, agents)
         });
+        // A panic of one of the threads continues in this thread.
         let joined = |thread: thread::Result<Result<Vec<Vec<u8>>>>| {
             thread.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
@@ -160,15 +162,14 @@ impl Comparison<'_> {
             let user_plane = joined(user_plane).context("a user plane")?;
             let kernel = joined(kernel).context("a kernel plane")?;
             for ((all, user_plane), kernel) in all.iter_mut().zip(user_plane).zip(kernel) {
-                let answered = kernel.get(3).is_some_and(|byte| byte & 15 != PASSED);
-                all.agents
-                    .push([Some(user_plane), answered.then_some(kernel)]);
+                let kernel = (!is_passed(&kernel)).then_some(kernel);
+                all.agents.push([Some(user_plane), kernel]);
             }
         }
         Ok(all)
     }
 
-    /// Collects facts from all replies that the rules for deviations need.
+    /// Collects the facts from other replies that the rules for deviations need.
     fn collect_context<'k>(
         &'k self,
         objects: &'k LiveObjects,
@@ -304,13 +305,13 @@ impl Comparison<'_> {
                 .all(|(part, all)| part.iter().all(|record| all.contains(record)))
         };
         if !is_part(coredns) || !is_part(zerohop) {
-            return Ok(wrong(question, coredns, zerohop, context));
+            return Ok(wrong_reply(question, coredns, zerohop, context));
         }
-        let lacks_only_additional = zerohop.sections[..2] == whole_coredns.sections[..2];
+        let has_answer_and_authority = zerohop.sections[..2] == whole_coredns.sections[..2];
         Ok(match (coredns.truncated, zerohop.truncated) {
             (true, true) => ReplyJudgement::Same,
-            (true, false) if lacks_only_additional => ReplyJudgement::Deviates(ADDITIONAL),
-            _ => wrong(question, coredns, zerohop, context),
+            (true, false) if has_answer_and_authority => ReplyJudgement::Deviates(ADDITIONAL),
+            _ => wrong_reply(question, coredns, zerohop, context),
         })
     }
 }
@@ -347,11 +348,11 @@ fn judge_difference(
     };
     match find_deviation(&difference) {
         Some(deviation) => ReplyJudgement::Deviates(deviation.summary),
-        None => wrong(question, coredns, zerohop, context),
+        None => wrong_reply(question, coredns, zerohop, context),
     }
 }
 
-fn wrong(
+fn wrong_reply(
     question: &ComparedQuestion,
     coredns: &ComparedReply,
     zerohop: &ComparedReply,
@@ -370,7 +371,7 @@ fn wrong(
     )
 }
 
-/// The objects that make a name, or that the name refers to.
+/// The Services and slices that make a name, as text.
 fn related_objects(name: &str, objects: &LiveObjects) -> Vec<String> {
     let name = name.to_ascii_lowercase();
     let is_about = |(namespace, service): &(String, String)| {
@@ -408,5 +409,3 @@ fn related_objects(name: &str, objects: &LiveObjects) -> Vec<String> {
     });
     services.chain(slices).collect()
 }
-
-const A: u16 = 1;

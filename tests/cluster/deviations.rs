@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use crate::{
     agent::AgentMode,
     objects::{LiveObjects, service_of},
-    questions::{ComparedQuestion, is_at_or_below},
+    questions::{A, AAAA, CNAME, ComparedQuestion, PTR, SOA, SRV, is_at_or_below},
     reply::{ComparedReply, ReplyRecord},
 };
 
@@ -21,7 +21,7 @@ pub(crate) struct AnswerDifference<'a> {
     pub(crate) context: &'a ComparisonContext<'a>,
 }
 
-/// The cluster's zone and objects, and facts from the replies to other questions.
+/// The cluster's zone and objects, and facts from the replies to all questions.
 pub(crate) struct ComparisonContext<'a> {
     pub(crate) zone: &'a str,
     pub(crate) objects: &'a LiveObjects,
@@ -138,6 +138,7 @@ fn at_fixed_name(difference: &AnswerDifference<'_>) -> bool {
     let labels = difference.labels();
     let is_fixed = match labels.as_deref() {
         Some([]) => true,
+        // A namespace, which exists unless CoreDNS answers NXDOMAIN for its A record.
         Some([_, "svc" | "pod"]) => !difference.context.denied.contains(&difference.name),
         Some(labels) => fixed.contains(&labels.join(".").as_str()),
         None => false,
@@ -210,7 +211,8 @@ fn unknown_topology_zone(difference: &AnswerDifference<'_>) -> bool {
     difference.coredns.rcode == "NOERROR" && difference.zerohop.is_nxdomain()
 }
 
-/// For a target outside the zone, the upstream's answer decides.
+/// Checks only the CNAME, because an upstream decides the other records of an answer that leads to
+/// a target outside the zone.
 fn other_type_of_an_alias(difference: &AnswerDifference<'_>) -> bool {
     let is_address = matches!(difference.question.rtype, A | AAAA | CNAME);
     !is_address && difference.is_answered_alias() && difference.coredns.is_nodata()
@@ -330,8 +332,8 @@ impl AnswerDifference<'_> {
         self.coredns.is_nxdomain() && self.zerohop.is_nodata() && self.differs_only_in_rcode()
     }
 
-    /// Whether the replies differ only in letter case, and the owner names have that of the
-    /// question.
+    /// Whether the replies differ only in letter case, and Zerohop copies the letter case of the
+    /// question to the owner names.
     fn differs_in_letter_case(&self) -> bool {
         let AnswerDifference {
             coredns, zerohop, ..
@@ -362,10 +364,3 @@ impl AnswerDifference<'_> {
         coredns.sections == zerohop.sections && coredns.authoritative == zerohop.authoritative
     }
 }
-
-const A: u16 = 1;
-const AAAA: u16 = 28;
-const CNAME: u16 = 5;
-const SOA: u16 = 6;
-const PTR: u16 = 12;
-const SRV: u16 = 33;

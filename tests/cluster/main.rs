@@ -1,8 +1,9 @@
 //! Compares Zerohop with a CoreDNS that reads the same API server. CoreDNS, the agent's resolver
-//! and the kernel receive queries for every name that the objects make, and for many near misses. A
-//! difference is either an agreed CoreDNS deviation or an error.
+//! and the kernel receive the same queries: for every name that the objects make, and for many
+//! similar names. A difference is either an agreed CoreDNS deviation or an error.
 //!
-//! `cargo xtask test --cluster KUBECONFIG --dns IP:PORT` starts it.
+//! `cargo xtask test --cluster KUBECONFIG --dns IP:PORT` starts this program. For `cargo xtask
+//! bench`, the same program measures instead of comparing: see `measure` and `watch_cost`.
 
 #![forbid(unsafe_code)]
 
@@ -40,24 +41,27 @@ use crate::{
     cluster::{LiveCluster, Marker},
     compare::Comparison,
     objects::{dual_stack_zoo, zoo},
-    pod::{ClientPods, PASSED},
-    questions::{ComparedQuestion, EdnsChoice},
+    pod::{ClientPods, NOERROR, PASSED, is_passed, rcode},
+    questions::{A, ComparedQuestion, EdnsChoice},
     reply::ComparedReply,
     settings::{ComparisonParts, ComparisonSettings, MeasurementSettings, WatchCostSettings},
     signals::StopRequest,
     tally::ComparisonTally,
 };
 
-/// The number of changes that are made while the API server or an agent does not run.
-const MISSED_CHANGES: usize = 100;
-/// The longest time until every server must know a write.
+/// Number of random changes before or after each fault: a compaction of etcd, a restart of the API
+/// server, and stopped agents.
+const FAULT_CHANGES: usize = 100;
+/// The time after a write within which every server must answer with the new state.
 const LIMIT: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
-    match run() {
+    match run_selected_job() {
         Ok(tally) if !tally.is_wrong() => ExitCode::SUCCESS,
         Ok(_) => {
-            println!("Zerohop differs from CoreDNS beyond the agreed deviations");
+            println!(
+                "Zerohop differs from CoreDNS in ways that no rule allows: see the WRONG lines"
+            );
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -67,17 +71,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<ComparisonTally> {
+/// Runs the comparison or the measurement that the environment variables select. A measurement
+/// returns an empty tally.
+fn run_selected_job() -> Result<ComparisonTally> {
     if let Some(watched) = WatchCostSettings::from_environment()? {
         return watch_cost::measure_watch_cost(&watched).map(|()| ComparisonTally::default());
     }
     match MeasurementSettings::from_environment()? {
         Some(measured) => measure::measure_agents(&measured).map(|()| ComparisonTally::default()),
-        None => compare(),
+        None => run_comparison(),
     }
 }
 
-fn compare() -> Result<ComparisonTally> {
+fn run_comparison() -> Result<ComparisonTally> {
     let settings = ComparisonSettings::from_environment()?;
     println!("seed {}", settings.seed);
     let signals = StopRequest::new()?;
@@ -103,11 +109,11 @@ fn compare() -> Result<ComparisonTally> {
         Ok(())
     };
 
-    let is_all = settings.parts == ComparisonParts::All;
-    if is_all {
+    let has_all_parts = settings.parts == ComparisonParts::All;
+    if has_all_parts {
         compare_part(&mut cluster, "objects of all kinds")?;
     }
-    if is_all && settings.changes > 0 {
+    if has_all_parts && settings.changes > 0 {
         make_changes(&mut cluster, &mut random, &settings, settings.changes)?;
         let part = format!("after {} changes", settings.changes);
         compare_part(&mut cluster, &part)?;
@@ -117,7 +123,7 @@ fn compare() -> Result<ComparisonTally> {
         0 => ComparisonTally::default(),
         _ => transitions::run_transitions(&comparison, &mut cluster)?,
     };
-    if !is_all {
+    if !has_all_parts {
         println!("\nnot run, because of --only transitions: all other parts");
         return Ok(transitions);
     }
@@ -132,9 +138,9 @@ fn compare() -> Result<ComparisonTally> {
     match &settings.compact {
         None => skipped += not_run("compaction of etcd", "--compact"),
         Some(command) => {
-            make_changes(&mut cluster, &mut random, &settings, MISSED_CHANGES)?;
+            make_changes(&mut cluster, &mut random, &settings, FAULT_CHANGES)?;
             run_shell_command(command)?;
-            make_changes(&mut cluster, &mut random, &settings, MISSED_CHANGES)?;
+            make_changes(&mut cluster, &mut random, &settings, FAULT_CHANGES)?;
             compare_part(&mut cluster, "after compaction of etcd")?;
         }
     }
@@ -146,22 +152,22 @@ fn compare() -> Result<ComparisonTally> {
         Some(command) => {
             run_shell_command(command)?;
             cluster.wait_until_up()?;
-            make_changes(&mut cluster, &mut random, &settings, MISSED_CHANGES)?;
+            make_changes(&mut cluster, &mut random, &settings, FAULT_CHANGES)?;
             compare_part(&mut cluster, "after a restart of the API server")?;
 
             // The agents miss changes that the restarted API server no longer holds in its watch
             // cache.
             for agent in &comparison.agents {
-                agent.signal(Signal::SIGSTOP)?;
+                agent.process.send_signal(Signal::SIGSTOP)?;
             }
-            make_changes(&mut cluster, &mut random, &settings, MISSED_CHANGES)?;
+            make_changes(&mut cluster, &mut random, &settings, FAULT_CHANGES)?;
             if let Some(compact) = &settings.compact {
                 run_shell_command(compact)?;
             }
             run_shell_command(command)?;
             cluster.wait_until_up()?;
             for agent in &comparison.agents {
-                agent.signal(Signal::SIGCONT)?;
+                agent.process.send_signal(Signal::SIGCONT)?;
             }
             compare_part(&mut cluster, "after watches that expired")?;
         }
@@ -173,13 +179,13 @@ fn compare() -> Result<ComparisonTally> {
     Ok(total)
 }
 
-/// Waits until every server knows all writes, then asks all questions.
+/// Waits until every server knows all writes, then sends all queries and compares the replies.
 fn compare_everything(
     comparison: &Comparison<'_>,
     cluster: &mut LiveCluster,
     part: &str,
 ) -> Result<ComparisonTally> {
-    let took = wait_until_known(comparison, &cluster.mark()?)?;
+    let took = wait_until_known(comparison, &cluster.write_marker()?)?;
     let start = Instant::now();
     let tally = comparison.compare_all_names(cluster)?;
     let part = format!(
@@ -196,7 +202,7 @@ fn write_zoo(cluster: &mut LiveCluster, zone: &str) -> Result<()> {
         cluster.write(object)?;
     }
     if !cluster.objects.are_dual_stack() {
-        println!("not asked: dual-stack Services, because this cluster has one address family");
+        println!("not compared: dual-stack Services, because this cluster has one address family");
         return Ok(());
     }
     for object in dual_stack_zoo(&cluster.prefix, zone)? {
@@ -222,16 +228,16 @@ fn make_changes(
     Ok(())
 }
 
-/// Waits until CoreDNS and both planes of every agent know a marker. Returns the time that took.
+/// Waits until CoreDNS and both planes of every agent know a marker. Returns the elapsed time.
 fn wait_until_known(comparison: &Comparison<'_>, marker: &Marker) -> Result<Duration> {
     let question = ComparedQuestion {
         name: marker.name.clone(),
-        rtype: 1,
+        rtype: A,
         edns: EdnsChoice::Without,
     };
     let knows = |client: &RetryingClient| -> Result<bool> {
         let reply = client.ask(&question.message())?;
-        if reply.get(3).is_none_or(|byte| byte & 15 == PASSED) {
+        if is_passed(&reply) {
             return Ok(false);
         }
         let reply = ComparedReply::read(&reply, &comparison.settings.zone)?;
@@ -242,15 +248,14 @@ fn wait_until_known(comparison: &Comparison<'_>, marker: &Marker) -> Result<Dura
             .collect();
         Ok(addresses == marker.addresses)
     };
-    // A kernel that passes this question holds no stale answer for it.
+    // The kernel may also pass this query, because then it holds no stale answer.
     let pod = ComparedQuestion {
         name: marker.pod.clone(),
         ..question.clone()
     };
     let knows_pod = |client: &RetryingClient| -> Result<bool> {
         let reply = client.ask(&pod.message())?;
-        let rcode = reply.get(3).map(|byte| byte & 15);
-        Ok(rcode == Some(PASSED) || rcode == Some(0))
+        Ok(matches!(rcode(&reply), Some(PASSED | NOERROR)))
     };
     let start = Instant::now();
     let clients = comparison
@@ -261,10 +266,10 @@ fn wait_until_known(comparison: &Comparison<'_>, marker: &Marker) -> Result<Dura
         .chain(clients)
         .collect();
     while !waited_for.is_empty() {
-        comparison.signals.check()?;
+        comparison.signals.fail_if_stopped()?;
         if start.elapsed() > LIMIT {
             bail!(
-                "{} servers do not know {} after {LIMIT:?}",
+                "{} servers do not know the marker {} after {LIMIT:?}",
                 waited_for.len(),
                 marker.name
             );
@@ -280,6 +285,7 @@ fn wait_until_known(comparison: &Comparison<'_>, marker: &Marker) -> Result<Dura
     Ok(start.elapsed())
 }
 
+/// The IPv4 ClusterIP of the suite's DNS Service.
 fn served_address(service: &k8s_openapi::api::core::v1::Service) -> Result<Ipv4Addr> {
     let spec = service.spec.as_ref();
     let mut addresses = spec
@@ -288,11 +294,12 @@ fn served_address(service: &k8s_openapi::api::core::v1::Service) -> Result<Ipv4A
         .flatten();
     let address = addresses.find_map(|address| address.parse().ok());
     address.context(
-        "Services have no IPv4 address in this cluster, but the suite's pods ask over IPv4",
+        "the DNS Service has no IPv4 address, but the suite's pods query over IPv4: use a cluster \
+         with IPv4 Services",
     )
 }
 
-/// Prints that a part is not run. Returns the number of parts: 1.
+/// Prints that a part is not run. Returns 1, for the count of skipped parts.
 fn not_run(part: &str, flag: &str) -> usize {
     println!("\nnot run, because {flag} COMMAND is not given: {part}");
     1

@@ -1,7 +1,7 @@
 //! Measures an agent and CoreDNS in the same run: how long a change takes, memory, requests to the
 //! API server, and answers while the API server does not run.
 //!
-//! `cargo xtask bench --cluster KUBECONFIG --dns IP:PORT` starts it.
+//! `cargo xtask bench --cluster KUBECONFIG --dns IP:PORT` starts this measurement.
 
 use std::{
     collections::BTreeMap,
@@ -29,15 +29,15 @@ use crate::{
     signals::StopRequest,
 };
 
-/// The pause between two questions about a change.
+/// The pause between two queries for the same change.
 const PAUSE: Duration = Duration::from_micros(200);
-/// The longest time that a change may take until it is answered.
+/// The time within which a change must appear in answers.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Number of queried names while the API server does not run.
+/// Number of names that are queried while the API server does not run.
 const NAMES: usize = 200;
 
 /// Measures an agent that knows headless Services' endpoints, then one that knows all endpoints.
-pub(crate) fn measure_agents(measured: &MeasurementSettings) -> Result<()> {
+pub(crate) fn measure_agents(measurement: &MeasurementSettings) -> Result<()> {
     let settings = ComparisonSettings::from_environment()?;
     let signals = StopRequest::new()?;
     let mut cluster = LiveCluster::connect(&settings.kubeconfig, settings.seed, signals.clone())?;
@@ -45,7 +45,7 @@ pub(crate) fn measure_agents(measured: &MeasurementSettings) -> Result<()> {
     let mut pods = ClientPods::new(served_address(&served)?);
     let namespace = format!("{}-measured", cluster.prefix);
     cluster.create_namespace(&namespace)?;
-    let services = make_services(&mut cluster, &namespace, measured.services)?;
+    let services = make_services(&mut cluster, &namespace, measurement.services)?;
 
     for mode in [AgentMode::Headless, AgentMode::All] {
         let start = Instant::now();
@@ -55,7 +55,7 @@ pub(crate) fn measure_agents(measured: &MeasurementSettings) -> Result<()> {
         moving.wait_until_known(&clients, 0, start)?;
         println!("\n{}", mode.flags());
         println!(
-            "  known {:.1} s after the start, of which the first list waits up to 5 s at random",
+            "  first answer {:.1} s after the start, which includes a random wait of up to 5 s",
             start.elapsed().as_secs_f64()
         );
         let before = Instant::now();
@@ -66,13 +66,13 @@ pub(crate) fn measure_agents(measured: &MeasurementSettings) -> Result<()> {
             &moving,
             &coredns,
             &agent,
-            measured.changes,
+            measurement.changes,
             &signals,
         )?;
-        print_memory(&agent, measured)?;
+        print_memory(&agent, measurement)?;
         print_requests(&agent, start)?;
         if mode == AgentMode::All {
-            measure_outage(&agent, &services, measured, &signals)?;
+            measure_outage(&agent, &services, measurement, &signals)?;
         }
     }
     Ok(())
@@ -108,7 +108,8 @@ impl MovingEndpoint {
         cluster.write(WrittenObject::Slice(Box::new(slice)))
     }
 
-    /// Waits until every client gets the round's address. Returns the time since `start` for each.
+    /// Waits until every client gets the round's address. Returns for each client the time since
+    /// `start`.
     fn wait_until_known(
         &self,
         clients: &[&RetryingClient],
@@ -158,8 +159,8 @@ fn wait_for_address(
     }
 }
 
-/// Makes Services with five endpoints each; every second one is headless. Returns the names of
-/// headless Services, with one address each.
+/// Makes Services with five endpoints each. Every second one is headless. Returns the names of up
+/// to [`NAMES`] headless Services, each with the address of one endpoint.
 fn make_services(
     cluster: &mut LiveCluster,
     namespace: &str,
@@ -203,7 +204,7 @@ fn make_services(
     Ok(names)
 }
 
-/// Measures the time from before the write of a change until the new answer.
+/// Measures the time from the start of each write until the new answer.
 fn measure_latency(
     cluster: &mut LiveCluster,
     moving: &MovingEndpoint,
@@ -214,7 +215,7 @@ fn measure_latency(
 ) -> Result<()> {
     let mut took: [Vec<Duration>; 2] = Default::default();
     for round in 1..=changes {
-        signals.check()?;
+        signals.fail_if_stopped()?;
         let start = Instant::now();
         moving.write(cluster, round)?;
         let known = moving.wait_until_known(&[&agent.kernel, coredns], round, start)?;
@@ -222,7 +223,9 @@ fn measure_latency(
             all.push(took);
         }
     }
-    println!("  {changes} endpoint changes, from before the write request to the new answer, ms:");
+    println!(
+        "  {changes} endpoint changes, from the start of the write request to the new answer, ms:"
+    );
     for (plane, mut took) in ["kernel", "CoreDNS"].into_iter().zip(took) {
         took.sort();
         let at =
@@ -238,7 +241,7 @@ fn measure_latency(
     println!(
         "  of that, from reading the event to publishing it (zerohop_publish_duration_seconds):"
     );
-    let metrics = get_admin(&agent.admin, "/metrics")?;
+    let metrics = get_admin(&agent.process.admin, "/metrics")?;
     let buckets = metrics.lines().filter_map(|line| {
         let rest = line.strip_prefix("zerohop_publish_duration_seconds_bucket{le=\"")?;
         let (bound, count) = rest.split_once("\"} ")?;
@@ -249,7 +252,7 @@ fn measure_latency(
     for share in [50, 99] {
         let reached = buckets.iter().find(|(_, count)| count * 100 >= all * share);
         println!(
-            "    p{share} at most {} s, of {all}",
+            "    p{share} at most {} s, of {all} publications",
             reached.map_or("?", |(bound, _)| bound)
         );
     }
@@ -257,11 +260,14 @@ fn measure_latency(
 }
 
 /// Prints the memory of the agent and of CoreDNS.
-fn print_memory(agent: &ComparedAgent, measured: &MeasurementSettings) -> Result<()> {
-    let anonymous = kilobytes(agent.process_id(), "RssAnon:")?;
-    let status: Value = serde_json::from_str(body(&get_admin(&agent.admin, "/status")?)?)?;
+fn print_memory(agent: &ComparedAgent, measurement: &MeasurementSettings) -> Result<()> {
+    let anonymous = kilobytes(agent.process.process_id(), "RssAnon:")?;
+    let status: Value = serde_json::from_str(body(&get_admin(&agent.process.admin, "/status")?)?)?;
     let tables = &status["datapath"]["tables"];
-    let maps = tables["memory_octets"].as_u64().context("no tables")? / 1024;
+    let maps = tables["memory_octets"]
+        .as_u64()
+        .context("the status has no tables")?
+        / 1024;
     println!("  objects {}", status["objects"]);
     println!(
         "  memory: {:.1} MB (RssAnon) + {:.1} MB (maps, {} names) = {:.1} MB",
@@ -270,7 +276,7 @@ fn print_memory(agent: &ComparedAgent, measured: &MeasurementSettings) -> Result
         tables["names"],
         megabytes(anonymous + maps)
     );
-    if let Some(coredns) = measured.dns_pid {
+    if let Some(coredns) = measurement.dns_pid {
         let resident = kilobytes(coredns, "VmRSS:")?;
         println!(
             "  CoreDNS: {:.1} MB (VmRSS), at most {:.1} MB so far; agent / CoreDNS: {:.2}",
@@ -284,7 +290,7 @@ fn print_memory(agent: &ComparedAgent, measured: &MeasurementSettings) -> Result
 
 /// Prints the agent's requests to the API server.
 fn print_requests(agent: &ComparedAgent, start: Instant) -> Result<()> {
-    let status: Value = serde_json::from_str(body(&get_admin(&agent.admin, "/status")?)?)?;
+    let status: Value = serde_json::from_str(body(&get_admin(&agent.process.admin, "/status")?)?)?;
     let requests: BTreeMap<String, u64> =
         serde_json::from_value(status["source"]["kubernetes"]["requests"].clone())?;
     println!(
@@ -294,16 +300,18 @@ fn print_requests(agent: &ComparedAgent, start: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Checks that the kernel answers every name while the API server does not run. Queries that it
-/// passes reach no CoreDNS.
+/// Checks that the kernel answers every name while the API server does not run. A query that the
+/// kernel passes counts as wrong.
 fn measure_outage(
     agent: &ComparedAgent,
     names: &[(String, String)],
-    measured: &MeasurementSettings,
+    measurement: &MeasurementSettings,
     signals: &StopRequest,
 ) -> Result<()> {
-    let (Some(stop), Some(start)) = (&measured.stop_api, &measured.start_api) else {
-        println!("  not run, because --stop-api is not given: an outage of the API server");
+    let (Some(stop), Some(start)) = (&measurement.stop_api, &measurement.start_api) else {
+        println!(
+            "  not run, because --stop-api or --start-api is not given: an outage of the API server"
+        );
         return Ok(());
     };
     let questions: Vec<_> = names
@@ -320,8 +328,8 @@ fn measure_outage(
     run_shell_command(stop)?;
     let began = Instant::now();
     let (mut asked, mut wrong, mut slowest) = (0u64, 0u64, Duration::ZERO);
-    while began.elapsed() < measured.outage {
-        signals.check()?;
+    while began.elapsed() < measurement.outage {
+        signals.fail_if_stopped()?;
         for (question, address) in &questions {
             let start = Instant::now();
             let reply = ComparedReply::read(&agent.kernel.ask(question)?, "cluster.local")?;
@@ -333,12 +341,16 @@ fn measure_outage(
         }
     }
     println!(
-        "  API server away for {:.0} s: {asked} questions answered by the kernel, {wrong} failed, the slowest took {:.1} ms",
+        "  API server stopped for {:.0} s: {asked} queries, {wrong} without the right answer of \
+         the kernel, the slowest took {:.1} ms",
         began.elapsed().as_secs_f64(),
         slowest.as_secs_f64() * 1e3
     );
     run_shell_command(start)?;
-    ensure!(wrong == 0, "{wrong} answers were wrong");
+    ensure!(
+        wrong == 0,
+        "the kernel answered {wrong} of {asked} queries wrongly or not at all"
+    );
     Ok(())
 }
 
@@ -355,7 +367,9 @@ fn get_admin(admin: &str, path: &str) -> Result<String> {
 }
 
 fn body(response: &str) -> Result<&str> {
-    let (_, body) = response.split_once("\r\n\r\n").context("no body")?;
+    let (_, body) = response
+        .split_once("\r\n\r\n")
+        .context("the response has no body")?;
     Ok(body)
 }
 

@@ -52,15 +52,19 @@ pub(crate) const HIDDEN: &str = "zerohop.test/hidden";
 /// The label that names a slice's Service.
 pub(crate) const SERVICE: &str = "kubernetes.io/service-name";
 
+/// The label that names a slice's writer.
 pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// The value of [`MANAGED_BY`] for Kubernetes' EndpointSlice controller.
 pub(crate) const KUBERNETES: &str = "endpointslice-controller.k8s.io";
+/// The label that the controller adds to slices of headless Services.
 pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
+/// The annotation in which the controller writes the time of the change that it reacts to.
 const TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
-/// Aliases in the longest chain: more than CoreDNS and Zerohop follow.
+/// Number of aliases in the longest chain: more than CoreDNS and Zerohop follow.
 const CHAIN: usize = 14;
 
-/// The objects of `zoo.yaml`, and series of objects that are too long for a file.
+/// The objects of `zoo.yaml`, and long series of similar objects.
 pub(crate) fn zoo(prefix: &str, zone: &str) -> Result<Vec<WrittenObject>> {
     let mut objects = parse_documents(include_str!("zoo.yaml"), prefix, zone)?;
     for number in 0..CHAIN {
@@ -71,6 +75,7 @@ pub(crate) fn zoo(prefix: &str, zone: &str) -> Result<Vec<WrittenObject>> {
         let key = (format!("{prefix}-b"), format!("link-{number}"));
         objects.push(service(&key, &alias(&target))?);
     }
+    // Slices of the Services `some` and `many` of `zoo.yaml`.
     for (name, third, count) in [("some", 5, 40), ("many", 6, 100)] {
         let key = (format!("{prefix}-b"), name.to_owned());
         let endpoints =
@@ -114,7 +119,7 @@ pub(crate) fn alias(target: &str) -> Value {
     json!({"type": "ExternalName", "externalName": target})
 }
 
-/// An EndpointSlice without labels, so without a Service.
+/// An EndpointSlice without labels, and therefore without a Service.
 pub(crate) fn slice(
     key: &NamespacedName,
     family: &str,
@@ -129,8 +134,8 @@ pub(crate) fn slice(
     }))
 }
 
-/// Labels a slice as one of `service`, in the manner of `writer`. Only Kubernetes' controller adds
-/// the label of headless Services.
+/// Labels a slice as one of `service`, as `writer` would. `headless` is `None` if the Service does
+/// not exist.
 pub(crate) fn label_slice(
     mut slice: EndpointSlice,
     service: &str,

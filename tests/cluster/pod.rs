@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use zerohop_tests::{netns::NetworkNamespace, topology::POD_DEVICE, udp::UdpServer};
 
-/// Makes pods that query one address, and answers the queries that the kernel passes.
+/// Makes pods that query one address, and replies to the queries that the kernel passes.
 pub(crate) struct ClientPods {
     /// The address that the pods query. The first pod's host veth has this address.
     served: Ipv4Addr,
@@ -17,8 +17,9 @@ pub(crate) struct ClientPods {
     network: [u8; 3],
     /// Number of pods made.
     made: u8,
-    /// Answers the queries that the kernel passes, with the RCODE [`PASSED`].
-    stand_in: Option<UdpServer>,
+    /// Replies to the queries that the kernel passes, with the RCODE [`PASSED`]. It starts with
+    /// the first pod.
+    pass_server: Option<UdpServer>,
 }
 
 /// A network namespace, with a veth pair to the machine's own namespace.
@@ -28,22 +29,23 @@ pub(crate) struct ClientPod {
     pub(crate) interface: String,
 }
 
-/// The RCODE of answers to passed queries: 11, which no server in the comparison uses.
+/// The RCODE of replies to passed queries: 11, which no server in the comparison uses.
 pub(crate) const PASSED: u8 = 11;
+pub(crate) const NOERROR: u8 = 0;
 
 impl ClientPods {
     pub(crate) fn new(served: Ipv4Addr) -> ClientPods {
         ClientPods {
             served,
-            // From 198.18.0.0/15, which is for benchmarks (RFC 2544) and is not routed.
+            // Part of 198.18.0.0/15, which is reserved for benchmarks (RFC 2544) and not routed.
             network: [198, 18, rand::random()],
             made: 0,
-            stand_in: None,
+            pass_server: None,
         }
     }
 
-    /// Makes a pod.
-    pub(crate) fn add(&mut self) -> Result<ClientPod> {
+    /// Makes a pod. Each pod has a /30 network of its own.
+    pub(crate) fn add_pod(&mut self) -> Result<ClientPod> {
         let [a, b, c] = self.network;
         let gateway = Ipv4Addr::new(a, b, c, 4 * self.made + 1);
         let address = Ipv4Addr::new(a, b, c, 4 * self.made + 2);
@@ -76,7 +78,7 @@ impl ClientPods {
                     self.served()
                 )
             })?;
-            self.stand_in = Some(UdpServer::on_socket(socket, |query| {
+            self.pass_server = Some(UdpServer::on_socket(socket, |query| {
                 Some(passed_reply(query))
             })?);
         }
@@ -102,7 +104,18 @@ impl ClientPod {
     }
 }
 
-/// The reply to a query that the kernel passed.
+/// Whether the kernel passed the query of this reply.
+pub(crate) fn is_passed(reply: &[u8]) -> bool {
+    rcode(reply).is_none_or(|rcode| rcode == PASSED)
+}
+
+/// The RCODE in the header of a message (RFC 1035 section 4.1.1). `None` if the message is too
+/// short.
+pub(crate) fn rcode(message: &[u8]) -> Option<u8> {
+    message.get(3).map(|byte| byte & 15)
+}
+
+/// The reply to a query that the kernel passed: the query with QR set and the RCODE [`PASSED`].
 fn passed_reply(query: &[u8]) -> Vec<u8> {
     let mut reply = query.to_vec();
     if let [_, _, flags, rcode, ..] = reply.as_mut_slice() {

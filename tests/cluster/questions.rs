@@ -1,4 +1,5 @@
-//! The questions: every name that the objects make, many near misses, and every type of each.
+//! The questions of the comparison: every query type for every name that the objects make, and for
+//! many near misses. A near miss is a name that differs slightly from such a name.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,6 +15,7 @@ use zerohop_contract::{
 
 use crate::objects::{LiveObjects, NamespacedName, service_of};
 
+/// A question that every server gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ComparedQuestion {
     pub(crate) name: String,
@@ -21,24 +23,24 @@ pub(crate) struct ComparedQuestion {
     pub(crate) edns: EdnsChoice,
 }
 
-/// Whether a question has an OPT record.
+/// Whether a query has an OPT record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EdnsChoice {
     Without,
     With,
 }
 
-/// A, NS, CNAME, SOA, PTR, MX, TXT, AAAA, SRV, HTTPS, ANY.
+/// The query types: A, NS, CNAME, SOA, PTR, MX, TXT, AAAA, SRV, HTTPS, ANY.
 const TYPES: [u16; 11] = [1, 2, 5, 6, 12, 15, 16, 28, 33, 65, 255];
 
-/// The UDP payload size in bytes that queries with EDNS offer, and that both servers are limited
-/// to.
+/// The UDP payload size in bytes that queries with EDNS offer.
 const SIZE: u16 = 1232;
 
 /// The longest name in wire form, in bytes (RFC 1035 section 3.1).
 const LONGEST: usize = 255;
 
-/// Prefixes of names that exist without an object, and of some names that do not exist.
+/// Prefixes that, put before the zone, give the names that exist without an object, and some names
+/// that do not exist.
 const APEX: [&str; 15] = [
     "",
     "svc.",
@@ -57,7 +59,7 @@ const APEX: [&str; 15] = [
     "svc.svc.",
 ];
 
-/// Labels to put before a name: some have a meaning there, others have none.
+/// Labels to put before a name. Some make an existing name, others do not.
 const LABELS: [&str; 13] = [
     "absent",
     "10-244-0-9",
@@ -74,7 +76,7 @@ const LABELS: [&str; 13] = [
     "a.b.c",
 ];
 
-/// Labels of pods' names, and near misses.
+/// First labels of pods' names, and near misses.
 const PODS: [&str; 9] = [
     "10-1-2-3",
     "10-1-2-300",
@@ -87,16 +89,17 @@ const PODS: [&str; 9] = [
     "1-2-3-4-5-6-7-8",
 ];
 
-/// All questions about these objects, about `others`, and about near misses of both.
-pub(crate) fn questions(
+/// All questions about the names of these objects, about `other_names`, and about near misses of
+/// both.
+pub(crate) fn make_questions(
     objects: &LiveObjects,
     zone: &str,
-    others: &BTreeSet<String>,
+    other_names: &BTreeSet<String>,
     random: &mut StdRng,
 ) -> Vec<ComparedQuestion> {
-    let mut names = names(objects, zone);
-    names.extend(others.iter().map(|name| name.to_ascii_lowercase()));
-    let unanswered = unanswered(objects);
+    let mut names = names_of_objects(objects, zone);
+    names.extend(other_names.iter().map(|name| name.to_ascii_lowercase()));
+    let unanswered = unanswered_reverse_names(objects);
     names.retain(|name| !unanswered.contains(name));
     let near: BTreeSet<String> = names
         .iter()
@@ -132,7 +135,8 @@ pub(crate) enum NameRole {
 }
 
 impl NameRole {
-    /// The types to query. A is always among them, because it shows which names CoreDNS denies.
+    /// The types to query. A is always among them, because its replies show which names do not
+    /// exist in CoreDNS.
     fn types(self) -> &'static [u16] {
         match self {
             NameRole::Service => &[A, AAAA, SRV, CNAME, TXT],
@@ -142,9 +146,9 @@ impl NameRole {
     }
 }
 
-/// The questions about these Services in both states, before and now: their own names, names of
-/// endpoints and ports, absent names next to these names and below them, and reverse names of all
-/// addresses.
+/// The questions about these Services. `states` are the objects before and now. The questions are
+/// about the names of the Services, of their endpoints and ports, about absent names next to them
+/// and below them, and about the reverse names of all addresses.
 pub(crate) fn questions_about(
     services: &BTreeSet<NamespacedName>,
     states: [&LiveObjects; 2],
@@ -204,12 +208,14 @@ fn with_role(name: String) -> (String, NameRole) {
     (name, role)
 }
 
-const A: u16 = 1;
-const CNAME: u16 = 5;
-const PTR: u16 = 12;
-const TXT: u16 = 16;
-const AAAA: u16 = 28;
-const SRV: u16 = 33;
+// Types of records.
+pub(crate) const A: u16 = 1;
+pub(crate) const CNAME: u16 = 5;
+pub(crate) const SOA: u16 = 6;
+pub(crate) const PTR: u16 = 12;
+pub(crate) const TXT: u16 = 16;
+pub(crate) const AAAA: u16 = 28;
+pub(crate) const SRV: u16 = 33;
 
 impl ComparedQuestion {
     /// The query message, with a random ID.
@@ -274,7 +280,7 @@ fn is_legal(name: &str) -> bool {
 }
 
 /// The names that the objects make, and names that other objects would make.
-fn names(objects: &LiveObjects, zone: &str) -> BTreeSet<String> {
+fn names_of_objects(objects: &LiveObjects, zone: &str) -> BTreeSet<String> {
     let mut names: BTreeSet<String> = APEX.iter().map(|label| format!("{label}{zone}")).collect();
     for namespace in &objects.namespaces {
         names.insert(format!("{namespace}.svc.{zone}"));
@@ -358,6 +364,7 @@ fn names_of_slice(slice: &EndpointSlice, zone: &str) -> BTreeSet<String> {
             .and_then(|pod| pod.name.clone());
         for label in labels.chain(endpoint.hostname.clone()).chain(pod) {
             names.insert(format!("{label}.{service}"));
+            // The label of an IPv6 address such as `fd00::` gets a final 0.
             if label.ends_with('-') {
                 names.insert(format!("{label}0.{service}"));
             }
@@ -372,9 +379,9 @@ fn names_of_slice(slice: &EndpointSlice, zone: &str) -> BTreeSet<String> {
     names
 }
 
-/// Reverse names that CoreDNS never answers: those of addresses in slices without a Service.
-/// CoreDNS makes a PTR target of them that no message can hold.
-pub(crate) fn unanswered(objects: &LiveObjects) -> BTreeSet<String> {
+/// The reverse names of addresses in slices without a Service. CoreDNS never answers them, because
+/// it makes a PTR target that no message can hold.
+pub(crate) fn unanswered_reverse_names(objects: &LiveObjects) -> BTreeSet<String> {
     let slices = objects.slices.values();
     let without_service = slices.filter(|slice| service_of(slice).is_none());
     let endpoints = without_service.flat_map(|slice| &slice.endpoints);
@@ -385,6 +392,7 @@ pub(crate) fn unanswered(objects: &LiveObjects) -> BTreeSet<String> {
         .collect()
 }
 
+/// The name of a port of `service`. `None` if the port has no name.
 fn port_name(port: Option<&str>, protocol: Option<&str>, service: &str) -> Option<String> {
     let port = port.filter(|port| !port.is_empty())?;
     let protocol = protocol.unwrap_or("TCP").to_ascii_lowercase();
@@ -395,14 +403,14 @@ fn port_name(port: Option<&str>, protocol: Option<&str>, service: &str) -> Optio
 fn near_misses(name: &str, objects: &LiveObjects, zone: &str, random: &mut StdRng) -> Vec<String> {
     let mut near = vec![
         name.to_ascii_uppercase(),
-        in_any_case(name, random),
+        in_random_case(name, random),
         with_another_letter(name, random),
         with_another_letter(name, random),
         name.replacen('_', "", 1),
         name.replacen(".svc.", ".pod.", 1),
         name.replacen(".pod.", ".svc.", 1),
         name.replacen(".svc.", ".", 1),
-        // As search lists make them.
+        // Names as the search list of a pod's resolv.conf makes them.
         format!("{name}.svc.{zone}"),
         format!("{name}.{zone}"),
     ];
@@ -422,7 +430,7 @@ fn near_misses(name: &str, objects: &LiveObjects, zone: &str, random: &mut StdRn
     near
 }
 
-fn in_any_case(name: &str, random: &mut StdRng) -> String {
+fn in_random_case(name: &str, random: &mut StdRng) -> String {
     let other = |letter: char| {
         if random.random_bool(0.5) {
             letter.to_ascii_uppercase()

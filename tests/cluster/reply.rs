@@ -21,11 +21,12 @@ pub(crate) struct ComparedReply {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ReplyRecord {
     pub(crate) owner: String,
-    /// `None` where CoreDNS's cache may have counted it down: outside the cluster's zone, and in
-    /// all records of an answer that leads there, because CoreDNS gives them the lowest TTL.
+    /// In seconds. `None` if CoreDNS's cache may have counted it down: the record is outside the
+    /// cluster's zone, or another record of the same answer is, because CoreDNS gives all records
+    /// of an answer their lowest TTL.
     pub(crate) ttl: Option<u32>,
     pub(crate) rtype: String,
-    /// The rdata; that of a SOA record without the serial.
+    /// The rdata. In a SOA record, `*` replaces the serial.
     pub(crate) data: String,
 }
 

@@ -17,11 +17,11 @@ pub(crate) struct ComparisonSettings {
     /// The path of the agent's binary.
     pub(crate) agent: PathBuf,
     pub(crate) parts: ComparisonParts,
-    /// Seeds all random choices; the namespaces are named after it.
+    /// The seed of all random choices. The names of the namespaces contain it.
     pub(crate) seed: u64,
-    /// Number of random changes before all questions are asked again.
+    /// Number of random changes, after which everything is compared again. 0 skips this part.
     pub(crate) changes: usize,
-    /// Number of transitions while the controller manager runs. Questions follow each transition.
+    /// Number of transitions, which need a running controller manager. 0 skips this part.
     pub(crate) transitions: usize,
     /// Shell command that kills the API server and starts it again.
     pub(crate) restart_api: Option<String>,
@@ -48,7 +48,7 @@ pub(crate) struct MeasurementSettings {
     pub(crate) stop_api: Option<String>,
     /// Shell command that starts the API server again.
     pub(crate) start_api: Option<String>,
-    /// Time between `stop_api` and `start_api`.
+    /// The time from `stop_api` to `start_api`.
     pub(crate) outage: Duration,
 }
 
@@ -141,6 +141,7 @@ impl ComparisonSettings {
     }
 }
 
+/// The number in an environment variable, or `default` if the variable is not set.
 fn number(variable: &str, default: u64) -> Result<u64> {
     match env::var(variable) {
         Ok(text) => text
@@ -152,7 +153,10 @@ fn number(variable: &str, default: u64) -> Result<u64> {
 
 fn required(variable: &str) -> Result<String> {
     env::var(variable).with_context(|| {
-        format!("{variable} is not set: start this by `cargo xtask test --cluster`")
+        format!(
+            "{variable} is not set: start this program by `cargo xtask test --cluster` or `cargo \
+             xtask bench`"
+        )
     })
 }
 

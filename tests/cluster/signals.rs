@@ -1,5 +1,4 @@
-//! SIGINT and SIGTERM end the run in order, so that all objects and namespaces of the run are
-//! removed.
+//! SIGINT and SIGTERM end a run early. The run still deletes its objects and namespaces.
 
 use std::{
     sync::{
@@ -43,9 +42,12 @@ impl StopRequest {
         Ok(StopRequest(arrived))
     }
 
-    /// Fails once a signal has arrived.
-    pub(crate) fn check(&self) -> Result<()> {
-        ensure!(!self.0.load(Ordering::Relaxed), "interrupted");
+    /// Fails if SIGINT or SIGTERM has arrived.
+    pub(crate) fn fail_if_stopped(&self) -> Result<()> {
+        ensure!(
+            !self.0.load(Ordering::Relaxed),
+            "stopped by SIGINT or SIGTERM"
+        );
         Ok(())
     }
 }

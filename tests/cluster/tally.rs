@@ -1,4 +1,4 @@
-//! Counts of compared replies, and how they are printed.
+//! Counts of compared replies.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,19 +14,22 @@ pub(crate) struct ComparisonTally {
     pub(crate) wrong: BTreeMap<String, Vec<String>>,
 }
 
-/// The plane of an agent that was asked.
+/// The plane of an agent that received the queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum AskedPlane {
     User,
     Kernel,
 }
 
-/// Questions to one plane, by the outcome of the comparison.
+/// Numbers of queries to one plane, by the outcome of the comparison. Equal replies are the rest.
 #[derive(Default)]
 pub(crate) struct ReplyCounts {
     pub(crate) asked: u64,
+    /// Queries that the kernel passed.
     pub(crate) passed: u64,
+    /// Replies with an agreed deviation.
     pub(crate) deviating: u64,
+    /// Replies with a difference that no rule explains.
     pub(crate) wrong: u64,
 }
 
@@ -58,7 +61,7 @@ impl ComparisonTally {
     /// Prints the counts, and examples of the differences that no rule explains.
     pub(crate) fn print(&self, part: &str) {
         println!(
-            "\n{part}\n{:>9} {:>9} {:>9} {:>6}  who",
+            "\n{part}\n{:>9} {:>9} {:>9} {:>6}  plane",
             "asked", "passed", "deviates", "wrong"
         );
         for ((flags, plane), counts) in &self.counts {
@@ -71,17 +74,20 @@ impl ComparisonTally {
             println!("{asked:>9} {passed:>9} {deviating:>9} {wrong:>6}  {flags}, {plane:?} plane");
         }
         let mut deviations: BTreeMap<&str, HashMap<&str, u64>> = BTreeMap::new();
-        for ((what, flags), count) in &self.deviations {
-            deviations.entry(what).or_default().insert(flags, *count);
+        for ((summary, flags), count) in &self.deviations {
+            deviations.entry(summary).or_default().insert(flags, *count);
         }
         println!(
             "deviations, by {}:",
             AgentMode::ALL.map(AgentMode::flags).join(" | ")
         );
-        for (what, counts) in deviations {
+        for (summary, counts) in deviations {
             let counts =
                 AgentMode::ALL.map(|mode| counts.get(mode.flags()).copied().unwrap_or_default());
-            println!("{:>9} {:>9} {:>9}  {what}", counts[0], counts[1], counts[2]);
+            println!(
+                "{:>9} {:>9} {:>9}  {summary}",
+                counts[0], counts[1], counts[2]
+            );
         }
         for (kind, texts) in &self.wrong {
             println!("WRONG {kind}: {}", texts.len());

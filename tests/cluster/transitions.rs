@@ -1,6 +1,6 @@
 //! Transitions of Services and slices while a real controller manager runs. After each transition
-//! both planes receive queries for the names that it concerns, until every reply is right or a time
-//! limit has passed.
+//! both planes receive queries for the names that may have changed, until every reply is right or a
+//! time limit has passed.
 
 mod choice;
 mod form;
@@ -21,34 +21,36 @@ use anyhow::Result;
 use self::{
     generator::{Transition, TransitionGenerator, WriteCount},
     marker::MovingMarker,
-    report::{BAR, TransitionReport},
+    report::{RIGHT_WITHIN, TransitionReport},
 };
 use crate::{
     client::RetryingClient,
     cluster::LiveCluster,
     compare::{CACHED, Comparison, QuestionTallies},
     objects::{LiveObjects, NamespacedName},
-    pod::PASSED,
-    questions::{ComparedQuestion, EdnsChoice, NameRole, questions_about, unanswered},
+    pod::is_passed,
+    questions::{
+        A, ComparedQuestion, EdnsChoice, NameRole, PTR, questions_about, unanswered_reverse_names,
+    },
     reply::ComparedReply,
     tally::ComparisonTally,
 };
 
-/// The time after which a difference counts as lasting: ten times the allowed time.
+/// The time after which a difference counts as lasting: ten times [`RIGHT_WITHIN`].
 const LASTING_AFTER: Duration = Duration::from_secs(10);
-/// The same after [`MANY`] lasting differences, so that such a run ends in reasonable time.
+/// The same once [`MANY`] transitions had lasting differences, so that a bad run also ends soon.
 const LASTING_AFTER_MANY: Duration = Duration::from_secs(2);
-/// Lasting differences from which the shorter limit holds.
+/// Number of transitions with lasting differences from which [`LASTING_AFTER_MANY`] applies.
 const MANY: usize = 10;
 /// The time that the controller manager gets to react to a change. It reads a Service 1 s after a
-/// change of the Service's slices, and 0.5 s are a margin.
+/// change of the Service's slices; 0.5 s is a margin.
 const CONTROLLER_REACTION: Duration = Duration::from_millis(1500);
 /// The pause between two rounds of questions.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Number of earlier transitions of a Service that are printed with a difference.
 const HISTORY_PRINTED: usize = 8;
 
-/// Makes transitions, and asks questions after each.
+/// Makes the configured number of transitions, and compares replies after each.
 pub(crate) fn run_transitions(
     comparison: &Comparison<'_>,
     cluster: &mut LiveCluster,
@@ -68,11 +70,11 @@ pub(crate) fn run_transitions(
         reverse: ReverseNames::default(),
         history: BTreeMap::new(),
     };
-    // The agents have just started.
+    // The agents have just started, and may not know all objects yet.
     phase.wait_until_known(|| Ok(()))?;
     let start = Instant::now();
     for number in 1..=settings.transitions {
-        comparison.signals.check()?;
+        comparison.signals.fail_if_stopped()?;
         phase.make_transition(number)?;
     }
     phase.finish()?;
@@ -93,6 +95,7 @@ pub(crate) fn run_transitions(
     Ok(tally)
 }
 
+/// The state of the transitions of one run.
 struct TransitionPhase<'a, 'c> {
     comparison: &'a Comparison<'a>,
     cluster: &'c mut LiveCluster,
@@ -108,12 +111,13 @@ struct TransitionPhase<'a, 'c> {
     history: BTreeMap<NamespacedName, Vec<String>>,
 }
 
-/// Reverse names. CoreDNS's cache may keep their records, so each name is asked for only when the
-/// cache has dropped them.
+/// The reverse names to ask about. CoreDNS's cache may keep their records, so each name is asked
+/// about again only after the cache has dropped them.
 #[derive(Default)]
 struct ReverseNames {
+    /// When each name was last asked about.
     asked: BTreeMap<String, Instant>,
-    /// Names that may have changed since they were asked for.
+    /// Names that may have changed since they were last asked about.
     due: BTreeSet<String>,
 }
 
@@ -134,10 +138,9 @@ impl TransitionPhase<'_, '_> {
         let zone = &self.comparison.settings.zone;
         let before = self.state();
         let services = self.generator.services().into_iter();
-        let mut histories =
-            services.map(|key| (key.clone(), AnswerHistory::new(self.comparison, &key)));
-        let mut histories: BTreeMap<NamespacedName, AnswerHistory<'_>> =
-            histories.by_ref().collect();
+        let mut histories: BTreeMap<NamespacedName, AnswerHistory<'_>> = services
+            .map(|key| (key.clone(), AnswerHistory::new(self.comparison, &key)))
+            .collect();
         histories
             .values_mut()
             .try_for_each(|history| history.record_answers(zone))?;
@@ -156,7 +159,7 @@ impl TransitionPhase<'_, '_> {
                 .try_for_each(|history| history.record_answers(zone))
         })?;
 
-        // Earlier transitions' Services too, if the controller manager has reacted.
+        // Also the Services of earlier transitions to which the controller manager has reacted.
         let mut concerned = transition.services.clone();
         while let Some((made, _)) = self.revisit.front()
             && made.elapsed() > CONTROLLER_REACTION
@@ -169,13 +172,13 @@ impl TransitionPhase<'_, '_> {
         if is_right {
             self.report.took.push(start.elapsed());
         } else {
-            self.report.never += 1;
+            self.report.never_right += 1;
         }
         histories
             .values_mut()
             .try_for_each(|history| history.record_answers(zone))?;
         if transition.writes == WriteCount::One {
-            self.report.watched += 1;
+            self.report.observed += 1;
             for (key, history) in &histories {
                 self.record_transient_answers(number, &transition, key, history);
             }
@@ -184,7 +187,7 @@ impl TransitionPhase<'_, '_> {
         self.ask_reverse()
     }
 
-    /// Waits until all servers know everything that was written. Calls `observe` in each round.
+    /// Waits until all servers know all writes. Calls `observe` in each round.
     fn wait_until_known(&mut self, mut observe: impl FnMut() -> Result<()>) -> Result<()> {
         let comparison = self.comparison;
         let agents = comparison.agents.iter();
@@ -192,18 +195,19 @@ impl TransitionPhase<'_, '_> {
         let all: Vec<&RetryingClient> =
             std::iter::once(&comparison.coredns).chain(agents).collect();
         self.marker.move_and_wait(self.cluster, &all, || {
-            comparison.signals.check()?;
+            comparison.signals.fail_if_stopped()?;
             observe()
         })
     }
 
-    /// Asks until all planes answer as CoreDNS does. Returns whether they did within the limit.
+    /// Asks about the Services in `concerned` until all planes answer as CoreDNS does. Returns
+    /// false if they do not within the time limit after `start`.
     fn wait_until_right(
         &mut self,
         concerned: &BTreeSet<NamespacedName>,
         before: &LiveObjects,
         start: Instant,
-        what: &str,
+        description: &str,
     ) -> Result<bool> {
         let zone = &self.comparison.settings.zone;
         let mut last_wrong = Vec::new();
@@ -227,13 +231,13 @@ impl TransitionPhase<'_, '_> {
                 continue;
             }
             let took = start.elapsed();
-            if !is_wrong && took > BAR {
-                println!("right only after {took:.1?}: {what}");
+            if !is_wrong && took > RIGHT_WITHIN {
+                println!("right only after {took:.1?}: {description}");
                 last_wrong.iter().for_each(|kind| println!("    {kind}"));
             }
             self.reverse.add_due(reverse);
             if is_wrong {
-                self.print_wrong(&concerned, &questions, &tallies, what);
+                self.print_wrong(&concerned, &questions, &tallies, description);
             }
             for ((role, question), mut tally) in roles.into_iter().zip(questions).zip(tallies) {
                 self.report.count(role, &tally);
@@ -244,15 +248,15 @@ impl TransitionPhase<'_, '_> {
         }
     }
 
-    /// Prints at once which questions stay wrong.
+    /// Prints the questions with lasting differences at once, before the run's summary.
     fn print_wrong(
         &self,
         concerned: &BTreeSet<NamespacedName>,
         questions: &[ComparedQuestion],
         tallies: &[ComparisonTally],
-        what: &str,
+        description: &str,
     ) {
-        println!("WRONG permanently after: {what}");
+        println!("WRONG permanently after: {description}");
         for kind in difference_lines(questions, tallies) {
             println!("    {kind}");
         }
@@ -269,7 +273,7 @@ impl TransitionPhase<'_, '_> {
         }
     }
 
-    /// Appends the transitions of a Service to the differences about it.
+    /// Appends to the differences of a name the last transitions of its Service.
     fn append_history(&self, name: &str, tally: &mut ComparisonTally) {
         let about = self.history.keys().find(|(namespace, service)| {
             format!(".{name}").contains(&format!(".{service}.{namespace}.svc."))
@@ -291,10 +295,10 @@ impl TransitionPhase<'_, '_> {
         &all[all.len().saturating_sub(HISTORY_PRINTED)..]
     }
 
-    /// Asks for the due reverse names that CoreDNS's cache cannot hold.
+    /// Asks about the due reverse names that CoreDNS's cache cannot hold.
     fn ask_reverse(&mut self) -> Result<()> {
         let now = self.state();
-        let unanswered_names = unanswered(&now);
+        let unanswered_names = unanswered_reverse_names(&now);
         self.reverse
             .due
             .retain(|name| !unanswered_names.contains(name));
@@ -331,14 +335,14 @@ impl TransitionPhase<'_, '_> {
         let start = Instant::now();
         self.wait_until_right(&services, &before, start, "the last transition")?;
         while !self.reverse.due.is_empty() {
-            self.comparison.signals.check()?;
+            self.comparison.signals.fail_if_stopped()?;
             self.ask_reverse()?;
             thread::sleep(PAUSE);
         }
         Ok(())
     }
 
-    /// Records answers that only the kernel gave, and only during the transition.
+    /// Records answers that only the kernel gave, and that it gave only during the transition.
     fn record_transient_answers(
         &mut self,
         number: usize,
@@ -346,11 +350,11 @@ impl TransitionPhase<'_, '_> {
         key: &NamespacedName,
         history: &AnswerHistory<'_>,
     ) {
-        let of_coredns = history
+        let coredns = history
             .servers
             .iter()
             .find(|(server, ..)| *server == AnsweringServer::CoreDns);
-        let Some((_, _, of_coredns)) = of_coredns else {
+        let Some((_, _, coredns_replies)) = coredns else {
             return;
         };
         for (server, _, replies) in &history.servers {
@@ -361,9 +365,9 @@ impl TransitionPhase<'_, '_> {
             let (Some(first), Some(last)) = (replies.first(), replies.last()) else {
                 continue;
             };
-            let between = replies
-                .iter()
-                .filter(|reply| *reply != first && *reply != last && !of_coredns.contains(reply));
+            let between = replies.iter().filter(|reply| {
+                *reply != first && *reply != last && !coredns_replies.contains(reply)
+            });
             for reply in between {
                 let what = if reply.has_data() {
                     "an answer"
@@ -380,13 +384,13 @@ impl TransitionPhase<'_, '_> {
                     reply.lines().join("; ")
                 );
                 let kind = format!("{flags}: {what}");
-                self.report.between.entry(kind).or_default().push(text);
+                self.report.transient.entry(kind).or_default().push(text);
             }
         }
     }
 
     fn lasting_after(&self) -> Duration {
-        if self.report.never < MANY {
+        if self.report.never_right < MANY {
             LASTING_AFTER
         } else {
             LASTING_AFTER_MANY
@@ -437,8 +441,8 @@ impl<'a> AnswerHistory<'a> {
         }
     }
 
-    /// Asks each server, and records an answer that differs from its last one. A passed question is
-    /// no answer.
+    /// Asks each server, and records its answer if it differs from the last one. Queries that the
+    /// kernel passes count as no answer.
     fn record_answers(&mut self, zone: &str) -> Result<()> {
         let question = ComparedQuestion {
             name: self.name.clone(),
@@ -447,7 +451,7 @@ impl<'a> AnswerHistory<'a> {
         };
         for (_, client, replies) in &mut self.servers {
             let reply = client.ask(&question.message())?;
-            if reply.get(3).is_none_or(|byte| byte & 15 == PASSED) {
+            if is_passed(&reply) {
                 continue;
             }
             let reply = ComparedReply::read(&reply, zone)?;
@@ -488,6 +492,3 @@ fn with_aliases(
     let aliases = aliases.map(|(key, _)| key.clone());
     services.iter().cloned().chain(aliases).collect()
 }
-
-const A: u16 = 1;
-const PTR: u16 = 12;

@@ -25,7 +25,7 @@ impl Bpffs {
         Ok(Bpffs(folder))
     }
 
-    /// Unmounts the file system below a running agent, as an administrator might. The directory
+    /// Unmounts the file system while an agent uses it, as an administrator might. The directory
     /// stays.
     pub fn unmount(&self) -> Result<()> {
         umount2(&self.0, MntFlags::MNT_DETACH)

@@ -1,10 +1,10 @@
-//! Threads with fewer capabilities than root.
+//! Runs a thread with fewer capabilities than root has.
 
 use std::io;
 
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-/// Drops capabilities of the calling thread permanently.
+/// Permanently removes the capabilities `dropped` from the calling thread.
 pub fn drop_capabilities(dropped: CapabilitySet) -> io::Result<()> {
     let held = capabilities(None)?;
     let left = CapabilitySets {

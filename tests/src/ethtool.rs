@@ -1,4 +1,4 @@
-//! The one function of ethtool(8) that the tests need, because the guests have no ethtool.
+//! Turns checksum offload off without ethtool(8), which the guests don't have.
 
 use std::{
     io,
@@ -13,21 +13,21 @@ use crate::netns::NetworkNamespace;
 /// Makes an interface send complete UDP and TCP checksums (`ethtool -K … tx off`).
 ///
 /// By default a veth sends packets with partial checksums, for hardware to complete.
-pub fn disable_tx_checksums(namespace: &NetworkNamespace, interface: &str) -> Result<()> {
+pub fn disable_checksum_offload(namespace: &NetworkNamespace, interface: &str) -> Result<()> {
     let context = || {
         format!(
-            "in namespace {}, cannot turn tx off on {interface}",
+            "in namespace {}, cannot turn off checksum offload on {interface}",
             namespace.name()
         )
     };
     let after = namespace
         .enter(|| {
             let socket = UdpSocket::bind("127.0.0.1:0")?;
-            call(socket.as_raw_fd(), interface, SET_TX_CHECKSUM)?;
-            call(socket.as_raw_fd(), interface, GET_TX_CHECKSUM)
+            run_command(socket.as_raw_fd(), interface, SET_TX_CHECKSUM)?;
+            run_command(socket.as_raw_fd(), interface, GET_TX_CHECKSUM)
         })?
         .with_context(context)?;
-    ensure!(after == 0, "{}: tx is still on", context());
+    ensure!(after == 0, "{}: it is still on", context());
     Ok(())
 }
 
@@ -42,8 +42,8 @@ struct EthtoolValue {
     data: u32,
 }
 
-/// Runs a command with the value 0, and returns the value that the kernel stored.
-fn call(socket: RawFd, interface: &str, command: u32) -> io::Result<u32> {
+/// Runs an ethtool command with the value 0, and returns the value that the kernel stored.
+fn run_command(socket: RawFd, interface: &str, command: u32) -> io::Result<u32> {
     if interface.len() >= libc::IFNAMSIZ {
         return Err(io::Error::from_raw_os_error(libc::ENODEV));
     }
@@ -54,8 +54,8 @@ fn call(socket: RawFd, interface: &str, command: u32) -> io::Result<u32> {
         *to = from.cast_signed();
     }
     request.ifr_ifru.ifru_data = (&raw mut value).cast();
-    // SAFETY: the request is initialised, and its data point to a value that
-    // outlives the call and is what these commands read and write.
+    // SAFETY: the request is initialised. Its data points to an `EthtoolValue`, which outlives the
+    // call and is the type that these commands read and write.
     let result = unsafe { libc::ioctl(socket, libc::SIOCETHTOOL, &raw mut request) };
     if result == -1 {
         return Err(io::Error::last_os_error());

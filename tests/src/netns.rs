@@ -8,6 +8,7 @@ use std::{
     io::Write,
     os::unix::process::CommandExt,
     panic,
+    path::Path,
     process::{self, Command, Stdio},
     sync::{
         Mutex, PoisonError,
@@ -26,7 +27,7 @@ use nix::{
 /// A new network namespace; deleted when dropped.
 pub struct NetworkNamespace {
     name: String,
-    /// Refers to the namespace without its name.
+    /// The open namespace, for setns(2).
     file: File,
 }
 
@@ -77,25 +78,13 @@ impl NetworkNamespace {
         thread.unwrap_or_else(|panic| panic::resume_unwind(panic))
     }
 
-    /// A command that will run inside the namespace, with the mounts of this process and with no
-    /// signal blocked, even if this process blocks some.
+    /// Returns a command that will run inside the namespace. It has the mounts of this process, and
+    /// starts with no signal blocked, even if this process blocks some.
     pub fn command(&self, program: &str) -> Result<Command> {
-        let file = self
-            .file
-            .try_clone()
-            .with_context(|| format!("cannot duplicate {}", self.name))?;
-        let mut command = Command::new(program);
-        let enter = move || {
-            setns(&file, CloneFlags::CLONE_NEWNET)?;
-            Ok(SigSet::empty().thread_set_mask()?)
-        };
-        // SAFETY: between fork and exec the closure makes two system calls; it neither allocates
-        // nor takes a lock.
-        unsafe { command.pre_exec(enter) };
-        Ok(command)
+        command_in(&self.file, program.as_ref())
     }
 
-    /// Runs `ip` commands, one a line and without the word `ip`, inside the namespace.
+    /// Runs `ip` inside the namespace. Each line is one of its commands, without the word `ip`.
     pub fn ip(&self, lines: &[&str]) -> Result<()> {
         let mut ip = self
             .command("ip")?
@@ -140,10 +129,25 @@ impl NetworkNamespace {
 
 impl Drop for NetworkNamespace {
     fn drop(&mut self) {
-        // An error has no remedy here; the name of a namespace that stays behind has the process's
-        // ID.
+        // If this fails, the namespace stays. Its name contains the ID of this process.
         let _ = run(Command::new("ip").args(["netns", "delete", &self.name]));
     }
+}
+
+/// Like [`NetworkNamespace::command`], in the namespace that an open file refers to.
+pub(crate) fn command_in(namespace: &File, program: &Path) -> Result<Command> {
+    let namespace = namespace
+        .try_clone()
+        .context("cannot duplicate the file of a network namespace")?;
+    let mut command = Command::new(program);
+    let enter = move || {
+        setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+        Ok(SigSet::empty().thread_set_mask()?)
+    };
+    // SAFETY: between fork and exec the closure makes two system calls; it neither allocates nor
+    // takes a lock.
+    unsafe { command.pre_exec(enter) };
+    Ok(command)
 }
 
 fn run(command: &mut Command) -> Result<()> {

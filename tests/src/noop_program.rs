@@ -1,4 +1,4 @@
-//! BPF programs that stand for foreign programs: they do nothing, and have any name.
+//! BPF programs that act as foreign programs. They do nothing, and tests choose their names.
 
 use std::{ffi::CString, io, mem, os::unix::ffi::OsStrExt as _, path::Path};
 
@@ -14,7 +14,7 @@ pub struct NoopProgram<P> {
     program: P,
 }
 
-/// `r0 = verdict; exit`.
+/// The program `r0 = verdict; exit`.
 fn instructions(verdict: i32) -> [bpf_insn; 2] {
     let instruction = |code, immediate| bpf_insn {
         code,
@@ -23,19 +23,20 @@ fn instructions(verdict: i32) -> [bpf_insn; 2] {
         off: 0,
         imm: immediate,
     };
+    // BPF_ALU64 | BPF_MOV | BPF_K, and BPF_JMP | BPF_EXIT.
     [instruction(0xb7, verdict), instruction(0x95, 0)]
 }
 
 impl NoopProgram<SchedClassifier> {
     /// Loads a tc program and pins it at `pin`. The kernel keeps the first 15 bytes of `name`.
     pub fn load_tc(name: &str, pin: &Path) -> Result<Self> {
-        // TC_ACT_UNSPEC, which has the value of TCX_NEXT.
+        // -1 is both TC_ACT_UNSPEC and TCX_NEXT: the next program decides.
         load(bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, name, -1, pin)?;
         let program = SchedClassifier::from_pin(pin)?;
         Ok(Self { program })
     }
 
-    /// Attaches the program as a filter with the program's name. The calling thread must be in the
+    /// Attaches the program as a tc filter of the same name. The calling thread must be in the
     /// device's namespace.
     pub fn attach_filter(&mut self, device: &str, direction: TcAttachType) -> Result<()> {
         // The clsact qdisc may exist already.
@@ -64,8 +65,8 @@ impl NoopProgram<SchedClassifier> {
 impl NoopProgram<Xdp> {
     /// Loads an XDP program and pins it at `pin`. The kernel keeps the first 15 bytes of `name`.
     pub fn load_xdp(name: &str, pin: &Path) -> Result<Self> {
-        const PASS: i32 = 2;
-        load(bpf_prog_type::BPF_PROG_TYPE_XDP, name, PASS, pin)?;
+        const XDP_PASS: i32 = 2;
+        load(bpf_prog_type::BPF_PROG_TYPE_XDP, name, XDP_PASS, pin)?;
         let program = Xdp::from_pin(pin, aya_obj::programs::XdpAttachType::Interface)?;
         Ok(Self { program })
     }
@@ -80,9 +81,9 @@ impl NoopProgram<Xdp> {
 /// Loads the program by BPF_PROG_LOAD and pins it by BPF_OBJ_PIN.
 fn load(kind: bpf_prog_type, name: &str, verdict: i32, pin: &Path) -> Result<()> {
     let instructions = instructions(verdict);
-    // SAFETY: every field of the union's variants is a number; zero is a value of each.
+    // SAFETY: every field of the union is an integer, so zeros are valid.
     let mut attributes: bpf_attr = unsafe { mem::zeroed() };
-    // SAFETY: the variant that BPF_PROG_LOAD reads.
+    // SAFETY: zeros are valid for this variant, which BPF_PROG_LOAD reads.
     let load = unsafe { &mut attributes.__bindgen_anon_3 };
     load.prog_type = kind as u32;
     load.insns = instructions.as_ptr() as u64;
@@ -96,7 +97,7 @@ fn load(kind: bpf_prog_type, name: &str, verdict: i32, pin: &Path) -> Result<()>
     let path = CString::new(pin.as_os_str().as_bytes())?;
     // SAFETY: as above.
     let mut attributes: bpf_attr = unsafe { mem::zeroed() };
-    // SAFETY: the variant that BPF_OBJ_PIN reads.
+    // SAFETY: zeros are valid for this variant, which BPF_OBJ_PIN reads.
     let object = unsafe { &mut attributes.__bindgen_anon_4 };
     object.pathname = path.as_ptr() as u64;
     object.bpf_fd = program as u32;

@@ -1,22 +1,36 @@
-//! Tests that this machine or kernel can't run: each says so in one line, and the lines are
-//! counted.
+//! Reports tests that this machine or kernel can't run, in one numbered line for each.
 
 use std::{
+    env,
     fmt::Display,
     io::{self, Write as _},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-/// Number of calls of [`report_not_run`] in this process.
-static COUNT: AtomicUsize = AtomicUsize::new(0);
+/// The environment variable with the number of reports before this process.
+pub const VARIABLE: &str = "ZEROHOP_NOT_RUN";
 
-/// Prints that a test, or a part of one, is not run. The number in the last line of a test binary
-/// is the sum.
+/// Number of reports, including those before this process.
+static COUNT: LazyLock<AtomicUsize> = LazyLock::new(|| {
+    let before = env::var(VARIABLE).ok().and_then(|count| count.parse().ok());
+    AtomicUsize::new(before.unwrap_or_default())
+});
+
+/// The number of reports so far, which `cargo xtask test` passes on by [`VARIABLE`].
+pub fn count() -> usize {
+    COUNT.load(Ordering::Relaxed)
+}
+
+/// Prints that a test, or a part of it, is not run. The lines are numbered, so the last one of a
+/// test run has the total.
 ///
-/// Writes to standard error itself, because the test runner hides what passing tests print by
-/// macros.
+/// Writes to standard error directly: the test runner hides what passing tests print with
+/// `eprintln!`.
 pub fn report_not_run(what: &str, reason: impl Display) {
     let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
-    // A line that can't be written has no reader.
+    // An error means that standard error is closed. The test passes nevertheless.
     writeln!(io::stderr(), "not run ({count}): {what}: {reason}").ok();
 }

@@ -1,4 +1,4 @@
-//! A pod on a node, wired in the ways that the packet logic must support.
+//! A pod on a node, wired in the ways that CNI plugins use.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -22,7 +22,7 @@ pub const POD_DEVICE: &str = "eth0";
 /// The bridge of [`Topology::bridged`].
 pub const BRIDGE: &str = "cni0";
 
-/// The address of [`Topology::add_pod`].
+/// The address of the pod that [`Topology::add_pod`] adds.
 const ANOTHER_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 3);
 /// The node's addresses towards the pod.
 pub const GATEWAY: [IpAddr; 2] = [
@@ -34,7 +34,7 @@ pub const INNER: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(10, 244, 1, 2)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 2)),
 ];
-/// The pod's addresses towards that namespace.
+/// The pod's addresses towards the nested namespace.
 const INNER_GATEWAY: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(10, 244, 1, 1)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 1)),
@@ -44,12 +44,12 @@ const INNER_GATEWAY: [IpAddr; 2] = [
 pub const HOST_VETH_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// The hardware address of the pod's `eth0`.
 pub const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-/// The bridge's hardware address: set explicitly, so it differs from those of the ports.
+/// The bridge's hardware address. It is set explicitly: by default a bridge takes a port's address.
 pub const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
 
 impl Topology {
-    /// The node routes to the host veth, which has the gateway's addresses, as with kindnet and the
-    /// ptp plugin.
+    /// Creates a pod that the node reaches by routes. The host veth has the gateway's addresses, as
+    /// with kindnet and the ptp plugin.
     pub fn routed() -> Result<Topology> {
         let topology = Topology::with_veth_pair()?;
         let [gateway, gateway6] = GATEWAY;
@@ -63,8 +63,8 @@ impl Topology {
         topology.connect_pod()
     }
 
-    /// The host veth is a port of a bridge, which has the gateway's addresses and an explicit
-    /// hardware address, as with the bridge plugin and flannel.
+    /// Creates a pod behind a bridge, as with the bridge plugin and flannel. The host veth is a
+    /// port of the bridge, which has the gateway's addresses and an explicit hardware address.
     pub fn bridged() -> Result<Topology> {
         let topology = Topology::with_veth_pair()?;
         let [gateway, gateway6] = GATEWAY;
@@ -81,9 +81,9 @@ impl Topology {
         topology.connect_pod()
     }
 
-    /// Adds a namespace behind the pod, which forwards for it.
+    /// Adds a namespace behind the pod. The pod forwards its packets.
     ///
-    /// The only interface of that namespace is called [`POD_DEVICE`] too.
+    /// The only interface of the added namespace is called [`POD_DEVICE`] too.
     pub fn add_nested_namespace(&self) -> Result<NetworkNamespace> {
         let inner = NetworkNamespace::new("inner")?;
         let [address, address6] = INNER;
@@ -146,7 +146,7 @@ impl Topology {
         ])
     }
 
-    /// Creates the two namespaces and the veth pair, up, without the node's addresses.
+    /// Creates both namespaces and the veth pair. The host veth is up; no end has an address yet.
     fn with_veth_pair() -> Result<Topology> {
         let topology = Topology {
             node: NetworkNamespace::new("node")?,
@@ -169,6 +169,7 @@ impl Topology {
         Ok(topology)
     }
 
+    /// Sets the pod's veth up, with the pod's addresses and default routes.
     fn connect_pod(self) -> Result<Topology> {
         let [gateway, gateway6] = GATEWAY;
         let [pod, pod6] = POD;

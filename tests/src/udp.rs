@@ -63,7 +63,7 @@ impl UdpClient {
             match self.socket.recv(&mut buffer) {
                 Ok(length) => return Ok(Some(buffer[..length].to_vec())),
                 Err(error) if is_timeout(&error) => return Ok(None),
-                // The process was stopped and continued, for example with its machine (signal(7)).
+                // Stopping and continuing the process interrupts the call (signal(7)).
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error).context("cannot receive"),
             }
@@ -88,7 +88,8 @@ pub struct UdpServer {
 }
 
 impl UdpServer {
-    /// Listens on `address` and answers each payload with the result of `reply`. `None`: no answer.
+    /// Listens on `address` and answers each payload with the result of `reply`. `None`: it sends
+    /// no answer.
     pub fn start(
         namespace: &NetworkNamespace,
         address: SocketAddr,
@@ -140,7 +141,7 @@ impl Drop for UdpServer {
     }
 }
 
-/// Repeats `attempt` until it is true, and returns whether it was within `limit`.
+/// Repeats `attempt` until it returns true. Returns false if that takes longer than `limit`.
 ///
 /// For conditions without an event to wait for, such as the start of a program.
 pub fn eventually(limit: Duration, mut attempt: impl FnMut() -> Result<bool>) -> Result<bool> {
@@ -154,7 +155,7 @@ pub fn eventually(limit: Duration, mut attempt: impl FnMut() -> Result<bool>) ->
     Ok(true)
 }
 
-/// The longest UDP payload, in bytes.
+/// No UDP payload is longer than this, in bytes.
 const MAX_PAYLOAD: usize = 65_535;
 
 fn answer_queries(

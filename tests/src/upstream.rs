@@ -19,10 +19,13 @@ pub struct UpstreamName {
 /// The TTL of the A record, in seconds.
 pub const UPSTREAM_TTL: u8 = 77;
 
-/// QR, RD and RA.
-const BITS: u16 = 0x8180;
+/// The header flags of every reply: QR, RD and RA (RFC 1035 section 4.1.1).
+const REPLY_FLAGS: u16 = 0x8180;
+const NXDOMAIN: u16 = 3;
+const A: u16 = 1;
 
-/// Starts a server that answers NODATA for other types of the name, and NXDOMAIN for other names.
+/// Starts a server for the name `known`. It answers other types of the name with NODATA, and other
+/// names with NXDOMAIN.
 pub fn start(
     namespace: &NetworkNamespace,
     address: SocketAddr,
@@ -34,13 +37,14 @@ pub fn start(
 impl UpstreamName {
     fn reply(self, query: &[u8]) -> Option<Vec<u8>> {
         let name = packet::wire_name(self.name);
+        // The question begins after the header of 12 bytes.
         let asked = query.get(12..12 + name.len()).unwrap_or_default();
         if !asked.eq_ignore_ascii_case(&name) {
-            return packet::empty_reply(query, BITS | 3);
+            return packet::empty_reply(query, REPLY_FLAGS | NXDOMAIN);
         }
-        if packet::question_type(query)? != 1 {
-            return packet::empty_reply(query, BITS);
+        if packet::question_type(query)? != A {
+            return packet::empty_reply(query, REPLY_FLAGS);
         }
-        packet::address_reply(query, BITS, UPSTREAM_TTL.into(), self.address)
+        packet::address_reply(query, REPLY_FLAGS, UPSTREAM_TTL.into(), self.address)
     }
 }

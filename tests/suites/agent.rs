@@ -1,4 +1,4 @@
-//! Tests of the agent's binary, run like an operator runs it.
+//! Tests of the agent's binary, run as an operator runs it.
 
 mod api;
 mod check;
@@ -12,36 +12,30 @@ mod restarts;
 mod thread_capabilities;
 
 use std::{
-    cell::RefCell,
     fs,
-    io::{BufRead as _, BufReader},
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    thread,
+    process::Command,
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use zerohop_contract::{
     addresses::{POD, SERVED},
     packet::{self, QueryPacket},
 };
 use zerohop_tests::{
+    agent::{AgentProcess, LIMIT},
     netns::NetworkNamespace,
     topology::{HOST_VETH, Topology},
     udp::{UdpClient, UdpServer, eventually},
 };
 
-/// The longest time for any step. The slowest step, 20,000 services that are new to the tables,
-/// takes about 4 s alone on two cores; beside ten busy processes it took 33 s, and beside other
-/// tests more than a minute.
-const LIMIT: Duration = Duration::from_secs(300);
-/// How long to wait for an answer, also where none may come.
+use crate::kernel::fixture::rcode;
+
+/// How long to wait for an answer, even if none is expected.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// The lease that [`SHORT_LEASE`] sets.
 const STALE_AFTER: Duration = Duration::from_secs(2);
 const SHORT_LEASE: &str = "--stale-after=2s";
 
@@ -56,11 +50,11 @@ spec: {clusterIP: 10.96.1.1, clusterIPs: [10.96.1.1], ports: [{name: http, port:
 fn a_stopped_agent_answers_until_its_lease_ends() {
     let topology = Topology::routed().unwrap();
     let manifests = ManifestFolder::new(WEB);
-    let agent = AgentProcess::start(&topology.node, &manifests, &[SHORT_LEASE]);
+    let agent = start_agent(&topology.node, &manifests, &[SHORT_LEASE]);
     let pod = PodClient::new(&topology);
     assert_eq!(pod.web_ttl(), Some(5));
 
-    agent.send_signal(Signal::SIGSTOP);
+    agent.send_signal(Signal::SIGSTOP).unwrap();
     let stopped = Instant::now();
     // No socket listens on the served address, so only the kernel can answer.
     while pod.web_ttl().is_some() {
@@ -78,7 +72,7 @@ fn a_stopped_agent_answers_until_its_lease_ends() {
     assert_eq!(pod.web_ttl(), Some(77));
     assert_eq!(pod.web_ttl(), Some(77));
 
-    agent.send_signal(Signal::SIGCONT);
+    agent.send_signal(Signal::SIGCONT).unwrap();
     assert!(eventually(LIMIT, || Ok(pod.web_ttl() == Some(5))).unwrap());
 }
 
@@ -86,11 +80,10 @@ fn a_stopped_agent_answers_until_its_lease_ends() {
 fn sigterm_detaches_every_hook() {
     let topology = Topology::routed().unwrap();
     let manifests = ManifestFolder::new(WEB);
-    let mut agent = AgentProcess::start(&topology.node, &manifests, &[SHORT_LEASE]);
+    let mut agent = start_agent(&topology.node, &manifests, &[SHORT_LEASE]);
     let pod = PodClient::new(&topology);
     assert_eq!(pod.web_ttl(), Some(5));
-    agent.send_signal(Signal::SIGTERM);
-    let status = agent.child.wait().unwrap();
+    let status = agent.end_by(Signal::SIGTERM).unwrap();
     assert!(status.success(), "{status}");
     assert_eq!(pod.web_ttl(), None);
 }
@@ -99,7 +92,7 @@ fn sigterm_detaches_every_hook() {
 fn changed_manifests_are_answered_and_broken_ones_change_nothing() {
     let topology = Topology::routed().unwrap();
     let manifests = ManifestFolder::new(WEB);
-    let agent = AgentProcess::start(&topology.node, &manifests, &[SHORT_LEASE]);
+    let mut agent = start_agent(&topology.node, &manifests, &[SHORT_LEASE]);
     let pod = PodClient::new(&topology);
     assert_eq!(pod.service_address("web"), Some([10, 96, 1, 1]));
 
@@ -108,7 +101,7 @@ fn changed_manifests_are_answered_and_broken_ones_change_nothing() {
     assert!(eventually(LIMIT, changed).unwrap());
 
     manifests.write(&format!("{WEB}---\nkind: [\n"));
-    let line = agent.wait_for_line("zerohop.yaml");
+    let line = agent.wait_for_line("zerohop.yaml").unwrap();
     assert!(line.contains("ERROR") && line.contains(":7:"), "{line}");
     assert_eq!(pod.service_address("web"), Some([10, 96, 1, 2]));
 
@@ -116,7 +109,7 @@ fn changed_manifests_are_answered_and_broken_ones_change_nothing() {
     let changed = || Ok(pod.service_address("shop") == Some([10, 96, 1, 1]));
     assert!(eventually(LIMIT, changed).unwrap());
     // Names are removed after new names are published.
-    let gone = || Ok(pod.ask_for("web").is_some_and(|reply| reply[3] & 15 == 3));
+    let gone = || Ok(pod.ask_for("web").is_some_and(|reply| rcode(&reply) == 3));
     assert!(eventually(LIMIT, gone).unwrap());
 }
 
@@ -124,7 +117,7 @@ fn changed_manifests_are_answered_and_broken_ones_change_nothing() {
 fn constant_changes_of_manifests_do_not_starve_the_lease() {
     let topology = Topology::routed().unwrap();
     let manifests = ManifestFolder::new(WEB);
-    let _agent = AgentProcess::start(&topology.node, &manifests, &[SHORT_LEASE]);
+    let _agent = start_agent(&topology.node, &manifests, &[SHORT_LEASE]);
     let pod = PodClient::new(&topology);
     let end = Instant::now() + 3 * STALE_AFTER;
     let mut last = 2;
@@ -163,9 +156,10 @@ endpoints: [{}]
         )
     };
     let manifests = ManifestFolder::new(&headless(200));
+    // This zone's name is longer than 64 bytes, the limit of a suffix in the settings.
     let domain = format!("--cluster-domain={}.test", "a".repeat(58));
-    let agent = AgentProcess::start(&topology.node, &manifests, &[&domain]);
-    let status = || agent.status(&topology.node);
+    let agent = start_agent(&topology.node, &manifests, &[&domain]);
+    let status = || agent.status().unwrap();
     let said = status();
     let answers = "names have more answers than their records can hold";
     assert!(said.contains(answers), "{said}");
@@ -183,7 +177,7 @@ fn a_network_card_is_refused_without_allowed_clients() {
     node.ip(&["link add card type bridge", "link set card up"])
         .unwrap();
     let manifests = ManifestFolder::new(WEB);
-    let output = AgentProcess::command(&node, &manifests)
+    let output = agent_command(&binary(), &node, &manifests)
         .args(["--interface", "card"])
         .output()
         .unwrap();
@@ -192,124 +186,40 @@ fn a_network_card_is_refused_without_allowed_clients() {
     assert!(error.contains("--allow"), "{error}");
 }
 
-/// A running agent; killed when dropped.
-pub(crate) struct AgentProcess {
-    child: Child,
-    /// The address of the admin endpoints.
-    pub(crate) admin: String,
-    lines: std::sync::mpsc::Receiver<String>,
-    /// Log lines from before the line "started".
-    early: RefCell<Vec<String>>,
-}
-
 /// A source of an agent's objects.
 pub(crate) trait ObjectSource {
     /// The flags that select this source.
     fn arguments(&self) -> Vec<String>;
 }
 
-impl AgentProcess {
-    /// Starts an agent on the node's host veth, and waits until it has started.
-    pub(crate) fn start(
-        node: &NetworkNamespace,
-        source: &impl ObjectSource,
-        more: &[&str],
-    ) -> Self {
-        let host_veth = ["--interface", HOST_VETH];
-        Self::start_with(node, source, &[&host_veth, more].concat())
-    }
-
-    /// Starts an agent with these arguments, and waits until it has started.
-    fn start_with(node: &NetworkNamespace, source: &impl ObjectSource, arguments: &[&str]) -> Self {
-        let mut command = Self::command(node, source);
-        command.args(arguments);
-        Self::start_command(command)
-    }
-
-    /// Runs a command that starts an agent, and waits for the log line "started".
-    fn start_command(mut command: Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let (sender, lines) = std::sync::mpsc::channel();
-        thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                eprintln!("{line}");
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        let mut agent = Self {
-            child,
-            admin: String::new(),
-            lines,
-            early: RefCell::default(),
-        };
-        let (started, early) = agent.read_lines_until("started");
-        agent.early = RefCell::new(early);
-        let (_, admin) = started.split_once("admin=").unwrap();
-        agent.admin = admin.to_owned();
-        agent
-    }
-
-    fn command(node: &NetworkNamespace, source: &impl ObjectSource) -> Command {
-        Self::command_for(&binary(), node, source)
-    }
-
-    /// The command that starts an agent of any build.
-    fn command_for(program: &Path, node: &NetworkNamespace, source: &impl ObjectSource) -> Command {
-        let mut command = node.command(program.to_str().unwrap()).unwrap();
-        command
-            .arg("run")
-            .args(source.arguments())
-            .args(["--admin", "127.0.0.1:0"]);
-        command
-    }
-
-    /// The output of `dns-agent status` on the agent's node.
-    fn status(&self, node: &NetworkNamespace) -> String {
-        let mut command = node.command(binary().to_str().unwrap()).unwrap();
-        let output = command.args(["status", "--admin", &self.admin]).output();
-        String::from_utf8(output.unwrap().stdout).unwrap()
-    }
-
-    /// Waits for a log line with `text`, which may also precede the line "started".
-    fn wait_for_line(&self, text: &str) -> String {
-        let mut early = self.early.borrow_mut();
-        if let Some(at) = early.iter().position(|line| line.contains(text)) {
-            return early.remove(at);
-        }
-        self.read_lines_until(text).0
-    }
-
-    /// Waits for a log line with `text`. Returns it and the lines before it.
-    fn read_lines_until(&self, text: &str) -> (String, Vec<String>) {
-        let mut before = Vec::new();
-        loop {
-            match self.lines.recv_timeout(LIMIT) {
-                Ok(line) if line.contains(text) => return (line, before),
-                Ok(line) => before.push(line),
-                Err(error) => panic!("the agent never logged {text:?}: {error}"),
-            }
-        }
-    }
-
-    pub(crate) fn send_signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
-    }
-
-    /// Ends the agent by a signal, and waits for its exit.
-    fn end_by(&mut self, signal: Signal) {
-        self.send_signal(signal);
-        self.child.wait().unwrap();
-    }
+/// Starts an agent on the node's host veth, and waits until it has started.
+pub(crate) fn start_agent(
+    node: &NetworkNamespace,
+    source: &impl ObjectSource,
+    flags: &[&str],
+) -> AgentProcess {
+    start_agent_with(node, source, &[&["--interface", HOST_VETH], flags].concat())
 }
 
-impl Drop for AgentProcess {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
+/// Starts an agent with these arguments, and waits until it has started.
+fn start_agent_with(
+    node: &NetworkNamespace,
+    source: &impl ObjectSource,
+    arguments: &[&str],
+) -> AgentProcess {
+    let mut command = agent_command(&binary(), node, source);
+    command.args(arguments);
+    AgentProcess::start(command).unwrap()
+}
+
+/// The command that starts the agent at the path `program`.
+fn agent_command(program: &Path, node: &NetworkNamespace, source: &impl ObjectSource) -> Command {
+    let mut command = node.command(program.to_str().unwrap()).unwrap();
+    command
+        .arg("run")
+        .args(source.arguments())
+        .args(["--admin", "127.0.0.1:0"]);
+    command
 }
 
 fn endpoint_of(address: std::net::IpAddr) -> String {
@@ -381,6 +291,7 @@ impl PodClient {
         Self(UdpClient::new(&topology.pod, SocketAddr::new(SERVED[0], 53)).unwrap())
     }
 
+    /// Asks for the IPv4 address of a service of `shop`. `None`: no reply.
     fn ask_for(&self, service: &str) -> Option<Vec<u8>> {
         let name = format!("{service}.shop.svc.cluster.local");
         let query = QueryPacket {
@@ -388,7 +299,7 @@ impl PodClient {
             ..QueryPacket::new(POD[0], SERVED[0], &name, 1)
         };
         self.0.send(&query.message()).unwrap();
-        // Skips late answers to earlier questions.
+        // Skips late replies to earlier queries.
         while let Some(reply) = self.0.receive(PATIENCE).ok().flatten() {
             if reply[..2] == query.id.to_be_bytes() {
                 return Some(reply);
@@ -402,8 +313,10 @@ impl PodClient {
         self.service_ttl("web")
     }
 
+    /// The TTL of the answer for a service. `None`: no answer.
     fn service_ttl(&self, service: &str) -> Option<u32> {
         let reply = self.ask_for(service)?;
+        // The message ends with the record's TTL, data length and IPv4 address.
         let at = reply.len() - 10;
         Some(u32::from_be_bytes([
             reply[at],
@@ -416,6 +329,7 @@ impl PodClient {
     /// The address in the answer for a service. `None`: no answer, or no address in it.
     fn service_address(&self, service: &str) -> Option<[u8; 4]> {
         let reply = self.ask_for(service)?;
+        // Byte 7 is the low byte of the number of answer records.
         (reply[7] == 1).then(|| reply[reply.len() - 4..].try_into().unwrap())
     }
 }

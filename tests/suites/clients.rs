@@ -25,12 +25,12 @@ use zerohop_tests::{
     upstream::{self, UpstreamName},
 };
 
-use super::agent::{AgentProcess, ManifestFolder};
+use super::agent::{ManifestFolder, start_agent};
 
-/// Every client must end within this time, before it would repeat a lost query: a repetition would
-/// hide the loss. The tools wait for five seconds, the libraries as long as [`RESOLV_CONF`] says,
-/// musl half of it.
-const QUICK: Duration = Duration::from_millis(4900);
+/// Every client must end within this time, so that a lost query fails the test. A client repeats a
+/// lost query only later: the tools and musl after 5 s, the other libraries after the `timeout` of
+/// [`RESOLV_CONF`].
+const MAX_CLIENT_TIME: Duration = Duration::from_millis(4900);
 
 /// The resolv.conf of an ordinary pod, on a node with its own search domains.
 const RESOLV_CONF: &str = "\
@@ -48,7 +48,7 @@ const OUTSIDE: UpstreamName = UpstreamName {
 /// Number of addresses of `crowd`, more than fit in 512 bytes.
 const CROWD: usize = 60;
 
-/// Names and addresses for the libraries. No addresses: the name does not exist.
+/// Names for the libraries to look up, and their addresses. No addresses: the name does not exist.
 const LOOKUPS: [(&str, &[&str]); 14] = [
     ("web", &["10.96.1.1"]),
     ("web.shop", &["10.96.1.1"]),
@@ -66,7 +66,7 @@ const LOOKUPS: [(&str, &[&str]); 14] = [
     ("absent.example.com", &[]),
 ];
 
-/// Name, type, RCODE and rdata of that type, for the tools.
+/// Questions for the tools: name, type, and the expected RCODE and rdata of that type.
 const QUESTIONS: [(&str, &str, &str, &[&str]); 12] = [
     ("web.shop.svc.cluster.local", "A", "NOERROR", &["10.96.1.1"]),
     ("WeB.sHoP.svc.cluster.LOCAL", "A", "NOERROR", &["10.96.1.1"]),
@@ -131,7 +131,7 @@ fn every_client_finds_the_right_addresses() {
         "--reverse=10.96.0.0/16".to_owned(),
     ];
     let options = options.each_ref().map(String::as_str);
-    let agent = AgentProcess::start(&topology.node, &manifests, &options);
+    let agent = start_agent(&topology.node, &manifests, &options);
     let shell = PodShell { pod: &topology.pod };
     let programs = ClientBuilds::new();
 
@@ -154,20 +154,20 @@ fn every_client_finds_the_right_addresses() {
         }
     }
 
-    // The clients can't tell which plane answers. With the agent stopped only the kernel can.
-    agent.send_signal(Signal::SIGSTOP);
+    // The clients can't tell which plane answers. While the agent is stopped, only the kernel can.
+    agent.send_signal(Signal::SIGSTOP).unwrap();
     let query = QueryPacket::new(POD[0], SERVED[0], "web.shop.svc.cluster.local", 1);
     let client = UdpClient::new(&topology.pod, dns).unwrap();
-    let reply = client.ask(&query.message(), QUICK).unwrap();
+    let reply = client.ask(&query.message(), MAX_CLIENT_TIME).unwrap();
     assert!(reply.is_some(), "the kernel did not answer");
 }
 
-/// Checks one client program with all names or questions.
+/// Checks a client program, given by its name and command line, with all names or questions.
 type CheckClient = fn(&PodShell<'_>, &str, &[String]);
 
-/// Looks up all names by a program that prints the addresses of one name.
+/// Looks up all names with a program that prints the addresses of one name.
 fn look_up(shell: &PodShell<'_>, program: &str, words: &[String]) {
-    let found = |name: &str| {
+    let find = |name: &str| {
         let output = shell.run(words, &[name]);
         match output.trim() {
             "not found" => BTreeSet::new(),
@@ -175,19 +175,19 @@ fn look_up(shell: &PodShell<'_>, program: &str, words: &[String]) {
         }
     };
     for (name, addresses) in LOOKUPS {
-        assert_eq!(found(name), set_of(addresses), "{program} looks {name} up");
+        assert_eq!(find(name), set_of(addresses), "{program} looks {name} up");
     }
-    let (found, crowd) = (found("crowd"), crowd());
+    let (found, crowd) = (find("crowd"), crowd());
     if program == "musl" {
-        // musl has room for 48 addresses, and before 1.2.4 doesn't retry truncated replies over
-        // TCP.
+        // musl has room for 48 addresses. Before 1.2.4 it doesn't retry a truncated reply over TCP;
+        // at least 28 addresses fit in 512 bytes.
         assert!(found.len() >= 28 && found.is_subset(&crowd), "{found:?}");
     } else {
         assert_eq!(found, crowd, "{program} looks crowd up");
     }
 }
 
-/// Asks all questions by a tool that prints messages in dig's form.
+/// Asks all questions with a tool that prints messages in dig's form.
 fn ask(shell: &PodShell<'_>, program: &str, words: &[String]) {
     for (name, rtype, rcode, data) in QUESTIONS {
         let reply = PrintedReply::parse(&shell.run(words, &[name, rtype]), rtype);
@@ -272,7 +272,7 @@ fn manifests() -> String {
         .into_iter()
         .map(|address| format!("{{addresses: [{address}]}}"));
     [
-        // Without a Namespace object every namespace exists, absent.svc.cluster.local included.
+        // Without any Namespace object every namespace exists, including absent.svc.cluster.local.
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n".to_owned(),
         addressed("web", &["10.96.1.1"]),
         addressed("cart", &["10.96.1.2", "fd00:10:96::2"]),

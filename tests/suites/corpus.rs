@@ -1,5 +1,5 @@
-//! Runs the fuzz targets' checks over the inputs in `fuzz/corpus`, which needs neither a nightly
-//! compiler nor time for fuzzing.
+//! Runs the checks of the fuzz targets on the inputs in `fuzz/corpus`. Unlike fuzzing, this takes
+//! little time and needs no nightly compiler.
 
 #[path = "../../fuzz/src/lib.rs"]
 #[expect(unreachable_pub, reason = "to the fuzz targets this is a library")]
@@ -13,10 +13,10 @@ use domain::base::Message;
 use zerohop_resolver::message::QueryAction;
 
 #[test]
-fn the_message_corpus_reaches_every_reply_and_rcode() {
+fn the_message_corpus_reaches_every_action_and_rcode() {
     let mut rcodes = BTreeSet::new();
     let (mut ignored, mut forwarded, mut chased) = (0, 0, 0);
-    for_each("message", |input| match checks::message::check(input) {
+    for_each_input("message", |input| match checks::message::check(input) {
         QueryAction::Send(reply) => {
             let reply = Message::from_octets(reply).unwrap();
             rcodes.insert(reply.opt_rcode().to_int());
@@ -33,7 +33,7 @@ fn the_message_corpus_reaches_every_reply_and_rcode() {
 #[test]
 fn the_response_corpus_reaches_every_outcome() {
     let mut outcomes = BTreeSet::new();
-    for_each("response", |input| {
+    for_each_input("response", |input| {
         outcomes.insert(checks::response::check(input));
     });
     let all = [
@@ -47,28 +47,28 @@ fn the_response_corpus_reaches_every_outcome() {
 #[test]
 fn the_kernel_corpus_reaches_every_outcome() {
     let mut outcomes = BTreeSet::new();
-    for_each("kernel", |input| {
+    for_each_input("kernel", |input| {
         outcomes.insert(checks::kernel::check(input));
     });
-    // These outcomes depend on state outside the packet; the tables here restrict no client.
-    let not_by_packet = [
+    // These outcomes depend on state outside the packet, which the check does not vary.
+    let unreachable = [
         Outcome::LeaseStale,
         Outcome::NotReady,
         Outcome::Aggregated,
         Outcome::NotPermitted,
         Outcome::OverLimit,
-        // No allowed network has an address of this outcome.
+        // Addresses with this outcome are outside the allowed networks, so they end as NotAllowed.
         Outcome::NonstandardSource,
     ];
     let missing: Vec<Outcome> = Outcome::ALL
         .into_iter()
-        .filter(|outcome| !outcomes.contains(outcome) && !not_by_packet.contains(outcome))
+        .filter(|outcome| !outcomes.contains(outcome) && !unreachable.contains(outcome))
         .collect();
-    assert_eq!(missing, [], "no input of the corpus ends in these ways");
+    assert_eq!(missing, [], "no input of the corpus has these outcomes");
 }
 
 /// Calls `check` with each input of one target, in the order of file names.
-fn for_each(target: &str, mut check: impl FnMut(&[u8])) {
+fn for_each_input(target: &str, mut check: impl FnMut(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
     let folder = folder.join(target);
     let mut files: Vec<_> = fs::read_dir(&folder)

@@ -1,28 +1,29 @@
-//! Runs `dns-agent lookup` and `dns-agent dump` like an operator, and compares their output with
-//! the kernel's answers and with other programs that read zone files.
+//! Runs `dns-agent lookup` and `dns-agent dump` as an operator does. Compares lookups with the
+//! kernel's answers, and checks dumps with other programs that read zone files.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    process::{Command, Output},
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, process::Command, time::Duration};
 
 use zerohop_contract::{
     addresses::{POD, SERVED},
     packet::QueryPacket,
 };
-use zerohop_tests::{netns::NetworkNamespace, topology::Topology, udp::UdpClient};
+use zerohop_tests::{
+    agent::AgentProcess, netns::NetworkNamespace, topology::Topology, udp::UdpClient,
+};
 
-use crate::agent::{AgentProcess, ManifestFolder, binary};
+use crate::{
+    agent::{ManifestFolder, start_agent},
+    kernel::fixture::rcode,
+};
 
-/// How long to wait for an answer of the kernel, also where none must come.
+/// How long to wait for an answer of the kernel, even if none is expected.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Flags for a resolver that the pod never asks, and an upstream address without a server.
+/// Flags for a user plane. The pod sends it no query, and no server listens at the upstream's
+/// address.
 const USER_PLANE: [&str; 4] = ["--listen", "127.0.0.1:5353", "--upstream", "127.0.0.1:9"];
 
-/// A service of each kind, one of them with 40 endpoints and one with 200.
+/// Manifests of services of each kind. The headless ones have 40 and 200 endpoints.
 fn cluster() -> String {
     let mut objects = r#"
 apiVersion: v1
@@ -69,7 +70,7 @@ endpoints: [{endpoints}]
 fn lookup_reports_what_the_kernel_does() {
     let topology = Topology::routed().unwrap();
     let manifests = ManifestFolder::new(&cluster());
-    let agent = AgentProcess::start(&topology.node, &manifests, &USER_PLANE);
+    let agent = start_agent(&topology.node, &manifests, &USER_PLANE);
     let pod = UdpClient::new(&topology.pod, SocketAddr::new(SERVED[0], 53)).unwrap();
 
     for (name, rtype, plane, why) in [
@@ -122,13 +123,13 @@ fn lookup_reports_what_the_kernel_does() {
         ),
     ] {
         let asked = format!("{name} {}", rtype.0);
-        let lookup = lookup(&topology.node, &agent, &[name, rtype.0]);
-        assert_eq!(lookup["plane"], plane, "{asked}: {lookup:#}");
-        match lookup["why"].as_str() {
-            None => assert_eq!(why, "", "{asked}: {lookup:#}"),
+        let report = lookup(&agent, &[name, rtype.0]);
+        assert_eq!(report["plane"], plane, "{asked}: {report:#}");
+        match report["why"].as_str() {
+            None => assert_eq!(why, "", "{asked}: {report:#}"),
             Some(said) => assert!(
                 !why.is_empty() && said.starts_with(why),
-                "{asked}: {lookup:#}"
+                "{asked}: {report:#}"
             ),
         }
 
@@ -140,26 +141,27 @@ fn lookup_reports_what_the_kernel_does() {
         assert_eq!(reply.is_some(), plane == "kernel", "{asked}: {reply:02x?}");
         if let Some(reply) = reply {
             assert_eq!(reply[..2], query.id.to_be_bytes(), "{asked}");
-            let rcode = lookup["rcode"] == "NXDOMAIN";
-            assert_eq!(reply[3] & 15 == 3, rcode, "{asked}");
-            let answers = lookup["answer"].as_array().unwrap().len();
+            let is_denied = report["rcode"] == "NXDOMAIN";
+            assert_eq!(rcode(&reply) == 3, is_denied, "{asked}");
+            // Byte 7 is the low byte of the number of answer records.
+            let answers = report["answer"].as_array().unwrap().len();
             assert_eq!(usize::from(reply[7]), answers, "{asked}");
         }
     }
 
     // The same name for a client with a larger EDNS size.
-    let large = lookup(&topology.node, &agent, &["some.shop.svc.cluster.local"]);
+    let large = lookup(&agent, &["some.shop.svc.cluster.local"]);
     assert_eq!(large["kernel"]["outcome"], "too_large");
     assert_eq!(large["kernel"]["outcome_edns"], "data");
     let query = QueryPacket::new(POD[0], SERVED[0], "some.shop.svc.cluster.local", 1);
     let query = query.with_edns(1232, 0, &[]);
     assert!(pod.ask(&query.message(), PATIENCE).unwrap().is_some());
 
-    let pay = lookup(&topology.node, &agent, &["pay.shop.svc.cluster.local"]);
+    let pay = lookup(&agent, &["pay.shop.svc.cluster.local"]);
     assert_eq!(pay["upstreams"][0], "127.0.0.1:9");
-    let made_of = &pay["answer"][0]["objects"][0];
+    let object = &pay["answer"][0]["objects"][0];
     assert_eq!(
-        (&made_of["kind"], &made_of["namespace"], &made_of["name"]),
+        (&object["kind"], &object["namespace"], &object["name"]),
         (&"Service".into(), &"shop".into(), &"pay".into())
     );
 }
@@ -168,8 +170,8 @@ fn lookup_reports_what_the_kernel_does() {
 fn lookup_reports_that_nothing_is_attached() {
     let node = NetworkNamespace::new("node").unwrap();
     let manifests = ManifestFolder::new(&cluster());
-    let agent = AgentProcess::start(&node, &manifests, &USER_PLANE);
-    let web = lookup(&node, &agent, &["web.shop.svc.cluster.local"]);
+    let agent = start_agent(&node, &manifests, &USER_PLANE);
+    let web = lookup(&agent, &["web.shop.svc.cluster.local"]);
     assert_eq!(web["plane"], "agent");
     assert_eq!(web["kernel"]["state"], "unattached");
     // The tables exist although no program is attached.
@@ -183,7 +185,7 @@ fn zone_files_are_valid_for_other_programs() {
     let topology = Topology::routed().unwrap();
     let manifests = ManifestFolder::new(&cluster());
     let reverse = ["--reverse", "10.96.0.0/15"];
-    let agent = AgentProcess::start(&topology.node, &manifests, &reverse);
+    let agent = start_agent(&topology.node, &manifests, &reverse);
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("zone");
     let file = file.to_str().unwrap();
@@ -196,10 +198,8 @@ fn zone_files_are_valid_for_other_programs() {
         // zone.
         .chain(zones.map(|zone| (zone, Vec::new())))
     {
-        let output = run_subcommand(&topology.node, &agent, "dump", &arguments);
-        assert!(output.status.success(), "{output:?}");
-        fs::write(file, &output.stdout).unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
+        let text = agent.output(&[&["dump"], &arguments[..]].concat()).unwrap();
+        fs::write(file, &text).unwrap();
         assert_eq!(
             text.contains(" IN A 10.244.0.200\n"),
             zone == "cluster.local" || arguments.is_empty(),
@@ -210,32 +210,15 @@ fn zone_files_are_valid_for_other_programs() {
         run_checker("kzonecheck", &["-o", &format!("{zone}."), file]);
     }
 
-    let unknown = run_subcommand(&topology.node, &agent, "dump", &["--zone", "example.org"]);
-    assert!(!unknown.status.success());
-    let error = String::from_utf8_lossy(&unknown.stderr);
+    let unknown = agent.output(&["dump", "--zone", "example.org"]);
+    let error = unknown.unwrap_err().to_string();
     assert!(error.contains("97.10.in-addr.arpa."), "{error}");
 }
 
 /// The output of `dns-agent lookup --json`.
-fn lookup(node: &NetworkNamespace, agent: &AgentProcess, question: &[&str]) -> serde_json::Value {
-    let output = run_subcommand(node, agent, "lookup", &[question, &["--json"]].concat());
-    assert!(output.status.success(), "{output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// Runs a subcommand of the agent's binary against the running agent.
-fn run_subcommand(
-    node: &NetworkNamespace,
-    agent: &AgentProcess,
-    command: &str,
-    arguments: &[&str],
-) -> Output {
-    node.command(binary().to_str().unwrap())
-        .unwrap()
-        .args([command, "--admin", &agent.admin])
-        .args(arguments)
-        .output()
-        .unwrap()
+fn lookup(agent: &AgentProcess, question: &[&str]) -> serde_json::Value {
+    let output = agent.output(&[&["lookup", "--json"], question].concat());
+    serde_json::from_str(&output.unwrap()).unwrap()
 }
 
 /// Runs a checker that must succeed, and returns its output.

@@ -1,5 +1,5 @@
-//! The test suites that need root and a kernel. `kernel` also runs in the guests of the kernel
-//! matrix.
+//! Test suites, most of which need root. `kernel` also runs in the guests: the virtual machines of
+//! the kernel matrix.
 
 #![deny(unsafe_code)]
 
@@ -10,6 +10,6 @@ mod corpus;
 mod kernel;
 mod lookup;
 mod scenario_list;
-#[expect(unsafe_code, reason = "it maps a file twice")]
+#[expect(unsafe_code, reason = "it reads mapped memory by pointers")]
 mod tables;
 mod updates;

@@ -1,4 +1,5 @@
-//! Compares the list of scenarios with the files. Runs only on the machine that compiled the tests.
+//! Compares the list of scenarios with the files. Runs only on the machine that compiled the tests,
+//! because the guests of the kernel matrix don't have the files.
 
 use std::{collections::BTreeSet, fs};
 
@@ -13,5 +14,8 @@ fn every_scenario_is_run() {
         .filter(|name| name.ends_with(".scn"))
         .collect();
     let listed: BTreeSet<String> = FILES.iter().map(|name| (*name).to_owned()).collect();
-    assert_eq!(listed, on_disk, "the list is in suites/kernel/scenarios.rs");
+    assert_eq!(
+        listed, on_disk,
+        "update the list in suites/kernel/scenarios.rs"
+    );
 }

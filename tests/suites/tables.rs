@@ -1,5 +1,5 @@
 //! Tables in plain memory, written by the agent's code and read by the kernel program's code, both
-//! on the host.
+//! compiled for the host.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,13 +40,15 @@ use zerohop_datapath::{
 };
 use zerohop_zone::{Model, ModelBuilder, Name, Rdata, Record};
 
-/// Number of names in random operations; more than a directory of 32 words holds.
+/// Number of names in random steps: more than fit in the 32 words of the directory.
 const NAMES: u32 = 40;
 
 #[derive(Clone, Debug)]
 enum TableStep {
+    /// Puts this name with this value.
     Put(u32, u8),
     Remove(u32),
+    /// Compares the kernel program's answer for this name with the map.
     Ask(u32),
     /// Puts these names and removes all others.
     Round(Vec<(u32, u8)>),
@@ -111,13 +113,13 @@ fn put(
     value: u8,
 ) -> bool {
     match bench.table.put(&mut build_record(name, value)) {
-        Ok(put) => {
+        Ok(outcome) => {
             let expected = match map.insert(name, value) {
                 None => PutOutcome::Inserted,
                 Some(before) if before == value => PutOutcome::Unchanged,
                 Some(_) => PutOutcome::Replaced,
             };
-            assert_eq!(put, expected);
+            assert_eq!(outcome, expected);
             true
         }
         Err(full) => {
@@ -136,6 +138,7 @@ fn records_of_every_size_are_found_until_the_table_is_full() {
     let mut count = 0;
     let full = loop {
         let mut record = build_record(count, 1);
+        // Records of 60 different sizes.
         record.resize(record.len() + 64 * (count as usize % 60), 0);
         match bench.table.put(&mut record) {
             Ok(_) => count += 1,
@@ -227,13 +230,14 @@ fn another_name_with_the_same_tag_passes() {
     assert_eq!(respond(&mut packet, &bench.shared), Outcome::TagCollision);
 }
 
-/// Tables in shared memory, and the writer of names.
+/// Tables in shared memory, and their writer.
 struct TableBench<G> {
     shared: SharedTables,
     table: HashTable<G>,
 }
 
 impl<G: Grace> TableBench<G> {
+    /// `buckets` is the size of the directory, `chunks` that of the records.
     fn new(buckets: usize, chunks: usize, grace: G) -> Self {
         let shared = SharedTables::new(buckets, chunks);
         let key = HashKey {
@@ -253,6 +257,7 @@ impl<G: Grace> TableBench<G> {
             card_addresses: Vec::new(),
             rate_limit: None,
         };
+        // A lease that outlasts the test.
         let lease = std::mem::offset_of!(Control, lease) / 8;
         control.words()[lease].store(u64::MAX >> 1, Ordering::Relaxed);
         SettingsPublisher::new(control, settings)
@@ -260,17 +265,19 @@ impl<G: Grace> TableBench<G> {
         Self { shared, table }
     }
 
-    /// The value of a name in the answer of the kernel program.
+    /// The value in the kernel program's answer for a name. `None`: NXDOMAIN.
     fn ask_kernel(&self, name: u32) -> Option<u8> {
         ask_kernel(&self.shared, name)
     }
 }
 
+/// Sends a query to the kernel program. Returns the value in its answer, or `None` for NXDOMAIN.
 fn ask_kernel(shared: &SharedTables, name: u32) -> Option<u8> {
     let mut packet = PlainPacket::asking(name);
     match respond(&mut packet, shared) {
         Outcome::NxDomain => None,
         Outcome::Data => {
+            // Four address records of 16 bytes. The value is the third byte of each address.
             let answers = &packet.bytes[packet.bytes.len() - 4 * 16..];
             let values: Vec<u8> = answers.chunks(16).map(|record| record[14]).collect();
             assert!(values.iter().all(|value| *value == values[0]), "{values:?}");
@@ -284,7 +291,7 @@ fn name_of(number: u32) -> Name {
     Name::parse(&format!("service-{number}.shop.svc.cluster.local")).unwrap()
 }
 
-/// A model of one name whose four addresses carry a value.
+/// A model of one name. Its four addresses carry `value` in the third byte.
 fn model(number: u32, value: u8) -> Model {
     let mut builder = ModelBuilder::new(1);
     builder
@@ -309,7 +316,7 @@ fn build_record(number: u32, value: u8) -> Vec<u8> {
     record
 }
 
-/// Stops the writer when dropped, also when the reader panics.
+/// Stops the writer when dropped, even if the reader panics.
 struct StopWriter<'a>(&'a AtomicBool);
 
 impl Drop for StopWriter<'_> {
@@ -318,7 +325,7 @@ impl Drop for StopWriter<'_> {
     }
 }
 
-/// A grace period without readers: nothing to wait for.
+/// A grace period that ends at once, because there is no concurrent reader.
 struct NoReaders;
 
 impl Grace for NoReaders {
@@ -338,7 +345,7 @@ impl Grace for AnnouncedReader {
     }
 }
 
-/// The tables' memory: like the kernel's maps, mapped by readers and by the writer.
+/// The memory of the tables. The reader and the writer map it separately, like the kernel's maps.
 struct SharedTables {
     files: [(File, usize); 4],
     control: Memory,
@@ -381,7 +388,7 @@ fn map_files(files: &[(File, usize); 4]) -> [Memory; 4] {
         .map(|(file, length)| Memory::map(file.as_fd(), *length).unwrap())
 }
 
-/// The address of an element. `None`: the memory ends before it.
+/// The address of element `number`. `None`: the memory ends before it.
 fn element<T>(memory: &Memory, number: u32) -> Option<*const T> {
     let offset = number as usize * size_of::<T>();
     let exists = offset + size_of::<T>() <= memory.bytes();
@@ -395,8 +402,8 @@ impl Tables for SharedTables {
 
     fn settings(&self, slot: u32) -> Option<&Settings> {
         let settings = element::<Settings>(&self.settings, slot)?;
-        // SAFETY: the element lies in the mapping, any bytes are valid settings, and the current
-        // copy is not written to.
+        // SAFETY: the element lies in the mapping, any bytes are valid settings, and the publisher
+        // does not write to the current copy.
         Some(unsafe { &*settings })
     }
 
@@ -428,6 +435,7 @@ struct PlainPacket {
 }
 
 impl PlainPacket {
+    /// A query for the name with this number.
     fn asking(name: u32) -> Self {
         let name = name_of(name).to_string();
         Self {

@@ -1,4 +1,5 @@
-//! The kernel's tables during updates: no reader ever sees a partly written record.
+//! The kernel's tables while the agent writes them: the program sees no partly written record,
+//! 100,000 names fit, and full tables deny no existing name.
 
 use std::{
     collections::BTreeSet,
@@ -23,13 +24,13 @@ use zerohop_datapath::{
 };
 use zerohop_zone::{Model, ModelBuilder, Name, Rdata, Record};
 
-use crate::kernel::fixture::config;
+use crate::kernel::fixture::{TC_PASS, config, rcode};
 
 /// Number of names whose records are replaced.
 const NAMES: u32 = 1000;
-/// Number of addresses of each name. All carry the same version.
+/// Number of addresses of each name. All addresses of a record carry the same version.
 const ADDRESSES: u32 = 8;
-/// Duration of the flood.
+/// Duration of the flood of queries.
 const FLOOD: Duration = Duration::from_secs(30);
 
 #[test]
@@ -43,6 +44,7 @@ fn a_flood_of_queries_never_sees_a_partial_record() {
     let memories = object.map_tables(size).unwrap();
     let key = HashKey {
         words: std::array::from_fn(|_| rand::random()),
+        // `HashKey::finish` must be odd.
         finish: rand::random::<u64>() | 1,
     };
     let mut table = HashTable::new(
@@ -113,9 +115,9 @@ fn a_flood_of_queries_never_sees_a_partial_record() {
 /// Checks that all addresses of an answer carry the same name and version.
 fn check_answer(frame: &[u8], out: &[u8], number: u32) -> Result<(), String> {
     let message = packet::parse_reply(frame, out).map_err(|error| error.to_string())?;
-    let records = &message[message.len() - 16 * ADDRESSES as usize..];
+    let records = &message[message.len() - ADDRESS_RECORD * ADDRESSES as usize..];
     let mut seen: Vec<u32> = records
-        .chunks(16)
+        .chunks(ADDRESS_RECORD)
         .map(|record| u32::from_be_bytes([record[12], record[13], record[14], record[15]]))
         .collect();
     seen.sort_unstable();
@@ -129,6 +131,10 @@ fn check_answer(frame: &[u8], out: &[u8], number: u32) -> Result<(), String> {
     Err(format!("{seen:08x?} instead of {expected:08x?}"))
 }
 
+/// Length of an A record whose owner name is compressed, in bytes.
+const ADDRESS_RECORD: usize = 16;
+
+/// Number of versions that an address can carry.
 const VERSIONS: u32 = 1 << 19;
 
 /// An address that encodes 19 bits of version, 10 bits of name and 3 bits of address number.
@@ -136,14 +142,17 @@ fn encode_address(number: u32, version: u32, address: u32) -> u32 {
     version << 13 | number << 3 | address
 }
 
-/// Writes the addresses of a version into a record.
+/// Writes the addresses of a version into a record, and updates the checksum of its answer.
 fn write_addresses(record: &mut [u8], number: u32, version: u32) {
     let head_length = size_of::<layout::RecordHead>();
     let mut head: layout::RecordHead = bytemuck::pod_read_unaligned(&record[..head_length]);
     let answer = &mut head.answers[0];
     let (start, length) = (usize::from(answer.offset), usize::from(answer.length));
     let stored = length + usize::from(answer.stride) * (ADDRESSES as usize - 1);
-    for (at, rr) in record[start..start + stored].chunks_mut(16).enumerate() {
+    for (at, rr) in record[start..start + stored]
+        .chunks_mut(ADDRESS_RECORD)
+        .enumerate()
+    {
         let address = encode_address(number, version, at as u32 % ADDRESSES);
         rr[12..16].copy_from_slice(&address.to_be_bytes());
     }
@@ -160,7 +169,7 @@ fn build_record(model: &Model, number: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_hundred_thousand_names() {
+fn a_hundred_thousand_names_are_published_and_answered() {
     const COUNT: u32 = 100_000;
     let model = model(COUNT, 1);
     let config = config();
@@ -192,7 +201,8 @@ fn a_hundred_thousand_names() {
 
 #[test]
 fn full_tables_never_deny_a_name_that_exists() {
-    // A directory of 256 words for 400 names in two zones, neither of which fits.
+    // The directory has 256 words, and there are more than 400 names in two zones. So some names of
+    // both zones are left out.
     let mut builder = ModelBuilder::new(1);
     for zone in ["cluster.local", "10.in-addr.arpa"] {
         builder.add_zone(Name::parse(zone).unwrap(), 5).unwrap();
@@ -231,15 +241,15 @@ fn full_tables_never_deny_a_name_that_exists() {
                 turn += 1;
                 let frame = &frames[turn % frames.len()];
                 let (verdict, out) = object.test_run(HookProgram::TcPeer, frame).unwrap();
-                if verdict == u32::MAX {
+                if verdict == TC_PASS {
                     passes += 1;
                     continue;
                 }
                 let message = packet::parse_reply(frame, &out).unwrap();
                 assert_eq!(
-                    message[3] & 15,
+                    rcode(&message),
                     0,
-                    "question {turn} of the round: {message:02x?}"
+                    "query {turn} while publishing: {message:02x?}"
                 );
             }
         });

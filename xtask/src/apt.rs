@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::{output, run};
+use crate::process::{output, run_command};
 
 /// An apt state with a few Debian suites, all with the same priority.
 pub(crate) struct Apt {
@@ -35,17 +35,18 @@ impl Apt {
             "preferences",
             "Package: *\nPin: release *\nPin-Priority: 500\n",
         )?;
-        // The update fails if a mirror lacks one of the suites. The others are usable then; the
-        // lookup of the package shows whether they suffice.
+        // The update fails if a mirror lacks one of the suites. The other suites are usable even
+        // then, and the caller finds out whether they have the package.
         output(&mut apt.command("apt-get", &["update"])).ok();
         Ok(apt)
     }
 
-    /// The direct and indirect dependencies of a package whose names `wanted` accepts.
-    pub(crate) fn closure(
+    /// The names of a package's direct and indirect dependencies for which `is_wanted` returns
+    /// true.
+    pub(crate) fn dependencies_of(
         &self,
         package: &str,
-        wanted: impl Fn(&str) -> bool,
+        is_wanted: impl Fn(&str) -> bool,
     ) -> Result<BTreeSet<String>> {
         let mut command = self.command(
             "apt-cache",
@@ -54,7 +55,7 @@ impl Apt {
         Ok(output(&mut command)?
             .lines()
             .map(|line| line.rsplit(' ').next().unwrap_or(line))
-            .filter(|name| wanted(name))
+            .filter(|name| is_wanted(name))
             .map(str::to_owned)
             .collect())
     }
@@ -67,10 +68,12 @@ impl Apt {
         let mut download = self.command("apt-get", &["download"]);
         output(download.args(packages).current_dir(&downloads))?;
         for entry in fs::read_dir(&downloads)? {
-            run(Command::new("dpkg-deb")
-                .arg("--extract")
-                .arg(entry?.path())
-                .arg(into))?;
+            run_command(
+                Command::new("dpkg-deb")
+                    .arg("--extract")
+                    .arg(entry?.path())
+                    .arg(into),
+            )?;
         }
         Ok(())
     }
@@ -150,7 +153,8 @@ fn debian_sources(apt_get: &mut Command) -> Result<BTreeSet<String>> {
     Ok(output(apt_get)?.lines().map(str::to_owned).collect())
 }
 
-/// A line for each suite on each mirror. Most of these pairs do not exist.
+/// The text of sources.list: a line for each suite on each mirror. Most of these pairs do not
+/// exist.
 fn sources(mirrors: &BTreeSet<String>, suites: &[&str]) -> String {
     let keyrings: Vec<_> = KEYRINGS
         .into_iter()
@@ -170,7 +174,7 @@ fn sources(mirrors: &BTreeSet<String>, suites: &[&str]) -> String {
     text
 }
 
-/// Debian's keys, those of archived releases included.
+/// Debian's keys, including those of archived releases.
 const KEYRINGS: [&str; 3] = [
     "/usr/share/keyrings/debian-archive-keyring.pgp",
     "/usr/share/keyrings/debian-archive-keyring.gpg",

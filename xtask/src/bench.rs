@@ -1,5 +1,6 @@
-//! `cargo xtask bench`: measures the kernel program beside a bare reflector, and its tables; or an
-//! agent beside CoreDNS with a real API server; or the cost of watches for an API server.
+//! `cargo xtask bench`: measures the kernel program and its tables. With `--cluster` it measures an
+//! agent and CoreDNS with a real API server, and with `--watches` the cost of watches for an API
+//! server.
 
 use std::{net::SocketAddr, path::PathBuf, process::Command};
 
@@ -9,7 +10,7 @@ use clap::Args;
 use crate::{
     build_ebpf,
     packages::Verbosity,
-    process::{build, cargo, root, run as run_command},
+    process::{build, cargo, root, run_command},
     setup::{self, Need},
 };
 
@@ -18,7 +19,7 @@ pub(crate) struct BenchOptions {
     /// Passed to the benchmark: --case NAME, --pairs N.
     #[arg(last = true)]
     arguments: Vec<String>,
-    /// A smoke test of the benchmark itself: few frames, no required rates, no release build.
+    /// Only checks that the benchmark works: few packets, no required rates, no release build.
     #[arg(long)]
     quick: bool,
     #[command(flatten)]
@@ -27,10 +28,10 @@ pub(crate) struct BenchOptions {
     watches: WatchBenchOptions,
 }
 
-/// Options of the measurement of what EndpointSlice watches cost an API server.
+/// Options of the measurement of EndpointSlice watches.
 #[derive(Args)]
 struct WatchBenchOptions {
-    /// Measure the cost of EndpointSlice watches for this API server instead.
+    /// Measures instead what EndpointSlice watches cost the API server of this kubeconfig.
     #[arg(long, value_name = "KUBECONFIG", conflicts_with = "bench_cluster")]
     watches: Option<PathBuf>,
     /// Number of simulated agents.
@@ -39,16 +40,16 @@ struct WatchBenchOptions {
     /// EndpointSlice changes a second.
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     rate: u32,
-    /// Seconds for which each strategy is measured.
+    /// Seconds for which each method of watching is measured.
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     seconds: u32,
 }
 
-/// Options of the measurement of an agent beside CoreDNS: how long changes take, and memory.
+/// Options of the measurement of an agent and CoreDNS: how long changes take, and memory.
 #[derive(Args)]
 struct ClusterBenchOptions {
-    /// Measure an agent and a CoreDNS with this API server instead. The measurement uses namespaces
-    /// of its own, and deletes them.
+    /// Measures instead an agent and a CoreDNS that read the API server of this kubeconfig. The
+    /// measurement uses its own namespaces, and deletes them.
     #[arg(
         id = "bench_cluster",
         long = "cluster",
@@ -56,7 +57,7 @@ struct ClusterBenchOptions {
         requires = "bench_dns"
     )]
     kubeconfig: Option<PathBuf>,
-    /// The CoreDNS that serves the same API server.
+    /// The address of the CoreDNS that reads the same API server.
     #[arg(
         id = "bench_dns",
         long = "dns",
@@ -64,22 +65,23 @@ struct ClusterBenchOptions {
         requires = "bench_cluster"
     )]
     dns: Option<SocketAddr>,
-    /// That CoreDNS's process, if it runs on this machine, to compare memory.
+    /// The process ID of that CoreDNS, if it runs on this machine. Then its memory is compared.
     #[arg(long, value_name = "PID", requires = "bench_cluster")]
     dns_pid: Option<u32>,
-    /// Number of Services to make, with five endpoints each; half of them are headless.
+    /// Number of Services to create, with five endpoints each. Half of them are headless.
     #[arg(long, value_name = "NUMBER", default_value_t = 200)]
     services: u32,
     /// Number of endpoint changes to time.
     #[arg(long, value_name = "NUMBER", default_value_t = 500)]
     changes: u32,
-    /// A shell command that stops the API server. Questions go on for --outage seconds without it.
+    /// A shell command that stops the API server. While it is stopped, for --outage seconds, the
+    /// kernel receives queries.
     #[arg(long, value_name = "COMMAND", requires = "start_api")]
     stop_api: Option<String>,
     /// A shell command that starts the API server again.
     #[arg(long, value_name = "COMMAND", requires = "stop_api")]
     start_api: Option<String>,
-    /// How long the API server is away, in seconds.
+    /// How long the API server is stopped, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     outage: u32,
 }
@@ -91,11 +93,11 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     }
     setup::need_root("bench")?;
     setup::ensure(&[Need::Ebpf, Need::Namespaces], Verbosity::Changes)?;
-    build_ebpf::programs()?;
+    build_ebpf::build_programs()?;
     if let (Some(kubeconfig), Some(dns)) = (&options.cluster.kubeconfig, options.cluster.dns) {
         return options.cluster.run(kubeconfig, dns);
     }
-    let programs = build_ebpf::benchmark_programs()?;
+    let programs = build_ebpf::build_benchmark_programs()?;
     let mut command = cargo();
     command.args([
         "build",
@@ -131,12 +133,12 @@ impl ClusterBenchOptions {
             .env("ZEROHOP_MEASURE", self.services.to_string())
             .env("ZEROHOP_CHANGES", self.changes.to_string())
             .env("ZEROHOP_OUTAGE", self.outage.to_string());
-        let given = [
+        let optional = [
             ("ZEROHOP_DNS_PID", self.dns_pid.map(|pid| pid.to_string())),
             ("ZEROHOP_STOP_API", self.stop_api.clone()),
             ("ZEROHOP_START_API", self.start_api.clone()),
         ];
-        for (variable, value) in given {
+        for (variable, value) in optional {
             if let Some(value) = value {
                 command.env(variable, value);
             }
@@ -148,7 +150,7 @@ impl ClusterBenchOptions {
 impl WatchBenchOptions {
     fn run(&self, kubeconfig: &PathBuf) -> Result<()> {
         setup::ensure(&[Need::Ebpf], Verbosity::Changes)?;
-        build_ebpf::programs()?;
+        build_ebpf::build_programs()?;
         let mut command = Command::new(build_cluster_test()?);
         command
             .env("ZEROHOP_KUBECONFIG", std::path::absolute(kubeconfig)?)

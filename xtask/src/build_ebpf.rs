@@ -1,4 +1,4 @@
-//! `cargo xtask build-ebpf`: the kernel programs, as one object.
+//! `cargo xtask build-ebpf`: builds the kernel programs as one object.
 
 use std::{
     fs,
@@ -11,13 +11,13 @@ use clap::Args;
 
 use crate::{
     packages::Verbosity,
-    process::{cargo, root, run as run_command},
+    process::{cargo, root, run_command},
     toolchain::{self, Toolchain},
 };
 
 #[derive(Args)]
 pub(crate) struct BuildEbpfOptions {
-    /// Builds programs that log a line for each packet that reaches the lookup; costs speed.
+    /// Builds slower programs, which log the outcome of each packet to a served address.
     #[arg(long)]
     log: bool,
     /// Builds the benchmark's programs instead, into target/ebpf/bench.o.
@@ -28,26 +28,26 @@ pub(crate) struct BuildEbpfOptions {
 /// Runs the job. The last line of output is the object's path.
 pub(crate) fn run(options: &BuildEbpfOptions) -> Result<()> {
     let object = match options {
-        BuildEbpfOptions { bench: true, .. } => benchmark_programs()?,
+        BuildEbpfOptions { bench: true, .. } => build_benchmark_programs()?,
         BuildEbpfOptions { log: true, .. } => build(root(), "zerohop", "log")?,
-        _ => programs()?,
+        _ => build_programs()?,
     };
     println!("{}", object.display());
     Ok(())
 }
 
 /// Builds the programs as they are deployed.
-pub(crate) fn programs() -> Result<PathBuf> {
-    programs_of(root())
+pub(crate) fn build_programs() -> Result<PathBuf> {
+    build_programs_in(root())
 }
 
 /// Builds the programs of another workspace, into that workspace's target directory.
-pub(crate) fn programs_of(workspace: &Path) -> Result<PathBuf> {
+pub(crate) fn build_programs_in(workspace: &Path) -> Result<PathBuf> {
     build(workspace, "zerohop", "kernel")
 }
 
 /// Builds the benchmark's own programs.
-pub(crate) fn benchmark_programs() -> Result<PathBuf> {
+pub(crate) fn build_benchmark_programs() -> Result<PathBuf> {
     build(root(), "bench", "kernel")
 }
 
@@ -72,8 +72,8 @@ fn build(workspace: &Path, binary: &str, features: &str) -> Result<PathBuf> {
 /// Little-endian eBPF, without an operating system.
 const TARGET: &str = "bpfel-unknown-none";
 
-/// A separate directory, so that builds for the host and for the kernel do not invalidate each
-/// other.
+/// The target directory of these builds. It is a separate one, so that builds for the host and for
+/// the kernel do not invalidate each other.
 fn target_directory(workspace: &Path) -> PathBuf {
     workspace.join("target/ebpf-build")
 }
@@ -89,9 +89,9 @@ pub(crate) fn cargo_for_kernel(
         "-Clinker=".to_owned() + &tools.linker.to_string_lossy(),
         // BTF: types for the verifier's messages, and for finding maps by name.
         "-Clink-arg=--btf".to_owned(),
-        // Loads of 2 to 8 bytes at any address: 24 ns less for an A answer.
+        // Allows loads of 2 to 8 bytes at unaligned addresses, which saves 24 ns for an A answer.
         "-Clink-arg=--cpu-features=+allows-misaligned-mem-access".to_owned(),
-        // 32-bit registers and jumps, which every kernel of the matrix knows.
+        // Allows 32-bit registers and jumps, which every kernel of the matrix supports.
         "-Ctarget-cpu=v3".to_owned(),
     ];
     all_flags.extend(flags.iter().map(ToString::to_string));
@@ -123,11 +123,11 @@ pub(crate) fn cargo_for_kernel(
     command
 }
 
-/// Moves the object to its place atomically, because a build of the agent may be reading it. An
-/// identical object stays untouched; otherwise Cargo would build the agent again.
+/// Moves the object to its place atomically, because a build of the agent may be reading it. Leaves
+/// an identical object untouched, so that Cargo does not build the agent again.
 fn install_object(built: &Path, object: &Path) -> Result<()> {
-    let is_there = |object: Vec<u8>| fs::read(built).is_ok_and(|built| built == object);
-    if fs::read(object).is_ok_and(is_there) {
+    let is_unchanged = |old: Vec<u8>| fs::read(built).is_ok_and(|new| new == old);
+    if fs::read(object).is_ok_and(is_unchanged) {
         return Ok(());
     }
     let directory = object

@@ -20,7 +20,6 @@ mod table;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Result, ensure};
@@ -47,7 +46,7 @@ use crate::{
 
 #[derive(Args)]
 pub(crate) struct DemoOptions {
-    /// Keeps the demo running after the tables, and prints commands to look around.
+    /// Keeps the demo running after the tables, and prints commands to explore it.
     #[arg(long)]
     keep: bool,
 }
@@ -75,7 +74,7 @@ pub(crate) fn run(options: &DemoOptions) -> Result<()> {
 /// The agent as it is released, except for code that no question passes.
 fn build_agent() -> Result<PathBuf> {
     setup::ensure(&[Need::Ebpf, Need::Namespaces], Verbosity::Changes)?;
-    build_ebpf::programs()?;
+    build_ebpf::build_programs()?;
     build(
         cargo().args(["build", "--profile", "demo", "--package", "dns-agent"]),
         "dns-agent",
@@ -107,11 +106,6 @@ impl<'a> DemoScene<'a> {
         })
     }
 
-    /// A command that runs the agent's program on the node.
-    fn agent_command(&self) -> Result<Command> {
-        self.topology.node.command(&self.program.to_string_lossy())
-    }
-
     /// Prints both tables and the summary. Returns the number of wrong replies.
     fn compare_planes(&self, questions: &[DemoQuestion]) -> Result<usize> {
         self.print_description();
@@ -124,7 +118,7 @@ impl<'a> DemoScene<'a> {
             reply.print_answer();
             with.push(reply);
         }
-        drop(agent);
+        agent.process.stop()?;
 
         let agent = DemoAgent::start(self, KernelPlaneSwitch::Off)?;
         println!("\nThe same without it: dns-agent started again, without --interface\n");
@@ -135,7 +129,7 @@ impl<'a> DemoScene<'a> {
             reply.print_times(before);
             without.push(reply);
         }
-        drop(agent);
+        agent.process.stop()?;
 
         println!("\n{}", table::summary(&with, &without));
         let replies = with.iter().chain(&without);
@@ -183,11 +177,11 @@ impl<'a> DemoScene<'a> {
              Press Enter or Ctrl-C to end it.",
             process = process.id(),
             program = self.program.display(),
-            agent = agent.process_id(),
+            agent = agent.process.process_id(),
         );
-        self.signals.wait_or_enter();
+        self.signals.wait_or_enter()?;
         process.kill()?;
         process.wait()?;
-        Ok(())
+        agent.process.stop()
     }
 }

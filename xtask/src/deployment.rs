@@ -8,21 +8,15 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
     packages::Verbosity,
-    process::{find, output, root},
+    process::{find_program, output, root},
 };
 
-/// Whether the manifests can be checked on this machine.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ManifestCheck {
-    Possible,
-    Impossible,
-}
-
+/// The tools, each with its Go module.
 const TOOLS: [(&str, &str); 3] = [
     ("kustomize", "sigs.k8s.io/kustomize/kustomize/v5@v5.8.0"),
     ("helm", "helm.sh/helm/v3/cmd/helm@v3.19.0"),
@@ -35,24 +29,16 @@ const TOOLS: [(&str, &str); 3] = [
 /// The Kubernetes release whose API the manifests are checked against.
 const KUBERNETES: &str = "v1.35.8";
 
-/// Finds the tools, or installs them in this repository.
-pub(crate) fn ensure(verbosity: Verbosity) -> ManifestCheck {
-    if find("go").is_none() {
-        println!(
-            "go: not found, so kustomize, helm and kubeconform cannot be installed: the manifests are not checked"
-        );
-        return ManifestCheck::Impossible;
-    }
-    match install(verbosity) {
-        Ok(()) => ManifestCheck::Possible,
-        Err(error) => {
-            println!("the manifests are not checked: {error:#}");
-            ManifestCheck::Impossible
-        }
-    }
-}
-
-fn install(verbosity: Verbosity) -> Result<()> {
+/// Finds the tools that check the manifests, or installs them in this repository.
+///
+/// # Errors
+///
+/// If Go is not installed, or a tool can't be installed. The manifests can't be checked then.
+pub(crate) fn ensure(verbosity: Verbosity) -> Result<()> {
+    ensure!(
+        find_program("go").is_some(),
+        "Go is not installed: install it, because it installs kustomize, helm and kubeconform"
+    );
     for (name, module) in TOOLS {
         let program = tool(name);
         if program.exists() {
@@ -132,7 +118,7 @@ fn write_schemas() -> Result<()> {
 
 const REFERENCE: &str = "#/definitions/";
 
-/// Makes a definition refuse unknown fields, and accept numbers for `int-or-string`.
+/// Makes a definition reject unknown fields, and accept numbers for `int-or-string`.
 fn make_strict(definition: &mut Value) {
     if definition["format"] == "int-or-string" {
         *definition = json!({ "type": ["integer", "string"] });
@@ -143,7 +129,7 @@ fn make_strict(definition: &mut Value) {
     }
 }
 
-/// Collects the definitions that a definition refers to, itself included.
+/// Collects a definition and all definitions that it refers to, directly or indirectly.
 fn collect_definitions<'a>(
     name: &'a str,
     definition: &impl Fn(&str) -> Option<&'a Value>,
@@ -179,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    /// Kustomization of everything, the optional components included.
+    /// A kustomization of everything, including the optional components.
     const OVERLAY: &str = "
 resources: [../../deploy/kustomize]
 components:
@@ -215,7 +201,7 @@ components:
     }
 
     #[test]
-    fn misspelled_values_are_refused() {
+    fn invalid_values_are_rejected() {
         for (value, complaint) in [
             ("--set=tolerance=1", "tolerance"),
             ("--set=config.admin=somewhere", "pattern"),

@@ -1,9 +1,10 @@
-//! `cargo xtask e2e`: installs, updates and uninstalls Zerohop in a cluster, as pods see it.
+//! `cargo xtask e2e`: installs, updates and uninstalls Zerohop in a cluster, and checks the answers
+//! that pods get.
 //!
 //! The pods' own libc and tools ask the same questions before the installation, with it, after a
 //! rolling update, and after the uninstallation. The answers must be the same each time. The
 //! agents' status must show that the kernel answered, but never a pod whose egress a policy
-//! forbids. In the end nothing of Zerohop may remain.
+//! forbids. At the end nothing of Zerohop may remain in the cluster.
 
 use std::{
     collections::BTreeSet,
@@ -24,13 +25,13 @@ use crate::{
 
 #[derive(Args)]
 pub(crate) struct E2eOptions {
-    /// A test cluster's kubeconfig. Its nodes must have both images.
+    /// The kubeconfig of a test cluster. Its nodes must have both images.
     #[arg(long, value_name = "FILE")]
     kubeconfig: PathBuf,
     /// The agent's image.
     #[arg(long, value_name = "NAME", default_value = image::AGENT)]
     image: String,
-    /// The image of the pods that ask, as built by `cargo xtask image client`.
+    /// The image of the client pods, as built by `cargo xtask image client`.
     #[arg(long, value_name = "NAME", default_value = image::CLIENT)]
     client_image: String,
     /// A name outside the cluster that its DNS resolves.
@@ -43,7 +44,10 @@ pub(crate) fn run(options: &E2eOptions) -> Result<()> {
     let kubectl = Kubectl::new(&options.kubeconfig)?;
     let installed = ["get", "daemonsets", "--all-namespaces", "--selector", LABEL];
     if !items(&kubectl.json(&installed)?).is_empty() {
-        bail!("Zerohop is installed in this cluster, and the test would uninstall it");
+        bail!(
+            "Zerohop is installed in this cluster, and the test would uninstall it: use another \
+             cluster"
+        );
     }
     let test = E2eTest {
         manifests: kubectl.manifests(&options.image)?,
@@ -53,7 +57,7 @@ pub(crate) fn run(options: &E2eOptions) -> Result<()> {
         kubectl,
     };
     let outcome = test.run();
-    // Also after a failure. Its error takes precedence over an error of the clean-up.
+    // The clean-up also follows a failed test. The test's error takes precedence.
     let cleaned = test.clean_up();
     outcome.and(cleaned)
 }
@@ -63,6 +67,7 @@ const TEST_NAMESPACE: &str = "zerohop-e2e";
 /// How long answers may take to become right.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The test of one cluster.
 struct E2eTest<'a> {
     kubectl: Kubectl,
     manifests: String,
@@ -71,13 +76,14 @@ struct E2eTest<'a> {
     image: &'a str,
 }
 
-/// A pod that asks, and its node.
+/// A client pod, and its node.
 struct E2eClient {
     pod: String,
     node: String,
 }
 
-/// The questions of one client, each with its answers, sorted because answers come in any order.
+/// The questions of one client, each with its answers. The answers are sorted, because they come in
+/// any order.
 type ClientAnswers = Vec<(String, BTreeSet<String>)>;
 
 impl E2eTest<'_> {
@@ -104,7 +110,7 @@ impl E2eTest<'_> {
         self.kubectl.send_objects(&["apply"], POLICY)?;
         let forbidden = self.check_left_out(&clients)?;
         self.kubectl.uninstall(&self.manifests)?;
-        self.compare("that policy without Zerohop", &clients, &forbidden)?;
+        self.compare("with the policy, without Zerohop", &clients, &forbidden)?;
         self.kubectl.send_objects(&["delete"], POLICY)?;
         self.wait_until_restored(&clients, &before)?;
         for client in &clients {
@@ -136,7 +142,8 @@ impl E2eTest<'_> {
         Ok(clients)
     }
 
-    /// The answers without Zerohop, once every question but that for an absent name has an answer.
+    /// Waits until every question has an answer, except the question for the absent name. Returns
+    /// the answers.
     fn wait_for_answers(&self, clients: &[E2eClient]) -> Result<Vec<ClientAnswers>> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -155,13 +162,14 @@ impl E2eTest<'_> {
         }
     }
 
+    /// Checks that the answers are the same as before. `when` describes the state in messages.
     fn compare(&self, when: &str, clients: &[E2eClient], before: &[ClientAnswers]) -> Result<()> {
         let now = self.ask_all(clients)?;
         for ((client, before), now) in clients.iter().zip(before).zip(&now) {
             for ((question, before), (_, now)) in before.iter().zip(now) {
                 ensure!(
                     before == now,
-                    "{when}, on {}, `{question}` gives {now:?}, and gave {before:?}",
+                    "{when}, on {}, `{question}` gives {now:?} instead of {before:?}",
                     client.node
                 );
             }
@@ -177,7 +185,7 @@ impl E2eTest<'_> {
     fn ask(&self, client: &E2eClient) -> Result<ClientAnswers> {
         let questions = questions(self.outside);
         let ask = |question: String| {
-            // The commands fail for an absent name.
+            // A command fails for an absent name, which is no error here.
             let script = format!("{question} || true");
             let text = self.in_test_namespace(&["exec", &client.pod, "--", "sh", "-c", &script])?;
             Ok((question, text.lines().map(str::to_owned).collect()))
@@ -212,12 +220,12 @@ impl E2eTest<'_> {
             self.ask(client)?;
             // The counters restart when the tables grow.
             let more = answered(&self.status(&client.node)?).saturating_sub(first);
-            // Every question but that for the outside name needs at least one answer from the
-            // kernel.
+            // Every question needs at least one answer from the kernel, except the question for the
+            // outside name.
             let expected = answers.len() as u64 - 1;
             ensure!(
                 more >= expected,
-                "on {} the kernel answered {more} of {expected} questions or more",
+                "on {} the kernel gave {more} answers, but at least {expected} are required",
                 client.node
             );
             println!(
@@ -250,7 +258,7 @@ impl E2eTest<'_> {
                 }
                 ensure!(
                     Instant::now() < deadline,
-                    "on {} the status does not name {} among the pods that are left out: {}",
+                    "on {} the status does not list {} in network_policy.left_out: {}",
                     client.node,
                     client.pod,
                     status["network_policy"]
@@ -262,7 +270,7 @@ impl E2eTest<'_> {
             let more = answered(&self.status(&client.node)?).saturating_sub(first);
             ensure!(
                 more == 0,
-                "on {} the kernel answered {more} questions that a policy may forbid",
+                "on {} the kernel answered {more} queries that a policy may forbid",
                 client.node
             );
             println!(
@@ -275,8 +283,8 @@ impl E2eTest<'_> {
         clients.iter().map(ask_when_left_out).collect()
     }
 
-    /// Waits until the answers are those before the installation. The policy's enforcer may take a
-    /// while.
+    /// Waits until the answers are the same as before the installation. The enforcement of the
+    /// policy may end with a delay.
     fn wait_until_restored(&self, clients: &[E2eClient], before: &[ClientAnswers]) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -320,7 +328,7 @@ impl E2eTest<'_> {
         serde_json::from_str(&text).context("the status is invalid JSON")
     }
 
-    /// Starts a load of 100 queries a second from a client, for longer than a rolling update takes.
+    /// Starts to send 100 queries a second from a client, for longer than a rolling update takes.
     fn start_load(&self, client: &E2eClient) -> Result<std::process::Child> {
         let name = format!("web.{TEST_NAMESPACE}.svc.cluster.local A");
         let script = format!(
@@ -391,7 +399,7 @@ impl E2eTest<'_> {
         let found = self.in_test_namespace(&["logs", &pod])?;
         ensure!(
             found.contains("no hook or pin of Zerohop"),
-            "on {node} something remains: {found}"
+            "on {node} hooks or pins of Zerohop remain: {found}"
         );
         println!("{node}: {}", found.trim());
         Ok(())
@@ -467,7 +475,7 @@ fn count_text(clients: &[E2eClient], answers: &[ClientAnswers]) -> String {
     format!("{questions} questions from {} nodes", clients.len())
 }
 
-/// Number of packets that the kernel has answered.
+/// Number of packets that the kernel has answered, by an agent's status.
 fn answered(status: &Value) -> u64 {
     items_at(&status["datapath"]["outcomes"])
         .iter()

@@ -1,4 +1,5 @@
-//! `cargo xtask faults`: faults of a node's agent under load, and their effect as a table.
+//! `cargo xtask faults`: injects faults into a node's agent under load, and prints their effects as
+//! a table.
 
 mod other_layout;
 
@@ -22,8 +23,8 @@ use crate::{
 
 #[derive(Args)]
 pub(crate) struct FaultsOptions {
-    /// Another build of the agent, to update to and to roll back from [default: one with another
-    /// layout of the tables, built from these sources].
+    /// Another build of the agent. The test updates to it and rolls back from it [default: a build
+    /// of these sources with another layout of the tables].
     #[arg(long, value_name = "FILE")]
     other_agent: Option<PathBuf>,
     /// Passed to the tests: names of faults.
@@ -31,14 +32,14 @@ pub(crate) struct FaultsOptions {
     filter: Vec<String>,
 }
 
-/// The test harness writes a test's name and this before the test's own output.
+/// The test harness prints this text between a test's name and the first line of its output.
 const BEFORE_OUTPUT: &str = " ... ";
 
 /// Runs the job.
 pub(crate) fn run(options: &FaultsOptions) -> Result<()> {
     setup::need_root("faults")?;
     setup::ensure(&[Need::Ebpf, Need::Namespaces], Verbosity::Changes)?;
-    build_ebpf::programs()?;
+    build_ebpf::build_programs()?;
     let suites = BuiltSuites::build()?.program;
     let other_agent = match &options.other_agent {
         Some(agent) => agent
@@ -52,6 +53,7 @@ pub(crate) fn run(options: &FaultsOptions) -> Result<()> {
     command
         .current_dir(root().join("tests"))
         .args(["--nocapture", "--test-threads=1"])
+        // It would step the clock of this machine.
         .arg("--skip=faults::clock")
         .env("ZEROHOP_FAULTS", "full")
         .env("ZEROHOP_OTHER_AGENT", other_agent)

@@ -16,10 +16,11 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::{
     initramfs::Initramfs,
     kernels::BootableKernel,
-    process::{applets, find, root},
+    process::{busybox_applets, find_program, root},
 };
 
-/// A command, and what it needs. Paths are the same in the guest as on the host.
+/// A command to run in a guest, and the files that it needs. Paths are the same in the guest as on
+/// the host.
 pub(crate) struct Guest<'a> {
     /// The program and its arguments.
     pub(crate) command: &'a [String],
@@ -37,7 +38,7 @@ pub(crate) struct Guest<'a> {
 const PROCESSORS: &str = "2";
 /// A guest's memory, which also holds its file system.
 const MEMORY: &str = "2G";
-/// How long a guest may take.
+/// The longest time that a guest may run.
 const TIME_LIMIT: Duration = Duration::from_secs(900);
 /// Precedes the command's exit code in the guest's output.
 const EXIT_MARK: &str = "zerohop-guest-exit: ";
@@ -58,14 +59,15 @@ impl Guest<'_> {
         let log = directory.join("kernel.log");
         let mut guest = start(kernel, &initramfs, &log)?;
         let outcome = follow_output(&mut guest, print_line);
-        // Also after the guest has ended, because a child process must be waited for.
+        // This is necessary even if the guest has ended, because a child process must be waited
+        // for.
         guest
             .kill()
             .and_then(|()| guest.wait())
             .context("cannot end the guest")?;
         outcome.map_err(|error| {
             anyhow!(
-                "{error:#}\nThe end of what its kernel logged ({}):\n{}",
+                "{error:#}\nThe end of the guest's kernel log ({}):\n{}",
                 log.display(),
                 last_lines(&log)
             )
@@ -75,22 +77,22 @@ impl Guest<'_> {
     fn initramfs(&self, kernel: &BootableKernel) -> Result<Initramfs> {
         let mut initramfs = Initramfs::default();
         // Without /dev/console the kernel starts /init without a standard output.
-        initramfs.device(Path::new("/dev/console"), (5, 1))?;
+        initramfs.add_device(Path::new("/dev/console"), (5, 1))?;
         for directory in ["/proc", "/sys", "/tmp", "/run"] {
-            initramfs.directory(Path::new(directory))?;
+            initramfs.add_directory(Path::new(directory))?;
         }
-        let busybox = find("busybox").context("busybox is not installed")?;
-        initramfs.program(&busybox, Path::new("/bin/busybox"))?;
-        for applet in applets(&busybox)? {
-            initramfs.link(&Path::new("/bin").join(applet), "/bin/busybox")?;
+        let busybox = find_program("busybox").context("busybox is not installed")?;
+        initramfs.add_program(&busybox, Path::new("/bin/busybox"))?;
+        for applet in busybox_applets(&busybox)? {
+            initramfs.add_link(&Path::new("/bin").join(applet), "/bin/busybox")?;
         }
-        initramfs.program(
-            &find("ip").context("ip is not installed")?,
+        initramfs.add_program(
+            &find_program("ip").context("ip is not installed")?,
             Path::new("/sbin/ip"),
         )?;
         for module in &kernel.modules {
             let name = module.file_name().context("a module without a name")?;
-            initramfs.file(module, &Path::new("/modules").join(name))?;
+            initramfs.add_file(module, &Path::new("/modules").join(name))?;
         }
         for program in self
             .programs
@@ -98,17 +100,17 @@ impl Guest<'_> {
             .map(PathBuf::as_path)
             .chain(self.command.first().map(Path::new))
         {
-            initramfs.program(program, program)?;
+            initramfs.add_program(program, program)?;
         }
         for file in self.files {
-            initramfs.file(file, file)?;
+            initramfs.add_file(file, file)?;
         }
-        initramfs.directory(self.directory)?;
-        initramfs.contents(Path::new("/init"), 0o755, self.init().as_bytes())?;
+        initramfs.add_directory(self.directory)?;
+        initramfs.add_contents(Path::new("/init"), 0o755, self.init().as_bytes())?;
         Ok(initramfs)
     }
 
-    /// The script of the first process. The second serial line carries only the command's output.
+    /// The script of the guest's first process. Only the command writes to the second serial line.
     fn init(&self) -> String {
         let environment: Vec<_> = self
             .environment
@@ -170,8 +172,8 @@ fn start(kernel: &BootableKernel, initramfs: &Path, log: &Path) -> Result<Child>
         .context("cannot start qemu-system-x86_64")
 }
 
-/// Hardware virtualization if the processor has the extension. Some virtual machines have /dev/kvm
-/// without it, and guests do not boot there.
+/// QEMU's options for hardware virtualization, if the processor has the extension. Some virtual
+/// machines have /dev/kvm without the extension, and guests do not boot there.
 fn accelerators() -> &'static [&'static str] {
     let extension = fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| {
         text.split_whitespace()

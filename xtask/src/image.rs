@@ -1,4 +1,4 @@
-//! `cargo xtask image`: container images as archives, without a registry.
+//! `cargo xtask image`: builds container images as archives, without a registry.
 
 use std::{
     env, fs,
@@ -13,7 +13,7 @@ use crate::{
     build_ebpf,
     oci::{Image, Layer},
     packages::Verbosity,
-    process::{applets, build, cargo, find, libraries, root},
+    process::{build, busybox_applets, cargo, find_program, root, shared_libraries},
     setup::{self, Need},
 };
 
@@ -30,7 +30,7 @@ pub(crate) struct ImageOptions {
 /// The contents of an image.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Contents {
-    /// The agent alone, statically linked.
+    /// Only the agent, statically linked.
     Agent,
     /// This machine's own DNS clients, for tests and benchmarks in a cluster.
     Client,
@@ -53,17 +53,18 @@ pub(crate) fn run(options: &ImageOptions) -> Result<()> {
 
 /// Builds the image that the DaemonSet runs.
 pub(crate) fn build_agent(name: &str) -> Result<PathBuf> {
-    build_ebpf::programs()?;
+    build_ebpf::build_programs()?;
     let program = build_static_agent()?;
     let mut layer = Layer::default();
-    layer.file(&program, Path::new("/dns-agent"))?;
-    println!("/dns-agent: {}", size(&program)?);
-    write(
+    layer.add_file(&program, Path::new("/dns-agent"))?;
+    println!("/dns-agent: {}", size_text(&program)?);
+    write_archive(
         "dns-agent.tar",
         &Image {
             name,
             entrypoint: "/dns-agent",
-            // One malloc arena, because memory in an arena for each thread is not reused by others.
+            // Only one malloc arena. With an arena for each thread, threads do not reuse each
+            // other's memory.
             environment: &["MALLOC_ARENA_MAX=1"],
             labels: json!({
                 "org.opencontainers.image.title": "Zerohop",
@@ -80,21 +81,21 @@ pub(crate) fn build_agent(name: &str) -> Result<PathBuf> {
     )
 }
 
-/// Builds the image of the pods that ask.
+/// Builds the image of DNS client pods.
 pub(crate) fn build_client(name: &str) -> Result<PathBuf> {
     setup::ensure(&[Need::ClientImage], Verbosity::Changes)?;
     let mut layer = Layer::default();
-    let busybox = find("busybox").context("busybox is not installed")?;
-    for applet in applets(&busybox)? {
-        layer.link(&Path::new("/bin").join(applet), Path::new("busybox"));
+    let busybox = find_program("busybox").context("busybox is not installed")?;
+    for applet in busybox_applets(&busybox)? {
+        layer.add_link(&Path::new("/bin").join(applet), Path::new("busybox"));
     }
-    layer.program(&busybox, Path::new("/bin/busybox"))?;
+    layer.add_program(&busybox, Path::new("/bin/busybox"))?;
     for name in ["getent", "dig", "dnsperf"] {
-        let program = find(name).with_context(|| format!("{name} is not installed"))?;
-        layer.program(&program, &Path::new("/usr/bin").join(name))?;
+        let program = find_program(name).with_context(|| format!("{name} is not installed"))?;
+        layer.add_program(&program, &Path::new("/usr/bin").join(name))?;
     }
-    layer.contents(Path::new("/etc/nsswitch.conf"), "hosts: files dns\n");
-    write(
+    layer.add_contents(Path::new("/etc/nsswitch.conf"), "hosts: files dns\n");
+    write_archive(
         "client.tar",
         &Image {
             name,
@@ -118,7 +119,8 @@ fn build_static_agent() -> Result<PathBuf> {
     let cargo_home = cargo_home
         .or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cargo")))
         .context("cannot find Cargo's directory: set CARGO_HOME")?;
-    // The build's paths must not be in the program: they are private and would change its bytes.
+    // The program must not contain this machine's paths: they are private, and the program's bytes
+    // would depend on them.
     let hidden = [(cargo_home.as_path(), "/cargo"), (root(), "/zerohop")]
         .map(|(path, shown)| format!("--remap-path-prefix={}={shown}", path.display()));
     let [cargo_home, root_path] = hidden;
@@ -137,27 +139,27 @@ fn build_static_agent() -> Result<PathBuf> {
         .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0");
     let program = build(&mut command, "dns-agent")?;
-    let libraries = libraries(&program)?;
+    let libraries = shared_libraries(&program)?;
     if !libraries.is_empty() {
         bail!(
-            "{} is not static, it needs {libraries:?}",
+            "{} is not static: it needs {libraries:?}",
             program.display()
         );
     }
     Ok(program)
 }
 
-fn write(file: &str, image: &Image) -> Result<PathBuf> {
+fn write_archive(file: &str, image: &Image) -> Result<PathBuf> {
     let directory = root().join("target/image");
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
     let archive = directory.join(file);
     image.write(&archive)?;
-    println!("{}: {} compressed", image.name, size(&archive)?);
+    println!("{}: {} compressed", image.name, size_text(&archive)?);
     Ok(archive)
 }
 
-fn size(path: &Path) -> Result<String> {
+fn size_text(path: &Path) -> Result<String> {
     let bytes = path
         .metadata()
         .with_context(|| format!("cannot read {}", path.display()))?

@@ -1,4 +1,4 @@
-//! The initramfs of a guest: the archive that the kernel unpacks at boot.
+//! Writes the initramfs of a guest: the archive that the kernel unpacks at boot.
 //!
 //! The format is "newc" (Documentation/driver-api/early-userspace/buffer-format.rst in the kernel's
 //! tree). Writing it directly allows a device node without root.
@@ -12,34 +12,34 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::process::libraries;
+use crate::process::shared_libraries;
 
 /// An archive that is being written, in memory.
 #[derive(Default)]
 pub(crate) struct Initramfs {
     bytes: Vec<u8>,
-    /// The paths in the archive, so that each is added once.
+    /// The paths in the archive. Each is added only once.
     paths: BTreeSet<PathBuf>,
 }
 
 impl Initramfs {
     /// Adds a file of this machine, under the path `to`.
-    pub(crate) fn file(&mut self, from: &Path, to: &Path) -> Result<()> {
+    pub(crate) fn add_file(&mut self, from: &Path, to: &Path) -> Result<()> {
         let context = || format!("cannot read {}", from.display());
         let permissions = from.metadata().with_context(context)?.permissions().mode() & 0o777;
-        self.contents(to, permissions, &fs::read(from).with_context(context)?)
+        self.add_contents(to, permissions, &fs::read(from).with_context(context)?)
     }
 
     /// Adds a program, and the shared libraries that it is linked with.
-    pub(crate) fn program(&mut self, from: &Path, to: &Path) -> Result<()> {
-        for library in libraries(from)? {
-            self.file(&library, &library)?;
+    pub(crate) fn add_program(&mut self, from: &Path, to: &Path) -> Result<()> {
+        for library in shared_libraries(from)? {
+            self.add_file(&library, &library)?;
         }
-        self.file(from, to)
+        self.add_file(from, to)
     }
 
     /// Adds a file with these contents.
-    pub(crate) fn contents(
+    pub(crate) fn add_contents(
         &mut self,
         path: &Path,
         permissions: u32,
@@ -49,17 +49,17 @@ impl Initramfs {
     }
 
     /// Adds an empty directory.
-    pub(crate) fn directory(&mut self, path: &Path) -> Result<()> {
+    pub(crate) fn add_directory(&mut self, path: &Path) -> Result<()> {
         self.add_entry(path, DIRECTORY | 0o755, (0, 0), &[])
     }
 
     /// Adds a symbolic link.
-    pub(crate) fn link(&mut self, path: &Path, target: &str) -> Result<()> {
+    pub(crate) fn add_link(&mut self, path: &Path, target: &str) -> Result<()> {
         self.add_entry(path, LINK | 0o777, (0, 0), target.as_bytes())
     }
 
     /// Adds a character device.
-    pub(crate) fn device(&mut self, path: &Path, number: (u32, u32)) -> Result<()> {
+    pub(crate) fn add_device(&mut self, path: &Path, number: (u32, u32)) -> Result<()> {
         self.add_entry(path, CHARACTER_DEVICE | 0o600, number, &[])
     }
 
@@ -80,7 +80,7 @@ impl Initramfs {
             return Ok(());
         }
         if let Some(parent) = path.parent().filter(|parent| *parent != Path::new("/")) {
-            self.directory(parent)?;
+            self.add_directory(parent)?;
         }
         let path = path
             .to_str()
@@ -100,8 +100,8 @@ impl Initramfs {
         let name_length = u32::try_from(name.len() + 1)?;
         let inode = u32::try_from(self.paths.len())?;
         self.bytes.extend_from_slice(b"070701");
-        // inode, mode, uid, gid, links, mtime, size, device of the file system
-        // (2), device (2), length of the name with its final 0, checksum.
+        // Inode, mode, uid, gid, links, mtime, size, device of the file system (2), device (2),
+        // length of the name with its final 0, checksum.
         for field in [
             inode,
             mode,

@@ -1,4 +1,4 @@
-//! `cargo xtask kernels`: the kernels of the matrix, as Debian builds them.
+//! `cargo xtask kernels`: downloads the kernels of the matrix, as Debian builds them.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use crate::{
 
 #[derive(Args)]
 pub(crate) struct KernelsOptions {
-    /// The kernels to download; all of them if none is named.
+    /// The kernels to download [default: all].
     names: Vec<KernelName>,
 }
 
@@ -63,7 +63,7 @@ impl KernelName {
     /// The kernels between them.
     pub(crate) const BETWEEN: [KernelName; 2] = [KernelName::V6_1, KernelName::V6_12];
 
-    /// The Debian suites that have it. The highest version counts.
+    /// The Debian suites that may have it. The highest version is used.
     fn suites(self) -> &'static [&'static str] {
         match self {
             KernelName::V5_10 => &["bullseye", "bullseye-security"],
@@ -101,7 +101,7 @@ pub(crate) struct BootableKernel {
     pub(crate) modules: Vec<PathBuf>,
 }
 
-/// Parts that the tests need, and that Debian's cloud kernels have as modules.
+/// The modules that the tests need. They are not built into Debian's cloud kernels.
 const MODULES: [&str; 5] = ["veth", "bridge", "dummy", "sch_ingress", "cls_bpf"];
 
 /// Returns a kernel from the cache, or downloads it.
@@ -109,17 +109,17 @@ pub(crate) fn obtain(name: KernelName) -> Result<BootableKernel> {
     let directory = root().join("target/kernels").join(name.to_string());
     if !directory.exists() {
         setup::ensure(&[Need::Guests], Verbosity::Changes)?;
-        download(name, &directory).with_context(|| format!("kernel not obtainable: {name}"))?;
+        download(name, &directory).with_context(|| format!("cannot download kernel {name}"))?;
     }
-    cached(&directory).with_context(|| {
+    read_cached(&directory).with_context(|| {
         format!(
-            "kernel not obtainable: {} is damaged, remove it and try again",
+            "cannot read the downloaded kernel: remove {} and try again",
             directory.display()
         )
     })
 }
 
-fn cached(directory: &Path) -> Result<BootableKernel> {
+fn read_cached(directory: &Path) -> Result<BootableKernel> {
     let version = fs::read_to_string(directory.join("version"))?;
     let mut modules = Vec::new();
     for entry in fs::read_dir(directory.join("modules"))? {
@@ -145,7 +145,7 @@ fn download(name: KernelName, directory: &Path) -> Result<()> {
             .with_context(|| format!("cannot remove {}", scratch.display()))?;
     }
     let apt = Apt::open(&scratch.join("apt"), name.suites())?;
-    let packages = apt.closure(META_PACKAGE, is_part_of_kernel)?;
+    let packages = apt.dependencies_of(META_PACKAGE, is_part_of_kernel)?;
     if packages.is_empty() {
         bail!(
             "none of the suites {} on this machine's mirrors has {META_PACKAGE}",
@@ -161,11 +161,11 @@ fn download(name: KernelName, directory: &Path) -> Result<()> {
     fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))
 }
 
-/// The package of the small kernel without hardware drivers; depends on the newest build.
+/// The package that depends on the newest build of the small kernel without hardware drivers.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 
-/// Newer releases split a kernel into several packages, all of which have its version in their
-/// names.
+/// Whether a package is part of a kernel. Newer releases split a kernel into several packages, and
+/// the name of each contains the kernel's version.
 fn is_part_of_kernel(package: &str) -> bool {
     let parts = [
         "linux-image-",
@@ -202,7 +202,8 @@ fn extract(tree: &Path, into: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes a module, uncompressed, after the modules that it depends on.
+/// Writes a module, uncompressed, after the modules that it depends on. `done` holds the names of
+/// the modules that are written, in load order.
 fn extract_module(
     name: &str,
     available: &BTreeMap<String, &PathBuf>,
@@ -253,7 +254,7 @@ fn module_name(path: &Path) -> Option<String> {
     Some(stem.replace('-', "_"))
 }
 
-/// The directory below `lib/modules`.
+/// The version of the kernel, which is the name of the directory below `lib/modules`.
 fn version(files: &[PathBuf]) -> Option<String> {
     files.iter().find_map(|path| {
         let mut parts = path.iter().skip_while(|part| *part != "modules");
@@ -287,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_packages_of_one_version_are_part_of_a_kernel() {
+    fn only_packages_with_a_version_are_part_of_a_kernel() {
         for name in [
             "linux-image-6.1.0-50-cloud-amd64",
             "linux-modules-7.3.4+deb13-cloud-amd64",

@@ -1,4 +1,4 @@
-//! `cargo xtask kind`: Zerohop in a kind cluster of two nodes in Docker.
+//! `cargo xtask kind`: runs Zerohop in a kind cluster of two nodes in Docker.
 
 mod bench;
 
@@ -14,7 +14,7 @@ use clap::{Args, Subcommand};
 use crate::{
     image,
     kubectl::{Kubectl, NAMESPACE},
-    process::{find, output, root, run as run_command},
+    process::{find_program, output, root, run_command},
 };
 
 #[derive(Args)]
@@ -29,7 +29,7 @@ enum KindJob {
     Up,
     /// Builds the images, loads them into the nodes, and rolls out the DaemonSet.
     Load,
-    /// Measures a realistic mix of questions from a pod, with Zerohop off and on.
+    /// Measures a realistic mix of queries from a pod, with Zerohop off and on.
     Bench(bench::KindBenchOptions),
     /// Removes the cluster.
     Down,
@@ -50,14 +50,14 @@ nodes:
 /// Runs the job.
 pub(crate) fn run(options: &KindOptions) -> Result<()> {
     match &options.job {
-        KindJob::Up => up(),
-        KindJob::Load => load(),
+        KindJob::Up => create_cluster(),
+        KindJob::Load => load_images(),
         KindJob::Bench(options) => bench::run(options),
         KindJob::Down => run_command(kind()?.args(["delete", "cluster", "--name", CLUSTER])),
     }
 }
 
-fn up() -> Result<()> {
+fn create_cluster() -> Result<()> {
     let folder = root().join("target/kind");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let nodes = folder.join("nodes.yaml");
@@ -66,12 +66,12 @@ fn up() -> Result<()> {
     create.args(["create", "cluster", "--name", CLUSTER, "--wait=120s"]);
     create.arg("--config").arg(nodes);
     run_command(create.arg("--kubeconfig").arg(kubeconfig()))?;
-    load()?;
+    load_images()?;
     println!("KUBECONFIG={}", kubeconfig().display());
     Ok(())
 }
 
-fn load() -> Result<()> {
+fn load_images() -> Result<()> {
     let kubectl =
         Kubectl::new(&kubeconfig()).context("run `cargo xtask kind up` to create the cluster")?;
     load_image(&image::build_agent(image::AGENT)?)?;
@@ -94,12 +94,12 @@ fn load_image(archive: &Path) -> Result<()> {
     run_command(load.arg(archive))
 }
 
-/// kind, if it and Docker work.
+/// A command for kind. Fails if kind or Docker does not work.
 fn kind() -> Result<Command> {
-    let Some(kind) = find("kind") else {
+    let Some(kind) = find_program("kind") else {
         bail!("kind is not in PATH: see kind.sigs.k8s.io for how to install it");
     };
-    if find("docker").is_none() {
+    if find_program("docker").is_none() {
         bail!("docker is not in PATH, and kind's nodes are Docker containers: install it");
     }
     output(Command::new("docker").arg("version"))

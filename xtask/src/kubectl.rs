@@ -1,4 +1,4 @@
-//! kubectl, and installing Zerohop by it.
+//! Runs kubectl, and installs Zerohop with it.
 
 use std::{
     io::Write,
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     image,
-    process::{find, output, root},
+    process::{find_program, output, root},
 };
 
 /// The DaemonSet's namespace.
@@ -27,9 +27,9 @@ pub(crate) struct Kubectl {
 
 impl Kubectl {
     pub(crate) fn new(kubeconfig: &Path) -> Result<Kubectl> {
-        let program = find("kubectl").context("kubectl is not in PATH: install it")?;
+        let program = find_program("kubectl").context("kubectl is not in PATH: install it")?;
         if !kubeconfig.exists() {
-            bail!("{} does not exist", kubeconfig.display());
+            bail!("the kubeconfig {} does not exist", kubeconfig.display());
         }
         Ok(Kubectl {
             program,
@@ -37,7 +37,7 @@ impl Kubectl {
         })
     }
 
-    /// A kubectl command with these arguments.
+    /// A kubectl command for this cluster, with the arguments `words`.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--kubeconfig").arg(&self.kubeconfig);

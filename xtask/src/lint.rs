@@ -1,11 +1,12 @@
-//! `cargo xtask lint`: formatting, and the lints of the workspace and of the kernel programs.
+//! `cargo xtask lint`: checks the formatting, and the lints of the workspace and of the kernel
+//! programs.
 
 use anyhow::{Result, bail};
 
 use crate::{
     build_ebpf,
     packages::Verbosity,
-    process::{cargo, root, run as run_command},
+    process::{cargo, root, run_command},
     toolchain,
 };
 
@@ -13,20 +14,20 @@ use crate::{
 pub(crate) fn run() -> Result<()> {
     run_command(cargo().args(["fmt", "--all", "--check"]))?;
     // The agent embeds the kernel programs.
-    build_ebpf::programs()?;
+    build_ebpf::build_programs()?;
     // The comparison has `test = false`, so `--all-targets` does not include it, and Cargo ignores
-    // `--test` beside `--all-targets`.
+    // `--test` together with `--all-targets`.
     for targets in ["--all-targets", "--test=cluster"] {
         run_command(cargo().args(["clippy", "--workspace", targets, "--", "--deny=warnings"]))?;
     }
 
     let tools = toolchain::ensure(Verbosity::Changes)?;
-    // The clippy of the compiler that builds the programs. `cargo clippy` would use the active
-    // toolchain's.
+    // The clippy of the compiler that builds the programs. `cargo clippy` would use the clippy of
+    // the active toolchain.
     let clippy = tools.rustc.with_file_name("clippy-driver");
     if !clippy.exists() {
         bail!(
-            "{} has no clippy-driver beside it: add clippy to that toolchain",
+            "{} has no clippy-driver in its directory: add clippy to that toolchain",
             tools.rustc.display()
         );
     }

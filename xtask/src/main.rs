@@ -34,7 +34,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 fn main() -> ExitCode {
-    match run(&XtaskCli::parse().job) {
+    match run_job(&XtaskCli::parse().job) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(job: &XtaskJob) -> Result<()> {
+fn run_job(job: &XtaskJob) -> Result<()> {
     match job {
         XtaskJob::Setup => setup::run(),
         XtaskJob::BuildEbpf(options) => build_ebpf::run(options),
@@ -75,28 +75,29 @@ enum XtaskJob {
     Setup,
     /// Builds the kernel programs into target/ebpf/zerohop.o.
     BuildEbpf(build_ebpf::BuildEbpfOptions),
-    /// Shows Zerohop at work: a pod asks, with the kernel plane and without it.
+    /// Shows Zerohop at work: a pod queries DNS, with the kernel plane and without it.
     Demo(demo::DemoOptions),
-    /// The process in the demo's pod; only the demo starts it.
+    /// The process in the demo's pod. Only the demo starts it.
     #[command(hide = true)]
     DemoPod { name: Option<String> },
-    /// Checks the formatting and lints of all code, the kernel programs included.
+    /// Checks the formatting and lints of all code, including the kernel programs.
     Lint,
     /// Downloads the kernels of the matrix into target/kernels.
     Kernels(kernels::KernelsOptions),
-    /// Runs the tests: all of them on this kernel, or those of the kernel plane on another one.
+    /// Runs all tests on this kernel, or the tests of the kernel plane on other kernels.
     Test(test::TestOptions),
-    /// Prints the verifier's instruction count of each program on each kernel; fails over budget.
+    /// Prints how many instructions each kernel's verifier processes for each program. Fails if a
+    /// program exceeds its budget.
     Verify,
-    /// Measures the kernel program beside a bare reflector, and its tables.
+    /// Measures the kernel program and its tables, or with a cluster, an agent beside CoreDNS.
     Bench(bench::BenchOptions),
-    /// Injects faults into a node's agent while a pod looks names up, and prints the effect.
+    /// Injects faults into an agent while a pod looks up names, and prints their effect.
     Faults(faults::FaultsOptions),
-    /// Builds the agent's container image as an archive; needs neither a registry nor Docker.
+    /// Builds the agent's container image as an archive. Needs neither a registry nor Docker.
     Image(image::ImageOptions),
-    /// Installs the image in a test cluster, looks names up from pods, and uninstalls it.
+    /// Installs Zerohop in a test cluster, looks up names from pods, and uninstalls it.
     E2e(e2e::E2eOptions),
-    /// Runs Zerohop in a kind cluster, and a benchmark there; needs kind and Docker.
+    /// Runs Zerohop and a benchmark in a kind cluster. Needs kind and Docker.
     Kind(kind::KindOptions),
     /// Draws the README's picture, docs/query-path.svg.
     Picture,

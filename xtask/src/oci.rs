@@ -1,8 +1,8 @@
-//! Writes an image of one layer as an archive, without a registry and without Docker.
+//! Writes a container image of one layer as an archive, without a registry and without Docker.
 //!
 //! The archive is an OCI image layout (`index.json`), which containerd reads, and a Docker archive
 //! (`manifest.json`) over the same blobs, which `docker load` reads. The archive depends only on
-//! the files, not on time, order or machine, so the same files make the same digest.
+//! the files, not on the time, their order or the machine. So the same files make the same digest.
 
 use std::{
     collections::BTreeMap,
@@ -18,11 +18,11 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
-use crate::process::libraries;
+use crate::process::shared_libraries;
 
 /// An image to write.
 pub(crate) struct Image<'a> {
-    /// Its name and tag.
+    /// The name and tag of the image.
     pub(crate) name: &'a str,
     /// The default command.
     pub(crate) entrypoint: &'a str,
@@ -34,7 +34,7 @@ pub(crate) struct Image<'a> {
     pub(crate) layer: Layer,
 }
 
-/// A file system, sorted by path.
+/// The files of an image, sorted by path.
 #[derive(Default)]
 pub(crate) struct Layer {
     entries: BTreeMap<PathBuf, LayerEntry>,
@@ -111,15 +111,15 @@ impl Image<'_> {
 
 impl Layer {
     /// Adds a program of this machine, and the shared libraries that it is linked with.
-    pub(crate) fn program(&mut self, from: &Path, to: &Path) -> Result<()> {
-        for library in libraries(from)? {
-            self.file(&library, &library)?;
+    pub(crate) fn add_program(&mut self, from: &Path, to: &Path) -> Result<()> {
+        for library in shared_libraries(from)? {
+            self.add_file(&library, &library)?;
         }
-        self.file(from, to)
+        self.add_file(from, to)
     }
 
     /// Adds a file of this machine.
-    pub(crate) fn file(&mut self, from: &Path, to: &Path) -> Result<()> {
+    pub(crate) fn add_file(&mut self, from: &Path, to: &Path) -> Result<()> {
         let context = || format!("cannot read {}", from.display());
         let is_program = from.metadata().with_context(context)?.permissions().mode() & 0o111 != 0;
         let mode = if is_program { 0o755 } else { 0o644 };
@@ -129,14 +129,14 @@ impl Layer {
     }
 
     /// Adds a file with these contents.
-    pub(crate) fn contents(&mut self, path: &Path, contents: &str) {
+    pub(crate) fn add_contents(&mut self, path: &Path, contents: &str) {
         let contents = contents.as_bytes().to_vec();
         let mode = 0o644;
         self.add_entry(path, LayerEntry::File { mode, contents });
     }
 
     /// Adds a symbolic link.
-    pub(crate) fn link(&mut self, path: &Path, target: &Path) {
+    pub(crate) fn add_link(&mut self, path: &Path, target: &Path) {
         let target = target.to_owned();
         self.add_entry(path, LayerEntry::Link { target });
     }
@@ -250,7 +250,7 @@ mod tests {
     use crate::process::root;
 
     #[test]
-    fn image_names_are_completed_as_by_the_kubelet() {
+    fn image_names_are_completed_as_the_kubelet_does() {
         for (name, full) in [
             ("zerohop/dns-agent:dev", "docker.io/zerohop/dns-agent:dev"),
             ("dns-agent:dev", "docker.io/library/dns-agent:dev"),
@@ -267,8 +267,8 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let archive = |name: &str| {
             let mut layer = Layer::default();
-            layer.contents(Path::new("/etc/text"), "text");
-            layer.link(Path::new("/text"), Path::new("etc/text"));
+            layer.add_contents(Path::new("/etc/text"), "text");
+            layer.add_link(Path::new("/text"), Path::new("etc/text"));
             let image = Image {
                 name: "zerohop/test:1",
                 entrypoint: "/text",
@@ -288,7 +288,7 @@ mod tests {
         let layer = |order: [usize; 3]| {
             let mut layer = Layer::default();
             for index in order {
-                layer.contents(paths[index], "text");
+                layer.add_contents(paths[index], "text");
             }
             layer.archive().unwrap()
         };

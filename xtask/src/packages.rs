@@ -1,15 +1,15 @@
-//! Packages of the machine's own distribution, and the programs in them.
+//! Installs packages of the machine's distribution.
 
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::{find, is_root, output};
+use crate::process::{find_program, is_root, output};
 
 /// How much set-up prints.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verbosity {
-    /// A line for each thing, whether found or installed.
+    /// A line for each program that is found or installed.
     Everything,
     /// Only what is installed now.
     Changes,
@@ -27,7 +27,7 @@ pub(crate) struct PackagedProgram {
 pub(crate) fn ensure_programs(programs: &[PackagedProgram], verbosity: Verbosity) -> Result<()> {
     let mut missing = Vec::new();
     for program in programs {
-        match find(program.name) {
+        match find_program(program.name) {
             Some(path) if verbosity == Verbosity::Everything => {
                 println!("{}: found {}", program.name, path.display());
             }
@@ -41,10 +41,10 @@ pub(crate) fn ensure_programs(programs: &[PackagedProgram], verbosity: Verbosity
     install_packages(&missing)
 }
 
-/// Installs packages of the machine's own distribution.
+/// Installs packages of the machine's distribution.
 pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
     let names = packages.join(" ");
-    if find("apt-get").is_none() {
+    if find_program("apt-get").is_none() {
         bail!("this machine has no apt: install the equivalents of these Debian packages: {names}");
     }
     if !is_root()? {
@@ -53,8 +53,8 @@ pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
         );
     }
     println!("{names}: installing with apt");
-    // An update also fails if some unrelated repository cannot be reached. The installation shows
-    // whether the failure matters.
+    // An update also fails if an unrelated repository cannot be reached. The installation fails if
+    // that matters.
     output(Command::new("apt-get").args(["--quiet=2", "update"])).ok();
     let mut install = Command::new("apt-get");
     install

@@ -1,7 +1,6 @@
 //! `cargo xtask picture`: draws `docs/query-path.svg`, the picture of the README.
 //!
-//! A test draws it again and compares, so the committed file is always the one that this code
-//! draws.
+//! A test checks that the committed file is the one that this code draws.
 
 use std::{fmt::Write as _, fs};
 
@@ -16,7 +15,8 @@ const PATH: &str = "docs/query-path.svg";
 const WIDTH: u32 = 820;
 const HEIGHT: u32 = 370;
 
-/// A labelled rectangle. Its first line is bold.
+/// A rectangle with lines of text. The first line is bold. Positions are in pixels, from the top
+/// left corner.
 struct Block {
     x: u32,
     y: u32,
@@ -26,7 +26,7 @@ struct Block {
     lines: &'static [&'static str],
 }
 
-/// An arrow along a polyline, with a label at a place of its own.
+/// An arrow along a polyline, with a label. Positions are in pixels, from the top left corner.
 struct Arrow {
     points: &'static [(u32, u32)],
     color: &'static str,
@@ -34,6 +34,7 @@ struct Arrow {
     label_at: (u32, u32),
 }
 
+// Colors of blocks and arrows.
 const USER: &str = "#eef3fb";
 const KERNEL: &str = "#eaf6ec";
 const CLUSTER: &str = "#f6f1e7";
@@ -176,6 +177,7 @@ fn draw_block(svg: &mut String, block: &Block) {
          fill=\"{fill}\" stroke=\"#8c959f\"/>"
     );
     let center = x + width / 2;
+    // The lines are 18 pixels apart, and centered. Text is placed by its baseline.
     let first = y + height / 2 + 5 - 9 * (lines.len() as u32 - 1);
     for (number, line) in lines.iter().enumerate() {
         let weight = if number == 0 { "600" } else { "400" };
@@ -239,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_committed_picture_is_the_drawn_one() {
+    fn the_committed_picture_is_current() {
         let committed = fs::read_to_string(root().join(PATH)).unwrap();
         assert!(
             committed == draw(),

@@ -10,8 +10,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-/// Runs a command whose output goes to the user.
-pub(crate) fn run(command: &mut Command) -> Result<()> {
+/// Runs a command. Its output goes to the user.
+pub(crate) fn run_command(command: &mut Command) -> Result<()> {
     let status = command
         .status()
         .with_context(|| format!("cannot start {}", command_line(command)))?;
@@ -40,7 +40,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
         .with_context(|| format!("{} wrote bytes that are not UTF-8", command_line(command)))
 }
 
-/// The Cargo that started this program, in the workspace's directory.
+/// A command for the Cargo that started this program, in the workspace's directory.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
@@ -94,8 +94,8 @@ pub(crate) fn root() -> &'static Path {
     package.parent().unwrap_or(package)
 }
 
-/// Finds a program in PATH, or in Debian's directories for administrators' programs.
-pub(crate) fn find(program: &str) -> Option<PathBuf> {
+/// Finds a program in PATH, or in Debian's directories of system administration programs.
+pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
@@ -103,8 +103,9 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|candidate| is_executable(candidate))
 }
 
-/// The shared libraries of a program, by `ldd`; empty for a static one, for which `ldd` fails.
-pub(crate) fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+/// The shared libraries of a program, as `ldd` lists them. Empty for a static program, for which
+/// `ldd` fails.
+pub(crate) fn shared_libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let listing = Command::new("ldd")
         .arg(program)
         .output()
@@ -118,7 +119,7 @@ pub(crate) fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
 
 /// The names of busybox's applets, except `ip` and `tc`: busybox's versions lack features, so the
 /// real tools are used.
-pub(crate) fn applets(busybox: &Path) -> Result<Vec<String>> {
+pub(crate) fn busybox_applets(busybox: &Path) -> Result<Vec<String>> {
     let listing = output(Command::new(busybox).arg("--list"))?;
     Ok(listing
         .lines()

@@ -14,11 +14,11 @@ use crate::{
 pub(crate) enum Need {
     /// A compiler with the sources of `core`, and bpf-linker.
     Ebpf,
-    /// Network namespaces, links and routes.
+    /// The program that configures network namespaces, links and routes.
     Namespaces,
     /// Programs that check the agent's zone files.
     ZoneFiles,
-    /// Real DNS clients, as Debian packages them.
+    /// DNS clients of other projects, and musl's resolver.
     Clients,
     /// The programs in the image of DNS clients.
     ClientImage,
@@ -39,8 +39,9 @@ pub(crate) fn run() -> Result<()> {
         ],
         Verbosity::Everything,
     )?;
-    // The result matters only to the tests; for people it is printed.
-    let _ = deployment::ensure(Verbosity::Everything);
+    if let Err(reason) = deployment::ensure(Verbosity::Everything) {
+        println!("the tests of the manifests can't run on this machine: {reason:#}");
+    }
     Ok(())
 }
 
@@ -61,7 +62,7 @@ pub(crate) fn ensure(needs: &[Need], verbosity: Verbosity) -> Result<()> {
     Ok(())
 }
 
-/// Fails without root, before any work is done.
+/// Fails if this process does not run as root.
 pub(crate) fn need_root(job: &str) -> Result<()> {
     if !is_root()? {
         bail!(
@@ -96,7 +97,7 @@ const DIG: PackagedProgram = PackagedProgram {
     name: "dig",
     package: "bind9-dnsutils",
 };
-/// Looks names up by glibc.
+/// Looks names up with glibc's resolver.
 const GETENT: PackagedProgram = PackagedProgram {
     name: "getent",
     package: "libc-bin",

@@ -1,25 +1,25 @@
-//! `cargo xtask test`: every test on this kernel, the kernel plane's tests on a kernel of the
-//! matrix, or the comparison with a CoreDNS.
+//! `cargo xtask test`: runs every test on this kernel, the kernel plane's tests on kernels of the
+//! matrix, or the comparison with CoreDNS.
 
 use std::{net::SocketAddr, path::PathBuf, process::Command, thread};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use zerohop_tests::not_run::{self, report_not_run};
 
 use crate::{
-    build_ebpf,
-    deployment::{self, ManifestCheck},
+    build_ebpf, deployment,
     guest::Guest,
     kernels::{self, BootableKernel, KernelName},
     packages::Verbosity,
-    process::{build, build_each, cargo, root, run as run_command},
+    process::{build, build_each, cargo, root, run_command},
     setup::{self, Need},
 };
 
 #[derive(Args)]
 pub(crate) struct TestOptions {
-    /// The kernel to run on: 5.10, 6.1, 6.12, newest, running, all (of the matrix), or each: like
-    /// all, but only the packet tests on the kernels between the oldest and the newest.
+    /// The kernel to run on: 5.10, 6.1, 6.12, newest, running, all (every kernel of the matrix) or
+    /// each (like all, but with only the packet tests on the kernels between oldest and newest).
     #[arg(long, value_parser = parse_kernel_choice, default_value = "running")]
     kernel: KernelChoice,
     #[command(flatten)]
@@ -32,7 +32,7 @@ pub(crate) struct TestOptions {
 /// Options of the comparison with a CoreDNS, which uses namespaces of its own and deletes them.
 #[derive(Args)]
 struct ComparisonOptions {
-    /// Compare Zerohop with a CoreDNS that serves the API server of this kubeconfig.
+    /// Compares Zerohop with a CoreDNS that reads the API server of this kubeconfig.
     #[arg(
         id = "cluster",
         long = "cluster",
@@ -44,36 +44,36 @@ struct ComparisonOptions {
     /// The address of that CoreDNS.
     #[arg(long, value_name = "IP:PORT", requires = "cluster")]
     dns: Option<SocketAddr>,
-    /// That CoreDNS's Corefile [default: kubeadm's, with `ttl 30`, and with `cache 30` disabled for
-    /// cluster.local].
+    /// The Corefile of that CoreDNS [default: kubeadm's, with `ttl 30`, and with `cache 30`
+    /// disabled for cluster.local].
     #[arg(long, value_name = "FILE", requires = "cluster")]
     corefile: Option<PathBuf>,
     /// Seed of all random choices [default: a random one].
     #[arg(long, value_name = "NUMBER", requires = "cluster")]
     seed: Option<u64>,
-    /// Number of transitions of Services and slices beside the controller manager. After each, the
-    /// names that it concerns are asked for [default: 500].
+    /// Number of transitions of Services and slices while the controller manager runs. After each,
+    /// the names that may have changed are queried [default: 500].
     #[arg(long, value_name = "NUMBER", requires = "cluster")]
     transitions: Option<u32>,
-    /// Run the transitions alone.
+    /// Runs only this part.
     #[arg(long, value_name = "PART", requires = "cluster")]
     only: Option<ComparisonPart>,
-    /// A shell command that kills the API server and starts it again; without it, that part is not
-    /// run.
+    /// A shell command that kills the API server and starts it again. Without it, the part with a
+    /// restart of the API server is not run.
     #[arg(long, value_name = "COMMAND", requires = "cluster")]
     restart_api: Option<String>,
-    /// A shell command that compacts etcd; without it, that part is not run.
+    /// A shell command that compacts etcd. Without it, the part with a compaction is not run.
     #[arg(long, value_name = "COMMAND", requires = "cluster")]
     compact: Option<String>,
 }
 
-/// A part of the comparison that can be run alone.
+/// A part of the comparison that can be run without the others.
 #[derive(Clone, Copy, ValueEnum)]
 enum ComparisonPart {
     Transitions,
 }
 
-/// Skips the test that steps the clock, because that would affect the whole machine.
+/// Skips the test that steps the clock. The test runner counts it as filtered out.
 const SKIP_CLOCK: &str = "--skip=faults::clock";
 
 /// The kernels that `--kernel` selects.
@@ -84,7 +84,8 @@ enum KernelChoice {
     Each,
 }
 
-/// Tests that need only a guest's programs and its low speed, and the test that steps the clock.
+/// Tests that run in guests: those for which a guest has the programs and is fast enough, and the
+/// test that steps the clock.
 const IN_GUESTS: [&str; 6] = [
     "kernel::",
     "agent::restarts::a_killed",
@@ -104,12 +105,12 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
         return options.cluster.compare();
     }
     match &options.kernel {
-        KernelChoice::Running => on_this_machine(&options.filter),
-        KernelChoice::Matrix(kernels) => on_kernels(kernels, &IN_GUESTS, &options.filter),
+        KernelChoice::Running => run_on_this_machine(&options.filter),
+        KernelChoice::Matrix(kernels) => run_on_kernels(kernels, &IN_GUESTS, &options.filter),
         KernelChoice::Each => {
-            let ends = on_kernels(&KernelName::ENDS, &IN_GUESTS, &options.filter);
-            let between = on_kernels(&KernelName::BETWEEN, &PACKET_TESTS, &options.filter);
-            ends.and(between)
+            let oldest_and_newest = run_on_kernels(&KernelName::ENDS, &IN_GUESTS, &options.filter);
+            let between = run_on_kernels(&KernelName::BETWEEN, &PACKET_TESTS, &options.filter);
+            oldest_and_newest.and(between)
         }
     }
 }
@@ -125,22 +126,26 @@ fn parse_kernel_choice(word: &str) -> Result<KernelChoice, String> {
     }
 }
 
-fn on_this_machine(filter: &[String]) -> Result<()> {
+fn run_on_this_machine(filter: &[String]) -> Result<()> {
     setup::need_root("test")?;
     setup::ensure(
         &[Need::Ebpf, Need::Namespaces, Need::Clients, Need::ZoneFiles],
         Verbosity::Changes,
     )?;
-    build_ebpf::programs()?;
-    // The test runner counts it as filtered out, not as passed.
-    println!("not run here: the test that steps the clock; `test --kernel` runs it in guests");
+    build_ebpf::build_programs()?;
+    report_not_run(
+        "the test that steps the clock",
+        "it would affect the whole machine; `test --kernel` runs it in guests",
+    );
     let mut skipped = vec![SKIP_CLOCK];
-    if let ManifestCheck::Impossible = deployment::ensure(Verbosity::Changes) {
+    if let Err(reason) = deployment::ensure(Verbosity::Changes) {
+        report_not_run("the tests of the manifests", format!("{reason:#}"));
         skipped.push("--skip=deployment::");
     }
     run_command(
         cargo()
             .args(["test", "--workspace", "--no-fail-fast", "--"])
+            .env(not_run::VARIABLE, not_run::count().to_string())
             .args(&skipped)
             .args(filter),
     )
@@ -150,7 +155,7 @@ impl ComparisonOptions {
     fn compare(&self) -> Result<()> {
         setup::need_root("test --cluster")?;
         setup::ensure(&[Need::Ebpf, Need::Namespaces], Verbosity::Changes)?;
-        build_ebpf::programs()?;
+        build_ebpf::build_programs()?;
         let agent = build(
             cargo().args(["build", "--quiet", "--package", "dns-agent"]),
             "dns-agent",
@@ -190,13 +195,13 @@ impl ComparisonOptions {
             };
         }
         run_command(&mut command)
-            .context("Zerohop and CoreDNS were not compared to the end, or differ")
+            .context("Zerohop and CoreDNS differ, or the comparison failed: see its output above")
     }
 }
 
-/// Runs the tests of `filter`, or these suites without one, on kernels of the matrix.
-fn on_kernels(kernels: &[KernelName], suites: &[&str], filter: &[String]) -> Result<()> {
-    let object = build_ebpf::programs()?;
+/// Runs the tests that `filter` names on kernels of the matrix. Runs `suites` if `filter` is empty.
+fn run_on_kernels(kernels: &[KernelName], suites: &[&str], filter: &[String]) -> Result<()> {
+    let object = build_ebpf::build_programs()?;
     let BuiltSuites { program, agent } = BuiltSuites::build()?;
     let mut command = vec![program.display().to_string(), "--test-threads=1".to_owned()];
     match filter {
@@ -209,10 +214,10 @@ fn on_kernels(kernels: &[KernelName], suites: &[&str], filter: &[String]) -> Res
         directory: &root().join("tests"),
         programs: &[agent],
         files: &[object],
-        // With ZEROHOP_GUEST the suites ask fewer questions, because emulation is slow.
+        // With ZEROHOP_GUEST the suites send fewer queries, because emulation is slow.
         environment: &[("RUST_BACKTRACE", "1"), ("ZEROHOP_GUEST", "1")],
     };
-    on_each(kernels, &guest)
+    run_on_each_kernel(kernels, &guest)
 }
 
 /// The test binary of the suites, and the agent's binary that it starts.
@@ -233,12 +238,13 @@ impl BuiltSuites {
     }
 }
 
-/// Number of guests that run at once. An emulated machine seldom uses more than one processor.
+/// Number of guests that run at the same time. An emulated machine rarely uses more than one
+/// processor.
 const AT_ONCE: usize = 2;
 
-/// Runs the same guest on several kernels, and fails at the end if one failed. The output of a
-/// guest is printed after its end, or line by line if it is the only guest.
-pub(crate) fn on_each(kernels: &[KernelName], guest: &Guest) -> Result<()> {
+/// Runs the same guest on several kernels. Fails after the last guest if one failed. The output of
+/// a guest is printed after its end, or line by line if there is only one kernel.
+pub(crate) fn run_on_each_kernel(kernels: &[KernelName], guest: &Guest) -> Result<()> {
     setup::ensure(&[Need::Namespaces, Need::Guests], Verbosity::Changes)?;
     let (mut failed, mut obtained) = (Vec::new(), Vec::new());
     for name in kernels {

@@ -1,8 +1,10 @@
 //! Finds or installs the compiler and the linker for eBPF.
 //!
-//! A compiler is usable if the sources of `core` are beside it (there is no prebuilt `core` for
-//! eBPF), if it is new enough for this workspace, and if its LLVM is not newer than the linker's,
-//! because bpf-linker reads the compiler's bitcode.
+//! A compiler is usable if
+//!
+//! * its sysroot has the sources of `core`, because there is no prebuilt `core` for eBPF,
+//! * it is new enough for this workspace, and
+//! * its LLVM is not newer than the linker's, because bpf-linker reads the compiler's bitcode.
 
 use std::{
     env, fs,
@@ -14,7 +16,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     packages::{Verbosity, install_packages},
-    process::{cargo, find, output, root, run},
+    process::{cargo, find_program, output, root, run_command},
 };
 
 /// The programs that build an eBPF object.
@@ -27,7 +29,7 @@ pub(crate) struct Toolchain {
 
 /// The linker's version. Many older ones lack `--cpu-features`.
 const LINKER_VERSION: &str = "0.13.0";
-/// The LLVM release that the linker is built with: that of rustc 1.95 and 1.96.
+/// The LLVM release with which the linker is built. rustc 1.95 and 1.96 have the same release.
 const LLVM: u32 = 22;
 /// The oldest supported compiler, as in Cargo.toml.
 const OLDEST_RUSTC: (u32, u32) = (1, 95);
@@ -70,13 +72,14 @@ struct Compiler {
     release: String,
 }
 
-/// The first usable compiler: rustup's active toolchain, its others, Debian's.
+/// The first usable compiler: of rustup's active toolchain, of its other toolchains, or Debian's.
 fn find_compiler() -> Option<Compiler> {
     sysroots()
         .iter()
         .find_map(|sysroot| usable_compiler(sysroot))
 }
 
+/// The directories of installed toolchains, in order of preference.
 fn sysroots() -> Vec<PathBuf> {
     let mut sysroots = Vec::new();
     if let Ok(active) = output(Command::new("rustc").args(["--print", "sysroot"])) {
@@ -124,7 +127,7 @@ fn usable_compiler(sysroot: &Path) -> Option<Compiler> {
 
 /// Tries rustup, the smallest download first, then Debian's packages.
 fn install_compiler() -> Result<Compiler> {
-    if find("rustup").is_some() {
+    if find_program("rustup").is_some() {
         let pinned = format!("{}.{}.0", OLDEST_RUSTC.0, OLDEST_RUSTC.1);
         let attempts: [&[&str]; 2] = [
             &["component", "add", "rust-src"],
@@ -149,28 +152,34 @@ fn install_compiler() -> Result<Compiler> {
             match (attempt, find_compiler()) {
                 (_, Some(compiler)) => return Ok(compiler),
                 (Ok(_), None) => {
-                    println!("rust-src: that toolchain's LLVM is not {LLVM}, trying another");
+                    println!(
+                        "rust-src: no compiler is new enough and has LLVM {LLVM} or older; trying \
+                         another way"
+                    );
                 }
                 (Err(error), None) => println!("rust-src: {error:#}"),
             }
         }
     }
     install_packages(&DEBIAN_RUST).context(
-        "no compiler for eBPF: `rustup component add rust-src` for a stable toolchain is all that is needed",
+        "no compiler for eBPF: run `rustup component add rust-src` for a stable toolchain",
     )?;
     find_compiler().with_context(|| {
         let (major, minor) = OLDEST_RUSTC;
         format!(
-            "no compiler for eBPF: none of the installed ones is at least {major}.{minor}, built with LLVM {LLVM} \
-             at most, and has lib/rustlib/src/rust/library; try `rustup toolchain install {major}.{minor}.0 \
-             --component rust-src,clippy`"
+            "no compiler for eBPF: no installed compiler has version {major}.{minor} or newer, \
+             LLVM {LLVM} or older, and lib/rustlib/src/rust/library; try `rustup toolchain \
+             install {major}.{minor}.0 --component rust-src,clippy`"
         )
     })
 }
 
 fn find_linker() -> Option<PathBuf> {
-    let own = tools().join("bin/bpf-linker");
-    let candidates = [own.exists().then_some(own), find("bpf-linker")];
+    let installed = tools().join("bin/bpf-linker");
+    let candidates = [
+        installed.exists().then_some(installed),
+        find_program("bpf-linker"),
+    ];
     candidates.into_iter().flatten().find(|candidate| {
         output(Command::new(candidate).arg("--version"))
             .is_ok_and(|version| version.trim() == format!("bpf-linker {LINKER_VERSION}"))
@@ -183,23 +192,25 @@ fn install_linker() -> Result<PathBuf> {
         "bpf-linker: installing {LINKER_VERSION} in {} (a minute or two)",
         tools().display()
     );
-    run(cargo()
-        .args([
-            "install",
-            "bpf-linker",
-            "--quiet",
-            "--locked",
-            "--version",
-            LINKER_VERSION,
-        ])
-        .args([
-            "--no-default-features",
-            "--features",
-            &format!("llvm-{LLVM}"),
-        ])
-        .arg("--root")
-        .arg(tools())
-        .env("LLVM_PREFIX", llvm))?;
+    run_command(
+        cargo()
+            .args([
+                "install",
+                "bpf-linker",
+                "--quiet",
+                "--locked",
+                "--version",
+                LINKER_VERSION,
+            ])
+            .args([
+                "--no-default-features",
+                "--features",
+                &format!("llvm-{LLVM}"),
+            ])
+            .arg("--root")
+            .arg(tools())
+            .env("LLVM_PREFIX", llvm),
+    )?;
     find_linker().with_context(|| {
         format!(
             "bpf-linker was installed in {} but does not report version {LINKER_VERSION}",
@@ -214,12 +225,12 @@ fn llvm_prefix() -> Result<PathBuf> {
         return Ok(prefix.into());
     }
     let prefix = PathBuf::from(format!("/usr/lib/llvm-{LLVM}"));
-    let there = || prefix.join("include/llvm-c").exists();
-    if !there() {
+    let has_headers = || prefix.join("include/llvm-c").exists();
+    if !has_headers() {
         install_packages(&[&format!("llvm-{LLVM}-dev")])
-            .context("or set LLVM_PREFIX to a directory with LLVM's library and headers")?;
+            .context("or set LLVM_PREFIX to the directory of LLVM's library and headers")?;
     }
-    if !there() {
+    if !has_headers() {
         bail!(
             "LLVM {LLVM} has no headers in {}: set LLVM_PREFIX to its directory",
             prefix.display()
@@ -228,7 +239,8 @@ fn llvm_prefix() -> Result<PathBuf> {
     Ok(prefix)
 }
 
-/// Tools are installed inside this repository, so that the user's own stay unchanged.
+/// The directory of tools. It is inside this repository, so that the user's own tools stay
+/// unchanged.
 fn tools() -> PathBuf {
     root().join("target/tools")
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask verify`: the number of instructions that each kernel's verifier processes for each
-//! program, and whether it is within the budget.
+//! `cargo xtask verify`: prints how many instructions each kernel's verifier processes for each
+//! program, and checks the budgets.
 
 use std::process::Command;
 
@@ -9,14 +9,14 @@ use crate::{
     build_ebpf,
     guest::Guest,
     kernels::KernelName,
-    process::{build, cargo, output, root, run as run_command},
+    process::{build, cargo, output, root, run_command},
     setup, test,
 };
 
 /// Runs the job on the running kernel and on every kernel of the matrix.
 pub(crate) fn run() -> Result<()> {
     setup::need_root("verify")?;
-    let object = build_ebpf::programs()?;
+    let object = build_ebpf::build_programs()?;
     let verify = build(
         cargo().args([
             "build",
@@ -33,8 +33,8 @@ pub(crate) fn run() -> Result<()> {
         "kernel running ({})",
         output(Command::new("uname").arg("-r"))?.trim()
     );
-    let here = run_command(Command::new(&verify).arg(&object).current_dir(root()));
-    if let Err(error) = &here {
+    let on_running_kernel = run_command(Command::new(&verify).arg(&object).current_dir(root()));
+    if let Err(error) = &on_running_kernel {
         eprintln!("kernel running: {error:#}");
     }
     let guest = Guest {
@@ -44,9 +44,9 @@ pub(crate) fn run() -> Result<()> {
         files: &[object],
         environment: &[],
     };
-    let guests = test::on_each(&KernelName::ALL, &guest);
-    if here.is_err() && guests.is_ok() {
-        bail!("failed on the running kernel");
+    let guests = test::run_on_each_kernel(&KernelName::ALL, &guest);
+    if on_running_kernel.is_err() && guests.is_ok() {
+        bail!("failed on the running kernel: see above");
     }
     guests
 }

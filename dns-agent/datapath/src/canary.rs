@@ -1,14 +1,14 @@
-//! A canary: a query of the agent itself, which checks that the attached programs answer.
+//! A canary: a query that the agent itself makes, to check that the attached programs answer.
 //!
-//! The attached programs are run by BPF_PROG_TEST_RUN, so no packet is sent. The run is counted
-//! apart ([`PacketSource::TestRun`]), and these counters give its outcome.
+//! The programs are run by BPF_PROG_TEST_RUN, so no packet is sent. Such a run has its own counters
+//! ([`PacketSource::TestRun`]), which show its outcome.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{bail, ensure};
 use dns_common::{Outcome, outcomes::PacketSource};
 use dns_ebpf::headers::{ethernet, ipv4, ipv6, udp};
-use zerohop_zone::{Name, Rtype, query};
+use zerohop_zone::{Name, Rtype, build_query};
 
 use super::{Datapath, PermittedClients, explain::build_frame, program::HookProgram};
 
@@ -26,19 +26,20 @@ pub struct CanaryReport {
 
 impl Datapath {
     /// Queries every attached program for the SOA record of the first of `zones` that is in the
-    /// tables. `None` when the tables hold no zone of `zones`.
+    /// tables. `None` when the tables hold none of `zones`. If queries pass before a look-up, for
+    /// example because the lease has expired, the first of `zones` is queried.
     ///
     /// # Errors
     ///
     /// When a program can't be tested. See `Datapath::test_program`.
     pub fn run_canary(&mut self, zones: &[Name]) -> anyhow::Result<Option<CanaryReport>> {
-        let is_in_tables =
-            |zone: &&Name| shows_record(self.explain_question(zone, Rtype::SOA).plain);
-        let Some(zone) = zones.iter().find(is_in_tables).cloned() else {
+        let may_be_in_tables =
+            |zone: &&Name| may_have_record(self.explain_question(zone, Rtype::SOA).plain);
+        let Some(zone) = zones.iter().find(may_be_in_tables).cloned() else {
             return Ok(None);
         };
         let mut programs: Vec<HookProgram> = Vec::new();
-        for (program, _) in self.hooks.running() {
+        for (program, _) in self.hooks.attached_programs() {
             if !programs.contains(&program) {
                 programs.push(program);
             }
@@ -55,12 +56,14 @@ impl Datapath {
         }))
     }
 
-    /// Queries one program for the SOA record of a zone. Returns the outcome.
+    /// Queries one program for the SOA record of a zone. Returns the outcome:
+    /// [`Outcome::NotServed`] if there are no served addresses, [`Outcome::NotPermitted`] if no
+    /// client may be answered.
     ///
     /// # Errors
     ///
-    /// When the kernel can't load or run the program or read its counters, when the program counts
-    /// the query not exactly once, or when the resulting packet is not the counted answer.
+    /// When the kernel can't load or run the program or read its counters, when the program doesn't
+    /// count exactly one outcome, or when it counts an answer but the resulting packet isn't one.
     pub(super) fn test_program(
         &mut self,
         program: HookProgram,
@@ -72,8 +75,9 @@ impl Datapath {
         let Some((client, served)) = self.test_addresses(program) else {
             return Ok(Outcome::NotPermitted);
         };
-        let message = query(0, zone, Rtype::SOA);
+        let message = build_query(0, zone, Rtype::SOA);
         let mut query = build_frame(client, served, &message);
+        // The programs for network cards check the destination.
         if let Some(card) = self.tables.fixed_settings.card_addresses.first() {
             query[..card.len()].copy_from_slice(card);
         }
@@ -81,10 +85,13 @@ impl Datapath {
         let before = self.object.counters(hook, PacketSource::TestRun)?;
         let (_, reply) = self.object.test_run(program, &query)?;
         let after = self.object.counters(hook, PacketSource::TestRun)?;
-        let moved = |outcome: &Outcome| before[*outcome as usize] != after[*outcome as usize];
-        let counted: Vec<Outcome> = Outcome::ALL.into_iter().filter(moved).collect();
+        let has_changed = |outcome: &Outcome| before[*outcome as usize] != after[*outcome as usize];
+        let counted: Vec<Outcome> = Outcome::ALL.into_iter().filter(has_changed).collect();
         let [outcome] = counted[..] else {
-            bail!("{} counted {counted:?} for one query", program.name());
+            bail!(
+                "{} counted the outcomes {counted:?} for one query, instead of a single outcome",
+                program.name()
+            );
         };
         if outcome.is_answer() {
             let ip = if served.is_ipv4() {
@@ -94,6 +101,7 @@ impl Datapath {
             };
             let header = ethernet::LENGTH + ip + udp::LENGTH;
             let flags = reply.get(header + 2..header + 4);
+            // QR is set, and RCODE is 0.
             ensure!(
                 flags.is_some_and(|flags| flags[0] & 0x80 != 0 && flags[1] & 0x0f == 0),
                 "{} counted {outcome:?}, but the resulting packet is {reply:02x?}",
@@ -103,8 +111,8 @@ impl Datapath {
         Ok(outcome)
     }
 
-    /// The addresses of a client that a program may answer, and of the server. `None` when no
-    /// client may be answered.
+    /// The address of a client that the program may answer, and a served address of the same
+    /// family. `None` when no client may be answered.
     fn test_addresses(&self, program: HookProgram) -> Option<(IpAddr, SocketAddr)> {
         let uses_allowed_networks = program.is_for_cards() && !self.config.allow.is_empty();
         self.config.served_addresses.iter().find_map(|served| {
@@ -135,14 +143,15 @@ impl Datapath {
     }
 }
 
-/// Addresses reserved for documentation: RFC 5737 section 3 and RFC 3849 section 2.
+/// Client addresses, IPv4 and IPv6, that are reserved for documentation: RFC 5737 section 3 and
+/// RFC 3849 section 2.
 const EXAMPLE_CLIENTS: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
 ];
 
-/// Whether the outcome shows that a name is in the tables, even if the kernel doesn't answer now.
-fn shows_record(outcome: Outcome) -> bool {
+/// Whether a query with this outcome was answered, or passed before its name was looked up.
+fn may_have_record(outcome: Outcome) -> bool {
     use Outcome::{LeaseStale, NotReady, NotServed};
     outcome.is_answer() || matches!(outcome, LeaseStale | NotReady | NotServed)
 }

@@ -14,8 +14,8 @@ use super::{
 ///
 /// # Errors
 ///
-/// When a running agent owns the hooks, when their folder belongs to another user, or when a pin
-/// or a filter can't be removed.
+/// When a running agent owns the hooks, when the folder of pins belongs to another user or can't be
+/// opened, or when a pin or a filter can't be removed.
 pub fn detach(bpffs: &Path, devices: &[Device]) -> anyhow::Result<Vec<String>> {
     let mut removed = Vec::new();
     if folder_exists(bpffs) {

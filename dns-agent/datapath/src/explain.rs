@@ -21,7 +21,7 @@ use dns_ebpf::{
     query::MAX_MESSAGE,
     respond,
 };
-use zerohop_zone::{Name, Rtype, query};
+use zerohop_zone::{Name, Rtype, build_query};
 
 use super::{Datapath, memory::Memory, settings::LEASE_WORD};
 
@@ -55,8 +55,8 @@ impl Datapath {
         } else {
             LeaseState::Stale
         };
-        let outcome_for = |client| match self.config.served_addresses.first() {
-            Some(served) => explain(&memory, lease, *served, (name, rtype), client),
+        let outcome_for = |limit| match self.config.served_addresses.first() {
+            Some(served) => explain(&memory, lease, *served, (name, rtype), limit),
             None => Outcome::NotServed,
         };
         let plain = outcome_for(ResponseLimit::Plain);
@@ -85,12 +85,12 @@ enum ResponseLimit {
     Edns,
 }
 
-/// Whether the lease is assumed to last.
+/// Whether the prediction assumes that the lease has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LeaseState {
-    /// The lease has not expired, unless it was ended.
+    /// The lease has not expired. It may have been ended by the agent.
     Fresh,
-    /// Expired according to the agent's clock. User space can't read the kernel's jiffies.
+    /// The lease has expired according to the agent's clock. User space can't read jiffies.
     Stale,
 }
 
@@ -100,9 +100,9 @@ fn explain(
     lease: LeaseState,
     served: SocketAddr,
     (name, rtype): (&Name, Rtype),
-    client: ResponseLimit,
+    limit: ResponseLimit,
 ) -> Outcome {
-    let message = query_message(name, rtype, client);
+    let message = query_message(name, rtype, limit);
     let tables = Snapshot::new(memories, lease);
     // The served address is also the client, since the answer is sent nowhere.
     respond(
@@ -111,7 +111,8 @@ fn explain(
     )
 }
 
-/// The tables as an implementation of [`Tables`].
+/// The tables as the kernel program's code reads them. The settings are copied; the other tables
+/// are read in place.
 struct Snapshot<'a> {
     memories: &'a TableMemory<'a>,
     settings: Vec<Settings>,
@@ -122,7 +123,7 @@ impl<'a> Snapshot<'a> {
     fn new(memories: &'a TableMemory<'a>, lease: LeaseState) -> Self {
         let copies = memories.settings.words();
         let copies = copies.chunks_exact(size_of::<Settings>() / 8);
-        let until = memories.control.words()[LEASE_WORD].load(Ordering::Relaxed);
+        let lease_end = memories.control.words()[LEASE_WORD].load(Ordering::Relaxed);
         Self {
             memories,
             settings: copies
@@ -132,7 +133,7 @@ impl<'a> Snapshot<'a> {
             now: match lease {
                 // Earlier than the end of any lease, except an ended one, which is 0.
                 LeaseState::Fresh => 0,
-                LeaseState::Stale => until,
+                LeaseState::Stale => lease_end,
             },
         }
     }
@@ -206,11 +207,12 @@ fn load(words: &[AtomicU64]) -> Vec<u64> {
         .collect()
 }
 
-/// A query with an OPT record for [`ResponseLimit::Edns`].
-fn query_message(name: &Name, rtype: Rtype, client: ResponseLimit) -> Vec<u8> {
-    let mut message = query(0, name, rtype);
-    if client == ResponseLimit::Edns {
-        // ARCOUNT, and the OPT record.
+/// A query. It has an OPT record if `limit` is [`ResponseLimit::Edns`].
+fn query_message(name: &Name, rtype: Rtype, limit: ResponseLimit) -> Vec<u8> {
+    let mut message = build_query(0, name, rtype);
+    if limit == ResponseLimit::Edns {
+        // ARCOUNT is 1. The OPT record has the root as owner, type 41, and the UDP payload size in
+        // place of the class (RFC 6891 section 6.1.2).
         message[dns::LENGTH - 1] = 1;
         message.extend([0, 0, 41]);
         message.extend((MAX_MESSAGE as u16).to_be_bytes());
@@ -225,11 +227,13 @@ pub(super) fn build_frame(client: IpAddr, served: SocketAddr, message: &[u8]) ->
     let mut frame = vec![0; ethernet::LENGTH];
     if served.is_ipv4() {
         frame[ethernet::TYPE..].copy_from_slice(&[0x08, 0x00]);
+        // A header of five words, TTL 64, protocol 17 (UDP), no header checksum.
         frame.extend([0x45, 0]);
         frame.extend((ipv4::LENGTH as u16 + udp_length).to_be_bytes());
         frame.extend([0, 0, 0, 0, 64, 17, 0, 0]);
     } else {
         frame[ethernet::TYPE..].copy_from_slice(&[0x86, 0xdd]);
+        // Next header 17 (UDP), hop limit 64.
         frame.extend([0x60, 0, 0, 0]);
         frame.extend(udp_length.to_be_bytes());
         frame.extend([17, 64]);
@@ -240,7 +244,8 @@ pub(super) fn build_frame(client: IpAddr, served: SocketAddr, message: &[u8]) ->
             IpAddr::V6(address) => frame.extend(address.octets()),
         }
     }
-    // An arbitrary port. The program doesn't verify the checksum, but 0 means that there is none.
+    // The client's port is arbitrary. So is the checksum, which the program doesn't verify, but 0
+    // would mean that there is none.
     frame.extend([0x80, 0]);
     frame.extend(served.port().to_be_bytes());
     frame.extend(udp_length.to_be_bytes());
@@ -339,23 +344,23 @@ mod tests {
         check(&memories, &publisher);
     }
 
-    fn ask(
+    fn outcome_of(
         memories: &TableMemory<'_>,
         lease: LeaseState,
         served: &str,
         name: &str,
-        client: ResponseLimit,
+        limit: ResponseLimit,
     ) -> Outcome {
         let name = Name::parse(name).unwrap();
         let served = served.parse().unwrap();
-        explain(memories, lease, served, (&name, Rtype::A), client)
+        explain(memories, lease, served, (&name, Rtype::A), limit)
     }
 
     #[test]
-    fn predicted_outcomes_are_those_of_the_kernel() {
+    fn outcomes_are_predicted_from_the_tables() {
         with_tables(|memories, _| {
             for served in SERVED {
-                for (name, client, outcome) in [
+                for (name, limit, outcome) in [
                     ("web.z.example", ResponseLimit::Plain, Outcome::Data),
                     ("web.z.example", ResponseLimit::Edns, Outcome::Data),
                     ("many.z.example", ResponseLimit::Plain, Outcome::TooLarge),
@@ -370,13 +375,13 @@ mod tests {
                     ("a.b", ResponseLimit::Plain, Outcome::NameLength),
                 ] {
                     assert_eq!(
-                        ask(memories, LeaseState::Fresh, served, name, client),
+                        outcome_of(memories, LeaseState::Fresh, served, name, limit),
                         outcome,
-                        "{name} {client:?} at {served}"
+                        "{name} {limit:?} at {served}"
                     );
                 }
             }
-            let elsewhere = ask(
+            let elsewhere = outcome_of(
                 memories,
                 LeaseState::Fresh,
                 "10.96.0.11:53",
@@ -388,10 +393,10 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_or_ended_lease_lets_questions_pass() {
+    fn queries_pass_under_a_stale_or_ended_lease() {
         with_tables(|memories, publisher| {
-            let asked = |lease| {
-                ask(
+            let outcome_under = |lease| {
+                outcome_of(
                     memories,
                     lease,
                     SERVED[0],
@@ -399,10 +404,10 @@ mod tests {
                     ResponseLimit::Plain,
                 )
             };
-            assert_eq!(asked(LeaseState::Fresh), Outcome::Data);
-            assert_eq!(asked(LeaseState::Stale), Outcome::LeaseStale);
+            assert_eq!(outcome_under(LeaseState::Fresh), Outcome::Data);
+            assert_eq!(outcome_under(LeaseState::Stale), Outcome::LeaseStale);
             publisher.end_lease();
-            assert_eq!(asked(LeaseState::Fresh), Outcome::LeaseStale);
+            assert_eq!(outcome_under(LeaseState::Fresh), Outcome::LeaseStale);
         });
     }
 }

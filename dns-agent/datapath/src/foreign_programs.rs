@@ -1,9 +1,9 @@
 //! Foreign programs: BPF programs of other software on matching devices. They are reported, and
 //! never replaced.
 //!
-//! Program IDs come from BPF_PROG_QUERY and netlink. Names of filters come from netlink; reading
-//! names of other programs needs CAP_SYS_ADMIN. A program's owner is derived from its name or its
-//! pin.
+//! Program IDs come from BPF_PROG_QUERY and netlink. The names of filters come from netlink.
+//! Reading the names of tcx and XDP programs needs CAP_SYS_ADMIN. A program's owner is derived from
+//! its name or its pin.
 
 mod owner;
 
@@ -43,7 +43,7 @@ pub struct ForeignProgram {
     /// The name of the program or filter, if this process may read it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The program's owner; `None` when neither the name nor a pin tells it.
+    /// The program's owner; `None` when neither the name nor a pin identifies it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<Owner>,
     /// A filter's priority; `None` for other programs. Filters with lower numbers run first.
@@ -94,25 +94,25 @@ impl ForeignPrograms {
             .flat_map(|device| {
                 programs_on(device)
                     .into_iter()
-                    .map(|other| (device.index, other))
+                    .map(|program| (device.index, program))
             })
-            .filter(|(_, other)| !other.id.is_some_and(|id| zerohop_ids.contains(&id)))
-            .filter(|(_, other)| !other.name.as_deref().is_some_and(is_zerohop_name))
+            .filter(|(_, program)| !program.id.is_some_and(|id| zerohop_ids.contains(&id)))
+            .filter(|(_, program)| !program.name.as_deref().is_some_and(is_zerohop_name))
             .collect();
         self.identify_programs(&found);
-        for (_, other) in &mut found {
-            let identity = other.id.and_then(|id| self.identities.get(&id));
+        for (_, program) in &mut found {
+            let identity = program.id.and_then(|id| self.identities.get(&id));
             let identity = identity.cloned().unwrap_or_default();
-            let named = other.name.as_deref().and_then(owner_by_name);
-            other.owner = named.or(identity.owner);
-            other.name = other.name.take().or(identity.name);
+            let named = program.name.as_deref().and_then(owner_by_name);
+            program.owner = named.or(identity.owner);
+            program.name = program.name.take().or(identity.name);
         }
         found
     }
 
     /// Looks up names and owners of new programs, and forgets programs that are gone.
     fn identify_programs(&mut self, found: &[(u32, ForeignProgram)]) {
-        let ids: BTreeSet<u32> = found.iter().filter_map(|(_, other)| other.id).collect();
+        let ids: BTreeSet<u32> = found.iter().filter_map(|(_, program)| program.id).collect();
         self.identities.retain(|id, _| ids.contains(id));
         let mut has_new = false;
         for id in ids {
@@ -123,9 +123,9 @@ impl ForeignPrograms {
                 Identity { name, owner }
             });
         }
-        let has_unknown = found.iter().any(|(_, other)| {
-            let identity = other.id.and_then(|id| self.identities.get(&id));
-            let named = other.name.as_deref().and_then(owner_by_name);
+        let has_unknown = found.iter().any(|(_, program)| {
+            let identity = program.id.and_then(|id| self.identities.get(&id));
+            let named = program.name.as_deref().and_then(owner_by_name);
             named.is_none() && identity.is_some_and(|identity| identity.owner.is_none())
         });
         // A program may be pinned after it is attached, so the search is repeated.
@@ -149,8 +149,8 @@ impl ForeignPrograms {
 }
 
 impl ForeignProgram {
-    /// The owner whose network policy this program is assumed to enforce: the known owner of any tc
-    /// program except libxdp's. An answer from a hook would bypass such a policy.
+    /// The owner of a program that may enforce a network policy, which an answer from a hook would
+    /// bypass: any tc program of a known owner other than libxdp. `None` for all other programs.
     #[must_use]
     pub fn policy_owner(&self) -> Option<Owner> {
         let is_tc = !self.hook.starts_with("xdp");
@@ -188,7 +188,7 @@ impl fmt::Display for ForeignProgram {
 
 /// All programs on a device, without their owners.
 fn programs_on(device: &Device) -> Vec<ForeignProgram> {
-    let other = |hook, id| ForeignProgram {
+    let program = |hook, id| ForeignProgram {
         interface: device.name.clone(),
         hook,
         id,
@@ -201,7 +201,7 @@ fn programs_on(device: &Device) -> Vec<ForeignProgram> {
         name: Some(filter.name.clone()),
         priority: Some(filter.priority),
         handle: Some(filter.handle),
-        ..other(hook, filter.id)
+        ..program(hook, filter.id)
     };
     let mut programs = Vec::new();
     programs.extend(device.xdp_programs.iter().map(|xdp| {
@@ -210,7 +210,7 @@ fn programs_on(device: &Device) -> Vec<ForeignProgram> {
             "generic" => "xdp generic",
             _ => "xdp offloaded",
         };
-        other(hook, Some(xdp.id))
+        program(hook, Some(xdp.id))
     }));
     for (hook, direction) in [
         ("tcx ingress", Direction::Ingress),
@@ -218,7 +218,7 @@ fn programs_on(device: &Device) -> Vec<ForeignProgram> {
     ] {
         // An error means that the kernel has no tcx (before Linux 6.6) or that the device is gone.
         let ids = syscall::tcx_programs(device.index, direction).unwrap_or_default();
-        programs.extend(ids.into_iter().map(|id| other(hook, Some(id))));
+        programs.extend(ids.into_iter().map(|id| program(hook, Some(id))));
     }
     programs.extend(
         device
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn agents_programs_are_recognised_by_name() {
+    fn zerohop_programs_are_recognised_by_name() {
         for (name, is_zerohop) in [
             ("zerohop_tc_peer", true),
             ("zerohop_xdp_veth", true),
@@ -244,25 +244,25 @@ mod tests {
             ("zerohop_t", false),
             ("cil_from_contai", false),
         ] {
-            let other = ForeignProgram {
+            let program = ForeignProgram {
                 name: Some(name.to_owned()),
-                ..other("tcx ingress", None)
+                ..foreign_program("tcx ingress", None)
             };
-            assert_eq!(other.is_zerohop(), is_zerohop, "{name}");
+            assert_eq!(program.is_zerohop(), is_zerohop, "{name}");
         }
     }
 
     #[test]
     fn only_tc_programs_of_known_owners_enforce_policy() {
         let cilium = Some(Owner::Cilium);
-        assert_eq!(other("tcx egress", cilium).policy_owner(), cilium);
-        assert_eq!(other("xdp native", cilium).policy_owner(), None);
-        assert_eq!(other("tcx ingress", None).policy_owner(), None);
-        let text = other("tcx ingress", cilium).to_string();
+        assert_eq!(foreign_program("tcx egress", cilium).policy_owner(), cilium);
+        assert_eq!(foreign_program("xdp native", cilium).policy_owner(), None);
+        assert_eq!(foreign_program("tcx ingress", None).policy_owner(), None);
+        let text = foreign_program("tcx ingress", cilium).to_string();
         assert_eq!(text, "the program (ID 7) of Cilium at tcx ingress");
     }
 
-    fn other(hook: &'static str, owner: Option<Owner>) -> ForeignProgram {
+    fn foreign_program(hook: &'static str, owner: Option<Owner>) -> ForeignProgram {
         ForeignProgram {
             interface: "veth1".to_owned(),
             hook,

@@ -1,4 +1,4 @@
-//! The writer's side of the hash table: directory and records.
+//! The publisher's side of the hash table: directory and records.
 //!
 //! The publisher changes the table in *rounds*. A full round puts every name that exists, and its
 //! sweep removes the others. A partial round puts and removes only some names.
@@ -25,12 +25,15 @@ use super::{
 const BUCKET_BYTES: usize = WORDS * 8;
 /// The number of 64-bit words in a record's head.
 const HEAD_WORDS: usize = size_of::<RecordHead>() / 8;
-/// The word of a bucket that stays non-empty while any name of the bucket is in its second bucket.
+/// The last word of a bucket. It is never empty while a name of the bucket is in its second bucket:
+/// a look-up that finds it empty does not read the second bucket.
 const LAST_WORD: usize = WORDS - 1;
 /// The largest number of words moved in a round. Each move costs a grace period of some
-/// milliseconds. Only a directory that is fuller than it was sized for needs more than a few.
+/// milliseconds. More than a few moves are needed only in a directory with more names than it was
+/// sized for.
 const MAX_MOVES_PER_ROUND: u32 = 64;
-/// The number of retired slots at which a grace period is waited for.
+/// The number of retired slots after which the table waits for a grace period, to free them
+/// together.
 const RETIRED_BATCH: usize = 4096;
 
 /// The hash table of names, with its single writer.
@@ -38,13 +41,15 @@ pub struct HashTable<G> {
     directory: Memory,
     records: Memory,
     key: HashKey,
+    /// The number of buckets, minus 1.
     mask: u32,
     slots: SlotAllocator,
     /// For each bucket, the number of its names that are in their second bucket.
     overflowed: Vec<u32>,
-    /// Slots that are no longer referred to, but that readers may still read.
+    /// Slots that no directory word refers to. Readers may still read them.
     retired: Vec<Slot>,
-    /// A bit for each directory word: whether it was put since [`HashTable::begin_full_round`].
+    /// A bit for each directory word: whether its name was put since
+    /// [`HashTable::begin_full_round`].
     kept: Vec<u64>,
     /// The number of names in the table.
     names: usize,
@@ -66,13 +71,13 @@ pub enum PutOutcome {
     Inserted,
 }
 
-/// The error of a put for which there is no room.
+/// Why there is no room for a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TableFull {
     /// No slot for the record is free.
     Records,
-    /// Both buckets of the name are full and no name in them can move to its other bucket, or this
-    /// round has moved as many words as a round may.
+    /// Both buckets of the name are full, and no name can move out of them: the other buckets of
+    /// their names are full too, or this round has reached its limit of moves.
     Directory,
 }
 
@@ -86,7 +91,7 @@ pub struct TableUsage {
     pub names_too_large: usize,
     /// The number of words in the directory, used or free.
     pub words: usize,
-    /// Bytes in the slots of records.
+    /// Bytes in allocated slots.
     #[serde(rename = "record_octets")]
     pub record_bytes: usize,
     /// Bytes of record space.
@@ -101,13 +106,14 @@ pub struct TableUsage {
 #[derive(Clone, Copy)]
 struct DirectoryEntry {
     bucket: u32,
+    /// The position in the bucket.
     at: usize,
     word: DirectoryWord,
 }
 
 impl<G: Grace> HashTable<G> {
-    /// An empty table over zeroed memory. The memory must be whole buckets, whose number is a power
-    /// of two, and whole chunks.
+    /// An empty table over zeroed memory. The number of buckets in `directory` must be a power of
+    /// two. `records` must consist of whole chunks.
     #[must_use]
     pub fn new(directory: Memory, records: Memory, key: HashKey, grace: G) -> Self {
         let buckets = directory.bytes() / BUCKET_BYTES;
@@ -161,14 +167,14 @@ impl<G: Grace> HashTable<G> {
         }
     }
 
-    /// Starts a full round: [`sweep`](Self::sweep) removes all names that have not been
-    /// [`put`](Self::put) by then.
+    /// Starts a full round. The [`sweep`](Self::sweep) at its end removes all names that have not
+    /// been [`put`](Self::put) since.
     pub fn begin_full_round(&mut self) {
         self.begin_partial_round();
         self.kept.fill(0);
     }
 
-    /// Starts a round without a sweep, which changes only some names.
+    /// Starts a partial round, which has no sweep.
     pub fn begin_partial_round(&mut self) {
         self.moves_left = MAX_MOVES_PER_ROUND;
     }
@@ -191,10 +197,9 @@ impl<G: Grace> HashTable<G> {
         removed
     }
 
-    /// Publishes a record, which contains its name of at most [`MAX_NAME`] bytes.
-    ///
-    /// `record` has the layout of [`dns_common::records`] and is padded to whole words. The fields
-    /// `hash` and `slot` of its head are filled in here.
+    /// Publishes a record. `record` has the layout of [`dns_common::records`], padded to whole
+    /// words, and contains the name, which has at most [`MAX_NAME`] bytes. This function sets the
+    /// fields `hash` and `slot` of the record's head.
     ///
     /// # Errors
     ///
@@ -203,6 +208,7 @@ impl<G: Grace> HashTable<G> {
         let name_length = usize::from(head(record).name_length);
         let name = &record[size_of::<RecordHead>()..][..name_length];
         let Some(hash) = hash(name, &self.key) else {
+            // Not reached: only a name of more than `MAX_NAME` bytes has no hash.
             return Err(TableFull::Directory);
         };
         let found = self.find(name, hash);
@@ -216,11 +222,11 @@ impl<G: Grace> HashTable<G> {
         let slot = self.take_slot(record.len())?;
         self.write_record(slot, record, hash);
         let word = DirectoryWord::new(hash.tag(), slot.number);
-        let is_too_large = usize::from(head(record).too_large > 0);
+        let too_large = usize::from(head(record).too_large > 0);
         if let Some(found) = found {
             self.store_word(found.bucket, found.at, word);
-            self.too_large -= self.is_too_large(found.word);
-            self.too_large += is_too_large;
+            self.too_large -= self.too_large_count(found.word);
+            self.too_large += too_large;
             self.retire_slot(found.word);
             self.mark_kept(found);
             return Ok(PutOutcome::Replaced);
@@ -234,12 +240,12 @@ impl<G: Grace> HashTable<G> {
             self.overflowed[hash.bucket(self.mask) as usize] += 1;
         }
         self.names += 1;
-        self.too_large += is_too_large;
+        self.too_large += too_large;
         self.mark_kept(DirectoryEntry { bucket, at, word });
         Ok(PutOutcome::Inserted)
     }
 
-    /// Whether the record of a name has computed names below it.
+    /// Whether a name has a record, and names without records may exist below it.
     #[must_use]
     pub fn has_computed_names(&self, name: &[u8]) -> bool {
         let Some(found) = hash(name, &self.key).and_then(|hash| self.find(name, hash)) else {
@@ -301,8 +307,8 @@ impl<G: Grace> HashTable<G> {
         None
     }
 
-    /// Copies a word to its name's other bucket and waits until every reader sees it there. The old
-    /// word may then be overwritten.
+    /// Copies a word to its name's other bucket, and waits until every reader sees it there. After
+    /// that, the caller may overwrite the old word.
     fn move_word(&mut self, from: DirectoryEntry, (other, free): (u32, usize)) {
         let primary = NameHash(self.read_head(from.word.record()).hash).bucket(self.mask);
         if primary == from.bucket {
@@ -316,7 +322,7 @@ impl<G: Grace> HashTable<G> {
         }
     }
 
-    /// Records that one name fewer of bucket `primary` is in its second bucket.
+    /// Decrements the number of names of bucket `primary` that are in their second bucket.
     fn release_overflow(&mut self, primary: u32) {
         let overflowed = &mut self.overflowed[primary as usize];
         *overflowed -= 1;
@@ -355,13 +361,13 @@ impl<G: Grace> HashTable<G> {
             DirectoryWord::EMPTY
         };
         self.store_word(bucket, at, empty);
-        self.too_large -= self.is_too_large(word);
+        self.too_large -= self.too_large_count(word);
         self.retire_slot(word);
         self.names -= 1;
     }
 
-    /// 1 if the record doesn't have all answers of its name, else 0.
-    fn is_too_large(&self, word: DirectoryWord) -> usize {
+    /// 1 if the name has answers that don't fit into the record, else 0.
+    fn too_large_count(&self, word: DirectoryWord) -> usize {
         usize::from(self.read_head(word.record()).too_large > 0)
     }
 
@@ -446,6 +452,7 @@ fn head(record: &[u8]) -> RecordHead {
     bytemuck::pod_read_unaligned(&record[..size_of::<RecordHead>()])
 }
 
+/// The word that consists of these bytes, at most eight, in little-endian order.
 fn word_from_bytes(bytes: &[u8]) -> u64 {
     bytes
         .iter()
@@ -453,4 +460,5 @@ fn word_from_bytes(bytes: &[u8]) -> u64 {
         .fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
+// The padding of a name never makes it longer than `MAX_NAME`.
 const _: () = assert!(MAX_NAME.is_multiple_of(8));

@@ -14,11 +14,12 @@ pub struct Interface {
 /// The hook requested for an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HookChoice {
-    /// tc on a veth; XDP on other devices, native where the driver supports it.
+    /// tc on a veth; on other devices as [`HookChoice::Xdp`].
     Auto,
-    /// XDP in the driver.
+    /// XDP in the driver (native), or in the network stack (generic) if the driver refuses. On a
+    /// veth always generic.
     Xdp,
-    /// XDP in the network stack, for drivers without XDP.
+    /// XDP in the network stack (generic), which needs no support by the driver.
     XdpGeneric,
     /// tc ingress.
     Tc,

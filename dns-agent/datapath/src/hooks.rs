@@ -66,8 +66,8 @@ pub struct AttachedStatus {
     pub program: &'static str,
     /// Whether the program stays attached when the agent is killed.
     pub outlives: bool,
-    /// Why this mode was chosen if it isn't the preferred one, and why the link is not pinned if it
-    /// should be.
+    /// Why the mode isn't the preferred one, why the link isn't pinned although it should be, or
+    /// that the link was taken over from an earlier agent. `None` if there is nothing to explain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -105,8 +105,8 @@ impl Hooks {
         }
     }
 
-    /// Restores the folder of pins and each pin, if they were removed. A failure is logged once for
-    /// each reason, and retried by the next call.
+    /// Restores the folder of pins and each pin, if they were removed. The next call retries after
+    /// a failure. A failure is logged when its reason changes.
     pub fn restore_pins(&mut self) {
         let Some(pins) = &mut self.pins else {
             return;
@@ -120,8 +120,10 @@ impl Hooks {
             failure = attached.repin(pins).err();
         }
         let reason = failure.map(|error| {
-            format!("the pins of the hooks were removed and can't be restored, so CoreDNS answers while \
-                 no agent runs: {error:#}")
+            format!(
+                "the pins of the hooks were removed and can't be restored, so CoreDNS answers \
+                 while no agent runs; the agent keeps trying: {error:#}"
+            )
         });
         if let Some(reason) = &reason
             && self.pinning_error.as_ref() != Some(reason)
@@ -136,9 +138,9 @@ impl Hooks {
         self.pinning_error.as_deref()
     }
 
-    /// Attaches to all matching devices without a hook, and detaches from devices that are gone or
-    /// no longer match. A failure is logged once for each reason, and retried after [`RETRY`].
-    /// `foreign` holds the foreign programs with their device indices.
+    /// Attaches to all matching devices without a hook, and detaches from devices that are gone, no
+    /// longer match or are skipped. A failure is retried after [`RETRY`], and logged when its
+    /// reason changes. `foreign` holds the foreign programs with their device indices.
     pub fn reconcile(
         &mut self,
         object: &mut EbpfObject,
@@ -147,7 +149,7 @@ impl Hooks {
     ) {
         let skipped = skipped_devices(&self.wanted, devices, foreign);
         let wanted = &self.wanted;
-        let find = |index: u32, name: &str| {
+        let find_wanted = |index: u32, name: &str| {
             devices
                 .iter()
                 .find(|device| device.index == index && device.name == name)
@@ -155,7 +157,7 @@ impl Hooks {
         };
         let stays = |index: u32, attached: &Attachment| {
             // A veth whose peer has moved to another namespace needs another program.
-            find(index, &attached.status.interface).is_some_and(|device| {
+            find_wanted(index, &attached.status.interface).is_some_and(|device| {
                 program_for(device, attached.program.hook()) == attached.program
             }) && !skipped.contains_key(&index)
         };
@@ -174,13 +176,13 @@ impl Hooks {
                     );
                 }
                 Err(error) => tracing::warn!(
-                    "{program} can't be detached from {interface}, so it still answers there; `ip \
-                     link` and `tc filter` show programs: {error}"
+                    "{program} can't be detached from {interface}, so it still answers there: stop \
+                     the agent and run `dns-agent detach`: {error}"
                 ),
             }
         }
         self.failed.retain(|index, failed| {
-            find(*index, &failed.interface).is_some() && !skipped.contains_key(index)
+            find_wanted(*index, &failed.interface).is_some() && !skipped.contains_key(index)
         });
         for (index, device) in &skipped {
             if self.skipped.get(index) != Some(device) {
@@ -209,7 +211,7 @@ impl Hooks {
             let Some(choice) = chosen_hook(&self.wanted, device) else {
                 continue;
             };
-            // A network card may appear after the check at the start.
+            // The check at the start of the agent doesn't cover cards that appear later.
             let permitted = check_cards_restricted(
                 &self.wanted,
                 self.allowed_networks,
@@ -243,13 +245,14 @@ impl Hooks {
         }
     }
 
-    /// Replaces all attached programs by those of another object, each atomically. A program that
-    /// can't be replaced is detached, and the next [`Hooks::reconcile`] attaches again.
+    /// Moves all hooks to another object, and returns them. Each program is replaced atomically
+    /// with the one in `object`. If that fails, the program is detached, and the next
+    /// [`Hooks::reconcile`] attaches again.
     pub fn move_to(&mut self, object: &mut EbpfObject) -> Hooks {
         let mut attached = BTreeMap::new();
         for (index, before) in std::mem::take(&mut self.attached) {
             let interface = before.status.interface.clone();
-            match before.replaced(object) {
+            match before.replace_program(object) {
                 Ok(replaced) => {
                     attached.insert(index, replaced);
                 }
@@ -279,7 +282,7 @@ impl Hooks {
     }
 
     /// All attached programs, with their status.
-    pub fn running(&self) -> impl Iterator<Item = (HookProgram, &AttachedStatus)> {
+    pub fn attached_programs(&self) -> impl Iterator<Item = (HookProgram, &AttachedStatus)> {
         let attached = self.attached.values();
         attached.map(|attached| (attached.program, &attached.status))
     }
@@ -321,14 +324,14 @@ impl Hooks {
             Ok(removed) => {
                 for path in removed {
                     tracing::info!(
-                        "removed an unused hook of an earlier agent: {}",
+                        "removed an unused hook of an earlier agent: the pin {}",
                         path.display()
                     );
                 }
             }
             Err(error) => tracing::warn!(
-                "pins of an earlier agent can't be removed; its hooks answer until their lease \
-                 ends: {error}"
+                "pins of an earlier agent can't be removed; its hooks pass all queries when \
+                 their lease has expired: {error}"
             ),
         }
         for device in devices {
@@ -339,15 +342,15 @@ impl Hooks {
                 Ok(names) => {
                     for name in names {
                         tracing::info!(
-                            "removed an unused hook of an earlier agent: {}: {name}",
+                            "removed an unused hook of an earlier agent: the filter {name} on {}",
                             device.name
                         );
                     }
                 }
                 Err(error) => {
                     tracing::warn!(
-                        "filters of an earlier agent can't be removed; they answer until their \
-                         lease ends: {error:#}"
+                        "filters of an earlier agent can't be removed; they pass all queries when \
+                         their lease has expired: {error:#}"
                     );
                 }
             }
@@ -361,7 +364,7 @@ impl Hooks {
             if let Err(error) = attached.detach() {
                 tracing::error!(
                     "the program can't be detached from {interface}; it passes all queries from \
-                     now on: {error}"
+                     now on, until `dns-agent detach` removes it: {error}"
                 );
             }
         }
@@ -374,7 +377,7 @@ impl Hooks {
         }
     }
 
-    /// Leaves all hooks attached for the next agent.
+    /// Leaves pinned links and filters attached for the next agent. Other hooks are detached.
     pub fn keep_attached(&mut self) {
         for (_, attached) in std::mem::take(&mut self.attached) {
             attached.keep_attached();

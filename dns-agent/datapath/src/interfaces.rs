@@ -30,7 +30,7 @@ pub struct Device {
     pub index: u32,
     /// The name.
     pub name: String,
-    /// The hardware address; `None` if it is no Ethernet address.
+    /// The hardware address; `None` if it is not an Ethernet address.
     pub address: Option<HardwareAddress>,
     /// The size in bytes of the largest IP packet that the device sends.
     pub mtu: u32,
@@ -93,6 +93,7 @@ impl Device {
 pub struct Devices {
     /// The devices as reported by the kernel, without routes and filters.
     links: Vec<Device>,
+    /// `links` with routes and filters.
     devices: Vec<Device>,
     /// When the filters were last read; `None` if they must be read again.
     filters_read: Option<Instant>,
@@ -107,8 +108,8 @@ const NETLINK_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Devices {
     /// Reads the devices. Routes are read only when devices have changed, because a node may have
-    /// very many. Filters are read when devices have changed, after [`Devices::forget_filters`],
-    /// and at an interval.
+    /// very many routes. Filters are read when devices have changed, after
+    /// [`Devices::forget_filters`], and at an interval.
     ///
     /// # Errors
     ///
@@ -230,6 +231,7 @@ fn parse_device(link: LinkMessage) -> Option<Device> {
             LinkAttribute::Mtu(mtu) => device.mtu = mtu,
             LinkAttribute::NumRxQueues(count) => device.queues[0] = count,
             LinkAttribute::NumTxQueues(count) => device.queues[1] = count,
+            // The kernel sends this attribute only if the peer is in another namespace.
             LinkAttribute::LinkNetNsId(_) => device.peer_in_other_namespace = true,
             LinkAttribute::LinkInfo(infos) => {
                 device.is_veth |= infos
@@ -288,6 +290,7 @@ fn parse_filter(message: TcMessage) -> Option<TcFilter> {
     Some(TcFilter {
         id,
         name: name?,
+        // The upper half of `tcm_info`. The lower half is the protocol.
         priority: (message.header.info >> 16) as u16,
         handle: message.header.handle.into(),
     })

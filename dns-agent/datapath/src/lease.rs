@@ -19,8 +19,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Measures the clock's rate, which takes a fifth of a second. The lease expires at the
-    /// beginning.
+    /// Measures the clock's rate. This takes a fifth of a second and makes the lease expire.
     ///
     /// When a virtual CPU runs again after a pause, the clock advances by many jiffies at once and
     /// the rate seems too high. The lower of two measurements counts, because a lease may be too

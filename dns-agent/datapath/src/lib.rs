@@ -17,7 +17,7 @@ pub mod hooks;
 pub mod interfaces;
 pub mod lease;
 pub mod limits;
-#[expect(unsafe_code, reason = "raw system calls")]
+#[expect(unsafe_code, reason = "mapped memory")]
 pub mod memory;
 mod permitted_clients;
 pub mod pins;
@@ -61,7 +61,8 @@ use zerohop_zone::{Name, ZoneData};
 /// Renewals of the lease within [`DatapathConfig::stale_after`].
 const RENEWALS_PER_LEASE: u32 = 4;
 
-/// The lease after a stop with [`StopMode::KeepHooks`]: as long as CoreDNS's usual TTL.
+/// The duration of the lease after a stop with [`StopMode::KeepHooks`]. It equals the TTL in the
+/// usual Corefile of CoreDNS (`ttl 30`).
 const HANDOVER_LEASE: Duration = Duration::from_secs(30);
 
 /// Whether hooks outlive the agent.
@@ -78,7 +79,7 @@ pub enum Persistence {
 /// What happens to the hooks when the kernel plane stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopMode {
-    /// All hooks are removed from the node.
+    /// Hooks are detached, so CoreDNS answers all queries.
     Detach,
     /// Hooks stay for the next agent, and answer until the lease expires.
     KeepHooks,
@@ -123,8 +124,8 @@ pub struct DatapathConfig {
     pub served_addresses: Vec<SocketAddr>,
     /// Clients that policies permit, until [`Datapath::publish_clients`] replaces them.
     pub clients: PermittedClients,
-    /// Number of names that the tables have room for. `None`: room for 12.5 % more names than
-    /// exist, and the tables grow.
+    /// The number of names that the tables have room for; the tables then never grow. `None`: room
+    /// for 12.5 % more names than exist, and the tables grow.
     pub capacity: Option<usize>,
     /// Duration of the lease: how long the kernel answers after the last renewal.
     pub stale_after: Duration,
@@ -158,9 +159,10 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// When the kernel refuses a map, a program or a run of the lease program, when the tables
-    /// can't be mapped, or when the settings can't be built. A device to which attaching fails is
-    /// no error: see [`Datapath::failed_attachments`].
+    /// When the object file lacks a map or program, when the kernel refuses a map, a program or a
+    /// run of the lease program, when the tables can't be mapped, or when the settings can't be
+    /// built. A failure to attach to a device is not an error: see
+    /// [`Datapath::failed_attachments`].
     pub fn start(
         config: DatapathConfig,
         pins: Option<Pins>,
@@ -198,19 +200,20 @@ impl Datapath {
             return Ok(Growth::Unneeded);
         }
         let size = table_size(data, None);
-        // When names were left out, new tables of the same size also have more room, because the
-        // free slots of the current tables have the wrong sizes.
+        // When names were left out, even new tables of the same size may have room, because the
+        // free slots of the current tables may be too small for new records.
         if !size.exceeds(self.size) && !self.tables.are_full() {
             return Ok(Growth::NotLarger);
         }
         let mut larger = Datapath::with_filled_tables(config, size, None, devices, data)?;
+        // A lease that was ended (0) stays ended.
         if self.tables.settings.lease() != 0 {
             larger.renew_lease()?;
         }
         larger.publish_card_addresses(devices);
-        // These foreign programs were found by the IDs of the old programs. The next `reconcile`
-        // finds them by the new IDs.
         larger.hooks = self.hooks.move_to(&mut larger.object);
+        // Foreign programs don't change with the tables. The next `reconcile` searches for them
+        // again.
         std::mem::swap(&mut larger.foreign_programs, &mut self.foreign_programs);
         larger.foreign_programs_found = std::mem::take(&mut self.foreign_programs_found);
         *self = larger;
@@ -262,7 +265,7 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// When the settings can't be built. The tables may hold a part of `data` then.
+    /// When the settings can't be built. Then only some of the names may be published.
     pub fn publish_all(&mut self, data: &dyn ZoneData) -> anyhow::Result<PublicationCounts> {
         let Self {
             config,
@@ -288,7 +291,7 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// When the settings can't be built. The tables may hold a part of `names` then.
+    /// When the settings can't be built. Then only some of `names` may be published.
     pub fn publish_names(
         &mut self,
         data: &dyn ZoneData,
@@ -301,7 +304,7 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// When the settings can't be built, as when there are too many addresses. The old
+    /// When the settings can't be built, for example because there are too many addresses. The old
     /// addresses stay.
     pub fn publish_served_addresses(
         &mut self,
@@ -401,8 +404,8 @@ impl Datapath {
                     && let Err(error) = self.object.set_lease(self.clock.jiffies(HANDOVER_LEASE))
                 {
                     tracing::warn!(
-                        "the lease can't be extended for the handover: hooks answer for {:?} at \
-                         most after the last renewal, then CoreDNS answers until the next agent \
+                        "the lease can't be extended for the handover: hooks answer for at most \
+                         {:?} after the last renewal, then CoreDNS answers until the next agent \
                          is ready: {error:#}",
                         self.config.stale_after
                     );

@@ -10,7 +10,7 @@ use dns_common::{
 };
 use zerohop_zone::{Name, ZoneData};
 
-/// The limits that zones and delegated names exceed in the settings.
+/// Descriptions of the limits of the settings that the zones and pass suffixes of `data` exceed.
 #[must_use]
 pub fn zone_limits(data: &dyn ZoneData) -> Vec<String> {
     let passed = data.pass_suffixes();
@@ -66,8 +66,8 @@ pub fn zone_limits(data: &dyn ZoneData) -> Vec<String> {
     limits
 }
 
-/// The limit exceeded by `names` names whose answers don't all fit into their records. `None` for
-/// 0.
+/// The description for `names` names with answers that don't fit into their records. `None` if
+/// `names` is 0.
 pub(super) fn answer_limit(names: usize) -> Option<String> {
     (names > 0).then(|| {
         format!(
@@ -77,7 +77,8 @@ pub(super) fn answer_limit(names: usize) -> Option<String> {
     })
 }
 
-/// The limit exceeded when `left_out` addresses don't fit into the map of clients. `None` for 0.
+/// The description for `left_out` addresses that don't fit into the map of clients. `None` if
+/// `left_out` is 0.
 pub(super) fn client_limit(left_out: usize) -> Option<String> {
     (left_out > 0).then(|| {
         format!(
@@ -87,7 +88,7 @@ pub(super) fn client_limit(left_out: usize) -> Option<String> {
     })
 }
 
-/// The limit exceeded when `count` network cards have a hook. `None` when there is room for all.
+/// The description for `count` network cards with a hook. `None` if the settings have room for all.
 pub(super) fn card_limit(count: usize) -> Option<String> {
     (count > MAX_HARDWARE).then(|| {
         format!(

@@ -11,9 +11,10 @@ use dns_common::{
 
 /// The clients that policies permit to query the served addresses.
 ///
-/// The kernel checks them on every pod veth, and at tc on every other device while
-/// [`DatapathConfig::allow`](crate::DatapathConfig::allow) is empty. Elsewhere the allowed networks
-/// decide which clients are answered.
+/// The kernel checks them on pods' veths. On other devices, the networks of
+/// [`DatapathConfig::allow`](crate::DatapathConfig::allow) decide which clients are answered. If
+/// there are none, the only other devices with a hook are veths, and the kernel checks the
+/// permitted clients there too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum PermittedClients {
     /// All clients, because no policy restricts DNS queries or policies are ignored.
@@ -28,7 +29,7 @@ impl PermittedClients {
     pub(super) fn setting(&self) -> u64 {
         match self {
             PermittedClients::Any => Settings::ANY_CLIENT,
-            PermittedClients::Only(_) => Settings::KNOWN_CLIENTS,
+            PermittedClients::Only(_) => Settings::PERMITTED_CLIENTS,
         }
     }
 }
@@ -57,8 +58,8 @@ impl ClientTable {
         self.left_out
     }
 
-    /// Replaces the map's addresses. Removals come first: no outdated address is left when new ones
-    /// are added. Queries from an address that can't be added pass.
+    /// Replaces the map's addresses. All outdated addresses are removed before new ones are added.
+    /// Queries from an address that can't be added pass.
     ///
     /// # Errors
     ///

@@ -108,7 +108,7 @@ impl Pins {
     ///
     /// # Errors
     ///
-    /// When `bpffs` is no BPF file system, or the folder can't be created, opened or locked.
+    /// When `bpffs` is not a BPF file system, or the folder can't be created, opened or locked.
     pub fn claim(bpffs: &Path) -> anyhow::Result<Claim> {
         let folder = namespace_folder(bpffs)?;
         for folder in [&bpffs.join(FOLDER), &folder] {
@@ -135,7 +135,7 @@ impl Pins {
     /// # Errors
     ///
     /// When another agent has claimed a new folder, when the folder belongs to another user, or
-    /// when it can't be created.
+    /// when it can't be created, opened or locked.
     pub fn restore(&mut self) -> anyhow::Result<()> {
         let locked = self.lock.metadata().context("inspecting the lock")?;
         let current = fs::symlink_metadata(&self.folder);
@@ -182,9 +182,9 @@ impl Pins {
             .join(format!("{}-{}", pin.mode.name(), pin.device))
     }
 
-    /// The link that an earlier agent left on a device. `None` when there is none, or when its
-    /// device is gone. The kernel reuses device indices, but a link whose device is gone reports no
-    /// device.
+    /// The link that an earlier agent pinned for a device. `None` when there is none, when it can't
+    /// be opened, or when its device is gone. A link whose device is gone reports no index, even if
+    /// a new device has got the same index.
     pub fn find(&self, pin: Pin) -> Option<PinnedLink> {
         let path = self.path(pin);
         match syscall::pinned_link_device(&path) {
@@ -235,8 +235,8 @@ impl Pins {
 
 /// Detaches and unpins a link.
 pub(super) fn remove_pin(path: &Path) -> io::Result<()> {
-    // Fails if the link's device is gone, or if the pinned object is no link. Neither is attached
-    // to a device.
+    // This fails if the link's device is gone, or if the pinned object is not a link. In both cases
+    // there is nothing to detach.
     let _ = syscall::detach_pinned_link(path);
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -268,7 +268,8 @@ fn make_folder(folder: &Path) -> anyhow::Result<Result<(), String>> {
     Ok(Ok(()))
 }
 
-/// Checks that a folder belongs to this user or to root. Root can enter any folder anyway.
+/// Checks that a folder belongs to this user or to root. Root is trusted, because it can change any
+/// folder anyway.
 fn check_owner(folder: &Path, found: &Metadata) -> Result<(), String> {
     let this_user = rustix::process::geteuid().as_raw();
     let fault = match (found.is_dir(), found.uid()) {
@@ -384,8 +385,8 @@ impl FromStr for Pin {
 fn namespace_folder(bpffs: &Path) -> anyhow::Result<PathBuf> {
     if !syscall::is_bpffs(bpffs).with_context(|| format!("inspecting {}", bpffs.display()))? {
         bail!(
-            "{} is not a BPF file system: mount one (mount -t bpf bpf {0}), or mount the node's into \
-             the container",
+            "{} is not a BPF file system: mount one (mount -t bpf bpf {0}), or mount the node's \
+             into the container",
             bpffs.display()
         );
     }

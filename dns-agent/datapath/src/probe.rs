@@ -1,5 +1,5 @@
 //! Tries out what this kernel supports, for `dns-agent check`. Nothing is attached to any device,
-//! and all maps and programs of the trial are removed afterwards.
+//! and the kernel frees all maps and programs of the trial afterwards.
 
 use std::{io, net::SocketAddr, path::Path, time::Duration};
 
@@ -24,8 +24,7 @@ pub struct Trial {
     pub memory_bytes: usize,
     /// The measured rate of the kernel's clock, in jiffies per second.
     pub rate: u32,
-    /// The result of each program, by the program's name: how the kernel runs it, or why the kernel
-    /// refuses it.
+    /// For each program, its name and how the kernel runs it, or why it failed.
     pub programs: Vec<(&'static str, Result<ExecutionMode, KernelRefusal>)>,
 }
 

@@ -101,8 +101,8 @@ impl HookProgram {
         }
     }
 
-    /// Whether the program is for devices that untrusted hosts can reach: network cards, and all
-    /// devices that are not a pod's veth. The other programs are for pods' veths.
+    /// Whether the program is for devices that untrusted hosts can reach: network cards and all
+    /// other devices except pods' veths.
     #[must_use]
     pub const fn is_for_cards(self) -> bool {
         matches!(self, Self::Xdp | Self::Tc)
@@ -128,8 +128,9 @@ pub struct TableMappings {
     pub records: Memory,
 }
 
+/// The program that sets the lease.
 const LEASE_PROGRAM: &str = "zerohop_lease";
-/// Present only in an object built with `--log`.
+/// The map of log messages, which exists only in an object built with `--log`.
 const LOG_MAP: &str = "AYA_LOGS";
 
 impl EbpfObject {
@@ -186,12 +187,12 @@ impl EbpfObject {
         Ok(HashMap::try_from(Map::HashMap(data))?)
     }
 
-    /// Returns an XDP program, loaded into the kernel.
+    /// Returns an XDP program. Loads it into the kernel unless it is loaded.
     ///
     /// # Errors
     ///
-    /// When the object file has no such program, or the verifier refuses it. The error has the end
-    /// of the verifier's log.
+    /// When the object file has no XDP program of this name, or the kernel refuses to load it. The
+    /// error then has the end of the verifier's log.
     pub fn loaded_xdp(&mut self, name: &str) -> anyhow::Result<&mut Xdp> {
         let program: &mut Xdp = self
             .ebpf
@@ -206,7 +207,7 @@ impl EbpfObject {
         Ok(program)
     }
 
-    /// Returns a tc program, loaded into the kernel.
+    /// Returns a tc program. Loads it into the kernel unless it is loaded.
     ///
     /// # Errors
     ///
@@ -225,7 +226,7 @@ impl EbpfObject {
         Ok(program)
     }
 
-    /// Loads a program into the kernel.
+    /// Loads a program into the kernel unless it is loaded.
     ///
     /// # Errors
     ///
@@ -237,7 +238,7 @@ impl EbpfObject {
         }
     }
 
-    /// Whether the kernel has compiled a loaded program to machine code (JIT).
+    /// Whether the kernel has compiled a program to machine code (JIT). `false` if it isn't loaded.
     pub fn is_compiled(&self, program: HookProgram) -> bool {
         let info = self
             .ebpf
@@ -265,7 +266,8 @@ impl EbpfObject {
             .program(LEASE_PROGRAM)
             .ok_or_else(|| anyhow!("the object has no program {LEASE_PROGRAM}"))?
             .try_into()?;
-        // The kernel requires a packet of at least an Ethernet header.
+        // The program reads the duration from the start of the packet. The kernel requires a packet
+        // of at least an Ethernet header.
         let mut packet = [0; 64];
         packet[..8].copy_from_slice(&jiffies.to_le_bytes());
         let result = program
@@ -294,6 +296,7 @@ impl EbpfObject {
         program: HookProgram,
         frame: &[u8],
     ) -> anyhow::Result<(u32, Vec<u8>)> {
+        // Longer than any reply.
         let mut out = vec![0; 4096];
         let options = TestRunOptions {
             data_in: Some(frame),
@@ -314,7 +317,7 @@ impl EbpfObject {
     ///
     /// # Errors
     ///
-    /// When the kernel refuses to read the counters.
+    /// When the object file lacks the counters, or the kernel refuses to read them.
     pub fn counters(&self, hook: Hook, source: PacketSource) -> anyhow::Result<OutcomeCounters> {
         let map = self
             .ebpf

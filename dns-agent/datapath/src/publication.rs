@@ -54,7 +54,7 @@ pub struct KernelTables<G> {
     /// Names for which the last publication had no room.
     left_out: BTreeSet<Name>,
     /// The number of publications of settings since the last grace period. Readers may still use
-    /// that many older copies.
+    /// this many older copies.
     unsettled_copies: u32,
     /// The counts of the last publication.
     pub(super) published: PublicationCounts,
@@ -80,11 +80,11 @@ pub struct PublicationCounts {
 /// The state of one publication.
 struct PublicationRound<'a> {
     data: &'a dyn ZoneData,
-    /// The suffixes below which absent names pass, of the old and the new data.
+    /// The suffixes below which absent names pass during the round.
     pass_suffixes: &'a BTreeSet<Name>,
     published: PublicationCounts,
-    /// Entries that replace a record with computed names by one without. The old record must stay
-    /// until every reader can find the records of the names below it.
+    /// Entries without computed names that replace a record with computed names. The old record
+    /// must stay until every reader can find the records of the names below it.
     postponed: Vec<(Name, Arc<NameEntry>)>,
 }
 
@@ -93,7 +93,7 @@ impl<G: Grace> KernelTables<G> {
     ///
     /// # Errors
     ///
-    /// When a map can't be opened or mapped, or a permitted client can't be added to its map.
+    /// When a map can't be opened or mapped.
     pub fn new(
         object: &EbpfObject,
         size: TableSize,
@@ -163,7 +163,7 @@ impl<G: Grace> KernelTables<G> {
     }
 
     /// Whether names were left out, or more than 31/32 of the record space is in use. The agent
-    /// then creates larger tables, so that names need not be left out.
+    /// then creates larger tables, if possible before names are left out.
     pub(super) fn are_nearly_full(&self) -> bool {
         let usage = self.usage();
         self.are_full() || usage.record_bytes > usage.record_bytes_capacity / 32 * 31
@@ -171,8 +171,8 @@ impl<G: Grace> KernelTables<G> {
 
     /// Publishes all names of `data`, and calls `progress` after each name.
     ///
-    /// During the round, absent names pass below the suffixes of the old and the new data. Only the
-    /// settings published at its end can deny more names.
+    /// During the round, absent names pass below the pass suffixes of both the old and the new
+    /// data. Only the settings published at the end of the round can deny more names.
     ///
     /// # Errors
     ///
@@ -196,14 +196,14 @@ impl<G: Grace> KernelTables<G> {
         let mut round = PublicationRound::new(data, &old_and_new);
         self.table.begin_full_round();
         self.left_out.clear();
-        let mut done = Ok(());
+        let mut result = Ok(());
         data.visit(&mut |name, entry| {
-            if done.is_ok() {
-                done = self.put_or_postpone(&mut round, name, entry);
+            if result.is_ok() {
+                result = self.put_or_postpone(&mut round, name, entry);
                 progress();
             }
         });
-        done?;
+        result?;
         self.put_postponed(&mut round)?;
         round.published.removed = self.table.sweep();
         // After a grace period every reader sees all words, so absent names may be denied.
@@ -214,8 +214,8 @@ impl<G: Grace> KernelTables<G> {
         Ok(self.finish_round(&round))
     }
 
-    /// Publishes `names` from `data`. Unchanged records are not written. All other names of `data`
-    /// must be as published before, and the zones too, except for their serials.
+    /// Publishes `names` from `data`. Unchanged records are not written. All other names, and the
+    /// zones except for their serials, must be the same as in the last publication.
     ///
     /// # Errors
     ///
@@ -241,6 +241,7 @@ impl<G: Grace> KernelTables<G> {
             }
         }
         self.put_postponed(&mut round)?;
+        // Children before parents.
         for name in gone.into_iter().rev() {
             round.published.removed += usize::from(self.table.remove(name.wire()));
         }
@@ -267,11 +268,11 @@ impl<G: Grace> KernelTables<G> {
             addresses.to_vec(),
         );
         let pass_suffixes = self.pass_suffixes.clone();
-        let done = self.publish_zone_settings(data, &pass_suffixes);
-        if done.is_err() {
+        let result = self.publish_zone_settings(data, &pass_suffixes);
+        if result.is_err() {
             self.fixed_settings.served_addresses = before;
         }
-        done
+        result
     }
 
     /// Replaces the hardware addresses of the network cards on which the kernel answers.
@@ -357,7 +358,7 @@ impl<G: Grace> KernelTables<G> {
             Ok(PutOutcome::Inserted) => round.published.inserted += 1,
             Err(_) => {
                 self.left_out.insert(name.clone());
-                // Readers must no longer deny names of the zone before this one is left out.
+                // Readers must stop denying names of the zone before this name is left out.
                 if let Some(zone) = round.data.zone_of(name)
                     && std::mem::replace(&mut self.authoritative[zone], false)
                 {
@@ -446,8 +447,9 @@ impl<'a> PublicationRound<'a> {
     }
 }
 
-/// The size of tables with room for `capacity` names; if it is `None`, for 12.5 % more names than
-/// `data` has. There is always room for all names of `data`, and for `MIN_CAPACITY` names.
+/// The size of tables with room for `capacity` names. Without a capacity: for 12.5 % more names
+/// than `data` has. There is always room for all names of `data`, and for at least `MIN_CAPACITY`
+/// names.
 #[must_use]
 pub fn table_size(data: &dyn ZoneData, capacity: Option<usize>) -> TableSize {
     let (mut names, mut bytes) = (0, 0);
@@ -471,6 +473,8 @@ pub fn table_size(data: &dyn ZoneData, capacity: Option<usize>) -> TableSize {
     let bytes = bytes + spare.max((room - names) * BYTES_PER_NEW_NAME);
     TableSize {
         buckets: words.div_ceil(WORDS).next_power_of_two() as u32,
+        // No record starts in the last `REACH` bytes of a chunk. The additional chunk holds new
+        // records while the slots of replaced ones wait for a grace period.
         chunks: bytes.div_ceil(CHUNK - REACH) as u32 + 1,
     }
 }

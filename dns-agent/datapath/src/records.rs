@@ -19,12 +19,12 @@ use zerohop_zone::{ComputedNames, Name, NameEntry, OtherTypes, Rdata, Rtype, Sec
 /// `None` for a name of a length that the kernel doesn't look up. Queries for such names pass.
 #[must_use]
 pub fn build_record(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> Option<Vec<u8>> {
-    let bytes = name.wire();
-    if bytes.len() < MIN_NAME || bytes.len() > MAX_NAME {
+    let wire = name.wire();
+    if wire.len() < MIN_NAME || wire.len() > MAX_NAME {
         return None;
     }
     let mut head = RecordHead {
-        name_length: bytes.len() as u16,
+        name_length: wire.len() as u16,
         flags: 0,
         slot: 0,
         zone: zone_number(data, name),
@@ -32,29 +32,32 @@ pub fn build_record(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> Opti
         hash: 0,
         answers: [StoredAnswer::zeroed(); ANSWERS],
     };
-    let mut body = bytes.to_vec();
-    body.resize(bytes.len().next_multiple_of(8), 0);
+    // Everything after the head.
+    let mut body = wire.to_vec();
+    body.resize(wire.len().next_multiple_of(8), 0);
     let computed = render_computed_names(data, name, entry);
     if computed.is_some() {
         body.resize(body.len() + size_of_val(&head.answers), 0);
     }
 
-    let own = own_answers(data, name, entry);
-    let has_data: Vec<bool> = own
+    let rendered = render_own_answers(data, name, entry);
+    let has_data: Vec<bool> = rendered
         .iter()
         .map(|(rtype, _)| has_data(data, name, *rtype))
         .collect();
-    // An alias always has the addresses of its target. `RecordHead::ALIAS` makes other types pass.
+    // At an alias, `RecordHead::ALIAS` makes other types pass. A and AAAA have the answers of the
+    // target.
     let others_pass = entry.other_types() == OtherTypes::Passed && !entry.is_alias();
-    if own.len() > ANSWERS || others_pass {
+    if rendered.len() > ANSWERS || others_pass {
         head.flags |= RecordHead::OTHER_TYPES_PASS;
     }
     if entry.is_alias() {
         head.flags |= RecordHead::ALIAS;
     }
-    head.answers = place_answers(own, &mut body);
+    head.answers = place_answers(rendered, &mut body);
     let placed = head.answers.iter().map(|answer| answer.length > 0);
     let placed = placed.chain(std::iter::repeat(false));
+    // Types with data that the record has no answer for.
     let missing = has_data
         .iter()
         .zip(placed)
@@ -64,7 +67,7 @@ pub fn build_record(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> Opti
         Some(computed) => {
             head.flags |= computed.flags;
             let answers = place_answers(computed.answers, &mut body);
-            let at = RecordHead::computed_answers_at(bytes.len()) - size_of::<RecordHead>();
+            let at = RecordHead::computed_answers_at(wire.len()) - size_of::<RecordHead>();
             let bytes = bytemuck::bytes_of(&answers);
             body[at..at + bytes.len()].copy_from_slice(bytes);
         }
@@ -89,7 +92,7 @@ struct RenderedAnswer {
     stride: usize,
 }
 
-/// Rendered answers by type. `None` for a type that has data, but whose queries must pass.
+/// Rendered answers by type. `None` if queries for the type must pass.
 type RenderedAnswers = Vec<(Rtype, Option<RenderedAnswer>)>;
 
 /// The answers of the computed names one label below a name.
@@ -98,9 +101,9 @@ struct ComputedRecords {
     answers: RenderedAnswers,
 }
 
-/// Renders the answers of a name: for each type that the name has, and for the addresses of an
-/// alias.
-fn own_answers(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> RenderedAnswers {
+/// Renders the answers of a name: one for each type that the name has, and those for A and AAAA at
+/// an alias.
+fn render_own_answers(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> RenderedAnswers {
     let mut types: Vec<Rtype> = entry.types().collect();
     if entry.is_alias() {
         types.extend([Rtype::A, Rtype::AAAA]);
@@ -126,11 +129,12 @@ fn render_computed_names(
     name: &Name,
     entry: &NameEntry,
 ) -> Option<ComputedRecords> {
-    // One child stands for all, because the rendered answers don't depend on the child's name.
+    // The label "0" stands for any label, because the rendered answers don't depend on it.
     let child = name.child(b"0").ok()?;
     let render_shared = |owner: &Name, rtype: Rtype| {
         let answer = match data.answer(owner, rtype) {
             zone::Answer::Data { answer, additional } if additional.is_empty() => answer,
+            // The compression of additional names depends on the child's name.
             _ => return None,
         };
         let answer = answer.into_iter().map(|record| zone::Record {
@@ -154,8 +158,6 @@ fn render_computed_names(
         ComputedNames::Like(other) => {
             let other_entry = data.entry(other)?;
             let types = other_entry.types();
-            // SRV data and additional records contain names, whose compression depends on the
-            // child's name.
             let answers: RenderedAnswers = types
                 .map(|rtype| (rtype, render_shared(other, rtype)))
                 .collect();
@@ -165,6 +167,7 @@ fn render_computed_names(
             })
         }
         ComputedNames::Addresses(ttl) => {
+            // The kernel program replaces the zeros with the address in the label.
             let address = zone::Answer::Data {
                 answer: vec![zone::Record {
                     owner: child.clone(),
@@ -177,6 +180,7 @@ fn render_computed_names(
                 flags: RecordHead::COMPUTED_NAMES | RecordHead::COMPUTED_NAMES_ARE_ADDRESSES,
                 answers: vec![
                     (Rtype::A, render_answer(data, &child, &address)),
+                    // The data contains the child's name, so the names can't share an answer.
                     (Rtype::SRV, None),
                 ],
             })
@@ -217,7 +221,7 @@ fn place_answers(answers: RenderedAnswers, body: &mut Vec<u8>) -> [StoredAnswer;
     placed
 }
 
-/// Renders an answer to a question for `name`. `None` when it isn't data, or has a length that
+/// Renders an answer to a question for `name`. `None` if the answer has no data, or a length that
 /// records can't hold.
 fn render_answer(
     data: &dyn ZoneData,
@@ -237,11 +241,12 @@ fn render_answer(
     if !(MIN_ANSWER_LENGTH..=MAX_ANSWER_LENGTH).contains(&length) {
         return None;
     }
-    let rotations = zone::answer_orders(records);
+    let rotations = zone::count_rotations(records);
     let (stored, stride) = if rotations == 1 {
         (sections.bytes.clone(), 0)
     } else if rotations == records.len() && additional.is_empty() {
-        // All records have the same length, so any order is a slice of two rounds in sequence.
+        // All records are addresses of the same owner and type, so they have the same length, and
+        // every order is a slice of the records written twice.
         let stride = length / rotations;
         let more = &sections.bytes[..length - stride];
         ([&sections.bytes, more].concat(), stride)

@@ -23,14 +23,16 @@ use zerohop_zone::{AbsentNames, Answer, Name, ZoneData, render};
 
 use super::{interfaces::HardwareAddress, lease::Clock, memory::Memory};
 
-/// The words of [`Control`].
+/// The position in [`Control`], in words, of the number of the current settings.
 const SETTINGS_WORD: usize = std::mem::offset_of!(Control, settings) / 8;
+/// The position in [`Control`], in words, of the end of the lease.
 pub(super) const LEASE_WORD: usize = std::mem::offset_of!(Control, lease) / 8;
 
-/// The largest rate limit, in answers per second, whose tokens fit into 32 bits.
+/// The largest rate limit, in answers per second. A full token bucket then just fits into 32 bits.
 const MAX_RATE: u32 = (u32::MAX as u64 / TOKEN) as u32;
 
-/// The settings that don't depend on zone data: keys, configuration, served addresses and devices.
+/// The settings that don't depend on zone data: keys, configuration, served addresses and addresses
+/// of network cards.
 #[derive(Clone, Debug)]
 pub struct FixedSettings {
     /// The key of the hash that selects a name's buckets.
@@ -50,12 +52,13 @@ pub struct FixedSettings {
     pub rate_limit: Option<RateLimit>,
 }
 
-/// The rate limit of one client, in fractions of a [`TOKEN`].
+/// The rate limit of one client, in parts of a token. A token is one answer and has [`TOKEN`]
+/// parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
-    /// Tokens added per jiffy.
+    /// Parts added per jiffy.
     pub refill: u32,
-    /// Capacity of the token bucket.
+    /// Parts in a full bucket.
     pub burst: u32,
 }
 
@@ -87,6 +90,7 @@ pub fn build_settings(
         add_allowed_network(&mut settings, *network)?;
     }
     set_card_settings(&mut settings, fixed);
+    // The suffix, the number of its zone (unused in a pass suffix), and the action.
     let mut suffixes: Vec<(&[u8], u16, u16)> = pass_suffixes
         .iter()
         .map(|name| (name.wire(), 0, Suffix::PASS))
@@ -95,9 +99,9 @@ pub fn build_settings(
     for (number, apex) in zones().enumerate() {
         settings.zones[number] = build_zone(data, number)
             .with_context(|| format!("building the SOA record of {}", apex.name))?;
-        // A suffix that is too long for the settings would otherwise be answered as part of this
-        // zone.
-        let covers_all = || {
+        // Names below an inner suffix that is too long for the settings look like names of this
+        // zone. They must not be denied.
+        let inner_suffixes_fit = || {
             let inner = data
                 .zones()
                 .iter()
@@ -112,13 +116,14 @@ pub fn build_settings(
             AbsentNames::DeniedExceptSoa => Suffix::AUTHORITATIVE_EXCEPT_SOA,
             AbsentNames::Passed | AbsentNames::NotYetKnown => Suffix::PASS,
         };
-        let action = if authoritative[number] && covers_all() {
+        let action = if authoritative[number] && inner_suffixes_fit() {
             action
         } else {
             Suffix::PASS
         };
         suffixes.push((apex.name.wire(), number as u16, action));
     }
+    // Longest first: the kernel uses the first suffix that matches.
     suffixes.sort_by_key(|(name, ..)| (std::cmp::Reverse(name.len()), *name));
     for (name, zone, action) in suffixes {
         push_suffix(&mut settings, name, zone, action);
@@ -242,10 +247,11 @@ fn add_allowed_network(settings: &mut Settings, network: IpNet) -> anyhow::Resul
     Ok(())
 }
 
-/// The zone's SOA record as in negative answers, with its compression pointers zeroed.
+/// The zone's SOA record as in negative answers. Its compression pointers are zero, because the
+/// kernel sets them for each question.
 fn build_zone(data: &dyn ZoneData, number: usize) -> anyhow::Result<ZoneSoa> {
     let name = &data.zones()[number].name;
-    // Rendered for a question for the zone's own name, so that all pointers are the same.
+    // In a response to a question for the zone's own name, all pointers have the offset 12.
     let answer = render(name, &Answer::NoData { zone: number }, data.zones(), 0);
     let mut soa = [0; 56];
     if answer.bytes.len() != SOA_LENGTH {
@@ -279,8 +285,8 @@ pub struct SettingsPublisher {
 }
 
 impl RateLimit {
-    /// A limit of `rate` answers per second, which is also the largest burst. Rates above
-    /// `MAX_RATE`, more than a million per second, count as `MAX_RATE`.
+    /// A limit of `rate` answers per second. The largest burst is the answers of one second. Rates
+    /// above `MAX_RATE`, about a million answers per second, count as `MAX_RATE`.
     #[must_use]
     pub fn new(rate: NonZeroU32, clock: Clock) -> RateLimit {
         let burst = u64::from(rate.get().min(MAX_RATE)) * TOKEN;
@@ -319,8 +325,8 @@ impl SettingsPublisher {
 
     /// Publishes `settings` if they differ from the current ones. Returns whether they did.
     ///
-    /// A copy is written again after [`SETTINGS_COPIES`] − 1 others. The caller must ensure that a
-    /// grace period passes in every [`SETTINGS_COPIES`] − 1 publications.
+    /// The copies are used in turn, and readers may still use an old copy. The caller must ensure
+    /// that at least one grace period passes in any [`SETTINGS_COPIES`] − 1 publications.
     pub fn publish(&mut self, settings: &Settings) -> bool {
         if self.is_current(settings) {
             return false;

@@ -1,4 +1,6 @@
 //! The allocator of record slots.
+//!
+//! A slot is a run of granules in one chunk and holds one record ([`dns_common::records`]).
 
 use dns_common::records::{CHUNK, CHUNK_GRANULES, GRANULE, MAX_RECORD_LENGTH, REACH};
 
@@ -7,7 +9,7 @@ const SIZES: [u32; 13] = [2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64];
 
 const _: () = assert!(SIZES[SIZES.len() - 1] as usize * GRANULE == MAX_RECORD_LENGTH);
 
-/// The last granule of a chunk at which a record may start.
+/// The last granule of a chunk at which a record may start. See [`REACH`].
 const LAST_START: u32 = ((CHUNK - REACH) / GRANULE) as u32;
 
 /// The allocator: freed slots by size, and the granules that have never been allocated.
@@ -28,11 +30,11 @@ pub struct SlotAllocator {
 pub struct Slot {
     /// The record's number: the position of its first granule.
     pub number: u32,
-    /// The slot's position in `SIZES`.
+    /// The position of the slot's size in `SIZES`.
     size_index: u8,
 }
 
-/// The size, in bytes, of the slot for a record of `bytes`.
+/// The size, in bytes, of the slot for a record of `bytes` bytes.
 #[must_use]
 pub fn slot_bytes(bytes: usize) -> usize {
     let granules = bytes.div_ceil(GRANULE) as u32;
@@ -53,8 +55,8 @@ impl SlotAllocator {
         }
     }
 
-    /// Allocates a slot for a record of `bytes`. `None` when there is no room, or when the record
-    /// is longer than any slot.
+    /// Allocates a slot for a record of `bytes` bytes. `None` when there is no room, or when the
+    /// record is longer than any slot.
     pub fn allocate(&mut self, bytes: usize) -> Option<Slot> {
         let granules = bytes.div_ceil(GRANULE) as u32;
         let size = SIZES.iter().position(|size| *size >= granules)?;
@@ -66,7 +68,7 @@ impl SlotAllocator {
         Some(slot)
     }
 
-    /// Frees a slot that no reader can still read.
+    /// Frees a slot. The caller ensures that no reader can still read it.
     pub fn free_slot(&mut self, slot: Slot) {
         self.used -= SIZES[usize::from(slot.size_index)];
         self.free[usize::from(slot.size_index)].push(slot.number);
@@ -101,6 +103,7 @@ impl SlotAllocator {
         if start % CHUNK_GRANULES > LAST_START {
             start = start.next_multiple_of(CHUNK_GRANULES);
         }
+        // A slot that starts in a chunk also ends in it, because `REACH` is longer than any slot.
         if start >= self.granules {
             return None;
         }
@@ -139,8 +142,8 @@ mod tests {
         ) {
             let mut slots = SlotAllocator::new(2);
             let mut taken: BTreeMap<u32, Slot> = BTreeMap::new();
-            for (bytes, is_free) in steps {
-                if is_free && !taken.is_empty() {
+            for (bytes, frees_slot) in steps {
+                if frees_slot && !taken.is_empty() {
                     let (_, slot) = taken.pop_first().unwrap();
                     slots.free_slot(slot);
                     continue;

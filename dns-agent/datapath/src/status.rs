@@ -80,14 +80,14 @@ impl Datapath {
     /// When the kernel refuses to read the counters.
     pub fn status(&self) -> anyhow::Result<DatapathStatus> {
         Ok(DatapathStatus {
-            outcomes: outcome_counts(&self.object, self.hooks.running())?,
+            outcomes: outcome_counts(&self.object, self.hooks.attached_programs())?,
             attached: self.hooks.attached().cloned().collect(),
             failed: self.hooks.failed().cloned().collect(),
             skipped: self.hooks.skipped().cloned().collect(),
             foreign_programs: self
                 .foreign_programs_found
                 .iter()
-                .map(|(_, other)| other.clone())
+                .map(|(_, program)| program.clone())
                 .collect(),
             served_addresses: self.config.served_addresses.clone(),
             tables: self.tables.table.usage(),
@@ -157,10 +157,11 @@ impl Datapath {
     }
 }
 
-/// The counters of all attached programs, and those of pods' veths if any is not zero.
+/// The counters of all attached programs. The counters of pods' veths are included even if no
+/// program is attached to a veth, unless all are zero.
 fn outcome_counts<'a>(
     object: &EbpfObject,
-    running: impl Iterator<Item = (HookProgram, &'a AttachedStatus)>,
+    attached_programs: impl Iterator<Item = (HookProgram, &'a AttachedStatus)>,
 ) -> anyhow::Result<Vec<OutcomeStatus>> {
     let mut lines = BTreeMap::new();
     for hook in Hook::ALL {
@@ -172,7 +173,7 @@ fn outcome_counts<'a>(
             );
         }
     }
-    for (program, attached) in running {
+    for (program, attached) in attached_programs {
         let (hook, source) = (program.hook(), program.source(attached.index));
         let name = match source {
             PacketSource::Device(_) | PacketSource::TestRun => attached.interface.as_str(),
@@ -182,6 +183,7 @@ fn outcome_counts<'a>(
             Entry::Vacant(line) => {
                 line.insert((hook, name.to_owned(), object.counters(hook, source)?));
             }
+            // Devices may share a line of counters.
             Entry::Occupied(mut line) => {
                 let (_, names, _) = line.get_mut();
                 if names != name {

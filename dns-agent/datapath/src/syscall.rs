@@ -1,5 +1,5 @@
-//! System calls that aya doesn't offer. The structs of bpf(2) are those of `linux/bpf.h`, as
-//! aya-obj has them.
+//! System calls that aya doesn't offer. The structs of bpf(2) come from aya-obj, which generates
+//! them from `linux/bpf.h`.
 
 use std::{
     ffi::{CStr, CString},
@@ -15,11 +15,11 @@ use aya_obj::generated::{
     bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type, bpf_prog_info,
 };
 
-/// `BPF_FS_MAGIC` of `linux/magic.h`.
-const BPFFS: libc::c_long = 0xcafe_4a11;
+/// The type of a BPF file system, from `linux/magic.h`.
+const BPF_FS_MAGIC: libc::c_long = 0xcafe_4a11;
 
-/// The kernel's limit of tcx programs for one device and direction.
-const TCX_PROGRAMS: usize = 64;
+/// The kernel's limit of tcx programs for one device and direction (`BPF_MPROG_MAX`).
+const MAX_TCX_PROGRAMS: usize = 64;
 
 /// The direction of packets at a tcx hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub(super) fn is_bpffs(folder: &Path) -> io::Result<bool> {
     // SAFETY: `path` ends with a zero byte, and `stat` is a writable `struct statfs`.
     let result = unsafe { libc::statfs(path.as_ptr(), &raw mut stat) };
     match result {
-        0 => Ok(stat.f_type as libc::c_long == BPFFS),
+        0 => Ok(stat.f_type as libc::c_long == BPF_FS_MAGIC),
         _ => Err(io::Error::last_os_error()),
     }
 }
@@ -70,10 +70,10 @@ pub(super) fn pin_object(object: &OwnedFd, path: &Path) -> io::Result<()> {
     bpf(bpf_cmd::BPF_OBJ_PIN, &mut attributes).map(drop)
 }
 
-/// The IDs of the tcx programs on a device, in the order in which they run. EINVAL before Linux
-/// 6.6, which has no tcx.
+/// The IDs of the tcx programs on a device, in the order in which they run. Fails with EINVAL
+/// before Linux 6.6, where tcx doesn't exist.
 pub(super) fn tcx_programs(device: u32, direction: Direction) -> io::Result<Vec<u32>> {
-    let mut ids = [0u32; TCX_PROGRAMS];
+    let mut ids = [0u32; MAX_TCX_PROGRAMS];
     let attach_type = match direction {
         Direction::Ingress => bpf_attach_type::BPF_TCX_INGRESS,
         Direction::Egress => bpf_attach_type::BPF_TCX_EGRESS,
@@ -82,11 +82,11 @@ pub(super) fn tcx_programs(device: u32, direction: Direction) -> io::Result<Vec<
     attributes.query.__bindgen_anon_1.target_ifindex = device;
     attributes.query.attach_type = attach_type as u32;
     attributes.query.prog_ids = ids.as_mut_ptr() as u64;
-    attributes.query.__bindgen_anon_2.prog_cnt = TCX_PROGRAMS as u32;
+    attributes.query.__bindgen_anon_2.prog_cnt = MAX_TCX_PROGRAMS as u32;
     bpf(bpf_cmd::BPF_PROG_QUERY, &mut attributes)?;
     // SAFETY: every value of the field is valid. The kernel has set it to the number of programs.
     let count = unsafe { attributes.query.__bindgen_anon_2.prog_cnt };
-    Ok(ids[..(count as usize).min(TCX_PROGRAMS)].to_vec())
+    Ok(ids[..(count as usize).min(MAX_TCX_PROGRAMS)].to_vec())
 }
 
 /// The name of a program, truncated by the kernel to 15 bytes. Needs CAP_SYS_ADMIN.
@@ -136,12 +136,12 @@ pub(super) fn create_array() -> io::Result<OwnedFd> {
     create_map(bpf_map_type::BPF_MAP_TYPE_ARRAY, 0)
 }
 
-/// Creates an array with one element, which is a map like `inner`.
+/// Creates an array of maps with one element: a map of the same kind and size as `inner`.
 pub(super) fn create_array_of_maps(inner: &OwnedFd) -> io::Result<OwnedFd> {
     create_map(bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS, descriptor(inner))
 }
 
-/// Puts the map `inner` into the element 0 of an array of maps.
+/// Stores the map `inner` in element 0 of an array of maps.
 pub(super) fn set_inner_map(array: &OwnedFd, inner: &OwnedFd) -> io::Result<()> {
     let key = 0u32;
     let value = descriptor(inner);
@@ -193,7 +193,7 @@ fn name_of(info: &bpf_prog_info) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// A descriptor as the attributes hold it.
+/// The descriptor's number, in the type of the attributes' fields.
 fn descriptor(fd: &OwnedFd) -> u32 {
     fd.as_raw_fd() as u32
 }

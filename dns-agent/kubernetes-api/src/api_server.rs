@@ -21,16 +21,18 @@ use super::{
     selection::FeedSelection,
 };
 
-/// A response body without data for this long is abandoned. API servers send a bookmark about once
-/// a minute.
+/// A response body is abandoned if it has no data for this long. API servers send a bookmark about
+/// once a minute.
 pub(super) const MAX_SILENCE: Duration = Duration::from_secs(180);
-/// A response that doesn't begin within this time is abandoned. API servers limit requests, except
-/// started watches, to 60 seconds by default.
+/// A request is abandoned if its response doesn't begin within this time. By default, API servers
+/// end requests other than watches after 60 seconds.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(70);
 /// Upper bound on the `Retry-After` of an API server.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
-/// Upper bound on the body of an error response, in bytes.
-const MAX_ERROR: usize = 64 << 10;
+/// Reading the body of an error response ends after this many bytes.
+const MAX_ERROR_BODY: usize = 64 << 10;
+/// Upper bound on an error text that isn't a `Status` object, in characters.
+const MAX_ERROR_TEXT: usize = 200;
 /// Upper bound on a document that isn't a list of objects, in bytes.
 const MAX_DOCUMENT: usize = 8 << 20;
 
@@ -38,11 +40,12 @@ const MAX_DOCUMENT: usize = 8 << 20;
 pub(super) struct ApiServer {
     client: Client,
     pub(super) health: Arc<SourceHealth>,
+    /// Whether feeds request streamed lists.
     streams_lists: AtomicBool,
 }
 
 /// A response body that is read in chunks as they arrive.
-pub(super) struct Stream(Body);
+pub(super) struct ResponseBody(Body);
 
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +56,9 @@ pub(super) enum Failure {
     Refused {
         /// The HTTP status code, of the response or in an error event.
         code: u16,
-        /// How long to wait before the next request.
+        /// How long the API server asks the client to wait. Zero if it doesn't say.
         retry_after: Duration,
+        /// The API server's message and, after [`Failure::with_advice`], what to do.
         reason: String,
     },
     /// There was no response, or it broke off, or it is malformed.
@@ -99,13 +103,14 @@ impl ApiServer {
         self.streams_lists.store(false, Ordering::Relaxed);
     }
 
-    /// Sends a request for a selection, and waits until the response begins.
+    /// Sends a request for a selection, and waits until the response begins. A `request` that kube
+    /// couldn't build is a failure too.
     pub(super) async fn open_stream(
         &self,
         verb: RequestVerb,
         selection: &FeedSelection,
         request: Result<Request<Vec<u8>>, kube::core::request::Error>,
-    ) -> Result<Stream, Failure> {
+    ) -> Result<ResponseBody, Failure> {
         let request = request.map_err(Failure::from_error)?;
         self.health.count_request(selection.feed, verb);
         self.send(request)
@@ -133,7 +138,7 @@ impl ApiServer {
         serde_json::from_slice(&body).map_err(Failure::from_error)
     }
 
-    async fn send(&self, request: Request<Vec<u8>>) -> Result<Stream, Failure> {
+    async fn send(&self, request: Request<Vec<u8>>) -> Result<ResponseBody, Failure> {
         let response = timeout(RESPONSE_TIMEOUT, self.client.send(request.map(Body::from)))
             .await
             .map_err(|_| {
@@ -142,13 +147,13 @@ impl ApiServer {
             })?
             .map_err(Failure::from_error)?;
         if response.status().is_success() {
-            return Ok(Stream(response.into_body()));
+            return Ok(ResponseBody(response.into_body()));
         }
         Err(read_refusal(response).await)
     }
 }
 
-impl Stream {
+impl ResponseBody {
     /// The next chunk, or `None` at the end of the body.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         loop {
@@ -265,23 +270,23 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Reads an unsuccessful response into a failure.
+/// Converts an unsuccessful response to a failure.
 async fn read_refusal(response: Response<Body>) -> Failure {
     let code = response.status();
     let requested_wait = retry_after(response.headers());
     let mut body = Vec::new();
-    let mut stream = Stream(response.into_body());
+    let mut stream = ResponseBody(response.into_body());
     while let Ok(Some(bytes)) = stream.next().await {
         body.extend_from_slice(&bytes);
-        if body.len() > MAX_ERROR {
+        if body.len() > MAX_ERROR_BODY {
             break;
         }
     }
     let status = serde_json::from_slice(&body).unwrap_or_else(|_| {
-        // Not every error comes from an API server: a proxy may send plain text.
+        // A proxy may send plain text instead of an API server's `Status`.
         let text = String::from_utf8_lossy(&body)
             .chars()
-            .take(200)
+            .take(MAX_ERROR_TEXT)
             .collect::<String>();
         Status::failure(text.trim(), code.canonical_reason().unwrap_or_default())
     });
@@ -299,8 +304,8 @@ async fn read_refusal(response: Response<Body>) -> Failure {
     }
 }
 
-/// The response's `Retry-After` in seconds, the only form that API servers use. Zero if the
-/// response has no such header.
+/// The response's `Retry-After`. Zero if there is none, or it isn't a number of seconds, the only
+/// form that API servers use.
 fn retry_after(headers: &HeaderMap) -> Duration {
     let text = headers
         .get(RETRY_AFTER)
@@ -313,7 +318,7 @@ fn retry_after(headers: &HeaderMap) -> Duration {
 #[derive(Debug, Deserialize)]
 struct ServerVersion {
     major: String,
-    /// May end with a plus sign.
+    /// A number, which some providers follow with a plus sign.
     minor: String,
 }
 
@@ -335,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_that_stream_lists() {
+    fn lists_are_streamed_since_version_1_34() {
         for (major, minor, streams) in [
             ("1", "33", false),
             ("1", "34", true),

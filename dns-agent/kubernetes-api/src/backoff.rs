@@ -1,4 +1,4 @@
-//! Delays between attempts.
+//! Delays before requests: exponential back-off after failures, and jitter.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// The longest wait after this failure. Doubles the ceiling for the next failure.
-    pub(super) fn ceiling(&mut self) -> Duration {
+    /// The longest wait after the current failure. Doubles the ceiling for the next failure.
+    pub(super) fn next_ceiling(&mut self) -> Duration {
         let ceiling = self.ceiling;
         self.ceiling = (ceiling * 2).min(LONGEST_CEILING);
         ceiling
@@ -46,15 +46,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ceilings_double_up_to_the_cap_and_start_again() {
+    fn ceilings_double_up_to_30_seconds_and_start_again_after_a_success() {
         let mut backoff = Backoff::default();
-        let millis: Vec<_> = (0..9).map(|_| backoff.ceiling().as_millis()).collect();
+        let millis: Vec<_> = (0..9).map(|_| backoff.next_ceiling().as_millis()).collect();
         assert_eq!(
             millis,
             [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000]
         );
         backoff.reset();
-        assert_eq!(backoff.ceiling(), FIRST_CEILING);
+        assert_eq!(backoff.next_ceiling(), FIRST_CEILING);
     }
 
     #[test]

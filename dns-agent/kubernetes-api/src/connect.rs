@@ -1,4 +1,4 @@
-//! The API server's address, and the agent's credentials.
+//! The client for the API server: its address, and the agent's credentials.
 
 use std::path::Path;
 
@@ -12,21 +12,21 @@ use kube::{
 /// The user agent, which the API server's audit log shows.
 const AGENT: &str = concat!("zerohop-dns-agent/", env!("CARGO_PKG_VERSION"));
 
-/// Creates a client for the API server in `kubeconfig`. Without `kubeconfig`, the client is for the
-/// cluster of the Pod that the agent runs in or, outside a Pod, for the user's own kubeconfig.
-/// Sends no request.
+/// Creates a client for the API server in `kubeconfig`. Without `kubeconfig`, the client uses the
+/// ServiceAccount of the agent's Pod or, outside a Pod, the user's default kubeconfig. Sends no
+/// request.
 ///
-/// Credentials that the kubelet rotates take effect without a restart: kube reads the
-/// ServiceAccount's token from its file again for the first request after 50 seconds, and the API
+/// Credentials that the kubelet rotates take effect without a restart: kube reads the file of the
+/// ServiceAccount's token again for the first request after 50 seconds, and the file of the API
 /// server's certificate authority about once a minute.
 ///
 /// # Errors
 /// When there is no configuration or it can't be used. The error names the configuration and what
 /// to do.
 pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
-    let config = adjusted(match kubeconfig {
+    let config = with_agent_settings(match kubeconfig {
         Some(file) => from_file(file).await?,
-        None => from_surroundings().await?,
+        None => from_environment().await?,
     });
     let server = config.cluster_url.clone();
     Client::try_from(config).with_context(|| {
@@ -37,10 +37,10 @@ pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
     })
 }
 
-fn adjusted(mut config: Config) -> Config {
+fn with_agent_settings(mut config: Config) -> Config {
     let agent = (USER_AGENT, HeaderValue::from_static(AGENT));
     config.headers.push(agent);
-    // The feeds retry by themselves, because they report failures and decide when to list again.
+    // kube doesn't retry, because the feeds report each failure and decide whether to list again.
     config.default_retry = false;
     config
 }
@@ -52,15 +52,16 @@ async fn from_file(file: &Path) -> anyhow::Result<Config> {
     };
     config.await.with_context(|| {
         format!(
-            "can't use the kubeconfig {}: --kubeconfig takes a file such as kubectl's, with a current context",
+            "can't use the kubeconfig {}: \
+             --kubeconfig takes a file such as kubectl's, with a current context",
             file.display()
         )
     })
 }
 
-/// The Pod's cluster takes precedence over a kubeconfig. In kube's own order, a kubeconfig left in
-/// an image would take precedence over the Pod's cluster.
-async fn from_surroundings() -> anyhow::Result<Config> {
+/// The configuration of the Pod's cluster or, outside a Pod, of the user's default kubeconfig.
+/// kube's own order is the reverse: there, a kubeconfig left in an image takes precedence.
+async fn from_environment() -> anyhow::Result<Config> {
     let in_cluster = match Config::incluster() {
         Ok(config) => return Ok(config),
         Err(error) => anyhow::Error::from(error),
@@ -68,7 +69,8 @@ async fn from_surroundings() -> anyhow::Result<Config> {
     let options = KubeConfigOptions::default();
     Config::from_kubeconfig(&options).await.with_context(|| {
         format!(
-            "no Kubernetes API is configured, neither by a Pod's ServiceAccount ({in_cluster:#}) nor by a kubeconfig: \
+            "no Kubernetes API is configured, \
+             neither by a Pod's ServiceAccount ({in_cluster:#}) nor by a kubeconfig: \
              run in a Pod with a ServiceAccount, or give --kubeconfig FILE"
         )
     })
@@ -117,7 +119,7 @@ mod tests {
 
     #[test]
     fn requests_have_a_user_agent_and_kube_does_not_retry_them() {
-        let config = adjusted(Config::new("https://127.0.0.1:1".parse().unwrap()));
+        let config = with_agent_settings(Config::new("https://127.0.0.1:1".parse().unwrap()));
         assert!(!config.default_retry);
         let (name, value) = &config.headers[0];
         assert_eq!(name, "user-agent");

@@ -2,16 +2,16 @@
 //! Service.
 //!
 //! The selector is `kubernetes.io/service-name in (…)` with the names of all headless Services of
-//! all namespaces. The selector proves completeness because CoreDNS finds a Service's slices by the
-//! same condition. Other labels record what a controller or a person once wrote. For example,
-//! `service.kubernetes.io/headless` is set when a slice is written for other reasons, not when its
-//! Service becomes headless (Kubernetes 1.35, `staging/src/k8s.io/endpointslice/utils.go`).
+//! all namespaces. It selects every slice of these Services, because CoreDNS finds a Service's
+//! slices by the same label. Other labels may be out of date. For example, a controller sets
+//! `service.kubernetes.io/headless` when it next writes a slice, not when the Service becomes
+//! headless (Kubernetes 1.35, `staging/src/k8s.io/endpointslice/utils.go`).
 //!
-//! A request holds a limited number of names, so the names are divided into *parts*, each with a
-//! watch of its own. A new name goes into the last part, which lists again. Names of Services that
-//! are no longer headless stay, because watching them costs little. When all parts are full, the
-//! current names are divided again. If they fill more than half of the parts, every slice of the
-//! cluster is watched instead.
+//! A request holds a limited number of names, so the names are divided into *parts*. Each part has
+//! its own watch. A new name goes into the last part, which lists again. Names of Services that are
+//! no longer headless stay, because watching them costs little. When all parts are full, the names
+//! of the Services that are headless now are divided again. If they fill more than half of the
+//! parts, every slice of the cluster is watched instead.
 //!
 //! [`Event::Covered`] reports the Services whose slices a part has listed. All other headless
 //! Services are delegated to CoreDNS.
@@ -37,8 +37,9 @@ const PART_BYTES: usize = 4096;
 /// Shortest delay between a new name and the list of its part, so that one list serves several new
 /// names.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-/// Longest such delay. The delay doubles while new names keep arriving, so that a client that keeps
-/// creating Services with new names costs the API server at most one list of one part in this time.
+/// Longest delay between a new name and the list of its part. The delay doubles while new names
+/// keep arriving. Therefore a client that keeps creating Services with new names costs the API
+/// server at most one list of one part in this time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Watches the EndpointSlices of headless Services until the event channel is closed.
@@ -55,6 +56,7 @@ pub(super) async fn watch_slices(
     }
 }
 
+/// Adds the names of new headless Services to the watches, until the names can't change any more.
 async fn follow_names(
     services: &HeadlessServices,
     slices: FeedSelection,
@@ -79,6 +81,7 @@ async fn follow_names(
         };
         let watches_changed = watches.add_names(&current).await;
         if watches_changed {
+            // The delay starts again if the last change is much longer ago than the delay.
             pause = if last_change.elapsed() > pause * 4 {
                 SHORTEST_PAUSE
             } else {
@@ -89,7 +92,7 @@ async fn follow_names(
         if names.changed().await.is_err() {
             return;
         }
-        // More names may follow, and other agents have received the same event.
+        // One list may serve several new names. The jitter spreads the lists of all agents.
         sleep(pause + jitter(pause)).await;
     }
 }
@@ -107,11 +110,11 @@ struct SliceWatches {
 }
 
 impl SliceWatches {
-    /// Makes the watches cover all of these names. Returns whether that changed any watch.
+    /// Makes the watches cover all of these names. Returns whether a watch started or changed.
     async fn add_names(&mut self, names: &ServiceNames) -> bool {
-        let is_first = self.running.is_empty();
+        let has_no_watch = self.running.is_empty();
         match self.allotment.add_names(names) {
-            AllotmentChange::Nothing if is_first => {
+            AllotmentChange::Nothing if has_no_watch => {
                 self.report_no_services().await;
                 false
             }
@@ -168,6 +171,7 @@ impl SliceWatches {
         for part in 0..mem::take(&mut self.running).len() {
             let feed = part_feed(part);
             let nothing = Covered::Named(ServiceNames::default());
+            // The empty list removes the slices that this part has reported.
             for event in [
                 Event::Covered(feed, nothing),
                 Event::ListStarted(feed),
@@ -186,8 +190,9 @@ impl SliceWatches {
 /// The division of names into parts.
 #[derive(Debug)]
 enum Allotment {
+    /// The names of each part.
     Named(Vec<BTreeSet<Arc<str>>>),
-    /// There are too many names, so the only part has every slice.
+    /// A single part with every slice, because there are too many names.
     Every,
 }
 
@@ -240,7 +245,8 @@ impl Allotment {
         warn!(
             services = names.len(),
             "there are too many headless Services to watch their EndpointSlices by name: \
-             the agent watches all EndpointSlices, which costs more network traffic"
+             the agent watches all EndpointSlices, which costs more network traffic and CPU time; \
+             DNS answers stay complete"
         );
         Allotment::Every
     }
@@ -271,6 +277,7 @@ impl Default for Allotment {
 /// Adds a name to the last part, or to a new part if the last one is full. Returns the part's
 /// number, or `None` if all parts are full.
 fn add_to_last_part(parts: &mut Vec<BTreeSet<Arc<str>>>, name: &Arc<str>) -> Option<usize> {
+    // Each name is counted with a comma.
     let bytes = |part: &BTreeSet<Arc<str>>| part.iter().map(|name| name.len() + 1).sum::<usize>();
     let has_room = parts
         .last()

@@ -7,11 +7,11 @@ use kube::{Api, Client, Error, core::PartialObjectMeta};
 use tokio::time::timeout;
 use zerohop_kubernetes::ObjectKey;
 
-/// Time limit for the API server's response. The agent keeps answering while it waits. Kubernetes
-/// gives Pods 30 s to end.
+/// Time limit for the API server's response. The agent keeps answering while it waits. By default,
+/// Kubernetes kills a Pod that has not ended after 30 s.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// The agent's DaemonSet in the API server.
+/// Reads the agent's DaemonSet from the API server.
 #[derive(Clone, Debug)]
 pub struct DaemonSet {
     api: Box<Api<apps::DaemonSet>>,
@@ -28,25 +28,26 @@ impl DaemonSet {
         }
     }
 
-    /// Reads the DaemonSet, and returns why it is being removed, as a clause. `None` if the
+    /// Reads the DaemonSet. Returns a clause that says why Zerohop is being removed. `None` if the
     /// DaemonSet still exists or its state is unknown.
     pub async fn removal_reason(&self) -> Option<String> {
         let response = timeout(TIME_LIMIT, self.api.get_metadata(&self.key.name)).await;
-        let reason = why_removed(&response.ok()?)?;
+        let reason = removal_evidence(&response.ok()?)?;
         let ObjectKey { namespace, name } = &self.key;
         Some(format!("the DaemonSet {namespace}/{name} {reason}"))
     }
 }
 
-/// Why a response means that the DaemonSet is being removed. Transport errors don't mean that.
-fn why_removed(
+/// What the response says about the DaemonSet, if it shows that Zerohop is being removed. `None`
+/// for other responses, and for transport errors.
+fn removal_evidence(
     response: &Result<PartialObjectMeta<apps::DaemonSet>, Error>,
 ) -> Option<&'static str> {
     match response {
         Ok(found) if found.metadata.deletion_timestamp.is_some() => Some("is being deleted"),
         Err(Error::Api(status)) if status.code == 404 => Some("is gone"),
         Err(Error::Api(status)) if matches!(status.code, 401 | 403) => {
-            Some("may not be read any more, so it is being removed together with its permissions")
+            Some("can't be read any more, so it is being removed together with its permissions")
         }
         _ => None,
     }
@@ -87,7 +88,11 @@ mod tests {
             (refused(500), false),
             (refused(503), false),
         ] {
-            assert_eq!(why_removed(&response).is_some(), is_removed, "{response:?}");
+            assert_eq!(
+                removal_evidence(&response).is_some(),
+                is_removed,
+                "{response:?}"
+            );
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Polls the API server for the kinds of policies that it serves and Zerohop doesn't evaluate.
 //!
-//! A watch would report changes sooner, but API groups can't be watched. A watch of
-//! CustomResourceDefinitions would need permission to read all of them, and would miss groups of
-//! aggregated API servers, such as Calico's.
+//! The agent polls because API groups can't be watched. A watch of CustomResourceDefinitions would
+//! need permission to read all of them, and would miss groups of aggregated API servers, such as
+//! Calico's.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -49,6 +49,7 @@ struct GroupList {
 struct ApiGroup {
     name: String,
     versions: Vec<GroupVersion>,
+    /// Also contained in `versions`.
     preferred_version: Option<GroupVersion>,
 }
 
@@ -70,8 +71,8 @@ struct ApiResource {
 }
 
 impl Discovery {
-    /// Starts polling. Must be called within a Tokio runtime. Sends the served kinds once they are
-    /// known, and after each change.
+    /// Starts polling after a random delay of at most `first_jitter`. Sends the served kinds once
+    /// they are known, and after each change. Must be called within a Tokio runtime.
     #[must_use]
     pub fn start(
         client: Client,
@@ -99,37 +100,39 @@ impl Discovery {
     }
 }
 
+/// Polls forever. Sends the served kinds after the first successful poll and after each change.
 async fn poll_kinds(api: &ApiServer, first_jitter: Duration, sender: &mpsc::Sender<ServedKinds>) {
-    let mut before: Option<ServedKinds> = None;
+    let mut reported: Option<ServedKinds> = None;
     let mut missing = BTreeSet::new();
     let mut backoff = Backoff::default();
     sleep(jitter(first_jitter)).await;
     loop {
         let pause = match read_served_kinds(api).await {
             Ok(mut kinds) => {
-                missing = retain_missing_once(before.iter().flatten(), &mut kinds, &missing);
+                missing = retain_missing_once(reported.iter().flatten(), &mut kinds, &missing);
                 backoff.reset();
                 api.health.record_received(Feed::PolicyKinds);
                 api.health
                     .set_activity(Feed::PolicyKinds, FeedActivity::Watching);
-                if before.as_ref() != Some(&kinds) {
+                if reported.as_ref() != Some(&kinds) {
                     for kind in kinds.keys() {
                         info!(
                             "the API server serves {kind:?}, which the agent doesn't evaluate: \
                              CoreDNS answers every pod that an object of this kind may restrict"
                         );
                     }
+                    // A closed channel ends the polling.
                     let _ = sender.send(kinds.clone()).await;
-                    before = Some(kinds);
+                    reported = Some(kinds);
                 }
                 POLL_INTERVAL + jitter(POLL_INTERVAL)
             }
             Err(failure) => {
                 let error = format!("can't read which API groups the API server serves: {failure}");
-                let state = FeedActivity::Retrying {
+                let activity = FeedActivity::Retrying {
                     error: error.clone(),
                 };
-                let previous = api.health.set_activity(Feed::PolicyKinds, state);
+                let previous = api.health.set_activity(Feed::PolicyKinds, activity);
                 if !matches!(previous, FeedActivity::Retrying { .. }) {
                     warn!(
                         error,
@@ -137,7 +140,7 @@ async fn poll_kinds(api: &ApiServer, first_jitter: Duration, sender: &mpsc::Send
                          the agent uses the kinds that it read last, and retries"
                     );
                 }
-                jitter(backoff.ceiling())
+                jitter(backoff.next_ceiling())
             }
         };
         sleep(pause).await;
@@ -157,9 +160,11 @@ impl ApiGroup {
     }
 }
 
-/// Adds kinds to `kinds` that were served before and are missing for the first time, because an API
-/// server that has just started lists none of its CustomResourceDefinitions for a moment. Returns
-/// the added kinds.
+/// Adds the kinds of `before` that `kinds` lacks for the first time. `missing` has the kinds that
+/// the previous poll lacked. Returns the added kinds.
+///
+/// One poll without a kind proves nothing: an API server that has just started lists none of its
+/// CustomResourceDefinitions for a moment.
 fn retain_missing_once<'a>(
     before: impl Iterator<Item = (&'a PolicyKind, &'a String)>,
     kinds: &mut ServedKinds,

@@ -1,4 +1,4 @@
-//! The headless Services of the cluster, and their names.
+//! Collects the names of the cluster's headless Services.
 
 use std::{
     collections::BTreeSet,
@@ -32,7 +32,7 @@ impl HeadlessServices {
         }
     }
 
-    /// The names of all headless Services, now and after each change. `None` before the first list
+    /// Subscribes to the names of all headless Services. The value is `None` before the first list
     /// has ended.
     pub(super) fn subscribe_names(&self) -> watch::Receiver<Option<ServiceNames>> {
         self.names.subscribe()
@@ -69,8 +69,9 @@ impl HeadlessIndex {
             Event::Deleted { key, .. } => self.headless.remove(key),
             _ => false,
         };
-        let is_listed = is_changed && self.listing.is_none();
-        is_listed.then(|| {
+        // During a list, the names are incomplete.
+        let has_new_names = is_changed && self.listing.is_none();
+        has_new_names.then(|| {
             let names = self.headless.iter().map(|key| key.name.clone());
             Arc::new(names.collect())
         })

@@ -1,4 +1,4 @@
-//! The health of each feed: whether it works, and how old its data may be.
+//! The health of each feed: its activity, its age and its counters.
 
 use std::{
     collections::BTreeMap,
@@ -18,30 +18,29 @@ pub struct SourceHealth(Mutex<HealthRecords>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedHealth {
     /// The feed's current activity.
-    pub state: FeedActivity,
+    pub activity: FeedActivity,
     /// When the activity began.
     pub since: Instant,
     /// When the API server last sent the end of a list or, after the list, a change or a bookmark.
-    /// An opened watch alone doesn't count. `None` before the first list has ended.
+    /// The start of a watch doesn't count. `None` before the first list has ended.
     pub last_received: Option<Instant>,
-    /// Whether the feed's silence counts as age.
     silence: SilenceRule,
     /// Number of list requests.
     pub lists: u64,
     /// Number of watch requests, including streamed lists.
     pub watches: u64,
-    /// Number of objects reported as existing, by lists and watches.
+    /// Number of events for existing objects, from lists and watches.
     pub applied: u64,
-    /// Number of unusable objects reported.
+    /// Number of events for unusable objects.
     pub unusable: u64,
 }
 
-/// Whether the silence of a feed counts as age.
+/// Whether the time since a feed last received data counts as the feed's age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SilenceRule {
-    /// The feed's names are answered, or wait for its first list.
+    /// Counts, because names that depend on the feed are answered, or wait for its first list.
     Counts,
-    /// The feed's first list has not ended, and its names pass until then.
+    /// Doesn't count, because names that depend on the feed pass until its first list has ended.
     Ignored,
 }
 
@@ -71,7 +70,7 @@ pub struct RequestCounts {
     pub list: u64,
     /// Watch requests, including streamed lists.
     pub watch: u64,
-    /// Other requests.
+    /// Requests for other documents, such as the API server's version.
     pub get: u64,
 }
 
@@ -89,7 +88,7 @@ struct HealthRecords {
 }
 
 impl SourceHealth {
-    /// The largest age of a feed. `None` while a feed's first list has not ended.
+    /// The largest [`FeedHealth::age`] of all feeds. `None` if the age of any feed is `None`.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         let ages = self
@@ -123,8 +122,8 @@ impl SourceHealth {
         SourceHealth(Mutex::new(HealthRecords { feeds, gets: 0 }))
     }
 
-    /// Adds a feed, or restarts one. The feed's silence is ignored until its first list has ended,
-    /// because names that depend on the feed pass until then.
+    /// Adds a feed, or restarts one. Its age is zero until its first list has ended, because names
+    /// that depend on the feed pass until then.
     pub(super) fn add_feed(&self, feed: Feed) {
         let mut records = self.records();
         let health = records.feeds.entry(feed).or_insert_with(FeedHealth::new);
@@ -135,27 +134,27 @@ impl SourceHealth {
 
     /// Counts a request of a feed.
     pub(super) fn count_request(&self, feed: Feed, verb: RequestVerb) {
-        self.change(feed, |health| match verb {
+        self.update(feed, |health| match verb {
             RequestVerb::List => health.lists += 1,
             RequestVerb::Watch => health.watches += 1,
         });
     }
 
-    /// Counts a request for a document.
+    /// Counts a request for a document that isn't a list of objects.
     pub(super) fn count_get(&self) {
         self.records().gets += 1;
     }
 
     /// Sets a feed's activity. Returns the previous activity.
-    pub(super) fn set_activity(&self, feed: Feed, state: FeedActivity) -> FeedActivity {
+    pub(super) fn set_activity(&self, feed: Feed, activity: FeedActivity) -> FeedActivity {
         let mut before = FeedActivity::Waiting;
-        self.change(feed, |health| before = health.set_activity(state));
+        self.update(feed, |health| before = health.set_activity(activity));
         before
     }
 
     /// Records that the API server sent the end of a list or, after a list, a change or a bookmark.
     pub(super) fn record_received(&self, feed: Feed) {
-        self.change(feed, |health| {
+        self.update(feed, |health| {
             health.last_received = Some(Instant::now());
             health.silence = SilenceRule::Counts;
         });
@@ -163,7 +162,7 @@ impl SourceHealth {
 
     /// Counts an event that a feed sends.
     pub(super) fn count_event(&self, feed: Feed, event: &Event) {
-        self.change(feed, |health| match event {
+        self.update(feed, |health| match event {
             Event::Applied { .. }
             | Event::Corefile { text: Some(_), .. }
             | Event::CacheConfig { data: Some(_), .. } => health.applied += 1,
@@ -177,7 +176,7 @@ impl SourceHealth {
         });
     }
 
-    fn change(&self, feed: Feed, change: impl FnOnce(&mut FeedHealth)) {
+    fn update(&self, feed: Feed, change: impl FnOnce(&mut FeedHealth)) {
         if let Some(health) = self.records().feeds.get_mut(&feed) {
             change(health);
         }
@@ -190,10 +189,10 @@ impl SourceHealth {
 
 impl FeedHealth {
     /// The time since [`FeedHealth::last_received`]. `None` before the first list has ended. Zero
-    /// while the feed is resting or its silence is ignored.
+    /// while the feed has no request to send, or while names that depend on it pass.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
-        if self.state == FeedActivity::Resting || self.silence == SilenceRule::Ignored {
+        if self.activity == FeedActivity::Resting || self.silence == SilenceRule::Ignored {
             return Some(Duration::ZERO);
         }
         self.last_received.map(|received| received.elapsed())
@@ -201,7 +200,7 @@ impl FeedHealth {
 
     fn new() -> FeedHealth {
         FeedHealth {
-            state: FeedActivity::Waiting,
+            activity: FeedActivity::Waiting,
             since: Instant::now(),
             last_received: None,
             silence: SilenceRule::Counts,
@@ -212,9 +211,9 @@ impl FeedHealth {
         }
     }
 
-    fn set_activity(&mut self, state: FeedActivity) -> FeedActivity {
+    fn set_activity(&mut self, activity: FeedActivity) -> FeedActivity {
         let is_same = matches!(
-            (&self.state, &state),
+            (&self.activity, &activity),
             (FeedActivity::Resting, FeedActivity::Resting)
                 | (FeedActivity::Waiting, FeedActivity::Waiting)
                 | (FeedActivity::Listing, FeedActivity::Listing)
@@ -224,7 +223,7 @@ impl FeedHealth {
         if !is_same {
             self.since = Instant::now();
         }
-        std::mem::replace(&mut self.state, state)
+        std::mem::replace(&mut self.activity, activity)
     }
 }
 

@@ -16,14 +16,15 @@ pub(super) struct ListSplitter {
     buffer: StreamBuffer,
     scan: ValueScan,
     position: ListPosition,
+    /// The list's resource version. Empty until it has arrived.
     version: String,
 }
 
-/// Splits a watch's body, which has one event a line.
+/// Splits a watch's body, which has one event per line.
 #[derive(Debug, Default)]
 pub(super) struct LineSplitter {
     buffer: StreamBuffer,
-    /// Number of unread bytes that are known to hold no line feed.
+    /// Number of unread bytes that have been searched and hold no line feed.
     searched: usize,
 }
 
@@ -32,10 +33,13 @@ pub(super) struct LineSplitter {
 enum ListPosition {
     #[default]
     Start,
+    /// A member of the list's object, or the end of the object.
     Key,
     Colon(ListMember),
     Value(ListMember),
+    /// An item, or the end of the items.
     Item,
+    /// Nothing, because the list's object has ended.
     End,
 }
 
@@ -53,7 +57,7 @@ impl ListSplitter {
         self.buffer.push(bytes)
     }
 
-    /// The JSON of the next item, or `None` until the item has arrived completely.
+    /// The JSON of the next item. `None` if more of the body must arrive, or the list has ended.
     pub(super) fn next(&mut self) -> Result<Option<&[u8]>, Failure> {
         let item = self.next_item_range()?;
         Ok(item.map(|item| &self.buffer.bytes[item]))
@@ -172,7 +176,7 @@ impl LineSplitter {
         Some(&self.buffer.bytes[start..end])
     }
 
-    /// Ends the body.
+    /// Checks that the body ended after a complete line.
     ///
     /// # Errors
     /// When the last line is incomplete, because the connection broke.
@@ -194,7 +198,7 @@ impl ListMember {
     }
 }
 
-/// The bytes that have arrived and are not consumed yet.
+/// The bytes that have arrived. Consumed bytes are removed with the next chunk.
 #[derive(Debug, Default)]
 struct StreamBuffer {
     bytes: Vec<u8>,
@@ -227,7 +231,9 @@ impl StreamBuffer {
 /// Finds the end of a JSON value, and resumes when more bytes arrive.
 #[derive(Debug, Default)]
 struct ValueScan {
+    /// Number of bytes that have been scanned.
     seen: usize,
+    /// Number of open braces and brackets.
     depth: usize,
     string: StringState,
 }

@@ -1,12 +1,12 @@
 //! Kubernetes objects from the API server: lists, and watches after them.
 //!
-//! kube provides transport, credentials and requests. This crate lists and watches by itself, not
-//! by kube-runtime's `watcher`, for three reasons:
-//! * A list is read as a stream, object by object: relisting 50,000 EndpointSlices holds neither
-//!   the body nor a second set of objects in memory.
-//! * API servers answer the lists from memory, at the least cost. Since Kubernetes 1.34, the list
-//!   is the beginning of a watch (a streamed list). Older API servers receive a plain list request
-//!   with `resourceVersion=0` and without a limit.
+//! kube provides transport, credentials and requests. This crate has its own lists and watches
+//! instead of kube-runtime's `watcher`, for three reasons:
+//! * A list is read as a stream, object by object. Even a list of 50,000 EndpointSlices puts
+//!   neither its whole body nor a second copy of the objects in memory.
+//! * The requests let API servers answer lists from memory, which costs them least. Since
+//!   Kubernetes 1.34, the list is the beginning of a watch (a streamed list). Older API servers
+//!   receive a plain list request with `resourceVersion=0` and without a limit.
 //! * An unreadable object is reported as [`Event::Unusable`] and doesn't stop the list.
 //!
 //! The protocol follows client-go's reflector, so that API servers see a familiar client. Resource
@@ -62,13 +62,13 @@ pub struct KubernetesSource {
     _task: AbortOnDropHandle<()>,
 }
 
-/// Which objects are read.
+/// Which objects a source reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceOptions {
     /// The Services whose EndpointSlices are read.
     pub endpoints: EndpointScope,
-    /// Label selectors for Namespaces, and for Services, EndpointSlices and Pods. They do not apply
-    /// to the EndpointSlices of `dns`.
+    /// One label selector for Namespaces, and one for Services, EndpointSlices and Pods. The second
+    /// doesn't apply to the EndpointSlices of `dns`.
     pub selectors: Selectors,
     /// Which Pods are read. `None`: no Pods.
     pub pods: Option<PodScope>,
@@ -145,7 +145,7 @@ impl KubernetesSource {
         KubernetesSource::start_feeds(client, feeds, options.first_list_jitter, events)
     }
 
-    /// Starts reading the ConfigMap with CoreDNS's configuration. Otherwise as
+    /// Starts reading the ConfigMap with CoreDNS's configuration. Otherwise like
     /// [`KubernetesSource::start`].
     #[must_use]
     pub fn start_corefile(
@@ -157,8 +157,8 @@ impl KubernetesSource {
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    /// Starts reading the objects that decide which pods may query the cluster's DNS. Otherwise as
-    /// [`KubernetesSource::start`].
+    /// Starts reading the objects that decide which pods may query the cluster's DNS. Otherwise
+    /// like [`KubernetesSource::start`].
     #[must_use]
     pub fn start_policies(
         client: Client,
@@ -183,14 +183,14 @@ impl KubernetesSource {
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    /// Starts reading all Namespaces with their labels. Otherwise as [`KubernetesSource::start`].
+    /// Starts reading all Namespaces with their labels. Otherwise like [`KubernetesSource::start`].
     #[must_use]
     pub fn start_all_namespaces(client: Client, events: mpsc::Sender<Event>) -> KubernetesSource {
         let feeds = vec![selection::all_namespaces()].into();
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    /// Starts reading the policies of kinds that Zerohop doesn't evaluate. Otherwise as
+    /// Starts reading the policies of kinds that Zerohop doesn't evaluate. Otherwise like
     /// [`KubernetesSource::start`].
     #[must_use]
     pub fn start_unevaluated_policies(
@@ -211,10 +211,10 @@ impl KubernetesSource {
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    /// Starts reading the Pods of the scope's node, if `scope` names a node, and the Service of the
-    /// cluster's DNS. They show which pods answer DNS in front of CoreDNS (NodeLocal DNSCache).
-    /// [`KubernetesSource::start_policies`] reads them too. Otherwise as
-    /// [`KubernetesSource::start`].
+    /// Starts reading the Service of the cluster's DNS and, if `scope` names a node, the Pods of
+    /// that node. These objects show which pods answer DNS in front of CoreDNS (NodeLocal
+    /// DNSCache). A source from [`KubernetesSource::start_policies`] reads the same objects and
+    /// more. Otherwise like [`KubernetesSource::start`].
     #[must_use]
     pub fn start_dns_service_and_pods(
         client: Client,
@@ -227,7 +227,7 @@ impl KubernetesSource {
     }
 
     /// Starts reading the Services of a namespace. NodeLocal DNSCache may forward queries to one of
-    /// them. Otherwise as [`KubernetesSource::start`].
+    /// them. Otherwise like [`KubernetesSource::start`].
     #[must_use]
     pub fn start_upstream_services(
         client: Client,
@@ -238,7 +238,7 @@ impl KubernetesSource {
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    /// Starts reading a ConfigMap with the configuration of NodeLocal DNSCache. Otherwise as
+    /// Starts reading a ConfigMap with the configuration of NodeLocal DNSCache. Otherwise like
     /// [`KubernetesSource::start`].
     #[must_use]
     pub fn start_cache_config(
@@ -284,6 +284,7 @@ impl KubernetesSource {
             if let Some(slices) = headless_slices {
                 tasks.spawn(watch_slices(services, slices, api, events.clone()));
             }
+            // The feeds have clones of the sender. The channel closes when all feeds have ended.
             drop(events);
             tasks.join_all().await;
         };

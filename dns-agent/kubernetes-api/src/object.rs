@@ -16,7 +16,8 @@ use zerohop_kubernetes::{
 
 /// The key of the ConfigMap entry that CoreDNS reads.
 const COREFILE: &str = "Corefile";
-/// A substring of the JSON of every Pod that may be NodeLocal DNSCache.
+/// An option of NodeLocal DNSCache. The JSON of every Pod that may be NodeLocal DNSCache contains
+/// it.
 const LOCAL_IP: &[u8] = b"-localip";
 
 /// The JSON of one object.
@@ -30,7 +31,7 @@ pub(super) struct ObjectJson<'a> {
 pub(super) enum WatchEvent<'a> {
     /// An object was created or changed.
     Applied(ObjectJson<'a>),
-    /// An object was deleted, or is no longer selected.
+    /// An object was deleted, or no longer matches the feed's selectors.
     Deleted(ObjectJson<'a>),
     /// All changes up to this resource version have been sent.
     Bookmark(String),
@@ -42,7 +43,8 @@ pub(super) enum WatchEvent<'a> {
     Unreadable(Problem),
 }
 
-/// The readable part of an object's metadata.
+/// The fields of an object's metadata that the agent needs. All are empty if the metadata can't be
+/// parsed.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct ReadableMetadata {
@@ -64,7 +66,7 @@ struct SliceLabels {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct ObjectAnnotations {
-    /// When the change happened that caused an EndpointSlice to be written.
+    /// The time of the change that an EndpointSlice was written for (RFC 3339).
     #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
     changed: Option<String>,
     /// Marks the bookmark after the initial events of a streamed list.
@@ -88,8 +90,8 @@ impl<'a> ObjectJson<'a> {
         }
     }
 
-    /// The resource version of the object, which is also that of the change. `None` if it can't be
-    /// read.
+    /// The resource version of the object, which is also the version of its last change. `None` if
+    /// it can't be read.
     pub(super) fn resource_version(&self) -> Option<&str> {
         Some(self.metadata.resource_version.as_str()).filter(|version| !version.is_empty())
     }
@@ -176,8 +178,8 @@ impl<'a> ObjectJson<'a> {
         }
     }
 
-    /// Reads a Pod as a DNS client or server, and as NodeLocal DNSCache. Only a Pod that may be
-    /// NodeLocal DNSCache is parsed completely.
+    /// Reads a Pod as a DNS client or server, and as NodeLocal DNSCache. The complete Pod is parsed
+    /// only if it may be NodeLocal DNSCache.
     fn pod(&self) -> Result<Object, Problem> {
         let mut fact = Fact::from_pod(&self.parse::<ApiPod>()?)?;
         let is_candidate = self
@@ -247,16 +249,16 @@ impl<'a> WatchEvent<'a> {
         #[derive(Deserialize)]
         struct WatchLine<'a> {
             #[serde(borrow, rename = "type")]
-            verb: Cow<'a, str>,
+            event_type: Cow<'a, str>,
             #[serde(borrow)]
             object: &'a RawValue,
         }
-        let WatchLine { verb, object } = match serde_json::from_slice(line) {
+        let WatchLine { event_type, object } = match serde_json::from_slice(line) {
             Ok(line) => line,
             Err(error) => return WatchEvent::unreadable(feed, &error.to_string()),
         };
         let object_json = ObjectJson::new(feed, object.get().as_bytes());
-        match verb.as_ref() {
+        match event_type.as_ref() {
             "ADDED" | "MODIFIED" => WatchEvent::Applied(object_json),
             "DELETED" => WatchEvent::Deleted(object_json),
             "BOOKMARK" => {
@@ -296,7 +298,8 @@ impl<'a> WatchEvent<'a> {
     }
 }
 
-/// When an object was last written, if its metadata has a creation time.
+/// When an object was created or, if later, last edited. `None` if its metadata has no creation
+/// time.
 fn write_time(metadata: &ObjectMeta) -> Option<WriteTime> {
     let created = metadata.creation_timestamp.as_ref()?;
     let fields = metadata.managed_fields.iter().flatten();
@@ -314,8 +317,8 @@ fn config_map_updates(map: &core::ConfigMap) -> ConfigMapUpdates {
     }
 }
 
-/// All entries of a ConfigMap. Entries of `binaryData` need not be UTF-8 and become files in Pods
-/// like the entries of `data`. Invalid UTF-8 becomes U+FFFD.
+/// All entries of a ConfigMap. Entries of `binaryData` become files in Pods like entries of `data`,
+/// but need not be UTF-8. Invalid UTF-8 becomes U+FFFD.
 fn config_map_data(map: core::ConfigMap) -> ConfigMapData {
     let binary = map.binary_data.into_iter().flatten();
     let binary = binary.map(|(key, bytes)| {

@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 use zerohop_kubernetes::Event;
 
 use super::{
-    api_server::{ApiServer, Failure, MAX_SILENCE, Stream},
+    api_server::{ApiServer, Failure, MAX_SILENCE, ResponseBody},
     backoff::{Backoff, jitter},
     headless_services::HeadlessServices,
     health::{FeedActivity, RequestVerb},
@@ -19,8 +19,8 @@ use super::{
     selection::{FeedSelection, ResourceVersion},
 };
 
-/// Upper bound of the random delay before a list that an API server forces, maybe on all agents at
-/// once.
+/// Upper bound of the random delay before a list that an API server forces, possibly on all agents
+/// at once.
 const LIST_JITTER: Duration = Duration::from_secs(5);
 /// A watch that ends within this time counts as a failure and is reopened after a delay. Otherwise
 /// an API server or a proxy that ends all watches at once would get requests without a pause.
@@ -35,18 +35,19 @@ pub(super) struct Reflector {
     selection: FeedSelection,
     /// New selections, if the selection changes.
     selections: Option<watch::Receiver<FeedSelection>>,
-    /// Receives the events of the Services feed.
+    /// Receives the events too, if this is the Services feed.
     services: Option<Arc<HeadlessServices>>,
     api: Arc<ApiServer>,
     events: mpsc::Sender<Event>,
     next: NextRequest,
+    /// The version that the next request refers to.
     version: ResourceVersion,
     backoff: Backoff,
     /// When the open watch was opened, or last had an event.
     quiet_since: Instant,
-    /// How long previous watches were open since the last event.
+    /// How long earlier watches were open since the last event.
     quiet: Duration,
-    /// Whether the list held the object of a single-object feed, readable or not.
+    /// Whether the current list has held the object, for feeds of a single object.
     single: SingleObject,
 }
 
@@ -66,9 +67,11 @@ enum WatchPhase {
     Changes,
 }
 
+/// The object of a feed that reads a single object, such as the Corefile's ConfigMap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SingleObject {
     NotListed,
+    /// The list held the object, readable or not.
     Listed,
 }
 
@@ -138,8 +141,8 @@ impl Reflector {
         }
     }
 
-    /// Sends the next request and reads the response. Waits after a failure. Dropping this future
-    /// is safe if a list follows.
+    /// Sends the next request and reads the response. Waits after a failure. The future may be
+    /// dropped early only if the next request is a list.
     async fn send_next_request(&mut self) {
         let result = match self.next {
             NextRequest::List if self.api.streams_lists() => self.read_streamed_list().await,
@@ -196,7 +199,8 @@ impl Reflector {
         if self.quiet >= MAX_QUIET {
             warn!(
                 feed = self.selection.feed.name(),
-                "the API server has sent no event for {} s: the agent lists the objects again",
+                "the API server has sent no event for {} s, so the agent may have missed changes: \
+                 it lists the objects again",
                 MAX_QUIET.as_secs()
             );
             self.next = NextRequest::List;
@@ -209,18 +213,23 @@ impl Reflector {
         self.follow_watch(stream, WatchPhase::Changes).await
     }
 
-    /// Reads a watch to its end, and adds up its silence.
-    async fn follow_watch(&mut self, stream: Stream, phase: WatchPhase) -> Result<(), Failure> {
+    /// Reads a watch to its end, and adds the time since its last event to `quiet`.
+    async fn follow_watch(
+        &mut self,
+        stream: ResponseBody,
+        phase: WatchPhase,
+    ) -> Result<(), Failure> {
         self.quiet_since = Instant::now();
         let result = self.read_events(stream, phase).await;
-        // A longer time means that this process was stopped.
+        // A time longer than MAX_SILENCE means that this process or machine was suspended.
         self.quiet += self.quiet_since.elapsed().min(MAX_SILENCE);
         result
     }
 
+    /// Reads a watch to its end, and sends its events.
     async fn read_events(
         &mut self,
-        mut stream: Stream,
+        mut stream: ResponseBody,
         mut phase: WatchPhase,
     ) -> Result<(), Failure> {
         let opened = Instant::now();
@@ -279,7 +288,7 @@ impl Reflector {
             self.send_event(event).await;
         }
         if phase == WatchPhase::Changes {
-            // Until a list is complete, the version of one object is not a version of the list.
+            // The version of an object in an incomplete list is not the version of the list.
             if let Some(version) = version.filter(|version| !version.is_empty()) {
                 self.version = ResourceVersion::Seen(version);
             }
@@ -316,8 +325,8 @@ impl Reflector {
     fn record_received(&mut self) {
         self.api.health.record_received(self.selection.feed);
         self.reset_quiet();
-        // A list alone doesn't reset the back-off: an API server that lists and then refuses the
-        // watch would get list requests all the time.
+        // A successful list doesn't reset the back-off. Otherwise an API server that lists and then
+        // refuses the watch would receive list requests all the time.
         self.backoff.reset();
     }
 
@@ -327,11 +336,11 @@ impl Reflector {
     }
 
     async fn send_event(&mut self, event: Event) {
-        let is_single = matches!(
+        let is_listed = matches!(
             event,
             Event::Corefile { .. } | Event::CacheConfig { .. } | Event::Unusable { .. }
         );
-        if is_single {
+        if is_listed {
             self.single = SingleObject::Listed;
         }
         self.api.health.count_event(self.selection.feed, &event);
@@ -346,20 +355,19 @@ impl Reflector {
         &self,
         verb: RequestVerb,
         request: Result<hyper::Request<Vec<u8>>, kube::core::request::Error>,
-    ) -> Result<Stream, Failure> {
+    ) -> Result<ResponseBody, Failure> {
         self.api.open_stream(verb, &self.selection, request).await
     }
 
-    /// Chooses the next request after a failure, and returns how long to wait before it.
+    /// Chooses the next request after a failure. Returns how long to wait before that request.
     fn recover(&mut self, failure: &Failure) -> Duration {
         if *failure == Failure::Silent && self.next == NextRequest::Watch {
-            // The silence was long enough a delay.
+            // The silence of MAX_SILENCE was delay enough.
             return Duration::ZERO;
         }
-        let ceiling = self.backoff.ceiling();
+        let ceiling = self.backoff.next_ceiling();
         match (failure, self.next) {
-            // A list may succeed where the watch failed, because any state that isn't older will
-            // do.
+            // A list may succeed although the watch failed, because a list accepts newer states.
             (Failure::Expired(_), NextRequest::Watch) => {
                 self.next = NextRequest::List;
                 jitter(ceiling.max(LIST_JITTER))
@@ -374,6 +382,7 @@ impl Reflector {
                 self.next = NextRequest::List;
                 jitter(ceiling.max(LIST_JITTER))
             }
+            // The API server doesn't have the version, so the next list accepts its newest state.
             (Failure::Expired(_), NextRequest::List) => {
                 self.version = ResourceVersion::Newest;
                 jitter(ceiling.max(LIST_JITTER))
@@ -383,9 +392,9 @@ impl Reflector {
         }
     }
 
-    fn set_activity(&self, state: FeedActivity) {
+    fn set_activity(&self, activity: FeedActivity) {
         let feed = self.selection.feed;
-        if let FeedActivity::Retrying { error } = self.api.health.set_activity(feed, state) {
+        if let FeedActivity::Retrying { error } = self.api.health.set_activity(feed, activity) {
             info!(
                 feed = feed.name(),
                 after = error,
@@ -397,10 +406,10 @@ impl Reflector {
     fn report_failure(&self, failure: &Failure, pause: Duration) {
         let feed = self.selection.feed;
         let error = failure.to_string();
-        let state = FeedActivity::Retrying {
+        let activity = FeedActivity::Retrying {
             error: error.clone(),
         };
-        match self.api.health.set_activity(feed, state) {
+        match self.api.health.set_activity(feed, activity) {
             FeedActivity::Retrying { .. } => debug!(feed = feed.name(), error, ?pause, "retrying"),
             _ => warn!(
                 feed = feed.name(),

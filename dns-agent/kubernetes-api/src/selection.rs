@@ -15,7 +15,7 @@ use zerohop_kubernetes::{Covered, EndpointScope, Feed, Labels, ObjectKey, Policy
 
 use super::{PodScope, PolicyScope, SourceOptions, backoff::jitter};
 
-/// The label that assigns an EndpointSlice to its Service, for CoreDNS too.
+/// The label that assigns an EndpointSlice to its Service. CoreDNS uses it too.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Each watch requests a timeout of one to two times this, as client-go does. Watches that were
 /// opened together, for example when an API server started, therefore don't end together.
@@ -30,16 +30,17 @@ pub(super) struct FeedSelection {
     pub(super) resource: &'static str,
     /// The namespace of the objects. `None`: all namespaces.
     pub(super) namespace: Option<String>,
+    /// The URL path of the objects.
     path: String,
     /// Label selectors, which must all match.
     labels: Vec<String>,
     /// The field selector.
     fields: Option<String>,
-    /// The Services whose EndpointSlices are all selected, if the feed reports coverage.
+    /// The Services whose EndpointSlices are all selected. `None` if the feed doesn't report them.
     pub(super) covers: Option<Covered>,
 }
 
-/// The resource version of a list or watch request: how old a listed state may be.
+/// The resource version of a list or watch request, which says how old the listed state may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ResourceVersion {
     /// Any state, because nothing has been received yet.
@@ -78,8 +79,8 @@ pub(super) fn object_feeds(options: &SourceOptions) -> Vec<FeedSelection> {
     all
 }
 
-/// The common selection for the EndpointSlices of headless Services, without the Services' names.
-/// `None` if all EndpointSlices are read.
+/// The selection that all feeds of headless Services' EndpointSlices start from, without the names
+/// of Services. `None` if all EndpointSlices are read.
 pub(super) fn headless_slices(options: &SourceOptions) -> Option<FeedSelection> {
     let is_wanted = options.endpoints == EndpointScope::Headless;
     is_wanted.then(|| slices(Feed::SLICES).with_labels(options.selectors.objects.to_string()))
@@ -107,8 +108,8 @@ pub(super) fn policies(scope: &PolicyScope) -> Vec<FeedSelection> {
     all
 }
 
-/// The objects that show which pods answer DNS in front of CoreDNS (NodeLocal DNSCache). They are
-/// part of [`policies`] too.
+/// The objects that show which pods answer DNS in front of CoreDNS (NodeLocal DNSCache). They are a
+/// part of [`policies`].
 pub(super) fn dns_service_and_pods(scope: &PolicyScope) -> Vec<FeedSelection> {
     let read = [Feed::DnsService, Feed::Clients];
     let mut selections = policies(scope);
@@ -171,8 +172,8 @@ fn slices(feed: Feed) -> FeedSelection {
 }
 
 impl FeedSelection {
-    /// The request for a complete list. It has no limit, because API servers of all versions answer
-    /// such requests from memory.
+    /// The request for a complete list. It sets no `limit`, because API servers of all versions
+    /// answer lists without a limit from memory.
     pub(super) fn list_request(
         &self,
         version: &ResourceVersion,
@@ -184,7 +185,7 @@ impl FeedSelection {
         };
         if *version != ResourceVersion::Newest {
             params = params
-                .at(version.version())
+                .at(version.parameter())
                 .matching(VersionMatch::NotOlderThan);
         }
         RequestPath::new(&self.path).list(&params)
@@ -204,7 +205,7 @@ impl FeedSelection {
             send_initial_events: true,
             ..self.watch_params()
         };
-        RequestPath::new(&self.path).watch(&params, version.version())
+        RequestPath::new(&self.path).watch(&params, version.parameter())
     }
 
     fn watch_params(&self) -> WatchParams {
@@ -234,7 +235,7 @@ impl FeedSelection {
         }
     }
 
-    /// Narrows the selection to the EndpointSlices of these Services, as a separate feed.
+    /// Narrows the selection to the EndpointSlices of these Services, for the feed `feed`.
     pub(super) fn of_services(self, feed: Feed, covered: Covered) -> FeedSelection {
         let selector = match &covered {
             Covered::Every => String::new(),
@@ -276,7 +277,7 @@ impl FeedSelection {
 
 impl ResourceVersion {
     /// The value of the request's `resourceVersion` parameter.
-    fn version(&self) -> &str {
+    fn parameter(&self) -> &str {
         match self {
             ResourceVersion::Any => "0",
             ResourceVersion::Seen(version) => version,

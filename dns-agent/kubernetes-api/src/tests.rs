@@ -1,4 +1,4 @@
-//! Feeds against a fake API server in the same process, with paused time.
+//! Tests of feeds with a fake API server in the same process and paused time.
 
 mod coverage;
 mod discovery;
@@ -43,10 +43,10 @@ enum ListStreaming {
 impl FeedSetup {
     /// A feed that is about to list.
     fn new(feed: Feed) -> FeedSetup {
-        FeedSetup::with(feed, ListStreaming::Plain)
+        FeedSetup::with_lists(feed, ListStreaming::Plain)
     }
 
-    fn with(feed: Feed, lists: ListStreaming) -> FeedSetup {
+    fn with_lists(feed: Feed, lists: ListStreaming) -> FeedSetup {
         let options = SourceOptions {
             endpoints: EndpointScope::All,
             ..SourceOptions::default()
@@ -73,29 +73,29 @@ impl FeedSetup {
         }
     }
 
-    /// A feed of Services that has listed `a` at a version, and its watch.
+    /// A feed of Services that has listed the Service `a` at a version, and its watch request.
     async fn watching(version: &str) -> (FeedSetup, PendingRequest) {
         let mut setup = FeedSetup::new(Feed::Services);
         setup
             .api
-            .next()
+            .next_request()
             .await
-            .list(version, &[service("a", version)]);
-        let watch = setup.api.next().await;
-        assert_eq!(watch.get("watch"), Some("true"));
-        assert_eq!(watch.get("resourceVersion"), Some(version));
+            .respond_with_list(version, &[service("a", version)]);
+        let watch = setup.api.next_request().await;
+        assert_eq!(watch.parameter("watch"), Some("true"));
+        assert_eq!(watch.parameter("resourceVersion"), Some(version));
         assert_eq!(setup.received(), ["listing", "+a", "listed"]);
         (setup, watch)
     }
 
-    /// The events since the last call, abbreviated.
+    /// The events since the last call, in the form of [`describe_event`].
     fn received(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.events.try_recv().ok())
             .map(|event| describe_event(&event))
             .collect()
     }
 
-    /// The next event, abbreviated.
+    /// The next event, in the form of [`describe_event`].
     async fn event(&mut self) -> String {
         let event = timeout(Duration::from_secs(3600), self.events.recv()).await;
         describe_event(&event.expect("no event").expect("the feed ended"))
@@ -105,8 +105,9 @@ impl FeedSetup {
         self.health.feeds()[&self.feed].clone()
     }
 
+    /// The last error. The feed must be retrying.
     fn error(&self) -> String {
-        match self.health().state {
+        match self.health().activity {
             FeedActivity::Retrying { error } => error,
             other => panic!("{other:?}"),
         }
@@ -119,6 +120,8 @@ impl Drop for FeedSetup {
     }
 }
 
+/// Abbreviates an event: `+a` for an object `a` that exists, `-a` for a deleted one, `?` and the
+/// problem for an unusable one.
 fn describe_event(event: &Event) -> String {
     match event {
         Event::ListStarted(_) => "listing".into(),
@@ -166,8 +169,8 @@ fn added(name: &str, version: &str) -> (&'static str, Value) {
     ("ADDED", service(name, version))
 }
 
-/// k8s-openapi accepts the Services of these tests.
+/// k8s-openapi can parse the Services of these tests.
 #[test]
-fn test_objects_are_valid() {
+fn the_services_of_these_tests_are_valid() {
     serde_json::from_value::<core::Service>(service("a", "1")).unwrap();
 }

@@ -1,14 +1,14 @@
 //! The memory needed to read a large list.
 //!
-//! This is a separate test program because it counts allocations.
+//! This is a separate test program because it replaces the global allocator to count allocations.
 
 #![deny(unsafe_code)]
 
-#[expect(dead_code, reason = "shared with the tests of the source")]
+#[expect(dead_code, reason = "the crate's unit tests use the other items")]
 #[path = "../src/tests/fake.rs"]
 mod fake;
 
-#[expect(unsafe_code, reason = "it is an allocator")]
+#[expect(unsafe_code, reason = "`GlobalAlloc` is an unsafe trait")]
 #[path = "../../tests/counting_allocator/mod.rs"]
 mod counting_allocator;
 
@@ -21,8 +21,8 @@ use zerohop_kubernetes_api::{KubernetesSource, SourceOptions};
 
 /// Number of slices of a large cluster.
 const SLICES: usize = 50_000;
-/// Size in bytes of a piece of the body, as hyper reads it.
-const PIECE: usize = 16 << 10;
+/// Size of a chunk of the body, in bytes. hyper reads chunks of about this size.
+const CHUNK: usize = 16 << 10;
 
 #[tokio::test]
 async fn a_list_of_any_length_takes_little_memory() {
@@ -35,10 +35,12 @@ async fn a_list_of_any_length_takes_little_memory() {
         ..SourceOptions::default()
     };
     let _source = KubernetesSource::start(client, &options, sender);
-    api.next().await.refuse(404, "NotFound", "no version");
+    api.next_request()
+        .await
+        .refuse(404, "NotFound", "no version");
     let mut lists = Vec::new();
     for _ in 0..3 {
-        lists.push(api.next().await);
+        lists.push(api.next_request().await);
     }
     // The other lists stay unanswered.
     let slices = lists
@@ -71,28 +73,28 @@ async fn a_list_of_any_length_takes_little_memory() {
 
 /// Writes the list's body, and returns its length in bytes.
 async fn write_list(list: PendingRequest) -> usize {
-    let body = list.open();
+    let body = list.start_body();
     let template = slice();
     let mut length = 0;
-    let mut piece = String::from(r#"{"metadata":{"resourceVersion":"7"},"items":["#);
+    let mut chunk = String::from(r#"{"metadata":{"resourceVersion":"7"},"items":["#);
     for index in 0..SLICES {
         if index > 0 {
-            piece.push(',');
+            chunk.push(',');
         }
-        piece.push_str(&template.replace("INDEX", &index.to_string()));
-        if piece.len() >= PIECE {
-            length += piece.len();
-            body.text(&piece).await;
-            piece.clear();
+        chunk.push_str(&template.replace("INDEX", &index.to_string()));
+        if chunk.len() >= CHUNK {
+            length += chunk.len();
+            body.send_text(&chunk).await;
+            chunk.clear();
         }
     }
-    piece.push_str("]}");
-    body.text(&piece).await;
-    length + piece.len()
+    chunk.push_str("]}");
+    body.send_text(&chunk).await;
+    length + chunk.len()
 }
 
-/// A slice of ten endpoints in the form that the Kubernetes controller writes. `INDEX` stands for
-/// the Service's number.
+/// An EndpointSlice with ten endpoints, in the form that the Kubernetes controller writes. `INDEX`
+/// is a placeholder for the Service's number.
 fn slice() -> String {
     let endpoints: Vec<_> = (0..10)
         .map(|endpoint| {

@@ -1,4 +1,4 @@
-//! Conversion of objects from the API's form.
+//! Converts Kubernetes API objects to the objects of this crate.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -71,7 +71,7 @@ impl TryFrom<core::Service> for Service {
                 .iter()
                 .filter(|address| !address.is_empty())
                 .map(|text| {
-                    address(text).map_err(|reason| problem("spec.clusterIPs".into(), reason))
+                    parse_address(text).map_err(|reason| problem("spec.clusterIPs".into(), reason))
                 })
                 .collect::<Result<_, _>>()?;
             ServiceKind::ClusterIp(addresses)
@@ -110,19 +110,21 @@ impl TryFrom<discovery::EndpointSlice> for EndpointSlice {
                     .map_err(|reason| problem(format!("ports[{index}].port"), reason))
             })
             .collect::<Result<_, _>>()?;
-        let has_names = slice.address_type == "FQDN";
+        let holds_domain_names = slice.address_type == "FQDN";
         let ready = slice.endpoints.into_iter().enumerate();
         let ready = ready.filter(|(_, endpoint)| is_ready(endpoint));
         let mut endpoints = Vec::new();
         let mut is_nonstandard = false;
         for (index, endpoint) in ready {
             let texts = endpoint.addresses.iter();
-            is_nonstandard |= has_names || texts.clone().any(|text| !is_plain(text));
-            let is_name =
-                |text: &str| has_leading_zeros(text) || has_names && address(text).is_err();
-            let addresses = texts.filter(|text| !is_name(text));
+            is_nonstandard |= holds_domain_names || texts.clone().any(|text| !is_plain(text));
+            // CoreDNS reads these texts as domain names.
+            let is_domain_name = |text: &str| {
+                has_leading_zeros(text) || holds_domain_names && parse_address(text).is_err()
+            };
+            let addresses = texts.filter(|text| !is_domain_name(text));
             let addresses = addresses
-                .map(|text| address(text))
+                .map(|text| parse_address(text))
                 .collect::<Result<_, _>>();
             let addresses = addresses
                 .map_err(|reason| problem(format!("endpoints[{index}].addresses"), reason))?;
@@ -143,8 +145,8 @@ impl TryFrom<discovery::EndpointSlice> for EndpointSlice {
     }
 }
 
-/// The fields of a Pod that the agent reads. A complete Pod is the largest object of the API;
-/// deserializing all of it would take most of the time of reading objects.
+/// The fields of a Pod that the agent reads. Complete Pods are so large that deserializing them
+/// would take most of the time for reading objects.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ApiPod {
@@ -192,7 +194,7 @@ pub struct ApiPodStatus {
 /// The fields of a container's status that the agent reads.
 #[derive(Debug, Default, Deserialize)]
 pub struct ApiContainerStatus {
-    /// Whether the container waits, runs or has terminated.
+    /// Whether the container is waiting, is running or has terminated.
     pub state: Option<core::ContainerState>,
 }
 
@@ -201,11 +203,11 @@ pub trait ApiObject: DeserializeOwned + TryInto<Object, Error = ObjectError> {
     /// The object's metadata.
     fn metadata(&self) -> &ObjectMeta;
 
-    /// The fact that this object holds for the client policy. `None`: the object holds no fact in
-    /// addition to its DNS names.
+    /// The object's fact for the client policy. `None` for a NetworkPolicy, because its conversion
+    /// to [`Object`] gives the fact.
     ///
     /// # Errors
-    /// When a field that the fact needs is invalid.
+    /// When the object has no name, or when a field that the fact needs is invalid.
     fn fact(&self) -> Result<Option<Fact>, ObjectError>;
 }
 
@@ -265,11 +267,12 @@ impl TryFrom<ApiPod> for Object {
     fn try_from(pod: ApiPod) -> Result<Object, ObjectError> {
         let key = key("Pod", &pod.metadata)?;
         let status = pod.status.unwrap_or_default();
-        let ended = matches!(
+        // In phase `Unknown` the Pod is lost (docs/naming.md, rule 1.9).
+        let has_ended = matches!(
             status.phase.as_deref(),
             Some("Succeeded" | "Failed" | "Unknown")
         );
-        let addresses = if ended {
+        let addresses = if has_ended {
             Vec::new()
         } else {
             status.addresses(&key)?
@@ -288,14 +291,14 @@ impl ApiPodStatus {
     pub(super) fn started(&self) -> Option<SystemTime> {
         let states = self.containers.iter().flatten();
         let running = states.filter_map(|status| status.state.as_ref()?.running.as_ref());
-        let started = running.map(|running| running.started_at.as_ref());
-        let started: Option<Vec<SystemTime>> = started
-            .map(|started| started.map(|time| time.0.into()))
+        let start_times = running.map(|running| running.started_at.as_ref());
+        let start_times: Option<Vec<SystemTime>> = start_times
+            .map(|time| time.map(|time| time.0.into()))
             .collect();
-        started?.into_iter().min()
+        start_times?.into_iter().min()
     }
 
-    /// The Pod's addresses.
+    /// Parses the Pod's addresses. `key` identifies the Pod in an error.
     pub(super) fn addresses(&self, key: &ObjectKey) -> Result<Vec<IpAddr>, ObjectError> {
         let texts: Vec<&String> = match &self.pod_ips {
             Some(addresses) if !addresses.is_empty() => {
@@ -306,7 +309,7 @@ impl ApiPodStatus {
         let texts = texts.into_iter().filter(|text| !text.is_empty());
         texts
             .map(|text| {
-                address(text)
+                parse_address(text)
                     .map_err(|reason| Problem::with_key("Pod", key, "status.podIPs".into(), reason))
             })
             .collect()
@@ -320,11 +323,11 @@ impl Endpoint {
         addresses: Vec<IpAddr>,
         endpoints: &mut Vec<Endpoint>,
     ) {
-        let stated = |text: Option<String>| text.filter(|text| !text.is_empty());
-        let hostname = stated(endpoint.hostname).map(Box::from);
+        let non_empty = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let hostname = non_empty(endpoint.hostname).map(Box::from);
         let pod = endpoint.target_ref.and_then(|target| target.name);
         let pod = pod.map(Box::from);
-        let zone = stated(endpoint.zone).map(|zone| zone.to_ascii_lowercase().into());
+        let zone = non_empty(endpoint.zone).map(|zone| zone.to_ascii_lowercase().into());
         endpoints.extend(addresses.into_iter().map(|address| Endpoint {
             address,
             hostname: hostname.clone(),
@@ -335,6 +338,7 @@ impl Endpoint {
 }
 
 impl Port {
+    /// Fails with a reason if `number` is out of range. `protocol` defaults to TCP.
     fn new(
         name: Option<String>,
         protocol: Option<&str>,
@@ -355,8 +359,8 @@ impl Port {
     }
 }
 
-/// Gives all endpoints with the same address the topology zone of the last one, because CoreDNS
-/// keeps one endpoint per address.
+/// Gives all endpoints with the same address the same topology zone: the last one that is set.
+/// CoreDNS keeps one topology zone for each address.
 fn share_zones(endpoints: &mut [Endpoint]) {
     let zones: BTreeMap<IpAddr, Arc<str>> = endpoints
         .iter()
@@ -376,6 +380,7 @@ fn is_ready(endpoint: &discovery::Endpoint) -> bool {
         .unwrap_or(true)
 }
 
+/// The key of an object. Fails if the object has no name.
 pub(super) fn key(kind: &'static str, metadata: &ObjectMeta) -> Result<ObjectKey, Problem> {
     let key = ObjectKey {
         // kubectl puts an object without a namespace into `default`.
@@ -396,13 +401,13 @@ pub(super) fn key(kind: &'static str, metadata: &ObjectMeta) -> Result<ObjectKey
     Ok(key)
 }
 
-/// Whether an address has the canonical spelling, under which CoreDNS finds it.
+/// Whether this is an address in canonical spelling. CoreDNS looks addresses up as text.
 fn is_plain(text: &str) -> bool {
-    address(text).is_ok_and(|address| address.to_string() == text)
+    parse_address(text).is_ok_and(|address| address.to_string() == text)
 }
 
-/// Whether this is an IPv4 address with leading zeros. The API server accepts it; CoreDNS takes it
-/// for a domain name.
+/// Whether this is an IPv4 address with leading zeros. The API server accepts such an address, and
+/// CoreDNS reads it as a domain name.
 fn has_leading_zeros(text: &str) -> bool {
     let numbers = text.split('.').map(str::parse::<u8>);
     let numbers: Result<Vec<u8>, _> = numbers.collect();
@@ -410,7 +415,7 @@ fn has_leading_zeros(text: &str) -> bool {
 }
 
 /// Parses an address. An IPv4-mapped IPv6 address becomes the IPv4 address.
-fn address(text: &str) -> Result<IpAddr, String> {
+fn parse_address(text: &str) -> Result<IpAddr, String> {
     text.parse()
         .map(|address: IpAddr| address.to_canonical())
         .map_err(|_| format!("{text:?} is not an IP address"))

@@ -1,9 +1,10 @@
-//! Which names Zerohop may answer in front of a CoreDNS with a given Corefile.
+//! Determines from CoreDNS's Corefile which names Zerohop may answer.
 //!
-//! A Corefile is read by an allow-list, because no answer may differ from the answer of this
-//! CoreDNS. A line that isn't fully understood makes every name pass that the line can affect, or
-//! all names if the affected names are unclear. `docs/coredns.md` is the table for operators. The
-//! meaning of plugins and options is taken from the sources of CoreDNS 1.14.
+//! Zerohop's answers must not differ from those of CoreDNS, so Zerohop accepts only plugins and
+//! options on an allow-list. If Zerohop doesn't fully understand a line, all names that the line
+//! can affect pass. If the affected names are unclear, all names pass. `docs/coredns.md` describes
+//! the effect of each plugin for operators. The meaning of plugins and options is taken from the
+//! source code of CoreDNS 1.14.
 
 mod blocks;
 mod cache;
@@ -36,15 +37,15 @@ use super::settings::{EmptyServices, EndpointNames, PodMode, VERSION_TTL, ZonalN
 pub struct Conclusions {
     /// The zones to answer and their settings. `None`: everything passes.
     pub adopted: Option<AdoptedSettings>,
-    /// The conclusions as sentences for people, in the order of the Corefile lines that they name.
+    /// Sentences for operators that explain `adopted`, in the order of the Corefile's lines.
     pub reasons: Vec<String>,
 }
 
-/// The zones to answer and their settings, as the Corefile has them.
+/// The zones to answer and their settings, as the Corefile defines them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdoptedSettings {
-    /// The zones of the `kubernetes` plugin, in its order: at least one cluster domain, and reverse
-    /// zones. No zone is below another. PTR records name the first cluster domain.
+    /// The answered zones of the `kubernetes` plugin, in its order: cluster domains and reverse
+    /// zones. No zone is below another. PTR records point into the first cluster domain.
     pub zones: Vec<AdoptedZone>,
     /// Names within these zones that are delegated to CoreDNS, with everything below them.
     pub passed: Vec<Name>,
@@ -75,17 +76,18 @@ pub struct AdoptedZone {
     pub absent: AbsentNames,
 }
 
-/// The server block of the `kubernetes` plugin: the plugin, and the caches that lower its TTLs.
+/// What Zerohop read from the server block that has the `kubernetes` plugin.
 struct ServerBlockReading {
     kubernetes: KubernetesPlugin,
+    /// The TTL caps of the block's `cache` plugins.
     caps: Vec<TtlCap>,
 }
 
 impl Conclusions {
     /// Concludes from a Corefile which names Zerohop may answer.
     ///
-    /// CoreDNS keeps its former Corefile if it can't load a new one. This function detects only the
-    /// load errors that affect the conclusions.
+    /// CoreDNS keeps its previous Corefile if it can't load a new one. This function detects only
+    /// the load errors that affect the conclusions.
     pub fn read(text: &str) -> Conclusions {
         let mut findings = Vec::new();
         match ServerBlockReading::read(text, &mut findings) {
@@ -102,7 +104,8 @@ impl Conclusions {
 }
 
 impl ServerBlockReading {
-    /// Reads a Corefile, and collects the findings that make names pass.
+    /// Reads a Corefile, and adds the findings that make names pass to `findings`. A
+    /// `CorefileProblem` makes everything pass.
     fn read(
         text: &str,
         findings: &mut Vec<CorefileFinding>,
@@ -116,8 +119,8 @@ impl ServerBlockReading {
         );
         let directives = corefile.blocks.iter().flat_map(|block| &block.directives);
         let reloads = directives.filter(|directive| directive.name() == "reload");
-        let refused = reloads.filter_map(|directive| reload::check_reload(directive).err());
-        findings.extend(refused.map(CorefileFinding::about_everything));
+        let problems = reloads.filter_map(|directive| reload::check_reload(directive).err());
+        findings.extend(problems.map(CorefileFinding::about_everything));
         let blocks = corefile.blocks.iter().map(ServerBlock::read);
         let blocks: Vec<ServerBlock<'_>> = blocks.collect::<Result<_, _>>()?;
 
@@ -125,26 +128,28 @@ impl ServerBlockReading {
         let block_zones = block.zones();
         let kubernetes = KubernetesPlugin::read(directive, &block_zones)?;
         findings.extend(kubernetes.findings());
-        findings.extend(block.find_lost_names(&blocks, kubernetes.line, &kubernetes.zones));
+        findings.extend(block.find_unserved_names(&blocks, kubernetes.line, &kubernetes.zones));
 
         let mut caps = Vec::new();
         for directive in block.directives {
-            let read = match directive.name() {
+            let result = match directive.name() {
                 "kubernetes" => continue,
                 "cache" => TtlCap::read(directive, &block_zones).map(|cap| caps.push(cap)),
                 _ => plugins::read_plugin(directive, &block_zones, &kubernetes.zones)
                     .map(|found| findings.extend(found)),
             };
-            findings.extend(read.err().map(CorefileFinding::about_everything));
+            findings.extend(result.err().map(CorefileFinding::about_everything));
         }
         Ok(ServerBlockReading { kubernetes, caps })
     }
 
+    /// Applies the findings to the zones of the `kubernetes` plugin.
     fn conclude(self, mut findings: Vec<CorefileFinding>) -> Conclusions {
         let ServerBlockReading { kubernetes, caps } = self;
         let mut zones = answered_zones(&kubernetes.zones, &findings);
-        let first = zones.iter().find(|zone| !is_reverse(zone));
-        if first != kubernetes.primary_domain() && zones.iter().any(is_reverse) {
+        // PTR records are answered only if the domain that they point into is answered too.
+        let first_domain = zones.iter().find(|zone| !is_reverse(zone));
+        if first_domain != kubernetes.primary_domain() && zones.iter().any(is_reverse) {
             findings.push(kubernetes.pointer_finding());
             zones = answered_zones(&zones, &findings);
         }
@@ -184,7 +189,7 @@ impl ServerBlockReading {
     }
 }
 
-/// The zones that don't pass entirely.
+/// The zones that no finding makes pass entirely.
 fn answered_zones(zones: &[Name], findings: &[CorefileFinding]) -> Vec<Name> {
     let passes = |zone: &&Name| findings.iter().any(|finding| finding.covers(zone));
     zones.iter().filter(|zone| !passes(zone)).cloned().collect()

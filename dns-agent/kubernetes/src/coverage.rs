@@ -3,8 +3,8 @@
 //! A slice belongs to the Service that its label `kubernetes.io/service-name` names. CoreDNS reads
 //! no other label. Other labels are unreliable: controllers write them when they create a slice and
 //! keep them when the Service changes, and people copy them. Therefore the names of a headless
-//! Service are answered only while its slices are watched by that one label. Otherwise the names
-//! are delegated to CoreDNS.
+//! Service are answered only while the agent watches all slices whose label names the Service.
+//! Otherwise the names are delegated to CoreDNS.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,17 +23,17 @@ pub enum Covered {
     Named(ServiceNames),
 }
 
-/// The Services that all feeds together cover.
+/// The Services for which all feeds together watch every slice.
 #[derive(Clone, Debug)]
 pub enum Coverage {
     /// Every slice of every Service is watched.
     Every,
-    /// The Services that each feed of slices has listed and watches.
+    /// For each feed of slices, the Services for which it has listed and watches every slice.
     ByFeed(BTreeMap<Feed, ServiceNames>),
 }
 
 impl Coverage {
-    /// No Service is covered until a feed reports it.
+    /// No Service is covered yet.
     pub const NOTHING: Coverage = Coverage::ByFeed(BTreeMap::new());
 
     /// Whether all slices of the Services with this name are watched.
@@ -44,7 +44,7 @@ impl Coverage {
         }
     }
 
-    /// Replaces the coverage of a feed. [`Coverage::Every`] stays, whatever a feed covers.
+    /// Replaces the coverage of a feed. [`Coverage::Every`] is never narrowed.
     pub(super) fn record(&mut self, feed: Feed, covered: Covered) {
         match (self, covered) {
             (coverage, Covered::Every) => *coverage = Coverage::Every,

@@ -1,6 +1,6 @@
-//! Events: what a source of Kubernetes objects sends.
+//! The events that a source of Kubernetes objects sends.
 //!
-//! A source sends lists of objects, and the changes after each list. The events alone determine
+//! A source sends lists of objects, and the changes after each list. Only the events determine
 //! which objects exist.
 
 use std::{collections::BTreeMap, time::SystemTime};
@@ -22,7 +22,7 @@ pub enum Event {
         /// the annotation `endpoints.kubernetes.io/last-change-trigger-time`.
         changed: Option<SystemTime>,
     },
-    /// An object was deleted, or is no longer selected. Another feed may report it by now.
+    /// An object was deleted, or is no longer selected. Another feed may now report it.
     Deleted {
         /// The feed that reports the deletion.
         feed: Feed,
@@ -80,9 +80,9 @@ pub enum ConfigMapUpdates {
 /// When an object was last written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteTime {
-    /// The object was created then and has not been edited since.
+    /// The object was created at this time and has not been edited since.
     Created(SystemTime),
-    /// The object was edited then, after its creation.
+    /// The object was edited at this time, after its creation.
     Edited(SystemTime),
 }
 
@@ -101,8 +101,7 @@ impl Event {
         updates: ConfigMapUpdates::Propagated,
     };
 
-    /// The event for a missing object in a feed of a single object. `None` for feeds of many
-    /// objects.
+    /// Reports that the ConfigMap of this feed doesn't exist. `None` for feeds of other objects.
     pub fn absent(feed: Feed) -> Option<Event> {
         match feed {
             Feed::Corefile => Some(Event::NO_COREFILE),
@@ -111,7 +110,7 @@ impl Event {
         }
     }
 
-    /// An object that can't be used and has no placeholder.
+    /// Reports an object that can't be used and has no placeholder.
     pub fn unusable(feed: Feed, problem: Problem) -> Event {
         Event::Unusable {
             feed,

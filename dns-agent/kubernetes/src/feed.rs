@@ -1,19 +1,20 @@
-//! The lists and watches that objects come from.
+//! Feeds: the lists and watches from which the agent receives objects.
 
 use super::policy::PolicyKind;
 
-/// A list and the changes that follow it: the selected objects of one kind.
+/// A list of objects of one kind, and the watch that reports changes after the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Feed {
     /// Namespaces.
     Namespaces,
     /// Services.
     Services,
-    /// EndpointSlices: all of them, or those of headless Services. The latter are watched by the
-    /// Services' names, in parts numbered below [`Feed::SLICE_PARTS`], because the length of a
-    /// request limits how many names it can hold.
+    /// All EndpointSlices, or one part of the EndpointSlices of headless Services. A part is
+    /// selected by the names of its Services. There are several parts because a request can hold
+    /// only a limited number of names. Parts are numbered from 0 to [`Feed::SLICE_PARTS`] - 1.
     Slices(u8),
-    /// EndpointSlices of the cluster's DNS Service.
+    /// EndpointSlices of the cluster's DNS Service, for DNS names. Used if not all EndpointSlices
+    /// are watched.
     DnsSlices,
     /// Pods.
     Pods,
@@ -29,11 +30,11 @@ pub enum Feed {
     ClientNamespaces,
     /// Pods of this node, for the client policy.
     Clients,
-    /// The Namespace of the cluster's DNS, for the client policy.
+    /// The Namespace of the cluster's DNS Service, for the client policy.
     DnsNamespace,
-    /// The Service of the cluster's DNS, for the client policy.
+    /// The cluster's DNS Service, for the client policy.
     DnsService,
-    /// EndpointSlices of the cluster's DNS, for the client policy.
+    /// EndpointSlices of the cluster's DNS Service, for the client policy.
     DnsEndpoints,
     /// Pods of the cluster's DNS, for the client policy.
     DnsPods,
@@ -43,7 +44,7 @@ pub enum Feed {
     CacheConfig,
 }
 
-/// Names of the parts of EndpointSlices, for logs and status.
+/// The names of the [`Feed::Slices`] feeds in logs and status, by part.
 const PART_NAMES: [&str; 8] = [
     "EndpointSlices",
     "EndpointSlices, part 2",
@@ -58,7 +59,7 @@ const PART_NAMES: [&str; 8] = [
 impl Feed {
     /// All EndpointSlices, or the first part of them.
     pub const SLICES: Feed = Feed::Slices(0);
-    /// The largest number of parts of EndpointSlices.
+    /// The number of [`Feed::Slices`] feeds that can exist.
     pub const SLICE_PARTS: u8 = PART_NAMES.len() as u8;
 
     /// The feed's name in logs and status.
@@ -75,16 +76,16 @@ impl Feed {
             Feed::Pods => "Pods",
             Feed::Corefile => "Corefile",
             Feed::Policies => "NetworkPolicies",
-            Feed::PolicyKinds => "kinds of policies",
+            Feed::PolicyKinds => "policy kinds",
             Feed::OtherPolicies(kind) => kind.resource(),
-            Feed::ClientNamespaces => "Namespaces of clients",
+            Feed::ClientNamespaces => "Namespaces for the client policy",
             Feed::Clients => "Pods of this node",
             Feed::DnsNamespace => "Namespace of the cluster's DNS",
             Feed::DnsService => "Service of the cluster's DNS",
             Feed::DnsEndpoints => "endpoints of the cluster's DNS",
             Feed::DnsPods => "Pods of the cluster's DNS",
-            Feed::UpstreamServices => "Services beside the cluster's DNS",
-            Feed::CacheConfig => "configuration of a node cache",
+            Feed::UpstreamServices => "upstream Services of NodeLocal DNSCache",
+            Feed::CacheConfig => "configuration of NodeLocal DNSCache",
         }
     }
 }

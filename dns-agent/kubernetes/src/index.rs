@@ -1,8 +1,8 @@
-//! Stores all objects, and determines which names a change of an object changes.
+//! Stores all objects, and determines which names change when an object changes.
 //!
 //! Names are not stored: [`View`](super::View) computes them from the objects on demand, one
-//! Service at a time. Besides the objects, the index stores only look-up structures: the slices of
-//! a Service, the Services of an address, the aliases of a name.
+//! Service at a time. Besides the objects, the index stores look-up structures, such as the slices
+//! of each Service, the Services with each address, and the aliases with each target.
 
 mod changes;
 mod interning;
@@ -31,7 +31,8 @@ pub struct Index {
     pub(super) skeleton: ZoneSkeleton,
     serial: u32,
     completeness: Completeness,
-    /// Whether `namespaces` lists every Namespace that exists. If false, every namespace exists.
+    /// Whether `namespaces` holds every Namespace that exists. If false, every namespace counts as
+    /// existing.
     namespaces_known: bool,
     namespaces: BTreeMap<Arc<str>, StoredObject<()>>,
     services: BTreeMap<ObjectKey, StoredObject<Service>>,
@@ -41,16 +42,19 @@ pub struct Index {
     pods: BTreeMap<ObjectKey, StoredObject<Pod>>,
     /// The names of each Service's slices, sorted.
     slices_of: BTreeMap<ObjectKey, Vec<Arc<str>>>,
-    /// The Services that may give an address a name.
+    /// Each address, with each Service that may give it a PTR record.
     pub(super) pointers: BTreeSet<(IpAddr, Arc<ObjectKey>)>,
-    /// The ExternalName Services whose target is a name, or is one label below it.
+    /// For each name, the ExternalName Services with this name as their target, or with a target
+    /// one label below it. The latter may be a computed name.
     aliases: BTreeMap<Name, BTreeSet<ObjectKey>>,
-    /// The number of Pods with an address, for each namespace and address.
+    /// The number of Pods for each namespace and address.
     pod_addresses: BTreeMap<(Arc<str>, IpAddr), PodCount>,
-    /// Services and slices that exist but can't be read.
+    /// Slices that can't be read, and Services with unknown addresses. A Service and a slice with
+    /// the same key share an element.
     unreadable: BTreeSet<ObjectKey>,
-    /// The number of each feed's latest list.
+    /// How many lists each feed has started.
     lists: BTreeMap<Feed, u32>,
+    /// The problems of each Service and its slices, by the Service's key.
     problems: BTreeMap<ObjectKey, Vec<Problem>>,
     interner: Interner,
     changes: NameChanges,
@@ -59,7 +63,7 @@ pub struct Index {
 /// Names that may have changed.
 #[derive(Debug, Default)]
 pub struct NameChanges {
-    /// The names that may have changed, unless `everything` is set.
+    /// The names that may have changed. Incomplete if `everything` is true.
     pub names: BTreeSet<Name>,
     /// Whether every name may have changed.
     pub everything: bool,
@@ -70,7 +74,7 @@ pub struct NameChanges {
 struct StoredObject<T> {
     object: T,
     feed: Feed,
-    /// The number of the feed's list that reported the object, or after which it was reported.
+    /// How many lists the feed had started when it reported the object last.
     list: u32,
 }
 
@@ -164,7 +168,7 @@ impl Index {
         }
     }
 
-    /// Problems with objects or settings. The parts that they concern are left out.
+    /// Problems with objects or settings. The affected parts make no records.
     pub fn problems(&self) -> BTreeSet<Problem> {
         let namespaces = self.namespaces.keys();
         let of_namespaces = namespaces.filter_map(|name| self.problem_of_namespace(name));
@@ -178,9 +182,9 @@ impl Index {
         std::mem::take(&mut self.changes)
     }
 
-    /// Starts to list everything again from these feeds. The index is incomplete until
-    /// [`Index::mark_complete`]. Objects of other feeds are removed. `coverage` replaces the
-    /// coverage known so far.
+    /// Prepares for these feeds to list everything again. The index is incomplete until
+    /// [`Index::mark_complete`] is called. Objects of other feeds are removed. `coverage` replaces
+    /// the previous coverage.
     pub fn begin_listing(&mut self, feeds: &BTreeSet<Feed>, coverage: Coverage) {
         self.completeness = Completeness::Partial;
         self.coverage = coverage;
@@ -195,7 +199,7 @@ impl Index {
         self.build_skeleton();
     }
 
-    /// Records that all feeds have been listed. From now on an absent name does not exist.
+    /// Records that all feeds have been listed. From now on, absent names may be denied.
     pub fn mark_complete(&mut self) {
         self.completeness = Completeness::Complete;
         self.rebuild();
@@ -233,8 +237,8 @@ impl Index {
         *self.lists.entry(feed).or_default() += 1;
     }
 
-    /// Records that a feed's list has ended. Removes objects that the feed reported before this
-    /// list and not during it.
+    /// Records that a feed's list has ended. Removes the objects that the feed reported before this
+    /// list but not in it.
     pub fn end_list(&mut self, feed: Feed) {
         let list = self.current_list(feed);
         let is_gone =
@@ -317,6 +321,7 @@ impl Index {
                         let names = index.slices_of.entry(service).or_default();
                         let name = &stored.object.key.name;
                         let at = names.partition_point(|other| other < name);
+                        // Most Services have one slice, so spare capacity would waste memory.
                         names.reserve_exact(1);
                         names.insert(at, name.clone());
                     }
@@ -386,7 +391,7 @@ impl Index {
         }
     }
 
-    /// Replaces all objects by these, as one list of each kind.
+    /// Replaces all stored objects with these, as if each feed had listed its kind once.
     pub fn replace_objects(&mut self, objects: Objects) {
         let Objects {
             namespaces,
@@ -438,7 +443,7 @@ impl Index {
         self.end_list(feed);
     }
 
-    /// The keys of a namespace's Services, including Services that only slices name.
+    /// The keys of a namespace's Services, including Services that don't exist but have slices.
     fn keys_in(&self, namespace: &str) -> BTreeSet<ObjectKey> {
         let start = ObjectKey::first_in(namespace);
         let services = self.services.range(start.clone()..).map(|(key, _)| key);

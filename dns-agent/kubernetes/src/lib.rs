@@ -1,8 +1,8 @@
 //! Turns Kubernetes objects into DNS names and records ([`zerohop_zone::ZoneData`]).
 //!
-//! An [`Index`] stores objects, and its [`View`] computes records from the objects. This crate also
-//! reads CoreDNS's configuration ([`Conclusions`]), and decides which pods may query DNS
-//! ([`Facts`]). All code is pure and synchronous. No code sends requests to an API server.
+//! An [`Index`] stores objects, and its [`View`] computes records from them. This crate also reads
+//! CoreDNS's configuration ([`Conclusions`]) and decides which pods the agent may answer
+//! ([`Facts`]). All code is synchronous and does no I/O.
 
 #![forbid(unsafe_code)]
 

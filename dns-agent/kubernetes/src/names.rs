@@ -36,6 +36,7 @@ pub struct View<'a> {
 
 /// The names of one Service in one cluster domain.
 struct CachedService {
+    /// The index of the cluster domain.
     domain: usize,
     service: ObjectKey,
     names: Rc<Subtree>,
@@ -56,7 +57,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether a name is inside an authoritative zone, and not its apex.
+    /// Whether a name is below the apex of a zone.
     pub(super) fn is_inside(&self, name: &Name) -> bool {
         let mut zones = self.zones().iter();
         zones.any(|zone| zone.name != *name && name.is_at_or_below(&zone.name))
@@ -76,7 +77,7 @@ impl<'a> View<'a> {
         self.pointer_targets(address, domain, PointerSource::ClusterIp)
     }
 
-    /// The names that Services give to an address.
+    /// The names that Services give to an address, limited to one source of the address.
     fn pointer_targets(
         &self,
         address: IpAddr,
@@ -105,7 +106,7 @@ impl<'a> View<'a> {
             .map(|(_, key)| &**key)
     }
 
-    /// The entry of a name that objects make.
+    /// The entry of a name if objects make the name.
     fn object_entry(&self, name: &Name) -> Option<Arc<NameEntry>> {
         let domains = self.index.skeleton.domains.iter().enumerate();
         for (at, domain) in domains {
@@ -122,6 +123,7 @@ impl<'a> View<'a> {
         self.reverse_entry(name)
     }
 
+    /// The entry of a name below `svc`. `at` is the index of `domain`.
     fn service_entry(
         &self,
         name: &Name,
@@ -147,7 +149,7 @@ impl<'a> View<'a> {
         self.service_names(key, at, domain)?.get(name).cloned()
     }
 
-    /// Computes the names of a Service, and caches them for the next query.
+    /// Computes the names of a Service, and caches them for the next call.
     fn service_names(
         &self,
         service: ObjectKey,
@@ -214,6 +216,7 @@ impl<'a> View<'a> {
         builder.build_below(&owner).remove(&owner)
     }
 
+    /// Whether an address from `first` to `last` has a PTR record.
     fn has_pointer(&self, first: IpAddr, last: IpAddr) -> bool {
         let after = self.index.pointers.range((first, first_key())..);
         after
@@ -224,8 +227,8 @@ impl<'a> View<'a> {
             })
     }
 
-    /// The targets of an address's PTR records: only the first Service with this ClusterIP. If no
-    /// Service has it, every endpoint with this address.
+    /// The targets of an address's PTR records. If Services have this ClusterIP, the name of the
+    /// first one; otherwise the names of all endpoints with this address.
     fn targets_of_address(&self, address: IpAddr) -> PointerTargets {
         let Some(domain) = self.index.skeleton.domains.first() else {
             return PointerTargets::Known(BTreeSet::new());
@@ -244,8 +247,8 @@ impl<'a> View<'a> {
         PointerTargets::Known(endpoints.collect())
     }
 
-    /// The entry of a name of the zone skeleton. An entry without data doesn't hide the computed
-    /// names of its parent.
+    /// The entry of a name of the zone skeleton. If `entry` has no data, and the parent has
+    /// computed names, the name gets the computed data.
     fn skeleton_entry(&self, name: &Name, entry: Arc<NameEntry>) -> Arc<NameEntry> {
         if !entry.is_bare() {
             return entry;
@@ -253,7 +256,7 @@ impl<'a> View<'a> {
         match name.parent().and_then(|parent| self.entry(&parent)) {
             Some(parent) if parent.has_computed_names() => {
                 let like = |other: &Name| self.entry(other).map(|entry| (*entry).clone());
-                Arc::new(parent.computed_names().child(name, like))
+                Arc::new(parent.computed_names().child_entry(name, like))
             }
             _ => entry,
         }
@@ -283,6 +286,7 @@ impl<'a> View<'a> {
                     );
                     return self.has_zonal_names() && has_surplus_labels;
                 }
+                // More labels than `<dashed-ip>.<namespace>`.
                 name.is_at_or_below(pod) && name.labels().count() > pod.labels().count() + 2
             })
     }
@@ -367,7 +371,7 @@ impl ZoneData for View<'_> {
     }
 
     fn is_delegated(&self, name: &Name) -> bool {
-        // Names of the settings are delegated even outside every zone.
+        // The names in the settings are delegated even if they are in no zone.
         let mut passed = self
             .index
             .settings()
@@ -437,7 +441,7 @@ pub(super) fn build_subtree(
     };
     let mut builder = ModelBuilder::new(0);
     builder.extend(contribution.records);
-    for (name, below) in contribution.below {
+    for (name, below) in contribution.computed_names {
         builder.set_computed_names(name, below);
     }
     for (name, rtype) in contribution.passed_types {
@@ -454,9 +458,9 @@ pub(super) fn pod_label(address: IpAddr) -> String {
     address.to_string().replace(['.', ':'], "-")
 }
 
-/// The entry of `count` Pods with one address. Several Pods share an address in their node's
-/// network. If a Pod is being deleted, the name is delegated: CoreDNS answers it only if it has
-/// seen the Pod before, which can't be known here.
+/// The entry of the Pods with one address. Several Pods have the same address if they use their
+/// node's network. If one of them is being deleted, the name is delegated: CoreDNS answers the name
+/// only if CoreDNS saw the Pod before the deletion began, which Zerohop can't know.
 fn build_pod_entry(name: &Name, address: IpAddr, count: PodCount, ttl: u32) -> NameEntry {
     let mut builder = ModelBuilder::new(0);
     if count.terminating > 0 {
@@ -480,8 +484,8 @@ fn build_pod_entry(name: &Name, address: IpAddr, count: PodCount, ttl: u32) -> N
         .unwrap_or_default()
 }
 
-/// The labels of `name` below `above`, from right to left. `None` if a label isn't UTF-8, so that
-/// it can't come from an object.
+/// The labels of `name` below `above`, from right to left. `None` if a label isn't UTF-8, because
+/// no object makes such a name.
 fn labels_below<'n>(name: &'n Name, above: &Name) -> Option<Vec<&'n str>> {
     let count = name.labels().count() - above.labels().count();
     let labels = name.labels().take(count);
@@ -507,7 +511,7 @@ impl ZoneDataOwner for Index {
     }
 }
 
-/// Builds a stored model of all objects. An invalid object is left out and returned as a problem.
+/// Builds a [`Model`] of all objects. An invalid object is left out and returned as a problem.
 /// `serial` is the serial of all zones: the Unix time of the last change.
 pub fn build_model(
     objects: &Objects,

@@ -1,9 +1,10 @@
 //! NodeLocal DNSCache (github.com/kubernetes/dns, `cmd/node-cache`): pods in their node's network
-//! that answer DNS in front of CoreDNS. In this code, such a pod is a *node cache*.
+//! that answer DNS in front of CoreDNS. In this code, such a pod is a *node cache*. Its program is
+//! `node-cache`.
 //!
-//! A node cache is detected by the flag `-localip` in a container's command, because its pods and
-//! ConfigMaps may have any name. It generates its Corefile from a template in a ConfigMap and from
-//! the ConfigMap of kube-dns.
+//! Zerohop detects a node cache by the flag `-localip` in a container's command, because its pods
+//! and ConfigMaps may have any name. A node cache usually generates its Corefile from a template in
+//! a ConfigMap and from the ConfigMap of kube-dns.
 
 mod command_flags;
 mod mounts;
@@ -28,10 +29,10 @@ const UPSTREAM_SERVERS: &str = "__PILLAR__UPSTREAM__SERVERS__";
 const LOCAL_DNS: &str = "__PILLAR__LOCAL__DNS__";
 const DNS_SERVER: &str = "__PILLAR__DNS__SERVER__";
 
-/// The longest Corefile, in bytes: as long as a ConfigMap may be.
+/// The longest Corefile that Zerohop reads, in bytes: the size limit of a ConfigMap.
 const MAX_COREFILE_LENGTH: usize = 1 << 20;
 
-/// The texts of a ConfigMap by key.
+/// The values of a ConfigMap by key.
 pub type ConfigMapData = BTreeMap<String, String>;
 
 /// A pod of NodeLocal DNSCache.
@@ -39,7 +40,7 @@ pub type ConfigMapData = BTreeMap<String, String>;
 pub struct NodeCache {
     /// The addresses at which the node cache answers.
     pub addresses: CacheAddresses,
-    /// Where the configuration of the node cache is. `Err`: that is unknown, and why.
+    /// Where the configuration of the node cache is. `Err`: why that is unknown, as a clause.
     pub config: Result<CacheConfig, String>,
 }
 
@@ -73,7 +74,7 @@ enum CorefileSource {
     /// The node cache generates the Corefile.
     Generated {
         template: ConfigMapEntry,
-        /// The ConfigMap with stub domains and upstream servers.
+        /// The ConfigMap with stub domains and upstream servers. `None` if none is mounted.
         kube_dns: Option<ObjectKey>,
     },
 }
@@ -97,7 +98,7 @@ pub enum ReloadMode {
 }
 
 impl NodeCache {
-    /// Finds the node cache in a Pod that has not ended.
+    /// Reads a Pod of NodeLocal DNSCache. `None` if the Pod has ended, or isn't a node cache.
     #[must_use]
     pub fn find_in_pod(pod: &core::Pod) -> Option<NodeCache> {
         let spec = pod.spec.as_ref()?;
@@ -119,7 +120,8 @@ impl NodeCache {
         })
     }
 
-    /// A pod that may be a node cache at any address.
+    /// A pod that may be a node cache at any address. `reason` says why its configuration is
+    /// unknown, as a clause.
     #[must_use]
     pub fn unreadable(reason: &str) -> NodeCache {
         NodeCache {
@@ -187,22 +189,24 @@ impl CacheConfig {
     /// ConfigMap that doesn't exist. The placeholder for the cluster's DNS stays in the text.
     ///
     /// # Errors
-    /// If the Corefile can't be determined; the error is the reason.
+    /// If the ConfigMap of the Corefile or of its template doesn't exist or lacks the key, if
+    /// node-cache may refuse the ConfigMap of kube-dns, or if the Corefile is longer than 1 MiB.
+    /// The error is the reason, as a clause.
     pub fn corefile_text(
         &self,
         maps: &BTreeMap<ObjectKey, Option<ConfigMapData>>,
     ) -> Result<String, String> {
         let data = |key: &ObjectKey| maps.get(key).and_then(Option::as_ref);
-        let of_entry = |ConfigMapEntry { map, key }: &ConfigMapEntry| {
+        let entry_text = |ConfigMapEntry { map, key }: &ConfigMapEntry| {
             let data = data(map).ok_or_else(|| format!("there is no ConfigMap {map}"))?;
             let text = data.get(key);
             text.ok_or_else(|| format!("ConfigMap {map} has no {key}"))
         };
         let text = match &self.corefile {
-            CorefileSource::Verbatim(entry) => of_entry(entry)?.clone(),
+            CorefileSource::Verbatim(entry) => entry_text(entry)?.clone(),
             CorefileSource::Generated { template, kube_dns } => {
                 let kube_dns = kube_dns.as_ref().and_then(data);
-                self.generate_corefile(of_entry(template)?, kube_dns)?
+                self.generate_corefile(entry_text(template)?, kube_dns)?
             }
         };
         if text.len() <= MAX_COREFILE_LENGTH {
@@ -214,6 +218,8 @@ impl CacheConfig {
         }
     }
 
+    /// Finds the configuration of a node cache by its flags and mounts. `Err` holds the reason as a
+    /// clause.
     fn from_command(
         command: &CommandFlags<'_>,
         local_ip: &str,
@@ -222,19 +228,19 @@ impl CacheConfig {
     ) -> Result<CacheConfig, String> {
         let mounts = Mounts::new(container, pod);
         let flag = |name: &str, default: &'static str| match command.value(name) {
-            Some(text) if text.contains("$(") => Err(format!("-{name} holds a variable")),
+            Some(text) if text.contains("$(") => Err(format!("-{name} contains a variable")),
             Some(text) => Ok(text.to_owned()),
             None => Ok(default.to_owned()),
         };
         let conf = flag("conf", "")?;
         let base = flag("basecorefile", "/etc/coredns/Corefile.base")?;
         let kube_dns = flag("kubednscm", "/etc/kube-dns")?;
-        let mut reload_mode = if command.has("reloadwithsignal") {
+        let mut reload_mode = if command.is_set("reloadwithsignal") {
             ReloadMode::BySignal
         } else {
             ReloadMode::ByPlugin
         };
-        let mut entry = |file: FileLocation| match file {
+        let mut config_map_entry = |file: FileLocation| match file {
             FileLocation::ConfigMap {
                 map,
                 key,
@@ -248,16 +254,18 @@ impl CacheConfig {
             FileLocation::Writable => Err("its Corefile is not in a ConfigMap".to_owned()),
             FileLocation::Unknown(reason) => Err(reason),
         };
+        // node-cache generates its Corefile, and writes it to the path `-conf`. If that is a file
+        // of a ConfigMap, node-cache can't write it, and runs with the file as it is.
         let corefile = match mounts.locate_file(&conf) {
             FileLocation::Writable => CorefileSource::Generated {
-                template: entry(mounts.locate_file(&base))?,
+                template: config_map_entry(mounts.locate_file(&base))?,
                 kube_dns: mounts.find_config_map(&kube_dns)?,
             },
-            file => CorefileSource::Verbatim(entry(file)?),
+            file => CorefileSource::Verbatim(config_map_entry(file)?),
         };
         let upstream_service = flag("upstreamsvc", "kube-dns")?;
-        // node-cache reads the address from the variable that the kubelet sets for the Service
-        // (`cmd/node-cache/app/cache_app.go`). A variable of the container overrides it.
+        // node-cache reads the Service's address from a variable that the kubelet sets
+        // (`cmd/node-cache/app/cache_app.go`). The container's own variables override it.
         let address = format!(
             "{}_SERVICE_HOST",
             upstream_service.to_uppercase().replace('-', "_")
@@ -265,7 +273,7 @@ impl CacheConfig {
         let mut variables = container.env.iter().flatten();
         if variables.any(|variable| variable.name == address) {
             return Err(format!(
-                "the variable {address} sets the server to which it forwards queries"
+                "the variable {address} sets the server to which the node cache forwards queries"
             ));
         }
         Ok(CacheConfig {
@@ -308,7 +316,7 @@ impl CacheConfig {
     }
 }
 
-/// Whether a word is the placeholder for the Service to which a node cache forwards queries for the
+/// Whether a word is the placeholder for the Service that receives the node cache's queries for the
 /// cluster's names.
 #[must_use]
 pub(super) fn is_cluster_dns_placeholder(word: &str) -> bool {

@@ -1,4 +1,4 @@
-//! All known objects of the kinds that make records.
+//! A set of Kubernetes objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::objects::{EndpointSlice, Namespace, ObjectKey, Pod, Service, ServiceKind};
 use super::policy::{Fact, Facts};
 
-/// All known objects of the kinds that make records.
+/// The objects that make records, and the facts for the client policy.
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
     /// The names of the Namespaces.
@@ -19,8 +19,8 @@ pub struct Objects {
     pub endpoint_slices: BTreeMap<ObjectKey, EndpointSlice>,
     /// The Pods.
     pub pods: BTreeMap<ObjectKey, Pod>,
-    /// Whether `namespaces` lists every Namespace that exists. If no Namespace object was ever
-    /// inserted, every namespace counts as existing.
+    /// Whether `namespaces` lists every Namespace that exists. If false, every namespace counts as
+    /// existing. Inserting or removing a Namespace sets it to true.
     pub namespaces_known: bool,
     /// The facts for the client policy.
     pub facts: Box<Facts>,
@@ -88,9 +88,9 @@ impl Objects {
         }
     }
 
-    /// Marks headless Services without an EndpointSlice, so that their names are delegated. Call
-    /// this after a source of files was read to its end. Objects from the API need no mark because
-    /// the API has the slices of every Service.
+    /// Marks headless Services without an EndpointSlice, so that their names are delegated to
+    /// CoreDNS. Call this after all manifest files have been read. Objects from the API need no
+    /// mark, because the API has the slices of every Service.
     pub fn mark_services_without_slices(&mut self) {
         let slices = self.endpoint_slices.values();
         let with_slices: BTreeSet<ObjectKey> =
@@ -102,8 +102,9 @@ impl Objects {
         }
     }
 
-    /// Removes the object with the same kind and key as this one. After a Namespace is removed,
-    /// `namespaces_known` stays true, so no other namespace comes into existence by its absence.
+    /// Removes the object with the same kind and key as this one. Removing a Namespace sets
+    /// `namespaces_known`, so that removing the last one doesn't make every namespace exist. Facts
+    /// are never removed.
     pub fn remove(&mut self, object: &Object) {
         match object {
             Object::Namespace(namespace) => {

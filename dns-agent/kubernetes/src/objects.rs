@@ -5,8 +5,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Identifies an object among those of its kind. Keys are stored in every index, so their strings
-/// are shared.
+/// Identifies an object among all objects of its kind. Many structures store the same key, so the
+/// strings are shared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
     /// The object's namespace; empty for a Namespace.
@@ -40,11 +40,12 @@ pub enum ServiceKind {
     ClusterIp(Box<[IpAddr]>),
     /// The addresses of the Service's endpoints.
     Headless,
-    /// The addresses of endpoints that the source lacks. The names are delegated to CoreDNS.
+    /// The addresses of endpoints, but the manifest files have no EndpointSlice for the Service.
+    /// The names are delegated to CoreDNS.
     HeadlessWithoutSlices,
     /// Another domain name.
     ExternalName(Box<str>),
-    /// The object can't be read. The names are delegated to CoreDNS, which may read the object.
+    /// The object can't be read. The names are delegated to CoreDNS, which may be able to read it.
     Unreadable,
 }
 
@@ -53,24 +54,24 @@ pub enum ServiceKind {
 pub struct EndpointSlice {
     /// Namespace and name of the slice.
     pub key: ObjectKey,
-    /// The name of the Service, in the same namespace. A slice without the label
-    /// `kubernetes.io/service-name` belongs to no Service.
+    /// The name of the Service, in the same namespace. `None` if the slice has no label
+    /// `kubernetes.io/service-name`.
     pub service: Option<Arc<str>>,
     /// The addresses of the ready endpoints.
     pub endpoints: Box<[Endpoint]>,
-    /// Whether all endpoints could be read as CoreDNS reads them.
+    /// Whether Zerohop and CoreDNS read the slice alike.
     pub readability: SliceReadability,
     /// The ports of every endpoint.
     pub ports: Arc<[Port]>,
 }
 
-/// Whether a slice could be read as CoreDNS reads it.
+/// Whether Zerohop and CoreDNS read a slice alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SliceReadability {
-    /// Every address is understood as CoreDNS understands it.
+    /// Zerohop and CoreDNS read every address alike.
     #[default]
     Plain,
-    /// CoreDNS takes some addresses for domain names, or for different addresses than Zerohop.
+    /// CoreDNS reads some address as a domain name, or as another address than Zerohop does.
     Nonstandard,
     /// The slice can't be read. The endpoints' names are delegated to CoreDNS.
     Unreadable,
@@ -85,7 +86,7 @@ pub struct Endpoint {
     pub hostname: Option<Box<str>>,
     /// The name of the endpoint's target, usually a Pod.
     pub pod: Option<Box<str>>,
-    /// The endpoint's topology zone.
+    /// The endpoint's topology zone, in lower case.
     pub zone: Option<Arc<str>>,
 }
 
@@ -96,7 +97,7 @@ pub struct Port {
     pub name: Option<Box<str>>,
     /// The protocol in lower case: `tcp`, `udp` or `sctp`.
     pub protocol: Cow<'static, str>,
-    /// The port's number. `None`: all ports, or no port at all.
+    /// The port's number. `None` if the slice gives no number; such a port makes no SRV record.
     pub number: Option<u16>,
 }
 
@@ -107,15 +108,15 @@ pub struct Pod {
     pub key: ObjectKey,
     /// The Pod's addresses. Empty after the Pod has ended.
     pub addresses: Vec<IpAddr>,
-    /// Whether the Pod is being deleted. A CoreDNS that has seen the Pod before answers for it
-    /// until it is gone.
+    /// Whether the Pod is being deleted. A CoreDNS server that stored the Pod earlier answers its
+    /// name until the Pod is gone; other CoreDNS servers don't.
     pub is_terminating: bool,
 }
 
-/// A problem with a field of an object.
+/// A problem with a field of an object, or with a setting.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// The kind of the object.
+    /// The kind of the object, such as `Service`, or of the setting, such as `cluster domain`.
     pub kind: &'static str,
     /// The object's namespace; empty for a kind without namespaces.
     pub namespace: String,
@@ -132,7 +133,7 @@ pub struct Problem {
 pub type ObjectError = Problem;
 
 impl ObjectKey {
-    /// Builds a key of a namespace and a name.
+    /// The key with this namespace and name.
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> ObjectKey {
         ObjectKey {
             namespace: namespace.into(),
@@ -169,7 +170,7 @@ impl Service {
 }
 
 impl ServiceKind {
-    /// Whether the target of the Service's name is unknown, so that no name of it may be denied.
+    /// Whether the Service's addresses are unknown, so that none of its names may be denied.
     pub fn is_undetermined(&self) -> bool {
         match self {
             ServiceKind::Unreadable | ServiceKind::HeadlessWithoutSlices => true,

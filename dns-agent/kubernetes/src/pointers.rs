@@ -19,16 +19,17 @@ pub(super) struct Pointer {
     pub(super) source: PointerSource,
 }
 
-/// Where the Service has the address.
+/// Where the address of a pointer comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum PointerSource {
     ClusterIp,
     Endpoint,
-    /// An endpoint with nonstandard names, which are delegated to CoreDNS.
+    /// An endpoint of a nonstandard slice. Its names are delegated to CoreDNS.
     Nonstandard,
 }
 
-/// The pointers of a Service's addresses. `service` is `None` if only slices exist.
+/// The pointers of a Service's addresses. `service` is `None` if only slices exist. `name` is the
+/// name of the Service.
 pub(super) fn service_pointers(
     service: Option<&Service>,
     slices: &[&EndpointSlice],
@@ -38,7 +39,7 @@ pub(super) fn service_pointers(
     selected_pointers(|_| true, service, slices, name, settings)
 }
 
-/// The pointers of the addresses of a Service that satisfy `is_selected`.
+/// The pointers of a Service's addresses, limited to addresses for which `is_selected` is true.
 pub(super) fn selected_pointers(
     is_selected: impl Fn(IpAddr) -> bool,
     service: Option<&Service>,
@@ -52,6 +53,7 @@ pub(super) fn selected_pointers(
     };
     let slices = match settings.endpoint_scope {
         EndpointScope::All => slices,
+        // PTR records of endpoints are delegated to CoreDNS.
         EndpointScope::Headless => &[],
     };
     let cluster_ips = cluster_ips
@@ -81,13 +83,15 @@ pub(super) fn selected_pointers(
     cluster_ips.chain(endpoints).collect()
 }
 
-/// Whether the names of a slice's endpoints are delegated to CoreDNS: CoreDNS reads an address
-/// differently, or an endpoint is named after a target whose name is not a lower-case label.
+/// Whether the names of a slice's endpoints are delegated to CoreDNS, because CoreDNS reads an
+/// address differently or names an endpoint after a target that is not a lower-case label.
 pub(super) fn is_nonstandard(slice: &EndpointSlice, settings: &ZoneSettings) -> bool {
     let is_in_label = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let is_label = |pod: &str| pod.len() > MAX_LABEL || pod.bytes().all(is_in_label);
+    // Zerohop and CoreDNS both ignore a name that is too long for a label.
+    let is_standard = |pod: &str| pod.len() > MAX_LABEL || pod.bytes().all(is_in_label);
     let has_nonstandard_name = |endpoint: &Endpoint| {
-        endpoint.hostname.is_none() && endpoint.pod.as_deref().is_some_and(|pod| !is_label(pod))
+        let pod = endpoint.pod.as_deref();
+        endpoint.hostname.is_none() && pod.is_some_and(|pod| !is_standard(pod))
     };
     settings.nonstandard_endpoints == NonstandardEndpoints::Passed
         && (slice.readability != SliceReadability::Plain
@@ -95,8 +99,9 @@ pub(super) fn is_nonstandard(slice: &EndpointSlice, settings: &ZoneSettings) -> 
                 && slice.endpoints.iter().any(has_nonstandard_name))
 }
 
-/// The name of an endpoint below its Service. The label is the host name if there is one; else the
-/// target's name if the settings ask for it and it is a valid label; else the dashed address.
+/// The name of an endpoint below `service`. The label is the host name if the endpoint has one;
+/// else, with [`EndpointNames::Pod`], the target's name if it is a valid label; else the dashed
+/// address. Fails with a reason if the host name is not a label, or if the name would be too long.
 pub(super) fn endpoint_name(
     endpoint: &Endpoint,
     service: &Name,

@@ -23,12 +23,12 @@ pub struct Provenance<'a> {
 /// Where a record came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// These objects. The record would be absent without the first object, or without all of the
-    /// other objects.
+    /// The objects that make the record: a Service and the EndpointSlices that list the endpoint,
+    /// one or more Pods, or a Namespace.
     Objects(Vec<ObjectRef>),
-    /// The operator's settings. The record exists without any object.
+    /// The operator's settings. No object is needed for the record.
     Settings,
-    /// No origin was found because the objects have changed since the record was made.
+    /// No object makes the record, for example because objects have changed since it was made.
     Unknown,
 }
 
@@ -106,12 +106,12 @@ impl<'a> Provenance<'a> {
             .iter()
             .filter_map(|split| match split.labels.as_slice() {
                 [b"svc" | b"pod", namespace, ..] if !self.exposes_label(namespace) => {
-                    Some(self.why_hidden(&text(namespace)))
+                    Some(self.why_namespace_is_hidden(&text(namespace)))
                 }
                 [b"svc", namespace, service, below @ ..] => {
-                    Some(self.why_no_service(&key(namespace, service), below, rtype))
+                    Some(self.why_service_lacks_record(&key(namespace, service), below, rtype))
                 }
-                [b"pod", _, label] => Some(self.why_no_pod(label)),
+                [b"pod", _, label] => Some(self.why_pod_lacks_record(label)),
                 _ => None,
             })
             .collect();
@@ -151,8 +151,10 @@ impl<'a> Provenance<'a> {
         };
         let all = contribute_service(service, &slices, &split.svc, self.settings);
         let owner = stored_owner(&all, &record.owner);
-        let is_it = |other: &Record| other.owner == *owner && is_same(&other.data, &record.data);
-        self.contributing_objects(split, |given| given.records.iter().any(is_it))
+        let is_the_record = |other: &Record| {
+            other.owner == *owner && is_equal_except_weight(&other.data, &record.data)
+        };
+        self.contributing_objects(split, |made| made.records.iter().any(is_the_record))
     }
 
     fn target_objects(
@@ -163,14 +165,15 @@ impl<'a> Provenance<'a> {
     ) -> Vec<ObjectRef> {
         match record.data {
             Rdata::Ptr(_) => self.pointer_objects(split, target, record),
-            _ => self.contributing_objects(split, |given| {
-                given.records.iter().any(|other| other.owner == *target)
+            _ => self.contributing_objects(split, |made| {
+                made.records.iter().any(|other| other.owner == *target)
             }),
         }
     }
 
-    /// A PTR record comes from a Service without slices, or from slices. Slices make it even if
-    /// their Service is absent or not answered.
+    /// The objects that make a PTR record. For a ClusterIP, only the Service. For an endpoint, the
+    /// Service and the slices; slices make PTR records even if their Service is absent or not
+    /// exposed.
     fn pointer_objects(
         &self,
         split: &SplitName<'_>,
@@ -182,9 +185,9 @@ impl<'a> Provenance<'a> {
         };
         let key = key(namespace, service);
         let service = self.index.service(&key);
-        let gives = |slices: &[&EndpointSlice]| {
-            let given = contribute_pointers(&key, service, slices, &split.svc, self.settings);
-            given.pointers.iter().any(|pointer| {
+        let makes_record = |slices: &[&EndpointSlice]| {
+            let made = contribute_pointers(&key, service, slices, &split.svc, self.settings);
+            made.pointers.iter().any(|pointer| {
                 pointer.target == *target && reverse_name(pointer.address) == record.owner
             })
         };
@@ -192,41 +195,47 @@ impl<'a> Provenance<'a> {
             .map(|_| ObjectRef::new("Service", &key))
             .into_iter()
             .collect();
-        if gives(&[]) {
+        if makes_record(&[]) {
             return objects;
         }
         let slices = self.index.slices_of(&key).into_iter();
-        let slices = slices.filter(|slice| gives(&[slice]));
+        let slices = slices.filter(|slice| makes_record(&[slice]));
         objects.extend(slices.map(|slice| ObjectRef::new("EndpointSlice", &slice.key)));
         objects
     }
 
-    /// Only the Service, if its contribution without slices satisfies `gives`. Otherwise the
-    /// Service, and each slice for which the contribution of Service and slice satisfies `gives`.
+    /// The objects that make a record. `has_record` tests whether a contribution has the record.
+    /// If the Service makes the record without slices, only the Service is returned; otherwise, the
+    /// Service and each slice with which it makes the record. Empty if the record isn't made.
     fn contributing_objects(
         &self,
         split: &SplitName<'_>,
-        gives: impl Fn(&Contribution) -> bool,
+        has_record: impl Fn(&Contribution) -> bool,
     ) -> Vec<ObjectRef> {
         let Some((service, slices)) = self.service(split) else {
             return Vec::new();
         };
-        let with = |slices: &[&EndpointSlice]| {
-            contribute_service(service, slices, &split.svc, self.settings)
+        let makes_record = |slices: &[&EndpointSlice]| {
+            has_record(&contribute_service(
+                service,
+                slices,
+                &split.svc,
+                self.settings,
+            ))
         };
-        let itself = ObjectRef::new("Service", &service.key);
-        if gives(&with(&[])) {
-            return vec![itself];
+        let service_ref = ObjectRef::new("Service", &service.key);
+        if makes_record(&[]) {
+            return vec![service_ref];
         }
         let slices: Vec<_> = slices
             .iter()
-            .filter(|slice| gives(&with(&[slice])))
+            .filter(|slice| makes_record(&[slice]))
             .map(|slice| ObjectRef::new("EndpointSlice", &slice.key))
             .collect();
         if slices.is_empty() {
             return Vec::new();
         }
-        [vec![itself], slices].concat()
+        [vec![service_ref], slices].concat()
     }
 
     fn pod_origin(&self, namespace: &[u8], label: &[u8]) -> Origin {
@@ -256,7 +265,7 @@ impl<'a> Provenance<'a> {
         self.index.any_namespace() || self.index.exposes(&text(namespace))
     }
 
-    fn why_hidden(&self, namespace: &str) -> String {
+    fn why_namespace_is_hidden(&self, namespace: &str) -> String {
         if self.index.knows_namespaces() && !self.index.has_namespace(namespace) {
             return format!(
                 "there is no Namespace {namespace}, or --namespace-labels doesn't select it"
@@ -265,60 +274,65 @@ impl<'a> Provenance<'a> {
         format!("the namespace {namespace} is not exposed: --namespace does not list it")
     }
 
-    fn why_no_service(&self, key: &ObjectKey, below: &[&[u8]], rtype: Rtype) -> String {
+    fn why_service_lacks_record(&self, key: &ObjectKey, below: &[&[u8]], rtype: Rtype) -> String {
         let ObjectKey { namespace, name } = key;
         let Some(service) = self.index.service(key) else {
             return format!(
                 "there is no Service {namespace}/{name}, or --labels doesn't select it"
             );
         };
-        let it = format!("Service {namespace}/{name}");
+        let subject = format!("Service {namespace}/{name}");
         let slices = self.index.slices_of(key).into_iter();
         let ready: usize = slices.map(|slice| slice.endpoints.len()).sum();
-        let lacks = match rtype {
+        let missing = match rtype {
             Rtype::A => "an IPv4 address".to_owned(),
             Rtype::AAAA => "an IPv6 address".to_owned(),
             Rtype::SRV => "a port".to_owned(),
             _ => format!("a {rtype} record"),
         };
         match (&service.kind, below) {
-            (ServiceKind::ExternalName(target), []) => format!("{it} is an alias of {target}"),
+            (ServiceKind::ExternalName(target), []) => format!("{subject} is an alias of {target}"),
             (ServiceKind::ExternalName(target), _) => {
-                format!("{it} is an alias of {target}, so it has no names below it")
+                format!("{subject} is an alias of {target}, so no names exist below it")
             }
             (ServiceKind::ClusterIp(addresses), _) if addresses.is_empty() => {
-                format!("{it} has no address yet")
+                format!("{subject} has no address yet, so CoreDNS answers its names")
             }
-            (ServiceKind::HeadlessWithoutSlices, _) => {
-                format!("{it} is headless, and the files have no EndpointSlice for it")
-            }
+            (ServiceKind::HeadlessWithoutSlices, _) => format!(
+                "{subject} is headless, and the files have no EndpointSlice for it, so CoreDNS \
+                 answers its names"
+            ),
             (ServiceKind::ClusterIp(_), _)
                 if ready == 0 && self.settings.empty_services == EmptyServices::Ignored =>
             {
-                format!("{it} has no ready endpoint (--ignore-empty-service)")
+                format!("{subject} has no ready endpoint (--ignore-empty-service)")
             }
-            (ServiceKind::Unreadable, _) => format!("{it} can't be read"),
-            (ServiceKind::Headless, _) if self.index.is_uncovered(service) => {
-                format!("{it} is headless, and not all of its EndpointSlices are watched yet")
+            (ServiceKind::Unreadable, _) => {
+                format!("{subject} can't be read, so CoreDNS answers its names")
             }
-            (ServiceKind::ClusterIp(_), []) => format!("{it} does not have {lacks}"),
+            (ServiceKind::Headless, _) if self.index.is_uncovered(service) => format!(
+                "{subject} is headless, and not all of its EndpointSlices are watched yet, so \
+                 CoreDNS answers its names"
+            ),
+            (ServiceKind::ClusterIp(_), []) => format!("{subject} does not have {missing}"),
             (ServiceKind::Headless, []) if ready == 0 => {
-                format!("{it} is headless, and none of its endpoints is ready")
+                format!("{subject} is headless, and none of its endpoints is ready")
             }
-            (ServiceKind::Headless, []) => {
-                format!("{it} is headless, and none of its {ready} ready endpoints has {lacks}")
-            }
+            (ServiceKind::Headless, []) => format!(
+                "{subject} is headless, and none of its {ready} ready endpoints has {missing}"
+            ),
             (_, [protocol @ (b"tcp" | b"udp" | b"sctp"), ..]) => format!(
                 "labels of ports and protocols start with an underscore: _{}",
                 text(protocol)
             ),
             _ => format!(
-                "{it} exists with {ready} ready endpoints, but no port or endpoint has this name and {lacks}"
+                "{subject} exists with {ready} ready endpoints, but none of its ports or \
+                 endpoints has this name and {missing}"
             ),
         }
     }
 
-    fn why_no_pod(&self, label: &[u8]) -> String {
+    fn why_pod_lacks_record(&self, label: &[u8]) -> String {
         let label_text = text(label);
         match (self.settings.pods, undashed(label)) {
             (PodMode::Disabled, _) => "names of pods are not answered (--pods disabled)".to_owned(),
@@ -345,7 +359,7 @@ impl ObjectRef {
     }
 }
 
-/// As in `Service shop/web`.
+/// Writes `Service shop/web`, or `Namespace shop` for a kind without namespaces.
 impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ObjectRef {
@@ -360,11 +374,13 @@ impl fmt::Display for ObjectRef {
     }
 }
 
-/// The name under which the records of `owner` are stored. It differs from `owner` if `owner` is a
-/// computed name.
-fn stored_owner<'a>(given: &'a Contribution, owner: &Name) -> Cow<'a, Name> {
-    let is_stored = given.records.iter().any(|record| record.owner == *owner);
-    let computed = given.below.iter().find_map(|(name, below)| match below {
+/// The name under which `contribution` has the records of `owner`. It differs from `owner` if
+/// `owner` is a computed name.
+fn stored_owner<'a>(contribution: &'a Contribution, owner: &Name) -> Cow<'a, Name> {
+    let mut records = contribution.records.iter();
+    let is_stored = records.any(|record| record.owner == *owner);
+    let mut below = contribution.computed_names.iter();
+    let computed = below.find_map(|(name, below)| match below {
         ComputedNames::Like(other) if owner.parent().as_ref() == Some(name) => Some(other),
         _ => None,
     });
@@ -375,8 +391,8 @@ fn stored_owner<'a>(given: &'a Contribution, owner: &Name) -> Cow<'a, Name> {
 }
 
 /// Whether the records are equal apart from the weight of SRV records. The weight depends on the
-/// number of records, so one slice alone yields another weight.
-fn is_same(a: &Rdata, b: &Rdata) -> bool {
+/// number of records, so it differs if only one of several slices contributes.
+fn is_equal_except_weight(a: &Rdata, b: &Rdata) -> bool {
     match (a, b) {
         (Rdata::Srv(a), Rdata::Srv(b)) => a.port == b.port && a.target == b.target,
         _ => a == b,
@@ -387,7 +403,7 @@ fn key(namespace: &[u8], name: &[u8]) -> ObjectKey {
     ObjectKey::new(text(namespace), text(name))
 }
 
-/// A label as text. Names of objects are ASCII.
+/// A label as text. Invalid UTF-8 is replaced; no object's name contains it.
 fn text(label: &[u8]) -> String {
     String::from_utf8_lossy(label).into_owned()
 }

@@ -1,35 +1,19 @@
 //! Label selectors, which choose objects by their labels.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use kube_core::labels::{self, Expression, SelectorExt as _};
 
 /// An object's labels.
 pub type Labels = BTreeMap<String, String>;
 
-/// Conditions on an object's labels, all of which must hold. The default has no condition and
-/// selects every object.
+/// Conditions on an object's labels. A selector selects the objects for which all conditions hold.
+/// The default has no conditions and selects every object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selector(Vec<Requirement>);
-
-/// A condition on one label.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Requirement {
-    key: String,
-    operator: Operator,
-}
-
-/// The condition on a label's value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Operator {
-    Exists,
-    DoesNotExist,
-    In(Vec<String>),
-    /// Also holds if the label is absent.
-    NotIn(Vec<String>),
-}
+pub struct Selector(Vec<Expression>);
 
 /// Why a text is not a selector, as a sentence for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,67 +22,54 @@ pub struct SelectorError(String);
 impl Selector {
     /// Whether all conditions hold for these labels.
     pub fn matches(&self, labels: &Labels) -> bool {
-        self.0.iter().all(|requirement| requirement.holds(labels))
+        self.0.iter().all(|expression| expression.matches(labels))
     }
 
-    /// Whether all conditions hold for every object that has at least these labels.
+    /// Whether the selector matches every object that has these labels, whatever other labels the
+    /// object has.
     pub(super) fn matches_at_least(&self, labels: &Labels) -> bool {
-        let mut requirements = self.0.iter();
-        requirements
-            .all(|requirement| labels.contains_key(&requirement.key) && requirement.holds(labels))
+        let has_label = |expression| labels.contains_key(key(expression));
+        self.0.iter().all(has_label) && self.matches(labels)
     }
 
-    /// Whether every condition is about the label `key`.
-    pub(super) fn is_only_about(&self, key: &str) -> bool {
-        self.0.iter().all(|requirement| requirement.key == key)
+    /// Whether every condition is about the label `name`.
+    pub(super) fn is_only_about(&self, name: &str) -> bool {
+        self.0.iter().all(|expression| key(expression) == name)
     }
 
     /// Converts a selector from the API's form.
     ///
     /// # Errors
-    /// Returns the reason if a condition has an unknown operator.
+    /// Returns the reason if a condition has an unknown operator, or lacks the values that its
+    /// operator needs.
     pub(super) fn from_api(selector: LabelSelector) -> Result<Selector, String> {
         let labels = selector.match_labels.unwrap_or_default().into_iter();
-        let labels = labels.map(|(key, value)| {
-            let operator = Operator::In(vec![value]);
-            Ok(Requirement { key, operator })
-        });
-        let expressions = selector.match_expressions.unwrap_or_default().into_iter();
-        let requirements = labels.chain(expressions.map(Requirement::from_api));
-        Ok(Selector(requirements.collect::<Result<_, _>>()?))
+        let labels = labels.map(|(key, value)| Ok(Expression::Equal(key, value)));
+        let requirements = selector.match_expressions.unwrap_or_default().into_iter();
+        let expressions = labels.chain(requirements.map(expression_from_api));
+        Ok(Selector(expressions.collect::<Result<_, _>>()?))
     }
 }
 
-impl Requirement {
-    fn from_api(requirement: LabelSelectorRequirement) -> Result<Requirement, String> {
-        let LabelSelectorRequirement {
-            key,
-            operator,
-            values,
-        } = requirement;
-        let values = values.unwrap_or_default();
-        let operator = match operator.as_str() {
-            "In" => Operator::In(values),
-            "NotIn" => Operator::NotIn(values),
-            "Exists" => Operator::Exists,
-            "DoesNotExist" => Operator::DoesNotExist,
-            other => {
-                return Err(format!(
-                    "{other:?} is not an operator: use In, NotIn, Exists or DoesNotExist"
-                ));
-            }
-        };
-        Ok(Requirement { key, operator })
-    }
+fn expression_from_api(requirement: LabelSelectorRequirement) -> Result<Expression, String> {
+    let (key, operator) = (requirement.key.clone(), requirement.operator.clone());
+    requirement.try_into().map_err(|_| {
+        format!(
+            "{operator:?} for the label {key:?} is not an operator, or has no values: use In or \
+             NotIn with values, or Exists or DoesNotExist"
+        )
+    })
+}
 
-    fn holds(&self, labels: &Labels) -> bool {
-        let value = labels.get(&self.key);
-        match &self.operator {
-            Operator::Exists => value.is_some(),
-            Operator::DoesNotExist => value.is_none(),
-            Operator::In(values) => value.is_some_and(|value| values.contains(value)),
-            Operator::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
-        }
+/// The label that a condition is about.
+fn key(expression: &Expression) -> &String {
+    match expression {
+        Expression::Exists(key)
+        | Expression::DoesNotExist(key)
+        | Expression::Equal(key, _)
+        | Expression::NotEqual(key, _)
+        | Expression::In(key, _)
+        | Expression::NotIn(key, _) => key,
     }
 }
 
@@ -108,14 +79,14 @@ impl FromStr for Selector {
     type Err = SelectorError;
 
     fn from_str(text: &str) -> Result<Selector, SelectorError> {
-        let mut reader = SelectorParser { text, rest: text };
-        let mut requirements = vec![reader.parse_requirement()?];
-        while reader.accept(",") {
-            requirements.push(reader.parse_requirement()?);
+        let mut parser = SelectorParser { text, rest: text };
+        let mut expressions = vec![parser.parse_expression()?];
+        while parser.accept(",") {
+            expressions.push(parser.parse_expression()?);
         }
-        match reader.rest.trim_start() {
-            "" => Ok(Selector(requirements)),
-            _ => Err(reader.expected("a comma or the end")),
+        match parser.rest.trim_start() {
+            "" => Ok(Selector(expressions)),
+            _ => Err(parser.missing("a comma or the end")),
         }
     }
 }
@@ -124,29 +95,7 @@ impl FromStr for Selector {
 /// parses. A selector without conditions becomes the empty string.
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, requirement) in self.0.iter().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            write!(f, "{comma}{requirement}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Requirement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Requirement { key, operator } = self;
-        match operator {
-            Operator::Exists => write!(f, "{key}"),
-            Operator::DoesNotExist => write!(f, "!{key}"),
-            Operator::In(values) => match values.as_slice() {
-                [value] => write!(f, "{key}={value}"),
-                values => write!(f, "{key} in ({})", values.join(",")),
-            },
-            Operator::NotIn(values) => match values.as_slice() {
-                [value] => write!(f, "{key}!={value}"),
-                values => write!(f, "{key} notin ({})", values.join(",")),
-            },
-        }
+        labels::Selector::from_iter(self.0.iter().cloned()).fmt(f)
     }
 }
 
@@ -165,51 +114,47 @@ struct SelectorParser<'a> {
 }
 
 impl<'a> SelectorParser<'a> {
-    fn parse_requirement(&mut self) -> Result<Requirement, SelectorError> {
+    fn parse_expression(&mut self) -> Result<Expression, SelectorError> {
         if self.accept("!") {
-            let key = self.parse_key()?;
-            let operator = Operator::DoesNotExist;
-            return Ok(Requirement { key, operator });
+            return Ok(Expression::DoesNotExist(self.parse_key()?));
         }
         let key = self.parse_key()?;
-        let operator = if self.accept("!=") {
-            Operator::NotIn(vec![self.parse_value()?])
-        } else if self.accept("==") || self.accept("=") {
-            Operator::In(vec![self.parse_value()?])
-        } else {
-            match self.parse_word() {
-                "" => Operator::Exists,
-                "in" => Operator::In(self.parse_values()?),
-                "notin" => Operator::NotIn(self.parse_values()?),
-                other => {
-                    let reason =
-                        format!("{other:?} is not an operator: use =, ==, !=, in or notin");
-                    return Err(self.error(&reason));
-                }
+        if self.accept("!=") {
+            return Ok(Expression::NotEqual(key, self.parse_value()?));
+        }
+        if self.accept("==") || self.accept("=") {
+            return Ok(Expression::Equal(key, self.parse_value()?));
+        }
+        match self.parse_word() {
+            "" => Ok(Expression::Exists(key)),
+            "in" => Ok(Expression::In(key, self.parse_values()?)),
+            "notin" => Ok(Expression::NotIn(key, self.parse_values()?)),
+            other => {
+                let reason = format!("{other:?} is not an operator: use =, ==, !=, in or notin");
+                Err(self.error(&reason))
             }
-        };
-        Ok(Requirement { key, operator })
+        }
     }
 
-    fn parse_values(&mut self) -> Result<Vec<String>, SelectorError> {
+    fn parse_values(&mut self) -> Result<BTreeSet<String>, SelectorError> {
         if !self.accept("(") {
-            return Err(self.expected("a list of values in parentheses"));
+            return Err(self.missing("a list of values in parentheses"));
         }
-        let mut values = vec![self.parse_value()?];
+        let mut values = BTreeSet::from([self.parse_value()?]);
         while self.accept(",") {
-            values.push(self.parse_value()?);
+            values.insert(self.parse_value()?);
         }
         if !self.accept(")") {
-            return Err(self.expected("a comma or a closing parenthesis"));
+            return Err(self.missing("a comma or a closing parenthesis"));
         }
         Ok(values)
     }
 
-    /// A label's key: a name of up to 63 bytes, with an optional domain and slash before it.
+    /// Reads a label's key: a name of up to 63 bytes, with an optional domain and slash before it.
     fn parse_key(&mut self) -> Result<String, SelectorError> {
         let key = self.parse_word();
         if key.is_empty() {
-            return Err(self.expected("a label key"));
+            return Err(self.missing("a label key"));
         }
         let (domain, name) = match key.split_once('/') {
             None => (None, key),
@@ -224,7 +169,7 @@ impl<'a> SelectorParser<'a> {
         Ok(key.to_owned())
     }
 
-    /// A label's value, which may be empty.
+    /// Reads a label's value, which may be empty.
     fn parse_value(&mut self) -> Result<String, SelectorError> {
         let value = self.parse_word();
         if !value.is_empty() && !is_name(value) {
@@ -236,7 +181,7 @@ impl<'a> SelectorParser<'a> {
         Ok(value.to_owned())
     }
 
-    /// The text up to white space or one of `,()=!`.
+    /// Reads the text up to white space or one of `,()=!`.
     fn parse_word(&mut self) -> &'a str {
         let start = self.rest.trim_start();
         let is_end = |c: char| c.is_whitespace() || ",()=!".contains(c);
@@ -245,6 +190,7 @@ impl<'a> SelectorParser<'a> {
         word
     }
 
+    /// Skips `sign` if it comes next, after any white space. Returns whether it does.
     fn accept(&mut self, sign: &str) -> bool {
         let Some(rest) = self.rest.trim_start().strip_prefix(sign) else {
             return false;
@@ -253,10 +199,10 @@ impl<'a> SelectorParser<'a> {
         true
     }
 
-    fn expected(&self, what: &str) -> SelectorError {
+    fn missing(&self, element: &str) -> SelectorError {
         match self.rest.trim_start() {
-            "" => self.error(&format!("{what} is missing at the end")),
-            rest => self.error(&format!("{what} is missing before {rest:?}")),
+            "" => self.error(&format!("{element} is missing at the end")),
+            rest => self.error(&format!("{element} is missing before {rest:?}")),
         }
     }
 
@@ -268,6 +214,7 @@ impl<'a> SelectorParser<'a> {
     }
 }
 
+/// Whether a text can be a label's value, or the name in a label's key.
 fn is_name(text: &str) -> bool {
     let bytes = text.as_bytes();
     let is_inner = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
@@ -277,6 +224,7 @@ fn is_name(text: &str) -> bool {
         && bytes.iter().all(is_inner)
 }
 
+/// Whether a text can be the domain in a label's key.
 fn is_domain(text: &str) -> bool {
     let is_label = |label: &str| {
         let is_outer = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();

@@ -1,20 +1,20 @@
-//! Selectors for the objects that make records.
+//! The label selectors of the command line, for the objects that make records.
 
 use super::object_set::Object;
 use super::selector::{Labels, Selector};
 
-/// Selectors for the objects that make records.
+/// Selects the objects that make records by their labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selectors {
-    /// The Namespaces that are exposed.
+    /// `--namespace-labels`: the Namespaces that are exposed.
     pub namespaces: Selector,
-    /// The Services, EndpointSlices and Pods that make records.
+    /// `--labels`: the Services, EndpointSlices and Pods that make records.
     pub objects: Selector,
 }
 
 impl Selectors {
-    /// Whether an object with these labels makes records.
-    pub fn select(&self, object: &Object, labels: &Labels) -> bool {
+    /// Whether an object with these labels is selected. A fact for the client policy always is.
+    pub fn selects(&self, object: &Object, labels: &Labels) -> bool {
         match object {
             Object::Namespace(_) => self.namespaces.matches(labels),
             Object::Service(_) | Object::EndpointSlice(_) | Object::Pod(_) => {

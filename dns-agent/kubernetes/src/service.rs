@@ -1,4 +1,4 @@
-//! The records of one Service.
+//! Computes the names and records of one Service.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,14 +24,15 @@ pub(super) struct Contribution {
     /// Records at and below the Service's name.
     pub(super) records: Vec<Record>,
     /// Names with computed names below them.
-    pub(super) below: Vec<(Name, ComputedNames)>,
-    /// Names delegated to CoreDNS.
+    pub(super) computed_names: Vec<(Name, ComputedNames)>,
+    /// Names at which queries pass for types without data, and for absent names one label below
+    /// (`ModelBuilder::delegate_remainder`).
     pub(super) delegated: Vec<Name>,
-    /// Names with a type whose queries pass to CoreDNS.
+    /// Names and types for which queries pass.
     pub(super) passed_types: Vec<(Name, Rtype)>,
     /// Candidates for PTR records. Which of them become records depends on all Services together.
     pub(super) pointers: Vec<Pointer>,
-    /// Parts of the objects that were left out, with the reason.
+    /// Parts of the objects that make no records, with the reason.
     pub(super) problems: Vec<Problem>,
 }
 
@@ -54,9 +55,9 @@ struct AddressPort<'a> {
     zone: Option<&'a str>,
 }
 
-/// Makes the records of `service` and of the endpoints in its `slices`, below the name `svc`, which
-/// is `svc.<zone>`. The records depend only on these arguments, so a change of a Service is handled
-/// by another call of this function.
+/// Computes the names and records of `service` and the endpoints in its `slices`. `svc` is the name
+/// `svc.<zone>`. The result depends only on these arguments, so comparing the results before and
+/// after a change of an object shows which names differ.
 pub(super) fn contribute_service(
     service: &Service,
     slices: &[&EndpointSlice],
@@ -81,11 +82,11 @@ pub(super) fn contribute_service(
             let reason = match kind {
                 ServiceKind::ClusterIp(_) => {
                     "the Service has no address yet, so CoreDNS answers its names; \
-                     a manifest must state the address"
+                     if the Service is in a file, state its address there"
                 }
                 ServiceKind::HeadlessWithoutSlices => {
-                    "the Service is headless and the files have no EndpointSlice for it, so CoreDNS \
-                     answers its names; add its EndpointSlices to the files"
+                    "the Service is headless and the files have no EndpointSlice for it, so \
+                     CoreDNS answers its names; add its EndpointSlices to the files"
                 }
                 _ => return out,
             };
@@ -131,7 +132,7 @@ pub(super) fn contribute_service(
     } else {
         addresses
             .iter()
-            .flat_map(|address| pairs(*address, Some(name), &service.ports, None))
+            .flat_map(|address| pair_with_ports(*address, Some(name), &service.ports, None))
             .collect()
     };
 
@@ -149,7 +150,8 @@ pub(super) fn contribute_service(
         out.pass_partial_srv(is_headless.then_some(name), &endpoints);
     }
     if !knows_endpoints {
-        out.below.push((name.clone(), ComputedNames::Unknown));
+        out.computed_names
+            .push((name.clone(), ComputedNames::Unknown));
     }
     if is_headless
         && settings.zonal_names == ZonalNames::Answered
@@ -167,8 +169,8 @@ pub(super) fn contribute_service(
     out
 }
 
-/// Makes only the pointers of a Service whose names are not answered. CoreDNS makes pointers also
-/// for Services that it doesn't answer, and for slices without checking that their Service exists.
+/// Computes only the pointers of a Service, because the Service's own names are not answered.
+/// CoreDNS makes PTR records even for such a Service, and for slices without a Service.
 pub(super) fn contribute_pointers(
     key: &ObjectKey,
     service: Option<&Service>,
@@ -198,7 +200,7 @@ impl Contribution {
     fn add_addresses(&mut self, owner: &Name, pairs: &[AddressPort<'_>], settings: &ZoneSettings) {
         let ttl = settings.ttl;
         let weight = weight(pairs.len());
-        // CoreDNS answers with a target that doesn't exist.
+        // CoreDNS makes SRV records for nameless addresses too, with a target that doesn't exist.
         let has_nameless = pairs.iter().any(|pair| pair.target.is_none());
         if has_nameless && settings.nonstandard_endpoints == NonstandardEndpoints::Passed {
             self.passed_types.push((owner.clone(), Rtype::SRV));
@@ -217,16 +219,16 @@ impl Contribution {
         }
     }
 
-    /// Makes SRV queries pass if endpoints share a host name and only some of them have a port
-    /// number. CoreDNS makes no SRV record for an endpoint without a port number, so it leaves out
-    /// that endpoint's address; records alone can't tell the addresses of one host apart. `service`
-    /// is the Service's name if that name has the endpoints' addresses; it passes too.
+    /// Makes SRV queries for a host name pass if only some of its addresses have a port number.
+    /// CoreDNS leaves the other addresses out of the additional section, but the host's records
+    /// don't show which ones. If `service` is given, it names a headless Service, and SRV queries
+    /// for it pass too.
     fn pass_partial_srv(&mut self, service: Option<&Name>, pairs: &[AddressPort<'_>]) {
         for (target, pairs) in group_by(pairs, |pair| pair.target) {
             let numbered = pairs.iter().filter(|pair| pair.port.number.is_some());
-            let served: BTreeSet<IpAddr> = numbered.map(|pair| pair.address).collect();
-            let is_served = |pair: &AddressPort<'_>| served.contains(&pair.address);
-            if !served.is_empty() && !pairs.iter().all(is_served) {
+            let with_port: BTreeSet<IpAddr> = numbered.map(|pair| pair.address).collect();
+            let has_port = |pair: &AddressPort<'_>| with_port.contains(&pair.address);
+            if !with_port.is_empty() && !pairs.iter().all(has_port) {
                 let names = service.into_iter().chain([target]);
                 self.passed_types
                     .extend(names.map(|name| (name.clone(), Rtype::SRV)));
@@ -234,9 +236,10 @@ impl Contribution {
         }
     }
 
-    /// Adds the names by topology zone. `<zone>.pin._zone.<service>` and
-    /// `<zone>.prefer._zone.<service>` have the endpoints of that topology zone. For an unknown
-    /// zone, the name below `pin` is empty and the name below `prefer` has all endpoints.
+    /// Adds the names for topology zones. `<topology zone>.pin._zone.<service>` and
+    /// `<topology zone>.prefer._zone.<service>` have the endpoints of that topology zone. For any
+    /// other label, the name below `pin` has no data, and the name below `prefer` has all
+    /// endpoints.
     fn add_zonal_names(
         &mut self,
         name: &Name,
@@ -247,7 +250,7 @@ impl Contribution {
         let pin = label_below(&anchor, "pin")?;
         let prefer = label_below(&anchor, "prefer")?;
         for (zone, pairs) in group_by(pairs, |pair| pair.zone) {
-            // A topology zone may be several labels. A zone that isn't valid labels gets no name.
+            // A topology zone may have several labels. If one is invalid, the zone gets no name.
             let below = |name: &Name| {
                 let mut labels = zone.rsplit('.');
                 labels.try_fold(name.clone(), |name, label| label_below(&name, label))
@@ -258,8 +261,9 @@ impl Contribution {
             self.add_addresses(&pin, &pairs, settings);
             self.add_addresses(&prefer, &pairs, settings);
         }
-        self.below.push((pin, ComputedNames::Empty));
-        self.below.push((prefer, ComputedNames::Like(name.clone())));
+        self.computed_names.push((pin, ComputedNames::Empty));
+        self.computed_names
+            .push((prefer, ComputedNames::Like(name.clone())));
         Ok(())
     }
 
@@ -281,8 +285,8 @@ impl Contribution {
         Ok(())
     }
 
-    /// Delegates nonstandard names of ports to CoreDNS. CoreDNS answers them also without
-    /// underscores, and takes `_` for any port and any protocol.
+    /// Delegates nonstandard names of ports to CoreDNS. CoreDNS also answers names of ports without
+    /// underscores, and accepts `_` for any port and any protocol.
     fn delegate_port_names(
         &mut self,
         name: &Name,
@@ -291,6 +295,7 @@ impl Contribution {
         for protocol in protocols {
             self.delegated
                 .push(label_below(name, &format!("_{protocol}"))?);
+            // An address without ports has an empty protocol.
             if !protocol.is_empty() {
                 self.delegated.push(label_below(name, protocol)?);
             }
@@ -324,11 +329,11 @@ impl Contribution {
 
 impl ListedAddress<'_> {
     fn pairs(&self) -> impl Iterator<Item = AddressPort<'_>> {
-        pairs(self.address, self.name.as_ref(), self.ports, self.zone)
+        pair_with_ports(self.address, self.name.as_ref(), self.ports, self.zone)
     }
 }
 
-/// The weight of each of `count` SRV records.
+/// The weight of each of `count` SRV records (docs/naming.md, rule 1.6).
 pub(super) fn weight(count: usize) -> u16 {
     match count {
         0..=1 => 100,
@@ -339,7 +344,7 @@ pub(super) fn weight(count: usize) -> u16 {
 
 /// Pairs the address with each port. Without ports, it is paired once with a port that has neither
 /// name nor number.
-fn pairs<'a>(
+fn pair_with_ports<'a>(
     address: IpAddr,
     target: Option<&'a Name>,
     ports: &'a [Port],
@@ -362,7 +367,7 @@ fn pairs<'a>(
     })
 }
 
-/// The protocols of the ports of all slices. If a slice can't be read, all protocols.
+/// The protocols of the ports of all slices. All protocols if a slice can't be read.
 fn protocols<'a>(slices: &[&'a EndpointSlice]) -> BTreeSet<&'a str> {
     if slices
         .iter()
@@ -374,7 +379,8 @@ fn protocols<'a>(slices: &[&'a EndpointSlice]) -> BTreeSet<&'a str> {
     ports.map(|port| &*port.protocol).collect()
 }
 
-/// Whether no endpoint is ready. Nonstandard endpoints count as ready, as in CoreDNS.
+/// Whether no endpoint is ready. A nonstandard or unreadable slice counts as having a ready
+/// endpoint, because CoreDNS may see one.
 fn has_no_ready_endpoint(slices: &[&EndpointSlice]) -> bool {
     slices
         .iter()
@@ -382,7 +388,7 @@ fn has_no_ready_endpoint(slices: &[&EndpointSlice]) -> bool {
 }
 
 /// The ready addresses of all slices, with their names below `service`. An endpoint with an invalid
-/// label is still an address of the Service; the label is added to `problems`.
+/// label is still an address of the Service; the label is reported in `problems`.
 fn list_addresses<'a>(
     slices: &[&'a EndpointSlice],
     service: &Name,
@@ -424,6 +430,7 @@ fn group_by_port<'a>(
     })
 }
 
+/// Groups pairs by their key. Pairs without a key are left out.
 fn group_by<'a, K: Ord>(
     pairs: &[AddressPort<'a>],
     key: impl Fn(&AddressPort<'a>) -> Option<K>,

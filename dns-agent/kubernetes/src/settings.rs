@@ -1,4 +1,4 @@
-//! Settings of the zones.
+//! Settings of the answered zones.
 
 use std::net::IpAddr;
 
@@ -9,12 +9,13 @@ use zerohop_zone::Name;
 /// The TTL of `dns-version.<zone>` in CoreDNS, in seconds.
 pub(super) const VERSION_TTL: u32 = 28800;
 
-/// The operator's settings of the zones.
+/// Which zones are answered, and how. The settings come from the operator and from CoreDNS's
+/// Corefile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ZoneSettings {
-    /// The cluster domains. Each domain has all names. PTR records point into the first domain.
+    /// The cluster domains. Every domain has the same names. PTR records point into the first one.
     pub cluster_domains: Vec<Name>,
-    /// The networks for whose reverse zones the agent is authoritative.
+    /// Networks. The agent is authoritative for their reverse zones.
     pub reverse: Vec<IpNet>,
     /// The TTL of records, in seconds.
     pub ttl: u32,
@@ -22,11 +23,11 @@ pub struct ZoneSettings {
     pub version_ttl: u32,
     /// How names of pods are answered.
     pub pods: PodMode,
-    /// The exposed namespaces. Empty means all.
+    /// The namespaces whose names are answered. Empty: all.
     pub namespaces: Vec<String>,
-    /// How Services without a ready endpoint are answered.
+    /// How Services with a ClusterIP, but without a ready endpoint, are answered.
     pub empty_services: EmptyServices,
-    /// Names inside the zones that are delegated to other software, with all names below them.
+    /// Names inside the zones that are delegated to CoreDNS, with all names below them.
     pub passed: Vec<Name>,
     /// The label of an endpoint without a host name.
     pub endpoint_names: EndpointNames,
@@ -64,8 +65,9 @@ pub enum ZonalNames {
     Answered,
 }
 
-/// How names are answered whose objects CoreDNS reads differently: endpoints that are domain names
-/// or addresses in an unusual spelling, and nonstandard reverse names of IPv6 addresses.
+/// How names are answered if CoreDNS may interpret them differently. These names come from
+/// endpoints that are domain names, from addresses in an unusual spelling, and from nonstandard
+/// reverse names of IPv6 addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NonstandardEndpoints {
     /// Valid addresses are answered, and all other endpoints are ignored.
@@ -76,11 +78,11 @@ pub enum NonstandardEndpoints {
 }
 
 /// How queries are answered where CoreDNS deviates from the standards. CoreDNS answers NXDOMAIN
-/// for an empty non-terminal (RFC 8020). CoreDNS ignores labels in front of a Pod's label, and
-/// missing underscores in the labels of ports.
+/// for an empty non-terminal (against RFC 8020). It ignores labels in front of a Pod's label, and
+/// accepts the labels of ports without underscores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Deviations {
-    /// As the standards require.
+    /// The queries are answered as the standards require.
     #[default]
     Answered,
     /// The queries pass to CoreDNS.
@@ -113,9 +115,9 @@ pub enum EndpointScope {
 pub enum KnownPods {
     /// All nodes. An unknown address belongs to no Pod.
     #[default]
-    All,
+    AllNodes,
     /// Some nodes. An unknown address may belong to a Pod of another node.
-    Some,
+    SomeNodes,
 }
 
 /// How `<dashed-ip>.<namespace>.pod.<zone>` is answered.
@@ -150,7 +152,7 @@ pub enum EmptyServices {
     Ignored,
 }
 
-/// The defaults of the command line.
+/// The defaults of the command line for an agent that reads manifests.
 impl Default for ZoneSettings {
     fn default() -> ZoneSettings {
         ZoneSettings {

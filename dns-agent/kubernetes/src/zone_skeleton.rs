@@ -1,5 +1,5 @@
-//! The zone skeleton: names that exist without any Service or Pod. These are the zones, their name
-//! servers, and the parents `svc` and `pod` of all object names.
+//! The zone skeleton: the names that exist without any object. These are the apexes, the name
+//! servers, `dns-version`, and `svc` and `pod`, which are above the names of all objects.
 
 use std::collections::BTreeSet;
 
@@ -17,12 +17,12 @@ use super::settings::{
 /// The version of the Kubernetes DNS specification, published at `dns-version.<zone>`.
 const DNS_VERSION: &[u8] = b"1.1.0";
 
-/// The names that exist because of the settings, without any object.
+/// The names that exist without any object, because of the settings.
 #[derive(Debug)]
 pub(super) struct ZoneSkeleton {
     pub(super) model: Model,
     pub(super) domains: Vec<ClusterDomain>,
-    /// Invalid settings, which are left out.
+    /// Problems with settings. These settings are ignored.
     pub(super) problems: Vec<Problem>,
 }
 
@@ -44,43 +44,49 @@ pub(super) struct SkeletonInputs {
     pub(super) all_namespaces_exist: bool,
     /// Whether all feeds have been listed once.
     pub(super) complete: bool,
-    /// Whether some objects can't be read, so that addresses may have further names.
+    /// Whether some objects can't be read or have unknown addresses, so that any reverse name may
+    /// exist.
     pub(super) has_unreadable: bool,
-    /// For each cluster domain, the names of the Services that clients use as DNS servers.
+    /// For each valid cluster domain, the names of the Services that clients use as DNS servers.
     pub(super) servers: Vec<BTreeSet<Name>>,
 }
 
 impl ZoneSkeleton {
-    pub(super) fn new(settings: &ZoneSettings, known: &SkeletonInputs) -> ZoneSkeleton {
-        let mut builder = ModelBuilder::new(known.serial);
+    pub(super) fn new(settings: &ZoneSettings, inputs: &SkeletonInputs) -> ZoneSkeleton {
+        let mut builder = ModelBuilder::new(inputs.serial);
         let mut problems = Vec::new();
         let mut domains = Vec::new();
-        for (index, name) in settings.cluster_domains.iter().enumerate() {
+        for name in &settings.cluster_domains {
             match add_domain(&mut builder, name, settings) {
                 Ok(domain) => {
-                    let servers = known.servers.get(index);
+                    let servers = inputs.servers.get(domains.len());
                     add_name_servers(&mut builder, &domain, servers, settings);
-                    if known.all_namespaces_exist {
+                    if inputs.all_namespaces_exist {
                         add_all_namespaces(&mut builder, &domain, settings);
                     }
                     domains.push(domain);
                 }
-                Err(error) => problems.push(setting("cluster domain", name.to_string(), error)),
+                Err(error) => {
+                    problems.push(setting_problem("cluster domain", name.to_string(), error));
+                }
             }
         }
         for network in &settings.reverse {
             if let Err(error) = add_reverse(&mut builder, *network, settings) {
-                problems.push(setting("reverse network", network.to_string(), error));
+                problems.push(setting_problem(
+                    "reverse network",
+                    network.to_string(),
+                    error,
+                ));
             }
         }
         for name in &settings.passed {
             builder.delegate(name.clone());
         }
-        // With `Headless`, only CoreDNS knows the endpoints' pointers.
+        // With `Headless`, only CoreDNS knows the PTR records of endpoints.
         let lacks_pointers =
-            settings.endpoint_scope == EndpointScope::Headless || known.has_unreadable;
-        // CoreDNS answers a name with further labels in front of an IPv6 address with the
-        // address's pointer.
+            settings.endpoint_scope == EndpointScope::Headless || inputs.has_unreadable;
+        // CoreDNS ignores additional labels in front of an IPv6 address's reverse name.
         let passes_ipv6 = settings.nonstandard_endpoints == NonstandardEndpoints::Passed;
         builder.set_absent_names(|name| {
             if settings.fallthrough_zones.contains(name)
@@ -88,7 +94,7 @@ impl ZoneSkeleton {
                 || passes_ipv6 && is_ipv6(name)
             {
                 AbsentNames::Passed
-            } else if !known.complete {
+            } else if !inputs.complete {
                 AbsentNames::NotYetKnown
             } else if settings.deviations == Deviations::Passed {
                 AbsentNames::DeniedExceptSoa
@@ -120,7 +126,8 @@ impl ClusterDomain {
         })
     }
 
-    /// The names that exist because of a namespace: below `svc` and below `pod`.
+    /// The names of a namespace: the one below `svc`, then the one below `pod`. Fails with a reason
+    /// if the namespace is not a label, or if a name would be too long.
     pub(super) fn namespace_names(&self, namespace: &str) -> Result<[Name; 2], String> {
         Ok([
             label_below(&self.svc, namespace)?,
@@ -134,13 +141,14 @@ pub(super) fn computed_pod_names(settings: &ZoneSettings) -> Option<ComputedName
     match (settings.pods, settings.known_pods) {
         (PodMode::Disabled, _) => None,
         (PodMode::Insecure, _) => Some(ComputedNames::Addresses(settings.ttl)),
-        (PodMode::Verified, KnownPods::All) => Some(ComputedNames::Nothing),
-        (PodMode::Verified, KnownPods::Some) => Some(ComputedNames::Unknown),
+        (PodMode::Verified, KnownPods::AllNodes) => Some(ComputedNames::Nothing),
+        (PodMode::Verified, KnownPods::SomeNodes) => Some(ComputedNames::Unknown),
     }
 }
 
-/// Puts a label taken from an object in front of a name. The label may hold only letters, digits,
-/// `-` and `_`; a dot would become part of the label instead of starting a new one.
+/// Puts a label taken from an object in front of a name. Fails with a reason if the label holds
+/// other bytes than letters, digits, `-` and `_`, or if the name would be too long. A dot is
+/// rejected because it would become part of the label.
 pub(super) fn label_below(name: &Name, label: &str) -> Result<Name, String> {
     if !label
         .bytes()
@@ -185,7 +193,8 @@ fn add_domain(
     name: &Name,
     settings: &ZoneSettings,
 ) -> Result<ClusterDomain, NameError> {
-    // If the names would become too long, fail before anything is added.
+    // Fails before anything is added if a name would be too long. The name server isn't known yet,
+    // so `name` takes its place.
     ClusterDomain::new(name, name.clone())?;
     let server = add_zone(builder, name, settings)?;
     let domain = ClusterDomain::new(name, server)?;
@@ -214,6 +223,7 @@ fn add_name_servers(
     }));
 }
 
+/// Makes every namespace exist, as computed names below `svc` and `pod`.
 fn add_all_namespaces(builder: &mut ModelBuilder, domain: &ClusterDomain, settings: &ZoneSettings) {
     builder.set_computed_names(domain.svc.clone(), ComputedNames::Empty);
     let pods = match settings.pods {
@@ -246,7 +256,7 @@ fn is_ipv6(zone: &Name) -> bool {
     zerohop_zone::reverse_range(zone).is_some_and(|range| range.start().is_ipv6())
 }
 
-fn setting(kind: &'static str, name: String, error: NameError) -> Problem {
+fn setting_problem(kind: &'static str, name: String, error: NameError) -> Problem {
     Problem {
         kind,
         namespace: String::new(),

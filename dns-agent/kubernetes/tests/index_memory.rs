@@ -1,53 +1,54 @@
-//! The memory that the objects of a large cluster take.
+//! Limits the memory that an index needs for the objects of a large cluster.
 //!
-//! This is a separate test program because it counts allocations.
+//! This is a separate test program because it replaces the allocator to count allocations.
 
 #![deny(unsafe_code)]
 
-#[expect(unsafe_code, reason = "it is an allocator")]
+#[expect(unsafe_code, reason = "implements a global allocator")]
 #[path = "../../tests/counting_allocator/mod.rs"]
 mod counting_allocator;
 
 use serde_json::{Value, json};
 use zerohop_kubernetes::{EndpointScope, Feed, Index, Object, ZoneSettings};
 
-/// Number of Services. Half of them are headless; each has five endpoints.
+/// Number of Services. Half of them are headless. Each Service with a slice has five endpoints.
 const SERVICES: usize = 10_000;
 
 #[test]
-fn an_index_takes_little_memory() {
-    for (endpoints, for_each_service) in
+fn an_index_needs_less_than_2_kb_for_each_service() {
+    for (endpoint_scope, bytes_for_each_service) in
         [(EndpointScope::Headless, 900), (EndpointScope::All, 1_800)]
     {
         let before = counting_allocator::bytes_in_use();
         let settings = ZoneSettings {
-            endpoint_scope: endpoints,
+            endpoint_scope,
             ..ZoneSettings::default()
         };
         let mut index = Index::new(settings, 1);
         let namespace = json!({"metadata": {"name": "shop"}});
         index.apply_object(Feed::Namespaces, namespace_of(namespace));
-        list_objects(&mut index, endpoints);
+        list_objects(&mut index, endpoint_scope);
         let bytes = counting_allocator::bytes_in_use() - before;
-        println!("{endpoints:?}: {bytes} bytes for {SERVICES} services");
-        assert!(bytes < for_each_service * SERVICES, "{bytes}");
+        println!("{endpoint_scope:?}: {bytes} bytes for {SERVICES} Services");
+        assert!(bytes < bytes_for_each_service * SERVICES, "{bytes}");
 
+        // While the objects are listed again, the index must not hold them twice.
         counting_allocator::take_peak();
-        list_objects(&mut index, endpoints);
+        list_objects(&mut index, endpoint_scope);
         let peak = counting_allocator::take_peak() - before;
-        println!("{endpoints:?}: at most {peak} bytes while all objects are listed again");
+        println!("{endpoint_scope:?}: at most {peak} bytes while all objects are listed again");
         assert!(peak < bytes * 3 / 2, "{peak}");
     }
 }
 
-/// Lists all objects into the index.
-fn list_objects(index: &mut Index, endpoints: EndpointScope) {
+/// Lists all Services and slices into the index.
+fn list_objects(index: &mut Index, endpoint_scope: EndpointScope) {
     for feed in [Feed::Services, Feed::SLICES] {
         index.begin_list(feed);
     }
     for number in 0..SERVICES {
         index.apply_object(Feed::Services, service(number));
-        if endpoints == EndpointScope::All || is_headless(number) {
+        if endpoint_scope == EndpointScope::All || is_headless(number) {
             index.apply_object(Feed::SLICES, slice(number));
         }
     }

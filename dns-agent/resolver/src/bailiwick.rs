@@ -11,8 +11,8 @@ use zerohop_zone::{Name, Rdata, Record, ZoneData};
 
 use super::response::{Records, Response};
 
-/// Upper bound on the CNAMEs of a response that are followed.
-const MAX_CHAIN_LINKS: usize = 32;
+/// Upper bound on the CNAMEs that are followed in one response.
+const MAX_RESPONSE_CNAMES: usize = 32;
 
 /// The local names: those in local zones or in the cluster's domains.
 #[derive(Clone, Copy)]
@@ -28,26 +28,26 @@ pub struct LocalNames<'a> {
 pub(super) struct RelevantRecords {
     /// The CNAMEs from the queried name on, and the data at their end.
     pub(super) answer: Vec<Record>,
-    /// SOA, NS and DS records of zones at or above the last name, and proofs of nonexistence.
+    /// SOA, NS and DS records at or above the last name, and NSEC and NSEC3 records.
     pub(super) authority: Vec<Record>,
     /// The addresses of hosts named in the other sections.
     pub(super) additional: Vec<Record>,
     /// The last name: the queried name, or the name that the CNAMEs lead to.
     pub(super) last_name: Name,
-    /// The kind of the last name.
+    /// Why the chain of CNAMEs ends at the last name.
     pub(super) chain_end: ChainEnd,
-    /// Number of records in the response that are left out.
+    /// Number of records of the response that are not in the three sections above.
     pub(super) left_out: usize,
 }
 
-/// Where the CNAME chain of a response ends.
+/// Where the chain of CNAMEs in a response ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ChainEnd {
     /// At a name that the upstream is trusted about.
     Upstream,
     /// At a local name, about which the upstream is not trusted.
     Local,
-    /// At no name, because the chain is a loop, or longer than [`MAX_CHAIN_LINKS`].
+    /// At no name, because the chain is a loop, or longer than [`MAX_RESPONSE_CNAMES`].
     Endless,
 }
 
@@ -106,18 +106,19 @@ impl Response {
 }
 
 /// Follows the CNAMEs from `queried_name` on. Returns the records of the visited names, the last
-/// name, and its kind.
+/// name, and where that name is.
 ///
-/// The cluster's DNS, when queried for a local name, is trusted about other local names too, unless
-/// the chain reaches them through a name outside. CoreDNS gives several CNAMEs to a headless
-/// Service whose endpoints are domain names.
+/// If the cluster's DNS was queried for a local name, it is trusted about other local names too,
+/// unless the chain reaches them through a name outside the cluster. CoreDNS returns several CNAMEs
+/// for a headless Service if its endpoints are domain names.
 fn follow_chain(
     answers: Vec<Record>,
     queried_name: &Name,
     qtype: Rtype,
     local_names: &LocalNames<'_>,
 ) -> (Vec<Record>, Name, ChainEnd) {
-    let follows = !matches!(qtype, Rtype::CNAME | Rtype::ANY);
+    // CNAMEs don't redirect queries of these types (RFC 1034 section 3.6.2).
+    let follows_cnames = !matches!(qtype, Rtype::CNAME | Rtype::ANY);
     let mut rest = answers;
     let mut chain = Vec::new();
     let mut seen = HashSet::from([queried_name.clone()]);
@@ -131,7 +132,9 @@ fn follow_chain(
             return (chain, name, ChainEnd::Local);
         }
         last_name = name;
+        // The records at this name, and the DNAME records above it that redirect it.
         let (here, others): (Vec<Record>, Vec<Record>) = rest.into_iter().partition(|record| {
+            // Signatures of the queried type and of a CNAME belong to the answer too.
             let has_queried_type = [Rtype::ANY, record.data.rtype()].contains(&qtype)
                 || [qtype, Rtype::CNAME].contains(&signed_type(record));
             let redirects = signed_type(record) == Rtype::DNAME
@@ -140,16 +143,16 @@ fn follow_chain(
             (record.owner == last_name && has_queried_type) || redirects
         });
         rest = others;
-        let links = here.iter().filter_map(|record| match &record.data {
-            Rdata::Cname(target) if follows && record.owner == last_name => Some(target),
+        let targets = here.iter().filter_map(|record| match &record.data {
+            Rdata::Cname(target) if follows_cnames && record.owner == last_name => Some(target),
             _ => None,
         });
-        let links = links.take(match responder {
+        let max_targets = match responder {
             Responder::ClusterDns => usize::MAX,
             Responder::Other => 1,
-        });
-        for target in links {
-            if !seen.insert(target.clone()) || seen.len() > MAX_CHAIN_LINKS {
+        };
+        for target in targets.take(max_targets) {
+            if !seen.insert(target.clone()) || seen.len() > MAX_RESPONSE_CNAMES {
                 chain.extend(here);
                 return (chain, last_name, ChainEnd::Endless);
             }
@@ -170,7 +173,7 @@ fn follow_chain(
 enum Responder {
     /// The cluster's DNS, for a local name.
     ClusterDns,
-    /// Another server, or the cluster's DNS for a name outside.
+    /// Another server, or the cluster's DNS for a name that is not local.
     Other,
 }
 
@@ -184,16 +187,17 @@ impl Responder {
     }
 }
 
-/// Keeps the authority records of the zone that contains `last_name`: SOA, NS and DS at or above
-/// it, and proofs of nonexistence (RFC 4035 section 3.1.3, RFC 5155 section 7.2) in the zone.
+/// Keeps the authority records of the zone that contains `last_name`: SOA, NS and DS records at or
+/// above the name, and NSEC and NSEC3 records in the zone (RFC 4035 section 3.1.3, RFC 5155 section
+/// 7.2).
 fn retain_zone_records(
     mut records: Vec<Record>,
     last_name: &Name,
     is_trusted: impl Fn(&Name) -> bool,
 ) -> Vec<Record> {
-    let is_above = |record: &Record| last_name.is_at_or_below(&record.owner);
+    let is_at_or_above = |record: &Record| last_name.is_at_or_below(&record.owner);
     let is_apex = |record: &&Record| {
-        matches!(record.data.rtype(), Rtype::SOA | Rtype::NS) && is_above(record)
+        matches!(record.data.rtype(), Rtype::SOA | Rtype::NS) && is_at_or_above(record)
     };
     let apexes: Vec<Name> = (records.iter().filter(is_apex))
         .map(|record| record.owner.clone())
@@ -201,7 +205,7 @@ fn retain_zone_records(
     let is_in_zone =
         |name: &Name| apexes.is_empty() || apexes.iter().any(|apex| name.is_at_or_below(apex));
     records.retain(|record| match signed_type(record) {
-        Rtype::SOA | Rtype::NS | Rtype::DS => is_above(record),
+        Rtype::SOA | Rtype::NS | Rtype::DS => is_at_or_above(record),
         Rtype::NSEC | Rtype::NSEC3 => is_trusted(&record.owner) && is_in_zone(&record.owner),
         _ => false,
     });
@@ -230,14 +234,15 @@ fn named_host(record: &Record) -> Option<Name> {
     let Rdata::Opaque(rtype, bytes) = &record.data else {
         return record.data.host().cloned();
     };
-    let before = match *rtype {
+    // The offset of the name in the data.
+    let offset = match *rtype {
         Rtype::NS => 0,
         Rtype::MX | Rtype::SVCB | Rtype::HTTPS => 2,
         Rtype::SRV => 6,
         _ => return None,
     };
-    let name = Name::from_wire_prefix(bytes.get(before..)?)?;
-    // RFC 9460 section 2.5.2: the target "." means the owner itself.
+    let name = Name::from_wire_prefix(bytes.get(offset..)?)?;
+    // In a service binding, the target "." means the owner itself (RFC 9460 section 2.5.2).
     let is_service = matches!(*rtype, Rtype::SVCB | Rtype::HTTPS);
     Some(if is_service && name == Name::root() {
         record.owner.clone()

@@ -7,14 +7,15 @@ use std::{
 };
 
 use tokio::{net::UdpSocket, sync::Mutex, time::timeout};
-use zerohop_zone::{Name, Rtype, query};
+use zerohop_zone::{Name, Rtype, build_query};
 
 /// Time limit for the reply.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A client that queries one of the resolver's addresses.
+/// Queries one of the resolver's addresses, to check that it answers.
 #[derive(Debug)]
 pub struct Canary {
+    /// The address that the server listens on. May be a wildcard address.
     listen: SocketAddr,
     /// The client's socket, or why it couldn't be opened.
     client: Result<CanaryClient, String>,
@@ -38,7 +39,7 @@ impl Canary {
         }
     }
 
-    /// The address of the queried server.
+    /// The address that the queried server listens on.
     pub fn server_address(&self) -> SocketAddr {
         self.listen
     }
@@ -57,7 +58,7 @@ impl Canary {
         let client = self.client.as_ref().map_err(String::clone)?;
         let socket = client.socket.lock().await;
         let id: u16 = rand::random();
-        let query = query(id, zone, Rtype::SOA);
+        let query = build_query(id, zone, Rtype::SOA);
         let exchange = async {
             socket.send(&query).await?;
             let mut reply = [0; 512];
@@ -71,18 +72,19 @@ impl Canary {
         };
         let exchanged: io::Result<Vec<u8>> = timeout(TIMEOUT, exchange)
             .await
-            .map_err(|_| format!("gives no reply within {TIMEOUT:?}"))?;
+            .map_err(|_| format!("sends no reply within {TIMEOUT:?}"))?;
         let reply = exchanged.map_err(|error| format!("can't be queried: {error}"))?;
         match reply.get(2..8) {
-            // QR, NOERROR, and an answer (RFC 1035 section 4.1.1).
+            // QR is set, the code is NOERROR, and ANCOUNT is 1 (RFC 1035 section 4.1.1).
             Some([flags, code, _, _, 0, 1]) if flags & 0x80 != 0 && code & 0x0f == 0 => Ok(()),
-            _ => Err(format!("gives an unexpected reply: {reply:02x?}")),
+            _ => Err(format!("sends an unexpected reply: {reply:02x?}")),
         }
     }
 }
 
 impl CanaryClient {
     fn new(listen: SocketAddr) -> io::Result<CanaryClient> {
+        // A server on the wildcard address listens on the loopback address too.
         let mut server = listen;
         if server.ip().is_unspecified() {
             server.set_ip(match server {

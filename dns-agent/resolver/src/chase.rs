@@ -1,33 +1,40 @@
 //! Turns an upstream's response into the client's answer.
 //!
-//! A failure of an upstream (no response, a response code other than NOERROR and NXDOMAIN, a
-//! referral) becomes SERVFAIL, never a negative answer. If an upstream denies the target of a local
-//! alias, the reply has the CNAMEs and a negative answer (RFC 6604, RFC 2308 section 2.1): the
-//! response code is for the last name, AA is for the first name (RFC 1035 section 4.1.1), and the
-//! SOA record is the upstream's.
+//! A forwarded query gets the upstream's response code. When the resolver follows an alias, a
+//! failure of an upstream (no response, a response code other than NOERROR and NXDOMAIN, a
+//! referral) becomes SERVFAIL, never a negative answer. If an upstream gives a negative answer for
+//! the target of a local alias, the reply has the CNAMEs and this negative answer (RFC 6604,
+//! RFC 2308 section 2.1): the response code is for the last name, AA is for the first name
+//! (RFC 1035 section 4.1.1), and the SOA record is the upstream's.
 
 use std::collections::HashSet;
 
-use domain::base::iana::{OptRcode, Rtype};
+use domain::base::{
+    Header,
+    header::Flags,
+    iana::{OptRcode, Rtype},
+};
 use zerohop_zone::{Answer, Name, Rdata, Record, render_sections};
 
 use super::{
     bailiwick::{ChainEnd, LocalNames, RelevantRecords},
-    header::{self, AUTHORITATIVE, HEADER_LEN, RECURSION_AVAILABLE, RESERVED, TRUNCATED},
     message::{Chase, QueryAction},
-    query::{Query, Transport},
+    query::{HEADER_LEN, Query, Transport},
     response::Response,
 };
 
 /// Upper bound on upstream queries for one client query.
 const MAX_UPSTREAM_QUERIES: usize = 4;
-/// Upper bound on CNAMEs in the answer section.
-const MAX_CHAIN: usize = 64;
+/// Upper bound on CNAMEs in the answer section of a reply.
+const MAX_ANSWER_CNAMES: usize = 64;
 
 impl Query {
-    /// Converts the upstream's response to the client's reply: with the client's ID and the
-    /// question in the client's casing, the resolver's OPT record, and the reserved bit clear. The
-    /// reply fits the client's limit, and records that don't belong to the question are left out.
+    /// Converts the upstream's response to the client's reply. The reply has the client's ID and
+    /// question, the resolver's OPT record, and a clear reserved bit. It fits the client's limit,
+    /// and has no records that don't belong to the question.
+    ///
+    /// If the response's CNAMEs lead to a local name, the local data continues the answer. The
+    /// reply is SERVFAIL if the response can't be parsed, or is truncated and the client uses TCP.
     pub fn relay(
         &self,
         response: &Response,
@@ -36,28 +43,35 @@ impl Query {
     ) -> QueryAction {
         // A TCP client can't retry over a transport with a larger limit.
         if response.is_truncated() && self.transport == Transport::Tcp {
-            return QueryAction::Send(self.error(OptRcode::SERVFAIL));
+            return QueryAction::Send(self.error_reply(OptRcode::SERVFAIL));
         }
         let Some(found) = response.relevant_records(&self.name, self.qtype, local_names) else {
-            return QueryAction::Send(self.error(OptRcode::SERVFAIL));
+            return QueryAction::Send(self.error_reply(OptRcode::SERVFAIL));
         };
+        let mut header = response.header();
         if found.chain_end == ChainEnd::Local && response.is_answer() {
             let chase = Chase {
                 query: self.clone(),
                 chain: found.answer,
                 target: found.last_name,
-                flags: response.flags(AUTHORITATIVE | RECURSION_AVAILABLE),
+                flags: Flags {
+                    aa: header.aa(),
+                    ra: header.ra(),
+                    ..Flags::default()
+                },
                 upstream_queries: 1,
             };
             return chase.continue_locally(local_names, rotation);
         }
-        let (rcode, flags) = (response.rcode(), response.flags(!RESERVED));
+        header.set_id(self.header.id());
+        header.set_z(false);
+        let extended_rcode = response.rcode().ext();
+        // If all records belong to the question, the message itself is relayed.
         if found.left_out == 0 {
             let mut message = response.message().to_vec();
-            message[..2].copy_from_slice(&self.id.to_be_bytes());
-            header::clear_flags(&mut message, RESERVED);
+            *Header::for_message_slice_mut(&mut message) = header;
             message[HEADER_LEN..HEADER_LEN + self.question.len()].copy_from_slice(&self.question);
-            return QueryAction::Send(self.finish_message(message, rcode.ext()));
+            return QueryAction::Send(self.finish_message(message, extended_rcode));
         }
         let RelevantRecords {
             answer,
@@ -67,7 +81,7 @@ impl Query {
         } = found;
         let records = [&answer[..], &authority, &additional];
         let sections = render_sections(&self.name, records, rotation);
-        QueryAction::Send(self.assemble(flags, rcode.ext(), &sections))
+        QueryAction::Send(self.assemble(header, extended_rcode, &sections))
     }
 }
 
@@ -78,7 +92,10 @@ impl Chase {
             query,
             chain,
             target,
-            flags: AUTHORITATIVE,
+            flags: Flags {
+                aa: true,
+                ..Flags::default()
+            },
             upstream_queries: 0,
         }
     }
@@ -114,44 +131,52 @@ impl Chase {
             ChainEnd::Upstream => {}
         }
         let rcode = response.rcode();
-        let truncated = response.flags(TRUNCATED);
+        let flags = Flags {
+            tc: response.is_truncated(),
+            ..self.flags
+        };
         if has_data {
             return match rcode {
-                OptRcode::NOERROR => self.reply_message(rcode, truncated, [&[], &[]], rotation),
+                OptRcode::NOERROR => self.reply_message(rcode, flags, [&[], &[]], rotation),
                 _ => self.servfail(),
             };
         }
         let (soa, other_records): (Vec<Record>, Vec<Record>) =
             (found.authority.into_iter()).partition(|record| record.data.rtype() == Rtype::SOA);
-        // RFC 2308 section 2.2: NS records without a SOA record are a referral, from a server that
-        // doesn't know the answer.
+        // NS records without a SOA record are a referral from a server that doesn't know the answer
+        // (RFC 2308 section 2.2).
         let is_name_server = |record: &Record| record.data.rtype() == Rtype::NS;
         if rcode == OptRcode::NOERROR && soa.is_empty() && other_records.iter().any(is_name_server)
         {
             return self.servfail();
         }
-        self.reply_message(rcode, truncated, [&soa, &[]], rotation)
+        self.reply_message(rcode, flags, [&soa, &[]], rotation)
     }
 
-    /// Continues at the target with local data.
+    /// Answers from local data for the target, or queries an upstream if the local data doesn't
+    /// decide the answer.
     fn continue_locally(mut self, local_names: &LocalNames<'_>, rotation: usize) -> QueryAction {
         let noerror = OptRcode::NOERROR;
+        let flags = self.flags;
         let zones = local_names.data.zones();
         match local_names.data.answer(&self.target, self.query.qtype) {
             Answer::Data { answer, additional } => {
                 self.chain.extend(answer);
                 if self.is_within_limits() {
-                    self.reply_message(noerror, 0, [&[], &additional], rotation)
+                    self.reply_message(noerror, flags, [&[], &additional], rotation)
                 } else {
                     self.servfail()
                 }
             }
-            Answer::NoData { zone } => {
-                self.reply_message(noerror, 0, [&[zones[zone].negative_soa()], &[]], rotation)
-            }
+            Answer::NoData { zone } => self.reply_message(
+                noerror,
+                flags,
+                [&[zones[zone].negative_soa()], &[]],
+                rotation,
+            ),
             Answer::NxDomain { zone } => {
                 let soa = zones[zone].negative_soa();
-                self.reply_message(OptRcode::NXDOMAIN, 0, [&[soa], &[]], rotation)
+                self.reply_message(OptRcode::NXDOMAIN, flags, [&[soa], &[]], rotation)
             }
             Answer::NotYetKnown => self.servfail(),
             Answer::Alias { chain, target } => {
@@ -172,22 +197,26 @@ impl Chase {
         }
     }
 
-    /// Whether the chain has at most [`MAX_CHAIN`] CNAMEs and no duplicates.
+    /// Whether the chain has at most [`MAX_ANSWER_CNAMES`] CNAMEs, and no two with the same owner,
+    /// which would be a loop.
     fn is_within_limits(&self) -> bool {
-        let is_link = |record: &&Record| matches!(record.data, Rdata::Cname(_));
-        let links: Vec<&Name> = (self.chain.iter().filter(is_link))
+        let is_cname = |record: &&Record| matches!(record.data, Rdata::Cname(_));
+        let owners: Vec<&Name> = (self.chain.iter().filter(is_cname))
             .map(|record| &record.owner)
             .collect();
-        let different: HashSet<&Name> = links.iter().copied().collect();
-        links.len() <= MAX_CHAIN && links.len() == different.len()
+        let distinct_owners: HashSet<&Name> = owners.iter().copied().collect();
+        owners.len() <= MAX_ANSWER_CNAMES && owners.len() == distinct_owners.len()
     }
 
     /// A SERVFAIL reply with the CNAMEs found so far.
     fn servfail(&self) -> QueryAction {
-        let mut links = self.chain.clone();
-        links.retain(|record| matches!(record.data, Rdata::Cname(_)));
-        let sections = render_sections(&self.query.name, [&links, &[], &[]], 0);
-        let flags = self.flags & !AUTHORITATIVE;
+        let mut cnames = self.chain.clone();
+        cnames.retain(|record| matches!(record.data, Rdata::Cname(_)));
+        let sections = render_sections(&self.query.name, [&cnames, &[], &[]], 0);
+        let flags = Flags {
+            aa: false,
+            ..self.flags
+        };
         QueryAction::Send(self.query.reply(OptRcode::SERVFAIL, flags, &sections))
     }
 
@@ -195,13 +224,12 @@ impl Chase {
     fn reply_message(
         &self,
         rcode: OptRcode,
-        truncated: u16,
+        flags: Flags,
         [authority, additional]: [&[Record]; 2],
         rotation: usize,
     ) -> QueryAction {
         let records = [&self.chain[..], authority, additional];
         let sections = render_sections(&self.query.name, records, rotation);
-        let flags = self.flags | truncated;
         QueryAction::Send(self.query.reply(rcode, flags, &sections))
     }
 }

@@ -1,19 +1,15 @@
-//! Builds messages from the header, the client's question, the sections and the OPT record, and
+//! Builds replies from the header, the client's question, the sections and the OPT record, and
 //! truncates them to the client's limit.
 
 use domain::{
-    base::{Header, ParsedName, ParsedRecord, Question, iana::OptRcode},
+    base::{
+        Header, HeaderCounts, ParsedName, ParsedRecord, Question, header::Flags, iana::OptRcode,
+    },
     dep::octseq::Parser,
 };
 use zerohop_zone::Sections;
 
-use super::{
-    header::{
-        CHECKING_DISABLED, HEADER_LEN, OPCODE, RECURSION_DESIRED, RESPONSE, TRUNCATED, header_word,
-        set_flags, set_header_word,
-    },
-    query::{Edns, Query, Transport},
-};
+use super::query::{Edns, HEADER_LEN, Query, Transport};
 
 /// The longest datagram without EDNS, in bytes (RFC 1035 section 4.2.1).
 const PLAIN_UDP_LIMIT: usize = 512;
@@ -25,36 +21,40 @@ const OPT_LEN: usize = 11;
 
 /// An error reply that consists of a header only, for a message whose question can't be parsed.
 pub(super) fn header_only(header: Header, rcode: OptRcode) -> Vec<u8> {
-    let flags = header.as_slice();
-    let flags = u16::from_be_bytes([flags[2], flags[3]]);
-    let mut message = Vec::with_capacity(HEADER_LEN);
-    message.extend_from_slice(&header.id().to_be_bytes());
-    message.extend_from_slice(&response_flags(flags, 0, rcode).to_be_bytes());
+    let header = reply_header(header, rcode, Flags::default());
+    let mut message = header.as_slice().to_vec();
     message.resize(HEADER_LEN, 0);
     message
 }
 
 impl Query {
-    /// The reply with these sections. `bits` are flags that only replies have: [`AUTHORITATIVE`],
-    /// [`TRUNCATED`], [`RECURSION_AVAILABLE`].
-    pub(super) fn reply(&self, rcode: OptRcode, bits: u16, sections: &Sections) -> Vec<u8> {
-        let flags = response_flags(self.flags, bits, rcode);
-        self.assemble(flags, rcode.ext(), sections)
+    /// The reply with these sections. AA, TC and RA come from `flags`.
+    pub(super) fn reply(&self, rcode: OptRcode, flags: Flags, sections: &Sections) -> Vec<u8> {
+        self.assemble(
+            reply_header(self.header, rcode, flags),
+            rcode.ext(),
+            sections,
+        )
     }
 
-    /// The reply with these sections, and with `flags` as the second 16-bit word of the header.
-    pub(super) fn assemble(&self, flags: u16, extended_rcode: u8, sections: &Sections) -> Vec<u8> {
+    /// The reply with this header and these sections. `extended_rcode` is the upper part of the
+    /// response code, for the OPT record.
+    pub(super) fn assemble(
+        &self,
+        header: Header,
+        extended_rcode: u8,
+        sections: &Sections,
+    ) -> Vec<u8> {
         let length = HEADER_LEN + self.question.len() + sections.bytes.len() + OPT_LEN;
         let mut message = Vec::with_capacity(length);
-        for word in [
-            self.id,
-            flags,
+        message.extend_from_slice(header.as_slice());
+        for count in [
             1,
             sections.answers,
             sections.authorities,
             sections.additionals,
         ] {
-            message.extend_from_slice(&word.to_be_bytes());
+            message.extend_from_slice(&count.to_be_bytes());
         }
         message.extend_from_slice(&self.question);
         message.extend_from_slice(&sections.bytes);
@@ -62,14 +62,14 @@ impl Query {
     }
 
     /// An error reply with empty sections.
-    pub(super) fn error(&self, rcode: OptRcode) -> Vec<u8> {
+    pub(super) fn error_reply(&self, rcode: OptRcode) -> Vec<u8> {
         let empty_sections = Sections {
             answers: 0,
             authorities: 0,
             additionals: 0,
             bytes: Vec::new(),
         };
-        self.reply(rcode, 0, &empty_sections)
+        self.reply(rcode, Flags::default(), &empty_sections)
     }
 
     /// Truncates a message without OPT record to the client's limit, and adds the resolver's OPT
@@ -100,55 +100,67 @@ impl Query {
 pub(super) fn push_opt(message: &mut Vec<u8>, edns: Edns, extended_rcode: u8) {
     let [size_high, size_low] = UDP_LIMIT.to_be_bytes();
     let dnssec_ok = if edns.dnssec_ok { 0x80 } else { 0 };
-    message.extend_from_slice(&[
-        0,
-        0,
-        41,
-        size_high,
-        size_low,
-        extended_rcode,
-        0,
-        dnssec_ok,
-        0,
-        0,
-        0,
-    ]);
-    let additionals = header_word(message, 10) + 1;
-    set_header_word(message, 10, additionals);
+    let root = [0];
+    let opt_type = [0, 41];
+    let version = 0;
+    let rdata_length = [0, 0];
+    message.extend_from_slice(&root);
+    message.extend_from_slice(&opt_type);
+    message.extend_from_slice(&[size_high, size_low]);
+    message.extend_from_slice(&[extended_rcode, version, dnssec_ok, 0]);
+    message.extend_from_slice(&rdata_length);
+    let counts = HeaderCounts::for_message_slice_mut(message);
+    counts.set_arcount(counts.arcount() + 1);
 }
 
-fn response_flags(query: u16, bits: u16, rcode: OptRcode) -> u16 {
-    let copied = query & (OPCODE | RECURSION_DESIRED | CHECKING_DISABLED);
-    RESPONSE | copied | bits | u16::from(rcode.rcode().to_int())
+/// The first four bytes of a reply's header: the ID, opcode, RD and CD of the query, and AA, TC and
+/// RA from `flags`.
+fn reply_header(query: Header, rcode: OptRcode, flags: Flags) -> Header {
+    let mut header = Header::new();
+    header.set_id(query.id());
+    header.set_opcode(query.opcode());
+    header.set_flags(Flags {
+        qr: true,
+        rd: query.rd(),
+        cd: query.cd(),
+        ..flags
+    });
+    header.set_rcode(rcode.rcode());
+    header
 }
 
-/// Truncates a message to at most `limit` bytes by removing whole records from its end.
+/// Truncates a message to at most `limit` bytes. Removes all additional records, then as many
+/// answer and authority records from the end as necessary.
 ///
-/// Removed answer or authority records set TC. Removed additional records don't, because the client
-/// didn't request them (RFC 2181 section 9).
+/// TC is set only if an answer or authority record is removed, because the client didn't request
+/// additional records (RFC 2181 section 9).
 fn truncate_message(message: &mut Vec<u8>, limit: usize) {
     if message.len() <= limit {
         return;
     }
     let fitting = FittingRecords::count(message, limit);
-    if fitting.answers < header_word(message, 6) || fitting.authorities < header_word(message, 8) {
-        set_flags(message, TRUNCATED);
+    let counts = HeaderCounts::for_message_slice_mut(message);
+    let is_incomplete =
+        fitting.answers < counts.ancount() || fitting.authorities < counts.nscount();
+    counts.set_ancount(fitting.answers);
+    counts.set_nscount(fitting.authorities);
+    counts.set_arcount(0);
+    if is_incomplete {
+        Header::for_message_slice_mut(message).set_tc(true);
     }
-    set_header_word(message, 6, fitting.answers);
-    set_header_word(message, 8, fitting.authorities);
-    set_header_word(message, 10, 0);
     message.truncate(fitting.length);
 }
 
-/// The answer and authority records that fit a limit.
+/// The leading answer and authority records that fit a limit.
 struct FittingRecords {
     answers: u16,
     authorities: u16,
-    /// Length of the message up to the end of the last fitting record, in bytes.
+    /// Length of the message up to the end of the last record that fits, in bytes.
     length: usize,
 }
 
 impl FittingRecords {
+    /// Counts the records that fit `limit` bytes, up to the first one that can't be parsed.
     fn count(message: &[u8], limit: usize) -> FittingRecords {
         let mut fitting = FittingRecords {
             answers: 0,
@@ -156,23 +168,23 @@ impl FittingRecords {
             length: HEADER_LEN,
         };
         let mut parser = Parser::from_ref(message);
-        let questions = header_word(message, 4);
+        let counts = HeaderCounts::for_message_slice(message);
         if parser.advance(HEADER_LEN).is_err() {
             return fitting;
         }
-        for _ in 0..questions {
+        for _ in 0..counts.qdcount() {
             if Question::<ParsedName<&[u8]>>::parse(&mut parser).is_err() {
                 return fitting;
             }
         }
         fitting.length = parser.pos();
-        let records = usize::from(header_word(message, 6)) + usize::from(header_word(message, 8));
-        for index in 0..records {
+        let answers = u32::from(counts.ancount());
+        for index in 0..answers + u32::from(counts.nscount()) {
             if ParsedRecord::skip(&mut parser).is_err() || parser.pos() > limit {
                 return fitting;
             }
             fitting.length = parser.pos();
-            if index < usize::from(header_word(message, 6)) {
+            if index < answers {
                 fitting.answers += 1;
             } else {
                 fitting.authorities += 1;

@@ -1,4 +1,4 @@
-//! The resolver's counters, from its start on.
+//! Counts the resolver's messages since it started.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Number of response codes that fit the header's four bits.
 const RCODES: usize = 16;
 
-/// Monotonic counters, updated by all tasks of the resolver.
+/// Counters that all tasks of the resolver increment. They never decrease.
 #[derive(Debug, Default)]
 pub struct ResolverCounters {
     replies: [AtomicU64; RCODES],
@@ -33,17 +33,18 @@ pub struct ResolverCounts {
     /// Replies sent, by the response code in the header (RFC 1035 section 4.1.1). An extended code
     /// counts as its lower four bits, so BADVERS counts as NOERROR.
     pub replies: BTreeMap<String, u64>,
-    /// Queries received over UDP.
+    /// Messages received over UDP, including ignored ones.
     pub udp_queries: u64,
-    /// Queries received over TCP.
+    /// Messages received over TCP, including ignored ones.
     pub tcp_queries: u64,
     /// Received messages that were not queries and got no reply.
     pub ignored: u64,
-    /// Queries sent to upstreams, including queries for targets of aliases.
+    /// Queries sent to upstreams, including queries for targets of aliases. A query that is sent to
+    /// several upstreams counts once.
     pub forwarded: u64,
-    /// Attempts at which an upstream did not respond in time.
+    /// Attempts to query an upstream that timed out.
     pub upstream_timeouts: u64,
-    /// Attempts at which an upstream could not be reached.
+    /// Attempts to query an upstream that failed with a network error.
     pub upstream_errors: u64,
     /// Queries answered with SERVFAIL because too many queries waited for upstreams.
     pub overloaded: u64,
@@ -92,7 +93,7 @@ pub(super) fn increment(counter: &AtomicU64) {
 
 impl fmt::Display for ResolverCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words = |counts: &BTreeMap<String, u64>| {
+        let describe = |counts: &BTreeMap<String, u64>| {
             let words: Vec<_> = counts
                 .iter()
                 .map(|(name, count)| format!("{name} {count}"))
@@ -108,7 +109,7 @@ impl fmt::Display for ResolverCounts {
             "queries    UDP {}, TCP {}, ignored {}",
             self.udp_queries, self.tcp_queries, self.ignored
         )?;
-        writeln!(f, "replies    {}", words(&self.replies))?;
+        writeln!(f, "replies    {}", describe(&self.replies))?;
         writeln!(
             f,
             "upstreams  queries {}, timed out {}, failed {}, too many at once {}",

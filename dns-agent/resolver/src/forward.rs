@@ -32,14 +32,13 @@ use super::{
 pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
 /// Upper bound on concurrent upstream queries. Each holds a socket.
 pub(super) const MAX_IN_FLIGHT: usize = 512;
-/// Longest accepted datagram in bytes. Servers that ignore the limit in the OPT record may send
-/// more than this limit.
+/// Longest accepted datagram, in bytes. It exceeds the limit in the OPT record, because some
+/// servers ignore that limit.
 const MAX_DATAGRAM: usize = 4096;
-
 /// Upper bound on client queries that wait for upstreams.
 pub(super) const MAX_WAITING: usize = 4096;
 
-/// A set of upstream servers that may change while in use. Clones share the set.
+/// A list of upstream servers that may change while in use. Clones share the list.
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamServers(Arc<RwLock<ServerList>>);
 
@@ -53,7 +52,7 @@ struct ServerList {
 }
 
 impl UpstreamServers {
-    /// These servers, in order of preference.
+    /// A list of these servers, in order of preference.
     pub fn new(servers: Vec<SocketAddr>) -> UpstreamServers {
         let own_addresses = Vec::new();
         UpstreamServers(Arc::new(RwLock::new(ServerList {
@@ -79,7 +78,7 @@ impl UpstreamServers {
         self.filtered_servers(ServerFilter::Usable)
     }
 
-    /// The current servers that are excluded, because they are this resolver.
+    /// The current servers that are excluded, because they are addresses of this resolver.
     pub(super) fn excluded(&self) -> Vec<SocketAddr> {
         self.filtered_servers(ServerFilter::Excluded)
     }
@@ -106,9 +105,9 @@ enum ServerFilter {
 
 /// Queries upstream servers in the given order.
 ///
-/// A query identical to one in flight is not sent again (RFC 5452 section 5), but waits for the
-/// same response. Therefore a query that an upstream forwards back to this resolver ends here, and
-/// a loop costs one query.
+/// A query that is identical to one in flight is not sent again, but waits for the same response
+/// (RFC 5452 section 5). Therefore a loop ends here: if an upstream forwards a query back to this
+/// resolver, the resolver doesn't forward the query a second time.
 #[derive(Debug)]
 pub(super) struct Forwarder {
     in_flight: Arc<Semaphore>,
@@ -117,11 +116,11 @@ pub(super) struct Forwarder {
     counters: Arc<ResolverCounters>,
 }
 
-/// The exchanges in flight, by servers and query. A number distinguishes an exchange from later
-/// ones with the same key.
+/// The exchanges in flight, by servers and query. A random number distinguishes an exchange from
+/// later ones with the same key. An exchange is dropped when no client query waits for it any more.
 type OpenExchanges = Arc<Mutex<HashMap<ExchangeKey, (u64, WeakShared<Exchange>)>>>;
 
-/// The servers, and the identity of the query.
+/// The servers, and the query's [`UpstreamQuery::identity`].
 type ExchangeKey = (Vec<SocketAddr>, Vec<u8>);
 
 /// A running query to upstreams. Resolves to their response.
@@ -146,16 +145,17 @@ impl Drop for ExchangeEntry {
     }
 }
 
-/// Why there is no response from upstreams.
+/// The reason why there is no response from upstreams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoResponse {
     /// No upstream is configured.
     NoUpstream,
     /// The cluster's DNS is responsible, and its address is unknown.
     ClusterDnsUnknown,
-    /// Too many queries are in flight or waiting.
+    /// More than [`MAX_IN_FLIGHT`] upstream queries are in flight, or more than [`MAX_WAITING`]
+    /// client queries wait.
     Overloaded,
-    /// No upstream responded in time.
+    /// Every upstream failed, or did not respond in time.
     NoAnswer,
 }
 
@@ -169,8 +169,8 @@ impl Forwarder {
         }
     }
 
-    /// The first response of an upstream. A truncated response is returned only if no upstream
-    /// gives a complete response.
+    /// The first complete response of an upstream, in the order of `upstreams`. If there is only a
+    /// truncated response, returns that one.
     pub(super) async fn query_servers(
         &self,
         upstreams: &[SocketAddr],
@@ -231,6 +231,8 @@ impl Forwarder {
 struct Attempts(Arc<ResolverCounters>);
 
 impl Attempts {
+    /// Queries each upstream over UDP, and over TCP if its response is truncated, until one sends a
+    /// complete response.
     async fn query_in_turn(
         &self,
         upstreams: &[SocketAddr],
@@ -258,7 +260,7 @@ impl Attempts {
         truncated.ok_or(NoResponse::NoAnswer)
     }
 
-    /// An upstream's response, if it arrives in time.
+    /// The response, or `None` after an error or [`TIMEOUT`]. Counts the failure.
     async fn attempt(
         &self,
         upstream: SocketAddr,
@@ -280,6 +282,7 @@ impl Attempts {
     }
 }
 
+/// Sends a query from a new socket, and waits for its response without a time limit.
 pub(super) async fn query_over_udp(
     upstream: SocketAddr,
     query: &UpstreamQuery,
@@ -302,6 +305,7 @@ pub(super) async fn query_over_udp(
     }
 }
 
+/// Sends a query over a new connection, and waits for its response without a time limit.
 async fn query_over_tcp(upstream: SocketAddr, query: &UpstreamQuery) -> io::Result<Response> {
     let mut stream = TcpStream::connect(upstream).await?;
     let message = query.with_id(rand::random());
@@ -331,10 +335,11 @@ mod tests {
             let mut response = tcp::read_message(&mut stream).await.unwrap();
             // QR: the message is a response.
             response[2] |= 0x80;
-            let mut foreign_response = response.clone();
-            foreign_response[1] ^= 1;
-            foreign_response[3] |= 5;
-            for message in [&foreign_response, &response] {
+            // A response with another ID, and REFUSED.
+            let mut wrong_response = response.clone();
+            wrong_response[1] ^= 1;
+            wrong_response[3] |= 5;
+            for message in [&wrong_response, &response] {
                 tcp::write_message(&mut stream, message).await.unwrap();
             }
         });

@@ -1,14 +1,15 @@
 //! The user plane: DNS over UDP and TCP. It answers from the same model as the kernel's tables, and
 //! forwards all other queries to upstreams.
 //!
-//! [`query`] parses queries. [`message::respond`] decides what to do with a query, without sockets
-//! or time. `udp` and `tcp` read queries and write replies. `forward` queries upstreams, and
-//! `response` parses their responses. `bailiwick` drops records that don't belong to the question,
-//! and `chase` turns the rest into the client's answer. `loops` finds upstreams that forward back
-//! to this resolver. `compose` builds messages, and `header` accesses their headers.
+//! [`query`] parses queries. [`message::respond`] decides what to do with a query. `udp` and `tcp`
+//! read queries and write replies. `forward` queries upstreams, and [`response`] parses their
+//! responses. [`bailiwick`] drops records that don't belong to the question, and `chase` turns the
+//! rest into the client's answer. [`loops`] finds upstreams that forward queries back to this
+//! resolver. `canary` tests whether the resolver answers, and `counters` counts its messages.
+//! `compose` builds messages.
 //!
-//! `query`, `message`, `response`, `bailiwick` and `chase` are pure and parse untrusted input. They
-//! are public so that the fuzz targets can call them.
+//! `query`, `message`, `response`, `bailiwick` and `chase` handle untrusted input without I/O, time
+//! or randomness. Their entry points are public so that the fuzz targets can call them.
 
 #![forbid(unsafe_code)]
 
@@ -18,7 +19,6 @@ mod chase;
 mod compose;
 mod counters;
 mod forward;
-mod header;
 pub mod loops;
 pub mod message;
 pub mod query;
@@ -63,7 +63,7 @@ const BACKLOG: u32 = 1024;
 /// Number of attempts to find a port that is free for both UDP and TCP.
 const PORT_ATTEMPTS: usize = 16;
 
-/// Answers queries.
+/// Answers queries from local data, and forwards the others to upstreams.
 pub struct Resolver {
     /// The data to answer from. The agent's publisher changes it.
     data: Arc<dyn LiveZoneData>,
@@ -99,8 +99,8 @@ pub struct Upstreams {
 pub struct ClusterDns {
     /// The cluster's domains, whether or not a local zone exists for them.
     pub domains: Vec<Name>,
-    /// The servers of the cluster's DNS. While there are none, names of the cluster get SERVFAIL,
-    /// because other servers would answer NXDOMAIN.
+    /// The servers of the cluster's DNS. While there are none, queries for names of the cluster get
+    /// SERVFAIL, because other servers would answer NXDOMAIN.
     pub servers: UpstreamServers,
 }
 
@@ -158,8 +158,7 @@ impl Resolver {
             Transport::Udp => &self.counters.udp_queries,
             Transport::Tcp => &self.counters.tcp_queries,
         });
-        let rotation = rand::random_range(..usize::MAX);
-        let action = self.decide_action(bytes, transport, rotation);
+        let action = self.decide_action(bytes, transport, random_rotation());
         match &action {
             QueryAction::Send(message) => self.counters.count_reply(message),
             QueryAction::Ignore => increment(&self.counters.ignored),
@@ -168,42 +167,46 @@ impl Resolver {
         action
     }
 
-    /// Decides what to do with a message without counting it.
+    /// Decides what to do with a message without counting it. `rotation` is as in [`respond`].
     fn decide_action(&self, bytes: &[u8], transport: Transport, rotation: usize) -> QueryAction {
         let mut action = QueryAction::Ignore;
         self.data
             .with_data(&mut |data| action = respond(bytes, data, transport, rotation));
         match action {
+            // An upstream has forwarded this resolver's loop probe back.
             QueryAction::Forward(query) if self.probe.detect(&query.name) => {
-                QueryAction::Send(query.error(OptRcode::REFUSED))
+                QueryAction::Send(query.error_reply(OptRcode::REFUSED))
             }
             action => action,
         }
     }
 
-    /// The complete, untruncated reply to a question. Appends the queries to upstreams to
-    /// `lookups`. The reply is not counted. The queries to upstreams are counted.
+    /// The reply to a question, with the limits of TCP. Appends each upstream query to `lookups`.
+    /// Only the upstream queries are counted.
     pub async fn explain_answer(
         &self,
         name: &Name,
         rtype: Rtype,
         lookups: &mut Vec<UpstreamLookup>,
     ) -> Vec<u8> {
-        let bytes = zone::query(rand::random(), name, rtype);
+        let bytes = zone::build_query(rand::random(), name, rtype);
         let action = self.decide_action(&bytes, Transport::Tcp, 0);
         let message = self.run_action(action, 0, lookups).await;
+        // A well-formed query always gets a reply.
         message.unwrap_or_default()
     }
 
     /// Carries out an action, including any upstream queries, and counts the reply.
     async fn finish_answer(&self, action: QueryAction) -> Option<Vec<u8>> {
-        let rotation = rand::random_range(..usize::MAX);
-        let message = self.run_action(action, rotation, &mut Vec::new()).await?;
+        let message = self
+            .run_action(action, random_rotation(), &mut Vec::new())
+            .await?;
         self.counters.count_reply(&message);
         Some(message)
     }
 
-    /// Queries upstreams until there is a reply. Appends these queries to `lookups`.
+    /// Queries upstreams until there is a reply. Appends these queries to `lookups`. `None` if the
+    /// message gets no reply.
     async fn run_action(
         &self,
         mut action: QueryAction,
@@ -224,9 +227,9 @@ impl Resolver {
                             query.relay(&response, local_names, rotation)
                         }),
                         Err(NoResponse::NoUpstream) => {
-                            QueryAction::Send(query.error(OptRcode::REFUSED))
+                            QueryAction::Send(query.error_reply(OptRcode::REFUSED))
                         }
-                        Err(_) => QueryAction::Send(query.error(OptRcode::SERVFAIL)),
+                        Err(_) => QueryAction::Send(query.error_reply(OptRcode::SERVFAIL)),
                     }
                 }
                 QueryAction::Chase(chase) => {
@@ -256,7 +259,7 @@ impl Resolver {
             .with_data(&mut |data| servers = self.upstreams.servers_for(name, data.zones()));
         let is_server_known = servers.is_some();
         let servers = servers.unwrap_or_default();
-        let number = lookups.len();
+        let index = lookups.len();
         lookups.push(UpstreamLookup {
             name: name.clone(),
             servers: servers.clone(),
@@ -267,20 +270,21 @@ impl Resolver {
         } else {
             Err(NoResponse::ClusterDnsUnknown)
         };
-        lookups[number].outcome = Some(match &result {
+        lookups[index].outcome = Some(match &result {
             Ok(response) => Ok(response.rcode().to_string()),
             Err(reason) => Err(*reason),
         });
         result
     }
 
-    /// Calls `make` with the current local names.
-    fn with_local_names(&self, make: impl FnOnce(&LocalNames<'_>) -> QueryAction) -> QueryAction {
+    /// Calls `decide` with the current local names.
+    fn with_local_names(&self, decide: impl FnOnce(&LocalNames<'_>) -> QueryAction) -> QueryAction {
         let domains = self.upstreams.cluster_domains();
-        let (mut make, mut action) = (Some(make), QueryAction::Ignore);
+        // `with_data` takes an `FnMut`, and calls it once.
+        let (mut decide, mut action) = (Some(decide), QueryAction::Ignore);
         self.data.with_data(&mut |data| {
-            if let Some(make) = make.take() {
-                action = make(&LocalNames { data, domains });
+            if let Some(decide) = decide.take() {
+                action = decide(&LocalNames { data, domains });
             }
         });
         action
@@ -296,7 +300,8 @@ impl Upstreams {
         }
     }
 
-    /// Servers of the cluster's DNS that are not queried, because they are this resolver.
+    /// The configured servers of the cluster's DNS that are this resolver itself. They are never
+    /// queried.
     fn excluded_cluster_servers(&self) -> Vec<SocketAddr> {
         let cluster = self.cluster.as_ref();
         cluster.map_or_else(Vec::new, |cluster| cluster.servers.excluded())
@@ -315,12 +320,13 @@ impl Upstreams {
         let Some(cluster) = &self.cluster else {
             return Some(self.outside.clone());
         };
+        // Without local zones, any name may belong to the cluster.
         let zones_are_unknown = zones.is_empty();
         let mut zones = zones.iter().map(|zone| &zone.name).chain(&cluster.domains);
-        // Without any local zone, the cluster's domains are unknown.
-        let belongs_to_cluster = zones_are_unknown
-            || zones.any(|zone| name.is_at_or_below(zone))
-            || reverse_range(name).is_some();
+        // Any reverse name may belong to a Service or a Pod.
+        let is_reverse_name = reverse_range(name).is_some();
+        let belongs_to_cluster =
+            zones_are_unknown || zones.any(|zone| name.is_at_or_below(zone)) || is_reverse_name;
         if !belongs_to_cluster && !self.outside.is_empty() {
             return Some(self.outside.clone());
         }
@@ -328,11 +334,17 @@ impl Upstreams {
     }
 }
 
-/// Raises the soft limit on open files to the hard limit. Each waiting query and each connection
-/// needs a socket, and the usual soft limit of 1024 exists for `select`.
+/// A random `rotation` for [`respond`]. The `rand` crate has no distribution of all `usize` values.
+fn random_rotation() -> usize {
+    rand::random_range(..usize::MAX)
+}
+
+/// Raises the soft limit on open files to the hard limit, because each waiting query and each
+/// connection needs a socket. The usual soft limit of 1024 protects programs that call `select`,
+/// and the agent doesn't call it.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// When the limit can't be read or raised.
 pub fn raise_file_limit() -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
@@ -342,7 +354,7 @@ impl Sockets {
     /// Binds an address for UDP and TCP. Port 0 selects a port that is free for both.
     ///
     /// # Errors
-    /// When the address can't be bound. The error says what to check.
+    /// When the address can't be bound for UDP and TCP. The error says what to check.
     pub fn bind(address: SocketAddr) -> anyhow::Result<Sockets> {
         let attempts = if address.port() == 0 {
             PORT_ATTEMPTS
@@ -358,7 +370,9 @@ impl Sockets {
         }
         bound.with_context(|| {
             format!(
-                "can't listen on {address}: check that this machine has the address, the port is free, and the agent may bind it"
+                "can't listen on {address}: check that this machine has the address, \
+                 that no other process uses the port, and that the agent may bind it \
+                 (ports below 1024 need CAP_NET_BIND_SERVICE)"
             )
         })
     }

@@ -2,9 +2,11 @@
 //!
 //! Like CoreDNS's `loop` plugin, the resolver queries each upstream for a random name. If this
 //! resolver then receives a query for that name, the upstream has forwarded it back. Probes are
-//! sent at the start, and again after upstream timeouts, because every loop causes timeouts. A loop
-//! only causes a message to the operator: it costs one query anyway ([`super::forward`]), so a
-//! client that learns the name can do no harm.
+//! sent at the start, after upstream timeouts (every loop causes timeouts), after a change of the
+//! upstreams, and repeatedly while a loop is known.
+//!
+//! A detected loop is only reported to the operator. [`super::forward`] keeps each loop to a single
+//! query. Therefore a client that learns the probe's name can only cause a wrong report.
 
 use std::{
     convert::Infallible,
@@ -29,15 +31,16 @@ use super::{
     response::UpstreamQuery,
 };
 
-/// Interval between checks for a reason to probe again.
+/// Interval between checks whether to probe again.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
-/// The parent of probe names. No name exists below it (RFC 6761 section 6.4), so that a probe gets
-/// no real data from other servers.
+/// The parent of probe names. Names below `invalid` never exist (RFC 6761 section 6.4), so a probe
+/// gets no data from other servers.
 const PROBE_PARENT: &str = "zerohop-loop.invalid";
 
 /// The name of the current probe, and whether the probe has returned.
 #[derive(Debug, Default)]
 pub(super) struct LoopProbe {
+    /// `None` while no probe is in flight.
     name: Mutex<Option<Name>>,
     has_returned: AtomicBool,
     returned: Notify,
@@ -63,6 +66,7 @@ impl LoopProbe {
         }
     }
 
+    /// Starts a probe for `name`, or ends the probe if `name` is `None`.
     fn set_name(&self, name: Option<Name>) {
         *self.name.lock().unwrap_or_else(PoisonError::into_inner) = name;
         self.has_returned.store(false, Relaxed);
@@ -70,14 +74,15 @@ impl LoopProbe {
 }
 
 impl Resolver {
-    /// Probes for upstreams that forward back to this resolver, until dropped. Calls `publish` with
-    /// them after each change.
+    /// Probes for upstreams that forward queries back to this resolver, until dropped. Calls
+    /// `publish` with these upstreams after each change.
     pub async fn watch_for_loops(&self, mut publish: impl FnMut(&[SocketAddr])) -> Infallible {
         let mut known = Vec::new();
         loop {
             let timeouts = self.counters.snapshot().upstream_timeouts;
             let servers = self.upstreams.servers_for_outside_names();
             let excluded = self.upstreams.excluded_cluster_servers();
+            // The cluster's DNS at an address of this resolver is a loop without a probe.
             let mut looping = excluded.clone();
             for &server in &servers {
                 if self.leads_back(server).await {
@@ -91,10 +96,11 @@ impl Resolver {
             }
             loop {
                 sleep(CHECK_INTERVAL).await;
-                let is_unchanged = self.counters.snapshot().upstream_timeouts == timeouts
-                    && self.upstreams.servers_for_outside_names() == servers
-                    && self.upstreams.excluded_cluster_servers() == excluded;
-                if !is_unchanged || !known.is_empty() {
+                let is_changed = self.counters.snapshot().upstream_timeouts != timeouts
+                    || self.upstreams.servers_for_outside_names() != servers
+                    || self.upstreams.excluded_cluster_servers() != excluded;
+                let has_loops = !known.is_empty();
+                if is_changed || has_loops {
                     break;
                 }
             }
@@ -109,12 +115,10 @@ impl Resolver {
         };
         let query = UpstreamQuery::probing(&name);
         self.probe.set_name(Some(name));
-        let answered = async {
-            let exchange = timeout(TIMEOUT, query_over_udp(server, &query)).await;
-            drop(exchange);
-        };
+        let exchange = timeout(TIMEOUT, query_over_udp(server, &query));
         tokio::select! {
-            () = answered => {}
+            // Any response or failure ends the probe.
+            _ = exchange => {}
             () = self.probe.wait_for_return() => {}
         }
         let leads_back = self.probe.has_returned.load(Relaxed);
@@ -135,6 +139,8 @@ fn log_loops(looping: &[SocketAddr]) {
 /// Describes an upstream that forwards back to this resolver, for the operator.
 pub fn describe_loop(server: SocketAddr) -> String {
     format!(
-        "the upstream {server} forwards queries back to this agent: names resolved through it get no answer; give --upstream or --cluster-dns a server that doesn't forward to this agent"
+        "the upstream {server} forwards queries back to this agent: \
+         names resolved through it get no answer; \
+         give --upstream or --cluster-dns a server that doesn't forward to this agent"
     )
 }

@@ -1,14 +1,13 @@
 //! Decides what to do with a message from a client.
 //!
-//! [`respond`] makes the whole decision. It is a pure function of the query's bytes and the model,
-//! without sockets or time. A query that needs an upstream is returned as an action for the caller.
+//! [`respond`] is a pure function of its arguments: it does no I/O and reads no clock. It returns a
+//! query that needs an upstream as an action for the caller.
 
-use domain::base::{Message, iana::OptRcode};
+use domain::base::{Message, header::Flags, iana::OptRcode};
 use zerohop_zone::{Answer, Name, Record, ZoneData, render};
 
 use super::{
     compose,
-    header::AUTHORITATIVE,
     query::{Query, Transport},
 };
 
@@ -17,15 +16,16 @@ use super::{
 pub enum QueryAction {
     /// Send this reply.
     Send(Vec<u8>),
-    /// The name is in no local zone: query an upstream and relay its response.
+    /// The local data doesn't decide the answer: query an upstream and relay its response.
     Forward(Query),
-    /// An alias leads out of the local zones: query an upstream for its target.
+    /// An alias leads to a target that the local data doesn't decide: query an upstream for the
+    /// target.
     Chase(Chase),
     /// The message is not a query: send nothing.
     Ignore,
 }
 
-/// An alias whose target is resolved by an upstream.
+/// The state of a query for an alias with a target that an upstream resolves.
 #[derive(Debug)]
 pub struct Chase {
     /// The client's query.
@@ -34,16 +34,16 @@ pub struct Chase {
     pub chain: Vec<Record>,
     /// The target of the last CNAME.
     pub target: Name,
-    /// Flags of the reply's header.
-    pub(super) flags: u16,
+    /// AA and RA of the reply.
+    pub(super) flags: Flags,
     /// Number of upstream queries sent for the client's query so far.
     pub(super) upstream_queries: usize,
 }
 
 /// Decides what to do with a message from a client.
 ///
-/// `rotation` selects the first of several addresses, modulo their number. A different value for
-/// each query spreads the load.
+/// If the answer has several addresses, `rotation` modulo their number selects the first one. A
+/// different value for each query spreads the load.
 pub fn respond(
     bytes: &[u8],
     model: &dyn ZoneData,
@@ -61,7 +61,7 @@ pub fn respond(
         Err(rcode) => return QueryAction::Send(compose::header_only(message.header(), rcode)),
     };
     if let Some(rcode) = query.refusal_code() {
-        return QueryAction::Send(query.error(rcode));
+        return QueryAction::Send(query.error_reply(rcode));
     }
 
     let answer = model.answer(&query.name, query.qtype);
@@ -71,9 +71,13 @@ pub fn respond(
         Answer::Alias { chain, target } => {
             return QueryAction::Chase(Chase::new(query, chain, target));
         }
-        Answer::NotYetKnown => return QueryAction::Send(query.error(OptRcode::SERVFAIL)),
+        Answer::NotYetKnown => return QueryAction::Send(query.error_reply(OptRcode::SERVFAIL)),
         Answer::NotAuthoritative => return QueryAction::Forward(query),
     };
     let sections = render(&query.name, &answer, model.zones(), rotation);
-    QueryAction::Send(query.reply(rcode, AUTHORITATIVE, &sections))
+    let flags = Flags {
+        aa: true,
+        ..Flags::default()
+    };
+    QueryAction::Send(query.reply(rcode, flags, &sections))
 }

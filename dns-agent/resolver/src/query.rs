@@ -2,14 +2,15 @@
 
 use domain::{
     base::{
-        Message, ParsedRecord,
+        Header, HeaderSection, Message, ParsedRecord,
         iana::{Class, Opcode, OptRcode, Rtype},
     },
     dep::octseq::Parser,
 };
 use zerohop_zone::Name;
 
-use super::header::{HEADER_LEN, opcode_of_flags};
+/// The length of a message's header in bytes.
+pub(super) const HEADER_LEN: usize = size_of::<HeaderSection>();
 
 /// The transport of a query, which limits the length of the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +24,8 @@ pub enum Transport {
 /// A well-formed query with one question.
 #[derive(Clone, Debug)]
 pub struct Query {
-    /// The message ID, which the reply repeats.
-    pub(super) id: u16,
-    /// The second 16-bit word of the query's header.
-    pub(super) flags: u16,
+    /// The ID, opcode and flags of the query.
+    pub(super) header: Header,
     /// The question in wire format, in the client's casing.
     pub(super) question: Box<[u8]>,
     /// The queried name in lower case.
@@ -68,8 +67,8 @@ impl Query {
     /// Parses a message.
     ///
     /// # Errors
-    /// The response code for a message that is not a well-formed QUERY or NOTIFY with one question.
-    /// Its reply has only a header.
+    /// NOTIMP for an opcode other than QUERY and NOTIFY, FORMERR for a malformed message. The reply
+    /// must consist of a header only.
     pub(super) fn parse(message: &Message<[u8]>, transport: Transport) -> Result<Query, OptRcode> {
         if !matches!(message.header().opcode(), Opcode::QUERY | Opcode::NOTIFY) {
             return Err(OptRcode::NOTIMP);
@@ -82,13 +81,13 @@ impl Query {
             return Err(OptRcode::FORMERR);
         };
         let question_bytes = &bytes[HEADER_LEN..questions.pos()];
+        // The name is followed by two bytes of type and two of class.
         let name_bytes = &question_bytes[..question_bytes.len() - 4];
-        // A compressed name is an error here, because no name precedes the question.
+        // A compressed name is an error, because no name precedes the question.
         let name = Name::from_wire(name_bytes).map_err(|_| OptRcode::FORMERR)?;
 
         Ok(Query {
-            id: message.header().id(),
-            flags: u16::from_be_bytes([bytes[2], bytes[3]]),
+            header: message.header(),
             question: question_bytes.into(),
             name,
             qtype: question.qtype(),
@@ -102,7 +101,7 @@ impl Query {
     /// the query.
     pub(super) fn refusal_code(&self) -> Option<OptRcode> {
         if let Some(edns) = self.edns {
-            // Options of other EDNS versions may have another format.
+            // The version comes first, because its options may have another format.
             if edns.version != 0 {
                 return Some(OptRcode::BADVERS);
             }
@@ -112,7 +111,7 @@ impl Query {
             }
         }
         // NOTIFY is for secondary servers (RFC 1996), and the resolver is not a secondary server.
-        if opcode_of_flags(self.flags) == Opcode::NOTIFY {
+        if self.header.opcode() == Opcode::NOTIFY {
             return Some(OptRcode::REFUSED);
         }
         if self.qclass != Class::IN {
@@ -130,29 +129,36 @@ pub fn is_transfer(qtype: Rtype) -> bool {
     matches!(qtype, Rtype::AXFR | Rtype::IXFR)
 }
 
-/// Checks the record counts in the header. A query has one question, no answers except in a NOTIFY
-/// (RFC 1996 section 3.7), no authority records except in an IXFR (RFC 1995 section 3) or a NOTIFY,
-/// and at most two additional records: an OPT record and a signature.
+/// Checks the counts in the header. A query has one question and at most two additional records: an
+/// OPT record and a signature. Only a NOTIFY may have an answer record (RFC 1996 section 3.7). Only
+/// a NOTIFY or an IXFR may have an authority record (RFC 1995 section 3).
 ///
 /// # Errors
 /// FORMERR when a count is wrong.
 fn check_counts(message: &Message<[u8]>) -> Result<(), OptRcode> {
     let counts = message.header_counts();
     let is_notify = message.header().opcode() == Opcode::NOTIFY;
-    let is_ixfr = matches!(message.first_question(), Some(it) if it.qtype() == Rtype::IXFR);
-    let fits = counts.qdcount() == 1
+    let is_ixfr = message
+        .first_question()
+        .is_some_and(|question| question.qtype() == Rtype::IXFR);
+    let counts_are_valid = counts.qdcount() == 1
         && counts.ancount() <= u16::from(is_notify)
         && counts.nscount() <= u16::from(is_notify || is_ixfr)
         && counts.arcount() <= 2;
-    if fits { Ok(()) } else { Err(OptRcode::FORMERR) }
+    if counts_are_valid {
+        Ok(())
+    } else {
+        Err(OptRcode::FORMERR)
+    }
 }
 
 impl Edns {
-    /// Parses all records of the message, and returns the OPT record.
+    /// Parses all records of the message, and returns the first OPT record, if any.
     ///
     /// # Errors
-    /// FORMERR when the records don't end at the message's end, or the owner of an OPT record is
-    /// not the root, or an OPT record is outside the additional section.
+    /// FORMERR when a question or record is malformed, the records don't end at the message's end,
+    /// the owner of an OPT record is not the root, or an OPT record is outside the additional
+    /// section.
     fn find(message: &Message<[u8]>) -> Result<Option<Edns>, OptRcode> {
         let bytes = message.as_slice();
         let counts = message.header_counts();
@@ -164,14 +170,14 @@ impl Edns {
         parser
             .advance(questions.pos())
             .map_err(|_| OptRcode::FORMERR)?;
-        let before = u32::from(counts.ancount()) + u32::from(counts.nscount());
+        let first_additional = u32::from(counts.ancount()) + u32::from(counts.nscount());
         let mut found: Option<Edns> = None;
-        for number in 0..before + u32::from(counts.arcount()) {
+        for index in 0..first_additional + u32::from(counts.arcount()) {
             let record = ParsedRecord::parse(&mut parser).map_err(|_| OptRcode::FORMERR)?;
             if record.rtype() != Rtype::OPT {
                 continue;
             }
-            if number < before || !record.owner().is_root() {
+            if index < first_additional || !record.owner().is_root() {
                 return Err(OptRcode::FORMERR);
             }
             match &mut found {
@@ -187,6 +193,8 @@ impl Edns {
 
     /// The fields of an OPT record. `bytes` must end where the record's data ends.
     fn read(record: &ParsedRecord<'_, [u8]>, bytes: &[u8]) -> Edns {
+        // The TTL holds these fields, and the upper bit of the flags is DO (RFC 6891
+        // section 6.1.3).
         let [_extended_rcode, version, flags, _] = record.ttl().as_secs().to_be_bytes();
         let data = &bytes[bytes.len() - usize::from(record.rdlen())..];
         Edns {
@@ -199,7 +207,8 @@ impl Edns {
 }
 
 impl OptForm {
-    /// Checks the options, each a code, a length and data (RFC 6891 section 6.1.2).
+    /// Checks that the options fill the record's data. An option consists of a code, a length and
+    /// data (RFC 6891 section 6.1.2).
     fn check(mut options: &[u8]) -> OptForm {
         while let [_, _, high, low, rest @ ..] = options {
             let length = usize::from(u16::from_be_bytes([*high, *low]));

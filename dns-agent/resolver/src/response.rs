@@ -2,8 +2,9 @@
 
 use domain::{
     base::{
-        Message, Name as WireName, ParsedName, ParsedRecord, ToName,
-        iana::{Class, Opcode, OptRcode, Rcode, Rtype},
+        Header, HeaderCounts, Message, Name as WireName, ParsedName, ParsedRecord, ToName,
+        header::Flags,
+        iana::{Class, Opcode, OptRcode, Rtype},
         message::Section,
         rdata::ComposeRecordData,
     },
@@ -14,22 +15,22 @@ use zerohop_zone::{Name, Rdata, Record};
 
 use super::{
     compose,
-    header::{self, AUTHENTIC_DATA, CHECKING_DISABLED, HEADER_LEN, RECURSION_DESIRED, TRUNCATED},
     message::Chase,
-    query::Query,
+    query::{HEADER_LEN, Query},
 };
 
-/// A query to an upstream. From the client's query it takes only the question and the header bits
-/// that affect the answer.
+/// A query to an upstream. It copies only the question, the DO bit and the header bits that affect
+/// the answer from the client's query.
 #[derive(Clone, Debug)]
 pub struct UpstreamQuery {
+    /// The message, with the ID 0.
     bytes: Vec<u8>,
 }
 
 /// An upstream's response to a query.
 #[derive(Debug)]
 pub struct Response {
-    /// The message without its OPT record.
+    /// The message up to its OPT record.
     message: Vec<u8>,
     /// The upper bits of the response code, from the OPT record.
     extended_rcode: u8,
@@ -38,8 +39,13 @@ pub struct Response {
 impl UpstreamQuery {
     /// The upstream query for a client's question.
     pub fn forwarding(query: &Query) -> UpstreamQuery {
-        let bits = RECURSION_DESIRED | AUTHENTIC_DATA | CHECKING_DISABLED;
-        let mut upstream = UpstreamQuery::new(query.flags & bits, &query.question);
+        let flags = Flags {
+            rd: query.header.rd(),
+            ad: query.header.ad(),
+            cd: query.header.cd(),
+            ..Flags::default()
+        };
+        let mut upstream = UpstreamQuery::new(flags, &query.question);
         if let Some(edns) = query.edns {
             compose::push_opt(&mut upstream.bytes, edns, 0);
         }
@@ -51,25 +57,31 @@ impl UpstreamQuery {
         let mut question = chase.target.wire().to_vec();
         question.extend_from_slice(&chase.query.qtype.to_int().to_be_bytes());
         question.extend_from_slice(&Class::IN.to_int().to_be_bytes());
-        UpstreamQuery::new(RECURSION_DESIRED, &question)
+        UpstreamQuery::recursive(&question)
     }
 
-    fn new(flags: u16, question: &[u8]) -> UpstreamQuery {
+    /// A query with RD set, for a question in wire format.
+    fn recursive(question: &[u8]) -> UpstreamQuery {
+        let flags = Flags {
+            rd: true,
+            ..Flags::default()
+        };
+        UpstreamQuery::new(flags, question)
+    }
+
+    fn new(flags: Flags, question: &[u8]) -> UpstreamQuery {
         let mut bytes = Vec::with_capacity(HEADER_LEN + question.len());
-        for word in [0, flags, 1, 0, 0, 0] {
-            bytes.extend_from_slice(&word.to_be_bytes());
-        }
+        bytes.resize(HEADER_LEN, 0);
+        Header::for_message_slice_mut(&mut bytes).set_flags(flags);
+        HeaderCounts::for_message_slice_mut(&mut bytes).set_qdcount(1);
         bytes.extend_from_slice(question);
         UpstreamQuery { bytes }
     }
 
-    /// A loop probe: an upstream query for the address of a random name.
+    /// A loop probe: an upstream query for the address of `name`, which must be random.
     pub(super) fn probing(name: &Name) -> UpstreamQuery {
         let types = [Rtype::A.to_int(), Class::IN.to_int()].map(u16::to_be_bytes);
-        UpstreamQuery::new(
-            RECURSION_DESIRED,
-            &[name.wire(), types.as_flattened()].concat(),
-        )
+        UpstreamQuery::recursive(&[name.wire(), types.as_flattened()].concat())
     }
 
     /// The identity of the query: the message with ID 0 and the name in lower case.
@@ -120,11 +132,11 @@ impl Response {
         Response::without_opt(bytes, question.len())
     }
 
-    /// Parses all records. The message is truncated before the OPT record, which drops the records
-    /// after it too.
+    /// Parses the records up to the OPT record, and removes the OPT record and everything after it.
+    /// `None` if the message is malformed.
     fn without_opt(bytes: &[u8], question_len: usize) -> Option<Response> {
-        // A compression pointer into the header is an error, because the header changes later. The
-        // byte 0xff can't be part of a name.
+        // A compression pointer into the header is an error, because the header changes later.
+        // Parsing such a name fails, because the byte 0xff can't be part of a name.
         let mut blanked = bytes.to_vec();
         blanked[..HEADER_LEN].fill(0xff);
         let mut parser = Parser::from_ref(blanked.as_slice());
@@ -133,16 +145,16 @@ impl Response {
             message: bytes.to_vec(),
             extended_rcode: 0,
         };
-        let records = |offset| u32::from(header::header_word(bytes, offset));
-        for _ in 0..records(6) + records(8) {
+        let counts = HeaderCounts::for_message_slice(bytes);
+        for _ in 0..u32::from(counts.ancount()) + u32::from(counts.nscount()) {
             next_record(&blanked, &mut parser)?;
         }
-        for index in 0..header::header_word(bytes, 10) {
+        for index in 0..counts.arcount() {
             let start = parser.pos();
             let record = next_record(&blanked, &mut parser)?;
             if record.rtype() == Rtype::OPT {
                 response.message.truncate(start);
-                header::set_header_word(&mut response.message, 10, index);
+                HeaderCounts::for_message_slice_mut(&mut response.message).set_arcount(index);
                 [response.extended_rcode, ..] = record.ttl().as_secs().to_be_bytes();
                 return Some(response);
             }
@@ -153,18 +165,17 @@ impl Response {
 
     /// Whether the upstream truncated the response.
     pub fn is_truncated(&self) -> bool {
-        header::header_word(&self.message, 2) & TRUNCATED != 0
+        self.header().tc()
     }
 
-    /// The response code, with the upper bits from the OPT record (RFC 6891 section 6.1.3).
+    /// The response code, including the upper bits from the OPT record (RFC 6891 section 6.1.3).
     pub(super) fn rcode(&self) -> OptRcode {
-        let low = Rcode::masked_from_int(self.message[3]);
-        OptRcode::from_parts(low, self.extended_rcode)
+        OptRcode::from_parts(self.header().rcode(), self.extended_rcode)
     }
 
-    /// The second 16-bit word of the header, masked with `bits`.
-    pub(super) fn flags(&self, bits: u16) -> u16 {
-        header::header_word(&self.message, 2) & bits
+    /// The ID, opcode, flags and lower response code.
+    pub(super) fn header(&self) -> Header {
+        *Header::for_message_slice(&self.message)
     }
 
     /// Whether the response is a positive or negative answer. Any other response code is a failure
@@ -173,12 +184,12 @@ impl Response {
         matches!(self.rcode(), OptRcode::NOERROR | OptRcode::NXDOMAIN)
     }
 
-    /// The message without its OPT record.
+    /// The message up to its OPT record.
     pub(super) fn message(&self) -> &[u8] {
         &self.message
     }
 
-    /// The records of the message.
+    /// The records of the message. `None`: a record's data can't be parsed.
     pub(super) fn records(&self) -> Option<Records> {
         Records::read(&self.message)
     }
@@ -189,12 +200,12 @@ impl Response {
 pub struct Records {
     /// The records of class IN in the answer, authority and additional section.
     pub sections: [Vec<Record>; 3],
-    /// Number of records of all classes.
+    /// Number of records of all classes, in all three sections.
     pub(crate) count: usize,
 }
 
 impl Records {
-    /// Parses a message. `None`: a record's data can't be parsed.
+    /// Parses a message. `None`: the message is malformed.
     pub fn read(message: &[u8]) -> Option<Records> {
         let message = Message::from_slice(message).ok()?;
         let mut records = Records::default();
@@ -214,23 +225,25 @@ impl Records {
     }
 }
 
-/// The next record of a message. `None` if its owner name has a compression pointer beyond the
-/// record (RFC 1035 section 4.1.4), because the name would break when the message is truncated
-/// after the record.
+/// The next record of a message. `None` if the record is malformed.
+///
+/// A compression pointer from the owner name to bytes after the record is malformed too (RFC 1035
+/// section 4.1.4). The name would break if the message were truncated after the record.
 fn next_record<'a>(
     message: &'a [u8],
     parser: &mut Parser<'a, [u8]>,
 ) -> Option<ParsedRecord<'a, [u8]>> {
     let start = parser.pos();
     ParsedRecord::skip(parser).ok()?;
-    let mut alone = Parser::from_ref(&message[..parser.pos()]);
-    alone.advance(start).ok()?;
-    ParsedRecord::parse(&mut alone).ok()
+    let mut bounded = Parser::from_ref(&message[..parser.pos()]);
+    bounded.advance(start).ok()?;
+    ParsedRecord::parse(&mut bounded).ok()
 }
 
 /// Whether a question in wire format equals `expected`. The name's casing may differ, because some
 /// servers don't preserve it.
 fn is_same_question(bytes: &[u8], expected: &[u8]) -> bool {
+    // The name is followed by two bytes of type and two of class.
     let Some(name_len) = expected.len().checked_sub(4) else {
         return false;
     };

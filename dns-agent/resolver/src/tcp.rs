@@ -15,13 +15,13 @@ use tracing::{debug, warn};
 
 use super::{Resolver, counters::increment, query::Transport};
 
-/// Time limit for an idle connection, and for a client to read a reply.
-const IDLE: Duration = Duration::from_secs(10);
+/// Time limit for the next query to arrive, and for the client to accept a reply.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Upper bound on open connections per listening address.
 const MAX_CONNECTIONS: usize = 512;
 /// Upper bound on concurrent queries of one connection.
 const MAX_CONCURRENT_QUERIES: usize = 32;
-/// Delay after a failed accept, which means that the system is short of a resource.
+/// Delay after a failed accept, which usually means that the system is short of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts and serves connections until dropped.
@@ -34,13 +34,16 @@ pub(super) async fn serve_connections(listener: TcpListener, resolver: Arc<Resol
             Err(error) => {
                 warn!(
                     %error,
-                    "can't accept a TCP connection: the agent retries after {ACCEPT_PAUSE:?}"
+                    "can't accept a TCP connection: clients get no reply over TCP meanwhile; \
+                     the agent retries after {ACCEPT_PAUSE:?}; \
+                     if this repeats, raise the limit on open files"
                 );
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         let Ok(permit) = permits.clone().try_acquire_owned() else {
+            // Dropping the stream closes the connection.
             increment(&resolver.counters().connections_refused);
             continue;
         };
@@ -56,12 +59,16 @@ pub(super) async fn serve_connections(listener: TcpListener, resolver: Arc<Resol
     }
 }
 
-/// Answers a connection's queries until the connection is closed or idle for too long.
+/// Answers a connection's queries until the client closes its side, no query arrives for
+/// [`IDLE_TIMEOUT`], or a reply can't be written.
 async fn serve_connection(stream: TcpStream, resolver: &Resolver) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
-    // Queries read before the client closed its side are still answered.
+    // The stream of queries ends without an error, so that queries already read are answered.
     let queries = stream::unfold(reader, |mut reader| async move {
-        let query = timeout(IDLE, read_message(&mut reader)).await.ok()?.ok()?;
+        let query = timeout(IDLE_TIMEOUT, read_message(&mut reader))
+            .await
+            .ok()?
+            .ok()?;
         Some((query, reader))
     });
     let mut replies = pin!(
@@ -71,7 +78,7 @@ async fn serve_connection(stream: TcpStream, resolver: &Resolver) -> io::Result<
     );
     while let Some(reply) = replies.next().await {
         if let Some(message) = reply {
-            timeout(IDLE, write_message(&mut writer, &message)).await??;
+            timeout(IDLE_TIMEOUT, write_message(&mut writer, &message)).await??;
         }
     }
     Ok(())
@@ -94,7 +101,7 @@ pub(super) async fn write_message(
     let length = u16::try_from(message.len()).map_err(|_| {
         io::Error::new(
             io::ErrorKind::InvalidInput,
-            "a message longer than 65535 bytes",
+            "the message is longer than 65535 bytes",
         )
     })?;
     let mut framed = Vec::with_capacity(2 + message.len());

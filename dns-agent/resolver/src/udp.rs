@@ -23,7 +23,7 @@ use super::{Resolver, message::QueryAction, query::Transport};
 
 /// The longest UDP datagram, in bytes.
 const MAX_DATAGRAM: usize = 65535;
-/// Delay after a failed receive, which means that the system is short of a resource.
+/// Delay after a failed receive, which usually means that the system is short of a resource.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
 
 /// A bound socket that reports the destination address of each query.
@@ -35,14 +35,14 @@ pub(super) struct UdpListener {
 /// The return path of a reply.
 #[derive(Clone, Copy, Debug)]
 struct ReplyRoute {
-    address: SocketAddr,
-    /// The query's destination address and the index of its interface. `None` on a socket that is
-    /// bound to a single address.
+    client: SocketAddr,
+    /// The query's destination address, which becomes the reply's source address, and for IPv6 the
+    /// index of the receiving interface. `None` on a socket that is bound to a single address.
     destination: Option<(IpAddr, u32)>,
 }
 
-/// Answers queries until dropped. Queries that need an upstream run in tasks of their own, so that
-/// they don't delay others. Queries from the canary's address are not counted.
+/// Answers queries until dropped. Each query that needs an upstream has its own task, so that it
+/// doesn't delay others. Queries from the address `canary` are not counted.
 pub(super) async fn serve_queries(
     listener: UdpListener,
     resolver: Arc<Resolver>,
@@ -57,15 +57,18 @@ pub(super) async fn serve_queries(
             Err(error) => {
                 warn!(
                     %error,
-                    "can't receive a UDP query: the agent retries after {RECEIVE_PAUSE:?}"
+                    "can't receive a UDP query: clients get no reply over UDP meanwhile; \
+                     the agent retries after {RECEIVE_PAUSE:?}; \
+                     if this repeats, check the memory limit of the agent's pod"
                 );
                 sleep(RECEIVE_PAUSE).await;
                 continue;
             }
         };
         let query = &buffer[..length];
-        let action = if Some(route.address) == canary {
-            resolver.decide_action(query, Transport::Udp, 0)
+        let action = if Some(route.client) == canary {
+            let rotation = 0;
+            resolver.decide_action(query, Transport::Udp, rotation)
         } else {
             resolver.start_answer(query, Transport::Udp)
         };
@@ -116,6 +119,7 @@ impl UdpListener {
         self.socket.local_addr()
     }
 
+    /// Waits for a message. Returns its length in `buffer` and the way back to its sender.
     async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, ReplyRoute)> {
         self.socket
             .async_io(Interest::READABLE, || self.try_receive(buffer))
@@ -131,13 +135,14 @@ impl UdpListener {
             Some(&mut control),
             MsgFlags::empty(),
         )?;
-        let address = received
+        let client = received
             .address
             .as_ref()
             .and_then(socket_address)
-            .ok_or_else(|| io::Error::other("a datagram without a source address"))?;
+            .ok_or_else(|| io::Error::other("the datagram has no source address"))?;
         let destination = received.cmsgs()?.find_map(|message| match message {
             ControlMessageOwned::Ipv4PacketInfo(info) => {
+                // The interface is not needed, because the reply follows the route to the client.
                 let destination = Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
                 Some((destination.into(), 0))
             }
@@ -150,7 +155,7 @@ impl UdpListener {
         Ok((
             received.bytes,
             ReplyRoute {
-                address,
+                client,
                 destination,
             },
         ))
@@ -163,20 +168,20 @@ impl UdpListener {
             .async_io(Interest::WRITABLE, || self.try_send(message, route))
             .await;
         if let Err(error) = sent {
-            debug!(client = %route.address, %error, "can't send a UDP reply");
+            debug!(client = %route.client, %error, "can't send a UDP reply");
         }
     }
 
     fn try_send(&self, message: &[u8], route: ReplyRoute) -> io::Result<usize> {
         let slices = [IoSlice::new(message)];
-        let address = SockaddrStorage::from(route.address);
+        let client = SockaddrStorage::from(route.client);
         let send = |control: &[ControlMessage<'_>]| {
             sendmsg(
                 self.socket.as_raw_fd(),
                 &slices,
                 control,
                 MsgFlags::empty(),
-                Some(&address),
+                Some(&client),
             )
         };
         let sent = match route.destination {

@@ -8,18 +8,18 @@ use std::{
     path::Path,
 };
 
-/// Largest `--config` and `--kubeconfig` file, in bytes.
+/// The maximum size of the files that `--config` and `--kubeconfig` name, in bytes.
 pub const MAX_SETTINGS: u64 = 1 << 20;
 
-/// The text of a regular file of at most `max_bytes` bytes. Symbolic links are followed.
+/// Reads a regular file of at most `max_bytes` bytes as text. Symbolic links are followed.
 ///
 /// # Errors
 /// When the file can't be read, is not a regular file, is larger than `max_bytes`, or is not UTF-8.
 pub fn read_text(path: &Path, max_bytes: u64) -> io::Result<String> {
-    // Checked before opening, because opening a device may have effects.
+    // Checked before opening, because opening a device may have side effects.
     check_metadata(&fs::metadata(path)?, max_bytes)?;
     let file = open_nonblocking(path)?;
-    // Checked again, because the path may name another file by now.
+    // Checked again, because the path may lead to another file by now.
     check_metadata(&file.metadata()?, max_bytes)?;
     let mut bytes = Vec::new();
     // Read up to the limit, because a file may grow, and files in /proc have size 0.

@@ -1,5 +1,5 @@
-//! Kubernetes objects from files ([`manifests`]), and the watch that reports changed files
-//! ([`path_watch`]).
+//! Reads Kubernetes objects from files ([`manifests`]), watches paths for changes ([`path_watch`]),
+//! and reads files without blocking ([`files`]).
 
 #![forbid(unsafe_code)]
 

@@ -21,17 +21,17 @@ use zerohop_kubernetes::{Labels, Objects, Selectors};
 use self::{item::ManifestItem, outline::Outline};
 use crate::files;
 
-/// File name extensions of the files that are read from a directory.
+/// The extensions of the files that are read from a directory.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
 /// Upper limits on the input.
 #[derive(Clone, Copy, Debug)]
 struct ManifestLimits {
-    /// Number of files in a directory.
+    /// The number of files in a directory.
     files: usize,
-    /// Size of one file in bytes.
+    /// The size of one file in bytes.
     file: u64,
-    /// Size of all files together in bytes.
+    /// The size of all files together in bytes.
     all: u64,
 }
 
@@ -56,14 +56,17 @@ pub struct ManifestError {
 /// order of their names.
 ///
 /// If an object occurs twice, the later one counts. Objects that the selectors don't match are left
-/// out, as an API server would do. The endpoints of a headless Service without any EndpointSlice
-/// are unknown.
+/// out, as an API server would do. A headless Service without any EndpointSlice becomes
+/// [`HeadlessWithoutSlices`](zerohop_kubernetes::ServiceKind::HeadlessWithoutSlices), because its
+/// endpoints are unknown.
 ///
 /// Only regular files are read: at most 10,000 in a directory, at most 64 MiB each, and at most 256
 /// MiB together.
 ///
 /// # Errors
-/// All errors of all files. No objects are returned if there is any error.
+/// When a file can't be read or exceeds a limit, or when a document or an object is invalid. All
+/// errors of all files are returned, and no objects. After too many files, or too many bytes in all
+/// files together, nothing more is read.
 pub fn load(path: &Path, selectors: &Selectors) -> Result<Objects, Vec<ManifestError>> {
     load_within(LIMITS, path, selectors)
 }
@@ -74,7 +77,7 @@ fn load_within(
     selectors: &Selectors,
 ) -> Result<Objects, Vec<ManifestError>> {
     let mut objects = Objects {
-        // A Namespace that is in no file has no labels.
+        // A Namespace that is in no file counts as a Namespace without labels.
         namespaces_known: !selectors.namespaces.matches(&Labels::new()),
         ..Objects::default()
     };
@@ -111,7 +114,7 @@ fn load_within(
         });
     }
     objects.mark_services_without_slices();
-    // Facts for the client policy matter only if a policy restricts clients.
+    // The client policy needs its facts only if a policy restricts clients.
     if !objects.facts.may_restrict() {
         objects.facts = Box::default();
     }
@@ -133,7 +136,8 @@ impl fmt::Display for ManifestError {
 
 impl std::error::Error for ManifestError {}
 
-/// Metadata of the manifest files, which reveals changes without reading the files.
+/// Metadata of the manifest files, to detect changes without reading the files. For each path:
+/// device, inode, size, modification time in seconds and its nanoseconds, and change time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileStamps(BTreeMap<PathBuf, [i64; 6]>);
 
@@ -145,12 +149,12 @@ impl FileStamps {
     pub fn read(path: &Path) -> io::Result<FileStamps> {
         let mut stamps = BTreeMap::new();
         for file in manifest_files(path)? {
-            // A dangling link has a stamp too.
+            // A dangling link has a stamp of zeros.
             let stamp = fs::metadata(&file).map_or([0; 6], |it| {
-                let (device, number) = (it.dev().cast_signed(), it.ino().cast_signed());
+                let (device, inode) = (it.dev().cast_signed(), it.ino().cast_signed());
                 let (seconds, nanoseconds) = (it.mtime(), it.mtime_nsec());
                 let size = it.size().cast_signed();
-                [device, number, size, seconds, nanoseconds, it.ctime()]
+                [device, inode, size, seconds, nanoseconds, it.ctime()]
             });
             stamps.insert(file, stamp);
         }
@@ -187,8 +191,8 @@ fn file_error(file: &Path, reason: String) -> ManifestError {
     }
 }
 
-/// Whether a directory entry is a manifest. Hidden entries belong to an editor or to a ConfigMap
-/// volume. A dangling link counts as a manifest, so that [`load`] reports it.
+/// Whether a directory entry is a manifest. Hidden entries are not: they belong to an editor or to
+/// a ConfigMap volume. A dangling link counts as a manifest, so that [`load`] reports it.
 fn is_manifest(file: &Path) -> bool {
     let is_hidden = file
         .file_name()
@@ -199,7 +203,7 @@ fn is_manifest(file: &Path) -> bool {
     has_extension && !is_hidden && !file.is_dir()
 }
 
-/// An error at a line of a file or document that the caller knows.
+/// An error at a line of a document, or of a file. The caller knows which document or file it is.
 #[derive(Debug)]
 struct LineError {
     line: Option<usize>,
@@ -292,7 +296,7 @@ impl Document<'_> {
     /// Adds the document's objects to `objects`, and the errors of single objects to `errors`.
     ///
     /// # Errors
-    /// When the document as a whole can't be read.
+    /// When the document can't be parsed, or is neither a Kubernetes object nor a list of objects.
     fn read(
         &self,
         selectors: &Selectors,
@@ -306,7 +310,7 @@ impl Document<'_> {
         self.parse(|yaml| item.reader(&mut found).deserialize(yaml))?;
         for object in found {
             match object {
-                Ok((object, labels)) if selectors.select(&object, &labels) => {
+                Ok((object, labels)) if selectors.selects(&object, &labels) => {
                     objects.insert(object);
                 }
                 Ok((object, _)) => objects.remove(&object),
@@ -340,8 +344,8 @@ impl Document<'_> {
             .and_then(|location| usize::try_from(location.line()).ok());
         LineError {
             line: line.map(|line| self.lines_before + line),
-            // The parser's message counts lines from the start of the document, so the line is cut
-            // off.
+            // The line at the end of the parser's message is cut off, because it counts from the
+            // start of the document.
             reason: text
                 .rsplit_once(" at line ")
                 .map_or(text.as_str(), |(reason, _)| reason)

@@ -1,5 +1,5 @@
 //! Watches a file or directory for changes: writes in place, replacement by renaming, and changes
-//! of symbolic links on the path, as in a ConfigMap volume.
+//! to symbolic links on the path, as in a ConfigMap volume.
 
 use std::{
     collections::BTreeSet,
@@ -20,9 +20,9 @@ use tokio::{
 };
 use tracing::warn;
 
-/// A change counts as complete after this long without further events.
+/// A change counts as complete after this time without further events.
 const QUIET: Duration = Duration::from_millis(100);
-/// A change is reported after this long even if events continue.
+/// A change is reported after this time even if events continue.
 const MAX_DELAY: Duration = Duration::from_secs(2);
 /// Maximum number of symbolic links followed, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -37,7 +37,7 @@ pub struct PathWatch {
 }
 
 impl PathWatch {
-    /// Starts watching. Changes from now on are noticed.
+    /// Starts watching. Changes are noticed from now on.
     ///
     /// # Errors
     /// When the path can't be resolved, or the system has no inotify watches left.
@@ -51,7 +51,7 @@ impl PathWatch {
         })
     }
 
-    /// Waits for a change, and until the change is complete.
+    /// Waits for a change, and then until it is complete.
     pub async fn changed(&mut self) {
         self.change.notified().await;
         let latest = Instant::now() + MAX_DELAY;
@@ -64,13 +64,14 @@ impl PathWatch {
         self.rearm();
     }
 
-    /// Determines again which directories to watch, and watches them.
+    /// Determines again which directories to watch. Logs a warning if they can't be watched.
     pub fn rearm(&mut self) {
         match arm(&self.path, &self.change) {
             Ok(watcher) => self.watcher = watcher,
             Err(error) => warn!(
                 path = %self.path.display(), %error,
-                "can't watch this path any more: changes to it take effect only after a restart of the agent"
+                "can't watch this path any more: changes to its files take effect up to 10 seconds \
+                 late, by the agent's periodic check"
             ),
         }
     }
@@ -112,7 +113,7 @@ fn is_inaccessible(error: &notify::Error) -> bool {
 /// The directory entries that are resolved when a path is opened and read.
 #[derive(Debug, Default)]
 struct WatchScope {
-    /// Every component of the path, links included, as a path whose parent contains no links.
+    /// The path of every component, links included. The parents of these paths contain no links.
     components: BTreeSet<PathBuf>,
     /// The directory whose entries are read, if the path leads to one.
     directory: Option<PathBuf>,
@@ -160,6 +161,7 @@ impl WatchScope {
         at
     }
 
+    /// The directories to watch.
     fn directories(&self) -> BTreeSet<PathBuf> {
         let parents = self.components.iter().filter_map(|step| step.parent());
         parents
@@ -168,8 +170,8 @@ impl WatchScope {
             .collect()
     }
 
-    /// Whether an event may have changed what the path refers to. Reads don't count, because
-    /// otherwise each load would trigger the next.
+    /// Whether an event may have changed the file or directory at the path. Reads don't count,
+    /// because otherwise each load would trigger the next.
     fn affects_path(&self, event: &Event) -> bool {
         let is_written = event.kind == EventKind::Access(AccessKind::Close(AccessMode::Write));
         if event.kind.is_access() && !is_written {
@@ -216,7 +218,7 @@ mod tests {
         change(directory.path());
         timeout(Duration::from_secs(20), watch.changed())
             .await
-            .expect("unnoticed");
+            .expect("the change was not noticed");
     }
 
     fn write(path: &Path, text: &str) {
@@ -224,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_written_in_place() {
+    async fn a_write_in_place_is_noticed() {
         check_change_is_noticed(
             "f",
             |at| write(&at.join("f"), "1"),
@@ -234,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_replaced_by_renaming() {
+    async fn a_replacement_by_renaming_is_noticed() {
         let set_up = |at: &Path| {
             write(&at.join("f"), "1");
             write(&at.join("f~"), "2");
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_in_a_directory() {
+    async fn a_new_file_in_a_directory_is_noticed() {
         let set_up = |at: &Path| fs::create_dir(at.join("d")).unwrap();
         check_change_is_noticed("d", set_up, |at| write(&at.join("d/f"), "1")).await;
     }
@@ -262,20 +264,20 @@ mod tests {
             fs::remove_dir_all(&path).unwrap();
             timeout(Duration::from_secs(20), watch.changed())
                 .await
-                .expect("removal unnoticed");
+                .expect("the removal was not noticed");
             fs::create_dir(&path).unwrap();
             timeout(Duration::from_secs(20), watch.changed())
                 .await
-                .expect("creation unnoticed");
+                .expect("the creation was not noticed");
             write(&path.join("f"), round);
             timeout(Duration::from_secs(20), watch.changed())
                 .await
-                .expect("file unnoticed");
+                .expect("the new file was not noticed");
         }
     }
 
     /// Lays out a ConfigMap's files as the kubelet does.
-    fn config_map(at: &Path) {
+    fn create_config_map(at: &Path) {
         for version in ["..1", "..2"] {
             fs::create_dir(at.join(version)).unwrap();
             write(&at.join(version).join("f"), version);
@@ -284,24 +286,25 @@ mod tests {
         symlink("..data/f", at.join("f")).unwrap();
     }
 
-    fn swap(at: &Path) {
+    /// Updates a ConfigMap's files as the kubelet does.
+    fn update_config_map(at: &Path) {
         symlink("..2", at.join("..tmp")).unwrap();
         fs::rename(at.join("..tmp"), at.join("..data")).unwrap();
     }
 
     #[tokio::test]
-    async fn a_config_map_swapped_under_its_directory() {
-        check_change_is_noticed("", config_map, swap).await;
+    async fn an_updated_config_map_directory_is_noticed() {
+        check_change_is_noticed("", create_config_map, update_config_map).await;
     }
 
     #[tokio::test]
-    async fn a_config_map_swapped_under_its_file() {
-        check_change_is_noticed("f", config_map, swap).await;
+    async fn an_updated_config_map_file_is_noticed() {
+        check_change_is_noticed("f", create_config_map, update_config_map).await;
     }
 
     #[tokio::test]
-    async fn a_file_behind_links_written_in_place() {
-        check_change_is_noticed("", config_map, |at| write(&at.join("..1/f"), "3")).await;
+    async fn a_write_in_place_behind_links_is_noticed() {
+        check_change_is_noticed("", create_config_map, |at| write(&at.join("..1/f"), "3")).await;
     }
 
     #[test]

@@ -19,8 +19,7 @@ use super::{lookup::Lookup, status::Status};
 
 /// The longest time until the agent's response begins.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest time until the next piece of the body. The first piece takes longest, because the
-/// agent sorts all names before it.
+/// The longest time until the next piece of the body arrives.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The status of the agent whose admin endpoints listen at `admin`.
@@ -31,7 +30,8 @@ pub async fn status(admin: SocketAddr) -> anyhow::Result<Status> {
     get_json(admin, "/status").await
 }
 
-/// The agent's answer to a question, which plane gives it, and from which objects.
+/// How the agent answers a question: the answer, the plane that gives it, and the objects that it
+/// comes from.
 ///
 /// # Errors
 /// As for [`status`].
@@ -65,7 +65,8 @@ impl ResponseText {
     pub async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
         let stopped = || {
             format!(
-                "the answer from the agent at {} stopped before its end",
+                "the answer from the agent at {} stopped before its end: try again, and see the \
+                 agent's log",
                 self.admin
             )
         };
@@ -104,7 +105,7 @@ async fn get_json<T: DeserializeOwned>(admin: SocketAddr, path: &str) -> anyhow:
     })
 }
 
-/// Sends a GET and checks the status code.
+/// Sends a GET request, and returns an error unless the status code is 200.
 async fn get_checked(admin: SocketAddr, path: &str) -> anyhow::Result<ResponseText> {
     let advice = || {
         format!(
@@ -132,7 +133,7 @@ async fn get_checked(admin: SocketAddr, path: &str) -> anyhow::Result<ResponseTe
     Ok(text)
 }
 
-/// Sends a GET, without a time limit.
+/// Sends a GET request, without a time limit.
 ///
 /// # Errors
 /// When no HTTP server answers at that address.
@@ -141,7 +142,7 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(Stat
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // This task reads and writes the connection. `send_request` returns the connection's errors.
     tokio::spawn(connection);
-    // Always localhost, because the agent refuses other hosts (DNS rebinding).
+    // Always localhost, because the agent refuses other hosts to prevent DNS rebinding.
     let request = Request::get(path)
         .header("host", format!("localhost:{}", address.port()))
         .body(Empty::<Bytes>::new())?;

@@ -102,15 +102,15 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router) {
 
 /// The slots for connections, shared fairly among peers.
 ///
-/// While slots are free a peer may take any number. When none is free, a new connection replaces
-/// an old one:
+/// While slots are free, a peer may take any number. When no slot is free, a new connection
+/// replaces an old one:
 ///
-/// * the oldest connection of the peer with the most, if the new connection's peer has none, or
-///   has at least two fewer;
-/// * otherwise the oldest connection of its own peer.
+/// * the oldest connection of the peer with the most connections, if the new connection's peer has
+///   no connection, or at least two fewer than that peer;
+/// * otherwise the oldest connection of the new connection's peer.
 ///
-/// So one peer can't lock out another, as many peers as there are slots have one each, and a new
-/// client gets in among several that count as one peer.
+/// So one peer can't lock out another, and each of `max_open` peers can have a connection. Clients
+/// that count as one peer can't lock out each other, because a new connection is always accepted.
 struct ConnectionSlots {
     max_open: usize,
     /// The open connections, oldest first. Some may have ended.
@@ -135,7 +135,8 @@ impl ConnectionSlots {
         }
     }
 
-    /// Frees a slot for a connection of a peer, by aborting another connection if none is free.
+    /// Makes sure that a slot is free for a new connection of a peer, by aborting an old connection
+    /// if necessary.
     fn make_room(&mut self, address: IpAddr) {
         self.open
             .retain(|connection| !connection.task.is_finished());
@@ -147,13 +148,13 @@ impl ConnectionSlots {
             *counts.entry(connection.peer).or_default() += 1;
         }
         let own = counts
-            .get(&PeerNetwork::of(address))
+            .get(&PeerNetwork::containing(address))
             .copied()
             .unwrap_or_default();
         let largest = counts.values().max().copied().unwrap_or_default();
-        let loses = |peer: PeerNetwork| {
+        let may_be_replaced = |peer: PeerNetwork| {
             if own > 0 && largest <= own + 1 {
-                peer == PeerNetwork::of(address)
+                peer == PeerNetwork::containing(address)
             } else {
                 counts.get(&peer) == Some(&largest)
             }
@@ -161,7 +162,7 @@ impl ConnectionSlots {
         let oldest = self
             .open
             .iter()
-            .position(|connection| loses(connection.peer));
+            .position(|connection| may_be_replaced(connection.peer));
         if let Some(oldest) = oldest {
             self.open.remove(oldest).task.abort();
         }
@@ -169,13 +170,13 @@ impl ConnectionSlots {
 
     /// Puts a connection into a free slot.
     fn add(&mut self, address: IpAddr, task: AbortHandle) {
-        let peer = PeerNetwork::of(address);
+        let peer = PeerNetwork::containing(address);
         self.open.push(OpenConnection { peer, task });
     }
 }
 
 impl PeerNetwork {
-    fn of(address: IpAddr) -> PeerNetwork {
+    fn containing(address: IpAddr) -> PeerNetwork {
         const FIRST_64_BITS: u128 = u128::MAX << 64;
         match address.to_canonical() {
             IpAddr::V6(address) if !address.is_loopback() => {
@@ -192,7 +193,8 @@ mod tests {
 
     use super::*;
 
-    /// Slots per peer after these peers have opened one connection each, in order.
+    /// The number of slots of each peer after these peers have opened one connection each, in this
+    /// order.
     fn shares(max_open: usize, peers: &[&str]) -> Vec<(PeerNetwork, usize)> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
@@ -218,7 +220,7 @@ mod tests {
     }
 
     fn peer_count(peer: &str, count: usize) -> (PeerNetwork, usize) {
-        (PeerNetwork::of(peer.parse().unwrap()), count)
+        (PeerNetwork::containing(peer.parse().unwrap()), count)
     }
 
     #[test]
@@ -236,7 +238,8 @@ mod tests {
             shares(8, &[&both[..], &[c], &many(a)].concat()),
             [peer_count(a, 3), peer_count(b, 4), peer_count(c, 1)]
         );
-        // Each peer has one. A new peer replaces the oldest; a peer that has one replaces its own.
+        // Each peer has one connection. A new peer replaces the oldest connection; a peer with a
+        // connection replaces its own.
         assert_eq!(shares(2, &[a, b, c]), [peer_count(b, 1), peer_count(c, 1)]);
         assert_eq!(
             shares(2, &[a, b, a, b]),
@@ -279,7 +282,7 @@ mod tests {
             [peer_count("2001:db8::", 2), peer_count("2001:db8:0:1::", 1)]
         );
         assert_eq!(
-            PeerNetwork::of("::ffff:10.0.0.1".parse().unwrap()),
+            PeerNetwork::containing("::ffff:10.0.0.1".parse().unwrap()),
             peer_count("10.0.0.1", 1).0
         );
     }

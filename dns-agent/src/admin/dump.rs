@@ -28,8 +28,8 @@ use zerohop_zone::{
 /// together.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Maximum number of steps of a walk while the index is locked, so that the publisher need not wait
-/// long. A step may write nothing.
+/// Maximum number of steps while the index is locked, so that the publisher need not wait long.
+/// [`PIECE_BYTES`] does not limit the steps, because a step may write nothing.
 const MAX_STEPS: usize = 512;
 
 /// Limits the number of dumps at the same time.
@@ -38,6 +38,8 @@ static DUMP_SLOTS: Semaphore = Semaphore::const_new(8);
 /// Dumps every zone, and the records outside the zones.
 pub(super) fn dump_all(index: Arc<RwLock<Index>>) -> Response {
     let zones = zones(&index);
+    // The zones are in the order of `ZoneData::zones`, the longest name first, and are dumped from
+    // the last to the first.
     let position = match zones.len().checked_sub(1) {
         Some(last) => DumpPosition::Before(last),
         None => DumpPosition::BeforeOutside,
@@ -111,6 +113,7 @@ struct Dump {
     zones: Vec<Name>,
     position: DumpPosition,
     extent: DumpExtent,
+    /// Released when the dump ends or the client is gone.
     _slot: SemaphorePermit<'static>,
 }
 
@@ -144,12 +147,13 @@ impl Dump {
         Ok((!text.is_empty()).then(|| text.into()))
     }
 
-    /// Writes names from one state of the index, up to the limits of a piece.
+    /// Writes names from one state of the index, up to the limits [`PIECE_BYTES`] and
+    /// [`MAX_STEPS`].
     fn take_steps(&mut self, text: &mut Vec<u8>) -> io::Result<()> {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         let view = index.view();
         if names_of_zones(&view) != self.zones {
-            // The client notices the error, because the chunked body has no end.
+            // The client notices the error, because the last chunk of the body is missing.
             return Err(io::Error::other("the zones changed while they were dumped"));
         }
         for _ in 0..MAX_STEPS {
@@ -198,7 +202,7 @@ fn write_step(
         DumpPosition::Outside(mut outside, position) => match view.walk(None, &position) {
             Some((names, next)) => {
                 for (name, entry) in &names {
-                    outside.write((name, entry), out)?;
+                    outside.write_entry((name, entry), out)?;
                 }
                 Ok(DumpPosition::Outside(outside, next))
             }

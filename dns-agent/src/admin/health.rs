@@ -54,8 +54,8 @@ fn kernel_lines(health: KernelHealth, missing_and_degraded: &[String]) -> Vec<He
                 "kernel: attached to no interface, so CoreDNS answers everything: {}",
                 missing_and_degraded.join("; ")
             );
-            // It is not a failure that no interface matches, or that foreign programs own all of
-            // them.
+            // Without failed attachments, either no interface matches, or foreign programs own all
+            // matching interfaces. Neither is a failure.
             vec![if failed == 0 { Ok(line) } else { Err(line) }]
         }
         KernelHealth::On(Some(CanaryReport { zone, outcomes, .. })) => outcomes

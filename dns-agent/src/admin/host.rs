@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use axum::http::{Request, header::HOST, uri::Authority};
 
-/// Whether a request's host is this machine, by a name that no DNS server can assign. The request
-/// target and the `Host` header may both name the host (RFC 9112 section 3.2.2). At least one must,
-/// and every one must be a loopback address or `localhost`.
+/// Whether a request's host is `localhost` or a loopback address, and not a name found by DNS. The
+/// request target and the `Host` header may both name a host (RFC 9112 section 3.2.2). At least
+/// one of them must name a host, and all named hosts must be `localhost` or a loopback address.
 pub(super) fn is_loopback<B>(request: &Request<B>) -> bool {
     let target = request.uri().authority().map(Authority::as_str);
     let headers = request.headers().get_all(HOST).iter();

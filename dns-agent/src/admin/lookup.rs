@@ -1,4 +1,5 @@
-//! `dns-agent lookup`: the answer to a question, which plane gives it, and from which objects.
+//! `dns-agent lookup`: the answer to a question, the plane that gives it, and the objects that it
+//! comes from.
 
 mod report;
 
@@ -24,12 +25,14 @@ use zerohop_zone::{Answer, Apex, Name, Rdata, Record, Rtype, ZoneData};
 
 use super::state::{AdminState, KernelExplanation};
 
-/// The longest time that the resolver may take. `dns-agent lookup` waits for 5 s.
+/// The longest time that the resolver may take. It is shorter than the 5 s for which
+/// `dns-agent lookup` waits.
 const RESOLVER_TIMEOUT: Duration = Duration::from_millis(4500);
 
 /// The resolver's answer.
 struct ResolverAnswer {
-    /// The response code and the AA bit; `None` when upstreams have not answered in time.
+    /// The response code and the AA bit; `None` when the resolver has not answered in time, because
+    /// it waits for upstreams.
     head: Option<(String, bool)>,
     /// The answer, authority and additional sections.
     sections: [Vec<Record>; 3],
@@ -38,7 +41,8 @@ struct ResolverAnswer {
 }
 
 impl AdminState {
-    /// Answers the question by the resolver, and reports which plane would answer a client and why.
+    /// Lets the resolver answer the question, and reports which plane would answer a client, and
+    /// why.
     ///
     /// # Errors
     /// When the task that makes the report panicked.
@@ -53,7 +57,7 @@ impl AdminState {
 
     fn report(&self, name: &Name, rtype: Rtype, answered: ResolverAnswer) -> Lookup {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        let model = index.view();
+        let data = index.view();
         let provenance = Provenance::new(&index);
         let ResolverAnswer {
             head,
@@ -64,7 +68,7 @@ impl AdminState {
         let [answer, authority, additional] = sections.map(|records| -> Vec<RecordReport> {
             let records = records.iter();
             let reports = records.map(|record| {
-                if was_forwarded && !is_in_zones(&model, record) {
+                if was_forwarded && !is_in_zones(&data, record) {
                     upstream_record(record)
                 } else {
                     object_record(record, provenance.origin_of(record))
@@ -74,7 +78,7 @@ impl AdminState {
         });
 
         let kernel = (self.kernel)(name, rtype);
-        let why = self.why_not_kernel(&kernel, &model, name, rtype);
+        let why = self.why_not_kernel(&kernel, &data, name, rtype);
         let is_answered_by_upstream = forwarded
             .first()
             .is_some_and(|first| first.name == *name && !first.servers.is_empty());
@@ -84,7 +88,7 @@ impl AdminState {
             {
                 AnsweringPlane::Kernel
             }
-            _ if self.listen.is_empty() => AnsweringPlane::None,
+            _ if self.listen.is_empty() => AnsweringPlane::Neither,
             _ if is_answered_by_upstream => AnsweringPlane::Upstream,
             _ => AnsweringPlane::Agent,
         };
@@ -95,7 +99,7 @@ impl AdminState {
         if !was_forwarded && !authority.is_empty() {
             notes.extend(provenance.reasons_for_absence(name, rtype));
         }
-        if plane == AnsweringPlane::None {
+        if plane == AnsweringPlane::Neither {
             notes.push(
                 "the agent has no --listen, so the query goes to its destination as without \
                  Zerohop; the records above are the answer that the agent would give"
@@ -124,11 +128,11 @@ impl AdminState {
         }
     }
 
-    /// Why the kernel doesn't answer, or doesn't answer every client. `None` when it does.
+    /// Why the kernel doesn't answer clients without EDNS. `None` when it answers.
     fn why_not_kernel(
         &self,
         kernel: &KernelExplanation,
-        model: &dyn ZoneData,
+        data: &dyn ZoneData,
         name: &Name,
         rtype: Rtype,
     ) -> Option<String> {
@@ -152,7 +156,7 @@ impl AdminState {
         }
         let explain = |outcome| match outcome {
             Outcome::LeaseStale => self.explain_stale_lease(),
-            _ => explain_outcome(outcome, model, name, rtype),
+            _ => explain_outcome(outcome, data, name, rtype),
         };
         let outcome = explained.plain;
         let mut why = format!("{}: {}", outcome.name(), explain(outcome));
@@ -230,11 +234,11 @@ fn forwarding_note(question: &UpstreamLookup) -> String {
 }
 
 /// Whether a record is in the zones' data.
-fn is_in_zones(model: &dyn ZoneData, record: &Record) -> bool {
+fn is_in_zones(data: &dyn ZoneData, record: &Record) -> bool {
     let is_soa = |zone: &Apex| zone.negative_soa() == *record;
-    match model.answer(&record.owner, record.data.rtype()) {
+    match data.answer(&record.owner, record.data.rtype()) {
         Answer::Data { answer, .. } if answer.contains(record) => true,
-        _ => model.zones().iter().any(is_soa),
+        _ => data.zones().iter().any(is_soa),
     }
 }
 
@@ -284,7 +288,7 @@ fn upstream_record(record: &Record) -> RecordReport {
 }
 
 /// Why a well-formed query to a served address passes.
-fn explain_outcome(outcome: Outcome, model: &dyn ZoneData, name: &Name, rtype: Rtype) -> String {
+fn explain_outcome(outcome: Outcome, data: &dyn ZoneData, name: &Name, rtype: Rtype) -> String {
     let parent = || {
         name.parent()
             .map_or_else(String::new, |parent| parent.to_string())
@@ -294,35 +298,38 @@ fn explain_outcome(outcome: Outcome, model: &dyn ZoneData, name: &Name, rtype: R
             "the name has {} bytes, and the kernel looks up names of {MIN_NAME} to {MAX_NAME}",
             name.wire().len()
         ),
-        Outcome::NonstandardName => "the name has more labels than the kernel walks".to_owned(),
-        Outcome::MetaType => format!("{rtype} is a query type that no record has"),
-        Outcome::PassMark => explain_pass_mark(model, name, rtype),
+        Outcome::NonstandardName => {
+            "the name has more labels than the kernel program reads".to_owned()
+        }
+        Outcome::MetaType => format!("{rtype} is a meta type, which no record has"),
+        Outcome::PassMark => explain_pass_mark(data, name, rtype),
         Outcome::BelowUnknown => format!(
             "names below {} are computed, and the kernel's tables hold stored names only",
             parent()
         ),
         Outcome::TagCollision => {
-            "another name with the same hash takes this name's place in the kernel's tables"
+            "another name in the kernel's tables has the same hash tag, so the kernel doesn't know \
+             whether this name has a record"
                 .to_owned()
         }
-        Outcome::NotAuthoritative => match model.zone_of(name) {
+        Outcome::NotAuthoritative => match data.zone_of(name) {
             None => "the name is outside the zones".to_owned(),
             Some(zone) => format!(
                 "the kernel's tables don't hold all names of this part of {}, so the kernel \
                  doesn't know which names exist",
-                model.zones()[zone].name
+                data.zones()[zone].name
             ),
         },
         Outcome::TooLarge => {
-            "the answer is longer than the client accepts: 512 bytes without EDNS".to_owned()
+            "the answer is longer than the client accepts (512 bytes without EDNS)".to_owned()
         }
         _ => "the kernel program passes the query".to_owned(),
     }
 }
 
 /// Why a name's record is marked to pass.
-fn explain_pass_mark(model: &dyn ZoneData, name: &Name, rtype: Rtype) -> String {
-    match model.answer(name, rtype) {
+fn explain_pass_mark(data: &dyn ZoneData, name: &Name, rtype: Rtype) -> String {
+    match data.answer(name, rtype) {
         Answer::Alias { target, .. } => {
             format!("the name is an alias of {target}, and other servers answer for {target}")
         }
@@ -343,7 +350,8 @@ fn explain_pass_mark(model: &dyn ZoneData, name: &Name, rtype: Rtype) -> String 
                 answer.len()
             )
         }
-        _ => "the name's record is marked to pass, because the agent computes the answer, as for aliases"
+        _ => "the name's record is marked to pass, because only the agent can compute the answer, \
+              as for aliases"
             .to_owned(),
     }
 }

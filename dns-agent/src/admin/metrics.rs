@@ -26,13 +26,13 @@ use zerohop_kubernetes::ServiceKind;
 use self::readings::Readings;
 use super::status_board::StatusBoard;
 
-/// The measurements since the start.
+/// Durations measured since the agent's start.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Mutex<Registry>,
-    /// Times from a change of endpoints in the cluster until it is published.
+    /// Time from a change of endpoints in the cluster until it is published.
     programming: Family<ProgrammingLabels, Histogram, ProgrammingBuckets>,
-    /// Times from reading a change until it is published.
+    /// Time from reading a change until it is published.
     publish: Histogram,
 }
 
@@ -102,7 +102,7 @@ impl Metrics {
     }
 
     /// Records the time from a change of a Service's endpoints in the cluster, at `changed`, until
-    /// now. Nothing is recorded for an unknown Service.
+    /// now. Only ClusterIP and headless Services are recorded.
     pub fn observe_programming(&self, kind: Option<&ServiceKind>, changed: SystemTime) {
         let service_kind = match kind {
             Some(ServiceKind::Headless | ServiceKind::HeadlessWithoutSlices) => {
@@ -111,7 +111,7 @@ impl Metrics {
             Some(ServiceKind::ClusterIp(_)) => ServiceKindLabel::ClusterIp,
             Some(ServiceKind::ExternalName(_) | ServiceKind::Unreadable) | None => return,
         };
-        // If the clocks differ so that the change is in the future, the duration counts as 0.
+        // If the clocks differ, the change may seem to be in the future. The duration is 0 then.
         let duration = changed.elapsed().unwrap_or_default();
         let labels = ProgrammingLabels { service_kind };
         let histogram = self.programming.get_or_create(&labels);

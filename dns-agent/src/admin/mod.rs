@@ -2,8 +2,8 @@
 //!
 //! [`health`] queries both planes. [`metrics`] encodes the metrics. [`status`] is the agent's
 //! state, which tasks write to the [`status_board`]. [`lookup`] explains the answer to one
-//! question, and [`dump`] prints every record. All of them read the [`state`]. [`client`] requests
-//! these from a running agent.
+//! question, and [`dump`] prints every record. All of them read the [`state`]. [`client`] sends
+//! requests to the endpoints of a running agent.
 
 pub mod client;
 mod connections;
@@ -36,8 +36,8 @@ use zerohop_zone::{Name, Rtype};
 pub use self::connections::serve;
 use self::{state::AdminState, status_board::StatusBoard};
 
-/// Serialises the public endpoints that lock the kernel plane, so that the publisher never has to
-/// wait for more than one of them.
+/// Lets the public endpoints that lock the kernel plane run one at a time, so that the publisher
+/// never waits for more than one of them.
 static KERNEL_PLANE_TURN: Semaphore = Semaphore::const_new(1);
 
 /// The paths that every peer may request. All other responses contain names of objects and hosts,
@@ -85,7 +85,7 @@ async fn refuse_private_paths(
     (StatusCode::FORBIDDEN, body).into_response()
 }
 
-/// The longest time that a round of the publisher may take.
+/// The longest time that a round of the publisher's loop may take.
 const MAX_ROUND: Duration = Duration::from_secs(120);
 
 /// Succeeds if the runtime works and the publisher finishes its rounds.
@@ -95,13 +95,13 @@ async fn livez(State(board): State<Arc<StatusBoard>>) -> Response {
         return "ok\n".into_response();
     }
     let reason = format!(
-        "the publisher has finished no round for {} s, so it is busy or stuck\n",
+        "the publisher's loop has finished no round for {} s, so the publisher is busy or stuck\n",
         idle.as_secs()
     );
     (StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
 }
 
-/// Succeeds if both planes answer a query.
+/// Succeeds if each plane that is on answers a query.
 async fn healthz(State(admin_state): State<Arc<AdminState>>) -> Response {
     let Ok(_turn) = KERNEL_PLANE_TURN.acquire().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
@@ -144,7 +144,7 @@ async fn status(State(board): State<Arc<StatusBoard>>) -> Response {
     }
 }
 
-/// The answer to a question, which plane gives it, and from which objects, as JSON.
+/// How the agent answers a question, as JSON.
 async fn lookup(
     State(admin_state): State<Arc<AdminState>>,
     Path((name, rtype)): Path<(String, String)>,

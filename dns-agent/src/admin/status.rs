@@ -263,8 +263,8 @@ impl FeedState {
 
 impl FeedStatus {
     /// The status of a feed with this health.
-    pub(super) fn of(feed: Feed, health: &FeedHealth) -> FeedStatus {
-        let (state, error) = match &health.state {
+    pub(super) fn new(feed: Feed, health: &FeedHealth) -> FeedStatus {
+        let (state, error) = match &health.activity {
             FeedActivity::Resting => (FeedState::Resting, None),
             FeedActivity::Waiting => (FeedState::Waiting, None),
             FeedActivity::Listing => (FeedState::Listing, None),
@@ -285,7 +285,7 @@ impl FeedStatus {
 
 impl ManifestsStatus {
     /// The status of manifests that are not loaded yet.
-    pub fn of(path: &Path) -> ManifestsStatus {
+    pub fn not_loaded(path: &Path) -> ManifestsStatus {
         ManifestsStatus {
             path: path.to_owned(),
             ..ManifestsStatus::default()
@@ -296,7 +296,7 @@ impl ManifestsStatus {
     pub fn loaded_now(path: &Path) -> ManifestsStatus {
         ManifestsStatus {
             loaded: now_rfc3339(),
-            ..ManifestsStatus::of(path)
+            ..ManifestsStatus::not_loaded(path)
         }
     }
 }

@@ -16,7 +16,7 @@ use super::status::{
 
 /// The current state of the agent's tasks.
 pub struct StatusBoard {
-    /// The status without the parts that are read with the board.
+    /// The status without the parts that are read from the fields below.
     status: watch::Sender<Status>,
     counters: Arc<ResolverCounters>,
     kernel: KernelStatusReader,
@@ -24,7 +24,7 @@ pub struct StatusBoard {
     feeds: watch::Sender<KubernetesFeeds>,
     /// The health of the feeds of facts for NetworkPolicies.
     policy_feeds: watch::Sender<Vec<Arc<SourceHealth>>>,
-    /// When the publisher finished its last round.
+    /// When the publisher's loop finished its last round.
     last_round: watch::Sender<Instant>,
     /// When the manifests were last checked; `None` before the first check, and without manifests.
     last_file_check: watch::Sender<Option<Instant>>,
@@ -70,12 +70,12 @@ impl StatusBoard {
         self.policy_feeds.send_replace(health);
     }
 
-    /// Records that the publisher finished a round.
+    /// Records that the publisher's loop finished a round.
     pub fn record_round(&self) {
         self.last_round.send_replace(Instant::now());
     }
 
-    /// The time since the publisher's last round.
+    /// The time since the last round of the publisher's loop.
     pub fn time_since_round(&self) -> Duration {
         self.last_round.borrow().elapsed()
     }
@@ -98,7 +98,7 @@ impl StatusBoard {
         self.status.send_modify(change);
     }
 
-    /// The status of the manifests; the default one without manifests.
+    /// The status of the manifests; without manifests, the default value.
     pub fn manifests(&self) -> ManifestsStatus {
         match &self.status.borrow().source {
             SourceStatus::Manifests(manifests) => manifests.clone(),
@@ -150,8 +150,8 @@ fn degraded(status: &Status) -> Vec<String> {
 }
 
 impl KubernetesFeeds {
-    /// The status of all feeds. The feeds of policies don't count for `age_seconds`, because
-    /// without them the kernel answers fewer pods, but no outdated records.
+    /// The status of all feeds. `age_seconds` does not include the feeds of policies: if they fail,
+    /// the kernel answers fewer pods, but no outdated records.
     fn read(&self, policies: &[Arc<SourceHealth>]) -> KubernetesStatus {
         let ages: Option<Vec<_>> = self.health.iter().map(|health| health.age()).collect();
         let oldest = ages.and_then(|ages| ages.into_iter().max());
@@ -168,7 +168,7 @@ impl KubernetesFeeds {
             reasons: self.reasons.clone(),
             age_seconds: oldest.map(|age| age.as_secs_f64()),
             feeds: feeds
-                .map(|(feed, health)| FeedStatus::of(feed, &health))
+                .map(|(feed, health)| FeedStatus::new(feed, &health))
                 .collect(),
             requests,
         }

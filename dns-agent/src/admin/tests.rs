@@ -1,3 +1,5 @@
+//! Responses of the admin endpoints, and the output of the commands that read them.
+
 use std::sync::{Arc, RwLock};
 
 use axum::body::Body;
@@ -65,12 +67,12 @@ async fn readiness_says_what_is_missing() {
     );
 }
 
-/// The response to a peer at this address for a path.
+/// The response to a request for `path` from the address `peer`.
 async fn get_from(admin_state: &Arc<AdminState>, peer: &str, path: &str) -> (StatusCode, String) {
     get_with_hosts(admin_state, peer, path, &["localhost"]).await
 }
 
-/// The response to a peer whose request names these hosts.
+/// The response to a request for `target` from the address `peer`, with these `Host` headers.
 async fn get_with_hosts(
     admin_state: &Arc<AdminState>,
     peer: &str,
@@ -151,15 +153,15 @@ async fn remote_peers_get_only_metrics_and_health() {
 }
 
 #[tokio::test]
-async fn health_reports_both_planes() {
-    let ask = async |health: fn(&[Name]) -> KernelHealth| {
+async fn healthz_reports_both_planes() {
+    let get_health = async |health: fn(&[Name]) -> KernelHealth| {
         let admin_state = AdminState {
             kernel_canary: Box::new(health),
             ..admin_state(KernelExplanation::Off)
         };
         get_from(&Arc::new(admin_state), "10.0.0.1:1", "/healthz").await
     };
-    let (code, body) = ask(|_| KernelHealth::Off).await;
+    let (code, body) = get_health(|_| KernelHealth::Off).await;
     assert_eq!(code, StatusCode::OK);
     let off = "kernel: off, no --interface is given\nuser: off, no --listen is given\n";
     assert_eq!(body, off);
@@ -171,7 +173,7 @@ async fn health_reports_both_planes() {
             failed: 0,
         }))
     };
-    let (code, body) = ask(passing).await;
+    let (code, body) = get_health(passing).await;
     assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
     let passes = "kernel: zerohop_tc passes cluster.local. SOA: lease_stale\n";
     assert!(body.starts_with(passes), "{body}");
@@ -239,7 +241,7 @@ async fn a_lookup_says_which_plane_answers_and_why() {
         .lookup(name, Rtype::SOA)
         .await
         .unwrap();
-    assert_eq!(lookup.plane, AnsweringPlane::None);
+    assert_eq!(lookup.plane, AnsweringPlane::Neither);
 }
 
 #[test]

@@ -1,4 +1,7 @@
 //! Client policy: which pods of this node NetworkPolicies permit to query the served addresses.
+//!
+//! The policy is evaluated from *facts*: the policies, pods, namespaces and Services that the feeds
+//! of [`super::policy_feeds`] report. A feed is a list in the Kubernetes API, followed by a watch.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +30,8 @@ const NEEDED_FEEDS: [Feed; 4] = [
     Feed::DnsEndpoints,
 ];
 
-/// Keeps the facts that NetworkPolicies are judged by, and the permitted clients that result.
+/// Evaluates NetworkPolicies. Keeps the facts that the evaluation needs, and its result: the
+/// permitted clients.
 pub(super) struct ClientPolicy {
     fact_source: FactSource,
     facts: Facts,
@@ -35,7 +39,8 @@ pub(super) struct ClientPolicy {
     inputs: PolicyInputs,
     /// Whether facts changed after the last evaluation.
     have_facts_changed: bool,
-    /// The clients of the last evaluation.
+    /// The permitted clients of the last evaluation. Before it: no client, or any client if no
+    /// facts are needed.
     clients: PermittedClients,
     /// The pods of the last evaluation that are not permitted.
     left_out: Vec<LeftOutPod>,
@@ -55,7 +60,7 @@ enum FactSource {
         health: Vec<Arc<SourceHealth>>,
         /// `--max-age`; `None` means that facts never become outdated.
         max_age: Option<Duration>,
-        /// Whether the name of this node is known. Only then is it known which pods run here.
+        /// Whether the name of this node is known. Without it, the pods of this node are not known.
         has_node_name: bool,
     },
 }
@@ -110,7 +115,7 @@ impl ClientPolicy {
         }
     }
 
-    /// The clients of the last evaluation.
+    /// The permitted clients of the last evaluation.
     pub(super) fn clients(&self) -> &PermittedClients {
         &self.clients
     }
@@ -147,7 +152,7 @@ impl ClientPolicy {
         };
     }
 
-    /// Sets the kinds of unevaluated policies that the API serves.
+    /// Sets the kinds of policies that the API serves but Zerohop doesn't evaluate.
     pub(super) fn set_policy_kinds(&mut self, kinds: BTreeSet<PolicyKind>) {
         self.have_facts_changed = true;
         self.facts.set_served_kinds(kinds);
@@ -160,8 +165,8 @@ impl ClientPolicy {
         }
     }
 
-    /// The clients that may query these addresses. `None` when no input has changed since the last
-    /// evaluation, and when no facts are needed.
+    /// Evaluates which clients may query these addresses. `None` when no input has changed since
+    /// the last evaluation, or when no facts are needed.
     pub(super) fn evaluate_clients(
         &mut self,
         served_addresses: &[SocketAddr],
@@ -193,14 +198,13 @@ impl ClientPolicy {
         Some(self.clients.clone())
     }
 
-    /// Whether the agent has received something from every feed that did not fail. Then the kernel
-    /// plane need not wait.
+    /// Whether every feed of facts has received something or failed. Then the kernel plane need not
+    /// wait for facts.
     pub(super) fn is_settled(&self) -> bool {
         self.feeds_without_reply().is_empty()
     }
 
-    /// The feeds from which nothing was received yet, as a reason for not being ready. `None` when
-    /// there are none.
+    /// The reason for not being ready, if any: the feeds that have received nothing yet.
     pub(super) fn missing(&self) -> Option<String> {
         let feeds = self.feeds_without_reply();
         let names: Vec<_> = feeds.iter().map(|feed| feed.name()).collect();
@@ -217,7 +221,7 @@ impl ClientPolicy {
         let is_restricted = matches!(self.clients, PermittedClients::Only(_));
         for (feed, health) in self.feed_health() {
             let is_needed = self.facts.awaited().contains(&feed) || is_restricted;
-            if let FeedActivity::Retrying { error } = &health.state
+            if let FeedActivity::Retrying { error } = &health.activity
                 && health.last_received.is_none()
                 && is_needed
             {
@@ -293,10 +297,11 @@ impl ClientPolicy {
         }
     }
 
-    /// Feeds from which the agent has received nothing yet, and which have not failed.
+    /// The feeds that have neither received anything nor failed.
     fn feeds_without_reply(&self) -> Vec<Feed> {
         let is_waiting = |health: &FeedHealth| {
-            health.last_received.is_none() && !matches!(health.state, FeedActivity::Retrying { .. })
+            health.last_received.is_none()
+                && !matches!(health.activity, FeedActivity::Retrying { .. })
         };
         match &self.fact_source {
             FactSource::Off | FactSource::Ignored | FactSource::Files => Vec::new(),

@@ -18,8 +18,8 @@ use super::dns_path::PodStarts;
 /// kubelet caches a ConfigMap for 60 s at most.
 pub(super) const KUBELET_DELAY: Duration = Duration::from_secs(90);
 
-/// Maximum number of versions kept. Older versions are merged into one, and only the slowest
-/// `reload` of them counts.
+/// Maximum number of versions kept. Older versions are merged into one version with the slowest
+/// `reload` of these versions.
 const MAX_VERSIONS: usize = 8;
 
 /// The versions of a configuration that a program may run with, from the oldest to the newest.
@@ -66,7 +66,7 @@ struct EditTime {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum RunningPods<'a> {
     /// Pods are not watched.
-    NotFollowed,
+    NotWatched,
     /// Pods are watched, but not listed yet.
     Unknown,
     /// The start times of the pods.
@@ -99,7 +99,9 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         }
     }
 
-    /// Adds the current text. `reload` was read from it, and `pods` run with the configuration.
+    /// Adds the current text, unless it is already the newest. `reload` is the setting in the text,
+    /// `written` the time at which the ConfigMap was written, if known, and `pods` are the pods
+    /// that run with the configuration.
     pub(super) fn add_version(
         &mut self,
         text: T,
@@ -112,7 +114,8 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
             return;
         }
         self.drop_abandoned(pods);
-        // A program refuses to load such a text and keeps an earlier one that isn't known here.
+        // A program that refuses a text keeps running with an earlier one. If all known texts are
+        // refused, the earlier one is unknown.
         let was_in_force = |version: &ConfigVersion<T>| version.reload != Reload::Refused;
         let edited_at = match self.versions.last() {
             Some(last) if self.versions.iter().any(was_in_force) => {
@@ -131,8 +134,8 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
     }
 
     /// The hold while `program`, in `pods`, may run with an older version than the newest. `None`
-    /// when it does not, or when all such versions lead to the same answers. `is_harmless` says
-    /// whether a text leads to the same answers as the newest text.
+    /// when it runs with the newest version, or when all older versions lead to the same answers as
+    /// the newest. `is_harmless` tells whether a text leads to these answers.
     pub(super) fn hold(
         &mut self,
         program: &str,
@@ -149,6 +152,7 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
             .iter()
             .filter(|version| version.reload != Reload::Refused);
         others.find(leads_to_other_answers)?;
+        // The program never runs with a version that it refuses.
         let adoption_time = adoption_time.filter(|_| newest.reload != Reload::Refused);
         let reload = self.slowest_reload();
         let reason = match adoption_time {
@@ -187,15 +191,15 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         });
         EditTime {
             at,
-            // If the clocks differ the hold is longer or shorter, but never longer than after an
-            // edit that this agent saw.
+            // If the clocks differ, the hold is too long or too short. It is never longer than
+            // after an edit that this agent saw.
             age: now.at.duration_since(at).unwrap_or_default(),
             ..now
         }
     }
 
-    /// Drops the versions that the program no longer runs with. Returns when the program runs with
-    /// the newest version; `None` when the time isn't known.
+    /// Drops the versions that the program no longer runs with. Returns the time at which the
+    /// program runs with the newest version at the latest; `None` when the time isn't known.
     fn drop_abandoned(&mut self, pods: RunningPods<'_>) -> Option<Instant> {
         self.drop_uncreated(pods);
         let adoption_time = self.adoption_time(pods);
@@ -205,18 +209,20 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         adoption_time
     }
 
+    /// Drops a version from before the ConfigMap's creation if no pod was started before the
+    /// creation.
     fn drop_uncreated(&mut self, pods: RunningPods<'_>) {
         self.versions.retain(|version| match (&version.text, pods) {
-            (VersionText::IfStartedBefore(made), RunningPods::Started(starts)) => {
-                starts.any_before(*made)
+            (VersionText::IfStartedBefore(created), RunningPods::Started(starts)) => {
+                starts.any_before(*created)
             }
-            (VersionText::IfStartedBefore(_), RunningPods::NotFollowed) => false,
+            (VersionText::IfStartedBefore(_), RunningPods::NotWatched) => false,
             _ => true,
         });
     }
 
-    /// When the program runs with the newest version at the latest; `None` when the time isn't
-    /// known.
+    /// The time at which the program runs with the newest version at the latest; `None` when the
+    /// time isn't known.
     fn adoption_time(&self, pods: RunningPods<'_>) -> Option<Instant> {
         let (newest, older) = self.versions.split_last()?;
         let EditTime {
@@ -236,7 +242,7 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         {
             let period = match (version.reload.period(), pods) {
                 // Without a kernel plane a hold is only reported, and the report must end.
-                (None, RunningPods::NotFollowed) => Some(Duration::ZERO),
+                (None, RunningPods::NotWatched) => Some(Duration::ZERO),
                 (period, _) => period,
             };
             longest = longest.max(period?);
@@ -246,13 +252,13 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
 
     /// Drops all versions but the newest, unless the program refuses the newest.
     fn drop_all_but_newest(&mut self) {
-        let is_taken = |version: &ConfigVersion<T>| version.reload != Reload::Refused;
-        if self.versions.last().is_some_and(is_taken) {
+        let is_loadable = |version: &ConfigVersion<T>| version.reload != Reload::Refused;
+        if self.versions.last().is_some_and(is_loadable) {
             self.versions.drain(..self.versions.len() - 1);
         }
     }
 
-    /// The `reload` that delays the newest version longest.
+    /// The `reload` that delays the adoption of the newest version longest.
     fn slowest_reload(&self) -> Reload {
         let reloads = || self.versions.iter().map(|version| version.reload);
         let (_, older) = self.versions.split_last().unzip();
@@ -286,8 +292,8 @@ impl EditTime {
         }
     }
 
-    /// An edit that this agent sees at once. Its time is `written`, if that is later than the
-    /// previous edit, and else the current time.
+    /// An edit that this agent sees at once. Its time is `written` if that is later than the
+    /// previous edit, otherwise the current time.
     fn after(previous: EditTime, written: Option<WriteTime>) -> EditTime {
         let now = EditTime::now();
         let at = written.map(|(WriteTime::Created(at) | WriteTime::Edited(at))| at);

@@ -1,8 +1,8 @@
 //! The path from this node's pods to CoreDNS, as read from the Kubernetes API: NodeLocal DNSCache
 //! on this node, the Service of the cluster's DNS, and the start times of its pods.
 //!
-//! The events come from the feeds that NetworkPolicies are judged by ([`super::policy_feeds`]), so
-//! no object is watched twice.
+//! The events come from the feeds of facts for NetworkPolicies ([`super::policy_feeds`]), so no
+//! object is watched twice.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use zerohop_kubernetes::{DnsService, Event, Fact, Feed, NodeCache, Object, Objec
 /// The path from this node's pods to CoreDNS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct DnsPath {
-    /// Node caches by pod; `None` before the pods of this node are listed.
+    /// The node caches of this node, by pod; `None` before the pods of this node are listed.
     pub(super) caches: Option<BTreeMap<ObjectKey, CachePod>>,
     /// The Service of the cluster's DNS: `None` before it is listed, `Some(None)` if it does not
     /// exist.
@@ -170,8 +170,8 @@ pub(super) enum ListEvent<'a> {
 use ListEvent::{Deleted, ListEnded, ListStarted, Present, Reset};
 
 impl<T> ListedObjects<T> {
-    /// Sets the value of an object; `None` when the object has no value, such as a pod that is no
-    /// node cache.
+    /// Sets the value of an object; `None` when the object has no value, such as a pod that is not
+    /// a node cache.
     pub(super) fn set(&mut self, key: &ObjectKey, value: Option<T>) {
         self.not_yet_listed.remove(key);
         match value {

@@ -1,4 +1,7 @@
 //! Life cycle of the kernel plane: off, waiting, behind another agent, running or failed.
+//!
+//! The kernel program answers only while its *lease* is valid. The publisher renews the lease as
+//! long as the published data is current.
 
 mod status;
 
@@ -24,7 +27,7 @@ use zerohop_zone::{Name, ZoneData};
 
 use crate::{KERNEL_OBJECT, config::Config};
 
-/// The interval between scans for interfaces without a notification of the kernel.
+/// The interval between scans for interfaces. The kernel's notifications cause additional scans.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The time between attempts to start a kernel plane that failed.
@@ -35,8 +38,9 @@ const REGROWTH_DELAY: Duration = Duration::from_secs(60);
 
 const HOOKS_HELD_ELSEWHERE: &str = "another agent holds the hooks of this node";
 
-/// The longest time that the takeover of the hooks from another agent takes. By default Kubernetes
-/// gives a pod 30 seconds to end. An agent that waits longer is not ready.
+/// The longest time that a takeover of the hooks from another agent normally takes. By default
+/// Kubernetes gives a pod 30 seconds to end. An agent that waits longer than this timeout is not
+/// ready.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The kernel plane. The publisher drives it; the admin endpoints read its status through the lock.
@@ -50,14 +54,14 @@ pub(super) struct KernelPlane {
     /// Why hooks can't be pinned and don't outlive the agent; `None` when they can be pinned, or
     /// need not be.
     unpinned_reason: Option<String>,
-    /// The last attempt to grow the tables, if it failed or did not give room for all names.
+    /// The last attempt to grow the tables, if it failed or did not make room for all names.
     failed_growth: Option<FailedGrowth>,
 }
 
-/// An attempt to grow the tables that failed, or did not give room for all names.
+/// An attempt to grow the tables that failed, or did not make room for all names.
 struct FailedGrowth {
     attempted: Instant,
-    /// The error; `None` when new tables would not have been larger, or are full as well.
+    /// The error; `None` when new tables would not have been larger, or are full, too.
     reason: Option<String>,
 }
 
@@ -67,9 +71,10 @@ enum KernelLifecycle {
     Off,
     /// The condition is not met yet.
     Waiting(StartCondition),
-    /// The condition is met, but another agent holds the hooks, at least since `since`.
+    /// The condition is met, but another agent has held the hooks since `since` or longer.
     Behind { since: Instant },
-    /// It could not be started, or its tables could not be written. The user plane still answers.
+    /// The kernel plane could not be started, or its tables could not be written. The user plane
+    /// still answers.
     Failed { reason: String, since: Instant },
     /// The tables exist, and the programs are attached to all matching interfaces.
     On(Box<Datapath>),
@@ -99,8 +104,8 @@ pub(super) enum Freshness {
 pub(super) enum StaleReason {
     /// Not all lists are complete yet.
     Unlisted,
-    /// CoreDNS or a node cache may still run with another configuration than the current one, or
-    /// its configuration is not known.
+    /// CoreDNS or a node cache may still run with an older configuration, or its configuration is
+    /// not known.
     Held,
     /// Nothing was received from the API for `--max-age`.
     Silence,
@@ -119,7 +124,7 @@ impl KernelPlane {
             interfaces: config.interfaces.clone(),
             allow: config.allow.clone(),
             rate_limit: NonZeroU32::new(config.rate_limit),
-            served_addresses: config.serve.clone(),
+            served_addresses: config.served_addresses.clone(),
             clients: clients.clone(),
             capacity: config.capacity.map(|names| names as usize),
             stale_after: config.stale_after,
@@ -137,7 +142,7 @@ impl KernelPlane {
         if config.interfaces.is_empty() {
             return Ok(kernel);
         }
-        settings::check_counts(&config.serve, &config.allow)?;
+        settings::check_counts(&config.served_addresses, &config.allow)?;
         let scan = Handle::current()
             .block_on(kernel.devices.list())
             .context("the network devices can't be read, so --interface can't be checked")?;
@@ -170,8 +175,8 @@ impl KernelPlane {
     /// Creates and fills the tables and attaches the programs, unless another agent holds the
     /// hooks.
     ///
-    /// A failure is not an error of the agent, because the user plane still answers. It is among
-    /// [`KernelPlane::degraded`].
+    /// A failure is not an error of the agent, because the user plane still answers.
+    /// [`KernelPlane::degraded`] reports it.
     pub(super) fn start(&mut self, data: &dyn ZoneData, freshness: Freshness) {
         let pins = match Pins::claim(&self.settings.bpffs) {
             Ok(Claim::Claimed(pins)) => {
@@ -320,7 +325,7 @@ impl KernelPlane {
         }
     }
 
-    /// Replaces tables that are nearly full by larger ones. The old tables answer meanwhile.
+    /// Replaces tables that are nearly full with larger ones. The old tables answer meanwhile.
     pub(super) fn grow_tables(&mut self, data: &dyn ZoneData) {
         let is_recent = |growth: &FailedGrowth| growth.attempted.elapsed() < REGROWTH_DELAY;
         if self.failed_growth.as_ref().is_some_and(is_recent) {
@@ -345,7 +350,8 @@ impl KernelPlane {
             Err(reason) => {
                 let reason = format!(
                     "larger tables can't be created, so CoreDNS answers the names that do not \
-                     fit: {reason:#}"
+                     fit; the agent tries again every {} s: {reason:#}",
+                    REGROWTH_DELAY.as_secs()
                 );
                 error!("{reason}");
                 Some(reason)
@@ -372,8 +378,8 @@ impl KernelPlane {
             Freshness::Current => {
                 if let Err(reason) = datapath.renew_lease() {
                     error!(
-                        "the lease can't be renewed, so CoreDNS answers all queries when it \
-                         expires: {reason:#}"
+                        "the lease can't be renewed, so CoreDNS answers all queries after it \
+                         expires; the agent keeps trying: {reason:#}"
                     );
                 }
             }
@@ -381,8 +387,8 @@ impl KernelPlane {
         reconcile(datapath, scan);
     }
 
-    /// Scans for devices: attaches to new devices, forgets devices that are gone, and detaches from
-    /// devices that a foreign program owns now.
+    /// Scans for devices again: attaches to new devices, forgets devices that no longer exist, and
+    /// detaches from devices that a foreign program owns now.
     pub(super) fn rescan_devices(&mut self) {
         self.devices.forget_filters();
         let scan = Handle::current().block_on(self.devices.list());
@@ -444,8 +450,8 @@ fn reconcile(datapath: &mut Datapath, scan: anyhow::Result<&[Device]>) {
     match scan {
         Ok(devices) => datapath.reconcile(devices),
         Err(reason) => warn!(
-            "the network devices can't be read, so no program is attached to new interfaces: \
-             {reason:#}"
+            "the network devices can't be read, so CoreDNS answers queries on new interfaces; \
+             the agent keeps trying: {reason:#}"
         ),
     }
 }

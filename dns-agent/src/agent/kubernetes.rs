@@ -1,5 +1,5 @@
-//! Follows the Kubernetes API: first CoreDNS's Corefile, then the objects that the Corefile's plan
-//! needs.
+//! Follows the Kubernetes API: reads CoreDNS's Corefile, makes a plan from it, and reads the
+//! objects that the plan needs.
 
 use std::{
     collections::BTreeSet,
@@ -33,7 +33,8 @@ const EVENT_QUEUE: usize = 1024;
 /// The first lists of all agents of a cluster are spread over this time.
 const FIRST_LIST_JITTER: Duration = Duration::from_secs(5);
 
-/// Sends events and plans to the publisher until the publisher has ended. Returns the task's name.
+/// Sends events and plans to the publisher until the publisher or a source of events has ended.
+/// Returns the task's name.
 pub(super) async fn follow(
     client: Client,
     config: Config,
@@ -53,7 +54,8 @@ pub(super) async fn follow(
 
 /// The time over which the first lists are spread; zero if hooks of an earlier agent may answer.
 pub(super) fn first_list_jitter(bpffs: &Path) -> Duration {
-    // Pinned hooks of an earlier agent answer only until their lease ends.
+    // Pinned hooks of an earlier agent answer only until their lease ends, so this agent must list
+    // at once to take over without a gap.
     if pins::folder_exists(bpffs) {
         Duration::ZERO
     } else {
@@ -72,12 +74,14 @@ struct KubernetesFollower {
     /// The Corefiles that CoreDNS may run with; a version is `None` if its ConfigMap has no
     /// Corefile.
     corefile_versions: ConfigVersions<Option<String>>,
-    /// The node caches of this node; `None` without a kernel plane, because then node caches don't
-    /// matter.
+    /// The node caches of this node; `None` without a kernel plane, because only the kernel plane
+    /// depends on them.
     caches: Option<NodeCaches>,
-    /// `None` before the first plan, and when everything passes.
+    /// Reads the objects of the current plan; `None` before the first plan, and when everything
+    /// passes.
     reader: Option<ObjectReader>,
-    /// The time over which the next first lists are spread.
+    /// The time over which the first lists of the next reader are spread. It is zero after the
+    /// first reader has started, because only the start of all agents causes a burst of lists.
     first_list_jitter_left: Duration,
     /// The reasons of the last plan.
     reasons: Vec<String>,
@@ -152,7 +156,7 @@ impl KubernetesFollower {
         updates: ConfigMapUpdates,
     ) {
         let reload = match (text.as_deref().map(Reload::read), updates) {
-            // Without a ConfigMap CoreDNS keeps the Corefile that it has.
+            // Without a ConfigMap, CoreDNS keeps running with its current Corefile.
             (None | Some(Reload::Refused), _) => Reload::Refused,
             (Some(_), ConfigMapUpdates::Never) => Reload::Never,
             (Some(reload), ConfigMapUpdates::Propagated) => reload,
@@ -177,8 +181,8 @@ impl KubernetesFollower {
         plan.reasons.extend(note);
         let mut holds = unknown;
         holds.extend(self.hold_of_coredns(&plan, &caches));
-        for (at, key) in keys.iter().enumerate() {
-            holds.extend(self.hold_of_cache(&plan, corefile.as_deref(), &caches, at, key));
+        for (index, key) in keys.iter().enumerate() {
+            holds.extend(self.hold_of_cache(&plan, corefile.as_deref(), &caches, index, key));
         }
         Some(self.follow_plan(plan, holds))
     }
@@ -198,24 +202,25 @@ impl KubernetesFollower {
         Some(Hold { reason, ..hold })
     }
 
-    /// The hold while the node cache `caches[at]` may run with an earlier Corefile.
+    /// The hold while the node cache `caches[index]`, in the pod `key`, may run with an earlier
+    /// Corefile.
     fn hold_of_cache(
         &mut self,
         plan: &Plan,
         corefile: Option<&str>,
         caches: &[CacheCorefile],
-        at: usize,
+        index: usize,
         key: &ObjectKey,
     ) -> Option<Hold> {
         let (config, kubernetes) = (&self.config, &self.kubernetes);
         let is_harmless = |text: &String| {
             let mut before = caches.to_vec();
-            if let Some(cache) = before.get_mut(at) {
+            if let Some(cache) = before.get_mut(index) {
                 cache.text.clone_from(text);
             }
             Plan::new(config, kubernetes, corefile, &before).answers_like(plan)
         };
-        let name = &caches.get(at)?.name;
+        let name = &caches.get(index)?.name;
         self.caches.as_mut()?.hold(key, name, is_harmless)
     }
 
@@ -261,7 +266,7 @@ impl KubernetesFollower {
     }
 }
 
-/// Waits until the node caches' configuration may have changed; for ever without node caches.
+/// Waits until the node caches' configuration may have changed; forever without node caches.
 async fn caches_changed(caches: &mut Option<NodeCaches>) {
     match caches {
         Some(caches) => caches.changed().await,
@@ -272,7 +277,7 @@ async fn caches_changed(caches: &mut Option<NodeCaches>) {
 /// The start times of the pods that run with CoreDNS's Corefile.
 fn dns_pods(path: Option<&DnsPath>) -> RunningPods<'_> {
     match path {
-        None => RunningPods::NotFollowed,
+        None => RunningPods::NotWatched,
         Some(DnsPath { starts: None, .. }) => RunningPods::Unknown,
         Some(DnsPath {
             starts: Some(starts),
@@ -281,7 +286,7 @@ fn dns_pods(path: Option<&DnsPath>) -> RunningPods<'_> {
     }
 }
 
-/// The next event of the current reader; waits for ever without one.
+/// The next event of the current reader; waits forever without one.
 async fn next_event(reader: &mut Option<ObjectReader>) -> Option<Event> {
     match reader {
         Some(reader) => reader.events.recv().await,

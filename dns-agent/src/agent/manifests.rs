@@ -24,7 +24,8 @@ use crate::{
     admin::status_board::StatusBoard,
 };
 
-/// The interval between checks of the files for changes without a notification of inotify.
+/// The interval between checks of the files for changes. A notification of inotify causes a load at
+/// once.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Receives the result of the first load.
@@ -73,7 +74,7 @@ pub(super) async fn follow(
             continue;
         }
         if !is_notified {
-            // The path may have become another file.
+            // The path may now lead to another file, which inotify does not watch yet.
             watch.rearm();
         }
         stamps = latest;
@@ -87,7 +88,7 @@ pub(super) async fn follow(
     }
 }
 
-/// The status after a load.
+/// The status after a load. Logs the errors of the load.
 fn status_after_load(
     path: &Path,
     loaded: &Result<Objects, Vec<ManifestError>>,

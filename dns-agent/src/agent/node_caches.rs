@@ -50,7 +50,7 @@ pub(super) struct NodeCaches {
     path: watch::Receiver<DnsPath>,
     /// The ConfigMaps that the node caches' configurations are made from.
     config_maps: BTreeMap<ObjectKey, WatchedConfigMap>,
-    /// `None` while there are no node caches.
+    /// The Services that node caches may forward to; `None` while there are no node caches.
     services: Option<WatchedServices>,
     /// The Corefiles that each node cache may run with, by its pod.
     texts: BTreeMap<ObjectKey, ConfigVersions<String>>,
@@ -83,7 +83,7 @@ struct WatchedConfigMap {
 struct WatchedServices {
     source: KubernetesSource,
     events: mpsc::Receiver<Event>,
-    kept: ListedObjects<DnsService>,
+    listed: ListedObjects<DnsService>,
 }
 
 impl NodeCaches {
@@ -98,7 +98,7 @@ impl NodeCaches {
             node: kubernetes.node_name.clone(),
             dns_service: kubernetes.dns_service.clone(),
             dns_addresses: kubernetes.dns_addresses,
-            given: config.serve.iter().map(SocketAddr::ip).collect(),
+            given: config.served_addresses.iter().map(SocketAddr::ip).collect(),
             cluster_dns: (kubernetes.cluster_dns.iter())
                 .map(SocketAddr::ip)
                 .collect(),
@@ -169,8 +169,8 @@ impl NodeCaches {
         self.watch_configs(bound.iter().map(|(key, pod, _)| (*key, *pod)));
         if bound.len() > MAX_CACHES {
             let reason = format!(
-                "{} node caches answer on this node, and the configurations of {MAX_CACHES} at \
-                 most are read",
+                "{} node caches answer on this node, and the agent reads the configurations of at \
+                 most {MAX_CACHES}",
                 bound.len()
             );
             configs.unknown.push(unknown(&reason));
@@ -179,14 +179,14 @@ impl NodeCaches {
         for (key, pod, bound) in bound {
             let name = format!("node cache {key}");
             match self.corefile(key, pod, service.as_ref()) {
-                Ok((text, mut surroundings)) => {
-                    surroundings.bound = bound;
+                Ok((text, mut context)) => {
+                    context.bound = bound;
                     configs.known.push((
                         key.clone(),
                         CacheCorefile {
                             name,
                             text,
-                            surroundings,
+                            context,
                         },
                     ));
                 }
@@ -217,8 +217,8 @@ impl NodeCaches {
         Some(Hold { reason, ..hold })
     }
 
-    /// The Corefile of a node cache, and the servers around it. The error says which part isn't
-    /// known.
+    /// The Corefile of a node cache, and the servers that it may forward to. The error says which
+    /// part isn't known.
     fn corefile(
         &mut self,
         key: &ObjectKey,
@@ -227,9 +227,9 @@ impl NodeCaches {
     ) -> Result<(String, NodeCacheContext), String> {
         let config = pod.cache.config.as_ref().map_err(Clone::clone)?;
         let services = self.services.as_ref();
-        let services = services.and_then(|services| services.kept.known());
+        let services = services.and_then(|services| services.listed.known());
         let services = services.ok_or_else(|| "Services have not been listed yet".to_owned())?;
-        let surroundings = self.surroundings(key, config, services, dns);
+        let context = self.cache_context(key, config, services, dns);
         let (mut data, mut written, mut updates) =
             (BTreeMap::new(), None, ConfigMapUpdates::Propagated);
         for map in config.config_maps() {
@@ -259,10 +259,13 @@ impl NodeCaches {
         let texts =
             texts.or_insert_with(|| ConfigVersions::new(KUBELET_DELAY + CACHE_SYNC_INTERVAL));
         texts.add_version(text.clone(), reload, written, RunningPods::Started(&starts));
-        Ok((text, surroundings))
+        Ok((text, context))
     }
 
-    fn surroundings(
+    /// The servers that a node cache may forward to. The caller sets `bound`. `dns` is the Service
+    /// of the cluster's DNS, if it exists. Services that select the same pods count as the
+    /// cluster's DNS.
+    fn cache_context(
         &self,
         key: &ObjectKey,
         config: &CacheConfig,
@@ -332,11 +335,12 @@ impl NodeCaches {
             self.services = Some(WatchedServices {
                 source,
                 events,
-                kept: ListedObjects::default(),
+                listed: ListedObjects::default(),
             });
         }
     }
 
+    /// The start time of this node cache's pod.
     fn starts(&self, key: &ObjectKey) -> PodStarts {
         let path = self.path.borrow();
         let pod = path.caches.as_ref().and_then(|caches| caches.get(key));
@@ -361,13 +365,15 @@ impl WatchedConfigMap {
         }
     }
 
-    /// Why the texts are not known.
+    /// Why the texts of the ConfigMap `key` are not known.
     fn why_unknown(&self, key: &ObjectKey) -> String {
         let feeds = self.source.health().feeds();
-        let mut errors = feeds.into_values().filter_map(|health| match health.state {
-            FeedActivity::Retrying { error } => Some(error),
-            _ => None,
-        });
+        let mut errors = feeds
+            .into_values()
+            .filter_map(|health| match health.activity {
+                FeedActivity::Retrying { error } => Some(error),
+                _ => None,
+            });
         match errors.next() {
             Some(error) => format!(
                 "ConfigMap {key} can't be read: {error}; the Role of the agent needs \
@@ -385,13 +391,13 @@ impl WatchedServices {
             Event::Applied {
                 object: Object::Fact(Fact::Service(service)),
                 ..
-            } => self.kept.set(&service.key.clone(), Some(service)),
-            Event::Deleted { key, .. } => self.kept.apply(ListEvent::Deleted(&key)),
-            Event::ListStarted(_) => self.kept.apply(ListEvent::ListStarted),
-            Event::ListEnded(_) => self.kept.apply(ListEvent::ListEnded),
+            } => self.listed.set(&service.key.clone(), Some(service)),
+            Event::Deleted { key, .. } => self.listed.apply(ListEvent::Deleted(&key)),
+            Event::ListStarted(_) => self.listed.apply(ListEvent::ListStarted),
+            Event::ListEnded(_) => self.listed.apply(ListEvent::ListEnded),
             Event::Unusable { problem, .. } => {
                 let key = ObjectKey::new(&*problem.namespace, &*problem.name);
-                self.kept.apply(ListEvent::Present(&key));
+                self.listed.apply(ListEvent::Present(&key));
             }
             _ => {}
         }

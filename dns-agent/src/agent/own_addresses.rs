@@ -7,14 +7,14 @@ use nix::{ifaddrs::getifaddrs, sys::socket::SockaddrStorage};
 
 use crate::config::{Config, SourceConfig};
 
-/// The interface on which kube-proxy puts the ClusterIPs in IPVS mode. Packets to them go to the
-/// Service's pods and not to a socket of this machine.
+/// The interface on which kube-proxy puts the ClusterIPs in IPVS mode. Packets to a ClusterIP go to
+/// the Service's pods and not to a socket of this machine.
 const IPVS: &str = "kube-ipvs0";
 
 /// Checks that no address of `--upstream` and `--cluster-dns` is one of `listen`.
 ///
 /// # Errors
-/// When one of them is, because the agent would forward each query to itself.
+/// When an upstream is an address of `listen`, because the agent would forward queries to itself.
 pub(super) fn check_upstreams(config: &Config, listen: &[SocketAddr]) -> anyhow::Result<()> {
     let cluster_dns = match &config.source {
         SourceConfig::Kubernetes(kubernetes) => &kubernetes.cluster_dns[..],
@@ -28,7 +28,7 @@ pub(super) fn check_upstreams(config: &Config, listen: &[SocketAddr]) -> anyhow:
             if let Some(own) = listen.iter().find(|own| reaches_socket(**own, *server)) {
                 bail!(
                     "{flag} {server} is this agent itself, because it listens on {own}: each \
-                     query would be forwarded for ever; give the address of another server"
+                     query would be forwarded forever; give the address of another server"
                 );
             }
         }
@@ -57,8 +57,8 @@ fn scope(address: SocketAddr) -> u32 {
     }
 }
 
-/// Whether an interface of this network namespace has an address. False if interfaces can't be
-/// read.
+/// Whether an interface of this network namespace has this address. False if the interfaces can't
+/// be read.
 fn is_local(address: IpAddr) -> bool {
     if address.is_loopback() {
         return true;

@@ -28,7 +28,7 @@ pub(super) struct CacheCorefile {
     pub(super) name: String,
     pub(super) text: String,
     /// The addresses at which the node cache answers, and the servers that it forwards to.
-    pub(super) surroundings: NodeCacheContext,
+    pub(super) context: NodeCacheContext,
 }
 
 impl Plan {
@@ -49,8 +49,8 @@ impl Plan {
         self.settings == other.settings && self.options == other.options
     }
 
-    /// The plan for a node cache in front of CoreDNS. Objects whose names pass because of the node
-    /// cache are still read, because a node cache comes and goes with its pod.
+    /// This plan, adapted to a node cache in front of CoreDNS. The same objects are read, even if
+    /// the node cache makes their names pass, because the node cache may come and go with its pod.
     fn behind_node_cache(mut self, cache: &CacheCorefile) -> Plan {
         let settings = &mut self.settings;
         let reverse = settings.reverse.iter().copied().flat_map(reverse_zones);
@@ -64,13 +64,13 @@ impl Plan {
         if zones.is_empty() {
             return self;
         }
-        let filter = NodeCacheEffect::read(&cache.text, &zones, settings.ttl, &cache.surroundings);
-        settings.ttl = filter.cap_ttl(settings.ttl);
-        settings.version_ttl = filter.cap_ttl(settings.version_ttl);
-        settings.passed.extend(filter.passed);
+        let effect = NodeCacheEffect::read(&cache.text, &zones, settings.ttl, &cache.context);
+        settings.ttl = effect.cap_ttl(settings.ttl);
+        settings.version_ttl = effect.cap_ttl(settings.version_ttl);
+        settings.passed.extend(effect.passed);
         settings.passed.sort();
         settings.passed.dedup();
-        let reasons = filter.reasons.iter();
+        let reasons = effect.reasons.iter();
         self.reasons
             .extend(reasons.map(|reason| format!("{}: {reason}", cache.name)));
         self
@@ -125,7 +125,7 @@ impl Plan {
         selectors: Selectors,
         kubernetes: &KubernetesConfig,
     ) -> Plan {
-        // Only all endpoints together show that a Service has none.
+        // Without all endpoints it isn't known whether a Service has any.
         if settings.empty_services == EmptyServices::Ignored {
             settings.endpoint_scope = EndpointScope::All;
         }
@@ -134,8 +134,8 @@ impl Plan {
             None => PodScope::All,
         });
         settings.known_pods = match pods {
-            Some(PodScope::Node(_)) => KnownPods::Some,
-            _ => KnownPods::All,
+            Some(PodScope::Node(_)) => KnownPods::SomeNodes,
+            _ => KnownPods::AllNodes,
         };
         let serves_endpoints = kubernetes.dns_addresses == DnsAddresses::ServiceAndEndpoints;
         let options = SourceOptions {
@@ -152,7 +152,7 @@ impl Plan {
         }
     }
 
-    /// The plan by which everything passes.
+    /// A plan without zones, so that everything passes.
     fn pass_everything(operator_settings: &ZoneSettings, reasons: Vec<String>) -> Plan {
         Plan {
             settings: ZoneSettings {
@@ -168,7 +168,7 @@ impl Plan {
     }
 }
 
-/// The operator's settings, with those of CoreDNS adopted.
+/// The operator's settings, overridden by the settings of CoreDNS's Corefile.
 fn adopt_coredns_settings(
     operator_settings: &ZoneSettings,
     adopted: AdoptedSettings,
@@ -193,8 +193,9 @@ fn adopt_coredns_settings(
         .filter(|zone| zone.absent == AbsentNames::Denied)
         .map(|zone| &zone.name)
         .collect();
-    // CoreDNS also answers names of Services and pods below its reverse zones.
-    let doubles = denied
+    // CoreDNS also answers names of Services and pods below its reverse zones. The agent does not,
+    // so these names pass.
+    let below_reverse = denied
         .iter()
         .flat_map(|zone| [zone.child(b"svc"), zone.child(b"pod")])
         .flatten();
@@ -204,7 +205,7 @@ fn adopt_coredns_settings(
     ZoneSettings {
         passed: (operator_settings.passed.iter().cloned())
             .chain(passed)
-            .chain(doubles)
+            .chain(below_reverse)
             .collect(),
         reverse: denied
             .iter()

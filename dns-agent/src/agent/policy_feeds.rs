@@ -1,9 +1,9 @@
-//! Reads from the Kubernetes API the facts that NetworkPolicies are judged by.
+//! Reads the facts for evaluating NetworkPolicies from the Kubernetes API.
 //!
-//! These feeds are separate from the feeds of names, because names are published while facts are
-//! unknown, though no pod is answered then. The path from this node's pods to CoreDNS
-//! ([`super::dns_path`]) results from the same objects. The path is needed also where policies are
-//! ignored.
+//! These feeds are separate from the feeds of objects, because names are published even before the
+//! facts are known. The kernel answers no pod until the facts are known. The path from this node's
+//! pods to CoreDNS ([`super::dns_path`]) is computed from the same events. Because the path is
+//! always needed, some of these feeds also run when policies are ignored.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +21,8 @@ use crate::{admin::status_board::StatusBoard, config::NetworkPolicy};
 /// API server.
 const EVENT_QUEUE: usize = 256;
 
-/// Sends events to the publisher until the publisher has ended. Returns the task's name.
+/// Sends events to the publisher until the publisher or a source of events has ended. Returns the
+/// task's name.
 pub(super) async fn follow(
     client: Client,
     scope: PolicyScope,
@@ -72,7 +73,7 @@ struct PolicyFollower {
     /// The Service of the cluster's DNS.
     dns_service: ObjectKey,
     policies: EventSource,
-    /// `None` where policies are ignored.
+    /// `None` if policies are ignored.
     discovery: Option<KindDiscovery>,
     /// The pods of the cluster's DNS; `None` before its Service is known, or if the Service has no
     /// selector.
@@ -80,7 +81,8 @@ struct PolicyFollower {
     /// All Namespaces with their labels; `None` until a policy for the cluster's DNS selects by
     /// these labels.
     namespaces: Option<EventSource>,
-    /// Policies of the kinds that are not evaluated; `None` when the API serves none of the kinds.
+    /// Policies of the kinds that Zerohop doesn't evaluate, such as CiliumNetworkPolicy. `None`
+    /// when the API serves none of these kinds.
     unevaluated_policies: Option<EventSource>,
     /// Computes the path from the same events.
     observer: DnsPathObserver,
@@ -88,7 +90,7 @@ struct PolicyFollower {
     path: watch::Sender<DnsPath>,
 }
 
-/// Discovers which kinds of unevaluated policies the API serves.
+/// Discovers the kinds of policies that the API serves but Zerohop doesn't evaluate.
 struct KindDiscovery {
     discovery: Discovery,
     served_kinds: mpsc::Receiver<ServedKinds>,
@@ -126,6 +128,7 @@ impl PolicyFollower {
             match update {
                 PolicyUpdate::Event(event) => {
                     let has_selector_changed = self.follow_selector(&event);
+                    // `|` rather than `||`, because both functions must see the event.
                     if has_selector_changed | self.follow_namespaces(&event) {
                         self.send_health(publisher, board).await?;
                     }
@@ -163,7 +166,7 @@ impl PolicyFollower {
         event.map(Box::new).map(PolicyUpdate::Event)
     }
 
-    /// Starts reading the policies of these kinds, and stops reading the previous kinds.
+    /// Starts reading the policies of these kinds, and stops reading those of the previous kinds.
     fn follow_kinds(&mut self, kinds: &ServedKinds) {
         self.unevaluated_policies = (!kinds.is_empty()).then(|| {
             EventSource::start(|sender| {
@@ -172,8 +175,8 @@ impl PolicyFollower {
         });
     }
 
-    /// Starts reading all Namespaces when the first policy needs their labels. Returns whether this
-    /// call started it.
+    /// Starts reading all Namespaces if this event is the first policy that needs their labels.
+    /// Returns whether reading was started.
     fn follow_namespaces(&mut self, event: &Event) -> bool {
         let Event::Applied {
             object: Object::Fact(Fact::Policy(policy)),
@@ -192,7 +195,7 @@ impl PolicyFollower {
         true
     }
 
-    /// Updates the path by an event.
+    /// Applies an event to the path, and sends the path if it has changed.
     fn update_path(&mut self, event: &Event) {
         self.observer.apply_event(event);
         self.send_path();
@@ -208,8 +211,9 @@ impl PolicyFollower {
     }
 
     /// Drops the pods of the cluster's DNS because the Service selects other pods now. Until the
-    /// new pods are listed, policies are judged as if there were none, and start times are unknown.
-    /// A Service without a selector has no pods, so its start times are known at once.
+    /// new pods are listed, policies are evaluated as if the Service had no pods, and the start
+    /// times are unknown. A Service without a selector has no pods, so its start times are known at
+    /// once: there are none.
     async fn reset_dns_pods(
         &mut self,
         publisher: &mpsc::Sender<PublisherMessage>,
@@ -234,8 +238,8 @@ impl PolicyFollower {
         Ok(())
     }
 
-    /// Starts reading the pods that the Service of the cluster's DNS selects. Returns whether the
-    /// selector changed.
+    /// If the event changes the selector of the cluster's DNS Service, starts reading the pods that
+    /// it selects now. Returns whether the selector changed.
     fn follow_selector(&mut self, event: &Event) -> bool {
         let labels = match event {
             Event::Applied {
@@ -296,7 +300,7 @@ impl EventSource {
     }
 }
 
-/// The kinds that are served now; waits for ever where policies are ignored.
+/// The kinds that are served now; waits forever if policies are ignored.
 async fn next_served_kinds(kinds: Option<&mut KindDiscovery>) -> Option<ServedKinds> {
     match kinds {
         Some(kinds) => kinds.served_kinds.recv().await,
@@ -304,7 +308,7 @@ async fn next_served_kinds(kinds: Option<&mut KindDiscovery>) -> Option<ServedKi
     }
 }
 
-/// The next event of a source; waits for ever without one.
+/// The next event of a source; waits forever without one.
 async fn next_event(source: Option<&mut EventSource>) -> Option<Event> {
     match source {
         Some(source) => source.events.recv().await,

@@ -54,7 +54,7 @@ pub(super) enum PublisherMessage {
     Event(Event, Instant),
     /// An event of a feed of facts for NetworkPolicies.
     PolicyEvent(Event),
-    /// The kinds of unevaluated policies that the API serves.
+    /// The kinds of policies that the API serves but Zerohop doesn't evaluate.
     PolicyKinds(BTreeSet<PolicyKind>),
     /// The health of the feeds of facts.
     PolicyHealth(Vec<Arc<SourceHealth>>),
@@ -93,7 +93,7 @@ pub(super) struct Publisher {
     has_changed_since_serial: bool,
     /// When the serial was set.
     serial_set: Instant,
-    /// When the lease is to be renewed.
+    /// When the lease must be renewed.
     next_tick: Instant,
     /// The freshness at the last tick.
     freshness: Freshness,
@@ -169,8 +169,9 @@ impl Publisher {
 
     /// Handles messages until [`PublisherMessage::Shutdown`], then stops the kernel plane.
     ///
-    /// Each round of this loop publishes the messages that were waiting, and renews the lease if it
-    /// is due. Nothing else renews the lease, so it is fresh only while the publisher works.
+    /// Each round of this loop applies the waiting messages, publishes the changes, and renews the
+    /// lease if it is due. Nothing else renews the lease, so the lease expires if the publisher
+    /// hangs.
     pub(super) fn run(
         mut self,
         messages: &mut mpsc::Receiver<PublisherMessage>,
@@ -253,8 +254,8 @@ impl Publisher {
             return;
         };
         api.feed_health = health;
-        // The kernel passes everything until CoreDNS runs with the same configuration, and all
-        // feeds have listed again.
+        // The kernel passes everything until CoreDNS runs with the configuration of this plan, and
+        // all feeds have listed again.
         let plan_change = api.replace_plan(&settings, holds);
         if plan_change == PlanChange::Changed || feeds.is_some() || api.is_held() {
             self.kernel_plane.pass_everything();
@@ -375,8 +376,9 @@ impl Publisher {
         has_changed || have_clients_changed || is_due
     }
 
-    /// Publishes the addresses of the cluster's DNS. They may change without any name, because its
-    /// Service need not be exposed, and its endpoints' names may be delegated to CoreDNS.
+    /// Publishes the addresses of the cluster's DNS. They may change while no name changes, because
+    /// its Service need not have names (`--namespace`, `--labels`), and the names of its endpoints
+    /// may be delegated to CoreDNS.
     fn publish_served_addresses(&mut self) {
         let Some(api) = &self.api else {
             return;
@@ -412,7 +414,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes the clients of the client policy. Returns whether they changed.
+    /// Publishes the permitted clients. Returns whether they were evaluated again.
     fn publish_clients(&mut self) -> bool {
         let Some(clients) = self
             .client_policy
@@ -425,7 +427,7 @@ impl Publisher {
         true
     }
 
-    /// Writes changed names to the kernel plane, or starts the kernel plane.
+    /// Writes changed names to the kernel plane, or starts the kernel plane if it does not run yet.
     fn publish_names(&mut self, changes: &NameChanges) {
         let freshness = self.current_freshness();
         let index = read_lock(&self.index);
@@ -456,6 +458,8 @@ impl Publisher {
         self.serial_set = Instant::now();
     }
 
+    /// Does the periodic work: renews or ends the lease, starts the kernel plane or grows its
+    /// tables if necessary, and updates the status board.
     fn tick(&mut self, board: &StatusBoard) {
         let freshness = self.current_freshness();
         let was_current = self.freshness == Freshness::Current;
@@ -499,7 +503,7 @@ impl Publisher {
         }
     }
 
-    /// Whether the kernel plane has all it needs to start.
+    /// Whether all conditions for starting the kernel plane are met.
     fn can_start_kernel_plane(&self) -> bool {
         let index = read_lock(&self.index);
         self.kernel_plane.is_ready_to_start()
@@ -508,7 +512,7 @@ impl Publisher {
             && self.client_policy.is_settled()
     }
 
-    /// Whether the index is complete and current.
+    /// Whether the kernel may answer from the index now, and if not, why.
     fn current_freshness(&self) -> Freshness {
         if !read_lock(&self.index).is_complete() {
             return Freshness::Stale(StaleReason::Unlisted);

@@ -15,7 +15,7 @@ use tokio::{
 /// Drops every capability of the calling thread. Threads that it starts later have none either.
 ///
 /// # Errors
-/// Errors of capset(2), which has no reason to fail.
+/// When capset(2) fails. This is not expected, because a thread may always drop capabilities.
 pub fn drop_capabilities() -> io::Result<()> {
     let none = CapabilitySets {
         effective: CapabilitySet::empty(),
@@ -28,7 +28,7 @@ pub fn drop_capabilities() -> io::Result<()> {
 /// Runs a closure on a new thread that has the caller's capabilities.
 ///
 /// # Errors
-/// When no thread can be started. The receiver fails when the thread panicked.
+/// When no thread can be started. The receiver returns an error if the thread panics.
 pub(super) fn run_privileged<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -64,8 +64,8 @@ pub(super) fn spawn_privileged_task(
         .spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    // First, because a runtime that shuts down closes this channel before the
-                    // sockets that the task uses begin to fail.
+                    // Polled first: when the main runtime shuts down, it closes this channel before
+                    // the sockets that the task uses begin to fail.
                     biased;
                     () = alive.closed() => {}
                     () = task => {}

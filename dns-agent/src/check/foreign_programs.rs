@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Maximum number of programs listed. A node may have hundreds of pods with the same programs.
-const SHOWN: usize = 10;
+const MAX_LISTED: usize = 10;
 
 pub(super) fn foreign_programs(
     programs: &[ForeignProgram],
@@ -25,7 +25,7 @@ pub(super) fn foreign_programs(
         let text = "no BPF program of other software is on these interfaces";
         return vec![Finding::works(SUBJECT, text)];
     }
-    let shown = programs.iter().take(SHOWN).map(|program| {
+    let shown = programs.iter().take(MAX_LISTED).map(|program| {
         let text = format!("{}: {program}; Zerohop never removes it", program.interface);
         Finding::works(SUBJECT, text)
     });
@@ -36,7 +36,7 @@ pub(super) fn foreign_programs(
         findings.push(Finding::works(SUBJECT, text));
     }
     if programs.iter().any(|program| program.name.is_none()) && !rights.has(Capability::SysAdmin) {
-        let indistinguishable = match pin_folder {
+        let warning = match pin_folder {
             PinFolderState::Held => {
                 ", so the programs listed here may be those of the running agent"
             }
@@ -44,7 +44,7 @@ pub(super) fn foreign_programs(
         };
         let text = format!(
             "the kernel shows the names of tcx and XDP programs only to \
-             CAP_SYS_ADMIN{indistinguishable}: run this check as root on the node to see the names"
+             CAP_SYS_ADMIN{warning}: run this check as root on the node to see the names"
         );
         findings.push(Finding::works(SUBJECT, text));
     }
@@ -54,9 +54,10 @@ pub(super) fn foreign_programs(
 /// The finding about the pod network, from the owners of the programs and pins on this node.
 pub(super) fn pod_network(owners: &BTreeSet<Owner>) -> Finding {
     const SUBJECT: &str = "pod network";
-    let deciding = owners.iter().filter(|owner| **owner != Owner::Libxdp);
-    let deciding: Vec<String> = deciding.map(Owner::to_string).collect();
-    if deciding.is_empty() {
+    // libxdp loads XDP programs of any software, so it is no sign of a pod network.
+    let networks = owners.iter().filter(|owner| **owner != Owner::Libxdp);
+    let networks: Vec<String> = networks.map(Owner::to_string).collect();
+    if networks.is_empty() {
         let text = "no BPF program or pin of Cilium, Calico or the AWS VPC CNI is on this node, so \
                     none filters pods' queries";
         return Finding::works(SUBJECT, text);
@@ -64,7 +65,7 @@ pub(super) fn pod_network(owners: &BTreeSet<Owner>) -> Finding {
     let text = format!(
         "programs or pins of {} are on this node. Such a program may filter a pod's queries, so a \
          veth with one is skipped, and CoreDNS answers the pod",
-        deciding.join(" and ")
+        networks.join(" and ")
     );
     Finding::limited(SUBJECT, text)
 }

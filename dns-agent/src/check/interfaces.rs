@@ -10,7 +10,8 @@ use zerohop_datapath::{
 use super::{CheckVerdict, Finding, Tcx};
 use crate::config::Interface;
 
-/// The conditions of a driver's native XDP, which needs a packet to lie in one page.
+/// A network driver, and its conditions for native XDP. Native XDP needs each packet to fit into
+/// one memory page, so drivers limit the MTU.
 struct Driver {
     name: &'static str,
     /// The largest MTU in bytes with native XDP.
@@ -21,7 +22,8 @@ struct Driver {
 
 const HALF_THE_QUEUES: Option<&str> = Some("at most half of its queues in use (ethtool -L)");
 
-/// From the drivers' sources (Linux 6.12), with pages of 4 KiB.
+/// Drivers with known conditions. The values are from their sources in Linux 6.12, for pages of
+/// 4 KiB.
 const DRIVERS: [Driver; 7] = [
     Driver::new("ena", 3498, HALF_THE_QUEUES),
     Driver::new("gve", 2032, HALF_THE_QUEUES),
@@ -32,16 +34,16 @@ const DRIVERS: [Driver; 7] = [
     Driver::new(
         "virtio_net",
         3506,
-        Some("one more queue for each CPU, and offloads that the host lets it switch off"),
+        Some("one more queue for each CPU, and offloads that the host allows it to switch off"),
     ),
 ];
 
 /// Maximum number of names listed for devices with the same finding.
-const SHOWN: usize = 3;
+const MAX_NAMES: usize = 3;
 
 const SUBJECT: &str = "interface";
 
-/// One finding for each group of devices with the same result.
+/// Findings about matching devices. Devices with the same result share one finding.
 pub(super) fn interfaces(prospects: &[(&Device, Prospect)], tcx: &Tcx) -> Vec<Finding> {
     let mut groups: Vec<(CheckVerdict, String, Vec<&str>)> = Vec::new();
     for (device, prospect) in prospects {
@@ -69,8 +71,8 @@ pub(super) fn unmatched(wanted: &[Interface], devices: &[Device]) -> Vec<Finding
     let findings = unmatched.map(|interface| {
         let text = match interface.name.as_str() {
             PODS => "no pod's veth exists yet: the agent attaches to each one when it appears. A \
-                     container sees veths only on the host's network. Pods on ipvlan, macvlan, netkit or SR-IOV have no veth, \
-                     so CoreDNS answers them"
+                     container sees veths only on the host's network. Pods on ipvlan, macvlan, \
+                     netkit or SR-IOV have no veth, so CoreDNS answers them"
                 .to_owned(),
             name => format!(
                 "no device matches --interface {name} yet: the agent attaches to one when it \
@@ -82,7 +84,7 @@ pub(super) fn unmatched(wanted: &[Interface], devices: &[Device]) -> Vec<Finding
     findings.collect()
 }
 
-/// The finding about clients that the kernel never answers, on any interface.
+/// The finding about clients that the kernel does not answer on any interface.
 pub(super) fn host_network() -> Finding {
     Finding::works(
         SUBJECT,
@@ -93,7 +95,7 @@ pub(super) fn host_network() -> Finding {
 
 fn result_for(device: &Device, prospect: &Prospect, tcx: &Tcx) -> (CheckVerdict, String) {
     match prospect {
-        Prospect::Attached(program, modes) => attached(device, *program, modes, tcx),
+        Prospect::Attached(program, modes) => result_for_hook(device, *program, modes, tcx),
         Prospect::Skipped(reason) => {
             let text = format!("skipped, so CoreDNS answers its queries: {reason}");
             (CheckVerdict::Limited, text)
@@ -103,7 +105,7 @@ fn result_for(device: &Device, prospect: &Prospect, tcx: &Tcx) -> (CheckVerdict,
                         it out of --interface";
             (CheckVerdict::Fails, text.to_owned())
         }
-        Prospect::AnyClient => {
+        Prospect::UnrestrictedCard => {
             let text = "not a veth, so any host could send queries to it, and the agent won't \
                         start: give the networks of the clients to answer with --allow CIDR, or \
                         leave it out of --interface";
@@ -112,14 +114,16 @@ fn result_for(device: &Device, prospect: &Prospect, tcx: &Tcx) -> (CheckVerdict,
     }
 }
 
-fn attached(
+/// The result for a program that would be attached in the first accepted mode of `modes`. Each mode
+/// has the reason why a better mode isn't tried, if there is a better one.
+fn result_for_hook(
     device: &Device,
     program: HookProgram,
     modes: &[(AttachMode, Option<&str>)],
     tcx: &Tcx,
 ) -> (CheckVerdict, String) {
     let hook = match modes.first() {
-        Some((AttachMode::Native, _)) => return native(device),
+        Some((AttachMode::Native, _)) => return result_for_native_xdp(device),
         Some((AttachMode::Generic, Some(why))) => format!("generic XDP, because {why}"),
         Some((AttachMode::Generic, None)) => "generic XDP".to_owned(),
         Some((AttachMode::Tcx, _)) | None => match tcx {
@@ -135,8 +139,8 @@ fn attached(
     (CheckVerdict::Works, format!("{hook}{delivery}"))
 }
 
-/// The result for native XDP, which a driver accepts or refuses only when it is attached.
-fn native(device: &Device) -> (CheckVerdict, String) {
+/// The result for native XDP. Only an attempt to attach shows whether the driver accepts it.
+fn result_for_native_xdp(device: &Device) -> (CheckVerdict, String) {
     let name = device.driver();
     let driver = DRIVERS
         .iter()
@@ -190,11 +194,11 @@ fn result_for_driver(
 fn join_names(names: &[&str]) -> String {
     let shown = names
         .iter()
-        .take(SHOWN)
+        .take(MAX_NAMES)
         .copied()
         .collect::<Vec<_>>()
         .join(", ");
-    match names.len().saturating_sub(SHOWN) {
+    match names.len().saturating_sub(MAX_NAMES) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }

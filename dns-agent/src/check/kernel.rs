@@ -7,7 +7,7 @@ use zerohop_datapath::probe::{KernelRefusal, Trial};
 use super::{Finding, Tcx};
 
 /// The oldest tested kernel. It is the first with bpf_redirect_peer (commit 9aa1206e8f48), which
-/// carries answers into pods.
+/// sends answers directly into pods.
 const OLDEST: (u32, u32) = (5, 10);
 /// The first kernel that charges tables to the container's memory instead of locked memory
 /// (commit 3ac1f01b43b6).
@@ -38,7 +38,7 @@ impl KernelVersion {
         }
     }
 
-    /// Whether the kernel is older than every tested one.
+    /// Whether the kernel is older than the oldest tested kernel.
     pub(super) fn is_too_old(&self) -> bool {
         self.version < OLDEST
     }
@@ -76,7 +76,8 @@ pub(super) fn kernel(kernel: &KernelVersion, trial: &Result<Trial, KernelRefusal
     }
 }
 
-/// The finding about BTF, which no program needs. A test shows this on every kernel.
+/// The finding about BTF. No program needs BTF, but operators know it as a requirement of other BPF
+/// software.
 pub(super) fn btf() -> Finding {
     let presence = if Path::new(BTF).exists() {
         "exists"
@@ -101,7 +102,7 @@ pub(super) fn tc(tcx: &Tcx) -> Finding {
         ),
         Ok(false) => Finding::works(
             "tc",
-            "the kernel has no tcx, which Linux has since 6.6, so clsact filters of the highest \
+            "the kernel has no tcx (new in Linux 6.6), so clsact filters of the highest \
              priority are used. The filters stay when the agent is killed, pass everything after \
              the lease has expired, and are taken over by the next agent",
         ),

@@ -64,7 +64,7 @@ pub(super) fn config(config: Option<&KernelConfig>, tcx: &Tcx) -> Finding {
             "the features were tried instead"
         } else {
             "attaching to the first interface shows whether the kernel has clsact filters \
-             (NET_SCH_INGRESS, NET_CLS_BPF), as kernels of distributions do"
+             (NET_SCH_INGRESS, NET_CLS_BPF); the kernels of distributions have them"
         };
         return Finding::works(
             "config",

@@ -1,4 +1,4 @@
-//! Findings about settings that do not fit into the kernel's tables, which makes queries pass.
+//! Findings about settings that do not fit into the kernel's tables, so that queries pass.
 
 use zerohop_datapath::{limits, settings};
 use zerohop_kubernetes::{Index, ZoneSettings};
@@ -33,8 +33,8 @@ pub(super) fn limits(request: &CheckRequest) -> Vec<Finding> {
     if findings.is_empty() {
         findings.push(Finding::works(
             SUBJECT,
-            "the kernel has room for these zones and addresses; `dns-agent status` also counts \
-             the zones of the Corefile",
+            "the kernel has room for these zones and addresses; for the zones of the Corefile, see \
+             the limits in `dns-agent status`",
         ));
     }
     findings

@@ -76,8 +76,8 @@ fn finding_for_address(
         (Some(io::ErrorKind::AddrNotAvailable), _) => Finding::fails(
             SUBJECT,
             format!(
-                "no interface has the address of {address}: give it to the node with `ip address \
-                 add {} dev lo`",
+                "no interface has the address of {address}: add the address to the node with \
+                 `ip address add {} dev lo`",
                 IpNet::from(address.ip())
             ),
         ),
@@ -137,7 +137,7 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let _inside = runtime.enter();
         let taken = Sockets::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let rights = ProcessRights::of("", "");
+        let rights = ProcessRights::parse("", "");
         let [finding] = &listen(&[taken.address()], &rights, &PinFolderState::Free)[..] else {
             panic!("more than one finding");
         };

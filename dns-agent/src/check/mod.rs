@@ -1,8 +1,8 @@
 //! `dns-agent check`: what works on this node, what does not, and why.
 //!
 //! [`check_node`] collects facts, most of them by trials in [`zerohop_datapath::probe`]. Pure
-//! functions derive findings from the facts. There is one file for each subject. Nothing is
-//! attached, and a running agent is not disturbed.
+//! functions derive findings from the facts, with one file for each subject. Nothing is attached,
+//! and a running agent is not disturbed.
 
 mod foreign_programs;
 mod interfaces;
@@ -55,7 +55,7 @@ pub struct CheckRequest {
     pub persistence: Persistence,
     /// The mount point of the BPF file system.
     pub bpffs: PathBuf,
-    /// The addresses of `--serve`. The kernel would answer queries to these.
+    /// The addresses of `--serve`, at which the kernel would answer queries.
     pub served_addresses: Vec<SocketAddr>,
     /// The cluster domains of the settings, or the default one.
     pub cluster_domains: Vec<Name>,
@@ -65,7 +65,7 @@ pub struct CheckRequest {
     pub passed: Vec<Name>,
 }
 
-/// Whether the kernel answers queries to the address of an endpoint of the cluster's DNS.
+/// Whether the kernel answers queries to the endpoints of the cluster's DNS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DnsEndpoints {
     /// The queries pass.
@@ -79,14 +79,14 @@ pub enum DnsEndpoints {
 pub struct Report {
     /// The worst verdict of all findings.
     pub verdict: CheckVerdict,
-    /// The findings, in reading order.
+    /// The findings, in the order of the output.
     pub findings: Vec<Finding>,
 }
 
 /// One result of the check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The subject.
+    /// The subject, such as `kernel` or `listen`.
     pub subject: &'static str,
     /// Whether the subject works.
     pub verdict: CheckVerdict,

@@ -21,8 +21,8 @@ pub(super) fn pins(pin_folder: &PinFolderState, request: &CheckRequest) -> Findi
         (PinFolderState::Unusable(reason), Persistence::UntilAgentStops) => Finding::works(
             "bpffs",
             format!(
-                "hooks can't be pinned, which is needed only with --persist, and to keep a second \
-                 agent from attaching: {reason}"
+                "hooks can't be pinned, but pins are needed only with --persist, and to keep a \
+                 second agent from attaching: {reason}"
             ),
         ),
         (PinFolderState::Unusable(reason), Persistence::Pinned) => Finding::limited(

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Maximum length of a refusal's text, in bytes. A verifier's log may have thousands of lines.
-const SHOWN: usize = 600;
+const MAX_REFUSAL: usize = 600;
 
 const TABLES: &str = "tables";
 const PROGRAMS: &str = "programs";
@@ -40,7 +40,7 @@ pub(super) fn programs(
             trial.rate
         ),
     )];
-    // The programs are similar, so the kernel mostly refuses all of them for the same reason.
+    // The programs are similar, so the kernel usually refuses all of them for the same reason.
     let mut refused: Vec<(String, Vec<&str>)> = Vec::new();
     let mut accepted = Vec::new();
     for (name, result) in &trial.programs {
@@ -48,7 +48,7 @@ pub(super) fn programs(
             Ok(execution) => accepted.push(*execution),
             Err(refusal) => {
                 let reason = explain_refusal(refusal, kernel, rights);
-                match refused.iter_mut().find(|(known, _)| *known == reason) {
+                match refused.iter_mut().find(|(other, _)| *other == reason) {
                     Some((_, names)) => names.push(name),
                     None => refused.push((reason, vec![name])),
                 }
@@ -108,7 +108,7 @@ fn remedy(
     kernel: &KernelVersion,
     rights: &ProcessRights,
 ) -> Option<String> {
-    let missing = rights.missing();
+    let missing = rights.missing_capabilities();
     let is_forbidden = refusal.error == Some(libc::EPERM);
     // The verifier returns EACCES where a program needs PERFMON.
     if !missing.is_empty() && (is_forbidden || refusal.error == Some(libc::EACCES)) {
@@ -149,10 +149,10 @@ fn remedy(
 /// The beginning and the end of a long text. The verifier's complaint is at the end.
 fn shortened(reason: &str) -> String {
     let reason = reason.trim_end();
-    if reason.len() <= SHOWN {
+    if reason.len() <= MAX_REFUSAL {
         return reason.to_owned();
     }
-    let head = reason.floor_char_boundary(SHOWN / 2);
-    let tail = reason.ceil_char_boundary(reason.len() - SHOWN / 2);
+    let head = reason.floor_char_boundary(MAX_REFUSAL / 2);
+    let tail = reason.ceil_char_boundary(reason.len() - MAX_REFUSAL / 2);
     format!("{} … {}", &reason[..head], &reason[tail..])
 }

@@ -1,5 +1,5 @@
-//! The finding about kube-proxy. It replaces a Service's address in packets by an endpoint's
-//! address. Cilium may do this instead, before the packet exists.
+//! The finding about kube-proxy, which replaces the address of a Service in a packet with the
+//! address of an endpoint. Cilium may do this instead, when a socket sends the packet.
 
 use std::{
     collections::BTreeSet,

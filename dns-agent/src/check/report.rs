@@ -6,8 +6,9 @@ use super::{CheckVerdict, Finding, Report};
 
 /// Maximum length of a line in columns, unless a word is longer.
 const WIDTH: usize = 100;
-/// Width of the verdict's column and of the subject's.
+/// Width of the column of verdicts, in characters.
 const VERDICT: usize = 9;
+/// Width of the column of subjects, in characters.
 const SUBJECT: usize = 12;
 
 impl Report {

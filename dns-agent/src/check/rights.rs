@@ -30,7 +30,7 @@ pub(super) struct ProcessRights {
     pub(super) is_in_first_user_namespace: bool,
     /// The first port that a process may use without the capability NET_BIND_SERVICE.
     pub(super) first_free_port: u16,
-    /// The number of bytes that may be locked; `None` means no limit.
+    /// The number of bytes of memory that the process may lock; `None` means no limit.
     lockable: Option<u64>,
 }
 
@@ -38,9 +38,9 @@ impl ProcessRights {
     pub(super) fn read() -> ProcessRights {
         // Each thread has its own capabilities.
         let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-        let users = fs::read_to_string("/proc/thread-self/uid_map").unwrap_or_default();
+        let uid_map = fs::read_to_string("/proc/thread-self/uid_map").unwrap_or_default();
         let port = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
-        let mut rights = ProcessRights::of(&status, &users);
+        let mut rights = ProcessRights::parse(&status, &uid_map);
         let port = port.ok().and_then(|text| text.trim().parse().ok());
         rights.first_free_port = port.unwrap_or(rights.first_free_port);
         let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft);
@@ -49,7 +49,7 @@ impl ProcessRights {
     }
 
     /// The rights in the texts of `/proc/thread-self/status` and `uid_map`.
-    pub(super) fn of(status: &str, users: &str) -> ProcessRights {
+    pub(super) fn parse(status: &str, uid_map: &str) -> ProcessRights {
         let field = |name: &str| {
             let mut lines = status.lines();
             lines.find_map(|line| Some(line.strip_prefix(name)?.trim()))
@@ -58,7 +58,7 @@ impl ProcessRights {
         ProcessRights {
             effective: effective.unwrap_or_default(),
             is_filtered: field("Seccomp:") == Some("2"),
-            is_in_first_user_namespace: users.split_whitespace().eq(["0", "0", "4294967295"]),
+            is_in_first_user_namespace: uid_map.split_whitespace().eq(["0", "0", "4294967295"]),
             first_free_port: 1024,
             lockable: None,
         }
@@ -69,7 +69,7 @@ impl ProcessRights {
     }
 
     /// The missing capabilities that the kernel plane needs.
-    pub(super) fn missing(&self) -> Vec<&'static str> {
+    pub(super) fn missing_capabilities(&self) -> Vec<&'static str> {
         // SYS_ADMIN includes BPF and PERFMON (Linux 5.8, `bpf_capable` and `perfmon_capable`).
         let is_admin = self.has(Capability::SysAdmin);
         let mut missing = Vec::new();
@@ -87,7 +87,7 @@ impl ProcessRights {
 }
 
 pub(super) fn rights(rights: &ProcessRights, tcx: &Tcx) -> Finding {
-    let missing = rights.missing();
+    let missing = rights.missing_capabilities();
     // SYS_ADMIN suffices for tcx links, but not for clsact filters.
     if missing == ["NET_ADMIN"] && rights.has(Capability::SysAdmin) && matches!(tcx, Ok(true)) {
         return Finding::works(

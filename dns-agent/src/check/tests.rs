@@ -18,9 +18,10 @@ use super::{
 const ROOT: &str = "CapEff:\t000001ffffffffff\nSeccomp:\t0\n";
 /// BPF, PERFMON, NET_ADMIN and NET_BIND_SERVICE, as the DaemonSet has them.
 const POD: &str = "CapEff:\t000000c000001400\nSeccomp:\t2\n";
-/// A container's default capabilities.
-const NOTHING: &str = "CapEff:\t00000000a80425fb\nSeccomp:\t2\n";
-const FIRST: &str = "         0          0 4294967295\n";
+/// A container's default capabilities. None of them is enough for the kernel plane.
+const DEFAULT: &str = "CapEff:\t00000000a80425fb\nSeccomp:\t2\n";
+/// The `uid_map` of a process in the initial user namespace.
+const INITIAL: &str = "         0          0 4294967295\n";
 
 #[track_caller]
 fn expect(finding: &Finding, verdict: CheckVerdict, words: &[&str]) {
@@ -46,7 +47,7 @@ fn trial(code: Result<ExecutionMode, KernelRefusal>) -> Result<Trial, KernelRefu
 }
 
 #[test]
-fn kernels_are_judged_by_the_trial_rather_than_by_version() {
+fn an_old_kernel_fails_only_if_it_refuses_the_programs() {
     let works = trial(Ok(ExecutionMode::Compiled));
     let refused = trial(Err(refusal(libc::EINVAL)));
     for (release, trial, verdict) in [
@@ -64,19 +65,19 @@ fn kernels_are_judged_by_the_trial_rather_than_by_version() {
 #[test]
 fn missing_capabilities_are_listed() {
     expect(
-        &rights::rights(&ProcessRights::of(ROOT, FIRST), &Ok(true)),
+        &rights::rights(&ProcessRights::parse(ROOT, INITIAL), &Ok(true)),
         Works,
         &[],
     );
     expect(
-        &rights::rights(&ProcessRights::of(POD, FIRST), &Ok(false)),
+        &rights::rights(&ProcessRights::parse(POD, INITIAL), &Ok(false)),
         Works,
         &[],
     );
-    let finding = rights::rights(&ProcessRights::of(NOTHING, FIRST), &Ok(true));
+    let finding = rights::rights(&ProcessRights::parse(DEFAULT, INITIAL), &Ok(true));
     expect(&finding, Fails, &["BPF, NET_ADMIN, PERFMON"]);
     // SYS_ADMIN includes BPF and PERFMON; with tcx NET_ADMIN is not needed.
-    let admin = ProcessRights::of(&format!("CapEff:\t{:016x}\n", 1u64 << 21), FIRST);
+    let admin = ProcessRights::parse(&format!("CapEff:\t{:016x}\n", 1u64 << 21), INITIAL);
     expect(&rights::rights(&admin, &Ok(true)), Works, &["SYS_ADMIN"]);
     let finding = rights::rights(&admin, &Ok(false));
     expect(&finding, Fails, &["has no NET_ADMIN:"]);
@@ -91,34 +92,34 @@ fn a_refusal_is_reported_with_its_remedy() {
     for (kernel, status, users, error, words) in [
         (
             &new,
-            NOTHING,
-            FIRST,
+            DEFAULT,
+            INITIAL,
             eperm,
             "add the capabilities BPF, NET_ADMIN, PERFMON",
         ),
         (
             &new,
-            NOTHING,
-            FIRST,
+            DEFAULT,
+            INITIAL,
             eacces,
             "add the capabilities BPF, NET_ADMIN, PERFMON",
         ),
         (&new, ROOT, inner, eperm, "user namespace"),
-        (&old, POD, FIRST, eperm, "SYS_RESOURCE"),
-        (&new, POD, FIRST, eperm, "seccompProfile to Unconfined"),
-        (&new, ROOT, FIRST, eperm, "security module"),
-        (&new, ROOT, FIRST, libc::ENOSYS, "CONFIG_BPF_SYSCALL"),
-        (&new, ROOT, FIRST, libc::ENOMEM, "memory"),
-        (&new, ROOT, FIRST, eacces, "trying it"),
+        (&old, POD, INITIAL, eperm, "SYS_RESOURCE"),
+        (&new, POD, INITIAL, eperm, "seccompProfile to Unconfined"),
+        (&new, ROOT, INITIAL, eperm, "security module"),
+        (&new, ROOT, INITIAL, libc::ENOSYS, "CONFIG_BPF_SYSCALL"),
+        (&new, ROOT, INITIAL, libc::ENOMEM, "memory"),
+        (&new, ROOT, INITIAL, eacces, "trying it"),
         (
             &KernelVersion::new("5.4.0"),
             ROOT,
-            FIRST,
+            INITIAL,
             libc::EINVAL,
             "5.10 or newer",
         ),
     ] {
-        let rights = ProcessRights::of(status, users);
+        let rights = ProcessRights::parse(status, users);
         let findings = programs::programs(kernel, &rights, &Err(refusal(error)));
         let [finding] = &findings[..] else {
             panic!("{findings:?}");
@@ -129,7 +130,10 @@ fn a_refusal_is_reported_with_its_remedy() {
 
 #[test]
 fn programs_with_the_same_result_share_a_finding() {
-    let (kernel, rights) = (KernelVersion::new("6.1.0"), ProcessRights::of(ROOT, FIRST));
+    let (kernel, rights) = (
+        KernelVersion::new("6.1.0"),
+        ProcessRights::parse(ROOT, INITIAL),
+    );
     let found = |code| {
         let mut findings = programs::programs(&kernel, &rights, &trial(code));
         assert_eq!(findings.len(), 2, "{findings:?}");
@@ -157,25 +161,30 @@ fn programs_with_the_same_result_share_a_finding() {
 }
 
 #[test]
-fn a_kernel_configuration_explains_but_is_not_needed() {
-    let whole = "CONFIG_BPF_SYSCALL=y\nCONFIG_NET_SCH_INGRESS=m\nCONFIG_NET_CLS_BPF=m\n";
-    let whole = KernelConfig::parse("/boot/config", whole);
-    let poor = "CONFIG_BPF_SYSCALL=y\n# CONFIG_NET_CLS_BPF is not set\nCONFIG_NET_SCH_INGRESS=y\n";
-    let poor = KernelConfig::parse("/boot/config", poor);
+fn missing_kernel_options_fail_but_an_unreadable_configuration_does_not() {
+    let complete = "CONFIG_BPF_SYSCALL=y\nCONFIG_NET_SCH_INGRESS=m\nCONFIG_NET_CLS_BPF=m\n";
+    let complete = KernelConfig::parse("/boot/config", complete);
+    let incomplete =
+        "CONFIG_BPF_SYSCALL=y\n# CONFIG_NET_CLS_BPF is not set\nCONFIG_NET_SCH_INGRESS=y\n";
+    let incomplete = KernelConfig::parse("/boot/config", incomplete);
     expect(
-        &kernel_config::config(Some(&whole), &Ok(true)),
+        &kernel_config::config(Some(&complete), &Ok(true)),
         Works,
         &["/boot/config"],
     );
     let modules = "NET_SCH_INGRESS and NET_CLS_BPF as modules";
     expect(
-        &kernel_config::config(Some(&whole), &Ok(false)),
+        &kernel_config::config(Some(&complete), &Ok(false)),
         Works,
         &[modules],
     );
-    expect(&kernel_config::config(Some(&poor), &Ok(true)), Works, &[]);
     expect(
-        &kernel_config::config(Some(&poor), &Ok(false)),
+        &kernel_config::config(Some(&incomplete), &Ok(true)),
+        Works,
+        &[],
+    );
+    expect(
+        &kernel_config::config(Some(&incomplete), &Ok(false)),
         Fails,
         &["CONFIG_NET_CLS_BPF"],
     );
@@ -188,7 +197,7 @@ fn a_kernel_configuration_explains_but_is_not_needed() {
 }
 
 #[test]
-fn pins_are_needed_to_persist() {
+fn an_unusable_pin_folder_limits_only_persistent_hooks() {
     let unusable = PinFolderState::Unusable("/sys/fs/bpf is not a BPF file system".to_owned());
     for (pin_folder, persistence, verdict, words) in [
         (
@@ -225,7 +234,7 @@ fn pins_are_needed_to_persist() {
 }
 
 #[test]
-fn cilium_without_kube_proxy_needs_the_endpoints() {
+fn cilium_without_kube_proxy_needs_serve_dns_endpoints() {
     let no_owner = || BTreeSet::new();
     let cilium = || BTreeSet::from([Owner::Cilium]);
     let unknown = || Err("no answer".to_owned());
@@ -255,7 +264,7 @@ fn foreign_programs_are_listed() {
     let many: Vec<ForeignProgram> = (1..=12).map(other).collect();
     let findings = foreign_programs::foreign_programs(
         &many,
-        &ProcessRights::of(POD, FIRST),
+        &ProcessRights::parse(POD, INITIAL),
         &PinFolderState::Held,
     );
     assert_eq!(findings.len(), 12);
@@ -265,7 +274,7 @@ fn foreign_programs_are_listed() {
     assert_eq!(
         foreign_programs::foreign_programs(
             &many,
-            &ProcessRights::of(ROOT, FIRST),
+            &ProcessRights::parse(ROOT, INITIAL),
             &PinFolderState::Free
         )
         .len(),
@@ -283,7 +292,7 @@ fn a_report_has_a_summary() {
     let works = || Finding::works("kernel", "6.18");
     let limited = || Finding::limited("interface", "word ".repeat(40));
     let fails = || Finding::fails("rights", "without BPF");
-    for (findings, verdict, sum) in [
+    for (findings, verdict, summary) in [
         (vec![works()], Works, "the kernel plane works here"),
         (
             vec![works(), limited()],
@@ -304,7 +313,7 @@ fn a_report_has_a_summary() {
         let report = Report::new(findings);
         assert_eq!(report.verdict, verdict);
         let text = report.to_string();
-        assert_eq!(text.lines().last(), Some(sum));
+        assert_eq!(text.lines().last(), Some(summary));
         assert!(text.lines().all(|line| line.len() <= 100), "{text}");
     }
     let text = works().to_string();

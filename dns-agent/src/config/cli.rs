@@ -34,7 +34,7 @@ pub enum AgentCommand {
     ///
     /// The real programs are loaded and run over a test query. Nothing is
     /// attached, nothing is left behind, and a running agent is not disturbed.
-    /// All flags of `run` are accepted; those listed below have an effect.
+    /// All flags of `run` are accepted; the flags listed below have an effect.
     /// Without --interface, pods' veths are checked.
     Check(Box<CheckArgs>),
     /// Show what the running agent has loaded, attached and answered.
@@ -64,10 +64,10 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// The settings of the command line, completed by those of the file.
+    /// The settings of the command line and of the file. Flags take precedence.
     ///
     /// # Errors
-    /// When the file can't be read or parsed.
+    /// When the file can't be read or parsed, or a value is invalid.
     pub fn settings(self) -> anyhow::Result<RunSettings> {
         let file = match &self.config {
             Some(path) => file::read(path)?,
@@ -77,8 +77,8 @@ impl RunArgs {
     }
 }
 
-/// The arguments of `dns-agent check`: all those of `run`, so that an agent's whole command line
-/// can be checked. The help shows only those that have an effect.
+/// The arguments of `dns-agent check`. It accepts all arguments of `run`, so that an agent's whole
+/// command line can be checked. The help shows only the arguments that have an effect.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit code: 0 when nothing fails, with or without limits; 1 when something fails; \
@@ -117,7 +117,7 @@ pub struct StatusArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// The agent to ask.
+    /// The agent that answers.
     #[command(flatten)]
     pub agent: AgentAddress,
 }
@@ -139,7 +139,7 @@ pub struct LookupArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// The agent to ask.
+    /// The agent that answers.
     #[command(flatten)]
     pub agent: AgentAddress,
 }
@@ -161,7 +161,7 @@ pub struct DumpArgs {
     #[arg(long, value_name = "NAME")]
     pub zone: Option<QueryName>,
 
-    /// The agent to ask.
+    /// The agent that answers.
     #[command(flatten)]
     pub agent: AgentAddress,
 }

@@ -1,4 +1,4 @@
-//! The declaration of the settings as data: what clap has read from the fields of [`RunSettings`].
+//! The settings as data. clap's derive reads the settings from the fields of [`RunSettings`].
 
 use std::sync::LazyLock;
 
@@ -6,14 +6,14 @@ use clap::{Arg, ArgAction, ArgGroup, Args, Command, builder::BoolishValueParser}
 
 use super::settings::{CHECKED, RunSettings, WITH_KUBERNETES, WITHOUT_COREFILE};
 
-/// A command whose arguments are the settings. It parses `--name=value` for each.
+/// A clap command whose arguments are the settings, each in the form `--name=value`.
 pub(super) static SETTINGS: LazyLock<Command> = LazyLock::new(|| {
     let command = Command::new("settings")
         .no_binary_name(true)
         .disable_help_flag(true)
         .groups(groups());
     let mut command = RunSettings::augment_args(command).mut_args(let_switches_be_turned_off);
-    // Adds the settings to the groups that they name.
+    // Makes clap fill the groups with the settings that name them.
     command.build();
     command
 });
@@ -27,7 +27,7 @@ pub(super) fn add_flags(command: Command) -> Command {
     command.groups(groups()).args(flags)
 }
 
-/// The setting with this name, which may be a former one.
+/// The setting with this current or former name.
 pub(super) fn find_setting(name: &str) -> Option<&'static Arg> {
     SETTINGS.get_arguments().find(|setting| {
         let former = setting.get_all_aliases().unwrap_or_default();
@@ -40,7 +40,7 @@ pub(super) fn setting_name(setting: &Arg) -> &str {
     setting.get_long().unwrap_or_default()
 }
 
-/// Whether the setting has several values: a repeatable flag, and a list in the file.
+/// Whether the setting may have several values: a repeatable flag, or a list in the file.
 pub(super) fn is_list(setting: &Arg) -> bool {
     matches!(setting.get_action(), ArgAction::Append)
 }
@@ -51,7 +51,7 @@ pub(super) fn is_in_group(setting: &Arg, group: &str) -> bool {
     groups.any(|other| other.get_id() == group && other.get_args().any(|id| id == setting.get_id()))
 }
 
-/// What must be given so that the setting has an effect.
+/// The flags that the setting needs, as text. `None`: the setting needs no other flag.
 pub(super) fn needs(setting: &Arg) -> Option<&'static str> {
     if is_in_group(setting, WITH_KUBERNETES) {
         Some("--kubernetes")
@@ -62,8 +62,8 @@ pub(super) fn needs(setting: &Arg) -> Option<&'static str> {
     }
 }
 
-/// The comment of the setting's field without its described default, and that default.
-pub(super) fn meaning(setting: &Arg) -> (String, Option<String>) {
+/// The doc comment of the setting's field without `[default: …]` at its end, and that default.
+pub(super) fn meaning_and_default(setting: &Arg) -> (String, Option<String>) {
     let text = setting
         .get_help()
         .map(ToString::to_string)
@@ -81,7 +81,7 @@ fn groups() -> [ArgGroup; 3] {
     [WITH_KUBERNETES, WITHOUT_COREFILE, CHECKED].map(|group| ArgGroup::new(group).multiple(true))
 }
 
-/// Lets `--switch=false` turn a switch off, because the file may have turned it on.
+/// Makes a switch accept `--switch=false`, because the file may have turned it on.
 fn let_switches_be_turned_off(setting: Arg) -> Arg {
     if !matches!(setting.get_action(), ArgAction::SetTrue) {
         return setting;
@@ -100,7 +100,7 @@ fn let_switches_be_turned_off(setting: Arg) -> Arg {
 }
 
 fn help_text(setting: &Arg) -> String {
-    let (mut text, default) = meaning(setting);
+    let (mut text, default) = meaning_and_default(setting);
     if is_list(setting) {
         text += ". Repeatable";
     }

@@ -18,8 +18,8 @@ use super::{
 /// Reads the settings of a configuration file.
 ///
 /// # Errors
-/// When the file can't be read, isn't YAML, or has an unknown key or an invalid value. The error
-/// names the line.
+/// When the file can't be read, isn't YAML, or has an unknown key, a repeated key or an invalid
+/// value. An error in the text names its line.
 pub(super) fn read(path: &Path) -> anyhow::Result<GivenSettings> {
     let text = files::read_text(path, files::MAX_SETTINGS)
         .with_context(|| format!("can't read the configuration file {}", path.display()))?;
@@ -70,7 +70,7 @@ impl<'de> Visitor<'de> for FileVisitor {
 
 /// Reads a key of the file.
 struct SettingKey<'a> {
-    /// The settings that stand before the key.
+    /// The settings before this key, which must not be repeated.
     before: &'a GivenSettings,
 }
 
@@ -89,14 +89,14 @@ impl<'de> DeserializeSeed<'de> for SettingKey<'_> {
         let name = setting_name(setting);
         if self.before.contains(name) {
             return Err(D::Error::custom(format!(
-                "{name} is given twice: give it once, a list with all its values"
+                "{name} is given twice: give it once, and several values as a list"
             )));
         }
         Ok(setting)
     }
 }
 
-/// Reads the value or the list of values of a setting. Null stands for none.
+/// Reads the value or the list of values of a setting. Null means that the setting is not given.
 struct SettingValues {
     setting: &'static Arg,
 }
@@ -113,9 +113,10 @@ impl<'de> Visitor<'de> for SettingValues {
     type Value = Vec<OsString>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match is_list(self.setting) {
-            true => "a list",
-            false => "one value",
+        f.write_str(if is_list(self.setting) {
+            "a list"
+        } else {
+            "one value"
         })
     }
 
@@ -145,7 +146,7 @@ impl<'de> Visitor<'de> for SettingValues {
     }
 }
 
-/// Reads one value of a setting as text, whatever type YAML gives to it.
+/// Reads one value of a setting as text, even if YAML takes it for a number or a boolean.
 struct SettingValue {
     setting: &'static Arg,
 }

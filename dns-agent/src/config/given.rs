@@ -1,4 +1,4 @@
-//! The settings that are given, on the command line and in the file, and how the two combine.
+//! The settings given on the command line and in the file, and how the two are combined.
 
 use std::{
     collections::BTreeMap,
@@ -12,12 +12,12 @@ use super::{
     settings::{RunSettings, WITH_KUBERNETES, WITHOUT_COREFILE},
 };
 
-/// The texts of given values, by the name of their setting.
+/// The given values as texts, by the name of their setting.
 #[derive(Clone, Debug, Default)]
 pub struct GivenSettings(BTreeMap<&'static str, Vec<OsString>>);
 
 impl GivenSettings {
-    /// These settings, completed by those of `file`. A list replaces the list of the file.
+    /// Adds the settings of `file` that `self` does not have. A list replaces the list of the file.
     pub(super) fn overlay(self, mut file: GivenSettings) -> GivenSettings {
         file.0.extend(self.0);
         file
@@ -27,14 +27,14 @@ impl GivenSettings {
         self.0.contains_key(name)
     }
 
-    /// Adds the values of a setting. An empty list is the same as none.
+    /// Sets the values of a setting. With an empty list the setting counts as not given.
     pub(super) fn insert(&mut self, name: &'static str, values: Vec<OsString>) {
         if !values.is_empty() {
             self.0.insert(name, values);
         }
     }
 
-    /// The values of all settings.
+    /// Parses the given values, and fills in the defaults.
     ///
     /// # Errors
     /// When a value is invalid.
@@ -51,7 +51,7 @@ impl GivenSettings {
     }
 }
 
-/// Takes the settings from a command line.
+/// Takes the given values from a parsed command line.
 impl FromArgMatches for GivenSettings {
     fn from_arg_matches(matches: &ArgMatches) -> Result<GivenSettings, clap::Error> {
         let mut given = GivenSettings::default();
@@ -91,7 +91,7 @@ impl Default for RunSettings {
 /// Checks one value of a setting.
 ///
 /// # Errors
-/// Says what is wrong with the value.
+/// When the value is invalid. The text says why.
 pub(super) fn check_value(name: &str, value: &str) -> Result<(), String> {
     let words = [word(name, OsStr::new(value))];
     match SETTINGS.clone().try_get_matches_from(words) {
@@ -100,14 +100,15 @@ pub(super) fn check_value(name: &str, value: &str) -> Result<(), String> {
     }
 }
 
-/// The setting as a word of a command line.
+/// The setting as one word of a command line: `--name=value`.
 fn word(name: &str, value: &OsStr) -> OsString {
     let mut word = OsString::from(format!("--{name}="));
     word.push(value);
     word
 }
 
-/// The message itself, without the prefix and the advice that clap adds for a command line.
+/// The first paragraph of clap's message, without the prefix. The advice that follows in clap's
+/// message is only about command lines.
 fn first_paragraph(message: &str) -> String {
     let message = message.strip_prefix("error: ").unwrap_or(message);
     let paragraph = message.split("\n\n").next().unwrap_or_default();

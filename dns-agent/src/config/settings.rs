@@ -27,12 +27,12 @@ pub(super) const WITHOUT_COREFILE: &str = "without-corefile";
 /// Group of the settings that have an effect in `dns-agent check` too.
 pub(super) const CHECKED: &str = "checked";
 
-/// The values of all settings, with defaults filled in. An empty list and `None`: not given, and
-/// without a fixed default.
+/// The values of all settings, with defaults filled in. An empty list or `None` means that a
+/// setting without a fixed default is not given.
 ///
-/// Fields stand in the order of `--help`. Their comments are its texts, to which `declaration`
-/// adds what a list, a group and a default say. A default that is no value is described at the end
-/// of the comment, as `[default: …]`.
+/// The fields are in the order of `--help`, and their comments are its texts. `declaration` adds to
+/// a text whether the setting is repeatable, which flags it needs, and its default. A default that
+/// is not a fixed value is described at the end of the comment, as `[default: …]`.
 #[derive(Args, Clone, Debug)]
 pub struct RunSettings {
     /// A file or directory of Kubernetes objects (Namespace, Service,
@@ -52,17 +52,18 @@ pub struct RunSettings {
     #[arg(long, help_heading = "Objects", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
-    /// The EndpointSlices to watch. With headless, queries for the endpoints'
-    /// names of other Services, and for PTR records of endpoints, pass to the
-    /// cluster's DNS [default: headless, or all if empty Services are ignored].
+    /// The EndpointSlices to watch: all, or only those of headless Services. With
+    /// headless, queries for the names of other Services' endpoints, and for PTR
+    /// records of endpoints, pass to the cluster's DNS [default: headless, or all
+    /// if empty Services are ignored].
     #[arg(long, help_heading = "Objects", value_name = "WHICH", group = WITH_KUBERNETES)]
     pub endpoints: Option<EndpointScope>,
 
     /// The name of this node; in a DaemonSet, spec.nodeName. The node's pods are
     /// watched for --network-policy; without the name, the kernel answers no pod
-    /// while any NetworkPolicy is about egress. With --pods verified, too, only
-    /// this node's pods are watched and the names of other pods pass; without the
-    /// name, all pods are watched.
+    /// while any NetworkPolicy restricts egress. With --pods verified, only this
+    /// node's pods are watched, and queries for the names of other pods pass;
+    /// without the name, all pods are watched.
     #[arg(long, help_heading = "Objects", value_name = "NODE", group = WITH_KUBERNETES)]
     pub node_name: Option<String>,
 
@@ -112,9 +113,9 @@ pub struct RunSettings {
     pub dns_service: ObjectName,
 
     /// The kernel also answers queries to the endpoints of the --dns-service.
-    /// Needed with socket load balancing, which replaces the Service's address by
-    /// an endpoint's before a query leaves the pod. Elsewhere it would hide a
-    /// broken CoreDNS.
+    /// Needed with socket load balancing, which replaces the Service's address
+    /// with an endpoint's before a query leaves the pod. Elsewhere it would hide
+    /// a broken CoreDNS.
     #[arg(long, help_heading = "The cluster's DNS", groups = [WITH_KUBERNETES, CHECKED])]
     pub serve_dns_endpoints: bool,
 
@@ -124,9 +125,9 @@ pub struct RunSettings {
     #[arg(group = WITH_KUBERNETES)]
     pub cluster_dns: Vec<Upstream>,
 
-    /// Pass queries that CoreDNS answers against the standards: NXDOMAIN for
-    /// existing names without addresses, and for other types at them; NODATA
-    /// for other types at an ExternalName.
+    /// Pass queries that CoreDNS answers against the standards, for example with
+    /// NXDOMAIN for a type that an existing name does not have. The full list is
+    /// in docs/kubernetes.md.
     #[arg(long, help_heading = "The cluster's DNS", group = WITH_KUBERNETES)]
     // The name before the first release.
     #[arg(alias = "pass-departures")]
@@ -205,8 +206,8 @@ pub struct RunSettings {
     /// The number of queries per second that the kernel answers for one client,
     /// an IPv4 address or an IPv6 /64, on interfaces that are not veths. Further
     /// queries pass. 0 means no limit.
-    // The default is far more than a node needs, and too few to flood the victim of a spoofed
-    // source address.
+    // The default is far more than a node needs, but too little to flood a victim whose address an
+    // attacker uses as the source of queries.
     #[arg(
         long,
         help_heading = "Kernel plane",
@@ -226,8 +227,8 @@ pub struct RunSettings {
     )]
     pub network_policy: NetworkPolicy,
 
-    /// An address whose queries the kernel answers, such as the ClusterIP of
-    /// kube-dns; IPv6 with a port in brackets.
+    /// A server address at which the kernel answers queries, such as the
+    /// ClusterIP of kube-dns. An IPv6 address with a port needs brackets.
     #[arg(long, help_heading = "Kernel plane", value_name = "IP[:PORT]", group = CHECKED)]
     pub serve: Vec<ServedAddress>,
 
@@ -269,11 +270,11 @@ pub struct RunSettings {
     #[arg(long, help_heading = "User plane", value_name = "IP:PORT", group = CHECKED)]
     pub listen: Vec<ListenAddress>,
 
-    /// An upstream DNS server for all other names; several are tried in the order
-    /// given; a link-local IPv6 address with its interface, as in fe80::1%eth0.
-    /// It must not be an address that the agent itself answers on. Without one,
-    /// the agent queries the cluster's DNS with --kubernetes, and otherwise
-    /// refuses such queries.
+    /// An upstream DNS server for all other names. Several servers are tried in the
+    /// order given. A link-local IPv6 address needs its interface, as in
+    /// fe80::1%eth0. The server must not be an address that the agent itself
+    /// answers on. Without this setting, the agent queries the cluster's DNS with
+    /// --kubernetes, and otherwise refuses such queries.
     #[arg(long, help_heading = "User plane", value_name = "IP[:PORT]")]
     pub upstream: Vec<Upstream>,
 

@@ -9,8 +9,8 @@ use zerohop_zone::Name;
 
 use super::*;
 
-/// The configuration of a `run` command line, or its error in full.
-fn run(arguments: &[&str]) -> Result<Config, String> {
+/// The configuration of a `run` command line, or the whole error message.
+fn parse_config(arguments: &[&str]) -> Result<Config, String> {
     let args = run_args(arguments).map_err(|error| error.to_string())?;
     Config::from_args(args).map_err(|error| format!("{error:#}"))
 }
@@ -23,7 +23,7 @@ fn run_args(arguments: &[&str]) -> Result<RunArgs, clap::Error> {
     Ok(*args)
 }
 
-/// The settings of a `run` command line whose file has this text.
+/// The settings of a `run` command line with a configuration file of this text.
 #[track_caller]
 fn settings(file: &str, flags: &[&str]) -> RunSettings {
     let file = file::parse(file).unwrap();
@@ -32,8 +32,8 @@ fn settings(file: &str, flags: &[&str]) -> RunSettings {
 }
 
 #[track_caller]
-fn refused(arguments: &[&str], reasons: &[&str]) {
-    let error = run(arguments).expect_err("accepted");
+fn assert_refused(arguments: &[&str], reasons: &[&str]) {
+    let error = parse_config(arguments).expect_err("accepted");
     for reason in reasons {
         assert!(error.contains(reason), "no {reason:?} in: {error}");
     }
@@ -41,7 +41,7 @@ fn refused(arguments: &[&str], reasons: &[&str]) {
 
 #[test]
 fn defaults_are_filled_in() {
-    let config = run(&["--manifests", "objects"]).unwrap();
+    let config = parse_config(&["--manifests", "objects"]).unwrap();
     assert!(
         matches!(&config.source, SourceConfig::Manifests(path) if path == Path::new("objects"))
     );
@@ -60,12 +60,16 @@ fn defaults_are_filled_in() {
     assert_eq!(config.selectors, Selectors::default());
     assert_eq!(config.zone.empty_services, EmptyServices::Answered);
     assert_eq!(config.zone.endpoint_names, EndpointNames::Address);
-    assert!(config.interfaces.is_empty() && config.serve.is_empty() && config.listen.is_empty());
+    assert!(
+        config.interfaces.is_empty()
+            && config.served_addresses.is_empty()
+            && config.listen.is_empty()
+    );
 }
 
 #[test]
 fn every_flag_is_parsed() {
-    let config = run(&[
+    let config = parse_config(&[
         "--manifests=objects",
         "--cluster-domain",
         "a.example",
@@ -162,7 +166,11 @@ fn every_flag_is_parsed() {
             ("pods", HookChoice::Auto)
         ]
     );
-    let serve: Vec<_> = config.serve.iter().map(ToString::to_string).collect();
+    let serve: Vec<_> = config
+        .served_addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(
         serve,
         [
@@ -184,44 +192,44 @@ fn every_flag_is_parsed() {
 
 #[test]
 fn wrong_values_are_refused_with_advice() {
-    refused(&["--ttl", "3601"], &["--ttl", "from 0 to 3600"]);
-    refused(&["--ttl=-1"], &["--ttl"]);
-    refused(
+    assert_refused(&["--ttl", "3601"], &["--ttl", "from 0 to 3600"]);
+    assert_refused(&["--ttl=-1"], &["--ttl"]);
+    assert_refused(
         &["--pods", "maybe"],
         &["--pods", "disabled, insecure, verified"],
     );
-    refused(&["--reverse", "10.0.0.0"], &["--reverse", "ADDRESS/PREFIX"]);
-    refused(
+    assert_refused(&["--reverse", "10.0.0.0"], &["--reverse", "ADDRESS/PREFIX"]);
+    assert_refused(
         &["--interface", "eth0=dpdk"],
         &["--interface", "auto, xdp, xdp-generic or tc"],
     );
-    refused(&["--interface", "=tc"], &["name is missing"]);
-    refused(&["--listen", "127.0.0.1"], &["--listen", "IP:PORT"]);
-    refused(&["--node-ip", "0.0.0.0"], &["--node-ip", "192.0.2.7"]);
-    refused(&["--listen", "::1:53:99999"], &["[::1]:53"]);
-    refused(
+    assert_refused(&["--interface", "=tc"], &["name is missing"]);
+    assert_refused(&["--listen", "127.0.0.1"], &["--listen", "IP:PORT"]);
+    assert_refused(&["--node-ip", "0.0.0.0"], &["--node-ip", "192.0.2.7"]);
+    assert_refused(&["--listen", "::1:53:99999"], &["[::1]:53"]);
+    assert_refused(
         &["--upstream", "dns.example"],
         &["--upstream", "IP or IP:PORT"],
     );
-    refused(&["--serve", "0.0.0.0"], &["no single server"]);
-    refused(&["--stale-after", "0s"], &["from 100ms to 1h"]);
-    refused(&["--stale-after", "soon"], &["10s or 1m30s"]);
-    refused(&["--namespace", "Prod"], &["a-z, 0-9 and -"]);
-    refused(&["--namespace=-a"], &["a-z, 0-9 and -"]);
-    refused(&["--cluster-domain", "."], &["the root"]);
-    refused(&["--cluster-domain", "a..b"], &["not a domain name"]);
-    refused(
+    assert_refused(&["--serve", "0.0.0.0"], &["of a single server"]);
+    assert_refused(&["--stale-after", "0s"], &["from 100ms to 1h"]);
+    assert_refused(&["--stale-after", "soon"], &["10s or 1m30s"]);
+    assert_refused(&["--namespace", "Prod"], &["a-z, 0-9 and -"]);
+    assert_refused(&["--namespace=-a"], &["a-z, 0-9 and -"]);
+    assert_refused(&["--cluster-domain", "."], &["the root"]);
+    assert_refused(&["--cluster-domain", "a..b"], &["not a domain name"]);
+    assert_refused(
         &["--labels", "app in web"],
         &["--labels", "list of values in parentheses", "app=web"],
     );
-    refused(&["--namespace-labels", ""], &["--namespace-labels", "key"]);
-    refused(&["--pass", "a..b"], &["not a domain name"]);
-    refused(&["--capacity", "0"], &["1 or more"]);
+    assert_refused(&["--namespace-labels", ""], &["--namespace-labels", "key"]);
+    assert_refused(&["--pass", "a..b"], &["not a domain name"]);
+    assert_refused(&["--capacity", "0"], &["1 or more"]);
 }
 
 #[test]
 fn kubernetes_flags_configure_the_api() {
-    let kubernetes = |flags: &[&str]| match run(flags).unwrap().source {
+    let kubernetes = |flags: &[&str]| match parse_config(flags).unwrap().source {
         SourceConfig::Kubernetes(kubernetes) => kubernetes,
         other => panic!("{other:?}"),
     };
@@ -232,7 +240,7 @@ fn kubernetes_flags_configure_the_api() {
     assert_eq!(plain.dns_addresses, DnsAddresses::Service);
     assert_eq!(plain.without_corefile, WithoutCorefile::Pass);
     assert_eq!(plain.max_age, Some(Duration::from_secs(900)));
-    let config = run(&["--kubernetes"]).unwrap();
+    let config = parse_config(&["--kubernetes"]).unwrap();
     assert_eq!(config.zone.endpoint_scope, EndpointScope::Headless);
     assert_eq!(config.zone.name_servers, NameServers::Passed);
 
@@ -261,31 +269,31 @@ fn kubernetes_flags_configure_the_api() {
         ("--corefile=coredns", "NAMESPACE/NAME"),
         ("--dns-service=a/b/c", "NAMESPACE/NAME"),
     ] {
-        let text = format!("{:#}", run(&["--kubernetes", flag]).unwrap_err());
+        let text = format!("{:#}", parse_config(&["--kubernetes", flag]).unwrap_err());
         assert!(text.contains(hint), "{text}");
     }
 }
 
 #[test]
-fn combinations_are_checked() {
-    refused(&[], &["--kubernetes", "--manifests PATH"]);
-    refused(
+fn contradicting_flags_are_refused() {
+    assert_refused(&[], &["--kubernetes", "--manifests PATH"]);
+    assert_refused(
         &["--manifests=m", "--kubernetes"],
         &["--manifests and --kubernetes are two sources"],
     );
-    refused(
+    assert_refused(
         &["--manifests=m", "--max-age=5m"],
         &["--max-age is about the Kubernetes API"],
     );
-    refused(
+    assert_refused(
         &["--kubernetes", "--ttl=5"],
         &["--ttl is taken from CoreDNS's Corefile", "--trust-zone"],
     );
-    refused(
+    assert_refused(
         &["--kubernetes", "--serve=10.0.0.1", "--serve-dns-endpoints"],
         &["contradict each other"],
     );
-    refused(
+    assert_refused(
         &[
             "--kubernetes",
             "--trust-zone",
@@ -294,15 +302,15 @@ fn combinations_are_checked() {
         ],
         &["--endpoints all"],
     );
-    refused(
+    assert_refused(
         &["--manifests", "m", "--interface", "eth0"],
         &["--interface needs --serve"],
     );
-    refused(
+    assert_refused(
         &["--manifests=m", "--namespace=a", "--namespace-labels=b"],
         &["--namespace and --namespace-labels contradict each other"],
     );
-    refused(
+    assert_refused(
         &[
             "--manifests",
             "m",
@@ -318,8 +326,8 @@ fn combinations_are_checked() {
 }
 
 #[test]
-fn name_servers_have_the_served_addresses_and_those_of_the_node() {
-    let config = run(&[
+fn name_servers_have_the_served_addresses_and_the_addresses_of_the_node() {
+    let config = parse_config(&[
         "--manifests=m",
         "--serve=10.96.0.10",
         "--serve=[fd00::a]:5353",
@@ -358,19 +366,19 @@ fn only_names_inside_a_cluster_domain_may_be_passed() {
             ["below no --cluster-domain", "leave it out"],
         ),
     ] {
-        refused(&[&domains[..], &["--pass", name]].concat(), &reasons);
+        assert_refused(&[&domains[..], &["--pass", name]].concat(), &reasons);
     }
-    run(&[&domains[..], &["--pass=x.a.b.c", "--pass=10.in-addr.arpa"]].concat()).unwrap();
+    parse_config(&[&domains[..], &["--pass=x.a.b.c", "--pass=10.in-addr.arpa"]].concat()).unwrap();
 }
 
 #[test]
-fn served_addresses_without_an_interface_are_no_error() {
-    let config = run(&["--manifests", "m", "--serve", "10.0.0.1"]).unwrap();
+fn served_addresses_without_an_interface_are_accepted() {
+    let config = parse_config(&["--manifests", "m", "--serve", "10.0.0.1"]).unwrap();
     assert!(config.interfaces.is_empty());
 }
 
 #[test]
-fn check_accepts_the_flags_of_run_and_shows_those_with_an_effect() {
+fn check_accepts_all_flags_of_run_and_its_help_shows_only_flags_with_an_effect() {
     let line = |flags: &[&str]| {
         let words = ["dns-agent", "check"];
         Cli::try_parse_from(words.iter().chain(flags))
@@ -393,7 +401,7 @@ fn check_accepts_the_flags_of_run_and_shows_those_with_an_effect() {
 }
 
 #[test]
-fn link_local_servers_have_an_interface() {
+fn link_local_servers_need_an_interface() {
     let parse = |text: &str| text.parse::<Upstream>().map(|Upstream(address)| address);
     // Every network namespace has the interface `lo` with index 1.
     let expected = "[fe80::1%1]:53".parse().unwrap();
@@ -421,7 +429,7 @@ fn link_local_servers_have_an_interface() {
         ("10.0.0.1%lo", "is not a server's address"),
         ("[fe80::1%lo", "is not a server's address"),
         ("[fe80::1%lo]:dns", "is not a server's address"),
-        ("[fe80::1%lo]:0", "no single server"),
+        ("[fe80::1%lo]:0", "of a single server"),
     ] {
         let error = parse(text).expect_err(text);
         assert!(error.contains(reason), "{text}: {error}");
@@ -436,29 +444,29 @@ fn link_local_servers_have_an_interface() {
         assert_eq!(parse(text), Ok(right.parse().unwrap()), "{text}");
     }
     for flag in ["--upstream", "--cluster-dns"] {
-        refused(
+        assert_refused(
             &["--kubernetes", flag, "fe80::1"],
             &[flag, "link-local", "%eth0"],
         );
-        run(&["--kubernetes", flag, "fe80::1%lo"]).unwrap();
+        parse_config(&["--kubernetes", flag, "fe80::1%lo"]).unwrap();
     }
-    refused(
+    assert_refused(
         &["--manifests", "objects", "--listen", "[fe80::1]:53"],
         &["--listen", "[fe80::1%eth0]:53"],
     );
     let listen = ["--manifests", "objects", "--listen", "[fe80::1%lo]:53"];
-    assert_eq!(run(&listen).unwrap().listen, [expected]);
+    assert_eq!(parse_config(&listen).unwrap().listen, [expected]);
 }
 
 #[test]
-fn an_address_that_is_served_is_no_upstream() {
+fn a_served_address_is_refused_as_an_upstream_without_kubernetes() {
     let served = ["--serve", "10.96.0.10", "--upstream", "10.96.0.10"];
-    refused(
+    assert_refused(
         &[&["--manifests", "objects"], &served[..]].concat(),
         &["--upstream 10.96.0.10:53", "--serve"],
     );
-    // With --kubernetes the served address is that of the cluster's DNS, so CoreDNS answers there.
-    run(&[&["--kubernetes"], &served[..]].concat()).unwrap();
+    // With --kubernetes, the served address belongs to the cluster's DNS, so CoreDNS answers there.
+    parse_config(&[&["--kubernetes"], &served[..]].concat()).unwrap();
     let another = ["--serve", "10.96.0.10", "--upstream", "10.96.0.10:5353"];
-    run(&[&["--manifests", "objects"], &another[..]].concat()).unwrap();
+    parse_config(&[&["--manifests", "objects"], &another[..]].concat()).unwrap();
 }

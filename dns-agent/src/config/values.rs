@@ -18,7 +18,7 @@ use zerohop_zone::{Name, Rtype};
 /// other events.
 const MIN_AGE: Duration = Duration::from_secs(120);
 
-/// `--pods`.
+/// `--pods`: which names of pods exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PodsSetting {
     /// No names of pods.
@@ -39,16 +39,16 @@ impl From<PodsSetting> for PodMode {
     }
 }
 
-/// `--network-policy`.
+/// `--network-policy`: which pods the kernel answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum NetworkPolicy {
-    /// A pod is answered if NetworkPolicies provably let it ask the cluster's DNS.
+    /// A pod is answered if NetworkPolicies provably permit it to query the cluster's DNS.
     Respect,
     /// Every pod is answered.
     Ignore,
 }
 
-/// A name to look up. It is absolute, with or without a dot at its end.
+/// A name to look up. It is absolute, with or without a trailing dot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryName(pub Name);
 
@@ -85,7 +85,7 @@ impl fmt::Display for QueryType {
     }
 }
 
-/// The name of a zone, which is not the root.
+/// `--cluster-domain`: a domain name other than the root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domain(pub Name);
 
@@ -180,8 +180,9 @@ impl FromStr for NamespaceName {
     }
 }
 
-/// `--stale-after`: 100 ms to 1 hour. The agent could not renew a shorter lease in time, and on a
-/// busy node the lease should be some seconds. A longer lease would not fail open.
+/// `--stale-after`: 100 ms to 1 hour. The agent could not renew a shorter lease in time; on a busy
+/// node even some seconds are needed. With a longer lease, the kernel would answer from outdated
+/// data for too long after the agent has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StaleAfter(pub Duration);
 
@@ -202,7 +203,8 @@ impl FromStr for StaleAfter {
     }
 }
 
-/// `--max-age`. `None`: without limit.
+/// `--max-age`: how long the kernel answers after the last message from the API server. `None`:
+/// without limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaxAge(pub Option<Duration>);
 
@@ -243,7 +245,8 @@ impl FromStr for ObjectName {
                 Ok(ObjectName(ObjectKey::new(namespace, name)))
             }
             _ => Err(format!(
-                "{text:?} names no object: give NAMESPACE/NAME, such as kube-system/kube-dns"
+                "{text:?} is not an object's name: give NAMESPACE/NAME, such as \
+                 kube-system/kube-dns"
             )),
         }
     }

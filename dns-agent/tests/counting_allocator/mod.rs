@@ -1,4 +1,4 @@
-//! The system's allocator, counting the bytes in use.
+//! A global allocator that counts the bytes in use.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -13,12 +13,13 @@ static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 struct CountingAllocator;
 
-/// Bytes in use.
+/// The number of bytes in use.
 pub(crate) fn bytes_in_use() -> usize {
     IN_USE.load(Ordering::Relaxed)
 }
 
-/// The highest number of bytes in use since the last call.
+/// Returns the highest number of bytes in use since the previous call, and starts a new
+/// measurement.
 pub(crate) fn take_peak() -> usize {
     PEAK.swap(bytes_in_use(), Ordering::Relaxed)
 }
@@ -40,8 +41,8 @@ unsafe impl GlobalAlloc for CountingAllocator {
     }
 }
 
-/// The size that the GNU C library allocates for a request: eight bytes more, rounded up to a
-/// multiple of sixteen, and at least 32.
+/// The size that the GNU C library allocates for a request, in bytes: eight bytes more, rounded up
+/// to a multiple of 16, and at least 32.
 fn allocated_size(bytes: usize) -> usize {
     (bytes + 8).next_multiple_of(16).max(32)
 }

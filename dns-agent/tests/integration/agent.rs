@@ -1,4 +1,4 @@
-//! A running agent: changes of its source, its admin endpoints, and its limits.
+//! A running agent: changes of its manifests, its admin endpoints and its limits.
 
 use std::{fs, net::SocketAddr, path::Path};
 
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{FakeUpstream, PATIENCE, ask, config, last_address, query, rcode};
 
+/// An agent that runs in this process.
 pub(crate) struct RunningAgent {
     pub(crate) server: SocketAddr,
     pub(crate) admin: SocketAddr,
@@ -46,7 +47,7 @@ impl RunningAgent {
         client::status(self.admin).await.unwrap()
     }
 
-    /// Polls the status until `wanted` holds.
+    /// Polls the status until `wanted` holds, and returns it.
     pub(crate) async fn status_when(&self, wanted: impl Fn(&Status) -> bool) -> Status {
         let mut last = None;
         let waiting = async {
@@ -60,9 +61,15 @@ impl RunningAgent {
             }
         };
         let came = timeout(PATIENCE, waiting).await;
-        came.unwrap_or_else(|_| panic!("the status never came: {}", last.unwrap_or_default()))
+        came.unwrap_or_else(|_| {
+            panic!(
+                "the wanted status did not come; the last is {}",
+                last.unwrap_or_default()
+            )
+        })
     }
 
+    /// The address in the answer for a name.
     async fn address(&self, name: &str) -> [u8; 4] {
         last_address(&ask(self.server, &query(1, name, Rtype::A)).await)
     }
@@ -71,7 +78,7 @@ impl RunningAgent {
         self.shutdown.cancel();
         timeout(PATIENCE, self.ended)
             .await
-            .expect("it does not end")
+            .expect("the agent does not end")
             .unwrap()
             .unwrap();
     }
@@ -94,17 +101,17 @@ fn service(address: &str) -> String {
 
 #[tokio::test]
 async fn admin_connections_and_request_sizes_are_limited() {
-    const MOST: usize = 256;
+    const MAX_CONNECTIONS: usize = 256;
     let folder = tempfile::tempdir().unwrap();
     let running = RunningAgent::start(folder.path(), &[]).await;
     let mut open = Vec::new();
-    for _ in 0..MOST {
+    for _ in 0..MAX_CONNECTIONS {
         open.push(TcpStream::connect(running.admin).await.unwrap());
     }
     // One more connection closes the oldest.
     let _newest = TcpStream::connect(running.admin).await.unwrap();
     let closed = timeout(PATIENCE, open[0].read(&mut [0])).await;
-    assert_eq!(closed.expect("it stays open").unwrap(), 0);
+    assert_eq!(closed.expect("the connection stays open").unwrap(), 0);
 
     let mut long = open.pop().unwrap();
     let head = format!(
@@ -136,12 +143,12 @@ async fn connect_from(local: &str, server: SocketAddr) -> TcpStream {
 async fn connections_of_one_address_do_not_block_other_addresses() {
     let folder = tempfile::tempdir().unwrap();
     let running = RunningAgent::start(folder.path(), &[]).await;
-    let mut half = Vec::new();
+    let mut incomplete = Vec::new();
     for _ in 0..300 {
         let mut stream = connect_from("127.0.0.2", running.admin).await;
-        // Connections over the limit are closed.
+        // The write fails if the agent has closed the connection: there are more than it allows.
         let _ = stream.write_all(b"GET /metrics HT").await;
-        half.push(stream);
+        incomplete.push(stream);
     }
     let mut other = connect_from("127.0.0.3", running.admin).await;
     let request = b"GET /metrics HTTP/1.1\r\nhost: node:9153\r\nconnection: close\r\n\r\n";
@@ -151,7 +158,7 @@ async fn connections_of_one_address_do_not_block_other_addresses() {
     timeout(PATIENCE, read).await.expect("no answer").unwrap();
     assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
     running.status().await;
-    drop(half);
+    drop(incomplete);
     running.stop().await;
 }
 
@@ -327,12 +334,12 @@ async fn passed_names_are_forwarded_to_the_upstream() {
         &format!("--upstream={}", upstream.address),
     ];
     let running = RunningAgent::start(directory.path(), &flags).await;
-    for theirs in [
+    for passed in [
         "legacy.svc.cluster.local",
         "DB.Legacy.svc.cluster.local",
         "old.shop.svc.cluster.local",
     ] {
-        assert_eq!(running.address(theirs).await, [192, 0, 2, 1], "{theirs}");
+        assert_eq!(running.address(passed).await, [192, 0, 2, 1], "{passed}");
     }
     assert_eq!(running.address(WEB).await, [10, 0, 0, 1]);
     let ghost = query(1, "ghost.shop.svc.cluster.local", Rtype::A);

@@ -1,4 +1,4 @@
-//! The checked cases of `tests/cases`, sent to a running agent over UDP.
+//! Sends the queries of `tests/cases` to a running agent over UDP.
 
 use dns_agent::agent::Agent;
 use domain::base::iana::Rtype;
@@ -8,15 +8,16 @@ use zerohop_contract::cases::Cases;
 use crate::support::{FakeUpstream, address_reply, ask, config, query, reply, without_delay};
 
 #[tokio::test]
-async fn every_case() {
+async fn every_case_is_answered_as_expected() {
     let cases = Cases::read().unwrap();
-    assert_eq!(cases.count(), 88);
+    assert_eq!(cases.count(), 88, "update this number of cases");
 
     let external = query(0, "ext.interwebs.test", Rtype::A)[12..].to_vec();
     let script = move |query_bytes: &[u8]| {
         without_delay(if query_bytes[12..] == external {
             address_reply(query_bytes, [1, 2, 3, 4])
         } else {
+            // QR, RD and RA; NXDOMAIN.
             reply(query_bytes, 0x8183)
         })
     };
@@ -24,15 +25,15 @@ async fn every_case() {
     let upstream_flag = format!("--upstream={}", upstream.address);
 
     let mut wrong = Vec::new();
-    for setup in cases.groups() {
+    for group in cases.groups() {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("objects.json"), &setup.manifest).unwrap();
-        let mut flags: Vec<_> = setup.flags.iter().map(String::as_str).collect();
+        std::fs::write(directory.path().join("objects.json"), &group.manifest).unwrap();
+        let mut flags: Vec<_> = group.flags.iter().map(String::as_str).collect();
         flags.push(&upstream_flag);
         let agent = Agent::start(config(directory.path(), &flags))
             .await
             .unwrap();
-        for case in setup.cases {
+        for case in group.cases {
             let rtype = Rtype::from_int(case.type_number().unwrap());
             let message = ask(agent.listen()[0], &query(1, &case.name, rtype)).await;
             wrong.extend(case.describe_fault(&message));

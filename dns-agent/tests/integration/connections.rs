@@ -11,8 +11,8 @@ use tokio::{
 use zerohop_resolver::raise_file_limit;
 
 use crate::support::{
-    FakeUpstream, PATIENCE, ResolverUnderTest, ask, ask_over_tcp, framed, last_address, query,
-    read_message, word, write_message,
+    FakeUpstream, PATIENCE, ResolverUnderTest, ask, ask_over_tcp, framed, header_word,
+    last_address, query, read_message, write_message,
 };
 
 #[tokio::test]
@@ -56,13 +56,17 @@ async fn a_long_answer_is_whole_over_tcp() {
     let served = ResolverUnderTest::local(&[]);
     let query_bytes = query(1, "many.z", Rtype::A);
     let cut = ask(served.address, &query_bytes).await;
+    // QR, AA, TC and RD.
     assert!(
-        cut.len() <= 512 && word(&cut, 2) == 0x8700,
+        cut.len() <= 512 && header_word(&cut, 2) == 0x8700,
         "{:04x}",
-        word(&cut, 2)
+        header_word(&cut, 2)
     );
     let whole = ask_over_tcp(served.address, &query_bytes).await;
-    assert_eq!((word(&whole, 2), word(&whole, 6)), (0x8500, 60));
+    assert_eq!(
+        (header_word(&whole, 2), header_word(&whole, 6)),
+        (0x8500, 60)
+    );
 }
 
 #[tokio::test]
@@ -71,6 +75,7 @@ async fn several_addresses_are_rotated() {
     let mut first = std::collections::BTreeSet::new();
     for _ in 0..64 {
         let whole = ask_over_tcp(served.address, &query(1, "many.z", Rtype::A)).await;
+        // The last byte of the first address, after the header, the question and the fixed fields.
         first.insert(whole[39]);
     }
     assert!(first.len() > 10, "only {first:?} came first");
@@ -94,7 +99,7 @@ async fn queries_are_pipelined() {
             .unwrap()
             .unwrap();
         assert_eq!(last_address(&reply), [10, 0, 0, 1]);
-        ids.push(word(&reply, 0));
+        ids.push(header_word(&reply, 0));
     }
     ids.sort_unstable();
     assert_eq!(ids, Vec::from_iter(0..20));
@@ -115,7 +120,7 @@ async fn a_waiting_query_does_not_delay_other_queries() {
         read_message(&mut stream).await.unwrap(),
         read_message(&mut stream).await.unwrap(),
     ]
-    .map(|reply| word(&reply, 0));
+    .map(|reply| header_word(&reply, 0));
     assert_eq!(ids, [2, 1]);
 }
 
@@ -165,16 +170,17 @@ async fn malformed_messages_get_no_reply_and_keep_the_connection_open() {
     ]
     .concat();
     stream.write_all(&bytes).await.unwrap();
-    assert_eq!(word(&read_message(&mut stream).await.unwrap(), 0), 9);
+    assert_eq!(header_word(&read_message(&mut stream).await.unwrap(), 0), 9);
     assert_eq!(served.resolver.counters().snapshot().ignored, 2);
 }
 
 #[tokio::test]
-async fn more_connections_than_the_limit_are_closed_at_once() {
+async fn connections_over_the_limit_are_closed_at_once() {
+    const MAX_CONNECTIONS: usize = 512;
     raise_file_limit().unwrap();
     let served = ResolverUnderTest::local(&[]);
     let mut open = Vec::new();
-    for _ in 0..512 {
+    for _ in 0..MAX_CONNECTIONS {
         let mut stream = TcpStream::connect(served.address).await.unwrap();
         write_message(&mut stream, &query(1, "one.z", Rtype::A)).await;
         read_message(&mut stream).await.unwrap();
@@ -191,7 +197,10 @@ async fn more_connections_than_the_limit_are_closed_at_once() {
     assert_eq!(served.resolver.counters().snapshot().connections_refused, 1);
     // Open connections are still answered.
     write_message(&mut open[0], &query(2, "one.z", Rtype::A)).await;
-    assert_eq!(word(&read_message(&mut open[0]).await.unwrap(), 0), 2);
+    assert_eq!(
+        header_word(&read_message(&mut open[0]).await.unwrap(), 0),
+        2
+    );
     // A closed connection makes room for a new one.
     drop(open.split_off(1));
     loop {
@@ -201,7 +210,7 @@ async fn more_connections_than_the_limit_are_closed_at_once() {
             .await
             .unwrap();
         if let Ok(reply) = read_message(&mut stream).await {
-            assert_eq!(word(&reply, 0), 3);
+            assert_eq!(header_word(&reply, 0), 3);
             break;
         }
     }

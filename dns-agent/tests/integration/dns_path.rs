@@ -1,10 +1,11 @@
-//! DNS servers behind the agent: node caches, and CoreDNS with an edited Corefile.
+//! DNS servers behind the agent: NodeLocal DNSCache, and CoreDNS with an edited Corefile.
 
 use std::time::{Duration, SystemTime};
 
 use dns_agent::admin::status::{SourceStatus, Status};
 use domain::base::iana::Rtype;
 use serde_json::{Value, json};
+use zerohop_contract::corefiles::{ALTERED_NODE_LOCAL_DNS, NODE_LOCAL_DNS};
 
 use crate::{
     agent::RunningAgent,
@@ -19,60 +20,10 @@ const SERVICES: &str = "/api/v1/services";
 
 const WEB: &str = "web.shop.svc.cluster.local";
 
-/// The TTL of answers from the cluster's DNS of these tests, in seconds.
+/// The TTL of answers from the cluster's DNS in these tests, in seconds.
 const PASSED_TTL: u32 = 300;
 
-/// A node cache configuration with plugins that change answers.
-const ALTERING_COREFILE: &str = "cluster.local:53 {
-    template IN AAAA cluster.local {
-        rcode NOERROR
-    }
-    rewrite name exact legacy.shop.svc.cluster.local ok.shop.svc.cluster.local
-    cache 30
-    bind 169.254.20.10 10.96.0.10
-    forward . 10.96.0.99
-}
-";
-
-/// The configuration in the node cache manifest of Kubernetes.
-const STANDARD_COREFILE: &str = "cluster.local:53 {
-    errors
-    cache {
-            success 9984 30
-            denial 9984 5
-    }
-    reload
-    loop
-    bind 169.254.20.10 10.96.0.10
-    forward . __PILLAR__CLUSTER__DNS__ {
-            force_tcp
-    }
-    prometheus :9253
-    health 169.254.20.10:8080
-    }
-in-addr.arpa:53 {
-    errors
-    cache 30
-    reload
-    loop
-    bind 169.254.20.10 10.96.0.10
-    forward . __PILLAR__CLUSTER__DNS__ {
-            force_tcp
-    }
-    prometheus :9253
-    }
-.:53 {
-    errors
-    cache 30
-    reload
-    loop
-    bind 169.254.20.10 10.96.0.10
-    forward . __PILLAR__UPSTREAM__SERVERS__
-    prometheus :9253
-    }
-";
-
-/// A Corefile with an additional line.
+/// CoreDNS's Corefile with an additional line.
 fn corefile(line: &str) -> Value {
     let text = format!(
         ".:53 {{\n {line}\n kubernetes cluster.local in-addr.arpa {{\n  ttl 30\n }}\n forward . /etc/resolv.conf\n}}\n"
@@ -98,7 +49,7 @@ fn service(namespace: &str, name: &str, address: &str) -> Value {
     })
 }
 
-/// A Pod whose container starts this many seconds after now.
+/// The Pod with a container that starts this number of seconds from now.
 fn started(mut pod: Value, seconds: u64) -> Value {
     let at = SystemTime::now() + Duration::from_secs(seconds);
     let at = humantime::format_rfc3339_seconds(at).to_string();
@@ -118,7 +69,7 @@ fn dns_pod() -> Value {
     )
 }
 
-/// The Pod of a node cache that answers at these addresses.
+/// The Pod of NodeLocal DNSCache that answers at these addresses.
 fn node_cache(local_ip: &str) -> Value {
     let mut pod = pod("kube-system", "cache-x7", "192.0.2.1", json!({}));
     pod["spec"] = json!({
@@ -144,32 +95,34 @@ fn node_cache(local_ip: &str) -> Value {
     pod
 }
 
+/// The value of `-localip` in Kubernetes' manifest: a link-local address and the DNS Service's.
 const BOTH: &str = "169.254.20.10,10.96.0.10";
 
-/// A cluster whose CoreDNS has this Corefile, with a node cache on this node.
+/// A cluster with NodeLocal DNSCache on this node. `line` is added to CoreDNS's Corefile; `text` is
+/// the Corefile of NodeLocal DNSCache.
 fn with_cache(line: &str, local_ip: &str, text: &str) -> ApiContents {
-    let mut lists = with_corefile(line);
-    let items = &mut lists.items;
+    let mut contents = with_corefile(line);
+    let items = &mut contents.items;
     items.entry(CLIENTS).or_default().push(node_cache(local_ip));
     items.insert(CACHE_MAP, vec![config_map("node-local-dns", text)]);
     let upstream = service("kube-system", "kube-dns-upstream", "10.96.0.99");
     items.insert(UPSTREAM_SERVICES, vec![upstream]);
-    lists
+    contents
 }
 
 fn with_corefile(line: &str) -> ApiContents {
-    let mut lists = cluster(&[]);
-    let items = &mut lists.items;
+    let mut contents = cluster(&[]);
+    let items = &mut contents.items;
     items.insert(COREFILE, vec![corefile(line)]);
     let web = service("shop", "web", "10.96.1.1");
     items.entry(SERVICES).or_default().push(web);
     let namespaces = ["shop", "kube-system"];
     let namespaces = namespaces.map(|name| json!({"metadata": {"name": name}}));
     items.insert("/api/v1/namespaces", namespaces.to_vec());
-    lists
+    contents
 }
 
-/// The TTL of a name's address.
+/// The TTL of the A record in the agent's answer, in seconds.
 async fn ask_ttl(running: &RunningAgent, name: &str) -> u32 {
     let reply = ask(running.server, &query(1, name, Rtype::A)).await;
     let ttl = &reply[reply.len() - 10..reply.len() - 6];
@@ -204,7 +157,7 @@ async fn the_reload_interval_of_the_previous_corefile_counts() {
     ] {
         let server = PreparedApi::start(with_corefile(before)).await;
         let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
-        let running = server.agent(&dns, &FLAGS).await;
+        let running = server.start_agent(&dns, &FLAGS).await;
         running.status_when(is_settled).await;
         let hosts = "\n hosts {\n  10.0.0.1 a.cluster.local\n  fallthrough\n }";
         let edited = corefile(&format!("{after}{hosts}"));
@@ -226,7 +179,7 @@ async fn the_reload_interval_of_the_previous_corefile_counts() {
 async fn without_reload_the_pods_must_have_been_started_after_the_edit() {
     let server = PreparedApi::start(with_corefile("log")).await;
     let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
-    let running = server.agent(&dns, &FLAGS).await;
+    let running = server.start_agent(&dns, &FLAGS).await;
     running.status_when(is_settled).await;
     let edited = corefile("reload\n hosts {\n  10.0.0.1 a.cluster.local\n  fallthrough\n }");
     server.send_event(COREFILE, "MODIFIED", edited).await;
@@ -256,9 +209,9 @@ async fn without_reload_the_pods_must_have_been_started_after_the_edit() {
 #[tokio::test]
 async fn names_that_a_node_cache_answers_differently_pass() {
     for flags in [&FLAGS[..], &["--node-name=this", "--network-policy=ignore"]] {
-        let server = PreparedApi::start(with_cache("reload", BOTH, ALTERING_COREFILE)).await;
+        let server = PreparedApi::start(with_cache("reload", BOTH, ALTERED_NODE_LOCAL_DNS)).await;
         let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
-        let running = server.agent(&dns, flags).await;
+        let running = server.start_agent(&dns, flags).await;
         let status = running
             .status_when(|status| status.missing.is_empty() && !reasons(status).is_empty())
             .await;
@@ -277,7 +230,7 @@ async fn names_that_a_node_cache_answers_differently_pass() {
         );
 
         // The node cache's old configuration has no `reload`.
-        let plain = config_map("node-local-dns", STANDARD_COREFILE);
+        let plain = config_map("node-local-dns", NODE_LOCAL_DNS);
         server.send_event(CACHE_MAP, "MODIFIED", plain).await;
         running
             .status_when(|status| {
@@ -298,9 +251,9 @@ async fn names_that_a_node_cache_answers_differently_pass() {
 
 #[tokio::test]
 async fn the_node_cache_of_the_kubernetes_manifest_only_caps_ttls() {
-    let server = PreparedApi::start(with_cache("reload", BOTH, STANDARD_COREFILE)).await;
+    let server = PreparedApi::start(with_cache("reload", BOTH, NODE_LOCAL_DNS)).await;
     let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
-    let running = server.agent(&dns, &FLAGS).await;
+    let running = server.start_agent(&dns, &FLAGS).await;
     let status = running
         .status_when(|status| {
             is_settled(status) && any_contains(reasons(status), "cache-x7: line 3")
@@ -321,7 +274,7 @@ async fn the_node_cache_of_the_kubernetes_manifest_only_caps_ttls() {
         .await;
     assert_eq!(ask_ttl(&running, WEB).await, 30);
     // The node cache returns with another configuration.
-    let altering = config_map("node-local-dns", ALTERING_COREFILE);
+    let altering = config_map("node-local-dns", ALTERED_NODE_LOCAL_DNS);
     server.send_event(CACHE_MAP, "MODIFIED", altering).await;
     server.send_event(CLIENTS, "ADDED", node_cache(BOTH)).await;
     running
@@ -331,12 +284,12 @@ async fn the_node_cache_of_the_kubernetes_manifest_only_caps_ttls() {
 }
 
 #[tokio::test]
-async fn everything_passes_if_a_node_caches_config_map_can_not_be_read() {
-    let mut lists = with_cache("reload", BOTH, STANDARD_COREFILE);
-    lists.refused.push(CACHE_MAP);
-    let server = PreparedApi::start(lists).await;
+async fn everything_passes_if_the_config_map_of_a_node_cache_cannot_be_read() {
+    let mut contents = with_cache("reload", BOTH, NODE_LOCAL_DNS);
+    contents.refused.push(CACHE_MAP);
+    let server = PreparedApi::start(contents).await;
     let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
-    let running = server.agent(&dns, &FLAGS).await;
+    let running = server.start_agent(&dns, &FLAGS).await;
     let status = running
         .status_when(|status| any_contains(&status.degraded, "resourceNames: [node-local-dns]"))
         .await;
@@ -357,9 +310,14 @@ async fn everything_passes_if_a_node_caches_config_map_can_not_be_read() {
 
 #[tokio::test]
 async fn a_node_cache_at_an_address_not_served_changes_nothing() {
-    let server = PreparedApi::start(with_cache("reload", "169.254.20.10", ALTERING_COREFILE)).await;
+    let server = PreparedApi::start(with_cache(
+        "reload",
+        "169.254.20.10",
+        ALTERED_NODE_LOCAL_DNS,
+    ))
+    .await;
     let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
-    let running = server.agent(&dns, &FLAGS).await;
+    let running = server.start_agent(&dns, &FLAGS).await;
     let status = running.status_when(is_settled).await;
     assert!(!any_contains(reasons(&status), "cache-x7"), "{status}");
     assert_eq!(ask_ttl(&running, WEB).await, 30);
@@ -368,7 +326,7 @@ async fn a_node_cache_at_an_address_not_served_changes_nothing() {
 
     // With `--serve`, the node cache's address is served, so its configuration counts.
     let flags = ["--node-name=this", "--serve=169.254.20.10"];
-    let running = server.agent(&dns, &flags).await;
+    let running = server.start_agent(&dns, &flags).await;
     running
         .status_when(|status| any_contains(reasons(status), "cache-x7"))
         .await;
@@ -377,9 +335,9 @@ async fn a_node_cache_at_an_address_not_served_changes_nothing() {
 
 #[tokio::test]
 async fn without_the_node_name_status_warns_that_node_caches_go_unnoticed() {
-    let server = PreparedApi::start(with_cache("reload", BOTH, ALTERING_COREFILE)).await;
+    let server = PreparedApi::start(with_cache("reload", BOTH, ALTERED_NODE_LOCAL_DNS)).await;
     let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
-    let running = server.agent(&dns, &[]).await;
+    let running = server.start_agent(&dns, &[]).await;
     running
         .status_when(|status| {
             is_settled(status)

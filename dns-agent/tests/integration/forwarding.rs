@@ -18,14 +18,15 @@ use tokio::{
 use zerohop_resolver::raise_file_limit;
 
 use crate::support::{
-    FakeUpstream, PATIENCE, ResolverUnderTest, address_reply, ask, ask_over_tcp, last_address,
-    query, rcode, reply, without_delay, word,
+    FakeUpstream, PATIENCE, ResolverUnderTest, address_reply, ask, ask_over_tcp, header_word,
+    last_address, query, rcode, reply, without_delay,
 };
 
 const SERVFAIL: u8 = 2;
 const NXDOMAIN: u8 = 3;
 const REFUSED: u8 = 5;
 
+/// A query for a name outside the zone.
 fn example() -> Vec<u8> {
     query(0x4242, "example.org", Rtype::A)
 }
@@ -52,11 +53,11 @@ async fn an_upstreams_answer_is_relayed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_query_goes_out_under_a_random_id() {
+async fn each_forwarded_query_has_a_random_id() {
     let (seen, mut ids) = tokio::sync::mpsc::unbounded_channel();
     let upstream = FakeUpstream::new(
         move |query| {
-            seen.send(word(query, 0)).unwrap();
+            seen.send(header_word(query, 0)).unwrap();
             without_delay(address_reply(query, [192, 0, 2, 1]))
         },
         |_| Vec::new(),
@@ -166,13 +167,13 @@ async fn if_no_upstream_answers_the_reply_is_servfail() {
     let served = ResolverUnderTest::local(&[&one, &two]);
     let start = Instant::now();
     let reply = ask(served.address, &example()).await;
-    assert_eq!((rcode(&reply), word(&reply, 6)), (SERVFAIL, 0));
+    assert_eq!((rcode(&reply), header_word(&reply, 6)), (SERVFAIL, 0));
     assert_eq!(start.elapsed().as_secs(), 4);
     assert_eq!(served.resolver.counters().snapshot().replies["SERVFAIL"], 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_upstreams_other_names_are_refused() {
+async fn without_upstreams_names_outside_the_zone_are_refused() {
     let served = ResolverUnderTest::local(&[]);
     assert_eq!(rcode(&ask(served.address, &example()).await), REFUSED);
     let local = ask(served.address, &query(1, "one.z", Rtype::A)).await;
@@ -200,15 +201,18 @@ async fn a_truncated_answer_is_fetched_over_tcp() {
     let served = ResolverUnderTest::local(&[&upstream]);
     let answer = ask(served.address, &example()).await;
     assert_eq!(last_address(&answer), [192, 0, 2, 3]);
-    assert_eq!(word(&answer, 2), 0x8180);
+    assert_eq!(header_word(&answer, 2), 0x8180);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_truncated_answer_is_better_than_none() {
+async fn a_truncated_answer_is_relayed_if_no_upstream_sends_a_whole_one() {
     let truncated = |query_bytes: &[u8]| without_delay(reply(query_bytes, 0x8380));
     let upstream = FakeUpstream::new(truncated, |_| Vec::new()).await;
     let served = ResolverUnderTest::local(&[&upstream]);
-    assert_eq!(word(&ask(served.address, &example()).await, 2), 0x8380);
+    assert_eq!(
+        header_word(&ask(served.address, &example()).await, 2),
+        0x8380
+    );
     let (cut, whole) = (upstream, FakeUpstream::answering([192, 0, 2, 4]).await);
     let served = ResolverUnderTest::local(&[&cut, &whole]);
     assert_eq!(
@@ -222,17 +226,24 @@ async fn the_target_of_an_alias_is_forwarded() {
     let upstream = FakeUpstream::answering([192, 0, 2, 5]).await;
     let served = ResolverUnderTest::local(&[&upstream]);
     let answer = ask(served.address, &query(7, "out.z", Rtype::A)).await;
-    assert_eq!((word(&answer, 2), word(&answer, 6)), (0x8500, 2));
+    assert_eq!(
+        (header_word(&answer, 2), header_word(&answer, 6)),
+        (0x8500, 2)
+    );
     assert_eq!(last_address(&answer), [192, 0, 2, 5]);
-    // Without data of that type, the answer is the alias alone.
+    // If the target has no data of the type, the answer has only the CNAME record.
     let answer = ask(served.address, &query(7, "out.z", Rtype::AAAA)).await;
     assert_eq!(
-        (word(&answer, 2), word(&answer, 6), word(&answer, 8)),
+        (
+            header_word(&answer, 2),
+            header_word(&answer, 6),
+            header_word(&answer, 8)
+        ),
         (0x8500, 1, 0)
     );
 }
 
-/// SERVFAIL is no denial, so a client asks its next server and caches nothing.
+/// SERVFAIL is not a denial, so the client caches nothing and asks its next server.
 #[tokio::test(start_paused = true)]
 async fn an_alias_that_no_upstream_resolves_is_servfail() {
     let failing = |code: u8| {
@@ -253,9 +264,13 @@ async fn an_alias_that_no_upstream_resolves_is_servfail() {
     for served in served {
         for rtype in [Rtype::A, Rtype::AAAA, Rtype::MX] {
             let answer = ask(served.address, &query(7, "out.z", rtype)).await;
-            // Without AA; with the known CNAME, and without a SOA record.
+            // AA is clear. The reply has the known CNAME record and no SOA record.
             assert_eq!(
-                (word(&answer, 2), word(&answer, 6), word(&answer, 8)),
+                (
+                    header_word(&answer, 2),
+                    header_word(&answer, 6),
+                    header_word(&answer, 8)
+                ),
                 (0x8102, 1, 0),
                 "{rtype}"
             );
@@ -264,14 +279,18 @@ async fn an_alias_that_no_upstream_resolves_is_servfail() {
     let denying = failing(NXDOMAIN).await;
     let served = ResolverUnderTest::local(&[&denying]);
     let answer = ask(served.address, &query(7, "out.z", Rtype::A)).await;
-    assert_eq!((word(&answer, 2), word(&answer, 6)), (0x8503, 1));
+    assert_eq!(
+        (header_word(&answer, 2), header_word(&answer, 6)),
+        (0x8503, 1)
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_can_not_answer_for_authoritative_names() {
+async fn an_upstream_cannot_answer_for_authoritative_names() {
     // `example.org CNAME one.z`, and `one.z A 6.6.6.6` in each section.
     let script = |query_bytes: &[u8]| {
         let mut message = reply(query_bytes, 0x8180);
+        // Two answer records, one authority record and one additional record.
         message[7..12].copy_from_slice(&[2, 0, 1, 0, 1]);
         message.extend(b"\xc0\x0c\0\x05\0\x01\0\0\x01\x2c\0\x07\x03one\x01z\0");
         for _ in 0..3 {
@@ -288,16 +307,16 @@ async fn an_upstream_can_not_answer_for_authoritative_names() {
             ask_over_tcp(served.address, &query_bytes).await,
         ] {
             assert_eq!(last_address(&answer), [10, 0, 0, 1], "{name}");
-            assert_eq!([word(&answer, 8), word(&answer, 10)], [0, 0]);
+            assert_eq!([header_word(&answer, 8), header_word(&answer, 10)], [0, 0]);
             assert!(!answer.windows(4).any(|bytes| bytes == [6; 4]));
         }
     }
 }
 
-/// This is also a security rule (RFC 5452 section 5): with several equal questions in flight, a
-/// forged answer succeeds more often.
+/// This also protects against forgery (RFC 5452 section 5): if several equal queries are in flight,
+/// a forged answer succeeds more often.
 #[tokio::test(start_paused = true)]
-async fn equal_questions_in_flight_are_forwarded_once() {
+async fn equal_queries_in_flight_are_forwarded_once() {
     let late = |query_bytes: &[u8]| {
         vec![(
             Duration::from_millis(500),
@@ -308,7 +327,7 @@ async fn equal_questions_in_flight_are_forwarded_once() {
     let served = ResolverUnderTest::local(&[&upstream]);
     let mut clients = JoinSet::new();
     for id in 0..100 {
-        // Each reply has the letter case of its client's question.
+        // Each reply has the letter case of its client's query.
         let name = if id % 2 == 0 {
             "example.org"
         } else {
@@ -326,15 +345,15 @@ async fn equal_questions_in_flight_are_forwarded_once() {
         client.unwrap();
     }
     assert_eq!(served.resolver.counters().snapshot().forwarded, 1);
-    // Another type is another question, and a later question is forwarded again.
+    // A query for another type is forwarded too, and a later query is forwarded again.
     ask(served.address, &query(1, "example.org", Rtype::AAAA)).await;
     ask(served.address, &example()).await;
     assert_eq!(served.resolver.counters().snapshot().forwarded, 3);
 }
 
 /// Starts an upstream that forwards each query back to `server` under another ID, as CoreDNS does
-/// if the node's resolv.conf names the agent. Returns its address, its number of queries, and its
-/// tasks.
+/// if the node's resolv.conf names the agent. Returns its address, the number of queries that it
+/// has received, and its tasks.
 async fn start_looping_upstream(
     server: Arc<OnceLock<SocketAddr>>,
 ) -> (SocketAddr, Arc<AtomicUsize>, JoinSet<()>) {
@@ -344,14 +363,14 @@ async fn start_looping_upstream(
     let mut tasks = JoinSet::new();
     let count = query_count.clone();
     tasks.spawn(async move {
-        let mut handed_on = JoinSet::new();
+        let mut forwarding = JoinSet::new();
         loop {
             let mut buffer = [0; 4096];
             let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
             count.fetch_add(1, Relaxed);
             let server = *server.get().unwrap();
             let (socket, mut query) = (socket.clone(), buffer[..length].to_vec());
-            handed_on.spawn(async move {
+            forwarding.spawn(async move {
                 let id = [query[0], query[1]];
                 query[1] ^= 0x55;
                 let mut reply = ask(server, &query).await;
@@ -365,9 +384,9 @@ async fn start_looping_upstream(
 }
 
 #[tokio::test]
-async fn a_loop_costs_one_question_and_is_detected() {
+async fn a_loop_costs_one_query_and_is_detected() {
     let server = Arc::new(OnceLock::new());
-    let (upstream, query_count, _round) = start_looping_upstream(server.clone()).await;
+    let (upstream, query_count, _tasks) = start_looping_upstream(server.clone()).await;
     let good = FakeUpstream::answering([192, 0, 2, 2]).await;
     let served = ResolverUnderTest::new("127.0.0.1:0", &[upstream, good.address]);
     server.set(served.address).unwrap();
@@ -383,11 +402,12 @@ async fn a_loop_costs_one_question_and_is_detected() {
     let mut watching = JoinSet::new();
     watching.spawn(async move {
         let report = |servers: &[SocketAddr]| sender.send(servers.to_vec()).unwrap();
+        // The empty match compiles because this never returns.
         match resolver.watch_for_loops(report).await {}
     });
     let looping = timeout(PATIENCE, reports.recv())
         .await
-        .expect("it is not noticed");
+        .expect("the loop is not detected");
     assert_eq!(looping, Some(vec![upstream]));
     // The resolver keeps answering.
     let local = ask(served.address, &query(1, "one.z", Rtype::A)).await;

@@ -35,7 +35,7 @@ const NXDOMAIN: u8 = 3;
 
 const COREFILE: &str = ".:53 {\n kubernetes cluster.local in-addr.arpa ip6.arpa {\n  pods insecure\n  ttl 30\n  fallthrough in-addr.arpa ip6.arpa\n }\n forward . /etc/resolv.conf\n}\n";
 
-/// A fake API server, and its requests that are not answered yet.
+/// A fake API server that answers a request only when the test calls for it.
 struct SteppedApi {
     api: FakeApi,
     kubeconfig: TempDir,
@@ -58,8 +58,9 @@ impl SteppedApi {
         }
     }
 
-    /// An agent that reads this API server and forwards other questions to `cluster_dns`.
-    async fn agent(&self, cluster_dns: &FakeUpstream, flags: &[&str]) -> RunningAgent {
+    /// Starts an agent that reads this API server and forwards queries for other names to
+    /// `cluster_dns`.
+    async fn start_agent(&self, cluster_dns: &FakeUpstream, flags: &[&str]) -> RunningAgent {
         let file = self.kubeconfig.path().join("config");
         let cluster_dns = cluster_dns.address.to_string();
         let own = [
@@ -71,29 +72,32 @@ impl SteppedApi {
         RunningAgent::start_with(config_with_source(&[&own, flags].concat())).await
     }
 
-    /// The next request for these objects.
+    /// The next list or watch of the objects with this plural.
     async fn next_request(&mut self, plural: &str, is_watch: bool) -> PendingRequest {
         loop {
             if let Some(request) = self.unanswered.remove(&(plural.to_owned(), is_watch)) {
                 return request;
             }
-            let request = self.api.next().await;
+            let request = self.api.next_request().await;
             let last = request.path.rsplit('/').next().unwrap().to_owned();
             if last == "version" {
                 request.refuse(404, "NotFound", "no version");
                 continue;
             }
-            let is_watch = request.get("watch").is_some();
+            let is_watch = request.parameter("watch").is_some();
             self.unanswered.insert((last, is_watch), request);
         }
     }
 
     /// Answers a list, and returns the watch that follows it.
     async fn answer_list(&mut self, plural: &str, items: &[Value]) -> BodyWriter {
-        self.next_request(plural, false).await.list("7", items);
-        self.next_request(plural, true).await.open()
+        self.next_request(plural, false)
+            .await
+            .respond_with_list("7", items);
+        self.next_request(plural, true).await.start_body()
     }
 
+    /// Answers the list of ConfigMaps with CoreDNS's Corefile.
     async fn answer_corefile(&mut self, text: &str) -> BodyWriter {
         self.answer_list("configmaps", &[config_map(text)]).await
     }
@@ -145,7 +149,7 @@ async fn ask_address(running: &RunningAgent, name: &str) -> [u8; 4] {
 async fn known_names_are_answered_but_none_is_denied_before_all_is_listed() {
     let mut server = SteppedApi::start().await;
     let coredns = FakeUpstream::answering([9, 9, 9, 9]).await;
-    let running = server.agent(&coredns, &[]).await;
+    let running = server.start_agent(&coredns, &[]).await;
     assert_eq!(ask_rcode(&running, GHOST).await, SERVFAIL);
     let status = running.status().await;
     assert!(status.missing[0].contains("Corefile"), "{status}");
@@ -167,9 +171,9 @@ async fn known_names_are_answered_but_none_is_denied_before_all_is_listed() {
     assert!(status.missing[0].contains("EndpointSlices"), "{status}");
 
     let slices = server.next_request("endpointslices", false).await;
-    let selector = slices.get("labelSelector");
+    let selector = slices.parameter("labelSelector");
     assert_eq!(selector, Some("kubernetes.io/service-name in (db)"));
-    slices.list("7", &[]);
+    slices.respond_with_list("7", &[]);
     running
         .status_when(|status| status.missing.is_empty())
         .await;
@@ -180,10 +184,10 @@ async fn known_names_are_answered_but_none_is_denied_before_all_is_listed() {
     assert_eq!(ask_address(&running, &endpoint).await, [9, 9, 9, 9]);
 
     services
-        .event(("MODIFIED", service("web", "10.0.0.2")))
+        .send_event(("MODIFIED", service("web", "10.0.0.2")))
         .await;
     services
-        .event(("ADDED", service("ghost", "10.0.0.3")))
+        .send_event(("ADDED", service("ghost", "10.0.0.3")))
         .await;
     running
         .status_when(|status| status.objects.services == 3)
@@ -192,19 +196,19 @@ async fn known_names_are_answered_but_none_is_denied_before_all_is_listed() {
     assert_eq!(ask_address(&running, GHOST).await, [10, 0, 0, 3]);
     let reply = ask(running.server, &query(1, WEB, Rtype::A)).await;
     let ttl = &reply[reply.len() - 10..reply.len() - 6];
-    assert_eq!(ttl, [0, 0, 0, 30], "the Corefile's");
+    assert_eq!(ttl, [0, 0, 0, 30], "the TTL is not the Corefile's");
     running.stop().await;
 }
 
 #[tokio::test]
 async fn without_a_supported_corefile_every_name_passes_to_coredns() {
-    for (text, because) in [
+    for (text, reason) in [
         ("import /etc/coredns/custom/*\n", "import"),
         (".:53 {\n forward . /etc/resolv.conf\n}\n", "kubernetes"),
     ] {
         let mut server = SteppedApi::start().await;
         let coredns = FakeUpstream::answering([9, 9, 9, 9]).await;
-        let running = server.agent(&coredns, &[]).await;
+        let running = server.start_agent(&coredns, &[]).await;
         let _corefile = server.answer_corefile(text).await;
         let status = running
             .status_when(|status| !status.degraded.is_empty())
@@ -212,7 +216,7 @@ async fn without_a_supported_corefile_every_name_passes_to_coredns() {
         let SourceStatus::Kubernetes(source) = &status.source else {
             panic!("{status}");
         };
-        assert!(source.reasons.join("\n").contains(because), "{status}");
+        assert!(source.reasons.join("\n").contains(reason), "{status}");
         assert!(status.zones.is_empty() && status.missing.is_empty());
         assert_eq!(ask_address(&running, WEB).await, [9, 9, 9, 9]);
         running.stop().await;
@@ -227,7 +231,7 @@ async fn without_any_corefile_the_settings_count_only_with_trust_zone() {
     ] {
         let mut server = SteppedApi::start().await;
         let coredns = FakeUpstream::answering([9, 9, 9, 9]).await;
-        let running = server.agent(&coredns, flags).await;
+        let running = server.start_agent(&coredns, flags).await;
         let _configmaps = server.answer_list("configmaps", &[]).await;
         if !flags.is_empty() {
             server.answer_list("namespaces", &[namespace()]).await;
@@ -244,10 +248,10 @@ async fn without_any_corefile_the_settings_count_only_with_trust_zone() {
 }
 
 #[tokio::test]
-async fn a_corefile_that_changes_is_followed() {
+async fn a_changed_corefile_is_followed() {
     let mut server = SteppedApi::start().await;
     let coredns = FakeUpstream::answering([9, 9, 9, 9]).await;
-    let running = server.agent(&coredns, &["--endpoints=all"]).await;
+    let running = server.start_agent(&coredns, &["--endpoints=all"]).await;
     let corefile = server.answer_corefile(COREFILE).await;
     server.answer_list("namespaces", &[namespace()]).await;
     server
@@ -261,15 +265,17 @@ async fn a_corefile_that_changes_is_followed() {
 
     // The new Corefile selects different objects, so everything is listed again.
     let selecting = COREFILE.replace("ttl 30", "ttl 30\n  labels tier=front");
-    corefile.event(("MODIFIED", config_map(&selecting))).await;
+    corefile
+        .send_event(("MODIFIED", config_map(&selecting)))
+        .await;
     running
         .status_when(|status| !status.missing.is_empty())
         .await;
     assert_eq!(ask_rcode(&running, GHOST).await, SERVFAIL);
     server.answer_list("namespaces", &[namespace()]).await;
     let services = server.next_request("services", false).await;
-    assert_eq!(services.get("labelSelector"), Some("tier=front"));
-    services.list("9", &[]);
+    assert_eq!(services.parameter("labelSelector"), Some("tier=front"));
+    services.respond_with_list("9", &[]);
     server.answer_list("endpointslices", &[]).await;
     let status = running
         .status_when(|status| status.missing.is_empty())
@@ -279,7 +285,7 @@ async fn a_corefile_that_changes_is_followed() {
 
     // The new Corefile has no `kubernetes` plugin, so nothing is answered.
     corefile
-        .event(("MODIFIED", config_map(".:53 {\n whoami\n}\n")))
+        .send_event(("MODIFIED", config_map(".:53 {\n whoami\n}\n")))
         .await;
     running.status_when(|status| status.zones.is_empty()).await;
     assert_eq!(ask_address(&running, WEB).await, [9, 9, 9, 9]);
@@ -299,7 +305,7 @@ async fn the_agent_waits_for_coredns_to_read_a_recently_edited_corefile() {
 
         let mut server = SteppedApi::start().await;
         let coredns = FakeUpstream::answering([9, 9, 9, 9]).await;
-        let running = server.agent(&coredns, &["--endpoints=all"]).await;
+        let running = server.start_agent(&coredns, &["--endpoints=all"]).await;
         let _corefile = server.answer_list("configmaps", &[map]).await;
         for plural in ["namespaces", "services", "endpointslices"] {
             server.answer_list(plural, &[]).await;
@@ -320,7 +326,7 @@ async fn the_agent_waits_for_coredns_to_read_a_recently_edited_corefile() {
 async fn bad_objects_are_reported_and_the_rest_is_answered() {
     let mut server = SteppedApi::start().await;
     let coredns = FakeUpstream::answering([9, 9, 9, 9]).await;
-    let running = server.agent(&coredns, &["--endpoints=all"]).await;
+    let running = server.start_agent(&coredns, &["--endpoints=all"]).await;
     let _corefile = server.answer_corefile(COREFILE).await;
     server.answer_list("namespaces", &[namespace()]).await;
     let bad = json!({"metadata": {"namespace": "shop", "name": "bad"}, "spec": {"ports": 7}});
@@ -343,12 +349,12 @@ async fn bad_objects_are_reported_and_the_rest_is_answered() {
     running.stop().await;
 }
 
-/// As the DaemonSet runs the agent: other questions are forwarded to the cluster's DNS.
+/// The DaemonSet runs the agent like this: queries for other names go to the cluster's DNS.
 #[tokio::test]
 async fn lookup_matches_the_resolver_without_upstream_flags() {
     let mut server = SteppedApi::start().await;
     let coredns = lookup::mixed_upstream().await;
-    let running = server.agent(&coredns, &["--endpoints=all"]).await;
+    let running = server.start_agent(&coredns, &["--endpoints=all"]).await;
     // The address of CoreDNS is known from the flag; its configuration is not known yet.
     lookup::assert_lookup_matches_resolver(&running, WEB, Rtype::A).await;
     let _corefile = server.answer_corefile(COREFILE).await;

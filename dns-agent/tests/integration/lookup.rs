@@ -98,7 +98,8 @@ async fn lookup_names_the_objects_behind_answers() {
     running.stop().await;
 }
 
-/// Checks that lookup reports what the resolver answers, parsed by an independent reader.
+/// Checks that a lookup reports the same records as the resolver's reply, which an independent
+/// parser reads.
 pub(crate) async fn assert_lookup_matches_resolver(
     running: &RunningAgent,
     text: &str,
@@ -122,7 +123,8 @@ pub(crate) async fn assert_lookup_matches_resolver(
     lookup
 }
 
-/// A record as text. A SOA record loses its serial, which may change between two questions.
+/// A record as text. The serial of a SOA record is removed, because it may change between two
+/// queries.
 fn without_serial(line: &str) -> String {
     let mut words: Vec<&str> = line.split(' ').collect();
     if words.get(3) == Some(&"SOA") {
@@ -131,16 +133,19 @@ fn without_serial(line: &str) -> String {
     words.join(" ")
 }
 
-/// An upstream that has an address for most names, denies names that start with `absent`, and fails
-/// for `broken` and `refused`.
+/// An upstream with an address for most names. It denies names that begin with the label `absent`,
+/// and replies with SERVFAIL to `broken` and with REFUSED to `refused`.
 pub(crate) async fn mixed_upstream() -> FakeUpstream {
     let script = |query_bytes: &[u8]| {
-        let asks = |label: &[u8]| query_bytes[12..].starts_with(label);
-        without_delay(match () {
-            () if asks(b"\x06absent") => reply(query_bytes, 0x8183),
-            () if asks(b"\x06broken") => reply(query_bytes, 0x8182),
-            () if asks(b"\x07refused") => reply(query_bytes, 0x8185),
-            () => address_reply(query_bytes, [192, 0, 2, 1]),
+        let begins_with = |label: &[u8]| query_bytes[12..].starts_with(label);
+        without_delay(if begins_with(b"\x06absent") {
+            reply(query_bytes, 0x8183)
+        } else if begins_with(b"\x06broken") {
+            reply(query_bytes, 0x8182)
+        } else if begins_with(b"\x07refused") {
+            reply(query_bytes, 0x8185)
+        } else {
+            address_reply(query_bytes, [192, 0, 2, 1])
         })
     };
     FakeUpstream::new(script, |_| Vec::new()).await
@@ -210,17 +215,17 @@ async fn lookup_of_names_outside_the_zones_matches_the_resolver() {
     fs::write(directory.path().join("objects.yaml"), OBJECTS).unwrap();
     let (alias, outside) = ("out.shop.svc.cluster.local", "www.example.com");
 
-    let alone = RunningAgent::start(directory.path(), &[]).await;
+    let without_upstreams = RunningAgent::start(directory.path(), &[]).await;
     for (text, expected) in [(alias, "SERVFAIL"), (outside, "REFUSED")] {
-        let lookup = assert_lookup_matches_resolver(&alone, text, Rtype::A).await;
+        let lookup = assert_lookup_matches_resolver(&without_upstreams, text, Rtype::A).await;
         assert_eq!(lookup.rcode.as_deref(), Some(expected));
         assert_eq!(lookup.plane, AnsweringPlane::Agent);
         assert!(lookup.upstreams.is_empty());
         assert!(lookup.notes[0].contains("--upstream"), "{lookup:?}");
     }
-    let refused = lookup(&alone, "cluster.local", Rtype::AXFR).await;
+    let refused = lookup(&without_upstreams, "cluster.local", Rtype::AXFR).await;
     assert_eq!(refused.rcode.as_deref(), Some("REFUSED"));
-    alone.stop().await;
+    without_upstreams.stop().await;
 
     let upstream = mixed_upstream().await;
     let flag = format!("--upstream={}", upstream.address);
@@ -243,7 +248,7 @@ async fn lookup_of_names_outside_the_zones_matches_the_resolver() {
     running.stop().await;
 }
 
-/// Three silent upstreams, at two seconds each, take longer than lookup waits.
+/// The resolver waits two seconds for each of three silent upstreams: longer than a lookup waits.
 #[tokio::test]
 async fn lookup_does_not_wait_for_all_silent_upstreams() {
     let directory = tempfile::tempdir().unwrap();
@@ -255,7 +260,7 @@ async fn lookup_does_not_wait_for_all_silent_upstreams() {
     ];
     let flags = silent
         .each_ref()
-        .map(|it| format!("--upstream={}", it.address));
+        .map(|upstream| format!("--upstream={}", upstream.address));
     let flags = flags.each_ref().map(|flag| &**flag);
     let running = RunningAgent::start(directory.path(), &flags).await;
     let waiting = lookup(&running, "www.example.com", Rtype::A).await;
@@ -263,7 +268,10 @@ async fn lookup_does_not_wait_for_all_silent_upstreams() {
         (waiting.rcode, waiting.plane),
         (None, AnsweringPlane::Upstream)
     );
-    assert_eq!(waiting.upstreams, silent.each_ref().map(|it| it.address));
+    assert_eq!(
+        waiting.upstreams,
+        silent.each_ref().map(|upstream| upstream.address)
+    );
     assert!(
         waiting.notes[0].contains("no upstream has answered"),
         "{:?}",

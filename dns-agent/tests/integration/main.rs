@@ -6,7 +6,7 @@ mod agent;
 mod cases;
 mod connections;
 mod dns_path;
-#[expect(dead_code, reason = "shared with the tests of the source")]
+#[expect(dead_code, reason = "shared with the tests of zerohop-kubernetes-api")]
 #[path = "../../kubernetes-api/src/tests/fake.rs"]
 mod fake;
 mod forwarding;

@@ -15,6 +15,7 @@ use crate::{
     support::{FakeUpstream, config_with_source, kubeconfig},
 };
 
+// Resources: a path, and after `?` the value of the label or field selector.
 const GROUPS: &str = "/apis";
 const POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
 pub(crate) const CLIENTS: &str = "/api/v1/pods?spec.nodeName=this";
@@ -26,27 +27,30 @@ const DNS_ENDPOINTS: &str = "/apis/discovery.k8s.io/v1/namespaces/kube-system/en
 
 /// An API server with prepared lists. A list that isn't prepared is empty.
 pub(crate) struct PreparedApi {
-    lists: Arc<Mutex<ApiContents>>,
+    contents: Arc<Mutex<ApiContents>>,
     kubeconfig: TempDir,
     _tasks: [JoinHandle<()>; 2],
 }
 
+/// The contents of an API server, and the requests that it has received.
 #[derive(Default)]
 pub(crate) struct ApiContents {
+    /// The objects of each list, by resource.
     pub(crate) items: BTreeMap<&'static str, Vec<Value>>,
-    /// Documents other than lists, by path.
+    /// Responses other than lists, by path.
     documents: BTreeMap<&'static str, Value>,
+    /// Resources for which the server answers 403.
     pub(crate) refused: Vec<&'static str>,
     /// The requested resources, in order.
     requested: Vec<String>,
-    /// Open watches, by path and selector. Two feeds may watch the same objects.
+    /// Open watches, by resource. Two feeds of an agent may watch the same resource.
     watches: BTreeMap<String, Vec<Arc<BodyWriter>>>,
 }
 
 impl ApiContents {
     fn answer(&mut self, request: PendingRequest) {
         let selectors = ["fieldSelector", "labelSelector"];
-        let selector = selectors.iter().find_map(|name| request.get(name));
+        let selector = selectors.iter().find_map(|name| request.parameter(name));
         let resource = match selector {
             Some(selector) => format!("{}?{selector}", request.path),
             None => request.path.clone(),
@@ -55,45 +59,46 @@ impl ApiContents {
         if request.path == "/version" {
             request.refuse(404, "NotFound", "no version");
         } else if let Some(document) = self.documents.get(&*resource) {
-            request.document(document);
+            request.respond_with_document(document);
         } else if self.refused.contains(&&*resource) {
             request.refuse(403, "Forbidden", "not you");
-        } else if request.get("watch").is_some() {
+        } else if request.parameter("watch").is_some() {
             let watches = self.watches.entry(resource).or_default();
-            watches.push(Arc::new(request.open()));
+            watches.push(Arc::new(request.start_body()));
         } else {
             let items = self.items.get(&*resource).cloned().unwrap_or_default();
-            request.list("7", &items);
+            request.respond_with_list("7", &items);
         }
     }
 }
 
 impl PreparedApi {
-    pub(crate) async fn start(lists: ApiContents) -> PreparedApi {
+    pub(crate) async fn start(contents: ApiContents) -> PreparedApi {
         let (router, mut api) = FakeApi::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = listener.local_addr().unwrap();
         let kubeconfig = kubeconfig(server);
-        let lists = Arc::new(Mutex::new(lists));
+        let contents = Arc::new(Mutex::new(contents));
         let answering = {
-            let lists = lists.clone();
+            let contents = contents.clone();
             async move {
                 loop {
-                    let request = api.next().await;
-                    lists.lock().unwrap().answer(request);
+                    let request = api.next_request().await;
+                    contents.lock().unwrap().answer(request);
                 }
             }
         };
         let serving = async move { axum::serve(listener, router).await.unwrap() };
         PreparedApi {
-            lists,
+            contents,
             kubeconfig,
             _tasks: [tokio::spawn(answering), tokio::spawn(serving)],
         }
     }
 
-    /// An agent with a kernel plane that matches no interface.
-    pub(crate) async fn agent(&self, dns: &FakeUpstream, flags: &[&str]) -> RunningAgent {
+    /// Starts an agent with a kernel plane that matches no interface. `dns` is the DNS of the
+    /// cluster.
+    pub(crate) async fn start_agent(&self, dns: &FakeUpstream, flags: &[&str]) -> RunningAgent {
         let config = self.kubeconfig.path().join("config");
         let dns = dns.address.to_string();
         let own = [
@@ -112,33 +117,34 @@ impl PreparedApi {
     /// Sends an event to all watches of a resource.
     pub(crate) async fn send_event(&self, resource: &str, verb: &str, object: Value) {
         let watches = loop {
-            if let Some(watches) = self.lists.lock().unwrap().watches.get(resource) {
+            if let Some(watches) = self.contents.lock().unwrap().watches.get(resource) {
                 break watches.clone();
             }
             tokio::task::yield_now().await;
         };
         for watch in watches {
-            watch.event((verb, object.clone())).await;
+            watch.send_event((verb, object.clone())).await;
         }
     }
 
     /// Waits until at least `count` watches of a resource are open.
     async fn wait_for_watches(&self, resource: &str, count: usize) {
-        let has = || {
-            let lists = self.lists.lock().unwrap();
-            lists
+        let are_open = || {
+            let contents = self.contents.lock().unwrap();
+            contents
                 .watches
                 .get(resource)
                 .is_some_and(|it| it.len() >= count)
         };
-        while !has() {
+        while !are_open() {
             tokio::task::yield_now().await;
         }
     }
 
+    /// Whether the agent has requested a resource that begins with `resource`.
     pub(crate) fn was_requested(&self, resource: &str) -> bool {
-        let lists = self.lists.lock().unwrap();
-        lists
+        let contents = self.contents.lock().unwrap();
+        contents
             .requested
             .iter()
             .any(|path| path.starts_with(resource))
@@ -228,7 +234,7 @@ pub(crate) fn cluster(policies: &[Value]) -> ApiContents {
     }
 }
 
-/// The number of permitted addresses (`None`: any client), and the Pods left out.
+/// The number of permitted addresses (`None`: every client is permitted), and the Pods left out.
 fn permitted_and_left_out(status: &dns_agent::admin::status::Status) -> (Option<usize>, Vec<&str>) {
     let policy = status.network_policy.as_ref().unwrap();
     assert_eq!(policy.mode, "respect");
@@ -240,7 +246,7 @@ fn permitted_and_left_out(status: &dns_agent::admin::status::Status) -> (Option<
 async fn policies_are_followed_as_they_change() {
     let server = PreparedApi::start(cluster(&[])).await;
     let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
-    let running = server.agent(&dns, &["--node-name=this"]).await;
+    let running = server.start_agent(&dns, &["--node-name=this"]).await;
     running
         .status_when(|status| {
             status.missing.is_empty() && permitted_and_left_out(status) == (None, vec![])
@@ -301,11 +307,11 @@ async fn policies_are_followed_as_they_change() {
 
 #[tokio::test]
 async fn without_permission_to_list_policies_no_pod_is_answered_and_the_rest_works() {
-    let mut lists = cluster(&[]);
-    lists.refused.push(POLICIES);
-    let server = PreparedApi::start(lists).await;
+    let mut contents = cluster(&[]);
+    contents.refused.push(POLICIES);
+    let server = PreparedApi::start(contents).await;
     let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
-    let running = server.agent(&dns, &["--node-name=this"]).await;
+    let running = server.start_agent(&dns, &["--node-name=this"]).await;
     let is_reported = |text: &String| {
         text.contains("list networkpolicies.networking.k8s.io")
             && text.contains("bind a ClusterRole")
@@ -322,7 +328,7 @@ async fn without_permission_to_list_policies_no_pod_is_answered_and_the_rest_wor
 async fn without_the_node_name_no_pod_is_answered_once_a_policy_exists() {
     let server = PreparedApi::start(cluster(&[])).await;
     let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
-    let running = server.agent(&dns, &[]).await;
+    let running = server.start_agent(&dns, &[]).await;
     let is_reported = |status: &dns_agent::admin::status::Status| {
         let mut degraded = status.degraded.iter();
         degraded.any(|text| text.contains("--node-name"))
@@ -349,7 +355,7 @@ async fn ignored_policies_are_not_listed() {
     let server = PreparedApi::start(cluster(&[deny()])).await;
     let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
     let flags = ["--node-name=this", "--network-policy=ignore"];
-    let running = server.agent(&dns, &flags).await;
+    let running = server.start_agent(&dns, &flags).await;
     let status = running
         .status_when(|status| status.missing.is_empty() && status.objects.services == 1)
         .await;
@@ -359,7 +365,7 @@ async fn ignored_policies_are_not_listed() {
     running.stop().await;
 }
 
-/// An ingress policy for the cluster's DNS that admits Pods of these namespaces.
+/// A policy that allows ingress to the cluster's DNS from Pods in these namespaces.
 fn ingress_from(namespaces: Value) -> Value {
     let mut policy = policy(json!({
         "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}, "policyTypes": ["Ingress"],
@@ -378,12 +384,12 @@ async fn ingress_policies_of_the_dns_are_followed_with_the_labels_of_namespaces(
             "metadata": {"name": name, "labels": {"team": team}, "resourceVersion": "7"}
         })
     };
-    let mut lists = cluster(&[]);
+    let mut contents = cluster(&[]);
     let namespaces = vec![namespace("shop", "a"), namespace("other", "b")];
-    lists.items.insert(NAMESPACES, namespaces);
-    let server = PreparedApi::start(lists).await;
+    contents.items.insert(NAMESPACES, namespaces);
+    let server = PreparedApi::start(contents).await;
     let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
-    let running = server.agent(&dns, &["--node-name=this"]).await;
+    let running = server.start_agent(&dns, &["--node-name=this"]).await;
     running
         .status_when(|status| {
             status.missing.is_empty() && permitted_and_left_out(status) == (None, vec![])
@@ -435,9 +441,9 @@ fn with_cilium() -> ApiContents {
         {"name": "ciliumnodes"}, {"name": "ciliumnetworkpolicies"},
         {"name": "ciliumnetworkpolicies/status"},
     ]});
-    let mut lists = cluster(&[]);
-    lists.documents = BTreeMap::from([(GROUPS, groups), ("/apis/cilium.io/v2", resources)]);
-    lists
+    let mut contents = cluster(&[]);
+    contents.documents = BTreeMap::from([(GROUPS, groups), ("/apis/cilium.io/v2", resources)]);
+    contents
 }
 
 fn cilium_policy(spec: Value) -> Value {
@@ -450,7 +456,7 @@ fn cilium_policy(spec: Value) -> Value {
 async fn policies_that_are_not_evaluated_leave_out_the_pods_they_may_select() {
     let server = PreparedApi::start(with_cilium()).await;
     let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
-    let running = server.agent(&dns, &["--node-name=this"]).await;
+    let running = server.start_agent(&dns, &["--node-name=this"]).await;
     running
         .status_when(|status| {
             status.missing.is_empty() && permitted_and_left_out(status) == (None, vec![])
@@ -476,11 +482,11 @@ async fn policies_that_are_not_evaluated_leave_out_the_pods_they_may_select() {
 
 #[tokio::test]
 async fn without_permission_to_list_policies_of_cilium_no_pod_is_answered() {
-    let mut lists = with_cilium();
-    lists.refused.push(CILIUM);
-    let server = PreparedApi::start(lists).await;
+    let mut contents = with_cilium();
+    contents.refused.push(CILIUM);
+    let server = PreparedApi::start(contents).await;
     let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
-    let running = server.agent(&dns, &["--node-name=this"]).await;
+    let running = server.start_agent(&dns, &["--node-name=this"]).await;
     let is_reported = |text: &String| {
         text.contains("list ciliumnetworkpolicies.cilium.io")
             && text.contains("bind a ClusterRole")
@@ -498,12 +504,12 @@ async fn without_permission_to_list_policies_of_cilium_no_pod_is_answered() {
 
 #[tokio::test]
 async fn no_pod_is_answered_until_the_served_kinds_of_policies_are_known() {
-    let mut lists = cluster(&[]);
-    lists.refused.push(GROUPS);
-    lists.documents.clear();
-    let server = PreparedApi::start(lists).await;
+    let mut contents = cluster(&[]);
+    contents.refused.push(GROUPS);
+    contents.documents.clear();
+    let server = PreparedApi::start(contents).await;
     let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
-    let running = server.agent(&dns, &["--node-name=this"]).await;
+    let running = server.start_agent(&dns, &["--node-name=this"]).await;
     let is_reported = |text: &String| text.contains("which API groups the API server serves");
     let status = running
         .status_when(|status| status.missing.is_empty() && status.degraded.iter().any(is_reported))

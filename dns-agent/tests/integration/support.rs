@@ -1,4 +1,4 @@
-//! Clients, scripted upstreams, and resolvers and configurations for tests.
+//! Clients, scripted upstreams, resolvers and configurations for the tests.
 
 use std::{
     fs, io,
@@ -39,7 +39,8 @@ pub(crate) struct FakeUpstream {
 }
 
 impl FakeUpstream {
-    /// An upstream that answers datagrams by `udp`, and queries over connections by `tcp`.
+    /// Starts an upstream that answers queries over UDP with `udp`, and queries over TCP with
+    /// `tcp`.
     pub(crate) async fn new(
         udp: impl Fn(&[u8]) -> DelayedMessages + Send + 'static,
         tcp: impl Fn(&[u8]) -> DelayedMessages + Send + 'static,
@@ -80,7 +81,7 @@ impl FakeUpstream {
         }
     }
 
-    /// An upstream that answers every query of type A with this address.
+    /// An upstream that answers every query of type A over UDP with this address.
     pub(crate) async fn answering(address: [u8; 4]) -> FakeUpstream {
         FakeUpstream::new(
             move |query| without_delay(address_reply(query, address)),
@@ -95,12 +96,12 @@ impl FakeUpstream {
     }
 }
 
-/// A message without delay.
+/// A script of one message that is sent at once.
 pub(crate) fn without_delay(message: Vec<u8>) -> DelayedMessages {
     vec![(Duration::ZERO, message)]
 }
 
-/// A query of one question with RD set.
+/// A query with RD set.
 pub(crate) fn query(id: u16, name: &str, rtype: Rtype) -> Vec<u8> {
     QueryPacket {
         id,
@@ -109,12 +110,12 @@ pub(crate) fn query(id: u16, name: &str, rtype: Rtype) -> Vec<u8> {
     .message()
 }
 
-/// A reply to a query with these flags, without records.
+/// A reply without records. `flags` is the second 16-bit word of its header, including the RCODE.
 pub(crate) fn reply(query: &[u8], flags: u16) -> Vec<u8> {
     packet::empty_reply(query, flags).unwrap()
 }
 
-/// A reply with one address if the query is for type A, else without records.
+/// A reply with QR, RD and RA: it has one address if the query is for type A, otherwise no records.
 pub(crate) fn address_reply(query: &[u8], address: [u8; 4]) -> Vec<u8> {
     if packet::question_type(query) != Some(Rtype::A.to_int()) {
         return reply(query, 0x8180);
@@ -122,20 +123,21 @@ pub(crate) fn address_reply(query: &[u8], address: [u8; 4]) -> Vec<u8> {
     packet::address_reply(query, 0x8180, 300, address.into()).unwrap()
 }
 
-/// The last address in a message, which ends with a record of type A.
+/// The address in the last record of a message, which must be of type A.
 #[track_caller]
 pub(crate) fn last_address(message: &[u8]) -> [u8; 4] {
-    assert_ne!(word(message, 6), 0, "no answer in {message:02x?}");
+    assert_ne!(header_word(message, 6), 0, "no answer in {message:02x?}");
     message[message.len() - 4..].try_into().unwrap()
 }
 
-/// The response code in a message's header.
+/// The RCODE in a message's header.
 pub(crate) fn rcode(message: &[u8]) -> u8 {
     message[3] & 0x0f
 }
 
-/// The word at an offset of a message's header.
-pub(crate) fn word(message: &[u8], offset: usize) -> u16 {
+/// The 16-bit word at this offset in a message's header: 0 is the ID, 2 the flags, 6, 8 and 10 the
+/// counts of answer, authority and additional records.
+pub(crate) fn header_word(message: &[u8], offset: usize) -> u16 {
     u16::from_be_bytes([message[offset], message[offset + 1]])
 }
 
@@ -170,6 +172,7 @@ pub(crate) async fn ask_over_tcp(server: SocketAddr, query: &[u8]) -> Vec<u8> {
         .unwrap()
 }
 
+/// Reads a message after its length, as DNS over TCP frames it (RFC 1035 section 4.2.2).
 pub(crate) async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let length = stream.read_u16().await?;
     let mut message = vec![0; usize::from(length)];
@@ -181,12 +184,13 @@ pub(crate) async fn write_message(stream: &mut TcpStream, message: &[u8]) {
     stream.write_all(&framed(message)).await.unwrap();
 }
 
+/// The message with its length in front, as DNS over TCP frames it (RFC 1035 section 4.2.2).
 pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes(), message].concat()
 }
 
-/// A resolver for a zone `z.`, with `one.z`, 60 addresses at `many.z`, and
-/// `out.z`, an alias of `example.org`.
+/// A resolver for the zone `z.`: one address at `one.z`, 60 addresses at `many.z`, and an alias of
+/// `example.org` at `out.z`.
 pub(crate) struct ResolverUnderTest {
     pub(crate) address: SocketAddr,
     pub(crate) resolver: Arc<Resolver>,
@@ -198,7 +202,9 @@ impl ResolverUnderTest {
         ResolverUnderTest::try_new(listen, upstreams).unwrap()
     }
 
-    /// Fails if the address can't be bound.
+    /// # Errors
+    ///
+    /// If the address `listen` is invalid or can't be bound.
     pub(crate) fn try_new(
         listen: &str,
         upstreams: &[SocketAddr],
@@ -231,6 +237,7 @@ impl ResolverUnderTest {
         })
     }
 
+    /// Starts a resolver on a free port of the loopback.
     pub(crate) fn local(upstreams: &[&FakeUpstream]) -> ResolverUnderTest {
         let upstreams: Vec<_> = upstreams.iter().map(|upstream| upstream.address).collect();
         ResolverUnderTest::new("127.0.0.1:0", &upstreams)
@@ -244,13 +251,13 @@ fn outside_upstreams(upstreams: &[SocketAddr]) -> Upstreams {
     }
 }
 
-/// The configuration of a `run` command on free ports.
+/// The configuration of a `run` command on free ports that reads the files in `manifests`.
 pub(crate) fn config(manifests: &Path, flags: &[&str]) -> Config {
     let manifests = ["--manifests", manifests.to_str().unwrap()];
     config_with_source(&[&manifests, flags].concat())
 }
 
-/// The configuration of a `run` command on free ports, with a source among the flags.
+/// The configuration of a `run` command on free ports. The flags must select the source of objects.
 pub(crate) fn config_with_source(flags: &[&str]) -> Config {
     let fixed = [
         "dns-agent",
@@ -269,7 +276,7 @@ pub(crate) fn config_with_source(flags: &[&str]) -> Config {
     Config::from_args(*args).unwrap()
 }
 
-/// A directory with a kubeconfig `config` for an API server.
+/// A directory with the file `config`, a kubeconfig for an API server.
 pub(crate) fn kubeconfig(server: SocketAddr) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let text = json!({

@@ -7,8 +7,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::Name;
 
-/// The label of an address, with dashes in place of dots and colons. A label that would end in a
-/// dash gets a `0` appended, so that it is a legal host name (RFC 952).
+/// The label of an address: its text with dashes in place of dots and colons. If it would end in a
+/// dash, a `0` is appended, as in CoreDNS, because a host name must not end in a dash (RFC 952).
 pub fn dashed(address: IpAddr) -> String {
     let mut label = address.to_string().replace(['.', ':'], "-");
     if label.ends_with('-') {
@@ -17,10 +17,10 @@ pub fn dashed(address: IpAddr) -> String {
     label
 }
 
-/// The address of a label, in any valid spelling.
+/// The address of a label, in any valid spelling. `None` if the label is not an address.
 ///
-/// A label with exactly three dashes, none of them adjacent, is an IPv4 address. Any other label is
-/// an IPv6 address; an IPv4-mapped one becomes the IPv4 address.
+/// A label with exactly three dashes, none of them adjacent, is read as an IPv4 address. Any other
+/// label is read as an IPv6 address. An IPv4-mapped address becomes the IPv4 address.
 pub fn undashed(label: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(label).ok()?;
     let dashes = text.bytes().filter(|byte| *byte == b'-').count();
@@ -54,6 +54,7 @@ pub fn reverse_range(name: &Name) -> Option<RangeInclusive<IpAddr>> {
             for (at, label) in parts.iter().enumerate() {
                 let text = std::str::from_utf8(label).ok()?;
                 let byte: u8 = text.parse().ok()?;
+                // Leading zeros and signs are not part of a reverse name.
                 if byte.to_string() != text {
                     return None;
                 }
@@ -83,41 +84,42 @@ pub fn reverse_range(name: &Name) -> Option<RangeInclusive<IpAddr>> {
 /// The network of a reverse zone. `None` if `zone` is not a reverse zone.
 pub fn reverse_network(zone: &Name) -> Option<IpNet> {
     let range = reverse_range(zone)?;
-    let cuts = zone.labels().count() - 2;
+    // Without `in-addr.arpa` or `ip6.arpa`.
+    let address_labels = zone.labels().count() - 2;
     let bits = match range.start() {
-        IpAddr::V4(_) => 8 * cuts,
-        IpAddr::V6(_) => 4 * cuts,
+        IpAddr::V4(_) => 8 * address_labels,
+        IpAddr::V6(_) => 4 * address_labels,
     };
     IpNet::new(*range.start(), u8::try_from(bits).ok()?).ok()
 }
 
-/// The reverse zones that make up a network. Zone cuts are at bytes of IPv4 addresses and at
+/// The reverse zones that make up a network. Zones are cut at bytes of IPv4 addresses and at
 /// nibbles of IPv6 addresses. A network whose prefix ends between two cuts has several zones:
 /// `10.96.0.0/12` has the sixteen zones from `96.10.in-addr.arpa` to `111.10.in-addr.arpa`.
 pub fn reverse_zones(network: IpNet) -> Vec<Name> {
     match network {
-        IpNet::V4(network) => v4_cuts(network)
+        IpNet::V4(network) => v4_parts(network)
             .map(|part| reverse_v4(part.network(), part.prefix_len()))
             .collect(),
-        IpNet::V6(network) => v6_cuts(network)
+        IpNet::V6(network) => v6_parts(network)
             .map(|part| reverse_v6(part.network(), part.prefix_len()))
             .collect(),
     }
 }
 
-fn v4_cuts(network: Ipv4Net) -> impl Iterator<Item = Ipv4Net> {
+fn v4_parts(network: Ipv4Net) -> impl Iterator<Item = Ipv4Net> {
     // `subnets` can't fail, because the cut is at least as long as the prefix and no longer than an
     // address.
     let cut = network.prefix_len().next_multiple_of(8);
     network.trunc().subnets(cut).into_iter().flatten()
 }
 
-fn v6_cuts(network: Ipv6Net) -> impl Iterator<Item = Ipv6Net> {
+fn v6_parts(network: Ipv6Net) -> impl Iterator<Item = Ipv6Net> {
     let cut = network.prefix_len().next_multiple_of(4);
     network.trunc().subnets(cut).into_iter().flatten()
 }
 
-/// The reverse name of the first `prefix` bits of an address, a multiple of 8.
+/// The reverse name of the first `prefix` bits of an address. `prefix` is a multiple of 8.
 fn reverse_v4(address: Ipv4Addr, prefix: u8) -> Name {
     let bytes = address.octets();
     let digits = bytes[..usize::from(prefix / 8)].iter().rev();
@@ -128,7 +130,7 @@ fn reverse_v4(address: Ipv4Addr, prefix: u8) -> Name {
     )
 }
 
-/// The reverse name of the first `prefix` bits of an address, a multiple of 4.
+/// The reverse name of the first `prefix` bits of an address. `prefix` is a multiple of 4.
 fn reverse_v6(address: Ipv6Addr, prefix: u8) -> Name {
     let bytes = address.octets();
     let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);

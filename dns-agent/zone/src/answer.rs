@@ -7,18 +7,18 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::name_entry::{RrSet, address_data};
 use super::{AbsentNames, Apex, ComputedNames, Name, NameEntry, Rdata, Record, Rtype, undashed};
 
-/// The largest number of CNAMEs that one answer follows: as many as CoreDNS does.
+/// The largest number of CNAMEs that one answer follows, as in CoreDNS.
 const MAX_LINKS: usize = 11;
 
 /// All names of the agent's zones, from which both planes answer.
 ///
-/// Implementors provide [`ZoneData::entry`]. This trait turns entries into answers.
+/// Implementors provide zones and entries. The default methods turn them into answers.
 pub trait ZoneData {
     /// Cluster domains and reverse zones, longest name first.
     fn zones(&self) -> &[Apex];
 
-    /// Names in the zones that other software answers, with all names below them. They have no
-    /// entries, and queries for them pass.
+    /// Names delegated to CoreDNS, each with all names below it. They are in zones, but have no
+    /// entries. Queries for them pass.
     fn delegated_names(&self) -> &[Name];
 
     /// The entry of a name. `None` for computed names and names that don't exist.
@@ -28,8 +28,8 @@ pub trait ZoneData {
     /// addresses may be outside all zones.
     fn visit(&self, see: &mut dyn FnMut(&Name, &NameEntry));
 
-    /// The suffixes below which names that are not in the kernel's tables must pass: names with
-    /// computed names more than one label deep, and [delegated names](ZoneData::delegated_names).
+    /// The suffixes below which queries for names that are not in the kernel's tables must pass:
+    /// names with computed names more than one label deep, and [`ZoneData::delegated_names`].
     fn pass_suffixes(&self) -> BTreeSet<Name> {
         let mut suffixes: BTreeSet<Name> = self.delegated_names().iter().cloned().collect();
         self.visit(&mut |name, entry| {
@@ -80,13 +80,13 @@ pub trait ZoneData {
         delegated.any(|delegated| name.is_at_or_below(delegated))
     }
 
-    /// Finds the data of a name: its entry, or the computed name that an entry above it makes.
+    /// Finds the data of a name: its entry, or the data of a computed name.
     #[doc(hidden)]
     fn find_name(&self, name: &Name) -> Option<NameData> {
         if let Some(entry) = self.entry(name) {
             return Some(NameData::Entry(entry));
         }
-        // An entry above may make computed names, but none inside a delegated name.
+        // There are no computed names at or below delegated names.
         if self.is_delegated(name) {
             return None;
         }
@@ -123,20 +123,20 @@ pub trait ZoneData {
         }
     }
 
-    /// Follows CNAMEs from `owner`, whose CNAME is `link`, while they stay in the zones (RFC 1034
-    /// section 3.6.2). If CoreDNS decides the data of a name in the chain, the whole query
-    /// passes.
+    /// Follows CNAMEs from `owner` while they stay in the zones (RFC 1034 section 3.6.2). `link`
+    /// has the target and the TTL of the CNAME of `owner`. If the data of a name in the chain is
+    /// delegated to CoreDNS, the whole query passes.
     ///
     /// If the end of the chain has no data of the type, the answer has these CNAMEs, as in CoreDNS:
     /// * For A and AAAA, the CNAMEs up to the last one that crosses into another zone. If no CNAME
     ///   crosses, the answer is NODATA.
     /// * For other types, all CNAMEs.
     ///
-    /// The answer for a chain that is too long, as any loop is, has the CNAMEs up to the last
-    /// crossing.
+    /// A chain that is too long, such as a loop, is answered as if the type were A or AAAA.
     #[doc(hidden)]
     fn follow_alias(&self, owner: &Name, link: (Name, u32), rtype: Rtype) -> Answer {
         let mut chain = Vec::new();
+        // The number of CNAMEs up to the last one that crosses into another zone.
         let mut crossing = 0;
         let (mut at, mut link) = (owner.clone(), link);
         for _ in 0..MAX_LINKS {
@@ -182,8 +182,8 @@ pub trait ZoneData {
         self.alias_links(owner, chain, crossing)
     }
 
-    /// The answer for an alias whose target has no data of the type. The CNAME at `crossing` - 1 is
-    /// the last one that leads into another zone.
+    /// The answer for an alias whose target has no data of the type. `crossing` is the number of
+    /// CNAMEs up to the last one that crosses into another zone.
     #[doc(hidden)]
     fn alias_without_data(
         &self,
@@ -199,7 +199,7 @@ pub trait ZoneData {
         self.alias_links(owner, chain, kept)
     }
 
-    /// The answer with the first `kept` CNAMEs of a chain. NODATA if that is none.
+    /// The answer with the first `kept` CNAMEs of a chain. NODATA if `kept` is 0.
     #[doc(hidden)]
     fn alias_links(&self, owner: &Name, mut chain: Vec<Record>, kept: usize) -> Answer {
         chain.truncate(kept);
@@ -228,8 +228,8 @@ pub trait ZoneData {
 
     /// The addresses of the hosts named in an answer, each host once.
     ///
-    /// If the owner of SRV records has addresses, only addresses that it shares with the hosts are
-    /// added. Other addresses of a host don't serve the port.
+    /// `found` has the data of the answer's owner. If the owner has addresses, an SRV target adds
+    /// only addresses that the owner has too, because its other addresses don't serve the port.
     #[doc(hidden)]
     fn additional_records(&self, found: &NameData, answer: &[Record]) -> Vec<Record> {
         let mut seen = HashSet::new();
@@ -244,7 +244,7 @@ pub trait ZoneData {
             for rtype in [Rtype::A, Rtype::AAAA] {
                 let addresses = host_found.records(host, rtype).into_iter();
                 let is_wanted = |address: &Record| match record.data {
-                    Rdata::Srv(_) if found.is_host() => found.has_data(&address.data),
+                    Rdata::Srv(_) if found.has_addresses() => found.has_data(&address.data),
                     _ => true,
                 };
                 additional.extend(addresses.filter(is_wanted));
@@ -263,7 +263,7 @@ pub trait ZoneDataOwner: Send + Sync {
 
 impl<T: ZoneDataOwner> LiveZoneData for RwLock<T> {
     fn with_data(&self, see: &mut dyn FnMut(&dyn ZoneData)) {
-        // A writer that panics ends the agent, so data that it left halfway is never answered from.
+        // A panic of a writer ends the agent, so half-written data is never used for answers.
         let owner = self.read().unwrap_or_else(PoisonError::into_inner);
         owner.with_zone_data(see);
     }
@@ -278,7 +278,7 @@ pub trait LiveZoneData: Send + Sync {
 /// The answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Data, in canonical order (the renderer rotates addresses).
+    /// Data in canonical order. The renderer rotates addresses.
     Data {
         /// The answer section: the CNAMEs that were followed, then the data.
         answer: Vec<Record>,
@@ -313,9 +313,13 @@ pub enum Answer {
 #[doc(hidden)]
 #[derive(Debug)]
 pub enum NameData {
+    /// The data of an entry, of this name or of the name in [`ComputedNames::Like`].
     Entry(Arc<NameEntry>),
+    /// A computed name without data.
     Empty,
+    /// A computed name that is a dashed address.
     Address { address: IpAddr, ttl: u32 },
+    /// A computed name that may exist. All queries for it pass.
     Unknown,
 }
 
@@ -350,7 +354,7 @@ impl NameData {
     }
 
     /// Whether the name has addresses.
-    fn is_host(&self) -> bool {
+    fn has_addresses(&self) -> bool {
         match self {
             NameData::Address { .. } => true,
             _ => [Rtype::A, Rtype::AAAA]
@@ -389,7 +393,8 @@ impl NameData {
     }
 }
 
-/// Whether a type is a meta-type or a type of queries only (RFC 6895 section 3.1).
+/// Whether a type is a meta-type or a QTYPE, and so never the type of stored data (RFC 6895
+/// section 3.1).
 fn is_meta(rtype: Rtype) -> bool {
     rtype == Rtype::OPT || matches!(rtype.to_int(), 0 | 128..=255)
 }

@@ -2,7 +2,7 @@
 
 use super::{Name, NameError, Rdata, Record, Soa};
 
-/// The largest TTL of a SOA record, in seconds.
+/// The largest TTL of a SOA record, in seconds, as in CoreDNS.
 const MAX_SOA_TTL: u32 = 300;
 
 /// The apex of a zone, which is a cluster domain or a reverse zone.
@@ -14,8 +14,8 @@ pub struct Apex {
     pub soa: Soa,
     /// The TTL of the SOA record in an answer, in seconds.
     pub ttl: u32,
-    /// The TTL of the SOA record in a negative answer, in seconds: how long resolvers may cache it
-    /// (RFC 2308 §5).
+    /// The TTL of the SOA record in a negative answer, in seconds: how long resolvers may cache the
+    /// answer (RFC 2308 §5).
     pub negative_ttl: u32,
     /// How queries for absent names are answered.
     pub absent_names: AbsentNames,
@@ -29,9 +29,10 @@ pub enum AbsentNames {
     Denied,
     /// With NXDOMAIN, but queries for SOA records pass.
     DeniedExceptSoa,
-    /// Not at all: they pass, because CoreDNS may know the names.
+    /// The queries pass, because CoreDNS may know the names.
     Passed,
-    /// Not yet: the lists of objects are incomplete.
+    /// With [`Answer::NotYetKnown`](crate::Answer::NotYetKnown), because the lists of objects are
+    /// incomplete.
     NotYetKnown,
 }
 
@@ -45,8 +46,8 @@ impl Apex {
         }
     }
 
-    /// The apex of a zone whose records have a TTL of `ttl` seconds. Fails when names in the SOA
-    /// data are too long.
+    /// The apex of a zone whose records have a TTL of `ttl` seconds. The times of the SOA record
+    /// are those of CoreDNS. Fails when names in the SOA data are too long.
     pub(super) fn new(name: Name, serial: u32, ttl: u32) -> Result<Apex, NameError> {
         let soa = Soa {
             mname: name.child(b"dns")?.child(b"ns")?,

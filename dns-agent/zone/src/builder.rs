@@ -29,8 +29,8 @@ impl ModelBuilder {
         }
     }
 
-    /// Adds a zone whose records have a TTL of `ttl` seconds, with its SOA record. Fails when names
-    /// in the SOA data are too long.
+    /// Adds a zone whose records have a TTL of `ttl` seconds, with its SOA record. Returns the
+    /// zone's apex. Fails when names in the SOA data are too long.
     pub fn add_zone(&mut self, name: Name, ttl: u32) -> Result<Apex, NameError> {
         let apex = Apex::new(name, self.serial, ttl)?;
         self.add(Record {
@@ -42,8 +42,8 @@ impl ModelBuilder {
         Ok(apex)
     }
 
-    /// Adds a record. A duplicate is dropped by `build`. The first record of an RRset decides the
-    /// TTL of all (RFC 2181 §5.2).
+    /// Adds a record. [`ModelBuilder::build`] drops duplicates. The first record of an RRset
+    /// decides the TTL of the RRset (RFC 2181 §5.2).
     pub fn add(&mut self, record: Record) {
         let Record { owner, ttl, data } = record;
         let rtype = data.rtype();
@@ -54,7 +54,7 @@ impl ModelBuilder {
         }
     }
 
-    /// Sets for each zone added so far how queries for absent names are answered. `choose` gets
+    /// Sets how queries for absent names are answered, for each zone added so far. `choose` gets
     /// the zone's name.
     pub fn set_absent_names(&mut self, choose: impl Fn(&Name) -> AbsentNames) {
         for apex in &mut self.zones {
@@ -62,7 +62,7 @@ impl ModelBuilder {
         }
     }
 
-    /// Makes queries for one type of a name pass.
+    /// Makes queries for one type of a name pass. Data of this type is removed.
     pub fn delegate_type(&mut self, name: Name, rtype: Rtype) {
         let sets = &mut self.entries.entry(name).or_default().rrsets;
         sets.retain(|set| set.rtype != rtype);
@@ -73,31 +73,33 @@ impl ModelBuilder {
         });
     }
 
-    /// Adds a name, which may stay without data.
+    /// Adds a name without data, unless it exists.
     pub fn add_name(&mut self, name: Name) {
         self.entries.entry(name).or_default();
     }
 
-    /// Adds a name with computed names below it.
-    pub fn set_computed_names(&mut self, name: Name, below: ComputedNames) {
-        self.entries.entry(name).or_default().computed_names = below;
+    /// Sets the computed names below a name, and adds the name if it doesn't exist.
+    pub fn set_computed_names(&mut self, name: Name, computed_names: ComputedNames) {
+        self.entries.entry(name).or_default().computed_names = computed_names;
     }
 
-    /// Makes queries pass for the types that a name has no data of, and for names one label below
-    /// that are not added.
+    /// Makes queries pass for types without data at `name`, and for names one label below it that
+    /// are not added.
     pub fn delegate_remainder(&mut self, name: Name) {
         let entry = self.entries.entry(name).or_default();
         entry.computed_names = ComputedNames::Unknown;
         entry.other_types = OtherTypes::Passed;
     }
 
-    /// Delegates a name and all names below it. `build` drops zones and records there.
+    /// Delegates a name and all names below it to CoreDNS. [`ModelBuilder::build`] drops zones and
+    /// records at or below it.
     pub fn delegate(&mut self, name: Name) {
         self.delegated.push(name);
     }
 
-    /// Puts the records into canonical order, and adds empty non-terminals: all names between a
-    /// name and the apex of its zone (RFC 8020), also above delegated names.
+    /// Removes zones and records at or below delegated names, puts the other records into canonical
+    /// order, and adds empty non-terminals (RFC 8020): all names between a name and the apex of its
+    /// zone. They are added above delegated names too.
     pub fn build(mut self) -> Model {
         self.remove_delegated();
         self.zones.sort_by(|a, b| {
@@ -177,18 +179,19 @@ impl ModelBuilder {
             let entry = match parent {
                 Some(parent) => parent
                     .computed_names
-                    .child(&name, |other| self.entries.get(other).cloned()),
+                    .child_entry(&name, |other| self.entries.get(other).cloned()),
                 None => NameEntry::default(),
             };
             self.entries.insert(name, entry);
         }
     }
 
+    /// The names that need an entry because names below them exist or are delegated.
     fn missing_names(&self) -> HashSet<Name> {
         let mut missing: HashSet<Name> = HashSet::new();
         for name in self.entries.keys().chain(&self.delegated) {
-            // The shortest apex, because between an inner zone and an outer one there are names of
-            // the outer zone.
+            // The shortest apex: the names between the apexes of an inner and an outer zone belong
+            // to the outer zone.
             let Some(apex) = self
                 .zones
                 .iter()
@@ -205,7 +208,7 @@ impl ModelBuilder {
     /// least `shortest` bytes.
     fn add_missing(&self, name: &Name, shortest: usize, missing: &mut HashSet<Name>) {
         for ancestor in name.suffixes().skip(1) {
-            // The ancestors of a name that is present are added for that name.
+            // The names above an existing or missing one are added for that name.
             if ancestor.len() < shortest
                 || self.entries.contains_key(ancestor)
                 || missing.contains(ancestor)

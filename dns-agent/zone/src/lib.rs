@@ -1,8 +1,8 @@
 //! Names, records and answers, without I/O.
 //!
-//! [`ZoneData::answer`] answers questions for both planes. [`Model`] stores zone data. [`render`]
-//! writes answers in wire form for both planes. This crate doesn't depend on Kubernetes, the kernel
-//! or sockets.
+//! [`ZoneData::answer`] answers questions. [`Model`] stores zone data. [`render`] writes answers in
+//! wire form. The kernel plane (answers by the BPF program) and the user plane (answers by the
+//! resolver) both use them. This crate doesn't depend on Kubernetes, the kernel or sockets.
 
 #![forbid(unsafe_code)]
 
@@ -22,13 +22,10 @@ pub use answer::{Answer, LiveZoneData, ZoneData, ZoneDataOwner};
 pub use apex::{AbsentNames, Apex};
 pub use builder::ModelBuilder;
 pub use model::Model;
-pub use name::MAX_LABEL;
-pub use name::{Name, NameError};
-pub use name_entry::address_data;
-pub use name_entry::{ComputedNames, NameEntry, OtherTypes};
+pub use name::{MAX_LABEL, Name, NameError};
+pub use name_entry::{ComputedNames, NameEntry, OtherTypes, address_data};
 pub use record::{Rdata, Record, Rtype, Soa, Srv};
-pub use renderer::query;
-pub use renderer::{Sections, answer_orders, render, render_sections};
+pub use renderer::{Sections, build_query, count_rotations, render, render_sections};
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -51,8 +51,8 @@ impl Name {
         Name([0].into())
     }
 
-    /// Reads presentation form: `a.b.c` or `a.b.c.`, with `\.` and `\DDD`
-    /// escapes (RFC 1035 §5.1).
+    /// Reads presentation form: `a.b.c` or `a.b.c.`, with `\.` and `\DDD` escapes (RFC 1035 §5.1).
+    /// Folds upper case.
     pub fn parse(text: &str) -> Result<Name, NameError> {
         if text.is_empty() {
             return Err(NameError::Empty);
@@ -82,7 +82,7 @@ impl Name {
         Name::terminate(wire)
     }
 
-    /// Reads wire form, which must be exactly one uncompressed name.
+    /// Reads wire form, which must be exactly one uncompressed name. Folds upper case.
     pub fn from_wire(wire: &[u8]) -> Result<Name, NameError> {
         if wire.len() > MAX_NAME {
             return Err(NameError::NameTooLong);
@@ -141,8 +141,8 @@ impl Name {
 
     /// Whether this name equals `other` or is below it.
     pub fn is_at_or_below(&self, other: &Name) -> bool {
-        // Comparing bytes is not enough, because a label may contain any byte, also one that looks
-        // like a length.
+        // Comparing bytes is not enough, because a label may contain a byte that looks like a
+        // length.
         self.0.ends_with(&other.0)
             && (other.0.len() == 1 || self.suffixes().any(|suffix| suffix.len() == other.0.len()))
     }
@@ -161,8 +161,8 @@ impl Name {
         })
     }
 
-    /// The name of short labels and an ending in lower-case wire form. Only for names of addresses,
-    /// which are never too long.
+    /// The name of these labels, followed by `ending` in lower-case wire form. Only for reverse
+    /// names: their labels have at most 3 bytes, and their wire form has at most 74 bytes.
     pub(super) fn from_labels<'a>(labels: impl Iterator<Item = &'a [u8]>, ending: &[u8]) -> Name {
         let mut wire = Vec::with_capacity(74);
         for label in labels {
@@ -178,18 +178,19 @@ impl Name {
         Name(suffix.into())
     }
 
+    /// Appends the root label to the wire form of all other labels.
     fn terminate(mut wire: Vec<u8>) -> Result<Name, NameError> {
         wire.push(0);
         if wire.len() > MAX_NAME {
             return Err(NameError::NameTooLong);
         }
-        // Lengths are at most 63, and capital letters start at 65.
+        // This doesn't change lengths: they are at most 63, and capital letters start at 65.
         wire.make_ascii_lowercase();
         Ok(Name(wire.into()))
     }
 }
 
-/// Lets maps with names as keys be searched by wire form, such as one of [`Name::suffixes`].
+/// Allows look-ups by wire form, such as one of [`Name::suffixes`], in maps with names as keys.
 impl Borrow<[u8]> for Name {
     fn borrow(&self) -> &[u8] {
         &self.0
@@ -255,8 +256,8 @@ fn push_label(wire: &mut Vec<u8>, label: &[u8]) -> Result<(), NameError> {
     Ok(())
 }
 
-/// The byte that an escape stands for, and the rest after the escape. `rest` starts after the
-/// backslash.
+/// Reads an escape. `rest` starts after its backslash. Returns the byte that the escape stands for,
+/// and the text after the escape.
 fn unescape(rest: &[u8]) -> Result<(u8, &[u8]), NameError> {
     match rest {
         [
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn presentation_and_wire_form() {
+    fn names_are_read_and_written_in_presentation_form() {
         assert_eq!(name("Svc.Local").wire(), b"\x03svc\x05local\0");
         assert_eq!(name("svc.local."), name("SVC.local"));
         assert_eq!(name(".").wire(), b"\0");
@@ -333,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn children_parents_and_ancestry() {
+    fn names_have_children_and_parents_and_are_below_their_ancestors() {
         assert_eq!(name("b.c").child(b"A").unwrap(), name("a.b.c"));
         assert_eq!(name("a.b.c").parent(), Some(name("b.c")));
         assert_eq!(name("a").parent(), Some(name(".")));

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use super::{Name, Rdata, Rtype, Srv, undashed};
 
-/// The data of an existing name. Without data, the name exists because a name below it does (an
-/// empty non-terminal, RFC 8020).
+/// The data of an existing name. A name without data is answered as an empty non-terminal
+/// (RFC 8020).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NameEntry {
     pub(super) rrsets: Vec<RrSet>,
@@ -19,10 +19,10 @@ pub enum OtherTypes {
     /// With NODATA.
     #[default]
     Denied,
-    /// Not at all: they pass.
+    /// The queries pass.
     Passed,
-    /// With NODATA, but at an alias all types except A and AAAA pass, because of a CoreDNS
-    /// deviation.
+    /// With NODATA. But at an alias, queries for all types except A and AAAA pass, because of a
+    /// CoreDNS deviation.
     PassedAtAlias,
 }
 
@@ -43,11 +43,12 @@ pub enum ComputedNames {
     Nothing,
     /// Any one label, without data.
     Empty,
-    /// One label that is a dashed address, with that address as data. Has the TTL in seconds.
+    /// One label that is a dashed address, with that address as data. The field is the TTL in
+    /// seconds.
     Addresses(u32),
-    /// Any one label, without data; and below it, names as in [`ComputedNames::Addresses`].
+    /// Any one label, without data. Below each, names as in [`ComputedNames::Addresses`].
     EmptyThenAddresses(u32),
-    /// Any one label, with the data of the entry of this name.
+    /// Any one label, with the same data as this other name.
     Like(Name),
     /// Any one label may exist. Queries for such names pass.
     Unknown,
@@ -77,7 +78,7 @@ impl NameEntry {
         self.other_types
     }
 
-    /// This entry, with queries for types without data passing.
+    /// A copy of this entry that makes queries for types without data pass.
     pub fn delegating_other_types(&self) -> NameEntry {
         NameEntry {
             other_types: OtherTypes::Passed,
@@ -85,7 +86,8 @@ impl NameEntry {
         }
     }
 
-    /// This entry, with queries for other types passing if it is an alias.
+    /// A copy of this entry that makes queries for types other than A and AAAA pass if the name is
+    /// an alias. See [`OtherTypes::PassedAtAlias`].
     pub fn delegating_types_at_alias(&self) -> NameEntry {
         let other_types = match self.other_types {
             OtherTypes::Denied => OtherTypes::PassedAtAlias,
@@ -104,7 +106,7 @@ impl NameEntry {
             .any(|rtype| self.rrset(rtype).is_some())
     }
 
-    /// The hosts that the records of this name refer to.
+    /// The hosts that NS and SRV records of this name refer to.
     pub fn hosts(&self) -> impl Iterator<Item = &Name> {
         let data = self.rrsets.iter().flat_map(|set| &set.data);
         data.filter_map(Rdata::host)
@@ -158,9 +160,10 @@ impl NameEntry {
 }
 
 impl ComputedNames {
-    /// The entry of a name one label below, which gets one because names below it exist. `like`
-    /// finds the entry of another name.
-    pub fn child(&self, name: &Name, like: impl Fn(&Name) -> Option<NameEntry>) -> NameEntry {
+    /// The entry of `name`, a computed name one label below. A computed name gets an entry when
+    /// names with entries exist below it. `like` finds the entry of the name in
+    /// [`ComputedNames::Like`].
+    pub fn child_entry(&self, name: &Name, like: impl Fn(&Name) -> Option<NameEntry>) -> NameEntry {
         let label = name.labels().next().unwrap_or_default();
         match self {
             ComputedNames::Nothing | ComputedNames::Empty | ComputedNames::Unknown => {
@@ -198,7 +201,8 @@ impl RrSet {
     }
 }
 
-/// The data of a pod's name: its address, and an SRV record with itself as target.
+/// The data of a pod's name: the pod's address, and an SRV record with the name itself as target.
+/// Weight 100 and port 0 are those of CoreDNS (docs/naming.md, rule 1.9).
 pub fn address_data(owner: &Name, address: IpAddr) -> [Rdata; 2] {
     let srv = Srv {
         priority: 0,

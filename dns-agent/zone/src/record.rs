@@ -44,8 +44,8 @@ pub enum Rdata {
     Srv(Srv),
     /// One character-string of at most 255 bytes (RFC 1035 §3.3.14).
     Txt(Box<[u8]>),
-    /// The bytes of any type, without compressed names (RFC 3597 §4). Used only for records of
-    /// upstream servers.
+    /// Rdata of any type in wire form, without compressed names (RFC 3597 §4). Used only for
+    /// records of upstream servers.
     Opaque(Rtype, Box<[u8]>),
 }
 
@@ -60,9 +60,9 @@ pub struct Soa {
     pub serial: u32,
     /// The interval at which a secondary server checks for a new version.
     pub refresh: u32,
-    /// The interval at which it retries a failed check.
+    /// The interval at which a secondary server retries a failed check.
     pub retry: u32,
-    /// The time without a successful check after which it stops answering.
+    /// The time without a successful check after which a secondary server stops answering.
     pub expire: u32,
     /// The TTL of negative answers (RFC 2308 §4).
     pub minimum: u32,
@@ -77,7 +77,7 @@ pub struct Srv {
     pub weight: u16,
     /// The port of the service.
     pub port: u16,
-    /// The host, which is never an alias.
+    /// The host, which must not be an alias.
     pub target: Name,
 }
 
@@ -105,11 +105,9 @@ impl Rdata {
             _ => None,
         }
     }
-}
 
-impl Rdata {
-    /// Converts opaque data to the variant of its type, if there is one and the data is
-    /// well-formed.
+    /// Converts opaque NS, PTR, SOA, SRV and TXT data to the variant of its type. Malformed data,
+    /// TXT data of several strings and data of other types stay as they are.
     pub fn typed(self) -> Rdata {
         let Rdata::Opaque(rtype, bytes) = &self else {
             return self;
@@ -182,7 +180,7 @@ impl fmt::Display for Record {
     }
 }
 
-/// Writes type and data as in a zone file.
+/// Writes the type and the data as in a zone file.
 impl fmt::Display for Rdata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.rtype())?;

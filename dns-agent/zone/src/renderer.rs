@@ -4,15 +4,15 @@ use std::collections::HashMap;
 
 use super::{Answer, Apex, Name, Rdata, Record, Rtype, Soa};
 
-/// Bytes of a message's header (RFC 1035 §4.1.1), which the question follows.
+/// Bytes of a message's header (RFC 1035 §4.1.1). The question follows it.
 const HEADER: usize = 12;
 /// Bytes of type and class after the name in a question (RFC 1035 §4.1.2).
 const TYPE_AND_CLASS: usize = 4;
 /// The class IN (RFC 1035 §3.2.4).
 const CLASS_IN: u16 = 1;
-/// The top bits of a compression pointer, and the first offset that a pointer can't hold
-/// (RFC 1035 §4.1.4).
+/// The two bits that mark a compression pointer (RFC 1035 §4.1.4).
 const POINTER: u16 = 0xc000;
+/// The first offset that a compression pointer can't hold.
 const POINTER_END: u16 = 0x4000;
 
 /// The sections of a message after its question.
@@ -24,13 +24,13 @@ pub struct Sections {
     pub authorities: u16,
     /// ARCOUNT without the OPT record.
     pub additionals: u16,
-    /// The records of the three sections. They may be too long for a message; the sender then
-    /// truncates the message and sets TC (RFC 2181 §9).
+    /// The records of the three sections. If they are too long for a message, the sender truncates
+    /// the message and sets TC (RFC 2181 §9).
     pub bytes: Vec<u8>,
 }
 
 /// Builds a query with RD set, as stub resolvers send it (RFC 1035 section 4.1).
-pub fn query(id: u16, name: &Name, rtype: Rtype) -> Vec<u8> {
+pub fn build_query(id: u16, name: &Name, rtype: Rtype) -> Vec<u8> {
     const RECURSION_DESIRED: u16 = 0x0100;
     let mut message = Vec::new();
     for word in [id, RECURSION_DESIRED, 1, 0, 0, 0] {
@@ -42,8 +42,8 @@ pub fn query(id: u16, name: &Name, rtype: Rtype) -> Vec<u8> {
     message
 }
 
-/// Renders everything after the question of a message. The question, for the name `question`,
-/// starts at offset 12.
+/// Renders everything after the question of a message. `question` is the name in the question,
+/// which starts at offset 12.
 ///
 /// Names are compressed against the question and earlier names (RFC 1035 §4.1.4), except inside SRV
 /// data (RFC 2782). Each run of addresses of one owner and type in the answer section is rotated:
@@ -82,7 +82,8 @@ pub fn render(question: &Name, answer: &Answer, zones: &[Apex], rotation: usize)
     }
 }
 
-/// Renders records of any origin as [`render`] does. `records` has a slice for each section.
+/// Renders records of any origin, such as those of an upstream server, as [`render`] does.
+/// `records` has the answer, authority and additional sections.
 pub fn render_sections(question: &Name, records: [&[Record]; 3], rotation: usize) -> Sections {
     let mut writer = WireWriter::after_question(question);
     let [answer, authority, additional] = records;
@@ -99,9 +100,9 @@ pub fn render_sections(question: &Name, records: [&[Record]; 3], rotation: usize
     }
 }
 
-/// The number of orders that rotation gives an answer section: the length of its longest run of
-/// addresses of one owner and type.
-pub fn answer_orders(records: &[Record]) -> usize {
+/// The number of rotations with which an answer section is rendered: the length of its longest run
+/// of addresses of one owner and type. 1 if it has no addresses.
+pub fn count_rotations(records: &[Record]) -> usize {
     let runs = records.chunk_by(are_in_one_run).map(<[Record]>::len);
     runs.max().unwrap_or(1)
 }
@@ -122,7 +123,7 @@ fn is_address(record: &Record) -> bool {
     matches!(record.data, Rdata::A(_) | Rdata::Aaaa(_))
 }
 
-/// Writes records, and records the offsets of names for compression.
+/// Writes records, and remembers the offsets of names for compression.
 struct WireWriter<'a> {
     bytes: Vec<u8>,
     /// The offset of `bytes` in the message.
@@ -140,7 +141,7 @@ impl<'a> WireWriter<'a> {
         };
         let whole = question.wire().len();
         for suffix in question.suffixes() {
-            writer.record_offset(suffix, HEADER + whole - suffix.len());
+            writer.remember_offset(suffix, HEADER + whole - suffix.len());
         }
         writer.start = HEADER + whole + TYPE_AND_CLASS;
         writer
@@ -173,9 +174,9 @@ impl<'a> WireWriter<'a> {
         });
     }
 
-    /// Writes the SOA record of a negative answer (RFC 2308 §3). For all names of a zone it has the
-    /// same 54 bytes, except for the pointers to the zone's name. This includes `ns.dns.<zone>`,
-    /// for which usual compression would give a shorter record.
+    /// Writes the SOA record of a negative answer (RFC 2308 §3). Its 54 bytes are the same for all
+    /// names of a zone, except for the pointers to the zone's name. For `ns.dns.<zone>`, full
+    /// compression would give a shorter record.
     fn write_negative_soa(&mut self, zone: &'a Apex) {
         self.write_name(&zone.name);
         self.write_type_class_ttl(Rtype::SOA, zone.negative_ttl);
@@ -193,13 +194,13 @@ impl<'a> WireWriter<'a> {
         self.write_u32(ttl);
     }
 
-    /// Writes RDLENGTH and the rdata that `data` writes.
-    fn write_rdata(&mut self, data: impl FnOnce(&mut Self)) {
+    /// Writes RDLENGTH and the rdata. `write` writes the rdata.
+    fn write_rdata(&mut self, write: impl FnOnce(&mut Self)) {
         let at = self.bytes.len();
         self.write_u16(0);
-        data(self);
-        // The agent's records have at most two names and some numbers, far below 65536 bytes.
-        // Records of an upstream came in a message, so they are short enough too.
+        write(self);
+        // The agent's records have at most two names and some numbers, or 256 bytes of text.
+        // Records of an upstream server were in a message. All are below 65536 bytes.
         let length = (self.bytes.len() - at - 2) as u16;
         self.bytes[at..at + 2].copy_from_slice(&length.to_be_bytes());
     }
@@ -238,13 +239,14 @@ impl<'a> WireWriter<'a> {
         self.bytes.push(0);
     }
 
-    /// Writes the first label of a suffix, and records the suffix's offset.
+    /// Writes the first label of a suffix, and remembers the suffix's offset.
     fn write_label(&mut self, suffix: &'a [u8]) {
-        self.record_offset(suffix, self.start + self.bytes.len());
+        self.remember_offset(suffix, self.start + self.bytes.len());
         self.bytes.extend(&suffix[..=usize::from(suffix[0])]);
     }
 
-    fn record_offset(&mut self, suffix: &'a [u8], offset: usize) {
+    /// Remembers the first offset of a suffix, if a pointer can hold it.
+    fn remember_offset(&mut self, suffix: &'a [u8], offset: usize) {
         if let Ok(offset) = u16::try_from(offset)
             && offset < POINTER_END
         {

@@ -9,18 +9,18 @@ use std::io::{self, Write};
 use super::name_entry::RrSet;
 use super::{Answer, ComputedNames, Name, NameEntry, Rdata, Record, Rtype, ZoneData};
 
-/// The placeholder for the name server of a zone that has none with an address. By RFC 6761 §6.4
-/// this name doesn't exist.
+/// The placeholder name server, for zones whose name servers have no known address. This name never
+/// exists (RFC 6761 §6.4).
 const NO_SERVER: &str = "ns.invalid.";
 
-/// Writes the file of one zone, name by name. A name must come immediately before the names below
-/// it.
+/// Writes the file of one zone, name by name. The caller gives each name immediately before the
+/// names below it.
 #[derive(Debug)]
 pub struct ZoneFile {
     /// An index into [`ZoneData::zones`].
     zone: usize,
-    /// The last name, if it has neither records nor computed names. It is written, as a comment, if
-    /// no name below it follows.
+    /// The last name, if it has neither records nor computed names. If no name below it follows, a
+    /// comment says that it exists.
     bare_name: Option<Name>,
 }
 
@@ -57,7 +57,7 @@ impl ZoneFile {
         }
         for record in records_of(name, entry) {
             match &record.data {
-                Rdata::Ns(server) if !can_serve(data, self.zone, server) => {
+                Rdata::Ns(server) if !can_list_server(data, self.zone, server) => {
                     writeln!(out, "; no address of {server} is known:\n;{record}")?;
                 }
                 _ => writeln!(out, "{record}")?,
@@ -87,14 +87,14 @@ impl ZoneFile {
     }
 }
 
-/// Writes the names outside all zones, as comments.
+/// Writes the delegated names and the names outside all zones, as comments.
 #[derive(Debug, Default)]
 pub struct OutsideZones {
     has_names: bool,
 }
 
 impl OutsideZones {
-    /// Begins with the delegated names.
+    /// Writes the delegated names, which are in zones but not in their files.
     ///
     /// # Errors
     /// Errors of `out`.
@@ -108,11 +108,11 @@ impl OutsideZones {
         Ok(OutsideZones::default())
     }
 
-    /// Writes the next name.
+    /// Writes the next name outside all zones.
     ///
     /// # Errors
     /// Errors of `out`.
-    pub fn write(
+    pub fn write_entry(
         &mut self,
         (name, entry): (&Name, &NameEntry),
         out: &mut impl Write,
@@ -131,8 +131,9 @@ fn write_bare_name(name: &Name, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "; {name} exists, without records")
 }
 
-/// Writes a placeholder for the name server if the zone has none that its file can name. A zone
-/// file needs a name server (RFC 1035 §5.2), with an address if it is inside the zone.
+/// Writes a placeholder for the name server if the zone has no name server that its file can list.
+/// A zone file needs a name server (RFC 1035 §5.2), with an address if the server's name is in the
+/// zone.
 fn write_placeholder_server(
     data: &dyn ZoneData,
     zone: usize,
@@ -143,13 +144,14 @@ fn write_placeholder_server(
     let servers = apex.rrsets.iter().filter(|set| set.rtype == Rtype::NS);
     let has_server = servers
         .flat_map(|set| &set.data)
-        .any(|rdata| matches!(rdata, Rdata::Ns(server) if can_serve(data, zone, server)));
+        .any(|rdata| matches!(rdata, Rdata::Ns(server) if can_list_server(data, zone, server)));
     if has_server {
         return Ok(());
     }
     writeln!(
         out,
-        "; placeholder, not answered: a zone file needs a name server, and this one can't exist (RFC 6761):"
+        "; placeholder, not answered: a zone file needs a name server, and this one can't exist \
+         (RFC 6761):"
     )?;
     writeln!(
         out,
@@ -158,9 +160,9 @@ fn write_placeholder_server(
     )
 }
 
-/// Whether the zone's file can name this server: it is outside the zone, or has an address in the
-/// file.
-fn can_serve(data: &dyn ZoneData, zone: usize, server: &Name) -> bool {
+/// Whether the zone's file can list this name server: the server is outside the zone, or has an
+/// address in the file.
+fn can_list_server(data: &dyn ZoneData, zone: usize, server: &Name) -> bool {
     let has = |rtype| matches!(data.answer(server, rtype), Answer::Data { .. });
     if !server.is_at_or_below(&data.zones()[zone].name) {
         return true;
@@ -265,7 +267,7 @@ mod tests {
         }
         let mut outside = OutsideZones::begin(model, &mut out).unwrap();
         for entry in entries.iter().filter(|it| model.zone_of(it.0).is_none()) {
-            outside.write(*entry, &mut out).unwrap();
+            outside.write_entry(*entry, &mut out).unwrap();
         }
         String::from_utf8(out).unwrap()
     }

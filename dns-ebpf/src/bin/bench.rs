@@ -22,7 +22,7 @@ use aya_ebpf::{
 use dns_common::checksum;
 use dns_ebpf::{
     query::udp_header,
-    verifier::{distance, load, offset, store},
+    verifier::{add_masked, distance, load, store},
 };
 
 /// Words of eight bytes in the longest frame.
@@ -58,7 +58,7 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 pub struct QueryTemplate {
     /// The frame with the ID 0, padded with zeros.
     words: [u64; WORDS],
-    /// Bytes of the frame that `replay` makes. A multiple of eight.
+    /// The length of the frame in bytes. A multiple of eight.
     length: u64,
     /// Bytes from the frame's start to the UDP header.
     udp: u64,
@@ -72,7 +72,7 @@ pub struct ExpectedReply {
     /// The correct frames. ID, UDP checksum and the last two bytes of the client's MAC address are
     /// zero.
     words: [[u64; WORDS]; VARIANTS],
-    /// The last eight bytes of each.
+    /// The last eight bytes of each, because the length of a reply may be no multiple of eight.
     last: [u64; VARIANTS],
     /// Bytes of the frame.
     length: u64,
@@ -80,8 +80,9 @@ pub struct ExpectedReply {
     udp: u64,
     /// The one's complement sum of ID and UDP checksum. It is the same for every ID.
     sum: u64,
-    /// The offset of the byte that selects the variant, and the mask of its bits that do.
+    /// The offset of the byte that tells which variant a frame is.
     variant_at: u64,
+    /// The bits of this byte that are the number of the variant.
     variant_mask: u64,
 }
 
@@ -93,11 +94,12 @@ pub struct BenchCounts {
     wrong: u64,
 }
 
-/// Sends a query to the other end of a veth pair. The benchmark runs it with live frames.
+/// Sends a query to the other end of a veth pair. The benchmark runs it with live frames
+/// (`BPF_F_TEST_XDP_LIVE_FRAMES`).
 ///
-/// Frames are reused with the length that they came back with. So the whole frame is written, and
-/// the bytes after the query are cleared: an earlier reply can't make a later one correct. The
-/// length of frames is a multiple of eight.
+/// The kernel reuses frames with the length and the bytes that they came back with. So the whole
+/// frame is written, with zeros after the query. Otherwise the bytes of an earlier reply could make
+/// a later one look correct. The length of a query's frame is a multiple of eight.
 #[xdp]
 pub fn generate(context: XdpContext) -> u32 {
     let Some(counts) = COUNTS.get_ptr_mut(0) else {
@@ -150,7 +152,8 @@ pub fn reflect(context: XdpContext) -> u32 {
     xdp_action::XDP_TX
 }
 
-/// Does nothing. It measures the cost of BPF_PROG_TEST_RUN and `replay` themselves.
+/// Does nothing. With it as the target, `replay` measures the cost of BPF_PROG_TEST_RUN and of
+/// itself.
 #[xdp]
 pub fn nothing(_context: XdpContext) -> u32 {
     xdp_action::XDP_TX
@@ -172,7 +175,7 @@ pub fn replay(context: XdpContext) -> u32 {
         return xdp_action::XDP_ABORTED;
     }
     if write_query(&context, 1).is_some() {
-        // SAFETY: this frame of the stack owns nothing that must be dropped.
+        // SAFETY: this function owns nothing that must be dropped.
         unsafe { TARGET.tail_call(&context, 0) };
     }
     // Reached only if the map has no target.
@@ -205,6 +208,7 @@ fn write_query(context: &XdpContext, id: u16) -> Option<()> {
         0 => 0xffff,
         sum => sum,
     };
+    // The last two bytes of the client's MAC address, the UDP checksum and the ID.
     // SAFETY: just checked.
     unsafe {
         store(start + 10, id);
@@ -224,10 +228,11 @@ fn is_correct(context: &XdpContext, expected: &ExpectedReply) -> bool {
         return false;
     }
     let udp = udp_header(start, expected.udp as usize);
-    let variant = offset::<0xff>(start, expected.variant_at as usize);
+    let variant = add_masked::<0xff>(start, expected.variant_at as usize);
     if udp + 10 > end || start + 12 > end || variant + 1 > end {
         return false;
     }
+    // The same fields: the client's MAC address is the destination of a reply.
     // SAFETY: just checked.
     let (mac, sum, id, variant): (u16, u16, u16, u8) =
         unsafe { (load(start + 4), load(udp + 6), load(udp + 8), load(variant)) };
@@ -253,7 +258,7 @@ fn is_correct(context: &XdpContext, expected: &ExpectedReply) -> bool {
         difference |= unsafe { load::<u64>(start + 8 * at) } ^ words[at];
         at += 1;
     }
-    let last = offset::<0xff>(start, length - 8);
+    let last = add_masked::<0xff>(start, length - 8);
     if last + 8 > end {
         return false;
     }

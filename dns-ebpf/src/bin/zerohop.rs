@@ -39,7 +39,7 @@ use dns_ebpf::{
     headers::udp,
     query::udp_header,
     respond,
-    verifier::{distance, load, offset, store},
+    verifier::{add_masked, distance, load, store},
 };
 
 /// The number of the settings in force, and the lease. The agent and `zerohop_lease` write this
@@ -80,7 +80,7 @@ static OUTCOMES: PerCpuArray<OutcomeCounters> = PerCpuArray::with_max_entries(CO
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// XDP on a network card. Clients of the allowed networks are answered.
+/// XDP on a network card. Only clients in the allowed networks are answered.
 #[xdp]
 pub fn zerohop_xdp(context: XdpContext) -> u32 {
     answer_at_xdp::<NetworkCard>(context)
@@ -92,8 +92,8 @@ pub fn zerohop_xdp_veth(context: XdpContext) -> u32 {
     answer_at_xdp::<PodVeth>(context)
 }
 
-/// tc ingress on the host's end of a pod veth whose peer is in another network namespace. Replies
-/// are received by the peer directly, without a queue between.
+/// tc ingress on the host's end of a pod veth whose peer is in another network namespace. The peer
+/// receives replies directly, without a queue in between.
 #[classifier]
 pub fn zerohop_tc_peer(context: TcContext) -> i32 {
     let skb = context.skb.skb;
@@ -104,8 +104,8 @@ pub fn zerohop_tc_peer(context: TcContext) -> i32 {
     }
 }
 
-/// tc ingress on any other device. Replies are sent out of it. If the settings have allowed
-/// networks, only their clients are answered.
+/// tc ingress on any other device. Replies leave by the same device. If the settings have allowed
+/// networks, only clients in them are answered.
 #[classifier]
 pub fn zerohop_tc(context: TcContext) -> i32 {
     let skb = context.skb.skb;
@@ -116,9 +116,9 @@ pub fn zerohop_tc(context: TcContext) -> i32 {
     }
 }
 
-/// Renews the lease for the number of jiffies in the packet's first eight bytes, and returns the
-/// lower 32 bits of the time in jiffies. The agent runs it by BPF_PROG_TEST_RUN, because user space
-/// can't read jiffies.
+/// Makes the lease end after the number of jiffies in the packet's first eight bytes. Returns the
+/// lower 32 bits of the current time in jiffies. The agent runs this program by BPF_PROG_TEST_RUN,
+/// because user space can't read jiffies.
 #[xdp]
 pub fn zerohop_lease(context: XdpContext) -> u32 {
     let (start, end) = (context.data(), context.data_end());
@@ -137,9 +137,9 @@ pub fn zerohop_lease(context: XdpContext) -> u32 {
 
 /// A kind of network device, which decides who is answered there and how packets are counted.
 trait DeviceKind {
-    /// The clients that XDP answers.
+    /// The clients that are answered at XDP.
     const XDP_CLIENTS: AnsweredClients;
-    /// The clients that tc answers.
+    /// The clients that are answered at tc.
     const TC_CLIENTS: AnsweredClients;
 
     /// The source of packets that arrive on the interface with this index.
@@ -206,8 +206,9 @@ fn answer_at_tc<D: DeviceKind>(context: TcContext) -> Verdict {
     count::<D>(Hook::Tc, ingress_interface(skb), outcome);
     let verdict = outcome.into();
     if verdict == Verdict::Reply {
-        // A bridge port's packets are addressed to the bridge. Linux 5.10 would drop such a reply
-        // as a packet for another host, because from here the reply goes up the stack.
+        // Packets on a bridge port are addressed to the bridge, so their type is not PACKET_HOST.
+        // The peer receives the reply with this type, and Linux 5.10 would drop it as a packet for
+        // another host.
         // SAFETY: the context of a running program.
         unsafe { bpf_skb_change_type(skb, PACKET_HOST) };
     }
@@ -236,14 +237,16 @@ fn count<D: DeviceKind>(hook: Hook, interface: u32, outcome: Outcome) {
         D::packet_source(interface)
     };
     if let Some(line) = OUTCOMES.get_ptr_mut(hook.line(source)) {
-        let counter = offset::<LAST_COUNTER>(line as usize, outcome as usize * size_of::<u64>());
+        let counter =
+            add_masked::<LAST_COUNTER>(line as usize, outcome as usize * size_of::<u64>());
         // SAFETY: a counter in this CPU's element. No other program on this CPU writes it at the
         // same time.
         unsafe { *(counter as *mut u64) += 1 };
     }
 }
 
-/// Logs the outcome of a packet that was sent to a served address and passed.
+/// Logs the outcome if the packet was answered, or if its outcome comes after
+/// [`Outcome::NotServed`]. Traffic other than DNS has earlier outcomes.
 #[cfg(feature = "log")]
 #[inline(always)]
 fn log<C: aya_ebpf::EbpfContext>(context: &C, outcome: Outcome) {

@@ -31,7 +31,7 @@ const HEADLESS: &str = "db.shop.svc.cluster.local";
 const ABSENT: &str = "absent-abcdef.shop.svc.cluster.local";
 const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 1, 1));
 
-/// Every case. Services' names have 38 bytes, like long ones in real clusters.
+/// Every case. Names of Services have 38 bytes in wire form, as long names in real clusters have.
 pub(crate) fn all() -> Vec<BenchCase> {
     let case = |name, query| BenchCase { name, query };
     let reverse = reverse_name(ADDRESS).to_string();
@@ -46,7 +46,7 @@ pub(crate) fn all() -> Vec<BenchCase> {
     ]
 }
 
-/// The zones and records that the cases ask for.
+/// The zones and records that the cases query.
 pub(crate) fn model() -> Result<Model> {
     let mut builder = ModelBuilder::new(1);
     for zone in ["cluster.local", "96.10.in-addr.arpa"] {
@@ -80,10 +80,12 @@ impl BenchCase {
             .map(|rotation| self.answer_frame(&name, &answer, model, rotation))
             .collect();
         let udp = udp_offset(&self.query);
-        // The last byte of the first record's address shows the rotation.
+        // The last byte of the first record's address shows the rotation. Before the address are
+        // the UDP header, the DNS header, the question, and the fields of the record: a pointer,
+        // type, class, TTL and length.
         let rotates = answers.iter().any(|other| *other != answers[0]);
         let address = udp + 8 + 12 + self.query.name.len() + 4 + 12;
-        let which = if rotates {
+        let variant_bits = if rotates {
             (address + 3, VARIANTS - 1)
         } else {
             (0, 0)
@@ -101,13 +103,13 @@ impl BenchCase {
         reflected.resize(length, 0);
         Ok(CaseFrames {
             reflected: ExpectedFrame::new(&[reflected], udp, (0, 0)),
-            answered: ExpectedFrame::new(&answers, udp, which),
+            answered: ExpectedFrame::new(&answers, udp, variant_bits),
             query: GeneratedQuery::new(&query, udp),
             length,
         })
     }
 
-    /// The frame with the answer in this rotation.
+    /// The frame of the reply, whose addresses start with the one at index `rotation`.
     fn answer_frame(
         &self,
         name: &Name,
@@ -124,6 +126,7 @@ impl BenchCase {
         let mut message = Vec::new();
         for number in [
             query.id,
+            // QR and AA; RD and CD are copied from the query.
             0x8400 | query.bits & 0x0110 | rcode,
             1,
             sections.answers,
@@ -137,6 +140,7 @@ impl BenchCase {
         message.extend(query.class.to_be_bytes());
         message.extend(&sections.bytes);
         if query.edns.is_some() {
+            // An OPT record with a UDP payload size of 1232 bytes.
             message.extend([0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 0]);
         }
         let (server, port) = query.server;

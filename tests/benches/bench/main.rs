@@ -44,12 +44,12 @@ struct BenchmarkOptions {
     /// Live frames in a call.
     #[arg(long)]
     frames: Option<u32>,
-    /// The benchmark's own programs.
+    /// The object file with the benchmark's own BPF programs.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/ebpf/bench.o"))]
     object: PathBuf,
 }
 
-/// The amount of work.
+/// The amount of work in a run.
 struct Effort {
     /// Live frames in a call. Below two million the fixed cost of a call hides much of the
     /// difference between programs.
@@ -64,15 +64,16 @@ struct Effort {
     stream: Duration,
 }
 
-/// The least rate of A answers, as a share of the reflector's rate.
-const SHARE_BAR: f64 = 0.75;
-/// The least rate of a TCP stream with the program, as a share of its rate without.
-const STREAM_BAR: f64 = 0.97;
+/// The least rate of A answers, as a share of the reflector's rate. The reflector is a BPF program
+/// that only swaps the MAC addresses and sends the frame back.
+const LEAST_SHARE: f64 = 0.75;
+/// The least rate of a TCP stream with the program, as a share of its rate without the program.
+const LEAST_STREAM_SHARE: f64 = 0.97;
 /// The `--case` name of the TCP streams.
 const STREAM: &str = "stream";
 /// The largest share of frames that may be lost. The rings between the devices hold 256 frames and
 /// overflow when this thread is preempted at a bad moment.
-const LOSS: f64 = 0.01;
+const LOSS_LIMIT: f64 = 0.01;
 
 fn main() -> Result<ExitCode> {
     let options = BenchmarkOptions::parse();
@@ -85,6 +86,7 @@ fn main() -> Result<ExitCode> {
     if options.case != STREAM {
         namespace.enter(|| measure_answers(&namespace, &options, &effort, &mut failures))??;
     }
+    // `contains` is also true for an empty `--case`, which selects everything.
     if STREAM.contains(&options.case) {
         measure_streams(&options, &effort, &mut failures)?;
     }
@@ -145,7 +147,7 @@ fn pin_to_one_cpu() -> Result<()> {
 struct ReadyResponder {
     object: EbpfObject,
     model: Model,
-    // Keeps the maps mapped.
+    /// Keeps the maps mapped.
     _tables: KernelTables<Rcu>,
 }
 
@@ -266,7 +268,7 @@ fn run_in_turns<const N: usize>(
     Ok(calls.map(|calls| median(&calls)))
 }
 
-/// One veth pair for each program, so that programs stay attached between calls.
+/// One veth pair for each program, so that the programs stay attached between calls.
 struct VethPairs {
     reflector: VethPair,
     responder: VethPair,
@@ -274,6 +276,7 @@ struct VethPairs {
 
 /// The results of all calls of one case.
 struct PairedCalls {
+    /// Nanoseconds for each frame, one value for each call.
     reflector_ns: Vec<f64>,
     responder_ns: Vec<f64>,
     /// Sums over all calls.
@@ -358,15 +361,15 @@ impl PairedCalls {
             failures.push(format!("{name}: {} wrong frames", self.counts.wrong));
         }
         let lost = self.missing() as f64 / self.counts.sent as f64;
-        if lost > LOSS {
+        if lost > LOSS_LIMIT {
             failures.push(format!(
-                "{name}: {lost:.3} of the frames are missing, more than {LOSS}"
+                "{name}: {lost:.3} of the frames are missing, more than {LOSS_LIMIT}"
             ));
         }
         let share = median(&self.shares());
-        if name == cases::A && !options.quick && share < SHARE_BAR {
+        if name == cases::A && !options.quick && share < LEAST_SHARE {
             failures.push(format!(
-                "{name}: {share:.3} of the reflector's rate, less than {SHARE_BAR}"
+                "{name}: {share:.3} of the reflector's rate, less than {LEAST_SHARE}"
             ));
         }
     }
@@ -391,8 +394,8 @@ fn measure_streams(
     let topology = Topology::routed()?;
     println!();
     println!(
-        "One TCP stream of {:?} between a pod and its node, in turns without and with the program at the host \
-         veth, {} pairs; medians",
+        "One TCP stream of {:?} between a pod and its node, in turns without and with the program \
+         at the host veth, {} pairs; medians",
         effort.stream, effort.pairs
     );
     println!(
@@ -417,9 +420,10 @@ fn measure_streams(
             shares[0],
             shares[shares.len() - 1]
         );
-        if !options.quick && share < STREAM_BAR {
+        if !options.quick && share < LEAST_STREAM_SHARE {
             failures.push(format!(
-                "a stream {}: {share:.3} of its rate, less than {STREAM_BAR}",
+                "TCP stream {}: {share:.3} of its rate without the program, less than \
+                 {LEAST_STREAM_SHARE}",
                 direction.name()
             ));
         }
@@ -445,8 +449,8 @@ fn measure_tables(
         milliseconds(measured.publish)
     );
     println!(
-        "memory of the tables, made for twice as many: {:.1} MiB (directory {:.1}, records {:.1}), {} bytes for \
-         each name",
+        "memory of the tables, including spare room: {:.1} MiB (directory {:.1}, records {:.1}), \
+         {} bytes for each name",
         mebibytes(measured.directory + measured.records),
         mebibytes(measured.directory),
         mebibytes(measured.records),
@@ -459,12 +463,12 @@ fn measure_tables(
         measured.replace.as_nanos() as f64 / measured.replaced as f64,
         milliseconds(measured.replace_one)
     );
-    if !options.quick && measured.load() > tables::BAR {
+    if !options.quick && measured.load() > tables::LOAD_LIMIT {
         failures.push(format!(
             "{} names took {:?} to load, more than {:?}",
             measured.names,
             measured.load(),
-            tables::BAR
+            tables::LOAD_LIMIT
         ));
     }
     Ok(())

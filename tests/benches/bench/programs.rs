@@ -13,8 +13,8 @@ use aya::{
 };
 use zerohop_tests::netns::NetworkNamespace;
 
-/// 64-bit words of the longest frame. This constant, [`VARIANTS`] and the three `repr(C)`
-/// structures repeat those of `dns-ebpf/src/bin/bench.rs`.
+/// Number of 64-bit words in the longest frame. This constant, [`VARIANTS`] and the three `repr(C)`
+/// structures must equal those of `dns-ebpf/src/bin/bench.rs`, which describes the fields.
 pub(crate) const WORDS: usize = 24;
 /// Number of different right answers to a query.
 pub(crate) const VARIANTS: usize = 4;
@@ -46,7 +46,7 @@ pub(crate) struct ExpectedFrame {
     variant_mask: u64,
 }
 
-/// Frames that the generator sent, and that the checker found right or wrong.
+/// Numbers of frames that the generator sent, and that the checker found right or wrong.
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct FrameCounts {
@@ -75,7 +75,7 @@ unsafe impl Pod for ExpectedFrame {}
 unsafe impl Pod for FrameCounts {}
 
 impl GeneratedQuery {
-    /// `frame` has the ID 0; `udp` is the offset of its UDP header.
+    /// `frame` has the ID 0. `udp` is the offset of its UDP header.
     pub(crate) fn new(frame: &[u8], udp: usize) -> Self {
         Self {
             bytes: words(frame),
@@ -87,9 +87,10 @@ impl GeneratedQuery {
 }
 
 impl ExpectedFrame {
-    /// `frames` have the ID 0; `udp` is the offset of their UDP headers. `which` is the offset and
-    /// the mask of the bits by which they differ.
-    pub(crate) fn new(frames: &[Vec<u8>], udp: usize, which: (usize, usize)) -> Self {
+    /// `frames` have the ID 0. `udp` is the offset of their UDP headers. The variant of a frame is
+    /// the byte at the offset `variant_bits.0` with the mask `variant_bits.1`. A mask of 0 means
+    /// that all frames are equal.
+    pub(crate) fn new(frames: &[Vec<u8>], udp: usize, variant_bits: (usize, usize)) -> Self {
         let first = &frames[0];
         let mut expected = Self {
             bytes: [[0; WORDS]; VARIANTS],
@@ -97,12 +98,14 @@ impl ExpectedFrame {
             length: first.len() as u64,
             udp: udp as u64,
             sum: u16::from_le_bytes([first[udp + 6], first[udp + 7]]).into(),
-            variant_at: which.0 as u64,
-            variant_mask: which.1 as u64,
+            variant_at: variant_bits.0 as u64,
+            variant_mask: variant_bits.1 as u64,
         };
         for frame in frames {
             let mut frame = frame.clone();
-            let variant = usize::from(frame[which.0]) & which.1;
+            let variant = usize::from(frame[variant_bits.0]) & variant_bits.1;
+            // The end of the client's MAC address, the UDP checksum and the ID differ in each
+            // frame.
             frame[CLIENT_MAC_END..6].fill(0);
             frame[udp + 6..udp + 10].fill(0);
             expected.bytes[variant] = words(&frame);
@@ -112,6 +115,7 @@ impl ExpectedFrame {
     }
 }
 
+/// The little-endian words of a frame, padded with zeros.
 fn words<const N: usize>(bytes: &[u8]) -> [u64; N] {
     let mut words = [0; N];
     for (word, chunk) in words.iter_mut().zip(bytes.chunks(8)) {
@@ -147,9 +151,9 @@ pub(crate) struct LiveCall {
 const NATIVE: XdpMode = XdpMode::Driver;
 /// The return value of an XDP program that sends the frame back.
 const XDP_TX: u32 = 3;
-/// The most frames in flight.
+/// The largest number of frames in flight.
 const BATCH: u32 = 64;
-/// The longest time until the last frames must arrive.
+/// After this time without a new frame, the missing frames count as lost.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 impl BenchPrograms {
@@ -232,8 +236,8 @@ impl BenchPrograms {
         })
     }
 
-    /// Runs a program over one frame. Before each round the frame becomes the query again. Returns
-    /// the nanoseconds of a round. `None` stands for a program that does nothing.
+    /// Runs a program repeatedly over one frame, which becomes the query again before each round.
+    /// `None` stands for a program that does nothing. Returns the nanoseconds of a round.
     pub(crate) fn run_repeatedly(
         &mut self,
         program: Option<&ProgramFd>,
@@ -269,7 +273,8 @@ impl BenchPrograms {
         Ok(xdp(&mut self.ebpf, "reflect")?.fd()?.try_clone()?)
     }
 
-    /// Waits until every frame has arrived, or none does for [`PATIENCE`]. Returns the counters.
+    /// Waits until every frame has arrived, or no frame arrives for [`PATIENCE`]. Returns the
+    /// counts.
     fn wait_for_counts(&mut self) -> Result<FrameCounts> {
         let mut counts: FrameCounts = self.array("COUNTS")?.get(&0, 0)?;
         let mut changed = Instant::now();

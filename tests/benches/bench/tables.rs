@@ -7,8 +7,8 @@ use dns_common::{directory::Bucket, records::CHUNK};
 use zerohop_datapath::{DatapathConfig, KernelTables, grace::Rcu, program::EbpfObject, table_size};
 use zerohop_zone::{Model, ModelBuilder, Name, Rdata, Record};
 
-/// The limit for the time until 100,000 names are answered.
-pub(crate) const BAR: Duration = Duration::from_secs(2);
+/// The longest time to load 100,000 names.
+pub(crate) const LOAD_LIMIT: Duration = Duration::from_secs(2);
 
 /// Times and sizes of the tables.
 pub(crate) struct TableMeasurement {
@@ -26,7 +26,7 @@ pub(crate) struct TableMeasurement {
     pub(crate) records: usize,
     /// Time to publish a model with other addresses for all names.
     pub(crate) replace: Duration,
-    /// Number of records that this replaced.
+    /// Number of records that were replaced then.
     pub(crate) replaced: usize,
     /// Time to publish a model with another address for one name.
     pub(crate) replace_one: Duration,

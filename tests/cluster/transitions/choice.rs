@@ -11,12 +11,12 @@ use super::{
 };
 use crate::cluster::LiveCluster;
 
-/// Number of slices in a namespace from which on slices are deleted instead of made.
+/// While a namespace has more slices than this, slices are deleted instead of changed or made.
 const SLICES: usize = 24;
 
 impl TransitionGenerator {
-    /// Makes a transition. All choices follow from the seed, except which of several slices it
-    /// affects, because the controller manager makes and deletes slices in its own time.
+    /// Makes a transition. The seed determines all choices except the choice of a slice, because
+    /// the controller manager makes and deletes slices in its own time.
     pub(crate) fn make_transition(&mut self, cluster: &mut LiveCluster) -> Result<Transition> {
         loop {
             let mut random = self.random();
@@ -26,7 +26,7 @@ impl TransitionGenerator {
         }
     }
 
-    /// `None` if no object exists for the kind that was drawn.
+    /// `None` if the controller manager has just deleted the chosen slice.
     fn try_transition(
         &mut self,
         cluster: &mut LiveCluster,
@@ -45,6 +45,7 @@ impl TransitionGenerator {
         let count = slices.len();
         let slice = slices.get(which % count.max(1)).copied().cloned();
         let service = cluster.objects.services.get(&key).cloned();
+        // The ranges are weights in percent.
         match (choice, service, slice) {
             (0..38, Some(service), _) => {
                 self.change_form(cluster, &key, &service, random).map(Some)
@@ -53,7 +54,7 @@ impl TransitionGenerator {
             (42..45, Some(_), _) => self.change_labels(cluster, &key, random).map(Some),
             (45..50, Some(_), _) => {
                 cluster.delete_service(&key)?;
-                // A Service with a new name and one whose name returns are different cases.
+                // A later transition makes the Service again: by a new name, or by the old one.
                 if random.random_bool(0.7) {
                     *self.renamed.entry((namespace, number)).or_default() += 1;
                 }

@@ -32,7 +32,7 @@ pub(crate) enum EndpointOrigin {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FormChange {
     InPlace,
-    /// Only by way of ExternalName, because `clusterIP` is immutable between the other types.
+    /// Only by way of ExternalName, because `clusterIP` is immutable in the other types.
     ThroughExternalName,
 }
 
@@ -72,7 +72,7 @@ impl ServiceForm {
         ServiceForm { kind, endpoints }
     }
 
-    /// How a Service of this form becomes one of another.
+    /// How a Service can change from this form to `other`.
     pub(crate) fn change_to(self, other: ServiceForm) -> FormChange {
         let (from, to) = (self.kind, other.kind);
         let ends_at_alias = from == FormType::ExternalName || to == FormType::ExternalName;
@@ -85,7 +85,7 @@ impl ServiceForm {
     }
 
     /// The patch of `spec` that gives a Service of any form this form.
-    pub(crate) fn spec_patch(self, parts: &ServiceFields) -> Value {
+    pub(crate) fn spec_patch(self, values: &ServiceFields) -> Value {
         let mut fields = match self.kind {
             FormType::ClusterIp => json!({"type": "ClusterIP", "externalName": null}),
             FormType::NodePort => json!({"type": "NodePort", "externalName": null}),
@@ -94,25 +94,25 @@ impl ServiceForm {
             }
             FormType::ExternalName => json!({
                 "type": "ExternalName",
-                "externalName": parts.target,
+                "externalName": values.target,
                 "clusterIP": null,
                 "clusterIPs": null,
                 "ipFamilies": null,
             }),
         };
-        fields["ports"] = parts.ports.clone();
+        fields["ports"] = values.ports.clone();
         fields["selector"] = match self.endpoints {
-            EndpointOrigin::Selected => json!({"app": parts.app}),
+            EndpointOrigin::Selected => json!({"app": values.app}),
             EndpointOrigin::Written => Value::Null,
         };
-        // A headless Service without a selector is dual-stack by default, even in a single-stack
-        // cluster, and could then not change its form.
+        // By default a headless Service without a selector is dual-stack, even in a single-stack
+        // cluster. Such a Service could not change its form.
         fields["ipFamilyPolicy"] = match self.kind {
             FormType::ExternalName => Value::Null,
             _ => "SingleStack".into(),
         };
-        // The controller manager then accepts pods without a node, so the cluster needs no fake
-        // nodes.
+        // With this field the controller manager accepts pods without a node, so the cluster needs
+        // no fake nodes.
         fields["publishNotReadyAddresses"] = true.into();
         fields
     }

@@ -1,4 +1,4 @@
-//! The state of the random generator of transitions: single changes of a Service, a slice or a pod.
+//! The random generator of transitions. A transition changes one Service, slice or pod.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,13 +14,13 @@ pub(crate) struct TransitionGenerator {
     seed: u64,
     pub(super) zone: String,
     pub(crate) namespaces: [String; 2],
-    /// The number of times that each Service was renamed, by namespace and number.
+    /// How often each Service was renamed, by its namespace and number.
     pub(super) renamed: BTreeMap<(String, usize), usize>,
     /// Number of random generators made so far.
-    drawn: u64,
+    generators_made: u64,
     /// Number of addresses used so far.
     pub(super) addresses: u32,
-    /// Number of changes from each form of a Service to each other form.
+    /// Number of changes made from each form of a Service to each other form.
     pub(crate) directions: BTreeMap<(ServiceForm, ServiceForm), usize>,
 }
 
@@ -60,7 +60,7 @@ impl TransitionGenerator {
             zone: zone.to_owned(),
             namespaces: [0, 1].map(|number| format!("{prefix}-t{number}")),
             renamed: BTreeMap::new(),
-            drawn: 0,
+            generators_made: 0,
             addresses: 0,
             directions: directions.collect(),
         }
@@ -84,7 +84,7 @@ impl TransitionGenerator {
         Ok(())
     }
 
-    /// The names of all Services, of which some may not exist now.
+    /// The names of all Services. Some of these Services may not exist now.
     pub(crate) fn services(&self) -> BTreeSet<NamespacedName> {
         let namespaces = self.namespaces.iter();
         let keys = namespaces.flat_map(|namespace| {
@@ -103,6 +103,7 @@ impl TransitionGenerator {
         }
     }
 
+    /// An address, or a domain name for the family FQDN, that was not used before.
     pub(super) fn address(&mut self, family: &str) -> String {
         self.addresses += 1;
         let number = self.addresses;
@@ -118,15 +119,16 @@ impl TransitionGenerator {
         }
     }
 
+    /// A name that no earlier transition used: each transition draws a random generator.
     pub(super) fn unused_name(&self, prefix: &str) -> String {
-        format!("{prefix}-{}", self.drawn)
+        format!("{prefix}-{}", self.generators_made)
     }
 
     /// A new random generator. Each transition has its own, because the number of choices depends
     /// on the controller manager's slices.
     pub(super) fn random(&mut self) -> StdRng {
-        self.drawn += 1;
-        StdRng::seed_from_u64(self.seed ^ (self.drawn << 32))
+        self.generators_made += 1;
+        StdRng::seed_from_u64(self.seed ^ (self.generators_made << 32))
     }
 }
 
@@ -169,7 +171,7 @@ impl Transition {
     }
 }
 
-/// The `app` label of a Service's pods, which stays when the Service is renamed.
+/// The `app` label of a Service's pods. It stays the same when the Service is renamed.
 pub(super) fn app(number: usize) -> String {
     format!("s{number}")
 }

@@ -1,4 +1,5 @@
-//! A marker that moves. A server that knows the marker's current state knows all earlier writes.
+//! A marker that changes again and again. A server that knows the marker's current state knows all
+//! earlier writes.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +11,13 @@ use crate::{
     client::RetryingClient,
     cluster::LiveCluster,
     objects::{NamespacedName, SliceWriter, WrittenObject, label_slice, service, slice},
-    pod::PASSED,
-    questions::{ComparedQuestion, EdnsChoice},
+    pod::is_passed,
+    questions::{A, ComparedQuestion, EdnsChoice, SRV},
     reply::ComparedReply,
 };
 
-/// Objects of every feed of Services and slices, in a namespace of their own. A number, from which
-/// their port and addresses follow, grows with each move.
+/// A Service with a port, and a headless Service with two slices, in a namespace of their own. Each
+/// move increments a number, which determines the port's name and the addresses.
 pub(crate) struct MovingMarker {
     namespace: String,
     zone: String,
@@ -25,14 +26,16 @@ pub(crate) struct MovingMarker {
 
 /// The questions that show whether a server knows the marker's current state.
 struct MarkerProbe {
-    /// The current port of a Service.
+    /// Asks for the SRV record of the Service's current port.
     port: ComparedQuestion,
-    /// A headless Service with two slices: one labelled as the controller manager's, one by hand.
+    /// Asks for the addresses of the headless Service.
     endpoints: ComparedQuestion,
+    /// The expected addresses: from the slice labelled as the controller manager's, then from the
+    /// slice labelled as written by hand.
     addresses: [String; 2],
 }
 
-/// The longest time until every server must know a write.
+/// The time after a move within which every server must answer with the new state.
 const LIMIT: Duration = Duration::from_secs(120);
 
 impl MovingMarker {
@@ -69,11 +72,11 @@ impl MovingMarker {
         self.number += 1;
         let ports = json!({"spec": {"ports": self.ports()}});
         let moved = cluster.patch::<Service>(&self.key("ports"), &ports)?;
-        ensure!(moved.is_some(), "the marker is gone");
+        ensure!(moved.is_some(), "the marker's Service does not exist");
         for (name, _, address) in self.slices() {
             let endpoints = json!({"endpoints": [{"addresses": [address]}]});
             let moved = cluster.patch::<EndpointSlice>(&self.key(name), &endpoints)?;
-            ensure!(moved.is_some(), "the marker is gone");
+            ensure!(moved.is_some(), "slice {name} of the marker does not exist");
         }
         let probe = self.probe();
         let start = Instant::now();
@@ -89,7 +92,7 @@ impl MovingMarker {
             pending = still_pending;
             if start.elapsed() > LIMIT {
                 bail!(
-                    "{} servers do not know a write after {LIMIT:?}",
+                    "{} servers do not know the marker {LIMIT:?} after it moved",
                     pending.len()
                 );
             }
@@ -138,12 +141,12 @@ impl MovingMarker {
 }
 
 impl MarkerProbe {
-    /// Whether the server knows the marker's state. A kernel that passes a question does not know
-    /// it yet.
+    /// Whether the server knows the marker's state. A kernel that passes a query does not know it
+    /// yet.
     fn is_known(&self, client: &RetryingClient, zone: &str) -> Result<bool> {
         let ask = |question: &ComparedQuestion| -> Result<Option<ComparedReply>> {
             let reply = client.ask(&question.message())?;
-            if reply.get(3).is_none_or(|byte| byte & 15 == PASSED) {
+            if is_passed(&reply) {
                 Ok(None)
             } else {
                 ComparedReply::read(&reply, zone).map(Some)
@@ -159,6 +162,3 @@ impl MarkerProbe {
         Ok(port.has_data() && addresses.eq(&self.addresses))
     }
 }
-
-const A: u16 = 1;
-const SRV: u16 = 33;

@@ -1,5 +1,5 @@
-//! Statistics of the transitions besides right and wrong: the time until right, the questions that
-//! the kernel passed, and transient answers.
+//! Statistics of the transitions: the time until all answers were right, the queries that the
+//! kernel passed, and transient answers.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,28 +14,29 @@ use crate::{
 pub(crate) struct TransitionReport {
     /// Number of transitions of each kind.
     pub(crate) made: BTreeMap<&'static str, usize>,
-    /// From the last write of each transition until every answer about it was right.
+    /// For each transition the time from its last write until every answer about it was right.
     pub(crate) took: Vec<Duration>,
-    /// Transitions whose answers never became right.
-    pub(crate) never: usize,
-    /// Questions asked and passed by the kernel plane, by the name's role and the agent's flags.
+    /// Number of transitions after which an answer stayed wrong.
+    pub(crate) never_right: usize,
+    /// Numbers of queries that the kernel plane received and passed, by the name's role and the
+    /// agent's flags.
     passed: BTreeMap<(NameRole, &'static str), (u64, u64)>,
-    /// Number of transitions by one write, during which answers were recorded.
-    pub(crate) watched: usize,
-    /// Answers that the kernel plane gave neither before nor after the transition, and that CoreDNS
-    /// was not seen to give.
-    pub(crate) between: BTreeMap<String, Vec<String>>,
+    /// Number of transitions for which transient answers were recorded: those by one write.
+    pub(crate) observed: usize,
+    /// Transient answers, by kind. The kernel plane gave them during a transition, but neither
+    /// before nor after it, and CoreDNS was not seen to give them.
+    pub(crate) transient: BTreeMap<String, Vec<String>>,
 }
 
 /// The time within which answers must be right.
-pub(crate) const BAR: Duration = Duration::from_secs(1);
-/// Number of examples that are printed.
+pub(crate) const RIGHT_WITHIN: Duration = Duration::from_secs(1);
+/// Number of transient answers of each kind that are printed.
 const EXAMPLES: usize = 3;
-/// From this number of transitions on, every direction must occur, and the kernel must answer at
-/// least [`ANSWERED`] percent.
+/// From this number of transitions on, every change of form must occur, and the kernel must answer
+/// at least [`ANSWERED`] percent.
 const ENOUGH_TRANSITIONS: usize = 500;
-/// The least share of questions about Services' own names that the kernel must answer, in percent.
-/// Without this limit a kernel that passes everything would be right.
+/// The least share of queries for Services' own names that the kernel must answer, in percent.
+/// Without this limit a kernel that passes every query would be right.
 const ANSWERED: u64 = 60;
 
 impl TransitionReport {
@@ -68,7 +69,7 @@ impl TransitionReport {
         let seldom =
             of_services.filter(|(_, (asked, passed))| (asked - passed) * 100 < asked * ANSWERED);
         let seldom = seldom.map(|((_, flags), (asked, passed))| {
-            format!("the kernel passed {passed} of {asked} questions for Services, with {flags}")
+            format!("the kernel passed {passed} of {asked} queries for Services, with {flags}")
         });
         never.chain(seldom).collect()
     }
@@ -84,7 +85,7 @@ impl TransitionReport {
             .copied()
             .unwrap_or_default();
         println!(
-            "{} directions of {} forms of a Service, each made {fewest} times at least",
+            "{} changes between {} forms of a Service, each made at least {fewest} times",
             generator.directions.len(),
             ServiceForm::ALL.len()
         );
@@ -94,25 +95,25 @@ impl TransitionReport {
             let at = (took.len() * share / 100).min(took.len().saturating_sub(1));
             took.get(at).copied().unwrap_or_default()
         };
-        let late = took.iter().filter(|took| **took > BAR).count();
+        let late = took.iter().filter(|took| **took > RIGHT_WITHIN).count();
         println!(
             "until right in both planes of every agent: p50 {:.0?}, p99 {:.0?}, max {:.0?}; \
-             {late} took longer than {BAR:?}, {} never became right",
+             {late} took longer than {RIGHT_WITHIN:?}, {} never became right",
             at(50),
             at(99),
             at(100),
-            self.never
+            self.never_right
         );
-        println!("questions that the kernel passed:");
+        println!("queries that the kernel passed:");
         for ((role, flags), (asked, passed)) in &self.passed {
             println!("{passed:>9} of {asked:>7}  {role:?}, {flags}");
         }
         println!(
-            "seen in between, of {} transitions by one write: {}",
-            self.watched,
-            self.between.values().map(Vec::len).sum::<usize>()
+            "transient answers of the kernel in {} transitions by one write: {}",
+            self.observed,
+            self.transient.values().map(Vec::len).sum::<usize>()
         );
-        for (kind, examples) in &self.between {
+        for (kind, examples) in &self.transient {
             println!("{:>9} {kind}", examples.len());
             for example in examples.iter().take(EXAMPLES) {
                 println!("            {example}");

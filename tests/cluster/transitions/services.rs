@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl TransitionGenerator {
-    /// Changes a Service's form to one of those that occurred least often from its current form.
+    /// Changes a Service's form. Among the possible changes, one of the rarest so far is drawn.
     pub(super) fn change_form(
         &mut self,
         cluster: &mut LiveCluster,
@@ -46,7 +46,7 @@ impl TransitionGenerator {
             cluster.delete_service(key)?;
             self.make_service(cluster, key, to, random)?;
             return Ok(Transition::by_several_writes(
-                "a Service deleted and made anew",
+                "a Service deleted and made again",
                 key,
                 &text,
             ));
@@ -148,15 +148,15 @@ impl TransitionGenerator {
             service.0 == namespace && (app == before.as_ref() || app == Some(&after))
         });
         Ok(Transition {
-            kind: "a pod labelled otherwise",
+            kind: "a pod's label changed",
             description: format!("{}: app={after}", key.1),
             services: selecting.map(|(key, _)| key.clone()).collect(),
             writes: WriteCount::One,
         })
     }
 
-    /// Makes a pod that a selector selects. Every second pod has a host name below one of the
-    /// Services.
+    /// Makes a pod that the selector of a Service may select. Every second pod has a host name
+    /// below that Service.
     pub(super) fn make_pod(
         &mut self,
         cluster: &mut LiveCluster,
@@ -180,12 +180,14 @@ impl TransitionGenerator {
         cluster.write(WrittenObject::Pod(pod))
     }
 
+    /// Random values for a Service's fields. The selector mostly selects the Service's own pods.
     pub(super) fn random_fields(
         &mut self,
         key: &NamespacedName,
         random: &mut StdRng,
     ) -> ServiceFields {
         let other = random.random_range(0..SERVICES);
+        // Without the suffix that counts how often the Service was renamed.
         let own = key.1.split('-').next().unwrap_or_default();
         let app = if random.random_bool(0.15) {
             app(other)

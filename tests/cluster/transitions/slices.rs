@@ -15,10 +15,12 @@ use crate::{
     },
 };
 
+// Values of `managed-by`: another controller of Kubernetes, and a controller of other software.
 const MIRRORING: &str = "endpointslicemirroring-controller.k8s.io";
 const FOREIGN: &str = "controller.example.com";
 
 impl TransitionGenerator {
+    /// Moves a slice to a random Service, to an absent one, or to none.
     pub(super) fn move_slice(
         &mut self,
         cluster: &mut LiveCluster,
@@ -41,6 +43,7 @@ impl TransitionGenerator {
         )
     }
 
+    /// Copies a slice with random differences in its owner, labels and endpoints.
     pub(super) fn copy_slice(
         &mut self,
         cluster: &mut LiveCluster,
@@ -111,7 +114,7 @@ impl TransitionGenerator {
         Ok(Transition {
             writes: WriteCount::Several,
             ..Transition::of_slice(
-                "a slice made anew with another address type",
+                "a slice made again with another address type",
                 text,
                 services,
             )
@@ -133,7 +136,7 @@ impl TransitionGenerator {
         })
     }
 
-    /// Makes a slice as written by hand, with random labels, below a Service of any form.
+    /// Makes a slice as written by hand, with random labels, for a Service of any form.
     pub(super) fn make_slice(
         &mut self,
         cluster: &mut LiveCluster,
@@ -145,37 +148,36 @@ impl TransitionGenerator {
         let endpoints = self.endpoints(family, random);
         let mut made = slice(&key, family, &endpoints, &ports(random))?;
         let labels = made.metadata.labels.get_or_insert_default();
-        let of = match random.random_range(0..20) {
+        let service_label = match random.random_range(0..20) {
             0 => None,
             1 => Some("ghost"),
             _ => Some(service.1.as_str()),
         };
-        let some = |text| Some(text);
         let random_labels = [
-            (SERVICE, of),
+            (SERVICE, service_label),
             (
                 MANAGED_BY,
                 pick(
                     &[
                         None,
                         None,
-                        some(KUBERNETES),
-                        some(MIRRORING),
-                        some(FOREIGN),
-                        some(""),
+                        Some(KUBERNETES),
+                        Some(MIRRORING),
+                        Some(FOREIGN),
+                        Some(""),
                     ],
                     random,
                 ),
             ),
             (
                 HEADLESS,
-                pick(&[None, None, some(""), some("true"), some("false")], random),
+                pick(&[None, None, Some(""), Some("true"), Some("false")], random),
             ),
-            (OTHER_LABELS[0], pick(&[None, some("x")], random)),
-            (OTHER_LABELS[1], pick(&[None, some("x")], random)),
+            (OTHER_LABELS[0], pick(&[None, Some("x")], random)),
+            (OTHER_LABELS[1], pick(&[None, Some("x")], random)),
             (
                 OTHER_LABELS[2],
-                pick(&[None, some(service.1.as_str())], random),
+                pick(&[None, Some(service.1.as_str())], random),
             ),
         ];
         labels.extend(
@@ -189,8 +191,8 @@ impl TransitionGenerator {
         Ok(Transition::of_slice("a slice made by hand", text, services))
     }
 
-    /// One to three endpoints with addresses that were not used before, because CoreDNS's cache
-    /// keeps reverse names.
+    /// One to three endpoints. Each has a new address, because CoreDNS's cache keeps the reverse
+    /// names of addresses that were used before.
     pub(super) fn endpoints(&mut self, family: &str, random: &mut StdRng) -> Value {
         let count = random.random_range(1..4);
         let endpoints = (0..count).map(|_| {
@@ -276,7 +278,8 @@ pub(super) fn delete_slice(cluster: &mut LiveCluster, slice: &EndpointSlice) -> 
     Ok(Transition::of_slice("a slice deleted", key.1, services))
 }
 
-/// Sets a label of a slice, or removes it.
+/// Sets a label of a slice, or removes it if `value` is null. Returns `None` if the controller
+/// manager has deleted the slice.
 fn relabel(
     cluster: &mut LiveCluster,
     slice: &EndpointSlice,
@@ -310,7 +313,7 @@ fn slice_key(slice: &EndpointSlice) -> Result<NamespacedName> {
     let metadata = &slice.metadata;
     let namespace = metadata.namespace.clone();
     Ok((
-        namespace.context("a slice in no namespace")?,
+        namespace.context("a slice has no namespace")?,
         slice_name(slice),
     ))
 }

@@ -1,4 +1,4 @@
-//! The checked cases of `cases/cases.json`: questions and the right replies.
+//! The test cases of `cases/cases.json`: questions and the right replies.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::message::{Message, type_number};
 
-/// The parsed file.
+/// The parsed file of test cases.
 #[derive(Debug, Deserialize)]
 pub struct Cases {
     /// Lists of Kubernetes objects, by the name of the list.
@@ -65,6 +65,10 @@ impl Cases {
     }
 
     /// Groups the cases by objects and flags.
+    ///
+    /// # Panics
+    ///
+    /// If a case names a list of objects that the file does not have.
     #[must_use]
     pub fn groups(&self) -> Vec<CaseGroup<'_>> {
         let mut groups: BTreeMap<_, Vec<&Case>> = BTreeMap::new();
@@ -95,8 +99,9 @@ impl Case {
         type_number(&self.rtype)
     }
 
-    /// Describes how a reply differs from the expected one. `None`: it is right. The order of
-    /// records inside a section and the serials of SOA records are not compared.
+    /// Describes how a reply differs from the expected one, which also has the AA bit. Returns
+    /// `None` if the reply is right. The order of records inside a section and the serials of SOA
+    /// records are not compared.
     #[must_use]
     pub fn describe_fault(&self, reply: &[u8]) -> Option<String> {
         let message = match Message::read(reply) {
@@ -133,6 +138,7 @@ fn sorted(records: &[String]) -> Vec<String> {
     records
 }
 
+/// A record `OWNER TTL CLASS SOA MNAME RNAME SERIAL …` with `*` as the serial. Other records stay.
 fn without_serial(record: &str) -> String {
     let mut fields: Vec<_> = record.split(' ').collect();
     if fields.get(3) == Some(&"SOA") {

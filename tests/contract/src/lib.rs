@@ -1,17 +1,19 @@
-//! What Zerohop must answer, independent of its code: nothing here depends on another crate of this
-//! workspace.
+//! The answers that Zerohop must give, and the tools to check them. This crate depends on no other
+//! crate of the workspace.
 //!
 //! * [`cases`] and [`scenario`] parse the questions of `tests/cases` and `tests/scenarios` with
 //!   their required replies.
-//! * [`message`] is a reader of DNS messages of its own. It shares no code with the agent, so an
-//!   error in the agent's reader or renderer can't hide itself.
-//! * [`packet`] makes queries and parses the packets of replies.
+//! * [`message`] parses DNS messages. It shares no code with the agent, so that the tests find
+//!   errors in the agent's parser and renderer.
+//! * [`packet`] makes the frames of queries, and parses the frames of replies.
+//! * [`corefiles`] holds Corefiles of NodeLocal DNSCache.
 //! * [`addresses`] holds the addresses of the pod and of the cluster's DNS in all tests.
 
 #![forbid(unsafe_code)]
 
 pub mod addresses;
 pub mod cases;
+pub mod corefiles;
 pub mod message;
 pub mod packet;
 pub mod scenario;

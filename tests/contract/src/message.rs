@@ -1,6 +1,6 @@
-//! Parses a DNS message into text lines like those of `dig`.
+//! Parses a DNS message into lines of text, similar to the output of `dig`.
 //!
-//! Written from the RFCs alone; shares no code with the code under test.
+//! This module follows only the RFCs, and shares no code with the code under test.
 
 use std::{
     fmt::Write as _,
@@ -20,7 +20,7 @@ pub struct Message {
     pub question: Vec<String>,
     /// Answer, authority and additional section, one line for each record, without the OPT record.
     pub sections: [Vec<String>; 3],
-    /// The OPT record.
+    /// The OPT record. `None` if the message has none.
     pub edns: Option<ReplyEdns>,
 }
 
@@ -29,7 +29,7 @@ pub struct Message {
 pub struct ReplyEdns {
     /// The sender's UDP payload size, in bytes.
     pub size: u16,
-    /// The upper bits of the response code.
+    /// The upper eight bits of the extended RCODE.
     pub extended_rcode: u8,
     /// The version.
     pub version: u8,
@@ -43,11 +43,11 @@ pub struct ReplyEdns {
 pub const SECTIONS: [&str; 3] = ["answer", "authority", "additional"];
 
 impl Message {
-    /// Parses a message to its last byte.
+    /// Parses a message that ends with the last byte.
     ///
     /// # Errors
     ///
-    /// If the bytes are not a well-formed message, or more bytes follow.
+    /// If the bytes are not a well-formed message, or bytes follow the message.
     pub fn read(bytes: &[u8]) -> Result<Message> {
         let mut reader = MessageReader { bytes, at: 0 };
         let [id, bits, questions, answers, authorities, additionals] = [
@@ -97,7 +97,7 @@ impl Message {
         Ok(message)
     }
 
-    /// The name of the response code, its extended bits included.
+    /// The name of the RCODE, including the extended bits.
     #[must_use]
     pub fn rcode(&self) -> String {
         let extended = self.edns.as_ref().map_or(0, |edns| edns.extended_rcode);
@@ -113,7 +113,7 @@ impl Message {
         }
     }
 
-    /// The names of the header's bits that are set, QR aside.
+    /// The names of the flags that are set in the header, except QR.
     #[must_use]
     pub fn flags(&self) -> Vec<&'static str> {
         FLAGS
@@ -123,7 +123,8 @@ impl Message {
             .collect()
     }
 
-    /// The reply in lines: response code and flags; each record after its section's name; EDNS.
+    /// The reply as lines: the RCODE and the flags, then each record after the name of its section,
+    /// then the OPT record.
     ///
     /// Records of one owner and type have no order (RFC 2181 section 5), so they are sorted.
     #[must_use]
@@ -179,14 +180,14 @@ impl ReplyEdns {
 ///
 /// # Errors
 ///
-/// If the name is not in `TYPES` and not in that form.
+/// If the name is neither a known name nor in that form.
 pub fn type_number(name: &str) -> Result<u16> {
     if let Some((number, _)) = TYPES.iter().find(|(_, known)| *known == name) {
         return Ok(*number);
     }
     name.strip_prefix("TYPE")
         .and_then(|number| number.parse().ok())
-        .with_context(|| format!("{name} is no record type"))
+        .with_context(|| format!("{name} is not a record type"))
 }
 
 const TYPES: [(u16, &str); 14] = [
@@ -305,7 +306,7 @@ impl MessageReader<'_> {
         let length = usize::from(self.read_u16()?);
         let end = self.at + length;
         if rtype == OPT {
-            ensure!(owner == ".", "an OPT record of {owner}");
+            ensure!(owner == ".", "an OPT record with the owner {owner}");
             let [extended_rcode, version, high, low] = ttl.to_be_bytes();
             return Ok(ParsedRecord::Opt(ReplyEdns {
                 size: class,
@@ -316,7 +317,10 @@ impl MessageReader<'_> {
             }));
         }
         let data = self.read_data(rtype, length)?;
-        ensure!(self.at == end, "data of {length} bytes, but {data:?} read");
+        ensure!(
+            self.at == end,
+            "the rdata has {length} bytes, but {data:?} has another length"
+        );
         Ok(ParsedRecord::Line(format!(
             "{owner} {ttl} {} {} {data}",
             class_name(class),
@@ -324,6 +328,7 @@ impl MessageReader<'_> {
         )))
     }
 
+    /// Reads rdata. The caller checks that it has `length` bytes.
     fn read_data(&mut self, rtype: u16, length: usize) -> Result<String> {
         Ok(match type_name(rtype).as_str() {
             "A" => {
@@ -344,7 +349,8 @@ impl MessageReader<'_> {
                 );
                 let start = self.at;
                 let target = self.read_name()?;
-                // RFC 2782: the target must not be compressed.
+                // RFC 2782: the target must not be compressed. An uncompressed name without escapes
+                // has one byte more than its text.
                 ensure!(
                     self.at - start == target.trim_start_matches('.').len() + 1,
                     "a compressed target: {target}"
@@ -423,7 +429,7 @@ mod tests {
         }
         assert!(Message::read(&[&whole[..], &[0]].concat()).is_err());
         let mut forward = whole;
-        // The first record's owner points to itself.
+        // The first record starts at byte 25. Its owner becomes a pointer to itself.
         forward[26] = 25;
         assert!(Message::read(&forward).is_err());
     }

@@ -1,7 +1,7 @@
-//! Makes the messages and Ethernet frames of queries and the messages of other servers' replies,
-//! and checks and parses frames with replies.
+//! Makes queries as messages and as Ethernet frames, makes replies of other servers, and checks the
+//! frames of replies.
 //!
-//! Written from the RFCs alone; shares no code with the code under test.
+//! This module follows only the RFCs, and shares no code with the code under test.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -95,13 +95,21 @@ impl QueryPacket {
         message
     }
 
-    /// The whole frame, with correct checksums.
+    /// The Ethernet frame of this query, with correct checksums.
+    ///
+    /// # Panics
+    ///
+    /// If client and server have different address families.
     #[must_use]
     pub fn frame(&self) -> Vec<u8> {
         self.frame_with(&self.message())
     }
 
-    /// The frame around any DNS message, with correct checksums.
+    /// As [`frame`](QueryPacket::frame), with another DNS message.
+    ///
+    /// # Panics
+    ///
+    /// If client and server have different address families.
     #[must_use]
     pub fn frame_with(&self, message: &[u8]) -> Vec<u8> {
         let mut udp = Vec::new();
@@ -116,6 +124,7 @@ impl QueryPacket {
         let mut frame = [NODE, POD].concat();
         match (self.client, self.server.0) {
             (IpAddr::V4(client), IpAddr::V4(server)) => {
+                // EtherType, and the IPv4 header (RFC 791): ID, DF, TTL 64, UDP.
                 frame.extend([0x08, 0x00]);
                 let mut header = vec![0x45, 0];
                 header.extend((20 + length).to_be_bytes());
@@ -127,21 +136,22 @@ impl QueryPacket {
                 frame.extend(header);
             }
             (IpAddr::V6(client), IpAddr::V6(server)) => {
+                // EtherType, and the IPv6 header (RFC 8200): UDP, hop limit 64.
                 frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
                 frame.extend(length.to_be_bytes());
                 frame.extend([17, 64]);
                 frame.extend(client.octets());
                 frame.extend(server.octets());
             }
-            _ => panic!("client and server are of different families"),
+            _ => panic!("client and server have different address families"),
         }
         frame.extend(udp);
         frame
     }
 }
 
-/// The reply of a server without EDNS to the message `query`: the ID and the question of the query,
-/// and no records. `bits` are bytes 2 and 3 of the header.
+/// A reply without EDNS to the message `query`. It has the ID and the question of the query, and no
+/// records. `bits` are bytes 2 and 3 of the header.
 ///
 /// `None` if the query has no complete question.
 #[must_use]
@@ -153,10 +163,11 @@ pub fn empty_reply(query: &[u8], bits: u16) -> Option<Vec<u8>> {
     Some(reply)
 }
 
-/// As [`empty_reply`], with an A record of the question's name.
+/// As [`empty_reply`], with an A record of the question's name. `ttl` is in seconds.
 #[must_use]
 pub fn address_reply(query: &[u8], bits: u16, ttl: u32, address: Ipv4Addr) -> Option<Vec<u8>> {
     let mut reply = empty_reply(query, bits)?;
+    // One record in the answer section.
     reply[7] = 1;
     // A pointer to the question's name, type A, class IN.
     reply.extend([0xc0, 12, 0, 1, 0, 1]);
@@ -174,7 +185,7 @@ pub fn question_type(message: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes([rtype[0], rtype[1]]))
 }
 
-/// The position after the question, whose name is not compressed.
+/// The position after the question. The name in the question must not be compressed.
 fn question_end(message: &[u8]) -> Option<usize> {
     let mut at = 12;
     loop {
@@ -191,8 +202,8 @@ fn question_end(message: &[u8]) -> Option<usize> {
 ///
 /// # Errors
 ///
-/// If a header isn't the query's with source and destination swapped, or a length or checksum is
-/// wrong.
+/// If the frame is too short, if its headers are not those of the query with source and destination
+/// swapped, or if a TTL, a length or a checksum is wrong.
 pub fn parse_reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
     ensure!(reply.len() > 54, "only {} bytes", reply.len());
     ensure!(
@@ -201,7 +212,7 @@ pub fn parse_reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
     );
     ensure!(
         reply[6..12] == query[..6],
-        "the source MAC is not the one that was asked"
+        "the source MAC is not the query's destination"
     );
     ensure!(reply[12..14] == query[12..14], "the EtherType differs");
     let (udp, client, server) = if reply[12] == 8 {

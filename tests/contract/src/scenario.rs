@@ -21,17 +21,18 @@
 //! A question is a name, a type and [options](OPTIONS) in the manner of `dig`. RD is set unless
 //! `+norec` is given. A reply is, in this order:
 //!
-//! * `kernel answers` or `kernel passes`, where the rules say what the kernel does,
+//! * `kernel answers` or `kernel passes`, if the kernel program must do so,
 //! * the response code and the header's flags,
 //! * the records, each after the name of its section,
 //! * the OPT record.
 //!
-//! `ignored` instead of a reply means that the agent sends none. `upstream` means that the agent
-//! asks an upstream for the name, and `upstream NAME` that it asks for another name, the end of a
-//! chain of aliases.
+//! `ignored` instead of a reply means that the agent sends no reply. `upstream` means that the
+//! agent forwards the question to an upstream. `upstream NAME` means that it asks the upstream
+//! about NAME, which is the last target in a chain of aliases.
 //!
-//! `soa ZONE` stands for the zone's SOA record in the authority section, and `answer N records` for
-//! N records that are only counted. Records of one owner and type may be in any order.
+//! `soa ZONE` stands for the zone's SOA record in the authority section. `answer N records`
+//! requires N records in the answer section, but does not compare them. Records of one owner and
+//! type may be in any order.
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -59,9 +60,9 @@ pub struct ScenarioQuestion {
     pub line: usize,
     /// The question's text in the file.
     pub text: String,
-    /// The query to the served IPv4 address, and to the IPv6 one.
+    /// The queries to the served IPv4 address and to the served IPv6 address.
     pub queries: [QueryPacket; 2],
-    /// The DNS message, after the edits of options such as `+answers`.
+    /// The DNS message of these queries, with the changes by options such as `+answers`.
     pub message: Vec<u8>,
     /// Whether the question is asked over TCP, which the kernel program never answers.
     pub over_tcp: bool,
@@ -92,7 +93,7 @@ impl Scenario {
     ///
     /// # Errors
     ///
-    /// If the text is not in the form of this module's documentation; the error has the line.
+    /// If the text is not in the form that this module describes. The error has the line.
     pub fn read(text: &str) -> Result<Scenario> {
         let mut scenario = Scenario {
             flags: Vec::new(),
@@ -109,7 +110,10 @@ impl Scenario {
                 .read_line(line, number, &mut in_objects)
                 .with_context(|| format!("line {number}: {line}"))?;
         }
-        ensure!(!scenario.questions.is_empty(), "nothing is asked");
+        ensure!(
+            !scenario.questions.is_empty(),
+            "the scenario has no question"
+        );
         for question in &mut scenario.questions {
             ensure!(
                 !question.reply.is_empty(),
@@ -135,7 +139,10 @@ impl Scenario {
         }
         *in_objects = line == "objects";
         if *in_objects {
-            ensure!(self.manifests.is_empty(), "the objects are there already");
+            ensure!(
+                self.manifests.is_empty(),
+                "the scenario already has objects"
+            );
         } else if let Some(flags) = line.strip_prefix("flags ") {
             self.flags
                 .extend(flags.split_whitespace().map(str::to_owned));
@@ -155,26 +162,26 @@ impl ScenarioQuestion {
             bail!("is not `? NAME TYPE`");
         };
         let rtype = type_number(rtype)?;
-        let mut asked = QueryDraft {
+        let mut draft = QueryDraft {
             query: QueryPacket::new(POD[0], SERVED[0], name, rtype),
             edits: Vec::new(),
             over_tcp: false,
         };
         for word in words {
-            asked.apply_option(word)?;
+            draft.apply_option(word)?;
         }
-        let message = asked.message();
+        let message = draft.message();
         let query6 = QueryPacket {
             client: POD[1],
             server: (SERVED[1], 53),
-            ..asked.query.clone()
+            ..draft.query.clone()
         };
         Ok(ScenarioQuestion {
             line,
             text: text.to_owned(),
-            queries: [asked.query, query6],
+            queries: [draft.query, query6],
             message,
-            over_tcp: asked.over_tcp,
+            over_tcp: draft.over_tcp,
             kernel_action: None,
             reply: Vec::new(),
         })
@@ -184,7 +191,7 @@ impl ScenarioQuestion {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
             ["kernel", action] => {
-                ensure!(self.reply.is_empty(), "stands in front of the reply");
+                ensure!(self.reply.is_empty(), "must precede the reply");
                 self.kernel_action = Some(match action {
                     "answers" => KernelAction::Answers,
                     "passes" => KernelAction::Passes,
@@ -204,12 +211,13 @@ impl ScenarioQuestion {
             SECTIONS.contains(&word) || ["edns", "ignored", "upstream"].contains(&word)
         };
         let is_head = self.reply.is_empty() && words[0].chars().all(|c| c.is_ascii_uppercase());
-        ensure!(is_head || is_known(words[0]), "is no part of a reply");
+        ensure!(is_head || is_known(words[0]), "is not part of a reply");
         self.reply.push(words.join(" "));
         Ok(())
     }
 
-    /// Replaces records by `SECTION N records` in those sections that the file only counts.
+    /// In each section whose records the file only counts, replaces the records by `SECTION N
+    /// records`.
     #[must_use]
     pub fn count_records_as_required(&self, mut lines: Vec<String>) -> Vec<String> {
         for counted in self.reply.iter().filter(|line| line.ends_with(" records")) {
@@ -228,7 +236,8 @@ impl ScenarioQuestion {
 /// A query while its options are parsed.
 struct QueryDraft {
     query: QueryPacket,
-    /// Positions in the message, and the byte to write there. Positions past the end append.
+    /// Positions in the message, each with the byte to write there. Past the end, a byte is
+    /// appended.
     edits: Vec<(usize, u8)>,
     over_tcp: bool,
 }
@@ -244,7 +253,7 @@ impl QueryDraft {
             let value = value.with_context(|| format!("{word} has no number"))?;
             value
                 .parse()
-                .with_context(|| format!("{value} is no number"))
+                .with_context(|| format!("{value} is not a number"))
         };
         match option {
             "edns" => self.edns_mut().size = number()?,
@@ -264,6 +273,7 @@ impl QueryDraft {
             "qr" => self.query.bits |= 0x8000,
             "opcode" => self.query.bits |= number()? << 11,
             "class" => self.query.class = number()?,
+            // The low bytes of the section counts.
             "questions" => self.edits.push((5, number()?.try_into()?)),
             "answers" => self.edits.push((7, number()?.try_into()?)),
             "authorities" => self.edits.push((9, number()?.try_into()?)),
@@ -361,12 +371,12 @@ objects
     #[test]
     fn malformed_scenarios_are_errors() {
         for (text, reason) in [
-            ("", "nothing is asked"),
+            ("", "has no question"),
             ("? a.b A\n", "has no reply"),
             ("  NOERROR\n", "belongs to no question"),
-            ("? a.b NONE\n", "is no record type"),
+            ("? a.b NONE\n", "is not a record type"),
             ("? a.b A +fast\n", "none of"),
-            ("? a.b A\n  noerror\n", "no part of a reply"),
+            ("? a.b A\n  noerror\n", "not part of a reply"),
             ("? a.b A\n  kernel thinks\n", "either"),
             ("object\n", "none of"),
         ] {

@@ -17,11 +17,15 @@ use aya_obj::{
     generated::{bpf_attr, bpf_cmd, bpf_prog_type},
 };
 
-/// Most verified instructions of one program. The verifier rejects a program at a million; half of
-/// that leaves headroom for future kernels, which may count more.
+/// The largest number of verified instructions that a program may have. The verifier rejects a
+/// program at one million. Half of that leaves headroom for future kernels, which may count more.
 const BUDGET: u64 = 500_000;
 
+const BPF_LOG_LEVEL1: u32 = 1;
 const BPF_LOG_STATS: u32 = 4;
+
+/// The size of the verifier's log, in bytes: room for a whole program at [`BPF_LOG_LEVEL1`].
+const LOG_SIZE: usize = 64 << 20;
 
 fn main() -> anyhow::Result<ExitCode> {
     let path = std::env::args().nth(1).context("usage: verify OBJECT")?;
@@ -43,11 +47,11 @@ fn main() -> anyhow::Result<ExitCode> {
         over |= verified > BUDGET;
         println!(
             "{:<10} {name:<18} {size:>12} {verified:>9}{mark}",
-            short(release)
+            major_minor(release)
         );
     }
     if over {
-        eprintln!("a program is over the budget of {BUDGET} verified instructions");
+        eprintln!("the programs marked OVER BUDGET exceed {BUDGET} verified instructions");
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
@@ -124,7 +128,7 @@ fn load(
     if result.is_ok() {
         return Ok(log);
     }
-    let (result, log) = load_with_log(kind, instructions, license, 1 | BPF_LOG_STATS);
+    let (result, log) = load_with_log(kind, instructions, license, BPF_LOG_LEVEL1 | BPF_LOG_STATS);
     let tail: Vec<&str> = log.lines().rev().take(60).collect();
     let tail: Vec<&str> = tail.into_iter().rev().collect();
     match result {
@@ -142,10 +146,10 @@ fn load_with_log(
     license: &std::ffi::CStr,
     level: u32,
 ) -> (std::io::Result<()>, String) {
-    let mut log = vec![0u8; 64 << 20];
-    // SAFETY: every field of the union's variant is a number; zero is a value of each.
+    let mut log = vec![0u8; LOG_SIZE];
+    // SAFETY: every field of the union is an integer, so zeros are valid.
     let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
-    // SAFETY: the variant that BPF_PROG_LOAD reads.
+    // SAFETY: zeros are valid for this variant, which BPF_PROG_LOAD reads.
     let load = unsafe { &mut attributes.__bindgen_anon_3 };
     load.prog_type = kind as u32;
     load.insns = instructions.as_ptr() as u64;
@@ -176,7 +180,7 @@ fn load_with_log(
 }
 
 /// Shortens a kernel release: "6.1.0-37-cloud-amd64" to "6.1".
-fn short(release: &str) -> &str {
+fn major_minor(release: &str) -> &str {
     match release.match_indices('.').nth(1) {
         Some((at, _)) => &release[..at],
         None => release,

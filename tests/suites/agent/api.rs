@@ -1,5 +1,4 @@
-//! An agent with a Kubernetes API server: what it answers, and what happens while the server is
-//! down.
+//! An agent that reads its objects from a Kubernetes API server, also while the server is down.
 
 pub(crate) mod server;
 
@@ -10,7 +9,7 @@ use serde_json::{Value, json};
 use zerohop_tests::{bpffs::Bpffs, topology::Topology, udp::eventually};
 
 use self::server::MemoryApiServer;
-use super::{AgentProcess, LIMIT, PodClient, SHORT_LEASE, STALE_AFTER};
+use super::{LIMIT, PodClient, SHORT_LEASE, STALE_AFTER, start_agent};
 
 const COREFILE: &str = ".:53 {\n kubernetes cluster.local in-addr.arpa ip6.arpa {\n  pods insecure\n  ttl 5\n  fallthrough in-addr.arpa ip6.arpa\n }\n}\n";
 
@@ -56,7 +55,7 @@ pub(super) fn service(namespace: &str, name: &str, address: &str, ports: &Value)
 fn served_addresses_follow_the_dns_service() {
     let topology = Topology::routed().unwrap();
     let api = start_cluster(&topology);
-    let _agent = AgentProcess::start(&topology.node, &api, &[SHORT_LEASE]);
+    let _agent = start_agent(&topology.node, &api, &[SHORT_LEASE]);
     let pod = PodClient::new(&topology);
     let is_served = || Ok(pod.web_ttl() == Some(5));
     assert!(eventually(LIMIT, is_served).unwrap());
@@ -73,7 +72,7 @@ fn served_addresses_follow_the_dns_service() {
 fn an_api_server_that_is_down_changes_no_answer() {
     let topology = Topology::routed().unwrap();
     let mut api = start_cluster(&topology);
-    let _agent = AgentProcess::start(&topology.node, &api, &[SHORT_LEASE]);
+    let _agent = start_agent(&topology.node, &api, &[SHORT_LEASE]);
     let pod = PodClient::new(&topology);
     assert!(eventually(LIMIT, || Ok(pod.web_ttl() == Some(5))).unwrap());
     api.stop();
@@ -87,8 +86,8 @@ fn an_api_server_that_is_down_changes_no_answer() {
     assert!(eventually(4 * LIMIT, is_new).unwrap());
 }
 
-/// CoreDNS may use the old Corefile for a while, so hooks that outlive the agent must not answer
-/// either.
+/// CoreDNS may use the old Corefile for a while, so neither the agent nor hooks that outlive it may
+/// answer.
 #[test]
 fn hooks_that_outlive_an_agent_pass_after_a_change_of_the_corefile() {
     let topology = Topology::routed().unwrap();
@@ -96,12 +95,12 @@ fn hooks_that_outlive_an_agent_pass_after_a_change_of_the_corefile() {
     let api = start_cluster(&topology);
     let flag = format!("--bpffs={}", bpffs.path().display());
     let flags = [SHORT_LEASE, "--persist", &flag];
-    let mut agent = AgentProcess::start(&topology.node, &api, &flags);
+    let mut agent = start_agent(&topology.node, &api, &flags);
     let pod = PodClient::new(&topology);
     assert!(eventually(LIMIT, || Ok(pod.web_ttl() == Some(5))).unwrap());
     api.apply("configmaps", corefile(&COREFILE.replace("ttl 5", "ttl 7")));
     assert!(eventually(LIMIT, || Ok(pod.web_ttl().is_none())).unwrap());
-    agent.end_by(Signal::SIGTERM);
+    agent.end_by(Signal::SIGTERM).unwrap();
     let has_hooks = || zerohop_datapath::pins::folder_exists(bpffs.path());
     assert!(topology.node.enter(has_hooks).unwrap());
     for _ in 0..10 {
@@ -110,15 +109,15 @@ fn hooks_that_outlive_an_agent_pass_after_a_change_of_the_corefile() {
 }
 
 #[test]
-fn questions_for_a_service_that_cannot_be_read_pass() {
+fn queries_for_an_unreadable_service_pass() {
     let topology = Topology::routed().unwrap();
     let api = start_cluster(&topology);
-    let _agent = AgentProcess::start(&topology.node, &api, &[SHORT_LEASE]);
+    let _agent = start_agent(&topology.node, &api, &[SHORT_LEASE]);
     let pod = PodClient::new(&topology);
-    let has = |address| move |pod: &PodClient| Ok(pod.service_address("web") == Some(address));
-    assert!(eventually(LIMIT, || has([10, 96, 1, 1])(&pod)).unwrap());
+    let has_address = |address| Ok(pod.service_address("web") == Some(address));
+    assert!(eventually(LIMIT, || has_address([10, 96, 1, 1])).unwrap());
     api.apply("services", web("010.096.001.001"));
     assert!(eventually(LIMIT, || Ok(pod.ask_for("web").is_none())).unwrap());
     api.apply("services", web("10.96.1.2"));
-    assert!(eventually(LIMIT, || has([10, 96, 1, 2])(&pod)).unwrap());
+    assert!(eventually(LIMIT, || has_address([10, 96, 1, 2])).unwrap());
 }

@@ -1,4 +1,4 @@
-//! Runs `dns-agent check` like an operator, on a node with a pod.
+//! Runs `dns-agent check` as an operator does, on a node with a pod.
 
 use std::{
     collections::BTreeSet,
@@ -19,7 +19,7 @@ use zerohop_tests::{
     topology::{HOST_VETH, Topology},
 };
 
-use super::{AgentProcess, ManifestFolder, PodClient, WEB, binary};
+use super::{ManifestFolder, PodClient, WEB, binary, start_agent};
 
 /// A node with a pod and a BPF file system.
 struct CheckedNode {
@@ -76,7 +76,7 @@ fn missing_perfmon_is_reported() {
 }
 
 #[test]
-fn a_veth_of_a_cni_is_skipped_with_limits() {
+fn a_veth_with_a_cni_filter_is_skipped_and_reported_as_a_limit() {
     let node = CheckedNode::new();
     let mut filter = NoopProgram::load_tc("cil_from_container", &node.pin("filter")).unwrap();
     let attach = || filter.attach_filter(HOST_VETH, TcAttachType::Ingress);
@@ -109,7 +109,7 @@ fn a_foreign_xdp_program_limits_xdp_only() {
     let output = join_lines(&output);
     for words in [
         "xdp_dispatcher",
-        "a device has room for one",
+        "a device can have only one XDP program",
         "with 1 limit",
     ] {
         assert!(output.contains(words), "no {words:?} in {output}");
@@ -174,7 +174,7 @@ fn a_running_agent_is_reported_and_not_disturbed() {
     let bpffs = format!("--bpffs={}", node.bpffs.path().display());
     for persisting in [&["--persist"][..], &[]] {
         let arguments = [&[bpffs.as_str()], persisting].concat();
-        let _agent = AgentProcess::start(&node.topology.node, &manifests, &arguments);
+        let _agent = start_agent(&node.topology.node, &manifests, &arguments);
         let (code, output) = node.check(&[]);
         assert_eq!(code, 0, "{output}");
         let output = join_lines(&output);
@@ -215,7 +215,7 @@ impl CheckedNode {
         }
     }
 
-    /// Runs the check. Returns exit code and output.
+    /// Runs `dns-agent check`. Returns the exit code and the output.
     fn check(&self, arguments: &[&str]) -> (i32, String) {
         self.run(
             self.topology

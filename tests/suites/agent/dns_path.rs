@@ -1,44 +1,17 @@
-//! Software and configuration between pods and CoreDNS: a node cache, and edits of the Corefile.
+//! Configuration that changes what pods are answered: NodeLocal DNSCache on the node, and edits of
+//! CoreDNS's Corefile.
 
 use serde_json::{Value, json};
+use zerohop_contract::corefiles::{ALTERED_NODE_LOCAL_DNS, NODE_LOCAL_DNS};
 use zerohop_tests::{topology::Topology, udp::eventually};
 
 use super::{
-    AgentProcess, LIMIT, PodClient, SHORT_LEASE,
+    LIMIT, PodClient, SHORT_LEASE,
     api::{server::MemoryApiServer, start_cluster},
+    start_agent,
 };
 
 const FLAGS: [&str; 2] = [SHORT_LEASE, "--node-name=this"];
-
-/// The node cache's Corefile of bugs.md, B14.
-const B14: &str = "cluster.local:53 {
-    template IN AAAA cluster.local {
-        rcode NOERROR
-    }
-    rewrite name exact legacy.shop.svc.cluster.local ok.shop.svc.cluster.local
-    cache 30
-    bind 169.254.20.10 10.96.0.10
-    forward . 10.96.0.99
-}
-";
-
-/// The block of the cluster's domain in Kubernetes' manifest of NodeLocal DNSCache.
-const PLAIN: &str = "cluster.local:53 {
-    errors
-    cache {
-            success 9984 30
-            denial 9984 7
-    }
-    reload
-    loop
-    bind 169.254.20.10 10.96.0.10
-    forward . __PILLAR__CLUSTER__DNS__ {
-            force_tcp
-    }
-    prometheus :9253
-    health 169.254.20.10:8080
-    }
-";
 
 fn config_map(name: &str, text: &str) -> Value {
     json!({"metadata": {"namespace": "kube-system", "name": name}, "data": {"Corefile": text}})
@@ -61,7 +34,7 @@ fn dns_service() -> Value {
     })
 }
 
-/// A time before, and a time after every step of these tests.
+/// Times before and after every step of these tests.
 const BEFORE: &str = "2026-01-01T00:00:00Z";
 const AFTER: &str = "2126-01-01T00:00:00Z";
 
@@ -81,6 +54,7 @@ fn dns_pod(started: &str) -> Value {
     })
 }
 
+/// The pod of NodeLocal DNSCache on the agent's node.
 fn node_cache() -> Value {
     json!({
         "metadata": {"namespace": "kube-system", "name": "cache"},
@@ -100,7 +74,8 @@ fn node_cache() -> Value {
     })
 }
 
-fn api(topology: &Topology, line: &str) -> MemoryApiServer {
+/// Starts an API server with a cluster whose CoreDNS has `line` in its Corefile.
+fn start_api(topology: &Topology, line: &str) -> MemoryApiServer {
     let api = start_cluster(topology);
     api.apply("configmaps", corefile(line));
     api.apply("services", dns_service());
@@ -108,7 +83,7 @@ fn api(topology: &Topology, line: &str) -> MemoryApiServer {
     api
 }
 
-/// Waits until the pod's question is answered with this TTL. `None`: until it passes.
+/// Waits until the answer for `web` has this TTL. `None`: until the query passes.
 fn wait_for_ttl(pod: &PodClient, ttl: Option<u32>) {
     let has_ttl = || Ok(pod.web_ttl() == ttl);
     assert!(eventually(LIMIT, has_ttl).unwrap(), "{ttl:?}");
@@ -117,9 +92,12 @@ fn wait_for_ttl(pod: &PodClient, ttl: Option<u32>) {
 #[test]
 fn names_that_a_node_cache_may_answer_itself_pass() {
     let topology = Topology::routed().unwrap();
-    let api = api(&topology, "reload");
-    api.apply("configmaps", config_map("node-local-dns", B14));
-    let _agent = AgentProcess::start(&topology.node, &api, &FLAGS);
+    let api = start_api(&topology, "reload");
+    api.apply(
+        "configmaps",
+        config_map("node-local-dns", ALTERED_NODE_LOCAL_DNS),
+    );
+    let _agent = start_agent(&topology.node, &api, &FLAGS);
     let pod = PodClient::new(&topology);
     wait_for_ttl(&pod, Some(30));
     api.apply("pods", node_cache());
@@ -130,10 +108,10 @@ fn names_that_a_node_cache_may_answer_itself_pass() {
     }
     api.delete("pods", "kube-system", "cache");
     wait_for_ttl(&pod, Some(30));
-    // A node cache with Kubernetes' Corefile only lowers TTLs.
-    api.apply("configmaps", config_map("node-local-dns", PLAIN));
+    // With Kubernetes' Corefile, NodeLocal DNSCache only lowers TTLs.
+    api.apply("configmaps", config_map("node-local-dns", NODE_LOCAL_DNS));
     api.apply("pods", node_cache());
-    wait_for_ttl(&pod, Some(7));
+    wait_for_ttl(&pod, Some(5));
     api.delete("configmaps", "kube-system", "node-local-dns");
     wait_for_ttl(&pod, None);
 }
@@ -141,14 +119,14 @@ fn names_that_a_node_cache_may_answer_itself_pass() {
 #[test]
 fn an_edited_corefile_is_not_used_before_coredns_uses_it() {
     let topology = Topology::routed().unwrap();
-    let api = api(&topology, "log");
-    let agent = AgentProcess::start(&topology.node, &api, &FLAGS);
+    let api = start_api(&topology, "log");
+    let agent = start_agent(&topology.node, &api, &FLAGS);
     let pod = PodClient::new(&topology);
     wait_for_ttl(&pod, Some(30));
     let hosts = "reload\n hosts {\n  10.0.0.1 a.cluster.local\n  fallthrough\n }";
     api.apply("configmaps", corefile(hosts));
     wait_for_ttl(&pod, None);
-    let status = agent.status(&topology.node);
+    let status = agent.status().unwrap();
     assert!(status.contains("until its pods are restarted"), "{status}");
     api.apply("pods", dns_pod(AFTER));
     wait_for_ttl(&pod, Some(30));

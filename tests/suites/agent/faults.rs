@@ -1,5 +1,5 @@
-//! Faults of a node's agent while a pod looks names up: every lookup must get a right answer, from
-//! the kernel or from the cluster's DNS.
+//! Faults on a node while a pod looks names up. Every lookup must get a right answer, from the
+//! kernel or from the cluster's DNS.
 //!
 //! `cargo xtask faults` runs these tests at full length and prints their counts as a table.
 
@@ -45,14 +45,14 @@ struct OneNodeCluster {
 }
 
 #[test]
-fn a_killed_agent_is_started_again() {
+fn lookups_succeed_when_the_agent_is_killed() {
     let cluster = OneNodeCluster::new();
     let mut agent = cluster.start_agent(&[]);
     let tally = cluster.look_up_during(
         "kill -9, then a new agent after the lease",
         LookupMix::All,
         || {
-            agent.end_by(Signal::SIGKILL);
+            agent.end_by(Signal::SIGKILL).unwrap();
             cluster.wait_until_passed();
             agent = cluster.start_agent(&[]);
             cluster.wait_until_answered();
@@ -62,23 +62,22 @@ fn a_killed_agent_is_started_again() {
 }
 
 #[test]
-fn a_stopped_agent_continues() {
+fn lookups_succeed_while_the_agent_is_stopped() {
     let cluster = OneNodeCluster::new();
     let agent = cluster.start_agent(&[]);
     let what = format!("SIGSTOP for {:?}", pause_length());
     let tally = cluster.look_up_during(&what, LookupMix::All, || {
-        agent.send_signal(Signal::SIGSTOP);
+        agent.send_signal(Signal::SIGSTOP).unwrap();
         cluster.wait_until_passed();
         thread::sleep(pause_length());
-        agent.send_signal(Signal::SIGCONT);
+        agent.send_signal(Signal::SIGCONT).unwrap();
         cluster.wait_until_answered();
     });
     tally.assert_none_failed();
 }
 
-/// The kernel kills the agent for lack of memory, and the agent is started again.
 #[test]
-fn an_agent_killed_for_lack_of_memory_is_started_again() {
+fn lookups_succeed_when_the_agent_is_killed_for_lack_of_memory() {
     let cgroup = match MemoryCgroup::new() {
         Ok(cgroup) => cgroup,
         Err(error) => {
@@ -88,15 +87,15 @@ fn an_agent_killed_for_lack_of_memory_is_started_again() {
     };
     let cluster = OneNodeCluster::new();
     let mut agent = cluster.start_agent(&[]);
-    cgroup.add_process(agent.child.id()).unwrap();
+    cgroup.add_process(agent.process_id()).unwrap();
     let tally = cluster.look_up_during("OOM kill, then a new agent", LookupMix::All, || {
         cgroup.shrink_limit().unwrap();
         // More services make the agent allocate memory.
-        let mut more = 1000;
+        let mut services = 1000;
         let has_ended = || {
-            more += 1;
-            cluster.node.manifests.write(&dns::services(more));
-            Ok(agent.child.try_wait()?.is_some())
+            services += 1;
+            cluster.node.manifests.write(&dns::services(services));
+            agent.has_ended()
         };
         assert!(eventually(LIMIT, has_ended).unwrap());
         assert_ne!(cgroup.count_kills().unwrap(), 0);
@@ -107,17 +106,17 @@ fn an_agent_killed_for_lack_of_memory_is_started_again() {
 }
 
 #[test]
-fn an_agent_crashes_repeatedly() {
+fn lookups_succeed_while_agents_crash_repeatedly() {
     let cluster = OneNodeCluster::new();
     let mut agent = cluster.start_agent(&[]);
     let tally = cluster.look_up_during(
         "20 crashes, each within half a second of its start",
         LookupMix::All,
         || {
-            agent.end_by(Signal::SIGKILL);
+            agent.end_by(Signal::SIGKILL).unwrap();
             for _ in 0..20 {
                 let mut child = cluster.command(&binary(), &[]).spawn().unwrap();
-                // At a random moment of its start.
+                // Kills the agent at a random moment of its start.
                 thread::sleep(Duration::from_millis(rand::rng().random_range(0..500)));
                 child.kill().unwrap();
                 child.wait().unwrap();
@@ -129,26 +128,28 @@ fn an_agent_crashes_repeatedly() {
     tally.assert_none_failed();
 }
 
-/// Updates like a DaemonSet: the old agent ends, then the new one starts. Without another build the
-/// new agent has at least tables of another size. The TTL of answers identifies the agent.
+/// Updates as a DaemonSet does: the old agent ends, then the new one starts. The new agent has
+/// tables of another size. It is the build at the path in `ZEROHOP_OTHER_AGENT`, or the same build
+/// if that is unset. The TTL of answers identifies the agent.
 #[test]
-fn an_agent_is_updated_and_rolled_back() {
+fn lookups_succeed_while_the_agent_is_updated_and_rolled_back() {
     let cluster = OneNodeCluster::new();
-    let other = env::var_os("ZEROHOP_OTHER_AGENT");
-    let what = match other {
+    let other_build = env::var_os("ZEROHOP_OTHER_AGENT");
+    let what = match other_build {
         Some(_) => "update to another build and rollback, 3 times",
         None => "update to tables of another size and rollback, 3 times",
     };
-    let other = other.map_or_else(binary, PathBuf::from);
+    let other_build = other_build.map_or_else(binary, PathBuf::from);
     let mut agent = cluster.start_agent(&[]);
     let tally = cluster.look_up_during(what, LookupMix::All, || {
         for _ in 0..3 {
-            agent.end_by(Signal::SIGTERM);
-            agent = AgentProcess::start_command(
-                cluster.command(&other, &["--capacity=200000", "--ttl=9"]),
-            );
+            agent.end_by(Signal::SIGTERM).unwrap();
+            agent = AgentProcess::start(
+                cluster.command(&other_build, &["--capacity=200000", "--ttl=9"]),
+            )
+            .unwrap();
             cluster.wait_for_ttl(9);
-            agent.end_by(Signal::SIGTERM);
+            agent.end_by(Signal::SIGTERM).unwrap();
             agent = cluster.start_agent(&[]);
             cluster.wait_until_answered();
         }
@@ -157,7 +158,7 @@ fn an_agent_is_updated_and_rolled_back() {
 }
 
 #[test]
-fn the_api_server_is_down() {
+fn lookups_succeed_while_the_api_server_is_down() {
     let cluster = OneNodeCluster::new();
     let mut api = cluster.start_api_server();
     let _agent = cluster.start_agent_from(&api, &[]);
@@ -173,14 +174,10 @@ fn the_api_server_is_down() {
 }
 
 #[test]
-fn a_veth_comes_and_goes() {
+fn lookups_succeed_while_a_veth_comes_and_goes() {
     let cluster = OneNodeCluster::new();
     let agent = cluster.start_agent(&["--interface=pods"]);
-    let is_attached = || {
-        Ok(agent
-            .status(&cluster.node.topology.node)
-            .contains("veth-other"))
-    };
+    let is_attached = || Ok(agent.status().unwrap().contains("veth-other"));
     let rounds = 100;
     let what = format!("a veth removed and added {rounds} times");
     let tally = cluster.look_up_during(&what, LookupMix::All, || {
@@ -205,11 +202,11 @@ fn a_veth_comes_and_goes() {
 }
 
 #[test]
-fn two_hundred_veths_come_and_go() {
+fn lookups_succeed_while_two_hundred_veths_come_and_go() {
     let cluster = OneNodeCluster::new();
     let agent = cluster.start_agent(&["--interface=pods"]);
-    let attached = || {
-        let status = agent.status(&cluster.node.topology.node);
+    let count_attached = || {
+        let status = agent.status().unwrap();
         status.matches("veth-many").count()
     };
     let tally = cluster.look_up_during("200 veths come and go", LookupMix::All, || {
@@ -227,17 +224,17 @@ fn two_hundred_veths_come_and_go() {
             cluster.node.topology.node.ip(&lines).unwrap();
         };
         ip(&add);
-        assert!(eventually(LIMIT, || Ok(attached() == 200)).unwrap());
+        assert!(eventually(LIMIT, || Ok(count_attached() == 200)).unwrap());
         ip(&delete);
-        assert!(eventually(LIMIT, || Ok(attached() == 0)).unwrap());
+        assert!(eventually(LIMIT, || Ok(count_attached() == 0)).unwrap());
     });
     tally.assert_none_failed();
 }
 
 /// The flood passes to the cluster's DNS, with or without Zerohop, and may overload it. So only
-/// names of the cluster are looked up meanwhile.
+/// names of the cluster are looked up during the flood.
 #[test]
-fn another_pod_sends_malformed_packets() {
+fn lookups_succeed_while_another_pod_sends_malformed_packets() {
     let cluster = OneNodeCluster::new();
     let _agent = cluster.start_agent(&["--interface=pods"]);
     let flooding = cluster.node.topology.add_pod().unwrap();
@@ -247,7 +244,7 @@ fn another_pod_sends_malformed_packets() {
         let client = UdpClient::new(&flooding, load::served_address()).unwrap();
         let mut random = rand::rng();
         for _ in 0..packets {
-            // ICMP errors appear as errors here.
+            // An ICMP error for an earlier packet makes this call fail.
             client.send(&dns::malformed_message(&mut random)).ok();
         }
     });
@@ -255,7 +252,7 @@ fn another_pod_sends_malformed_packets() {
 }
 
 #[test]
-fn foreign_programs_come_and_go() {
+fn lookups_succeed_while_foreign_programs_come_and_go() {
     let cluster = OneNodeCluster::new();
     let _agent = cluster.start_agent(&[]);
     let what = "foreign programs before and after Zerohop's, 50 times";
@@ -286,7 +283,7 @@ fn foreign_programs_come_and_go() {
 }
 
 #[test]
-fn the_cluster_dns_is_down() {
+fn lookups_succeed_while_the_cluster_dns_is_down() {
     let mut cluster = OneNodeCluster::new();
     let _agent = cluster.start_agent(&[]);
     cluster.dns = None;
@@ -300,13 +297,13 @@ fn the_cluster_dns_is_down() {
 
 /// Without the BPF file system there are no pins: hooks stay attached until the agent ends.
 #[test]
-fn the_bpf_file_system_is_unmounted() {
+fn lookups_succeed_when_the_bpf_file_system_is_unmounted() {
     let cluster = OneNodeCluster::new();
     let mut agent = cluster.start_agent(&[]);
     let tally = cluster.look_up_during("bpffs unmounted, then kill -9", LookupMix::All, || {
         cluster.node.bpffs.unmount().unwrap();
         cluster.wait_until_answered();
-        agent.end_by(Signal::SIGKILL);
+        agent.end_by(Signal::SIGKILL).unwrap();
         cluster.wait_until_passed();
         agent = cluster.start_agent(&[]);
         cluster.wait_until_answered();
@@ -326,27 +323,27 @@ impl OneNodeCluster {
     }
 
     /// Starts an agent whose hooks outlive it.
-    fn start_agent(&self, more: &[&str]) -> AgentProcess {
-        self.start_agent_from(&self.node.manifests, more)
+    fn start_agent(&self, flags: &[&str]) -> AgentProcess {
+        self.start_agent_from(&self.node.manifests, flags)
     }
 
-    fn start_agent_from(&self, source: &impl ObjectSource, more: &[&str]) -> AgentProcess {
-        let agent = AgentProcess::start_command(self.command_with(&binary(), source, more));
+    fn start_agent_from(&self, source: &impl ObjectSource, flags: &[&str]) -> AgentProcess {
+        let agent = AgentProcess::start(self.command_with(&binary(), source, flags)).unwrap();
         self.wait_until_answered();
         agent
     }
 
-    fn command(&self, program: &Path, more: &[&str]) -> Command {
-        self.command_with(program, &self.node.manifests, more)
+    fn command(&self, program: &Path, flags: &[&str]) -> Command {
+        self.command_with(program, &self.node.manifests, flags)
     }
 
-    fn command_with(&self, program: &Path, source: &impl ObjectSource, more: &[&str]) -> Command {
+    fn command_with(&self, program: &Path, source: &impl ObjectSource, flags: &[&str]) -> Command {
         let mut command = self.node.command(program, source, lease_flags());
-        command.arg("--persist").args(more);
+        command.arg("--persist").args(flags);
         command
     }
 
-    /// Starts an API server with the same services.
+    /// Starts an API server that has the services of the manifests.
     fn start_api_server(&self) -> MemoryApiServer {
         let api = super::api::start_cluster(&self.node.topology);
         for number in 0..dns::LOOKED_UP {
@@ -400,6 +397,7 @@ fn pause_length() -> Duration {
     Duration::from_secs(if is_full_length() { 60 } else { 4 })
 }
 
+/// The default lease at full length, otherwise a short one.
 fn lease_flags() -> &'static [&'static str] {
     if is_full_length() {
         &[]
@@ -408,6 +406,7 @@ fn lease_flags() -> &'static [&'static str] {
     }
 }
 
+/// The number of malformed packets.
 fn flood_size() -> usize {
     if is_full_length() { 5_000_000 } else { 200_000 }
 }

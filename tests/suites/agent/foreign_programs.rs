@@ -1,5 +1,5 @@
-//! Foreign programs: shown in the status, never replaced, and their devices are skipped where they
-//! decide what a pod may send.
+//! Foreign programs: the status shows them, and the agent never replaces them. The agent skips a
+//! device on which a foreign program decides what the pod may send.
 
 use std::{fs, path::PathBuf};
 
@@ -16,14 +16,14 @@ use zerohop_tests::{
 use super::{AgentProcess, LIMIT, WEB, binary, node::TestNode};
 
 #[test]
-fn a_veth_with_a_cnis_filter_is_skipped() {
+fn a_veth_with_a_cni_filter_is_skipped() {
     for (name, owner) in [
         ("cil_from_container", "cilium"),
         ("cali_tc_preamble", "calico"),
         ("handle_ingress", "aws"),
     ] {
         let node = TestNode::new(WEB);
-        let mut filter = node.tc(name, "filter");
+        let mut filter = node.load_tc(name, "filter");
         node.inside(|| {
             filter
                 .attach_filter(HOST_VETH, TcAttachType::Ingress)
@@ -32,7 +32,7 @@ fn a_veth_with_a_cnis_filter_is_skipped() {
         let agent = node.start_agent(&[]);
         assert_eq!(node.pod.web_ttl(), None, "{name}");
 
-        let status = node.status(&agent);
+        let status = json_status(&agent);
         assert_eq!(status["missing"], Value::Array(Vec::new()), "{status:#}");
         let degraded = status["degraded"][0].as_str().unwrap();
         assert!(degraded.contains(HOST_VETH), "{degraded}");
@@ -54,18 +54,18 @@ fn a_veth_with_a_cnis_filter_is_skipped() {
 }
 
 #[test]
-fn a_veth_that_gets_a_cnis_filter_is_detached() {
+fn a_veth_that_gets_a_cni_filter_is_detached() {
     let node = TestNode::new(WEB);
     let agent = node.start_agent(&[]);
     assert_eq!(node.pod.web_ttl(), Some(5));
-    let mut filter = node.tc("cil_to_container", "filter");
+    let mut filter = node.load_tc("cil_to_container", "filter");
     node.inside(|| {
         filter
             .attach_filter(HOST_VETH, TcAttachType::Egress)
             .unwrap();
     });
     assert!(eventually(LIMIT, || Ok(node.pod.web_ttl().is_none())).unwrap());
-    let status = node.status(&agent);
+    let status = json_status(&agent);
     let others = status["datapath"]["others"].as_array().unwrap();
     assert!(
         others.iter().any(|other| other["hook"] == "clsact egress"),
@@ -77,7 +77,7 @@ fn a_veth_that_gets_a_cnis_filter_is_detached() {
 #[test]
 fn a_filter_of_unknown_owner_is_shown_and_stays() {
     let node = TestNode::new(WEB);
-    let mut filter = node.tc("accounting", "filter");
+    let mut filter = node.load_tc("accounting", "filter");
     node.inside(|| {
         filter
             .attach_filter(HOST_VETH, TcAttachType::Ingress)
@@ -95,18 +95,18 @@ fn a_filter_of_unknown_owner_is_shown_and_stays() {
         assert!(other["owner"].is_null(), "{status:#}");
         other["id"].as_u64().unwrap()
     };
-    let id = shown(&node.status(&agent));
-    agent.end_by(nix::sys::signal::Signal::SIGTERM);
+    let id = shown(&json_status(&agent));
+    agent.end_by(nix::sys::signal::Signal::SIGTERM).unwrap();
     let agent = node.start_agent(&[]);
-    assert_eq!(shown(&node.status(&agent)), id);
+    assert_eq!(shown(&json_status(&agent)), id);
     node.inside(move || drop(filter));
 }
 
 #[test]
-fn a_veth_with_a_cnis_tcx_program_is_skipped() {
+fn a_veth_with_a_cni_tcx_program_is_skipped() {
     let node = TestNode::new(WEB);
-    // The name has no hint of the owner, only the path of the pin.
-    let mut program = node.tc("entry", "cilium/endpoints/7/cil_from_container");
+    // Only the path of the pin identifies the owner; the name does not.
+    let mut program = node.load_tc("entry", "cilium/endpoints/7/cil_from_container");
     let has_tcx = node.inside(|| {
         let ingress = TcAttachType::Ingress;
         program
@@ -122,7 +122,7 @@ fn a_veth_with_a_cnis_tcx_program_is_skipped() {
     }
     let agent = node.start_agent(&[]);
     assert_eq!(node.pod.web_ttl(), None);
-    let status = node.status(&agent);
+    let status = json_status(&agent);
     let other = &status["datapath"]["others"][0];
     assert_eq!(other["hook"], "tcx ingress", "{status:#}");
     assert_eq!(other["owner"], "cilium", "{status:#}");
@@ -134,36 +134,37 @@ fn a_veth_with_a_cnis_tcx_program_is_skipped() {
 #[test]
 fn an_xdp_program_is_not_replaced() {
     let node = TestNode::new(WEB);
-    let mut dispatcher = node.xdp("xdp_dispatcher", "dispatcher");
+    let mut dispatcher = node.load_xdp("xdp_dispatcher", "dispatcher");
     node.inside(|| dispatcher.attach_generic(HOST_VETH).unwrap());
     let interface = format!("{HOST_VETH}=xdp-generic");
-    let agent = node.agent_at(&interface);
+    let agent = node.start_agent_on(&interface);
     assert_eq!(node.pod.web_ttl(), None);
-    let status = node.status(&agent);
+    let status = json_status(&agent);
     assert_eq!(status["missing"], Value::Array(Vec::new()), "{status:#}");
     let kernel = &status["datapath"];
     let other = &kernel["others"][0];
     assert_eq!(other["hook"], "xdp generic", "{status:#}");
     assert_eq!(other["owner"], "libxdp", "{status:#}");
     let reason = kernel["left_alone"][0]["reason"].as_str().unwrap();
-    assert!(reason.contains("room for one"), "{status:#}");
+    assert!(reason.contains("only one XDP program"), "{status:#}");
     drop(dispatcher);
     assert!(eventually(LIMIT, || Ok(node.pod.web_ttl() == Some(5))).unwrap());
 }
 
 impl TestNode {
-    fn agent_at(&self, interface: &str) -> AgentProcess {
-        AgentProcess::start_command(self.command_on(interface, &binary(), &self.manifests))
+    fn start_agent_on(&self, interface: &str) -> AgentProcess {
+        AgentProcess::start(self.command_on(interface, &binary(), &self.manifests)).unwrap()
     }
 
-    fn tc(&self, name: &str, pin: &str) -> NoopProgram<SchedClassifier> {
+    fn load_tc(&self, name: &str, pin: &str) -> NoopProgram<SchedClassifier> {
         NoopProgram::load_tc(name, &self.pin(pin)).unwrap()
     }
 
-    fn xdp(&self, name: &str, pin: &str) -> NoopProgram<Xdp> {
+    fn load_xdp(&self, name: &str, pin: &str) -> NoopProgram<Xdp> {
         NoopProgram::load_xdp(name, &self.pin(pin)).unwrap()
     }
 
+    /// The path of a pin. Creates its directory.
     fn pin(&self, place: &str) -> PathBuf {
         let pin = self.bpffs.path().join(place);
         fs::create_dir_all(pin.parent().unwrap()).unwrap();
@@ -175,15 +176,9 @@ impl TestNode {
         let node: &NetworkNamespace = &self.topology.node;
         node.enter(act).unwrap()
     }
+}
 
-    /// The output of `dns-agent status --json`.
-    fn status(&self, agent: &AgentProcess) -> Value {
-        let mut command = self
-            .topology
-            .node
-            .command(binary().to_str().unwrap())
-            .unwrap();
-        let command = command.args(["status", "--json", "--admin", &agent.admin]);
-        serde_json::from_slice(&command.output().unwrap().stdout).unwrap()
-    }
+/// The output of `dns-agent status --json`.
+fn json_status(agent: &AgentProcess) -> Value {
+    serde_json::from_str(&agent.output(&["status", "--json"]).unwrap()).unwrap()
 }

@@ -10,18 +10,20 @@ use zerohop_tests::{
     topology::{BRIDGE, Topology},
 };
 
-use super::{AgentProcess, ManifestFolder, PodClient, WEB};
+use super::{AgentProcess, ManifestFolder, PodClient, WEB, start_agent, start_agent_with};
 
-const QUESTIONS: usize = 7;
+/// Number of queries for `web`.
+const QUERIES: usize = 7;
+/// The address of the user plane.
 const USER_PLANE: &str = "127.0.0.1:5353";
 
 #[test]
 fn answers_are_counted_and_canaries_are_not() {
     let topology = Topology::routed().unwrap();
     let manifests = ManifestFolder::new(WEB);
-    let agent = AgentProcess::start(&topology.node, &manifests, &["--listen", USER_PLANE]);
+    let agent = start_agent(&topology.node, &manifests, &["--listen", USER_PLANE]);
     let pod = PodClient::new(&topology);
-    for _ in 0..QUESTIONS {
+    for _ in 0..QUERIES {
         assert_eq!(pod.web_ttl(), Some(5));
     }
     assert!(pod.ask_for("ghost").is_some());
@@ -37,40 +39,40 @@ fn answers_are_counted_and_canaries_are_not() {
             .filter(|line| !line.ends_with(" 0"));
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
-    let data = |outcome, count| {
+    let metric_line = |outcome, count| {
         format!(
             r#"zerohop_answers_total{{plane="kernel",outcome="{outcome}",hook="tc",interface="pods"}} {count}"#
         )
     };
-    let expected = [data("data", QUESTIONS), data("nxdomain", 1)];
+    let expected = [metric_line("data", QUERIES), metric_line("nxdomain", 1)];
     assert_eq!(counted(), expected);
 
     for _ in 0..3 {
         let (code, body) = get(&topology.node, &agent, "/healthz");
-        let expected = format!(
+        let expected_body = format!(
             "kernel: zerohop_tc_peer answered cluster.local. SOA\n\
              user: {USER_PLANE} answered cluster.local. SOA\n"
         );
-        assert_eq!((code, body), (200, expected));
+        assert_eq!((code, body), (200, expected_body));
     }
     assert_eq!(counted(), expected);
 }
 
-/// A rollout continues past a node where no device can be attached, and waits at a node where only
-/// some can't.
+/// A rollout must continue past a node where no device can be attached, but wait at a node where
+/// only some devices can be attached.
 #[test]
 fn a_node_without_attachable_devices_is_ready_but_not_healthy() {
     let topology = Topology::routed().unwrap();
     let manifests = ManifestFolder::new(WEB);
     let unattachable = ["--interface=lo", "--allow=10.0.0.0/8"];
-    let agent = AgentProcess::start_with(&topology.node, &manifests, &unattachable);
+    let agent = start_agent_with(&topology.node, &manifests, &unattachable);
     assert_eq!(get(&topology.node, &agent, "/readyz").0, 200);
     let (code, body) = get(&topology.node, &agent, "/healthz");
     assert_eq!(code, 503, "{body}");
     assert!(body.contains("no Ethernet header"), "{body}");
     drop(agent);
 
-    let agent = AgentProcess::start(&topology.node, &manifests, &unattachable);
+    let agent = start_agent(&topology.node, &manifests, &unattachable);
     let (code, body) = get(&topology.node, &agent, "/readyz");
     assert_eq!(code, 503, "{body}");
     assert!(body.contains("interface lo is not attached"), "{body}");
@@ -83,14 +85,14 @@ fn devices_other_than_veths_are_counted_by_name() {
     let manifests = ManifestFolder::new(WEB);
     let interface = format!("{BRIDGE}=tc");
     let arguments = ["--interface", &interface, "--allow", "10.244.0.0/16"];
-    let agent = AgentProcess::start_with(&topology.node, &manifests, &arguments);
+    let agent = start_agent_with(&topology.node, &manifests, &arguments);
     let pod = PodClient::new(&topology);
-    for _ in 0..QUESTIONS {
+    for _ in 0..QUERIES {
         assert_eq!(pod.web_ttl(), Some(5));
     }
     let (_, text) = get(&topology.node, &agent, "/metrics");
     let line = format!(
-        r#"zerohop_answers_total{{plane="kernel",outcome="data",hook="tc",interface="{BRIDGE}"}} {QUESTIONS}"#
+        r#"zerohop_answers_total{{plane="kernel",outcome="data",hook="tc",interface="{BRIDGE}"}} {QUERIES}"#
     );
     assert!(
         text.lines().any(|found| found == line),
@@ -98,7 +100,7 @@ fn devices_other_than_veths_are_counted_by_name() {
     );
     assert!(!text.contains(r#"interface="pods""#), "{text}");
 
-    // The canary's question has the address of an allowed client.
+    // The canary query has the address of an allowed client.
     let (code, body) = get(&topology.node, &agent, "/healthz");
     let expected = "kernel: zerohop_tc answered cluster.local. SOA\n\
                     user: off, no --listen is given\n";
@@ -109,7 +111,7 @@ fn devices_other_than_veths_are_counted_by_name() {
 fn a_kernel_plane_without_matching_devices_is_healthy() {
     let topology = Topology::routed().unwrap();
     let manifests = ManifestFolder::new(WEB);
-    let agent = AgentProcess::start_with(&topology.node, &manifests, &["--interface", "eth9"]);
+    let agent = start_agent_with(&topology.node, &manifests, &["--interface", "eth9"]);
     let (code, body) = get(&topology.node, &agent, "/healthz");
     assert_eq!(code, 200, "{body}");
     assert!(

@@ -1,4 +1,4 @@
-//! NetworkPolicies: which pods the kernel answers, and which pods' questions pass to the cluster's
+//! NetworkPolicies: which pods the kernel answers, and which pods' queries pass to the cluster's
 //! DNS.
 
 use std::net::SocketAddr;
@@ -9,10 +9,13 @@ use zerohop_tests::{
     udp::{UdpServer, eventually},
 };
 
-use super::{AgentProcess, LIMIT, ManifestFolder, PodClient, SHORT_LEASE, WEB, stand_in_reply};
+use super::{
+    AgentProcess, LIMIT, ManifestFolder, PodClient, SHORT_LEASE, WEB, stand_in_reply, start_agent,
+};
 
-/// The TTL of the kernel's answers, and of those of the cluster's DNS.
+/// The TTL of the kernel's answers.
 const KERNEL: Option<u32> = Some(5);
+/// The TTL of answers by the stand-in for the cluster's DNS.
 const PASSED: Option<u32> = Some(77);
 
 /// The cluster's DNS: Service, EndpointSlices and pod.
@@ -47,6 +50,7 @@ status: {phase: Running, podIPs: [{ip: 10.244.3.9}, {ip: 'fd00:10:244:3::9'}]}
 ---
 ";
 
+/// The pod that sends the queries.
 const CLIENT: &str = "
 apiVersion: v1
 kind: Pod
@@ -55,6 +59,7 @@ status: {phase: Running, podIPs: [{ip: 10.244.0.2}, {ip: 'fd00:10:244::2'}]}
 ---
 ";
 
+/// Denies all egress of pods in `shop`.
 const DENY: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -63,6 +68,7 @@ spec: {podSelector: {}, policyTypes: [Egress]}
 ---
 ";
 
+/// Allows the pod's egress to the cluster's DNS.
 const ALLOW: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -78,6 +84,7 @@ spec:
 ---
 ";
 
+/// Allows ingress to the cluster's DNS only from the namespace `other`.
 const CLOSED: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -90,6 +97,7 @@ spec:
 ---
 ";
 
+/// Allows ingress to port 53 of the cluster's DNS from the namespace `shop`.
 const OPEN: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -103,6 +111,7 @@ spec:
 ---
 ";
 
+/// A policy of a kind that the agent does not evaluate.
 const CILIUM: &str = "
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
@@ -133,12 +142,12 @@ impl PolicyNode {
         }
     }
 
-    fn start_agent(&self, more: &[&str]) -> AgentProcess {
-        let flags = [&[SHORT_LEASE], more].concat();
-        AgentProcess::start(&self.topology.node, &self.manifests, &flags)
+    fn start_agent(&self, flags: &[&str]) -> AgentProcess {
+        let all_flags = [&[SHORT_LEASE], flags].concat();
+        start_agent(&self.topology.node, &self.manifests, &all_flags)
     }
 
-    /// Replaces the objects, and waits until the pod's question is answered with this TTL.
+    /// Replaces the objects, and waits until the pod's answer for `web` has this TTL.
     fn apply_and_wait(&self, documents: &[&str], ttl: Option<u32>) {
         self.manifests.write(&text(documents));
         let has_ttl = || Ok(self.pod.web_ttl() == ttl);
@@ -146,26 +155,30 @@ impl PolicyNode {
     }
 }
 
+/// The manifests of these documents and of `web`.
 fn text(documents: &[&str]) -> String {
     [documents, &[WEB]].concat().concat()
 }
 
 #[test]
-fn questions_of_a_pod_with_denied_egress_pass() {
+fn queries_of_a_pod_with_denied_egress_pass() {
     let node = PolicyNode::new(&[CLUSTER, CLIENT]);
-    let agent = node.start_agent(&[]);
+    let mut agent = node.start_agent(&[]);
     assert_eq!(node.pod.web_ttl(), KERNEL);
     assert!(
         agent
-            .status(&node.topology.node)
+            .status()
+            .unwrap()
             .contains("policies   none for egress")
     );
 
     node.apply_and_wait(&[CLUSTER, CLIENT, DENY], PASSED);
-    let line = agent.wait_for_line("CoreDNS answers the queries of Pod shop/client");
+    let line = agent
+        .wait_for_line("CoreDNS answers the queries of Pod shop/client")
+        .unwrap();
     assert!(line.contains("NetworkPolicy shop/deny"), "{line}");
     let listed = || {
-        let status = agent.status(&node.topology.node);
+        let status = agent.status().unwrap();
         Ok(status.contains(
             "left out   Pod shop/client (10.244.0.2, fd00:10:244::2): NetworkPolicy shop/deny",
         ))
@@ -173,28 +186,30 @@ fn questions_of_a_pod_with_denied_egress_pass() {
     assert!(
         eventually(LIMIT, listed).unwrap(),
         "{}",
-        agent.status(&node.topology.node)
+        agent.status().unwrap()
     );
-    let status = agent.status(&node.topology.node);
+    let status = agent.status().unwrap();
     assert!(status.contains("outcome not_permitted"), "{status}");
-    // The questions keep passing.
+    // The queries keep passing.
     assert_eq!(node.pod.web_ttl(), PASSED);
 
     node.apply_and_wait(&[CLUSTER, CLIENT, DENY, ALLOW], KERNEL);
     // Without its Pod object the pod's address may belong to any pod.
     node.apply_and_wait(&[CLUSTER, DENY, ALLOW], PASSED);
     node.apply_and_wait(&[CLUSTER, CLIENT, DENY, ALLOW], KERNEL);
-    // Without the objects of the cluster's DNS the destination of the pod's questions is unknown.
+    // Without the objects of the cluster's DNS the destination of the pod's queries is unknown.
     node.apply_and_wait(&[CLIENT, DENY, ALLOW], PASSED);
     node.apply_and_wait(&[CLUSTER, CLIENT], KERNEL);
 }
 
 #[test]
-fn questions_of_a_pod_that_the_dns_servers_ingress_denies_pass() {
+fn queries_pass_if_ingress_to_the_dns_servers_is_denied() {
     let node = PolicyNode::new(&[CLUSTER, CLIENT, CLOSED]);
-    let agent = node.start_agent(&[]);
+    let mut agent = node.start_agent(&[]);
     assert_eq!(node.pod.web_ttl(), PASSED);
-    let line = agent.wait_for_line("CoreDNS answers the queries of Pod shop/client");
+    let line = agent
+        .wait_for_line("CoreDNS answers the queries of Pod shop/client")
+        .unwrap();
     assert!(line.contains("NetworkPolicy kube-system/closed"), "{line}");
     node.apply_and_wait(&[CLUSTER, CLIENT, CLOSED, OPEN], KERNEL);
     node.apply_and_wait(&[CLUSTER, CLIENT, CLOSED, OPEN, DENY], PASSED);
@@ -204,11 +219,11 @@ fn questions_of_a_pod_that_the_dns_servers_ingress_denies_pass() {
 }
 
 #[test]
-fn questions_of_a_pod_that_a_cilium_policy_may_restrict_pass() {
+fn queries_of_a_pod_that_a_cilium_policy_may_restrict_pass() {
     let node = PolicyNode::new(&[CLUSTER, CLIENT, CILIUM]);
-    let agent = node.start_agent(&[]);
+    let mut agent = node.start_agent(&[]);
     assert_eq!(node.pod.web_ttl(), PASSED);
-    agent.wait_for_line("CiliumNetworkPolicy shop/cnp");
+    agent.wait_for_line("CiliumNetworkPolicy shop/cnp").unwrap();
     node.apply_and_wait(&[CLUSTER, CLIENT], KERNEL);
     node.apply_and_wait(&[CLUSTER, CLIENT, CILIUM], PASSED);
 }
@@ -227,9 +242,5 @@ fn policies_can_be_ignored() {
     let node = PolicyNode::new(&[CLUSTER, CLIENT, DENY]);
     let agent = node.start_agent(&["--network-policy=ignore"]);
     assert_eq!(node.pod.web_ttl(), KERNEL);
-    assert!(
-        agent
-            .status(&node.topology.node)
-            .contains("policies   ignored")
-    );
+    assert!(agent.status().unwrap().contains("policies   ignored"));
 }

@@ -7,7 +7,7 @@ use zerohop_tests::{
     topology::{HOST_VETH, Topology},
 };
 
-use super::{AgentProcess, ManifestFolder, ObjectSource, PodClient, binary};
+use super::{AgentProcess, ManifestFolder, ObjectSource, PodClient, agent_command, binary};
 
 /// A node with a pod, a BPF file system and manifests. They outlive each agent.
 pub(super) struct TestNode {
@@ -30,39 +30,39 @@ impl TestNode {
     }
 
     /// Starts an agent on the pod's veth, with the node's manifests.
-    pub(super) fn start_agent(&self, more: &[&str]) -> AgentProcess {
-        self.start_agent_from(&self.manifests, more)
+    pub(super) fn start_agent(&self, flags: &[&str]) -> AgentProcess {
+        self.start_agent_from(&self.manifests, flags)
     }
 
     /// Starts an agent on the pod's veth, with another source of objects.
     pub(super) fn start_agent_from(
         &self,
         source: &impl ObjectSource,
-        more: &[&str],
+        flags: &[&str],
     ) -> AgentProcess {
-        AgentProcess::start_command(self.command(&binary(), source, more))
+        AgentProcess::start(self.command(&binary(), source, flags)).unwrap()
     }
 
-    /// The command that starts any build of the agent on the pod's veth.
+    /// The command that starts the agent at the path `program` on the pod's veth.
     pub(super) fn command(
         &self,
         program: &Path,
         source: &impl ObjectSource,
-        more: &[&str],
+        flags: &[&str],
     ) -> Command {
         let mut command = self.command_on(HOST_VETH, program, source);
-        command.args(more);
+        command.args(flags);
         command
     }
 
-    /// The command that starts any build of the agent on `interface`.
+    /// The command that starts the agent at the path `program` on `interface`.
     pub(super) fn command_on(
         &self,
         interface: &str,
         program: &Path,
         source: &impl ObjectSource,
     ) -> Command {
-        let mut command = AgentProcess::command_for(program, &self.topology.node, source);
+        let mut command = agent_command(program, &self.topology.node, source);
         command.args(["--interface", interface]);
         command.arg("--bpffs").arg(self.bpffs.path());
         command

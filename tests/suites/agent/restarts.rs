@@ -1,4 +1,5 @@
-//! Restarts of agents: the hooks that stay on the node, and the answers in between.
+//! Restarts of agents: which hooks stay on the node, and what they answer until the next agent
+//! runs.
 
 use std::{
     fs, io,
@@ -19,13 +20,13 @@ use super::{
 #[test]
 fn a_killed_agent_is_replaced_without_a_gap() {
     let node = TestNode::new(WEB);
-    // Outlasts the start of the next agent.
+    // This lease outlasts the start of the next agent.
     let long = &["--stale-after=60s"];
     let mut agent = node.start_persisting(long);
     assert!(node.has_hooks());
     let asked = while_asking(&node.pod, || {
         for _ in 0..3 {
-            agent.end_by(Signal::SIGKILL);
+            agent.end_by(Signal::SIGKILL).unwrap();
             agent = node.start_persisting(long);
         }
     });
@@ -48,8 +49,8 @@ fn a_stopped_agent_is_replaced_without_a_gap() {
     let pod = PodClient::new(&node.topology);
     let asked = while_asking(&node.pod, || {
         for version in 1..4 {
-            agent.end_by(Signal::SIGTERM);
-            // Longer than the lease while it ran.
+            agent.end_by(Signal::SIGTERM).unwrap();
+            // Longer than the first agent's lease of 2 s: an agent that ends extends its lease.
             let stopped = Instant::now();
             while stopped.elapsed() < Duration::from_secs(3) {
                 assert_eq!(pod.web_ttl(), Some(5));
@@ -64,13 +65,13 @@ fn a_stopped_agent_is_replaced_without_a_gap() {
 fn an_agent_without_persist_detaches_hooks_that_it_finds() {
     let node = TestNode::new(WEB);
     let mut agent = node.start_persisting(&[]);
-    agent.end_by(Signal::SIGTERM);
+    agent.end_by(Signal::SIGTERM).unwrap();
     assert!(node.has_hooks());
     assert_eq!(node.pod.web_ttl(), Some(5));
 
     let mut agent = node.start_agent(&[]);
     assert_eq!(node.pod.web_ttl(), Some(5));
-    agent.end_by(Signal::SIGTERM);
+    agent.end_by(Signal::SIGTERM).unwrap();
     assert_eq!(node.pod.web_ttl(), None);
     assert!(!node.has_hooks());
 }
@@ -80,12 +81,12 @@ fn an_agent_without_persist_detaches_hooks_that_it_finds() {
 fn an_agent_detaches_hooks_of_interfaces_that_it_does_not_match() {
     let node = TestNode::new(WEB);
     let mut agent = node.start_persisting(&[]);
-    agent.end_by(Signal::SIGTERM);
+    agent.end_by(Signal::SIGTERM).unwrap();
     assert_eq!(node.pod.web_ttl(), Some(5));
     let mut command = node.command_on("another", &binary(), &node.manifests);
     command.arg("--persist");
-    let _agent = AgentProcess::start_command(command);
-    // The old hook would still answer, had it not been detached.
+    let _agent = AgentProcess::start(command).unwrap();
+    // If the old hook were still attached, it would answer.
     assert_eq!(node.pod.web_ttl(), None);
 }
 
@@ -95,14 +96,14 @@ fn a_second_agent_waits() {
     let mut first = node.start_persisting(&[]);
     let others = ManifestFolder::new(&WEB.replace("10.96.1.1", "10.96.1.2"));
     let second = node.start_agent_from(&others, &["--persist"]);
-    let output = second.status(&node.topology.node);
+    let output = second.status().unwrap();
     assert!(
         output.contains("another agent holds the hooks of this node"),
         "{output}"
     );
     assert_eq!(node.pod.service_address("web"), Some([10, 96, 1, 1]));
 
-    first.end_by(Signal::SIGTERM);
+    first.end_by(Signal::SIGTERM).unwrap();
     let is_second = || Ok(node.pod.service_address("web") == Some([10, 96, 1, 2]));
     assert!(eventually(LIMIT, is_second).unwrap());
 }
@@ -117,7 +118,7 @@ fn detach_removes_hooks_without_an_agent() {
         "{output}"
     );
 
-    agent.end_by(Signal::SIGKILL);
+    agent.end_by(Signal::SIGKILL).unwrap();
     assert_eq!(node.pod.web_ttl(), Some(5));
     let (succeeded, output) = node.run_detach();
     assert!(succeeded && output.contains("removed: "), "{output}");
@@ -135,7 +136,7 @@ fn hooks_of_a_killed_agent_pass_after_their_lease() {
     let node = TestNode::new(WEB);
     let mut agent = node.start_persisting(&[SHORT_LEASE]);
     assert_eq!(node.pod.web_ttl(), Some(5));
-    agent.end_by(Signal::SIGKILL);
+    agent.end_by(Signal::SIGKILL).unwrap();
     assert!(eventually(LIMIT, || Ok(node.pod.web_ttl().is_none())).unwrap());
     let (succeeded, output) = node.run_detach();
     assert!(succeeded, "{output}");
@@ -154,12 +155,12 @@ fn removed_pins_are_created_again() {
     assert!(eventually(LIMIT, are_there).unwrap());
     fs::remove_dir_all(node.bpffs.path().join("zerohop")).unwrap();
     assert!(eventually(LIMIT, are_there).unwrap());
-    let output = agent.status(&node.topology.node);
+    let output = agent.status().unwrap();
     assert!(!output.contains("degraded"), "{output}");
 
     // The new pins keep the hooks attached, like the removed ones.
     let asked = while_asking(&node.pod, || {
-        agent.end_by(Signal::SIGKILL);
+        agent.end_by(Signal::SIGKILL).unwrap();
         agent = node.start_persisting(&["--stale-after=60s"]);
     });
     assert!(asked > 0);
@@ -170,8 +171,8 @@ fn pins_that_cannot_be_created_again_are_reported() {
     let node = TestNode::new(WEB);
     let agent = node.start_persisting(&[]);
     node.bpffs.unmount().unwrap();
-    let is_told = || {
-        let output = agent.status(&node.topology.node);
+    let is_reported = || {
+        let output = agent.status().unwrap();
         Ok(output.contains("the pins of the hooks were removed")
             && !output.contains("outlives true"))
     };
@@ -179,7 +180,7 @@ fn pins_that_cannot_be_created_again_are_reported() {
     let has_pins =
         aya::util::KernelVersion::current().unwrap() >= aya::util::KernelVersion::new(6, 6, 0);
     if has_pins {
-        assert!(eventually(LIMIT, is_told).unwrap());
+        assert!(eventually(LIMIT, is_reported).unwrap());
     }
     assert_eq!(node.pod.web_ttl(), Some(5));
 }
@@ -187,20 +188,20 @@ fn pins_that_cannot_be_created_again_are_reported() {
 #[test]
 fn only_the_owner_can_open_the_directory_of_the_pins() {
     let node = TestNode::new(WEB);
-    let all = node.bpffs.path().join("zerohop");
-    fs::create_dir(&all).unwrap();
-    fs::set_permissions(&all, fs::Permissions::from_mode(0o755)).unwrap();
+    let folder = node.bpffs.path().join("zerohop");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
     let mut agent = node.start_persisting(&[]);
     let mode = |folder: &Path| fs::metadata(folder).unwrap().mode() & 0o7777;
-    let own = node.pins_folder().unwrap();
-    assert_eq!((mode(&all), mode(&own)), (0o700, 0o700));
-    agent.end_by(Signal::SIGKILL);
+    let pins_folder = node.pins_folder().unwrap();
+    assert_eq!((mode(&folder), mode(&pins_folder)), (0o700, 0o700));
+    agent.end_by(Signal::SIGKILL).unwrap();
 
     // An older agent created the directory with another mode.
-    fs::set_permissions(&own, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&pins_folder, fs::Permissions::from_mode(0o755)).unwrap();
     let mut agent = node.start_persisting(&[]);
-    assert_eq!(mode(&own), 0o700);
-    agent.end_by(Signal::SIGTERM);
+    assert_eq!(mode(&pins_folder), 0o700);
+    agent.end_by(Signal::SIGTERM).unwrap();
 }
 
 #[test]
@@ -211,7 +212,7 @@ fn a_directory_of_another_user_is_not_trusted() {
     chown(&folder, Some(65534), Some(65534)).unwrap();
     let agent = node.start_persisting(&[]);
     assert_eq!(node.pod.web_ttl(), Some(5));
-    let output = agent.status(&node.topology.node);
+    let output = agent.status().unwrap();
     assert!(output.contains("belongs to the user 65534"), "{output}");
     assert!(output.contains("rm -r"), "{output}");
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
@@ -221,7 +222,7 @@ fn a_directory_of_another_user_is_not_trusted() {
 fn veths_are_attached_when_created_and_forgotten_when_removed() {
     let node = TestNode::new(WEB);
     let agent = node.start_persisting(&["--interface=pods"]);
-    let is_attached = |name: &str| Ok(agent.status(&node.topology.node).contains(name));
+    let is_attached = |name: &str| Ok(agent.status().unwrap().contains(name));
     for round in 0..5 {
         let late = NetworkNamespace::new("late").unwrap();
         let pair = format!(
@@ -238,23 +239,22 @@ fn veths_are_attached_when_created_and_forgotten_when_removed() {
     assert_eq!(node.pod.web_ttl(), Some(5));
 }
 
-/// Asks continuously while `act` runs, and requires an answer to every question. Returns the number
-/// of questions.
+/// Sends queries while `act` runs, and requires an answer to each. Returns the number of queries.
 fn while_asking(pod: &PodClient, act: impl FnOnce()) -> usize {
     let is_done = AtomicBool::new(false);
     thread::scope(|scope| {
         let asking = scope.spawn(|| {
             let mut asked = 0;
             while !is_done.load(Ordering::Relaxed) {
-                assert_eq!(pod.web_ttl(), Some(5), "after {asked} questions");
+                assert_eq!(pod.web_ttl(), Some(5), "after {asked} queries");
                 asked += 1;
             }
             asked
         });
-        // Set also when `act` panics, because the scope waits for the asking thread.
-        let _done = SetWhenDropped(&is_done);
+        // The flag is set even if `act` panics, because the scope waits for the asking thread.
+        let done = SetWhenDropped(&is_done);
         act();
-        drop(_done);
+        drop(done);
         asking.join().unwrap()
     })
 }
@@ -269,11 +269,11 @@ impl Drop for SetWhenDropped<'_> {
 }
 
 impl TestNode {
-    fn start_persisting(&self, more: &[&str]) -> AgentProcess {
-        self.start_agent(&[&["--persist"], more].concat())
+    fn start_persisting(&self, flags: &[&str]) -> AgentProcess {
+        self.start_agent(&[&["--persist"], flags].concat())
     }
 
-    /// Whether hooks of an agent are on the node, or may be.
+    /// Whether the node may have an agent's hooks, that is, whether the directory of pins exists.
     fn has_hooks(&self) -> bool {
         let bpffs = self.bpffs.path();
         let inside = || zerohop_datapath::pins::folder_exists(bpffs);

@@ -1,4 +1,4 @@
-/* Looks up each argument by getaddrinfo() of glibc or musl. Prints its addresses on one line. */
+/* Looks up each argument by getaddrinfo(), and prints one line of addresses for each. */
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <stdio.h>

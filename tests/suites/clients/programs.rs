@@ -10,20 +10,20 @@ use std::{
 use tempfile::TempDir;
 use zerohop_tests::netns::NetworkNamespace;
 
-use super::{QUICK, RESOLV_CONF};
+use super::{MAX_CLIENT_TIME, RESOLV_CONF};
 
-/// Runs a command with a private /etc, which has only the files that resolvers read, and an empty
-/// /run, which hides the socket of nscd: nscd would answer instead of the kernel.
+/// Runs a command with a private /etc and an empty /run. /etc has only the files that resolvers
+/// read. The empty /run hides the socket of nscd, which would answer instead of the kernel.
 const IN_POD: &str = "\
 mount -t tmpfs tmpfs /etc && mount -t tmpfs tmpfs /run &&
 printf %s \"$RESOLV_CONF\" > /etc/resolv.conf && echo 'hosts: dns' > /etc/nsswitch.conf &&
 exec \"$@\"";
 
-/// Used only if already installed, because Debian's package takes over the machine's
-/// /etc/resolv.conf.
+/// The path of systemd-resolved. The tests don't install it, because Debian's package takes over
+/// the machine's /etc/resolv.conf.
 const RESOLVED: &str = "/usr/lib/systemd/systemd-resolved";
 
-/// Seconds after which a client that runs on is killed.
+/// A client that runs longer than this number of seconds is killed.
 const TIMEOUT_SECONDS: &str = "60";
 
 /// A client program of the tests.
@@ -127,16 +127,16 @@ impl ClientBuilds {
         ]
     }
 
-    /// Builds the program in C.
+    /// Builds `lookup.c`. Returns its command line.
     fn build_c(&self, compiler: &[&str]) -> Result<Vec<String>, String> {
         let program = self.program_path(compiler[0]);
         let mut build = Command::new(compiler[0]);
         build.args(&compiler[1..]);
-        run(build.args(["-o", &program, &source("lookup.c")]))?;
+        run_installed(build.args(["-o", &program, &source("lookup.c")]))?;
         Ok(vec![program])
     }
 
-    /// The program in C, run so that it asks systemd-resolved.
+    /// Builds `lookup.c`, and returns the command that runs it with systemd-resolved.
     fn for_resolved(&self) -> Result<InstalledClient, String> {
         let version = version(RESOLVED, "--version")?;
         let mut words = vec!["sh".to_owned(), source("resolved.sh"), RESOLVED.to_owned()];
@@ -144,22 +144,24 @@ impl ClientBuilds {
         Ok(InstalledClient { words, version })
     }
 
-    /// Builds the program in Go with Go's own resolver.
+    /// Builds `lookup.go` with Go's own resolver.
     fn build_go(&self) -> Result<InstalledClient, String> {
         let program = self.program_path("go");
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go");
-        run(Command::new("go")
-            .args([
-                "build",
-                "-tags",
-                "netgo",
-                "-o",
-                &program,
-                &source("lookup.go"),
-            ])
-            .env("CGO_ENABLED", "0")
-            .env("GOTOOLCHAIN", "local")
-            .env("GOCACHE", cache))?;
+        run_installed(
+            Command::new("go")
+                .args([
+                    "build",
+                    "-tags",
+                    "netgo",
+                    "-o",
+                    &program,
+                    &source("lookup.go"),
+                ])
+                .env("CGO_ENABLED", "0")
+                .env("GOTOOLCHAIN", "local")
+                .env("GOCACHE", cache),
+        )?;
         Ok(InstalledClient {
             words: vec![program],
             version: version("go", "version")?,
@@ -177,7 +179,7 @@ pub(crate) struct PodShell<'a> {
 }
 
 impl PodShell<'_> {
-    /// Returns the output of a client. The client must succeed within [`QUICK`].
+    /// Returns the output of a client. The client must succeed within [`MAX_CLIENT_TIME`].
     pub(crate) fn run(&self, words: &[String], question: &[&str]) -> String {
         let mut command = self.pod.command("timeout").unwrap();
         command
@@ -200,7 +202,7 @@ impl PodShell<'_> {
         let error = String::from_utf8_lossy(&output.stderr);
         let what = format!("{words:?} {question:?} took {took:?}: {text}{error}");
         assert!(output.status.success(), "{what}");
-        assert!(took < QUICK, "{what}");
+        assert!(took < MAX_CLIENT_TIME, "{what}");
         text
     }
 }
@@ -215,10 +217,13 @@ fn source(name: &str) -> String {
 
 /// The first line of a program's version output.
 fn version(program: &str, option: &str) -> Result<String, String> {
-    Ok(first_line(&run(Command::new(program).arg(option))?, ""))
+    Ok(first_line(
+        &run_installed(Command::new(program).arg(option))?,
+        "",
+    ))
 }
 
-/// musl's version. musl's loader prints it to stderr and exits with an error.
+/// The version of musl. Its loader prints the version to stderr and exits with an error.
 fn musl_version() -> String {
     let loader = format!("/lib/ld-musl-{}.so.1", std::env::consts::ARCH);
     match Command::new(&loader).output() {
@@ -227,6 +232,7 @@ fn musl_version() -> String {
     }
 }
 
+/// The first line of the output that begins with `start`.
 fn first_line(output: &Output, start: &str) -> String {
     let both = [&output.stdout[..], &output.stderr].concat();
     let text = String::from_utf8_lossy(&both);
@@ -236,8 +242,12 @@ fn first_line(output: &Output, start: &str) -> String {
     lines.next().unwrap_or("of unknown version").to_owned()
 }
 
-/// Runs a program that may be missing, but must succeed.
-fn run(command: &mut Command) -> Result<Output, String> {
+/// Runs a program and returns its output, or an error if the program is not installed.
+///
+/// # Panics
+///
+/// If the program can't be started or fails.
+fn run_installed(command: &mut Command) -> Result<Output, String> {
     let program = command.get_program().display().to_string();
     match command.output() {
         Ok(output) => {

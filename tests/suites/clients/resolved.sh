@@ -1,7 +1,7 @@
 # Runs a lookup program that asks systemd-resolved: sh resolved.sh RESOLVED PROGRAM NAME
 #
-# Runs in a pod with private /etc and /run. systemd-resolved serves its stub without a system bus,
-# but needs its own user and a /run in which it can create its directory.
+# Runs in a pod with private /etc and /run. systemd-resolved needs no system bus, but its own user
+# and a /run in which it can create its directory.
 set -eu
 resolved=$1 program=$2 name=$3
 

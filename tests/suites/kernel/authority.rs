@@ -1,5 +1,5 @@
-//! Authoritative suffixes: where the kernel may answer NXDOMAIN, and where its tables can't tell.
-//! For zones with names that don't fit into the tables see `updates.rs`.
+//! Authoritative suffixes: names that the kernel denies, and names that it must pass because it
+//! can't know whether they exist. `updates.rs` tests zones whose names don't fit into the tables.
 
 use std::collections::BTreeSet;
 
@@ -16,12 +16,14 @@ use zerohop_datapath::{
 use zerohop_zone::{AbsentNames, Model, ModelBuilder, Name, Rdata, Record, ZoneData as _};
 
 use super::{
-    fixture::{self, KernelFixture, TestRunResult},
+    fixture::{self, KernelFixture, TC_PASS, TestRunResult, rcode},
     models::model,
 };
 
 const A: u16 = 1;
 const SOA: u16 = 6;
+const TXT: u16 = 16;
+const AAAA: u16 = 28;
 
 /// Two namespaces with a service each, and a pod.
 const OBJECTS: &str = "
@@ -52,8 +54,8 @@ metadata: {name: hidden}
 ---
 ";
 
-/// Names that exist, or may exist, possibly without a record in the tables: the kernel passes or
-/// answers them, but never with NXDOMAIN.
+/// Names that exist or may exist, perhaps without a record in the tables. The kernel may pass
+/// queries for them or answer them, but not with NXDOMAIN.
 struct NeverDenied {
     what: &'static str,
     manifests: fn() -> String,
@@ -144,7 +146,7 @@ fn names_that_may_exist_are_never_denied() {
     for case in &NEVER_DENIED {
         let mut fixture = KernelFixture::with_model(model(&(case.manifests)(), case.flags));
         for name in case.names {
-            for rtype in [A, 28, 16] {
+            for rtype in [A, AAAA, TXT] {
                 let frame = KernelFixture::query(name, rtype).frame();
                 let ended = fixture.run_program(HookProgram::TcPeer, &frame);
                 assert!(
@@ -181,21 +183,21 @@ fn namespaces_that_are_not_exposed_are_denied() {
 }
 
 #[test]
-fn the_soa_type_of_absent_names_passes_when_so_configured() {
+fn soa_queries_for_absent_names_pass_if_the_model_says_so() {
     let mut builder = builder_with_services(1);
     builder.set_absent_names(|_| AbsentNames::DeniedExceptSoa);
     let mut fixture = KernelFixture::with_model(builder.build());
-    let mut end = |name: &str, rtype| {
+    let mut outcome_of = |name: &str, rtype| {
         let frame = KernelFixture::query(name, rtype).frame();
         let (TestRunResult::Answered(outcome, _) | TestRunResult::Passed(outcome)) =
             fixture.run_program(HookProgram::TcPeer, &frame);
         outcome
     };
     let absent = "absent.shop.svc.cluster.local";
-    assert_eq!(end(absent, A), Outcome::NxDomain);
-    assert_eq!(end(absent, SOA), Outcome::NotAuthoritative);
-    assert_eq!(end("cluster.local", SOA), Outcome::Data);
-    assert_eq!(end(&service(0), SOA), Outcome::NoData);
+    assert_eq!(outcome_of(absent, A), Outcome::NxDomain);
+    assert_eq!(outcome_of(absent, SOA), Outcome::NotAuthoritative);
+    assert_eq!(outcome_of("cluster.local", SOA), Outcome::Data);
+    assert_eq!(outcome_of(&service(0), SOA), Outcome::NoData);
 }
 
 #[test]
@@ -217,17 +219,18 @@ fn nothing_is_denied_before_everything_is_published() {
         .publish_all(&model, &mut || {
             turn += 1;
             let (verdict, _) = object.test_run(HookProgram::TcPeer, &absent).unwrap();
-            assert_eq!(verdict, u32::MAX, "denied at step {turn}");
-            // Asks for every service once, for some before and for some after their publication.
+            assert_eq!(verdict, TC_PASS, "denied at step {turn}");
+            // Over all steps, asks for every service: for some before, for others after it is
+            // published.
             let frame = query_frame(turn % NAMES);
             let (verdict, out) = object.test_run(HookProgram::TcPeer, &frame).unwrap();
-            if verdict == u32::MAX {
+            if verdict == TC_PASS {
                 passes += 1;
                 return;
             }
             answers += 1;
             let reply = packet::parse_reply(&frame, &out).unwrap();
-            assert_eq!(reply[3] & 15, 0, "step {turn}: {reply:02x?}");
+            assert_eq!(rcode(&reply), 0, "step {turn}: {reply:02x?}");
         })
         .unwrap();
     assert!(
@@ -235,8 +238,8 @@ fn nothing_is_denied_before_everything_is_published() {
         "{passes} passes, {answers} answers"
     );
     let (verdict, out) = object.test_run(HookProgram::TcPeer, &absent).unwrap();
-    assert_ne!(verdict, u32::MAX);
-    assert_eq!(packet::parse_reply(&absent, &out).unwrap()[3] & 15, 3);
+    assert_ne!(verdict, TC_PASS);
+    assert_eq!(rcode(&packet::parse_reply(&absent, &out).unwrap()), 3);
 }
 
 /// The settings list zones longest first, so a longer new zone moves the others to later positions.
@@ -260,12 +263,13 @@ fn a_new_first_zone_is_not_denied_before_it_is_published() {
         "a-longer-zone.cluster.example."
     );
     let frame = KernelFixture::query("web.a-longer-zone.cluster.example", A).frame();
-    let mut ends = BTreeSet::new();
+    // The RCODE of each answer; `None` for each pass.
+    let mut rcodes = BTreeSet::new();
     let mut ask = |object: &mut EbpfObject| {
         let (verdict, out) = object.test_run(HookProgram::TcPeer, &frame).unwrap();
         let rcode =
-            (verdict != u32::MAX).then(|| packet::parse_reply(&frame, &out).unwrap()[3] & 15);
-        ends.insert(rcode);
+            (verdict != TC_PASS).then(|| rcode(&packet::parse_reply(&frame, &out).unwrap()));
+        rcodes.insert(rcode);
         rcode
     };
     let mut progress = || {
@@ -273,7 +277,7 @@ fn a_new_first_zone_is_not_denied_before_it_is_published() {
     };
     tables.publish_all(&after, &mut progress).unwrap();
     assert_eq!(ask(object), Some(0));
-    assert!(!ends.contains(&Some(3)), "{ends:?}");
+    assert!(!rcodes.contains(&Some(3)), "{rcodes:?}");
 }
 
 #[test]
@@ -293,13 +297,13 @@ fn existing_namespaces_are_not_denied_while_they_become_known() {
     let mut turn = 0;
     tables
         .publish_all(&after, &mut || {
-            // At first every namespace may exist; afterwards these namespaces still exist.
-            for zone in ["svc", "pod"] {
-                let name = format!("n{}.{zone}.cluster.local", turn % NAMES);
+            // Before the publication every namespace may exist. After it, these namespaces exist.
+            for subdomain in ["svc", "pod"] {
+                let name = format!("n{}.{subdomain}.cluster.local", turn % NAMES);
                 let frame = KernelFixture::query(&name, A).frame();
                 let (verdict, out) = object.test_run(HookProgram::TcPeer, &frame).unwrap();
                 let is_denial =
-                    verdict != u32::MAX && packet::parse_reply(&frame, &out).unwrap()[3] & 15 != 0;
+                    verdict != TC_PASS && rcode(&packet::parse_reply(&frame, &out).unwrap()) != 0;
                 assert!(!is_denial, "{name} at step {turn}");
             }
             turn += 1;

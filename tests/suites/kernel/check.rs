@@ -27,6 +27,7 @@ use zerohop_tests::{
 
 use super::fixture::model;
 
+/// An unused argument of mount(2).
 const NONE: Option<&str> = None;
 
 #[test]
@@ -55,6 +56,7 @@ fn hooks_attach_as_check_reports() {
 
 #[test]
 fn capabilities_suffice_where_check_reports_so() {
+    // Before Linux 5.11 maps count as locked memory (RLIMIT_MEMLOCK).
     let locks_memory = KernelVersion::current().unwrap() < KernelVersion::new(5, 11, 0);
     for (dropped, works) in [
         (CapabilitySet::SYS_ADMIN, true),
@@ -69,9 +71,9 @@ fn capabilities_suffice_where_check_reports_so() {
         (CapabilitySet::NET_ADMIN, has_tcx()),
     ] {
         let node = ProbedNode::new();
-        // An agent with SYS_RESOURCE raises the limit.
+        // With SYS_RESOURCE the agent raises the limit itself.
         let is_limited = locks_memory && dropped.contains(CapabilitySet::SYS_RESOURCE);
-        let _limit = is_limited.then(LockedMemoryLimit::limited);
+        let _limit = is_limited.then(LockedMemoryLimit::lower);
         let (report, attached) = node.inside(|| {
             capabilities::drop_capabilities(dropped).unwrap();
             (node.check(HookChoice::Auto), node.attach(HookChoice::Auto))
@@ -147,7 +149,7 @@ impl ProbedNode {
             bpffs: self.bpffs.path().into(),
         };
         let Claim::Claimed(pins) = Pins::claim(self.bpffs.path())? else {
-            anyhow::bail!("another agent has the hooks");
+            anyhow::bail!("another agent holds the hooks");
         };
         let mut devices = Devices::default();
         let devices = runtime().block_on(devices.list())?.to_vec();
@@ -169,28 +171,40 @@ impl ProbedNode {
     /// The report's finding about the pod's veth.
     fn interface_finding<'a>(&self, report: &'a Report) -> &'a str {
         let text = report.findings.iter().find_map(|finding| {
-            let is_here = finding.subject == "interface";
-            is_here.then_some(finding.text.as_str())
+            let is_interface = finding.subject == "interface";
+            is_interface.then_some(finding.text.as_str())
         });
         text.unwrap()
     }
 }
 
-/// Limits the process's locked memory to less than is in use. Before Linux 5.11 no map can then be
-/// created without SYS_RESOURCE. The guests with such kernels run one test at a time.
-struct LockedMemoryLimit(u64, u64);
+/// Limits the process's locked memory to less than is in use; restores the previous limit when
+/// dropped. Before Linux 5.11 no map can then be created without SYS_RESOURCE. The limit is no
+/// problem for other tests, because guests with such kernels run one test at a time.
+struct LockedMemoryLimit {
+    previous_soft: u64,
+    previous_hard: u64,
+}
 
 impl LockedMemoryLimit {
-    fn limited() -> LockedMemoryLimit {
-        let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK).unwrap();
+    fn lower() -> LockedMemoryLimit {
+        let (previous_soft, previous_hard) = getrlimit(Resource::RLIMIT_MEMLOCK).unwrap();
         setrlimit(Resource::RLIMIT_MEMLOCK, 1 << 16, 1 << 16).unwrap();
-        LockedMemoryLimit(soft, hard)
+        LockedMemoryLimit {
+            previous_soft,
+            previous_hard,
+        }
     }
 }
 
 impl Drop for LockedMemoryLimit {
     fn drop(&mut self) {
-        setrlimit(Resource::RLIMIT_MEMLOCK, self.0, self.1).unwrap();
+        setrlimit(
+            Resource::RLIMIT_MEMLOCK,
+            self.previous_soft,
+            self.previous_hard,
+        )
+        .unwrap();
     }
 }
 

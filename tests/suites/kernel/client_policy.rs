@@ -1,5 +1,5 @@
-//! The client policy in the kernel: which clients are answered while network policies restrict
-//! them.
+//! The client policy in the kernel: which clients the programs answer while NetworkPolicies
+//! restrict DNS queries.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -19,8 +19,8 @@ const VETH: [HookProgram; 2] = [HookProgram::XdpVeth, HookProgram::TcPeer];
 /// Programs for network cards, where --allow names the clients.
 const CARD: [HookProgram; 2] = [HookProgram::Xdp, HookProgram::Tc];
 
-/// Questions from the pod over IPv4 and IPv6, and from another client of each family.
-fn questions() -> [(IpAddr, Vec<u8>); 4] {
+/// Queries from the pod over IPv4 and IPv6, and from another client of each family.
+fn queries() -> [(IpAddr, Vec<u8>); 4] {
     let query = KernelFixture::query(WEB, A);
     let query6 = KernelFixture::query6(WEB, A);
     // The IPv4 address differs from the pod's in the last byte, the IPv6 address in the seventh
@@ -49,60 +49,61 @@ fn questions() -> [(IpAddr, Vec<u8>); 4] {
     ]
 }
 
-/// Checks which clients these programs answer.
-fn check(
+/// Checks that these programs answer permitted clients, and pass the queries of all others.
+fn check_clients(
     fixture: &mut KernelFixture,
     programs: [HookProgram; 2],
-    answered: &dyn Fn(IpAddr) -> bool,
+    is_permitted: &dyn Fn(IpAddr) -> bool,
 ) {
     for program in programs {
-        for (client, frame) in questions() {
+        for (client, frame) in queries() {
             let ended = fixture.run_program(program, &frame);
-            match answered(client) {
-                true => assert!(
+            if is_permitted(client) {
+                assert!(
                     matches!(ended, TestRunResult::Answered(Outcome::Data, _)),
                     "{client} by {program:?}: {ended:?}"
-                ),
-                false => assert_eq!(
+                );
+            } else {
+                assert_eq!(
                     ended,
                     TestRunResult::Passed(Outcome::NotPermitted),
                     "{client} by {program:?}"
-                ),
+                );
             }
         }
     }
 }
 
 #[test]
-fn only_known_clients_are_answered_on_veths_under_a_restricting_policy() {
+fn only_permitted_clients_are_answered_on_veths() {
     let mut fixture = KernelFixture::shared();
-    check(&mut fixture, VETH, &|_| true);
+    check_clients(&mut fixture, VETH, &|_| true);
 
-    for known in [
+    for permitted in [
         BTreeSet::new(),
         BTreeSet::from([POD[0]]),
         BTreeSet::from([POD[1]]),
         BTreeSet::from(POD),
-        // The pod is removed, another client is known.
+        // Another client is permitted instead of the pod.
         BTreeSet::from(["10.244.0.3".parse().unwrap()]),
     ] {
-        fixture.set_clients(PermittedClients::Only(known.clone()));
-        check(&mut fixture, VETH, &|client| known.contains(&client));
+        fixture.set_clients(PermittedClients::Only(permitted.clone()));
+        check_clients(&mut fixture, VETH, &|client| permitted.contains(&client));
         // The client policy does not apply to network cards.
-        check(&mut fixture, CARD, &|_| true);
+        check_clients(&mut fixture, CARD, &|_| true);
     }
 
     fixture.set_clients(PermittedClients::Any);
-    check(&mut fixture, VETH, &|_| true);
+    check_clients(&mut fixture, VETH, &|_| true);
 }
 
 #[test]
-fn clients_known_before_a_restriction_ended_are_unknown_when_it_begins_again() {
+fn a_new_restriction_does_not_permit_the_clients_of_the_previous_one() {
     let mut fixture = KernelFixture::shared();
     fixture.set_clients(PermittedClients::Only(BTreeSet::from(POD)));
     fixture.set_clients(PermittedClients::Any);
     fixture.set_clients(PermittedClients::Only(BTreeSet::from([POD[1]])));
-    check(&mut fixture, VETH, &|client| client == POD[1]);
+    check_clients(&mut fixture, VETH, &|client| client == POD[1]);
     fixture.set_clients(PermittedClients::Any);
 }
 
@@ -110,7 +111,7 @@ fn clients_known_before_a_restriction_ended_are_unknown_when_it_begins_again() {
 fn without_allowed_networks_the_client_policy_applies_to_every_device() {
     let mut fixture = KernelFixture::answering_any_client();
     let programs = [HookProgram::Tc, HookProgram::TcPeer];
-    check(&mut fixture, programs, &|_| true);
+    check_clients(&mut fixture, programs, &|_| true);
     fixture.set_clients(PermittedClients::Only(BTreeSet::from([POD[0]])));
-    check(&mut fixture, programs, &|client| client == POD[0]);
+    check_clients(&mut fixture, programs, &|client| client == POD[0]);
 }

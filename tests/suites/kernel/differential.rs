@@ -1,5 +1,5 @@
-//! Random and mutated packets: the kernel's answers equal those of the user plane, which has
-//! another parser, and a passed packet is unchanged.
+//! Random and mutated packets: the kernel's answers equal the user plane's, although the planes
+//! have different parsers, and a passed packet is unchanged.
 
 use dns_common::outcomes::Hook;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -11,24 +11,26 @@ use zerohop_resolver::{
 };
 use zerohop_zone::Model;
 
-use super::fixture::KernelFixture;
+use super::fixture::{KernelFixture, TC_PASS};
 
 /// Number of packets for each hook.
 const PACKETS: usize = 10_000;
 
+/// Types of the random queries. More frequent types are listed more than once.
 const TYPES: [u16; 14] = [1, 1, 1, 28, 28, 12, 33, 16, 6, 2, 5, 65, 255, 0];
 
 #[test]
 fn tc_answers_random_packets_like_the_user_plane() {
-    compare(HookProgram::TcPeer, 1);
+    compare_planes(HookProgram::TcPeer, 1);
 }
 
 #[test]
 fn xdp_answers_random_packets_like_the_user_plane() {
-    compare(HookProgram::XdpVeth, 2);
+    compare_planes(HookProgram::XdpVeth, 2);
 }
 
-fn compare(program: HookProgram, seed: u64) {
+/// Runs random packets through a program, and compares each answer with the user plane's.
+fn compare_planes(program: HookProgram, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut fixture = KernelFixture::shared();
     let names: Vec<Vec<u8>> = fixture
@@ -50,12 +52,13 @@ fn compare(program: HookProgram, seed: u64) {
         }
         let (verdict, out) = fixture.object.test_run(program, &frame).unwrap();
         let what = || format!("packet {number} of seed {seed}: {frame:02x?} became {out:02x?}");
-        if verdict == pass(program) {
+        if verdict == pass_verdict(program) {
             passes += 1;
             assert_eq!(out, frame, "{}", what());
             continue;
         }
         answers += 1;
+        // The message follows the headers of Ethernet, IPv4 (EtherType 0x0800) or IPv6, and UDP.
         let start = if frame[12] == 8 { 42 } else { 62 };
         let reply = if mutated {
             // The reply repeats mutated headers, so only the message can be compared.
@@ -63,6 +66,7 @@ fn compare(program: HookProgram, seed: u64) {
         } else {
             packet::parse_reply(&frame, &out).unwrap_or_else(|error| panic!("{error}: {}", what()))
         };
+        // The UDP length, without the UDP header of 8 bytes.
         let length = usize::from(u16::from_be_bytes([frame[start - 4], frame[start - 3]])) - 8;
         let asked = &frame[start..start + length];
         assert!(is_right(asked, &reply, &fixture.model), "{}", what());
@@ -71,13 +75,15 @@ fn compare(program: HookProgram, seed: u64) {
     assert!(answers > PACKETS / 5 && passes > PACKETS / 5);
 }
 
-fn pass(program: HookProgram) -> u32 {
+/// The verdict with which a program passes a packet: XDP_PASS or TC_ACT_UNSPEC.
+fn pass_verdict(program: HookProgram) -> u32 {
     match program.hook() {
         Hook::Xdp => 2,
-        Hook::Tc => u32::MAX,
+        Hook::Tc => TC_PASS,
     }
 }
 
+/// Whether `reply` is the user plane's reply to `asked`, in some rotation of addresses.
 fn is_right(asked: &[u8], reply: &[u8], model: &Model) -> bool {
     (0..64).any(
         |rotation| match respond(asked, model, Transport::Udp, rotation) {
@@ -116,6 +122,7 @@ fn query(random: &mut StdRng, names: &[Vec<u8>]) -> QueryPacket {
     let query = QueryPacket {
         id: random.random(),
         port: random.random_range(1024..=u16::MAX),
+        // RD; none; RD and AD; RD and CD.
         bits: [0x0100, 0x0000, 0x0120, 0x0110][random.random_range(0..4)],
         name,
         ..query
@@ -125,7 +132,7 @@ fn query(random: &mut StdRng, names: &[Vec<u8>]) -> QueryPacket {
     }
     let data = vec![random.random(); random.random_range(0..40)];
     let options = match random.random_range(0..4) {
-        // One option that fills the record, like dig's cookie; or bytes that may be no option.
+        // One option that fills the record, like dig's cookie; or bytes that may not be an option.
         0 | 1 => [&[0, 10, 0, data.len() as u8][..], &data].concat(),
         2 => data,
         _ => Vec::new(),

@@ -1,4 +1,5 @@
-//! A small cluster in the kernel's tables, with programs that are attached nowhere.
+//! Kernel tables with a small cluster, and loaded programs that are not attached: tests run them
+//! over single frames by BPF_PROG_TEST_RUN.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -20,7 +21,13 @@ use zerohop_datapath::{
 use zerohop_tests::topology::HOST_VETH_MAC;
 use zerohop_zone::{ComputedNames, Model, ModelBuilder, Name, Rdata, Record, Srv};
 
-/// Tables in the kernel with a lease of an hour, and the published model.
+/// TC_ACT_UNSPEC, the verdict with which the tc programs pass a packet.
+pub(crate) const TC_PASS: u32 = u32::MAX;
+
+/// An hour at 1,000 Hz, more at lower rates.
+const LONG_LEASE_JIFFIES: u64 = 3_600_000;
+
+/// Tables in the kernel with a long lease, and the published model.
 pub(crate) struct KernelFixture {
     pub(crate) object: EbpfObject,
     pub(crate) tables: KernelTables<Rcu>,
@@ -41,7 +48,7 @@ impl KernelFixture {
     /// the programs, which is long in an emulated machine.
     pub(crate) fn shared() -> MutexGuard<'static, Self> {
         static SHARED: LazyLock<Mutex<KernelFixture>> =
-            LazyLock::new(|| Mutex::new(KernelFixture::of(model())));
+            LazyLock::new(|| Mutex::new(KernelFixture::small(model())));
         SHARED.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -61,7 +68,8 @@ impl KernelFixture {
         fixture
     }
 
-    fn of(model: Model) -> Self {
+    /// A fixture with small tables.
+    fn small(model: Model) -> Self {
         let size = TableSize {
             buckets: 1024,
             chunks: 16,
@@ -69,8 +77,8 @@ impl KernelFixture {
         Self::sized(model, size)
     }
 
-    /// A fixture without allowed networks: programs for network cards answer every client, as on
-    /// bridges of pods.
+    /// A fixture without allowed networks: programs for network cards answer every client, as they
+    /// do on bridges of pods.
     pub(crate) fn answering_any_client() -> Self {
         let size = TableSize {
             buckets: 1024,
@@ -79,10 +87,13 @@ impl KernelFixture {
         Self::allowing(&[], model(), size)
     }
 
+    /// A fixture whose network cards answer clients in the pods' networks.
     fn sized(model: Model, size: TableSize) -> Self {
         Self::allowing(&["10.244.0.0/16", "fd00:10:244::/64"], model, size)
     }
 
+    /// A fixture whose network cards answer clients in `networks`. An empty list allows every
+    /// client.
     fn allowing(networks: &[&str], model: Model, size: TableSize) -> Self {
         let config = DatapathConfig {
             allow: networks.iter().map(|text| text.parse().unwrap()).collect(),
@@ -92,7 +103,7 @@ impl KernelFixture {
         let mut tables = KernelTables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();
         tables.publish_card_addresses(vec![HOST_VETH_MAC]);
         tables.publish_all(&model, &mut || {}).unwrap();
-        object.set_lease(1000 * 3600).unwrap();
+        object.set_lease(LONG_LEASE_JIFFIES).unwrap();
         Self {
             object,
             tables,
@@ -109,7 +120,7 @@ impl KernelFixture {
     pub(crate) fn publish_model(&mut self, model: Model) {
         let published = self.tables.publish_all(&model, &mut || {}).unwrap();
         assert_eq!(published.left_out, 0, "the tables are too small");
-        self.object.set_lease(1000 * 3600).unwrap();
+        self.object.set_lease(LONG_LEASE_JIFFIES).unwrap();
         self.model = model;
     }
 
@@ -118,7 +129,7 @@ impl KernelFixture {
         self.tables.publish_rate_limit(limit);
     }
 
-    /// Sets the clients that are answered on pods' veths.
+    /// Sets the clients that the client policy permits on pods' veths.
     pub(crate) fn set_clients(&mut self, clients: PermittedClients) {
         self.tables.publish_clients(&self.model, clients).unwrap();
     }
@@ -128,17 +139,18 @@ impl KernelFixture {
         let before = self.counters();
         let (verdict, out) = self.object.test_run(program, frame).unwrap();
         let after = self.counters();
-        let outcome = moved(program.hook(), before, after);
+        let outcome = changed_outcome(program.hook(), before, after);
         let (pass, answer) = match program.hook() {
+            // XDP_PASS and XDP_TX.
             Hook::Xdp => (2, 3),
-            // TC_ACT_UNSPEC, and TC_ACT_REDIRECT.
-            Hook::Tc => (u32::MAX, 7),
+            // TC_ACT_REDIRECT.
+            Hook::Tc => (TC_PASS, 7),
         };
         if outcome.is_answer() {
-            assert_eq!(verdict, answer, "{program:?} says {outcome:?}");
+            assert_eq!(verdict, answer, "{program:?} counted {outcome:?}");
             return TestRunResult::Answered(outcome, out);
         }
-        assert_eq!(verdict, pass, "{program:?} says {outcome:?}");
+        assert_eq!(verdict, pass, "{program:?} counted {outcome:?}");
         assert_eq!(
             out, frame,
             "{program:?} counted {outcome:?}, but changed the frame"
@@ -158,7 +170,11 @@ impl KernelFixture {
 }
 
 /// The outcome of the one counter that changed.
-fn moved(hook: Hook, before: [OutcomeCounters; 2], after: [OutcomeCounters; 2]) -> Outcome {
+fn changed_outcome(
+    hook: Hook,
+    before: [OutcomeCounters; 2],
+    after: [OutcomeCounters; 2],
+) -> Outcome {
     let moved: Vec<_> = Hook::ALL
         .into_iter()
         .flat_map(|hook| Outcome::ALL.map(|outcome| (hook, outcome)))
@@ -175,6 +191,12 @@ fn moved(hook: Hook, before: [OutcomeCounters; 2], after: [OutcomeCounters; 2]) 
     outcome
 }
 
+/// The RCODE in a message's header.
+pub(crate) fn rcode(message: &[u8]) -> u8 {
+    message[3] & 15
+}
+
+/// Parses a domain name.
 pub(crate) fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
 }
@@ -228,7 +250,7 @@ pub(crate) fn model() -> Model {
     ));
     builder.add(address("cart.shop.svc.cluster.local", "10.96.1.2"));
     builder.add(address("cart.shop.svc.cluster.local", "fd00:10:96::2"));
-    // A name of odd length, so that its answer starts at an odd offset.
+    // Names of odd and even length: their answers start at even and odd offsets.
     builder.add(address("odd1.shop.svc.cluster.local", "10.96.1.3"));
     builder.add(address("odd22.shop.svc.cluster.local", "10.96.1.4"));
     for last in 1..=4 {

@@ -27,7 +27,7 @@ fn a_bridged_pod_reaches_the_served_addresses() {
 #[test]
 fn a_pod_with_complete_checksums_reaches_the_served_addresses() {
     let topology = Topology::routed().unwrap();
-    ethtool::disable_tx_checksums(&topology.pod, POD_DEVICE).unwrap();
+    ethtool::disable_checksum_offload(&topology.pod, POD_DEVICE).unwrap();
     check_echo(&topology, &topology.pod);
 }
 
@@ -35,7 +35,7 @@ fn a_pod_with_complete_checksums_reaches_the_served_addresses() {
 fn a_namespace_behind_the_pod_reaches_the_served_addresses() {
     for topology in [Topology::routed().unwrap(), Topology::bridged().unwrap()] {
         let inner = topology.add_nested_namespace().unwrap();
-        ethtool::disable_tx_checksums(&inner, POD_DEVICE).unwrap();
+        ethtool::disable_checksum_offload(&inner, POD_DEVICE).unwrap();
         check_echo(&topology, &inner);
     }
 }

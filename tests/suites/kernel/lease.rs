@@ -1,4 +1,4 @@
-//! The lease begins only when the agent renews it, and not by publishing.
+//! An ended lease begins again only when the agent renews it.
 
 use std::{thread, time::Duration};
 
@@ -17,7 +17,7 @@ spec: {clusterIP: 10.96.1.77}
 ";
 
 #[test]
-fn publishing_does_not_begin_an_ended_lease() {
+fn publishing_does_not_renew_an_ended_lease() {
     let mut datapath = start(InitialLease::Ended);
     pass_time();
     datapath.publish_all(&model(ANOTHER, &[])).unwrap();
@@ -31,7 +31,7 @@ fn publishing_does_not_begin_an_ended_lease() {
 }
 
 #[test]
-fn stopping_the_agent_does_not_begin_an_ended_lease() {
+fn stopping_the_agent_does_not_renew_an_ended_lease() {
     let mut datapath = start(InitialLease::Running);
     assert!(is_leased(&datapath));
     datapath.end_lease();
@@ -39,7 +39,7 @@ fn stopping_the_agent_does_not_begin_an_ended_lease() {
     assert!(!is_leased(&datapath));
 }
 
-/// Sleeps until a running lease would be renewed.
+/// Sleeps until the agent would renew a running lease.
 fn pass_time() {
     thread::sleep(STALE_AFTER / 3);
 }

@@ -1,5 +1,5 @@
-//! Network cards, where unknown hosts may ask: packets that pass there and are answered on pods'
-//! veths.
+//! Network cards, which unknown hosts can reach: packets that pass on a card, although the programs
+//! on pods' veths answer them.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use zerohop_contract::{
     packet::QueryPacket,
 };
 use zerohop_datapath::{program::HookProgram, settings::RateLimit};
-use zerohop_tests::topology::BRIDGE_MAC;
+use zerohop_tests::topology::{BRIDGE_MAC, HOST_VETH_MAC};
 
 use super::{
     fixture::{KernelFixture, TestRunResult},
@@ -23,8 +23,8 @@ const CARD: [HookProgram; 2] = [HookProgram::Xdp, HookProgram::Tc];
 /// Programs for pods' veths.
 const VETH: [HookProgram; 2] = [HookProgram::XdpVeth, HookProgram::TcPeer];
 
-/// A question from `client`, over its address family.
-fn question(client: IpAddr) -> QueryPacket {
+/// A query from `client`, over its address family.
+fn query_from(client: IpAddr) -> QueryPacket {
     let query = match client {
         IpAddr::V4(_) => KernelFixture::query(WEB, A),
         IpAddr::V6(_) => KernelFixture::query6(WEB, A),
@@ -32,7 +32,7 @@ fn question(client: IpAddr) -> QueryPacket {
     QueryPacket { client, ..query }
 }
 
-fn answered(ended: &TestRunResult) -> bool {
+fn is_answered(ended: &TestRunResult) -> bool {
     matches!(ended, TestRunResult::Answered(Outcome::Data, _))
 }
 
@@ -40,7 +40,8 @@ fn answered(ended: &TestRunResult) -> bool {
 fn packets_for_another_hardware_address_pass() {
     let mut fixture = KernelFixture::shared();
     for client in POD {
-        let mut frame = question(client).frame();
+        let mut frame = query_from(client).frame();
+        // The destination address.
         frame[..6].copy_from_slice(&BRIDGE_MAC);
         for program in CARD {
             let ended = fixture.run_program(program, &frame);
@@ -50,10 +51,10 @@ fn packets_for_another_hardware_address_pass() {
                 "{program:?}"
             );
         }
-        // On a veth the destination may be a bridge's hardware address.
+        // On a veth the destination address may be a bridge's.
         for program in VETH {
             assert!(
-                answered(&fixture.run_program(program, &frame)),
+                is_answered(&fixture.run_program(program, &frame)),
                 "{program:?}"
             );
         }
@@ -64,18 +65,18 @@ fn packets_for_another_hardware_address_pass() {
 fn without_known_hardware_addresses_every_packet_passes() {
     let mut fixture = KernelFixture::answering_any_client();
     fixture.tables.publish_card_addresses(Vec::new());
-    let frame = question(POD[0]).frame();
+    let frame = query_from(POD[0]).frame();
     let ended = fixture.run_program(HookProgram::Tc, &frame);
     assert_eq!(ended, TestRunResult::Passed(Outcome::Misdirected));
     fixture
         .tables
-        .publish_card_addresses(vec![BRIDGE_MAC, [2, 0, 0, 0, 0, 1]]);
-    assert!(answered(&fixture.run_program(HookProgram::Tc, &frame)));
+        .publish_card_addresses(vec![BRIDGE_MAC, HOST_VETH_MAC]);
+    assert!(is_answered(&fixture.run_program(HookProgram::Tc, &frame)));
 }
 
 #[test]
 fn source_addresses_that_no_client_can_have_pass() {
-    // No allowed networks are set, so every client address would be answered.
+    // Without allowed networks every other client is answered.
     let mut fixture = KernelFixture::answering_any_client();
     let impossible = [
         "0.0.0.0",
@@ -89,7 +90,7 @@ fn source_addresses_that_no_client_can_have_pass() {
     ];
     let impossible = impossible.map(|text| text.parse().unwrap());
     for client in impossible.into_iter().chain(SERVED) {
-        let frame = question(client).frame();
+        let frame = query_from(client).frame();
         let ended = fixture.run_program(HookProgram::Tc, &frame);
         assert_eq!(
             ended,
@@ -98,16 +99,16 @@ fn source_addresses_that_no_client_can_have_pass() {
         );
     }
     for client in ["1.0.0.1", "126.0.0.1", "223.255.255.255", "fe80::1"] {
-        let frame = question(client.parse().unwrap()).frame();
+        let frame = query_from(client.parse().unwrap()).frame();
         assert!(
-            answered(&fixture.run_program(HookProgram::Tc, &frame)),
+            is_answered(&fixture.run_program(HookProgram::Tc, &frame)),
             "{client}"
         );
     }
 }
 
 #[test]
-fn questions_over_the_rate_limit_pass() {
+fn queries_over_the_rate_limit_pass() {
     let mut fixture = KernelFixture::shared();
     // A burst of three, and no refill.
     fixture.set_rate_limit(Some(RateLimit {
@@ -116,19 +117,19 @@ fn questions_over_the_rate_limit_pass() {
     }));
     let clients = ["10.244.0.77", "fd00:10:244::77"].map(|text| text.parse().unwrap());
     for client in clients {
-        let frame = question(client).frame();
+        let frame = query_from(client).frame();
         // A passed packet takes no token.
-        let absent = QueryPacket {
+        let to_other_port = QueryPacket {
             server: (SERVED[usize::from(client.is_ipv6())], 5353),
-            ..question(client)
+            ..query_from(client)
         };
         for _ in 0..5 {
-            let ended = fixture.run_program(HookProgram::Xdp, &absent.frame());
+            let ended = fixture.run_program(HookProgram::Xdp, &to_other_port.frame());
             assert_eq!(ended, TestRunResult::Passed(Outcome::NotServed));
         }
         for _ in 0..3 {
             assert!(
-                answered(&fixture.run_program(HookProgram::Xdp, &frame)),
+                is_answered(&fixture.run_program(HookProgram::Xdp, &frame)),
                 "{client}"
             );
         }
@@ -137,25 +138,28 @@ fn questions_over_the_rate_limit_pass() {
             assert_eq!(ended, TestRunResult::Passed(Outcome::OverLimit), "{client}");
         }
         for program in VETH {
-            assert!(answered(&fixture.run_program(program, &frame)), "{client}");
+            assert!(
+                is_answered(&fixture.run_program(program, &frame)),
+                "{client}"
+            );
         }
     }
     // A host can use every address of its IPv6 network, so the whole network is one client.
-    let neighbour = question("fd00:10:244::78".parse().unwrap()).frame();
+    let neighbour = query_from("fd00:10:244::78".parse().unwrap()).frame();
     let ended = fixture.run_program(HookProgram::Xdp, &neighbour);
     assert_eq!(ended, TestRunResult::Passed(Outcome::OverLimit));
-    // Other clients have their own bucket.
-    let other = question("10.244.0.78".parse().unwrap()).frame();
-    assert!(answered(&fixture.run_program(HookProgram::Xdp, &other)));
+    // Every other client has its own bucket.
+    let other = query_from("10.244.0.78".parse().unwrap()).frame();
+    assert!(is_answered(&fixture.run_program(HookProgram::Xdp, &other)));
 
-    // The bucket is refilled completely in each jiffy.
+    // With this limit, one jiffy refills a whole bucket.
     fixture.set_rate_limit(Some(RateLimit {
         refill: 3 * TOKEN as u32,
         burst: 3 * TOKEN as u32,
     }));
-    let frame = question(clients[0]).frame();
-    let again = || Ok(answered(&fixture.run_program(HookProgram::Xdp, &frame)));
+    let frame = query_from(clients[0]).frame();
+    let is_answered_again = || Ok(is_answered(&fixture.run_program(HookProgram::Xdp, &frame)));
     let limit = std::time::Duration::from_secs(5);
-    assert!(zerohop_tests::udp::eventually(limit, again).unwrap());
+    assert!(zerohop_tests::udp::eventually(limit, is_answered_again).unwrap());
     fixture.set_rate_limit(None);
 }

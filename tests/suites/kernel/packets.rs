@@ -52,7 +52,7 @@ const DATA: &str = "
     east.prefer._zone.db.shop.svc.cluster.local A AAAA
 ";
 
-/// Names that exist, and types that they have no records of.
+/// Questions for existing names without records of the type: a name and types.
 const NO_DATA: &str = "
     near.shop.svc.cluster.local                 AAAA
     tonothing.shop.svc.cluster.local            A
@@ -72,7 +72,7 @@ const NO_DATA: &str = "
     1.96.10.in-addr.arpa                        PTR
 ";
 
-/// Names that do not exist.
+/// Questions for names that do not exist: a name and types.
 const NX_DOMAIN: &str = "
     below.near.shop.svc.cluster.local          A
     256-1-1-1.shop.pod.cluster.local           A
@@ -173,6 +173,7 @@ fn check_answer(
     );
 }
 
+/// The reply that the user plane would render, with this rotation of addresses.
 fn expected(
     fixture: &KernelFixture,
     query: &QueryPacket,
@@ -188,6 +189,7 @@ fn expected(
     let mut message = Vec::new();
     for number in [
         query.id,
+        // QR and AA are set, RD and CD copied.
         0x8400 | query.bits & 0x0110 | rcode,
         1,
         sections.answers,
@@ -201,6 +203,7 @@ fn expected(
     message.extend(query.class.to_be_bytes());
     message.extend(&sections.bytes);
     if let Some(edns) = &query.edns {
+        // An OPT record with a size of 1232 bytes, and the DO bit of the query.
         message.extend([0, 0, 41, 0x04, 0xd0, 0, 0]);
         message.extend((edns.ttl as u16).to_be_bytes());
         message.extend([0, 0]);
@@ -272,6 +275,7 @@ fn bytes_after_the_ip_packet_are_padding() {
 fn a_zero_ipv4_udp_checksum_stays_zero_at_tc() {
     let mut fixture = KernelFixture::shared();
     let mut frame = KernelFixture::query("web.shop.svc.cluster.local", A).frame();
+    // The UDP checksum, after 14 bytes of Ethernet header, 20 of IPv4 header and 6 of UDP header.
     frame[40..42].fill(0);
     let TestRunResult::Answered(_, out) = fixture.run_program(HookProgram::TcPeer, &frame) else {
         panic!("passed");

@@ -34,8 +34,8 @@ struct PassingPacket {
     outcome: Outcome,
 }
 
-/// Defines the function `passing_packets` by a table: under each outcome the packets that pass with
-/// it, in the form `what is special => frame`.
+/// Defines the function `passing_packets` from a table. Each outcome is followed by the packets
+/// that pass with it, in the form `what is special => frame`.
 macro_rules! passing_packets {
     ($($outcome:ident: $($what:literal => $frame:expr,)+)+) => {
         fn passing_packets() -> Vec<PassingPacket> {
@@ -108,11 +108,11 @@ passing_packets! {
 
     NameLength:
         "the root name" => message(|bytes| replace_from(bytes, QUESTION, &[0; 20])),
-        "a name of more than 255 bytes" => question(&of_labels(120), A),
+        "a name of more than 255 bytes" => question(&name_of_labels(120), A),
         "a zero byte in a label" => query_for(b"\x0aab\0defghij\x07cluster\x05local\0"),
 
     NonstandardName:
-        "more labels than the program walks" => question(&of_labels(60), A),
+        "more labels than the program walks" => question(&name_of_labels(60), A),
         "a name without a terminating root label" => message(|bytes| bytes[QUESTION..].fill(b'a')),
         "a label of 64 bytes" => query_for(&label_of_64_bytes()),
         "labels that lead past the end of the name, and 256 bytes later into other labels"
@@ -206,30 +206,30 @@ const QUESTION: usize = 12;
 /// An OPT record without options, for a payload size of 1232 bytes.
 const OPT: [u8; 11] = [0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
 
-/// The frame of the standard query for A of `web`, bent.
-fn frame(bend: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    bent(KernelFixture::query(WEB, A).frame(), bend)
+/// The frame of the standard query (`web`, type A) after `edit`.
+fn frame(edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    edited(KernelFixture::query(WEB, A).frame(), edit)
 }
 
-/// As [`frame`], over IPv6.
-fn frame6(bend: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    bent(KernelFixture::query6(WEB, A).frame(), bend)
+/// Like [`frame`], over IPv6.
+fn frame6(edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    edited(KernelFixture::query6(WEB, A).frame(), edit)
 }
 
-/// A frame around the message of the standard query, bent. Lengths and checksums are right.
-fn message(bend: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+/// A frame around the message of the standard query after `edit`. Lengths and checksums are right.
+fn message(edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let query = KernelFixture::query(WEB, A);
-    query.frame_with(&bent(query.message(), bend))
+    query.frame_with(&edited(query.message(), edit))
 }
 
-/// As [`message`], with an OPT record.
-fn message_with_edns(bend: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+/// Like [`message`], with an OPT record.
+fn message_with_edns(edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let query = KernelFixture::query(WEB, A).with_edns(1232, 0, &[]);
-    query.frame_with(&bent(query.message(), bend))
+    query.frame_with(&edited(query.message(), edit))
 }
 
-fn bent(mut bytes: Vec<u8>, bend: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    bend(&mut bytes);
+fn edited(mut bytes: Vec<u8>, edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    edit(&mut bytes);
     bytes
 }
 
@@ -249,7 +249,7 @@ fn query(change: impl FnOnce(&mut QueryPacket)) -> Vec<u8> {
     query.frame()
 }
 
-/// As [`query`], over IPv6.
+/// Like [`query`], over IPv6.
 fn query6(change: impl FnOnce(&mut QueryPacket)) -> Vec<u8> {
     let mut query = KernelFixture::query6(WEB, A);
     change(&mut query);
@@ -261,7 +261,8 @@ fn query_for(name: &[u8]) -> Vec<u8> {
     query(|query| query.name = name.to_vec())
 }
 
-/// A query with an OPT record with this TTL field and these options.
+/// A query whose OPT record has these options, and this TTL field: extended RCODE, version and
+/// flags (RFC 6891 section 6.1.3).
 fn edns(ttl: u32, options: &[u8]) -> Vec<u8> {
     query(|query| {
         query.edns = Some(QueryEdns {
@@ -272,6 +273,7 @@ fn edns(ttl: u32, options: &[u8]) -> Vec<u8> {
     })
 }
 
+/// A query for a name in text form.
 fn question(name: &str, rtype: u16) -> Vec<u8> {
     KernelFixture::query(name, rtype).frame()
 }
@@ -282,7 +284,8 @@ fn with_edns(name: &str, size: u16) -> Vec<u8> {
     query.with_edns(size, 0, &[]).frame()
 }
 
-fn of_labels(count: usize) -> String {
+/// A name below `shop` with this number of additional labels of one byte.
+fn name_of_labels(count: usize) -> String {
     format!("{}.shop.svc.cluster.local", vec!["a"; count].join("."))
 }
 
@@ -290,11 +293,13 @@ fn label_of_64_bytes() -> Vec<u8> {
     [&[64][..], &[b'a'; 64], b"\x07cluster\x05local\0"].concat()
 }
 
+/// A name whose labels lead to byte 264, past its end. A program that kept positions in eight bits
+/// would continue at byte 8, with the labels of `after_wrap`.
 fn labels_past_the_end() -> Vec<u8> {
     let mut name = [b'a'; 230].to_vec();
     let lengths = [(0, 63), (64, 63), (128, 63), (192, 7), (200, 63)];
-    let seen_next = [(8, 63), (72, 63), (136, 62), (199, 30)];
-    for (at, length) in lengths.into_iter().chain(seen_next) {
+    let after_wrap = [(8, 63), (72, 63), (136, 62), (199, 30)];
+    for (at, length) in lengths.into_iter().chain(after_wrap) {
         name[at] = length;
     }
     [&name[..], b"\x07cluster\x05local\0"].concat()

@@ -11,12 +11,15 @@ use zerohop_resolver::{
     query::Transport,
 };
 
-use super::{fixture::KernelFixture, models::model};
+use super::{
+    fixture::{KernelFixture, TC_PASS},
+    models::model,
+};
 
 const A: u16 = 1;
 const SEED: u64 = 3;
 
-/// Chooses ID and source port of a client's query from its number.
+/// Chooses the ID and the source port of a client's query with this number.
 type ChooseIdAndPort = fn(u16, &mut StdRng) -> (u16, u16);
 
 const CLIENTS: [(&str, ChooseIdAndPort); 5] = [
@@ -31,8 +34,8 @@ const CLIENTS: [(&str, ChooseIdAndPort); 5] = [
     }),
 ];
 
-/// Numbers of addresses to test, and queries for each. Fewer of both in an emulated machine, but
-/// enough for 20 % to be six standard deviations.
+/// Numbers of addresses to test, and the number of queries for each. An emulated machine tests
+/// fewer, but enough that 20 % is six standard deviations.
 fn scale() -> (&'static [usize], u16) {
     match env::var_os("ZEROHOP_GUEST") {
         None => (&[2, 3, 7, 12], 10_000),
@@ -102,7 +105,7 @@ fn answer_of_kernel(fixture: &mut KernelFixture, query: &QueryPacket) -> Option<
         .object
         .test_run(HookProgram::TcPeer, &frame)
         .unwrap();
-    (verdict != u32::MAX).then(|| packet::parse_reply(&frame, &out).unwrap())
+    (verdict != TC_PASS).then(|| packet::parse_reply(&frame, &out).unwrap())
 }
 
 /// The user plane's answer, with a random rotation as in the resolver.
@@ -121,6 +124,7 @@ fn first_address(reply: &[u8]) -> String {
     address.expect("an address").1.to_owned()
 }
 
+/// Checks that each of `count` addresses came first equally often, within 20 %.
 fn check_shares(what: &str, count: usize, queries: u16, first: &BTreeMap<String, u32>) {
     println!("{what}, {count} addresses: {:?}", first.values());
     let fair = f64::from(queries) / count as f64;

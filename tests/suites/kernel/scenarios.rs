@@ -1,5 +1,5 @@
-//! The contract: every scenario of `tests/scenarios/` holds in the user plane and, for packets that
-//! don't pass, in the kernel.
+//! Every scenario of `tests/scenarios/` holds in the user plane and, for packets that don't pass,
+//! in the kernel.
 //!
 //! The scenarios are compiled in, because the guests of the kernel matrix don't have the files.
 
@@ -130,6 +130,7 @@ fn run_scenario(file: &str, text: &str) {
     println!(
         "{file}: {} questions, {} answered by the kernel",
         scenario.questions.len(),
+        // Each question is sent over IPv4 and IPv6.
         answered / 2
     );
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));

@@ -1,5 +1,5 @@
-//! Search lists: the kernel answers the useless questions of a pod that looks up a name outside the
-//! cluster.
+//! Search lists: when a pod looks up a name outside the cluster, the kernel denies the names that
+//! the pod's resolver tries below the search domains.
 
 use dns_common::Outcome;
 use zerohop_contract::{message::Message, packet};
@@ -74,7 +74,7 @@ fn names_outside_the_cluster_are_denied_below_search_domains() {
     }
 }
 
-/// RFC 2308 section 2.1: the SOA record says how long the denial may be cached.
+/// The expected reply. The SOA record tells how long the denial may be cached (RFC 2308 section 5).
 const DENIAL: [&str; 2] = [
     "NXDOMAIN aa rd",
     "authority cluster.local. 5 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 5",

@@ -22,7 +22,7 @@ use zerohop_zone::Model;
 
 use super::fixture::{self, KernelFixture, model};
 
-/// The longest time for an answer; long, for a busy emulated machine.
+/// The longest time for an answer. It is long because an emulated machine may be busy.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Questions that the kernel answers.
@@ -61,8 +61,8 @@ fn native_xdp_answers_over_veths() {
     let mut fixture = KernelFixture::shared();
     let KernelFixture { object, model, .. } = &mut *fixture;
     for topology in [Topology::routed().unwrap(), Topology::bridged().unwrap()] {
-        // A veth delivers packets of native XDP only to a peer that runs XDP too. Any program
-        // serves, as long as it passes the answers.
+        // A veth sends packets of native XDP only to a peer that runs an XDP program too, here any
+        // program that passes the answers.
         let mut links = Vec::new();
         for (namespace, device) in [(&topology.pod, POD_DEVICE), (&topology.node, HOST_VETH)] {
             let index = namespace.index(device).unwrap();
@@ -70,7 +70,7 @@ fn native_xdp_answers_over_veths() {
             let attach = || xdp.attach_to_if_index(index, XdpMode::Driver).unwrap();
             links.push(namespace.enter(attach).unwrap());
         }
-        ask_everything(&topology.pod, model, with_padding);
+        ask_all_questions(&topology.pod, model, with_padding);
         let xdp = object.loaded_xdp(HookProgram::XdpVeth.name()).unwrap();
         for link in links {
             xdp.detach(link).unwrap();
@@ -78,8 +78,8 @@ fn native_xdp_answers_over_veths() {
     }
 }
 
-/// Starts the kernel plane on the node, and asks from the pod and from a namespace behind the pod,
-/// each with partial and with complete checksums.
+/// Starts the kernel plane on the node, and sends queries from the pod and from a namespace behind
+/// it, with partial and with complete checksums.
 fn check_hook(topology: &Topology, hook: HookChoice, expected: &str) {
     let model = model();
     let config = DatapathConfig {
@@ -107,40 +107,42 @@ fn check_hook(topology: &Topology, hook: HookChoice, expected: &str) {
         assert_eq!(status.attached.len(), 1, "{:?}", status.attached);
         assert_eq!(status.attached[0].hook, expected);
 
-        ask_everything(&topology.pod, &model, plain);
+        ask_all_questions(&topology.pod, &model, plain);
         let inner = topology.add_nested_namespace().unwrap();
-        ask_everything(&inner, &model, plain);
-        ethtool::disable_tx_checksums(&inner, POD_DEVICE).unwrap();
-        ask_everything(&inner, &model, plain);
-        ethtool::disable_tx_checksums(&topology.pod, POD_DEVICE).unwrap();
-        ask_everything(&topology.pod, &model, plain);
+        ask_all_questions(&inner, &model, plain);
+        ethtool::disable_checksum_offload(&inner, POD_DEVICE).unwrap();
+        ask_all_questions(&inner, &model, plain);
+        ethtool::disable_checksum_offload(&topology.pod, POD_DEVICE).unwrap();
+        ask_all_questions(&topology.pod, &model, plain);
 
-        assert_eq!(answered(&datapath), 4 * QUESTIONS.len() as u64 * 2);
+        // Four rounds, each over IPv4 and IPv6.
+        assert_eq!(answered_packets(&datapath), 4 * QUESTIONS.len() as u64 * 2);
         datapath.stop(StopMode::Detach);
         let client = UdpClient::new(&topology.pod, SocketAddr::new(SERVED[0], 53)).unwrap();
         let query = KernelFixture::query(QUESTIONS[0].0, QUESTIONS[0].1);
         // After the stop no program counts a packet. A packet in flight at the stop may still be
         // counted, so the condition is tested repeatedly.
         let is_not_counted = || {
-            let before = seen(&datapath);
+            let before = counted_packets(&datapath);
             client.send(&query.message())?;
             let answer = client.receive(Duration::from_millis(200))?;
             assert_eq!(answer, None);
-            Ok(seen(&datapath) == before)
+            Ok(counted_packets(&datapath) == before)
         };
         assert!(eventually(LIMIT, is_not_counted).unwrap());
     };
     topology.node.enter(inside).unwrap();
 }
 
-fn answered(datapath: &Datapath) -> u64 {
+/// The number of packets that the programs answered.
+fn answered_packets(datapath: &Datapath) -> u64 {
     let outcomes = datapath.status().unwrap().outcomes;
     let answers = outcomes.iter().filter(|outcome| outcome.answered);
     answers.map(|outcome| outcome.packets).sum()
 }
 
 /// The number of packets that the programs counted, of all outcomes.
-fn seen(datapath: &Datapath) -> u64 {
+fn counted_packets(datapath: &Datapath) -> u64 {
     let outcomes = datapath.status().unwrap().outcomes;
     outcomes.iter().map(|outcome| outcome.packets).sum()
 }
@@ -157,8 +159,12 @@ fn with_padding(query: QueryPacket) -> QueryPacket {
     query.with_edns(1232, 0, &padding)
 }
 
-/// Asks every question over IPv4 and IPv6, and compares the replies with the user plane.
-fn ask_everything(client: &NetworkNamespace, model: &Model, form: fn(QueryPacket) -> QueryPacket) {
+/// Asks every question over IPv4 and IPv6, and compares the replies with the user plane's.
+fn ask_all_questions(
+    client: &NetworkNamespace,
+    model: &Model,
+    form: fn(QueryPacket) -> QueryPacket,
+) {
     for (name, rtype) in QUESTIONS {
         for query in [
             KernelFixture::query(name, rtype),
@@ -176,7 +182,7 @@ fn ask_everything(client: &NetworkNamespace, model: &Model, form: fn(QueryPacket
     }
 }
 
-/// Whether this is the user plane's reply in some rotation.
+/// Whether `reply` is the user plane's reply to `message`, in some rotation of addresses.
 fn is_right(message: &[u8], reply: &[u8], model: &Model) -> bool {
     (0..4).any(
         |rotation| match respond(message, model, Transport::Udp, rotation) {

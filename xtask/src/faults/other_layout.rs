@@ -1,4 +1,4 @@
-//! A build of the agent with another layout of the tables, as another release may have.
+//! Builds an agent with another layout of the tables, as another release may have.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ pub(super) fn build_agent() -> Result<PathBuf> {
     for source in SOURCES {
         copy_edited(source.as_ref(), &copy)?;
     }
-    build_ebpf::programs_of(&copy)?;
+    build_ebpf::build_programs_in(&copy)?;
     build(
         cargo()
             .args(["build", "--quiet", "--package", "dns-agent"])
@@ -41,15 +41,16 @@ const SOURCES: [&str; 8] = [
     "xtask",
 ];
 
+/// A replacement of text in a source file.
 struct SourceEdit {
     file: &'static str,
-    /// Text that occurs once in the file.
+    /// Text that occurs exactly once in the file, after the earlier edits.
     original: &'static str,
     replacement: &'static str,
 }
 
-/// These move the lease and the index of the current settings, add a copy of the settings, swap the
-/// halves of a directory word, halve the chunks, and move a record's name length.
+/// These edits move the lease and the number of the current settings, add a copy of the settings,
+/// swap the halves of a directory word, halve the chunks, and swap two fields of a record.
 const SOURCE_EDITS: [SourceEdit; 10] = [
     SourceEdit {
         file: "dns-common/src/settings.rs",
@@ -103,8 +104,8 @@ const SOURCE_EDITS: [SourceEdit; 10] = [
     },
 ];
 
-/// Copies a file or directory, with its edits. Leaves identical files untouched, so that Cargo does
-/// not build them again.
+/// Copies a file or directory, and applies its edits. Leaves identical files untouched, so that
+/// Cargo does not build them again.
 fn copy_edited(source: &Path, copy: &Path) -> Result<()> {
     let from = root().join(source);
     if from.is_dir() {
@@ -122,7 +123,7 @@ fn copy_edited(source: &Path, copy: &Path) -> Result<()> {
     let text = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
     let text = apply_edits(source, text)?;
     let to = copy.join(source);
-    if fs::read(&to).is_ok_and(|there| there == text) {
+    if fs::read(&to).is_ok_and(|old| old == text) {
         return Ok(());
     }
     to.parent()
@@ -143,16 +144,16 @@ fn apply_edits(source: &Path, text: Vec<u8>) -> Result<Vec<u8>> {
         String::from_utf8(text).with_context(|| format!("{} is not UTF-8", source.display()))?;
     for SourceEdit {
         file,
-        original: here,
-        replacement: there,
+        original,
+        replacement,
     } in edits
     {
         ensure!(
-            text.matches(here).count() == 1,
-            "{file} does not have {here:?} once: the edits in {} are out of date",
+            text.matches(original).count() == 1,
+            "{file} does not contain {original:?} exactly once: update the edits in {}",
             file!()
         );
-        text = text.replace(here, there);
+        text = text.replace(original, replacement);
     }
     Ok(text.into_bytes())
 }

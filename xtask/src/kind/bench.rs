@@ -1,4 +1,4 @@
-//! `cargo xtask kind bench`: query rate and latency of a pod, with Zerohop off and on.
+//! `cargo xtask kind bench`: measures the query rate and latency of a pod, with Zerohop off and on.
 
 use std::{path::PathBuf, thread, time::Duration};
 
@@ -11,14 +11,14 @@ use crate::{image, kubectl::Kubectl};
 
 #[derive(Args)]
 pub(crate) struct KindBenchOptions {
-    /// A test cluster to use instead of kind's. Its nodes must have both images; Zerohop stays
-    /// installed afterwards.
+    /// The kubeconfig of a test cluster to use instead of kind's. Its nodes must have the agent's
+    /// and the client's image. Zerohop stays installed afterwards.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Number of runs with Zerohop off, and of runs with Zerohop on; they take turns.
+    /// Number of rounds. Each round has a run with Zerohop off and a run with Zerohop on.
     #[arg(long, value_name = "NUMBER", default_value_t = 3)]
     rounds: usize,
-    /// Duration of a run.
+    /// Duration of each run, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     seconds: u32,
     /// A name outside the cluster that its DNS resolves.
@@ -33,7 +33,7 @@ enum DnsUnderTest {
     Zerohop,
 }
 
-/// dnsperf's statistics of a run; latencies in seconds.
+/// dnsperf's statistics of a run: numbers of queries, and latencies in seconds.
 struct DnsperfRun {
     dns: DnsUnderTest,
     completed: f64,
@@ -49,23 +49,25 @@ pub(crate) fn run(options: &KindBenchOptions) -> Result<()> {
     let kubectl = Kubectl::new(options.kubeconfig.as_ref().unwrap_or(&default))?;
     let manifests = kubectl.manifests(image::AGENT)?;
     let objects = objects(options);
-    let outcome = measure(options, &kubectl, &manifests, &objects);
+    let outcome = measure_in_turns(options, &kubectl, &manifests, &objects);
     kubectl.send_objects(&["delete", "--ignore-not-found"], &objects)?;
-    print(&outcome?);
+    print_runs(&outcome?);
     Ok(())
 }
 
-const SPACE: &str = "zerohop-bench";
+/// The namespace of the benchmark's objects.
+const BENCH_NAMESPACE: &str = "zerohop-bench";
+/// Number of Services that are looked up.
 const SERVICES: usize = 50;
 
-fn measure(
+fn measure_in_turns(
     options: &KindBenchOptions,
     kubectl: &Kubectl,
     manifests: &str,
     objects: &str,
 ) -> Result<Vec<DnsperfRun>> {
     kubectl.send_objects(&["apply"], objects)?;
-    // CoreDNS and the agents learn of the Services a moment later.
+    // CoreDNS and the agents receive the Services a moment later.
     thread::sleep(Duration::from_secs(5));
     let mut runs = Vec::new();
     for round in 0..options.rounds {
@@ -77,7 +79,8 @@ fn measure(
     Ok(runs)
 }
 
-/// Runs dnsperf in a Job's pod, as fast as answers arrive, with at most 20 queries in flight.
+/// Runs dnsperf in a Job's pod. It sends queries as fast as answers arrive, with at most 20 queries
+/// in flight.
 fn run_dnsperf(
     options: &KindBenchOptions,
     kubectl: &Kubectl,
@@ -93,7 +96,7 @@ fn run_dnsperf(
     let job = json!({
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": { "name": name, "namespace": SPACE },
+        "metadata": { "name": name, "namespace": BENCH_NAMESPACE },
         "spec": {
             "backoffLimit": 0,
             "template": {
@@ -114,7 +117,7 @@ fn run_dnsperf(
     kubectl.send_objects(&["apply"], &job.to_string())?;
     let job = format!("job/{name}");
     let timeout = format!("--timeout={}s", options.seconds + 60);
-    let space = ["--namespace", SPACE];
+    let space = ["--namespace", BENCH_NAMESPACE];
     kubectl.output(
         &[
             &space[..],
@@ -155,11 +158,11 @@ impl DnsperfRun {
     }
 }
 
-/// The Services that are asked for, and a ConfigMap with the questions.
+/// The Services that are looked up, and a ConfigMap with the questions.
 fn objects(options: &KindBenchOptions) -> String {
-    let metadata = |name: &str| json!({ "name": name, "namespace": SPACE });
+    let metadata = |name: &str| json!({ "name": name, "namespace": BENCH_NAMESPACE });
     let mut items = vec![
-        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": SPACE } }),
+        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": BENCH_NAMESPACE } }),
         json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
@@ -178,12 +181,12 @@ fn objects(options: &KindBenchOptions) -> String {
     json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string()
 }
 
-/// The queries that a pod's libc makes for typical names with the kubelet's search list: A and AAAA
-/// for each. Most names are Services of the pod's namespace. One in five is outside the cluster,
-/// and the search list is tried first.
+/// The questions that a pod's libc asks about typical names with the kubelet's search list: A and
+/// AAAA for each name. Most names are Services of the pod's namespace. One in five is outside the
+/// cluster, so libc first tries it with the search list.
 fn questions(outside: &str) -> String {
     let zones = [
-        format!("{SPACE}.svc.cluster.local"),
+        format!("{BENCH_NAMESPACE}.svc.cluster.local"),
         "svc.cluster.local".to_owned(),
         "cluster.local".to_owned(),
     ];
@@ -197,9 +200,10 @@ fn questions(outside: &str) -> String {
         let namespace = &zones[0];
         ask(&format!("service-{number}.{namespace}"));
         match number % 5 {
-            // A name with the namespace; the search list tries the pod's own namespace first.
+            // The name `SERVICE.NAMEBENCH_NAMESPACE`, to which libc first appends the pod's own
+            // namespace.
             0 => {
-                ask(&format!("service-{number}.{SPACE}.{namespace}"));
+                ask(&format!("service-{number}.{BENCH_NAMESPACE}.{namespace}"));
                 ask(&format!("service-{number}.{namespace}"));
             }
             1 => {
@@ -214,7 +218,7 @@ fn questions(outside: &str) -> String {
     questions
 }
 
-fn print(runs: &[DnsperfRun]) {
+fn print_runs(runs: &[DnsperfRun]) {
     println!("Zerohop   queries/s   average ms   maximum ms   completed   lost");
     for run in runs {
         println!(

@@ -8,8 +8,9 @@ use std::{
 
 use serde::Serialize;
 
-/// Limits of the search for pins: levels of folders below the mount point, and number of pins.
+/// The levels of folders below the mount point that are searched for pins.
 const MAX_DEPTH: usize = 6;
+/// The largest number of pins that a search returns.
 const MAX_PINS: usize = 4096;
 
 /// Software whose BPF programs are recognised.

@@ -47,6 +47,7 @@ enum Link {
 /// A link with its pin.
 struct Pinned {
     link: FdLink,
+    /// A second descriptor of the link, for system calls that aya doesn't offer.
     held: HeldLink,
     path: PathBuf,
 }
@@ -64,7 +65,7 @@ pub(super) enum Pinning<'a> {
 
 impl Attachment {
     /// Attaches the right program to a device. The program of an earlier agent is replaced
-    /// atomically, so every packet meets one of the two.
+    /// atomically, so exactly one of the two runs for every packet.
     pub(super) fn new(
         object: &mut EbpfObject,
         device: &Device,
@@ -76,13 +77,13 @@ impl Attachment {
         }
         let modes = modes(device, choice);
         for &(mode, _) in modes {
-            let pin = pin(mode, device);
-            if let Some(left) = pinning.pins().and_then(|pins| pins.find(pin)) {
-                return Attachment::take_over(object, device, pin, left, pinning);
+            let pin = pin_for(mode, device);
+            if let Some(earlier) = pinning.pins().and_then(|pins| pins.find(pin)) {
+                return Attachment::take_over(object, device, pin, earlier, pinning);
             }
         }
         if let Some(pins) = pinning.pins() {
-            // Links pinned in another mode would be in the way.
+            // A link that is pinned in another mode would block the new link.
             pins.remove_all_except(|pin| pin.device != device.index)?;
         }
         let mut refused: Option<anyhow::Error> = None;
@@ -106,31 +107,30 @@ impl Attachment {
         Err(refused.unwrap_or_else(|| anyhow!("no attach mode is left to try")))
     }
 
-    /// Replaces the program of a link that an earlier agent pinned by this agent's program.
+    /// Takes over a link that an earlier agent pinned: replaces its program with this agent's.
     fn take_over(
         object: &mut EbpfObject,
         device: &Device,
         pin: Pin,
-        left: PinnedLink,
+        earlier: PinnedLink,
         pinning: Pinning<'_>,
     ) -> anyhow::Result<Attachment> {
         let hook = pin.mode.hook();
         let program = program_for(device, hook);
-        let left = match pinning {
-            Pinning::Unpin(_) => left.unpin()?,
-            Pinning::Pin(_) | Pinning::Unavailable => FdLink::from(left),
+        let earlier = match pinning {
+            Pinning::Unpin(_) => earlier.unpin()?,
+            Pinning::Pin(_) | Pinning::Unavailable => FdLink::from(earlier),
         };
-        let link = match hook {
-            Hook::Tc => {
-                replace_tc(object.loaded_tc(program.name())?, left.try_into()?).map(Link::from)
-            }
-            Hook::Xdp => {
-                replace_xdp(object.loaded_xdp(program.name())?, left.try_into()?).map(Link::from)
-            }
-        };
+        let link =
+            match hook {
+                Hook::Tc => replace_tc(object.loaded_tc(program.name())?, earlier.try_into()?)
+                    .map(Link::from),
+                Hook::Xdp => replace_xdp(object.loaded_xdp(program.name())?, earlier.try_into()?)
+                    .map(Link::from),
+            };
         let link = link.context("taking over the link that was pinned")?;
         let link = match pinning {
-            // The pin still exists.
+            // The replacement keeps the link and its pin.
             Pinning::Pin(pins) => {
                 let path = pins.path(pin);
                 Link::pinned(PinnedLink::from_pin(&path)?, path)?
@@ -141,8 +141,8 @@ impl Attachment {
         Ok(Attachment::with_link(device, program, pin.mode.name(), link).with_reason(Some(reason)))
     }
 
-    /// Replaces the program by the same one of another object.
-    pub(super) fn replaced(self, object: &mut EbpfObject) -> anyhow::Result<Attachment> {
+    /// Replaces the program with the program of the same name in another object.
+    pub(super) fn replace_program(self, object: &mut EbpfObject) -> anyhow::Result<Attachment> {
         let name = self.program.name();
         let link = match self.link {
             Link::Xdp(link) => replace_xdp(object.loaded_xdp(name)?, link)?.into(),
@@ -199,6 +199,7 @@ impl Attachment {
     pub(super) fn detach(self) -> io::Result<()> {
         match self.link {
             Link::Pinned(pinned) => pins::remove_pin(&pinned.path),
+            // Dropping the link detaches the program.
             Link::Xdp(_) | Link::Tc(_) => Ok(()),
         }
     }
@@ -211,9 +212,10 @@ impl Attachment {
         }
     }
 
-    /// Sets the reason in the status, if there is one.
+    /// Adds a reason to the status, if there is one.
     fn with_reason(mut self, reason: Option<String>) -> Attachment {
-        self.status.reason = reason.or(self.status.reason);
+        let reasons = [reason, self.status.reason.take()].into_iter().flatten();
+        self.status.reason = reasons.reduce(|first, second| format!("{first}; {second}"));
         self
     }
 
@@ -310,8 +312,8 @@ pub(crate) fn remove_filters(device: &Device) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Likely reasons why a driver refused XDP. Drivers report the actual one only in the kernel's log,
-/// if at all.
+/// Likely reasons why a driver refused XDP. Drivers report the actual reason only in the kernel's
+/// log, if at all.
 fn likely_refusal(device: &Device) -> String {
     let [receiving, sending] = device.queues;
     let driver = device.driver().map_or_else(
@@ -363,7 +365,7 @@ fn attach_xdp(
             .with_context(|| format!("attaching {} to {}", program.name(), device.name))?;
         Ok(xdp.take_link(id)?)
     };
-    let (link, reason) = attach_and_pin(attach, pinning, pin(mode, device))?;
+    let (link, reason) = attach_and_pin(attach, pinning, pin_for(mode, device))?;
     Ok(Attachment::with_link(device, program, mode.name(), link).with_reason(reason))
 }
 
@@ -377,18 +379,18 @@ fn attach_tc(
     let by_tcx = attach_and_pin(
         || attach_tcx(tc, device),
         pinning,
-        pin(AttachMode::Tcx, device),
+        pin_for(AttachMode::Tcx, device),
     );
-    let tcx = match by_tcx {
+    let tcx_error = match by_tcx {
         Ok((link, reason)) => {
             let attached = Attachment::with_link(device, program, AttachMode::Tcx.name(), link);
             return Ok(attached.with_reason(reason));
         }
-        Err(tcx) => tcx,
+        Err(error) => error,
     };
     let link = attach_filter(tc, device)
-        .map_err(|clsact| anyhow!("by tcx: {tcx:#}; by clsact: {clsact:#}"))?;
-    let reason = format!("tcx was refused: {tcx:#}");
+        .map_err(|error| anyhow!("by tcx: {tcx_error:#}; by clsact: {error:#}"))?;
+    let reason = format!("tcx was refused: {tcx_error:#}");
     Ok(Attachment::with_link(device, program, "clsact", Link::Tc(link)).with_reason(Some(reason)))
 }
 
@@ -412,7 +414,7 @@ where
     };
     let path = pins.path(pin);
     let pinned = FdLink::try_from(link)
-        .map_err(|_| "there is no link".to_owned())
+        .map_err(|_| "the kernel has no BPF link for this hook".to_owned())
         .and_then(|link| link.pin(&path).map_err(|error| error.to_string()))
         .and_then(|link| Link::pinned(link, path).map_err(|error| error.to_string()));
     match pinned {
@@ -429,20 +431,20 @@ fn attach_tcx(tc: &mut SchedClassifier, device: &Device) -> anyhow::Result<Sched
 
 /// Attaches by a clsact filter, for kernels without tcx (before Linux 6.6). The filter runs first.
 fn attach_filter(tc: &mut SchedClassifier, device: &Device) -> anyhow::Result<SchedClassifierLink> {
-    // Fails if the device has a clsact qdisc, which is used then. If the qdisc can't be added,
-    // attaching fails below.
+    // An error may mean that the device already has a clsact qdisc. After any other error,
+    // attaching the filter fails below.
     let _ = qdisc_add_clsact(&device.name);
     let mut earlier_filters = device
         .ingress_filters
         .iter()
         .filter(|filter| is_zerohop_filter(filter));
-    if let Some(left) = earlier_filters.next() {
+    if let Some(earlier) = earlier_filters.next() {
         let ingress = TcAttachType::Ingress;
-        let handle = left.handle.into();
-        let left =
-            SchedClassifierLink::attached(&device.name, ingress, left.priority, handle, None)?;
-        // Fails if the filter has been removed meanwhile.
-        if let Ok(link) = replace_tc(tc, left) {
+        let handle = earlier.handle.into();
+        let earlier =
+            SchedClassifierLink::attached(&device.name, ingress, earlier.priority, handle, None)?;
+        // This fails if the filter has just been removed. Then a new one is attached.
+        if let Ok(link) = replace_tc(tc, earlier) {
             return Ok(link);
         }
     }
@@ -460,18 +462,18 @@ fn attach_filter(tc: &mut SchedClassifier, device: &Device) -> anyhow::Result<Sc
 
 fn replace_tc(
     tc: &mut SchedClassifier,
-    left: SchedClassifierLink,
+    link: SchedClassifierLink,
 ) -> anyhow::Result<SchedClassifierLink> {
-    let id = tc.attach_to_link(left)?;
+    let id = tc.attach_to_link(link)?;
     Ok(tc.take_link(id)?)
 }
 
-fn replace_xdp(xdp: &mut Xdp, left: XdpLink) -> anyhow::Result<XdpLink> {
-    let id = xdp.attach_to_link(left)?;
+fn replace_xdp(xdp: &mut Xdp, link: XdpLink) -> anyhow::Result<XdpLink> {
+    let id = xdp.attach_to_link(link)?;
     Ok(xdp.take_link(id)?)
 }
 
-fn pin(mode: AttachMode, device: &Device) -> Pin {
+fn pin_for(mode: AttachMode, device: &Device) -> Pin {
     Pin {
         mode,
         device: device.index,

@@ -49,7 +49,9 @@ pub(super) fn skipped_devices(
                 return Some(reason);
             }
             let is_in_the_way = is_xdp && program.hook.starts_with("xdp");
-            is_in_the_way.then(|| format!("{program} is attached, and a device has room for one"))
+            is_in_the_way.then(|| {
+                format!("{program} is attached, and a device can have only one XDP program")
+            })
         });
         if let Some(reason) = reason {
             let interface = device.name.clone();
@@ -63,7 +65,7 @@ pub(super) fn skipped_devices(
 ///
 /// # Errors
 ///
-/// When a device that is no veth would get a hook, and no network of clients is allowed.
+/// When a device that is not a veth would get a hook, and no network of clients is allowed.
 pub fn check_cards_restricted(
     wanted: &[Interface],
     allowed_networks: usize,

@@ -12,16 +12,16 @@ use crate::{
 /// What an agent would do with a device that matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prospect {
-    /// It would attach this program in the first of these modes that the kernel accepts. Each mode
-    /// has the reason why a better one isn't tried, if there is a better one.
+    /// The agent would attach this program in the first of these modes that the kernel accepts.
+    /// Each mode has the reason why a better one isn't tried, if there is a better one.
     Attached(HookProgram, &'static [(AttachMode, Option<&'static str>)]),
-    /// It would skip the device because of a foreign program, for this reason.
+    /// The agent would skip the device because of a foreign program. The text is the reason.
     Skipped(String),
     /// Attaching would fail, because packets have no Ethernet header.
     NotEthernet,
-    /// The agent would not start, because no networks of clients are allowed and any host could
-    /// send queries.
-    AnyClient,
+    /// The agent would not start, because any host could send queries to the device and no networks
+    /// of clients are allowed.
+    UnrestrictedCard,
 }
 
 /// Predicts what an agent would do with each matching device. `allowed_networks` is the number of
@@ -37,7 +37,7 @@ pub fn prospects<'a>(
     let prospect = |device: &Device| {
         let choice = chosen_hook(wanted, device)?;
         if check_cards_restricted(wanted, allowed_networks, std::slice::from_ref(device)).is_err() {
-            return Some(Prospect::AnyClient);
+            return Some(Prospect::UnrestrictedCard);
         }
         if let Some(device) = skipped.get(&device.index) {
             return Some(Prospect::Skipped(device.reason.clone()));

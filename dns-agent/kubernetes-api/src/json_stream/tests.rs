@@ -3,13 +3,13 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// Reads a list that arrives in chunks of these lengths, in turn. Returns the version and the
-/// items.
+/// Reads a list that arrives in chunks. `lengths` has the lengths of the chunks in bytes, and is
+/// repeated as necessary. Returns the resource version and the items.
 fn read_list(body: &str, lengths: &[usize]) -> Result<(String, Vec<String>), Failure> {
     let mut list = ListSplitter::default();
     let mut items = Vec::new();
-    for piece in split(body.as_bytes(), lengths) {
-        list.push(piece)?;
+    for chunk in split_body(body.as_bytes(), lengths) {
+        list.push(chunk)?;
         while let Some(item) = list.next()? {
             items.push(String::from_utf8(item.to_vec()).unwrap());
         }
@@ -17,20 +17,22 @@ fn read_list(body: &str, lengths: &[usize]) -> Result<(String, Vec<String>), Fai
     Ok((list.finish()?, items))
 }
 
-fn split<'a>(mut body: &'a [u8], lengths: &[usize]) -> Vec<&'a [u8]> {
-    let mut pieces = Vec::new();
+/// Splits a body into chunks, as in [`read_list`].
+fn split_body<'a>(mut body: &'a [u8], lengths: &[usize]) -> Vec<&'a [u8]> {
+    let mut chunks = Vec::new();
     for length in lengths.iter().cycle() {
         if body.is_empty() {
             break;
         }
-        let (piece, rest) = body.split_at((*length).min(body.len()));
-        pieces.push(piece);
+        let (chunk, rest) = body.split_at((*length).min(body.len()));
+        chunks.push(chunk);
         body = rest;
     }
-    pieces
+    chunks
 }
 
-fn value() -> impl Strategy<Value = Value> {
+/// A JSON value. Its strings often contain the characters that delimit JSON.
+fn json_value() -> impl Strategy<Value = Value> {
     let text = prop_oneof![any::<String>(), "[\\[\\]{}\",:\\\\ a]{0,8}"];
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -50,8 +52,8 @@ fn value() -> impl Strategy<Value = Value> {
 proptest! {
     #[test]
     fn items_are_found_wherever_the_body_is_split(
-        items in proptest::collection::vec(value(), 0..5),
-        other in value(),
+        items in proptest::collection::vec(json_value(), 0..5),
+        other in json_value(),
         pretty in any::<bool>(),
         lengths in proptest::collection::vec(1_usize..9, 1..5),
     ) {
@@ -76,7 +78,7 @@ proptest! {
 
     #[test]
     fn a_list_that_breaks_off_is_an_error(
-        items in proptest::collection::vec(value(), 0..3), kept in 0.0..1.0_f64,
+        items in proptest::collection::vec(json_value(), 0..3), kept in 0.0..1.0_f64,
     ) {
         let body = json!({"metadata": {"resourceVersion": "7"}, "items": items}).to_string();
         let mut end = (body.len() as f64 * kept) as usize;
@@ -104,8 +106,8 @@ proptest! {
         let body: String = lines.iter().map(|line| format!("{line}{ending}")).collect();
         let mut found = Vec::new();
         let mut reader = LineSplitter::default();
-        for piece in split(body.as_bytes(), &lengths) {
-            reader.push(piece).unwrap();
+        for chunk in split_body(body.as_bytes(), &lengths) {
+            reader.push(chunk).unwrap();
             while let Some(line) = reader.next() {
                 found.push(String::from_utf8(line.to_vec()).unwrap().trim_end().to_owned());
             }
@@ -116,7 +118,7 @@ proptest! {
 }
 
 #[test]
-fn a_broken_item_does_not_affect_its_neighbours() {
+fn a_malformed_item_does_not_affect_its_neighbours() {
     let body =
         r#"{"metadata":{"resourceVersion":"7"},"items":[{"a":1},{"b":tru},{5},nul,{"c":1}]}"#;
     let (_, items) = read_list(body, &[3]).unwrap();
@@ -163,10 +165,10 @@ fn an_incomplete_last_line_is_an_error() {
 }
 
 #[test]
-fn an_endless_object_is_refused() {
+fn an_object_of_more_than_32_mib_is_refused() {
     let mut list = ListSplitter::default();
     list.push(br#"{"items":[""#).unwrap();
-    let piece = vec![b'a'; 1 << 20];
-    let refused = (0..64).any(|_| list.push(&piece).is_err() || list.next().is_err());
+    let chunk = vec![b'a'; 1 << 20];
+    let refused = (0..64).any(|_| list.push(&chunk).is_err() || list.next().is_err());
     assert!(refused);
 }

@@ -29,16 +29,17 @@ impl DiscoverySetup {
         }
     }
 
-    /// Responds to the next request, which must be for this path.
+    /// Responds to the next request, which must be for this path. Returns when it arrived.
     async fn answer(&mut self, path: &str, document: &Value) -> Instant {
         let request = self.next(path).await;
-        let at = request.at;
-        request.document(document);
+        let at = request.arrived_at;
+        request.respond_with_document(document);
         at
     }
 
+    /// The next request, which must be for this path.
     async fn next(&mut self, path: &str) -> PendingRequest {
-        let request = self.api.next().await;
+        let request = self.api.next_request().await;
         assert_eq!(request.path, path);
         request
     }
@@ -52,6 +53,7 @@ impl DiscoverySetup {
     }
 }
 
+/// The response to `/apis`: groups with their versions, the first of which is preferred.
 fn groups(groups: &[(&str, &[&str])]) -> Value {
     let groups = groups.iter().map(|(name, versions)| {
         let versions: Vec<_> = versions
@@ -75,7 +77,7 @@ fn kinds(list: &[(&'static str, &str)]) -> BTreeMap<&'static str, String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn groups_that_come_and_go_are_noticed_within_a_minute() {
+async fn added_and_removed_kinds_are_reported() {
     let mut setup = DiscoverySetup::new();
     let plain = groups(&[("apps", &["v1"]), ("networking.k8s.io", &["v1"])]);
     let mut last = setup.answer("/apis", &plain).await;
@@ -91,7 +93,7 @@ async fn groups_that_come_and_go_are_noticed_within_a_minute() {
     assert_eq!(
         POLL_INTERVAL,
         Duration::from_secs(30),
-        "docs/network-policy.md says so"
+        "docs/network-policy.md states this interval"
     );
     // Each kind is read in the first version that has it.
     let both = ["clusternetworkpolicies", "clusternetworkpolicies/status"];
@@ -131,23 +133,26 @@ async fn groups_that_come_and_go_are_noticed_within_a_minute() {
     }
     let at = setup.answer("/apis", &plain).await;
     assert!(at - last <= 2 * POLL_INTERVAL, "{:?}", at - last);
-    assert!(setup.kinds.try_recv().is_err(), "missing once");
+    assert!(
+        setup.kinds.try_recv().is_err(),
+        "a single poll without a kind doesn't remove it"
+    );
     setup.answer("/apis", &plain).await;
     assert_eq!(setup.received().await, kinds(&[]));
 }
 
 /// An API server that has just started lists no CustomResourceDefinitions for a moment.
 #[tokio::test(start_paused = true)]
-async fn a_group_that_is_missing_once_has_not_gone() {
+async fn a_group_that_a_single_poll_lacks_is_not_removed() {
     let mut setup = DiscoverySetup::new();
     let (plain, cilium) = (
         groups(&[("apps", &["v1"])]),
         groups(&[("apps", &["v1"]), ("cilium.io", &["v2"])]),
     );
-    let there = resources(&["ciliumnetworkpolicies"]);
+    let policies_resource = resources(&["ciliumnetworkpolicies"]);
     for _ in 0..2 {
         setup.answer("/apis", &cilium).await;
-        setup.answer("/apis/cilium.io/v2", &there).await;
+        setup.answer("/apis/cilium.io/v2", &policies_resource).await;
         setup.answer("/apis", &plain).await;
     }
     setup.answer("/apis", &plain).await;
@@ -162,7 +167,7 @@ async fn all_kinds_of_an_unreadable_group_count_as_served() {
     let calico = groups(&[("projectcalico.org", &["v3"]), ("cilium.io", &["v2"])]);
     setup.answer("/apis", &calico).await;
     let request = setup.next("/apis/projectcalico.org/v3").await;
-    request.refuse(503, "ServiceUnavailable", "its API server is away");
+    request.refuse(503, "ServiceUnavailable", "its API server is unavailable");
     // This group was removed after `/apis` was read.
     let request = setup.next("/apis/cilium.io/v2").await;
     request.refuse(404, "NotFound", "no such group");
@@ -182,7 +187,7 @@ async fn nothing_is_reported_before_the_api_server_has_responded() {
     request.refuse(403, "Forbidden", "not you");
     let request = setup.next("/apis").await;
     let health = || setup.discovery.health().feeds()[&Feed::PolicyKinds].clone();
-    let FeedActivity::Retrying { error } = health().state else {
+    let FeedActivity::Retrying { error } = health().activity else {
         panic!("{:?}", health());
     };
     assert!(
@@ -192,10 +197,10 @@ async fn nothing_is_reported_before_the_api_server_has_responded() {
     assert_eq!(health().last_received, None);
     assert!(setup.kinds.try_recv().is_err());
     // A document without groups is an error too.
-    request.document(&json!({"kind": "List", "items": []}));
+    request.respond_with_document(&json!({"kind": "List", "items": []}));
     setup.answer("/apis", &groups(&[("apps", &["v1"])])).await;
     assert_eq!(setup.received().await, kinds(&[]));
     let health = setup.discovery.health().feeds()[&Feed::PolicyKinds].clone();
-    assert_eq!(health.state, FeedActivity::Watching);
+    assert_eq!(health.activity, FeedActivity::Watching);
     assert!(health.last_received.is_some());
 }

@@ -13,13 +13,13 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn errors_are_retried_after_growing_random_delays() {
     let mut setup = FeedSetup::new(Feed::Services);
-    let mut list = setup.api.next().await;
+    let mut list = setup.api.next_request().await;
     let mut waits = Vec::new();
     for _ in 0..106 {
-        let request = list.at;
+        let request = list.arrived_at;
         list.refuse(500, "InternalError", "etcd is unavailable");
-        list = setup.api.next().await;
-        waits.push(list.at - request);
+        list = setup.api.next_request().await;
+        waits.push(list.arrived_at - request);
     }
     for (wait, ceiling) in waits.iter().zip([500, 1000, 2000, 4000, 8000, 16000]) {
         assert!(
@@ -53,25 +53,25 @@ async fn an_event_of_a_watch_resets_the_back_off() {
     for _ in 0..10 {
         setup
             .api
-            .next()
+            .next_request()
             .await
             .refuse(500, "InternalError", "etcd is unavailable");
     }
-    setup.api.next().await.list("7", &[]);
-    let body = setup.api.next().await.open();
-    body.event(("BOOKMARK", bookmark("8"))).await;
+    setup.api.next_request().await.respond_with_list("7", &[]);
+    let body = setup.api.next_request().await.start_body();
+    body.send_event(("BOOKMARK", bookmark("8"))).await;
     for expected in ["listing", "listed"] {
         assert_eq!(setup.event().await, expected);
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(setup.health().state, FeedActivity::Watching);
+    assert_eq!(setup.health().activity, FeedActivity::Watching);
     let broken = Instant::now();
     body.cut().await;
-    assert!(setup.api.next().await.at - broken <= Duration::from_millis(500));
+    assert!(setup.api.next_request().await.arrived_at - broken <= Duration::from_millis(500));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_needs_no_new_list() {
+async fn after_an_outage_the_watch_continues_without_a_list() {
     let (mut setup, mut watch) = FeedSetup::watching("7").await;
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(3600) {
@@ -80,9 +80,9 @@ async fn an_outage_needs_no_new_list() {
             &[],
             Body::from("<html>no upstream</html>"),
         );
-        watch = setup.api.next().await;
-        assert_eq!(watch.get("watch"), Some("true"));
-        assert_eq!(watch.get("resourceVersion"), Some("7"));
+        watch = setup.api.next_request().await;
+        assert_eq!(watch.parameter("watch"), Some("true"));
+        assert_eq!(watch.parameter("resourceVersion"), Some("7"));
     }
     assert!(
         setup.error().contains("502 <html>no upstream"),
@@ -91,7 +91,7 @@ async fn an_outage_needs_no_new_list() {
     );
     assert!(
         setup.health().since - started < Duration::from_secs(1),
-        "since the first failure"
+        "the activity began with the first failure"
     );
     assert!(setup.health.age() >= Some(Duration::from_secs(3600)));
 }
@@ -100,10 +100,10 @@ async fn an_outage_needs_no_new_list() {
 async fn retry_after_is_respected() {
     for code in [429, 503] {
         let mut setup = FeedSetup::new(Feed::Services);
-        let list = setup.api.next().await;
-        let request = list.at;
+        let list = setup.api.next_request().await;
+        let request = list.arrived_at;
         list.refuse_with(code, "TooManyRequests", "slow down", &[(RETRY_AFTER, "20")]);
-        let wait = setup.api.next().await.at - request;
+        let wait = setup.api.next_request().await.arrived_at - request;
         assert!(
             wait >= Duration::from_secs(20) && wait <= Duration::from_millis(20_500),
             "{wait:?}"
@@ -114,15 +114,15 @@ async fn retry_after_is_respected() {
 #[tokio::test(start_paused = true)]
 async fn retry_after_is_bounded() {
     let mut setup = FeedSetup::new(Feed::Services);
-    let list = setup.api.next().await;
-    let request = list.at;
+    let list = setup.api.next_request().await;
+    let request = list.arrived_at;
     list.refuse_with(
         429,
         "TooManyRequests",
         "slow down",
         &[(RETRY_AFTER, "86400")],
     );
-    assert!(setup.api.next().await.at - request <= Duration::from_millis(300_500));
+    assert!(setup.api.next_request().await.arrived_at - request <= Duration::from_millis(300_500));
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,21 +162,21 @@ async fn refusals_say_what_to_do() {
         ),
     ] {
         let mut setup = FeedSetup::new(feed);
-        let list = setup.api.next().await;
-        let refused = list.at;
+        let list = setup.api.next_request().await;
+        let refused = list.arrived_at;
         list.refuse(code, "Reason", "what the API server says");
-        let list = setup.api.next().await;
-        assert!(list.at - refused <= Duration::from_millis(500));
+        let list = setup.api.next_request().await;
+        assert!(list.arrived_at - refused <= Duration::from_millis(500));
         let error = setup.error();
         for part in parts.iter().chain(&["what the API server says"]) {
             assert!(error.contains(part), "{error}");
         }
         // After the permission is granted, the feed works.
-        list.list("7", &[]);
-        let watch = setup.api.next().await;
-        assert_eq!(setup.health().state, FeedActivity::Listing);
+        list.respond_with_list("7", &[]);
+        let watch = setup.api.next_request().await;
+        assert_eq!(setup.health().activity, FeedActivity::Listing);
         watch.refuse(code, "Reason", "what the API server says");
-        setup.api.next().await;
+        setup.api.next_request().await;
         assert!(setup.error().contains("to watch "), "{}", setup.error());
     }
 }
@@ -188,11 +188,11 @@ async fn refused_watches_cause_lists_at_growing_intervals() {
         let started = Instant::now();
         for _ in 0..40 {
             watch.refuse(code, reason, "no such version");
-            let list = setup.api.next().await;
-            assert_eq!(list.get("watch"), None);
-            list.list("8", &[]);
-            watch = setup.api.next().await;
-            assert_eq!(watch.get("resourceVersion"), Some("8"));
+            let list = setup.api.next_request().await;
+            assert_eq!(list.parameter("watch"), None);
+            list.respond_with_list("8", &[]);
+            watch = setup.api.next_request().await;
+            assert_eq!(watch.parameter("resourceVersion"), Some("8"));
             while setup.events.try_recv().is_ok() {}
         }
         assert!(

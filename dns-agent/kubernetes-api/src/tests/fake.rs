@@ -1,7 +1,7 @@
 //! A fake API server. The test supplies every response.
 //!
-//! This file uses nothing of the crate, so that integration tests can include it by its path. It
-//! provides a router, which works with kube's client directly or behind a socket.
+//! This file uses no item of the crate, so that integration tests can include it by its path. Its
+//! router is called directly by kube's client, or serves a socket.
 
 use std::{collections::BTreeMap, io, time::Duration};
 
@@ -25,9 +25,10 @@ pub(crate) struct FakeApi(mpsc::Receiver<PendingRequest>);
 /// A request that waits for its response.
 pub(crate) struct PendingRequest {
     pub(crate) path: String,
+    /// The query parameters of the URL.
     pub query: BTreeMap<String, String>,
     /// When the request arrived.
-    pub(crate) at: Instant,
+    pub(crate) arrived_at: Instant,
     response_sender: oneshot::Sender<Response>,
 }
 
@@ -43,19 +44,20 @@ impl FakeApi {
     }
 
     /// The next request, which must come within an hour.
-    pub(crate) async fn next(&mut self) -> PendingRequest {
+    pub(crate) async fn next_request(&mut self) -> PendingRequest {
         let request = timeout(Duration::from_secs(3600), self.0.recv()).await;
         request.expect("no request").expect("the client is gone")
     }
 }
 
 impl PendingRequest {
-    pub(crate) fn get(&self, parameter: &str) -> Option<&str> {
-        self.query.get(parameter).map(String::as_str)
+    /// The value of a query parameter.
+    pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
+        self.query.get(name).map(String::as_str)
     }
 
     /// Responds with a complete list.
-    pub(crate) fn list(self, version: &str, items: &[Value]) {
+    pub(crate) fn respond_with_list(self, version: &str, items: &[Value]) {
         let list = json!({
             "kind": "List",
             "apiVersion": "v1",
@@ -66,7 +68,7 @@ impl PendingRequest {
     }
 
     /// Responds with a document that isn't a list of objects.
-    pub(crate) fn document(self, document: &Value) {
+    pub(crate) fn respond_with_document(self, document: &Value) {
         self.respond(StatusCode::OK, &[], document.to_string().into());
     }
 
@@ -75,6 +77,7 @@ impl PendingRequest {
         self.refuse_with(code, reason, message, &[]);
     }
 
+    /// Responds with an error in the API server's format, and with additional headers.
     pub(crate) fn refuse_with(
         self,
         code: u16,
@@ -86,14 +89,14 @@ impl PendingRequest {
         self.respond(StatusCode::from_u16(code).unwrap(), headers, body.into());
     }
 
-    /// Starts a streamed response.
-    pub(crate) fn open(self) -> BodyWriter {
-        // Only one chunk is in flight at a time, so that the writer notices a slow reader.
+    /// Starts a response with a body that the test writes in chunks.
+    pub(crate) fn start_body(self) -> BodyWriter {
+        // Only one chunk is in flight at a time, so that a slow reader blocks the writer.
         let (sender, receiver) = mpsc::channel(1);
-        let pieces = stream::unfold(receiver, async |mut receiver| {
-            receiver.recv().await.map(|piece| (piece, receiver))
+        let chunks = stream::unfold(receiver, async |mut receiver| {
+            receiver.recv().await.map(|chunk| (chunk, receiver))
         });
-        self.respond(StatusCode::OK, &[], Body::from_stream(pieces));
+        self.respond(StatusCode::OK, &[], Body::from_stream(chunks));
         BodyWriter(sender)
     }
 
@@ -107,25 +110,28 @@ impl PendingRequest {
         for (name, value) in headers {
             response = response.header(name, *value);
         }
-        // The client may have gone.
+        // The client may have closed the connection.
         let _ = self.response_sender.send(response.body(body).unwrap());
     }
 }
 
 impl BodyWriter {
     /// Sends a watch event.
-    pub(crate) async fn event(&self, (verb, object): (&str, Value)) {
-        self.text(&format!("{}\n", json!({"type": verb, "object": object})))
-            .await;
+    pub(crate) async fn send_event(&self, (event_type, object): (&str, Value)) {
+        self.send_text(&format!(
+            "{}\n",
+            json!({"type": event_type, "object": object})
+        ))
+        .await;
     }
 
     /// Sends a chunk of text.
-    pub(crate) async fn text(&self, text: &str) {
-        // The client may have gone.
+    pub(crate) async fn send_text(&self, text: &str) {
+        // The client may have closed the connection.
         let _ = self.0.send(Ok(text.to_owned().into())).await;
     }
 
-    /// Breaks the connection.
+    /// Breaks the connection in the middle of the body.
     pub(crate) async fn cut(self) {
         let _ = self
             .0
@@ -134,7 +140,7 @@ impl BodyWriter {
     }
 
     /// Waits until the client has closed the connection.
-    pub(crate) async fn closed(&self) {
+    pub(crate) async fn wait_until_closed(&self) {
         self.0.closed().await;
     }
 }
@@ -147,16 +153,17 @@ pub(crate) fn status(code: u16, reason: &str, message: &str) -> Value {
     })
 }
 
+/// Passes a request to the test, and waits for the test's response.
 async fn forward_request(requests: mpsc::Sender<PendingRequest>, request: Request) -> Response {
     let query = request.uri().query().unwrap_or_default();
-    let (sender, response_sender) = oneshot::channel();
+    let (response_sender, response) = oneshot::channel();
     let pending = PendingRequest {
         path: request.uri().path().to_owned(),
         query: form_urlencoded::parse(query.as_bytes())
             .into_owned()
             .collect(),
-        at: Instant::now(),
-        response_sender: sender,
+        arrived_at: Instant::now(),
+        response_sender,
     };
     let unavailable = || {
         let response = Response::builder().status(StatusCode::SERVICE_UNAVAILABLE);
@@ -165,5 +172,5 @@ async fn forward_request(requests: mpsc::Sender<PendingRequest>, request: Reques
     if requests.send(pending).await.is_err() {
         return unavailable();
     }
-    response_sender.await.unwrap_or_else(|_| unavailable())
+    response.await.unwrap_or_else(|_| unavailable())
 }

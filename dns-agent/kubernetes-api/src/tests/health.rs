@@ -9,8 +9,9 @@ use super::{
     *,
 };
 
-/// A source of Namespaces, Services, EndpointSlices and Pods, with its first list requests.
-async fn started() -> (
+/// A source of Namespaces, Services, EndpointSlices and Pods, with its first list requests by the
+/// plural of their objects.
+async fn start_source() -> (
     KubernetesSource,
     FakeApi,
     BTreeMap<String, PendingRequest>,
@@ -24,10 +25,12 @@ async fn started() -> (
     let (router, mut api) = FakeApi::new();
     let (sender, events) = mpsc::channel(64);
     let source = KubernetesSource::start(Client::new(router, "default"), &options, sender);
-    api.next().await.refuse(404, "NotFound", "no version");
+    api.next_request()
+        .await
+        .refuse(404, "NotFound", "no version");
     let mut lists = BTreeMap::new();
     for _ in 0..4 {
-        let list = api.next().await;
+        let list = api.next_request().await;
         let plural = list.path.rsplit('/').next().unwrap().to_owned();
         lists.insert(plural, list);
     }
@@ -36,58 +39,55 @@ async fn started() -> (
 
 #[tokio::test(start_paused = true)]
 async fn the_age_is_the_largest_of_all_feeds() {
-    let (source, mut api, mut lists, _events) = started().await;
+    let (source, mut api, mut lists, _events) = start_source().await;
     let health = source.health();
     assert!(
         health
             .feeds()
             .values()
-            .all(|feed| feed.state == FeedActivity::Waiting)
+            .all(|feed| feed.activity == FeedActivity::Waiting)
     );
     let mut watches = Vec::new();
     for plural in ["namespaces", "services", "endpointslices", "pods"] {
         assert_eq!(health.age(), None, "{plural} are not listed yet");
-        lists.remove(plural).unwrap().list("7", &[]);
-        watches.push(api.next().await.open());
+        lists.remove(plural).unwrap().respond_with_list("7", &[]);
+        watches.push(api.next_request().await.start_body());
         sleep(Duration::from_secs(1)).await;
     }
     assert_eq!(health.age(), Some(Duration::from_secs(4)));
     for watch in &watches[..3] {
-        watch.event(("BOOKMARK", bookmark("8"))).await;
+        watch.send_event(("BOOKMARK", bookmark("8"))).await;
     }
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(
-        health.age(),
-        Some(Duration::from_secs(2)),
-        "that of the Pods"
-    );
+    let age_of_pods = Duration::from_secs(2);
+    assert_eq!(health.age(), Some(age_of_pods));
     let feeds = health.feeds();
     assert!(
         feeds
             .values()
-            .all(|feed| feed.state == FeedActivity::Watching)
+            .all(|feed| feed.activity == FeedActivity::Watching)
     );
     assert_eq!(feeds[&Feed::Services].age(), Some(Duration::from_secs(1)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_forbidden_kind_does_not_affect_other_feeds() {
+async fn a_refused_list_does_not_affect_other_feeds() {
     for code in [403, 404] {
-        let (source, mut api, mut lists, mut events) = started().await;
+        let (source, mut api, mut lists, mut events) = start_source().await;
         lists.remove("pods").unwrap().refuse(code, "Reason", "no");
         for list in std::mem::take(&mut lists).into_values() {
-            list.list("7", &[]);
+            list.respond_with_list("7", &[]);
         }
         let mut watches = Vec::new();
         let mut refused = 0;
         while watches.len() < 3 || refused < 20 {
-            let request = api.next().await;
+            let request = api.next_request().await;
             if request.path.ends_with("pods") {
                 request.refuse(code, "Reason", "no");
                 refused += 1;
             } else {
                 // The watches stay open and silent.
-                watches.push(request.open());
+                watches.push(request.start_body());
             }
         }
         let mut listed = Vec::new();
@@ -100,12 +100,12 @@ async fn a_forbidden_kind_does_not_affect_other_feeds() {
         listed.dedup();
         assert_eq!(listed, [Feed::Namespaces, Feed::Services, Feed::SLICES]);
         let health = source.health();
-        assert_eq!(health.age(), None, "not in sync");
+        assert_eq!(health.age(), None, "the Pods have not been listed");
         let feed = &health.feeds()[&Feed::Pods];
         assert!(
-            matches!(feed.state, FeedActivity::Retrying { .. }),
+            matches!(feed.activity, FeedActivity::Retrying { .. }),
             "{:?}",
-            feed.state
+            feed.activity
         );
         assert_eq!(feed.last_received, None);
     }

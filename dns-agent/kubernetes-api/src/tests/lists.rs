@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_list_request_is_cheap_and_events_are_in_order() {
+async fn the_first_list_accepts_any_state_and_its_events_are_in_order() {
     let mut setup = FeedSetup::new(Feed::Services);
-    let list = setup.api.next().await;
+    let list = setup.api.next_request().await;
     assert_eq!(list.path, "/api/v1/services");
     let query: Vec<_> = list
         .query
@@ -22,23 +22,23 @@ async fn a_list_request_is_cheap_and_events_are_in_order() {
         query,
         ["resourceVersion=0", "resourceVersionMatch=NotOlderThan"]
     );
-    list.list("7", &[service("a", "3"), service("b", "5")]);
-    let watch = setup.api.next().await;
-    assert_eq!(watch.get("resourceVersion"), Some("7"));
+    list.respond_with_list("7", &[service("a", "3"), service("b", "5")]);
+    let watch = setup.api.next_request().await;
+    assert_eq!(watch.parameter("resourceVersion"), Some("7"));
     assert_eq!(setup.received(), ["listing", "+a", "+b", "listed"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn objects_are_reported_before_the_list_has_ended() {
     let mut setup = FeedSetup::new(Feed::Services);
-    let body = setup.api.next().await.open();
-    body.text(r#"{"metadata":{"resourceVersion":"7"},"items":["#)
+    let body = setup.api.next_request().await.start_body();
+    body.send_text(r#"{"metadata":{"resourceVersion":"7"},"items":["#)
         .await;
-    body.text(&service("a", "1").to_string()).await;
+    body.send_text(&service("a", "1").to_string()).await;
     assert_eq!(setup.event().await, "listing");
     assert_eq!(setup.event().await, "+a");
     assert_eq!(setup.health().last_received, None);
-    body.text(&format!(",{}]}}", service("b", "2"))).await;
+    body.send_text(&format!(",{}]}}", service("b", "2"))).await;
     drop(body);
     assert_eq!(setup.event().await, "+b");
     assert_eq!(setup.event().await, "listed");
@@ -46,13 +46,14 @@ async fn objects_are_reported_before_the_list_has_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_that_breaks_off_is_retried_and_not_ended() {
+async fn a_list_that_breaks_off_is_retried_without_an_end_event() {
     for ending in ["cut", "ended"] {
         let mut setup = FeedSetup::new(Feed::Services);
-        let body = setup.api.next().await.open();
-        body.text(r#"{"metadata":{"resourceVersion":"7"},"items":["#)
+        let body = setup.api.next_request().await.start_body();
+        body.send_text(r#"{"metadata":{"resourceVersion":"7"},"items":["#)
             .await;
-        body.text(&format!("{},{{\"meta", service("a", "1"))).await;
+        body.send_text(&format!("{},{{\"meta", service("a", "1")))
+            .await;
         assert_eq!(setup.event().await, "listing");
         assert_eq!(setup.event().await, "+a");
         let broken = Instant::now();
@@ -60,13 +61,13 @@ async fn a_list_that_breaks_off_is_retried_and_not_ended() {
             "cut" => body.cut().await,
             _ => drop(body),
         }
-        let list = setup.api.next().await;
-        assert!(list.at - broken <= Duration::from_millis(500));
-        assert_eq!(list.get("resourceVersion"), Some("0"));
+        let list = setup.api.next_request().await;
+        assert!(list.arrived_at - broken <= Duration::from_millis(500));
+        assert_eq!(list.parameter("resourceVersion"), Some("0"));
         assert_eq!(setup.received(), [""; 0]);
         assert_eq!(setup.health().last_received, None);
-        list.list("8", &[service("a", "1")]);
-        setup.api.next().await;
+        list.respond_with_list("8", &[service("a", "1")]);
+        setup.api.next_request().await;
         assert_eq!(setup.received(), ["listing", "+a", "listed"]);
     }
 }
@@ -74,26 +75,26 @@ async fn a_list_that_breaks_off_is_retried_and_not_ended() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_list_is_abandoned() {
     let mut setup = FeedSetup::new(Feed::Services);
-    let body = setup.api.next().await.open();
-    body.text(r#"{"metadata":{"resourceVersion":"7"},"items":["#)
+    let body = setup.api.next_request().await.start_body();
+    body.send_text(r#"{"metadata":{"resourceVersion":"7"},"items":["#)
         .await;
     assert_eq!(setup.event().await, "listing");
     let silent = Instant::now();
-    let list = setup.api.next().await;
-    let after = list.at - silent;
+    let list = setup.api.next_request().await;
+    let after = list.arrived_at - silent;
     assert!(
         after >= Duration::from_secs(180) && after <= Duration::from_millis(180_500),
         "{after:?}"
     );
-    body.closed().await;
+    body.wait_until_closed().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_response_that_does_not_begin_is_abandoned() {
     let mut setup = FeedSetup::new(Feed::Services);
-    let unanswered = setup.api.next().await;
-    let list = setup.api.next().await;
-    let after = list.at - unanswered.at;
+    let unanswered = setup.api.next_request().await;
+    let list = setup.api.next_request().await;
+    let after = list.arrived_at - unanswered.arrived_at;
     assert!(
         after >= Duration::from_secs(70) && after <= Duration::from_millis(70_500),
         "{after:?}"
@@ -119,8 +120,12 @@ async fn an_unreadable_object_is_reported_and_skipped() {
         json!({"metadata": {"name": 5}}),
         service("a", "1"),
     ];
-    setup.api.next().await.list("7", &items);
-    setup.api.next().await;
+    setup
+        .api
+        .next_request()
+        .await
+        .respond_with_list("7", &items);
+    setup.api.next_request().await;
     let received = setup.received();
     let [listing, number, port, address, nameless, a, listed] = received.as_slice() else {
         panic!("{received:?}");
@@ -157,17 +162,17 @@ async fn a_response_that_is_not_a_list_is_an_error() {
         let mut setup = FeedSetup::new(Feed::Services);
         setup
             .api
-            .next()
+            .next_request()
             .await
             .respond(StatusCode::OK, &[], Body::from(body));
-        setup.api.next().await;
+        setup.api.next_request().await;
         assert!(setup.error().contains(reason), "{}", setup.error());
         assert_eq!(setup.received(), ["listing"]);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn slices_report_when_they_changed() {
+async fn events_of_slices_have_the_time_of_the_change() {
     for (annotations, changed) in [
         (
             json!({
@@ -191,7 +196,11 @@ async fn slices_report_when_they_changed() {
             "metadata": {"namespace": "ns", "name": "a", "annotations": annotations},
             "addressType": "IPv4", "endpoints": [], "ports": null,
         });
-        setup.api.next().await.list("7", &[slice]);
+        setup
+            .api
+            .next_request()
+            .await
+            .respond_with_list("7", &[slice]);
         assert_eq!(setup.event().await, "listing");
         match setup.events.recv().await.unwrap() {
             Event::Applied {
@@ -205,18 +214,18 @@ async fn slices_report_when_they_changed() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_receiver_slows_reading() {
     let mut setup = FeedSetup::new(Feed::Services);
-    let body = setup.api.next().await.open();
+    let body = setup.api.next_request().await.start_body();
     let writer = tokio::spawn(async move {
-        body.text(r#"{"metadata":{"resourceVersion":"7"},"items":["#)
+        body.send_text(r#"{"metadata":{"resourceVersion":"7"},"items":["#)
             .await;
         for index in 0..5000 {
             let comma = if index == 0 { "" } else { "," };
-            body.text(&format!("{comma}{}", service(&index.to_string(), "1")))
+            body.send_text(&format!("{comma}{}", service(&index.to_string(), "1")))
                 .await;
         }
-        body.text("]}").await;
+        body.send_text("]}").await;
     });
-    // Afterwards, everything that can happen without the receiver has happened.
+    // The time is paused, so this sleep ends when all tasks wait for the receiver.
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert!(!writer.is_finished());
     let applied = setup.health().applied;
@@ -241,40 +250,44 @@ async fn the_corefile_is_reported_from_lists_and_changes() {
         })
     };
     let mut setup = FeedSetup::new(Feed::Corefile);
-    setup.api.next().await.list("7", &[map(".:53 {}")]);
-    let watch = setup.api.next().await.open();
+    setup
+        .api
+        .next_request()
+        .await
+        .respond_with_list("7", &[map(".:53 {}")]);
+    let watch = setup.api.next_request().await.start_body();
     assert_eq!(
         setup.received(),
         ["listing", "corefile Some(\".:53 {}\")", "listed"]
     );
-    watch.event(("MODIFIED", map(".:54 {}"))).await;
+    watch.send_event(("MODIFIED", map(".:54 {}"))).await;
     assert_eq!(setup.event().await, "corefile Some(\".:54 {}\")");
     watch
-        .event((
+        .send_event((
             "MODIFIED",
             json!({"metadata": {"name": "coredns"}, "data": {"other": "x"}}),
         ))
         .await;
     assert_eq!(setup.event().await, "corefile None");
-    watch.event(("MODIFIED", map(".:55 {}"))).await;
+    watch.send_event(("MODIFIED", map(".:55 {}"))).await;
     assert_eq!(setup.event().await, "corefile Some(\".:55 {}\")");
     // CoreDNS reads the file even if it is not UTF-8.
     let binary =
         json!({"metadata": {"name": "coredns"}, "binaryData": {"Corefile": "Ljo1NiB7fSAjIOk="}});
-    watch.event(("MODIFIED", binary)).await;
+    watch.send_event(("MODIFIED", binary)).await;
     assert_eq!(setup.event().await, "corefile Some(\".:56 {} # \u{fffd}\")");
     let mut immutable = map(".:57 {}");
     immutable["immutable"] = json!(true);
-    watch.event(("MODIFIED", immutable)).await;
+    watch.send_event(("MODIFIED", immutable)).await;
     let received = setup.event().await;
     assert_eq!(
         received,
         "corefile Some(\".:57 {}\"), never updated in pods again"
     );
-    watch.event(("DELETED", map(".:55 {}"))).await;
+    watch.send_event(("DELETED", map(".:55 {}"))).await;
     assert_eq!(setup.event().await, "corefile None");
     watch
-        .event((
+        .send_event((
             "MODIFIED",
             json!({"metadata": {"name": "coredns"}, "data": 5}),
         ))
@@ -290,8 +303,12 @@ async fn the_corefile_is_reported_from_lists_and_changes() {
 async fn an_unreadable_corefile_is_not_reported_as_absent() {
     let mut setup = FeedSetup::new(Feed::Corefile);
     let map = json!({"metadata": {"name": "coredns"}, "data": 5});
-    setup.api.next().await.list("7", &[map]);
-    setup.api.next().await;
+    setup
+        .api
+        .next_request()
+        .await
+        .respond_with_list("7", &[map]);
+    setup.api.next_request().await;
     let received = setup.received();
     assert!(
         received[1].starts_with("?ConfigMap coredns: "),
@@ -303,20 +320,20 @@ async fn an_unreadable_corefile_is_not_reported_as_absent() {
 #[tokio::test(start_paused = true)]
 async fn a_corefile_missing_from_the_list_is_reported_as_absent() {
     let mut setup = FeedSetup::new(Feed::Corefile);
-    setup.api.next().await.list("7", &[]);
-    let watch = setup.api.next().await;
+    setup.api.next_request().await.respond_with_list("7", &[]);
+    let watch = setup.api.next_request().await;
     assert_eq!(setup.received(), ["listing", "corefile None", "listed"]);
     watch.refuse(410, "Expired", "too old resource version");
-    setup.api.next().await.list("8", &[]);
-    setup.api.next().await;
+    setup.api.next_request().await.respond_with_list("8", &[]);
+    setup.api.next_request().await;
     assert_eq!(setup.received(), ["listing", "corefile None", "listed"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_feed_ends_when_its_channel_is_closed() {
     let (mut setup, watch) = FeedSetup::watching("7").await;
-    let body = watch.open();
+    let body = watch.start_body();
     setup.events.close();
-    body.closed().await;
+    body.wait_until_closed().await;
     (&mut setup.task).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! The requests of a whole source.
+//! The requests that a source sends.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,12 +18,16 @@ type SelectionCounts = BTreeMap<String, (u64, u64)>;
 
 /// Runs a source for some time against an API server that has no objects, sends a bookmark a
 /// minute, and ends watches at their timeout.
-async fn run(options: &SourceOptions, time: Duration) -> (SelectionCounts, Arc<SourceHealth>) {
+async fn count_requests(
+    options: &SourceOptions,
+    time: Duration,
+) -> (SelectionCounts, Arc<SourceHealth>) {
     let start = |client, sender| KubernetesSource::start(client, options, sender);
-    run_started(start, time).await
+    count_requests_of(start, time).await
 }
 
-async fn run_started(
+/// Runs the source that `start` starts, like [`count_requests`].
+async fn count_requests_of(
     start: impl FnOnce(Client, mpsc::Sender<Event>) -> KubernetesSource,
     time: Duration,
 ) -> (SelectionCounts, Arc<SourceHealth>) {
@@ -32,28 +36,34 @@ async fn run_started(
     let source = start(Client::new(router, "default"), sender);
     let mut counts = SelectionCounts::new();
     let end = Instant::now() + time;
-    api.next().await.refuse(404, "NotFound", "no version");
-    while let Ok(request) = timeout_at(end, api.next()).await {
+    api.next_request()
+        .await
+        .refuse(404, "NotFound", "no version");
+    while let Ok(request) = timeout_at(end, api.next_request()).await {
         let selectors = ["labelSelector", "fieldSelector"]
             .into_iter()
-            .filter_map(|name| request.get(name).map(|value| format!(" {name}: {value}")));
+            .filter_map(|name| {
+                request
+                    .parameter(name)
+                    .map(|value| format!(" {name}: {value}"))
+            });
         let selection: String = [request.path.clone()]
             .into_iter()
             .chain(selectors)
             .collect();
         let (lists, watches) = counts.entry(selection).or_default();
-        let Some(seconds) = request.get("timeoutSeconds") else {
+        let Some(seconds) = request.parameter("timeoutSeconds") else {
             *lists += 1;
-            request.list("7", &[]);
+            request.respond_with_list("7", &[]);
             continue;
         };
         *watches += 1;
         let watch_end = Instant::now() + Duration::from_secs(seconds.parse().unwrap());
-        let body = request.open();
+        let body = request.start_body();
         tokio::spawn(async move {
             while Instant::now() + Duration::from_secs(60) < watch_end {
                 sleep(Duration::from_secs(60)).await;
-                body.event(("BOOKMARK", bookmark("7"))).await;
+                body.send_event(("BOOKMARK", bookmark("7"))).await;
             }
             tokio::time::sleep_until(watch_end).await;
         });
@@ -63,8 +73,9 @@ async fn run_started(
     (counts, health)
 }
 
-async fn selections(options: &SourceOptions) -> Vec<String> {
-    let (counts, _) = run(options, Duration::from_secs(10)).await;
+/// The selections that a source requests. Each is listed once and watched once.
+async fn requested_selections(options: &SourceOptions) -> Vec<String> {
+    let (counts, _) = count_requests(options, Duration::from_secs(10)).await;
     for (selection, count) in &counts {
         assert_eq!(*count, (1, 1), "{selection}");
     }
@@ -78,7 +89,7 @@ async fn after_the_first_lists_there_are_only_watches() {
         pods: Some(PodScope::Node("node-1".into())),
         ..SourceOptions::default()
     };
-    let (counts, health) = run(&options, Duration::from_secs(3600)).await;
+    let (counts, health) = count_requests(&options, Duration::from_secs(3600)).await;
     assert_eq!(counts.len(), 4);
     for (selection, (lists, watches)) in &counts {
         assert_eq!(*lists, 1, "{selection}");
@@ -107,7 +118,7 @@ async fn without_headless_services_no_slices_are_requested() {
         ..SourceOptions::default()
     };
     assert_eq!(
-        selections(&options).await,
+        requested_selections(&options).await,
         [
             "/api/v1/namespaces",
             "/api/v1/pods fieldSelector: spec.nodeName=node-1",
@@ -122,7 +133,7 @@ async fn without_headless_services_no_slices_are_requested() {
 async fn only_the_corefiles_config_map_is_requested() {
     let corefile = key("kube-system", "coredns");
     let start = |client, sender| KubernetesSource::start_corefile(client, &corefile, sender);
-    let (counts, _) = run_started(start, Duration::from_secs(10)).await;
+    let (counts, _) = count_requests_of(start, Duration::from_secs(10)).await;
     let request: Vec<_> = counts.into_keys().collect();
     assert_eq!(
         request,
@@ -131,7 +142,7 @@ async fn only_the_corefiles_config_map_is_requested() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_endpoints_are_one_feed() {
+async fn all_endpoint_slices_are_requested_at_once() {
     let options = SourceOptions {
         endpoints: EndpointScope::All,
         dns: Some(key("kube-system", "kube-dns")),
@@ -139,7 +150,7 @@ async fn all_endpoints_are_one_feed() {
         ..SourceOptions::default()
     };
     assert_eq!(
-        selections(&options).await,
+        requested_selections(&options).await,
         [
             "/api/v1/namespaces",
             "/api/v1/pods",
@@ -150,7 +161,7 @@ async fn all_endpoints_are_one_feed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_operators_selectors_are_added() {
+async fn the_requests_have_the_operators_selectors() {
     let options = SourceOptions {
         selectors: Selectors {
             namespaces: "team in (a,b)".parse().unwrap(),
@@ -161,7 +172,7 @@ async fn the_operators_selectors_are_added() {
         ..SourceOptions::default()
     };
     assert_eq!(
-        selections(&options).await,
+        requested_selections(&options).await,
         [
             "/api/v1/namespaces labelSelector: team in (a,b)",
             "/api/v1/pods labelSelector: app=web,!hidden fieldSelector: spec.nodeName=node-1",
@@ -173,7 +184,7 @@ async fn the_operators_selectors_are_added() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_lists_are_spread() {
+async fn the_first_lists_are_spread_over_time() {
     let options = SourceOptions {
         endpoints: EndpointScope::All,
         first_list_jitter: Duration::from_secs(60),
@@ -185,12 +196,14 @@ async fn the_first_lists_are_spread() {
         let (sender, _events) = mpsc::channel(64);
         let _source = KubernetesSource::start(Client::new(router, "default"), &options, sender);
         let start = Instant::now();
-        api.next().await.refuse(404, "NotFound", "no version");
+        api.next_request()
+            .await
+            .refuse(404, "NotFound", "no version");
         let mut unanswered = Vec::new();
         for _ in 0..3 {
-            unanswered.push(api.next().await);
+            unanswered.push(api.next_request().await);
         }
-        waits.extend(unanswered.iter().map(|list| list.at - start));
+        waits.extend(unanswered.iter().map(|list| list.arrived_at - start));
     }
     assert!(
         waits
@@ -202,7 +215,7 @@ async fn the_first_lists_are_spread() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_for_the_client_policy() {
+async fn the_client_policy_needs_these_requests() {
     let dns = key("kube-system", "kube-dns");
     for (node, pods) in [
         (None, None),
@@ -218,16 +231,17 @@ async fn requests_for_the_client_policy() {
         let start = |client, sender| {
             KubernetesSource::start_policies(client, &scope, Duration::ZERO, sender)
         };
-        let (counts, _) = run_started(start, Duration::from_secs(10)).await;
-        let mut wanted = vec![
+        let (counts, _) = count_requests_of(start, Duration::from_secs(10)).await;
+        let mut expected = vec![
             "/api/v1/namespaces fieldSelector: metadata.name=kube-system",
             "/api/v1/namespaces/kube-system/services fieldSelector: metadata.name=kube-dns",
-            "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices labelSelector: kubernetes.io/service-name=kube-dns",
+            "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices \
+             labelSelector: kubernetes.io/service-name=kube-dns",
             "/apis/networking.k8s.io/v1/networkpolicies",
         ];
-        wanted.extend(pods);
-        wanted.sort_unstable();
-        assert_eq!(counts.into_keys().collect::<Vec<_>>(), wanted);
+        expected.extend(pods);
+        expected.sort_unstable();
+        assert_eq!(counts.into_keys().collect::<Vec<_>>(), expected);
     }
 
     let labels = Labels::from(
@@ -235,7 +249,7 @@ async fn requests_for_the_client_policy() {
     );
     let start =
         |client, sender| KubernetesSource::start_dns_pods(client, "kube-system", &labels, sender);
-    let (counts, _) = run_started(start, Duration::from_secs(10)).await;
+    let (counts, _) = count_requests_of(start, Duration::from_secs(10)).await;
     let request: Vec<_> = counts.into_keys().collect();
     assert_eq!(
         request,
@@ -253,17 +267,17 @@ async fn unevaluated_policies_are_read_by_plain_lists() {
     let client = Client::new(router, "default");
     let _source = KubernetesSource::start_unevaluated_policies(client, &kinds, sender);
     // The API server's version is not requested.
-    let request = api.next().await;
+    let request = api.next_request().await;
     assert_eq!(request.path, "/apis/projectcalico.org/v3/networkpolicies");
-    assert_eq!(request.get("watch"), None);
+    assert_eq!(request.parameter("watch"), None);
     assert_eq!(
         request
-            .get("labelSelector")
-            .or(request.get("fieldSelector")),
+            .parameter("labelSelector")
+            .or(request.parameter("fieldSelector")),
         None
     );
-    request.list("7", &[]);
-    let request = api.next().await;
-    assert_eq!(request.get("watch"), Some("true"));
-    assert_eq!(request.get("resourceVersion"), Some("7"));
+    request.respond_with_list("7", &[]);
+    let request = api.next_request().await;
+    assert_eq!(request.parameter("watch"), Some("true"));
+    assert_eq!(request.parameter("resourceVersion"), Some("7"));
 }

@@ -18,8 +18,8 @@ fn initial_end(version: &str) -> (&'static str, Value) {
 
 #[tokio::test(start_paused = true)]
 async fn a_streamed_list_continues_as_a_watch() {
-    let mut setup = FeedSetup::with(Feed::Services, ListStreaming::Streamed);
-    let list = setup.api.next().await;
+    let mut setup = FeedSetup::with_lists(Feed::Services, ListStreaming::Streamed);
+    let list = setup.api.next_request().await;
     for (parameter, value) in [
         ("watch", "true"),
         ("sendInitialEvents", "true"),
@@ -27,103 +27,107 @@ async fn a_streamed_list_continues_as_a_watch() {
         ("resourceVersion", "0"),
         ("allowWatchBookmarks", "true"),
     ] {
-        assert_eq!(list.get(parameter), Some(value), "{parameter}");
+        assert_eq!(list.parameter(parameter), Some(value), "{parameter}");
     }
-    let body = list.open();
-    body.event(added("a", "3")).await;
-    body.event(("BOOKMARK", bookmark("4"))).await;
-    body.event(added("b", "2")).await;
+    let body = list.start_body();
+    body.send_event(added("a", "3")).await;
+    body.send_event(("BOOKMARK", bookmark("4"))).await;
+    body.send_event(added("b", "2")).await;
     assert_eq!(setup.event().await, "listing");
     assert_eq!(setup.event().await, "+a");
     assert_eq!(setup.event().await, "+b");
     assert_eq!(setup.health().last_received, None);
-    assert_eq!(setup.health().state, FeedActivity::Listing);
-    body.event(initial_end("7")).await;
+    assert_eq!(setup.health().activity, FeedActivity::Listing);
+    body.send_event(initial_end("7")).await;
     assert_eq!(setup.event().await, "listed");
-    body.event(added("c", "8")).await;
+    body.send_event(added("c", "8")).await;
     assert_eq!(setup.event().await, "+c");
-    assert_eq!(setup.health().state, FeedActivity::Watching);
+    assert_eq!(setup.health().activity, FeedActivity::Watching);
     assert_eq!((setup.health().lists, setup.health().watches), (0, 1));
     body.cut().await;
-    let watch = setup.api.next().await;
-    assert_eq!(watch.get("resourceVersion"), Some("8"));
-    assert_eq!(watch.get("sendInitialEvents"), None);
+    let watch = setup.api.next_request().await;
+    assert_eq!(watch.parameter("resourceVersion"), Some("8"));
+    assert_eq!(watch.parameter("sendInitialEvents"), None);
 
     watch.refuse(410, "Expired", "too old");
-    let list = setup.api.next().await;
-    assert_eq!(list.get("sendInitialEvents"), Some("true"));
-    assert_eq!(list.get("resourceVersion"), Some("8"));
+    let list = setup.api.next_request().await;
+    assert_eq!(list.parameter("sendInitialEvents"), Some("true"));
+    assert_eq!(list.parameter("resourceVersion"), Some("8"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_streamed_list_that_breaks_off_starts_again() {
     for ending in ["cut", "ended"] {
-        let mut setup = FeedSetup::with(Feed::Services, ListStreaming::Streamed);
-        let body = setup.api.next().await.open();
-        body.event(added("a", "3")).await;
+        let mut setup = FeedSetup::with_lists(Feed::Services, ListStreaming::Streamed);
+        let body = setup.api.next_request().await.start_body();
+        body.send_event(added("a", "3")).await;
         assert_eq!(setup.event().await, "listing");
         assert_eq!(setup.event().await, "+a");
         match ending {
             "cut" => body.cut().await,
             _ => drop(body),
         }
-        let list = setup.api.next().await;
-        assert_eq!(list.get("sendInitialEvents"), Some("true"));
-        assert_eq!(list.get("resourceVersion"), Some("0"), "{ending}");
+        let list = setup.api.next_request().await;
+        assert_eq!(list.parameter("sendInitialEvents"), Some("true"));
+        assert_eq!(list.parameter("resourceVersion"), Some("0"), "{ending}");
         assert_eq!(setup.received(), [""; 0]);
-        let body = list.open();
-        body.event(initial_end("7")).await;
+        let body = list.start_body();
+        body.send_event(initial_end("7")).await;
         assert_eq!(setup.event().await, "listing");
         assert_eq!(setup.event().await, "listed");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn streamed_lists_abandon_a_version_in_the_future() {
-    let mut setup = FeedSetup::with(Feed::Services, ListStreaming::Streamed);
-    let body = setup.api.next().await.open();
-    body.event(initial_end("100")).await;
+async fn after_a_version_that_is_too_large_a_streamed_list_requests_the_newest_state() {
+    let mut setup = FeedSetup::with_lists(Feed::Services, ListStreaming::Streamed);
+    let body = setup.api.next_request().await.start_body();
+    body.send_event(initial_end("100")).await;
     assert_eq!(setup.event().await, "listing");
     assert_eq!(setup.event().await, "listed");
-    body.event(("ERROR", fake::status(410, "Expired", "too old")))
+    body.send_event(("ERROR", fake::status(410, "Expired", "too old")))
         .await;
-    let list = setup.api.next().await;
-    assert_eq!(list.get("resourceVersion"), Some("100"));
+    let list = setup.api.next_request().await;
+    assert_eq!(list.parameter("resourceVersion"), Some("100"));
     let mut ahead = fake::status(504, "Timeout", "not yet");
     ahead["details"] = json!({"causes": [{"reason": "ResourceVersionTooLarge"}]});
-    list.open().event(("ERROR", ahead)).await;
-    let list = setup.api.next().await;
-    assert_eq!(list.get("sendInitialEvents"), Some("true"));
-    assert_eq!(list.get("resourceVersion"), Some(""));
+    list.start_body().send_event(("ERROR", ahead)).await;
+    let list = setup.api.next_request().await;
+    assert_eq!(list.parameter("sendInitialEvents"), Some("true"));
+    assert_eq!(list.parameter("resourceVersion"), Some(""));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unsupported_streamed_list_switches_to_plain_lists() {
-    let mut setup = FeedSetup::with(Feed::Services, ListStreaming::Streamed);
-    let list = setup.api.next().await;
-    let request = list.at;
+async fn if_streamed_lists_are_not_supported_plain_lists_are_requested() {
+    let mut setup = FeedSetup::with_lists(Feed::Services, ListStreaming::Streamed);
+    let list = setup.api.next_request().await;
+    let request = list.arrived_at;
     list.refuse(
         422,
         "Invalid",
         "sendInitialEvents: Forbidden: needs the feature WatchList",
     );
-    let list = setup.api.next().await;
-    assert_eq!(list.at, request, "at once");
-    assert_eq!(list.get("watch"), None);
-    list.list("7", &[]);
-    setup.api.next().await.refuse(410, "Expired", "too old");
-    let list = setup.api.next().await;
-    assert_eq!(list.get("watch"), None);
+    let list = setup.api.next_request().await;
+    assert_eq!(list.arrived_at, request, "the retry must not wait");
+    assert_eq!(list.parameter("watch"), None);
+    list.respond_with_list("7", &[]);
+    setup
+        .api
+        .next_request()
+        .await
+        .refuse(410, "Expired", "too old");
+    let list = setup.api.next_request().await;
+    assert_eq!(list.parameter("watch"), None);
     assert_eq!(setup.received(), ["listing", "listed"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn other_refusals_keep_streamed_lists() {
     for code in [401, 403, 404, 429, 500] {
-        let mut setup = FeedSetup::with(Feed::Services, ListStreaming::Streamed);
-        setup.api.next().await.refuse(code, "No", "no");
-        let list = setup.api.next().await;
-        assert_eq!(list.get("sendInitialEvents"), Some("true"), "{code}");
+        let mut setup = FeedSetup::with_lists(Feed::Services, ListStreaming::Streamed);
+        setup.api.next_request().await.refuse(code, "No", "no");
+        let list = setup.api.next_request().await;
+        assert_eq!(list.parameter("sendInitialEvents"), Some("true"), "{code}");
     }
 }
 
@@ -144,21 +148,25 @@ async fn the_api_servers_version_selects_the_list_format() {
         let (sender, _events) = mpsc::channel(64);
         let client = Client::new(router, "default");
         let source = KubernetesSource::start(client, &SourceOptions::default(), sender);
-        let version = api.next().await;
+        let version = api.next_request().await;
         assert_eq!(version.path, "/version");
         version.respond(StatusCode::from_u16(code).unwrap(), &[], body.into());
-        let list = api.next().await;
-        assert_eq!(list.get("sendInitialEvents").is_some(), streamed, "{body}");
+        let list = api.next_request().await;
+        assert_eq!(
+            list.parameter("sendInitialEvents").is_some(),
+            streamed,
+            "{body}"
+        );
         assert_eq!(source.health().requests().get, 1);
-        api.next().await;
-        api.next().await;
+        api.next_request().await;
+        api.next_request().await;
         drop(list);
         drop(source);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_version_lists_are_plain() {
+async fn if_the_version_is_not_known_after_70_seconds_lists_are_plain() {
     let (router, mut api) = FakeApi::new();
     let (sender, _events) = mpsc::channel(64);
     let source = KubernetesSource::start(
@@ -166,9 +174,12 @@ async fn without_a_version_lists_are_plain() {
         &SourceOptions::default(),
         sender,
     );
-    let version = api.next().await;
-    let list = api.next().await;
-    assert_eq!(list.at - version.at, Duration::from_secs(70));
-    assert_eq!(list.get("sendInitialEvents"), None);
+    let version = api.next_request().await;
+    let list = api.next_request().await;
+    assert_eq!(
+        list.arrived_at - version.arrived_at,
+        Duration::from_secs(70)
+    );
+    assert_eq!(list.parameter("sendInitialEvents"), None);
     drop(source);
 }

@@ -10,22 +10,23 @@ use super::zones::{BlockTransport, ZoneAddress};
 
 /// A server block with parsed keys.
 pub(super) struct ServerBlock<'a> {
-    /// The block's keys, which share its plugins.
     keys: Vec<BlockKey>,
     pub(super) directives: &'a [Directive],
 }
 
+/// A zone that a server block serves.
 struct BlockKey {
+    /// The key's line, counted from 1.
     line: usize,
     zone: Name,
     transport: BlockTransport,
 }
 
-/// Finds the only `kubernetes` plugin and its server block.
+/// Finds the `kubernetes` plugin and its server block. Fails if there are several or none.
 pub(super) fn find_kubernetes<'a, 'b>(
     blocks: &'b [ServerBlock<'a>],
 ) -> Result<(&'b ServerBlock<'a>, &'a Directive), CorefileProblem> {
-    // Zerohop receives only plain DNS, so blocks that have only other transports don't matter.
+    // Zerohop answers only plain DNS, so blocks that have only other transports don't matter.
     let plain = blocks
         .iter()
         .filter(|block| block.plain_keys().next().is_some());
@@ -36,9 +37,9 @@ pub(super) fn find_kubernetes<'a, 'b>(
             .filter(|directive| directive.name() == "kubernetes");
         directives.map(move |directive| (block, directive))
     });
-    let only = all
-        .next()
-        .ok_or_else(|| CorefileProblem::anywhere("no server block has a `kubernetes` plugin"))?;
+    let only = all.next().ok_or_else(|| {
+        CorefileProblem::without_line("no server block has a `kubernetes` plugin")
+    })?;
     match all.next() {
         None => Ok(only),
         Some((_, second)) => Err(second.head.problem("there is a second `kubernetes` plugin")),
@@ -46,12 +47,13 @@ pub(super) fn find_kubernetes<'a, 'b>(
 }
 
 impl<'a> ServerBlock<'a> {
+    /// Parses a server block's keys.
     pub(super) fn read(block: &'a ParsedBlock) -> Result<ServerBlock<'a>, CorefileProblem> {
         let mut keys = Vec::new();
         for key in &block.keys {
             let line = key.line;
             let address =
-                ZoneAddress::parse(&key.text).map_err(|what| CorefileProblem::new(line, what))?;
+                ZoneAddress::parse(&key.text).map_err(|cause| CorefileProblem::new(line, cause))?;
             let transport = address.transport;
             keys.extend((address.zones.into_iter()).map(|zone| BlockKey {
                 line,
@@ -63,7 +65,7 @@ impl<'a> ServerBlock<'a> {
         Ok(ServerBlock { keys, directives })
     }
 
-    /// The block's zones, which are also those of plugins without zones in their arguments.
+    /// The block's zones. Plugins that name no zones apply to these zones.
     pub(super) fn zones(&self) -> Vec<Name> {
         self.keys.iter().map(|key| key.zone.clone()).collect()
     }
@@ -73,8 +75,8 @@ impl<'a> ServerBlock<'a> {
         self.keys.first().map(|key| key.line)
     }
 
-    /// The wire length in bytes of the block's longest key that `zone` is at or below. `None` if no
-    /// key matches.
+    /// The wire length, in bytes, of the block's longest zone for plain DNS at or above `zone`.
+    /// `None` if there is no such zone.
     pub(super) fn matched_length(&self, zone: &Name) -> Option<usize> {
         let keys = self
             .plain_keys()
@@ -82,41 +84,47 @@ impl<'a> ServerBlock<'a> {
         keys.map(|(key, _)| key.zone.wire().len()).max()
     }
 
-    /// Finds the names in `zones` whose queries don't reach this block. `line` is the Corefile line
-    /// of the zones.
-    pub(super) fn find_lost_names(
+    /// Finds the names in `zones` whose queries don't reach this block, or may not reach it. `line`
+    /// is the line that names the zones.
+    pub(super) fn find_unserved_names(
         &self,
         blocks: &[ServerBlock<'_>],
         line: usize,
         zones: &[Name],
     ) -> Vec<CorefileFinding> {
-        let is_lost = |zone: &&Name| {
+        let is_unserved = |zone: &&Name| {
             !self
                 .plain_keys()
                 .any(|(key, _)| zone.is_at_or_below(&key.zone))
         };
-        let lost = zones.iter().filter(is_lost).cloned().collect();
-        let what = "`kubernetes` lists zones that its server block does not serve";
-        let mut findings = vec![CorefileFinding::new(line, what, lost)];
+        let unserved = zones.iter().filter(is_unserved).cloned().collect();
+        let cause = "`kubernetes` lists zones that its server block does not serve";
+        let mut findings = vec![CorefileFinding::new(line, cause, unserved)];
         let others = blocks.iter().filter(|other| !std::ptr::eq(*other, self));
         for (key, port) in others.flat_map(ServerBlock::plain_keys) {
-            let mut taken: BTreeMap<String, Vec<Name>> = BTreeMap::new();
-            for (reason, name) in
-                (zones.iter()).filter_map(|zone| self.find_taken_name(zone, &key.zone, port))
+            let mut names_by_reason: BTreeMap<String, Vec<Name>> = BTreeMap::new();
+            for (reason, name) in (zones.iter())
+                .filter_map(|zone| self.find_name_for_other_block(zone, &key.zone, port))
             {
-                taken.entry(reason).or_default().push(name);
+                names_by_reason.entry(reason).or_default().push(name);
             }
-            findings.extend(taken.into_iter().map(|(reason, names)| {
-                let what = format!("the server block for {} {reason}", key.zone);
-                CorefileFinding::new(key.line, what, names)
+            findings.extend(names_by_reason.into_iter().map(|(reason, names)| {
+                let cause = format!("the server block for {} {reason}", key.zone);
+                CorefileFinding::new(key.line, cause, names)
             }));
         }
         findings
     }
 
-    /// The name in a zone of this block whose queries reach another block, which has `key` on
-    /// `port`. With the reason, as a clause about the other block.
-    fn find_taken_name(&self, zone: &Name, key: &Name, port: u16) -> Option<(String, Name)> {
+    /// Checks whether another block may receive queries at or below `zone`. `key` is a zone of the
+    /// other block, which listens on `port`. Returns the reason, as a clause about the other block,
+    /// and the highest name that the queries are for. `None`: the other block receives none.
+    fn find_name_for_other_block(
+        &self,
+        zone: &Name,
+        key: &Name,
+        port: u16,
+    ) -> Option<(String, Name)> {
         if key != zone && key.is_at_or_below(zone) {
             let reason = "receives the queries for this name and the names below it";
             return Some((reason.to_owned(), key.clone()));
@@ -135,10 +143,12 @@ impl<'a> ServerBlock<'a> {
         if key.is_at_or_below(&own.zone) {
             return Some(("receives these queries".to_owned(), zone.clone()));
         }
-        // The longest key wins. Only DS queries go to the shortest key below the root.
+        // A query goes to the block with the longest key. A DS query goes to the block with the
+        // shortest key other than the root.
         (*key != Name::root()).then(|| ("receives the DS queries".to_owned(), zone.clone()))
     }
 
+    /// The block's keys for plain DNS, each with its port.
     fn plain_keys(&self) -> impl Iterator<Item = (&BlockKey, u16)> {
         self.keys.iter().filter_map(|key| match key.transport {
             BlockTransport::Plain(port) => Some((key, port)),

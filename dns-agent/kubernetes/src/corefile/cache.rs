@@ -6,20 +6,22 @@ use super::finding::{CorefileProblem, Note};
 use super::parser::{CorefileLine, Directive};
 use super::plugins::zones_or_default;
 
-/// CoreDNS's default caps of positive and of negative answers, in seconds.
+/// CoreDNS's default caps for positive and negative answers, in seconds.
 const DEFAULT_CAPS: (u32, u32) = (3600, 1800);
 
-/// An upper bound of the TTLs in zones.
+/// An upper bound on TTLs.
 #[derive(Debug)]
 pub(super) struct TtlCap {
+    /// The line of the `cache` plugin, counted from 1.
     line: usize,
+    /// The zones in which the cap applies.
     zones: Vec<Name>,
-    /// The lower one of the caps of positive and of negative answers.
+    /// The lower of the caps for positive and negative answers.
     seconds: u32,
 }
 
 impl TtlCap {
-    /// Reads the plugin's lines in a server block for `block_zones`.
+    /// Reads a `cache` plugin in a server block for `block_zones`.
     pub(super) fn read(
         directive: &Directive,
         block_zones: &[Name],
@@ -28,6 +30,7 @@ impl TtlCap {
         let head = &directive.head;
         let (mut success, mut denial) = DEFAULT_CAPS;
         let mut zones = head.args();
+        // A number in front of the zones sets both caps.
         if let [first, others @ ..] = zones
             && first.parse::<i64>().is_ok()
         {
@@ -40,8 +43,8 @@ impl TtlCap {
                 ("success" | "denial", [_capacity]) => {}
                 ("success", [_capacity, cap, ..]) => success = parse_seconds(option, cap)?,
                 ("denial", [_capacity, cap, ..]) => denial = parse_seconds(option, cap)?,
-                // These options decide whether, how long and how fresh CoreDNS keeps an answer.
-                // `disable` doesn't lift the cap of the answers that it excludes.
+                // These options don't lift the caps. `disable` only stops CoreDNS from storing
+                // answers.
                 (
                     "disable" | "keepttl" | "prefetch" | "servfail" | "serve_stale"
                     | "serve_stale_policy",
@@ -61,20 +64,20 @@ impl TtlCap {
         })
     }
 
-    /// Whether any name can be both in one of the cap's zones and in one of `zones`.
+    /// Whether the cap's zones overlap any of `zones`.
     fn applies_to(&self, zones: &[Name]) -> bool {
         let overlap = |a: &Name, b: &Name| a.is_at_or_below(b) || b.is_at_or_below(a);
         zones
             .iter()
-            .any(|zone| self.zones.iter().any(|own| overlap(own, zone)))
+            .any(|zone| self.zones.iter().any(|capped| overlap(capped, zone)))
     }
 }
 
-/// Lowers `ttl` to the caps that apply to `zones`. Returns the lower TTL, and a note for each cap
-/// below `ttl`.
+/// Lowers a TTL in seconds to the lowest cap that applies to `zones`. Returns the new TTL, and a
+/// note for each applicable cap below `ttl`.
 ///
-/// CoreDNS also raises TTLs that are below 5 seconds by default. A lower TTL is always right,
-/// because a cached answer has it a little later.
+/// CoreDNS also raises TTLs to a minimum, by default 5 seconds. Zerohop doesn't, because the TTL of
+/// a cached answer falls below this minimum in any case.
 pub(super) fn cap_ttl(ttl: u32, caps: &[TtlCap], zones: &[Name]) -> (u32, Vec<Note>) {
     let mut lowest = ttl;
     let mut notes = Vec::new();

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use zerohop_zone::Name;
 
-/// How many names a reason lists at most.
+/// The most names that a reason lists.
 const MAX_LISTED_NAMES: usize = 4;
 
 /// Why some names pass.
@@ -13,18 +13,18 @@ pub(super) struct CorefileFinding {
     /// The Corefile line, counted from 1. `None`: the Corefile as a whole.
     line: Option<usize>,
     /// The cause, as a clause.
-    what: String,
+    cause: String,
     /// The names that pass because of the cause, with everything below them.
     pub(super) names: Vec<Name>,
 }
 
-/// Why no conclusion is possible from a line, or from the whole Corefile.
+/// Why Zerohop can't draw conclusions from a line, or from the whole Corefile.
 #[derive(Debug)]
 pub(super) struct CorefileProblem {
     /// The Corefile line, counted from 1. `None`: the Corefile as a whole.
     line: Option<usize>,
     /// The cause, as a clause.
-    what: String,
+    cause: String,
     /// Whether CoreDNS can load the Corefile.
     pub(super) loadability: Loadability,
 }
@@ -40,29 +40,30 @@ pub(super) enum Loadability {
 
 /// A sentence about a Corefile line.
 pub(super) struct Note {
+    /// The Corefile line, counted from 1. `None`: the Corefile as a whole.
     line: Option<usize>,
     text: String,
 }
 
 impl CorefileFinding {
-    pub(super) fn new(line: usize, what: impl Into<String>, names: Vec<Name>) -> CorefileFinding {
+    pub(super) fn new(line: usize, cause: impl Into<String>, names: Vec<Name>) -> CorefileFinding {
         CorefileFinding {
             line: Some(line),
-            what: what.into(),
+            cause: cause.into(),
             names,
         }
     }
 
     /// A finding about the Corefile as a whole.
-    pub(super) fn anywhere(what: impl Into<String>, names: Vec<Name>) -> CorefileFinding {
+    pub(super) fn without_line(cause: impl Into<String>, names: Vec<Name>) -> CorefileFinding {
         CorefileFinding {
             line: None,
-            what: what.into(),
+            cause: cause.into(),
             names,
         }
     }
 
-    /// The finding reduced to names in these zones.
+    /// Restricts the finding to names in these zones.
     pub(super) fn restricted_to(self, zones: &[Name]) -> CorefileFinding {
         let names = self.names.iter();
         CorefileFinding {
@@ -73,16 +74,16 @@ impl CorefileFinding {
         }
     }
 
-    /// A problem because of which everything passes.
+    /// The finding that everything passes because of a problem.
     pub(super) fn about_everything(problem: CorefileProblem) -> CorefileFinding {
         CorefileFinding {
             line: problem.line,
-            what: problem.what,
+            cause: problem.cause,
             names: vec![Name::root()],
         }
     }
 
-    /// Whether a zone passes entirely.
+    /// Whether the finding makes a whole zone pass.
     pub(super) fn covers(&self, zone: &Name) -> bool {
         self.names.iter().any(|name| zone.is_at_or_below(name))
     }
@@ -102,7 +103,7 @@ impl CorefileFinding {
             [name] => format!("{name} passes"),
             names => format!("{} pass", join_for_people(names)),
         };
-        let text = format!("{}, so {consequence}", self.what);
+        let text = format!("{}, so {consequence}", self.cause);
         Some(Note {
             line: self.line,
             text,
@@ -111,36 +112,36 @@ impl CorefileFinding {
 }
 
 impl CorefileProblem {
-    pub(super) fn new(line: usize, what: impl Into<String>) -> CorefileProblem {
+    pub(super) fn new(line: usize, cause: impl Into<String>) -> CorefileProblem {
         CorefileProblem {
             line: Some(line),
-            what: what.into(),
+            cause: cause.into(),
             loadability: Loadability::Possible,
         }
     }
 
-    /// A problem with a line because of which CoreDNS refuses the Corefile.
-    pub(super) fn refused(line: usize, what: impl Into<String>) -> CorefileProblem {
+    /// A problem that makes CoreDNS refuse the Corefile.
+    pub(super) fn refused(line: usize, cause: impl Into<String>) -> CorefileProblem {
         CorefileProblem {
             loadability: Loadability::Refused,
-            ..CorefileProblem::new(line, what)
+            ..CorefileProblem::new(line, cause)
         }
     }
 
-    /// The finding that these names pass because of the problem.
+    /// The finding that these names pass because of this problem.
     pub(super) fn into_finding(self, names: Vec<Name>) -> CorefileFinding {
         CorefileFinding {
             line: self.line,
-            what: self.what,
+            cause: self.cause,
             names,
         }
     }
 
     /// A problem with the Corefile as a whole.
-    pub(super) fn anywhere(what: impl Into<String>) -> CorefileProblem {
+    pub(super) fn without_line(cause: impl Into<String>) -> CorefileProblem {
         CorefileProblem {
             line: None,
-            what: what.into(),
+            cause: cause.into(),
             loadability: Loadability::Possible,
         }
     }
@@ -155,8 +156,8 @@ impl Note {
     }
 }
 
-/// Writes notes and findings as sentences in the order of lines. `zones` are the zones that the
-/// findings are applied to.
+/// Writes notes and findings as sentences, ordered by line. Findings that make no part of `zones`
+/// pass are left out.
 pub(super) fn write_reasons(
     findings: &[CorefileFinding],
     zones: &[Name],
@@ -175,16 +176,17 @@ pub(super) fn write_reasons(
     notes.into_iter().map(sentence).collect()
 }
 
-/// Joins one or more things to a list for people, of at most [`MAX_LISTED_NAMES`].
-pub(super) fn join_for_people<T: Display>(things: &[T]) -> String {
-    let texts: Vec<String> = things
+/// Writes a list for people: `a, b and c`. Items after the first [`MAX_LISTED_NAMES`] are only
+/// counted. `items` must not be empty.
+pub(super) fn join_for_people<T: Display>(items: &[T]) -> String {
+    let texts: Vec<String> = items
         .iter()
         .take(MAX_LISTED_NAMES)
         .map(T::to_string)
         .collect();
     match (
         texts.as_slice(),
-        things.len().saturating_sub(MAX_LISTED_NAMES),
+        items.len().saturating_sub(MAX_LISTED_NAMES),
     ) {
         ([only], 0) => only.clone(),
         ([first @ .., last], 0) => format!("{} and {last}", first.join(", ")),
@@ -192,7 +194,8 @@ pub(super) fn join_for_people<T: Display>(things: &[T]) -> String {
     }
 }
 
-/// The zones at or below a name. If there are none, the name itself if it is within a zone.
+/// The parts of `zones` at or below a name: whole zones, or the name itself if it is inside a zone.
+/// Empty if there are none.
 pub(super) fn intersect_zones(name: &Name, zones: &[Name]) -> Vec<Name> {
     let covered = zones.iter().filter(|zone| zone.is_at_or_below(name));
     let mut covered: Vec<Name> = covered.cloned().collect();

@@ -19,15 +19,16 @@ const MAX_TTL: u32 = 3600;
 pub(super) struct KubernetesPlugin {
     /// The plugin's line, counted from 1.
     pub(super) line: usize,
-    /// The zones in their order, without repetitions.
+    /// The zones in the order of the arguments, without duplicates.
     pub(super) zones: Vec<Name>,
-    /// Zones in which names that don't exist fall through to the next plugins.
+    /// Zones in which queries for absent names fall through to the next plugins.
     pub(super) fallthrough: Vec<Name>,
-    /// The plugin's zones with names of several clusters, each with the line of its option.
+    /// The zones that contain names of several clusters, each with the line of its option.
     pub(super) multicluster: Vec<(usize, Name)>,
     /// The TTL of records, in seconds.
     pub(super) ttl: u32,
     pub(super) pods: PodMode,
+    /// The namespaces whose names are answered. Empty: all.
     pub(super) namespaces: Vec<String>,
     pub(super) selectors: Selectors,
     pub(super) empty_services: EmptyServices,
@@ -36,7 +37,7 @@ pub(super) struct KubernetesPlugin {
 }
 
 impl KubernetesPlugin {
-    /// Reads the plugin's lines in a server block for `block_zones`.
+    /// Reads a `kubernetes` plugin in a server block for `block_zones`.
     pub(super) fn read(
         directive: &Directive,
         block_zones: &[Name],
@@ -61,14 +62,14 @@ impl KubernetesPlugin {
         };
         for option in &directive.body {
             let read = kubernetes.apply_option(option);
-            read.map_err(|what| option.problem(what))?;
+            read.map_err(|cause| option.problem(cause))?;
         }
         kubernetes.check_options(head)?;
         Ok(kubernetes)
     }
 
-    /// The cluster domain that PTR records name: the first zone that CoreDNS doesn't consider a
-    /// reverse zone. CoreDNS doesn't consider `in-addr.arpa` itself a reverse zone.
+    /// The zone that PTR records point into: the first one that CoreDNS doesn't consider a reverse
+    /// zone. CoreDNS doesn't consider `in-addr.arpa` and `ip6.arpa` themselves reverse zones.
     pub(super) fn primary_domain(&self) -> Option<&Name> {
         let trees = reverse_trees();
         let is_below_tree = |zone: &Name| !trees.contains(zone) && is_reverse(zone);
@@ -88,28 +89,28 @@ impl KubernetesPlugin {
     pub(super) fn findings(&self) -> Vec<CorefileFinding> {
         let mut findings = Vec::new();
         for (line, zone) in &self.multicluster {
-            let what = "`multicluster` adds Services of other clusters";
-            findings.push(CorefileFinding::new(*line, what, vec![zone.clone()]));
+            let cause = "`multicluster` adds Services of other clusters";
+            findings.push(CorefileFinding::new(*line, cause, vec![zone.clone()]));
         }
-        let inside = |name: &Name| {
+        let is_inside_zone = |name: &Name| {
             let mut zones = self.zones.iter();
             zones.any(|zone| zone != name && name.is_at_or_below(zone))
         };
-        let mut find = |what: &str, names: Vec<Name>| {
-            findings.push(CorefileFinding::new(self.line, what, names));
+        let mut add_finding = |cause: &str, names: Vec<Name>| {
+            findings.push(CorefileFinding::new(self.line, cause, names));
         };
-        let nested = self.zones.iter().filter(|zone| inside(zone));
-        find(
+        let nested = self.zones.iter().filter(|zone| is_inside_zone(zone));
+        add_finding(
             "a zone of `kubernetes` is inside another zone of `kubernetes`",
             nested.cloned().collect(),
         );
-        let through = self.fallthrough.iter().filter(|zone| inside(zone));
-        find(
+        let partial = self.fallthrough.iter().filter(|zone| is_inside_zone(zone));
+        add_finding(
             "`kubernetes` lets only some names of a zone fall through",
-            through.cloned().collect(),
+            partial.cloned().collect(),
         );
-        if reverse_trees().iter().any(inside) {
-            find(
+        if reverse_trees().iter().any(is_inside_zone) {
+            add_finding(
                 "`kubernetes` has a zone that contains the reverse zones",
                 vec![Name::root()],
             );
@@ -124,10 +125,10 @@ impl KubernetesPlugin {
             .primary_domain()
             .map(Name::to_string)
             .unwrap_or_default();
-        let what = format!(
+        let cause = format!(
             "PTR records point into {primary}, which Zerohop doesn't answer as a cluster domain"
         );
-        CorefileFinding::new(self.line, what, reverse_trees())
+        CorefileFinding::new(self.line, cause, reverse_trees())
     }
 
     /// Notes on how these zones of the plugin are answered.
@@ -155,7 +156,8 @@ impl KubernetesPlugin {
         notes
     }
 
-    /// Applies an option. Of several options with one name the last one counts.
+    /// Applies an option. `namespaces` and `multicluster` add to earlier options of the same name.
+    /// Other options replace them. `Err` holds the reason as a clause.
     fn apply_option(&mut self, option: &CorefileLine) -> Result<(), String> {
         let name = option.name();
         match (name, option.args()) {
@@ -168,7 +170,7 @@ impl KubernetesPlugin {
             }
             ("endpoint_pod_names", []) => self.endpoint_names = EndpointNames::Pod,
             ("zonal", []) => self.zonal_names = ZonalNames::Answered,
-            ("ignore", [what]) if what == "empty_service" => {
+            ("ignore", [ignored]) if ignored == "empty_service" => {
                 self.empty_services = EmptyServices::Ignored;
             }
             ("fallthrough", []) => self.fallthrough = vec![Name::root()],
@@ -178,14 +180,14 @@ impl KubernetesPlugin {
                 self.multicluster
                     .extend(zones.map(|zone| (option.number, zone)));
             }
-            // These options set the rate of API requests, and how long CoreDNS waits at its start.
+            // These options limit API requests, and how long CoreDNS waits when it starts.
             (
                 "startup_timeout" | "apiserver_qps" | "apiserver_burst" | "apiserver_max_inflight",
                 [_],
             ) => {}
             ("endpoint" | "tls" | "kubeconfig", _) => {
                 return Err(format!(
-                    "`{name}` may lead to another API server than Zerohop's"
+                    "`{name}` may make CoreDNS read another API server than Zerohop does"
                 ));
             }
             ("noendpoints", _) => {
@@ -200,20 +202,20 @@ impl KubernetesPlugin {
         Ok(())
     }
 
-    /// Checks the options together, as CoreDNS does. If a check fails, CoreDNS keeps its former
+    /// Checks combinations of options, as CoreDNS does. If a check fails, CoreDNS refuses the
     /// Corefile.
     fn check_options(&self, head: &CorefileLine) -> Result<(), CorefileProblem> {
         if self.primary_domain().is_none() {
             return Err(head.problem("`kubernetes` has no cluster domain"));
         }
         if !self.namespaces.is_empty() && self.selectors.namespaces != Selector::default() {
-            return Err(head.problem("`namespaces` and `namespace_labels` exclude each other"));
+            return Err(head.problem("`namespaces` and `namespace_labels` can't be combined"));
         }
         for (line, zone) in &self.multicluster {
             if !self.zones.contains(zone) {
-                let what =
+                let cause =
                     format!("`multicluster` is for {zone}, which is not one of the plugin's zones");
-                return Err(CorefileProblem::new(*line, what));
+                return Err(CorefileProblem::new(*line, cause));
             }
         }
         Ok(())
@@ -222,9 +224,7 @@ impl KubernetesPlugin {
 
 fn parse_ttl(text: &str) -> Result<u32, String> {
     let ttl = text.parse().ok().filter(|ttl| *ttl <= MAX_TTL);
-    ttl.ok_or_else(|| {
-        format!("`{text}` is not a TTL, which is a number of seconds up to {MAX_TTL}")
-    })
+    ttl.ok_or_else(|| format!("`{text}` is not a TTL from 0 to {MAX_TTL} seconds"))
 }
 
 fn parse_pod_mode(text: &str) -> Result<PodMode, String> {
@@ -233,7 +233,7 @@ fn parse_pod_mode(text: &str) -> Result<PodMode, String> {
         "insecure" => Ok(PodMode::Insecure),
         "verified" => Ok(PodMode::Verified),
         _ => Err(format!(
-            "`{text}` is not a mode of `pods`, which is disabled, insecure or verified"
+            "`{text}` is not one of the `pods` modes disabled, insecure and verified"
         )),
     }
 }

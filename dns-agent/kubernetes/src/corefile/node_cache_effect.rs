@@ -1,7 +1,8 @@
 //! How NodeLocal DNSCache, in front of CoreDNS, changes the answers of zones.
 //!
-//! The Corefile of NodeLocal DNSCache is read by the same rules as CoreDNS's. A server block
-//! changes no answer if it forwards to the cluster's DNS and otherwise only monitors and caches.
+//! Zerohop reads the Corefile of NodeLocal DNSCache by the same rules as CoreDNS's. A server block
+//! changes no answers if it forwards queries to the cluster's DNS, and otherwise only monitors and
+//! caches answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -15,24 +16,24 @@ use super::parser::{Corefile, CorefileLine, Directive};
 use super::plugins;
 use crate::node_cache::is_cluster_dns_placeholder;
 
-/// The addresses and Services around a pod of NodeLocal DNSCache.
+/// Facts about a pod of NodeLocal DNSCache that are not in its Corefile.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeCacheContext {
     /// The served addresses that the node cache binds.
     pub bound: Vec<IpAddr>,
     /// The addresses of the cluster's DNS to which the node cache may forward queries.
     pub cluster_dns: BTreeSet<IpAddr>,
-    /// Whether the node cache forwards queries for the cluster's names to the cluster's DNS.
+    /// The Service that the placeholder in the Corefile stands for.
     pub upstream: UpstreamService,
 }
 
 /// The Service to which NodeLocal DNSCache forwards queries for the cluster's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UpstreamService {
-    /// The Service is the cluster's DNS, as far as is known.
+    /// A Service that leads to the cluster's DNS, as far as Zerohop knows.
     #[default]
     ClusterDns,
-    /// The Service has other pods.
+    /// A Service that leads to other servers.
     Other,
 }
 
@@ -41,15 +42,16 @@ pub enum UpstreamService {
 pub struct NodeCacheEffect {
     /// Names that the node cache may answer differently from CoreDNS, with everything below them.
     pub passed: Vec<Name>,
-    /// The conclusions as sentences for people, in the order of Corefile lines.
+    /// Sentences for operators that explain the effect, in the order of the Corefile's lines.
     pub reasons: Vec<String>,
     caps: Vec<BlockCap>,
 }
 
-/// The TTL cap of a server block, for the zones that are assigned to it and don't pass.
+/// A TTL cap of a server block.
 #[derive(Debug)]
 struct BlockCap {
     cap: TtlCap,
+    /// The zones for which the server block receives queries, without zones that pass.
     zones: Vec<Name>,
 }
 
@@ -60,8 +62,8 @@ struct AssignedBlock<'b, 'a> {
 }
 
 impl NodeCacheEffect {
-    /// Reads the Corefile of NodeLocal DNSCache for zones that CoreDNS answers. `ttl` is the TTL of
-    /// records in seconds, before any cap.
+    /// Reads the Corefile of NodeLocal DNSCache. `zones` are the zones that Zerohop would answer
+    /// without the node cache. `ttl` is the TTL of their records in seconds, before any cap.
     #[must_use]
     pub fn read(
         text: &str,
@@ -89,7 +91,7 @@ impl NodeCacheEffect {
         }
     }
 
-    /// Lowers a TTL in seconds to the caps of the node cache.
+    /// Lowers a TTL in seconds to the lowest cap of the node cache.
     #[must_use]
     pub fn cap_ttl(&self, ttl: u32) -> u32 {
         let capped = self.caps.iter().map(|cap| cap.cap_ttl(ttl).0);
@@ -103,7 +105,8 @@ impl BlockCap {
     }
 }
 
-/// Collects the effects of a Corefile on these zones.
+/// Adds the effects of a Corefile on these zones to `caps` and `findings`. A `CorefileProblem`
+/// makes everything pass.
 fn collect_effects(
     text: &str,
     zones: &[Name],
@@ -118,16 +121,16 @@ fn collect_effects(
     let blocks: Vec<ServerBlock<'_>> = blocks.collect::<Result<_, _>>()?;
     let (assigned, unassigned) = assign_zones(&blocks, zones);
     if !unassigned.is_empty() {
-        let what = "no server block receives queries for these zones";
-        findings.push(CorefileFinding::anywhere(what, unassigned));
+        let cause = "no server block receives queries for these zones";
+        findings.push(CorefileFinding::without_line(cause, unassigned));
     }
     for AssignedBlock { block, zones } in assigned {
         let Some(line) = block.first_line() else {
             continue;
         };
-        findings.extend(block.find_lost_names(&blocks, line, &zones));
-        if let Err(what) = check_forwarding(block, context) {
-            findings.push(CorefileFinding::new(line, what, zones.clone()));
+        findings.extend(block.find_unserved_names(&blocks, line, &zones));
+        if let Err(cause) = check_forwarding(block, context) {
+            findings.push(CorefileFinding::new(line, cause, zones.clone()));
         }
         let block_zones = block.zones();
         for directive in block.directives {
@@ -143,7 +146,12 @@ fn collect_effects(
                 _ => plugins::read_plugin(directive, &block_zones, &zones),
             };
             match found {
-                Ok(found) => findings.extend(found.into_iter().map(|it| it.restricted_to(&zones))),
+                Ok(found) => {
+                    let restricted = found
+                        .into_iter()
+                        .map(|finding| finding.restricted_to(&zones));
+                    findings.extend(restricted);
+                }
                 Err(problem) => findings.push(problem.into_finding(zones.clone())),
             }
         }
@@ -151,8 +159,8 @@ fn collect_effects(
     Ok(())
 }
 
-/// Assigns zones to the server blocks that receive their queries. Also returns the zones without a
-/// block.
+/// Assigns zones to the server blocks that receive their queries. The second list has the zones for
+/// which no block receives queries.
 fn assign_zones<'b, 'a>(
     blocks: &'b [ServerBlock<'a>],
     zones: &[Name],
@@ -163,6 +171,7 @@ fn assign_zones<'b, 'a>(
         let candidates = blocks.iter().enumerate();
         let candidates =
             candidates.filter_map(|(at, block)| Some((block.matched_length(zone)?, at)));
+        // The block with the longest key receives the queries.
         match candidates.max() {
             Some((_, at)) => assigned.entry(at).or_default().push(zone.clone()),
             None => unassigned.push(zone.clone()),
@@ -178,14 +187,15 @@ fn assign_zones<'b, 'a>(
 /// Checks that a server block answers at the served addresses and forwards only to the cluster's
 /// DNS. `Err` holds the reason as a clause.
 fn check_forwarding(block: &ServerBlock<'_>, context: &NodeCacheContext) -> Result<(), String> {
-    let named = |name: &'static str| {
+    let directives_named = |name: &'static str| {
         let directives = block.directives.iter();
         directives.filter(move |directive| directive.name() == name)
     };
+    // An `Err` stands for an interface, whose addresses are unknown.
     let mut bound = Vec::new();
-    for directive in named("bind") {
+    for directive in directives_named("bind") {
         if !directive.body.is_empty() {
-            return Err("`bind` has options".to_owned());
+            return Err("`bind` has options, which Zerohop doesn't understand".to_owned());
         }
         bound.extend(
             directive
@@ -202,9 +212,9 @@ fn check_forwarding(block: &ServerBlock<'_>, context: &NodeCacheContext) -> Resu
     if !bound.is_empty() && !context.bound.iter().all(is_bound) {
         return Err("`bind` doesn't name every served address".to_owned());
     }
-    let forwards: Vec<&Directive> = named("forward").collect();
+    let forwards: Vec<&Directive> = directives_named("forward").collect();
     let [forward] = forwards.as_slice() else {
-        return Err("there is not exactly one `forward`".to_owned());
+        return Err("the server block does not have exactly one `forward`".to_owned());
     };
     if forward.check_complete().is_err() {
         return Err(format!(
@@ -214,7 +224,7 @@ fn check_forwarding(block: &ServerBlock<'_>, context: &NodeCacheContext) -> Resu
     }
     let to = match forward.head.args() {
         [from, to @ ..] if from == "." && !to.is_empty() => to,
-        _ => return Err(format!("`{}` is not for all names", forward.head)),
+        _ => return Err(format!("`{}` does not forward all names", forward.head)),
     };
     let is_cluster_dns = |word: &String| {
         if is_cluster_dns_placeholder(word) {
@@ -265,7 +275,7 @@ fn parse_address(word: &str) -> Option<IpAddr> {
         .or_else(|| with_port().map(|address| address.ip()))
 }
 
-/// Adds the finding for `hosts` without a file. The plugin then reads /etc/hosts of its container,
+/// Adds a finding if `hosts` names no file. The plugin then reads /etc/hosts in its container,
 /// which is the node's file because NodeLocal DNSCache runs in the node's network.
 fn add_hosts_file_finding(
     directive: &Directive,
@@ -273,10 +283,10 @@ fn add_hosts_file_finding(
     zones: &[Name],
 ) -> Vec<CorefileFinding> {
     if directive.head.args().is_empty() {
-        let what = "`hosts` has names from the node's /etc/hosts";
+        let cause = "`hosts` has names from the node's /etc/hosts";
         found.push(CorefileFinding::new(
             directive.head.number,
-            what,
+            cause,
             zones.to_vec(),
         ));
     }

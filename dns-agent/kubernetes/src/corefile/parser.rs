@@ -1,7 +1,8 @@
 //! Splits a Corefile into server blocks and directives exactly as CoreDNS's parser does
 //! (github.com/coredns/caddy, `caddyfile/parse.go`).
 //!
-//! Text that CoreDNS would replace with other text is never guessed: see [`Corefile::unread`] and
+//! CoreDNS replaces imports, snippets and environment variables with text that isn't in the
+//! Corefile. The parser doesn't guess this text: see [`Corefile::unread`] and
 //! [`Directive::check_complete`].
 
 use std::fmt;
@@ -9,11 +10,11 @@ use std::fmt;
 use super::finding::CorefileProblem;
 use super::words::{CorefileWord, split_words};
 
-/// A Corefile's server blocks and the lines between them.
+/// A parsed Corefile.
 pub(super) struct Corefile {
     /// The server blocks, in their order.
     pub(super) blocks: Vec<ParsedBlock>,
-    /// Lines outside of server blocks that include or define text: `import` and snippets.
+    /// The `import` lines and the names of snippets that are outside server blocks.
     pub(super) unread: Vec<CorefileLine>,
 }
 
@@ -34,7 +35,7 @@ pub(super) struct BlockKeyText {
 pub(super) struct Directive {
     /// The first line: the plugin's name and arguments.
     pub(super) head: CorefileLine,
-    /// The lines in the plugin's braces. Inner braces are ordinary words.
+    /// The lines in the plugin's braces. Nested braces are ordinary words.
     pub(super) body: Vec<CorefileLine>,
 }
 
@@ -86,14 +87,12 @@ impl CorefileLine {
         self.problem(format!("`{self}` includes text that Zerohop can't read"))
     }
 
-    /// All words of the line.
     pub(super) fn words(&self) -> &[String] {
         &self.words
     }
 
-    /// A problem with this line.
-    pub(super) fn problem(&self, what: impl Into<String>) -> CorefileProblem {
-        CorefileProblem::new(self.number, what)
+    pub(super) fn problem(&self, cause: impl Into<String>) -> CorefileProblem {
+        CorefileProblem::new(self.number, cause)
     }
 }
 
@@ -106,6 +105,7 @@ impl fmt::Display for CorefileLine {
 /// Reads words from left to right.
 struct Parser {
     words: Vec<CorefileWord>,
+    /// The index of the next word.
     at: usize,
 }
 
@@ -120,6 +120,7 @@ impl Parser {
             let keys = self.parse_keys()?;
             match keys.as_slice() {
                 [] => return Err(self.problem("a server block has no zone")),
+                // A snippet, `(name) { … }`.
                 [key] if key.text.starts_with('(') && key.text.ends_with(')') => {
                     unread.push(CorefileLine {
                         number: key.line,
@@ -136,8 +137,8 @@ impl Parser {
         Ok(Corefile { blocks, unread })
     }
 
-    /// Reads keys up to the opening brace or the end of the line. After a comma the next line
-    /// continues the list.
+    /// Reads a server block's keys up to the opening brace or the end of the line. After a comma,
+    /// the list continues on the next line.
     fn parse_keys(&mut self) -> Result<Vec<BlockKeyText>, CorefileProblem> {
         let mut keys = Vec::new();
         let mut expects_more = false;
@@ -152,9 +153,9 @@ impl Parser {
                 return Err(self.problem("this closing brace has no opening brace"));
             }
             if has_variable(text) || (text == "import" && self.starts_line()) {
-                let what =
+                let cause =
                     format!("`{text}` among the zones includes text that Zerohop can't read");
-                return Err(self.problem(what));
+                return Err(self.problem(cause));
             }
             if !text.is_empty() {
                 let key = text.strip_suffix(',');
@@ -175,15 +176,16 @@ impl Parser {
         Ok(keys)
     }
 
-    /// Reads directives in braces, or without braces up to the end of the text.
+    /// Reads a server block's directives: in braces, or up to the end of the text if there are no
+    /// braces.
     fn parse_block(&mut self) -> Result<Vec<Directive>, CorefileProblem> {
-        let opened = (self.peek_word() == Some("{")).then(|| self.line_number());
-        if opened.is_some() {
+        let brace_line = (self.peek_word() == Some("{")).then(|| self.line_number());
+        if brace_line.is_some() {
             self.at += 1;
         }
         let mut directives = Vec::new();
         loop {
-            match (self.peek_word(), opened) {
+            match (self.peek_word(), brace_line) {
                 (None, None) => return Ok(directives),
                 (None, Some(line)) => {
                     return Err(CorefileProblem::refused(
@@ -198,12 +200,15 @@ impl Parser {
                 (Some("}"), None) => {
                     return Err(self.problem("this closing brace has no opening brace"));
                 }
-                (Some("{"), _) => return Err(self.problem("a brace opens without a plugin's name")),
+                (Some("{"), _) => {
+                    return Err(self.problem("this opening brace must follow a plugin's name"));
+                }
                 (Some(_), _) => directives.push(self.parse_directive()?),
             }
         }
     }
 
+    /// Reads a plugin's line, and the lines in its braces if it has any.
     fn parse_directive(&mut self) -> Result<Directive, CorefileProblem> {
         let mut head = CorefileLine {
             number: self.line_number(),
@@ -212,11 +217,11 @@ impl Parser {
         loop {
             match self.peek_word() {
                 Some("{") if self.starts_line() => {
-                    return Err(self.problem("the brace must stand on the line of its plugin"));
+                    return Err(self.problem("the opening brace must be on the line of its plugin"));
                 }
                 Some("{") => break,
                 Some("}") if !self.starts_line() => {
-                    return Err(self.problem("the closing brace must stand on a line of its own"));
+                    return Err(self.problem("the closing brace must be on a line of its own"));
                 }
                 Some(_) if head.words.is_empty() || !self.starts_line() => {
                     head.words.extend(self.take_word());
@@ -235,7 +240,7 @@ impl Parser {
 
     /// Reads the lines in a plugin's braces.
     fn parse_body(&mut self) -> Result<Vec<CorefileLine>, CorefileProblem> {
-        let opened = self.line_number();
+        let brace_line = self.line_number();
         self.at += 1;
         let mut lines: Vec<CorefileLine> = Vec::new();
         let mut depth = 0;
@@ -244,12 +249,10 @@ impl Parser {
                 "{" => depth += 1,
                 "}" if depth > 0 => depth -= 1,
                 "}" => {
-                    // CoreDNS's parser ends the block at any closing brace, but plugins read one at
-                    // the end of a line as an argument. The result isn't guessed.
+                    // CoreDNS's parser ends the block at any closing brace, but plugins read a
+                    // closing brace at the end of a line as an argument. So the meaning is unclear.
                     if !lines.is_empty() && !self.starts_line() {
-                        return Err(
-                            self.problem("the closing brace must stand on a line of its own")
-                        );
+                        return Err(self.problem("the closing brace must be on a line of its own"));
                     }
                     self.at += 1;
                     if self.peek_word().is_some() && !self.starts_line() {
@@ -270,7 +273,7 @@ impl Parser {
             }
         }
         Err(CorefileProblem::refused(
-            opened,
+            brace_line,
             "the opening brace is never closed",
         ))
     }
@@ -295,7 +298,8 @@ impl Parser {
         Some(std::mem::take(&mut word.text))
     }
 
-    /// Whether the next word begins on a later line than the one before it ends.
+    /// Whether the next word is the first one on its line. The previous word may be quoted, and end
+    /// on a later line than it begins.
     fn starts_line(&self) -> bool {
         let before = self.at.checked_sub(1).and_then(|at| self.words.get(at));
         match (before, self.words.get(self.at)) {
@@ -304,14 +308,14 @@ impl Parser {
         }
     }
 
-    /// The line of the next word, or of the last one at the end of the text.
+    /// The line of the next word. At the end of the text: the line of the last word.
     fn line_number(&self) -> usize {
         let word = self.words.get(self.at).or(self.words.last());
         word.map_or(1, |word| word.line)
     }
 
-    fn problem(&self, what: impl Into<String>) -> CorefileProblem {
-        CorefileProblem::new(self.line_number(), what)
+    fn problem(&self, cause: impl Into<String>) -> CorefileProblem {
+        CorefileProblem::new(self.line_number(), cause)
     }
 }
 

@@ -1,6 +1,7 @@
 //! How other plugins change the answers of `kubernetes`.
 //!
-//! An allow-list: a plugin that isn't in it may answer anything, so everything passes.
+//! The plugins in this module are an allow-list. Any other plugin may answer any query, so it makes
+//! everything pass.
 
 use std::net::IpAddr;
 
@@ -10,8 +11,9 @@ use super::finding::{CorefileFinding, CorefileProblem};
 use super::parser::{CorefileLine, Directive};
 use super::zones::{parse_name, parse_zones, reverse_trees};
 
-/// The findings about a plugin in the server block of `kubernetes`. `block_zones` are the zones of
-/// the server block, `answered` the zones of `kubernetes`.
+/// Finds the names that a plugin may answer or change. `block_zones` are the zones of its server
+/// block. `answered` are the zones that Zerohop would answer without the plugin. Fails if Zerohop
+/// doesn't fully understand the plugin's lines.
 pub(super) fn read_plugin(
     directive: &Directive,
     block_zones: &[Name],
@@ -25,7 +27,7 @@ pub(super) fn read_plugin(
         "errors" | "health" | "log" | "loop" | "prometheus" | "ready" | "reload" => Ok(Vec::new()),
         // `forward` runs after `kubernetes`, for names that pass anyway.
         "forward" => Ok(Vec::new()),
-        // `bufsize` shortens answers over UDP and changes none over TCP.
+        // `bufsize` only limits the size of answers over UDP.
         "bufsize" => Ok(Vec::new()),
         // `transfer` answers AXFR and IXFR, which always pass.
         "transfer" => Ok(Vec::new()),
@@ -35,7 +37,7 @@ pub(super) fn read_plugin(
         "template" if args.len() >= 2 => zones_finding(head, &args[2..], block_zones),
         "file" if !args.is_empty() => zones_finding(head, &args[1..], block_zones),
         "auto" | "etcd" | "k8s_external" => zones_finding(head, args, block_zones),
-        // A catalog adds zones.
+        // With `catalog`, `secondary` also answers zones that the Corefile doesn't name.
         "secondary"
             if directive
                 .body
@@ -50,8 +52,7 @@ pub(super) fn read_plugin(
     }
 }
 
-/// Accepts `round_robin` only: shuffled addresses are the same answer, weighted or preferred ones
-/// aren't.
+/// Accepts only `round_robin`, which shuffles addresses. Other policies prefer some addresses.
 fn read_loadbalance(directive: &Directive) -> Result<Vec<CorefileFinding>, CorefileProblem> {
     let head = &directive.head;
     let is_round_robin = match head.args() {
@@ -72,8 +73,8 @@ fn zones_finding(
     block_zones: &[Name],
 ) -> Result<Vec<CorefileFinding>, CorefileProblem> {
     let names = zones_or_default(head, zones, block_zones)?;
-    let what = format!("`{}` may answer names in its zones", head.name());
-    Ok(vec![CorefileFinding::new(head.number, what, names)])
+    let cause = format!("`{}` may answer names in its zones", head.name());
+    Ok(vec![CorefileFinding::new(head.number, cause, names)])
 }
 
 /// The zones in a plugin's arguments, or `block_zones` if there are none.
@@ -84,11 +85,12 @@ pub(super) fn zones_or_default(
 ) -> Result<Vec<Name>, CorefileProblem> {
     match zones {
         [] => Ok(block_zones.to_vec()),
-        zones => parse_zones(zones).map_err(|what| head.problem(what)),
+        zones => parse_zones(zones).map_err(|cause| head.problem(cause)),
     }
 }
 
-/// Reads names with addresses in the Corefile, or in a file (CoreDNS, `plugin/hosts`).
+/// Reads `hosts`, which has names with addresses in the Corefile or in a file (CoreDNS,
+/// `plugin/hosts`).
 fn read_hosts(
     directive: &Directive,
     block_zones: &[Name],
@@ -96,20 +98,20 @@ fn read_hosts(
 ) -> Result<Vec<CorefileFinding>, CorefileProblem> {
     let head = &directive.head;
     let mut findings = Vec::new();
-    // `hosts` answers PTR queries whatever its zones are. Without a file argument it reads its
+    // `hosts` answers PTR queries outside its zones too. Without a file argument, it reads its
     // container's /etc/hosts, which has the pod's own address.
     if directive
         .body
         .iter()
         .all(|line| line.name() != "no_reverse")
     {
-        let what = "`hosts` answers for the addresses in a file that Zerohop doesn't read";
-        findings.push(CorefileFinding::new(head.number, what, reverse_trees()));
+        let cause = "`hosts` answers PTR queries for addresses in a file that Zerohop doesn't read";
+        findings.push(CorefileFinding::new(head.number, cause, reverse_trees()));
     }
     if let [file, zones @ ..] = head.args() {
-        let what = format!("`hosts` has names from {file}, which Zerohop doesn't read");
+        let cause = format!("`hosts` has names from {file}, which Zerohop doesn't read");
         let zones = zones_or_default(head, zones, block_zones)?;
-        findings.push(CorefileFinding::new(head.number, what, zones));
+        findings.push(CorefileFinding::new(head.number, cause, zones));
         return Ok(findings);
     }
     let mut fallthrough = Vec::new();
@@ -117,24 +119,24 @@ fn read_hosts(
         match (line.name(), line.args()) {
             ("fallthrough", []) => fallthrough = vec![Name::root()],
             ("fallthrough", zones) => {
-                fallthrough = parse_zones(zones).map_err(|what| line.problem(what))?;
+                fallthrough = parse_zones(zones).map_err(|cause| line.problem(cause))?;
             }
             ("fallthrough_unsupported" | "no_reverse" | "reload" | "ttl", _) => {}
             _ => findings.push(read_hosts_entry(line)?),
         }
     }
-    let denied = |zone: &&Name| {
+    let is_denied = |zone: &&Name| {
         !fallthrough
             .iter()
             .any(|through| zone.is_at_or_below(through))
     };
-    let denied = answered.iter().filter(denied).cloned().collect();
-    let what = "`hosts` answers all names in zones that it has no `fallthrough` for";
-    findings.push(CorefileFinding::new(head.number, what, denied));
+    let denied = answered.iter().filter(is_denied).cloned().collect();
+    let cause = "`hosts` answers all names in zones without `fallthrough`";
+    findings.push(CorefileFinding::new(head.number, cause, denied));
     Ok(findings)
 }
 
-/// Reads an address and its names.
+/// Reads an entry: an address and its names.
 fn read_hosts_entry(line: &CorefileLine) -> Result<CorefileFinding, CorefileProblem> {
     let address = line.name();
     let without_scope = address
@@ -147,14 +149,14 @@ fn read_hosts_entry(line: &CorefileLine) -> Result<CorefileFinding, CorefileProb
     }
     let mut names = Vec::new();
     for host in line.args() {
-        // CoreDNS reads the rest of a quoted name as a comment.
+        // CoreDNS treats `#` in a quoted name, and the text after it, as a comment.
         if host.contains('#') {
             return Err(line.problem(format!(
                 "`{host}` in `hosts` is not a name that Zerohop understands"
             )));
         }
         let host = host.strip_prefix("*.").unwrap_or(host);
-        names.push(parse_name(host).map_err(|what| line.problem(what))?);
+        names.push(parse_name(host).map_err(|cause| line.problem(cause))?);
     }
     Ok(CorefileFinding::new(
         line.number,
@@ -163,8 +165,8 @@ fn read_hosts_entry(line: &CorefileLine) -> Result<CorefileFinding, CorefileProb
     ))
 }
 
-/// Reads rules for single names and for suffixes (CoreDNS, `plugin/rewrite`). Queries for the
-/// replacement name itself are answered as without the rule.
+/// Reads rules for single names and for suffixes (CoreDNS, `plugin/rewrite`). A rule doesn't change
+/// the answers to queries for the replacement name.
 fn read_rewrite(directive: &Directive) -> Result<Vec<CorefileFinding>, CorefileProblem> {
     let head = &directive.head;
     let mut rule: Vec<&str> = head.args().iter().map(String::as_str).collect();
@@ -189,7 +191,7 @@ fn read_rewrite(directive: &Directive) -> Result<Vec<CorefileFinding>, CorefileP
             return Err(head.problem(format!("`{head}` is not a rule that Zerohop understands")));
         }
     };
-    let names = vec![names.map_err(|what| head.problem(what))?];
+    let names = vec![names.map_err(|cause| head.problem(cause))?];
     Ok(vec![CorefileFinding::new(
         head.number,
         "`rewrite` replaces the name in the query",
@@ -197,9 +199,9 @@ fn read_rewrite(directive: &Directive) -> Result<Vec<CorefileFinding>, CorefileP
     )])
 }
 
-/// The name above all names that end with a text. The text may begin within a label:
-/// `my-svc.cluster.local` also ends with `svc.cluster.local`. This holds for a text with a leading
-/// dot too, because a label may contain a dot.
+/// The parent of the name in `text`, because names that end with `text` may be its siblings:
+/// `my-svc.cluster.local` ends with `svc.cluster.local`. This also applies if `text` has a leading
+/// dot, because a label may contain a dot.
 fn parse_suffix(text: &str) -> Result<Name, String> {
     let name = parse_name(text.strip_prefix('.').unwrap_or(text))?;
     Ok(name.parent().unwrap_or(name))

@@ -11,27 +11,28 @@ const DEFAULT_JITTER: Duration = Duration::from_secs(15);
 const MIN_INTERVAL: Duration = Duration::from_secs(2);
 const MIN_JITTER: Duration = Duration::from_secs(1);
 
-/// How often CoreDNS checks for a changed Corefile. The Corefile that CoreDNS runs with decides.
+/// How often CoreDNS checks for a changed Corefile, according to the Corefile that it runs with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {
     /// Periodically.
     Every {
         /// The interval, without the jitter.
         interval: Duration,
-        /// The longest extension of the interval. CoreDNS adds at most half of this.
+        /// The `jitter` argument, limited to half the interval. CoreDNS lengthens or shortens the
+        /// interval by at most half of this.
         jitter: Duration,
     },
-    /// The Corefile has no `reload`. CoreDNS keeps it until a restart.
+    /// The Corefile has no `reload`, so CoreDNS doesn't check until it restarts.
     Never,
-    /// The Corefile includes other text, which may have a `reload`.
+    /// Zerohop can't read the whole Corefile, so the `reload` is unknown.
     Unknown,
     /// CoreDNS refuses the Corefile, so no CoreDNS runs with it.
     Refused,
 }
 
 impl Reload {
-    /// Reads the `reload` directives of all server blocks. CoreDNS uses the interval of the last
-    /// block for all blocks; here the longest interval counts.
+    /// Reads the `reload` directives of all server blocks, and returns the one with the longest
+    /// period. This is an upper bound, because CoreDNS uses the last directive for all blocks.
     #[must_use]
     pub fn read(text: &str) -> Reload {
         let corefile = match Corefile::parse(text) {
@@ -63,7 +64,7 @@ impl Reload {
         longest
     }
 
-    /// The longest time between two checks. `None` if no such time is known.
+    /// An upper bound on the time between two checks. `None` if there is none, or if it is unknown.
     #[must_use]
     pub fn period(&self) -> Option<Duration> {
         match self {
@@ -90,16 +91,17 @@ impl fmt::Display for Reload {
     }
 }
 
-/// Fails for a `reload` that makes CoreDNS refuse the whole Corefile.
+/// Fails for a `reload` that makes CoreDNS refuse the whole Corefile, or that contains text that
+/// Zerohop can't read.
 pub(super) fn check_reload(directive: &Directive) -> Result<(), CorefileProblem> {
     directive.check_complete()?;
-    let what = || {
+    let problem = || {
         let head = &directive.head;
         head.problem(format!("CoreDNS refuses a Corefile with `{head}`"))
     };
     read_interval(directive)
         .map(|_| ())
-        .map_err(|RefusedReload| what())
+        .map_err(|RefusedReload| problem())
 }
 
 /// CoreDNS refuses a `reload` directive.
@@ -107,7 +109,7 @@ struct RefusedReload;
 
 /// Reads the interval and the jitter.
 fn read_interval(directive: &Directive) -> Result<(Duration, Duration), RefusedReload> {
-    // CoreDNS reads an opening brace as an argument.
+    // CoreDNS reads an opening brace as an argument, which isn't a duration.
     if !directive.body.is_empty() {
         return Err(RefusedReload);
     }
@@ -124,15 +126,14 @@ fn read_interval(directive: &Directive) -> Result<(Duration, Duration), RefusedR
 }
 
 /// Reads a duration in Go's notation, such as `1h30m` or `1.5s` (Go, `time.ParseDuration`).
-/// Negative durations are refused here; CoreDNS refuses them too, because they are below its
-/// minimum.
+/// Negative durations are refused, because they are below CoreDNS's minimum.
 fn parse_duration(text: &str) -> Result<Duration, RefusedReload> {
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     if rest == "0" {
         return Ok(Duration::ZERO);
     }
     let mut total = Duration::ZERO;
-    while {
+    loop {
         let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.');
         let (number, unit) = rest.split_at(end.ok_or(RefusedReload)?);
         let end = unit.find(|c: char| c.is_ascii_digit() || c == '.');
@@ -150,9 +151,11 @@ fn parse_duration(text: &str) -> Result<Duration, RefusedReload> {
         let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| RefusedReload)?;
         total = total.checked_add(part).ok_or(RefusedReload)?;
         rest = others;
-        !rest.is_empty()
-    } {}
-    // Go's durations end at about 292 years.
+        if rest.is_empty() {
+            break;
+        }
+    }
+    // Go stores durations as nanoseconds in an `int64`, so the longest one is about 292 years.
     if total.as_nanos() <= i64::MAX.unsigned_abs().into() {
         Ok(total)
     } else {

@@ -1,4 +1,4 @@
-//! Splitting of a Corefile into words.
+//! Splits a Corefile into words.
 
 use super::finding::CorefileProblem;
 
@@ -13,6 +13,7 @@ pub(super) struct CorefileWord {
 }
 
 /// Splits a Corefile into words as CoreDNS does (github.com/coredns/caddy, `caddyfile/lexer.go`).
+/// Fails if quotes are never closed.
 pub(super) fn split_words(text: &str) -> Result<Vec<CorefileWord>, CorefileProblem> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lexer = Lexer {
@@ -25,8 +26,8 @@ pub(super) fn split_words(text: &str) -> Result<Vec<CorefileWord>, CorefileProbl
     while let Some(c) = chars.next() {
         match c {
             '\r' => {}
-            // A comment right behind a word ends at the next white space, not at the end of the
-            // line. CoreDNS reads it like this too.
+            // As in CoreDNS, a comment that directly follows a word ends at the next white space,
+            // not at the end of the line.
             _ if c.is_whitespace() => in_comment &= !lexer.end_word() && c != '\n',
             _ if in_comment => {}
             '#' => in_comment = true,
@@ -50,14 +51,14 @@ impl Lexer {
     /// Ends the unfinished word. Returns whether there was one.
     fn end_word(&mut self) -> bool {
         let text = std::mem::take(&mut self.word);
-        let has_begun = !text.is_empty();
-        if has_begun {
+        let was_unfinished = !text.is_empty();
+        if was_unfinished {
             self.push_word(text, self.line);
         }
-        has_begun
+        was_unfinished
     }
 
-    /// Reads the rest of a quoted word. Only quotes can be escaped.
+    /// Reads a quoted word after its opening quote. The only escape sequence is `\"`.
     fn read_quoted(&mut self, chars: &mut std::str::Chars<'_>) -> Result<(), CorefileProblem> {
         let (mut text, first_line) = (String::new(), self.line);
         while let Some(c) = chars.next() {

@@ -15,14 +15,14 @@ const OTHER_SCHEMES: [&str; 6] = [
 /// The port of plain DNS if a key has no port. CoreDNS's flag `-dns.port` can change it.
 const DEFAULT_PORT: u16 = 53;
 
-/// Zones and their transport.
+/// The zones and the transport of a server block's key.
 pub(super) struct ZoneAddress {
-    /// The zones. A network that isn't exactly one zone makes several.
+    /// One zone for a name. Several zones for a network that no single reverse zone covers exactly.
     pub(super) zones: Vec<Name>,
     pub(super) transport: BlockTransport,
 }
 
-/// The transport that a server block's key listens on.
+/// The transport on which CoreDNS serves a server block's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BlockTransport {
     /// Plain DNS, over UDP and TCP, on this port.
@@ -34,8 +34,8 @@ pub(super) enum BlockTransport {
 impl ZoneAddress {
     /// Reads a server block's key or a plugin's zone. `Err` holds the reason as a clause.
     ///
-    /// Stricter than CoreDNS, which accepts nearly any text as a domain name
-    /// (`plugin/normalize.go`): names with colons, slashes or escapes are rejected.
+    /// CoreDNS accepts nearly any text as a domain name (`plugin/normalize.go`). This function
+    /// rejects names with colons, slashes or escapes.
     pub(super) fn parse(text: &str) -> Result<ZoneAddress, String> {
         let other = OTHER_SCHEMES
             .iter()
@@ -61,10 +61,10 @@ pub(super) fn parse_zones(args: &[String]) -> Result<Vec<Name>, String> {
     Ok(zones)
 }
 
-/// Reads a name from a plugin's arguments, with or without a final dot. `Err` holds the reason as a
-/// clause.
+/// Reads a name from a plugin's arguments, with or without a trailing dot. `Err` holds the reason
+/// as a clause.
 pub(super) fn parse_name(text: &str) -> Result<Name, String> {
-    // CoreDNS compares texts, so an escaped letter is a different letter.
+    // CoreDNS compares names as text, so an escaped letter doesn't match the letter itself.
     if text.contains('\\') {
         return Err(format!(
             "`{text}` has escapes, which CoreDNS doesn't resolve"
@@ -73,7 +73,7 @@ pub(super) fn parse_name(text: &str) -> Result<Name, String> {
     Name::parse(text).map_err(|error| format!("`{text}` is not a domain name ({error})"))
 }
 
-/// The zones of all reverse names: `in-addr.arpa` and `ip6.arpa`.
+/// The zones that contain all reverse names: `in-addr.arpa` and `ip6.arpa`.
 pub(super) fn reverse_trees() -> Vec<Name> {
     let v4 = reverse_zones(Ipv4Net::default().into());
     let v6 = reverse_zones(Ipv6Net::default().into());
@@ -85,7 +85,7 @@ pub(super) fn is_reverse(zone: &Name) -> bool {
     reverse_trees().iter().any(|tree| zone.is_at_or_below(tree))
 }
 
-/// Splits a text at its last colon if digits that make a port follow.
+/// Splits `zone:port`. Text that doesn't end with a colon and a port is returned whole.
 fn split_port(text: &str) -> (&str, Option<u16>) {
     match text.rsplit_once(':') {
         Some((zone, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -95,9 +95,11 @@ fn split_port(text: &str) -> (&str, Option<u16>) {
     }
 }
 
+/// Reads a name or a network without scheme and port.
 fn parse_zone(text: &str) -> Option<Vec<Name>> {
     if let Ok(network) = text.parse::<IpNet>() {
-        // CoreDNS refuses some of these networks, and reads IPv4-mapped networks differently.
+        // CoreDNS refuses some IPv6 networks of this form, such as `::/0`, and reads IPv4-mapped
+        // networks differently.
         let is_nonstandard = text.contains(':') && text.starts_with([':', '0']);
         return (!is_nonstandard).then(|| reverse_zones(network));
     }

@@ -57,12 +57,14 @@ impl Index {
         made.iter().any(|(_, made)| self.is_served(made))
     }
 
-    /// Whether the Service has an address that clients use for DNS, so that it is a name server.
+    /// Whether the Service or one of its endpoints has an address that clients use for DNS. If so,
+    /// the Service may be a name server.
     fn is_served(&self, made: &ServiceOutput) -> bool {
         let mut pointers = made.pointers.iter();
         pointers.any(|pointer| self.settings.served_addresses.contains(&pointer.address))
     }
 
+    /// Runs `change` on a Namespace, and records the names that may differ afterwards.
     pub(super) fn change_namespace(&mut self, namespace: &str, change: impl FnOnce(&mut Index)) {
         let keys = self.keys_in(namespace);
         let mut names: BTreeSet<Name> = self.names_of_namespace(namespace).collect();
@@ -73,6 +75,7 @@ impl Index {
         self.record_changed_names(names);
     }
 
+    /// Stores a Pod, or removes it if `new` is `None`. Records the names that differ afterwards.
     pub(super) fn change_pod(&mut self, key: &ObjectKey, new: Option<StoredObject<Pod>>) {
         let addresses = |stored: &Option<StoredObject<Pod>>| -> BTreeSet<(IpAddr, bool)> {
             let pod = stored.iter().map(|stored| &stored.object);
@@ -117,8 +120,8 @@ impl Index {
         self.record_changed_names(names);
     }
 
-    /// Updates whether a Service or slice can be read. While any is unreadable, no reverse name is
-    /// denied.
+    /// Updates `unreadable` for the Service and the slice with this key. While anything is
+    /// unreadable, no reverse name is denied.
     pub(super) fn update_unreadable(&mut self, key: &ObjectKey) {
         let service = self.services.get(key).map(|stored| &stored.object.kind);
         let slice = self.slices.get(key).map(|stored| stored.object.readability);
@@ -135,6 +138,7 @@ impl Index {
         }
     }
 
+    /// Removes a slice from its Service's list of slices.
     pub(super) fn unlink_slice(&mut self, slice: &ObjectKey) {
         let Some(service) = self
             .slices
@@ -169,8 +173,8 @@ impl Index {
         parents.filter_map(move |[_, pods]| pods.child(pod_label(address).as_bytes()).ok())
     }
 
-    /// The names, pointers and problems of a Service. Empty while the index is incomplete, when
-    /// differences are not needed.
+    /// The names, pointers and problems of a Service. Empty while the index is incomplete, because
+    /// changes are not recorded then: [`Index::mark_complete`] records that every name may differ.
     fn service_output(&self, key: &ObjectKey) -> ServiceOutput {
         let mut made = ServiceOutput::default();
         if !self.is_complete() {
@@ -181,7 +185,7 @@ impl Index {
                 continue;
             };
             made.problems.append(&mut contribution.problems);
-            // PTR records name the first domain.
+            // PTR records point into the first cluster domain.
             if at == 0 {
                 made.pointers.extend(contribution.pointers.drain(..));
             }
@@ -220,7 +224,7 @@ impl Index {
         self.record_changed_names(names);
     }
 
-    /// Adds the reverse name of an address, and the names above it inside the zone.
+    /// Adds the reverse name of an address, and the names between it and the apex of its zone.
     fn add_reverse_names(&self, address: IpAddr, names: &mut BTreeSet<Name>) {
         let zones = self.view();
         let mut name = Some(reverse_name(address));
@@ -230,7 +234,7 @@ impl Index {
         }
     }
 
-    /// Records changed names, and the aliases that lead to them.
+    /// Records changed names, and the aliases that lead to these names.
     fn record_changed_names(&mut self, names: BTreeSet<Name>) {
         let mut todo: Vec<Name> = names.into_iter().collect();
         while let Some(name) = todo.pop() {
@@ -283,7 +287,7 @@ impl Index {
         self.skeleton = ZoneSkeleton::new(&self.settings, &known);
     }
 
-    /// For each cluster domain, the names of the Services that clients use as DNS servers.
+    /// For each valid cluster domain, the names of the Services that clients use as DNS servers.
     fn name_servers(&self) -> Vec<BTreeSet<Name>> {
         let view = self.view();
         let domains = self.skeleton.domains.iter();

@@ -16,18 +16,18 @@ pub(super) struct Interner {
     used: usize,
 }
 
-/// Unused values are removed when there are more than twice `used` plus this many.
+/// Unused values are removed when there are more than 2 * `used` + `SLACK` values.
 const SLACK: usize = 1024;
 
 impl Interner {
-    /// Replaces a Service's values by interned ones.
+    /// Replaces a Service's values with interned ones.
     pub(super) fn intern_service(&mut self, service: &mut Service) {
         intern(&mut self.texts, &mut service.key.namespace);
         intern(&mut self.ports, &mut service.ports);
         self.remove_unused_if_many();
     }
 
-    /// Replaces a slice's values by interned ones.
+    /// Replaces a slice's values with interned ones.
     pub(super) fn intern_slice(&mut self, slice: &mut EndpointSlice) {
         intern(&mut self.texts, &mut slice.key.namespace);
         intern(&mut self.ports, &mut slice.ports);
@@ -38,14 +38,14 @@ impl Interner {
         self.remove_unused_if_many();
     }
 
-    /// Removes values that no object holds.
+    /// Removes values that no stored object uses.
     pub(super) fn remove_unused(&mut self) {
         self.texts.retain(|text| Arc::strong_count(text) > 1);
         self.ports.retain(|ports| Arc::strong_count(ports) > 1);
         self.used = self.len();
     }
 
-    /// Bounds the unused values that frequently changing objects leave behind.
+    /// Removes unused values if there may be many. Frequently changing objects leave them behind.
     fn remove_unused_if_many(&mut self) {
         if self.len() > 2 * self.used + SLACK {
             self.remove_unused();

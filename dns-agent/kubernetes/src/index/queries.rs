@@ -1,4 +1,4 @@
-//! Queries of the stored objects.
+//! Look-ups in the stored objects.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -9,7 +9,8 @@ use crate::service::{Contribution, contribute_pointers, contribute_service};
 use crate::zone_skeleton::ClusterDomain;
 
 impl Index {
-    /// The UDP sockets of a Service: those of its ClusterIPs, and those of its known endpoints.
+    /// The UDP socket addresses of a Service: first of its ClusterIPs, then of its known endpoints.
+    /// Both lists are empty for an unknown Service.
     #[must_use]
     pub fn dns_addresses(&self, key: &ObjectKey) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
         let Some(service) = self.service(key) else {
@@ -28,13 +29,13 @@ impl Index {
         (own, endpoints.into_iter().collect())
     }
 
-    /// What a Service's name resolves to. `None` for an unknown Service.
+    /// The kind of a Service. `None` for an unknown Service.
     #[must_use]
     pub fn service_kind(&self, key: &ObjectKey) -> Option<&ServiceKind> {
         self.service(key).map(|service| &service.kind)
     }
 
-    /// Whether a namespace is exposed.
+    /// Whether a namespace is exposed (docs/naming.md, rule 1.2).
     pub(crate) fn exposes(&self, namespace: &str) -> bool {
         let listed = &self.settings.namespaces;
         let is_listed = listed.is_empty() || listed.iter().any(|name| name == namespace);
@@ -76,7 +77,7 @@ impl Index {
         all.into_iter().filter(|name| self.exposes(name)).collect()
     }
 
-    /// A Service.
+    /// The stored Service with this key.
     pub(crate) fn service(&self, key: &ObjectKey) -> Option<&Service> {
         self.services.get(key).map(|stored| &stored.object)
     }
@@ -95,12 +96,12 @@ impl Index {
             .count()
     }
 
-    /// All Services.
+    /// The keys of all Services.
     pub(crate) fn services(&self) -> impl Iterator<Item = &ObjectKey> {
         self.services.keys()
     }
 
-    /// The slices of a Service.
+    /// The slices of a Service, sorted by name.
     pub(crate) fn slices_of(&self, service: &ObjectKey) -> Vec<&EndpointSlice> {
         let names = self.slices_of.get(service).into_iter().flatten();
         let slices = names.filter_map(|name| {
@@ -117,7 +118,7 @@ impl Index {
         self.pods.values().map(|stored| &stored.object)
     }
 
-    /// The addresses of Pods in exposed namespaces, with the namespace.
+    /// The namespace and the address of each Pod in an exposed namespace, without duplicates.
     pub(crate) fn pod_addresses(&self) -> impl Iterator<Item = (&str, IpAddr)> {
         let addresses = self.pod_addresses.keys();
         addresses
@@ -131,15 +132,15 @@ impl Index {
         count.copied().unwrap_or_default()
     }
 
-    /// Whether addresses of a namespace's Services have pointers. If the settings list namespaces,
-    /// the namespace must be exposed. If they list none, CoreDNS makes pointers even for names that
-    /// it denies.
+    /// Whether addresses of a namespace's Services have PTR records. If the settings list
+    /// namespaces, the namespace must be exposed. If they list none, CoreDNS makes PTR records even
+    /// for names that it denies.
     pub(crate) fn points_into(&self, namespace: &str) -> bool {
         self.settings.namespaces.is_empty() || self.exposes(namespace)
     }
 
-    /// What a Service and its slices make in a cluster domain. `None` if neither exists, or if they
-    /// make nothing.
+    /// The names and records that a Service and its slices make in a cluster domain. `None` if
+    /// neither exists, or if they make nothing.
     pub(crate) fn contribution(
         &self,
         key: &ObjectKey,

@@ -1,4 +1,4 @@
-//! Look-up of Services by address, and of aliases by target.
+//! Look-up of Services by their addresses, and of aliases by their targets.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,8 +20,8 @@ pub(super) struct LookupKeys {
 }
 
 impl Index {
-    /// The look-up keys of a Service. They are cheaper than its names, and are maintained also
-    /// while the index is incomplete.
+    /// The look-up keys of a Service. They are cheaper to compute than its names, so the index
+    /// keeps them current even while it is incomplete.
     pub(super) fn lookup_keys(&self, key: &ObjectKey) -> LookupKeys {
         if !self.points_into(&key.namespace) {
             return LookupKeys::default();
@@ -44,7 +44,7 @@ impl Index {
         LookupKeys { addresses, alias }
     }
 
-    /// Replaces the old look-up keys of a Service by the current ones.
+    /// Replaces the old look-up keys of a Service with the current ones.
     pub(super) fn update_lookup(&mut self, key: &ObjectKey, old: &LookupKeys) {
         let new = self.lookup_keys(key);
         let shared = Arc::new(key.clone());

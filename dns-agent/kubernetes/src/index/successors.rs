@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::Index;
 use crate::objects::ObjectKey;
 
-/// The lowest address.
+/// The lowest address: all IPv4 addresses sort before all IPv6 addresses.
 const FIRST: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 impl Index {
@@ -45,7 +45,7 @@ impl Index {
         }
     }
 
-    /// The next address of a pod in a namespace.
+    /// The next address of a Pod in a namespace.
     pub(crate) fn next_pod(&self, namespace: &Arc<str>, after: Option<IpAddr>) -> Option<IpAddr> {
         let start = (namespace.clone(), after.unwrap_or(FIRST));
         let addresses = self.pod_addresses.range(start..);
@@ -56,7 +56,8 @@ impl Index {
         addresses.find(|address| Some(*address) != after)
     }
 
-    /// The next address from `first` on that has names.
+    /// The first address after `after` that may have a PTR record. If `after` is `None`, the first
+    /// such address that is not below `first`.
     pub(crate) fn next_address(
         &self,
         first: Option<IpAddr>,

@@ -1,8 +1,8 @@
 //! Iterates over all names in a fixed order, a few at a time. A caller holds only a few names in
-//! memory, and needs no single view for the whole walk.
+//! memory, and may use a new view for each step.
 //!
-//! A name comes directly before the names below it. Names of the zone skeleton are in canonical
-//! order (RFC 4034 section 6.1), and so are Services and the names below each of them. Pods and
+//! A name comes directly before the names below it. Canonical order (RFC 4034 section 6.1) applies
+//! to the names of the zone skeleton, to Services, and to the names below each Service. Pods and
 //! reverse names are in the order of their addresses.
 
 use std::net::IpAddr;
@@ -18,11 +18,13 @@ use crate::{objects::ObjectKey, settings::PodMode};
 pub enum WalkPosition {
     /// A name of the zone skeleton; `None` before the first one.
     Skeleton(Option<Name>),
-    /// A Service of a cluster domain, or a namespace: a key without a name.
+    /// The index of a cluster domain, and a Service in it. A key without a name stands for the
+    /// namespace itself.
     Service(usize, ObjectKey),
-    /// A namespace of a cluster domain, and the address of a Pod in it.
+    /// The index of a cluster domain, a namespace in it, and a Pod's address; `None` before the
+    /// namespace's first Pod.
     Pod(usize, Arc<str>, Option<IpAddr>),
-    /// The reverse name of an address.
+    /// The address of a reverse name; `None` before the first one.
     Address(Option<IpAddr>),
 }
 
@@ -37,8 +39,9 @@ impl WalkPosition {
 }
 
 impl View<'_> {
-    /// Returns the next names of a zone, or of names in no zone, and the position after them.
-    /// Returns `None` at the end of the walk. The list of names may be empty before the end.
+    /// Returns the next names of a zone, and the position after them. `zone` is an index into
+    /// [`ZoneData::zones`](zerohop_zone::ZoneData::zones), or `None` for the reverse names in no
+    /// zone. Returns `None` at the end of the walk. The list of names may be empty before the end.
     pub fn walk(&self, zone: Option<usize>, from: &WalkPosition) -> Option<(Names, WalkPosition)> {
         let (mut names, next) = match from {
             WalkPosition::Skeleton(after) => self.next_skeleton(zone, after.as_ref()),
@@ -52,6 +55,8 @@ impl View<'_> {
         Some((names, next))
     }
 
+    /// The next name of the zone skeleton. After `svc` or `pod` of a cluster domain, the walk
+    /// continues with the domain's Services or Pods if some of their names may be in the zone.
     fn next_skeleton(&self, zone: Option<usize>, after: Option<&Name>) -> (Names, WalkPosition) {
         let after = after.map(canonical_order);
         let all = self.index.skeleton.model.entries().map(|(name, _)| name);
@@ -79,6 +84,8 @@ impl View<'_> {
         (existing_names(name.clone(), entry), next)
     }
 
+    /// The names of the next Service or namespace below `svc`. After the last one, the walk returns
+    /// to the zone skeleton.
     fn next_service(&self, at: usize, after: &ObjectKey) -> (Names, WalkPosition) {
         let Some(domain) = self.index.skeleton.domains.get(at) else {
             return (Names::new(), WalkPosition::ADDRESSES);
@@ -103,6 +110,8 @@ impl View<'_> {
         (names, WalkPosition::Service(at, key))
     }
 
+    /// The name of the next Pod or namespace below `pod`. After the last one, the walk returns to
+    /// the zone skeleton.
     fn next_pod(
         &self,
         at: usize,

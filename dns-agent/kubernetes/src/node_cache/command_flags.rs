@@ -19,11 +19,12 @@ const WITH_VALUE: [&str; 13] = [
     "p",
 ];
 
-/// Flags by name, without dashes.
+/// Flags by name, without dashes. `None`: the flag has no value.
 pub(super) struct CommandFlags<'a>(BTreeMap<&'a str, Option<&'a str>>);
 
 impl<'a> CommandFlags<'a> {
-    /// Reads a command and its arguments. Of several flags with one name the last one counts.
+    /// Reads a command and its arguments. Words that aren't flags are skipped. If a flag is
+    /// repeated, the last one counts.
     pub(super) fn read(words: &[&'a str]) -> CommandFlags<'a> {
         let mut flags = BTreeMap::new();
         let mut words = words.iter();
@@ -48,7 +49,7 @@ impl<'a> CommandFlags<'a> {
     }
 
     /// Whether a boolean flag is set, as Go's `strconv.ParseBool` reads it.
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(super) fn is_set(&self, name: &str) -> bool {
         let is_true = |text: &str| matches!(text, "1" | "t" | "T" | "TRUE" | "true" | "True");
         let flag = self.0.get(name);
         flag.is_some_and(|value| value.is_none_or(is_true))

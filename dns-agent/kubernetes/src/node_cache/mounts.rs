@@ -22,7 +22,7 @@ pub(super) enum FileLocation {
     },
     /// A place that the container can write to.
     Writable,
-    /// Another place. The text is the reason, as a clause.
+    /// Zerohop can't tell. The text is the reason, as a clause.
     Unknown(String),
 }
 
@@ -53,6 +53,7 @@ impl<'a> Mounts<'a> {
             ));
         }
         let Some((mount, below)) = self.find_mount(path) else {
+            // The file is in the container's own file system.
             return FileLocation::Writable;
         };
         let unknown = |what: &str| FileLocation::Unknown(format!("{path} is {what}"));
@@ -72,7 +73,7 @@ impl<'a> Mounts<'a> {
             .as_deref()
             .is_some_and(|text| !text.is_empty())
         {
-            return unknown("mounted by an expression");
+            return unknown("mounted with a subPathExpr");
         }
         let file = [sub_path.trim_matches('/'), below];
         let file: Vec<&str> = file.into_iter().filter(|part| !part.is_empty()).collect();
@@ -98,7 +99,8 @@ impl<'a> Mounts<'a> {
         }
     }
 
-    /// The ConfigMap that is mounted at a directory. `None` if nothing is mounted there.
+    /// The ConfigMap that is mounted at a directory. `None` if nothing is mounted there. `Err` if
+    /// anything else is mounted there, with the reason as a clause.
     pub(super) fn find_config_map(&self, directory: &str) -> Result<Option<ObjectKey>, String> {
         let Some((mount, below)) = self.find_mount(directory) else {
             return Ok(None);
@@ -118,13 +120,13 @@ impl<'a> Mounts<'a> {
 
     /// The innermost mount at or above a path, and the rest of the path below it.
     fn find_mount<'p>(&self, path: &'p str) -> Option<(&'a core::VolumeMount, &'p str)> {
-        let below = |mount: &'a core::VolumeMount| {
+        let match_mount = |mount: &'a core::VolumeMount| {
             let at = mount.mount_path.trim_end_matches('/');
             let rest = path.strip_prefix(at)?;
             (rest.is_empty() || rest.starts_with('/'))
                 .then(|| (mount, rest.trim_matches('/'), at.len()))
         };
-        let mounts = self.mounts.iter().filter_map(below);
+        let mounts = self.mounts.iter().filter_map(match_mount);
         let innermost = mounts.max_by_key(|(_, _, length)| *length);
         innermost.map(|(mount, rest, _)| (mount, rest))
     }
@@ -134,7 +136,7 @@ impl<'a> Mounts<'a> {
     }
 }
 
-/// Whether a path is absolute and has no part that prevents comparing it as text.
+/// Whether a path can be compared as text: it is absolute, and no part is empty, `.` or `..`.
 fn is_comparable_path(path: &str) -> bool {
     let parts = || path.trim_end_matches('/').split('/').skip(1);
     path.starts_with('/') && parts().all(|part| !matches!(part, "" | "." | ".."))

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::ConfigMapData;
 
-/// node-cache refuses a ConfigMap with more upstream servers.
+/// The most upstream servers that node-cache accepts.
 const MAX_UPSTREAMS: usize = 3;
 
 /// The settings that node-cache reads from the ConfigMap of kube-dns.
@@ -16,7 +16,8 @@ const MAX_UPSTREAMS: usize = 3;
 pub(super) struct StubConfig {
     /// The servers of each stub domain.
     pub(super) stub_domains: BTreeMap<String, Vec<String>>,
-    /// The servers for all other names. Empty: the node's own servers.
+    /// The servers for names outside the cluster and the stub domains. Empty: the servers in
+    /// /etc/resolv.conf.
     pub(super) upstreams: Vec<String>,
 }
 
@@ -24,8 +25,8 @@ impl StubConfig {
     /// Reads the ConfigMap as node-cache does (kubernetes/dns, `pkg/dns/config`).
     ///
     /// # Errors
-    /// When node-cache may refuse any part, because node-cache then keeps its former settings. When
-    /// there are federations, which are obsolete. The error is the reason, as a clause.
+    /// If node-cache may refuse any part, because node-cache then keeps its previous settings. Also
+    /// if there are federations, which are obsolete. The error is the reason, as a clause.
     pub(super) fn read(data: &ConfigMapData) -> Result<StubConfig, String> {
         let refused = |what: &str| Err(format!("the ConfigMap of kube-dns {what}"));
         if data
@@ -74,16 +75,17 @@ fn parse_entry<T: Default + DeserializeOwned>(
         .map_err(|_| format!("{key} in the ConfigMap of kube-dns can't be read"))
 }
 
-/// Whether a text is a subdomain by Kubernetes' check (RFC 1123, in lower case).
+/// Whether a text passes Kubernetes's check for DNS subdomains (RFC 1123, in lower case).
 fn is_subdomain(text: &str) -> bool {
-    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let is_label = |label: &str| {
-        let is_ended = label.starts_with('-') || label.ends_with('-');
-        !label.is_empty() && !is_ended && label.bytes().all(is_inner)
+        let has_outer_hyphen = label.starts_with('-') || label.ends_with('-');
+        !label.is_empty() && !has_outer_hyphen && label.bytes().all(is_allowed)
     };
     text.len() <= 253 && text.split('.').all(is_label)
 }
 
+/// Whether a text is an IP address, with or without a port.
 fn is_server(text: &str) -> bool {
     text.parse::<IpAddr>().is_ok()
         || text

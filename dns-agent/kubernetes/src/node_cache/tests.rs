@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{CacheAddresses, ConfigMapData, NodeCache, ReloadMode};
 use crate::objects::ObjectKey;
 
-/// The pod of Kubernetes' own manifest, in iptables mode.
+/// A pod of Kubernetes's own manifest, in iptables mode.
 fn upstream_pod() -> Value {
     json!({
         "metadata": {"namespace": "kube-system", "name": "node-local-dns-x7"},
@@ -37,7 +37,7 @@ fn upstream_pod() -> Value {
     })
 }
 
-/// kubespray's pod: its ConfigMap holds the Corefile itself.
+/// A pod of kubespray. Its ConfigMap holds the Corefile, not a template.
 fn kubespray_pod() -> Value {
     let mut pod = upstream_pod();
     pod["spec"]["containers"][0]["args"] = json!([
@@ -78,7 +78,7 @@ fn data(texts: &[(&str, &str)]) -> Option<ConfigMapData> {
     )
 }
 
-/// A change to a pod's spec.
+/// Changes a pod's spec.
 type SpecChange = fn(&mut Value);
 
 /// Why the configuration is unknown.
@@ -125,7 +125,7 @@ fn node_caches_are_detected_by_command_and_network() {
     assert_eq!(
         cache_of(in_own_network),
         None,
-        "it binds nothing of the node"
+        "it can't bind the node's addresses"
     );
     let mut ended = upstream_pod();
     ended["status"]["phase"] = json!("Failed");
@@ -153,7 +153,7 @@ fn an_unreadable_localip_may_be_any_address() {
 }
 
 #[test]
-fn the_template_is_filled_as_node_cache_does() {
+fn the_template_is_filled_in_as_by_node_cache() {
     let config = cache_of(upstream_pod()).unwrap().config.unwrap();
     assert_eq!(
         config.config_maps(),
@@ -188,7 +188,7 @@ fn the_template_is_filled_as_node_cache_does() {
     for (key, json, wanted) in [
         ("stubDomains", "{", "stubDomains"),
         ("upstreamNameservers", "10.0.0.4", "upstreamNameservers"),
-        // node-cache refuses these and keeps its former settings.
+        // node-cache refuses these values and keeps its previous settings.
         (
             "stubDomains",
             r#"{"Corp_X.example": ["10.0.0.3"]}"#,
@@ -242,25 +242,25 @@ fn a_corefile_in_a_config_map_is_not_filled_in() {
 
 #[test]
 fn mounts_lead_to_config_maps() {
-    let change = |change: fn(&mut Value)| {
+    let with_change = |change: SpecChange| {
         let mut pod = upstream_pod();
         change(&mut pod["spec"]);
         pod
     };
-    // The whole ConfigMap, with the key that the template has by default.
-    let whole = change(|spec| spec["volumes"][2]["configMap"] = json!({"name": "mine"}));
+    // The whole ConfigMap is mounted, and the template's key is the file name in `-basecorefile`.
+    let whole = with_change(|spec| spec["volumes"][2]["configMap"] = json!({"name": "mine"}));
     let config = cache_of(whole).unwrap().config.unwrap();
     let maps = BTreeMap::from([(map("mine"), data(&[("Corefile.base", ". {\n}\n")]))]);
     assert_eq!(config.corefile_text(&maps).unwrap(), ". {\n}\n");
 
-    let alone = change(|spec| {
+    let single_file = with_change(|spec| {
         spec["containers"][0]["volumeMounts"][1] = json!({
             "name": "config-volume",
             "mountPath": "/etc/coredns/Corefile.base",
             "subPath": "Corefile.base",
         });
     });
-    let config = cache_of(alone).unwrap().config.unwrap();
+    let config = cache_of(single_file).unwrap().config.unwrap();
     assert_eq!(config.reload_mode, ReloadMode::Never);
     let mut signalled = upstream_pod();
     let args = signalled["spec"]["containers"][0]["args"].as_array_mut();
@@ -268,7 +268,7 @@ fn mounts_lead_to_config_maps() {
     let config = cache_of(signalled).unwrap().config.unwrap();
     assert_eq!(config.reload_mode, ReloadMode::BySignal);
     // The node cache writes its Corefile into an emptyDir.
-    let scratch = change(|spec| {
+    let scratch = with_change(|spec| {
         spec["containers"][0]["args"][3] = json!("/scratch/Corefile");
         spec["containers"][0]["volumeMounts"][0] = json!({"name": "w", "mountPath": "/scratch/"});
         spec["volumes"][0] = json!({"name": "w", "emptyDir": {}});
@@ -306,8 +306,8 @@ fn mounts_lead_to_config_maps() {
             "can't read",
         ),
     ];
-    for (how, wanted) in cases {
-        let reason = config_error(change(how));
+    for (change, wanted) in cases {
+        let reason = config_error(with_change(change));
         assert!(reason.contains(wanted), "{wanted}: {reason}");
     }
     assert!(config_error(with_args(&["-localip", "10.96.0.10"])).contains("can follow"));
@@ -330,7 +330,7 @@ fn container_variables_may_change_the_configuration() {
 }
 
 #[test]
-fn flags_are_true_as_go_reads_them() {
+fn boolean_flags_are_read_as_go_reads_them() {
     let reload_mode = |flag: &str| {
         let args = ["-localip", "10.96.0.10", "-conf", "/etc/Corefile", flag];
         cache_of(with_args(&args))

@@ -21,7 +21,7 @@ impl Fact {
     /// Reads a Pod.
     ///
     /// # Errors
-    /// If the Pod is invalid.
+    /// If the Pod has no name, or an address that can't be parsed.
     pub fn from_pod(pod: &ApiPod) -> Result<Fact, ObjectError> {
         let key = key("Pod", &pod.metadata)?;
         let status = pod.status.as_ref();
@@ -64,7 +64,7 @@ impl Fact {
     /// Reads a Namespace with its labels.
     ///
     /// # Errors
-    /// If the Namespace is invalid.
+    /// If the Namespace has no name.
     pub fn from_namespace(namespace: &core::Namespace) -> Result<Fact, ObjectError> {
         Ok(Fact::Namespace(LabelledNamespace {
             key: key("Namespace", &namespace.metadata)?,
@@ -75,7 +75,7 @@ impl Fact {
     /// Reads a Service that may be the cluster's DNS.
     ///
     /// # Errors
-    /// If the Service is invalid.
+    /// If the Service has no name or no spec, or a port or ClusterIP that can't be read.
     pub fn from_service(service: &core::Service) -> Result<Fact, ObjectError> {
         let spec = service.spec.as_ref();
         let selector = labels(spec.and_then(|spec| spec.selector.as_ref()));
@@ -97,8 +97,8 @@ impl Fact {
     /// Reads an EndpointSlice that may belong to the cluster's DNS.
     ///
     /// # Errors
-    /// When the slice is invalid, or when other software may read more addresses from it than
-    /// Zerohop does, because these endpoints receive queries too.
+    /// If the slice has no name, or a port or address that can't be read. Also if other software
+    /// may read different addresses from the slice, because these endpoints receive queries too.
     pub fn from_slice(slice: &discovery::EndpointSlice) -> Result<Fact, ObjectError> {
         let slice = EndpointSlice::try_from(slice.clone())?;
         if slice.readability != SliceReadability::Plain {
@@ -153,6 +153,7 @@ impl TryFrom<networking::NetworkPolicy> for Policy {
                 }
                 (has("Egress"), has("Ingress"))
             }
+            // Kubernetes's default: Ingress always, and Egress if the policy has egress rules.
             _ => (egress.len() > 0, true),
         };
         let reader = PolicyReader { key: &key };
@@ -174,7 +175,7 @@ impl TryFrom<networking::NetworkPolicy> for Policy {
     }
 }
 
-/// The field names of one direction.
+/// The names of the API fields for one direction.
 struct DirectionFields {
     rules: &'static str,
     peers: &'static str,
@@ -233,7 +234,7 @@ impl PolicyReader<'_> {
         for (at, peer) in peers.into_iter().enumerate() {
             read.push(self.read_peer(&format!("{field}[{at}]"), peer)?);
         }
-        Ok(Peers::Some(read.into()))
+        Ok(Peers::Listed(read.into()))
     }
 
     fn read_peer(&self, field: &str, peer: networking::NetworkPolicyPeer) -> Result<Peer, Problem> {
@@ -302,7 +303,7 @@ impl PolicyReader<'_> {
                 }
             });
         }
-        Ok(Ports::Some(ranges.into()))
+        Ok(Ports::Listed(ranges.into()))
     }
 
     fn read_selector(&self, field: &str, selector: LabelSelector) -> Result<Selector, Problem> {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::facts::Facts;
 use super::objects::{DnsService, Peer, Peers, PodNetwork, Policy, PolicyPod, Rule};
+use crate::objects::Port;
 
 /// A destination that policies must allow for a query.
 #[derive(Clone, Debug)]
@@ -15,7 +16,7 @@ pub(super) enum Destination<'a> {
         address: SocketAddr,
         endpoints: Vec<ServerEndpoint<'a>>,
     },
-    /// One of the servers.
+    /// One of the servers, at its own address.
     Endpoint(ServerEndpoint<'a>),
     /// A process in this node's network. Packets to this address are not translated.
     Node(SocketAddr),
@@ -78,8 +79,8 @@ impl<'a> Destination<'a> {
         facts: &'a Facts,
         destinations: &[Destination<'a>],
     ) -> Option<BTreeSet<&'a str>> {
-        // Endpoints written by hand may be pods of another namespace. Policies in the Service's
-        // namespace count in this case too.
+        // The Services' namespaces always count, even if all endpoints were written by hand and are
+        // pods in other namespaces.
         let services = facts.services().flatten();
         let mut namespaces: BTreeSet<&str> =
             services.map(|service| &*service.key.namespace).collect();
@@ -108,7 +109,8 @@ impl<'a> Destination<'a> {
     fn is_allowed_by_rule(&self, facts: &Facts, policy: &Policy, rule: &Rule) -> bool {
         match self {
             Destination::Service { address, endpoints } => {
-                // Plugins enforce selectors on translated packets, with a pod's address and port.
+                // Network plugins enforce selectors on translated packets, which have a pod's
+                // address and port.
                 allows_address(rule, *address)
                     || endpoints
                         .iter()
@@ -142,7 +144,7 @@ impl<'a> ServerEndpoint<'a> {
 
     /// Whether a rule provably selects the pod behind the endpoint, and its port.
     fn is_selected_by_rule(&self, facts: &Facts, policy: &Policy, rule: &Rule) -> bool {
-        let Peers::Some(peers) = &rule.peers else {
+        let Peers::Listed(peers) = &rule.peers else {
             return false;
         };
         let mut peers = peers.iter();
@@ -154,8 +156,7 @@ impl<'a> ServerEndpoint<'a> {
             })
     }
 
-    /// Whether a rule provably allows the endpoint's port, by number or by the name that its pod
-    /// gives it.
+    /// Whether a rule provably allows the endpoint's port, by its number or by its name in the pod.
     pub(super) fn has_port(&self, rule: &Rule) -> bool {
         let number = self.address.port();
         let Some(first) = self.pods.first() else {
@@ -197,14 +198,10 @@ fn find_endpoints<'a>(
     let mut endpoints = Vec::new();
     for slice in facts.slices_of(&service.key) {
         let slice = slice?;
-        let same = |other: &&_| {
-            let other: &crate::objects::Port = other;
-            other.protocol == "udp" && other.name == port.name
-        };
-        for target in slice.ports.iter().filter(same) {
+        let is_target = |other: &&Port| other.protocol == "udp" && other.name == port.name;
+        for target in slice.ports.iter().filter(is_target) {
             let number = target.number?;
-            // A slice holds addresses of one family. Queries go only to endpoints of the same
-            // family.
+            // A Service address leads only to endpoints of its own address family.
             let addresses = slice.addresses.iter();
             let addresses =
                 addresses.filter(|address| is_same_family(**address, service_address.ip()));
@@ -217,7 +214,7 @@ fn find_endpoints<'a>(
     (!endpoints.is_empty()).then_some(endpoints)
 }
 
-/// Whether packets to an address stay on this node, for a process in its network.
+/// Whether packets to an address stay on the node, because the address is link-local or loopback.
 fn is_node_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local() || address.is_loopback(),
@@ -225,11 +222,12 @@ fn is_node_local(address: IpAddr) -> bool {
     }
 }
 
-/// Whether a rule allows an address and a port by network and number, without selectors and names.
+/// Whether a rule allows an address by its network and its port by its number. Selectors and port
+/// names don't count.
 fn allows_address(rule: &Rule, address: SocketAddr) -> bool {
     let is_inside = match &rule.peers {
         Peers::All => true,
-        Peers::Some(peers) => peers.iter().any(|peer| match peer {
+        Peers::Listed(peers) => peers.iter().any(|peer| match peer {
             Peer::Pods { .. } => false,
             Peer::Block { network, except } => {
                 let mut except = except.iter();
@@ -254,10 +252,12 @@ fn selects_pod(facts: &Facts, policy: &Policy, peer: &Peer, pod: &PolicyPod) -> 
     pod.network == PodNetwork::Own && is_in_namespace && pods.matches(&pod.labels)
 }
 
+/// Whether a pod provably gives this name to this UDP port.
 fn has_named_port(pod: &PolicyPod, name: &str, number: u16) -> bool {
     let ports = pod.named_ports.iter();
     let mut ports = ports.filter(|(other, _)| **other == *name).peekable();
-    // Kubernetes doesn't define which of several ports with one name counts.
+    // Kubernetes doesn't define which port counts if several ports have one name, so all must
+    // match.
     ports.peek().is_some() && ports.all(|(_, port)| *port == number)
 }
 

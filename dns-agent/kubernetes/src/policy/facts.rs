@@ -15,7 +15,7 @@ use crate::selector::{Labels, Selector};
 /// Objects by key. `None`: the object exists but can't be read.
 type ObjectsByKey<T> = BTreeMap<ObjectKey, Option<T>>;
 
-/// Objects of one feed, changed by their keys. Each function returns whether it changed anything.
+/// The stored objects of one feed. Each function returns whether it changed anything.
 trait ObjectStore {
     /// Ends a list: keeps only the objects in `listed`.
     fn retain_listed(&mut self, listed: &BTreeSet<ObjectKey>) -> bool;
@@ -29,7 +29,7 @@ trait ObjectStore {
 /// the Services and EndpointSlices of the cluster's DNS.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// NetworkPolicies of both directions.
+    /// All NetworkPolicies.
     policies: ObjectsByKey<Policy>,
     /// Policies of the unevaluated kinds that the API server serves.
     other_policies: BTreeMap<PolicyKind, OtherPolicies>,
@@ -39,7 +39,7 @@ pub struct Facts {
     dns_pods: ObjectsByKey<PolicyPod>,
     /// The Namespaces of the cluster's DNS.
     dns_namespaces: ObjectsByKey<LabelledNamespace>,
-    /// All Namespaces, if they are read.
+    /// All Namespaces. Empty unless the agent lists them.
     namespaces: ObjectsByKey<LabelledNamespace>,
     services: ObjectsByKey<DnsService>,
     slices: ObjectsByKey<DnsSlice>,
@@ -78,8 +78,8 @@ impl Facts {
         &self.awaited
     }
 
-    /// Whether any policy, or any served kind of unevaluated policy, may keep a pod from the
-    /// cluster's DNS.
+    /// Whether a policy may keep any pod from the cluster's DNS: there is a NetworkPolicy, or the
+    /// API server serves a kind of policy that Zerohop doesn't evaluate.
     #[must_use]
     pub fn may_restrict(&self) -> bool {
         !self.policies.is_empty() || !self.other_policies.is_empty()
@@ -94,7 +94,8 @@ impl Facts {
         })
     }
 
-    /// Adds an object, or replaces the one with the same kind and key.
+    /// Adds an object, or replaces the one with the same kind and key. Pods count as pods of this
+    /// node, and Namespaces as those of clients.
     pub fn insert(&mut self, fact: Fact) {
         let feed = match &fact {
             Fact::Policy(_) => Feed::Policies,
@@ -112,7 +113,7 @@ impl Facts {
         self.apply(feed, fact);
     }
 
-    /// Sets the kinds of unevaluated policies that the API serves. The objects of a kind are
+    /// Sets the kinds of unevaluated policies that the API server serves. The objects of a kind are
     /// unknown until the kind has been listed.
     pub fn set_served_kinds(&mut self, kinds: impl IntoIterator<Item = PolicyKind>) {
         let kinds = kinds.into_iter();
@@ -127,8 +128,8 @@ impl Facts {
         self.listing.insert(feed, BTreeSet::new());
     }
 
-    /// Ends a list of a feed: objects that it did not return are removed. Returns whether anything
-    /// changed.
+    /// Ends a list of a feed, and removes the objects that the list did not return. Returns whether
+    /// anything changed.
     pub fn finish_list(&mut self, feed: Feed) -> bool {
         let listed = self.listing.remove(&feed).unwrap_or_default();
         let was_awaited = self.awaited.remove(&feed);
@@ -153,6 +154,7 @@ impl Facts {
                 _ => replace_object(&mut self.clients, key, pod),
             },
             Fact::Namespace(mut namespace) => {
+                // API servers before Kubernetes 1.22 don't set this label.
                 let name = key.name.to_string();
                 namespace.labels.insert(NAMESPACE_NAME.to_owned(), name);
                 match feed {
@@ -170,7 +172,7 @@ impl Facts {
         }
     }
 
-    /// Records that an object exists but can't be read. Its former value no longer counts. Returns
+    /// Records that an object exists but can't be read. Its previous value is dropped. Returns
     /// whether anything changed.
     pub fn mark_unreadable(&mut self, feed: Feed, key: ObjectKey) -> bool {
         self.note_listed(feed, &key);
@@ -180,8 +182,8 @@ impl Facts {
 
     /// Removes an object. Returns whether anything changed.
     pub fn delete(&mut self, feed: Feed, key: &ObjectKey) -> bool {
-        // A streamed list may return an object that is deleted before the list ends. A list that is
-        // already too long stays too long.
+        // A streamed list may return an object that is deleted before the list ends. Once a list
+        // exceeds the limit, it isn't shortened, because the excess must stay visible.
         if let Some(listed) = self.listing.get_mut(&feed)
             && listed.len() <= MAX_OBJECTS
         {
@@ -191,7 +193,7 @@ impl Facts {
             .is_some_and(|store| store.remove_object(key))
     }
 
-    /// Every NetworkPolicy. `None`: it can't be read.
+    /// Every NetworkPolicy. `None`: the policy can't be read.
     pub(super) fn policies(&self) -> impl Iterator<Item = (&ObjectKey, Option<&Policy>)> {
         let policies = self.policies.iter();
         policies.map(|(key, policy)| (key, policy.as_ref()))
@@ -207,7 +209,7 @@ impl Facts {
         self.other_policies.iter()
     }
 
-    /// The NetworkPolicies of a namespace. `None`: it can't be read.
+    /// The NetworkPolicies of a namespace. `None`: the policy can't be read.
     pub(super) fn policies_in(
         &self,
         namespace: &str,
@@ -223,7 +225,7 @@ impl Facts {
         self.clients.values().flatten()
     }
 
-    /// The pods in this node's network. `None` if this node's pods may not all be known.
+    /// The pods in this node's network. `None` if some of this node's pods may be unknown.
     pub(super) fn host_pods(&self) -> Option<impl Iterator<Item = &PolicyPod>> {
         let pods = self.clients();
         let pods = pods.filter(|pod| pod.network == PodNetwork::Host);
@@ -236,20 +238,20 @@ impl Facts {
         caches.any(|cache| !cache.bound_addresses(&[address]).is_empty())
     }
 
-    /// The known pods that have an address.
+    /// The known pods that have this address.
     pub(super) fn pods_at(&self, address: IpAddr) -> impl Iterator<Item = &PolicyPod> {
         let pods = self.dns_pods.values().chain(self.clients.values());
         pods.flatten()
             .filter(move |pod| pod.addresses.contains(&address))
     }
 
-    /// Every Service that may be the cluster's DNS. `None`: it can't be read.
+    /// Every Service that may be the cluster's DNS. `None`: the Service can't be read.
     pub(super) fn services(&self) -> impl Iterator<Item = Option<&DnsService>> {
         self.services.values().map(Option::as_ref)
     }
 
-    /// The slices that may belong to a Service: its slices, and the unreadable slices of its
-    /// namespace (`None`).
+    /// The slices that may belong to a Service: its own slices, and the unreadable slices in its
+    /// namespace as `None`.
     pub(super) fn slices_of<'a>(
         &'a self,
         service: &'a ObjectKey,
@@ -261,14 +263,15 @@ impl Facts {
             .filter(|slice| slice.is_none_or(|slice| slice.service.as_ref() == Some(service)))
     }
 
-    /// Whether a selector provably matches a Namespace.
+    /// Whether a selector provably matches a Namespace. If the Namespace's labels are unknown, only
+    /// the label with its name is certain.
     pub(super) fn selects_namespace(&self, selector: &Selector, name: &str) -> bool {
         let key = ObjectKey::new("", name);
         let known = [&self.dns_namespaces, &self.namespaces];
         let known: Vec<_> = known.iter().filter_map(|store| store.get(&key)).collect();
         let label = (NAMESPACE_NAME.to_owned(), name.to_owned());
         let least = Labels::from([label]);
-        // Two feeds may know different labels of one Namespace for a moment.
+        // Two feeds may briefly know different labels of one Namespace, so both must match.
         let mut known = known.into_iter();
         match known.len() {
             0 => selector.matches_at_least(&least),
@@ -294,6 +297,8 @@ impl Facts {
         }
     }
 
+    /// Records that a list in progress has returned an object. For unevaluated policies, at most
+    /// `MAX_OBJECTS` + 1 objects are recorded, which shows that the limit is exceeded.
     fn note_listed(&mut self, feed: Feed, key: &ObjectKey) {
         if let Some(listed) = self.listing.get_mut(&feed)
             && (listed.len() <= MAX_OBJECTS || !matches!(feed, Feed::OtherPolicies(_)))
@@ -334,11 +339,11 @@ impl ObjectStore for OtherPolicies {
 }
 
 /// Stores an object. Returns whether it differs from the one stored before.
-fn replace_object<T: PartialEq>(kept: &mut ObjectsByKey<T>, key: ObjectKey, object: T) -> bool {
+fn replace_object<T: PartialEq>(objects: &mut ObjectsByKey<T>, key: ObjectKey, object: T) -> bool {
     let object = Some(object);
-    if kept.get(&key) == Some(&object) {
+    if objects.get(&key) == Some(&object) {
         return false;
     }
-    kept.insert(key, object);
+    objects.insert(key, object);
     true
 }

@@ -1,7 +1,7 @@
 //! Ingress policies at the servers of the cluster's DNS.
 //!
-//! The policies that apply to a server don't depend on the client, so they are collected once for
-//! all clients, as [`Gate`]s. There are no gates if policies let every pod reach the servers.
+//! The policies that apply to a server don't depend on the client, so [`Gate`]s collect them once
+//! for all clients. There are no gates if the policies let every pod reach the servers.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -28,10 +28,10 @@ enum GatePolicies<'a> {
         policies: Vec<&'a Policy>,
         endpoint: &'a ServerEndpoint<'a>,
     },
-    /// The server is not a known pod, so any one of these policies may be the only one that selects
-    /// it. Each of them must admit the client at every port.
+    /// The server is not a known pod. Any of these policies may be the only one that selects the
+    /// server, so each policy must admit the client at every port.
     MaySelect(Vec<&'a Policy>),
-    /// This policy can't be read, so it may select the server and admit no client.
+    /// This policy can't be read. It may select the server and admit no client.
     Unreadable(&'a ObjectKey),
 }
 
@@ -69,6 +69,7 @@ impl<'a> Gate<'a> {
             .collect()
     }
 
+    /// The gate before one pod of an endpoint. `None` if no policy keeps a client from the pod.
     fn before_pod(
         facts: &'a Facts,
         endpoint: &'a ServerEndpoint<'a>,
@@ -80,7 +81,7 @@ impl<'a> Gate<'a> {
                 policies: gate_policies,
             })
         };
-        // A policy whose metadata can't be read may be in any namespace.
+        // A policy without readable metadata has an empty namespace, and may be in any namespace.
         let in_namespace = facts.policies_in(&pod.key.namespace);
         let mut policies = Vec::new();
         for (key, policy) in facts.policies_in("").chain(in_namespace) {
@@ -101,8 +102,8 @@ impl<'a> Gate<'a> {
         gate(GatePolicies::Selecting { policies, endpoint })
     }
 
-    /// The gate before a node-local address, which belongs to a pod in the node's network or to no
-    /// pod.
+    /// The gate before an address at which a process in this node's network answers. The process
+    /// may belong to any pod in the node's network, or to no pod.
     fn before_node_address(facts: &'a Facts, address: SocketAddr) -> Option<Gate<'a>> {
         let Some(pods) = facts.host_pods() else {
             return Gate::before_unknown_server(facts, address);
@@ -111,8 +112,9 @@ impl<'a> Gate<'a> {
         Gate::before_possible_server(facts, address, |key, policy| {
             let mut pods = pods.iter();
             pods.any(|pod| {
-                let is_there = key.namespace.is_empty() || key.namespace == pod.key.namespace;
-                is_there && policy.is_none_or(|policy| policy.pods.matches(&pod.labels))
+                let may_share_namespace =
+                    key.namespace.is_empty() || key.namespace == pod.key.namespace;
+                may_share_namespace && policy.is_none_or(|policy| policy.pods.matches(&pod.labels))
             })
         })
     }
@@ -122,7 +124,8 @@ impl<'a> Gate<'a> {
         Gate::before_possible_server(facts, address, |_, _| true)
     }
 
-    /// The gate before a server that the policies chosen by `may_select` may apply to.
+    /// The gate before a server that isn't a known pod. `may_select` decides which policies may
+    /// select the server. It gets `None` for a policy that can't be read.
     fn before_possible_server(
         facts: &'a Facts,
         address: SocketAddr,
@@ -154,7 +157,7 @@ impl<'a> Gate<'a> {
         })
     }
 
-    /// Why the policies do not provably admit a client. `None`: they do.
+    /// Why the policies may not admit a client. `None`: they provably admit the client.
     pub(super) fn find_objection(&self, facts: &Facts, client: &PolicyPod) -> Option<String> {
         let address = self.address;
         match &self.policies {
@@ -211,7 +214,7 @@ fn admits_client(
     client: &PolicyPod,
     address: SocketAddr,
 ) -> bool {
-    let Peers::Some(peers) = &rule.peers else {
+    let Peers::Listed(peers) = &rule.peers else {
         return true;
     };
     peers.iter().any(|peer| match peer {
@@ -222,15 +225,15 @@ fn admits_client(
             };
             is_in_namespace && pods.matches(&client.labels)
         }
-        // The client's address may be translated on the way, so the source that the server's node
-        // sees is unknown.
+        // The client's address may be translated on the way, so the source address that the
+        // server's node sees is unknown.
         Peer::Block { network, except } => {
             except.is_empty() && covers_whole_family(network, address.ip())
         }
     })
 }
 
-/// Whether a network holds every address of this address's family.
+/// Whether a network contains every address of the address's family, IPv4 or IPv6.
 fn covers_whole_family(network: &IpNet, address: IpAddr) -> bool {
     network.prefix_len() == 0 && network.contains(&address)
 }

@@ -15,11 +15,11 @@ use serde_json::Value;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyKind(u8);
 
-/// How an object of a kind restricts connections.
+/// Which connections an object of a kind may restrict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
-    /// The object restricts packets to its pods. It also restricts packets from them if the word
-    /// "egress" occurs anywhere in the object.
+    /// The object restricts packets to its pods. It also restricts packets from its pods if the
+    /// word "egress" occurs anywhere in the object.
     ByDirection,
     /// The object restricts packets of both directions.
     Both,
@@ -121,7 +121,7 @@ const ROWS: &[KindRow] = &[
         "IsovalentNetworkPolicy",
         Effect::ByDirection,
     ),
-    // Antrea: today's group, and the one before 1.0.
+    // Antrea: the current group, and the group before version 1.0.
     row(
         "clusternetworkpolicies.crd.antrea.io",
         "ClusterNetworkPolicy",
@@ -210,7 +210,7 @@ impl PolicyKind {
     #[must_use]
     pub fn from_api(api_version: &str, kind: &str) -> Option<PolicyKind> {
         let (group, _) = api_version.split_once('/')?;
-        PolicyKind::all().find(|it| it.group() == group && it.name() == kind)
+        PolicyKind::all().find(|candidate| candidate.group() == group && candidate.name() == kind)
     }
 
     /// The resource with its group, as RBAC and `kubectl` name it.
@@ -267,8 +267,8 @@ impl fmt::Debug for PolicyKind {
     }
 }
 
-/// Whether a key or a string of an object contains "egress" in any case: `egress`, `egressDeny`,
-/// `types: [Egress]`.
+/// Whether a key or a string in an object contains "egress", in upper or lower case. Examples:
+/// `egress`, `egressDeny`, `types: [Egress]`.
 fn mentions_egress(object: &Value) -> bool {
     let is_egress = |text: &str| text.to_ascii_lowercase().contains("egress");
     match object {

@@ -3,18 +3,19 @@
 //!
 //! The kernel answers a query before the network plugin can enforce a policy on the query. A pod is
 //! therefore answered only if policies provably let its query leave the pod and enter every server
-//! of the cluster's DNS. In doubt the pod isn't answered, and its queries pass.
+//! of the cluster's DNS. If in doubt, Zerohop doesn't answer the pod, and its queries pass.
 //!
 //! [`destinations`] checks egress rules against the destinations of a query. [`ingress`] checks the
 //! servers' ingress rules against the client. [`possible_restrictions`] finds policies of kinds
 //! that Zerohop doesn't evaluate.
 //!
-//! Pure and synchronous: [`Facts`] collects objects, and [`Facts::judge_clients`] judges this
+//! This module does no I/O. [`Facts`] collects objects, and [`Facts::judge_clients`] judges this
 //! node's pods.
 //!
 //! Network plugins enforce policies at different places. Some plugins check a query as it leaves
 //! the pod, with a ClusterIP as its destination. Other plugins check the query when it arrives,
-//! with the address and port of a DNS server's pod. Here the rules must permit both.
+//! with the address and port of a DNS server's pod. A pod is answered only if the rules permit
+//! both.
 
 mod convert;
 mod destinations;

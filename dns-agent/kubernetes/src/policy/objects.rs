@@ -30,7 +30,7 @@ pub enum Fact {
     Slice(DnsSlice),
     /// A policy of a kind that Zerohop doesn't evaluate.
     OtherPolicy(OtherPolicy),
-    /// An object that can't be read, or only with doubt.
+    /// An object that can't be read, or that can be read in more than one way.
     Unreadable {
         /// The feed that reported the object.
         feed: Feed,
@@ -68,8 +68,8 @@ pub struct Rule {
 pub enum Peers {
     /// Every peer.
     All,
-    /// The peers in any of these sets.
-    Some(Box<[Peer]>),
+    /// The peers in one or more of these sets.
+    Listed(Box<[Peer]>),
 }
 
 /// A set of peers.
@@ -86,7 +86,7 @@ pub enum Peer {
     Block {
         /// The network that holds the addresses.
         network: IpNet,
-        /// Networks within it that are excluded.
+        /// Networks within `network` that are excluded.
         except: Box<[IpNet]>,
     },
 }
@@ -97,7 +97,7 @@ pub enum Ports {
     /// Every port.
     All,
     /// Any of these ports. Empty if the rule lists only ports of other protocols.
-    Some(Box<[PortRange]>),
+    Listed(Box<[PortRange]>),
 }
 
 /// A set of UDP ports.
@@ -114,19 +114,20 @@ pub enum PortRange {
 pub struct PolicyPod {
     /// Namespace and name.
     pub key: ObjectKey,
-    /// Its labels.
+    /// The pod's labels.
     pub labels: Labels,
-    /// The pod's addresses. Empty once the pod has ended.
+    /// The pod's addresses. Empty if the pod has none yet, or has ended.
     pub addresses: Box<[IpAddr]>,
     /// Whether the pod is alive or ending.
     pub stage: Stage,
     /// The network that `addresses` belong to.
     pub network: PodNetwork,
-    /// The pod's named UDP ports.
+    /// The names and numbers of the pod's named UDP ports.
     pub named_ports: Box<[(Box<str>, u16)]>,
-    /// When the longest-running container was started. `None` while no container runs.
+    /// The start time of the longest-running container. `None` if no container runs, or if a
+    /// running container has no start time.
     pub started: Option<SystemTime>,
-    /// NodeLocal DNSCache, if this is one of its pods.
+    /// The node cache in this pod. `None` if the pod isn't a node cache.
     pub node_cache: Option<Box<NodeCache>>,
 }
 
@@ -143,7 +144,7 @@ pub enum Stage {
 /// The network namespace that a pod runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PodNetwork {
-    /// A network namespace of the pod.
+    /// The pod's own network namespace.
     Own,
     /// The node's network namespace. Policies don't apply to the pod, and its packets cross no
     /// veth.
@@ -155,7 +156,7 @@ pub enum PodNetwork {
 pub struct LabelledNamespace {
     /// The Namespace's name. The field `namespace` of the key is empty.
     pub key: ObjectKey,
-    /// Its labels.
+    /// The Namespace's labels.
     pub labels: Labels,
 }
 
@@ -181,7 +182,7 @@ pub struct DnsSlice {
     pub service: Option<ObjectKey>,
     /// The addresses of the ready endpoints.
     pub addresses: Box<[IpAddr]>,
-    /// The endpoints' port for each port of the Service, matched by name.
+    /// The endpoints' ports. Each has the name of a port of the Service.
     pub ports: Box<[Port]>,
 }
 
@@ -208,7 +209,7 @@ impl Policy {
         let rules = self.ingress.iter().flatten();
         let mut peers = rules.flat_map(|rule| match &rule.peers {
             Peers::All => &[][..],
-            Peers::Some(peers) => peers,
+            Peers::Listed(peers) => peers,
         });
         peers.any(|peer| match peer {
             Peer::Pods {
@@ -221,9 +222,9 @@ impl Policy {
 }
 
 impl Ports {
-    /// Whether these ports include a UDP port, by its number or by one of its names.
+    /// Whether these ports include the UDP port `number`, or one of its `names`.
     pub(super) fn contain(&self, number: u16, names: &[&str]) -> bool {
-        let Ports::Some(ranges) = self else {
+        let Ports::Listed(ranges) = self else {
             return true;
         };
         ranges.iter().any(|range| match range {
@@ -234,7 +235,7 @@ impl Ports {
 
     /// Whether these ports include every UDP port.
     pub(super) fn contain_all(&self) -> bool {
-        let Ports::Some(ranges) = self else {
+        let Ports::Listed(ranges) = self else {
             return true;
         };
         let all = PortRange::Numbers(0..=u16::MAX);

@@ -7,12 +7,12 @@ use serde_json::Value;
 use super::kinds::{PolicyKind, Reach};
 use crate::objects::{ObjectError, ObjectKey, Problem};
 
-/// How many objects of one kind are kept. While a kind has more, no pod is answered.
+/// The most objects that a kind may have. While a kind has more, no pod is answered.
 pub(super) const MAX_OBJECTS: usize = 10_000;
 
-/// How many objects of one kind are kept during a list, which adds new objects before it removes
-/// old ones.
-const MAX_OBJECTS_WHILE_LISTING: usize = 2 * MAX_OBJECTS;
+/// The most objects of one kind that are stored. A new list adds its objects before it removes old
+/// ones, so this is twice [`MAX_OBJECTS`].
+const MAX_STORED_OBJECTS: usize = 2 * MAX_OBJECTS;
 
 /// A policy of a kind that Zerohop doesn't evaluate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct OtherPolicy {
     pub reach: Reach,
 }
 
-/// The policies of one unevaluated kind that the API server serves.
+/// The policies of one unevaluated kind.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OtherPolicies {
     /// Which connections each object may restrict.
@@ -33,13 +33,13 @@ pub(super) struct OtherPolicies {
     pub(super) completeness: ListCompleteness,
 }
 
-/// Whether all objects of a kind are kept.
+/// Whether all objects of a kind are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum ListCompleteness {
     /// The kind has not been listed yet.
     #[default]
     Unlisted,
-    /// All objects are kept.
+    /// All objects are stored.
     Complete,
     /// There have been more than [`MAX_OBJECTS`] objects since the last list.
     Exceeded,
@@ -71,17 +71,18 @@ impl OtherPolicies {
         }
     }
 
-    /// Adds or replaces an object. Returns whether anything changed.
+    /// Adds or replaces an object. Returns whether the possible restrictions changed.
     pub(super) fn insert(&mut self, key: ObjectKey, reach: Reach) -> bool {
-        if self.objects.len() >= MAX_OBJECTS_WHILE_LISTING && !self.objects.contains_key(&key) {
+        if self.objects.len() >= MAX_STORED_OBJECTS && !self.objects.contains_key(&key) {
             return self.mark_exceeded();
         }
+        // A new object that restricts nothing changes nothing.
         let before = self.objects.insert(key, reach).unwrap_or(Reach::Nothing);
         let is_too_many = self.objects.len() > MAX_OBJECTS && self.mark_exceeded();
         is_too_many || before != reach
     }
 
-    /// Removes an object. Returns whether anything changed.
+    /// Removes an object. Returns whether the possible restrictions changed.
     pub(super) fn remove(&mut self, key: &ObjectKey) -> bool {
         let reach = self.objects.remove(key);
         reach.is_some_and(|reach| reach != Reach::Nothing)
@@ -92,7 +93,7 @@ impl OtherPolicies {
     pub(super) fn retain_listed(&mut self, listed: &BTreeSet<ObjectKey>) -> bool {
         let before = (self.objects.len(), self.completeness);
         self.objects.retain(|key, _| listed.contains(key));
-        // Every kept object was listed, so equal counts mean that none is missing.
+        // Every stored object was listed, so equal counts mean that none is missing.
         let is_complete = listed.len() <= MAX_OBJECTS && self.objects.len() == listed.len();
         self.completeness = if is_complete {
             ListCompleteness::Complete
@@ -102,6 +103,7 @@ impl OtherPolicies {
         before != (self.objects.len(), self.completeness)
     }
 
+    /// Returns whether anything changed.
     fn mark_exceeded(&mut self) -> bool {
         let before = std::mem::replace(&mut self.completeness, ListCompleteness::Exceeded);
         before != ListCompleteness::Exceeded

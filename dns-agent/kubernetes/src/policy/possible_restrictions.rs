@@ -1,4 +1,4 @@
-//! The pods that aren't answered because of policies that Zerohop doesn't evaluate.
+//! Finds the pods that aren't answered because of policies that Zerohop doesn't evaluate.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ pub(super) struct PossibleRestrictions<'a> {
 }
 
 impl<'a> PossibleRestrictions<'a> {
-    /// Finds what unevaluated policies may restrict on the way to these destinations.
+    /// Finds the pods that unevaluated policies may keep from these destinations.
     pub(super) fn find(
         facts: &'a Facts,
         destinations: &[Destination<'_>],
@@ -64,7 +64,7 @@ impl<'a> PossibleRestrictions<'a> {
     }
 
     /// Whether any pod may be restricted.
-    pub(super) fn affect_any_pod(&self) -> bool {
+    pub(super) fn can_restrict_pods(&self) -> bool {
         self.all_pods.is_some() || !self.namespaces.is_empty()
     }
 
@@ -93,7 +93,7 @@ fn repeats_network_policy(facts: &Facts, kind: PolicyKind, key: &ObjectKey) -> b
         && name.is_some_and(|name| facts.has_policy(&ObjectKey::new(key.namespace.clone(), name)))
 }
 
-/// The reason for a pod that an object may restrict.
+/// Why a pod isn't answered if this object may restrict it.
 fn describe_restriction(kind: PolicyKind, key: &ObjectKey) -> String {
     let name = match &*key.namespace {
         "" => key.name.to_string(),

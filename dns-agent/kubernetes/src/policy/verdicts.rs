@@ -67,8 +67,8 @@ impl Facts {
         // share one result.
         let mut objections: BTreeMap<(&str, &Labels), Option<String>> = BTreeMap::new();
         for pod in clients() {
-            let same = objections.entry((&pod.key.namespace, &pod.labels));
-            let objection = same.or_insert_with(|| judge.find_objection(pod));
+            let entry = objections.entry((&pod.key.namespace, &pod.labels));
+            let objection = entry.or_insert_with(|| judge.find_objection(pod));
             let reason = describe_ending(pod)
                 .or_else(|| objection.clone())
                 .or_else(|| describe_other_owner(pod, &owners));
@@ -101,7 +101,7 @@ impl ClientJudge<'_> {
     fn may_object(&self) -> bool {
         self.facts.has_egress_policy()
             || !self.gates.is_empty()
-            || self.restrictions.affect_any_pod()
+            || self.restrictions.can_restrict_pods()
     }
 
     /// Why policies may forbid a pod's queries. `None`: the policies provably permit the queries.
@@ -119,7 +119,7 @@ impl ClientJudge<'_> {
     /// Why egress policies may forbid a pod's queries. `None`: the policies provably permit the
     /// queries.
     fn find_egress_objection(&self, pod: &PolicyPod) -> Option<String> {
-        // A policy whose metadata can't be read may apply to any namespace.
+        // A policy without readable metadata has an empty namespace, and may apply to any pod.
         if self.facts.policies_in("").next().is_some() {
             return Some(
                 "a NetworkPolicy in an unknown namespace can't be read, and may apply to this pod"
@@ -162,13 +162,13 @@ impl ClientJudge<'_> {
     }
 }
 
-/// Why an ending pod isn't answered, whatever policies say.
+/// Why a pod isn't answered if it is ending. `None` if it isn't.
 fn describe_ending(pod: &PolicyPod) -> Option<String> {
     (pod.stage == Stage::Ending)
         .then(|| "the pod is being deleted, or its node does not answer".to_owned())
 }
 
-/// Why a pod isn't answered if another pod claims one of its addresses.
+/// Why a pod isn't answered if another pod has one of its addresses too. `None` if no pod does.
 fn describe_other_owner(
     pod: &PolicyPod,
     owners: &BTreeMap<IpAddr, Vec<&ObjectKey>>,

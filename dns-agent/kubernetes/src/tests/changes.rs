@@ -1,5 +1,5 @@
-//! Random sequences of events. Only recorded names change, and the result equals that of the same
-//! objects inserted all together.
+//! Applies random sequences of changes to an index. Only the names that the index records may
+//! change, and in the end the names equal those of a new index with the same objects.
 
 use std::collections::BTreeMap;
 
@@ -22,12 +22,12 @@ const TYPES: [Rtype; 7] = [
     Rtype::SRV,
 ];
 
-/// An event from a source.
+/// A change of an index.
 #[derive(Clone, Debug)]
 enum IndexEvent {
     Applied(Feed, Object),
     Deleted(Feed, ObjectKey),
-    /// A list with these objects. Objects of another kind are skipped.
+    /// A feed's list with these objects. Objects of other kinds are skipped.
     Listed(Feed, Vec<Object>),
     SerialChanged(u32),
 }
@@ -65,7 +65,8 @@ impl Mirror {
     }
 }
 
-/// The answers to all types at a name. Negative answers hold no serial.
+/// The answers for a name, one for each type. Negative answers don't contain the serial, so
+/// a new serial changes only the answers for apexes.
 fn answers(data: &dyn ZoneData, name: &Name) -> Vec<Answer> {
     TYPES
         .into_iter()
@@ -79,7 +80,7 @@ proptest! {
     #[test]
     fn only_recorded_names_change(
         cluster in clusters(),
-        settings in more_settings(),
+        settings in other_settings(),
         events in prop::collection::vec(index_event(), 1..40),
     ) {
         let settings = ZoneSettings {
@@ -93,16 +94,16 @@ proptest! {
         index.take_changes();
         let mut mirror = Mirror::of(&index);
         let applied = |object: &Object| IndexEvent::Applied(feed_of(object), object.clone());
-        let first = cluster.list.iter().map(applied);
-        for event in first.chain(events) {
+        let initial = cluster.list.iter().map(applied);
+        for event in initial.chain(events) {
             apply_event(&mut index, event.clone());
             mirror.update(&mut index);
             prop_assert_eq!(&mirror.0, &Mirror::of(&index).0, "after {:?}", event);
         }
 
-        let again = Index::from_objects(index.objects(), settings, index.serial());
-        prop_assert_eq!(&mirror.0, &Mirror::of(&again).0);
-        prop_assert_eq!(again.problems(), index.problems());
+        let new_index = Index::from_objects(index.objects(), settings, index.serial());
+        prop_assert_eq!(&mirror.0, &Mirror::of(&new_index).0);
+        prop_assert_eq!(new_index.problems(), index.problems());
     }
 }
 
@@ -160,9 +161,10 @@ fn index_event() -> impl Strategy<Value = IndexEvent> {
     ]
 }
 
-fn more_settings() -> impl Strategy<Value = ZoneSettings> {
+/// Settings that [`clusters`] doesn't vary.
+fn other_settings() -> impl Strategy<Value = ZoneSettings> {
     let endpoints = prop::sample::select(vec![EndpointScope::All, EndpointScope::Headless]);
-    let pods = prop::sample::select(vec![KnownPods::All, KnownPods::Some]);
+    let pods = prop::sample::select(vec![KnownPods::AllNodes, KnownPods::SomeNodes]);
     let servers = prop::sample::select(vec![NameServers::Answered, NameServers::Passed]);
     (endpoints, pods, servers, any::<bool>()).prop_map(
         |(endpoints, known_pods, name_servers, serves)| ZoneSettings {
@@ -175,6 +177,7 @@ fn more_settings() -> impl Strategy<Value = ZoneSettings> {
     )
 }
 
+/// The feed that usually reports objects of this kind.
 pub(super) fn feed_of(object: &Object) -> Feed {
     match object {
         Object::Namespace(_) => Feed::Namespaces,
@@ -185,7 +188,8 @@ pub(super) fn feed_of(object: &Object) -> Feed {
     }
 }
 
-fn is_in_list(list: Feed, object: &Object) -> bool {
-    let feed = feed_of(object);
-    feed == list || (feed == Feed::SLICES && list == Feed::Slices(1))
+/// Whether a list of `feed` can have this object.
+fn is_in_list(feed: Feed, object: &Object) -> bool {
+    let usual = feed_of(object);
+    usual == feed || (usual == Feed::SLICES && feed == Feed::Slices(1))
 }

@@ -1,4 +1,4 @@
-//! Conversion of objects from the API's form.
+//! Conversion of Kubernetes API objects.
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use serde_json::{Value, json};
@@ -7,7 +7,8 @@ use crate::{ApiPod, Object, ObjectError, ServiceKind};
 
 use super::{object, service, slice};
 
-fn refusal<T: serde::de::DeserializeOwned>(value: Value) -> String
+/// The error of an object that can't be converted.
+fn conversion_error<T: serde::de::DeserializeOwned>(value: Value) -> String
 where
     Object: TryFrom<T, Error = ObjectError>,
 {
@@ -26,7 +27,7 @@ fn kind(spec: Value) -> ServiceKind {
 
 #[test]
 fn invalid_fields_are_reported_with_their_path() {
-    let web = |spec| refusal::<core::Service>(service("web", spec));
+    let web = |spec| conversion_error::<core::Service>(service("web", spec));
     assert_eq!(
         web(json!({"clusterIPs": ["10.0.0.1", "10.0.0"]})),
         "Service default/web: spec.clusterIPs: \"10.0.0\" is not an IP address"
@@ -37,23 +38,23 @@ fn invalid_fields_are_reported_with_their_path() {
     );
     assert_eq!(web(Value::Null), "Service default/web: spec: is missing");
     assert_eq!(
-        refusal::<core::Namespace>(json!({"metadata": {}})),
+        conversion_error::<core::Namespace>(json!({"metadata": {}})),
         "a Namespace without a readable name: metadata.name: is missing"
     );
     let addresses = json!([{"addresses": ["10.0.0.1"]}, {"addresses": ["x"]}]);
     assert_eq!(
-        refusal::<discovery::EndpointSlice>(slice("a", "web", addresses, json!([]))),
+        conversion_error::<discovery::EndpointSlice>(slice("a", "web", addresses, json!([]))),
         "EndpointSlice default/a: endpoints[1].addresses: \"x\" is not an IP address"
     );
     let pod = json!({"metadata": {"name": "p", "namespace": "n"}, "status": {"podIP": "x"}});
     assert_eq!(
-        refusal::<ApiPod>(pod),
+        conversion_error::<ApiPod>(pod),
         "Pod n/p: status.podIPs: \"x\" is not an IP address"
     );
 }
 
 #[test]
-fn kinds_of_services() {
+fn the_spec_determines_the_kind_of_a_service() {
     let cluster_ip = |text: &str| ServiceKind::ClusterIp([text.parse().unwrap()].into());
     for (spec, expected) in [
         (json!({"clusterIP": "None"}), ServiceKind::Headless),
@@ -79,17 +80,17 @@ fn kinds_of_services() {
 
 #[test]
 fn a_slice_of_domain_names_has_no_endpoints() {
-    let mut names = slice(
+    let mut fqdn_slice = slice(
         "a",
         "web",
         json!([{"addresses": ["example.org"]}]),
         json!([]),
     );
-    names["addressType"] = json!("FQDN");
-    let Object::EndpointSlice(names) = object(names) else {
-        panic!("a slice");
+    fqdn_slice["addressType"] = json!("FQDN");
+    let Object::EndpointSlice(converted) = object(fqdn_slice) else {
+        panic!("not a slice");
     };
-    assert!(names.endpoints.is_empty());
+    assert!(converted.endpoints.is_empty());
 }
 
 #[test]
@@ -98,7 +99,7 @@ fn an_object_without_a_namespace_is_in_default_and_a_mapped_address_is_ipv4() {
         "kind": "Pod", "metadata": {"name": "p"}, "status": {"podIP": "::ffff:10.0.0.1"}
     }));
     let Object::Pod(pod) = pod else {
-        panic!("a pod");
+        panic!("not a Pod");
     };
     assert_eq!(&*pod.key.namespace, "default");
     assert_eq!(

@@ -130,10 +130,11 @@ fn objects_of_a_feed_that_is_no_longer_listed_are_removed() {
     );
 }
 
-/// The slices have no further label, or claim to be written by another controller, or claim to
-/// belong to a Service that isn't headless (kubernetes/kubernetes issue 103804).
+/// The three added slices differ in their other labels: no other label; the label of the
+/// EndpointSlice controller on slices of Services that aren't headless; and the labels of another
+/// controller (kubernetes/kubernetes issue 103804).
 #[test]
-fn only_the_service_name_label_assigns_a_slice() {
+fn only_the_service_name_label_assigns_a_slice_to_a_service() {
     let labels = [
         json!({}),
         json!({"endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"}),
@@ -144,13 +145,13 @@ fn only_the_service_name_label_assigns_a_slice() {
     ];
     let mut index = index();
     index.record_coverage(Feed::SLICES, covered_names(&["db"]));
-    for (number, more) in labels.into_iter().enumerate() {
+    for (number, other_labels) in labels.into_iter().enumerate() {
         let endpoints = json!([{"addresses": [format!("10.0.1.{number}")]}]);
-        let mut one = slice(&format!("more-{number}"), "db", endpoints, Value::Null);
-        for (label, value) in more.as_object().unwrap() {
-            one["metadata"]["labels"][label] = value.clone();
+        let mut added = slice(&format!("added-{number}"), "db", endpoints, Value::Null);
+        for (label, value) in other_labels.as_object().unwrap() {
+            added["metadata"]["labels"][label] = value.clone();
         }
-        index.apply_object(Feed::SLICES, object(one));
+        index.apply_object(Feed::SLICES, object(added));
     }
     assert_eq!(
         answer_text(&index.view(), "db.default", Rtype::A),

@@ -1,4 +1,5 @@
-//! CoreDNS deviations (docs/naming.md, section 3).
+//! CoreDNS deviations (docs/answers.md#coredns-deviations) and the existence of names
+//! (docs/naming.md, section 3).
 
 use serde_json::json;
 use zerohop_zone::{Model, Rtype};
@@ -58,7 +59,7 @@ fn an_existing_name_is_never_nxdomain() {
 }
 
 #[test]
-fn labels_in_front_of_a_pods_address_pass_if_deviations_pass() {
+fn names_with_labels_in_front_of_a_pods_label_pass_if_deviations_pass() {
     let settings = ZoneSettings {
         deviations: Deviations::Passed,
         ..ZoneSettings::default()
@@ -82,7 +83,7 @@ fn labels_in_front_of_a_pods_address_pass_if_deviations_pass() {
 }
 
 #[test]
-fn soa_of_a_name_that_does_not_exist_passes_if_deviations_pass() {
+fn soa_queries_for_absent_names_pass_if_deviations_pass() {
     let settings = ZoneSettings {
         deviations: Deviations::Passed,
         ..ZoneSettings::default()
@@ -103,7 +104,7 @@ fn soa_of_a_name_that_does_not_exist_passes_if_deviations_pass() {
 
 #[test]
 fn objects_may_be_named_like_fixed_labels() {
-    let object = |name: &str, namespace: &str, ip: &str| {
+    let service_in = |name: &str, namespace: &str, ip: &str| {
         json!({
             "kind": "Service", "metadata": {"name": name, "namespace": namespace},
             "spec": {"clusterIP": ip, "ports": [{"name": "tcp", "port": 80}]}
@@ -113,10 +114,10 @@ fn objects_may_be_named_like_fixed_labels() {
         namespace("svc"),
         namespace("pod"),
         namespace("dns"),
-        object("svc", "svc", "10.0.0.1"),
-        object("pod", "svc", "10.0.0.2"),
-        object("ns", "dns", "10.0.0.3"),
-        object("svc", "default", "10.0.0.4"),
+        service_in("svc", "svc", "10.0.0.1"),
+        service_in("pod", "svc", "10.0.0.2"),
+        service_in("ns", "dns", "10.0.0.3"),
+        service_in("svc", "default", "10.0.0.4"),
     ]));
     for (name, data) in [
         ("svc", "NODATA"),
@@ -141,7 +142,7 @@ fn objects_may_be_named_like_fixed_labels() {
 }
 
 #[test]
-fn ports_without_underscores_pass_if_deviations_pass() {
+fn names_of_ports_without_underscores_pass_if_deviations_pass() {
     let passing = ZoneSettings {
         deviations: Deviations::Passed,
         ..ZoneSettings::default()

@@ -1,5 +1,5 @@
-//! Endpoints beyond what a scenario states: very many, and such as have no name (docs/naming.md,
-//! rules 1.5 and 1.6).
+//! Services with very many endpoints, and endpoints without a valid name (docs/naming.md, rules 1.5
+//! and 1.6).
 
 use serde_json::{Value, json};
 use zerohop_zone::Rtype;
@@ -7,8 +7,9 @@ use zerohop_zone::Rtype;
 use super::{answer_text, default_model, namespace, objects, service, slice};
 use crate::{NonstandardEndpoints, ZoneSettings, build_model};
 
+/// Rule 1.6.
 #[test]
-fn rule_6_weights_never_reach_zero() {
+fn the_weight_of_a_srv_record_is_at_least_1() {
     let endpoints: Vec<Value> = (0..120)
         .map(|host| json!({"addresses": [format!("172.0.1.{host}")]}))
         .collect();
@@ -25,6 +26,7 @@ fn rule_6_weights_never_reach_zero() {
     assert_eq!(all.matches("SRV 0 1 80 ").count(), 120);
 }
 
+/// Rule 1.5.
 #[test]
 fn an_endpoint_with_an_invalid_label_is_an_address_of_its_service() {
     let long = "h".repeat(64);

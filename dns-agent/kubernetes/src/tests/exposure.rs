@@ -1,25 +1,25 @@
-//! Existence of names: namespaces, Pods, apexes, several cluster domains (docs/naming.md, rules
-//! 1.2, 1.9 and 1.11).
+//! Which names exist: of namespaces, of Pods, at apexes, in several cluster domains, and of objects
+//! with invalid names (docs/naming.md, rules 1.2, 1.9, 1.11 and 1.13).
 
 use serde_json::json;
 use zerohop_zone::{Model, Rtype, ZoneData};
 
 use super::{
-    answer_text, ask, build_model, default_model, model, model_with, name, namespace, object,
-    objects, service, slice,
+    answer_text, build_model, default_model, model, model_with, name, namespace, object, objects,
+    reply_text, service, slice, too_long_domain,
 };
 use crate::{KnownPods, Objects, PodMode, ZoneSettings};
 
-fn pod(name: &str, addresses: &[&str], status: &str) -> serde_json::Value {
+fn pod(name: &str, addresses: &[&str], phase: &str) -> serde_json::Value {
     let addresses: Vec<_> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
     json!({
         "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
-        "status": {"phase": status, "podIPs": addresses}
+        "status": {"phase": phase, "podIPs": addresses}
     })
 }
 
 #[test]
-fn without_namespace_objects_all_of_them_exist() {
+fn every_namespace_exists_if_there_are_no_namespace_objects() {
     let list = json!([service("web", json!({"clusterIP": "10.0.0.1"}))]);
     let with = |settings: &ZoneSettings| model(&objects(list.clone()), settings);
     let open = with(&ZoneSettings::default());
@@ -83,7 +83,7 @@ fn without_namespace_objects_all_of_them_exist() {
 fn no_pod_is_denied_if_only_some_pods_are_known() {
     let settings = ZoneSettings {
         pods: PodMode::Verified,
-        known_pods: KnownPods::Some,
+        known_pods: KnownPods::SomeNodes,
         ..ZoneSettings::default()
     };
     let pods = json!([pod("p", &["10.240.0.1"], "Running")]);
@@ -101,8 +101,9 @@ fn no_pod_is_denied_if_only_some_pods_are_known() {
     }
 }
 
+/// Rule 1.13.
 #[test]
-fn rule_13_a_ttl_of_0_is_valid() {
+fn a_ttl_of_0_is_valid() {
     let settings = ZoneSettings {
         ttl: 0,
         ..ZoneSettings::default()
@@ -114,11 +115,11 @@ fn rule_13_a_ttl_of_0_is_valid() {
         ("1-2-3-4.default.pod.cluster.local", "A 1.2.3.4"),
     ] {
         assert_eq!(
-            ask(&model, question, Rtype::A).answer,
+            reply_text(&model, question, Rtype::A).answer,
             [format!("{question}. 0 IN {record}")]
         );
     }
-    let denied = ask(&model, "ghost.default.svc.cluster.local", Rtype::A).authority;
+    let denied = reply_text(&model, "ghost.default.svc.cluster.local", Rtype::A).authority;
     assert!(
         denied[0].starts_with("cluster.local. 0 IN SOA"),
         "{denied:?}"
@@ -126,8 +127,9 @@ fn rule_13_a_ttl_of_0_is_valid() {
     assert!(denied[0].ends_with(" 7200 1800 86400 0"), "{denied:?}");
 }
 
+/// Rule 1.11.
 #[test]
-fn rule_11_the_name_server_has_the_configured_addresses() {
+fn the_name_server_has_the_configured_addresses() {
     let settings = ZoneSettings {
         name_server_addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
         reverse: vec!["10.0.0.0/16".parse().unwrap()],
@@ -147,7 +149,7 @@ fn rule_11_the_name_server_has_the_configured_addresses() {
         "A 192.0.2.1"
     );
     assert_eq!(
-        ask(&model, "cluster.local", Rtype::NS).additional,
+        reply_text(&model, "cluster.local", Rtype::NS).additional,
         [
             "ns.dns.cluster.local. 5 IN A 192.0.2.1",
             "ns.dns.cluster.local. 5 IN AAAA 2001:db8::1"
@@ -156,7 +158,7 @@ fn rule_11_the_name_server_has_the_configured_addresses() {
 }
 
 #[test]
-fn every_cluster_domain_has_all_names_and_ptr_names_the_first() {
+fn every_cluster_domain_has_all_names_and_ptr_records_point_into_the_first() {
     let settings = ZoneSettings {
         cluster_domains: vec![
             name("cluster.local"),
@@ -176,8 +178,8 @@ fn every_cluster_domain_has_all_names_and_ptr_names_the_first() {
             answer_text(&model, &format!("web.default.svc.{domain}"), Rtype::A),
             "A 10.0.0.1"
         );
-        let gone = ask(&model, &format!("x.svc.{domain}"), Rtype::A);
-        assert!(gone.authority[0].starts_with(domain), "{gone:?}");
+        let denied = reply_text(&model, &format!("x.svc.{domain}"), Rtype::A);
+        assert!(denied.authority[0].starts_with(domain), "{denied:?}");
     }
     // A name between the outer zone and the inner zone.
     assert_eq!(answer_text(&model, "b.cluster.local.", Rtype::A), "NODATA");
@@ -190,6 +192,7 @@ fn every_cluster_domain_has_all_names_and_ptr_names_the_first() {
         answer_text(&model, "1.0.0.172.in-addr.arpa.", Rtype::PTR),
         "PTR ep.web.default.svc.cluster.local."
     );
+    // Zones are in order, longest name first.
     let lengths: Vec<usize> = model
         .zones()
         .iter()
@@ -215,11 +218,11 @@ fn invalid_names_are_problems_and_the_rest_is_built() {
         ),
     ]));
     let settings = ZoneSettings {
-        cluster_domains: vec![name("cluster.local"), name(&vec!["aaaaa"; 42].join("."))],
+        cluster_domains: vec![name("cluster.local"), too_long_domain()],
         ..ZoneSettings::default()
     };
     let (model, problems) = build_model(&all, &settings, 3);
-    let of = |kind: &str| {
+    let problem_text = |kind: &str| {
         problems
             .iter()
             .find(|problem| problem.kind == kind)
@@ -227,12 +230,13 @@ fn invalid_names_are_problems_and_the_rest_is_built() {
             .to_string()
     };
     assert_eq!(
-        of("Namespace"),
+        problem_text("Namespace"),
         "Namespace not.one: metadata.name: \"not.one\" is not a label of a domain name"
     );
     assert_eq!(
-        of("EndpointSlice"),
-        "EndpointSlice default/a: endpoints: \"a.b\" is not a label of a domain name, so this endpoint has no name"
+        problem_text("EndpointSlice"),
+        "EndpointSlice default/a: endpoints: \"a.b\" is not a label of a domain name, \
+         so this endpoint has no name"
     );
     let services: Vec<&str> = problems
         .iter()
@@ -244,9 +248,9 @@ fn invalid_names_are_problems_and_the_rest_is_built() {
 }
 
 #[test]
-fn a_domain_too_long_for_its_names_is_a_problem() {
+fn a_cluster_domain_that_is_too_long_for_names_below_it_is_a_problem() {
     let settings = ZoneSettings {
-        cluster_domains: vec![name(&vec!["aaaaa"; 42].join(".")), name("cluster.local")],
+        cluster_domains: vec![too_long_domain(), name("cluster.local")],
         ..ZoneSettings::default()
     };
     let (model, problems) = build_model(&Objects::default(), &settings, 3);
@@ -256,7 +260,7 @@ fn a_domain_too_long_for_its_names_is_a_problem() {
 }
 
 #[test]
-fn an_object_replaces_the_one_before() {
+fn an_object_replaces_the_previous_object_with_its_key() {
     let mut all = objects(json!([service("web", json!({"clusterIP": "10.0.0.1"}))]));
     all.insert(object(service("web", json!({"clusterIP": "10.0.0.2"}))));
     assert_eq!(
@@ -267,5 +271,9 @@ fn an_object_replaces_the_one_before() {
         ),
         "A 10.0.0.2"
     );
+}
+
+#[test]
+fn the_default_settings_make_one_zone() {
     assert_eq!(default_model(json!([])).zones().len(), 1);
 }

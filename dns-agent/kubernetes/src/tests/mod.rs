@@ -1,4 +1,4 @@
-//! Tests of whole models: objects in, answers out.
+//! Tests of this crate. Most of them build a model from objects and check its answers.
 
 mod aliases;
 mod changes;
@@ -26,7 +26,7 @@ use super::{ApiPod, Object, Objects, ZoneSettings, build_model};
 /// The objects of a JSON list, in the API's form.
 fn objects(list: Value) -> Objects {
     let Value::Array(list) = list else {
-        panic!("a list of objects: {list}");
+        panic!("not a list of objects: {list}");
     };
     let mut objects = Objects::default();
     for value in list {
@@ -41,7 +41,7 @@ fn object(value: Value) -> Object {
         Some("Service") => read::<core::Service>(value),
         Some("EndpointSlice") => read::<discovery::EndpointSlice>(value),
         Some("Pod") => read::<ApiPod>(value),
-        kind => panic!("no such kind here: {kind:?}"),
+        kind => panic!("unexpected kind: {kind:?}"),
     }
 }
 
@@ -57,7 +57,7 @@ fn name(text: &str) -> Name {
     Name::parse(text).expect("a domain name")
 }
 
-/// A model without problems, with serial 3.
+/// Builds a model with serial 3, and asserts that there are no problems.
 fn model(objects: &Objects, settings: &ZoneSettings) -> Model {
     let (model, problems) = build_model(objects, settings, 3);
     assert_eq!(problems, []);
@@ -77,7 +77,7 @@ fn service(name: &str, spec: Value) -> Value {
     service
 }
 
-/// An EndpointSlice of a service in the namespace `default`.
+/// An EndpointSlice of a Service in the namespace `default`.
 fn slice(name: &str, service: &str, endpoints: Value, ports: Value) -> Value {
     let mut slice = json!({
         "kind": "EndpointSlice", "addressType": "IPv4",
@@ -104,8 +104,8 @@ fn model_with(list: Value, settings: &ZoneSettings) -> Model {
 }
 
 /// The data of the answer section, in order; or `NODATA`, `NXDOMAIN`, `NOT YET KNOWN`, `PASSES`.
-/// `...` follows an alias chain that ends outside. `question` is relative to `svc.cluster.local`
-/// unless it ends with a dot.
+/// `...` follows an alias chain that leads out of the zones. `question` is relative to
+/// `svc.cluster.local` unless it ends with a dot.
 fn answer_text(model: &impl ZoneData, question: &str, rtype: Rtype) -> String {
     let data = |records: &[Record]| {
         let data: Vec<String> = records
@@ -141,7 +141,7 @@ struct ReplyText {
     additional: Vec<String>,
 }
 
-fn ask(model: &Model, question: &str, rtype: Rtype) -> ReplyText {
+fn reply_text(model: &Model, question: &str, rtype: Rtype) -> ReplyText {
     let (rcode, answer, authority, additional) = match model.answer(&name(question), rtype) {
         Answer::Data { answer, additional } => ("NOERROR", answer, None, additional),
         Answer::NoData { zone } => ("NOERROR", vec![], Some(zone), vec![]),
@@ -204,4 +204,10 @@ fn negative_soa_text(apex: &Apex) -> String {
         ttl: apex.negative_ttl,
         data: Rdata::Soa(apex.soa.clone()),
     })
+}
+
+/// A valid name of 253 bytes on the wire. Names have at most 255 bytes, so `svc` doesn't fit below
+/// it.
+fn too_long_domain() -> Name {
+    name(&["aaaaa"; 42].join("."))
 }

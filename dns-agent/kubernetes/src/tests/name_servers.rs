@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 use zerohop_zone::{Model, Rtype, ZoneData};
 
-use super::{answer_text, ask, model, namespace, objects};
-use crate::{EmptyServices, Index, NameServers, Objects, ZoneSettings};
+use super::{answer_text, model, name, namespace, objects, reply_text, too_long_domain};
+use crate::{EmptyServices, Index, NameServers, Objects, ZoneSettings, build_model};
 
-fn dns(name: &str, addresses: &[&str]) -> Value {
+/// A Service in the namespace `kube-system`.
+fn system_service(name: &str, addresses: &[&str]) -> Value {
     json!({
         "kind": "Service", "metadata": {"name": name, "namespace": "kube-system"},
         "spec": {"clusterIPs": addresses}
@@ -22,11 +23,15 @@ fn settings() -> ZoneSettings {
 }
 
 fn cluster(settings: &ZoneSettings) -> Model {
-    let list = json!([
+    model(&cluster_objects(), settings)
+}
+
+fn cluster_objects() -> Objects {
+    objects(json!([
         namespace("kube-system"),
-        dns("kube-dns", &["10.96.0.10", "fd00::a"]),
-        dns("other-dns", &["fd00::a"]),
-        dns("web", &["10.96.0.11"]),
+        system_service("kube-dns", &["10.96.0.10", "fd00::a"]),
+        system_service("other-dns", &["fd00::a"]),
+        system_service("web", &["10.96.0.11"]),
         {
             "kind": "Service", "metadata": {"name": "db", "namespace": "kube-system"},
             "spec": {"clusterIP": "None"}
@@ -39,14 +44,13 @@ fn cluster(settings: &ZoneSettings) -> Model {
             },
             "endpoints": [{"addresses": ["10.96.0.10"]}]
         },
-    ]);
-    model(&objects(list), settings)
+    ]))
 }
 
 #[test]
 fn the_services_with_a_served_address_are_the_name_servers() {
     let model = cluster(&settings());
-    let reply = ask(&model, "cluster.local", Rtype::NS);
+    let reply = reply_text(&model, "cluster.local", Rtype::NS);
     let server = |name: &str| format!("{name}.kube-system.svc.cluster.local.");
     assert_eq!(
         reply.answer,
@@ -71,9 +75,21 @@ fn the_services_with_a_served_address_are_the_name_servers() {
 }
 
 #[test]
-fn without_such_a_service_the_name_server_is_ns_dns() {
-    let own = "NS ns.dns.cluster.local.";
-    for other in [
+fn an_invalid_cluster_domain_does_not_get_the_name_servers_of_the_next_one() {
+    let settings = ZoneSettings {
+        cluster_domains: vec![too_long_domain(), name("cluster.local")],
+        ..settings()
+    };
+    let (model, problems) = build_model(&cluster_objects(), &settings, 3);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    let reply = reply_text(&model, "cluster.local", Rtype::NS);
+    assert_eq!(reply.answer.len(), 2, "{:?}", reply.answer);
+}
+
+#[test]
+fn ns_dns_is_the_name_server_if_no_answered_service_has_a_served_address() {
+    let ns_dns = "NS ns.dns.cluster.local.";
+    for settings in [
         ZoneSettings {
             served_addresses: vec!["10.96.0.12".parse().unwrap()],
             ..settings()
@@ -87,13 +103,14 @@ fn without_such_a_service_the_name_server_is_ns_dns() {
             ..settings()
         },
     ] {
-        let model = cluster(&other);
-        assert_eq!(answer_text(&model, "cluster.local.", Rtype::NS), own);
+        let model = cluster(&settings);
+        assert_eq!(answer_text(&model, "cluster.local.", Rtype::NS), ns_dns);
         assert_eq!(
-            ask(&model, "cluster.local", Rtype::NS).additional,
+            reply_text(&model, "cluster.local", Rtype::NS).additional,
             ["ns.dns.cluster.local. 5 IN A 192.0.2.1"]
         );
     }
+    // Reverse zones have no NS records.
     let reverse = ZoneSettings {
         reverse: vec!["10.96.0.0/16".parse().unwrap()],
         ..settings()

@@ -14,12 +14,12 @@ fn settings() -> ZoneSettings {
     }
 }
 
-/// A slice of domain names.
-fn names(name: &str, service: &str, names: &[&str]) -> Value {
+/// A slice of type FQDN, with a domain name in place of an address.
+fn fqdn_slice(name: &str, service: &str, domain_name: &str) -> Value {
     let mut slice = slice(
         name,
         service,
-        json!([{"addresses": names}]),
+        json!([{"addresses": [domain_name]}]),
         json!([{"name": "http", "port": 80}]),
     );
     slice["addressType"] = json!("FQDN");
@@ -33,16 +33,16 @@ fn cluster(settings: &ZoneSettings) -> Model {
     let list = json!([
         service("mixed", json!({"clusterIP": "None"})),
         slice("a", "mixed", address.clone(), http.clone()),
-        names("b", "mixed", &["www.example.com"]),
+        fqdn_slice("b", "mixed", "www.example.com"),
         service("zeros", json!({"clusterIP": "None"})),
         slice("c", "zeros", zeros, http.clone()),
         service("web", json!({"clusterIP": "10.0.0.1", "ports": http})),
         slice("d", "web", address, http.clone()),
-        names("e", "web", &["www.example.com"]),
+        fqdn_slice("e", "web", "www.example.com"),
         service("behind", json!({"clusterIP": "10.0.0.2", "ports": http})),
-        names("f", "behind", &["www.example.com"]),
+        fqdn_slice("f", "behind", "www.example.com"),
         service("ghost", json!({"clusterIP": "None"})),
-        names("g", "ghost", &["172.0.0.4"]),
+        fqdn_slice("g", "ghost", "172.0.0.4"),
         service(
             "to-mixed",
             json!({"type": "ExternalName", "externalName": "mixed.default.svc.cluster.local"})
@@ -52,7 +52,7 @@ fn cluster(settings: &ZoneSettings) -> Model {
 }
 
 #[test]
-fn srv_questions_pass_where_some_endpoints_of_a_host_have_no_port_number() {
+fn srv_queries_pass_if_some_endpoints_of_a_host_have_no_port_number() {
     let shared = |address: &str| json!([{"addresses": [address], "hostname": "shared"}]);
     let other = json!([{"addresses": ["172.0.0.3"], "hostname": "other"}]);
     let list = json!([
@@ -83,11 +83,11 @@ fn srv_questions_pass_where_some_endpoints_of_a_host_have_no_port_number() {
         ),
     ]);
     let model = model_with(list.clone(), &settings());
-    // A ClusterIP has the Service's ports, which are numbered.
     assert_eq!(
         answer_text(&model, "shared.web.default", Rtype::SRV),
         "PASSES"
     );
+    // A ClusterIP has the Service's ports, which have numbers.
     let web = "SRV 0 100 80 web.default.svc.cluster.local.";
     assert_eq!(answer_text(&model, "web.default", Rtype::SRV), web);
     for name in ["db.default", "shared.db.default"] {
@@ -99,16 +99,16 @@ fn srv_questions_pass_where_some_endpoints_of_a_host_have_no_port_number() {
     );
     let answer = "SRV 0 100 80 other.db.default.svc.cluster.local.";
     assert_eq!(answer_text(&model, "other.db.default", Rtype::SRV), answer);
-    // Only endpoints with a port number have the port.
+    // Only endpoints with a port number have SRV records for the port.
     let port = answer_text(&model, "_http._tcp.db.default", Rtype::SRV);
     assert_eq!(port.matches("SRV").count(), 2, "{port}");
 
-    let alone = model_with(list, &ZoneSettings::default());
-    assert_ne!(answer_text(&alone, "db.default", Rtype::SRV), "PASSES");
+    let by_default = model_with(list, &ZoneSettings::default());
+    assert_ne!(answer_text(&by_default, "db.default", Rtype::SRV), "PASSES");
 }
 
 #[test]
-fn every_name_of_a_headless_service_passes() {
+fn every_name_of_a_headless_service_with_a_nonstandard_endpoint_passes() {
     let model = cluster(&settings());
     for question in [
         "mixed.default",
@@ -194,7 +194,7 @@ fn a_domain_name_counts_as_a_ready_endpoint() {
 }
 
 #[test]
-fn by_default_only_addresses_count() {
+fn nonstandard_endpoints_are_ignored_by_default() {
     let model = cluster(&ZoneSettings::default());
     assert_eq!(
         answer_text(&model, "mixed.default", Rtype::A),
@@ -208,7 +208,7 @@ fn by_default_only_addresses_count() {
 }
 
 #[test]
-fn endpoints_named_after_several_labels_pass() {
+fn names_pass_if_the_target_of_an_endpoint_has_several_labels() {
     let endpoints = json!([
         {"addresses": ["172.0.0.1"], "targetRef": {"kind": "Node", "name": "node.1"}},
         {"addresses": ["172.0.0.2"], "targetRef": {"kind": "Pod", "name": "pod"}},
@@ -240,7 +240,7 @@ fn endpoints_named_after_several_labels_pass() {
 }
 
 #[test]
-fn topology_zones_of_a_service_without_endpoints_pass() {
+fn names_of_a_headless_service_without_endpoints_pass() {
     let list = json!([service("db", json!({"clusterIP": "None"}))]);
     let model = model_with(list, &settings());
     for question in ["db.default", "west.pin._zone.db.default"] {

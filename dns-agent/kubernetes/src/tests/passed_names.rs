@@ -1,4 +1,4 @@
-//! Names inside the zones that are delegated to other software.
+//! Names that the operator delegates to CoreDNS (`--pass`, `passed` in the settings).
 
 use serde_json::json;
 use zerohop_zone::{Model, Rtype, ZoneData};
@@ -35,7 +35,7 @@ fn cluster(passed: &[&str]) -> Model {
 }
 
 #[test]
-fn questions_at_and_below_a_passed_name_pass() {
+fn queries_for_a_passed_name_and_names_below_it_pass() {
     let model = cluster(&[
         "legacy.default.svc.cluster.local",
         "a.b.cluster.local",
@@ -106,7 +106,7 @@ fn a_passed_name_does_not_change_computed_names_above_it() {
 
     // Without Namespace objects every namespace counts as existing.
     let settings = settings(&["x.any.pod.cluster.local", "any.svc.cluster.local"]);
-    let model = model_of(&settings);
+    let model = model_without_objects(&settings);
     for (question, data) in [
         ("any.pod.cluster.local.", "NODATA"),
         ("x.any.pod.cluster.local.", "PASSES"),
@@ -118,13 +118,13 @@ fn a_passed_name_does_not_change_computed_names_above_it() {
     }
 }
 
-fn model_of(settings: &ZoneSettings) -> Model {
+fn model_without_objects(settings: &ZoneSettings) -> Model {
     model(&objects(json!([])), settings)
 }
 
 #[test]
 fn reverse_zones_and_pointers_outside_zones_can_be_passed() {
-    let model = model_of(&settings(&["97.10.in-addr.arpa"]));
+    let model = model_without_objects(&settings(&["97.10.in-addr.arpa"]));
     assert_eq!(model.zones().len(), 2);
     assert_eq!(model.delegated_names(), []);
     assert_eq!(
@@ -149,7 +149,7 @@ fn reverse_zones_and_pointers_outside_zones_can_be_passed() {
 }
 
 #[test]
-fn of_nested_passed_names_the_outer_one_counts() {
+fn nested_passed_names_are_reduced_to_the_outer_one() {
     let settings = settings(&["x.y.cluster.local", "y.cluster.local", "Y.cluster.local."]);
     let (model, _) = build_model(&Objects::default(), &settings, 3);
     assert_eq!(model.delegated_names(), [name("y.cluster.local")]);

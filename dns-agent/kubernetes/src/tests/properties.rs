@@ -37,11 +37,10 @@ proptest! {
             let types: HashSet<Rtype> = entry.types().collect();
             for rtype in TYPES {
                 let answer = model.answer(name, rtype);
-                let followed = entry.is_alias() && !matches!(rtype, Rtype::CNAME | Rtype::ANY);
-                let right = match &answer {
-                    // A CNAME without addresses leads out of all zones.
-                    Answer::Data { answer, .. } if followed => !answer.is_empty(),
-                    Answer::Alias { target, .. } => followed && model.zone_of(target).is_none(),
+                let is_followed = entry.is_alias() && !matches!(rtype, Rtype::CNAME | Rtype::ANY);
+                let is_valid = match &answer {
+                    Answer::Data { answer, .. } if is_followed => !answer.is_empty(),
+                    Answer::Alias { target, .. } => is_followed && model.zone_of(target).is_none(),
                     Answer::Data { answer, .. } => {
                         types.contains(&rtype)
                             && answer.iter().all(|record| record.owner == *name)
@@ -49,22 +48,23 @@ proptest! {
                             && answer.is_sorted_by(|a, b| a < b)
                     }
                     Answer::NoData { zone } => {
-                        model.zone_of(name) == Some(*zone) && (followed || !types.contains(&rtype))
+                        model.zone_of(name) == Some(*zone)
+                            && (is_followed || !types.contains(&rtype))
                     }
                     Answer::NotAuthoritative => {
+                        let is_outside = model.zone_of(name).is_none() && !types.contains(&rtype);
                         // An alias may lead to a delegated name.
-                        let is_beyond = model.zone_of(name).is_none() && !types.contains(&rtype);
-                        followed || is_beyond || entry.delegates_type(rtype)
+                        is_followed || is_outside || entry.delegates_type(rtype)
                     }
                     Answer::NxDomain { .. } | Answer::NotYetKnown => false,
                 };
-                prop_assert!(right, "{} {}: {:?}", name, rtype, answer);
+                prop_assert!(is_valid, "{} {}: {:?}", name, rtype, answer);
             }
         }
     }
 
     #[test]
-    fn every_name_has_its_parents_and_a_reason_to_exist(cluster in clusters()) {
+    fn every_name_has_its_parents_and_only_fixed_names_are_empty(cluster in clusters()) {
         let model = cluster.model();
         let entries: HashMap<&Name, &NameEntry> = model.entries().collect();
         let parents: HashSet<Name> = entries.keys().filter_map(|name| name.parent()).collect();
@@ -73,14 +73,14 @@ proptest! {
             if model.zone_of(&parent).is_some() {
                 prop_assert!(entries.contains_key(&parent), "{} without its parent", name);
             }
-            // An entry without data and without names below it must be one of the fixed names: svc,
-            // pod, a namespace below them, ns.dns.
+            // An entry without data and without names below it must be one of the fixed names:
+            // `svc`, `pod`, a namespace below them, or `ns.dns`.
             let has_names_below = parents.contains(*name) || entry.has_computed_names();
             if entry.types().next().is_none() && !has_names_below {
                 let labels: Vec<&[u8]> = name.labels().take(2).collect();
-                let fixed = [&b"svc"[..], b"pod", b"ns"].contains(&labels[0])
+                let is_fixed = [&b"svc"[..], b"pod", b"ns"].contains(&labels[0])
                     || [&b"svc"[..], b"pod"].contains(&labels[1]);
-                prop_assert!(fixed, "{} exists without a reason", name);
+                prop_assert!(is_fixed, "{} has neither data nor names below it", name);
             }
         }
     }
@@ -93,7 +93,7 @@ proptest! {
     ) {
         let model = cluster.model();
         let entries: HashMap<&Name, &NameEntry> = model.entries().collect();
-        let computed = |name: &Name| {
+        let is_computed = |name: &Name| {
             let mut ancestors = std::iter::successors(name.parent(), Name::parent);
             let (parent, grandparent) = (ancestors.next(), ancestors.next());
             let depth = |name: Option<Name>| {
@@ -102,15 +102,17 @@ proptest! {
             };
             depth(parent) > 0 || depth(grandparent) > 1
         };
+        // Tests names with one letter changed, and names one and two labels below an entry.
         for name in entries.keys() {
             let mut changed = name.wire().to_vec();
             let letters: Vec<usize> =
                 (0..changed.len()).filter(|&at| changed[at].is_ascii_alphanumeric()).collect();
             changed[letters[at.index(letters.len())]] = letter;
-            let above = name.child(b"x").expect("room for a label");
-            let twice = above.child(b"x").expect("room for a label");
-            for other in [Name::from_wire(&changed).expect("a name still"), above, twice] {
-                if entries.contains_key(&other) || computed(&other) {
+            let changed = Name::from_wire(&changed).expect("a valid name");
+            let below = name.child(b"x").expect("room for a label");
+            let far_below = below.child(b"x").expect("room for a label");
+            for other in [changed, below, far_below] {
+                if entries.contains_key(&other) || is_computed(&other) {
                     continue;
                 }
                 for rtype in [Rtype::A, Rtype::SOA, Rtype::PTR] {
@@ -139,10 +141,12 @@ proptest! {
                 let parsed = parsed_sections(name, &sections);
                 let expected = match answer {
                     Answer::Data { answer, additional } => {
-                        [turned(answer, rotation), vec![], additional]
+                        [rotated(answer, rotation), vec![], additional]
                     }
                     Answer::Alias { chain, .. } => [chain, vec![], vec![]],
                     Answer::NoData { zone } | Answer::NxDomain { zone } => {
+                        // A SOA record with compressed names: the owner (2 bytes); type, class, TTL
+                        // and length (10); MNAME (9), RNAME (13) and five numbers (20).
                         prop_assert_eq!(sections.bytes.len(), 54);
                         let apex = &model.zones()[zone];
                         let data = Rdata::Soa(apex.soa.clone());
@@ -160,11 +164,13 @@ proptest! {
 
 /// The sections of a message with this question and these rendered sections, as text.
 fn parsed_sections(question: &Name, sections: &Sections) -> [Vec<String>; 3] {
+    // ID 0, the flags QR and AA, and one question.
     let mut message = vec![0, 0, 0x84, 0, 0, 1];
     for count in [sections.answers, sections.authorities, sections.additionals] {
         message.extend(count.to_be_bytes());
     }
     message.extend(question.wire());
+    // Type A, class IN.
     message.extend([0, 1, 0, 1]);
     message.extend(&sections.bytes);
     Message::read(&message)
@@ -176,9 +182,9 @@ fn texts(records: &[Record]) -> Vec<String> {
     records.iter().map(Record::to_string).collect()
 }
 
-/// The answer section as rendered: the addresses, which are at the end and share one owner, are
-/// rotated.
-fn turned(mut answer: Vec<Record>, rotation: usize) -> Vec<Record> {
+/// The answer section with its addresses rotated, as they are rendered. The addresses are at the
+/// end and have one owner.
+fn rotated(mut answer: Vec<Record>, rotation: usize) -> Vec<Record> {
     let is_address = |record: &Record| matches!(record.data, Rdata::A(_) | Rdata::Aaaa(_));
     let first = answer.iter().position(is_address).unwrap_or(answer.len());
     let addresses = &mut answer[first..];
@@ -224,10 +230,9 @@ pub(super) fn clusters() -> impl Strategy<Value = ArbitraryCluster> {
         let slices = slices
             .into_iter()
             .map(|(key, (service, endpoints, ports, readability))| {
-                let service = Some(service);
                 Object::EndpointSlice(EndpointSlice {
                     key,
-                    service: service.map(Into::into),
+                    service: Some(service.into()),
                     endpoints: endpoints.into(),
                     readability,
                     ports: ports.into(),

@@ -1,4 +1,4 @@
-//! Origins of records.
+//! Origins of records, and explanations of absent records.
 
 use serde_json::{Value, json};
 use zerohop_zone::{Answer, Record, Rtype, ZoneData};
@@ -17,7 +17,7 @@ fn cluster() -> Objects {
             "targetRef": {"kind": "Pod", "name": host}
         })
     };
-    let in_slice = |name: &str, endpoints: Value| slice(name, "db", endpoints, http.clone());
+    let db_slice = |name: &str, endpoints: Value| slice(name, "db", endpoints, http.clone());
     objects(json!([
         namespace("default"),
         service("web", json!({"clusterIP": "10.0.0.1", "ports": http})),
@@ -27,14 +27,14 @@ fn cluster() -> Objects {
             "out",
             json!({"type": "ExternalName", "externalName": "example.org"})
         ),
-        in_slice(
+        db_slice(
             "a",
             json!([
                 endpoint("172.0.0.1", "one"),
                 endpoint("172.0.0.2", "two")
             ])
         ),
-        in_slice("b", json!([endpoint("172.0.0.2", "two"), {"addresses": ["172.0.0.3"]}])),
+        db_slice("b", json!([endpoint("172.0.0.2", "two"), {"addresses": ["172.0.0.3"]}])),
         slice("w", "web", json!([{"addresses": ["172.0.0.9"], "hostname": "ep"}]), http.clone()),
         {
             "kind": "Pod",
@@ -78,7 +78,7 @@ fn objects_text(objects: &[ObjectRef]) -> String {
 }
 
 #[test]
-fn records_of_services_and_endpoints() {
+fn records_of_services_come_from_the_service_and_the_slices_with_the_endpoint() {
     let a = "Service default/db, EndpointSlice default/a";
     let b = "Service default/db, EndpointSlice default/b";
     let both = "Service default/db, EndpointSlice default/a, EndpointSlice default/b";
@@ -96,10 +96,10 @@ fn records_of_services_and_endpoints() {
         ("two.db.default", Rtype::A, &[both]),
         ("172-0-0-3.db.default", Rtype::A, &[b]),
         ("one.db.default", Rtype::SRV, &[a, a]),
-        // The weight of a record differs from that of one slice alone.
+        // With only one of the slices, the weights would differ.
         ("db.default", Rtype::SRV, &[a, both, b, a, both, b]),
         ("out.default", Rtype::A, &["Service default/out"]),
-        // Stored names, and a computed name.
+        // Endpoints are in `eu`, so the names of `eu` are stored and the name of `us` is computed.
         ("eu.pin._zone.db.default", Rtype::A, &[a, both]),
         ("eu.prefer._zone.db.default", Rtype::A, &[a, both]),
         ("us.prefer._zone.db.default", Rtype::A, &[a, both, b]),
@@ -212,7 +212,7 @@ fn a_record_that_no_object_makes_has_an_unknown_origin() {
 }
 
 #[test]
-fn absence_is_explained() {
+fn the_absence_of_a_record_is_explained() {
     let objects = cluster();
     let reason = |settings: &ZoneSettings, question: &str, rtype| {
         Provenance::new(&Index::from_objects(objects.clone(), settings.clone(), 3))

@@ -1,4 +1,5 @@
-//! Unreadable objects, and Pods that may be gone: their names are delegated to CoreDNS.
+//! Names that are delegated to CoreDNS because their data is unknown: of unreadable objects, of
+//! Services without an address or without slices, and of Pods that are being deleted.
 
 use serde_json::{Value, json};
 use zerohop_zone::Rtype;
@@ -25,8 +26,8 @@ fn settings() -> ZoneSettings {
 }
 
 /// A slice of `db` that can't be read.
-fn broken_slice() -> Object {
-    let key = ObjectKey::new("default", "broken");
+fn unreadable_slice() -> Object {
+    let key = ObjectKey::new("default", "unreadable");
     Object::EndpointSlice(EndpointSlice::unreadable(key, Some("db".into())))
 }
 
@@ -35,8 +36,8 @@ fn names_of_an_unreadable_service_pass() {
     let list = json!([service("web", json!({"clusterIP": "10.0.0.1"}))]);
     let mut index = index(list, settings());
     let web = ObjectKey::new("default", "web");
-    let stand_in = Object::Service(Service::unreadable(web.clone()));
-    index.apply_object(Feed::Services, stand_in);
+    let placeholder = Object::Service(Service::unreadable(web.clone()));
+    index.apply_object(Feed::Services, placeholder);
     for question in [
         "web.default",
         "ep.web.default",
@@ -81,7 +82,7 @@ fn names_of_an_unreadable_slice_pass() {
         answer_text(&index.view(), "db.default", Rtype::A),
         "A 10.0.0.7"
     );
-    index.apply_object(Feed::SLICES, broken_slice());
+    index.apply_object(Feed::SLICES, unreadable_slice());
     for question in [
         "db.default",
         "ep.db.default",
@@ -97,7 +98,8 @@ fn names_of_an_unreadable_slice_pass() {
     let pointer = |index: &Index, name| answer_text(&index.view(), name, Rtype::PTR);
     assert_eq!(pointer(&index, "8.0.0.10.in-addr.arpa."), "PASSES");
     // The slice becomes readable again.
-    index.apply_object(Feed::SLICES, object(slice("broken", "db", endpoints, http)));
+    let readable = object(slice("unreadable", "db", endpoints, http));
+    index.apply_object(Feed::SLICES, readable);
     assert_eq!(
         answer_text(&index.view(), "other.db.default", Rtype::A),
         "NXDOMAIN"
@@ -150,9 +152,9 @@ fn names_of_a_headless_service_without_slices_in_the_files_pass() {
     let from_api = objects(list);
     let mut from_files = from_api.clone();
     from_files.mark_services_without_slices();
-    // The API has all slices; files may lack some.
+    // The API has all slices. Files may lack some.
     for (objects, expected) in [(from_api, "NXDOMAIN"), (from_files, "PASSES")] {
-        // With zonal names, names may exist without endpoints.
+        // With names for topology zones, a headless Service without endpoints always passes.
         let settings = ZoneSettings {
             zonal_names: ZonalNames::Absent,
             ..settings()
@@ -184,7 +186,7 @@ fn a_slice_missing_from_the_next_list_is_removed() {
         json!([service("db", json!({"clusterIP": "None"}))]),
         settings(),
     );
-    index.apply_object(Feed::SLICES, broken_slice());
+    index.apply_object(Feed::SLICES, unreadable_slice());
     let address = "8.0.0.10.in-addr.arpa.";
     assert_eq!(answer_text(&index.view(), address, Rtype::PTR), "PASSES");
     index.begin_list(Feed::SLICES);
@@ -196,38 +198,32 @@ fn a_slice_missing_from_the_next_list_is_removed() {
 fn the_name_of_a_pod_that_is_being_deleted_passes() {
     let settings = ZoneSettings {
         pods: PodMode::Verified,
-        known_pods: KnownPods::All,
+        known_pods: KnownPods::AllNodes,
         ..ZoneSettings::default()
     };
-    let pod = |name: &str, metadata: &str, address: &str| {
-        let mut pod = json!({
+    let pod = |name: &str, address: &str| {
+        json!({
             "kind": "Pod",
             "metadata": {"name": name, "namespace": "default"},
             "status": {"phase": "Running", "podIP": address},
-        });
-        if !metadata.is_empty() {
-            pod["metadata"][metadata] = json!("2030-01-01T00:00:00Z");
-        }
-        pod
+        })
     };
-    let list = json!([pod("here", "", "10.0.0.1"), pod("going", "", "10.0.0.2")]);
+    let mut deleted_pod = pod("deleted", "10.0.0.2");
+    let list = json!([pod("kept", "10.0.0.1"), deleted_pod]);
     let mut index = index(list, settings);
-    let (here, going) = (
+    let (kept, deleted) = (
         "10-0-0-1.default.pod.cluster.local.",
         "10-0-0-2.default.pod.cluster.local.",
     );
-    assert_eq!(answer_text(&index.view(), going, Rtype::A), "A 10.0.0.2");
+    assert_eq!(answer_text(&index.view(), deleted, Rtype::A), "A 10.0.0.2");
     index.take_changes();
-    index.apply_object(
-        Feed::Pods,
-        object(pod("going", "deletionTimestamp", "10.0.0.2")),
-    );
-    assert_eq!(answer_text(&index.view(), going, Rtype::A), "PASSES");
-    assert_eq!(answer_text(&index.view(), here, Rtype::A), "A 10.0.0.1");
-    assert!(index.take_changes().names.contains(&super::name(going)));
-    // CoreDNS also drops a Pod that has ended.
-    let mut ended = pod("going", "deletionTimestamp", "10.0.0.2");
-    ended["status"]["phase"] = json!("Succeeded");
-    index.apply_object(Feed::Pods, object(ended));
-    assert_eq!(answer_text(&index.view(), going, Rtype::A), "NXDOMAIN");
+    deleted_pod["metadata"]["deletionTimestamp"] = json!("2030-01-01T00:00:00Z");
+    index.apply_object(Feed::Pods, object(deleted_pod.clone()));
+    assert_eq!(answer_text(&index.view(), deleted, Rtype::A), "PASSES");
+    assert_eq!(answer_text(&index.view(), kept, Rtype::A), "A 10.0.0.1");
+    assert!(index.take_changes().names.contains(&super::name(deleted)));
+    // In CoreDNS, too, a Pod that has ended has no name.
+    deleted_pod["status"]["phase"] = json!("Succeeded");
+    index.apply_object(Feed::Pods, object(deleted_pod));
+    assert_eq!(answer_text(&index.view(), deleted, Rtype::A), "NXDOMAIN");
 }

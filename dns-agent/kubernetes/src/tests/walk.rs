@@ -10,7 +10,7 @@ use super::properties::clusters;
 use super::{objects, service};
 use crate::{Index, PodMode, View, WalkPosition, ZoneSettings};
 
-/// The names of a zone, or of names in no zone, in the order of a walk.
+/// The names of a zone, or the names in no zone, in the order of a walk.
 fn walk_zone(view: &View<'_>, zone: Option<usize>) -> Vec<(Name, Arc<NameEntry>)> {
     let mut all = Vec::new();
     let mut at = match zone {
@@ -24,7 +24,8 @@ fn walk_zone(view: &View<'_>, zone: Option<usize>) -> Vec<(Name, Arc<NameEntry>)
     all
 }
 
-/// Checks that the walks of all zones together return the names that `visit` visits.
+/// Checks that the walks of all zones together return each name once, with the entries that
+/// [`ZoneData::visit`] gives.
 fn assert_walk_is_complete(index: &Index) {
     let view = index.view();
     let model = Model::from_zone_data(&view);
@@ -39,11 +40,7 @@ fn assert_walk_is_complete(index: &Index) {
             let first_below = names
                 .iter()
                 .position(|(other, _)| other.is_at_or_below(name));
-            assert_eq!(
-                first_below,
-                Some(at),
-                "something below {name} comes before it"
-            );
+            assert_eq!(first_below, Some(at), "a name below {name} comes before it");
         }
     }
     let visited: BTreeMap<Name, Arc<NameEntry>> = model

@@ -5,7 +5,7 @@ use zerohop_zone::{
     ComputedNames, Model, ModelBuilder, Name, Rdata, Record, ZoneData, render_sections,
 };
 
-use super::{address, name, opt, query, with_additional, word};
+use super::{ANCOUNT, ARCOUNT, FLAGS, NSCOUNT, address, name, opt, query, with_additional, word};
 use crate::{
     bailiwick::LocalNames,
     message::{QueryAction, respond},
@@ -31,7 +31,7 @@ fn model() -> Model {
         let next = format!("back-{number}.org");
         add(&format!("out-{number}.z"), cname(&next));
     }
-    builder.set_computed_names(name("theirs.z"), ComputedNames::Unknown);
+    builder.set_computed_names(name("delegated.z"), ComputedNames::Unknown);
     builder.build()
 }
 
@@ -69,7 +69,7 @@ fn nsec(owner: &str) -> Record {
     opaque(owner, Rtype::NSEC, &[&[0], &[0, 1, 0x40]])
 }
 
-/// The response code and sections of an upstream's message.
+/// The response code and sections of an upstream's response.
 #[derive(Clone, Default)]
 struct UpstreamMessage {
     rcode: u8,
@@ -79,29 +79,32 @@ struct UpstreamMessage {
 }
 
 impl UpstreamMessage {
-    fn message(&self, upstream_query: &[u8], question: &Name) -> Vec<u8> {
+    /// The response to a query for `name`, in wire format.
+    fn to_wire(&self, upstream_query: &[u8], name: &Name) -> Vec<u8> {
         let records = [&self.answer[..], &self.authority, &self.additional];
-        let sections = render_sections(question, records, 0);
-        let mut message = upstream_query[..12 + question.wire().len() + 4].to_vec();
+        let sections = render_sections(name, records, 0);
+        let mut message = upstream_query[..12 + name.wire().len() + 4].to_vec();
         message[2..4].copy_from_slice(&[0x81, 0x80 | self.rcode]);
-        for (at, count) in [
-            (6, sections.answers),
-            (8, sections.authorities),
-            (10, sections.additionals),
+        for (offset, count) in [
+            (ANCOUNT, sections.answers),
+            (NSCOUNT, sections.authorities),
+            (ARCOUNT, sections.additionals),
         ] {
-            message[at..at + 2].copy_from_slice(&count.to_be_bytes());
+            message[offset..offset + 2].copy_from_slice(&count.to_be_bytes());
         }
         message.extend(sections.bytes);
         message
     }
 }
 
-/// A client's reply, and the names queried from upstreams, in order.
+/// The reply to a client, and the names queried from upstreams, in order.
 struct ClientExchange {
     reply: Vec<u8>,
-    questions: Vec<Name>,
+    queried_names: Vec<Name>,
 }
 
+/// Queries the resolver for a name and type. `respond_to` gives the upstream's response for each
+/// name that the resolver queries.
 fn run_exchange(
     text: &str,
     rtype: Rtype,
@@ -112,47 +115,57 @@ fn run_exchange(
         data: &model,
         domains: &[name("cluster")],
     };
-    let mut questions = Vec::new();
-    let mut reply = respond(&query(text, rtype), &model, Transport::Tcp, 0);
+    let mut queried_names = Vec::new();
+    let mut action = respond(&query(text, rtype), &model, Transport::Tcp, 0);
     loop {
         assert!(
-            questions.len() < 10,
-            "too many upstream queries: {questions:?}"
+            queried_names.len() < 10,
+            "too many upstream queries: {queried_names:?}"
         );
-        reply = match reply {
-            QueryAction::Send(reply) => return ClientExchange { reply, questions },
+        action = match action {
+            QueryAction::Send(reply) => {
+                return ClientExchange {
+                    reply,
+                    queried_names,
+                };
+            }
             QueryAction::Forward(query) => {
                 let upstream_query = UpstreamQuery::forwarding(&query).with_id(1);
-                questions.push(query.name.clone());
-                let message = respond_to(&query.name).message(&upstream_query, &query.name);
+                queried_names.push(query.name.clone());
+                let message = respond_to(&query.name).to_wire(&upstream_query, &query.name);
                 let response = Response::parse(&message, &upstream_query).unwrap();
                 query.relay(&response, &local_names, 0)
             }
             QueryAction::Chase(chase) => {
                 let upstream_query = UpstreamQuery::chasing(&chase).with_id(1);
-                questions.push(chase.target.clone());
-                let message = respond_to(&chase.target).message(&upstream_query, &chase.target);
+                queried_names.push(chase.target.clone());
+                let message = respond_to(&chase.target).to_wire(&upstream_query, &chase.target);
                 let response = Response::parse(&message, &upstream_query).unwrap();
                 chase.complete(Some(&response), &local_names, 0)
             }
-            QueryAction::Ignore => panic!("ignored"),
+            QueryAction::Ignore => panic!("the query was ignored"),
         }
     }
 }
 
-/// Checks the sections of a reply.
+/// Checks the sections of a reply, and the second word of its header: 0x8180 is QR, RD and RA, and
+/// 0x8500 is QR, AA and RD.
 #[track_caller]
 fn assert_sections(exchange: &ClientExchange, text: &str, flags: u16, records: [&[Record]; 3]) {
     let sections = render_sections(&name(text), records, 0);
-    let counts = [6, 8, 10].map(|at| word(&exchange.reply, at));
-    let right = [sections.answers, sections.authorities, sections.additionals];
-    assert_eq!(counts, right, "{:02x?}", exchange.reply);
-    assert_eq!(word(&exchange.reply, 2), flags, "{:02x?}", exchange.reply);
-    let behind = 12 + name(text).wire().len() + 4;
-    assert_eq!(exchange.reply[behind..], sections.bytes);
+    let counts = [ANCOUNT, NSCOUNT, ARCOUNT].map(|offset| word(&exchange.reply, offset));
+    let expected_counts = [sections.answers, sections.authorities, sections.additionals];
+    assert_eq!(counts, expected_counts, "{:02x?}", exchange.reply);
+    assert_eq!(
+        word(&exchange.reply, FLAGS),
+        flags,
+        "{:02x?}",
+        exchange.reply
+    );
+    let question_end = 12 + name(text).wire().len() + 4;
+    assert_eq!(exchange.reply[question_end..], sections.bytes);
 }
 
-/// Responses that a forwarder should relay unchanged.
 #[test]
 fn relevant_records_are_relayed_unchanged() {
     let text = "www.example.org";
@@ -245,7 +258,7 @@ fn relevant_records_are_relayed_unchanged() {
 #[test]
 fn irrelevant_records_are_left_out() {
     let text = "www.example.org";
-    let right = UpstreamMessage {
+    let relevant = UpstreamMessage {
         answer: vec![record(text, address(1))],
         authority: vec![ns("example.org", "ns.example.org")],
         additional: vec![record("ns.example.org", address(2))],
@@ -253,31 +266,31 @@ fn irrelevant_records_are_left_out() {
     };
     let exchange = run_exchange(text, Rtype::A, |_| UpstreamMessage {
         answer: [
-            &right.answer[..],
+            &relevant.answer[..],
             &[
-                record("stranger.org", address(9)),
+                record("unrelated.org", address(9)),
                 record("one.z", address(6)),
                 opaque(text, Rtype::TXT, &[b"\x01a"]),
             ],
         ]
         .concat(),
         authority: [
-            &right.authority[..],
+            &relevant.authority[..],
             &[
-                ns("stranger.org", "one.z"),
+                ns("unrelated.org", "one.z"),
                 ns("z", "ns.example.org"),
                 soa("z"),
                 record("one.z", address(6)),
                 record(text, address(6)),
                 nsec("one.z"),
-                nsec("stranger.org"),
+                nsec("unrelated.org"),
             ],
         ]
         .concat(),
         additional: [
-            &right.additional[..],
+            &relevant.additional[..],
             &[
-                record("stranger.org", address(9)),
+                record("unrelated.org", address(9)),
                 record("one.z", address(6)),
                 opaque("ns.example.org", Rtype::TXT, &[b"\x01a"]),
             ],
@@ -285,7 +298,11 @@ fn irrelevant_records_are_left_out() {
         .concat(),
         rcode: 0,
     });
-    let records = [&right.answer[..], &right.authority, &right.additional];
+    let records = [
+        &relevant.answer[..],
+        &relevant.authority,
+        &relevant.additional,
+    ];
     assert_sections(&exchange, text, 0x8180, records);
 }
 
@@ -342,10 +359,10 @@ fn local_names_are_answered_from_local_data() {
     }
 }
 
-/// The names are queried again from the cluster's DNS.
+/// An upstream is not trusted about names that are delegated to the cluster's DNS.
 #[test]
-fn delegated_names_of_the_cluster_are_queried() {
-    for delegated in ["x.theirs.z", "svc.cluster"] {
+fn delegated_names_are_queried_from_the_clusters_dns() {
+    for delegated in ["x.delegated.z", "svc.cluster"] {
         let exchange = run_exchange("x.org", Rtype::A, |queried| {
             let answer = if *queried == name("x.org") {
                 vec![
@@ -360,15 +377,15 @@ fn delegated_names_of_the_cluster_are_queried() {
                 ..UpstreamMessage::default()
             }
         });
-        assert_eq!(exchange.questions, [name("x.org"), name(delegated)]);
+        assert_eq!(exchange.queried_names, [name("x.org"), name(delegated)]);
         let records = [
             record("x.org", cname(delegated)),
             record(delegated, address(7)),
         ];
         assert_sections(&exchange, "x.org", 0x8180, [&records, &[], &[]]);
     }
-    // The whole response of the cluster's DNS is trusted if it was queried for the name.
-    let text = "x.theirs.z";
+    // If the cluster's DNS was queried for the name, its whole response is trusted.
+    let text = "x.delegated.z";
     let upstream = UpstreamMessage {
         rcode: 3,
         authority: vec![soa("z")],
@@ -391,14 +408,15 @@ fn delegated_names_of_the_cluster_are_queried() {
     );
 }
 
-/// CoreDNS gives a headless Service whose endpoints are domain names a CNAME for each.
+/// If the endpoints of a headless Service are domain names, CoreDNS returns a CNAME for each of
+/// them.
 #[test]
-fn the_clusters_dns_is_trusted_about_the_clusters_names() {
-    let text = "x.theirs.z";
+fn the_clusters_dns_is_trusted_about_local_names() {
+    let text = "x.delegated.z";
     let answer = vec![
-        record(text, cname("y.theirs.z")),
+        record(text, cname("y.delegated.z")),
         record(text, cname("www.org")),
-        record("y.theirs.z", address(7)),
+        record("y.delegated.z", address(7)),
         record("www.org", address(8)),
     ];
     let upstream = UpstreamMessage {
@@ -406,10 +424,10 @@ fn the_clusters_dns_is_trusted_about_the_clusters_names() {
         ..UpstreamMessage::default()
     };
     let exchange = run_exchange(text, Rtype::A, |_| upstream.clone());
-    assert_eq!(exchange.questions.len(), 1);
+    assert_eq!(exchange.queried_names.len(), 1);
     assert_sections(&exchange, text, 0x8180, [&answer, &[], &[]]);
 
-    // It is not trusted if a name outside leads to the local name.
+    // The cluster's DNS is not trusted about a local name that a name outside leads to.
     let upstream = UpstreamMessage {
         answer: vec![
             record(text, cname("www.org")),
@@ -422,7 +440,7 @@ fn the_clusters_dns_is_trusted_about_the_clusters_names() {
     assert_eq!(exchange.reply[exchange.reply.len() - 4..], [10, 0, 0, 1]);
 }
 
-/// Each time the chain leaves the zone costs an upstream query, and there are at most four.
+/// Each name outside the zone needs an upstream query, and the resolver sends at most four of them.
 #[test]
 fn chains_that_alternate_between_zones_end() {
     let number = |queried: &Name| -> usize {
@@ -437,7 +455,7 @@ fn chains_that_alternate_between_zones_end() {
         ..UpstreamMessage::default()
     };
     let exchange = run_exchange("out-0.z", Rtype::A, next);
-    assert_eq!(exchange.questions.len(), 4);
+    assert_eq!(exchange.queried_names.len(), 4);
     assert_eq!([exchange.reply[2], exchange.reply[3]], [0x81, 2]);
     // A loop is detected at once.
     let back = |queried: &Name| UpstreamMessage {
@@ -445,12 +463,12 @@ fn chains_that_alternate_between_zones_end() {
         ..UpstreamMessage::default()
     };
     let exchange = run_exchange("out-0.z", Rtype::A, back);
-    assert_eq!(exchange.questions.len(), 1);
+    assert_eq!(exchange.queried_names.len(), 1);
     assert_eq!([exchange.reply[2], exchange.reply[3]], [0x81, 2]);
 }
 
 #[test]
-fn a_long_chain_fails() {
+fn a_chain_of_too_many_cnames_gets_servfail() {
     let links = |count: usize| {
         let mut answer: Vec<Record> = (0..count)
             .map(|link| {
@@ -487,7 +505,7 @@ fn an_upstreams_opt_record_is_not_relayed() {
         panic!("not forwarded");
     };
     let upstream_query = UpstreamQuery::forwarding(&query).with_id(1);
-    let message = upstream.message(&upstream_query, &query.name);
+    let message = upstream.to_wire(&upstream_query, &query.name);
     let message = with_additional(message, &opt(4096, [0; 4], &[0, 10, 0, 1, 7]));
     let response = Response::parse(&message, &upstream_query).unwrap();
     let local_names = LocalNames {
@@ -497,12 +515,12 @@ fn an_upstreams_opt_record_is_not_relayed() {
     let QueryAction::Send(reply) = query.relay(&response, &local_names, 0) else {
         panic!("no message");
     };
-    assert_eq!([word(&reply, 6), word(&reply, 10)], [1, 1]);
+    assert_eq!([word(&reply, ANCOUNT), word(&reply, ARCOUNT)], [1, 1]);
     assert!(reply.ends_with(&opt(1232, [0; 4], &[])));
 }
 
 #[test]
-fn queries_for_signatures_get_signatures() {
+fn a_query_for_rrsig_gets_all_signatures() {
     let text = "www.example.org";
     let answer = vec![rrsig(text, Rtype::A), rrsig(text, Rtype::NS)];
     let upstream = UpstreamMessage {
@@ -510,12 +528,13 @@ fn queries_for_signatures_get_signatures() {
         ..UpstreamMessage::default()
     };
     let exchange = run_exchange(text, Rtype::RRSIG, |_| upstream.clone());
-    assert_eq!(word(&exchange.reply, 6), 2);
+    assert_eq!(word(&exchange.reply, ANCOUNT), 2);
 }
 
-/// HTTPS is type 65, the code of the letter A. Type 97, the code of a, is another type.
+/// The type HTTPS is 65, the code of the letter `A`. Type 97, the code of the letter `a`, is
+/// another type.
 #[test]
-fn identities_ignore_the_casing_of_names() {
+fn the_identity_of_a_query_ignores_only_the_casing_of_its_name() {
     let model = model();
     let identity = |text: &str, rtype: u16| {
         let query = query(text, Rtype::from_int(rtype));

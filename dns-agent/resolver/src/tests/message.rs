@@ -1,13 +1,17 @@
 use domain::base::iana::{OptRcode, Rcode, Rtype};
 use zerohop_zone::{ModelBuilder, Rdata, Record, ZoneData, render};
 
-use super::{TTL, model, name, opt, query, with_additional, with_edns, word};
+use super::{
+    ANCOUNT, ARCOUNT, FLAGS, HEADER_LEN, NSCOUNT, QDCOUNT, TRUNCATED, TTL, model, name, opt, query,
+    with_additional, with_edns, word,
+};
 use crate::{
     message::{QueryAction, respond},
     query::Transport,
 };
 
-const TC: u16 = 0x0200;
+/// The end of the question for `one.z`: a header of 12 bytes, a name of 7, and the type and class.
+const QUESTION_END: usize = HEADER_LEN + 7 + 4;
 /// An A record of the root: 1.2.3.4.
 const RECORD: &[u8] = b"\0\0\x01\0\x01\0\0\0\0\0\x04\x01\x02\x03\x04";
 
@@ -16,30 +20,33 @@ const RECORD: &[u8] = b"\0\0\x01\0\x01\0\0\0\0\0\x04\x01\x02\x03\x04";
 fn reply(bytes: &[u8], transport: Transport) -> Vec<u8> {
     match respond(bytes, &model(), transport, 0) {
         QueryAction::Send(message) => message,
-        other => panic!("no message but {other:?}"),
+        other => panic!("not a reply: {other:?}"),
     }
 }
 
-/// Checks the response code, and that the answer and authority sections are empty.
+/// Checks that a query gets an error reply: the response code, the ID, no AA and no RA, and no
+/// answer and authority records.
 #[track_caller]
 fn check_error(bytes: &[u8], rcode: OptRcode) {
     let message = reply(bytes, Transport::Udp);
     let (low, high) = rcode.to_parts();
     assert_eq!(Rcode::masked_from_int(message[3]), low, "{message:02x?}");
+    // The OPT record is the last 11 bytes. Its extended response code is the sixth byte from the
+    // end.
     if high != 0 {
         assert_eq!(message[message.len() - 6], high, "{message:02x?}");
     }
     assert_eq!(message[..2], bytes[..2], "not the query's ID");
     assert_eq!(
-        word(&message, 2) & 0x8480,
+        word(&message, FLAGS) & 0x8480,
         0x8000,
         "QR, AA or RA is wrong: {message:02x?}"
     );
-    assert_eq!([word(&message, 6), word(&message, 8)], [0, 0]);
+    assert_eq!([word(&message, ANCOUNT), word(&message, NSCOUNT)], [0, 0]);
 }
 
 #[test]
-fn an_answer_byte_by_byte() {
+fn an_answer_has_exactly_these_bytes() {
     let query = with_additional(
         query("oNe.Z", Rtype::A),
         &opt(4096, [0, 0, 0x80, 0], &[0, 10, 0, 1, 9]),
@@ -56,7 +63,7 @@ fn an_answer_byte_by_byte() {
 }
 
 #[test]
-fn sections_equal_the_renderers_output() {
+fn the_sections_of_a_reply_come_from_the_renderer() {
     let model = model();
     for (text, rtype) in [
         ("one.z", Rtype::A),
@@ -71,25 +78,29 @@ fn sections_equal_the_renderers_output() {
             let request = query(text, rtype);
             let QueryAction::Send(message) = respond(&request, &model, Transport::Tcp, rotation)
             else {
-                panic!("no message for {text}");
+                panic!("no reply for {text}");
             };
             let answer = model.answer(&name(text), rtype);
             let sections = render(&name(text), &answer, model.zones(), rotation);
             assert_eq!(message[request.len()..], sections.bytes, "{text} {rtype}");
             assert_eq!(
-                [word(&message, 6), word(&message, 8), word(&message, 10)],
+                [
+                    word(&message, ANCOUNT),
+                    word(&message, NSCOUNT),
+                    word(&message, ARCOUNT)
+                ],
                 [sections.answers, sections.authorities, sections.additionals]
             );
             let rcode = if text == "nope.z" { 3 } else { 0 };
-            assert_eq!(word(&message, 2), 0x8500 | rcode, "{text} {rtype}");
+            assert_eq!(word(&message, FLAGS), 0x8500 | rcode, "{text} {rtype}");
         }
     }
 }
 
 #[test]
-fn header_bits_are_copied_or_cleared() {
+fn a_reply_copies_rd_and_cd_and_clears_other_flags() {
     for (request, answer_flags) in [
-        (0x0000, 0x8400), // AA always
+        (0x0000, 0x8400), // only QR and AA
         (0x0100, 0x8500), // RD
         (0x0010, 0x8410), // CD
         (0x0020, 0x8400), // AD
@@ -101,7 +112,7 @@ fn header_bits_are_copied_or_cleared() {
         let mut query = query("one.z", Rtype::A);
         query[2..4].copy_from_slice(&u16::to_be_bytes(request));
         assert_eq!(
-            word(&reply(&query, Transport::Udp), 2),
+            word(&reply(&query, Transport::Udp), FLAGS),
             answer_flags,
             "{request:04x}"
         );
@@ -124,11 +135,12 @@ fn messages_that_are_not_queries_get_no_reply() {
 }
 
 #[test]
-fn unsupported_opcodes_are_refused() {
+fn notify_is_refused_and_other_opcodes_are_not_implemented() {
     for opcode in 1..16 {
         let mut query = query("one.z", Rtype::A);
         query[2] |= opcode << 3;
-        let rcode = if opcode == 4 {
+        let notify = 4;
+        let rcode = if opcode == notify {
             OptRcode::REFUSED
         } else {
             OptRcode::NOTIMP
@@ -140,9 +152,16 @@ fn unsupported_opcodes_are_refused() {
 
 #[test]
 fn wrong_record_counts_are_format_errors() {
-    for (offset, count) in [(4, 0), (4, 2), (6, 2), (8, 2), (10, 3)] {
+    for (offset, count) in [
+        (QDCOUNT, 0),
+        (QDCOUNT, 2),
+        (ANCOUNT, 2),
+        (NSCOUNT, 2),
+        (ARCOUNT, 3),
+    ] {
         let mut query = query("one.z", Rtype::A);
-        query[offset + 1] = count;
+        let low_byte = offset + 1;
+        query[low_byte] = count;
         check_error(&query, OptRcode::FORMERR);
     }
     // Two additional records without an OPT record are nonstandard, and the query is answered.
@@ -150,31 +169,29 @@ fn wrong_record_counts_are_format_errors() {
     for _ in 0..2 {
         query = with_additional(query, RECORD);
     }
-    assert_eq!(word(&reply(&query, Transport::Udp), 6), 1);
-    // The last record's data is truncated.
+    assert_eq!(word(&reply(&query, Transport::Udp), ANCOUNT), 1);
+    // Without its last byte, the last record is malformed.
     query.pop();
     check_error(&query, OptRcode::FORMERR);
 }
 
 #[test]
-fn unexpected_records_are_refused() {
+fn records_before_the_additional_section_are_errors() {
     #[track_caller]
-    fn check(mut query: Vec<u8>, count: usize, rcode: OptRcode) {
-        query[count] += 1;
+    fn check(mut query: Vec<u8>, count_offset: usize, rcode: OptRcode) {
+        query[count_offset + 1] += 1;
         query.extend_from_slice(RECORD);
         check_error(&query, rcode);
     }
-    const ANSWERS: usize = 7;
-    const AUTHORITIES: usize = 9;
-    check(query("one.z", Rtype::A), ANSWERS, OptRcode::FORMERR);
-    check(query("one.z", Rtype::A), AUTHORITIES, OptRcode::FORMERR);
-    check(query("z", Rtype::IXFR), ANSWERS, OptRcode::FORMERR);
+    check(query("one.z", Rtype::A), ANCOUNT, OptRcode::FORMERR);
+    check(query("one.z", Rtype::A), NSCOUNT, OptRcode::FORMERR);
+    check(query("z", Rtype::IXFR), ANCOUNT, OptRcode::FORMERR);
     // RFC 1995 section 3, RFC 1996 section 3.7: these are well-formed, and the resolver refuses
     // their type or opcode.
-    check(query("z", Rtype::IXFR), AUTHORITIES, OptRcode::REFUSED);
+    check(query("z", Rtype::IXFR), NSCOUNT, OptRcode::REFUSED);
     let mut notify = query("z", Rtype::SOA);
     notify[2] |= 4 << 3;
-    check(notify, ANSWERS, OptRcode::REFUSED);
+    check(notify, ANCOUNT, OptRcode::REFUSED);
 }
 
 #[test]
@@ -196,7 +213,7 @@ fn malformed_questions_are_format_errors() {
             "{label}"
         );
     }
-    // A pointer to the header's QDCOUNT, whose first byte could pass for the root.
+    // A pointer to the first byte of QDCOUNT, which is zero like the root name.
     let mut compressed = query("", Rtype::A);
     compressed.splice(12..13, [0xc0, 4]);
     check_error(&compressed, OptRcode::FORMERR);
@@ -219,7 +236,7 @@ fn bytes_after_the_message_are_a_format_error() {
 }
 
 #[test]
-fn classes_and_transfers_are_refused() {
+fn other_classes_and_transfers_are_refused() {
     for class in [0, 2, 3, 4, 254, 255] {
         let mut query = query("one.z", Rtype::A);
         *query.last_mut().unwrap() = class;
@@ -231,31 +248,33 @@ fn classes_and_transfers_are_refused() {
 }
 
 #[test]
-fn edns_errors() {
+fn misplaced_opt_records_and_other_edns_versions_are_errors() {
     let plain = || query("one.z", Rtype::A);
     let versioned = with_additional(plain(), &opt(1232, [0, 1, 0, 0], &[]));
     check_error(&versioned, OptRcode::BADVERS);
     // The OPT record has version 0 and no options, and the reply has no answer.
     assert_eq!(
-        reply(&versioned, Transport::Udp)[23..],
+        reply(&versioned, Transport::Udp)[QUESTION_END..],
         [0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0]
     );
 
+    // The owner of the OPT record is `a`, not the root, because the root's zero follows the label.
     let mut named = vec![1, b'a'];
     named.extend_from_slice(&opt(1232, [0; 4], &[]));
     check_error(&with_additional(plain(), &named), OptRcode::FORMERR);
 
     let mut misplaced = with_edns(plain(), 1232);
-    misplaced.swap(9, 11);
+    // The OPT record is counted as an authority record.
+    misplaced.swap(NSCOUNT + 1, ARCOUNT + 1);
     check_error(&misplaced, OptRcode::FORMERR);
     let mut short = with_additional(plain(), &opt(1232, [0; 4], &[0, 10, 0, 1, 9]));
     short.pop();
     check_error(&short, OptRcode::FORMERR);
 }
 
-/// RFC 6891 sections 6.1.1, 6.1.2 and 7: FORMERR, with an OPT record.
+/// RFC 6891 sections 6.1.1, 6.1.2 and 7.
 #[test]
-fn malformed_opt_records() {
+fn malformed_opt_records_get_formerr_with_an_opt_record() {
     let plain = || query("one.z", Rtype::A);
     let with_options = |options: &[u8]| with_additional(plain(), &opt(1232, [0; 4], options));
     for (description, malformed) in [
@@ -274,7 +293,11 @@ fn malformed_opt_records() {
     ] {
         check_error(&malformed, OptRcode::FORMERR);
         let message = reply(&malformed, Transport::Udp);
-        assert_eq!(message[23..], opt(1232, [0; 4], &[]), "{description}");
+        assert_eq!(
+            message[QUESTION_END..],
+            opt(1232, [0; 4], &[]),
+            "{description}"
+        );
     }
     for options in [
         &[][..],
@@ -283,7 +306,7 @@ fn malformed_opt_records() {
         &[0, 10, 0, 1, 9, 0xfd, 0xe9, 0, 2, 1, 2, 0, 12, 0, 0],
     ] {
         let message = reply(&with_options(options), Transport::Udp);
-        assert_eq!(word(&message, 6), 1, "{options:02x?}");
+        assert_eq!(word(&message, ANCOUNT), 1, "{options:02x?}");
     }
     // The options of another EDNS version are not parsed.
     let versioned = with_additional(plain(), &opt(1232, [0, 1, 0, 0], &[0xff; 3]));
@@ -297,9 +320,9 @@ fn answers_are_truncated_to_the_clients_limit() {
     fn check(query: &[u8], transport: Transport, limit: usize, answers: u16) {
         let message = reply(query, transport);
         assert!(message.len() <= limit, "{} bytes", message.len());
-        assert_eq!(word(&message, 6), answers);
-        assert_eq!(word(&message, 2) & TC != 0, answers < 60);
-        let opt = usize::from(word(&message, 10)) * 11;
+        assert_eq!(word(&message, ANCOUNT), answers);
+        assert_eq!(word(&message, FLAGS) & TRUNCATED != 0, answers < 60);
+        let opt = usize::from(word(&message, ARCOUNT)) * 11;
         assert_eq!(message.len(), 24 + usize::from(answers) * 16 + opt);
     }
     let plain = query("many.z", Rtype::A);
@@ -345,13 +368,13 @@ fn tcp_answers_fit_the_length_prefix() {
     let plain = query("huge.z", Rtype::A);
     for (query, opt) in [(plain.clone(), 0), (with_edns(plain, 1232), 11)] {
         let QueryAction::Send(message) = respond(&query, &model, Transport::Tcp, 0) else {
-            panic!("no message");
+            panic!("no reply");
         };
         let answers = (65535 - 24 - opt) / 16;
-        assert_eq!(usize::from(word(&message, 6)), answers);
+        assert_eq!(usize::from(word(&message, ANCOUNT)), answers);
         assert_eq!(message.len(), 24 + 16 * answers + opt);
-        assert_eq!(word(&message, 2) & TC, TC);
-        assert_eq!(usize::from(word(&message, 10)), opt / 11);
+        assert_eq!(word(&message, FLAGS) & TRUNCATED, TRUNCATED);
+        assert_eq!(usize::from(word(&message, ARCOUNT)), opt / 11);
     }
 }
 
@@ -359,11 +382,14 @@ fn tcp_answers_fit_the_length_prefix() {
 fn removed_additional_records_do_not_set_tc() {
     let query = query("srv.z", Rtype::SRV);
     let whole = reply(&query, Transport::Tcp);
-    assert_eq!([word(&whole, 6), word(&whole, 10)], [14, 14]);
+    assert_eq!([word(&whole, ANCOUNT), word(&whole, ARCOUNT)], [14, 14]);
     assert!(whole.len() > 512);
     let truncated = reply(&query, Transport::Udp);
-    assert_eq!([word(&truncated, 6), word(&truncated, 10)], [14, 0]);
-    assert_eq!(word(&truncated, 2), 0x8500);
+    assert_eq!(
+        [word(&truncated, ANCOUNT), word(&truncated, ARCOUNT)],
+        [14, 0]
+    );
+    assert_eq!(word(&truncated, FLAGS), 0x8500);
     assert_eq!(truncated[12..], whole[12..truncated.len()]);
 }
 
@@ -385,5 +411,5 @@ fn outside_names_and_aliases_need_an_upstream() {
     assert_eq!(link.ttl, TTL);
     assert_eq!(link.data, Rdata::Cname(name("example.org")));
     let cname = reply(&query("out.z", Rtype::CNAME), Transport::Udp);
-    assert_eq!(word(&cname, 6), 1);
+    assert_eq!(word(&cname, ANCOUNT), 1);
 }

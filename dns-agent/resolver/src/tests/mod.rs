@@ -1,4 +1,4 @@
-//! Tests of the parts that need no sockets.
+//! Tests that need no sockets: queries, replies, responses, and their records.
 
 mod bailiwick;
 mod message;
@@ -7,12 +7,26 @@ mod response;
 use std::net::Ipv4Addr;
 
 use domain::base::iana::Rtype;
+use zerohop_contract::{
+    addresses::{POD, SERVED},
+    packet::QueryPacket,
+};
 use zerohop_zone::{Model, ModelBuilder, Name, Rdata, Record, Srv};
+
+// Byte offsets of the 16-bit words of a header, and TC (RFC 1035 section 4.1.1).
+const FLAGS: usize = 2;
+const QDCOUNT: usize = 4;
+const ANCOUNT: usize = 6;
+const NSCOUNT: usize = 8;
+const ARCOUNT: usize = 10;
+const HEADER_LEN: usize = 12;
+const TRUNCATED: u16 = 0x0200;
 
 /// The TTL of all records here.
 const TTL: u32 = 5;
 
-/// A zone `z.` with one name for each kind of answer.
+/// A zone `z`: single, several and many addresses, SRV records with their hosts, and an alias that
+/// leads out of the zone.
 fn model() -> Model {
     let mut builder = ModelBuilder::new(7);
     builder.add_zone(name("z"), TTL).unwrap();
@@ -56,25 +70,18 @@ fn address(last: u8) -> Rdata {
 
 /// A query with ID 0x1234, RD set, and one question of class IN.
 fn query(name: &str, rtype: Rtype) -> Vec<u8> {
-    let mut bytes = vec![0x12, 0x34, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in name.split_terminator('.') {
-        bytes.push(label.len() as u8);
-        bytes.extend_from_slice(label.as_bytes());
-    }
-    bytes.push(0);
-    bytes.extend_from_slice(&rtype.to_int().to_be_bytes());
-    bytes.extend_from_slice(&[0, 1]);
-    bytes
+    let ([client, _], [server, _]) = (POD, SERVED);
+    QueryPacket::new(client, server, name, rtype.to_int()).message()
 }
 
-/// Adds a record to the additional section.
+/// Adds a record in wire format to the additional section.
 fn with_additional(mut message: Vec<u8>, record: &[u8]) -> Vec<u8> {
-    message[11] += 1;
+    message[ARCOUNT + 1] += 1;
     message.extend_from_slice(record);
     message
 }
 
-/// An OPT record.
+/// An OPT record in wire format. `ttl` holds the extended response code, the version and the flags.
 fn opt(size: u16, ttl: [u8; 4], options: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0, 0, 41];
     bytes.extend_from_slice(&size.to_be_bytes());
@@ -89,7 +96,7 @@ fn with_edns(message: Vec<u8>, size: u16) -> Vec<u8> {
     with_additional(message, &opt(size, [0; 4], &[]))
 }
 
-/// The word at an offset of a message's header.
+/// The 16-bit word at a byte offset of a message's header.
 fn word(message: &[u8], offset: usize) -> u16 {
     u16::from_be_bytes([message[offset], message[offset + 1]])
 }

@@ -1,7 +1,10 @@
 use domain::base::iana::Rtype;
 use zerohop_zone::{Answer, Rdata, Record, ZoneData, render, render_sections};
 
-use super::{address, model, name, opt, query, with_additional, with_edns, word};
+use super::{
+    ANCOUNT, ARCOUNT, FLAGS, HEADER_LEN, NSCOUNT, TRUNCATED, address, model, name, opt, query,
+    with_additional, with_edns, word,
+};
 use crate::{
     bailiwick::LocalNames,
     message::{Chase, QueryAction, respond},
@@ -9,8 +12,13 @@ use crate::{
     response::{Response, UpstreamQuery},
 };
 
+/// The end of the name in a message with the question `example.org`, which is 13 bytes long.
+const NAME_END: usize = HEADER_LEN + 13;
+/// The end of that question, after two bytes of type and two of class.
+const QUESTION_END: usize = NAME_END + 4;
+
 /// A client's query for an outside name, and the query sent to an upstream.
-fn forwarded(bytes: &[u8]) -> (Query, Vec<u8>) {
+fn forward_query(bytes: &[u8]) -> (Query, Vec<u8>) {
     let QueryAction::Forward(query) = respond(bytes, &model(), Transport::Udp, 0) else {
         panic!("not forwarded");
     };
@@ -25,7 +33,7 @@ fn response_with(upstream_query: &[u8], text: &str, answer: Vec<Record>) -> Vec<
         additional: Vec::new(),
     };
     let sections = render(&name(text), &answer, &[], 0);
-    let question_end = 12 + name(text).wire().len() + 4;
+    let question_end = HEADER_LEN + name(text).wire().len() + 4;
     let mut message = upstream_query[..question_end].to_vec();
     message[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, sections.answers as u8, 0, 0, 0, 0]);
     message.extend_from_slice(&sections.bytes);
@@ -43,7 +51,7 @@ fn record(owner: &str, data: Rdata) -> Record {
 #[test]
 fn an_upstream_gets_only_the_question_and_relevant_flags() {
     let plain = query("Example.org", Rtype::A);
-    let (_, upstream_query) = forwarded(&plain);
+    let (_, upstream_query) = forward_query(&plain);
     assert_eq!(upstream_query[..2], [0xab, 0xcd]);
     assert_eq!(upstream_query[2..], plain[2..]);
 
@@ -52,8 +60,8 @@ fn an_upstream_gets_only_the_question_and_relevant_flags() {
         &opt(4096, [0, 0, 0x80, 0], &[0, 10, 0, 1, 9]),
     );
     extended[3] |= 0x30; // AD and CD
-    let (_, upstream_query) = forwarded(&extended);
-    assert_eq!(word(&upstream_query, 2), 0x0130);
+    let (_, upstream_query) = forward_query(&extended);
+    assert_eq!(word(&upstream_query, FLAGS), 0x0130);
     assert_eq!(upstream_query[12..plain.len()], plain[12..]);
     assert_eq!(
         upstream_query[plain.len()..],
@@ -63,7 +71,7 @@ fn an_upstream_gets_only_the_question_and_relevant_flags() {
 
 #[test]
 fn only_a_matching_response_is_accepted() {
-    let (_, upstream_query) = forwarded(&query("example.org", Rtype::A));
+    let (_, upstream_query) = forward_query(&query("example.org", Rtype::A));
     let good = response_with(
         &upstream_query,
         "example.org",
@@ -102,39 +110,42 @@ fn only_a_matching_response_is_accepted() {
 }
 
 #[test]
-fn the_client_gets_its_own_id_question_and_opt() {
+fn a_relayed_reply_has_the_clients_id_and_question_and_the_resolvers_opt_record() {
     let text = "example.org";
     for client in [
         query("ExAmple.org", Rtype::A),
         with_edns(query("ExAmple.org", Rtype::A), 4096),
     ] {
-        let (query, upstream_query) = forwarded(&client);
+        let (query, upstream_query) = forward_query(&client);
         let mut bare = response_with(&upstream_query, text, vec![record(text, address(1))]);
-        bare[12..25].make_ascii_lowercase();
+        bare[HEADER_LEN..NAME_END].make_ascii_lowercase();
         let with_opt = with_additional(bare.clone(), &opt(4096, [0; 4], &[0, 10, 0, 0]));
         // Records after the OPT record are removed with it.
         let with_more = with_additional(with_opt.clone(), &opt(1, [0; 4], &[]));
-        for reply in [bare.clone(), with_opt, with_more] {
-            let relayed = relayed(&query, &upstream_query, &reply);
+        for message in [bare.clone(), with_opt, with_more] {
+            let reply = relay_message(&query, &upstream_query, &message);
             let end = bare.len();
-            assert_eq!(relayed[..2], client[..2]);
-            assert_eq!(relayed[2..10], bare[2..10]);
-            assert_eq!(relayed[12..29], client[12..29]);
-            assert_eq!(relayed[29..end], bare[29..]);
-            let expected_opt = if client.len() > 29 {
+            assert_eq!(reply[..2], client[..2]);
+            assert_eq!(reply[2..10], bare[2..10]);
+            assert_eq!(
+                reply[HEADER_LEN..QUESTION_END],
+                client[HEADER_LEN..QUESTION_END]
+            );
+            assert_eq!(reply[QUESTION_END..end], bare[QUESTION_END..]);
+            let expected_opt = if client.len() > QUESTION_END {
                 opt(1232, [0; 4], &[])
             } else {
                 Vec::new()
             };
-            assert_eq!(relayed[end..], expected_opt);
-            assert_eq!(usize::from(word(&relayed, 10)), expected_opt.len() / 11);
+            assert_eq!(reply[end..], expected_opt);
+            assert_eq!(usize::from(word(&reply, ARCOUNT)), expected_opt.len() / 11);
         }
     }
 }
 
 #[test]
 fn a_long_answer_is_truncated_for_the_client() {
-    let (query, upstream_query) = forwarded(&query("example.org", Rtype::A));
+    let (query, upstream_query) = forward_query(&query("example.org", Rtype::A));
     let records = (0..50)
         .map(|last| record("example.org", address(last)))
         .collect();
@@ -144,10 +155,11 @@ fn a_long_answer_is_truncated_for_the_client() {
     )
     .unwrap();
     assert!(!response.is_truncated());
-    let relayed = sent_message(query.relay(&response, &local_names(&model()), 0));
-    assert_eq!(relayed.len(), 29 + 30 * 16);
-    assert_eq!(word(&relayed, 6), 30);
-    assert_eq!(word(&relayed, 2) & 0x0200, 0x0200);
+    let reply = sent_message(query.relay(&response, &local_names(&model()), 0));
+    // Each of the 30 addresses that fit 512 bytes takes 16 bytes.
+    assert_eq!(reply.len(), QUESTION_END + 30 * 16);
+    assert_eq!(word(&reply, ANCOUNT), 30);
+    assert_eq!(word(&reply, FLAGS) & TRUNCATED, TRUNCATED);
 }
 
 /// The local names of the model.
@@ -159,19 +171,19 @@ fn local_names(data: &dyn ZoneData) -> LocalNames<'_> {
 fn sent_message(reply: QueryAction) -> Vec<u8> {
     match reply {
         QueryAction::Send(message) => message,
-        other => panic!("no message but {other:?}"),
+        other => panic!("not a reply: {other:?}"),
     }
 }
 
 /// The client's reply to a forwarded query after an upstream's message.
 #[track_caller]
-fn relayed(query: &Query, upstream_query: &[u8], message: &[u8]) -> Vec<u8> {
+fn relay_message(query: &Query, upstream_query: &[u8], message: &[u8]) -> Vec<u8> {
     let response = Response::parse(message, upstream_query).expect("no response");
     sent_message(query.relay(&response, &local_names(&model()), 0))
 }
 
 /// The chase of `out.z`, an alias of `example.org`.
-fn chase() -> (Chase, Vec<u8>) {
+fn start_chase() -> (Chase, Vec<u8>) {
     let QueryAction::Chase(chase) = respond(&query("out.z", Rtype::A), &model(), Transport::Udp, 0)
     else {
         panic!("not chased");
@@ -181,9 +193,9 @@ fn chase() -> (Chase, Vec<u8>) {
 }
 
 /// The client's reply to `out.z A` after an upstream's response with these records.
-fn chased(answer: Vec<Record>) -> Vec<u8> {
-    let (chase, upstream_query) = chase();
-    completed(
+fn chase_reply(answer: Vec<Record>) -> Vec<u8> {
+    let (chase, upstream_query) = start_chase();
+    complete_chase(
         chase,
         &upstream_query,
         &response_with(&upstream_query, "example.org", answer),
@@ -192,7 +204,7 @@ fn chased(answer: Vec<Record>) -> Vec<u8> {
 
 /// The client's reply to a chased query after an upstream's message.
 #[track_caller]
-fn completed(chase: Chase, upstream_query: &[u8], message: &[u8]) -> Vec<u8> {
+fn complete_chase(chase: Chase, upstream_query: &[u8], message: &[u8]) -> Vec<u8> {
     let response = Response::parse(message, upstream_query).expect("no response");
     sent_message(chase.complete(Some(&response), &local_names(&model()), 0))
 }
@@ -200,40 +212,33 @@ fn completed(chase: Chase, upstream_query: &[u8], message: &[u8]) -> Vec<u8> {
 /// Checks a SERVFAIL reply that has only the CNAME of `out.z`.
 #[track_caller]
 fn assert_failed(message: &[u8], description: &str) {
-    let mut failed = expected(Vec::new());
+    let mut failed = alias_reply(Vec::new());
     failed[2..4].copy_from_slice(&[0x81, 0x02]);
     assert_eq!(message, failed, "{description}");
 }
 
 /// The expected reply to `out.z A` with these records after the alias.
-fn expected(mut records: Vec<Record>) -> Vec<u8> {
-    records.insert(
-        0,
-        Record {
-            owner: name("out.z"),
-            ttl: 5,
-            data: Rdata::Cname(name("example.org")),
-        },
-    );
+fn alias_reply(mut records: Vec<Record>) -> Vec<u8> {
+    records.insert(0, alias());
     let mut message = response_with(&query("out.z", Rtype::A), "out.z", records);
     message[2..4].copy_from_slice(&[0x85, 0x00]);
     message
 }
 
 #[test]
-fn a_chased_target_follows_its_alias() {
-    let (_, upstream_query) = chase();
+fn the_records_of_the_target_follow_the_alias() {
+    let (_, upstream_query) = start_chase();
     assert_eq!(upstream_query[2..], query("example.org", Rtype::A)[2..]);
 
     let found = vec![record("example.org", address(1))];
-    assert_eq!(chased(found.clone()), expected(found));
+    assert_eq!(chase_reply(found.clone()), alias_reply(found));
 
     let link = record("example.org", Rdata::Cname(name("www.example.org")));
     let end = record("www.example.org", address(1));
-    let stranger = record("stranger.org", address(9));
+    let unrelated = record("unrelated.org", address(9));
     assert_eq!(
-        chased(vec![end.clone(), stranger, link.clone()]),
-        expected(vec![link, end])
+        chase_reply(vec![end.clone(), unrelated, link.clone()]),
+        alias_reply(vec![link, end])
     );
 }
 
@@ -241,31 +246,31 @@ fn a_chased_target_follows_its_alias() {
 fn a_negative_answer_for_the_target_is_relayed_with_the_alias() {
     for rcode in [0, 3] {
         // The SOA record of the target's zone is kept, and one of another zone is dropped.
-        let (chase, upstream_query) = chase();
+        let (chase, upstream_query) = start_chase();
         let mut denied = response_with(&upstream_query, "example.org", Vec::new());
         denied[3] |= rcode;
-        let mut right = expected(Vec::new());
-        right[3] |= rcode;
-        assert_eq!(completed(chase, &upstream_query, &denied), right);
+        let mut expected = alias_reply(Vec::new());
+        expected[3] |= rcode;
+        assert_eq!(complete_chase(chase, &upstream_query, &denied), expected);
 
-        let (chase, upstream_query) = self::chase();
-        let denied = with_authority(denied, &soa("stranger.org"));
+        let (chase, upstream_query) = start_chase();
+        let denied = with_authority(denied, &soa("unrelated.org"));
         let denied = with_authority(denied, &soa("org"));
-        let message = completed(chase, &upstream_query, &denied);
-        assert_eq!([word(&message, 6), word(&message, 8)], [1, 1]);
-        assert_eq!(word(&message, 2), 0x8500 | u16::from(rcode));
-        let sections = render_sections(&name("out.z"), [&[link()], &[soa("org")], &[]], 0);
+        let message = complete_chase(chase, &upstream_query, &denied);
+        assert_eq!([word(&message, ANCOUNT), word(&message, NSCOUNT)], [1, 1]);
+        assert_eq!(word(&message, FLAGS), 0x8500 | u16::from(rcode));
+        let sections = render_sections(&name("out.z"), [&[alias()], &[soa("org")], &[]], 0);
         assert!(message.ends_with(&sections.bytes), "{message:02x?}");
     }
 }
 
 /// RFC 2308: only a response that proves the absence of data may become a negative answer.
 #[test]
-fn a_failure_is_never_a_negative_answer() {
-    let (silent, upstream_query) = chase();
+fn an_upstream_failure_is_never_a_negative_answer() {
+    let (unanswered, upstream_query) = start_chase();
     assert_failed(
-        &sent_message(silent.complete(None, &local_names(&model()), 0)),
-        "silence",
+        &sent_message(unanswered.complete(None, &local_names(&model()), 0)),
+        "no response",
     );
     let nothing = response_with(&upstream_query, "example.org", Vec::new());
     let with_code = |code: u8| {
@@ -273,12 +278,13 @@ fn a_failure_is_never_a_negative_answer() {
         message[3] |= code;
         message
     };
-    let here = |data| vec![record("example.org", data)];
-    let mut denied_data = response_with(&upstream_query, "example.org", here(address(1)));
+    let with_data = |data| vec![record("example.org", data)];
+    let mut denied_data = response_with(&upstream_query, "example.org", with_data(address(1)));
     denied_data[3] |= 3;
-    let mut unreadable = response_with(&upstream_query, "example.org", here(address(1)));
+    let mut unreadable = response_with(&upstream_query, "example.org", with_data(address(1)));
     let end = unreadable.len();
-    unreadable[end - 5] = 3;
+    let rdlength_low_byte = end - 5;
+    unreadable[rdlength_low_byte] = 3;
     unreadable.pop();
     let referral = record("org", Rdata::Ns(name("ns.org")));
     for (description, message) in [
@@ -292,17 +298,20 @@ fn a_failure_is_never_a_negative_answer() {
             with_additional(nothing.clone(), &opt(1232, [1, 0, 0, 0], &[])),
         ),
         ("an address of three bytes", unreadable),
-        ("an address at a name that doesn't exist", denied_data),
+        ("NXDOMAIN with an address", denied_data),
         ("a referral", with_authority(nothing.clone(), &referral)),
     ] {
-        let (chase, upstream_query) = chase();
-        assert_failed(&completed(chase, &upstream_query, &message), description);
+        let (chase, upstream_query) = start_chase();
+        assert_failed(
+            &complete_chase(chase, &upstream_query, &message),
+            description,
+        );
     }
 }
 
 #[test]
 fn a_loop_of_aliases_is_a_failure() {
-    let message = chased(vec![
+    let message = chase_reply(vec![
         record("example.org", Rdata::Cname(name("a.org"))),
         record("a.org", Rdata::Cname(name("example.org"))),
     ]);
@@ -310,30 +319,30 @@ fn a_loop_of_aliases_is_a_failure() {
 }
 
 #[test]
-fn a_truncated_target_truncates_the_answer() {
-    let (chase, upstream_query) = chase();
+fn a_truncated_response_for_the_target_sets_tc() {
+    let (chase, upstream_query) = start_chase();
     let mut truncated = response_with(&upstream_query, "example.org", Vec::new());
     truncated[2] |= 0x02;
-    let message = completed(chase, &upstream_query, &truncated);
-    assert_eq!(word(&message, 2), 0x8700);
-    assert_eq!(word(&message, 6), 1);
+    let message = complete_chase(chase, &upstream_query, &truncated);
+    assert_eq!(word(&message, FLAGS), 0x8700);
+    assert_eq!(word(&message, ANCOUNT), 1);
 }
 
 /// A TCP client can't retry over a transport with a larger limit.
 #[test]
-fn a_truncated_answer_is_a_failure_over_tcp() {
+fn a_truncated_response_is_a_failure_for_a_tcp_client() {
     let over_tcp = |text| match respond(&query(text, Rtype::A), &model(), Transport::Tcp, 0) {
         QueryAction::Chase(chase) => {
             let upstream_query = UpstreamQuery::chasing(&chase).with_id(1);
             let mut truncated = response_with(&upstream_query, "example.org", Vec::new());
             truncated[2] |= 0x02;
-            completed(chase, &upstream_query, &truncated)
+            complete_chase(chase, &upstream_query, &truncated)
         }
         QueryAction::Forward(query) => {
             let upstream_query = UpstreamQuery::forwarding(&query).with_id(1);
             let mut truncated = response_with(&upstream_query, "example.org", Vec::new());
             truncated[2] |= 0x02;
-            relayed(&query, &upstream_query, &truncated)
+            relay_message(&query, &upstream_query, &truncated)
         }
         other => panic!("{other:?}"),
     };
@@ -343,7 +352,7 @@ fn a_truncated_answer_is_a_failure_over_tcp() {
 }
 
 #[test]
-fn other_types_of_an_alias_are_queried_too() {
+fn the_target_of_an_alias_is_queried_for_the_clients_type() {
     let QueryAction::Chase(chase) =
         respond(&query("out.z", Rtype::MX), &model(), Transport::Udp, 0)
     else {
@@ -351,16 +360,16 @@ fn other_types_of_an_alias_are_queried_too() {
     };
     let upstream_query = UpstreamQuery::chasing(&chase).with_id(1);
     assert_eq!(upstream_query[12..], query("example.org", Rtype::MX)[12..]);
-    let exchange = [&[0, 10][..], name("mail.example.org").wire()].concat();
-    let exchange = record("example.org", Rdata::Opaque(Rtype::MX, exchange.into()));
-    let message = response_with(&upstream_query, "example.org", vec![exchange.clone()]);
-    let message = completed(chase, &upstream_query, &message);
-    let sections = render_sections(&name("out.z"), [&[link(), exchange], &[], &[]], 0);
+    let mx_data = [&[0, 10][..], name("mail.example.org").wire()].concat();
+    let mx = record("example.org", Rdata::Opaque(Rtype::MX, mx_data.into()));
+    let message = response_with(&upstream_query, "example.org", vec![mx.clone()]);
+    let message = complete_chase(chase, &upstream_query, &message);
+    let sections = render_sections(&name("out.z"), [&[alias(), mx], &[], &[]], 0);
     assert!(message.ends_with(&sections.bytes), "{message:02x?}");
 }
 
-/// The CNAME of `out.z`.
-fn link() -> Record {
+/// The CNAME record of `out.z`.
+fn alias() -> Record {
     Record {
         owner: name("out.z"),
         ttl: 5,
@@ -378,12 +387,12 @@ fn soa(zone: &str) -> Record {
 /// Adds a record to the authority section of a message without additional records.
 fn with_authority(message: Vec<u8>, record: &Record) -> Vec<u8> {
     let mut message = with_additional(message, &uncompressed(record));
-    message[11] -= 1;
-    message[9] += 1;
+    message[ARCOUNT + 1] -= 1;
+    message[NSCOUNT + 1] += 1;
     message
 }
 
-/// A record in wire form, without compressed names.
+/// A record in wire format, without compressed names.
 fn uncompressed(record: &Record) -> Vec<u8> {
     let bytes = match &record.data {
         Rdata::Opaque(_, bytes) => bytes.to_vec(),

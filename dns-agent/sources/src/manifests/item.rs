@@ -1,4 +1,4 @@
-//! Objects, read at the positions that an outline gives.
+//! Reads the objects of a document. The document's outline says of which kinds they are.
 
 use std::fmt;
 
@@ -42,14 +42,14 @@ enum ManifestKind<'a> {
     Ignored,
 }
 
-/// An object with its labels, or its error.
+/// An object with its labels, or the error that makes it unusable.
 type ItemResult = Result<(Object, Labels), LineError>;
 
 impl<'a> ManifestItem<'a> {
     /// Determines which objects a document holds.
     ///
     /// # Errors
-    /// When the YAML node, or an item of its list, is not a Kubernetes object.
+    /// When the YAML node, or an item of its list, is not a mapping with `kind` and `apiVersion`.
     pub(super) fn from_outline(
         outline: &'a Spanned<Outline>,
     ) -> Result<ManifestItem<'a>, LineError> {
@@ -166,7 +166,7 @@ pub(super) struct ItemReader<'a, 'f> {
 }
 
 impl ItemReader<'_, '_> {
-    fn object<'de, T, D>(self, deserializer: D) -> Result<(), D::Error>
+    fn read_object<'de, T, D>(self, deserializer: D) -> Result<(), D::Error>
     where
         T: ApiObject,
         D: Deserializer<'de>,
@@ -176,8 +176,8 @@ impl ItemReader<'_, '_> {
         let fact = object.fact();
         let line_error = |problem: Problem| LineError::at(self.item.outline, problem.to_string());
         let object = object.try_into().map(|object| (object, labels));
-        // A usable object can still carry an unreadable fact. An unusable object is reported only
-        // once.
+        // A usable object can have an unreadable fact for the client policy. If the object itself
+        // is unusable, only that error is reported.
         if let (Ok(_), Some(fact)) = (&object, fact.transpose()) {
             let fact = fact.or_else(|problem| unreadable_fact(&problem).ok_or(problem));
             let fact = fact.map(|fact| (Object::Fact(fact), Labels::new()));
@@ -206,11 +206,11 @@ impl<'de> DeserializeSeed<'de> for ItemReader<'_, '_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         match &self.item.kind {
-            ManifestKind::Namespace => self.object::<Namespace, D>(deserializer),
-            ManifestKind::Service => self.object::<Service, D>(deserializer),
-            ManifestKind::EndpointSlice => self.object::<EndpointSlice, D>(deserializer),
-            ManifestKind::Pod => self.object::<ApiPod, D>(deserializer),
-            ManifestKind::NetworkPolicy => self.object::<NetworkPolicy, D>(deserializer),
+            ManifestKind::Namespace => self.read_object::<Namespace, D>(deserializer),
+            ManifestKind::Service => self.read_object::<Service, D>(deserializer),
+            ManifestKind::EndpointSlice => self.read_object::<EndpointSlice, D>(deserializer),
+            ManifestKind::Pod => self.read_object::<ApiPod, D>(deserializer),
+            ManifestKind::NetworkPolicy => self.read_object::<NetworkPolicy, D>(deserializer),
             ManifestKind::OtherPolicy(kind) => {
                 let object = serde_json::Value::deserialize(deserializer)?;
                 let policy = OtherPolicy::from_object(*kind, &object).map(Fact::OtherPolicy);

@@ -18,7 +18,7 @@ pub(super) enum Outline {
     Mapping(Mapping),
     /// A sequence, such as the items of a list.
     Sequence(Vec<Spanned<Outline>>),
-    /// Text or a number.
+    /// Text, a number or a boolean.
     Scalar,
 }
 
@@ -27,6 +27,7 @@ pub(super) enum Outline {
 pub(super) struct Mapping {
     pub(super) api_version: Option<String>,
     pub(super) kind: Option<String>,
+    /// The entries of `items`, if its value is a sequence.
     pub(super) items: Vec<Spanned<Outline>>,
 }
 

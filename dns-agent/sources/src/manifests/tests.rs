@@ -11,7 +11,7 @@ metadata: {name: web, namespace: shop}
 spec: {clusterIP: 10.0.0.1, ports: [{port: 80}]}
 ";
 
-/// Reads a text's objects. Errors have the form `line: reason`.
+/// Reads the objects in a text. Errors have the form `line: reason`.
 fn read_text(text: &str) -> Result<Objects, Vec<String>> {
     let mut objects = Objects::default();
     match read_objects(text, &Selectors::default(), &mut objects) {
@@ -36,6 +36,7 @@ fn check_counts(text: &str, expected: [usize; 4]) {
     assert_eq!(counts, expected);
 }
 
+/// Checks the lines of a text's errors, and a part of each reason.
 #[track_caller]
 fn check_errors(text: &str, expected: &[(usize, &str)]) {
     let errors = read_text(text).expect_err("accepted");
@@ -344,7 +345,7 @@ fn stamps_differ_when_files_change() {
 }
 
 #[test]
-fn headless_services_without_any_slice_are_noted() {
+fn headless_services_without_any_slice_are_marked() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("a.yaml");
     let objects = "\
@@ -448,14 +449,14 @@ metadata: {name: p, namespace: shop}
     let none = load(&file, &selectors).unwrap();
     assert!(none.namespaces.is_empty() && none.namespaces_known);
 
-    // The later object counts, although it is not selected.
+    // The later version of the object counts, although it is not selected.
     let later = directory.path().join("b.yaml");
     fs::write(&later, SERVICE).unwrap();
     selectors.namespaces = Selector::default();
     let selected = load(directory.path(), &selectors).unwrap();
     assert!(selected.services.is_empty());
 
-    // A namespace without a Namespace object has no labels.
+    // A namespace without a Namespace object counts as having no labels.
     selectors.namespaces = "!env".parse().unwrap();
     assert!(!load(&later, &selectors).unwrap().namespaces_known);
     selectors.namespaces = "env".parse().unwrap();

@@ -29,8 +29,7 @@ pub struct Lookup {
     pub why: Option<String>,
     /// The kernel program's outcome.
     pub kernel: KernelReport,
-    /// The upstreams to which the question was forwarded, for names outside the zones; empty when
-    /// it was not forwarded.
+    /// The upstreams to which the question was forwarded; empty when it was not forwarded.
     pub upstreams: Vec<SocketAddr>,
     /// Remarks, such as the results of forwarding.
     pub notes: Vec<String>,
@@ -43,7 +42,7 @@ pub struct RecordReport {
     pub record: String,
     /// The objects that the record is made from.
     pub objects: Vec<ObjectRef>,
-    /// Whether the record results from settings alone.
+    /// Whether the record comes from settings and not from objects.
     pub settings: bool,
     /// Whether the record is from an upstream's response.
     #[serde(default)]
@@ -61,7 +60,8 @@ pub enum AnsweringPlane {
     /// An upstream, through the agent's resolver.
     Upstream,
     /// Neither plane: the query goes to its destination, as without Zerohop.
-    None,
+    #[serde(rename = "none")]
+    Neither,
 }
 
 /// The kernel program's treatment of a query.
@@ -81,7 +81,8 @@ pub struct KernelReport {
 pub enum KernelState {
     /// No `--interface` is given.
     Off,
-    /// The kernel plane could not be started.
+    /// The kernel plane does not run: it failed, waits for its first lists or for another agent to
+    /// end, or has no zone.
     Failed,
     /// The program is attached to no interface.
     Unattached,
@@ -154,7 +155,7 @@ impl AnsweringPlane {
             AnsweringPlane::Kernel => "kernel",
             AnsweringPlane::Agent => "agent",
             AnsweringPlane::Upstream => "upstream, through the agent",
-            AnsweringPlane::None => "none",
+            AnsweringPlane::Neither => "none",
         }
     }
 }

@@ -46,63 +46,63 @@ impl Collector for Readings {
             kernel: _,
             datapath: _,
         } = &self.status;
-        page.info("zerohop_build", "The agent's version", ("version", version))?;
+        page.write_info("zerohop_build", "The agent's version", ("version", version))?;
         let is_ready = usize::from(missing.is_empty());
-        page.gauge(
+        page.write_gauge(
             "zerohop_ready",
             "1 if everything that the configuration asks for is in place, else 0",
             is_ready,
         )?;
-        page.gauge(
+        page.write_gauge(
             "zerohop_missing",
             "Number of reasons for not being ready",
             missing.len(),
         )?;
-        page.gauge(
+        page.write_gauge(
             "zerohop_degraded",
             "Number of failures that do not keep the agent from being ready",
             degraded.len(),
         )?;
-        page.gauge(
+        page.write_gauge(
             "zerohop_limits",
             "Number of exceeded limits of the kernel's tables; each makes some queries pass",
             limits.len(),
         )?;
-        page.gauge(
+        page.write_gauge(
             "zerohop_problems",
             "Objects, or parts of objects, that are ignored",
             problems.len(),
         )?;
-        page.gauge(
+        page.write_gauge(
             "zerohop_zones",
             "Zones that are answered authoritatively",
             zones.len(),
         )?;
-        page.objects(objects)?;
+        page.write_objects(objects)?;
         if let Some(policy) = network_policy {
-            page.gauge(
+            page.write_gauge(
                 "zerohop_pods_left_out",
                 "Pods whose queries pass because of NetworkPolicies",
                 policy.left_out.len(),
             )?;
         }
         match source {
-            SourceStatus::Manifests(manifests) => page.manifests(manifests)?,
-            SourceStatus::Kubernetes(kubernetes) => page.kubernetes(kubernetes)?,
+            SourceStatus::Manifests(manifests) => page.write_manifests(manifests)?,
+            SourceStatus::Kubernetes(kubernetes) => page.write_kubernetes(kubernetes)?,
         }
         let mut answers = user_answer_samples(&resolver.counts);
-        page.resolver(&resolver.counts)?;
-        page.states(&self.kernel)?;
+        page.write_resolver(&resolver.counts)?;
+        page.write_plane_state(&self.kernel)?;
         if let KernelStatus::On(kernel) = &self.kernel {
             answers.extend(packet_samples(kernel, |outcome| outcome.answered));
-            page.kernel(kernel)?;
+            page.write_kernel(kernel)?;
         }
-        page.counters("zerohop_answers", "Queries answered", answers)
+        page.write_counters("zerohop_answers", "Queries answered", answers)
     }
 }
 
 impl MetricsPage<'_> {
-    fn objects(&mut self, objects: &ObjectCounts) -> fmt::Result {
+    fn write_objects(&mut self, objects: &ObjectCounts) -> fmt::Result {
         let ObjectCounts {
             namespaces,
             services,
@@ -116,20 +116,20 @@ impl MetricsPage<'_> {
             ("Pod", pods),
         ];
         let counts = counts.map(|(kind, count)| (vec![("kind", kind.to_owned())], *count as f64));
-        self.gauges("zerohop_objects", None, "Known Kubernetes objects", counts)
+        self.write_gauges("zerohop_objects", None, "Known Kubernetes objects", counts)
     }
 
-    fn manifests(&mut self, manifests: &ManifestsStatus) -> fmt::Result {
+    fn write_manifests(&mut self, manifests: &ManifestsStatus) -> fmt::Result {
         let ManifestsStatus { loaded, errors, .. } = manifests;
         let loaded = humantime::parse_rfc3339(loaded).ok();
         let loaded = loaded.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        self.gauges(
+        self.write_gauges(
             "zerohop_manifests_loaded_timestamp",
             Some(&Unit::Seconds),
             "Unix time of the last load of the manifests without errors",
             loaded.map(|loaded| (Vec::new(), loaded.as_secs_f64())),
         )?;
-        self.gauge(
+        self.write_gauge(
             "zerohop_manifests_errors",
             "Errors of the last load of the manifests; the objects of the previous load stay \
              published",
@@ -137,21 +137,21 @@ impl MetricsPage<'_> {
         )
     }
 
-    fn kubernetes(&mut self, kubernetes: &KubernetesStatus) -> fmt::Result {
+    fn write_kubernetes(&mut self, kubernetes: &KubernetesStatus) -> fmt::Result {
         let KubernetesStatus {
             age_seconds,
             feeds,
             requests,
             ..
         } = kubernetes;
-        self.gauges(
+        self.write_gauges(
             "zerohop_source_age",
             Some(&Unit::Seconds),
             "Time since the stalest watch received something; absent before everything has been \
              listed",
             age_seconds.map(|age| (Vec::new(), age)),
         )?;
-        self.gauges(
+        self.write_gauges(
             "zerohop_feed_state",
             None,
             "1 for the current state of a list and its watch, 0 for the other states",
@@ -164,7 +164,7 @@ impl MetricsPage<'_> {
             }),
         )?;
         let of_feed = |name: &str| vec![("feed", name.to_owned())];
-        self.gauges(
+        self.write_gauges(
             "zerohop_feed_age",
             Some(&Unit::Seconds),
             "Time since a watch received something; absent before its first list has ended",
@@ -172,26 +172,26 @@ impl MetricsPage<'_> {
                 .iter()
                 .filter_map(|feed| Some((of_feed(&feed.name), feed.age_seconds?))),
         )?;
-        self.counters(
+        self.write_counters(
             "zerohop_feed_objects",
             "Objects received from lists and watches",
             feeds.iter().map(|feed| (of_feed(&feed.name), feed.applied)),
         )?;
-        self.counters(
+        self.write_counters(
             "zerohop_feed_unusable_objects",
             "Received objects that could not be used",
             feeds
                 .iter()
                 .map(|feed| (of_feed(&feed.name), feed.unusable)),
         )?;
-        self.counters(
+        self.write_counters(
             "zerohop_api_requests",
             "Requests to the API server; every reopened watch counts as one",
-            by_label("verb", requests),
+            samples_by_label("verb", requests),
         )
     }
 
-    fn resolver(&mut self, counts: &ResolverCounts) -> fmt::Result {
+    fn write_resolver(&mut self, counts: &ResolverCounts) -> fmt::Result {
         let ResolverCounts {
             replies: _,
             udp_queries,
@@ -204,7 +204,7 @@ impl MetricsPage<'_> {
             connections_refused,
         } = counts;
         let queries = [("udp", udp_queries), ("tcp", tcp_queries)];
-        self.counters(
+        self.write_counters(
             "zerohop_queries",
             "Messages received by the agent's resolver",
             queries.map(|(transport, count)| (vec![("transport", transport.to_owned())], *count)),
@@ -241,14 +241,14 @@ impl MetricsPage<'_> {
                 overloaded,
             ),
         ] {
-            self.counters(name, help, [(Vec::new(), *count)])?;
+            self.write_counters(name, help, [(Vec::new(), *count)])?;
         }
         Ok(())
     }
 
-    fn states(&mut self, kernel: &KernelStatus) -> fmt::Result {
+    fn write_plane_state(&mut self, kernel: &KernelStatus) -> fmt::Result {
         let now = kernel.state();
-        self.gauges(
+        self.write_gauges(
             "zerohop_kernel_plane",
             None,
             "1 for the current state of the kernel plane, 0 for the other states",
@@ -259,7 +259,7 @@ impl MetricsPage<'_> {
         )
     }
 
-    fn kernel(&mut self, kernel: &datapath::DatapathStatus) -> fmt::Result {
+    fn write_kernel(&mut self, kernel: &datapath::DatapathStatus) -> fmt::Result {
         let mut hooks = BTreeMap::new();
         for attached in &kernel.attached {
             *hooks.entry((attached.hook, attached.mode)).or_default() += 1.0;
@@ -268,23 +268,23 @@ impl MetricsPage<'_> {
             let labels = vec![("hook", hook.to_owned()), ("mode", mode.to_owned())];
             (labels, count)
         });
-        self.gauges(
+        self.write_gauges(
             "zerohop_hooks",
             None,
             "Interfaces with a program of Zerohop",
             hooks,
         )?;
-        self.gauge(
+        self.write_gauge(
             "zerohop_hooks_failed",
             "Interfaces that match and could not be attached to",
             kernel.failed.len(),
         )?;
-        self.gauge(
+        self.write_gauge(
             "zerohop_hooks_left_alone",
             "Interfaces that match and are skipped because of a foreign program",
             kernel.skipped.len(),
         )?;
-        self.counters(
+        self.write_counters(
             "zerohop_passes",
             "Packets that the kernel program passed unchanged",
             packet_samples(kernel, |outcome| !outcome.answered),
@@ -323,35 +323,35 @@ impl MetricsPage<'_> {
                 tables.memory_bytes as f64,
             ),
         ] {
-            self.gauges(name, Some(&unit), help, [(Vec::new(), value)])?;
+            self.write_gauges(name, Some(&unit), help, [(Vec::new(), value)])?;
         }
-        self.gauge(
+        self.write_gauge(
             "zerohop_table_names",
             "Names in the kernel's tables",
             tables.names,
         )?;
-        self.gauge(
+        self.write_gauge(
             "zerohop_table_name_slots",
             "Slots for names in the kernel's tables",
             tables.words,
         )?;
-        self.gauge(
+        self.write_gauge(
             "zerohop_table_names_left_out",
             "Names that do not fit into the kernel's tables",
             kernel.published.left_out,
         )
     }
 
-    fn info(&mut self, name: &str, help: &str, label: (&str, &String)) -> fmt::Result {
+    fn write_info(&mut self, name: &str, help: &str, label: (&str, &String)) -> fmt::Result {
         let mut metric = self.metric(name, None, help, MetricType::Info)?;
         metric.encode_info(&[label])
     }
 
-    fn gauge(&mut self, name: &str, help: &str, value: usize) -> fmt::Result {
-        self.gauges(name, None, help, [(Vec::new(), value as f64)])
+    fn write_gauge(&mut self, name: &str, help: &str, value: usize) -> fmt::Result {
+        self.write_gauges(name, None, help, [(Vec::new(), value as f64)])
     }
 
-    fn gauges(
+    fn write_gauges(
         &mut self,
         name: &str,
         unit: Option<&Unit>,
@@ -369,20 +369,20 @@ impl MetricsPage<'_> {
         Ok(())
     }
 
-    fn counters(
+    fn write_counters(
         &mut self,
         name: &str,
         help: &str,
         samples: impl IntoIterator<Item = Sample<u64>>,
     ) -> fmt::Result {
-        const NONE: Option<&Exemplar<NoLabelSet, f64>> = None;
+        const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, f64>> = None;
         let mut metric = self.metric(name, None, help, MetricType::Counter)?;
         for (labels, value) in samples {
             if labels.is_empty() {
-                metric.encode_counter(&value, NONE)?;
+                metric.encode_counter(&value, NO_EXEMPLAR)?;
             } else {
                 let mut metric = metric.encode_family(&labels)?;
-                metric.encode_counter(&value, NONE)?;
+                metric.encode_counter(&value, NO_EXEMPLAR)?;
             }
         }
         Ok(())
@@ -427,7 +427,7 @@ fn user_answer_samples(counts: &ResolverCounts) -> Vec<Sample<u64>> {
     replies.collect()
 }
 
-fn by_label<'a>(
+fn samples_by_label<'a>(
     label: &'static str,
     counts: &'a BTreeMap<String, u64>,
 ) -> impl Iterator<Item = Sample<u64>> + 'a {

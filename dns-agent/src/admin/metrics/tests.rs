@@ -1,3 +1,5 @@
+//! The text of `/metrics`, and the documents that name metrics.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -164,14 +166,14 @@ fn metrics_show_the_current_state_of_the_board() {
 
 #[test]
 fn the_guide_documents_exactly_the_exposed_metrics() {
-    let mut exposed = exposed(&text(kubernetes()));
-    exposed.extend(self::exposed(&text(manifests())));
+    let mut exposed = exposed_metrics(&text(kubernetes()));
+    exposed.extend(exposed_metrics(&text(manifests())));
     let guide = include_str!("../../../../docs/metrics.md");
-    let documented = documented(guide);
-    for (name, what) in &exposed {
+    let documented = documented_metrics(guide);
+    for (name, type_and_labels) in &exposed {
         assert_eq!(
             documented.get(name),
-            Some(what),
+            Some(type_and_labels),
             "{name} in docs/metrics.md"
         );
     }
@@ -185,8 +187,8 @@ fn the_guide_documents_exactly_the_exposed_metrics() {
 
 #[test]
 fn dashboards_and_alerts_use_only_exposed_metrics() {
-    let mut exposed = exposed(&text(kubernetes()));
-    exposed.extend(self::exposed(&text(manifests())));
+    let mut exposed = exposed_metrics(&text(kubernetes()));
+    exposed.extend(exposed_metrics(&text(manifests())));
     for text in [
         include_str!("../../../../docs/metrics.md"),
         include_str!("../../../../deploy/kustomize/components/dashboard/zerohop.json"),
@@ -213,7 +215,7 @@ fn dashboards_and_alerts_use_only_exposed_metrics() {
 }
 
 /// The metrics in an OpenMetrics text, by the names of their samples; histograms by their family.
-fn exposed(text: &str) -> MetricCatalog {
+fn exposed_metrics(text: &str) -> MetricCatalog {
     let mut kinds = BTreeMap::new();
     let mut exposed = MetricCatalog::new();
     for line in text.lines() {
@@ -252,7 +254,7 @@ fn exposed(text: &str) -> MetricCatalog {
 }
 
 /// The metrics in the tables of the guide.
-fn documented(guide: &str) -> MetricCatalog {
+fn documented_metrics(guide: &str) -> MetricCatalog {
     let mut documented = MetricCatalog::new();
     for line in guide.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();

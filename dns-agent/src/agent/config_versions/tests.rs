@@ -16,7 +16,7 @@ fn every(interval: u64, jitter: u64) -> Reload {
     }
 }
 
-/// Versions that were read one after the other at the same time.
+/// Versions with these texts. All of them are read now, one after another.
 fn versions_of(texts: &[(&'static str, Reload)]) -> ConfigVersions<&'static str> {
     let mut all = ConfigVersions::new(KUBELET_DELAY);
     for (text, reload) in texts {
@@ -31,7 +31,8 @@ fn seconds_left(hold: &Hold) -> Option<u64> {
     Some(left.as_secs_f64().ceil() as u64)
 }
 
-/// The hold when no two texts lead to the same answers.
+/// The seconds until the hold ends, if no two texts lead to the same answers. `None`: there is no
+/// hold. `Some(None)`: no end is known.
 fn hold_of(
     versions: &mut ConfigVersions<&'static str>,
     pods: RunningPods<'_>,
@@ -105,7 +106,7 @@ fn without_reload_the_pods_must_have_been_started_after_the_edit() {
     }
 }
 
-/// The hold ends earlier than by the reload intervals.
+/// The hold ends before the reload intervals have passed.
 #[test]
 fn pods_started_after_the_edit_end_the_hold() {
     let mut versions = versions_of(&[("old", every(600, 60)), ("new", every(600, 60))]);
@@ -132,7 +133,7 @@ fn an_equivalent_text_causes_no_hold_but_its_interval_counts_later() {
 
 /// CoreDNS keeps the earlier text, and checks for a new one at the interval of the earlier text.
 #[test]
-fn a_text_that_coredns_refuses_replaces_no_other() {
+fn a_text_that_coredns_refuses_does_not_replace_the_earlier_text() {
     let mut versions = versions_of(&[("old", every(600, 60)), ("refused", Reload::Refused)]);
     assert_eq!(hold_of(&mut versions, RunningPods::Unknown), Some(None));
     versions.add_version("new", every(30, 15), None, RunningPods::Unknown);
@@ -143,7 +144,7 @@ fn a_text_that_coredns_refuses_replaces_no_other() {
 }
 
 #[test]
-fn a_hold_ends_with_its_time() {
+fn a_hold_ends_when_the_longest_interval_has_passed() {
     let mut versions = versions_of(&[("old", every(30, 15)), ("new", every(600, 60))]);
     let edited_at = &mut versions.versions[1].edited_at;
     edited_at.age = Duration::from_secs(749);
@@ -161,7 +162,7 @@ fn a_hold_ends_with_its_time() {
 }
 
 #[test]
-fn an_edit_before_the_agent_counts_by_its_age() {
+fn the_age_of_an_edit_before_the_agents_start_shortens_the_hold() {
     for (reload, age, wanted) in [
         (every(30, 15), 20, Some(Some(115))),
         (every(30, 15), 140, None),
@@ -211,7 +212,7 @@ fn a_config_map_younger_than_a_pod_had_a_prior_version() {
 fn a_hold_ends_where_pods_are_not_watched() {
     let mut versions = versions_of(&[("old", NEVER), ("new", every(30, 15))]);
     assert_eq!(
-        hold_of(&mut versions, RunningPods::NotFollowed),
+        hold_of(&mut versions, RunningPods::NotWatched),
         Some(Some(135))
     );
 }
@@ -254,9 +255,10 @@ fn the_reason_says_how_long_and_why() {
     );
 }
 
-/// CoreDNS keeps running with a text that this agent has not read.
+/// CoreDNS refused the first text that this agent read, so it may run with an earlier text, which
+/// this agent has not read.
 #[test]
-fn a_text_after_refused_ones_has_no_unknown_prior_version() {
+fn a_text_after_a_refused_text_has_an_unknown_prior_version() {
     for (written, wanted) in [
         (WriteTime::Created(ago(3)), Some(Some(132))),
         (WriteTime::Edited(ago(3)), Some(Some(132))),
@@ -278,7 +280,7 @@ fn a_text_after_refused_ones_has_no_unknown_prior_version() {
     // All pods are younger than the ConfigMap.
     let mut versions = versions_of(&[("absent", Reload::Refused)]);
     let starts = pods_started_at(&[0]);
-    let made = WriteTime::Created(ago(3));
-    versions.add_version("new", NEVER, Some(made), RunningPods::Started(&starts));
+    let created = WriteTime::Created(ago(3));
+    versions.add_version("new", NEVER, Some(created), RunningPods::Started(&starts));
     assert_eq!(hold_of(&mut versions, RunningPods::Started(&starts)), None);
 }

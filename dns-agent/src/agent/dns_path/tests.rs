@@ -26,7 +26,7 @@ fn dns_pod(name: &str, started: Option<SystemTime>) -> PolicyPod {
     });
     let pod: ApiPod = serde_json::from_value(pod).unwrap();
     let Fact::Pod(pod) = Fact::from_pod(&pod).unwrap() else {
-        panic!("a Pod is one");
+        panic!("the fact is not a pod");
     };
     PolicyPod { started, ..pod }
 }
@@ -88,7 +88,7 @@ fn nothing_is_known_before_a_list_has_ended() {
 }
 
 #[test]
-fn node_caches_go_when_they_are_deleted_or_not_listed_again() {
+fn node_caches_are_removed_when_they_are_deleted_or_not_listed_again() {
     let clients = Feed::Clients;
     let mut observer = observer_after(&[
         Event::ListStarted(clients),
@@ -101,7 +101,7 @@ fn node_caches_go_when_they_are_deleted_or_not_listed_again() {
     let names = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
     assert_eq!(caches(&observer), names(&["b", "c"]));
 
-    // They stay until the next list has ended. A pod that can't be read stays after it, too.
+    // Node caches stay until the next list has ended. A pod that can't be read stays even then.
     observer.apply_event(&Event::ListStarted(clients));
     assert_eq!(caches(&observer), names(&["b", "c"]));
     observer.apply_event(&Event::unusable(
@@ -123,7 +123,7 @@ fn node_caches_go_when_they_are_deleted_or_not_listed_again() {
 }
 
 #[test]
-fn only_pods_that_run_have_a_start() {
+fn only_running_pods_of_the_clusters_dns_have_start_times() {
     let feed = Feed::DnsPods;
     let ended = PolicyPod {
         addresses: [].into(),
@@ -167,7 +167,7 @@ fn the_service_is_the_one_reported_last() {
 }
 
 #[test]
-fn pods_without_a_start_are_neither_before_nor_since() {
+fn an_unknown_start_time_is_neither_before_nor_since_any_time() {
     let starts =
         |starts: &[Option<u64>]| PodStarts(starts.iter().map(|start| start.map(at)).collect());
     assert!(starts(&[Some(5), Some(7)]).all_since(at(5)));

@@ -17,9 +17,9 @@ const WAITING: &str =
 const IDLE: &str = "the kernel plane has no zone to answer for, so CoreDNS answers everything";
 
 impl KernelPlane {
-    /// Reasons for not being ready: interfaces to which attaching failed, and hooks that another
-    /// agent holds longer than a takeover takes. If attaching failed everywhere, the node does not
-    /// support hooks. That is no reason to stop a rollout, so the agent is degraded and ready.
+    /// Reasons for not being ready: attaching to an interface failed, or another agent has held the
+    /// hooks for longer than a takeover takes. If attaching failed everywhere, the node does not
+    /// support hooks; this must not stop a rollout, so the agent counts as ready but degraded.
     pub(in crate::agent) fn missing(&self) -> Vec<String> {
         match &*self.lock_lifecycle() {
             KernelLifecycle::On(datapath) if datapath.is_attached() => attach_failures(datapath),
@@ -43,7 +43,7 @@ impl KernelPlane {
         match &*self.lock_lifecycle() {
             KernelLifecycle::Off | KernelLifecycle::Waiting(_) => Vec::new(),
             KernelLifecycle::Behind { .. } => vec![format!(
-                "{HOOKS_HELD_ELSEWHERE}: the kernel answers as long as that agent runs"
+                "{HOOKS_HELD_ELSEWHERE}: the kernel answers while that agent runs"
             )],
             KernelLifecycle::Failed { reason, .. } => vec![reason.clone()],
             KernelLifecycle::On(datapath) => {

@@ -1,4 +1,5 @@
-//! Freshness: whether what was read from the Kubernetes API may still be answered.
+//! Freshness: whether the kernel may still answer from the data that was read from the Kubernetes
+//! API.
 
 use std::{
     collections::BTreeSet,
@@ -63,7 +64,7 @@ impl ApiFreshness {
         }
     }
 
-    /// Sets the plan's settings. The kernel may not answer by them before `holds` have ended.
+    /// Sets the settings of the current plan. The kernel may not answer before `holds` have ended.
     pub(super) fn replace_plan(&mut self, settings: &ZoneSettings, holds: Vec<Hold>) -> PlanChange {
         let before = self.settings.replace(settings.clone());
         self.holds = holds;
@@ -86,8 +87,8 @@ impl ApiFreshness {
         self.active_holds().next().is_some()
     }
 
-    /// The freshness: current if no hold is active, and if every feed has received something within
-    /// `--max-age`.
+    /// The freshness: current if no hold is active, and if every feed of objects and the feed that
+    /// reports node caches have received something within `--max-age`.
     pub(super) fn freshness(&self) -> Freshness {
         if self.is_held() {
             return Freshness::Stale(StaleReason::Held);

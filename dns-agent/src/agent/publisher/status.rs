@@ -9,7 +9,7 @@ use zerohop_zone::ZoneData as _;
 use super::{Freshness, Publisher, StaleReason, read_lock};
 use crate::{admin::status::ZoneStatus, admin::status_board::StatusBoard};
 
-/// The duration of a check of the manifests from which on it is reported.
+/// A check of the manifests that takes longer than this is reported.
 const FILES_CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Publisher {
@@ -48,12 +48,12 @@ impl Publisher {
     fn log_new_problems(&mut self) {
         let problems = read_lock(&self.index).problems();
         for problem in problems.difference(&self.problems) {
-            warn!("{problem}; this part is ignored");
+            warn!("{problem}");
         }
         self.problems = problems;
     }
 
-    /// Puts the publisher's state on the board.
+    /// Writes the publisher's state to the status board.
     pub(in crate::agent) fn update_board(&mut self, board: &StatusBoard) {
         self.log_new_problems();
         let (zones, objects) = {

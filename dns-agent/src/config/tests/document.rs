@@ -6,19 +6,21 @@ use clap::{Arg, Command, CommandFactory as _};
 
 use super::*;
 use crate::config::{
-    declaration::{SETTINGS, find_setting, is_in_group, is_list, meaning, needs, setting_name},
+    declaration::{
+        SETTINGS, find_setting, is_in_group, is_list, meaning_and_default, needs, setting_name,
+    },
     settings::CHECKED,
 };
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
 
-/// Generates the document in place of comparing it.
+/// If this environment variable is set, the test writes the document instead of comparing it.
 const UPDATE: &str = "UPDATE_DOCS";
 
 /// The command that generates the document.
 const HOW_TO_UPDATE: &str = "UPDATE_DOCS=1 cargo test -p dns-agent --lib config";
 
-/// The length of a line of text.
+/// Maximum length of a line of text, in bytes.
 const COLUMNS: usize = 100;
 
 const EXAMPLE: &str = "\
@@ -31,7 +33,7 @@ max-age: 30m
 admin: 0.0.0.0:9153
 ";
 
-/// How values are written, by the name of a value.
+/// How values are written, by the placeholder of the value.
 const NOTATIONS: [(&str, &str); 18] = [
     ("CIDR", "a network: `10.96.0.0/12`, `fd00::/64`"),
     ("DOMAIN", "a domain name: `cluster.local`"),
@@ -82,8 +84,8 @@ fn the_document_is_generated_from_the_declaration() {
     let differs = lines.position(|(new, old)| new != old);
     assert!(
         generated == committed,
-        "docs/configuration.md does not match the declaration of the settings (first other line: \
-         {:?}): run `{HOW_TO_UPDATE}` and commit the document",
+        "docs/configuration.md does not match the declaration of the settings (first different \
+         line: {:?}): run `{HOW_TO_UPDATE}` and commit the document",
         differs.map(|line| line + 1)
     );
 }
@@ -103,7 +105,7 @@ fn every_argument_is_documented() {
     let mut notations = BTreeSet::new();
     for command in Cli::command().get_subcommands() {
         for argument in command.get_arguments() {
-            let (name, (text, _)) = (flag(argument), meaning(argument));
+            let (name, (text, _)) = (flag(argument), meaning_and_default(argument));
             assert!(text.len() > 10, "{} {name} has no text", command.get_name());
             if argument.get_action().takes_values()
                 && !is_switch(argument)
@@ -125,8 +127,8 @@ fn document() -> String {
 # Settings
 
 `dns-agent run` and `dns-agent check` take these settings.
-Each is a flag of the command line and a key of a configuration file, under the same name.
-`--config FILE` names the file; it is the only flag that is no key.
+Each is a flag of the command line and a key of a configuration file, with the same name.
+`--config FILE` names the file; it is the only flag that is not a key.
 
 | | command line | file |
 |---|---|---|
@@ -155,7 +157,7 @@ The file is YAML:
   Values in capitals are explained [below](#values).
 * **needs**: the setting is refused without one of these.
 * **commands**: the commands in which the setting has an effect.
-  `check` accepts all settings, so that the installation's own can be checked.
+  `check` accepts all settings, so that it can check the command line of an installed agent.
 "
     );
     for heading in headings() {
@@ -187,9 +189,10 @@ fn add_section(text: &mut String, heading: &str, settings: &[&Arg]) {
          | setting | value | default | needs | commands |\n|---|---|---|---|---|\n"
     );
     for setting in settings {
-        let commands = match is_in_group(setting, CHECKED) {
-            true => "`run`, `check`",
-            false => "`run`",
+        let commands = if is_in_group(setting, CHECKED) {
+            "`run`, `check`"
+        } else {
+            "`run`"
         };
         let needed = needs(setting).map(mark_flags).unwrap_or_default();
         add_line(
@@ -215,7 +218,7 @@ fn add_notations(text: &mut String) {
     }
 }
 
-/// An argument that is only on the command line, and the commands that have it.
+/// An argument that is not a setting, and the commands that have it.
 struct CommandArgument {
     argument: Arg,
     commands: Vec<String>,
@@ -249,7 +252,7 @@ fn other_arguments() -> Vec<CommandArgument> {
         {
             let same = |other: &&mut CommandArgument| {
                 flag(&other.argument) == flag(argument)
-                    && meaning(&other.argument) == meaning(argument)
+                    && meaning_and_default(&other.argument) == meaning_and_default(argument)
             };
             let name = command.get_name().to_owned();
             match found.iter_mut().find(same) {
@@ -293,9 +296,10 @@ fn value(argument: &Arg) -> String {
             .collect();
         return names.join(", ");
     }
-    match is_list(argument) {
-        true => format!("list of `{}`", value_name(argument)),
-        false => format!("`{}`", value_name(argument)),
+    if is_list(argument) {
+        format!("list of `{}`", value_name(argument))
+    } else {
+        format!("`{}`", value_name(argument))
     }
 }
 
@@ -311,7 +315,7 @@ fn value_name(argument: &Arg) -> String {
 
 /// The table cell with the default.
 fn default(argument: &Arg) -> String {
-    if let (_, Some(described)) = meaning(argument) {
+    if let (_, Some(described)) = meaning_and_default(argument) {
         return mark_flags(&described);
     }
     let values = argument.get_default_values().iter();
@@ -321,7 +325,7 @@ fn default(argument: &Arg) -> String {
 
 /// Adds an item that explains an argument, one sentence a line.
 fn add_meaning(text: &mut String, name: &str, argument: &Arg) {
-    let (meaning, _) = meaning(argument);
+    let (meaning, _) = meaning_and_default(argument);
     let meaning = format!("* **`{name}`**: {}.", meaning.trim_end_matches('.'));
     let sentences = mark_flags(&meaning).replace(". ", ".\n");
     for (number, sentence) in sentences.lines().enumerate() {

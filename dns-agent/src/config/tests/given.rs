@@ -1,9 +1,9 @@
-//! Settings of the file, and how flags are laid over them.
+//! Settings of the file, and how flags override them.
 
 use super::*;
 
 #[test]
-fn a_file_holds_every_setting_and_flags_win() {
+fn flags_override_the_settings_of_the_file() {
     let settings = settings(
         "manifests: objects\n\
          cluster-domain: [a.example]\n\
@@ -57,7 +57,7 @@ fn a_file_holds_every_setting_and_flags_win() {
     );
     assert_eq!(config.allow, ["10.0.0.0/8".parse::<IpNet>().unwrap()]);
     assert_eq!(config.rate_limit, 0);
-    assert_eq!(config.serve, ["10.0.0.10:53".parse().unwrap()]);
+    assert_eq!(config.served_addresses, ["10.0.0.10:53".parse().unwrap()]);
     assert_eq!(config.listen.len(), 2);
     assert_eq!(config.upstreams, ["192.0.2.1:53".parse().unwrap()]);
     assert_eq!(config.admin, "127.0.0.1:1".parse().unwrap());
@@ -90,7 +90,7 @@ fn errors_in_a_file_name_the_line() {
 
 #[test]
 fn a_missing_file_is_named() {
-    refused(
+    assert_refused(
         &["--config", "/nonexistent/agent.yaml"],
         &["/nonexistent/agent.yaml", "can't read"],
     );
@@ -116,10 +116,10 @@ fn flags_turn_off_what_the_file_turned_on() {
     );
     assert!(!off.kubernetes && !off.persist && !off.trust_zone && !off.ignore_empty_service);
     assert!(!off.endpoint_pod_names && !off.serve_dns_endpoints && !off.pass_deviations);
-    // A switch that is off is no contradiction to --manifests.
-    run(&["--manifests=m", "--trust-zone=false"]).unwrap();
-    refused(&["--persist=maybe"], &["--persist", "boolean"]);
-    // The next word is no value of a switch.
+    // A switch that is off does not contradict --manifests.
+    parse_config(&["--manifests=m", "--trust-zone=false"]).unwrap();
+    assert_refused(&["--persist=maybe"], &["--persist", "boolean"]);
+    // The next word is not taken as the value of a switch.
     let args = run_args(&["--kubernetes", "--persist", "--ttl", "7"]).unwrap();
     assert!(args.settings().unwrap().kubernetes);
     run_args(&["--persist", "false"]).unwrap_err();

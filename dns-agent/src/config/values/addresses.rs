@@ -12,7 +12,7 @@ use nix::net::if_::{Interface as NetworkInterface, if_nameindex};
 /// The port of DNS (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
 
-/// An address whose queries the kernel answers, by default at port 53.
+/// A server address at which the kernel answers queries. The default port is 53.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServedAddress(pub SocketAddr);
 
@@ -38,7 +38,7 @@ impl FromStr for ServedAddress {
     }
 }
 
-/// The address of a DNS server that the agent queries, by default at port 53. A link-local IPv6
+/// The address of a DNS server that the agent queries. The default port is 53. A link-local IPv6
 /// address needs its interface (RFC 4007 section 11): `fe80::1%eth0`, `[fe80::1%eth0]:53`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upstream(pub SocketAddr);
@@ -60,21 +60,26 @@ impl FromStr for Upstream {
 fn require_single_server(text: &str, address: SocketAddr) -> Result<SocketAddr, String> {
     if address.ip().is_unspecified() || address.port() == 0 {
         return Err(format!(
-            "{text:?} stands for no single server: give its own address and port"
+            "{text:?} is not the address of a single server: give the server's own address, and \
+             a port other than 0"
         ));
     }
     Ok(address)
 }
 
-/// Parses an address and a port, which defaults to `port`. `Ok(None)`: the text is no address.
+/// Parses an IP address, which may have an interface and a port. `port` is the default port; `None`
+/// means that the text must have a port. Returns `Ok(None)` if the text is not such an address.
 ///
 /// # Errors
-/// When the interface is missing or doesn't exist.
+/// * A link-local IPv6 address has no interface, or its interface doesn't exist.
+/// * Another IPv6 address has an interface.
 fn parse_with_interface(text: &str, port: Option<u16>) -> Result<Option<SocketAddr>, String> {
     let (address, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, "")) => (address, port),
-        Some((address, behind)) => {
-            let port = behind.strip_prefix(':').and_then(|port| port.parse().ok());
+        Some((address, after_bracket)) => {
+            let port = after_bracket
+                .strip_prefix(':')
+                .and_then(|port| port.parse().ok());
             if port.is_none() {
                 return Ok(None);
             }

@@ -1,4 +1,4 @@
-//! Tests of models built from records, and of rendered answers as read by another parser.
+//! Tests of models built from records, and of rendered answers.
 
 mod answers;
 pub(crate) mod rendering;

@@ -12,11 +12,13 @@ use super::{model, name, record};
 
 /// Parses the three sections of a message that has `question` and the rendered `sections`.
 pub(crate) fn parse(question: &Name, sections: &Sections) -> [Vec<Record>; 3] {
+    // ID 0, the flags QR and AA, and one question.
     let mut message = vec![0, 0, 0x84, 0, 0, 1];
     for count in [sections.answers, sections.authorities, sections.additionals] {
         message.extend(count.to_be_bytes());
     }
     message.extend(question.wire());
+    // Type A, class IN.
     message.extend([0, 1, 0, 1]);
     message.extend(&sections.bytes);
 
@@ -109,7 +111,7 @@ fn names_are_compressed_against_the_question() {
 }
 
 #[test]
-fn srv_data_is_not_compressed_but_pointed_into() {
+fn srv_targets_are_not_compressed_but_later_names_point_into_them() {
     let question = name("_a._b.web.z");
     let srv = Rdata::Srv(Srv {
         priority: 0,
@@ -204,9 +206,9 @@ fn alias_chains_and_empty_answers_are_rendered() {
 }
 
 #[test]
-fn names_past_the_reach_of_pointers_are_written_out() {
+fn names_beyond_the_reach_of_pointers_are_not_compressed() {
     let question = name("q.z");
-    // Each name occurs twice, so that distant ones would be compressed if pointers reached them.
+    // Each name occurs twice, so the second would be compressed if a pointer could hold its offset.
     let target = |host: u32| name(&format!("host-{host}.far-{host}.example"));
     let many: Vec<Record> = (0..2000)
         .map(|index| record("q.z", Rdata::Ptr(target(index / 2))))
@@ -253,7 +255,7 @@ fn any_records() -> impl Strategy<Value = Vec<Record>> {
 
 proptest! {
     #[test]
-    fn what_is_rendered_is_read_back(
+    fn rendered_records_are_read_back(
         question in any_name(),
         answer in any_records(),
         additional in any_records(),

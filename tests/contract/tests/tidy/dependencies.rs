@@ -33,7 +33,7 @@ fn every_dependency_has_its_reason() {
             }
         }
     }
-    violations.check();
+    violations.assert_none();
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn every_member_has_a_development_profile() {
         .collect();
     for (number, name) in &profiles {
         if !members.contains(name) {
-            let what = format!("the profile of {name} is for no member");
+            let what = format!("{name} has a profile but is not a member of the workspace");
             violations.add(path, *number, &what, "remove or rename the entry");
         }
     }
@@ -67,5 +67,5 @@ fn every_member_has_a_development_profile() {
             violations.add(path, 1, &what, "add the entry with an opt-level");
         }
     }
-    violations.check();
+    violations.assert_none();
 }

@@ -19,7 +19,7 @@ struct CrateModules {
     imports: BTreeMap<ModulePath, Vec<ImportedPath>>,
 }
 
-/// A path that a module names.
+/// A path in the code of a module.
 struct ImportedPath {
     line: usize,
     names: Vec<String>,
@@ -34,7 +34,7 @@ enum ImportVisibility {
     Reexported,
 }
 
-/// For each module the modules that it imports, each with the line of one import.
+/// For each module the modules that it imports, each with the line of the first import.
 type ImportGraph = BTreeMap<ModulePath, BTreeMap<ModulePath, usize>>;
 
 #[test]
@@ -59,12 +59,12 @@ fn modules_do_not_import_each_other_in_circles() {
                     &modules.files[module].path,
                     *line,
                     &what,
-                    "move what both need into a module of its own",
+                    "move the code that both need into a third module",
                 );
             }
         }
     }
-    violations.check();
+    violations.assert_none();
 }
 
 /// The folders with the root of a crate.
@@ -78,7 +78,8 @@ fn crate_folders() -> BTreeSet<&'static str> {
 }
 
 impl CrateModules {
-    /// The modules without their tests, which may import the modules beside them.
+    /// The modules of the crate in a folder, without test modules, which may import any other
+    /// module.
     fn in_folder(folder: &str) -> CrateModules {
         let files = repository().with_extension(&["rs"]);
         let modules = files.filter_map(|file| {
@@ -116,8 +117,8 @@ impl CrateModules {
         graph
     }
 
-    /// The module that defines what a path leads to, seen from a module. `None` if the path leads
-    /// out of the crate.
+    /// The module that defines the item with a path, as seen from the module `from`. `None` if the
+    /// path leads out of the crate.
     fn resolve(&self, from: &ModulePath, path: &[String]) -> Option<ModulePath> {
         let mut base = from.clone();
         let mut rest = path;
@@ -168,6 +169,7 @@ fn imported_paths(text: &str) -> Vec<ImportedPath> {
                 continue;
             }
             let line = code[..at].matches('\n').count() + 1;
+            // The text before is `pub` or `pub(…)`.
             let before = code[..at].trim_end();
             let is_reexport = start == "use " && before.ends_with(['b', ')']);
             let visibility = if is_reexport {
@@ -224,20 +226,21 @@ fn flatten_use_tree(prefix: &[String], tree: &str, add: &mut impl FnMut(Vec<Stri
     }
 }
 
-/// The names of the modules on the shortest way of imports. Empty if there is none.
+/// The names of the modules on the shortest chain of imports from one module to another. Empty if
+/// there is no such chain.
 fn shortest_path(imports: &ImportGraph, from: &ModulePath, to: &ModulePath) -> Vec<String> {
-    let mut ways = vec![vec![from]];
+    let mut chains = vec![vec![from]];
     let mut seen = BTreeSet::from([from]);
     let mut next = 0;
-    while let Some(way) = ways.get(next).cloned() {
+    while let Some(chain) = chains.get(next).cloned() {
         next += 1;
-        let last = way[way.len() - 1];
+        let last = chain[chain.len() - 1];
         if last == to {
-            return way.iter().map(|module| module.join("::")).collect();
+            return chain.iter().map(|module| module.join("::")).collect();
         }
         for module in imports.get(last).into_iter().flat_map(BTreeMap::keys) {
             if seen.insert(module) {
-                ways.push([&way[..], &[module]].concat());
+                chains.push([&chain[..], &[module]].concat());
             }
         }
     }
@@ -245,7 +248,7 @@ fn shortest_path(imports: &ImportGraph, from: &ModulePath, to: &ModulePath) -> V
 }
 
 #[test]
-fn use_trees_are_read() {
+fn use_trees_are_flattened() {
     let text =
         "use super::{\n    a::{B, c::D as E},\n    f,\n};\npub use g::H;\nlet i = crate::j::k(l);";
     let paths: Vec<String> = imported_paths(text)

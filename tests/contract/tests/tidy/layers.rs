@@ -1,4 +1,4 @@
-//! Which crate may depend on which. The code map of `docs/architecture.md` decides.
+//! The dependencies that each crate may have, by the code map of `docs/architecture.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ const ARCHITECTURE: &str = "docs/architecture.md";
 /// Crates that the tests of every crate may use.
 const TEST_CRATES: [&str; 2] = ["zerohop-contract", "zerohop-tests"];
 
-/// Dependencies that only these crates may have.
+/// Dependencies, each with the only crates that may have it.
 const CONFINED: [(&str, &[&str]); 7] = [
     ("aya", &["zerohop-datapath", "zerohop-tests"]),
     ("aya-log", &["zerohop-datapath"]),
@@ -39,10 +39,10 @@ const CONFINED: [(&str, &[&str]); 7] = [
 type AllowedLayers = BTreeMap<String, BTreeSet<String>>;
 
 #[test]
-fn crates_depend_only_on_what_the_code_map_allows() {
+fn dependencies_between_crates_are_in_the_code_map() {
     let allowed = read_code_map();
     let manifests = crate_manifests();
-    let own: BTreeSet<&str> = manifests.iter().map(CargoManifest::name).collect();
+    let workspace_crates: BTreeSet<&str> = manifests.iter().map(CargoManifest::name).collect();
     let mut violations = Violations::default();
     for manifest in &manifests {
         let name = manifest.name();
@@ -57,7 +57,7 @@ fn crates_depend_only_on_what_the_code_map_allows() {
             let is_for_tests = dependency.section == DependencySection::Development
                 && TEST_CRATES.contains(&used)
                 && name != "zerohop-contract";
-            if !own.contains(used) || allowed.contains(used) || is_for_tests {
+            if !workspace_crates.contains(used) || allowed.contains(used) || is_for_tests {
                 continue;
             }
             violations.add(
@@ -68,11 +68,11 @@ fn crates_depend_only_on_what_the_code_map_allows() {
             );
         }
     }
-    violations.check();
+    violations.assert_none();
 }
 
 #[test]
-fn some_dependencies_are_confined_to_few_crates() {
+fn confined_dependencies_are_used_only_by_their_crates() {
     let mut violations = Violations::default();
     for manifest in crate_manifests() {
         for dependency in manifest.dependencies() {
@@ -90,7 +90,7 @@ fn some_dependencies_are_confined_to_few_crates() {
             }
         }
     }
-    violations.check();
+    violations.assert_none();
 }
 
 /// Reads the table of crates. `all above` stands for the crates of the rows above.

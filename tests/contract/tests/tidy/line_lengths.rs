@@ -7,7 +7,7 @@ use crate::{
     violations::Violations,
 };
 
-/// The most characters of a line.
+/// The largest number of characters in a line.
 const COLUMNS: usize = 100;
 
 /// Sources in other languages, whose lines are all checked.
@@ -16,7 +16,7 @@ const OTHER_SOURCES: [&str; 5] = ["c", "go", "py", "sh", "dict"];
 /// Data in which only comments are checked, because a value can't be broken.
 const DATA: [&str; 5] = ["toml", "yaml", "scn", "tpl", "gitignore"];
 
-/// Fences with output of programs.
+/// Languages of fences with output of programs, which is not checked.
 const OUTPUT: [&str; 3] = ["", "console", "text"];
 
 #[test]
@@ -35,7 +35,7 @@ fn sources_have_short_lines() {
             add_long_line(&mut violations, file, number, line);
         }
     }
-    violations.check();
+    violations.assert_none();
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn comments_of_data_have_short_lines() {
             add_long_line(&mut violations, file, number, line);
         }
     }
-    violations.check();
+    violations.assert_none();
 }
 
 #[test]
@@ -66,19 +66,19 @@ fn documents_have_short_lines() {
             }
         }
     }
-    violations.check();
+    violations.assert_none();
 }
 
-/// Whether a line is too long and has no URL that makes it so.
+/// Whether a line is too long. Lines with URLs of at least half the limit are exempt.
 fn is_long(line: &str) -> bool {
     let columns = line.chars().count();
     let urls = line.split_whitespace().filter(|word| word.contains("://"));
     columns > COLUMNS && urls.map(|url| url.chars().count()).sum::<usize>() < COLUMNS / 2
 }
 
-/// Whether a line is too long because of a literal that would be too long even on a line of its
-/// own, indented once more and with a comma. rustfmt leaves such lines. A literal that begins on an
-/// earlier line includes the indentation.
+/// Whether a line is too long because of a literal of `literal` characters. Such a literal would be
+/// too long even on a line of its own, indented once more and with a comma, so rustfmt does not
+/// break the line. A literal that begins on an earlier line includes the indentation.
 fn is_unbreakable(line: &str, literal: usize) -> bool {
     let text = line.trim_start();
     let indentation = line.len() - text.len();

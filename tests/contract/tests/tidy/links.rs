@@ -10,7 +10,7 @@ use crate::{
 const SOURCES: [&str; 8] = ["rs", "toml", "yaml", "json", "scn", "tpl", "sh", "md"];
 
 #[test]
-fn links_of_documents_lead_somewhere() {
+fn targets_of_links_exist() {
     let mut violations = Violations::default();
     for file in repository().with_extension(&["md"]) {
         let lines = markdown_lines(file).into_iter();
@@ -26,11 +26,11 @@ fn links_of_documents_lead_somewhere() {
             }
         }
     }
-    violations.check();
+    violations.assert_none();
 }
 
 #[test]
-fn anchors_that_texts_mention_exist() {
+fn mentioned_anchors_exist() {
     let mut violations = Violations::default();
     for file in repository().with_extension(&SOURCES) {
         for (number, line) in file.lines() {
@@ -39,7 +39,7 @@ fn anchors_that_texts_mention_exist() {
             }
         }
     }
-    violations.check();
+    violations.assert_none();
 }
 
 fn check_target(
@@ -82,7 +82,7 @@ fn mentioned_anchors(line: &str) -> impl Iterator<Item = (String, &str)> {
     })
 }
 
-/// A path that stands in a document, as a path from the root.
+/// Converts a path in a document to a path from the root.
 fn resolve_relative(document: &str, path: &str) -> String {
     let mut folders: Vec<&str> = document.split('/').collect();
     folders.pop();

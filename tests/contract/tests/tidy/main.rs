@@ -1,7 +1,7 @@
-//! Holds code and documents to each other: rules about the whole repository that no compiler
-//! checks.
+//! Rules about the whole repository that no compiler checks, such as the agreement of code and
+//! documents.
 //!
-//! Every rule reads the repository's files and lists all violations with file and line, what is
+//! Every rule reads the repository's files, and lists all violations with file and line, what is
 //! wrong, and what to do. `docs/architecture.md` says which invariants depend on these rules.
 
 #![forbid(unsafe_code)]

@@ -15,13 +15,14 @@ pub(crate) struct DependencyLine {
     pub(crate) section: DependencySection,
 }
 
+/// The kind of a section of dependencies. Build dependencies count as normal ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DependencySection {
     Normal,
     Development,
 }
 
-/// The manifests of all crates, of the fuzz workspace too.
+/// The manifests of all crates, including those of the fuzz workspace.
 pub(crate) fn crate_manifests() -> Vec<CargoManifest> {
     let files = repository().with_extension(&["toml"]);
     let manifests = files.filter(|file| file.path.ends_with("/Cargo.toml"));

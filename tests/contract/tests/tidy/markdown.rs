@@ -70,7 +70,7 @@ pub(crate) fn anchors(file: &RepositoryFile) -> Vec<String> {
     anchors
 }
 
-/// The cells of a table row.
+/// The cells of a table row, without the spaces around them.
 pub(crate) fn table_cells(row: &str) -> Vec<&str> {
     let row = row.trim().trim_matches('|');
     row.split('|').map(str::trim).collect()

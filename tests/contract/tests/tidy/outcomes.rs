@@ -32,7 +32,7 @@ fn every_outcome_is_documented() {
             violations.add(OUTCOMES, line, &what, &remedy);
         }
     }
-    violations.check();
+    violations.assert_none();
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn every_documented_outcome_exists() {
             violations.add(DOCUMENT, line.number, &what, &remedy);
         }
     }
-    violations.check();
+    violations.assert_none();
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn every_outcome_has_a_test() {
             violations.add(OUTCOMES, line, &what, "add a packet that ends in it");
         }
     }
-    violations.check();
+    violations.assert_none();
 }
 
 /// The outcomes, from the lines `Self::Variant => "name",` of the first `impl` block.

@@ -1,4 +1,4 @@
-//! Paths of the repository that documents and comments mention.
+//! The paths that documents and comments mention exist.
 
 use crate::{
     markdown::{MarkdownKind, code_spans, markdown_lines, section, table_cells},
@@ -7,13 +7,13 @@ use crate::{
     violations::Violations,
 };
 
-/// How paths of files in this repository end. Paths of folders end in a slash.
+/// The endings of paths that are checked. Paths of folders end in a slash.
 const ENDINGS: [&str; 7] = [".rs", ".md", ".scn", ".yaml", ".toml", ".json", "/"];
 
-/// How the comments of data start.
+/// Extensions of data files in which comments start with `#`.
 const DATA: [&str; 4] = ["toml", "yaml", "scn", "sh"];
 
-/// Mentioned paths of other programs.
+/// Paths in the repositories of other programs.
 const FOREIGN_PATHS: [&str; 1] = [
     // The repository of Kubernetes.
     "cluster/addons/dns/nodelocaldns/nodelocaldns.yaml",
@@ -28,7 +28,7 @@ fn paths_in_documents_exist() {
             check_paths(&mut violations, &file.path, line.number, line.text);
         }
     }
-    violations.check();
+    violations.assert_none();
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn paths_in_comments_exist() {
             check_paths(&mut violations, &file.path, number, line);
         }
     }
-    violations.check();
+    violations.assert_none();
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn files_that_keep_invariants_exist() {
         }
     }
     assert!(rows > 0, "the table of invariants has rows");
-    violations.check();
+    violations.assert_none();
 }
 
 /// Checks the paths in backticks of a line. They may start at the root or at any folder.
@@ -94,7 +94,7 @@ fn is_path(text: &str) -> bool {
         && ENDINGS.iter().any(|ending| text.ends_with(ending))
 }
 
-/// The paths that a path with a list of names in braces stands for.
+/// Expands a list of names in braces into one path for each name.
 fn expand_braces(path: &str) -> Vec<String> {
     let Some((start, rest)) = path.split_once('{') else {
         return vec![path.to_owned()];

@@ -6,7 +6,7 @@ use std::{
     sync::LazyLock,
 };
 
-/// Folders that hold no sources.
+/// Folders without sources. Their files are not read.
 const SKIPPED_FOLDERS: [&str; 7] = [
     "target",
     ".git",
@@ -22,7 +22,7 @@ static REPOSITORY: LazyLock<Repository> = LazyLock::new(Repository::read);
 /// Every text file of the repository, in the order of paths, and every folder.
 pub(crate) struct Repository {
     files: Vec<RepositoryFile>,
-    /// Also those that are skipped. Each with a slash before and after it.
+    /// All folders, including skipped ones, in the form `/path/`.
     folders: Vec<String>,
 }
 
@@ -77,23 +77,23 @@ impl Repository {
         files.filter(|file| extensions.contains(&file.extension()))
     }
 
-    /// A file that the rules depend on.
+    /// The file at a path. Panics if there is no such file.
     pub(crate) fn file(&self, path: &str) -> &RepositoryFile {
         self.find(path).unwrap_or_else(|| panic!("{path} exists"))
     }
 
-    /// The file at a path.
+    /// The file at a path, if there is one.
     pub(crate) fn find(&self, path: &str) -> Option<&RepositoryFile> {
         self.files.iter().find(|file| file.path == path)
     }
 
-    /// Whether a path from the root is that of a file or folder.
+    /// Whether a file or folder has this path from the root.
     pub(crate) fn has(&self, path: &str) -> bool {
         let folder = format!("/{}/", path.trim_end_matches('/'));
         self.find(path).is_some() || self.folders.contains(&folder)
     }
 
-    /// Whether a path, from the root or from any folder, is that of a file or folder.
+    /// Whether a file or folder has this path from the root or from any other folder.
     pub(crate) fn has_below_any_folder(&self, path: &str) -> bool {
         let ending = format!("/{path}");
         let folder = format!("/{}/", path.trim_end_matches('/'));
@@ -105,7 +105,7 @@ impl Repository {
 }
 
 impl RepositoryFile {
-    /// The part of the name after the last dot. Empty if there is none.
+    /// The part of the name after the last dot. Empty if the name has no dot.
     pub(crate) fn extension(&self) -> &str {
         let (_, name) = self.path.rsplit_once('/').unwrap_or(("", &self.path));
         name.rsplit_once('.').map_or("", |(_, extension)| extension)

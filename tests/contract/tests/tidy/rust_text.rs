@@ -32,9 +32,9 @@ impl RustText {
     /// The text of one kind. Every other character is a space, so lines and columns stay.
     pub(crate) fn only(&self, kind: TextKind) -> String {
         let characters = self.characters.iter().zip(&self.kinds);
-        let kept = characters.map(|(character, of)| match character {
+        let kept = characters.map(|(character, its_kind)| match character {
             '\n' => '\n',
-            _ if *of == kind => *character,
+            _ if *its_kind == kind => *character,
             _ => ' ',
         });
         kept.collect()
@@ -58,7 +58,7 @@ impl RustText {
         longest
     }
 
-    /// The kind and the length of what starts at a position.
+    /// The kind and the length of the text that starts at a position.
     fn measure(&self, at: usize) -> (TextKind, usize) {
         let rest = &self.characters[at..];
         let is_inside_word = at > 0
@@ -70,6 +70,8 @@ impl RustText {
             ['"', ..] => (TextKind::Literal, length_of_string(rest)),
             ['r', '"' | '#', ..] if !is_inside_word => self.measure_raw(rest, 1),
             ['b' | 'c', 'r', '"' | '#', ..] if !is_inside_word => self.measure_raw(rest, 2),
+            // An escaped character: `end` does not count the first three characters and the last
+            // quote.
             ['\'', '\\', _, tail @ ..] => {
                 let end = tail.iter().position(|character| *character == '\'');
                 (TextKind::Literal, end.map_or(rest.len(), |end| end + 4))
@@ -79,7 +81,8 @@ impl RustText {
         }
     }
 
-    /// A raw string, or code if it is a raw identifier. `prefix` is the length of the letters.
+    /// A raw string, or code if it is a raw identifier. `prefix` is the number of letters before
+    /// the hashes.
     fn measure_raw(&self, rest: &[char], prefix: usize) -> (TextKind, usize) {
         let hashes = rest[prefix..].iter().take_while(|it| **it == '#').count();
         let start = prefix + hashes + 1;

@@ -1,4 +1,4 @@
-//! A type name has one meaning in the whole repository.
+//! Type names are unique in the whole repository.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::{
 };
 
 #[test]
-fn every_type_has_a_name_of_its_own() {
+fn type_names_are_unique() {
     let mut places: BTreeMap<String, Vec<(&str, usize)>> = BTreeMap::new();
     for file in repository().with_extension(&["rs"]) {
         let code = RustText::read(&file.text).only(TextKind::Code);
@@ -28,11 +28,11 @@ fn every_type_has_a_name_of_its_own() {
             violations.add(path, *number, &what, "rename one of them");
         }
     }
-    violations.check();
+    violations.assert_none();
 }
 
-/// The name of the type that a line defines. Aliases count only at the top level, because those
-/// inside of `impl` blocks are associated types.
+/// The name of the type that a line defines. Indented aliases do not count, because they are
+/// associated types of `impl` blocks.
 fn defined_type(line: &str) -> Option<&str> {
     let is_indented = line.starts_with(' ');
     let mut words = line.split_whitespace();

@@ -13,7 +13,7 @@ impl Violations {
     }
 
     /// Fails the test if there are violations.
-    pub(crate) fn check(self) {
+    pub(crate) fn assert_none(self) {
         let count = self.lines.len();
         assert!(count == 0, "{count} violations\n{}", self.lines.join("\n"));
     }

@@ -39,7 +39,7 @@ struct Store {
 
 #[derive(Default)]
 struct StoredObjects {
-    now: BTreeMap<ObjectPath, Value>,
+    current: BTreeMap<ObjectPath, Value>,
     /// Every change, in order. Element n has resource version n + 2.
     changes: Vec<StoredChange>,
 }
@@ -49,7 +49,7 @@ struct StoredChange {
     path: ObjectPath,
     /// The event for watches that select the changed object.
     event: Value,
-    /// The object before the change.
+    /// The object before the change. `None`: it did not exist.
     before: Option<Value>,
 }
 
@@ -67,8 +67,9 @@ struct RequestSelection {
     plural: String,
     /// `None`: all namespaces.
     namespace: Option<String>,
-    /// Label and field selectors, as in the URL.
+    /// The label selector, as in the URL.
     labels: String,
+    /// The field selector, as in the URL.
     fields: String,
 }
 
@@ -155,9 +156,10 @@ impl ObjectSource for MemoryApiServer {
 }
 
 impl Store {
+    /// Replaces the object at `path`, or deletes it if `object` is `None`.
     fn change(&self, path: ObjectPath, object: Option<Value>) {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        let StoredObjects { now, changes } = &mut *objects;
+        let StoredObjects { current, changes } = &mut *objects;
         let version = changes.len() as u64 + 2;
         let versioned = |mut object: Value| {
             object["metadata"]["resourceVersion"] = json!(version.to_string());
@@ -166,7 +168,7 @@ impl Store {
         let (event, before) = match object {
             Some(object) => {
                 let object = versioned(object);
-                let before = now.insert(path.clone(), object.clone());
+                let before = current.insert(path.clone(), object.clone());
                 let verb = match before {
                     Some(_) => "MODIFIED",
                     None => "ADDED",
@@ -174,7 +176,9 @@ impl Store {
                 (json!({"type": verb, "object": object}), before)
             }
             None => {
-                let object = now.remove(&path).expect("what is deleted is there");
+                let object = current
+                    .remove(&path)
+                    .expect("only existing objects are deleted");
                 let event = json!({"type": "DELETED", "object": versioned(object.clone())});
                 (event, Some(object))
             }
@@ -187,7 +191,8 @@ impl Store {
         self.version.send_replace(version);
     }
 
-    /// The events of a watch after `version`, and the version of the last change.
+    /// The events of a watch after `version`, one JSON object a line, and the version of the last
+    /// change.
     fn events_since(&self, version: u64, selection: &RequestSelection) -> (String, u64) {
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         let after = objects.changes.iter().skip(version as usize - 1);
@@ -219,11 +224,13 @@ impl ObjectPath {
 }
 
 impl RequestSelection {
+    /// Whether the selection includes the kind and the namespace of an object.
     fn covers(&self, path: &ObjectPath) -> bool {
         let namespace = self.namespace.as_ref();
         path.plural == self.plural && namespace.is_none_or(|name| *name == path.namespace)
     }
 
+    /// Whether an object has the selected labels and fields.
     fn matches(&self, path: &ObjectPath, object: &Value) -> bool {
         let label = |key: &str| object["metadata"]["labels"][key].as_str();
         let node = object["spec"]["nodeName"].as_str();
@@ -239,13 +246,14 @@ impl RequestSelection {
 /// Whether all requirements of a selector hold: `key`, `!key`, `key=value`, `key!=value` and
 /// `key in (value,…)`.
 fn all_hold<'v>(requirements: &str, value: impl Fn(&str) -> Option<&'v str>) -> bool {
-    let mut is_within = false;
-    let each = requirements.split(|character| {
-        is_within = character == '(' || is_within && character != ')';
-        character == ',' && !is_within
+    // A comma in parentheses does not end a requirement.
+    let mut in_parentheses = false;
+    let split = requirements.split(|character| {
+        in_parentheses = character == '(' || in_parentheses && character != ')';
+        character == ',' && !in_parentheses
     });
-    let mut each = each.filter(|text| !text.is_empty());
-    each.all(|text| {
+    let mut requirements = split.filter(|text| !text.is_empty());
+    requirements.all(|text| {
         if let Some((key, values)) = text.split_once(" in ") {
             let mut values = values.trim_matches(['(', ')']).split(',');
             return value(key).is_some_and(|value| values.any(|one| one == value));
@@ -290,6 +298,7 @@ async fn handle_request(
         labels: get("labelSelector"),
         fields: get("fieldSelector"),
     };
+    // Like a server without streaming lists: the agent must list and then watch.
     if get("sendInitialEvents") == "true" {
         return refuse_request(StatusCode::UNPROCESSABLE_ENTITY);
     }
@@ -306,7 +315,7 @@ async fn handle_request(
 fn list_objects(store: &Store, selection: &RequestSelection) -> Response {
     let objects = store.objects.lock().unwrap_or_else(PoisonError::into_inner);
     let selected = objects
-        .now
+        .current
         .iter()
         .filter(|(path, object)| selection.covers(path) && selection.matches(path, object));
     let items: Vec<&Value> = selected.map(|(_, object)| object).collect();

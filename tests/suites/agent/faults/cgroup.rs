@@ -15,14 +15,19 @@ const MAX_LIMIT: u64 = 1 << 32;
 /// A control group, empty at first; removed when dropped.
 pub(super) struct MemoryCgroup {
     folder: PathBuf,
-    /// The file with the memory limit, and the file with the count of OOM kills.
+    /// The file with the memory limit.
     limit: &'static str,
+    /// The file with the number of OOM kills.
     events: &'static str,
 }
 
 impl MemoryCgroup {
+    /// Creates an empty group.
+    ///
     /// # Errors
-    /// If this process cannot use a memory controller.
+    ///
+    /// If this process cannot use a memory controller, or the directory of the group exists
+    /// already.
     pub(super) fn new() -> Result<MemoryCgroup> {
         let first = Path::new("/sys/fs/cgroup/memory");
         let (root, limit, events) = if first.join("memory.limit_in_bytes").exists() {
@@ -48,7 +53,7 @@ impl MemoryCgroup {
         Ok(())
     }
 
-    /// Lowers the limit until it is at most twice the memory in use.
+    /// Sets a limit of 64 KiB, doubled until the kernel accepts it.
     pub(super) fn shrink_limit(&self) -> Result<()> {
         let file = self.folder.join(self.limit);
         let mut limit: u64 = 65_536;

@@ -1,5 +1,5 @@
-//! Steps of the system clock. Only guests run this test (`cargo xtask test --kernel`); on the host
-//! xtask skips it.
+//! Steps of the system clock. xtask skips this test on the host. The guests of the kernel matrix
+//! run it: `cargo xtask test --kernel all`.
 
 use std::env;
 
@@ -12,7 +12,7 @@ use zerohop_tests::udp::eventually;
 use super::{super::LIMIT, OneNodeCluster, dns, load::LookupMix};
 
 #[test]
-fn the_clock_is_stepped() {
+fn lookups_succeed_while_the_clock_is_stepped() {
     assert!(
         env::var_os("ZEROHOP_GUEST").is_some(),
         "this steps the clock: run it by `cargo xtask test --kernel all`"
@@ -20,7 +20,7 @@ fn the_clock_is_stepped() {
     let cluster = OneNodeCluster::new();
     let _agent = cluster.start_agent(&[]);
     let tally = cluster.look_up_during(
-        "clock stepped by an hour, on and back",
+        "clock stepped by an hour, forward and back",
         LookupMix::All,
         || {
             for hours in [1, -2, 1] {

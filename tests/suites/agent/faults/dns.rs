@@ -1,4 +1,4 @@
-//! The names of the fault tests, and their right answers.
+//! The queries of the fault tests, and the right replies.
 
 use std::ops::Range;
 
@@ -8,13 +8,15 @@ use zerohop_contract::{
     packet::{self, QueryPacket},
 };
 
+use crate::kernel::fixture::rcode;
+
 /// Number of services that are looked up. The cluster may have more.
 pub(super) const LOOKED_UP: u16 = 40;
 
 /// The TTL of answers of the stand-in for the cluster's DNS.
 pub(super) const STAND_IN_TTL: u32 = 77;
 
-/// A question of the pod, by the number of a service.
+/// A question that the pod asks. Services are numbered.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum PodQuestion {
     /// A service's IPv4 address.
@@ -36,6 +38,7 @@ pub(super) enum Answerer {
 
 /// Length of the DNS header, in bytes.
 const HEADER: usize = 12;
+/// The address of the name outside of the cluster.
 const OUTSIDE: [u8; 4] = [203, 0, 113, 7];
 
 impl PodQuestion {
@@ -55,25 +58,25 @@ impl PodQuestion {
 
     /// Checks a reply. Returns its sender, or a description of what is wrong.
     pub(super) fn check_reply(self, query: &[u8], reply: &[u8]) -> Result<Answerer, String> {
-        let wrong = |what: &str| Err(format!("{self:?}: {what} in {reply:02x?}"));
+        let wrong = |what: &str| Err(format!("{self:?}: wrong {what} in {reply:02x?}"));
         let end = query.len();
         if reply.len() < end || reply[2] & 0x80 == 0 || reply[HEADER..end] != query[HEADER..] {
-            return wrong("another question");
+            return wrong("question");
         }
-        if reply[3] & 15 != self.rcode() {
-            return wrong("the RCODE");
+        if rcode(reply) != self.rcode() {
+            return wrong("RCODE");
         }
         let answers = u16::from_be_bytes([reply[6], reply[7]]);
         let Some(address) = self.address() else {
-            // The stand-in omits the SOA record.
+            // Byte 9 counts authority records: the kernel's SOA record, which the stand-in omits.
             return match (answers, reply[9]) {
                 (0, 1) => Ok(Answerer::Kernel),
                 (0, 0) => Ok(Answerer::StandIn),
-                _ => wrong("records"),
+                _ => wrong("number of records"),
             };
         };
         if answers != 1 || !reply.ends_with(&address) || reply.len() != end + 16 {
-            return wrong("the address");
+            return wrong("address");
         }
         let ttl = &reply[end + 6..end + 10];
         Ok(if ttl == STAND_IN_TTL.to_be_bytes() {
@@ -83,11 +86,12 @@ impl PodQuestion {
         })
     }
 
-    /// Parses a query. `None`: it is none of these questions.
+    /// Parses a query. `None`: the query has another question.
     fn parse(query: &[u8]) -> Option<PodQuestion> {
         let length = usize::from(*query.get(HEADER)?);
         let label = query.get(HEADER + 1..HEADER + 1 + length)?;
         let label = std::str::from_utf8(label).ok()?;
+        // The low byte of the type; type and class end the query.
         let rtype = query.get(query.len().checked_sub(4)?..)?[1];
         let number = |prefix| label.strip_prefix(prefix)?.parse().ok();
         match rtype {
@@ -128,7 +132,7 @@ pub(super) fn services(count: u16) -> String {
     services_named("s", 0..count)
 }
 
-/// Manifests of services whose names are `name` with these numbers appended.
+/// Manifests of services, one for each number. Their names are `name` with the number appended.
 pub(super) fn services_named(name: &str, numbers: Range<u16>) -> String {
     let service = |number| {
         let [a, b, c, d] = service_address(number);
@@ -156,12 +160,16 @@ pub(super) fn malformed_message(random: &mut impl Rng) -> Vec<u8> {
     let mut message =
         PodQuestion::Service(random.random_range(0..LOOKED_UP)).message(random.random());
     match random.random_range(0..4) {
+        // A truncated message.
         0 => message.truncate(random.random_range(0..message.len())),
+        // A name with one byte changed.
         1 => {
             let at = random.random_range(HEADER..message.len() - 4);
             message[at] = random.random_range(64..=255);
         }
+        // Additional bytes.
         2 => message.extend((0..random.random_range(1..400)).map(|_| random.random::<u8>())),
+        // A random header.
         _ => message[2..HEADER].fill_with(|| random.random()),
     }
     message

@@ -16,8 +16,8 @@ use zerohop_tests::{netns::NetworkNamespace, udp::UdpClient};
 
 use super::dns::{Answerer, LOOKED_UP, PodQuestion};
 
-/// Lookups on a thread until it is stopped: at most 2,000 a second, each after the answer to the
-/// previous one.
+/// A thread that looks names up until it is stopped, at most 2,000 a second. Each lookup begins
+/// after the previous one has ended.
 pub(super) struct LookupLoad {
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<LookupTally>>,
@@ -26,7 +26,7 @@ pub(super) struct LookupLoad {
 /// The selection of names to look up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LookupMix {
-    /// Names of the cluster, and a tenth names outside.
+    /// Names of the cluster, and for a tenth of the lookups a name outside of it.
     All,
     /// Only names of the cluster.
     OfTheCluster,
@@ -36,6 +36,7 @@ pub(super) enum LookupMix {
 #[derive(Debug, Default)]
 pub(super) struct LookupTally {
     pub(super) asked: usize,
+    /// Lookups that the kernel answered.
     pub(super) by_kernel: usize,
     /// Lookups without a reply within [`PATIENCE`]. (A resolver would wait for five seconds and ask
     /// again.)
@@ -43,9 +44,11 @@ pub(super) struct LookupTally {
     /// Lookups with a reply later than [`SLOW`].
     slow: usize,
     slowest: Duration,
+    /// Descriptions of wrong replies.
     pub(super) wrong: Vec<String>,
 }
 
+/// The least time between the starts of two lookups.
 const INTERVAL: Duration = Duration::from_micros(500);
 const SLOW: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -75,7 +78,7 @@ impl LookupLoad {
     }
 }
 
-/// Stops the thread, also when the test panics.
+/// Stops the thread, even if the test panics.
 impl Drop for LookupLoad {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
@@ -109,7 +112,7 @@ fn look_up(client: &UdpClient, mix: LookupMix, is_over: &AtomicBool) -> LookupTa
     let mut tally = LookupTally::default();
     let mut next = Instant::now();
     while !is_over.load(Ordering::Relaxed) {
-        let question = question_number(tally.asked, mix);
+        let question = choose_question(tally.asked, mix);
         let asked = Instant::now();
         tally.asked += 1;
         let query = question.message(tally.asked as u16);
@@ -125,14 +128,15 @@ fn look_up(client: &UdpClient, mix: LookupMix, is_over: &AtomicBool) -> LookupTa
             }
             Some(Err(wrong)) => tally.wrong.push(wrong),
         }
-        // After a delay the rate is not raised to catch up.
+        // After a delay the thread does not look names up faster to catch up.
         next = (next + INTERVAL).max(asked);
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     tally
 }
 
-/// Receives the reply with the query's ID. `None`: no reply in time, or an ICMP error.
+/// Receives the reply with the ID of the query, which was sent at `asked`. `None`: no reply within
+/// [`PATIENCE`], or an ICMP error.
 fn receive_reply(client: &UdpClient, query: &[u8], asked: Instant) -> Option<Vec<u8>> {
     loop {
         let left = PATIENCE.checked_sub(asked.elapsed())?;
@@ -144,7 +148,8 @@ fn receive_reply(client: &UdpClient, query: &[u8], asked: Instant) -> Option<Vec
     }
 }
 
-fn question_number(number: usize, mix: LookupMix) -> PodQuestion {
+/// Chooses the question of the lookup with this number.
+fn choose_question(number: usize, mix: LookupMix) -> PodQuestion {
     let which = (number / 10) as u16 % LOOKED_UP;
     match number % 10 {
         0..6 => PodQuestion::Service(which),

@@ -26,7 +26,7 @@ fn tables_with_a_fixed_capacity_become_full() {
             let services = 20_000;
             cluster.node.manifests.write(&dns::services(services));
             let is_full = || {
-                let status = agent.status(&cluster.node.topology.node);
+                let status = agent.status().unwrap();
                 Ok(status.contains("the tables are full"))
             };
             assert!(eventually(3 * LIMIT, is_full).unwrap());
@@ -48,14 +48,14 @@ fn tables_with_a_fixed_capacity_become_full() {
 #[test]
 fn full_tables_grow() {
     let cluster = OneNodeCluster::new();
-    let agent = cluster.start_agent(&[]);
+    let mut agent = cluster.start_agent(&[]);
     let tally = cluster.look_up_during(
         "more services than fit: the tables grow",
         LookupMix::All,
         || {
             let services = 20_000;
             cluster.node.manifests.write(&dns::services(services));
-            agent.wait_for_line("larger tables have replaced");
+            agent.wait_for_line("larger tables have replaced").unwrap();
             let pod = PodClient::new(&cluster.node.topology);
             let is_served = || Ok(pod.service_ttl(&format!("s{}", services - 1)) == Some(5));
             assert!(eventually(LIMIT, is_served).unwrap());
@@ -68,14 +68,15 @@ fn full_tables_grow() {
                 );
                 assert_eq!(pod.service_ttl(&name), Some(5), "{name}");
             }
-            let status = agent.status(&cluster.node.topology.node);
+            let status = agent.status().unwrap();
             assert!(!status.contains("the tables are full"), "{status}");
         },
     );
     tally.assert_none_failed();
 }
 
-/// Hooks that are links stay attached, because attaching a network card again interrupts it.
+/// Hooks that are links stay attached when the tables grow, because attaching to a network card
+/// again interrupts its traffic.
 #[test]
 fn full_tables_grow_under_a_link() {
     let cluster = OneNodeCluster::new();
@@ -83,14 +84,14 @@ fn full_tables_grow_under_a_link() {
     let node = &cluster.node;
     let mut command = node.command_on(&interface, &binary(), &node.manifests);
     command.arg("--persist").args(lease_flags());
-    let agent = AgentProcess::start_command(command);
+    let mut agent = AgentProcess::start(command).unwrap();
     cluster.wait_until_answered();
     let before = pin_inodes(node.bpffs.path());
     assert_eq!(before.len(), 1, "{before:?}");
     let what = "the tables grow under a generic XDP link";
     let tally = cluster.look_up_during(what, LookupMix::All, || {
         node.manifests.write(&dns::services(20_000));
-        agent.wait_for_line("larger tables have replaced");
+        agent.wait_for_line("larger tables have replaced").unwrap();
         let is_served = || Ok(node.pod.service_ttl("s19999") == Some(5));
         assert!(eventually(LIMIT, is_served).unwrap());
     });
@@ -98,23 +99,23 @@ fn full_tables_grow_under_a_link() {
     assert_eq!(pin_inodes(node.bpffs.path()), before);
 }
 
-/// Tables with enough free bytes may have them in slots too small for new records.
+/// Tables may have enough free bytes, but in slots that are too small for new records.
 #[test]
 fn tables_with_slots_of_wrong_sizes_are_replaced() {
     let cluster = OneNodeCluster::new();
-    let agent = cluster.start_agent(&[]);
+    let mut agent = cluster.start_agent(&[]);
     let what = "new services whose records do not fit the free slots";
     let tally = cluster.look_up_during(what, LookupMix::All, || {
         let served = |name: &str| cluster.node.pod.service_ttl(name) == Some(5);
         cluster.node.manifests.write(&dns::services(20_000));
-        agent.wait_for_line("larger tables have replaced");
+        agent.wait_for_line("larger tables have replaced").unwrap();
         assert!(eventually(LIMIT, || Ok(served("s19999"))).unwrap());
 
         let long = "s".repeat(50);
         let others = dns::services_named(&long, dns::LOOKED_UP..13_000);
         let manifests = dns::services(dns::LOOKED_UP) + &others;
         cluster.node.manifests.write(&manifests);
-        agent.wait_for_line("larger tables have replaced");
+        agent.wait_for_line("larger tables have replaced").unwrap();
         for number in (dns::LOOKED_UP..13_000).step_by(97) {
             let name = format!("{long}{number}");
             assert!(eventually(LIMIT, || Ok(served(&name))).unwrap(), "{name}");

@@ -1,7 +1,7 @@
-//! Lookups of a cluster's pods, in assumed proportions: we know no public trace of a cluster's
-//! queries. The queries of each lookup are not assumed: they follow from the search list that
-//! kubelet writes and from how resolvers walk it. The shares of each kind are printed, so that
-//! readers can weigh them anew.
+//! Lookups of a cluster's pods, in assumed proportions, because no public trace of a cluster's
+//! queries is known. Only the proportions are assumed. The queries of each lookup follow from the
+//! search list that kubelet writes and from how resolvers walk it. The test prints the results of
+//! each kind, so that readers can apply other proportions.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ use crate::kernel::fixture::KernelFixture;
 /// The number of lookups of each kind.
 pub(super) const LOOKUPS: usize = 500;
 
-/// One kind of lookup, that is, of a call to a resolver.
+/// One kind of lookup. A lookup is one call to a resolver, which may send several queries.
 pub(super) struct LookupKind {
     /// Percentage of all lookups.
     pub(super) weight: u32,
@@ -23,17 +23,19 @@ pub(super) struct LookupKind {
     questions: fn(&mut SimulatedPod<'_>) -> Vec<(String, u16)>,
 }
 
-/// Address lookups always ask for both families (`getaddrinfo` with AF_UNSPEC, Go, JVM, musl).
+/// The kinds of lookups. Address lookups always ask for both families (`getaddrinfo` with
+/// AF_UNSPEC, Go, JVM, musl).
 pub(super) const KINDS: [LookupKind; 11] = [
-    // Programs use names of outside services without a final dot and with fewer than five dots, so
-    // every entry of the search list comes first, the node's own domain (DHCP) included.
+    // Programs use names of outside services without a final dot and with fewer than five dots. So
+    // the resolver first tries every entry of the search list, including the node's own domain
+    // (from DHCP).
     LookupKind {
         weight: 40,
         what: "outside, through the search list",
         questions: |pod| pod.search("www.example.com"),
     },
-    // The form that Kubernetes' documentation recommends within a namespace; found by the first
-    // entry.
+    // The form that Kubernetes' documentation recommends within a namespace. The first entry of the
+    // search list finds it.
     LookupKind {
         weight: 25,
         what: "service",
@@ -43,7 +45,8 @@ pub(super) const KINDS: [LookupKind; 11] = [
             pod.search(&service.name)
         },
     },
-    // The form that it recommends across namespaces; found by the second entry.
+    // The form that Kubernetes' documentation recommends across namespaces. The second entry finds
+    // it.
     LookupKind {
         weight: 14,
         what: "service.namespace",
@@ -61,7 +64,7 @@ pub(super) const KINDS: [LookupKind; 11] = [
             pod.search(&pod.full_name(&service))
         },
     },
-    // A final dot, or ndots:1 in the pod's dnsConfig, by authors who know about ndots.
+    // A final dot, or ndots:1 in the pod's dnsConfig, avoids the search list.
     LookupKind {
         weight: 4,
         what: "service.namespace.svc.zone.",
@@ -70,7 +73,7 @@ pub(super) const KINDS: [LookupKind; 11] = [
             both_families(&pod.full_name(&service))
         },
     },
-    // Databases, and gRPC clients that balance load themselves.
+    // Used for databases, and by gRPC clients that balance load themselves.
     LookupKind {
         weight: 3,
         what: "headless service",
@@ -100,7 +103,7 @@ pub(super) const KINDS: [LookupKind; 11] = [
             vec![(pod.full_name(&service), SRV)]
         },
     },
-    // Programs that log names or have names in access lists.
+    // Used by programs that log names or have names in access lists.
     LookupKind {
         weight: 1,
         what: "PTR",
@@ -119,7 +122,7 @@ pub(super) const KINDS: [LookupKind; 11] = [
             pod.search(&service.name)
         },
     },
-    // Programs that make certificates or host names from pods' addresses.
+    // Used by programs that make certificates or host names from pods' addresses.
     LookupKind {
         weight: 1,
         what: "pod",
@@ -143,7 +146,7 @@ const ZONE: &str = "cluster.local";
 /// The node's own search domain, which kubelet appends to the pod's.
 const NODE_DOMAIN: &str = "eu-west-1.compute.internal";
 
-/// The questions of [`LOOKUPS`] lookups of one kind.
+/// The queries of [`LOOKUPS`] lookups of one kind.
 pub(super) fn lookups(
     kind: &LookupKind,
     objects: &Objects,
@@ -157,7 +160,7 @@ pub(super) fn lookups(
             namespace: "default".to_owned(),
         };
         let questions = (kind.questions)(&mut pod);
-        // glibc and musl ask without EDNS, Go with a size of 1232.
+        // glibc and musl send no OPT record; Go sends one with a size of 1232.
         let with_edns = random.random_bool(0.5);
         queries.extend(questions.iter().map(|(name, rtype)| {
             let query = QueryPacket {
@@ -184,7 +187,7 @@ struct SimulatedPod<'a> {
 }
 
 impl SimulatedPod<'_> {
-    /// The questions of a resolver until it has an address, with kubelet's search list and
+    /// The questions that a resolver asks until it has an address, with kubelet's search list and
     /// `ndots:5`.
     fn search(&self, name: &str) -> Vec<(String, u16)> {
         let list = [
@@ -205,6 +208,7 @@ impl SimulatedPod<'_> {
         questions
     }
 
+    /// Whether a full name is a service's or an endpoint's name.
     fn exists(&self, full: &str) -> bool {
         let Some(name) = full.strip_suffix(&format!(".svc.{ZONE}")) else {
             return false;
@@ -246,7 +250,7 @@ impl SimulatedPod<'_> {
         wanted[self.random.random_range(0..wanted.len())].clone()
     }
 
-    /// A random endpoint without a host name, whose label is its address.
+    /// A random endpoint without a host name. Its label is its address.
     fn endpoint(&mut self) -> (ObjectKey, IpAddr) {
         let slices = self.objects.endpoint_slices.values();
         let endpoints: Vec<(ObjectKey, IpAddr)> = slices

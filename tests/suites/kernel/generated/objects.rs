@@ -15,10 +15,10 @@ use zerohop_kubernetes::{ApiPod, ApiPodStatus, Object, ObjectError, ObjectKey, O
 /// The cluster domains.
 pub(super) const DOMAINS: [&str; 2] = ["cluster.local", "k8s.example.org"];
 
-/// The longest label.
+/// A label of the longest legal length, 63 bytes.
 const LONGEST: &str = "a23456789-123456789-123456789-123456789-123456789-123456789-123";
 
-/// Includes words with a meaning elsewhere in a name, and a top-level domain.
+/// Includes words that have a meaning elsewhere in a name, and a top-level domain.
 const NAMESPACES: [&str; 10] = [
     "default",
     "kube-system",
@@ -63,7 +63,7 @@ const PORTS: [&str; 7] = [
     "a23456789-12345",
 ];
 
-/// Length of a chain of aliases that is longer than either plane follows.
+/// Number of aliases in a chain: more than either plane follows.
 const CHAIN: usize = 14;
 
 /// The objects of `services` services, their endpoints, and pods.
@@ -101,7 +101,7 @@ pub(super) fn generate_objects(random: &mut StdRng, services: usize) -> Objects 
     cluster.objects
 }
 
-/// `count` different keys; half of them have special names.
+/// `count` different keys. Up to half of them have names of [`SERVICES`].
 fn random_keys(random: &mut StdRng, count: usize) -> Vec<ObjectKey> {
     let namespaces: Vec<&str> = NAMESPACES
         .into_iter()
@@ -140,7 +140,7 @@ fn random_label(random: &mut StdRng, length: usize) -> String {
 
 struct GeneratedCluster {
     objects: Objects,
-    /// The keys of all services, also of those not yet inserted.
+    /// The keys of all services, including services that are not inserted yet.
     keys: Vec<ObjectKey>,
     /// Number of ClusterIPs assigned.
     cluster_ips: u16,
@@ -364,7 +364,8 @@ fn v4(network: u8, number: u16) -> Ipv4Addr {
     Ipv4Addr::new(10, network, high, low)
 }
 
-/// The IPv6 address of a number. Every 16th ends in zeros, so that its label would end in a dash.
+/// The IPv6 address of a number. Every 16th address ends in zeros, so its label would end in a
+/// dash.
 fn v6(network: u8, number: u16) -> Ipv6Addr {
     let third = u16::from_str_radix(&network.to_string(), 16).unwrap();
     match number % 16 {

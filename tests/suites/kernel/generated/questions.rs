@@ -26,10 +26,10 @@ const LABELS: [&str; 9] = [
     "www.example.com",
 ];
 
-/// Questions for every name and its neighbours, each once, with types and IDs chosen by the seed.
+/// One question for every name and each of its neighbours. The seed determines types and IDs.
 pub(super) fn questions(model: &Model, random: &mut StdRng) -> Vec<QueryPacket> {
     let mut names: Vec<&[u8]> = model.entries().map(|(name, _)| name.wire()).collect();
-    // The model is unordered; sorting makes the questions depend on the seed alone.
+    // The model is unordered. Sorted names make the questions depend only on the seed.
     names.sort_unstable();
     names
         .into_iter()
@@ -41,7 +41,8 @@ pub(super) fn questions(model: &Model, random: &mut StdRng) -> Vec<QueryPacket> 
         .collect()
 }
 
-/// The name and similar names.
+/// The name itself and similar names: in other letter case, without its first label, with one byte
+/// changed, and with labels in front.
 fn neighbours(name: &[u8], random: &mut StdRng) -> Vec<Vec<u8>> {
     let mut names = vec![
         name.to_vec(),
@@ -71,7 +72,7 @@ fn with_random_case(name: &[u8], random: &mut StdRng) -> Vec<u8> {
         .collect()
 }
 
-/// Changes one character of a random label.
+/// Replaces a random byte with a letter, unless it is below `-`, as most lengths of labels are.
 fn with_another_letter(name: &[u8], random: &mut StdRng) -> Vec<u8> {
     let mut changed = name.to_vec();
     let at = random.random_range(0..name.len());

@@ -58,15 +58,15 @@ fn the_first_matching_interface_decides_the_hook() {
 }
 
 #[test]
-fn pods_matches_veths_with_peers_in_other_namespaces() {
+fn the_value_pods_matches_veths_with_peers_in_other_namespaces() {
     let wanted = [interface(PODS, Choice::Auto)];
     let pod = device("veth1");
     assert_eq!(chosen_hook(&wanted, &pod), Some(Choice::Auto));
-    let own = Device {
+    let uplink = Device {
         is_default_route: true,
         ..pod.clone()
     };
-    let here = Device {
+    let same_namespace = Device {
         peer_in_other_namespace: false,
         ..pod.clone()
     };
@@ -74,7 +74,7 @@ fn pods_matches_veths_with_peers_in_other_namespaces() {
         is_veth: false,
         ..pod
     };
-    for other in [own, here, card] {
+    for other in [uplink, same_namespace, card] {
         assert_eq!(chosen_hook(&wanted, &other), None, "{other:?}");
     }
 }
@@ -94,8 +94,8 @@ fn card_addresses_are_unique_and_only_of_cards() {
     // Two ports of a bridge may have the bridge's address.
     let devices = [device("veth1"), card.clone(), tunnel, card];
     assert_eq!(card_addresses(&wanted, &devices), [[2, 0, 0, 0, 0, 9]]);
-    let none = [interface("veth*", Choice::Auto)];
-    assert!(card_addresses(&none, &devices).is_empty());
+    let only_veths = [interface("veth*", Choice::Auto)];
+    assert!(card_addresses(&only_veths, &devices).is_empty());
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn veths_with_policy_programs_and_cards_with_xdp_programs_are_skipped() {
         is_veth: false,
         ..device("eth0")
     };
-    let other = |interface: &str, hook, owner| ForeignProgram {
+    let program = |interface: &str, hook, owner| ForeignProgram {
         interface: interface.to_owned(),
         hook,
         id: Some(7),
@@ -130,16 +130,19 @@ fn veths_with_policy_programs_and_cards_with_xdp_programs_are_skipped() {
     let cilium = Some(Owner::Cilium);
     for (foreign, expected) in [
         (vec![], vec![]),
-        (vec![(1, other("veth1", "clsact ingress", cilium))], vec![1]),
         (
-            vec![(1, other("veth1", "tcx egress", Some(Owner::Aws)))],
+            vec![(1, program("veth1", "clsact ingress", cilium))],
             vec![1],
         ),
-        (vec![(1, other("veth1", "tcx ingress", None))], vec![]),
-        // A tc program can be attached beside an XDP program.
-        (vec![(1, other("veth1", "xdp native", None))], vec![]),
-        (vec![(2, other("eth0", "xdp native", None))], vec![2]),
-        (vec![(2, other("eth0", "clsact ingress", cilium))], vec![]),
+        (
+            vec![(1, program("veth1", "tcx egress", Some(Owner::Aws)))],
+            vec![1],
+        ),
+        (vec![(1, program("veth1", "tcx ingress", None))], vec![]),
+        // On a veth the agent attaches at tc, so an XDP program is not in the way.
+        (vec![(1, program("veth1", "xdp native", None))], vec![]),
+        (vec![(2, program("eth0", "xdp native", None))], vec![2]),
+        (vec![(2, program("eth0", "clsact ingress", cilium))], vec![]),
     ] {
         let wanted = [interface("*", Choice::Auto)];
         let skipped = skipped_devices(&wanted, &[pod.clone(), card.clone()], &foreign);
@@ -147,6 +150,6 @@ fn veths_with_policy_programs_and_cards_with_xdp_programs_are_skipped() {
         assert_eq!(skipped, expected, "{foreign:?}");
     }
     let wanted = [interface("other", Choice::Auto)];
-    let foreign = [(1, other("veth1", "clsact ingress", cilium))];
+    let foreign = [(1, program("veth1", "clsact ingress", cilium))];
     assert!(skipped_devices(&wanted, &[pod], &foreign).is_empty());
 }

@@ -3,11 +3,12 @@
 use super::{Conclusions, answered, refusal};
 
 const KUBERNETES: &str = "{\nkubernetes cluster.local in-addr.arpa\n}\n";
+/// What is answered if nothing passes.
 const ALL: &str = "cluster.local. in-addr.arpa.";
 
 #[test]
 fn names_of_other_server_blocks_pass() {
-    for (own, other, left) in [
+    for (own, other, wanted) in [
         (".", "example.org", ALL.to_owned()),
         (
             ".:53",
@@ -39,10 +40,10 @@ fn names_of_other_server_blocks_pass() {
         ),
         (".:53 .:5353", "example.org:5353", ALL.to_owned()),
         (".:53 .:5353", "local:5353", "nothing".to_owned()),
-        // On one port the longest key wins, except for DS.
+        // On one port, the block with the longest key receives all queries except DS queries.
         ("cluster.local in-addr.arpa", ".:53", ALL.to_owned()),
         ("cluster.local in-addr.arpa", "local", "nothing".to_owned()),
-        // Zerohop receives no queries over other transports.
+        // Zerohop answers no queries over other transports.
         (".", "tls://.", ALL.to_owned()),
         (
             ".",
@@ -55,7 +56,11 @@ fn names_of_other_server_blocks_pass() {
             format!("{own} {KUBERNETES}{other} {{\nforward . 10.0.0.1\n}}\n"),
             format!("{other} {{\nimport x\n}}\n{own} {KUBERNETES}"),
         ] {
-            assert_eq!(sorted(&answered(&text)), sorted(&left), "{own} and {other}");
+            assert_eq!(
+                sorted(&answered(&text)),
+                sorted(&wanted),
+                "{own} and {other}"
+            );
         }
     }
     let text = format!(". {KUBERNETES}.:5353 {{\n}}\nlocal {{\n}}\n");
@@ -122,7 +127,7 @@ fn exactly_one_kubernetes_plugin_is_required() {
 }
 
 #[test]
-fn unknown_keys_make_everything_pass() {
+fn unreadable_keys_make_everything_pass() {
     for key in [
         "a..b",
         "foo://x",

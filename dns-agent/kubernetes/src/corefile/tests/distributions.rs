@@ -1,18 +1,20 @@
-//! Corefiles as distributions ship them.
+//! The Corefiles of Kubernetes distributions.
 
-use super::{Conclusions, name, standard};
+use super::{Conclusions, kubeadm_settings, name};
 
+/// The conclusions from a Corefile that is adopted whole.
 const ADOPTED: [&str; 2] = [
     "Zerohop answers cluster.local., with NXDOMAIN for names that `kubernetes` doesn't have",
     "Zerohop answers in-addr.arpa. and ip6.arpa., except names that `kubernetes` doesn't have, which fall through and pass",
 ];
 
+/// `ADOPTED` for a `kubernetes` plugin on this line.
 fn reasons(line: usize) -> Vec<String> {
     ADOPTED.map(|text| format!("line {line}: {text}")).to_vec()
 }
 
 #[test]
-fn kubeadm() {
+fn the_corefile_of_kubeadm_is_adopted() {
     let text = ".:53 {
     errors
     health {
@@ -38,14 +40,14 @@ fn kubeadm() {
 }
 ";
     let conclusions = Conclusions {
-        adopted: Some(standard(30)),
+        adopted: Some(kubeadm_settings(30)),
         reasons: reasons(7),
     };
     assert_eq!(Conclusions::read(text), conclusions);
 }
 
 #[test]
-fn eks() {
+fn the_corefile_of_eks_is_adopted() {
     let text = ".:53 {
     errors
     health {
@@ -65,14 +67,14 @@ fn eks() {
 }
 ";
     let conclusions = Conclusions {
-        adopted: Some(standard(5)),
+        adopted: Some(kubeadm_settings(5)),
         reasons: reasons(7),
     };
     assert_eq!(Conclusions::read(text), conclusions);
 }
 
 #[test]
-fn stub_domains() {
+fn stub_domains_inside_the_zones_pass() {
     let text = ".:53 {
     errors
     health
@@ -97,7 +99,7 @@ mesh.cluster.local:53 {
     forward . 10.0.0.3
 }
 ";
-    let mut adopted = standard(30);
+    let mut adopted = kubeadm_settings(30);
     adopted.passed = vec![name("mesh.cluster.local"), name("168.192.in-addr.arpa")];
     adopted.passed.sort();
     let mut reasons = reasons(4);
@@ -117,7 +119,7 @@ mesh.cluster.local:53 {
 }
 
 #[test]
-fn openshift() {
+fn the_corefile_of_openshift_is_adopted() {
     let text = "# foo
 example.org:5353 {
     prometheus 127.0.0.1:9153
@@ -161,14 +163,14 @@ hostname.bind:5353 {
 }
 ";
     let conclusions = Conclusions {
-        adopted: Some(standard(5)),
+        adopted: Some(kubeadm_settings(5)),
         reasons: reasons(26),
     };
     assert_eq!(Conclusions::read(text), conclusions);
 }
 
 #[test]
-fn k3s() {
+fn the_corefile_of_k3s_makes_everything_pass() {
     let text = ".:53 {
     errors
     health
@@ -193,7 +195,7 @@ fn k3s() {
 import /etc/coredns/custom/*.server
 ";
     let reasons = [
-        "line 9: `hosts` answers for the addresses in a file that Zerohop doesn't read, so in-addr.arpa. and ip6.arpa. pass",
+        "line 9: `hosts` answers PTR queries for addresses in a file that Zerohop doesn't read, so in-addr.arpa. and ip6.arpa. pass",
         "line 9: `hosts` has names from /etc/coredns/NodeHosts, which Zerohop doesn't read, so everything passes",
         "line 19: `import /etc/coredns/custom/*.override` includes text that Zerohop can't read, so everything passes",
         "line 22: `import /etc/coredns/custom/*.server` includes text that Zerohop can't read, so everything passes",
@@ -205,10 +207,10 @@ import /etc/coredns/custom/*.server
     assert_eq!(Conclusions::read(text), conclusions);
 }
 
-/// The first example of `docs/coredns.md` has the conclusions that stand there.
 #[test]
 fn the_documented_example_has_the_documented_conclusions() {
     let documentation = include_str!("../../../../../docs/coredns.md");
+    // Every second piece is the content of a code block.
     let mut examples = documentation.split("```\n").skip(1).step_by(2);
     let (text, reasons) = (examples.next().unwrap(), examples.next().unwrap());
     assert_eq!(

@@ -80,15 +80,15 @@ fn unknown_options_make_everything_pass() {
     for (options, reason) in [
         (
             "endpoint https://api",
-            "`endpoint` may lead to another API server than Zerohop's",
+            "`endpoint` may make CoreDNS read another API server than Zerohop does",
         ),
         (
             "tls a b c",
-            "`tls` may lead to another API server than Zerohop's",
+            "`tls` may make CoreDNS read another API server than Zerohop does",
         ),
         (
             "kubeconfig x",
-            "`kubeconfig` may lead to another API server than Zerohop's",
+            "`kubeconfig` may make CoreDNS read another API server than Zerohop does",
         ),
         (
             "noendpoints",
@@ -99,14 +99,8 @@ fn unknown_options_make_everything_pass() {
             "`upstream` is not an option that Zerohop understands",
         ),
         ("ttl", "`ttl` is not an option that Zerohop understands"),
-        (
-            "ttl 3601",
-            "`3601` is not a TTL, which is a number of seconds up to 3600",
-        ),
-        (
-            "ttl -1",
-            "`-1` is not a TTL, which is a number of seconds up to 3600",
-        ),
+        ("ttl 3601", "`3601` is not a TTL from 0 to 3600 seconds"),
+        ("ttl -1", "`-1` is not a TTL from 0 to 3600 seconds"),
         (
             "ttl {$TTL}",
             "`ttl {$TTL}` includes text that Zerohop can't read",
@@ -117,7 +111,7 @@ fn unknown_options_make_everything_pass() {
         ),
         (
             "pods maybe",
-            "`maybe` is not a mode of `pods`, which is disabled, insecure or verified",
+            "`maybe` is not one of the `pods` modes disabled, insecure and verified",
         ),
         ("pods", "`pods` is not an option that Zerohop understands"),
         (
@@ -146,13 +140,13 @@ fn unknown_options_make_everything_pass() {
     }
     let both = kubernetes("cluster.local", "namespaces x\nnamespace_labels dns=on");
     let reason =
-        "line 2: `namespaces` and `namespace_labels` exclude each other, so everything passes";
+        "line 2: `namespaces` and `namespace_labels` can't be combined, so everything passes";
     assert_eq!(refusal(&both), reason);
 }
 
 #[test]
-fn zones_decide_what_is_answered() {
-    for (zones, options, left) in [
+fn zones_that_cannot_be_answered_pass() {
+    for (zones, options, wanted) in [
         ("cluster.local cluster.local.", "", "cluster.local."),
         (
             "CLUSTER.local ten.cluster.local",
@@ -166,7 +160,7 @@ fn zones_decide_what_is_answered() {
         ("in-addr.arpa", "", "nothing"),
         ("cluster.local ::/0", "", "nothing"),
         ("cluster.local fd00::/8", "", "cluster.local. d.f.ip6.arpa."),
-        // PTR records name in-addr.arpa, which is a cluster domain to CoreDNS.
+        // PTR records point into in-addr.arpa, because CoreDNS considers it a cluster domain.
         ("in-addr.arpa cluster.local", "", "cluster.local."),
         (
             "10.in-addr.arpa cluster.local",
@@ -194,7 +188,7 @@ fn zones_decide_what_is_answered() {
         ("ä.local", "", "nothing"),
     ] {
         let text = kubernetes(zones, options);
-        assert_eq!(answered(&text), left, "{zones} {options}");
+        assert_eq!(answered(&text), wanted, "{zones} {options}");
     }
     let reasons = Conclusions::read(&kubernetes(
         "a.local b.local ip6.arpa",
@@ -210,7 +204,7 @@ fn zones_decide_what_is_answered() {
 }
 
 #[test]
-fn names_that_fall_through_pass() {
+fn absent_names_pass_in_fallthrough_zones() {
     let absent = |options| {
         let adopted = Conclusions::read(&kubernetes("cluster.local", options)).adopted;
         adopted.unwrap().zones[0].absent
@@ -219,7 +213,7 @@ fn names_that_fall_through_pass() {
     assert_eq!(absent("fallthrough"), AbsentNames::Passed);
     assert_eq!(absent("fallthrough local"), AbsentNames::Passed);
     assert_eq!(absent("fallthrough in-addr.arpa"), AbsentNames::Denied);
-    // The last line counts.
+    // The last `fallthrough` counts.
     assert_eq!(
         absent("fallthrough\nfallthrough ip6.arpa"),
         AbsentNames::Denied

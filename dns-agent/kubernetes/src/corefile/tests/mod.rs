@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{EmptyServices, EndpointNames, PodMode, Selectors};
 
-/// The server block of kubeadm's default, with additional lines.
-fn with(lines: &str) -> String {
+/// A server block like the one in kubeadm's default Corefile, with additional lines from line 7.
+fn corefile_with(lines: &str) -> String {
     format!(
         ".:53 {{
     errors
@@ -32,8 +32,9 @@ fn with(lines: &str) -> String {
     )
 }
 
-/// The settings adopted from kubeadm's default, which has `cache 30`.
-fn standard(ttl: u32) -> AdoptedSettings {
+/// The settings adopted from kubeadm's default Corefile, but with this TTL. Its `cache 30` caps
+/// `version_ttl`.
+fn kubeadm_settings(ttl: u32) -> AdoptedSettings {
     AdoptedSettings {
         zones: vec![
             zone("cluster.local", AbsentNames::Denied),
@@ -63,7 +64,7 @@ fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
 }
 
-/// The zones that are answered, then the names in them that pass, each after a minus.
+/// The answered zones, then the names in these zones that pass, each after a minus.
 fn answered(text: &str) -> String {
     let Some(adopted) = Conclusions::read(text).adopted else {
         return "nothing".to_owned();
@@ -73,7 +74,7 @@ fn answered(text: &str) -> String {
     zones.chain(passed).collect::<Vec<_>>().join(" ")
 }
 
-/// The only reason because of which nothing is answered.
+/// The only reason why everything passes.
 fn refusal(text: &str) -> String {
     let Conclusions { adopted, reasons } = Conclusions::read(text);
     assert_eq!(adopted, None, "{text}");

@@ -1,60 +1,11 @@
 //! Conclusions from the Corefiles of node caches.
 
+use zerohop_contract::corefiles::NODE_LOCAL_DNS;
 use zerohop_zone::Name;
 
 use super::{NodeCacheContext, NodeCacheEffect, UpstreamService, name};
 
-/// The Corefile that node-cache generates from Kubernetes' own manifest in iptables mode
-/// (kubernetes/kubernetes, `cluster/addons/dns/nodelocaldns/nodelocaldns.yaml`).
-const UPSTREAM: &str = "cluster.local:53 {
-    errors
-    cache {
-            success 9984 30
-            denial 9984 5
-    }
-    reload
-    loop
-    bind 169.254.20.10 10.96.0.10
-    forward . __PILLAR__CLUSTER__DNS__ {
-            force_tcp
-    }
-    prometheus :9253
-    health 169.254.20.10:8080
-    }
-in-addr.arpa:53 {
-    errors
-    cache 30
-    reload
-    loop
-    bind 169.254.20.10 10.96.0.10
-    forward . __PILLAR__CLUSTER__DNS__ {
-            force_tcp
-    }
-    prometheus :9253
-    }
-ip6.arpa:53 {
-    errors
-    cache 30
-    reload
-    loop
-    bind 169.254.20.10 10.96.0.10
-    forward . __PILLAR__CLUSTER__DNS__ {
-            force_tcp
-    }
-    prometheus :9253
-    }
-.:53 {
-    errors
-    cache 30
-    reload
-    loop
-    bind 169.254.20.10 10.96.0.10
-    forward . /etc/resolv.conf
-    prometheus :9253
-    }
-";
-
-/// kops: reverse zones are forwarded to the node's servers.
+/// The Corefile of kops, which forwards the reverse zones to the node's DNS servers.
 const KOPS: &str = "cluster.local:53 {
   errors
   cache {
@@ -81,7 +32,7 @@ const KOPS: &str = "cluster.local:53 {
 }
 ";
 
-/// kubespray: the Corefile holds the address of the cluster's DNS.
+/// The Corefile of kubespray, which contains the address of the cluster's DNS.
 const KUBESPRAY: &str = "cluster.local:53 {
     errors
     cache {
@@ -130,8 +81,8 @@ ip6.arpa:53 {
 }
 ";
 
-/// bugs.md, B14.
-const B14: &str = "cluster.local:53 {
+/// A Corefile that answers some names itself.
+const TEMPLATE_AND_REWRITE: &str = "cluster.local:53 {
     template IN AAAA cluster.local {
         rcode NOERROR
     }
@@ -171,19 +122,20 @@ fn effect(text: &str) -> (String, u32) {
     (passed.join(" "), effect.cap_ttl(30))
 }
 
-/// Kubernetes' Corefile with an additional line in the first block.
+/// Kubernetes's Corefile with an additional line in the first block.
 fn with_line(line: &str) -> String {
-    UPSTREAM.replacen("    reload\n", &format!("    reload\n    {line}\n"), 1)
+    NODE_LOCAL_DNS.replacen("    reload\n", &format!("    reload\n    {line}\n"), 1)
 }
 
+/// The names that pass if everything passes.
 const ALL: &str = "cluster.local. in-addr.arpa. ip6.arpa.";
 
 #[test]
-fn distributions_lower_the_ttl_and_pass_no_forwarded_zone() {
-    assert_eq!(effect(UPSTREAM), (String::new(), 5));
+fn zones_that_distributions_forward_to_the_cluster_dns_do_not_pass() {
+    assert_eq!(effect(NODE_LOCAL_DNS), (String::new(), 5));
     assert_eq!(effect(KUBESPRAY), (String::new(), 5));
     assert_eq!(effect(KOPS), ("in-addr.arpa. ip6.arpa.".to_owned(), 5));
-    let reasons = read(UPSTREAM).reasons;
+    let reasons = read(NODE_LOCAL_DNS).reasons;
     assert_eq!(
         reasons,
         ["line 3: `cache` caps TTLs, so TTLs are 5 s instead of 30 s"]
@@ -192,7 +144,7 @@ fn distributions_lower_the_ttl_and_pass_no_forwarded_zone() {
 
 #[test]
 fn names_answered_by_the_node_cache_pass() {
-    let (passed, _) = effect(B14);
+    let (passed, _) = effect(TEMPLATE_AND_REWRITE);
     assert_eq!(
         passed,
         "cluster.local. in-addr.arpa. ip6.arpa. legacy.shop.svc.cluster.local."
@@ -242,18 +194,18 @@ fn names_of_other_node_cache_blocks_pass() {
         ("import /etc/coredns/custom/*.server\n", ALL),
         ("(snippet) {\n errors\n}\n", ALL),
     ] {
-        let (passed, _) = effect(&format!("{UPSTREAM}{block}"));
+        let (passed, _) = effect(&format!("{NODE_LOCAL_DNS}{block}"));
         assert_eq!(passed, wanted, "{block}");
     }
 }
 
 #[test]
 fn zones_not_forwarded_to_the_cluster_dns_pass() {
-    let one = |block: &str| {
+    let is_answered = |block: &str| {
         let (passed, _) = effect(&format!("cluster.local:53 {{\n{block}\n}}\n"));
         !passed.contains("cluster.local.")
     };
-    for (block, is_clear) in [
+    for (block, wanted) in [
         ("forward . 10.96.0.99", true),
         ("forward . 10.96.0.99:53", true),
         ("forward . dns://10.96.0.99", true),
@@ -285,13 +237,13 @@ fn zones_not_forwarded_to_the_cluster_dns_pass() {
             false,
         ),
     ] {
-        assert_eq!(one(block), is_clear, "{block}");
+        assert_eq!(is_answered(block), wanted, "{block}");
     }
     let other = NodeCacheContext {
         upstream: UpstreamService::Other,
         ..context()
     };
-    let passed = NodeCacheEffect::read(UPSTREAM, &zones(), 30, &other).passed;
+    let passed = NodeCacheEffect::read(NODE_LOCAL_DNS, &zones(), 30, &other).passed;
     assert_eq!(passed.len(), 3);
 }
 
@@ -310,8 +262,8 @@ fn an_unreadable_node_cache_corefile_makes_everything_pass() {
 
 #[test]
 fn caps_count_only_for_answered_zones() {
-    let (_, ttl) = effect(&UPSTREAM.replace("denial 9984 5", "denial 9984 20"));
+    let (_, ttl) = effect(&NODE_LOCAL_DNS.replace("denial 9984 5", "denial 9984 20"));
     assert_eq!(ttl, 20);
     let (_, ttl) = effect(&KOPS.replacen("cache 30", "cache 1", 1));
-    assert_eq!(ttl, 5, "nothing of that block is answered");
+    assert_eq!(ttl, 5, "the zones of that block pass");
 }

@@ -1,12 +1,13 @@
 //! The effect of other plugins on the conclusions.
 
-use super::{Conclusions, answered, refusal, standard, with};
+use super::{Conclusions, answered, corefile_with, kubeadm_settings, refusal};
 use crate::AdoptedSettings;
 
+/// What is answered if nothing passes.
 const ALL: &str = "cluster.local. in-addr.arpa. ip6.arpa.";
 
 #[test]
-fn plugins_that_change_no_answer() {
+fn plugins_that_change_no_answers_make_nothing_pass() {
     for lines in [
         "errors {\n consolidate 5m \".* i/o timeout$\"\n}",
         "health :8080 {\n}",
@@ -23,7 +24,7 @@ fn plugins_that_change_no_answer() {
         "cache {\n success 5000\n denial 2500 5\n prefetch 1 1m 10%\n serve_stale 1h verify\n serve_stale_policy prefer_positive\n servfail 5s\n keepttl\n disable success\n}",
         "health { }",
     ] {
-        assert_eq!(answered(&with(lines)), ALL, "{lines}");
+        assert_eq!(answered(&corefile_with(lines)), ALL, "{lines}");
     }
 }
 
@@ -58,19 +59,19 @@ fn unknown_plugins_make_everything_pass() {
         "cache 30 {\n success {$CAPACITY}\n}",
         "ERRORS",
     ] {
-        assert_eq!(answered(&with(lines)), "nothing", "{lines}");
+        assert_eq!(answered(&corefile_with(lines)), "nothing", "{lines}");
     }
     let reason =
         "line 7: `acl` is not a plugin that Zerohop understands here, so everything passes";
-    assert_eq!(refusal(&with("acl")), reason);
+    assert_eq!(refusal(&corefile_with("acl")), reason);
 }
 
 #[test]
 fn plugins_with_zones_make_their_zones_pass() {
-    for (lines, left) in [
+    for (lines, wanted) in [
         ("template IN A example.org", ALL),
         ("template IN A", "nothing"),
-        // If a cluster domain passes, so do the PTR records that name it.
+        // If a cluster domain passes, the PTR records that point into it pass too.
         ("template ANY ANY local", "nothing"),
         (
             "template ANY ANY x.cluster.local y.cluster.local {\n rcode NXDOMAIN\n}",
@@ -92,13 +93,13 @@ fn plugins_with_zones_make_their_zones_pass() {
         ("k8s_external example.org", ALL),
         ("k8s_external", "nothing"),
     ] {
-        let left = match left.strip_prefix('-') {
-            Some(_) => format!("{ALL} {left}"),
-            None => left.to_owned(),
+        let wanted = match wanted.strip_prefix('-') {
+            Some(_) => format!("{ALL} {wanted}"),
+            None => wanted.to_owned(),
         };
-        assert_eq!(answered(&with(lines)), left, "{lines}");
+        assert_eq!(answered(&corefile_with(lines)), wanted, "{lines}");
     }
-    let reasons = Conclusions::read(&with("template ANY ANY local")).reasons;
+    let reasons = Conclusions::read(&corefile_with("template ANY ANY local")).reasons;
     let expected = [
         "line 3: PTR records point into cluster.local., which Zerohop doesn't answer as a cluster domain, so in-addr.arpa. and ip6.arpa. pass",
         "line 7: `template` may answer names in its zones, so cluster.local. passes",
@@ -108,8 +109,8 @@ fn plugins_with_zones_make_their_zones_pass() {
 
 #[test]
 fn names_in_hosts_pass() {
-    let forward = "cluster.local.";
-    for (lines, left) in [
+    let without_reverse = "cluster.local.";
+    for (lines, wanted) in [
         (
             "hosts {\n 10.0.0.1 db.cluster.local www.example.org\n fallthrough\n}",
             "cluster.local. -db.cluster.local.",
@@ -126,7 +127,7 @@ fn names_in_hosts_pass() {
             "hosts {\n fallthrough\n no_reverse\n fallthrough_unsupported\n reload 0\n}",
             ALL,
         ),
-        ("hosts {\n fallthrough\n}", forward),
+        ("hosts {\n fallthrough\n}", without_reverse),
         (
             "hosts {\n 10.0.0.1 *.cluster.local\n fallthrough\n}",
             "nothing",
@@ -144,20 +145,24 @@ fn names_in_hosts_pass() {
             "nothing",
         ),
         ("hosts /etc/h {\n fallthrough\n}", "nothing"),
-        ("hosts /etc/h example.org {\n fallthrough\n}", forward),
+        (
+            "hosts /etc/h example.org {\n fallthrough\n}",
+            without_reverse,
+        ),
         ("hosts /etc/h example.org {\n no_reverse\n}", ALL),
         (
             "hosts /etc/h db.cluster.local {\n no_reverse\n}",
             "cluster.local. in-addr.arpa. ip6.arpa. -db.cluster.local.",
         ),
     ] {
-        assert_eq!(answered(&with(lines)), left, "{lines}");
+        assert_eq!(answered(&corefile_with(lines)), wanted, "{lines}");
     }
-    let text =
-        with("hosts {\n 10.0.0.1 a.cluster.local b.cluster.local\n 10.0.0.2 x.example.org\n}");
+    let text = corefile_with(
+        "hosts {\n 10.0.0.1 a.cluster.local b.cluster.local\n 10.0.0.2 x.example.org\n}",
+    );
     let expected = [
-        "line 7: `hosts` answers for the addresses in a file that Zerohop doesn't read, so in-addr.arpa. and ip6.arpa. pass",
-        "line 7: `hosts` answers all names in zones that it has no `fallthrough` for, so everything passes",
+        "line 7: `hosts` answers PTR queries for addresses in a file that Zerohop doesn't read, so in-addr.arpa. and ip6.arpa. pass",
+        "line 7: `hosts` answers all names in zones without `fallthrough`, so everything passes",
         "line 8: `hosts` has addresses for these names, so a.cluster.local. and b.cluster.local. pass",
     ];
     assert_eq!(Conclusions::read(&text).reasons, expected);
@@ -165,7 +170,7 @@ fn names_in_hosts_pass() {
 
 #[test]
 fn rewritten_names_pass() {
-    for (lines, left) in [
+    for (lines, wanted) in [
         (
             "rewrite name x.svc.cluster.local y.svc.cluster.local",
             "-x.svc.cluster.local.",
@@ -190,13 +195,13 @@ fn rewritten_names_pass() {
             "rewrite stop {\n name exact x.svc.cluster.local y\n answer auto\n}",
             "-x.svc.cluster.local.",
         ),
-        // Queries for the replacement name itself are answered as before.
+        // A rule doesn't change the answers to queries for the replacement name.
         (
             "rewrite name www.example.org web.shop.svc.cluster.local",
             "",
         ),
         ("rewrite name suffix .example.org .svc.cluster.local", ""),
-        // Other names end with these texts too.
+        // Names next to shop.svc.cluster.local end with these texts too.
         (
             "rewrite name suffix shop.svc.cluster.local web",
             "-svc.cluster.local.",
@@ -207,8 +212,12 @@ fn rewritten_names_pass() {
         ),
         ("rewrite name suffix example.org web", ""),
     ] {
-        let left = format!("{ALL} {left}");
-        assert_eq!(answered(&with(lines)), left.trim_end(), "{lines}");
+        let wanted = format!("{ALL} {wanted}");
+        assert_eq!(
+            answered(&corefile_with(lines)),
+            wanted.trim_end(),
+            "{lines}"
+        );
     }
     for lines in [
         "rewrite",
@@ -225,10 +234,10 @@ fn rewritten_names_pass() {
         "rewrite name exact a\\.b.example.org y",
         "rewrite name x y {\n answer auto\n}",
     ] {
-        assert_eq!(answered(&with(lines)), "nothing", "{lines}");
+        assert_eq!(answered(&corefile_with(lines)), "nothing", "{lines}");
     }
     let reason = "line 7: `rewrite name regex x y` is not a rule that Zerohop understands, so everything passes";
-    assert_eq!(refusal(&with("rewrite name regex x y")), reason);
+    assert_eq!(refusal(&corefile_with("rewrite name regex x y")), reason);
 }
 
 #[test]
@@ -251,10 +260,10 @@ fn cache_caps_ttls() {
         ("cache 30 {\n disable success cluster.local\n}", 30, 30),
         ("cache 30 {\n disable denial cluster.local\n}", 30, 30),
     ] {
-        let text = with(cache).replace("pods insecure", "pods insecure\nttl 3600");
+        let text = corefile_with(cache).replace("pods insecure", "pods insecure\nttl 3600");
         let adopted = AdoptedSettings {
             version_ttl,
-            ..standard(ttl)
+            ..kubeadm_settings(ttl)
         };
         assert_eq!(Conclusions::read(&text).adopted, Some(adopted), "{cache}");
     }

@@ -1,10 +1,10 @@
-//! Properties that hold for every text.
+//! Properties of the conclusions from arbitrary text.
 
 use proptest::prelude::*;
 use proptest::sample::Index;
 use zerohop_zone::Name;
 
-use super::{Conclusions, answered, with};
+use super::{Conclusions, answered, corefile_with};
 
 /// A Corefile with many features, from which settings are adopted.
 const GOOD: &str = ".:53 cluster.local {
@@ -41,18 +41,18 @@ const PIECES: [&str; 16] = [
 
 proptest! {
     #[test]
-    fn any_text_is_read(text in any::<String>()) {
+    fn any_text_gives_a_reason(text in any::<String>()) {
         let conclusions = Conclusions::read(&text);
         prop_assert!(!conclusions.reasons.is_empty());
     }
 
     #[test]
-    fn any_words_are_read(words in prop::collection::vec(words(), 0..60)) {
+    fn any_words_give_a_reason(words in prop::collection::vec(any_word(), 0..60)) {
         prop_assert!(!Conclusions::read(&words.concat()).reasons.is_empty());
     }
 
     #[test]
-    fn any_mutation_is_read(
+    fn any_mutation_gives_a_reason(
         changes in prop::collection::vec(
             (any::<Index>(), 0..20_usize, prop::sample::select(&PIECES[..])),
             1..8,
@@ -84,15 +84,15 @@ proptest! {
         let name = directive.split(' ').next().unwrap_or_default();
         prop_assume!(!KNOWN_PLUGINS.contains(&name));
         let text = if before {
-            with("errors").replacen("errors", &directive, 1)
+            corefile_with("errors").replacen("errors", &directive, 1)
         } else {
-            with(&directive)
+            corefile_with(&directive)
         };
         prop_assert_eq!(Conclusions::read(&text).adopted, None);
     }
 }
 
-/// Plugins beside which `kubernetes` may still be answered.
+/// Plugins that don't make everything pass if they are next to `kubernetes`.
 const KNOWN_PLUGINS: [&str; 20] = [
     "errors",
     "log",
@@ -116,7 +116,7 @@ const KNOWN_PLUGINS: [&str; 20] = [
     "k8s_external",
 ];
 
-fn words() -> impl Strategy<Value = String> {
+fn any_word() -> impl Strategy<Value = String> {
     let word = prop::sample::select(GOOD.split_whitespace().collect::<Vec<_>>());
     prop_oneof![
         4 => word.prop_map(|word| format!("{word} ")),

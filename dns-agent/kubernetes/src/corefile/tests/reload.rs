@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{refusal, with};
+use super::{corefile_with, refusal};
 use crate::Reload;
 
 /// A reload with this interval and jitter, in seconds.
@@ -17,6 +17,7 @@ fn every(interval: f64, jitter: f64) -> Reload {
 fn intervals_are_read_as_coredns_reads_them() {
     for (line, wanted) in [
         ("reload", every(30.0, 15.0)),
+        ("reload 1m", every(60.0, 15.0)),
         ("reload 10m", every(600.0, 15.0)),
         ("reload 10m 1m", every(600.0, 60.0)),
         ("reload 10s", every(10.0, 5.0)),
@@ -28,7 +29,7 @@ fn intervals_are_read_as_coredns_reads_them() {
         ("reload \"1m\" 2s # often", every(60.0, 2.0)),
         ("", Reload::Never),
         ("health", Reload::Never),
-        // `reload` options of other plugins.
+        // Other plugins have options named `reload`.
         ("hosts {\n reload 5s\n fallthrough\n }", Reload::Never),
         ("auto {\n reload 1m\n }", Reload::Never),
         // CoreDNS refuses the whole Corefile because of these.
@@ -42,15 +43,14 @@ fn intervals_are_read_as_coredns_reads_them() {
         ("reload 1m 1s 1s", Reload::Refused),
         ("reload 9999999h", Reload::Refused),
         ("reload {\n 1m\n }", Reload::Refused),
-        ("reload 1m", every(60.0, 15.0)),
         // CoreDNS may insert other text here.
         ("reload {$INTERVAL}", Reload::Unknown),
         ("reload\n import more", Reload::Unknown),
     ] {
-        assert_eq!(Reload::read(&with(line)), wanted, "{line}");
+        assert_eq!(Reload::read(&corefile_with(line)), wanted, "{line}");
         let is_refused = wanted == Reload::Refused;
         if is_refused {
-            let reason = refusal(&with(line));
+            let reason = refusal(&corefile_with(line));
             assert!(reason.contains("CoreDNS refuses"), "{reason}");
         }
     }
@@ -65,16 +65,17 @@ fn the_longest_reload_of_all_server_blocks_counts() {
     assert_eq!(
         Reload::read(&(texts + over_tls)),
         every(3600.0, 15.0),
-        "it is the same process"
+        "all server blocks belong to one process"
     );
 }
 
 #[test]
-fn invalid_texts_have_a_refused_or_unknown_reload() {
+fn the_reload_of_an_unreadable_text_is_refused_or_unknown() {
     for (text, wanted) in [
         (".:53 {\n reload\n", Reload::Refused),
         ("{$ZONE} {\n reload\n}\n", Reload::Unknown),
         ("import more\n.:53 {\n reload\n}\n", Reload::Unknown),
+        // No server block imports this snippet.
         (
             "(a) {\n reload 1h\n}\n.:53 {\n reload\n}\n",
             every(30.0, 15.0),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{dns, facts, pod, policy, verdicts, web};
 use crate::ClientVerdicts;
 
+/// A policy that denies all egress of pods with the label `app: web` in the namespace `shop`.
 fn deny() -> Value {
     policy(
         "deny",
@@ -14,9 +15,10 @@ fn deny() -> Value {
     )
 }
 
-/// The verdicts about these pods. The DNS pods exist too and are removed from the result.
-fn judge_pods(pods: impl IntoIterator<Item = Value>) -> ClientVerdicts {
-    let mut verdicts = verdicts(&facts(dns(53).into_iter().chain(pods)));
+/// The verdicts in a cluster with these pods and policies. The DNS pods are removed from the
+/// result.
+fn judge_pods(objects: impl IntoIterator<Item = Value>) -> ClientVerdicts {
+    let mut verdicts = verdicts(&facts(dns(53).into_iter().chain(objects)));
     if let Some(permitted) = &mut verdicts.permitted {
         for dns in ["10.244.0.9", "10.244.1.9"] {
             assert!(permitted.remove(&dns.parse().unwrap()), "{dns}");
@@ -38,8 +40,8 @@ fn every_pod_may_query_without_an_egress_policy() {
 #[test]
 fn a_pod_that_no_policy_selects_may_query() {
     let db = pod("shop", "db", "10.244.0.3", json!({"app": "db"}));
-    let same = pod("other", "web", "10.244.0.4", json!({"app": "web"}));
-    let verdicts = judge_pods([web(), db, same, deny()]);
+    let elsewhere = pod("other", "web", "10.244.0.4", json!({"app": "web"}));
+    let verdicts = judge_pods([web(), db, elsewhere, deny()]);
     assert_eq!(verdicts.permitted, addresses(&["10.244.0.3", "10.244.0.4"]));
     let [left_out] = &verdicts.left_out[..] else {
         panic!("{verdicts:?}");

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{SERVED, dns, fact, facts, objection, pod, policy, read, web};
 use crate::{CacheAddresses, Fact, Facts, Feed, NodeCache, ObjectKey, PolicyPod};
 
+/// A policy that allows queries to these peers at port 53.
 fn allowing(to: Value) -> Value {
     let mut rule = json!({"ports": [{"protocol": "UDP", "port": 53}]});
     rule["to"] = to;
@@ -13,46 +14,53 @@ fn allowing(to: Value) -> Value {
     policy("dns", spec)
 }
 
+/// A policy that allows queries to pods with a label of the DNS pods, in any namespace.
 fn selecting() -> Value {
     allowing(
         json!([{"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}]),
     )
 }
 
+/// A policy that allows all egress.
 fn everything() -> Value {
     let spec = json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]});
     policy("dns", spec)
 }
 
-/// The objects of the cluster's DNS without the one of this kind and name.
+/// The objects of the cluster's DNS without the object of this kind and name.
 fn without(kind: &str, name: &str) -> Vec<Value> {
-    let is_it = |value: &Value| value["kind"] == kind && value["metadata"]["name"] == name;
-    let all: Vec<_> = dns(53).into_iter().filter(|value| !is_it(value)).collect();
-    assert_eq!(all.len(), 4);
-    all
+    let is_removed = |value: &Value| value["kind"] == kind && value["metadata"]["name"] == name;
+    let objects = dns(53).into_iter();
+    let objects: Vec<_> = objects.filter(|value| !is_removed(value)).collect();
+    assert_eq!(objects.len(), 4);
+    objects
 }
 
-fn with(dns: Vec<Value>, policy: Value) -> Facts {
+/// The facts of a cluster with these DNS objects, `shop/web` and this policy.
+fn cluster_with(dns: Vec<Value>, policy: Value) -> Facts {
     facts(dns.into_iter().chain([web(), policy]))
 }
 
 #[test]
-fn unknown_parts_of_the_dns_prove_nothing() {
+fn selectors_prove_nothing_if_parts_of_the_cluster_dns_are_unknown() {
     for (kind, name) in [
         ("Service", "kube-dns"),
         ("EndpointSlice", "kube-dns-x"),
         ("Pod", "coredns-2"),
     ] {
-        let facts = with(without(kind, name), selecting());
+        let facts = cluster_with(without(kind, name), selecting());
         assert!(objection(&facts).is_some(), "{kind} {name}");
-        assert_eq!(objection(&with(without(kind, name), everything())), None);
+        assert_eq!(
+            objection(&cluster_with(without(kind, name), everything())),
+            None
+        );
     }
-    assert_eq!(objection(&with(dns(53), selecting())), None);
+    assert_eq!(objection(&cluster_with(dns(53), selecting())), None);
 }
 
 #[test]
 fn an_unknown_dns_namespace_matches_by_its_name_only() {
-    for (labels, may) in [
+    for (labels, is_allowed) in [
         (
             json!({"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}),
             true,
@@ -69,8 +77,8 @@ fn an_unknown_dns_namespace_matches_by_its_name_only() {
         ),
     ] {
         let to = allowing(json!([{"namespaceSelector": labels}]));
-        let facts = with(without("Namespace", "kube-system"), to);
-        assert_eq!(objection(&facts).is_none(), may, "{labels}");
+        let facts = cluster_with(without("Namespace", "kube-system"), to);
+        assert_eq!(objection(&facts).is_none(), is_allowed, "{labels}");
     }
 }
 
@@ -78,7 +86,7 @@ fn an_unknown_dns_namespace_matches_by_its_name_only() {
 fn every_server_must_be_allowed() {
     let mut dns = dns(53);
     dns[4]["metadata"]["labels"] = json!({"k8s-app": "other"});
-    let reason = objection(&with(dns, selecting())).unwrap();
+    let reason = objection(&cluster_with(dns, selecting())).unwrap();
     assert_eq!(
         reason,
         "NetworkPolicy shop/dns does not provably let this pod reach 10.244.1.9:53 over UDP"
@@ -89,14 +97,14 @@ fn every_server_must_be_allowed() {
 fn selectors_do_not_match_servers_in_the_host_network() {
     let mut dns = dns(53);
     dns[3]["spec"]["hostNetwork"] = json!(true);
-    assert!(objection(&with(dns.clone(), selecting())).is_some());
+    assert!(objection(&cluster_with(dns.clone(), selecting())).is_some());
     let to = json!([{"ipBlock": {"cidr": "0.0.0.0/0"}}]);
-    assert_eq!(objection(&with(dns, allowing(to))), None);
+    assert_eq!(objection(&cluster_with(dns, allowing(to))), None);
 }
 
 #[test]
 fn an_unreadable_slice_may_hold_any_server() {
-    let mut facts = with(dns(53), selecting());
+    let mut facts = cluster_with(dns(53), selecting());
     facts.mark_unreadable(
         Feed::DnsEndpoints,
         ObjectKey::new("kube-system", "kube-dns-y"),
@@ -120,7 +128,7 @@ fn a_slice_with_ambiguous_addresses_is_an_error() {
 #[test]
 fn an_unreadable_service_may_have_the_address() {
     let to = json!([{"ipBlock": {"cidr": "0.0.0.0/0"}}]);
-    let mut facts = with(dns(53), allowing(to));
+    let mut facts = cluster_with(dns(53), allowing(to));
     assert_eq!(objection(&facts), None);
     facts.mark_unreadable(Feed::DnsService, ObjectKey::new("kube-system", "kube-dns"));
     assert!(objection(&facts).is_some());
@@ -131,26 +139,26 @@ fn unready_endpoints_receive_no_queries() {
     let mut dns = dns(53);
     dns[2]["endpoints"][1]["conditions"] = json!({"ready": false});
     dns[4]["metadata"]["labels"] = json!({});
-    assert_eq!(objection(&with(dns.clone(), selecting())), None);
+    assert_eq!(objection(&cluster_with(dns.clone(), selecting())), None);
     dns[2]["endpoints"][0]["conditions"] = json!({"ready": false});
-    assert!(objection(&with(dns, selecting())).is_some());
+    assert!(objection(&cluster_with(dns, selecting())).is_some());
 }
 
 #[test]
 fn every_served_address_must_be_allowed() {
     let to = json!([{"namespaceSelector": {}}, {"ipBlock": {"cidr": "169.254.0.0/16"}}]);
-    let facts = with(dns(53), allowing(to));
+    let facts = cluster_with(dns(53), allowing(to));
     let left_out = |served: &[&str]| {
         let served: Vec<_> = served.iter().map(|text| text.parse().unwrap()).collect();
         facts.judge_clients(&served).left_out.len()
     };
-    // `count` is 1 when `shop/web` isn't answered, the only pod in its namespace.
+    // `count` is 1 if `shop/web` isn't answered. No policy applies to the other pods.
     for (served, count) in [
         (&[SERVED][..], 0),
         (&[SERVED, "169.254.20.10:53"], 0),
         (&[SERVED, "192.168.0.10:53"], 1),
         (&[SERVED, "169.254.20.10:5353"], 1),
-        // Endpoints, as socket load balancing addresses them.
+        // With socket load balancing, queries have the address of an endpoint.
         (&["10.244.0.9:53", "10.244.1.9:53"], 0),
         (&["10.244.7.7:53"], 1),
         // The Service lacks this port.
@@ -161,42 +169,47 @@ fn every_served_address_must_be_allowed() {
     }
 }
 
-/// kubernetes/kubernetes #70555: packets to the node cache's address are never translated to a
-/// pod's.
+/// Packets to a node cache's address are never translated to the address of a pod
+/// (kubernetes/kubernetes #70555).
 #[test]
 fn a_node_cache_at_the_cluster_ip_must_be_allowed_too() {
     let mut cache = pod("kube-system", "cache", "192.168.0.1", json!({}));
     cache["spec"] = json!({"hostNetwork": true});
     let Fact::Pod(cache) = fact(cache) else {
-        panic!("a Pod is one");
+        panic!("the Pod is read as another fact");
     };
     let bound = |addresses: &[&str]| PolicyPod {
         node_cache: Some(Box::new(NodeCache {
             addresses: CacheAddresses::Known(
                 addresses.iter().map(|text| text.parse().unwrap()).collect(),
             ),
-            config: Err("of a test".to_owned()),
+            config: Err("the test needs none".to_owned()),
         })),
         ..cache.clone()
     };
     let unknown = PolicyPod {
-        node_cache: Some(Box::new(NodeCache::unreadable("of a test"))),
+        node_cache: Some(Box::new(NodeCache::unreadable("the test needs none"))),
         ..cache.clone()
     };
     let both = json!([
         {"namespaceSelector": {}},
         {"ipBlock": {"cidr": "10.96.0.10/32"}},
     ]);
-    for (client, with_selector) in [
+    for (cache_pod, is_selector_enough) in [
         (cache.clone(), true),
         (bound(&["169.254.20.10"]), true),
         (bound(&["169.254.20.10", "10.96.0.10"]), false),
         (unknown, false),
     ] {
-        for (policy, may) in [(selecting(), with_selector), (allowing(both.clone()), true)] {
-            let mut facts = with(dns(53), policy);
-            facts.insert(Fact::Pod(client.clone()));
-            assert_eq!(objection(&facts).is_none(), may, "{:?}", client.node_cache);
+        let policies = [
+            (selecting(), is_selector_enough),
+            (allowing(both.clone()), true),
+        ];
+        for (policy, is_allowed) in policies {
+            let mut facts = cluster_with(dns(53), policy);
+            facts.insert(Fact::Pod(cache_pod.clone()));
+            let node_cache = &cache_pod.node_cache;
+            assert_eq!(objection(&facts).is_none(), is_allowed, "{node_cache:?}");
         }
     }
 }
@@ -204,7 +217,7 @@ fn a_node_cache_at_the_cluster_ip_must_be_allowed_too() {
 #[test]
 fn an_address_without_a_known_service_may_be_translated() {
     let block = json!([{"ipBlock": {"cidr": "10.96.0.0/12"}}]);
-    let facts = with(dns(53), allowing(block));
+    let facts = cluster_with(dns(53), allowing(block));
     let served = ["10.96.0.53:53".parse().unwrap()];
     assert_eq!(facts.judge_clients(&served).left_out.len(), 1);
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{dns, fact, facts, objection, policy, read, verdicts, web};
 use crate::{ClientVerdicts, Facts, Feed, ObjectKey};
 
+/// A policy that denies all egress in the namespace `shop`.
 fn deny() -> Value {
     policy(
         "deny",
@@ -12,13 +13,13 @@ fn deny() -> Value {
     )
 }
 
-fn all(more: impl IntoIterator<Item = Value>) -> Facts {
-    facts(dns(53).into_iter().chain([web()]).chain(more))
+fn cluster_with(policies: impl IntoIterator<Item = Value>) -> Facts {
+    facts(dns(53).into_iter().chain([web()]).chain(policies))
 }
 
 #[test]
-fn the_end_of_a_list_removes_objects_it_did_not_return() {
-    let mut facts = all([deny()]);
+fn the_end_of_a_list_removes_objects_that_it_did_not_return() {
+    let mut facts = cluster_with([deny()]);
     facts.start_list(Feed::Policies);
     assert!(objection(&facts).is_some());
     facts.finish_list(Feed::Policies);
@@ -31,22 +32,22 @@ fn the_end_of_a_list_removes_objects_it_did_not_return() {
 }
 
 #[test]
-fn nothing_is_awaited_once_all_feeds_were_listed() {
+fn no_feed_is_awaited_after_all_required_feeds_were_listed() {
     let mut facts = Facts::awaiting([Feed::Policies, Feed::Clients]);
-    for (feed, left) in [
+    for (feed, awaited) in [
         (Feed::Clients, 1),
         (Feed::DnsService, 1),
         (Feed::Policies, 0),
     ] {
         facts.start_list(feed);
         facts.finish_list(feed);
-        assert_eq!(facts.awaited().len(), left);
+        assert_eq!(facts.awaited().len(), awaited);
     }
 }
 
 #[test]
 fn a_policy_that_no_longer_covers_egress_restricts_no_pod() {
-    let mut facts = all([deny()]);
+    let mut facts = cluster_with([deny()]);
     assert!(objection(&facts).is_some());
     let ingress = policy(
         "deny",
@@ -58,7 +59,7 @@ fn a_policy_that_no_longer_covers_egress_restricts_no_pod() {
     facts.delete(Feed::Policies, &key);
     assert!(!facts.may_restrict());
 
-    // A policy with an unknown direction may restrict both.
+    // A policy with an unknown type may restrict both directions.
     let unknown = policy("deny", json!({"podSelector": {}, "policyTypes": ["Other"]}));
     assert_eq!(read(unknown).unwrap_err().field, "spec.policyTypes");
     facts.mark_unreadable(Feed::Policies, key);
@@ -92,7 +93,7 @@ fn an_unreadable_policy_applies_to_every_pod_in_its_namespace() {
         "other",
         json!({"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Egress"]}),
     );
-    let mut facts = all([other]);
+    let mut facts = cluster_with([other]);
     assert_eq!(objection(&facts), None);
     facts.mark_unreadable(Feed::Policies, ObjectKey::new("elsewhere", "bad"));
     assert_eq!(objection(&facts), None);
@@ -106,7 +107,7 @@ fn an_unreadable_policy_applies_to_every_pod_in_its_namespace() {
     let good = policy("bad", json!({"podSelector": {}, "egress": [{}]}));
     facts.apply(Feed::Policies, fact(good));
     assert_eq!(objection(&facts), None);
-    // A policy whose namespace is unknown.
+    // The namespace of this policy is unknown.
     facts.mark_unreadable(Feed::Policies, ObjectKey::new("", ""));
     assert!(objection(&facts).is_some());
 }
@@ -139,7 +140,7 @@ fn invalid_policies_are_errors() {
             json!([{
                 "to": [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "Is"}]}}]
             }]),
-            "podSelector: \"Is\" is not an operator",
+            "podSelector: \"Is\" for the label \"a\" is not an operator",
         ),
     ] {
         let problem = read(policy("bad", json!({"podSelector": {}, "egress": egress})));

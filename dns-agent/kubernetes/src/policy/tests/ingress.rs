@@ -19,7 +19,7 @@ fn ingress_policy(rules: Value) -> Value {
     dns_policy(spec)
 }
 
-/// Such a policy that admits these peers at port 53.
+/// A policy that lets these peers reach every pod in the namespace of the cluster's DNS at port 53.
 fn policy_admitting(peers: Value) -> Value {
     let mut rules = json!([{"ports": [{"port": 53, "protocol": "UDP"}]}]);
     rules[0]["from"] = peers;
@@ -38,7 +38,7 @@ fn is_admitted(policy: Value) -> bool {
 
 #[test]
 fn types_and_selectors_decide_which_servers_are_restricted() {
-    for (what, spec, may) in [
+    for (case, spec, is_allowed) in [
         (
             "deny all ingress",
             json!({"podSelector": {}, "policyTypes": ["Ingress"]}),
@@ -51,7 +51,7 @@ fn types_and_selectors_decide_which_servers_are_restricted() {
             false,
         ),
         (
-            "ingress by default, beside egress",
+            "ingress by default, with egress rules",
             json!({"podSelector": {}, "egress": [{}]}),
             false,
         ),
@@ -71,34 +71,34 @@ fn types_and_selectors_decide_which_servers_are_restricted() {
             true,
         ),
         (
-            "rules that the types leave out",
+            "ingress rules without the type Ingress",
             json!({"podSelector": {}, "policyTypes": ["Egress"], "ingress": [], "egress": [{}]}),
             true,
         ),
         (
-            "about the servers",
+            "selects the servers",
             json!({"podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}),
             false,
         ),
         (
-            "about other pods",
+            "selects other pods",
             json!({"podSelector": {"matchLabels": {"k8s-app": "metrics"}}}),
             true,
         ),
     ] {
-        assert_eq!(is_admitted(dns_policy(spec)), may, "{what}");
+        assert_eq!(is_admitted(dns_policy(spec)), is_allowed, "{case}");
     }
     let elsewhere = policy("in", json!({"podSelector": {}, "policyTypes": ["Ingress"]}));
-    assert!(is_admitted(elsewhere), "of the client's own namespace");
+    assert!(is_admitted(elsewhere), "a policy in the client's namespace");
 }
 
 #[test]
 fn peers_decide_which_clients_are_admitted() {
-    for (what, peers, may) in [
-        ("no peers are all", json!([]), true),
+    for (case, peers, is_allowed) in [
+        ("an empty list means all peers", json!([]), true),
         ("all pods", json!([{"namespaceSelector": {}}]), true),
         (
-            "pods beside the servers",
+            "pods in the servers' namespace",
             json!([{"podSelector": {}}]),
             false,
         ),
@@ -129,7 +129,7 @@ fn peers_decide_which_clients_are_admitted() {
             true,
         ),
         (
-            "by both",
+            "by both selectors",
             json!([{
                 "namespaceSelector": {"matchLabels": {"team": "web"}},
                 "podSelector": {"matchLabels": {"app": "web"}}
@@ -137,7 +137,7 @@ fn peers_decide_which_clients_are_admitted() {
             true,
         ),
         (
-            "by both, another pod",
+            "another pod, by both selectors",
             json!([{
                 "namespaceSelector": {"matchLabels": {"team": "web"}},
                 "podSelector": {"matchLabels": {"app": "db"}}
@@ -161,28 +161,28 @@ fn peers_decide_which_clients_are_admitted() {
         ),
         // The client's address may be translated before the packet arrives.
         (
-            "its address",
+            "the client's address",
             json!([{"ipBlock": {"cidr": "10.244.0.0/16"}}]),
             false,
         ),
         (
-            "every address but some",
+            "every address except some",
             json!([{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.9.0.0/16"]}}]),
             false,
         ),
     ] {
-        assert_eq!(is_admitted(policy_admitting(peers)), may, "{what}");
+        assert_eq!(is_admitted(policy_admitting(peers)), is_allowed, "{case}");
     }
 }
 
 #[test]
 fn ports_decide_whether_a_client_is_admitted() {
-    let open = |ports: Value| {
+    let policy_with_ports = |ports: Value| {
         let mut rules = json!([{"from": [{"namespaceSelector": {}}]}]);
         rules[0]["ports"] = ports;
         ingress_policy(rules)
     };
-    for (ports, may) in [
+    for (ports, is_allowed) in [
         (json!([]), true),
         (json!([{"protocol": "UDP"}]), true),
         (json!([{"protocol": "UDP", "port": 53}]), true),
@@ -200,13 +200,17 @@ fn ports_decide_whether_a_client_is_admitted() {
         (json!([{"protocol": "UDP", "port": "dns-tcp"}]), false),
         (json!([{"protocol": "UDP", "port": "metrics"}]), false),
     ] {
-        assert_eq!(is_admitted(open(ports.clone())), may, "{ports}");
+        assert_eq!(
+            is_admitted(policy_with_ports(ports.clone())),
+            is_allowed,
+            "{ports}"
+        );
     }
-    // The pods' port counts, not the Service's.
-    for (port, may) in [(53, false), (1053, true)] {
-        let policy = open(json!([{"protocol": "UDP", "port": port}]));
+    // The port of the DNS pods counts, not the port of the Service.
+    for (port, is_allowed) in [(53, false), (1053, true)] {
+        let policy = policy_with_ports(json!([{"protocol": "UDP", "port": port}]));
         let facts = facts(dns(1053).into_iter().chain([web(), policy]));
-        assert_eq!(objection(&facts).is_none(), may, "{port}");
+        assert_eq!(objection(&facts).is_none(), is_allowed, "{port}");
     }
 }
 
@@ -230,16 +234,16 @@ fn policies_add_up_at_each_server() {
         policy["metadata"]["name"] = json!(name);
         policy
     };
-    let all = || policy_admitting(json!([{"namespaceSelector": {}}]));
-    let facts = cluster([deny(), named(all(), "allow")]);
+    let allow = || policy_admitting(json!([{"namespaceSelector": {}}]));
+    let facts = cluster([deny(), named(allow(), "allow")]);
     assert_eq!(objection(&facts), None);
 
     // The second policy opens only one of the two servers.
-    let mut one = named(all(), "allow");
-    one["spec"]["podSelector"] = json!({"matchLabels": {"first": "yes"}});
+    let mut allow_first = named(allow(), "allow");
+    allow_first["spec"]["podSelector"] = json!({"matchLabels": {"first": "yes"}});
     let mut objects = dns(53);
     objects[3]["metadata"]["labels"]["first"] = json!("yes");
-    let facts = super::facts(objects.into_iter().chain([web(), deny(), one]));
+    let facts = super::facts(objects.into_iter().chain([web(), deny(), allow_first]));
     assert_eq!(
         objection(&facts).unwrap(),
         "NetworkPolicy kube-system/in does not provably admit this pod at 10.244.1.9:53 over UDP"
@@ -251,14 +255,18 @@ fn egress_and_ingress_must_both_allow() {
     let deny = policy("out", json!({"podSelector": {}, "policyTypes": ["Egress"]}));
     let let_out = policy("out", json!({"podSelector": {}, "egress": [{}]}));
     let (open, closed) = (policy_admitting(json!([])), ingress_policy(json!([])));
-    for (egress, ingress, may) in [
+    for (egress, ingress, is_allowed) in [
         (&let_out, &open, true),
         (&let_out, &closed, false),
         (&deny, &open, false),
         (&deny, &closed, false),
     ] {
         let facts = cluster([egress.clone(), ingress.clone()]);
-        assert_eq!(objection(&facts).is_none(), may, "{egress} {ingress}");
+        assert_eq!(
+            objection(&facts).is_none(),
+            is_allowed,
+            "{egress} {ingress}"
+        );
     }
 }
 
@@ -280,7 +288,9 @@ fn a_client_in_the_servers_namespace_is_judged_like_any_other() {
     let left_out = |policy: Value| {
         let facts = cluster([client(), policy]);
         let left_out = verdicts(&facts).left_out.into_iter();
-        left_out.filter(|it| it.pod == "kube-system/client").count()
+        left_out
+            .filter(|left_out| left_out.pod == "kube-system/client")
+            .count()
     };
     assert_eq!(left_out(policy_admitting(json!([{"podSelector": {}}]))), 0);
     let others = json!([{"podSelector": {"matchLabels": {"app": "y"}}}]);
@@ -303,7 +313,7 @@ fn any_policy_may_apply_to_an_unknown_server() {
         objects[3]["spec"]["hostNetwork"] = json!(true);
         objects
     };
-    for (servers, policy, may) in [
+    for (servers, policy, is_allowed) in [
         (dns(53), elsewhere(), true),
         (unknown(), elsewhere(), false),
         (in_host_network(), elsewhere(), false),
@@ -312,14 +322,14 @@ fn any_policy_may_apply_to_an_unknown_server() {
         (unknown(), policy("in", some_ports), false),
     ] {
         let facts = facts(servers.into_iter().chain([web(), policy.clone()]));
-        assert_eq!(objection(&facts).is_none(), may, "{policy}");
+        assert_eq!(objection(&facts).is_none(), is_allowed, "{policy}");
     }
     let reason = objection(&facts(unknown().into_iter().chain([web(), elsewhere()]))).unwrap();
     assert_eq!(
         reason,
         "NetworkPolicy shop/in may apply to the server at 10.244.1.9:53, which is not a known pod, and does not provably admit this pod over UDP"
     );
-    // No server is known at all.
+    // An unreadable slice may belong to the Service, so no server is known.
     let mut facts = cluster([elsewhere()]);
     assert_eq!(objection(&facts), None);
     facts.mark_unreadable(
@@ -352,10 +362,10 @@ fn a_link_local_address_belongs_to_a_pod_in_this_nodes_network() {
     let elsewhere = policy("in", json!({"podSelector": {}}));
     let about_cache = dns_policy(json!({"podSelector": {"matchLabels": {"app": "cache"}}}));
     let about_dns = dns_policy(json!({"podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}));
-    for (policy, may) in [(elsewhere, true), (about_dns, true), (about_cache, false)] {
+    for (policy, is_allowed) in [(elsewhere, true), (about_dns, true), (about_cache, false)] {
         let facts = cluster([cache.clone(), policy.clone()]);
         let permitted = facts.judge_clients(&served).permitted;
-        assert_eq!(permitted.is_none(), may, "{policy}");
+        assert_eq!(permitted.is_none(), is_allowed, "{policy}");
     }
     // Until this node's pods have been listed, the server may be any pod.
     let mut facts = Facts::awaiting([]);
@@ -369,7 +379,7 @@ fn a_link_local_address_belongs_to_a_pod_in_this_nodes_network() {
 }
 
 #[test]
-fn two_pods_with_a_servers_address_must_both_be_open() {
+fn every_pod_with_a_servers_address_must_admit_the_client() {
     let other = pod("lab", "other", "10.244.0.9", json!({}));
     let mut closed = policy("in", json!({"podSelector": {}}));
     closed["metadata"]["namespace"] = json!("lab");
@@ -395,12 +405,12 @@ fn an_unreadable_policy_may_exclude_every_client() {
 
 #[test]
 fn an_unknown_namespace_matches_by_its_name_only() {
-    let by = |selector: Value| {
+    let cluster_admitting = |selector: Value| {
         let mut peers = json!([{}]);
         peers[0]["namespaceSelector"] = selector;
         facts(dns(53).into_iter().chain([web(), policy_admitting(peers)]))
     };
-    for (selector, may) in [
+    for (selector, is_allowed) in [
         (json!({}), true),
         (
             json!({"matchLabels": {"kubernetes.io/metadata.name": "shop"}}),
@@ -413,13 +423,13 @@ fn an_unknown_namespace_matches_by_its_name_only() {
         ),
     ] {
         assert_eq!(
-            objection(&by(selector.clone())).is_none(),
-            may,
+            objection(&cluster_admitting(selector.clone())).is_none(),
+            is_allowed,
             "{selector}"
         );
     }
     // The Namespace becomes known, and then unreadable.
-    let mut facts = by(json!({"matchLabels": {"team": "web"}}));
+    let mut facts = cluster_admitting(json!({"matchLabels": {"team": "web"}}));
     let shop =
         json!({"kind": "Namespace", "metadata": {"name": "shop", "labels": {"team": "web"}}});
     assert!(facts.apply(Feed::ClientNamespaces, fact(shop)));
@@ -430,7 +440,7 @@ fn an_unknown_namespace_matches_by_its_name_only() {
 
 #[test]
 fn selectors_decide_whether_a_policy_needs_namespace_labels() {
-    for (peers, needs) in [
+    for (peers, needs_labels) in [
         (json!([]), false),
         (json!([{"podSelector": {}}]), false),
         (json!([{"ipBlock": {"cidr": "0.0.0.0/0"}}]), false),
@@ -448,16 +458,16 @@ fn selectors_decide_whether_a_policy_needs_namespace_labels() {
             crate::Fact::Policy(policy) => policy,
             other => panic!("{other:?}"),
         };
-        assert_eq!(policy.needs_namespaces(), needs, "{peers}");
+        assert_eq!(policy.needs_namespaces(), needs_labels, "{peers}");
     }
 }
 
 #[test]
-fn repeated_facts_change_nothing() {
+fn only_changes_that_matter_to_client_policy_are_reported() {
     let mut facts = cluster([ingress_policy(json!([]))]);
-    let mut again = web();
-    again["status"]["conditions"] = json!([{"type": "Ready"}]);
-    assert!(!facts.apply(Feed::Clients, fact(again)));
+    let mut ready = web();
+    ready["status"]["conditions"] = json!([{"type": "Ready"}]);
+    assert!(!facts.apply(Feed::Clients, fact(ready)));
     let mut other = web();
     other["metadata"]["labels"] = json!({"app": "other"});
     assert!(facts.apply(Feed::Clients, fact(other)));

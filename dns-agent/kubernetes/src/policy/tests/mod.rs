@@ -1,4 +1,4 @@
-//! Client policy: objects in, verdicts out.
+//! Tests of client policy: pods are judged by objects in the form of the API.
 
 mod clients;
 mod destinations;
@@ -22,23 +22,23 @@ const SERVED: &str = "10.96.0.10:53";
 
 /// Reads an API object as a fact.
 fn read(value: Value) -> Result<Fact, ObjectError> {
-    fn of<T: serde::de::DeserializeOwned>(value: Value) -> T {
-        serde_json::from_value(value).expect("the API's form")
+    fn parse<T: serde::de::DeserializeOwned>(value: Value) -> T {
+        serde_json::from_value(value).expect("an object in the form of the API")
     }
     match value["kind"].as_str() {
-        Some("Namespace") => Fact::from_namespace(&of::<core::Namespace>(value)),
-        Some("Service") => Fact::from_service(&of::<core::Service>(value)),
-        Some("EndpointSlice") => Fact::from_slice(&of::<discovery::EndpointSlice>(value)),
-        Some("Pod") => Fact::from_pod(&of::<ApiPod>(value)),
+        Some("Namespace") => Fact::from_namespace(&parse::<core::Namespace>(value)),
+        Some("Service") => Fact::from_service(&parse::<core::Service>(value)),
+        Some("EndpointSlice") => Fact::from_slice(&parse::<discovery::EndpointSlice>(value)),
+        Some("Pod") => Fact::from_pod(&parse::<ApiPod>(value)),
         Some("NetworkPolicy") => {
-            Policy::try_from(of::<networking::NetworkPolicy>(value)).map(Fact::Policy)
+            Policy::try_from(parse::<networking::NetworkPolicy>(value)).map(Fact::Policy)
         }
-        kind => panic!("no such kind here: {kind:?}"),
+        kind => panic!("the tests use no objects of kind {kind:?}"),
     }
 }
 
 fn fact(value: Value) -> Fact {
-    read(value).expect("an object that makes sense")
+    read(value).expect("a valid object")
 }
 
 fn facts(list: impl IntoIterator<Item = Value>) -> Facts {
@@ -78,7 +78,8 @@ fn web() -> Value {
     )
 }
 
-/// The objects of the cluster's DNS, with two pods that listen on this port.
+/// The objects of the cluster's DNS, with two pods that listen on this port. Their order is:
+/// Namespace, Service, EndpointSlice, Pod, Pod.
 fn dns(port: u16) -> Vec<Value> {
     let labels = json!({"k8s-app": "kube-dns", "app.kubernetes.io/name": "coredns"});
     let mut pods = [

@@ -26,6 +26,7 @@ fn object(namespace: Option<&str>, name: &str, spec: Value) -> Value {
     object
 }
 
+/// A policy `p` of an unevaluated kind.
 fn other(resource: &str, namespace: Option<&str>, spec: Value) -> Fact {
     let object = object(namespace, "p", spec);
     Fact::OtherPolicy(OtherPolicy::from_object(kind(resource), &object).unwrap())
@@ -40,11 +41,12 @@ fn cluster() -> Facts {
 /// The pods that aren't answered, and why. DNS pods are omitted.
 fn left_out(facts: &Facts) -> Vec<(String, String)> {
     let left_out = verdicts(facts).left_out.into_iter();
-    let left_out = left_out.filter(|it| !it.pod.starts_with("kube-system/"));
-    left_out.map(|it| (it.pod, it.reason)).collect()
+    let left_out = left_out.filter(|pod| !pod.pod.starts_with("kube-system/"));
+    left_out.map(|pod| (pod.pod, pod.reason)).collect()
 }
 
-fn pods(facts: &Facts) -> Vec<String> {
+/// The pods that aren't answered. DNS pods are omitted.
+fn left_out_pods(facts: &Facts) -> Vec<String> {
     left_out(facts).into_iter().map(|(pod, _)| pod).collect()
 }
 
@@ -119,7 +121,11 @@ fn objects_exclude_the_pods_that_they_may_restrict() {
     ] {
         let mut facts = cluster();
         facts.insert(other(resource, namespace, spec.clone()));
-        assert_eq!(pods(&facts), left_out, "{resource} {namespace:?} {spec}");
+        assert_eq!(
+            left_out_pods(&facts),
+            left_out,
+            "{resource} {namespace:?} {spec}"
+        );
         if left_out.is_empty() {
             assert_eq!(verdicts(&facts), ClientVerdicts::default());
         }
@@ -153,10 +159,10 @@ fn any_object_may_restrict_unknown_servers() {
     let mut objects = dns(53);
     objects.truncate(4);
     let mut facts = facts(objects.into_iter().chain([web()]));
-    assert_eq!(pods(&facts), [] as [&str; 0]);
+    assert_eq!(left_out_pods(&facts), [] as [&str; 0]);
     let resource = "ciliumnetworkpolicies.cilium.io";
     facts.insert(other(resource, Some("elsewhere"), json!({"ingress": []})));
-    assert_eq!(pods(&facts), ["shop/web"]);
+    assert_eq!(left_out_pods(&facts), ["shop/web"]);
 }
 
 #[test]
@@ -168,7 +174,7 @@ fn no_pod_is_answered_until_a_served_kind_is_listed() {
     assert_eq!(verdicts(&facts), ClientVerdicts::default());
     facts.set_served_kinds([cilium]);
     let all_pods = ["lab/db", "shop/web"];
-    assert_eq!(pods(&facts), all_pods);
+    assert_eq!(left_out_pods(&facts), all_pods);
     let (_, reason) = &left_out(&facts)[0];
     assert!(
         reason.contains("serves ciliumnetworkpolicies.cilium.io"),
@@ -180,20 +186,20 @@ fn no_pod_is_answered_until_a_served_kind_is_listed() {
         feed,
         other(cilium.resource(), Some("shop"), json!({"egress": []})),
     );
-    assert_eq!(pods(&facts), all_pods);
+    assert_eq!(left_out_pods(&facts), all_pods);
     assert!(facts.finish_list(feed));
-    assert_eq!(pods(&facts), ["shop/web"]);
+    assert_eq!(left_out_pods(&facts), ["shop/web"]);
 
-    // An unreadable object may apply to every pod in its namespace, and without a namespace to
-    // every pod.
+    // An unreadable object may apply to every pod in its namespace. If its namespace is unknown, it
+    // may apply to every pod.
     facts.mark_unreadable(feed, ObjectKey::new("lab", "bad"));
-    assert_eq!(pods(&facts), all_pods);
+    assert_eq!(left_out_pods(&facts), all_pods);
     facts.delete(feed, &ObjectKey::new("shop", "p"));
-    assert_eq!(pods(&facts), ["lab/db"]);
+    assert_eq!(left_out_pods(&facts), ["lab/db"]);
     facts.mark_unreadable(feed, ObjectKey::new("", ""));
-    assert_eq!(pods(&facts), all_pods);
+    assert_eq!(left_out_pods(&facts), all_pods);
 
-    // The API stops serving the kind, and serves it again.
+    // The API server stops serving the kind, and serves it again.
     facts.set_served_kinds([]);
     assert_eq!(verdicts(&facts), ClientVerdicts::default());
     facts.apply(
@@ -202,7 +208,7 @@ fn no_pod_is_answered_until_a_served_kind_is_listed() {
     );
     assert_eq!(verdicts(&facts), ClientVerdicts::default());
     facts.set_served_kinds([cilium]);
-    assert_eq!(pods(&facts), all_pods);
+    assert_eq!(left_out_pods(&facts), all_pods);
 }
 
 #[test]
@@ -228,18 +234,18 @@ fn no_pod_is_answered_above_the_object_limit() {
     };
     list(&mut facts, MAX_OBJECTS);
     assert_eq!(verdicts(&facts), ClientVerdicts::default());
-    // An object that is already kept changes nothing; one more exceeds the limit.
+    // An object that is stored already changes nothing. One more object exceeds the limit.
     facts.apply(feed, numbered(0));
     assert_eq!(verdicts(&facts), ClientVerdicts::default());
     facts.apply(feed, numbered(MAX_OBJECTS));
-    assert_eq!(pods(&facts), ["lab/db", "shop/web"]);
+    assert_eq!(left_out_pods(&facts), ["lab/db", "shop/web"]);
     let (_, reason) = &left_out(&facts)[0];
     assert!(
         reason.contains("more than 10000 ciliumnetworkpolicies.cilium.io"),
         "{reason}"
     );
     list(&mut facts, MAX_OBJECTS + 5);
-    assert_eq!(pods(&facts), ["lab/db", "shop/web"]);
+    assert_eq!(left_out_pods(&facts), ["lab/db", "shop/web"]);
     list(&mut facts, MAX_OBJECTS);
     assert_eq!(verdicts(&facts), ClientVerdicts::default());
 }
@@ -260,7 +266,7 @@ fn an_object_deleted_during_a_list_does_not_count() {
     assert_eq!(verdicts(&facts), ClientVerdicts::default());
 }
 
-/// A watch broke, and meanwhile all objects were created anew under other names.
+/// A watch broke off. Before the next list, all objects were replaced by objects with other names.
 #[test]
 fn a_list_that_replaces_every_object_is_complete() {
     let cilium = kind("ciliumnetworkpolicies.cilium.io");
@@ -271,7 +277,7 @@ fn a_list_that_replaces_every_object_is_complete() {
         facts.start_list(feed);
         for number in 0..MAX_OBJECTS {
             let name = format!("{prefix}{number}");
-            // Only the last object applies to the pod.
+            // Only the last object of the second list applies to the pod.
             let namespace = if number + 1 == MAX_OBJECTS {
                 namespace
             } else {
@@ -285,7 +291,7 @@ fn a_list_that_replaces_every_object_is_complete() {
         }
         facts.finish_list(feed);
     }
-    assert_eq!(pods(&facts), ["shop/web"]);
+    assert_eq!(left_out_pods(&facts), ["shop/web"]);
     let (_, reason) = &left_out(&facts)[0];
     assert!(reason.contains("shop/b9999"), "{reason}");
 }
@@ -293,18 +299,18 @@ fn a_list_that_replaces_every_object_is_complete() {
 #[test]
 fn calico_copies_of_network_policies_are_ignored() {
     let calico = kind("networkpolicies.projectcalico.org");
-    let shown = |name: &str| {
+    let calico_policy = |name: &str| {
         let object = object(Some("shop"), name, json!({"types": ["Egress"]}));
         Fact::OtherPolicy(OtherPolicy::from_object(calico, &object).unwrap())
     };
     let open = super::policy("out", json!({"podSelector": {}, "egress": [{}]}));
     let mut facts = cluster();
     facts.insert(super::fact(open));
-    facts.insert(shown("knp.default.out"));
-    assert_eq!(pods(&facts), [] as [&str; 0]);
-    // This copy belongs to no known NetworkPolicy.
-    facts.insert(shown("knp.default.other"));
-    assert_eq!(pods(&facts), ["shop/web"]);
+    facts.insert(calico_policy("knp.default.out"));
+    assert_eq!(left_out_pods(&facts), [] as [&str; 0]);
+    // No known NetworkPolicy has this name.
+    facts.insert(calico_policy("knp.default.other"));
+    assert_eq!(left_out_pods(&facts), ["shop/web"]);
 }
 
 #[test]
@@ -357,6 +363,7 @@ fn the_agent_has_the_right_to_list_and_watch_every_kind() {
         resources: Vec<String>,
         verbs: Vec<String>,
     }
+    // The first document of both files is the ClusterRole. Only its metadata differs.
     let rules = CLUSTER_ROLES.map(|text| {
         let text = text.split("---").next().unwrap();
         &text[text.find("rules:").unwrap()..]
@@ -375,7 +382,7 @@ fn the_agent_has_the_right_to_list_and_watch_every_kind() {
             granted.extend(resources.map(|resource| format!("{resource}.{group}")));
         }
     }
-    let is_another = |resource: &String| {
+    let is_other_resource = |resource: &String| {
         let others = [
             "namespaces.",
             "pods.",
@@ -389,7 +396,7 @@ fn the_agent_has_the_right_to_list_and_watch_every_kind() {
         ];
         others.contains(&&**resource)
     };
-    granted.retain(|resource| !is_another(resource));
+    granted.retain(|resource| !is_other_resource(resource));
     let kinds = PolicyKind::all().map(|kind| kind.resource().to_owned());
     assert_eq!(granted, kinds.collect());
 }

@@ -34,15 +34,15 @@ struct AgentInput {
 }
 
 #[test]
-fn no_pod_is_answered_that_the_reference_model_denies() {
+fn pods_that_the_reference_model_denies_are_not_answered() {
     let (mut allowed, mut denied, mut answered) = (0_u32, 0_u32, 0_u32);
     for seed in 0..CLUSTERS {
         let mut random = StdRng::seed_from_u64(seed);
         let cluster = cluster(&mut random);
         let input = agent_input(&mut random, &cluster);
-        let permitted = permitted(&input);
+        let is_permitted = judge_input(&input);
         for client in &cluster.clients {
-            let is_answered = permitted(client);
+            let is_answered = is_permitted(client);
             if client.host_network {
                 continue;
             }
@@ -69,8 +69,8 @@ fn no_pod_is_answered_that_the_reference_model_denies() {
     );
 }
 
-/// Whether the agent answers a pod, given its input.
-fn permitted(input: &AgentInput) -> impl Fn(&ModelPod) -> bool {
+/// Judges all pods. The result is a function that says whether the agent answers a pod.
+fn judge_input(input: &AgentInput) -> impl Fn(&ModelPod) -> bool {
     let mut facts = Facts::default();
     for object in &input.objects {
         facts.insert(fact(object.clone()));
@@ -88,13 +88,15 @@ fn permitted(input: &AgentInput) -> impl Fn(&ModelPod) -> bool {
     }
 }
 
-/// All objects of a cluster, sometimes without a Namespace or a server. No policy is missing.
+/// The objects of a cluster, sometimes without one Namespace or one server. All policies are
+/// included.
 fn agent_input(random: &mut StdRng, cluster: &ModelCluster) -> AgentInput {
     let mut objects = cluster.objects();
     if random.random_bool(0.1) {
-        let gone = *NAMESPACES.choose(random).unwrap();
-        objects
-            .retain(|object| object["kind"] != "Namespace" || object["metadata"]["name"] != gone);
+        let missing = *NAMESPACES.choose(random).unwrap();
+        objects.retain(|object| {
+            object["kind"] != "Namespace" || object["metadata"]["name"] != missing
+        });
     }
     let is_selected = |server: &ModelPod| {
         server.namespace == "kube-system" && server.labels.get("app") == Some(&"dns")
@@ -135,7 +137,7 @@ fn cluster(random: &mut StdRng) -> ModelCluster {
     }
 }
 
-/// A server and its port; usually one that the Service selects.
+/// A server and its port. The Service usually selects the server.
 fn server(random: &mut StdRng, at: u8) -> (ModelPod, u16) {
     let port = *[53, 53, 1053].choose(random).unwrap();
     let mut labels = labels(random, &LABELS[1..]);
@@ -154,7 +156,7 @@ fn server(random: &mut StdRng, at: u8) -> (ModelPod, u16) {
         ports: vec![("dns", "UDP", port), ("dns-tcp", "TCP", port)],
     };
     if random.random_bool(0.05) {
-        // The address is in a slice written by hand.
+        // The Service doesn't select this pod, so its slice was written by hand.
         pod.namespace = "lab";
         pod.labels.insert("app", "web");
     }
@@ -270,7 +272,7 @@ fn port(random: &mut StdRng) -> ModelPort {
     }
 }
 
-/// A selector: with probability 0.4 of everything, otherwise with up to two conditions.
+/// A selector. With probability 0.4 it selects everything. Otherwise it has up to two conditions.
 fn selector(random: &mut StdRng, known: &[(&'static str, [&'static str; 3])]) -> ModelSelector {
     let mut selector = ModelSelector::default();
     if random.random_bool(0.4) {

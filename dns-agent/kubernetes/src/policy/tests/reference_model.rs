@@ -1,8 +1,8 @@
 //! A reference model of NetworkPolicies that follows the Kubernetes documentation literally.
 //!
-//! Written from <https://kubernetes.io/docs/concepts/services-networking/network-policies/> with
-//! separate types, so that it shares no mistake with the code under test. The model knows the whole
-//! cluster, including objects that the agent doesn't receive.
+//! The source is <https://kubernetes.io/docs/concepts/services-networking/network-policies/>. The
+//! model has its own types, so that it shares no mistakes with the code under test. It knows the
+//! whole cluster, including objects that the agent doesn't receive.
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
@@ -91,19 +91,20 @@ enum HostPods {
 /// The addresses that a plugin compares with an `ipBlock`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BlockAddresses {
-    /// The server's address and the client's address.
+    /// The addresses of the server and of the client.
     ServerAndClient,
-    /// The Service's address before its translation, and the client's address after its
-    /// translation.
+    /// The addresses of the Service and of the node: egress rules see the destination before
+    /// translation, and ingress rules see the source after translation.
     ServiceAndNode,
 }
 
 /// The ClusterIP and port of the cluster's DNS.
 pub(super) const SERVICE: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 96, 0, 10), 53);
 
-/// The address to which a client's address may be translated.
+/// The node's address, to which a client's address may be translated.
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 7);
 
+/// Every combination of behaviour.
 pub(super) const PLUGINS: [NetworkPlugin; 4] = {
     const fn plugin(host_pods: HostPods, block_addresses: BlockAddresses) -> NetworkPlugin {
         NetworkPlugin {
@@ -178,8 +179,8 @@ impl ModelCluster {
                     }
                 };
                 for peer in peers {
-                    // Selectors apply to pods at the pods' ports; blocks apply to the address and
-                    // port that the plugin sees.
+                    // Selectors apply to the pod and its port. Blocks apply to the address and port
+                    // that the plugin sees.
                     let number = match peer {
                         ModelPeer::Selectors { .. } => port,
                         ModelPeer::Block { .. } => destination.1,
@@ -192,7 +193,7 @@ impl ModelCluster {
         !is_isolated || is_allowed
     }
 
-    /// The same for ingress.
+    /// The same as [`Self::allows_egress`], for ingress.
     fn allows_ingress(
         &self,
         plugin: NetworkPlugin,
@@ -234,6 +235,7 @@ impl ModelCluster {
         !is_isolated || is_allowed
     }
 
+    /// Whether a rule's peer includes a pod. `address` is the pod's address as the plugin sees it.
     fn is_peer(
         &self,
         plugin: NetworkPlugin,
@@ -244,7 +246,7 @@ impl ModelCluster {
     ) -> bool {
         match peer {
             ModelPeer::Block { network, except } => {
-                is_in(address, *network) && !except.iter().any(|it| is_in(address, *it))
+                is_in(address, *network) && !except.iter().any(|excluded| is_in(address, *excluded))
             }
             ModelPeer::Selectors { namespaces, pods } => {
                 if pod.host_network && plugin.host_pods == HostPods::Ignored {
@@ -334,7 +336,7 @@ impl ModelRule {
         match &self.ports {
             None => true,
             Some(ports) if ports.is_empty() => true,
-            Some(ports) => ports.iter().any(|port| port.is(number, server)),
+            Some(ports) => ports.iter().any(|port| port.includes(number, server)),
         }
     }
 
@@ -373,7 +375,7 @@ impl ModelPeer {
 }
 
 impl ModelPort {
-    fn is(&self, number: u16, server: &ModelPod) -> bool {
+    fn includes(&self, number: u16, server: &ModelPod) -> bool {
         // "protocol … If not specified, this field defaults to TCP."
         if self.protocol.unwrap_or("TCP") != "UDP" {
             return false;

@@ -4,19 +4,21 @@ use serde_json::{Value, json};
 
 use super::may_query;
 
-/// A policy for every pod of the namespace, with this egress rule.
+/// The spec of a policy with this egress rule for every pod in its namespace.
 fn allowing(rule: Value) -> Value {
     let mut policy = json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [null]});
     policy["egress"][0] = rule;
     policy
 }
 
+/// The spec of a policy that allows queries to these peers at port 53.
 fn to(peers: Value) -> Value {
     let mut rule = json!({"ports": [{"port": 53, "protocol": "UDP"}]});
     rule["to"] = peers;
     allowing(rule)
 }
 
+/// The spec of a policy that allows queries to every peer at these ports.
 fn ports(ports: Value) -> Value {
     let mut rule = json!({});
     rule["ports"] = ports;
@@ -26,14 +28,14 @@ fn ports(ports: Value) -> Value {
 #[test]
 fn types_and_selectors_decide_which_pods_are_restricted() {
     let everything = json!({"egress": [{}]});
-    for (what, spec, may) in [
+    for (case, spec, is_allowed) in [
         (
             "deny all egress",
             json!({"podSelector": {}, "policyTypes": ["Egress"]}),
             false,
         ),
         (
-            "no rules at all",
+            "no rules for both directions",
             json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "egress": []}),
             false,
         ),
@@ -49,7 +51,7 @@ fn types_and_selectors_decide_which_pods_are_restricted() {
             true,
         ),
         (
-            "rules that the types leave out",
+            "egress rules without the type Egress",
             json!({
                 "podSelector": {},
                 "policyTypes": ["Ingress"],
@@ -58,7 +60,7 @@ fn types_and_selectors_decide_which_pods_are_restricted() {
             true,
         ),
         (
-            "egress by its rules",
+            "egress by default, because of its rules",
             json!({"podSelector": {}, "egress": [{"to": [{"podSelector": {}}]}]}),
             false,
         ),
@@ -68,17 +70,17 @@ fn types_and_selectors_decide_which_pods_are_restricted() {
             true,
         ),
         (
-            "about other pods",
+            "selects other pods",
             json!({"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Egress"]}),
             true,
         ),
         (
-            "about this pod",
+            "selects this pod",
             json!({"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Egress"]}),
             false,
         ),
         (
-            "both labels",
+            "two labels that both match",
             json!({
                 "podSelector": {"matchLabels": {"app": "web", "tier": "front"}},
                 "policyTypes": ["Egress"]
@@ -86,7 +88,7 @@ fn types_and_selectors_decide_which_pods_are_restricted() {
             false,
         ),
         (
-            "one label of two",
+            "two labels, one of which matches",
             json!({
                 "podSelector": {"matchLabels": {"app": "web", "tier": "back"}},
                 "policyTypes": ["Egress"]
@@ -104,7 +106,7 @@ fn types_and_selectors_decide_which_pods_are_restricted() {
             false,
         ),
         (
-            "not In",
+            "In without the value",
             json!({
                 "podSelector": {
                     "matchExpressions": [{"key": "app", "operator": "In", "values": ["db"]}]
@@ -114,7 +116,7 @@ fn types_and_selectors_decide_which_pods_are_restricted() {
             true,
         ),
         (
-            "NotIn",
+            "NotIn without the value",
             json!({
                 "podSelector": {
                     "matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["db"]}]
@@ -152,7 +154,7 @@ fn types_and_selectors_decide_which_pods_are_restricted() {
             false,
         ),
         (
-            "no such label",
+            "Exists without the label",
             json!({
                 "podSelector": {"matchExpressions": [{"key": "zone", "operator": "Exists"}]},
                 "policyTypes": ["Egress"]
@@ -160,7 +162,7 @@ fn types_and_selectors_decide_which_pods_are_restricted() {
             true,
         ),
         (
-            "DoesNotExist",
+            "DoesNotExist without the label",
             json!({
                 "podSelector": {"matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]},
                 "policyTypes": ["Egress"]
@@ -168,7 +170,7 @@ fn types_and_selectors_decide_which_pods_are_restricted() {
             false,
         ),
         (
-            "it does exist",
+            "DoesNotExist with the label",
             json!({
                 "podSelector": {"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]},
                 "policyTypes": ["Egress"]
@@ -176,13 +178,13 @@ fn types_and_selectors_decide_which_pods_are_restricted() {
             true,
         ),
     ] {
-        assert_eq!(may_query(53, &[spec]), may, "{what}");
+        assert_eq!(may_query(53, &[spec]), is_allowed, "{case}");
     }
 }
 
 #[test]
 fn ports_decide_whether_a_query_is_allowed() {
-    for (what, spec, may) in [
+    for (case, spec, is_allowed) in [
         ("all", allowing(json!({})), true),
         ("all, as an empty list", ports(json!([])), true),
         ("53", ports(json!([{"protocol": "UDP", "port": 53}])), true),
@@ -196,12 +198,12 @@ fn ports_decide_whether_a_query_is_allowed() {
         ("all UDP ports", ports(json!([{"protocol": "UDP"}])), true),
         ("all TCP ports", ports(json!([{"protocol": "TCP"}])), false),
         (
-            "another",
+            "another port",
             ports(json!([{"protocol": "UDP", "port": 54}])),
             false,
         ),
         (
-            "one of two",
+            "one of two ports",
             ports(json!([{"protocol": "TCP", "port": 53}, {"protocol": "UDP", "port": 53}])),
             true,
         ),
@@ -211,12 +213,12 @@ fn ports_decide_whether_a_query_is_allowed() {
             true,
         ),
         (
-            "a range's first",
+            "the first port of a range",
             ports(json!([{"protocol": "UDP", "port": 53, "endPort": 60}])),
             true,
         ),
         (
-            "a range's last",
+            "the last port of a range",
             ports(json!([{"protocol": "UDP", "port": 50, "endPort": 53}])),
             true,
         ),
@@ -235,19 +237,20 @@ fn ports_decide_whether_a_query_is_allowed() {
             ports(json!([{"port": 50, "endPort": 60}])),
             false,
         ),
-        // Before translation the port is the ClusterIP's, which has no such name.
+        // Before the address is translated, the destination is the ClusterIP, whose port has no
+        // name.
         (
             "a name, to any peer",
             ports(json!([{"protocol": "UDP", "port": "dns"}])),
             false,
         ),
     ] {
-        assert_eq!(may_query(53, &[spec]), may, "{what}");
+        assert_eq!(may_query(53, &[spec]), is_allowed, "{case}");
     }
 }
 
 #[test]
-fn port_names_are_those_of_the_servers() {
+fn port_names_are_looked_up_in_the_dns_pods() {
     let named = |name: &str, protocol: &str| {
         allowing(json!({
             "to": [{"namespaceSelector": {}}],
@@ -267,14 +270,14 @@ fn port_names_are_those_of_the_servers() {
 
 #[test]
 fn peers_decide_which_destinations_are_allowed() {
-    for (what, spec, may) in [
+    for (case, spec, is_allowed) in [
         (
             "all pods of all namespaces",
             to(json!([{"namespaceSelector": {}}])),
             true,
         ),
         (
-            "the same, both said",
+            "the same, with both selectors",
             to(json!([{"namespaceSelector": {}, "podSelector": {}}])),
             true,
         ),
@@ -289,7 +292,7 @@ fn peers_decide_which_destinations_are_allowed() {
             false,
         ),
         (
-            "by both",
+            "by both selectors",
             to(json!([{
                 "namespaceSelector": {
                     "matchLabels": {"kubernetes.io/metadata.name": "kube-system"}
@@ -306,12 +309,12 @@ fn peers_decide_which_destinations_are_allowed() {
             false,
         ),
         (
-            "a namespace's own label",
+            "by the namespace's label",
             to(json!([{"namespaceSelector": {"matchLabels": {"team": "core"}}}])),
             true,
         ),
         (
-            "a label that it lacks",
+            "by a label that the namespace lacks",
             to(json!([{
                 "namespaceSelector": {
                     "matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]
@@ -328,7 +331,7 @@ fn peers_decide_which_destinations_are_allowed() {
             false,
         ),
         (
-            "a label that the Service does not ask for",
+            "by a label that is not in the Service's selector",
             to(json!([{
                 "namespaceSelector": {},
                 "podSelector": {"matchLabels": {"app.kubernetes.io/name": "coredns"}}
@@ -340,7 +343,7 @@ fn peers_decide_which_destinations_are_allowed() {
             to(json!([{"podSelector": {}}, {"namespaceSelector": {}}])),
             true,
         ),
-        ("no peers are all", to(json!([])), true),
+        ("an empty list means all peers", to(json!([])), true),
         (
             "all addresses",
             to(json!([{"ipBlock": {"cidr": "0.0.0.0/0"}}])),
@@ -352,17 +355,17 @@ fn peers_decide_which_destinations_are_allowed() {
             false,
         ),
         (
-            "the pods' addresses alone",
+            "only the pods' addresses",
             to(json!([{"ipBlock": {"cidr": "10.244.0.0/16"}}])),
             false,
         ),
         (
-            "the ClusterIP alone",
+            "only the ClusterIP",
             to(json!([{"ipBlock": {"cidr": "10.96.0.10/32"}}])),
             false,
         ),
         (
-            "the pods' and the ClusterIP",
+            "the pods' addresses and the ClusterIP",
             to(json!([
                 {"ipBlock": {"cidr": "10.244.0.0/16"}},
                 {"ipBlock": {"cidr": "10.96.0.10/32"}}
@@ -370,7 +373,7 @@ fn peers_decide_which_destinations_are_allowed() {
             true,
         ),
         (
-            "one pod and the ClusterIP",
+            "the address of one pod and the ClusterIP",
             to(json!([
                 {"ipBlock": {"cidr": "10.244.0.0/24"}},
                 {"ipBlock": {"cidr": "10.96.0.10/32"}}
@@ -378,29 +381,29 @@ fn peers_decide_which_destinations_are_allowed() {
             false,
         ),
         (
-            "all but one pod",
+            "all addresses except that of one pod",
             to(json!([{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.244.1.9/32"]}}])),
             false,
         ),
         (
-            "all but the ClusterIP",
+            "all addresses except the ClusterIP",
             to(json!([{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.96.0.0/12"]}}])),
             false,
         ),
         (
-            "all but others",
+            "all addresses except unrelated ones",
             to(json!([{
                 "ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.97.0.0/16", "192.168.0.0/16"]}
             }])),
             true,
         ),
         (
-            "an address within a network",
+            "a network with host bits",
             to(json!([{"ipBlock": {"cidr": "10.1.2.3/8"}}])),
             true,
         ),
     ] {
-        assert_eq!(may_query(53, &[spec]), may, "{what}");
+        assert_eq!(may_query(53, &[spec]), is_allowed, "{case}");
     }
 }
 
@@ -416,25 +419,25 @@ fn policies_add_up() {
     assert!(may_query(53, &[dns.clone(), deny.clone()]));
     assert!(may_query(53, &[deny.clone(), web, dns.clone()]));
 
-    // Two policies may each allow one destination, but one rule must match both peer and port.
+    // Each policy may allow a part of the destinations. Peer and port must match the same rule.
     let pods = to(json!([{"ipBlock": {"cidr": "10.244.0.0/16"}}]));
     let cluster_ip = to(json!([{"ipBlock": {"cidr": "10.96.0.0/16"}}]));
     assert!(may_query(53, &[pods, cluster_ip]));
-    let places = allowing(
+    let right_peer = allowing(
         json!({"to": [{"namespaceSelector": {}}], "ports": [{"protocol": "UDP", "port": 9}]}),
     );
-    let port =
+    let right_port =
         allowing(json!({"to": [{"podSelector": {}}], "ports": [{"protocol": "UDP", "port": 53}]}));
-    assert!(!may_query(53, &[places, port]));
+    assert!(!may_query(53, &[right_peer, right_port]));
 
-    // A policy for other pods doesn't help this one.
+    // A policy for other pods allows nothing for this pod.
     let mut others = dns;
     others["podSelector"] = json!({"matchLabels": {"app": "db"}});
     assert!(!may_query(53, &[deny, others]));
 }
 
 #[test]
-fn selectors_apply_to_the_pods_port() {
+fn with_a_selector_the_port_of_the_dns_pods_counts() {
     let pods = |port: u16| {
         allowing(json!({
             "to": [{"namespaceSelector": {}}],
@@ -451,7 +454,7 @@ fn selectors_apply_to_the_pods_port() {
     assert!(may_query(5353, &[pods(5353)]));
     assert!(!may_query(5353, &[pods(53)]));
     assert!(!may_query(5353, &[pods(54)]));
-    // Before translation the port is the Service's, afterwards the pods'.
+    // Network plugins see the Service's port before translation, and the pods' port afterwards.
     assert!(!may_query(5353, &[any_peer(&[53])]));
     assert!(!may_query(5353, &[any_peer(&[5353])]));
     assert!(may_query(5353, &[any_peer(&[53, 5353])]));

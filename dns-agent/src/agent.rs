@@ -287,7 +287,8 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Waits until the manifests are loaded and published. Without manifests, returns immediately.
+    /// Waits until the manifests are loaded and published; without manifests, not at all. Then logs
+    /// that the agent has started.
     async fn finish_first_load(&mut self) -> anyhow::Result<()> {
         if let Some(first_load) = &mut self.first_load {
             let loaded = first_load
@@ -310,8 +311,8 @@ impl Agent {
         self.admin
     }
 
-    /// Runs until `shutdown` is cancelled, then stops everything in order. It may be called while
-    /// the manifests are still being loaded.
+    /// Runs until `shutdown` is cancelled or the agent fails, then stops everything in order. It
+    /// may be called while the manifests are still being loaded.
     ///
     /// # Errors
     /// When a task or the publisher ended on its own, or the manifests can't be loaded.

@@ -43,21 +43,24 @@ use zerohop_zone::Name;
 pub struct Config {
     /// The source of objects.
     pub source: SourceConfig,
-    /// Selectors of the objects that make records.
+    /// Selectors of the objects that make records. With `--kubernetes`, those of CoreDNS's Corefile
+    /// replace them.
     pub selectors: Selectors,
-    /// How objects become records.
+    /// How objects become records. With `--kubernetes`, CoreDNS's Corefile replaces some of these
+    /// settings.
     pub zone: ZoneSettings,
     /// The interfaces on which the kernel answers. If empty, there is no kernel plane.
     pub interfaces: Vec<Interface>,
-    /// Networks whose clients the kernel answers on interfaces that are not veths. If empty,
-    /// network cards get no hook.
+    /// Networks whose clients the kernel answers on interfaces that are not veths. If empty, the
+    /// agent does not start if such an interface matches `interfaces`.
     pub allow: Vec<IpNet>,
     /// The number of queries per second that the kernel answers for each client on interfaces that
     /// are not veths. 0 means no limit.
     pub rate_limit: u32,
     /// Whether NetworkPolicies restrict which pods the kernel answers.
     pub network_policy: NetworkPolicy,
-    /// Server addresses (IP and port) at which the kernel answers queries, from `--serve`.
+    /// Server addresses (IP and port) at which the kernel answers queries, from `--serve`. If
+    /// empty, those of [`KubernetesConfig::dns_service`].
     pub served_addresses: Vec<SocketAddr>,
     /// Addresses and ports on which the resolver answers, over UDP and TCP.
     pub listen: Vec<SocketAddr>,
@@ -66,8 +69,8 @@ pub struct Config {
     pub upstreams: Vec<SocketAddr>,
     /// The address of the admin endpoints.
     pub admin: SocketAddr,
-    /// The lease of the kernel plane: how long the kernel answers after the agent has stopped
-    /// working.
+    /// The duration of the kernel plane's lease: how long the kernel answers after the agent has
+    /// stopped working.
     pub stale_after: Duration,
     /// Mount point of the BPF file system.
     pub bpffs: PathBuf,
@@ -91,27 +94,29 @@ pub enum SourceConfig {
 pub struct KubernetesConfig {
     /// The kubeconfig file, if configured.
     pub kubeconfig: Option<PathBuf>,
-    /// The name of this node, whose pods are watched.
+    /// The name of this node, whose pods are watched; `None` without `--node-name`.
     pub node_name: Option<String>,
     /// The ConfigMap with CoreDNS's Corefile.
     pub corefile: ObjectKey,
-    /// What the kernel answers when there is no Corefile.
+    /// What the agent answers when that ConfigMap has no Corefile.
     pub without_corefile: WithoutCorefile,
     /// The Service of the cluster's DNS.
     pub dns_service: ObjectKey,
     /// The addresses of the cluster's DNS at which the kernel answers queries.
     pub dns_addresses: DnsAddresses,
-    /// The servers that the agent queries for names delegated to CoreDNS. If empty, the ClusterIPs
-    /// of `dns_service`.
+    /// The servers of the cluster's DNS that the resolver queries for names delegated to CoreDNS
+    /// and, without upstreams, for names outside the zones. If empty, the ClusterIPs of
+    /// `dns_service`.
     pub cluster_dns: Vec<SocketAddr>,
-    /// How long the kernel answers after the last message from the API server. `None`: without
-    /// limit.
+    /// How long the kernel answers after the API server last sent something for a feed, such as a
+    /// bookmark. `None`: without limit.
     pub max_age: Option<Duration>,
-    /// The DaemonSet of this agent. If it is gone, hooks are removed in spite of `--persist`.
+    /// The DaemonSet of this agent. If it is gone at a shutdown, is being deleted or can't be read
+    /// any more, hooks are removed in spite of `--persist`.
     pub daemon_set: Option<ObjectKey>,
 }
 
-/// What the kernel answers when there is no Corefile.
+/// What the agent answers when there is no Corefile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WithoutCorefile {
     /// Nothing: all queries pass.

@@ -70,7 +70,7 @@ async fn run_command(command: AgentCommand) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs the agent until SIGTERM, SIGINT or SIGHUP.
+/// Runs the agent until SIGTERM, SIGINT or SIGHUP, or until it fails.
 async fn run_agent(args: RunArgs) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -85,7 +85,8 @@ async fn run_agent(args: RunArgs) -> anyhow::Result<()> {
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .init();
-    // Installed first: without a handler the kernel ignores SIGTERM for process 1 of a container.
+    // Signals are handled before the agent starts, which may take long: without a handler the
+    // kernel ignores SIGTERM for process 1 of a container.
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_on_signal(shutdown.clone())?);
     let config = Config::from_args(args)?;
@@ -96,12 +97,12 @@ async fn run_agent(args: RunArgs) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    // From here on, this thread only waits, so it needs no capabilities.
+    // The tasks that need capabilities run on other threads by now.
     drop_capabilities().context("the main thread can't drop its capabilities")?;
     agent.run(shutdown).await
 }
 
-/// Prints what works on this node. The exit status is 1 when something does not work.
+/// Prints what works on this node. The exit status is 1 if a check fails; limits are no failure.
 async fn check_node(args: CheckArgs) -> anyhow::Result<ExitCode> {
     let request = CheckRequest::from(args.run.settings()?);
     let report = check::check_node(&request).await;
@@ -187,7 +188,8 @@ fn write_stdout(text: &[u8]) -> anyhow::Result<OutputReader> {
     }
 }
 
-/// Cancels the token at the first SIGTERM, SIGINT or SIGHUP.
+/// Installs handlers of SIGTERM, SIGINT and SIGHUP. The returned future cancels the token at the
+/// first of these signals.
 fn cancel_on_signal(shutdown: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;

@@ -1,8 +1,8 @@
 //! One's complement sums (RFC 1071).
 //!
 //! A sum stays unfolded in 64 bits and adds up words as they lie in memory, because the sum does
-//! not depend on byte order (RFC 1071 section 2 B). Data at an odd offset
-//! adds its sum with the two bytes swapped, which is its unfolded sum shifted left by eight bits.
+//! not depend on byte order (RFC 1071 section 2 B). Data at an odd offset adds its sum with the two
+//! bytes swapped, which is its unfolded sum shifted left by eight bits.
 
 /// Adds a word of eight bytes to a sum. A sum of 2³¹ words cannot overflow.
 #[inline(always)]
@@ -25,7 +25,7 @@ pub fn sum(bytes: &[u8]) -> u64 {
 #[inline(always)]
 #[must_use]
 pub const fn fold(sum: u64) -> u16 {
-    // Each step adds the carry of the step before.
+    // The steps leave at most 33, 18, 17 and 16 bits.
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);

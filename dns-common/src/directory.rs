@@ -4,8 +4,8 @@
 //! kernel program may load a word while the agent stores it, so two rules hold:
 //!
 //! * The agent publishes a word by one 64-bit release store. The kernel program loads the word once
-//!   and takes both tag and record number from that value. So it sees the whole record that the
-//!   agent wrote before it stored the word.
+//!   and takes the tag and the address of the record from that value. So it sees the whole record
+//!   that the agent wrote before it stored the word.
 //! * A word never moves inside its bucket. While a name's word stands in its second bucket, the
 //!   last word of its first bucket is not empty. So look-ups may stop at an empty last word.
 
@@ -30,8 +30,9 @@ impl DirectoryWord {
     /// An unused word.
     pub const EMPTY: Self = Self(0);
 
-    /// An unused last word of a bucket, while names of this bucket stand in their second bucket. It
-    /// is not empty, so look-ups continue there. It matches no name, as no record has number 0.
+    /// An unused last word of a bucket, if names of this bucket stand in their second bucket. It is
+    /// not [`Self::EMPTY`], so look-ups continue there. Its record number is 0, so it matches no
+    /// name.
     pub const OVERFLOWED: Self = Self(0xffff_ffff_0000_0000);
 
     /// The word of a name with this tag. `record` is the number of the name's record, never 0.

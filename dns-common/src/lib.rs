@@ -11,8 +11,8 @@
 //! 3. [`directory`]: the hash selects two buckets. A word with the name's tag gives a record
 //!    number.
 //! 4. [`records`]: compare the whole name, then copy the bytes of the answer.
-//! 5. Without a record, the list of [`settings::Suffix`]es decides whether the absence of the
-//!    record proves that the name does not exist.
+//! 5. Without a record, the [`settings::Suffix`]es and the record of the parent decide whether the
+//!    name does not exist, is a computed name, or may exist.
 //! 6. [`outcomes`]: count the [`Outcome`] of the packet.
 //!
 //! All words are little-endian, because the kernel program is built for little-endian machines

@@ -6,12 +6,14 @@ use bytemuck::{Pod, Zeroable};
 /// Bytes of the longest name, rounded up to whole words. RFC 1035 section 2.3.4 allows 255.
 pub const MAX_NAME: usize = 256;
 
-/// Bytes of the shortest name that the kernel looks up, root label included: one word. Queries for
-/// shorter names pass.
+/// Bytes of the shortest name that the kernel looks up, root label included: one word, because
+/// names are compared in whole words. Queries for shorter names pass.
 pub const MIN_NAME: usize = 8;
 
 /// Words of eight bytes in the longest name. The last word of a name is padded with zeros.
 pub const MAX_WORDS: usize = MAX_NAME / 8;
+
+const _: () = assert!(MAX_NAME.is_multiple_of(8));
 
 /// The lowest bit of every byte.
 const ONES: u64 = 0x0101_0101_0101_0101;
@@ -35,7 +37,8 @@ pub struct HashKey {
 ///
 /// This is NH of UMAC (Black et al., CRYPTO '99): the halves of each word are added to the halves
 /// of its key and multiplied; the products are summed. For a random key two names collide with a
-/// probability of 2⁻³². The multiplications are independent, so the processor overlaps them.
+/// probability of at most 2⁻³². The multiplications are independent, so the processor overlaps
+/// them.
 ///
 /// First, bit 0x20 is set in every byte, so that letter case does not change the hash. Some other
 /// bytes become equal too, such as `@` and `` ` ``. Such collisions do no harm, because every
@@ -59,8 +62,8 @@ impl NameHasher {
     #[inline(always)]
     #[must_use]
     pub const fn finish(self, finish: u64) -> NameHash {
-        // Every bit of the sum affects both halves of the hash, because the tag is the upper half
-        // and the bucket number comes from the lower half.
+        // Makes every bit of the sum affect both halves of the hash. The tag is the upper half, and
+        // the bucket number comes from the lower half.
         let hash = self.0 ^ (self.0 >> 32);
         let hash = hash.wrapping_mul(finish);
         NameHash(hash ^ (hash >> 29))

@@ -15,31 +15,32 @@ pub enum Outcome {
     NxDomain,
     /// Neither IPv4 nor IPv6, or with a VLAN tag.
     NotIp,
-    /// Shorter than its headers say, or not contiguous in memory.
+    /// Shorter than its headers say or than any DNS query over UDP, or not contiguous in memory.
     Short,
     /// Sent by link-layer multicast or broadcast.
     Multicast,
-    /// IPv4 with options.
+    /// IPv4 with options, or with a wrong version or header length.
     IpOptions,
     /// An IPv4 fragment.
     Fragment,
-    /// Not UDP, or IPv6 with extension headers.
+    /// Not UDP, or IPv6 with extension headers or a wrong version.
     NotUdp,
     /// To an address and port that are not served.
     NotServed,
     /// On a network card, from a client outside the allowed networks.
     NotAllowed,
-    /// On a network card, from an address that no client has: multicast, broadcast, loopback or
-    /// served.
+    /// On a network card, from an address that no client has: multicast, broadcast, loopback,
+    /// reserved (0.0.0.0/8, 240.0.0.0/4, ::/8) or served.
     NonstandardSource,
-    /// On a network card, to a hardware address that no network card of the node has.
+    /// On a network card, to a hardware address that is not in
+    /// [`Settings::hardware`](crate::Settings::hardware).
     Misdirected,
     /// On a network card, from a client that exceeded the rate limit.
     OverLimit,
     /// From an address that is not in CLIENTS while policies restrict DNS queries: on a pod veth,
     /// or at tc on another device if there are no allowed networks.
     NotPermitted,
-    /// The lease has expired, or the agent has revoked it.
+    /// The lease has expired, or the agent has ended it or not yet started one.
     LeaseStale,
     /// The IP and UDP lengths differ, or the UDP checksum is missing over IPv6.
     NonstandardUdp,
@@ -47,21 +48,22 @@ pub enum Outcome {
     Reply,
     /// An opcode other than QUERY, or header bits that queries do not set.
     NonstandardHeader,
-    /// QDCOUNT is not 1, or there are records in the answer or authority section.
+    /// QDCOUNT is not 1, ANCOUNT or NSCOUNT is not 0, or ARCOUNT is more than 1.
     NonstandardCounts,
-    /// A name of fewer than [`MIN_NAME`](crate::names::MIN_NAME) or more than
-    /// [`MAX_NAME`](crate::names::MAX_NAME) bytes.
+    /// A name of fewer than [`MIN_NAME`](crate::names::MIN_NAME) or more than 255 bytes. Or a name
+    /// without a record whose parent has fewer than [`MIN_NAME`](crate::names::MIN_NAME) bytes.
     NameLength,
-    /// A name that is compressed, or not a sequence of labels.
+    /// A name that is compressed, is not a sequence of labels, or has 40 or more labels before its
+    /// suffix.
     NonstandardName,
     /// A class other than IN.
     NonstandardClass,
     /// A meta type (ANY, AXFR, …: RFC 6895 section 3.1).
     MetaType,
-    /// An additional record that is not an OPT record of version 0 with at most one option (RFC
-    /// 6891).
+    /// An additional record that is not an OPT record (RFC 6891) of version 0 with at most one
+    /// option and no flag other than DO.
     NonstandardEdns,
-    /// Bytes after the end of the message.
+    /// The message does not end where its question or OPT record ends.
     TrailingBytes,
     /// The record of the name says that the query passes.
     PassMark,
@@ -70,9 +72,10 @@ pub enum Outcome {
     BelowUnknown,
     /// Another name with the same tag was found, so whether this name has a record is unknown.
     TagCollision,
-    /// The answer would be negative, but no authoritative suffix covers the name and type.
+    /// The name has no record, and no authoritative suffix covers the name and type. Or the name
+    /// has no records of the type, and lies in no zone of the settings.
     NotAuthoritative,
-    /// The reply would be longer than the client accepts.
+    /// The reply would be longer than the client or the kernel program allows (1232 bytes).
     TooLarge,
     /// The kernel could not resize the packet.
     NoRoom,
@@ -217,7 +220,7 @@ pub enum PacketSource {
     /// The agent ran the program by BPF_PROG_TEST_RUN. The kernel then reports the loopback device
     /// as the ingress interface. The loopback device never has a hook.
     TestRun,
-    /// Any pod veth. A node has hundreds of them and they come and go, so they share their
+    /// Any pod veth. A node may have hundreds of them and they come and go, so they share their
     /// counters.
     Veths,
     /// Another device, by its interface index. Devices whose indexes differ by a multiple of
@@ -229,8 +232,8 @@ pub enum PacketSource {
 /// Linux).
 pub const LOOPBACK_INDEX: u32 = 1;
 
-/// Counter lines for devices other than veths. Such devices are created when a node starts and have
-/// small indexes, so two of them rarely share a line.
+/// Counter lines of each hook for devices other than pod veths. Such devices are usually created
+/// when a node starts and have small indexes, so two of them rarely share a line.
 pub const COUNTED_DEVICES: u32 = 64;
 
 /// A line of counters, one for each outcome. Its length is a power of two, so that one mask bounds

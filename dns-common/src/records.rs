@@ -10,9 +10,9 @@
 //! ```
 //!
 //! *Computed names* are names one label below the record's name, without a record of their own: the
-//! names of pods, and topology zones without endpoints. They share their stored answers, because
-//! the owner in an answer is a pointer to the name in the question. In an answer for a pod, the
-//! kernel program fills in the IPv4 address.
+//! names of pods, and topology zones without endpoints. They can share their stored answers,
+//! because the owner in an answer is a pointer to the name in the question. In an answer for a pod,
+//! the kernel program fills in the IPv4 address.
 //!
 //! Records lie in *chunks*, the elements of a BPF array, at multiples of [`GRANULE`]. The number of
 //! a record is the number of its first granule, counted over all chunks. Number 0 is never used.
@@ -42,10 +42,11 @@ pub const REACH: usize = (MAX_RECORD_LENGTH + MAX_ANSWER_LENGTH + 16).next_multi
 /// [`MAX_RECORD_LENGTH`], so that the kernel program can mask lengths and offsets.
 pub const MAX_ANSWER_LENGTH: usize = 1024;
 
-/// Bytes of the shortest answer: a resource record with a compressed owner and four bytes of rdata.
+/// Bytes of the shortest answer that is stored: a resource record with a compressed owner and four
+/// bytes of rdata. Queries with shorter answers pass.
 pub const MIN_ANSWER_LENGTH: usize = 16;
 
-/// The number of stored answers in a record. A name with more types has
+/// The maximum number of stored answers in a record. The record of a name with more types has
 /// [`RecordHead::OTHER_TYPES_PASS`].
 pub const ANSWERS: usize = 3;
 
@@ -67,12 +68,13 @@ pub struct RecordHead {
     pub name_length: u16,
     /// Any of the flags below.
     pub flags: u8,
-    /// The size class of the slot that holds the record. Only the agent uses it.
+    /// The index of the size of the slot that holds the record. Only the agent uses it.
     pub slot: u8,
-    /// Position in [`crate::Settings::zones`] of the zone whose SOA goes into NODATA answers, or
-    /// [`RecordHead::NO_ZONE`].
+    /// Position in [`crate::Settings::zones`] of the zone whose SOA record goes into NODATA
+    /// answers, or [`RecordHead::NO_ZONE`].
     pub zone: u16,
-    /// The number of answers that do not fit into the record. Only the agent uses it.
+    /// The number of types with data whose answer is not in the record, so that their queries pass.
+    /// Only the agent uses it.
     pub too_large: u16,
     /// The hash of the name. Only the agent uses it, to find the first bucket of a directory word.
     pub hash: u64,
@@ -85,15 +87,15 @@ impl RecordHead {
     pub const PASS: u8 = 1;
     /// Queries for types that are not in [`RecordHead::answers`] pass.
     pub const OTHER_TYPES_PASS: u8 = 2;
-    /// Names without a record may exist below this name, so queries for absent names below it
-    /// pass.
+    /// Names without a record may exist one label below, so queries for such names pass.
     pub const BELOW_UNKNOWN: u8 = 4;
-    /// Names one label below exist although they have no record. Their stored answers follow the
-    /// name, at [`RecordHead::computed_answers_at`].
+    /// Every name one label below exists, also without a record. The stored answers of names
+    /// without a record are at [`RecordHead::computed_answers_at`].
     pub const COMPUTED_NAMES: u8 = 8;
-    /// With [`RecordHead::COMPUTED_NAMES`]: only names exist whose label is an address with dashes.
-    /// The IPv4 address in the label replaces the last four bytes of the answer, which are stored
-    /// as zeros. Queries for names whose label may be an IPv6 address pass.
+    /// With [`RecordHead::COMPUTED_NAMES`]: names without a record exist only if their label is an
+    /// address with dashes. The IPv4 address in the label replaces the last four bytes of the
+    /// answer, which are stored as zeros. Queries for names whose label may be an IPv6 address
+    /// pass.
     pub const COMPUTED_NAMES_ARE_ADDRESSES: u8 = 16;
     /// The name is an alias. Queries for types that are not in [`RecordHead::answers`] pass,
     /// except A and AAAA: if they are not stored, the target of the alias has none, which is

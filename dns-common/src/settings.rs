@@ -51,7 +51,8 @@ pub struct Control {
     /// The number of the copy of the settings in force, plus 1. 0 before the first one is
     /// published.
     pub settings: u64,
-    /// The time, in jiffies, until which the kernel program answers. 0 before the first lease.
+    /// The time, in jiffies, until which the kernel program answers. 0 before the first lease, and
+    /// after the agent has ended the lease.
     pub lease: u64,
     /// Padding, so that nothing else shares the cache line.
     pub reserved: [u64; 6],
@@ -197,7 +198,7 @@ impl Suffix {
 
     /// The suffix `name`, in wire form and lower case.
     ///
-    /// `None` if `name` has more than [`MAX_SUFFIX_LENGTH`] bytes. Absent names below it then pass.
+    /// `None` if `name` has more than [`MAX_SUFFIX_LENGTH`] bytes.
     #[must_use]
     pub fn new(name: &[u8], zone: u16, action: u16) -> Option<Self> {
         let start = MAX_SUFFIX_LENGTH.checked_sub(name.len())?;

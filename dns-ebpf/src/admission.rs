@@ -1,5 +1,5 @@
 //! The second step of parsing: whether this packet may be answered. It must be sent to a served
-//! address and to this device, its hook must answer the client, and the lease must be valid.
+//! address and to this node, its hook must answer the client, and the lease must be valid.
 
 use dns_common::{
     Outcome, Settings,
@@ -58,7 +58,7 @@ pub(crate) fn admit<'t, F: Frame, T: Tables>(
     if destination & MULTICAST != 0 {
         return Err(Outcome::Multicast);
     }
-    if !is_for_this_device::<F>(settings, headers.start) {
+    if !is_for_this_node::<F>(settings, headers.start) {
         return Err(Outcome::Misdirected);
     }
     check_lease(tables)?;
@@ -222,11 +222,11 @@ fn allows_ipv6<F: Frame>(settings: &Settings, client: [u64; 2]) -> bool {
     false
 }
 
-/// Whether the frame is addressed to the device on which it arrived. On a network card its
-/// destination must be the address of one of the cards. On a pod veth it may be the address of a
-/// bridge, so every address is accepted.
+/// Whether the frame's destination address is one of this node. On a network card it must be the
+/// address of one of the node's cards. On a pod veth it may be the address of a bridge, so every
+/// address is accepted.
 #[inline(always)]
-fn is_for_this_device<F: Frame>(settings: &Settings, start: usize) -> bool {
+fn is_for_this_node<F: Frame>(settings: &Settings, start: usize) -> bool {
     if F::CLIENTS == AnsweredClients::All {
         return true;
     }
@@ -247,8 +247,8 @@ fn is_for_this_device<F: Frame>(settings: &Settings, start: usize) -> bool {
     false
 }
 
-/// Whether this IPv4 address can't be a client's. That holds for 0.0.0.0/8, loopback, multicast and
-/// reserved addresses (RFC 6890), and for the served addresses.
+/// Whether this IPv4 address is not accepted as a client's. That holds for 0.0.0.0/8, loopback,
+/// multicast and reserved addresses (RFC 6890), and for the served addresses.
 #[inline(always)]
 fn is_nonstandard_ipv4(settings: &Settings, client: u32) -> bool {
     let [first, ..] = client.to_ne_bytes();
@@ -267,8 +267,8 @@ fn is_nonstandard_ipv4(settings: &Settings, client: u32) -> bool {
     false
 }
 
-/// Whether this IPv6 address can't be a client's. That holds for ::/8 (with the unspecified address
-/// and loopback), for multicast, and for the served addresses.
+/// Whether this IPv6 address is not accepted as a client's. That holds for ::/8 (with the
+/// unspecified address and loopback), for multicast, and for the served addresses.
 #[inline(always)]
 fn is_nonstandard_ipv6(settings: &Settings, client: [u64; 2]) -> bool {
     let [first, ..] = client[0].to_ne_bytes();

@@ -47,7 +47,7 @@ pub fn find<T: Tables>(query: &ParsedQuery<'_>, tables: &T) -> Result<AnswerBody
         }
     };
     // SAFETY: `record` and the bytes in its reach lie in a chunk, and the agent does not write to a
-    // record while a directory word names it.
+    // record while a directory word names it, nor in the grace period after that.
     let head = unsafe { &*(existing.record as *const RecordHead) };
     if head.flags & RecordHead::PASS != 0 {
         return Err(Outcome::PassMark);
@@ -95,7 +95,8 @@ pub fn find<T: Tables>(query: &ParsedQuery<'_>, tables: &T) -> Result<AnswerBody
     }
     let first = choose_rotation(query, stored.rotations);
     let start = stored.offset as usize + first * stored.stride as usize;
-    // Never true, because answers lie inside their record.
+    // Never true, because answers lie inside their record. Otherwise the mask below would change
+    // `start`.
     if start > MAX_RECORD_LENGTH - MIN_ANSWER_LENGTH {
         return Err(Outcome::PassMark);
     }
@@ -111,21 +112,21 @@ pub fn find<T: Tables>(query: &ParsedQuery<'_>, tables: &T) -> Result<AnswerBody
     })
 }
 
-/// Chooses one of `rotations` start positions by the query's ID and source port.
+/// Chooses one of `rotations` start positions by the secret and the query's ID and source port.
 ///
 /// The factors of ID and port are the fractional parts of the golden ratio and of √2, times 2⁶⁴.
-/// Multiples of such numbers spread evenly. So each address comes first equally often, even if a
-/// client counts up its IDs or ports.
+/// Multiples of such numbers spread evenly. So all addresses come first about equally often, even
+/// if a client counts up its IDs or ports.
 #[inline(always)]
 fn choose_rotation(query: &ParsedQuery<'_>, rotations: u16) -> usize {
-    let key = query.settings.secret;
+    let secret = query.settings.secret;
     let id = u64::from(u16::from_be(query.id));
     // The source port is the lower half of the ports.
     let port = u64::from(u16::from_be(query.ports as u16));
     let mixed = id
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
         .wrapping_add(port.wrapping_mul(0x6a09_e667_f3bc_c909))
-        .wrapping_add(key);
+        .wrapping_add(secret);
     (((mixed >> 48) * u64::from(rotations)) >> 16) as usize
 }
 

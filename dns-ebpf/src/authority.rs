@@ -12,8 +12,8 @@ use crate::{
     verifier::{add_masked, element, forget_byte, load},
 };
 
-/// The maximum number of labels before a suffix. Names with more labels pass. The limit leaves room
-/// for a long name with a search domain appended, and for every name in ip6.arpa.
+/// Names with this many labels before a suffix, or with more, pass. The limit leaves room for a
+/// long name with a search domain appended, and for every name in ip6.arpa.
 const MAX_LABELS: usize = 40;
 
 /// The type SOA (RFC 1035 section 3.2.2), in network order.

@@ -19,9 +19,11 @@ const IPV4_DASHES: u64 = 3;
 const IPV6_DASHES: u64 = 7;
 
 /// Finds the question's name, which has no record, among the computed names of its parent. `None`
-/// if it is not one of them.
+/// if it is not one of them. The query passes if that is unknown.
 ///
-/// `first_label` is the length of the name's first label in bytes, its length byte included.
+/// `first_label` is the length of the name's first label in bytes, its length byte included. It is
+/// 0 if the name is a suffix: then the name takes the place of the parent, and has no record
+/// either.
 #[inline(always)]
 pub(crate) fn find<T: Tables>(
     query: &ParsedQuery<'_>,
@@ -141,6 +143,7 @@ fn read_address(
             return Ok(None);
         }
     }
+    // Long labels and labels with a double dash or seven dashes may be IPv6 addresses.
     Err(Outcome::BelowUnknown)
 }
 

@@ -13,7 +13,8 @@ pub trait Frame {
 
     /// Changes the packet's length to `length` bytes. Earlier addresses become invalid.
     ///
-    /// Returns `false`, and changes nothing, if the packet's buffer has no room.
+    /// Returns `false`, and changes nothing, if the kernel refuses, for example because the
+    /// packet's buffer has no room.
     fn resize(&mut self, length: usize) -> bool;
 
     /// Completes the UDP checksum after everything else has been written. `header` is the offset of
@@ -33,7 +34,7 @@ pub enum AnsweredClients {
     Allowed,
 }
 
-/// What a hook needs to complete a UDP checksum.
+/// What a hook needs to complete the UDP checksum of a reply.
 ///
 /// The sums are one's complement sums, see [`dns_common::checksum`].
 #[derive(Clone, Copy)]
@@ -42,7 +43,7 @@ pub struct UdpChecksum {
     pub full: u64,
     /// The checksum of the query, which is still in the packet.
     pub old: u16,
-    /// The new UDP length minus the old one. The tc program applies it to a field that holds only
+    /// The new UDP length minus the old one. The tc program needs it for a field that holds only
     /// the sum of the pseudo header, which contains the length.
     pub length_change: u64,
 }

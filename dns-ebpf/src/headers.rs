@@ -126,7 +126,7 @@ const IPV4_IS_FRAGMENT: u16 = !0x4000_u16.to_be();
 pub(crate) struct Headers {
     /// The address of the frame's first byte.
     pub(crate) start: usize,
-    /// The address after the frame's last byte.
+    /// The address after the frame's last byte that can be accessed directly.
     pub(crate) end: usize,
     /// Bytes from the frame's start to the UDP header. It differs for IPv4 and IPv6.
     pub(crate) layer4: usize,
@@ -151,8 +151,8 @@ pub(crate) enum Addresses {
     },
 }
 
-/// Reads the Ethernet and IP headers. Packets that are not UDP, have IP options, or are fragments
-/// pass.
+/// Reads the Ethernet and IP headers and the UDP port. Packets that are not UDP over IP, have IP
+/// options, are fragments or are too short pass.
 ///
 /// If it succeeds, the frame has at least [`ethernet::LENGTH`] + [`ipv4::LENGTH`] +
 /// [`udp::LENGTH`] + [`dns::LENGTH`] bytes.

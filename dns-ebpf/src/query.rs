@@ -43,12 +43,13 @@ const TYPE_OPT: u16 = 41_u16.to_be();
 /// The DO bit in the TTL of an OPT record (RFC 3225), in network order.
 const DNSSEC_OK: u32 = 0x8000_u32.to_be();
 
-/// A query that the tables may answer. Its client is admitted and its message is well-formed.
+/// A query that the tables may answer. Its client is admitted and its message is well-formed,
+/// except that the labels of its name have not been checked.
 #[derive(Clone, Copy)]
 pub struct ParsedQuery<'t> {
     /// The address of the frame's first byte.
     pub start: usize,
-    /// The address after the frame's last byte.
+    /// The address after the frame's last byte that can be accessed directly.
     pub end: usize,
     /// Bytes from the frame's start to the UDP header. It differs for IPv4 and IPv6.
     pub layer4: usize,
@@ -56,7 +57,7 @@ pub struct ParsedQuery<'t> {
     pub udp_length: usize,
     /// The settings in force.
     pub settings: &'t Settings,
-    /// Bytes of the question's name, root label included: [`MIN_NAME`] to [`MAX_NAME`].
+    /// Bytes of the question's name, root label included: [`MIN_NAME`] to 255.
     pub name_length: usize,
     /// The hash of the name.
     pub hash: NameHash,
@@ -70,12 +71,13 @@ pub struct ParsedQuery<'t> {
     pub copied_flags: u16,
     /// The source and the destination port, in network order.
     pub ports: u32,
-    /// The UDP checksum, in network order.
+    /// The UDP checksum, in network order. 0 if there is none, which only IPv4 allows.
     pub udp_checksum: u16,
     /// 0 if the query has no EDNS. Otherwise 1 plus the TTL of the reply's OPT record in network
     /// order. A single word, because the verifier would treat an `Option` as two states.
     pub edns: u64,
-    /// The maximum length of the reply's message in bytes: the client's limit, or [`MAX_MESSAGE`].
+    /// The maximum length of the reply's message in bytes: the client's limit, but at most
+    /// [`MAX_MESSAGE`].
     pub limit: usize,
 }
 
@@ -192,6 +194,7 @@ fn read_message<'t>(headers: &Headers, settings: &'t Settings) -> Result<ParsedQ
     } else {
         let opt = read_opt(after_name + question::LENGTH, rest, end)?;
         edns = 1 + u64::from(opt.ttl);
+        // A smaller size counts as 512 (RFC 6891 section 6.2.3).
         if opt.payload_size > PLAIN_MESSAGE {
             limit = if opt.payload_size > MAX_MESSAGE {
                 MAX_MESSAGE
@@ -228,8 +231,7 @@ struct QueryOpt {
     payload_size: usize,
 }
 
-/// Reads the OPT record at the address `at`. It must be the rest of the message, which has `length`
-/// bytes.
+/// Reads the OPT record at the address `at`. It must fill the last `length` bytes of the message.
 #[inline(always)]
 fn read_opt(at: usize, length: usize, end: usize) -> Result<QueryOpt, Outcome> {
     if at + opt::LENGTH > end {
@@ -285,9 +287,8 @@ pub struct ScannedName {
 
 /// Finds the first zero byte of the name at the address `name`, and computes hash and sum.
 ///
-/// In every name in the tables the first zero byte is the root label. So a match in the tables
-/// proves that the labels are well-formed. Before NXDOMAIN is answered, [`crate::authority`] checks
-/// the labels.
+/// Names in the tables are well-formed, so a match in the tables proves that the labels are. If
+/// there is none, [`crate::authority`] checks the labels before the name is answered.
 #[inline(always)]
 pub fn scan_name(name: usize, end: usize, settings: &Settings) -> Result<ScannedName, Outcome> {
     let key = &settings.hash_key;
@@ -324,7 +325,8 @@ pub fn scan_name(name: usize, end: usize, settings: &Settings) -> Result<Scanned
         at += 8;
         word_number += 1;
     }
-    // The exits of the loop join here, so that one verifier state stands for every length.
+    // The exits of the loop join here, so that one verifier state stands for every length. A length
+    // of 256 becomes 0.
     let length = forget_byte(length, sum);
     if !(MIN_NAME..=MAX_NAME).contains(&length) {
         return Err(Outcome::NameLength);

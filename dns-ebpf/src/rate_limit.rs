@@ -17,7 +17,8 @@ use crate::{
 /// over the buckets.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Takes a token from the client's bucket. Without a token the query passes.
+/// Takes a token from the client's bucket. Without a token the query passes. Hooks that answer all
+/// clients have no limit.
 ///
 /// Several clients may share a bucket. If two CPUs access a bucket at the same time, both may take
 /// the same token. So the limit is approximate.

@@ -17,7 +17,7 @@ use crate::{
 pub(crate) struct NameInPacket {
     /// The address of its first byte.
     pub(crate) at: usize,
-    /// Its length in bytes, root label included: [`MIN_NAME`] to [`names::MAX_NAME`].
+    /// Its length in bytes, root label included: [`MIN_NAME`] to 255.
     pub(crate) length: usize,
     /// Its hash.
     pub(crate) hash: NameHash,
@@ -110,7 +110,7 @@ fn record_address<T: Tables>(word: DirectoryWord, tables: &T) -> Result<usize, O
 #[inline(always)]
 fn has_name(record: usize, name: &NameInPacket, end: usize) -> bool {
     // SAFETY: `record` and the bytes in its reach lie in a chunk, and the agent does not write to a
-    // record while a directory word names it.
+    // record while a directory word names it, nor in the grace period after that.
     let stored_length = unsafe { (*(record as *const RecordHead)).name_length };
     // The comparison uses a copy of the length. The verifier learns a bound for it on each path,
     // and must not apply these bounds to `name.length`, which is used after the paths have joined.

@@ -25,7 +25,8 @@ const ONE_QUESTION: u16 = 1_u16.to_be();
 const ONE_ADDITIONAL: u64 = 1_u16.to_be() as u64;
 const PROTOCOL_UDP: u16 = 17_u16.to_be();
 
-/// The reply's OPT record up to its TTL: root, type, payload size 1232, and zeros.
+/// The first eight bytes of the reply's OPT record: root, type, payload size 1232, and three bytes
+/// of the TTL, which are written later.
 const OPT_HEAD: u64 = 0x0000_2904_d000_0000_u64.to_be();
 /// The one's complement sum of [`OPT_HEAD`].
 const OPT_HEAD_SUM: u64 = checksum::add(0, OPT_HEAD);
@@ -77,8 +78,8 @@ pub fn write<F: Frame>(frame: &mut F, query: &ParsedQuery<'_>, answer: &AnswerBo
     let after_question =
         add_masked::<NAME_MASK>(udp + TO_NAME, query.name_length) + question::LENGTH;
     let last = add_masked::<ANSWER_MASK>(after_question, answer.length - MIN_ANSWER_LENGTH);
-    // None of this is ever true, because the frame now has the length of the reply, which is longer
-    // than the longest headers. The checks are for the verifier.
+    // None of these conditions is ever true, because the frame now has the length of the reply,
+    // which is longer than the longest headers. The checks are for the verifier.
     if start + ethernet::LENGTH + ipv6::LENGTH > end
         || udp + TO_NAME > end
         || after_question + MIN_ANSWER_LENGTH > end

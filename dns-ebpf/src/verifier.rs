@@ -28,10 +28,10 @@ pub unsafe fn store<T: Copy>(address: usize, value: T) {
     unsafe { (address as *mut T).write_unaligned(value) }
 }
 
-/// Reads a word that the agent may store at the same time.
+/// Reads a word that the agent or another CPU may store at the same time.
 ///
-/// The kernel program needs no barrier, because it computes the address of the data that it reads
-/// next from this word.
+/// The kernel program needs no barrier: if the word publishes data, the program computes the
+/// address of the data from the word.
 ///
 /// # Safety
 ///

@@ -26,7 +26,7 @@ impl<'a> FuzzInput<'a> {
         choices[usize::from(self.byte()) % choices.len()]
     }
 
-    /// Applies one to four mutations: truncates the bytes, inserts some, or changes one.
+    /// Applies one to four mutations: truncates the bytes, inserts or appends some, or changes one.
     pub fn mutate(&mut self, bytes: &mut Vec<u8>) {
         for _ in 0..=self.byte() % 4 {
             let operation = self.byte();

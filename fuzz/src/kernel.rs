@@ -42,8 +42,8 @@ pub fn check(input: &[u8]) -> Outcome {
     let bytes = frame(flags, &mut input);
     let mut packet = HostFrame {
         bytes: bytes.clone().into(),
-        // Bits 0 to 5 are for `frame`.
-        can_grow: flags & 0x80 == 0,
+        // Bits 0 to 5 are for `frame`. Bit 7 makes resizing fail.
+        can_resize: flags & 0x80 == 0,
     };
     let outcome = dns_ebpf::respond(&mut packet, &*TABLES);
     if !outcome.is_answer() {
@@ -71,8 +71,8 @@ pub fn check(input: &[u8]) -> Outcome {
 /// Checks that the user plane gives the same reply for some rotation. The user plane has a parser
 /// of its own.
 fn check_reply(query_message: &[u8], reply: &[u8]) {
-    let addresses = usize::from(u16::from_be_bytes([reply[6], reply[7]]));
-    let matches_user_plane = (0..addresses.max(1)).any(|rotation| {
+    let answers = usize::from(u16::from_be_bytes([reply[6], reply[7]]));
+    let matches_user_plane = (0..answers.max(1)).any(|rotation| {
         match respond(query_message, &*MODEL, Transport::Udp, rotation) {
             QueryAction::Send(expected) => expected == reply,
             _ => false,
@@ -103,9 +103,10 @@ fn frame(flags: u8, input: &mut FuzzInput<'_>) -> Vec<u8> {
     query.name = name(input);
     if flags & 2 != 0 {
         let size = input.word();
-        let dnssec_ok = input.byte();
-        let options = input.bytes(usize::from(dnssec_ok >> 1) % 64);
-        query = query.with_edns(size, u32::from(dnssec_ok & 1), options);
+        // Bit 0 is the DO bit. The other bits are the length of the options.
+        let edns_flags = input.byte();
+        let options = input.bytes(usize::from(edns_flags >> 1) % 64);
+        query = query.with_edns(size, u32::from(edns_flags & 1), options);
     }
     let mut message = if flags & 4 == 0 {
         query.message()
@@ -164,7 +165,7 @@ fn name(input: &mut FuzzInput<'_>) -> Vec<u8> {
 struct HostFrame {
     bytes: Box<[u8]>,
     /// Whether resizing succeeds.
-    can_grow: bool,
+    can_resize: bool,
 }
 
 impl Frame for HostFrame {
@@ -179,7 +180,7 @@ impl Frame for HostFrame {
     }
 
     fn resize(&mut self, length: usize) -> bool {
-        if !self.can_grow {
+        if !self.can_resize {
             return false;
         }
         let mut bytes = self.bytes.to_vec();

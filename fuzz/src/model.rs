@@ -1,4 +1,4 @@
-//! A small model of zones, with at least one name for each kind of answer.
+//! A small model of zones, with at least one name for each kind of answer except `NotYetKnown`.
 
 use std::{net::IpAddr, sync::LazyLock};
 

@@ -11,7 +11,8 @@ use zerohop_resolver::query::Transport;
 
 /// Length of a DNS header in bytes.
 pub const HEADER: usize = 12;
-/// The UDP payload size in the resolver's OPT record, which is also its longest datagram, in bytes.
+/// The UDP payload size in the resolver's OPT record, which is also its longest UDP reply, in
+/// bytes.
 const SIZE: u16 = 1232;
 
 /// A reply whose records have all been parsed.
@@ -28,7 +29,7 @@ pub struct ParsedReply<'a> {
 ///
 /// # Panics
 ///
-/// When the reply is malformed, is longer than the client accepts, or doesn't match the query.
+/// When the reply is malformed, is longer than permitted, or doesn't match the query.
 pub fn check<'a>(query: &[u8], transport: Transport, reply: &'a [u8]) -> ParsedReply<'a> {
     let query_message = Message::from_slice(query).expect("a reply to a query without a header");
     let message = Message::from_slice(reply).expect("a reply without a header");
@@ -110,7 +111,7 @@ struct OptFields {
     has_options: bool,
 }
 
-/// The OPT record of a well-formed message.
+/// The first OPT record of a message. `None` if there is none.
 fn opt(message: &Message<[u8]>) -> Option<OptFields> {
     let mut records = message.additional().ok()?.flatten();
     let record = records.find(|record| record.rtype() == Rtype::OPT)?;
@@ -129,7 +130,8 @@ fn question_end(message: &Message<[u8]>) -> usize {
     question.pos()
 }
 
-/// The longest reply that the client of `query` accepts, in bytes.
+/// The longest permitted reply to `query`, in bytes: the client's limit, and over UDP at most
+/// [`SIZE`].
 fn limit(query: &Message<[u8]>, transport: Transport) -> usize {
     match (transport, opt(query)) {
         (Transport::Tcp, _) => 65_535,

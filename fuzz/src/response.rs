@@ -23,7 +23,7 @@ use super::{input::FuzzInput, model::MODEL, reply};
 /// What became of an upstream's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ResponseOutcome {
-    /// It was rejected, because it doesn't answer the upstream query.
+    /// It was rejected, because it is malformed or doesn't answer the upstream query.
     Rejected,
     /// It was relayed to the client.
     Relayed,
@@ -100,7 +100,8 @@ pub fn check(input: &[u8]) -> ResponseOutcome {
             chase.complete(Some(&response), &local_names, 0),
             ResponseOutcome::Completed,
         ),
-        _ => return ResponseOutcome::Rejected,
+        // Other actions query no upstream, see above.
+        other => unreachable!("{other:?}"),
     };
     let bytes = match action {
         QueryAction::Send(bytes) => bytes,
@@ -115,7 +116,8 @@ pub fn check(input: &[u8]) -> ResponseOutcome {
     outcome
 }
 
-/// Checks that the local alias comes first, and that AA is set unless the upstream failed.
+/// Checks that the local alias comes first, that AA is set unless the upstream failed, and that the
+/// authority section has only SOA records, and none if the upstream failed.
 fn check_completed_alias(query: &[u8], reply: &reply::ParsedReply<'_>) {
     reply::check_local_reply(query, reply);
     let first = reply.answers.first().map(ParsedRecord::rtype);

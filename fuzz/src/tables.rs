@@ -24,7 +24,7 @@ use zerohop_datapath::{
     hash_table::HashTable,
     memory::Memory,
     records,
-    settings::{FixedSettings, SettingsPublisher, build_settings},
+    settings::{NodeSettings, SettingsPublisher, build_settings},
 };
 use zerohop_tests::topology::HOST_VETH_MAC;
 use zerohop_zone::{Model, ZoneData};
@@ -34,7 +34,8 @@ use super::model::MODEL;
 /// The tables with the names of the model.
 pub static TABLES: LazyLock<HostTables> = LazyLock::new(|| HostTables::publish(&MODEL));
 
-/// The number of directory buckets, so few that some names stand in their second bucket.
+/// The number of directory buckets. There are few, so that buckets can be full and names can stand
+/// in their second bucket.
 const BUCKETS: usize = 16;
 
 /// The elements of the kernel's maps.
@@ -87,7 +88,7 @@ fn publish_model(model: &Model, [control, settings, directory, records]: [Memory
         finish: 0x2545_f491_4f6c_dd1d,
     };
     let mut table = HashTable::new(directory, records, key, NoGracePeriod);
-    let fixed = FixedSettings {
+    let node_settings = NodeSettings {
         hash_key: key,
         directory_mask: table.directory_mask(),
         secret: 0,
@@ -111,8 +112,13 @@ fn publish_model(model: &Model, [control, settings, directory, records]: [Memory
     // The lease never ends, because `now` is always 0.
     control.words()[lease].store(u64::MAX >> 1, Ordering::Relaxed);
     let authoritative_zones = vec![true; model.zones().len()];
-    let settings_copy =
-        build_settings(&fixed, model, &authoritative_zones, &model.pass_suffixes()).unwrap();
+    let settings_copy = build_settings(
+        &node_settings,
+        model,
+        &authoritative_zones,
+        &model.pass_suffixes(),
+    )
+    .unwrap();
     SettingsPublisher::new(control, settings).publish(&settings_copy);
 }
 

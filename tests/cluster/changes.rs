@@ -23,7 +23,7 @@ pub(crate) struct RandomChanges<'a> {
     pub(crate) made: BTreeMap<&'static str, usize>,
 }
 
-/// The largest number of Services in all these namespaces together.
+/// The largest number of Services in all changing namespaces together.
 const SERVICES: usize = 40;
 /// Number of namespaces in which objects change.
 const NAMESPACES: usize = 4;
@@ -75,8 +75,8 @@ impl<'a> RandomChanges<'a> {
     }
 
     fn make_change(&mut self, cluster: &mut LiveCluster) -> Result<&'static str> {
-        let service = self.service_key(cluster);
-        let slice = self.slice_key(cluster);
+        let service = self.random_key(cluster);
+        let slice = self.random_slice_key(cluster);
         let has_service = cluster.objects.services.contains_key(&service);
         // The ranges are weights. If the drawn object does not exist, a Service or slice is made.
         match (self.random.random_range(0..115), has_service, slice) {
@@ -115,13 +115,14 @@ impl<'a> RandomChanges<'a> {
     }
 
     fn replace_namespace(&mut self, cluster: &mut LiveCluster) -> Result<&'static str> {
-        let (namespace, _) = self.service_key(cluster);
+        let (namespace, _) = self.random_key(cluster);
         cluster.delete_namespace(&namespace)?;
         cluster.create_namespace(&namespace)?;
         Ok("a namespace deleted and made again")
     }
 
-    fn service_key(&mut self, cluster: &LiveCluster) -> NamespacedName {
+    /// The key of a Service or pod, which may be absent, in one of the changing namespaces.
+    fn random_key(&mut self, cluster: &LiveCluster) -> NamespacedName {
         let namespace = self.random.random_range(0..NAMESPACES);
         let service = self.random.random_range(0..SERVICES / NAMESPACES);
         (
@@ -130,8 +131,8 @@ impl<'a> RandomChanges<'a> {
         )
     }
 
-    /// An existing slice in these namespaces.
-    fn slice_key(&mut self, cluster: &LiveCluster) -> Option<NamespacedName> {
+    /// An existing slice in one of the changing namespaces. `None` if there is none.
+    fn random_slice_key(&mut self, cluster: &LiveCluster) -> Option<NamespacedName> {
         let changing = format!("{}-r", cluster.prefix);
         let slices = cluster.objects.slices.keys();
         let slices: Vec<&NamespacedName> =
@@ -140,7 +141,8 @@ impl<'a> RandomChanges<'a> {
         slices.get(at).map(|key| (*key).clone())
     }
 
-    /// Makes a Service of any kind, and labels its existing slices as Kubernetes' controller would.
+    /// Makes a Service of any kind. Writes its existing slices again, because a label tells whether
+    /// their Service is headless.
     fn create_service(&mut self, cluster: &mut LiveCluster, key: &NamespacedName) -> Result<()> {
         let spec = match self.random.random_range(0..10) {
             0..4 => json!({"ports": self.service_ports(1)}),
@@ -248,7 +250,7 @@ impl<'a> RandomChanges<'a> {
 
     /// Makes, changes or deletes a pod.
     fn change_pod(&mut self, cluster: &mut LiveCluster) -> Result<&'static str> {
-        let key = self.service_key(cluster);
+        let key = self.random_key(cluster);
         if cluster.objects.pods.contains_key(&key) && self.random.random_bool(0.3) {
             cluster.delete_pod(&key)?;
             return Ok("a pod deleted");
@@ -278,7 +280,8 @@ impl<'a> RandomChanges<'a> {
         cluster.write(WrittenObject::Slice(Box::new(slice)))
     }
 
-    /// An endpoint. Its address is one of 199, so that Services may share addresses.
+    /// An endpoint. Its IP address is one of 199 in each family, so that Services may share
+    /// addresses. An FQDN endpoint has a domain name instead.
     fn endpoint(&mut self, cluster: &LiveCluster, family: &str) -> Value {
         let number = self.random.random_range(1..200);
         let address = match family {
@@ -322,7 +325,7 @@ impl<'a> RandomChanges<'a> {
     /// A target outside the cluster, an absent name, or any Service, so that aliases may form a
     /// loop.
     fn alias_target(&mut self, cluster: &LiveCluster) -> String {
-        let (namespace, name) = self.service_key(cluster);
+        let (namespace, name) = self.random_key(cluster);
         let zone = self.zone;
         match self.random.random_range(0..8) {
             0 => "www.example.com".to_owned(),

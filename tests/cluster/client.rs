@@ -37,7 +37,8 @@ impl RetryingClient {
         Ok(RetryingClient { socket, server })
     }
 
-    /// Sends a message over UDP until a reply arrives, and returns the reply.
+    /// Sends a message over UDP, up to [`ATTEMPTS`] times, until a reply arrives. Returns the
+    /// reply.
     pub(crate) fn ask(&self, message: &[u8]) -> Result<Vec<u8>> {
         for _ in 0..ATTEMPTS {
             self.socket.send(message)?;

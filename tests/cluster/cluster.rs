@@ -49,8 +49,8 @@ pub(crate) struct LiveCluster {
     signals: StopRequest,
 }
 
-/// A name that shows what a server knows: a server that answers it with `addresses` knows all
-/// earlier writes.
+/// Names that show what a server knows: a server that answers `name` with `addresses`, and knows
+/// `pod`, knows all earlier writes.
 pub(crate) struct Marker {
     pub(crate) name: String,
     pub(crate) addresses: [&'static str; 2],
@@ -145,7 +145,8 @@ impl LiveCluster {
         Ok(())
     }
 
-    /// Creates an object, or replaces the one of the same name.
+    /// Creates an object, or replaces the one of the same name. A namespace must be new. Of a Pod
+    /// only the status is replaced.
     pub(crate) fn write(&mut self, object: WrittenObject) -> Result<()> {
         match object {
             WrittenObject::Namespace(namespace) => {
@@ -311,8 +312,8 @@ impl LiveCluster {
         format!("{}-own", self.prefix)
     }
 
-    /// Writes one object of every kind that the servers watch. A server that knows these objects
-    /// knows all earlier writes.
+    /// Writes objects of every kind that makes names. A server that knows these objects knows all
+    /// earlier writes.
     pub(crate) fn write_marker(&mut self) -> Result<Marker> {
         self.markers += 1;
         let namespace = format!("{}-marker-{}", self.prefix, self.markers);
@@ -382,7 +383,8 @@ impl LiveCluster {
         {
             // The API server rejects pods in a namespace without its default service account.
             let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &namespace);
-            self.wait("a namespace's service account", async || {
+            let what = format!("the service account of namespace {namespace}");
+            self.wait(&what, async || {
                 Ok(accounts.get_opt("default").await?.is_some())
             })?;
             if pod.spec.is_none() {

@@ -46,10 +46,10 @@ pub(crate) struct QuestionTallies<'a> {
     pub(crate) tallies: Vec<ComparisonTally>,
 }
 
-/// Number of questions in a batch.
+/// Number of questions that are sent between two checks for a stop signal.
 const CHUNK: usize = 4096;
 /// The longest time that CoreDNS's cache keeps records outside the cluster's zone: 30 s by the
-/// Corefile, and a margin.
+/// default Corefile, and a margin.
 pub(crate) const CACHED: Duration = Duration::from_secs(35);
 
 impl Comparison<'_> {
@@ -287,6 +287,7 @@ impl Comparison<'_> {
         let zone = &self.settings.zone;
         let message = question.message();
         let whole_coredns = ComparedReply::read(&self.coredns.ask_tcp(&message)?, zone)?;
+        // The kernel does not answer over TCP.
         let whole_zerohop = ComparedReply::read(&agent.user_plane.ask_tcp(&message)?, zone)?;
         let whole = judge_difference(
             question,
@@ -310,7 +311,9 @@ impl Comparison<'_> {
         let has_answer_and_authority = zerohop.sections[..2] == whole_coredns.sections[..2];
         Ok(match (coredns.truncated, zerohop.truncated) {
             (true, true) => ReplyJudgement::Same,
-            (true, false) if has_answer_and_authority => ReplyJudgement::Deviates(ADDITIONAL),
+            (true, false) if has_answer_and_authority => {
+                ReplyJudgement::Deviates(OMITTED_ADDITIONALS)
+            }
             _ => wrong_reply(question, coredns, zerohop, context),
         })
     }
@@ -326,7 +329,7 @@ enum ReplyJudgement {
 }
 
 /// RFC 2181 section 9: TC is not needed for additional records.
-const ADDITIONAL: &str = "additional records that do not fit are omitted without TC";
+const OMITTED_ADDITIONALS: &str = "additional records that do not fit are omitted without TC";
 
 fn judge_difference(
     question: &ComparedQuestion,

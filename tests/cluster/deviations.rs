@@ -1,5 +1,5 @@
-//! CoreDNS deviations: the agreed differences between Zerohop and CoreDNS. There is a rule for each
-//! bullet of the list in `docs/answers.md`.
+//! Rules that recognize CoreDNS deviations: the agreed differences between Zerohop and CoreDNS,
+//! which `docs/answers.md` explains. `compare.rs` has one more, for omitted additional records.
 
 use std::collections::HashSet;
 
@@ -34,7 +34,7 @@ pub(crate) struct ComparisonContext<'a> {
 /// A CoreDNS deviation.
 pub(crate) struct Deviation {
     pub(crate) summary: &'static str,
-    /// Recognises the deviation.
+    /// Whether this deviation explains a difference.
     matches: fn(&AnswerDifference<'_>) -> bool,
     covered: CoveredByFlag,
 }
@@ -185,6 +185,7 @@ fn below_a_pod(difference: &AnswerDifference<'_>) -> bool {
         && pod
             .bytes()
             .all(|byte| byte == b'-' || byte.is_ascii_hexdigit());
+    // CoreDNS ignores one or two labels in front of a pod's name.
     is_address
         && (1..=2).contains(&front.len())
         && difference.coredns.rcode == "NOERROR"
@@ -214,8 +215,8 @@ fn unknown_topology_zone(difference: &AnswerDifference<'_>) -> bool {
 /// Checks only the CNAME, because an upstream decides the other records of an answer that leads to
 /// a target outside the zone.
 fn other_type_of_an_alias(difference: &AnswerDifference<'_>) -> bool {
-    let is_address = matches!(difference.question.rtype, A | AAAA | CNAME);
-    !is_address && difference.is_answered_alias() && difference.coredns.is_nodata()
+    let is_address_or_cname = matches!(difference.question.rtype, A | AAAA | CNAME);
+    !is_address_or_cname && difference.is_answered_alias() && difference.coredns.is_nodata()
 }
 
 fn failure_behind_an_alias(difference: &AnswerDifference<'_>) -> bool {

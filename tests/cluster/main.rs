@@ -119,13 +119,13 @@ fn run_comparison() -> Result<ComparisonTally> {
         compare_part(&mut cluster, &part)?;
     }
 
-    let transitions = match settings.transitions {
+    let transition_tally = match settings.transitions {
         0 => ComparisonTally::default(),
         _ => transitions::run_transitions(&comparison, &mut cluster)?,
     };
     if !has_all_parts {
         println!("\nnot run, because of --only transitions: all other parts");
-        return Ok(transitions);
+        return Ok(transition_tally);
     }
     if settings.transitions > 0 {
         compare_part(
@@ -175,7 +175,7 @@ fn run_comparison() -> Result<ComparisonTally> {
     if skipped > 0 {
         println!("{skipped} parts were not run");
     }
-    total.add(transitions);
+    total.add(transition_tally);
     Ok(total)
 }
 

@@ -8,7 +8,6 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
-    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -22,21 +21,22 @@ use crate::{
     cluster::LiveCluster,
     objects::{NamespacedName, SliceWriter, WrittenObject, label_slice, service, slice},
     pod::ClientPods,
-    questions::{ComparedQuestion, EdnsChoice},
+    questions::{A, ComparedQuestion, EdnsChoice},
     reply::ComparedReply,
     run_shell_command, served_address,
     settings::{ComparisonSettings, MeasurementSettings},
     signals::StopRequest,
 };
 
-/// The pause between two queries for the same change.
+/// The pause after an answer that does not show the change yet.
 const PAUSE: Duration = Duration::from_micros(200);
-/// The time within which a change must appear in answers.
+/// The time within which a change must appear in answers, and a new agent must answer.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Number of names that are queried while the API server does not run.
+/// The largest number of names that are queried while the API server does not run.
 const NAMES: usize = 200;
 
-/// Measures an agent that knows headless Services' endpoints, then one that knows all endpoints.
+/// Measures an agent that knows only headless Services' endpoints, then one that knows all
+/// endpoints.
 pub(crate) fn measure_agents(measurement: &MeasurementSettings) -> Result<()> {
     let settings = ComparisonSettings::from_environment()?;
     let signals = StopRequest::new()?;
@@ -55,7 +55,8 @@ pub(crate) fn measure_agents(measurement: &MeasurementSettings) -> Result<()> {
         moving.wait_until_known(&clients, 0, start)?;
         println!("\n{}", mode.flags());
         println!(
-            "  first answer {:.1} s after the start, which includes a random wait of up to 5 s",
+            "  first answer of the kernel {:.1} s after the start, which includes a random wait of \
+             up to 5 s",
             start.elapsed().as_secs_f64()
         );
         let before = Instant::now();
@@ -116,29 +117,30 @@ impl MovingEndpoint {
         round: usize,
         start: Instant,
     ) -> Result<Vec<Duration>> {
-        let (sender, known) = mpsc::channel();
         let question = ComparedQuestion {
             name: self.name.clone(),
-            rtype: 1,
+            rtype: A,
             edns: EdnsChoice::Without,
         }
         .message();
         let address = MovingEndpoint::address(round);
         let (question, address) = (&question, address.as_str());
         thread::scope(|scope| {
-            for (at, client) in clients.iter().enumerate() {
-                let sender = sender.clone();
-                scope.spawn(move || {
-                    sender
-                        .send((at, wait_for_address(client, question, address, start)))
-                        .ok();
-                });
-            }
-        });
-        drop(sender);
-        let mut all: Vec<_> = known.iter().collect();
-        all.sort_by_key(|(at, _)| *at);
-        all.into_iter().map(|(_, took)| took).collect()
+            let waiting: Vec<_> = clients
+                .iter()
+                .map(|client| {
+                    scope.spawn(move || wait_for_address(client, question, address, start))
+                })
+                .collect();
+            waiting
+                .into_iter()
+                .map(|thread| {
+                    thread
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
+                .collect()
+        })
     }
 }
 
@@ -159,8 +161,9 @@ fn wait_for_address(
     }
 }
 
-/// Makes Services with five endpoints each. Every second one is headless. Returns the names of up
-/// to [`NAMES`] headless Services, each with the address of one endpoint.
+/// Makes `count` Services, but at least [`NAMES`], with five endpoints each. Every second one is
+/// headless. Returns the names of up to [`NAMES`] headless Services, each with the address of one
+/// endpoint.
 fn make_services(
     cluster: &mut LiveCluster,
     namespace: &str,
@@ -204,7 +207,8 @@ fn make_services(
     Ok(names)
 }
 
-/// Measures the time from the start of each write until the new answer.
+/// Measures the time from the start of each write until the new answer, and prints it with the
+/// agent's own measurement of its publications.
 fn measure_latency(
     cluster: &mut LiveCluster,
     moving: &MovingEndpoint,
@@ -239,7 +243,8 @@ fn measure_latency(
         );
     }
     println!(
-        "  of that, from reading the event to publishing it (zerohop_publish_duration_seconds):"
+        "  of that in the agent, from reading an event to publishing it \
+         (zerohop_publish_duration_seconds, since its start):"
     );
     let metrics = get_admin(&agent.process.admin, "/metrics")?;
     let buckets = metrics.lines().filter_map(|line| {
@@ -259,7 +264,7 @@ fn measure_latency(
     Ok(())
 }
 
-/// Prints the memory of the agent and of CoreDNS.
+/// Prints the memory of the agent, and of CoreDNS if its process ID is known.
 fn print_memory(agent: &ComparedAgent, measurement: &MeasurementSettings) -> Result<()> {
     let anonymous = kilobytes(agent.process.process_id(), "RssAnon:")?;
     let status: Value = serde_json::from_str(body(&get_admin(&agent.process.admin, "/status")?)?)?;
@@ -319,7 +324,7 @@ fn measure_outage(
         .map(|(name, address)| {
             let question = ComparedQuestion {
                 name: name.clone(),
-                rtype: 1,
+                rtype: A,
                 edns: EdnsChoice::Without,
             };
             (question.message(), address)
@@ -331,9 +336,9 @@ fn measure_outage(
     while began.elapsed() < measurement.outage {
         signals.fail_if_stopped()?;
         for (question, address) in &questions {
-            let start = Instant::now();
+            let sent = Instant::now();
             let reply = ComparedReply::read(&agent.kernel.ask(question)?, "cluster.local")?;
-            slowest = slowest.max(start.elapsed());
+            slowest = slowest.max(sent.elapsed());
             asked += 1;
             let is_right = reply.answer().len() == 5
                 && reply.answer().iter().any(|record| record.data == **address);

@@ -64,7 +64,7 @@ const TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Number of aliases in the longest chain: more than CoreDNS and Zerohop follow.
 const CHAIN: usize = 14;
 
-/// The objects of `zoo.yaml`, and long series of similar objects.
+/// The objects of `zoo.yaml`, a long chain of aliases, and two slices with many endpoints.
 pub(crate) fn zoo(prefix: &str, zone: &str) -> Result<Vec<WrittenObject>> {
     let mut objects = parse_documents(include_str!("zoo.yaml"), prefix, zone)?;
     for number in 0..CHAIN {
@@ -195,7 +195,8 @@ impl LiveObjects {
     }
 }
 
-/// The writer that a slice's labels name.
+/// The writer that a slice's labels name: `Hand` for every other writer than Kubernetes'
+/// controller.
 pub(crate) fn writer_of(slice: &EndpointSlice) -> SliceWriter {
     let labels = slice.metadata.labels.iter().flatten();
     let mut marks = labels.filter(|(label, by)| *label == MANAGED_BY && *by == KUBERNETES);
@@ -205,7 +206,7 @@ pub(crate) fn writer_of(slice: &EndpointSlice) -> SliceWriter {
     }
 }
 
-/// The Service that a slice's label names.
+/// The Service that a slice's label names. `None` without that label.
 pub(crate) fn service_of(slice: &EndpointSlice) -> Option<NamespacedName> {
     let service = slice.metadata.labels.as_ref()?.get(SERVICE)?;
     Some((slice.metadata.namespace.clone()?, service.clone()))

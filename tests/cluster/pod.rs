@@ -100,11 +100,11 @@ impl ClientPod {
             socket.connect(server)?;
             anyhow::Ok(socket)
         })?;
-        socket.with_context(|| format!("no route to {server} in a pod"))
+        socket.with_context(|| format!("cannot connect a UDP socket in a pod to {server}"))
     }
 }
 
-/// Whether the kernel passed the query of this reply.
+/// Whether the kernel passed the query of this reply. A reply without an RCODE counts as passed.
 pub(crate) fn is_passed(reply: &[u8]) -> bool {
     rcode(reply).is_none_or(|rcode| rcode == PASSED)
 }

@@ -1,5 +1,5 @@
-//! The questions of the comparison: every query type for every name that the objects make, and for
-//! many near misses. A near miss is a name that differs slightly from such a name.
+//! The questions of the comparison: eleven query types for every name that the objects make, and
+//! for many near misses. A near miss is a name that differs slightly from such a name.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -90,7 +90,8 @@ const PODS: [&str; 9] = [
 ];
 
 /// All questions about the names of these objects, about `other_names`, and about near misses of
-/// both.
+/// both, except the names that CoreDNS never answers. Near misses are asked either without or with
+/// EDNS, all other names in both ways.
 pub(crate) fn make_questions(
     objects: &LiveObjects,
     zone: &str,
@@ -183,6 +184,7 @@ pub(crate) fn questions_about(
             }
         }
     }
+    // `with_role` takes a Service's own name for an endpoint's.
     for key in services {
         names.insert(service_name(key, zone), NameRole::Service);
     }
@@ -222,6 +224,7 @@ impl ComparedQuestion {
     pub(crate) fn message(&self) -> Vec<u8> {
         let query = QueryPacket {
             id: rand::random(),
+            // The message does not contain the addresses.
             ..QueryPacket::new(POD[0], SERVED[0], &self.name, self.rtype)
         };
         match self.edns {
@@ -279,7 +282,8 @@ fn is_legal(name: &str) -> bool {
             .all(|label| (1..64).contains(&label.len()))
 }
 
-/// The names that the objects make, and names that other objects would make.
+/// The names that the objects make, and the names of [`APEX`] and [`PODS`], some of which do not
+/// exist.
 fn names_of_objects(objects: &LiveObjects, zone: &str) -> BTreeSet<String> {
     let mut names: BTreeSet<String> = APEX.iter().map(|label| format!("{label}{zone}")).collect();
     for namespace in &objects.namespaces {
@@ -364,7 +368,7 @@ fn names_of_slice(slice: &EndpointSlice, zone: &str) -> BTreeSet<String> {
             .and_then(|pod| pod.name.clone());
         for label in labels.chain(endpoint.hostname.clone()).chain(pod) {
             names.insert(format!("{label}.{service}"));
-            // The label of an IPv6 address such as `fd00::` gets a final 0.
+            // The servers append a 0 to the label of an IPv6 address such as `fd00::`.
             if label.ends_with('-') {
                 names.insert(format!("{label}0.{service}"));
             }
@@ -416,7 +420,7 @@ fn near_misses(name: &str, objects: &LiveObjects, zone: &str, random: &mut StdRn
     ];
     near.extend(name.split_once('.').map(|(_, parent)| parent.to_owned()));
     near.extend(LABELS.iter().map(|label| format!("{label}.{name}")));
-    // The same name in another namespace.
+    // The same name in a random namespace, and in one that does not exist.
     let count = objects.namespaces.len().max(1);
     let other = objects.namespaces.iter().nth(random.random_range(0..count));
     let own = objects

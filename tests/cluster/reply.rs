@@ -128,7 +128,7 @@ impl ReplyRecord {
         })
     }
 
-    /// The record with all names in lower case.
+    /// The record with owner and rdata in lower case.
     pub(crate) fn in_lower_case(&self) -> ReplyRecord {
         ReplyRecord {
             owner: self.owner.to_ascii_lowercase(),

@@ -1,11 +1,12 @@
 //! Settings of the comparison and of the measurements, from environment variables that `cargo
-//! xtask` sets.
+//! xtask` sets. Only `ZEROHOP_CHANGES` of the comparison must be set by hand, if the default is not
+//! right.
 
 use std::{env, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 
-/// Settings of `cargo xtask test --cluster`.
+/// Settings of `cargo xtask test --cluster`. `cargo xtask bench --cluster` uses some of them too.
 pub(crate) struct ComparisonSettings {
     pub(crate) kubeconfig: PathBuf,
     /// The address of the CoreDNS that reads the same API server.
@@ -38,11 +39,12 @@ pub(crate) enum ComparisonParts {
 
 /// Settings of `cargo xtask bench --cluster`.
 pub(crate) struct MeasurementSettings {
-    /// Number of Services to make, with five endpoints each; half of them are headless.
+    /// Number of Services to make, with five endpoints each; half of them are headless. At least
+    /// 200 are made.
     pub(crate) services: usize,
     /// Number of endpoint changes to time.
     pub(crate) changes: usize,
-    /// CoreDNS's process ID, if CoreDNS runs on this machine.
+    /// CoreDNS's process ID. `None` if `--dns-pid` is not given.
     pub(crate) dns_pid: Option<u32>,
     /// Shell command that stops the API server.
     pub(crate) stop_api: Option<String>,

@@ -7,6 +7,7 @@ use crate::agent::AgentMode;
 /// Counts of compared replies, and the differences that were found.
 #[derive(Default)]
 pub(crate) struct ComparisonTally {
+    /// By the agent's flags and the plane.
     pub(crate) counts: BTreeMap<(&'static str, AskedPlane), ReplyCounts>,
     /// The number of times that each deviation was seen, by its summary and the agent's flags.
     pub(crate) deviations: BTreeMap<(&'static str, &'static str), u64>,
@@ -43,8 +44,8 @@ impl ComparisonTally {
 
     /// Adds the counts and differences of other questions.
     pub(crate) fn add(&mut self, other: ComparisonTally) {
-        for (plane, counts) in other.counts {
-            let sum = self.counts.entry(plane).or_default();
+        for (server, counts) in other.counts {
+            let sum = self.counts.entry(server).or_default();
             sum.asked += counts.asked;
             sum.passed += counts.passed;
             sum.deviating += counts.deviating;

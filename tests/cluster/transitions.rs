@@ -1,6 +1,6 @@
-//! Transitions of Services and slices while a real controller manager runs. After each transition
-//! both planes receive queries for the names that may have changed, until every reply is right or a
-//! time limit has passed.
+//! Transitions of Services, slices and pods while a real controller manager runs. After each
+//! transition CoreDNS and both planes of every agent receive queries for the names that may have
+//! changed, until every reply is right or a time limit has passed.
 
 mod choice;
 mod form;
@@ -70,7 +70,7 @@ pub(crate) fn run_transitions(
         reverse: ReverseNames::default(),
         history: BTreeMap::new(),
     };
-    // The agents have just started, and may not know all objects yet.
+    // The agents may have just started, and may not know all objects yet.
     phase.wait_until_known(|| Ok(()))?;
     let start = Instant::now();
     for number in 1..=settings.transitions {
@@ -121,7 +121,7 @@ struct ReverseNames {
     due: BTreeSet<String>,
 }
 
-/// The answers of each server to the same question, over time.
+/// The answers of CoreDNS and of each kernel plane to the same question, over time.
 struct AnswerHistory<'a> {
     name: String,
     servers: Vec<(AnsweringServer, &'a RetryingClient, Vec<ComparedReply>)>,
@@ -130,6 +130,7 @@ struct AnswerHistory<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum AnsweringServer {
     CoreDns,
+    /// The kernel plane of the agent with these flags.
     Kernel(&'static str),
 }
 
@@ -137,6 +138,7 @@ impl TransitionPhase<'_, '_> {
     fn make_transition(&mut self, number: usize) -> Result<()> {
         let zone = &self.comparison.settings.zone;
         let before = self.state();
+        // Every Service, because the generator has not yet chosen the one to change.
         let services = self.generator.services().into_iter();
         let mut histories: BTreeMap<NamespacedName, AnswerHistory<'_>> = services
             .map(|key| (key.clone(), AnswerHistory::new(self.comparison, &key)))
@@ -159,7 +161,8 @@ impl TransitionPhase<'_, '_> {
                 .try_for_each(|history| history.record_answers(zone))
         })?;
 
-        // Also the Services of earlier transitions to which the controller manager has reacted.
+        // Also the Services of earlier transitions to which the controller manager has had time to
+        // react.
         let mut concerned = transition.services.clone();
         while let Some((made, _)) = self.revisit.front()
             && made.elapsed() > CONTROLLER_REACTION
@@ -200,8 +203,9 @@ impl TransitionPhase<'_, '_> {
         })
     }
 
-    /// Asks about the Services in `concerned` until all planes answer as CoreDNS does. Returns
-    /// false if they do not within the time limit after `start`.
+    /// Asks about the Services in `concerned` until all planes answer as CoreDNS does, or with an
+    /// agreed deviation. Returns false if they do not within the time limit after `start`. Reverse
+    /// names are not asked about here but become due.
     fn wait_until_right(
         &mut self,
         concerned: &BTreeSet<NamespacedName>,
@@ -327,7 +331,8 @@ impl TransitionPhase<'_, '_> {
             .repeat_wrong_questions(wrong, &context, &mut self.tally)
     }
 
-    /// Asks about all Services once more, without another transition.
+    /// Asks about all Services once more, without another transition, and then about all due
+    /// reverse names.
     fn finish(&mut self) -> Result<()> {
         thread::sleep(CONTROLLER_REACTION);
         let before = self.state();
@@ -361,7 +366,8 @@ impl TransitionPhase<'_, '_> {
             let AnsweringServer::Kernel(flags) = server else {
                 continue;
             };
-            // The first reply is from before the transition, the last from after it.
+            // The first reply is from before the transition, and the last from after it, unless
+            // the kernel passed the queries at that time.
             let (Some(first), Some(last)) = (replies.first(), replies.last()) else {
                 continue;
             };
@@ -397,7 +403,7 @@ impl TransitionPhase<'_, '_> {
         }
     }
 
-    /// The objects as they were last read.
+    /// The Services and slices of the transitions' namespaces, as they were last read.
     fn state(&self) -> LiveObjects {
         self.cluster.objects.within(&self.generator.namespaces)
     }

@@ -3,7 +3,7 @@
 //! `cargo xtask bench --watches KUBECONFIG` starts this measurement. A strategy is the set of
 //! watches with which each node's agent would see the slices of headless Services. Each round
 //! measures every strategy, and no watches at all, with the same changes. The cost is the increase
-//! of the API server's own `process_cpu_seconds_total`.
+//! of the API server's own `process_cpu_seconds_total` for each second.
 
 use std::{
     sync::{
@@ -39,7 +39,8 @@ use crate::{
 const SLICES: u64 = 200;
 /// Number of endpoints in each slice.
 const ENDPOINTS: u64 = 20;
-/// Number of headless Services that a label selector contains.
+/// Number of headless Services whose names a label selector contains. None of the slices belongs to
+/// one of them.
 const HEADLESS_SERVICES: usize = 100;
 /// Number of measurements of each strategy.
 const ROUNDS: usize = 2;

@@ -49,7 +49,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 impl AgentProcess {
     /// Runs a command `dns-agent run …`, and waits for the log line that says that all sockets are
-    /// bound and the hooks attached.
+    /// bound. With `--manifests`, the names are then published and the hooks attached, unless
+    /// another agent holds the hooks; with the Kubernetes API, the agent may still wait for its
+    /// lists.
     ///
     /// # Errors
     ///
@@ -67,6 +69,7 @@ impl AgentProcess {
             .stderr(log.file.try_clone().context("cannot duplicate the log")?)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
+        // `spawn` returned after exec, so the process has entered its namespace.
         let namespace = format!("/proc/{}/ns/net", child.id());
         let mut agent = AgentProcess {
             namespace: File::open(&namespace)
@@ -113,7 +116,8 @@ impl AgentProcess {
     ///
     /// # Errors
     ///
-    /// The command can't be started, or fails; with its standard error and the agent's log.
+    /// The command can't be started, or its output is not UTF-8, or it fails; then with its
+    /// standard error and the agent's log.
     pub fn output(&self, arguments: &[&str]) -> Result<String> {
         let output = netns::command_in(&self.namespace, &self.program)?
             .args(arguments)

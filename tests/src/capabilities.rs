@@ -1,10 +1,11 @@
-//! Runs a thread with fewer capabilities than root has.
+//! Drops capabilities of a thread.
 
 use std::io;
 
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-/// Permanently removes the capabilities `dropped` from the calling thread.
+/// Removes the capabilities `dropped` from the calling thread. Threads that it starts later don't
+/// have them either.
 pub fn drop_capabilities(dropped: CapabilitySet) -> io::Result<()> {
     let held = capabilities(None)?;
     let left = CapabilitySets {

@@ -54,7 +54,7 @@ fn run_command(socket: RawFd, interface: &str, command: u32) -> io::Result<u32> 
         *to = from.cast_signed();
     }
     request.ifr_ifru.ifru_data = (&raw mut value).cast();
-    // SAFETY: the request is initialised. Its data points to an `EthtoolValue`, which outlives the
+    // SAFETY: the request is initialized. Its data points to an `EthtoolValue`, which outlives the
     // call and is the type that these commands read and write.
     let result = unsafe { libc::ioctl(socket, libc::SIOCETHTOOL, &raw mut request) };
     if result == -1 {

@@ -21,7 +21,7 @@ pub mod bpffs;
 pub mod capabilities;
 #[expect(unsafe_code, reason = "raw system calls")]
 pub mod ethtool;
-#[expect(unsafe_code, reason = "raw system calls")]
+#[expect(unsafe_code, reason = "code between fork and exec")]
 pub mod netns;
 #[expect(unsafe_code, reason = "raw system calls")]
 pub mod noop_program;

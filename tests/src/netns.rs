@@ -67,7 +67,7 @@ impl NetworkNamespace {
     /// Sockets and BPF links that the closure opens stay in this namespace, whichever thread uses
     /// them afterwards.
     pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> Result<T> {
-        let thread = thread::scope(|scope| {
+        let joined = thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 setns(&self.file, CloneFlags::CLONE_NEWNET)
                     .with_context(|| format!("cannot enter namespace {}", self.name))?;
@@ -75,7 +75,7 @@ impl NetworkNamespace {
             });
             thread.join()
         });
-        thread.unwrap_or_else(|panic| panic::resume_unwind(panic))
+        joined.unwrap_or_else(|panic| panic::resume_unwind(panic))
     }
 
     /// Returns a command that will run inside the namespace. It has the mounts of this process, and

@@ -9,7 +9,7 @@ use aya::programs::{
 };
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
 
-/// A pinned program in the kernel. Dropping it detaches and removes the program.
+/// A pinned program. Dropping it detaches the program, but does not remove the pin.
 pub struct NoopProgram<P> {
     program: P,
 }

@@ -17,7 +17,7 @@ pub struct Topology {
 
 /// The node's end of the veth pair.
 pub const HOST_VETH: &str = "veth-pod";
-/// The pod's end of the veth pair, by the name that every CNI plugin gives it.
+/// The pod's end of the veth pair, by the name that container runtimes usually give it.
 pub const POD_DEVICE: &str = "eth0";
 /// The bridge of [`Topology::bridged`].
 pub const BRIDGE: &str = "cni0";
@@ -113,7 +113,7 @@ impl Topology {
         Ok(inner)
     }
 
-    /// Adds a second pod to the node, with a routed host veth.
+    /// Adds a second pod to the node, with a routed host veth and only an IPv4 address.
     pub fn add_pod(&self) -> Result<NetworkNamespace> {
         let another = NetworkNamespace::new("another")?;
         let [gateway, _] = GATEWAY;
@@ -162,7 +162,7 @@ impl Topology {
                 topology.pod.name()
             ),
             &format!("link set {HOST_VETH} up"),
-            // Packets that the kernel program passes are dropped here, without an ICMP error.
+            // Queries that the kernel program passes are dropped here, without an ICMP error.
             &format!("route add blackhole {served}/32"),
             &format!("route add blackhole {served6}/128"),
         ])?;

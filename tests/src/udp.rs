@@ -165,7 +165,7 @@ fn answer_queries(
 ) {
     let mut buffer = vec![0; MAX_PAYLOAD];
     while !stop.load(Ordering::Relaxed) {
-        // Errors are time-outs, or clients that closed their port before the answer.
+        // The error is the time-out that `on_socket` sets.
         let Ok((length, client)) = socket.recv_from(&mut buffer) else {
             continue;
         };

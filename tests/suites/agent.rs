@@ -33,7 +33,7 @@ use zerohop_tests::{
 
 use crate::kernel::fixture::rcode;
 
-/// How long to wait for an answer, even if none is expected.
+/// How long to wait for an answer before it counts as missing.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// The lease that [`SHORT_LEASE`] sets.
 const STALE_AFTER: Duration = Duration::from_secs(2);
@@ -61,7 +61,8 @@ fn a_stopped_agent_answers_until_its_lease_ends() {
         assert!(stopped.elapsed() < LIMIT, "still answered");
     }
     let lasted = stopped.elapsed();
-    // The lease was renewed at most half a second before the stop.
+    // The lease was renewed at most half a second before the stop, a quarter of the lease. The rest
+    // is tolerance.
     let shortest = STALE_AFTER - Duration::from_secs(1);
     let longest = STALE_AFTER + Duration::from_secs(1);
     assert!((shortest..longest).contains(&lasted), "{lasted:?}");
@@ -174,6 +175,7 @@ endpoints: [{}]
 #[test]
 fn a_network_card_is_refused_without_allowed_clients() {
     let node = NetworkNamespace::new("node").unwrap();
+    // Every device but a veth counts as a network card.
     node.ip(&["link add card type bridge", "link set card up"])
         .unwrap();
     let manifests = ManifestFolder::new(WEB);
@@ -222,7 +224,7 @@ fn agent_command(program: &Path, node: &NetworkNamespace, source: &impl ObjectSo
     command
 }
 
-fn endpoint_of(address: std::net::IpAddr) -> String {
+fn with_dns_port(address: std::net::IpAddr) -> String {
     SocketAddr::new(address, 53).to_string()
 }
 
@@ -271,7 +273,7 @@ impl ObjectSource for ManifestFolder {
     fn arguments(&self) -> Vec<String> {
         let mut arguments = vec!["--manifests".to_owned(), self.0.display().to_string()];
         for address in SERVED {
-            arguments.extend(["--serve".to_owned(), endpoint_of(address)]);
+            arguments.extend(["--serve".to_owned(), with_dns_port(address)]);
         }
         arguments
     }
@@ -308,12 +310,13 @@ impl PodClient {
         None
     }
 
-    /// The TTL of the answer for `web`. `None`: no answer.
+    /// As [`service_ttl`](PodClient::service_ttl), for `web`.
     fn web_ttl(&self) -> Option<u32> {
         self.service_ttl("web")
     }
 
-    /// The TTL of the answer for a service. `None`: no answer.
+    /// The TTL of the reply's last record, which must be an address of the service. `None`: no
+    /// reply.
     fn service_ttl(&self, service: &str) -> Option<u32> {
         let reply = self.ask_for(service)?;
         // The message ends with the record's TTL, data length and IPv4 address.
@@ -326,7 +329,7 @@ impl PodClient {
         ]))
     }
 
-    /// The address in the answer for a service. `None`: no answer, or no address in it.
+    /// The address in the answer for a service. `None`: no reply, or not one answer record.
     fn service_address(&self, service: &str) -> Option<[u8; 4]> {
         let reply = self.ask_for(service)?;
         // Byte 7 is the low byte of the number of answer records.

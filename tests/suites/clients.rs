@@ -1,4 +1,4 @@
-//! Runs common client programs in a pod and compares their results.
+//! Runs common client programs in a pod and checks their results.
 //!
 //! Library resolvers (glibc, musl, glibc through systemd-resolved, Go, Python) look names up
 //! through the search list. Tools (dig, kdig, drill) ask for one name and type. Packets that the
@@ -28,11 +28,12 @@ use zerohop_tests::{
 use super::agent::{ManifestFolder, start_agent};
 
 /// Every client must end within this time, so that a lost query fails the test. A client repeats a
-/// lost query only later: the tools and musl after 5 s, the other libraries after the `timeout` of
-/// [`RESOLV_CONF`].
+/// lost query only later: the tools, musl and systemd-resolved after 5 s, the other libraries after
+/// the `timeout` of [`RESOLV_CONF`].
 const MAX_CLIENT_TIME: Duration = Duration::from_millis(4900);
 
-/// The resolv.conf of an ordinary pod, on a node with its own search domains.
+/// The resolv.conf of an ordinary pod, on a node with its own search domains, except for the
+/// `timeout`.
 const RESOLV_CONF: &str = "\
 search shop.svc.cluster.local svc.cluster.local cluster.local eu.example.net example.net
 nameserver 10.96.0.10

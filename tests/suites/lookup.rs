@@ -149,7 +149,7 @@ fn lookup_reports_what_the_kernel_does() {
         }
     }
 
-    // The same name for a client with a larger EDNS size.
+    // The answer that is too large without EDNS fits into a larger EDNS size.
     let large = lookup(&agent, &["some.shop.svc.cluster.local"]);
     assert_eq!(large["kernel"]["outcome"], "too_large");
     assert_eq!(large["kernel"]["outcome_edns"], "data");

@@ -1,5 +1,5 @@
-//! Test suites, most of which need root. `kernel` also runs in the guests: the virtual machines of
-//! the kernel matrix.
+//! Test suites, most of which need root. `kernel` and some tests of `agent` also run in the guests:
+//! the virtual machines of the kernel matrix.
 
 #![deny(unsafe_code)]
 

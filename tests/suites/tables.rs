@@ -36,7 +36,7 @@ use zerohop_datapath::{
     hash_table::{HashTable, PutOutcome, TableFull},
     memory::Memory,
     records,
-    settings::{FixedSettings, SettingsPublisher, build_settings},
+    settings::{NodeSettings, SettingsPublisher, build_settings},
 };
 use zerohop_zone::{Model, ModelBuilder, Name, Rdata, Record};
 
@@ -124,8 +124,7 @@ fn put(
         }
         Err(full) => {
             assert_eq!(full, TableFull::Directory);
-            // Four buckets of eight words: a put fails only when two buckets are full, or when too
-            // many words were moved since the last round began.
+            // A put fails only when both buckets of the name, of eight words each, are full.
             assert!(map.len() >= 16 && !map.contains_key(&name));
             false
         }
@@ -150,7 +149,8 @@ fn records_of_every_size_are_found_until_the_table_is_full() {
         assert_eq!(bench.ask_kernel(name), Some(1), "{name}");
     }
     assert_eq!(bench.ask_kernel(count), None);
-    // Freed slots are reused after a grace period.
+    // Freed slots are reused after a grace period. The new record may need a larger slot than that
+    // of name 0.
     assert!(bench.table.remove(name_of(0).wire()));
     assert!(bench.table.remove(name_of(1).wire()));
     bench.table.put(&mut build_record(count, 2)).unwrap();
@@ -248,7 +248,7 @@ impl<G: Grace> TableBench<G> {
         };
         let [control, settings, directory, records] = shared.map_again();
         let table = HashTable::new(directory, records, key, grace);
-        let fixed = FixedSettings {
+        let node_settings = NodeSettings {
             hash_key: key,
             directory_mask: table.directory_mask(),
             secret: 0,
@@ -260,8 +260,9 @@ impl<G: Grace> TableBench<G> {
         // A lease that outlasts the test.
         let lease = std::mem::offset_of!(Control, lease) / 8;
         control.words()[lease].store(u64::MAX >> 1, Ordering::Relaxed);
-        SettingsPublisher::new(control, settings)
-            .publish(&build_settings(&fixed, &model(0, 0), &[true], &BTreeSet::new()).unwrap());
+        SettingsPublisher::new(control, settings).publish(
+            &build_settings(&node_settings, &model(0, 0), &[true], &BTreeSet::new()).unwrap(),
+        );
         Self { shared, table }
     }
 
@@ -310,8 +311,8 @@ fn model(number: u32, value: u8) -> Model {
 fn build_record(number: u32, value: u8) -> Vec<u8> {
     let model = model(number, value);
     let name = name_of(number);
-    let (_, node) = model.entries().find(|(other, _)| **other == name).unwrap();
-    let record = records::build_record(&model, &name, node).unwrap();
+    let (_, entry) = model.entries().find(|(other, _)| **other == name).unwrap();
+    let record = records::build_record(&model, &name, entry).unwrap();
     assert!(record.len() >= size_of::<Head>());
     record
 }

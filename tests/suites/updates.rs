@@ -20,11 +20,11 @@ use zerohop_datapath::{
     hash_table::HashTable,
     program::{EbpfObject, HookProgram, TableSize},
     records,
-    settings::{FixedSettings, SettingsPublisher, build_settings},
+    settings::{NodeSettings, SettingsPublisher, build_settings},
 };
 use zerohop_zone::{Model, ModelBuilder, Name, Rdata, Record};
 
-use crate::kernel::fixture::{TC_PASS, config, rcode};
+use crate::kernel::fixture::{LONG_LEASE_JIFFIES, TC_PASS, config, rcode};
 
 /// Number of names whose records are replaced.
 const NAMES: u32 = 1000;
@@ -54,7 +54,7 @@ fn a_flood_of_queries_never_sees_a_partial_record() {
         Rcu::new().unwrap(),
     );
     let mut publisher = SettingsPublisher::new(memories.control, memories.settings);
-    let fixed = FixedSettings {
+    let node_settings = NodeSettings {
         hash_key: key,
         directory_mask: table.directory_mask(),
         secret: 1,
@@ -69,8 +69,8 @@ fn a_flood_of_queries_never_sees_a_partial_record() {
     for record in &mut records {
         table.put(record).unwrap();
     }
-    publisher.publish(&build_settings(&fixed, &model, &[true], &BTreeSet::new()).unwrap());
-    object.set_lease(1000 * 3600).unwrap();
+    publisher.publish(&build_settings(&node_settings, &model, &[true], &BTreeSet::new()).unwrap());
+    object.set_lease(LONG_LEASE_JIFFIES).unwrap();
 
     let stop = AtomicBool::new(false);
     let updates = AtomicU64::new(0);
@@ -148,6 +148,7 @@ fn write_addresses(record: &mut [u8], number: u32, version: u32) {
     let mut head: layout::RecordHead = bytemuck::pod_read_unaligned(&record[..head_length]);
     let answer = &mut head.answers[0];
     let (start, length) = (usize::from(answer.offset), usize::from(answer.length));
+    // An answer of n addresses is stored as 2n - 1 records.
     let stored = length + usize::from(answer.stride) * (ADDRESSES as usize - 1);
     for (at, rr) in record[start..start + stored]
         .chunks_mut(ADDRESS_RECORD)
@@ -162,8 +163,8 @@ fn write_addresses(record: &mut [u8], number: u32, version: u32) {
 
 fn build_record(model: &Model, number: u32) -> Vec<u8> {
     let name = Name::parse(&service_name(number)).unwrap();
-    let (name, node) = model.entries().find(|(other, _)| **other == name).unwrap();
-    let mut record = records::build_record(model, name, node).unwrap();
+    let (name, entry) = model.entries().find(|(other, _)| **other == name).unwrap();
+    let mut record = records::build_record(model, name, entry).unwrap();
     write_addresses(&mut record, number, 0);
     record
 }
@@ -187,7 +188,7 @@ fn a_hundred_thousand_names_are_published_and_answered() {
     assert_eq!(published.inserted, model.entries().count());
     assert_eq!(published.left_out, 0);
 
-    object.set_lease(1_000_000).unwrap();
+    object.set_lease(LONG_LEASE_JIFFIES).unwrap();
     for number in (0..COUNT).step_by(997) {
         let frame = QueryPacket::new(POD[0], SERVED[0], &service_name(number), 1).frame();
         let (_, out) = object.test_run(HookProgram::TcPeer, &frame).unwrap();
@@ -232,7 +233,7 @@ fn full_tables_never_deny_a_name_that_exists() {
     let config = config();
     let mut object = EbpfObject::load(dns_agent::KERNEL_OBJECT, size).unwrap();
     let mut tables = KernelTables::new(&object, size, &config, Rcu::new().unwrap()).unwrap();
-    object.set_lease(1_000_000).unwrap();
+    object.set_lease(LONG_LEASE_JIFFIES).unwrap();
     let mut passes = 0;
     for _ in 0..3 {
         let mut turn = 0;

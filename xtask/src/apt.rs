@@ -1,7 +1,7 @@
 //! Downloads packages of other Debian releases from the mirrors that this machine uses.
 //!
 //! apt works in a state directory of its own, so the machine's state stays unchanged and no root is
-//! needed. Only the mirrors' addresses come from the machine.
+//! needed. The mirrors' addresses and Debian's keys come from the machine.
 
 use std::{
     collections::BTreeSet,
@@ -137,7 +137,10 @@ fn mirrors(directory: &Path) -> Result<BTreeSet<String>> {
     output(apt_command("apt-get", directory).arg("update")).ok();
     let mirrors = debian_sources(&mut apt_command("apt-get", directory))?;
     if mirrors.is_empty() {
-        bail!("this machine's apt has no reachable source of Debian packages");
+        bail!(
+            "this machine's apt has no reachable source of Debian packages: add a Debian mirror \
+             to its sources"
+        );
     }
     Ok(mirrors)
 }

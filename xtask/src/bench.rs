@@ -1,6 +1,6 @@
-//! `cargo xtask bench`: measures the kernel program and its tables. With `--cluster` it measures an
-//! agent and CoreDNS with a real API server, and with `--watches` the cost of watches for an API
-//! server.
+//! `cargo xtask bench`: measures the kernel program, its tables, and TCP streams beside it. With
+//! `--cluster` it measures an agent and CoreDNS with a real API server, and with `--watches` the
+//! cost of watches for an API server.
 
 use std::{net::SocketAddr, path::PathBuf, process::Command};
 
@@ -16,7 +16,7 @@ use crate::{
 
 #[derive(Args)]
 pub(crate) struct BenchOptions {
-    /// Passed to the benchmark: --case NAME, --pairs N.
+    /// Passed to the benchmark: --case NAME, --pairs N, --frames N.
     #[arg(last = true)]
     arguments: Vec<String>,
     /// Only checks that the benchmark works: few packets, no required rates, no release build.
@@ -40,12 +40,13 @@ struct WatchBenchOptions {
     /// EndpointSlice changes a second.
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     rate: u32,
-    /// Seconds for which each method of watching is measured.
+    /// Seconds for which each method of watching is measured, in each of two rounds.
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     seconds: u32,
 }
 
-/// Options of the measurement of an agent and CoreDNS: how long changes take, and memory.
+/// Options of the measurement of an agent and CoreDNS: how long changes take, memory, requests to
+/// the API server, and answers while the API server is stopped.
 #[derive(Args)]
 struct ClusterBenchOptions {
     /// Measures instead an agent and a CoreDNS that read the API server of this kubeconfig. The
@@ -68,7 +69,8 @@ struct ClusterBenchOptions {
     /// The process ID of that CoreDNS, if it runs on this machine. Then its memory is compared.
     #[arg(long, value_name = "PID", requires = "bench_cluster")]
     dns_pid: Option<u32>,
-    /// Number of Services to create, with five endpoints each. Half of them are headless.
+    /// Number of Services to create, with five endpoints each; a number below 200 means 200. Half
+    /// of them are headless.
     #[arg(long, value_name = "NUMBER", default_value_t = 200)]
     services: u32,
     /// Number of endpoint changes to time.
@@ -150,6 +152,7 @@ impl ClusterBenchOptions {
 impl WatchBenchOptions {
     fn run(&self, kubeconfig: &PathBuf) -> Result<()> {
         setup::ensure(&[Need::Ebpf], Verbosity::Changes)?;
+        // The test program's package depends on dns-agent, which embeds the kernel programs.
         build_ebpf::build_programs()?;
         let mut command = Command::new(build_cluster_test()?);
         command

@@ -78,7 +78,8 @@ fn target_directory(workspace: &Path) -> PathBuf {
     workspace.join("target/ebpf-build")
 }
 
-/// A Cargo command for the kernel programs as deployed. `flags` are more flags for the compiler.
+/// A Cargo command for the kernel programs, with the compiler's settings of a deployed build. `job`
+/// is Cargo's subcommand, and `flags` are more flags for the compiler.
 pub(crate) fn cargo_for_kernel(
     tools: &Toolchain,
     workspace: &Path,
@@ -123,8 +124,8 @@ pub(crate) fn cargo_for_kernel(
     command
 }
 
-/// Moves the object to its place atomically, because a build of the agent may be reading it. Leaves
-/// an identical object untouched, so that Cargo does not build the agent again.
+/// Replaces the object atomically, because a build of the agent may be reading it. Leaves an
+/// identical object untouched, so that Cargo does not build the agent again.
 fn install_object(built: &Path, object: &Path) -> Result<()> {
     let is_unchanged = |old: Vec<u8>| fs::read(built).is_ok_and(|new| new == old);
     if fs::read(object).is_ok_and(is_unchanged) {

@@ -33,7 +33,8 @@ const KUBERNETES: &str = "v1.35.8";
 ///
 /// # Errors
 ///
-/// If Go is not installed, or a tool can't be installed. The manifests can't be checked then.
+/// If Go is not installed, or a tool or the schemas can't be installed. The manifests can't be
+/// checked then.
 pub(crate) fn ensure(verbosity: Verbosity) -> Result<()> {
     ensure!(
         find_program("go").is_some(),
@@ -91,6 +92,8 @@ fn write_schemas() -> Result<()> {
     let partial = schemas().with_extension("partial");
     fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
     for (name, definition) in &*definitions {
+        // Definitions without a kind are parts of objects. Those of several kinds, such as
+        // DeleteOptions, are not in manifests.
         let Some([kind]) = definition["x-kubernetes-group-version-kind"]
             .as_array()
             .map(Vec::as_slice)
@@ -293,7 +296,7 @@ components:
         named.collect()
     }
 
-    /// kustomize ends the name of the ConfigMap with a hash of its contents.
+    /// kustomize ends the name of the ConfigMap with a hash of its contents, ten characters long.
     fn without_hash(name: &str) -> &str {
         match name.rsplit_once('-') {
             Some((plain, hash)) if hash.len() == 10 => plain,

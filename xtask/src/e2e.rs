@@ -64,7 +64,7 @@ pub(crate) fn run(options: &E2eOptions) -> Result<()> {
 
 /// The namespace of the test's own objects.
 const TEST_NAMESPACE: &str = "zerohop-e2e";
-/// How long answers may take to become right.
+/// How long answers, or an agent's status, may take to become right.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The test of one cluster.
@@ -204,7 +204,10 @@ impl E2eTest<'_> {
                 "cat",
                 "/sys/class/net/eth0/iflink",
             ])?;
-            let link: u64 = link.trim().parse().context("a link without a number")?;
+            let link: u64 = link
+                .trim()
+                .parse()
+                .context("the client's iflink is not a number")?;
             let status = self.status(&client.node)?;
             let attached = items_at(&status["datapath"]["attached"]);
             let hook = attached.iter().find(|hook| hook["index"] == link);
@@ -328,9 +331,10 @@ impl E2eTest<'_> {
         serde_json::from_str(&text).context("the status is invalid JSON")
     }
 
-    /// Starts to send 100 queries a second from a client, for longer than a rolling update takes.
+    /// Starts to send 100 queries a second from a client, for [`LOAD_SECONDS`].
     fn start_load(&self, client: &E2eClient) -> Result<std::process::Child> {
         let name = format!("web.{TEST_NAMESPACE}.svc.cluster.local A");
+        // A million passes over the file (`-n`) take longer than the load, so only `-l` ends it.
         let script = format!(
             "server=$(awk '/^nameserver/ {{ print $2; exit }}' /etc/resolv.conf)
              echo '{name}' > /questions
@@ -415,8 +419,11 @@ impl E2eTest<'_> {
             LABEL,
             "--output=name",
         ])?;
-        ensure!(left.trim().is_empty(), "objects remain: {left}");
-        println!("no object remains in the cluster");
+        ensure!(
+            left.trim().is_empty(),
+            "objects of Zerohop remain in the cluster: {left}"
+        );
+        println!("no object of Zerohop remains in the cluster");
         Ok(())
     }
 
@@ -444,7 +451,7 @@ kind: NetworkPolicy
 metadata: {name: no-egress, namespace: zerohop-e2e}
 spec: {podSelector: {matchLabels: {app: client}}, policyTypes: [Egress]}
 "#;
-/// More seconds than two pods take to end and to start.
+/// The duration of the load, in seconds: longer than a rolling update of two nodes takes.
 const LOAD_SECONDS: u32 = 45;
 /// The name of an absent Service.
 const ABSENT: &str = "no-such-name";

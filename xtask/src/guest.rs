@@ -110,7 +110,8 @@ impl Guest<'_> {
         Ok(initramfs)
     }
 
-    /// The script of the guest's first process. Only the command writes to the second serial line.
+    /// The script of the guest's first process. The second serial line carries only the command's
+    /// output and exit code.
     fn init(&self) -> String {
         let environment: Vec<_> = self
             .environment
@@ -214,7 +215,8 @@ fn follow_output(guest: &mut Child, print_line: &mut dyn FnMut(&str)) -> Result<
             }
             Err(RecvTimeoutError::Disconnected) => {
                 bail!(
-                    "the guest ended before its command did: its kernel did not boot, or panicked"
+                    "the guest ended before its command did: QEMU failed, or the guest's kernel \
+                     did not boot or panicked"
                 )
             }
         }

@@ -123,8 +123,8 @@ fn build_static_agent() -> Result<PathBuf> {
     // would depend on them.
     let hidden = [(cargo_home.as_path(), "/cargo"), (root(), "/zerohop")]
         .map(|(path, shown)| format!("--remap-path-prefix={}={shown}", path.display()));
-    let [cargo_home, root_path] = hidden;
-    let flags = ["-Ctarget-feature=+crt-static", &cargo_home, &root_path];
+    let [hide_cargo_home, hide_root] = hidden;
+    let flags = ["-Ctarget-feature=+crt-static", &hide_cargo_home, &hide_root];
     let mut command = cargo();
     command
         .args(["build", "--quiet", "--locked", "--release"])

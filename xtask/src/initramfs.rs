@@ -48,7 +48,7 @@ impl Initramfs {
         self.add_entry(path, REGULAR | permissions, (0, 0), contents)
     }
 
-    /// Adds an empty directory.
+    /// Adds a directory.
     pub(crate) fn add_directory(&mut self, path: &Path) -> Result<()> {
         self.add_entry(path, DIRECTORY | 0o755, (0, 0), &[])
     }
@@ -98,6 +98,7 @@ impl Initramfs {
         let length =
             u32::try_from(contents.len()).with_context(|| format!("{name} has 4 GiB or more"))?;
         let name_length = u32::try_from(name.len() + 1)?;
+        // Need not be unique: the kernel compares inodes only of files with several links.
         let inode = u32::try_from(self.paths.len())?;
         self.bytes.extend_from_slice(b"070701");
         // Inode, mode, uid, gid, links, mtime, size, device of the file system (2), device (2),

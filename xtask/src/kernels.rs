@@ -47,7 +47,7 @@ pub(crate) enum KernelName {
     V6_1,
     #[value(name = "6.12")]
     V6_12,
-    /// The newest kernel that the machine's mirrors have.
+    /// The newest kernel that the machine's mirrors had when it was downloaded.
     Newest,
 }
 
@@ -97,7 +97,7 @@ pub(crate) struct BootableKernel {
     pub(crate) version: String,
     /// The compressed image, as a boot loader reads it.
     pub(crate) image: PathBuf,
-    /// Its modules, each after the ones that it depends on.
+    /// The modules that the tests need, each after the ones that it depends on.
     pub(crate) modules: Vec<PathBuf>,
 }
 
@@ -108,6 +108,7 @@ const MODULES: [&str; 5] = ["veth", "bridge", "dummy", "sch_ingress", "cls_bpf"]
 pub(crate) fn obtain(name: KernelName) -> Result<BootableKernel> {
     let directory = root().join("target/kernels").join(name.to_string());
     if !directory.exists() {
+        // busybox unpacks the modules.
         setup::ensure(&[Need::Guests], Verbosity::Changes)?;
         download(name, &directory).with_context(|| format!("cannot download kernel {name}"))?;
     }

@@ -29,7 +29,7 @@ enum KindJob {
     Up,
     /// Builds the images, loads them into the nodes, and rolls out the DaemonSet.
     Load,
-    /// Measures a realistic mix of queries from a pod, with Zerohop off and on.
+    /// Measures a realistic mix of queries from a pod, without and with Zerohop.
     Bench(bench::KindBenchOptions),
     /// Removes the cluster.
     Down,
@@ -72,8 +72,8 @@ fn create_cluster() -> Result<()> {
 }
 
 fn load_images() -> Result<()> {
-    let kubectl =
-        Kubectl::new(&kubeconfig()).context("run `cargo xtask kind up` to create the cluster")?;
+    let kubectl = Kubectl::new(&kubeconfig())
+        .context("cannot use the cluster that `cargo xtask kind up` creates")?;
     load_image(&image::build_agent(image::AGENT)?)?;
     load_image(&image::build_client(image::CLIENT)?)?;
     kubectl.install(&kubectl.manifests(image::AGENT)?)?;

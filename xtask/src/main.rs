@@ -1,7 +1,8 @@
 //! Every job of this repository: `cargo xtask JOB`.
 //!
-//! Each job has a file. [`setup`] finds or installs what a job needs, so a fresh machine needs only
-//! Rust.
+//! Each job has a file. [`setup`] finds or installs what a job needs, so on a fresh Debian machine
+//! most jobs need only Rust. `e2e` and `kind` also need kubectl, kind and Docker, and the options
+//! `--cluster` and `--watches` need a cluster.
 
 #![forbid(unsafe_code)]
 
@@ -71,7 +72,8 @@ struct XtaskCli {
 
 #[derive(Subcommand)]
 enum XtaskJob {
-    /// Finds or installs what the other jobs need, and prints each step.
+    /// Finds or installs what the other jobs need, except kubectl, kind and Docker, and prints each
+    /// step.
     Setup,
     /// Builds the kernel programs into target/ebpf/zerohop.o.
     BuildEbpf(build_ebpf::BuildEbpfOptions),
@@ -95,9 +97,10 @@ enum XtaskJob {
     Faults(faults::FaultsOptions),
     /// Builds the agent's container image as an archive. Needs neither a registry nor Docker.
     Image(image::ImageOptions),
-    /// Installs Zerohop in a test cluster, looks up names from pods, and uninstalls it.
+    /// Installs Zerohop in a test cluster, looks up names from pods, and uninstalls it. Needs
+    /// kubectl.
     E2e(e2e::E2eOptions),
-    /// Runs Zerohop and a benchmark in a kind cluster. Needs kind and Docker.
+    /// Runs Zerohop and a benchmark in a kind cluster. Needs kubectl, kind and Docker.
     Kind(kind::KindOptions),
     /// Draws the README's picture, docs/query-path.svg.
     Picture,

@@ -24,7 +24,7 @@ use crate::process::shared_libraries;
 pub(crate) struct Image<'a> {
     /// The name and tag of the image.
     pub(crate) name: &'a str,
-    /// The default command.
+    /// The program that a container starts.
     pub(crate) entrypoint: &'a str,
     /// Environment variables, as `NAME=VALUE`.
     pub(crate) environment: &'a [&'a str],
@@ -90,6 +90,7 @@ impl Image<'_> {
         archive.finish().context("cannot end the archive")
     }
 
+    /// The image's configuration. `layer` is the digest of the uncompressed layer.
     fn config(&self, layer: &str) -> String {
         // A fixed date, so that images of the same files are identical.
         let created = "1970-01-01T00:00:00Z";

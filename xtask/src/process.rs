@@ -117,8 +117,8 @@ pub(crate) fn shared_libraries(program: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths.map(PathBuf::from).collect())
 }
 
-/// The names of busybox's applets, except `ip` and `tc`: busybox's versions lack features, so the
-/// real tools are used.
+/// The names of busybox's applets, without `busybox` itself, and without `ip` and `tc`, because
+/// busybox's versions of these two lack features.
 pub(crate) fn busybox_applets(busybox: &Path) -> Result<Vec<String>> {
     let listing = output(Command::new(busybox).arg("--list"))?;
     Ok(listing
@@ -138,7 +138,7 @@ fn is_executable(path: &Path) -> bool {
         .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
-/// The command as typed in a shell.
+/// The command's words, for messages.
 fn command_line(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy()];
     words.extend(

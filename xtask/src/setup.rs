@@ -26,7 +26,8 @@ pub(crate) enum Need {
     Guests,
 }
 
-/// Runs the job for the needs of all jobs.
+/// Finds or installs what all jobs need, except kubectl, kind and Docker. The tools that check the
+/// manifests may be missing, because only tests need them.
 pub(crate) fn run() -> Result<()> {
     ensure(
         &[
@@ -122,7 +123,7 @@ const QEMU: PackagedProgram = PackagedProgram {
     name: "qemu-system-x86_64",
     package: "qemu-system-x86",
 };
-/// The guests' shell, and `unxz` for their modules.
+/// The shell of the guests and of the client image, and `unxz` for the guests' modules.
 const BUSYBOX: PackagedProgram = PackagedProgram {
     name: "busybox",
     package: "busybox-static",

@@ -51,15 +51,15 @@ struct ComparisonOptions {
     /// Seed of all random choices [default: a random one].
     #[arg(long, value_name = "NUMBER", requires = "cluster")]
     seed: Option<u64>,
-    /// Number of transitions of Services and slices while the controller manager runs. After each,
-    /// the names that may have changed are queried [default: 500].
+    /// Number of transitions of Services, slices and pods while the controller manager runs. After
+    /// each, the names that may have changed are queried [default: 500].
     #[arg(long, value_name = "NUMBER", requires = "cluster")]
     transitions: Option<u32>,
     /// Runs only this part.
     #[arg(long, value_name = "PART", requires = "cluster")]
     only: Option<ComparisonPart>,
-    /// A shell command that kills the API server and starts it again. Without it, the part with a
-    /// restart of the API server is not run.
+    /// A shell command that kills the API server and starts it again. Without it, the parts with a
+    /// restart of the API server are not run.
     #[arg(long, value_name = "COMMAND", requires = "cluster")]
     restart_api: Option<String>,
     /// A shell command that compacts etcd. Without it, the part with a compaction is not run.
@@ -145,6 +145,7 @@ fn run_on_this_machine(filter: &[String]) -> Result<()> {
     run_command(
         cargo()
             .args(["test", "--workspace", "--no-fail-fast", "--"])
+            // The tests continue the numbering of the lines `not run (NUMBER)`.
             .env(not_run::VARIABLE, not_run::count().to_string())
             .args(&skipped)
             .args(filter),
@@ -259,7 +260,7 @@ pub(crate) fn run_on_each_kernel(kernels: &[KernelName], guest: &Guest) -> Resul
     let is_only_guest = obtained.len() == 1;
     for batch in obtained.chunks(AT_ONCE) {
         thread::scope(|scope| {
-            let run = |(name, kernel): &(KernelName, BootableKernel)| {
+            let run = |kernel: &BootableKernel| {
                 let mut lines = Vec::new();
                 let outcome = guest.run(kernel, &mut |line| {
                     if is_only_guest {
@@ -268,18 +269,19 @@ pub(crate) fn run_on_each_kernel(kernels: &[KernelName], guest: &Guest) -> Resul
                         lines.push(line.to_owned());
                     }
                 });
-                (*name, outcome, lines)
+                (outcome, lines)
             };
             for (name, kernel) in batch {
                 println!("kernel {name} ({}): running", kernel.version);
             }
             let running: Vec<_> = batch
                 .iter()
-                .map(|kernel| scope.spawn(move || run(kernel)))
+                .map(|(_, kernel)| scope.spawn(move || run(kernel)))
                 .collect();
-            for guest in running {
-                let Ok((name, outcome, lines)) = guest.join() else {
-                    failed.push("unknown".to_owned());
+            for (handle, (name, _)) in running.into_iter().zip(batch) {
+                // An error means that the thread panicked, which has printed a message.
+                let Ok((outcome, lines)) = handle.join() else {
+                    failed.push(name.to_string());
                     continue;
                 };
                 println!("kernel {name}");

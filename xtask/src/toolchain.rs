@@ -227,8 +227,12 @@ fn llvm_prefix() -> Result<PathBuf> {
     let prefix = PathBuf::from(format!("/usr/lib/llvm-{LLVM}"));
     let has_headers = || prefix.join("include/llvm-c").exists();
     if !has_headers() {
-        install_packages(&[&format!("llvm-{LLVM}-dev")])
-            .context("or set LLVM_PREFIX to the directory of LLVM's library and headers")?;
+        install_packages(&[&format!("llvm-{LLVM}-dev")]).with_context(|| {
+            format!(
+                "building bpf-linker needs the library and headers of LLVM {LLVM}: install them, \
+                 or set LLVM_PREFIX to their directory"
+            )
+        })?;
     }
     if !has_headers() {
         bail!(

@@ -56,14 +56,15 @@ impl Datapath {
         }))
     }
 
-    /// Queries one program for the SOA record of a zone. Returns the outcome:
-    /// [`Outcome::NotServed`] if there are no served addresses, [`Outcome::NotPermitted`] if no
+    /// Queries one program for the SOA record of a zone. Returns the outcome. Without a run it is
+    /// [`Outcome::NotServed`] if there are no served addresses, and [`Outcome::NotPermitted`] if no
     /// client may be answered.
     ///
     /// # Errors
     ///
     /// When the kernel can't load or run the program or read its counters, when the program doesn't
-    /// count exactly one outcome, or when it counts an answer but the resulting packet isn't one.
+    /// count exactly one outcome, or when it counts an answer but the resulting packet isn't a
+    /// reply with RCODE 0.
     pub(super) fn test_program(
         &mut self,
         program: HookProgram,
@@ -78,7 +79,7 @@ impl Datapath {
         let message = build_query(0, zone, Rtype::SOA);
         let mut query = build_frame(client, served, &message);
         // The programs for network cards check the destination.
-        if let Some(card) = self.tables.fixed_settings.card_addresses.first() {
+        if let Some(card) = self.tables.node_settings.card_addresses.first() {
             query[..card.len()].copy_from_slice(card);
         }
         let hook = program.hook();

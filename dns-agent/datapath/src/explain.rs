@@ -32,7 +32,7 @@ pub struct Explanation {
     pub is_attached: bool,
     /// The outcome for a client without EDNS, which accepts 512 bytes.
     pub plain: Outcome,
-    /// The outcome for a client with EDNS (RFC 6891) that accepts the longest answer in UDP. `None`
+    /// The outcome for a client with EDNS (RFC 6891) that accepts [`MAX_MESSAGE`] bytes. `None`
     /// unless `plain` is [`Outcome::TooLarge`].
     pub edns: Option<Outcome>,
 }
@@ -104,7 +104,7 @@ fn explain(
 ) -> Outcome {
     let message = query_message(name, rtype, limit);
     let tables = Snapshot::new(memories, lease);
-    // The served address is also the client, since the answer is sent nowhere.
+    // The served address is also the client, because the answer is sent nowhere.
     respond(
         &mut PacketBuffer(build_frame(served.ip(), served, &message)),
         &tables,
@@ -174,7 +174,7 @@ impl Tables for Snapshot<'_> {
 struct PacketBuffer(Vec<u8>);
 
 impl Frame for PacketBuffer {
-    /// As on a veth. On a network card the answer depends on the client.
+    /// As on a pod veth. On a network card the answer depends on the client.
     const CLIENTS: AnsweredClients = AnsweredClients::All;
 
     fn start(&self) -> usize {
@@ -264,7 +264,7 @@ mod tests {
         grace::Grace,
         hash_table::HashTable,
         records,
-        settings::{FixedSettings, SettingsPublisher, build_settings},
+        settings::{NodeSettings, SettingsPublisher, build_settings},
     };
     use super::*;
     use zerohop_zone::{Model, ModelBuilder, Rdata, Record};
@@ -322,7 +322,7 @@ mod tests {
             let mut record = records::build_record(&model, name, entry).unwrap();
             table.put(&mut record).unwrap();
         }
-        let fixed = FixedSettings {
+        let node_settings = NodeSettings {
             hash_key: key,
             directory_mask: table.directory_mask(),
             secret: 0,
@@ -331,7 +331,8 @@ mod tests {
             card_addresses: Vec::new(),
             rate_limit: None,
         };
-        publisher.publish(&build_settings(&fixed, &model, &[true], &BTreeSet::new()).unwrap());
+        publisher
+            .publish(&build_settings(&node_settings, &model, &[true], &BTreeSet::new()).unwrap());
 
         let [directory, records] = table.memory();
         let [control, settings] = publisher.memory();

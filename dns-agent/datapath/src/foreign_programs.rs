@@ -24,7 +24,8 @@ use super::{
     syscall::{self, Direction},
 };
 
-/// The interval between searches of the pins for programs of unknown owner.
+/// The interval between searches of the pins for programs of unknown owner. A new program causes a
+/// search at once.
 const PIN_SCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// The length, in bytes, to which the kernel truncates names of programs.
 const KERNEL_NAME_BYTES: usize = 15;
@@ -110,7 +111,8 @@ impl ForeignPrograms {
         found
     }
 
-    /// Looks up names and owners of new programs, and forgets programs that are gone.
+    /// Looks up names and owners of new programs, searches the pins for programs of unknown owner,
+    /// and forgets programs that are gone.
     fn identify_programs(&mut self, found: &[(u32, ForeignProgram)]) {
         let ids: BTreeSet<u32> = found.iter().filter_map(|(_, program)| program.id).collect();
         self.identities.retain(|id, _| ids.contains(id));
@@ -216,7 +218,8 @@ fn programs_on(device: &Device) -> Vec<ForeignProgram> {
         ("tcx ingress", Direction::Ingress),
         ("tcx egress", Direction::Egress),
     ] {
-        // An error means that the kernel has no tcx (before Linux 6.6) or that the device is gone.
+        // An error usually means that the kernel has no tcx (before Linux 6.6) or that the device
+        // is gone.
         let ids = syscall::tcx_programs(device.index, direction).unwrap_or_default();
         programs.extend(ids.into_iter().map(|id| program(hook, Some(id))));
     }

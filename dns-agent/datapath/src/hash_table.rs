@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dns_common::{
     directory::{DirectoryWord, WORDS},
-    names::{HashKey, MAX_NAME, NameHash, hash, other_bucket},
+    names::{HashKey, NameHash, hash, other_bucket},
     records::{CHUNK, GRANULE, RecordHead},
 };
 
@@ -60,7 +60,7 @@ pub struct HashTable<G> {
     grace: G,
 }
 
-/// The result of [`HashTable::put`].
+/// The result of a successful [`HashTable::put`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PutOutcome {
     /// The name had the same record, byte by byte.
@@ -198,8 +198,8 @@ impl<G: Grace> HashTable<G> {
     }
 
     /// Publishes a record. `record` has the layout of [`dns_common::records`], padded to whole
-    /// words, and contains the name, which has at most [`MAX_NAME`] bytes. This function sets the
-    /// fields `hash` and `slot` of the record's head.
+    /// words, and contains the name, which has at most [`MAX_NAME`](dns_common::names::MAX_NAME)
+    /// bytes. This function sets the fields `hash` and `slot` of the record's head.
     ///
     /// # Errors
     ///
@@ -277,8 +277,9 @@ impl<G: Grace> HashTable<G> {
         self.slots.allocate(bytes).ok_or(TableFull::Records)
     }
 
-    /// Finds a free word for a name with this hash. If both buckets are full, moves another name to
-    /// its other bucket. `None` when no name can be moved.
+    /// Finds a word for a name with this hash, which the caller overwrites: a free one or, if both
+    /// buckets are full, the old word of a name that this function moves to its other bucket.
+    /// `None` when no name can be moved.
     fn make_room(&mut self, hash: NameHash) -> Option<(u32, usize)> {
         let buckets = [hash.bucket(self.mask), hash.second_bucket(self.mask)];
         for bucket in buckets {
@@ -459,6 +460,3 @@ fn word_from_bytes(bytes: &[u8]) -> u64 {
         .rev()
         .fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
-
-// The padding of a name never makes it longer than `MAX_NAME`.
-const _: () = assert!(MAX_NAME.is_multiple_of(8));

@@ -5,7 +5,7 @@ use std::str::FromStr;
 /// A value of `--interface`: the interfaces that it matches, and the hook for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// A name, a shell pattern, or [`PODS`](crate::hooks::PODS).
+    /// A name, a shell pattern with `*` and `?`, or [`PODS`](crate::hooks::PODS).
     pub name: String,
     /// The requested hook.
     pub hook: HookChoice,
@@ -17,7 +17,7 @@ pub enum HookChoice {
     /// tc on a veth; on other devices as [`HookChoice::Xdp`].
     Auto,
     /// XDP in the driver (native), or in the network stack (generic) if the driver refuses. On a
-    /// veth always generic.
+    /// veth only generic.
     Xdp,
     /// XDP in the network stack (generic), which needs no support by the driver.
     XdpGeneric,

@@ -138,9 +138,10 @@ impl Hooks {
         self.pinning_error.as_deref()
     }
 
-    /// Attaches to all matching devices without a hook, and detaches from devices that are gone, no
-    /// longer match or are skipped. A failure is retried after [`RETRY`], and logged when its
-    /// reason changes. `foreign` holds the foreign programs with their device indices.
+    /// Attaches to all matching devices without a hook. First detaches from devices that are gone,
+    /// no longer match, are skipped or need another program. A failure is retried after [`RETRY`],
+    /// and logged when its reason changes. `foreign` holds the foreign programs with their device
+    /// indices.
     pub fn reconcile(
         &mut self,
         object: &mut EbpfObject,
@@ -246,8 +247,8 @@ impl Hooks {
     }
 
     /// Moves all hooks to another object, and returns them. Each program is replaced atomically
-    /// with the one in `object`. If that fails, the program is detached, and the next
-    /// [`Hooks::reconcile`] attaches again.
+    /// with the one in `object`. If that fails, the next [`Hooks::reconcile`] attaches again.
+    /// Meanwhile a pinned link keeps its old program, and any other program is detached.
     pub fn move_to(&mut self, object: &mut EbpfObject) -> Hooks {
         let mut attached = BTreeMap::new();
         for (index, before) in std::mem::take(&mut self.attached) {
@@ -258,8 +259,8 @@ impl Hooks {
                 }
                 Err(error) => {
                     tracing::warn!(
-                        "the program on {interface} can't be replaced, so it is detached and \
-                         attached again: {error:#}"
+                        "the program on {interface} can't be replaced, so the agent attaches \
+                         again: {error:#}"
                     );
                 }
             }
@@ -310,8 +311,10 @@ impl Hooks {
             .unwrap_or_default()
     }
 
-    /// Removes the hooks of earlier agents from devices on which this agent has no hook.
+    /// Removes pinned links of earlier agents that this agent has not taken over, and earlier
+    /// agents' filters on devices on which this agent has no hook.
     pub fn remove_stale_hooks(&mut self, devices: &[Device]) {
+        // Without the lock on the pins, the hooks may be those of a running agent.
         let Some(pins) = &self.pins else {
             return;
         };

@@ -30,19 +30,19 @@ pub struct Device {
     pub index: u32,
     /// The name.
     pub name: String,
-    /// The hardware address; `None` if it is not an Ethernet address.
+    /// The hardware address; `None` if there is none, or if it does not have six bytes.
     pub address: Option<HardwareAddress>,
     /// The size in bytes of the largest IP packet that the device sends.
     pub mtu: u32,
-    /// The numbers of receive and transmit queues.
+    /// The numbers of receive and transmit queues, whether they are in use or not.
     pub queues: [u32; 2],
     /// Whether the device is one end of a veth pair.
     pub is_veth: bool,
-    /// Whether the veth's peer is in another network namespace.
+    /// Whether the veth's peer is in another network namespace. Without meaning for other devices.
     pub peer_in_other_namespace: bool,
     /// Whether a default route uses the device.
     pub is_default_route: bool,
-    /// Whether packets start with an Ethernet header.
+    /// Whether the device's type is Ethernet, so that its packets start with an Ethernet header.
     pub is_ethernet: bool,
     /// BPF filters of received packets, in the order in which they run.
     pub ingress_filters: Vec<TcFilter>,
@@ -64,7 +64,7 @@ pub struct TcFilter {
     pub priority: u16,
     /// The handle, which is unique within the priority.
     pub handle: u32,
-    /// The program's ID; `None` before Linux 4.13, which doesn't report it.
+    /// The program's ID, if the kernel reports it, as every supported kernel does.
     pub id: Option<u32>,
 }
 
@@ -95,26 +95,28 @@ pub struct Devices {
     links: Vec<Device>,
     /// `links` with routes and filters.
     devices: Vec<Device>,
-    /// When the filters were last read; `None` if they must be read again.
+    /// When the filters were last read; `None` if the next [`Devices::list`] must read them.
     filters_read: Option<Instant>,
 }
 
-/// The interval at which filters are read without a notification, because notifications may be
-/// lost.
+/// The interval at which filters are read even without a notification, because notifications may
+/// be lost.
 const FILTER_READ_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The timeout of netlink requests. The lease is not renewed while the agent waits.
+/// The timeout of [`Devices::list`]. It is shorter than the default lease of 10 seconds, because
+/// the lease is not renewed while the agent waits.
 const NETLINK_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Devices {
     /// Reads the devices. Routes are read only when devices have changed, because a node may have
     /// very many routes. Filters are read when devices have changed, after
-    /// [`Devices::forget_filters`], and at an interval.
+    /// [`Devices::forget_filters`], and every 30 seconds.
     ///
     /// # Errors
     ///
-    /// When no netlink socket can be opened, or when the kernel doesn't answer within
-    /// `NETLINK_TIMEOUT` or answers with an error.
+    /// When no netlink socket can be opened, when the kernel doesn't answer within
+    /// `NETLINK_TIMEOUT`, or when it answers with an error. If it answers a request for filters
+    /// with an error, the device has no filters in the list.
     pub async fn list(&mut self) -> anyhow::Result<&[Device]> {
         let (connection, handle, _) = new_connection().context("opening a netlink socket")?;
         let connection = tokio::spawn(connection);
@@ -127,7 +129,7 @@ impl Devices {
         Ok(&self.devices)
     }
 
-    /// The devices as read last.
+    /// The devices as read by the last [`Devices::list`], without reading them again.
     #[must_use]
     pub fn latest(&self) -> &[Device] {
         &self.devices
@@ -231,7 +233,7 @@ fn parse_device(link: LinkMessage) -> Option<Device> {
             LinkAttribute::Mtu(mtu) => device.mtu = mtu,
             LinkAttribute::NumRxQueues(count) => device.queues[0] = count,
             LinkAttribute::NumTxQueues(count) => device.queues[1] = count,
-            // The kernel sends this attribute only if the peer is in another namespace.
+            // For a veth the kernel sends this attribute only if the peer is in another namespace.
             LinkAttribute::LinkNetNsId(_) => device.peer_in_other_namespace = true,
             LinkAttribute::LinkInfo(infos) => {
                 device.is_veth |= infos
@@ -262,11 +264,13 @@ async fn read_filters(request: TrafficFilterGetRequest) -> Result<Vec<TcFilter>,
         match messages.try_next().await {
             Ok(None) => break,
             Ok(Some(message)) => filters.extend(parse_filter(message)),
-            // The device is gone, or has no queueing discipline for filters.
+            // Usually the device is gone, or has no queueing discipline for filters.
             Err(rtnetlink::Error::NetlinkError(_)) => break,
             Err(error) => return Err(error),
         }
     }
+    // The kernel reports filters of the same priority in the order in which they run, and the sort
+    // is stable.
     filters.sort_by_key(|filter| filter.priority);
     Ok(filters)
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::program::EbpfObject;
 
-/// The values of `CONFIG_HZ`, jiffies per second, that kernels are built with.
+/// The values of `CONFIG_HZ`, jiffies per second, that `kernel/Kconfig.hz` in Linux offers.
 const KERNEL_RATES: [u32; 4] = [100, 250, 300, 1000];
 
 /// The duration of a measurement. In this time clocks of the two closest rates, 250 and 300 Hz,
@@ -19,7 +19,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Measures the clock's rate. This takes a fifth of a second and makes the lease expire.
+    /// Measures the clock's rate. This takes a fifth of a second and ends the lease.
     ///
     /// When a virtual CPU runs again after a pause, the clock advances by many jiffies at once and
     /// the rate seems too high. The lower of two measurements counts, because a lease may be too
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_never_shorter_than_requested() {
+    fn durations_are_rounded_up_to_whole_jiffies() {
         let clock = Clock { rate: 250 };
         assert_eq!(clock.jiffies(Duration::from_secs(10)), 2500);
         assert_eq!(clock.jiffies(Duration::from_millis(1)), 1);

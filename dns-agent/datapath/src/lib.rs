@@ -58,11 +58,12 @@ use settings::RateLimit;
 pub use status::DatapathStatus;
 use zerohop_zone::{Name, ZoneData};
 
-/// Renewals of the lease within [`DatapathConfig::stale_after`].
+/// The least number of renewals within [`DatapathConfig::stale_after`]. The lease outlasts a few
+/// late or failed renewals.
 const RENEWALS_PER_LEASE: u32 = 4;
 
 /// The duration of the lease after a stop with [`StopMode::KeepHooks`]. It equals the TTL in the
-/// usual Corefile of CoreDNS (`ttl 30`).
+/// usual Corefile of CoreDNS (`ttl 30`): clients may use an answer of CoreDNS for as long.
 const HANDOVER_LEASE: Duration = Duration::from_secs(30);
 
 /// Whether hooks outlive the agent.
@@ -72,7 +73,8 @@ pub enum Persistence {
     /// is killed, and pass all queries after the lease has expired.
     #[default]
     UntilAgentStops,
-    /// Hooks are pinned, and stay attached when the agent stops or is killed.
+    /// Hooks are pinned if possible. Pinned hooks stay attached when the agent is killed, or stops
+    /// with [`StopMode::KeepHooks`]. Filters on kernels without tcx stay attached without a pin.
     Pinned,
 }
 
@@ -81,7 +83,8 @@ pub enum Persistence {
 pub enum StopMode {
     /// Hooks are detached, so CoreDNS answers all queries.
     Detach,
-    /// Hooks stay for the next agent, and answer until the lease expires.
+    /// Pinned hooks, and filters on kernels without tcx, stay for the next agent and answer until
+    /// the lease expires. Other hooks are detached.
     KeepHooks,
 }
 
@@ -99,7 +102,8 @@ pub enum InitialLease {
 pub enum Growth {
     /// The current tables have room, or their capacity is configured.
     Unneeded,
-    /// New tables would not be larger, so the current ones stay in use.
+    /// The current tables have little room but hold all names, and new tables would not be larger.
+    /// So the current ones stay in use.
     NotLarger,
     /// The hooks now use new tables, which hold all names.
     Moved,
@@ -124,8 +128,8 @@ pub struct DatapathConfig {
     pub served_addresses: Vec<SocketAddr>,
     /// Clients that policies permit, until [`Datapath::publish_clients`] replaces them.
     pub clients: PermittedClients,
-    /// The number of names that the tables have room for; the tables then never grow. `None`: room
-    /// for 12.5 % more names than exist, and the tables grow.
+    /// The number of names for which [`table_size`] makes room. The tables then never grow. `None`:
+    /// it makes room for 12.5 % more names than exist, and the tables grow.
     pub capacity: Option<usize>,
     /// Duration of the lease: how long the kernel answers after the last renewal.
     pub stale_after: Duration,
@@ -143,19 +147,20 @@ pub struct Datapath {
     /// Foreign programs found by the last [`Datapath::reconcile`], each with its device index.
     foreign_programs_found: Vec<(u32, ForeignProgram)>,
     clock: Clock,
-    /// When the lease was last renewed.
+    /// When the lease was last renewed; before the first renewal, when the tables were created.
     renewed: Instant,
     /// The size of `tables`.
     size: TableSize,
     tables: KernelTables<Rcu>,
-    // Dropped last: everything above refers to its programs and maps.
+    // Dropped last, because the hooks and the tables refer to its programs and maps.
     object: EbpfObject,
 }
 
 impl Datapath {
-    /// Creates and fills the tables, then attaches to all matching `devices`. Hooks of an earlier
-    /// agent answer until this agent's program replaces them atomically. Without `pins`, hooks
-    /// can't be pinned.
+    /// Creates and fills the tables, then attaches to all matching `devices` except those that a
+    /// foreign program owns. A hook of an earlier agent answers until this agent's program replaces
+    /// its program atomically; if the device no longer matches, the hook is removed. Without
+    /// `pins`, hooks can't be pinned.
     ///
     /// # Errors
     ///
@@ -181,7 +186,7 @@ impl Datapath {
     }
 
     /// Moves to new tables when the current ones are full or nearly full and no capacity is
-    /// configured.
+    /// configured, unless this would make no room ([`Growth::NotLarger`]).
     ///
     /// The new tables are filled while the old ones answer. Then each hook's program is replaced
     /// atomically, as in an update of the agent. The kernel's counters start again at zero.
@@ -206,7 +211,7 @@ impl Datapath {
             return Ok(Growth::NotLarger);
         }
         let mut larger = Datapath::with_filled_tables(config, size, None, devices, data)?;
-        // A lease that was ended (0) stays ended.
+        // The value 0 means that the agent has ended the lease. Then it stays ended.
         if self.tables.settings.lease() != 0 {
             larger.renew_lease()?;
         }
@@ -261,7 +266,8 @@ impl Datapath {
         Ok(datapath)
     }
 
-    /// Publishes all names of `data`. Records that have not changed are not written.
+    /// Publishes all names of `data`, and removes all other names. Records that have not changed
+    /// are not written.
     ///
     /// # Errors
     ///
@@ -277,8 +283,8 @@ impl Datapath {
         } = self;
         let interval = config.stale_after / RENEWALS_PER_LEASE;
         let jiffies = clock.jiffies(config.stale_after);
-        // A long publication renews a running lease, because the records published so far are
-        // right. An ended lease stays ended, because the tables are incomplete or outdated.
+        // A long publication renews the lease, because the publisher can't renew it meanwhile. A
+        // lease that was ended stays ended, because the tables are incomplete or outdated.
         let is_leased = tables.settings.lease() != 0;
         tables.publish_all(data, &mut || {
             if is_leased && renewed.elapsed() > interval && object.set_lease(jiffies).is_ok() {
@@ -287,7 +293,8 @@ impl Datapath {
         })
     }
 
-    /// Publishes `names` from `data`. Unchanged records are not written.
+    /// Publishes `names` from `data`, and removes those that `data` lacks. Unchanged records are
+    /// not written. See [`KernelTables::publish_names`] for what must not have changed.
     ///
     /// # Errors
     ///
@@ -329,7 +336,7 @@ impl Datapath {
         self.tables.publish_clients(data, clients)
     }
 
-    /// Makes the kernel pass all queries until the lease is renewed.
+    /// Ends the lease: the kernel passes all queries until [`Datapath::renew_lease`].
     pub fn end_lease(&mut self) {
         self.tables.settings.end_lease();
     }
@@ -338,7 +345,7 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// When the kernel can't run the lease program. Then the lease expires.
+    /// When the kernel can't run the lease program. Then the lease still ends at its earlier time.
     pub fn renew_lease(&mut self) -> anyhow::Result<()> {
         self.object
             .set_lease(self.clock.jiffies(self.config.stale_after))?;
@@ -347,14 +354,14 @@ impl Datapath {
         Ok(())
     }
 
-    /// The interval at which the agent renews the lease.
+    /// The longest time that the agent may wait between renewals of the lease.
     #[must_use]
     pub fn renewal_interval(&self) -> Duration {
         self.config.stale_after / RENEWALS_PER_LEASE
     }
 
-    /// Attaches to new devices, and detaches from devices that are gone, no longer match, or have a
-    /// foreign program that owns them.
+    /// Attaches to matching devices without a hook, and detaches from devices that are gone, no
+    /// longer match, or are owned by a foreign program. Restores removed pins.
     pub fn reconcile(&mut self, devices: &[Device]) {
         self.publish_card_addresses(devices);
         self.hooks.restore_pins();
@@ -367,7 +374,7 @@ impl Datapath {
             .reconcile(&mut self.object, devices, &self.foreign_programs_found);
     }
 
-    /// Publishes the hardware addresses of the network cards that have a hook.
+    /// Publishes the hardware addresses of the matching network cards.
     fn publish_card_addresses(&mut self, devices: &[Device]) {
         let cards = hooks::card_addresses(&self.config.interfaces, devices);
         self.tables.publish_card_addresses(cards);
@@ -384,7 +391,8 @@ impl Datapath {
         self.hooks.failed()
     }
 
-    /// Descriptions of the queries that pass because of a size limit of tables or settings.
+    /// Descriptions of the queries that pass because of a size limit. Names that full tables have
+    /// no room for are not among them: see [`Datapath::degradations`].
     #[must_use]
     pub fn limits(&self) -> Vec<String> {
         self.tables.limits()

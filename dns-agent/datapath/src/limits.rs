@@ -10,7 +10,7 @@ use dns_common::{
 };
 use zerohop_zone::{Name, ZoneData};
 
-/// Descriptions of the limits of the settings that the zones and pass suffixes of `data` exceed.
+/// Descriptions of the limits that the zones and pass suffixes of `data` exceed.
 #[must_use]
 pub fn zone_limits(data: &dyn ZoneData) -> Vec<String> {
     let passed = data.pass_suffixes();
@@ -39,9 +39,9 @@ pub fn zone_limits(data: &dyn ZoneData) -> Vec<String> {
         let bytes = name.wire().len();
         for zone in zones.iter().filter(|zone| name.is_at_or_below(zone)) {
             limits.push(format!(
-                "{name} is delegated to CoreDNS and has {bytes} bytes, and the kernel compares \
-                 suffixes of up to {MAX_SUFFIX_LENGTH} bytes: CoreDNS also answers names that \
-                 don't exist in {zone}"
+                "queries for absent names below {name} must pass, but it has {bytes} bytes, and \
+                 the kernel compares suffixes of up to {MAX_SUFFIX_LENGTH} bytes: CoreDNS also \
+                 answers names that don't exist in {zone}, and computed names such as those of pods"
             ));
         }
     }
@@ -53,7 +53,8 @@ pub fn zone_limits(data: &dyn ZoneData) -> Vec<String> {
     if suffixes > MAX_SUFFIXES {
         limits.push(format!(
             "there are {suffixes} zones and names that pass, and the kernel has room for the \
-             {MAX_SUFFIXES} longest: CoreDNS answers names that don't exist in the other zones"
+             {MAX_SUFFIXES} longest: in the other zones, CoreDNS answers names that don't exist, \
+             and computed names such as those of pods"
         ));
     }
     if zones.len() > MAX_SUFFIXES {
@@ -77,23 +78,24 @@ pub(super) fn answer_limit(names: usize) -> Option<String> {
     })
 }
 
-/// The description for `left_out` addresses that don't fit into the map of clients. `None` if
-/// `left_out` is 0.
+/// The description for `left_out` addresses that could not be added to the map of clients. `None`
+/// if `left_out` is 0.
 pub(super) fn client_limit(left_out: usize) -> Option<String> {
     (left_out > 0).then(|| {
         format!(
-            "{left_out} addresses of permitted pods don't fit into the kernel's map of \
-             {MAX_CLIENTS} clients: CoreDNS answers their queries"
+            "{left_out} addresses of permitted pods could not be added to the kernel's map, which \
+             has room for {MAX_CLIENTS} clients: CoreDNS answers their queries"
         )
     })
 }
 
-/// The description for `count` network cards with a hook. `None` if the settings have room for all.
+/// The description for `count` hardware addresses of matching network cards. `None` if the settings
+/// have room for all.
 pub(super) fn card_limit(count: usize) -> Option<String> {
     (count > MAX_HARDWARE).then(|| {
         format!(
-            "{count} network cards have a hook, and the kernel has room for the hardware \
-             addresses of {MAX_HARDWARE}: CoreDNS answers all queries on the other cards"
+            "--interface matches network cards with {count} hardware addresses, and the kernel has \
+             room for {MAX_HARDWARE}: CoreDNS answers all queries to cards with other addresses"
         )
     })
 }

@@ -1,7 +1,7 @@
 //! Memory shared with the kernel: a mapped BPF array.
 //!
-//! The memory is accessed only as atomic 64-bit words. Code that uses it needs no `unsafe`, even
-//! while the kernel reads it.
+//! [`Memory`] gives access to it as atomic 64-bit words, so code can read and write it without
+//! `unsafe`, even while the kernel reads it.
 
 use std::{
     io,
@@ -21,7 +21,7 @@ pub struct Memory {
 impl Memory {
     /// Maps a BPF array created with `BPF_F_MMAPABLE` (Linux 5.5, commit fc9702273e2e).
     ///
-    /// `bytes` is the size of the whole array.
+    /// `bytes` is the size of the whole array, a multiple of 8.
     ///
     /// # Errors
     ///

@@ -36,10 +36,10 @@ impl PermittedClients {
 
 /// The kernel's map of clients, and a copy of its contents.
 pub(super) struct ClientTable {
+    /// The keys are the clients. The values are not used.
     map: HashMap<MapData, ClientKey, u8>,
     /// The addresses in `map`.
     addresses: BTreeSet<IpAddr>,
-    /// Number of addresses that could not be added to the map.
     left_out: usize,
 }
 

@@ -28,13 +28,15 @@ pub const BPFFS: &str = "/sys/fs/bpf";
 /// The folder in the BPF file system that holds all pins.
 const FOLDER: &str = "zerohop";
 
-/// The mode of that folder and its subfolders. Only the owner may open a folder, and so lock it.
+/// The mode of that folder and its subfolders. Only the owner and root may open a folder, and so
+/// lock it.
 const FOLDER_MODE: u32 = 0o700;
 
 /// The permission bits of a mode.
 const MODE_BITS: u32 = 0o7777;
 
-/// The pins of this network namespace. No other agent can claim them while this value exists.
+/// The pins of this network namespace. No other agent can claim the same folder while this value
+/// exists.
 #[derive(Debug)]
 pub struct Pins {
     /// The folder of this network namespace's pins.
@@ -52,15 +54,15 @@ pub enum Claim {
     Claimed(Pins),
     /// Another running agent owns the hooks.
     HeldByAnotherAgent,
-    /// The owner is unknown, because the folder belongs to another user. The text describes it and
-    /// gives a remedy.
+    /// The owner is unknown, because the folder belongs to another user or is not a folder. The
+    /// text describes it and gives a remedy.
     Untrusted(String),
 }
 
 /// The state of the folder of pins, as found by [`inspect_folder`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PinFolderState {
-    /// Hooks can be pinned, and no agent owns them.
+    /// Hooks can be pinned, and no agent was found that owns them.
     Free,
     /// A running agent owns the hooks.
     Held,
@@ -130,7 +132,7 @@ impl Pins {
         }
     }
 
-    /// Creates and claims the folder again if it was removed.
+    /// Creates and claims the folder again if it was removed or replaced.
     ///
     /// # Errors
     ///
@@ -153,8 +155,8 @@ impl Pins {
         Ok(())
     }
 
-    /// Pins a link at `path` unless it is pinned there already. Returns whether the pin was
-    /// missing.
+    /// Pins a link at `path` unless it is pinned there already. Returns whether the pin was missing
+    /// or was that of another link.
     ///
     /// # Errors
     ///
@@ -183,8 +185,8 @@ impl Pins {
     }
 
     /// The link that an earlier agent pinned for a device. `None` when there is none, when it can't
-    /// be opened, or when its device is gone. A link whose device is gone reports no index, even if
-    /// a new device has got the same index.
+    /// be opened, or when its device is gone. A link whose device is gone reports the index 0, even
+    /// if a new device has got the same index.
     pub fn find(&self, pin: Pin) -> Option<PinnedLink> {
         let path = self.path(pin);
         match syscall::pinned_link_device(&path) {
@@ -193,12 +195,13 @@ impl Pins {
         }
     }
 
-    /// The program IDs of all pinned links.
+    /// The program IDs of all pinned links that this process can open.
     pub fn program_ids(&self) -> Vec<u32> {
         program_ids_in(&self.folder)
     }
 
-    /// Detaches and unpins all links except those that `keep` accepts. Returns the removed paths.
+    /// Detaches and unpins all links except those that `keep` accepts, and removes files that are
+    /// not named like a [`Pin`]. Returns the removed paths.
     ///
     /// # Errors
     ///
@@ -236,7 +239,7 @@ impl Pins {
 /// Detaches and unpins a link.
 pub(super) fn remove_pin(path: &Path) -> io::Result<()> {
     // This fails if the link's device is gone, or if the pinned object is not a link. In both cases
-    // there is nothing to detach.
+    // there is nothing to detach. After any other failure the link ends soon after its last pin.
     let _ = syscall::detach_pinned_link(path);
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -247,7 +250,7 @@ pub(super) fn remove_pin(path: &Path) -> io::Result<()> {
 /// Creates a folder that only this user can open, or restricts an existing one. The inner error is
 /// the reason why an existing folder can't be trusted.
 fn make_folder(folder: &Path) -> anyhow::Result<Result<(), String>> {
-    let making = || format!("creating the folder {}", folder.display());
+    let making = || format!("preparing the folder {}", folder.display());
     match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(error).with_context(making);
@@ -268,8 +271,8 @@ fn make_folder(folder: &Path) -> anyhow::Result<Result<(), String>> {
     Ok(Ok(()))
 }
 
-/// Checks that a folder belongs to this user or to root. Root is trusted, because it can change any
-/// folder anyway.
+/// Checks that this is a folder, and that it belongs to this user or to root. Root is trusted,
+/// because it can change any folder anyway. The error says what is wrong and gives a remedy.
 fn check_owner(folder: &Path, found: &Metadata) -> Result<(), String> {
     let this_user = rustix::process::geteuid().as_raw();
     let fault = match (found.is_dir(), found.uid()) {
@@ -319,11 +322,13 @@ pub fn inspect_folder(bpffs: &Path) -> PinFolderState {
     let lock = open_folder(&folder).map(|folder| folder.try_lock());
     match lock {
         Ok(Err(TryLockError::WouldBlock)) => PinFolderState::Held,
+        // The folder does not exist, was not locked, or can't be opened.
         _ => PinFolderState::Free,
     }
 }
 
-/// The program IDs of all links that agents have pinned in this network namespace.
+/// The program IDs of all links that agents have pinned in this network namespace, as far as this
+/// process can open them.
 #[must_use]
 pub fn pinned_program_ids(bpffs: &Path) -> Vec<u32> {
     namespace_folder(bpffs).map_or_else(|_| Vec::new(), |folder| program_ids_in(&folder))
@@ -335,8 +340,8 @@ fn program_ids_in(folder: &Path) -> Vec<u32> {
     programs.flatten().flatten().map(|(id, _)| id).collect()
 }
 
-/// Whether an agent has claimed hooks in this network namespace, now or earlier. The hooks may be
-/// pinned links or filters, which have no pin.
+/// Whether this network namespace has a folder. An agent creates it when it claims the hooks, and
+/// removes it when it detaches them, so hooks may exist: pinned links, or filters without a pin.
 #[must_use]
 pub fn folder_exists(bpffs: &Path) -> bool {
     namespace_folder(bpffs).is_ok_and(|folder| folder.exists())

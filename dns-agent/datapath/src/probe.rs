@@ -20,7 +20,7 @@ use crate::{Interface, ObjectFile};
 /// The result of [`try_kernel`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trial {
-    /// The size in bytes of the mapped tables, which have the smallest size.
+    /// The size in bytes of the directory and the records, which have their smallest size.
     pub memory_bytes: usize,
     /// The measured rate of the kernel's clock, in jiffies per second.
     pub rate: u32,
@@ -37,10 +37,10 @@ pub enum ExecutionMode {
     Interpreted,
 }
 
-/// An operation that the kernel refused.
+/// A step of the trial that failed. In most cases the kernel refused an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelRefusal {
-    /// The operation and the kernel's error.
+    /// What failed, and the kernel's error if there is one.
     pub reason: String,
     /// The error number of the failed system call; `None` if no system call failed.
     pub error: Option<i32>,
@@ -52,9 +52,9 @@ const LOOPBACK: u32 = 1;
 /// An arbitrary hardware address of a network card.
 const CARD: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
-/// Does everything that an agent does, except attaching: creates and maps tables, fills them with
+/// Does what an agent does at its start, except attaching: creates and maps tables, fills them with
 /// one zone, measures the kernel's clock and starts a lease. Then loads every program and runs it
-/// over one query. Takes a fifth of a second and the verifier's time.
+/// over one query. Takes a fifth of a second for the clock, and the verifier's time.
 ///
 /// # Errors
 ///
@@ -74,8 +74,10 @@ pub fn try_kernel(object_file: ObjectFile) -> Result<Trial, KernelRefusal> {
         served_addresses: vec![SocketAddr::from(([192, 0, 2, 53], 53))],
         clients: PermittedClients::Any,
         capacity: None,
+        // Longer than the trial takes.
         stale_after: Duration::from_secs(60),
         persistence: Persistence::UntilAgentStops,
+        // Not searched, because there are no devices.
         bpffs: Path::new("").into(),
     };
     let started = Datapath::start(config, None, &[], &builder.build(), InitialLease::Running);
@@ -91,6 +93,7 @@ pub fn try_kernel(object_file: ObjectFile) -> Result<Trial, KernelRefusal> {
 }
 
 impl Datapath {
+    /// Loads a program and runs it over one query, which must be answered.
     fn try_program(
         &mut self,
         program: HookProgram,
@@ -156,7 +159,7 @@ pub fn has_tcx() -> io::Result<bool> {
         Err(error) => match error.raw_os_error() {
             // The kernel doesn't know the attach type.
             Some(libc::EINVAL) => Ok(false),
-            // Linux 6.6 returns this error when no program is attached.
+            // The first kernels with tcx return this error when no program is attached.
             Some(libc::ENOENT) => Ok(true),
             _ => Err(error),
         },

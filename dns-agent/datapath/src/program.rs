@@ -101,15 +101,16 @@ impl HookProgram {
         }
     }
 
-    /// Whether the program is for devices that untrusted hosts can reach: network cards and all
-    /// other devices except pods' veths.
+    /// Whether the program is for devices that untrusted hosts may reach: network cards, and at tc
+    /// all devices that are not veths with a peer in another namespace.
     #[must_use]
     pub const fn is_for_cards(self) -> bool {
         matches!(self, Self::Xdp | Self::Tc)
     }
 }
 
-/// Whether a program or filter of this name is one of Zerohop's.
+/// Whether a program or filter of this name, which the kernel has not truncated, is one of
+/// Zerohop's.
 pub(crate) fn is_zerohop_name(name: &str) -> bool {
     HookProgram::ALL
         .iter()
@@ -146,8 +147,8 @@ impl EbpfObject {
             .map_max_entries("RECORDS", size.chunks)
             .load(file.0)
             .context(
-                "creating the kernel tables (this needs Linux 5.10 or newer and root, or the \
-                 capabilities BPF, NET_ADMIN and PERFMON)",
+                "creating the kernel tables (this needs Linux 5.10 or newer, and either root or \
+                 the capabilities BPF, NET_ADMIN and PERFMON)",
             )?;
         let log = match ebpf.map(LOG_MAP) {
             None => None,
@@ -191,8 +192,8 @@ impl EbpfObject {
     ///
     /// # Errors
     ///
-    /// When the object file has no XDP program of this name, or the kernel refuses to load it. The
-    /// error then has the end of the verifier's log.
+    /// When the object file has no XDP program of this name, or the kernel refuses to load it. If
+    /// the verifier has rejected it, the error has the verifier's log.
     pub fn loaded_xdp(&mut self, name: &str) -> anyhow::Result<&mut Xdp> {
         let program: &mut Xdp = self
             .ebpf
@@ -313,7 +314,7 @@ impl EbpfObject {
     }
 
     /// The outcome counters of one hook and source, summed over all CPUs, in the order of
-    /// [`dns_common::Outcome::ALL`].
+    /// [`dns_common::Outcome::ALL`]. Several devices may share them: see [`PacketSource::Device`].
     ///
     /// # Errors
     ///

@@ -23,33 +23,36 @@ use super::{
     permitted_clients::ClientTable,
     program::{EbpfObject, TableSize},
     records,
-    settings::{self, FixedSettings, RateLimit, SettingsPublisher},
+    settings::{self, NodeSettings, RateLimit, SettingsPublisher},
     slots,
 };
 
-/// The least number of names that tables have room for.
+/// The least number of names that tables have room for, so that a small cluster can grow without
+/// larger tables.
 const MIN_CAPACITY: usize = 16_384;
 /// One spare name per this many names: 12.5 % headroom.
 const NAMES_PER_SPARE: usize = 8;
-/// Directory words per name. At this load few names need their second bucket.
+/// The least number of directory words per name. The number of buckets is rounded up to a power of
+/// two. At this load few names need their second bucket.
 const WORDS_PER_NAME: f64 = 2.5;
-/// Bytes of record space for each spare name.
+/// The least number of bytes of record space for each spare name.
 const BYTES_PER_NEW_NAME: usize = 256;
 
 /// The kernel's tables, settings and map of clients, with their single writer.
 pub struct KernelTables<G> {
     pub(super) table: HashTable<G>,
     pub(super) settings: SettingsPublisher,
-    pub(super) fixed_settings: FixedSettings,
+    pub(super) node_settings: NodeSettings,
     /// The clients that the settings permit.
     clients: PermittedClients,
     client_table: ClientTable,
-    /// The zones in the current settings.
+    /// The zones in the last call of [`KernelTables::publish_all`].
     zones: Vec<Name>,
-    /// For each of `zones`, whether its suffix is authoritative: absent names may be denied.
+    /// For each of `zones`, whether the tables have all its names, so that absent names may be
+    /// denied. [`settings::build_settings`] has more conditions.
     authoritative: Vec<bool>,
-    /// The suffixes in the current settings below which absent names pass. See
-    /// [`ZoneData::pass_suffixes`].
+    /// The [`ZoneData::pass_suffixes`] in the last call of [`KernelTables::publish_all`] that wrote
+    /// all names.
     pass_suffixes: BTreeSet<Name>,
     /// Names for which the last publication had no room.
     left_out: BTreeSet<Name>,
@@ -58,20 +61,20 @@ pub struct KernelTables<G> {
     unsettled_copies: u32,
     /// The counts of the last publication.
     pub(super) published: PublicationCounts,
-    /// Descriptions of the limits that the zones exceed.
+    /// Descriptions of the limits that the zones and pass suffixes exceed.
     zone_limits: Vec<String>,
 }
 
 /// Counts of what [`KernelTables::publish_all`] or [`KernelTables::publish_names`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PublicationCounts {
-    /// Published names whose answers are unchanged.
+    /// Published names whose records are unchanged.
     pub unchanged: usize,
-    /// Published names whose answers changed.
+    /// Published names whose records changed.
     pub replaced: usize,
     /// Published names that are new.
     pub inserted: usize,
-    /// Removed names.
+    /// Names that were removed because they no longer exist.
     pub removed: usize,
     /// Names for which the tables have no room. The kernel answers no NXDOMAIN in their zones.
     pub left_out: usize,
@@ -89,7 +92,8 @@ struct PublicationRound<'a> {
 }
 
 impl<G: Grace> KernelTables<G> {
-    /// Empty tables over the maps of `object`.
+    /// Tables without names over the maps of `object`. The map of clients is filled, and no
+    /// settings are published yet.
     ///
     /// # Errors
     ///
@@ -106,7 +110,7 @@ impl<G: Grace> KernelTables<G> {
             finish: rand::random::<u64>() | 1,
         };
         let table = HashTable::new(memories.directory, memories.records, hash_key, grace);
-        let fixed = FixedSettings {
+        let node_settings = NodeSettings {
             hash_key,
             directory_mask: table.directory_mask(),
             secret: rand::random(),
@@ -122,7 +126,7 @@ impl<G: Grace> KernelTables<G> {
         Ok(Self {
             table,
             settings: SettingsPublisher::new(memories.control, memories.settings),
-            fixed_settings: fixed,
+            node_settings,
             clients: config.clients.clone(),
             client_table,
             zones: Vec::new(),
@@ -135,12 +139,13 @@ impl<G: Grace> KernelTables<G> {
         })
     }
 
-    /// Descriptions of the exceeded size limits.
+    /// Descriptions of the exceeded size limits, except for names that full tables have no room
+    /// for.
     pub(super) fn limits(&self) -> Vec<String> {
         let other_limits = [
             limits::answer_limit(self.usage().names_too_large),
             limits::client_limit(self.client_table.left_out()),
-            limits::card_limit(self.fixed_settings.card_addresses.len()),
+            limits::card_limit(self.node_settings.card_addresses.len()),
         ];
         let zones = self.zone_limits.iter().cloned();
         zones.chain(other_limits.into_iter().flatten()).collect()
@@ -163,7 +168,8 @@ impl<G: Grace> KernelTables<G> {
     }
 
     /// Whether names were left out, or more than 31/32 of the record space is in use. The agent
-    /// then creates larger tables, if possible before names are left out.
+    /// then creates larger tables, if possible before names are left out. The record space usually
+    /// fills up before the directory.
     pub(super) fn are_nearly_full(&self) -> bool {
         let usage = self.usage();
         self.are_full() || usage.record_bytes > usage.record_bytes_capacity / 32 * 31
@@ -214,8 +220,10 @@ impl<G: Grace> KernelTables<G> {
         Ok(self.finish_round(&round))
     }
 
-    /// Publishes `names` from `data`. Unchanged records are not written. All other names, and the
-    /// zones except for their serials, must be the same as in the last publication.
+    /// Publishes `names` from `data`, and removes those that `data` lacks. Unchanged records are
+    /// not written. Names that were left out before are tried again. All other names, the pass
+    /// suffixes, and the zones except for their serials must be the same as in the last
+    /// publication.
     ///
     /// # Errors
     ///
@@ -263,41 +271,41 @@ impl<G: Grace> KernelTables<G> {
         data: &dyn ZoneData,
         addresses: &[SocketAddr],
     ) -> anyhow::Result<()> {
-        let before = std::mem::replace(
-            &mut self.fixed_settings.served_addresses,
-            addresses.to_vec(),
-        );
+        let before =
+            std::mem::replace(&mut self.node_settings.served_addresses, addresses.to_vec());
         let pass_suffixes = self.pass_suffixes.clone();
         let result = self.publish_zone_settings(data, &pass_suffixes);
         if result.is_err() {
-            self.fixed_settings.served_addresses = before;
+            self.node_settings.served_addresses = before;
         }
         result
     }
 
     /// Replaces the hardware addresses of the network cards on which the kernel answers.
     pub fn publish_card_addresses(&mut self, addresses: Vec<HardwareAddress>) {
-        if self.fixed_settings.card_addresses == addresses {
+        if self.node_settings.card_addresses == addresses {
             return;
         }
-        self.fixed_settings.card_addresses = addresses;
+        self.node_settings.card_addresses = addresses;
         self.publish_card_settings();
     }
 
     /// Replaces the rate limit of clients on network cards.
     pub fn publish_rate_limit(&mut self, limit: Option<RateLimit>) {
-        self.fixed_settings.rate_limit = limit;
+        self.node_settings.rate_limit = limit;
         self.publish_card_settings();
     }
 
+    /// Publishes the current settings with the card settings of `node_settings`. Before the first
+    /// publication there is nothing to do, because it will include them.
     fn publish_card_settings(&mut self) {
         if let Some(mut settings) = self.settings.current().copied() {
-            settings::set_card_settings(&mut settings, &self.fixed_settings);
+            settings::set_card_settings(&mut settings, &self.node_settings);
             self.publish_settings(&settings);
         }
     }
 
-    /// Replaces the permitted clients. The map of clients is complete before the settings refer to
+    /// Replaces the permitted clients. The map of clients is updated before the settings refer to
     /// it.
     ///
     /// # Errors
@@ -371,7 +379,7 @@ impl<G: Grace> KernelTables<G> {
         Ok(())
     }
 
-    /// For each zone, whether the tables have all its names.
+    /// For each zone, whether the tables have all its names that the kernel looks up.
     fn complete_zones(&self, data: &dyn ZoneData) -> Vec<bool> {
         let mut complete = vec![true; data.zones().len()];
         for zone in self.left_out.iter().filter_map(|name| data.zone_of(name)) {
@@ -413,7 +421,7 @@ impl<G: Grace> KernelTables<G> {
         pass_suffixes: &BTreeSet<Name>,
     ) -> anyhow::Result<()> {
         let mut settings = settings::build_settings(
-            &self.fixed_settings,
+            &self.node_settings,
             data,
             &self.authoritative,
             pass_suffixes,

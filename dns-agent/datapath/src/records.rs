@@ -41,7 +41,7 @@ pub fn build_record(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> Opti
     }
 
     let rendered = render_own_answers(data, name, entry);
-    let has_data: Vec<bool> = rendered
+    let with_data: Vec<bool> = rendered
         .iter()
         .map(|(rtype, _)| has_data(data, name, *rtype))
         .collect();
@@ -58,10 +58,10 @@ pub fn build_record(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> Opti
     let placed = head.answers.iter().map(|answer| answer.length > 0);
     let placed = placed.chain(std::iter::repeat(false));
     // Types with data that the record has no answer for.
-    let missing = has_data
+    let missing = with_data
         .iter()
         .zip(placed)
-        .filter(|(has_data, placed)| **has_data && !placed);
+        .filter(|(with_data, placed)| **with_data && !placed);
     head.too_large = missing.count() as u16;
     match computed {
         Some(computed) => {
@@ -102,7 +102,7 @@ struct ComputedRecords {
 }
 
 /// Renders the answers of a name: one for each type that the name has, and those for A and AAAA at
-/// an alias.
+/// an alias. NODATA is not stored, because the kernel answers it for types without a stored answer.
 fn render_own_answers(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> RenderedAnswers {
     let mut types: Vec<Rtype> = entry.types().collect();
     if entry.is_alias() {
@@ -123,7 +123,7 @@ fn has_data(data: &dyn ZoneData, name: &Name, rtype: Rtype) -> bool {
 }
 
 /// Renders the answers that all computed names one label below share. `None` when there are no such
-/// names, or when their answers differ.
+/// names, or when the record can't describe them. In the second case queries for them pass.
 fn render_computed_names(
     data: &dyn ZoneData,
     name: &Name,
@@ -189,7 +189,8 @@ fn render_computed_names(
 }
 
 /// Appends answers to the body of a record, and returns their descriptions. Answers that are
-/// `None`, or for which there is no room, get length 0: their queries pass.
+/// `None`, or for which there is no room, get length 0: their queries pass. Only the first
+/// [`ANSWERS`] are placed.
 fn place_answers(answers: RenderedAnswers, body: &mut Vec<u8>) -> [StoredAnswer; ANSWERS] {
     let mut placed = [StoredAnswer::zeroed(); ANSWERS];
     for (answer, (rtype, rendered)) in placed.iter_mut().zip(answers) {
@@ -267,7 +268,8 @@ fn render_answer(
     })
 }
 
-/// The index in the settings of the zone that `name` belongs to.
+/// The index in the settings of the zone that `name` belongs to. [`RecordHead::NO_ZONE`] if there
+/// is none, or if the settings have no room for it.
 fn zone_number(data: &dyn ZoneData, name: &Name) -> u16 {
     match data.zone_of(name) {
         Some(number) if number < MAX_SUFFIXES => number as u16,

@@ -34,7 +34,7 @@ const MAX_RATE: u32 = (u32::MAX as u64 / TOKEN) as u32;
 /// The settings that don't depend on zone data: keys, configuration, served addresses and addresses
 /// of network cards.
 #[derive(Clone, Debug)]
-pub struct FixedSettings {
+pub struct NodeSettings {
     /// The key of the hash that selects a name's buckets.
     pub hash_key: HashKey,
     /// Buckets in the directory, minus 1.
@@ -62,34 +62,34 @@ pub struct RateLimit {
     pub burst: u32,
 }
 
-/// Builds the settings for zone data.
+/// Builds the settings for zone data. [`Settings::clients`] is any client; the caller changes it.
 ///
-/// `authoritative` says for each zone whether absent names may be denied. Absent names below
-/// `pass_suffixes` pass in any case.
+/// `authoritative` says for each zone whether the tables have all its names, so that absent names
+/// may be denied. Absent names below `pass_suffixes` pass in any case.
 ///
 /// # Errors
 ///
 /// When there are more served addresses or allowed networks than the settings hold, or when a
 /// zone's SOA record has an unexpected form.
 pub fn build_settings(
-    fixed: &FixedSettings,
+    node_settings: &NodeSettings,
     data: &dyn ZoneData,
     authoritative: &[bool],
     pass_suffixes: &BTreeSet<Name>,
 ) -> anyhow::Result<Settings> {
     let mut settings = Settings {
-        hash_key: fixed.hash_key,
-        secret: fixed.secret,
-        directory_mask: fixed.directory_mask,
+        hash_key: node_settings.hash_key,
+        secret: node_settings.secret,
+        directory_mask: node_settings.directory_mask,
         ..Settings::zeroed()
     };
-    for address in &fixed.served_addresses {
+    for address in &node_settings.served_addresses {
         add_served_address(&mut settings, *address)?;
     }
-    for network in &fixed.allow {
+    for network in &node_settings.allow {
         add_allowed_network(&mut settings, *network)?;
     }
-    set_card_settings(&mut settings, fixed);
+    set_card_settings(&mut settings, node_settings);
     // The suffix, the number of its zone (unused in a pass suffix), and the action.
     let mut suffixes: Vec<(&[u8], u16, u16)> = pass_suffixes
         .iter()
@@ -123,7 +123,8 @@ pub fn build_settings(
         };
         suffixes.push((apex.name.wire(), number as u16, action));
     }
-    // Longest first: the kernel uses the first suffix that matches.
+    // Longest first: the kernel uses the first suffix that matches. The order is stable, so a pass
+    // suffix precedes a zone of the same name.
     suffixes.sort_by_key(|(name, ..)| (std::cmp::Reverse(name.len()), *name));
     for (name, zone, action) in suffixes {
         push_suffix(&mut settings, name, zone, action);
@@ -161,7 +162,8 @@ pub fn first_of_each_family(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     addresses
 }
 
-/// Adds a suffix if there is room. Absent names below a suffix that is not in the settings pass.
+/// Adds a suffix if it fits. Otherwise absent names below it pass, because any shorter suffix that
+/// includes them does not fit either, or is a pass suffix.
 fn push_suffix(settings: &mut Settings, name: &[u8], zone: u16, action: u16) {
     let number = settings.suffix_count as usize;
     match Suffix::new(name, zone, action) {
@@ -179,13 +181,19 @@ fn push_suffix(settings: &mut Settings, name: &[u8], zone: u16, action: u16) {
 
 /// Sets the hardware addresses and the rate limit for network cards. All queries on cards after the
 /// first [`MAX_HARDWARE`] pass.
-pub(super) fn set_card_settings(settings: &mut Settings, fixed: &FixedSettings) {
+pub(super) fn set_card_settings(settings: &mut Settings, node_settings: &NodeSettings) {
     settings.hardware = [0; MAX_HARDWARE];
-    settings.hardware_count = fixed.card_addresses.len().min(MAX_HARDWARE) as u32;
-    for (word, [a, b, c, d, e, f]) in settings.hardware.iter_mut().zip(&fixed.card_addresses) {
+    settings.hardware_count = node_settings.card_addresses.len().min(MAX_HARDWARE) as u32;
+    for (word, [a, b, c, d, e, f]) in settings
+        .hardware
+        .iter_mut()
+        .zip(&node_settings.card_addresses)
+    {
         *word = u64::from_le_bytes([*a, *b, *c, *d, *e, *f, 0, 0]);
     }
-    let limit = fixed.rate_limit.map(|limit| (limit.refill, limit.burst));
+    let limit = node_settings
+        .rate_limit
+        .map(|limit| (limit.refill, limit.burst));
     (settings.limit_refill, settings.limit_burst) = limit.unwrap_or_default();
 }
 
@@ -274,13 +282,13 @@ fn build_zone(data: &dyn ZoneData, number: usize) -> anyhow::Result<ZoneSoa> {
     })
 }
 
-/// The writer's side of the control word and the copies of the settings.
+/// The agent's side of the maps CONTROL and SETTINGS.
 pub struct SettingsPublisher {
     control: Memory,
     copies: Memory,
     /// The settings published last; `None` before the first publication.
     current: Option<Settings>,
-    /// The copy that holds `current`.
+    /// The number of the copy that holds `current`.
     slot: u32,
 }
 
@@ -292,6 +300,7 @@ impl RateLimit {
         let burst = u64::from(rate.get().min(MAX_RATE)) * TOKEN;
         let refill = burst / u64::from(clock.rate);
         RateLimit {
+            // A bucket that is never filled again would block its clients for good.
             refill: refill.max(1) as u32,
             burst: burst as u32,
         }
@@ -325,8 +334,8 @@ impl SettingsPublisher {
 
     /// Publishes `settings` if they differ from the current ones. Returns whether they did.
     ///
-    /// The copies are used in turn, and readers may still use an old copy. The caller must ensure
-    /// that at least one grace period passes in any [`SETTINGS_COPIES`] − 1 publications.
+    /// The copies are used in turn, and readers may still use an old copy. So the caller must wait
+    /// for a grace period after at most [`SETTINGS_COPIES`] − 1 publications.
     pub fn publish(&mut self, settings: &Settings) -> bool {
         if self.is_current(settings) {
             return false;
@@ -343,12 +352,13 @@ impl SettingsPublisher {
         true
     }
 
-    /// The memory of the control word, and that of the copies.
+    /// The memory of the map CONTROL, and that of the copies.
     pub(super) fn memory(&self) -> [&Memory; 2] {
         [&self.control, &self.copies]
     }
 
-    /// The end of the lease in jiffies; 0 after [`SettingsPublisher::end_lease`].
+    /// The end of the lease in jiffies, also when this time has passed. 0 before the first lease,
+    /// and after [`SettingsPublisher::end_lease`].
     pub(super) fn lease(&self) -> u64 {
         self.control.words()[LEASE_WORD].load(Ordering::Relaxed)
     }
@@ -373,7 +383,7 @@ mod tests {
             builder.delegate(name(text));
         }
         let model = builder.build();
-        let fixed = FixedSettings {
+        let node_settings = NodeSettings {
             hash_key: HashKey::zeroed(),
             directory_mask: 0,
             secret: 0,
@@ -382,8 +392,13 @@ mod tests {
             card_addresses: Vec::new(),
             rate_limit: None,
         };
-        let settings =
-            build_settings(&fixed, &model, &[true], &ZoneData::pass_suffixes(&model)).unwrap();
+        let settings = build_settings(
+            &node_settings,
+            &model,
+            &[true],
+            &ZoneData::pass_suffixes(&model),
+        )
+        .unwrap();
         let suffixes = &settings.suffixes[..settings.suffix_count as usize];
         suffixes
             .iter()

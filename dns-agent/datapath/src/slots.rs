@@ -4,7 +4,9 @@
 
 use dns_common::records::{CHUNK, CHUNK_GRANULES, GRANULE, MAX_RECORD_LENGTH, REACH};
 
-/// The sizes of slots in granules. A record gets the smallest slot that holds it.
+/// The sizes of slots in granules. A record gets a slot of the smallest size that holds it, or a
+/// larger slot if only such a slot is free. No record fits into one granule, because its head fills
+/// a granule.
 const SIZES: [u32; 13] = [2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64];
 
 const _: () = assert!(SIZES[SIZES.len() - 1] as usize * GRANULE == MAX_RECORD_LENGTH);
@@ -17,7 +19,7 @@ const LAST_START: u32 = ((CHUNK - REACH) / GRANULE) as u32;
 pub struct SlotAllocator {
     /// Numbers of the freed slots of each size.
     free: [Vec<u32>; SIZES.len()],
-    /// The first granule that has never been allocated.
+    /// The granule from which on no granule has ever been allocated.
     fresh: u32,
     /// Granules in all chunks.
     granules: u32,
@@ -34,7 +36,7 @@ pub struct Slot {
     size_index: u8,
 }
 
-/// The size, in bytes, of the slot for a record of `bytes` bytes.
+/// The size, in bytes, of the smallest slot that holds a record of `bytes` bytes.
 #[must_use]
 pub fn slot_bytes(bytes: usize) -> usize {
     let granules = bytes.div_ceil(GRANULE) as u32;

@@ -49,7 +49,7 @@ pub struct DatapathStatus {
 /// The state of the lease.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct LeaseStatus {
-    /// Seconds since the last renewal.
+    /// Seconds since the last renewal; before the first renewal, since the tables were created.
     pub age_seconds: f64,
     /// Seconds until the lease expires; 0 when it has expired or was ended.
     pub remaining_seconds: f64,
@@ -57,12 +57,14 @@ pub struct LeaseStatus {
     pub stale_after_seconds: f64,
 }
 
-/// The packets of one hook and interface with one outcome.
+/// The packets with one outcome, in one line of counters.
 #[derive(Clone, Debug, Serialize)]
 pub struct OutcomeStatus {
     /// `xdp` or `tc`.
     pub hook: &'static str,
-    /// The device's name, or [`PODS`] for all pods' veths, which are counted together.
+    /// The device's name, or [`PODS`] for all pods' veths, which are counted together. `eth0+eth1`
+    /// for two devices that share their counters, because their indexes differ by a multiple of
+    /// [`COUNTED_DEVICES`](dns_common::outcomes::COUNTED_DEVICES).
     pub interface: String,
     /// The label of the outcome ([`Outcome::name`]).
     pub outcome: &'static str,
@@ -96,7 +98,9 @@ impl Datapath {
         })
     }
 
-    /// Reasons why the kernel plane answers less than configured, for `/readyz` and `status`.
+    /// Reasons why the kernel plane answers less than configured. Failed attachments
+    /// ([`Datapath::failed_attachments`]) and exceeded size limits ([`Datapath::limits`]) are not
+    /// among them. The agent reports these reasons as degraded.
     #[must_use]
     pub fn degradations(&self) -> Vec<String> {
         let mut degraded = Vec::new();
@@ -158,7 +162,8 @@ impl Datapath {
 }
 
 /// The counters of all attached programs. The counters of pods' veths are included even if no
-/// program is attached to a veth, unless all are zero.
+/// program is attached to a veth now, unless all are zero, so that totals don't vanish with the
+/// last pod.
 fn outcome_counts<'a>(
     object: &EbpfObject,
     attached_programs: impl Iterator<Item = (HookProgram, &'a AttachedStatus)>,
@@ -183,7 +188,8 @@ fn outcome_counts<'a>(
             Entry::Vacant(line) => {
                 line.insert((hook, name.to_owned(), object.counters(hook, source)?));
             }
-            // Devices may share a line of counters.
+            // All pods' veths share a line. Other devices share one if their indexes differ by a
+            // multiple of `COUNTED_DEVICES`.
             Entry::Occupied(mut line) => {
                 let (_, names, _) = line.get_mut();
                 if names != name {

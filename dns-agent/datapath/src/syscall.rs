@@ -71,7 +71,7 @@ pub(super) fn pin_object(object: &OwnedFd, path: &Path) -> io::Result<()> {
 }
 
 /// The IDs of the tcx programs on a device, in the order in which they run. Fails with EINVAL
-/// before Linux 6.6, where tcx doesn't exist.
+/// before Linux 6.6, which introduced tcx.
 pub(super) fn tcx_programs(device: u32, direction: Direction) -> io::Result<Vec<u32>> {
     let mut ids = [0u32; MAX_TCX_PROGRAMS];
     let attach_type = match direction {
@@ -107,6 +107,7 @@ pub(super) fn pinned_program(path: &Path) -> io::Result<Option<(u32, Option<Stri
             let info = program_info(&fd)?;
             Ok(Some((info.id, Some(name_of(&info)))))
         }
+        // The kernel uses both names for links.
         Some("anon_inode:bpf_link" | "anon_inode:bpf-link") => {
             Ok(Some((link_info(&fd)?.prog_id, None)))
         }

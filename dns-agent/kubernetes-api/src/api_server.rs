@@ -58,10 +58,11 @@ pub(super) enum Failure {
         code: u16,
         /// How long the API server asks the client to wait. Zero if it doesn't say.
         retry_after: Duration,
-        /// The API server's message and, after [`Failure::with_advice`], what to do.
+        /// The API server's message. After [`Failure::with_advice`] also the request and, for the
+        /// codes 401 and 403, what to do.
         reason: String,
     },
-    /// There was no response, or it broke off, or it is malformed.
+    /// Any other failure. In most cases there was no response, or it broke off, or it is malformed.
     Broken(String),
     /// The response body had no data for [`MAX_SILENCE`].
     Silent,
@@ -213,7 +214,8 @@ impl Failure {
         }
     }
 
-    /// Adds the request, and advice for the operator, to the reason of a refusal.
+    /// Adds the request to the reason of a refusal, and for the codes 401 and 403 advice for the
+    /// operator. Returns other failures unchanged.
     pub(super) fn with_advice(self, verb: RequestVerb, selection: &FeedSelection) -> Failure {
         let Failure::Refused {
             code,
@@ -304,8 +306,8 @@ async fn read_refusal(response: Response<Body>) -> Failure {
     }
 }
 
-/// The response's `Retry-After`. Zero if there is none, or it isn't a number of seconds, the only
-/// form that API servers use.
+/// The response's `Retry-After`, at most [`MAX_RETRY_AFTER`]. Zero if there is none, or it isn't a
+/// number of seconds, the only form that API servers use.
 fn retry_after(headers: &HeaderMap) -> Duration {
     let text = headers
         .get(RETRY_AFTER)

@@ -4,18 +4,19 @@ use std::time::Duration;
 
 /// The longest wait after a first failure.
 const FIRST_CEILING: Duration = Duration::from_millis(500);
-/// The longest wait after any failure.
+/// The longest wait after any number of failures.
 const LONGEST_CEILING: Duration = Duration::from_secs(30);
 
-/// Exponential back-off with full jitter: waits are uniform between zero and a ceiling, so that
-/// clients that failed together don't retry together.
+/// The ceilings of an exponential back-off with full jitter. The caller waits for a [`jitter`] of
+/// the ceiling: a time that is uniform between zero and the ceiling, so that clients that failed
+/// together don't retry together.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Backoff {
     ceiling: Duration,
 }
 
 impl Backoff {
-    /// The longest wait after the current failure. Doubles the ceiling for the next failure.
+    /// The ceiling of the wait after the current failure. Doubles the ceiling for the next failure.
     pub(super) fn next_ceiling(&mut self) -> Duration {
         let ceiling = self.ceiling;
         self.ceiling = (ceiling * 2).min(LONGEST_CEILING);

@@ -11,7 +11,7 @@
 //! its own watch. A new name goes into the last part, which lists again. Names of Services that are
 //! no longer headless stay, because watching them costs little. When all parts are full, the names
 //! of the Services that are headless now are divided again. If they fill more than half of the
-//! parts, every slice of the cluster is watched instead.
+//! parts, every slice of the cluster is watched from then on.
 //!
 //! [`Event::Covered`] reports the Services whose slices a part has listed. All other headless
 //! Services are delegated to CoreDNS.
@@ -31,15 +31,15 @@ use super::{
     health::FeedActivity, reflector::Reflector, selection::FeedSelection,
 };
 
-/// Upper bound on the names of one part, joined with commas, in bytes. Proxies in front of API
-/// servers accept request lines of 8 KiB, and an encoded comma is three bytes.
+/// Upper bound on the names of one part, joined with commas, in bytes. Common proxies in front of
+/// API servers accept request lines of 8 KiB, and an encoded comma is three bytes.
 const PART_BYTES: usize = 4096;
 /// Shortest delay between a new name and the list of its part, so that one list serves several new
-/// names.
+/// names. A random time of at most the same length is added to each delay.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-/// Longest delay between a new name and the list of its part. The delay doubles while new names
-/// keep arriving. Therefore a client that keeps creating Services with new names costs the API
-/// server at most one list of one part in this time.
+/// Longest delay between a new name and the list of its part, without the random time. The delay
+/// doubles while new names keep arriving. Therefore a client that keeps creating Services with new
+/// names costs the API server about one list of one part in this time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Watches the EndpointSlices of headless Services until the event channel is closed.
@@ -110,7 +110,8 @@ struct SliceWatches {
 }
 
 impl SliceWatches {
-    /// Makes the watches cover all of these names. Returns whether a watch started or changed.
+    /// Makes the watches cover all of these names. Returns whether a watch started or changed. If
+    /// there was never a headless Service, reports an empty list instead.
     async fn add_names(&mut self, names: &ServiceNames) -> bool {
         let has_no_watch = self.running.is_empty();
         match self.allotment.add_names(names) {
@@ -168,7 +169,8 @@ impl SliceWatches {
     /// listed, every headless Service is delegated to CoreDNS.
     async fn restart_watches(&mut self) {
         self.tasks.shutdown().await;
-        for part in 0..mem::take(&mut self.running).len() {
+        let stopped = mem::take(&mut self.running);
+        for part in 0..stopped.len() {
             let feed = part_feed(part);
             let nothing = Covered::Named(ServiceNames::default());
             // The empty list removes the slices that this part has reported.
@@ -181,7 +183,7 @@ impl SliceWatches {
             }
             self.api.health.set_activity(feed, FeedActivity::Resting);
         }
-        for part in 0..self.allotment.parts() {
+        for part in 0..self.allotment.part_count() {
             self.update_watch(part);
         }
     }
@@ -251,7 +253,7 @@ impl Allotment {
         Allotment::Every
     }
 
-    fn parts(&self) -> usize {
+    fn part_count(&self) -> usize {
         match self {
             Allotment::Named(parts) => parts.len(),
             Allotment::Every => 1,

@@ -28,8 +28,8 @@ impl DaemonSet {
         }
     }
 
-    /// Reads the DaemonSet. Returns a clause that says why Zerohop is being removed. `None` if the
-    /// DaemonSet still exists or its state is unknown.
+    /// Reads the DaemonSet. Returns a clause that says why Zerohop counts as being removed. `None`
+    /// if the DaemonSet exists and is not being deleted, or if its state is unknown.
     pub async fn removal_reason(&self) -> Option<String> {
         let response = timeout(TIME_LIMIT, self.api.get_metadata(&self.key.name)).await;
         let reason = removal_evidence(&response.ok()?)?;
@@ -38,17 +38,18 @@ impl DaemonSet {
     }
 }
 
-/// What the response says about the DaemonSet, if it shows that Zerohop is being removed. `None`
-/// for other responses, and for transport errors.
+/// What the response says about the DaemonSet, if Zerohop counts as being removed. `None` for other
+/// responses, and for transport errors.
 fn removal_evidence(
     response: &Result<PartialObjectMeta<apps::DaemonSet>, Error>,
 ) -> Option<&'static str> {
     match response {
         Ok(found) if found.metadata.deletion_timestamp.is_some() => Some("is being deleted"),
         Err(Error::Api(status)) if status.code == 404 => Some("is gone"),
-        Err(Error::Api(status)) if matches!(status.code, 401 | 403) => {
-            Some("can't be read any more, so it is being removed together with its permissions")
-        }
+        Err(Error::Api(status)) if matches!(status.code, 401 | 403) => Some(
+            "can't be read any more, as happens when it is removed together with the agent's \
+                 permissions",
+        ),
         _ => None,
     }
 }

@@ -23,7 +23,7 @@ use super::{
     health::{FeedActivity, SourceHealth},
 };
 
-/// The interval between polls is one to two times this.
+/// The time from a successful poll to the next poll is one to two times this.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The kinds of policies that the API server serves and Zerohop doesn't evaluate, each with the
@@ -161,7 +161,7 @@ impl ApiGroup {
 }
 
 /// Adds the kinds of `before` that `kinds` lacks for the first time. `missing` has the kinds that
-/// the previous poll lacked. Returns the added kinds.
+/// this function added after the previous poll. Returns the added kinds.
 ///
 /// One poll without a kind proves nothing: an API server that has just started lists none of its
 /// CustomResourceDefinitions for a moment.

@@ -40,7 +40,8 @@ impl HeadlessServices {
 }
 
 impl HeadlessIndex {
-    /// Applies an event. Returns the names of all headless Services if the event changed them.
+    /// Applies an event. Returns the names of all headless Services if the event may have changed
+    /// them. `None` while a list is being read.
     fn apply_event(&mut self, event: &Event) -> Option<ServiceNames> {
         let is_changed = match event {
             Event::ListStarted(_) => {

@@ -22,7 +22,8 @@ pub struct FeedHealth {
     /// When the activity began.
     pub since: Instant,
     /// When the API server last sent the end of a list or, after the list, a change or a bookmark.
-    /// The start of a watch doesn't count. `None` before the first list has ended.
+    /// The start of a watch doesn't count. `None` before the first list has ended. For
+    /// [`Feed::PolicyKinds`]: when the last successful poll ended.
     pub last_received: Option<Instant>,
     silence: SilenceRule,
     /// Number of list requests.
@@ -88,7 +89,8 @@ struct HealthRecords {
 }
 
 impl SourceHealth {
-    /// The largest [`FeedHealth::age`] of all feeds. `None` if the age of any feed is `None`.
+    /// The largest [`FeedHealth::age`] of all feeds. `None` if the age of any feed is `None`, or if
+    /// there is no feed.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         let ages = self
@@ -145,7 +147,8 @@ impl SourceHealth {
         self.records().gets += 1;
     }
 
-    /// Sets a feed's activity. Returns the previous activity.
+    /// Sets a feed's activity. Returns the previous activity, or [`FeedActivity::Waiting`] if there
+    /// is no such feed.
     pub(super) fn set_activity(&self, feed: Feed, activity: FeedActivity) -> FeedActivity {
         let mut before = FeedActivity::Waiting;
         self.update(feed, |health| before = health.set_activity(activity));

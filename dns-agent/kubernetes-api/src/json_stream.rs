@@ -1,5 +1,5 @@
-//! Splits response bodies into objects while they arrive, so that at most one object is held in
-//! memory.
+//! Splits response bodies into objects while they arrive, so that memory holds only the last chunk,
+//! and the beginning of an object before it.
 
 use std::ops::Range;
 
@@ -39,7 +39,7 @@ enum ListPosition {
     Value(ListMember),
     /// An item, or the end of the items.
     Item,
-    /// Nothing, because the list's object has ended.
+    /// Only white space, because the list's object has ended.
     End,
 }
 
@@ -127,7 +127,9 @@ impl ListSplitter {
                     | ListPosition::End,
                     _,
                 ) => {
-                    return Err(Failure::broken("the response is not a list: it isn't JSON"));
+                    return Err(Failure::broken(
+                        "the response is not a list: it isn't a JSON object",
+                    ));
                 }
             }
         }
@@ -179,7 +181,7 @@ impl LineSplitter {
     /// Checks that the body ended after a complete line.
     ///
     /// # Errors
-    /// When the last line is incomplete, because the connection broke.
+    /// When the last line is incomplete.
     pub(super) fn finish(mut self) -> Result<(), Failure> {
         match self.buffer.skip(b" \t\r\n") {
             None => Ok(()),
@@ -249,8 +251,9 @@ enum StringState {
 }
 
 impl ValueScan {
-    /// The length of the value at the start of `bytes`, or `None` until the value is complete. Each
-    /// call must pass the bytes of the previous call, followed by new ones.
+    /// The length of the value at the start of `bytes`, or `None` until the value is complete. 0 if
+    /// a delimiter stands in the place of the value. Each call must pass the bytes of the previous
+    /// call, followed by new ones.
     fn end(&mut self, bytes: &[u8]) -> Option<usize> {
         for &byte in bytes.get(self.seen..)? {
             let before = self.seen;

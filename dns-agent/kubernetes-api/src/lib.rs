@@ -6,7 +6,8 @@
 //!   neither its whole body nor a second copy of the objects in memory.
 //! * The requests let API servers answer lists from memory, which costs them least. Since
 //!   Kubernetes 1.34, the list is the beginning of a watch (a streamed list). Older API servers
-//!   receive a plain list request with `resourceVersion=0` and without a limit.
+//!   receive plain list requests without a limit. The first one accepts any state
+//!   (`resourceVersion=0`).
 //! * An unreadable object is reported as [`Event::Unusable`] and doesn't stop the list.
 //!
 //! The protocol follows client-go's reflector, so that API servers see a familiar client. Resource
@@ -68,15 +69,15 @@ pub struct SourceOptions {
     /// The Services whose EndpointSlices are read.
     pub endpoints: EndpointScope,
     /// One label selector for Namespaces, and one for Services, EndpointSlices and Pods. The second
-    /// doesn't apply to the EndpointSlices of `dns`.
+    /// doesn't apply to the additional EndpointSlices of `dns`.
     pub selectors: Selectors,
     /// Which Pods are read. `None`: no Pods.
     pub pods: Option<PodScope>,
-    /// The Service of the cluster's DNS. Its EndpointSlices are read even if `endpoints` doesn't
-    /// select them. `None`: only `endpoints` selects EndpointSlices.
+    /// The Service of the cluster's DNS, if its EndpointSlices are read in addition to those of
+    /// headless Services. Without effect with [`EndpointScope::All`].
     pub dns: Option<ObjectKey>,
-    /// Upper bound of a random delay before the first lists, so that the agents of a starting
-    /// cluster don't all list at once.
+    /// Upper bound of the random delay before the first list of each feed, so that the agents of a
+    /// starting cluster don't all list at once.
     pub first_list_jitter: Duration,
 }
 

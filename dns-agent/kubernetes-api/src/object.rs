@@ -196,8 +196,9 @@ impl<'a> ObjectJson<'a> {
         Ok(Object::Fact(fact))
     }
 
-    /// A placeholder that delegates this object's names to CoreDNS. `None` if the object makes no
-    /// names.
+    /// A placeholder that delegates this object's names to CoreDNS. `None` for kinds without
+    /// placeholders, for an object without a readable name, and for an EndpointSlice without a
+    /// readable Service.
     fn placeholder(&self) -> Option<Object> {
         let ReadableMetadata {
             namespace,

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Upper bound of the random delay before a list that an API server forces, possibly on all agents
-/// at once.
+/// at once. The back-off may raise it.
 const LIST_JITTER: Duration = Duration::from_secs(5);
 /// A watch that ends within this time counts as a failure and is reopened after a delay. Otherwise
 /// an API server or a proxy that ends all watches at once would get requests without a pause.
@@ -35,7 +35,8 @@ pub(super) struct Reflector {
     selection: FeedSelection,
     /// New selections, if the selection changes.
     selections: Option<watch::Receiver<FeedSelection>>,
-    /// Receives the events too, if this is the Services feed.
+    /// Receives the events too. `None` unless this is the Services feed of a source that watches
+    /// the slices of headless Services.
     services: Option<Arc<HeadlessServices>>,
     api: Arc<ApiServer>,
     events: mpsc::Sender<Event>,
@@ -141,8 +142,8 @@ impl Reflector {
         }
     }
 
-    /// Sends the next request and reads the response. Waits after a failure. The future may be
-    /// dropped early only if the next request is a list.
+    /// Sends the next request and reads the response. Waits after a failure. If the future is
+    /// dropped early, the next request must be a list, because an event may have been lost.
     async fn send_next_request(&mut self) {
         let result = match self.next {
             NextRequest::List if self.api.streams_lists() => self.read_streamed_list().await,
@@ -432,8 +433,8 @@ async fn next_selection(selections: &mut Option<watch::Receiver<FeedSelection>>)
     std::future::pending().await
 }
 
-/// Whether the status code means that the API server doesn't support the form of the request, as
-/// opposed to rejecting the credentials or the resource.
+/// Whether the status code is taken to mean that the API server doesn't support the form of the
+/// request. The other codes reject the credentials or the resource, or ask the client to wait.
 fn is_unknown_request(code: u16) -> bool {
     (400..500).contains(&code) && !matches!(code, 401 | 403 | 404 | 408 | 409 | 410 | 429)
 }

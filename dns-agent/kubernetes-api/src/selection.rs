@@ -36,7 +36,7 @@ pub(super) struct FeedSelection {
     labels: Vec<String>,
     /// The field selector.
     fields: Option<String>,
-    /// The Services whose EndpointSlices are all selected. `None` if the feed doesn't report them.
+    /// The Services whose EndpointSlices are all selected. `None` if the feed reports no coverage.
     pub(super) covers: Option<Covered>,
 }
 
@@ -52,7 +52,8 @@ pub(super) enum ResourceVersion {
     Newest,
 }
 
-/// The selections of all feeds except the EndpointSlices of headless Services.
+/// The selections of all feeds that names are made from, except the EndpointSlices of headless
+/// Services.
 pub(super) fn object_feeds(options: &SourceOptions) -> Vec<FeedSelection> {
     let objects = options.selectors.objects.to_string();
     let mut all = vec![
@@ -173,7 +174,7 @@ fn slices(feed: Feed) -> FeedSelection {
 
 impl FeedSelection {
     /// The request for a complete list. It sets no `limit`, because API servers of all versions
-    /// answer lists without a limit from memory.
+    /// answer lists with a resource version and without a limit from memory.
     pub(super) fn list_request(
         &self,
         version: &ResourceVersion,

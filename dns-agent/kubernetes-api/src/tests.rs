@@ -121,7 +121,7 @@ impl Drop for FeedSetup {
 }
 
 /// Abbreviates an event: `+a` for an object `a` that exists, `-a` for a deleted one, `?` and the
-/// problem for an unusable one.
+/// problem for an unusable one. Words describe the other events.
 fn describe_event(event: &Event) -> String {
     match event {
         Event::ListStarted(_) => "listing".into(),

@@ -39,6 +39,7 @@ async fn a_list_of_any_length_takes_little_memory() {
         .await
         .refuse(404, "NotFound", "no version");
     let mut lists = Vec::new();
+    // Namespaces, Services and EndpointSlices.
     for _ in 0..3 {
         lists.push(api.next_request().await);
     }
@@ -67,8 +68,11 @@ async fn a_list_of_any_length_takes_little_memory() {
     let peak = counting_allocator::take_peak() - before;
     let body = body.await.unwrap();
     println!("at most {peak} bytes allocated for a body of {body} bytes");
-    assert!(peak < 1 << 20, "{peak}");
-    assert!(body > 100 * peak, "{body}");
+    assert!(peak < 1 << 20, "{peak} bytes allocated");
+    assert!(
+        body > 100 * peak,
+        "{peak} bytes allocated for {body} bytes of body"
+    );
 }
 
 /// Writes the list's body, and returns its length in bytes.

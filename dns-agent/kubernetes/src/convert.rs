@@ -180,7 +180,7 @@ pub struct ApiContainer {
 pub struct ApiPodStatus {
     /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
     pub phase: Option<String>,
-    /// The Pod's address if `podIPs` is missing.
+    /// The Pod's address, used if `podIPs` is missing or empty.
     #[serde(rename = "podIP")]
     pub pod_ip: Option<String>,
     /// The Pod's addresses.
@@ -338,7 +338,7 @@ impl Endpoint {
 }
 
 impl Port {
-    /// Fails with a reason if `number` is out of range. `protocol` defaults to TCP.
+    /// Fails with a reason if `number` is out of range. Without `protocol` the port is for TCP.
     fn new(
         name: Option<String>,
         protocol: Option<&str>,
@@ -359,8 +359,8 @@ impl Port {
     }
 }
 
-/// Gives all endpoints with the same address the same topology zone: the last one that is set.
-/// CoreDNS keeps one topology zone for each address.
+/// Gives all endpoints of a slice with the same address the same topology zone: the last one that
+/// is set. CoreDNS keeps one topology zone for each address.
 fn share_zones(endpoints: &mut [Endpoint]) {
     let zones: BTreeMap<IpAddr, Arc<str>> = endpoints
         .iter()

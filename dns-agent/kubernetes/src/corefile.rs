@@ -86,8 +86,8 @@ struct ServerBlockReading {
 impl Conclusions {
     /// Concludes from a Corefile which names Zerohop may answer.
     ///
-    /// CoreDNS keeps its previous Corefile if it can't load a new one. This function detects only
-    /// the load errors that affect the conclusions.
+    /// CoreDNS keeps its previous Corefile if it can't load a new one. This function does not
+    /// detect all such errors.
     pub fn read(text: &str) -> Conclusions {
         let mut findings = Vec::new();
         match ServerBlockReading::read(text, &mut findings) {
@@ -111,12 +111,8 @@ impl ServerBlockReading {
         findings: &mut Vec<CorefileFinding>,
     ) -> Result<ServerBlockReading, CorefileProblem> {
         let corefile = Corefile::parse(text)?;
-        findings.extend(
-            corefile
-                .unread
-                .iter()
-                .map(|line| CorefileFinding::about_everything(line.unread_problem())),
-        );
+        let unread = corefile.unread_problems();
+        findings.extend(unread.map(CorefileFinding::about_everything));
         let directives = corefile.blocks.iter().flat_map(|block| &block.directives);
         let reloads = directives.filter(|directive| directive.name() == "reload");
         let problems = reloads.filter_map(|directive| reload::check_reload(directive).err());

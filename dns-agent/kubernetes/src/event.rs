@@ -18,8 +18,9 @@ pub enum Event {
         feed: Feed,
         /// The current state of the object.
         object: Object,
-        /// When the cluster change behind this event happened. Known only for EndpointSlices with
-        /// the annotation `endpoints.kubernetes.io/last-change-trigger-time`.
+        /// When the cluster change behind this event happened. `None` without the annotation
+        /// `endpoints.kubernetes.io/last-change-trigger-time`, which controllers write only on
+        /// EndpointSlices.
         changed: Option<SystemTime>,
     },
     /// An object was deleted, or is no longer selected. Another feed may now report it.
@@ -35,8 +36,9 @@ pub enum Event {
         feed: Feed,
         /// The object and the reason.
         problem: Problem,
-        /// A placeholder that delegates the object's names to CoreDNS. `None` if objects of this
-        /// kind make no names, or if the object's name can't be read.
+        /// A placeholder that delegates the names of a Service, or of an EndpointSlice's endpoints,
+        /// to CoreDNS. `None` for other kinds, if the object's name can't be read, or if the label
+        /// with the Service of an EndpointSlice can't be read.
         placeholder: Option<Object>,
     },
     /// A feed of EndpointSlices has listed all slices of these Services, and watches them. This
@@ -71,8 +73,8 @@ pub enum Event {
 pub enum ConfigMapUpdates {
     /// The kubelet updates the mounted files.
     Propagated,
-    /// The kubelet never reads a ConfigMap with `immutable: true` again, even after the ConfigMap
-    /// is deleted and recreated (kubernetes/kubernetes,
+    /// The kubelet never reads a ConfigMap with `immutable: true` again while a pod of its node
+    /// uses it, even after the ConfigMap is deleted and recreated (kubernetes/kubernetes,
     /// `pkg/kubelet/util/manager/watch_based_manager.go`).
     Never,
 }

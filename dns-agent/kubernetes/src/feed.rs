@@ -3,6 +3,7 @@
 use super::policy::PolicyKind;
 
 /// A list of objects of one kind, and the watch that reports changes after the list.
+/// [`Feed::PolicyKinds`] is read repeatedly instead of watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Feed {
     /// Namespaces.
@@ -28,7 +29,7 @@ pub enum Feed {
     OtherPolicies(PolicyKind),
     /// Namespaces with their labels, for the client policy.
     ClientNamespaces,
-    /// Pods of this node, for the client policy.
+    /// Pods of this node, for the client policy and for NodeLocal DNSCache.
     Clients,
     /// The Namespace of the cluster's DNS Service, for the client policy.
     DnsNamespace,
@@ -57,7 +58,7 @@ const PART_NAMES: [&str; 8] = [
 ];
 
 impl Feed {
-    /// All EndpointSlices, or the first part of them.
+    /// All EndpointSlices, or the first part of those of headless Services.
     pub const SLICES: Feed = Feed::Slices(0);
     /// The number of [`Feed::Slices`] feeds that can exist.
     pub const SLICE_PARTS: u8 = PART_NAMES.len() as u8;

@@ -2,9 +2,9 @@
 //! that answer DNS in front of CoreDNS. In this code, such a pod is a *node cache*. Its program is
 //! `node-cache`.
 //!
-//! Zerohop detects a node cache by the flag `-localip` in a container's command, because its pods
-//! and ConfigMaps may have any name. A node cache usually generates its Corefile from a template in
-//! a ConfigMap and from the ConfigMap of kube-dns.
+//! Zerohop detects a node cache by the flag `-localip` in a container's command, arguments or
+//! variables, because its pods and ConfigMaps may have any name. A node cache usually generates its
+//! Corefile from a template in a ConfigMap and from the ConfigMap of kube-dns.
 
 mod command_flags;
 mod mounts;
@@ -89,7 +89,7 @@ struct ConfigMapEntry {
 /// When a node cache loads a changed configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReloadMode {
-    /// After the interval of `reload` in its Corefile.
+    /// At the intervals of the `reload` plugin, if its Corefile has one.
     ByPlugin,
     /// At once, by a signal to itself (`-reloadwithsignal`).
     BySignal,
@@ -98,7 +98,8 @@ pub enum ReloadMode {
 }
 
 impl NodeCache {
-    /// Reads a Pod of NodeLocal DNSCache. `None` if the Pod has ended, or isn't a node cache.
+    /// Reads a Pod of NodeLocal DNSCache. `None` if the Pod has ended, isn't in its node's network,
+    /// or isn't a node cache.
     #[must_use]
     pub fn find_in_pod(pod: &core::Pod) -> Option<NodeCache> {
         let spec = pod.spec.as_ref()?;
@@ -190,8 +191,8 @@ impl CacheConfig {
     ///
     /// # Errors
     /// If the ConfigMap of the Corefile or of its template doesn't exist or lacks the key, if
-    /// node-cache may refuse the ConfigMap of kube-dns, or if the Corefile is longer than 1 MiB.
-    /// The error is the reason, as a clause.
+    /// node-cache may refuse the ConfigMap of kube-dns, if that ConfigMap has federations, or if
+    /// the Corefile is longer than 1 MiB. The error is the reason, as a clause.
     pub fn corefile_text(
         &self,
         maps: &BTreeMap<ObjectKey, Option<ConfigMapData>>,
@@ -284,7 +285,9 @@ impl CacheConfig {
         })
     }
 
-    /// Generates the Corefile as node-cache does (`cmd/node-cache/app/configmap.go`).
+    /// Generates the Corefile as node-cache does (`cmd/node-cache/app/configmap.go`), with two
+    /// differences that change no answers: the placeholder for the cluster's DNS stays, and so does
+    /// `force_tcp` if there are upstream servers.
     fn generate_corefile(
         &self,
         template: &str,

@@ -39,7 +39,7 @@ pub struct ObjectCounts {
     pub pods: usize,
 }
 
-/// One object, converted from the API's form with `TryFrom`.
+/// An object that makes records, or a fact for the client policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
     /// A Namespace.

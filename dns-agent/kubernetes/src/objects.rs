@@ -95,7 +95,7 @@ pub struct Endpoint {
 pub struct Port {
     /// The port's name, if it has one.
     pub name: Option<Box<str>>,
-    /// The protocol in lower case: `tcp`, `udp` or `sctp`.
+    /// The protocol in lower case, such as `tcp`, `udp` or `sctp`.
     pub protocol: Cow<'static, str>,
     /// The port's number. `None` if the slice gives no number; such a port makes no SRV record.
     pub number: Option<u16>,
@@ -106,7 +106,7 @@ pub struct Port {
 pub struct Pod {
     /// Namespace and name.
     pub key: ObjectKey,
-    /// The Pod's addresses. Empty after the Pod has ended.
+    /// The Pod's addresses. Empty if the Pod has none yet, has ended, or is lost with its node.
     pub addresses: Vec<IpAddr>,
     /// Whether the Pod is being deleted. A CoreDNS server that stored the Pod earlier answers its
     /// name until the Pod is gone; other CoreDNS servers don't.

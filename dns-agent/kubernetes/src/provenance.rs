@@ -23,10 +23,10 @@ pub struct Provenance<'a> {
 /// Where a record came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The objects that make the record: a Service and the EndpointSlices that list the endpoint,
-    /// one or more Pods, or a Namespace.
+    /// The objects that make the record: a Service, the EndpointSlices that list the endpoint, one
+    /// or more Pods, or a Namespace.
     Objects(Vec<ObjectRef>),
-    /// The operator's settings. No object is needed for the record.
+    /// The settings. No object is needed for the record.
     Settings,
     /// No object makes the record, for example because objects have changed since it was made.
     Unknown,
@@ -97,8 +97,8 @@ impl<'a> Provenance<'a> {
         Origin::Objects(objects)
     }
 
-    /// Explains to an operator why a name has no record of a type. One sentence for each cluster
-    /// domain that the name is in; empty if there is nothing to explain.
+    /// Explains to an operator why a name has no record of a type. At most one sentence for each
+    /// cluster domain that the name is in; empty if there is nothing to explain.
     #[must_use]
     pub fn reasons_for_absence(&self, name: &Name, rtype: Rtype) -> Vec<String> {
         let splits = self.split_in_domains(name);
@@ -268,17 +268,22 @@ impl<'a> Provenance<'a> {
     fn why_namespace_is_hidden(&self, namespace: &str) -> String {
         if self.index.knows_namespaces() && !self.index.has_namespace(namespace) {
             return format!(
-                "there is no Namespace {namespace}, or --namespace-labels doesn't select it"
+                "there is no Namespace {namespace}, or --namespace-labels (or `namespace_labels` in \
+                 CoreDNS's Corefile) doesn't select it"
             );
         }
-        format!("the namespace {namespace} is not exposed: --namespace does not list it")
+        format!(
+            "the namespace {namespace} is not exposed: --namespace (or `namespaces` in CoreDNS's \
+             Corefile) does not list it"
+        )
     }
 
     fn why_service_lacks_record(&self, key: &ObjectKey, below: &[&[u8]], rtype: Rtype) -> String {
         let ObjectKey { namespace, name } = key;
         let Some(service) = self.index.service(key) else {
             return format!(
-                "there is no Service {namespace}/{name}, or --labels doesn't select it"
+                "there is no Service {namespace}/{name}, or --labels (or `labels` in CoreDNS's \
+                 Corefile) doesn't select it"
             );
         };
         let subject = format!("Service {namespace}/{name}");
@@ -305,7 +310,10 @@ impl<'a> Provenance<'a> {
             (ServiceKind::ClusterIp(_), _)
                 if ready == 0 && self.settings.empty_services == EmptyServices::Ignored =>
             {
-                format!("{subject} has no ready endpoint (--ignore-empty-service)")
+                format!(
+                    "{subject} has no ready endpoint, so its names don't exist \
+                     (--ignore-empty-service, or `ignore empty_service` in CoreDNS's Corefile)"
+                )
             }
             (ServiceKind::Unreadable, _) => {
                 format!("{subject} can't be read, so CoreDNS answers its names")
@@ -335,7 +343,9 @@ impl<'a> Provenance<'a> {
     fn why_pod_lacks_record(&self, label: &[u8]) -> String {
         let label_text = text(label);
         match (self.settings.pods, undashed(label)) {
-            (PodMode::Disabled, _) => "names of pods are not answered (--pods disabled)".to_owned(),
+            (PodMode::Disabled, _) => "names of pods don't exist, because --pods (or `pods` in \
+                                       CoreDNS's Corefile) is disabled"
+                .to_owned(),
             (_, None) => format!("{label_text} is not a dashed address such as 10-0-0-1"),
             (PodMode::Insecure, Some(address)) => {
                 format!("{label_text} is the address {address}, which has no record of this type")
@@ -403,7 +413,7 @@ fn key(namespace: &[u8], name: &[u8]) -> ObjectKey {
     ObjectKey::new(text(namespace), text(name))
 }
 
-/// A label as text. Invalid UTF-8 is replaced; no object's name contains it.
+/// A label as text. Invalid UTF-8 becomes U+FFFD, which no object's name contains.
 fn text(label: &[u8]) -> String {
     String::from_utf8_lossy(label).into_owned()
 }

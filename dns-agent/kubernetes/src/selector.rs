@@ -40,8 +40,8 @@ impl Selector {
     /// Converts a selector from the API's form.
     ///
     /// # Errors
-    /// Returns the reason if a condition has an unknown operator, or lacks the values that its
-    /// operator needs.
+    /// Returns the reason if a condition has an unknown operator, or lacks the field `values` that
+    /// its operator needs.
     pub(super) fn from_api(selector: LabelSelector) -> Result<Selector, String> {
         let labels = selector.match_labels.unwrap_or_default().into_iter();
         let labels = labels.map(|(key, value)| Ok(Expression::Equal(key, value)));
@@ -73,8 +73,9 @@ fn key(expression: &Expression) -> &String {
     }
 }
 
-/// Parses the syntax of `kubectl --selector`: `key=value`, `key==value`, `key!=value`,
-/// `key in (a, b)`, `key notin (a, b)`, `key`, `!key`, and comma-separated lists of these.
+/// Parses the syntax of `kubectl --selector`, except `<` and `>`: `key=value`, `key==value`,
+/// `key!=value`, `key in (a, b)`, `key notin (a, b)`, `key`, `!key`, and comma-separated lists of
+/// these.
 impl FromStr for Selector {
     type Err = SelectorError;
 
@@ -91,8 +92,8 @@ impl FromStr for Selector {
     }
 }
 
-/// Writes the form that the API server accepts as `labelSelector`, and that [`Selector::from_str`]
-/// parses. A selector without conditions becomes the empty string.
+/// Writes the form that the API server accepts as `labelSelector`. A selector without conditions
+/// becomes the empty string, which [`Selector::from_str`] rejects.
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         labels::Selector::from_iter(self.0.iter().cloned()).fmt(f)
@@ -162,7 +163,8 @@ impl<'a> SelectorParser<'a> {
         };
         if !is_name(name) || domain.is_some_and(|domain| !is_domain(domain)) {
             let reason = format!(
-                "{key:?} is not a label key: use up to 63 letters, digits, -, _ and ., optionally after a lower-case domain and a /"
+                "{key:?} is not a label key: use up to 63 letters, digits, -, _ and ., with a \
+                 letter or digit at either end, optionally after a lower-case domain and a /"
             );
             return Err(self.error(&reason));
         }

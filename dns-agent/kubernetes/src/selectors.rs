@@ -1,4 +1,4 @@
-//! The label selectors of the command line, for the objects that make records.
+//! The label selectors of the operator or the Corefile, for the objects that make records.
 
 use super::object_set::Object;
 use super::selector::{Labels, Selector};
@@ -6,9 +6,10 @@ use super::selector::{Labels, Selector};
 /// Selects the objects that make records by their labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selectors {
-    /// `--namespace-labels`: the Namespaces that are exposed.
+    /// `--namespace-labels`, or the Corefile's `namespace_labels`: the Namespaces that are exposed.
     pub namespaces: Selector,
-    /// `--labels`: the Services, EndpointSlices and Pods that make records.
+    /// `--labels`, or the Corefile's `labels`: the Services, EndpointSlices and Pods that make
+    /// records.
     pub objects: Selector,
 }
 

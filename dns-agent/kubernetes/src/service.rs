@@ -39,7 +39,7 @@ pub(super) struct Contribution {
 /// An address as one slice lists it.
 struct ListedAddress<'a> {
     address: IpAddr,
-    /// The endpoint's name below the Service. `None` if its label is invalid.
+    /// The endpoint's name below the Service. `None` if the label is invalid or the name too long.
     name: Option<Name>,
     ports: &'a [Port],
     zone: Option<&'a str>,
@@ -88,6 +88,8 @@ pub(super) fn contribute_service(
                     "the Service is headless and the files have no EndpointSlice for it, so \
                      CoreDNS answers its names; add its EndpointSlices to the files"
                 }
+                // The source of an unreadable Service reports it. `Index::count_uncovered` counts
+                // the Services that are here because they are uncovered.
                 _ => return out,
             };
             out.add_problem(service, "spec.clusterIP", reason.into());
@@ -285,8 +287,8 @@ impl Contribution {
         Ok(())
     }
 
-    /// Delegates nonstandard names of ports to CoreDNS. CoreDNS also answers names of ports without
-    /// underscores, and accepts `_` for any port and any protocol.
+    /// Delegates to CoreDNS the names of ports that have no records here. CoreDNS also answers
+    /// names of ports without underscores, and accepts `_` for any port and any protocol.
     fn delegate_port_names(
         &mut self,
         name: &Name,
@@ -333,7 +335,8 @@ impl ListedAddress<'_> {
     }
 }
 
-/// The weight of each of `count` SRV records (docs/naming.md, rule 1.6).
+/// The weight of SRV records made from `count` pairs of address and port (docs/naming.md, rule
+/// 1.6).
 pub(super) fn weight(count: usize) -> u16 {
     match count {
         0..=1 => 100,

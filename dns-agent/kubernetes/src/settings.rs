@@ -27,17 +27,17 @@ pub struct ZoneSettings {
     pub namespaces: Vec<String>,
     /// How Services with a ClusterIP, but without a ready endpoint, are answered.
     pub empty_services: EmptyServices,
-    /// Names inside the zones that are delegated to CoreDNS, with all names below them.
+    /// Names that are delegated to CoreDNS, with all names below them.
     pub passed: Vec<Name>,
     /// The label of an endpoint without a host name.
     pub endpoint_names: EndpointNames,
-    /// The DNS addresses that the cluster's clients use. A Service with one of them is a name
-    /// server of the cluster domains.
+    /// The DNS addresses that the cluster's clients use. A Service with one of them as its
+    /// ClusterIP is a name server of the cluster domains.
     pub served_addresses: Vec<IpAddr>,
     /// The addresses of `ns.dns.<zone>`, which is the name server of a zone if no Service is its
     /// name server. Empty: the name has no address.
     pub name_server_addresses: Vec<IpAddr>,
-    /// How queries for the name servers of the cluster domains are answered.
+    /// How queries for the name servers of the zones are answered.
     pub name_servers: NameServers,
     /// The Services whose endpoints are known.
     pub endpoint_scope: EndpointScope,
@@ -60,26 +60,26 @@ pub struct ZoneSettings {
 pub enum ZonalNames {
     /// They do not exist.
     Absent,
-    /// They have the endpoints of the topology zone.
+    /// They exist below headless Services that have an endpoint.
     #[default]
     Answered,
 }
 
-/// How names are answered if CoreDNS may interpret them differently. These names come from
-/// endpoints that are domain names, from addresses in an unusual spelling, and from nonstandard
-/// reverse names of IPv6 addresses.
+/// How names are answered if CoreDNS may interpret them differently. Such names come, for example,
+/// from endpoints that are domain names, from addresses in an unusual spelling, and from
+/// nonstandard reverse names of IPv6 addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NonstandardEndpoints {
     /// Valid addresses are answered, and all other endpoints are ignored.
     #[default]
     Read,
-    /// Every name that depends on such an endpoint or reverse name is delegated to CoreDNS.
+    /// Queries that depend on such an endpoint or reverse name pass to CoreDNS.
     Passed,
 }
 
-/// How queries are answered where CoreDNS deviates from the standards. CoreDNS answers NXDOMAIN
-/// for an empty non-terminal (against RFC 8020). It ignores labels in front of a Pod's label, and
-/// accepts the labels of ports without underscores.
+/// How queries are answered where CoreDNS deviates from the standards. For example, CoreDNS answers
+/// NXDOMAIN for an empty non-terminal (against RFC 8020). It also ignores labels in front of a
+/// Pod's label, and accepts the labels of ports without underscores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Deviations {
     /// The queries are answered as the standards require.
@@ -89,7 +89,7 @@ pub enum Deviations {
     Passed,
 }
 
-/// Whether the agent answers for the name servers of the cluster domains and their addresses.
+/// Whether the agent answers for the name servers of the zones and their addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NameServers {
     /// The agent answers.

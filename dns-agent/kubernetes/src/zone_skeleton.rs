@@ -1,5 +1,5 @@
-//! The zone skeleton: the names that exist without any object. These are the apexes, the name
-//! servers, `dns-version`, and `svc` and `pod`, which are above the names of all objects.
+//! The zone skeleton: the names that exist without any object. These are the apexes, `ns.dns`,
+//! `dns-version`, and `svc` and `pod`, below which Services and Pods have their names.
 
 use std::collections::BTreeSet;
 
@@ -21,6 +21,7 @@ const DNS_VERSION: &[u8] = b"1.1.0";
 #[derive(Debug)]
 pub(super) struct ZoneSkeleton {
     pub(super) model: Model,
+    /// The valid cluster domains, in the order of the settings.
     pub(super) domains: Vec<ClusterDomain>,
     /// Problems with settings. These settings are ignored.
     pub(super) problems: Vec<Problem>,
@@ -48,6 +49,7 @@ pub(super) struct SkeletonInputs {
     /// exist.
     pub(super) has_unreadable: bool,
     /// For each valid cluster domain, the names of the Services that clients use as DNS servers.
+    /// Empty for the first skeleton, because the valid domains are not known before it.
     pub(super) servers: Vec<BTreeSet<Name>>,
 }
 
@@ -146,8 +148,8 @@ pub(super) fn computed_pod_names(settings: &ZoneSettings) -> Option<ComputedName
     }
 }
 
-/// Puts a label taken from an object in front of a name. Fails with a reason if the label holds
-/// other bytes than letters, digits, `-` and `_`, or if the name would be too long. A dot is
+/// Puts a label in front of a name. Fails with a reason if the label is empty or holds other bytes
+/// than letters, digits, `-` and `_`, or if the label or the name would be too long. A dot is
 /// rejected because it would become part of the label.
 pub(super) fn label_below(name: &Name, label: &str) -> Result<Name, String> {
     if !label
@@ -160,7 +162,7 @@ pub(super) fn label_below(name: &Name, label: &str) -> Result<Name, String> {
         .map_err(|error| format!("{label:?} below {name}: {error}"))
 }
 
-/// Adds a zone, its name server and `dns-version`. Returns the name server's name.
+/// Adds a zone with `dns-version`, and adds or delegates `ns.dns`. Returns `ns.dns.<zone>`.
 fn add_zone(
     builder: &mut ModelBuilder,
     name: &Name,
@@ -223,7 +225,8 @@ fn add_name_servers(
     }));
 }
 
-/// Makes every namespace exist, as computed names below `svc` and `pod`.
+/// Makes every namespace exist, as computed names below `svc` and, unless pod names are disabled,
+/// below `pod`. Only manifest files may lack Namespaces, so `known_pods` is `AllNodes` here.
 fn add_all_namespaces(builder: &mut ModelBuilder, domain: &ClusterDomain, settings: &ZoneSettings) {
     builder.set_computed_names(domain.svc.clone(), ComputedNames::Empty);
     let pods = match settings.pods {

@@ -4,15 +4,19 @@
 //! doesn't trust an upstream about local names, because these are answered from local data. The
 //! exception is the cluster's DNS when it was queried for a local name.
 
-use std::collections::{HashSet, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    iter,
+};
 
 use domain::base::iana::Rtype;
 use zerohop_zone::{Name, Rdata, Record, ZoneData};
 
 use super::response::{Records, Response};
 
-/// Upper bound on the CNAMEs that are followed in one response.
-const MAX_RESPONSE_CNAMES: usize = 32;
+/// Upper bound on the names of the chain in one response: the queried name and the targets of
+/// CNAMEs.
+const MAX_CHAIN_NAMES: usize = 32;
 
 /// The local names: those in local zones or in the cluster's domains.
 #[derive(Clone, Copy)]
@@ -26,11 +30,13 @@ pub struct LocalNames<'a> {
 /// The records of a response that belong to its question.
 #[derive(Debug)]
 pub(super) struct RelevantRecords {
-    /// The CNAMEs from the queried name on, and the data at their end.
+    /// The CNAMEs and DNAMEs from the queried name on, the data at their end, and signatures.
     pub(super) answer: Vec<Record>,
-    /// SOA, NS and DS records at or above the last name, and NSEC and NSEC3 records.
+    /// SOA, NS and DS records at or above the last name, NSEC and NSEC3 records of the zone, and
+    /// signatures. Empty if the chain ends at a local name.
     pub(super) authority: Vec<Record>,
-    /// The addresses of hosts named in the other sections.
+    /// The addresses of hosts named in the other sections, and signatures. Empty if the chain ends
+    /// at a local name.
     pub(super) additional: Vec<Record>,
     /// The last name: the queried name, or the name that the CNAMEs lead to.
     pub(super) last_name: Name,
@@ -47,7 +53,7 @@ pub(super) enum ChainEnd {
     Upstream,
     /// At a local name, about which the upstream is not trusted.
     Local,
-    /// At no name, because the chain is a loop, or longer than [`MAX_RESPONSE_CNAMES`].
+    /// At no name, because the chain is a loop, or has more than [`MAX_CHAIN_NAMES`] names.
     Endless,
 }
 
@@ -121,7 +127,8 @@ fn follow_chain(
     let follows_cnames = !matches!(qtype, Rtype::CNAME | Rtype::ANY);
     let mut rest = answers;
     let mut chain = Vec::new();
-    let mut seen = HashSet::from([queried_name.clone()]);
+    // Each name of the chain, with the name whose CNAME leads to it.
+    let mut aliases: HashMap<Name, Option<Name>> = HashMap::from([(queried_name.clone(), None)]);
     let mut next = VecDeque::from([(
         queried_name.clone(),
         Responder::for_query(queried_name, local_names),
@@ -152,10 +159,19 @@ fn follow_chain(
             Responder::Other => 1,
         };
         for target in targets.take(max_targets) {
-            if !seen.insert(target.clone()) || seen.len() > MAX_RESPONSE_CNAMES {
+            if leads_back(&aliases, &last_name, target) {
                 chain.extend(here);
                 return (chain, last_name, ChainEnd::Endless);
             }
+            // Several CNAMEs may lead to one name.
+            if aliases.contains_key(target) {
+                continue;
+            }
+            if aliases.len() >= MAX_CHAIN_NAMES {
+                chain.extend(here);
+                return (chain, last_name, ChainEnd::Endless);
+            }
+            aliases.insert(target.clone(), Some(last_name.clone()));
             let responder = if local_names.contains(target) {
                 responder
             } else {
@@ -166,6 +182,12 @@ fn follow_chain(
         chain.extend(here);
     }
     (chain, last_name, ChainEnd::Upstream)
+}
+
+/// Whether a CNAME of `name` leads back to `name`, or to a name whose CNAMEs led to it.
+fn leads_back(aliases: &HashMap<Name, Option<Name>>, name: &Name, target: &Name) -> bool {
+    let alias_of = |name: &&Name| aliases.get(*name).and_then(Option::as_ref);
+    iter::successors(Some(name), alias_of).any(|above| above == target)
 }
 
 /// The server that a name's records come from.

@@ -1,13 +1,12 @@
 //! Turns an upstream's response into the client's answer.
 //!
-//! A forwarded query gets the upstream's response code. When the resolver follows an alias, a
-//! failure of an upstream (no response, a response code other than NOERROR and NXDOMAIN, a
-//! referral) becomes SERVFAIL, never a negative answer. If an upstream gives a negative answer for
-//! the target of a local alias, the reply has the CNAMEs and this negative answer (RFC 6604,
-//! RFC 2308 section 2.1): the response code is for the last name, AA is for the first name
-//! (RFC 1035 section 4.1.1), and the SOA record is the upstream's.
-
-use std::collections::HashSet;
+//! A forwarded query gets the upstream's response code, unless the response can't be used or leads
+//! to a local name. When the resolver follows an alias, a failure of an upstream (no response, a
+//! response code other than NOERROR and NXDOMAIN, a referral) becomes SERVFAIL, never a negative
+//! answer. If an upstream gives a negative answer for the target of a local alias, the reply has
+//! the CNAMEs and this negative answer (RFC 6604, RFC 2308 section 2.1): the response code is for
+//! the last name, AA is for the first name (RFC 1035 section 4.1.1), and the SOA record is the
+//! upstream's.
 
 use domain::base::{
     Header,
@@ -25,16 +24,19 @@ use super::{
 
 /// Upper bound on upstream queries for one client query.
 const MAX_UPSTREAM_QUERIES: usize = 4;
-/// Upper bound on CNAMEs in the answer section of a reply.
+/// Upper bound on the CNAMEs of a chain that ends with local data or goes on with an upstream
+/// query. The last upstream's response may add more.
 const MAX_ANSWER_CNAMES: usize = 64;
 
 impl Query {
     /// Converts the upstream's response to the client's reply. The reply has the client's ID and
-    /// question, the resolver's OPT record, and a clear reserved bit. It fits the client's limit,
-    /// and has no records that don't belong to the question.
+    /// question, the resolver's OPT record if the client sent one, and a clear reserved bit. It
+    /// fits the limit of the client's transport and EDNS size, and has no records that don't belong
+    /// to the question.
     ///
-    /// If the response's CNAMEs lead to a local name, the local data continues the answer. The
-    /// reply is SERVFAIL if the response can't be parsed, or is truncated and the client uses TCP.
+    /// If the response's CNAMEs lead to a local name, the local data continues the answer, or
+    /// another upstream query is needed. The reply is SERVFAIL if the response can't be parsed, or
+    /// is truncated and the client uses TCP.
     pub fn relay(
         &self,
         response: &Response,
@@ -156,17 +158,19 @@ impl Chase {
     /// Answers from local data for the target, or queries an upstream if the local data doesn't
     /// decide the answer.
     fn continue_locally(mut self, local_names: &LocalNames<'_>, rotation: usize) -> QueryAction {
+        if self.is_loop() {
+            return self.servfail();
+        }
         let noerror = OptRcode::NOERROR;
         let flags = self.flags;
         let zones = local_names.data.zones();
         match local_names.data.answer(&self.target, self.query.qtype) {
             Answer::Data { answer, additional } => {
                 self.chain.extend(answer);
-                if self.is_within_limits() {
-                    self.reply_message(noerror, flags, [&[], &additional], rotation)
-                } else {
-                    self.servfail()
+                if self.is_too_long() {
+                    return self.servfail();
                 }
+                self.reply_message(noerror, flags, [&[], &additional], rotation)
             }
             Answer::NoData { zone } => self.reply_message(
                 noerror,
@@ -188,24 +192,31 @@ impl Chase {
         }
     }
 
-    /// Queries an upstream for the target, unless a limit is reached.
+    /// Queries an upstream for the target, unless the chain is a loop or a limit is reached.
     fn query_upstream(self) -> QueryAction {
-        if self.is_within_limits() && self.upstream_queries < MAX_UPSTREAM_QUERIES {
-            QueryAction::Chase(self)
-        } else {
-            self.servfail()
+        if self.is_too_long() || self.is_loop() || self.upstream_queries >= MAX_UPSTREAM_QUERIES {
+            return self.servfail();
         }
+        QueryAction::Chase(self)
     }
 
-    /// Whether the chain has at most [`MAX_ANSWER_CNAMES`] CNAMEs, and no two with the same owner,
-    /// which would be a loop.
-    fn is_within_limits(&self) -> bool {
+    fn is_too_long(&self) -> bool {
+        self.aliases().count() > MAX_ANSWER_CNAMES
+    }
+
+    /// Whether the target is an alias in the chain. Two CNAMEs of one owner are not a loop: CoreDNS
+    /// returns several for a headless Service if its endpoints are domain names.
+    fn is_loop(&self) -> bool {
+        self.aliases().any(|alias| *alias == self.target)
+    }
+
+    /// The owners of the chain's CNAMEs.
+    fn aliases(&self) -> impl Iterator<Item = &Name> {
         let is_cname = |record: &&Record| matches!(record.data, Rdata::Cname(_));
-        let owners: Vec<&Name> = (self.chain.iter().filter(is_cname))
+        self.chain
+            .iter()
+            .filter(is_cname)
             .map(|record| &record.owner)
-            .collect();
-        let distinct_owners: HashSet<&Name> = owners.iter().copied().collect();
-        owners.len() <= MAX_ANSWER_CNAMES && owners.len() == distinct_owners.len()
     }
 
     /// A SERVFAIL reply with the CNAMEs found so far.

@@ -1,5 +1,5 @@
 //! Builds replies from the header, the client's question, the sections and the OPT record, and
-//! truncates them to the client's limit.
+//! truncates them to the limit of the query's transport and EDNS size.
 
 use domain::{
     base::{
@@ -19,7 +19,7 @@ const UDP_LIMIT: u16 = 1232;
 /// The length of an OPT record without options, in bytes.
 const OPT_LEN: usize = 11;
 
-/// An error reply that consists of a header only, for a message whose question can't be parsed.
+/// An error reply that consists of a header only, for a message that [`Query::parse`] rejects.
 pub(super) fn header_only(header: Header, rcode: OptRcode) -> Vec<u8> {
     let header = reply_header(header, rcode, Flags::default());
     let mut message = header.as_slice().to_vec();
@@ -72,7 +72,7 @@ impl Query {
         self.reply(rcode, Flags::default(), &empty_sections)
     }
 
-    /// Truncates a message without OPT record to the client's limit, and adds the resolver's OPT
+    /// Truncates a message without OPT record to [`Query::limit`], and adds the resolver's OPT
     /// record if the client sent one.
     pub(super) fn finish_message(&self, mut message: Vec<u8>, extended_rcode: u8) -> Vec<u8> {
         let Some(edns) = self.edns else {
@@ -84,7 +84,8 @@ impl Query {
         message
     }
 
-    /// The longest reply that the client accepts, in bytes.
+    /// The longest reply to send, in bytes. A client's EDNS size counts as at least 512 (RFC 6891
+    /// section 6.2.3) and at most [`UDP_LIMIT`].
     fn limit(&self) -> usize {
         match (self.transport, self.edns) {
             (Transport::Tcp, _) => usize::from(u16::MAX),
@@ -96,7 +97,8 @@ impl Query {
     }
 }
 
-/// Adds the resolver's OPT record: [`UDP_LIMIT`], the client's DO bit, and no options.
+/// Adds the resolver's OPT record to a reply or an upstream query: [`UDP_LIMIT`], the client's DO
+/// bit, and no options.
 pub(super) fn push_opt(message: &mut Vec<u8>, edns: Edns, extended_rcode: u8) {
     let [size_high, size_low] = UDP_LIMIT.to_be_bytes();
     let dnssec_ok = if edns.dnssec_ok { 0x80 } else { 0 };
@@ -113,8 +115,8 @@ pub(super) fn push_opt(message: &mut Vec<u8>, edns: Edns, extended_rcode: u8) {
     counts.set_arcount(counts.arcount() + 1);
 }
 
-/// The first four bytes of a reply's header: the ID, opcode, RD and CD of the query, and AA, TC and
-/// RA from `flags`.
+/// The first four bytes of a reply's header: the ID, opcode, RD and CD of the query, the lower four
+/// bits of `rcode`, and AA, TC and RA from `flags`.
 fn reply_header(query: Header, rcode: OptRcode, flags: Flags) -> Header {
     let mut header = Header::new();
     header.set_id(query.id());

@@ -26,7 +26,7 @@ pub struct ResolverCounters {
     pub(super) connections_refused: AtomicU64,
 }
 
-/// A snapshot of the counters.
+/// A snapshot of the counters. They leave out the queries of the canary and the probes for loops.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResolverCounts {
@@ -40,13 +40,14 @@ pub struct ResolverCounts {
     /// Received messages that were not queries and got no reply.
     pub ignored: u64,
     /// Queries sent to upstreams, including queries for targets of aliases. A query that is sent to
-    /// several upstreams counts once.
+    /// several upstreams, or that several clients wait for, counts once.
     pub forwarded: u64,
     /// Attempts to query an upstream that timed out.
     pub upstream_timeouts: u64,
     /// Attempts to query an upstream that failed with a network error.
     pub upstream_errors: u64,
-    /// Queries answered with SERVFAIL because too many queries waited for upstreams.
+    /// Queries answered with SERVFAIL because too many queries waited for upstreams, or were in
+    /// flight to them.
     pub overloaded: u64,
     /// TCP connections closed at once because too many were open.
     pub connections_refused: u64,

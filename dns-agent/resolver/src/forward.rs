@@ -1,7 +1,7 @@
 //! Queries to upstreams.
 //!
-//! Each query uses a new socket and a random ID, so that a forged response must guess both (RFC
-//! 5452). Messages that don't answer the query are ignored.
+//! Each query uses a new socket and a random ID, so that a forged response must guess the socket's
+//! port and the ID (RFC 5452). Messages that don't answer the query are ignored.
 
 use std::{
     collections::HashMap,
@@ -107,7 +107,7 @@ enum ServerFilter {
 ///
 /// A query that is identical to one in flight is not sent again, but waits for the same response
 /// (RFC 5452 section 5). Therefore a loop ends here: if an upstream forwards a query back to this
-/// resolver, the resolver doesn't forward the query a second time.
+/// resolver unchanged, the resolver doesn't forward the query a second time.
 #[derive(Debug)]
 pub(super) struct Forwarder {
     in_flight: Arc<Semaphore>,
@@ -126,7 +126,7 @@ type ExchangeKey = (Vec<SocketAddr>, Vec<u8>);
 /// A running query to upstreams. Resolves to their response.
 type Exchange = BoxFuture<'static, Result<Arc<Response>, NoResponse>>;
 
-/// Removes an exchange from [`OpenExchanges`] when dropped, which happens when the exchange ends.
+/// Removes an exchange from [`OpenExchanges`] when the exchange ends or is dropped.
 struct ExchangeEntry {
     open: OpenExchanges,
     key: ExchangeKey,
@@ -150,10 +150,10 @@ impl Drop for ExchangeEntry {
 pub enum NoResponse {
     /// No upstream is configured.
     NoUpstream,
-    /// The cluster's DNS is responsible, and its address is unknown.
+    /// The cluster's DNS is responsible, and has no known address, or only addresses of this
+    /// resolver.
     ClusterDnsUnknown,
-    /// More than [`MAX_IN_FLIGHT`] upstream queries are in flight, or more than [`MAX_WAITING`]
-    /// client queries wait.
+    /// [`MAX_IN_FLIGHT`] upstream queries are in flight, or [`MAX_WAITING`] client queries wait.
     Overloaded,
     /// Every upstream failed, or did not respond in time.
     NoAnswer,
@@ -169,8 +169,8 @@ impl Forwarder {
         }
     }
 
-    /// The first complete response of an upstream, in the order of `upstreams`. If there is only a
-    /// truncated response, returns that one.
+    /// The first complete response of an upstream, in the order of `upstreams`. If all responses
+    /// are truncated, returns the first one.
     pub(super) async fn query_servers(
         &self,
         upstreams: &[SocketAddr],
@@ -232,7 +232,7 @@ struct Attempts(Arc<ResolverCounters>);
 
 impl Attempts {
     /// Queries each upstream over UDP, and over TCP if its response is truncated, until one sends a
-    /// complete response.
+    /// complete response over UDP or any response over TCP.
     async fn query_in_turn(
         &self,
         upstreams: &[SocketAddr],

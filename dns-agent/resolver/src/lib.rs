@@ -1,12 +1,12 @@
-//! The user plane: DNS over UDP and TCP. It answers from the same model as the kernel's tables, and
-//! forwards all other queries to upstreams.
+//! The user plane: DNS over UDP and TCP. It answers from the same data as the kernel's tables, and
+//! forwards queries that the data doesn't decide to upstreams.
 //!
 //! [`query`] parses queries. [`message::respond`] decides what to do with a query. `udp` and `tcp`
-//! read queries and write replies. `forward` queries upstreams, and [`response`] parses their
-//! responses. [`bailiwick`] drops records that don't belong to the question, and `chase` turns the
-//! rest into the client's answer. [`loops`] finds upstreams that forward queries back to this
-//! resolver. `canary` tests whether the resolver answers, and `counters` counts its messages.
-//! `compose` builds messages.
+//! read queries and write replies. `forward` queries upstreams, and [`response`] builds these
+//! queries and parses the responses. [`bailiwick`] drops records that don't belong to the question,
+//! and `chase` turns the rest into the client's answer. [`loops`] finds upstreams that forward
+//! queries back to this resolver. `canary` tests whether the resolver answers, and `counters`
+//! counts its messages. `compose` builds replies.
 //!
 //! `query`, `message`, `response`, `bailiwick` and `chase` handle untrusted input without I/O, time
 //! or randomness. Their entry points are public so that the fuzz targets can call them.
@@ -88,7 +88,7 @@ pub struct UpstreamLookup {
 #[derive(Clone, Debug, Default)]
 pub struct Upstreams {
     /// The servers for names outside the cluster, in order of preference. Empty: the cluster's DNS
-    /// receives these queries too.
+    /// receives these queries too; without a cluster DNS, they get REFUSED.
     pub outside: Vec<SocketAddr>,
     /// The cluster's DNS. `None`: not configured, so `outside` receives all queries.
     pub cluster: Option<ClusterDns>,
@@ -148,11 +148,14 @@ impl Resolver {
 
     /// The reply to a message. `None` if the message gets no reply.
     pub async fn answer_message(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        let action = self.start_answer(bytes, transport);
-        self.finish_answer(action).await
+        match self.start_answer(bytes, transport) {
+            QueryAction::Send(message) => Some(message),
+            action => self.finish_answer(action).await,
+        }
     }
 
-    /// Decides what to do with a message, and counts the message. Doesn't wait.
+    /// Decides what to do with a message. Counts the message, and a reply that needs no upstream.
+    /// Doesn't wait.
     fn start_answer(&self, bytes: &[u8], transport: Transport) -> QueryAction {
         increment(match transport {
             Transport::Udp => &self.counters.udp_queries,
@@ -196,7 +199,7 @@ impl Resolver {
         message.unwrap_or_default()
     }
 
-    /// Carries out an action, including any upstream queries, and counts the reply.
+    /// Carries out an action that needs an upstream, and counts the reply.
     async fn finish_answer(&self, action: QueryAction) -> Option<Vec<u8>> {
         let message = self
             .run_action(action, random_rotation(), &mut Vec::new())
@@ -315,7 +318,7 @@ impl Upstreams {
     }
 
     /// The servers for a name, given the local zones. `None`: the cluster's DNS is responsible for
-    /// the name, and its address is unknown.
+    /// the name, and has no known address, or only addresses of this resolver.
     fn servers_for(&self, name: &Name, zones: &[Apex]) -> Option<Vec<SocketAddr>> {
         let Some(cluster) = &self.cluster else {
             return Some(self.outside.clone());
@@ -339,7 +342,7 @@ fn random_rotation() -> usize {
     rand::random_range(..usize::MAX)
 }
 
-/// Raises the soft limit on open files to the hard limit, because each waiting query and each
+/// Raises the soft limit on open files to the hard limit, because each upstream query and each
 /// connection needs a socket. The usual soft limit of 1024 protects programs that call `select`,
 /// and the agent doesn't call it.
 ///

@@ -1,12 +1,12 @@
 //! Finds upstreams that forward queries back to this resolver.
 //!
-//! Like CoreDNS's `loop` plugin, the resolver queries each upstream for a random name. If this
-//! resolver then receives a query for that name, the upstream has forwarded it back. Probes are
-//! sent at the start, after upstream timeouts (every loop causes timeouts), after a change of the
-//! upstreams, and repeatedly while a loop is known.
+//! Like CoreDNS's `loop` plugin, the resolver sends a query for a random name to each upstream that
+//! serves names outside the cluster. If this resolver then receives a query for that name, the
+//! upstream has forwarded it back. Probes are sent at the start, after upstream timeouts (every
+//! loop causes timeouts), after a change of the upstreams, and repeatedly while a loop is known.
 //!
-//! A detected loop is only reported to the operator. [`super::forward`] keeps each loop to a single
-//! query. Therefore a client that learns the probe's name can only cause a wrong report.
+//! A detected loop is only reported to the operator, because [`super::forward`] ends each loop.
+//! Therefore a client that learns the probe's name can only cause a wrong report.
 
 use std::{
     convert::Infallible,
@@ -75,14 +75,15 @@ impl LoopProbe {
 
 impl Resolver {
     /// Probes for upstreams that forward queries back to this resolver, until dropped. Calls
-    /// `publish` with these upstreams after each change.
+    /// `publish` after each change, with these upstreams and with the servers of the cluster's DNS
+    /// that are addresses of this resolver.
     pub async fn watch_for_loops(&self, mut publish: impl FnMut(&[SocketAddr])) -> Infallible {
         let mut known = Vec::new();
         loop {
             let timeouts = self.counters.snapshot().upstream_timeouts;
             let servers = self.upstreams.servers_for_outside_names();
             let excluded = self.upstreams.excluded_cluster_servers();
-            // The cluster's DNS at an address of this resolver is a loop without a probe.
+            // The cluster's DNS at an address of this resolver needs no probe: it is a loop.
             let mut looping = excluded.clone();
             for &server in &servers {
                 if self.leads_back(server).await {
@@ -129,17 +130,18 @@ impl Resolver {
 
 fn log_loops(looping: &[SocketAddr]) {
     if looping.is_empty() {
-        info!("no upstream forwards queries back to this agent any more");
+        info!("no upstream leads back to this agent any more");
     }
     for server in looping {
         warn!("{}", describe_loop(*server));
     }
 }
 
-/// Describes an upstream that forwards back to this resolver, for the operator.
+/// Describes an upstream that forwards back to this resolver, or is this resolver, for the
+/// operator.
 pub fn describe_loop(server: SocketAddr) -> String {
     format!(
-        "the upstream {server} forwards queries back to this agent: \
+        "the upstream {server} leads back to this agent: \
          names resolved through it get no answer; \
          give --upstream or --cluster-dns a server that doesn't forward to this agent"
     )

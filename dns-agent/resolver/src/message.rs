@@ -25,16 +25,17 @@ pub enum QueryAction {
     Ignore,
 }
 
-/// The state of a query for an alias with a target that an upstream resolves.
+/// The state of a query whose chain of CNAMEs is continued by an upstream.
 #[derive(Debug)]
 pub struct Chase {
     /// The client's query.
     pub query: Query,
-    /// The CNAME records found so far, in order.
+    /// The records of the chain found so far, in order: CNAMEs, and what upstreams add to them,
+    /// such as signatures.
     pub chain: Vec<Record>,
     /// The target of the last CNAME.
     pub target: Name,
-    /// AA and RA of the reply.
+    /// AA and RA of the reply. A SERVFAIL reply clears AA.
     pub(super) flags: Flags,
     /// Number of upstream queries sent for the client's query so far.
     pub(super) upstream_queries: usize,

@@ -15,13 +15,13 @@ pub(super) const HEADER_LEN: usize = size_of::<HeaderSection>();
 /// The transport of a query, which limits the length of the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// UDP: 512 bytes, or the size in the client's OPT record.
+    /// UDP: 512 bytes, or with EDNS the client's size, between 512 and 1,232 bytes.
     Udp,
     /// TCP: 65,535 bytes.
     Tcp,
 }
 
-/// A well-formed query with one question.
+/// A parsed query with one question. Its OPT record may be malformed ([`OptForm`]).
 #[derive(Clone, Debug)]
 pub struct Query {
     /// The ID, opcode and flags of the query.
@@ -43,7 +43,8 @@ pub struct Query {
 /// the resolver supports no options.
 #[derive(Clone, Copy, Debug)]
 pub struct Edns {
-    /// The longest datagram that the client accepts, in bytes.
+    /// The longest datagram that the client accepts, in bytes. A size below 512 counts as 512 (RFC
+    /// 6891 section 6.2.3).
     pub size: u16,
     /// The client's EDNS version.
     pub version: u8,
@@ -97,8 +98,8 @@ impl Query {
         })
     }
 
-    /// The response code for a well-formed query that the resolver refuses. `None` if it accepts
-    /// the query.
+    /// The response code for a parsed query that the resolver doesn't answer: BADVERS, FORMERR or
+    /// REFUSED. `None` if it accepts the query.
     pub(super) fn refusal_code(&self) -> Option<OptRcode> {
         if let Some(edns) = self.edns {
             // The version comes first, because its options may have another format.

@@ -19,8 +19,7 @@ use super::{
     query::{HEADER_LEN, Query},
 };
 
-/// A query to an upstream. It copies only the question, the DO bit and the header bits that affect
-/// the answer from the client's query.
+/// A query to an upstream.
 #[derive(Clone, Debug)]
 pub struct UpstreamQuery {
     /// The message, with the ID 0.
@@ -30,14 +29,15 @@ pub struct UpstreamQuery {
 /// An upstream's response to a query.
 #[derive(Debug)]
 pub struct Response {
-    /// The message up to its OPT record.
+    /// The message up to its OPT record, or without one, up to the end of its records.
     message: Vec<u8>,
-    /// The upper bits of the response code, from the OPT record.
+    /// The upper bits of the response code, from the OPT record. 0 without an OPT record.
     extended_rcode: u8,
 }
 
 impl UpstreamQuery {
-    /// The upstream query for a client's question.
+    /// The upstream query for a client's question. It copies only the question, the DO bit and the
+    /// header bits that affect the answer.
     pub fn forwarding(query: &Query) -> UpstreamQuery {
         let flags = Flags {
             rd: query.header.rd(),
@@ -52,7 +52,7 @@ impl UpstreamQuery {
         upstream
     }
 
-    /// The upstream query for the target of an alias.
+    /// The upstream query for the target of an alias, with RD set and without an OPT record.
     pub fn chasing(chase: &Chase) -> UpstreamQuery {
         let mut question = chase.target.wire().to_vec();
         question.extend_from_slice(&chase.query.qtype.to_int().to_be_bytes());
@@ -110,8 +110,8 @@ impl UpstreamQuery {
 }
 
 impl Response {
-    /// Parses a received message as the response to `upstream_query`. `None` if the message
-    /// is malformed or has another ID or question.
+    /// Parses a received message as the response to `upstream_query`. `None` if the message is
+    /// malformed or not a response, or has another ID or question.
     pub fn parse(bytes: &[u8], upstream_query: &[u8]) -> Option<Response> {
         let message = Message::from_slice(bytes).ok()?;
         let header = message.header();
@@ -136,7 +136,7 @@ impl Response {
     /// `None` if the message is malformed.
     fn without_opt(bytes: &[u8], question_len: usize) -> Option<Response> {
         // A compression pointer into the header is an error, because the header changes later.
-        // Parsing such a name fails, because the byte 0xff can't be part of a name.
+        // Parsing such a name fails, because the byte 0xff starts a pointer that leads forward.
         let mut blanked = bytes.to_vec();
         blanked[..HEADER_LEN].fill(0xff);
         let mut parser = Parser::from_ref(blanked.as_slice());
@@ -178,13 +178,13 @@ impl Response {
         *Header::for_message_slice(&self.message)
     }
 
-    /// Whether the response is a positive or negative answer. Any other response code is a failure
-    /// of the upstream.
+    /// Whether the response code is that of a positive or negative answer. Any other code is a
+    /// failure of the upstream.
     pub(super) fn is_answer(&self) -> bool {
         matches!(self.rcode(), OptRcode::NOERROR | OptRcode::NXDOMAIN)
     }
 
-    /// The message up to its OPT record.
+    /// The message without its OPT record and everything after it.
     pub(super) fn message(&self) -> &[u8] {
         &self.message
     }

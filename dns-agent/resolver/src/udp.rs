@@ -36,8 +36,8 @@ pub(super) struct UdpListener {
 #[derive(Clone, Copy, Debug)]
 struct ReplyRoute {
     client: SocketAddr,
-    /// The query's destination address, which becomes the reply's source address, and for IPv6 the
-    /// index of the receiving interface. `None` on a socket that is bound to a single address.
+    /// The query's destination address, which becomes the reply's source address, and the index of
+    /// the receiving interface (0 for IPv4). `None` on a socket that is bound to a single address.
     destination: Option<(IpAddr, u32)>,
 }
 

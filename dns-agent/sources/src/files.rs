@@ -8,7 +8,8 @@ use std::{
     path::Path,
 };
 
-/// The maximum size of the files that `--config` and `--kubeconfig` name, in bytes.
+/// The maximum size of the files that `--config` and `--kubeconfig` name, in bytes. Real files are
+/// much smaller.
 pub const MAX_SETTINGS: u64 = 1 << 20;
 
 /// Reads a regular file of at most `max_bytes` bytes as text. Symbolic links are followed.

@@ -24,10 +24,10 @@ use crate::files;
 /// The extensions of the files that are read from a directory.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
-/// Upper limits on the input.
+/// Upper limits on the input, so that a wrong path doesn't exhaust the memory.
 #[derive(Clone, Copy, Debug)]
 struct ManifestLimits {
-    /// The number of files in a directory.
+    /// The number of manifest files in a directory.
     files: usize,
     /// The size of one file in bytes.
     file: u64,
@@ -56,7 +56,7 @@ pub struct ManifestError {
 /// order of their names.
 ///
 /// If an object occurs twice, the later one counts. Objects that the selectors don't match are left
-/// out, as an API server would do. A headless Service without any EndpointSlice becomes
+/// out, as an API server would do. A headless Service without a selected EndpointSlice becomes
 /// [`HeadlessWithoutSlices`](zerohop_kubernetes::ServiceKind::HeadlessWithoutSlices), because its
 /// endpoints are unknown.
 ///
@@ -149,7 +149,7 @@ impl FileStamps {
     pub fn read(path: &Path) -> io::Result<FileStamps> {
         let mut stamps = BTreeMap::new();
         for file in manifest_files(path)? {
-            // A dangling link has a stamp of zeros.
+            // A file without readable metadata, such as a dangling link, has a stamp of zeros.
             let stamp = fs::metadata(&file).map_or([0; 6], |it| {
                 let (device, inode) = (it.dev().cast_signed(), it.ino().cast_signed());
                 let (seconds, nanoseconds) = (it.mtime(), it.mtime_nsec());
@@ -191,8 +191,9 @@ fn file_error(file: &Path, reason: String) -> ManifestError {
     }
 }
 
-/// Whether a directory entry is a manifest. Hidden entries are not: they belong to an editor or to
-/// a ConfigMap volume. A dangling link counts as a manifest, so that [`load`] reports it.
+/// Whether a directory entry is a manifest. Subdirectories are not, and hidden entries are not,
+/// because they belong to an editor or to a ConfigMap volume. A dangling link counts as a manifest,
+/// so that [`load`] reports it.
 fn is_manifest(file: &Path) -> bool {
     let is_hidden = file
         .file_name()
@@ -256,8 +257,8 @@ struct Document<'a> {
     lines_before: usize,
 }
 
-/// Splits a text at its document markers. A line that starts with `---` is always a marker, even
-/// inside a block scalar (YAML 1.2 section 9.1.2).
+/// Splits a text at its document markers. `---` at the start of a line, followed by white space or
+/// the end of the line, is always a marker, even inside a block scalar (YAML 1.2 section 9.1.2).
 fn split_documents(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
     let mut start = 0;
@@ -313,6 +314,7 @@ impl Document<'_> {
                 Ok((object, labels)) if selectors.selects(&object, &labels) => {
                     objects.insert(object);
                 }
+                // An earlier version may have been selected, but the latest version counts.
                 Ok((object, _)) => objects.remove(&object),
                 Err(error) => errors.push(self.with_file_line(error)),
             }

@@ -32,7 +32,7 @@ const MAX_LINKS: usize = 40;
 pub struct PathWatch {
     path: PathBuf,
     change: Arc<Notify>,
-    /// Replaced after each change, because the change may have moved the watched directories.
+    /// Replaced by [`PathWatch::rearm`], because a change may have moved the watched directories.
     watcher: RecommendedWatcher,
 }
 
@@ -40,7 +40,8 @@ impl PathWatch {
     /// Starts watching. Changes are noticed from now on.
     ///
     /// # Errors
-    /// When the path can't be resolved, or the system has no inotify watches left.
+    /// When the path is empty or a directory that can't be listed, or inotify can't be used, for
+    /// example because the system has no watches left. The path need not exist.
     pub fn new(path: &Path) -> notify::Result<PathWatch> {
         let change = Arc::new(Notify::new());
         let watcher = arm(path, &change)?;
@@ -51,7 +52,8 @@ impl PathWatch {
         })
     }
 
-    /// Waits for a change, and then until it is complete.
+    /// Waits for a change, and then until it is complete, but at most `MAX_DELAY` longer. If the
+    /// future is dropped early, a change may be lost, so the caller must check the files itself.
     pub async fn changed(&mut self) {
         self.change.notified().await;
         let latest = Instant::now() + MAX_DELAY;
@@ -64,25 +66,27 @@ impl PathWatch {
         self.rearm();
     }
 
-    /// Determines again which directories to watch. Logs a warning if they can't be watched.
+    /// Determines again which directories to watch. If they can't be watched, logs a warning and
+    /// keeps the previous watch.
     pub fn rearm(&mut self) {
         match arm(&self.path, &self.change) {
             Ok(watcher) => self.watcher = watcher,
             Err(error) => warn!(
                 path = %self.path.display(), %error,
-                "can't watch this path any more: changes to its files take effect up to 10 seconds \
-                 late, by the agent's periodic check"
+                "can't watch this path for changes: changes to its files may take effect up to 10 \
+                 seconds late, by the agent's periodic check"
             ),
         }
     }
 }
 
-/// Watches every directory whose entries decide what `path` refers to.
+/// Watches the directories whose entries decide what `path` refers to, and the directory at `path`.
 fn arm(path: &Path, change: &Arc<Notify>) -> notify::Result<RecommendedWatcher> {
     let scope = WatchScope::resolve(path).map_err(notify::Error::io)?;
     let directories = scope.directories();
     let change = change.clone();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        // After an error, a change may have been missed.
         if event.map_or(true, |event| scope.affects_path(&event)) {
             change.notify_one();
         }

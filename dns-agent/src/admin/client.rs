@@ -25,7 +25,8 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The status of the agent whose admin endpoints listen at `admin`.
 ///
 /// # Errors
-/// When no agent of this version answers at that address in time, or when it answers with an error.
+/// When no agent answers at that address in time, when it answers with an error, or when this
+/// version can't read the answer.
 pub async fn status(admin: SocketAddr) -> anyhow::Result<Status> {
     get_json(admin, "/status").await
 }
@@ -39,10 +40,11 @@ pub async fn lookup(admin: SocketAddr, name: &Name, rtype: Rtype) -> anyhow::Res
     get_json(admin, &format!("/lookup/{}/{rtype}", path_segment(name))).await
 }
 
-/// Every record of a zone, or of all zones.
+/// Every record of a zone. Without a zone, every record of the agent.
 ///
 /// # Errors
-/// As for [`status`], and when the agent has no such zone.
+/// When no agent answers at that address in time, or when it answers with an error, for example
+/// because it has no such zone.
 pub async fn dump(admin: SocketAddr, zone: Option<&Name>) -> anyhow::Result<ResponseText> {
     match zone {
         Some(zone) => get_checked(admin, &format!("/dump/{}", path_segment(zone))).await,

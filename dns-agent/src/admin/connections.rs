@@ -1,7 +1,7 @@
 //! Connections to the admin endpoints, with limits on their number, lifetime and request size.
 //!
-//! Any pod can reach the endpoints of its node. The limits keep one pod from using up the agent's
-//! memory or locking out other clients.
+//! In a cluster the endpoints listen on all addresses of the node, so any pod can reach them. The
+//! limits keep one pod from using up the agent's memory or locking out other clients.
 
 use std::{
     collections::HashMap,
@@ -24,10 +24,11 @@ use tracing::{debug, warn};
 
 use super::{router, state::AdminState};
 
-/// Maximum number of open connections from pods and other machines.
+/// Maximum number of open connections from other addresses: pods, other machines, and this machine
+/// by another address of its own.
 const MAX_REMOTE: usize = 64;
-/// Maximum number of open connections from this machine, counted separately so that probes and
-/// `dns-agent status` get through.
+/// Maximum number of open connections from loopback addresses, counted separately so that probes
+/// and `dns-agent status` get through.
 const MAX_LOCAL: usize = 256;
 /// Maximum size of a request's head, in bytes.
 const MAX_HEAD: usize = 16 << 10;

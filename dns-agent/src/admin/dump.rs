@@ -24,15 +24,15 @@ use zerohop_zone::{
     zone_file::{OutsideZones, ZoneFile},
 };
 
-/// Size of a piece in bytes. A piece may be somewhat larger, because the names of one Service stay
-/// together.
+/// A piece ends when it has this many bytes, or after [`MAX_STEPS`]. It may be somewhat larger,
+/// because the names of one Service stay together.
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// Maximum number of steps while the index is locked, so that the publisher need not wait long.
 /// [`PIECE_BYTES`] does not limit the steps, because a step may write nothing.
 const MAX_STEPS: usize = 512;
 
-/// Limits the number of dumps at the same time.
+/// Limits the number of dumps at the same time, because each dump locks the index again and again.
 static DUMP_SLOTS: Semaphore = Semaphore::const_new(8);
 
 /// Dumps every zone, and the records outside the zones.

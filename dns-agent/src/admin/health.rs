@@ -1,4 +1,8 @@
 //! `/healthz`: sends a query to each plane and reports whether it is answered.
+//!
+//! A plane that does not answer is healthy if it is off or has no zone to answer for. So is a
+//! kernel plane that may answer no client, and one that is attached to no interface because none
+//! matches or foreign programs own those that match.
 
 use std::sync::{Arc, PoisonError};
 
@@ -44,7 +48,7 @@ fn kernel_lines(health: KernelHealth, missing_and_degraded: &[String]) -> Vec<He
         KernelHealth::Failed(reason) => vec![Err(format!("kernel: {reason}"))],
         KernelHealth::On(None) => {
             vec![Ok(
-                "kernel: there is no zone to answer for, so CoreDNS answers everything".to_owned(),
+                "kernel: it answers for no zone, so CoreDNS answers everything".to_owned(),
             )]
         }
         KernelHealth::On(Some(CanaryReport {
@@ -62,8 +66,8 @@ fn kernel_lines(health: KernelHealth, missing_and_degraded: &[String]) -> Vec<He
             .into_iter()
             .map(|(program, outcome)| match outcome {
                 Outcome::NotPermitted => Ok(format!(
-                    "kernel: {program} passes everything, because NetworkPolicies permit no pod \
-                     of this node"
+                    "kernel: {program} passes everything, because no client may be answered: see \
+                     the policies in `dns-agent status`"
                 )),
                 outcome if outcome.is_answer() => {
                     Ok(format!("kernel: {program} answered {zone} SOA"))
@@ -129,7 +133,7 @@ mod tests {
             (
                 on(&[("tc", Outcome::NotPermitted)]),
                 true,
-                "permit no pod of this node",
+                "no client may be answered",
             ),
             (
                 on(&[("tc", Outcome::LeaseStale)]),

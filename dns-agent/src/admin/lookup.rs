@@ -128,7 +128,7 @@ impl AdminState {
         }
     }
 
-    /// Why the kernel doesn't answer clients without EDNS. `None` when it answers.
+    /// Why the kernel doesn't answer clients without EDNS. `None` when it answers them.
     fn why_not_kernel(
         &self,
         kernel: &KernelExplanation,
@@ -176,14 +176,15 @@ impl AdminState {
         Some(why)
     }
 
-    /// Why the lease has ended: the agent ended it, for the reasons on the board, or the publisher
-    /// did not renew it in time.
+    /// Why the lease has ended: the agent ended it, for one of the reasons on the board, or the
+    /// publisher did not renew it in time. The board doesn't say which reasons end the lease.
     fn explain_stale_lease(&self) -> String {
         match self.board.missing_and_degraded().as_slice() {
-            [] => "the agent did not renew its lease within --stale-after: its publisher is stuck"
+            [] => "the agent did not renew its lease within --stale-after: its publisher is busy \
+                   or stuck; see the agent's log"
                 .to_owned(),
             missing_and_degraded => format!(
-                "the agent does not renew its lease: {}",
+                "the lease has ended; the status shows: {}",
                 missing_and_degraded.join("; ")
             ),
         }
@@ -221,8 +222,8 @@ fn forwarding_note(question: &UpstreamLookup) -> String {
             format!("{name} would be forwarded, but no --upstream is given")
         }
         Some(Err(NoResponse::ClusterDnsUnknown)) => format!(
-            "{name} would be forwarded to the cluster's DNS, but its address is not known: \
-             correct --dns-service, or give --cluster-dns"
+            "{name} would be forwarded to the cluster's DNS, but no address of it is known except \
+             this agent's own: correct --dns-service, or give --cluster-dns"
         ),
         Some(Err(NoResponse::NoAnswer)) => {
             format!("{name} is forwarded, but no upstream answered")
@@ -304,7 +305,8 @@ fn explain_outcome(outcome: Outcome, data: &dyn ZoneData, name: &Name, rtype: Rt
         Outcome::MetaType => format!("{rtype} is a meta type, which no record has"),
         Outcome::PassMark => explain_pass_mark(data, name, rtype),
         Outcome::BelowUnknown => format!(
-            "names below {} are computed, and the kernel's tables hold stored names only",
+            "names below {} may be computed from their labels, and the kernel program can't \
+             compute this one",
             parent()
         ),
         Outcome::TagCollision => {
@@ -321,7 +323,9 @@ fn explain_outcome(outcome: Outcome, data: &dyn ZoneData, name: &Name, rtype: Rt
             ),
         },
         Outcome::TooLarge => {
-            "the answer is longer than the client accepts (512 bytes without EDNS)".to_owned()
+            "the answer is longer than a reply may be: 512 bytes without EDNS, and at most 1232 \
+             bytes with EDNS"
+                .to_owned()
         }
         _ => "the kernel program passes the query".to_owned(),
     }
@@ -346,9 +350,12 @@ fn explain_pass_mark(data: &dyn ZoneData, name: &Name, rtype: Rtype) -> String {
             ) =>
         {
             format!(
-                "the answer, {} records, is too long for the kernel's tables",
+                "the answer, {} records, does not fit into the kernel's tables",
                 answer.len()
             )
+        }
+        Answer::NotAuthoritative => {
+            "the name, or its data of this type, is delegated to CoreDNS".to_owned()
         }
         _ => "the name's record is marked to pass, because only the agent can compute the answer, \
               as for aliases"

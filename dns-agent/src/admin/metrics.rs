@@ -83,7 +83,7 @@ impl Default for Metrics {
         );
         registry.register_with_unit(
             "zerohop_publish_duration",
-            "Time from reading a change until both planes answer from the changed data",
+            "Time from reading a change until each plane that is on answers from the changed data",
             Unit::Seconds,
             publish.clone(),
         );

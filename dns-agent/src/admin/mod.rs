@@ -1,9 +1,9 @@
 //! The admin endpoints: liveness, readiness, health, status, metrics, look-ups and dumps.
 //!
-//! [`health`] queries both planes. [`metrics`] encodes the metrics. [`status`] is the agent's
-//! state, which tasks write to the [`status_board`]. [`lookup`] explains the answer to one
-//! question, and [`dump`] prints every record. All of them read the [`state`]. [`client`] sends
-//! requests to the endpoints of a running agent.
+//! [`health`] queries both planes. [`metrics`] encodes the metrics. [`lookup`] explains the answer
+//! to one question, and [`dump`] prints every record. These four read an [`AdminState`]. Status,
+//! liveness and readiness need only the [`status_board`], to which tasks write the [`status`].
+//! [`client`] sends requests to the endpoints of a running agent.
 
 pub mod client;
 mod connections;
@@ -27,7 +27,7 @@ use axum::{
     routing::get,
 };
 use tokio::{
-    sync::Semaphore,
+    sync::Mutex,
     task::{JoinError, spawn_blocking},
 };
 
@@ -36,9 +36,9 @@ use zerohop_zone::{Name, Rtype};
 pub use self::connections::serve;
 use self::{state::AdminState, status_board::StatusBoard};
 
-/// Lets the public endpoints that lock the kernel plane run one at a time, so that the publisher
-/// never waits for more than one of them.
-static KERNEL_PLANE_TURN: Semaphore = Semaphore::const_new(1);
+/// Lets the public endpoints that lock the kernel plane run one at a time, so that many requests
+/// don't keep the publisher waiting.
+static KERNEL_PLANE_TURN: Mutex<()> = Mutex::const_new(());
 
 /// The paths that every peer may request. All other responses contain names of objects and hosts,
 /// so only this machine gets them.
@@ -62,9 +62,9 @@ fn router(admin_state: Arc<AdminState>) -> Router {
         .layer(from_fn(refuse_private_paths))
 }
 
-/// Refuses paths outside [`PUBLIC_PATHS`] to remote peers, and to requests whose host is not this
-/// machine. The check of the host prevents DNS rebinding: a web page's own host name may lead a
-/// browser here through `kubectl port-forward`.
+/// Refuses paths outside [`PUBLIC_PATHS`] to remote peers, and to requests whose host is neither
+/// `localhost` nor a loopback address. The check of the host prevents DNS rebinding: a web page's
+/// own host name may lead a browser here through `kubectl port-forward`.
 async fn refuse_private_paths(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
@@ -85,28 +85,28 @@ async fn refuse_private_paths(
     (StatusCode::FORBIDDEN, body).into_response()
 }
 
-/// The longest time that a round of the publisher's loop may take.
+/// The longest time that a round of the publisher's loop may take. A round that publishes 100,000
+/// names takes about half a second (docs/benchmarks.md), so a round of minutes is stuck. The
+/// kubelet kills the agent when four probes at intervals of 30 seconds have failed
+/// (deploy/kustomize/daemon-set.yaml).
 const MAX_ROUND: Duration = Duration::from_secs(120);
 
-/// Succeeds if the runtime works and the publisher finishes its rounds.
+/// Succeeds if the publisher has finished a round within [`MAX_ROUND`].
 async fn livez(State(board): State<Arc<StatusBoard>>) -> Response {
-    let idle = board.time_since_round();
-    if idle < MAX_ROUND {
+    let since_round = board.time_since_round();
+    if since_round < MAX_ROUND {
         return "ok\n".into_response();
     }
     let reason = format!(
         "the publisher's loop has finished no round for {} s, so the publisher is busy or stuck\n",
-        idle.as_secs()
+        since_round.as_secs()
     );
     (StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
 }
 
-/// Succeeds if each plane that is on answers a query.
+/// Fails if a plane that should answer does not. [`health`] says which silent planes are healthy.
 async fn healthz(State(admin_state): State<Arc<AdminState>>) -> Response {
-    let Ok(_turn) = KERNEL_PLANE_TURN.acquire().await else {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
-    };
-    let lines = match health::query_planes(admin_state).await {
+    let lines = match take_turn(health::query_planes(admin_state)).await {
         Ok(lines) => lines,
         Err(error) => return failed("querying the planes", &error),
     };
@@ -122,7 +122,7 @@ async fn healthz(State(admin_state): State<Arc<AdminState>>) -> Response {
     (code, body).into_response()
 }
 
-/// Succeeds if everything that the configuration asks for is in place.
+/// Succeeds if nothing is missing. An agent that is only degraded is ready.
 async fn readyz(State(board): State<Arc<StatusBoard>>) -> Response {
     let missing = board.missing();
     if missing.is_empty() {
@@ -144,7 +144,7 @@ async fn status(State(board): State<Arc<StatusBoard>>) -> Response {
     }
 }
 
-/// How the agent answers a question, as JSON.
+/// How the agent answers a question, and which plane answers it, as JSON.
 async fn lookup(
     State(admin_state): State<Arc<AdminState>>,
     Path((name, rtype)): Path<(String, String)>,
@@ -165,11 +165,9 @@ async fn lookup(
 /// The metrics, for Prometheus.
 async fn metrics_text(State(admin_state): State<Arc<AdminState>>) -> Response {
     const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let Ok(_turn) = KERNEL_PLANE_TURN.acquire().await else {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
-    };
     // On a blocking thread, because it locks the kernel plane.
-    match spawn_blocking(move || admin_state.metrics.text(&admin_state.board)).await {
+    let text = async { spawn_blocking(move || admin_state.metrics.text(&admin_state.board)).await };
+    match take_turn(text).await {
         Ok(Ok(text)) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Ok(Err(error)) => {
             let reason = format!("the metrics can't be written: {error}\n");
@@ -179,7 +177,7 @@ async fn metrics_text(State(admin_state): State<Arc<AdminState>>) -> Response {
     }
 }
 
-/// Every record, zone by zone.
+/// Every record: zone by zone, then the records outside the zones.
 async fn dump_all(State(admin_state): State<Arc<AdminState>>) -> Response {
     dump::dump_all(admin_state.index.clone())
 }
@@ -193,6 +191,20 @@ async fn dump_zone(
         Ok(zone) => dump::dump_zone(admin_state.index.clone(), &zone),
         Err(error) => bad_request(format!("{zone:?} is not a domain name: {error}\n")),
     }
+}
+
+/// Runs a task that locks the kernel plane, after other such tasks. If the client disconnects, the
+/// task goes on and keeps its turn, because a blocking thread may still wait for the lock.
+async fn take_turn<T: Send + 'static>(
+    task: impl Future<Output = Result<T, JoinError>> + Send + 'static,
+) -> Result<T, JoinError> {
+    let turn = KERNEL_PLANE_TURN.lock().await;
+    let task = async move {
+        let result = task.await;
+        drop(turn);
+        result
+    };
+    tokio::spawn(task).await?
 }
 
 fn bad_request(reason: String) -> Response {

@@ -1,4 +1,4 @@
-//! The state that the admin endpoints share.
+//! The state that health, metrics, look-ups and dumps share.
 
 use std::{
     net::SocketAddr,
@@ -12,7 +12,7 @@ use zerohop_zone::{Name, Rtype};
 
 use super::{metrics::Metrics, status_board::StatusBoard};
 
-/// The state that the admin endpoints read.
+/// What health, metrics, look-ups and dumps read.
 pub struct AdminState {
     /// The index of objects.
     pub index: Arc<RwLock<Index>>,
@@ -26,7 +26,7 @@ pub struct AdminState {
     pub kernel_canary: KernelCanary,
     /// A canary for each address that the resolver listens on.
     pub resolver_canaries: Vec<Arc<Canary>>,
-    /// The current status.
+    /// The board with the current status, for all endpoints.
     pub board: Arc<StatusBoard>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
@@ -46,7 +46,7 @@ pub enum KernelExplanation {
     On(Explanation),
 }
 
-/// Runs the kernel program on a query for the SOA record of one of these zones.
+/// Runs each attached program on a query for the SOA record of one of these zones.
 pub type KernelCanary = Box<dyn Fn(&[Name]) -> KernelHealth + Send + Sync>;
 
 /// Whether the kernel plane answers.
@@ -54,8 +54,9 @@ pub type KernelCanary = Box<dyn Fn(&[Name]) -> KernelHealth + Send + Sync>;
 pub enum KernelHealth {
     /// No `--interface` is given.
     Off,
-    /// The kernel plane does not answer, for the reason in the text.
+    /// The kernel plane does not run, or can't be queried, for the reason in the text.
     Failed(String),
-    /// The results of the attached programs; `None` when there is no zone.
+    /// The results of the attached programs; `None` when there is no zone, or when the tables have
+    /// none of the zones.
     On(Option<CanaryReport>),
 }

@@ -68,22 +68,22 @@ pub struct ManifestsStatus {
     /// Seconds since the manifests were last checked for changes; `None` before the first check.
     /// They are checked every ten seconds, and when inotify reports a change.
     pub age_seconds: Option<f64>,
-    /// Errors of the last load, each with file and line. The objects of the previous load stay
-    /// published.
+    /// Errors of the last load, each with its file and, if known, its line. The objects of the last
+    /// load without errors stay published.
     pub errors: Vec<String>,
 }
 
 /// The status of the Kubernetes API as the source.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct KubernetesStatus {
-    /// Conclusions from CoreDNS's configuration, and their reasons.
+    /// Conclusions from the Corefiles of CoreDNS and of node caches, and their reasons.
     pub reasons: Vec<String>,
-    /// Seconds since the stalest feed received something; `None` before everything has been
-    /// listed.
+    /// Seconds since the stalest feed received something, without the feeds of facts for
+    /// NetworkPolicies; `None` before everything has been listed.
     pub age_seconds: Option<f64>,
     /// All feeds.
     pub feeds: Vec<FeedStatus>,
-    /// The numbers of requests since the start, by verb.
+    /// The numbers of requests of the current feeds, by verb. Feeds that were stopped don't count.
     pub requests: BTreeMap<String, u64>,
 }
 
@@ -98,11 +98,12 @@ pub struct FeedStatus {
     pub error: Option<String>,
     /// Seconds since the activity began.
     pub since_seconds: f64,
-    /// Seconds since the feed received something; `None` before its first list has ended.
+    /// Seconds since the feed received something; `None` before its first list has ended. 0 while
+    /// the feed has nothing to request, or while the names that depend on it pass.
     pub age_seconds: Option<f64>,
-    /// The number of objects received.
+    /// The number of objects received from lists and watches. An object counts each time.
     pub applied: u64,
-    /// The number of received objects that could not be used.
+    /// The number of received objects that could not be used, counted likewise.
     pub unusable: u64,
 }
 
@@ -110,7 +111,7 @@ pub struct FeedStatus {
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FeedState {
-    /// The feed has not started.
+    /// The feed waits to send its first list request, or for the response.
     #[default]
     Waiting,
     /// The feed has nothing to request.
@@ -148,9 +149,9 @@ pub struct PolicyStatus {
 pub struct ResolverStatus {
     /// The addresses that the resolver listens on.
     pub listen: Vec<SocketAddr>,
-    /// The servers that the resolver forwards to, in order.
+    /// The servers of `--upstream`, in order.
     pub upstreams: Vec<SocketAddr>,
-    /// The servers that forward back to this agent.
+    /// The upstreams that forward back to this agent.
     #[serde(default)]
     pub loops: Vec<SocketAddr>,
     /// The resolver's counters.
@@ -164,16 +165,16 @@ pub enum PlaneState {
     /// No `--interface` is given.
     #[default]
     Off,
-    /// The first lists of objects are not complete yet.
+    /// The first lists of objects are not complete yet, or those of facts for NetworkPolicies.
     Waiting,
-    /// There is no zone to answer for, because CoreDNS's configuration delegates everything to
-    /// CoreDNS.
+    /// There has been no zone to answer for, for example because CoreDNS's configuration delegates
+    /// everything to CoreDNS.
     Idle,
     /// Another agent holds the hooks of this node.
     Behind,
     /// The kernel plane could not be started, or its tables could not be written.
     Failed,
-    /// The kernel plane runs.
+    /// The kernel plane runs. It may be attached to no interface.
     On,
 }
 

@@ -20,20 +20,21 @@ pub struct StatusBoard {
     status: watch::Sender<Status>,
     counters: Arc<ResolverCounters>,
     kernel: KernelStatusReader,
-    /// The feeds of objects, and the reasons of the current plan.
+    /// The feeds of objects and Corefiles, and the conclusions of the current plan.
     feeds: watch::Sender<KubernetesFeeds>,
     /// The health of the feeds of facts for NetworkPolicies.
     policy_feeds: watch::Sender<Vec<Arc<SourceHealth>>>,
-    /// When the publisher's loop finished its last round.
+    /// When the publisher's loop finished its last round; before the first round, when the board
+    /// was made.
     last_round: watch::Sender<Instant>,
     /// When the manifests were last checked; `None` before the first check, and without manifests.
     last_file_check: watch::Sender<Option<Instant>>,
 }
 
-/// The feeds of objects from the Kubernetes API.
+/// The feeds of objects and Corefiles from the Kubernetes API.
 #[derive(Clone, Debug, Default)]
 pub struct KubernetesFeeds {
-    /// Conclusions from CoreDNS's configuration, and their reasons.
+    /// Conclusions from the Corefiles of CoreDNS and of node caches, and their reasons.
     pub reasons: Vec<String>,
     /// The health of the feeds.
     pub health: Vec<Arc<SourceHealth>>,
@@ -60,7 +61,7 @@ impl StatusBoard {
         }
     }
 
-    /// Replaces the feeds of objects.
+    /// Replaces the feeds of objects and Corefiles.
     pub fn set_feeds(&self, feeds: KubernetesFeeds) {
         self.feeds.send_replace(feeds);
     }
@@ -106,7 +107,7 @@ impl StatusBoard {
         }
     }
 
-    /// The current status.
+    /// The current status. Waits for the kernel plane's lock.
     pub fn read(&self) -> Status {
         let (mut status, kernel) = self.read_with_kernel();
         status.kernel = kernel.state();
@@ -114,7 +115,8 @@ impl StatusBoard {
         status
     }
 
-    /// The current status without the kernel plane's part, and the kernel plane's status.
+    /// The current status without the kernel plane's part, and the kernel plane's status. Waits for
+    /// the kernel plane's lock.
     pub fn read_with_kernel(&self) -> (Status, KernelStatus) {
         let mut status = self.status.borrow().clone();
         status.resolver.counts = self.counters.snapshot();

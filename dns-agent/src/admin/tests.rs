@@ -6,7 +6,7 @@ use axum::body::Body;
 use dns_common::Outcome;
 use http_body_util::BodyExt;
 use serde_json::json;
-use tokio::{io::AsyncWriteExt, net::TcpListener};
+use tokio::{io::AsyncWriteExt, net::TcpListener, sync::oneshot};
 use tower::ServiceExt as _;
 use zerohop_datapath::{canary::CanaryReport, explain::Explanation};
 use zerohop_kubernetes::{Index, ObjectCounts, ObjectRef, Objects, ZoneSettings};
@@ -216,7 +216,7 @@ async fn a_lookup_says_which_plane_answers_and_why() {
         (
             on(true, Outcome::LeaseStale, None),
             AnsweringPlane::Agent,
-            Some("lease_stale: the agent does not renew its lease: nothing matches"),
+            Some("lease_stale: the lease has ended; the status shows: nothing matches"),
         ),
         (
             on(true, Outcome::TooLarge, Some(Outcome::Data)),
@@ -374,4 +374,23 @@ kernel     on
     );
     let back: Status = serde_json::from_str(&serde_json::to_string(&status).unwrap()).unwrap();
     assert_eq!(back, status);
+}
+
+#[tokio::test]
+async fn the_task_of_a_disconnected_client_keeps_its_turn() {
+    let (started, has_started) = oneshot::channel();
+    let (end, ended) = oneshot::channel();
+    let first = take_turn(async {
+        started.send(()).unwrap();
+        ended.await.unwrap();
+        Ok(())
+    });
+    // The request is dropped while its task runs.
+    tokio::select! {
+        _ = first => panic!("the task can't have ended"),
+        () = async { has_started.await.unwrap() } => {}
+    }
+    assert!(KERNEL_PLANE_TURN.try_lock().is_err());
+    end.send(()).unwrap();
+    take_turn(async { Ok(()) }).await.unwrap();
 }

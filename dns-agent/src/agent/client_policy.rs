@@ -85,7 +85,7 @@ enum PolicyKnowledge {
 }
 
 impl ClientPolicy {
-    /// A policy that permits no client before the lists are complete, unless policies are ignored.
+    /// A policy that permits no client before the lists are complete, unless no facts are needed.
     pub(super) fn new(config: &Config) -> ClientPolicy {
         let fact_source = match &config.source {
             _ if config.interfaces.is_empty() => FactSource::Off,
@@ -204,7 +204,8 @@ impl ClientPolicy {
         self.feeds_without_reply().is_empty()
     }
 
-    /// The reason for not being ready, if any: the feeds that have received nothing yet.
+    /// The reason for not being ready, if any: the feeds that have neither received anything nor
+    /// failed.
     pub(super) fn missing(&self) -> Option<String> {
         let feeds = self.feeds_without_reply();
         let names: Vec<_> = feeds.iter().map(|feed| feed.name()).collect();
@@ -226,8 +227,8 @@ impl ClientPolicy {
                 && is_needed
             {
                 degraded.push(format!(
-                    "CoreDNS answers all queries, because it isn't known which pods \
-                     NetworkPolicies permit to query it: {error}; correct this error, or give \
+                    "CoreDNS answers queries of this node's pods, because it isn't known which of \
+                     them NetworkPolicies permit to query it: {error}; correct this error, or give \
                      --network-policy ignore"
                 ));
             }

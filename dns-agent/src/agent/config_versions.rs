@@ -35,7 +35,7 @@ struct ConfigVersion<T> {
     text: VersionText<T>,
     /// How often a program that runs with this version checks for a new one.
     reload: Reload,
-    /// When this version replaced the previous one.
+    /// When this version replaced the previous one. Only the newest version's is read.
     edited_at: EditTime,
 }
 
@@ -58,14 +58,15 @@ struct EditTime {
     at: SystemTime,
     /// When this agent read the new text.
     first_seen: Instant,
-    /// The time from `at` until `first_seen`.
+    /// The time from the edit until `first_seen`. Zero for an edit that replaces a text in force,
+    /// because the watch reports such an edit at once.
     age: Duration,
 }
 
 /// The pods that run with a configuration.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum RunningPods<'a> {
-    /// Pods are not watched.
+    /// Pods are not watched, because there is no kernel plane.
     NotWatched,
     /// Pods are watched, but not listed yet.
     Unknown,
@@ -74,7 +75,7 @@ pub(super) enum RunningPods<'a> {
 }
 
 /// A time during which the kernel passes all queries, because a program may run with an older
-/// version of its configuration than the newest.
+/// version of its configuration than the newest, or its configuration is not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hold {
     /// The end of the hold; `None` when only an event can end it, such as the restart of a pod.
@@ -99,9 +100,9 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         }
     }
 
-    /// Adds the current text, unless it is already the newest. `reload` is the setting in the text,
-    /// `written` the time at which the ConfigMap was written, if known, and `pods` are the pods
-    /// that run with the configuration.
+    /// Adds the current text, unless it is already the newest. `reload` says how often a program
+    /// that runs with the text checks for a new one, `written` when the ConfigMap was written, if
+    /// known, and `pods` are the pods that run with the configuration.
     pub(super) fn add_version(
         &mut self,
         text: T,
@@ -134,8 +135,9 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
     }
 
     /// The hold while `program`, in `pods`, may run with an older version than the newest. `None`
-    /// when it runs with the newest version, or when all older versions lead to the same answers as
-    /// the newest. `is_harmless` tells whether a text leads to these answers.
+    /// before the first text, when the program runs with the newest version, or when all older
+    /// versions lead to the same answers as the newest. `is_harmless` tells whether a text leads to
+    /// these answers.
     pub(super) fn hold(
         &mut self,
         program: &str,
@@ -175,8 +177,9 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         })
     }
 
-    /// Adds the unknown version before the first text that this agent reads, and returns the time
-    /// of the edit. The unknown version's `reload` is assumed to be that of the new text.
+    /// Adds the unknown version before a text, if no text before it is in force, and returns the
+    /// time of the edit. The unknown version's `reload` is assumed to be that of the new text. If
+    /// it isn't known when the ConfigMap was written, no earlier version is assumed.
     fn add_prior_version(&mut self, reload: Reload, written: Option<WriteTime>) -> EditTime {
         let now = EditTime::now();
         let (text, at) = match written {
@@ -187,6 +190,7 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         self.versions.push(ConfigVersion {
             text,
             reload,
+            // Not read, because the new text follows.
             edited_at: now,
         });
         EditTime {
@@ -221,8 +225,8 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         });
     }
 
-    /// The time at which the program runs with the newest version at the latest; `None` when the
-    /// time isn't known.
+    /// The time at which the program runs with the newest version at the latest, if it accepts that
+    /// version; `None` when the time isn't known.
     fn adoption_time(&self, pods: RunningPods<'_>) -> Option<Instant> {
         let (newest, older) = self.versions.split_last()?;
         let EditTime {
@@ -235,6 +239,7 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         {
             return Some(first_seen);
         }
+        // A precaution: the program checks at the interval of an older version.
         let mut longest = newest.reload.period().unwrap_or_default();
         for version in older
             .iter()

@@ -1,8 +1,8 @@
 //! The path from this node's pods to CoreDNS, as read from the Kubernetes API: NodeLocal DNSCache
 //! on this node, the Service of the cluster's DNS, and the start times of its pods.
 //!
-//! The events come from the feeds of facts for NetworkPolicies ([`super::policy_feeds`]), so no
-//! object is watched twice.
+//! The events come from the feeds of facts for NetworkPolicies ([`super::policy_feeds`]), so the
+//! objects need no watches of their own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,12 +14,15 @@ use zerohop_kubernetes::{DnsService, Event, Fact, Feed, NodeCache, Object, Objec
 /// The path from this node's pods to CoreDNS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct DnsPath {
-    /// The node caches of this node, by pod; `None` before the pods of this node are listed.
+    /// The node caches of this node, by pod; `None` before the pods of this node are listed, and
+    /// without `--node-name`.
     pub(super) caches: Option<BTreeMap<ObjectKey, CachePod>>,
     /// The Service of the cluster's DNS: `None` before it is listed, `Some(None)` if it does not
     /// exist.
     pub(super) service: Option<Option<DnsService>>,
-    /// The start times of that Service's pods; `None` before the pods are listed.
+    /// The start times of that Service's running pods; `None` while the Service does not exist or
+    /// its pods are not listed yet. Empty for a Service without a selector, because its pods can't
+    /// be known.
     pub(super) starts: Option<PodStarts>,
 }
 
@@ -27,8 +30,8 @@ pub(super) struct DnsPath {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CachePod {
     pub(super) cache: NodeCache,
-    /// When the container was started; `None` while it does not run, or if the status lacks the
-    /// time.
+    /// When the pod's longest-running container was started; `None` while no container runs, or if
+    /// the status lacks a time.
     pub(super) started: Option<SystemTime>,
 }
 
@@ -51,7 +54,7 @@ pub(super) struct ListedObjects<T> {
     objects: BTreeMap<ObjectKey, T>,
     /// Objects that the current list has not reported yet.
     not_yet_listed: BTreeSet<ObjectKey>,
-    /// Whether any list has ended.
+    /// Whether any list has ended since the start or the last [`ListEvent::Reset`].
     listed: ListState,
 }
 
@@ -59,7 +62,7 @@ pub(super) struct ListedObjects<T> {
 enum ListState {
     #[default]
     Never,
-    Once,
+    AtLeastOnce,
 }
 
 impl PodStarts {
@@ -108,7 +111,6 @@ impl DnsPathObserver {
     pub(super) fn path(&self) -> DnsPath {
         let services = self.services.known();
         let service = services.map(|services| services.values().next().cloned());
-        // Empty for a Service without a selector, because its pods can't be known.
         let starts = self.dns_pods.known();
         DnsPath {
             caches: self.caches.known().cloned(),
@@ -188,7 +190,7 @@ impl<T> ListedObjects<T> {
                 for key in std::mem::take(&mut self.not_yet_listed) {
                     self.objects.remove(&key);
                 }
-                self.listed = ListState::Once;
+                self.listed = ListState::AtLeastOnce;
             }
             Deleted(key) => {
                 self.objects.remove(key);
@@ -200,9 +202,9 @@ impl<T> ListedObjects<T> {
         }
     }
 
-    /// All objects; `None` before the first list has ended.
+    /// All objects; `None` before the first list has ended, and again after [`ListEvent::Reset`].
     pub(super) fn known(&self) -> Option<&BTreeMap<ObjectKey, T>> {
-        (self.listed == ListState::Once).then_some(&self.objects)
+        (self.listed == ListState::AtLeastOnce).then_some(&self.objects)
     }
 }
 

@@ -27,7 +27,8 @@ use zerohop_zone::{Name, ZoneData};
 
 use crate::{KERNEL_OBJECT, config::Config};
 
-/// The interval between scans for interfaces. The kernel's notifications cause additional scans.
+/// The longest interval between scans for interfaces. A shorter interval of lease renewals, and the
+/// kernel's notifications, cause additional scans.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The time between attempts to start a kernel plane that failed.
@@ -69,24 +70,26 @@ struct FailedGrowth {
 enum KernelLifecycle {
     /// No `--interface` is given.
     Off,
-    /// The condition is not met yet.
+    /// The kernel plane waits for the condition.
     Waiting(StartCondition),
     /// The condition is met, but another agent has held the hooks since `since` or longer.
     Behind { since: Instant },
     /// The kernel plane could not be started, or its tables could not be written. The user plane
     /// still answers.
     Failed { reason: String, since: Instant },
-    /// The tables exist, and the programs are attached to all matching interfaces.
+    /// The tables exist. Programs are attached to the matching interfaces, except those where
+    /// attaching failed and those that foreign programs own.
     On(Box<Datapath>),
 }
 
 /// The condition for starting the kernel plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StartCondition {
-    /// The first lists of objects must be complete.
+    /// The first lists of objects must be complete, and each feed of facts for NetworkPolicies must
+    /// have received its first list or failed.
     Lists,
-    /// There must be a zone. There is none while CoreDNS's configuration delegates everything to
-    /// CoreDNS.
+    /// There must be a zone. There is none, for example, while CoreDNS's configuration delegates
+    /// everything to CoreDNS.
     Zones,
 }
 
@@ -107,7 +110,7 @@ pub(super) enum StaleReason {
     /// CoreDNS or a node cache may still run with an older configuration, or its configuration is
     /// not known.
     Held,
-    /// Nothing was received from the API for `--max-age`.
+    /// A feed has received nothing from the API for `--max-age`.
     Silence,
 }
 
@@ -281,7 +284,7 @@ impl KernelPlane {
         }
         info!(
             ?addresses,
-            "the kernel answers queries at these addresses from now on"
+            "while the kernel plane runs, the kernel answers queries at these addresses"
         );
         self.settings.served_addresses = addresses.to_vec();
         self.write_tables(|datapath| datapath.publish_served_addresses(data, addresses.to_vec()));
@@ -325,7 +328,8 @@ impl KernelPlane {
         }
     }
 
-    /// Replaces tables that are nearly full with larger ones. The old tables answer meanwhile.
+    /// Replaces tables that are nearly full with larger ones, unless an attempt failed within
+    /// [`REGROWTH_DELAY`]. The old tables answer meanwhile.
     pub(super) fn grow_tables(&mut self, data: &dyn ZoneData) {
         let is_recent = |growth: &FailedGrowth| growth.attempted.elapsed() < REGROWTH_DELAY;
         if self.failed_growth.as_ref().is_some_and(is_recent) {
@@ -363,7 +367,8 @@ impl KernelPlane {
         });
     }
 
-    /// Renews or ends the lease, and attaches to the devices that match now.
+    /// If the kernel plane runs: renews or ends the lease, attaches to the devices that match now,
+    /// and detaches from the others.
     pub(super) fn tick(&mut self, freshness: Freshness) {
         if !matches!(*self.lock_lifecycle(), KernelLifecycle::On(_)) {
             return;
@@ -408,7 +413,7 @@ impl KernelPlane {
     pub(super) fn stop(&mut self, mode: StopMode) {
         match &mut *lock(&self.lifecycle) {
             KernelLifecycle::On(datapath) => datapath.stop(mode),
-            // Hooks that an earlier agent left are still attached.
+            // Hooks that an earlier agent left may still be attached.
             KernelLifecycle::Waiting(_) | KernelLifecycle::Failed { .. }
                 if mode == StopMode::Detach =>
             {

@@ -39,11 +39,11 @@ pub(super) async fn follow(
     client: Client,
     config: Config,
     kubernetes: config::KubernetesConfig,
-    path: Option<watch::Receiver<DnsPath>>,
+    dns_path: Option<watch::Receiver<DnsPath>>,
     publisher: mpsc::Sender<PublisherMessage>,
     board: Arc<StatusBoard>,
 ) -> &'static str {
-    let mut follower = KubernetesFollower::new(client, config, kubernetes, path, board);
+    let mut follower = KubernetesFollower::new(client, config, kubernetes, dns_path, board);
     while let Some(message) = follower.next_message().await {
         if publisher.send(message).await.is_err() {
             break;
@@ -74,8 +74,8 @@ struct KubernetesFollower {
     /// The Corefiles that CoreDNS may run with; a version is `None` if its ConfigMap has no
     /// Corefile.
     corefile_versions: ConfigVersions<Option<String>>,
-    /// The node caches of this node; `None` without a kernel plane, because only the kernel plane
-    /// depends on them.
+    /// The node caches of this node, and the DNS path, which says when CoreDNS's pods started.
+    /// `None` without a kernel plane, because only the kernel plane depends on them.
     caches: Option<NodeCaches>,
     /// Reads the objects of the current plan; `None` before the first plan, and when everything
     /// passes.
@@ -83,8 +83,8 @@ struct KubernetesFollower {
     /// The time over which the first lists of the next reader are spread. It is zero after the
     /// first reader has started, because only the start of all agents causes a burst of lists.
     first_list_jitter_left: Duration,
-    /// The reasons of the last plan.
-    reasons: Vec<String>,
+    /// The conclusions of the last plan. Those of the next plan are logged only if they differ.
+    logged_reasons: Vec<String>,
 }
 
 /// Reads the objects of the current plan.
@@ -99,7 +99,7 @@ impl KubernetesFollower {
         client: Client,
         config: Config,
         kubernetes: config::KubernetesConfig,
-        path: Option<watch::Receiver<DnsPath>>,
+        dns_path: Option<watch::Receiver<DnsPath>>,
         board: Arc<StatusBoard>,
     ) -> KubernetesFollower {
         let (sender, corefiles) = mpsc::channel(1);
@@ -110,7 +110,8 @@ impl KubernetesFollower {
             health: vec![corefile_source.health()],
         });
         let first_list_jitter_left = first_list_jitter(&config.bpffs);
-        let caches = path.map(|path| NodeCaches::new(client.clone(), &config, &kubernetes, path));
+        let caches = dns_path
+            .map(|dns_path| NodeCaches::new(client.clone(), &config, &kubernetes, dns_path));
         KubernetesFollower {
             client,
             config,
@@ -122,18 +123,21 @@ impl KubernetesFollower {
             caches,
             reader: None,
             first_list_jitter_left,
-            reasons: Vec::new(),
+            logged_reasons: Vec::new(),
         }
     }
 
-    /// The next message for the publisher; `None` when a source has ended.
+    /// The next message for the publisher; `None` when the source of CoreDNS's Corefile or of
+    /// objects has ended.
     async fn next_message(&mut self) -> Option<PublisherMessage> {
         loop {
             tokio::select! {
                 event = self.corefiles.recv() => {
                     if let Event::Corefile { text, written, updates } = event? {
                         self.add_corefile(text, written, updates);
-                        return self.make_plan().map(PublisherMessage::Plan);
+                        if let Some(plan) = self.make_plan() {
+                            return Some(PublisherMessage::Plan(plan));
+                        }
                     }
                 }
                 () = caches_changed(&mut self.caches) => {
@@ -156,14 +160,14 @@ impl KubernetesFollower {
         updates: ConfigMapUpdates,
     ) {
         let reload = match (text.as_deref().map(Reload::read), updates) {
-            // Without a ConfigMap, CoreDNS keeps running with its current Corefile.
+            // Without a Corefile in the ConfigMap, CoreDNS keeps running with its current one.
             (None | Some(Reload::Refused), _) => Reload::Refused,
             (Some(_), ConfigMapUpdates::Never) => Reload::Never,
             (Some(reload), ConfigMapUpdates::Propagated) => reload,
         };
-        let path = self.caches.as_ref().map(NodeCaches::path);
+        let dns_path = self.caches.as_ref().map(NodeCaches::dns_path);
         self.corefile_versions
-            .add_version(text, reload, written, dns_pods(path.as_ref()));
+            .add_version(text, reload, written, dns_pods(dns_path.as_ref()));
     }
 
     /// Makes the plan from the current Corefiles and follows it; `None` before CoreDNS's Corefile
@@ -189,15 +193,15 @@ impl KubernetesFollower {
 
     /// The hold while CoreDNS may run with an earlier Corefile.
     fn hold_of_coredns(&mut self, plan: &Plan, caches: &[CacheCorefile]) -> Option<Hold> {
-        let path = self.caches.as_ref().map(NodeCaches::path);
+        let dns_path = self.caches.as_ref().map(NodeCaches::dns_path);
         let (config, kubernetes) = (&self.config, &self.kubernetes);
         let is_harmless = |text: &Option<String>| {
             let before = Plan::new(config, kubernetes, text.as_deref(), caches);
             before.answers_like(plan)
         };
-        let hold = self
-            .corefile_versions
-            .hold("CoreDNS", dns_pods(path.as_ref()), is_harmless)?;
+        let hold =
+            self.corefile_versions
+                .hold("CoreDNS", dns_pods(dns_path.as_ref()), is_harmless)?;
         let reason = format!("the Corefile has changed, and {}", hold.reason);
         Some(Hold { reason, ..hold })
     }
@@ -226,17 +230,17 @@ impl KubernetesFollower {
 
     /// Starts reading the objects of this plan, unless the previous plan has the same objects.
     fn follow_plan(&mut self, plan: Plan, holds: Vec<Hold>) -> AnswerPlan {
-        if plan.reasons != self.reasons {
+        if plan.reasons != self.logged_reasons {
             for reason in &plan.reasons {
                 info!("{reason}");
             }
             if plan.settings.cluster_domains.is_empty() {
                 warn!(
-                    "CoreDNS answers all queries, because the kernel has no zone to answer for: \
+                    "CoreDNS answers all queries, because the agent has no zone to answer for: \
                      see the reasons above"
                 );
             }
-            self.reasons.clone_from(&plan.reasons);
+            self.logged_reasons.clone_from(&plan.reasons);
         }
         let before = self.reader.as_ref().map(|reader| &reader.options);
         let is_same = before == plan.options.as_ref();
@@ -266,7 +270,8 @@ impl KubernetesFollower {
     }
 }
 
-/// Waits until the node caches' configuration may have changed; forever without node caches.
+/// Waits until a node cache's configuration or the DNS path may have changed, and with it CoreDNS's
+/// Service or the start times of its pods. Waits forever without a kernel plane.
 async fn caches_changed(caches: &mut Option<NodeCaches>) {
     match caches {
         Some(caches) => caches.changed().await,
@@ -274,9 +279,9 @@ async fn caches_changed(caches: &mut Option<NodeCaches>) {
     }
 }
 
-/// The start times of the pods that run with CoreDNS's Corefile.
-fn dns_pods(path: Option<&DnsPath>) -> RunningPods<'_> {
-    match path {
+/// The pods that run with CoreDNS's Corefile. `dns_path` is `None` without a kernel plane.
+fn dns_pods(dns_path: Option<&DnsPath>) -> RunningPods<'_> {
+    match dns_path {
         None => RunningPods::NotWatched,
         Some(DnsPath { starts: None, .. }) => RunningPods::Unknown,
         Some(DnsPath {

@@ -31,9 +31,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Receives the result of the first load.
 pub(super) type FirstLoad = oneshot::Receiver<anyhow::Result<()>>;
 
-/// Loads the objects, and loads them again whenever the files change. `first` receives the result
-/// of the first load after its objects are published. If a later load fails, the objects of the
-/// previous load stay published.
+/// Loads the objects, and loads them again whenever the files change. `first` receives the error of
+/// the first load, or `Ok` after its objects are published. If a later load fails, the objects that
+/// were loaded last stay published.
 pub(super) async fn follow(
     path: PathBuf,
     selectors: Selectors,

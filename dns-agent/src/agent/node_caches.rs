@@ -23,7 +23,8 @@ use super::{
 };
 use crate::config::{self, Config, DnsAddresses};
 
-/// Maximum number of node caches on this node. With more node caches, everything passes.
+/// Maximum number of node caches on this node, which normally has one. With more node caches,
+/// everything passes.
 const MAX_CACHES: usize = 8;
 
 /// The interval at which a node cache checks the files that its Corefile is made from
@@ -47,7 +48,8 @@ pub(super) struct NodeCaches {
     given: Vec<IpAddr>,
     /// The addresses of `--cluster-dns`.
     cluster_dns: Vec<IpAddr>,
-    path: watch::Receiver<DnsPath>,
+    /// Says which node caches run on this node, and which Service is the cluster's DNS.
+    dns_path: watch::Receiver<DnsPath>,
     /// The ConfigMaps that the node caches' configurations are made from.
     config_maps: BTreeMap<ObjectKey, WatchedConfigMap>,
     /// The Services that node caches may forward to; `None` while there are no node caches.
@@ -61,7 +63,9 @@ pub(super) struct NodeCaches {
 pub(super) struct NodeCacheConfigs {
     /// The node caches whose configuration is known, by pod.
     pub(super) known: Vec<(ObjectKey, CacheCorefile)>,
-    /// A hold for each node cache whose configuration is not known. The kernel passes everything.
+    /// A hold for each node cache whose configuration is not known, or one hold if it isn't known
+    /// which node caches answer, or if there are more than [`MAX_CACHES`]. The kernel passes
+    /// everything.
     pub(super) unknown: Vec<Hold>,
     /// A remark for the log and the status, which changes no answer.
     pub(super) note: Option<String>,
@@ -91,7 +95,7 @@ impl NodeCaches {
         client: Client,
         config: &Config,
         kubernetes: &config::KubernetesConfig,
-        path: watch::Receiver<DnsPath>,
+        dns_path: watch::Receiver<DnsPath>,
     ) -> NodeCaches {
         NodeCaches {
             client,
@@ -102,7 +106,7 @@ impl NodeCaches {
             cluster_dns: (kubernetes.cluster_dns.iter())
                 .map(SocketAddr::ip)
                 .collect(),
-            path,
+            dns_path,
             config_maps: BTreeMap::new(),
             services: None,
             texts: BTreeMap::new(),
@@ -110,8 +114,8 @@ impl NodeCaches {
     }
 
     /// The current path from this node's pods to CoreDNS.
-    pub(super) fn path(&self) -> DnsPath {
-        self.path.borrow().clone()
+    pub(super) fn dns_path(&self) -> DnsPath {
+        self.dns_path.borrow().clone()
     }
 
     /// The health of all sources.
@@ -121,24 +125,24 @@ impl NodeCaches {
         config_maps.chain(services.map(|services| services.source.health()))
     }
 
-    /// Waits until a configuration may have changed.
+    /// Waits until the DNS path or a configuration may have changed.
     pub(super) async fn changed(&mut self) {
         let NodeCaches {
-            path,
+            dns_path,
             config_maps,
             services,
             ..
         } = self;
         tokio::select! {
             // The sender is dropped only when the agent ends.
-            Ok(()) = path.changed() => {}
+            Ok(()) = dns_path.changed() => {}
             () = std::future::poll_fn(|context| poll_sources(config_maps, services, context)) => {}
         }
     }
 
-    /// Adjusts the watches to the current path, and returns the configurations known now.
+    /// Adjusts the watches to the current DNS path, and returns the configurations known now.
     pub(super) fn read_configs(&mut self) -> NodeCacheConfigs {
-        let path = self.path.borrow_and_update().clone();
+        let dns_path = self.dns_path.borrow_and_update().clone();
         let mut configs = NodeCacheConfigs::default();
         let unknown = |reason: &str| Hold {
             until: None,
@@ -152,7 +156,7 @@ impl NodeCaches {
             );
             return configs;
         }
-        let (Some(caches), Some(service)) = (&path.caches, &path.service) else {
+        let (Some(caches), Some(service)) = (&dns_path.caches, &dns_path.service) else {
             let reason = "it isn't known yet whether a node cache answers on this node";
             configs.unknown.push(unknown(reason));
             return configs;
@@ -178,7 +182,7 @@ impl NodeCaches {
         }
         for (key, pod, bound) in bound {
             let name = format!("node cache {key}");
-            match self.corefile(key, pod, service.as_ref()) {
+            match self.read_corefile(key, pod, service.as_ref()) {
                 Ok((text, mut context)) => {
                     context.bound = bound;
                     configs.known.push((
@@ -217,9 +221,9 @@ impl NodeCaches {
         Some(Hold { reason, ..hold })
     }
 
-    /// The Corefile of a node cache, and the servers that it may forward to. The error says which
-    /// part isn't known.
-    fn corefile(
+    /// Reads the Corefile of a node cache, and the servers that it may forward to. Adds the
+    /// Corefile to `texts`. The error says which part isn't known.
+    fn read_corefile(
         &mut self,
         key: &ObjectKey,
         pod: &CachePod,
@@ -233,6 +237,7 @@ impl NodeCaches {
         let (mut data, mut written, mut updates) =
             (BTreeMap::new(), None, ConfigMapUpdates::Propagated);
         for map in config.config_maps() {
+            // `watch_configs` watches each of these ConfigMaps.
             let Some(config_map) = self.config_maps.get(map) else {
                 continue;
             };
@@ -281,7 +286,10 @@ impl NodeCaches {
         let like_dns = services.values().filter(is_like_dns);
         let upstream = ObjectKey::new(&*key.namespace, &*config.upstream_service);
         let is_other = match services.get(&upstream) {
+            // Two Services without a selector may lead to the same endpoints.
             Some(service) => !is_like_dns(&service) && service.selector != *selector,
+            // `services` has only the namespace of the cluster's DNS. A Service that does not exist
+            // leads nowhere.
             None => upstream.namespace != self.dns_service.namespace,
         };
         NodeCacheContext {
@@ -298,7 +306,8 @@ impl NodeCaches {
         }
     }
 
-    /// Watches the configuration of these node caches, and stops all other watches.
+    /// Watches the configuration of the first [`MAX_CACHES`] of these node caches, and stops all
+    /// other watches.
     fn watch_configs<'a>(&mut self, caches: impl Iterator<Item = (&'a ObjectKey, &'a CachePod)>) {
         let caches: Vec<_> = caches.take(MAX_CACHES).collect();
         let configs = caches
@@ -340,10 +349,10 @@ impl NodeCaches {
         }
     }
 
-    /// The start time of this node cache's pod.
+    /// The start time of this node cache's pod; empty if the pod is gone.
     fn starts(&self, key: &ObjectKey) -> PodStarts {
-        let path = self.path.borrow();
-        let pod = path.caches.as_ref().and_then(|caches| caches.get(key));
+        let dns_path = self.dns_path.borrow();
+        let pod = dns_path.caches.as_ref().and_then(|caches| caches.get(key));
         PodStarts(pod.map(|pod| pod.started).into_iter().collect())
     }
 }
@@ -404,7 +413,7 @@ impl WatchedServices {
     }
 }
 
-/// Applies the next event of any source.
+/// Ready after applying the next event of any source. A source that has ended is ignored.
 fn poll_sources(
     config_maps: &mut BTreeMap<ObjectKey, WatchedConfigMap>,
     services: &mut Option<WatchedServices>,

@@ -39,6 +39,7 @@ pub(super) fn check_upstreams(config: &Config, listen: &[SocketAddr]) -> anyhow:
 /// Whether a packet to `server` reaches the socket that is bound to `listen`.
 fn reaches_socket(listen: SocketAddr, server: SocketAddr) -> bool {
     let (own, upstream) = (listen.ip().to_canonical(), server.ip().to_canonical());
+    // The resolver's IPv6 sockets receive no IPv4 packets (IPV6_V6ONLY).
     let same_family = own.is_ipv4() == upstream.is_ipv4();
     if listen.port() != server.port() || !same_family {
         return false;

@@ -1,9 +1,10 @@
 //! Reads the facts for evaluating NetworkPolicies from the Kubernetes API.
 //!
 //! These feeds are separate from the feeds of objects, because names are published even before the
-//! facts are known. The kernel answers no pod until the facts are known. The path from this node's
-//! pods to CoreDNS ([`super::dns_path`]) is computed from the same events. Because the path is
-//! always needed, some of these feeds also run when policies are ignored.
+//! facts are known. The kernel answers no pod until the facts are known, unless policies are
+//! ignored. The path from this node's pods to CoreDNS ([`super::dns_path`]) is computed from the
+//! same events. Because the path is always needed, some of these feeds also run when policies are
+//! ignored.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,15 +22,15 @@ use crate::{admin::status_board::StatusBoard, config::NetworkPolicy};
 /// API server.
 const EVENT_QUEUE: usize = 256;
 
-/// Sends events to the publisher until the publisher or a source of events has ended. Returns the
-/// task's name.
+/// Sends events to the publisher, and the DNS path to `dns_path`, until the publisher or a source
+/// of events has ended. Returns the task's name.
 pub(super) async fn follow(
     client: Client,
     scope: PolicyScope,
     policy: NetworkPolicy,
     jitter: Duration,
     publisher: mpsc::Sender<PublisherMessage>,
-    path: watch::Sender<DnsPath>,
+    dns_path: watch::Sender<DnsPath>,
     board: Arc<StatusBoard>,
 ) -> &'static str {
     let (sender, events) = mpsc::channel(EVENT_QUEUE);
@@ -45,8 +46,9 @@ pub(super) async fn follow(
         }
         NetworkPolicy::Ignore => {
             let client = client.clone();
-            let path = KubernetesSource::start_dns_service_and_pods(client, &scope, jitter, sender);
-            (path, None)
+            let source =
+                KubernetesSource::start_dns_service_and_pods(client, &scope, jitter, sender);
+            (source, None)
         }
     };
     let mut follower = PolicyFollower {
@@ -61,7 +63,7 @@ pub(super) async fn follow(
         namespaces: None,
         unevaluated_policies: None,
         observer: DnsPathObserver::default(),
-        path,
+        dns_path,
     };
     let _ = follower.send_all(&publisher, &board).await;
     "the reader of policies"
@@ -72,22 +74,23 @@ struct PolicyFollower {
     client: Client,
     /// The Service of the cluster's DNS.
     dns_service: ObjectKey,
+    /// The main source. If policies are ignored, it reads only what the DNS path needs.
     policies: EventSource,
     /// `None` if policies are ignored.
     discovery: Option<KindDiscovery>,
-    /// The pods of the cluster's DNS; `None` before its Service is known, or if the Service has no
-    /// selector.
+    /// The pods of the cluster's DNS; `None` before its Service is known, and if the Service does
+    /// not exist or has no selector.
     dns_pods: Option<DnsPods>,
     /// All Namespaces with their labels; `None` until a policy for the cluster's DNS selects by
     /// these labels.
     namespaces: Option<EventSource>,
     /// Policies of the kinds that Zerohop doesn't evaluate, such as CiliumNetworkPolicy. `None`
-    /// when the API serves none of these kinds.
+    /// when the API serves none of these kinds, or if policies are ignored.
     unevaluated_policies: Option<EventSource>,
-    /// Computes the path from the same events.
+    /// Computes the DNS path from the same events.
     observer: DnsPathObserver,
     /// Receives the path from this node's pods to CoreDNS.
-    path: watch::Sender<DnsPath>,
+    dns_path: watch::Sender<DnsPath>,
 }
 
 /// Discovers the kinds of policies that the API serves but Zerohop doesn't evaluate.
@@ -135,7 +138,7 @@ impl PolicyFollower {
                     if has_selector_changed {
                         self.reset_dns_pods(publisher, &event).await?;
                     }
-                    self.update_path(&event);
+                    self.update_dns_path(&event);
                     publisher
                         .send(PublisherMessage::PolicyEvent(*event))
                         .await
@@ -195,17 +198,17 @@ impl PolicyFollower {
         true
     }
 
-    /// Applies an event to the path, and sends the path if it has changed.
-    fn update_path(&mut self, event: &Event) {
+    /// Applies an event to the DNS path, and sends the path if it has changed.
+    fn update_dns_path(&mut self, event: &Event) {
         self.observer.apply_event(event);
-        self.send_path();
+        self.send_dns_path();
     }
 
-    fn send_path(&mut self) {
+    fn send_dns_path(&mut self) {
         let current = self.observer.path();
-        self.path.send_if_modified(|path| {
-            let has_changed = *path != current;
-            *path = current;
+        self.dns_path.send_if_modified(|dns_path| {
+            let has_changed = *dns_path != current;
+            *dns_path = current;
             has_changed
         });
     }
@@ -229,7 +232,7 @@ impl PolicyFollower {
             if has_no_pods {
                 self.observer.apply_event(&event);
             }
-            self.send_path();
+            self.send_dns_path();
             publisher
                 .send(PublisherMessage::PolicyEvent(event))
                 .await

@@ -93,15 +93,16 @@ pub(super) struct Publisher {
     has_changed_since_serial: bool,
     /// When the serial was set.
     serial_set: Instant,
-    /// When the lease must be renewed.
+    /// When `tick` is due: for the lease and the list of devices, or at once after a change that
+    /// may start or end answers.
     next_tick: Instant,
-    /// The freshness at the last tick.
+    /// The freshness that the kernel plane answers with.
     freshness: Freshness,
     /// `None` with manifests as the source.
     api: Option<ApiFreshness>,
     metrics: Arc<Metrics>,
-    /// Changes that are applied to the index and not yet published.
-    unpublished: Vec<UnpublishedChange>,
+    /// Changes since the last publication whose latency the metrics show.
+    measured: Vec<MeasuredChange>,
     /// Whether network devices have changed after the last scan.
     have_devices_changed: bool,
     /// Notified when the current changes are published.
@@ -110,8 +111,8 @@ pub(super) struct Publisher {
     stop_mode: Option<StopMode>,
 }
 
-/// A change that is not published yet.
-struct UnpublishedChange {
+/// A change of one object, read from the API after the first lists.
+struct MeasuredChange {
     /// When the change was read from the API.
     read: Instant,
     /// The Service whose endpoints changed, and when they changed in the cluster. `None` for other
@@ -150,7 +151,7 @@ impl Publisher {
             freshness: Freshness::Stale(StaleReason::Unlisted),
             api,
             metrics,
-            unpublished: Vec::new(),
+            measured: Vec::new(),
             have_devices_changed: false,
             publication_waiters: Vec::new(),
             stop_mode: None,
@@ -259,12 +260,17 @@ impl Publisher {
         let plan_change = api.replace_plan(&settings, holds);
         if plan_change == PlanChange::Changed || feeds.is_some() || api.is_held() {
             self.kernel_plane.pass_everything();
-            self.freshness = Freshness::Stale(StaleReason::Unlisted);
+            // The next tick finds the exact reason.
+            let freshness = Freshness::Stale(StaleReason::Unlisted);
+            log_freshness_change(self.freshness, freshness);
+            self.freshness = freshness;
         }
         // The next tick checks at once whether the kernel may answer.
         self.next_tick = Instant::now();
         let mut index = write_lock(&self.index);
         if let Some(feeds) = feeds {
+            // A feed of all slices covers every Service. Otherwise an event names the Services that
+            // the feed covers.
             let coverage = match settings.endpoint_scope {
                 EndpointScope::All => Coverage::Every,
                 EndpointScope::Headless => Coverage::NOTHING,
@@ -293,17 +299,17 @@ impl Publisher {
                     Object::EndpointSlice(slice) => slice.service_key(),
                     _ => None,
                 };
-                let is_new = index.apply_object(feed, object);
-                if is_new && index.is_complete() {
+                let differs = index.apply_object(feed, object);
+                if differs && index.is_complete() {
                     let endpoints = service.zip(changed);
-                    self.unpublished.push(UnpublishedChange { read, endpoints });
+                    self.measured.push(MeasuredChange { read, endpoints });
                 }
             }
             Event::Deleted { feed, key } => {
                 index.delete_object(feed, &key);
                 if index.is_complete() {
                     let endpoints = None;
-                    self.unpublished.push(UnpublishedChange { read, endpoints });
+                    self.measured.push(MeasuredChange { read, endpoints });
                 }
             }
             Event::Unusable {
@@ -356,7 +362,7 @@ impl Publisher {
                 .start(&read_lock(&self.index).view(), freshness);
             self.next_tick = Instant::now();
         }
-        for UnpublishedChange { read, endpoints } in self.unpublished.drain(..) {
+        for MeasuredChange { read, endpoints } in self.measured.drain(..) {
             self.metrics.observe_publication(read.elapsed());
             if let Some((service, changed)) = endpoints {
                 let index = read_lock(&self.index);
@@ -393,7 +399,7 @@ impl Publisher {
             DnsAddresses::Service => services,
             DnsAddresses::ServiceAndEndpoints => [services, endpoints].concat(),
         };
-        // Queries to addresses that do not fit pass.
+        // The settings have room for a limited number of addresses. Queries to the others pass.
         let count = addresses.len();
         let addresses = settings::first_of_each_family(addresses);
         self.kernel_plane
@@ -462,19 +468,8 @@ impl Publisher {
     /// tables if necessary, and updates the status board.
     fn tick(&mut self, board: &StatusBoard) {
         let freshness = self.current_freshness();
-        let was_current = self.freshness == Freshness::Current;
-        if was_current != (freshness == Freshness::Current) && self.api.is_some() {
-            match freshness {
-                Freshness::Current => {
-                    info!("the published data is current, so the kernel answers from now on");
-                }
-                Freshness::Stale(_) => {
-                    warn!(
-                        "the published data may not be current, so the kernel passes everything, \
-                         and CoreDNS answers: `dns-agent status` shows the reason"
-                    );
-                }
-            }
+        if self.api.is_some() {
+            log_freshness_change(self.freshness, freshness);
         }
         self.freshness = freshness;
         self.kernel_plane
@@ -541,4 +536,18 @@ fn serial_after(previous: u32) -> u32 {
     u32::try_from(now)
         .unwrap_or(u32::MAX)
         .max(previous.saturating_add(1))
+}
+
+/// Logs that the kernel may answer, or no longer, if that changes.
+fn log_freshness_change(before: Freshness, now: Freshness) {
+    match (before, now) {
+        (Freshness::Stale(_), Freshness::Current) => {
+            info!("the published data is current, so the kernel may answer");
+        }
+        (Freshness::Current, Freshness::Stale(_)) => warn!(
+            "the published data may not be current, so the kernel passes everything, and CoreDNS \
+             answers: `dns-agent status` shows the reason"
+        ),
+        (Freshness::Current, Freshness::Current) | (Freshness::Stale(_), Freshness::Stale(_)) => {}
+    }
 }

@@ -10,7 +10,8 @@ use zerohop_kubernetes_api::{Client, DaemonSet};
 pub(super) enum ShutdownPolicy {
     /// The kernel plane always stops in this mode.
     Always(StopMode),
-    /// Hooks stay while this DaemonSet exists, and are detached when it is gone.
+    /// Hooks are detached if this DaemonSet is gone, is being deleted or may not be read any more,
+    /// and stay otherwise. They stay after a failure.
     WhileExists(DaemonSet),
 }
 
@@ -29,7 +30,8 @@ impl ShutdownPolicy {
         }
     }
 
-    /// The stop mode after a failure: pinned hooks stay, because the agent will be started again.
+    /// The stop mode after a task has failed: pinned hooks stay, because the agent will be started
+    /// again.
     pub(super) fn stop_mode_after_failure(&self) -> StopMode {
         match self {
             ShutdownPolicy::Always(stop_mode) => *stop_mode,
@@ -37,7 +39,7 @@ impl ShutdownPolicy {
         }
     }
 
-    /// The stop mode after a signal.
+    /// The stop mode after a requested shutdown, such as by a signal.
     pub(super) async fn stop_mode_on_request(&self) -> StopMode {
         let daemon_set = match self {
             ShutdownPolicy::Always(stop_mode) => return *stop_mode,
@@ -49,7 +51,7 @@ impl ShutdownPolicy {
                 StopMode::Detach
             }
             None => {
-                info!("the hooks stay for the next agent, and answer until their lease ends");
+                info!("pinned hooks stay for the next agent, and answer until their lease ends");
                 StopMode::KeepHooks
             }
         }

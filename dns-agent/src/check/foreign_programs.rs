@@ -51,15 +51,16 @@ pub(super) fn foreign_programs(
     findings
 }
 
-/// The finding about the pod network, from the owners of the programs and pins on this node.
+/// The finding about the pod network, from the owners of the foreign programs on matching devices
+/// and of the pins on this node.
 pub(super) fn pod_network(owners: &BTreeSet<Owner>) -> Finding {
     const SUBJECT: &str = "pod network";
     // libxdp loads XDP programs of any software, so it is no sign of a pod network.
     let networks = owners.iter().filter(|owner| **owner != Owner::Libxdp);
     let networks: Vec<String> = networks.map(Owner::to_string).collect();
     if networks.is_empty() {
-        let text = "no BPF program or pin of Cilium, Calico or the AWS VPC CNI is on this node, so \
-                    none filters pods' queries";
+        let text = "no BPF program or pin of Cilium, Calico or the AWS VPC CNI was found, so none \
+                    is known to filter pods' queries";
         return Finding::works(SUBJECT, text);
     }
     let text = format!(

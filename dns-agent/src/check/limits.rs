@@ -1,4 +1,5 @@
-//! Findings about settings that do not fit into the kernel's tables, so that queries pass.
+//! Findings about settings that the agent refuses or ignores, or that do not fit into the kernel's
+//! tables, so that queries pass.
 
 use zerohop_datapath::{limits, settings};
 use zerohop_kubernetes::{Index, ZoneSettings};

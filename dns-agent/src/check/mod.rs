@@ -2,7 +2,7 @@
 //!
 //! [`check_node`] collects facts, most of them by trials in [`zerohop_datapath::probe`]. Pure
 //! functions derive findings from the facts, with one file for each subject. Nothing is attached,
-//! and a running agent is not disturbed.
+//! and a running agent is not disturbed. Addresses of `--listen` are bound for a moment.
 
 mod foreign_programs;
 mod interfaces;
@@ -100,7 +100,7 @@ pub struct Finding {
 pub enum CheckVerdict {
     /// It works.
     Works,
-    /// It works with restrictions.
+    /// It works with restrictions, or it isn't known whether all of it works.
     Limited,
     /// It does not work.
     Fails,

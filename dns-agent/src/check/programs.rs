@@ -10,7 +10,8 @@ use super::{
     rights::{Capability, ProcessRights},
 };
 
-/// Maximum length of a refusal's text, in bytes. A verifier's log may have thousands of lines.
+/// Maximum length of a refusal's text in bytes, apart from the mark of what is left out. A
+/// verifier's log may have thousands of lines.
 const MAX_REFUSAL: usize = 600;
 
 const TABLES: &str = "tables";
@@ -128,8 +129,8 @@ fn remedy(
              container)"
         }
         Some(libc::EPERM) if kernel.locks_memory() && !rights.has(Capability::SysResource) => {
-            "before Linux 5.11 tables count as locked memory, and locked memory is limited here: \
-             add the capability SYS_RESOURCE"
+            "before Linux 5.11 tables count as locked memory, which may be limited here: add the \
+             capability SYS_RESOURCE"
         }
         Some(libc::EPERM) if rights.is_filtered => {
             "the process has the capabilities, so the container's seccomp profile may refuse \

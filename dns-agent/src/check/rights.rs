@@ -112,7 +112,8 @@ pub(super) fn rights(rights: &ProcessRights, tcx: &Tcx) -> Finding {
 }
 
 /// The finding about the limit of locked memory. `None` where tables don't count as locked memory,
-/// and where there is no limit.
+/// where there is no limit or SYS_RESOURCE lifts it, and if the kernel refused the tables, which is
+/// a finding of its own.
 pub(super) fn locked_memory(
     kernel: &KernelVersion,
     rights: &ProcessRights,

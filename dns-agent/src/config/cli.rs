@@ -157,7 +157,7 @@ pub struct DetachArgs {
 pub struct DumpArgs {
     /// Print this zone only. Programs that read zone files, such as
     /// named-checkzone, take one zone at a time. Without this flag, all zones
-    /// are printed one after another.
+    /// are printed one after another, and then the records outside the zones.
     #[arg(long, value_name = "NAME")]
     pub zone: Option<QueryName>,
 

@@ -62,7 +62,8 @@ pub(super) fn needs(setting: &Arg) -> Option<&'static str> {
     }
 }
 
-/// The doc comment of the setting's field without `[default: …]` at its end, and that default.
+/// The doc comment of the setting's field without `[default: …]` at its end, and that default, if
+/// the comment has one.
 pub(super) fn meaning_and_default(setting: &Arg) -> (String, Option<String>) {
     let text = setting
         .get_help()
@@ -91,7 +92,7 @@ fn let_switches_be_turned_off(setting: Arg) -> Arg {
         .num_args(0..=1)
         .require_equals(true)
         .value_name("BOOL")
-        // YAML's spellings: true, yes, on, in any case.
+        // YAML's spellings, such as true, yes and on, in any case.
         .value_parser(BoolishValueParser::new())
         .default_missing_value("true")
         .default_value("false")

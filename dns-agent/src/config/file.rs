@@ -96,7 +96,8 @@ impl<'de> DeserializeSeed<'de> for SettingKey<'_> {
     }
 }
 
-/// Reads the value or the list of values of a setting. Null means that the setting is not given.
+/// Reads the value or the list of values of a setting. Null and an empty list mean that the setting
+/// is not given.
 struct SettingValues {
     setting: &'static Arg,
 }

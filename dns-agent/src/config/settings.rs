@@ -15,7 +15,8 @@ use super::values::{
     NetworkPolicy, NodeIp, ObjectName, PodsSetting, ServedAddress, StaleAfter, Ttl, Upstream,
 };
 
-/// Where the admin endpoints of an agent listen, and where the other commands look for them.
+/// The default of `--admin`: where the admin endpoints of an agent listen, and where the other
+/// commands look for them.
 pub(super) const DEFAULT_ADMIN: &str = "127.0.0.1:9153";
 
 /// Group of the settings that need the Kubernetes API.
@@ -31,8 +32,8 @@ pub(super) const CHECKED: &str = "checked";
 /// setting without a fixed default is not given.
 ///
 /// The fields are in the order of `--help`, and their comments are its texts. `declaration` adds to
-/// a text whether the setting is repeatable, which flags it needs, and its default. A default that
-/// is not a fixed value is described at the end of the comment, as `[default: …]`.
+/// a text whether the setting is repeatable and which flags it needs. clap adds a fixed default;
+/// any other default is described at the end of the comment, as `[default: …]`.
 #[derive(Args, Clone, Debug)]
 pub struct RunSettings {
     /// A file or directory of Kubernetes objects (Namespace, Service,
@@ -60,10 +61,11 @@ pub struct RunSettings {
     pub endpoints: Option<EndpointScope>,
 
     /// The name of this node; in a DaemonSet, spec.nodeName. The node's pods are
-    /// watched for --network-policy; without the name, the kernel answers no pod
-    /// while any NetworkPolicy restricts egress. With --pods verified, only this
-    /// node's pods are watched, and queries for the names of other pods pass;
-    /// without the name, all pods are watched.
+    /// watched for --network-policy and for a NodeLocal DNSCache. Without the
+    /// name, the kernel answers no pod while any NetworkPolicy restricts egress or
+    /// queries to the cluster's DNS, and a NodeLocal DNSCache is not noticed. With
+    /// `pods verified`, only this node's pods are watched, and queries for the
+    /// names of other pods pass; without the name, all pods are watched.
     #[arg(long, help_heading = "Objects", value_name = "NODE", group = WITH_KUBERNETES)]
     pub node_name: Option<String>,
 
@@ -97,8 +99,8 @@ pub struct RunSettings {
     #[arg(default_value = "kube-system/coredns", group = WITH_KUBERNETES)]
     pub corefile: ObjectName,
 
-    /// If no Corefile is found, answer by these settings. Without this switch,
-    /// all queries then pass to the cluster's DNS.
+    /// If no Corefile is found, answer by the agent's own settings. Without this
+    /// switch, all queries then pass to the cluster's DNS.
     #[arg(long, help_heading = "The cluster's DNS", group = WITH_KUBERNETES)]
     pub trust_zone: bool,
 
@@ -199,7 +201,7 @@ pub struct RunSettings {
     pub interface: Vec<Interface>,
 
     /// A network whose clients the kernel answers on interfaces that are not
-    /// veths.
+    /// veths. Needed if --interface matches such an interface.
     #[arg(long, help_heading = "Kernel plane", value_name = "CIDR", group = CHECKED)]
     pub allow: Vec<Cidr>,
 
@@ -283,11 +285,12 @@ pub struct RunSettings {
     #[arg(long, help_heading = "Endpoints", value_name = "IP:PORT", default_value = DEFAULT_ADMIN)]
     pub admin: ListenAddress,
 
-    /// The first given setting of the group [`WITH_KUBERNETES`].
+    /// The first given setting of the group [`WITH_KUBERNETES`], in the order of the declaration.
+    /// Set by `GivenSettings::parse`. A switch that is off does not count.
     #[arg(skip)]
     pub(crate) first_with_kubernetes: Option<&'static str>,
 
-    /// The first given setting of the group [`WITHOUT_COREFILE`].
+    /// As `first_with_kubernetes`, for the group [`WITHOUT_COREFILE`].
     #[arg(skip)]
     pub(crate) first_without_corefile: Option<&'static str>,
 }

@@ -68,7 +68,7 @@ fn defaults_are_filled_in() {
 }
 
 #[test]
-fn every_flag_is_parsed() {
+fn flags_are_parsed() {
     let config = parse_config(&[
         "--manifests=objects",
         "--cluster-domain",

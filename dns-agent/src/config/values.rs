@@ -1,5 +1,5 @@
-//! The values of settings. Each type parses its text for both the command line and the file, and
-//! its error says which values are valid.
+//! The values of settings and of other arguments. Each type parses its text for both the command
+//! line and the file, and its error says which values are valid.
 
 mod addresses;
 
@@ -14,8 +14,8 @@ pub use self::addresses::{ListenAddress, NodeIp, ServedAddress, Upstream};
 use zerohop_kubernetes::{ObjectKey, PodMode};
 use zerohop_zone::{Name, Rtype};
 
-/// The shortest `--max-age`. API servers send a bookmark about once a minute to watches without
-/// other events.
+/// The shortest `--max-age` other than 0. API servers send a bookmark about once a minute to
+/// watches without other events.
 const MIN_AGE: Duration = Duration::from_secs(120);
 
 /// `--pods`: which names of pods exist.

@@ -101,6 +101,7 @@ fn service(address: &str) -> String {
 
 #[tokio::test]
 async fn admin_connections_and_request_sizes_are_limited() {
+    // `MAX_LOCAL` in `admin/connections.rs`.
     const MAX_CONNECTIONS: usize = 256;
     let folder = tempfile::tempdir().unwrap();
     let running = RunningAgent::start(folder.path(), &[]).await;
@@ -271,19 +272,18 @@ async fn broken_manifests_at_the_start_are_an_error_with_their_lines() {
 async fn an_address_in_use_is_an_error_with_advice() {
     let directory = tempfile::tempdir().unwrap();
     let running = RunningAgent::start(directory.path(), &[]).await;
-    let listen = running.server.to_string();
-    for flags in [
-        ["--listen", &listen],
-        ["--admin", &running.admin.to_string()],
-    ] {
-        let mut config = config(directory.path(), &[]);
-        match flags {
-            ["--listen", address] => config.listen = vec![address.parse().unwrap()],
-            [_, address] => config.admin = address.parse().unwrap(),
-        }
+    let with_listen = Config {
+        listen: vec![running.server],
+        ..config(directory.path(), &[])
+    };
+    let with_admin = Config {
+        admin: running.admin,
+        ..config(directory.path(), &[])
+    };
+    for (config, address) in [(with_listen, running.server), (with_admin, running.admin)] {
         let error = format!("{:#}", Agent::start(config).await.expect_err("started"));
         assert!(
-            error.contains("can't listen on") && error.contains(flags[1]),
+            error.contains(&format!("can't listen on {address}")),
             "{error}"
         );
     }

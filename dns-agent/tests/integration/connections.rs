@@ -176,6 +176,7 @@ async fn malformed_messages_get_no_reply_and_keep_the_connection_open() {
 
 #[tokio::test]
 async fn connections_over_the_limit_are_closed_at_once() {
+    // As in `resolver/src/tcp.rs`.
     const MAX_CONNECTIONS: usize = 512;
     raise_file_limit().unwrap();
     let served = ResolverUnderTest::local(&[]);
@@ -187,6 +188,7 @@ async fn connections_over_the_limit_are_closed_at_once() {
         open.push(stream);
     }
     let mut refused = TcpStream::connect(served.address).await.unwrap();
+    // The connection is closed or reset.
     assert_eq!(
         timeout(PATIENCE, refused.read(&mut [0; 64]))
             .await

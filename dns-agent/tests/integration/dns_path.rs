@@ -20,7 +20,8 @@ const SERVICES: &str = "/api/v1/services";
 
 const WEB: &str = "web.shop.svc.cluster.local";
 
-/// The TTL of answers from the cluster's DNS in these tests, in seconds.
+/// The TTL of answers from the cluster's DNS in these tests, in seconds, as
+/// `support::address_reply` sets it.
 const PASSED_TTL: u32 = 300;
 
 /// CoreDNS's Corefile with an additional line.
@@ -149,10 +150,11 @@ fn is_settled(status: &Status) -> bool {
 const FLAGS: [&str; 1] = ["--node-name=this"];
 
 #[tokio::test]
-async fn the_reload_interval_of_the_previous_corefile_counts() {
+async fn the_slower_reload_of_both_corefiles_counts() {
     for (before, after, wanted) in [
         ("reload 10m 1m", "reload", "(reload 10m, jitter 1m)"),
         ("reload", "reload 20m 2m", "(reload 20m, jitter 2m)"),
+        // A new Corefile without `reload` does not delay its own adoption.
         ("reload", "log", "(reload 30s, jitter 15s)"),
     ] {
         let server = PreparedApi::start(with_corefile(before)).await;
@@ -212,17 +214,13 @@ async fn names_that_a_node_cache_answers_differently_pass() {
         let server = PreparedApi::start(with_cache("reload", BOTH, ALTERED_NODE_LOCAL_DNS)).await;
         let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
         let running = server.start_agent(&dns, flags).await;
-        let status = running
+        running
             .status_when(|status| status.missing.is_empty() && !reasons(status).is_empty())
             .await;
-        assert!(
-            running
-                .status_when(|status| any_contains(reasons(status), "cache-x7: line 2: `template`"))
-                .await
-                .missing
-                .is_empty(),
-            "{status}"
-        );
+        let status = running
+            .status_when(|status| any_contains(reasons(status), "cache-x7: line 2: `template`"))
+            .await;
+        assert!(status.missing.is_empty(), "{status}");
         assert_eq!(ask_ttl(&running, WEB).await, PASSED_TTL);
         assert_eq!(
             ask_ttl(&running, "legacy.shop.svc.cluster.local").await,
@@ -241,7 +239,7 @@ async fn names_that_a_node_cache_answers_differently_pass() {
             })
             .await;
         server
-            .send_event(CLIENTS, "MODIFIED", started(node_cache(BOTH), 101))
+            .send_event(CLIENTS, "MODIFIED", started(node_cache(BOTH), 100))
             .await;
         running.status_when(is_settled).await;
         assert_eq!(ask_ttl(&running, WEB).await, 5);

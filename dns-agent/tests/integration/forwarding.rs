@@ -73,7 +73,7 @@ async fn each_forwarded_query_has_a_random_id() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_to_other_questions_are_ignored() {
+async fn messages_other_than_the_answer_are_ignored() {
     let script = |query_bytes: &[u8]| {
         let right = address_reply(query_bytes, [192, 0, 2, 1]);
         let mut wrong_id = address_reply(query_bytes, [6, 6, 6, 1]);
@@ -81,6 +81,7 @@ async fn answers_to_other_questions_are_ignored() {
         let mut wrong_name = address_reply(query_bytes, [6, 6, 6, 2]);
         wrong_name[13] = b'f';
         let mut wrong_type = reply(query_bytes, 0x8180);
+        // The low byte of the question's type: AAAA instead of A.
         let length = wrong_type.len();
         wrong_type[length - 3] = 28;
         let not_a_reply = query_bytes.to_vec();
@@ -123,6 +124,7 @@ async fn after_two_seconds_of_silence_the_next_upstream_receives_the_query() {
 
 #[tokio::test(start_paused = true)]
 async fn a_late_answer_is_ignored() {
+    // The late answer arrives after 3 s, while the query waits for the second upstream until 3.9 s.
     let late = |query_bytes: &[u8]| {
         vec![(
             Duration::from_secs(3),
@@ -146,6 +148,7 @@ async fn a_late_answer_is_ignored() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unreachable_upstream_is_skipped_at_once() {
+    // No other test listens at this address, so the port is closed.
     let gone = UdpSocket::bind("127.1.2.3:0")
         .unwrap()
         .local_addr()
@@ -193,6 +196,7 @@ async fn errors_of_an_upstream_are_relayed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_truncated_answer_is_fetched_over_tcp() {
+    // QR, TC, RD and RA.
     let truncated = |query_bytes: &[u8]| without_delay(reply(query_bytes, 0x8380));
     let upstream = FakeUpstream::new(truncated, |query_bytes| {
         without_delay(address_reply(query_bytes, [192, 0, 2, 3]))
@@ -206,6 +210,7 @@ async fn a_truncated_answer_is_fetched_over_tcp() {
 
 #[tokio::test(start_paused = true)]
 async fn a_truncated_answer_is_relayed_if_no_upstream_sends_a_whole_one() {
+    // QR, TC, RD and RA.
     let truncated = |query_bytes: &[u8]| without_delay(reply(query_bytes, 0x8380));
     let upstream = FakeUpstream::new(truncated, |_| Vec::new()).await;
     let served = ResolverUnderTest::local(&[&upstream]);
@@ -422,6 +427,7 @@ async fn queries_above_the_limit_in_flight_get_servfail() {
     let silent = FakeUpstream::silent().await;
     let served = ResolverUnderTest::local(&[&silent]);
     let mut waiting = JoinSet::new();
+    // `MAX_IN_FLIGHT` of the resolver.
     let in_flight = 512;
     for number in 0..in_flight {
         let resolver = served.resolver.clone();

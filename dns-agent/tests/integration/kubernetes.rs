@@ -29,7 +29,7 @@ use crate::{
 const WEB: &str = "web.shop.svc.cluster.local";
 const GHOST: &str = "ghost.shop.svc.cluster.local";
 
-/// Response codes, RFC 1035 section 4.1.1.
+// Response codes, RFC 1035 section 4.1.1.
 const SERVFAIL: u8 = 2;
 const NXDOMAIN: u8 = 3;
 
@@ -80,6 +80,7 @@ impl SteppedApi {
             }
             let request = self.api.next_request().await;
             let last = request.path.rsplit('/').next().unwrap().to_owned();
+            // Without a version, the agent reads plain lists.
             if last == "version" {
                 request.refuse(404, "NotFound", "no version");
                 continue;
@@ -233,6 +234,7 @@ async fn without_any_corefile_the_settings_count_only_with_trust_zone() {
         let coredns = FakeUpstream::answering([9, 9, 9, 9]).await;
         let running = server.start_agent(&coredns, flags).await;
         let _configmaps = server.answer_list("configmaps", &[]).await;
+        // Without --trust-zone, nothing but the Corefile is read.
         if !flags.is_empty() {
             server.answer_list("namespaces", &[namespace()]).await;
             server
@@ -283,7 +285,7 @@ async fn a_changed_corefile_is_followed() {
     assert!(is_waiting_for_coredns(&status), "{status}");
     assert_eq!(ask_rcode(&running, WEB).await, NXDOMAIN);
 
-    // The new Corefile has no `kubernetes` plugin, so nothing is answered.
+    // The new Corefile has no `kubernetes` plugin, so every name passes to CoreDNS.
     corefile
         .send_event(("MODIFIED", config_map(".:53 {\n whoami\n}\n")))
         .await;
@@ -295,6 +297,7 @@ async fn a_changed_corefile_is_followed() {
 /// The Corefile was edited before the agent started.
 #[tokio::test]
 async fn the_agent_waits_for_coredns_to_read_a_recently_edited_corefile() {
+    // The kubelet may take 90 s to write an edited Corefile (`KUBELET_DELAY`).
     for (seconds, waits) in [(20, true), (200, false)] {
         let changed = SystemTime::now() - Duration::from_secs(seconds);
         let changed = humantime::format_rfc3339_seconds(changed).to_string();
@@ -349,7 +352,8 @@ async fn bad_objects_are_reported_and_the_rest_is_answered() {
     running.stop().await;
 }
 
-/// The DaemonSet runs the agent like this: queries for other names go to the cluster's DNS.
+/// The DaemonSet runs the agent without `--upstream`, so queries for other names go to the
+/// cluster's DNS.
 #[tokio::test]
 async fn lookup_matches_the_resolver_without_upstream_flags() {
     let mut server = SteppedApi::start().await;
@@ -433,7 +437,7 @@ async fn the_agent_never_queries_itself() {
     let status = running
         .status_when(|status| status.resolver.loops == [own])
         .await;
-    let expected = format!("the upstream {own} forwards queries back to this agent");
+    let expected = format!("the upstream {own} leads back to this agent");
     let mut degraded = status.degraded.iter();
     assert!(
         degraded.any(|reason| reason.contains(&expected)),

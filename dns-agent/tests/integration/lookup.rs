@@ -87,7 +87,10 @@ async fn lookup_names_the_objects_behind_answers() {
     assert!(ghost.authority[0].settings);
     assert_eq!(
         ghost.notes,
-        ["there is no Service shop/ghost, or --labels doesn't select it"]
+        [
+            "there is no Service shop/ghost, or --labels (or `labels` in CoreDNS's Corefile) \
+             doesn't select it"
+        ]
     );
 
     // Names with bytes that are special in a URL path.

@@ -56,6 +56,7 @@ impl ApiContents {
             None => request.path.clone(),
         };
         self.requested.push(resource.clone());
+        // Without a version, the agent reads plain lists.
         if request.path == "/version" {
             request.refuse(404, "NotFound", "no version");
         } else if let Some(document) = self.documents.get(&*resource) {
@@ -97,7 +98,7 @@ impl PreparedApi {
     }
 
     /// Starts an agent with a kernel plane that matches no interface. `dns` is the DNS of the
-    /// cluster.
+    /// cluster. Most tests have no Corefile, so the agent answers by its own settings.
     pub(crate) async fn start_agent(&self, dns: &FakeUpstream, flags: &[&str]) -> RunningAgent {
         let config = self.kubeconfig.path().join("config");
         let dns = dns.address.to_string();
@@ -141,13 +142,13 @@ impl PreparedApi {
         }
     }
 
-    /// Whether the agent has requested a resource that begins with `resource`.
-    pub(crate) fn was_requested(&self, resource: &str) -> bool {
+    /// Whether the agent has requested a resource that begins with `prefix`.
+    pub(crate) fn was_requested(&self, prefix: &str) -> bool {
         let contents = self.contents.lock().unwrap();
         contents
             .requested
             .iter()
-            .any(|path| path.starts_with(resource))
+            .any(|resource| resource.starts_with(prefix))
     }
 }
 

@@ -110,7 +110,7 @@ fn status_and_signals_work_while_files_are_loading() {
     let mut lines = log_lines(&mut child);
     let loading = lines
         .find(|line| line.contains("are being loaded"))
-        .expect("it never loaded anything");
+        .expect("the agent ended before it loaded the files");
     let (_, admin) = loading.split_once("admin=").unwrap();
     let status = program(&["status", "--admin", admin]).output().unwrap();
     let status = String::from_utf8(status.stdout).unwrap();
@@ -179,7 +179,7 @@ fn the_agent_serves_its_status_until_a_signal_ends_it() {
         let mut lines = log_lines(&mut child);
         let started = lines
             .find(|line| line.contains("started"))
-            .expect("it never started");
+            .expect("the agent ended before it had started");
         let admin = started.split("admin=").nth(1).unwrap().to_owned();
 
         let text = program(&["status", "--admin", &admin]).output().unwrap();

@@ -21,7 +21,8 @@ pub trait ZoneData {
     /// entries. Queries for them pass.
     fn delegated_names(&self) -> &[Name];
 
-    /// The entry of a name. `None` for computed names and names that don't exist.
+    /// The entry of a name. `None` for computed names without an entry of their own, for delegated
+    /// names and for names that don't exist.
     fn entry(&self, name: &Name) -> Option<Arc<NameEntry>>;
 
     /// Calls `see` once for each name with an entry, in no particular order. Reverse names of known
@@ -29,7 +30,8 @@ pub trait ZoneData {
     fn visit(&self, see: &mut dyn FnMut(&Name, &NameEntry));
 
     /// The suffixes below which queries for names that are not in the kernel's tables must pass:
-    /// names with computed names more than one label deep, and [`ZoneData::delegated_names`].
+    /// names with computed names more than one label deep, and [`ZoneData::delegated_names`]. An
+    /// implementation may add others.
     fn pass_suffixes(&self) -> BTreeSet<Name> {
         let mut suffixes: BTreeSet<Name> = self.delegated_names().iter().cloned().collect();
         self.visit(&mut |name, entry| {
@@ -74,7 +76,8 @@ pub trait ZoneData {
             .position(|zone| name.is_at_or_below(&zone.name))
     }
 
-    /// Whether a name is at or below a [delegated name](ZoneData::delegated_names).
+    /// Whether a name is at or below a [delegated name](ZoneData::delegated_names). An
+    /// implementation may delegate others too.
     fn is_delegated(&self, name: &Name) -> bool {
         let mut delegated = self.delegated_names().iter();
         delegated.any(|delegated| name.is_at_or_below(delegated))
@@ -124,8 +127,9 @@ pub trait ZoneData {
     }
 
     /// Follows CNAMEs from `owner` while they stay in the zones (RFC 1034 section 3.6.2). `link`
-    /// has the target and the TTL of the CNAME of `owner`. If the data of a name in the chain is
-    /// delegated to CoreDNS, the whole query passes.
+    /// has the target and the TTL of the CNAME of `owner`. If the chain leads to a delegated name
+    /// or out of the zones, the answer is [`Answer::Alias`]. If only the data of the type is
+    /// delegated at a name in the chain, the whole query passes.
     ///
     /// If the end of the chain has no data of the type, the answer has these CNAMEs, as in CoreDNS:
     /// * For A and AAAA, the CNAMEs up to the last one that crosses into another zone. If no CNAME
@@ -212,8 +216,8 @@ pub trait ZoneData {
         }
     }
 
-    /// NODATA for an existing name. While the lists of objects are incomplete, the answer is
-    /// [`Answer::NotYetKnown`], as for absent names.
+    /// NODATA for an existing name in a zone. While the lists of objects are incomplete, the answer
+    /// is [`Answer::NotYetKnown`], as for absent names.
     #[doc(hidden)]
     fn no_data_answer(&self, name: &Name) -> Answer {
         match self.zone_of(name) {
@@ -295,8 +299,8 @@ pub enum Answer {
         /// The zone whose SOA record is in the answer: an index into [`ZoneData::zones`].
         zone: usize,
     },
-    /// CNAMEs that lead out of the zones. The resolver queries an upstream for `target` and appends
-    /// its answer.
+    /// CNAMEs that lead out of the zones or to a delegated name. The resolver queries an upstream
+    /// for `target` and appends its answer.
     Alias {
         /// The CNAMEs, in order.
         chain: Vec<Record>,
@@ -393,8 +397,8 @@ impl NameData {
     }
 }
 
-/// Whether a type is a meta-type or a QTYPE, and so never the type of stored data (RFC 6895
-/// section 3.1).
+/// Whether a type is a meta-type, a QTYPE or the reserved type 0, and so never the type of stored
+/// data (RFC 6895 section 3.1).
 fn is_meta(rtype: Rtype) -> bool {
     rtype == Rtype::OPT || matches!(rtype.to_int(), 0 | 128..=255)
 }

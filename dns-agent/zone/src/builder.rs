@@ -29,8 +29,8 @@ impl ModelBuilder {
         }
     }
 
-    /// Adds a zone whose records have a TTL of `ttl` seconds, with its SOA record. Returns the
-    /// zone's apex. Fails when names in the SOA data are too long.
+    /// Adds a zone with its SOA record. `ttl` is the usual TTL of the zone's other records, in
+    /// seconds. Returns the zone's apex. Fails when names in the SOA data are too long.
     pub fn add_zone(&mut self, name: Name, ttl: u32) -> Result<Apex, NameError> {
         let apex = Apex::new(name, self.serial, ttl)?;
         self.add(Record {
@@ -62,7 +62,8 @@ impl ModelBuilder {
         }
     }
 
-    /// Makes queries for one type of a name pass. Data of this type is removed.
+    /// Makes queries for one type of a name pass. Data of this type that was added before is
+    /// removed. If data is added afterwards, the queries don't pass.
     pub fn delegate_type(&mut self, name: Name, rtype: Rtype) {
         let sets = &mut self.entries.entry(name).or_default().rrsets;
         sets.retain(|set| set.rtype != rtype);
@@ -98,8 +99,9 @@ impl ModelBuilder {
     }
 
     /// Removes zones and records at or below delegated names, puts the other records into canonical
-    /// order, and adds empty non-terminals (RFC 8020): all names between a name and the apex of its
-    /// zone. They are added above delegated names too.
+    /// order, and adds the missing names between a name and the apex of its zone, as empty
+    /// non-terminals (RFC 8020) or with the data of computed names. They are added above delegated
+    /// names too.
     pub fn build(mut self) -> Model {
         self.remove_delegated();
         self.zones.sort_by(|a, b| {
@@ -141,8 +143,8 @@ impl ModelBuilder {
         self.delegated.dedup();
     }
 
-    /// Builds only the entries, and adds entries for all names between these names and `root`. All
-    /// names must be at or below `root`.
+    /// Builds only the entries, and adds entries for all names from `root` down to these names. All
+    /// names must be at or below `root`. Zones and delegations are ignored.
     pub fn build_below(mut self, root: &Name) -> HashMap<Name, Arc<NameEntry>> {
         self.sort_rrsets();
         let mut missing = HashSet::new();
@@ -169,7 +171,7 @@ impl ModelBuilder {
     }
 
     /// Adds entries for `missing` names. Each gets the data of the computed name that it replaces,
-    /// if its parent has computed names.
+    /// if there is one.
     fn insert_missing(&mut self, missing: HashSet<Name>) {
         let mut missing = Vec::from_iter(missing);
         // Parents come before children.

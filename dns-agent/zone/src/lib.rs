@@ -1,8 +1,9 @@
 //! Names, records and answers, without I/O.
 //!
-//! [`ZoneData::answer`] answers questions. [`Model`] stores zone data. [`render`] writes answers in
-//! wire form. The kernel plane (answers by the BPF program) and the user plane (answers by the
-//! resolver) both use them. This crate doesn't depend on Kubernetes, the kernel or sockets.
+//! [`ZoneData::answer`] answers questions, and [`render`] writes answers in wire form, for both the
+//! kernel plane (answers by the BPF program) and the user plane (answers by the resolver).
+//! [`Model`] is zone data that is stored. This crate doesn't depend on Kubernetes, the kernel or
+//! sockets.
 
 #![forbid(unsafe_code)]
 

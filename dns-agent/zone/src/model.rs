@@ -27,7 +27,7 @@ impl Model {
         }
     }
 
-    /// All existing names with their entries, as in [`ZoneData::visit`].
+    /// All names that have entries, with their entries, as in [`ZoneData::visit`].
     pub fn entries(&self) -> impl Iterator<Item = (&Name, &NameEntry)> {
         self.entries.iter().map(|(name, entry)| (name, &**entry))
     }

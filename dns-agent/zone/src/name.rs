@@ -17,8 +17,8 @@ const MAX_NAME: usize = 255;
 /// +---+---+---+---+---+---+---+---+---+---+---+---+
 /// ```
 ///
-/// Names compare as in DNS, without regard to case (RFC 4343), because upper case is folded when a
-/// name is read.
+/// Equality ignores letter case (RFC 4343), because upper case is folded when a name is read. The
+/// order is that of the wire form's bytes, and not the canonical order of DNSSEC.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Arc<[u8]>);
 
@@ -33,9 +33,9 @@ pub enum NameError {
     LabelTooLong,
     /// More than 255 bytes in wire form.
     NameTooLong,
-    /// A character outside printable ASCII that is not written as `\DDD`.
+    /// A space, or a character outside printable ASCII, that is not written as `\DDD`.
     NotAscii,
-    /// A backslash not followed by a character or by three digits up to 255.
+    /// A backslash not followed by a printable character or by three digits up to 255.
     BadEscape,
     /// The wire form ends before the root label.
     Truncated,
@@ -51,8 +51,8 @@ impl Name {
         Name([0].into())
     }
 
-    /// Reads presentation form: `a.b.c` or `a.b.c.`, with `\.` and `\DDD` escapes (RFC 1035 §5.1).
-    /// Folds upper case.
+    /// Reads presentation form: `a.b.c` or `a.b.c.`, with escapes such as `\.` and `\DDD` (RFC 1035
+    /// §5.1). Folds upper case.
     pub fn parse(text: &str) -> Result<Name, NameError> {
         if text.is_empty() {
             return Err(NameError::Empty);
@@ -178,7 +178,8 @@ impl Name {
         Name(suffix.into())
     }
 
-    /// Appends the root label to the wire form of all other labels.
+    /// Appends the root label to the wire form of all other labels, checks the length and folds
+    /// upper case.
     fn terminate(mut wire: Vec<u8>) -> Result<Name, NameError> {
         wire.push(0);
         if wire.len() > MAX_NAME {
@@ -233,7 +234,9 @@ impl fmt::Display for NameError {
             NameError::EmptyLabel => "a label must not be empty",
             NameError::LabelTooLong => "a label is longer than 63 bytes",
             NameError::NameTooLong => "the name is longer than 255 bytes",
-            NameError::NotAscii => "only printable ASCII is allowed; write other bytes as \\DDD",
+            NameError::NotAscii => {
+                "only printable ASCII without spaces is allowed; write other bytes as \\DDD"
+            }
             NameError::BadEscape => "a backslash needs a character or three digits up to 255",
             NameError::Truncated => "the name ends before its root label",
             NameError::TrailingBytes => "bytes follow the root label",

@@ -86,8 +86,8 @@ impl NameEntry {
         }
     }
 
-    /// A copy of this entry that makes queries for types other than A and AAAA pass if the name is
-    /// an alias. See [`OtherTypes::PassedAtAlias`].
+    /// A copy of this entry that makes queries for types without data, other than A and AAAA, pass
+    /// if the name is an alias. See [`OtherTypes::PassedAtAlias`].
     pub fn delegating_types_at_alias(&self) -> NameEntry {
         let other_types = match self.other_types {
             OtherTypes::Denied => OtherTypes::PassedAtAlias,
@@ -99,7 +99,7 @@ impl NameEntry {
         }
     }
 
-    /// Whether the name has addresses or is an alias.
+    /// Whether the name has addresses, or passes queries for them, or is an alias.
     pub fn is_host(&self) -> bool {
         [Rtype::A, Rtype::AAAA, Rtype::CNAME]
             .into_iter()
@@ -122,8 +122,8 @@ impl NameEntry {
         self.computed_depth() > 0
     }
 
-    /// The largest number of labels that computed names have below this name: 0, 1, or 2 for
-    /// `pod.<zone>` while it is not known which namespaces exist.
+    /// The largest number of labels that computed names have below this name: 0, 1, or 2. It is 2
+    /// for `pod.<zone>` if every namespace is taken to exist.
     pub fn computed_depth(&self) -> usize {
         match self.computed_names {
             ComputedNames::Nothing => 0,

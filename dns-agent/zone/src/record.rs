@@ -25,7 +25,7 @@ pub struct Record {
     pub data: Rdata,
 }
 
-/// The data of a record. The variant is the record's type.
+/// The data of a record. The variant gives the record's type.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Rdata {
     /// An IPv4 address (RFC 1035 §3.4.1).
@@ -44,8 +44,8 @@ pub enum Rdata {
     Srv(Srv),
     /// One character-string of at most 255 bytes (RFC 1035 §3.3.14).
     Txt(Box<[u8]>),
-    /// Rdata of any type in wire form, without compressed names (RFC 3597 §4). Used only for
-    /// records of upstream servers.
+    /// Rdata in wire form, without compressed names (RFC 3597 §4). Used only for records of
+    /// upstream servers, for all types except A, AAAA and CNAME.
     Opaque(Rtype, Box<[u8]>),
 }
 

@@ -18,7 +18,7 @@ const POINTER_END: u16 = 0x4000;
 /// The sections of a message after its question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sections {
-    /// ANCOUNT. This and the other counts are at most 65535, the limit of a message.
+    /// ANCOUNT. This and the other counts are at most 65535, even if there are more records.
     pub answers: u16,
     /// NSCOUNT.
     pub authorities: u16,
@@ -45,9 +45,10 @@ pub fn build_query(id: u16, name: &Name, rtype: Rtype) -> Vec<u8> {
 /// Renders everything after the question of a message. `question` is the name in the question,
 /// which starts at offset 12.
 ///
-/// Names are compressed against the question and earlier names (RFC 1035 §4.1.4), except inside SRV
-/// data (RFC 2782). Each run of addresses of one owner and type in the answer section is rotated:
-/// it starts with the address at `rotation` modulo the run's length, and keeps its cyclic order.
+/// Names are compressed against the question and earlier names (RFC 1035 §4.1.4). SRV data is not
+/// compressed (RFC 2782), and the SOA record of a negative answer only to its fixed length of 54
+/// bytes. Each run of addresses of one owner and type in the answer section is rotated: it starts
+/// with the address at `rotation` modulo the run's length, and keeps its cyclic order.
 pub fn render(question: &Name, answer: &Answer, zones: &[Apex], rotation: usize) -> Sections {
     let mut writer = WireWriter::after_question(question);
     let mut counts = [0; 3];
@@ -134,16 +135,15 @@ struct WireWriter<'a> {
 
 impl<'a> WireWriter<'a> {
     fn after_question(question: &'a Name) -> WireWriter<'a> {
+        let name_end = HEADER + question.wire().len();
         let mut writer = WireWriter {
             bytes: Vec::new(),
-            start: HEADER,
+            start: name_end + TYPE_AND_CLASS,
             offsets: HashMap::new(),
         };
-        let whole = question.wire().len();
         for suffix in question.suffixes() {
-            writer.remember_offset(suffix, HEADER + whole - suffix.len());
+            writer.remember_offset(suffix, name_end - suffix.len());
         }
-        writer.start = HEADER + whole + TYPE_AND_CLASS;
         writer
     }
 

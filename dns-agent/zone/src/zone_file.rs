@@ -1,8 +1,8 @@
 //! Zone files (RFC 1035 §5 calls them master files): all records as text.
 //!
 //! Names are written in the order in which the caller gives them. Comments describe what a zone
-//! file can't express: names that exist without records, computed names, and records outside all
-//! zones.
+//! file can't express: names that exist without records, computed names, names and types whose
+//! queries pass, and records outside all zones.
 
 use std::io::{self, Write};
 
@@ -13,8 +13,8 @@ use super::{Answer, ComputedNames, Name, NameEntry, Rdata, Record, Rtype, ZoneDa
 /// exists (RFC 6761 §6.4).
 const NO_SERVER: &str = "ns.invalid.";
 
-/// Writes the file of one zone, name by name. The caller gives each name immediately before the
-/// names below it.
+/// Writes the file of one zone, name by name. The caller gives each name before the names below it,
+/// with no other names in between.
 #[derive(Debug)]
 pub struct ZoneFile {
     /// An index into [`ZoneData::zones`].
@@ -102,7 +102,7 @@ impl OutsideZones {
         for passed in data.delegated_names() {
             writeln!(
                 out,
-                "; passed: {passed} and all names below are not answered here (--pass)"
+                "; passed: {passed} and all names below are not answered here"
             )?;
         }
         Ok(OutsideZones::default())

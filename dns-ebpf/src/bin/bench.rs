@@ -25,9 +25,9 @@ use dns_ebpf::{
     verifier::{add_masked, distance, load, store},
 };
 
-/// Words of eight bytes in the longest frame.
+/// Words of eight bytes in the longest frame of a query or a reply.
 const WORDS: usize = 24;
-/// Correct variants of a reply: one for each address that may come first.
+/// The maximum number of correct variants of a reply: one for each address that may come first.
 const VARIANTS: usize = 4;
 
 /// The query. The benchmark writes it, `generate` and `replay` read it.
@@ -99,7 +99,8 @@ pub struct BenchCounts {
 ///
 /// The kernel reuses frames with the length and the bytes that they came back with. So the whole
 /// frame is written, with zeros after the query. Otherwise the bytes of an earlier reply could make
-/// a later one look correct. The length of a query's frame is a multiple of eight.
+/// a later one look correct. The length of a query's frame is a multiple of eight, because the
+/// frame is written in whole words.
 #[xdp]
 pub fn generate(context: XdpContext) -> u32 {
     let Some(counts) = COUNTS.get_ptr_mut(0) else {
@@ -178,7 +179,7 @@ pub fn replay(context: XdpContext) -> u32 {
         // SAFETY: this function owns nothing that must be dropped.
         unsafe { TARGET.tail_call(&context, 0) };
     }
-    // Reached only if the map has no target.
+    // Reached only if the query could not be written, or if the map has no target.
     xdp_action::XDP_ABORTED
 }
 

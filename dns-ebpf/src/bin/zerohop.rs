@@ -86,7 +86,7 @@ pub fn zerohop_xdp(context: XdpContext) -> u32 {
     answer_at_xdp::<NetworkCard>(context)
 }
 
-/// XDP on the host's end of a pod veth.
+/// XDP on a veth, usually the host's end of a pod veth.
 #[xdp]
 pub fn zerohop_xdp_veth(context: XdpContext) -> u32 {
     answer_at_xdp::<PodVeth>(context)
@@ -323,7 +323,8 @@ impl<D: DeviceKind> Frame for TcFrame<D> {
 
     /// The field holds either a complete checksum, or the sum of the pseudo header only, which the
     /// hardware completes. A program can't see which, but the helper can: it ignores the first call
-    /// if the sum is partial, and applies the second call to both.
+    /// if the sum is partial, and applies the second call to both. With BPF_F_MARK_MANGLED_0 it
+    /// keeps a field of 0, which means that there is no checksum.
     #[inline(always)]
     fn set_udp_checksum(&mut self, header: usize, checksum: UdpChecksum) {
         let field = (header + udp::CHECKSUM) as u32;

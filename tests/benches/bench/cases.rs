@@ -31,7 +31,8 @@ const HEADLESS: &str = "db.shop.svc.cluster.local";
 const ABSENT: &str = "absent-abcdef.shop.svc.cluster.local";
 const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 1, 1));
 
-/// Every case. Names of Services have 38 bytes in wire form, as long names in real clusters have.
+/// Every case. The names of the ClusterIP Service and of the absent one have 38 bytes in wire form,
+/// as long names in real clusters have.
 pub(crate) fn all() -> Vec<BenchCase> {
     let case = |name, query| BenchCase { name, query };
     let reverse = reverse_name(ADDRESS).to_string();
@@ -80,9 +81,9 @@ impl BenchCase {
             .map(|rotation| self.answer_frame(&name, &answer, model, rotation))
             .collect();
         let udp = udp_offset(&self.query);
-        // The last byte of the first record's address shows the rotation. Before the address are
-        // the UDP header, the DNS header, the question, and the fields of the record: a pointer,
-        // type, class, TTL and length.
+        // The lowest two bits of the first record's address show the rotation, because the four
+        // addresses end with 8 to 11. Before the address are the UDP header, the DNS header, the
+        // question, and the fields of the record: a pointer, type, class, TTL and length.
         let rotates = answers.iter().any(|other| *other != answers[0]);
         let address = udp + 8 + 12 + self.query.name.len() + 4 + 12;
         let variant_bits = if rotates {
@@ -95,8 +96,10 @@ impl BenchCase {
         let length = answers[0].len().next_multiple_of(8);
         ensure!(
             length <= 8 * WORDS,
-            "{}: an answer of {length} bytes does not fit",
-            self.name
+            "{}: an answer of {length} bytes is longer than the {} bytes that the benchmark's \
+             programs can hold",
+            self.name,
+            8 * WORDS
         );
         let mut reflected = query.clone();
         swap_macs(&mut reflected);

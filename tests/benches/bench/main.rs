@@ -35,7 +35,8 @@ struct BenchmarkOptions {
     /// A smoke test: few frames, no required rates.
     #[arg(long)]
     quick: bool,
-    /// Measures only the cases with this text in their names.
+    /// Measures only the cases with this text in their names. The TCP streams are the case
+    /// `stream`.
     #[arg(long, default_value = "")]
     case: String,
     /// Pairs of calls for each case.
@@ -130,7 +131,8 @@ impl BenchmarkOptions {
     }
 }
 
-/// Pins this process to one CPU. The whole path from generator to checker then runs on that CPU.
+/// Pins this process to the last CPU that it may use. The whole path from generator to checker then
+/// runs on that CPU.
 fn pin_to_one_cpu() -> Result<()> {
     let this = Pid::from_raw(0);
     let allowed = sched_getaffinity(this)?;
@@ -229,7 +231,8 @@ fn measure_answers(
 
     println!();
     println!(
-        "BPF_PROG_TEST_RUN, {} calls of {} rounds for each program, an empty one subtracted; medians",
+        "BPF_PROG_TEST_RUN, {} calls of {} rounds for each program; medians, minus that of an \
+         empty program",
         effort.pairs, effort.rounds
     );
     println!("{:<14} {:>12} {:>12}", "", "reflector ns", "responder ns");
@@ -399,7 +402,7 @@ fn measure_streams(
         effort.stream, effort.pairs
     );
     println!(
-        "{:<14} {:>12} {:>12} {:>8}  {:<21}",
+        "{:<14} {:>13} {:>12} {:>8}  {:<21}",
         "", "without, Gb/s", "with, Gb/s", "share", "of each pair"
     );
     for direction in stream::StreamDirection::ALL {

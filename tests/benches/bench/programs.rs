@@ -1,5 +1,5 @@
-//! The benchmark's BPF programs and veth pairs, and the two ways to measure with them: live frames
-//! and BPF_PROG_TEST_RUN.
+//! The benchmark's BPF programs and veth pairs, and the two ways to measure with them:
+//! BPF_PROG_TEST_RUN with live frames, and without.
 
 use std::{fs, path::Path, thread, time::Duration, time::Instant};
 
@@ -16,11 +16,11 @@ use zerohop_tests::netns::NetworkNamespace;
 /// Number of 64-bit words in the longest frame. This constant, [`VARIANTS`] and the three `repr(C)`
 /// structures must equal those of `dns-ebpf/src/bin/bench.rs`, which describes the fields.
 pub(crate) const WORDS: usize = 24;
-/// Number of different right answers to a query.
+/// Number of different right answers to a query whose addresses rotate.
 pub(crate) const VARIANTS: usize = 4;
 
-/// Offset in a frame of the last two bytes of the destination MAC address, which change with the
-/// ID.
+/// Offset in a reply's frame of the last two bytes of the destination MAC address, which is the
+/// client's. They are equal to the ID.
 const CLIENT_MAC_END: usize = 4;
 
 /// The query that the generator sends.
@@ -63,7 +63,8 @@ pub(crate) struct CaseFrames {
     pub(crate) reflected: ExpectedFrame,
     /// The frames that the kernel program returns.
     pub(crate) answered: ExpectedFrame,
-    /// Length in bytes of the frames on the veth pair, a multiple of eight.
+    /// Length in bytes of the frames that the generator sends: that of the answer, rounded up to a
+    /// multiple of eight, so that both programs get frames of the same length.
     pub(crate) length: usize,
 }
 
@@ -203,7 +204,7 @@ impl BenchPrograms {
         attach(xdp(&mut self.ebpf, "reflect")?, pair)
     }
 
-    /// Sends frames through a veth pair, and waits for the last one.
+    /// Sends frames through a veth pair, and waits until all have come back or count as lost.
     pub(crate) fn send_live_frames(
         &mut self,
         pair: &VethPair,

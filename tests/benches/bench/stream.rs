@@ -1,4 +1,5 @@
-//! A TCP stream between a pod and its node. The program at the host veth passes its packets.
+//! A TCP stream between a pod and its node, without and with the program at the host veth. The
+//! program passes the stream's packets.
 
 use std::{
     io::{Read as _, Write as _},
@@ -15,9 +16,9 @@ use zerohop_tests::topology::{GATEWAY, HOST_VETH, Topology};
 /// The direction in which the data flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StreamDirection {
-    /// The data passes the program.
+    /// The data goes through the program.
     ToNode,
-    /// Only the acknowledgements pass the program.
+    /// Only the acknowledgements go through the program.
     ToPod,
 }
 

@@ -15,8 +15,8 @@ use crate::cluster::LiveCluster;
 const SLICES: usize = 24;
 
 impl TransitionGenerator {
-    /// Makes a transition. The seed determines all choices except the choice of a slice, because
-    /// the controller manager makes and deletes slices in its own time.
+    /// Makes a transition. The seed determines all choices, except those that depend on the present
+    /// slices, because the controller manager makes and deletes slices in its own time.
     pub(crate) fn make_transition(&mut self, cluster: &mut LiveCluster) -> Result<Transition> {
         loop {
             let mut random = self.random();
@@ -26,7 +26,8 @@ impl TransitionGenerator {
         }
     }
 
-    /// `None` if the controller manager has just deleted the chosen slice.
+    /// Makes no transition and returns `None` if the controller manager has just deleted the chosen
+    /// slice.
     fn try_transition(
         &mut self,
         cluster: &mut LiveCluster,
@@ -84,8 +85,7 @@ impl TransitionGenerator {
             (83..88, _, Some(slice)) => self.change_family(cluster, &slice, random).map(Some),
             (88..91, _, Some(slice)) => self.change_endpoints(cluster, &slice, random),
             (91..93, _, Some(slice)) => delete_slice(cluster, &slice).map(Some),
-            (53.., ..) => self.make_slice(cluster, &key, random).map(Some),
-            _ => Ok(None),
+            _ => self.make_slice(cluster, &key, random).map(Some),
         }
     }
 }

@@ -22,7 +22,8 @@ pub(crate) enum FormType {
 /// The origin of a Service's slices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum EndpointOrigin {
-    /// The controller manager writes them, because the Service has a selector.
+    /// The controller manager writes them, because the Service has a selector. Only for an
+    /// ExternalName it writes none.
     Selected,
     /// The suite writes them; the Service has no selector.
     Written,
@@ -75,16 +76,17 @@ impl ServiceForm {
     /// How a Service can change from this form to `other`.
     pub(crate) fn change_to(self, other: ServiceForm) -> FormChange {
         let (from, to) = (self.kind, other.kind);
-        let ends_at_alias = from == FormType::ExternalName || to == FormType::ExternalName;
+        let is_alias = |kind| kind == FormType::ExternalName;
         let is_headless = |kind| kind == FormType::Headless;
-        if ends_at_alias || is_headless(from) == is_headless(to) {
+        if is_alias(from) || is_alias(to) || is_headless(from) == is_headless(to) {
             FormChange::InPlace
         } else {
             FormChange::ThroughExternalName
         }
     }
 
-    /// The patch of `spec` that gives a Service of any form this form.
+    /// The patch of `spec` that gives a Service this form, if [`ServiceForm::change_to`] allows the
+    /// change in place. Without its null fields it is the spec of a new Service.
     pub(crate) fn spec_patch(self, values: &ServiceFields) -> Value {
         let mut fields = match self.kind {
             FormType::ClusterIp => json!({"type": "ClusterIP", "externalName": null}),

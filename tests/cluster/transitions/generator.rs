@@ -43,7 +43,7 @@ pub(crate) enum WriteCount {
 
 /// Number of Services in a namespace.
 pub(super) const SERVICES: usize = 6;
-/// Number of pods in a namespace; more than one for each Service.
+/// Number of pods in a namespace; more than Services, so that some Services have two pods.
 pub(super) const PODS: usize = 9;
 
 /// Labels without a meaning for DNS.
@@ -119,13 +119,13 @@ impl TransitionGenerator {
         }
     }
 
-    /// A name that no earlier transition used: each transition draws a random generator.
+    /// A name that no earlier transition used: each transition makes a random generator.
     pub(super) fn unused_name(&self, prefix: &str) -> String {
         format!("{prefix}-{}", self.generators_made)
     }
 
-    /// A new random generator. Each transition has its own, because the number of choices depends
-    /// on the controller manager's slices.
+    /// A new random generator. Each attempt to make a transition has its own, because the number of
+    /// choices in an attempt depends on the controller manager's slices.
     pub(super) fn random(&mut self) -> StdRng {
         self.generators_made += 1;
         StdRng::seed_from_u64(self.seed ^ (self.generators_made << 32))

@@ -1,5 +1,5 @@
 //! A marker that changes again and again. A server that knows the marker's current state knows all
-//! earlier writes.
+//! earlier writes of Services and slices.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,8 @@ struct MarkerProbe {
     /// Asks for the addresses of the headless Service.
     endpoints: ComparedQuestion,
     /// The expected addresses: from the slice labelled as the controller manager's, then from the
-    /// slice labelled as written by hand.
+    /// slice labelled as written by hand. This is also their order in a [`ComparedReply`], which is
+    /// sorted.
     addresses: [String; 2],
 }
 
@@ -141,8 +142,8 @@ impl MovingMarker {
 }
 
 impl MarkerProbe {
-    /// Whether the server knows the marker's state. A kernel that passes a query does not know it
-    /// yet.
+    /// Whether the server knows the marker's state. A kernel that passes a query counts as one that
+    /// does not know it yet.
     fn is_known(&self, client: &RetryingClient, zone: &str) -> Result<bool> {
         let ask = |question: &ComparedQuestion| -> Result<Option<ComparedReply>> {
             let reply = client.ask(&question.message())?;

@@ -14,7 +14,8 @@ use crate::{
 pub(crate) struct TransitionReport {
     /// Number of transitions of each kind.
     pub(crate) made: BTreeMap<&'static str, usize>,
-    /// For each transition the time from its last write until every answer about it was right.
+    /// For each transition after which every answer became right, the time from its last write
+    /// until then.
     pub(crate) took: Vec<Duration>,
     /// Number of transitions after which an answer stayed wrong.
     pub(crate) never_right: usize,
@@ -28,7 +29,7 @@ pub(crate) struct TransitionReport {
     pub(crate) transient: BTreeMap<String, Vec<String>>,
 }
 
-/// The time within which answers must be right.
+/// The time within which answers should be right. Later ones are reported, but are no errors.
 pub(crate) const RIGHT_WITHIN: Duration = Duration::from_secs(1);
 /// Number of transient answers of each kind that are printed.
 const EXAMPLES: usize = 3;

@@ -84,7 +84,6 @@ impl TransitionGenerator {
         if let Some(fields) = fields.as_object_mut() {
             fields.retain(|_, value| !value.is_null());
         }
-        cluster.objects.services.remove(key);
         cluster.write(service(key, &fields)?)
     }
 
@@ -123,7 +122,7 @@ impl TransitionGenerator {
         ))
     }
 
-    /// Changes a pod's labels, so that another Service's selector selects it.
+    /// Gives a pod a random `app` label, so that mostly another Service's selector selects it.
     pub(super) fn change_pod(
         &mut self,
         cluster: &mut LiveCluster,
@@ -155,8 +154,8 @@ impl TransitionGenerator {
         })
     }
 
-    /// Makes a pod that the selector of a Service may select. Every second pod has a host name
-    /// below that Service.
+    /// Makes a pod that the selector of a Service may select. Every second pod has a host name, and
+    /// as subdomain the name that this Service has before it is renamed.
     pub(super) fn make_pod(
         &mut self,
         cluster: &mut LiveCluster,
@@ -187,7 +186,7 @@ impl TransitionGenerator {
         random: &mut StdRng,
     ) -> ServiceFields {
         let other = random.random_range(0..SERVICES);
-        // Without the suffix that counts how often the Service was renamed.
+        // The name without the suffix that counts how often the Service was renamed.
         let own = key.1.split('-').next().unwrap_or_default();
         let app = if random.random_bool(0.15) {
             app(other)

@@ -136,7 +136,8 @@ impl TransitionGenerator {
         })
     }
 
-    /// Makes a slice as written by hand, with random labels, for a Service of any form.
+    /// Makes a slice without an owner, with random labels, mostly for `service`, which may be of
+    /// any form or absent.
     pub(super) fn make_slice(
         &mut self,
         cluster: &mut LiveCluster,

@@ -1,4 +1,4 @@
-//! The addresses of the pod and of the cluster's DNS in all tests.
+//! Addresses of a pod and of the cluster's DNS that most tests share.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,7 +1,8 @@
 //! Corefiles of NodeLocal DNSCache, whose program is called node-cache.
 
-/// The Corefile that node-cache generates from Kubernetes' own manifest in iptables mode
-/// (kubernetes/kubernetes, `cluster/addons/dns/nodelocaldns/nodelocaldns.yaml`).
+/// The Corefile in the ConfigMap of Kubernetes' own manifest (kubernetes/kubernetes,
+/// `cluster/addons/dns/nodelocaldns/nodelocaldns.yaml`) for iptables mode, with the placeholders
+/// filled in. One is left, for which node-cache writes the address of the Service `-upstreamsvc`.
 pub const NODE_LOCAL_DNS: &str = "cluster.local:53 {
     errors
     cache {
@@ -50,7 +51,7 @@ ip6.arpa:53 {
     }
 ";
 
-/// A Corefile with plugins that change answers.
+/// A Corefile with plugins that change answers, and without `reload`.
 pub const ALTERED_NODE_LOCAL_DNS: &str = "cluster.local:53 {
     template IN AAAA cluster.local {
         rcode NOERROR

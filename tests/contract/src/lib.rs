@@ -7,7 +7,7 @@
 //!   errors in the agent's parser and renderer.
 //! * [`packet`] makes the frames of queries, and parses the frames of replies.
 //! * [`corefiles`] holds Corefiles of NodeLocal DNSCache.
-//! * [`addresses`] holds the addresses of the pod and of the cluster's DNS in all tests.
+//! * [`addresses`] holds addresses of a pod and of the cluster's DNS that most tests share.
 
 #![forbid(unsafe_code)]
 

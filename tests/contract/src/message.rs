@@ -428,9 +428,9 @@ mod tests {
             assert!(Message::read(&whole[..length]).is_err(), "{length} bytes");
         }
         assert!(Message::read(&[&whole[..], &[0]].concat()).is_err());
-        let mut forward = whole;
+        let mut looping = whole;
         // The first record starts at byte 25. Its owner becomes a pointer to itself.
-        forward[26] = 25;
-        assert!(Message::read(&forward).is_err());
+        looping[26] = 25;
+        assert!(Message::read(&looping).is_err());
     }
 }

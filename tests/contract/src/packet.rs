@@ -205,7 +205,7 @@ fn question_end(message: &[u8]) -> Option<usize> {
 /// If the frame is too short, if its headers are not those of the query with source and destination
 /// swapped, or if a TTL, a length or a checksum is wrong.
 pub fn parse_reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
-    ensure!(reply.len() > 54, "only {} bytes", reply.len());
+    ensure!(reply.len() > 54, "the frame has only {} bytes", reply.len());
     ensure!(
         reply[..6] == query[6..12],
         "the destination MAC is not the client's"
@@ -223,14 +223,14 @@ pub fn parse_reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
         );
         ensure!(
             header[0] == 0x45 && header[9] == 17,
-            "IP options, or not UDP"
+            "the IP header has options, or is not of UDP"
         );
-        ensure!(header[8] == 64, "TTL {}", header[8]);
+        ensure!(header[8] == 64, "the TTL is {} instead of 64", header[8]);
         ensure!(header[4..8] == query[18..22], "the IP ID or flags changed");
         let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
         ensure!(
             length + 14 == reply.len(),
-            "IP length {length}, frame {}",
+            "the IP length is {length}, but the frame has {} bytes",
             reply.len()
         );
         ensure!(
@@ -256,7 +256,7 @@ pub fn parse_reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
         let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
         ensure!(
             length + 54 == reply.len(),
-            "IPv6 length {length}, frame {}",
+            "the IPv6 length is {length}, but the frame has {} bytes",
             reply.len()
         );
         ensure!(
@@ -289,12 +289,12 @@ pub fn parse_reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
     let expected = udp_checksum(server, client, &blank);
     ensure!(
         sum == expected,
-        "UDP checksum {sum:04x} instead of {expected:04x}"
+        "the UDP checksum is {sum:04x} instead of {expected:04x}"
     );
     Ok(udp[8..].to_vec())
 }
 
-/// Converts a name to wire form, and keeps its letter case.
+/// Converts a name without escapes to wire form, and keeps its letter case.
 #[must_use]
 pub fn wire_name(name: &str) -> Vec<u8> {
     let mut wire = Vec::new();
@@ -307,7 +307,8 @@ pub fn wire_name(name: &str) -> Vec<u8> {
 }
 
 /// The UDP checksum over pseudo header and datagram. The checksum field of `udp` must be zero (RFC
-/// 768, RFC 8200 section 8.1).
+/// 768, RFC 8200 section 8.1). The pseudo header of IPv6 serves for IPv4 too, because it only adds
+/// zeros.
 fn udp_checksum(source: IpAddr, destination: IpAddr, udp: &[u8]) -> u16 {
     let mut bytes = Vec::new();
     for address in [source, destination] {
@@ -320,6 +321,7 @@ fn udp_checksum(source: IpAddr, destination: IpAddr, udp: &[u8]) -> u16 {
     bytes.extend([0, 0, 0, 17]);
     bytes.extend(udp);
     match !ones_complement_sum(&bytes) {
+        // 0 would mean that there is no checksum.
         0 => 0xffff,
         sum => sum,
     }

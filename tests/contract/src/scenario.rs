@@ -31,8 +31,8 @@
 //! about NAME, which is the last target in a chain of aliases.
 //!
 //! `soa ZONE` stands for the zone's SOA record in the authority section. `answer N records`
-//! requires N records in the answer section, but does not compare them. Records of one owner and
-//! type may be in any order.
+//! requires N records in the answer section, but does not compare them; other sections likewise.
+//! Records of one owner and type may be in any order.
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -68,7 +68,8 @@ pub struct ScenarioQuestion {
     pub over_tcp: bool,
     /// The required action of the kernel, if the file has one.
     pub kernel_action: Option<KernelAction>,
-    /// The reply, in the lines of [`Message::lines`](crate::message::Message::lines).
+    /// The reply, in the lines of [`Message::lines`](crate::message::Message::lines), or the line
+    /// `ignored` or `upstream …`.
     pub reply: Vec<String>,
 }
 

@@ -1,4 +1,5 @@
-//! `verify OBJECT` prints how many instructions this kernel's verifier walks for each program.
+//! `verify OBJECT` prints how many instructions this kernel's verifier walks for each program, and
+//! fails if a program exceeds the budget.
 //!
 //! The numbers come from the verifier's own log, which every kernel since 5.2 writes
 //! (`BPF_LOG_STATS`, commit 06ee7115b0d1); the count in `bpf_prog_info` exists only since 5.16.
@@ -24,7 +25,8 @@ const BUDGET: u64 = 500_000;
 const BPF_LOG_LEVEL1: u32 = 1;
 const BPF_LOG_STATS: u32 = 4;
 
-/// The size of the verifier's log, in bytes: room for a whole program at [`BPF_LOG_LEVEL1`].
+/// The size of the verifier's log, in bytes: room for a whole program at [`BPF_LOG_LEVEL1`], which
+/// logs every verified instruction.
 const LOG_SIZE: usize = 64 << 20;
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -67,7 +69,7 @@ fn verify(bytes: &[u8]) -> anyhow::Result<Vec<(String, usize, u64)>> {
         .collect();
 
     let mut object = Object::parse(bytes)?;
-    let text: HashSet<usize> = object
+    let text_sections: HashSet<usize> = object
         .functions
         .keys()
         .map(|(section, _)| *section)
@@ -77,9 +79,9 @@ fn verify(bytes: &[u8]) -> anyhow::Result<Vec<(String, usize, u64)>> {
         definitions
             .iter()
             .filter_map(|(name, map)| Some((name.as_str(), *maps.get(name.as_str())?, map))),
-        &text,
+        &text_sections,
     )?;
-    object.relocate_calls(&text)?;
+    object.relocate_calls(&text_sections)?;
 
     let mut names: Vec<_> = object.programs.keys().cloned().collect();
     names.sort();
@@ -128,6 +130,7 @@ fn load(
     if result.is_ok() {
         return Ok(log);
     }
+    // Loaded again for the reason, which a log of statistics does not have.
     let (result, log) = load_with_log(kind, instructions, license, BPF_LOG_LEVEL1 | BPF_LOG_STATS);
     let tail: Vec<&str> = log.lines().rev().take(60).collect();
     let tail: Vec<&str> = tail.into_iter().rev().collect();
@@ -174,7 +177,7 @@ fn load_with_log(
         unsafe { libc::close(fd as i32) };
         Ok(())
     };
-    let end = log.iter().position(|byte| *byte == 0).unwrap_or(0);
+    let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
     log.truncate(end);
     (result, String::from_utf8_lossy(&log).into_owned())
 }

@@ -83,7 +83,7 @@ fn an_api_server_that_is_down_changes_no_answer() {
     api.apply("services", web("10.96.1.9"));
     api.resume(&topology.node);
     let is_new = || Ok(pod.service_address("web") == Some([10, 96, 1, 9]));
-    assert!(eventually(4 * LIMIT, is_new).unwrap());
+    assert!(eventually(LIMIT, is_new).unwrap());
 }
 
 /// CoreDNS may use the old Corefile for a while, so neither the agent nor hooks that outlive it may

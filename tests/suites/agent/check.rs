@@ -30,7 +30,7 @@ struct CheckedNode {
 #[test]
 fn a_suitable_node_works_and_check_leaves_no_pins() {
     let node = CheckedNode::new();
-    // The kernel itself puts files into a new BPF file system.
+    // The kernel may put files of its own into a new BPF file system.
     let before = node.pins();
     let (code, output) = node.check(&["--persist", "--listen=127.0.0.1:5353"]);
     assert_eq!(code, 0, "{output}");
@@ -57,6 +57,7 @@ fn missing_bpf_is_reported() {
     let output = join_lines(&output);
     for words in [
         "the process has no BPF:",
+        // The kernel's refusal of the tables: the second check that fails.
         "add the capabilities BPF",
         "2 checks fail",
     ] {
@@ -86,9 +87,11 @@ fn a_veth_with_a_cni_filter_is_skipped_and_reported_as_a_limit() {
     let output = join_lines(&output);
     for words in [
         "veth-pod: skipped",
+        // The kernel keeps 15 bytes of a program's name.
         "cil_from_contai",
         "of Cilium at clsact ingress",
         "give --serve-dns-endpoints",
+        // The limits: the skipped veth, Cilium on this node, and queries to DNS endpoints.
         "the kernel plane works here, with 3 limits",
     ] {
         assert!(output.contains(words), "no {words:?} in {output}");
@@ -265,7 +268,7 @@ impl CheckedNode {
     }
 }
 
-/// Replaces each run of white space by one space.
+/// Joins the lines that `check` wraps: replaces each run of white space by one space.
 fn join_lines(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

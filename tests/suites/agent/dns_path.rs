@@ -112,6 +112,7 @@ fn names_that_a_node_cache_may_answer_itself_pass() {
     api.apply("configmaps", config_map("node-local-dns", NODE_LOCAL_DNS));
     api.apply("pods", node_cache());
     wait_for_ttl(&pod, Some(5));
+    // Without its Corefile it is not known which names NodeLocal DNSCache answers itself.
     api.delete("configmaps", "kube-system", "node-local-dns");
     wait_for_ttl(&pod, None);
 }
@@ -119,6 +120,7 @@ fn names_that_a_node_cache_may_answer_itself_pass() {
 #[test]
 fn an_edited_corefile_is_not_used_before_coredns_uses_it() {
     let topology = Topology::routed().unwrap();
+    // Without the plugin `reload`, CoreDNS reads a new Corefile only when it starts.
     let api = start_api(&topology, "log");
     let agent = start_agent(&topology.node, &api, &FLAGS);
     let pod = PodClient::new(&topology);

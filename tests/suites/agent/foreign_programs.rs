@@ -1,5 +1,6 @@
 //! Foreign programs: the status shows them, and the agent never replaces them. The agent skips a
-//! device on which a foreign program decides what the pod may send.
+//! veth with a tc program of a known CNI plugin, because such a program may decide what the
+//! pod may send.
 
 use std::{fs, path::PathBuf};
 

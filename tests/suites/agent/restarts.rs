@@ -30,7 +30,7 @@ fn a_killed_agent_is_replaced_without_a_gap() {
             agent = node.start_persisting(long);
         }
     });
-    assert!(asked > 100, "{asked}");
+    assert!(asked > 100, "only {asked} queries");
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_stopped_agent_is_replaced_without_a_gap() {
             agent = start(version);
         }
     });
-    assert!(asked > 100, "{asked}");
+    assert!(asked > 100, "only {asked} queries");
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn an_agent_without_persist_detaches_hooks_that_it_finds() {
     assert!(!node.has_hooks());
 }
 
-/// The previous agent may have left a link or a filter.
+/// The hook of the first agent is a tcx link, or before Linux 6.6 a filter.
 #[test]
 fn an_agent_detaches_hooks_of_interfaces_that_it_does_not_match() {
     let node = TestNode::new(WEB);
@@ -197,7 +197,7 @@ fn only_the_owner_can_open_the_directory_of_the_pins() {
     assert_eq!((mode(&folder), mode(&pins_folder)), (0o700, 0o700));
     agent.end_by(Signal::SIGKILL).unwrap();
 
-    // An older agent created the directory with another mode.
+    // An older agent may have created the directory with another mode.
     fs::set_permissions(&pins_folder, fs::Permissions::from_mode(0o755)).unwrap();
     let mut agent = node.start_persisting(&[]);
     assert_eq!(mode(&pins_folder), 0o700);

@@ -1,4 +1,5 @@
-//! The capabilities of the agent's threads: threads that parse untrusted input have none.
+//! The capabilities of the agent's threads: the worker threads, which parse what clients and
+//! servers send, have none.
 
 use std::{collections::BTreeMap, fs};
 
@@ -10,7 +11,7 @@ use super::{ManifestFolder, WEB, start_agent};
 const NET_ADMIN: u64 = 1 << 12;
 
 #[test]
-fn only_threads_that_use_bpf_have_capabilities() {
+fn only_publisher_admin_and_file_threads_have_capabilities() {
     let topology = Topology::routed().unwrap();
     let manifests = ManifestFolder::new(WEB);
     let agent = start_agent(&topology.node, &manifests, &["--listen=127.0.0.1:0"]);

@@ -232,7 +232,7 @@ fn musl_version() -> String {
     }
 }
 
-/// The first line of the output that begins with `start`.
+/// The first line of the output that begins with `start`, or a replacement if there is none.
 fn first_line(output: &Output, start: &str) -> String {
     let both = [&output.stdout[..], &output.stderr].concat();
     let text = String::from_utf8_lossy(&both);

@@ -116,7 +116,7 @@ const NEVER_DENIED: [NeverDenied; 7] = [
         ],
     },
     NeverDenied {
-        what: "any name, while a passed suffix is too long for the settings",
+        what: "any name of a zone in which a passed suffix is too long for the settings",
         manifests: || [NAMESPACES, OBJECTS].concat(),
         flags: &[
             "--pass=a-name-of-more-than-sixty-four.letters-which-has-no.suffix-entry.cluster.local",
@@ -211,7 +211,7 @@ fn nothing_is_denied_before_everything_is_published() {
     let mut object = EbpfObject::load(dns_agent::KERNEL_OBJECT, size).unwrap();
     let mut tables =
         KernelTables::new(&object, size, &fixture::config(), Rcu::new().unwrap()).unwrap();
-    object.set_lease(1_000_000).unwrap();
+    object.set_lease(fixture::LONG_LEASE_JIFFIES).unwrap();
 
     let absent = QueryPacket::new(POD[0], SERVED[0], "absent.shop.svc.cluster.local", A).frame();
     let (mut turn, mut passes, mut answers) = (0, 0, 0);

@@ -89,7 +89,7 @@ fn only_permitted_clients_are_answered_on_veths() {
     ] {
         fixture.set_clients(PermittedClients::Only(permitted.clone()));
         check_clients(&mut fixture, VETH, &|client| permitted.contains(&client));
-        // The client policy does not apply to network cards.
+        // While networks are allowed, the client policy does not apply to network cards.
         check_clients(&mut fixture, CARD, &|_| true);
     }
 

@@ -85,6 +85,7 @@ fn pass_verdict(program: HookProgram) -> u32 {
 
 /// Whether `reply` is the user plane's reply to `asked`, in some rotation of addresses.
 fn is_right(asked: &[u8], reply: &[u8], model: &Model) -> bool {
+    // No answer has more than 60 addresses.
     (0..64).any(
         |rotation| match respond(asked, model, Transport::Udp, rotation) {
             QueryAction::Send(expected) => expected == reply,
@@ -141,7 +142,8 @@ fn query(random: &mut StdRng, names: &[Vec<u8>]) -> QueryPacket {
     query.with_edns(size, random.random_range(0..2), &options)
 }
 
-/// Changes, removes or adds a few bytes. IP headers stay complete, as BPF_PROG_TEST_RUN requires.
+/// Changes, removes or adds bytes. At least 54 bytes stay, so that Ethernet and IPv6 headers are
+/// complete, as BPF_PROG_TEST_RUN requires.
 fn mutate(random: &mut StdRng, bytes: &mut Vec<u8>) {
     for _ in 0..random.random_range(1..4) {
         let at = random.random_range(0..bytes.len());

@@ -25,7 +25,7 @@ use zerohop_zone::{ComputedNames, Model, ModelBuilder, Name, Rdata, Record, Srv}
 pub(crate) const TC_PASS: u32 = u32::MAX;
 
 /// An hour at 1,000 Hz, more at lower rates.
-const LONG_LEASE_JIFFIES: u64 = 3_600_000;
+pub(crate) const LONG_LEASE_JIFFIES: u64 = 3_600_000;
 
 /// Tables in the kernel with a long lease, and the published model.
 pub(crate) struct KernelFixture {
@@ -44,8 +44,9 @@ pub(crate) enum TestRunResult {
 }
 
 impl KernelFixture {
-    /// The fixture that tests share unless they need another model. Sharing saves the time to load
-    /// the programs, which is long in an emulated machine.
+    /// The fixture that tests share unless they need another model. A test restores the settings
+    /// that it changes. Sharing saves the time to load the programs, which is long in an emulated
+    /// machine.
     pub(crate) fn shared() -> MutexGuard<'static, Self> {
         static SHARED: LazyLock<Mutex<KernelFixture>> =
             LazyLock::new(|| Mutex::new(KernelFixture::small(model())));
@@ -77,8 +78,8 @@ impl KernelFixture {
         Self::sized(model, size)
     }
 
-    /// A fixture without allowed networks: programs for network cards answer every client, as they
-    /// do on bridges of pods.
+    /// A fixture without allowed networks: the tc program for devices other than pods' veths
+    /// answers every client.
     pub(crate) fn answering_any_client() -> Self {
         let size = TableSize {
             buckets: 1024,
@@ -92,8 +93,8 @@ impl KernelFixture {
         Self::allowing(&["10.244.0.0/16", "fd00:10:244::/64"], model, size)
     }
 
-    /// A fixture whose network cards answer clients in `networks`. An empty list allows every
-    /// client.
+    /// A fixture whose network cards answer clients in `networks`. If the list is empty, they
+    /// answer every client at tc, and none at XDP.
     fn allowing(networks: &[&str], model: Model, size: TableSize) -> Self {
         let config = DatapathConfig {
             allow: networks.iter().map(|text| text.parse().unwrap()).collect(),
@@ -201,7 +202,7 @@ pub(crate) fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
 }
 
-/// A configuration without interfaces in which every client is answered.
+/// A configuration without interfaces and without allowed networks.
 pub(crate) fn config() -> DatapathConfig {
     DatapathConfig {
         object_file: dns_agent::KERNEL_OBJECT,
@@ -250,7 +251,7 @@ pub(crate) fn model() -> Model {
     ));
     builder.add(address("cart.shop.svc.cluster.local", "10.96.1.2"));
     builder.add(address("cart.shop.svc.cluster.local", "fd00:10:96::2"));
-    // Names of odd and even length: their answers start at even and odd offsets.
+    // Names of odd and even length: their answers start at odd and even offsets.
     builder.add(address("odd1.shop.svc.cluster.local", "10.96.1.3"));
     builder.add(address("odd22.shop.svc.cluster.local", "10.96.1.4"));
     for last in 1..=4 {

@@ -39,7 +39,7 @@ fn stopping_the_agent_does_not_renew_an_ended_lease() {
     assert!(!is_leased(&datapath));
 }
 
-/// Sleeps until the agent would renew a running lease.
+/// Sleeps longer than a quarter of the lease, after which the agent renews a running one.
 fn pass_time() {
     thread::sleep(STALE_AFTER / 3);
 }

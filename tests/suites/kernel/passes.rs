@@ -1,5 +1,5 @@
-//! Every outcome with which a single packet can pass: the packet is unchanged, and its outcome is
-//! counted.
+//! Packets that every program passes, whatever the device, the client or the lease: the packet is
+//! unchanged, and its outcome is counted.
 
 use dns_common::Outcome;
 use zerohop_contract::packet::{QueryEdns, QueryPacket};
@@ -115,7 +115,7 @@ passing_packets! {
         "more labels than the program walks" => question(&name_of_labels(60), A),
         "a name without a terminating root label" => message(|bytes| bytes[QUESTION..].fill(b'a')),
         "a label of 64 bytes" => query_for(&label_of_64_bytes()),
-        "labels that lead past the end of the name, and 256 bytes later into other labels"
+        "labels that lead past the end of the name, and modulo 256 into other labels"
             => query_for(&labels_past_the_end()),
         "a compressed name" => query_for(b"\x03web\xc0\x0c\x07cluster\x05local\0"),
         "a suffix inside a label" => query_for(b"\x10xxx\x07cluster\x05local\0"),
@@ -168,7 +168,7 @@ passing_packets! {
     BelowUnknown:
         "a pod's name that could be an IPv6 address"
             => question("fd00--9.shop.pod.cluster.local", A),
-        "a pod's name with two groups of dashes"
+        "a pod's name of digits with a double dash"
             => question("1--2-3.shop.pod.cluster.local", A),
         "a pod's name with all eight groups of an IPv6 address"
             => question("1-2-3-4-5-6-7-8.shop.pod.cluster.local", A),

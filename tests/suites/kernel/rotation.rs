@@ -1,5 +1,5 @@
-//! Every address comes first equally often, whatever IDs and ports clients choose: of 10,000
-//! queries for n addresses, each address is first 10,000/n times, within 20 %.
+//! Each of n addresses comes first in one nth of the replies, within 20 %, whatever IDs and ports
+//! clients choose.
 
 use std::{collections::BTreeMap, env, fmt::Write as _};
 
@@ -35,7 +35,7 @@ const CLIENTS: [(&str, ChooseIdAndPort); 5] = [
 ];
 
 /// Numbers of addresses to test, and the number of queries for each. An emulated machine tests
-/// fewer, but enough that 20 % is six standard deviations.
+/// fewer, but enough that 20 % is at least six standard deviations.
 fn scale() -> (&'static [usize], u16) {
     match env::var_os("ZEROHOP_GUEST") {
         None => (&[2, 3, 7, 12], 10_000),

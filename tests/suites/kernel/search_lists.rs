@@ -50,7 +50,7 @@ fn names_outside_the_cluster_are_denied_below_search_domains() {
         "www.example.com.cluster.local",
         // The search list of a pod in `com`.
         "www.example.com.com.svc.cluster.local",
-        // The first label of these is no endpoint, service or namespace.
+        // No endpoint, service or namespace has these names.
         "www.example.org.svc.cluster.local",
         "example.org.svc.cluster.local",
         "org.svc.cluster.local",

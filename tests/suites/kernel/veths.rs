@@ -184,6 +184,7 @@ fn ask_all_questions(
 
 /// Whether `reply` is the user plane's reply to `message`, in some rotation of addresses.
 fn is_right(message: &[u8], reply: &[u8], model: &Model) -> bool {
+    // No answer to `QUESTIONS` has more than four addresses.
     (0..4).any(
         |rotation| match respond(message, model, Transport::Udp, rotation) {
             QueryAction::Send(expected) => expected == reply,

@@ -27,11 +27,11 @@ pub(crate) enum KernelPlaneSwitch {
     Off,
 }
 
-/// Numbers of queries, by the plane that answered.
+/// Numbers of queries since the agent started.
 pub(crate) struct QueryCounts {
     /// Answered in the kernel.
     pub(super) kernel: u64,
-    /// Answered by the agent's resolver.
+    /// Received by the agent's resolver, over UDP.
     pub(super) agent: u64,
     /// Those of `agent` that were forwarded to the upstream.
     pub(super) forwarded: u64,
@@ -44,7 +44,7 @@ impl<'a> DemoAgent<'a> {
             .topology
             .node
             .command(&scene.program.to_string_lossy())?;
-        // Ctrl-C must reach only the demo, which then ends the agent in order.
+        // Ctrl-C must reach only the demo, which then ends the agent in an orderly way.
         command.current_dir(root()).process_group(0);
         command
             .args(["run", "--manifests", "examples", "--pods", "verified"])
@@ -88,7 +88,6 @@ impl<'a> DemoAgent<'a> {
         ))
     }
 
-    /// The queries that were answered since the agent started.
     pub(crate) fn counts(&self) -> Result<QueryCounts> {
         let status = self.status()?;
         let number = |value: &Value| value.as_u64().unwrap_or_default();

@@ -52,7 +52,8 @@ pub(crate) fn send_query(
     let mut query = query.clone();
     let mut buffer = [0; 4096];
     Ok(repeat(QUERIES, |number| {
-        // Varied IDs, because clients choose theirs at random.
+        // Varied IDs, because clients choose theirs at random. The factor is 2^16 divided by the
+        // golden ratio, which spreads them.
         query.id = number.wrapping_mul(40_503);
         let message = query.message();
         let start = Instant::now();
@@ -63,7 +64,7 @@ pub(crate) fn send_query(
     }))
 }
 
-/// Sorts the rdata of records, and joins it with commas.
+/// Sorts the rdata of records without duplicates, because answers rotate, and joins it with commas.
 pub(crate) fn list(rdata: impl Iterator<Item = String>) -> String {
     Vec::from_iter(BTreeSet::from_iter(rdata)).join(", ")
 }
@@ -112,6 +113,7 @@ fn read_reply(query: &QueryPacket, reply: &[u8], source: AnswerSource) -> Result
         has_soa || source == AnswerSource::Outside,
         "{rcode} without an answer and without a SOA"
     );
+    // NOERROR without answers is NODATA.
     Ok(rcode.replace("NOERROR", NODATA))
 }
 

@@ -31,13 +31,15 @@ pub(crate) fn call(pod: &NetworkNamespace, name: &str) -> Result<RepeatedAnswer>
     serde_json::from_str(&answer).with_context(|| format!("the pod's process wrote {answer:?}"))
 }
 
-/// Starts a process that stays in the pod until its standard input ends, which the demo holds.
-pub(crate) fn keep(pod: &NetworkNamespace) -> Result<Child> {
+/// Starts a process that does nothing, so that the user can enter the pod's namespaces (`nsenter
+/// --target`). It ends with the demo, which holds the other end of its standard input.
+pub(crate) fn start_idle_process(pod: &NetworkNamespace) -> Result<Child> {
     let process = pod_process(pod)?.stdin(Stdio::piped()).spawn();
     process.context("cannot start a process in the pod")
 }
 
-/// The process in the pod: looks a name up, or only stays.
+/// The process in the pod: looks a name up and prints the result, or without a name waits for the
+/// end of its standard input.
 pub(crate) fn run(name: Option<&str>) -> Result<()> {
     mount_own_etc()?;
     let Some(name) = name else {
@@ -59,13 +61,13 @@ pub(crate) fn run(name: Option<&str>) -> Result<()> {
 fn pod_process(pod: &NetworkNamespace) -> Result<Command> {
     let this = env::current_exe().context("cannot find this program's file")?;
     let mut command = pod.command(&this.to_string_lossy())?;
-    // Ctrl-C must reach only the demo, which then ends in order.
+    // Ctrl-C must reach only the demo, which then ends in an orderly way.
     command.arg("demo-pod").process_group(0);
     Ok(command)
 }
 
-/// Gives this process an /etc with only the files that getaddrinfo() reads in a pod. The mount is
-/// private to the process and ends with it.
+/// Gives this process an /etc with only the files that getaddrinfo() needs: resolv.conf as in a
+/// pod, and nsswitch.conf. The mounts are private to the process and end with it.
 fn mount_own_etc() -> Result<()> {
     let [kube_dns, _] = SERVED;
     let resolv_conf = format!(

@@ -91,7 +91,7 @@ const PTR: (&str, u16) = ("PTR", 12);
 const TXT: (&str, u16) = ("TXT", 16);
 const AAAA: (&str, u16) = ("AAAA", 28);
 
-/// The EDNS payload size in bytes that most resolvers send (RFC 9715 section 3.1).
+/// The EDNS payload size in bytes that most resolvers send, as DNS flag day 2020 proposed.
 const EDNS_SIZE: u16 = 1232;
 
 fn call(name: &'static str, answer: &'static str) -> DemoQuestion {
@@ -138,6 +138,7 @@ impl DemoQuestion {
     fn over_ipv6(mut self) -> DemoQuestion {
         self.text += " (IPv6)";
         if let AskMethod::Query(query) = &mut self.method {
+            // The client's address is not used: the kernel chooses the socket's address.
             query.server.0 = SERVED[1];
         }
         self

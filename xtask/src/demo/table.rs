@@ -17,7 +17,8 @@ pub(crate) struct MeasuredReply<'q> {
     answer: String,
     /// The median round trip.
     median: Duration,
-    /// How many times the question was asked.
+    /// How many times the question was answered; at least 1, because other numbers are divided by
+    /// it.
     repetitions: u64,
     /// The queries that the planes answered for it.
     queries: QueryCounts,
@@ -73,7 +74,7 @@ impl<'q> MeasuredReply<'q> {
         print_answer_row([&self.question.text, &self.answer, &planes, &time]);
     }
 
-    /// Prints the time of this reply and that of `with`, which the kernel plane gave.
+    /// Prints the time of this reply and that of `with`, which was measured with the kernel plane.
     pub(crate) fn print_times(&self, with: &MeasuredReply) {
         let planes = self.answering_planes();
         let times = [self, with].map(|reply| microseconds(reply.median));

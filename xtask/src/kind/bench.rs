@@ -1,4 +1,5 @@
-//! `cargo xtask kind bench`: measures the query rate and latency of a pod, with Zerohop off and on.
+//! `cargo xtask kind bench`: measures the query rate and latency of a pod, without and with
+//! Zerohop.
 
 use std::{path::PathBuf, thread, time::Duration};
 
@@ -15,7 +16,7 @@ pub(crate) struct KindBenchOptions {
     /// and the client's image. Zerohop stays installed afterwards.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Number of rounds. Each round has a run with Zerohop off and a run with Zerohop on.
+    /// Number of rounds. Each round has a run without Zerohop and a run with it.
     #[arg(long, value_name = "NUMBER", default_value_t = 3)]
     rounds: usize,
     /// Duration of each run, in seconds.
@@ -49,10 +50,14 @@ pub(crate) fn run(options: &KindBenchOptions) -> Result<()> {
     let kubectl = Kubectl::new(options.kubeconfig.as_ref().unwrap_or(&default))?;
     let manifests = kubectl.manifests(image::AGENT)?;
     let objects = objects(options);
+    let delete_objects = || kubectl.send_objects(&["delete", "--ignore-not-found"], &objects);
+    // The completed Jobs of an interrupted benchmark would count as runs of this one.
+    delete_objects()?;
     let outcome = measure_in_turns(options, &kubectl, &manifests, &objects);
-    kubectl.send_objects(&["delete", "--ignore-not-found"], &objects)?;
+    // The clean-up also follows a failed measurement, whose error takes precedence.
+    let cleaned = delete_objects();
     print_runs(&outcome?);
-    Ok(())
+    cleaned
 }
 
 /// The namespace of the benchmark's objects.
@@ -67,7 +72,7 @@ fn measure_in_turns(
     objects: &str,
 ) -> Result<Vec<DnsperfRun>> {
     kubectl.send_objects(&["apply"], objects)?;
-    // CoreDNS and the agents receive the Services a moment later.
+    // CoreDNS receives the Services a moment later.
     thread::sleep(Duration::from_secs(5));
     let mut runs = Vec::new();
     for round in 0..options.rounds {
@@ -87,7 +92,8 @@ fn run_dnsperf(
     dns: DnsUnderTest,
     round: usize,
 ) -> Result<DnsperfRun> {
-    let name = format!("ask-{}-{round}", dns.name());
+    let name = format!("ask-{}-{round}", dns.job_word());
+    // A million passes over the file (`-n`) take longer than any run, so only `-l` ends it.
     let script = format!(
         "server=$(awk '/^nameserver/ {{ print $2; exit }}' /etc/resolv.conf)
          exec dnsperf -s $server -d /mix/questions -c 4 -T 1 -q 20 -t 2 -l {} -n 1000000",
@@ -116,6 +122,7 @@ fn run_dnsperf(
     });
     kubectl.send_objects(&["apply"], &job.to_string())?;
     let job = format!("job/{name}");
+    // The pod needs some of the 60 s to start.
     let timeout = format!("--timeout={}s", options.seconds + 60);
     let space = ["--namespace", BENCH_NAMESPACE];
     kubectl.output(
@@ -130,10 +137,19 @@ fn run_dnsperf(
 }
 
 impl DnsUnderTest {
-    fn name(self) -> &'static str {
+    /// The description in the printed results.
+    fn description(self) -> &'static str {
         match self {
-            DnsUnderTest::CoreDns => "off",
-            DnsUnderTest::Zerohop => "on",
+            DnsUnderTest::CoreDns => "CoreDNS alone",
+            DnsUnderTest::Zerohop => "with Zerohop",
+        }
+    }
+
+    /// The word in the names of the Jobs.
+    fn job_word(self) -> &'static str {
+        match self {
+            DnsUnderTest::CoreDns => "coredns",
+            DnsUnderTest::Zerohop => "zerohop",
         }
     }
 }
@@ -181,9 +197,10 @@ fn objects(options: &KindBenchOptions) -> String {
     json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string()
 }
 
-/// The questions that a pod's libc asks about typical names with the kubelet's search list: A and
-/// AAAA for each name. Most names are Services of the pod's namespace. One in five is outside the
-/// cluster, so libc first tries it with the search list.
+/// The questions that a pod's libc asks about typical names: A and AAAA for each name that it
+/// tries. Because of `ndots:5`, it tries every name with the kubelet's search list first. For every
+/// five Services of the pod's namespace, which are looked up by their names alone, there is one
+/// `SERVICE.NAMESPACE` and one name outside the cluster.
 fn questions(outside: &str) -> String {
     let zones = [
         format!("{BENCH_NAMESPACE}.svc.cluster.local"),
@@ -200,8 +217,8 @@ fn questions(outside: &str) -> String {
         let namespace = &zones[0];
         ask(&format!("service-{number}.{namespace}"));
         match number % 5 {
-            // The name `SERVICE.NAMEBENCH_NAMESPACE`, to which libc first appends the pod's own
-            // namespace.
+            // The name `SERVICE.NAMESPACE`. With the first search domain, which contains the pod's
+            // own namespace, it does not exist.
             0 => {
                 ask(&format!("service-{number}.{BENCH_NAMESPACE}.{namespace}"));
                 ask(&format!("service-{number}.{namespace}"));
@@ -219,11 +236,11 @@ fn questions(outside: &str) -> String {
 }
 
 fn print_runs(runs: &[DnsperfRun]) {
-    println!("Zerohop   queries/s   average ms   maximum ms   completed   lost");
+    println!("DNS             queries/s   average ms   maximum ms   completed   lost");
     for run in runs {
         println!(
-            "{:<7} {:>11.0} {:>12.3} {:>12.1} {:>11} {:>6}",
-            run.dns.name(),
+            "{:<13} {:>11.0} {:>12.3} {:>12.1} {:>11} {:>6}",
+            run.dns.description(),
             run.per_second,
             run.average * 1e3,
             run.maximum * 1e3,
@@ -236,7 +253,7 @@ fn print_runs(runs: &[DnsperfRun]) {
         let mut rates: Vec<f64> = rates.map(|run| run.per_second).collect();
         rates.sort_by(f64::total_cmp);
         if let Some(median) = rates.get(rates.len() / 2) {
-            println!("{}: {median:.0} queries/s in the median", dns.name());
+            println!("{}: {median:.0} queries/s in the median", dns.description());
         }
     }
 }

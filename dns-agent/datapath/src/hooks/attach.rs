@@ -39,8 +39,9 @@ enum Link {
     /// A tcx link, detached when this process ends; or a clsact filter, which stays until it is
     /// removed.
     Tc(SchedClassifierLink),
-    /// A pinned link, detached when its pin is removed. The descriptor keeps it attached when the
-    /// BPF file system is unmounted, so that it can be pinned again.
+    /// A pinned link, which outlives this process. While the process runs, the descriptors keep the
+    /// link attached even without its pin, for example after the BPF file system was unmounted, so
+    /// that it can be pinned again.
     Pinned(Box<Pinned>),
 }
 
@@ -64,8 +65,9 @@ pub(super) enum Pinning<'a> {
 }
 
 impl Attachment {
-    /// Attaches the right program to a device. The program of an earlier agent is replaced
-    /// atomically, so exactly one of the two runs for every packet.
+    /// Attaches the right program to a device. If an earlier agent left its program there in a mode
+    /// that fits `choice`, the program is replaced atomically, so exactly one of the two runs for
+    /// every packet.
     pub(super) fn new(
         object: &mut EbpfObject,
         device: &Device,
@@ -142,6 +144,11 @@ impl Attachment {
     }
 
     /// Replaces the program with the program of the same name in another object.
+    ///
+    /// # Errors
+    ///
+    /// When the program can't be loaded or replaced. Then a link without a pin is detached, and a
+    /// pinned link keeps the old program.
     pub(super) fn replace_program(self, object: &mut EbpfObject) -> anyhow::Result<Attachment> {
         let name = self.program.name();
         let link = match self.link {
@@ -328,8 +335,8 @@ fn likely_refusal(device: &Device) -> String {
     )
 }
 
-/// The modes to try, best first. Each has the reason why a better mode isn't tried, if there is a
-/// better one.
+/// The modes to try, best first. A mode has a reason if a better one fits `choice` but isn't tried.
+/// [`AttachMode::Tcx`] includes the clsact filter to which [`attach_tc`] resorts.
 pub(super) fn modes(
     device: &Device,
     choice: Choice,
@@ -357,6 +364,7 @@ fn attach_xdp(
     let xdp = object.loaded_xdp(program.name())?;
     let flags = match mode {
         AttachMode::Generic => XdpMode::Skb,
+        // The mode of an XDP program is never `Tcx`.
         AttachMode::Native | AttachMode::Tcx => XdpMode::Driver,
     };
     let attach = || -> anyhow::Result<XdpLink> {
@@ -429,7 +437,8 @@ fn attach_tcx(tc: &mut SchedClassifier, device: &Device) -> anyhow::Result<Sched
     Ok(tc.take_link(id)?)
 }
 
-/// Attaches by a clsact filter, for kernels without tcx (before Linux 6.6). The filter runs first.
+/// Attaches by a clsact filter, for kernels without tcx (before Linux 6.6). Replaces the program of
+/// a filter that an earlier agent left.
 fn attach_filter(tc: &mut SchedClassifier, device: &Device) -> anyhow::Result<SchedClassifierLink> {
     // An error may mean that the device already has a clsact qdisc. After any other error,
     // attaching the filter fails below.
@@ -443,7 +452,7 @@ fn attach_filter(tc: &mut SchedClassifier, device: &Device) -> anyhow::Result<Sc
         let handle = earlier.handle.into();
         let earlier =
             SchedClassifierLink::attached(&device.name, ingress, earlier.priority, handle, None)?;
-        // This fails if the filter has just been removed. Then a new one is attached.
+        // This fails, for example, if the filter has just been removed. Then a new one is attached.
         if let Ok(link) = replace_tc(tc, earlier) {
             return Ok(link);
         }

@@ -27,8 +27,8 @@ pub struct SkippedDevice {
 
 /// The matching devices that are skipped because of a foreign program, by index.
 ///
-/// A CNI's tc programs on a pod's veth enforce network policy, and an answer of a hook would bypass
-/// them. A second XDP program can't be attached, because a device has room for one.
+/// A CNI's tc programs on a pod's veth may enforce network policy, and an answer of a hook would
+/// bypass them. A second XDP program can't be attached, because a device has room for one.
 pub(super) fn skipped_devices(
     wanted: &[Interface],
     devices: &[Device],
@@ -87,8 +87,8 @@ pub fn check_cards_restricted(
     Ok(())
 }
 
-/// The hardware addresses of network cards that get a hook. On network cards the kernel answers
-/// only packets to one of these addresses.
+/// The hardware addresses of the devices that get a program for network cards
+/// ([`HookProgram::is_for_cards`]). Such a program answers only packets to one of these addresses.
 pub fn card_addresses(wanted: &[Interface], devices: &[Device]) -> Vec<HardwareAddress> {
     let cards = devices.iter().filter_map(|device| {
         let program = wanted_programs(wanted, std::slice::from_ref(device)).next()?;
@@ -139,11 +139,13 @@ pub fn matching_devices<'a>(
         .filter(|device| chosen_hook(wanted, device).is_some())
 }
 
-/// The hook that the first matching value of `--interface` requests. `None` when no value matches.
+/// The hook that the first matching value of `--interface` requests. `None` when no value matches
+/// the device.
 pub(super) fn chosen_hook(wanted: &[Interface], device: &Device) -> Option<Choice> {
     wanted
         .iter()
         .find(|interface| match interface.name.as_str() {
+            // A veth with the default route is the uplink of a node that is itself a container.
             PODS => device.is_veth && device.peer_in_other_namespace && !device.is_default_route,
             pattern => matches_pattern(pattern.as_bytes(), device.name.as_bytes()),
         })

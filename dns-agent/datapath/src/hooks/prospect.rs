@@ -1,4 +1,4 @@
-//! Predicts what an agent would do with each device. Nothing is attached.
+//! Predicts what an agent would do with each matching device. Nothing is attached.
 
 use super::{
     attach::modes,
@@ -12,15 +12,16 @@ use crate::{
 /// What an agent would do with a device that matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prospect {
-    /// The agent would attach this program in the first of these modes that the kernel accepts.
-    /// Each mode has the reason why a better one isn't tried, if there is a better one.
+    /// The agent would attach this program in the first of these modes that the kernel accepts. On
+    /// a kernel without tcx, [`AttachMode::Tcx`] stands for a clsact filter. A text says why native
+    /// XDP isn't tried although the choice is `xdp`.
     Attached(HookProgram, &'static [(AttachMode, Option<&'static str>)]),
     /// The agent would skip the device because of a foreign program. The text is the reason.
     Skipped(String),
     /// Attaching would fail, because packets have no Ethernet header.
     NotEthernet,
-    /// The agent would not start, because any host could send queries to the device and no networks
-    /// of clients are allowed.
+    /// The agent would not start, because the device is not a veth, so any host could send queries
+    /// to it, and no networks of clients are allowed.
     UnrestrictedCard,
 }
 
@@ -39,8 +40,8 @@ pub fn prospects<'a>(
         if check_cards_restricted(wanted, allowed_networks, std::slice::from_ref(device)).is_err() {
             return Some(Prospect::UnrestrictedCard);
         }
-        if let Some(device) = skipped.get(&device.index) {
-            return Some(Prospect::Skipped(device.reason.clone()));
+        if let Some(skipped_device) = skipped.get(&device.index) {
+            return Some(Prospect::Skipped(skipped_device.reason.clone()));
         }
         if !device.is_ethernet {
             return Some(Prospect::NotEthernet);

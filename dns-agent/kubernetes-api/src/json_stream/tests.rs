@@ -132,7 +132,7 @@ fn a_malformed_item_does_not_affect_its_neighbours() {
 fn malformed_lists_are_refused() {
     for (body, reason) in [
         ("", "broke off"),
-        ("<html>", "isn't JSON"),
+        ("<html>", "isn't a JSON object"),
         (r#"{"items":[]}"#, "no version"),
         (r#"{"metadata":{},"items":[]}"#, "resourceVersion"),
         (
@@ -145,7 +145,7 @@ fn malformed_lists_are_refused() {
         ),
         (
             r#"{"metadata":{"resourceVersion":"7"},"items":[]}x"#,
-            "isn't JSON",
+            "isn't a JSON object",
         ),
     ] {
         let error = read_list(body, &[4]).expect_err(body).to_string();

@@ -34,6 +34,7 @@ impl CoverageSetup {
             match (request.path.as_str(), request.parameter("watch")) {
                 ("/api/v1/services", Some(_)) => break request.start_body(),
                 ("/api/v1/services", None) => request.respond_with_list("7", services),
+                // Other watches end at once, and are opened again later.
                 (_, Some(_)) => drop(request.start_body()),
                 (_, None) => request.respond_with_list("7", &[]),
             }
@@ -46,7 +47,7 @@ impl CoverageSetup {
         }
     }
 
-    /// The next request for EndpointSlices, and its selector.
+    /// The next request for EndpointSlices, and its selector. Watches of other objects end at once.
     async fn next_slices_request(&mut self) -> (PendingRequest, String) {
         loop {
             let request = self.api.next_request().await;
@@ -214,8 +215,11 @@ async fn many_names_are_watched_in_parts_and_for_too_many_names_all_slices_are_w
     let mut watches = Vec::new();
     while covered < 200 {
         let (request, selector) = setup.next_slices_request().await;
-        let names = selector.matches('0').count();
-        assert!(names > 0 && selector.len() < 4200, "{selector}");
+        // The names begin with zeros, and have at most 4096 bytes in a request.
+        assert!(
+            selector.contains('0') && selector.len() < 4200,
+            "{selector}"
+        );
         match request.parameter("watch") {
             Some(_) => watches.push(request.start_body()),
             None => request.respond_with_list("9", &[]),
@@ -227,6 +231,7 @@ async fn many_names_are_watched_in_parts_and_for_too_many_names_all_slices_are_w
             .map(|names| names.split(',').count())
             .sum::<usize>();
     }
+    // Namespaces, Services, and three parts.
     assert_eq!(setup.source.health().feeds().len(), 2 + 3);
 
     for service in services(200..600) {

@@ -15,6 +15,7 @@ async fn errors_are_retried_after_growing_random_delays() {
     let mut setup = FeedSetup::new(Feed::Services);
     let mut list = setup.api.next_request().await;
     let mut waits = Vec::new();
+    // Six delays until the ceiling is reached, then 100 delays below the highest ceiling.
     for _ in 0..106 {
         let request = list.arrived_at;
         list.refuse(500, "InternalError", "etcd is unavailable");

@@ -153,7 +153,7 @@ async fn an_unreadable_object_is_reported_and_skipped() {
 #[tokio::test(start_paused = true)]
 async fn a_response_that_is_not_a_list_is_an_error() {
     for (body, reason) in [
-        ("<html>Welcome</html>", "isn't JSON"),
+        ("<html>Welcome</html>", "isn't a JSON object"),
         (
             r#"{"kind":"Status","metadata":{},"status":"Success"}"#,
             "resourceVersion",

@@ -16,8 +16,8 @@ use super::{
 /// Numbers of lists and watches of each selection.
 type SelectionCounts = BTreeMap<String, (u64, u64)>;
 
-/// Runs a source for some time against an API server that has no objects, sends a bookmark a
-/// minute, and ends watches at their timeout.
+/// Runs a source for some time against an API server without objects. The API server sends a
+/// bookmark a minute, and ends watches at their timeout.
 async fn count_requests(
     options: &SourceOptions,
     time: Duration,

@@ -16,7 +16,8 @@ pub(super) struct TtlCap {
     line: usize,
     /// The zones in which the cap applies.
     zones: Vec<Name>,
-    /// The lower of the caps for positive and negative answers.
+    /// The lower of the caps for positive and negative answers, because Zerohop has one TTL for
+    /// both.
     seconds: u32,
 }
 

@@ -25,16 +25,16 @@ pub(super) struct CorefileProblem {
     line: Option<usize>,
     /// The cause, as a clause.
     cause: String,
-    /// Whether CoreDNS can load the Corefile.
+    /// Whether CoreDNS can load the Corefile. `Reload::read` decides by it.
     pub(super) loadability: Loadability,
 }
 
-/// Whether CoreDNS can load a Corefile that Zerohop can't read.
+/// Whether CoreDNS can load a Corefile that has a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Loadability {
-    /// CoreDNS may load it.
+    /// CoreDNS may load it, as far as Zerohop checks.
     Possible,
-    /// CoreDNS refuses it.
+    /// CoreDNS refuses it for certain.
     Refused,
 }
 
@@ -88,7 +88,8 @@ impl CorefileFinding {
         self.names.iter().any(|name| zone.is_at_or_below(name))
     }
 
-    /// The sentence that says which names of these zones pass. `None` if none do.
+    /// The sentence that says which names of these zones pass. `None` if none do. Without zones,
+    /// the sentence says that everything passes.
     fn note_for_zones(&self, zones: &[Name]) -> Option<Note> {
         let (whole, rest): (Vec<&Name>, Vec<&Name>) =
             zones.iter().partition(|zone| self.covers(zone));
@@ -120,7 +121,9 @@ impl CorefileProblem {
         }
     }
 
-    /// A problem that makes CoreDNS refuse the Corefile.
+    /// A problem for which CoreDNS's parser certainly refuses the Corefile too. If this isn't
+    /// certain, use [`CorefileProblem::new`], because a refused Corefile counts as one with which
+    /// no CoreDNS runs.
     pub(super) fn refused(line: usize, cause: impl Into<String>) -> CorefileProblem {
         CorefileProblem {
             loadability: Loadability::Refused,
@@ -157,7 +160,7 @@ impl Note {
 }
 
 /// Writes notes and findings as sentences, ordered by line. Findings that make no part of `zones`
-/// pass are left out.
+/// pass are left out. `zones` may be empty if all findings are about everything.
 pub(super) fn write_reasons(
     findings: &[CorefileFinding],
     zones: &[Name],
@@ -195,7 +198,7 @@ pub(super) fn join_for_people<T: Display>(items: &[T]) -> String {
 }
 
 /// The parts of `zones` at or below a name: whole zones, or the name itself if it is inside a zone.
-/// Empty if there are none.
+/// Empty if there are none. No zone may be below another.
 pub(super) fn intersect_zones(name: &Name, zones: &[Name]) -> Vec<Name> {
     let covered = zones.iter().filter(|zone| zone.is_at_or_below(name));
     let mut covered: Vec<Name> = covered.cloned().collect();

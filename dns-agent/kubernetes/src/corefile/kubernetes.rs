@@ -156,8 +156,9 @@ impl KubernetesPlugin {
         notes
     }
 
-    /// Applies an option. `namespaces` and `multicluster` add to earlier options of the same name.
-    /// Other options replace them. `Err` holds the reason as a clause.
+    /// Applies an option. An option replaces an earlier one of the same name, but `namespaces` adds
+    /// to it. `multicluster` adds to it too, although CoreDNS uses only the last one, because this
+    /// only makes more names pass. `Err` holds the reason as a clause.
     fn apply_option(&mut self, option: &CorefileLine) -> Result<(), String> {
         let name = option.name();
         match (name, option.args()) {

@@ -1,7 +1,7 @@
 //! How NodeLocal DNSCache, in front of CoreDNS, changes the answers of zones.
 //!
 //! Zerohop reads the Corefile of NodeLocal DNSCache by the same rules as CoreDNS's. A server block
-//! changes no answers if it forwards queries to the cluster's DNS, and otherwise only monitors and
+//! changes only TTLs if it forwards queries to the cluster's DNS, and otherwise only monitors and
 //! caches answers.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,7 @@ use zerohop_zone::Name;
 use super::blocks::ServerBlock;
 use super::cache::{self, TtlCap};
 use super::finding::{self, CorefileFinding, CorefileProblem, Note, intersect_zones};
-use super::parser::{Corefile, CorefileLine, Directive};
+use super::parser::{Corefile, Directive};
 use super::plugins;
 use crate::node_cache::is_cluster_dns_placeholder;
 
@@ -63,7 +63,8 @@ struct AssignedBlock<'b, 'a> {
 
 impl NodeCacheEffect {
     /// Reads the Corefile of NodeLocal DNSCache. `zones` are the zones that Zerohop would answer
-    /// without the node cache. `ttl` is the TTL of their records in seconds, before any cap.
+    /// without the node cache. `ttl` is the TTL of their records in seconds, before the node cache
+    /// lowers it.
     #[must_use]
     pub fn read(
         text: &str,
@@ -115,7 +116,7 @@ fn collect_effects(
     findings: &mut Vec<CorefileFinding>,
 ) -> Result<(), CorefileProblem> {
     let corefile = Corefile::parse(text)?;
-    let unread = corefile.unread.iter().map(CorefileLine::unread_problem);
+    let unread = corefile.unread_problems();
     findings.extend(unread.map(CorefileFinding::about_everything));
     let blocks = corefile.blocks.iter().map(ServerBlock::read);
     let blocks: Vec<ServerBlock<'_>> = blocks.collect::<Result<_, _>>()?;

@@ -1,9 +1,11 @@
-//! Splits a Corefile into server blocks and directives exactly as CoreDNS's parser does
-//! (github.com/coredns/caddy, `caddyfile/parse.go`).
+//! Splits a Corefile into server blocks and directives as CoreDNS's parser does
+//! (github.com/coredns/caddy, `caddyfile/parse.go`). This parser is stricter where the meaning for
+//! plugins would be unclear, and doesn't detect every error that CoreDNS detects.
 //!
-//! CoreDNS replaces imports, snippets and environment variables with text that isn't in the
-//! Corefile. The parser doesn't guess this text: see [`Corefile::unread`] and
-//! [`Directive::check_complete`].
+//! CoreDNS replaces an `import` line with the text of files or of a snippet, and `{$NAME}` and
+//! `{%NAME%}` with an environment variable. This parser inserts no text. It fails if the zones of a
+//! server block are incomplete. [`Corefile::unread_problems`] and [`Directive::check_complete`]
+//! report other places where text is missing.
 
 use std::fmt;
 
@@ -14,8 +16,10 @@ use super::words::{CorefileWord, split_words};
 pub(super) struct Corefile {
     /// The server blocks, in their order.
     pub(super) blocks: Vec<ParsedBlock>,
-    /// The `import` lines and the names of snippets that are outside server blocks.
-    pub(super) unread: Vec<CorefileLine>,
+    /// The `import` lines outside server blocks.
+    pub(super) imports: Vec<CorefileLine>,
+    /// The names of the snippets that the Corefile defines, with their parentheses.
+    snippets: Vec<BlockKeyText>,
 }
 
 /// A server block with unparsed keys.
@@ -50,7 +54,27 @@ impl Corefile {
     /// Parses the text of a Corefile.
     pub(super) fn parse(text: &str) -> Result<Corefile, CorefileProblem> {
         let words = split_words(text)?;
-        Parser { words, at: 0 }.parse_corefile()
+        let has_inclusion = |word: &CorefileWord| word.text == "import" || has_variable(&word.text);
+        Parser {
+            is_whole: !words.iter().any(has_inclusion),
+            words,
+            at: 0,
+        }
+        .parse_corefile()
+    }
+
+    /// The problems with imports and snippets outside server blocks.
+    pub(super) fn unread_problems(&self) -> impl Iterator<Item = CorefileProblem> {
+        let imports = self.imports.iter().map(CorefileLine::unread_problem);
+        let snippets = self.snippets.iter().map(|snippet| {
+            let cause = format!(
+                "`{}` is a snippet, which Zerohop doesn't read (write its lines in place of each \
+                 `import` of it)",
+                snippet.text
+            );
+            CorefileProblem::new(snippet.line, cause)
+        });
+        imports.chain(snippets)
     }
 }
 
@@ -60,8 +84,8 @@ impl Directive {
         self.head.name()
     }
 
-    /// Fails if CoreDNS would insert unknown text into a line: a file, a snippet or an environment
-    /// variable.
+    /// Fails if CoreDNS replaces a line, or a part of it, with the text of a file, of a snippet or
+    /// of an environment variable.
     pub(super) fn check_complete(&self) -> Result<(), CorefileProblem> {
         let mut lines = std::iter::once(&self.head).chain(&self.body);
         let unread = lines.find(|line| {
@@ -83,7 +107,7 @@ impl CorefileLine {
     }
 
     /// The problem with a line that includes text from elsewhere.
-    pub(super) fn unread_problem(&self) -> CorefileProblem {
+    fn unread_problem(&self) -> CorefileProblem {
         self.problem(format!("`{self}` includes text that Zerohop can't read"))
     }
 
@@ -104,6 +128,8 @@ impl fmt::Display for CorefileLine {
 
 /// Reads words from left to right.
 struct Parser {
+    /// Whether CoreDNS adds no text by imports or variables.
+    is_whole: bool,
     words: Vec<CorefileWord>,
     /// The index of the next word.
     at: usize,
@@ -111,10 +137,10 @@ struct Parser {
 
 impl Parser {
     fn parse_corefile(mut self) -> Result<Corefile, CorefileProblem> {
-        let (mut blocks, mut unread) = (Vec::new(), Vec::new());
+        let (mut blocks, mut imports, mut snippets) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(text) = self.peek_word() {
             if text == "import" && self.starts_line() {
-                unread.push(self.parse_line());
+                imports.push(self.parse_line());
                 continue;
             }
             let keys = self.parse_keys()?;
@@ -122,10 +148,7 @@ impl Parser {
                 [] => return Err(self.problem("a server block has no zone")),
                 // A snippet, `(name) { … }`.
                 [key] if key.text.starts_with('(') && key.text.ends_with(')') => {
-                    unread.push(CorefileLine {
-                        number: key.line,
-                        words: vec![key.text.clone()],
-                    });
+                    snippets.extend(keys);
                     self.parse_block()?;
                 }
                 _ => {
@@ -134,7 +157,11 @@ impl Parser {
                 }
             }
         }
-        Ok(Corefile { blocks, unread })
+        Ok(Corefile {
+            blocks,
+            imports,
+            snippets,
+        })
     }
 
     /// Reads a server block's keys up to the opening brace or the end of the line. After a comma,
@@ -188,10 +215,7 @@ impl Parser {
             match (self.peek_word(), brace_line) {
                 (None, None) => return Ok(directives),
                 (None, Some(line)) => {
-                    return Err(CorefileProblem::refused(
-                        line,
-                        "the opening brace is never closed",
-                    ));
+                    return Err(self.unclosed_brace(line));
                 }
                 (Some("}"), Some(_)) => {
                     self.at += 1;
@@ -272,10 +296,7 @@ impl Parser {
                 }),
             }
         }
-        Err(CorefileProblem::refused(
-            brace_line,
-            "the opening brace is never closed",
-        ))
+        Err(self.unclosed_brace(brace_line))
     }
 
     /// Reads words up to the end of the line.
@@ -314,12 +335,26 @@ impl Parser {
         word.map_or(1, |word| word.line)
     }
 
+    /// The problem that a brace on this line is never closed. CoreDNS accepts some of these texts:
+    /// an import or a variable may close the brace, and a server block may end with the closing
+    /// brace of its last plugin.
+    fn unclosed_brace(&self, line: usize) -> CorefileProblem {
+        let cause = "the opening brace is never closed";
+        let ends_with_brace = self.words.last().is_some_and(|word| word.text == "}");
+        if self.is_whole && !ends_with_brace {
+            CorefileProblem::refused(line, cause)
+        } else {
+            CorefileProblem::new(line, cause)
+        }
+    }
+
+    /// A problem with the next word. CoreDNS may accept the text: see [`CorefileProblem::refused`].
     fn problem(&self, cause: impl Into<String>) -> CorefileProblem {
         CorefileProblem::new(self.line_number(), cause)
     }
 }
 
-/// Whether CoreDNS replaces a part of the word with the value of an environment variable.
+/// Whether CoreDNS may replace a part of the word with the value of an environment variable.
 fn has_variable(word: &str) -> bool {
     word.contains("{$") || word.contains("{%")
 }

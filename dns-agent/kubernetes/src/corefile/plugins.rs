@@ -12,8 +12,8 @@ use super::parser::{CorefileLine, Directive};
 use super::zones::{parse_name, parse_zones, reverse_trees};
 
 /// Finds the names that a plugin may answer or change. `block_zones` are the zones of its server
-/// block. `answered` are the zones that Zerohop would answer without the plugin. Fails if Zerohop
-/// doesn't fully understand the plugin's lines.
+/// block. `answered` are the block's zones that Zerohop may answer. Fails if Zerohop doesn't fully
+/// understand the plugin's lines.
 pub(super) fn read_plugin(
     directive: &Directive,
     block_zones: &[Name],
@@ -155,6 +155,7 @@ fn read_hosts_entry(line: &CorefileLine) -> Result<CorefileFinding, CorefileProb
                 "`{host}` in `hosts` is not a name that Zerohop understands"
             )));
         }
+        // A wildcard's names are below its parent.
         let host = host.strip_prefix("*.").unwrap_or(host);
         names.push(parse_name(host).map_err(|cause| line.problem(cause))?);
     }

@@ -18,21 +18,22 @@ pub enum Reload {
     Every {
         /// The interval, without the jitter.
         interval: Duration,
-        /// The `jitter` argument, limited to half the interval. CoreDNS lengthens or shortens the
-        /// interval by at most half of this.
+        /// The `jitter` argument or its default, limited to half the interval. CoreDNS lengthens or
+        /// shortens the interval by at most half of this.
         jitter: Duration,
     },
     /// The Corefile has no `reload`, so CoreDNS doesn't check until it restarts.
     Never,
-    /// Zerohop can't read the whole Corefile, so the `reload` is unknown.
+    /// Zerohop can't read the Corefile or text that it includes, so the `reload` is unknown.
     Unknown,
     /// CoreDNS refuses the Corefile, so no CoreDNS runs with it.
     Refused,
 }
 
 impl Reload {
-    /// Reads the `reload` directives of all server blocks, and returns the one with the longest
-    /// period. This is an upper bound, because CoreDNS uses the last directive for all blocks.
+    /// Reads the `reload` directives of all server blocks. If CoreDNS accepts all of them, returns
+    /// the one with the longest period. Its period is an upper bound, because CoreDNS uses the last
+    /// directive for all blocks.
     #[must_use]
     pub fn read(text: &str) -> Reload {
         let corefile = match Corefile::parse(text) {
@@ -43,7 +44,7 @@ impl Reload {
         let directives = || corefile.blocks.iter().flat_map(|block| &block.directives);
         let is_import = |line: &CorefileLine| line.name() == "import";
         let mut heads = directives().map(|directive| &directive.head);
-        if corefile.unread.iter().any(is_import) || heads.any(is_import) {
+        if !corefile.imports.is_empty() || heads.any(is_import) {
             return Reload::Unknown;
         }
         let mut longest = Reload::Never;
@@ -107,12 +108,8 @@ pub(super) fn check_reload(directive: &Directive) -> Result<(), CorefileProblem>
 /// CoreDNS refuses a `reload` directive.
 struct RefusedReload;
 
-/// Reads the interval and the jitter.
+/// Reads the interval and the jitter. CoreDNS ignores what follows in braces.
 fn read_interval(directive: &Directive) -> Result<(Duration, Duration), RefusedReload> {
-    // CoreDNS reads an opening brace as an argument, which isn't a duration.
-    if !directive.body.is_empty() {
-        return Err(RefusedReload);
-    }
     let (interval, jitter) = match directive.head.args() {
         [] => (DEFAULT_INTERVAL, DEFAULT_JITTER),
         [interval] => (parse_duration(interval)?, DEFAULT_JITTER),
@@ -126,9 +123,9 @@ fn read_interval(directive: &Directive) -> Result<(Duration, Duration), RefusedR
 }
 
 /// Reads a duration in Go's notation, such as `1h30m` or `1.5s` (Go, `time.ParseDuration`).
-/// Negative durations are refused, because they are below CoreDNS's minimum.
+/// Durations below zero are refused, because they are below CoreDNS's minimum.
 fn parse_duration(text: &str) -> Result<Duration, RefusedReload> {
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    let mut rest = text.strip_prefix(['+', '-']).unwrap_or(text);
     if rest == "0" {
         return Ok(Duration::ZERO);
     }
@@ -154,6 +151,9 @@ fn parse_duration(text: &str) -> Result<Duration, RefusedReload> {
         if rest.is_empty() {
             break;
         }
+    }
+    if text.starts_with('-') && !total.is_zero() {
+        return Err(RefusedReload);
     }
     // Go stores durations as nanoseconds in an `int64`, so the longest one is about 292 years.
     if total.as_nanos() <= i64::MAX.unsigned_abs().into() {

@@ -13,7 +13,7 @@ pub(super) struct CorefileWord {
 }
 
 /// Splits a Corefile into words as CoreDNS does (github.com/coredns/caddy, `caddyfile/lexer.go`).
-/// Fails if quotes are never closed.
+/// Fails if quotes are never closed: CoreDNS then reads the rest of the text as one word.
 pub(super) fn split_words(text: &str) -> Result<Vec<CorefileWord>, CorefileProblem> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lexer = Lexer {

@@ -12,7 +12,8 @@ const OTHER_SCHEMES: [&str; 6] = [
     "https://",
     "unix://",
 ];
-/// The port of plain DNS if a key has no port. CoreDNS's flag `-dns.port` can change it.
+/// The port of plain DNS if a key has no port. CoreDNS's flag `-dns.port` can change it, but
+/// Zerohop doesn't read that flag (`docs/coredns.md` lists this as an assumption).
 const DEFAULT_PORT: u16 = 53;
 
 /// The zones and the transport of a server block's key.
@@ -98,10 +99,9 @@ fn split_port(text: &str) -> (&str, Option<u16>) {
 /// Reads a name or a network without scheme and port.
 fn parse_zone(text: &str) -> Option<Vec<Name>> {
     if let Ok(network) = text.parse::<IpNet>() {
-        // CoreDNS refuses some IPv6 networks of this form, such as `::/0`, and reads IPv4-mapped
-        // networks differently.
-        let is_nonstandard = text.contains(':') && text.starts_with([':', '0']);
-        return (!is_nonstandard).then(|| reverse_zones(network));
+        // CoreDNS refuses IPv6 networks that begin with a colon or a zero, such as `::/0`.
+        let is_refused = text.contains(':') && text.starts_with([':', '0']);
+        return (!is_refused).then(|| reverse_zones(network));
     }
     if text.contains([':', '/']) {
         return None;

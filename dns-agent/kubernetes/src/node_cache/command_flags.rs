@@ -1,4 +1,4 @@
-//! A command's flags, as Go's package `flag` reads them.
+//! A command's flags, in the notation of Go's package `flag`.
 
 use std::collections::BTreeMap;
 
@@ -23,8 +23,8 @@ const WITH_VALUE: [&str; 13] = [
 pub(super) struct CommandFlags<'a>(BTreeMap<&'a str, Option<&'a str>>);
 
 impl<'a> CommandFlags<'a> {
-    /// Reads a command and its arguments. Words that aren't flags are skipped. If a flag is
-    /// repeated, the last one counts.
+    /// Reads a command and its arguments. Words that aren't flags, such as the program, are
+    /// skipped. If a flag is repeated, the last one counts.
     pub(super) fn read(words: &[&'a str]) -> CommandFlags<'a> {
         let mut flags = BTreeMap::new();
         let mut words = words.iter();

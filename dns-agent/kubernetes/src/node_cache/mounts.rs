@@ -99,8 +99,9 @@ impl<'a> Mounts<'a> {
         }
     }
 
-    /// The ConfigMap that is mounted at a directory. `None` if nothing is mounted there. `Err` if
-    /// anything else is mounted there, with the reason as a clause.
+    /// The ConfigMap that is mounted at a directory. `None` if nothing is mounted at or above the
+    /// directory. `Err` if anything else is mounted, or only a part of a ConfigMap, with the reason
+    /// as a clause.
     pub(super) fn find_config_map(&self, directory: &str) -> Result<Option<ObjectKey>, String> {
         let Some((mount, below)) = self.find_mount(directory) else {
             return Ok(None);

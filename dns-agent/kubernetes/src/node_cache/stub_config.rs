@@ -29,6 +29,7 @@ impl StubConfig {
     /// if there are federations, which are obsolete. The error is the reason, as a clause.
     pub(super) fn read(data: &ConfigMapData) -> Result<StubConfig, String> {
         let refused = |what: &str| Err(format!("the ConfigMap of kube-dns {what}"));
+        // The reader of ConfigMaps replaces invalid bytes of `binaryData` with this character.
         if data
             .values()
             .any(|text| text.contains(char::REPLACEMENT_CHARACTER))
@@ -85,7 +86,8 @@ fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_label)
 }
 
-/// Whether a text is an IP address, with or without a port.
+/// Whether a text is an IP address, with or without a port. Port 0 isn't accepted, because
+/// node-cache may refuse it.
 fn is_server(text: &str) -> bool {
     text.parse::<IpAddr>().is_ok()
         || text

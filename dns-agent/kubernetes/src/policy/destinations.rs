@@ -186,7 +186,8 @@ impl fmt::Display for Destination<'_> {
     }
 }
 
-/// The endpoints that receive queries to a Service address. `None` if they are unknown.
+/// The endpoints that receive queries to a Service address. `None` if there are none, or if they
+/// are unknown.
 fn find_endpoints<'a>(
     facts: &'a Facts,
     service: &DnsService,
@@ -214,7 +215,7 @@ fn find_endpoints<'a>(
     (!endpoints.is_empty()).then_some(endpoints)
 }
 
-/// Whether packets to an address stay on the node, because the address is link-local or loopback.
+/// Whether an address is link-local or loopback. No pod on another node has such an address.
 fn is_node_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local() || address.is_loopback(),

@@ -45,7 +45,8 @@ pub struct Facts {
     slices: ObjectsByKey<DnsSlice>,
     /// The objects that each list in progress has returned so far.
     listing: BTreeMap<Feed, BTreeSet<ObjectKey>>,
-    /// Required feeds that have not been listed yet. No pod can be judged before this set is empty.
+    /// Required feeds that have not been listed yet. The agent permits no pod before this set is
+    /// empty.
     awaited: BTreeSet<Feed>,
     /// Whether all pods of this node are known.
     node_pods: NodePods,
@@ -113,8 +114,9 @@ impl Facts {
         self.apply(feed, fact);
     }
 
-    /// Sets the kinds of unevaluated policies that the API server serves. The objects of a kind are
-    /// unknown until the kind has been listed.
+    /// Sets the kinds of unevaluated policies that the API server serves. Drops the objects of all
+    /// these kinds, also of kinds that stay. They are unknown until their kind has been listed
+    /// again.
     pub fn set_served_kinds(&mut self, kinds: impl IntoIterator<Item = PolicyKind>) {
         let kinds = kinds.into_iter();
         self.other_policies = kinds.map(|kind| (kind, OtherPolicies::default())).collect();

@@ -1,7 +1,8 @@
 //! Ingress policies at the servers of the cluster's DNS.
 //!
 //! The policies that apply to a server don't depend on the client, so [`Gate`]s collect them once
-//! for all clients. There are no gates if the policies let every pod reach the servers.
+//! for all clients. There are no gates if no policy restricts the servers' ingress, or if rules for
+//! all peers open them.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -69,7 +70,8 @@ impl<'a> Gate<'a> {
             .collect()
     }
 
-    /// The gate before one pod of an endpoint. `None` if no policy keeps a client from the pod.
+    /// The gate before one pod of an endpoint. `None` if no policy restricts the pod's ingress, or
+    /// if a rule opens its port to all peers.
     fn before_pod(
         facts: &'a Facts,
         endpoint: &'a ServerEndpoint<'a>,

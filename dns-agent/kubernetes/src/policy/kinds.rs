@@ -18,12 +18,13 @@ pub struct PolicyKind(u8);
 /// Which connections an object of a kind may restrict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
-    /// The object restricts packets to its pods. It also restricts packets from its pods if the
-    /// word "egress" occurs anywhere in the object.
+    /// The object may restrict packets to its pods. It may also restrict packets from its pods if
+    /// a key or a string in the object contains "egress".
     ByDirection,
-    /// The object restricts packets of both directions.
+    /// The object may restrict packets of both directions.
     Both,
-    /// The object restricts packets of both directions if one of these fields of its spec is set.
+    /// The object may restrict packets of both directions if one of these fields of its spec is
+    /// set. Otherwise it restricts nothing.
     BothIfSet(&'static [&'static str]),
 }
 
@@ -54,8 +55,8 @@ const fn row(resource: &'static str, kind: &'static str, effect: Effect) -> Kind
     }
 }
 
-/// Every kind. Calico's staged policies, AWS's PolicyEndpoints and Antrea's `controlplane` group
-/// are not listed, because they enforce nothing or repeat other objects.
+/// Every kind that Zerohop lists. Calico's staged policies, AWS's PolicyEndpoints and Antrea's
+/// `controlplane` group are not listed, because they enforce nothing or repeat other objects.
 const ROWS: &[KindRow] = &[
     // The network policy API: OVN-Kubernetes, Antrea, Kube-OVN, Calico, kube-network-policies.
     row(
@@ -105,7 +106,7 @@ const ROWS: &[KindRow] = &[
         "CiliumNetworkPolicy",
         Effect::ByDirection,
     ),
-    // This kind redirects packets for the cluster's DNS to other pods.
+    // This kind can redirect packets for the cluster's DNS to other pods.
     row(
         "ciliumlocalredirectpolicies.cilium.io",
         "CiliumLocalRedirectPolicy",

@@ -1,13 +1,13 @@
-//! Client policy: which pods may be answered, because NetworkPolicies permit them to query the
-//! cluster's DNS.
+//! Client policy: which pods may be answered, because the cluster's policies permit them to query
+//! the cluster's DNS.
 //!
 //! The kernel answers a query before the network plugin can enforce a policy on the query. A pod is
 //! therefore answered only if policies provably let its query leave the pod and enter every server
 //! of the cluster's DNS. If in doubt, Zerohop doesn't answer the pod, and its queries pass.
 //!
 //! [`destinations`] checks egress rules against the destinations of a query. [`ingress`] checks the
-//! servers' ingress rules against the client. [`possible_restrictions`] finds policies of kinds
-//! that Zerohop doesn't evaluate.
+//! servers' ingress rules against the client. [`possible_restrictions`] finds the pods that may be
+//! restricted by policies of kinds that Zerohop doesn't evaluate.
 //!
 //! This module does no I/O. [`Facts`] collects objects, and [`Facts::judge_clients`] judges this
 //! node's pods.

@@ -146,8 +146,8 @@ pub enum Stage {
 pub enum PodNetwork {
     /// The pod's own network namespace.
     Own,
-    /// The node's network namespace. Policies don't apply to the pod, and its packets cross no
-    /// veth.
+    /// The node's network namespace. The pod's packets cross no veth, so it is never a client of
+    /// the kernel plane. It may be a server.
     Host,
 }
 
@@ -233,7 +233,7 @@ impl Ports {
         })
     }
 
-    /// Whether these ports include every UDP port.
+    /// Whether these ports include every UDP port, because an entry gives no number and no name.
     pub(super) fn contain_all(&self) -> bool {
         let Ports::Listed(ranges) = self else {
             return true;

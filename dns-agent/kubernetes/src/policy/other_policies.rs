@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::kinds::{PolicyKind, Reach};
 use crate::objects::{ObjectError, ObjectKey, Problem};
 
-/// The most objects that a kind may have. While a kind has more, no pod is answered.
+/// The most objects that a kind may have. While a kind has more, no pod is answered. The limit
+/// bounds the agent's memory.
 pub(super) const MAX_OBJECTS: usize = 10_000;
 
 /// The most objects of one kind that are stored. A new list adds its objects before it removes old
@@ -41,7 +42,7 @@ pub(super) enum ListCompleteness {
     Unlisted,
     /// All objects are stored.
     Complete,
-    /// There have been more than [`MAX_OBJECTS`] objects since the last list.
+    /// The last list had more than [`MAX_OBJECTS`] objects, or there have been more since.
     Exceeded,
 }
 

@@ -19,7 +19,8 @@ pub struct ClientVerdicts {
     /// The addresses of the pods that may be answered. `None`: every pod may be answered, because
     /// no policy can keep a pod from the cluster's DNS.
     pub permitted: Option<BTreeSet<IpAddr>>,
-    /// The pods that may not be answered, ordered by namespace and name.
+    /// This node's pods that may not be answered, ordered by namespace and name. Pods without
+    /// addresses and pods in the node's network are not included.
     pub left_out: Vec<LeftOutPod>,
 }
 
@@ -63,8 +64,8 @@ impl Facts {
         }
         let mut permitted = BTreeSet::new();
         let mut left_out = Vec::new();
-        // Policies select a pod only by its namespace and labels, so pods that are equal in both
-        // share one result.
+        // `find_objection` depends only on a pod's namespace and labels, so pods that are equal in
+        // both share one result.
         let mut objections: BTreeMap<(&str, &Labels), Option<String>> = BTreeMap::new();
         for pod in clients() {
             let entry = objections.entry((&pod.key.namespace, &pod.labels));
@@ -145,7 +146,7 @@ impl ClientJudge<'_> {
         let names = names.join(", ");
         if self.destinations.is_empty() {
             return Some(format!(
-                "NetworkPolicy {names} restricts this pod's egress, and the servers behind the served addresses are unknown"
+                "NetworkPolicy {names} restricts this pod's egress, and no address of the cluster's DNS is known"
             ));
         }
         let forbidden = self.destinations.iter().find(|destination| {

@@ -13,6 +13,7 @@ mod passed_names;
 mod properties;
 mod provenance;
 mod reverse;
+mod scenarios;
 mod selectors;
 mod unreadable;
 mod walk;
@@ -23,7 +24,7 @@ use zerohop_zone::{Answer, Apex, Model, Name, Rdata, Record, Rtype, ZoneData};
 
 use super::{ApiPod, Object, Objects, ZoneSettings, build_model};
 
-/// The objects of a JSON list, in the API's form.
+/// The objects of a JSON list. The JSON values have the API's form.
 fn objects(list: Value) -> Objects {
     let Value::Array(list) = list else {
         panic!("not a list of objects: {list}");

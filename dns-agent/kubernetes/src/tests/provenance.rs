@@ -96,7 +96,7 @@ fn records_of_services_come_from_the_service_and_the_slices_with_the_endpoint() 
         ("two.db.default", Rtype::A, &[both]),
         ("172-0-0-3.db.default", Rtype::A, &[b]),
         ("one.db.default", Rtype::SRV, &[a, a]),
-        // With only one of the slices, the weights would differ.
+        // The weights depend on both slices, but only a slice with the endpoint is an origin.
         ("db.default", Rtype::SRV, &[a, both, b, a, both, b]),
         ("out.default", Rtype::A, &["Service default/out"]),
         // Endpoints are in `eu`, so the names of `eu` are stored and the name of `us` is computed.

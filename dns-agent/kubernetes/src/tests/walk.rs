@@ -1,4 +1,4 @@
-//! Walks return every name once, in order.
+//! Walks return every name once, and each name before the names below it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -427,6 +427,33 @@ fn the_clusters_dns_is_trusted_about_local_names() {
     assert_eq!(exchange.queried_names.len(), 1);
     assert_sections(&exchange, text, 0x8180, [&answer, &[], &[]]);
 
+    // The same with an outside name, which leads back to a local one.
+    let upstream = UpstreamMessage {
+        answer: vec![
+            record(text, cname("www.org")),
+            record(text, cname("www.org")),
+            record("www.org", cname("one.z")),
+        ],
+        ..UpstreamMessage::default()
+    };
+    let exchange = run_exchange(text, Rtype::A, |_| upstream.clone());
+    assert_eq!(exchange.reply[exchange.reply.len() - 4..], [10, 0, 0, 1]);
+
+    // Several CNAMEs may lead to one name, directly or not. That is not a loop.
+    let answer = vec![
+        record(text, cname("www.org")),
+        record(text, cname("www.org")),
+        record(text, cname("y.delegated.z")),
+        record("y.delegated.z", cname("www.org")),
+        record("www.org", address(8)),
+    ];
+    let upstream = UpstreamMessage {
+        answer: answer.clone(),
+        ..UpstreamMessage::default()
+    };
+    let exchange = run_exchange(text, Rtype::A, |_| upstream.clone());
+    assert_sections(&exchange, text, 0x8180, [&answer, &[], &[]]);
+
     // The cluster's DNS is not trusted about a local name that a name outside leads to.
     let upstream = UpstreamMessage {
         answer: vec![

@@ -314,7 +314,7 @@ fn malformed_opt_records_get_formerr_with_an_opt_record() {
 }
 
 #[test]
-fn answers_are_truncated_to_the_clients_limit() {
+fn answers_are_truncated_to_the_limit_of_transport_and_edns() {
     // Each of 60 addresses takes 16 bytes, after 12 bytes of header and 12 of question.
     #[track_caller]
     fn check(query: &[u8], transport: Transport, limit: usize, answers: u16) {

@@ -13,7 +13,8 @@ use zerohop_contract::{
 };
 use zerohop_zone::{Model, ModelBuilder, Name, Rdata, Record, Srv};
 
-// Byte offsets of the 16-bit words of a header, and TC (RFC 1035 section 4.1.1).
+// Byte offsets of the 16-bit words of a header, its length in bytes, and TC in the word FLAGS (RFC
+// 1035 section 4.1.1).
 const FLAGS: usize = 2;
 const QDCOUNT: usize = 4;
 const ANCOUNT: usize = 6;

@@ -38,7 +38,7 @@ enum ManifestKind<'a> {
     /// A policy of a kind that Zerohop doesn't evaluate.
     OtherPolicy(PolicyKind),
     List(Vec<ManifestItem<'a>>),
-    /// A kind without DNS records, or an empty document.
+    /// A kind that Zerohop doesn't read, or an empty node.
     Ignored,
 }
 
@@ -46,10 +46,11 @@ enum ManifestKind<'a> {
 type ItemResult = Result<(Object, Labels), LineError>;
 
 impl<'a> ManifestItem<'a> {
-    /// Determines which objects a document holds.
+    /// Determines which objects a YAML node holds.
     ///
     /// # Errors
-    /// When the YAML node, or an item of its list, is not a mapping with `kind` and `apiVersion`.
+    /// When the node, or an item of its `List`, is neither empty nor a mapping with `kind` and
+    /// `apiVersion`.
     pub(super) fn from_outline(
         outline: &'a Spanned<Outline>,
     ) -> Result<ManifestItem<'a>, LineError> {
@@ -145,7 +146,7 @@ impl<'a> ManifestKind<'a> {
             _ => {
                 debug!(
                     api_version,
-                    kind, "ignoring an object, because its kind has no DNS records"
+                    kind, "ignoring an object, because Zerohop doesn't read its kind"
                 );
                 ManifestKind::Ignored
             }
@@ -188,8 +189,8 @@ impl ItemReader<'_, '_> {
     }
 }
 
-/// The fact for an object whose effect on the client policy is unknown. `None` for kinds that don't
-/// affect the client policy.
+/// The fact for an object whose effect on the client policy is unknown. `None` for other kinds,
+/// whose facts are readable whenever the object is.
 fn unreadable_fact(problem: &Problem) -> Option<Fact> {
     let feed = match problem.kind {
         "EndpointSlice" => Feed::DnsEndpoints,
@@ -244,6 +245,7 @@ impl<'de> Visitor<'de> for ListReader<'_, '_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<String>()? {
+            // Without entries, the value may be null.
             if key == "items" && !self.items.is_empty() {
                 map.next_value_seed(ItemsReader {
                     items: self.items,
@@ -257,7 +259,7 @@ impl<'de> Visitor<'de> for ListReader<'_, '_> {
     }
 }
 
-/// Reads the entries of a list, each as the kind in its outline.
+/// Reads the entries of a list, each as the kind of its [`ManifestItem`].
 struct ItemsReader<'a, 'f> {
     items: &'a [ManifestItem<'a>],
     found: &'f mut Vec<ItemResult>,

@@ -11,7 +11,7 @@ use serde_saphyr::Spanned;
 /// The outline of a YAML node.
 #[derive(Debug, Default)]
 pub(super) enum Outline {
-    /// An empty document.
+    /// An empty document, or null.
     #[default]
     Empty,
     /// A mapping, which may be an object.
@@ -27,7 +27,7 @@ pub(super) enum Outline {
 pub(super) struct Mapping {
     pub(super) api_version: Option<String>,
     pub(super) kind: Option<String>,
-    /// The entries of `items`, if its value is a sequence.
+    /// The entries of `items`. Empty if the value is not a sequence.
     pub(super) items: Vec<Spanned<Outline>>,
 }
 

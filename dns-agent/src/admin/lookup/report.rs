@@ -13,7 +13,7 @@ pub struct Lookup {
     /// The queried type.
     #[serde(rename = "type")]
     pub rtype: String,
-    /// The response code; `None` when no upstream has answered yet.
+    /// The response code; `None` when no upstream has answered within 4.5 seconds.
     pub rcode: Option<String>,
     /// Whether the answer is authoritative.
     pub aa: bool,
@@ -25,11 +25,12 @@ pub struct Lookup {
     pub additional: Vec<RecordReport>,
     /// Which plane answers a client without EDNS.
     pub plane: AnsweringPlane,
-    /// Why the kernel does not answer; `None` when it answers.
+    /// Why the kernel does not answer a client without EDNS; `None` when it answers.
     pub why: Option<String>,
     /// The kernel program's outcome.
     pub kernel: KernelReport,
-    /// The upstreams to which the question was forwarded; empty when it was not forwarded.
+    /// The upstreams to which the question, or one for the target of an alias, was forwarded; empty
+    /// when nothing was forwarded.
     pub upstreams: Vec<SocketAddr>,
     /// Remarks, such as the results of forwarding.
     pub notes: Vec<String>,
@@ -55,9 +56,9 @@ pub struct RecordReport {
 pub enum AnsweringPlane {
     /// The kernel program.
     Kernel,
-    /// The agent's resolver.
+    /// The agent's resolver, also if it queries an upstream for the target of an alias.
     Agent,
-    /// An upstream, through the agent's resolver.
+    /// An upstream, which the agent's resolver queries for the name itself.
     Upstream,
     /// Neither plane: the query goes to its destination, as without Zerohop.
     #[serde(rename = "none")]
@@ -86,7 +87,7 @@ pub enum KernelState {
     Failed,
     /// The program is attached to no interface.
     Unattached,
-    /// The program is attached.
+    /// The program is attached to at least one interface.
     On,
 }
 
@@ -143,7 +144,7 @@ impl RecordReport {
         }
         match (objects.as_slice(), self.settings) {
             (_, true) => "  from the settings".to_owned(),
-            ([], false) => "  from objects that have just changed".to_owned(),
+            ([], false) => "  from unknown objects, which may have just changed".to_owned(),
             (objects, false) => format!("  from {}", objects.join(", ")),
         }
     }

@@ -50,7 +50,7 @@ impl Collector for Readings {
         let is_ready = usize::from(missing.is_empty());
         page.write_gauge(
             "zerohop_ready",
-            "1 if everything that the configuration asks for is in place, else 0",
+            "1 if the agent is ready, else 0; a degraded agent is ready",
             is_ready,
         )?;
         page.write_gauge(
@@ -167,7 +167,8 @@ impl MetricsPage<'_> {
         self.write_gauges(
             "zerohop_feed_age",
             Some(&Unit::Seconds),
-            "Time since a watch received something; absent before its first list has ended",
+            "Time since a watch received something; 0 while no answer depends on it; absent before \
+             its first list has ended",
             feeds
                 .iter()
                 .filter_map(|feed| Some((of_feed(&feed.name), feed.age_seconds?))),

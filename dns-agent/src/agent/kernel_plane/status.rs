@@ -12,22 +12,22 @@ use crate::{
     admin::status_board,
 };
 
-const WAITING: &str =
-    "the kernel plane waits for the first lists of objects, so CoreDNS answers everything";
+const WAITING: &str = "the kernel plane waits for the first lists, so CoreDNS answers everything";
 const IDLE: &str = "the kernel plane has no zone to answer for, so CoreDNS answers everything";
 
 impl KernelPlane {
-    /// Reasons for not being ready: attaching to an interface failed, or another agent has held the
-    /// hooks for longer than a takeover takes. If attaching failed everywhere, the node does not
-    /// support hooks; this must not stop a rollout, so the agent counts as ready but degraded.
+    /// Reasons for not being ready: attaching to some interfaces failed, or another agent has held
+    /// the hooks for longer than a takeover takes. If attaching failed everywhere, the node
+    /// probably does not support hooks; this must not stop a rollout, so the agent is degraded but
+    /// ready.
     pub(in crate::agent) fn missing(&self) -> Vec<String> {
         match &*self.lock_lifecycle() {
             KernelLifecycle::On(datapath) if datapath.is_attached() => attach_failures(datapath),
             KernelLifecycle::Behind { since } if since.elapsed() > TAKEOVER_TIMEOUT => {
                 vec![format!(
                     "another process has held the lock on this node's hooks for {} s, and a \
-                     takeover takes {} s at most: the kernel answers only if that process is a \
-                     working agent. Find the process with `lslocks` or `fuser -v \
+                     takeover normally takes {} s at most: the kernel answers only if that process \
+                     is a working agent. Find the process with `lslocks` or `fuser -v \
                      {}/zerohop/net-*` and end it; then this agent takes over",
                     since.elapsed().as_secs(),
                     TAKEOVER_TIMEOUT.as_secs(),
@@ -134,7 +134,7 @@ impl KernelPlane {
 }
 
 impl KernelLifecycle {
-    /// Why the kernel plane does not answer.
+    /// Why the kernel plane does not answer. The callers handle `Off` and `On` themselves.
     fn why_silent(&self) -> String {
         match self {
             KernelLifecycle::Off => "no --interface is given".to_owned(),

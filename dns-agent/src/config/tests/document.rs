@@ -303,7 +303,8 @@ fn value(argument: &Arg) -> String {
     }
 }
 
-/// Whether the argument is a setting that is on or off.
+/// Whether the argument is a setting that is on or off. `declaration` gives these settings, and no
+/// others, the default `false`.
 fn is_switch(argument: &Arg) -> bool {
     argument.get_default_values() == ["false"]
 }

@@ -103,8 +103,8 @@ fn parse_with_interface(text: &str, port: Option<u16>) -> Result<Option<SocketAd
     let scope = match (address.is_unicast_link_local(), interface) {
         (true, Some(interface)) => interface_index(interface).ok_or_else(|| {
             format!(
-                "{text:?}: no interface is called {interface:?} at the moment, so the server can't \
-                 be queried: give an interface that `ip link` shows, and start the agent when it \
+                "{text:?}: no interface is called {interface:?} at the moment, so the address \
+                 can't be used: give an interface that `ip link` shows, and start the agent when it \
                  exists"
             )
         })?,

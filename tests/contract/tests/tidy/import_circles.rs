@@ -148,6 +148,7 @@ impl CrateModules {
             imports.find(|import| {
                 import.visibility == ImportVisibility::Reexported
                     && import.names.last() == Some(name)
+                    // Not the import itself, which would lead here again.
                     && (&module, &import.names[..]) != (from, path)
             })
         });
@@ -157,7 +158,7 @@ impl CrateModules {
 }
 
 /// The paths of `use` items, and the paths in code that start with `crate::`, `super::` or
-/// `self::`.
+/// `self::`. An inline `mod tests` is not read.
 fn imported_paths(text: &str) -> Vec<ImportedPath> {
     let code = RustText::read(text).only(TextKind::Code);
     let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap_or("");
@@ -263,6 +264,7 @@ fn use_trees_are_flattened() {
             "1 super::f",
             "5 g::H",
             "6 crate::j::k",
+            // The `super::` of the first `use` is also found as a path in code.
             "1 super",
         ]
     );

@@ -11,7 +11,8 @@ use crate::{
 
 const ARCHITECTURE: &str = "docs/architecture.md";
 
-/// Crates that the tests of every crate may use.
+/// Crates that the tests of every crate may use, except those of `zerohop-contract`, which depends
+/// on no other crate of the workspace.
 const TEST_CRATES: [&str; 2] = ["zerohop-contract", "zerohop-tests"];
 
 /// Dependencies, each with the only crates that may have it.
@@ -85,7 +86,10 @@ fn confined_dependencies_are_used_only_by_their_crates() {
                     &manifest.file.path,
                     dependency.number,
                     &format!("{} uses {used}", manifest.name()),
-                    &format!("use it through {}", users[0]),
+                    &format!(
+                        "remove it; only these crates may use it: {}",
+                        users.join(", ")
+                    ),
                 );
             }
         }

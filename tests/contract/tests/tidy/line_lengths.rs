@@ -16,7 +16,7 @@ const OTHER_SOURCES: [&str; 5] = ["c", "go", "py", "sh", "dict"];
 /// Data in which only comments are checked, because a value can't be broken.
 const DATA: [&str; 5] = ["toml", "yaml", "scn", "tpl", "gitignore"];
 
-/// Languages of fences with output of programs, which is not checked.
+/// Languages of fences with output of programs, which is not checked. Empty: no language is given.
 const OUTPUT: [&str; 3] = ["", "console", "text"];
 
 #[test]
@@ -78,7 +78,8 @@ fn is_long(line: &str) -> bool {
 
 /// Whether a line is too long because of a literal of `literal` characters. Such a literal would be
 /// too long even on a line of its own, indented once more and with a comma, so rustfmt does not
-/// break the line. A literal that begins on an earlier line includes the indentation.
+/// break the line. The characters of a literal that begins on an earlier line include the
+/// indentation, which then counts twice; rustfmt does not break such a line at all.
 fn is_unbreakable(line: &str, literal: usize) -> bool {
     let text = line.trim_start();
     let indentation = line.len() - text.len();

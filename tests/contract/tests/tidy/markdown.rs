@@ -81,7 +81,7 @@ pub(crate) fn section<'a>(file: &'a RepositoryFile, heading: &str) -> Vec<Markdo
     let lines = markdown_lines(file).into_iter();
     let mut lines = lines.skip_while(|line| line.text != heading);
     let first = lines.next();
-    assert!(first.is_some(), "{} has a section `{heading}`", file.path);
+    assert!(first.is_some(), "{} has no section `{heading}`", file.path);
     let is_next =
         |line: &MarkdownLine<'_>| line.kind == MarkdownKind::Prose && line.text.starts_with("## ");
     lines.take_while(|line| !is_next(line)).collect()

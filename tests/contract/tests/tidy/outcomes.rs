@@ -88,6 +88,6 @@ fn read_outcomes() -> Vec<NamedOutcome> {
         })
     });
     let outcomes: Vec<NamedOutcome> = outcomes.collect();
-    assert!(!outcomes.is_empty(), "{OUTCOMES} names the outcomes");
+    assert!(!outcomes.is_empty(), "{OUTCOMES} names no outcome");
     outcomes
 }

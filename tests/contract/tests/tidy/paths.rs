@@ -10,7 +10,7 @@ use crate::{
 /// The endings of paths that are checked. Paths of folders end in a slash.
 const ENDINGS: [&str; 7] = [".rs", ".md", ".scn", ".yaml", ".toml", ".json", "/"];
 
-/// Extensions of data files in which comments start with `#`.
+/// Extensions of other files in which comments start with `#`.
 const DATA: [&str; 4] = ["toml", "yaml", "scn", "sh"];
 
 /// Paths in the repositories of other programs.
@@ -70,7 +70,7 @@ fn files_that_keep_invariants_exist() {
             violations.add(&document.path, line.number, &what, remedy);
         }
     }
-    assert!(rows > 0, "the table of invariants has rows");
+    assert!(rows > 0, "the table of invariants has no rows");
     violations.assert_none();
 }
 

@@ -19,10 +19,11 @@ const SKIPPED_FOLDERS: [&str; 7] = [
 
 static REPOSITORY: LazyLock<Repository> = LazyLock::new(Repository::read);
 
-/// Every text file of the repository, in the order of paths, and every folder.
+/// The text files of the repository outside of skipped folders, in the order of paths, and the
+/// folders.
 pub(crate) struct Repository {
     files: Vec<RepositoryFile>,
-    /// All folders, including skipped ones, in the form `/path/`.
+    /// The folders, including skipped ones but not what is below these, in the form `/path/`.
     folders: Vec<String>,
 }
 
@@ -79,7 +80,8 @@ impl Repository {
 
     /// The file at a path. Panics if there is no such file.
     pub(crate) fn file(&self, path: &str) -> &RepositoryFile {
-        self.find(path).unwrap_or_else(|| panic!("{path} exists"))
+        self.find(path)
+            .unwrap_or_else(|| panic!("{path} does not exist"))
     }
 
     /// The file at a path, if there is one.

@@ -23,7 +23,7 @@ const UNSAFE_FILES: [(&str, &str); 9] = [
     ),
     ("tests/src/bin/verify.rs", "calls bpf(2)"),
     ("tests/src/ethtool.rs", "calls ioctl(2)"),
-    ("tests/src/netns.rs", "calls ioctl(2)"),
+    ("tests/src/netns.rs", "runs code between fork and exec"),
     ("tests/src/noop_program.rs", "calls bpf(2)"),
     ("tests/suites/tables.rs", "maps a file twice"),
 ];

@@ -33,7 +33,7 @@ pub(crate) struct MemoryApiServer {
 /// The objects, and the history of their changes.
 struct Store {
     objects: Mutex<StoredObjects>,
-    /// The version of the last change.
+    /// The version of the last change; 1 before the first.
     version: watch::Sender<u64>,
 }
 
@@ -237,6 +237,7 @@ impl RequestSelection {
         let field = |key: &str| match key {
             "metadata.name" => Some(path.name.as_str()),
             "spec.nodeName" => node,
+            // `status.phase`.
             _ => object["status"]["phase"].as_str(),
         };
         all_hold(&self.labels, label) && all_hold(&self.fields, field)

@@ -26,8 +26,7 @@ impl MemoryCgroup {
     ///
     /// # Errors
     ///
-    /// If this process cannot use a memory controller, or the directory of the group exists
-    /// already.
+    /// If this process cannot use a memory controller, or cannot create the group's directory.
     pub(super) fn new() -> Result<MemoryCgroup> {
         let first = Path::new("/sys/fs/cgroup/memory");
         let (root, limit, events) = if first.join("memory.limit_in_bytes").exists() {
@@ -39,7 +38,8 @@ impl MemoryCgroup {
             (root, "memory.max", "memory.events")
         };
         let folder = root.join(format!("zh-faults-{}", process::id()));
-        fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
+        fs::create_dir(&folder)
+            .with_context(|| format!("cannot create the cgroup {}", folder.display()))?;
         Ok(MemoryCgroup {
             folder,
             limit,
@@ -53,13 +53,14 @@ impl MemoryCgroup {
         Ok(())
     }
 
-    /// Sets a limit of 64 KiB, doubled until the kernel accepts it.
+    /// Sets a limit of 64 KiB, doubled until the kernel accepts it. Version 2 accepts every limit,
+    /// and kills a process if it can't reclaim enough memory.
     pub(super) fn shrink_limit(&self) -> Result<()> {
         let file = self.folder.join(self.limit);
         let mut limit: u64 = 65_536;
         loop {
             match fs::write(&file, format!("{limit}")) {
-                // More memory is in use and cannot be reclaimed.
+                // Version 1 refuses a limit below the memory that it can't reclaim.
                 Err(error) if error.kind() == ErrorKind::ResourceBusy && limit < MAX_LIMIT => {
                     limit *= 2;
                 }
@@ -68,17 +69,19 @@ impl MemoryCgroup {
         }
     }
 
-    /// The number of processes in the group that the kernel killed.
+    /// The number of processes in the group that the kernel killed for lack of memory.
     pub(super) fn count_kills(&self) -> Result<u32> {
         let text = fs::read_to_string(self.folder.join(self.events))?;
         let kills = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        Ok(kills.context("no count of kills")?.parse()?)
+        Ok(kills
+            .context("the cgroup's events have no line `oom_kill`")?
+            .parse()?)
     }
 }
 
 impl Drop for MemoryCgroup {
     fn drop(&mut self) {
-        // A process that ended stays in the group until its parent waits for it.
+        // This fails if a process in the group still runs. Then the group stays.
         fs::remove_dir(&self.folder).ok();
     }
 }

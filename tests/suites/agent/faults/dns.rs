@@ -61,7 +61,7 @@ impl PodQuestion {
         let wrong = |what: &str| Err(format!("{self:?}: wrong {what} in {reply:02x?}"));
         let end = query.len();
         if reply.len() < end || reply[2] & 0x80 == 0 || reply[HEADER..end] != query[HEADER..] {
-            return wrong("question");
+            return wrong("header or question");
         }
         if rcode(reply) != self.rcode() {
             return wrong("RCODE");
@@ -76,7 +76,7 @@ impl PodQuestion {
             };
         };
         if answers != 1 || !reply.ends_with(&address) || reply.len() != end + 16 {
-            return wrong("address");
+            return wrong("answer record");
         }
         let ttl = &reply[end + 6..end + 10];
         Ok(if ttl == STAND_IN_TTL.to_be_bytes() {
@@ -86,7 +86,7 @@ impl PodQuestion {
         })
     }
 
-    /// Parses a query. `None`: the query has another question.
+    /// Recognizes a query by its first label and its type. `None`: the pod asks no such question.
     fn parse(query: &[u8]) -> Option<PodQuestion> {
         let length = usize::from(*query.get(HEADER)?);
         let label = query.get(HEADER + 1..HEADER + 1 + length)?;
@@ -155,21 +155,21 @@ pub(super) fn stand_in_reply(query: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// A random malformed query.
+/// A random query that is malformed in most cases.
 pub(super) fn malformed_message(random: &mut impl Rng) -> Vec<u8> {
     let mut message =
         PodQuestion::Service(random.random_range(0..LOOKED_UP)).message(random.random());
     match random.random_range(0..4) {
         // A truncated message.
         0 => message.truncate(random.random_range(0..message.len())),
-        // A name with one byte changed.
+        // One byte of the name is changed. As the length of a label, 64 or more is invalid.
         1 => {
             let at = random.random_range(HEADER..message.len() - 4);
             message[at] = random.random_range(64..=255);
         }
         // Additional bytes.
         2 => message.extend((0..random.random_range(1..400)).map(|_| random.random::<u8>())),
-        // A random header.
+        // A random header after the ID.
         _ => message[2..HEADER].fill_with(|| random.random()),
     }
     message

@@ -38,8 +38,8 @@ pub(super) struct LookupTally {
     pub(super) asked: usize,
     /// Lookups that the kernel answered.
     pub(super) by_kernel: usize,
-    /// Lookups without a reply within [`PATIENCE`]. (A resolver would wait for five seconds and ask
-    /// again.)
+    /// Lookups without a reply within [`PATIENCE`], or with an ICMP error. (glibc would wait for
+    /// five seconds and ask again.)
     failed: usize,
     /// Lookups with a reply later than [`SLOW`].
     slow: usize,
@@ -48,7 +48,7 @@ pub(super) struct LookupTally {
     pub(super) wrong: Vec<String>,
 }
 
-/// The least time between the starts of two lookups.
+/// The planned time between the starts of two lookups.
 const INTERVAL: Duration = Duration::from_micros(500);
 const SLOW: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -87,7 +87,11 @@ impl Drop for LookupLoad {
 
 impl LookupTally {
     pub(super) fn assert_none_failed(&self) {
-        assert_eq!(self.failed, 0, "{self}");
+        assert_eq!(
+            self.failed, 0,
+            "{} of {} lookups got no reply within {PATIENCE:?}",
+            self.failed, self.asked
+        );
     }
 }
 
@@ -128,7 +132,7 @@ fn look_up(client: &UdpClient, mix: LookupMix, is_over: &AtomicBool) -> LookupTa
             }
             Some(Err(wrong)) => tally.wrong.push(wrong),
         }
-        // After a delay the thread does not look names up faster to catch up.
+        // Lookups that a delay prevented are left out: the thread does not catch up.
         next = (next + INTERVAL).max(asked);
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
@@ -140,7 +144,7 @@ fn look_up(client: &UdpClient, mix: LookupMix, is_over: &AtomicBool) -> LookupTa
 fn receive_reply(client: &UdpClient, query: &[u8], asked: Instant) -> Option<Vec<u8>> {
     loop {
         let left = PATIENCE.checked_sub(asked.elapsed())?;
-        match client.receive(left.max(Duration::from_millis(1))) {
+        match client.receive(left) {
             Ok(Some(reply)) if reply[..2] == query[..2] => return Some(reply),
             Ok(_) => {}
             Err(_) => return None,

@@ -40,7 +40,7 @@ pub(super) const KINDS: [LookupKind; 11] = [
         weight: 25,
         what: "service",
         questions: |pod| {
-            let service = pod.cluster_ip();
+            let service = pod.cluster_ip_service();
             pod.namespace = service.namespace.to_string();
             pod.search(&service.name)
         },
@@ -51,7 +51,7 @@ pub(super) const KINDS: [LookupKind; 11] = [
         weight: 14,
         what: "service.namespace",
         questions: |pod| {
-            let service = pod.cluster_ip();
+            let service = pod.cluster_ip_service();
             pod.search(&format!("{}.{}", service.name, service.namespace))
         },
     },
@@ -60,7 +60,7 @@ pub(super) const KINDS: [LookupKind; 11] = [
         weight: 8,
         what: "service.namespace.svc.zone",
         questions: |pod| {
-            let service = pod.cluster_ip();
+            let service = pod.cluster_ip_service();
             pod.search(&pod.full_name(&service))
         },
     },
@@ -69,7 +69,7 @@ pub(super) const KINDS: [LookupKind; 11] = [
         weight: 4,
         what: "service.namespace.svc.zone.",
         questions: |pod| {
-            let service = pod.cluster_ip();
+            let service = pod.cluster_ip_service();
             both_families(&pod.full_name(&service))
         },
     },
@@ -78,17 +78,18 @@ pub(super) const KINDS: [LookupKind; 11] = [
         weight: 3,
         what: "headless service",
         questions: |pod| {
-            let service = pod.headless();
+            let service = pod.headless_service();
             pod.namespace = service.namespace.to_string();
             pod.search(&service.name)
         },
     },
-    // Names by which members of a StatefulSet reach each other.
+    // Names like those by which members of a StatefulSet reach each other. The label is an address
+    // here, because these endpoints have no host name.
     LookupKind {
         weight: 2,
         what: "endpoint.service",
         questions: |pod| {
-            let (service, address) = pod.endpoint();
+            let (service, address) = pod.endpoint_without_hostname();
             let name = format!("{}.{}", dashed(address), service.name);
             pod.namespace = service.namespace.to_string();
             pod.search(&name)
@@ -99,7 +100,7 @@ pub(super) const KINDS: [LookupKind; 11] = [
         weight: 1,
         what: "SRV",
         questions: |pod| {
-            let service = pod.headless();
+            let service = pod.headless_service();
             vec![(pod.full_name(&service), SRV)]
         },
     },
@@ -108,7 +109,7 @@ pub(super) const KINDS: [LookupKind; 11] = [
         weight: 1,
         what: "PTR",
         questions: |pod| {
-            let (_, address) = pod.endpoint();
+            let (_, address) = pod.endpoint_without_hostname();
             vec![(reverse_name(address).to_string(), PTR)]
         },
     },
@@ -117,7 +118,7 @@ pub(super) const KINDS: [LookupKind; 11] = [
         weight: 1,
         what: "ExternalName",
         questions: |pod| {
-            let service = pod.alias();
+            let service = pod.alias_service();
             pod.namespace = service.namespace.to_string();
             pod.search(&service.name)
         },
@@ -127,7 +128,7 @@ pub(super) const KINDS: [LookupKind; 11] = [
         weight: 1,
         what: "pod",
         questions: |pod| {
-            let (service, address) = pod.endpoint();
+            let (service, address) = pod.endpoint_without_hostname();
             both_families(&format!(
                 "{}.{}.pod.{ZONE}",
                 dashed(address),
@@ -216,7 +217,8 @@ impl SimulatedPod<'_> {
         let labels: Vec<&str> = name.split('.').collect();
         let (service, namespace) = match labels[..] {
             [service, namespace] => (service, namespace),
-            // An endpoint name. Pods look endpoints up only in the namespace that has them.
+            // An endpoint's name. The first label is not checked, because pods look up only
+            // endpoints that exist.
             [_, service, namespace] => (service, namespace),
             _ => return false,
         };
@@ -229,19 +231,19 @@ impl SimulatedPod<'_> {
         format!("{}.{}.svc.{ZONE}", service.name, service.namespace)
     }
 
-    fn cluster_ip(&mut self) -> ObjectKey {
-        self.service(|kind| matches!(kind, ServiceKind::ClusterIp(_)))
+    fn cluster_ip_service(&mut self) -> ObjectKey {
+        self.random_service(|kind| matches!(kind, ServiceKind::ClusterIp(_)))
     }
 
-    fn headless(&mut self) -> ObjectKey {
-        self.service(|kind| matches!(kind, ServiceKind::Headless))
+    fn headless_service(&mut self) -> ObjectKey {
+        self.random_service(|kind| matches!(kind, ServiceKind::Headless))
     }
 
-    fn alias(&mut self) -> ObjectKey {
-        self.service(|kind| matches!(kind, ServiceKind::ExternalName(_)))
+    fn alias_service(&mut self) -> ObjectKey {
+        self.random_service(|kind| matches!(kind, ServiceKind::ExternalName(_)))
     }
 
-    fn service(&mut self, is_wanted: impl Fn(&ServiceKind) -> bool) -> ObjectKey {
+    fn random_service(&mut self, is_wanted: impl Fn(&ServiceKind) -> bool) -> ObjectKey {
         let services = self.objects.services.values();
         let wanted: Vec<&ObjectKey> = services
             .filter(|service| is_wanted(&service.kind))
@@ -250,8 +252,8 @@ impl SimulatedPod<'_> {
         wanted[self.random.random_range(0..wanted.len())].clone()
     }
 
-    /// A random endpoint without a host name. Its label is its address.
-    fn endpoint(&mut self) -> (ObjectKey, IpAddr) {
+    /// A random endpoint without a host name, and its service. Its label is its address.
+    fn endpoint_without_hostname(&mut self) -> (ObjectKey, IpAddr) {
         let slices = self.objects.endpoint_slices.values();
         let endpoints: Vec<(ObjectKey, IpAddr)> = slices
             .flat_map(|slice| {

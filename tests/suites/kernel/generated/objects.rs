@@ -1,4 +1,5 @@
-//! Generates a cluster from a seed: objects of every kind, with unusual but legal names.
+//! Generates a cluster from a seed: objects of every kind that has names, with unusual but legal
+//! names.
 
 use std::{
     collections::BTreeSet,
@@ -63,7 +64,7 @@ const PORTS: [&str; 7] = [
     "a23456789-12345",
 ];
 
-/// Number of aliases in a chain: more than either plane follows.
+/// Number of aliases in a chain: more than an answer follows (11).
 const CHAIN: usize = 14;
 
 /// The objects of `services` services, their endpoints, and pods.
@@ -129,11 +130,12 @@ fn key(namespace: &str, name: &str) -> ObjectKey {
 
 /// A label of letters, digits and dashes that neither starts nor ends with a dash.
 fn random_label(random: &mut StdRng, length: usize) -> String {
-    const INNER: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789-";
+    const BYTES: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789-";
     (0..length)
         .map(|at| {
-            let dash = usize::from(at == 0 || at + 1 == length);
-            char::from(INNER[random.random_range(0..INNER.len() - dash)])
+            // At both ends the last byte, the dash, is left out.
+            let left_out = usize::from(at == 0 || at + 1 == length);
+            char::from(BYTES[random.random_range(0..BYTES.len() - left_out)])
         })
         .collect()
 }
@@ -144,7 +146,7 @@ struct GeneratedCluster {
     keys: Vec<ObjectKey>,
     /// Number of ClusterIPs assigned.
     cluster_ips: u16,
-    /// Number of endpoint addresses assigned.
+    /// Number of addresses assigned to endpoints and pods.
     endpoints: u16,
 }
 
@@ -367,6 +369,7 @@ fn v4(network: u8, number: u16) -> Ipv4Addr {
 /// The IPv6 address of a number. Every 16th address ends in zeros, so its label would end in a
 /// dash.
 fn v6(network: u8, number: u16) -> Ipv6Addr {
+    // The digits of the IPv4 network, read as hexadecimal: 0x96 or 0x244.
     let third = u16::from_str_radix(&network.to_string(), 16).unwrap();
     match number % 16 {
         0 => Ipv6Addr::new(0xfd00, 0x10, third, number, 0, 0, 0, 0),
@@ -393,7 +396,7 @@ fn random_ports(random: &mut StdRng) -> Vec<core::ServicePort> {
 fn slice_port(port: core::ServicePort) -> discovery::EndpointPort {
     discovery::EndpointPort {
         name: port.name,
-        // A slice port without a number stands for all ports.
+        // One port in 16 has no number, which stands for all ports.
         port: (port.port % 16 != 0).then_some(port.port),
         protocol: port.protocol,
         ..discovery::EndpointPort::default()

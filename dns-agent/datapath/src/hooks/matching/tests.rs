@@ -1,6 +1,7 @@
 use super::*;
 use crate::foreign_programs::Owner;
 
+/// A pod's veth.
 fn device(name: &str) -> Device {
     Device {
         index: 1,
@@ -107,7 +108,8 @@ fn a_card_needs_allowed_clients() {
     let wanted = [interface("eth*", Choice::Auto)];
     assert!(check_cards_restricted(&wanted, 0, std::slice::from_ref(&card)).is_err());
     assert!(check_cards_restricted(&wanted, 1, &[card]).is_ok());
-    assert!(check_cards_restricted(&wanted, 0, &[device("eth0")]).is_ok());
+    let veth = device("eth0");
+    assert!(check_cards_restricted(&wanted, 0, &[veth]).is_ok());
 }
 
 #[test]
@@ -139,7 +141,7 @@ fn veths_with_policy_programs_and_cards_with_xdp_programs_are_skipped() {
             vec![1],
         ),
         (vec![(1, program("veth1", "tcx ingress", None))], vec![]),
-        // On a veth the agent attaches at tc, so an XDP program is not in the way.
+        // The choice `Auto` means tc on a veth, so an XDP program is not in the way.
         (vec![(1, program("veth1", "xdp native", None))], vec![]),
         (vec![(2, program("eth0", "xdp native", None))], vec![2]),
         (vec![(2, program("eth0", "clsact ingress", cilium))], vec![]),

@@ -145,6 +145,7 @@ fn zones_that_distributions_forward_to_the_cluster_dns_do_not_pass() {
 #[test]
 fn names_answered_by_the_node_cache_pass() {
     let (passed, _) = effect(TEMPLATE_AND_REWRITE);
+    // No server block receives the queries for the reverse zones.
     assert_eq!(
         passed,
         "cluster.local. in-addr.arpa. ip6.arpa. legacy.shop.svc.cluster.local."

@@ -33,7 +33,7 @@ tls://x.cluster.local:853, y.cluster.local {
 }
 ";
 
-/// Pieces of text with a meaning to the parser.
+/// Pieces of text that are special to the parser, or that are no plain letters.
 const PIECES: [&str; 16] = [
     "{", "}", "\n", " ", "\"", "#", "\\", ",", ":", "/", ".", "{$X}", "import", "(a)", "\u{a0}",
     "ä",

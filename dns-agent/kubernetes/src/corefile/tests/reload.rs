@@ -27,6 +27,11 @@ fn intervals_are_read_as_coredns_reads_them() {
         ("reload +1m .5m", every(60.0, 30.0)),
         ("reload 120000ms 1000000us", every(120.0, 1.0)),
         ("reload \"1m\" 2s # often", every(60.0, 2.0)),
+        ("reload 30s -0", every(30.0, 0.0)),
+        ("reload 30s -0s", every(30.0, 0.0)),
+        // CoreDNS ignores the braces.
+        ("reload {\n 5m\n }", every(30.0, 15.0)),
+        ("reload 1m {\n 5m\n }", every(60.0, 15.0)),
         ("", Reload::Never),
         ("health", Reload::Never),
         // Other plugins have options named `reload`.
@@ -37,12 +42,12 @@ fn intervals_are_read_as_coredns_reads_them() {
         ("reload 30", Reload::Refused),
         ("reload 10x", Reload::Refused),
         ("reload -1m", Reload::Refused),
+        ("reload 30s -3s", Reload::Refused),
         ("reload off", Reload::Refused),
         ("reload 0", Reload::Refused),
         ("reload 1m 500ms", Reload::Refused),
         ("reload 1m 1s 1s", Reload::Refused),
         ("reload 9999999h", Reload::Refused),
-        ("reload {\n 1m\n }", Reload::Refused),
         // CoreDNS may insert other text here.
         ("reload {$INTERVAL}", Reload::Unknown),
         ("reload\n import more", Reload::Unknown),
@@ -73,6 +78,11 @@ fn the_longest_reload_of_all_server_blocks_counts() {
 fn the_reload_of_an_unreadable_text_is_refused_or_unknown() {
     for (text, wanted) in [
         (".:53 {\n reload\n", Reload::Refused),
+        // The parser of CoreDNS ends a server block at the end of the text if the last word is a
+        // closing brace.
+        (".:53 {\n reload\n errors {\n }\n", Reload::Unknown),
+        (".:53 {\n reload\n import more\n", Reload::Unknown),
+        (".:53 {\n reload\n {$MORE}\n", Reload::Unknown),
         ("{$ZONE} {\n reload\n}\n", Reload::Unknown),
         ("import more\n.:53 {\n reload\n}\n", Reload::Unknown),
         // No server block imports this snippet.

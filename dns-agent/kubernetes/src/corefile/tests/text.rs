@@ -130,7 +130,7 @@ fn snippets_and_imports_make_everything_pass() {
     let Conclusions { adopted, reasons } = Conclusions::read(text);
     assert_eq!(adopted, None);
     let expected = [
-        "line 1: `(common)` includes text that Zerohop can't read, so everything passes",
+        "line 1: `(common)` is a snippet, which Zerohop doesn't read (write its lines in place of each `import` of it), so everything passes",
         "line 8: `import common` includes text that Zerohop can't read, so everything passes",
         "line 10: `import more` includes text that Zerohop can't read, so everything passes",
         "line 11: `import` includes text that Zerohop can't read, so everything passes",

@@ -15,8 +15,8 @@ fn deny() -> Value {
     )
 }
 
-/// The verdicts in a cluster with these pods and policies. The DNS pods are removed from the
-/// result.
+/// The verdicts in a cluster with these pods and policies. The DNS pods must be permitted, and are
+/// removed from the result.
 fn judge_pods(objects: impl IntoIterator<Item = Value>) -> ClientVerdicts {
     let mut verdicts = verdicts(&facts(dns(53).into_iter().chain(objects)));
     if let Some(permitted) = &mut verdicts.permitted {

@@ -272,7 +272,7 @@ fn port(random: &mut StdRng) -> ModelPort {
     }
 }
 
-/// A selector. With probability 0.4 it selects everything. Otherwise it has up to two conditions.
+/// A selector with up to two conditions. Without conditions, it selects everything.
 fn selector(random: &mut StdRng, known: &[(&'static str, [&'static str; 3])]) -> ModelSelector {
     let mut selector = ModelSelector::default();
     if random.random_bool(0.4) {

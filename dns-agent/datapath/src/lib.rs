@@ -211,8 +211,7 @@ impl Datapath {
             return Ok(Growth::NotLarger);
         }
         let mut larger = Datapath::with_filled_tables(config, size, None, devices, data)?;
-        // The value 0 means that the agent has ended the lease. Then it stays ended.
-        if self.tables.settings.lease() != 0 {
+        if self.is_leased() {
             larger.renew_lease()?;
         }
         larger.publish_card_addresses(devices);
@@ -273,6 +272,7 @@ impl Datapath {
     ///
     /// When the settings can't be built. Then only some of the names may be published.
     pub fn publish_all(&mut self, data: &dyn ZoneData) -> anyhow::Result<PublicationCounts> {
+        let is_leased = self.is_leased();
         let Self {
             config,
             clock,
@@ -283,11 +283,10 @@ impl Datapath {
         } = self;
         let interval = config.stale_after / RENEWALS_PER_LEASE;
         let jiffies = clock.jiffies(config.stale_after);
-        // A long publication renews the lease, because the publisher can't renew it meanwhile. A
-        // lease that was ended stays ended, because the tables are incomplete or outdated.
-        let is_leased = tables.settings.lease() != 0;
+        // A long publication renews the lease, because the publisher can't renew it meanwhile.
         tables.publish_all(data, &mut || {
-            if is_leased && renewed.elapsed() > interval && object.set_lease(jiffies).is_ok() {
+            let is_due = (interval..config.stale_after).contains(&renewed.elapsed());
+            if is_leased && is_due && object.set_lease(jiffies).is_ok() {
                 *renewed = Instant::now();
             }
         })
@@ -334,6 +333,12 @@ impl Datapath {
         clients: PermittedClients,
     ) -> anyhow::Result<()> {
         self.tables.publish_clients(data, clients)
+    }
+
+    /// Whether the kernel may answer. A lease that was ended, or has run out, begins again only by
+    /// [`Datapath::renew_lease`], because the tables may be incomplete or outdated.
+    fn is_leased(&self) -> bool {
+        self.tables.settings.lease() != 0 && self.renewed.elapsed() < self.config.stale_after
     }
 
     /// Ends the lease: the kernel passes all queries until [`Datapath::renew_lease`].
@@ -406,9 +411,7 @@ impl Datapath {
                 self.hooks.detach();
             }
             StopMode::KeepHooks => {
-                // An ended lease stays ended, because the tables may be wrong.
-                let is_leased = self.tables.settings.lease() != 0;
-                if is_leased
+                if self.is_leased()
                     && let Err(error) = self.object.set_lease(self.clock.jiffies(HANDOVER_LEASE))
                 {
                     tracing::warn!(

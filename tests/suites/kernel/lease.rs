@@ -1,8 +1,10 @@
-//! An ended lease begins again only when the agent renews it.
+//! A lease that was ended, or has run out, begins again only when the agent renews it.
 
 use std::{thread, time::Duration};
 
 use zerohop_datapath::{Datapath, DatapathConfig, InitialLease, StopMode};
+
+use zerohop_tests::udp::eventually;
 
 use super::{fixture, models::model};
 
@@ -27,6 +29,15 @@ fn publishing_does_not_renew_an_ended_lease() {
     datapath.end_lease();
     pass_time();
     datapath.publish_all(&fixture::model()).unwrap();
+    assert!(!is_leased(&datapath));
+}
+
+#[test]
+fn publishing_does_not_renew_a_lease_that_has_run_out() {
+    let mut datapath = start(InitialLease::Running);
+    let has_run_out = || Ok(!is_leased(&datapath));
+    assert!(eventually(10 * STALE_AFTER, has_run_out).unwrap());
+    datapath.publish_all(&model(ANOTHER, &[])).unwrap();
     assert!(!is_leased(&datapath));
 }
 

@@ -1,5 +1,5 @@
-//! Copies the kernel program's object file into `OUT_DIR`. If the file is missing, the build fails
-//! and names the command that builds the file. The environment variable ZEROHOP_EBPF_OBJECT
+//! Copies the kernel program's object file into `OUT_DIR`. If that fails, the build fails and
+//! names the command that builds the file. The environment variable ZEROHOP_EBPF_OBJECT
 //! overrides the file's path.
 
 #![forbid(unsafe_code)]
@@ -17,8 +17,8 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("zerohop.o");
     if let Err(error) = fs::copy(&object, out) {
         println!(
-            "cargo::error=the kernel program is not built ({}: {error}). \
-             Run `cargo xtask build-ebpf` first.",
+            "cargo::error=cannot copy the kernel program ({}: {error}). \
+             Run `cargo xtask build-ebpf`, which builds it.",
             object.display()
         );
     }

@@ -43,8 +43,8 @@ use zerohop_zone::Name;
 pub struct Config {
     /// The source of objects.
     pub source: SourceConfig,
-    /// Selectors of the objects that make records. With `--kubernetes`, those of CoreDNS's Corefile
-    /// replace them.
+    /// Selectors of the objects that make records. With `--kubernetes`, those of CoreDNS's
+    /// Corefile, if there is one, replace them.
     pub selectors: Selectors,
     /// How objects become records. With `--kubernetes`, CoreDNS's Corefile replaces some of these
     /// settings.
@@ -60,9 +60,10 @@ pub struct Config {
     /// Whether NetworkPolicies restrict which pods the kernel answers.
     pub network_policy: NetworkPolicy,
     /// Server addresses (IP and port) at which the kernel answers queries, from `--serve`. If
-    /// empty, those of [`KubernetesConfig::dns_service`].
+    /// empty, [`KubernetesConfig::dns_addresses`] says which.
     pub served_addresses: Vec<SocketAddr>,
-    /// Addresses and ports on which the resolver answers, over UDP and TCP.
+    /// Addresses and ports on which the resolver answers, over UDP and TCP. If empty, it answers no
+    /// client.
     pub listen: Vec<SocketAddr>,
     /// The upstream servers for names outside the agent's zones, in order of preference. If empty,
     /// the resolver queries the cluster's DNS with `--kubernetes`, and otherwise answers REFUSED.
@@ -108,8 +109,8 @@ pub struct KubernetesConfig {
     /// and, without upstreams, for names outside the zones. If empty, the ClusterIPs of
     /// `dns_service`.
     pub cluster_dns: Vec<SocketAddr>,
-    /// How long the kernel answers after the API server last sent something for a feed, such as a
-    /// bookmark. `None`: without limit.
+    /// How long the kernel answers after the API server last sent something, such as a bookmark,
+    /// for the feed that has been silent longest. `None`: without limit.
     pub max_age: Option<Duration>,
     /// The DaemonSet of this agent. If it is gone at a shutdown, is being deleted or can't be read
     /// any more, hooks are removed in spite of `--persist`.

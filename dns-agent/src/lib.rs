@@ -3,9 +3,10 @@
 //! [`agent`] runs the tasks, [`config`] is their configuration, [`admin`] reports their state, and
 //! [`check`] tests whether a node supports them.
 //!
-//! The rest is in separate crates: `zerohop_kubernetes` turns objects into names, and
-//! `zerohop_zone` answers questions about these names. Two *planes* answer clients: the kernel
-//! plane (`zerohop_datapath`) and the user plane (`zerohop_resolver`).
+//! The rest is in separate crates: `zerohop_kubernetes_api` and `zerohop_sources` read objects,
+//! `zerohop_kubernetes` turns them into names, and `zerohop_zone` answers questions about these
+//! names. Two *planes* answer clients: the kernel plane (`zerohop_datapath`) and the user plane
+//! (`zerohop_resolver`).
 
 #![forbid(unsafe_code)]
 

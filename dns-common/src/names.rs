@@ -218,6 +218,7 @@ mod tests {
     #[test]
     fn a_zero_byte_is_found_at_every_position() {
         for at in 0..8 {
+            // The other bytes have only the highest bit, the one that marks a zero byte.
             let mut bytes = [0x80; 8];
             bytes[at] = 0;
             assert_eq!(

@@ -83,23 +83,24 @@ pub struct RecordHead {
 }
 
 impl RecordHead {
-    /// Every query for this name passes.
+    /// Every query for this name and for its computed names passes. The agent does not use
+    /// this flag at present.
     pub const PASS: u8 = 1;
-    /// Queries for types that are not in [`RecordHead::answers`] pass.
+    /// Queries for types without a stored answer pass, for this name and for its computed names.
     pub const OTHER_TYPES_PASS: u8 = 2;
     /// Names without a record may exist one label below, so queries for such names pass.
     pub const BELOW_UNKNOWN: u8 = 4;
-    /// Every name one label below exists, also without a record. The stored answers of names
-    /// without a record are at [`RecordHead::computed_answers_at`].
+    /// Every name one label below exists, also without a record, unless
+    /// [`RecordHead::COMPUTED_NAMES_ARE_ADDRESSES`] is set. The stored answers of names without a
+    /// record are at [`RecordHead::computed_answers_at`].
     pub const COMPUTED_NAMES: u8 = 8;
     /// With [`RecordHead::COMPUTED_NAMES`]: names without a record exist only if their label is an
     /// address with dashes. The IPv4 address in the label replaces the last four bytes of the
     /// answer, which are stored as zeros. Queries for names whose label may be an IPv6 address
     /// pass.
     pub const COMPUTED_NAMES_ARE_ADDRESSES: u8 = 16;
-    /// The name is an alias. Queries for types that are not in [`RecordHead::answers`] pass,
-    /// except A and AAAA: if they are not stored, the target of the alias has none, which is
-    /// NODATA.
+    /// The name is an alias. Queries for types without a stored answer pass, except A and AAAA: if
+    /// they are not stored, the target of the alias has none, which is NODATA.
     pub const ALIAS: u8 = 32;
 
     /// The name is in no zone of [`crate::Settings::zones`].
@@ -134,8 +135,8 @@ pub struct StoredAnswer {
     pub length: u16,
     /// The number of positions at which the answer may start, each with another order of its
     /// addresses. 1 if there is only one order. An answer that consists of n address records is
-    /// stored as 2n−1 records and may start at the first n. Any other answer with n addresses is
-    /// stored n times.
+    /// stored as 2n−1 records and may start at the first n. Any other answer with n addresses in
+    /// its answer section is stored n times.
     pub rotations: u16,
     /// Bytes from one start position to the next. Even.
     pub stride: u16,
@@ -144,6 +145,6 @@ pub struct StoredAnswer {
     /// ARCOUNT without the OPT, in network order.
     pub additionals: u16,
     /// The folded one's complement sum of the answer's bytes. It is the same for every start
-    /// position, because the stride is even.
+    /// position, because the stride is even, and the addresses move by an even number of bytes.
     pub sum: u16,
 }

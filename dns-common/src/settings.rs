@@ -37,8 +37,9 @@ pub const TOKEN: u64 = 1 << 12;
 /// Bytes of the longest suffix, root label included.
 pub const MAX_SUFFIX_LENGTH: usize = 64;
 
-/// Bytes of the SOA record in a negative answer. The owner and the ends of MNAME and RNAME are
-/// compression pointers, so the SOA record of every zone has this length.
+/// Bytes of the SOA record in a negative answer. Every zone has this length, because the owner is a
+/// compression pointer to the zone's name, MNAME is `ns.dns` and such a pointer, and RNAME is
+/// `hostmaster` and such a pointer.
 pub const SOA_LENGTH: usize = 54;
 
 /// Offsets of the compression pointers in the SOA record: owner, end of MNAME, end of RNAME.
@@ -91,7 +92,8 @@ pub struct Settings {
     pub limit_burst: u32,
     /// Padding.
     pub reserved: u32,
-    /// The hardware addresses of network cards, in network order in the lower 48 bits.
+    /// The hardware addresses of the network cards on which the kernel answers, in network order in
+    /// the lower 48 bits.
     pub hardware: [u64; MAX_HARDWARE],
     /// The served IPv4 addresses and ports. The kernel answers only queries to one of these.
     pub served4: [ServedIpv4; MAX_SERVED],

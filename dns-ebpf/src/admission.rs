@@ -74,6 +74,7 @@ fn current_settings<T: Tables>(tables: &T) -> Result<&Settings, Outcome> {
     if copy == 0 {
         return Err(Outcome::NotReady);
     }
+    // `copy` is at most `SETTINGS_COPIES`, so the remainder changes nothing.
     tables
         .settings((copy as u32 - 1) % SETTINGS_COPIES)
         .ok_or(Outcome::NotReady)
@@ -222,9 +223,9 @@ fn allows_ipv6<F: Frame>(settings: &Settings, client: [u64; 2]) -> bool {
     false
 }
 
-/// Whether the frame's destination address is one of this node. On a network card it must be the
-/// address of one of the node's cards. On a pod veth it may be the address of a bridge, so every
-/// address is accepted.
+/// Whether the frame's destination address is one of this node. On a network card it must be in
+/// [`Settings::hardware`]. On a pod veth it may be the address of a bridge, so every address is
+/// accepted.
 #[inline(always)]
 fn is_for_this_node<F: Frame>(settings: &Settings, start: usize) -> bool {
     if F::CLIENTS == AnsweredClients::All {

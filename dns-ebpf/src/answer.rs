@@ -46,6 +46,8 @@ pub fn find<T: Tables>(query: &ParsedQuery<'_>, tables: &T) -> Result<AnswerBody
             }
         }
     };
+    // For a computed name this is its parent's record. The name is in the parent's zone, and the
+    // flags that are read here can only make its queries pass.
     // SAFETY: `record` and the bytes in its reach lie in a chunk, and the agent does not write to a
     // record while a directory word names it, nor in the grace period after that.
     let head = unsafe { &*(existing.record as *const RecordHead) };
@@ -95,8 +97,8 @@ pub fn find<T: Tables>(query: &ParsedQuery<'_>, tables: &T) -> Result<AnswerBody
     }
     let first = choose_rotation(query, stored.rotations);
     let start = stored.offset as usize + first * stored.stride as usize;
-    // Never true, because answers lie inside their record. Otherwise the mask below would change
-    // `start`.
+    // Answers lie inside their record, so this is never true. If a record were wrong, the mask
+    // below would silently move `start`, so the query passes.
     if start > MAX_RECORD_LENGTH - MIN_ANSWER_LENGTH {
         return Err(Outcome::PassMark);
     }

@@ -84,8 +84,8 @@ fn read_address(
     end: usize,
     unknown: u64,
 ) -> Result<Option<u32>, Outcome> {
-    // The shortest address, the shortest parent, type and class together are longer than this. A
-    // shorter question passes.
+    // The shortest IPv4 address, the shortest parent, type and class together are longer than this.
+    // A shorter question passes.
     if label + WINDOW > end {
         return Err(Outcome::Short);
     }
@@ -96,8 +96,8 @@ fn read_address(
     let mut address = 0u64;
     // The current number, its digits so far, and the dashes so far.
     let (mut number, mut digits, mut dashes) = (0, 0, 0);
-    // Each becomes 1: if the label is not an IPv4 address; if it is no address at all; if it has
-    // two dashes in a row, as only IPv6 addresses do.
+    // Each becomes 1 at a byte that no IPv4 address has there; at a byte that no address has; at
+    // the second of two dashes in a row, which only IPv6 addresses have.
     let (mut not_ipv4, mut not_address, mut has_double_dash) = (0, 0, 0);
     let mut after_dash = 0;
     let mut at = 0;
@@ -171,6 +171,8 @@ mod tests {
 
         #[test]
         fn labels_are_read_as_the_standard_library_reads_addresses(
+            // Labels like IPv4 addresses, labels like IPv6 addresses, and labels with wrong
+            // letters.
             label in "([0-9]|2[45][0-9]|[0-9]{0,4})(-([0-9]|2[45][0-9]|[0-9]{0,4})){2,4}|[0-9a-fA-F-]{1,42}|[0-9a-h-]{1,20}",
         ) {
             // Digits follow the label. They must not be read.

@@ -41,7 +41,7 @@ pub enum AnsweredClients {
 pub struct UdpChecksum {
     /// The sum of pseudo header, UDP header without its checksum, and DNS message.
     pub full: u64,
-    /// The checksum of the query, which is still in the packet.
+    /// The checksum of the query, in network order. It is still in the packet.
     pub old: u16,
     /// The new UDP length minus the old one. The tc program needs it for a field that holds only
     /// the sum of the pseudo header, which contains the length.

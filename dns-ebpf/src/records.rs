@@ -55,7 +55,8 @@ pub(crate) fn find_record<T: Tables>(
     Ok(Some(record))
 }
 
-/// The directory word of the name with this hash. Its record number is 0 if there is no such name.
+/// The first directory word with this hash's tag in the two buckets. Its record number is 0 if
+/// there is none.
 #[inline(always)]
 fn find_word<T: Tables>(hash: NameHash, mask: u32, tables: &T) -> Result<DirectoryWord, Outcome> {
     let first = tables.bucket(hash.bucket(mask)).ok_or(Outcome::NotReady)?;
@@ -74,8 +75,8 @@ fn find_word<T: Tables>(hash: NameHash, mask: u32, tables: &T) -> Result<Directo
     Ok(DirectoryWord::EMPTY)
 }
 
-/// The word with this tag. Without one, [`DirectoryWord::EMPTY`] if the last word is empty, else
-/// [`DirectoryWord::OVERFLOWED`].
+/// The first word with this tag. Without one, [`DirectoryWord::EMPTY`] if the last word is empty,
+/// else [`DirectoryWord::OVERFLOWED`].
 #[inline(always)]
 fn find_in_bucket(bucket: *const Bucket, tag: u32) -> DirectoryWord {
     let mut word = DirectoryWord::EMPTY;

@@ -223,6 +223,7 @@ fn copy_answer(answer: &AnswerBody, to: usize, last: usize, end: usize) {
             add_masked::<ANSWER_MASK>(from, answer.length - MIN_ANSWER_LENGTH),
             last,
         );
+        // Only an answer of one A record, 16 bytes, has an address, so nothing overwrites it below.
         if answer.address != 0 {
             store(last + MIN_ANSWER_LENGTH - 4, answer.address);
         }
@@ -238,6 +239,7 @@ fn copy_answer(answer: &AnswerBody, to: usize, last: usize, end: usize) {
     }
     if answer.soa_pointer != 0 {
         let [owner, mname, rname] = SOA_POINTERS;
+        // Never true, because the frame has the length of the reply. The check is for the verifier.
         if to + rname + 2 > end {
             return;
         }

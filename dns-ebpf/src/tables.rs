@@ -7,7 +7,8 @@ pub trait Tables {
     /// The control words.
     fn control(&self) -> Option<*const Control>;
 
-    /// One copy of the settings, counted from 0. The agent does not write to the copy in force.
+    /// One copy of the settings, counted from 0. The agent does not write to the copy in force, nor
+    /// in the grace period after another copy has replaced it.
     fn settings(&self, copy: u32) -> Option<&Settings>;
 
     /// A bucket of the directory.
@@ -20,7 +21,8 @@ pub trait Tables {
     fn permits(&self, client: &ClientKey) -> bool;
 
     /// A token bucket, by its number below [`dns_common::settings::TOKEN_BUCKETS`]. The upper 32
-    /// bits are the time of its last use, in jiffies; the lower 32 bits are its level then.
+    /// bits are the time when the last token was taken, in jiffies; the lower 32 bits are the level
+    /// after that. 0 if no token was ever taken.
     fn token_bucket(&self, number: u32) -> Option<*mut u64>;
 
     /// The time in jiffies.

@@ -34,8 +34,8 @@ const ETHERNET: usize = 14;
 ///
 /// # Panics
 ///
-/// When a passed frame was changed, a reply can't be parsed, or a reply differs from the user
-/// plane's.
+/// When a passed frame was changed, a reply can't be parsed, a reply differs from the user plane's,
+/// or the packet logic gives the hook a wrong checksum of the query.
 pub fn check(input: &[u8]) -> Outcome {
     let mut input = FuzzInput(input);
     let flags = input.byte();
@@ -103,7 +103,7 @@ fn frame(flags: u8, input: &mut FuzzInput<'_>) -> Vec<u8> {
     query.name = name(input);
     if flags & 2 != 0 {
         let size = input.word();
-        // Bit 0 is the DO bit. The other bits are the length of the options.
+        // Bit 0 is the DO bit. The other bits, modulo 64, are the length of the options.
         let edns_flags = input.byte();
         let options = input.bytes(usize::from(edns_flags >> 1) % 64);
         query = query.with_edns(size, u32::from(edns_flags & 1), options);
@@ -128,7 +128,7 @@ fn frame(flags: u8, input: &mut FuzzInput<'_>) -> Vec<u8> {
     frame
 }
 
-/// Picks one of the model's names and changes it up to three times.
+/// Picks one of [`NAMES`] and changes it up to three times.
 fn name(input: &mut FuzzInput<'_>) -> Vec<u8> {
     let mut name = packet::wire_name(input.one_of(&NAMES));
     for _ in 0..input.byte() % 4 {
@@ -161,7 +161,7 @@ fn name(input: &mut FuzzInput<'_>) -> Vec<u8> {
 }
 
 /// An Ethernet frame in an allocation of exactly its length, so that the address sanitizer detects
-/// every access outside the frame.
+/// accesses past the frame's ends.
 struct HostFrame {
     bytes: Box<[u8]>,
     /// Whether resizing succeeds.
@@ -193,7 +193,11 @@ impl Frame for HostFrame {
     /// checksum in the frame, because the tc program updates the checksum from it.
     fn set_udp_checksum(&mut self, header: usize, sum: UdpChecksum) {
         let field = header + 6..header + 8;
-        assert_eq!(self.bytes[field.clone()], sum.old.to_ne_bytes());
+        assert_eq!(
+            self.bytes[field.clone()],
+            sum.old.to_ne_bytes(),
+            "`sum.old` is not the checksum in the frame"
+        );
         let full = match !checksum::fold(sum.full) {
             0 => 0xffff,
             sum => sum,

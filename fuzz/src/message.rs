@@ -37,11 +37,18 @@ pub fn check(input: &[u8]) -> QueryAction {
 }
 
 fn check_message(query: &[u8], transport: Transport, bytes: &[u8]) {
-    let header = Message::from_slice(bytes).expect("no header").header();
+    let header = Message::from_slice(bytes)
+        .expect("a reply without a header")
+        .header();
     if bytes.len() == reply::HEADER {
-        assert!(matches!(header.rcode(), Rcode::FORMERR | Rcode::NOTIMP));
+        assert!(
+            matches!(header.rcode(), Rcode::FORMERR | Rcode::NOTIMP),
+            "a reply without a question has the RCODE {}",
+            header.rcode()
+        );
         assert_eq!(bytes[..2], query[..2], "another ID");
-        assert!(header.qr() && bytes[4..] == [0; 8]);
+        assert!(header.qr(), "a reply without QR");
+        assert_eq!(bytes[4..], [0; 8], "counts of a reply without records");
         return;
     }
     let reply = reply::check(query, transport, bytes);
@@ -49,12 +56,16 @@ fn check_message(query: &[u8], transport: Transport, bytes: &[u8]) {
     // `opt_rcode` includes the upper bits of the RCODE, which are in the OPT record.
     let rcode = reply.message.opt_rcode();
     let is_answer = [OptRcode::NOERROR, OptRcode::NXDOMAIN].contains(&rcode);
-    assert_eq!(header.aa(), is_answer);
+    assert_eq!(header.aa(), is_answer, "AA in a reply with {rcode}");
     assert!(transport == Transport::Udp || !header.tc(), "TC over TCP");
     if header.aa() && !header.tc() {
-        assert_eq!(reply.answers.is_empty(), reply::has_soa(&reply));
+        assert_eq!(
+            reply.answers.is_empty(),
+            reply::has_soa(&reply),
+            "a reply must have either answers or a SOA record"
+        );
     }
     if header.rcode() == Rcode::NXDOMAIN {
-        assert!(reply.answers.is_empty());
+        assert!(reply.answers.is_empty(), "NXDOMAIN with answers");
     }
 }

@@ -75,6 +75,8 @@ fn build() -> Model {
     add("_http._tcp.web.shop.svc.cluster.local", host(web, 80));
     add("cart.shop.svc.cluster.local", address("10.96.1.2"));
     add("cart.shop.svc.cluster.local", address("fd00:10:96::2"));
+    // Names of 29 and 30 bytes: behind a name of odd length the answer starts at an odd offset, so
+    // its checksum is added with the bytes swapped.
     add("odd1.shop.svc.cluster.local", address("10.96.1.3"));
     add("odd22.shop.svc.cluster.local", address("10.96.1.4"));
     for last in 0..4 {

@@ -42,17 +42,25 @@ pub fn check<'a>(query: &[u8], transport: Transport, reply: &'a [u8]) -> ParsedR
     let end = question_end(message);
     assert_eq!(reply[HEADER..end], query[HEADER..end], "another question");
     let limit = limit(query_message, transport);
-    assert!(reply.len() <= limit, "{} bytes of {limit}", reply.len());
+    assert!(
+        reply.len() <= limit,
+        "the reply has {} bytes, and at most {limit} are permitted",
+        reply.len()
+    );
 
     let records = |section: &str, records: domain::base::RecordSection<'a, [u8]>| {
         records
-            .map(|record| record.unwrap_or_else(|error| panic!("in the {section}: {error}")))
+            .map(|record| {
+                record.unwrap_or_else(|error| panic!("a record in the {section}: {error}"))
+            })
             .collect::<Vec<_>>()
     };
-    let (_, answer, authority, additional) = message.sections().expect("sections");
+    let (_, answer, authority, additional) = message
+        .sections()
+        .expect("a reply whose sections can't be parsed");
     let mut rest = additional;
     for record in &mut rest {
-        record.expect("in the additional section");
+        record.expect("a record in the additional section");
     }
     assert_eq!(rest.pos(), reply.len(), "bytes after the message");
 
@@ -60,11 +68,11 @@ pub fn check<'a>(query: &[u8], transport: Transport, reply: &'a [u8]) -> ParsedR
     assert_eq!(
         reply_opt.map(|opt| opt.dnssec_ok),
         opt(query_message).map(|opt| opt.dnssec_ok),
-        "the OPT record, or its DO bit"
+        "the OPT record or its DO bit differs from the query's"
     );
     if let Some(reply_opt) = reply_opt {
-        assert_eq!(reply_opt.size, SIZE);
-        assert!(!reply_opt.has_options, "options");
+        assert_eq!(reply_opt.size, SIZE, "another payload size");
+        assert!(!reply_opt.has_options, "the OPT record has options");
     }
     ParsedReply {
         message,
@@ -82,16 +90,16 @@ pub fn check<'a>(query: &[u8], transport: Transport, reply: &'a [u8]) -> ParsedR
 pub fn check_local_reply(query: &[u8], reply: &ParsedReply<'_>) {
     let query_message = Message::from_slice(query).expect("a reply to a query without a header");
     let header = reply.message.header();
-    assert_eq!(header.rd(), query_message.header().rd(), "RD");
-    assert_eq!(header.cd(), query_message.header().cd(), "CD");
-    assert!(!header.ad() && !header.ra(), "AD or RA");
+    assert_eq!(header.rd(), query_message.header().rd(), "RD differs");
+    assert_eq!(header.cd(), query_message.header().cd(), "CD differs");
+    assert!(!header.ad() && !header.ra(), "AD or RA is set");
     if header.opcode() != Opcode::QUERY {
-        assert!(!header.aa(), "AA");
+        assert!(!header.aa(), "AA in a reply to another opcode than QUERY");
     }
     for record in reply.message.iter() {
         let (record, _) = record.expect("parsed before");
         let data = record.to_any_record::<AllRecordData<&[u8], ParsedName<&[u8]>>>();
-        data.unwrap_or_else(|error| panic!("{}: {error}", record.rtype()));
+        data.unwrap_or_else(|error| panic!("the data of a {} record: {error}", record.rtype()));
     }
 }
 
@@ -111,7 +119,7 @@ struct OptFields {
     has_options: bool,
 }
 
-/// The first OPT record of a message. `None` if there is none.
+/// The first OPT record of a message. `None` if there is none that can be parsed.
 fn opt(message: &Message<[u8]>) -> Option<OptFields> {
     let mut records = message.additional().ok()?.flatten();
     let record = records.find(|record| record.rtype() == Rtype::OPT)?;
@@ -124,9 +132,10 @@ fn opt(message: &Message<[u8]>) -> Option<OptFields> {
 
 /// The offset at which the question ends.
 fn question_end(message: &Message<[u8]>) -> usize {
-    assert_eq!(message.header_counts().qdcount(), 1, "no question");
+    assert_eq!(message.header_counts().qdcount(), 1, "not one question");
     let mut question = message.question();
-    question.next().expect("no question").expect("the question");
+    let question_read = question.next().expect("no question");
+    question_read.expect("a question that can't be parsed");
     question.pos()
 }
 

@@ -25,16 +25,16 @@ use super::{input::FuzzInput, model::MODEL, reply};
 pub enum ResponseOutcome {
     /// It was rejected, because it is malformed or doesn't answer the upstream query.
     Rejected,
-    /// It was relayed to the client.
+    /// The client gets a reply made from it, or SERVFAIL.
     Relayed,
-    /// It completed a local alias.
+    /// It ends the chase of a local alias, possibly with SERVFAIL.
     Completed,
     /// It leads to a name that needs another upstream query.
     NeedsQuery,
 }
 
 /// Queries that need an upstream: for names outside the model's zones, and for an alias whose
-/// target is outside.
+/// target is outside. Only the messages are used, so the addresses do not matter.
 static QUERIES: LazyLock<[QueryPacket; 4]> = LazyLock::new(|| {
     let any = Ipv4Addr::UNSPECIFIED.into();
     [
@@ -48,12 +48,13 @@ static QUERIES: LazyLock<[QueryPacket; 4]> = LazyLock::new(|| {
 
 /// Turns an upstream's message into the client's reply, and checks the reply.
 ///
-/// The bits of the input's first byte mean, if they are set:
+/// The bits of the input's first byte:
 ///
-/// * Bits 0 and 1: the number of the client's query in `QUERIES`.
-/// * Bit 2: The query has EDNS. Bit 7 is its DO bit.
-/// * Bit 3: The client uses TCP.
-/// * Bit 4: All bytes of the upstream's message come from the input.
+/// * Bits 0 and 1 are the number of the client's query in `QUERIES`.
+/// * If bit 2 is set, the query has EDNS, and bit 7 is its DO bit.
+/// * If bit 3 is set, the client uses TCP.
+/// * If bit 4 is set, all bytes of the upstream's message come from the input. Otherwise
+///   `build_response` makes the message.
 ///
 /// # Panics
 ///
@@ -106,7 +107,7 @@ pub fn check(input: &[u8]) -> ResponseOutcome {
     let bytes = match action {
         QueryAction::Send(bytes) => bytes,
         QueryAction::Chase(_) => return ResponseOutcome::NeedsQuery,
-        other => panic!("no reply but {other:?}"),
+        other => panic!("the resolver must reply or query again, not {other:?}"),
     };
     let reply = reply::check(&message, transport, &bytes);
     check_addresses(&reply);
@@ -116,8 +117,8 @@ pub fn check(input: &[u8]) -> ResponseOutcome {
     outcome
 }
 
-/// Checks that the local alias comes first, that AA is set unless the upstream failed, and that the
-/// authority section has only SOA records, and none if the upstream failed.
+/// Checks that the local alias comes first, that AA is set unless the RCODE is SERVFAIL, and that
+/// the authority section has only SOA records, and none with SERVFAIL.
 fn check_completed_alias(query: &[u8], reply: &reply::ParsedReply<'_>) {
     reply::check_local_reply(query, reply);
     let first = reply.answers.first().map(ParsedRecord::rtype);
@@ -151,8 +152,8 @@ fn check_addresses(reply: &reply::ParsedReply<'_>) {
     }
 }
 
-/// Builds a response with the ID and the question of `upstream_query`. The other header fields and
-/// the records come from the input.
+/// Builds a response with the ID and the question of `upstream_query`, and the opcode QUERY. The
+/// flags, the RCODE, the counts of records (at most 31) and the records come from the input.
 fn build_response(upstream_query: &[u8], input: &mut FuzzInput<'_>) -> Vec<u8> {
     let sent = Message::from_slice(upstream_query).expect("an upstream query");
     let mut question = sent.question();

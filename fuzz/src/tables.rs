@@ -109,7 +109,8 @@ fn publish_model(model: &Model, [control, settings, directory, records]: [Memory
         }
     }
     let lease = std::mem::offset_of!(Control, lease) / 8;
-    // The lease never ends, because `now` is always 0.
+    // The lease never ends, because `now` is always 0. The program compares signed differences, so
+    // this is the latest end.
     control.words()[lease].store(u64::MAX >> 1, Ordering::Relaxed);
     let authoritative_zones = vec![true; model.zones().len()];
     let settings_copy = build_settings(
@@ -162,10 +163,12 @@ impl dns_ebpf::Tables for HostTables {
         (number == 0).then_some(self.chunk.as_ptr().cast())
     }
 
+    /// Not called, because the settings permit any client.
     fn permits(&self, _: &ClientKey) -> bool {
         false
     }
 
+    /// Not called, because the settings have no rate limit.
     fn token_bucket(&self, _: u32) -> Option<*mut u64> {
         None
     }

@@ -19,7 +19,8 @@ pub(crate) enum AgentMode {
     Headless,
     /// The agent knows all endpoints.
     All,
-    /// The agent delegates to CoreDNS the names where CoreDNS deviates from the RFCs.
+    /// The agent knows all endpoints, and delegates to CoreDNS the names where CoreDNS deviates
+    /// from the RFCs.
     PassDeviations,
 }
 
@@ -79,8 +80,8 @@ impl ComparedAgent {
         })
     }
 
-    /// All names on those lines of `dns-agent dump` that contain `part`: owner names, and names in
-    /// rdata.
+    /// All names of at least two labels on those lines of `dns-agent dump` that contain `part`:
+    /// owner names, and names in rdata.
     pub(crate) fn dump(&self, part: &str) -> Result<BTreeSet<String>> {
         let text = self.process.output(&["dump"])?;
         let lines = text.lines().filter(|line| line.contains(part));

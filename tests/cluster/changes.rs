@@ -38,6 +38,7 @@ const PORTS: [(&str, &str); 5] = [
     ("x--y", "TCP"),
 ];
 const ZONES: [&str; 3] = ["zone-a", "zone-b", "west.zone-a"];
+/// The phases of pods. Running is drawn twice as often as the others.
 const PHASES: [&str; 6] = [
     "Running",
     "Running",
@@ -78,7 +79,8 @@ impl<'a> RandomChanges<'a> {
         let service = self.random_key(cluster);
         let slice = self.random_slice_key(cluster);
         let has_service = cluster.objects.services.contains_key(&service);
-        // The ranges are weights. If the drawn object does not exist, a Service or slice is made.
+        // The ranges are weights. From 78 to 99, or if the drawn object does not exist, a Service
+        // or slice is made.
         match (self.random.random_range(0..115), has_service, slice) {
             (100..110, ..) => self.change_pod(cluster),
             (110..115, ..) => cluster.toggle_hidden(&service.0),
@@ -248,7 +250,7 @@ impl<'a> RandomChanges<'a> {
         ))))
     }
 
-    /// Makes, changes or deletes a pod.
+    /// Makes, changes, terminates or deletes a pod.
     fn change_pod(&mut self, cluster: &mut LiveCluster) -> Result<&'static str> {
         let key = self.random_key(cluster);
         if cluster.objects.pods.contains_key(&key) && self.random.random_bool(0.3) {
@@ -287,7 +289,7 @@ impl<'a> RandomChanges<'a> {
         let address = match family {
             "IPv4" => format!("100.64.100.{number}"),
             "FQDN" => self.alias_target(cluster),
-            // The label of such an address ends with a dash, to which a 0 is appended.
+            // The DNS label of such an address would end with a dash, so the servers append a 0.
             _ if number % 8 == 0 => format!("fd00:5a48:{number:x}::"),
             _ => format!("fd00:5a48::{number:x}"),
         };
@@ -322,8 +324,8 @@ impl<'a> RandomChanges<'a> {
         Value::Array(ports.collect())
     }
 
-    /// A target outside the cluster, an absent name, or any Service, so that aliases may form a
-    /// loop.
+    /// A target outside the cluster, an absent name, a pod's name, a name of an endpoint that may
+    /// exist, or the name of any Service, so that aliases may form a loop.
     fn alias_target(&mut self, cluster: &LiveCluster) -> String {
         let (namespace, name) = self.random_key(cluster);
         let zone = self.zone;

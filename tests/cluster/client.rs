@@ -16,7 +16,8 @@ pub(crate) struct RetryingClient {
 
 /// Number of times that a query is sent over UDP before the client gives up.
 const ATTEMPTS: u32 = 5;
-/// The time that each attempt waits for a reply.
+/// The time to wait for the reply to each attempt over UDP, and for a TCP connection and each read
+/// from it.
 const LIMIT: Duration = Duration::from_secs(3);
 
 impl RetryingClient {
@@ -46,7 +47,10 @@ impl RetryingClient {
                 return Ok(reply);
             }
         }
-        bail!("{} did not answer {message:02x?}", self.server)
+        bail!(
+            "{} did not answer the query {message:02x?}, which was sent {ATTEMPTS} times",
+            self.server
+        )
     }
 
     /// Sends a message over TCP once, and returns the reply.
@@ -75,7 +79,7 @@ impl RetryingClient {
             }
             self.socket.set_read_timeout(Some(left))?;
             match self.socket.recv(&mut buffer) {
-                // Late replies to earlier queries have other IDs.
+                // Late replies to earlier queries have other IDs, except by chance.
                 Ok(length) if buffer[..length].starts_with(&message[..2]) => {
                     return Ok(Some(buffer[..length].to_vec()));
                 }

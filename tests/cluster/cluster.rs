@@ -38,7 +38,7 @@ use crate::{
 pub(crate) struct LiveCluster {
     runtime: Runtime,
     client: Client,
-    /// Prefix of the names of all its namespaces.
+    /// Prefix of the names of all namespaces of the run.
     pub(crate) prefix: String,
     /// The objects about which questions are asked.
     pub(crate) objects: LiveObjects,
@@ -50,7 +50,7 @@ pub(crate) struct LiveCluster {
 }
 
 /// Names that show what a server knows: a server that answers `name` with `addresses`, and knows
-/// `pod`, knows all earlier writes.
+/// `pod`, knows all earlier writes of namespaces, Services, slices and pods.
 pub(crate) struct Marker {
     pub(crate) name: String,
     pub(crate) addresses: [&'static str; 2],
@@ -250,7 +250,7 @@ impl LiveCluster {
         Ok(all.map(|object| (key(object.meta()), object)).collect())
     }
 
-    /// Removes the finalizers of pods that are being deleted.
+    /// Removes the finalizers of those pods that are being deleted and that `which` selects.
     fn release_pods(&mut self, which: impl Fn(&NamespacedName) -> bool) -> Result<()> {
         let held = self.terminating.extract_if(.., |key| which(key));
         let held: Vec<NamespacedName> = held.collect();
@@ -312,8 +312,7 @@ impl LiveCluster {
         format!("{}-own", self.prefix)
     }
 
-    /// Writes objects of every kind that makes names. A server that knows these objects knows all
-    /// earlier writes.
+    /// Writes the objects of a [`Marker`]: at least one of every kind that makes names.
     pub(crate) fn write_marker(&mut self) -> Result<Marker> {
         self.markers += 1;
         let namespace = format!("{}-marker-{}", self.prefix, self.markers);
@@ -431,14 +430,14 @@ impl LiveCluster {
             .with_context(|| format!("cannot delete {} {key:?}", K::kind(&())))
     }
 
-    /// Waits until `is_there` returns true. `what` describes the state in the error message.
-    fn wait(&self, what: &str, is_there: impl AsyncFn() -> Result<bool>) -> Result<()> {
+    /// Waits until `is_reached` returns true. `what` describes the state in the error message.
+    fn wait(&self, what: &str, is_reached: impl AsyncFn() -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         self.runtime.block_on(async {
-            while !is_there().await? {
+            while !is_reached().await? {
                 self.signals.fail_if_stopped()?;
                 if Instant::now() > deadline {
-                    bail!("waited {LIMIT:?} for {what}");
+                    bail!("waited {LIMIT:?} in vain for {what}");
                 }
                 sleep(PAUSE).await;
             }

@@ -53,8 +53,8 @@ const CHUNK: usize = 4096;
 pub(crate) const CACHED: Duration = Duration::from_secs(35);
 
 impl Comparison<'_> {
-    /// Asks all questions about the current objects and about all names that the agents serve, and
-    /// compares the replies.
+    /// Asks all questions about the current objects, and about all names in the run's namespaces
+    /// that the agents dump, and compares the replies.
     pub(crate) fn compare_all_names(&self, cluster: &LiveCluster) -> Result<ComparisonTally> {
         let mut random = StdRng::seed_from_u64(self.settings.seed);
         let zone = &self.settings.zone;
@@ -151,7 +151,7 @@ impl Comparison<'_> {
             thread.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
         let mut all: Vec<QuestionReplies> = joined(coredns)
-            .context("CoreDNS")?
+            .context("asking CoreDNS")?
             .into_iter()
             .map(|coredns| QuestionReplies {
                 coredns,
@@ -159,8 +159,8 @@ impl Comparison<'_> {
             })
             .collect();
         for [user_plane, kernel] in agents {
-            let user_plane = joined(user_plane).context("a user plane")?;
-            let kernel = joined(kernel).context("a kernel plane")?;
+            let user_plane = joined(user_plane).context("asking a user plane")?;
+            let kernel = joined(kernel).context("asking a kernel plane")?;
             for ((all, user_plane), kernel) in all.iter_mut().zip(user_plane).zip(kernel) {
                 let kernel = (!is_passed(&kernel)).then_some(kernel);
                 all.agents.push([Some(user_plane), kernel]);
@@ -275,7 +275,8 @@ impl Comparison<'_> {
         ))
     }
 
-    /// Compares truncated replies with each other, and the whole replies over TCP.
+    /// Compares two replies of which at least one is truncated. Asks for the whole replies over
+    /// TCP, compares these, and checks that the replies over UDP are parts of them.
     fn compare_truncated(
         &self,
         question: &ComparedQuestion,
@@ -374,7 +375,7 @@ fn wrong_reply(
     )
 }
 
-/// The Services and slices that make a name, as text.
+/// The Services and slices that may make a name, as text.
 fn related_objects(name: &str, objects: &LiveObjects) -> Vec<String> {
     let name = name.to_ascii_lowercase();
     let is_about = |(namespace, service): &(String, String)| {

@@ -148,7 +148,7 @@ fn at_fixed_name(difference: &AnswerDifference<'_>) -> bool {
 
 fn at_empty_non_terminal(difference: &AnswerDifference<'_>) -> bool {
     let labels = difference.labels();
-    // Any topology zone is a name below these.
+    // Names of topology zones are below these, also of zones without endpoints.
     let is_zonal = matches!(
         labels.as_deref(),
         Some(["_zone", _, _, "svc"] | ["pin" | "prefer", "_zone", _, _, "svc"])

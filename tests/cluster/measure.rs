@@ -32,7 +32,8 @@ use crate::{
 const PAUSE: Duration = Duration::from_micros(200);
 /// The time within which a change must appear in answers, and a new agent must answer.
 const LIMIT: Duration = Duration::from_secs(30);
-/// The largest number of names that are queried while the API server does not run.
+/// The largest number of names that are queried while the API server does not run, and the least
+/// number of Services. Only every second Service, a headless one, has a name that is queried.
 const NAMES: usize = 200;
 
 /// Measures an agent that knows only headless Services' endpoints, then one that knows all
@@ -156,7 +157,11 @@ fn wait_for_address(
         if reply.answer().iter().any(|record| record.data == address) {
             return Ok(took);
         }
-        ensure!(took < LIMIT, "no answer with {address} in {LIMIT:?}");
+        ensure!(
+            took < LIMIT,
+            "the kernel plane or CoreDNS does not answer with the new address {address} within \
+             {LIMIT:?}"
+        );
         thread::sleep(PAUSE);
     }
 }
@@ -271,7 +276,7 @@ fn print_memory(agent: &ComparedAgent, measurement: &MeasurementSettings) -> Res
     let tables = &status["datapath"]["tables"];
     let maps = tables["memory_octets"]
         .as_u64()
-        .context("the status has no tables")?
+        .context("the agent's /status has no datapath.tables.memory_octets")?
         / 1024;
     println!("  objects {}", status["objects"]);
     println!(
@@ -354,7 +359,8 @@ fn measure_outage(
     run_shell_command(start)?;
     ensure!(
         wrong == 0,
-        "the kernel answered {wrong} of {asked} queries wrongly or not at all"
+        "while the API server was stopped, the kernel answered {wrong} of {asked} queries wrongly \
+         or not at all"
     );
     Ok(())
 }

@@ -18,7 +18,9 @@ use serde_json::{Value, json};
 /// The namespace and the name of an object.
 pub(crate) type NamespacedName = (String, String);
 
-/// The suite's objects, as the API server last returned them.
+/// The suite's objects, as [`LiveCluster`](crate::cluster::LiveCluster) last wrote or listed them.
+/// Its `patch` does not update them. The objects of the DNS namespace and of a
+/// [`Marker`](crate::cluster::Marker) are not among them.
 #[derive(Default)]
 pub(crate) struct LiveObjects {
     pub(crate) namespaces: BTreeSet<String>,
@@ -61,7 +63,7 @@ pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 /// The annotation in which the controller writes the time of the change that it reacts to.
 const TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
-/// Number of aliases in the longest chain: more than CoreDNS and Zerohop follow.
+/// Number of aliases in the longest chain: more than the 11 that CoreDNS and Zerohop follow.
 const CHAIN: usize = 14;
 
 /// The objects of `zoo.yaml`, a long chain of aliases, and two slices with many endpoints.
@@ -75,7 +77,8 @@ pub(crate) fn zoo(prefix: &str, zone: &str) -> Result<Vec<WrittenObject>> {
         let key = (format!("{prefix}-b"), format!("link-{number}"));
         objects.push(service(&key, &alias(&target))?);
     }
-    // Slices of the Services `some` and `many` of `zoo.yaml`.
+    // Slices of the Services `some` and `many` of `zoo.yaml`. Each A record takes 16 bytes, so 40
+    // do not fit into the 512 bytes of a reply without EDNS, and 100 not into 1232 bytes.
     for (name, third, count) in [("some", 5, 40), ("many", 6, 100)] {
         let key = (format!("{prefix}-b"), name.to_owned());
         let endpoints =
@@ -108,7 +111,8 @@ pub(crate) fn service(key: &NamespacedName, spec: &Value) -> Result<WrittenObjec
         .map(|service| WrittenObject::Service(Box::new(service)))
 }
 
-/// A Pod that is never scheduled, with the status that a kubelet would report.
+/// A Pod with the status that a kubelet would report.
+/// [`LiveCluster::write`](crate::cluster::LiveCluster::write) adds a spec that no scheduler places.
 pub(crate) fn pod(key: &NamespacedName, status: &Value) -> Result<WrittenObject> {
     read(json!({"metadata": {"namespace": key.0, "name": key.1}, "status": status}))
         .map(|pod| WrittenObject::Pod(Box::new(pod)))
@@ -175,7 +179,7 @@ impl LiveObjects {
         }
     }
 
-    /// Whether Services have addresses of both families.
+    /// Whether any Service has addresses of both families.
     pub(crate) fn are_dual_stack(&self) -> bool {
         let mut specs = self
             .services
@@ -212,7 +216,7 @@ pub(crate) fn service_of(slice: &EndpointSlice) -> Option<NamespacedName> {
     Some((slice.metadata.namespace.clone()?, service.clone()))
 }
 
-/// The namespace and name of a namespaced object.
+/// The namespace and name of an object. The namespace is empty if the object is a Namespace.
 pub(crate) fn key(metadata: &ObjectMeta) -> NamespacedName {
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     (text(&metadata.namespace), text(&metadata.name))
@@ -227,7 +231,7 @@ fn parse_object(text: &str) -> Result<WrittenObject> {
         Some("Service") => WrittenObject::Service(Box::new(read(object)?)),
         Some("EndpointSlice") => WrittenObject::Slice(Box::new(read(object)?)),
         Some("Pod") => WrittenObject::Pod(Box::new(read(object)?)),
-        other => bail!("unexpected kind {other:?}"),
+        other => bail!("an object of the suite has the unexpected kind {other:?}"),
     })
 }
 

@@ -38,6 +38,7 @@ impl ClientPods {
         ClientPods {
             served,
             // Part of 198.18.0.0/15, which is reserved for benchmarks (RFC 2544) and not routed.
+            // The random byte makes it unlikely that two runs on one machine share a network.
             network: [198, 18, rand::random()],
             made: 0,
             pass_server: None,

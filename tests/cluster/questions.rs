@@ -164,6 +164,7 @@ pub(crate) fn questions_about(
                 format!("absent.{service}"),
                 format!("_absent._tcp.{service}"),
                 format!("_tcp.{service}"),
+                // No endpoint of the transitions has this address.
                 format!("100-70-255-255.{service}"),
                 format!("{name}-absent.{namespace}.svc.{zone}"),
             ]

@@ -22,8 +22,8 @@ pub(crate) struct ComparedReply {
 pub(crate) struct ReplyRecord {
     pub(crate) owner: String,
     /// In seconds. `None` if CoreDNS's cache may have counted it down: the record is outside the
-    /// cluster's zone, or another record of the same answer is, because CoreDNS gives all records
-    /// of an answer their lowest TTL.
+    /// cluster's zone, for which the suite's Corefile turns the cache off, or another record of the
+    /// same answer is outside, because CoreDNS gives all records of an answer their lowest TTL.
     pub(crate) ttl: Option<u32>,
     pub(crate) rtype: String,
     /// The rdata. In a SOA record, `*` replaces the serial.
@@ -33,7 +33,8 @@ pub(crate) struct ReplyRecord {
 impl ComparedReply {
     /// Reads a reply. `zone` is the cluster domain.
     pub(crate) fn read(bytes: &[u8], zone: &str) -> Result<ComparedReply> {
-        let message = Message::read(bytes).with_context(|| format!("{bytes:02x?}"))?;
+        let message =
+            Message::read(bytes).with_context(|| format!("cannot read the reply {bytes:02x?}"))?;
         let mut sections: [Vec<ReplyRecord>; 3] = Default::default();
         for (lines, records) in message.sections.iter().zip(&mut sections) {
             let read = lines.iter().map(|line| ReplyRecord::read(line, zone));

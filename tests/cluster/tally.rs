@@ -11,7 +11,8 @@ pub(crate) struct ComparisonTally {
     pub(crate) counts: BTreeMap<(&'static str, AskedPlane), ReplyCounts>,
     /// The number of times that each deviation was seen, by its summary and the agent's flags.
     pub(crate) deviations: BTreeMap<(&'static str, &'static str), u64>,
-    /// Differences that no rule explains, by kind.
+    /// Differences that no rule explains, by kind; and requirements that the transitions did not
+    /// meet.
     pub(crate) wrong: BTreeMap<String, Vec<String>>,
 }
 

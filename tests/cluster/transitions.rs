@@ -260,7 +260,7 @@ impl TransitionPhase<'_, '_> {
         tallies: &[ComparisonTally],
         description: &str,
     ) {
-        println!("WRONG permanently after: {description}");
+        println!("WRONG until the time limit, after: {description}");
         for kind in difference_lines(questions, tallies) {
             println!("    {kind}");
         }

@@ -45,8 +45,8 @@ const HEADLESS_SERVICES: usize = 100;
 /// Number of measurements of each strategy.
 const ROUNDS: usize = 2;
 
-/// The name of a strategy, and the watches of one agent: label selectors, with the requested
-/// content.
+/// The name of a strategy, and the watches of one agent: label selectors, each with the requested
+/// content. An empty selector selects every slice.
 type WatchStrategy = (&'static str, Vec<(String, WatchedContent)>);
 
 #[derive(Clone, Copy)]

@@ -37,7 +37,7 @@ pub struct AgentProcess {
 /// The standard error of an agent: a file in memory.
 struct AgentLog {
     file: File,
-    /// The end of the line that the last call of `next_line` returned, in bytes.
+    /// The offset at which the next call of `next_line` begins to read, in bytes.
     read: u64,
 }
 
@@ -88,8 +88,8 @@ impl AgentProcess {
         Ok(agent)
     }
 
-    /// Waits for the next log line with `text`. Each call continues after the line that the last
-    /// call returned.
+    /// Waits for the next log line with `text`. The first call begins at the first line of the log,
+    /// each other call after the line that the last call returned.
     ///
     /// # Errors
     ///
@@ -109,7 +109,7 @@ impl AgentProcess {
             Ok(line.is_some())
         });
         found?;
-        line.ok_or_else(|| self.error(&format!("has not logged {text:?}")))
+        line.ok_or_else(|| self.error(&format!("did not log {text:?} within {LIMIT:?}")))
     }
 
     /// The output of `dns-agent ARGUMENTS --admin ADDRESS`, run in the agent's network namespace.
@@ -126,7 +126,9 @@ impl AgentProcess {
             .with_context(|| format!("cannot start {}", self.program.display()))?;
         if !output.status.success() {
             let stderr = String::from_utf8_lossy(&output.stderr);
-            return Err(self.error(&format!("does not answer {arguments:?} ({stderr})")));
+            return Err(self.error(&format!(
+                "failed with the arguments {arguments:?} ({stderr})"
+            )));
         }
         String::from_utf8(output.stdout).context("the output is not UTF-8")
     }
@@ -161,7 +163,8 @@ impl AgentProcess {
     ///
     /// # Errors
     ///
-    /// The exit code is not 0; with the agent's log.
+    /// The process can't be signalled, or ends otherwise than with exit code 0; then with the
+    /// agent's log.
     pub fn stop(mut self) -> Result<()> {
         let status = self.end_by(Signal::SIGTERM)?;
         ensure!(

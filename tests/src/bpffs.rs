@@ -18,7 +18,8 @@ impl Bpffs {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("zh-bpffs-{}-{count}", std::process::id());
         let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir(&folder)?;
+        std::fs::create_dir(&folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
         let none: Option<&str> = None;
         mount(Some("bpf"), &folder, Some("bpf"), MsFlags::empty(), none)
             .with_context(|| format!("cannot mount a BPF file system at {}", folder.display()))?;

@@ -42,7 +42,8 @@ struct EthtoolValue {
     data: u32,
 }
 
-/// Runs an ethtool command with the value 0, and returns the value that the kernel stored.
+/// Runs an ethtool command with the value 0, and returns the value after it: for a GET command the
+/// setting.
 fn run_command(socket: RawFd, interface: &str, command: u32) -> io::Result<u32> {
     if interface.len() >= libc::IFNAMSIZ {
         return Err(io::Error::from_raw_os_error(libc::ENODEV));

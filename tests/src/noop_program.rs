@@ -9,7 +9,8 @@ use aya::programs::{
 };
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
 
-/// A pinned program. Dropping it detaches the program, but does not remove the pin.
+/// A pinned program. Dropping it detaches the program, but does not remove the pin. A program that
+/// is attached as a filter must be dropped by a thread in the device's namespace.
 pub struct NoopProgram<P> {
     program: P,
 }

@@ -24,8 +24,8 @@ pub fn count() -> usize {
     COUNT.load(Ordering::Relaxed)
 }
 
-/// Prints that a test, or a part of it, is not run. The lines are numbered, so the last one of a
-/// test run has the total.
+/// Prints that a test, or a part of it, is not run. The lines are numbered, so on each kernel the
+/// last one has the total.
 ///
 /// Writes to standard error directly: the test runner hides what passing tests print with
 /// `eprintln!`.

@@ -182,7 +182,10 @@ fn look_up(shell: &PodShell<'_>, program: &str, words: &[String]) {
     if program == "musl" {
         // musl has room for 48 addresses. Before 1.2.4 it doesn't retry a truncated reply over TCP;
         // at least 28 addresses fit in 512 bytes.
-        assert!(found.len() >= 28 && found.is_subset(&crowd), "{found:?}");
+        assert!(
+            found.len() >= 28 && found.is_subset(&crowd),
+            "{program} looks crowd up: {found:?}"
+        );
     } else {
         assert_eq!(found, crowd, "{program} looks crowd up");
     }

@@ -27,7 +27,10 @@ fn the_message_corpus_reaches_every_action_and_rcode() {
     });
     // NOERROR, FORMERR, NXDOMAIN, NOTIMP, REFUSED, BADVERS.
     assert_eq!(rcodes, BTreeSet::from([0, 1, 3, 4, 5, 16]));
-    assert!(ignored > 0 && forwarded > 0 && chased > 0);
+    assert!(
+        ignored > 0 && forwarded > 0 && chased > 0,
+        "{ignored} inputs were ignored, {forwarded} forwarded, {chased} chased"
+    );
 }
 
 #[test]

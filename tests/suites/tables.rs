@@ -196,7 +196,10 @@ fn a_reader_never_sees_a_partial_record() {
         (reads, writer.join().unwrap())
     });
     println!("{reads} reads during {writes} writes");
-    assert!(reads > 1000 && writes > 1000);
+    assert!(
+        reads > 1000 && writes > 1000,
+        "too few: {reads} reads, {writes} writes"
+    );
 }
 
 #[test]
@@ -284,7 +287,7 @@ fn ask_kernel(shared: &SharedTables, name: u32) -> Option<u8> {
             assert!(values.iter().all(|value| *value == values[0]), "{values:?}");
             Some(values[0])
         }
-        other => panic!("{other:?}"),
+        other => panic!("{}: {other:?}", name_of(name)),
     }
 }
 

@@ -109,7 +109,10 @@ fn a_flood_of_queries_never_sees_a_partial_record() {
     });
     let updates = updates.into_inner();
     println!("{answers} answers during {updates} updates, none of them wrong");
-    assert!(answers > 10_000 && updates > 10_000);
+    assert!(
+        answers > 10_000 && updates > 10_000,
+        "too few: {answers} answers, {updates} updates"
+    );
 }
 
 /// Checks that all addresses of an answer carry the same name and version.
@@ -256,7 +259,7 @@ fn full_tables_never_deny_a_name_that_exists() {
         });
         assert!(published.unwrap().left_out > 100);
     }
-    assert!(passes > 1000, "{passes}");
+    assert!(passes > 1000, "only {passes} queries passed");
 }
 
 /// A model of numbered services with `addresses` addresses each.

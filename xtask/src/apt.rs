@@ -41,8 +41,8 @@ impl Apt {
         Ok(apt)
     }
 
-    /// The names of a package's direct and indirect dependencies for which `is_wanted` returns
-    /// true.
+    /// Of a package and its direct and indirect dependencies, the names for which `is_wanted`
+    /// returns true.
     pub(crate) fn dependencies_of(
         &self,
         package: &str,

@@ -120,6 +120,7 @@ pub(crate) fn cargo_for_kernel(
         .env("CARGO_PROFILE_RELEASE_LTO", "true")
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
+        // The linker makes BTF from debug information.
         .env("CARGO_PROFILE_RELEASE_DEBUG", "2");
     command
 }

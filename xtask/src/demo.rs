@@ -66,7 +66,10 @@ pub(crate) fn run(options: &DemoOptions) -> Result<()> {
     }
     drop(scene);
     let all = questions.len() * 2;
-    ensure!(wrong == 0, "{wrong} of {all} answers were wrong");
+    ensure!(
+        wrong == 0,
+        "{wrong} of {all} answers were wrong, or came from the wrong plane: see WRONG in the tables"
+    );
     println!("All {all} answers were right. The demo has removed everything that it made.");
     Ok(())
 }

@@ -79,7 +79,9 @@ fn write_schemas() -> Result<()> {
     let module = output(Command::new("go").args(["mod", "download", "-json", &module]))?;
     let module: Value =
         serde_json::from_str(&module).context("Go printed invalid JSON about the module")?;
-    let folder = module["Dir"].as_str().context("the module has no folder")?;
+    let folder = module["Dir"]
+        .as_str()
+        .context("Go did not print the folder of k8s.io/kubernetes")?;
     let path = Path::new(folder).join("api/openapi-spec/swagger.json");
     let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut api: Value =
@@ -206,6 +208,7 @@ components:
     #[test]
     fn invalid_values_are_rejected() {
         for (value, complaint) in [
+            // The chart has no such value.
             ("--set=tolerance=1", "tolerance"),
             ("--set=config.admin=somewhere", "pattern"),
             // The probes would still use 127.0.0.1.

@@ -25,7 +25,7 @@ use crate::{
 
 #[derive(Args)]
 pub(crate) struct E2eOptions {
-    /// The kubeconfig of a test cluster. Its nodes must have both images.
+    /// The kubeconfig of a test cluster. Its nodes must have the agent's and the client's image.
     #[arg(long, value_name = "FILE")]
     kubeconfig: PathBuf,
     /// The agent's image.
@@ -185,7 +185,8 @@ impl E2eTest<'_> {
     fn ask(&self, client: &E2eClient) -> Result<ClientAnswers> {
         let questions = questions(self.outside);
         let ask = |question: String| {
-            // A command fails for an absent name, which is no error here.
+            // A command may fail without an answer, for example dig if no server replies, as under
+            // `POLICY`. Such a question has no answers, which is no error here.
             let script = format!("{question} || true");
             let text = self.in_test_namespace(&["exec", &client.pod, "--", "sh", "-c", &script])?;
             Ok((question, text.lines().map(str::to_owned).collect()))
@@ -277,7 +278,8 @@ impl E2eTest<'_> {
                 client.node
             );
             println!(
-                "{}: a policy forbids the client's egress: no answers from the kernel for {} questions",
+                "{}: a policy forbids the client's egress: no answers from the kernel for {} \
+                 questions",
                 client.node,
                 answers.len()
             );
@@ -338,7 +340,8 @@ impl E2eTest<'_> {
         let script = format!(
             "server=$(awk '/^nameserver/ {{ print $2; exit }}' /etc/resolv.conf)
              echo '{name}' > /questions
-             dnsperf -s $server -d /questions -c 1 -T 1 -Q 100 -t 2 -l {LOAD_SECONDS} -n 1000000 2>&1"
+             dnsperf -s $server -d /questions -c 1 -T 1 -Q 100 -t 2 -l {LOAD_SECONDS} \
+             -n 1000000 2>&1"
         );
         let words = [
             "--namespace",
@@ -367,7 +370,10 @@ impl E2eTest<'_> {
             words.with_context(|| format!("dnsperf's output has no line `{label}`: {text}"))
         };
         let lost = line("Queries lost")?;
-        ensure!(lost.contains("lost: 0 "), "{lost}");
+        ensure!(
+            lost.contains("lost: 0 "),
+            "queries were lost during the rolling update: {lost}"
+        );
         Ok(format!("{}, {lost}", line("Queries completed")?))
     }
 
@@ -410,7 +416,8 @@ impl E2eTest<'_> {
     }
 
     fn check_no_objects_left(&self) -> Result<()> {
-        let kinds = "daemonsets,pods,configmaps,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings";
+        let kinds = "daemonsets,pods,configmaps,serviceaccounts,roles,rolebindings,clusterroles,\
+                     clusterrolebindings";
         let left = self.kubectl.output(&[
             "get",
             kinds,
@@ -451,7 +458,8 @@ kind: NetworkPolicy
 metadata: {name: no-egress, namespace: zerohop-e2e}
 spec: {podSelector: {matchLabels: {app: client}}, policyTypes: [Egress]}
 "#;
-/// The duration of the load, in seconds: longer than a rolling update of two nodes takes.
+/// The duration of the load, in seconds: longer than a rolling update takes in the cluster of
+/// `cargo xtask kind`, which has two nodes. In a larger cluster the load may end before the update.
 const LOAD_SECONDS: u32 = 45;
 /// The name of an absent Service.
 const ABSENT: &str = "no-such-name";

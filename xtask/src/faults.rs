@@ -27,7 +27,7 @@ pub(crate) struct FaultsOptions {
     /// of these sources with another layout of the tables].
     #[arg(long, value_name = "FILE")]
     other_agent: Option<PathBuf>,
-    /// Passed to the tests: names of faults.
+    /// Passed to the test binary: names of tests, or parts of names [default: faults::].
     #[arg(last = true)]
     filter: Vec<String>,
 }

@@ -22,7 +22,7 @@ pub(crate) struct ImageOptions {
     /// The image's contents.
     #[arg(value_enum, default_value_t = Contents::Agent)]
     contents: Contents,
-    /// The image's name and tag [default: zerohop/dns-agent:dev, zerohop/client:dev].
+    /// The image's name and tag [default: zerohop/dns-agent:dev or zerohop/client:dev].
     #[arg(long, value_name = "NAME")]
     tag: Option<String>,
 }
@@ -133,8 +133,8 @@ fn build_static_agent() -> Result<PathBuf> {
         .arg("--target-dir")
         .arg(root().join("target/image-build"))
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-        // This makes the program an eighth smaller. Link-time optimization would add little and
-        // takes minutes.
+        // This makes the program an eighth smaller. Link-time optimization would save little more
+        // and takes minutes.
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0");

@@ -1,8 +1,8 @@
 //! Every job of this repository: `cargo xtask JOB`.
 //!
 //! Each job has a file. [`setup`] finds or installs what a job needs, so on a fresh Debian machine
-//! most jobs need only Rust. `e2e` and `kind` also need kubectl, kind and Docker, and the options
-//! `--cluster` and `--watches` need a cluster.
+//! most jobs need only Rust and root. `e2e` also needs kubectl, and `kind` also kubectl, kind and
+//! Docker. `e2e`, `test --cluster`, `bench --cluster` and `bench --watches` need a cluster.
 
 #![forbid(unsafe_code)]
 

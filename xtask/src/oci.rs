@@ -2,7 +2,8 @@
 //!
 //! The archive is an OCI image layout (`index.json`), which containerd reads, and a Docker archive
 //! (`manifest.json`) over the same blobs, which `docker load` reads. The archive depends only on
-//! the files, not on the time, their order or the machine. So the same files make the same digest.
+//! the fields of [`Image`], not on the time, the order of additions or the machine. So the same
+//! files make the same digest.
 
 use std::{
     collections::BTreeMap,

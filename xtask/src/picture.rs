@@ -177,7 +177,8 @@ fn draw_block(svg: &mut String, block: &Block) {
          fill=\"{fill}\" stroke=\"#8c959f\"/>"
     );
     let center = x + width / 2;
-    // The lines are 18 pixels apart, and centered. Text is placed by its baseline.
+    // The lines are 18 pixels apart, and centered. Text is placed by its baseline,
+    // which is 5 pixels below its middle.
     let first = y + height / 2 + 5 - 9 * (lines.len() as u32 - 1);
     for (number, line) in lines.iter().enumerate() {
         let weight = if number == 0 { "600" } else { "400" };

@@ -53,7 +53,8 @@ pub(crate) fn build(command: &mut Command, target: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Runs a Cargo build, and returns the paths of the programs `targets`.
+/// Runs a Cargo build, and returns the paths of the programs `targets`: the last one that Cargo
+/// reports for each name.
 pub(crate) fn build_each<const N: usize>(
     command: &mut Command,
     targets: [&str; N],

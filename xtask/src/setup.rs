@@ -67,7 +67,7 @@ pub(crate) fn ensure(needs: &[Need], verbosity: Verbosity) -> Result<()> {
 pub(crate) fn need_root(job: &str) -> Result<()> {
     if !is_root()? {
         bail!(
-            "`cargo xtask {job}` makes network namespaces and loads kernel programs: run it as root"
+            "`cargo xtask {job}` loads kernel programs or makes network namespaces: run it as root"
         );
     }
     Ok(())

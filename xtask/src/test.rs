@@ -29,7 +29,8 @@ pub(crate) struct TestOptions {
     filter: Vec<String>,
 }
 
-/// Options of the comparison with a CoreDNS, which uses namespaces of its own and deletes them.
+/// Options of the comparison with a CoreDNS. The comparison uses namespaces of its own and deletes
+/// them.
 #[derive(Args)]
 struct ComparisonOptions {
     /// Compares Zerohop with a CoreDNS that reads the API server of this kubeconfig.
@@ -243,8 +244,9 @@ impl BuiltSuites {
 /// processor.
 const AT_ONCE: usize = 2;
 
-/// Runs the same guest on several kernels. Fails after the last guest if one failed. The output of
-/// a guest is printed after its end, or line by line if there is only one kernel.
+/// Runs the same guest on several kernels. Fails after the last guest if one failed, or if a kernel
+/// can't be obtained. The output of a guest is printed after its end, or line by line if there is
+/// only one kernel.
 pub(crate) fn run_on_each_kernel(kernels: &[KernelName], guest: &Guest) -> Result<()> {
     setup::ensure(&[Need::Namespaces, Need::Guests], Verbosity::Changes)?;
     let (mut failed, mut obtained) = (Vec::new(), Vec::new());

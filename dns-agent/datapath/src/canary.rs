@@ -58,7 +58,7 @@ impl Datapath {
 
     /// Queries one program for the SOA record of a zone. Returns the outcome. Without a run it is
     /// [`Outcome::NotServed`] if there are no served addresses, and [`Outcome::NotPermitted`] if no
-    /// client may be answered.
+    /// client of their address families may be answered.
     ///
     /// # Errors
     ///
@@ -78,7 +78,8 @@ impl Datapath {
         };
         let message = build_query(0, zone, Rtype::SOA);
         let mut query = build_frame(client, served, &message);
-        // The programs for network cards check the destination.
+        // The frame starts with the destination hardware address, which the programs for network
+        // cards check.
         if let Some(card) = self.tables.node_settings.card_addresses.first() {
             query[..card.len()].copy_from_slice(card);
         }
@@ -105,7 +106,8 @@ impl Datapath {
             // QR is set, and RCODE is 0.
             ensure!(
                 flags.is_some_and(|flags| flags[0] & 0x80 != 0 && flags[1] & 0x0f == 0),
-                "{} counted {outcome:?}, but the resulting packet is {reply:02x?}",
+                "{} counted {outcome:?}, but the resulting packet is not a reply with RCODE 0: \
+                 {reply:02x?}",
                 program.name()
             );
         }
@@ -113,7 +115,7 @@ impl Datapath {
     }
 
     /// The address of a client that the program may answer, and a served address of the same
-    /// family. `None` when no client may be answered.
+    /// family. `None` when there is no such pair.
     fn test_addresses(&self, program: HookProgram) -> Option<(IpAddr, SocketAddr)> {
         let uses_allowed_networks = program.is_for_cards() && !self.config.allow.is_empty();
         self.config.served_addresses.iter().find_map(|served| {
@@ -151,7 +153,8 @@ const EXAMPLE_CLIENTS: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
 ];
 
-/// Whether a query with this outcome was answered, or passed before its name was looked up.
+/// Whether a zone may be in the tables if the query for its SOA record has this outcome: the query
+/// was answered, or the kernel answers no queries at present.
 fn may_have_record(outcome: Outcome) -> bool {
     use Outcome::{LeaseStale, NotReady, NotServed};
     outcome.is_answer() || matches!(outcome, LeaseStale | NotReady | NotServed)

@@ -161,6 +161,7 @@ impl Tables for Snapshot<'_> {
         true
     }
 
+    /// Not called, because hooks that answer all clients have no rate limit.
     fn token_bucket(&self, _: u32) -> Option<*mut u64> {
         None
     }
@@ -278,7 +279,8 @@ mod tests {
 
     const SERVED: [&str; 2] = ["10.96.0.10:53", "[fd00::a]:5353"];
 
-    /// `web.z.example` with one address, `many.z.example` with 40.
+    /// `web.z.example` with one address, `many.z.example` with 40, whose records have 640 bytes
+    /// in an answer: more than a client without EDNS accepts.
     fn model() -> Model {
         let mut builder = ModelBuilder::new(7);
         let name = |text| Name::parse(text).unwrap();
@@ -373,6 +375,7 @@ mod tests {
                         ResponseLimit::Plain,
                         Outcome::NotAuthoritative,
                     ),
+                    // 5 bytes in wire form, fewer than `MIN_NAME`.
                     ("a.b", ResponseLimit::Plain, Outcome::NameLength),
                 ] {
                     assert_eq!(

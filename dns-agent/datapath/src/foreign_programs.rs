@@ -2,8 +2,8 @@
 //! never replaced.
 //!
 //! Program IDs come from BPF_PROG_QUERY and netlink. The names of filters come from netlink.
-//! Reading the names of tcx and XDP programs needs CAP_SYS_ADMIN. A program's owner is derived from
-//! its name or its pin.
+//! Reading the names of tcx and XDP programs needs CAP_SYS_ADMIN, or a pin of the program itself. A
+//! program's owner is derived from its name or its pin.
 
 mod owner;
 
@@ -159,7 +159,9 @@ impl ForeignProgram {
         self.owner.filter(|owner| is_tc && *owner != Owner::Libxdp)
     }
 
-    /// Whether the name is that of a Zerohop program, in full or as truncated by the kernel.
+    /// Whether the name is that of a Zerohop program, in full or as truncated by the kernel. This
+    /// recognises programs of another agent, whose IDs the caller of [`ForeignPrograms::find_on`]
+    /// may not know.
     #[must_use]
     pub fn is_zerohop(&self) -> bool {
         let Some(name) = self.name.as_deref() else {

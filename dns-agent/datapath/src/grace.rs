@@ -28,7 +28,7 @@ impl Rcu {
     ///
     /// # Errors
     ///
-    /// When the kernel refuses a map: no CAP_BPF, or no memory.
+    /// When the kernel refuses a map or its update: no CAP_BPF, or no memory.
     pub fn new() -> anyhow::Result<Self> {
         let inner = syscall::create_array().context("creating the inner map for grace periods")?;
         let outer = syscall::create_array_of_maps(&inner)

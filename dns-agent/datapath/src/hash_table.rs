@@ -33,7 +33,7 @@ const LAST_WORD: usize = WORDS - 1;
 /// sized for.
 const MAX_MOVES_PER_ROUND: u32 = 64;
 /// The number of retired slots after which the table waits for a grace period, to free them
-/// together.
+/// together. A round that replaces very many records then waits only for a few grace periods.
 const RETIRED_BATCH: usize = 4096;
 
 /// The hash table of names, with its single writer.
@@ -117,7 +117,10 @@ impl<G: Grace> HashTable<G> {
     #[must_use]
     pub fn new(directory: Memory, records: Memory, key: HashKey, grace: G) -> Self {
         let buckets = directory.bytes() / BUCKET_BYTES;
-        assert!(buckets.is_power_of_two(), "{buckets} buckets");
+        assert!(
+            buckets.is_power_of_two(),
+            "the directory has {buckets} buckets, not a power of two"
+        );
         Self {
             mask: buckets as u32 - 1,
             slots: SlotAllocator::new((records.bytes() / CHUNK) as u32),
@@ -199,11 +202,12 @@ impl<G: Grace> HashTable<G> {
 
     /// Publishes a record. `record` has the layout of [`dns_common::records`], padded to whole
     /// words, and contains the name, which has at most [`MAX_NAME`](dns_common::names::MAX_NAME)
-    /// bytes. This function sets the fields `hash` and `slot` of the record's head.
+    /// bytes. This function sets the fields `hash` and `slot` of the record's head, unless the
+    /// name already has the record.
     ///
     /// # Errors
     ///
-    /// When there is no room. Then nothing has changed, and the name keeps its old record.
+    /// When there is no room. Then the table has not changed, and the name keeps its old record.
     pub fn put(&mut self, record: &mut [u8]) -> Result<PutOutcome, TableFull> {
         let name_length = usize::from(head(record).name_length);
         let name = &record[size_of::<RecordHead>()..][..name_length];
@@ -316,7 +320,7 @@ impl<G: Grace> HashTable<G> {
             self.overflowed[primary as usize] += 1;
         }
         self.store_word(other, free, from.word);
-        self.move_kept_mark(from, (other, free));
+        self.copy_kept_mark(from, (other, free));
         self.wait_for_readers();
         if primary == other {
             self.release_overflow(primary);
@@ -440,7 +444,7 @@ impl<G: Grace> HashTable<G> {
     }
 
     /// Copies the mark of a moved word to its new place.
-    fn move_kept_mark(&mut self, from: DirectoryEntry, (bucket, at): (u32, usize)) {
+    fn copy_kept_mark(&mut self, from: DirectoryEntry, (bucket, at): (u32, usize)) {
         let position = from.bucket as usize * WORDS + from.at;
         let to = bucket as usize * WORDS + at;
         let bit = self.kept[position / 64] >> (position % 64) & 1;

@@ -41,7 +41,7 @@ pub struct Hooks {
     /// `None` when hooks can't be pinned.
     pins: Option<Pins>,
     persistence: Persistence,
-    /// Why missing pins can't be restored; `None` when no pin is missing.
+    /// Why the last [`Hooks::restore_pins`] failed; `None` when it succeeded.
     pinning_error: Option<String>,
     /// Attached programs, by the device's index.
     attached: BTreeMap<u32, Attachment>,
@@ -105,8 +105,9 @@ impl Hooks {
         }
     }
 
-    /// Restores the folder of pins and each pin, if they were removed. The next call retries after
-    /// a failure. A failure is logged when its reason changes.
+    /// Restores the folder of pins and each pin, if they were removed. After a failure the
+    /// remaining pins count as missing and are not checked, and the next call retries. A failure is
+    /// logged when its reason changes.
     pub fn restore_pins(&mut self) {
         let Some(pins) = &mut self.pins else {
             return;
@@ -133,15 +134,15 @@ impl Hooks {
         self.pinning_error = reason;
     }
 
-    /// Why missing pins can't be restored; `None` when no pin is missing.
+    /// Why the last [`Hooks::restore_pins`] failed; `None` when it succeeded.
     pub fn pinning_error(&self) -> Option<&str> {
         self.pinning_error.as_deref()
     }
 
     /// Attaches to all matching devices without a hook. First detaches from devices that are gone,
-    /// no longer match, are skipped or need another program. A failure is retried after [`RETRY`],
-    /// and logged when its reason changes. `foreign` holds the foreign programs with their device
-    /// indices.
+    /// have a new name, no longer match, are skipped or need another program. A failure is retried
+    /// after [`RETRY`], and logged when its reason changes. `foreign` holds the foreign programs
+    /// with their device indices.
     pub fn reconcile(
         &mut self,
         object: &mut EbpfObject,
@@ -385,6 +386,7 @@ impl Hooks {
         for (_, attached) in std::mem::take(&mut self.attached) {
             attached.keep_attached();
         }
+        // This releases the lock.
         self.pins = None;
     }
 }

@@ -40,8 +40,9 @@ pub struct Device {
     pub is_veth: bool,
     /// Whether the veth's peer is in another network namespace. Without meaning for other devices.
     pub peer_in_other_namespace: bool,
-    /// Whether a default route uses the device.
-    pub is_default_route: bool,
+    /// Whether a default route used the device when the routes were last read (see
+    /// [`Devices::list`]).
+    pub has_default_route: bool,
     /// Whether the device's type is Ethernet, so that its packets start with an Ethernet header.
     pub is_ethernet: bool,
     /// BPF filters of received packets, in the order in which they run.
@@ -155,7 +156,7 @@ impl Devices {
                 .context("reading the routes")?;
             self.devices.clone_from(&links);
             for device in &mut self.devices {
-                device.is_default_route = defaults.contains(&device.index);
+                device.has_default_route = defaults.contains(&device.index);
             }
             self.links = links;
             self.filters_read = None;
@@ -219,7 +220,7 @@ fn parse_device(link: LinkMessage) -> Option<Device> {
         queues: [0; 2],
         is_veth: false,
         peer_in_other_namespace: false,
-        is_default_route: false,
+        has_default_route: false,
         is_ethernet: link.header.link_layer_type == LinkLayerType::Ether,
         ingress_filters: Vec::new(),
         egress_filters: Vec::new(),

@@ -159,8 +159,8 @@ pub struct Datapath {
 impl Datapath {
     /// Creates and fills the tables, then attaches to all matching `devices` except those that a
     /// foreign program owns. A hook of an earlier agent answers until this agent's program replaces
-    /// its program atomically; if the device no longer matches, the hook is removed. Without
-    /// `pins`, hooks can't be pinned.
+    /// its program atomically; if this agent attaches nothing in its place, the hook is removed.
+    /// Without `pins`, hooks can't be pinned, and hooks that this agent does not replace stay.
     ///
     /// # Errors
     ///
@@ -283,7 +283,8 @@ impl Datapath {
         } = self;
         let interval = config.stale_after / RENEWALS_PER_LEASE;
         let jiffies = clock.jiffies(config.stale_after);
-        // A long publication renews the lease, because the publisher can't renew it meanwhile.
+        // A long publication renews the lease, because the publisher can't renew it meanwhile. A
+        // lease that has run out stays so until the tables are complete.
         tables.publish_all(data, &mut || {
             let is_due = (interval..config.stale_after).contains(&renewed.elapsed());
             if is_leased && is_due && object.set_lease(jiffies).is_ok() {
@@ -365,8 +366,8 @@ impl Datapath {
         self.config.stale_after / RENEWALS_PER_LEASE
     }
 
-    /// Attaches to matching devices without a hook, and detaches from devices that are gone, no
-    /// longer match, or are owned by a foreign program. Restores removed pins.
+    /// Attaches to matching devices without a hook, and detaches where the hook no longer fits: see
+    /// [`Hooks::reconcile`]. Restores removed pins.
     pub fn reconcile(&mut self, devices: &[Device]) {
         self.publish_card_addresses(devices);
         self.hooks.restore_pins();

@@ -20,15 +20,15 @@ pub fn zone_limits(data: &dyn ZoneData) -> Vec<String> {
         let bytes = zone.wire().len();
         if bytes > MAX_SUFFIX_LENGTH {
             limits.push(format!(
-                "the zone {zone} has {bytes} bytes, and the kernel compares suffixes of up to \
-                 {MAX_SUFFIX_LENGTH} bytes: CoreDNS answers names that don't exist in the zone, \
-                 and computed names such as those of pods"
+                "the name of the zone {zone} has {bytes} bytes, and the kernel compares suffixes \
+                 of up to {MAX_SUFFIX_LENGTH} bytes: CoreDNS answers names that don't exist in \
+                 the zone, and computed names such as those of pods"
             ));
         }
         if bytes < MIN_NAME {
             limits.push(format!(
-                "the zone {zone} has {bytes} bytes, and the kernel looks up names of {MIN_NAME} \
-                 to {MAX_NAME} bytes: CoreDNS answers shorter names of the zone"
+                "the name of the zone {zone} has {bytes} bytes, and the kernel looks up names of \
+                 {MIN_NAME} to {MAX_NAME} bytes: CoreDNS answers shorter names of the zone"
             ));
         }
     }
@@ -73,7 +73,7 @@ pub(super) fn answer_limit(names: usize) -> Option<String> {
     (names > 0).then(|| {
         format!(
             "{names} names have more answers than their records can hold, or answers longer than \
-             {MAX_ANSWER_LENGTH} bytes: CoreDNS answers these queries"
+             {MAX_ANSWER_LENGTH} bytes: CoreDNS answers the queries for these answers"
         )
     })
 }
@@ -141,6 +141,7 @@ mod tests {
             "{passed:?}"
         );
 
+        // `MAX_SUFFIXES` is 64. The zone itself needs one of them.
         let many: Vec<String> = (0..64).map(|it| format!("p{it}.zone.test")).collect();
         assert_eq!(limits(&["zone.test"], &many[1..]), [""; 0]);
         let many = limits(&["zone.test"], &many);

@@ -68,7 +68,8 @@ pub fn try_kernel(object_file: ObjectFile) -> Result<Trial, KernelRefusal> {
     let config = DatapathConfig {
         object_file,
         interfaces: Vec::new(),
-        // A network for documentation: RFC 5737 section 3.
+        // The programs for network cards answer only clients of an allowed network. This one is
+        // reserved for documentation: RFC 5737 section 3.
         allow: vec![Ipv4Net::new_assert([192, 0, 2, 0].into(), 24).into()],
         rate_limit: None,
         served_addresses: vec![SocketAddr::from(([192, 0, 2, 53], 53))],

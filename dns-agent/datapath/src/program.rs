@@ -181,7 +181,7 @@ impl EbpfObject {
     /// When this process can't open another file descriptor, or the object file lacks the map.
     pub fn client_map(&self) -> anyhow::Result<HashMap<MapData, ClientKey, u8>> {
         let Some(Map::HashMap(data)) = self.ebpf.map("CLIENTS") else {
-            return Err(anyhow!("the object has no hash map CLIENTS"));
+            return Err(anyhow!("the BPF object file has no hash map CLIENTS"));
         };
         let descriptor = data.fd().as_fd().try_clone_to_owned();
         let data = MapData::from_fd(descriptor.context("opening the map of clients")?)?;
@@ -198,7 +198,7 @@ impl EbpfObject {
         let program: &mut Xdp = self
             .ebpf
             .program_mut(name)
-            .ok_or_else(|| anyhow!("the object has no program {name}"))?
+            .ok_or_else(|| anyhow!("the BPF object file has no program {name}"))?
             .try_into()?;
         if program.fd().is_err() {
             program
@@ -217,7 +217,7 @@ impl EbpfObject {
         let program: &mut SchedClassifier = self
             .ebpf
             .program_mut(name)
-            .ok_or_else(|| anyhow!("the object has no program {name}"))?
+            .ok_or_else(|| anyhow!("the BPF object file has no program {name}"))?
             .try_into()?;
         if program.fd().is_err() {
             program
@@ -265,7 +265,7 @@ impl EbpfObject {
         let program: &Xdp = self
             .ebpf
             .program(LEASE_PROGRAM)
-            .ok_or_else(|| anyhow!("the object has no program {LEASE_PROGRAM}"))?
+            .ok_or_else(|| anyhow!("the BPF object file has no program {LEASE_PROGRAM}"))?
             .try_into()?;
         // The program reads the duration from the start of the packet. The kernel requires a packet
         // of at least an Ethernet header.
@@ -323,7 +323,7 @@ impl EbpfObject {
         let map = self
             .ebpf
             .map("OUTCOMES")
-            .ok_or_else(|| anyhow!("the object has no map OUTCOMES"))?;
+            .ok_or_else(|| anyhow!("the BPF object file has no map OUTCOMES"))?;
         let lines: PerCpuArray<_, OutcomeCounters> = PerCpuArray::try_from(map)?;
         let mut totals = NO_COUNTS;
         for counters in lines.get(&hook.line(source), 0)?.iter() {
@@ -336,7 +336,7 @@ impl EbpfObject {
 
     fn map_array(&self, name: &str, bytes: usize) -> anyhow::Result<Memory> {
         let Some(Map::Array(data)) = self.ebpf.map(name) else {
-            return Err(anyhow!("the object has no array {name}"));
+            return Err(anyhow!("the BPF object file has no array {name}"));
         };
         Memory::map(data.fd().as_fd(), bytes)
             .with_context(|| format!("mapping {name} ({bytes} bytes)"))

@@ -56,8 +56,8 @@ pub struct KernelTables<G> {
     pass_suffixes: BTreeSet<Name>,
     /// Names for which the last publication had no room.
     left_out: BTreeSet<Name>,
-    /// The number of publications of settings since the last grace period. Readers may still use
-    /// this many older copies.
+    /// The number of publications of settings since [`KernelTables::wait_for_readers`]. Readers may
+    /// still use up to this many older copies.
     unsettled_copies: u32,
     /// The counts of the last publication.
     pub(super) published: PublicationCounts,
@@ -358,6 +358,7 @@ impl<G: Grace> KernelTables<G> {
         entry: &NameEntry,
     ) -> anyhow::Result<()> {
         let Some(mut record) = records::build_record(round.data, name, entry) else {
+            // The kernel doesn't look up names of this length.
             return Ok(());
         };
         match self.table.put(&mut record) {
@@ -472,8 +473,8 @@ pub fn table_size(data: &dyn ZoneData, capacity: Option<usize>) -> TableSize {
         .max(names)
         .max(MIN_CAPACITY);
     let words = (room as f64 * WORDS_PER_NAME) as usize;
-    // Without a capacity, records of new names are assumed to be as long as the current records on
-    // average, or `BYTES_PER_NEW_NAME` if that is more.
+    // `BYTES_PER_NEW_NAME` for each spare name. Without a capacity at least an eighth of the
+    // current bytes, because the new records may be as long as the current ones.
     let spare = match capacity {
         Some(_) => 0,
         None => bytes / NAMES_PER_SPARE,
@@ -481,8 +482,8 @@ pub fn table_size(data: &dyn ZoneData, capacity: Option<usize>) -> TableSize {
     let bytes = bytes + spare.max((room - names) * BYTES_PER_NEW_NAME);
     TableSize {
         buckets: words.div_ceil(WORDS).next_power_of_two() as u32,
-        // No record starts in the last `REACH` bytes of a chunk. The additional chunk holds new
-        // records while the slots of replaced ones wait for a grace period.
+        // Every record starts at least `REACH` bytes before the end of its chunk. The additional
+        // chunk holds new records while the slots of replaced ones wait for a grace period.
         chunks: bytes.div_ceil(CHUNK - REACH) as u32 + 1,
     }
 }

@@ -14,7 +14,7 @@ use zerohop_zone as zone;
 use zerohop_zone::{ComputedNames, Name, NameEntry, OtherTypes, Rdata, Rtype, Sections, ZoneData};
 
 /// Builds the record of an existing name in the layout of [`dns_common::records`], padded to whole
-/// granules.
+/// granules. Its fields `slot` and `hash` are set when it is stored.
 ///
 /// `None` for a name of a length that the kernel doesn't look up. Queries for such names pass.
 #[must_use]
@@ -45,8 +45,8 @@ pub fn build_record(data: &dyn ZoneData, name: &Name, entry: &NameEntry) -> Opti
         .iter()
         .map(|(rtype, _)| has_data(data, name, *rtype))
         .collect();
-    // At an alias, `RecordHead::ALIAS` makes other types pass. A and AAAA have the answers of the
-    // target.
+    // At an alias, `RecordHead::ALIAS` makes all types pass except CNAME, A and AAAA. A and AAAA
+    // have the answers of the target.
     let others_pass = entry.other_types() == OtherTypes::Passed && !entry.is_alias();
     if rendered.len() > ANSWERS || others_pass {
         head.flags |= RecordHead::OTHER_TYPES_PASS;
@@ -236,8 +236,8 @@ fn render_answer(
     else {
         return None;
     };
-    let order = |rotation| zone::render(name, answer, data.zones(), rotation);
-    let sections = order(0);
+    let render_rotation = |rotation| zone::render(name, answer, data.zones(), rotation);
+    let sections = render_rotation(0);
     let length = sections.bytes.len();
     if !(MIN_ANSWER_LENGTH..=MAX_ANSWER_LENGTH).contains(&length) {
         return None;
@@ -255,7 +255,7 @@ fn render_answer(
         let stride = length.next_multiple_of(8);
         let mut stored = Vec::with_capacity(rotations * stride);
         for rotation in 0..rotations {
-            stored.extend(order(rotation).bytes);
+            stored.extend(render_rotation(rotation).bytes);
             stored.resize((rotation + 1) * stride, 0);
         }
         (stored, stride)

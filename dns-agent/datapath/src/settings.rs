@@ -95,8 +95,7 @@ pub fn build_settings(
         .iter()
         .map(|name| (name.wire(), 0, Suffix::PASS))
         .collect();
-    let zones = || data.zones().iter().take(MAX_SUFFIXES);
-    for (number, apex) in zones().enumerate() {
+    for (number, apex) in data.zones().iter().take(MAX_SUFFIXES).enumerate() {
         settings.zones[number] = build_zone(data, number)
             .with_context(|| format!("building the SOA record of {}", apex.name))?;
         // Names below an inner suffix that is too long for the settings look like names of this
@@ -179,8 +178,8 @@ fn push_suffix(settings: &mut Settings, name: &[u8], zone: u16, action: u16) {
     }
 }
 
-/// Sets the hardware addresses and the rate limit for network cards. All queries on cards after the
-/// first [`MAX_HARDWARE`] pass.
+/// Sets the hardware addresses and the rate limit for network cards. Queries to hardware addresses
+/// after the first [`MAX_HARDWARE`] pass.
 pub(super) fn set_card_settings(settings: &mut Settings, node_settings: &NodeSettings) {
     settings.hardware = [0; MAX_HARDWARE];
     settings.hardware_count = node_settings.card_addresses.len().min(MAX_HARDWARE) as u32;
@@ -374,7 +373,7 @@ mod tests {
     use super::*;
     use zerohop_zone::ModelBuilder;
 
-    /// Length and action of each suffix for the zone `zone.test` with these names delegated.
+    /// Wire length and action of each suffix, for the zone `zone.test` with these names delegated.
     fn suffixes(passed: &[&str]) -> Vec<(u32, u16)> {
         let name = |text: &str| Name::parse(text).unwrap();
         let mut builder = ModelBuilder::new(1);
@@ -432,6 +431,7 @@ mod tests {
 
     #[test]
     fn a_delegated_name_too_long_for_a_suffix_makes_its_zone_pass() {
+        // `.zone.test` and the length byte of the first label have 12 bytes in wire form.
         let fits = format!("{}.zone.test", "a".repeat(MAX_SUFFIX_LENGTH - 12));
         assert_eq!(
             suffixes(&[&fits]),

@@ -19,7 +19,7 @@ const LAST_START: u32 = ((CHUNK - REACH) / GRANULE) as u32;
 pub struct SlotAllocator {
     /// Numbers of the freed slots of each size.
     free: [Vec<u32>; SIZES.len()],
-    /// The granule from which on no granule has ever been allocated.
+    /// No granule from this number on has ever been allocated.
     fresh: u32,
     /// Granules in all chunks.
     granules: u32,
@@ -36,7 +36,8 @@ pub struct Slot {
     size_index: u8,
 }
 
-/// The size, in bytes, of the smallest slot that holds a record of `bytes` bytes.
+/// The size, in bytes, of the smallest slot that holds a record of `bytes` bytes. For a record that
+/// no slot holds: the size of the largest slot.
 #[must_use]
 pub fn slot_bytes(bytes: usize) -> usize {
     let granules = bytes.div_ceil(GRANULE) as u32;
@@ -172,6 +173,7 @@ mod tests {
     fn allocation_fails_when_full_or_too_large() {
         let mut slots = SlotAllocator::new(1);
         while slots.allocate(MAX_RECORD_LENGTH).is_some() {}
+        // The next granule is after `LAST_START`, so no shorter slot can start there either.
         assert_eq!(slots.allocate(64), None);
         assert_eq!(SlotAllocator::new(1).allocate(MAX_RECORD_LENGTH + 1), None);
     }

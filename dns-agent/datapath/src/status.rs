@@ -51,7 +51,8 @@ pub struct DatapathStatus {
 pub struct LeaseStatus {
     /// Seconds since the last renewal; before the first renewal, since the tables were created.
     pub age_seconds: f64,
-    /// Seconds until the lease expires; 0 when it has expired or was ended.
+    /// Seconds until the lease expires; 0 before its first renewal, and when it has expired or was
+    /// ended.
     pub remaining_seconds: f64,
     /// The lease's duration in seconds.
     pub stale_after_seconds: f64,
@@ -79,7 +80,7 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// When the kernel refuses to read the counters.
+    /// When the counters can't be read.
     pub fn status(&self) -> anyhow::Result<DatapathStatus> {
         Ok(DatapathStatus {
             outcomes: outcome_counts(&self.object, self.hooks.attached_programs())?,
@@ -98,7 +99,8 @@ impl Datapath {
         })
     }
 
-    /// Reasons why the kernel plane answers less than configured. Failed attachments
+    /// Reasons why the kernel plane answers less than configured, or why missing pins can't be
+    /// restored. Failed attachments
     /// ([`Datapath::failed_attachments`]) and exceeded size limits ([`Datapath::limits`]) are not
     /// among them. The agent reports these reasons as degraded.
     #[must_use]
@@ -135,6 +137,7 @@ impl Datapath {
         if left_out > 0 {
             let remedy = match self.config.capacity {
                 Some(_) => "give a larger --capacity, or leave it out to let the tables grow",
+                // The time is `REGROWTH_DELAY` of the agent.
                 None => "the agent tries again every 60 s: raise the pod's memory limit",
             };
             let names = self.tables.usage().names;

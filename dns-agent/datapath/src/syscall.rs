@@ -89,7 +89,7 @@ pub(super) fn tcx_programs(device: u32, direction: Direction) -> io::Result<Vec<
     Ok(ids[..(count as usize).min(MAX_TCX_PROGRAMS)].to_vec())
 }
 
-/// The name of a program, truncated by the kernel to 15 bytes. Needs CAP_SYS_ADMIN.
+/// The name of a program. The kernel stores at most 15 bytes. Needs CAP_SYS_ADMIN.
 pub(super) fn program_name(id: u32) -> io::Result<String> {
     let mut attributes = zeroed_attributes();
     attributes.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
@@ -137,7 +137,7 @@ pub(super) fn create_array() -> io::Result<OwnedFd> {
     create_map(bpf_map_type::BPF_MAP_TYPE_ARRAY, 0)
 }
 
-/// Creates an array of maps with one element: a map of the same kind and size as `inner`.
+/// Creates an array of maps with one empty element, for a map of the same kind and size as `inner`.
 pub(super) fn create_array_of_maps(inner: &OwnedFd) -> io::Result<OwnedFd> {
     create_map(bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS, descriptor(inner))
 }

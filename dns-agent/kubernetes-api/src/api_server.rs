@@ -22,12 +22,13 @@ use super::{
 };
 
 /// A response body is abandoned if it has no data for this long. API servers send a bookmark about
-/// once a minute.
+/// once a minute, so this allows for two missing bookmarks.
 pub(super) const MAX_SILENCE: Duration = Duration::from_secs(180);
 /// A request is abandoned if its response doesn't begin within this time. By default, API servers
 /// end requests other than watches after 60 seconds.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(70);
-/// Upper bound on the `Retry-After` of an API server.
+/// Upper bound on the delay that an API server requests, by the header `Retry-After` or in a
+/// `Status`.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 /// Reading the body of an error response ends after this many bytes.
 const MAX_ERROR_BODY: usize = 64 << 10;
@@ -56,10 +57,11 @@ pub(super) enum Failure {
     Refused {
         /// The HTTP status code, of the response or in an error event.
         code: u16,
-        /// How long the API server asks the client to wait. Zero if it doesn't say.
+        /// How long the API server asks the client to wait, at most [`MAX_RETRY_AFTER`]. Zero if it
+        /// doesn't say.
         retry_after: Duration,
-        /// The API server's message. After [`Failure::with_advice`] also the request and, for the
-        /// codes 401 and 403, what to do.
+        /// The API server's message, or its short reason if there is no message. After
+        /// [`Failure::with_advice`] also the request and, for the codes 401 and 403, what to do.
         reason: String,
     },
     /// Any other failure. In most cases there was no response, or it broke off, or it is malformed.
@@ -185,7 +187,8 @@ impl Failure {
 
     /// The failure that a `Status` in an error response or an error event describes.
     pub(super) fn from_status(status: Status) -> Failure {
-        // Classified as in client-go: by cause or, for old API servers, by message.
+        // The API server doesn't have the version yet. Detected as in client-go: by cause or, for
+        // old API servers, by message.
         let too_large = |text: &str| text.contains("Too large resource version");
         let is_ahead = too_large(&status.message)
             || status

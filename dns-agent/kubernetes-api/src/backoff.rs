@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-/// The longest wait after a first failure.
+/// The ceiling after a first failure.
 const FIRST_CEILING: Duration = Duration::from_millis(500);
-/// The longest wait after any number of failures.
+/// The highest ceiling.
 const LONGEST_CEILING: Duration = Duration::from_secs(30);
 
 /// The ceilings of an exponential back-off with full jitter. The caller waits for a [`jitter`] of

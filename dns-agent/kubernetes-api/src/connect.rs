@@ -18,7 +18,7 @@ const AGENT: &str = concat!("zerohop-dns-agent/", env!("CARGO_PKG_VERSION"));
 ///
 /// Credentials that the kubelet rotates take effect without a restart: kube reads the file of the
 /// ServiceAccount's token again for the first request after 50 seconds, and the file of the API
-/// server's certificate authority about once a minute.
+/// server's certificate authority for the first connection after a minute.
 ///
 /// # Errors
 /// When there is no configuration or it can't be used. The error names the configuration and what
@@ -87,8 +87,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("config");
         for text in [
+            // There is no file.
             None,
+            // The file isn't a kubeconfig.
             Some("clusters: 5"),
+            // The kubeconfig has no current context.
             Some("apiVersion: v1\nkind: Config\n"),
         ] {
             if let Some(text) = text {
@@ -97,10 +100,16 @@ mod tests {
             let error = connect(Some(&file))
                 .await
                 .map(|_| ())
-                .expect_err("unusable");
+                .expect_err("an unusable kubeconfig was accepted");
             let error = format!("{error:#}");
-            assert!(error.contains(&file.display().to_string()), "{error}");
-            assert!(error.contains("--kubeconfig takes"), "{error}");
+            assert!(
+                error.contains(&file.display().to_string()),
+                "the error doesn't name the file: {error}"
+            );
+            assert!(
+                error.contains("--kubeconfig takes"),
+                "the error doesn't say what to do: {error}"
+            );
         }
     }
 

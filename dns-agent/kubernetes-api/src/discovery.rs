@@ -136,8 +136,9 @@ async fn poll_kinds(api: &ApiServer, first_jitter: Duration, sender: &mpsc::Send
                 if !matches!(previous, FeedActivity::Retrying { .. }) {
                     warn!(
                         error,
-                        "can't read which kinds of policies the API server serves: \
-                         the agent uses the kinds that it read last, and retries"
+                        "can't read which kinds of policies the API server serves: the agent \
+                         retries, and uses the kinds that it read last; before the first success, \
+                         CoreDNS answers all pods"
                     );
                 }
                 jitter(backoff.next_ceiling())

@@ -22,8 +22,8 @@ pub struct FeedHealth {
     /// When the activity began.
     pub since: Instant,
     /// When the API server last sent the end of a list or, after the list, a change or a bookmark.
-    /// The start of a watch doesn't count. `None` before the first list has ended. For
-    /// [`Feed::PolicyKinds`]: when the last successful poll ended.
+    /// The start of a watch doesn't count. `None` before the first list has ended, also for a feed
+    /// that has been restarted. For [`Feed::PolicyKinds`]: when the last successful poll ended.
     pub last_received: Option<Instant>,
     silence: SilenceRule,
     /// Number of list requests.
@@ -32,7 +32,7 @@ pub struct FeedHealth {
     pub watches: u64,
     /// Number of events for existing objects, from lists and watches.
     pub applied: u64,
-    /// Number of events for unusable objects.
+    /// Number of [`Event::Unusable`]: unusable objects, and events that can't be parsed.
     pub unusable: u64,
 }
 
@@ -52,9 +52,10 @@ pub enum FeedActivity {
     Resting,
     /// Waits to send its first list request, or for the response.
     Waiting,
-    /// Reads a list.
+    /// Reads a list, or waits for the response to the watch request after it.
     Listing,
-    /// Reads changes.
+    /// Reads changes, or requests the next watch or list after a watch has ended. For
+    /// [`Feed::PolicyKinds`]: the last poll succeeded.
     Watching,
     /// Waits or retries after an error, until the API server responds.
     Retrying {

@@ -1,5 +1,5 @@
-//! Splits response bodies into objects while they arrive, so that memory holds only the last chunk,
-//! and the beginning of an object before it.
+//! Splits response bodies into objects while they arrive. Memory holds only the last chunk and, if
+//! an object began in an earlier chunk, the beginning of that object.
 
 use std::ops::Range;
 
@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use super::api_server::Failure;
 
-/// Upper bound on one object, in bytes. etcd limits requests to 1.5 MiB by default.
+/// Upper bound on one object, in bytes: far above the 1.5 MiB to which etcd limits requests by
+/// default.
 const MAX_OBJECT: usize = 32 << 20;
 
 /// Splits a list's body: `{"metadata": {"resourceVersion": …}, "items": […]}`.
@@ -78,8 +79,8 @@ impl ListSplitter {
     }
 
     fn next_item_range(&mut self) -> Result<Option<Range<usize>>, Failure> {
-        // White space and commas are skipped without checks, because each item is parsed
-        // separately.
+        // Commas are skipped like white space. So missing and surplus commas are accepted, which
+        // does no harm, because values are found without them.
         while let Some(byte) = self.buffer.skip(b" \t\r\n,") {
             match (self.position, byte) {
                 (ListPosition::Start, b'{') => {

@@ -5,15 +5,15 @@
 //! * A list is read as a stream, object by object. Even a list of 50,000 EndpointSlices puts
 //!   neither its whole body nor a second copy of the objects in memory.
 //! * The requests let API servers answer lists from memory, which costs them least. Since
-//!   Kubernetes 1.34, the list is the beginning of a watch (a streamed list). Older API servers
-//!   receive plain list requests without a limit. The first one accepts any state
-//!   (`resourceVersion=0`).
+//!   Kubernetes 1.34, the list is the beginning of a watch (a streamed list). Lists are plain,
+//!   without a limit, if the API server is older or its version is unknown, and for policies that
+//!   Zerohop doesn't evaluate. The first list accepts any state (`resourceVersion=0`).
 //! * An unreadable object is reported as [`Event::Unusable`] and doesn't stop the list.
 //!
 //! The protocol follows client-go's reflector, so that API servers see a familiar client. Resource
 //! versions are opaque. A list after the first one requests a state not older than the last version
-//! seen, or the newest state if that version is gone. Each watch requests a timeout of 5 to 10
-//! minutes, after which the API server ends it.
+//! seen, or the newest state if the API server doesn't have that version. Each watch requests a
+//! timeout of 5 to 10 minutes, after which the API server ends it.
 //!
 //! A list that breaks off sends no [`Event::ListEnded`]. The retry sends another
 //! [`Event::ListStarted`], and the objects reported by the broken list stay reported.
@@ -77,7 +77,8 @@ pub struct SourceOptions {
     /// headless Services. Without effect with [`EndpointScope::All`].
     pub dns: Option<ObjectKey>,
     /// Upper bound of the random delay before the first list of each feed, so that the agents of a
-    /// starting cluster don't all list at once.
+    /// starting cluster don't all list at once. The slices of headless Services have no delay of
+    /// their own, because they are listed after the Services.
     pub first_list_jitter: Duration,
 }
 
@@ -158,8 +159,10 @@ impl KubernetesSource {
         KubernetesSource::start_feeds(client, feeds, Duration::ZERO, events)
     }
 
-    /// Starts reading the objects that decide which pods may query the cluster's DNS. Otherwise
-    /// like [`KubernetesSource::start`].
+    /// Starts reading the objects that decide which pods may query the cluster's DNS, except those
+    /// of [`KubernetesSource::start_dns_pods`], [`KubernetesSource::start_all_namespaces`] and
+    /// [`KubernetesSource::start_unevaluated_policies`]. Otherwise like
+    /// [`KubernetesSource::start`].
     #[must_use]
     pub fn start_policies(
         client: Client,
@@ -172,7 +175,7 @@ impl KubernetesSource {
     }
 
     /// Starts reading the Pods of the cluster's DNS: those with `labels` in `namespace`. Otherwise
-    /// as [`KubernetesSource::start`].
+    /// like [`KubernetesSource::start`].
     #[must_use]
     pub fn start_dns_pods(
         client: Client,
@@ -217,13 +220,13 @@ impl KubernetesSource {
     /// DNSCache). A source from [`KubernetesSource::start_policies`] reads the same objects and
     /// more. Otherwise like [`KubernetesSource::start`].
     #[must_use]
-    pub fn start_dns_service_and_pods(
+    pub fn start_dns_service_and_node_pods(
         client: Client,
         scope: &PolicyScope,
         first_list_jitter: Duration,
         events: mpsc::Sender<Event>,
     ) -> KubernetesSource {
-        let feeds = selection::dns_service_and_pods(scope).into();
+        let feeds = selection::dns_service_and_node_pods(scope).into();
         KubernetesSource::start_feeds(client, feeds, first_list_jitter, events)
     }
 
@@ -285,7 +288,7 @@ impl KubernetesSource {
             if let Some(slices) = headless_slices {
                 tasks.spawn(watch_slices(services, slices, api, events.clone()));
             }
-            // The feeds have clones of the sender. The channel closes when all feeds have ended.
+            // From here on, only the feeds keep the channel open.
             drop(events);
             tasks.join_all().await;
         };

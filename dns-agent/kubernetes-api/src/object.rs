@@ -130,7 +130,8 @@ impl<'a> ObjectJson<'a> {
         }
     }
 
-    /// The event for a deleted object.
+    /// The event for a deleted object. For the feed of a ConfigMap, it reports that the ConfigMap
+    /// doesn't exist.
     pub(super) fn deleted_event(&self) -> Event {
         if let Some(absent) = Event::absent(self.feed) {
             return absent;

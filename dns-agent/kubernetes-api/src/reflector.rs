@@ -19,8 +19,8 @@ use super::{
     selection::{FeedSelection, ResourceVersion},
 };
 
-/// Upper bound of the random delay before a list that an API server forces, possibly on all agents
-/// at once. The back-off may raise it.
+/// Upper bound of the random delay before a list that all agents may need at the same time, such as
+/// after an API server has lost a resource version. The back-off may raise it.
 const LIST_JITTER: Duration = Duration::from_secs(5);
 /// A watch that ends within this time counts as a failure and is reopened after a delay. Otherwise
 /// an API server or a proxy that ends all watches at once would get requests without a pause.
@@ -193,6 +193,7 @@ impl Reflector {
 
     /// Reads the changes after the last version seen.
     async fn read_changes(&mut self) -> Result<(), Failure> {
+        // The end of a list sets the version before the first watch.
         let ResourceVersion::Seen(version) = &self.version else {
             self.next = NextRequest::List;
             return Ok(());

@@ -26,7 +26,7 @@ const WATCH_DURATION: Duration = Duration::from_secs(300);
 pub(super) struct FeedSelection {
     /// The feed that reports the objects.
     pub(super) feed: Feed,
-    /// The objects' resource with its group, as in RBAC rules.
+    /// The objects' resource with its group, as `kubectl` names it.
     pub(super) resource: &'static str,
     /// The namespace of the objects. `None`: all namespaces.
     pub(super) namespace: Option<String>,
@@ -52,8 +52,7 @@ pub(super) enum ResourceVersion {
     Newest,
 }
 
-/// The selections of all feeds that names are made from, except the EndpointSlices of headless
-/// Services.
+/// The selections of all feeds that names are made from, except those of [`headless_slices`].
 pub(super) fn object_feeds(options: &SourceOptions) -> Vec<FeedSelection> {
     let objects = options.selectors.objects.to_string();
     let mut all = vec![
@@ -87,7 +86,8 @@ pub(super) fn headless_slices(options: &SourceOptions) -> Option<FeedSelection> 
     is_wanted.then(|| slices(Feed::SLICES).with_labels(options.selectors.objects.to_string()))
 }
 
-/// The objects that decide which pods may query the cluster's DNS, except the DNS pods themselves.
+/// The objects that decide which pods may query the cluster's DNS, except those of [`dns_pods`],
+/// [`all_namespaces`] and [`unevaluated_policies`].
 pub(super) fn policies(scope: &PolicyScope) -> Vec<FeedSelection> {
     let PolicyScope { node, dns } = scope;
     let policies = "networkpolicies.networking.k8s.io";
@@ -111,7 +111,7 @@ pub(super) fn policies(scope: &PolicyScope) -> Vec<FeedSelection> {
 
 /// The objects that show which pods answer DNS in front of CoreDNS (NodeLocal DNSCache). They are a
 /// part of [`policies`].
-pub(super) fn dns_service_and_pods(scope: &PolicyScope) -> Vec<FeedSelection> {
+pub(super) fn dns_service_and_node_pods(scope: &PolicyScope) -> Vec<FeedSelection> {
     let read = [Feed::DnsService, Feed::Clients];
     let mut selections = policies(scope);
     selections.retain(|selection| read.contains(&selection.feed));
@@ -139,7 +139,7 @@ pub(super) fn dns_pods(namespace: &str, labels: &Labels) -> FeedSelection {
     pods
 }
 
-/// All Namespaces, with their labels.
+/// All Namespaces, without a selector, because policies select clients by the labels of namespaces.
 pub(super) fn all_namespaces() -> FeedSelection {
     FeedSelection::all_of::<core::Namespace>(Feed::ClientNamespaces, "namespaces")
 }
@@ -173,8 +173,8 @@ fn slices(feed: Feed) -> FeedSelection {
 }
 
 impl FeedSelection {
-    /// The request for a complete list. It sets no `limit`, because API servers of all versions
-    /// answer lists with a resource version and without a limit from memory.
+    /// The request for a complete list. It sets no `limit`: if a list request has a resource
+    /// version and no limit, API servers of all versions answer it from memory.
     pub(super) fn list_request(
         &self,
         version: &ResourceVersion,

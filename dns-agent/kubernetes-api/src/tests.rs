@@ -98,7 +98,11 @@ impl FeedSetup {
     /// The next event, in the form of [`describe_event`].
     async fn event(&mut self) -> String {
         let event = timeout(Duration::from_secs(3600), self.events.recv()).await;
-        describe_event(&event.expect("no event").expect("the feed ended"))
+        describe_event(
+            &event
+                .expect("no event within an hour")
+                .expect("the feed ended"),
+        )
     }
 
     fn health(&self) -> FeedHealth {
@@ -109,7 +113,7 @@ impl FeedSetup {
     fn error(&self) -> String {
         match self.health().activity {
             FeedActivity::Retrying { error } => error,
-            other => panic!("{other:?}"),
+            other => panic!("the feed is not retrying: {other:?}"),
         }
     }
 }

@@ -35,6 +35,7 @@ async fn a_list_of_any_length_takes_little_memory() {
         ..SourceOptions::default()
     };
     let _source = KubernetesSource::start(client, &options, sender);
+    // The request for the version, without which lists are plain.
     api.next_request()
         .await
         .refuse(404, "NotFound", "no version");
@@ -61,14 +62,14 @@ async fn a_list_of_any_length_takes_little_memory() {
                 break;
             }
             Event::ListStarted(_) => {}
-            other => panic!("{other:?}"),
+            other => panic!("unexpected event: {other:?}"),
         }
     }
     assert_eq!(applied, SLICES);
     let peak = counting_allocator::take_peak() - before;
     let body = body.await.unwrap();
     println!("at most {peak} bytes allocated for a body of {body} bytes");
-    assert!(peak < 1 << 20, "{peak} bytes allocated");
+    assert!(peak < 1 << 20, "{peak} bytes allocated, more than 1 MiB");
     assert!(
         body > 100 * peak,
         "{peak} bytes allocated for {body} bytes of body"

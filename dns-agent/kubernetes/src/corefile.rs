@@ -59,7 +59,7 @@ pub struct AdoptedSettings {
     pub namespaces: Vec<String>,
     /// Label selectors of the objects that make records.
     pub selectors: Selectors,
-    /// How Services without endpoints are answered.
+    /// How Services with a ClusterIP, but without a ready endpoint, are answered.
     pub empty_services: EmptyServices,
     /// How an endpoint without a host name is named.
     pub endpoint_names: EndpointNames,

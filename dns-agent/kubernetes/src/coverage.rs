@@ -1,10 +1,10 @@
 //! Tracks for which headless Services all EndpointSlices are watched.
 //!
-//! A slice belongs to the Service that its label `kubernetes.io/service-name` names. CoreDNS reads
-//! no other label. Other labels are unreliable: controllers write them when they create a slice and
-//! keep them when the Service changes, and people copy them. Therefore the names of a headless
-//! Service are answered only while the agent watches all slices whose label names the Service.
-//! Otherwise the names are delegated to CoreDNS.
+//! A slice belongs to the Service that its label `kubernetes.io/service-name` names. CoreDNS
+//! assigns slices to Services by this label alone. Other labels are unreliable: controllers write
+//! them when they create a slice and keep them when the Service changes, and people copy them.
+//! Therefore the names of a headless Service are answered only while the agent watches all slices
+//! whose label names the Service. Otherwise the names are delegated to CoreDNS.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl Coverage {
         }
     }
 
-    /// Replaces the coverage of a feed. [`Coverage::Every`] is never narrowed.
+    /// Replaces the coverage of a feed. [`Coverage::Every`] stays as it is.
     pub(super) fn record(&mut self, feed: Feed, covered: Covered) {
         match (self, covered) {
             (coverage, Covered::Every) => *coverage = Coverage::Every,

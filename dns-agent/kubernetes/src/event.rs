@@ -18,9 +18,9 @@ pub enum Event {
         feed: Feed,
         /// The current state of the object.
         object: Object,
-        /// When the cluster change behind this event happened. `None` without the annotation
-        /// `endpoints.kubernetes.io/last-change-trigger-time`, which controllers write only on
-        /// EndpointSlices.
+        /// When the cluster change behind this event happened. `None` without a readable annotation
+        /// `endpoints.kubernetes.io/last-change-trigger-time`. Of the objects that feeds report,
+        /// controllers write it only on EndpointSlices.
         changed: Option<SystemTime>,
     },
     /// An object was deleted, or is no longer selected. Another feed may now report it.
@@ -37,12 +37,13 @@ pub enum Event {
         /// The object and the reason.
         problem: Problem,
         /// A placeholder that delegates the names of a Service, or of an EndpointSlice's endpoints,
-        /// to CoreDNS. `None` for other kinds, if the object's name can't be read, or if the label
-        /// with the Service of an EndpointSlice can't be read.
+        /// to CoreDNS. `None` for other kinds and for feeds of the client policy. Also `None` if
+        /// the object's name can't be read, or if the label with the Service of an EndpointSlice is
+        /// missing or can't be read.
         placeholder: Option<Object>,
     },
     /// A feed of EndpointSlices has listed all slices of these Services, and watches them. This
-    /// replaces the feed's previous coverage.
+    /// replaces the feed's previous coverage, unless that was [`Covered::Every`].
     Covered(Feed, Covered),
     /// The list has ended. Objects that the feed reported before the list, but not in the list, are
     /// gone.
@@ -57,7 +58,7 @@ pub enum Event {
         /// Whether the kubelet updates the Corefile in running pods.
         updates: ConfigMapUpdates,
     },
-    /// A ConfigMap with the configuration of NodeLocal DNSCache.
+    /// The ConfigMap with the configuration of NodeLocal DNSCache that this source reads.
     CacheConfig {
         /// The ConfigMap's entries. `None` if the ConfigMap doesn't exist.
         data: Option<BTreeMap<String, String>>,
@@ -71,7 +72,7 @@ pub enum Event {
 /// Whether running pods receive later changes of a ConfigMap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigMapUpdates {
-    /// The kubelet updates the mounted files.
+    /// The kubelet updates the mounted files, except those mounted by `subPath`.
     Propagated,
     /// The kubelet never reads a ConfigMap with `immutable: true` again while a pod of its node
     /// uses it, even after the ConfigMap is deleted and recreated (kubernetes/kubernetes,

@@ -33,11 +33,12 @@ pub enum Feed {
     Clients,
     /// The Namespace of the cluster's DNS Service, for the client policy.
     DnsNamespace,
-    /// The cluster's DNS Service, for the client policy.
+    /// The cluster's DNS Service, for the client policy and for NodeLocal DNSCache.
     DnsService,
     /// EndpointSlices of the cluster's DNS Service, for the client policy.
     DnsEndpoints,
-    /// Pods of the cluster's DNS, for the client policy.
+    /// Pods of the cluster's DNS, for the client policy, and because their start times show which
+    /// Corefile they have read.
     DnsPods,
     /// Services to which NodeLocal DNSCache may forward queries for cluster names.
     UpstreamServices,
@@ -60,7 +61,8 @@ const PART_NAMES: [&str; 8] = [
 impl Feed {
     /// All EndpointSlices, or the first part of those of headless Services.
     pub const SLICES: Feed = Feed::Slices(0);
-    /// The number of [`Feed::Slices`] feeds that can exist.
+    /// The number of [`Feed::Slices`] feeds that can exist. If the names of the headless Services
+    /// don't fit into their requests, the agent watches all EndpointSlices.
     pub const SLICE_PARTS: u8 = PART_NAMES.len() as u8;
 
     /// The feed's name in logs and status.

@@ -93,7 +93,8 @@ pub enum ReloadMode {
     ByPlugin,
     /// At once, by a signal to itself (`-reloadwithsignal`).
     BySignal,
-    /// Never, because the kubelet doesn't update a file that is mounted by `subPath`.
+    /// Never after a change of the Corefile or of its template, because the kubelet doesn't update
+    /// a file that is mounted by `subPath`.
     Never,
 }
 
@@ -160,7 +161,7 @@ impl NodeCache {
         let command = CommandFlags::read(&words);
         let Some(local_ip) = command.value("localip") else {
             return Some(NodeCache::unreadable(
-                "its command has an unreadable -localip",
+                "its command contains -localip, but not as a flag with a value",
             ));
         };
         let addresses: Result<Vec<IpAddr>, _> = local_ip.split(',').map(str::parse).collect();
@@ -219,8 +220,8 @@ impl CacheConfig {
         }
     }
 
-    /// Finds the configuration of a node cache by its flags and mounts. `Err` holds the reason as a
-    /// clause.
+    /// Finds the configuration of a node cache by its flags, mounts and variables. `Err` holds the
+    /// reason as a clause.
     fn from_command(
         command: &CommandFlags<'_>,
         local_ip: &str,
@@ -234,6 +235,10 @@ impl CacheConfig {
             None => Ok(default.to_owned()),
         };
         let conf = flag("conf", "")?;
+        if conf.is_empty() {
+            // CoreDNS then reads `Corefile` in the working directory, which Zerohop doesn't know.
+            return Err("its command has no path in -conf".to_owned());
+        }
         let base = flag("basecorefile", "/etc/coredns/Corefile.base")?;
         let kube_dns = flag("kubednscm", "/etc/kube-dns")?;
         let mut reload_mode = if command.is_set("reloadwithsignal") {
@@ -252,7 +257,10 @@ impl CacheConfig {
                 }
                 Ok(ConfigMapEntry { map, key })
             }
-            FileLocation::Writable => Err("its Corefile is not in a ConfigMap".to_owned()),
+            // Only a template gets here: node-cache generates a Corefile in a writable place.
+            FileLocation::Writable => Err(format!(
+                "the template of its Corefile, {base} (-basecorefile), is not in a ConfigMap"
+            )),
             FileLocation::Unknown(reason) => Err(reason),
         };
         // node-cache generates its Corefile, and writes it to the path `-conf`. If that is a file
@@ -267,14 +275,15 @@ impl CacheConfig {
         let upstream_service = flag("upstreamsvc", "kube-dns")?;
         // node-cache reads the Service's address from a variable that the kubelet sets
         // (`cmd/node-cache/app/cache_app.go`). The container's own variables override it.
-        let address = format!(
+        let host_variable = format!(
             "{}_SERVICE_HOST",
             upstream_service.to_uppercase().replace('-', "_")
         );
         let mut variables = container.env.iter().flatten();
-        if variables.any(|variable| variable.name == address) {
+        if variables.any(|variable| variable.name == host_variable) {
             return Err(format!(
-                "the variable {address} sets the server to which the node cache forwards queries"
+                "its container sets the variable {host_variable}, so the server to which it \
+                 forwards queries is unknown"
             ));
         }
         Ok(CacheConfig {

@@ -36,7 +36,8 @@ pub struct Service {
 /// What a Service's name resolves to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceKind {
-    /// Virtual addresses. Empty until the API server has allocated one.
+    /// Virtual addresses. Empty until the API server has allocated one, or if a manifest file
+    /// states none.
     ClusterIp(Box<[IpAddr]>),
     /// The addresses of the Service's endpoints.
     Headless,
@@ -46,6 +47,8 @@ pub enum ServiceKind {
     /// Another domain name.
     ExternalName(Box<str>),
     /// The object can't be read. The names are delegated to CoreDNS, which may be able to read it.
+    /// The index also substitutes this kind for a headless Service whose slices are not all
+    /// watched.
     Unreadable,
 }
 
@@ -86,7 +89,8 @@ pub struct Endpoint {
     pub hostname: Option<Box<str>>,
     /// The name of the endpoint's target, usually a Pod.
     pub pod: Option<Box<str>>,
-    /// The endpoint's topology zone, in lower case.
+    /// The topology zone of the address, in lower case. If several endpoints of a slice have the
+    /// address, it is the zone of the last one that has a zone.
     pub zone: Option<Arc<str>>,
 }
 

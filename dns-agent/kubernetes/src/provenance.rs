@@ -23,8 +23,8 @@ pub struct Provenance<'a> {
 /// Where a record came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The objects that make the record: a Service, the EndpointSlices that list the endpoint, one
-    /// or more Pods, or a Namespace.
+    /// The objects that make the record: a Service, EndpointSlices that list an endpoint, or both;
+    /// one or more Pods; or a Namespace.
     Objects(Vec<ObjectRef>),
     /// The settings. No object is needed for the record.
     Settings,
@@ -97,7 +97,7 @@ impl<'a> Provenance<'a> {
         Origin::Objects(objects)
     }
 
-    /// Explains to an operator why a name has no record of a type. At most one sentence for each
+    /// Explains to an operator why a name has no record of a type. At most one reason for each
     /// cluster domain that the name is in; empty if there is nothing to explain.
     #[must_use]
     pub fn reasons_for_absence(&self, name: &Name, rtype: Rtype) -> Vec<String> {
@@ -401,7 +401,8 @@ fn stored_owner<'a>(contribution: &'a Contribution, owner: &Name) -> Cow<'a, Nam
 }
 
 /// Whether the records are equal apart from the weight of SRV records. The weight depends on the
-/// number of records, so it differs if only one of several slices contributes.
+/// number of endpoints and ports, so it differs if only one of several slices contributes. The
+/// priority is always 0.
 fn is_equal_except_weight(a: &Rdata, b: &Rdata) -> bool {
     match (a, b) {
         (Rdata::Srv(a), Rdata::Srv(b)) => a.port == b.port && a.target == b.target,

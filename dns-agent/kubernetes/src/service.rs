@@ -42,6 +42,7 @@ struct ListedAddress<'a> {
     /// The endpoint's name below the Service. `None` if the label is invalid or the name too long.
     name: Option<Name>,
     ports: &'a [Port],
+    /// The topology zone.
     zone: Option<&'a str>,
 }
 
@@ -52,6 +53,7 @@ struct AddressPort<'a> {
     /// The name that a SRV record points at. `None` if the address has no name.
     target: Option<&'a Name>,
     port: &'a Port,
+    /// The topology zone.
     zone: Option<&'a str>,
 }
 
@@ -88,8 +90,9 @@ pub(super) fn contribute_service(
                     "the Service is headless and the files have no EndpointSlice for it, so \
                      CoreDNS answers its names; add its EndpointSlices to the files"
                 }
-                // The source of an unreadable Service reports it. `Index::count_uncovered` counts
-                // the Services that are here because they are uncovered.
+                // The source of an unreadable Service reports it. `Index::contribution` passes an
+                // unreadable Service in place of an uncovered one, and `Index::count_uncovered`
+                // counts these.
                 _ => return out,
             };
             out.add_problem(service, "spec.clusterIP", reason.into());
@@ -171,8 +174,8 @@ pub(super) fn contribute_service(
     out
 }
 
-/// Computes only the pointers of a Service, because the Service's own names are not answered.
-/// CoreDNS makes PTR records even for such a Service, and for slices without a Service.
+/// Computes only the pointers of a Service. CoreDNS makes PTR records even for a Service whose own
+/// names it denies, and for slices without a Service.
 pub(super) fn contribute_pointers(
     key: &ObjectKey,
     service: Option<&Service>,

@@ -34,8 +34,8 @@ pub struct ZoneSettings {
     /// The DNS addresses that the cluster's clients use. A Service with one of them as its
     /// ClusterIP is a name server of the cluster domains.
     pub served_addresses: Vec<IpAddr>,
-    /// The addresses of `ns.dns.<zone>`, which is the name server of a zone if no Service is its
-    /// name server. Empty: the name has no address.
+    /// The addresses of `ns.dns.<zone>`, which is the name server of a cluster domain if no Service
+    /// is. Empty: the name has no address.
     pub name_server_addresses: Vec<IpAddr>,
     /// How queries for the name servers of the zones are answered.
     pub name_servers: NameServers,

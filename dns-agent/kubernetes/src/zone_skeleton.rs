@@ -1,5 +1,6 @@
 //! The zone skeleton: the names that exist without any object. These are the apexes, `ns.dns`,
-//! `dns-version`, and `svc` and `pod`, below which Services and Pods have their names.
+//! `dns-version`, and `svc` and `pod`, below which Services and Pods have their names. If every
+//! namespace counts as existing, the names of namespaces are computed from `svc` and `pod`.
 
 use std::collections::BTreeSet;
 
@@ -85,7 +86,8 @@ impl ZoneSkeleton {
         for name in &settings.passed {
             builder.delegate(name.clone());
         }
-        // With `Headless`, only CoreDNS knows the PTR records of endpoints.
+        // With `Headless`, only CoreDNS knows the endpoints of ClusterIP Services, which may have
+        // PTR records.
         let lacks_pointers =
             settings.endpoint_scope == EndpointScope::Headless || inputs.has_unreadable;
         // CoreDNS ignores additional labels in front of an IPv6 address's reverse name.

@@ -33,14 +33,14 @@ pub(super) struct RelevantRecords {
     /// The CNAMEs and DNAMEs from the queried name on, the data at their end, and signatures.
     pub(super) answer: Vec<Record>,
     /// SOA, NS and DS records at or above the last name, NSEC and NSEC3 records of the zone, and
-    /// signatures. Empty if the chain ends at a local name.
+    /// signatures. Empty with [`ChainEnd::Local`].
     pub(super) authority: Vec<Record>,
-    /// The addresses of hosts named in the other sections, and signatures. Empty if the chain ends
-    /// at a local name.
+    /// The addresses of hosts named in the other sections, and signatures. Empty with
+    /// [`ChainEnd::Local`].
     pub(super) additional: Vec<Record>,
     /// The last name: the queried name, or the name that the CNAMEs lead to.
     pub(super) last_name: Name,
-    /// Why the chain of CNAMEs ends at the last name.
+    /// Where the chain ends.
     pub(super) chain_end: ChainEnd,
     /// Number of records of the response that are not in the three sections above.
     pub(super) left_out: usize,
@@ -86,6 +86,8 @@ impl Response {
         let (mut authority, mut additional) = (Vec::new(), Vec::new());
         // If the chain ends at a local name, only the CNAMEs that lead there are trusted.
         if chain_end != ChainEnd::Local {
+            // If the last name is local here, the cluster's DNS was queried for a local name, and
+            // is trusted about other local names too.
             let is_trusted =
                 |name: &Name| !local_names.contains(name) || local_names.contains(&last_name);
             authority = retain_zone_records(authorities, &last_name, is_trusted);
@@ -224,6 +226,7 @@ fn retain_zone_records(
     let apexes: Vec<Name> = (records.iter().filter(is_apex))
         .map(|record| record.owner.clone())
         .collect();
+    // Without SOA and NS records, the zone of the records is not known.
     let is_in_zone =
         |name: &Name| apexes.is_empty() || apexes.iter().any(|apex| name.is_at_or_below(apex));
     records.retain(|record| match signed_type(record) {

@@ -77,7 +77,9 @@ impl Canary {
         match reply.get(2..8) {
             // QR is set, the code is NOERROR, and ANCOUNT is 1 (RFC 1035 section 4.1.1).
             Some([flags, code, _, _, 0, 1]) if flags & 0x80 != 0 && code & 0x0f == 0 => Ok(()),
-            _ => Err(format!("sends an unexpected reply: {reply:02x?}")),
+            _ => Err(format!(
+                "does not answer {zone} SOA with NOERROR and one record; the reply is {reply:02x?}"
+            )),
         }
     }
 }

@@ -24,8 +24,9 @@ use super::{
 
 /// Upper bound on upstream queries for one client query.
 const MAX_UPSTREAM_QUERIES: usize = 4;
-/// Upper bound on the CNAMEs of a chain that ends with local data or goes on with an upstream
-/// query. The last upstream's response may add more.
+/// Upper bound on the CNAMEs of a chain that ends with local records or goes on with an upstream
+/// query. A chain that ends with an upstream's response, or with a local negative answer, may be
+/// longer by the CNAMEs of one response.
 const MAX_ANSWER_CNAMES: usize = 64;
 
 impl Query {
@@ -34,9 +35,10 @@ impl Query {
     /// fits the limit of the client's transport and EDNS size, and has no records that don't belong
     /// to the question.
     ///
-    /// If the response's CNAMEs lead to a local name, the local data continues the answer, or
-    /// another upstream query is needed. The reply is SERVFAIL if the response can't be parsed, or
-    /// is truncated and the client uses TCP.
+    /// If the CNAMEs of a response with NOERROR or NXDOMAIN lead to a local name, the local data
+    /// continues the answer, or another upstream query is needed. The reply is SERVFAIL if the
+    /// response can't be parsed, if it is truncated and the client uses TCP, or if the chain is a
+    /// loop or too long when it goes on locally.
     pub fn relay(
         &self,
         response: &Response,
@@ -140,6 +142,7 @@ impl Chase {
         if has_data {
             return match rcode {
                 OptRcode::NOERROR => self.reply_message(rcode, flags, [&[], &[]], rotation),
+                // NXDOMAIN contradicts the data.
                 _ => self.servfail(),
             };
         }

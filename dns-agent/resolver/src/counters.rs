@@ -26,7 +26,8 @@ pub struct ResolverCounters {
     pub(super) connections_refused: AtomicU64,
 }
 
-/// A snapshot of the counters. They leave out the queries of the canary and the probes for loops.
+/// A snapshot of the counters. They leave out the queries of the canary, and the probes for loops
+/// that are sent to upstreams. A probe that an upstream sends back is counted as a query.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResolverCounts {

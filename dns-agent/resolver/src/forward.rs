@@ -169,8 +169,8 @@ impl Forwarder {
         }
     }
 
-    /// The first complete response of an upstream, in the order of `upstreams`. If all responses
-    /// are truncated, returns the first one.
+    /// The response of the first upstream that sends a complete one over UDP or any over TCP.
+    /// Without such an upstream, the first truncated response over UDP.
     pub(super) async fn query_servers(
         &self,
         upstreams: &[SocketAddr],

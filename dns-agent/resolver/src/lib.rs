@@ -303,8 +303,7 @@ impl Upstreams {
         }
     }
 
-    /// The configured servers of the cluster's DNS that are this resolver itself. They are never
-    /// queried.
+    /// The servers of the cluster's DNS that are this resolver itself. They are never queried.
     fn excluded_cluster_servers(&self) -> Vec<SocketAddr> {
         let cluster = self.cluster.as_ref();
         cluster.map_or_else(Vec::new, |cluster| cluster.servers.excluded())
@@ -325,11 +324,12 @@ impl Upstreams {
         };
         // Without local zones, any name may belong to the cluster.
         let zones_are_unknown = zones.is_empty();
-        let mut zones = zones.iter().map(|zone| &zone.name).chain(&cluster.domains);
+        let mut suffixes = zones.iter().map(|zone| &zone.name).chain(&cluster.domains);
         // Any reverse name may belong to a Service or a Pod.
         let is_reverse_name = reverse_range(name).is_some();
-        let belongs_to_cluster =
-            zones_are_unknown || zones.any(|zone| name.is_at_or_below(zone)) || is_reverse_name;
+        let belongs_to_cluster = zones_are_unknown
+            || suffixes.any(|suffix| name.is_at_or_below(suffix))
+            || is_reverse_name;
         if !belongs_to_cluster && !self.outside.is_empty() {
             return Some(self.outside.clone());
         }
@@ -390,6 +390,7 @@ impl Sockets {
         if address.is_ipv6() {
             setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
         }
+        // A restarted agent must not wait for connections in TIME_WAIT.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         Ok(Sockets {

@@ -78,7 +78,8 @@ impl UpstreamQuery {
         UpstreamQuery { bytes }
     }
 
-    /// A loop probe: an upstream query for the address of `name`, which must be random.
+    /// A loop probe: an upstream query for the address of `name`. The name must be random, so that
+    /// only the probe asks for it.
     pub(super) fn probing(name: &Name) -> UpstreamQuery {
         let types = [Rtype::A.to_int(), Class::IN.to_int()].map(u16::to_be_bytes);
         UpstreamQuery::recursive(&[name.wire(), types.as_flattened()].concat())

@@ -34,7 +34,7 @@ pub(super) async fn serve_connections(listener: TcpListener, resolver: Arc<Resol
             Err(error) => {
                 warn!(
                     %error,
-                    "can't accept a TCP connection: clients get no reply over TCP meanwhile; \
+                    "can't accept a TCP connection: new clients get no reply over TCP meanwhile; \
                      the agent retries after {ACCEPT_PAUSE:?}; \
                      if this repeats, raise the limit on open files"
                 );
@@ -50,7 +50,7 @@ pub(super) async fn serve_connections(listener: TcpListener, resolver: Arc<Resol
         let resolver = resolver.clone();
         connections.spawn(async move {
             if let Err(error) = serve_connection(stream, &resolver).await {
-                debug!(%error, "a TCP connection ended");
+                debug!(%error, "can't write a TCP reply, so the connection is closed");
             }
             drop(permit);
         });

@@ -21,12 +21,12 @@ use tracing::{debug, warn};
 
 use super::{Resolver, message::QueryAction, query::Transport};
 
-/// The longest UDP datagram, in bytes.
+/// Upper bound on the length of a UDP datagram, in bytes.
 const MAX_DATAGRAM: usize = 65535;
 /// Delay after a failed receive, which usually means that the system is short of a resource.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
 
-/// A bound socket that reports the destination address of each query.
+/// A bound socket. On a wildcard address, it reports the destination address of each query.
 #[derive(Debug)]
 pub(super) struct UdpListener {
     socket: UdpSocket,

@@ -55,8 +55,9 @@ pub struct ManifestError {
 /// Reads all objects of a file, or of a directory's `*.yaml`, `*.yml` and `*.json` files in the
 /// order of their names.
 ///
-/// If an object occurs twice, the later one counts. Objects that the selectors don't match are left
-/// out, as an API server would do. A headless Service without a selected EndpointSlice becomes
+/// Objects of kinds that Zerohop doesn't read are ignored. If an object occurs twice, the later one
+/// counts. Objects that the selectors don't match are left out, as an API server would do. A
+/// headless Service without a selected EndpointSlice becomes
 /// [`HeadlessWithoutSlices`](zerohop_kubernetes::ServiceKind::HeadlessWithoutSlices), because its
 /// endpoints are unknown.
 ///
@@ -77,7 +78,8 @@ fn load_within(
     selectors: &Selectors,
 ) -> Result<Objects, Vec<ManifestError>> {
     let mut objects = Objects {
-        // A Namespace that is in no file counts as a Namespace without labels.
+        // A Namespace that is in no file counts as a Namespace without labels. If the selector
+        // matches it, any namespace may exist.
         namespaces_known: !selectors.namespaces.matches(&Labels::new()),
         ..Objects::default()
     };
@@ -85,7 +87,7 @@ fn load_within(
     let files = manifest_files(path).map_err(|error| vec![read_error(path, &error)])?;
     if files.len() > limits.files {
         let reason = format!(
-            "holds {} files, but the limit is {}",
+            "holds {} manifest files, but the limit is {}",
             files.len(),
             limits.files
         );
@@ -137,7 +139,8 @@ impl fmt::Display for ManifestError {
 impl std::error::Error for ManifestError {}
 
 /// Metadata of the manifest files, to detect changes without reading the files. For each path:
-/// device, inode, size, modification time in seconds and its nanoseconds, and change time.
+/// device, inode, size, seconds and nanoseconds of the modification time, and seconds of the change
+/// time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileStamps(BTreeMap<PathBuf, [i64; 6]>);
 
@@ -264,7 +267,7 @@ fn split_documents(text: &str) -> Vec<Document<'_>> {
     let mut start = 0;
     let mut lines_before = 0;
     let mut position = 0;
-    // Directives and comments belong to the following document.
+    // Directives and comments before the first marker belong to the first document.
     let mut in_preamble = true;
     for (index, line) in text.split_inclusive('\n').enumerate() {
         let is_marker = line
@@ -357,7 +360,7 @@ impl Document<'_> {
 }
 
 /// Lifts the parser's limits on size, because manifests come from the operator and may be large.
-/// The limits on the expansion of aliases stay.
+/// Other limits stay, such as those on the expansion of aliases.
 fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {

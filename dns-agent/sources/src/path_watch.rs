@@ -100,7 +100,7 @@ fn arm(path: &Path, change: &Arc<Notify>) -> notify::Result<RecommendedWatcher> 
     Ok(watcher)
 }
 
-/// Whether the directory may stay unwatched: it was deleted, or the agent may only traverse it.
+/// Whether the directory may stay unwatched: it doesn't exist, or the agent may only traverse it.
 fn is_inaccessible(error: &notify::Error) -> bool {
     match &error.kind {
         ErrorKind::PathNotFound => true,

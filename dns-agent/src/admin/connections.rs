@@ -52,8 +52,9 @@ pub async fn serve(listener: TcpListener, admin_state: Arc<AdminState>) -> Infal
             Err(error) => {
                 warn!(
                     %error,
-                    "can't accept a connection to the admin endpoints, so probes and `dns-agent \
-                     status` may fail"
+                    "can't accept a connection to the admin endpoints: probes and `dns-agent \
+                     status` may fail; the agent retries after {ACCEPT_PAUSE:?}; \
+                     if this repeats, raise the limit on open files"
                 );
                 sleep(ACCEPT_PAUSE).await;
                 continue;
@@ -106,8 +107,8 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router) {
 /// While slots are free, a peer may take any number. When no slot is free, a new connection
 /// replaces an old one:
 ///
-/// * the oldest connection of the peer with the most connections, if the new connection's peer has
-///   no connection, or at least two fewer than that peer;
+/// * the oldest connection of the peers with the most connections, if the new connection's peer has
+///   no connection, or at least two fewer than they have;
 /// * otherwise the oldest connection of the new connection's peer.
 ///
 /// So one peer can't lock out another, and each of `max_open` peers can have a connection. Clients
@@ -235,6 +236,8 @@ mod tests {
         );
         let both = [many(a), many(b)].concat();
         assert_eq!(shares(8, &both), [peer_count(a, 4), peer_count(b, 4)]);
+        // `c` replaces a connection of `a`. Then `a` has only one fewer than `b`, so it replaces
+        // its own connections.
         assert_eq!(
             shares(8, &[&both[..], &[c], &many(a)].concat()),
             [peer_count(a, 3), peer_count(b, 4), peer_count(c, 1)]

@@ -24,8 +24,8 @@ use zerohop_zone::{
     zone_file::{OutsideZones, ZoneFile},
 };
 
-/// A piece ends when it has this many bytes, or after [`MAX_STEPS`]. It may be somewhat larger,
-/// because the names of one Service stay together.
+/// A piece ends when it has this many bytes, or after [`MAX_STEPS`] unless it is still empty. It
+/// may be somewhat larger, because the names of one Service stay together.
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// Maximum number of steps while the index is locked, so that the publisher need not wait long.

@@ -31,12 +31,12 @@ const RESOLVER_TIMEOUT: Duration = Duration::from_millis(4500);
 
 /// The resolver's answer.
 struct ResolverAnswer {
-    /// The response code and the AA bit; `None` when the resolver has not answered in time, because
-    /// it waits for upstreams.
+    /// The response code and the AA bit; `None` when the resolver still waited for upstreams after
+    /// [`RESOLVER_TIMEOUT`].
     head: Option<(String, bool)>,
     /// The answer, authority and additional sections.
     sections: [Vec<Record>; 3],
-    /// The questions that were forwarded to upstreams.
+    /// The questions that need an upstream, whether or not one could be queried.
     forwarded: Vec<UpstreamLookup>,
 }
 
@@ -64,11 +64,11 @@ impl AdminState {
             sections,
             forwarded,
         } = answered;
-        let was_forwarded = !forwarded.is_empty();
+        let needs_upstream = !forwarded.is_empty();
         let [answer, authority, additional] = sections.map(|records| -> Vec<RecordReport> {
             let records = records.iter();
             let reports = records.map(|record| {
-                if was_forwarded && !is_in_zones(&data, record) {
+                if needs_upstream && !is_in_zones(&data, record) {
                     upstream_record(record)
                 } else {
                     object_record(record, provenance.origin_of(record))
@@ -79,7 +79,7 @@ impl AdminState {
 
         let kernel = (self.kernel)(name, rtype);
         let why = self.why_not_kernel(&kernel, &data, name, rtype);
-        let is_answered_by_upstream = forwarded
+        let is_name_forwarded = forwarded
             .first()
             .is_some_and(|first| first.name == *name && !first.servers.is_empty());
         let plane = match &kernel {
@@ -89,14 +89,14 @@ impl AdminState {
                 AnsweringPlane::Kernel
             }
             _ if self.listen.is_empty() => AnsweringPlane::Neither,
-            _ if is_answered_by_upstream => AnsweringPlane::Upstream,
+            _ if is_name_forwarded => AnsweringPlane::Upstream,
             _ => AnsweringPlane::Agent,
         };
         let mut notes: Vec<String> = forwarded.iter().map(forwarding_note).collect();
         if is_transfer(rtype) {
             notes.push("zone transfers are refused: `dns-agent dump` prints zones".to_owned());
         }
-        if !was_forwarded && !authority.is_empty() {
+        if !needs_upstream && !authority.is_empty() {
             notes.extend(provenance.reasons_for_absence(name, rtype));
         }
         if plane == AnsweringPlane::Neither {
@@ -295,8 +295,10 @@ fn explain_outcome(outcome: Outcome, data: &dyn ZoneData, name: &Name, rtype: Rt
             .map_or_else(String::new, |parent| parent.to_string())
     };
     match outcome {
+        // A name without a record passes, too, if its parent is too short.
         Outcome::NameLength => format!(
-            "the name has {} bytes, and the kernel looks up names of {MIN_NAME} to {MAX_NAME}",
+            "the name has {} bytes, and the kernel looks up names of {MIN_NAME} to {MAX_NAME} \
+             bytes, and absent names only if their parent has this length too",
             name.wire().len()
         ),
         Outcome::NonstandardName => {
@@ -305,8 +307,8 @@ fn explain_outcome(outcome: Outcome, data: &dyn ZoneData, name: &Name, rtype: Rt
         Outcome::MetaType => format!("{rtype} is a meta type, which no record has"),
         Outcome::PassMark => explain_pass_mark(data, name, rtype),
         Outcome::BelowUnknown => format!(
-            "names below {} may be computed from their labels, and the kernel program can't \
-             compute this one",
+            "names may exist below {} that the kernel's tables don't hold, so the kernel doesn't \
+             know whether this one exists",
             parent()
         ),
         Outcome::TagCollision => {

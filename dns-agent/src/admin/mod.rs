@@ -91,7 +91,7 @@ async fn refuse_private_paths(
 /// (deploy/kustomize/daemon-set.yaml).
 const MAX_ROUND: Duration = Duration::from_secs(120);
 
-/// Succeeds if the publisher has finished a round within [`MAX_ROUND`].
+/// Succeeds if the publisher has finished a round, or the agent has started, within [`MAX_ROUND`].
 async fn livez(State(board): State<Arc<StatusBoard>>) -> Response {
     let since_round = board.time_since_round();
     if since_round < MAX_ROUND {

@@ -40,13 +40,14 @@ pub type KernelExplainer = Box<dyn Fn(&Name, Rtype) -> KernelExplanation + Send 
 pub enum KernelExplanation {
     /// No `--interface` is given.
     Off,
-    /// The kernel plane has no tables, for the reason in the text.
+    /// The kernel plane failed, or has not started yet, for the reason in the text.
     Failed(String),
     /// The outcome of a look-up in the tables.
     On(Explanation),
 }
 
-/// Runs each attached program on a query for the SOA record of one of these zones.
+/// Runs each attached program on a query for the SOA record of the first of these zones that is in
+/// the tables.
 pub type KernelCanary = Box<dyn Fn(&[Name]) -> KernelHealth + Send + Sync>;
 
 /// Whether the kernel plane answers.
@@ -54,7 +55,8 @@ pub type KernelCanary = Box<dyn Fn(&[Name]) -> KernelHealth + Send + Sync>;
 pub enum KernelHealth {
     /// No `--interface` is given.
     Off,
-    /// The kernel plane does not run, or can't be queried, for the reason in the text.
+    /// The kernel plane failed, has not started yet, or can't be queried, for the reason in the
+    /// text.
     Failed(String),
     /// The results of the attached programs; `None` when there is no zone, or when the tables have
     /// none of the zones.

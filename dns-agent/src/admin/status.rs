@@ -78,8 +78,8 @@ pub struct ManifestsStatus {
 pub struct KubernetesStatus {
     /// Conclusions from the Corefiles of CoreDNS and of node caches, and their reasons.
     pub reasons: Vec<String>,
-    /// Seconds since the stalest feed received something, without the feeds of facts for
-    /// NetworkPolicies; `None` before everything has been listed.
+    /// Seconds since the stalest feed received something; `None` before all feeds have been listed.
+    /// The feeds of facts for NetworkPolicies don't count.
     pub age_seconds: Option<f64>,
     /// All feeds.
     pub feeds: Vec<FeedStatus>,
@@ -101,9 +101,9 @@ pub struct FeedStatus {
     /// Seconds since the feed received something; `None` before its first list has ended. 0 while
     /// the feed has nothing to request, or while the names that depend on it pass.
     pub age_seconds: Option<f64>,
-    /// The number of objects received from lists and watches. An object counts each time.
+    /// The number of usable objects received from lists and watches. An object counts each time.
     pub applied: u64,
-    /// The number of received objects that could not be used, counted likewise.
+    /// The number of unusable objects received, counted likewise.
     pub unusable: u64,
 }
 
@@ -140,7 +140,8 @@ pub struct PolicyStatus {
     pub mode: String,
     /// The number of permitted client addresses. `None` means that all clients are permitted.
     pub permitted: Option<usize>,
-    /// The pods that are not permitted, with the reasons.
+    /// The pods that are not permitted, with the reasons. Empty while the facts are incomplete or
+    /// outdated: then no pod is permitted.
     pub left_out: Vec<LeftOutPod>,
 }
 
@@ -165,7 +166,8 @@ pub enum PlaneState {
     /// No `--interface` is given.
     #[default]
     Off,
-    /// The first lists of objects are not complete yet, or those of facts for NetworkPolicies.
+    /// The first lists of objects are not complete yet, or a feed of facts for NetworkPolicies has
+    /// neither received its first list nor failed.
     Waiting,
     /// There has been no zone to answer for, for example because CoreDNS's configuration delegates
     /// everything to CoreDNS.

@@ -20,7 +20,7 @@ pub struct StatusBoard {
     status: watch::Sender<Status>,
     counters: Arc<ResolverCounters>,
     kernel: KernelStatusReader,
-    /// The feeds of objects and Corefiles, and the conclusions of the current plan.
+    /// The feeds that are not for NetworkPolicies, and the conclusions of the current plan.
     feeds: watch::Sender<KubernetesFeeds>,
     /// The health of the feeds of facts for NetworkPolicies.
     policy_feeds: watch::Sender<Vec<Arc<SourceHealth>>>,
@@ -31,7 +31,8 @@ pub struct StatusBoard {
     last_file_check: watch::Sender<Option<Instant>>,
 }
 
-/// The feeds of objects and Corefiles from the Kubernetes API.
+/// The feeds from the Kubernetes API that are not for NetworkPolicies: those of objects, of
+/// CoreDNS's Corefile, and of what node caches depend on.
 #[derive(Clone, Debug, Default)]
 pub struct KubernetesFeeds {
     /// Conclusions from the Corefiles of CoreDNS and of node caches, and their reasons.
@@ -61,7 +62,7 @@ impl StatusBoard {
         }
     }
 
-    /// Replaces the feeds of objects and Corefiles.
+    /// Replaces the feeds that are not for NetworkPolicies.
     pub fn set_feeds(&self, feeds: KubernetesFeeds) {
         self.feeds.send_replace(feeds);
     }
@@ -152,8 +153,8 @@ fn degraded(status: &Status) -> Vec<String> {
 }
 
 impl KubernetesFeeds {
-    /// The status of all feeds. `age_seconds` does not include the feeds of policies: if they fail,
-    /// the kernel answers fewer pods, but no outdated records.
+    /// The status of all feeds. `age_seconds` does not include the feeds of `policies`: if they
+    /// fail, the kernel answers fewer pods, but no outdated records.
     fn read(&self, policies: &[Arc<SourceHealth>]) -> KubernetesStatus {
         let ages: Option<Vec<_>> = self.health.iter().map(|health| health.age()).collect();
         let oldest = ages.and_then(|ages| ages.into_iter().max());

@@ -75,12 +75,12 @@ struct PolicyInputs {
 /// Whether the facts may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum PolicyKnowledge {
-    /// Some lists are not complete yet.
+    /// Some lists of [`NEEDED_FEEDS`] are not complete yet.
     #[default]
     Incomplete,
     /// The agent has received nothing from a feed for `--max-age`.
     Outdated,
-    /// All facts are known and current.
+    /// The lists of [`NEEDED_FEEDS`] are complete, and no feed is outdated.
     Complete,
 }
 
@@ -198,13 +198,13 @@ impl ClientPolicy {
         Some(self.clients.clone())
     }
 
-    /// Whether every feed of facts has received something or failed. Then the kernel plane need not
-    /// wait for facts.
+    /// Whether the first list of every feed of facts has ended or failed. Then the kernel plane
+    /// need not wait for facts.
     pub(super) fn is_settled(&self) -> bool {
         self.feeds_without_reply().is_empty()
     }
 
-    /// The reason for not being ready, if any: the feeds that have neither received anything nor
+    /// The reason for not being ready, if any: the feeds whose first list has neither ended nor
     /// failed.
     pub(super) fn missing(&self) -> Option<String> {
         let feeds = self.feeds_without_reply();
@@ -221,6 +221,7 @@ impl ClientPolicy {
         let mut degraded = Vec::new();
         let is_restricted = matches!(self.clients, PermittedClients::Only(_));
         for (feed, health) in self.feed_health() {
+            // The feeds that are not awaited matter only while not every client is permitted.
             let is_needed = self.facts.awaited().contains(&feed) || is_restricted;
             if let FeedActivity::Retrying { error } = &health.activity
                 && health.last_received.is_none()
@@ -298,7 +299,7 @@ impl ClientPolicy {
         }
     }
 
-    /// The feeds that have neither received anything nor failed.
+    /// The feeds whose first list has neither ended nor failed. A failed feed is retried.
     fn feeds_without_reply(&self) -> Vec<Feed> {
         let is_waiting = |health: &FeedHealth| {
             health.last_received.is_none()

@@ -68,7 +68,8 @@ struct EditTime {
 pub(super) enum RunningPods<'a> {
     /// Pods are not watched, because there is no kernel plane.
     NotWatched,
-    /// Pods are watched, but not listed yet.
+    /// Pods are watched, but not known: they are not listed yet, or CoreDNS's Service does not
+    /// exist.
     Unknown,
     /// The start times of the pods.
     Started(&'a PodStarts),
@@ -136,8 +137,8 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
 
     /// The hold while `program`, in `pods`, may run with an older version than the newest. `None`
     /// before the first text, when the program runs with the newest version, or when all older
-    /// versions lead to the same answers as the newest. `is_harmless` tells whether a text leads to
-    /// these answers.
+    /// versions that the program accepts lead to the same answers as the newest. `is_harmless`
+    /// tells whether a text leads to these answers.
     pub(super) fn hold(
         &mut self,
         program: &str,
@@ -177,9 +178,9 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         })
     }
 
-    /// Adds the unknown version before a text, if no text before it is in force, and returns the
-    /// time of the edit. The unknown version's `reload` is assumed to be that of the new text. If
-    /// it isn't known when the ConfigMap was written, no earlier version is assumed.
+    /// Adds an unknown version before a new text, for the case that no known text was in force, and
+    /// returns the time of the edit. The unknown version's `reload` is assumed to be that of the
+    /// new text. If it isn't known when the ConfigMap was written, no version is added.
     fn add_prior_version(&mut self, reload: Reload, written: Option<WriteTime>) -> EditTime {
         let now = EditTime::now();
         let (text, at) = match written {
@@ -202,8 +203,8 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         }
     }
 
-    /// Drops the versions that the program no longer runs with. Returns the time at which the
-    /// program runs with the newest version at the latest; `None` when the time isn't known.
+    /// Drops the versions that the program no longer runs with. Returns
+    /// [`ConfigVersions::adoption_time`].
     fn drop_abandoned(&mut self, pods: RunningPods<'_>) -> Option<Instant> {
         self.drop_uncreated(pods);
         let adoption_time = self.adoption_time(pods);
@@ -213,8 +214,8 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         adoption_time
     }
 
-    /// Drops a version from before the ConfigMap's creation if no pod was started before the
-    /// creation.
+    /// Drops a version from before the ConfigMap's creation if no pod is known to have been started
+    /// before the creation, or if pods are not watched.
     fn drop_uncreated(&mut self, pods: RunningPods<'_>) {
         self.versions.retain(|version| match (&version.text, pods) {
             (VersionText::IfStartedBefore(created), RunningPods::Started(starts)) => {
@@ -239,7 +240,8 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         {
             return Some(first_seen);
         }
-        // A precaution: the program checks at the interval of an older version.
+        // The program checks at the interval of the older version that it runs with. Counting the
+        // newest version's interval, too, is a precaution.
         let mut longest = newest.reload.period().unwrap_or_default();
         for version in older
             .iter()

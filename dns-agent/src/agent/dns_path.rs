@@ -20,9 +20,9 @@ pub(super) struct DnsPath {
     /// The Service of the cluster's DNS: `None` before it is listed, `Some(None)` if it does not
     /// exist.
     pub(super) service: Option<Option<DnsService>>,
-    /// The start times of that Service's running pods; `None` while the Service does not exist or
-    /// its pods are not listed yet. Empty for a Service without a selector, because its pods can't
-    /// be known.
+    /// The start times of that Service's pods that have started and not ended; `None` while the
+    /// Service is not known or does not exist, or while its pods are not listed yet. Empty for a
+    /// Service without a selector, because its pods can't be known.
     pub(super) starts: Option<PodStarts>,
 }
 
@@ -35,8 +35,8 @@ pub(super) struct CachePod {
     pub(super) started: Option<SystemTime>,
 }
 
-/// The start times of the pods that run with a configuration; `None` for a running pod whose status
-/// lacks the time.
+/// The start times of the pods that run with a configuration; `None` for a pod of which no
+/// container runs, or whose status lacks the time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PodStarts(pub(super) Vec<Option<SystemTime>>);
 
@@ -135,8 +135,10 @@ impl DnsPathObserver {
                 self.caches.set(key, cache);
             }
             (Feed::DnsPods, Fact::Pod(pod)) => {
-                let runs = !pod.addresses.is_empty();
-                self.dns_pods.set(&pod.key, runs.then_some(pod.started));
+                // A pod that has ended, or has not started yet, has no addresses.
+                let has_address = !pod.addresses.is_empty();
+                self.dns_pods
+                    .set(&pod.key, has_address.then_some(pod.started));
             }
             (Feed::DnsService, Fact::Service(service)) => {
                 self.services.set(&service.key, Some(service.clone()));

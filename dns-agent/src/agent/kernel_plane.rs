@@ -34,14 +34,13 @@ const RESCAN_INTERVAL: Duration = Duration::from_secs(1);
 /// The time between attempts to start a kernel plane that failed.
 const RESTART_DELAY: Duration = Duration::from_secs(60);
 
-/// The time between attempts to grow full tables.
+/// The time between attempts to grow nearly full tables, after an attempt that gained no room.
 const REGROWTH_DELAY: Duration = Duration::from_secs(60);
 
 const HOOKS_HELD_ELSEWHERE: &str = "another agent holds the hooks of this node";
 
-/// The longest time that a takeover of the hooks from another agent normally takes. By default
-/// Kubernetes gives a pod 30 seconds to end. An agent that waits longer than this timeout is not
-/// ready.
+/// The longest time that a takeover of the hooks from another agent normally takes: twice the 30
+/// seconds that Kubernetes by default gives a pod to end. An agent that waits longer is not ready.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The kernel plane. The publisher drives it; the admin endpoints read its status through the lock.
@@ -52,14 +51,14 @@ pub(super) struct KernelPlane {
     settings: datapath::DatapathConfig,
     /// The number of addresses of the cluster's DNS that do not fit into the settings.
     unserved_count: usize,
-    /// Why hooks can't be pinned and don't outlive the agent; `None` when they can be pinned, or
-    /// need not be.
+    /// Why hooks can't be pinned and don't outlive the agent; `None` when they can be pinned.
+    /// Without `--persist`, the only reason noted is a folder of pins that can't be trusted.
     unpinned_reason: Option<String>,
-    /// The last attempt to grow the tables, if it failed or did not make room for all names.
+    /// The last attempt to grow the tables, if it failed or gained too little room.
     failed_growth: Option<FailedGrowth>,
 }
 
-/// An attempt to grow the tables that failed, or did not make room for all names.
+/// An attempt to grow the tables that failed, or gained too little room.
 struct FailedGrowth {
     attempted: Instant,
     /// The error; `None` when new tables would not have been larger, or are full, too.
@@ -74,8 +73,8 @@ enum KernelLifecycle {
     Waiting(StartCondition),
     /// The condition is met, but another agent has held the hooks since `since` or longer.
     Behind { since: Instant },
-    /// The kernel plane could not be started, or its tables could not be written. The user plane
-    /// still answers.
+    /// The kernel plane could not be started, or its tables could not be written. CoreDNS still
+    /// answers.
     Failed { reason: String, since: Instant },
     /// The tables exist. Programs are attached to the matching interfaces, except those where
     /// attaching failed and those that foreign programs own.
@@ -154,7 +153,8 @@ impl KernelPlane {
         Ok(kernel)
     }
 
-    /// Whether [`KernelPlane::start`] may be called, for the first time or again.
+    /// Whether [`KernelPlane::start`] may be called, for the first time or again, when the
+    /// [`StartCondition`]s are met.
     pub(super) fn is_ready_to_start(&self) -> bool {
         match &*self.lock_lifecycle() {
             KernelLifecycle::Waiting(_) | KernelLifecycle::Behind { .. } => true,
@@ -178,7 +178,7 @@ impl KernelPlane {
     /// Creates and fills the tables and attaches the programs, unless another agent holds the
     /// hooks.
     ///
-    /// A failure is not an error of the agent, because the user plane still answers.
+    /// A failure is not an error of the agent, because CoreDNS still answers.
     /// [`KernelPlane::degraded`] reports it.
     pub(super) fn start(&mut self, data: &dyn ZoneData, freshness: Freshness) {
         let pins = match Pins::claim(&self.settings.bpffs) {
@@ -328,8 +328,8 @@ impl KernelPlane {
         }
     }
 
-    /// Replaces tables that are nearly full with larger ones, unless an attempt failed within
-    /// [`REGROWTH_DELAY`]. The old tables answer meanwhile.
+    /// Replaces tables that are nearly full with larger ones, unless an attempt within
+    /// [`REGROWTH_DELAY`] failed or gained too little room. The old tables answer meanwhile.
     pub(super) fn grow_tables(&mut self, data: &dyn ZoneData) {
         let is_recent = |growth: &FailedGrowth| growth.attempted.elapsed() < REGROWTH_DELAY;
         if self.failed_growth.as_ref().is_some_and(is_recent) {
@@ -392,8 +392,8 @@ impl KernelPlane {
         reconcile(datapath, scan);
     }
 
-    /// Scans for devices again: attaches to new devices, forgets devices that no longer exist, and
-    /// detaches from devices that a foreign program owns now.
+    /// Reads the devices and their filters again, and attaches and detaches as
+    /// [`KernelPlane::tick`] does.
     pub(super) fn rescan_devices(&mut self) {
         self.devices.forget_filters();
         let scan = Handle::current().block_on(self.devices.list());

@@ -33,8 +33,8 @@ const EVENT_QUEUE: usize = 1024;
 /// The first lists of all agents of a cluster are spread over this time.
 const FIRST_LIST_JITTER: Duration = Duration::from_secs(5);
 
-/// Sends events and plans to the publisher until the publisher or a source of events has ended.
-/// Returns the task's name.
+/// Sends events and plans to the publisher until the publisher, or the source of CoreDNS's Corefile
+/// or of objects, has ended. Returns the task's name.
 pub(super) async fn follow(
     client: Client,
     config: Config,
@@ -270,8 +270,8 @@ impl KubernetesFollower {
     }
 }
 
-/// Waits until a node cache's configuration or the DNS path may have changed, and with it CoreDNS's
-/// Service or the start times of its pods. Waits forever without a kernel plane.
+/// Waits until a node cache's configuration or the DNS path may have changed. The DNS path includes
+/// CoreDNS's Service and the start times of its pods. Waits forever without a kernel plane.
 async fn caches_changed(caches: &mut Option<NodeCaches>) {
     match caches {
         Some(caches) => caches.changed().await,

@@ -32,8 +32,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) type FirstLoad = oneshot::Receiver<anyhow::Result<()>>;
 
 /// Loads the objects, and loads them again whenever the files change. `first` receives the error of
-/// the first load, or `Ok` after its objects are published. If a later load fails, the objects that
-/// were loaded last stay published.
+/// the first load, or `Ok` after its objects are published. If a later load fails, the objects of
+/// the last load without errors stay published.
 pub(super) async fn follow(
     path: PathBuf,
     selectors: Selectors,
@@ -56,6 +56,7 @@ pub(super) async fn follow(
     match load(&path, &selectors).await {
         Err(errors) => {
             let _ = first.send(Err(load_error(&errors)));
+            // The error ends the agent.
             return std::future::pending().await;
         }
         Ok(objects) => {
@@ -99,8 +100,8 @@ fn status_after_load(
         Err(errors) => {
             for error in errors {
                 error!(
-                    "{error}; the objects of the previous load stay published until this error is \
-                     corrected"
+                    "{error}; the objects of the last load without errors stay published until \
+                     this error is corrected"
                 );
             }
             ManifestsStatus {

@@ -64,8 +64,8 @@ pub(super) struct NodeCacheConfigs {
     /// The node caches whose configuration is known, by pod.
     pub(super) known: Vec<(ObjectKey, CacheCorefile)>,
     /// A hold for each node cache whose configuration is not known, or one hold if it isn't known
-    /// which node caches answer, or if there are more than [`MAX_CACHES`]. The kernel passes
-    /// everything.
+    /// which node caches answer, or if there are more than [`MAX_CACHES`]. During any hold the
+    /// kernel passes everything.
     pub(super) unknown: Vec<Hold>,
     /// A remark for the log and the status, which changes no answer.
     pub(super) note: Option<String>,
@@ -385,8 +385,8 @@ impl WatchedConfigMap {
             });
         match errors.next() {
             Some(error) => format!(
-                "ConfigMap {key} can't be read: {error}; the Role of the agent needs \
-                 resourceNames: [{}]",
+                "ConfigMap {key} can't be read: {error}; if reading is forbidden, add {} to \
+                 resourceNames in the agent's Role",
                 key.name
             ),
             None => format!("ConfigMap {key} has not been read yet"),

@@ -11,10 +11,11 @@ use crate::config::{Config, SourceConfig};
 /// the Service's pods and not to a socket of this machine.
 const IPVS: &str = "kube-ipvs0";
 
-/// Checks that no address of `--upstream` and `--cluster-dns` is one of `listen`.
+/// Checks that no packet to an address of `--upstream` or `--cluster-dns` reaches a socket that
+/// listens on one of `listen`.
 ///
 /// # Errors
-/// When an upstream is an address of `listen`, because the agent would forward queries to itself.
+/// When one does, because the agent would forward queries to itself.
 pub(super) fn check_upstreams(config: &Config, listen: &[SocketAddr]) -> anyhow::Result<()> {
     let cluster_dns = match &config.source {
         SourceConfig::Kubernetes(kubernetes) => &kubernetes.cluster_dns[..],

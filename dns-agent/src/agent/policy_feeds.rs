@@ -1,10 +1,10 @@
 //! Reads the facts for evaluating NetworkPolicies from the Kubernetes API.
 //!
-//! These feeds are separate from the feeds of objects, because names are published even before the
-//! facts are known. The kernel answers no pod until the facts are known, unless policies are
-//! ignored. The path from this node's pods to CoreDNS ([`super::dns_path`]) is computed from the
-//! same events. Because the path is always needed, some of these feeds also run when policies are
-//! ignored.
+//! These feeds are separate from the feeds of objects, because names are published even if facts
+//! can't be read. The kernel answers no pod until the facts are known, unless policies are ignored.
+//! The path from this node's pods to CoreDNS ([`super::dns_path`]) is computed from the same
+//! events. Because the kernel plane always needs the path, some of these feeds also run when
+//! policies are ignored.
 
 use std::{sync::Arc, time::Duration};
 
@@ -47,7 +47,7 @@ pub(super) async fn follow(
         NetworkPolicy::Ignore => {
             let client = client.clone();
             let source =
-                KubernetesSource::start_dns_service_and_pods(client, &scope, jitter, sender);
+                KubernetesSource::start_dns_service_and_node_pods(client, &scope, jitter, sender);
             (source, None)
         }
     };
@@ -81,8 +81,8 @@ struct PolicyFollower {
     /// The pods of the cluster's DNS; `None` before its Service is known, and if the Service does
     /// not exist or has no selector.
     dns_pods: Option<DnsPods>,
-    /// All Namespaces with their labels; `None` until a policy for the cluster's DNS selects by
-    /// these labels.
+    /// All Namespaces with their labels; `None` until a policy in the namespace of the cluster's
+    /// DNS selects by these labels.
     namespaces: Option<EventSource>,
     /// Policies of the kinds that Zerohop doesn't evaluate, such as CiliumNetworkPolicy. `None`
     /// when the API serves none of these kinds, or if policies are ignored.

@@ -1,9 +1,10 @@
 //! Capabilities of the agent's threads.
 //!
 //! The runtime's worker threads read untrusted input: queries, upstreams' answers, objects. They
-//! drop all capabilities. Threads that load programs, write tables or read the operator's files are
-//! started by the first thread before it drops its capabilities, or by such a thread. So they
-//! inherit the first thread's capabilities, such as `CAP_BPF` and `CAP_NET_ADMIN`.
+//! drop all capabilities. Threads that load programs, write tables, serve the admin endpoints or
+//! read the operator's files are started by the first thread before it drops its capabilities, or
+//! by such a thread. So they inherit the first thread's capabilities, such as `CAP_BPF` and
+//! `CAP_NET_ADMIN`.
 
 use std::{io, thread};
 

@@ -114,8 +114,8 @@ fn result_for(device: &Device, prospect: &Prospect, tcx: &Tcx) -> (CheckVerdict,
     }
 }
 
-/// The result for a program that would be attached in the first accepted mode of `modes`. Each mode
-/// has the reason why a better mode isn't tried, if there is a better one.
+/// The result for a program that would be attached in the first accepted mode of `modes`, which is
+/// never empty. Each mode has the reason why a better mode isn't tried, if there is a better one.
 fn result_for_hook(
     device: &Device,
     program: HookProgram,
@@ -220,6 +220,7 @@ mod tests {
 
     #[test]
     fn an_mtu_too_large_for_native_xdp_is_reported() {
+        // The MTU of jumbo frames on EC2, which has ena cards, is 9001; that of Ethernet is 1500.
         let card = |mtu| Device {
             index: 2,
             name: "eth0".to_owned(),
@@ -228,7 +229,7 @@ mod tests {
             queues: [8, 8],
             is_veth: false,
             peer_in_other_namespace: false,
-            is_default_route: true,
+            has_default_route: true,
             is_ethernet: true,
             ingress_filters: Vec::new(),
             egress_filters: Vec::new(),

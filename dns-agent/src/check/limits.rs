@@ -59,7 +59,9 @@ mod tests {
                 .collect(),
             ..CheckRequest::from(RunSettings::default())
         };
+        // On the wire 1 + 58 + 1 + 4 + 1 = 65 bytes, one more than the kernel compares.
         let long = format!("{}.test", "a".repeat(58));
+        // On the wire 42 * 6 + 1 = 253 bytes, so `svc` below it exceeds the 255 bytes of a name.
         let too_long = vec!["aaaaa"; 42].join(".");
         for (request, verdict, words) in [
             (request("cluster.local", 16), Works, "has room"),

@@ -139,7 +139,7 @@ mod tests {
         let taken = Sockets::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let rights = ProcessRights::parse("", "");
         let [finding] = &listen(&[taken.address()], &rights, &PinFolderState::Free)[..] else {
-            panic!("more than one finding");
+            panic!("not exactly one finding for one address");
         };
         assert_eq!(finding.verdict, Fails, "{finding}");
     }

@@ -122,7 +122,7 @@ fn a_refusal_is_reported_with_its_remedy() {
         let rights = ProcessRights::parse(status, users);
         let findings = programs::programs(kernel, &rights, &Err(refusal(error)));
         let [finding] = &findings[..] else {
-            panic!("{findings:?}");
+            panic!("not exactly one finding: {findings:?}");
         };
         expect(finding, Fails, &[words]);
     }
@@ -136,6 +136,7 @@ fn programs_with_the_same_result_share_a_finding() {
     );
     let found = |code| {
         let mut findings = programs::programs(&kernel, &rights, &trial(code));
+        // One about the tables, and one about the programs.
         assert_eq!(findings.len(), 2, "{findings:?}");
         expect(&findings[0], Works, &["5.2 MB", "250 Hz"]);
         findings.remove(1)
@@ -267,10 +268,12 @@ fn foreign_programs_are_listed() {
         &ProcessRights::parse(POD, INITIAL),
         &PinFolderState::Held,
     );
+    // Ten programs, the number of further programs, and why there are no names.
     assert_eq!(findings.len(), 12);
     expect(&findings[0], Works, &["veth1: the program (ID 1)"]);
     expect(&findings[10], Works, &["2 more"]);
     expect(&findings[11], Works, &["CAP_SYS_ADMIN", "running agent"]);
+    // Root would see the names, so the last finding is missing.
     assert_eq!(
         foreign_programs::foreign_programs(
             &many,

@@ -122,6 +122,7 @@ fn first_given(matches: &ArgMatches, group: &str) -> Option<&'static str> {
     let mut settings = SETTINGS.get_arguments();
     let first = settings.find(|setting| {
         let id = setting.get_id().as_str();
+        // `parse` also passes the settings of the file as words of a command line.
         is_in_group(setting, group)
             && matches.value_source(id) == Some(ValueSource::CommandLine)
             && !matches!(matches.try_get_one::<bool>(id), Ok(Some(false)))

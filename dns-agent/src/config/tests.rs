@@ -18,7 +18,7 @@ fn parse_config(arguments: &[&str]) -> Result<Config, String> {
 fn run_args(arguments: &[&str]) -> Result<RunArgs, clap::Error> {
     let line = ["dns-agent", "run"].iter().chain(arguments);
     let AgentCommand::Run(args) = Cli::try_parse_from(line)?.command else {
-        panic!("not a run command")
+        panic!("`run` was not parsed as a run command")
     };
     Ok(*args)
 }
@@ -33,7 +33,7 @@ fn settings(file: &str, flags: &[&str]) -> RunSettings {
 
 #[track_caller]
 fn assert_refused(arguments: &[&str], reasons: &[&str]) {
-    let error = parse_config(arguments).expect_err("accepted");
+    let error = parse_config(arguments).expect_err("the settings were accepted");
     for reason in reasons {
         assert!(error.contains(reason), "no {reason:?} in: {error}");
     }
@@ -231,7 +231,7 @@ fn wrong_values_are_refused_with_advice() {
 fn kubernetes_flags_configure_the_api() {
     let kubernetes = |flags: &[&str]| match parse_config(flags).unwrap().source {
         SourceConfig::Kubernetes(kubernetes) => kubernetes,
-        other => panic!("{other:?}"),
+        other => panic!("the source is not the Kubernetes API: {other:?}"),
     };
     let key = |name: &str| ObjectKey::new("kube-system", name);
     let plain = kubernetes(&["--kubernetes", "--interface=pods"]);
@@ -351,7 +351,7 @@ fn name_servers_have_the_served_addresses_and_the_addresses_of_the_node() {
 }
 
 #[test]
-fn only_names_inside_a_cluster_domain_may_be_passed() {
+fn only_reverse_names_and_names_inside_a_cluster_domain_may_be_passed() {
     let domains = ["--manifests=m", "--cluster-domain=a.b.c"];
     for (name, reasons) in [
         ("a.b.c", ["would pass all", "below it"]),
@@ -385,7 +385,7 @@ fn check_accepts_all_flags_of_run_and_its_help_shows_only_flags_with_an_effect()
     };
     let cli = line(&["--json", "--kubernetes", "--ttl=7", "--interface=eth0=xdp"]).unwrap();
     let AgentCommand::Check(args) = cli.command else {
-        panic!("not a check command")
+        panic!("`check` was not parsed as a check command")
     };
     assert!(args.json);
     let settings = args.run.settings().unwrap();

@@ -139,7 +139,7 @@ impl FromStr for Cidr {
     }
 }
 
-/// A record's time to live in seconds.
+/// A record's time to live in seconds: 0 to 3600, as in CoreDNS's `kubernetes` plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ttl(pub u32);
 

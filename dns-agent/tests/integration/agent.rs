@@ -87,9 +87,11 @@ impl RunningAgent {
 fn manifests(status: &Status) -> &ManifestsStatus {
     match &status.source {
         SourceStatus::Manifests(manifests) => manifests,
-        SourceStatus::Kubernetes(_) => panic!("not from files"),
+        SourceStatus::Kubernetes(_) => panic!("the source is not manifests"),
     }
 }
+
+const NXDOMAIN: u8 = 3;
 
 const WEB: &str = "web.shop.svc.cluster.local";
 
@@ -124,7 +126,10 @@ async fn admin_connections_and_request_sizes_are_limited() {
     let mut reply = Vec::new();
     let _ = long.read_to_end(&mut reply).await;
     let reply = String::from_utf8_lossy(&reply);
-    assert!(!reply.contains("200"), "{reply}");
+    assert!(
+        !reply.contains("200"),
+        "a head of 64 KiB was accepted: {reply}"
+    );
     drop(long);
 
     open.clear();
@@ -145,9 +150,10 @@ async fn connections_of_one_address_do_not_block_other_addresses() {
     let folder = tempfile::tempdir().unwrap();
     let running = RunningAgent::start(folder.path(), &[]).await;
     let mut incomplete = Vec::new();
+    // More than `MAX_LOCAL` in `admin/connections.rs`.
     for _ in 0..300 {
         let mut stream = connect_from("127.0.0.2", running.admin).await;
-        // The write fails if the agent has closed the connection: there are more than it allows.
+        // The write fails if the agent has closed the connection to make room for another.
         let _ = stream.write_all(b"GET /metrics HT").await;
         incomplete.push(stream);
     }
@@ -156,7 +162,10 @@ async fn connections_of_one_address_do_not_block_other_addresses() {
     other.write_all(request).await.unwrap();
     let mut response = String::new();
     let read = other.read_to_string(&mut response);
-    timeout(PATIENCE, read).await.expect("no answer").unwrap();
+    timeout(PATIENCE, read)
+        .await
+        .expect("the other client gets no answer")
+        .unwrap();
     assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
     running.status().await;
     drop(incomplete);
@@ -185,6 +194,7 @@ async fn changed_manifests_are_answered_and_broken_ones_change_nothing() {
     let broken = running
         .status_when(|status| !manifests(status).errors.is_empty())
         .await;
+    // The Service has four lines.
     let expected = format!("{}:6: ", file.display());
     assert!(
         manifests(&broken).errors[0].starts_with(&expected),
@@ -243,7 +253,7 @@ async fn a_fifo_does_not_block_other_files() {
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
     let error = Agent::start(config(directory.path(), &[]))
         .await
-        .expect_err("started");
+        .expect_err("the agent started");
     assert!(format!("{error:#}").contains("it is a FIFO"), "{error:#}");
 }
 
@@ -253,12 +263,13 @@ async fn broken_manifests_at_the_start_are_an_error_with_their_lines() {
     let file = directory.path().join("web.yaml");
     fs::write(
         &file,
+        // The Service has four lines, so the broken objects are in lines 6 and 8.
         format!("{}---\nkind: 5\n---\nspec:\n", service("10.0.0.1")),
     )
     .unwrap();
     let error = Agent::start(config(directory.path(), &[]))
         .await
-        .expect_err("started");
+        .expect_err("the agent started");
     let error = format!("{error:#}");
     for expected in [":6: ", ":8: "] {
         assert!(
@@ -281,7 +292,10 @@ async fn an_address_in_use_is_an_error_with_advice() {
         ..config(directory.path(), &[])
     };
     for (config, address) in [(with_listen, running.server), (with_admin, running.admin)] {
-        let error = format!("{:#}", Agent::start(config).await.expect_err("started"));
+        let error = format!(
+            "{:#}",
+            Agent::start(config).await.expect_err("the agent started")
+        );
         assert!(
             error.contains(&format!("can't listen on {address}")),
             "{error}"
@@ -316,8 +330,12 @@ async fn the_admin_endpoints_answer() {
         ),
         (1, 1)
     );
+    // cluster.local and 10.in-addr.arpa.
     assert_eq!(status.zones.len(), 2);
-    assert!(status.objects.services > 0 && status.datapath.is_none() && status.missing.is_empty());
+    assert!(
+        status.objects.services > 0 && status.datapath.is_none() && status.missing.is_empty(),
+        "{status}"
+    );
     running.stop().await;
 }
 
@@ -343,7 +361,7 @@ async fn passed_names_are_forwarded_to_the_upstream() {
     }
     assert_eq!(running.address(WEB).await, [10, 0, 0, 1]);
     let ghost = query(1, "ghost.shop.svc.cluster.local", Rtype::A);
-    assert_eq!(rcode(&ask(running.server, &ghost).await), 3);
+    assert_eq!(rcode(&ask(running.server, &ghost).await), NXDOMAIN);
     running.stop().await;
 }
 
@@ -354,7 +372,7 @@ async fn only_selected_objects_are_answered() {
     fs::write(&file, service("10.0.0.1")).unwrap();
     let running = RunningAgent::start(directory.path(), &["--labels=app=web"]).await;
     let query_bytes = query(1, WEB, Rtype::A);
-    assert_eq!(rcode(&ask(running.server, &query_bytes).await), 3);
+    assert_eq!(rcode(&ask(running.server, &query_bytes).await), NXDOMAIN);
 
     let serial = running.status().await.zones[0].serial;
     let labelled = service("10.0.0.1").replace("shop}", "shop, labels: {app: web}}");

@@ -16,7 +16,8 @@ async fn every_case_is_answered_as_expected() {
         "the number of cases in tests/cases has changed: update it here"
     );
 
-    // The target of an alias in the cases. Other names outside the cluster don't exist.
+    // The question for the target of an alias in the cases. All other questions about names outside
+    // the cluster get NXDOMAIN.
     let external = query(0, "ext.interwebs.test", Rtype::A)[12..].to_vec();
     let script = move |query_bytes: &[u8]| {
         without_delay(if query_bytes[12..] == external {

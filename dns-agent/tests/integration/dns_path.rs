@@ -137,11 +137,11 @@ fn any_contains(texts: &[String], part: &str) -> bool {
 fn reasons(status: &Status) -> &[String] {
     match &status.source {
         SourceStatus::Kubernetes(kubernetes) => &kubernetes.reasons,
-        SourceStatus::Manifests(_) => panic!("{status}"),
+        SourceStatus::Manifests(_) => panic!("the source is not an API server: {status}"),
     }
 }
 
-/// Whether everything is listed and the kernel answers.
+/// Whether everything is listed, and `status` has no reason why the kernel passes everything.
 fn is_settled(status: &Status) -> bool {
     let is_held = any_contains(&status.degraded, "the kernel passes everything");
     status.missing.is_empty() && !is_held && status.objects.services > 0
@@ -161,6 +161,7 @@ async fn the_slower_reload_of_both_corefiles_counts() {
         let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
         let running = server.start_agent(&dns, &FLAGS).await;
         running.status_when(is_settled).await;
+        // An edit after which CoreDNS answers differently.
         let hosts = "\n hosts {\n  10.0.0.1 a.cluster.local\n  fallthrough\n }";
         let edited = corefile(&format!("{after}{hosts}"));
         server.send_event(COREFILE, "MODIFIED", edited).await;
@@ -190,6 +191,7 @@ async fn without_reload_the_pods_must_have_been_started_after_the_edit() {
             && any_contains(&status.degraded, "(no reload)")
     };
     running.status_when(is_waiting).await;
+    // Only one of two Pods was certainly started after the edit.
     let other = pod(
         "kube-system",
         "coredns-2",
@@ -210,6 +212,7 @@ async fn without_reload_the_pods_must_have_been_started_after_the_edit() {
 
 #[tokio::test]
 async fn names_that_a_node_cache_answers_differently_pass() {
+    // The agent watches the node's Pods for node caches even if it ignores policies.
     for flags in [&FLAGS[..], &["--node-name=this", "--network-policy=ignore"]] {
         let server = PreparedApi::start(with_cache("reload", BOTH, ALTERED_NODE_LOCAL_DNS)).await;
         let dns = FakeUpstream::answering([9, 9, 9, 9]).await;
@@ -242,6 +245,7 @@ async fn names_that_a_node_cache_answers_differently_pass() {
             .send_event(CLIENTS, "MODIFIED", started(node_cache(BOTH), 100))
             .await;
         running.status_when(is_settled).await;
+        // The agent answers, with the TTL to which the node cache caps 30 s.
         assert_eq!(ask_ttl(&running, WEB).await, 5);
         running.stop().await;
     }
@@ -319,7 +323,10 @@ async fn a_node_cache_at_an_address_not_served_changes_nothing() {
     let status = running.status_when(is_settled).await;
     assert!(!any_contains(reasons(&status), "cache-x7"), "{status}");
     assert_eq!(ask_ttl(&running, WEB).await, 30);
-    assert!(!server.was_requested(CACHE_MAP));
+    assert!(
+        !server.was_requested(CACHE_MAP),
+        "the agent read the ConfigMap of a node cache whose address is not served"
+    );
     running.stop().await;
 
     // With `--serve`, the node cache's address is served, so its configuration counts.

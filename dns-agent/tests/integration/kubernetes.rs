@@ -162,7 +162,7 @@ async fn known_names_are_answered_but_none_is_denied_before_all_is_listed() {
     running
         .status_when(|status| status.objects.services == 2)
         .await;
-    // The list of slices is outstanding, because a headless Service exists.
+    // A headless Service exists, so the agent has requested slices. They are not listed yet.
     assert_eq!(ask_address(&running, WEB).await, [10, 0, 0, 1]);
     assert_eq!(ask_rcode(&running, GHOST).await, SERVFAIL);
     // No type is denied either, because slices may add addresses of the other family.
@@ -215,10 +215,13 @@ async fn without_a_supported_corefile_every_name_passes_to_coredns() {
             .status_when(|status| !status.degraded.is_empty())
             .await;
         let SourceStatus::Kubernetes(source) = &status.source else {
-            panic!("{status}");
+            panic!("the source is not an API server: {status}");
         };
         assert!(source.reasons.join("\n").contains(reason), "{status}");
-        assert!(status.zones.is_empty() && status.missing.is_empty());
+        assert!(
+            status.zones.is_empty() && status.missing.is_empty(),
+            "{status}"
+        );
         assert_eq!(ask_address(&running, WEB).await, [9, 9, 9, 9]);
         running.stop().await;
     }

@@ -74,7 +74,8 @@ async fn lookup_names_the_objects_behind_answers() {
     assert_eq!(web.answer[0].objects[0].to_string(), "Service shop/web");
     assert_eq!((web.plane, web.aa), (AnsweringPlane::Agent, true));
     assert_eq!(web.kernel.state, KernelState::Off);
-    assert!(web.why.unwrap().contains("--interface"));
+    let why = web.why.unwrap();
+    assert!(why.contains("--interface"), "{why}");
 
     let db = lookup(&running, "a.db.shop.svc.cluster.local", Rtype::A).await;
     assert_eq!(
@@ -84,7 +85,10 @@ async fn lookup_names_the_objects_behind_answers() {
 
     let ghost = lookup(&running, "ghost.shop.svc.cluster.local", Rtype::A).await;
     assert_eq!(ghost.rcode.as_deref(), Some("NXDOMAIN"));
-    assert!(ghost.authority[0].settings);
+    assert!(
+        ghost.authority[0].settings,
+        "the SOA record doesn't come from the settings"
+    );
     assert_eq!(
         ghost.notes,
         [
@@ -96,6 +100,7 @@ async fn lookup_names_the_objects_behind_answers() {
     // Names with bytes that are special in a URL path.
     let escaped = lookup(&running, r"a/b%2f?#\032.cluster.local", Rtype::TXT).await;
     assert_eq!(escaped.name, r"a/b%2f?#\032.cluster.local.");
+    // A type without a mnemonic (RFC 6895 section 3.1: private use).
     let root = lookup(&running, ".", Rtype::from_int(65280)).await;
     assert_eq!((&*root.name, &*root.rtype), (".", "TYPE65280"));
     running.stop().await;
@@ -223,7 +228,7 @@ async fn lookup_of_names_outside_the_zones_matches_the_resolver() {
         let lookup = assert_lookup_matches_resolver(&without_upstreams, text, Rtype::A).await;
         assert_eq!(lookup.rcode.as_deref(), Some(expected));
         assert_eq!(lookup.plane, AnsweringPlane::Agent);
-        assert!(lookup.upstreams.is_empty());
+        assert!(lookup.upstreams.is_empty(), "{lookup:?}");
         assert!(lookup.notes[0].contains("--upstream"), "{lookup:?}");
     }
     let refused = lookup(&without_upstreams, "cluster.local", Rtype::AXFR).await;
@@ -239,7 +244,10 @@ async fn lookup_of_names_outside_the_zones_matches_the_resolver() {
         "out.shop.svc.cluster.local. 5 IN CNAME www.example.com."
     );
     assert_eq!(completed.answer[0].objects[0].name, "out");
-    assert!(completed.answer[1].upstream && completed.answer[1].objects.is_empty());
+    assert!(
+        completed.answer[1].upstream && completed.answer[1].objects.is_empty(),
+        "the address does not come from the upstream: {completed:?}"
+    );
     assert_eq!(completed.plane, AnsweringPlane::Agent);
     assert_eq!(completed.upstreams, [upstream.address]);
     let note = "www.example.com. is forwarded: an upstream answered NOERROR";
@@ -251,7 +259,8 @@ async fn lookup_of_names_outside_the_zones_matches_the_resolver() {
     running.stop().await;
 }
 
-/// The resolver waits two seconds for each of three silent upstreams: longer than a lookup waits.
+/// The resolver waits two seconds for each of three silent upstreams: longer than the 4.5 s that a
+/// lookup waits for the resolver.
 #[tokio::test]
 async fn lookup_does_not_wait_for_all_silent_upstreams() {
     let directory = tempfile::tempdir().unwrap();
@@ -289,7 +298,10 @@ async fn one_zone_or_all_zones_are_dumped() {
     fs::write(directory.path().join("objects.yaml"), OBJECTS).unwrap();
     let running = RunningAgent::start(directory.path(), &["--reverse", "10.96.0.0/16"]).await;
     let cluster = dump(running.admin, Some("cluster.local")).await.unwrap();
-    assert!(cluster.contains("\nweb.shop.svc.cluster.local. 5 IN A 10.96.1.1\n"));
+    assert!(
+        cluster.contains("\nweb.shop.svc.cluster.local. 5 IN A 10.96.1.1\n"),
+        "{cluster}"
+    );
     let reverse = dump(running.admin, Some("96.10.in-addr.arpa."))
         .await
         .unwrap();
@@ -298,8 +310,14 @@ async fn one_zone_or_all_zones_are_dumped() {
         "{reverse}"
     );
     let all = dump(running.admin, None).await.unwrap();
-    let rest = all.strip_prefix(&(cluster + &reverse)).unwrap();
-    assert!(rest.starts_with(';') && rest.contains("1.0.244.10.in-addr.arpa"));
+    // The files of the zones come first, then comments with the names outside all zones.
+    let rest = all
+        .strip_prefix(&(cluster + &reverse))
+        .unwrap_or_else(|| panic!("the zones' files do not come first: {all}"));
+    assert!(
+        rest.starts_with(';') && rest.contains("1.0.244.10.in-addr.arpa"),
+        "{rest}"
+    );
     assert_eq!(dump(running.admin, None).await.unwrap(), all);
 
     let error = dump(running.admin, Some("svc.cluster.local")).await;

@@ -235,7 +235,8 @@ pub(crate) fn cluster(policies: &[Value]) -> ApiContents {
     }
 }
 
-/// The number of permitted addresses (`None`: every client is permitted), and the Pods left out.
+/// The number of permitted addresses (`None`: every client is permitted), and the judged Pods that
+/// are not permitted.
 fn permitted_and_left_out(status: &dns_agent::admin::status::Status) -> (Option<usize>, Vec<&str>) {
     let policy = status.network_policy.as_ref().unwrap();
     assert_eq!(policy.mode, "respect");
@@ -320,6 +321,7 @@ async fn without_permission_to_list_policies_no_pod_is_answered_and_the_rest_wor
     let status = running
         .status_when(|status| status.missing.is_empty() && status.degraded.iter().any(is_reported))
         .await;
+    // Pods are judged only when the policies are known.
     assert_eq!(permitted_and_left_out(&status), (Some(0), vec![]));
     assert_eq!(status.objects.services, 1, "{status}");
     running.stop().await;
@@ -347,7 +349,10 @@ async fn without_the_node_name_no_pod_is_answered_once_a_policy_exists() {
             permitted_and_left_out(status) == (Some(0), vec![]) && is_reported(status)
         })
         .await;
-    assert!(!server.was_requested("/api/v1/pods"));
+    assert!(
+        !server.was_requested("/api/v1/pods"),
+        "the agent listed pods without knowing its node"
+    );
     running.stop().await;
 }
 
@@ -362,18 +367,20 @@ async fn ignored_policies_are_not_listed() {
         .await;
     let policy = status.network_policy.unwrap();
     assert_eq!((&*policy.mode, policy.permitted), ("ignore", None));
-    assert!(!server.was_requested(POLICIES));
+    assert!(!server.was_requested(POLICIES), "policies were listed");
     running.stop().await;
 }
 
 /// A policy that allows ingress to the cluster's DNS from Pods in these namespaces.
-fn ingress_from(namespaces: Value) -> Value {
+fn ingress_from(namespaces: &Value) -> Value {
     let mut policy = policy(json!({
         "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}, "policyTypes": ["Ingress"],
-        "ingress": [{"from": [null], "ports": [{"protocol": "UDP", "port": 53}]}],
+        "ingress": [{
+            "from": [{"namespaceSelector": namespaces}],
+            "ports": [{"protocol": "UDP", "port": 53}],
+        }],
     }));
     policy["metadata"] = json!({"namespace": "kube-system", "name": "in", "resourceVersion": "8"});
-    policy["spec"]["ingress"][0]["from"][0]["namespaceSelector"] = namespaces;
     policy
 }
 
@@ -400,11 +407,11 @@ async fn ingress_policies_of_the_dns_are_followed_with_the_labels_of_namespaces(
     let by_name = json!({"matchLabels": {"kubernetes.io/metadata.name": "shop"}});
     let by_team = json!({"matchLabels": {"team": "a"}});
     for (verb, policy, expected) in [
-        ("ADDED", ingress_from(by_name), (Some(1), vec!["other/db"])),
-        ("MODIFIED", ingress_from(json!({})), (Some(2), vec![])),
+        ("ADDED", ingress_from(&by_name), (Some(1), vec!["other/db"])),
+        ("MODIFIED", ingress_from(&json!({})), (Some(2), vec![])),
         (
             "MODIFIED",
-            ingress_from(by_team),
+            ingress_from(&by_team),
             (Some(1), vec!["other/db"]),
         ),
     ] {
@@ -413,6 +420,7 @@ async fn ingress_policies_of_the_dns_are_followed_with_the_labels_of_namespaces(
             .status_when(|status| permitted_and_left_out(status) == expected)
             .await;
     }
+    // Two feeds watch the namespaces: one for names, one for policies.
     server.wait_for_watches(NAMESPACES, 2).await;
     server
         .send_event(NAMESPACES, "MODIFIED", namespace("other", "a"))
@@ -421,7 +429,7 @@ async fn ingress_policies_of_the_dns_are_followed_with_the_labels_of_namespaces(
         .status_when(|status| permitted_and_left_out(status) == (Some(2), vec![]))
         .await;
     server
-        .send_event(POLICIES, "DELETED", ingress_from(json!({})))
+        .send_event(POLICIES, "DELETED", ingress_from(&json!({})))
         .await;
     running
         .status_when(|status| permitted_and_left_out(status) == (None, vec![]))
@@ -477,7 +485,11 @@ async fn policies_that_are_not_evaluated_leave_out_the_pods_they_may_select() {
     running
         .status_when(|status| permitted_and_left_out(status) == (None, vec![]))
         .await;
-    assert!(!server.was_requested("/apis/apps"));
+    // Only API groups with policies matter.
+    assert!(
+        !server.was_requested("/apis/apps"),
+        "the resources of the group `apps` were listed"
+    );
     running.stop().await;
 }
 
@@ -506,6 +518,7 @@ async fn without_permission_to_list_policies_of_cilium_no_pod_is_answered() {
 #[tokio::test]
 async fn no_pod_is_answered_until_the_served_kinds_of_policies_are_known() {
     let mut contents = cluster(&[]);
+    // The server refuses a resource only if there is no document for it.
     contents.refused.push(GROUPS);
     contents.documents.clear();
     let server = PreparedApi::start(contents).await;

@@ -99,7 +99,7 @@ fn status_without_a_running_agent_is_an_error() {
 fn status_and_signals_work_while_files_are_loading() {
     let directory = tempfile::tempdir().unwrap();
     let mut objects = String::new();
-    // Enough objects that loading takes seconds on any machine.
+    // So many objects that loading them takes longer than the requests below.
     for number in 0..200_000 {
         objects += &format!(
             "---\n{{apiVersion: v1, kind: Service, metadata: {{name: web-{number}}}, spec: {{clusterIP: 10.0.0.1}}}}\n"
@@ -168,7 +168,7 @@ fn log_lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
 fn send_signal(signal: &str, child: &Child) {
     let pid = child.id().to_string();
     let sent = Command::new("kill").args(["-s", signal, &pid]).status();
-    assert!(sent.unwrap().success());
+    assert!(sent.unwrap().success(), "kill failed to send SIG{signal}");
 }
 
 #[test]
@@ -183,8 +183,9 @@ fn the_agent_serves_its_status_until_a_signal_ends_it() {
         let admin = started.split("admin=").nth(1).unwrap().to_owned();
 
         let text = program(&["status", "--admin", &admin]).output().unwrap();
-        assert!(text.status.success());
-        assert!(String::from_utf8_lossy(&text.stdout).contains("cluster.local."));
+        assert!(text.status.success(), "`status` failed: {text:?}");
+        let stdout = String::from_utf8_lossy(&text.stdout);
+        assert!(stdout.contains("cluster.local."), "{stdout}");
         let json = program(&["status", "--json", "--admin", &admin])
             .output()
             .unwrap();

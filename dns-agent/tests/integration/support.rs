@@ -49,8 +49,9 @@ impl FakeUpstream {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             match TcpListener::bind(socket.local_addr().unwrap()).await {
                 Ok(listener) => break (socket, listener),
+                // Another program listens at this port over TCP. Another port is tried.
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-                Err(error) => panic!("{error}"),
+                Err(error) => panic!("the upstream can't listen over TCP: {error}"),
             }
         };
         let address = socket.local_addr().unwrap();

@@ -256,6 +256,10 @@ mod tests {
         assert_eq!(zones("fd00::/8"), ["d.f.ip6.arpa."]);
         assert_eq!(zones("fd00::/7"), ["c.f.ip6.arpa.", "d.f.ip6.arpa."]);
         assert_eq!(zones("::/0"), ["ip6.arpa."]);
-        assert_eq!(zones("fd00:77:30::/64")[0].len(), 16 * 2 + 9);
+        // Sixteen nibbles, each with a dot.
+        assert_eq!(
+            zones("fd00:77:30::/64")[0].len(),
+            16 * 2 + "ip6.arpa.".len()
+        );
     }
 }

@@ -106,6 +106,7 @@ pub trait ZoneData {
                 ComputedNames::Unknown => Some(NameData::Unknown),
             };
         }
+        // The parent has no entry, but may be a computed name, below which others are computed.
         match self.entry(&parent.parent()?)?.computed_names {
             ComputedNames::EmptyThenAddresses(ttl) => NameData::address(label, ttl),
             _ => None,
@@ -129,7 +130,8 @@ pub trait ZoneData {
     /// Follows CNAMEs from `owner` while they stay in the zones (RFC 1034 section 3.6.2). `link`
     /// has the target and the TTL of the CNAME of `owner`. If the chain leads to a delegated name
     /// or out of the zones, the answer is [`Answer::Alias`]. If only the data of the type is
-    /// delegated at a name in the chain, the whole query passes.
+    /// delegated at a name in the chain, the whole query passes. If the chain leads to an absent
+    /// name that may exist, the answer is that of [`ZoneData::absent_answer`].
     ///
     /// If the end of the chain has no data of the type, the answer has these CNAMEs, as in CoreDNS:
     /// * For A and AAAA, the CNAMEs up to the last one that crosses into another zone. If no CNAME
@@ -162,6 +164,7 @@ pub trait ZoneData {
                     Answer::NxDomain { .. } => {
                         return self.alias_without_data(owner, chain, crossing, rtype);
                     }
+                    // The target may exist.
                     answer => return answer,
                 }
             };
@@ -267,7 +270,7 @@ pub trait ZoneDataOwner: Send + Sync {
 
 impl<T: ZoneDataOwner> LiveZoneData for RwLock<T> {
     fn with_data(&self, see: &mut dyn FnMut(&dyn ZoneData)) {
-        // A panic of a writer ends the agent, so half-written data is never used for answers.
+        // Poisoning is ignored: a panic of the writer ends the agent.
         let owner = self.read().unwrap_or_else(PoisonError::into_inner);
         owner.with_zone_data(see);
     }

@@ -99,7 +99,7 @@ impl ModelBuilder {
     }
 
     /// Removes zones and records at or below delegated names, puts the other records into canonical
-    /// order, and adds the missing names between a name and the apex of its zone, as empty
+    /// order, and adds the missing names between a name and the highest apex above it, as empty
     /// non-terminals (RFC 8020) or with the data of computed names. They are added above delegated
     /// names too.
     pub fn build(mut self) -> Model {

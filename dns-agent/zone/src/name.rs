@@ -35,7 +35,8 @@ pub enum NameError {
     NameTooLong,
     /// A space, or a character outside printable ASCII, that is not written as `\DDD`.
     NotAscii,
-    /// A backslash not followed by a printable character or by three digits up to 255.
+    /// A backslash that is followed neither by three digits up to 255 nor by another printable
+    /// character.
     BadEscape,
     /// The wire form ends before the root label.
     Truncated,
@@ -237,7 +238,10 @@ impl fmt::Display for NameError {
             NameError::NotAscii => {
                 "only printable ASCII without spaces is allowed; write other bytes as \\DDD"
             }
-            NameError::BadEscape => "a backslash needs a character or three digits up to 255",
+            NameError::BadEscape => {
+                "a backslash must be followed by three digits up to 255, or by a printable \
+                 character other than a digit"
+            }
             NameError::Truncated => "the name ends before its root label",
             NameError::TrailingBytes => "bytes follow the root label",
             NameError::NotPlain => "the name holds a compression pointer or a reserved label type",

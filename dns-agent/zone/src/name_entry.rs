@@ -63,7 +63,9 @@ impl NameEntry {
         }
     }
 
-    /// The types that have data, or whose queries pass.
+    /// The types that have data, and those delegated by [`ModelBuilder::delegate_type`].
+    ///
+    /// [`ModelBuilder::delegate_type`]: crate::ModelBuilder::delegate_type
     pub fn types(&self) -> impl Iterator<Item = Rtype> {
         self.rrsets.iter().map(|set| set.rtype)
     }
@@ -99,7 +101,10 @@ impl NameEntry {
         }
     }
 
-    /// Whether the name has addresses, or passes queries for them, or is an alias.
+    /// Whether the name has addresses, or is an alias, or an address type is delegated by
+    /// [`ModelBuilder::delegate_type`].
+    ///
+    /// [`ModelBuilder::delegate_type`]: crate::ModelBuilder::delegate_type
     pub fn is_host(&self) -> bool {
         [Rtype::A, Rtype::AAAA, Rtype::CNAME]
             .into_iter()

@@ -1,8 +1,9 @@
 //! Zone files (RFC 1035 §5 calls them master files): all records as text.
 //!
 //! Names are written in the order in which the caller gives them. Comments describe what a zone
-//! file can't express: names that exist without records, computed names, names and types whose
-//! queries pass, and records outside all zones.
+//! file can't express: names that exist without records, computed names, names and single types
+//! whose queries pass, and records outside all zones. The [`OtherTypes`](super::OtherTypes) of a
+//! name are not described.
 
 use std::io::{self, Write};
 

@@ -51,9 +51,9 @@ static TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// A query. Its ID and the last two bytes of the client's MAC address are equal, and differ from
-/// frame to frame. `tests/benches/bench/programs.rs` repeats the layout of this struct and the next
-/// two.
+/// A query. Its ID and the last two bytes of the client's MAC address are equal. `generate` counts
+/// them up from frame to frame, and `check` requires that they come back equal.
+/// `tests/benches/bench/programs.rs` repeats the layout of this struct and the next two.
 #[repr(C)]
 pub struct QueryTemplate {
     /// The frame with the ID 0, padded with zeros.
@@ -160,8 +160,8 @@ pub fn nothing(_context: XdpContext) -> u32 {
     xdp_action::XDP_TX
 }
 
-/// Turns the frame into the query again, and continues with the program in [`TARGET`]. The
-/// benchmark runs it repeatedly over one frame.
+/// Turns the frame into the query again, with the ID 1, and continues with the program in
+/// [`TARGET`]. The benchmark runs it repeatedly over one frame.
 #[xdp]
 pub fn replay(context: XdpContext) -> u32 {
     let Some(query) = QUERY.get_ptr(0) else {
@@ -233,7 +233,7 @@ fn is_correct(context: &XdpContext, expected: &ExpectedReply) -> bool {
     if udp + 10 > end || start + 12 > end || variant + 1 > end {
         return false;
     }
-    // The same fields: the client's MAC address is the destination of a reply.
+    // The fields that `write_query` sets. The client's MAC address is the destination of a reply.
     // SAFETY: just checked.
     let (mac, sum, id, variant): (u16, u16, u16, u8) =
         unsafe { (load(start + 4), load(udp + 6), load(udp + 8), load(variant)) };

@@ -117,8 +117,8 @@ pub fn zerohop_tc(context: TcContext) -> i32 {
 }
 
 /// Makes the lease end after the number of jiffies in the packet's first eight bytes. Returns the
-/// lower 32 bits of the current time in jiffies. The agent runs this program by BPF_PROG_TEST_RUN,
-/// because user space can't read jiffies.
+/// lower 32 bits of the current time in jiffies, or 0 if the packet is shorter. The agent runs this
+/// program by BPF_PROG_TEST_RUN, because user space can't read jiffies.
 #[xdp]
 pub fn zerohop_lease(context: XdpContext) -> u32 {
     let (start, end) = (context.data(), context.data_end());
@@ -286,6 +286,7 @@ impl<D: DeviceKind> Frame for XdpFrame<D> {
     #[inline(always)]
     fn set_udp_checksum(&mut self, header: usize, checksum: UdpChecksum) {
         let udp = udp_header(self.start(), header);
+        // Never true. The check is for the verifier.
         if udp + udp::LENGTH > self.end() {
             return;
         }

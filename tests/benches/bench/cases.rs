@@ -75,7 +75,7 @@ pub(crate) fn model() -> Result<Model> {
 impl BenchCase {
     /// The frames of this case, with answers from `model`.
     pub(crate) fn frames(&self, model: &Model) -> Result<CaseFrames> {
-        let name = Name::from_wire(&self.query.name).context("the case's name")?;
+        let name = Name::from_wire(&self.query.name).context("the name of the case is invalid")?;
         let answer = model.answer(&name, Rtype::from_int(self.query.rtype));
         let answers: Vec<Vec<u8>> = (0..VARIANTS)
             .map(|rotation| self.answer_frame(&name, &answer, model, rotation))

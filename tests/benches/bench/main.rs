@@ -36,10 +36,10 @@ struct BenchmarkOptions {
     #[arg(long)]
     quick: bool,
     /// Measures only the cases with this text in their names. The TCP streams are the case
-    /// `stream`.
+    /// `stream`. The tables are measured only without this option.
     #[arg(long, default_value = "")]
     case: String,
-    /// Pairs of calls for each case.
+    /// Pairs of calls for each case, and pairs of TCP streams.
     #[arg(long)]
     pairs: Option<usize>,
     /// Live frames in a call.
@@ -55,11 +55,11 @@ struct Effort {
     /// Live frames in a call. Below two million the fixed cost of a call hides much of the
     /// difference between programs.
     frames: u32,
-    /// Number of calls of each program.
+    /// Number of calls of each program, and of TCP streams without and with the program.
     pairs: usize,
     /// Rounds in a call of BPF_PROG_TEST_RUN.
     rounds: u32,
-    /// Number of names in the tables.
+    /// Number of Services whose names are in the measured tables.
     names: u32,
     /// The duration of a TCP stream.
     stream: Duration,
@@ -82,6 +82,8 @@ fn main() -> Result<ExitCode> {
     pin_to_one_cpu()?;
     let mut failures = Vec::new();
     let namespace = NetworkNamespace::new("bench")?;
+    // With IPv6 the kernel would send neighbour discovery through the veths. The queries over IPv6
+    // need no IPv6 in the namespace, because only BPF programs handle them.
     namespace.sysctl("ipv6/conf/all/disable_ipv6", "1")?;
     namespace.sysctl("ipv6/conf/default/disable_ipv6", "1")?;
     if options.case != STREAM {
@@ -282,7 +284,7 @@ struct PairedCalls {
     /// Nanoseconds for each frame, one value for each call.
     reflector_ns: Vec<f64>,
     responder_ns: Vec<f64>,
-    /// Sums over all calls.
+    /// Sums over all calls of both programs.
     counts: FrameCounts,
 }
 
@@ -366,13 +368,13 @@ impl PairedCalls {
         let lost = self.missing() as f64 / self.counts.sent as f64;
         if lost > LOSS_LIMIT {
             failures.push(format!(
-                "{name}: {lost:.3} of the frames are missing, more than {LOSS_LIMIT}"
+                "{name}: the share of frames that are missing is {lost:.3}, more than {LOSS_LIMIT}"
             ));
         }
         let share = median(&self.shares());
         if name == cases::A && !options.quick && share < LEAST_SHARE {
             failures.push(format!(
-                "{name}: {share:.3} of the reflector's rate, less than {LEAST_SHARE}"
+                "{name}: the rate is {share:.3} of the reflector's, less than {LEAST_SHARE}"
             ));
         }
     }
@@ -425,7 +427,7 @@ fn measure_streams(
         );
         if !options.quick && share < LEAST_STREAM_SHARE {
             failures.push(format!(
-                "TCP stream {}: {share:.3} of its rate without the program, less than \
+                "TCP stream {}: the rate is {share:.3} of that without the program, less than \
                  {LEAST_STREAM_SHARE}",
                 direction.name()
             ));

@@ -92,6 +92,8 @@ impl ExpectedFrame {
     /// the byte at the offset `variant_bits.0` with the mask `variant_bits.1`. A mask of 0 means
     /// that all frames are equal.
     pub(crate) fn new(frames: &[Vec<u8>], udp: usize, variant_bits: (usize, usize)) -> Self {
+        // All variants have the checksum of the first, because only the order of their addresses
+        // differs.
         let first = &frames[0];
         let mut expected = Self {
             bytes: [[0; WORDS]; VARIANTS],
@@ -152,7 +154,8 @@ pub(crate) struct LiveCall {
 const NATIVE: XdpMode = XdpMode::Driver;
 /// The return value of an XDP program that sends the frame back.
 const XDP_TX: u32 = 3;
-/// The largest number of frames in flight.
+/// Number of frames that the kernel generates at a time. It handles pending packets after each
+/// batch.
 const BATCH: u32 = 64;
 /// After this time without a new frame, the missing frames count as lost.
 const PATIENCE: Duration = Duration::from_millis(200);

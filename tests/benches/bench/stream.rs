@@ -86,8 +86,8 @@ fn measure_stream(
     direction: StreamDirection,
     duration: Duration,
 ) -> Result<f64> {
-    let any = SocketAddr::new(GATEWAY[0], 0);
-    let listener = topology.node.enter(|| TcpListener::bind(any))??;
+    let gateway = SocketAddr::new(GATEWAY[0], 0);
+    let listener = topology.node.enter(|| TcpListener::bind(gateway))??;
     let address = listener.local_addr()?;
     let pod = topology.pod.enter(|| TcpStream::connect(address))??;
     let (node, _) = listener.accept()?;

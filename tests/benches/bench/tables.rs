@@ -39,7 +39,8 @@ impl TableMeasurement {
     }
 }
 
-/// Fills tables with names and changes them. No program reads them at the same time.
+/// Fills tables with the names of `names` Services, and changes them. No program reads them at the
+/// same time.
 pub(crate) fn measure(config: &DatapathConfig, names: u32) -> Result<TableMeasurement> {
     let records = records(names, 0)?;
     let (model, model_time) = timed(|| build(records))?;
@@ -56,6 +57,7 @@ pub(crate) fn measure(config: &DatapathConfig, names: u32) -> Result<TableMeasur
         filled.left_out
     );
 
+    // 1 << 20 is more than the number of Services, so every address changes.
     let others = build(self::records(names, 1 << 20)?)?;
     let (changed, replace) = timed(|| tables.publish_all(&others, &mut || {}))?;
     ensure!(
@@ -92,8 +94,8 @@ fn build(records: Vec<Record>) -> Result<Model> {
     Ok(builder.build())
 }
 
-/// One A record for each of `names` Services in 200 namespaces. Their addresses start with the one
-/// at index `first` in 10.0.0.0/8.
+/// One A record for each of `names` Services in 200 namespaces. The addresses are consecutive, from
+/// the one at index `first` in 10.0.0.0/8.
 fn records(names: u32, first: u32) -> Result<Vec<Record>> {
     (0..names)
         .map(|number| {

@@ -22,7 +22,7 @@ pub(crate) struct TransitionReport {
     /// Numbers of queries that the kernel plane received and passed, by the name's role and the
     /// agent's flags.
     passed: BTreeMap<(NameRole, &'static str), (u64, u64)>,
-    /// Number of transitions for which transient answers were recorded: those by one write.
+    /// Number of transitions in which transient answers were looked for: those by one write.
     pub(crate) observed: usize,
     /// Transient answers, by kind. The kernel plane gave them during a transition, but neither
     /// before nor after it, and CoreDNS was not seen to give them.
@@ -70,7 +70,10 @@ impl TransitionReport {
         let seldom =
             of_services.filter(|(_, (asked, passed))| (asked - passed) * 100 < asked * ANSWERED);
         let seldom = seldom.map(|((_, flags), (asked, passed))| {
-            format!("the kernel passed {passed} of {asked} queries for Services, with {flags}")
+            format!(
+                "the kernel passed {passed} of {asked} queries for Services, with {flags}; it must \
+                 answer at least {ANSWERED} %"
+            )
         });
         never.chain(seldom).collect()
     }

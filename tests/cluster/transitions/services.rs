@@ -102,7 +102,8 @@ impl TransitionGenerator {
         ))
     }
 
-    /// Changes a Service's labels. The controller manager copies them to the slices that it writes.
+    /// Changes a Service's labels. The controller manager copies them to the slices that it writes,
+    /// except the labels that it sets itself: [`HEADLESS`] and [`MANAGED_BY`].
     pub(super) fn change_labels(
         &mut self,
         cluster: &mut LiveCluster,

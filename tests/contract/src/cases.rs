@@ -106,7 +106,11 @@ impl Case {
     pub fn describe_fault(&self, reply: &[u8]) -> Option<String> {
         let message = match Message::read(reply) {
             Ok(message) => message,
-            Err(error) => return Some(format!("{self}: {error:#}: {reply:02x?}")),
+            Err(error) => {
+                return Some(format!(
+                    "{self}: cannot read the reply {reply:02x?}: {error:#}"
+                ));
+            }
         };
         let expected =
             [&self.answer, &self.authority, &self.additional].map(|records| sorted(records));
@@ -115,7 +119,7 @@ impl Case {
         let is_authoritative = message.flags().contains(&"aa");
         (!same || !is_authoritative).then(|| {
             format!(
-                "{self}: {:#?}\ninstead of {} {expected:#?}",
+                "{self}: {:#?}\ninstead of {} with AA, and {expected:#?}",
                 message.lines(),
                 self.rcode
             )

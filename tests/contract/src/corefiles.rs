@@ -2,7 +2,8 @@
 
 /// The Corefile in the ConfigMap of Kubernetes' own manifest (kubernetes/kubernetes,
 /// `cluster/addons/dns/nodelocaldns/nodelocaldns.yaml`) for iptables mode, with the placeholders
-/// filled in. One is left, for which node-cache writes the address of the Service `-upstreamsvc`.
+/// filled in. One is left: node-cache replaces it by the address of the Service that its flag
+/// `-upstreamsvc` names.
 pub const NODE_LOCAL_DNS: &str = "cluster.local:53 {
     errors
     cache {

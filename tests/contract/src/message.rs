@@ -78,11 +78,14 @@ impl Message {
             for number in 0..count {
                 match reader
                     .read_record()
-                    .with_context(|| format!("{section} {number}"))?
+                    .with_context(|| format!("record {number} of the {section} section"))?
                 {
                     ParsedRecord::Line(line) => records.push(line),
                     ParsedRecord::Opt(edns) => {
-                        ensure!(section == "additional", "an OPT record in {section}");
+                        ensure!(
+                            section == "additional",
+                            "an OPT record in the {section} section"
+                        );
                         ensure!(message.edns.is_none(), "two OPT records");
                         message.edns = Some(edns);
                     }
@@ -270,17 +273,22 @@ impl MessageReader<'_> {
         let mut at = self.at;
         let mut end = None;
         loop {
-            let length = usize::from(*self.bytes.get(at).context("a name without an end")?);
+            let first = self
+                .bytes
+                .get(at)
+                .context("the message ends inside a name")?;
+            let length = usize::from(*first);
             match length {
                 0 => break,
                 1..=63 => {
                     let label = self.bytes.get(at + 1..at + 1 + length);
-                    push_label(&mut text, label.context("half a label")?);
+                    push_label(&mut text, label.context("the message ends inside a label")?);
                     at += 1 + length;
                 }
                 0xc0.. => {
-                    let low = *self.bytes.get(at + 1).context("half a pointer")?;
-                    let target = (length & 0x3f) << 8 | usize::from(low);
+                    let low = self.bytes.get(at + 1);
+                    let low = low.context("the message ends inside a pointer")?;
+                    let target = (length & 0x3f) << 8 | usize::from(*low);
                     ensure!(
                         target < at,
                         "a pointer at {at} to {target}, which is not before it"
@@ -288,7 +296,7 @@ impl MessageReader<'_> {
                     end.get_or_insert(at + 2);
                     at = target;
                 }
-                other => bail!("a label of type {other:02x}"),
+                other => bail!("a label with the reserved length byte {other:02x}"),
             }
         }
         self.at = end.unwrap_or(at + 1);
@@ -353,7 +361,7 @@ impl MessageReader<'_> {
                 // has one byte more than its text.
                 ensure!(
                     self.at - start == target.trim_start_matches('.').len() + 1,
-                    "a compressed target: {target}"
+                    "an SRV target that is compressed, or has escapes: {target}"
                 );
                 format!("{numbers} {target}")
             }

@@ -8,9 +8,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Result, ensure};
 
 /// The destination MAC of queries.
-const NODE: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// The source MAC of queries.
-const POD: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// A query and its headers, with the fields that a test may want to change.
 #[derive(Clone, Debug)]
@@ -121,7 +121,7 @@ impl QueryPacket {
         let sum = udp_checksum(self.client, self.server.0, &udp);
         udp[6..8].copy_from_slice(&sum.to_be_bytes());
 
-        let mut frame = [NODE, POD].concat();
+        let mut frame = [NODE_MAC, POD_MAC].concat();
         match (self.client, self.server.0) {
             (IpAddr::V4(client), IpAddr::V4(server)) => {
                 // EtherType, and the IPv4 header (RFC 791): ID, DF, TTL 64, UDP.
@@ -177,7 +177,7 @@ pub fn address_reply(query: &[u8], bits: u16, ttl: u32, address: Ipv4Addr) -> Op
     Some(reply)
 }
 
-/// The type of a message's question. `None` if the question is incomplete.
+/// The type of a message's question. `None` if the message ends before it.
 #[must_use]
 pub fn question_type(message: &[u8]) -> Option<u16> {
     let end = question_end(message)?;
@@ -185,7 +185,8 @@ pub fn question_type(message: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes([rtype[0], rtype[1]]))
 }
 
-/// The position after the question. The name in the question must not be compressed.
+/// The position after the question, which may be past the end of the message. `None` if the name
+/// has no end. The name must not be compressed.
 fn question_end(message: &[u8]) -> Option<usize> {
     let mut at = 12;
     loop {
@@ -205,6 +206,7 @@ fn question_end(message: &[u8]) -> Option<usize> {
 /// If the frame is too short, if its headers are not those of the query with source and destination
 /// swapped, or if a TTL, a length or a checksum is wrong.
 pub fn parse_reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
+    // The headers of Ethernet, IPv4, UDP and DNS have 54 bytes.
     ensure!(reply.len() > 54, "the frame has only {} bytes", reply.len());
     ensure!(
         reply[..6] == query[6..12],

@@ -30,9 +30,10 @@
 //! agent forwards the question to an upstream. `upstream NAME` means that it asks the upstream
 //! about NAME, which is the last target in a chain of aliases.
 //!
-//! `soa ZONE` stands for the zone's SOA record in the authority section. `answer N records`
-//! requires N records in the answer section, but does not compare them; other sections likewise.
-//! Records of one owner and type may be in any order.
+//! `soa ZONE` stands for the zone's SOA record in the authority section, with a TTL of 5 s.
+//!
+//! `answer N records` requires N records in the answer section, but does not compare them; other
+//! sections likewise. Records of one owner and type may be in any order.
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -68,8 +69,8 @@ pub struct ScenarioQuestion {
     pub over_tcp: bool,
     /// The required action of the kernel, if the file has one.
     pub kernel_action: Option<KernelAction>,
-    /// The reply, in the lines of [`Message::lines`](crate::message::Message::lines), or the line
-    /// `ignored` or `upstream …`.
+    /// The reply, in the lines of [`Message::lines`](crate::message::Message::lines) and lines
+    /// `SECTION N records`, or the line `ignored` or `upstream …`.
     pub reply: Vec<String>,
 }
 
@@ -94,7 +95,7 @@ impl Scenario {
     ///
     /// # Errors
     ///
-    /// If the text is not in the form that this module describes. The error has the line.
+    /// If the text is not in the form that this module describes.
     pub fn read(text: &str) -> Result<Scenario> {
         let mut scenario = Scenario {
             flags: Vec::new(),

@@ -1,5 +1,5 @@
-//! `verify OBJECT` prints how many instructions this kernel's verifier walks for each program, and
-//! fails if a program exceeds the budget.
+//! `verify OBJECT` prints how many instructions this kernel's verifier processes for each program,
+//! and fails if a program exceeds the budget.
 //!
 //! The numbers come from the verifier's own log, which every kernel since 5.2 writes
 //! (`BPF_LOG_STATS`, commit 06ee7115b0d1); the count in `bpf_prog_info` exists only since 5.16.
@@ -25,8 +25,8 @@ const BUDGET: u64 = 500_000;
 const BPF_LOG_LEVEL1: u32 = 1;
 const BPF_LOG_STATS: u32 = 4;
 
-/// The size of the verifier's log, in bytes: room for a whole program at [`BPF_LOG_LEVEL1`], which
-/// logs every verified instruction.
+/// The size of the verifier's log, in bytes: more than any program needs at [`BPF_LOG_LEVEL1`],
+/// which logs the instructions that the verifier processes.
 const LOG_SIZE: usize = 64 << 20;
 
 fn main() -> anyhow::Result<ExitCode> {

@@ -116,6 +116,7 @@ fn queries_for_an_unreadable_service_pass() {
     let pod = PodClient::new(&topology);
     let has_address = |address| Ok(pod.service_address("web") == Some(address));
     assert!(eventually(LIMIT, || has_address([10, 96, 1, 1])).unwrap());
+    // The leading zeros make the address unreadable.
     api.apply("services", web("010.096.001.001"));
     assert!(eventually(LIMIT, || Ok(pod.ask_for("web").is_none())).unwrap());
     api.apply("services", web("10.96.1.2"));

@@ -45,8 +45,15 @@ fn a_suitable_node_works_and_check_leaves_no_pins() {
     let report: Value = serde_json::from_str(&output).unwrap();
     assert_eq!(report["verdict"], "works", "{output}");
     let findings = report["findings"].as_array().unwrap();
-    assert!(findings.len() > 8, "{output}");
-    assert!(findings.iter().all(|finding| finding["text"].is_string()));
+    assert!(
+        findings.len() > 8,
+        "only {} findings: {output}",
+        findings.len()
+    );
+    assert!(
+        findings.iter().all(|finding| finding["text"].is_string()),
+        "a finding has no text: {output}"
+    );
 }
 
 #[test]

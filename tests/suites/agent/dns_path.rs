@@ -17,9 +17,9 @@ fn config_map(name: &str, text: &str) -> Value {
     json!({"metadata": {"namespace": "kube-system", "name": name}, "data": {"Corefile": text}})
 }
 
-/// CoreDNS's Corefile with one more line.
-fn corefile(line: &str) -> Value {
-    let text = format!(".:53 {{\n {line}\n kubernetes cluster.local {{\n  ttl 30\n }}\n}}\n");
+/// CoreDNS's Corefile with additional lines.
+fn corefile(lines: &str) -> Value {
+    let text = format!(".:53 {{\n {lines}\n kubernetes cluster.local {{\n  ttl 30\n }}\n}}\n");
     config_map("coredns", &text)
 }
 
@@ -86,7 +86,10 @@ fn start_api(topology: &Topology, line: &str) -> MemoryApiServer {
 /// Waits until the answer for `web` has this TTL. `None`: until the query passes.
 fn wait_for_ttl(pod: &PodClient, ttl: Option<u32>) {
     let has_ttl = || Ok(pod.web_ttl() == ttl);
-    assert!(eventually(LIMIT, has_ttl).unwrap(), "{ttl:?}");
+    assert!(
+        eventually(LIMIT, has_ttl).unwrap(),
+        "the TTL of `web` never became {ttl:?}"
+    );
 }
 
 #[test]
@@ -108,7 +111,8 @@ fn names_that_a_node_cache_may_answer_itself_pass() {
     }
     api.delete("pods", "kube-system", "cache");
     wait_for_ttl(&pod, Some(30));
-    // With Kubernetes' Corefile, NodeLocal DNSCache only lowers TTLs.
+    // With Kubernetes' Corefile, NodeLocal DNSCache only lowers TTLs. Zerohop has one TTL for all
+    // answers, so it uses the cap for denials, 5 s.
     api.apply("configmaps", config_map("node-local-dns", NODE_LOCAL_DNS));
     api.apply("pods", node_cache());
     wait_for_ttl(&pod, Some(5));

@@ -98,7 +98,11 @@ fn lookups_succeed_when_the_agent_is_killed_for_lack_of_memory() {
             agent.has_ended()
         };
         assert!(eventually(LIMIT, has_ended).unwrap());
-        assert_ne!(cgroup.count_kills().unwrap(), 0);
+        assert_ne!(
+            cgroup.count_kills().unwrap(),
+            0,
+            "the agent ended for another reason"
+        );
         agent = cluster.start_agent(&[]);
         cluster.wait_until_answered();
     });
@@ -292,7 +296,10 @@ fn lookups_succeed_while_the_cluster_dns_is_down() {
         thread::sleep(pause_length());
     });
     tally.assert_none_failed();
-    assert_eq!(tally.by_kernel, tally.asked);
+    assert_eq!(
+        tally.by_kernel, tally.asked,
+        "the kernel did not answer every lookup"
+    );
 }
 
 /// Without the BPF file system there are no pins, so tcx links are detached when the agent ends.
@@ -365,7 +372,7 @@ impl OneNodeCluster {
         let tally = load.stop();
         println!("| {what} | {tally} |");
         assert!(tally.asked > 100, "only {} lookups", tally.asked);
-        assert!(tally.wrong.is_empty(), "{:#?}", tally.wrong);
+        assert!(tally.wrong.is_empty(), "wrong replies: {:#?}", tally.wrong);
         tally
     }
 

@@ -89,7 +89,7 @@ fn a_filter_of_unknown_owner_is_shown_and_stays() {
     let shown = |status: &Value| {
         let others = status["datapath"]["others"].as_array().unwrap();
         let [other] = &others[..] else {
-            panic!("{status:#}");
+            panic!("not exactly one foreign program: {status:#}");
         };
         assert_eq!(other["name"], "accounting", "{status:#}");
         assert_eq!(other["interface"], HOST_VETH, "{status:#}");
@@ -116,7 +116,8 @@ fn a_veth_with_a_cni_tcx_program_is_skipped() {
     });
     assert_eq!(
         has_tcx,
-        KernelVersion::current().unwrap() >= KernelVersion::new(6, 6, 0)
+        KernelVersion::current().unwrap() >= KernelVersion::new(6, 6, 0),
+        "a program can be attached by tcx since Linux 6.6, and only since then"
     );
     if !has_tcx {
         return report_not_run("a veth with a CNI's tcx program", "this kernel has no tcx");

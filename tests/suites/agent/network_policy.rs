@@ -151,7 +151,10 @@ impl PolicyNode {
     fn apply_and_wait(&self, documents: &[&str], ttl: Option<u32>) {
         self.manifests.write(&text(documents));
         let has_ttl = || Ok(self.pod.web_ttl() == ttl);
-        assert!(eventually(LIMIT, has_ttl).unwrap(), "{documents:?}");
+        assert!(
+            eventually(LIMIT, has_ttl).unwrap(),
+            "the TTL of `web` never became {ttl:?} with {documents:?}"
+        );
     }
 }
 
@@ -165,12 +168,8 @@ fn queries_of_a_pod_with_denied_egress_pass() {
     let node = PolicyNode::new(&[CLUSTER, CLIENT]);
     let mut agent = node.start_agent(&[]);
     assert_eq!(node.pod.web_ttl(), KERNEL);
-    assert!(
-        agent
-            .status()
-            .unwrap()
-            .contains("policies   none for egress")
-    );
+    let status = agent.status().unwrap();
+    assert!(status.contains("policies   none for egress"), "{status}");
 
     node.apply_and_wait(&[CLUSTER, CLIENT, DENY], PASSED);
     let line = agent
@@ -242,5 +241,6 @@ fn policies_can_be_ignored() {
     let node = PolicyNode::new(&[CLUSTER, CLIENT, DENY]);
     let agent = node.start_agent(&["--network-policy=ignore"]);
     assert_eq!(node.pod.web_ttl(), KERNEL);
-    assert!(agent.status().unwrap().contains("policies   ignored"));
+    let status = agent.status().unwrap();
+    assert!(status.contains("policies   ignored"), "{status}");
 }

@@ -163,7 +163,7 @@ fn removed_pins_are_created_again() {
         agent.end_by(Signal::SIGKILL).unwrap();
         agent = node.start_persisting(&["--stale-after=60s"]);
     });
-    assert!(asked > 0);
+    assert!(asked > 0, "no query was sent during the restart");
 }
 
 #[test]

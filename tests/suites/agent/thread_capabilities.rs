@@ -41,7 +41,7 @@ fn only_publisher_admin_and_file_threads_have_capabilities() {
         let all_have_it = permitted.iter().all(|set| set & NET_ADMIN != 0);
         assert!(
             !permitted.is_empty() && all_have_it,
-            "{name}: {permitted:x?}"
+            "not every thread `{name}` has CAP_NET_ADMIN: {permitted:x?}"
         );
     }
     // `files` reads manifests and may need rights to the operator's files. `notify-rs inoti`, a
@@ -50,12 +50,15 @@ fn only_publisher_admin_and_file_threads_have_capabilities() {
         threads.remove(name);
     }
     for name in ["dns-agent", "worker"] {
-        assert!(threads.contains_key(name), "{name}: {threads:x?}");
+        assert!(
+            threads.contains_key(name),
+            "no thread is named `{name}`: {threads:x?}"
+        );
     }
     for (name, permitted) in &threads {
         assert!(
             permitted.iter().all(|set| *set == 0),
-            "{name}: {threads:x?}"
+            "a thread `{name}` has capabilities: {permitted:x?}"
         );
     }
 }

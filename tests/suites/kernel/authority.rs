@@ -77,6 +77,7 @@ const NEVER_DENIED: [NeverDenied; 7] = [
         ],
     },
     NeverDenied {
+        // `svc.a` has 7 bytes in wire form. The kernel looks up names of at least 8.
         what: "namespaces below a parent that is too short to be looked up",
         manifests: || OBJECTS.to_owned(),
         flags: &["--cluster-domain=a", "--pods=verified"],
@@ -238,7 +239,7 @@ fn nothing_is_denied_before_everything_is_published() {
         "{passes} passes, {answers} answers"
     );
     let (verdict, out) = object.test_run(HookProgram::TcPeer, &absent).unwrap();
-    assert_ne!(verdict, TC_PASS);
+    assert_ne!(verdict, TC_PASS, "passed after the publication");
     assert_eq!(rcode(&packet::parse_reply(&absent, &out).unwrap()), 3);
 }
 
@@ -309,7 +310,7 @@ fn existing_namespaces_are_not_denied_while_they_become_known() {
             turn += 1;
         })
         .unwrap();
-    assert!(turn > NAMES, "{turn}");
+    assert!(turn > NAMES, "only {turn} steps for {NAMES} namespaces");
 }
 
 fn query_frame(number: usize) -> Vec<u8> {

@@ -164,7 +164,11 @@ impl ProbedNode {
         datapath.stop(StopMode::Detach);
         match &status.attached[..] {
             [attached] => Ok(attached.clone()),
-            _ => anyhow::bail!("{:?}", status.failed),
+            others => anyhow::bail!(
+                "{} hooks are attached instead of one; failed: {:?}",
+                others.len(),
+                status.failed
+            ),
         }
     }
 
@@ -178,9 +182,10 @@ impl ProbedNode {
     }
 }
 
-/// Limits the process's locked memory to less than is in use; restores the previous limit when
-/// dropped. Before Linux 5.11 no map can then be created without SYS_RESOURCE. The limit is no
-/// problem for other tests, because guests with such kernels run one test at a time.
+/// Limits the process's locked memory to 64 KiB, less than the tables need; restores the previous
+/// limit when dropped. Before Linux 5.11 the tables can then not be created without SYS_RESOURCE.
+/// The limit is no problem for other tests, because guests with such kernels run one test at a
+/// time.
 struct LockedMemoryLimit {
     previous_soft: u64,
     previous_hard: u64,

@@ -1,5 +1,5 @@
-//! Kernel tables with a small cluster, and loaded programs that are not attached: tests run them
-//! over single frames by BPF_PROG_TEST_RUN.
+//! Kernel tables with a small cluster, and loaded programs. Most tests do not attach the programs,
+//! but run them over single frames by BPF_PROG_TEST_RUN.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -186,9 +186,9 @@ fn changed_outcome(
         })
         .collect();
     let [(at, outcome, 1)] = moved[..] else {
-        panic!("{moved:?} were counted");
+        panic!("instead of one packet with one outcome, these were counted: {moved:?}");
     };
-    assert_eq!(at, hook);
+    assert_eq!(at, hook, "{outcome:?} was counted for another hook");
     outcome
 }
 
@@ -245,6 +245,7 @@ pub(crate) fn model() -> Model {
         "1.1.96.10.in-addr.arpa",
         Rdata::Ptr(name("web.shop.svc.cluster.local")),
     ));
+    // A reverse name outside every zone.
     builder.add(record(
         "9.9.244.10.in-addr.arpa",
         Rdata::Ptr(name("web.shop.svc.cluster.local")),

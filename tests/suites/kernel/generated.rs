@@ -77,9 +77,18 @@ struct QuestionTally {
 fn the_kernel_answers_as_the_user_plane_in_a_large_cluster() {
     let scale = ClusterScale::of_this_machine();
     let tally = compare_planes("pods insecure", &FLAGS, scale.services);
-    assert!(tally.questions >= scale.questions as u64);
+    assert!(
+        tally.questions >= scale.questions as u64,
+        "only {} questions",
+        tally.questions
+    );
     // About 10 % pass, most of them for type ANY or for names outside the zones.
-    assert!(tally.answers > tally.questions * 3 / 4);
+    assert!(
+        tally.answers > tally.questions * 3 / 4,
+        "the kernel answered only {} of {} questions",
+        tally.answers,
+        tally.questions
+    );
 }
 
 #[test]
@@ -144,7 +153,10 @@ fn the_kernel_answers_95_percent_of_a_realistic_mix() {
         100.0 * answered / all,
         100.0 * answered / in_zones
     );
-    assert!(answered > 0.95 * in_zones, "{answered} of {in_zones}");
+    assert!(
+        answered > 0.95 * in_zones,
+        "the kernel answers less than 95 % of the questions for names in the zones"
+    );
 }
 
 /// Asks the kernel all questions about a generated cluster, and checks its answers. Prints and

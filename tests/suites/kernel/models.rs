@@ -50,7 +50,8 @@ fn config(flags: &[&str]) -> Config {
 /// Whether `reply` is byte for byte the user plane's reply to `asked`, in some rotation of
 /// addresses.
 pub(crate) fn matches_user_plane(asked: &[u8], reply: &[u8], model: &Model) -> bool {
-    // An answer has one RRset of addresses, always fewer than 256.
+    // The kernel's answers have fewer than 256 addresses: it stores n addresses as 2n - 1 records
+    // of at least 16 bytes, all in 4096 bytes.
     (0..256).any(
         |rotation| match respond(asked, model, Transport::Udp, rotation) {
             QueryAction::Send(expected) => expected == reply,

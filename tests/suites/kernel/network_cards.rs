@@ -148,7 +148,7 @@ fn queries_over_the_rate_limit_pass() {
     let neighbour = query_from("fd00:10:244::78".parse().unwrap()).frame();
     let ended = fixture.run_program(HookProgram::Xdp, &neighbour);
     assert_eq!(ended, TestRunResult::Passed(Outcome::OverLimit));
-    // Another client almost never has the same bucket.
+    // The bucket of another client is almost never the same: clients are hashed into buckets.
     let other = query_from("10.244.0.78".parse().unwrap()).frame();
     assert!(is_answered(&fixture.run_program(HookProgram::Xdp, &other)));
 

@@ -22,10 +22,11 @@ fn every_program_loads() {
     let mut fixture = KernelFixture::shared();
     for program in HookProgram::ALL {
         let frame = KernelFixture::query("web.shop.svc.cluster.local", A).frame();
-        assert!(matches!(
-            fixture.run_program(program, &frame),
-            TestRunResult::Answered(Outcome::Data, _)
-        ));
+        let ended = fixture.run_program(program, &frame);
+        assert!(
+            matches!(ended, TestRunResult::Answered(Outcome::Data, _)),
+            "{program:?}: {ended:?}"
+        );
     }
 }
 
@@ -132,8 +133,10 @@ fn every_answer_equals_the_rendered_message() {
                 query.clone().with_edns(4096, 1, &[]),
                 query
                     .clone()
+                    // A cookie (RFC 7873), and padding (RFC 7830).
                     .with_edns(1232, 0, &[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8]),
                 query.clone().with_edns(1232, 1, &[0, 12, 0, 1, 0]),
+                // RD, AD and CD; no flag.
                 QueryPacket {
                     bits: 0x0130,
                     ..query.clone()
@@ -157,15 +160,16 @@ fn check_answer(
 ) {
     let frame = query.frame();
     let what = format!("{program:?} on {query:?}");
-    let TestRunResult::Answered(ended, out) = fixture.run_program(program, &frame) else {
-        panic!("{what}: {:?}", fixture.run_program(program, &frame));
+    let (ended, out) = match fixture.run_program(program, &frame) {
+        TestRunResult::Answered(ended, out) => (ended, out),
+        TestRunResult::Passed(ended) => panic!("{what} passed: {ended:?}"),
     };
     assert_eq!(ended, outcome, "{what}");
     let message = match packet::parse_reply(&frame, &out) {
         Ok(message) => message,
         Err(error) => panic!("{what}: {error}\n{out:02x?}"),
     };
-    // No answer of the tables has more than four addresses.
+    // No answer to `answered_questions` has more than four addresses.
     let possible = (0..4).map(|rotation| expected(fixture, query, outcome, rotation));
     assert!(
         possible.clone().any(|expected| expected == message),
@@ -230,6 +234,7 @@ fn every_address_comes_first_equally_often() {
         let at = 14 + 20 + 8 + 12 + query.name.len() + 4 + 12;
         first[usize::from(out[at + 3]) - 1] += 1;
     }
+    // A quarter of the queries, within 20 %.
     for count in first {
         assert!((80..=120).contains(&count), "{first:?}");
     }
@@ -243,12 +248,16 @@ fn a_client_with_a_large_edns_size_gets_a_large_answer() {
         let frame = query.frame();
         let TestRunResult::Answered(Outcome::Data, out) = fixture.run_program(program, &frame)
         else {
-            panic!("{program:?} passed");
+            panic!("{program:?} did not answer {query:?} with data");
         };
         let message = packet::parse_reply(&frame, &out).unwrap();
+        // `crowd` has 60 addresses.
         let possible =
             (0..60).any(|rotation| expected(&fixture, &query, Outcome::Data, rotation) == message);
-        assert!(possible, "{message:02x?}");
+        assert!(
+            possible,
+            "{program:?}: not the user plane's reply in any rotation: {message:02x?}"
+        );
     }
 }
 
@@ -279,11 +288,12 @@ fn a_zero_ipv4_udp_checksum_stays_zero_at_tc() {
     // The UDP checksum, after 14 bytes of Ethernet header, 20 of IPv4 header and 6 of UDP header.
     frame[40..42].fill(0);
     let TestRunResult::Answered(_, out) = fixture.run_program(HookProgram::TcPeer, &frame) else {
-        panic!("passed");
+        panic!("the tc program passed the query");
     };
     assert_eq!(out[40..42], [0, 0]);
+    // At XDP the answer gets a checksum, which `parse_reply` checks.
     let TestRunResult::Answered(_, out) = fixture.run_program(HookProgram::XdpVeth, &frame) else {
-        panic!("passed");
+        panic!("the XDP program passed the query");
     };
     packet::parse_reply(&frame, &out).unwrap();
 }
@@ -309,14 +319,16 @@ fn only_allowed_clients_are_answered_on_a_card() {
         for program in [HookProgram::Xdp, HookProgram::Tc] {
             assert_eq!(
                 fixture.run_program(program, &frame),
-                TestRunResult::Passed(Outcome::NotAllowed)
+                TestRunResult::Passed(Outcome::NotAllowed),
+                "{client} by {program:?}"
             );
         }
         for program in [HookProgram::XdpVeth, HookProgram::TcPeer] {
-            assert!(matches!(
-                fixture.run_program(program, &frame),
-                TestRunResult::Answered(..)
-            ));
+            let ended = fixture.run_program(program, &frame);
+            assert!(
+                matches!(ended, TestRunResult::Answered(..)),
+                "{client} by {program:?}: {ended:?}"
+            );
         }
     }
 }
@@ -353,14 +365,16 @@ fn nothing_is_answered_after_the_lease() {
     for program in HookProgram::ALL {
         assert_eq!(
             fixture.run_program(program, &frame),
-            TestRunResult::Passed(Outcome::LeaseStale)
+            TestRunResult::Passed(Outcome::LeaseStale),
+            "{program:?}"
         );
     }
     fixture.object.set_lease(LONG_LEASE_JIFFIES).unwrap();
     for program in HookProgram::ALL {
-        assert!(matches!(
-            fixture.run_program(program, &frame),
-            TestRunResult::Answered(..)
-        ));
+        let ended = fixture.run_program(program, &frame);
+        assert!(
+            matches!(ended, TestRunResult::Answered(..)),
+            "{program:?}: {ended:?}"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Packets that every program passes, whatever the device, the client or the lease: the packet is
+//! Packets that every program passes because of what they contain or ask for: the packet is
 //! unchanged, and its outcome is counted.
 
 use dns_common::Outcome;
@@ -107,6 +107,7 @@ passing_packets! {
         "two additional records" => message(|bytes| bytes[ADDITIONALS] = 2),
 
     NameLength:
+        // Zeros follow the root name, because a message too short for a name of 8 bytes is `Short`.
         "the root name" => message(|bytes| replace_from(bytes, QUESTION, &[0; 20])),
         "a name of more than 255 bytes" => question(&name_of_labels(120), A),
         "a zero byte in a label" => query_for(b"\x0aab\0defghij\x07cluster\x05local\0"),

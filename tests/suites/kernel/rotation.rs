@@ -1,5 +1,5 @@
-//! Each of n addresses comes first in one nth of the replies, within 20 %, whatever IDs and ports
-//! clients choose.
+//! Each of n addresses comes first in one nth of the replies, within 20 %, for clients whose IDs
+//! and ports are random, count up or stay the same.
 
 use std::{collections::BTreeMap, env, fmt::Write as _};
 
@@ -113,7 +113,7 @@ fn answer_of_user_plane(query: &QueryPacket, fixture: &KernelFixture) -> Vec<u8>
     let rotation = rand::random_range(..usize::MAX);
     match respond(&query.message(), &fixture.model, Transport::Udp, rotation) {
         QueryAction::Send(reply) => reply,
-        other => panic!("{other:?}"),
+        other => panic!("the user plane does not answer {query:?}: {other:?}"),
     }
 }
 
@@ -121,7 +121,7 @@ fn first_address(reply: &[u8]) -> String {
     let message = Message::read(reply).unwrap();
     let mut records = message.sections[0].iter();
     let address = records.find_map(|record| record.split_once(" IN A "));
-    address.expect("an address").1.to_owned()
+    address.expect("the reply has an A record").1.to_owned()
 }
 
 /// Checks that each of `count` addresses came first equally often, within 20 %.

@@ -66,8 +66,8 @@ fn names_outside_the_cluster_are_denied_below_search_domains() {
             ] {
                 let plain = query.frame();
                 let with_edns = query.with_edns(1232, 0, &[]).frame();
-                assert_eq!(denial(&mut fixture, &plain), DENIAL, "{name}");
-                let lines = denial(&mut fixture, &with_edns);
+                assert_eq!(denial(&mut fixture, name, &plain), DENIAL, "{name}");
+                let lines = denial(&mut fixture, name, &with_edns);
                 assert_eq!(lines, [&DENIAL[..], &["edns 1232"]].concat(), "{name}");
             }
         }
@@ -80,13 +80,14 @@ const DENIAL: [&str; 2] = [
     "authority cluster.local. 5 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 5",
 ];
 
-fn denial(fixture: &mut KernelFixture, frame: &[u8]) -> Vec<String> {
+/// The lines of the reply to a frame with a query for `name`, which must be denied.
+fn denial(fixture: &mut KernelFixture, name: &str, frame: &[u8]) -> Vec<String> {
     match fixture.run_program(HookProgram::TcPeer, frame) {
         TestRunResult::Answered(Outcome::NxDomain, out) => {
             let reply = packet::parse_reply(frame, &out).unwrap();
             Message::read(&reply).unwrap().lines()
         }
-        other => panic!("{other:?}"),
+        other => panic!("{name} is not denied: {other:?}"),
     }
 }
 

@@ -79,7 +79,8 @@ fn native_xdp_answers_over_veths() {
 }
 
 /// Starts the kernel plane on the node, and sends queries from the pod and from a namespace behind
-/// it, with partial and with complete checksums.
+/// it, with partial and with complete checksums. On veths `HookChoice::Auto` means tc, and
+/// `HookChoice::Xdp` generic XDP.
 fn check_hook(topology: &Topology, hook: HookChoice, expected: &str) {
     let model = model();
     let config = DatapathConfig {
@@ -126,7 +127,7 @@ fn check_hook(topology: &Topology, hook: HookChoice, expected: &str) {
             let before = counted_packets(&datapath);
             client.send(&query.message())?;
             let answer = client.receive(Duration::from_millis(200))?;
-            assert_eq!(answer, None);
+            assert_eq!(answer, None, "answered after the stop");
             Ok(counted_packets(&datapath) == before)
         };
         assert!(eventually(LIMIT, is_not_counted).unwrap());

@@ -41,7 +41,7 @@ pub(crate) fn repeat(
     (first.unwrap_or_default(), durations)
 }
 
-/// Sends a query from inside the pod.
+/// Sends a query [`QUERIES`] times from inside the pod.
 pub(crate) fn send_query(
     pod: &NetworkNamespace,
     query: &QueryPacket,
@@ -79,7 +79,8 @@ fn connect(server: (IpAddr, u16)) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Reads a reply, and checks that it answers the query.
+/// Checks that a reply answers the query. Returns its answer in the form of `DemoQuestion::answer`,
+/// or the name of another RCODE.
 fn read_reply(query: &QueryPacket, reply: &[u8], source: AnswerSource) -> Result<String> {
     let sent = query.message();
     let question = 12..12 + query.name.len() + 4;

@@ -25,7 +25,7 @@ use crate::process::output;
 /// How many times each name is looked up; enough for a stable median.
 pub(crate) const CALLS: u16 = 51;
 
-/// Looks a name up in the pod.
+/// Looks a name up [`CALLS`] times in the pod.
 pub(crate) fn call(pod: &NetworkNamespace, name: &str) -> Result<RepeatedAnswer> {
     let answer = output(pod_process(pod)?.arg(name))?;
     serde_json::from_str(&answer).with_context(|| format!("the pod's process wrote {answer:?}"))

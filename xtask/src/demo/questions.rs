@@ -7,7 +7,7 @@ use zerohop_contract::{
     packet::QueryPacket,
 };
 
-/// All questions, in the order of the tables: calls first.
+/// All questions, in the order of the printed tables: calls first.
 pub(crate) fn all() -> Vec<DemoQuestion> {
     vec![
         call("frontend", FRONTEND),
@@ -45,7 +45,7 @@ pub(crate) fn all() -> Vec<DemoQuestion> {
 
 /// A question, with its right answer.
 pub(crate) struct DemoQuestion {
-    /// The question in the tables.
+    /// The question as the printed tables show it.
     pub(super) text: String,
     pub(super) method: AskMethod,
     pub(super) source: AnswerSource,

@@ -8,9 +8,10 @@ use std::{
 
 use serde::Serialize;
 
-/// The levels of folders below the mount point that are searched for pins.
+/// The levels of folders below the mount point that are searched for pins. The deepest known pins,
+/// those of Cilium's endpoints, are in the fourth.
 const MAX_DEPTH: usize = 6;
-/// The largest number of pins that a search returns.
+/// The largest number of pins that a search returns. The caller opens each of them.
 const MAX_PINS: usize = 4096;
 
 /// Software whose BPF programs are recognised.

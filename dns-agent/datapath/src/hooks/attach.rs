@@ -254,7 +254,7 @@ impl Attachment {
 }
 
 impl Link {
-    /// Wraps a link that has just been pinned at `path`.
+    /// Wraps the link that is pinned at `path`.
     fn pinned(link: PinnedLink, path: PathBuf) -> io::Result<Link> {
         let held = HeldLink::open_pinned(&path)?;
         let link = link.into();
@@ -405,8 +405,7 @@ fn attach_tc(
 /// Attaches a program, and pins the link if links are to be pinned.
 ///
 /// A link that can't be pinned is dropped, which detaches the program. The program is then attached
-/// again without a pin, and the reason is returned. On a kernel without links of this kind aya
-/// attaches by netlink, and the second attachment replaces the first.
+/// again without a pin, and the reason is returned.
 fn attach_and_pin<L>(
     mut attach: impl FnMut() -> anyhow::Result<L>,
     pinning: Pinning<'_>,

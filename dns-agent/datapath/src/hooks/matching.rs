@@ -146,7 +146,7 @@ pub(super) fn chosen_hook(wanted: &[Interface], device: &Device) -> Option<Choic
         .iter()
         .find(|interface| match interface.name.as_str() {
             // A veth with the default route is the uplink of a node that is itself a container.
-            PODS => device.is_veth && device.peer_in_other_namespace && !device.is_default_route,
+            PODS => device.is_veth && device.peer_in_other_namespace && !device.has_default_route,
             pattern => matches_pattern(pattern.as_bytes(), device.name.as_bytes()),
         })
         .map(|interface| interface.hook)

@@ -26,6 +26,7 @@ impl CoverageSetup {
             &SourceOptions::default(),
             sender,
         );
+        // The request for the version, without which lists are plain.
         api.next_request()
             .await
             .refuse(404, "NotFound", "no version");
@@ -175,7 +176,7 @@ async fn names_that_are_already_watched_cause_no_request() {
     let (_, selector) = setup.next_slices_request().await;
     assert_eq!(selector, "kubernetes.io/service-name in (db,new)");
     let lists = setup.source.health().feeds()[&Feed::SLICES].lists;
-    assert_eq!(lists, 2);
+    assert_eq!(lists, 2, "one list for `db`, and one for both names");
 }
 
 #[tokio::test(start_paused = true)]
@@ -215,10 +216,11 @@ async fn many_names_are_watched_in_parts_and_for_too_many_names_all_slices_are_w
     let mut watches = Vec::new();
     while covered < 200 {
         let (request, selector) = setup.next_slices_request().await;
-        // The names begin with zeros, and have at most 4096 bytes in a request.
+        // The names begin with zeros, and have at most 4096 bytes in a request. The rest is the
+        // syntax of the selector.
         assert!(
             selector.contains('0') && selector.len() < 4200,
-            "{selector}"
+            "a selector without names, or with too many: {selector}"
         );
         match request.parameter("watch") {
             Some(_) => watches.push(request.start_body()),
@@ -234,6 +236,7 @@ async fn many_names_are_watched_in_parts_and_for_too_many_names_all_slices_are_w
     // Namespaces, Services, and three parts.
     assert_eq!(setup.source.health().feeds().len(), 2 + 3);
 
+    // All eight parts together have room for 544 names.
     for service in services(200..600) {
         setup.services.send_event(("ADDED", service)).await;
     }
@@ -259,7 +262,10 @@ async fn many_names_are_watched_in_parts_and_for_too_many_names_all_slices_are_w
         ["covered every Service", "listed"]
     );
     // Before the new list, the coverage of the old parts ended.
-    assert!(received.contains(&"covered ".to_owned()), "{received:?}");
+    assert!(
+        received.contains(&"covered ".to_owned()),
+        "no coverage ended: {received:?}"
+    );
 }
 
 pub(super) fn describe_coverage(covered: &Covered) -> String {

@@ -87,7 +87,7 @@ async fn added_and_removed_kinds_are_reported() {
     let at = setup.answer("/apis", &policies).await;
     assert!(
         (POLL_INTERVAL..=2 * POLL_INTERVAL).contains(&(at - last)),
-        "{:?}",
+        "polled again after {:?}",
         at - last
     );
     assert_eq!(
@@ -132,7 +132,11 @@ async fn added_and_removed_kinds_are_reported() {
             .await;
     }
     let at = setup.answer("/apis", &plain).await;
-    assert!(at - last <= 2 * POLL_INTERVAL, "{:?}", at - last);
+    assert!(
+        at - last <= 2 * POLL_INTERVAL,
+        "polled again after {:?}",
+        at - last
+    );
     assert!(
         setup.kinds.try_recv().is_err(),
         "a single poll without a kind doesn't remove it"
@@ -188,11 +192,11 @@ async fn nothing_is_reported_before_the_api_server_has_responded() {
     let request = setup.next("/apis").await;
     let health = || setup.discovery.health().feeds()[&Feed::PolicyKinds].clone();
     let FeedActivity::Retrying { error } = health().activity else {
-        panic!("{:?}", health());
+        panic!("the discovery is not retrying: {:?}", health());
     };
     assert!(
         error.contains("which API groups the API server serves: not you"),
-        "{error}"
+        "another error: {error}"
     );
     assert_eq!(health().last_received, None);
     assert!(setup.kinds.try_recv().is_err());

@@ -25,7 +25,7 @@ async fn errors_are_retried_after_growing_random_delays() {
     for (wait, ceiling) in waits.iter().zip([500, 1000, 2000, 4000, 8000, 16000]) {
         assert!(
             *wait <= Duration::from_millis(ceiling),
-            "{wait:?} of at most {ceiling} ms"
+            "waited {wait:?}, more than {ceiling} ms"
         );
     }
     let later = &waits[6..];
@@ -35,13 +35,13 @@ async fn errors_are_retried_after_growing_random_delays() {
     let mean = later.iter().sum::<Duration>() / 100;
     assert!(
         mean > Duration::from_secs(10) && mean < Duration::from_secs(20),
-        "{mean:?}"
+        "the mean delay is {mean:?}"
     );
     assert!(
         setup
             .error()
             .contains("can't list services: 500 etcd is unavailable"),
-        "{}",
+        "another error: {}",
         setup.error()
     );
     assert_eq!(setup.received(), [""; 0]);
@@ -87,7 +87,7 @@ async fn after_an_outage_the_watch_continues_without_a_list() {
     }
     assert!(
         setup.error().contains("502 <html>no upstream"),
-        "{}",
+        "another error: {}",
         setup.error()
     );
     assert!(
@@ -105,9 +105,10 @@ async fn retry_after_is_respected() {
         let request = list.arrived_at;
         list.refuse_with(code, "TooManyRequests", "slow down", &[(RETRY_AFTER, "20")]);
         let wait = setup.api.next_request().await.arrived_at - request;
+        // A random back-off of at most 500 ms is added.
         assert!(
             wait >= Duration::from_secs(20) && wait <= Duration::from_millis(20_500),
-            "{wait:?}"
+            "retried after {wait:?}"
         );
     }
 }
@@ -123,6 +124,7 @@ async fn retry_after_is_bounded() {
         "slow down",
         &[(RETRY_AFTER, "86400")],
     );
+    // At most 300 s are waited, and a random back-off of at most 500 ms.
     assert!(setup.api.next_request().await.arrived_at - request <= Duration::from_millis(300_500));
 }
 
@@ -170,7 +172,7 @@ async fn refusals_say_what_to_do() {
         assert!(list.arrived_at - refused <= Duration::from_millis(500));
         let error = setup.error();
         for part in parts.iter().chain(&["what the API server says"]) {
-            assert!(error.contains(part), "{error}");
+            assert!(error.contains(part), "{part:?} is not in: {error}");
         }
         // After the permission is granted, the feed works.
         list.respond_with_list("7", &[]);
@@ -178,7 +180,8 @@ async fn refusals_say_what_to_do() {
         assert_eq!(setup.health().activity, FeedActivity::Listing);
         watch.refuse(code, "Reason", "what the API server says");
         setup.api.next_request().await;
-        assert!(setup.error().contains("to watch "), "{}", setup.error());
+        let error = setup.error();
+        assert!(error.contains("to watch "), "another error: {error}");
     }
 }
 
@@ -196,9 +199,11 @@ async fn refused_watches_cause_lists_at_growing_intervals() {
             assert_eq!(watch.parameter("resourceVersion"), Some("8"));
             while setup.events.try_recv().is_ok() {}
         }
+        // If the delays didn't grow, the mean of the sum would be 100 s: each is at most 5 s. The
+        // ceilings grow to 30 s, so the mean is 532 s.
         assert!(
             started.elapsed() > Duration::from_secs(200),
-            "{:?}",
+            "40 refused watches took only {:?}",
             started.elapsed()
         );
     }

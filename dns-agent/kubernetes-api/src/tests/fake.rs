@@ -22,7 +22,7 @@ use tokio::{
 /// The fake API server's requests, in order of arrival.
 pub(crate) struct FakeApi(mpsc::Receiver<PendingRequest>);
 
-/// A request that waits for its response.
+/// A request that waits for its response. Dropping it responds with 503.
 pub(crate) struct PendingRequest {
     pub(crate) path: String,
     /// The query parameters of the URL.
@@ -46,7 +46,9 @@ impl FakeApi {
     /// The next request, which must come within an hour.
     pub(crate) async fn next_request(&mut self) -> PendingRequest {
         let request = timeout(Duration::from_secs(3600), self.0.recv()).await;
-        request.expect("no request").expect("the client is gone")
+        request
+            .expect("no request within an hour")
+            .expect("the client is gone")
     }
 }
 

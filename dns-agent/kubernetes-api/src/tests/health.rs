@@ -25,6 +25,7 @@ async fn start_source() -> (
     let (router, mut api) = FakeApi::new();
     let (sender, events) = mpsc::channel(64);
     let source = KubernetesSource::start(Client::new(router, "default"), &options, sender);
+    // The request for the version, without which lists are plain.
     api.next_request()
         .await
         .refuse(404, "NotFound", "no version");

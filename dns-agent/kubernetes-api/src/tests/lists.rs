@@ -84,7 +84,7 @@ async fn a_silent_list_is_abandoned() {
     let after = list.arrived_at - silent;
     assert!(
         after >= Duration::from_secs(180) && after <= Duration::from_millis(180_500),
-        "{after:?}"
+        "retried after {after:?}, not after 180 s and a back-off of at most 0.5 s"
     );
     body.wait_until_closed().await;
 }
@@ -97,11 +97,11 @@ async fn a_response_that_does_not_begin_is_abandoned() {
     let after = list.arrived_at - unanswered.arrived_at;
     assert!(
         after >= Duration::from_secs(70) && after <= Duration::from_millis(70_500),
-        "{after:?}"
+        "retried after {after:?}, not after 70 s and a back-off of at most 0.5 s"
     );
     assert!(
         setup.error().contains("didn't respond within 70 s"),
-        "{}",
+        "another error: {}",
         setup.error()
     );
 }
@@ -128,24 +128,24 @@ async fn an_unreadable_object_is_reported_and_skipped() {
     setup.api.next_request().await;
     let received = setup.received();
     let [listing, number, port, address, nameless, a, listed] = received.as_slice() else {
-        panic!("{received:?}");
+        panic!("not seven events: {received:?}");
     };
     assert_eq!([listing, a, listed], ["listing", "+a", "listed"]);
     assert!(
         number.starts_with("?a Service without a readable name: invalid type"),
-        "{number}"
+        "another event: {number}"
     );
     assert!(
         port.starts_with("?Service ns/port: spec.ports[0].port: invalid type"),
-        "{port}"
+        "another event: {port}"
     );
     assert!(
         address.starts_with("?Service ns/address: spec.clusterIPs: "),
-        "{address}"
+        "another event: {address}"
     );
     assert!(
         nameless.starts_with("?a Service without a readable name: metadata.name: invalid type"),
-        "{nameless}"
+        "another event: {nameless}"
     );
     assert_eq!((setup.health().applied, setup.health().unusable), (1, 4));
 }
@@ -166,7 +166,8 @@ async fn a_response_that_is_not_a_list_is_an_error() {
             .await
             .respond(StatusCode::OK, &[], Body::from(body));
         setup.api.next_request().await;
-        assert!(setup.error().contains(reason), "{}", setup.error());
+        let error = setup.error();
+        assert!(error.contains(reason), "{reason:?} is not in: {error}");
         assert_eq!(setup.received(), ["listing"]);
     }
 }
@@ -206,7 +207,7 @@ async fn events_of_slices_have_the_time_of_the_change() {
             Event::Applied {
                 changed: received, ..
             } => assert_eq!(received, changed, "{annotations}"),
-            other => panic!("{other:?}"),
+            other => panic!("the slice was not reported as applied: {other:?}"),
         }
     }
 }
@@ -229,6 +230,7 @@ async fn a_slow_receiver_slows_reading() {
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert!(!writer.is_finished());
     let applied = setup.health().applied;
+    // One more object may wait for room in the channel.
     assert!(
         applied <= 1024 + 1,
         "{applied} objects were read although the channel holds 1024"
@@ -295,7 +297,7 @@ async fn the_corefile_is_reported_from_lists_and_changes() {
     let received = setup.event().await;
     assert!(
         received.starts_with("?ConfigMap coredns: data"),
-        "{received}"
+        "another event: {received}"
     );
 }
 
@@ -312,7 +314,7 @@ async fn an_unreadable_corefile_is_not_reported_as_absent() {
     let received = setup.received();
     assert!(
         received[1].starts_with("?ConfigMap coredns: "),
-        "{received:?}"
+        "other events: {received:?}"
     );
     assert_eq!((received.len(), received[2].as_str()), (3, "listed"));
 }

@@ -36,6 +36,7 @@ async fn count_requests_of(
     let source = start(Client::new(router, "default"), sender);
     let mut counts = SelectionCounts::new();
     let end = Instant::now() + time;
+    // The request for the version, without which lists are plain.
     api.next_request()
         .await
         .refuse(404, "NotFound", "no version");
@@ -90,10 +91,15 @@ async fn after_the_first_lists_there_are_only_watches() {
         ..SourceOptions::default()
     };
     let (counts, health) = count_requests(&options, Duration::from_secs(3600)).await;
-    assert_eq!(counts.len(), 4);
+    // Namespaces, Services, the slices of the cluster's DNS, and Pods.
+    assert_eq!(counts.len(), 4, "{counts:?}");
     for (selection, (lists, watches)) in &counts {
         assert_eq!(*lists, 1, "{selection}");
-        assert!((6..=12).contains(watches), "{selection}: {watches}");
+        // Each watch lasts 5 to 10 minutes.
+        assert!(
+            (6..=12).contains(watches),
+            "{selection}: {watches} watches in an hour"
+        );
     }
     let watches = counts.values().map(|(_, watches)| watches).sum();
     let request_counts = RequestCounts {
@@ -102,9 +108,11 @@ async fn after_the_first_lists_there_are_only_watches() {
         get: 1,
     };
     assert_eq!(health.requests(), request_counts);
+    // The last bookmark of a watch comes up to 60 s before its end, and the first one of the next
+    // watch 60 s after that end.
     assert!(
         health.age() <= Some(Duration::from_secs(120)),
-        "{:?}",
+        "the age is {:?}",
         health.age()
     );
     println!("{request_counts:?} in an hour");

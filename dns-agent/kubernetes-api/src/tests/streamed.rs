@@ -158,6 +158,7 @@ async fn the_api_servers_version_selects_the_list_format() {
             "{body}"
         );
         assert_eq!(source.health().requests().get, 1);
+        // The list of the other feed fails, because this test drops its request, and is retried.
         api.next_request().await;
         api.next_request().await;
         drop(list);

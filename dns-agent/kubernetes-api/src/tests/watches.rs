@@ -13,7 +13,7 @@ async fn changes_are_reported_and_the_version_advances() {
     assert_eq!(watch.path, "/api/v1/services");
     assert_eq!(watch.parameter("allowWatchBookmarks"), Some("true"));
     let seconds: u64 = watch.parameter("timeoutSeconds").unwrap().parse().unwrap();
-    assert!((300..=600).contains(&seconds), "{seconds}");
+    assert!((300..=600).contains(&seconds), "timeoutSeconds={seconds}");
     let body = watch.start_body();
     body.send_event(added("b", "8")).await;
     body.send_event(("MODIFIED", service("a", "9"))).await;
@@ -131,9 +131,10 @@ async fn a_feed_lists_again_if_the_api_server_has_not_reached_its_version() {
     assert_eq!(list.parameter("watch"), None);
     assert_eq!(list.parameter("resourceVersion"), Some("100"));
     let after = list.arrived_at - started;
+    // Two watches were silent for 180 s each. A random delay of at most 5 s follows.
     assert!(
         after >= Duration::from_secs(360) && after <= Duration::from_secs(366),
-        "{after:?}"
+        "listed again after {after:?}"
     );
 }
 
@@ -172,10 +173,10 @@ async fn the_silence_of_several_watches_adds_up() {
         tokio::time::sleep(Duration::from_secs(60)).await;
         drop(body);
         watches += 1;
-        assert!(watches < 10, "no list");
+        assert!(watches < 10, "ten silent watches, and no list");
         request = setup.api.next_request().await;
     }
-    assert_eq!(watches, 6);
+    assert_eq!(watches, 6, "a list is due after 360 s without an event");
     assert_eq!(request.parameter("resourceVersion"), Some("7"));
 }
 
@@ -220,22 +221,25 @@ async fn unreadable_events_are_reported_and_skipped() {
     let received = setup.event().await;
     assert!(
         received.starts_with("?Service ns/broken: spec.ports: invalid type"),
-        "{received}"
+        "another event: {received}"
     );
     body.send_text("not JSON\n").await;
     let received = setup.event().await;
-    assert!(received.contains("can't parse a watch event"), "{received}");
+    assert!(
+        received.contains("can't parse a watch event"),
+        "another event: {received}"
+    );
     body.send_event(("NEWS", service("x", "9"))).await;
     let received = setup.event().await;
     assert!(
         received.contains("unknown event type \"NEWS\""),
-        "{received}"
+        "another event: {received}"
     );
     body.send_event(("DELETED", json!({"metadata": {}}))).await;
     let received = setup.event().await;
     assert!(
         received.starts_with("?a Service without a readable name: metadata.name: "),
-        "{received}"
+        "another event: {received}"
     );
     // A deleted object need not be valid.
     body.send_event((
@@ -282,7 +286,7 @@ async fn a_watch_that_ends_at_once_is_opened_again_after_a_growing_delay() {
     // five delays, 16 s for the sixth, and 30 s for each of the other 34.
     assert!(
         started.elapsed() > Duration::from_secs(200),
-        "{:?}",
+        "40 watches took only {:?}",
         started.elapsed()
     );
 }

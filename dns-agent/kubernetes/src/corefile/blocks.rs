@@ -22,7 +22,8 @@ struct BlockKey {
     transport: BlockTransport,
 }
 
-/// Finds the `kubernetes` plugin and its server block. Fails if there are several or none.
+/// Finds the `kubernetes` plugin of the server blocks for plain DNS, and its block. Fails if there
+/// are several or none.
 pub(super) fn find_kubernetes<'a, 'b>(
     blocks: &'b [ServerBlock<'a>],
 ) -> Result<(&'b ServerBlock<'a>, &'a Directive), CorefileProblem> {
@@ -85,7 +86,7 @@ impl<'a> ServerBlock<'a> {
     }
 
     /// Finds the names in `zones` whose queries don't reach this block, or may not reach it. `line`
-    /// is the line that names the zones.
+    /// is the line of the finding about zones outside this block's keys.
     pub(super) fn find_unserved_names(
         &self,
         blocks: &[ServerBlock<'_>],

@@ -87,7 +87,7 @@ pub(super) fn cap_ttl(ttl: u32, caps: &[TtlCap], zones: &[Name]) -> (u32, Vec<No
         .filter(|cap| cap.seconds < ttl && cap.applies_to(zones))
     {
         let text = format!(
-            "`cache` caps TTLs, so TTLs are {} s instead of {ttl} s",
+            "`cache` caps TTLs, so TTLs are at most {} s instead of {ttl} s",
             cap.seconds
         );
         notes.push(Note::new(cap.line, text));

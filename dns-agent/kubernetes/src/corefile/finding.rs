@@ -83,13 +83,13 @@ impl CorefileFinding {
         }
     }
 
-    /// Whether the finding makes a whole zone pass.
+    /// Whether the finding makes this whole zone pass.
     pub(super) fn covers(&self, zone: &Name) -> bool {
         self.names.iter().any(|name| zone.is_at_or_below(name))
     }
 
-    /// The sentence that says which names of these zones pass. `None` if none do. Without zones,
-    /// the sentence says that everything passes.
+    /// The sentence that says which names of these zones pass. `None` if none do. If all zones pass
+    /// entirely, or `zones` is empty, the sentence says that everything passes.
     fn note_for_zones(&self, zones: &[Name]) -> Option<Note> {
         let (whole, rest): (Vec<&Name>, Vec<&Name>) =
             zones.iter().partition(|zone| self.covers(zone));

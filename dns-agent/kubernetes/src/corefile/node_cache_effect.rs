@@ -19,7 +19,7 @@ use crate::node_cache::is_cluster_dns_placeholder;
 /// Facts about a pod of NodeLocal DNSCache that are not in its Corefile.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeCacheContext {
-    /// The served addresses that the node cache binds.
+    /// The served addresses at which the node cache may answer.
     pub bound: Vec<IpAddr>,
     /// The addresses of the cluster's DNS to which the node cache may forward queries.
     pub cluster_dns: BTreeSet<IpAddr>,
@@ -30,7 +30,7 @@ pub struct NodeCacheContext {
 /// The Service to which NodeLocal DNSCache forwards queries for the cluster's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UpstreamService {
-    /// A Service that leads to the cluster's DNS, as far as Zerohop knows.
+    /// A Service that leads to the cluster's DNS as far as Zerohop knows, or that doesn't exist.
     #[default]
     ClusterDns,
     /// A Service that leads to other servers.
@@ -136,6 +136,7 @@ fn collect_effects(
         let block_zones = block.zones();
         for directive in block.directives {
             let found = match directive.name() {
+                // `check_forwarding` has checked these.
                 "forward" | "bind" => Ok(Vec::new()),
                 "cache" => TtlCap::read(directive, &block_zones).map(|cap| {
                     let zones = zones.clone();

@@ -1,7 +1,7 @@
 //! How other plugins change the answers of `kubernetes`.
 //!
-//! The plugins in this module are an allow-list. Any other plugin may answer any query, so it makes
-//! everything pass.
+//! The plugins in this module are an allow-list. Any other plugin may answer any query. So it makes
+//! everything pass or, in NodeLocal DNSCache, all zones of its server block.
 
 use std::net::IpAddr;
 

@@ -65,7 +65,8 @@ impl Reload {
         longest
     }
 
-    /// An upper bound on the time between two checks. `None` if there is none, or if it is unknown.
+    /// An upper bound on the time between two checks. `None` if CoreDNS makes no checks, if the
+    /// interval is unknown, or if CoreDNS refuses the Corefile.
     #[must_use]
     pub fn period(&self) -> Option<Duration> {
         match self {

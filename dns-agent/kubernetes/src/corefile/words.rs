@@ -26,9 +26,13 @@ pub(super) fn split_words(text: &str) -> Result<Vec<CorefileWord>, CorefileProbl
     while let Some(c) = chars.next() {
         match c {
             '\r' => {}
-            // As in CoreDNS, a comment that directly follows a word ends at the next white space,
-            // not at the end of the line.
-            _ if c.is_whitespace() => in_comment &= !lexer.end_word() && c != '\n',
+            _ if c.is_whitespace() => {
+                // As in CoreDNS, a comment that directly follows a word ends at the next white
+                // space, not at the end of the line.
+                if lexer.end_word() || c == '\n' {
+                    in_comment = false;
+                }
+            }
             _ if in_comment => {}
             '#' => in_comment = true,
             '"' if lexer.word.is_empty() => lexer.read_quoted(&mut chars)?,

@@ -24,7 +24,8 @@ pub(super) struct CommandFlags<'a>(BTreeMap<&'a str, Option<&'a str>>);
 
 impl<'a> CommandFlags<'a> {
     /// Reads a command and its arguments. Words that aren't flags, such as the program, are
-    /// skipped. If a flag is repeated, the last one counts.
+    /// skipped. (Go ignores all flags after an argument that isn't a flag. The programs read here
+    /// take no such arguments.) If a flag is repeated, the last one counts.
     pub(super) fn read(words: &[&'a str]) -> CommandFlags<'a> {
         let mut flags = BTreeMap::new();
         let mut words = words.iter();

@@ -20,7 +20,7 @@ pub(super) enum FileLocation {
         key: String,
         mount_form: MountForm,
     },
-    /// A place that the container can write to.
+    /// The container's own file system, or an `emptyDir` or `hostPath` that is mounted writable.
     Writable,
     /// Zerohop can't tell. The text is the reason, as a clause.
     Unknown(String),
@@ -49,11 +49,10 @@ impl<'a> Mounts<'a> {
     pub(super) fn locate_file(&self, path: &str) -> FileLocation {
         if !is_comparable_path(path) {
             return FileLocation::Unknown(format!(
-                "{path:?} is not a path that Zerohop can follow"
+                "{path:?} is not an absolute path, or has a part that is empty, . or .."
             ));
         }
         let Some((mount, below)) = self.find_mount(path) else {
-            // The file is in the container's own file system.
             return FileLocation::Writable;
         };
         let unknown = |what: &str| FileLocation::Unknown(format!("{path} is {what}"));
@@ -65,7 +64,7 @@ impl<'a> Mounts<'a> {
             return FileLocation::Writable;
         }
         let Some(source) = &volume.config_map else {
-            return unknown("in a volume that Zerohop can't read");
+            return unknown("in a volume that is not a ConfigMap");
         };
         let sub_path = mount.sub_path.as_deref().unwrap_or_default();
         if mount
@@ -73,7 +72,7 @@ impl<'a> Mounts<'a> {
             .as_deref()
             .is_some_and(|text| !text.is_empty())
         {
-            return unknown("mounted with a subPathExpr");
+            return unknown("mounted with a subPathExpr, which Zerohop doesn't evaluate");
         }
         let file = [sub_path.trim_matches('/'), below];
         let file: Vec<&str> = file.into_iter().filter(|part| !part.is_empty()).collect();
@@ -114,7 +113,7 @@ impl<'a> Mounts<'a> {
         match source.filter(|source| is_whole && source.items.is_none()) {
             Some(source) => Ok(Some(ObjectKey::new(self.namespace, &*source.name))),
             None => Err(format!(
-                "{directory} is in a volume that Zerohop can't read"
+                "{directory} is in a volume, but is not a whole ConfigMap"
             )),
         }
     }
@@ -137,7 +136,8 @@ impl<'a> Mounts<'a> {
     }
 }
 
-/// Whether a path can be compared as text: it is absolute, and no part is empty, `.` or `..`.
+/// Whether a path can be compared as text: it is absolute, and no part is empty, `.` or `..`. It
+/// may end with slashes.
 fn is_comparable_path(path: &str) -> bool {
     let parts = || path.trim_end_matches('/').split('/').skip(1);
     path.starts_with('/') && parts().all(|part| !matches!(part, "" | "." | ".."))

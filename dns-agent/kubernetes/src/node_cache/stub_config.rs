@@ -28,25 +28,25 @@ impl StubConfig {
     /// If node-cache may refuse any part, because node-cache then keeps its previous settings. Also
     /// if there are federations, which are obsolete. The error is the reason, as a clause.
     pub(super) fn read(data: &ConfigMapData) -> Result<StubConfig, String> {
-        let refused = |what: &str| Err(format!("the ConfigMap of kube-dns {what}"));
+        let unusable = |what: &str| Err(format!("the ConfigMap of kube-dns {what}"));
         // The reader of ConfigMaps replaces invalid bytes of `binaryData` with this character.
         if data
             .values()
             .any(|text| text.contains(char::REPLACEMENT_CHARACTER))
         {
-            return refused("holds bytes that are not UTF-8");
+            return unusable("holds bytes that are not UTF-8");
         }
         let federations: BTreeMap<String, String> = parse_entry(data, "federations")?;
         let stub_domains: BTreeMap<String, Vec<String>> = parse_entry(data, "stubDomains")?;
         let upstreams: Vec<String> = parse_entry(data, "upstreamNameservers")?;
         if !federations.is_empty() {
-            return refused("has federations");
+            return unusable("has federations, which Zerohop doesn't evaluate");
         }
         if !stub_domains.keys().all(|domain| is_subdomain(domain)) {
-            return refused("has a stub domain that is not a DNS name");
+            return unusable("has a stub domain that is not a lower-case DNS name");
         }
         if upstreams.len() > MAX_UPSTREAMS {
-            return refused(&format!(
+            return unusable(&format!(
                 "has more than {MAX_UPSTREAMS} upstreamNameservers"
             ));
         }
@@ -56,7 +56,7 @@ impl StubConfig {
             .chain(&upstreams)
             .all(|server| is_server(server))
         {
-            return refused("has a server that is not an address");
+            return unusable("has a server that is not an IP address, with or without a port");
         }
         Ok(StubConfig {
             stub_domains,
@@ -73,7 +73,7 @@ fn parse_entry<T: Default + DeserializeOwned>(
         return Ok(T::default());
     };
     serde_json::from_str(json)
-        .map_err(|_| format!("{key} in the ConfigMap of kube-dns can't be read"))
+        .map_err(|_| format!("{key} in the ConfigMap of kube-dns is not the JSON of a valid value"))
 }
 
 /// Whether a text passes Kubernetes's check for DNS subdomains (RFC 1123, in lower case).

@@ -144,7 +144,7 @@ fn an_unreadable_localip_may_be_any_address() {
     ] {
         let cache = cache_of(with_args(args)).unwrap();
         assert_eq!(cache.bound_addresses(&served), served, "{args:?}");
-        assert!(cache.config.is_err());
+        assert!(cache.config.is_err(), "{args:?}");
     }
     let mut two = upstream_pod();
     let container = two["spec"]["containers"][0].clone();
@@ -192,12 +192,12 @@ fn the_template_is_filled_in_as_by_node_cache() {
         (
             "stubDomains",
             r#"{"Corp_X.example": ["10.0.0.3"]}"#,
-            "not a DNS name",
+            "not a lower-case DNS name",
         ),
         (
             "stubDomains",
             r#"{"corp.example": ["10.0.0.3:0"]}"#,
-            "not an address",
+            "not an IP address",
         ),
         (
             "upstreamNameservers",
@@ -207,7 +207,7 @@ fn the_template_is_filled_in_as_by_node_cache() {
         (
             "upstreamNameservers",
             r#"["dns.example"]"#,
-            "not an address",
+            "not an IP address",
         ),
         ("federations", r#"{"a": "example.org"}"#, "federations"),
         ("other", "\u{fffd}", "not UTF-8"),
@@ -275,6 +275,8 @@ fn mounts_lead_to_config_maps() {
     });
     assert!(cache_of(scratch).unwrap().config.is_ok());
 
+    // `volumes[2]` holds the template, and `volumes[1]` is the ConfigMap of kube-dns. `args[3]` is
+    // the value of `-conf`.
     let cases: [(SpecChange, &str); 8] = [
         (
             |spec| spec["volumes"][2] = json!({"name": "config-volume", "emptyDir": {}}),
@@ -282,7 +284,7 @@ fn mounts_lead_to_config_maps() {
         ),
         (
             |spec| spec["volumes"][2] = json!({"name": "config-volume", "projected": {}}),
-            "can't read",
+            "in a volume that is not a ConfigMap",
         ),
         (
             |spec| spec["volumes"][2]["configMap"]["items"][0]["path"] = json!("other"),
@@ -295,7 +297,7 @@ fn mounts_lead_to_config_maps() {
         ),
         (
             |spec| spec["containers"][0]["args"][3] = json!("etc/Corefile"),
-            "can follow",
+            "not an absolute path",
         ),
         (
             |spec| spec["containers"][0]["args"][3] = json!("$(CONF)"),
@@ -303,14 +305,17 @@ fn mounts_lead_to_config_maps() {
         ),
         (
             |spec| spec["volumes"][1] = json!({"name": "kube-dns-config", "secret": {}}),
-            "can't read",
+            "not a whole ConfigMap",
         ),
     ];
     for (change, wanted) in cases {
         let reason = config_error(with_change(change));
         assert!(reason.contains(wanted), "{wanted}: {reason}");
     }
-    assert!(config_error(with_args(&["-localip", "10.96.0.10"])).contains("can follow"));
+    assert_eq!(
+        config_error(with_args(&["-localip", "10.96.0.10"])),
+        "its command has no path in -conf"
+    );
 }
 
 #[test]

@@ -72,7 +72,8 @@ impl Fact {
         }))
     }
 
-    /// Reads a Service that may be the cluster's DNS.
+    /// Reads a Service that may be the cluster's DNS, or to which NodeLocal DNSCache may forward
+    /// queries.
     ///
     /// # Errors
     /// If the Service has no name or no spec, or a port or ClusterIP that can't be read.
@@ -98,7 +99,7 @@ impl Fact {
     ///
     /// # Errors
     /// If the slice has no name, or a port or address that can't be read. Also if other software
-    /// may read different addresses from the slice, because these endpoints receive queries too.
+    /// may read different addresses from the slice, because queries may then go to those addresses.
     pub fn from_slice(slice: &discovery::EndpointSlice) -> Result<Fact, ObjectError> {
         let slice = EndpointSlice::try_from(slice.clone())?;
         if slice.readability != SliceReadability::Plain {
@@ -280,6 +281,7 @@ impl PolicyReader<'_> {
         }
         let mut ranges = Vec::new();
         for (at, port) in ports.into_iter().enumerate() {
+            // An entry without a protocol is for TCP.
             if port.protocol.as_deref() != Some("UDP") {
                 continue;
             }

@@ -135,8 +135,8 @@ impl<'a> ServerEndpoint<'a> {
         }
     }
 
-    /// Whether the address identifies a pod. A pod in its node's network shares its address with
-    /// other pods, which may be unknown.
+    /// Whether the address belongs to known pods, and to no other pod. A pod in its node's network
+    /// shares its address with other pods, which may be unknown.
     pub(super) fn is_known_pod(&self) -> bool {
         let mut pods = self.pods.iter();
         !self.pods.is_empty() && pods.all(|pod| pod.network == PodNetwork::Own)

@@ -15,7 +15,7 @@ use crate::selector::{Labels, Selector};
 /// Objects by key. `None`: the object exists but can't be read.
 type ObjectsByKey<T> = BTreeMap<ObjectKey, Option<T>>;
 
-/// The stored objects of one feed. Each function returns whether it changed anything.
+/// The stored objects of one feed. Each function returns whether verdicts may have changed.
 trait ObjectStore {
     /// Ends a list: keeps only the objects in `listed`.
     fn retain_listed(&mut self, listed: &BTreeSet<ObjectKey>) -> bool;
@@ -37,11 +37,13 @@ pub struct Facts {
     clients: ObjectsByKey<PolicyPod>,
     /// The cluster's DNS pods, as far as [`Feed::DnsPods`] reports them.
     dns_pods: ObjectsByKey<PolicyPod>,
-    /// The Namespaces of the cluster's DNS.
+    /// The Namespace of the cluster's DNS Service, as [`Feed::DnsNamespace`] reports it.
     dns_namespaces: ObjectsByKey<LabelledNamespace>,
-    /// All Namespaces. Empty unless the agent lists them.
+    /// All Namespaces. Empty unless the agent lists them, or reads objects from files.
     namespaces: ObjectsByKey<LabelledNamespace>,
+    /// The Services that may be the cluster's DNS.
     services: ObjectsByKey<DnsService>,
+    /// The EndpointSlices that may belong to these Services.
     slices: ObjectsByKey<DnsSlice>,
     /// The objects that each list in progress has returned so far.
     listing: BTreeMap<Feed, BTreeSet<ObjectKey>>,
@@ -55,7 +57,7 @@ pub struct Facts {
 /// Whether all pods of this node are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum NodePods {
-    /// All of this node's pods are known.
+    /// This node's pods have been listed, or all objects were read from files.
     #[default]
     Known,
     /// This node's pods have not been listed, and may never be listed.
@@ -131,7 +133,7 @@ impl Facts {
     }
 
     /// Ends a list of a feed, and removes the objects that the list did not return. Returns whether
-    /// anything changed.
+    /// verdicts may have changed.
     pub fn finish_list(&mut self, feed: Feed) -> bool {
         let listed = self.listing.remove(&feed).unwrap_or_default();
         let was_awaited = self.awaited.remove(&feed);
@@ -145,7 +147,7 @@ impl Facts {
         was_awaited || was_unlisted || has_changed
     }
 
-    /// Adds or updates an object. Returns whether anything changed.
+    /// Adds or updates an object. Returns whether verdicts may have changed.
     pub fn apply(&mut self, feed: Feed, fact: Fact) -> bool {
         let key = fact.key().clone();
         self.note_listed(feed, &key);
@@ -175,17 +177,19 @@ impl Facts {
     }
 
     /// Records that an object exists but can't be read. Its previous value is dropped. Returns
-    /// whether anything changed.
+    /// whether verdicts may have changed.
     pub fn mark_unreadable(&mut self, feed: Feed, key: ObjectKey) -> bool {
         self.note_listed(feed, &key);
         self.store_for(feed)
             .is_some_and(|store| store.mark_unreadable(key))
     }
 
-    /// Removes an object. Returns whether anything changed.
+    /// Removes an object. Returns whether verdicts may have changed.
     pub fn delete(&mut self, feed: Feed, key: &ObjectKey) -> bool {
-        // A streamed list may return an object that is deleted before the list ends. Once a list
-        // exceeds the limit, it isn't shortened, because the excess must stay visible.
+        // A streamed list may return an object that is deleted before the list ends. Once a list of
+        // unevaluated policies exceeds the limit, it isn't shortened, because the excess must stay
+        // visible. If a list of another feed is as long, the key stays too. That is harmless,
+        // because the object is removed below.
         if let Some(listed) = self.listing.get_mut(&feed)
             && listed.len() <= MAX_OBJECTS
         {
@@ -284,7 +288,8 @@ impl Facts {
         }
     }
 
-    /// The store of a feed's objects. `None` if client policy doesn't depend on the feed.
+    /// The store of a feed's objects. `None` for a feed without a store, and for a kind of policy
+    /// that the API server doesn't serve.
     fn store_for(&mut self, feed: Feed) -> Option<&mut dyn ObjectStore> {
         match feed {
             Feed::Policies => Some(&mut self.policies),

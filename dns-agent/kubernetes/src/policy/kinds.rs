@@ -41,7 +41,7 @@ pub enum Reach {
 }
 
 struct KindRow {
-    /// The resource, with its group, as RBAC and `kubectl` name it.
+    /// The resource with its group, as `kubectl` names it.
     resource: &'static str,
     kind: &'static str,
     effect: Effect,
@@ -207,14 +207,15 @@ impl PolicyKind {
         (0..).map(PolicyKind).take(ROWS.len())
     }
 
-    /// The kind with this `kind` in the group of this `apiVersion`, whatever the version.
+    /// The kind with this `kind` in the group of this `apiVersion`, whatever the version. `None` if
+    /// it is not one of [`PolicyKind::all`].
     #[must_use]
     pub fn from_api(api_version: &str, kind: &str) -> Option<PolicyKind> {
         let (group, _) = api_version.split_once('/')?;
         PolicyKind::all().find(|candidate| candidate.group() == group && candidate.name() == kind)
     }
 
-    /// The resource with its group, as RBAC and `kubectl` name it.
+    /// The resource with its group, as `kubectl` names it.
     #[must_use]
     pub fn resource(self) -> &'static str {
         self.row().resource

@@ -127,7 +127,8 @@ pub struct PolicyPod {
     /// The start time of the longest-running container. `None` if no container runs, or if a
     /// running container has no start time.
     pub started: Option<SystemTime>,
-    /// The node cache in this pod. `None` if the pod isn't a node cache.
+    /// The node cache in this pod. `None` if the pod isn't a node cache. [`Fact::from_pod`] leaves
+    /// it `None`; the reader of the Kubernetes API sets it.
     pub node_cache: Option<Box<NodeCache>>,
 }
 
@@ -146,8 +147,8 @@ pub enum Stage {
 pub enum PodNetwork {
     /// The pod's own network namespace.
     Own,
-    /// The node's network namespace. The pod's packets cross no veth, so it is never a client of
-    /// the kernel plane. It may be a server.
+    /// The node's network namespace. The pod's packets cross no veth, so it is never judged as a
+    /// client. It may be a server.
     Host,
 }
 
@@ -160,7 +161,7 @@ pub struct LabelledNamespace {
     pub labels: Labels,
 }
 
-/// A Service that may be the cluster's DNS.
+/// A Service that may be the cluster's DNS, or to which NodeLocal DNSCache may forward queries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsService {
     /// Namespace and name.
@@ -233,7 +234,8 @@ impl Ports {
         })
     }
 
-    /// Whether these ports include every UDP port, because an entry gives no number and no name.
+    /// Whether these ports include every UDP port, because the rule lists no ports, or because an
+    /// entry gives neither number nor name.
     pub(super) fn contain_all(&self) -> bool {
         let Ports::Listed(ranges) = self else {
             return true;

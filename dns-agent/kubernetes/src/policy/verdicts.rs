@@ -19,8 +19,8 @@ pub struct ClientVerdicts {
     /// The addresses of the pods that may be answered. `None`: every pod may be answered, because
     /// no policy can keep a pod from the cluster's DNS.
     pub permitted: Option<BTreeSet<IpAddr>>,
-    /// This node's pods that may not be answered, ordered by namespace and name. Pods without
-    /// addresses and pods in the node's network are not included.
+    /// This node's pods that may not be answered, ordered by namespace and name, except pods that
+    /// can't be read, pods without addresses, and pods in the node's network.
     pub left_out: Vec<LeftOutPod>,
 }
 

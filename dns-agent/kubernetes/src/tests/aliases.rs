@@ -57,8 +57,8 @@ fn an_alias_chain_has_at_most_eleven_links() {
     let model = default_model(json!(list));
     // link10 is eleven links away from the address, link11 twelve.
     let eleven = answer_text(&model, "link10.default", Rtype::A);
-    assert_eq!(eleven.matches("CNAME").count(), 11);
-    assert!(eleven.ends_with(", A 10.0.0.1"));
+    assert_eq!(eleven.matches("CNAME").count(), 11, "{eleven}");
+    assert!(eleven.ends_with(", A 10.0.0.1"), "{eleven}");
     assert_eq!(answer_text(&model, "link11.default", Rtype::A), "NODATA");
 }
 

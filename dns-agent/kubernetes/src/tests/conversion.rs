@@ -21,7 +21,7 @@ where
 fn kind(spec: Value) -> ServiceKind {
     match object(service("web", spec)) {
         Object::Service(service) => service.kind,
-        other => panic!("{other:?}"),
+        other => panic!("not a Service: {other:?}"),
     }
 }
 
@@ -109,13 +109,16 @@ fn an_object_without_a_namespace_is_in_default_and_a_mapped_address_is_ipv4() {
 }
 
 #[test]
-fn a_pod_that_has_ended_has_no_address() {
+fn a_pod_that_has_ended_or_is_lost_has_no_address() {
     for phase in ["Succeeded", "Failed", "Unknown"] {
         let pod = object(json!({
             "kind": "Pod",
             "metadata": {"name": "p"},
             "status": {"phase": phase, "podIP": "10.0.0.1"}
         }));
-        assert!(matches!(pod, Object::Pod(pod) if pod.addresses.is_empty()));
+        let Object::Pod(pod) = pod else {
+            panic!("not a Pod");
+        };
+        assert!(pod.addresses.is_empty(), "{phase}: {pod:?}");
     }
 }

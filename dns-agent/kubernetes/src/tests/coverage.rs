@@ -122,6 +122,7 @@ fn objects_of_a_feed_that_is_no_longer_listed_are_removed() {
     index.begin_list(Feed::Slices(1));
     index.apply_object(Feed::Slices(1), db_slice("b", "10.0.0.8"));
     index.end_list(Feed::Slices(1));
+    // `feeds` doesn't include `Feed::Slices(1)`.
     index.begin_listing(&feeds(), Coverage::Every);
     index.mark_complete();
     assert_eq!(

@@ -179,13 +179,15 @@ fn names_of_ports_without_underscores_pass_if_deviations_pass() {
                 assert_eq!(
                     answer_text(&model, &question, rtype),
                     "PASSES",
-                    "{question}"
+                    "{question} {rtype}"
                 );
             }
         }
+        // No port has this protocol.
         assert_eq!(
             answer_text(&model, &format!("http.sctp.{service}"), Rtype::A),
-            "NXDOMAIN"
+            "NXDOMAIN",
+            "{service}"
         );
     }
     assert_eq!(

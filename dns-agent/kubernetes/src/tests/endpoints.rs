@@ -42,6 +42,7 @@ fn an_endpoint_with_an_invalid_label_is_an_address_of_its_service() {
         slice("a", "db", endpoints, http),
     ]));
     let all_addresses = "A 172.0.0.1, A 172.0.0.2, A 172.0.0.3";
+    // The weight is floor(100 / 3), because the addresses without a name count too.
     let srv = "SRV 0 33 80 ep.db.default.svc.cluster.local.";
     for (nonstandard_endpoints, srv) in [
         (NonstandardEndpoints::Read, srv),

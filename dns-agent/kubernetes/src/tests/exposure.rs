@@ -37,6 +37,8 @@ fn every_namespace_exists_if_there_are_no_namespace_objects() {
     ] {
         assert_eq!(answer_text(&open, name, Rtype::A), data, "{name}");
     }
+    // The computed names below `svc` are namespaces. Those below `pod` are namespaces, and
+    // addresses below these.
     let depth = |model: &Model, wanted: &str| {
         let wanted = name(wanted);
         let mut entries = model.entries();
@@ -176,7 +178,8 @@ fn every_cluster_domain_has_all_names_and_ptr_records_point_into_the_first() {
     for domain in ["cluster.local.", "a.b.cluster.local.", "k8s.example."] {
         assert_eq!(
             answer_text(&model, &format!("web.default.svc.{domain}"), Rtype::A),
-            "A 10.0.0.1"
+            "A 10.0.0.1",
+            "{domain}"
         );
         let denied = reply_text(&model, &format!("x.svc.{domain}"), Rtype::A);
         assert!(denied.authority[0].starts_with(domain), "{denied:?}");
@@ -226,7 +229,7 @@ fn invalid_names_are_problems_and_the_rest_is_built() {
         problems
             .iter()
             .find(|problem| problem.kind == kind)
-            .unwrap()
+            .unwrap_or_else(|| panic!("no problem of a {kind}: {problems:?}"))
             .to_string()
     };
     assert_eq!(
@@ -243,7 +246,9 @@ fn invalid_names_are_problems_and_the_rest_is_built() {
         .filter(|problem| problem.kind == "Service")
         .map(|problem| problem.field.as_str())
         .collect();
-    assert!(services.contains(&"metadata.name") && services.contains(&"spec.clusterIP"));
+    // The name of one Service is too long for a label, and `pending` has no address.
+    assert!(services.contains(&"metadata.name"), "{services:?}");
+    assert!(services.contains(&"spec.clusterIP"), "{services:?}");
     assert_eq!(answer_text(&model, "web.default", Rtype::A), "A 10.0.0.2");
 }
 
@@ -254,8 +259,8 @@ fn a_cluster_domain_that_is_too_long_for_names_below_it_is_a_problem() {
         ..ZoneSettings::default()
     };
     let (model, problems) = build_model(&Objects::default(), &settings, 3);
-    assert_eq!(problems.len(), 1);
-    assert_eq!(problems[0].kind, "cluster domain");
+    let kinds: Vec<&str> = problems.iter().map(|problem| problem.kind).collect();
+    assert_eq!(kinds, ["cluster domain"]);
     assert_eq!(model.zones().len(), 1);
 }
 

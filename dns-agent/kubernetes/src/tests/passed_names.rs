@@ -68,6 +68,11 @@ fn queries_for_a_passed_name_and_names_below_it_pass() {
     );
     assert_eq!(answer_text(&model, "xlegacy.default", Rtype::A), "NXDOMAIN");
     assert_eq!(answer_text(&model, "web.default", Rtype::A), "A 10.96.0.1");
+    // The target of the alias is delegated.
+    assert_eq!(
+        answer_text(&model, "old.default", Rtype::A),
+        "CNAME x.legacy.default.svc.cluster.local. ..."
+    );
     assert_eq!(
         answer_text(&model, "1.6.96.10.in-addr.arpa.", Rtype::PTR),
         "NXDOMAIN"
@@ -125,6 +130,7 @@ fn model_without_objects(settings: &ZoneSettings) -> Model {
 #[test]
 fn reverse_zones_and_pointers_outside_zones_can_be_passed() {
     let model = model_without_objects(&settings(&["97.10.in-addr.arpa"]));
+    // The cluster domain and `96.10.in-addr.arpa`. Names outside all zones pass without delegation.
     assert_eq!(model.zones().len(), 2);
     assert_eq!(model.delegated_names(), []);
     assert_eq!(

@@ -6,7 +6,7 @@ use zerohop_zone::{Answer, Record, Rtype, ZoneData};
 use super::{absolute, model, name, namespace, objects, service, slice};
 use crate::{Index, ObjectRef, Objects, Origin, PodMode, Provenance, ZoneSettings};
 
-/// A cluster with two slices for `db`, which share an address.
+/// A cluster with Services of several kinds. `db` has two slices, which share an endpoint.
 fn cluster() -> Objects {
     let http = json!([{"name": "http", "port": 80}]);
     let endpoint = |address: &str, host: &str| {
@@ -188,7 +188,7 @@ fn every_stored_record_has_an_origin_in_every_domain() {
             }
         }
     }
-    assert!(seen > 50, "{seen}");
+    assert!(seen > 50, "only {seen} records were found");
 }
 
 #[test]
@@ -225,6 +225,7 @@ fn the_absence_of_a_record_is_explained() {
         ("ghost.default", Rtype::A, "no Service default/ghost"),
         ("web.default", Rtype::AAAA, "not have an IPv6 address"),
         ("idle.default", Rtype::A, "none of its endpoints is ready"),
+        // The endpoint in both slices counts twice.
         ("db.default", Rtype::AAAA, "none of its 4 ready endpoints"),
         ("x.out.default", Rtype::A, "alias of example.org"),
         ("http.tcp.web.default", Rtype::SRV, "underscore: _tcp"),

@@ -101,6 +101,7 @@ fn absent_names_in_a_reverse_zone_are_denied() {
 #[test]
 fn a_repeated_network_is_one_zone_and_the_longest_prefix_wins() {
     let model = reverse_model(&["10.96.0.0/16", "10.96.0.0/16", "10.96.0.0/24"]);
+    // The cluster domain, `96.10.in-addr.arpa` and `0.96.10.in-addr.arpa`.
     assert_eq!(model.zones().len(), 3);
     let zone = |question: &str| {
         let zone = model.zone_of(&name(question)).expect("a zone");

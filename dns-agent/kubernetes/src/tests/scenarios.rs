@@ -110,7 +110,7 @@ fn parse<T: FromStr<Err: std::fmt::Debug>>(value: &str) -> T {
     value.parse().unwrap()
 }
 
-/// The answer to a question, in the lines of a scenario that [`record_lines`] keeps.
+/// The answer to a question as lines of a scenario, without those that [`record_lines`] removes.
 fn reply_lines(question: &ScenarioQuestion, model: &Model) -> Vec<String> {
     let query = &question.queries[0];
     let queried_name = Name::from_wire(&query.name).unwrap();

@@ -43,6 +43,7 @@ fn a_selector_matches_labels_by_its_operators() {
         ("empty in (,a)", true),
         ("app=web,!other,empty notin (a)", true),
         ("app=web,other", false),
+        // Operators are valid keys.
         ("in=web", false),
         ("notin notin (in)", true),
     ] {
@@ -55,6 +56,7 @@ fn a_selector_matches_labels_by_its_operators() {
 
 #[test]
 fn invalid_selectors_are_rejected_with_a_reason() {
+    // A name or a value has at most 63 characters.
     let long = "a".repeat(64);
     for (text, reason) in [
         ("", "a label key is missing at the end"),

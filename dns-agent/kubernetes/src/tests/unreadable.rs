@@ -154,7 +154,7 @@ fn names_of_a_headless_service_without_slices_in_the_files_pass() {
     from_files.mark_services_without_slices();
     // The API has all slices. Files may lack some.
     for (objects, expected) in [(from_api, "NXDOMAIN"), (from_files, "PASSES")] {
-        // With names for topology zones, a headless Service without endpoints always passes.
+        // With names for topology zones, `idle` and `db` would pass in both cases.
         let settings = ZoneSettings {
             zonal_names: ZonalNames::Absent,
             ..settings()

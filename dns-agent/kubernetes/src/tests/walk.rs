@@ -24,8 +24,8 @@ fn walk_zone(view: &View<'_>, zone: Option<usize>) -> Vec<(Name, Arc<NameEntry>)
     all
 }
 
-/// Checks that the walks of all zones together return each name once, with the entries that
-/// [`ZoneData::visit`] gives.
+/// Checks that the walks of all zones together return each name once, before the names below it,
+/// with the entry that [`ZoneData::visit`] gives.
 fn assert_walk_is_complete(index: &Index) {
     let view = index.view();
     let model = Model::from_zone_data(&view);
@@ -51,6 +51,8 @@ fn assert_walk_is_complete(index: &Index) {
 }
 
 proptest! {
+    // Fewer than the default of 256, because each case compares all names of a zone with each
+    // other.
     #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]

@@ -345,16 +345,12 @@ fn answers_are_truncated_to_the_limit_of_transport_and_edns() {
             answers,
         );
     }
-    assert_eq!(
-        reply(&with_edns(plain.clone(), 1232), Transport::Udp).len(),
-        995
-    );
     check(&with_edns(plain, 512), Transport::Tcp, 65535, 60);
 }
 
 #[test]
 fn tcp_answers_fit_the_length_prefix() {
-    // Each of 5000 addresses takes 16 bytes.
+    // Each of 5000 addresses takes 16 bytes, so all of them are longer than 65,535 bytes.
     let mut builder = ModelBuilder::new(7);
     builder.add_zone(name("z"), TTL).unwrap();
     for number in 0..5000_u32 {
@@ -368,7 +364,7 @@ fn tcp_answers_fit_the_length_prefix() {
     let plain = query("huge.z", Rtype::A);
     for (query, opt) in [(plain.clone(), 0), (with_edns(plain, 1232), 11)] {
         let QueryAction::Send(message) = respond(&query, &model, Transport::Tcp, 0) else {
-            panic!("no reply");
+            panic!("the query gets no reply at once");
         };
         let answers = (65535 - 24 - opt) / 16;
         assert_eq!(usize::from(word(&message, ANCOUNT)), answers);
@@ -383,7 +379,11 @@ fn removed_additional_records_do_not_set_tc() {
     let query = query("srv.z", Rtype::SRV);
     let whole = reply(&query, Transport::Tcp);
     assert_eq!([word(&whole, ANCOUNT), word(&whole, ARCOUNT)], [14, 14]);
-    assert!(whole.len() > 512);
+    assert!(
+        whole.len() > 512,
+        "{} bytes fit a reply over UDP",
+        whole.len()
+    );
     let truncated = reply(&query, Transport::Udp);
     assert_eq!(
         [word(&truncated, ANCOUNT), word(&truncated, ARCOUNT)],
@@ -402,11 +402,11 @@ fn outside_names_and_aliases_need_an_upstream() {
     ));
     let QueryAction::Chase(chase) = respond(&query("out.z", Rtype::A), &model, Transport::Udp, 0)
     else {
-        panic!("not chased");
+        panic!("the alias is not chased");
     };
     assert_eq!(chase.target, name("example.org"));
     let [link] = &chase.chain[..] else {
-        panic!("{} links", chase.chain.len());
+        panic!("{} CNAMEs instead of one", chase.chain.len());
     };
     assert_eq!(link.ttl, TTL);
     assert_eq!(link.data, Rdata::Cname(name("example.org")));

@@ -23,7 +23,7 @@ const ARCOUNT: usize = 10;
 const HEADER_LEN: usize = 12;
 const TRUNCATED: u16 = 0x0200;
 
-/// The TTL of all records here.
+/// The TTL of the local records.
 const TTL: u32 = 5;
 
 /// A zone `z`: single, several and many addresses, SRV records with their hosts, and an alias that

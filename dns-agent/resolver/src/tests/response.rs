@@ -20,7 +20,7 @@ const QUESTION_END: usize = NAME_END + 4;
 /// A client's query for an outside name, and the query sent to an upstream.
 fn forward_query(bytes: &[u8]) -> (Query, Vec<u8>) {
     let QueryAction::Forward(query) = respond(bytes, &model(), Transport::Udp, 0) else {
-        panic!("not forwarded");
+        panic!("the query is not forwarded");
     };
     let upstream_query = UpstreamQuery::forwarding(&query).with_id(0xabcd);
     (query, upstream_query)
@@ -104,7 +104,7 @@ fn only_a_matching_response_is_accepted() {
     for length in 0..good.len() {
         assert!(
             Response::parse(&good[..length], &upstream_query).is_none(),
-            "truncated to {length}"
+            "accepted when cut to {length} bytes"
         );
     }
 }
@@ -178,7 +178,8 @@ fn sent_message(reply: QueryAction) -> Vec<u8> {
 /// The client's reply to a forwarded query after an upstream's message.
 #[track_caller]
 fn relay_message(query: &Query, upstream_query: &[u8], message: &[u8]) -> Vec<u8> {
-    let response = Response::parse(message, upstream_query).expect("no response");
+    let response = Response::parse(message, upstream_query)
+        .expect("the message is not accepted as a response");
     sent_message(query.relay(&response, &local_names(&model()), 0))
 }
 
@@ -186,7 +187,7 @@ fn relay_message(query: &Query, upstream_query: &[u8], message: &[u8]) -> Vec<u8
 fn start_chase() -> (Chase, Vec<u8>) {
     let QueryAction::Chase(chase) = respond(&query("out.z", Rtype::A), &model(), Transport::Udp, 0)
     else {
-        panic!("not chased");
+        panic!("the alias is not chased");
     };
     let upstream_query = UpstreamQuery::chasing(&chase).with_id(1);
     (chase, upstream_query)
@@ -205,7 +206,8 @@ fn chase_reply(answer: Vec<Record>) -> Vec<u8> {
 /// The client's reply to a chased query after an upstream's message.
 #[track_caller]
 fn complete_chase(chase: Chase, upstream_query: &[u8], message: &[u8]) -> Vec<u8> {
-    let response = Response::parse(message, upstream_query).expect("no response");
+    let response = Response::parse(message, upstream_query)
+        .expect("the message is not accepted as a response");
     sent_message(chase.complete(Some(&response), &local_names(&model()), 0))
 }
 
@@ -245,7 +247,6 @@ fn the_records_of_the_target_follow_the_alias() {
 #[test]
 fn a_negative_answer_for_the_target_is_relayed_with_the_alias() {
     for rcode in [0, 3] {
-        // The SOA record of the target's zone is kept, and one of another zone is dropped.
         let (chase, upstream_query) = start_chase();
         let mut denied = response_with(&upstream_query, "example.org", Vec::new());
         denied[3] |= rcode;
@@ -253,6 +254,7 @@ fn a_negative_answer_for_the_target_is_relayed_with_the_alias() {
         expected[3] |= rcode;
         assert_eq!(complete_chase(chase, &upstream_query, &denied), expected);
 
+        // The SOA record of the target's zone is kept, and one of another zone is dropped.
         let (chase, upstream_query) = start_chase();
         let denied = with_authority(denied, &soa("unrelated.org"));
         let denied = with_authority(denied, &soa("org"));
@@ -344,10 +346,11 @@ fn a_truncated_response_is_a_failure_for_a_tcp_client() {
             truncated[2] |= 0x02;
             relay_message(&query, &upstream_query, &truncated)
         }
-        other => panic!("{other:?}"),
+        other => panic!("the query needs no upstream: {other:?}"),
     };
     for text in ["out.z", "example.org"] {
-        assert_eq!(over_tcp(text)[3] & 15, 2, "{text}");
+        let rcode = over_tcp(text)[3] & 15;
+        assert_eq!(rcode, 2, "{text} does not get SERVFAIL");
     }
 }
 
@@ -356,7 +359,7 @@ fn the_target_of_an_alias_is_queried_for_the_clients_type() {
     let QueryAction::Chase(chase) =
         respond(&query("out.z", Rtype::MX), &model(), Transport::Udp, 0)
     else {
-        panic!("not chased");
+        panic!("the alias is not chased");
     };
     let upstream_query = UpstreamQuery::chasing(&chase).with_id(1);
     assert_eq!(upstream_query[12..], query("example.org", Rtype::MX)[12..]);

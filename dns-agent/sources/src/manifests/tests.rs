@@ -39,7 +39,7 @@ fn check_counts(text: &str, expected: [usize; 4]) {
 /// Checks the lines of a text's errors, and a part of each reason.
 #[track_caller]
 fn check_errors(text: &str, expected: &[(usize, &str)]) {
-    let errors = read_text(text).expect_err("accepted");
+    let errors = read_text(text).expect_err("the text has errors");
     assert_eq!(errors.len(), expected.len(), "{errors:?}");
     for (error, (line, reason)) in errors.iter().zip(expected) {
         assert!(
@@ -303,7 +303,7 @@ fn only_regular_files_within_limits_are_read() {
     let too_large = "b.yaml: with this file, all files together are larger than";
     assert!(errors(smaller)[0].contains(too_large));
     let fewer = ManifestLimits { files: 1, ..limits };
-    assert!(errors(fewer)[0].contains("holds 2 files, but the limit is 1"));
+    assert!(errors(fewer)[0].contains("holds 2 manifest files, but the limit is 1"));
 
     // Reading the FIFO would block, and reading the device would never end.
     nix::unistd::mkfifo(&at("y.yaml"), nix::sys::stat::Mode::S_IRUSR).unwrap();

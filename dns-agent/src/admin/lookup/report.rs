@@ -29,8 +29,8 @@ pub struct Lookup {
     pub why: Option<String>,
     /// The kernel program's outcome.
     pub kernel: KernelReport,
-    /// The upstreams to which the question, or one for the target of an alias, was forwarded; empty
-    /// when nothing was forwarded.
+    /// The upstreams for the question, and for the targets of aliases, in order of preference; each
+    /// is queried only if those before it fail. Empty when no upstream is needed, or none is known.
     pub upstreams: Vec<SocketAddr>,
     /// Remarks, such as the results of forwarding.
     pub notes: Vec<String>,

@@ -43,6 +43,7 @@ impl Collector for Readings {
             objects,
             network_policy,
             resolver,
+            // `Readings::kernel` has the state of the kernel plane.
             kernel: _,
             datapath: _,
         } = &self.status;
@@ -70,7 +71,7 @@ impl Collector for Readings {
         )?;
         page.write_gauge(
             "zerohop_problems",
-            "Objects, or parts of objects, that are ignored",
+            "Objects, parts of objects and settings that can't be used",
             problems.len(),
         )?;
         page.write_gauge(
@@ -82,7 +83,7 @@ impl Collector for Readings {
         if let Some(policy) = network_policy {
             page.write_gauge(
                 "zerohop_pods_left_out",
-                "Pods whose queries pass because of NetworkPolicies",
+                "Pods whose queries pass because of policies",
                 policy.left_out.len(),
             )?;
         }
@@ -228,12 +229,12 @@ impl MetricsPage<'_> {
             ),
             (
                 "zerohop_upstream_timeouts",
-                "Queries that another server did not answer in time",
+                "Attempts to query another server that timed out",
                 upstream_timeouts,
             ),
             (
                 "zerohop_upstream_errors",
-                "Queries that could not be sent to another server",
+                "Attempts to query another server that failed with a network error",
                 upstream_errors,
             ),
             (

@@ -157,6 +157,7 @@ fn metrics_show_the_current_state_of_the_board() {
     assert!(has(r#"zerohop_kernel_plane{state="waiting"} 1.0"#));
     board.update(|status| status.missing.push("interface eth7".to_owned()));
     assert!(has("zerohop_ready 0.0") && has("zerohop_missing 1.0"));
+    // The feeds of the board replace those of the status.
     board.update(|status| status.source = kubernetes());
     board.set_feeds(KubernetesFeeds::default());
     assert!(!has(
@@ -210,7 +211,7 @@ fn dashboards_and_alerts_use_only_exposed_metrics() {
             assert!(is_there, "{word} is not exposed");
             count += 1;
         }
-        assert!(count > 5);
+        assert!(count > 5, "only {count} metrics were found in\n{text}");
     }
 }
 

@@ -58,8 +58,9 @@ fn ago(seconds: u64) -> SystemTime {
 #[test]
 fn the_hold_lasts_for_the_longer_interval_of_the_old_and_the_new_text() {
     for (old, new, wanted) in [
-        (every(30, 15), every(30, 15), 135),
-        (every(600, 60), every(30, 15), 750),
+        // The kubelet's 90 s, the interval and the jitter.
+        (every(30, 15), every(30, 15), 90 + 30 + 15),
+        (every(600, 60), every(30, 15), 90 + 600 + 60),
         (every(30, 15), every(600, 60), 750),
         (every(30, 15), NEVER, 135),
     ] {
@@ -110,6 +111,7 @@ fn without_reload_the_pods_must_have_been_started_after_the_edit() {
 #[test]
 fn pods_started_after_the_edit_end_the_hold() {
     let mut versions = versions_of(&[("old", every(600, 60)), ("new", every(600, 60))]);
+    // One second more than the kubelet may take.
     let starts = pods_started_at(&[91]);
     assert_eq!(hold_of(&mut versions, RunningPods::Started(&starts)), None);
     // The older version is dropped for good.
@@ -178,6 +180,7 @@ fn the_age_of_an_edit_before_the_agents_start_shortens_the_hold() {
             wanted,
             "{reload}, {age} s"
         );
+        // 91 s after the edit, the new text is in the pods.
         let starts = pods_started_at(&[91 - i64::try_from(age).unwrap()]);
         assert_eq!(hold_of(&mut versions, RunningPods::Started(&starts)), None);
     }
@@ -242,7 +245,8 @@ fn the_reason_says_how_long_and_why() {
         .hold("CoreDNS", RunningPods::Unknown, |_| false)
         .unwrap();
     let (before, after) = hold.reason.split_once(" UTC ").unwrap();
-    assert!(before.starts_with("CoreDNS may still run with the previous version until "));
+    let start = "CoreDNS may still run with the previous version until ";
+    assert!(before.starts_with(start), "{before}");
     assert_eq!(after, "(reload 10m, jitter 1m)");
     let mut versions = versions_of(&[("old", NEVER), ("new", every(30, 15))]);
     let hold = versions

@@ -123,7 +123,7 @@ fn node_caches_are_removed_when_they_are_deleted_or_not_listed_again() {
 }
 
 #[test]
-fn only_running_pods_of_the_clusters_dns_have_start_times() {
+fn only_pods_of_the_clusters_dns_with_an_address_have_start_times() {
     let feed = Feed::DnsPods;
     let ended = PolicyPod {
         addresses: [].into(),

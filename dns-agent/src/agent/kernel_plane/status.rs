@@ -181,11 +181,12 @@ mod tests {
             (Some(now), false),
             (now.checked_sub(2 * TAKEOVER_TIMEOUT), true),
         ] {
-            let since = since.expect("the machine has just started");
+            let since = since.expect("the machine has run for less than two minutes");
             *kernel.lock_lifecycle() = KernelLifecycle::Behind { since };
             let missing = kernel.missing();
             assert_eq!(!missing.is_empty(), is_missing, "{missing:?}");
-            assert!(missing.iter().all(|it| it.contains("/sys/fs/bpf/zerohop")));
+            let names_folder = missing.iter().all(|it| it.contains("/sys/fs/bpf/zerohop"));
+            assert!(names_folder, "{missing:?}");
             assert!(kernel.degraded()[0].contains(HOOKS_HELD_ELSEWHERE));
         }
     }

@@ -1,4 +1,4 @@
-//! `docs/configuration.md` is generated from the declaration of the settings.
+//! `docs/configuration.md` is generated from the declarations of settings and other arguments.
 
 use std::{collections::BTreeSet, env, fmt::Write as _, fs};
 
@@ -84,8 +84,8 @@ fn the_document_is_generated_from_the_declaration() {
     let differs = lines.position(|(new, old)| new != old);
     assert!(
         generated == committed,
-        "docs/configuration.md does not match the declaration of the settings (first different \
-         line: {:?}): run `{HOW_TO_UPDATE}` and commit the document",
+        "docs/configuration.md does not match the declarations in settings.rs and cli.rs (first \
+         different line: {:?}): run `{HOW_TO_UPDATE}` and commit the document",
         differs.map(|line| line + 1)
     );
 }
@@ -106,7 +106,11 @@ fn every_argument_is_documented() {
     for command in Cli::command().get_subcommands() {
         for argument in command.get_arguments() {
             let (name, (text, _)) = (flag(argument), meaning_and_default(argument));
-            assert!(text.len() > 10, "{} {name} has no text", command.get_name());
+            let command = command.get_name();
+            assert!(
+                text.len() > 10,
+                "{command} {name} has no or too short a text: {text:?}"
+            );
             if argument.get_action().takes_values()
                 && !is_switch(argument)
                 && argument.get_possible_values().is_empty()
@@ -116,19 +120,25 @@ fn every_argument_is_documented() {
         }
     }
     let explained = NOTATIONS.map(|(notation, _)| notation.to_owned());
-    assert_eq!(notations, BTreeSet::from(explained), "used, and explained");
+    assert_eq!(
+        notations,
+        BTreeSet::from(explained),
+        "left: the placeholders in the help texts; right: those that `NOTATIONS` explains"
+    );
 }
 
 fn document() -> String {
     let mut text = format!(
-        "<!-- Generated from the declarations in dns-agent/src/config/settings.rs:
+        "<!-- Generated from the declarations in dns-agent/src/config, settings.rs and cli.rs:
 {HOW_TO_UPDATE} -->
 
 # Settings
 
 `dns-agent run` and `dns-agent check` take these settings.
 Each is a flag of the command line and a key of a configuration file, with the same name.
-`--config FILE` names the file; it is the only flag that is not a key.
+`--config FILE` names the file.
+It is not a key itself, and neither are the other arguments
+[below](#only-on-the-command-line).
 
 | | command line | file |
 |---|---|---|

@@ -69,7 +69,10 @@ fn flags_override_the_settings_of_the_file() {
 fn errors_in_a_file_name_the_line() {
     #[track_caller]
     fn check(text: &str, reasons: &[&str]) {
-        let error = format!("{:#}", file::parse(text).expect_err("accepted"));
+        let error = format!(
+            "{:#}",
+            file::parse(text).expect_err("the file was accepted")
+        );
         for reason in reasons {
             assert!(error.contains(reason), "no {reason:?} in: {error}");
         }
@@ -101,7 +104,10 @@ fn flags_turn_off_what_the_file_turned_on() {
     let file = "kubernetes: true\npersist: yes\ntrust-zone: True\nignore-empty-service: true\n\
                 endpoint-pod-names: true\nserve-dns-endpoints: true\npass-deviations: true\n";
     let kept = settings(file, &[]);
-    assert!(kept.kubernetes && kept.persist && kept.trust_zone && kept.pass_deviations);
+    assert!(
+        kept.kubernetes && kept.persist && kept.trust_zone && kept.pass_deviations,
+        "not all switches are on: {kept:?}"
+    );
     let off = settings(
         file,
         &[

@@ -27,8 +27,15 @@ pub(crate) fn parse(question: &Name, sections: &Sections) -> [Vec<Record>; 3] {
     let authority = answer.next_section().unwrap().unwrap();
     let additional = authority.next_section().unwrap().unwrap();
     let mut end = additional;
-    assert!(end.by_ref().all(|record| record.is_ok()));
-    assert_eq!(end.pos(), message.as_slice().len(), "nothing follows");
+    assert!(
+        end.by_ref().all(|record| record.is_ok()),
+        "a record of the additional section can't be parsed"
+    );
+    assert_eq!(
+        end.pos(),
+        message.as_slice().len(),
+        "the message must end after its last record"
+    );
     [answer, authority, additional].map(|section| {
         section
             .map(|record| read_record(&record.unwrap()))
@@ -131,6 +138,7 @@ fn srv_targets_are_not_compressed_but_later_names_point_into_them() {
 #[test]
 fn negative_answers_always_have_54_bytes() {
     let zones = [apex("cluster.local"), apex("z")];
+    // `at` is the offset of the zone's name in the question: 12 plus the labels before it.
     for (question, zone, at) in [
         ("a.svc.cluster.local", 0, 12 + 6),
         ("cluster.local", 0, 12),
@@ -179,6 +187,7 @@ fn only_addresses_of_the_answer_section_are_rotated() {
         (0, [1, 2, 3]),
         (1, [2, 3, 1]),
         (5, [3, 1, 2]),
+        // A multiple of 3.
         (usize::MAX, [1, 2, 3]),
     ] {
         let both = data(answer.clone(), additional.clone());

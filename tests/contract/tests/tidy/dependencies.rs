@@ -52,6 +52,7 @@ fn every_member_has_a_development_profile() {
             let name = line.strip_prefix("[profile.dev.package.")?;
             Some((number, name.trim_end_matches(']')))
         })
+        // `[profile.dev.package."*"]` is for crates outside the workspace.
         .filter(|(_, name)| *name != "\"*\"")
         .collect();
     for (number, name) in &profiles {

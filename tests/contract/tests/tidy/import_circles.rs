@@ -170,7 +170,8 @@ fn imported_paths(text: &str) -> Vec<ImportedPath> {
                 continue;
             }
             let line = code[..at].matches('\n').count() + 1;
-            // The text before is `pub` or `pub(…)`.
+            // Before the `use` of a reexport stands `pub` or `pub(…)`. Before another `use` stands
+            // the end of an item or of an attribute.
             let before = code[..at].trim_end();
             let is_reexport = start == "use " && before.ends_with(['b', ')']);
             let visibility = if is_reexport {

@@ -68,6 +68,7 @@ fn check_target(
 fn mentioned_anchors(line: &str) -> impl Iterator<Item = (String, &str)> {
     let starts = line.match_indices("docs/");
     starts.filter_map(|(at, _)| {
+        // Part of a longer path, such as that of a URL.
         if line[..at].ends_with('/') {
             return None;
         }

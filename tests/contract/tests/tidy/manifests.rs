@@ -45,7 +45,7 @@ impl CargoManifest {
             .filter_map(|(_, _, line)| line.strip_prefix("name = "));
         names
             .next()
-            .expect("the package has a name")
+            .unwrap_or_else(|| panic!("{} has no name in [package]", self.file.path))
             .trim_matches('"')
     }
 

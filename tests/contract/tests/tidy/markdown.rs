@@ -76,7 +76,7 @@ pub(crate) fn table_cells(row: &str) -> Vec<&str> {
     row.split('|').map(str::trim).collect()
 }
 
-/// The lines of a section, from its heading (`## …`) to the next heading of the same level.
+/// The lines between a heading of the second level (`## …`) and the next one.
 pub(crate) fn section<'a>(file: &'a RepositoryFile, heading: &str) -> Vec<MarkdownLine<'a>> {
     let lines = markdown_lines(file).into_iter();
     let mut lines = lines.skip_while(|line| line.text != heading);

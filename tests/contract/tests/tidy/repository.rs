@@ -45,7 +45,9 @@ impl Repository {
         let (mut files, mut folders) = (Vec::new(), Vec::new());
         let mut unread = vec![PathBuf::new()];
         while let Some(folder) = unread.pop() {
-            let entries = fs::read_dir(root.join(&folder)).expect("the folder is readable");
+            let entries = fs::read_dir(root.join(&folder)).unwrap_or_else(|error| {
+                panic!("cannot read the folder `{}`: {error}", folder.display())
+            });
             for entry in entries {
                 let entry = entry.expect("the folder is readable");
                 let path = folder.join(entry.file_name());

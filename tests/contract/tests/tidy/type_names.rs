@@ -31,8 +31,8 @@ fn type_names_are_unique() {
     violations.assert_none();
 }
 
-/// The name of the type that a line defines. Indented aliases do not count, because they are
-/// associated types of `impl` blocks.
+/// The name of the type that a line defines. Indented aliases do not count, because most are
+/// associated types of traits.
 fn defined_type(line: &str) -> Option<&str> {
     let is_indented = line.starts_with(' ');
     let mut words = line.split_whitespace();

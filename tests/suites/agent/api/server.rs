@@ -47,7 +47,9 @@ struct StoredObjects {
 /// A change of one object.
 struct StoredChange {
     path: ObjectPath,
-    /// The event for watches that select the changed object.
+    /// The event for watches that select the changed object. Its type is MODIFIED even for watches
+    /// that did not select the object before; a real server sends ADDED. The agent reads both
+    /// alike.
     event: Value,
     /// The object before the change. `None`: it did not exist.
     before: Option<Value>,
@@ -104,7 +106,7 @@ impl MemoryApiServer {
         }
     }
 
-    /// Listens again at the previous address.
+    /// Starts to listen: after a stop, at the same address as before.
     pub(crate) fn resume(&mut self, node: &NetworkNamespace) {
         let bind = || std::net::TcpListener::bind(self.address);
         let listener = node.enter(bind).unwrap().unwrap();
@@ -204,6 +206,7 @@ impl Store {
                 if !change.before.as_ref().is_some_and(is_selected) {
                     continue;
                 }
+                // The watch selected the object until this change.
                 event["type"] = json!("DELETED");
             }
             lines += &format!("{event}\n");

@@ -75,6 +75,8 @@ impl PodQuestion {
                 _ => wrong("number of records"),
             };
         };
+        // The record has 16 bytes: a compressed owner name, type and class (6), TTL (4), length (2)
+        // and address (4).
         if answers != 1 || !reply.ends_with(&address) || reply.len() != end + 16 {
             return wrong("answer record");
         }

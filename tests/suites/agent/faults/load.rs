@@ -41,8 +41,9 @@ pub(super) struct LookupTally {
     /// Lookups without a reply within [`PATIENCE`], or with an ICMP error. (glibc would wait for
     /// five seconds and ask again.)
     failed: usize,
-    /// Lookups with a reply later than [`SLOW`].
+    /// Lookups with a right reply later than [`SLOW`].
     slow: usize,
+    /// The longest time until a right reply.
     slowest: Duration,
     /// Descriptions of wrong replies.
     pub(super) wrong: Vec<String>,
@@ -89,7 +90,7 @@ impl LookupTally {
     pub(super) fn assert_none_failed(&self) {
         assert_eq!(
             self.failed, 0,
-            "{} of {} lookups got no reply within {PATIENCE:?}",
+            "{} of {} lookups got an ICMP error or no reply within {PATIENCE:?}",
             self.failed, self.asked
         );
     }

@@ -15,6 +15,10 @@ use super::{
     load::LookupMix,
 };
 
+/// More services than the first tables have room for: the agent makes tables for at least 16,384
+/// names, even with a lower `--capacity`.
+const MANY_SERVICES: u16 = 20_000;
+
 #[test]
 fn tables_with_a_fixed_capacity_become_full() {
     let cluster = OneNodeCluster::new();
@@ -23,7 +27,7 @@ fn tables_with_a_fixed_capacity_become_full() {
         "more services than --capacity has room for",
         LookupMix::All,
         || {
-            let services = 20_000;
+            let services = MANY_SERVICES;
             cluster.node.manifests.write(&dns::services(services));
             let is_full = || {
                 let status = agent.status().unwrap();
@@ -53,7 +57,7 @@ fn full_tables_grow() {
         "more services than fit: the tables grow",
         LookupMix::All,
         || {
-            let services = 20_000;
+            let services = MANY_SERVICES;
             cluster.node.manifests.write(&dns::services(services));
             agent.wait_for_line("larger tables have replaced").unwrap();
             let pod = PodClient::new(&cluster.node.topology);
@@ -90,7 +94,7 @@ fn full_tables_grow_under_a_link() {
     assert_eq!(before.len(), 1, "{before:?}");
     let what = "the tables grow under a generic XDP link";
     let tally = cluster.look_up_during(what, LookupMix::All, || {
-        node.manifests.write(&dns::services(20_000));
+        node.manifests.write(&dns::services(MANY_SERVICES));
         agent.wait_for_line("larger tables have replaced").unwrap();
         let is_served = || Ok(node.pod.service_ttl("s19999") == Some(5));
         assert!(eventually(LIMIT, is_served).unwrap());
@@ -107,10 +111,12 @@ fn tables_with_slots_of_wrong_sizes_are_replaced() {
     let what = "new services whose records do not fit the free slots";
     let tally = cluster.look_up_during(what, LookupMix::All, || {
         let served = |name: &str| cluster.node.pod.service_ttl(name) == Some(5);
-        cluster.node.manifests.write(&dns::services(20_000));
+        cluster.node.manifests.write(&dns::services(MANY_SERVICES));
         agent.wait_for_line("larger tables have replaced").unwrap();
         assert!(eventually(LIMIT, || Ok(served("s19999"))).unwrap());
 
+        // 13,000 services with long names need about as much memory as 20,000 with short names, but
+        // larger slots.
         let long = "s".repeat(50);
         let others = dns::services_named(&long, dns::LOOKED_UP..13_000);
         let manifests = dns::services(dns::LOOKED_UP) + &others;

@@ -252,7 +252,8 @@ impl SimulatedPod<'_> {
         wanted[self.random.random_range(0..wanted.len())].clone()
     }
 
-    /// A random endpoint without a host name, and its service. Its label is its address.
+    /// The service and the address of a random endpoint without a host name. The endpoint's label
+    /// is the dashed address.
     fn endpoint_without_hostname(&mut self) -> (ObjectKey, IpAddr) {
         let slices = self.objects.endpoint_slices.values();
         let endpoints: Vec<(ObjectKey, IpAddr)> = slices

@@ -280,7 +280,7 @@ impl GeneratedCluster {
     }
 
     fn random_endpoint(&mut self, random: &mut StdRng, family: &str) -> discovery::Endpoint {
-        // Some endpoints belong to several services, and some have a ClusterIP as their address.
+        // Some endpoints belong to several services, and some addresses may be ClusterIPs.
         let number = match random.random_range(0..20) {
             0..4 => random.random_range(0..=self.endpoints),
             _ => self.next_endpoint(),

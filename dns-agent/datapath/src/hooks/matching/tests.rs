@@ -11,7 +11,7 @@ fn device(name: &str) -> Device {
         queues: [1, 1],
         is_veth: true,
         peer_in_other_namespace: true,
-        is_default_route: false,
+        has_default_route: false,
         is_ethernet: true,
         ingress_filters: Vec::new(),
         egress_filters: Vec::new(),
@@ -64,7 +64,7 @@ fn the_value_pods_matches_veths_with_peers_in_other_namespaces() {
     let pod = device("veth1");
     assert_eq!(chosen_hook(&wanted, &pod), Some(Choice::Auto));
     let uplink = Device {
-        is_default_route: true,
+        has_default_route: true,
         ..pod.clone()
     };
     let same_namespace = Device {
@@ -151,6 +151,7 @@ fn veths_with_policy_programs_and_cards_with_xdp_programs_are_skipped() {
         let skipped: Vec<u32> = skipped.into_keys().collect();
         assert_eq!(skipped, expected, "{foreign:?}");
     }
+    // A device that doesn't match is not reported as skipped.
     let wanted = [interface("other", Choice::Auto)];
     let foreign = [(1, program("veth1", "clsact ingress", cilium))];
     assert!(skipped_devices(&wanted, &[pod], &foreign).is_empty());

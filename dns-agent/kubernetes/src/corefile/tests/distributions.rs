@@ -105,7 +105,7 @@ mesh.cluster.local:53 {
     let mut reasons = reasons(4);
     reasons.extend(
         [
-            "line 10: `cache` caps TTLs, so TTLs are 30 s instead of 60 s",
+            "line 10: `cache` caps TTLs, so TTLs are at most 30 s instead of 60 s",
             "line 18: the server block for mesh.cluster.local. receives the queries for this name and the names below it, so mesh.cluster.local. passes",
             "line 21: the server block for 168.192.in-addr.arpa. receives the queries for this name and the names below it, so 168.192.in-addr.arpa. passes",
         ]

@@ -15,6 +15,7 @@ fn defaults_are_those_of_coredns() {
         zones: vec![zone("cluster.local", AbsentNames::Denied)],
         passed: Vec::new(),
         ttl: 5,
+        // CoreDNS's TTL of `dns-version`. Only the plugin `cache` lowers it.
         version_ttl: 28800,
         pods: PodMode::Disabled,
         namespaces: Vec::new(),
@@ -222,6 +223,7 @@ fn absent_names_pass_in_fallthrough_zones() {
 
 #[test]
 fn many_zones_are_not_all_listed() {
+    // The network has 16 reverse zones.
     let reasons = Conclusions::read(&kubernetes("cluster.local 10.96.0.0/12", "")).reasons;
     let reason = "line 2: Zerohop answers cluster.local., 96.10.in-addr.arpa., \
                   97.10.in-addr.arpa., 98.10.in-addr.arpa. and 13 more, with NXDOMAIN for names that `kubernetes` doesn't have";

@@ -64,7 +64,8 @@ fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
 }
 
-/// The answered zones, then the names in these zones that pass, each after a minus.
+/// The answered zones, then the names in these zones that pass, each after a minus. `nothing` if
+/// everything passes.
 fn answered(text: &str) -> String {
     let Some(adopted) = Conclusions::read(text).adopted else {
         return "nothing".to_owned();

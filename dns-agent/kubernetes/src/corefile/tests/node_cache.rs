@@ -138,7 +138,7 @@ fn zones_that_distributions_forward_to_the_cluster_dns_do_not_pass() {
     let reasons = read(NODE_LOCAL_DNS).reasons;
     assert_eq!(
         reasons,
-        ["line 3: `cache` caps TTLs, so TTLs are 5 s instead of 30 s"]
+        ["line 3: `cache` caps TTLs, so TTLs are at most 5 s instead of 30 s"]
     );
 }
 
@@ -165,6 +165,7 @@ fn names_answered_by_the_node_cache_pass() {
         ("kubernetes cluster.local", "cluster.local."),
         ("acl {\n block\n }", "cluster.local."),
         ("import /etc/coredns/custom/*", "cluster.local."),
+        // No name passes.
         ("log", ""),
         ("loadbalance", ""),
         ("bufsize 1232", ""),
@@ -245,7 +246,7 @@ fn zones_not_forwarded_to_the_cluster_dns_pass() {
         ..context()
     };
     let passed = NodeCacheEffect::read(NODE_LOCAL_DNS, &zones(), 30, &other).passed;
-    assert_eq!(passed.len(), 3);
+    assert_eq!(passed.len(), zones().len(), "{passed:?}");
 }
 
 #[test]

@@ -93,9 +93,10 @@ fn plugins_with_zones_make_their_zones_pass() {
         ("k8s_external example.org", ALL),
         ("k8s_external", "nothing"),
     ] {
-        let wanted = match wanted.strip_prefix('-') {
-            Some(_) => format!("{ALL} {wanted}"),
-            None => wanted.to_owned(),
+        let wanted = if wanted.starts_with('-') {
+            format!("{ALL} {wanted}")
+        } else {
+            wanted.to_owned()
         };
         assert_eq!(answered(&corefile_with(lines)), wanted, "{lines}");
     }
@@ -201,7 +202,8 @@ fn rewritten_names_pass() {
             "",
         ),
         ("rewrite name suffix .example.org .svc.cluster.local", ""),
-        // Names next to shop.svc.cluster.local end with these texts too.
+        // The name my-shop.svc.cluster.local ends with the first text. A name whose first label is
+        // `my.shop` ends with the second text.
         (
             "rewrite name suffix shop.svc.cluster.local web",
             "-svc.cluster.local.",
@@ -242,6 +244,9 @@ fn rewritten_names_pass() {
 
 #[test]
 fn cache_caps_ttls() {
+    // Without a cap, the TTLs are 3600 (`ttl 3600` below) and 28800 (CoreDNS's TTL of
+    // `dns-version`). The lower cap of `success` and `denial` counts. CoreDNS's defaults are 3600
+    // and 1800.
     for (cache, ttl, version_ttl) in [
         ("", 3600, 28800),
         ("cache", 1800, 1800),

@@ -56,7 +56,7 @@ fn intervals_are_read_as_coredns_reads_them() {
         let is_refused = wanted == Reload::Refused;
         if is_refused {
             let reason = refusal(&corefile_with(line));
-            assert!(reason.contains("CoreDNS refuses"), "{reason}");
+            assert!(reason.contains("CoreDNS refuses"), "{line}: {reason}");
         }
     }
 }

@@ -21,7 +21,8 @@ fn judge_pods(objects: impl IntoIterator<Item = Value>) -> ClientVerdicts {
     let mut verdicts = verdicts(&facts(dns(53).into_iter().chain(objects)));
     if let Some(permitted) = &mut verdicts.permitted {
         for dns in ["10.244.0.9", "10.244.1.9"] {
-            assert!(permitted.remove(&dns.parse().unwrap()), "{dns}");
+            let is_permitted = permitted.remove(&dns.parse().unwrap());
+            assert!(is_permitted, "the DNS pod {dns} is not permitted");
         }
     }
     verdicts
@@ -44,7 +45,7 @@ fn a_pod_that_no_policy_selects_may_query() {
     let verdicts = judge_pods([web(), db, elsewhere, deny()]);
     assert_eq!(verdicts.permitted, addresses(&["10.244.0.3", "10.244.0.4"]));
     let [left_out] = &verdicts.left_out[..] else {
-        panic!("{verdicts:?}");
+        panic!("not exactly one pod is left out: {verdicts:?}");
     };
     assert_eq!(left_out.pod, "shop/web");
     assert_eq!(
@@ -78,9 +79,9 @@ fn pods_without_a_veth_or_an_address_are_not_judged() {
     let mut pending = web();
     pending["status"] = json!({"phase": "Pending"});
     for pod in [on_host, ended, failed, pending] {
-        let verdicts = judge_pods([pod, deny()]);
-        assert_eq!(verdicts.permitted, addresses(&[]));
-        assert_eq!(verdicts.left_out, []);
+        let verdicts = judge_pods([pod.clone(), deny()]);
+        assert_eq!(verdicts.permitted, addresses(&[]), "{pod}");
+        assert_eq!(verdicts.left_out, [], "{pod}");
     }
 }
 
@@ -96,8 +97,8 @@ fn an_ending_pod_is_not_permitted() {
         addresses(&["10.244.0.3"])
     );
     for pod in [deleted, lost] {
-        let verdicts = judge_pods([pod, deny()]);
-        assert_eq!(verdicts.permitted, addresses(&[]));
+        let verdicts = judge_pods([pod.clone(), deny()]);
+        assert_eq!(verdicts.permitted, addresses(&[]), "{pod}");
         assert!(
             verdicts.left_out[0].reason.contains("deleted"),
             "{verdicts:?}"

@@ -32,7 +32,11 @@ fn without(kind: &str, name: &str) -> Vec<Value> {
     let is_removed = |value: &Value| value["kind"] == kind && value["metadata"]["name"] == name;
     let objects = dns(53).into_iter();
     let objects: Vec<_> = objects.filter(|value| !is_removed(value)).collect();
-    assert_eq!(objects.len(), 4);
+    assert_eq!(
+        objects.len(),
+        4,
+        "dns() has 5 objects, one of them {kind} {name}"
+    );
     objects
 }
 
@@ -52,7 +56,8 @@ fn selectors_prove_nothing_if_parts_of_the_cluster_dns_are_unknown() {
         assert!(objection(&facts).is_some(), "{kind} {name}");
         assert_eq!(
             objection(&cluster_with(without(kind, name), everything())),
-            None
+            None,
+            "{kind} {name}"
         );
     }
     assert_eq!(objection(&cluster_with(dns(53), selecting())), None);

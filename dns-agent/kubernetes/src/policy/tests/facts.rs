@@ -41,7 +41,7 @@ fn no_feed_is_awaited_after_all_required_feeds_were_listed() {
     ] {
         facts.start_list(feed);
         facts.finish_list(feed);
-        assert_eq!(facts.awaited().len(), awaited);
+        assert_eq!(facts.awaited().len(), awaited, "after {feed:?}");
     }
 }
 

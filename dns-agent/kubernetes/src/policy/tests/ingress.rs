@@ -278,7 +278,8 @@ fn servers_open_to_every_pod_restrict_no_client() {
         ingress_policy(json!([{}])),
         elsewhere,
     ] {
-        assert_eq!(verdicts(&cluster([policy])), ClientVerdicts::default());
+        let verdicts = verdicts(&cluster([policy.clone()]));
+        assert_eq!(verdicts, ClientVerdicts::default(), "{policy}");
     }
 }
 
@@ -303,6 +304,7 @@ fn any_policy_may_apply_to_an_unknown_server() {
     let open = || policy("in", json!({"podSelector": {}, "ingress": [{}]}));
     let some_ports =
         json!({"podSelector": {}, "ingress": [{"ports": [{"port": 53, "protocol": "UDP"}]}]});
+    // One of the two DNS pods is unknown, or is in its node's network.
     let unknown = || {
         let mut objects = dns(53);
         objects.truncate(4);
@@ -456,7 +458,7 @@ fn selectors_decide_whether_a_policy_needs_namespace_labels() {
     ] {
         let policy: Policy = match fact(policy_admitting(peers.clone())) {
             crate::Fact::Policy(policy) => policy,
-            other => panic!("{other:?}"),
+            other => panic!("the NetworkPolicy is read as another fact: {other:?}"),
         };
         assert_eq!(policy.needs_namespaces(), needs_labels, "{peers}");
     }

@@ -14,7 +14,7 @@ use crate::{
 fn kind(resource: &str) -> PolicyKind {
     let mut all = PolicyKind::all();
     all.find(|kind| kind.resource() == resource)
-        .unwrap_or_else(|| panic!("{resource}"))
+        .unwrap_or_else(|| panic!("{resource} is not a kind of policy that Zerohop lists"))
 }
 
 fn object(namespace: Option<&str>, name: &str, spec: Value) -> Value {
@@ -156,6 +156,7 @@ fn the_reason_names_the_object() {
 
 #[test]
 fn any_object_may_restrict_unknown_servers() {
+    // The second DNS pod is unknown.
     let mut objects = dns(53);
     objects.truncate(4);
     let mut facts = facts(objects.into_iter().chain([web()]));
@@ -244,6 +245,7 @@ fn no_pod_is_answered_above_the_object_limit() {
         reason.contains("more than 10000 ciliumnetworkpolicies.cilium.io"),
         "{reason}"
     );
+    // Of these, only MAX_OBJECTS + 1 are recorded as listed.
     list(&mut facts, MAX_OBJECTS + 5);
     assert_eq!(left_out_pods(&facts), ["lab/db", "shop/web"]);
     list(&mut facts, MAX_OBJECTS);
@@ -319,7 +321,7 @@ fn every_kind_has_a_group_and_is_listed_once() {
     let count = resources.len();
     resources.sort_unstable();
     resources.dedup();
-    assert_eq!(resources.len(), count);
+    assert_eq!(resources.len(), count, "a resource is listed twice");
     for kind in PolicyKind::all() {
         assert!(kind.group().contains('.'), "{kind:?}");
         assert!(!kind.plural().is_empty(), "{kind:?}");
@@ -337,6 +339,7 @@ fn every_kind_has_a_group_and_is_listed_once() {
 fn an_object_without_a_name_is_an_error() {
     let cilium = kind("ciliumnetworkpolicies.cilium.io");
     assert!(OtherPolicy::from_object(cilium, &json!({"metadata": {}})).is_err());
+    // A missing namespace is no error.
     let object = object(None, "p", json!({"egress": []}));
     assert_eq!(
         OtherPolicy::from_object(cilium, &object).unwrap().reach,
@@ -368,7 +371,7 @@ fn the_agent_has_the_right_to_list_and_watch_every_kind() {
         let text = text.split("---").next().unwrap();
         &text[text.find("rules:").unwrap()..]
     });
-    assert_eq!(rules[0], rules[1]);
+    assert_eq!(rules[0], rules[1], "manifest (left) and chart (right)");
     let ClusterRole { rules } = serde_saphyr::from_str(rules[0]).unwrap();
     let mut granted = BTreeSet::new();
     for rule in &rules {
@@ -398,5 +401,5 @@ fn the_agent_has_the_right_to_list_and_watch_every_kind() {
     };
     granted.retain(|resource| !is_other_resource(resource));
     let kinds = PolicyKind::all().map(|kind| kind.resource().to_owned());
-    assert_eq!(granted, kinds.collect());
+    assert_eq!(granted, kinds.collect(), "rights (left) and kinds (right)");
 }

@@ -1,4 +1,5 @@
-//! Random policies of both directions, compared with the reference model.
+//! Random policies of both directions, compared with the reference model. An element that a list of
+//! choices repeats is chosen more often.
 
 use std::net::Ipv4Addr;
 
@@ -28,6 +29,7 @@ const NAMESPACE_LABELS: [(&str, [&str; 3]); 2] = [
 
 /// The objects of a cluster that the agent receives.
 struct AgentInput {
+    /// All objects except the DNS pods.
     objects: Vec<Value>,
     /// The DNS pods that the Service selects.
     servers: Vec<Value>,
@@ -42,10 +44,11 @@ fn pods_that_the_reference_model_denies_are_not_answered() {
         let input = agent_input(&mut random, &cluster);
         let is_permitted = judge_input(&input);
         for client in &cluster.clients {
-            let is_answered = is_permitted(client);
+            // Pods in the node's network are never judged as clients.
             if client.host_network {
                 continue;
             }
+            let is_answered = is_permitted(client);
             if cluster.allows_query(client) {
                 allowed += 1;
                 answered += u32::from(is_answered);

@@ -258,13 +258,11 @@ fn port_names_are_looked_up_in_the_dns_pods() {
         }))
     };
     for port in [53, 1053] {
-        assert!(may_query(port, &[named("dns", "UDP")]));
-        assert!(
-            !may_query(port, &[named("dns-tcp", "UDP")]),
-            "a TCP port's name"
-        );
-        assert!(!may_query(port, &[named("dns", "TCP")]));
-        assert!(!may_query(port, &[named("domain", "UDP")]));
+        assert!(may_query(port, &[named("dns", "UDP")]), "{port}");
+        // The name of a TCP port.
+        assert!(!may_query(port, &[named("dns-tcp", "UDP")]), "{port}");
+        assert!(!may_query(port, &[named("dns", "TCP")]), "{port}");
+        assert!(!may_query(port, &[named("domain", "UDP")]), "{port}");
     }
 }
 

@@ -99,7 +99,7 @@ fn status_without_a_running_agent_is_an_error() {
 fn status_and_signals_work_while_files_are_loading() {
     let directory = tempfile::tempdir().unwrap();
     let mut objects = String::new();
-    // So many objects that loading them takes longer than the requests below.
+    // Enough objects that loading them takes longer than the requests below.
     for number in 0..200_000 {
         objects += &format!(
             "---\n{{apiVersion: v1, kind: Service, metadata: {{name: web-{number}}}, spec: {{clusterIP: 10.0.0.1}}}}\n"

@@ -195,7 +195,7 @@ impl Agent {
             index: publisher.index().clone(),
             listen: listen.clone(),
             resolver: resolver.clone(),
-            kernel: publisher.kernel_plane().explainer(),
+            explain_kernel: publisher.kernel_plane().explainer(),
             kernel_canary: publisher.kernel_plane().canary(),
             resolver_canaries,
             board: board.clone(),

@@ -147,7 +147,8 @@ impl Config {
         Config::new(args.settings()?)
     }
 
-    /// Fills in the defaults and checks the settings against each other.
+    /// Fills in the defaults that depend on other settings, and checks the settings against each
+    /// other.
     ///
     /// # Errors
     /// When a required setting is missing, or two settings contradict each other.
@@ -337,9 +338,9 @@ fn kubernetes_config(settings: &RunSettings) -> anyhow::Result<KubernetesConfig>
     })
 }
 
-/// Refuses to delegate a whole cluster domain, or a name outside all cluster domains, because such
-/// a name passes anyway. Reverse names are accepted, because the agent answers the reverse names of
-/// its objects in any network.
+/// Refuses to delegate a whole cluster domain. Refuses names outside all cluster domains, because
+/// they pass anyway. Reverse names are accepted, because the agent answers the reverse names of its
+/// objects in any network.
 fn check_delegated_name(name: &Name, cluster_domains: &[Name]) -> anyhow::Result<()> {
     if let Some(domain) = cluster_domains
         .iter()

@@ -15,7 +15,8 @@ pub enum Outcome {
     NxDomain,
     /// Neither IPv4 nor IPv6, or with a VLAN tag.
     NotIp,
-    /// Shorter than its headers say or than any DNS query over UDP, or not contiguous in memory.
+    /// Shorter than its headers say or than any query that can be answered, or not contiguous in
+    /// memory.
     Short,
     /// Sent by link-layer multicast or broadcast.
     Multicast,
@@ -265,13 +266,19 @@ mod tests {
         for hook in Hook::ALL {
             for source in sources.clone() {
                 let line = &mut is_taken[hook.line(source) as usize];
-                assert!(!core::mem::replace(line, true), "{hook:?} {source:?}");
+                assert!(
+                    !core::mem::replace(line, true),
+                    "{hook:?} {source:?} shares a line"
+                );
             }
         }
-        assert!(is_taken.iter().all(|taken| *taken));
+        assert!(is_taken.iter().all(|taken| *taken), "a line is unused");
         let [near, far] =
             [2, 2 + COUNTED_DEVICES].map(|index| Hook::Tc.line(PacketSource::Device(index)));
         assert_eq!(near, far);
-        assert!(Outcome::COUNT <= size_of::<OutcomeCounters>() / size_of::<u64>());
+        assert!(
+            Outcome::COUNT <= size_of::<OutcomeCounters>() / size_of::<u64>(),
+            "there are more outcomes than counters in a line"
+        );
     }
 }

@@ -183,6 +183,7 @@ pub struct Suffix {
     /// Bytes of the suffix, root label included.
     pub length: u32,
     /// Position in [`Settings::zones`] of the zone that gives negative answers their SOA record.
+    /// Unused with [`Suffix::PASS`].
     pub zone: u16,
     /// [`Suffix::AUTHORITATIVE`], [`Suffix::AUTHORITATIVE_EXCEPT_SOA`] or [`Suffix::PASS`].
     pub action: u16,

@@ -101,6 +101,8 @@ fn record_address<T: Tables>(word: DirectoryWord, tables: &T) -> Result<usize, O
     let (chunk, at) = records::record_location(word.record());
     let chunk = tables.chunk(chunk).ok_or(Outcome::NotReady)?;
     let at = at as usize;
+    // Never true, because every record starts at least `REACH` before the end of its chunk. The
+    // check is for the verifier.
     if at > CHUNK - REACH {
         return Err(Outcome::NotReady);
     }

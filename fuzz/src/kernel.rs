@@ -42,7 +42,7 @@ pub fn check(input: &[u8]) -> Outcome {
     let bytes = frame(flags, &mut input);
     let mut packet = HostFrame {
         bytes: bytes.clone().into(),
-        // Bits 0 to 5 are for `frame`. Bit 7 makes resizing fail.
+        // Bits 0 to 5 are for `frame`, and bit 6 is unused. Bit 7 makes resizing fail.
         can_resize: flags & 0x80 == 0,
     };
     let outcome = dns_ebpf::respond(&mut packet, &*TABLES);
@@ -91,7 +91,7 @@ fn check_reply(query_message: &[u8], reply: &[u8]) {
 /// * Bit 1: The query has EDNS.
 /// * Bit 2: The DNS message consists of bytes from the input.
 /// * Bit 3: The DNS message is mutated.
-/// * Bit 4: The frame is padded.
+/// * Bit 4: The frame is padded to at least 60 bytes.
 /// * Bit 5: The frame is mutated.
 fn frame(flags: u8, input: &mut FuzzInput<'_>) -> Vec<u8> {
     let family = usize::from(flags & 1);

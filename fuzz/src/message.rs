@@ -46,9 +46,9 @@ fn check_message(query: &[u8], transport: Transport, bytes: &[u8]) {
             "a reply without a question has the RCODE {}",
             header.rcode()
         );
-        assert_eq!(bytes[..2], query[..2], "another ID");
+        assert_eq!(bytes[..2], query[..2], "the reply has another ID");
         assert!(header.qr(), "a reply without QR");
-        assert_eq!(bytes[4..], [0; 8], "counts of a reply without records");
+        assert_eq!(bytes[4..], [0; 8], "only the header, but a count is not 0");
         return;
     }
     let reply = reply::check(query, transport, bytes);
@@ -56,8 +56,11 @@ fn check_message(query: &[u8], transport: Transport, bytes: &[u8]) {
     // `opt_rcode` includes the upper bits of the RCODE, which are in the OPT record.
     let rcode = reply.message.opt_rcode();
     let is_answer = [OptRcode::NOERROR, OptRcode::NXDOMAIN].contains(&rcode);
-    assert_eq!(header.aa(), is_answer, "AA in a reply with {rcode}");
-    assert!(transport == Transport::Udp || !header.tc(), "TC over TCP");
+    assert_eq!(header.aa(), is_answer, "AA is wrong for {rcode}");
+    assert!(
+        transport == Transport::Udp || !header.tc(),
+        "TC is set over TCP"
+    );
     if header.aa() && !header.tc() {
         assert_eq!(
             reply.answers.is_empty(),

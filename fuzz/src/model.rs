@@ -7,7 +7,8 @@ use zerohop_zone::{ComputedNames, Model, ModelBuilder, Name, Rdata, Record, Srv}
 /// The model that all fuzz targets answer from.
 pub static MODEL: LazyLock<Model> = LazyLock::new(build);
 
-/// Query names. Inputs hold positions in this list, so append new names at the end.
+/// Query names. A byte of an input selects one, modulo their number, so a new name changes the
+/// meaning of bytes of 40 and more.
 pub const NAMES: [&str; 40] = [
     "web.shop.svc.cluster.local",
     "cart.shop.svc.cluster.local",
@@ -71,8 +72,8 @@ fn build() -> Model {
     };
     let web = "web.shop.svc.cluster.local";
     add(web, address("10.96.1.1"));
-    add(web, host(web, 80));
-    add("_http._tcp.web.shop.svc.cluster.local", host(web, 80));
+    add(web, srv(web, 80));
+    add("_http._tcp.web.shop.svc.cluster.local", srv(web, 80));
     add("cart.shop.svc.cluster.local", address("10.96.1.2"));
     add("cart.shop.svc.cluster.local", address("fd00:10:96::2"));
     // Names of 29 and 30 bytes: behind a name of odd length the answer starts at an odd offset, so
@@ -85,9 +86,9 @@ fn build() -> Model {
             add(owner, address(&format!("10.244.0.{last}")));
             add(owner, address(&format!("fd00:10:244::{last}")));
         }
-        add("db.shop.svc.cluster.local", host(&host_name, 5432));
+        add("db.shop.svc.cluster.local", srv(&host_name, 5432));
         let port = "_sql._tcp.db.shop.svc.cluster.local";
-        add(port, host(&host_name, 5432));
+        add(port, srv(&host_name, 5432));
     }
     for last in 1..=60 {
         let crowd = "crowd.shop.svc.cluster.local";
@@ -143,7 +144,7 @@ fn address(text: &str) -> Rdata {
     text.parse::<IpAddr>().unwrap().into()
 }
 
-fn host(target: &str, port: u16) -> Rdata {
+fn srv(target: &str, port: u16) -> Rdata {
     Rdata::Srv(Srv {
         priority: 0,
         weight: 25,

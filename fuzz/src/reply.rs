@@ -31,16 +31,20 @@ pub struct ParsedReply<'a> {
 ///
 /// When the reply is malformed, is longer than permitted, or doesn't match the query.
 pub fn check<'a>(query: &[u8], transport: Transport, reply: &'a [u8]) -> ParsedReply<'a> {
-    let query_message = Message::from_slice(query).expect("a reply to a query without a header");
-    let message = Message::from_slice(reply).expect("a reply without a header");
+    let query_message = Message::from_slice(query).expect("the query has no header");
+    let message = Message::from_slice(reply).expect("the reply has no header");
     let (header, query_header) = (message.header(), query_message.header());
-    assert!(header.qr(), "no QR");
-    assert_eq!(header.id(), query_header.id(), "another ID");
-    assert_eq!(header.opcode(), query_header.opcode(), "another opcode");
+    assert!(header.qr(), "the reply has no QR");
+    assert_eq!(header.id(), query_header.id(), "the ID differs");
+    assert_eq!(header.opcode(), query_header.opcode(), "the opcode differs");
     assert!(!header.z(), "the reserved bit is set");
 
     let end = question_end(message);
-    assert_eq!(reply[HEADER..end], query[HEADER..end], "another question");
+    assert_eq!(
+        reply[HEADER..end],
+        query[HEADER..end],
+        "the question differs"
+    );
     let limit = limit(query_message, transport);
     assert!(
         reply.len() <= limit,
@@ -51,18 +55,20 @@ pub fn check<'a>(query: &[u8], transport: Transport, reply: &'a [u8]) -> ParsedR
     let records = |section: &str, records: domain::base::RecordSection<'a, [u8]>| {
         records
             .map(|record| {
-                record.unwrap_or_else(|error| panic!("a record in the {section}: {error}"))
+                record.unwrap_or_else(|error| {
+                    panic!("can't parse a record in the {section}: {error}")
+                })
             })
             .collect::<Vec<_>>()
     };
     let (_, answer, authority, additional) = message
         .sections()
-        .expect("a reply whose sections can't be parsed");
+        .expect("can't parse the sections of the reply");
     let mut rest = additional;
     for record in &mut rest {
-        record.expect("a record in the additional section");
+        record.expect("can't parse a record in the additional section");
     }
-    assert_eq!(rest.pos(), reply.len(), "bytes after the message");
+    assert_eq!(rest.pos(), reply.len(), "bytes after the last record");
 
     let reply_opt = opt(message);
     assert_eq!(
@@ -71,7 +77,10 @@ pub fn check<'a>(query: &[u8], transport: Transport, reply: &'a [u8]) -> ParsedR
         "the OPT record or its DO bit differs from the query's"
     );
     if let Some(reply_opt) = reply_opt {
-        assert_eq!(reply_opt.size, SIZE, "another payload size");
+        assert_eq!(
+            reply_opt.size, SIZE,
+            "the OPT record has another payload size"
+        );
         assert!(!reply_opt.has_options, "the OPT record has options");
     }
     ParsedReply {
@@ -88,7 +97,7 @@ pub fn check<'a>(query: &[u8], transport: Transport, reply: &'a [u8]) -> ParsedR
 ///
 /// When a flag is wrong, or a record's data can't be parsed.
 pub fn check_local_reply(query: &[u8], reply: &ParsedReply<'_>) {
-    let query_message = Message::from_slice(query).expect("a reply to a query without a header");
+    let query_message = Message::from_slice(query).expect("the query has no header");
     let header = reply.message.header();
     assert_eq!(header.rd(), query_message.header().rd(), "RD differs");
     assert_eq!(header.cd(), query_message.header().cd(), "CD differs");
@@ -99,7 +108,12 @@ pub fn check_local_reply(query: &[u8], reply: &ParsedReply<'_>) {
     for record in reply.message.iter() {
         let (record, _) = record.expect("parsed before");
         let data = record.to_any_record::<AllRecordData<&[u8], ParsedName<&[u8]>>>();
-        data.unwrap_or_else(|error| panic!("the data of a {} record: {error}", record.rtype()));
+        data.unwrap_or_else(|error| {
+            panic!(
+                "can't parse the data of a {} record: {error}",
+                record.rtype()
+            )
+        });
     }
 }
 
@@ -132,10 +146,14 @@ fn opt(message: &Message<[u8]>) -> Option<OptFields> {
 
 /// The offset at which the question ends.
 fn question_end(message: &Message<[u8]>) -> usize {
-    assert_eq!(message.header_counts().qdcount(), 1, "not one question");
+    assert_eq!(
+        message.header_counts().qdcount(),
+        1,
+        "the reply must have one question"
+    );
     let mut question = message.question();
-    let question_read = question.next().expect("no question");
-    question_read.expect("a question that can't be parsed");
+    let question_read = question.next().expect("the reply has no question");
+    question_read.expect("can't parse the reply's question");
     question.pos()
 }
 

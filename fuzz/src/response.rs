@@ -117,17 +117,31 @@ pub fn check(input: &[u8]) -> ResponseOutcome {
     outcome
 }
 
-/// Checks that the local alias comes first, that AA is set unless the RCODE is SERVFAIL, and that
-/// the authority section has only SOA records, and none with SERVFAIL.
+/// Checks that the local alias comes first, and that the authority section has only SOA records.
+/// With SERVFAIL, AA must be clear and the authority section empty. Otherwise AA must be set.
 fn check_completed_alias(query: &[u8], reply: &reply::ParsedReply<'_>) {
     reply::check_local_reply(query, reply);
     let first = reply.answers.first().map(ParsedRecord::rtype);
-    assert_eq!(first, Some(Rtype::CNAME));
+    assert_eq!(
+        first,
+        Some(Rtype::CNAME),
+        "the first answer is not the alias"
+    );
     let failed = reply.message.opt_rcode() == OptRcode::SERVFAIL;
-    assert_eq!(reply.message.header().aa(), !failed);
+    assert_eq!(
+        reply.message.header().aa(),
+        !failed,
+        "AA must be set, except with SERVFAIL"
+    );
     let is_soa = |record: &ParsedRecord<'_, [u8]>| record.rtype() == Rtype::SOA;
-    assert!(reply.authorities.iter().all(is_soa));
-    assert!(!failed || reply.authorities.is_empty());
+    assert!(
+        reply.authorities.iter().all(is_soa),
+        "an authority record is not a SOA record"
+    );
+    assert!(
+        !failed || reply.authorities.is_empty(),
+        "SERVFAIL with authority records"
+    );
 }
 
 /// Checks that each IPv4 address of a name in a local zone is in the model.
@@ -135,7 +149,7 @@ fn check_addresses(reply: &reply::ParsedReply<'_>) {
     for record in reply.message.iter() {
         let (record, _) = record.expect("parsed before");
         let owner: WireName<Vec<u8>> = record.owner().to_name();
-        let owner = Name::from_wire(owner.as_slice()).expect("a name");
+        let owner = Name::from_wire(owner.as_slice()).expect("the owner is not a name");
         let is_local = MODEL.zone_of(&owner).is_some();
         let Ok(Some(address)) = record.to_record::<A>() else {
             continue;

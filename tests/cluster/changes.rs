@@ -310,7 +310,8 @@ impl<'a> RandomChanges<'a> {
         endpoint
     }
 
-    /// One port without a name, or `least` to three ports with names.
+    /// One port without a name, or `least` to three ports with names. A Service with a ClusterIP
+    /// needs a port, so `least` is 1 there.
     fn service_ports(&mut self, least: usize) -> Value {
         let count = self.random.random_range(least..4);
         if count == 1 && self.random.random_bool(0.5) {
@@ -324,8 +325,8 @@ impl<'a> RandomChanges<'a> {
         Value::Array(ports.collect())
     }
 
-    /// A target outside the cluster, an absent name, a pod's name, a name of an endpoint that may
-    /// exist, or the name of any Service, so that aliases may form a loop.
+    /// A target outside the cluster, the name of an absent Service or port, a pod's name, a name of
+    /// an endpoint that may exist, or the name of any Service, so that aliases may form a loop.
     fn alias_target(&mut self, cluster: &LiveCluster) -> String {
         let (namespace, name) = self.random_key(cluster);
         let zone = self.zone;

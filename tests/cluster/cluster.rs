@@ -203,8 +203,8 @@ impl LiveCluster {
         Ok(())
     }
 
-    /// Deletes a pod, but keeps it by a finalizer, as a kubelet does until its containers have
-    /// ended.
+    /// Deletes a pod, but keeps the object by a finalizer. On a node, the object of a deleted pod
+    /// also stays until its containers have ended.
     pub(crate) fn terminate_pod(&mut self, key: &NamespacedName) -> Result<()> {
         self.set_finalizers(key, &json!([FINALIZER]))?;
         self.delete::<Pod>(key)?;
@@ -430,7 +430,8 @@ impl LiveCluster {
             .with_context(|| format!("cannot delete {} {key:?}", K::kind(&())))
     }
 
-    /// Waits until `is_reached` returns true. `what` describes the state in the error message.
+    /// Waits until `is_reached` returns true. Fails after [`LIMIT`], or when the suite is told to
+    /// stop. `what` describes the state in the error message.
     fn wait(&self, what: &str, is_reached: impl AsyncFn() -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         self.runtime.block_on(async {

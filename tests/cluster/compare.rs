@@ -67,7 +67,8 @@ impl Comparison<'_> {
         let mut tally = ComparisonTally::default();
         let mut again = Vec::new();
         for (question, found) in questions.iter().zip(tallies) {
-            // CoreDNS's cache may still hold an old record of a name outside the zone.
+            // CoreDNS's cache may still hold an old record of a name outside the zone. For the zone
+            // the suite's Corefile turns the cache off.
             if found.is_wrong() && !question.is_inside(zone) {
                 again.push(question.clone());
             } else {
@@ -97,7 +98,8 @@ impl Comparison<'_> {
         Ok(QuestionTallies { context, tallies })
     }
 
-    /// Asks questions again until no reply is wrong, or CoreDNS's cache holds no older record.
+    /// Asks questions again until no reply is wrong, or CoreDNS's cache holds no older record. No
+    /// pause is needed between the rounds, because each waits for the replies of all servers.
     pub(crate) fn repeat_wrong_questions(
         &self,
         mut questions: Vec<ComparedQuestion>,
@@ -169,7 +171,7 @@ impl Comparison<'_> {
         Ok(all)
     }
 
-    /// Collects the facts from other replies that the rules for deviations need.
+    /// Collects the facts that the rules for deviations need from the replies to all questions.
     fn collect_context<'k>(
         &'k self,
         objects: &'k LiveObjects,

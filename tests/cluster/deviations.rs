@@ -358,8 +358,8 @@ impl AnswerDifference<'_> {
         self.coredns.is_nxdomain() && self.zerohop.is_nodata() && self.differs_only_in_rcode()
     }
 
-    /// Whether the replies differ only in letter case, and Zerohop copies the letter case of the
-    /// question to the owner names.
+    /// Whether the question has upper-case letters, the replies differ only in letter case, and
+    /// Zerohop copies the letter case of the question to the owner names.
     fn differs_in_letter_case(&self) -> bool {
         let AnswerDifference {
             coredns, zerohop, ..

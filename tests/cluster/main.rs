@@ -1,6 +1,7 @@
-//! Compares Zerohop with a CoreDNS that reads the same API server. CoreDNS, the agent's resolver
-//! and the kernel receive the same queries: for every name that the objects make, and for many
-//! similar names. A difference is either an agreed CoreDNS deviation or an error.
+//! Compares Zerohop with a CoreDNS that reads the same API server. CoreDNS, and the resolver and
+//! the kernel program of three agents with different flags, receive the same queries: for every
+//! name that the objects make, and for many similar names. A difference is either an agreed CoreDNS
+//! deviation or an error.
 //!
 //! `cargo xtask test --cluster KUBECONFIG --dns IP:PORT` starts this program. For `cargo xtask
 //! bench`, the same program measures instead of comparing: see `measure` and `watch_cost`.
@@ -229,7 +230,8 @@ fn make_changes(
     Ok(())
 }
 
-/// Waits until CoreDNS and both planes of every agent know a marker. Returns the elapsed time.
+/// Waits until CoreDNS and both planes of every agent know a marker. Returns the elapsed time. The
+/// loop needs no pause, because each query waits for its reply.
 fn wait_until_known(comparison: &Comparison<'_>, marker: &Marker) -> Result<Duration> {
     let question = ComparedQuestion {
         name: marker.name.clone(),

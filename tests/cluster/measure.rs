@@ -310,8 +310,9 @@ fn print_requests(agent: &ComparedAgent, start: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Checks that the kernel answers every name while the API server does not run. A query that the
-/// kernel passes counts as wrong.
+/// Stops the API server for the configured time, and checks that the kernel meanwhile answers every
+/// name in `names`: each with five addresses, the given one among them. A query that the kernel
+/// passes counts as wrong.
 fn measure_outage(
     agent: &ComparedAgent,
     names: &[(String, String)],
@@ -365,7 +366,7 @@ fn measure_outage(
     Ok(())
 }
 
-/// Sends a request to the agent's admin endpoints, and returns the response.
+/// Sends a request to the agent's admin endpoints, and returns the response with its head.
 fn get_admin(admin: &str, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(admin)?;
     write!(
@@ -380,7 +381,7 @@ fn get_admin(admin: &str, path: &str) -> Result<String> {
 fn body(response: &str) -> Result<&str> {
     let (_, body) = response
         .split_once("\r\n\r\n")
-        .context("the response has no body")?;
+        .context("the response of an agent's admin endpoint has no empty line before its body")?;
     Ok(body)
 }
 

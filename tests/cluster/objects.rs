@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 pub(crate) type NamespacedName = (String, String);
 
 /// The suite's objects, as [`LiveCluster`](crate::cluster::LiveCluster) last wrote or listed them.
-/// Its `patch` does not update them. The objects of the DNS namespace and of a
-/// [`Marker`](crate::cluster::Marker) are not among them.
+/// [`LiveCluster::patch`](crate::cluster::LiveCluster::patch) does not update them. The objects of
+/// the DNS namespace and of a [`Marker`](crate::cluster::Marker) are not among them.
 #[derive(Default)]
 pub(crate) struct LiveObjects {
     pub(crate) namespaces: BTreeSet<String>,

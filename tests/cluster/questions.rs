@@ -1,5 +1,7 @@
 //! The questions of the comparison: eleven query types for every name that the objects make, and
 //! for many near misses. A near miss is a name that differs slightly from such a name.
+//!
+//! After a transition fewer types and names are asked: see [`questions_about`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,6 +1,6 @@
-//! Settings of the comparison and of the measurements, from environment variables that `cargo
-//! xtask` sets. Only `ZEROHOP_CHANGES` of the comparison must be set by hand, if the default is not
-//! right.
+//! Settings of the comparison and of the measurements, from environment variables. `cargo xtask`
+//! sets them from its flags, except `ZEROHOP_CHANGES` for `test --cluster`, and `ZEROHOP_COREFILE`
+//! and `ZEROHOP_SEED` for `bench --cluster`: these have no flags, and can be set by hand.
 
 use std::{env, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -18,7 +18,8 @@ pub(crate) struct ComparisonSettings {
     /// The path of the agent's binary.
     pub(crate) agent: PathBuf,
     pub(crate) parts: ComparisonParts,
-    /// The seed of all random choices. The names of the namespaces contain it.
+    /// The seed of the random changes, transitions and questions. The names of the namespaces
+    /// contain it.
     pub(crate) seed: u64,
     /// Number of random changes, after which everything is compared again. 0 skips this part.
     pub(crate) changes: usize,

@@ -133,6 +133,8 @@ async fn measure_strategies(
     Ok(())
 }
 
+/// The strategies to measure. An agent with `--endpoints=headless` watches by service name, one
+/// with `--endpoints=all` everything.
 fn strategies() -> Vec<WatchStrategy> {
     const HEADLESS: &str = "service.kubernetes.io/headless";
     const OTHERS: &str = "!service.kubernetes.io/headless,\
@@ -254,6 +256,7 @@ async fn open_watch(
     let params = WatchParams {
         label_selector: (!selector.is_empty()).then(|| selector.to_owned()),
         bookmarks: true,
+        // An hour, so that no watch ends while a strategy is measured.
         timeout: Some(3600),
         ..WatchParams::default()
     };

@@ -1,4 +1,4 @@
-//! UDP clients and servers inside a namespace.
+//! UDP clients and servers inside a namespace, and [`eventually`], which waits for a condition.
 
 use std::{
     io::{self, ErrorKind},
@@ -143,7 +143,8 @@ impl Drop for UdpServer {
 
 /// Repeats `attempt` until it returns true. Returns false if that takes longer than `limit`.
 ///
-/// For conditions without an event to wait for, such as the start of a program.
+/// For conditions without an event to wait for, such as the start of a program. Attempts follow
+/// each other without a pause, because some tests measure how soon a condition holds.
 pub fn eventually(limit: Duration, mut attempt: impl FnMut() -> Result<bool>) -> Result<bool> {
     let deadline = Instant::now() + limit;
     while !attempt()? {

@@ -90,7 +90,7 @@ fn sigterm_detaches_every_hook() {
     let pod = PodClient::new(&topology);
     assert_eq!(pod.web_ttl(), Some(5));
     let status = agent.end_by(Signal::SIGTERM).unwrap();
-    assert!(status.success(), "{status}");
+    assert!(status.success(), "the agent ended with {status}");
     assert_eq!(pod.web_ttl(), None);
 }
 
@@ -109,7 +109,10 @@ fn changed_manifests_are_answered_and_broken_ones_change_nothing() {
     manifests.write(&format!("{WEB}---\nkind: [\n"));
     let line = agent.wait_for_line("zerohop.yaml").unwrap();
     // The faulty line, `kind: [`, is the seventh.
-    assert!(line.contains("ERROR") && line.contains(":7:"), "{line}");
+    assert!(
+        line.contains("ERROR") && line.contains(":7:"),
+        "no error that names line 7: {line}"
+    );
     assert_eq!(pod.service_address("web"), Some([10, 96, 1, 2]));
 
     manifests.write(&WEB.replace("web", "shop"));
@@ -162,21 +165,26 @@ endpoints: [{}]
             endpoints.join(", ")
         )
     };
-    // A record has no room for 200 addresses.
+    // The answer with 200 addresses has 2 * 200 - 1 resource records of 16 bytes. A record of the
+    // tables has at most 4096 bytes.
     let manifests = ManifestFolder::new(&headless(200));
-    // This zone's name is longer than 64 bytes, the limit of a suffix in the settings.
+    // In wire form this zone's name has 65 bytes, one more than a suffix in the settings can have.
     let domain = format!("--cluster-domain={}.test", "a".repeat(58));
     let agent = start_agent(&topology.node, &manifests, &[&domain]);
     let status = || agent.status().unwrap();
     let said = status();
     let answers = "names have more answers than their records can hold";
-    assert!(said.contains(answers), "{said}");
-    assert!(said.contains("suffixes of up to 64"), "{said}");
-    assert!(!said.contains("degraded"), "{said}");
+    assert!(said.contains(answers), "no {answers:?} in {said}");
+    let suffixes = "suffixes of up to 64";
+    assert!(said.contains(suffixes), "no {suffixes:?} in {said}");
+    assert!(
+        !said.contains("degraded"),
+        "the limits count as degraded: {said}"
+    );
 
     manifests.write(&headless(2));
     assert!(eventually(LIMIT, || Ok(!status().contains(answers))).unwrap());
-    assert!(status().contains("suffixes of up to 64"));
+    assert!(status().contains(suffixes));
 }
 
 #[test]
@@ -192,7 +200,10 @@ fn a_network_card_is_refused_without_allowed_clients() {
         .unwrap();
     assert!(!output.status.success());
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(error.contains("--allow"), "{error}");
+    assert!(
+        error.contains("--allow"),
+        "the error names no --allow: {error}"
+    );
 }
 
 /// A source of an agent's objects.
@@ -317,7 +328,8 @@ impl PodClient {
         None
     }
 
-    /// As [`service_ttl`](PodClient::service_ttl), for `web`.
+    /// As [`service_ttl`](PodClient::service_ttl), for `web`. Agents answer with a TTL of 5 s by
+    /// default, and the stand-in with 77 s.
     fn web_ttl(&self) -> Option<u32> {
         self.service_ttl("web")
     }

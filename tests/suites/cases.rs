@@ -118,7 +118,11 @@ fn ask(client: &UdpClient, case: &Case) -> Vec<u8> {
     };
     let reply = client.ask(&query.message(), LIMIT).unwrap();
     let reply = reply.unwrap_or_else(|| panic!("no reply to {case}"));
-    assert_eq!(reply[..2], query.id.to_be_bytes(), "{case}");
+    assert_eq!(
+        reply[..2],
+        query.id.to_be_bytes(),
+        "the ID of the reply to {case}"
+    );
     reply
 }
 

@@ -141,7 +141,11 @@ fn lookup_reports_what_the_kernel_does() {
         let reply = pod.ask(&query.message(), PATIENCE).ok().flatten();
         assert_eq!(reply.is_some(), plane == "kernel", "{asked}: {reply:02x?}");
         if let Some(reply) = reply {
-            assert_eq!(reply[..2], query.id.to_be_bytes(), "{asked}");
+            assert_eq!(
+                reply[..2],
+                query.id.to_be_bytes(),
+                "the ID of the reply to {asked}"
+            );
             let is_denied = report["rcode"] == "NXDOMAIN";
             assert_eq!(rcode(&reply) == 3, is_denied, "{asked}");
             // Byte 7 is the low byte of the number of answer records.

@@ -124,7 +124,8 @@ fn put(
         }
         Err(full) => {
             assert_eq!(full, TableFull::Directory);
-            // A put fails only when both buckets of the name, of eight words each, are full.
+            // A put fails only for a new name, when both its buckets, of eight words each, are
+            // full.
             assert!(map.len() >= 16 && !map.contains_key(&name));
             false
         }
@@ -149,8 +150,8 @@ fn records_of_every_size_are_found_until_the_table_is_full() {
         assert_eq!(bench.ask_kernel(name), Some(1), "{name}");
     }
     assert_eq!(bench.ask_kernel(count), None);
-    // Freed slots are reused after a grace period. The new record may need a larger slot than that
-    // of name 0.
+    // Freed slots are reused after a grace period. Name 1 is removed too, because the new record
+    // may need a larger slot than that of name 0.
     assert!(bench.table.remove(name_of(0).wire()));
     assert!(bench.table.remove(name_of(1).wire()));
     bench.table.put(&mut build_record(count, 2)).unwrap();
@@ -243,6 +244,7 @@ impl<G: Grace> TableBench<G> {
     /// `buckets` is the size of the directory, `chunks` that of the records.
     fn new(buckets: usize, chunks: usize, grace: G) -> Self {
         let shared = SharedTables::new(buckets, chunks);
+        // A fixed key of arbitrary words. `finish` must be odd.
         let key = HashKey {
             words: std::array::from_fn(|number| {
                 (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -263,6 +265,7 @@ impl<G: Grace> TableBench<G> {
         // A lease that outlasts the test.
         let lease = std::mem::offset_of!(Control, lease) / 8;
         control.words()[lease].store(u64::MAX >> 1, Ordering::Relaxed);
+        // The table counts as complete for the only zone, so absent names are denied.
         SettingsPublisher::new(control, settings).publish(
             &build_settings(&node_settings, &model(0, 0), &[true], &BTreeSet::new()).unwrap(),
         );
@@ -392,7 +395,7 @@ fn map_files(files: &[(File, usize); 4]) -> [Memory; 4] {
         .map(|(file, length)| Memory::map(file.as_fd(), *length).unwrap())
 }
 
-/// The address of element `number`. `None`: the memory ends before it.
+/// The address of element `number`. `None`: the memory ends before the element's end.
 fn element<T>(memory: &Memory, number: u32) -> Option<*const T> {
     let offset = number as usize * size_of::<T>();
     let exists = offset + size_of::<T>() <= memory.bytes();

@@ -26,9 +26,9 @@ use zerohop_zone::{Model, ModelBuilder, Name, Rdata, Record};
 
 use crate::kernel::fixture::{LONG_LEASE_JIFFIES, TC_PASS, config, rcode};
 
-/// Number of names whose records are replaced.
+/// Number of names whose records are replaced. At most 1,024, see [`encode_address`].
 const NAMES: u32 = 1000;
-/// Number of addresses of each name. All addresses of a record carry the same version.
+/// Number of addresses of each name; at most 8. All addresses of a record carry the same version.
 const ADDRESSES: u32 = 8;
 /// Duration of the flood of queries.
 const FLOOD: Duration = Duration::from_secs(30);

@@ -132,8 +132,8 @@ fn mirrors(directory: &Path) -> Result<BTreeSet<String>> {
     if !mirrors.is_empty() {
         return Ok(mirrors);
     }
-    // apt knows the origin of a source only from its lists, which this machine has not downloaded
-    // yet. Failures of other sources do not matter.
+    // apt knows the origin of a source only from its lists, which this machine may not have
+    // downloaded yet. Failures of other sources do not matter.
     output(apt_command("apt-get", directory).arg("update")).ok();
     let mirrors = debian_sources(&mut apt_command("apt-get", directory))?;
     if mirrors.is_empty() {

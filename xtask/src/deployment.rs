@@ -29,7 +29,7 @@ const TOOLS: [(&str, &str); 3] = [
 /// The Kubernetes release whose API the manifests are checked against.
 const KUBERNETES: &str = "v1.35.8";
 
-/// Finds the tools that check the manifests, or installs them in this repository.
+/// Finds the tools and the schemas that check the manifests, or installs them in this repository.
 ///
 /// # Errors
 ///

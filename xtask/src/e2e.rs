@@ -70,8 +70,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The test of one cluster.
 struct E2eTest<'a> {
     kubectl: Kubectl,
+    /// Zerohop's objects.
     manifests: String,
+    /// The test's own objects.
     objects: String,
+    /// A name outside the cluster.
     outside: &'a str,
     image: &'a str,
 }
@@ -155,7 +158,7 @@ impl E2eTest<'_> {
             match missing {
                 None => return Ok(all),
                 Some((question, _)) if Instant::now() > deadline => {
-                    bail!("without Zerohop there is no answer to `{question}`")
+                    bail!("without Zerohop there is no answer to `{question}` within {PATIENCE:?}")
                 }
                 Some(_) => thread::sleep(Duration::from_secs(1)),
             }
@@ -330,7 +333,8 @@ impl E2eTest<'_> {
             "status",
             "--json",
         ])?;
-        serde_json::from_str(&text).context("the status is invalid JSON")
+        serde_json::from_str(&text)
+            .with_context(|| format!("the status of the agent on {node} is invalid JSON"))
     }
 
     /// Starts to send 100 queries a second from a client, for [`LOAD_SECONDS`].

@@ -78,8 +78,8 @@ pub(crate) fn run(options: &FaultsOptions) -> Result<()> {
     }
     if !tests.wait()?.success() {
         bail!(
-            "some faults affect lookups, or a test failed otherwise: the output of the tests and \
-             of the agents is in {}",
+            "some faults affect lookups, or a test failed otherwise: the messages of the tests and \
+             the logs of their agents are in {}",
             path.display()
         );
     }

@@ -91,7 +91,9 @@ impl Guest<'_> {
             Path::new("/sbin/ip"),
         )?;
         for module in &kernel.modules {
-            let name = module.file_name().context("a module without a name")?;
+            let name = module
+                .file_name()
+                .with_context(|| format!("{} has no file name", module.display()))?;
             initramfs.add_file(module, &Path::new("/modules").join(name))?;
         }
         for program in self

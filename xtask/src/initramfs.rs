@@ -18,7 +18,7 @@ use crate::process::shared_libraries;
 #[derive(Default)]
 pub(crate) struct Initramfs {
     bytes: Vec<u8>,
-    /// The paths in the archive. Each is added only once.
+    /// The paths in the archive. A path that is added again is ignored.
     paths: BTreeSet<PathBuf>,
 }
 

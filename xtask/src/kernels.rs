@@ -186,12 +186,12 @@ fn extract(tree: &Path, into: &Path) -> Result<()> {
     let image = files
         .iter()
         .find(|path| file_name(path).starts_with("vmlinuz"))
-        .context("the package has no vmlinuz")?;
+        .context("the packages have no vmlinuz")?;
     let available: BTreeMap<_, _> = files
         .iter()
         .filter_map(|path| Some((module_name(path)?, path)))
         .collect();
-    let version = version(&files).context("the package has no directory of modules")?;
+    let version = version(&files).context("the packages have no directory of modules")?;
 
     fs::create_dir_all(into.join("modules"))?;
     fs::copy(image, into.join("vmlinuz"))?;
@@ -216,7 +216,7 @@ fn extract_module(
     }
     let file = available
         .get(name)
-        .with_context(|| format!("the package has no module {name}"))?;
+        .with_context(|| format!("the packages have no module {name}"))?;
     let bytes = read_module(file).with_context(|| format!("cannot read {}", file.display()))?;
     for dependency in dependencies(&bytes) {
         extract_module(&dependency, available, into, done)?;

@@ -51,7 +51,7 @@ nodes:
 pub(crate) fn run(options: &KindOptions) -> Result<()> {
     match &options.job {
         KindJob::Up => create_cluster(),
-        KindJob::Load => load_images(),
+        KindJob::Load => deploy_images(),
         KindJob::Bench(options) => bench::run(options),
         KindJob::Down => run_command(kind()?.args(["delete", "cluster", "--name", CLUSTER])),
     }
@@ -66,12 +66,12 @@ fn create_cluster() -> Result<()> {
     create.args(["create", "cluster", "--name", CLUSTER, "--wait=120s"]);
     create.arg("--config").arg(nodes);
     run_command(create.arg("--kubeconfig").arg(kubeconfig()))?;
-    load_images()?;
+    deploy_images()?;
     println!("KUBECONFIG={}", kubeconfig().display());
     Ok(())
 }
 
-fn load_images() -> Result<()> {
+fn deploy_images() -> Result<()> {
     let kubectl = Kubectl::new(&kubeconfig())
         .context("cannot use the cluster that `cargo xtask kind up` creates")?;
     load_image(&image::build_agent(image::AGENT)?)?;
@@ -94,7 +94,7 @@ fn load_image(archive: &Path) -> Result<()> {
     run_command(load.arg(archive))
 }
 
-/// A command for kind. Fails if kind or Docker does not work.
+/// A command for kind. Fails if kind is not installed, or Docker does not work.
 fn kind() -> Result<Command> {
     let Some(kind) = find_program("kind") else {
         bail!("kind is not in PATH: see kind.sigs.k8s.io for how to install it");

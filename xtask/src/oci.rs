@@ -95,6 +95,7 @@ impl Image<'_> {
     fn config(&self, layer: &str) -> String {
         // A fixed date, so that images of the same files are identical.
         let created = "1970-01-01T00:00:00Z";
+        // `cargo xtask image` builds the agent for x86-64 only.
         json!({
             "architecture": "amd64",
             "os": "linux",

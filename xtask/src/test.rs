@@ -245,8 +245,8 @@ impl BuiltSuites {
 const AT_ONCE: usize = 2;
 
 /// Runs the same guest on several kernels. Fails after the last guest if one failed, or if a kernel
-/// can't be obtained. The output of a guest is printed after its end, or line by line if there is
-/// only one kernel.
+/// can't be obtained. The output of a guest is printed after its end, or line by line if it is the
+/// only guest.
 pub(crate) fn run_on_each_kernel(kernels: &[KernelName], guest: &Guest) -> Result<()> {
     setup::ensure(&[Need::Namespaces, Need::Guests], Verbosity::Changes)?;
     let (mut failed, mut obtained) = (Vec::new(), Vec::new());

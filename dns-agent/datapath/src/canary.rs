@@ -26,8 +26,8 @@ pub struct CanaryReport {
 
 impl Datapath {
     /// Queries every attached program for the SOA record of the first of `zones` that is in the
-    /// tables. `None` when the tables hold none of `zones`. If queries pass before a look-up, for
-    /// example because the lease has expired, the first of `zones` is queried.
+    /// tables. `None` when the tables hold none of `zones`. While the kernel answers no queries,
+    /// for example because the lease has expired, the first of `zones` is queried.
     ///
     /// # Errors
     ///

@@ -85,7 +85,7 @@ impl ForeignPrograms {
     }
 
     /// Finds the foreign programs on `devices`, each with its device index. `zerohop_ids` holds the
-    /// IDs of Zerohop's programs.
+    /// IDs of Zerohop's programs. Filters with the name of a Zerohop program are left out too.
     pub fn find_on<'a>(
         &mut self,
         devices: impl Iterator<Item = &'a Device>,
@@ -220,8 +220,8 @@ fn programs_on(device: &Device) -> Vec<ForeignProgram> {
         ("tcx ingress", Direction::Ingress),
         ("tcx egress", Direction::Egress),
     ] {
-        // An error usually means that the kernel has no tcx (before Linux 6.6) or that the device
-        // is gone.
+        // An error usually means that there are no programs: the kernel has no tcx (before Linux
+        // 6.6), it is one of the first with tcx and none is attached, or the device is gone.
         let ids = syscall::tcx_programs(device.index, direction).unwrap_or_default();
         programs.extend(ids.into_iter().map(|id| program(hook, Some(id))));
     }

@@ -327,7 +327,8 @@ impl<G: Grace> HashTable<G> {
         }
     }
 
-    /// Decrements the number of names of bucket `primary` that are in their second bucket.
+    /// Decrements the number of names of bucket `primary` that are in their second bucket. At 0, a
+    /// look-up need not read the second bucket, so the mark in the last word is removed.
     fn release_overflow(&mut self, primary: u32) {
         let overflowed = &mut self.overflowed[primary as usize];
         *overflowed -= 1;

@@ -94,7 +94,7 @@ impl Device {
 pub struct Devices {
     /// The devices as reported by the kernel, without routes and filters.
     links: Vec<Device>,
-    /// `links` with routes and filters.
+    /// `links` with default routes and filters.
     devices: Vec<Device>,
     /// When the filters were last read; `None` if the next [`Devices::list`] must read them.
     filters_read: Option<Instant>,
@@ -116,8 +116,8 @@ impl Devices {
     /// # Errors
     ///
     /// When no netlink socket can be opened, when the kernel doesn't answer within
-    /// `NETLINK_TIMEOUT`, or when it answers with an error. If it answers a request for filters
-    /// with an error, the device has no filters in the list.
+    /// `NETLINK_TIMEOUT`, or when it answers with an error. An error in the answer to a request for
+    /// filters only ends the list of filters, which then is usually empty.
     pub async fn list(&mut self) -> anyhow::Result<&[Device]> {
         let (connection, handle, _) = new_connection().context("opening a netlink socket")?;
         let connection = tokio::spawn(connection);
@@ -276,6 +276,7 @@ async fn read_filters(request: TrafficFilterGetRequest) -> Result<Vec<TcFilter>,
     Ok(filters)
 }
 
+/// `None` for a filter that is not a BPF filter, or has no name.
 fn parse_filter(message: TcMessage) -> Option<TcFilter> {
     let options = message
         .attributes

@@ -49,6 +49,7 @@ fn measure_rate(object: &EbpfObject) -> anyhow::Result<u32> {
     Ok(nearest_rate(jiffies))
 }
 
+/// The kernel rate with the smallest relative difference from `rate`.
 fn nearest_rate(rate: f64) -> u32 {
     let distance = |candidate: &u32| (f64::from(*candidate) / rate).ln().abs();
     KERNEL_RATES

@@ -63,7 +63,8 @@ use zerohop_zone::{Name, ZoneData};
 const RENEWALS_PER_LEASE: u32 = 4;
 
 /// The duration of the lease after a stop with [`StopMode::KeepHooks`]. It equals the TTL in the
-/// usual Corefile of CoreDNS (`ttl 30`): clients may use an answer of CoreDNS for as long.
+/// usual Corefile of CoreDNS (`ttl 30`): clients may use an answer of CoreDNS for as long. A longer
+/// lease is shortened to it.
 const HANDOVER_LEASE: Duration = Duration::from_secs(30);
 
 /// Whether hooks outlive the agent.
@@ -107,7 +108,7 @@ pub enum Growth {
     NotLarger,
     /// The hooks now use new tables, which hold all names.
     Moved,
-    /// The hooks now use new tables, but names were left out of these too.
+    /// The hooks now use new tables, but names were left out of these.
     MovedButFull,
 }
 
@@ -158,7 +159,7 @@ pub struct Datapath {
 
 impl Datapath {
     /// Creates and fills the tables, then attaches to all matching `devices` except those that a
-    /// foreign program owns. A hook of an earlier agent answers until this agent's program replaces
+    /// foreign program owns. A hook of an earlier agent stays until this agent's program replaces
     /// its program atomically; if this agent attaches nothing in its place, the hook is removed.
     /// Without `pins`, hooks can't be pinned, and hooks that this agent does not replace stay.
     ///
@@ -367,7 +368,8 @@ impl Datapath {
     }
 
     /// Attaches to matching devices without a hook, and detaches where the hook no longer fits: see
-    /// [`Hooks::reconcile`]. Restores removed pins.
+    /// [`Hooks::reconcile`]. Publishes the hardware addresses of matching network cards, and
+    /// restores removed pins.
     pub fn reconcile(&mut self, devices: &[Device]) {
         self.publish_card_addresses(devices);
         self.hooks.restore_pins();
@@ -416,7 +418,7 @@ impl Datapath {
                     && let Err(error) = self.object.set_lease(self.clock.jiffies(HANDOVER_LEASE))
                 {
                     tracing::warn!(
-                        "the lease can't be extended for the handover: hooks answer for at most \
+                        "the lease can't be set for the handover: hooks answer for at most \
                          {:?} after the last renewal, then CoreDNS answers until the next agent \
                          is ready: {error:#}",
                         self.config.stale_after

@@ -23,9 +23,9 @@ use zerohop_zone::{AbsentNames, Answer, Name, ZoneData, render};
 
 use super::{interfaces::HardwareAddress, lease::Clock, memory::Memory};
 
-/// The position in [`Control`], in words, of the number of the current settings.
+/// The position in [`Control`], in words, of its field `settings`.
 const SETTINGS_WORD: usize = std::mem::offset_of!(Control, settings) / 8;
-/// The position in [`Control`], in words, of the end of the lease.
+/// The position in [`Control`], in words, of its field `lease`.
 pub(super) const LEASE_WORD: usize = std::mem::offset_of!(Control, lease) / 8;
 
 /// The largest rate limit, in answers per second. A full token bucket then just fits into 32 bits.
@@ -95,6 +95,8 @@ pub fn build_settings(
         .iter()
         .map(|name| (name.wire(), 0, Suffix::PASS))
         .collect();
+    // The zones are sorted, longest name first, so a zone that is left out never lies inside one
+    // that is kept. Otherwise its names would look like names of the outer zone.
     for (number, apex) in data.zones().iter().take(MAX_SUFFIXES).enumerate() {
         settings.zones[number] = build_zone(data, number)
             .with_context(|| format!("building the SOA record of {}", apex.name))?;
@@ -260,6 +262,7 @@ fn build_zone(data: &dyn ZoneData, number: usize) -> anyhow::Result<ZoneSoa> {
     let name = &data.zones()[number].name;
     // In a response to a question for the zone's own name, all pointers have the offset 12.
     let answer = render(name, &Answer::NoData { zone: number }, data.zones(), 0);
+    // Padded to whole words, as in `ZoneSoa`.
     let mut soa = [0; 56];
     if answer.bytes.len() != SOA_LENGTH {
         bail!(
@@ -346,6 +349,7 @@ impl SettingsPublisher {
         for (word, bytes) in copy.iter().zip(bytes.chunks_exact(8)) {
             word.store(bytemuck::pod_read_unaligned(bytes), Ordering::Relaxed);
         }
+        // Plus 1, because 0 means that no settings are published yet.
         self.control.words()[SETTINGS_WORD].store(u64::from(self.slot) + 1, Ordering::Release);
         self.current = Some(*settings);
         true

@@ -100,9 +100,8 @@ impl Datapath {
     }
 
     /// Reasons why the kernel plane answers less than configured, or why missing pins can't be
-    /// restored. Failed attachments
-    /// ([`Datapath::failed_attachments`]) and exceeded size limits ([`Datapath::limits`]) are not
-    /// among them. The agent reports these reasons as degraded.
+    /// restored. Failed attachments ([`Datapath::failed_attachments`]) and exceeded size limits
+    /// ([`Datapath::limits`]) are not among them. The agent reports these reasons as degraded.
     #[must_use]
     pub fn degradations(&self) -> Vec<String> {
         let mut degraded = Vec::new();

@@ -71,7 +71,8 @@ pub(super) fn pin_object(object: &OwnedFd, path: &Path) -> io::Result<()> {
 }
 
 /// The IDs of the tcx programs on a device, in the order in which they run. Fails with EINVAL
-/// before Linux 6.6, which introduced tcx.
+/// before Linux 6.6, which introduced tcx. The first kernels with tcx fail with ENOENT when no
+/// program is attached.
 pub(super) fn tcx_programs(device: u32, direction: Direction) -> io::Result<Vec<u32>> {
     let mut ids = [0u32; MAX_TCX_PROGRAMS];
     let attach_type = match direction {

@@ -34,7 +34,8 @@ use super::{
 };
 
 /// Upper bound on the names of one part, joined with commas, in bytes. Common proxies in front of
-/// API servers accept request lines of 8 KiB, and an encoded comma is three bytes.
+/// API servers accept request lines of 8 KiB, and an encoded comma is three bytes: a part of names
+/// of three letters takes 6 KiB.
 const PART_BYTES: usize = 4096;
 /// Shortest delay between a new name and the list of its part, so that one list serves several new
 /// names. A random time of at most the same length is added to each delay.
@@ -77,13 +78,15 @@ async fn follow_names(
     let mut pause = SHORTEST_PAUSE;
     let mut last_change = Instant::now();
     loop {
+        // `None` until the Services have been listed.
         let current = names.wait_for(Option::is_some).await;
         let Ok(Some(current)) = current.map(|current| current.clone()) else {
             return;
         };
         let watches_changed = watches.add_names(&current).await;
         if watches_changed {
-            // The delay starts again if the last change is much longer ago than the delay.
+            // The next delay is the shortest again if the last change is much longer ago than the
+            // delay.
             pause = if last_change.elapsed() > pause * 4 {
                 SHORTEST_PAUSE
             } else {

@@ -7,8 +7,8 @@ use kube::{Api, Client, Error, core::PartialObjectMeta};
 use tokio::time::timeout;
 use zerohop_kubernetes::ObjectKey;
 
-/// Time limit for the API server's response. The agent keeps answering while it waits. By default,
-/// Kubernetes kills a Pod that has not ended after 30 s.
+/// Time limit for the API server's response. The agent keeps answering while it waits. It must be
+/// well below the Pod's grace period (by default 30 s), after which the kubelet kills the agent.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// Reads the agent's DaemonSet from the API server.
@@ -28,8 +28,9 @@ impl DaemonSet {
         }
     }
 
-    /// Reads the DaemonSet. Returns a clause that says why Zerohop counts as being removed. `None`
-    /// if the DaemonSet exists and is not being deleted, or if its state is unknown.
+    /// Reads the DaemonSet. Returns a clause that says why Zerohop counts as being removed. That is
+    /// also the case if the agent may no longer read the DaemonSet. `None` if the DaemonSet exists
+    /// and is not being deleted, after other errors, and if there is no response in time.
     pub async fn removal_reason(&self) -> Option<String> {
         let response = timeout(TIME_LIMIT, self.api.get_metadata(&self.key.name)).await;
         let reason = removal_evidence(&response.ok()?)?;
@@ -38,8 +39,8 @@ impl DaemonSet {
     }
 }
 
-/// What the response says about the DaemonSet, if Zerohop counts as being removed. `None` for other
-/// responses, and for transport errors.
+/// What the response says about the DaemonSet, if Zerohop counts as being removed: the DaemonSet is
+/// being deleted or doesn't exist, or the agent has lost its permissions. Otherwise `None`.
 fn removal_evidence(
     response: &Result<PartialObjectMeta<apps::DaemonSet>, Error>,
 ) -> Option<&'static str> {

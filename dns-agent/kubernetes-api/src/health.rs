@@ -192,8 +192,9 @@ impl SourceHealth {
 }
 
 impl FeedHealth {
-    /// The time since [`FeedHealth::last_received`]. `None` before the first list has ended. Zero
-    /// while the feed has no request to send, or while names that depend on it pass.
+    /// Zero while the feed has no request to send, or while names that depend on it pass until its
+    /// first list has ended. Otherwise the time since [`FeedHealth::last_received`], or `None` if
+    /// that is `None`.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         if self.activity == FeedActivity::Resting || self.silence == SilenceRule::Ignored {

@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use super::api_server::Failure;
 
-/// Upper bound on one object, in bytes: far above the 1.5 MiB to which etcd limits requests by
-/// default.
+/// A response is refused if an object is incomplete after this many bytes. This is far above the
+/// 1.5 MiB to which etcd limits requests by default.
 const MAX_OBJECT: usize = 32 << 20;
 
 /// Splits a list's body: `{"metadata": {"resourceVersion": …}, "items": […]}`.
@@ -71,7 +71,7 @@ impl ListSplitter {
     pub(super) fn finish(self) -> Result<String, Failure> {
         match self.position {
             ListPosition::End if self.version.is_empty() => Err(Failure::broken(
-                "the response is not a list: it has no version",
+                "the response is not a list: it has no resource version",
             )),
             ListPosition::End => Ok(self.version),
             _ => Err(Failure::broken("the list broke off")),
@@ -129,7 +129,7 @@ impl ListSplitter {
                     _,
                 ) => {
                     return Err(Failure::broken(
-                        "the response is not a list: it isn't a JSON object",
+                        "the response is not a list: it isn't a single JSON object",
                     ));
                 }
             }

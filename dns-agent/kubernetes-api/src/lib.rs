@@ -6,8 +6,9 @@
 //!   neither its whole body nor a second copy of the objects in memory.
 //! * The requests let API servers answer lists from memory, which costs them least. Since
 //!   Kubernetes 1.34, the list is the beginning of a watch (a streamed list). Lists are plain,
-//!   without a limit, if the API server is older or its version is unknown, and for policies that
-//!   Zerohop doesn't evaluate. The first list accepts any state (`resourceVersion=0`).
+//!   without a limit, if the API server is older or refuses streamed lists, if its version is
+//!   unknown, and for policies that Zerohop doesn't evaluate. The first list accepts any state
+//!   (`resourceVersion=0`).
 //! * An unreadable object is reported as [`Event::Unusable`] and doesn't stop the list.
 //!
 //! The protocol follows client-go's reflector, so that API servers see a familiar client. Resource

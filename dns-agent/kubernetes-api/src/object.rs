@@ -43,8 +43,8 @@ pub(super) enum WatchEvent<'a> {
     Unreadable(Problem),
 }
 
-/// The fields of an object's metadata that the agent needs. All are empty if the metadata can't be
-/// parsed.
+/// The fields of an object's metadata that this module reads. All are empty if the metadata can't
+/// be parsed.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct ReadableMetadata {
@@ -197,9 +197,9 @@ impl<'a> ObjectJson<'a> {
         Ok(Object::Fact(fact))
     }
 
-    /// A placeholder that delegates this object's names to CoreDNS. `None` for kinds without
-    /// placeholders, for an object without a readable name, and for an EndpointSlice without a
-    /// readable Service.
+    /// A placeholder that delegates this object's names to CoreDNS. `None` for feeds other than
+    /// [`Feed::Services`], [`Feed::Slices`] and [`Feed::DnsSlices`], for an object without a
+    /// readable name, and for an EndpointSlice without a readable Service.
     fn placeholder(&self) -> Option<Object> {
         let ReadableMetadata {
             namespace,

@@ -223,7 +223,8 @@ impl Reflector {
     ) -> Result<(), Failure> {
         self.quiet_since = Instant::now();
         let result = self.read_events(stream, phase).await;
-        // A time longer than MAX_SILENCE means that this process or machine was suspended.
+        // A silent stream fails after MAX_SILENCE. Further time has another cause. For example,
+        // this process or machine was suspended.
         self.quiet += self.quiet_since.elapsed().min(MAX_SILENCE);
         result
     }
@@ -256,7 +257,8 @@ impl Reflector {
         Ok(())
     }
 
-    /// Sends the event for a line of a watch. Returns the phase of the next line.
+    /// Handles a line of a watch: sends its event, or ends the initial list. After that list,
+    /// advances the version. Returns the phase of the next line.
     async fn handle_line(
         &mut self,
         line: WatchEvent<'_>,
@@ -435,7 +437,8 @@ async fn next_selection(selections: &mut Option<watch::Receiver<FeedSelection>>)
 }
 
 /// Whether the status code is taken to mean that the API server doesn't support the form of the
-/// request. The other codes reject the credentials or the resource, or ask the client to wait.
+/// request. The codes excluded here reject the credentials, the resource or its version, or ask the
+/// client to wait. Codes from 500 report errors of the server.
 fn is_unknown_request(code: u16) -> bool {
     (400..500).contains(&code) && !matches!(code, 401 | 403 | 404 | 408 | 409 | 410 | 429)
 }

@@ -40,7 +40,8 @@ pub(super) struct FeedSelection {
     pub(super) covers: Option<Covered>,
 }
 
-/// The resource version of a list or watch request, which says how old the listed state may be.
+/// The resource version of a request. For a list, it says how old the listed state may be. A watch
+/// reports the changes after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ResourceVersion {
     /// Any state, because nothing has been received yet.

@@ -35,7 +35,7 @@ async fn a_list_of_any_length_takes_little_memory() {
         ..SourceOptions::default()
     };
     let _source = KubernetesSource::start(client, &options, sender);
-    // The request for the version, without which lists are plain.
+    // Refuses the request for the version, so that the source requests plain lists.
     api.next_request()
         .await
         .refuse(404, "NotFound", "no version");

@@ -1,8 +1,8 @@
 //! Tracks for which headless Services all EndpointSlices are watched.
 //!
 //! A slice belongs to the Service that its label `kubernetes.io/service-name` names. CoreDNS
-//! assigns slices to Services by this label alone. Other labels are unreliable: controllers write
-//! them when they create a slice and keep them when the Service changes, and people copy them.
+//! assigns slices to Services by this label alone. Other labels are unreliable: they can be out of
+//! date until a controller next writes the slice, and people copy them.
 //! Therefore the names of a headless Service are answered only while the agent watches all slices
 //! whose label names the Service. Otherwise the names are delegated to CoreDNS.
 

@@ -37,13 +37,13 @@ pub enum Event {
         /// The object and the reason.
         problem: Problem,
         /// A placeholder that delegates the names of a Service, or of an EndpointSlice's endpoints,
-        /// to CoreDNS. `None` for other kinds and for feeds of the client policy. Also `None` if
-        /// the object's name can't be read, or if the label with the Service of an EndpointSlice is
-        /// missing or can't be read.
+        /// to CoreDNS. `None` for other kinds, and for feeds that report [`Object::Fact`]s. Also
+        /// `None` if the object's name can't be read, or if the label with the Service of an
+        /// EndpointSlice is missing or can't be read.
         placeholder: Option<Object>,
     },
     /// A feed of EndpointSlices has listed all slices of these Services, and watches them. This
-    /// replaces the feed's previous coverage, unless that was [`Covered::Every`].
+    /// replaces the feed's previous coverage, unless a feed has reported [`Covered::Every`].
     Covered(Feed, Covered),
     /// The list has ended. Objects that the feed reported before the list, but not in the list, are
     /// gone.

@@ -14,8 +14,8 @@ pub enum Feed {
     /// selected by the names of its Services. There are several parts because a request can hold
     /// only a limited number of names. Parts are numbered from 0 to [`Feed::SLICE_PARTS`] - 1.
     Slices(u8),
-    /// EndpointSlices of the cluster's DNS Service, for DNS names. Used if not all EndpointSlices
-    /// are watched.
+    /// EndpointSlices of the cluster's DNS Service, for DNS names. Read only with
+    /// [`EndpointScope::Headless`](crate::EndpointScope::Headless).
     DnsSlices,
     /// Pods.
     Pods,
@@ -61,8 +61,8 @@ const PART_NAMES: [&str; 8] = [
 impl Feed {
     /// All EndpointSlices, or the first part of those of headless Services.
     pub const SLICES: Feed = Feed::Slices(0);
-    /// The number of [`Feed::Slices`] feeds that can exist. If the names of the headless Services
-    /// don't fit into their requests, the agent watches all EndpointSlices.
+    /// The number of [`Feed::Slices`] feeds that can exist. When all are full and the names of the
+    /// headless Services need more than half of them, the agent watches all EndpointSlices.
     pub const SLICE_PARTS: u8 = PART_NAMES.len() as u8;
 
     /// The feed's name in logs and status.

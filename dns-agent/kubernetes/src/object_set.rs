@@ -20,7 +20,8 @@ pub struct Objects {
     /// The Pods.
     pub pods: BTreeMap<ObjectKey, Pod>,
     /// Whether `namespaces` lists every Namespace that exists. If false, every namespace counts as
-    /// existing. Inserting or removing a Namespace sets it to true.
+    /// existing. Inserting or removing a Namespace sets it to true, because files that contain any
+    /// Namespace are taken to contain all.
     pub namespaces_known: bool,
     /// The facts for the client policy.
     pub facts: Box<Facts>,
@@ -102,9 +103,9 @@ impl Objects {
         }
     }
 
-    /// Removes the object with the same kind and key as this one. Removing a Namespace sets
-    /// `namespaces_known`, so that removing the last one doesn't make every namespace exist. Facts
-    /// are never removed.
+    /// Removes the object with the same kind and key as this one. A Namespace that is removed, or
+    /// that was never inserted because a selector rejects it, still sets `namespaces_known`. Facts
+    /// stay, because no selector rejects them.
     pub fn remove(&mut self, object: &Object) {
         match object {
             Object::Namespace(namespace) => {

@@ -74,9 +74,10 @@ pub enum SliceReadability {
     /// Zerohop and CoreDNS read every address alike.
     #[default]
     Plain,
-    /// CoreDNS reads some address as a domain name, or as another address than Zerohop does.
+    /// Some address is a domain name, or is not in canonical spelling, so that CoreDNS may read it
+    /// differently.
     Nonstandard,
-    /// The slice can't be read. The endpoints' names are delegated to CoreDNS.
+    /// The slice can't be read. The names that depend on it are delegated to CoreDNS.
     Unreadable,
 }
 
@@ -185,7 +186,8 @@ impl ServiceKind {
 }
 
 impl EndpointSlice {
-    /// A placeholder for a slice that can't be read. It delegates the endpoints' names to CoreDNS.
+    /// A placeholder for a slice that can't be read. It delegates the names that depend on the
+    /// slice to CoreDNS.
     pub fn unreadable(key: ObjectKey, service: Option<Arc<str>>) -> EndpointSlice {
         EndpointSlice {
             key,

@@ -84,8 +84,8 @@ pub(super) fn selected_pointers(
 }
 
 /// Whether the names of a slice's endpoints are delegated to CoreDNS, because the slice can't be
-/// read, or because CoreDNS reads an address differently or names an endpoint after a target that
-/// is not a lower-case label. Never true with [`NonstandardEndpoints::Read`].
+/// read, or because CoreDNS may read an address differently or names an endpoint after a target
+/// that is not a lower-case label. Never true with [`NonstandardEndpoints::Read`].
 pub(super) fn is_nonstandard(slice: &EndpointSlice, settings: &ZoneSettings) -> bool {
     let is_in_label = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     // Zerohop and CoreDNS both ignore a name that is too long for a label.

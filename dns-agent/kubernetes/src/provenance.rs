@@ -172,8 +172,9 @@ impl<'a> Provenance<'a> {
     }
 
     /// The objects that make a PTR record. For a ClusterIP, only the Service. For an endpoint, the
-    /// Service and the slices; slices make PTR records even if their Service is absent or not
-    /// exposed.
+    /// slices that list it, and the Service if it exists; slices make PTR records even if their
+    /// Service is absent or not exposed. If the record isn't made, the Service is returned all the
+    /// same.
     fn pointer_objects(
         &self,
         split: &SplitName<'_>,
@@ -268,8 +269,8 @@ impl<'a> Provenance<'a> {
     fn why_namespace_is_hidden(&self, namespace: &str) -> String {
         if self.index.knows_namespaces() && !self.index.has_namespace(namespace) {
             return format!(
-                "there is no Namespace {namespace}, or --namespace-labels (or `namespace_labels` in \
-                 CoreDNS's Corefile) doesn't select it"
+                "there is no Namespace {namespace}, or --namespace-labels (or `namespace_labels` \
+                 in CoreDNS's Corefile) doesn't select it"
             );
         }
         format!(
@@ -296,7 +297,10 @@ impl<'a> Provenance<'a> {
             _ => format!("a {rtype} record"),
         };
         match (&service.kind, below) {
-            (ServiceKind::ExternalName(target), []) => format!("{subject} is an alias of {target}"),
+            (ServiceKind::ExternalName(target), []) => format!(
+                "{subject} is an alias of {target}, which leads to no such record or is not a \
+                 valid domain name"
+            ),
             (ServiceKind::ExternalName(target), _) => {
                 format!("{subject} is an alias of {target}, so no names exist below it")
             }
@@ -332,6 +336,11 @@ impl<'a> Provenance<'a> {
             (_, [protocol @ (b"tcp" | b"udp" | b"sctp"), ..]) => format!(
                 "labels of ports and protocols start with an underscore: _{}",
                 text(protocol)
+            ),
+            // The Service's endpoints may not be watched, so their number isn't stated.
+            (ServiceKind::ClusterIp(_), _) => format!(
+                "{subject} exists, but none of its ports or known endpoints has this name and \
+                 {missing}"
             ),
             _ => format!(
                 "{subject} exists with {ready} ready endpoints, but none of its ports or \

@@ -138,7 +138,8 @@ pub enum EndpointNames {
     /// The dashed address.
     #[default]
     Address,
-    /// The Pod's name if that is a valid label; else the dashed address.
+    /// The name of the endpoint's target, usually a Pod, if that is a valid label; else the dashed
+    /// address.
     Pod,
 }
 

@@ -37,7 +37,8 @@ fn an_index_needs_less_than_2_kb_for_each_service() {
              {bytes_for_each_service} bytes for each"
         );
 
-        // While the objects are listed again, the index must not hold them twice.
+        // While the objects are listed again, the index must not hold them twice. The first call
+        // starts the measurement.
         counting_allocator::take_peak();
         list_objects(&mut index, endpoint_scope);
         let peak = counting_allocator::take_peak() - before;

@@ -18,7 +18,8 @@ use super::response::{Records, Response};
 /// CNAMEs.
 const MAX_CHAIN_NAMES: usize = 32;
 
-/// The local names: those in local zones or in the cluster's domains.
+/// The local names: those in local zones, without the [delegated
+/// names](ZoneData::delegated_names), and those in the cluster's domains.
 #[derive(Clone, Copy)]
 pub struct LocalNames<'a> {
     /// The local zones.
@@ -27,7 +28,7 @@ pub struct LocalNames<'a> {
     pub domains: &'a [Name],
 }
 
-/// The records of a response that belong to its question.
+/// The records of a response that belong to its question, and about which the upstream is trusted.
 #[derive(Debug)]
 pub(super) struct RelevantRecords {
     /// The CNAMEs and DNAMEs from the queried name on, the data at their end, and signatures.
@@ -38,7 +39,8 @@ pub(super) struct RelevantRecords {
     /// The addresses of hosts named in the other sections, and signatures. Empty with
     /// [`ChainEnd::Local`].
     pub(super) additional: Vec<Record>,
-    /// The last name: the queried name, or the name that the CNAMEs lead to.
+    /// The last name: the queried name, or the name that the CNAMEs lead to. With
+    /// [`ChainEnd::Endless`], the name whose CNAME is not followed.
     pub(super) last_name: Name,
     /// Where the chain ends.
     pub(super) chain_end: ChainEnd,
@@ -114,7 +116,7 @@ impl Response {
 }
 
 /// Follows the CNAMEs from `queried_name` on. Returns the records of the visited names, the last
-/// name, and where that name is.
+/// name, and where the chain ends.
 ///
 /// If the cluster's DNS was queried for a local name, it is trusted about other local names too,
 /// unless the chain reaches them through a name outside the cluster. CoreDNS returns several CNAMEs
@@ -156,6 +158,7 @@ fn follow_chain(
             Rdata::Cname(target) if follows_cnames && record.owner == last_name => Some(target),
             _ => None,
         });
+        // A name has one CNAME at most (RFC 1034 section 3.6.2), except in CoreDNS's answers.
         let max_targets = match responder {
             Responder::ClusterDns => usize::MAX,
             Responder::Other => 1,
@@ -186,7 +189,8 @@ fn follow_chain(
     (chain, last_name, ChainEnd::Upstream)
 }
 
-/// Whether a CNAME of `name` leads back to `name`, or to a name whose CNAMEs led to it.
+/// Whether `target`, the target of a CNAME of `name`, is `name` itself or a name whose CNAMEs led
+/// to `name`.
 fn leads_back(aliases: &HashMap<Name, Option<Name>>, name: &Name, target: &Name) -> bool {
     let alias_of = |name: &&Name| aliases.get(*name).and_then(Option::as_ref);
     iter::successors(Some(name), alias_of).any(|above| above == target)
@@ -197,7 +201,8 @@ fn leads_back(aliases: &HashMap<Name, Option<Name>>, name: &Name, target: &Name)
 enum Responder {
     /// The cluster's DNS, for a local name.
     ClusterDns,
-    /// Another server, or the cluster's DNS for a name that is not local.
+    /// Another server, or the cluster's DNS for a name that is not local or that was reached
+    /// through such a name.
     Other,
 }
 

@@ -24,10 +24,9 @@ use super::{
 
 /// Upper bound on upstream queries for one client query.
 const MAX_UPSTREAM_QUERIES: usize = 4;
-/// Upper bound on the CNAMEs of a chain that ends with local records or goes on with an upstream
-/// query. A chain that ends with an upstream's response, or with a local negative answer, may be
-/// longer by the CNAMEs of one response.
-const MAX_ANSWER_CNAMES: usize = 64;
+/// Upper bound on the CNAMEs of a chain when local records or another upstream query continue it.
+/// The CNAMEs of the last response are not counted. Real chains have a few.
+const MAX_CHASED_CNAMES: usize = 64;
 
 impl Query {
     /// Converts the upstream's response to the client's reply. The reply has the client's ID and
@@ -36,9 +35,12 @@ impl Query {
     /// to the question.
     ///
     /// If the CNAMEs of a response with NOERROR or NXDOMAIN lead to a local name, the local data
-    /// continues the answer, or another upstream query is needed. The reply is SERVFAIL if the
-    /// response can't be parsed, if it is truncated and the client uses TCP, or if the chain is a
-    /// loop or too long when it goes on locally.
+    /// continues the answer, or another upstream query is needed. If the chain is then a loop or
+    /// too long, or the local data is not complete yet, the reply is SERVFAIL. A loop inside the
+    /// response is relayed.
+    ///
+    /// The reply is also SERVFAIL if the response can't be parsed, or if it is truncated and the
+    /// client uses TCP.
     pub fn relay(
         &self,
         response: &Response,
@@ -204,7 +206,7 @@ impl Chase {
     }
 
     fn is_too_long(&self) -> bool {
-        self.aliases().count() > MAX_ANSWER_CNAMES
+        self.aliases().count() > MAX_CHASED_CNAMES
     }
 
     /// Whether the target is an alias in the chain. Two CNAMEs of one owner are not a loop: CoreDNS

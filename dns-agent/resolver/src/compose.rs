@@ -14,7 +14,8 @@ use super::query::{Edns, HEADER_LEN, Query, Transport};
 /// The longest datagram without EDNS, in bytes (RFC 1035 section 4.2.1).
 const PLAIN_UDP_LIMIT: usize = 512;
 /// The longest datagram sent, and the size in the resolver's OPT record, in bytes. Datagrams of
-/// this size cross any IPv6 path without fragmentation.
+/// this size cross any IPv6 path without fragmentation: with 48 bytes of headers they have IPv6's
+/// minimum MTU of 1280.
 const UDP_LIMIT: u16 = 1232;
 /// The length of an OPT record without options, in bytes.
 const OPT_LEN: usize = 11;
@@ -28,7 +29,7 @@ pub(super) fn header_only(header: Header, rcode: OptRcode) -> Vec<u8> {
 }
 
 impl Query {
-    /// The reply with these sections. AA, TC and RA come from `flags`.
+    /// The reply with these sections. AA, TC and RA come from `flags`; truncation also sets TC.
     pub(super) fn reply(&self, rcode: OptRcode, flags: Flags, sections: &Sections) -> Vec<u8> {
         self.assemble(
             reply_header(self.header, rcode, flags),
@@ -61,7 +62,7 @@ impl Query {
         self.finish_message(message, extended_rcode)
     }
 
-    /// An error reply with empty sections.
+    /// An error reply with the question and, if the client sent one, an OPT record.
     pub(super) fn error_reply(&self, rcode: OptRcode) -> Vec<u8> {
         let empty_sections = Sections {
             answers: 0,
@@ -72,8 +73,8 @@ impl Query {
         self.reply(rcode, Flags::default(), &empty_sections)
     }
 
-    /// Truncates a message without OPT record to [`Query::limit`], and adds the resolver's OPT
-    /// record if the client sent one.
+    /// Adds the resolver's OPT record to a message without one, if the client sent one. First
+    /// truncates the message, so that the result keeps to [`Query::limit`].
     pub(super) fn finish_message(&self, mut message: Vec<u8>, extended_rcode: u8) -> Vec<u8> {
         let Some(edns) = self.edns else {
             truncate_message(&mut message, self.limit());
@@ -157,7 +158,8 @@ fn truncate_message(message: &mut Vec<u8>, limit: usize) {
 struct FittingRecords {
     answers: u16,
     authorities: u16,
-    /// Length of the message up to the end of the last record that fits, in bytes.
+    /// Length of the message up to the end of the last record that fits, in bytes. If none fits, up
+    /// to the end of the question.
     length: usize,
 }
 

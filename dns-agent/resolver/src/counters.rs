@@ -27,7 +27,9 @@ pub struct ResolverCounters {
 }
 
 /// A snapshot of the counters. They leave out the queries of the canary, and the probes for loops
-/// that are sent to upstreams. A probe that an upstream sends back is counted as a query.
+/// that are sent to upstreams. A probe that an upstream sends back is counted as a query. Of
+/// [`Resolver::explain_answer`](super::Resolver::explain_answer), only the upstream queries are
+/// counted.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResolverCounts {

@@ -169,8 +169,8 @@ impl Forwarder {
         }
     }
 
-    /// The response of the first upstream that sends a complete one over UDP or any over TCP.
-    /// Without such an upstream, the first truncated response over UDP.
+    /// The response of the first upstream that sends a complete one over UDP or any over TCP,
+    /// whatever its response code. Without such an upstream, the first truncated response over UDP.
     pub(super) async fn query_servers(
         &self,
         upstreams: &[SocketAddr],

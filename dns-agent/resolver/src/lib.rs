@@ -99,8 +99,8 @@ pub struct Upstreams {
 pub struct ClusterDns {
     /// The cluster's domains, whether or not a local zone exists for them.
     pub domains: Vec<Name>,
-    /// The servers of the cluster's DNS. While there are none, queries for names of the cluster get
-    /// SERVFAIL, because other servers would answer NXDOMAIN.
+    /// The servers of the cluster's DNS. While none is [usable](UpstreamServers::usable), queries
+    /// for names of the cluster get SERVFAIL, because other servers would answer NXDOMAIN.
     pub servers: UpstreamServers,
 }
 

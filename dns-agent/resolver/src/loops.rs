@@ -111,6 +111,7 @@ impl Resolver {
     /// Probes whether an upstream forwards queries back to this resolver.
     async fn leads_back(&self, server: SocketAddr) -> bool {
         let label = format!("{:032x}", rand::random::<u128>());
+        // The name is well-formed, so parsing can't fail.
         let Ok(name) = Name::parse(&format!("{label}.{PROBE_PARENT}")) else {
             return false;
         };

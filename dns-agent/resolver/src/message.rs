@@ -21,7 +21,7 @@ pub enum QueryAction {
     /// An alias leads to a target that the local data doesn't decide: query an upstream for the
     /// target.
     Chase(Chase),
-    /// The message is not a query: send nothing.
+    /// The message is a response, or shorter than a header: send nothing.
     Ignore,
 }
 

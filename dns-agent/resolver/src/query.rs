@@ -69,7 +69,7 @@ impl Query {
     ///
     /// # Errors
     /// NOTIMP for an opcode other than QUERY and NOTIFY, FORMERR for a malformed message. The reply
-    /// must consist of a header only.
+    /// must consist of a header only, because the question may be malformed.
     pub(super) fn parse(message: &Message<[u8]>, transport: Transport) -> Result<Query, OptRcode> {
         if !matches!(message.header().opcode(), Opcode::QUERY | Opcode::NOTIFY) {
             return Err(OptRcode::NOTIMP);
@@ -102,7 +102,7 @@ impl Query {
     /// REFUSED. `None` if it accepts the query.
     pub(super) fn refusal_code(&self) -> Option<OptRcode> {
         if let Some(edns) = self.edns {
-            // The version comes first, because its options may have another format.
+            // The version comes first, because another version's options may have another format.
             if edns.version != 0 {
                 return Some(OptRcode::BADVERS);
             }
@@ -130,9 +130,10 @@ pub fn is_transfer(qtype: Rtype) -> bool {
     matches!(qtype, Rtype::AXFR | Rtype::IXFR)
 }
 
-/// Checks the counts in the header. A query has one question and at most two additional records: an
-/// OPT record and a signature. Only a NOTIFY may have an answer record (RFC 1996 section 3.7). Only
-/// a NOTIFY or an IXFR may have an authority record (RFC 1995 section 3).
+/// Checks the counts in the header. A query has one question and at most two additional records,
+/// because it may have an OPT record and a signature. Only a NOTIFY may have an answer record
+/// (RFC 1996 section 3.7). Only a NOTIFY or an IXFR may have an authority record (RFC 1995
+/// section 3).
 ///
 /// # Errors
 /// FORMERR when a count is wrong.

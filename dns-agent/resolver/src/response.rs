@@ -112,7 +112,7 @@ impl UpstreamQuery {
 
 impl Response {
     /// Parses a received message as the response to `upstream_query`. `None` if the message is
-    /// malformed or not a response, or has another ID or question.
+    /// malformed or not a response, or has another ID, opcode or question.
     pub fn parse(bytes: &[u8], upstream_query: &[u8]) -> Option<Response> {
         let message = Message::from_slice(bytes).ok()?;
         let header = message.header();
@@ -134,7 +134,8 @@ impl Response {
     }
 
     /// Parses the records up to the OPT record, and removes the OPT record and everything after it.
-    /// `None` if the message is malformed.
+    /// Without an OPT record, parses all records, and removes the bytes after the last one. `None`
+    /// if the parsed part is malformed.
     fn without_opt(bytes: &[u8], question_len: usize) -> Option<Response> {
         // A compression pointer into the header is an error, because the header changes later.
         // Parsing such a name fails, because the byte 0xff starts a pointer that leads forward.

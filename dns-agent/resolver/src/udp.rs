@@ -42,7 +42,8 @@ struct ReplyRoute {
 }
 
 /// Answers queries until dropped. Each query that needs an upstream has its own task, so that it
-/// doesn't delay others. Queries from the address `canary` are not counted.
+/// doesn't delay others. `canary` is the address of the socket from which the agent itself tests
+/// this server; these queries are not counted.
 pub(super) async fn serve_queries(
     listener: UdpListener,
     resolver: Arc<Resolver>,

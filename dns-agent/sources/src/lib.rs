@@ -1,5 +1,5 @@
 //! Reads Kubernetes objects from files ([`manifests`]), watches paths for changes ([`path_watch`]),
-//! and reads files without blocking ([`files`]).
+//! and reads files without blocking on another process ([`files`]).
 
 #![forbid(unsafe_code)]
 

@@ -65,7 +65,7 @@ pub struct ManifestError {
 /// MiB together.
 ///
 /// # Errors
-/// When a file can't be read or exceeds a limit, or when a document or an object is invalid. All
+/// When a file can't be read or exceeds a limit, or when a document or an object is invalid. The
 /// errors of all files are returned, and no objects. After too many files, or too many bytes in all
 /// files together, nothing more is read.
 pub fn load(path: &Path, selectors: &Selectors) -> Result<Objects, Vec<ManifestError>> {
@@ -78,8 +78,8 @@ fn load_within(
     selectors: &Selectors,
 ) -> Result<Objects, Vec<ManifestError>> {
     let mut objects = Objects {
-        // A Namespace that is in no file counts as a Namespace without labels. If the selector
-        // matches it, any namespace may exist.
+        // Before a Namespace is read, every namespace counts as having no labels. If the selector
+        // matches these, any namespace may exist.
         namespaces_known: !selectors.namespaces.matches(&Labels::new()),
         ..Objects::default()
     };
@@ -194,9 +194,9 @@ fn file_error(file: &Path, reason: String) -> ManifestError {
     }
 }
 
-/// Whether a directory entry is a manifest. Subdirectories are not, and hidden entries are not,
-/// because they belong to an editor or to a ConfigMap volume. A dangling link counts as a manifest,
-/// so that [`load`] reports it.
+/// Whether a directory entry is a manifest. Subdirectories are not. Hidden entries are not, because
+/// hidden entries belong to an editor or to a ConfigMap volume. A dangling link counts as a
+/// manifest, so that [`load`] reports it.
 fn is_manifest(file: &Path) -> bool {
     let is_hidden = file
         .file_name()
@@ -300,7 +300,8 @@ impl Document<'_> {
     /// Adds the document's objects to `objects`, and the errors of single objects to `errors`.
     ///
     /// # Errors
-    /// When the document can't be parsed, or is neither a Kubernetes object nor a list of objects.
+    /// When the document can't be parsed, or is neither empty nor a Kubernetes object nor a list of
+    /// objects.
     fn read(
         &self,
         selectors: &Selectors,

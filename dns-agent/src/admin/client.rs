@@ -17,7 +17,7 @@ use zerohop_zone::{Name, Rtype};
 
 use super::{lookup::Lookup, status::Status};
 
-/// The longest time until the agent's response begins.
+/// The longest time until the agent's response begins. A look-up may take 4.5 seconds.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest time until the next piece of the body arrives.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -100,8 +100,8 @@ async fn get_json<T: DeserializeOwned>(admin: SocketAddr, path: &str) -> anyhow:
     let body = get_checked(admin, path).await?.read_all().await?;
     serde_json::from_slice(&body).with_context(|| {
         format!(
-            "the answer from {admin} is not from an agent of version {}: another agent or another \
-             program may listen there; give the address of the agent's --admin",
+            "the answer from {admin} is not from an agent of version {}: an agent of another \
+             version or another program may listen there; give the address of the agent's --admin",
             env!("CARGO_PKG_VERSION")
         )
     })

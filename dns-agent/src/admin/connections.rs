@@ -1,7 +1,8 @@
 //! Connections to the admin endpoints, with limits on their number, lifetime and request size.
 //!
-//! In a cluster the endpoints listen on all addresses of the node, so any pod can reach them. The
-//! limits keep one pod from using up the agent's memory or locking out other clients.
+//! In a cluster the endpoints listen on all addresses of the node (deploy/kustomize/config.yaml),
+//! so any pod can reach them. The limits keep one pod from using up the agent's memory or locking
+//! out other clients.
 
 use std::{
     collections::HashMap,
@@ -125,7 +126,8 @@ struct OpenConnection {
     task: AbortHandle,
 }
 
-/// The clients that count as one peer: an IPv4 address, or the first 64 bits of an IPv6 address.
+/// The clients that count as one peer: an IPv4 address, the first 64 bits of an IPv6 address, or
+/// the IPv6 loopback address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct PeerNetwork(IpAddr);
 

@@ -59,10 +59,14 @@ pub(super) fn dump_zone(index: Arc<RwLock<Index>>, name: &Name) -> Response {
         );
     }
     let names: Vec<String> = zones.iter().map(Name::to_string).collect();
-    let reason = format!(
-        "{name} is not a zone of this agent; its zones are: {}\n",
-        names.join(" ")
-    );
+    let reason = if names.is_empty() {
+        format!("{name} is not a zone of this agent, which has no zones: see `dns-agent status`\n")
+    } else {
+        format!(
+            "{name} is not a zone of this agent; its zones are: {}\n",
+            names.join(" ")
+        )
+    };
     (StatusCode::NOT_FOUND, reason).into_response()
 }
 

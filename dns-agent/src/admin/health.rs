@@ -143,7 +143,7 @@ mod tests {
         ] {
             let lines = kernel_lines(health.clone(), &missing_and_degraded);
             let [line] = &lines[..] else {
-                panic!("{health:?}: {lines:?}");
+                panic!("{health:?} gives other than one line: {lines:?}");
             };
             assert_eq!(line.is_ok(), is_success, "{health:?}: {line:?}");
             let text = line.as_ref().unwrap_or_else(|failure| failure);

@@ -10,6 +10,7 @@ use axum::http::{Request, header::HOST, uri::Authority};
 pub(super) fn is_loopback<B>(request: &Request<B>) -> bool {
     let target = request.uri().authority().map(Authority::as_str);
     let headers = request.headers().get_all(HOST).iter();
+    // A header that is not text counts as an empty host, which is refused.
     let headers = headers.map(|value| value.to_str().unwrap_or_default());
     let mut hosts = target.into_iter().chain(headers).peekable();
     hosts.peek().is_some() && hosts.all(is_loopback_host)

@@ -10,7 +10,8 @@ use std::{
 
 use dns_common::{
     Outcome,
-    names::{MAX_NAME, MIN_NAME},
+    names::MIN_NAME,
+    records::{MAX_ANSWER_LENGTH, MAX_RECORD_LENGTH},
 };
 use domain::base::Message;
 use tokio::{
@@ -77,7 +78,7 @@ impl AdminState {
             reports.collect()
         });
 
-        let kernel = (self.kernel)(name, rtype);
+        let kernel = (self.explain_kernel)(name, rtype);
         let why = self.why_not_kernel(&kernel, &data, name, rtype);
         let is_name_forwarded = forwarded
             .first()
@@ -295,11 +296,17 @@ fn explain_outcome(outcome: Outcome, data: &dyn ZoneData, name: &Name, rtype: Rt
             .map_or_else(String::new, |parent| parent.to_string())
     };
     match outcome {
-        // A name without a record passes, too, if its parent is too short.
-        Outcome::NameLength => format!(
-            "the name has {} bytes, and the kernel looks up names of {MIN_NAME} to {MAX_NAME} \
-             bytes, and absent names only if their parent has this length too",
+        Outcome::NotServed => {
+            "no address is served: correct --dns-service, or give --serve".to_owned()
+        }
+        Outcome::NameLength if name.wire().len() < MIN_NAME => format!(
+            "the name has {} bytes, and the kernel looks up names of {MIN_NAME} bytes or more",
             name.wire().len()
+        ),
+        Outcome::NameLength => format!(
+            "the kernel's tables have no record of the name, and its parent {} has fewer than \
+             {MIN_NAME} bytes, so the kernel doesn't know which names exist",
+            parent()
         ),
         Outcome::NonstandardName => {
             "the name has more labels than the kernel program reads".to_owned()
@@ -329,6 +336,7 @@ fn explain_outcome(outcome: Outcome, data: &dyn ZoneData, name: &Name, rtype: Rt
              bytes with EDNS"
                 .to_owned()
         }
+        // Other outcomes have other packets than a well-formed query from a pod.
         _ => "the kernel program passes the query".to_owned(),
     }
 }
@@ -352,15 +360,17 @@ fn explain_pass_mark(data: &dyn ZoneData, name: &Name, rtype: Rtype) -> String {
             ) =>
         {
             format!(
-                "the answer, {} records, does not fit into the kernel's tables",
+                "the kernel can't store this answer ({} records): a stored answer has at most \
+                 {MAX_ANSWER_LENGTH} bytes, all its orders have at most {MAX_RECORD_LENGTH}, and the \
+                 answer of a computed name can't contain the name",
                 answer.len()
             )
         }
         Answer::NotAuthoritative => {
             "the name, or its data of this type, is delegated to CoreDNS".to_owned()
         }
-        _ => "the name's record is marked to pass, because only the agent can compute the answer, \
-              as for aliases"
-            .to_owned(),
+        _ => {
+            "the name is an alias, and the kernel doesn't store its answer of this type".to_owned()
+        }
     }
 }

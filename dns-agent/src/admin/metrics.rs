@@ -105,6 +105,7 @@ impl Metrics {
     /// now. Only ClusterIP and headless Services are recorded.
     pub fn observe_programming(&self, kind: Option<&ServiceKind>, changed: SystemTime) {
         let service_kind = match kind {
+            // Only the controller of Services with a selector writes the time of a change.
             Some(ServiceKind::Headless | ServiceKind::HeadlessWithoutSlices) => {
                 ServiceKindLabel::HeadlessWithSelector
             }

@@ -21,12 +21,12 @@ pub struct AdminState {
     /// The resolver, which answers look-ups.
     pub resolver: Arc<Resolver>,
     /// Explains what the kernel plane does with a query.
-    pub kernel: KernelExplainer,
+    pub explain_kernel: KernelExplainer,
     /// Queries the kernel plane and reports whether it answers.
     pub kernel_canary: KernelCanary,
     /// A canary for each address that the resolver listens on.
     pub resolver_canaries: Vec<Arc<Canary>>,
-    /// The board with the current status, for all endpoints.
+    /// The board with the current status.
     pub board: Arc<StatusBoard>,
     /// The metrics.
     pub metrics: Arc<Metrics>,

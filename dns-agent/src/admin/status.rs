@@ -30,7 +30,7 @@ pub struct Status {
     pub limits: Vec<String>,
     /// The source of the objects.
     pub source: SourceStatus,
-    /// Objects, or parts of objects, that are ignored, with the reason.
+    /// Objects, parts of objects, and settings that can't be used, with the reason.
     pub problems: Vec<String>,
     /// The zones that are answered authoritatively.
     pub zones: Vec<ZoneStatus>,
@@ -116,7 +116,7 @@ pub enum FeedState {
     Waiting,
     /// The feed has nothing to request.
     Resting,
-    /// The feed reads a list.
+    /// The feed reads a list, or waits for the response to the watch request after it.
     Listing,
     /// The feed watches for changes.
     Watching,
@@ -140,8 +140,9 @@ pub struct PolicyStatus {
     pub mode: String,
     /// The number of permitted client addresses. `None` means that all clients are permitted.
     pub permitted: Option<usize>,
-    /// The pods that are not permitted, with the reasons. Empty while the facts are incomplete or
-    /// outdated: then no pod is permitted.
+    /// The pods that are not permitted, with the reasons, as in
+    /// [`left_out`](zerohop_kubernetes::ClientVerdicts::left_out). Empty while the facts are
+    /// incomplete or outdated: then no pod is permitted.
     pub left_out: Vec<LeftOutPod>,
 }
 
@@ -152,7 +153,8 @@ pub struct ResolverStatus {
     pub listen: Vec<SocketAddr>,
     /// The servers of `--upstream`, in order.
     pub upstreams: Vec<SocketAddr>,
-    /// The upstreams that forward back to this agent.
+    /// The upstreams that forward back to this agent, and the servers of the cluster's DNS that are
+    /// addresses of this agent.
     #[serde(default)]
     pub loops: Vec<SocketAddr>,
     /// The resolver's counters.
@@ -201,7 +203,8 @@ impl KernelStatus {
         }
     }
 
-    /// The status as JSON, without outcomes that never occurred.
+    /// The status as JSON, without outcomes that never occurred. `None` if the kernel plane does
+    /// not run.
     pub(super) fn into_json(self) -> Option<serde_json::Value> {
         match self {
             KernelStatus::On(mut status) => {

@@ -19,7 +19,7 @@ pub struct StatusBoard {
     /// The status without the parts that are read from the fields below.
     status: watch::Sender<Status>,
     counters: Arc<ResolverCounters>,
-    kernel: KernelStatusReader,
+    read_kernel_status: KernelStatusReader,
     /// The feeds that are not for NetworkPolicies, and the conclusions of the current plan.
     feeds: watch::Sender<KubernetesFeeds>,
     /// The health of the feeds of facts for NetworkPolicies.
@@ -45,16 +45,17 @@ pub struct KubernetesFeeds {
 pub type KernelStatusReader = Box<dyn Fn() -> KernelStatus + Send + Sync>;
 
 impl StatusBoard {
-    /// A board with this status. `counters` and `kernel` are read whenever the board is read.
+    /// A board with this status. Whenever the board is read, `counters` is read and
+    /// `read_kernel_status` is called.
     pub fn new(
         status: Status,
         counters: Arc<ResolverCounters>,
-        kernel: KernelStatusReader,
+        read_kernel_status: KernelStatusReader,
     ) -> StatusBoard {
         StatusBoard {
             status: watch::Sender::new(status),
             counters,
-            kernel,
+            read_kernel_status,
             feeds: watch::Sender::default(),
             policy_feeds: watch::Sender::default(),
             last_round: watch::Sender::new(Instant::now()),
@@ -130,7 +131,7 @@ impl StatusBoard {
                 manifests.age_seconds = self.time_since_file_check().map(|age| age.as_secs_f64());
             }
         }
-        (status, (self.kernel)())
+        (status, (self.read_kernel_status)())
     }
 
     /// All reasons for being not ready or degraded.
@@ -145,7 +146,7 @@ impl StatusBoard {
     }
 }
 
-/// The publisher's reasons for being degraded, and the upstreams that forward back to this agent.
+/// The publisher's reasons for being degraded, and the upstreams that lead back to this agent.
 fn degraded(status: &Status) -> Vec<String> {
     let loops = status.resolver.loops.iter().copied();
     let loops = loops.map(loops::describe_loop);

@@ -39,7 +39,7 @@ fn admin_state(kernel: KernelExplanation) -> AdminState {
         resolver: Arc::new(Resolver::new(index.clone(), Upstreams::default())),
         index,
         listen: vec!["127.0.0.1:53".parse().unwrap()],
-        kernel: Box::new(move |_, _| kernel.clone()),
+        explain_kernel: Box::new(move |_, _| kernel.clone()),
         kernel_canary: Box::new(|_| KernelHealth::Off),
         resolver_canaries: Vec::new(),
         board,
@@ -183,7 +183,7 @@ async fn healthz_reports_both_planes() {
     let passes = "kernel: zerohop_tc passes cluster.local. SOA: lease_stale\n";
     assert!(body.starts_with(passes), "{body}");
 
-    // Liveness is unaffected, so the pod is not restarted.
+    // Liveness does not query the planes, so the kubelet does not restart the pod.
     let admin_state = Arc::new(admin_state(KernelExplanation::Off));
     assert_eq!(
         get_from(&admin_state, "10.0.0.1:1", "/livez").await.0,
@@ -392,10 +392,13 @@ async fn the_task_of_a_disconnected_client_keeps_its_turn() {
     });
     // The request is dropped while its task runs.
     tokio::select! {
-        _ = first => panic!("the task can't have ended"),
+        _ = first => panic!("the task ended before `end` was sent"),
         () = async { has_started.await.unwrap() } => {}
     }
-    assert!(KERNEL_PLANE_TURN.try_lock().is_err());
+    assert!(
+        KERNEL_PLANE_TURN.try_lock().is_err(),
+        "the running task has lost its turn"
+    );
     end.send(()).unwrap();
     take_turn(async { Ok(()) }).await.unwrap();
 }

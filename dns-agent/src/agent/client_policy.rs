@@ -1,7 +1,8 @@
 //! Client policy: which pods of this node NetworkPolicies permit to query the served addresses.
 //!
-//! The policy is evaluated from *facts*: the policies, pods, namespaces and Services that the feeds
-//! of [`super::policy_feeds`] report. A feed is a list in the Kubernetes API, followed by a watch.
+//! The policy is evaluated from *facts* about policies, pods, namespaces, and the Service and
+//! endpoints of the cluster's DNS. They come from manifests, or from the feeds of
+//! [`super::policy_feeds`]. A feed is a list in the Kubernetes API, followed by a watch.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -310,8 +311,8 @@ impl ClientPolicy {
             // The feeds have not started.
             FactSource::Api { health, .. } if health.is_empty() => NEEDED_FEEDS.to_vec(),
             FactSource::Api { .. } => {
-                let waiting = self.feed_health().into_iter();
-                let waiting = waiting.filter(|(_, health)| is_waiting(health));
+                let feeds = self.feed_health().into_iter();
+                let waiting = feeds.filter(|(_, health)| is_waiting(health));
                 waiting.map(|(feed, _)| feed).collect()
             }
         }

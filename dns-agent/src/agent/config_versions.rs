@@ -154,6 +154,7 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         let mut others = older
             .iter()
             .filter(|version| version.reload != Reload::Refused);
+        // Without such a version there is no hold.
         others.find(leads_to_other_answers)?;
         // The program never runs with a version that it refuses.
         let adoption_time = adoption_time.filter(|_| newest.reload != Reload::Refused);
@@ -164,6 +165,10 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
                 let time = format_time_of_day(SystemTime::now() + left);
                 format!("{program} may still run with the previous version until {time} ({reload})")
             }
+            None if newest.reload == Reload::Refused => format!(
+                "{program} can't load the newest version, so it may still run with the previous \
+                 version until its ConfigMap is corrected"
+            ),
             None => {
                 let seconds = self.delay.as_secs();
                 format!(
@@ -214,8 +219,8 @@ impl<T: Clone + PartialEq> ConfigVersions<T> {
         adoption_time
     }
 
-    /// Drops a version from before the ConfigMap's creation if no pod is known to have been started
-    /// before the creation, or if pods are not watched.
+    /// Drops a version from before the ConfigMap's creation if pods are not watched, or if pods are
+    /// listed and none of them is known to have been started before the creation.
     fn drop_uncreated(&mut self, pods: RunningPods<'_>) {
         self.versions.retain(|version| match (&version.text, pods) {
             (VersionText::IfStartedBefore(created), RunningPods::Started(starts)) => {

@@ -20,9 +20,10 @@ pub(super) struct DnsPath {
     /// The Service of the cluster's DNS: `None` before it is listed, `Some(None)` if it does not
     /// exist.
     pub(super) service: Option<Option<DnsService>>,
-    /// The start times of that Service's pods that have started and not ended; `None` while the
-    /// Service is not known or does not exist, or while its pods are not listed yet. Empty for a
-    /// Service without a selector, because its pods can't be known.
+    /// The start times of that Service's pods that have started and not ended; `None` while its
+    /// pods are not listed. The pods of a Service without a selector can't be known: if the
+    /// selector was removed, the start times are empty; if the Service never had one, they stay
+    /// `None`.
     pub(super) starts: Option<PodStarts>,
 }
 

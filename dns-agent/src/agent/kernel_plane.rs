@@ -109,7 +109,8 @@ pub(super) enum StaleReason {
     /// CoreDNS or a node cache may still run with an older configuration, or its configuration is
     /// not known.
     Held,
-    /// A feed has received nothing from the API for `--max-age`.
+    /// A feed of objects, or the feed that reports node caches, has received nothing from the API
+    /// for `--max-age`.
     Silence,
 }
 
@@ -461,6 +462,7 @@ fn reconcile(datapath: &mut Datapath, scan: anyhow::Result<&[Device]>) {
     }
 }
 
+/// Locks the field alone, so that a caller can use the other fields of [`KernelPlane`] meanwhile.
 /// Ignores poisoning: a publisher that panicked ends the agent, so its state is no longer used.
 fn lock(plane: &Mutex<KernelLifecycle>) -> MutexGuard<'_, KernelLifecycle> {
     plane.lock().unwrap_or_else(PoisonError::into_inner)

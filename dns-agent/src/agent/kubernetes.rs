@@ -77,8 +77,8 @@ struct KubernetesFollower {
     /// The node caches of this node, and the DNS path, which says when CoreDNS's pods started.
     /// `None` without a kernel plane, because only the kernel plane depends on them.
     caches: Option<NodeCaches>,
-    /// Reads the objects of the current plan; `None` before the first plan, and when everything
-    /// passes.
+    /// Reads the objects of the current plan; `None` before the first plan, and while the plan has
+    /// no zone.
     reader: Option<ObjectReader>,
     /// The time over which the first lists of the next reader are spread. It is zero after the
     /// first reader has started, because only the start of all agents causes a burst of lists.
@@ -228,7 +228,8 @@ impl KubernetesFollower {
         self.caches.as_mut()?.hold(key, name, is_harmless)
     }
 
-    /// Starts reading the objects of this plan, unless the previous plan has the same objects.
+    /// Logs and shows the plan's reasons, starts reading its objects unless the previous plan has
+    /// the same objects, and returns what the publisher needs.
     fn follow_plan(&mut self, plan: Plan, holds: Vec<Hold>) -> AnswerPlan {
         if plan.reasons != self.logged_reasons {
             for reason in &plan.reasons {

@@ -24,16 +24,16 @@ use crate::{
     admin::status_board::StatusBoard,
 };
 
-/// The interval between checks of the files for changes. A notification of inotify causes a load at
-/// once.
+/// The interval between checks of the files for changes. A notification of inotify causes a load
+/// earlier.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Receives the result of the first load.
 pub(super) type FirstLoad = oneshot::Receiver<anyhow::Result<()>>;
 
-/// Loads the objects, and loads them again whenever the files change. `first` receives the error of
-/// the first load, or `Ok` after its objects are published. If a later load fails, the objects of
-/// the last load without errors stay published.
+/// Loads the objects, and loads them again whenever the files change. `first` receives the error if
+/// the watch or the first load fails, otherwise `Ok` after the objects are published. If a later
+/// load fails, the objects of the last load without errors stay published.
 pub(super) async fn follow(
     path: PathBuf,
     selectors: Selectors,

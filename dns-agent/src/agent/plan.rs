@@ -15,7 +15,7 @@ use crate::config::{Config, DnsAddresses, KubernetesConfig, WithoutCorefile};
 pub(super) struct Plan {
     /// How objects become records. Everything passes if the settings have no zone.
     pub(super) settings: ZoneSettings,
-    /// The objects to read from the API; `None` when everything passes.
+    /// The objects to read from the API; `None` if the settings have no zone.
     pub(super) options: Option<SourceOptions>,
     /// Conclusions from the Corefiles and their reasons, for the log and the status.
     pub(super) reasons: Vec<String>,
@@ -168,7 +168,8 @@ impl Plan {
     }
 }
 
-/// The operator's settings, overridden by the settings of CoreDNS's Corefile.
+/// The operator's settings, overridden by the settings of CoreDNS's Corefile. Names that either
+/// of them delegates pass.
 fn adopt_coredns_settings(
     operator_settings: &ZoneSettings,
     adopted: AdoptedSettings,
@@ -194,7 +195,7 @@ fn adopt_coredns_settings(
         .map(|zone| &zone.name)
         .collect();
     // CoreDNS also answers names of Services and pods below its reverse zones. The agent does not,
-    // so these names pass.
+    // so these names pass. In the other reverse zones all absent names pass anyway.
     let below_reverse = denied
         .iter()
         .flat_map(|zone| [zone.child(b"svc"), zone.child(b"pod")])

@@ -81,8 +81,8 @@ struct PolicyFollower {
     /// The pods of the cluster's DNS; `None` before its Service is known, and if the Service does
     /// not exist or has no selector.
     dns_pods: Option<DnsPods>,
-    /// All Namespaces with their labels; `None` until a policy in the namespace of the cluster's
-    /// DNS selects by these labels.
+    /// All Namespaces with their labels; `None` until an ingress policy of the cluster's DNS
+    /// selects clients by these labels.
     namespaces: Option<EventSource>,
     /// Policies of the kinds that Zerohop doesn't evaluate, such as CiliumNetworkPolicy. `None`
     /// when the API serves none of these kinds, or if policies are ignored.
@@ -178,7 +178,8 @@ impl PolicyFollower {
         });
     }
 
-    /// Starts reading all Namespaces if this event is the first policy that needs their labels.
+    /// Starts reading all Namespaces if this event is the first policy in the namespace of the
+    /// cluster's DNS that needs their labels.
     /// Returns whether reading was started.
     fn follow_namespaces(&mut self, event: &Event) -> bool {
         let Event::Applied {
@@ -215,8 +216,8 @@ impl PolicyFollower {
 
     /// Drops the pods of the cluster's DNS because the Service selects other pods now. Until the
     /// new pods are listed, policies are evaluated as if the Service had no pods, and the start
-    /// times are unknown. A Service without a selector has no pods, so its start times are known at
-    /// once: there are none.
+    /// times are unknown. If the Service exists without a selector, no pods will be listed, so the
+    /// list of start times is empty at once.
     async fn reset_dns_pods(
         &mut self,
         publisher: &mpsc::Sender<PublisherMessage>,

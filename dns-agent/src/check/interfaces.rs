@@ -115,7 +115,7 @@ fn result_for(device: &Device, prospect: &Prospect, tcx: &Tcx) -> (CheckVerdict,
 }
 
 /// The result for a program that would be attached in the first accepted mode of `modes`, which is
-/// never empty. Each mode has the reason why a better mode isn't tried, if there is a better one.
+/// never empty. The text of a mode says why native XDP isn't tried although the choice is `xdp`.
 fn result_for_hook(
     device: &Device,
     program: HookProgram,

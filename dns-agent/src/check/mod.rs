@@ -94,7 +94,7 @@ pub struct Finding {
     pub text: String,
 }
 
-/// Whether something works.
+/// Whether something works. The verdicts are in order, the worst last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckVerdict {

@@ -48,7 +48,8 @@ impl ProcessRights {
         rights
     }
 
-    /// The rights in the texts of `/proc/thread-self/status` and `uid_map`.
+    /// The rights in the texts of `/proc/thread-self/status` and `uid_map`. The first free port is
+    /// Linux's default, and lockable memory has no limit.
     pub(super) fn parse(status: &str, uid_map: &str) -> ProcessRights {
         let field = |name: &str| {
             let mut lines = status.lines();
@@ -57,7 +58,9 @@ impl ProcessRights {
         let effective = field("CapEff:").and_then(|text| u64::from_str_radix(text, 16).ok());
         ProcessRights {
             effective: effective.unwrap_or_default(),
+            // SECCOMP_MODE_FILTER.
             is_filtered: field("Seccomp:") == Some("2"),
+            // The initial namespace maps all user IDs to themselves.
             is_in_first_user_namespace: uid_map.split_whitespace().eq(["0", "0", "4294967295"]),
             first_free_port: 1024,
             lockable: None,

@@ -218,9 +218,8 @@ pub struct RunSettings {
     )]
     pub rate_limit: u32,
 
-    /// respect: the kernel answers a pod that an egress NetworkPolicy selects
-    /// only if the policies provably allow it to query the cluster's DNS.
-    /// ignore: the kernel answers every pod.
+    /// respect: the kernel answers a pod only if the NetworkPolicies provably
+    /// allow it to query the cluster's DNS. ignore: the kernel answers every pod.
     #[arg(
         long,
         help_heading = "Kernel plane",

@@ -1,3 +1,5 @@
+//! The configuration that command lines result in, and the messages for wrong ones.
+
 mod document;
 mod given;
 
@@ -224,7 +226,7 @@ fn wrong_values_are_refused_with_advice() {
     );
     assert_refused(&["--namespace-labels", ""], &["--namespace-labels", "key"]);
     assert_refused(&["--pass", "a..b"], &["not a domain name"]);
-    assert_refused(&["--capacity", "0"], &["1 or more"]);
+    assert_refused(&["--capacity", "0"], &["give one from 1 to"]);
 }
 
 #[test]

@@ -180,9 +180,9 @@ impl FromStr for NamespaceName {
     }
 }
 
-/// `--stale-after`: 100 ms to 1 hour. The agent could not renew a shorter lease in time; on a busy
-/// node even some seconds are needed. With a longer lease, the kernel would answer from outdated
-/// data for too long after the agent has failed.
+/// `--stale-after`: 100 ms to 1 hour. No agent renews a shorter lease in time, and on a busy node a
+/// lease of a few seconds may run out, too. With a longer lease, the kernel would answer from
+/// outdated data for too long after the agent has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StaleAfter(pub Duration);
 
@@ -261,7 +261,10 @@ impl FromStr for Capacity {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse() {
-            Ok(0) | Err(_) => Err(format!("{text:?} is not a number of names: give 1 or more")),
+            Ok(0) | Err(_) => Err(format!(
+                "{text:?} is not a number of names: give one from 1 to {}",
+                u32::MAX
+            )),
             Ok(names) => Ok(Capacity(names)),
         }
     }

@@ -41,8 +41,8 @@ unsafe impl GlobalAlloc for CountingAllocator {
     }
 }
 
-/// The size that the GNU C library allocates for a request, in bytes: eight bytes more, rounded up
-/// to a multiple of 16, and at least 32.
+/// The size that the GNU C library allocates from its heap for a request, in bytes: eight bytes
+/// more, rounded up to a multiple of 16, and at least 32.
 fn allocated_size(bytes: usize) -> usize {
     (bytes + 8).next_multiple_of(16).max(32)
 }

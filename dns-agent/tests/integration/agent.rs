@@ -116,6 +116,7 @@ async fn admin_connections_and_request_sizes_are_limited() {
     let closed = timeout(PATIENCE, open[0].read(&mut [0])).await;
     assert_eq!(closed.expect("the connection stays open").unwrap(), 0);
 
+    // `MAX_HEAD` in `admin/connections.rs` is 16 KiB.
     let mut long = open.pop().unwrap();
     let head = format!(
         "GET /livez HTTP/1.1\r\nhost: {}\r\n\r\n",

@@ -208,7 +208,7 @@ async fn connections_over_the_limit_are_closed_at_once() {
         header_word(&read_message(&mut open[0]).await.unwrap(), 0),
         2
     );
-    // A closed connection makes room for a new one.
+    // Closed connections make room for new ones when the resolver has noticed that they are closed.
     drop(open.split_off(1));
     loop {
         let mut stream = TcpStream::connect(served.address).await.unwrap();

@@ -50,7 +50,9 @@ fn service(namespace: &str, name: &str, address: &str) -> Value {
     })
 }
 
-/// The Pod with a container that starts this number of seconds from now.
+/// The Pod with a container that starts this number of seconds from now. A program certainly has an
+/// edited ConfigMap only if it starts 90 s after the edit or later (`KUBELET_DELAY`), and a node
+/// cache only if it starts 100 s after the edit or later (`CACHE_SYNC_INTERVAL` more).
 fn started(mut pod: Value, seconds: u64) -> Value {
     let at = SystemTime::now() + Duration::from_secs(seconds);
     let at = humantime::format_rfc3339_seconds(at).to_string();
@@ -126,6 +128,7 @@ fn with_corefile(line: &str) -> ApiContents {
 /// The TTL of the A record in the agent's answer, in seconds.
 async fn ask_ttl(running: &RunningAgent, name: &str) -> u32 {
     let reply = ask(running.server, &query(1, name, Rtype::A)).await;
+    // After the TTL follow the length of the data, 2 bytes, and the address, 4 bytes.
     let ttl = &reply[reply.len() - 10..reply.len() - 6];
     u32::from_be_bytes(ttl.try_into().unwrap())
 }

@@ -191,6 +191,7 @@ async fn without_upstreams_names_outside_the_zone_are_refused() {
 #[tokio::test(start_paused = true)]
 async fn errors_of_an_upstream_are_relayed() {
     for code in [SERVFAIL, NXDOMAIN, REFUSED] {
+        // QR, RD and RA, and the code.
         let script =
             move |query_bytes: &[u8]| without_delay(reply(query_bytes, 0x8180 | u16::from(code)));
         let upstream = FakeUpstream::new(script, |_| Vec::new()).await;
@@ -210,6 +211,7 @@ async fn a_truncated_answer_is_fetched_over_tcp() {
     let served = ResolverUnderTest::local(&[&upstream]);
     let answer = ask(served.address, &example()).await;
     assert_eq!(last_address(&answer), [192, 0, 2, 3]);
+    // QR, RD and RA, without TC.
     assert_eq!(header_word(&answer, 2), 0x8180);
 }
 

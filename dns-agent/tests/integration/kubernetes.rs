@@ -85,8 +85,8 @@ impl SteppedApi {
                 request.refuse(404, "NotFound", "no version");
                 continue;
             }
-            let is_watch = request.parameter("watch").is_some();
-            self.unanswered.insert((last, is_watch), request);
+            let other_is_watch = request.parameter("watch").is_some();
+            self.unanswered.insert((last, other_is_watch), request);
         }
     }
 
@@ -196,6 +196,7 @@ async fn known_names_are_answered_but_none_is_denied_before_all_is_listed() {
     assert_eq!(ask_address(&running, WEB).await, [10, 0, 0, 2]);
     assert_eq!(ask_address(&running, GHOST).await, [10, 0, 0, 3]);
     let reply = ask(running.server, &query(1, WEB, Rtype::A)).await;
+    // After the TTL follow the length of the data, 2 bytes, and the address, 4 bytes.
     let ttl = &reply[reply.len() - 10..reply.len() - 6];
     assert_eq!(ttl, [0, 0, 0, 30], "the TTL is not the Corefile's");
     running.stop().await;

@@ -146,6 +146,7 @@ fn without_serial(line: &str) -> String {
 pub(crate) async fn mixed_upstream() -> FakeUpstream {
     let script = |query_bytes: &[u8]| {
         let begins_with = |label: &[u8]| query_bytes[12..].starts_with(label);
+        // The flags are QR, RD and RA, and the last digit is the response code.
         without_delay(if begins_with(b"\x06absent") {
             reply(query_bytes, 0x8183)
         } else if begins_with(b"\x06broken") {

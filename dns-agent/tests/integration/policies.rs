@@ -115,7 +115,7 @@ impl PreparedApi {
         RunningAgent::start_with(config_with_source(&[&own, flags].concat())).await
     }
 
-    /// Sends an event to all watches of a resource.
+    /// Sends an event to all watches of a resource, and first waits until there is one.
     pub(crate) async fn send_event(&self, resource: &str, verb: &str, object: Value) {
         let watches = loop {
             if let Some(watches) = self.contents.lock().unwrap().watches.get(resource) {

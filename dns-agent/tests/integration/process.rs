@@ -21,7 +21,7 @@ fn program(arguments: &[&str]) -> Command {
 fn assert_fails(arguments: &[&str], code: i32, reasons: &[&str]) {
     let Output { status, stderr, .. } = program(arguments).output().unwrap();
     let stderr = String::from_utf8(stderr).unwrap();
-    assert_eq!(status.code(), Some(code), "{stderr}");
+    assert_eq!(status.code(), Some(code), "another exit code: {stderr}");
     for reason in reasons {
         assert!(stderr.contains(reason), "no {reason:?} in: {stderr}");
     }
@@ -116,15 +116,18 @@ fn status_and_signals_work_while_files_are_loading() {
     let status = String::from_utf8(status.stdout).unwrap();
     assert!(
         status.contains("not ready") && status.contains("not loaded yet"),
-        "{status}"
+        "`status` does not say that the files are not loaded yet: {status}"
     );
     send_signal("TERM", &child);
     let rest: Vec<String> = lines.collect();
     assert_eq!(child.wait().unwrap().code(), Some(0), "{rest:?}");
-    assert!(rest.iter().any(|line| line.contains("stopped")), "{rest:?}");
+    assert!(
+        rest.iter().any(|line| line.contains("stopped")),
+        "the agent did not log that it stopped: {rest:?}"
+    );
     assert!(
         !rest.iter().any(|line| line.contains("started")),
-        "{rest:?}"
+        "the agent started before the files were loaded: {rest:?}"
     );
 }
 
@@ -185,7 +188,10 @@ fn the_agent_serves_its_status_until_a_signal_ends_it() {
         let text = program(&["status", "--admin", &admin]).output().unwrap();
         assert!(text.status.success(), "`status` failed: {text:?}");
         let stdout = String::from_utf8_lossy(&text.stdout);
-        assert!(stdout.contains("cluster.local."), "{stdout}");
+        assert!(
+            stdout.contains("cluster.local."),
+            "`status` does not name the zone: {stdout}"
+        );
         let json = program(&["status", "--json", "--admin", &admin])
             .output()
             .unwrap();
@@ -195,6 +201,9 @@ fn the_agent_serves_its_status_until_a_signal_ends_it() {
         send_signal(signal, &child);
         assert_eq!(child.wait().unwrap().code(), Some(0));
         let last = lines.last().unwrap_or_default();
-        assert!(last.contains("stopped"), "{last}");
+        assert!(
+            last.contains("stopped"),
+            "after SIG{signal} the last line is {last:?}"
+        );
     }
 }

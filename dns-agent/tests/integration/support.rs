@@ -39,8 +39,8 @@ pub(crate) struct FakeUpstream {
 }
 
 impl FakeUpstream {
-    /// Starts an upstream that answers queries over UDP with `udp`, and queries over TCP with
-    /// `tcp`.
+    /// Starts an upstream that answers queries over UDP with `udp`, and the first query of each TCP
+    /// connection with `tcp`. It serves one TCP connection at a time, and then closes it.
     pub(crate) async fn new(
         udp: impl Fn(&[u8]) -> DelayedMessages + Send + 'static,
         tcp: impl Fn(&[u8]) -> DelayedMessages + Send + 'static,
@@ -82,7 +82,8 @@ impl FakeUpstream {
         }
     }
 
-    /// An upstream that answers every query of type A over UDP with this address.
+    /// An upstream that answers queries over UDP: those of type A with this address, others without
+    /// records. Over TCP it closes the connection without an answer.
     pub(crate) async fn answering(address: [u8; 4]) -> FakeUpstream {
         FakeUpstream::new(
             move |query| without_delay(address_reply(query, address)),
@@ -156,7 +157,7 @@ pub(crate) async fn ask(server: SocketAddr, query: &[u8]) -> Vec<u8> {
     let mut buffer = vec![0; 65535];
     let length = timeout(PATIENCE, socket.recv(&mut buffer))
         .await
-        .expect("no reply")
+        .expect("no reply within PATIENCE")
         .unwrap();
     buffer.truncate(length);
     assert_eq!(buffer[..2], query[..2], "not the query's ID");
@@ -169,7 +170,7 @@ pub(crate) async fn ask_over_tcp(server: SocketAddr, query: &[u8]) -> Vec<u8> {
     write_message(&mut stream, query).await;
     timeout(PATIENCE, read_message(&mut stream))
         .await
-        .expect("no reply")
+        .expect("no reply within PATIENCE")
         .unwrap()
 }
 
@@ -190,8 +191,8 @@ pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes(), message].concat()
 }
 
-/// A resolver for the zone `z.`: one address at `one.z`, 60 addresses at `many.z`, and an alias of
-/// `example.org` at `out.z`.
+/// A resolver for the zone `z.`: one address at `one.z`, 60 addresses at `many.z` (too many for the
+/// 512 bytes of a reply without EDNS), and an alias of `example.org` at `out.z`.
 pub(crate) struct ResolverUnderTest {
     pub(crate) address: SocketAddr,
     pub(crate) resolver: Arc<Resolver>,

@@ -44,7 +44,7 @@ pub fn reverse_name(address: IpAddr) -> Name {
 }
 
 /// The range of addresses whose reverse names are at or below `name`. `None` if there are no such
-/// addresses.
+/// addresses, or if `name` is above both `in-addr.arpa` and `ip6.arpa`.
 pub fn reverse_range(name: &Name) -> Option<RangeInclusive<IpAddr>> {
     let mut labels: Vec<&[u8]> = name.labels().collect();
     labels.reverse();

@@ -133,7 +133,8 @@ pub trait ZoneData {
     /// delegated at a name in the chain, the whole query passes. If the chain leads to an absent
     /// name that may exist, the answer is that of [`ZoneData::absent_answer`].
     ///
-    /// If the end of the chain has no data of the type, the answer has these CNAMEs, as in CoreDNS:
+    /// If the end of the chain does not exist or has no data of the type, the answer has these
+    /// CNAMEs, as in CoreDNS:
     /// * For A and AAAA, the CNAMEs up to the last one that crosses into another zone. If no CNAME
     ///   crosses, the answer is NODATA.
     /// * For other types, all CNAMEs.
@@ -189,8 +190,8 @@ pub trait ZoneData {
         self.alias_links(owner, chain, crossing)
     }
 
-    /// The answer for an alias whose target has no data of the type. `crossing` is the number of
-    /// CNAMEs up to the last one that crosses into another zone.
+    /// The answer for an alias whose chain ends without data of the type. `crossing` is the number
+    /// of CNAMEs up to the last one that crosses into another zone.
     #[doc(hidden)]
     fn alias_without_data(
         &self,
@@ -236,7 +237,8 @@ pub trait ZoneData {
     /// The addresses of the hosts named in an answer, each host once.
     ///
     /// `found` has the data of the answer's owner. If the owner has addresses, an SRV target adds
-    /// only addresses that the owner has too, because its other addresses don't serve the port.
+    /// only addresses that the owner has too, because the target's other addresses don't serve the
+    /// port.
     #[doc(hidden)]
     fn additional_records(&self, found: &NameData, answer: &[Record]) -> Vec<Record> {
         let mut seen = HashSet::new();
@@ -312,7 +314,8 @@ pub enum Answer {
     },
     /// The name or type is absent, but may exist, because the lists of objects are incomplete.
     NotYetKnown,
-    /// The name, or its data of this type, is outside the zones or delegated: the query passes.
+    /// The query passes, because the name, or its data of this type, is outside the zones or
+    /// delegated, or because CoreDNS may know it (for example [`AbsentNames::Passed`]).
     NotAuthoritative,
 }
 
@@ -360,7 +363,8 @@ impl NameData {
         }
     }
 
-    /// Whether the name has addresses.
+    /// Whether the name has addresses, or queries for an address type pass by
+    /// [`ModelBuilder::delegate_type`](crate::ModelBuilder::delegate_type).
     fn has_addresses(&self) -> bool {
         match self {
             NameData::Address { .. } => true,

@@ -27,7 +27,7 @@ pub enum AbsentNames {
     /// With NXDOMAIN.
     #[default]
     Denied,
-    /// With NXDOMAIN, but queries for SOA records pass.
+    /// With NXDOMAIN, but queries for SOA records pass, because of a CoreDNS deviation.
     DeniedExceptSoa,
     /// The queries pass, because CoreDNS may know the names.
     Passed,

@@ -93,15 +93,15 @@ impl ModelBuilder {
     }
 
     /// Delegates a name and all names below it to CoreDNS. [`ModelBuilder::build`] drops zones and
-    /// records at or below it.
+    /// names at or below it.
     pub fn delegate(&mut self, name: Name) {
         self.delegated.push(name);
     }
 
-    /// Removes zones and records at or below delegated names, puts the other records into canonical
-    /// order, and adds the missing names between a name and the highest apex above it, as empty
-    /// non-terminals (RFC 8020) or with the data of computed names. They are added above delegated
-    /// names too.
+    /// Removes zones and names at or below delegated names, puts the records of the other names
+    /// into canonical order, and adds the missing names between a name and the highest apex above
+    /// it, as empty non-terminals (RFC 8020) or with the data of computed names. They are added
+    /// above delegated names too.
     pub fn build(mut self) -> Model {
         self.remove_delegated();
         self.zones.sort_by(|a, b| {
@@ -158,7 +158,7 @@ impl ModelBuilder {
             .collect()
     }
 
-    /// Puts the records of each name into canonical order.
+    /// Puts the records of each RRset into canonical order, without duplicates.
     fn sort_rrsets(&mut self) {
         for entry in self.entries.values_mut() {
             entry.rrsets.shrink_to_fit();

@@ -14,7 +14,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Stores all entries of `data`.
+    /// Stores the zones, the entries and the delegated names of `data`. If `data` overrides
+    /// [`ZoneData::is_delegated`] or [`ZoneData::pass_suffixes`], their other names are lost.
     pub fn from_zone_data(data: &dyn ZoneData) -> Model {
         let mut entries = HashMap::new();
         data.visit(&mut |name, entry| {

@@ -12,9 +12,9 @@ const MAX_NAME: usize = 255;
 /// A domain name in wire form, lower-cased, including the root label (RFC 1035 §3.1).
 ///
 /// ```text
-/// +---+---+---+---+---+---+---+---+---+---+---+---+
+/// +---+---+---+---+---+---+---+---+---+---+---+
 /// | 3 | s   v   c | 5 | l   o   c   a   l | 0 |
-/// +---+---+---+---+---+---+---+---+---+---+---+---+
+/// +---+---+---+---+---+---+---+---+---+---+---+
 /// ```
 ///
 /// Equality ignores letter case (RFC 4343), because upper case is folded when a name is read. The

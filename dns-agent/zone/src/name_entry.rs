@@ -13,16 +13,16 @@ pub struct NameEntry {
     pub(super) other_types: OtherTypes,
 }
 
-/// How queries for types without data at a name are answered.
+/// How queries for types without data at a name are answered. This does not apply to A and AAAA at
+/// an alias, because the alias has the addresses of its target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OtherTypes {
-    /// With NODATA.
+    /// With NODATA, or at an alias from its target.
     #[default]
     Denied,
     /// The queries pass.
     Passed,
-    /// With NODATA. But at an alias, queries for all types except A and AAAA pass, because of a
-    /// CoreDNS deviation.
+    /// With NODATA. But at an alias the queries pass, because of a CoreDNS deviation.
     PassedAtAlias,
 }
 

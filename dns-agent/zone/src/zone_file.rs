@@ -10,8 +10,8 @@ use std::io::{self, Write};
 use super::name_entry::RrSet;
 use super::{Answer, ComputedNames, Name, NameEntry, Rdata, Record, Rtype, ZoneData};
 
-/// The placeholder name server, for zones whose name servers have no known address. This name never
-/// exists (RFC 6761 §6.4).
+/// The placeholder name server, for zones without a name server that the zone's file can list. This
+/// name never exists (RFC 6761 §6.4).
 const NO_SERVER: &str = "ns.invalid.";
 
 /// Writes the file of one zone, name by name. The caller gives each name before the names below it,
@@ -59,7 +59,7 @@ impl ZoneFile {
         for record in records_of(name, entry) {
             match &record.data {
                 Rdata::Ns(server) if !can_list_server(data, self.zone, server) => {
-                    writeln!(out, "; no address of {server} is known:\n;{record}")?;
+                    writeln!(out, "; this file has no address of {server}:\n;{record}")?;
                 }
                 _ => writeln!(out, "{record}")?,
             }
@@ -294,7 +294,7 @@ mod tests {
             r#"; zone z., serial 7
 $ORIGIN z.
 z. 5 IN SOA ns.dns.z. hostmaster.z. 7 7200 1800 86400 5
-; no address of ns.dns.z. is known:
+; this file has no address of ns.dns.z.:
 ;z. 5 IN NS ns.dns.z.
 ; placeholder, not answered: a zone file needs a name server, and this one can't exist (RFC 6761):
 z. 5 IN NS ns.invalid.

@@ -9,7 +9,8 @@
     missing_docs,
     unreachable_pub,
     clippy::needless_pass_by_value,
-    reason = "the items that aya's macros generate are undocumented, and public for the linker only"
+    reason = "aya's macros generate undocumented items that are public for the linker only, and \
+              pass contexts by value"
 )]
 
 use aya_ebpf::{
@@ -27,7 +28,8 @@ use dns_ebpf::{
 
 /// Words of eight bytes in the longest frame of a query or a reply.
 const WORDS: usize = 24;
-/// The maximum number of correct variants of a reply: one for each address that may come first.
+/// The maximum number of correct variants of a reply: one for each address that may come first. A
+/// power of two, so that a mask bounds the number of a variant for the verifier.
 const VARIANTS: usize = 4;
 
 /// The query. The benchmark writes it, `generate` and `replay` read it.

@@ -7,7 +7,8 @@
     missing_docs,
     unreachable_pub,
     clippy::needless_pass_by_value,
-    reason = "the items that aya's macros generate are undocumented, and public for the linker only"
+    reason = "aya's macros generate undocumented items that are public for the linker only, and \
+              pass contexts by value"
 )]
 
 use core::marker::PhantomData;
@@ -225,7 +226,8 @@ fn ingress_interface(skb: *const __sk_buff) -> u32 {
 /// The packet type of packets for this host (`PACKET_HOST` in Linux's if_packet.h).
 const PACKET_HOST: u32 = 0;
 
-/// The offset of the last counter in its line. It is also the mask of all such offsets.
+/// The offset of the last counter in its line. A line's length is a power of two, so this is also a
+/// mask that keeps the offset of each counter.
 const LAST_COUNTER: usize = size_of::<OutcomeCounters>() - size_of::<u64>();
 
 /// Counts one packet with this outcome.
@@ -246,7 +248,8 @@ fn count<D: DeviceKind>(hook: Hook, interface: u32, outcome: Outcome) {
 }
 
 /// Logs the outcome if the packet was answered, or if its outcome comes after
-/// [`Outcome::NotServed`]. Traffic other than DNS has earlier outcomes.
+/// [`Outcome::NotServed`]. Traffic other than DNS has earlier outcomes, except before the first
+/// publication, when all UDP packets have [`Outcome::NotReady`].
 #[cfg(feature = "log")]
 #[inline(always)]
 fn log<C: aya_ebpf::EbpfContext>(context: &C, outcome: Outcome) {

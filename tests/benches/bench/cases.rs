@@ -112,7 +112,8 @@ impl BenchCase {
         })
     }
 
-    /// The frame of the reply, whose addresses start with the one at index `rotation`.
+    /// The frame of the reply. Its addresses start with the one at index `rotation`, modulo their
+    /// number.
     fn answer_frame(
         &self,
         name: &Name,
@@ -154,6 +155,7 @@ impl BenchCase {
             ..query.clone()
         };
         let mut frame = back.frame_with(&message);
+        // `frame_with` always writes the MAC addresses of a frame from the pod.
         swap_macs(&mut frame);
         frame
     }

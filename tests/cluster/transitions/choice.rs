@@ -11,7 +11,8 @@ use super::{
 };
 use crate::cluster::LiveCluster;
 
-/// While a namespace has more slices than this, slices are deleted instead of changed or made.
+/// While a namespace has more slices than this, slices are deleted instead of changed or made, so
+/// that a long run does not slow down.
 const SLICES: usize = 24;
 
 impl TransitionGenerator {

@@ -110,6 +110,7 @@ impl TransitionGenerator {
         match family {
             "FQDN" => format!("endpoint-{number}.invalid"),
             "IPv6" => format!("fd00:5a48:70::{number:x}"),
+            // Each of the last two bytes has 250 values.
             _ => format!(
                 "100.{}.{}.{}",
                 70 + number / 62_500,

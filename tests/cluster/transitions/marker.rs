@@ -1,5 +1,7 @@
 //! A marker that changes again and again. A server that knows the marker's current state knows all
-//! earlier writes of Services and slices.
+//! earlier writes of Services and slices, because its watches report changes in order. The slices
+//! of a Service that has just become headless are an exception: an agent with
+//! `--endpoints=headless` lists them later.
 
 use std::time::{Duration, Instant};
 
@@ -63,7 +65,7 @@ impl MovingMarker {
     }
 
     /// Moves the marker, and waits until all servers know its new state. Calls `observe` in each
-    /// round.
+    /// round. Rounds have no pause, so that `observe` misses few states.
     pub(crate) fn move_and_wait(
         &mut self,
         cluster: &LiveCluster,

@@ -33,8 +33,8 @@ pub(crate) struct TransitionReport {
 pub(crate) const RIGHT_WITHIN: Duration = Duration::from_secs(1);
 /// Number of transient answers of each kind that are printed.
 const EXAMPLES: usize = 3;
-/// From this number of transitions on, every change of form must occur, and the kernel must answer
-/// at least [`ANSWERED`] percent.
+/// The smallest run in which every change of form must occur and the kernel must answer the share
+/// [`ANSWERED`]. A shorter run may miss a change of form by chance.
 const ENOUGH_TRANSITIONS: usize = 500;
 /// The least share of queries for Services' own names that the kernel must answer, in percent.
 /// Without this limit a kernel that passes every query would be right.

@@ -103,7 +103,7 @@ impl TransitionGenerator {
     }
 
     /// Changes a Service's labels. The controller manager copies them to the slices that it writes,
-    /// except the labels that it sets itself: [`HEADLESS`] and [`MANAGED_BY`].
+    /// except the labels that it sets itself, such as [`HEADLESS`] and [`MANAGED_BY`].
     pub(super) fn change_labels(
         &mut self,
         cluster: &mut LiveCluster,

@@ -94,7 +94,7 @@ impl Case {
     ///
     /// # Errors
     ///
-    /// If the file has a type that [`type_number`] does not know.
+    /// If [`type_number`] does not know the type.
     pub fn type_number(&self) -> Result<u16> {
         type_number(&self.rtype)
     }

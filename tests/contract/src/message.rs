@@ -433,7 +433,10 @@ mod tests {
     fn malformed_messages_are_errors() {
         let whole = reply();
         for length in 0..whole.len() {
-            assert!(Message::read(&whole[..length]).is_err(), "{length} bytes");
+            assert!(
+                Message::read(&whole[..length]).is_err(),
+                "the reply cut to {length} bytes is accepted"
+            );
         }
         assert!(Message::read(&[&whole[..], &[0]].concat()).is_err());
         let mut looping = whole;

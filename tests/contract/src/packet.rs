@@ -216,7 +216,10 @@ pub fn parse_reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
         reply[6..12] == query[..6],
         "the source MAC is not the query's destination"
     );
-    ensure!(reply[12..14] == query[12..14], "the EtherType differs");
+    ensure!(
+        reply[12..14] == query[12..14],
+        "the EtherType is not the query's"
+    );
     let (udp, client, server) = if reply[12] == 8 {
         let header = &reply[14..34];
         ensure!(
@@ -228,7 +231,10 @@ pub fn parse_reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
             "the IP header has options, or is not of UDP"
         );
         ensure!(header[8] == 64, "the TTL is {} instead of 64", header[8]);
-        ensure!(header[4..8] == query[18..22], "the IP ID or flags changed");
+        ensure!(
+            header[4..8] == query[18..22],
+            "the IP ID, flags or fragment offset is not the query's"
+        );
         let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
         ensure!(
             length + 14 == reply.len(),
@@ -253,7 +259,7 @@ pub fn parse_reply(query: &[u8], reply: &[u8]) -> Result<Vec<u8>> {
         let header = &reply[14..54];
         ensure!(
             header[6] == 17 && header[7] == 64,
-            "the next header or hop limit is wrong"
+            "the IPv6 header is not of UDP, or its hop limit is not 64"
         );
         let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
         ensure!(
@@ -368,7 +374,11 @@ mod tests {
     fn incomplete_questions_have_no_reply() {
         let query = QueryPacket::new(POD[0], SERVED[0], "www.example.com", 1).message();
         for length in 0..query.len() {
-            assert_eq!(empty_reply(&query[..length], 0x8180), None, "{length}");
+            assert_eq!(
+                empty_reply(&query[..length], 0x8180),
+                None,
+                "a query cut to {length} bytes"
+            );
         }
     }
 }

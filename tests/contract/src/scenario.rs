@@ -61,7 +61,8 @@ pub struct ScenarioQuestion {
     pub line: usize,
     /// The question's text in the file.
     pub text: String,
-    /// The queries to the served IPv4 address and to the served IPv6 address.
+    /// The queries to the served IPv4 address and to the served IPv6 address, without the changes
+    /// that only `message` has.
     pub queries: [QueryPacket; 2],
     /// The DNS message of these queries, with the changes by options such as `+answers`.
     pub message: Vec<u8>,
@@ -352,7 +353,7 @@ objects
             "kind: Namespace\nmetadata:\n  name: shop\n"
         );
         let [first, second] = &scenario.questions[..] else {
-            panic!("{scenario:#?}");
+            panic!("not two questions: {scenario:#?}");
         };
         assert_eq!(
             (first.line, first.kernel_action),
@@ -367,6 +368,7 @@ objects
             ]
         );
         assert_eq!(first.message, first.queries[0].message());
+        // `+norec` clears RD, the only bit of byte 2 that a query sets by default.
         assert!(second.over_tcp && second.message[2] == 0);
     }
 
@@ -382,8 +384,11 @@ objects
             ("? a.b A\n  kernel thinks\n", "either"),
             ("object\n", "none of"),
         ] {
-            let error = Scenario::read(text).unwrap_err();
-            assert!(format!("{error:#}").contains(reason), "{text}: {error:#}");
+            let error = format!("{:#}", Scenario::read(text).unwrap_err());
+            assert!(
+                error.contains(reason),
+                "{text:?}: no {reason:?} in: {error}"
+            );
         }
     }
 }

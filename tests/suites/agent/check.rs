@@ -36,8 +36,14 @@ fn a_suitable_node_works_and_check_leaves_no_pins() {
     assert_eq!(code, 0, "{output}");
     let summary = output.lines().last();
     assert_eq!(summary, Some("the kernel plane works here"), "{output}");
-    assert!(output.contains(&format!("{HOST_VETH}: tc by ")), "{output}");
-    assert!(!output.contains("limited"), "{output}");
+    assert!(
+        output.contains(&format!("{HOST_VETH}: tc by ")),
+        "no line for {HOST_VETH}: {output}"
+    );
+    assert!(
+        !output.contains("limited"),
+        "a finding is a limit: {output}"
+    );
     assert_eq!(node.pins(), before);
 
     let (code, output) = node.check(&["--json"]);
@@ -45,6 +51,7 @@ fn a_suitable_node_works_and_check_leaves_no_pins() {
     let report: Value = serde_json::from_str(&output).unwrap();
     assert_eq!(report["verdict"], "works", "{output}");
     let findings = report["findings"].as_array().unwrap();
+    // Nine subjects have a finding on every node.
     assert!(
         findings.len() > 8,
         "only {} findings: {output}",
@@ -104,7 +111,7 @@ fn a_veth_with_a_cni_filter_is_skipped_and_reported_as_a_limit() {
         assert!(output.contains(words), "no {words:?} in {output}");
     }
     let (_, output) = node.check(&["--serve-dns-endpoints"]);
-    assert!(output.contains("with 2 limits"), "{output}");
+    assert!(output.contains("with 2 limits"), "not 2 limits: {output}");
     node.topology.node.enter(move || drop(filter)).unwrap();
 }
 
@@ -127,8 +134,14 @@ fn a_foreign_xdp_program_limits_xdp_only() {
     // At tc the XDP program does not interfere.
     let (_, output) = node.check(&[]);
     let output = join_lines(&output);
-    assert!(output.contains("Zerohop never removes it"), "{output}");
-    assert!(output.ends_with("the kernel plane works here"), "{output}");
+    assert!(
+        output.contains("Zerohop never removes it"),
+        "the XDP program is not reported: {output}"
+    );
+    assert!(
+        output.ends_with("the kernel plane works here"),
+        "a finding limits tc: {output}"
+    );
 }
 
 #[test]
@@ -171,7 +184,7 @@ fn unusable_interfaces_and_flags_are_reported() {
         assert_eq!(found, code, "{arguments:?}: {output}");
         assert!(
             join_lines(&output).contains(expected),
-            "{arguments:?}: {output}"
+            "{arguments:?}: no {expected:?} in {output}"
         );
     }
 }
@@ -188,11 +201,12 @@ fn a_running_agent_is_reported_and_not_disturbed() {
         let (code, output) = node.check(&[]);
         assert_eq!(code, 0, "{output}");
         let output = join_lines(&output);
-        assert!(output.contains("An agent is running here"), "{output}");
-        assert!(
-            output.contains("no BPF program of other software"),
-            "{output}"
-        );
+        for words in [
+            "An agent is running here",
+            "no BPF program of other software",
+        ] {
+            assert!(output.contains(words), "no {words:?} in {output}");
+        }
         assert_eq!(pod.web_ttl(), Some(5));
     }
 }
@@ -212,9 +226,15 @@ fn the_mode_of_kube_proxy_is_requested() {
     });
     let (code, output) = node.check(&[]);
     assert_eq!(code, 0, "{output}");
-    assert!(output.contains("mode nftables"), "{output}");
+    assert!(
+        output.contains("mode nftables"),
+        "no mode of kube-proxy: {output}"
+    );
     let request = serving.join().unwrap();
-    assert!(request.starts_with("GET /proxyMode "), "{request}");
+    assert!(
+        request.starts_with("GET /proxyMode "),
+        "not a request for the mode: {request}"
+    );
 }
 
 impl CheckedNode {

@@ -133,7 +133,8 @@ fn an_edited_corefile_is_not_used_before_coredns_uses_it() {
     api.apply("configmaps", corefile(hosts));
     wait_for_ttl(&pod, None);
     let status = agent.status().unwrap();
-    assert!(status.contains("until its pods are restarted"), "{status}");
+    let reason = "until its pods are restarted";
+    assert!(status.contains(reason), "no {reason:?} in {status}");
     api.apply("pods", dns_pod(AFTER));
     wait_for_ttl(&pod, Some(30));
 }

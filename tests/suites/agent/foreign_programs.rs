@@ -86,7 +86,7 @@ fn a_filter_of_unknown_owner_is_shown_and_stays() {
     });
     let mut agent = node.start_agent(&[]);
     assert_eq!(node.pod.web_ttl(), Some(5));
-    let shown = |status: &Value| {
+    let shown_id = |status: &Value| {
         let others = status["datapath"]["others"].as_array().unwrap();
         let [other] = &others[..] else {
             panic!("not exactly one foreign program: {status:#}");
@@ -96,10 +96,10 @@ fn a_filter_of_unknown_owner_is_shown_and_stays() {
         assert!(other["owner"].is_null(), "{status:#}");
         other["id"].as_u64().unwrap()
     };
-    let id = shown(&json_status(&agent));
+    let id = shown_id(&json_status(&agent));
     agent.end_by(nix::sys::signal::Signal::SIGTERM).unwrap();
     let agent = node.start_agent(&[]);
-    assert_eq!(shown(&json_status(&agent)), id);
+    assert_eq!(shown_id(&json_status(&agent)), id);
     node.inside(move || drop(filter));
 }
 

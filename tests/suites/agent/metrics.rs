@@ -47,7 +47,7 @@ fn answers_are_counted_and_canaries_are_not() {
     let expected = [metric_line("data", QUERIES), metric_line("nxdomain", 1)];
     assert_eq!(counted(), expected);
 
-    // Each of these requests sends a canary query to both planes.
+    // For each of these requests the agent sends a query of its own, a canary, to both planes.
     for _ in 0..3 {
         let (code, body) = get(&topology.node, &agent, "/healthz");
         let expected_body = format!(

@@ -41,7 +41,7 @@ fn only_publisher_admin_and_file_threads_have_capabilities() {
         let all_have_it = permitted.iter().all(|set| set & NET_ADMIN != 0);
         assert!(
             !permitted.is_empty() && all_have_it,
-            "not every thread `{name}` has CAP_NET_ADMIN: {permitted:x?}"
+            "no thread is named `{name}`, or one lacks CAP_NET_ADMIN: {permitted:x?}"
         );
     }
     // `files` reads manifests and may need rights to the operator's files. `notify-rs inoti`, a

@@ -201,8 +201,8 @@ impl PodShell<'_> {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let error = String::from_utf8_lossy(&output.stderr);
         let what = format!("{words:?} {question:?} took {took:?}: {text}{error}");
-        assert!(output.status.success(), "{what}");
-        assert!(took < MAX_CLIENT_TIME, "{what}");
+        assert!(output.status.success(), "{}: {what}", output.status);
+        assert!(took < MAX_CLIENT_TIME, "too slow: {what}");
         text
     }
 }
@@ -251,12 +251,12 @@ fn run_installed(command: &mut Command) -> Result<Output, String> {
     let program = command.get_program().display().to_string();
     match command.output() {
         Ok(output) => {
-            assert!(output.status.success(), "{command:?}: {output:?}");
+            assert!(output.status.success(), "{command:?} failed: {output:?}");
             Ok(output)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             Err(format!("{program} is not installed"))
         }
-        Err(error) => panic!("{program}: {error}"),
+        Err(error) => panic!("cannot start {program}: {error}"),
     }
 }

@@ -16,7 +16,8 @@ use super::fixture::{KernelFixture, TC_PASS};
 /// Number of packets for each hook.
 const PACKETS: usize = 10_000;
 
-/// Types of the random queries. More frequent types are listed more than once.
+/// A and AAAA, listed more than once because most queries have these types; PTR, SRV, TXT, SOA, NS,
+/// CNAME, HTTPS, ANY, and the reserved type 0.
 const TYPES: [u16; 14] = [1, 1, 1, 28, 28, 12, 33, 16, 6, 2, 5, 65, 255, 0];
 
 #[test]
@@ -88,8 +89,8 @@ fn pass_verdict(program: HookProgram) -> u32 {
 
 /// Whether `reply` is the user plane's reply to `asked`, in some rotation of addresses.
 fn is_right(asked: &[u8], reply: &[u8], model: &Model) -> bool {
-    // The kernel's longest answer, for `crowd`, has 60 addresses. Queries for `throng`, which has
-    // 120, pass.
+    // The kernel's longest answer, for `crowd`, has 60 addresses. Queries for the 120 addresses of
+    // `throng` pass.
     (0..60).any(
         |rotation| match respond(asked, model, Transport::Udp, rotation) {
             QueryAction::Send(expected) => expected == reply,

@@ -117,7 +117,7 @@ impl KernelFixture {
         Hook::ALL.map(|hook| self.object.counters(hook, PacketSource::TestRun).unwrap())
     }
 
-    /// Publishes another model and renews the lease.
+    /// Publishes another model, which must fit into the tables, and renews the lease.
     pub(crate) fn publish_model(&mut self, model: Model) {
         let published = self.tables.publish_all(&model, &mut || {}).unwrap();
         assert_eq!(published.left_out, 0, "the tables are too small");
@@ -130,7 +130,7 @@ impl KernelFixture {
         self.tables.publish_rate_limit(limit);
     }
 
-    /// Sets the clients that the client policy permits on pods' veths.
+    /// Sets the clients that the client policy permits.
     pub(crate) fn set_clients(&mut self, clients: PermittedClients) {
         self.tables.publish_clients(&self.model, clients).unwrap();
     }

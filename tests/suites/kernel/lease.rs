@@ -8,7 +8,7 @@ use zerohop_tests::udp::eventually;
 
 use super::{fixture, models::model};
 
-/// Longer than every step of these tests.
+/// The lease: longer than each publication in these tests takes.
 const STALE_AFTER: Duration = Duration::from_secs(4);
 
 const ANOTHER: &str = "

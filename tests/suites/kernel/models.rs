@@ -34,7 +34,8 @@ fn objects(text: &str, selectors: &Selectors) -> Objects {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("objects.yaml");
     std::fs::write(&file, text).unwrap();
-    manifests::load(&file, selectors).unwrap_or_else(|errors| panic!("{errors:#?}\n{text}"))
+    manifests::load(&file, selectors)
+        .unwrap_or_else(|errors| panic!("cannot load manifests: {errors:#?}\n{text}"))
 }
 
 /// Parses flags of `dns-agent run`.

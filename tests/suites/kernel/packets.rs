@@ -53,7 +53,8 @@ const DATA: &str = "
     east.prefer._zone.db.shop.svc.cluster.local A AAAA
 ";
 
-/// Questions for existing names without records of the type: a name and types.
+/// Questions for existing names without records of the type, or for aliases that lead to no such
+/// record: a name and types.
 const NO_DATA: &str = "
     near.shop.svc.cluster.local                 AAAA
     tonothing.shop.svc.cluster.local            A
@@ -337,7 +338,8 @@ fn only_allowed_clients_are_answered_on_a_card() {
 fn aggregated_packets_pass() {
     let mut fixture = KernelFixture::shared();
     let frame = KernelFixture::query("web.shop.svc.cluster.local", A).frame();
-    // struct __sk_buff up to `gso_size` and padding (include/uapi/linux/bpf.h, Linux 5.10).
+    // struct __sk_buff up to `gso_size` and padding (include/uapi/linux/bpf.h, Linux 5.10). A
+    // packet is aggregated if its `gso_size`, at byte 176, is not 0.
     let mut context = [0u8; 184];
     context[176..180].copy_from_slice(&1000u32.to_le_bytes());
     let before = fixture.counters();

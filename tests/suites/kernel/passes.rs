@@ -163,7 +163,7 @@ passing_packets! {
             => question("near.shop.svc.cluster.local", SRV),
         "more addresses than a record holds"
             => with_edns("throng.shop.svc.cluster.local", 1232),
-        "SRV of a pod's name, whose rdata has the full name"
+        "SRV of a pod's name, because its rdata would contain the queried name"
             => question("10-244-0-9.shop.pod.cluster.local", SRV),
 
     BelowUnknown:

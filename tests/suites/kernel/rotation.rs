@@ -1,5 +1,5 @@
-//! Each of n addresses comes first in one nth of the replies, within 20 %, for clients whose IDs
-//! and ports are random, count up or stay the same.
+//! Each of n addresses comes first in one nth of the replies, within 20 %. In the kernel this holds
+//! for clients whose IDs or ports are random or count up.
 
 use std::{collections::BTreeMap, env, fmt::Write as _};
 
@@ -58,7 +58,8 @@ fn the_kernel_rotates_addresses_evenly() {
                     port,
                     ..KernelFixture::query(&service(count), A)
                 };
-                let reply = answer_of_kernel(&mut fixture, &query).expect("the kernel answers");
+                let reply =
+                    answer_of_kernel(&mut fixture, &query).expect("the kernel passed the query");
                 *first.entry(first_address(&reply)).or_default() += 1;
             }
             check_shares(client, count, queries, &first);
@@ -77,7 +78,7 @@ fn the_kernel_rotates_addresses_behind_an_alias_evenly() {
             id: number,
             ..KernelFixture::query("alias.shop.svc.cluster.local", A)
         };
-        let reply = answer_of_kernel(&mut fixture, &query).expect("the kernel answers");
+        let reply = answer_of_kernel(&mut fixture, &query).expect("the kernel passed the query");
         *first.entry(first_address(&reply)).or_default() += 1;
     }
     check_shares("behind an alias", count, queries, &first);
@@ -121,7 +122,7 @@ fn first_address(reply: &[u8]) -> String {
     let message = Message::read(reply).unwrap();
     let mut records = message.sections[0].iter();
     let address = records.find_map(|record| record.split_once(" IN A "));
-    address.expect("the reply has an A record").1.to_owned()
+    address.expect("the reply has no A record").1.to_owned()
 }
 
 /// Checks that each of `count` addresses came first equally often, within 20 %.

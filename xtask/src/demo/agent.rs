@@ -68,7 +68,12 @@ impl<'a> DemoAgent<'a> {
             scene.signals.check()?;
             Ok(agent.status()?["missing"] == json!([]))
         })?;
-        ensure!(is_ready, agent.process.error("did not become ready"));
+        ensure!(
+            is_ready,
+            agent
+                .process
+                .error(&format!("did not become ready within {PATIENCE:?}"))
+        );
         Ok(agent)
     }
 
@@ -81,7 +86,7 @@ impl<'a> DemoAgent<'a> {
         ensure!(
             attached.is_object(),
             self.process
-                .error(&format!("has no kernel plane: {}", status["degraded"]))
+                .error(&format!("has attached no program: {}", status["degraded"]))
         );
         Ok(format!(
             "program {program} at {hook} ingress ({mode}) of the node's {interface}"

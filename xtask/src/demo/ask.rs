@@ -64,7 +64,7 @@ pub(crate) fn send_query(
     }))
 }
 
-/// Sorts the rdata of records without duplicates, because answers rotate, and joins it with commas.
+/// Joins the rdata of records with commas: sorted, because answers rotate, and without duplicates.
 pub(crate) fn list(rdata: impl Iterator<Item = String>) -> String {
     Vec::from_iter(BTreeSet::from_iter(rdata)).join(", ")
 }

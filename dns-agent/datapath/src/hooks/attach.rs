@@ -85,7 +85,7 @@ impl Attachment {
             }
         }
         if let Some(pins) = pinning.pins() {
-            // A link that is pinned in another mode would block the new link.
+            // A link that is pinned in another mode would block the new link or run beside it.
             pins.remove_all_except(|pin| pin.device != device.index)?;
         }
         let mut refused: Option<anyhow::Error> = None;
@@ -130,7 +130,7 @@ impl Attachment {
                 Hook::Xdp => replace_xdp(object.loaded_xdp(program.name())?, earlier.try_into()?)
                     .map(Link::from),
             };
-        let link = link.context("taking over the link that was pinned")?;
+        let link = link.context("taking over the link that an earlier agent pinned")?;
         let link = match pinning {
             // The replacement keeps the link and its pin.
             Pinning::Pin(pins) => {
@@ -195,7 +195,7 @@ impl Attachment {
         Ok(())
     }
 
-    /// Records that the link ends with this process, because it can't be pinned.
+    /// Counts the pin of a pinned link as missing, so that the link ends with this process.
     pub(super) fn mark_unpinned(&mut self) {
         if let Link::Pinned(_) = &self.link {
             self.status.outlives = false;

@@ -132,8 +132,8 @@ fn a_malformed_item_does_not_affect_its_neighbours() {
 fn malformed_lists_are_refused() {
     for (body, reason) in [
         ("", "broke off"),
-        ("<html>", "isn't a JSON object"),
-        (r#"{"items":[]}"#, "no version"),
+        ("<html>", "isn't a single JSON object"),
+        (r#"{"items":[]}"#, "no resource version"),
         (r#"{"metadata":{},"items":[]}"#, "resourceVersion"),
         (
             r#"{"metadata":{"resourceVersion":"7"},"items":[}"#,
@@ -145,7 +145,7 @@ fn malformed_lists_are_refused() {
         ),
         (
             r#"{"metadata":{"resourceVersion":"7"},"items":[]}x"#,
-            "isn't a JSON object",
+            "isn't a single JSON object",
         ),
     ] {
         let error = read_list(body, &[4]).expect_err(body).to_string();
@@ -168,7 +168,8 @@ fn an_incomplete_last_line_is_an_error() {
 fn an_object_of_more_than_32_mib_is_refused() {
     let mut list = ListSplitter::default();
     list.push(br#"{"items":[""#).unwrap();
+    // The chunks hold 64 MiB in total.
     let chunk = vec![b'a'; 1 << 20];
     let refused = (0..64).any(|_| list.push(&chunk).is_err() || list.next().is_err());
-    assert!(refused);
+    assert!(refused, "an item of 64 MiB was accepted");
 }

@@ -26,7 +26,7 @@ impl CoverageSetup {
             &SourceOptions::default(),
             sender,
         );
-        // The request for the version, without which lists are plain.
+        // Refuses the request for the version, so that the source requests plain lists.
         api.next_request()
             .await
             .refuse(404, "NotFound", "no version");
@@ -182,6 +182,7 @@ async fn names_that_are_already_watched_cause_no_request() {
 #[tokio::test(start_paused = true)]
 async fn without_headless_services_the_list_is_empty_and_its_age_is_zero() {
     let mut setup = CoverageSetup::start(&[service("web", "7")]).await;
+    // The empty list causes no request, so only the events show when the source has sent it.
     let received = loop {
         let received = setup.received();
         if !received.is_empty() {

@@ -185,7 +185,7 @@ async fn all_kinds_of_an_unreadable_group_count_as_served() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_reported_before_the_api_server_has_responded() {
+async fn nothing_is_reported_before_a_poll_has_succeeded() {
     let mut setup = DiscoverySetup::new();
     let request = setup.next("/apis").await;
     request.refuse(403, "Forbidden", "not you");
@@ -199,7 +199,10 @@ async fn nothing_is_reported_before_the_api_server_has_responded() {
         "another error: {error}"
     );
     assert_eq!(health().last_received, None);
-    assert!(setup.kinds.try_recv().is_err());
+    assert!(
+        setup.kinds.try_recv().is_err(),
+        "kinds were reported, although no poll has succeeded"
+    );
     // A document without groups is an error too.
     request.respond_with_document(&json!({"kind": "List", "items": []}));
     setup.answer("/apis", &groups(&[("apps", &["v1"])])).await;

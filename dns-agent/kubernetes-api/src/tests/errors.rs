@@ -30,7 +30,10 @@ async fn errors_are_retried_after_growing_random_delays() {
     }
     let later = &waits[6..];
     let longest = Duration::from_secs(30);
-    assert!(later.iter().all(|wait| *wait <= longest));
+    assert!(
+        later.iter().all(|wait| *wait <= longest),
+        "a delay is longer than {longest:?}: {later:?}"
+    );
     // The mean of 100 uniform delays is 15 s with a standard deviation of 0.87 s.
     let mean = later.iter().sum::<Duration>() / 100;
     assert!(
@@ -68,7 +71,10 @@ async fn an_event_of_a_watch_resets_the_back_off() {
     assert_eq!(setup.health().activity, FeedActivity::Watching);
     let broken = Instant::now();
     body.cut().await;
-    assert!(setup.api.next_request().await.arrived_at - broken <= Duration::from_millis(500));
+    assert!(
+        setup.api.next_request().await.arrived_at - broken <= Duration::from_millis(500),
+        "the retry waited longer than the first back-off of at most 500 ms"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -94,7 +100,11 @@ async fn after_an_outage_the_watch_continues_without_a_list() {
         setup.health().since - started < Duration::from_secs(1),
         "the activity began with the first failure"
     );
-    assert!(setup.health.age() >= Some(Duration::from_secs(3600)));
+    let age = setup.health.age();
+    assert!(
+        age >= Some(Duration::from_secs(3600)),
+        "failed watches reset the age to {age:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -125,7 +135,11 @@ async fn retry_after_is_bounded() {
         &[(RETRY_AFTER, "86400")],
     );
     // At most 300 s are waited, and a random back-off of at most 500 ms.
-    assert!(setup.api.next_request().await.arrived_at - request <= Duration::from_millis(300_500));
+    let wait = setup.api.next_request().await.arrived_at - request;
+    assert!(
+        wait <= Duration::from_millis(300_500),
+        "retried only after {wait:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,7 +183,10 @@ async fn refusals_say_what_to_do() {
         let refused = list.arrived_at;
         list.refuse(code, "Reason", "what the API server says");
         let list = setup.api.next_request().await;
-        assert!(list.arrived_at - refused <= Duration::from_millis(500));
+        assert!(
+            list.arrived_at - refused <= Duration::from_millis(500),
+            "the retry waited longer than the first back-off of at most 500 ms"
+        );
         let error = setup.error();
         for part in parts.iter().chain(&["what the API server says"]) {
             assert!(error.contains(part), "{part:?} is not in: {error}");

@@ -26,7 +26,7 @@ pub(crate) struct FakeApi(mpsc::Receiver<PendingRequest>);
 pub(crate) struct PendingRequest {
     pub(crate) path: String,
     /// The query parameters of the URL.
-    pub query: BTreeMap<String, String>,
+    pub(crate) query: BTreeMap<String, String>,
     /// When the request arrived.
     pub(crate) arrived_at: Instant,
     response_sender: oneshot::Sender<Response>,

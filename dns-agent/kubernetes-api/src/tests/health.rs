@@ -25,7 +25,7 @@ async fn start_source() -> (
     let (router, mut api) = FakeApi::new();
     let (sender, events) = mpsc::channel(64);
     let source = KubernetesSource::start(Client::new(router, "default"), &options, sender);
-    // The request for the version, without which lists are plain.
+    // Refuses the request for the version, so that the source requests plain lists.
     api.next_request()
         .await
         .refuse(404, "NotFound", "no version");
@@ -46,7 +46,9 @@ async fn the_age_is_the_largest_of_all_feeds() {
         health
             .feeds()
             .values()
-            .all(|feed| feed.activity == FeedActivity::Waiting)
+            .all(|feed| feed.activity == FeedActivity::Waiting),
+        "a feed does not wait for its list: {:?}",
+        health.feeds()
     );
     let mut watches = Vec::new();
     for plural in ["namespaces", "services", "endpointslices", "pods"] {
@@ -66,7 +68,8 @@ async fn the_age_is_the_largest_of_all_feeds() {
     assert!(
         feeds
             .values()
-            .all(|feed| feed.activity == FeedActivity::Watching)
+            .all(|feed| feed.activity == FeedActivity::Watching),
+        "a feed does not watch: {feeds:?}"
     );
     assert_eq!(feeds[&Feed::Services].age(), Some(Duration::from_secs(1)));
 }
@@ -105,7 +108,7 @@ async fn a_refused_list_does_not_affect_other_feeds() {
         let feed = &health.feeds()[&Feed::Pods];
         assert!(
             matches!(feed.activity, FeedActivity::Retrying { .. }),
-            "{:?}",
+            "the feed of Pods is not retrying: {:?}",
             feed.activity
         );
         assert_eq!(feed.last_received, None);

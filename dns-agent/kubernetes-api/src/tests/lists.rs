@@ -62,7 +62,10 @@ async fn a_list_that_breaks_off_is_retried_without_an_end_event() {
             _ => drop(body),
         }
         let list = setup.api.next_request().await;
-        assert!(list.arrived_at - broken <= Duration::from_millis(500));
+        assert!(
+            list.arrived_at - broken <= Duration::from_millis(500),
+            "the retry waited longer than the first back-off of at most 500 ms"
+        );
         assert_eq!(list.parameter("resourceVersion"), Some("0"));
         assert_eq!(setup.received(), [""; 0]);
         assert_eq!(setup.health().last_received, None);
@@ -153,7 +156,7 @@ async fn an_unreadable_object_is_reported_and_skipped() {
 #[tokio::test(start_paused = true)]
 async fn a_response_that_is_not_a_list_is_an_error() {
     for (body, reason) in [
-        ("<html>Welcome</html>", "isn't a JSON object"),
+        ("<html>Welcome</html>", "isn't a single JSON object"),
         (
             r#"{"kind":"Status","metadata":{},"status":"Success"}"#,
             "resourceVersion",
@@ -228,7 +231,10 @@ async fn a_slow_receiver_slows_reading() {
     });
     // The time is paused, so this sleep ends when all tasks wait for the receiver.
     tokio::time::sleep(Duration::from_secs(3600)).await;
-    assert!(!writer.is_finished());
+    assert!(
+        !writer.is_finished(),
+        "the list was read to its end, although no event was received"
+    );
     let applied = setup.health().applied;
     // One more object may wait for room in the channel.
     assert!(
@@ -273,7 +279,7 @@ async fn the_corefile_is_reported_from_lists_and_changes() {
     assert_eq!(setup.event().await, "corefile None");
     watch.send_event(("MODIFIED", map(".:55 {}"))).await;
     assert_eq!(setup.event().await, "corefile Some(\".:55 {}\")");
-    // CoreDNS reads the file even if it is not UTF-8.
+    // CoreDNS reads the file even if it is not UTF-8. The bytes are `.:56 {} # ` and 0xE9.
     let binary =
         json!({"metadata": {"name": "coredns"}, "binaryData": {"Corefile": "Ljo1NiB7fSAjIOk="}});
     watch.send_event(("MODIFIED", binary)).await;

@@ -158,7 +158,8 @@ async fn the_api_servers_version_selects_the_list_format() {
             "{body}"
         );
         assert_eq!(source.health().requests().get, 1);
-        // The list of the other feed fails, because this test drops its request, and is retried.
+        // The list of the other feed. Dropping this request makes the list fail, and the second
+        // request is the retry.
         api.next_request().await;
         api.next_request().await;
         drop(list);

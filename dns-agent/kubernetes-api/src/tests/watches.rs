@@ -60,7 +60,10 @@ async fn after_an_expired_version_the_feed_lists_a_state_that_is_not_older() {
             }
         }
         let list = setup.api.next_request().await;
-        assert!(list.arrived_at - expired <= Duration::from_secs(5));
+        assert!(
+            list.arrived_at - expired <= Duration::from_secs(5),
+            "the list waited longer than the jitter of at most 5 s"
+        );
         assert_eq!(list.parameter("watch"), None);
         assert_eq!(
             list.parameter("resourceVersion"),
@@ -84,8 +87,15 @@ async fn lists_after_an_expired_version_are_spread_over_time() {
         watch.refuse(410, "Expired", "too old");
         waits.push(setup.api.next_request().await.arrived_at - expired);
     }
-    assert!(waits.iter().any(|wait| *wait < Duration::from_secs(2)));
-    assert!(waits.iter().any(|wait| *wait > Duration::from_secs(3)));
+    // Of 50 uniform delays up to 5 s, practically always some are below 2 s, and some above 3 s.
+    assert!(
+        waits.iter().any(|wait| *wait < Duration::from_secs(2)),
+        "no list came early: {waits:?}"
+    );
+    assert!(
+        waits.iter().any(|wait| *wait > Duration::from_secs(3)),
+        "no list came late: {waits:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -198,7 +208,10 @@ async fn a_broken_watch_is_reopened_from_the_last_whole_event() {
             body.cut().await;
         }
         let watch = setup.api.next_request().await;
-        assert!(watch.arrived_at - broken <= Duration::from_millis(500));
+        assert!(
+            watch.arrived_at - broken <= Duration::from_millis(500),
+            "the retry waited longer than the first back-off of at most 500 ms"
+        );
         assert_eq!(watch.parameter("watch"), Some("true"), "{ending}");
         assert_eq!(watch.parameter("resourceVersion"), Some("8"), "{ending}");
         assert_eq!(setup.received(), [""; 0], "{ending}");

@@ -39,7 +39,7 @@ pub(super) fn find_kubernetes<'a, 'b>(
         directives.map(move |directive| (block, directive))
     });
     let only = all.next().ok_or_else(|| {
-        CorefileProblem::without_line("no server block has a `kubernetes` plugin")
+        CorefileProblem::without_line("no server block for plain DNS has a `kubernetes` plugin")
     })?;
     match all.next() {
         None => Ok(only),
@@ -99,7 +99,7 @@ impl<'a> ServerBlock<'a> {
                 .any(|(key, _)| zone.is_at_or_below(&key.zone))
         };
         let unserved = zones.iter().filter(is_unserved).cloned().collect();
-        let cause = "`kubernetes` lists zones that its server block does not serve";
+        let cause = "`kubernetes` has zones that its server block does not serve over plain DNS";
         let mut findings = vec![CorefileFinding::new(line, cause, unserved)];
         let others = blocks.iter().filter(|other| !std::ptr::eq(*other, self));
         for (key, port) in others.flat_map(ServerBlock::plain_keys) {
@@ -142,7 +142,10 @@ impl<'a> ServerBlock<'a> {
             return Some((reason, zone.clone()));
         };
         if key.is_at_or_below(&own.zone) {
-            return Some(("receives these queries".to_owned(), zone.clone()));
+            return Some((
+                "receives the queries for these names".to_owned(),
+                zone.clone(),
+            ));
         }
         // A query goes to the block with the longest key. A DS query goes to the block with the
         // shortest key other than the root.

@@ -25,7 +25,8 @@ pub(super) struct CorefileProblem {
     line: Option<usize>,
     /// The cause, as a clause.
     cause: String,
-    /// Whether CoreDNS can load the Corefile. `Reload::read` decides by it.
+    /// Whether CoreDNS can load the Corefile. Only `Reload::read` uses this, for problems from
+    /// `Corefile::parse`. All other problems have `Possible`, even if CoreDNS refuses the Corefile.
     pub(super) loadability: Loadability,
 }
 

@@ -1,8 +1,8 @@
 //! How NodeLocal DNSCache, in front of CoreDNS, changes the answers of zones.
 //!
 //! Zerohop reads the Corefile of NodeLocal DNSCache by the same rules as CoreDNS's. A server block
-//! changes only TTLs if it forwards queries to the cluster's DNS, and otherwise only monitors and
-//! caches answers.
+//! that forwards queries to the cluster's DNS, and apart from that only monitors and caches
+//! answers, changes only TTLs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -219,10 +219,7 @@ fn check_forwarding(block: &ServerBlock<'_>, context: &NodeCacheContext) -> Resu
         return Err("the server block does not have exactly one `forward`".to_owned());
     };
     if forward.check_complete().is_err() {
-        return Err(format!(
-            "`{}` includes text that Zerohop can't read",
-            forward.head
-        ));
+        return Err("`forward` includes text that Zerohop can't read".to_owned());
     }
     let to = match forward.head.args() {
         [from, to @ ..] if from == "." && !to.is_empty() => to,
@@ -267,7 +264,8 @@ fn check_forwarding(block: &ServerBlock<'_>, context: &NodeCacheContext) -> Resu
     }
 }
 
-/// Reads an address with or without a port.
+/// Reads an address with or without a port. `None` for any other word, such as
+/// `tls://10.0.0.1`.
 fn parse_address(word: &str) -> Option<IpAddr> {
     let word = word.strip_prefix("dns://").unwrap_or(word);
     let bare = word.trim_start_matches('[').trim_end_matches(']');

@@ -1,7 +1,9 @@
 //! How other plugins change the answers of `kubernetes`.
 //!
-//! The plugins in this module are an allow-list. Any other plugin may answer any query. So it makes
-//! everything pass or, in NodeLocal DNSCache, all zones of its server block.
+//! The plugins in this module, and those that its callers handle (`kubernetes` and `cache`, in
+//! NodeLocal DNSCache `bind`, `cache` and `forward`), are an allow-list. Any other plugin may
+//! answer any query. So it makes everything pass or, in NodeLocal DNSCache, all zones of its server
+//! block.
 
 use std::net::IpAddr;
 
@@ -34,7 +36,9 @@ pub(super) fn read_plugin(
         "loadbalance" => read_loadbalance(directive),
         "hosts" => read_hosts(directive, block_zones, answered),
         "rewrite" => read_rewrite(directive),
+        // Zones follow a class and a type.
         "template" if args.len() >= 2 => zones_finding(head, &args[2..], block_zones),
+        // Zones follow a file's name.
         "file" if !args.is_empty() => zones_finding(head, &args[1..], block_zones),
         "auto" | "etcd" | "k8s_external" => zones_finding(head, args, block_zones),
         // With `catalog`, `secondary` also answers zones that the Corefile doesn't name.
@@ -171,6 +175,7 @@ fn read_hosts_entry(line: &CorefileLine) -> Result<CorefileFinding, CorefileProb
 fn read_rewrite(directive: &Directive) -> Result<Vec<CorefileFinding>, CorefileProblem> {
     let head = &directive.head;
     let mut rule: Vec<&str> = head.args().iter().map(String::as_str).collect();
+    // If the first line has at most one argument, such as `stop`, the rule is in the braces.
     if rule.len() < 2 {
         let words = directive.body.iter().flat_map(CorefileLine::words);
         rule.extend(words.map(String::as_str));

@@ -18,7 +18,8 @@ pub(super) enum Destination<'a> {
     },
     /// One of the servers, at its own address.
     Endpoint(ServerEndpoint<'a>),
-    /// A process in this node's network. Packets to this address are not translated.
+    /// A process in this node's network that may answer at this address, such as NodeLocal
+    /// DNSCache. It gets the packets untranslated.
     Node(SocketAddr),
     /// An address whose servers are unknown.
     Unknown(SocketAddr),
@@ -119,6 +120,7 @@ impl<'a> Destination<'a> {
             Destination::Endpoint(endpoint) => {
                 allows_address(rule, endpoint.address)
                     || endpoint.is_selected_by_rule(facts, policy, rule)
+                    // Both conditions above ignore a port name in a rule for all peers.
                     || rule.peers == Peers::All && endpoint.has_port(rule)
             }
             Destination::Node(address) => allows_address(rule, *address),
@@ -186,8 +188,8 @@ impl fmt::Display for Destination<'_> {
     }
 }
 
-/// The endpoints that receive queries to a Service address. `None` if there are none, or if they
-/// are unknown.
+/// The endpoints that receive queries to a Service address. `None` if the Service has no such UDP
+/// port, if there are no endpoints, or if some endpoints are unknown.
 fn find_endpoints<'a>(
     facts: &'a Facts,
     service: &DnsService,

@@ -41,7 +41,7 @@ pub struct Facts {
     dns_namespaces: ObjectsByKey<LabelledNamespace>,
     /// All Namespaces. Empty unless the agent lists them, or reads objects from files.
     namespaces: ObjectsByKey<LabelledNamespace>,
-    /// The Services that may be the cluster's DNS.
+    /// The Services that may be the cluster's DNS. If objects are read from files, all Services.
     services: ObjectsByKey<DnsService>,
     /// The EndpointSlices that may belong to these Services.
     slices: ObjectsByKey<DnsSlice>,
@@ -98,7 +98,8 @@ impl Facts {
     }
 
     /// Adds an object, or replaces the one with the same kind and key. Pods count as pods of this
-    /// node, and Namespaces as those of clients.
+    /// node, and Namespaces as those of clients. The kind of an unevaluated policy counts as served
+    /// and completely listed.
     pub fn insert(&mut self, fact: Fact) {
         let feed = match &fact {
             Fact::Policy(_) => Feed::Policies,
@@ -116,9 +117,9 @@ impl Facts {
         self.apply(feed, fact);
     }
 
-    /// Sets the kinds of unevaluated policies that the API server serves. Drops the objects of all
-    /// these kinds, also of kinds that stay. They are unknown until their kind has been listed
-    /// again.
+    /// Sets the kinds of unevaluated policies that the API server serves. Drops all unevaluated
+    /// policies, also those of kinds that are still served: these are unknown until their kind has
+    /// been listed again.
     pub fn set_served_kinds(&mut self, kinds: impl IntoIterator<Item = PolicyKind>) {
         let kinds = kinds.into_iter();
         self.other_policies = kinds.map(|kind| (kind, OtherPolicies::default())).collect();

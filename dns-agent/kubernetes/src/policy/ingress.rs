@@ -159,7 +159,8 @@ impl<'a> Gate<'a> {
         })
     }
 
-    /// Why the policies may not admit a client. `None`: they provably admit the client.
+    /// Why it isn't certain that the policies admit a client. `None`: they provably admit the
+    /// client.
     pub(super) fn find_objection(&self, facts: &Facts, client: &PolicyPod) -> Option<String> {
         let address = self.address;
         match &self.policies {

@@ -18,8 +18,8 @@ pub struct PolicyKind(u8);
 /// Which connections an object of a kind may restrict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
-    /// The object may restrict packets to its pods. It may also restrict packets from its pods if
-    /// a key or a string in the object contains "egress".
+    /// The object may restrict packets to pods. It may also restrict packets from pods if a key or
+    /// a string in the object contains "egress".
     ByDirection,
     /// The object may restrict packets of both directions.
     Both,
@@ -74,7 +74,8 @@ const ROWS: &[KindRow] = &[
         "ClusterNetworkPolicy",
         Effect::Both,
     ),
-    // Calico: its stored objects, and the API of its API server (since 3.32 its only API).
+    // Calico: its stored objects, and the API of its API server. Newer versions can also store
+    // the objects of that API directly.
     row(
         "globalnetworkpolicies.crd.projectcalico.org",
         "GlobalNetworkPolicy",
@@ -143,7 +144,7 @@ const ROWS: &[KindRow] = &[
         "NetworkPolicy",
         Effect::ByDirection,
     ),
-    // Kube-OVN. Every cluster has Subnets; only these fields separate pods.
+    // Kube-OVN. Every cluster with Kube-OVN has Subnets; only these fields separate pods.
     row("security-groups.kubeovn.io", "SecurityGroup", Effect::Both),
     row(
         "subnets.kubeovn.io",

@@ -183,7 +183,8 @@ pub struct DnsSlice {
     pub service: Option<ObjectKey>,
     /// The addresses of the ready endpoints.
     pub addresses: Box<[IpAddr]>,
-    /// The endpoints' ports. Each has the name of a port of the Service.
+    /// The endpoints' ports. The port of a Service leads to the ports with the same name and
+    /// protocol.
     pub ports: Box<[Port]>,
 }
 
@@ -204,7 +205,9 @@ impl Fact {
 }
 
 impl Policy {
-    /// Whether an ingress rule selects peers by a Namespace label other than `NAMESPACE_NAME`.
+    /// Whether an ingress rule selects peers by a Namespace label other than `NAMESPACE_NAME`, so
+    /// that the labels of clients' Namespaces must be known. Egress rules need only the labels of
+    /// the Namespace of the cluster's DNS, which [`Feed::DnsNamespace`] reports.
     #[must_use]
     pub fn needs_namespaces(&self) -> bool {
         let rules = self.ingress.iter().flatten();

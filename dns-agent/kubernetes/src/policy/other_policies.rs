@@ -7,8 +7,9 @@ use serde_json::Value;
 use super::kinds::{PolicyKind, Reach};
 use crate::objects::{ObjectError, ObjectKey, Problem};
 
-/// The most objects that a kind may have. While a kind has more, no pod is answered. The limit
-/// bounds the agent's memory.
+/// The most objects that a kind may have. Once a kind has had more, no pod is answered until a list
+/// of the kind returns at most this many, and all of them are stored. The limit bounds the agent's
+/// memory.
 pub(super) const MAX_OBJECTS: usize = 10_000;
 
 /// The most objects of one kind that are stored. A new list adds its objects before it removes old
@@ -42,7 +43,8 @@ pub(super) enum ListCompleteness {
     Unlisted,
     /// All objects are stored.
     Complete,
-    /// The last list had more than [`MAX_OBJECTS`] objects, or there have been more since.
+    /// The last list had more than [`MAX_OBJECTS`] objects, or more than could be stored while the
+    /// previous objects were kept, or there have been more than [`MAX_OBJECTS`] since.
     Exceeded,
 }
 
@@ -79,8 +81,8 @@ impl OtherPolicies {
         }
         // A new object that restricts nothing changes nothing.
         let before = self.objects.insert(key, reach).unwrap_or(Reach::Nothing);
-        let is_too_many = self.objects.len() > MAX_OBJECTS && self.mark_exceeded();
-        is_too_many || before != reach
+        let is_newly_exceeded = self.objects.len() > MAX_OBJECTS && self.mark_exceeded();
+        is_newly_exceeded || before != reach
     }
 
     /// Removes an object. Returns whether the possible restrictions changed.
@@ -90,7 +92,8 @@ impl OtherPolicies {
     }
 
     /// Ends a list that returned the objects in `listed`. A list of more than [`MAX_OBJECTS`]
-    /// objects may be cut off after [`MAX_OBJECTS`] + 1. Returns whether anything changed.
+    /// objects may be cut off after [`MAX_OBJECTS`] + 1. Returns whether this removed objects or
+    /// changed `completeness`.
     pub(super) fn retain_listed(&mut self, listed: &BTreeSet<ObjectKey>) -> bool {
         let before = (self.objects.len(), self.completeness);
         self.objects.retain(|key, _| listed.contains(key));
@@ -104,7 +107,7 @@ impl OtherPolicies {
         before != (self.objects.len(), self.completeness)
     }
 
-    /// Returns whether anything changed.
+    /// Returns whether the limit wasn't exceeded before.
     fn mark_exceeded(&mut self) -> bool {
         let before = std::mem::replace(&mut self.completeness, ListCompleteness::Exceeded);
         before != ListCompleteness::Exceeded

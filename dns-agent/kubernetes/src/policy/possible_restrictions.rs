@@ -35,7 +35,8 @@ impl<'a> PossibleRestrictions<'a> {
                 }
                 ListCompleteness::Exceeded => {
                     return PossibleRestrictions::on_all_pods(format!(
-                        "there are more than {MAX_OBJECTS} {resource}, which Zerohop doesn't evaluate"
+                        "there are, or have been since the last list, more than {MAX_OBJECTS} \
+                         {resource}, which Zerohop doesn't evaluate"
                     ));
                 }
                 ListCompleteness::Complete => {}
@@ -68,7 +69,7 @@ impl<'a> PossibleRestrictions<'a> {
         self.all_pods.is_some() || !self.namespaces.is_empty()
     }
 
-    /// Why pods of a namespace aren't answered. `None`: no unevaluated policy restricts them.
+    /// Why pods of a namespace aren't answered. `None`: no unevaluated policy can restrict them.
     pub(super) fn find_objection(&self, namespace: &str) -> Option<String> {
         if let Some(reason) = &self.all_pods {
             return Some(reason.clone());

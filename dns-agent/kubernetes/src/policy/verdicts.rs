@@ -98,7 +98,8 @@ struct ClientJudge<'a> {
 }
 
 impl ClientJudge<'_> {
-    /// Whether policies may keep any pod from the cluster's DNS.
+    /// Whether policies may keep any pod from the cluster's DNS. Unlike [`Facts::may_restrict`],
+    /// this considers what the policies say.
     fn may_object(&self) -> bool {
         self.facts.has_egress_policy()
             || !self.gates.is_empty()

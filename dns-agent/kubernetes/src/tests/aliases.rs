@@ -42,6 +42,7 @@ fn other_types_of_an_alias_pass_if_deviations_pass() {
     }
 }
 
+/// The limit is CoreDNS's: `MAX_LINKS` of the crate `zerohop-zone`.
 #[test]
 fn an_alias_chain_has_at_most_eleven_links() {
     let link = |number: u32, target: &str| {

@@ -75,6 +75,7 @@ fn answers(data: &dyn ZoneData, name: &Name) -> Vec<Answer> {
 }
 
 proptest! {
+    // Fewer than the default of 256, because each case computes all names after each event.
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
@@ -141,6 +142,7 @@ fn index_event() -> impl Strategy<Value = IndexEvent> {
     prop_oneof![
         4 => (objects(), any::<prop::sample::Index>(), any::<bool>()).prop_map(|(list, at, other)| {
             let Some(object) = (!list.is_empty()).then(|| list[at.index(list.len())].clone()) else {
+                // The random cluster has no object to apply.
                 return IndexEvent::SerialChanged(8);
             };
             match (feed_of(&object), other) {

@@ -12,16 +12,16 @@ fn conversion_error<T: serde::de::DeserializeOwned>(value: Value) -> String
 where
     Object: TryFrom<T, Error = ObjectError>,
 {
-    let read: T = serde_json::from_value(value).expect("the API's form");
+    let read: T = serde_json::from_value(value).expect("the value has the API's form");
     Object::try_from(read)
-        .expect_err("an invalid object")
+        .expect_err("an invalid object is converted")
         .to_string()
 }
 
 fn kind(spec: Value) -> ServiceKind {
     match object(service("web", spec)) {
         Object::Service(service) => service.kind,
-        other => panic!("not a Service: {other:?}"),
+        other => panic!("the Service is converted to {other:?}"),
     }
 }
 
@@ -88,7 +88,7 @@ fn a_slice_of_domain_names_has_no_endpoints() {
     );
     fqdn_slice["addressType"] = json!("FQDN");
     let Object::EndpointSlice(converted) = object(fqdn_slice) else {
-        panic!("not a slice");
+        panic!("the slice is converted to an object of another kind");
     };
     assert!(converted.endpoints.is_empty());
 }
@@ -99,7 +99,7 @@ fn an_object_without_a_namespace_is_in_default_and_a_mapped_address_is_ipv4() {
         "kind": "Pod", "metadata": {"name": "p"}, "status": {"podIP": "::ffff:10.0.0.1"}
     }));
     let Object::Pod(pod) = pod else {
-        panic!("not a Pod");
+        panic!("the Pod is converted to an object of another kind");
     };
     assert_eq!(&*pod.key.namespace, "default");
     assert_eq!(
@@ -117,7 +117,7 @@ fn a_pod_that_has_ended_or_is_lost_has_no_address() {
             "status": {"phase": phase, "podIP": "10.0.0.1"}
         }));
         let Object::Pod(pod) = pod else {
-            panic!("not a Pod");
+            panic!("the Pod is converted to an object of another kind");
         };
         assert!(pod.addresses.is_empty(), "{phase}: {pod:?}");
     }

@@ -51,6 +51,7 @@ fn an_existing_name_is_never_nxdomain() {
             "ns.dns.0.10.in-addr.arpa.",
             "dns-version.0.10.in-addr.arpa.",
         ] {
+            // Types of which no name here has records. 65280 is for private use (RFC 6895).
             for rtype in [Rtype::HINFO, Rtype::MX, Rtype::ANY, Rtype::from_int(65280)] {
                 assert_eq!(answer_text(&model, name, rtype), "NODATA", "{name} {rtype}");
             }

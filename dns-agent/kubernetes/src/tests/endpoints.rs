@@ -10,6 +10,7 @@ use crate::{NonstandardEndpoints, ZoneSettings, build_model};
 /// Rule 1.6.
 #[test]
 fn the_weight_of_a_srv_record_is_at_least_1() {
+    // With more than 100 addresses, floor(100 / 120) would be 0.
     let endpoints: Vec<Value> = (0..120)
         .map(|host| json!({"addresses": [format!("172.0.1.{host}")]}))
         .collect();
@@ -69,6 +70,7 @@ fn an_endpoint_with_an_invalid_label_is_an_address_of_its_service() {
             "A 172.0.0.2"
         );
         assert_eq!(answer_text(&model, "a.b.db.default", Rtype::A), "NXDOMAIN");
+        // `a.b` and the long host name.
         assert_eq!(problems.len(), 2, "{problems:?}");
     }
 }

@@ -201,7 +201,7 @@ fn every_cluster_domain_has_all_names_and_ptr_records_point_into_the_first() {
         .iter()
         .map(|zone| zone.name.wire().len())
         .collect();
-    assert!(lengths.is_sorted_by(|a, b| a >= b));
+    assert!(lengths.is_sorted_by(|a, b| a >= b), "{lengths:?}");
 }
 
 #[test]

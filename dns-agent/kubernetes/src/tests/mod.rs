@@ -42,7 +42,7 @@ fn object(value: Value) -> Object {
         Some("Service") => read::<core::Service>(value),
         Some("EndpointSlice") => read::<discovery::EndpointSlice>(value),
         Some("Pod") => read::<ApiPod>(value),
-        kind => panic!("unexpected kind: {kind:?}"),
+        kind => panic!("no test has objects of kind {kind:?}"),
     }
 }
 
@@ -50,8 +50,8 @@ fn read<T: serde::de::DeserializeOwned>(value: Value) -> Object
 where
     Object: TryFrom<T, Error = super::ObjectError>,
 {
-    let read: T = serde_json::from_value(value).expect("the API's form");
-    Object::try_from(read).expect("a valid object")
+    let read: T = serde_json::from_value(value).expect("the value has the API's form");
+    Object::try_from(read).expect("the object is valid")
 }
 
 fn name(text: &str) -> Name {

@@ -83,6 +83,7 @@ fn an_invalid_cluster_domain_does_not_get_the_name_servers_of_the_next_one() {
     let (model, problems) = build_model(&cluster_objects(), &settings, 3);
     assert_eq!(problems.len(), 1, "{problems:?}");
     let reply = reply_text(&model, "cluster.local", Rtype::NS);
+    // `kube-dns` and `other-dns`.
     assert_eq!(reply.answer.len(), 2, "{:?}", reply.answer);
 }
 
@@ -90,14 +91,17 @@ fn an_invalid_cluster_domain_does_not_get_the_name_servers_of_the_next_one() {
 fn ns_dns_is_the_name_server_if_no_answered_service_has_a_served_address() {
     let ns_dns = "NS ns.dns.cluster.local.";
     for settings in [
+        // No Service has this address.
         ZoneSettings {
             served_addresses: vec!["10.96.0.12".parse().unwrap()],
             ..settings()
         },
+        // The namespace of the Services isn't exposed.
         ZoneSettings {
             namespaces: vec!["default".into()],
             ..settings()
         },
+        // The Services have no endpoints.
         ZoneSettings {
             empty_services: EmptyServices::Ignored,
             ..settings()

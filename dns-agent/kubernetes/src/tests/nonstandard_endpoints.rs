@@ -164,11 +164,14 @@ fn below_a_cluster_ip_only_the_names_of_endpoints_pass() {
 fn pointers_of_nonstandard_endpoints_pass() {
     let model = cluster(&settings());
     for (last, expected) in [
+        // Two slices with standard addresses list 172.0.0.1.
         (
             1,
             "PTR ep.web.default.svc.cluster.local., PTR ep.mixed.default.svc.cluster.local.",
         ),
+        // CoreDNS reads 172.00.0.2 as a domain name.
         (2, "NXDOMAIN"),
+        // 172.0.0.3 is in the same slice, and 172.0.0.4 in a slice of type FQDN.
         (3, "PASSES"),
         (4, "PASSES"),
     ] {
@@ -239,6 +242,7 @@ fn names_pass_if_the_target_of_an_endpoint_has_several_labels() {
     );
 }
 
+/// CoreDNS denies such a Service, but answers the topology zones below it.
 #[test]
 fn names_of_a_headless_service_without_endpoints_pass() {
     let list = json!([service("db", json!({"clusterIP": "None"}))]);

@@ -231,6 +231,11 @@ fn the_absence_of_a_record_is_explained() {
         ("http.tcp.web.default", Rtype::SRV, "underscore: _tcp"),
         ("three.db.default", Rtype::A, "with 4 ready endpoints"),
         (
+            "_x._tcp.web.default",
+            Rtype::SRV,
+            "none of its ports or known endpoints",
+        ),
+        (
             "pod-0.default.pod.cluster.local.",
             Rtype::A,
             "not a dashed address",

@@ -34,7 +34,8 @@ fn the_objects_of_every_scenario_make_its_records() {
         if NOT_HERE.contains(&file) {
             continue;
         }
-        let scenario = Scenario::read(&fs::read_to_string(&path).unwrap()).unwrap();
+        let scenario = Scenario::read(&fs::read_to_string(&path).unwrap())
+            .unwrap_or_else(|error| panic!("{file} is not a scenario: {error:?}"));
         let model = scenario_model(&scenario);
         for question in &scenario.questions {
             let mut lines = question.count_records_as_required(reply_lines(question, &model));
@@ -107,11 +108,14 @@ fn settings(flags: &[String]) -> (ZoneSettings, Selectors) {
 }
 
 fn parse<T: FromStr<Err: std::fmt::Debug>>(value: &str) -> T {
-    value.parse().unwrap()
+    value
+        .parse()
+        .unwrap_or_else(|error| panic!("the flag's value {value:?} is invalid: {error:?}"))
 }
 
 /// The answer to a question as lines of a scenario, without those that [`record_lines`] removes.
 fn reply_lines(question: &ScenarioQuestion, model: &Model) -> Vec<String> {
+    // The queries to the IPv4 and to the IPv6 address have the same question.
     let query = &question.queries[0];
     let queried_name = Name::from_wire(&query.name).unwrap();
     let (rcode, answer, authority, additional) =

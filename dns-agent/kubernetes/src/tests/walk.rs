@@ -15,6 +15,7 @@ fn walk_zone(view: &View<'_>, zone: Option<usize>) -> Vec<(Name, Arc<NameEntry>)
     let mut all = Vec::new();
     let mut at = match zone {
         Some(_) => WalkPosition::START,
+        // Names outside all zones are reverse names.
         None => WalkPosition::ADDRESSES,
     };
     while let Some((names, next)) = view.walk(zone, &at) {

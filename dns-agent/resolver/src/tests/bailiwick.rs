@@ -13,8 +13,8 @@ use crate::{
     response::{Response, UpstreamQuery},
 };
 
-/// A zone `z` with an address at `one.z`, aliases that lead out of the zone, and a subtree that is
-/// delegated to the cluster's DNS.
+/// A zone `z` with an address at `one.z`, a subtree that is delegated to the cluster's DNS, and
+/// more aliases that lead out of the zone than the resolver follows for one query.
 fn model() -> Model {
     let mut builder = ModelBuilder::new(7);
     builder.add_zone(name("z"), 5).unwrap();
@@ -154,11 +154,15 @@ fn assert_sections(exchange: &ClientExchange, text: &str, flags: u16, records: [
     let sections = render_sections(&name(text), records, 0);
     let counts = [ANCOUNT, NSCOUNT, ARCOUNT].map(|offset| word(&exchange.reply, offset));
     let expected_counts = [sections.answers, sections.authorities, sections.additionals];
-    assert_eq!(counts, expected_counts, "{:02x?}", exchange.reply);
+    assert_eq!(
+        counts, expected_counts,
+        "the record counts of {:02x?}",
+        exchange.reply
+    );
     assert_eq!(
         word(&exchange.reply, FLAGS),
         flags,
-        "{:02x?}",
+        "the flags of {:02x?}",
         exchange.reply
     );
     let question_end = 12 + name(text).wire().len() + 4;

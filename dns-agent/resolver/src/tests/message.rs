@@ -30,11 +30,19 @@ fn reply(bytes: &[u8], transport: Transport) -> Vec<u8> {
 fn check_error(bytes: &[u8], rcode: OptRcode) {
     let message = reply(bytes, Transport::Udp);
     let (low, high) = rcode.to_parts();
-    assert_eq!(Rcode::masked_from_int(message[3]), low, "{message:02x?}");
+    assert_eq!(
+        Rcode::masked_from_int(message[3]),
+        low,
+        "the response code of {message:02x?}"
+    );
     // The OPT record is the last 11 bytes. Its extended response code is the sixth byte from the
     // end.
     if high != 0 {
-        assert_eq!(message[message.len() - 6], high, "{message:02x?}");
+        assert_eq!(
+            message[message.len() - 6],
+            high,
+            "the extended response code of {message:02x?}"
+        );
     }
     assert_eq!(message[..2], bytes[..2], "not the query's ID");
     assert_eq!(
@@ -217,6 +225,7 @@ fn malformed_questions_are_format_errors() {
     let mut compressed = query("", Rtype::A);
     compressed.splice(12..13, [0xc0, 4]);
     check_error(&compressed, OptRcode::FORMERR);
+    // The name is 257 bytes long, and the limit is 255 bytes.
     let long: String = "a.".repeat(128);
     check_error(&query(&long, Rtype::A), OptRcode::FORMERR);
 }

@@ -27,7 +27,8 @@ const TRUNCATED: u16 = 0x0200;
 const TTL: u32 = 5;
 
 /// A zone `z`: single, several and many addresses, SRV records with their hosts, and an alias that
-/// leads out of the zone.
+/// leads out of the zone. The addresses of `many.z` don't fit 512 bytes. The SRV records of `srv.z`
+/// fit 512 bytes, but not together with the addresses of their hosts.
 fn model() -> Model {
     let mut builder = ModelBuilder::new(7);
     builder.add_zone(name("z"), TTL).unwrap();

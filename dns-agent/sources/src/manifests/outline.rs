@@ -27,7 +27,7 @@ pub(super) enum Outline {
 pub(super) struct Mapping {
     pub(super) api_version: Option<String>,
     pub(super) kind: Option<String>,
-    /// The entries of `items`. Empty if the value is not a sequence.
+    /// The entries of `items`. Empty if there is no `items`, or its value is not a sequence.
     pub(super) items: Vec<Spanned<Outline>>,
 }
 

@@ -33,13 +33,13 @@ fn check_counts(text: &str, expected: [usize; 4]) {
         objects.endpoint_slices.len(),
         objects.pods.len(),
     ];
-    assert_eq!(counts, expected);
+    assert_eq!(counts, expected, "{text}");
 }
 
 /// Checks the lines of a text's errors, and a part of each reason.
 #[track_caller]
 fn check_errors(text: &str, expected: &[(usize, &str)]) {
-    let errors = read_text(text).expect_err("the text has errors");
+    let errors = read_text(text).expect_err("the text is read without errors");
     assert_eq!(errors.len(), expected.len(), "{errors:?}");
     for (error, (line, reason)) in errors.iter().zip(expected) {
         assert!(
@@ -288,14 +288,14 @@ fn only_regular_files_within_limits_are_read() {
         file: size,
         all: 2 * size,
     };
-    assert_eq!(errors(limits), [""; 0]);
+    assert_eq!(errors(limits), Vec::<String>::new());
     let smaller = ManifestLimits {
         file: size - 1,
         ..limits
     };
     assert!(errors(smaller)[0].contains("a.yaml: can't be read: it is larger than"));
     fs::write(at("b.yaml"), SERVICE).unwrap();
-    assert_eq!(errors(limits), [""; 0]);
+    assert_eq!(errors(limits), Vec::<String>::new());
     let smaller = ManifestLimits {
         all: 2 * size - 1,
         ..limits

@@ -17,7 +17,7 @@ pub struct Lookup {
     pub rcode: Option<String>,
     /// Whether the answer is authoritative.
     pub aa: bool,
-    /// The answer section. The order of addresses rotates.
+    /// The answer section. Clients get its addresses in a rotating order.
     pub answer: Vec<RecordReport>,
     /// The authority section.
     pub authority: Vec<RecordReport>,

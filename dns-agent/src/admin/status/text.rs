@@ -66,15 +66,16 @@ impl fmt::Display for PolicyStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.permitted {
             None if self.mode == "ignore" => {
-                writeln!(f, "policies   ignored: the kernel answers every pod")?;
+                writeln!(f, "policies   ignored: the kernel may answer every pod")?;
             }
             None => writeln!(
                 f,
-                "policies   none for egress or for the cluster's DNS: the kernel answers every pod"
+                "policies   none for egress or for the cluster's DNS: the kernel may answer every \
+                 pod"
             )?,
             Some(count) => writeln!(
                 f,
-                "policies   the kernel answers {count} permitted pod addresses, and CoreDNS \
+                "policies   the kernel may answer {count} permitted pod addresses, and CoreDNS \
                  answers all others"
             )?,
         }

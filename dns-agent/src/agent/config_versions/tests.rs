@@ -61,8 +61,8 @@ fn the_hold_lasts_for_the_longer_interval_of_the_old_and_the_new_text() {
         // The kubelet's 90 s, the interval and the jitter.
         (every(30, 15), every(30, 15), 90 + 30 + 15),
         (every(600, 60), every(30, 15), 90 + 600 + 60),
-        (every(30, 15), every(600, 60), 750),
-        (every(30, 15), NEVER, 135),
+        (every(30, 15), every(600, 60), 90 + 600 + 60),
+        (every(30, 15), NEVER, 90 + 30 + 15),
     ] {
         let mut versions = versions_of(&[("old", old), ("new", new)]);
         let left = hold_of(&mut versions, RunningPods::Unknown);
@@ -166,9 +166,9 @@ fn a_hold_ends_when_the_longest_interval_has_passed() {
 #[test]
 fn the_age_of_an_edit_before_the_agents_start_shortens_the_hold() {
     for (reload, age, wanted) in [
-        (every(30, 15), 20, Some(Some(115))),
+        (every(30, 15), 20, Some(Some(135 - 20))),
         (every(30, 15), 140, None),
-        (every(600, 60), 140, Some(Some(610))),
+        (every(600, 60), 140, Some(Some(750 - 140))),
         (every(600, 60), 760, None),
         (NEVER, 100_000, Some(None)),
     ] {
@@ -199,7 +199,7 @@ fn the_age_of_an_edit_before_the_agents_start_shortens_the_hold() {
 /// If a pod is older than the ConfigMap, the ConfigMap was deleted and created again.
 #[test]
 fn a_config_map_younger_than_a_pod_had_a_prior_version() {
-    for (starts, wanted) in [(-10, None), (-30, Some(Some(115)))] {
+    for (starts, wanted) in [(-10, None), (-30, Some(Some(135 - 20)))] {
         let mut versions = ConfigVersions::new(KUBELET_DELAY);
         let written = Some(WriteTime::Created(ago(20)));
         versions.add_version("text", every(30, 15), written, RunningPods::Unknown);
@@ -264,8 +264,8 @@ fn the_reason_says_how_long_and_why() {
 #[test]
 fn a_text_after_a_refused_text_has_an_unknown_prior_version() {
     for (written, wanted) in [
-        (WriteTime::Created(ago(3)), Some(Some(132))),
-        (WriteTime::Edited(ago(3)), Some(Some(132))),
+        (WriteTime::Created(ago(3)), Some(Some(135 - 3))),
+        (WriteTime::Edited(ago(3)), Some(Some(135 - 3))),
     ] {
         let mut versions = versions_of(&[("absent", Reload::Refused)]);
         let starts = pods_started_at(&[-1000]);

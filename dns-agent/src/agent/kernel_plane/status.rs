@@ -1,4 +1,4 @@
-//! The kernel plane's state for the status, for `dns-agent lookup` and for `/healthz`.
+//! The kernel plane's state for the status, `/readyz`, `/healthz` and `dns-agent lookup`.
 
 use dns_common::settings::MAX_SERVED;
 use zerohop_datapath::{Datapath, hooks::FailedAttachment};
@@ -77,7 +77,8 @@ impl KernelPlane {
         }
     }
 
-    /// Descriptions of the queries that pass because of a size limit of the kernel's tables.
+    /// Descriptions of the queries that pass because of a size limit of the kernel's tables, apart
+    /// from names that full tables have no room for: [`KernelPlane::degraded`] reports these.
     pub(in crate::agent) fn limits(&self) -> Vec<String> {
         match &*self.lock_lifecycle() {
             KernelLifecycle::On(datapath) => datapath.limits(),

@@ -85,7 +85,8 @@ fn the_document_is_generated_from_the_declaration() {
     assert!(
         generated == committed,
         "docs/configuration.md does not match the declarations in settings.rs and cli.rs (first \
-         different line: {:?}): run `{HOW_TO_UPDATE}` and commit the document",
+         different line: {:?}, `None` if one text begins with the other): run `{HOW_TO_UPDATE}` \
+         and commit the document",
         differs.map(|line| line + 1)
     );
 }

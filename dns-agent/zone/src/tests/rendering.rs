@@ -111,7 +111,8 @@ fn names_are_compressed_against_the_question() {
         (1, 0, 0)
     );
 
-    // The target's parent is in the question, at 12 plus the four bytes of the label "web".
+    // The last bytes are RDLENGTH and the target. The target's parent is in the question, at 12
+    // plus the four bytes of the label "web".
     let alias = record("web.z", Rdata::Cname(name("db.z")));
     let sections = render(&question, &data(vec![alias], vec![]), &[], 0);
     assert_eq!(sections.bytes[10..], [0, 5, 2, b'd', b'b', 0xc0, 16]);
@@ -193,7 +194,7 @@ fn only_addresses_of_the_answer_section_are_rotated() {
         let both = data(answer.clone(), additional.clone());
         let [shown, _, more] = parse(&question, &render(&question, &both, &[], rotation));
         assert_eq!(shown[..2], answer[..2]);
-        assert_eq!(shown[2..], addresses("s.z", &turned), "{rotation}");
+        assert_eq!(shown[2..], addresses("s.z", &turned), "rotation {rotation}");
         assert_eq!(more, additional);
     }
 }
@@ -217,13 +218,17 @@ fn alias_chains_and_empty_answers_are_rendered() {
 #[test]
 fn names_beyond_the_reach_of_pointers_are_not_compressed() {
     let question = name("q.z");
-    // Each name occurs twice, so the second would be compressed if a pointer could hold its offset.
+    // Each name occurs twice. The second one is compressed if a pointer can hold the offset of the
+    // first.
     let target = |host: u32| name(&format!("host-{host}.far-{host}.example"));
     let many: Vec<Record> = (0..2000)
         .map(|index| record("q.z", Rdata::Ptr(target(index / 2))))
         .collect();
     let sections = render(&question, &data(many.clone(), vec![]), &[], 0);
-    assert!(sections.bytes.len() > 0x4000);
+    assert!(
+        sections.bytes.len() > 0x4000,
+        "every offset fits into a pointer"
+    );
     assert_eq!(parse(&question, &sections)[0], many);
 }
 

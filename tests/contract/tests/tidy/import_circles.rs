@@ -79,13 +79,18 @@ fn crate_folders() -> BTreeSet<&'static str> {
 
 impl CrateModules {
     /// The modules of the crate in a folder, without test modules, which may import any other
-    /// module.
+    /// module. A `main.rs` beside `lib.rs` is a crate of its own and not read.
     fn in_folder(folder: &str) -> CrateModules {
+        let library = format!("{folder}/lib.rs");
+        let has_library = repository()
+            .with_extension(&["rs"])
+            .any(|file| file.path == library);
         let files = repository().with_extension(&["rs"]);
         let modules = files.filter_map(|file| {
             let path = file.path.strip_prefix(folder)?.strip_prefix('/')?;
             let path = path.trim_end_matches(".rs").trim_end_matches("/mod");
             let module: ModulePath = match path {
+                "main" if has_library => return None,
                 "lib" | "main" => Vec::new(),
                 _ => path.split('/').map(str::to_owned).collect(),
             };
@@ -158,7 +163,7 @@ impl CrateModules {
 }
 
 /// The paths of `use` items, and the paths in code that start with `crate::`, `super::` or
-/// `self::`. An inline `mod tests` is not read.
+/// `self::`. An inline `mod tests`, and what follows it, is not read.
 fn imported_paths(text: &str) -> Vec<ImportedPath> {
     let code = RustText::read(text).only(TextKind::Code);
     let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap_or("");

@@ -1,4 +1,5 @@
-//! The dependencies that each crate may have, by the code map of `docs/architecture.md`.
+//! The dependencies that each crate may have: on crates of the workspace by the code map of
+//! `docs/architecture.md`, on some other crates by [`CONFINED`].
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -63,8 +63,8 @@ fn check_target(
     }
 }
 
-/// The mentions of headings of documents in a line: path and anchor, from the root of the
-/// repository.
+/// The mentions of headings of documents in a line: the path from the root of the repository, and
+/// the anchor.
 fn mentioned_anchors(line: &str) -> impl Iterator<Item = (String, &str)> {
     let starts = line.match_indices("docs/");
     starts.filter_map(|(at, _)| {

@@ -60,8 +60,13 @@ fn every_exception_for_unsafe_is_needed() {
         let file = repository().find(path);
         let code = file.map(|file| RustText::read(&file.text).only(TextKind::Code));
         if !code.is_some_and(|code| has_word(&code, "unsafe")) {
-            let what = format!("the file no longer uses `unsafe` (reason: it {reason})");
-            violations.add(path, 1, &what, "remove the file from UNSAFE_FILES");
+            let what = format!("no file at this path uses `unsafe` (its reason was: it {reason})");
+            violations.add(
+                path,
+                1,
+                &what,
+                "remove or correct the entry in UNSAFE_FILES",
+            );
         }
     }
     violations.assert_none();

@@ -63,7 +63,8 @@ struct FoundWord {
     /// Offset in bytes.
     at: usize,
     lower: String,
-    /// Whether only spaces, newlines and the marks of comments separate it from the word before.
+    /// Whether only spaces, newlines and the marks of comments, headings, lists and quotations
+    /// separate it from the word before.
     follows: bool,
 }
 
@@ -100,7 +101,7 @@ fn every_exception_for_a_word_is_needed() {
                 && file.text.contains(allowed.text)
         });
         if !is_needed {
-            let what = format!("no \"{}\" is left ({})", allowed.text, allowed.reason);
+            let what = format!("no file contains \"{}\" ({})", allowed.text, allowed.reason);
             violations.add(THIS_FILE, 1, &what, "remove the exception");
         }
     }

@@ -28,9 +28,9 @@ impl MemoryCgroup {
     ///
     /// If this process cannot use a memory controller, or cannot create the group's directory.
     pub(super) fn new() -> Result<MemoryCgroup> {
-        let first = Path::new("/sys/fs/cgroup/memory");
-        let (root, limit, events) = if first.join("memory.limit_in_bytes").exists() {
-            (first, "memory.limit_in_bytes", "memory.oom_control")
+        let version_1 = Path::new("/sys/fs/cgroup/memory");
+        let (root, limit, events) = if version_1.join("memory.limit_in_bytes").exists() {
+            (version_1, "memory.limit_in_bytes", "memory.oom_control")
         } else {
             let root = Path::new("/sys/fs/cgroup");
             fs::write(root.join("cgroup.subtree_control"), "+memory")
@@ -53,8 +53,8 @@ impl MemoryCgroup {
         Ok(())
     }
 
-    /// Sets a limit of 64 KiB, doubled until the kernel accepts it. Version 2 accepts every limit,
-    /// and kills a process if it can't reclaim enough memory.
+    /// Sets the lowest limit that the kernel accepts: 64 KiB, or that doubled several times.
+    /// Version 2 accepts every limit, and kills a process if it can't reclaim enough memory.
     pub(super) fn shrink_limit(&self) -> Result<()> {
         let file = self.folder.join(self.limit);
         let mut limit: u64 = 65_536;

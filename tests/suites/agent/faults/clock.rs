@@ -23,6 +23,7 @@ fn lookups_succeed_while_the_clock_is_stepped() {
         "clock stepped by an hour, forward and back",
         LookupMix::All,
         || {
+            // An hour ahead, an hour behind, and right again.
             for hours in [1, -2, 1] {
                 let now = clock_gettime(ClockId::CLOCK_REALTIME).unwrap();
                 let then = now + TimeSpec::hours(hours);

@@ -36,7 +36,7 @@ pub(super) enum LookupMix {
 #[derive(Debug, Default)]
 pub(super) struct LookupTally {
     pub(super) asked: usize,
-    /// Lookups that the kernel answered.
+    /// Lookups with a right reply from the kernel.
     pub(super) by_kernel: usize,
     /// Lookups without a reply within [`PATIENCE`], or with an ICMP error. (glibc would wait for
     /// five seconds and ask again.)
@@ -133,7 +133,7 @@ fn look_up(client: &UdpClient, mix: LookupMix, is_over: &AtomicBool) -> LookupTa
             }
             Some(Err(wrong)) => tally.wrong.push(wrong),
         }
-        // Lookups that a delay prevented are left out: the thread does not catch up.
+        // Of the lookups that a delay prevented, the thread makes up for at most one.
         next = (next + INTERVAL).max(asked);
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }

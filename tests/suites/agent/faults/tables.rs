@@ -15,8 +15,8 @@ use super::{
     load::LookupMix,
 };
 
-/// More services than the first tables have room for: the agent makes tables for at least 16,384
-/// names, even with a lower `--capacity`.
+/// More services than the first tables have room for. A service has several names, and the agent
+/// makes tables for at least 16,384 names, even with a lower `--capacity`.
 const MANY_SERVICES: u16 = 20_000;
 
 #[test]

@@ -32,7 +32,7 @@ const NAMESPACES: [&str; 10] = [
     "empty",
     LONGEST,
 ];
-/// The namespace that stays empty.
+/// The namespace without Services.
 const EMPTY: &str = "empty";
 
 const SERVICES: [&str; 14] = [
@@ -142,7 +142,7 @@ fn random_label(random: &mut StdRng, length: usize) -> String {
 
 struct GeneratedCluster {
     objects: Objects,
-    /// The keys of all services, including services that are not inserted yet.
+    /// The keys of all services except the chain's, including services that are not inserted yet.
     keys: Vec<ObjectKey>,
     /// Number of ClusterIPs assigned.
     cluster_ips: u16,
@@ -205,8 +205,8 @@ impl GeneratedCluster {
         );
     }
 
-    /// A random target of an alias: outside the zones, another service (possibly in a loop), or a
-    /// nonexistent name.
+    /// A random target of the alias `own`: a name inside or outside the zones, which need not
+    /// exist. Targets that are aliases, or `own`, make chains and loops.
     fn random_target(&self, random: &mut StdRng, own: &ObjectKey) -> String {
         let domain = DOMAINS[random.random_range(0..DOMAINS.len())];
         let other = &self.keys[random.random_range(0..self.keys.len())];

@@ -26,7 +26,7 @@ const LABELS: [&str; 9] = [
     "www.example.com",
 ];
 
-/// One question for every name and each of its neighbours. The seed determines types and IDs.
+/// One question for each neighbour of every name, the name itself included. All else is random.
 pub(super) fn questions(model: &Model, random: &mut StdRng) -> Vec<QueryPacket> {
     let mut names: Vec<&[u8]> = model.entries().map(|(name, _)| name.wire()).collect();
     // The model is unordered. Sorted names make the questions depend only on the seed.

@@ -52,6 +52,7 @@ fn names_of_other_server_blocks_pass() {
         ),
         (". tls://.", "example.org", ALL.to_owned()),
     ] {
+        // The blocks' order and the other block's plugins don't matter.
         for text in [
             format!("{own} {KUBERNETES}{other} {{\nforward . 10.0.0.1\n}}\n"),
             format!("{other} {{\nimport x\n}}\n{own} {KUBERNETES}"),
@@ -66,7 +67,7 @@ fn names_of_other_server_blocks_pass() {
     let text = format!(". {KUBERNETES}.:5353 {{\n}}\nlocal {{\n}}\n");
     let expected = [
         "line 4: the server block for . listens on port 5353, and the DNS Service may use that port, so everything passes",
-        "line 6: the server block for local. receives these queries, so cluster.local. passes",
+        "line 6: the server block for local. receives the queries for these names, so cluster.local. passes",
     ];
     assert_eq!(Conclusions::read(&text).reasons, expected);
 }
@@ -91,7 +92,7 @@ fn zones_outside_their_server_block_pass() {
     let reasons = Conclusions::read(&format!("cluster.local {KUBERNETES}")).reasons;
     let expected = [
         "line 2: Zerohop answers cluster.local., with NXDOMAIN for names that `kubernetes` doesn't have",
-        "line 2: `kubernetes` lists zones that its server block does not serve, so in-addr.arpa. passes",
+        "line 2: `kubernetes` has zones that its server block does not serve over plain DNS, so in-addr.arpa. passes",
     ];
     assert_eq!(reasons, expected);
 }
@@ -101,15 +102,15 @@ fn exactly_one_kubernetes_plugin_is_required() {
     for (text, reason) in [
         (
             "",
-            "no server block has a `kubernetes` plugin, so everything passes",
+            "no server block for plain DNS has a `kubernetes` plugin, so everything passes",
         ),
         (
             ".:53 {\nforward . 10.0.0.1\n}\n",
-            "no server block has a `kubernetes` plugin, so everything passes",
+            "no server block for plain DNS has a `kubernetes` plugin, so everything passes",
         ),
         (
             "tls://. {\nkubernetes cluster.local\n}\n",
-            "no server block has a `kubernetes` plugin, so everything passes",
+            "no server block for plain DNS has a `kubernetes` plugin, so everything passes",
         ),
         (
             ". {\nkubernetes a.local\n}\nb.local {\nkubernetes\n}\n",

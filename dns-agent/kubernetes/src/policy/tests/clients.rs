@@ -28,6 +28,7 @@ fn judge_pods(objects: impl IntoIterator<Item = Value>) -> ClientVerdicts {
     verdicts
 }
 
+/// The permitted addresses, in the form of [`ClientVerdicts::permitted`].
 fn addresses(list: &[&str]) -> Option<BTreeSet<IpAddr>> {
     Some(list.iter().map(|text| text.parse().unwrap()).collect())
 }
@@ -117,7 +118,7 @@ fn an_address_claimed_by_two_pods_is_permitted_for_neither() {
             .contains("Pod shop/web has the address"),
         "{verdicts:?}"
     );
-    // The old pod has ended.
+    // The old pod has ended. Without any policy, `permitted` would be `None`.
     let mut ended = old;
     ended["status"]["phase"] = json!("Succeeded");
     let allow = policy("allow", json!({"podSelector": {}, "egress": [{}]}));

@@ -36,6 +36,7 @@ fn no_feed_is_awaited_after_all_required_feeds_were_listed() {
     let mut facts = Facts::awaiting([Feed::Policies, Feed::Clients]);
     for (feed, awaited) in [
         (Feed::Clients, 1),
+        // This feed is not required.
         (Feed::DnsService, 1),
         (Feed::Policies, 0),
     ] {

@@ -23,7 +23,7 @@ const SERVED: &str = "10.96.0.10:53";
 /// Reads an API object as a fact.
 fn read(value: Value) -> Result<Fact, ObjectError> {
     fn parse<T: serde::de::DeserializeOwned>(value: Value) -> T {
-        serde_json::from_value(value).expect("an object in the form of the API")
+        serde_json::from_value(value).expect("the value has the form of the API")
     }
     match value["kind"].as_str() {
         Some("Namespace") => Fact::from_namespace(&parse::<core::Namespace>(value)),
@@ -38,7 +38,7 @@ fn read(value: Value) -> Result<Fact, ObjectError> {
 }
 
 fn fact(value: Value) -> Fact {
-    read(value).expect("a valid object")
+    read(value).expect("the object is valid")
 }
 
 fn facts(list: impl IntoIterator<Item = Value>) -> Facts {
@@ -140,7 +140,11 @@ fn objection(facts: &Facts) -> Option<String> {
     let is_permitted = verdicts
         .permitted
         .is_none_or(|permitted| permitted.contains(&"10.244.0.2".parse().unwrap()));
-    assert_eq!(is_permitted, reason.is_none(), "{reason:?}");
+    assert_eq!(
+        is_permitted,
+        reason.is_none(),
+        "left: is shop/web permitted? right: is there no reason to leave it out? {reason:?}"
+    );
     reason
 }
 

@@ -63,6 +63,7 @@ pub(super) type ModelNetwork = (Ipv4Addr, u32);
 #[derive(Debug)]
 pub(super) struct ModelPort {
     pub(super) protocol: Option<&'static str>,
+    /// A number or a name.
     pub(super) port: Option<Value>,
     pub(super) end_port: Option<u16>,
 }
@@ -388,7 +389,7 @@ impl ModelPort {
             }
             (Some(first), None) => *first == json!(number),
             (Some(first), Some(last)) => {
-                let first = first.as_u64().expect("a number");
+                let first = first.as_u64().expect("a port is a number or a name");
                 first <= u64::from(number) && number <= last
             }
         }
@@ -399,8 +400,8 @@ impl ModelPort {
         if let Some(protocol) = self.protocol {
             port["protocol"] = json!(protocol);
         }
-        if let Some(number) = &self.port {
-            port["port"] = number.clone();
+        if let Some(number_or_name) = &self.port {
+            port["port"] = number_or_name.clone();
         }
         if let Some(last) = self.end_port {
             port["endPort"] = json!(last);

@@ -27,7 +27,6 @@ fn ports(ports: Value) -> Value {
 
 #[test]
 fn types_and_selectors_decide_which_pods_are_restricted() {
-    let everything = json!({"egress": [{}]});
     for (case, spec, is_allowed) in [
         (
             "deny all egress",
@@ -66,7 +65,7 @@ fn types_and_selectors_decide_which_pods_are_restricted() {
         ),
         (
             "allow all egress",
-            json!({"podSelector": {}, "egress": everything["egress"].clone()}),
+            json!({"podSelector": {}, "egress": [{}]}),
             true,
         ),
         (
